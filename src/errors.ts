@@ -1,0 +1,126 @@
+/** Base of every error that flashbun throws: `code` is stable, the message says what to do. */
+export class FlashbunError extends Error {
+  readonly code: string;
+
+  constructor(code: string, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = new.target.name;
+    this.code = code;
+  }
+}
+
+/** An option or argument outside what is allowed; nothing was changed. */
+export class OptionError extends FlashbunError {
+  readonly option: string;
+  readonly value: unknown;
+
+  /**
+   * @param option name of the option as the caller wrote it
+   * @param value what was given
+   * @param allowed what is allowed, as in "must be <allowed>"
+   * @param fix what to do, a sentence without "Fix:"
+   */
+  constructor(option: string, value: unknown, allowed: string, fix: string) {
+    super("OPTION", `${option} must be ${allowed} (got ${describe(value)}). Fix: ${fix}`);
+    this.option = option;
+    this.value = value;
+  }
+}
+
+/** The object was disposed; `owner` names it. */
+export class DisposedError extends FlashbunError {
+  constructor(readonly owner: string) {
+    super(
+      "DISPOSED",
+      `${owner} was disposed and cannot be used. Fix: keep it open until its last use, or make a new one.`,
+    );
+  }
+}
+
+/** Device or page memory ran out: bytes asked, bytes free, and who holds the most. */
+export class OutOfMemoryError extends FlashbunError {
+  constructor(
+    readonly askedBytes: number,
+    readonly freeBytes: number,
+    message: string,
+  ) {
+    super("OUT_OF_MEMORY", message);
+  }
+}
+
+/** No page is free for a step: preempt a sequence or evict a prefix, then try again. */
+export class OutOfPagesError extends FlashbunError {
+  constructor(
+    readonly pagesMissing: number,
+    readonly group: number,
+  ) {
+    super(
+      "OUT_OF_PAGES",
+      `page group ${group} lacks ${pagesMissing} free pages for this step; nothing was changed. ` +
+        "Fix: free or preempt a sequence, evict from the prefix index, or create the cache with more pages.",
+    );
+  }
+}
+
+/** A plan that is missing, stale or made for something else. */
+export class PlanError extends FlashbunError {
+  constructor(message: string) {
+    super("PLAN", message);
+  }
+}
+
+/** The native library is missing or of another version. */
+export class LibraryError extends FlashbunError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("LIBRARY", message, options);
+  }
+}
+
+/** A native call or a launched kernel failed; `status` is the native code. */
+export class DeviceError extends FlashbunError {
+  constructor(
+    readonly status: number,
+    message: string,
+  ) {
+    super("DEVICE", message);
+  }
+}
+
+/** Input from outside that cannot be read: which input, where, and why. */
+export class InputError extends FlashbunError {
+  constructor(
+    readonly source: string,
+    readonly line: number | undefined,
+    readonly reason: string,
+    fix: string,
+  ) {
+    const place = line === undefined ? source : `${source}, line ${line}`;
+    super("INPUT", `${place}: ${reason}. Fix: ${fix}`);
+  }
+}
+
+/** Throws an OptionError unless `value` is an integer in [least, most]. */
+export function requireInteger(
+  option: string,
+  value: unknown,
+  least: number,
+  most = Number.MAX_SAFE_INTEGER,
+  fix = `give ${option} a whole number in that range`,
+): asserts value is number {
+  if (Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most) return;
+  const allowed =
+    most === Number.MAX_SAFE_INTEGER
+      ? `an integer of ${least} or more`
+      : `an integer from ${least} to ${most}`;
+  throw new OptionError(option, value, allowed, `${fix}.`);
+}
+
+/** A value as an error message shows it: short, never a dump. */
+export function describe(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value.length > 60 ? `${value.slice(0, 57)}...` : value);
+  if (typeof value === "bigint") return `${value}n`;
+  if (Array.isArray(value)) return `[${value.slice(0, 8).map(describe).join(", ")}${value.length > 8 ? ", ..." : ""}]`;
+  if (ArrayBuffer.isView(value)) return `${value.constructor.name} of ${value.byteLength} bytes`;
+  if (typeof value === "object" && value !== null) return value.constructor?.name ?? "object";
+  return String(value);
+}
