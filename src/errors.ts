@@ -107,7 +107,8 @@ export function requireInteger(
   most = Number.MAX_SAFE_INTEGER,
   fix = `give ${option} a whole number in that range`,
 ): asserts value is number {
-  if (Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most) return;
+  if (Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most)
+    return;
   const allowed =
     most === Number.MAX_SAFE_INTEGER
       ? `an integer of ${least} or more`
@@ -117,9 +118,11 @@ export function requireInteger(
 
 /** A value as an error message shows it: short, never a dump. */
 export function describe(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value.length > 60 ? `${value.slice(0, 57)}...` : value);
+  if (typeof value === "string")
+    return JSON.stringify(value.length > 60 ? `${value.slice(0, 57)}...` : value);
   if (typeof value === "bigint") return `${value}n`;
-  if (Array.isArray(value)) return `[${value.slice(0, 8).map(describe).join(", ")}${value.length > 8 ? ", ..." : ""}]`;
+  if (Array.isArray(value))
+    return `[${value.slice(0, 8).map(describe).join(", ")}${value.length > 8 ? ", ..." : ""}]`;
   if (ArrayBuffer.isView(value)) return `${value.constructor.name} of ${value.byteLength} bytes`;
   if (typeof value === "object" && value !== null) return value.constructor?.name ?? "object";
   return String(value);
