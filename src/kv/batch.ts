@@ -1,0 +1,203 @@
+import { OptionError, OutOfPagesError } from "../errors.ts";
+import { checkLayout, type Layout } from "./layout.ts";
+import { integers, maxInt32, requireLength } from "./validate.ts";
+
+/**
+ * One step: which requests, how many new tokens each, where their K/V lie. Arrays may be longer than
+ * the counts say and are reused by the next step of the same owner, which raises `generation`.
+ */
+export interface Batch {
+  ok: true;
+  /** Raised each time the arrays are rewritten; a plan of an older generation is stale. */
+  generation: number;
+  /** The SequencePool the batch belongs to, or null for one made by createBatch. */
+  owner: object | null;
+  requestCount: number;
+  /** Query tokens. Tokens [tokenCount, paddedTokens) are padding, which nothing reads or writes. */
+  tokenCount: number;
+  paddedTokens: number;
+  /** [requestCount + 1]: query tokens of request r are [queryIndptr[r], queryIndptr[r + 1]). */
+  queryIndptr: Int32Array;
+  /** [requestCount]: tokens of K/V including the new ones. */
+  kvLengths: Int32Array;
+  /** [paddedTokens]: position of each query token in its sequence; padding 0. */
+  positions: Int32Array;
+  /** [paddedTokens]: request of each query token; padding -1. */
+  tokenRequests: Int32Array;
+  /** By page group, [paddedTokens]: page * pageSize + offset of each new token; padding -1. */
+  slotMappings: Int32Array[];
+  layout: Layout;
+  /** True when positions do not count up by one to the request's last key: look at each. */
+  customPositions: boolean;
+}
+
+/** Too few free pages for a step; nothing was changed. */
+export interface OutOfPages {
+  readonly ok: false;
+  /** Pages to free in `group` before the same step fits. */
+  readonly pagesMissing: number;
+  readonly group: number;
+  readonly error: OutOfPagesError;
+}
+
+/** The OutOfPages result; the error (and its stack) is made only when looked at. */
+export class OutOfPagesResult implements OutOfPages {
+  readonly ok = false;
+
+  constructor(
+    readonly pagesMissing: number,
+    readonly group: number,
+  ) {}
+
+  get error(): OutOfPagesError {
+    return new OutOfPagesError(this.pagesMissing, this.group);
+  }
+}
+
+/** What createBatch takes; lengths in tokens. */
+export interface BatchOptions {
+  /** New query tokens of each request. */
+  queryLengths: ArrayLike<number>;
+  /** Tokens of K/V of each request; may be left out when every level of the layout is dense. */
+  kvLengths?: ArrayLike<number>;
+  layout: Layout;
+  /** Position of each query token; by default the last queryLength positions of the K/V. */
+  positions?: ArrayLike<number>;
+  /** By page group, page * pageSize + offset of each query token, -1 to skip it. */
+  slotMappings?: ArrayLike<number>[];
+  /** Pads the token arrays up to this many tokens. */
+  padTo?: number;
+}
+
+/**
+ * A batch over any layout, made once and not reused. Throws OptionError when lengths, positions and
+ * layout do not fit each other.
+ */
+export function createBatch(options: BatchOptions): Batch {
+  const queryLengths = integers("queryLengths", options.queryLengths);
+  const requestCount = queryLengths.length;
+  const queryIndptr = new Int32Array(requestCount + 1);
+  let tokenCount = 0;
+  for (let r = 0; r < requestCount; r++) {
+    tokenCount += queryLengths[r];
+    if (tokenCount > maxInt32) throw tooManyTokens("queryLengths", tokenCount);
+    queryIndptr[r + 1] = tokenCount;
+  }
+  checkLayout(options.layout, tokenCount, requestCount);
+  const kvLengths = batchKvLengths(options, queryIndptr, requestCount);
+  const paddedTokens = paddedCount(options.padTo, tokenCount);
+  const positions = new Int32Array(paddedTokens);
+  const tokenRequests = new Int32Array(paddedTokens).fill(-1, tokenCount);
+  for (let r = 0; r < requestCount; r++) {
+    const end = queryIndptr[r + 1];
+    tokenRequests.fill(r, queryIndptr[r], end);
+    for (let token = queryIndptr[r]; token < end; token++)
+      positions[token] = kvLengths[r] - end + token;
+  }
+  return {
+    ok: true,
+    generation: 1,
+    owner: null,
+    requestCount,
+    tokenCount,
+    paddedTokens,
+    queryIndptr,
+    kvLengths,
+    positions,
+    tokenRequests,
+    slotMappings: batchSlotMappings(options.slotMappings ?? [], tokenCount, paddedTokens),
+    layout: options.layout,
+    customPositions: writePositions(positions, options.positions, tokenCount),
+  };
+}
+
+/** Tokens after padding to `padTo`; throws OptionError when that is fewer than `tokenCount`. */
+export function paddedCount(padTo: number | undefined, tokenCount: number): number {
+  if (padTo === undefined) return tokenCount;
+  if (Number.isInteger(padTo) && padTo >= tokenCount && padTo <= maxInt32) return padTo;
+  throw new OptionError(
+    "padTo",
+    padTo,
+    `an integer from ${tokenCount} (the step's tokens) to ${maxInt32}`,
+    "choose a larger padding or fewer new tokens.",
+  );
+}
+
+/** Throws an OptionError unless `positions` holds `tokenCount` non-negative int32. */
+export function checkPositions(positions: ArrayLike<number>, tokenCount: number): void {
+  requireLength("positions", positions, tokenCount);
+  for (let token = 0; token < tokenCount; token++) {
+    const value = positions[token];
+    if ((value | 0) !== value || value < 0)
+      throw new OptionError(
+        `positions[${token}]`,
+        value,
+        `an integer from 0 to ${maxInt32}`,
+        "give each new token's position in its sequence.",
+      );
+  }
+}
+
+/** The error for a step or a sequence of more tokens than an int32 counts. */
+export function tooManyTokens(option: string, tokens: number): OptionError {
+  return new OptionError(option, tokens, `at most ${maxInt32} tokens`, "split the step.");
+}
+
+/** Writes the caller's positions over the default ones; true when any differs. */
+function writePositions(
+  into: Int32Array,
+  positions: ArrayLike<number> | undefined,
+  tokenCount: number,
+): boolean {
+  if (positions === undefined) return false;
+  checkPositions(positions, tokenCount);
+  let custom = false;
+  for (let token = 0; token < tokenCount; token++) {
+    if (into[token] !== positions[token]) custom = true;
+    into[token] = positions[token];
+  }
+  return custom;
+}
+
+function batchSlotMappings(
+  given: ArrayLike<number>[],
+  tokenCount: number,
+  paddedTokens: number,
+): Int32Array[] {
+  return given.map((mapping, group) => {
+    requireLength(`slotMappings[${group}]`, mapping, tokenCount);
+    const result = new Int32Array(paddedTokens).fill(-1, tokenCount);
+    result.set(integers(`slotMappings[${group}]`, mapping, -1));
+    return result;
+  });
+}
+
+function batchKvLengths(
+  options: BatchOptions,
+  queryIndptr: Int32Array,
+  requestCount: number,
+): Int32Array {
+  if (options.kvLengths !== undefined) {
+    requireLength("kvLengths", options.kvLengths, requestCount);
+    return integers("kvLengths", options.kvLengths);
+  }
+  const result = new Int32Array(requestCount);
+  for (const level of options.layout.levels) {
+    if (level.columns !== null)
+      throw new OptionError(
+        "kvLengths",
+        undefined,
+        "given with a sparse layout, which does not know the tokens it leaves out",
+        "pass each request's whole K/V length.",
+      );
+    for (let row = 0; row < level.rowCount; row++) {
+      if (level.kvLengths[row] === 0) continue;
+      const end = level.positionStarts[row] + level.kvLengths[row];
+      const requestRow = Math.floor((row * level.requestRows) / level.rowCount);
+      let request = level.requests[requestRow];
+      do result[request] = Math.max(result[request], end);
+      while (++request < requestCount && queryIndptr[request] < level.queryIndptr[requestRow + 1]);
+    }
+  }
+  return result;
+}

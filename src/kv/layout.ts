@@ -1,0 +1,148 @@
+import { OptionError } from "../errors.ts";
+import { indptr } from "./validate.ts";
+
+/**
+ * One level: rows of KV, each serving a contiguous range of the batch's query tokens. Arrays may be
+ * longer than the counts say. A request-row has one layout row, or one for each KV head (`perHead`).
+ */
+export interface Level {
+  /** Layout rows. With `perHead` request-rows x kvHeads of them: row = requestRow * kvHeads + kvHead. */
+  rowCount: number;
+  /** Request-rows: rowCount, or rowCount / kvHeads with `perHead`. */
+  requestRows: number;
+  perHead: boolean;
+  /** Query tokens of request-row r: [queryIndptr[r], queryIndptr[r + 1]). */
+  queryIndptr: Int32Array;
+  /** First batch request of each request-row. */
+  requests: Int32Array;
+  /** By layout row: its page-table row, or its first token when the layout is contiguous. */
+  slots: Int32Array;
+  /** By layout row: kept tokens (dense: all of the row's tokens). */
+  kvLengths: Int32Array;
+  /**
+   * By layout row: position of logical column 0 in the sequence. In a layout over a page table it is
+   * a multiple of the block size, and the page of a position is table[slot][position / blockSize].
+   */
+  positionStarts: Int32Array;
+  /** Sparse only, [rowCount + 1]: where each layout row's kept columns lie in `columns`. */
+  columnIndptr: Int32Array | null;
+  /** Sparse only: (logical column << 1 | full), ascending in a row; full needs no mask test. */
+  columns: Int32Array | null;
+}
+
+/** Where K/V lie: levels whose attention states are merged, in blocks of `blockSize` tokens. */
+export interface Layout {
+  /** Tokens a block: the page size, or the width of a sparse column. */
+  blockSize: number;
+  /** True: slots are first tokens of ragged K/V. False: slots are page-table rows. */
+  contiguous: boolean;
+  levels: Level[];
+}
+
+/** Block size given to dense ragged layouts, where any would do: kernels step by blocks. */
+export const denseBlockSize = 64;
+
+/** An empty dense level with room for `rows` layout rows, one a request-row. */
+export function createLevel(rows: number): Level {
+  return {
+    rowCount: 0,
+    requestRows: 0,
+    perHead: false,
+    queryIndptr: new Int32Array(rows + 1),
+    requests: new Int32Array(rows),
+    slots: new Int32Array(rows),
+    kvLengths: new Int32Array(rows),
+    positionStarts: new Int32Array(rows),
+    columnIndptr: null,
+    columns: null,
+  };
+}
+
+/**
+ * Ragged K/V: request r has query tokens [queryIndptr[r], queryIndptr[r + 1]) and K/V tokens
+ * [kvIndptr[r], kvIndptr[r + 1]). Throws OptionError for an indptr that decreases or differs in length.
+ */
+export function raggedLayout(queryIndptr: ArrayLike<number>, kvIndptr: ArrayLike<number>): Layout {
+  const queries = indptr("queryIndptr", queryIndptr);
+  const keys = indptr("kvIndptr", kvIndptr, queries.length);
+  const rows = queries.length - 1;
+  const level = createLevel(rows);
+  level.rowCount = level.requestRows = rows;
+  level.queryIndptr = queries;
+  for (let row = 0; row < rows; row++) {
+    level.requests[row] = row;
+    level.slots[row] = keys[row];
+    level.kvLengths[row] = keys[row + 1] - keys[row];
+  }
+  return { blockSize: denseBlockSize, contiguous: true, levels: [level] };
+}
+
+/**
+ * Paged K/V: request r has query tokens [queryIndptr[r], queryIndptr[r + 1]) and its first
+ * kvLengths[r] tokens in the pages of page-table row slots[r].
+ */
+export function pagesLayout(
+  pageSize: number,
+  queryIndptr: Int32Array,
+  slots: Int32Array,
+  kvLengths: Int32Array,
+): Layout {
+  const level = createLevel(kvLengths.length);
+  level.rowCount = level.requestRows = kvLengths.length;
+  level.queryIndptr = queryIndptr;
+  level.slots = slots;
+  level.kvLengths = kvLengths;
+  for (let row = 0; row < level.rowCount; row++) level.requests[row] = row;
+  return { blockSize: pageSize, contiguous: false, levels: [level] };
+}
+
+/** Throws an OptionError unless the layout's rows lie within a batch of that many tokens and requests. */
+export function checkLayout(layout: Layout, tokenCount: number, requestCount: number): void {
+  const { levels, blockSize } = layout;
+  if (!Number.isInteger(blockSize) || blockSize < 1)
+    throw layoutError("layout.blockSize", blockSize, "an integer of 1 or more");
+  if (!Array.isArray(levels) || levels.length === 0)
+    throw layoutError("layout.levels", levels, "a list of one level or more");
+  for (let i = 0; i < levels.length; i++)
+    checkLevel(`layout.levels[${i}]`, levels[i], layout, tokenCount, requestCount);
+}
+
+function checkLevel(
+  name: string,
+  level: Level,
+  layout: Layout,
+  tokenCount: number,
+  requestCount: number,
+): void {
+  const rows = level.rowCount;
+  if (!Number.isInteger(rows) || rows < 0 || level.slots.length < rows)
+    throw layoutError(`${name}.rowCount`, rows, `an integer from 0 to ${level.slots.length}`);
+  const { requestRows } = level;
+  if (!Number.isInteger(rows / (requestRows || 1)) || (!level.perHead && requestRows !== rows))
+    throw layoutError(`${name}.requestRows`, requestRows, "rowCount, or rowCount / kvHeads");
+  let before = 0;
+  for (let row = 0; row <= requestRows; row++) {
+    const token = level.queryIndptr[row];
+    if (!(token >= before && token <= tokenCount))
+      throw layoutError(`${name}.queryIndptr[${row}]`, token, `${before} to ${tokenCount}`);
+    before = token;
+    const request = level.requests[row];
+    if (row < requestRows && !(request >= 0 && request < requestCount))
+      throw layoutError(`${name}.requests[${row}]`, request, `0 to ${requestCount - 1}`);
+  }
+  for (let row = 0; row < rows; row++) {
+    const length = level.kvLengths[row];
+    if (!(length >= 0)) throw layoutError(`${name}.kvLengths[${row}]`, length, "0 or more");
+    const start = level.positionStarts[row];
+    if (!(start >= 0) || (!layout.contiguous && start % layout.blockSize !== 0))
+      throw layoutError(
+        `${name}.positionStarts[${row}]`,
+        start,
+        layout.contiguous ? "0 or more" : `a multiple of blockSize (${layout.blockSize})`,
+      );
+  }
+}
+
+function layoutError(option: string, value: unknown, allowed: string): OptionError {
+  return new OptionError(option, value, allowed, "make the layout for this batch's requests.");
+}
