@@ -1,0 +1,133 @@
+//! Steps: install (the library), test (Zig unit tests), abi (src/ffi/params.gen.ts to standard output), fmt.
+const std = @import("std");
+const builtin = @import("builtin");
+
+const zig_version = "0.17.1";
+
+comptime {
+    if (!std.mem.eql(u8, builtin.zig_version_string, zig_version)) {
+        @compileError("flashbun builds with Zig " ++ zig_version ++ " exactly, this is " ++
+            builtin.zig_version_string ++ ". `npx -y bun@1.4.5 run build` fetches the right one.");
+    }
+}
+
+const Options = struct {
+    /// The oldest glibc that runs the library; without libc its threads would never start.
+    target: std.Build.ResolvedTarget,
+    optimize: std.builtin.OptimizeMode,
+};
+
+const Steps = struct {
+    @"test": *std.Build.Step,
+    abi: *std.Build.Step,
+    fmt: *std.Build.Step,
+};
+
+const Level = struct { name: []const u8, cpu: []const u8 };
+
+/// v4 names 256-bit vectors away, else the compiler halves every 512-bit operation.
+const x86_levels = [_]Level{
+    .{ .name = "baseline", .cpu = "x86_64" },
+    .{ .name = "v3", .cpu = "x86_64_v3" },
+    .{ .name = "v4", .cpu = "x86_64_v4-prefer_256_bit" },
+};
+const other_levels = [_]Level{.{ .name = "baseline", .cpu = "baseline" }};
+
+pub fn build(b: *std.Build) void {
+    const options: Options = .{
+        .target = b.standardTargetOptions(.{ .default_target = .{
+            .cpu_arch = .x86_64,
+            .os_tag = .linux,
+            .abi = .gnu,
+            .glibc_version = .{ .major = 2, .minor = 28, .patch = 0 },
+        } }),
+        .optimize = b.option(std.builtin.OptimizeMode, "optimize", "Build mode (default: fast)") orelse .fast,
+    };
+    const steps: Steps = .{
+        .@"test" = b.step("test", "Run the Zig unit tests"),
+        .abi = b.step("abi", "Print the generated packers"),
+        .fmt = b.step("fmt", "Check the format of Zig sources"),
+    };
+    const params = translate(b, options);
+
+    const library = b.addLibrary(.{
+        .name = "flashbun",
+        .linkage = .dynamic,
+        .root_module = root_module(b, options, params),
+    });
+    b.installArtifact(library);
+
+    const tests = b.addTest(.{ .root_module = root_module(b, options, params) });
+    steps.@"test".dependOn(&b.addRunArtifact(tests).step);
+
+    const generator = b.addExecutable(.{ .name = "generate", .root_module = b.createModule(.{
+        .root_source_file = b.path("zig/generate.zig"),
+        .target = b.graph.host,
+        .optimize = .debug,
+        .imports = &.{.{ .name = "params", .module = plain(b, params) }},
+    }) });
+    steps.abi.dependOn(&b.addRunArtifact(generator).step);
+    steps.fmt.dependOn(&b.addFmt(.{ .paths = &.{ b.path("zig"), b.path("build.zig") }, .check = true }).step);
+}
+
+fn translate(b: *std.Build, options: Options) *std.Build.Step.TranslateC {
+    return b.addTranslateC(.{
+        .root_source_file = b.path("kernels/params.h"),
+        .target = options.target,
+        .optimize = options.optimize,
+    });
+}
+
+/// The translated header as a module that takes the target of whoever imports it.
+fn plain(b: *std.Build, params: *std.Build.Step.TranslateC) *std.Build.Module {
+    return b.createModule(.{ .root_source_file = params.getOutput() });
+}
+
+fn root_module(b: *std.Build, options: Options, params: *std.Build.Step.TranslateC) *std.Build.Module {
+    const module = b.createModule(.{
+        .root_source_file = b.path("zig/root.zig"),
+        .target = options.target,
+        .optimize = options.optimize,
+        .link_libc = true,
+        .strip = options.optimize != .debug,
+        .imports = &.{.{ .name = "params", .module = plain(b, params) }},
+    });
+    const x86 = options.target.result.cpu.arch == .x86_64;
+    for (if (x86) &x86_levels else &other_levels) |level| {
+        module.addObject(level_object(b, options, params, level));
+    }
+    return module;
+}
+
+fn level_object(
+    b: *std.Build,
+    options: Options,
+    params: *std.Build.Step.TranslateC,
+    level: Level,
+) *std.Build.Step.Compile {
+    var query = options.target.query;
+    const parsed = std.Target.Query.parse(.{
+        .arch_os_abi = b.fmt("{t}-linux", .{options.target.result.cpu.arch}),
+        .cpu_features = level.cpu,
+    }) catch @panic("a CPU level of build.zig has a name Zig does not know");
+    query.cpu_model = parsed.cpu_model;
+    query.cpu_features_add = parsed.cpu_features_add;
+    query.cpu_features_sub = parsed.cpu_features_sub;
+    const configuration = b.addOptions();
+    configuration.addOption([]const u8, "level", level.name);
+    return b.addObject(.{
+        .name = b.fmt("cpu_{s}", .{level.name}),
+        .root_module = b.createModule(.{
+            .root_source_file = b.path("zig/cpu/level.zig"),
+            .target = b.resolveTargetQuery(query),
+            .optimize = options.optimize,
+            .link_libc = true,
+            .pic = true,
+            .strip = options.optimize != .debug,
+            .imports = &.{
+                .{ .name = "params", .module = plain(b, params) },
+                .{ .name = "options", .module = configuration.createModule() },
+            },
+        }),
+    });
+}

@@ -1,0 +1,35 @@
+import { borrow } from "../ffi/library.ts";
+import type { Device } from "./device.ts";
+import { Owner } from "./owner.ts";
+
+/** Frees blocks whose owner was forgotten; the device defers the free past all queued work. */
+const forgotten = new FinalizationRegistry<{ device: Device; address: number }>(
+  ({ device, address }) => device.free(address),
+);
+
+/** A block of device memory, at least 64-byte aligned. */
+export class Memory extends Owner {
+  constructor(
+    readonly device: Device,
+    readonly address: number,
+    readonly byteLength: number,
+    label: string,
+  ) {
+    super(label);
+    forgotten.register(this, { device, address }, this);
+  }
+
+  /**
+   * The block as host bytes, where the host can reach it (all memory of a CPU device, pinned memory
+   * of any). It borrows: do not use it after disposal, and wait for the stream before reading.
+   */
+  hostBytes(): ArrayBuffer {
+    this.guard();
+    return borrow(this.address, this.byteLength);
+  }
+
+  protected override release(): void {
+    forgotten.unregister(this);
+    this.device.free(this.address);
+  }
+}

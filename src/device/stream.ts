@@ -1,0 +1,80 @@
+import { check } from "../ffi/status.ts";
+import { addressOf, native } from "../ffi/library.ts";
+import type { Device } from "./device.ts";
+import type { Event } from "./event.ts";
+import { Owner } from "./owner.ts";
+
+const counts = new Float64Array(new ArrayBuffer(16));
+
+/** An ordered queue of work on a device: copies, launches and events run in the order they came. */
+export class Stream extends Owner {
+  constructor(
+    readonly device: Device,
+    /** Native handle. */
+    readonly handle: number,
+    label: string,
+    readonly borrowed = false,
+  ) {
+    super(label);
+  }
+
+  /** Takes a stream that another library owns; disposing it leaves the native stream alone. */
+  static wrap(device: Device, handle: number): Stream {
+    return new Stream(device, handle, `stream ${handle.toString(16)}`, true);
+  }
+
+  /**
+   * Resolves when all that is queued now is through, without blocking the event loop. Rejects with
+   * the device's first failure, or with the signal's reason.
+   */
+  done(options?: { signal?: AbortSignal }): Promise<void> {
+    this.guard();
+    check(native().fb_stream_notify(this.handle as never, addressOf(counts) as never), this.label);
+    return this.device.notifier.wait(this, counts[0]!, options?.signal);
+  }
+
+  /** Blocks until all that is queued now is through; throws the device's first failure. */
+  wait(): void {
+    this.guard();
+    check(native().fb_stream_wait(this.handle as never), this.label);
+  }
+
+  /** Operations completed so far. */
+  completed(): number {
+    native().fb_stream_query(this.handle as never, addressOf(counts) as never);
+    return counts[1]!;
+  }
+
+  /** True when nothing is queued or running. */
+  get idle(): boolean {
+    this.guard();
+    native().fb_stream_query(this.handle as never, addressOf(counts) as never);
+    return counts[0] === counts[1];
+  }
+
+  /** Later work of this stream starts after what `event` recorded last. */
+  waitFor(event: Event): void {
+    this.guard();
+    event.guard();
+    check(
+      native().fb_event_wait(event.handle as never, this.handle as never),
+      `${this.label} waits for ${event.label}`,
+    );
+  }
+
+  /** Queues a copy of `bytes` from one address to another. */
+  copy(target: number, source: number, bytes: number): void {
+    this.guard();
+    check(native().fb_memory_copy(this.handle as never, target, source, bytes), "copy");
+  }
+
+  /** Queues setting `bytes` bytes to `byte`. */
+  fill(target: number, byte: number, bytes: number): void {
+    this.guard();
+    check(native().fb_memory_fill(this.handle as never, target, byte, bytes), "fill");
+  }
+
+  protected override release(): void {
+    if (!this.borrowed) native().fb_stream_destroy(this.handle as never);
+  }
+}

@@ -1,0 +1,1523 @@
+// Generated from kernels/params.h by `zig build abi`. Do not edit: change the header and build again.
+import { Params } from "./params.ts";
+
+export const FB_ABI_VERSION = 1;
+export const FB_F32 = 0;
+export const FB_F16 = 1;
+export const FB_BF16 = 2;
+export const FB_F8E4M3 = 3;
+export const FB_F8E5M2 = 4;
+export const FB_I8 = 5;
+export const FB_I32 = 6;
+export const FB_I64 = 7;
+export const FB_U8 = 8;
+export const FB_BOOL = 9;
+export const FB_MASK_NONE = 0;
+export const FB_MASK_ALL = 1;
+export const FB_MASK_TAIL = 2;
+
+/** Packs `struct fb_device_properties` (104 bytes). */
+export class DeviceProperties extends Params {
+  static readonly byteLength = 104;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(104), offset = 0) {
+    super(memory, offset, 104);
+  }
+  set totalBytes(value: number) {
+    this.write64(0, value);
+  }
+  get totalBytes(): number {
+    return this.read64(0);
+  }
+  set poolBytes(value: number) {
+    this.write64(2, value);
+  }
+  get poolBytes(): number {
+    return this.read64(2);
+  }
+  set lastLevelCacheBytes(value: number) {
+    this.write64(4, value);
+  }
+  get lastLevelCacheBytes(): number {
+    return this.read64(4);
+  }
+  set processors(value: number) {
+    this.i32[6] = value;
+  }
+  get processors(): number {
+    return this.i32[6]!;
+  }
+  set level(value: number) {
+    this.i32[7] = value;
+  }
+  get level(): number {
+    return this.i32[7]!;
+  }
+  set frozen(value: number) {
+    this.i32[8] = value;
+  }
+  get frozen(): number {
+    return this.i32[8]!;
+  }
+  set notifyFd(value: number) {
+    this.i32[9] = value;
+  }
+  get notifyFd(): number {
+    return this.i32[9]!;
+  }
+}
+
+/** Packs `struct fb_tensor_map` (128 bytes). */
+export class TensorMap extends Params {
+  static readonly byteLength = 128;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(128), offset = 0) {
+    super(memory, offset, 128);
+  }
+}
+
+/** Packs `struct fb_plane` (32 bytes). */
+export class Plane extends Params {
+  static readonly byteLength = 32;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(32), offset = 0) {
+    super(memory, offset, 32);
+  }
+  set data(value: number) {
+    this.write64(0, value);
+  }
+  get data(): number {
+    return this.read64(0);
+  }
+  set stridePage(value: number) {
+    this.write64(2, value);
+  }
+  get stridePage(): number {
+    return this.read64(2);
+  }
+  set strideHead(value: number) {
+    this.write64(4, value);
+  }
+  get strideHead(): number {
+    return this.read64(4);
+  }
+  set strideToken(value: number) {
+    this.write64(6, value);
+  }
+  get strideToken(): number {
+    return this.read64(6);
+  }
+}
+
+/** Packs `struct fb_scale` (40 bytes). */
+export class Scale extends Params {
+  static readonly byteLength = 40;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(40), offset = 0) {
+    super(memory, offset, 40);
+  }
+  set data(value: number) {
+    this.write64(0, value);
+  }
+  get data(): number {
+    return this.read64(0);
+  }
+  set strideRequest(value: number) {
+    this.write64(2, value);
+  }
+  get strideRequest(): number {
+    return this.read64(2);
+  }
+  set strideHead(value: number) {
+    this.write64(4, value);
+  }
+  get strideHead(): number {
+    return this.read64(4);
+  }
+  set stridePage(value: number) {
+    this.write64(6, value);
+  }
+  get stridePage(): number {
+    return this.read64(6);
+  }
+  set strideToken(value: number) {
+    this.write64(8, value);
+  }
+  get strideToken(): number {
+    return this.read64(8);
+  }
+}
+
+/** Packs `struct fb_attention_record` (64 bytes). */
+export class AttentionRecord extends Params {
+  static readonly byteLength = 64;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(64), offset = 0) {
+    super(memory, offset, 64);
+  }
+  set kvHead(value: number) {
+    this.i32[0] = value;
+  }
+  get kvHead(): number {
+    return this.i32[0]!;
+  }
+  set queryHeadStart(value: number) {
+    this.i32[1] = value;
+  }
+  get queryHeadStart(): number {
+    return this.i32[1]!;
+  }
+  set queryHeadCount(value: number) {
+    this.i32[2] = value;
+  }
+  get queryHeadCount(): number {
+    return this.i32[2]!;
+  }
+  set rowStart(value: number) {
+    this.i32[3] = value;
+  }
+  get rowStart(): number {
+    return this.i32[3]!;
+  }
+  set rowCount(value: number) {
+    this.i32[4] = value;
+  }
+  get rowCount(): number {
+    return this.i32[4]!;
+  }
+  set slot(value: number) {
+    this.i32[5] = value;
+  }
+  get slot(): number {
+    return this.i32[5]!;
+  }
+  set kvStart(value: number) {
+    this.i32[6] = value;
+  }
+  get kvStart(): number {
+    return this.i32[6]!;
+  }
+  set kvEnd(value: number) {
+    this.i32[7] = value;
+  }
+  get kvEnd(): number {
+    return this.i32[7]!;
+  }
+  set fullStart(value: number) {
+    this.i32[8] = value;
+  }
+  get fullStart(): number {
+    return this.i32[8]!;
+  }
+  set fullEnd(value: number) {
+    this.i32[9] = value;
+  }
+  get fullEnd(): number {
+    return this.i32[9]!;
+  }
+  set positionStart(value: number) {
+    this.i32[10] = value;
+  }
+  get positionStart(): number {
+    return this.i32[10]!;
+  }
+  set columnOffset(value: number) {
+    this.i32[11] = value;
+  }
+  get columnOffset(): number {
+    return this.i32[11]!;
+  }
+  set partialRow(value: number) {
+    this.i32[12] = value;
+  }
+  get partialRow(): number {
+    return this.i32[12]!;
+  }
+  set request(value: number) {
+    this.i32[13] = value;
+  }
+  get request(): number {
+    return this.i32[13]!;
+  }
+  set level(value: number) {
+    this.i32[14] = value;
+  }
+  get level(): number {
+    return this.i32[14]!;
+  }
+}
+
+/** Packs `struct fb_merge_record` (32 bytes). */
+export class MergeRecord extends Params {
+  static readonly byteLength = 32;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(32), offset = 0) {
+    super(memory, offset, 32);
+  }
+  set queryHeadStart(value: number) {
+    this.i32[0] = value;
+  }
+  get queryHeadStart(): number {
+    return this.i32[0]!;
+  }
+  set queryHeadCount(value: number) {
+    this.i32[1] = value;
+  }
+  get queryHeadCount(): number {
+    return this.i32[1]!;
+  }
+  set rowStart(value: number) {
+    this.i32[2] = value;
+  }
+  get rowStart(): number {
+    return this.i32[2]!;
+  }
+  set rowCount(value: number) {
+    this.i32[3] = value;
+  }
+  get rowCount(): number {
+    return this.i32[3]!;
+  }
+  set partStart(value: number) {
+    this.i32[4] = value;
+  }
+  get partStart(): number {
+    return this.i32[4]!;
+  }
+  set partCount(value: number) {
+    this.i32[5] = value;
+  }
+  get partCount(): number {
+    return this.i32[5]!;
+  }
+}
+
+/** Packs `struct fb_attention_params` (432 bytes). */
+export class AttentionParams extends Params {
+  static readonly byteLength = 432;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(432), offset = 0) {
+    super(memory, offset, 432);
+  }
+  set kData(value: number) {
+    this.write64(0, value);
+  }
+  get kData(): number {
+    return this.read64(0);
+  }
+  set kStridePage(value: number) {
+    this.write64(2, value);
+  }
+  get kStridePage(): number {
+    return this.read64(2);
+  }
+  set kStrideHead(value: number) {
+    this.write64(4, value);
+  }
+  get kStrideHead(): number {
+    return this.read64(4);
+  }
+  set kStrideToken(value: number) {
+    this.write64(6, value);
+  }
+  get kStrideToken(): number {
+    return this.read64(6);
+  }
+  set vData(value: number) {
+    this.write64(8, value);
+  }
+  get vData(): number {
+    return this.read64(8);
+  }
+  set vStridePage(value: number) {
+    this.write64(10, value);
+  }
+  get vStridePage(): number {
+    return this.read64(10);
+  }
+  set vStrideHead(value: number) {
+    this.write64(12, value);
+  }
+  get vStrideHead(): number {
+    return this.read64(12);
+  }
+  set vStrideToken(value: number) {
+    this.write64(14, value);
+  }
+  get vStrideToken(): number {
+    return this.read64(14);
+  }
+  set kScaleData(value: number) {
+    this.write64(16, value);
+  }
+  get kScaleData(): number {
+    return this.read64(16);
+  }
+  set kScaleStrideRequest(value: number) {
+    this.write64(18, value);
+  }
+  get kScaleStrideRequest(): number {
+    return this.read64(18);
+  }
+  set kScaleStrideHead(value: number) {
+    this.write64(20, value);
+  }
+  get kScaleStrideHead(): number {
+    return this.read64(20);
+  }
+  set kScaleStridePage(value: number) {
+    this.write64(22, value);
+  }
+  get kScaleStridePage(): number {
+    return this.read64(22);
+  }
+  set kScaleStrideToken(value: number) {
+    this.write64(24, value);
+  }
+  get kScaleStrideToken(): number {
+    return this.read64(24);
+  }
+  set vScaleData(value: number) {
+    this.write64(26, value);
+  }
+  get vScaleData(): number {
+    return this.read64(26);
+  }
+  set vScaleStrideRequest(value: number) {
+    this.write64(28, value);
+  }
+  get vScaleStrideRequest(): number {
+    return this.read64(28);
+  }
+  set vScaleStrideHead(value: number) {
+    this.write64(30, value);
+  }
+  get vScaleStrideHead(): number {
+    return this.read64(30);
+  }
+  set vScaleStridePage(value: number) {
+    this.write64(32, value);
+  }
+  get vScaleStridePage(): number {
+    return this.read64(32);
+  }
+  set vScaleStrideToken(value: number) {
+    this.write64(34, value);
+  }
+  get vScaleStrideToken(): number {
+    return this.read64(34);
+  }
+  set q(value: number) {
+    this.write64(36, value);
+  }
+  get q(): number {
+    return this.read64(36);
+  }
+  set out(value: number) {
+    this.write64(38, value);
+  }
+  get out(): number {
+    return this.read64(38);
+  }
+  set lse(value: number) {
+    this.write64(40, value);
+  }
+  get lse(): number {
+    return this.read64(40);
+  }
+  set qStrideToken(value: number) {
+    this.write64(42, value);
+  }
+  get qStrideToken(): number {
+    return this.read64(42);
+  }
+  set qStrideHead(value: number) {
+    this.write64(44, value);
+  }
+  get qStrideHead(): number {
+    return this.read64(44);
+  }
+  set outStrideToken(value: number) {
+    this.write64(46, value);
+  }
+  get outStrideToken(): number {
+    return this.read64(46);
+  }
+  set outStrideHead(value: number) {
+    this.write64(48, value);
+  }
+  get outStrideHead(): number {
+    return this.read64(48);
+  }
+  set pageTable(value: number) {
+    this.write64(50, value);
+  }
+  get pageTable(): number {
+    return this.read64(50);
+  }
+  set records(value: number) {
+    this.write64(52, value);
+  }
+  get records(): number {
+    return this.read64(52);
+  }
+  set merges(value: number) {
+    this.write64(54, value);
+  }
+  get merges(): number {
+    return this.read64(54);
+  }
+  set parts(value: number) {
+    this.write64(56, value);
+  }
+  get parts(): number {
+    return this.read64(56);
+  }
+  set columns(value: number) {
+    this.write64(58, value);
+  }
+  get columns(): number {
+    return this.read64(58);
+  }
+  set partialOut(value: number) {
+    this.write64(60, value);
+  }
+  get partialOut(): number {
+    return this.read64(60);
+  }
+  set partialLse(value: number) {
+    this.write64(62, value);
+  }
+  get partialLse(): number {
+    return this.read64(62);
+  }
+  set positions(value: number) {
+    this.write64(64, value);
+  }
+  get positions(): number {
+    return this.read64(64);
+  }
+  set tokenRequests(value: number) {
+    this.write64(66, value);
+  }
+  get tokenRequests(): number {
+    return this.read64(66);
+  }
+  set queryIndptr(value: number) {
+    this.write64(68, value);
+  }
+  get queryIndptr(): number {
+    return this.read64(68);
+  }
+  set plannedKvLengths(value: number) {
+    this.write64(70, value);
+  }
+  get plannedKvLengths(): number {
+    return this.read64(70);
+  }
+  set kvLengths(value: number) {
+    this.write64(72, value);
+  }
+  get kvLengths(): number {
+    return this.read64(72);
+  }
+  set queryLengths(value: number) {
+    this.write64(74, value);
+  }
+  get queryLengths(): number {
+    return this.read64(74);
+  }
+  set mask(value: number) {
+    this.write64(76, value);
+  }
+  get mask(): number {
+    return this.read64(76);
+  }
+  set maskIndptr(value: number) {
+    this.write64(78, value);
+  }
+  get maskIndptr(): number {
+    return this.read64(78);
+  }
+  set alibiSlopes(value: number) {
+    this.write64(80, value);
+  }
+  get alibiSlopes(): number {
+    return this.read64(80);
+  }
+  set sinks(value: number) {
+    this.write64(82, value);
+  }
+  get sinks(): number {
+    return this.read64(82);
+  }
+  set ropeTable(value: number) {
+    this.write64(84, value);
+  }
+  get ropeTable(): number {
+    return this.read64(84);
+  }
+  set tableStride(value: number) {
+    this.i32[86] = value;
+  }
+  get tableStride(): number {
+    return this.i32[86]!;
+  }
+  set pageSize(value: number) {
+    this.i32[87] = value;
+  }
+  get pageSize(): number {
+    return this.i32[87]!;
+  }
+  set contiguous(value: number) {
+    this.i32[88] = value;
+  }
+  get contiguous(): number {
+    return this.i32[88]!;
+  }
+  set queryHeads(value: number) {
+    this.i32[89] = value;
+  }
+  get queryHeads(): number {
+    return this.i32[89]!;
+  }
+  set kvHeads(value: number) {
+    this.i32[90] = value;
+  }
+  get kvHeads(): number {
+    return this.i32[90]!;
+  }
+  set keyDim(value: number) {
+    this.i32[91] = value;
+  }
+  get keyDim(): number {
+    return this.i32[91]!;
+  }
+  set valueDim(value: number) {
+    this.i32[92] = value;
+  }
+  get valueDim(): number {
+    return this.i32[92]!;
+  }
+  set qDtype(value: number) {
+    this.i32[93] = value;
+  }
+  get qDtype(): number {
+    return this.i32[93]!;
+  }
+  set kvDtype(value: number) {
+    this.i32[94] = value;
+  }
+  get kvDtype(): number {
+    return this.i32[94]!;
+  }
+  set outDtype(value: number) {
+    this.i32[95] = value;
+  }
+  get outDtype(): number {
+    return this.i32[95]!;
+  }
+  set causal(value: number) {
+    this.i32[96] = value;
+  }
+  get causal(): number {
+    return this.i32[96]!;
+  }
+  set windowLeft(value: number) {
+    this.i32[97] = value;
+  }
+  get windowLeft(): number {
+    return this.i32[97]!;
+  }
+  set maskMode(value: number) {
+    this.i32[98] = value;
+  }
+  get maskMode(): number {
+    return this.i32[98]!;
+  }
+  set ropeDim(value: number) {
+    this.i32[99] = value;
+  }
+  get ropeDim(): number {
+    return this.i32[99]!;
+  }
+  set ropeInterleaved(value: number) {
+    this.i32[100] = value;
+  }
+  get ropeInterleaved(): number {
+    return this.i32[100]!;
+  }
+  set finalize(value: number) {
+    this.i32[101] = value;
+  }
+  get finalize(): number {
+    return this.i32[101]!;
+  }
+  set recordCount(value: number) {
+    this.i32[102] = value;
+  }
+  get recordCount(): number {
+    return this.i32[102]!;
+  }
+  set mergeCount(value: number) {
+    this.i32[103] = value;
+  }
+  get mergeCount(): number {
+    return this.i32[103]!;
+  }
+  set scale(value: number) {
+    this.f32[104] = value;
+  }
+  get scale(): number {
+    return this.f32[104]!;
+  }
+  set softCap(value: number) {
+    this.f32[105] = value;
+  }
+  get softCap(): number {
+    return this.f32[105]!;
+  }
+  set lseFactor(value: number) {
+    this.f32[106] = value;
+  }
+  get lseFactor(): number {
+    return this.f32[106]!;
+  }
+}
+
+/** Packs `struct fb_append_params` (480 bytes). */
+export class AppendParams extends Params {
+  static readonly byteLength = 480;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(480), offset = 0) {
+    super(memory, offset, 480);
+  }
+  set planes0Data(value: number) {
+    this.write64(0, value);
+  }
+  get planes0Data(): number {
+    return this.read64(0);
+  }
+  set planes0StridePage(value: number) {
+    this.write64(2, value);
+  }
+  get planes0StridePage(): number {
+    return this.read64(2);
+  }
+  set planes0StrideHead(value: number) {
+    this.write64(4, value);
+  }
+  get planes0StrideHead(): number {
+    return this.read64(4);
+  }
+  set planes0StrideToken(value: number) {
+    this.write64(6, value);
+  }
+  get planes0StrideToken(): number {
+    return this.read64(6);
+  }
+  set planes1Data(value: number) {
+    this.write64(8, value);
+  }
+  get planes1Data(): number {
+    return this.read64(8);
+  }
+  set planes1StridePage(value: number) {
+    this.write64(10, value);
+  }
+  get planes1StridePage(): number {
+    return this.read64(10);
+  }
+  set planes1StrideHead(value: number) {
+    this.write64(12, value);
+  }
+  get planes1StrideHead(): number {
+    return this.read64(12);
+  }
+  set planes1StrideToken(value: number) {
+    this.write64(14, value);
+  }
+  get planes1StrideToken(): number {
+    return this.read64(14);
+  }
+  set planes2Data(value: number) {
+    this.write64(16, value);
+  }
+  get planes2Data(): number {
+    return this.read64(16);
+  }
+  set planes2StridePage(value: number) {
+    this.write64(18, value);
+  }
+  get planes2StridePage(): number {
+    return this.read64(18);
+  }
+  set planes2StrideHead(value: number) {
+    this.write64(20, value);
+  }
+  get planes2StrideHead(): number {
+    return this.read64(20);
+  }
+  set planes2StrideToken(value: number) {
+    this.write64(22, value);
+  }
+  get planes2StrideToken(): number {
+    return this.read64(22);
+  }
+  set planes3Data(value: number) {
+    this.write64(24, value);
+  }
+  get planes3Data(): number {
+    return this.read64(24);
+  }
+  set planes3StridePage(value: number) {
+    this.write64(26, value);
+  }
+  get planes3StridePage(): number {
+    return this.read64(26);
+  }
+  set planes3StrideHead(value: number) {
+    this.write64(28, value);
+  }
+  get planes3StrideHead(): number {
+    return this.read64(28);
+  }
+  set planes3StrideToken(value: number) {
+    this.write64(30, value);
+  }
+  get planes3StrideToken(): number {
+    return this.read64(30);
+  }
+  set sources0(value: number) {
+    this.write64(32, value);
+  }
+  get sources0(): number {
+    return this.read64(32);
+  }
+  set sources1(value: number) {
+    this.write64(34, value);
+  }
+  get sources1(): number {
+    return this.read64(34);
+  }
+  set sources2(value: number) {
+    this.write64(36, value);
+  }
+  get sources2(): number {
+    return this.read64(36);
+  }
+  set sources3(value: number) {
+    this.write64(38, value);
+  }
+  get sources3(): number {
+    return this.read64(38);
+  }
+  set sourceStrideToken0(value: number) {
+    this.write64(40, value);
+  }
+  get sourceStrideToken0(): number {
+    return this.read64(40);
+  }
+  set sourceStrideToken1(value: number) {
+    this.write64(42, value);
+  }
+  get sourceStrideToken1(): number {
+    return this.read64(42);
+  }
+  set sourceStrideToken2(value: number) {
+    this.write64(44, value);
+  }
+  get sourceStrideToken2(): number {
+    return this.read64(44);
+  }
+  set sourceStrideToken3(value: number) {
+    this.write64(46, value);
+  }
+  get sourceStrideToken3(): number {
+    return this.read64(46);
+  }
+  set sourceStrideHead0(value: number) {
+    this.write64(48, value);
+  }
+  get sourceStrideHead0(): number {
+    return this.read64(48);
+  }
+  set sourceStrideHead1(value: number) {
+    this.write64(50, value);
+  }
+  get sourceStrideHead1(): number {
+    return this.read64(50);
+  }
+  set sourceStrideHead2(value: number) {
+    this.write64(52, value);
+  }
+  get sourceStrideHead2(): number {
+    return this.read64(52);
+  }
+  set sourceStrideHead3(value: number) {
+    this.write64(54, value);
+  }
+  get sourceStrideHead3(): number {
+    return this.read64(54);
+  }
+  set heads0(value: number) {
+    this.i32[56] = value;
+  }
+  get heads0(): number {
+    return this.i32[56]!;
+  }
+  set heads1(value: number) {
+    this.i32[57] = value;
+  }
+  get heads1(): number {
+    return this.i32[57]!;
+  }
+  set heads2(value: number) {
+    this.i32[58] = value;
+  }
+  get heads2(): number {
+    return this.i32[58]!;
+  }
+  set heads3(value: number) {
+    this.i32[59] = value;
+  }
+  get heads3(): number {
+    return this.i32[59]!;
+  }
+  set dims0(value: number) {
+    this.i32[60] = value;
+  }
+  get dims0(): number {
+    return this.i32[60]!;
+  }
+  set dims1(value: number) {
+    this.i32[61] = value;
+  }
+  get dims1(): number {
+    return this.i32[61]!;
+  }
+  set dims2(value: number) {
+    this.i32[62] = value;
+  }
+  get dims2(): number {
+    return this.i32[62]!;
+  }
+  set dims3(value: number) {
+    this.i32[63] = value;
+  }
+  get dims3(): number {
+    return this.i32[63]!;
+  }
+  set sourceDtypes0(value: number) {
+    this.i32[64] = value;
+  }
+  get sourceDtypes0(): number {
+    return this.i32[64]!;
+  }
+  set sourceDtypes1(value: number) {
+    this.i32[65] = value;
+  }
+  get sourceDtypes1(): number {
+    return this.i32[65]!;
+  }
+  set sourceDtypes2(value: number) {
+    this.i32[66] = value;
+  }
+  get sourceDtypes2(): number {
+    return this.i32[66]!;
+  }
+  set sourceDtypes3(value: number) {
+    this.i32[67] = value;
+  }
+  get sourceDtypes3(): number {
+    return this.i32[67]!;
+  }
+  set planeDtypes0(value: number) {
+    this.i32[68] = value;
+  }
+  get planeDtypes0(): number {
+    return this.i32[68]!;
+  }
+  set planeDtypes1(value: number) {
+    this.i32[69] = value;
+  }
+  get planeDtypes1(): number {
+    return this.i32[69]!;
+  }
+  set planeDtypes2(value: number) {
+    this.i32[70] = value;
+  }
+  get planeDtypes2(): number {
+    return this.i32[70]!;
+  }
+  set planeDtypes3(value: number) {
+    this.i32[71] = value;
+  }
+  get planeDtypes3(): number {
+    return this.i32[71]!;
+  }
+  set scales0Data(value: number) {
+    this.write64(72, value);
+  }
+  get scales0Data(): number {
+    return this.read64(72);
+  }
+  set scales0StrideRequest(value: number) {
+    this.write64(74, value);
+  }
+  get scales0StrideRequest(): number {
+    return this.read64(74);
+  }
+  set scales0StrideHead(value: number) {
+    this.write64(76, value);
+  }
+  get scales0StrideHead(): number {
+    return this.read64(76);
+  }
+  set scales0StridePage(value: number) {
+    this.write64(78, value);
+  }
+  get scales0StridePage(): number {
+    return this.read64(78);
+  }
+  set scales0StrideToken(value: number) {
+    this.write64(80, value);
+  }
+  get scales0StrideToken(): number {
+    return this.read64(80);
+  }
+  set scales1Data(value: number) {
+    this.write64(82, value);
+  }
+  get scales1Data(): number {
+    return this.read64(82);
+  }
+  set scales1StrideRequest(value: number) {
+    this.write64(84, value);
+  }
+  get scales1StrideRequest(): number {
+    return this.read64(84);
+  }
+  set scales1StrideHead(value: number) {
+    this.write64(86, value);
+  }
+  get scales1StrideHead(): number {
+    return this.read64(86);
+  }
+  set scales1StridePage(value: number) {
+    this.write64(88, value);
+  }
+  get scales1StridePage(): number {
+    return this.read64(88);
+  }
+  set scales1StrideToken(value: number) {
+    this.write64(90, value);
+  }
+  get scales1StrideToken(): number {
+    return this.read64(90);
+  }
+  set scales2Data(value: number) {
+    this.write64(92, value);
+  }
+  get scales2Data(): number {
+    return this.read64(92);
+  }
+  set scales2StrideRequest(value: number) {
+    this.write64(94, value);
+  }
+  get scales2StrideRequest(): number {
+    return this.read64(94);
+  }
+  set scales2StrideHead(value: number) {
+    this.write64(96, value);
+  }
+  get scales2StrideHead(): number {
+    return this.read64(96);
+  }
+  set scales2StridePage(value: number) {
+    this.write64(98, value);
+  }
+  get scales2StridePage(): number {
+    return this.read64(98);
+  }
+  set scales2StrideToken(value: number) {
+    this.write64(100, value);
+  }
+  get scales2StrideToken(): number {
+    return this.read64(100);
+  }
+  set scales3Data(value: number) {
+    this.write64(102, value);
+  }
+  get scales3Data(): number {
+    return this.read64(102);
+  }
+  set scales3StrideRequest(value: number) {
+    this.write64(104, value);
+  }
+  get scales3StrideRequest(): number {
+    return this.read64(104);
+  }
+  set scales3StrideHead(value: number) {
+    this.write64(106, value);
+  }
+  get scales3StrideHead(): number {
+    return this.read64(106);
+  }
+  set scales3StridePage(value: number) {
+    this.write64(108, value);
+  }
+  get scales3StridePage(): number {
+    return this.read64(108);
+  }
+  set scales3StrideToken(value: number) {
+    this.write64(110, value);
+  }
+  get scales3StrideToken(): number {
+    return this.read64(110);
+  }
+  set slotMapping(value: number) {
+    this.write64(112, value);
+  }
+  get slotMapping(): number {
+    return this.read64(112);
+  }
+  set tokenRequests(value: number) {
+    this.write64(114, value);
+  }
+  get tokenRequests(): number {
+    return this.read64(114);
+  }
+  set planeCount(value: number) {
+    this.i32[116] = value;
+  }
+  get planeCount(): number {
+    return this.i32[116]!;
+  }
+  set tokenCount(value: number) {
+    this.i32[117] = value;
+  }
+  get tokenCount(): number {
+    return this.i32[117]!;
+  }
+  set pageSize(value: number) {
+    this.i32[118] = value;
+  }
+  get pageSize(): number {
+    return this.i32[118]!;
+  }
+}
+
+/** Packs `struct fb_copy_plane` (48 bytes). */
+export class CopyPlane extends Params {
+  static readonly byteLength = 48;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(48), offset = 0) {
+    super(memory, offset, 48);
+  }
+  set planeData(value: number) {
+    this.write64(0, value);
+  }
+  get planeData(): number {
+    return this.read64(0);
+  }
+  set planeStridePage(value: number) {
+    this.write64(2, value);
+  }
+  get planeStridePage(): number {
+    return this.read64(2);
+  }
+  set planeStrideHead(value: number) {
+    this.write64(4, value);
+  }
+  get planeStrideHead(): number {
+    return this.read64(4);
+  }
+  set planeStrideToken(value: number) {
+    this.write64(6, value);
+  }
+  get planeStrideToken(): number {
+    return this.read64(6);
+  }
+  set heads(value: number) {
+    this.i32[8] = value;
+  }
+  get heads(): number {
+    return this.i32[8]!;
+  }
+  set rowBytes(value: number) {
+    this.i32[9] = value;
+  }
+  get rowBytes(): number {
+    return this.i32[9]!;
+  }
+  set elementBytes(value: number) {
+    this.i32[10] = value;
+  }
+  get elementBytes(): number {
+    return this.i32[10]!;
+  }
+}
+
+/** Packs `struct fb_copy_params` (32 bytes). */
+export class CopyParams extends Params {
+  static readonly byteLength = 32;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(32), offset = 0) {
+    super(memory, offset, 32);
+  }
+  set planes(value: number) {
+    this.write64(0, value);
+  }
+  get planes(): number {
+    return this.read64(0);
+  }
+  set moves(value: number) {
+    this.write64(2, value);
+  }
+  get moves(): number {
+    return this.read64(2);
+  }
+  set planeCount(value: number) {
+    this.i32[4] = value;
+  }
+  get planeCount(): number {
+    return this.i32[4]!;
+  }
+  set moveCount(value: number) {
+    this.i32[5] = value;
+  }
+  get moveCount(): number {
+    return this.i32[5]!;
+  }
+  set pageSize(value: number) {
+    this.i32[6] = value;
+  }
+  get pageSize(): number {
+    return this.i32[6]!;
+  }
+}
+
+/** Packs `struct fb_table_params` (24 bytes). */
+export class TableParams extends Params {
+  static readonly byteLength = 24;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(24), offset = 0) {
+    super(memory, offset, 24);
+  }
+  set table(value: number) {
+    this.write64(0, value);
+  }
+  get table(): number {
+    return this.read64(0);
+  }
+  set updates(value: number) {
+    this.write64(2, value);
+  }
+  get updates(): number {
+    return this.read64(2);
+  }
+  set updateCount(value: number) {
+    this.i32[4] = value;
+  }
+  get updateCount(): number {
+    return this.i32[4]!;
+  }
+}
+
+/** Packs `struct fb_merge_params` (72 bytes). */
+export class MergeParams extends Params {
+  static readonly byteLength = 72;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(72), offset = 0) {
+    super(memory, offset, 72);
+  }
+  set states(value: number) {
+    this.write64(0, value);
+  }
+  get states(): number {
+    return this.read64(0);
+  }
+  set lses(value: number) {
+    this.write64(2, value);
+  }
+  get lses(): number {
+    return this.read64(2);
+  }
+  set out(value: number) {
+    this.write64(4, value);
+  }
+  get out(): number {
+    return this.read64(4);
+  }
+  set lse(value: number) {
+    this.write64(6, value);
+  }
+  get lse(): number {
+    return this.read64(6);
+  }
+  set stateStride(value: number) {
+    this.write64(8, value);
+  }
+  get stateStride(): number {
+    return this.read64(8);
+  }
+  set lseStride(value: number) {
+    this.write64(10, value);
+  }
+  get lseStride(): number {
+    return this.read64(10);
+  }
+  set stateCount(value: number) {
+    this.i32[12] = value;
+  }
+  get stateCount(): number {
+    return this.i32[12]!;
+  }
+  set rowCount(value: number) {
+    this.i32[13] = value;
+  }
+  get rowCount(): number {
+    return this.i32[13]!;
+  }
+  set dim(value: number) {
+    this.i32[14] = value;
+  }
+  get dim(): number {
+    return this.i32[14]!;
+  }
+  set inDtype(value: number) {
+    this.i32[15] = value;
+  }
+  get inDtype(): number {
+    return this.i32[15]!;
+  }
+  set outDtype(value: number) {
+    this.i32[16] = value;
+  }
+  get outDtype(): number {
+    return this.i32[16]!;
+  }
+  set logBase(value: number) {
+    this.f32[17] = value;
+  }
+  get logBase(): number {
+    return this.f32[17]!;
+  }
+}
+
+/** Packs `struct fb_random_params` (40 bytes). */
+export class RandomParams extends Params {
+  static readonly byteLength = 40;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(40), offset = 0) {
+    super(memory, offset, 40);
+  }
+  set out(value: number) {
+    this.write64(0, value);
+  }
+  get out(): number {
+    return this.read64(0);
+  }
+  set count(value: number) {
+    this.write64(2, value);
+  }
+  get count(): number {
+    return this.read64(2);
+  }
+  set seed(value: number) {
+    this.write64(4, value);
+  }
+  get seed(): number {
+    return this.read64(4);
+  }
+  set mean(value: number) {
+    this.f32[6] = value;
+  }
+  get mean(): number {
+    return this.f32[6]!;
+  }
+  set deviation(value: number) {
+    this.f32[7] = value;
+  }
+  get deviation(): number {
+    return this.f32[7]!;
+  }
+  set dtype(value: number) {
+    this.i32[8] = value;
+  }
+  get dtype(): number {
+    return this.i32[8]!;
+  }
+}
+
+/** Packs `struct fb_convert_params` (168 bytes). */
+export class ConvertParams extends Params {
+  static readonly byteLength = 168;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(168), offset = 0) {
+    super(memory, offset, 168);
+  }
+  set source(value: number) {
+    this.write64(0, value);
+  }
+  get source(): number {
+    return this.read64(0);
+  }
+  set target(value: number) {
+    this.write64(2, value);
+  }
+  get target(): number {
+    return this.read64(2);
+  }
+  set sizes0(value: number) {
+    this.write64(4, value);
+  }
+  get sizes0(): number {
+    return this.read64(4);
+  }
+  set sizes1(value: number) {
+    this.write64(6, value);
+  }
+  get sizes1(): number {
+    return this.read64(6);
+  }
+  set sizes2(value: number) {
+    this.write64(8, value);
+  }
+  get sizes2(): number {
+    return this.read64(8);
+  }
+  set sizes3(value: number) {
+    this.write64(10, value);
+  }
+  get sizes3(): number {
+    return this.read64(10);
+  }
+  set sizes4(value: number) {
+    this.write64(12, value);
+  }
+  get sizes4(): number {
+    return this.read64(12);
+  }
+  set sizes5(value: number) {
+    this.write64(14, value);
+  }
+  get sizes5(): number {
+    return this.read64(14);
+  }
+  set sourceStrides0(value: number) {
+    this.write64(16, value);
+  }
+  get sourceStrides0(): number {
+    return this.read64(16);
+  }
+  set sourceStrides1(value: number) {
+    this.write64(18, value);
+  }
+  get sourceStrides1(): number {
+    return this.read64(18);
+  }
+  set sourceStrides2(value: number) {
+    this.write64(20, value);
+  }
+  get sourceStrides2(): number {
+    return this.read64(20);
+  }
+  set sourceStrides3(value: number) {
+    this.write64(22, value);
+  }
+  get sourceStrides3(): number {
+    return this.read64(22);
+  }
+  set sourceStrides4(value: number) {
+    this.write64(24, value);
+  }
+  get sourceStrides4(): number {
+    return this.read64(24);
+  }
+  set sourceStrides5(value: number) {
+    this.write64(26, value);
+  }
+  get sourceStrides5(): number {
+    return this.read64(26);
+  }
+  set targetStrides0(value: number) {
+    this.write64(28, value);
+  }
+  get targetStrides0(): number {
+    return this.read64(28);
+  }
+  set targetStrides1(value: number) {
+    this.write64(30, value);
+  }
+  get targetStrides1(): number {
+    return this.read64(30);
+  }
+  set targetStrides2(value: number) {
+    this.write64(32, value);
+  }
+  get targetStrides2(): number {
+    return this.read64(32);
+  }
+  set targetStrides3(value: number) {
+    this.write64(34, value);
+  }
+  get targetStrides3(): number {
+    return this.read64(34);
+  }
+  set targetStrides4(value: number) {
+    this.write64(36, value);
+  }
+  get targetStrides4(): number {
+    return this.read64(36);
+  }
+  set targetStrides5(value: number) {
+    this.write64(38, value);
+  }
+  get targetStrides5(): number {
+    return this.read64(38);
+  }
+  set sourceDtype(value: number) {
+    this.i32[40] = value;
+  }
+  get sourceDtype(): number {
+    return this.i32[40]!;
+  }
+  set targetDtype(value: number) {
+    this.i32[41] = value;
+  }
+  get targetDtype(): number {
+    return this.i32[41]!;
+  }
+}
+
+/** Packs `struct fb_probe_params` (40 bytes). */
+export class ProbeParams extends Params {
+  static readonly byteLength = 40;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(40), offset = 0) {
+    super(memory, offset, 40);
+  }
+  set data(value: number) {
+    this.write64(0, value);
+  }
+  get data(): number {
+    return this.read64(0);
+  }
+  set bytes(value: number) {
+    this.write64(2, value);
+  }
+  get bytes(): number {
+    return this.read64(2);
+  }
+  set out(value: number) {
+    this.write64(4, value);
+  }
+  get out(): number {
+    return this.read64(4);
+  }
+  set microseconds(value: number) {
+    this.i32[6] = value;
+  }
+  get microseconds(): number {
+    return this.i32[6]!;
+  }
+  set iterations(value: number) {
+    this.i32[7] = value;
+  }
+  get iterations(): number {
+    return this.i32[7]!;
+  }
+  set fail(value: number) {
+    this.i32[8] = value;
+  }
+  get fail(): number {
+    return this.i32[8]!;
+  }
+}

@@ -1,0 +1,8 @@
+//! Root of libflashbun: nothing but the C ABI is exported.
+comptime {
+    _ = @import("abi.zig");
+}
+
+test {
+    _ = @import("cpu/memory.zig");
+}

@@ -1,0 +1,36 @@
+//! Status codes and the sentence that goes with the last failure on this thread.
+const std = @import("std");
+
+pub const Status = enum(i32) {
+    ok = 0,
+    invalid_argument = 1,
+    out_of_memory = 2,
+    frozen = 3,
+    unsupported = 4,
+    not_found = 5,
+    not_ready = 6,
+    device_failed = 7,
+    capture = 8,
+    system = 9,
+
+    pub fn code(status: Status) i32 {
+        return @backingInt(status);
+    }
+};
+
+threadlocal var text: [512]u8 = @splat(0);
+threadlocal var text_length: usize = 0;
+
+/// Records the sentence and returns the code, for `return fail(...)`.
+pub fn fail(status: Status, comptime format: []const u8, arguments: anytype) i32 {
+    const written = std.fmt.bufPrint(&text, format, arguments) catch text[0..];
+    text_length = written.len;
+    return status.code();
+}
+
+/// Copies the last sentence of this thread; returns its length in bytes.
+pub fn copy_last(buffer: []u8) usize {
+    const length = @min(buffer.len, text_length);
+    @memcpy(buffer[0..length], text[0..length]);
+    return length;
+}
