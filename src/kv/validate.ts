@@ -55,7 +55,8 @@ export function requireLength(option: string, values: ArrayLike<number>, length:
     throw new OptionError(`${option}.length`, values.length, `${length}`, `resize ${option}.`);
 }
 
-function requireList(option: string, values: ArrayLike<number>): number {
+/** Length of a list of numbers; OptionError if it is none. */
+export function requireList(option: string, values: ArrayLike<number>): number {
   const length = (values as ArrayLike<number> | null | undefined)?.length;
   if (Number.isSafeInteger(length) && typeof values === "object") return length as number;
   throw new OptionError(option, values, "a list of numbers", "give an Int32Array or an array.");

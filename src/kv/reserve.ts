@@ -1,0 +1,304 @@
+import { DisposedError, OptionError } from "../errors.ts";
+import {
+  checkPositions,
+  OutOfPagesResult,
+  paddedCount,
+  tooManyTokens,
+  type OutOfPages,
+} from "./batch.ts";
+import type { PageGroup } from "./page-group.ts";
+import type { SequenceState } from "./sequence-state.ts";
+import type { StepBatch } from "./step-batch.ts";
+import { maxInt32, requireLength } from "./validate.ts";
+
+/** What a step needs to know of a sequence. */
+export interface Reservable {
+  readonly id: number;
+  /** Its page-table row, -1 once freed. */
+  readonly slot: number;
+  /** The books it stands in. */
+  readonly state: SequenceState;
+}
+
+/** Options of a step. */
+export interface ReserveOptions {
+  /** Pads the token arrays up to this many tokens. */
+  padTo?: number;
+  /** Position of each new token; by default they count up from the sequence's length. */
+  positions?: ArrayLike<number>;
+}
+
+/**
+ * Grows sequences by newTokens[i] tokens each and writes the step to `batch`. First checks
+ * everything, then changes everything: on a throw or out of pages nothing has changed.
+ */
+export function reserveStep(
+  state: SequenceState,
+  batch: StepBatch,
+  sequences: readonly Reservable[],
+  newTokens: ArrayLike<number>,
+  options: ReserveOptions | undefined,
+): StepBatch | OutOfPages {
+  const tokens = checkSequences(state, sequences, newTokens);
+  const padded = paddedCount(options?.padTo, tokens);
+  if (options?.positions !== undefined) checkPositions(options.positions, tokens);
+  for (let g = 0; g < state.groups.length; g++) {
+    const group = state.groups[g];
+    countPages(state, group, sequences, newTokens);
+    const missing = group.needed - group.allocator.freeCount;
+    if (missing > 0) return new OutOfPagesResult(missing, g);
+  }
+  growTables(state, sequences, newTokens);
+  batch.ensure(sequences.length, padded);
+  batch.requestCount = sequences.length;
+  batch.tokenCount = tokens;
+  batch.paddedTokens = padded;
+  for (let g = 0; g < state.groups.length; g++) {
+    takePages(state, state.groups[g], sequences, newTokens);
+    mapTokens(state, state.groups[g], batch.slotMappings[g], sequences, newTokens);
+    batch.slotMappings[g].fill(-1, tokens, padded);
+  }
+  writeStep(state, batch, sequences, newTokens);
+  if (options?.positions !== undefined) writePositions(batch, options.positions);
+  return batch;
+}
+
+let step = 0;
+
+/** Tokens of the step; throws for sequences that are not live, not of this pool, or given twice. */
+function checkSequences(
+  state: SequenceState,
+  sequences: readonly Reservable[],
+  newTokens: ArrayLike<number>,
+): number {
+  if (!Array.isArray(sequences))
+    throw new OptionError("sequences", sequences, "an array of sequences", "pass [sequence].");
+  requireLength("newTokens", newTokens, sequences.length);
+  step = step === maxInt32 ? 1 : step + 1;
+  const { stamps, lengths } = state;
+  let tokens = 0;
+  for (let i = 0; i < sequences.length; i++) {
+    const sequence: Reservable | undefined = sequences[i];
+    if (sequence?.state !== state) throw notOfPool(i, sequence);
+    const { slot } = sequence;
+    if (slot < 0) throw new DisposedError(`sequence ${sequence.id}`);
+    if (stamps[slot] === step) throw givenTwice(i, sequence.id);
+    stamps[slot] = step;
+    const count = newTokens[i];
+    if ((count | 0) !== count || count < 0) throw badCount(i, count);
+    if (count > maxInt32 - lengths[slot])
+      throw tooManyTokens(`newTokens[${i}]`, lengths[slot] + count);
+    tokens += count;
+  }
+  if (tokens > maxInt32) throw tooManyTokens("newTokens", tokens);
+  return tokens;
+}
+
+/**
+ * Sets group.needed: pages for new tokens and for copies of shared last pages, less those that
+ * windows free. `leaving` notes users as they would be removed, for sequences that share pages.
+ */
+function countPages(
+  state: SequenceState,
+  group: PageGroup,
+  sequences: readonly Reservable[],
+  newTokens: ArrayLike<number>,
+): void {
+  group.needed = 0;
+  if (group.windowLeft >= 0) countPassed(state, group, sequences, newTokens);
+  const { pageSize, lengths, pageCounts } = state;
+  const { table, allocator } = group;
+  for (let i = 0; i < sequences.length; i++) {
+    const count = newTokens[i];
+    if (count === 0) continue;
+    const { slot } = sequences[i];
+    const pages = pageCounts[slot];
+    const room = pages * pageSize - lengths[slot];
+    if (count > room) group.needed += Math.ceil((count - room) / pageSize);
+    if (room === 0) continue;
+    const page = table.data[slot * table.stride + pages - 1];
+    const users = allocator.referenceCount(page);
+    if (users === 1 || users - group.leaving[page] === 1) continue;
+    group.needed++;
+    group.leave(page);
+  }
+  group.forgetLeaving();
+}
+
+/** Counts the pages that windows have passed and that nothing else uses. */
+function countPassed(
+  state: SequenceState,
+  group: PageGroup,
+  sequences: readonly Reservable[],
+  newTokens: ArrayLike<number>,
+): void {
+  const { data, stride } = group.table;
+  for (let i = 0; i < sequences.length; i++) {
+    const { slot } = sequences[i];
+    if (newTokens[i] === 0 || !hasPassed(state, group, slot)) continue;
+    const end = group.windowColumn(state.lengths[slot], state.pageSize);
+    for (let column = group.firstColumns[slot]; column < end; column++) {
+      const page = data[slot * stride + column];
+      if (group.leave(page) === group.allocator.referenceCount(page)) group.needed--;
+    }
+  }
+}
+
+/** Whether the slot's first held page lies wholly before the window of the next query. */
+function hasPassed(state: SequenceState, group: PageGroup, slot: number): boolean {
+  return (group.firstColumns[slot] + 1) * state.pageSize + group.windowLeft <= state.lengths[slot];
+}
+
+function growTables(
+  state: SequenceState,
+  sequences: readonly Reservable[],
+  newTokens: ArrayLike<number>,
+): void {
+  const { pageSize, lengths } = state;
+  const { stride } = state.groups[0].table;
+  let longest = 0;
+  for (let i = 0; i < sequences.length; i++)
+    longest = Math.max(longest, lengths[sequences[i].slot] + newTokens[i]);
+  if (longest <= stride * pageSize) return;
+  const columns = Math.ceil(longest / pageSize);
+  const most = Math.floor(maxInt32 / state.maxSequences);
+  if (columns > most) throw tooManyTokens("newTokens", longest);
+  for (const group of state.groups) group.table.grow(Math.min(most, Math.max(columns, 2 * stride)));
+}
+
+/** Frees what windows passed, then copies shared last pages and adds new ones. */
+function takePages(
+  state: SequenceState,
+  group: PageGroup,
+  sequences: readonly Reservable[],
+  newTokens: ArrayLike<number>,
+): void {
+  const { pageSize, lengths, pageCounts } = state;
+  const { allocator, table } = group;
+  if (group.windowLeft >= 0) {
+    for (let i = 0; i < sequences.length; i++) {
+      const { slot } = sequences[i];
+      if (newTokens[i] > 0 && hasPassed(state, group, slot)) state.releasePassed(group, slot);
+    }
+  }
+  for (let i = 0; i < sequences.length; i++) {
+    const count = newTokens[i];
+    if (count === 0) continue;
+    const { slot } = sequences[i];
+    const length = lengths[slot];
+    const pages = pageCounts[slot];
+    const room = pages * pageSize - length;
+    if (room > 0) {
+      const page = table.data[slot * table.stride + pages - 1];
+      if (allocator.referenceCount(page) > 1)
+        state.ownPage(group, slot, pages - 1, pageSize - room);
+    }
+    if (count <= room) continue;
+    const end = pages + Math.ceil((count - room) / pageSize);
+    for (let column = pages; column < end; column++) table.set(slot, column, allocator.take());
+  }
+}
+
+/** Writes where each new token goes: page * pageSize + offset. */
+function mapTokens(
+  state: SequenceState,
+  group: PageGroup,
+  mapping: Int32Array,
+  sequences: readonly Reservable[],
+  newTokens: ArrayLike<number>,
+): void {
+  const { pageSize, lengths, pageCounts } = state;
+  const { data, stride } = group.table;
+  let token = 0;
+  for (let i = 0; i < sequences.length; i++) {
+    const count = newTokens[i];
+    if (count === 0) continue;
+    const { slot } = sequences[i];
+    let index = slot * stride + pageCounts[slot];
+    let offset = lengths[slot] - pageCounts[slot] * pageSize;
+    // A negative offset lies in the last page the sequence had, which is not full.
+    if (offset < 0) {
+      index--;
+      offset += pageSize;
+    }
+    let place = data[index] * pageSize + offset;
+    const end = token + count;
+    while (true) {
+      mapping[token++] = place++;
+      if (token === end) break;
+      if (++offset === pageSize) {
+        offset = 0;
+        place = data[++index] * pageSize;
+      }
+    }
+  }
+}
+
+/** Writes what all groups share, and grows the sequences. */
+function writeStep(
+  state: SequenceState,
+  batch: StepBatch,
+  sequences: readonly Reservable[],
+  newTokens: ArrayLike<number>,
+): void {
+  const { lengths, pageCounts, lastTokens, pageSize } = state;
+  const { queryIndptr, kvLengths, positions, tokenRequests } = batch;
+  const { slots } = batch.whole;
+  let token = 0;
+  for (let i = 0; i < sequences.length; i++) {
+    const { slot } = sequences[i];
+    const count = newTokens[i];
+    let position = lengths[slot];
+    const end = token + count;
+    while (token < end) {
+      positions[token] = position++;
+      tokenRequests[token++] = i;
+    }
+    queryIndptr[i + 1] = token;
+    kvLengths[i] = position;
+    slots[i] = slot;
+    lengths[slot] = position;
+    lastTokens[slot] = count;
+    if (position > pageCounts[slot] * pageSize) pageCounts[slot] = Math.ceil(position / pageSize);
+  }
+  positions.fill(0, token, batch.paddedTokens);
+  tokenRequests.fill(-1, token, batch.paddedTokens);
+  batch.whole.rowCount = batch.whole.requestRows = sequences.length;
+  batch.layout.levels = batch.wholeLevels;
+  batch.customPositions = false;
+  batch.generation++;
+}
+
+function writePositions(batch: StepBatch, positions: ArrayLike<number>): void {
+  for (let token = 0; token < batch.tokenCount; token++) {
+    if (batch.positions[token] !== positions[token]) batch.customPositions = true;
+    batch.positions[token] = positions[token];
+  }
+}
+
+function notOfPool(index: number, sequence: unknown): OptionError {
+  return new OptionError(
+    `sequences[${index}]`,
+    sequence,
+    "a sequence of this pool",
+    "make sequences with the cache they are used with.",
+  );
+}
+
+function givenTwice(index: number, id: number): OptionError {
+  return new OptionError(
+    `sequences[${index}]`,
+    `sequence ${id}`,
+    "given once a step",
+    "add up its new tokens, or fork it.",
+  );
+}
+
+function badCount(index: number, count: unknown): OptionError {
+  return new OptionError(
+    `newTokens[${index}]`,
+    count,
+    `an integer from 0 to ${maxInt32}`,
+    "give the new tokens of each sequence.",
+  );
+}

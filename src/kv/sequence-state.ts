@@ -1,0 +1,231 @@
+import { OptionError, OutOfPagesError, requireInteger } from "../errors.ts";
+import { PageGroup, type PageGroupOptions } from "./page-group.ts";
+
+/** What a SequencePool is made of; sizes in tokens, pages and sequences. */
+export interface SequencePoolOptions {
+  /** Tokens a page, 1 or more. */
+  pageSize: number;
+  groups: readonly PageGroupOptions[];
+  /** Most sequences alive at once: rows of the page tables. */
+  maxSequences: number;
+  /** Pages a sequence's table row has room for at first; the tables grow by doubling. */
+  columns?: number;
+}
+
+/**
+ * The pool's books: flat arrays by slot, so that a step touches no objects. Everything here trusts
+ * its caller; SequencePool and Sequence check.
+ */
+export class SequenceState {
+  readonly pageSize: number;
+  readonly groups: readonly PageGroup[];
+  readonly maxSequences: number;
+  /** By slot: tokens, pages (released ones counted), tokens of the last step. */
+  readonly lengths: Int32Array;
+  readonly pageCounts: Int32Array;
+  readonly lastTokens: Int32Array;
+  /** By slot: raised whenever pages already in the row change, not when pages are added. */
+  readonly versions: Int32Array;
+  /** By slot: the last step it was seen in, to find a sequence given twice. */
+  readonly stamps: Int32Array;
+  #freeSlots: Int32Array;
+  #freeCount: number;
+
+  constructor(options: SequencePoolOptions) {
+    const { pageSize, maxSequences, columns = 64 } = options;
+    requireInteger("pageSize", pageSize, 1, 0x7fffffff);
+    requireInteger("maxSequences", maxSequences, 1, 1 << 24);
+    requireInteger("columns", columns, 1, Math.floor(0x7fffffff / maxSequences));
+    if (!Array.isArray(options.groups) || options.groups.length === 0)
+      throw new OptionError(
+        "groups",
+        options.groups,
+        "a list of one page group or more",
+        "give groups: [{ pages }].",
+      );
+    const mostPages = Math.floor(0x7fffffff / pageSize);
+    options.groups.forEach((group, g) =>
+      requireInteger(`groups[${g}].pages`, group.pages, 1, mostPages, "tokens count in int32"),
+    );
+    this.pageSize = pageSize;
+    this.maxSequences = maxSequences;
+    this.groups = options.groups.map(
+      (group, g) => new PageGroup(group, `groups[${g}]`, maxSequences, columns),
+    );
+    this.lengths = new Int32Array(maxSequences);
+    this.pageCounts = new Int32Array(maxSequences);
+    this.lastTokens = new Int32Array(maxSequences);
+    this.versions = new Int32Array(maxSequences);
+    this.stamps = new Int32Array(maxSequences);
+    this.#freeCount = maxSequences;
+    this.#freeSlots = new Int32Array(maxSequences);
+    for (let i = 0; i < maxSequences; i++) this.#freeSlots[i] = maxSequences - 1 - i;
+  }
+
+  get liveCount(): number {
+    return this.maxSequences - this.#freeCount;
+  }
+
+  /** A free slot holding an empty sequence; OptionError when all are taken. */
+  takeSlot(): number {
+    if (this.#freeCount === 0)
+      throw new OptionError(
+        "maxSequences",
+        this.maxSequences,
+        "more than the sequences alive",
+        "free a sequence first, or create the cache for more sequences.",
+      );
+    const slot = this.#freeSlots[--this.#freeCount];
+    this.lengths[slot] = this.pageCounts[slot] = this.lastTokens[slot] = 0;
+    for (const group of this.groups) group.firstColumns[slot] = 0;
+    this.versions[slot]++;
+    return slot;
+  }
+
+  /** Releases a slot's pages and the slot. */
+  freeSlot(slot: number): void {
+    this.cut(slot, 0);
+    this.#freeSlots[this.#freeCount++] = slot;
+  }
+
+  /** A new slot sharing all pages of `slot`. */
+  forkSlot(slot: number): number {
+    const copy = this.takeSlot();
+    this.lengths[copy] = this.lengths[slot];
+    this.pageCounts[copy] = this.pageCounts[slot];
+    this.lastTokens[copy] = this.lastTokens[slot];
+    for (const { table, allocator, firstColumns } of this.groups) {
+      firstColumns[copy] = firstColumns[slot];
+      for (let column = 0; column < this.pageCounts[slot]; column++) {
+        const page = table.data[slot * table.stride + column];
+        if (page >= 0) allocator.retain(page);
+        table.set(copy, column, page);
+      }
+    }
+    return copy;
+  }
+
+  /** Whether the window pages that a sequence cut to `length` would look back on are still held. */
+  canCut(slot: number, length: number): boolean {
+    if (length === 0) return true;
+    for (const group of this.groups) {
+      if (group.firstColumns[slot] > group.windowColumn(length, this.pageSize)) return false;
+    }
+    return true;
+  }
+
+  /** Cuts a sequence to `length` tokens, releasing the pages past it. */
+  cut(slot: number, length: number): void {
+    const pages = Math.ceil(length / this.pageSize);
+    for (const { table, allocator, firstColumns } of this.groups) {
+      const row = slot * table.stride;
+      const from = Math.max(pages, firstColumns[slot]);
+      for (let column = this.pageCounts[slot] - 1; column >= from; column--)
+        allocator.release(table.data[row + column]);
+      if (length === 0) firstColumns[slot] = 0;
+    }
+    const removed = this.lengths[slot] - length;
+    this.lastTokens[slot] = Math.max(0, this.lastTokens[slot] - removed);
+    this.lengths[slot] = length;
+    this.pageCounts[slot] = pages;
+    this.versions[slot]++;
+  }
+
+  /**
+   * Makes a shared page the slot's own: a new page takes its place, and its first `used` tokens are
+   * copied before the next append. A free page must be there.
+   */
+  ownPage(group: PageGroup, slot: number, column: number, used: number): void {
+    const page = group.table.data[slot * group.table.stride + column];
+    const copy = group.allocator.take();
+    group.move(page * this.pageSize, copy * this.pageSize, used);
+    group.allocator.release(page);
+    group.table.set(slot, column, copy);
+    this.versions[slot]++;
+  }
+
+  /** Releases the pages that the window of a query at the sequence's end has passed. */
+  releasePassed(group: PageGroup, slot: number): void {
+    const { table, allocator, firstColumns } = group;
+    const end = group.windowColumn(this.lengths[slot], this.pageSize);
+    for (let column = firstColumns[slot]; column < end; column++) {
+      allocator.release(table.data[slot * table.stride + column]);
+      table.set(slot, column, -1);
+      this.versions[slot]++;
+    }
+    firstColumns[slot] = Math.max(firstColumns[slot], end);
+  }
+
+  /**
+   * Keeps the last step's tokens named by `accepted` (checked: ascending, below lastTokens) and cuts
+   * the rest. Throws OutOfPagesError, with nothing changed, if a page shared with a fork cannot be
+   * copied.
+   */
+  compact(slot: number, accepted: ArrayLike<number>): void {
+    const base = this.lengths[slot] - this.lastTokens[slot];
+    let first = 0;
+    while (first < accepted.length && accepted[first] === first) first++;
+    if (first < accepted.length) {
+      const from = Math.floor((base + first) / this.pageSize);
+      const to = Math.ceil((base + accepted.length) / this.pageSize);
+      for (let g = 0; g < this.groups.length; g++) {
+        const { allocator } = this.groups[g];
+        const missing = this.#sharedPages(this.groups[g], slot, from, to) - allocator.freeCount;
+        if (missing > 0) throw new OutOfPagesError(missing, g);
+      }
+      for (const group of this.groups) {
+        this.#ownPages(group, slot, from, to);
+        this.#moveAccepted(group, slot, base, accepted, first);
+      }
+    }
+    this.cut(slot, base + accepted.length);
+    this.lastTokens[slot] = accepted.length;
+  }
+
+  #sharedPages(group: PageGroup, slot: number, from: number, to: number): number {
+    const { table, allocator } = group;
+    let shared = 0;
+    for (let column = from; column < to; column++) {
+      if (allocator.referenceCount(table.data[slot * table.stride + column]) > 1) shared++;
+    }
+    return shared;
+  }
+
+  #ownPages(group: PageGroup, slot: number, from: number, to: number): void {
+    const { table, allocator } = group;
+    for (let column = from; column < to; column++) {
+      if (allocator.referenceCount(table.data[slot * table.stride + column]) === 1) continue;
+      const used = Math.min(this.pageSize, this.lengths[slot] - column * this.pageSize);
+      this.ownPage(group, slot, column, used);
+    }
+  }
+
+  /** Moves accepted tokens down, in runs that stay in one page and never overlap themselves. */
+  #moveAccepted(
+    group: PageGroup,
+    slot: number,
+    base: number,
+    accepted: ArrayLike<number>,
+    first: number,
+  ): void {
+    let run = 1;
+    for (let i = first; i < accepted.length; i += run) {
+      const source = base + accepted[i];
+      const target = base + i;
+      const most = Math.min(
+        source - target,
+        this.pageSize - (source % this.pageSize),
+        this.pageSize - (target % this.pageSize),
+        accepted.length - i,
+      );
+      for (run = 1; run < most && accepted[i + run] === accepted[i] + run;) run++;
+      group.move(this.#token(group, slot, source), this.#token(group, slot, target), run);
+    }
+  }
+
+  #token(group: PageGroup, slot: number, position: number): number {
+    const { data, stride } = group.table;
+    const page = data[slot * stride + Math.floor(position / this.pageSize)];
+    return page * this.pageSize + (position % this.pageSize);
+  }
+}

@@ -1,0 +1,191 @@
+import { DisposedError, OptionError, requireInteger } from "../errors.ts";
+import type { Batch, OutOfPages } from "./batch.ts";
+import type { PageGroup } from "./page-group.ts";
+import { reserveStep, type ReserveOptions } from "./reserve.ts";
+import { SequenceState, type SequencePoolOptions } from "./sequence-state.ts";
+import { StepBatch } from "./step-batch.ts";
+import { requireList } from "./validate.ts";
+
+/** Cached pages that a new sequence may start from; found by PrefixIndex.match. */
+export interface PrefixMatch {
+  /** Matched tokens, a multiple of the page size. */
+  readonly tokens: number;
+  /** Pages by [column, group], -1 where a window group keeps none. */
+  readonly pages: Int32Array;
+  /** The books the pages stand in. */
+  readonly state: SequenceState;
+  /** True once the index has dropped pages since: match again. */
+  readonly stale: boolean;
+}
+
+/** The sequences, pages and page tables of a paged cache; pure state, no device memory. */
+export class SequencePool {
+  /** The books: for SequencePool's own family, not for users. */
+  readonly state: SequenceState;
+  readonly #batch: StepBatch;
+  #nextId = 0;
+
+  constructor(options: SequencePoolOptions) {
+    this.state = new SequenceState(options);
+    this.#batch = new StepBatch(this, options.pageSize, options.groups.length);
+  }
+
+  get pageSize(): number {
+    return this.state.pageSize;
+  }
+
+  get groups(): readonly PageGroup[] {
+    return this.state.groups;
+  }
+
+  get maxSequences(): number {
+    return this.state.maxSequences;
+  }
+
+  /** Sequences alive. */
+  get sequenceCount(): number {
+    return this.state.liveCount;
+  }
+
+  /** An empty sequence, or one that starts with a matched prefix; OptionError when there are too many. */
+  create(options: { prefix?: PrefixMatch } = {}): Sequence {
+    const { prefix } = options;
+    if (prefix !== undefined) this.#checkPrefix(prefix);
+    const slot = this.state.takeSlot();
+    if (prefix !== undefined) this.#adopt(slot, prefix);
+    return this.adopt(slot);
+  }
+
+  /** The handle of a taken slot. */
+  adopt(slot: number): Sequence {
+    return new Sequence(this, this.#nextId++, slot);
+  }
+
+  /**
+   * Grows sequences[i] by newTokens[i] tokens, which the caller then appends, and returns the step:
+   * the same Batch object each time. Out of pages is a result; bad input throws OptionError or
+   * DisposedError; either way nothing has changed.
+   */
+  reserve(
+    sequences: readonly Sequence[],
+    newTokens: ArrayLike<number>,
+    options?: ReserveOptions,
+  ): Batch | OutOfPages {
+    return reserveStep(this.state, this.#batch, sequences, newTokens, options);
+  }
+
+  #checkPrefix(prefix: PrefixMatch): void {
+    if (prefix.state !== this.state || prefix.stale)
+      throw new OptionError(
+        "prefix",
+        prefix.stale ? "a match from before an eviction" : "a match of another pool",
+        "a match made by an index of this pool since its last eviction",
+        "call match again right before create.",
+      );
+  }
+
+  #adopt(slot: number, prefix: PrefixMatch): void {
+    const { state } = this;
+    const { groups, pageSize } = state;
+    const columns = prefix.tokens / pageSize;
+    for (let g = 0; g < groups.length; g++) {
+      const { table, allocator, firstColumns } = groups[g];
+      const first = groups[g].windowColumn(prefix.tokens, pageSize);
+      firstColumns[slot] = first;
+      for (let column = 0; column < columns; column++) {
+        const page = column < first ? -1 : prefix.pages[column * groups.length + g];
+        if (page >= 0) allocator.retain(page);
+        table.set(slot, column, page);
+      }
+    }
+    state.lengths[slot] = prefix.tokens;
+    state.pageCounts[slot] = columns;
+  }
+}
+
+/** One sequence of tokens in a pool: a handle on a page-table row, and disposable. */
+export class Sequence {
+  readonly pool: SequencePool;
+  readonly state: SequenceState;
+  /** Unlike a slot, never used again. */
+  readonly id: number;
+  /** Its page-table row, -1 once freed. */
+  slot: number;
+
+  constructor(pool: SequencePool, id: number, slot: number) {
+    this.pool = pool;
+    this.state = pool.state;
+    this.id = id;
+    this.slot = slot;
+  }
+
+  /** Tokens, including those reserved by the last step. */
+  get length(): number {
+    return this.state.lengths[this.#live()];
+  }
+
+  /** Pages its tokens span, including those its windows have passed. */
+  get pageCount(): number {
+    return this.state.pageCounts[this.#live()];
+  }
+
+  /** Its page ids in a group, by column; a view, valid until the sequence changes. -1: passed. */
+  pages(group = 0): Int32Array {
+    const slot = this.#live();
+    requireInteger("group", group, 0, this.state.groups.length - 1);
+    const { data, stride } = this.state.groups[group].table;
+    return data.subarray(slot * stride, slot * stride + this.state.pageCounts[slot]);
+  }
+
+  /** A copy that shares all pages; whichever writes first copies the last page if it is not full. */
+  fork(): Sequence {
+    return this.pool.adopt(this.state.forkSlot(this.#live()));
+  }
+
+  /** Drops the tokens from `length` on; OptionError if a window has passed what it would look back on. */
+  truncate(length: number): void {
+    const slot = this.#live();
+    requireInteger("length", length, 0, this.state.lengths[slot]);
+    if (!this.state.canCut(slot, length))
+      throw new OptionError(
+        "length",
+        length,
+        "0, or long enough that the window's pages before it are still held",
+        "truncate to 0 and compute the sequence again.",
+      );
+    if (length < this.state.lengths[slot]) this.state.cut(slot, length);
+  }
+
+  /**
+   * Keeps, of the n tokens reserved in the last step, those at the ascending indices `accepted` in
+   * [0, n), and drops the others. Throws OutOfPagesError, with nothing changed, if a page shared with
+   * a fork has to be copied and none is free.
+   */
+  compact(accepted: ArrayLike<number>): void {
+    const slot = this.#live();
+    const last = this.state.lastTokens[slot];
+    const count = requireList("accepted", accepted);
+    let least = 0;
+    for (let i = 0; i < count; i++) {
+      requireInteger(`accepted[${i}]`, accepted[i], least, last - 1, "ascend within the last step");
+      least = accepted[i] + 1;
+    }
+    this.state.compact(slot, accepted);
+  }
+
+  /** Releases its pages; freeing twice is no error, any other use after is a DisposedError. */
+  free(): void {
+    if (this.slot < 0) return;
+    this.state.freeSlot(this.slot);
+    this.slot = -1;
+  }
+
+  [Symbol.dispose](): void {
+    this.free();
+  }
+
+  #live(): number {
+    if (this.slot < 0) throw new DisposedError(`sequence ${this.id}`);
+    return this.slot;
+  }
+}

@@ -1,0 +1,242 @@
+import { DisposedError, OptionError } from "../errors.ts";
+import type { Batch } from "./batch.ts";
+import { createLevel } from "./layout.ts";
+import type { Reservable } from "./reserve.ts";
+import type { SequenceState } from "./sequence-state.ts";
+import { identity, roomFor, StepBatch } from "./step-batch.ts";
+
+/** Whether a prefix of so many tokens, read once for so many requests and query tokens, pays. */
+export type WorthSharing = (sharedTokens: number, requests: number, queryTokens: number) => boolean;
+
+/**
+ * Splits a pool's batch into two levels where neighbours hold the same leading full pages: level 0
+ * reads each shared prefix once for its run of requests (rows without one have length 0), level 1
+ * each request's rest. `sequences` are those of the batch's reserve, best in prefix order. Runs are
+ * chosen to spare the most K/V reads, then kept if worthSharing. False, and one level, if none is.
+ */
+export function sharePrefixes(
+  batch: Batch,
+  sequences: readonly Reservable[],
+  worthSharing: WorthSharing,
+): boolean {
+  if (!(batch instanceof StepBatch))
+    throw new OptionError("batch", batch, "a batch made by reserve", "reserve the step first.");
+  const count = batch.requestCount;
+  const { slots } = batch.whole;
+  if (sequences.length !== count)
+    throw new OptionError(
+      "sequences.length",
+      sequences.length,
+      `${count}`,
+      "pass the sequences of this batch's reserve, in the same order.",
+    );
+  for (let i = 0; i < count; i++) {
+    if (sequences[i].slot < 0) throw new DisposedError(`sequence ${sequences[i].id}`);
+    if (sequences[i].slot !== slots[i])
+      throw new OptionError(
+        `sequences[${i}]`,
+        `sequence ${sequences[i].id}`,
+        "the one reserved at this place",
+        "pass the sequences of this batch's reserve, in the same order.",
+      );
+  }
+  if (count < 2) return false;
+  let sharer = sharers.get(batch);
+  if (sharer === undefined) sharers.set(batch, (sharer = new PrefixSharer()));
+  return sharer.share(batch, sequences[0].state, worthSharing);
+}
+
+const sharers = new WeakMap<StepBatch, PrefixSharer>();
+
+/** Remembers from step to step which neighbours share what, and owns the two levels. */
+class PrefixSharer {
+  readonly #shared = createLevel(0);
+  readonly #rest = createLevel(0);
+  readonly #levels = [this.#shared, this.#rest];
+  #capacity = 0;
+  // By request i: its slot and row version, and the pages it shares with request i + 1, when these
+  // were last compared. Pages that are only added never lengthen what two rows share: a shared last
+  // page is copied before it is written.
+  #count = 0;
+  #slots = new Int32Array(0);
+  #versions = new Int32Array(0);
+  #common = new Int32Array(0);
+  // Runs of requests [start, end) that share `pages` pages.
+  #runCount = 0;
+  #runStarts = new Int32Array(0);
+  #runEnds = new Int32Array(0);
+  #runPages = new Int32Array(0);
+
+  share(batch: StepBatch, state: SequenceState, worthSharing: WorthSharing): boolean {
+    this.#ensure(batch.requestCount);
+    if (this.#compare(batch, state)) {
+      this.#runCount = 0;
+      this.#choose(0, batch.requestCount - 1);
+    }
+    if (this.#runCount === 0) return false;
+    if (!this.#write(batch, state, worthSharing)) return false;
+    batch.layout.levels = this.#levels;
+    return true;
+  }
+
+  #ensure(count: number): void {
+    if (count <= this.#capacity) return;
+    this.#capacity = roomFor(count);
+    const size = this.#capacity;
+    for (const level of this.#levels) Object.assign(level, createLevel(size));
+    this.#rest.requests = identity(size);
+    this.#count = 0;
+    this.#slots = new Int32Array(size);
+    this.#versions = new Int32Array(size);
+    this.#common = new Int32Array(size);
+    this.#runStarts = new Int32Array(size);
+    this.#runEnds = new Int32Array(size);
+    this.#runPages = new Int32Array(size);
+  }
+
+  /** Brings the shared page counts up to date; true when any request or row has changed. */
+  #compare(batch: StepBatch, state: SequenceState): boolean {
+    const count = batch.requestCount;
+    const { slots } = batch.whole;
+    let changed = count !== this.#count;
+    let changedBefore = false;
+    for (let i = 0; i < count; i++) {
+      const slot = slots[i];
+      const version = state.versions[slot];
+      const same = i < this.#count && this.#slots[i] === slot && this.#versions[i] === version;
+      const known = same && !changedBefore && i > 0;
+      if (!known && i > 0) this.#common[i - 1] = commonPages(state, slots[i - 1], slot);
+      if (!same) changed = true;
+      changedBefore = !same;
+      this.#slots[i] = slot;
+      this.#versions[i] = version;
+    }
+    this.#count = count;
+    return changed;
+  }
+
+  /**
+   * Chooses the runs among requests low..high that spare the most page reads, and returns how many:
+   * either all of them share their least common pages, or the weakest neighbours are parted.
+   */
+  #choose(low: number, high: number): number {
+    if (low >= high) return 0;
+    let weakest = low;
+    let most = 0;
+    for (let i = low; i < high; i++) {
+      if (this.#common[i] < this.#common[weakest]) weakest = i;
+      most = Math.max(most, this.#common[i]);
+    }
+    const pages = this.#common[weakest];
+    const together = pages * (high - low);
+    const before = this.#runCount;
+    if (pages < most) {
+      const parted = this.#choose(low, weakest) + this.#choose(weakest + 1, high);
+      if (parted > together) return parted;
+    }
+    this.#runCount = before;
+    if (together === 0) return 0;
+    this.#runStarts[before] = low;
+    this.#runEnds[before] = high + 1;
+    this.#runPages[before] = pages;
+    this.#runCount++;
+    return together;
+  }
+
+  /** Writes both levels; false when no run is worth sharing. */
+  #write(batch: StepBatch, state: SequenceState, worthSharing: WorthSharing): boolean {
+    const { queryIndptr, kvLengths, requestCount } = batch;
+    const { slots } = batch.whole;
+    const rest = this.#rest;
+    this.#shared.rowCount = 0;
+    rest.rowCount = rest.requestRows = requestCount;
+    rest.queryIndptr = queryIndptr;
+    rest.slots = slots;
+    let next = 0;
+    for (let run = 0; run < this.#runCount; run++) {
+      const start = this.#runStarts[run];
+      const end = this.#runEnds[run];
+      const tokens = this.#runPages[run] * state.pageSize;
+      if (!worthSharing(tokens, end - start, queryIndptr[end] - queryIndptr[start])) continue;
+      if (next < start) this.#pushRow(batch, next, 0);
+      this.#pushRow(batch, start, tokens);
+      for (let r = next; r < end; r++) {
+        const shared = r < start ? 0 : tokens;
+        rest.positionStarts[r] = shared;
+        rest.kvLengths[r] = kvLengths[r] - shared;
+      }
+      next = end;
+    }
+    if (next === 0) return false;
+    if (next < requestCount) this.#pushRow(batch, next, 0);
+    for (let r = next; r < requestCount; r++) {
+      rest.positionStarts[r] = 0;
+      rest.kvLengths[r] = kvLengths[r];
+    }
+    this.#shared.queryIndptr[this.#shared.rowCount] = batch.tokenCount;
+    return true;
+  }
+
+  #pushRow(batch: StepBatch, request: number, tokens: number): void {
+    const level = this.#shared;
+    const row = level.rowCount++;
+    level.requestRows = level.rowCount;
+    level.queryIndptr[row] = batch.queryIndptr[request];
+    level.requests[row] = request;
+    level.slots[row] = batch.whole.slots[request];
+    level.kvLengths[row] = tokens;
+  }
+}
+
+/** Leading full pages that two rows have in common in every group. */
+function commonPages(state: SequenceState, a: number, b: number): number {
+  let common = Math.floor(Math.min(state.lengths[a], state.lengths[b]) / state.pageSize);
+  for (let g = 0; g < state.groups.length; g++) {
+    const { data, stride } = state.groups[g].table;
+    let column = 0;
+    while (column < common && data[a * stride + column] === data[b * stride + column]) column++;
+    common = column;
+  }
+  return common;
+}
+
+/**
+ * Writes to into[0..sequences.length) the indices of `sequences` in prefix order: sequences with
+ * the same leading pages stand together, deeper shares closer. Keeps the order of equals.
+ */
+export function orderByPrefix(sequences: readonly Reservable[], into: Int32Array): void {
+  if (into.length < sequences.length)
+    throw new OptionError(
+      "into.length",
+      into.length,
+      `${sequences.length} or more`,
+      "give room for every sequence.",
+    );
+  for (let i = 0; i < sequences.length; i++)
+    if (sequences[i].slot < 0) throw new DisposedError(`sequence ${sequences[i].id}`);
+  for (let i = 0; i < sequences.length; i++) {
+    let low = 0;
+    let high = i;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (comparePages(sequences[i], sequences[into[middle]]) < 0) high = middle;
+      else low = middle + 1;
+    }
+    into.copyWithin(low + 1, low, i);
+    into[low] = i;
+  }
+}
+
+/** Orders two sequences of a pool by page ids, column by column; a prefix comes first. */
+function comparePages(a: Reservable, b: Reservable): number {
+  const { pageCounts, groups } = a.state;
+  let group = 0;
+  while (group + 1 < groups.length && groups[group].windowLeft >= 0) group++;
+  const { data, stride } = groups[group].table;
+  const columns = Math.min(pageCounts[a.slot], pageCounts[b.slot]);
+  for (let column = 0; column < columns; column++) {
+    const difference = data[a.slot * stride + column] - data[b.slot * stride + column];
+    if (difference !== 0) return difference;
+  }
+  return pageCounts[a.slot] - pageCounts[b.slot];
+}

@@ -1,0 +1,69 @@
+import type { Batch } from "./batch.ts";
+import { createLevel, type Layout, type Level } from "./layout.ts";
+
+/** The batch a pool reuses for every step; its arrays grow by doubling. */
+export class StepBatch implements Batch {
+  readonly ok = true;
+  generation = 0;
+  requestCount = 0;
+  tokenCount = 0;
+  paddedTokens = 0;
+  queryIndptr = new Int32Array(1);
+  kvLengths = new Int32Array(0);
+  positions = new Int32Array(0);
+  tokenRequests = new Int32Array(0);
+  slotMappings: Int32Array[];
+  layout: Layout;
+  customPositions = false;
+  /** The whole sequences: one row a request. Shares queryIndptr and kvLengths with the batch. */
+  readonly whole: Level = createLevel(0);
+  /** Levels of a step without shared prefixes. */
+  readonly wholeLevels: Level[] = [this.whole];
+
+  constructor(
+    readonly owner: object,
+    pageSize: number,
+    groups: number,
+  ) {
+    this.slotMappings = Array.from({ length: groups }, () => new Int32Array(0));
+    this.layout = { blockSize: pageSize, contiguous: false, levels: this.wholeLevels };
+  }
+
+  /** Makes room for a step of so many requests and padded tokens; what was in the arrays is lost. */
+  ensure(requests: number, tokens: number): void {
+    if (requests > this.kvLengths.length) this.#growRequests(roomFor(requests));
+    if (tokens > this.positions.length) this.#growTokens(roomFor(tokens));
+  }
+
+  // Both make all arrays before they keep one, so that running out of memory changes nothing.
+  #growRequests(size: number): void {
+    const queryIndptr = new Int32Array(size + 1);
+    const kvLengths = new Int32Array(size);
+    const requests = identity(size);
+    const slots = new Int32Array(size);
+    const positionStarts = new Int32Array(size);
+    Object.assign(this, { queryIndptr, kvLengths });
+    Object.assign(this.whole, { queryIndptr, kvLengths, requests, slots, positionStarts });
+  }
+
+  #growTokens(size: number): void {
+    const positions = new Int32Array(size);
+    const tokenRequests = new Int32Array(size);
+    const slotMappings = this.slotMappings.map(() => new Int32Array(size));
+    Object.assign(this, { positions, tokenRequests, slotMappings });
+  }
+}
+
+/** [0, 1, ..., count - 1]. */
+export function identity(count: number): Int32Array {
+  const result = new Int32Array(count);
+  for (let i = 0; i < count; i++) result[i] = i;
+  return result;
+}
+
+/** The power of two, 64 or more, that holds `count`. */
+export function roomFor(count: number): number {
+  let size = 64;
+  while (size < count) size *= 2;
+  return size;
+}
