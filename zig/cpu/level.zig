@@ -1,0 +1,61 @@
+//! Root of one CPU level: this file compiled with the features of baseline, v3 or v4.
+//! It exports one hidden table of kernels, from which zig/cpu picks at load.
+const params = @import("params");
+const options = @import("options");
+const row = @import("attention_row.zig");
+const tile = @import("attention_tile.zig");
+const merge = @import("merge.zig");
+const page = @import("page.zig");
+const tensor = @import("tensor.zig");
+const probe = @import("probe.zig");
+
+pub const Run = *const fn (params: *const anyopaque, index: u32, scratch: [*]align(64) u8) callconv(.c) i32;
+
+/// One kernel: run() does item `index` of the grid and returns 0 or a status.
+pub const Kernel = extern struct {
+    name: [*:0]const u8,
+    params_bytes: u32,
+    reserved: u32 = 0,
+    run: Run,
+};
+
+pub const Table = extern struct { kernels: [*]const Kernel, count: usize };
+
+const kernels = [_]Kernel{
+    kernel("attention_row", params.fb_attention_params, row.run),
+    kernel("attention_tile", params.fb_attention_params, tile.run),
+    kernel("attention_merge", params.fb_attention_params, merge.run_attention),
+    kernel("merge_states", params.fb_merge_params, merge.run_states),
+    kernel("append", params.fb_append_params, page.run_append),
+    kernel("copy_tokens", params.fb_copy_params, page.run_copy),
+    kernel("table_update", params.fb_table_params, page.run_table),
+    kernel("random_normal", params.fb_random_params, tensor.run_normal),
+    kernel("convert", params.fb_convert_params, tensor.run_convert),
+    kernel("fill", params.fb_random_params, tensor.run_fill),
+    kernel("probe_spin", params.fb_probe_params, probe.run_spin),
+    kernel("probe_read", params.fb_probe_params, probe.run_read),
+    kernel("probe_fma", params.fb_probe_params, probe.run_fma),
+};
+
+fn kernel(
+    name: [*:0]const u8,
+    comptime Params: type,
+    comptime body: fn (*const Params, u32, [*]align(64) u8) i32,
+) Kernel {
+    const Entry = struct {
+        fn run(p: *const anyopaque, index: u32, scratch: [*]align(64) u8) callconv(.c) i32 {
+            return body(@ptrCast(@alignCast(p)), index, scratch);
+        }
+    };
+    return .{ .name = name, .params_bytes = @sizeOf(Params), .run = Entry.run };
+}
+
+const table: Table = .{ .kernels = &kernels, .count = kernels.len };
+
+comptime {
+    @export(&table, .{ .name = "fb_cpu_table_" ++ options.level, .visibility = .hidden });
+}
+
+test {
+    _ = @import("simd.zig");
+}
