@@ -237,6 +237,16 @@ struct fb_convert_params {
     int32_t target_dtype;
 };
 
+// out[i] = source[indices[i]], whole rows; index -1 gives zeros.
+struct fb_gather_params {
+    uint64_t source;
+    uint64_t indices; // int32 [row_count]
+    uint64_t out;
+    int64_t row_bytes;
+    int32_t row_count;
+    int32_t reserved;
+};
+
 // Probes for ceilings and tests: a timed spin, a read of memory, a chain of multiply-adds.
 struct fb_probe_params {
     uint64_t data;

@@ -36,8 +36,8 @@ export fn fb_device_open(kind: i32, thread_count: i32, level: i32, limit_bytes: 
         return fail(.unsupported, "CPU level {d} is above {t}, the best of this processor", .{ level, best });
     }
     const chosen: levels.Level = if (level == -1) best else @fromBackingInt(@intCast(level));
-    target.* = Device.open(@intCast(thread_count), chosen, limit_bytes) catch |failure| {
-        return fail(.system, "the CPU device did not start {d} threads: {t}", .{ thread_count, failure });
+    target.* = Device.open(@intCast(thread_count), chosen, limit_bytes) catch |cause| {
+        return fail(.system, "the CPU device did not start {d} threads: {t}", .{ thread_count, cause });
     };
     return 0;
 }
@@ -99,7 +99,7 @@ export fn fb_memory_free(device: ?*Device, address: u64) i32 {
     var at = owner.streams;
     while (at) |stream| : (at = stream.sibling) {
         if (stream.completed == stream.enqueued) continue;
-        const operation = owner.operation() catch break;
+        const operation = owner.take_operation() catch break;
         operation.action = .{ .release = release };
         release.holders += 1;
         stream.push(operation);
@@ -190,7 +190,7 @@ export fn fb_stream_notify(stream: ?*Stream, ticket: ?*f64) i32 {
     device.pool.mutex.lock();
     defer device.pool.mutex.unlock();
     if (asked.capture != null) return fail(.capture, "a stream that captures cannot be waited for", .{});
-    const operation = device.operation() catch return out_of_host_memory();
+    const operation = device.take_operation() catch return out_of_host_memory();
     operation.action = .notify;
     asked.push(operation);
     target.* = @floatFromInt(asked.enqueued);
@@ -322,7 +322,7 @@ export fn fb_launch(stream: ?*Stream, kernel: ?*const levels.Kernel, parameters:
     const target = stream orelse return null_handle("stream");
     target.device.pool.mutex.lock();
     defer target.device.pool.mutex.unlock();
-    const operation = target.device.operation() catch return out_of_host_memory();
+    const operation = target.device.take_operation() catch return out_of_host_memory();
     operation.action = .{ .launch = .{ .kernel = launched, .grid = @intCast(grid) } };
     const length: usize = @intCast(bytes);
     @memcpy(operation.params[0..length], source[0..length]);
@@ -357,7 +357,7 @@ fn enqueue(stream: ?*Stream, action: streams.Action) i32 {
     const target = stream orelse return null_handle("stream");
     target.device.pool.mutex.lock();
     defer target.device.pool.mutex.unlock();
-    const operation = target.device.operation() catch return out_of_host_memory();
+    const operation = target.device.take_operation() catch return out_of_host_memory();
     operation.action = action;
     return admit(target, operation);
 }

@@ -82,15 +82,41 @@ fn accessor(out: *std.Io.Writer, comptime path: []const u8, comptime place: []co
     try out.print("(): number {{\n    return " ++ place ++ "!;\n  }}\n", .{offset / 4});
 }
 
-fn array(out: *std.Io.Writer, comptime path: []const u8, comptime Child: type, comptime length: usize, comptime offset: usize) !void {
-    // Opaque memory (names, tensor maps) is reached through `bytes`.
-    if (Child == u8) return;
-    if (Child == u64 and length > 8) return;
-    if (@typeInfo(Child) == .@"struct") {
-        inline for (0..length) |i| try fields(out, std.fmt.comptimePrint("{s}{d}", .{ path, i }), Child, offset + i * @sizeOf(Child));
-        return;
+/// Arrays get setters by index; an array of structs gets one for each of its fields.
+fn array(
+    out: *std.Io.Writer,
+    comptime path: []const u8,
+    comptime Child: type,
+    comptime length: usize,
+    comptime offset: usize,
+) !void {
+    // Opaque memory (names, tensor maps) is reached through `view`.
+    if (Child == u8 or Child == u64 and length > 8) return;
+    if (@typeInfo(Child) != .@"struct") return element(out, path, Child, offset, @sizeOf(Child));
+    inline for (comptime std.meta.fieldNames(Child)) |field| {
+        const at = offset + @offsetOf(Child, field);
+        try element(out, path ++ "_" ++ field, @FieldType(Child, field), at, @sizeOf(Child));
     }
-    inline for (0..length) |i| try scalar(out, std.fmt.comptimePrint("{s}{d}", .{ path, i }), Child, offset + i * @sizeOf(Child));
+}
+
+fn element(
+    out: *std.Io.Writer,
+    comptime path: []const u8,
+    comptime Type: type,
+    comptime offset: usize,
+    comptime step: usize,
+) !void {
+    const place = std.fmt.comptimePrint("{d} + index * {d}", .{ offset / 4, step / 4 });
+    try out.writeAll("  set");
+    try write_case(out, path, true);
+    try out.writeAll("(index: number, value: number): void {\n    ");
+    switch (Type) {
+        i32, u32 => try out.writeAll("this.i32[" ++ place ++ "] = value"),
+        f32 => try out.writeAll("this.f32[" ++ place ++ "] = value"),
+        u64, i64 => try out.writeAll("this.write64(" ++ place ++ ", value)"),
+        else => @compileError(path ++ ": " ++ @typeName(Type) ++ " cannot cross the border"),
+    }
+    try out.writeAll(";\n  }\n");
 }
 
 /// Padding would carry garbage across the border: reserved fields must name it.

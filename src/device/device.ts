@@ -140,6 +140,14 @@ export class Device extends Owner implements AsyncDisposable {
     return new Memory(this, address, bytes, label);
   }
 
+  /** Queues a copy of host bytes to device memory, through pinned memory: `bytes` is free at once. */
+  upload(target: number, bytes: Uint8Array): void {
+    if (bytes.byteLength === 0) return;
+    using staging = this.alloc(bytes.byteLength, "upload staging", true);
+    new Uint8Array(staging.hostBytes()).set(bytes);
+    this.stream.copy(target, staging.address, bytes.byteLength);
+  }
+
   /** Gives a block back once all that is queued now is through. For {@link Memory}. */
   free(address: number): void {
     if (this.disposed || !this.#blocks.delete(address)) return;

@@ -684,389 +684,53 @@ export class AppendParams extends Params {
   constructor(memory: ArrayBuffer = new ArrayBuffer(480), offset = 0) {
     super(memory, offset, 480);
   }
-  set planes0Data(value: number) {
-    this.write64(0, value);
+  setPlanesData(index: number, value: number): void {
+    this.write64(0 + index * 8, value);
   }
-  get planes0Data(): number {
-    return this.read64(0);
+  setPlanesStridePage(index: number, value: number): void {
+    this.write64(2 + index * 8, value);
   }
-  set planes0StridePage(value: number) {
-    this.write64(2, value);
+  setPlanesStrideHead(index: number, value: number): void {
+    this.write64(4 + index * 8, value);
   }
-  get planes0StridePage(): number {
-    return this.read64(2);
+  setPlanesStrideToken(index: number, value: number): void {
+    this.write64(6 + index * 8, value);
   }
-  set planes0StrideHead(value: number) {
-    this.write64(4, value);
+  setSources(index: number, value: number): void {
+    this.write64(32 + index * 2, value);
   }
-  get planes0StrideHead(): number {
-    return this.read64(4);
+  setSourceStrideToken(index: number, value: number): void {
+    this.write64(40 + index * 2, value);
   }
-  set planes0StrideToken(value: number) {
-    this.write64(6, value);
+  setSourceStrideHead(index: number, value: number): void {
+    this.write64(48 + index * 2, value);
   }
-  get planes0StrideToken(): number {
-    return this.read64(6);
+  setHeads(index: number, value: number): void {
+    this.i32[56 + index * 1] = value;
   }
-  set planes1Data(value: number) {
-    this.write64(8, value);
+  setDims(index: number, value: number): void {
+    this.i32[60 + index * 1] = value;
   }
-  get planes1Data(): number {
-    return this.read64(8);
+  setSourceDtypes(index: number, value: number): void {
+    this.i32[64 + index * 1] = value;
   }
-  set planes1StridePage(value: number) {
-    this.write64(10, value);
+  setPlaneDtypes(index: number, value: number): void {
+    this.i32[68 + index * 1] = value;
   }
-  get planes1StridePage(): number {
-    return this.read64(10);
+  setScalesData(index: number, value: number): void {
+    this.write64(72 + index * 10, value);
   }
-  set planes1StrideHead(value: number) {
-    this.write64(12, value);
+  setScalesStrideRequest(index: number, value: number): void {
+    this.write64(74 + index * 10, value);
   }
-  get planes1StrideHead(): number {
-    return this.read64(12);
+  setScalesStrideHead(index: number, value: number): void {
+    this.write64(76 + index * 10, value);
   }
-  set planes1StrideToken(value: number) {
-    this.write64(14, value);
+  setScalesStridePage(index: number, value: number): void {
+    this.write64(78 + index * 10, value);
   }
-  get planes1StrideToken(): number {
-    return this.read64(14);
-  }
-  set planes2Data(value: number) {
-    this.write64(16, value);
-  }
-  get planes2Data(): number {
-    return this.read64(16);
-  }
-  set planes2StridePage(value: number) {
-    this.write64(18, value);
-  }
-  get planes2StridePage(): number {
-    return this.read64(18);
-  }
-  set planes2StrideHead(value: number) {
-    this.write64(20, value);
-  }
-  get planes2StrideHead(): number {
-    return this.read64(20);
-  }
-  set planes2StrideToken(value: number) {
-    this.write64(22, value);
-  }
-  get planes2StrideToken(): number {
-    return this.read64(22);
-  }
-  set planes3Data(value: number) {
-    this.write64(24, value);
-  }
-  get planes3Data(): number {
-    return this.read64(24);
-  }
-  set planes3StridePage(value: number) {
-    this.write64(26, value);
-  }
-  get planes3StridePage(): number {
-    return this.read64(26);
-  }
-  set planes3StrideHead(value: number) {
-    this.write64(28, value);
-  }
-  get planes3StrideHead(): number {
-    return this.read64(28);
-  }
-  set planes3StrideToken(value: number) {
-    this.write64(30, value);
-  }
-  get planes3StrideToken(): number {
-    return this.read64(30);
-  }
-  set sources0(value: number) {
-    this.write64(32, value);
-  }
-  get sources0(): number {
-    return this.read64(32);
-  }
-  set sources1(value: number) {
-    this.write64(34, value);
-  }
-  get sources1(): number {
-    return this.read64(34);
-  }
-  set sources2(value: number) {
-    this.write64(36, value);
-  }
-  get sources2(): number {
-    return this.read64(36);
-  }
-  set sources3(value: number) {
-    this.write64(38, value);
-  }
-  get sources3(): number {
-    return this.read64(38);
-  }
-  set sourceStrideToken0(value: number) {
-    this.write64(40, value);
-  }
-  get sourceStrideToken0(): number {
-    return this.read64(40);
-  }
-  set sourceStrideToken1(value: number) {
-    this.write64(42, value);
-  }
-  get sourceStrideToken1(): number {
-    return this.read64(42);
-  }
-  set sourceStrideToken2(value: number) {
-    this.write64(44, value);
-  }
-  get sourceStrideToken2(): number {
-    return this.read64(44);
-  }
-  set sourceStrideToken3(value: number) {
-    this.write64(46, value);
-  }
-  get sourceStrideToken3(): number {
-    return this.read64(46);
-  }
-  set sourceStrideHead0(value: number) {
-    this.write64(48, value);
-  }
-  get sourceStrideHead0(): number {
-    return this.read64(48);
-  }
-  set sourceStrideHead1(value: number) {
-    this.write64(50, value);
-  }
-  get sourceStrideHead1(): number {
-    return this.read64(50);
-  }
-  set sourceStrideHead2(value: number) {
-    this.write64(52, value);
-  }
-  get sourceStrideHead2(): number {
-    return this.read64(52);
-  }
-  set sourceStrideHead3(value: number) {
-    this.write64(54, value);
-  }
-  get sourceStrideHead3(): number {
-    return this.read64(54);
-  }
-  set heads0(value: number) {
-    this.i32[56] = value;
-  }
-  get heads0(): number {
-    return this.i32[56]!;
-  }
-  set heads1(value: number) {
-    this.i32[57] = value;
-  }
-  get heads1(): number {
-    return this.i32[57]!;
-  }
-  set heads2(value: number) {
-    this.i32[58] = value;
-  }
-  get heads2(): number {
-    return this.i32[58]!;
-  }
-  set heads3(value: number) {
-    this.i32[59] = value;
-  }
-  get heads3(): number {
-    return this.i32[59]!;
-  }
-  set dims0(value: number) {
-    this.i32[60] = value;
-  }
-  get dims0(): number {
-    return this.i32[60]!;
-  }
-  set dims1(value: number) {
-    this.i32[61] = value;
-  }
-  get dims1(): number {
-    return this.i32[61]!;
-  }
-  set dims2(value: number) {
-    this.i32[62] = value;
-  }
-  get dims2(): number {
-    return this.i32[62]!;
-  }
-  set dims3(value: number) {
-    this.i32[63] = value;
-  }
-  get dims3(): number {
-    return this.i32[63]!;
-  }
-  set sourceDtypes0(value: number) {
-    this.i32[64] = value;
-  }
-  get sourceDtypes0(): number {
-    return this.i32[64]!;
-  }
-  set sourceDtypes1(value: number) {
-    this.i32[65] = value;
-  }
-  get sourceDtypes1(): number {
-    return this.i32[65]!;
-  }
-  set sourceDtypes2(value: number) {
-    this.i32[66] = value;
-  }
-  get sourceDtypes2(): number {
-    return this.i32[66]!;
-  }
-  set sourceDtypes3(value: number) {
-    this.i32[67] = value;
-  }
-  get sourceDtypes3(): number {
-    return this.i32[67]!;
-  }
-  set planeDtypes0(value: number) {
-    this.i32[68] = value;
-  }
-  get planeDtypes0(): number {
-    return this.i32[68]!;
-  }
-  set planeDtypes1(value: number) {
-    this.i32[69] = value;
-  }
-  get planeDtypes1(): number {
-    return this.i32[69]!;
-  }
-  set planeDtypes2(value: number) {
-    this.i32[70] = value;
-  }
-  get planeDtypes2(): number {
-    return this.i32[70]!;
-  }
-  set planeDtypes3(value: number) {
-    this.i32[71] = value;
-  }
-  get planeDtypes3(): number {
-    return this.i32[71]!;
-  }
-  set scales0Data(value: number) {
-    this.write64(72, value);
-  }
-  get scales0Data(): number {
-    return this.read64(72);
-  }
-  set scales0StrideRequest(value: number) {
-    this.write64(74, value);
-  }
-  get scales0StrideRequest(): number {
-    return this.read64(74);
-  }
-  set scales0StrideHead(value: number) {
-    this.write64(76, value);
-  }
-  get scales0StrideHead(): number {
-    return this.read64(76);
-  }
-  set scales0StridePage(value: number) {
-    this.write64(78, value);
-  }
-  get scales0StridePage(): number {
-    return this.read64(78);
-  }
-  set scales0StrideToken(value: number) {
-    this.write64(80, value);
-  }
-  get scales0StrideToken(): number {
-    return this.read64(80);
-  }
-  set scales1Data(value: number) {
-    this.write64(82, value);
-  }
-  get scales1Data(): number {
-    return this.read64(82);
-  }
-  set scales1StrideRequest(value: number) {
-    this.write64(84, value);
-  }
-  get scales1StrideRequest(): number {
-    return this.read64(84);
-  }
-  set scales1StrideHead(value: number) {
-    this.write64(86, value);
-  }
-  get scales1StrideHead(): number {
-    return this.read64(86);
-  }
-  set scales1StridePage(value: number) {
-    this.write64(88, value);
-  }
-  get scales1StridePage(): number {
-    return this.read64(88);
-  }
-  set scales1StrideToken(value: number) {
-    this.write64(90, value);
-  }
-  get scales1StrideToken(): number {
-    return this.read64(90);
-  }
-  set scales2Data(value: number) {
-    this.write64(92, value);
-  }
-  get scales2Data(): number {
-    return this.read64(92);
-  }
-  set scales2StrideRequest(value: number) {
-    this.write64(94, value);
-  }
-  get scales2StrideRequest(): number {
-    return this.read64(94);
-  }
-  set scales2StrideHead(value: number) {
-    this.write64(96, value);
-  }
-  get scales2StrideHead(): number {
-    return this.read64(96);
-  }
-  set scales2StridePage(value: number) {
-    this.write64(98, value);
-  }
-  get scales2StridePage(): number {
-    return this.read64(98);
-  }
-  set scales2StrideToken(value: number) {
-    this.write64(100, value);
-  }
-  get scales2StrideToken(): number {
-    return this.read64(100);
-  }
-  set scales3Data(value: number) {
-    this.write64(102, value);
-  }
-  get scales3Data(): number {
-    return this.read64(102);
-  }
-  set scales3StrideRequest(value: number) {
-    this.write64(104, value);
-  }
-  get scales3StrideRequest(): number {
-    return this.read64(104);
-  }
-  set scales3StrideHead(value: number) {
-    this.write64(106, value);
-  }
-  get scales3StrideHead(): number {
-    return this.read64(106);
-  }
-  set scales3StridePage(value: number) {
-    this.write64(108, value);
-  }
-  get scales3StridePage(): number {
-    return this.read64(108);
-  }
-  set scales3StrideToken(value: number) {
-    this.write64(110, value);
-  }
-  get scales3StrideToken(): number {
-    return this.read64(110);
+  setScalesStrideToken(index: number, value: number): void {
+    this.write64(80 + index * 10, value);
   }
   set slotMapping(value: number) {
     this.write64(112, value);
@@ -1356,113 +1020,14 @@ export class ConvertParams extends Params {
   get target(): number {
     return this.read64(2);
   }
-  set sizes0(value: number) {
-    this.write64(4, value);
+  setSizes(index: number, value: number): void {
+    this.write64(4 + index * 2, value);
   }
-  get sizes0(): number {
-    return this.read64(4);
+  setSourceStrides(index: number, value: number): void {
+    this.write64(16 + index * 2, value);
   }
-  set sizes1(value: number) {
-    this.write64(6, value);
-  }
-  get sizes1(): number {
-    return this.read64(6);
-  }
-  set sizes2(value: number) {
-    this.write64(8, value);
-  }
-  get sizes2(): number {
-    return this.read64(8);
-  }
-  set sizes3(value: number) {
-    this.write64(10, value);
-  }
-  get sizes3(): number {
-    return this.read64(10);
-  }
-  set sizes4(value: number) {
-    this.write64(12, value);
-  }
-  get sizes4(): number {
-    return this.read64(12);
-  }
-  set sizes5(value: number) {
-    this.write64(14, value);
-  }
-  get sizes5(): number {
-    return this.read64(14);
-  }
-  set sourceStrides0(value: number) {
-    this.write64(16, value);
-  }
-  get sourceStrides0(): number {
-    return this.read64(16);
-  }
-  set sourceStrides1(value: number) {
-    this.write64(18, value);
-  }
-  get sourceStrides1(): number {
-    return this.read64(18);
-  }
-  set sourceStrides2(value: number) {
-    this.write64(20, value);
-  }
-  get sourceStrides2(): number {
-    return this.read64(20);
-  }
-  set sourceStrides3(value: number) {
-    this.write64(22, value);
-  }
-  get sourceStrides3(): number {
-    return this.read64(22);
-  }
-  set sourceStrides4(value: number) {
-    this.write64(24, value);
-  }
-  get sourceStrides4(): number {
-    return this.read64(24);
-  }
-  set sourceStrides5(value: number) {
-    this.write64(26, value);
-  }
-  get sourceStrides5(): number {
-    return this.read64(26);
-  }
-  set targetStrides0(value: number) {
-    this.write64(28, value);
-  }
-  get targetStrides0(): number {
-    return this.read64(28);
-  }
-  set targetStrides1(value: number) {
-    this.write64(30, value);
-  }
-  get targetStrides1(): number {
-    return this.read64(30);
-  }
-  set targetStrides2(value: number) {
-    this.write64(32, value);
-  }
-  get targetStrides2(): number {
-    return this.read64(32);
-  }
-  set targetStrides3(value: number) {
-    this.write64(34, value);
-  }
-  get targetStrides3(): number {
-    return this.read64(34);
-  }
-  set targetStrides4(value: number) {
-    this.write64(36, value);
-  }
-  get targetStrides4(): number {
-    return this.read64(36);
-  }
-  set targetStrides5(value: number) {
-    this.write64(38, value);
-  }
-  get targetStrides5(): number {
-    return this.read64(38);
+  setTargetStrides(index: number, value: number): void {
+    this.write64(28 + index * 2, value);
   }
   set sourceDtype(value: number) {
     this.i32[40] = value;

@@ -87,7 +87,7 @@ pub const Device = struct {
     }
 
     /// An operation from the spare list. Holds the mutex.
-    pub fn operation(device: *Device) !*Operation {
+    pub fn take_operation(device: *Device) !*Operation {
         if (device.spare) |spare| {
             device.spare = spare.following;
             return spare;

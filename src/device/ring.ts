@@ -1,0 +1,100 @@
+import type { Device } from "./device.ts";
+import type { Event } from "./event.ts";
+import type { Memory } from "./memory.ts";
+import { Owner } from "./owner.ts";
+import type { Stream } from "./stream.ts";
+
+/** One pinned block of a ring: write `i32`, queue the copy, then release it on the same stream. */
+export interface RingSlot {
+  i32: Int32Array;
+  address: number;
+}
+
+interface Block extends RingSlot {
+  memory: Memory;
+  event: Event;
+}
+
+/** Slots of a ring: the host may run this many uploads ahead of the device. */
+const slotCount = 4;
+
+/**
+ * Pinned host blocks in turn, so that step n + 1 can be written while step n still uploads. A block
+ * is taken again only when the event behind its last copy was reached.
+ */
+export class PinnedRing extends Owner {
+  readonly #device: Device;
+  readonly #blocks: (Block | undefined)[] = new Array(slotCount);
+  #next = 0;
+
+  constructor(device: Device, label: string) {
+    super(label);
+    this.#device = device;
+  }
+
+  /** The next block of at least `ints` int32; waits when the device is a whole ring behind. */
+  take(ints: number): RingSlot {
+    this.guard();
+    const block = this.#blocks[this.#next];
+    if (block === undefined) return this.#grow(ints, this.#device.createEvent(this.label));
+    if (!block.event.reached) this.#device.stream.wait();
+    if (block.i32.length >= ints) return block;
+    block.memory[Symbol.dispose]();
+    return this.#grow(ints, block.event);
+  }
+
+  /** Queues the copy of the block's first `ints` to `target` and frees the block behind it. */
+  upload(stream: Stream, target: number, ints: number): void {
+    const block = this.#blocks[this.#next]!;
+    stream.copy(target, block.address, ints * 4);
+    block.event.record(stream);
+    this.#next = (this.#next + 1) % slotCount;
+  }
+
+  #grow(ints: number, event: Event): Block {
+    const capacity = 2 ** Math.ceil(Math.log2(Math.max(ints, 1024)));
+    const memory = this.#device.alloc(capacity * 4, this.label, true);
+    const i32 = new Int32Array(memory.hostBytes());
+    return (this.#blocks[this.#next] = { i32, address: memory.address, memory, event });
+  }
+
+  protected override release(): void {
+    for (const block of this.#blocks) {
+      block?.memory[Symbol.dispose]();
+      block?.event[Symbol.dispose]();
+    }
+  }
+}
+
+/** Device memory that grows by doubling; `version` tells captured graphs that it moved. */
+export class GrowingBuffer extends Owner {
+  #memory: Memory | undefined;
+  version = 0;
+
+  constructor(
+    readonly device: Device,
+    label: string,
+  ) {
+    super(label);
+  }
+
+  /** Address of the buffer, 0 before the first `ensure`. */
+  get address(): number {
+    return this.#memory?.address ?? 0;
+  }
+
+  /** Makes room for `bytes`; contents do not survive growth. */
+  ensure(bytes: number): void {
+    if (this.#memory !== undefined && this.#memory.byteLength >= bytes) return;
+    this.guard();
+    const capacity = 2 ** Math.ceil(Math.log2(Math.max(bytes, 4096)));
+    const grown = this.device.alloc(capacity, this.label);
+    this.#memory?.[Symbol.dispose]();
+    this.#memory = grown;
+    this.version++;
+  }
+
+  protected override release(): void {
+    this.#memory?.[Symbol.dispose]();
+  }
+}

@@ -1,0 +1,313 @@
+import type { Device } from "../device/device.ts";
+import type { Memory } from "../device/memory.ts";
+import { Owner } from "../device/owner.ts";
+import { OptionError, requireInteger } from "../errors.ts";
+import { borrow } from "../ffi/library.ts";
+import { ConvertParams, RandomParams } from "../ffi/params.gen.ts";
+import { decode, type DType, dtypeBytes, dtypeCode, encode, requireDType } from "./dtype.ts";
+
+/** Axes that a tensor may have. */
+export const axesMax = 6;
+
+/** Elements that one item of an element-wise kernel handles. */
+const elementsPerItem = 65536;
+
+const convertParams = new ConvertParams();
+const randomParams = new RandomParams();
+
+/** Where a tensor's bytes lie: memory it owns, or an address that somebody else keeps alive. */
+interface Storage {
+  readonly memory: Memory | undefined;
+  /** Kept alive as long as any view: the foreign owner of the bytes. */
+  readonly keep: unknown;
+}
+
+/**
+ * A strided view of device memory. `shape` and `strides` count elements. Views share their storage;
+ * disposing the tensor that was allocated disposes the storage, disposing a view only the view.
+ */
+export class Tensor extends Owner {
+  readonly elements: number;
+
+  private constructor(
+    readonly device: Device,
+    readonly shape: readonly number[],
+    readonly strides: readonly number[],
+    readonly dtype: DType,
+    /** Address of element [0, 0, ...]. */
+    readonly address: number,
+    readonly storage: Storage,
+    readonly ownsStorage: boolean,
+  ) {
+    super(`${dtype} tensor [${shape.join(", ")}]`);
+    this.elements = shape.reduce((product, size) => product * size, 1);
+  }
+
+  /** A tensor of whatever the memory holds. Errors: OptionError, OutOfMemoryError. */
+  static empty(device: Device, shape: readonly number[], dtype: DType, label = "tensor"): Tensor {
+    requireDType("dtype", dtype);
+    const strides = denseStrides(checkShape(shape));
+    const bytes = shape.reduce((product, size) => product * size, dtypeBytes(dtype));
+    const memory = device.alloc(bytes, label);
+    const storage = { memory, keep: undefined };
+    return new Tensor(device, [...shape], strides, dtype, memory.address, storage, true);
+  }
+
+  /** A tensor of zeros. */
+  static zeros(device: Device, shape: readonly number[], dtype: DType, label?: string): Tensor {
+    const tensor = Tensor.empty(device, shape, dtype, label);
+    device.stream.fill(tensor.address, 0, tensor.elements * dtypeBytes(dtype));
+    return tensor;
+  }
+
+  /**
+   * A tensor of the given numbers, rounded to nearest even. `data` holds as many as the shape says,
+   * in row-major order. Errors: OptionError.
+   */
+  static from(
+    device: Device,
+    data: ArrayLike<number> | ArrayLike<bigint>,
+    shape: readonly number[],
+    dtype: DType,
+    label?: string,
+  ): Tensor {
+    requireDType("dtype", dtype);
+    requireCount(data.length, checkShape(shape));
+    const bytes = new Uint8Array(data.length * dtypeBytes(dtype));
+    encode(dtype, data, bytes);
+    const tensor = Tensor.empty(device, shape, dtype, label);
+    device.upload(tensor.address, bytes);
+    return tensor;
+  }
+
+  /** A tensor of raw element bits, such as a Uint16Array of bf16. Errors: OptionError. */
+  static fromBits(
+    device: Device,
+    bits: ArrayBufferView,
+    shape: readonly number[],
+    dtype: DType,
+    label?: string,
+  ): Tensor {
+    requireDType("dtype", dtype);
+    requireCount(bits.byteLength / dtypeBytes(dtype), checkShape(shape));
+    const tensor = Tensor.empty(device, shape, dtype, label);
+    device.upload(tensor.address, new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength));
+    return tensor;
+  }
+
+  /** A tensor of N(mean, deviation) noise: element i depends on the seed and i only. */
+  static randomNormal(
+    device: Device,
+    shape: readonly number[],
+    dtype: DType,
+    options: { seed: number; mean?: number; deviation?: number },
+  ): Tensor {
+    requireInteger("seed", options.seed, 0);
+    const tensor = Tensor.empty(device, shape, dtype);
+    randomParams.out = tensor.address;
+    randomParams.count = tensor.elements;
+    randomParams.seed = options.seed;
+    randomParams.mean = options.mean ?? 0;
+    randomParams.deviation = options.deviation ?? 1;
+    randomParams.dtype = dtypeCode(dtype);
+    const grid = Math.ceil(tensor.elements / elementsPerItem);
+    device.launch(device.stream, device.kernel("random_normal"), randomParams, grid);
+    return tensor;
+  }
+
+  /**
+   * A view of memory that somebody else owns: `keep` (anything that owns it) stays referenced as long
+   * as the view. Strides count elements; dense by default. Errors: OptionError.
+   */
+  static fromPointer(
+    device: Device,
+    address: number,
+    shape: readonly number[],
+    dtype: DType,
+    options: { strides?: readonly number[]; keep?: unknown } = {},
+  ): Tensor {
+    requireDType("dtype", dtype);
+    requireInteger("address", address, 1);
+    const strides = options.strides ?? denseStrides(checkShape(shape));
+    if (strides.length !== shape.length || !strides.every(Number.isSafeInteger)) {
+      throw new OptionError("strides", strides, `${shape.length} integers`, "one for each axis.");
+    }
+    const storage = { memory: undefined, keep: options.keep };
+    return new Tensor(device, [...shape], [...strides], dtype, address, storage, true);
+  }
+
+  /** True when the elements lie in row-major order without gaps. */
+  get contiguous(): boolean {
+    let expected = 1;
+    for (let axis = this.shape.length - 1; axis >= 0; axis--) {
+      if (this.shape[axis] !== 1 && this.strides[axis] !== expected) return false;
+      expected *= this.shape[axis];
+    }
+    return true;
+  }
+
+  /** Elements [start, end) of an axis, as a view. Errors: OptionError. */
+  slice(axis: number, start: number, end: number): Tensor {
+    requireInteger("axis", axis, 0, this.shape.length - 1);
+    requireInteger("start", start, 0, this.shape[axis]);
+    requireInteger("end", end, start, this.shape[axis]);
+    const shape = this.shape.with(axis, end - start);
+    return this.#view(shape, this.strides, start * this.strides[axis]);
+  }
+
+  /** One index of an axis, which goes away; a view. Errors: OptionError. */
+  select(axis: number, index: number): Tensor {
+    requireInteger("axis", axis, 0, this.shape.length - 1);
+    requireInteger("index", index, 0, this.shape[axis] - 1);
+    const shape = this.shape.toSpliced(axis, 1);
+    return this.#view(shape, this.strides.toSpliced(axis, 1), index * this.strides[axis]);
+  }
+
+  /** The axes in another order; a view. Errors: OptionError unless `axes` names each once. */
+  permute(...axes: number[]): Tensor {
+    if (axes.length !== this.shape.length || new Set(axes).size !== axes.length) {
+      throw new OptionError("axes", axes, "each axis once", `name all ${this.shape.length} axes.`);
+    }
+    for (const axis of axes) requireInteger("axes", axis, 0, this.shape.length - 1);
+    const pick = (from: readonly number[]) => axes.map((axis) => from[axis]);
+    return this.#view(pick(this.shape), pick(this.strides), 0);
+  }
+
+  /** The same elements in another shape; only of a contiguous tensor. Errors: OptionError. */
+  reshape(...shape: number[]): Tensor {
+    requireCount(this.elements, checkShape(shape));
+    if (!this.contiguous) {
+      throw new OptionError("tensor", this.label, "contiguous", "copy it by to(dtype) first.");
+    }
+    return this.#view(shape, denseStrides(shape), 0);
+  }
+
+  /** A dense copy in the given dtype, rounded to nearest even. */
+  to(dtype: DType): Tensor {
+    const copy = Tensor.empty(this.device, this.shape, dtype);
+    copy.copyFrom(this);
+    return copy;
+  }
+
+  /** Copies another tensor of the same shape into this one, converting dtypes. Errors: OptionError. */
+  copyFrom(source: Tensor): void {
+    this.guard();
+    source.guard();
+    if (source.shape.join() !== this.shape.join()) {
+      throw new OptionError(
+        "source",
+        source.label,
+        `of shape [${this.shape}]`,
+        "match the shapes.",
+      );
+    }
+    if (this.elements === 0) return;
+    const params = convertParams;
+    params.source = source.address;
+    params.target = this.address;
+    params.sourceDtype = dtypeCode(source.dtype);
+    params.targetDtype = dtypeCode(this.dtype);
+    for (let i = 0; i < axesMax; i++) {
+      const axis = i - axesMax + this.shape.length;
+      params.setSizes(i, axis < 0 ? 1 : this.shape[axis]);
+      params.setSourceStrides(i, axis < 0 ? 0 : source.strides[axis]);
+      params.setTargetStrides(i, axis < 0 ? 0 : this.strides[axis]);
+    }
+    const grid = Math.ceil(this.elements / elementsPerItem);
+    const { device } = this;
+    device.launch(device.stream, device.kernel("convert"), params, grid);
+  }
+
+  /** All elements in row-major order as f64; blocks until the default stream is through. */
+  toFloat64Array(): Float64Array {
+    return decode(this.dtype, this.toBytes());
+  }
+
+  /** The elements' bits in row-major order; blocks until the default stream is through. */
+  toBytes(): Uint8Array<ArrayBuffer> {
+    this.guard();
+    const bytes = this.elements * dtypeBytes(this.dtype);
+    if (bytes === 0) return new Uint8Array(0);
+    if (!this.contiguous) {
+      using dense = this.to(this.dtype);
+      return dense.toBytes();
+    }
+    this.device.stream.wait();
+    return new Uint8Array(borrow(this.address, bytes)).slice();
+  }
+
+  /** As the typed array of the dtype; bf16 and fp8 as their bits. Blocks as toBytes does. */
+  toTypedArray():
+    | Float32Array
+    | Float16Array
+    | Uint16Array
+    | Uint8Array
+    | Int8Array
+    | Int32Array
+    | BigInt64Array {
+    const { buffer } = this.toBytes();
+    switch (this.dtype) {
+      case "f32":
+        return new Float32Array(buffer);
+      case "f16":
+        return new Float16Array(buffer);
+      case "bf16":
+        return new Uint16Array(buffer);
+      case "i8":
+        return new Int8Array(buffer);
+      case "i32":
+        return new Int32Array(buffer);
+      case "i64":
+        return new BigInt64Array(buffer);
+      default:
+        return new Uint8Array(buffer);
+    }
+  }
+
+  /** Throws DisposedError when this view or the storage under it was disposed. */
+  override guard(): void {
+    super.guard();
+    this.storage.memory?.guard();
+    this.device.guard();
+  }
+
+  protected override release(): void {
+    if (!this.ownsStorage) return;
+    this.storage.memory?.[Symbol.dispose]();
+    const keep = this.storage.keep as Partial<Disposable> | undefined;
+    keep?.[Symbol.dispose]?.();
+  }
+
+  #view(shape: readonly number[], strides: readonly number[], offset: number): Tensor {
+    this.guard();
+    const address = this.address + offset * dtypeBytes(this.dtype);
+    return new Tensor(this.device, shape, strides, this.dtype, address, this.storage, false);
+  }
+}
+
+function checkShape(shape: readonly number[]): readonly number[] {
+  if (!Array.isArray(shape) || shape.length > axesMax) {
+    throw new OptionError(
+      "shape",
+      shape,
+      `an array of at most ${axesMax} sizes`,
+      "give the sizes.",
+    );
+  }
+  for (const size of shape) requireInteger("shape", size, 0, 2 ** 47);
+  return shape;
+}
+
+function denseStrides(shape: readonly number[]): number[] {
+  const strides = shape.map(() => 1);
+  for (let axis = shape.length - 2; axis >= 0; axis--) {
+    strides[axis] = strides[axis + 1] * shape[axis + 1];
+  }
+  return strides;
+}
+
+function requireCount(count: number, shape: readonly number[]): void {
+  const wanted = shape.reduce((product, size) => product * size, 1);
+  if (count === wanted) return;
+  throw new OptionError("data", `${count} elements`, `${wanted} elements`, `match [${shape}].`);
+}
