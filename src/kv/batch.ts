@@ -3,8 +3,9 @@ import { checkLayout, type Layout } from "./layout.ts";
 import { integers, maxInt32, requireLength } from "./validate.ts";
 
 /**
- * One step: which requests, how many new tokens each, where their K/V lie. Arrays may be longer than
- * the counts say and are reused by the next step of the same owner, which raises `generation`.
+ * One step: which requests, how many new tokens each, where their K/V lie. Arrays may be longer
+ * than the counts say and are reused by the next step of the same owner, which raises
+ * `generation`.
  */
 export interface Batch {
   ok: true;

@@ -2,11 +2,15 @@ import { OptionError } from "../errors.ts";
 import { indptr } from "./validate.ts";
 
 /**
- * One level: rows of KV, each serving a contiguous range of the batch's query tokens. Arrays may be
- * longer than the counts say. A request-row has one layout row, or one for each KV head (`perHead`).
+ * One level: rows of KV, each serving a contiguous range of the batch's query tokens. Arrays may
+ * be longer than the counts say. A request-row has one layout row, or one for each KV head
+ * (`perHead`).
  */
 export interface Level {
-  /** Layout rows. With `perHead` request-rows x kvHeads of them: row = requestRow * kvHeads + kvHead. */
+  /**
+   * Layout rows. With `perHead` request-rows x kvHeads of them: row = requestRow * kvHeads +
+   * kvHead.
+   */
   rowCount: number;
   /** Request-rows: rowCount, or rowCount / kvHeads with `perHead`. */
   requestRows: number;
@@ -20,8 +24,9 @@ export interface Level {
   /** By layout row: kept tokens (dense: all of the row's tokens). */
   kvLengths: Int32Array;
   /**
-   * By layout row: position of logical column 0 in the sequence. In a layout over a page table it is
-   * a multiple of the block size, and the page of a position is table[slot][position / blockSize].
+   * By layout row: position of logical column 0 in the sequence. In a layout over a page table it
+   * is a multiple of the block size, and the page of a position is table[slot][position /
+   * blockSize].
    */
   positionStarts: Int32Array;
   /** Sparse only, [rowCount + 1]: where each layout row's kept columns lie in `columns`. */
@@ -60,7 +65,8 @@ export function createLevel(rows: number): Level {
 
 /**
  * Ragged K/V: request r has query tokens [queryIndptr[r], queryIndptr[r + 1]) and K/V tokens
- * [kvIndptr[r], kvIndptr[r + 1]). Throws OptionError for an indptr that decreases or differs in length.
+ * [kvIndptr[r], kvIndptr[r + 1]). Throws OptionError for an indptr that decreases or differs in
+ * length.
  */
 export function raggedLayout(queryIndptr: ArrayLike<number>, kvIndptr: ArrayLike<number>): Layout {
   const queries = indptr("queryIndptr", queryIndptr);
@@ -96,7 +102,10 @@ export function pagesLayout(
   return { blockSize: pageSize, contiguous: false, levels: [level] };
 }
 
-/** Throws an OptionError unless the layout's rows lie within a batch of that many tokens and requests. */
+/**
+ * Throws an OptionError unless the layout's rows lie within a batch of that many tokens and
+ * requests.
+ */
 export function checkLayout(layout: Layout, tokenCount: number, requestCount: number): void {
   const { levels, blockSize } = layout;
   if (!Number.isInteger(blockSize) || blockSize < 1)
@@ -140,6 +149,21 @@ function checkLevel(
         start,
         layout.contiguous ? "0 or more" : `a multiple of blockSize (${layout.blockSize})`,
       );
+  }
+  if (level.columns !== null) checkColumns(name, level, level.columns);
+}
+
+function checkColumns(name: string, level: Level, columns: Int32Array): void {
+  let before = 0;
+  for (let row = 0; row <= level.rowCount; row++) {
+    const start = level.columnIndptr?.[row] ?? -1;
+    if (!(start >= before && start <= columns.length))
+      throw layoutError(`${name}.columnIndptr[${row}]`, start, `${before} to ${columns.length}`);
+    for (let i = before + 1; i < start; i++) {
+      if (columns[i] >> 1 <= columns[i - 1] >> 1)
+        throw layoutError(`${name}.columns[${i}]`, columns[i] >> 1, "ascending within its row");
+    }
+    before = start;
   }
 }
 

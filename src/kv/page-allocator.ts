@@ -26,7 +26,9 @@ export class PageAllocator {
     return this.pageCount - this.#freeCount;
   }
 
-  /** Writes `count` new pages to into[at...], each with one user; false and no change if too few. */
+  /**
+   * Writes `count` new pages to into[at...], each with one user; false and no change if too few.
+   */
   tryAllocate(count: number, into: Int32Array, at: number): boolean {
     requireInteger("count", count, 0, into.length);
     requireInteger("at", at, 0, into.length - count);

@@ -27,6 +27,8 @@ export class PageGroup {
   #leftCount = 0;
   /** Pages that the step being checked takes, less those it frees. */
   needed = 0;
+  /** Whether the step being checked changes any page of the group. */
+  changes = false;
 
   constructor(options: PageGroupOptions, name: string, slots: number, columns: number) {
     requireInteger(`${name}.windowLeft`, options.windowLeft ?? -1, -1, 0x7fffffff);

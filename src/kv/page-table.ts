@@ -10,7 +10,9 @@ export class PageTable {
   data: Int32Array;
   /** Entries of a row. */
   stride: number;
-  /** Raised when the differences do not say it all: upload all of `data` (its stride may be new). */
+  /**
+   * Raised when the differences do not say it all: upload all of `data` (its stride may be new).
+   */
   version = 1;
   /** (index, page) pairs, each index once: table[updates[2 * i]] = updates[2 * i + 1]. */
   updates = new Int32Array(256);

@@ -45,8 +45,8 @@ export class PrefixIndex {
   }
 
   /**
-   * The longest indexed prefix of `tokens` in whole pages, for pool.create({ prefix }); it goes stale
-   * with the next eviction. To have a query to run, match all but the prompt's last token.
+   * The longest indexed prefix of `tokens` in whole pages, for pool.create({ prefix }); it goes
+   * stale with the next eviction. To have a query to run, match all but the prompt's last token.
    */
   match(tokens: Int32Array): PrefixMatch {
     requireTokens(tokens);

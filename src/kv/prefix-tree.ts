@@ -50,7 +50,9 @@ export class PrefixTree {
     return page;
   }
 
-  /** Adds a leaf below `parent`; its first page must not be there yet. Use it (or touch it) next. */
+  /**
+   * Adds a leaf below `parent`; its first page must not be there yet. Use it (or touch it) next.
+   */
   add(parent: PrefixNode, tokens: Int32Array, pages: Int32Array): PrefixNode {
     const node = new PrefixNode(parent, tokens, pages, this.#hash(tokens, 0));
     this.#hang(parent, node);

@@ -40,25 +40,27 @@ export function reserveStep(
   options: ReserveOptions | undefined,
 ): StepBatch | OutOfPages {
   const tokens = checkSequences(state, sequences, newTokens);
+  const count = sequences.length;
   const padded = paddedCount(options?.padTo, tokens);
   if (options?.positions !== undefined) checkPositions(options.positions, tokens);
   for (let g = 0; g < state.groups.length; g++) {
     const group = state.groups[g];
-    countPages(state, group, sequences, newTokens);
+    countPages(state, group, count);
     const missing = group.needed - group.allocator.freeCount;
     if (missing > 0) return new OutOfPagesResult(missing, g);
   }
-  growTables(state, sequences, newTokens);
-  batch.ensure(sequences.length, padded);
-  batch.requestCount = sequences.length;
+  growTables(state);
+  batch.ensure(count, padded);
+  batch.requestCount = count;
   batch.tokenCount = tokens;
   batch.paddedTokens = padded;
   for (let g = 0; g < state.groups.length; g++) {
-    takePages(state, state.groups[g], sequences, newTokens);
-    mapTokens(state, state.groups[g], batch.slotMappings[g], sequences, newTokens);
-    batch.slotMappings[g].fill(-1, tokens, padded);
+    const group = state.groups[g];
+    if (group.changes) takePages(state, group, count);
+    mapTokens(state, group, batch.slotMappings[g], count);
+    if (padded > tokens) batch.slotMappings[g].fill(-1, tokens, padded);
   }
-  writeStep(state, batch, sequences, newTokens);
+  writeStep(state, batch, count);
   if (options?.positions !== undefined) writePositions(batch, options.positions);
   return batch;
 }
@@ -75,8 +77,9 @@ function checkSequences(
     throw new OptionError("sequences", sequences, "an array of sequences", "pass [sequence].");
   requireLength("newTokens", newTokens, sequences.length);
   step = step === maxInt32 ? 1 : step + 1;
-  const { stamps, lengths } = state;
+  const { stamps, lengths, stepSlots, stepTokens } = state;
   let tokens = 0;
+  let longest = 0;
   for (let i = 0; i < sequences.length; i++) {
     const sequence: Reservable | undefined = sequences[i];
     if (sequence?.state !== state) throw notOfPool(i, sequence);
@@ -88,8 +91,12 @@ function checkSequences(
     if ((count | 0) !== count || count < 0) throw badCount(i, count);
     if (count > maxInt32 - lengths[slot])
       throw tooManyTokens(`newTokens[${i}]`, lengths[slot] + count);
+    stepSlots[i] = slot;
+    stepTokens[i] = count;
     tokens += count;
+    longest = Math.max(longest, lengths[slot] + count);
   }
+  state.stepLongest = longest;
   if (tokens > maxInt32) throw tooManyTokens("newTokens", tokens);
   return tokens;
 }
@@ -98,44 +105,42 @@ function checkSequences(
  * Sets group.needed: pages for new tokens and for copies of shared last pages, less those that
  * windows free. `leaving` notes users as they would be removed, for sequences that share pages.
  */
-function countPages(
-  state: SequenceState,
-  group: PageGroup,
-  sequences: readonly Reservable[],
-  newTokens: ArrayLike<number>,
-): void {
+function countPages(state: SequenceState, group: PageGroup, requests: number): void {
   group.needed = 0;
-  if (group.windowLeft >= 0) countPassed(state, group, sequences, newTokens);
-  const { pageSize, lengths, pageCounts } = state;
-  const { table, allocator } = group;
-  for (let i = 0; i < sequences.length; i++) {
-    const count = newTokens[i];
+  group.changes = false;
+  if (group.windowLeft >= 0) countPassed(state, group, requests);
+  const { pageSize, lengths, pageCounts, stepSlots, stepTokens } = state;
+  const { allocator } = group;
+  const { data, stride } = group.table;
+  for (let i = 0; i < requests; i++) {
+    const count = stepTokens[i];
     if (count === 0) continue;
-    const { slot } = sequences[i];
+    const slot = stepSlots[i];
     const pages = pageCounts[slot];
     const room = pages * pageSize - lengths[slot];
-    if (count > room) group.needed += Math.ceil((count - room) / pageSize);
+    if (count > room) {
+      group.needed += Math.ceil((count - room) / pageSize);
+      group.changes = true;
+    }
     if (room === 0) continue;
-    const page = table.data[slot * table.stride + pages - 1];
+    const page = data[slot * stride + pages - 1];
     const users = allocator.referenceCount(page);
     if (users === 1 || users - group.leaving[page] === 1) continue;
     group.needed++;
+    group.changes = true;
     group.leave(page);
   }
   group.forgetLeaving();
 }
 
 /** Counts the pages that windows have passed and that nothing else uses. */
-function countPassed(
-  state: SequenceState,
-  group: PageGroup,
-  sequences: readonly Reservable[],
-  newTokens: ArrayLike<number>,
-): void {
+function countPassed(state: SequenceState, group: PageGroup, requests: number): void {
+  const { stepSlots, stepTokens } = state;
   const { data, stride } = group.table;
-  for (let i = 0; i < sequences.length; i++) {
-    const { slot } = sequences[i];
-    if (newTokens[i] === 0 || !hasPassed(state, group, slot)) continue;
+  for (let i = 0; i < requests; i++) {
+    const slot = stepSlots[i];
+    if (stepTokens[i] === 0 || !hasPassed(state, group, slot)) continue;
+    group.changes = true;
     const end = group.windowColumn(state.lengths[slot], state.pageSize);
     for (let column = group.firstColumns[slot]; column < end; column++) {
       const page = data[slot * stride + column];
@@ -149,16 +154,9 @@ function hasPassed(state: SequenceState, group: PageGroup, slot: number): boolea
   return (group.firstColumns[slot] + 1) * state.pageSize + group.windowLeft <= state.lengths[slot];
 }
 
-function growTables(
-  state: SequenceState,
-  sequences: readonly Reservable[],
-  newTokens: ArrayLike<number>,
-): void {
-  const { pageSize, lengths } = state;
+function growTables(state: SequenceState): void {
+  const { pageSize, stepLongest: longest } = state;
   const { stride } = state.groups[0].table;
-  let longest = 0;
-  for (let i = 0; i < sequences.length; i++)
-    longest = Math.max(longest, lengths[sequences[i].slot] + newTokens[i]);
   if (longest <= stride * pageSize) return;
   const columns = Math.ceil(longest / pageSize);
   const most = Math.floor(maxInt32 / state.maxSequences);
@@ -167,24 +165,19 @@ function growTables(
 }
 
 /** Frees what windows passed, then copies shared last pages and adds new ones. */
-function takePages(
-  state: SequenceState,
-  group: PageGroup,
-  sequences: readonly Reservable[],
-  newTokens: ArrayLike<number>,
-): void {
-  const { pageSize, lengths, pageCounts } = state;
+function takePages(state: SequenceState, group: PageGroup, requests: number): void {
+  const { pageSize, lengths, pageCounts, stepSlots, stepTokens } = state;
   const { allocator, table } = group;
   if (group.windowLeft >= 0) {
-    for (let i = 0; i < sequences.length; i++) {
-      const { slot } = sequences[i];
-      if (newTokens[i] > 0 && hasPassed(state, group, slot)) state.releasePassed(group, slot);
+    for (let i = 0; i < requests; i++) {
+      const slot = stepSlots[i];
+      if (stepTokens[i] > 0 && hasPassed(state, group, slot)) state.releasePassed(group, slot);
     }
   }
-  for (let i = 0; i < sequences.length; i++) {
-    const count = newTokens[i];
+  for (let i = 0; i < requests; i++) {
+    const count = stepTokens[i];
     if (count === 0) continue;
-    const { slot } = sequences[i];
+    const slot = stepSlots[i];
     const length = lengths[slot];
     const pages = pageCounts[slot];
     const room = pages * pageSize - length;
@@ -204,16 +197,15 @@ function mapTokens(
   state: SequenceState,
   group: PageGroup,
   mapping: Int32Array,
-  sequences: readonly Reservable[],
-  newTokens: ArrayLike<number>,
+  requests: number,
 ): void {
-  const { pageSize, lengths, pageCounts } = state;
+  const { pageSize, lengths, pageCounts, stepSlots, stepTokens } = state;
   const { data, stride } = group.table;
   let token = 0;
-  for (let i = 0; i < sequences.length; i++) {
-    const count = newTokens[i];
+  for (let i = 0; i < requests; i++) {
+    const count = stepTokens[i];
     if (count === 0) continue;
-    const { slot } = sequences[i];
+    const slot = stepSlots[i];
     let index = slot * stride + pageCounts[slot];
     let offset = lengths[slot] - pageCounts[slot] * pageSize;
     // A negative offset lies in the last page the sequence had, which is not full.
@@ -235,19 +227,14 @@ function mapTokens(
 }
 
 /** Writes what all groups share, and grows the sequences. */
-function writeStep(
-  state: SequenceState,
-  batch: StepBatch,
-  sequences: readonly Reservable[],
-  newTokens: ArrayLike<number>,
-): void {
-  const { lengths, pageCounts, lastTokens, pageSize } = state;
+function writeStep(state: SequenceState, batch: StepBatch, requests: number): void {
+  const { lengths, pageCounts, lastTokens, pageSize, stepSlots, stepTokens } = state;
   const { queryIndptr, kvLengths, positions, tokenRequests } = batch;
   const { slots } = batch.whole;
   let token = 0;
-  for (let i = 0; i < sequences.length; i++) {
-    const { slot } = sequences[i];
-    const count = newTokens[i];
+  for (let i = 0; i < requests; i++) {
+    const slot = stepSlots[i];
+    const count = stepTokens[i];
     let position = lengths[slot];
     const end = token + count;
     while (token < end) {
@@ -261,9 +248,11 @@ function writeStep(
     lastTokens[slot] = count;
     if (position > pageCounts[slot] * pageSize) pageCounts[slot] = Math.ceil(position / pageSize);
   }
-  positions.fill(0, token, batch.paddedTokens);
-  tokenRequests.fill(-1, token, batch.paddedTokens);
-  batch.whole.rowCount = batch.whole.requestRows = sequences.length;
+  if (token < batch.paddedTokens) {
+    positions.fill(0, token, batch.paddedTokens);
+    tokenRequests.fill(-1, token, batch.paddedTokens);
+  }
+  batch.whole.rowCount = batch.whole.requestRows = requests;
   batch.layout.levels = batch.wholeLevels;
   batch.customPositions = false;
   batch.generation++;

@@ -28,6 +28,11 @@ export class SequenceState {
   readonly versions: Int32Array;
   /** By slot: the last step it was seen in, to find a sequence given twice. */
   readonly stamps: Int32Array;
+  /** The step being reserved, by request: slot and new tokens. */
+  readonly stepSlots: Int32Array;
+  readonly stepTokens: Int32Array;
+  /** Tokens of its longest sequence, once grown. */
+  stepLongest = 0;
   #freeSlots: Int32Array;
   #freeCount: number;
 
@@ -57,6 +62,8 @@ export class SequenceState {
     this.lastTokens = new Int32Array(maxSequences);
     this.versions = new Int32Array(maxSequences);
     this.stamps = new Int32Array(maxSequences);
+    this.stepSlots = new Int32Array(maxSequences);
+    this.stepTokens = new Int32Array(maxSequences);
     this.#freeCount = maxSequences;
     this.#freeSlots = new Int32Array(maxSequences);
     for (let i = 0; i < maxSequences; i++) this.#freeSlots[i] = maxSequences - 1 - i;
@@ -157,9 +164,9 @@ export class SequenceState {
   }
 
   /**
-   * Keeps the last step's tokens named by `accepted` (checked: ascending, below lastTokens) and cuts
-   * the rest. Throws OutOfPagesError, with nothing changed, if a page shared with a fork cannot be
-   * copied.
+   * Keeps the last step's tokens named by `accepted` (checked: ascending, below lastTokens) and
+   * cuts the rest. Throws OutOfPagesError, with nothing changed, if a page shared with a fork
+   * cannot be copied.
    */
   compact(slot: number, accepted: ArrayLike<number>): void {
     const base = this.lengths[slot] - this.lastTokens[slot];

@@ -47,7 +47,10 @@ export class SequencePool {
     return this.state.liveCount;
   }
 
-  /** An empty sequence, or one that starts with a matched prefix; OptionError when there are too many. */
+  /**
+   * An empty sequence, or one that starts with a matched prefix; OptionError when there are too
+   * many.
+   */
   create(options: { prefix?: PrefixMatch } = {}): Sequence {
     const { prefix } = options;
     if (prefix !== undefined) this.#checkPrefix(prefix);
@@ -137,12 +140,17 @@ export class Sequence {
     return data.subarray(slot * stride, slot * stride + this.state.pageCounts[slot]);
   }
 
-  /** A copy that shares all pages; whichever writes first copies the last page if it is not full. */
+  /**
+   * A copy that shares all pages; whichever writes first copies the last page if it is not full.
+   */
   fork(): Sequence {
     return this.pool.adopt(this.state.forkSlot(this.#live()));
   }
 
-  /** Drops the tokens from `length` on; OptionError if a window has passed what it would look back on. */
+  /**
+   * Drops the tokens from `length` on; OptionError if a window has passed what it would look back
+   * on.
+   */
   truncate(length: number): void {
     const slot = this.#live();
     requireInteger("length", length, 0, this.state.lengths[slot]);
@@ -158,8 +166,8 @@ export class Sequence {
 
   /**
    * Keeps, of the n tokens reserved in the last step, those at the ascending indices `accepted` in
-   * [0, n), and drops the others. Throws OutOfPagesError, with nothing changed, if a page shared with
-   * a fork has to be copied and none is free.
+   * [0, n), and drops the others. Throws OutOfPagesError, with nothing changed, if a page shared
+   * with a fork has to be copied and none is free.
    */
   compact(accepted: ArrayLike<number>): void {
     const slot = this.#live();

@@ -29,7 +29,9 @@ export class StepBatch implements Batch {
     this.layout = { blockSize: pageSize, contiguous: false, levels: this.wholeLevels };
   }
 
-  /** Makes room for a step of so many requests and padded tokens; what was in the arrays is lost. */
+  /**
+   * Makes room for a step of so many requests and padded tokens; what was in the arrays is lost.
+   */
   ensure(requests: number, tokens: number): void {
     if (requests > this.kvLengths.length) this.#growRequests(roomFor(requests));
     if (tokens > this.positions.length) this.#growTokens(roomFor(tokens));

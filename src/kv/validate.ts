@@ -3,7 +3,9 @@ import { OptionError } from "../errors.ts";
 /** The largest int32: every packed length, position and token index stays at or below it. */
 export const maxInt32 = 0x7fffffff;
 
-/** Copies `values` to int32, each an integer from `least` to `most`; OptionError names the bad one. */
+/**
+ * Copies `values` to int32, each an integer from `least` to `most`; OptionError names the bad one.
+ */
 export function integers(
   option: string,
   values: ArrayLike<number>,

@@ -1,0 +1,124 @@
+import { OptionError, requireInteger } from "../errors.ts";
+import { pagesLayout, type Layout } from "./layout.ts";
+import { identity } from "./step-batch.ts";
+import { indptr, integers, maxInt32, requireLength } from "./validate.ts";
+
+/** Pages that the caller manages, as FlashInfer's wrappers take them. */
+export interface UserPagesOptions {
+  /** [requests + 1]: new query tokens of each request. */
+  queryIndptr: ArrayLike<number>;
+  /** [requests + 1]: request r's pages are indices[indptr[r]...indptr[r + 1]). */
+  indptr: ArrayLike<number>;
+  indices: ArrayLike<number>;
+  /** [requests]: tokens in the last page, new ones included; 0 for a request without pages. */
+  lastPageLength: ArrayLike<number>;
+  pageSize: number;
+  /** Pages of the cache: ids are below it. */
+  pageCount: number;
+  /** False when nothing is appended; then queries may outnumber K/V and pages be shared at will. */
+  writes?: boolean;
+}
+
+/** The caller's pages as a page table with one row a request, and where new tokens go. */
+export interface UserPages {
+  layout: Layout;
+  /** [requests, stride] page ids, -1 past a request's pages: upload it as the page table. */
+  table: Int32Array;
+  stride: number;
+  /** [requests]: tokens of K/V, new ones included. */
+  kvLengths: Int32Array;
+  /**
+   * [query tokens]: page * pageSize + offset of each new token, -1 throughout when not `writes`.
+   */
+  slotMapping: Int32Array;
+}
+
+/**
+ * A layout over the caller's own page lists. Throws OptionError for ids out of range, a page twice
+ * in a request, or a page that a request writes and another one uses.
+ */
+export function userPages(options: UserPagesOptions): UserPages {
+  const { pageSize, pageCount, writes = true } = options;
+  requireInteger("pageSize", pageSize, 1, maxInt32);
+  requireInteger("pageCount", pageCount, 1, Math.floor(maxInt32 / pageSize));
+  const queries = indptr("queryIndptr", options.queryIndptr);
+  const requests = queries.length - 1;
+  const starts = indptr("indptr", options.indptr, requests + 1);
+  requireLength("indices", options.indices, starts[requests]);
+  requireLength("lastPageLength", options.lastPageLength, requests);
+  const indices = integers("indices", options.indices, 0, pageCount - 1);
+  const last = integers("lastPageLength", options.lastPageLength, 0, pageSize);
+  const kvLengths = new Int32Array(requests);
+  let stride = 1;
+  for (let r = 0; r < requests; r++) {
+    const pages = starts[r + 1] - starts[r];
+    stride = Math.max(stride, pages);
+    if ((last[r] === 0) !== (pages === 0)) throw badLastPage(r, last[r], pages, pageSize);
+    kvLengths[r] = pages === 0 ? 0 : (pages - 1) * pageSize + last[r];
+  }
+  const table = new Int32Array(requests * stride).fill(-1);
+  for (let r = 0; r < requests; r++)
+    table.set(indices.subarray(starts[r], starts[r + 1]), r * stride);
+  const users = countUsers(indices, starts, pageCount);
+  const slotMapping = new Int32Array(queries[requests]).fill(-1);
+  for (let r = 0; writes && r < requests; r++) {
+    const start = kvLengths[r] - (queries[r + 1] - queries[r]);
+    if (start < 0) throw tooManyQueries(r, queries[r + 1] - queries[r], kvLengths[r]);
+    for (let token = queries[r]; token < queries[r + 1]; token++) {
+      const position = start + token - queries[r];
+      const index = starts[r] + Math.floor(position / pageSize);
+      if (users[indices[index]] > 1) throw sharedWrite(index, indices[index], r);
+      slotMapping[token] = indices[index] * pageSize + (position % pageSize);
+    }
+  }
+  const layout = pagesLayout(pageSize, queries, identity(requests), kvLengths);
+  return { layout, table, stride, kvLengths, slotMapping };
+}
+
+/** Requests that use each page; OptionError for a page twice in one request. */
+function countUsers(indices: Int32Array, starts: Int32Array, pageCount: number): Int32Array {
+  const users = new Int32Array(pageCount);
+  const lastUser = new Int32Array(pageCount).fill(-1);
+  for (let r = 0; r + 1 < starts.length; r++) {
+    for (let i = starts[r]; i < starts[r + 1]; i++) {
+      const page = indices[i];
+      if (lastUser[page] === r)
+        throw new OptionError(
+          `indices[${i}]`,
+          page,
+          "a page that its request does not list before",
+          "list each page of a request once.",
+        );
+      lastUser[page] = r;
+      users[page]++;
+    }
+  }
+  return users;
+}
+
+function badLastPage(request: number, value: number, pages: number, pageSize: number): OptionError {
+  return new OptionError(
+    `lastPageLength[${request}]`,
+    value,
+    pages === 0 ? "0 for a request without pages" : `an integer from 1 to ${pageSize}`,
+    "count the tokens in the request's last page.",
+  );
+}
+
+function tooManyQueries(request: number, queries: number, kvLength: number): OptionError {
+  return new OptionError(
+    `queryIndptr[${request + 1}] - queryIndptr[${request}]`,
+    queries,
+    `at most the request's ${kvLength} tokens in pages`,
+    "count the new tokens into its pages, or pass writes: false if nothing is appended.",
+  );
+}
+
+function sharedWrite(index: number, page: number, request: number): OptionError {
+  return new OptionError(
+    `indices[${index}]`,
+    page,
+    `a page of request ${request} alone, which writes it`,
+    "copy the shared page first, or pass writes: false if nothing is appended.",
+  );
+}
