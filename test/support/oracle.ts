@@ -1,0 +1,215 @@
+import { type DType, roundTo } from "../../src/tensor/dtype.ts";
+
+/** Rotation of pairs of the first `2 * frequencies.length` elements of a head. */
+export interface OracleRope {
+  /** Radians a position, by pair. */
+  frequencies: Float64Array;
+  /** True: pairs (0, 1), (2, 3) ...; false: (i, i + pairs). */
+  interleaved: boolean;
+}
+
+/** Where a real implementation rounds; without it everything is f64. */
+export interface Rounding {
+  /** Queries, keys and values as they come in. */
+  inputs?: DType;
+  /** Queries and keys after scaling and rotation, values after scaling: the transform stage. */
+  transform?: DType;
+  /** Probabilities relative to the row's maximum, before they meet the values. */
+  probabilities?: DType;
+  output?: DType;
+}
+
+/** One request's attention with every option; arrays are row-major. */
+export interface OracleInput {
+  queryHeads: number;
+  kvHeads: number;
+  keyDim: number;
+  valueDim: number;
+  /** [queries, queryHeads, keyDim] */
+  q: Float64Array;
+  /** [keys, kvHeads, keyDim] and [keys, kvHeads, valueDim] */
+  k: Float64Array;
+  v: Float64Array;
+  /** Factor of q.k; default 1 / sqrt(keyDim). */
+  scale?: number;
+  /** Position of each query; default bottom-right: the last `queries` of the keys' positions. */
+  queryPositions?: ArrayLike<number>;
+  /** Key positions <= the query's. */
+  causal?: boolean;
+  /** Key positions >= the query's - windowLeft; -1: all. */
+  windowLeft?: number;
+  softCap?: number;
+  /** By query head: slope * (key position - query position) is added. */
+  alibiSlopes?: ArrayLike<number>;
+  /** By query head: a logit that only joins the denominator. */
+  sinks?: ArrayLike<number>;
+  /** Bits, little-endian in a byte, [queries, keys] or, for the tail, [queries, queries]. */
+  mask?: { bits: Uint8Array; mode: "all" | "tail" };
+  /** Sparse layouts: what is kept at all. */
+  visible?: (query: number, kvHead: number, key: number) => boolean;
+  rope?: OracleRope;
+  /** What keys and values must be multiplied by. */
+  kScale?: (kvHead: number, key: number) => number;
+  vScale?: (kvHead: number, key: number) => number;
+  lseBase?: "e" | "2";
+  /** False: the raw state, without sinks. */
+  finalize?: boolean;
+  rounding?: Rounding;
+}
+
+export interface OracleResult {
+  /** [queries, queryHeads, valueDim] */
+  out: Float64Array;
+  /** [queries, queryHeads]; -Infinity where no key is visible. */
+  lse: Float64Array;
+}
+
+/**
+ * Attention by its definition: for each query and head, all scores, a softmax, a weighted sum. Slow
+ * and meant to be read; nothing else in the tests is the truth.
+ */
+export function oracle(input: OracleInput): OracleResult {
+  const { queryHeads, kvHeads, keyDim, valueDim, rounding = {} } = input;
+  const queries = input.q.length / (queryHeads * keyDim);
+  const keys = input.k.length / (kvHeads * keyDim);
+  const group = queryHeads / kvHeads;
+  const position = (query: number) => input.queryPositions?.[query] ?? keys - queries + query;
+  const q = prepare(input.q, queryHeads, keyDim, input, position);
+  const k = prepare(input.k, kvHeads, keyDim, input, (key) => key, input.kScale);
+  const v = prepare(input.v, kvHeads, valueDim, { rounding }, () => 0, input.vScale);
+  const out = new Float64Array(queries * queryHeads * valueDim);
+  const lse = new Float64Array(queries * queryHeads);
+  const scores = new Float64Array(keys);
+  for (let query = 0; query < queries; query++) {
+    for (let head = 0; head < queryHeads; head++) {
+      const row = query * queryHeads + head;
+      const kvHead = Math.floor(head / group);
+      for (let key = 0; key < keys; key++) {
+        const seen = isVisible(input, query, kvHead, key, position(query), queries, keys);
+        const at = key * kvHeads + kvHead;
+        const x = seen ? dot(q, row * keyDim, k, at * keyDim, keyDim) : 0;
+        scores[key] = seen ? logit(input, x, head, key - position(query)) : -Infinity;
+      }
+      const target = out.subarray(row * valueDim, (row + 1) * valueDim);
+      lse[row] = softmaxRow(input, scores, head, kvHead, v, target);
+    }
+  }
+  return { out: rounding.output === undefined ? out : roundTo(rounding.output, out), lse };
+}
+
+/** Scales, rotates and rounds the rows of a tensor [tokens, heads, dim]. */
+function prepare(
+  x: Float64Array,
+  heads: number,
+  dim: number,
+  { rope, rounding = {} }: Pick<OracleInput, "rope" | "rounding">,
+  position: (token: number) => number,
+  scale?: (head: number, token: number) => number,
+): Float64Array {
+  const result = rounding.inputs === undefined ? x.slice() : roundTo(rounding.inputs, x);
+  for (let row = 0; row < x.length / dim; row++) {
+    const token = Math.floor(row / heads);
+    const values = result.subarray(row * dim, (row + 1) * dim);
+    if (scale !== undefined) {
+      const factor = scale(row % heads, token);
+      for (let d = 0; d < dim; d++) values[d] *= factor;
+    }
+    if (rope !== undefined) rotate(values, rope, position(token));
+  }
+  return rounding.transform === undefined ? result : roundTo(rounding.transform, result);
+}
+
+function rotate(x: Float64Array, { frequencies, interleaved }: OracleRope, position: number): void {
+  const pairs = frequencies.length;
+  for (let pair = 0; pair < pairs; pair++) {
+    const first = interleaved ? 2 * pair : pair;
+    const second = interleaved ? 2 * pair + 1 : pair + pairs;
+    const cos = Math.cos(position * frequencies[pair]);
+    const sin = Math.sin(position * frequencies[pair]);
+    const [a, b] = [x[first], x[second]];
+    x[first] = a * cos - b * sin;
+    x[second] = a * sin + b * cos;
+  }
+}
+
+function isVisible(
+  input: OracleInput,
+  query: number,
+  kvHead: number,
+  key: number,
+  position: number,
+  queries: number,
+  keys: number,
+): boolean {
+  const { causal = false, windowLeft = -1, mask, visible } = input;
+  if (causal && key > position) return false;
+  if (windowLeft >= 0 && key < position - windowLeft) return false;
+  if (visible !== undefined && !visible(query, kvHead, key)) return false;
+  if (mask === undefined) return true;
+  const width = mask.mode === "all" ? keys : queries;
+  const column = key - (keys - width);
+  if (column < 0) return true;
+  const bit = query * width + column;
+  return ((mask.bits[bit >> 3] >> (bit & 7)) & 1) === 1;
+}
+
+function logit(input: OracleInput, product: number, head: number, distance: number): number {
+  const { scale = 1 / Math.sqrt(input.keyDim), softCap = 0, alibiSlopes } = input;
+  let x = product * scale;
+  if (softCap > 0) x = softCap * Math.tanh(x / softCap);
+  if (alibiSlopes !== undefined) x += alibiSlopes[head] * distance;
+  return x;
+}
+
+/** Writes the row's output and returns its log-sum-exp. */
+function softmaxRow(
+  input: OracleInput,
+  scores: Float64Array,
+  head: number,
+  kvHead: number,
+  v: Float64Array,
+  out: Float64Array,
+): number {
+  const { kvHeads, valueDim, sinks, lseBase = "e", finalize = true, rounding = {} } = input;
+  const sink = finalize && sinks !== undefined ? sinks[head] : -Infinity;
+  let maximum = sink;
+  for (const score of scores) maximum = Math.max(maximum, score);
+  if (maximum === -Infinity) return -Infinity;
+  let probabilities = scores.map((score) => Math.exp(score - maximum));
+  const sum = probabilities.reduce((total, p) => total + p, Math.exp(sink - maximum));
+  if (rounding.probabilities !== undefined)
+    probabilities = roundTo(rounding.probabilities, probabilities);
+  for (let key = 0; key < scores.length; key++) {
+    if (probabilities[key] === 0) continue;
+    const at = (key * kvHeads + kvHead) * valueDim;
+    const p = probabilities[key] / sum;
+    for (let d = 0; d < valueDim; d++) out[d] += p * v[at + d];
+  }
+  return (maximum + Math.log(sum)) / (lseBase === "2" ? Math.LN2 : 1);
+}
+
+function dot(a: Float64Array, i: number, b: Float64Array, j: number, count: number): number {
+  let sum = 0;
+  for (let d = 0; d < count; d++) sum += a[i + d] * b[j + d];
+  return sum;
+}
+
+/** Merges states [state][row, dim] over disjoint keys, in natural units. */
+export function mergeOracle(states: readonly OracleResult[], dim: number): OracleResult {
+  const out = new Float64Array(states[0].out.length);
+  const lse = new Float64Array(states[0].lse.length);
+  for (let row = 0; row < lse.length; row++) {
+    const maximum = Math.max(...states.map((state) => state.lse[row]));
+    if (maximum === -Infinity) {
+      lse[row] = -Infinity;
+      continue;
+    }
+    const sum = states.reduce((total, state) => total + Math.exp(state.lse[row] - maximum), 0);
+    lse[row] = maximum + Math.log(sum);
+    for (const state of states) {
+      const weight = Math.exp(state.lse[row] - lse[row]);
+      for (let d = 0; d < dim; d++) out[row * dim + d] += weight * state.out[row * dim + d];
+    }
+  }
+  return { out, lse };
+}

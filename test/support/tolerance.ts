@@ -1,0 +1,45 @@
+import type { DType } from "../../src/tensor/dtype.ts";
+import { oracle, type OracleInput, type OracleResult } from "./oracle.ts";
+
+/**
+ * What an implementation may err, by output dtype, relative to the RMS of the output row, beyond
+ * twice the error of a naive implementation that rounds where the kernels say they round. The floor
+ * stands for f32 sums, f32 exponentials and the tables of rotations.
+ */
+export const floors: Partial<Record<DType, number>> = { f32: 2e-5, f16: 4e-5, bf16: 1e-4 };
+
+/** What a log-sum-exp may err: absolute below 1, relative above. */
+export const lseFloor = 2e-5;
+
+/** The truth and what each output row may differ from it. */
+export interface Expected extends OracleResult {
+  /** [queries * queryHeads] */
+  limits: Float64Array;
+}
+
+/** The oracle's answer with the limits of the table; kernels round only their outputs. */
+export function expectedOf(input: OracleInput, outDtype: DType): Expected {
+  const exact = oracle(input);
+  const naive = oracle({ ...input, rounding: { ...input.rounding, output: outDtype } });
+  return { ...exact, limits: limitsOf(exact.out, naive.out, input.valueDim, outDtype) };
+}
+
+/** By row: twice the naive error plus the floor times the row's RMS. */
+export function limitsOf(
+  exact: Float64Array,
+  naive: Float64Array,
+  dim: number,
+  outDtype: DType,
+): Float64Array {
+  const limits = new Float64Array(exact.length / dim);
+  for (let row = 0; row < limits.length; row++) {
+    let squares = 0;
+    let worst = 0;
+    for (let i = row * dim; i < (row + 1) * dim; i++) {
+      squares += exact[i] ** 2;
+      worst = Math.max(worst, Math.abs(naive[i] - exact[i]));
+    }
+    limits[row] = 2 * worst + floors[outDtype]! * Math.sqrt(squares / dim);
+  }
+  return limits;
+}
