@@ -143,7 +143,7 @@ async function check(): Promise<number> {
     ["format (Zig)", [zig, "build", "fmt"]],
     ["types", [process.execPath, "check", "--no-script"]],
     ["Zig tests", [zig, "build", "test"]],
-    ["tests", [process.execPath, "test", ...process.argv.slice(3)]],
+    ["tests", [process.execPath, "test", "--timeout", "300000", ...process.argv.slice(3)]],
   ];
   process.env["FLASHBUN_ZIG"] = zig;
   for (const [name, command] of steps) {

@@ -1043,6 +1043,44 @@ export class ConvertParams extends Params {
   }
 }
 
+/** Packs `struct fb_gather_params` (40 bytes). */
+export class GatherParams extends Params {
+  static readonly byteLength = 40;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(40), offset = 0) {
+    super(memory, offset, 40);
+  }
+  set source(value: number) {
+    this.write64(0, value);
+  }
+  get source(): number {
+    return this.read64(0);
+  }
+  set indices(value: number) {
+    this.write64(2, value);
+  }
+  get indices(): number {
+    return this.read64(2);
+  }
+  set out(value: number) {
+    this.write64(4, value);
+  }
+  get out(): number {
+    return this.read64(4);
+  }
+  set rowBytes(value: number) {
+    this.write64(6, value);
+  }
+  get rowBytes(): number {
+    return this.read64(6);
+  }
+  set rowCount(value: number) {
+    this.i32[8] = value;
+  }
+  get rowCount(): number {
+    return this.i32[8]!;
+  }
+}
+
 /** Packs `struct fb_probe_params` (40 bytes). */
 export class ProbeParams extends Params {
   static readonly byteLength = 40;

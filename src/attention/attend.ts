@@ -1,0 +1,89 @@
+import type { Device } from "../device/device.ts";
+import type { Stream } from "../device/stream.ts";
+import { OptionError } from "../errors.ts";
+import { createBatch } from "../kv/batch.ts";
+import { raggedLayout } from "../kv/layout.ts";
+import type { AttentionState } from "../ops/merge.ts";
+import { Tensor } from "../tensor/tensor.ts";
+import { Attention } from "./attention.ts";
+import type { AttentionOptions } from "./options.ts";
+
+/** Options of {@link attend}: those of Attention that the tensors do not say, and tensors. */
+export type AttendOptions = Omit<
+  AttentionOptions,
+  "queryHeads" | "kvHeads" | "headDim" | "valueDim" | "dtype" | "kvDtype" | "graph" | "layers"
+> & {
+  alibiSlopes?: Tensor;
+  sinkLogits?: Tensor;
+  /** Packed bits of the one request, u8. */
+  maskBits?: Tensor;
+  kScale?: Tensor;
+  vScale?: Tensor;
+  stream?: Stream;
+};
+
+const made = new WeakMap<Device, Map<string, Attention>>();
+
+/**
+ * Attention of one request without a cache or a plan of your own: q [queries, queryHeads, dim] over
+ * k, v [keys, kvHeads, dim]. Queues the work and returns the output and its log-sum-exp. Errors:
+ * OptionError for shapes, dtypes and options.
+ */
+export function attend(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  options: AttendOptions = {},
+): AttentionState {
+  for (const [name, tensor] of Object.entries({ q, k, v })) {
+    tensor.guard();
+    if (tensor.shape.length === 3) continue;
+    const fix = "add or select the axis.";
+    throw new OptionError(name, tensor.label, "[tokens, heads, dim]", fix);
+  }
+  const { alibiSlopes, sinkLogits, maskBits, kScale, vScale, stream, ...rest } = options;
+  const { device } = q;
+  const attention = attentionOf(device, {
+    ...rest,
+    queryHeads: q.shape[1],
+    kvHeads: k.shape[1],
+    headDim: q.shape[2],
+    valueDim: v.shape[2],
+    dtype: q.dtype,
+    kvDtype: k.dtype,
+  });
+  const [queries, queryHeads] = q.shape;
+  const layout = raggedLayout([0, queries], [0, k.shape[0]]);
+  attention.plan(createBatch({ queryLengths: [queries], kvLengths: [k.shape[0]], layout }));
+  const outDtype = attention.options.outDtype;
+  const out = Tensor.empty(device, [queries, queryHeads, v.shape[2]], outDtype);
+  const lse = Tensor.empty(device, [queries, queryHeads], "f32");
+  using maskIndptr = maskBits && Tensor.from(device, [0], [1], "i32");
+  const mask = { mask: maskBits, maskIndptr };
+  attention.run({
+    q,
+    k,
+    v,
+    out,
+    lse,
+    ...mask,
+    alibiSlopes,
+    sinks: sinkLogits,
+    kScale,
+    vScale,
+    stream,
+  });
+  return { out, lse, lseBase: attention.options.lseBase };
+}
+
+function attentionOf(device: Device, options: AttentionOptions): Attention {
+  let attentions = made.get(device);
+  if (attentions === undefined) made.set(device, (attentions = new Map()));
+  const key = JSON.stringify(options);
+  let attention = attentions.get(key);
+  if (attention === undefined) {
+    attention = Attention.createSync(device, options);
+    attentions.set(key, attention);
+  }
+  return attention;
+}

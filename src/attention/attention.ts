@@ -1,0 +1,218 @@
+import type { Device } from "../device/device.ts";
+import { Owner } from "../device/owner.ts";
+import { GrowingBuffer, PinnedRing } from "../device/ring.ts";
+import type { Stream } from "../device/stream.ts";
+import { OptionError, PlanError } from "../errors.ts";
+import type { Batch } from "../kv/batch.ts";
+import { RopeTable } from "../ops/rope.ts";
+import { type Plan, Planner } from "../plan/attention.ts";
+import { cpuClasses } from "../plan/traits.ts";
+import { dtypeBytes } from "../tensor/dtype.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { bindTensors, type RunTensors } from "./bind.ts";
+import { AttentionLaunch } from "./launch.ts";
+import { type AttentionOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
+import { Workspace } from "./workspace.ts";
+
+/**
+ * Batched attention over any layout: plan once a step, run once a layer. Decode, prefill, cascades,
+ * ragged and sparse layouts differ in the batch that is planned, not in the class.
+ */
+export class Attention extends Owner implements AsyncDisposable {
+  readonly options: ResolvedOptions;
+  readonly #planner: Planner;
+  readonly #ring: PinnedRing;
+  readonly #sections: GrowingBuffer;
+  readonly #launch: AttentionLaunch;
+  readonly #rope: RopeTable | undefined;
+  #batch: Batch | undefined;
+  #plan: Plan | undefined;
+  #batchGeneration = -1;
+  #uploaded = false;
+
+  private constructor(
+    readonly device: Device,
+    options: AttentionOptions,
+  ) {
+    super("attention");
+    const resolved = (this.options = resolveOptions(options));
+    this.#planner = new Planner({
+      queryHeads: resolved.queryHeads,
+      kvHeads: resolved.kvHeads,
+      keyDim: resolved.headDim,
+      valueDim: resolved.valueDim,
+      kvElementBytes: dtypeBytes(resolved.kvDtype),
+      processors: device.processors,
+      causal: resolved.causal,
+      windowLeft: resolved.windowLeft,
+      mask: resolved.mask,
+      batchInvariant: resolved.batchInvariant,
+      classes: cpuClasses,
+      graph: resolved.graph,
+    });
+    this.#ring = new PinnedRing(device, "plan upload ring");
+    this.#sections = new GrowingBuffer(device, "plan sections");
+    this.#launch = new AttentionLaunch(device, resolved);
+    if (resolved.rope !== undefined) {
+      this.#rope = new RopeTable(device, resolved.rope, resolved.headDim);
+    }
+  }
+
+  /**
+   * Makes an attention object and resolves every kernel its options can choose: plan and run never
+   * compile. Errors: OptionError naming the option.
+   */
+  static async create(device: Device, options: AttentionOptions): Promise<Attention> {
+    return Attention.createSync(device, options);
+  }
+
+  /** As create, where all kernels are built in: on the CPU device. */
+  static createSync(device: Device, options: AttentionOptions): Attention {
+    device.guard();
+    return new Attention(device, options);
+  }
+
+  /** The plan of the last `plan` call: work lists, workspace bytes, a description to draw. */
+  get lastPlan(): Plan | undefined {
+    return this.#plan;
+  }
+
+  /**
+   * Schedules a batch, once a step for all layers; on the host, without a wait. Errors: PlanError for
+   * a batch over the graph's sizes, OptionError for levels under batchInvariant.
+   */
+  plan(batch: Batch): Plan {
+    this.guard();
+    if (this.device.capturing) {
+      throw new PlanError("plan cannot be captured. Fix: plan before the capture and each replay.");
+    }
+    const plan = this.#planner.plan(batch);
+    if (this.#rope !== undefined) this.#rope.ensure(longest(batch));
+    this.#plan = plan;
+    this.#batch = batch;
+    this.#batchGeneration = batch.generation;
+    this.#uploaded = false;
+    return plan;
+  }
+
+  /**
+   * Queues one layer's attention for the planned batch. Shapes: q [tokens, queryHeads, headDim], out
+   * [tokens, queryHeads, valueDim], lse f32 [tokens, queryHeads]; keys and values from the cache's
+   * layer, or k and v. Errors: PlanError without a fresh plan, OptionError for shapes and dtypes.
+   */
+  run(tensors: RunTensors): void {
+    this.guard();
+    const { plan, batch } = this.#fresh();
+    const stream = tensors.stream ?? this.device.stream;
+    bindTensors(this.#launch.params, this.options, batch, tensors);
+    tensors.cache?.sync(batch, stream);
+    if (tensors.cache !== undefined) this.#launch.table(tensors.cache, tensors.layer ?? 0);
+    this.#upload(plan, stream);
+    const { buffer } = Workspace.of(stream);
+    buffer.ensure(this.options.graph === undefined ? plan.workspaceBytes : plan.boundBytes);
+    const { address } = this.#sections;
+    this.#launch.plan(plan, address, buffer.address, this.#rope?.address ?? 0);
+    this.#launch.queue(stream, plan, address);
+    if (this.device.capturing) this.#watch(stream, plan, batch);
+  }
+
+  /** Waits for the default stream, then frees the object. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.disposed && !this.device.disposed) await this.device.stream.done();
+    this[Symbol.dispose]();
+  }
+
+  protected override release(): void {
+    this.#ring[Symbol.dispose]();
+    this.#sections[Symbol.dispose]();
+    this.#rope?.[Symbol.dispose]();
+  }
+
+  #fresh(): { plan: Plan; batch: Batch } {
+    const plan = this.#plan;
+    const batch = this.#batch;
+    if (plan === undefined || batch === undefined) {
+      throw new PlanError("no batch was planned. Fix: call attention.plan(batch) once a step.");
+    }
+    if (batch.generation !== this.#batchGeneration) {
+      throw new PlanError(
+        "the plan is stale: its batch was reserved again since. Fix: plan each step's batch.",
+      );
+    }
+    return { plan, batch };
+  }
+
+  /** Sends the plan's sections to the device at its first run. */
+  #upload(plan: Plan, stream: Stream): void {
+    if (this.#uploaded) return;
+    if (this.device.capturing) {
+      throw new PlanError("the plan was not uploaded. Fix: run the step once before the capture.");
+    }
+    const { i32 } = this.#ring.take(plan.sectionInts);
+    copyInts(i32, plan.sections, plan.sectionInts);
+    this.#sections.ensure(plan.sectionInts * 4);
+    this.#ring.upload(stream, this.#sections.address, plan.sectionInts);
+    this.#uploaded = true;
+  }
+
+  /** What a replay must still find: a fresh plan of the same bucket at the same addresses. */
+  #watch(stream: Stream, captured: Plan, capturedBatch: Batch): void {
+    if (this.options.graph === undefined) {
+      throw new PlanError("run was captured without graph sizes. Fix: create with { graph }.");
+    }
+    const grids = captured.launches.map(({ kernelClass, grid }) => `${kernelClass} ${grid}`).join();
+    const buffers = [
+      this.#sections,
+      Workspace.of(stream).buffer,
+      ...(this.#rope ? [this.#rope] : []),
+    ];
+    const versions = buffers.map(({ version }) => version);
+    this.device.onReplay(() => {
+      this.guard();
+      const { plan, batch } = this.#fresh();
+      const now = plan.launches.map(({ kernelClass, grid }) => `${kernelClass} ${grid}`).join();
+      if (batch.owner !== capturedBatch.owner || now !== grids) {
+        throw new PlanError(
+          "the plan is of another bucket or layout than the captured one. Fix: replay that bucket's graph.",
+        );
+      }
+      if (buffers.some(({ version }, i) => version !== versions[i])) {
+        throw new PlanError("a buffer grew since the capture. Fix: capture again.");
+      }
+      this.#upload(plan, stream);
+    });
+  }
+}
+
+function longest(batch: Batch): number {
+  let positions = 0;
+  for (let r = 0; r < batch.requestCount; r++) {
+    if (batch.kvLengths[r] > positions) positions = batch.kvLengths[r];
+  }
+  if (!batch.customPositions) return positions;
+  for (let token = 0; token < batch.tokenCount; token++) {
+    if (batch.positions[token] >= positions) positions = batch.positions[token] + 1;
+  }
+  return positions;
+}
+
+/** A plain loop: `subarray` would make garbage each step. */
+function copyInts(target: Int32Array, source: Int32Array, count: number): void {
+  for (let i = 0; i < count; i++) target[i] = source[i];
+}
+
+/** Standard ALiBi slopes of `heads` heads (arXiv 2108.12409, section 3). */
+export function alibiSlopes(heads: number): Float32Array {
+  if (!(heads >= 1)) throw new OptionError("heads", heads, "1 or more", "pass the query heads.");
+  const closest = 2 ** Math.floor(Math.log2(heads));
+  const slopes = new Float32Array(heads);
+  for (let head = 0; head < heads; head++) {
+    const extra = head >= closest;
+    const power = extra ? (2 * (head - closest) + 1) / (2 * closest) : (head + 1) / closest;
+    slopes[head] = 2 ** (-8 * power);
+  }
+  return slopes;
+}
+
+export type { RunTensors };
+export type { Tensor };

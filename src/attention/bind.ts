@@ -1,0 +1,267 @@
+import type { Stream } from "../device/stream.ts";
+import { OptionError, requireInteger } from "../errors.ts";
+import type { AttentionParams } from "../ffi/params.gen.ts";
+import type { Batch } from "../kv/batch.ts";
+import { scaleStrides } from "../ops/scale.ts";
+import { type DType, dtypeCode } from "../tensor/dtype.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { ResolvedOptions } from "./options.ts";
+import type { PagedCache } from "./paged-cache.ts";
+
+/** Tensors of one run. Leading axes may be longer than the batch needs. */
+export interface RunTensors {
+  /** [tokens, queryHeads, headDim] in the query dtype. */
+  q: Tensor;
+  /** [tokens, queryHeads, valueDim] in the output dtype. */
+  out: Tensor;
+  /** f32 [tokens, queryHeads]: log-sum-exp in the base of the options. */
+  lse?: Tensor;
+  /** Where keys and values lie, with the layer to read; or k and v. */
+  cache?: PagedCache;
+  layer?: number;
+  /** Ragged [tokens, kvHeads, dim], or pages [pages, pageSize, kvHeads, dim] with pageTable. */
+  k?: Tensor;
+  v?: Tensor;
+  /** int32 [slots, columns], for pages that are not in a cache. */
+  pageTable?: Tensor;
+  kScale?: Tensor;
+  vScale?: Tensor;
+  /** int32 [requests], known only on the device; the plan's lengths are upper bounds. */
+  kvLengths?: Tensor;
+  queryLengths?: Tensor;
+  /** u8: bits of all requests, each request starting at byte maskIndptr[request]. */
+  mask?: Tensor;
+  maskIndptr?: Tensor;
+  /** f32 [queryHeads]. */
+  alibiSlopes?: Tensor;
+  sinks?: Tensor;
+  stream?: Stream;
+}
+
+/** Checks the tensors of a run and writes them into the parameters. Errors: OptionError. */
+export function bindTensors(
+  params: AttentionParams,
+  options: ResolvedOptions,
+  batch: Batch,
+  tensors: RunTensors,
+): void {
+  const { queryHeads, kvHeads, headDim, valueDim } = options;
+  const { q, out, lse } = tensors;
+  checkRows("q", q, batch.tokenCount, queryHeads, headDim, options.dtype);
+  checkRows("out", out, batch.tokenCount, queryHeads, valueDim, options.outDtype);
+  params.q = q.address;
+  params.qStrideToken = q.strides[0];
+  params.qStrideHead = q.strides[1];
+  params.out = out.address;
+  params.outStrideToken = out.strides[0];
+  params.outStrideHead = out.strides[1];
+  params.lse =
+    lse === undefined ? 0 : denseAddress("lse", lse, "f32", batch.tokenCount * queryHeads);
+  bindKeysAndValues(params, options, batch, tensors);
+  const requests = batch.requestCount;
+  params.kvLengths = optional("kvLengths", tensors.kvLengths, "i32", requests);
+  params.queryLengths = optional("queryLengths", tensors.queryLengths, "i32", requests);
+  params.alibiSlopes = paired(
+    "alibi",
+    options.alibi,
+    "alibiSlopes",
+    tensors.alibiSlopes,
+    queryHeads,
+  );
+  params.sinks = paired("sinks", options.sinks, "sinks", tensors.sinks, queryHeads);
+  bindMask(params, options, batch, tensors);
+  const kScale = scaleStrides("kScale", tensors.kScale, kvHeads);
+  params.kScaleData = kScale.address;
+  params.kScaleStrideRequest = kScale.request;
+  params.kScaleStrideHead = kScale.head;
+  params.kScaleStridePage = kScale.page;
+  params.kScaleStrideToken = kScale.token;
+  const vScale = scaleStrides("vScale", tensors.vScale, kvHeads);
+  params.vScaleData = vScale.address;
+  params.vScaleStrideRequest = vScale.request;
+  params.vScaleStrideHead = vScale.head;
+  params.vScaleStridePage = vScale.page;
+  params.vScaleStrideToken = vScale.token;
+}
+
+function bindKeysAndValues(
+  params: AttentionParams,
+  options: ResolvedOptions,
+  batch: Batch,
+  tensors: RunTensors,
+): void {
+  const { kvHeads, headDim, valueDim, kvDtype } = options;
+  const { cache, layer = 0 } = tensors;
+  const { contiguous, blockSize } = batch.layout;
+  params.contiguous = contiguous ? 1 : 0;
+  params.pageSize = blockSize;
+  const k = cache === undefined ? tensors.k : cache.plane(layer, options.keyPlane);
+  const v = cache === undefined ? tensors.v : cache.plane(layer, options.valuePlane);
+  if (k === undefined || v === undefined || (cache !== undefined && tensors.k !== undefined)) {
+    const fix = "pass cache and layer, or k and v.";
+    throw new OptionError("cache", cache, "given unless k and v are", fix);
+  }
+  checkKeys("k", k, contiguous, kvHeads, headDim, kvDtype, blockSize);
+  checkKeys("v", v, contiguous, kvHeads, valueDim, kvDtype, blockSize);
+  const tokenAxis = contiguous ? 0 : 1;
+  params.kData = k.address;
+  params.kStridePage = contiguous ? 0 : k.strides[0];
+  params.kStrideToken = k.strides[tokenAxis];
+  params.kStrideHead = k.strides[tokenAxis + 1];
+  params.vData = v.address;
+  params.vStridePage = contiguous ? 0 : v.strides[0];
+  params.vStrideToken = v.strides[tokenAxis];
+  params.vStrideHead = v.strides[tokenAxis + 1];
+  if (cache !== undefined) return;
+  params.pageTable = 0;
+  if (contiguous) return requireTokens(batch, k, v);
+  const table = tensors.pageTable;
+  if (table === undefined || table.shape.length !== 2) {
+    throw new OptionError("pageTable", table, "int32 [slots, columns]", "pass the page table.");
+  }
+  params.pageTable = denseAddress("pageTable", table, "i32", 0);
+  params.tableStride = table.shape[1];
+}
+
+/** The ragged rows must lie within k and v. */
+function requireTokens(batch: Batch, k: Tensor, v: Tensor): void {
+  let needed = 0;
+  for (const level of batch.layout.levels) {
+    for (let row = 0; row < level.rowCount; row++) {
+      const dense = level.columns === null;
+      const end = level.slots[row] + (dense ? level.kvLengths[row] : 0);
+      if (end > needed) needed = end;
+    }
+  }
+  for (const [name, tensor] of [["k", k] as const, ["v", v] as const]) {
+    if (tensor.shape[0] >= needed) continue;
+    throw new OptionError(name, tensor.label, `${needed} tokens or more`, "match the layout.");
+  }
+}
+
+function bindMask(
+  params: AttentionParams,
+  options: ResolvedOptions,
+  batch: Batch,
+  tensors: RunTensors,
+): void {
+  const { mask, maskIndptr } = tensors;
+  if (options.mask === "none") {
+    if (mask === undefined) return;
+    throw new OptionError("mask", mask.label, "left out", 'create with { mask: "all" or "tail" }.');
+  }
+  if (mask === undefined || maskIndptr === undefined) {
+    const allowed = `given: the options say mask "${options.mask}"`;
+    throw new OptionError("mask", mask, allowed, "pass mask (u8) and maskIndptr (i32).");
+  }
+  params.mask = denseAddress("mask", mask, "u8", 0);
+  params.maskIndptr = denseAddress("maskIndptr", maskIndptr, "i32", batch.requestCount);
+}
+
+function checkRows(
+  option: string,
+  tensor: Tensor,
+  tokens: number,
+  heads: number,
+  dim: number,
+  dtype: DType,
+): void {
+  if (tensor === undefined) throw new OptionError(option, tensor, "a tensor", `pass ${option}.`);
+  tensor.guard();
+  const { shape, strides } = tensor;
+  if (tensor.dtype !== dtype) {
+    throw new OptionError(option, tensor.dtype, dtype, "match the attention's dtypes.");
+  }
+  const fits = shape.length === 3 && shape[0] >= tokens && shape[1] === heads && shape[2] === dim;
+  if (fits && strides[2] === 1) return;
+  const allowed = `[${tokens} or more, ${heads}, ${dim}] with innermost stride 1`;
+  throw new OptionError(
+    option,
+    `${tensor.label}, strides [${strides}]`,
+    allowed,
+    "match the batch.",
+  );
+}
+
+function checkKeys(
+  option: string,
+  tensor: Tensor,
+  contiguous: boolean,
+  heads: number,
+  dim: number,
+  dtype: DType,
+  pageSize: number,
+): void {
+  tensor.guard();
+  const { shape, strides } = tensor;
+  const axes = contiguous ? 3 : 4;
+  if (tensor.dtype !== dtype) {
+    throw new OptionError(option, tensor.dtype, dtype, "match kvDtype.");
+  }
+  const fits =
+    shape.length === axes &&
+    shape[axes - 2] === heads &&
+    shape[axes - 1] >= dim &&
+    (contiguous || shape[1] === pageSize);
+  if (fits && strides[axes - 1] === 1) return;
+  const lead = contiguous ? "tokens" : `pages, ${pageSize}`;
+  const allowed = `[${lead}, ${heads}, ${dim} or more] with innermost stride 1`;
+  throw new OptionError(
+    option,
+    `${tensor.label}, strides [${strides}]`,
+    allowed,
+    "match the layout.",
+  );
+}
+
+function denseAddress(option: string, tensor: Tensor, dtype: DType, elements: number): number {
+  tensor.guard();
+  if (tensor.dtype === dtype && tensor.contiguous && tensor.elements >= elements) {
+    return tensor.address;
+  }
+  const allowed = `a contiguous ${dtype} tensor of ${elements} elements or more`;
+  throw new OptionError(option, tensor.label, allowed, "copy it by to(dtype).");
+}
+
+function optional(
+  option: string,
+  tensor: Tensor | undefined,
+  dtype: DType,
+  elements: number,
+): number {
+  return tensor === undefined ? 0 : denseAddress(option, tensor, dtype, elements);
+}
+
+/** A tensor that the options promised: there exactly when they did. */
+function paired(
+  flag: string,
+  wanted: boolean,
+  option: string,
+  tensor: Tensor | undefined,
+  elements: number,
+): number {
+  if (wanted === (tensor !== undefined)) return optional(option, tensor, "f32", elements);
+  const allowed = wanted ? `given: the options say ${flag}` : "left out";
+  throw new OptionError(option, tensor?.label, allowed, `create with { ${flag}: ${!wanted} }.`);
+}
+
+/** Codes of the parameters that the options fix once. */
+export function bindOptions(params: AttentionParams, options: ResolvedOptions): void {
+  params.queryHeads = options.queryHeads;
+  params.kvHeads = options.kvHeads;
+  params.keyDim = options.headDim;
+  params.valueDim = options.valueDim;
+  params.qDtype = dtypeCode(options.dtype);
+  params.kvDtype = dtypeCode(options.kvDtype);
+  params.outDtype = dtypeCode(options.outDtype);
+  params.causal = options.causal ? 1 : 0;
+  params.windowLeft = options.windowLeft;
+  params.maskMode = ["none", "all", "tail"].indexOf(options.mask);
+  params.scale = options.scale;
+  params.softCap = options.softCap;
+  params.lseFactor = options.lseBase === "2" ? Math.LOG2E : 1;
+  params.finalize = options.finalize ? 1 : 0;
+  params.ropeDim = options.rope === undefined ? 0 : (options.rope.dim ?? options.headDim);
+  params.ropeInterleaved = options.rope?.interleaved ? 1 : 0;
+  requireInteger("headDim", options.headDim, 8, 576);
+}

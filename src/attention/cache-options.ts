@@ -1,0 +1,131 @@
+import { OptionError, requireInteger } from "../errors.ts";
+import { checkOptions, flag, integer, oneOf, unchecked } from "../options.ts";
+import { type DType, dtypes, requireDType } from "../tensor/dtype.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+
+/** A plane of a cache page: `heads` rows of `dim` elements a token. */
+export interface PlaneOptions {
+  name: string;
+  heads: number;
+  dim: number;
+  dtype: DType;
+}
+
+/** Layers that share pages and a page table. */
+export interface CacheGroupOptions {
+  /** Layers of the group; every layer stands in exactly one group. */
+  layers: readonly number[];
+  pages: number;
+  /** Tokens before a query that these layers see; pages wholly before are freed. -1: all. */
+  windowLeft?: number;
+}
+
+/** Options of {@link PagedCache.create}; queryHeads is accepted so that one shape object serves all. */
+export interface PagedCacheOptions {
+  layers: number;
+  kvHeads: number;
+  /** Elements of a key head. */
+  headDim: number;
+  /** Elements of a value head; default headDim. */
+  valueDim?: number;
+  /** Dtype of keys and values. */
+  dtype: DType;
+  pages: number;
+  /** Tokens a page. */
+  pageSize: number;
+  queryHeads?: number;
+  /** Order within a page: "NHD" tokens, heads, dim; "HND" heads, tokens, dim. */
+  layout?: "NHD" | "HND";
+  /** True: key and value of a layer lie in one tensor [pages, 2, ...]. */
+  combined?: boolean;
+  /** Most sequences alive at once; default 512. */
+  maxSequences?: number;
+  /** Planes instead of key and value, such as one latent plane. At most 4. */
+  planes?: readonly PlaneOptions[];
+  /** Page groups; default one group of all layers. */
+  groups?: readonly CacheGroupOptions[];
+  /**
+   * Your own storage: a view [pages, pageSize, heads, dim] of a layer's plane, with any strides but
+   * the innermost, which is 1.
+   */
+  storage?: (layer: number, plane: PlaneOptions) => Tensor;
+}
+
+const schemas = {
+  layers: integer(1, 65536),
+  kvHeads: integer(1, 65536),
+  headDim: integer(1, 65536),
+  valueDim: integer(1, 65536),
+  dtype: oneOf(dtypes),
+  pages: integer(1),
+  pageSize: integer(1, 1 << 20),
+  queryHeads: integer(1, 65536),
+  layout: oneOf(["NHD", "HND"]),
+  combined: flag,
+  maxSequences: integer(1, 1 << 20),
+  planes: unchecked("a list of { name, heads, dim, dtype }"),
+  groups: unchecked("a list of { layers, pages, windowLeft }"),
+  storage: unchecked("a function (layer, plane) => Tensor"),
+};
+const required = ["layers", "kvHeads", "headDim", "dtype", "pages", "pageSize"];
+
+/** Most planes that one append kernel writes. */
+export const planesMax = 4;
+
+/** Throws OptionError unless the options describe a cache. */
+export function checkCacheOptions(options: PagedCacheOptions): void {
+  checkOptions("options", schemas, required, options);
+  const planes = planesOf(options);
+  if (planes.length < 1 || planes.length > planesMax) {
+    throw new OptionError(
+      "planes",
+      planes.length,
+      `1 to ${planesMax} planes`,
+      "list fewer planes.",
+    );
+  }
+  const names = new Set<string>();
+  for (const { name, heads, dim, dtype } of planes) {
+    requireInteger(`planes.${name}.heads`, heads, 1);
+    requireInteger(`planes.${name}.dim`, dim, 1);
+    requireDType(`planes.${name}.dtype`, dtype);
+    if (names.has(name)) throw new OptionError("planes", name, "named once", "rename one plane.");
+    names.add(name);
+  }
+  checkGroups(options);
+}
+
+/** The planes that the options ask for. */
+export function planesOf(options: PagedCacheOptions): readonly PlaneOptions[] {
+  const { kvHeads: heads, headDim, valueDim = headDim, dtype } = options;
+  return (
+    options.planes ?? [
+      { name: "key", heads, dim: headDim, dtype },
+      { name: "value", heads, dim: valueDim, dtype },
+    ]
+  );
+}
+
+/** The page groups that the options ask for. */
+export function groupsOf(options: PagedCacheOptions): readonly CacheGroupOptions[] {
+  const layers = Array.from({ length: options.layers }, (_, layer) => layer);
+  return options.groups ?? [{ layers, pages: options.pages }];
+}
+
+function checkGroups(options: PagedCacheOptions): void {
+  const seen = new Set<number>();
+  for (const [index, group] of groupsOf(options).entries()) {
+    requireInteger(`groups[${index}].pages`, group.pages, 1);
+    for (const layer of group.layers) {
+      requireInteger(`groups[${index}].layers`, layer, 0, options.layers - 1);
+      if (seen.has(layer)) {
+        throw new OptionError("groups", layer, "each layer in one group", "name the layer once.");
+      }
+      seen.add(layer);
+    }
+  }
+  if (seen.size !== options.layers) {
+    const fix = "add the layers that are missing.";
+    throw new OptionError("groups", `${seen.size} layers`, `all ${options.layers} layers`, fix);
+  }
+}

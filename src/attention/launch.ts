@@ -1,0 +1,71 @@
+import type { Device } from "../device/device.ts";
+import type { Kernel } from "../device/kernel.ts";
+import type { Stream } from "../device/stream.ts";
+import { AttentionParams, AttentionRecord } from "../ffi/params.gen.ts";
+import type { Plan } from "../plan/attention.ts";
+import { bindOptions } from "./bind.ts";
+import type { ResolvedOptions } from "./options.ts";
+import type { PagedCache } from "./paged-cache.ts";
+
+/** Kernel of each class in the planner's traits table. */
+const kernelNames: Record<string, string> = {
+  "cpu.row": "attention_row",
+  "cpu.tile": "attention_tile",
+};
+
+/** The parameters of an attention object's kernels, and their launches. */
+export class AttentionLaunch {
+  readonly params = new AttentionParams();
+  readonly #device: Device;
+  readonly #valueDim: number;
+  readonly #merge: Kernel;
+  readonly #kernels = new Map<string, Kernel>();
+
+  constructor(device: Device, options: ResolvedOptions) {
+    this.#device = device;
+    this.#valueDim = options.valueDim;
+    for (const [kernelClass, name] of Object.entries(kernelNames)) {
+      this.#kernels.set(kernelClass, device.kernel(name));
+    }
+    this.#merge = device.kernel("attention_merge");
+    bindOptions(this.params, options);
+  }
+
+  /** Points at the page table of a cache's layer. */
+  table(cache: PagedCache, layer: number): void {
+    const group = cache.layerGroups[layer];
+    this.params.pageTable = cache.tableAddress(group);
+    this.params.tableStride = cache.tableStride(group);
+  }
+
+  /** Points at a plan's sections and workspace on the device. */
+  plan(plan: Plan, sections: number, workspace: number, ropeTable: number): void {
+    const { params } = this;
+    const { offsets } = plan;
+    params.merges = sections + 4 * offsets.merges;
+    params.parts = sections + 4 * offsets.parts;
+    params.columns = sections + 4 * offsets.columns;
+    params.positions = sections + 4 * offsets.positions;
+    params.tokenRequests = sections + 4 * offsets.tokenRequests;
+    params.queryIndptr = sections + 4 * offsets.queryIndptr;
+    params.plannedKvLengths = sections + 4 * offsets.kvLengths;
+    params.partialOut = workspace;
+    params.partialLse = workspace + 4 * plan.partialCapacity * this.#valueDim;
+    params.mergeCount = plan.mergeCount;
+    params.ropeTable = ropeTable;
+  }
+
+  /** Queues the plan's launches, then the merge of split rows. */
+  queue(stream: Stream, plan: Plan, sections: number): void {
+    const { params } = this;
+    const device = this.#device;
+    for (let i = 0; i < plan.launches.length; i++) {
+      const launch = plan.launches[i];
+      const first = plan.offsets.records * 4 + launch.firstRecord * AttentionRecord.byteLength;
+      params.records = sections + first;
+      params.recordCount = launch.recordCount;
+      device.launch(stream, this.#kernels.get(launch.kernelClass)!, params, launch.grid);
+    }
+    device.launch(stream, this.#merge, params, plan.mergeGrid);
+  }
+}

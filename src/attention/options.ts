@@ -1,0 +1,136 @@
+import { OptionError } from "../errors.ts";
+import { checkOptions, finite, flag, integer, oneOf, unchecked } from "../options.ts";
+import type { LseBase } from "../ops/merge.ts";
+import { checkRope, type RopeOptions } from "../ops/rope.ts";
+import type { DType } from "../tensor/dtype.ts";
+
+/** Fixed sizes for graph capture: addresses and grids then depend on the bucket only. */
+export interface GraphOptions {
+  maxBatch: number;
+  maxQueryTokens: number;
+  /** Most page columns of a request. */
+  maxColumns: number;
+  /** Batch sizes to fix grids for, rising; default powers of two up to maxBatch. */
+  buckets?: readonly number[];
+}
+
+/** Options of {@link Attention.create}. Unnamed features are off. */
+export interface AttentionOptions {
+  queryHeads: number;
+  kvHeads: number;
+  /** Elements of a query or key head: a multiple of 8 up to 576. */
+  headDim: number;
+  /** Elements of a value head; default headDim. */
+  valueDim?: number;
+  /** Dtype of queries: f32, f16 or bf16. */
+  dtype: DType;
+  /** Dtype of keys and values; default dtype. */
+  kvDtype?: DType;
+  /** Dtype of outputs; default dtype. */
+  outDtype?: DType;
+  /** Query at position p sees keys up to p; without positions the mask is bottom-right. */
+  causal?: boolean;
+  /** Keys before the query's own position that stay visible; -1: all. */
+  windowLeft?: number;
+  /** logits = softCap * tanh(logits / softCap); 0: none. */
+  softCap?: number;
+  /** Factor of q.k; default 1 / sqrt(headDim). */
+  scale?: number;
+  /** Adds slope[head] * (key position - query position); run takes alibiSlopes. */
+  alibi?: boolean;
+  /** One logit a head that takes part in the softmax and has no value; run takes sinks. */
+  sinks?: boolean;
+  /** Packed bits: over all keys, or over only the last queryLength keys; run takes mask. */
+  mask?: "none" | "all" | "tail";
+  /** Rotates queries and keys while they are read; the cache then holds unrotated keys. */
+  rope?: RopeOptions;
+  lseBase?: LseBase;
+  /** False: output the raw state for a merge elsewhere, without sinks. */
+  finalize?: boolean;
+  /** A row's bits do not depend on its neighbours in the batch. */
+  batchInvariant?: boolean;
+  /** Planes of the cache that hold keys and values; a value may be the head of the key's plane. */
+  keyPlane?: string;
+  valuePlane?: string;
+  graph?: GraphOptions;
+  /** Accepted so that one shape object serves cache and attention. */
+  layers?: number;
+}
+
+const floats = ["f32", "f16", "bf16"];
+const kvFloats = [...floats, "f8e4m3", "f8e5m2"];
+
+const schemas = {
+  queryHeads: integer(1, 65536),
+  kvHeads: integer(1, 65536),
+  headDim: { ...integer(8, 576), multipleOf: 8, description: "a multiple of 8 from 8 to 576" },
+  valueDim: { ...integer(8, 576), multipleOf: 8, description: "a multiple of 8 from 8 to 576" },
+  dtype: oneOf(floats),
+  kvDtype: oneOf(kvFloats),
+  outDtype: oneOf(floats),
+  causal: flag,
+  windowLeft: integer(-1),
+  softCap: finite(0),
+  scale: finite(),
+  alibi: flag,
+  sinks: flag,
+  mask: oneOf(["none", "all", "tail"]),
+  rope: unchecked("an object { theta, dim, interleaved, maxPositions, scaling }"),
+  lseBase: oneOf(["e", "2"]),
+  finalize: flag,
+  batchInvariant: flag,
+  keyPlane: { type: "string", description: "the name of a plane" },
+  valuePlane: { type: "string", description: "the name of a plane" },
+  graph: {
+    type: "object",
+    required: ["maxBatch", "maxQueryTokens", "maxColumns"],
+    properties: {
+      maxBatch: integer(1),
+      maxQueryTokens: integer(1),
+      maxColumns: integer(1),
+      buckets: { type: "array", items: { type: "integer", minimum: 1 } },
+    },
+    additionalProperties: false,
+    description: "{ maxBatch, maxQueryTokens, maxColumns, buckets } in positive integers",
+  },
+  layers: integer(1, 65536),
+};
+
+/** The options with every default filled in. */
+export type ResolvedOptions = Required<Omit<AttentionOptions, "rope" | "graph" | "layers">> &
+  Pick<AttentionOptions, "rope" | "graph">;
+
+/** Checks the options and fills the defaults in. Errors: OptionError. */
+export function resolveOptions(options: AttentionOptions): ResolvedOptions {
+  checkOptions("options", schemas, ["queryHeads", "kvHeads", "headDim", "dtype"], options);
+  const { queryHeads, kvHeads, headDim, dtype } = options;
+  if (queryHeads % kvHeads !== 0) {
+    const fix = "give every KV head the same number of query heads.";
+    throw new OptionError("queryHeads", queryHeads, `a multiple of kvHeads (${kvHeads})`, fix);
+  }
+  if (options.rope !== undefined) checkRope(options.rope, headDim);
+  const {
+    valueDim = headDim,
+    kvDtype = dtype,
+    outDtype = dtype,
+    causal = false,
+    windowLeft = -1,
+    softCap = 0,
+    scale = 1 / Math.sqrt(headDim),
+    alibi = false,
+    sinks = false,
+    mask = "none",
+    lseBase = "e",
+    finalize = true,
+    batchInvariant = false,
+    keyPlane = "key",
+    valuePlane = "value",
+    rope,
+    graph,
+  } = options;
+  return {
+    ...{ queryHeads, kvHeads, headDim, valueDim, dtype, kvDtype, outDtype, causal, windowLeft },
+    ...{ softCap, scale, alibi, sinks, mask, lseBase, finalize, batchInvariant },
+    ...{ keyPlane, valuePlane, rope, graph },
+  };
+}

@@ -1,0 +1,31 @@
+export { attend, type AttendOptions } from "./attention/attend.ts";
+export { alibiSlopes, Attention } from "./attention/attention.ts";
+export type { RunTensors } from "./attention/bind.ts";
+export type {
+  CacheGroupOptions,
+  PagedCacheOptions,
+  PlaneOptions,
+} from "./attention/cache-options.ts";
+export type { AttentionOptions, GraphOptions } from "./attention/options.ts";
+export { type AppendTensors, PagedCache } from "./attention/paged-cache.ts";
+export {
+  type CpuLevel,
+  cpuLevels,
+  Device,
+  type DeviceKind,
+  type DeviceOptions,
+  type MemoryStats,
+} from "./device/device.ts";
+export { Event } from "./device/event.ts";
+export { Graph } from "./device/graph.ts";
+export { Stream } from "./device/stream.ts";
+export * from "./errors.ts";
+export { libraryPath } from "./ffi/library.ts";
+export { type Batch, type BatchOptions, createBatch, type OutOfPages } from "./kv/batch.ts";
+export { type Layout, type Level, raggedLayout } from "./kv/layout.ts";
+export { PrefixIndex } from "./kv/prefix-index.ts";
+export { type PrefixMatch, Sequence, SequencePool } from "./kv/sequence.ts";
+export { type AttentionState, type LseBase, mergeStates } from "./ops/merge.ts";
+export type { RopeOptions } from "./ops/rope.ts";
+export { type DType, dtypes } from "./tensor/dtype.ts";
+export { Tensor } from "./tensor/tensor.ts";

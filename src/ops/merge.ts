@@ -1,0 +1,81 @@
+import type { Stream } from "../device/stream.ts";
+import { OptionError } from "../errors.ts";
+import { MergeParams } from "../ffi/params.gen.ts";
+import { type DType, dtypeCode, isFloat } from "../tensor/dtype.ts";
+import { Tensor } from "../tensor/tensor.ts";
+
+/** Base of a log-sum-exp. */
+export type LseBase = "e" | "2";
+
+/** The state of an attention over part of the keys: normalised output and its log-sum-exp. */
+export interface AttentionState {
+  /** [tokens, heads, dim], any float dtype. */
+  out: Tensor;
+  /** f32 [tokens, heads]; -inf where no key was seen. */
+  lse: Tensor;
+  lseBase: LseBase;
+}
+
+/** Rows that one item of the merge kernel handles. */
+const rowsPerItem = 64;
+
+const params = new MergeParams();
+
+/**
+ * Merges attention states over disjoint keys by log-sum-exp, in the order given (FlashInfer, MLSys
+ * 2025, section 2.2). All states have one shape, dtype and LSE base. Returns the merged state; its
+ * output is `dtype`, by default that of the states. Errors: OptionError.
+ */
+export function mergeStates(
+  states: readonly AttentionState[],
+  options: { dtype?: DType; stream?: Stream } = {},
+): AttentionState {
+  const [first] = states;
+  if (first === undefined) throw new OptionError("states", 0, "one state or more", "pass states.");
+  for (const [i, state] of states.entries()) checkState(i, state, first);
+  const { device, shape, dtype } = first.out;
+  const [tokens, heads, dim] = shape;
+  const stream = options.stream ?? device.stream;
+  using stacked = Tensor.empty(device, [states.length, tokens, heads, dim], dtype);
+  using lses = Tensor.empty(device, [states.length, tokens, heads], "f32");
+  for (const [i, state] of states.entries()) {
+    stacked.select(0, i).copyFrom(state.out, stream);
+    lses.select(0, i).copyFrom(state.lse, stream);
+  }
+  const out = Tensor.empty(device, [tokens, heads, dim], options.dtype ?? dtype);
+  const lse = Tensor.empty(device, [tokens, heads], "f32");
+  params.states = stacked.address;
+  params.lses = lses.address;
+  params.out = out.address;
+  params.lse = lse.address;
+  params.stateStride = stacked.strides[0];
+  params.lseStride = lses.strides[0];
+  params.stateCount = states.length;
+  params.rowCount = tokens * heads;
+  params.dim = dim;
+  params.inDtype = dtypeCode(dtype);
+  params.outDtype = dtypeCode(out.dtype);
+  params.logBase = first.lseBase === "2" ? Math.LN2 : 1;
+  const grid = Math.ceil(params.rowCount / rowsPerItem);
+  device.launch(stream, device.kernel("merge_states"), params, grid);
+  return { out, lse, lseBase: first.lseBase };
+}
+
+function checkState(index: number, state: AttentionState, first: AttentionState): void {
+  const { out, lse, lseBase } = state;
+  out.guard();
+  lse.guard();
+  const name = `states[${index}]`;
+  if (lseBase !== first.lseBase) {
+    const fix = "run both with one lseBase.";
+    throw new OptionError(`${name}.lseBase`, lseBase, `"${first.lseBase}", as the first`, fix);
+  }
+  const same = out.shape.join() === first.out.shape.join() && out.dtype === first.out.dtype;
+  if (out.shape.length !== 3 || !same || !isFloat(out.dtype)) {
+    const allowed = `[tokens, heads, dim] like ${first.out.label}`;
+    throw new OptionError(`${name}.out`, out.label, allowed, "merge states of one shape.");
+  }
+  if (lse.dtype === "f32" && lse.shape.join() === out.shape.slice(0, 2).join()) return;
+  const allowed = `an f32 tensor [${out.shape.slice(0, 2).join(", ")}]`;
+  throw new OptionError(`${name}.lse`, lse.label, allowed, "pass the LSE of the same run.");
+}

@@ -1,0 +1,230 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { Device } from "../../src/device/device.ts";
+import { DeviceError, DisposedError, OptionError, OutOfMemoryError } from "../../src/errors.ts";
+import { ProbeParams, RandomParams } from "../../src/ffi/params.gen.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
+import { forSeeds } from "../support/random.ts";
+
+function spin(device: Device, microseconds: number, grid = 1, stream = device.stream, fail = 0) {
+  const params = new ProbeParams();
+  params.microseconds = microseconds;
+  params.fail = fail;
+  device.launch(stream, device.kernel("probe_spin"), params, grid);
+}
+
+describe("a CPU device", () => {
+  let device: Device;
+  beforeAll(async () => {
+    device = await Device.open("cpu", { threads: 2 });
+  });
+  afterAll(() => device[Symbol.asyncDispose]());
+
+  test("says what it is", () => {
+    expect(device.processors).toBe(2);
+    expect(device.name).toContain("2 threads");
+    expect(device.why).toBe("asked for by name");
+  });
+
+  test("runs a stream's work in order and tells when it is done", async () => {
+    const memory = device.alloc(8, "test");
+    device.stream.fill(memory.address, 1, 8);
+    spin(device, 2000);
+    device.stream.fill(memory.address, 2, 4);
+    await device.stream.done();
+    expect([...new Uint8Array(memory.hostBytes())]).toEqual([2, 2, 2, 2, 1, 1, 1, 1]);
+    expect(device.stream.idle).toBe(true);
+  });
+
+  test("events order two streams and time a kernel", async () => {
+    const second = device.createStream("second");
+    const memory = device.alloc(4, "test");
+    const [before, after] = [device.createEvent("before"), device.createEvent("after")];
+    before.record(device.stream);
+    spin(device, 20_000);
+    device.stream.fill(memory.address, 7, 4);
+    after.record(device.stream);
+    expect(after.reached).toBe(false);
+    second.waitFor(after);
+    const other = device.alloc(4, "test");
+    second.copy(other.address, memory.address, 4);
+    await second.done();
+    expect([...new Uint8Array(other.hostBytes())]).toEqual([7, 7, 7, 7]);
+    expect(before.elapsedMs(after)).toBeGreaterThanOrEqual(20);
+    second[Symbol.dispose]();
+    expect(() => second.wait()).toThrow(DisposedError);
+  });
+
+  test("done rejects with the reason of its signal", async () => {
+    spin(device, 30_000);
+    const reason = new Error("no more patience");
+    const waiting = device.stream.done({ signal: AbortSignal.abort(reason) });
+    expect(waiting).rejects.toBe(reason);
+    const controller = new AbortController();
+    const aborted = device.stream.done({ signal: controller.signal });
+    controller.abort(reason);
+    expect(aborted).rejects.toBe(reason);
+    await device.stream.done();
+  });
+
+  test("a graph captures instead of running and replays what was captured", async () => {
+    const memory = device.alloc(4, "test");
+    const bytes = new Uint8Array(memory.hostBytes());
+    device.stream.fill(memory.address, 0, 4);
+    const graph = device.capture(device.stream, () => {
+      device.stream.fill(memory.address, 5, 2);
+      spin(device, 10);
+    });
+    await device.stream.done();
+    expect([...bytes]).toEqual([0, 0, 0, 0]);
+    graph.replay(device.stream);
+    await device.stream.done();
+    expect([...bytes]).toEqual([5, 5, 0, 0]);
+    graph[Symbol.dispose]();
+    expect(() => graph.replay(device.stream)).toThrow(DisposedError);
+  });
+
+  test("a capture refuses events and waits", () => {
+    const event = device.createEvent();
+    expect(() => device.capture(device.stream, () => event.record(device.stream))).toThrow(
+      DeviceError,
+    );
+    expect(() => device.capture(device.stream, () => void device.stream.done())).toThrow();
+    device.stream.wait();
+  });
+
+  test("a frozen pool refuses allocations until it is thawed", () => {
+    device.freezeMemory();
+    expect(() => device.alloc(64, "late")).toThrow("frozen");
+    device.freezeMemory(false);
+    device.alloc(64, "late")[Symbol.dispose]();
+  });
+
+  test("freeing memory with queued work waits for the work", async () => {
+    const memory = device.alloc(1 << 20, "queued");
+    const { address } = memory;
+    spin(device, 20_000);
+    device.stream.fill(address, 9, 1 << 20);
+    memory[Symbol.dispose]();
+    const other = device.alloc(1 << 20, "other");
+    expect(other.address).not.toBe(address);
+    await device.stream.done();
+    expect(() => memory.hostBytes()).toThrow(DisposedError);
+    memory[Symbol.dispose]();
+  });
+
+  test("launches with many items run each once", async () => {
+    const params = new RandomParams();
+    const count = 65536 * 9 + 17;
+    using tensor = Tensor.zeros(device, [count], "f32");
+    params.out = tensor.address;
+    params.count = count;
+    params.seed = 3;
+    params.deviation = 1;
+    device.launch(device.stream, device.kernel("random_normal"), params, 10);
+    const values = tensor.toFloat64Array();
+    let sum = 0;
+    for (const value of values) sum += value * value;
+    expect(sum / count).toBeCloseTo(1, 1);
+    using again = Tensor.randomNormal(device, [1000], "f32", { seed: 3 });
+    expect(again.toFloat64Array()).toEqual(values.slice(0, 1000));
+  });
+
+  test("random streams, events and copies agree with a sequential model", async () => {
+    const streams = [device.stream, device.createStream("b"), device.createStream("c")];
+    forSeeds(30, (random) => {
+      const memory = device.alloc(64, "model");
+      const bytes = new Uint8Array(memory.hostBytes());
+      device.stream.fill(memory.address, 0, 64);
+      const model = new Uint8Array(64);
+      let last = device.stream;
+      for (let step = 0; step < 40; step++) {
+        const stream = random.pick(streams);
+        if (stream !== last) {
+          using event = device.createEvent();
+          event.record(last);
+          stream.waitFor(event);
+          last = stream;
+        }
+        const [target, value, length] = [random.integer(0, 31), step + 1, random.integer(1, 32)];
+        if (random.chance(0.2)) spin(device, random.integer(1, 200), 2, stream);
+        stream.fill(memory.address + target, value, length);
+        model.fill(value, target, target + length);
+      }
+      last.wait();
+      expect([...bytes]).toEqual([...model]);
+      memory[Symbol.dispose]();
+    });
+  });
+
+  test("a wrong kernel name or parameter size is a typed error", () => {
+    expect(() => device.kernel("no_such_kernel")).toThrow("no kernel is named no_such_kernel");
+    const kernel = device.kernel("append");
+    expect(() => device.launch(device.stream, kernel, new RandomParams(), -1)).toThrow(DeviceError);
+  });
+});
+
+test("bad options of Device.open name the option", async () => {
+  expect(Device.open("cpu", { threads: 0 })).rejects.toThrow("threads must be");
+  expect(Device.open("cpu", { threads: NaN })).rejects.toThrow(OptionError);
+  expect(Device.open("cpu", { level: "v9" as never })).rejects.toThrow("level must be one of");
+  expect(Device.open("cuda:0")).rejects.toThrow("kind must be");
+  process.env["FLASHBUN_THREADS"] = "many";
+  try {
+    expect(Device.open("cpu")).rejects.toThrow("FLASHBUN_THREADS must be");
+  } finally {
+    delete process.env["FLASHBUN_THREADS"];
+  }
+});
+
+test("out of memory names what was asked, what is free and who holds it", async () => {
+  await using device = await Device.open("cpu", { threads: 1, memoryLimitBytes: 1 << 20 });
+  using held = device.alloc(900_000, "the large one");
+  try {
+    device.alloc(500_000, "one more");
+    expect.unreachable();
+  } catch (error) {
+    expect(error).toBeInstanceOf(OutOfMemoryError);
+    expect((error as OutOfMemoryError).askedBytes).toBe(500_000);
+    expect((error as Error).message).toContain("the large one 900000 bytes");
+  }
+  expect(device.memoryStats().owners[0].label).toBe(held.label);
+});
+
+test("a failed kernel rejects done, poisons its device and leaves others alone", async () => {
+  const failing = await Device.open("cpu", { threads: 2 });
+  await using healthy = await Device.open("cpu", { threads: 1 });
+  const event = failing.createEvent();
+  const second = failing.createStream();
+  spin(failing, 1000, 4, failing.stream, 7);
+  event.record(failing.stream);
+  second.waitFor(event);
+  expect(failing.stream.done()).rejects.toThrow("probe_spin failed with status 7");
+  expect(second.done()).rejects.toThrow("probe_spin");
+  await Bun.sleep(20);
+  expect(() => spin(failing, 1)).toThrow("takes no more work");
+  expect(() => failing.stream.wait()).toThrow(DeviceError);
+  spin(healthy, 1);
+  await healthy.stream.done();
+  await failing[Symbol.asyncDispose]();
+  expect(() => failing.createStream()).toThrow(DisposedError);
+});
+
+test("the event loop keeps turning while a 500 ms kernel runs on the default threads", async () => {
+  await using device = await Device.open("cpu");
+  const lags: number[] = [];
+  let last = performance.now();
+  const timer = setInterval(() => {
+    const now = performance.now();
+    lags.push(Math.max(0, now - last - 1));
+    last = now;
+  }, 1);
+  spin(device, 500_000, device.processors);
+  await device.stream.done();
+  clearInterval(timer);
+  lags.sort((a, b) => a - b);
+  const p99 = lags[Math.floor(lags.length * 0.99)];
+  const most = lags.at(-1)!;
+  process.stderr.write(`event loop lag: p99 ${p99.toFixed(2)} ms, most ${most.toFixed(2)} ms\n`);
+  expect(lags.length).toBeGreaterThan(100);
+  expect(p99).toBeLessThan(5);
+});

@@ -1,0 +1,73 @@
+import { expect, test } from "bun:test";
+import { readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { libraryPath, native } from "../../src/ffi/library.ts";
+import { AttentionParams, AttentionRecord, TensorMap } from "../../src/ffi/params.gen.ts";
+import { symbols } from "../../src/ffi/symbols.ts";
+import { root, zigBuild } from "../support/zig.ts";
+
+/** Names of the defined dynamic symbols, read from the ELF file as `nm -D --defined-only` does. */
+function exportedNames(path: string): string[] {
+  const bytes = readFileSync(path);
+  const u64 = (at: number) => Number(bytes.readBigUInt64LE(at));
+  const sectionsAt = u64(0x28);
+  const sections = Array.from({ length: bytes.readUInt16LE(0x3c) }, (_, i) => {
+    const at = sectionsAt + i * bytes.readUInt16LE(0x3a);
+    return {
+      type: bytes.readUInt32LE(at + 4),
+      offset: u64(at + 24),
+      size: u64(at + 32),
+      link: bytes.readUInt32LE(at + 40),
+    };
+  });
+  const dynamic = sections.find(({ type }) => type === 11)!;
+  const strings = sections[dynamic.link];
+  const names: string[] = [];
+  for (let at = dynamic.offset; at < dynamic.offset + dynamic.size; at += 24) {
+    const defined = bytes.readUInt16LE(at + 6) !== 0;
+    if (!defined) continue;
+    const start = strings.offset + bytes.readUInt32LE(at);
+    names.push(bytes.toString("utf8", start, bytes.indexOf(0, start)));
+  }
+  return names.sort();
+}
+
+test("the library exports exactly what the symbol table declares", () => {
+  expect(exportedNames(libraryPath())).toEqual(Object.keys(symbols).sort());
+});
+
+test("the library stays under 4 MB", () => {
+  expect(statSync(libraryPath()).size).toBeLessThan(4 << 20);
+});
+
+test("the generated packers are those of kernels/params.h", async () => {
+  const { code, stdout, stderr } = await zigBuild("abi");
+  expect(stderr).toBe("");
+  expect(code).toBe(0);
+  expect(stdout).toBe(readFileSync(join(root, "src/ffi/params.gen.ts"), "utf8"));
+});
+
+test("packers write 64-bit values as two halves and floats in place", () => {
+  const params = new AttentionParams();
+  for (const value of [0, 1, -1, 2 ** 31, 2 ** 32 + 5, 2 ** 47 - 1, -(2 ** 40), -(2 ** 32)]) {
+    params.qStrideToken = value;
+    expect(params.qStrideToken).toBe(value);
+    const view = new DataView(params.view.buffer);
+    const at = 2 * 32 + 2 * 40 + 3 * 8;
+    expect(view.getBigInt64(at, true)).toBe(BigInt(value));
+  }
+  params.scale = 0.125;
+  expect(params.scale).toBe(0.125);
+});
+
+test("a record is 64 bytes, a tensor map 128", () => {
+  expect(AttentionRecord.byteLength).toBe(64);
+  expect(TensorMap.byteLength).toBe(128);
+});
+
+test("native functions refuse null handles and say so", () => {
+  expect(native().fb_device_close(null)).not.toBe(0);
+  expect(native().fb_stream_wait(null)).not.toBe(0);
+  expect(native().fb_launch(null, null, null, 0, 0)).not.toBe(0);
+  expect(native().fb_memory_alloc(null, 8, 0, null)).not.toBe(0);
+});
