@@ -61,19 +61,15 @@ class PrefixSharer {
   #slots = new Int32Array(0);
   #versions = new Int32Array(0);
   #common = new Int32Array(0);
-  // Runs of requests [start, end) that share `pages` pages.
-  #runCount = 0;
-  #runStarts = new Int32Array(0);
+  // From request 0, each stretch [i, #runEnds[i]) shares #runPages[i] pages, 0 for no run.
+  #best = new Int32Array(0);
   #runEnds = new Int32Array(0);
   #runPages = new Int32Array(0);
 
   share(batch: StepBatch, state: SequenceState, worthSharing: WorthSharing): boolean {
     this.#ensure(batch.requestCount);
-    if (this.#compare(batch, state)) {
-      this.#runCount = 0;
-      this.#choose(0, batch.requestCount - 1);
-    }
-    if (this.#runCount === 0) return false;
+    if (this.#compare(batch, state)) this.#choose(batch.requestCount);
+    if (this.#best[0] === 0) return false;
     if (!this.#write(batch, state, worthSharing)) return false;
     batch.layout.levels = this.#levels;
     return true;
@@ -89,12 +85,12 @@ class PrefixSharer {
     this.#slots = new Int32Array(size);
     this.#versions = new Int32Array(size);
     this.#common = new Int32Array(size);
-    this.#runStarts = new Int32Array(size);
+    this.#best = new Int32Array(size + 1);
     this.#runEnds = new Int32Array(size);
     this.#runPages = new Int32Array(size);
   }
 
-  /** Brings the shared page counts up to date; true when any request or row has changed. */
+  /** Brings the shared page counts up to date; true when any has changed. */
   #compare(batch: StepBatch, state: SequenceState): boolean {
     const count = batch.requestCount;
     const { slots } = batch.whole;
@@ -105,8 +101,11 @@ class PrefixSharer {
       const version = state.versions[slot];
       const same = i < this.#count && this.#slots[i] === slot && this.#versions[i] === version;
       const known = same && !changedBefore && i > 0;
-      if (!known && i > 0) this.#common[i - 1] = commonPages(state, slots[i - 1], slot);
-      if (!same) changed = true;
+      if (!known && i > 0) {
+        const pages = commonPages(state, slots[i - 1], slot);
+        if (pages !== this.#common[i - 1]) changed = true;
+        this.#common[i - 1] = pages;
+      }
       changedBefore = !same;
       this.#slots[i] = slot;
       this.#versions[i] = version;
@@ -116,31 +115,38 @@ class PrefixSharer {
   }
 
   /**
-   * Chooses the runs among requests low..high that spare the most page reads, and returns how many:
-   * either all of them share their least common pages, or the weakest neighbours are parted.
+   * Chooses the runs that spare the most page reads: best[i] is what requests i... can spare, found
+   * from the last request back. Runs need only part where the shared page count changes.
    */
-  #choose(low: number, high: number): number {
-    if (low >= high) return 0;
-    let weakest = low;
-    let most = 0;
-    for (let i = low; i < high; i++) {
-      if (this.#common[i] < this.#common[weakest]) weakest = i;
-      most = Math.max(most, this.#common[i]);
+  #choose(count: number): void {
+    const common = this.#common;
+    const best = this.#best;
+    best[count] = 0;
+    let after = count;
+    for (let start = count - 1; start >= 0; start--) {
+      if (!this.#parts(start, count)) continue;
+      best[start] = best[after];
+      this.#runEnds[start] = after;
+      this.#runPages[start] = 0;
+      let pages = start + 1 < count ? common[start] : 0;
+      for (let end = start + 2; end <= count && pages > 0; end++) {
+        const saving = pages * (end - 1 - start) + best[end];
+        if (this.#parts(end, count) && saving > best[start]) {
+          best[start] = saving;
+          this.#runEnds[start] = end;
+          this.#runPages[start] = pages;
+        }
+        if (end < count) pages = Math.min(pages, common[end - 1]);
+      }
+      after = start;
     }
-    const pages = this.#common[weakest];
-    const together = pages * (high - low);
-    const before = this.#runCount;
-    if (pages < most) {
-      const parted = this.#choose(low, weakest) + this.#choose(weakest + 1, high);
-      if (parted > together) return parted;
-    }
-    this.#runCount = before;
-    if (together === 0) return 0;
-    this.#runStarts[before] = low;
-    this.#runEnds[before] = high + 1;
-    this.#runPages[before] = pages;
-    this.#runCount++;
-    return together;
+  }
+
+  /** Whether a run may start or end before request i: not inside a stretch of equal shares. */
+  #parts(i: number, count: number): boolean {
+    if (i < 2 || i > count - 2) return true;
+    const pages = this.#common[i - 1];
+    return pages !== this.#common[i - 2] || pages !== this.#common[i];
   }
 
   /** Writes both levels; false when no run is worth sharing. */
@@ -153,10 +159,10 @@ class PrefixSharer {
     rest.queryIndptr = queryIndptr;
     rest.slots = slots;
     let next = 0;
-    for (let run = 0; run < this.#runCount; run++) {
-      const start = this.#runStarts[run];
-      const end = this.#runEnds[run];
-      const tokens = this.#runPages[run] * state.pageSize;
+    for (let start = 0, end = 0; start < requestCount; start = end) {
+      end = this.#runEnds[start];
+      const tokens = this.#runPages[start] * state.pageSize;
+      if (tokens === 0) continue;
       if (!worthSharing(tokens, end - start, queryIndptr[end] - queryIndptr[start])) continue;
       if (next < start) this.#pushRow(batch, next, 0);
       this.#pushRow(batch, start, tokens);
