@@ -108,8 +108,8 @@ export function writeManaged(memory: MemoryView, address: number, tensor: DLPack
 }
 
 /**
- * Reads a DLManagedTensorVersioned; nothing is called or changed. Throws InputError for another major
- * version, unknown devices or dtypes, more than 8 axes, sizes and addresses out of range.
+ * Reads a DLManagedTensorVersioned; nothing is called or changed. Throws InputError for another
+ * major version, unknown devices or dtypes, more than 8 axes, sizes and addresses out of range.
  */
 export function readManaged(memory: MemoryView, address: number): DLPackTensor {
   if (!Number.isSafeInteger(address) || address <= 0 || address >= addressLimit)
@@ -181,9 +181,9 @@ const exported = new Set<Exported>();
 let sweeper: ReturnType<typeof setInterval> | undefined;
 
 /**
- * Address of a new DLManagedTensorVersioned that shows the tensor to another library, which calls its
- * deleter when done (from any thread). Blocks until the work queued so far is through. The tensor
- * stays referenced until then and must not be disposed before, unless it is handed over.
+ * Address of a new DLManagedTensorVersioned that shows the tensor to another library, which calls
+ * its deleter when done (from any thread). Blocks until the work queued so far is through. The
+ * tensor stays referenced until then and must not be disposed before, unless it is handed over.
  */
 export function toDLPack(tensor: Tensor, options: ExportOptions = {}): number {
   tensor.guard();
@@ -209,7 +209,7 @@ export function toDLPack(tensor: Tensor, options: ExportOptions = {}): number {
   return address;
 }
 
-/** Frees the exported structs whose consumers are done; a timer does it too. Returns how many are out. */
+/** Frees exported structs whose consumers are done; a timer does it too. Returns how many are out. */
 export function sweepExports(): number {
   for (const entry of exported) {
     if (entry.flag.getUint32(0, true) === 0) continue;
@@ -225,9 +225,9 @@ export function sweepExports(): number {
 }
 
 /**
- * A tensor over memory of another library, without a copy: disposing it calls the producer's deleter.
- * Read-only memory is refused unless `allowReadOnly` promises not to write it. Throws InputError, and
- * then the struct still belongs to the caller.
+ * A tensor over memory of another library, without a copy: disposing it calls the producer's
+ * deleter. Read-only memory is refused unless `allowReadOnly` promises not to write it. Throws
+ * InputError, and then the struct still belongs to the caller.
  */
 export function fromDLPack(
   device: Device,

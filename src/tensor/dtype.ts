@@ -64,10 +64,10 @@ export function isFloat(dtype: DType): boolean {
 }
 
 /**
- * Writes numbers as elements of a dtype into `bytes`. Floats round once, to nearest even: f32, f16
- * and bf16 overflow to infinity; fp8 saturates to its largest finite number, infinities too, and NaN
+ * Writes numbers as elements of a dtype into bytes. Floats round once, to nearest even: f32, f16
+ * and bf16 overflow to infinity; fp8 saturates to its largest finite number, infinities too; NaN
  * stays NaN. Integers cut towards zero and saturate, NaN is 0. bool is "not 0". i64 alone takes
- * bigints. Errors: OptionError when `bytes` has another length or the data another kind of number.
+ * bigints. Errors: OptionError when bytes has another length or the data another kind of number.
  */
 export function encode(
   dtype: DType,

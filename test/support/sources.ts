@@ -4,7 +4,9 @@ import { dirname, join, normalize, relative } from "node:path";
 /** The repository's root. */
 export const root = join(import.meta.dir, "..", "..");
 
-/** A TypeScript file of the project. */
+const listCommand = ["git", "ls-files", "-co", "--exclude-standard", "-z"];
+
+/** A text file of the project. */
 export interface Source {
   /** Relative to the root, with slashes. */
   path: string;
@@ -14,11 +16,9 @@ export interface Source {
 
 /** The files that git tracks or would track, by glob patterns relative to the root. */
 export function filesOf(...patterns: string[]): string[] {
-  const listed = Bun.spawnSync(["git", "ls-files", "-co", "--exclude-standard", "-z"], {
-    cwd: root,
-  });
+  const listed = Bun.which("git") === null ? undefined : Bun.spawnSync(listCommand, { cwd: root });
   const paths =
-    listed.exitCode === 0
+    listed?.exitCode === 0
       ? listed.stdout.toString().split("\0").filter(Boolean)
       : patterns.flatMap((pattern) => [...new Bun.Glob(pattern).scanSync({ cwd: root })]);
   const globs = patterns.map((pattern) => new Bun.Glob(pattern));

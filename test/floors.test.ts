@@ -1,0 +1,89 @@
+import { describe, expect, test } from "bun:test";
+import { importsOf, type Source, sourcesOf } from "./support/sources.ts";
+
+/** What each folder of src may import besides itself and the files at the roof's edge. */
+const floors: Record<string, readonly string[]> = {
+  kv: [],
+  variant: [],
+  plan: ["kv", "variant"],
+  ffi: [],
+  device: ["ffi"],
+  jit: ["device", "ffi", "variant"],
+  tensor: ["device", "ffi"],
+  ops: ["tensor", "device", "ffi", "jit", "kv", "plan"],
+  attention: ["ops", "tensor", "device", "ffi", "jit", "plan", "kv", "variant"],
+  replay: ["attention", "ops", "tensor", "device", "plan", "kv"],
+  cli: ["replay", "attention", "ops", "tensor", "device", "plan", "kv"],
+  debloat: [],
+};
+
+/** Files in src itself that every folder may import: they import nothing above themselves. */
+const shared = ["src/errors.ts", "src/options.ts"];
+const pure = ["kv", "plan", "variant"];
+const pureShared = ["src/errors.ts"];
+
+/** Sentences about imports that climb, or that leave the pure wing. */
+function climbs(sources: readonly Source[]): string[] {
+  const wrong: string[] = [];
+  for (const source of sources) {
+    const folder = folderOf(source.path);
+    for (const name of importsOf(source)) {
+      const reason = verdict(folder, source.path, name);
+      if (reason !== undefined) wrong.push(`${source.path} imports ${name}: ${reason}`);
+    }
+  }
+  return wrong;
+}
+
+function verdict(folder: string, path: string, name: string): string | undefined {
+  if (name === "bun:ffi") return folder === "ffi" ? undefined : "only src/ffi may";
+  if (!name.startsWith("src/")) {
+    if (name.startsWith("..") || /^(test|bench|scripts|examples)\//.test(name))
+      return name.endsWith("package.json") ? undefined : "it leaves src";
+    return pure.includes(folder) ? "the pure wing imports nothing from outside" : undefined;
+  }
+  if (path === "src/index.ts") return name.startsWith("src/cli/") ? "programs stay out" : undefined;
+  const target = folderOf(name);
+  if (target === "") {
+    if (name === "src/index.ts") return folder === "cli" ? undefined : "it climbs to the roof";
+    const allowed = pure.includes(folder) ? pureShared : shared;
+    return allowed.includes(name) ? undefined : "that file is not for this folder";
+  }
+  if (folder === "") return "the files that all share import no folder";
+  if (!(folder in floors)) return `folder ${folder} has no floor: add it to the table`;
+  return target === folder || floors[folder].includes(target) ? undefined : "it climbs";
+}
+
+/** Folder below src; "" for a file in src itself. */
+function folderOf(path: string): string {
+  const parts = path.split("/");
+  return parts.length > 2 ? parts[1] : "";
+}
+
+describe("floors", () => {
+  test("imports only go down", () => {
+    expect(climbs(sourcesOf("src/**/*.ts"))).toEqual([]);
+  });
+
+  const cases: [string, string, string | undefined][] = [
+    ["src/kv/batch.ts", `import { x } from "../device/device.ts";`, "it climbs"],
+    ["src/plan/walk.ts", `import type { T } from "../tensor/dtype.ts";`, "it climbs"],
+    ["src/plan/walk.ts", `export { x } from "../kv/batch.ts";`, undefined],
+    ["src/plan/walk.ts", `import { readFileSync } from "node:fs";`, "the pure wing"],
+    ["src/kv/batch.ts", `import { x } from "../options.ts";`, "that file is not for this folder"],
+    ["src/kv/batch.ts", `import {\n  a,\n  b,\n} from "../plan/walk.ts";`, "it climbs"],
+    ["src/ops/page.ts", `import { dlopen } from "bun:ffi";`, "only src/ffi may"],
+    ["src/ops/page.ts", `const x = await import("../attention/attend.ts");`, "it climbs"],
+    ["src/device/device.ts", `import { check } from "../ffi/status.ts";`, undefined],
+    ["src/ffi/library.ts", `import { dlopen } from "bun:ffi";`, undefined],
+    ["src/tensor/tensor.ts", `import { x } from "../index.ts";`, "it climbs to the roof"],
+    ["src/tensor/tensor.ts", `import { x } from "../../test/support/oracle.ts";`, "it leaves src"],
+    ["src/errors.ts", `import { x } from "./kv/batch.ts";`, "the files that all share"],
+    ["src/wild/thing.ts", `import { x } from "../kv/batch.ts";`, "folder wild has no floor"],
+  ];
+  test.each(cases)("%s with %s", (path, text, reason) => {
+    const found = climbs([{ path, text, lines: text.split("\n") }]);
+    if (reason === undefined) expect(found).toEqual([]);
+    else expect(found).toEqual([expect.stringContaining(reason)]);
+  });
+});
