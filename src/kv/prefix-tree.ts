@@ -27,9 +27,11 @@ export class PrefixTree {
   #newest: PrefixNode | null = null;
   readonly #pageSize: number;
   readonly #groups: number;
+  readonly #hash: typeof hashTokens;
 
   /** @param pageSize tokens a page @param groups page ids a column */
-  constructor(pageSize: number, groups: number) {
+  constructor(pageSize: number, groups: number, hash = hashTokens) {
+    this.#hash = hash;
     this.#pageSize = pageSize;
     this.#groups = groups;
   }
@@ -37,7 +39,7 @@ export class PrefixTree {
   /** The child whose first page is tokens[at, at + pageSize), or null. */
   find(node: PrefixNode, tokens: Int32Array, at: number): PrefixNode | null {
     if (node.children === null || at + this.#pageSize > tokens.length) return null;
-    let child = node.children.get(this.#hash(tokens, at)) ?? null;
+    let child = node.children.get(this.#hash(tokens, at, this.#pageSize)) ?? null;
     while (child !== null && !this.#samePage(child, 0, tokens, at)) child = child.sibling;
     return child;
   }
@@ -54,7 +56,7 @@ export class PrefixTree {
    * Adds a leaf below `parent`; its first page must not be there yet. Use it (or touch it) next.
    */
   add(parent: PrefixNode, tokens: Int32Array, pages: Int32Array): PrefixNode {
-    const node = new PrefixNode(parent, tokens, pages, this.#hash(tokens, 0));
+    const node = new PrefixNode(parent, tokens, pages, this.#hash(tokens, 0, this.#pageSize));
     this.#hang(parent, node);
     this.#linkAfter(node, this.#newest);
     return node;
@@ -74,7 +76,7 @@ export class PrefixTree {
     );
     node.tokens = node.tokens.slice(tokens);
     node.pages = node.pages.slice(pages);
-    node.hash = this.#hash(node.tokens, 0);
+    node.hash = this.#hash(node.tokens, 0, this.#pageSize);
     node.parent = upper;
     this.#hang(parent, upper);
     this.#hang(upper, node);
@@ -89,8 +91,9 @@ export class PrefixTree {
       this.#unlink(leaf);
       return;
     }
-    leaf.tokens = leaf.tokens.slice(0, count * this.#pageSize);
-    leaf.pages = leaf.pages.slice(0, count * this.#groups);
+    // Views, not copies: a long leaf is often given up page by page.
+    leaf.tokens = leaf.tokens.subarray(0, count * this.#pageSize);
+    leaf.pages = leaf.pages.subarray(0, count * this.#groups);
   }
 
   /** Makes a node and all above it the newest, parents last. */
@@ -105,15 +108,6 @@ export class PrefixTree {
   clear(): void {
     this.root.children = null;
     this.oldest = this.#newest = null;
-  }
-
-  #hash(tokens: Int32Array, at: number): number {
-    let hash = 0x811c9dc5;
-    for (let i = at; i < at + this.#pageSize; i++) {
-      hash = Math.imul(hash ^ tokens[i], 0x01000193);
-      hash ^= hash >>> 15;
-    }
-    return hash;
   }
 
   #samePage(node: PrefixNode, page: number, tokens: Int32Array, at: number): boolean {
@@ -160,4 +154,14 @@ export class PrefixTree {
     if (node.newer === null) this.#newest = node.older;
     else node.newer.older = node.older;
   }
+}
+
+/** A 32-bit hash (FNV with a mixing shift) of tokens[at, at + count). */
+function hashTokens(tokens: Int32Array, at: number, count: number): number {
+  let hash = 0x811c9dc5;
+  for (let i = at; i < at + count; i++) {
+    hash = Math.imul(hash ^ tokens[i], 0x01000193);
+    hash ^= hash >>> 15;
+  }
+  return hash;
 }
