@@ -109,7 +109,7 @@ const Ahead = struct {
         if (t >= a.count) return;
         const row: [*]const u8 = @ptrFromInt(a.tokens[t]);
         var at: usize = 0;
-        while (at < a.bytes) : (at += 64) @prefetch(row + at, .{ .locality = 3 });
+        while (at < a.bytes) : (at += 64) @prefetch(row + at, .{ .locality = 2 });
     }
 };
 
@@ -237,7 +237,7 @@ fn softmax(w: *const Work, s: *Scratch, tokens: *const common.Tokens, i: usize, 
     }
     const alpha = simd.exp2_scalar(s.maxima[i] - base);
     s.alphas[i] = alpha;
-    s.sums[i] = s.sums[i] * alpha + @reduce(.Add, total);
+    s.sums[i] = s.sums[i] * alpha + simd.sum(total);
     s.maxima[i] = maximum;
 }
 

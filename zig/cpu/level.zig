@@ -8,6 +8,7 @@ const merge = @import("merge.zig");
 const page = @import("page.zig");
 const tensor = @import("tensor.zig");
 const probe = @import("probe.zig");
+const gather = @import("gather.zig");
 
 pub const Run = *const fn (params: *const anyopaque, index: u32, scratch: [*]align(64) u8) callconv(.c) i32;
 
@@ -31,6 +32,7 @@ const kernels = [_]Kernel{
     kernel("table_update", params.fb_table_params, page.run_table),
     kernel("random_normal", params.fb_random_params, tensor.run_normal),
     kernel("convert", params.fb_convert_params, tensor.run_convert),
+    kernel("gather_rows", params.fb_gather_params, gather.run),
     kernel("fill", params.fb_random_params, tensor.run_fill),
     kernel("probe_spin", params.fb_probe_params, probe.run_spin),
     kernel("probe_read", params.fb_probe_params, probe.run_read),

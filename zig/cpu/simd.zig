@@ -278,11 +278,73 @@ pub fn narrow_row(kind: Dtype, source: [*]const f32, target: [*]u8, count: usize
     }
 }
 
-/// Sums of `n` vectors, one a lane: n must be 1, 2, 4 or 8.
-pub inline fn sum_each(comptime n: usize, x: [n]F) [n]f32 {
-    var out: [n]f32 = undefined;
-    inline for (0..n) |i| out[i] = @reduce(.Add, x[i]);
+/// Sum of the lanes, as a tree (a float @reduce adds one lane after another).
+pub fn sum(x: anytype) f32 {
+    const n = @typeInfo(@TypeOf(x)).vector.len;
+    if (n == 1) return x[0];
+    return sum(fold(x, 1));
+}
+
+/// Sums of n vectors, one a lane, for n = 1, 2, 4, 8 or 16.
+pub fn sum_each(comptime n: usize, x: [n]F) [n]f32 {
+    if (n <= lanes) return gather_sums(n, x, 1);
+    return sum_each(n / 2, x[0 .. n / 2].*) ++ sum_each(n / 2, x[n / 2 ..].*);
+}
+
+/// Pairs of vectors, each made of `parts` unfinished sums, become vectors of twice as many.
+fn gather_sums(comptime n: usize, x: anytype, comptime parts: usize) [n]f32 {
+    const V = @TypeOf(x[0]);
+    const width = @typeInfo(V).vector.len;
+    if (x.len == 1) return if (width == n) x[0] else gather_sums(n, [1]@Vector(width / 2, f32){fold(x[0], parts)}, parts);
+    var y: [x.len / 2]V = undefined;
+    inline for (0..y.len) |i| {
+        const a = x[2 * i];
+        const b = x[2 * i + 1];
+        y[i] = @shuffle(f32, a, b, halves(width, parts, 0)) + @shuffle(f32, a, b, halves(width, parts, 1));
+    }
+    return gather_sums(n, y, parts * 2);
+}
+
+/// Adds the upper half of each of `parts` parts to its lower half.
+inline fn fold(x: anytype, comptime parts: usize) @Vector(@typeInfo(@TypeOf(x)).vector.len / 2, f32) {
+    const width = @typeInfo(@TypeOf(x)).vector.len;
+    const size = width / parts;
+    comptime var low: [width / 2]i32 = undefined;
+    comptime var high: [width / 2]i32 = undefined;
+    inline for (0..width / 2) |i| {
+        low[i] = i / (size / 2) * size + i % (size / 2);
+        high[i] = low[i] + size / 2;
+    }
+    return @shuffle(f32, x, undefined, low) + @shuffle(f32, x, undefined, high);
+}
+
+/// Lanes of the lower (0) or upper (1) half of every part of two vectors.
+fn halves(comptime width: usize, comptime parts: usize, comptime upper: usize) [width]i32 {
+    const size = width / parts;
+    var out: [width]i32 = undefined;
+    for (0..width) |i| {
+        const part = i / (size / 2);
+        const lane: i32 = @intCast(part % parts * size + upper * (size / 2) + i % (size / 2));
+        out[i] = if (part < parts) lane else ~lane;
+    }
     return out;
+}
+
+test "sums of vectors" {
+    inline for (.{ 1, 2, 4, 8, 16 }) |n| {
+        var x: [n]F = undefined;
+        var want: [n]f32 = @splat(0);
+        for (0..n) |i| {
+            for (0..lanes) |j| {
+                const value: f32 = @floatFromInt(i * i + 3 * j + 1);
+                const v: *[lanes]f32 = @ptrCast(&x[i]);
+                v[j] = value;
+                want[i] += value;
+            }
+            try std.testing.expectEqual(want[i], sum(x[i]));
+        }
+        try std.testing.expectEqual(want, sum_each(n, x));
+    }
 }
 
 test "small floats go there and back" {
