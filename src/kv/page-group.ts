@@ -27,8 +27,13 @@ export class PageGroup {
   #leftCount = 0;
   /** Pages that the step being checked takes, less those it frees. */
   needed = 0;
-  /** Whether the step being checked changes any page of the group. */
-  changes = false;
+  /**
+   * Requests of the step being checked that add or copy a page, and those whose window frees one.
+   */
+  readonly changing: Int32Array;
+  changingCount = 0;
+  readonly passing: Int32Array;
+  passingCount = 0;
 
   constructor(options: PageGroupOptions, name: string, slots: number, columns: number) {
     requireInteger(`${name}.windowLeft`, options.windowLeft ?? -1, -1, 0x7fffffff);
@@ -37,6 +42,8 @@ export class PageGroup {
     this.windowLeft = options.windowLeft ?? -1;
     this.firstColumns = new Int32Array(slots);
     this.leaving = new Int32Array(options.pages);
+    this.changing = new Int32Array(slots);
+    this.passing = new Int32Array(slots);
   }
 
   /** Forgets the waiting copies, after they were queued on the device. */

@@ -56,7 +56,7 @@ export function reserveStep(
   batch.paddedTokens = padded;
   for (let g = 0; g < state.groups.length; g++) {
     const group = state.groups[g];
-    if (group.changes) takePages(state, group, count);
+    takePages(state, group);
     mapTokens(state, group, batch.slotMappings[g], count);
     if (padded > tokens) batch.slotMappings[g].fill(-1, tokens, padded);
   }
@@ -107,7 +107,7 @@ function checkSequences(
  */
 function countPages(state: SequenceState, group: PageGroup, requests: number): void {
   group.needed = 0;
-  group.changes = false;
+  group.changingCount = group.passingCount = 0;
   if (group.windowLeft >= 0) countPassed(state, group, requests);
   const { pageSize, lengths, pageCounts, stepSlots, stepTokens } = state;
   const { allocator } = group;
@@ -118,16 +118,13 @@ function countPages(state: SequenceState, group: PageGroup, requests: number): v
     const slot = stepSlots[i];
     const pages = pageCounts[slot];
     const room = pages * pageSize - lengths[slot];
-    if (count > room) {
-      group.needed += Math.ceil((count - room) / pageSize);
-      group.changes = true;
-    }
-    if (room === 0) continue;
-    const page = data[slot * stride + pages - 1];
-    const users = allocator.referenceCount(page);
+    const page = room === 0 ? -1 : data[slot * stride + pages - 1];
+    const users = room === 0 ? 1 : allocator.referenceCount(page);
+    if (count <= room && users === 1) continue;
+    group.changing[group.changingCount++] = i;
+    if (count > room) group.needed += Math.ceil((count - room) / pageSize);
     if (users === 1 || users - group.leaving[page] === 1) continue;
     group.needed++;
-    group.changes = true;
     group.leave(page);
   }
   group.forgetLeaving();
@@ -140,7 +137,7 @@ function countPassed(state: SequenceState, group: PageGroup, requests: number): 
   for (let i = 0; i < requests; i++) {
     const slot = stepSlots[i];
     if (stepTokens[i] === 0 || !hasPassed(state, group, slot)) continue;
-    group.changes = true;
+    group.passing[group.passingCount++] = i;
     const end = group.windowColumn(state.lengths[slot], state.pageSize);
     for (let column = group.firstColumns[slot]; column < end; column++) {
       const page = data[slot * stride + column];
@@ -165,29 +162,22 @@ function growTables(state: SequenceState): void {
 }
 
 /** Frees what windows passed, then copies shared last pages and adds new ones. */
-function takePages(state: SequenceState, group: PageGroup, requests: number): void {
+function takePages(state: SequenceState, group: PageGroup): void {
   const { pageSize, lengths, pageCounts, stepSlots, stepTokens } = state;
   const { allocator, table } = group;
-  if (group.windowLeft >= 0) {
-    for (let i = 0; i < requests; i++) {
-      const slot = stepSlots[i];
-      if (stepTokens[i] > 0 && hasPassed(state, group, slot)) state.releasePassed(group, slot);
-    }
-  }
-  for (let i = 0; i < requests; i++) {
-    const count = stepTokens[i];
-    if (count === 0) continue;
-    const slot = stepSlots[i];
-    const length = lengths[slot];
+  for (let i = 0; i < group.passingCount; i++)
+    state.releasePassed(group, stepSlots[group.passing[i]]);
+  for (let i = 0; i < group.changingCount; i++) {
+    const request = group.changing[i];
+    const slot = stepSlots[request];
     const pages = pageCounts[slot];
-    const room = pages * pageSize - length;
+    const room = pages * pageSize - lengths[slot];
     if (room > 0) {
       const page = table.data[slot * table.stride + pages - 1];
       if (allocator.referenceCount(page) > 1)
         state.ownPage(group, slot, pages - 1, pageSize - room);
     }
-    if (count <= room) continue;
-    const end = pages + Math.ceil((count - room) / pageSize);
+    const end = Math.ceil((lengths[slot] + stepTokens[request]) / pageSize);
     for (let column = pages; column < end; column++) table.set(slot, column, allocator.take());
   }
 }

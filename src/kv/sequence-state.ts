@@ -24,7 +24,7 @@ export class SequenceState {
   readonly lengths: Int32Array;
   readonly pageCounts: Int32Array;
   readonly lastTokens: Int32Array;
-  /** By slot: raised whenever pages already in the row change, not when pages are added. */
+  /** By slot: raised whenever pages in the row change or leave it, not when pages are added. */
   readonly versions: Int32Array;
   /** By slot: the last step it was seen in, to find a sequence given twice. */
   readonly stamps: Int32Array;
@@ -85,7 +85,6 @@ export class SequenceState {
     const slot = this.#freeSlots[--this.#freeCount];
     this.lengths[slot] = this.pageCounts[slot] = this.lastTokens[slot] = 0;
     for (const group of this.groups) group.firstColumns[slot] = 0;
-    this.versions[slot]++;
     return slot;
   }
 

@@ -199,8 +199,10 @@ function commonPages(state: SequenceState, a: number, b: number): number {
   let common = Math.floor(Math.min(state.lengths[a], state.lengths[b]) / state.pageSize);
   for (let g = 0; g < state.groups.length; g++) {
     const { data, stride } = state.groups[g].table;
+    const rowA = a * stride;
+    const rowB = b * stride;
     let column = 0;
-    while (column < common && data[a * stride + column] === data[b * stride + column]) column++;
+    while (column < common && data[rowA + column] === data[rowB + column]) column++;
     common = column;
   }
   return common;
@@ -221,14 +223,15 @@ export function orderByPrefix(sequences: readonly Reservable[], into: Int32Array
   for (let i = 0; i < sequences.length; i++)
     if (sequences[i].slot < 0) throw new DisposedError(`sequence ${sequences[i].id}`);
   for (let i = 0; i < sequences.length; i++) {
-    let low = 0;
+    // Steps mostly come in order already: look at the end first.
+    let low = i > 0 && comparePages(sequences[into[i - 1]], sequences[i]) <= 0 ? i : 0;
     let high = i;
     while (low < high) {
       const middle = (low + high) >> 1;
       if (comparePages(sequences[i], sequences[into[middle]]) < 0) high = middle;
       else low = middle + 1;
     }
-    into.copyWithin(low + 1, low, i);
+    if (low < i) into.copyWithin(low + 1, low, i);
     into[low] = i;
   }
 }
@@ -240,8 +243,10 @@ function comparePages(a: Reservable, b: Reservable): number {
   while (group + 1 < groups.length && groups[group].windowLeft >= 0) group++;
   const { data, stride } = groups[group].table;
   const columns = Math.min(pageCounts[a.slot], pageCounts[b.slot]);
+  const rowA = a.slot * stride;
+  const rowB = b.slot * stride;
   for (let column = 0; column < columns; column++) {
-    const difference = data[a.slot * stride + column] - data[b.slot * stride + column];
+    const difference = data[rowA + column] - data[rowB + column];
     if (difference !== 0) return difference;
   }
   return pageCounts[a.slot] - pageCounts[b.slot];

@@ -17,7 +17,9 @@ interface Fixture {
   foreign: Sequence;
 }
 
-/** A pool with a 10-token sequence, a fork of it that wrote 2 more, and sequences not to be used. */
+/**
+ * A pool with a 10-token sequence, a fork of it that wrote 2 more, and sequences not to be used.
+ */
 function fixture(): Fixture {
   const pool = new SequencePool({ pageSize: 4, groups, maxSequences: 4 });
   const [long, freed] = [pool.create(), pool.create()];
@@ -295,7 +297,7 @@ describe("PrefixIndex refuses, with nothing changed,", () => {
   });
 
   test("matches of another pool, and those older than an eviction", () => {
-    const { pool, long, foreign } = fixture();
+    const { pool, long, fork, foreign } = fixture();
     const index = new PrefixIndex(pool);
     index.insert(tokens, long);
     const match = index.match(tokens);
@@ -303,9 +305,14 @@ describe("PrefixIndex refuses, with nothing changed,", () => {
     expect(() => foreign.pool.create({ prefix: match })).toThrow(/prefix must be a match made by/);
     expect(snapshot(pool)).toBe(before);
     long.free();
+    fork.free();
     expect(match.stale).toBe(false);
-    index.clear();
+    expect(index.evict(1)).toBe(1);
     expect(match.stale).toBe(true);
     expect(() => pool.create({ prefix: match })).toThrow(OptionError);
+    const next = index.match(tokens);
+    expect(next.stale).toBe(false);
+    index.clear();
+    expect(next.stale).toBe(true);
   });
 });

@@ -12,7 +12,9 @@ function randomIndptr(random: Random, rows: number, most: number): number[] {
   return result;
 }
 
-/** What a contiguous sparse layout keeps, as "query token, head, K/V token" of the whole tensors. */
+/**
+ * What a contiguous sparse layout keeps, as "query token, head, K/V token" of the whole tensors.
+ */
 function keptTokens(layout: Layout, heads: number): Set<string> {
   const kept = new Set<string>();
   const [level] = layout.levels;

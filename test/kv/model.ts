@@ -29,8 +29,9 @@ export class DeviceTable {
 }
 
 /**
- * What the pages hold, naively: each token of a sequence has a value of its own, appended where the
- * slot mapping says and moved as the pool asks. Wrong copies, mappings or shares show as wrong values.
+ * What the pages hold, naively: each token of a sequence has a value of its own, appended where
+ * the slot mapping says and moved as the pool asks. Wrong copies, mappings or shares show as wrong
+ * values.
  */
 export class NaiveCache {
   /** By group, by token slot. */
@@ -83,8 +84,8 @@ export class NaiveCache {
   }
 
   /**
-   * Compares everything that can be seen; `held` adds users of pages beyond the sequences, `contents`
-   * says whether to compare what the pages hold too.
+   * Compares everything that can be seen; `held` adds users of pages beyond the sequences,
+   * `contents` says whether to compare what the pages hold too.
    */
   check(held?: (group: number, page: number) => number, contents = true): void {
     const { pool } = this;
@@ -134,7 +135,9 @@ export class NaiveCache {
   }
 }
 
-/** Pages a step is short of in a group, by a naive walk through what reserve has to do; 0: it fits. */
+/**
+ * Pages a step is short of in a group, by a naive walk through what reserve has to do; 0: it fits.
+ */
 export function pagesMissing(
   pool: SequencePool,
   g: number,

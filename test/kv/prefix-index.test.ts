@@ -6,7 +6,9 @@ import { Sequence, SequencePool } from "../../src/kv/sequence.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 import { NaiveCache } from "./model.ts";
 
-/** What an index should hold: for each indexed token prefix of whole pages, its last page by group. */
+/**
+ * What an index should hold: for each indexed token prefix of whole pages, its last page by group.
+ */
 class NaiveIndex {
   readonly pages = new Map<string, Int32Array>();
 
