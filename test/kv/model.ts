@@ -129,7 +129,8 @@ export class NaiveCache {
       const found = this.storage[g][page * pool.pageSize + (position % pool.pageSize)];
       if (found !== values[position])
         throw new Error(
-          `sequence ${sequence.id}, group ${g}, position ${position}: ${found}, not ${values[position]}`,
+          `sequence ${sequence.id}, group ${g}, position ${position} holds ${found}, ` +
+            `not ${values[position]}`,
         );
     }
   }

@@ -164,8 +164,8 @@ describe("PrefixIndex", () => {
         } else if (kind === 8) {
           naive.evict(random.integer(0, 6), random.integer(0, pool.groups.length - 1));
         }
-        // A window group's pages may come from a second sequence of the same tokens: same K/V in life,
-        // other values here.
+        // A window group's pages may come from a second sequence of the same tokens: the same K/V in
+        // life, other values here.
         cache.check((g, page) => naive.held(g, page), pool.groups.length === 1);
       }
       for (const sequence of cache.live) sequence.free();
