@@ -11,8 +11,8 @@ const lanes = simd.lanes;
 pub const Params = params.fb_attention_params;
 pub const Record = params.fb_attention_record;
 
-/// Tokens handled between two looks at the maximum.
-pub const block = 64;
+/// Tokens that Tokens holds at most.
+pub const span = 128;
 pub const max_dim = 576;
 /// Floats from one staged row to the next: off a power of two, so rows do not share cache sets.
 pub const row_stride = max_dim + 16;
@@ -43,13 +43,13 @@ pub const Rows = extern struct {
     mask_end: [max_rows]i32,
 };
 
-/// Addresses, positions and scales of up to `block` kept tokens.
+/// Addresses, positions and scales of up to `span` kept tokens.
 pub const Tokens = extern struct {
-    k: [block]usize align(64),
-    v: [block]usize align(64),
-    position: [block]i32 align(64),
-    k_scale: [block]f32 align(64),
-    v_scale: [block]f32 align(64),
+    k: [span]usize align(64),
+    v: [span]usize align(64),
+    position: [span]i32 align(64),
+    k_scale: [span]f32 align(64),
+    v_scale: [span]f32 align(64),
 };
 
 /// One pass over a record: `count` rows from `first`, the tokens they may see and constant factors.
@@ -146,7 +146,7 @@ fn describe_rows(w: *Work) void {
         lowest = @min(lowest, w.rows.low[i]);
         highest = @max(highest, w.rows.high[i]);
     }
-    for (w.count..@min(max_rows, (w.count + 31) & ~@as(usize, 31))) |i| {
+    for (w.count..(w.count + 31) & ~@as(usize, 31)) |i| {
         w.rows.low[i] = any_position;
         w.rows.high[i] = no_position;
         w.rows.position[i] = 0;
@@ -274,15 +274,15 @@ pub fn load_query(w: *const Work, i: usize, out: [*]f32, padded: usize) void {
     for (dim..padded) |d| out[d] = 0;
 }
 
-/// Widens key `row` at `position` to f32 and rotates it.
-pub fn stage_key(w: *const Work, source: usize, position: i32, out: [*]f32, padded: usize) void {
+/// Widens a key row at `position` to f32, times factor, and rotates it.
+pub fn stage_key(w: *const Work, source: usize, position: i32, factor: f32, out: [*]f32, padded: usize) void {
     const dim: usize = @intCast(w.p.key_dim);
-    simd.widen_row(w.kind, items(u8, source), out, dim, 1);
+    simd.widen_row(w.kind, items(u8, source), out, dim, factor);
     if (w.p.rope_table != 0) rotate(w.p, out, position);
     for (dim..padded) |d| out[d] = 0;
 }
 
-/// Widens a value row to f32.
+/// Widens a value row to f32, times factor.
 pub fn stage_value(w: *const Work, source: usize, factor: f32, out: [*]f32, padded: usize) void {
     const dim: usize = @intCast(w.p.value_dim);
     simd.widen_row(w.kind, items(u8, source), out, dim, factor);

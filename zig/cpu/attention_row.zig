@@ -7,9 +7,11 @@ const Dtype = simd.Dtype;
 const F = simd.F;
 const I = simd.I;
 const lanes = simd.lanes;
-const block = common.block;
 const row_stride = common.row_stride;
 const Work = common.Work;
+
+/// Tokens between two looks at the maximum.
+const block = 64;
 
 /// Query rows of one pass over the tokens.
 const pass_rows = 16;
@@ -92,7 +94,7 @@ fn stage(w: *const Work, s: *Scratch, tokens: *common.Tokens, count: usize, key_
     for (0..count) |i| {
         const key = s.keys[i * row_stride ..].ptr;
         const value = s.values[i * row_stride ..].ptr;
-        common.stage_key(w, tokens.k[i], tokens.position[i], key, key_dim);
+        common.stage_key(w, tokens.k[i], tokens.position[i], 1, key, key_dim);
         common.stage_value(w, tokens.v[i], 1, value, value_dim);
         tokens.k[i] = @intFromPtr(key);
         tokens.v[i] = @intFromPtr(value);

@@ -59,6 +59,11 @@ pub inline fn mul_add(a: anytype, b: @TypeOf(a), c: @TypeOf(a)) @TypeOf(a) {
     return if (has_fma) @mulAdd(@TypeOf(a), a, b, c) else a * b + c;
 }
 
+/// Larger of two numbers each, as one instruction; a NaN in b stays.
+pub inline fn max(a: anytype, b: @TypeOf(a)) @TypeOf(a) {
+    return @select(f32, a > b, a, b);
+}
+
 /// 2 ** x for x <= 0 with a relative error of 1e-7; exactly 0 below 2 ** -126, so for -inf.
 pub inline fn exp2(x: anytype) @TypeOf(x) {
     const V = @TypeOf(x);
