@@ -1,4 +1,4 @@
-import type { DType } from "../../src/tensor/dtype.ts";
+import { type DType, roundTo } from "../../src/tensor/dtype.ts";
 import { oracle, type OracleInput, type OracleResult } from "./oracle.ts";
 
 /**
@@ -17,11 +17,17 @@ export interface Expected extends OracleResult {
   limits: Float64Array;
 }
 
-/** The oracle's answer with the limits of the table; kernels round only their outputs. */
+/**
+ * The oracle's answer with the limits of the table. CPU kernels work in f32 and round only outputs;
+ * for others the input says where they round.
+ */
 export function expectedOf(input: OracleInput, outDtype: DType): Expected {
-  const exact = oracle(input);
-  const naive = oracle({ ...input, rounding: { ...input.rounding, output: outDtype } });
-  return { ...exact, limits: limitsOf(exact.out, naive.out, input.valueDim, outDtype) };
+  const exact = oracle({ ...input, rounding: undefined });
+  const naive =
+    input.rounding === undefined
+      ? roundTo(outDtype, exact.out)
+      : oracle({ ...input, rounding: { ...input.rounding, output: outDtype } }).out;
+  return { ...exact, limits: limitsOf(exact.out, naive, input.valueDim, outDtype) };
 }
 
 /** By row: twice the naive error plus the floor times the row's RMS. */

@@ -1,0 +1,228 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { Attention } from "../../src/attention/attention.ts";
+import { PagedCache } from "../../src/attention/paged-cache.ts";
+import { Device } from "../../src/device/device.ts";
+import type { Graph } from "../../src/device/graph.ts";
+import { DisposedError, OptionError, PlanError } from "../../src/errors.ts";
+import { createBatch } from "../../src/kv/batch.ts";
+import { raggedLayout } from "../../src/kv/layout.ts";
+import type { Sequence } from "../../src/kv/sequence.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
+import { caseOf } from "../support/cases.ts";
+import { type HostRequest, indptrOf, levelsHere, raggedTensors, Rig } from "../support/rig.ts";
+
+const shape = { queryHeads: 4, kvHeads: 2, headDim: 32, pageSize: 0 } as const;
+
+/** Requests of the case's lengths; the same seed gives the same numbers, whatever the lengths after. */
+function requestsOf(rig: Rig): HostRequest[] {
+  const { queryLengths, kvLengths, headDim, valueDim } = rig.c;
+  return kvLengths.map((keys, r) => {
+    const [k, v] = [rig.rows(keys, headDim), rig.rows(keys, valueDim)];
+    return { q: rig.queries(queryLengths[r]), k, v };
+  });
+}
+
+function raggedBatch(queryLengths: number[], kvLengths: number[]) {
+  const layout = raggedLayout(indptrOf(queryLengths), indptrOf(kvLengths));
+  return createBatch({ queryLengths, kvLengths, layout });
+}
+
+describe.each(await levelsHere())("runs on %s", (level) => {
+  let device: Device;
+  beforeAll(async () => {
+    device = await Device.open("cpu", { level, threads: 3 });
+  });
+  afterAll(async () => {
+    await device[Symbol.asyncDispose]();
+  });
+
+  test.each([
+    ["decode", [1, 1, 1, 1], [90, 20, 3000, 1], [50, 20, 2100, 0], undefined],
+    ["verify", [5, 5, 5], [60, 33, 9], [58, 30, 7], [3, 2, 0]],
+    ["prefill", [40, 17], [70, 17], [41, 17], [40, 9]],
+    ["fewer queries", [8, 3], [50, 40], undefined, [2, 3]],
+  ])("lengths known only on the device: %s", (_, queryLengths, kvLengths, kv, queries) => {
+    for (const over of [{}, { windowLeft: 9, alibi: true }, { causal: false, softCap: 9 }]) {
+      const c = caseOf("clamps", { ...shape, queryLengths, kvLengths, ...over });
+      using rig = new Rig(device, c, { deviceLengths: true });
+      const requests = requestsOf(rig);
+      // What lies past a clamp is poison: nobody may read it.
+      const poisoned = requests.map((request, r) => {
+        const [k, v] = [request.k.slice(), request.v.slice()];
+        k.fill(NaN, (kv?.[r] ?? kvLengths[r]) * 64);
+        v.fill(NaN, (kv?.[r] ?? kvLengths[r]) * 64);
+        return { ...request, k, v };
+      });
+      const { k, v } = raggedTensors(rig, poisoned);
+      rig.check(raggedBatch(queryLengths, kvLengths), requests, { k, v }, { kv, queries });
+    }
+  });
+
+  test("the same batch gives the same bits each time", () => {
+    const lengths = { queryLengths: [1, 30, 1], kvLengths: [2500, 300, 77] };
+    using rig = new Rig(device, caseOf("again", { ...shape, ...lengths, kvDtype: "bf16" }));
+    const requests = requestsOf(rig);
+    const { k, v } = raggedTensors(rig, requests);
+    const batch = raggedBatch(lengths.queryLengths, lengths.kvLengths);
+    const first = rig.check(batch, requests, { k, v });
+    for (let i = 0; i < 3; i++) expect(rig.check(batch, requests, { k, v })).toEqual(first);
+  });
+
+  test("a batch-invariant row has the same bits alone and among neighbours", async () => {
+    const others: [number, number][] = [
+      [1, 40],
+      [20, 20],
+      [1, 5000],
+    ];
+    await using single = await Device.open("cpu", { level, threads: 1 });
+    for (const [queries, keys] of [
+      [1, 1500],
+      [3, 700],
+      [70, 200],
+    ]) {
+      const run = (where: Device, neighbours: [number, number][]) => {
+        const queryLengths = [queries, ...neighbours.map(([count]) => count)];
+        const kvLengths = [keys, ...neighbours.map(([, count]) => count)];
+        const lengths = { queryLengths, kvLengths, batchInvariant: true };
+        using rig = new Rig(where, caseOf("invariant", { ...shape, ...lengths, dtype: "bf16" }));
+        const requests = requestsOf(rig);
+        const { k, v } = raggedTensors(rig, requests);
+        const bytes = rig.check(raggedBatch(queryLengths, kvLengths), requests, { k, v });
+        return bytes.slice(0, queries * 4 * 32 * 2);
+      };
+      const alone = run(device, []);
+      for (let count = 1; count <= others.length; count++)
+        expect(run(device, others.slice(0, count))).toEqual(alone);
+      expect(run(single, others)).toEqual(alone);
+    }
+  });
+
+  test("a replayed graph gives the bits of eager runs", () => {
+    const graph = { maxBatch: 4, maxQueryTokens: 4, maxColumns: 64 };
+    const { queryHeads, kvHeads, headDim } = shape;
+    const options = { queryHeads, kvHeads, headDim, dtype: "f32" } as const;
+    using eager = Attention.createSync(device, { ...options, causal: true, graph });
+    using captured = Attention.createSync(device, { ...options, causal: true, graph });
+    const cacheOptions = { ...options, layers: 1, pages: 100, pageSize: 16 };
+    using cache = PagedCache.create(device, cacheOptions);
+    using eagerCache = PagedCache.create(device, cacheOptions);
+    const sequences = [0, 1, 2, 3].map(() => cache.sequence());
+    const eagerSequences = [0, 1, 2, 3].map(() => eagerCache.sequence());
+    using q = Tensor.zeros(device, [4, queryHeads, headDim], "f32");
+    using k = Tensor.zeros(device, [4, kvHeads, headDim], "f32");
+    using out = Tensor.zeros(device, [4, queryHeads, headDim], "f32");
+    using lse = Tensor.zeros(device, [4, queryHeads], "f32");
+    const { stream } = device;
+    const noise = (tokens: number, heads: number, seed: number) =>
+      Tensor.randomNormal(device, [tokens, heads, headDim], "f32", { seed });
+    const reserve = (from: PagedCache, all: Sequence[], counts: number[]) => {
+      const batch = from.reserve(all, counts);
+      if (!batch.ok) throw batch.error;
+      return batch;
+    };
+    using history = noise(259, kvHeads, 99);
+    for (const [from, all] of [
+      [cache, sequences],
+      [eagerCache, eagerSequences],
+    ] as const) {
+      const batch = reserve(from, all, [40, 3, 200, 16]);
+      from.append({ layer: 0, batch, k: history, v: history });
+    }
+    let recorded: Graph | undefined;
+    for (let step = 0; step < 20; step++) {
+      const batch = reserve(cache, sequences, [1, 1, 1, 1]);
+      const eagerBatch = reserve(eagerCache, eagerSequences, [1, 1, 1, 1]);
+      q.copyFrom(noise(4, queryHeads, 2 * step));
+      k.copyFrom(noise(4, kvHeads, 2 * step + 1));
+      captured.plan(batch);
+      if (recorded === undefined) {
+        cache.append({ layer: 0, batch, k, v: k });
+        captured.run({ q, cache, out, lse });
+        recorded = device.capture(stream, () => {
+          cache.append({ layer: 0, batch, k, v: k });
+          captured.run({ q, cache, out, lse });
+        });
+      } else {
+        recorded.replay(stream);
+      }
+      const bits = [out.toBytes(), lse.toBytes()];
+      eager.plan(eagerBatch);
+      eagerCache.append({ layer: 0, batch: eagerBatch, k, v: k });
+      eager.run({ q, cache: eagerCache, out, lse });
+      expect(bits).toEqual([out.toBytes(), lse.toBytes()]);
+    }
+    // A stale plan is found before anything is launched.
+    if (!cache.reserve(sequences, [1, 1, 1, 1]).ok) throw new Error("out of pages");
+    expect(() => recorded!.replay(stream)).toThrow(PlanError);
+    recorded![Symbol.dispose]();
+  });
+});
+
+describe("refused, with nothing changed", () => {
+  const { queryHeads, kvHeads, headDim } = shape;
+  const options = { queryHeads, kvHeads, headDim, dtype: "f32" } as const;
+
+  test("runs without a fresh plan and after disposal", async () => {
+    await using device = await Device.open("cpu");
+    const attention = Attention.createSync(device, options);
+    using cache = PagedCache.create(device, { ...options, layers: 1, pages: 9, pageSize: 4 });
+    const sequence = cache.sequence();
+    using q = Tensor.zeros(device, [2, 4, 32], "f32");
+    using out = Tensor.zeros(device, [2, 4, 32], "f32");
+    expect(() => attention.run({ q, out, cache })).toThrow(/no batch was planned.*Fix/);
+    const batch = cache.reserve([sequence], [2]);
+    if (!batch.ok) throw batch.error;
+    attention.plan(batch);
+    cache.reserve([sequence], [1]);
+    expect(() => attention.run({ q, out, cache })).toThrow(/stale/);
+    attention[Symbol.dispose]();
+    expect(() => attention.plan(batch)).toThrow(DisposedError);
+    expect(out.toFloat64Array().every((x) => x === 0)).toBe(true);
+  });
+
+  test("tensors of wrong shapes, dtypes and strides, each by its name", async () => {
+    await using device = await Device.open("cpu");
+    using attention = Attention.createSync(device, { ...options, deviceLengths: true });
+    attention.plan(raggedBatch([2], [5]));
+    const make = (...dims: number[]) => Tensor.zeros(device, dims, "f32");
+    const good = { q: make(2, 4, 32), out: make(2, 4, 32), k: make(5, 2, 32), v: make(5, 2, 32) };
+    attention.run(good);
+    const bad: [object, RegExp][] = [
+      [{ q: make(1, 4, 32) }, /^q must be/],
+      [{ q: make(2, 32, 4).permute(0, 2, 1) }, /^q must be/],
+      [{ q: Tensor.zeros(device, [2, 4, 32], "bf16") }, /^q must be f32/],
+      [{ out: make(2, 4, 16) }, /^out must be/],
+      [{ k: make(4, 2, 32) }, /^k must be/],
+      [{ v: make(5, 2, 31) }, /^v must be/],
+      [{ k: undefined }, /^cache must be/],
+      [{ lse: make(2, 2) }, /^lse must be/],
+      [{ sinks: make(4) }, /^sinks must be left out/],
+      [{ alibiSlopes: make(4) }, /^alibiSlopes must be left out/],
+      [{ mask: make(4) }, /^mask must be left out/],
+      [{ kScale: make(3) }, /^kScale must be/],
+      [{ kvLengths: make(1) }, /^kvLengths must be/],
+      [{ queryLengths: Tensor.zeros(device, [0], "i32") }, /^queryLengths must be/],
+    ];
+    for (const [over, message] of bad) {
+      expect(() => attention.run({ ...good, ...over })).toThrow(OptionError);
+      expect(() => attention.run({ ...good, ...over })).toThrow(message);
+    }
+    const gone = make(2, 4, 32);
+    gone[Symbol.dispose]();
+    expect(() => attention.run({ ...good, q: gone })).toThrow(DisposedError);
+  });
+
+  test("ragged layouts that leave the tensors, dense and sparse", async () => {
+    await using device = await Device.open("cpu");
+    using attention = Attention.createSync(device, options);
+    const make = (tokens: number, heads: number) =>
+      Tensor.zeros(device, [tokens, heads, 32], "f32");
+    const { tokenMaskLayout } = await import("../../src/kv/sparse-layout.ts");
+    const mask = [1, 1, 1, 1, 1];
+    const layout = tokenMaskLayout({ queryIndptr: [0, 1], kvIndptr: [0, 5], mask });
+    attention.plan(createBatch({ queryLengths: [1], kvLengths: [5], layout }));
+    const tensors = { q: make(1, 4), out: make(1, 4), v: make(5, 2) };
+    attention.run({ ...tensors, k: make(5, 2) });
+    expect(() => attention.run({ ...tensors, k: make(4, 2) })).toThrow(/^k must be/);
+  });
+});

@@ -1,0 +1,282 @@
+import type { DType } from "../../src/tensor/dtype.ts";
+import type { Random } from "./random.ts";
+
+/** How a page's memory lies; all but NHD have gaps or another order. */
+export const storages = ["NHD", "HND", "strided", "combined"] as const;
+
+/** What keys and values are multiplied by while they are read. */
+export const scaleKinds = ["none", "tensor", "head", "request", "token"] as const;
+
+/** One batch over paged K/V, or ragged when it has no page size, with every option. */
+export interface Case {
+  name: string;
+  seed: number;
+  /** New tokens of each request and all its tokens of K/V, the new ones included. */
+  queryLengths: number[];
+  kvLengths: number[];
+  queryHeads: number;
+  kvHeads: number;
+  headDim: number;
+  valueDim: number;
+  dtype: DType;
+  kvDtype: DType;
+  outDtype: DType;
+  /** 0: ragged K/V. */
+  pageSize: number;
+  storage: (typeof storages)[number];
+  causal: boolean;
+  windowLeft: number;
+  softCap: number;
+  scale: number;
+  alibi: boolean;
+  sinks: boolean;
+  mask: "none" | "all" | "tail";
+  rope: { dim: number; interleaved: boolean; theta: number } | undefined;
+  scales: (typeof scaleKinds)[number];
+  lseBase: "e" | "2";
+  finalize: boolean;
+  batchInvariant: boolean;
+}
+
+const plain: Omit<Case, "name"> = {
+  seed: 1,
+  queryLengths: [1],
+  kvLengths: [17],
+  queryHeads: 4,
+  kvHeads: 2,
+  headDim: 32,
+  valueDim: 32,
+  dtype: "f32",
+  kvDtype: "f32",
+  outDtype: "f32",
+  pageSize: 16,
+  storage: "NHD",
+  causal: true,
+  windowLeft: -1,
+  softCap: 0,
+  scale: 0,
+  alibi: false,
+  sinks: false,
+  mask: "none",
+  rope: undefined,
+  scales: "none",
+  lseBase: "e",
+  finalize: true,
+  batchInvariant: false,
+};
+
+/** A plain decode with some fields changed; valueDim follows headDim, kv and out follow dtype. */
+export function caseOf(name: string, over: Partial<Case>): Case {
+  const { headDim = plain.headDim, dtype = plain.dtype } = over;
+  return { ...plain, valueDim: headDim, kvDtype: dtype, outDtype: dtype, ...over, name };
+}
+
+/** The grids: each varies one thing around a batch that mixes lengths. */
+export function gridCases(): Case[] {
+  return [
+    ...lengthCases(),
+    ...groupCases(),
+    ...dimCases(),
+    ...dtypeCases(),
+    ...optionCases(),
+    ...longCases(),
+  ];
+}
+
+/** Empty and single queries, empty KV, lengths around a page's end, full and one-token pages. */
+function lengthCases(): Case[] {
+  const cases: Case[] = [];
+  for (const pageSize of [1, 5, 16, 64]) {
+    const ends = [1, pageSize - 1, pageSize, pageSize + 1, 2 * pageSize, 3 * pageSize + 1, 0, 2];
+    cases.push(
+      caseOf(`decode, page size ${pageSize}`, {
+        pageSize,
+        kvLengths: ends,
+        queryLengths: ends.map((length) => Math.min(1, length)),
+      }),
+      caseOf(`prefill, page size ${pageSize}`, { pageSize, kvLengths: ends, queryLengths: ends }),
+      caseOf(`chunks, page size ${pageSize}`, {
+        pageSize,
+        storage: "HND",
+        kvLengths: [70, 33, pageSize, 64, 90],
+        queryLengths: [1, 33, pageSize, 0, 37],
+      }),
+    );
+  }
+  const ragged = { pageSize: 0, causal: true };
+  cases.push(
+    caseOf("ragged, more queries than keys", {
+      ...ragged,
+      queryLengths: [5, 3, 1, 0, 70],
+      kvLengths: [3, 0, 1, 4, 66],
+    }),
+    caseOf("ragged, not causal", {
+      ...ragged,
+      causal: false,
+      queryLengths: [5, 3, 1, 40],
+      kvLengths: [3, 0, 130, 65],
+    }),
+    caseOf("an empty batch", { queryLengths: [], kvLengths: [] }),
+    caseOf("a batch of empty requests", { queryLengths: [0, 0], kvLengths: [0, 5] }),
+  );
+  return cases;
+}
+
+function groupCases(): Case[] {
+  const cases: Case[] = [];
+  for (let group = 1; group <= 16; group++) {
+    cases.push(
+      caseOf(`group ${group}`, {
+        queryHeads: 2 * group,
+        seed: group,
+        queryLengths: [1, 3, 20],
+        kvLengths: [40, 18, 37],
+        pageSize: 5,
+      }),
+    );
+  }
+  return cases;
+}
+
+/** Head dims from 8 to 576, value dims that differ, and MLA's shape. */
+function dimCases(): Case[] {
+  const dims = [8, 16, 24, 40, 56, 64, 72, 96, 104, 128, 136, 192, 200, 256, 320, 408, 512, 576];
+  const lengths = { queryLengths: [1, 18, 2], kvLengths: [35, 18, 66] };
+  const cases = dims.map((headDim) =>
+    caseOf(`head dim ${headDim}`, { headDim, kvDtype: "bf16", ...lengths }),
+  );
+  const pairs = [
+    [192, 128],
+    [64, 200],
+    [8, 576],
+    [576, 8],
+    [24, 40],
+  ];
+  for (const [headDim, valueDim] of pairs)
+    cases.push(
+      caseOf(`head dim ${headDim}, value dim ${valueDim}`, { headDim, valueDim, ...lengths }),
+    );
+  return cases;
+}
+
+function dtypeCases(): Case[] {
+  const cases: Case[] = [];
+  const floats: DType[] = ["f32", "f16", "bf16"];
+  for (const dtype of floats)
+    for (const kvDtype of [...floats, "f8e4m3", "f8e5m2"] as DType[])
+      for (const outDtype of floats)
+        cases.push(
+          caseOf(`${dtype} queries, ${kvDtype} KV, ${outDtype} out`, {
+            dtype,
+            kvDtype,
+            outDtype,
+            storage: storages[cases.length % storages.length],
+            headDim: 64,
+            queryLengths: [1, 20],
+            kvLengths: [70, 33],
+          }),
+        );
+  return cases;
+}
+
+/** Each option alone, in decode and in prefill. */
+function optionCases(): Case[] {
+  const options: [string, Partial<Case>][] = [
+    ["not causal", { causal: false }],
+    ["window 0", { windowLeft: 0 }],
+    ["window 10", { windowLeft: 10 }],
+    ["window 10, not causal", { windowLeft: 10, causal: false }],
+    ["window beyond all", { windowLeft: 1000 }],
+    ["soft cap", { softCap: 5 }],
+    ["scale", { scale: 0.4 }],
+    ["ALiBi", { alibi: true }],
+    ["sinks", { sinks: true }],
+    ["raw state", { sinks: true, finalize: false }],
+    ["mask over all keys", { mask: "all", causal: false }],
+    ["mask over all keys, causal", { mask: "all" }],
+    ["mask over the tail", { mask: "tail", causal: false }],
+    ["mask over the tail, window", { mask: "tail", windowLeft: 12 }],
+    ["rope", { rope: { dim: 32, interleaved: false, theta: 1e4 } }],
+    ["rope, interleaved", { rope: { dim: 32, interleaved: true, theta: 1e4 } }],
+    ["rope of some elements", { rope: { dim: 12, interleaved: false, theta: 5e5 } }],
+    ["LSE of base 2", { lseBase: "2", sinks: true }],
+    ["batch invariant", { batchInvariant: true }],
+  ];
+  for (const scales of scaleKinds)
+    for (const kvDtype of ["f8e4m3", "f8e5m2", "bf16"] as const)
+      options.push([`${scales} scales, ${kvDtype}`, { scales, kvDtype }]);
+  return options.flatMap(([name, over]) => [
+    caseOf(`decode: ${name}`, { queryLengths: [1, 1, 1], kvLengths: [37, 1, 80], ...over }),
+    caseOf(`prefill: ${name}`, { queryLengths: [40, 3, 33], kvLengths: [40, 50, 65], ...over }),
+    caseOf(`ragged: ${name}`, {
+      ...{ pageSize: 0, queryLengths: [7, 1], kvLengths: [20, 66] },
+      ...over,
+    }),
+  ]);
+}
+
+/** Long rows, which the planner splits, and one row far longer than its neighbours. */
+function longCases(): Case[] {
+  const heads = { queryHeads: 4, kvHeads: 1, headDim: 64 };
+  return [
+    caseOf("one long row", { ...heads, queryLengths: [1], kvLengths: [6000] }),
+    caseOf("one long row, all options", {
+      ...heads,
+      queryLengths: [1],
+      kvLengths: [5000],
+      ...{ sinks: true, softCap: 20, alibi: true, kvDtype: "f8e4m3", scales: "token" },
+      rope: { dim: 64, interleaved: false, theta: 1e4 },
+    }),
+    caseOf("a long row among short ones", {
+      ...heads,
+      queryLengths: [1, 1, 1, 9],
+      kvLengths: [4000, 3, 90, 300],
+    }),
+    caseOf("a long prefill", { ...heads, queryLengths: [300], kvLengths: [900], dtype: "bf16" }),
+    caseOf("a raw state of a split row", {
+      ...heads,
+      ...{ queryLengths: [2], kvLengths: [4000], finalize: false, sinks: true, lseBase: "2" },
+    }),
+  ];
+}
+
+/** A random case over every option; the seed of `random` names it. */
+export function randomCase(random: Random): Case {
+  const group = random.integer(1, 16);
+  const kvHeads = random.integer(1, group > 8 ? 2 : 3);
+  const headDim = 8 * random.integer(1, random.chance(0.2) ? 72 : 20);
+  const pageSize = random.pick([0, 1, 5, 16, 64]);
+  const kvDtype = random.pick<DType>(["f32", "f16", "bf16", "f8e4m3", "f8e5m2"]);
+  const rope = random.chance(0.3)
+    ? { dim: 2 * random.integer(1, headDim / 2), interleaved: random.chance(0.5), theta: 1e4 }
+    : undefined;
+  const queryLengths: number[] = [];
+  const kvLengths: number[] = [];
+  for (let r = random.integer(1, 5); r > 0; r--) {
+    const queries = random.pick([0, 1, 1, 1, random.integer(2, 8), random.integer(9, 40)]);
+    const history = random.pick([0, 1, random.integer(2, 30), random.integer(31, 200)]);
+    queryLengths.push(queries);
+    // Queries before position 0 have no rotation.
+    const outnumbered = pageSize === 0 && rope === undefined && random.chance(0.2);
+    kvLengths.push(outnumbered ? history : queries + history);
+  }
+  return caseOf(`SEED=${random.seed}`, {
+    ...{ seed: random.seed, queryLengths, kvLengths, queryHeads: group * kvHeads, kvHeads },
+    ...{ headDim, pageSize, kvDtype, rope },
+    valueDim: random.chance(0.3) ? 8 * random.integer(1, 20) : headDim,
+    dtype: random.pick<DType>(["f32", "f16", "bf16"]),
+    outDtype: random.pick<DType>(["f32", "f16", "bf16"]),
+    storage: random.pick(storages),
+    causal: random.chance(0.7),
+    windowLeft: random.chance(0.3) ? random.integer(0, 100) : -1,
+    softCap: random.chance(0.3) ? random.integer(2, 30) : 0,
+    scale: random.chance(0.2) ? (0.3 + 1.5 * random.next()) / Math.sqrt(headDim) : 0,
+    alibi: random.chance(0.3),
+    sinks: random.chance(0.3),
+    mask: random.pick(["none", "none", "all", "tail"]),
+    scales: random.chance(0.4) ? random.pick(scaleKinds) : "none",
+    lseBase: random.pick(["e", "2"]),
+    finalize: random.chance(0.8),
+    batchInvariant: random.chance(0.2),
+  });
+}

@@ -1,0 +1,480 @@
+import { Attention } from "../../src/attention/attention.ts";
+import type { RunTensors } from "../../src/attention/bind.ts";
+import type { AttentionOptions } from "../../src/attention/options.ts";
+import { PagedCache } from "../../src/attention/paged-cache.ts";
+import { type CpuLevel, cpuLevels, Device } from "../../src/device/device.ts";
+import { OptionError } from "../../src/errors.ts";
+import { type Batch, createBatch } from "../../src/kv/batch.ts";
+import { raggedLayout } from "../../src/kv/layout.ts";
+import type { Sequence } from "../../src/kv/sequence.ts";
+import { ropeFrequencies } from "../../src/ops/rope.ts";
+import { decode, type DType, dtypeBytes, encode, roundTo } from "../../src/tensor/dtype.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
+import type { Case } from "./cases.ts";
+import { expectState } from "./compare.ts";
+import type { OracleInput } from "./oracle.ts";
+import { type Random, seeded } from "./random.ts";
+import { expectedOf } from "./tolerance.ts";
+
+/** The levels this processor runs; FLASHBUN_CPU narrows them to one. */
+export async function levelsHere(): Promise<CpuLevel[]> {
+  const wanted = process.env["FLASHBUN_CPU"];
+  const levels: CpuLevel[] = [];
+  for (const level of cpuLevels) {
+    if (wanted && level !== wanted) continue;
+    try {
+      await using device = await Device.open("cpu", { level, threads: 1 });
+      levels.push(device.level);
+    } catch (error) {
+      if (!(error instanceof OptionError)) throw error;
+    }
+  }
+  return levels;
+}
+
+/** One request's numbers on the host, as the kernels see them: rounded to their dtypes. */
+export interface HostRequest {
+  /** [queries, queryHeads, headDim] */
+  q: Float64Array;
+  /** [keys, kvHeads, headDim] and [keys, kvHeads, valueDim] */
+  k: Float64Array;
+  v: Float64Array;
+  /** Page * pageSize + offset of each key (ragged: its token), for scales by token. */
+  places?: Int32Array;
+  queryPositions?: ArrayLike<number>;
+  visible?: (query: number, kvHead: number, key: number) => boolean;
+}
+
+type Extra = "alibiSlopes" | "sinks" | "mask" | "maskIndptr" | "kScale" | "vScale";
+
+/** N(0, 1) numbers rounded to a dtype. */
+export function normals(random: Random, count: number, dtype: DType): Float64Array {
+  const values = new Float64Array(count);
+  for (let i = 0; i < count; i++) values[i] = random.normal();
+  return roundTo(dtype, values);
+}
+
+/** A tensor of NaN in every dtype: what nobody may read and, in outputs, what nobody wrote. */
+export function poisoned(device: Device, shape: number[], dtype: DType): Tensor {
+  const tensor = Tensor.empty(device, shape, dtype);
+  device.stream.fill(tensor.address, 0xff, tensor.elements * dtypeBytes(dtype));
+  return tensor;
+}
+
+/** The options of Attention that a case asks for. */
+export function optionsOf(c: Case): AttentionOptions {
+  const { queryHeads, kvHeads, headDim, valueDim, dtype, kvDtype, outDtype } = c;
+  const { causal, windowLeft, softCap, alibi, sinks, mask, lseBase, finalize } = c;
+  return {
+    ...{ queryHeads, kvHeads, headDim, valueDim, dtype, kvDtype, outDtype },
+    ...{ causal, windowLeft, softCap, alibi, sinks, mask, lseBase, finalize },
+    batchInvariant: c.batchInvariant,
+    ...(c.scale === 0 ? {} : { scale: c.scale }),
+    ...(c.rope === undefined ? {} : { rope: c.rope }),
+  };
+}
+
+/** An attention object with what is needed to check its runs against the oracle. */
+export class Rig implements Disposable {
+  readonly attention: Attention;
+  readonly random: Random;
+
+  constructor(
+    readonly device: Device,
+    readonly c: Case,
+    over: Partial<AttentionOptions> = {},
+  ) {
+    this.attention = Attention.createSync(device, { ...optionsOf(c), ...over });
+    this.random = seeded(c.seed);
+  }
+
+  /** Queries for `tokens` tokens. */
+  queries(tokens: number): Float64Array {
+    return normals(this.random, tokens * this.c.queryHeads * this.c.headDim, this.c.dtype);
+  }
+
+  /** Keys or values of `tokens` tokens; a key in eight points along a query, so that it is found. */
+  rows(tokens: number, dim: number, needles?: Float64Array): Float64Array {
+    const { c, random } = this;
+    const rows = normals(random, tokens * c.kvHeads * dim, "f32");
+    if (needles !== undefined && needles.length > 0) {
+      for (let row = 0; row < tokens * c.kvHeads; row++) {
+        if (!random.chance(0.125)) continue;
+        const query = random.integer(0, needles.length / dim - 1);
+        for (let d = 0; d < dim; d++) rows[row * dim + d] = needles[query * dim + d] * 0.7;
+      }
+    }
+    return roundTo(c.kvDtype, rows);
+  }
+
+  /**
+   * Plans and runs `batch`, then checks every request against the oracle, and that nothing past the
+   * batch's tokens was written. Returns the output's bytes.
+   */
+  check(
+    batch: Batch,
+    requests: readonly HostRequest[],
+    source: Partial<RunTensors>,
+    clamps: { kv?: number[]; queries?: number[] } = {},
+  ): Uint8Array {
+    const { c, device } = this;
+    this.attention.plan(batch);
+    const [queryHeads, tokens] = [c.queryHeads, batch.tokenCount];
+    using q = this.upload(concatenate(requests.map((r) => r.q)), c.dtype, queryHeads, c.headDim);
+    using out = poisoned(device, [tokens + 2, queryHeads, c.valueDim], c.outDtype);
+    using lse = poisoned(device, [tokens + 2, queryHeads], "f32");
+    const extras = this.#extras(requests, source);
+    const lengths = (values: number[] | undefined) =>
+      values && Tensor.from(device, values, [values.length], "i32");
+    using kvLengths = lengths(clamps.kv);
+    using queryLengths = lengths(clamps.queries);
+    const known = { kvLengths, queryLengths };
+    this.attention.run({ q, out, lse, ...source, ...extras.tensors, ...known });
+    const bytes = out.toBytes();
+    const outputs = decode(c.outDtype, bytes);
+    const sums = lse.toFloat64Array();
+    for (const tensor of Object.values(extras.tensors)) tensor?.[Symbol.dispose]();
+    const rows = tokens * queryHeads;
+    if (![...outputs.subarray(rows * c.valueDim), ...sums.subarray(rows)].every(Number.isNaN))
+      throw new Error("rows past the batch's tokens were written");
+    for (let r = 0, token = 0; r < requests.length; r++) {
+      const queries = requests[r].q.length / (queryHeads * c.headDim);
+      const input = clamp(extras.inputs[r], clamps.kv?.[r], clamps.queries?.[r]);
+      const expected = expectedOf(input, c.outDtype);
+      // Query rows that a clamp dropped hold 0 and -inf.
+      const live = expected.lse.length;
+      const from = token * queryHeads;
+      const part = (x: Float64Array, dim: number) => x.subarray(from * dim, (from + live) * dim);
+      try {
+        const actual = { out: part(outputs, c.valueDim), lse: part(sums, 1) };
+        expectState(actual, expected, queryHeads, c.valueDim);
+        const end = (token + queries) * queryHeads;
+        const dead = outputs.subarray((from + live) * c.valueDim, end * c.valueDim);
+        if (!dead.every((x) => x === 0)) throw new Error("a clamped query row is not 0");
+        const deadSums = sums.subarray(from + live, end);
+        if (!c.sinks && !deadSums.every((x) => x === -Infinity))
+          throw new Error("the LSE of a clamped query row is not -inf");
+      } catch (cause) {
+        throw new Error(`request ${r}: ${(cause as Error).message}`, { cause });
+      }
+      token += queries;
+    }
+    return bytes.subarray(0, rows * c.valueDim * dtypeBytes(c.outDtype));
+  }
+
+  /** A tensor [tokens, heads, dim] of numbers. */
+  upload(data: Float64Array, dtype: DType, heads: number, dim: number): Tensor {
+    return Tensor.from(this.device, data, [data.length / (heads * dim), heads, dim], dtype);
+  }
+
+  [Symbol.dispose](): void {
+    this.attention[Symbol.dispose]();
+  }
+
+  /** Tensors of the case's options and what they mean to the oracle. */
+  #extras(requests: readonly HostRequest[], source: Partial<RunTensors>) {
+    const { c, device, random } = this;
+    const floats = (count: number) =>
+      Float32Array.from({ length: count }, () => 0.5 + random.next());
+    const tensors: Partial<Record<Extra, Tensor>> = {};
+    const common: Partial<OracleInput> = {};
+    if (c.alibi) {
+      common.alibiSlopes = floats(c.queryHeads).map((x) => 0.2 * x);
+      tensors.alibiSlopes = Tensor.from(device, common.alibiSlopes, [c.queryHeads], "f32");
+    }
+    if (c.sinks) {
+      common.sinks = floats(c.queryHeads).map((x) => 4 * x - 3);
+      tensors.sinks = Tensor.from(device, common.sinks, [c.queryHeads], "f32");
+    }
+    const masks = c.mask === "none" ? [] : requests.map((r) => this.#maskOf(r));
+    if (c.mask !== "none") {
+      // The first request's bits start at byte 3.
+      const starts = indptrOf([3, ...masks.map((bits) => bits.length)]).slice(1, -1);
+      const parts = masks.map((bits) => Float64Array.from(bits));
+      const all = concatenate([new Float64Array(3), ...parts]);
+      tensors.mask = Tensor.from(device, all, [all.length], "u8");
+      tensors.maskIndptr = Tensor.from(device, starts, [starts.length], "i32");
+    }
+    const kScale = this.#scaleOf(requests, source);
+    const vScale = this.#scaleOf(requests, source);
+    tensors.kScale = kScale?.tensor;
+    tensors.vScale = vScale?.tensor;
+    const inputs = requests.map((request, r) => ({
+      ...this.#input(request),
+      ...common,
+      kScale: kScale && ((head: number, key: number) => kScale.at(r, head, key)),
+      vScale: vScale && ((head: number, key: number) => vScale.at(r, head, key)),
+      mask: c.mask === "none" ? undefined : { mode: c.mask, bits: masks[r] },
+    }));
+    return { tensors, inputs };
+  }
+
+  #input({ q, k, v, queryPositions, visible }: HostRequest): OracleInput {
+    const { c } = this;
+    const rope = c.rope && {
+      frequencies: ropeFrequencies(c.rope, c.headDim),
+      interleaved: c.rope.interleaved,
+    };
+    return {
+      ...{ q, k, v, queryPositions, visible, rope },
+      ...{ queryHeads: c.queryHeads, kvHeads: c.kvHeads, keyDim: c.headDim, valueDim: c.valueDim },
+      ...{ causal: c.causal, windowLeft: c.windowLeft, softCap: c.softCap },
+      ...{ lseBase: c.lseBase, finalize: c.finalize },
+      ...(c.scale === 0 ? {} : { scale: c.scale }),
+    };
+  }
+
+  #maskOf({ q, k }: HostRequest): Uint8Array {
+    const { c, random } = this;
+    const queries = q.length / (c.queryHeads * c.headDim);
+    const keys = k.length / (c.kvHeads * c.headDim);
+    const bits = queries * (c.mask === "all" ? keys : queries);
+    const bytes = new Uint8Array(Math.ceil(bits / 8));
+    for (let i = 0; i < bits; i++) if (random.chance(0.7)) bytes[i >> 3] |= 1 << (i & 7);
+    return bytes;
+  }
+
+  #scaleOf(requests: readonly HostRequest[], source: Partial<RunTensors>) {
+    const { c } = this;
+    const heads = c.kvHeads;
+    const first = source.cache?.plane(0, this.attention.options.keyPlane) ?? source.k;
+    const paged = first!.shape.length === 4;
+    const plane = paged ? first!.shape.slice(0, 2) : [1, first!.shape[0]];
+    const shapes = {
+      none: [],
+      tensor: [1],
+      head: [heads],
+      request: [requests.length, heads],
+      token: [...plane, heads],
+    };
+    if (c.scales === "none" || requests.length === 0) return undefined;
+    const shape = shapes[c.scales];
+    const count = shape.reduce((product, size) => product * size, 1);
+    const values = Float32Array.from({ length: count }, () => 0.5 + this.random.next());
+    const tensor = Tensor.from(this.device, values, shape, "f32");
+    const at = (request: number, head: number, key: number) => {
+      if (c.scales === "tensor") return values[0];
+      if (c.scales === "head") return values[head];
+      if (c.scales === "request") return values[request * heads + head];
+      return values[requests[request].places![key] * heads + head];
+    };
+    return { tensor, at };
+  }
+}
+
+/** What clamps known only on the device leave of a request. */
+function clamp(input: OracleInput, keys?: number, queries?: number): OracleInput {
+  const { queryHeads, kvHeads, keyDim, valueDim } = input;
+  const q = queries === undefined ? input.q : input.q.slice(0, queries * queryHeads * keyDim);
+  if (keys === undefined) return { ...input, q };
+  const k = input.k.slice(0, keys * kvHeads * keyDim);
+  return { ...input, q, k, v: input.v.slice(0, keys * kvHeads * valueDim) };
+}
+
+export function concatenate(parts: readonly Float64Array[]): Float64Array {
+  const all = new Float64Array(parts.reduce((length, part) => length + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
+/** A paged cache over poisoned storage, with a copy on the host of what each sequence holds. */
+export class World implements Disposable {
+  readonly rig: Rig;
+  readonly cache: PagedCache;
+  readonly sequences = new Map<Sequence, { k: Float64Array; v: Float64Array }>();
+  readonly #storage: Tensor[] = [];
+
+  constructor(
+    readonly device: Device,
+    readonly c: Case,
+    options: { pages: number; attention?: Partial<AttentionOptions>; windowLeft?: number },
+  ) {
+    this.rig = new Rig(device, c, options.attention);
+    const { kvHeads, headDim, valueDim, kvDtype: dtype, pageSize } = c;
+    this.cache = PagedCache.create(device, {
+      ...{ layers: 1, kvHeads, headDim, valueDim, dtype, pages: options.pages, pageSize },
+      ...(options.windowLeft === undefined
+        ? {}
+        : { groups: [{ layers: [0], pages: options.pages, windowLeft: options.windowLeft }] }),
+      storage: (_, { dim }) => this.#allocate(options.pages, dim),
+    });
+  }
+
+  create(): Sequence {
+    const sequence = this.cache.sequence();
+    this.sequences.set(sequence, { k: new Float64Array(0), v: new Float64Array(0) });
+    return sequence;
+  }
+
+  fork(sequence: Sequence): Sequence {
+    const copy = sequence.fork();
+    this.sequences.set(copy, { ...this.sequences.get(sequence)! });
+    return copy;
+  }
+
+  free(sequence: Sequence): void {
+    sequence.free();
+    this.sequences.delete(sequence);
+  }
+
+  truncate(sequence: Sequence, length: number): void {
+    sequence.truncate(length);
+    this.#keep(
+      sequence,
+      Array.from({ length }, (_, token) => token),
+    );
+  }
+
+  /** Keeps the accepted of the last `drafts` tokens. */
+  compact(sequence: Sequence, drafts: number, accepted: number[]): void {
+    const before = sequence.length - drafts;
+    sequence.compact(accepted);
+    const head = Array.from({ length: before }, (_, token) => token);
+    this.#keep(sequence, [...head, ...accepted.map((index) => before + index)]);
+  }
+
+  /** Reserves and appends new tokens, on the device and on the host. */
+  grow(sequences: Sequence[], counts: number[], needles: Float64Array[] = []): Batch {
+    const { c, rig } = this;
+    const batch = this.cache.reserve(sequences, counts);
+    if (!batch.ok) throw batch.error;
+    const k = counts.map((count, i) => rig.rows(count, c.headDim, needles[i]));
+    const v = counts.map((count) => rig.rows(count, c.valueDim));
+    using keys = rig.upload(concatenate(k), "f32", c.kvHeads, c.headDim);
+    using values = rig.upload(concatenate(v), "f32", c.kvHeads, c.valueDim);
+    this.cache.append({ layer: 0, batch, k: keys, v: values });
+    sequences.forEach((sequence, i) => {
+      const held = this.sequences.get(sequence)!;
+      held.k = concatenate([held.k, k[i]]);
+      held.v = concatenate([held.v, v[i]]);
+    });
+    return batch;
+  }
+
+  /** The batch's requests on the host. */
+  requests(sequences: Sequence[], queries: Float64Array[]): HostRequest[] {
+    const { pageSize } = this.c;
+    return sequences.map((sequence, i) => {
+      const pages = sequence.pages();
+      const places = Int32Array.from(
+        { length: sequence.length },
+        (_, token) => pages[Math.floor(token / pageSize)] * pageSize + (token % pageSize),
+      );
+      return { q: queries[i], ...this.sequences.get(sequence)!, places };
+    });
+  }
+
+  /** One step: grow, perhaps share prefixes, run, check. Returns the output's bytes. */
+  step(sequences: Sequence[], counts: number[], options: { share?: boolean } = {}): Uint8Array {
+    const queries = counts.map((count) => this.rig.queries(count));
+    const batch = this.grow(sequences, counts, queries);
+    if (options.share && !this.cache.sharePrefixes(batch, sequences, () => true))
+      throw new Error("nothing was shared");
+    return this.rig.check(batch, this.requests(sequences, queries), { cache: this.cache });
+  }
+
+  [Symbol.dispose](): void {
+    this.rig[Symbol.dispose]();
+    this.cache[Symbol.dispose]();
+    for (const tensor of this.#storage) tensor[Symbol.dispose]();
+  }
+
+  #keep(sequence: Sequence, tokens: number[]): void {
+    const { kvHeads, headDim, valueDim } = this.c;
+    const held = this.sequences.get(sequence)!;
+    const pick = (x: Float64Array, row: number) =>
+      concatenate(tokens.map((token) => x.subarray(token * row, (token + 1) * row)));
+    held.k = pick(held.k, kvHeads * headDim);
+    held.v = pick(held.v, kvHeads * valueDim);
+  }
+
+  /** [pages, pageSize, heads, dim] in the case's order, poisoned. */
+  #allocate(pages: number, dim: number): Tensor {
+    const { device, c } = this;
+    const { pageSize, kvHeads, kvDtype } = c;
+    const make = (shape: number[]) => {
+      const tensor = poisoned(device, shape, kvDtype);
+      this.#storage.push(tensor);
+      return tensor;
+    };
+    switch (c.storage) {
+      case "NHD":
+        return make([pages, pageSize, kvHeads, dim]);
+      case "HND":
+        return make([pages, kvHeads, pageSize, dim]).permute(0, 2, 1, 3);
+      case "combined":
+        return make([pages, 2, pageSize, kvHeads, dim]).select(1, 1);
+      case "strided":
+        return make([pages, pageSize + 1, kvHeads + 1, dim + 8])
+          .slice(1, 0, pageSize)
+          .slice(2, 1, kvHeads + 1)
+          .slice(3, 8, dim + 8);
+    }
+  }
+}
+
+/** Builds a case's batch, runs it and checks it. */
+export function runCase(device: Device, c: Case): Uint8Array {
+  return c.pageSize === 0 ? runRagged(device, c) : runPaged(device, c);
+}
+
+function runPaged(device: Device, c: Case): Uint8Array {
+  const pages = c.kvLengths.reduce((sum, length) => sum + Math.ceil(length / c.pageSize), 0) + 3;
+  using world = new World(device, c, { pages });
+  const sequences = c.kvLengths.map(() => world.create());
+  const queries = c.queryLengths.map((count) => world.rig.queries(count));
+  // History comes in two steps, so that pages of the requests interleave.
+  const history = c.kvLengths.map((length, i) => length - c.queryLengths[i]);
+  const first = history.map((length) => length >> 1);
+  world.grow(sequences, first, queries);
+  world.grow(
+    sequences,
+    history.map((length, i) => length - first[i]),
+    queries,
+  );
+  const batch = world.grow(sequences, c.queryLengths, queries);
+  return world.rig.check(batch, world.requests(sequences, queries), { cache: world.cache });
+}
+
+function runRagged(device: Device, c: Case): Uint8Array {
+  using rig = new Rig(device, c);
+  const requests: HostRequest[] = [];
+  let token = 0;
+  for (const [i, keys] of c.kvLengths.entries()) {
+    const q = rig.queries(c.queryLengths[i]);
+    const places = Int32Array.from({ length: keys }, (_, key) => token + key);
+    requests.push({ q, k: rig.rows(keys, c.headDim, q), v: rig.rows(keys, c.valueDim), places });
+    token += keys;
+  }
+  const { k, v } = raggedTensors(rig, requests);
+  const layout = raggedLayout(indptrOf(c.queryLengths), indptrOf(c.kvLengths));
+  const { queryLengths, kvLengths } = c;
+  const bytes = rig.check(createBatch({ queryLengths, kvLengths, layout }), requests, { k, v });
+  k[Symbol.dispose]();
+  v[Symbol.dispose]();
+  return bytes;
+}
+
+/** All requests' keys and values as ragged tensors, with poison behind the last token. */
+export function raggedTensors(rig: Rig, requests: readonly HostRequest[]) {
+  const { device, c } = rig;
+  const make = (rows: Float64Array, dim: number) => {
+    const tokens = rows.length / (c.kvHeads * dim);
+    const bytes = new Uint8Array((tokens + 3) * c.kvHeads * dim * dtypeBytes(c.kvDtype)).fill(0xff);
+    encode(c.kvDtype, rows, bytes.subarray(0, rows.length * dtypeBytes(c.kvDtype)));
+    return Tensor.fromBits(device, bytes, [tokens + 3, c.kvHeads, dim], c.kvDtype);
+  };
+  const k = make(concatenate(requests.map((r) => r.k)), c.headDim);
+  return { k, v: make(concatenate(requests.map((r) => r.v)), c.valueDim) };
+}
+
+/** [0, a, a + b, ...] */
+export function indptrOf(lengths: readonly number[]): number[] {
+  const result = [0];
+  for (const length of lengths) result.push(result[result.length - 1] + length);
+  return result;
+}
