@@ -5,8 +5,9 @@ import { type DType, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { caseOf } from "../support/cases.ts";
 import { seeded } from "../support/random.ts";
-import { levelsHere, normals, poisoned, World } from "../support/rig.ts";
+import { concatenate, levelsHere, normals, poisoned, Rig, World } from "../support/rig.ts";
 
+const none: Float64Array = new Float64Array(0);
 const shape = { queryHeads: 6, kvHeads: 2, headDim: 32, pageSize: 5, kvDtype: "bf16" } as const;
 
 describe.each(await levelsHere())("a paged cache on %s", (level) => {
@@ -39,7 +40,13 @@ describe.each(await levelsHere())("a paged cache on %s", (level) => {
   });
 
   test("levels of shared prefixes give what whole sequences give", () => {
-    for (const over of [{}, { kvHeads: 1, sinks: true, alibi: true, windowLeft: 40 }]) {
+    for (const over of [
+      {},
+      { kvHeads: 1, sinks: true, alibi: true, windowLeft: 40 },
+      { mask: "tail", causal: false, kvDtype: "f16", scales: "token" } as const,
+      { mask: "all", scales: "head", lseBase: "2" } as const,
+      { finalize: false, rope: { dim: 16, interleaved: false, theta: 1e4 } },
+    ]) {
       const c = caseOf("cascade", { ...shape, ...over, seed: 3 });
       using world = new World(device, c, { pages: 120 });
       const base = world.create();
@@ -75,6 +82,57 @@ describe.each(await levelsHere())("a paged cache on %s", (level) => {
     world.compact(tree, 7, [1, 2, 3, 6]);
     world.truncate(fork, 3);
     world.step([fork, tree], [5, 1]);
+  });
+
+  test("hundreds of sequences in a step, padded", () => {
+    const c = caseOf("many", { ...shape, headDim: 16, queryHeads: 4 });
+    using world = new World(device, c, { pages: 4000 });
+    const sequences = Array.from({ length: 300 }, () => world.create());
+    world.grow(
+      sequences,
+      sequences.map((_, i) => (i * 7) % 60),
+    );
+    const counts = sequences.map((_, i) => (i % 50 === 0 ? 9 : i % 11 === 0 ? 0 : 1));
+    world.step(sequences, counts, { padTo: 512 });
+  });
+
+  test("layers of a full and of a window group share sequences, not pages", () => {
+    const c = caseOf("groups", { ...shape, kvDtype: "f32" });
+    const { kvHeads, headDim, pageSize } = shape;
+    using full = new Rig(device, c);
+    using local = new Rig(device, { ...c, windowLeft: 6 });
+    using cache = PagedCache.create(device, {
+      ...{ layers: 3, kvHeads, headDim, dtype: "f32", pages: 1, pageSize, combined: true },
+      layout: "HND",
+      groups: [
+        { layers: [0, 2], pages: 30 },
+        { layers: [1], pages: 7, windowLeft: 6 },
+      ],
+    });
+    const sequences = [cache.sequence(), cache.sequence()];
+    const held = [0, 1, 2].map(() => sequences.map(() => ({ k: none, v: none })));
+    for (const counts of [[11, 2], ...Array.from({ length: 15 }, (_, i) => [1, i % 3])]) {
+      const batch = cache.reserve(sequences, counts);
+      if (!batch.ok) throw batch.error;
+      const queries = counts.map((count) => full.queries(count));
+      for (let layer = 0; layer < 3; layer++) {
+        const k = counts.map((count) => full.rows(count, headDim));
+        const v = counts.map((count) => full.rows(count, headDim));
+        using keys = full.upload(concatenate(k), "f32", kvHeads, headDim);
+        using values = full.upload(concatenate(v), "f32", kvHeads, headDim);
+        cache.append({ layer, batch, k: keys, v: values });
+        held[layer].forEach((rows, i) => {
+          rows.k = concatenate([rows.k, k[i]]);
+          rows.v = concatenate([rows.v, v[i]]);
+        });
+      }
+      for (const [layer, rig] of [full, local, full].entries()) {
+        const requests = held[layer].map((rows, i) => ({ q: queries[i], ...rows }));
+        rig.check(batch, requests, { cache, layer });
+      }
+    }
+    expect(sequences[0].pages(1)[0]).toBe(-1);
+    expect(sequences[0].pages(0)[0]).toBeGreaterThanOrEqual(0);
   });
 
   test("a window group frees pages and still sees its window", () => {

@@ -22,6 +22,10 @@ function requestsOf(rig: Rig): HostRequest[] {
   });
 }
 
+function sum(counts: readonly number[]): number {
+  return counts.reduce((total, count) => total + count, 0);
+}
+
 function raggedBatch(queryLengths: number[], kvLengths: number[]) {
   const layout = raggedLayout(indptrOf(queryLengths), indptrOf(kvLengths));
   return createBatch({ queryLengths, kvLengths, layout });
@@ -116,7 +120,7 @@ describe.each(await levelsHere())("runs on %s", (level) => {
     const noise = (tokens: number, heads: number, seed: number) =>
       Tensor.randomNormal(device, [tokens, heads, headDim], "f32", { seed });
     const reserve = (from: PagedCache, all: Sequence[], counts: number[]) => {
-      const batch = from.reserve(all, counts);
+      const batch = from.reserve(all, counts, { padTo: Math.max(4, sum(counts)) });
       if (!batch.ok) throw batch.error;
       return batch;
     };
@@ -130,8 +134,12 @@ describe.each(await levelsHere())("runs on %s", (level) => {
     }
     let recorded: Graph | undefined;
     for (let step = 0; step < 20; step++) {
-      const batch = reserve(cache, sequences, [1, 1, 1, 1]);
-      const eagerBatch = reserve(eagerCache, eagerSequences, [1, 1, 1, 1]);
+      // Three requests replay the graph of four.
+      const count = step % 5 === 3 ? 3 : 4;
+      const [batch, eagerBatch] = [
+        reserve(cache, sequences.slice(0, count), [1, 1, 1, 1].slice(0, count)),
+        reserve(eagerCache, eagerSequences.slice(0, count), [1, 1, 1, 1].slice(0, count)),
+      ];
       q.copyFrom(noise(4, queryHeads, 2 * step));
       k.copyFrom(noise(4, kvHeads, 2 * step + 1));
       captured.plan(batch);
@@ -145,11 +153,12 @@ describe.each(await levelsHere())("runs on %s", (level) => {
       } else {
         recorded.replay(stream);
       }
-      const bits = [out.toBytes(), lse.toBytes()];
+      const read = () => [out.slice(0, 0, count).toBytes(), lse.slice(0, 0, count).toBytes()];
+      const bits = read();
       eager.plan(eagerBatch);
       eagerCache.append({ layer: 0, batch: eagerBatch, k, v: k });
       eager.run({ q, cache: eagerCache, out, lse });
-      expect(bits).toEqual([out.toBytes(), lse.toBytes()]);
+      expect(bits).toEqual(read());
     }
     // A stale plan is found before anything is launched.
     if (!cache.reserve(sequences, [1, 1, 1, 1]).ok) throw new Error("out of pages");

@@ -6,6 +6,7 @@ import { type CpuLevel, cpuLevels, Device } from "../../src/device/device.ts";
 import { OptionError } from "../../src/errors.ts";
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { raggedLayout } from "../../src/kv/layout.ts";
+import type { ReserveOptions } from "../../src/kv/reserve.ts";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { ropeFrequencies } from "../../src/ops/rope.ts";
 import { decode, type DType, dtypeBytes, encode, roundTo } from "../../src/tensor/dtype.ts";
@@ -338,9 +339,14 @@ export class World implements Disposable {
   }
 
   /** Reserves and appends new tokens, on the device and on the host. */
-  grow(sequences: Sequence[], counts: number[], needles: Float64Array[] = []): Batch {
+  grow(
+    sequences: Sequence[],
+    counts: number[],
+    needles: Float64Array[] = [],
+    options?: ReserveOptions,
+  ): Batch {
     const { c, rig } = this;
-    const batch = this.cache.reserve(sequences, counts);
+    const batch = this.cache.reserve(sequences, counts, options);
     if (!batch.ok) throw batch.error;
     const k = counts.map((count, i) => rig.rows(count, c.headDim, needles[i]));
     const v = counts.map((count) => rig.rows(count, c.valueDim));
@@ -369,9 +375,14 @@ export class World implements Disposable {
   }
 
   /** One step: grow, perhaps share prefixes, run, check. Returns the output's bytes. */
-  step(sequences: Sequence[], counts: number[], options: { share?: boolean } = {}): Uint8Array {
+  step(
+    sequences: Sequence[],
+    counts: number[],
+    options: { share?: boolean; padTo?: number } = {},
+  ): Uint8Array {
     const queries = counts.map((count) => this.rig.queries(count));
-    const batch = this.grow(sequences, counts, queries);
+    const { padTo } = options;
+    const batch = this.grow(sequences, counts, queries, { padTo });
     if (options.share && !this.cache.sharePrefixes(batch, sequences, () => true))
       throw new Error("nothing was shared");
     return this.rig.check(batch, this.requests(sequences, queries), { cache: this.cache });
