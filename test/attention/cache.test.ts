@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { PagedCache } from "../../src/attention/paged-cache.ts";
 import { Device } from "../../src/device/device.ts";
+import { FlashbunError } from "../../src/errors.ts";
 import { type DType, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { caseOf } from "../support/cases.ts";
@@ -82,6 +83,17 @@ describe.each(await levelsHere())("a paged cache on %s", (level) => {
     world.compact(tree, 7, [1, 2, 3, 6]);
     world.truncate(fork, 3);
     world.step([fork, tree], [5, 1]);
+  });
+
+  test("scales by request meet shared levels rightly, or are refused", () => {
+    using world = new World(device, caseOf("both", { ...shape, scales: "request" }), { pages: 60 });
+    const base = world.create();
+    world.step([base], [52]);
+    try {
+      world.step([base, world.fork(base), world.fork(base)], [1, 1, 1], { share: true });
+    } catch (error) {
+      expect(error).toBeInstanceOf(FlashbunError);
+    }
   });
 
   test("hundreds of sequences in a step, padded", () => {
@@ -181,30 +193,46 @@ describe("append", () => {
     }
   });
 
-  test("divides by scales before it rounds to fp8", async () => {
-    await using device = await Device.open("cpu");
-    using cache = PagedCache.create(device, {
-      ...{ layers: 1, kvHeads, headDim, dtype: "f8e4m3", pages: 8, pageSize, layout: "HND" },
-    });
-    using sequence = cache.sequence();
-    const batch = cache.reserve([sequence], [tokens], { padTo: 30 });
-    if (!batch.ok) throw batch.error;
-    const random = seeded(6);
-    const data = normals(random, tokens * kvHeads * headDim, "f32").map((x) => x * 300);
-    using k = Tensor.from(device, data, [tokens, kvHeads, headDim], "f32");
-    // Powers of two: dividing by them is exact, so that one rounding is left.
-    using kScale = Tensor.from(device, [4, 0.5], [kvHeads], "f32");
-    using vScale = Tensor.from(device, [8], [1], "f32");
-    cache.append({ layer: 0, batch, k, v: k, kScale, vScale });
-    const scaled = (scale: (head: number) => number) =>
-      roundTo(
-        "f8e4m3",
-        data.map((x, i) => Math.fround(x) / scale(Math.floor(i / headDim) % kvHeads)),
-      );
-    const pages = sequence.pages();
-    expect(readRows(cache, "key", pages, headDim)).toEqual(scaled((head) => [4, 0.5][head]));
-    expect(readRows(cache, "value", pages, headDim)).toEqual(scaled(() => 8));
-  });
+  test.each(["tensor", "head", "request", "token"])(
+    "divides by scales by %s before it rounds to fp8",
+    async (kind) => {
+      await using device = await Device.open("cpu");
+      using cache = PagedCache.create(device, {
+        ...{ layers: 1, kvHeads, headDim, dtype: "f8e4m3", pages: 8, pageSize, layout: "HND" },
+      });
+      using other = cache.sequence();
+      using sequence = cache.sequence();
+      const batch = cache.reserve([other, sequence], [3, tokens], { padTo: 30 });
+      if (!batch.ok) throw batch.error;
+      const random = seeded(6);
+      const data = normals(random, (3 + tokens) * kvHeads * headDim, "f32").map((x) => x * 300);
+      using k = Tensor.from(device, data, [3 + tokens, kvHeads, headDim], "f32");
+      const shapes: Record<string, number[]> = {
+        ...{ tensor: [1], head: [kvHeads], request: [2, kvHeads], token: [8, pageSize, kvHeads] },
+      };
+      // Powers of two: dividing by them is exact, so that one rounding is left.
+      const count = shapes[kind].reduce((product, size) => product * size, 1);
+      const scales = Float64Array.from({ length: count }, () => 2 ** random.integer(-3, 4));
+      using scale = Tensor.from(device, scales, shapes[kind], "f32");
+      cache.append({ layer: 0, batch, k, v: k, kScale: scale });
+      const pages = sequence.pages();
+      const scaleOf = (token: number, head: number) => {
+        const place = pages[Math.floor(token / pageSize)] * pageSize + (token % pageSize);
+        const at = { tensor: 0, head, request: kvHeads + head, token: place * kvHeads + head }[
+          kind
+        ]!;
+        return scales[at];
+      };
+      const rows = data.subarray(3 * kvHeads * headDim);
+      const divided = Float64Array.from(rows, (x, i) => {
+        const row = Math.floor(i / headDim);
+        return Math.fround(x) / scaleOf(Math.floor(row / kvHeads), row % kvHeads);
+      });
+      expect(readRows(cache, "key", pages, headDim)).toEqual(roundTo("f8e4m3", divided));
+      const plain = roundTo("f8e4m3", rows.map(Math.fround));
+      expect(readRows(cache, "value", pages, headDim)).toEqual(plain);
+    },
+  );
 
   test("writes its own tokens and nothing else, past padding and strides", async () => {
     await using device = await Device.open("cpu", { threads: 3 });

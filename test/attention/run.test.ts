@@ -101,6 +101,19 @@ describe.each(await levelsHere())("runs on %s", (level) => {
     }
   });
 
+  test("a batch-invariant token has the same bits in a decode and in a chunk", () => {
+    const c = caseOf("chunks", { ...shape, kvDtype: "bf16", batchInvariant: true });
+    using rig = new Rig(device, c);
+    const [tokens, keys, row] = [70, 900, 4 * 32];
+    const [q, k, v] = [rig.queries(tokens), rig.rows(keys, 32), rig.rows(keys, 32)];
+    const tensors = raggedTensors(rig, [{ q, k, v }]);
+    const last = (count: number) => {
+      const request = { q: q.slice((tokens - count) * row), k, v };
+      return rig.check(raggedBatch([count], [keys]), [request], tensors).slice(-4 * row);
+    };
+    for (const count of [2, 17, 33, 70]) expect(last(count)).toEqual(last(1));
+  });
+
   test("a replayed graph gives the bits of eager runs", () => {
     const graph = { maxBatch: 4, maxQueryTokens: 4, maxColumns: 64 };
     const { queryHeads, kvHeads, headDim } = shape;
@@ -124,12 +137,12 @@ describe.each(await levelsHere())("runs on %s", (level) => {
       if (!batch.ok) throw batch.error;
       return batch;
     };
-    using history = noise(259, kvHeads, 99);
+    using history = noise(959, kvHeads, 99);
     for (const [from, all] of [
       [cache, sequences],
       [eagerCache, eagerSequences],
     ] as const) {
-      const batch = reserve(from, all, [40, 3, 200, 16]);
+      const batch = reserve(from, all, [40, 3, 900, 16]);
       from.append({ layer: 0, batch, k: history, v: history });
     }
     let recorded: Graph | undefined;
