@@ -122,6 +122,11 @@ pub fn prepare(p: *const Params, r: *const Record, rows: *Rows, first: i32, coun
     return w;
 }
 
+/// Whether keys or values have a scale for each token.
+pub fn has_token_scales(p: *const Params) bool {
+    return by_token(p.k_scale) or by_token(p.v_scale);
+}
+
 fn by_token(s: params.fb_scale) bool {
     return s.data != 0 and (s.stride_page != 0 or s.stride_token != 0);
 }
