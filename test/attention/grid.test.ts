@@ -18,7 +18,7 @@ describe.each(await levelsHere())("attention on %s", (level) => {
   });
 
   test("random cases over every option", () => {
-    forSeeds(100, (random) => {
+    forSeeds(300, (random) => {
       const c = randomCase(random);
       try {
         runCase(device, c);

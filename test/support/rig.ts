@@ -7,7 +7,7 @@ import { OptionError } from "../../src/errors.ts";
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { raggedLayout } from "../../src/kv/layout.ts";
 import type { ReserveOptions } from "../../src/kv/reserve.ts";
-import type { Sequence } from "../../src/kv/sequence.ts";
+import type { PrefixMatch, Sequence } from "../../src/kv/sequence.ts";
 import { ropeFrequencies } from "../../src/ops/rope.ts";
 import { decode, type DType, dtypeBytes, encode, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
@@ -305,9 +305,16 @@ export class World implements Disposable {
     });
   }
 
-  create(): Sequence {
-    const sequence = this.cache.sequence();
+  /** A new sequence, empty or starting with the matched tokens of another one. */
+  create(prefix?: PrefixMatch, of?: Sequence): Sequence {
+    const sequence = this.cache.sequence({ prefix });
     this.sequences.set(sequence, { k: new Float64Array(0), v: new Float64Array(0) });
+    if (prefix === undefined || of === undefined) return sequence;
+    this.sequences.set(sequence, { ...this.sequences.get(of)! });
+    this.#keep(
+      sequence,
+      Array.from({ length: prefix.tokens }, (_, token) => token),
+    );
     return sequence;
   }
 
@@ -378,13 +385,13 @@ export class World implements Disposable {
   step(
     sequences: Sequence[],
     counts: number[],
-    options: { share?: boolean; padTo?: number } = {},
+    options: { share?: boolean | "perhaps"; padTo?: number } = {},
   ): Uint8Array {
     const queries = counts.map((count) => this.rig.queries(count));
     const { padTo } = options;
     const batch = this.grow(sequences, counts, queries, { padTo });
-    if (options.share && !this.cache.sharePrefixes(batch, sequences, () => true))
-      throw new Error("nothing was shared");
+    const shared = options.share && this.cache.sharePrefixes(batch, sequences, () => true);
+    if (options.share === true && !shared) throw new Error("nothing was shared");
     return this.rig.check(batch, this.requests(sequences, queries), { cache: this.cache });
   }
 
