@@ -47,6 +47,7 @@ export class Attention extends Owner implements AsyncDisposable {
       windowLeft: resolved.windowLeft,
       mask: resolved.mask,
       batchInvariant: resolved.batchInvariant,
+      deviceLengths: resolved.deviceLengths,
       classes: cpuClasses,
       graph: resolved.graph,
     });

@@ -59,6 +59,11 @@ export function bindTensors(
     lse === undefined ? 0 : denseAddress("lse", lse, "f32", batch.tokenCount * queryHeads);
   bindKeysAndValues(params, options, batch, tensors);
   const requests = batch.requestCount;
+  if (!options.deviceLengths && (tensors.kvLengths ?? tensors.queryLengths) !== undefined) {
+    const option = tensors.kvLengths === undefined ? "queryLengths" : "kvLengths";
+    const fix = "create with { deviceLengths: true }.";
+    throw new OptionError(option, "a tensor", "left out: the plan trusts the batch's lengths", fix);
+  }
   params.kvLengths = optional("kvLengths", tensors.kvLengths, "i32", requests);
   params.queryLengths = optional("queryLengths", tensors.queryLengths, "i32", requests);
   params.alibiSlopes = paired(

@@ -51,7 +51,7 @@ export class AttentionLaunch {
     params.plannedKvLengths = sections + 4 * offsets.kvLengths;
     params.partialOut = workspace;
     params.partialLse = workspace + 4 * plan.partialCapacity * this.#valueDim;
-    params.mergeCount = plan.mergeCount;
+    params.mergeCount = plan.mergeGrid;
     params.ropeTable = ropeTable;
   }
 
@@ -63,7 +63,7 @@ export class AttentionLaunch {
       const launch = plan.launches[i];
       const first = plan.offsets.records * 4 + launch.firstRecord * AttentionRecord.byteLength;
       params.records = sections + first;
-      params.recordCount = launch.recordCount;
+      params.recordCount = launch.grid;
       device.launch(stream, this.#kernels.get(launch.kernelClass)!, params, launch.grid);
     }
     device.launch(stream, this.#merge, params, plan.mergeGrid);

@@ -49,6 +49,11 @@ export interface AttentionOptions {
   finalize?: boolean;
   /** A row's bits do not depend on its neighbours in the batch. */
   batchInvariant?: boolean;
+  /**
+   * Lengths are known only on the device: run takes kvLengths and queryLengths, those of the batch
+   * are upper bounds, and kernels trim the keys that the planner cannot.
+   */
+  deviceLengths?: boolean;
   /** Planes of the cache that hold keys and values; a value may be the head of the key's plane. */
   keyPlane?: string;
   valuePlane?: string;
@@ -79,6 +84,7 @@ const schemas = {
   lseBase: oneOf(["e", "2"]),
   finalize: flag,
   batchInvariant: flag,
+  deviceLengths: flag,
   keyPlane: { type: "string", description: "the name of a plane" },
   valuePlane: { type: "string", description: "the name of a plane" },
   graph: {
@@ -123,6 +129,7 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     lseBase = "e",
     finalize = true,
     batchInvariant = false,
+    deviceLengths = false,
     keyPlane = "key",
     valuePlane = "value",
     rope,
@@ -131,6 +138,6 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
   return {
     ...{ queryHeads, kvHeads, headDim, valueDim, dtype, kvDtype, outDtype, causal, windowLeft },
     ...{ softCap, scale, alibi, sinks, mask, lseBase, finalize, batchInvariant },
-    ...{ keyPlane, valuePlane, rope, graph },
+    ...{ deviceLengths, keyPlane, valuePlane, rope, graph },
   };
 }

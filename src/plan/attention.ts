@@ -1,0 +1,254 @@
+import { OptionError, PlanError, requireInteger } from "../errors.ts";
+import type { Batch } from "../kv/batch.ts";
+import { type CostModel, defaultCosts } from "./cost.ts";
+import { Emitter } from "./emit.ts";
+import { IntList, pieceInts } from "./list.ts";
+import { Intervals } from "./merges.ts";
+import { cutAtMultiples, LongestFirst } from "./schedule.ts";
+import { Tiles } from "./tiles.ts";
+import type { KernelTraits } from "./traits.ts";
+import { walk } from "./walk.ts";
+import { boundRows, bucketsOf, graphLevels, type GraphSizes } from "./workspace.ts";
+
+/** What a planner is made for; everything else comes with the batch. */
+export interface PlannerOptions {
+  readonly queryHeads: number;
+  readonly kvHeads: number;
+  /** Elements of a key head and of a value head. */
+  readonly keyDim: number;
+  readonly valueDim: number;
+  readonly kvElementBytes: number;
+  /** Threads of a CPU, multiprocessors of a GPU. */
+  readonly processors: number;
+  readonly causal?: boolean;
+  /** Keys before a query's own position that it sees; -1: all. */
+  readonly windowLeft?: number;
+  readonly mask?: "none" | "all" | "tail";
+  readonly batchInvariant?: boolean;
+  /** Lengths are known only on the device; those of the batch are upper bounds. */
+  readonly deviceLengths?: boolean;
+  /** Kernel classes by rising query tile, all of one packing. */
+  readonly classes: readonly KernelTraits[];
+  readonly graph?: GraphSizes;
+  readonly costs?: CostModel;
+}
+
+/** One kernel launch of a plan: records [firstRecord, firstRecord + recordCount). */
+export interface PlanLaunch {
+  kernelClass: string;
+  firstRecord: number;
+  recordCount: number;
+  /** Items launched: recordCount, or more under a graph (the rest are empty records). */
+  grid: number;
+}
+
+/** Where each section starts in `sections`, in int32 units, multiples of 16. */
+export interface PlanOffsets {
+  positions: number;
+  tokenRequests: number;
+  queryIndptr: number;
+  kvLengths: number;
+  columns: number;
+  records: number;
+  merges: number;
+  parts: number;
+}
+
+/** A schedule as data: one block of int32 for the device, launches, and exact sizes. Reused. */
+export interface Plan {
+  /** Raised by every plan. */
+  generation: number;
+  /** Generation of the planned batch. */
+  batchGeneration: number;
+  sections: Int32Array;
+  /** Ints of `sections` that are valid. */
+  sectionInts: number;
+  offsets: PlanOffsets;
+  launches: PlanLaunch[];
+  recordCount: number;
+  mergeCount: number;
+  /** Items of the merge launch; 0 without split rows, fixed under a graph. */
+  mergeGrid: number;
+  /** Rows of partial state, and how many the workspace is laid out for. */
+  partialRows: number;
+  partialCapacity: number;
+  /** Exact bytes of partial state: partialCapacity x (valueDim + 1) x 4. */
+  workspaceBytes: number;
+  /** Bytes that no batch of one level exceeds (batchInvariant excepted). */
+  boundBytes: number;
+  /** Batch size of the graph bucket, 0 without a graph. */
+  bucket: number;
+}
+
+/** Keys of a batch-invariant chunk: pieces start at its absolute multiples. */
+export const invariantChunk = 2048;
+
+/** A schedule replicated over processors may leave at most this part of them idle. */
+const wasteMost = 0.03;
+
+/**
+ * Plans batches: packs query heads, counts visible keys, cuts the work for the processors and lists
+ * records and merges (FlashInfer, MLSys 2025, section 3.3.1; Stream-K for the contiguous walk,
+ * arXiv 2301.03598). Pure: the same batch gives the same plan. Makes no garbage once warm.
+ */
+export class Planner {
+  readonly options: PlannerOptions;
+  readonly #costs: CostModel;
+  readonly #tiles: Tiles;
+  readonly #pieces = new IntList(pieceInts, 256);
+  readonly #intervals = new Intervals();
+  readonly #longest = new LongestFirst();
+  readonly #emitter: Emitter;
+  readonly #buckets: number[];
+  readonly #packedHeads: number;
+  readonly #units: number;
+  /** Processors that the walk of one unit is cut for; 0: units are walked one after the other. */
+  readonly #unitProcessors: number[];
+  readonly #plan: Plan;
+
+  /** Errors: OptionError. */
+  constructor(options: PlannerOptions) {
+    checkPlannerOptions(options);
+    this.options = options;
+    this.#costs = options.costs ?? defaultCosts;
+    const { queryHeads, kvHeads, classes, graph } = options;
+    this.#packedHeads = classes[0].packing === "group" ? queryHeads / kvHeads : 1;
+    this.#units = queryHeads / this.#packedHeads;
+    this.#tiles = new Tiles({
+      classes,
+      packedHeads: this.#packedHeads,
+      units: this.#units,
+      kvHeads,
+      causal: options.causal ?? false,
+      windowLeft: options.windowLeft ?? -1,
+      mask: options.mask ?? "none",
+      deviceLengths: options.deviceLengths ?? false,
+      batchInvariant: options.batchInvariant ?? false,
+    });
+    this.#unitProcessors = classes.map(({ blocksPerProcessor }) =>
+      replicas(this.#units, options.processors * blocksPerProcessor),
+    );
+    this.#emitter = new Emitter(options, this.#packedHeads, this.#units);
+    this.#buckets = graph === undefined ? [] : bucketsOf(graph);
+    this.#plan = this.#emitter.emptyPlan(this.#boundRows());
+  }
+
+  /**
+   * Plans one batch. The Plan is reused by the next call. Errors: PlanError for a batch over the
+   * graph's sizes, OptionError for several levels under batchInvariant.
+   */
+  plan(batch: Batch): Plan {
+    const bucket = this.#bucketOf(batch);
+    const { levels } = batch.layout;
+    if (this.options.batchInvariant && levels.length > 1) {
+      const fix = "plan without shared prefixes, or without batchInvariant.";
+      throw new OptionError("batch.layout.levels", levels.length, "1 under batchInvariant", fix);
+    }
+    let expanded = this.#unitProcessors.includes(0) && !this.options.batchInvariant;
+    for (let l = 0; l < levels.length; l++) expanded ||= levels[l].perHead;
+    this.#tiles.build(batch, expanded);
+    this.#schedule(expanded);
+    this.#intervals.sweep(this.#tiles, batch.tokenCount * this.#packedHeads);
+    const { order, count } = this.#longest;
+    this.#emitter.emit(
+      this.#plan,
+      batch,
+      this.#tiles,
+      this.#pieces,
+      this.#intervals,
+      order,
+      count,
+      bucket,
+    );
+    return this.#plan;
+  }
+
+  #schedule(expanded: boolean): void {
+    const { classes, processors, batchInvariant } = this.options;
+    const pieces = this.#pieces;
+    const { list } = this.#tiles;
+    pieces.clear();
+    this.#longest.count = 0;
+    if (batchInvariant) {
+      cutAtMultiples(list, pieces, invariantChunk, this.#costs);
+      this.#longest.orderAll(pieces);
+      return;
+    }
+    for (let c = 0; c < classes.length; c++) {
+      const { schedule, kvTile, blocksPerProcessor } = classes[c];
+      const slots = processors * blocksPerProcessor;
+      if (schedule === "walk") {
+        walk(list, pieces, c, kvTile, expanded ? slots : this.#unitProcessors[c], this.#costs);
+      } else {
+        const units = expanded ? 1 : this.#units;
+        this.#longest.schedule(list, pieces, c, kvTile, slots, units, this.#costs);
+      }
+    }
+  }
+
+  #boundRows(): number {
+    const { classes, processors, graph, queryHeads } = this.options;
+    const rows = boundRows(classes, processors);
+    return graph === undefined ? rows : rows + graphLevels * graph.maxQueryTokens * queryHeads;
+  }
+
+  /** The bucket's batch size, 0 without a graph. */
+  #bucketOf(batch: Batch): number {
+    const { graph } = this.options;
+    if (graph === undefined) return 0;
+    const { requestCount, paddedTokens, layout } = batch;
+    for (const [what, value, most] of [
+      ["maxBatch", requestCount, graph.maxBatch] as const,
+      ["maxQueryTokens", paddedTokens, graph.maxQueryTokens] as const,
+      ["levels", layout.levels.length, graphLevels] as const,
+    ]) {
+      if (value > most) throw overGraph(what, value, most);
+    }
+    let longest = 0;
+    for (let r = 0; r < requestCount; r++) longest = Math.max(longest, batch.kvLengths[r]);
+    const columns = Math.ceil(longest / layout.blockSize);
+    if (columns > graph.maxColumns) throw overGraph("maxColumns", columns, graph.maxColumns);
+    if (layout.levels.some(({ columns: sparse }) => sparse !== null)) {
+      throw new PlanError("a sparse layout has no fixed sizes. Fix: plan it without { graph }.");
+    }
+    return this.#buckets.find((size) => size >= requestCount)!;
+  }
+}
+
+function overGraph(what: string, value: number, most: number): PlanError {
+  return new PlanError(
+    `the batch needs ${what} ${value}, the graph holds ${most}; nothing was changed. ` +
+      `Fix: create with a larger graph.${what}, or split the batch.`,
+  );
+}
+
+/**
+ * Processors for each unit when all units follow one schedule: processors / units where that keeps
+ * nearly all busy, else 0.
+ */
+function replicas(units: number, processors: number): number {
+  const each = Math.max(1, Math.floor(processors / units));
+  const rounds = Math.ceil((units * each) / processors);
+  return (units * each) / (rounds * processors) >= 1 - wasteMost ? each : 0;
+}
+
+function checkPlannerOptions(options: PlannerOptions): void {
+  const { queryHeads, kvHeads, classes, processors, graph } = options;
+  requireInteger("kvHeads", kvHeads, 1);
+  requireInteger("queryHeads", queryHeads, 1);
+  requireInteger("processors", processors, 1);
+  requireInteger("valueDim", options.valueDim, 1);
+  if (queryHeads % kvHeads !== 0) {
+    const fix = "give every KV head as many query heads.";
+    throw new OptionError("queryHeads", queryHeads, `a multiple of kvHeads (${kvHeads})`, fix);
+  }
+  if (classes.length === 0 || classes.some(({ packing }) => packing !== classes[0].packing)) {
+    const fix = "pass the classes of one device.";
+    throw new OptionError("classes", classes.length, "one class or more, of one packing", fix);
+  }
+  if (graph === undefined) return;
+  requireInteger("graph.maxBatch", graph.maxBatch, 1);
+  requireInteger("graph.maxQueryTokens", graph.maxQueryTokens, 1);
+  requireInteger("graph.maxColumns", graph.maxColumns, 1);
+  graph.buckets?.forEach((size) => requireInteger("graph.buckets", size, 1, graph.maxBatch));
+}

@@ -1,0 +1,43 @@
+/** What the planner weighs, in units of one key and value read for one record. */
+export interface CostModel {
+  /** Fixed cost of a piece: taking the record, starting the softmax, writing its rows. */
+  readonly pieceKeys: number;
+  /** Cost of one query row against one key, relative to reading the key and value. */
+  readonly rowKeys: number;
+  /** Cost of writing and merging one row of partial state. */
+  readonly mergeKeys: number;
+  /** A cut must leave at least this many keys on both sides. */
+  readonly leastKeys: number;
+}
+
+/** Costs seen on CPUs: a decode row is bound by memory up to about eight rows a key. */
+export const defaultCosts: CostModel = {
+  pieceKeys: 24,
+  rowKeys: 0.08,
+  mergeKeys: 4,
+  leastKeys: 128,
+};
+
+/** Cost of one piece: `keys` visible keys for `rows` packed rows. */
+export function pieceCost(costs: CostModel, rows: number, keys: number): number {
+  return costs.pieceKeys + keys * (1 + costs.rowKeys * rows);
+}
+
+/**
+ * Whether a prefix of `sharedTokens` tokens is cheaper as a level of its own, read once for its
+ * sharers, than read by each of them: saved reads against one more piece and a merge of every row.
+ * `group` is query heads per KV head (FlashInfer, MLSys 2025, section 3.1.2, composable formats).
+ */
+export function worthSharing(
+  costs: CostModel,
+  sharedTokens: number,
+  requests: number,
+  queryTokens: number,
+  group: number,
+): boolean {
+  if (requests < 2 || sharedTokens <= 0) return false;
+  const rows = queryTokens * group;
+  const apart = requests * pieceCost(costs, rows / requests, sharedTokens);
+  const together = pieceCost(costs, rows, sharedTokens) + requests * costs.pieceKeys;
+  return apart - together > 2 * rows * costs.mergeKeys;
+}

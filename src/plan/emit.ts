@@ -1,0 +1,353 @@
+import type { Batch } from "../kv/batch.ts";
+import type { Level } from "../kv/layout.ts";
+import type { Plan, PlannerOptions } from "./attention.ts";
+import { type IntList, Piece, pieceInts, Tile, tileInts } from "./list.ts";
+import { Interval, type Intervals, intervalInts } from "./merges.ts";
+import type { Tiles } from "./tiles.ts";
+import { partialBytes, recordCapacity } from "./workspace.ts";
+
+/** Ints of a record and of a merge record (kernels/params.h). */
+export const recordInts = 16;
+export const mergeInts = 8;
+
+/** Writes schedules as the int32 sections that kernels read. */
+export class Emitter {
+  readonly #options: PlannerOptions;
+  readonly #packedHeads: number;
+  readonly #units: number;
+  #plan!: Plan;
+  #batch!: Batch;
+  #tiles!: Tiles;
+  #pieces!: IntList;
+  #at = 0;
+  #partialRows = 0;
+
+  constructor(options: PlannerOptions, packedHeads: number, units: number) {
+    this.#options = options;
+    this.#packedHeads = packedHeads;
+    this.#units = units;
+  }
+
+  /** A plan of nothing, whose objects every later plan reuses. */
+  emptyPlan(boundRows: number): Plan {
+    const { valueDim, classes } = this.#options;
+    const boundBytes = partialBytes(boundRows, valueDim);
+    const launches = classes.map(({ name }) => ({
+      ...{ kernelClass: name, firstRecord: 0, recordCount: 0, grid: 0 },
+    }));
+    const offsets = {
+      ...{ positions: 0, tokenRequests: 0, queryIndptr: 0, kvLengths: 0 },
+      ...{ columns: 0, records: 0, merges: 0, parts: 0 },
+    };
+    return {
+      ...{ generation: 0, batchGeneration: -1, sections: new Int32Array(4096), sectionInts: 0 },
+      ...{ offsets, launches, recordCount: 0, mergeCount: 0, mergeGrid: 0, partialRows: 0 },
+      ...{ partialCapacity: 0, workspaceBytes: 0, boundBytes, bucket: 0 },
+    };
+  }
+
+  /** Fills the plan. `order` lists the pieces of longest-first classes as they are to be taken. */
+  emit(
+    plan: Plan,
+    batch: Batch,
+    tiles: Tiles,
+    pieces: IntList,
+    intervals: Intervals,
+    order: Int32Array,
+    ordered: number,
+    bucket: number,
+  ): void {
+    this.#plan = plan;
+    this.#batch = batch;
+    this.#tiles = tiles;
+    this.#pieces = pieces;
+    this.#at = 0;
+    this.#partialRows = 0;
+    plan.bucket = bucket;
+    this.#writeBatch();
+    this.#writeRecords(intervals.empty, order, ordered);
+    this.#writeMerges(intervals);
+    const { valueDim, graph } = this.#options;
+    plan.partialRows = this.#partialRows;
+    const bound = plan.boundBytes / partialBytes(1, valueDim);
+    plan.partialCapacity = graph === undefined ? plan.partialRows : bound;
+    plan.workspaceBytes = partialBytes(plan.partialCapacity, valueDim);
+    plan.sectionInts = this.#at;
+    plan.batchGeneration = batch.generation;
+    plan.generation++;
+  }
+
+  /** The batch's own arrays, at sizes fixed by the graph if there is one. */
+  #writeBatch(): void {
+    const { graph } = this.#options;
+    const { offsets } = this.#plan;
+    const batch = this.#batch;
+    const tokens = graph?.maxQueryTokens ?? batch.paddedTokens;
+    const requests = graph?.maxBatch ?? batch.requestCount;
+    offsets.positions = this.#copy(batch.positions, batch.paddedTokens, tokens);
+    offsets.tokenRequests = this.#copy(batch.tokenRequests, batch.paddedTokens, tokens);
+    offsets.queryIndptr = this.#copy(batch.queryIndptr, batch.requestCount + 1, requests + 1);
+    offsets.kvLengths = this.#copy(batch.kvLengths, batch.requestCount, requests);
+    offsets.columns = this.#at;
+    const { levels } = batch.layout;
+    let columns = 0;
+    for (let l = 0; l < levels.length; l++) {
+      const level = levels[l];
+      if (level.columns === null) continue;
+      const count = level.columnIndptr![level.rowCount];
+      this.#ensure(offsets.columns + columns + count);
+      const { sections } = this.#plan;
+      const base = offsets.columns + columns;
+      for (let i = 0; i < count; i++) sections[base + i] = level.columns[i];
+      columns += count;
+    }
+    this.#align(offsets.columns + columns);
+  }
+
+  #copy(source: Int32Array, count: number, capacity: number): number {
+    const at = this.#at;
+    this.#ensure(at + capacity);
+    const { sections } = this.#plan;
+    for (let i = 0; i < count; i++) sections[at + i] = source[i];
+    sections.fill(0, at + count, at + capacity);
+    this.#align(at + capacity);
+    return at;
+  }
+
+  #writeRecords(empty: IntList, order: Int32Array, ordered: number): void {
+    const plan = this.#plan;
+    const { classes, graph, processors } = this.#options;
+    plan.offsets.records = this.#at;
+    let first = 0;
+    for (let c = 0; c < classes.length; c++) {
+      const launch = plan.launches[c];
+      launch.firstRecord = first;
+      if (c === 0) this.#writeEmpty(empty);
+      if (classes[c].schedule === "walk" && !this.#options.batchInvariant) this.#writeInOrder(c);
+      else this.#writeOrdered(c, order, ordered);
+      launch.recordCount = (this.#at - plan.offsets.records) / recordInts - first;
+      launch.grid = launch.recordCount;
+      if (graph !== undefined) {
+        const [units, heads] = [this.#units, this.#packedHeads];
+        launch.grid = recordCapacity(classes[c], graph, plan.bucket, units, heads, processors);
+        this.#clear(launch.grid - launch.recordCount);
+      }
+      first = (this.#at - plan.offsets.records) / recordInts;
+    }
+    plan.recordCount = first;
+  }
+
+  #writeInOrder(kernelClass: number): void {
+    const tiles = this.#tiles.list.data;
+    const { data, length } = this.#pieces;
+    for (let p = 0; p < length; p++) {
+      const tile = data[p * pieceInts + Piece.tile];
+      if (tiles[tile * tileInts + Tile.kernelClass] === kernelClass) this.#writePiece(p);
+    }
+  }
+
+  #writeOrdered(kernelClass: number, order: Int32Array, ordered: number): void {
+    const tiles = this.#tiles.list.data;
+    const { data } = this.#pieces;
+    for (let i = 0; i < ordered; i++) {
+      const tile = data[order[i] * pieceInts + Piece.tile];
+      if (tiles[tile * tileInts + Tile.kernelClass] === kernelClass) this.#writePiece(order[i]);
+    }
+  }
+
+  /** One record a unit. */
+  #writePiece(piece: number): void {
+    const pieces = this.#pieces.data;
+    const at = piece * pieceInts;
+    const tile = pieces[at + Piece.tile] * tileInts;
+    const tiles = this.#tiles.list.data;
+    const unit = tiles[tile + Tile.unit];
+    const rows = tiles[tile + Tile.rowCount];
+    const level = this.#batch.layout.levels[tiles[tile + Tile.level]];
+    let partial = -1;
+    if (tiles[tile + Tile.partial] === 1) {
+      partial = this.#partialRows;
+      this.#partialRows += unit < 0 ? rows * this.#units : rows;
+    }
+    pieces[at + Piece.partialRow] = partial;
+    const first = unit < 0 ? 0 : unit;
+    const end = unit < 0 ? this.#units : unit + 1;
+    for (let u = first; u < end; u++) {
+      this.#writeRecord(
+        tile,
+        level,
+        u,
+        pieces[at + Piece.kvStart],
+        pieces[at + Piece.kvEnd],
+        partial,
+      );
+      if (partial >= 0) partial += rows;
+    }
+  }
+
+  #writeRecord(
+    tile: number,
+    level: Level,
+    unit: number,
+    kvStart: number,
+    kvEnd: number,
+    partial: number,
+  ): void {
+    const tiles = this.#tiles.list.data;
+    const row = tiles[tile + Tile.layoutRow];
+    const fullStart = tiles[tile + Tile.fullStart];
+    const fullEnd = tiles[tile + Tile.fullEnd];
+    const at = this.#record();
+    const { sections } = this.#plan;
+    const heads = this.#packedHeads;
+    sections[at] = this.#kvHead(unit);
+    sections[at + 1] = unit * heads;
+    sections[at + 2] = heads;
+    sections[at + 3] = tiles[tile + Tile.rowStart];
+    sections[at + 4] = tiles[tile + Tile.rowCount];
+    sections[at + 5] = level.slots[row];
+    sections[at + 6] = kvStart;
+    sections[at + 7] = kvEnd;
+    const start = fullStart > kvStart ? fullStart : kvStart;
+    const end = fullEnd < kvEnd ? fullEnd : kvEnd;
+    sections[at + 8] = start < end ? start : kvStart;
+    sections[at + 9] = start < end ? end : kvStart;
+    sections[at + 10] = level.positionStarts[row];
+    sections[at + 11] = tiles[tile + Tile.columnOffset];
+    sections[at + 12] = partial;
+    sections[at + 13] = tiles[tile + Tile.request];
+    sections[at + 14] = tiles[tile + Tile.level];
+    sections[at + 15] = 0;
+  }
+
+  /** Records without keys, for rows that no tile covers: they write 0 and -inf. */
+  #writeEmpty(empty: IntList): void {
+    const heads = this.#packedHeads;
+    const expanded = this.#tiles.unitGroups > 1;
+    const most = this.#options.classes[0].queryTile;
+    for (let i = 0; i < empty.length; i++) {
+      const interval = i * intervalInts;
+      const group = empty.data[interval + Interval.group];
+      const end = empty.data[interval + Interval.rowEnd];
+      for (let row = empty.data[interval + Interval.rowStart]; row < end; row += most) {
+        for (let u = expanded ? group : 0; u < (expanded ? group + 1 : this.#units); u++) {
+          const at = this.#record();
+          const { sections } = this.#plan;
+          sections.fill(0, at, at + recordInts);
+          sections[at] = this.#kvHead(u);
+          sections[at + 1] = u * heads;
+          sections[at + 2] = heads;
+          sections[at + 3] = row;
+          sections[at + 4] = Math.min(most, end - row);
+          sections[at + 11] = -1;
+          sections[at + 12] = -1;
+          sections[at + 13] = this.#batch.tokenRequests[Math.floor(row / heads)];
+        }
+      }
+    }
+  }
+
+  #kvHead(unit: number): number {
+    const { queryHeads, kvHeads } = this.#options;
+    return Math.floor((unit * this.#packedHeads * kvHeads) / queryHeads);
+  }
+
+  #record(): number {
+    const at = this.#at;
+    this.#at += recordInts;
+    this.#ensure(this.#at);
+    return at;
+  }
+
+  /** Empty records (no rows) up to a graph's grid. */
+  #clear(records: number): void {
+    const end = this.#at + records * recordInts;
+    this.#ensure(end);
+    this.#plan.sections.fill(0, this.#at, end);
+    this.#at = end;
+  }
+
+  #writeMerges(intervals: Intervals): void {
+    const plan = this.#plan;
+    const { merged } = intervals;
+    const perInterval = this.#tiles.unitGroups > 1 ? 1 : this.#units;
+    plan.mergeCount = merged.length * perInterval;
+    const capacity = this.#options.graph === undefined ? plan.mergeCount : plan.recordCount;
+    plan.mergeGrid = capacity;
+    plan.offsets.merges = this.#at;
+    this.#align(this.#at + capacity * mergeInts);
+    plan.offsets.parts = this.#at;
+    if (this.#options.graph !== undefined) plan.sections.fill(0, plan.offsets.merges, this.#at);
+    let at = plan.offsets.merges;
+    for (let i = 0; i < merged.length; i++) {
+      const group = merged.data[i * intervalInts + Interval.group];
+      for (let u = 0; u < perInterval; u++, at += mergeInts) {
+        this.#writeMerge(at, intervals, i, perInterval === 1 ? group : u, u);
+      }
+    }
+    // A shared tile stands in the merges of all its sharers, so parts may outnumber records.
+    const least = this.#options.graph === undefined ? 0 : 2 * plan.recordCount;
+    const end = Math.max(this.#at, plan.offsets.parts + least);
+    this.#ensure(end);
+    plan.sections.fill(0, this.#at, end);
+    this.#align(end);
+  }
+
+  #writeMerge(
+    at: number,
+    intervals: Intervals,
+    interval: number,
+    unit: number,
+    replica: number,
+  ): void {
+    const { data } = intervals.merged;
+    const i = interval * intervalInts;
+    const rowStart = data[i + Interval.rowStart];
+    const firstPart = this.#at;
+    const firstTile = data[i + Interval.firstTile];
+    for (let t = 0; t < data[i + Interval.tileCount]; t++) {
+      this.#writeParts(intervals.tiles.data[firstTile + t] * tileInts, rowStart, replica);
+    }
+    const { sections, offsets } = this.#plan;
+    sections[at] = unit * this.#packedHeads;
+    sections[at + 1] = this.#packedHeads;
+    sections[at + 2] = rowStart;
+    sections[at + 3] = data[i + Interval.rowEnd] - rowStart;
+    sections[at + 4] = firstPart - offsets.parts;
+    sections[at + 5] = this.#at - firstPart;
+    sections[at + 6] = 0;
+    sections[at + 7] = 0;
+  }
+
+  /** The partial rows, in key order, at which a tile's pieces hold the interval's first row. */
+  #writeParts(tile: number, rowStart: number, replica: number): void {
+    const tiles = this.#tiles.list.data;
+    const pieces = this.#pieces.data;
+    const rows = tiles[tile + Tile.rowCount];
+    const unit = tiles[tile + Tile.unit];
+    const within = rowStart - tiles[tile + Tile.rowStart] + (unit < 0 ? replica * rows : 0);
+    const first = tiles[tile + Tile.firstPiece];
+    const count = tiles[tile + Tile.pieceCount];
+    this.#ensure(this.#at + count);
+    const { sections } = this.#plan;
+    for (let p = first; p < first + count; p++) {
+      sections[this.#at++] = pieces[p * pieceInts + Piece.partialRow] + within;
+    }
+  }
+
+  /** Moves on to the next multiple of 16 ints, over zeros: equal plans are equal bit for bit. */
+  #align(ints: number): void {
+    const end = (ints + 15) & ~15;
+    this.#ensure(end);
+    this.#plan.sections.fill(0, ints, end);
+    this.#at = end;
+  }
+
+  #ensure(ints: number): void {
+    const plan = this.#plan;
+    if (ints <= plan.sections.length) return;
+    const grown = new Int32Array(Math.max(ints, 2 * plan.sections.length));
+    grown.set(plan.sections);
+    plan.sections = grown;
+  }
+}

@@ -1,0 +1,199 @@
+import type { Batch } from "../kv/batch.ts";
+import type { Level } from "../kv/layout.ts";
+import { IntList, Tile, tileInts } from "./list.ts";
+import { classFor, type KernelTraits } from "./traits.ts";
+
+/** What decides which keys a query sees, and how rows are packed. */
+export interface TileOptions {
+  readonly classes: readonly KernelTraits[];
+  /** Query heads of a unit: the rows that one token adds to a tile. */
+  readonly packedHeads: number;
+  /** Units in all: queryHeads / packedHeads. */
+  readonly units: number;
+  readonly kvHeads: number;
+  readonly causal: boolean;
+  readonly windowLeft: number;
+  readonly mask: "none" | "all" | "tail";
+  /** Lengths are known only on the device: keys are trimmed there. */
+  readonly deviceLengths: boolean;
+  readonly batchInvariant: boolean;
+}
+
+/**
+ * Cuts every layout row into tiles of packed query rows and finds the keys that each tile sees.
+ * A row's visible keys are a range of its kept keys: from the first that the tile's earliest
+ * position sees by its window to the last that its latest position sees.
+ */
+export class Tiles {
+  readonly list = new IntList(tileInts, 256);
+  /** First tile of (unit group, level), and the end: [groups * levels + 1]. */
+  readonly starts = new IntList(1);
+  unitGroups = 1;
+  levels = 1;
+  readonly #options: TileOptions;
+  #batch!: Batch;
+  #minPosition = 0;
+  #maxPosition = 0;
+  #history = 0;
+
+  constructor(options: TileOptions) {
+    this.#options = options;
+  }
+
+  /** Rebuilds the tiles; `expanded` makes them for each unit apart. */
+  build(batch: Batch, expanded: boolean): void {
+    this.#batch = batch;
+    this.list.clear();
+    this.starts.clear();
+    this.unitGroups = expanded ? this.#options.units : 1;
+    this.levels = batch.layout.levels.length;
+    for (let group = 0; group < this.unitGroups; group++) {
+      let columns = 0;
+      for (let l = 0; l < this.levels; l++) {
+        const level = batch.layout.levels[l];
+        this.#addStart();
+        this.#addLevel(l, level, expanded ? group : -1, columns);
+        if (level.columnIndptr !== null) columns += level.columnIndptr[level.rowCount];
+      }
+    }
+    this.#addStart();
+  }
+
+  #addStart(): void {
+    const at = this.starts.add();
+    this.starts.data[at] = this.list.length;
+  }
+
+  #addLevel(l: number, level: Level, unit: number, columns: number): void {
+    const { kvHeads, units, packedHeads, classes, batchInvariant } = this.#options;
+    const kvHead = unit < 0 ? 0 : Math.floor((unit * kvHeads) / units);
+    const { queryIndptr, requestRows } = level;
+    for (let r = 0; r < requestRows; r++) {
+      const firstToken = queryIndptr[r];
+      const tokens = queryIndptr[r + 1] - firstToken;
+      if (tokens === 0) continue;
+      const row = level.perHead ? r * kvHeads + kvHead : r;
+      const rows = tokens * packedHeads;
+      const kernelClass = batchInvariant ? classes.length - 1 : classFor(classes, rows);
+      const tile = classes[kernelClass].queryTile;
+      const offset = level.columnIndptr === null ? -1 : columns + level.columnIndptr[row];
+      for (let start = 0; start < rows; start += tile) {
+        const count = rows - start < tile ? rows - start : tile;
+        const at = this.list.add();
+        const { data } = this.list;
+        data[at + Tile.unit] = unit;
+        data[at + Tile.level] = l;
+        data[at + Tile.layoutRow] = row;
+        data[at + Tile.request] = level.requests[r];
+        data[at + Tile.rowStart] = firstToken * packedHeads + start;
+        data[at + Tile.rowCount] = count;
+        data[at + Tile.kernelClass] = kernelClass;
+        data[at + Tile.columnOffset] = offset;
+        data[at + Tile.partial] = 0;
+        data[at + Tile.pieceCount] = 0;
+        data[at + Tile.firstPiece] = 0;
+        this.#span(start, count, firstToken);
+        if (level.columns === null) this.#dense(at, level, row);
+        else this.#sparse(at, level, row);
+      }
+    }
+  }
+
+  /** Positions of the tile's tokens, and the keys that all of them have before their own queries. */
+  #span(start: number, count: number, firstToken: number): void {
+    const { packedHeads, mask } = this.#options;
+    const { positions, tokenRequests, kvLengths, queryIndptr } = this.#batch;
+    const first = firstToken + Math.floor(start / packedHeads);
+    const last = firstToken + Math.floor((start + count - 1) / packedHeads);
+    let least = positions[first];
+    let most = least;
+    for (let token = first + 1; token <= last; token++) {
+      const position = positions[token];
+      if (position < least) least = position;
+      else if (position > most) most = position;
+    }
+    this.#minPosition = least;
+    this.#maxPosition = most;
+    if (mask !== "tail") return;
+    let history = 0x7fffffff;
+    for (let token = first; token <= last; token++) {
+      const request = tokenRequests[token];
+      const queries = queryIndptr[request + 1] - queryIndptr[request];
+      history = Math.min(history, kvLengths[request] - queries);
+    }
+    this.#history = history;
+  }
+
+  #dense(at: number, level: Level, row: number): void {
+    const { causal, windowLeft, mask, deviceLengths, batchInvariant, classes } = this.#options;
+    const { data } = this.list;
+    const length = level.kvLengths[row];
+    const origin = level.positionStarts[row];
+    let start = 0;
+    let end = length;
+    let fullStart = 0;
+    let fullEnd = length;
+    if (causal) {
+      end = clamp(this.#maxPosition - origin + 1, 0, length);
+      fullEnd = clamp(this.#minPosition - origin + 1, 0, length);
+    }
+    if (windowLeft >= 0) {
+      start = clamp(this.#minPosition - windowLeft - origin, 0, end);
+      fullStart = clamp(this.#maxPosition - windowLeft - origin, 0, end);
+    }
+    if (mask === "all") fullEnd = 0;
+    else if (mask === "tail") fullEnd = clamp(this.#history - origin, 0, fullEnd);
+    if (batchInvariant) start -= start % classes[classes.length - 1].kvTile;
+    if (deviceLengths) {
+      start = fullStart = fullEnd = 0;
+      end = length;
+    }
+    data[at + Tile.kvStart] = start;
+    data[at + Tile.kvEnd] = end;
+    data[at + Tile.fullStart] = fullStart < fullEnd ? fullStart : start;
+    data[at + Tile.fullEnd] = fullStart < fullEnd ? fullEnd : start;
+  }
+
+  /** Sparse rows: whole kept columns are trimmed at both ends; the first run of full ones is noted. */
+  #sparse(at: number, level: Level, row: number): void {
+    const { causal, windowLeft, mask, deviceLengths } = this.#options;
+    const { blockSize } = this.#batch.layout;
+    const columns = level.columns!;
+    const base = level.columnIndptr![row];
+    const count = level.columnIndptr![row + 1] - base;
+    const length = level.kvLengths[row];
+    const origin = level.positionStarts[row];
+    const most = causal && !deviceLengths ? this.#maxPosition : 0x7fffffff;
+    const least = windowLeft >= 0 && !deviceLengths ? this.#minPosition - windowLeft : -1;
+    let first = 0;
+    while (
+      first < count &&
+      origin + (columns[base + first] >> 1) * blockSize + blockSize <= least
+    ) {
+      first++;
+    }
+    let end = count;
+    while (end > first && origin + (columns[base + end - 1] >> 1) * blockSize > most) end--;
+    let fullFirst = first;
+    let full = first;
+    for (let c = first; c < end && !deviceLengths; c++) {
+      const start = origin + (columns[base + c] >> 1) * blockSize;
+      const seen =
+        (mask === "none" || (columns[base + c] & 1) === 1) &&
+        (!causal || start + blockSize - 1 <= this.#minPosition) &&
+        (windowLeft < 0 || start >= this.#maxPosition - windowLeft);
+      if (seen) full = c + 1;
+      else if (full > fullFirst) break;
+      else fullFirst = full = c + 1;
+    }
+    const { data } = this.list;
+    data[at + Tile.kvStart] = Math.min(first * blockSize, length);
+    data[at + Tile.kvEnd] = Math.min(end * blockSize, length);
+    data[at + Tile.fullStart] = Math.min(fullFirst * blockSize, length);
+    data[at + Tile.fullEnd] = Math.min(full * blockSize, length);
+  }
+}
+
+function clamp(value: number, least: number, most: number): number {
+  return value < least ? least : value > most ? most : value;
+}

@@ -1,0 +1,51 @@
+import type { KernelTraits } from "./traits.ts";
+
+/** Graph sizes: what fixes a plan's sections, grids and addresses. */
+export interface GraphSizes {
+  readonly maxBatch: number;
+  readonly maxQueryTokens: number;
+  readonly maxColumns: number;
+  readonly buckets?: readonly number[];
+}
+
+/** Levels that a captured step may have: a shared prefix and the rest. */
+export const graphLevels = 2;
+
+/** Bytes of `rows` partial rows: value_dim + 1 floats each (output and log-sum-exp). */
+export function partialBytes(rows: number, valueDim: number): number {
+  return rows * (valueDim + 1) * 4;
+}
+
+/**
+ * Partial rows that no batch of one level exceeds: each processor leaves at most two pieces of split
+ * tiles. A batch of several levels adds a partial row for every packed row and level.
+ */
+export function boundRows(classes: readonly KernelTraits[], processors: number): number {
+  let rows = 0;
+  for (const { queryTile, blocksPerProcessor } of classes) {
+    rows += 2 * processors * blocksPerProcessor * queryTile;
+  }
+  return rows;
+}
+
+/** Records that a step of `batch` requests can have in one class, under the graph's sizes. */
+export function recordCapacity(
+  traits: KernelTraits,
+  sizes: GraphSizes,
+  batch: number,
+  units: number,
+  packedHeads: number,
+  processors: number,
+): number {
+  const tiles = batch + Math.ceil((sizes.maxQueryTokens * packedHeads) / traits.queryTile);
+  return units * graphLevels * tiles + 2 * processors * traits.blocksPerProcessor;
+}
+
+/** The buckets of a graph: those given, else powers of two up to the largest batch. */
+export function bucketsOf(sizes: GraphSizes): number[] {
+  const buckets = [...(sizes.buckets ?? [])].sort((a, b) => a - b);
+  for (let size = 1; sizes.buckets === undefined && size < sizes.maxBatch; size *= 2)
+    buckets.push(size);
+  if (buckets.at(-1) !== sizes.maxBatch) buckets.push(sizes.maxBatch);
+  return buckets.filter((size) => size <= sizes.maxBatch);
+}
