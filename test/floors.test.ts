@@ -12,8 +12,8 @@ const floors: Record<string, readonly string[]> = {
   tensor: ["device", "ffi"],
   ops: ["tensor", "device", "ffi", "jit", "kv", "plan"],
   attention: ["ops", "tensor", "device", "ffi", "jit", "plan", "kv", "variant"],
-  replay: ["attention", "ops", "tensor", "device", "plan", "kv"],
-  cli: ["replay", "attention", "ops", "tensor", "device", "plan", "kv"],
+  replay: ["attention", "ops", "tensor", "device", "ffi", "plan", "kv"],
+  cli: ["replay", "attention", "ops", "tensor", "device", "ffi", "plan", "kv"],
   debloat: [],
 };
 
