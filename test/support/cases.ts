@@ -232,6 +232,12 @@ function longCases(): Case[] {
       queryLengths: [1, 1, 1, 9],
       kvLengths: [4000, 3, 90, 300],
     }),
+    ...(["bf16", "f8e4m3", "f32"] as const).map((kvDtype) =>
+      caseOf(`long rows of many heads in ${kvDtype}`, {
+        ...{ queryHeads: 24, kvHeads: 8, headDim: 128, kvDtype, sinks: true, windowLeft: 1500 },
+        ...{ queryLengths: [1, 1, 2], kvLengths: [2000, 1, 1100] },
+      }),
+    ),
     caseOf("a long prefill", { ...heads, queryLengths: [300], kvLengths: [900], dtype: "bf16" }),
     caseOf("a raw state of a split row", {
       ...heads,
