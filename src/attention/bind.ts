@@ -2,6 +2,7 @@ import type { Stream } from "../device/stream.ts";
 import { OptionError, requireInteger } from "../errors.ts";
 import type { AttentionParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
+import type { Level } from "../kv/layout.ts";
 import { scaleStrides } from "../ops/scale.ts";
 import { type DType, dtypeCode } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -76,12 +77,17 @@ export function bindTensors(
   params.sinks = paired("sinks", options.sinks, "sinks", tensors.sinks, queryHeads);
   bindMask(params, options, batch, tensors);
   const kScale = scaleStrides("kScale", tensors.kScale, kvHeads);
+  const vScale = scaleStrides("vScale", tensors.vScale, kvHeads);
+  if (batch.layout.levels.length > 1 && (kScale.request !== 0 || vScale.request !== 0)) {
+    const fix = "use scales by head or token, or plan without shared prefixes.";
+    const allowed = "not by request where requests share a level";
+    throw new OptionError("kScale", "scales [requests, heads]", allowed, fix);
+  }
   params.kScaleData = kScale.address;
   params.kScaleStrideRequest = kScale.request;
   params.kScaleStrideHead = kScale.head;
   params.kScaleStridePage = kScale.page;
   params.kScaleStrideToken = kScale.token;
-  const vScale = scaleStrides("vScale", tensors.vScale, kvHeads);
   params.vScaleData = vScale.address;
   params.vScaleStrideRequest = vScale.request;
   params.vScaleStrideHead = vScale.head;
@@ -133,8 +139,7 @@ function requireTokens(batch: Batch, k: Tensor, v: Tensor): void {
   let needed = 0;
   for (const level of batch.layout.levels) {
     for (let row = 0; row < level.rowCount; row++) {
-      const dense = level.columns === null;
-      const end = level.slots[row] + (dense ? level.kvLengths[row] : 0);
+      const end = level.slots[row] + rowTokens(level, row, batch.layout.blockSize);
       if (end > needed) needed = end;
     }
   }
@@ -142,6 +147,15 @@ function requireTokens(batch: Batch, k: Tensor, v: Tensor): void {
     if (tensor.shape[0] >= needed) continue;
     throw new OptionError(name, tensor.label, `${needed} tokens or more`, "match the layout.");
   }
+}
+
+/** Tokens from a row's first to its last kept one. */
+function rowTokens(level: Level, row: number, blockSize: number): number {
+  const kept = level.kvLengths[row];
+  if (level.columns === null || kept === 0) return kept;
+  const last = level.columnIndptr![row + 1] - 1;
+  const before = (last - level.columnIndptr![row]) * blockSize;
+  return (level.columns[last] >> 1) * blockSize + kept - before;
 }
 
 function bindMask(

@@ -56,6 +56,8 @@ export class PagedCache extends Owner {
   readonly #ring: PinnedRing;
   readonly #step: GrowingBuffer;
   readonly #appender: Appender;
+  /** The step reserved last: what a replayed graph appends. */
+  #batch: Batch | undefined;
   #stepGeneration = -1;
   #stepOffsets: number[] = [];
 
@@ -118,7 +120,9 @@ export class PagedCache extends Owner {
   ): Batch | OutOfPages {
     this.guard();
     this.#refuseCapture("reserve");
-    return this.pool.reserve(sequences, newTokens, options);
+    const batch = this.pool.reserve(sequences, newTokens, options);
+    if (batch.ok) this.#batch = batch;
+    return batch;
   }
 
   /** Turns prefixes that neighbours in the batch share into a level of their own, where it pays. */
@@ -148,7 +152,7 @@ export class PagedCache extends Owner {
       appender.plane(this.planes[i].name, this.#views[layer][i], source, scale);
     }
     appender.launch(stream);
-    if (this.device.capturing) this.#watch(batch.paddedTokens);
+    if (this.device.capturing) this.#watch(batch.paddedTokens, stream);
   }
 
   /**
@@ -211,12 +215,17 @@ export class PagedCache extends Owner {
     return false;
   }
 
+  #stepInts(batch: Batch): number {
+    let ints = batch.paddedTokens * (this.#groups.length + 1);
+    for (let g = 0; g < this.#groups.length; g++) ints += this.#groupInts(g);
+    return ints;
+  }
+
   /** Lays out [slot mappings by group | token requests | per group: updates, moves]; returns ints. */
   #writeStep(batch: Batch): number {
     const { groups } = this.pool;
     const tokens = batch.paddedTokens;
-    let ints = tokens * (groups.length + 1);
-    for (let g = 0; g < groups.length; g++) ints += this.#groupInts(g);
+    const ints = this.#stepInts(batch);
     const { i32 } = this.#ring.take(ints);
     let offset = 0;
     for (let g = 0; g <= groups.length; g++) {
@@ -281,24 +290,28 @@ export class PagedCache extends Owner {
     );
   }
 
-  /** A replay needs the same buffers and as many padded tokens as were captured. */
-  #watch(paddedTokens: number): void {
+  /** A replay needs the buffers and the padded tokens of the capture; then its step is uploaded. */
+  #watch(paddedTokens: number, stream: Stream): void {
     const { version } = this.#step;
-    const tables = this.#groups.map(({ table }) => table.version);
+    const strides = this.pool.groups.map(({ table }) => table.stride);
     this.device.onReplay(() => {
       this.guard();
-      const moved = this.#groups.some(({ table }, g) => table.version !== tables[g]);
-      if (moved || this.#step.version !== version) {
+      const batch = this.#batch!;
+      if (batch.paddedTokens !== paddedTokens) {
         throw new PlanError(
-          "the cache's step buffer or page table grew since the capture. Fix: capture again after a step of the largest size.",
+          `the step holds ${batch.paddedTokens} padded tokens, the capture ${paddedTokens}. ` +
+            `Fix: reserve with { padTo: ${paddedTokens} }.`,
         );
       }
-      const tokens = this.#stepOffsets[1] - this.#stepOffsets[0];
-      if (tokens === paddedTokens) return;
-      throw new PlanError(
-        `the step holds ${tokens} padded tokens, the capture ${paddedTokens}. ` +
-          `Fix: reserve with { padTo: ${paddedTokens} }.`,
-      );
+      const grew = this.pool.groups.some(({ table }, g) => table.stride !== strides[g]);
+      const full = !this.#step.fits(this.#stepInts(batch) * 4);
+      if (grew || full || this.#step.version !== version) {
+        throw new PlanError(
+          "the cache's step buffer or page table grew since the capture. " +
+            "Fix: capture again after a step of the largest size.",
+        );
+      }
+      this.sync(batch, stream);
     });
   }
 

@@ -83,9 +83,14 @@ export class GrowingBuffer extends Owner {
     return this.#memory?.address ?? 0;
   }
 
+  /** True when `bytes` need no growth. */
+  fits(bytes: number): boolean {
+    return this.#memory !== undefined && this.#memory.byteLength >= bytes;
+  }
+
   /** Makes room for `bytes`; contents do not survive growth. */
   ensure(bytes: number): void {
-    if (this.#memory !== undefined && this.#memory.byteLength >= bytes) return;
+    if (this.fits(bytes)) return;
     this.guard();
     const capacity = 2 ** Math.ceil(Math.log2(Math.max(bytes, 4096)));
     const grown = this.device.alloc(capacity, this.label);
