@@ -120,11 +120,11 @@ export function summarize(result: ReplayResult): Summary {
   };
 }
 
-/** The summary as lines of two columns, for a terminal. */
-export function summaryTable(summary: Summary): string {
+/** The summary as names and values for people. */
+export function summaryRows(summary: Summary): [string, string][] {
   const { ttftMs, itlMs, planUs, verified } = summary;
   const share = summary.readCeilingGBs > 0 ? summary.kvReadGBs / summary.readCeilingGBs : 0;
-  const rows: [string, string][] = [
+  return [
     ["device", summary.device],
     ["shape", summary.shape],
     ["trace", summary.trace],
@@ -145,6 +145,11 @@ export function summaryTable(summary: Summary): string {
     ],
     ["verified", verifiedLine(verified)],
   ];
+}
+
+/** The summary as lines of two columns, for a terminal. */
+export function summaryTable(summary: Summary): string {
+  const rows = summaryRows(summary);
   const width = Math.max(...rows.map(([name]) => name.length));
   return rows.map(([name, value]) => `  ${name.padEnd(width)}  ${value}\n`).join("");
 }

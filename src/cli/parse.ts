@@ -1,0 +1,44 @@
+import { OptionError } from "../errors.ts";
+
+/** Reads one option's text; throws an OptionError that names the option as it was typed. */
+export type Parser<T> = (text: string) => T;
+
+/** A whole number in [least, most]. */
+export function integer(option: string, least: number, most = 0x7fffffff): Parser<number> {
+  return (text) => {
+    const value = /^-?\d+$/.test(text) ? Number(text) : NaN;
+    if (value >= least && value <= most) return value;
+    const fix = `give ${option} a whole number in that range.`;
+    throw new OptionError(option, text, `an integer from ${least} to ${most}`, fix);
+  };
+}
+
+/** A number above 0, at most `most`; `inf` too when `most` is Infinity. */
+export function positive(option: string, most = Infinity): Parser<number> {
+  return (text) => {
+    if (most === Infinity && /^inf(inity)?$/i.test(text)) return Infinity;
+    const value = /^[\d.]+(e[-+]?\d+)?$/i.test(text) ? Number(text) : NaN;
+    if (value > 0 && value <= most && value !== Infinity) return value;
+    const allowed = most === Infinity ? "a number above 0, or inf" : `above 0 and at most ${most}`;
+    throw new OptionError(option, text, allowed, `give ${option} such a number.`);
+  };
+}
+
+/** A whole number from 1, or `all`, which becomes Infinity. */
+export function countOrAll(option: string): Parser<number> {
+  const count = integer(option, 1);
+  return (text) => {
+    if (text === "all") return Infinity;
+    if (/^-?\d+$/.test(text)) return count(text);
+    throw new OptionError(option, text, "a whole number or all", `give ${option} 30, say.`);
+  };
+}
+
+/** One of a few words. */
+export function oneOf<T extends string>(option: string, words: readonly T[]): Parser<T> {
+  return (text) => {
+    const found = words.find((word) => word === text);
+    if (found !== undefined) return found;
+    throw new OptionError(option, text, `one of ${words.join(", ")}`, "pick one of them.");
+  };
+}

@@ -1,0 +1,95 @@
+import type { StepRecord } from "../replay/types.ts";
+
+/** Where a replay stands, on a terminal or in a log. */
+export interface Progress {
+  step(step: StepRecord, done: number, total: number): void;
+  end(): void;
+}
+
+/** Milliseconds between two updates: a bar moves, a log grows slowly. */
+const barPeriod = 100;
+const linePeriod = 2000;
+
+/** Tokens a second since the last reading. */
+class Rate {
+  #tokens = 0;
+  #readAt = performance.now();
+
+  add(step: StepRecord): void {
+    this.#tokens += step.decodeTokens + step.prefillTokens;
+  }
+
+  /** NaN within `period` milliseconds of the last reading. */
+  read(period: number): number {
+    const now = performance.now();
+    const elapsed = now - this.#readAt;
+    if (elapsed < period) return NaN;
+    const rate = (this.#tokens / elapsed) * 1e3;
+    this.#tokens = 0;
+    this.#readAt = now;
+    return rate;
+  }
+}
+
+/** Progress of `total` requests: a bar when `stream` is a terminal, plain lines elsewhere. */
+export async function openProgress(
+  stream: NodeJS.WriteStream,
+  total: number,
+  pages: number,
+): Promise<Progress> {
+  return stream.isTTY ? openBar(stream, total, pages) : openLines(stream, pages);
+}
+
+async function openBar(
+  stream: NodeJS.WriteStream,
+  total: number,
+  pages: number,
+): Promise<Progress> {
+  const { Presets, SingleBar } = await import("cli-progress");
+  const bar = new SingleBar(
+    {
+      format: "{bar} {value}/{total} requests | {rate} tokens/s | batch {batch} | pages {pages} %",
+      stream,
+      hideCursor: true,
+      // The command handles Ctrl-C itself, to end with a summary.
+      gracefulExit: false,
+      barsize: 24,
+    },
+    Presets.shades_classic,
+  );
+  bar.start(total, 0, { rate: "-", batch: 0, pages: 0 });
+  const rate = new Rate();
+  let last: [number, object] = [0, {}];
+  return {
+    step(step, done) {
+      rate.add(step);
+      const perSecond = rate.read(barPeriod);
+      if (Number.isNaN(perSecond) && done < total) return;
+      const shown = Number.isNaN(perSecond) ? {} : { rate: Math.round(perSecond) };
+      const use = Math.round((100 * step.pagesUsed) / pages);
+      last = [done, { ...shown, batch: step.runningRequests, pages: use }];
+      bar.update(...last);
+    },
+    end() {
+      bar.update(...last);
+      bar.stop();
+    },
+  };
+}
+
+function openLines(stream: NodeJS.WriteStream, pages: number): Progress {
+  const rate = new Rate();
+  return {
+    step(step, done, total) {
+      rate.add(step);
+      const perSecond = rate.read(linePeriod);
+      if (Number.isNaN(perSecond)) return;
+      const use = Math.round((100 * step.pagesUsed) / pages);
+      stream.write(
+        `replay: ${done}/${total} requests, ${Math.round(perSecond)} tokens/s, ` +
+          `batch ${step.runningRequests}, pages ${use} %\n`,
+      );
+    },
+    end() {},
+  };
+}

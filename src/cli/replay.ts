@@ -1,0 +1,185 @@
+import { basename } from "node:path";
+import { summarize, summaryTable } from "../replay/metrics.ts";
+import { shapeOf } from "../replay/shapes.ts";
+import type { EngineOptions, ReplayRequest, ReplayResult } from "../replay/types.ts";
+import { requireWritable, writeWhole } from "./files.ts";
+import { openProgress } from "./progress.ts";
+
+/** Options of `flashbun replay`, as the command line parsed them. */
+export interface ReplayArguments {
+  trace?: string;
+  requests: number;
+  scaleLengths: number;
+  speed?: number;
+  rate?: number;
+  lengths?: "log-normal" | "zipf";
+  lenient: boolean;
+  shape: string;
+  layers: number;
+  pages?: number;
+  pageSize: number;
+  tokenBudget: number;
+  maxBatch: number;
+  dtype: "f32" | "f16" | "bf16";
+  seed: number;
+  verify: number;
+  threads?: number;
+  json?: string;
+  report?: string;
+  traceEvents?: string;
+  quiet: boolean;
+}
+
+interface Workload {
+  name: string;
+  requests: ReplayRequest[];
+}
+
+/** Generated requests that `all` stands for. */
+const generatedMax = 10_000;
+/** Pages of the cache unless one request needs more. */
+const pagesDefault = 2048;
+
+/**
+ * Runs a workload and writes what was asked for.
+ * @returns the exit code: 1 on a wrong output, 130 when interrupted
+ * @throws FlashbunError for options and input that cannot be used
+ */
+export async function replayCommand(options: ReplayArguments): Promise<number> {
+  requireWritable("--json", options.json);
+  requireWritable("--report", options.report);
+  requireWritable("--trace-events", options.traceEvents);
+  const shape = shapeOf(options.shape);
+  const say = (text: string) => void (options.quiet || process.stderr.write(`replay: ${text}\n`));
+  const workload = await loadWorkload(options, say);
+  const { requests } = workload;
+  const engineOptions: EngineOptions = {
+    shape,
+    layers: Math.min(options.layers, shape.layers),
+    pages: options.pages ?? defaultPages(requests, options.pageSize),
+    pageSize: options.pageSize,
+    tokenBudget: options.tokenBudget,
+    maxBatch: options.maxBatch,
+    speed: options.speed ?? (options.rate === undefined ? Infinity : 1),
+    verify: options.verify,
+    seed: options.seed,
+    threads: options.threads,
+    dtype: options.dtype,
+    trace: workload.name,
+  };
+  say(introduction(workload, engineOptions));
+  const { result, signal } = await runEngine(requests, engineOptions, options.quiet);
+  const summary = summarize(result);
+  if (!options.quiet) {
+    if (result.interrupted) say("interrupted; the figures are those up to here");
+    process.stdout.write(`\n${summaryTable(summary)}`);
+  }
+  await writeOutputs(options, result, say);
+  if (summary.verified.failed > 0) {
+    const misses = result.verified.misses.slice(0, 5).map((miss) => `  ${miss}\n`);
+    process.stderr.write(`flashbun: outputs differ from the f64 reference:\n${misses.join("")}`);
+    return 1;
+  }
+  return signal === "SIGTERM" ? 143 : result.interrupted ? 130 : 0;
+}
+
+async function loadWorkload(
+  options: ReplayArguments,
+  say: (text: string) => void,
+): Promise<Workload> {
+  const { trace: path, requests: count, scaleLengths, seed, lenient } = options;
+  if (path === undefined) {
+    const { generateWorkload, workloadDefaults: defaults } = await import("../replay/workload.ts");
+    const scaled = (length: number) => Math.max(1, Math.round(length * scaleLengths));
+    const requests = generateWorkload({
+      requests: Math.min(count, generatedMax),
+      rate: options.rate,
+      lengths: options.lengths,
+      promptMean: scaled(defaults.promptMean),
+      outputMean: scaled(defaults.outputMean),
+      systemTokens: scaled(defaults.systemTokens),
+      seed,
+    });
+    return { name: `generated (${options.lengths ?? defaults.lengths}, seed ${seed})`, requests };
+  }
+  const { readTrace } = await import("../replay/trace.ts");
+  const trace = await readTrace(path, { requests: count, scaleLengths, lenient, seed });
+  if (trace.skipped > 0)
+    say(`skipped ${trace.skipped} malformed lines of ${path}, the first: ${trace.firstSkipped}`);
+  const scale = scaleLengths === 1 ? "" : `, lengths x ${scaleLengths}`;
+  return { name: `${basename(path)} (${trace.format}${scale})`, requests: trace.requests };
+}
+
+/** Enough for the longest request, which otherwise could never run. */
+function defaultPages(requests: readonly ReplayRequest[], pageSize: number): number {
+  let longest = 0;
+  for (const { promptTokens, outputTokens } of requests)
+    longest = Math.max(longest, promptTokens.length + outputTokens);
+  return Math.max(pagesDefault, Math.ceil(longest / pageSize) + 1);
+}
+
+function introduction({ name, requests }: Workload, options: EngineOptions): string {
+  let prompt = 0;
+  let output = 0;
+  for (const request of requests) {
+    prompt += request.promptTokens.length;
+    output += request.outputTokens;
+  }
+  const { shape, layers, dtype, pages, pageSize } = options;
+  return (
+    `${requests.length} requests, ${prompt} prompt and ${output} output tokens, ${name}; ` +
+    `${shape.name}, ${layers} layers, ${dtype}, ${pages} pages of ${pageSize} tokens`
+  );
+}
+
+/** Runs the engine; the first Ctrl-C ends it after its step, the second at once. */
+async function runEngine(
+  requests: ReplayRequest[],
+  options: EngineOptions,
+  quiet: boolean,
+): Promise<{ result: ReplayResult; signal: string | undefined }> {
+  const abort = new AbortController();
+  let signal: string | undefined;
+  const interrupt = (name: string) => {
+    if (signal !== undefined) process.exit(130);
+    signal = name;
+    abort.abort();
+  };
+  process.on("SIGINT", interrupt).on("SIGTERM", interrupt);
+  try {
+    const { replay } = await import("../replay/engine.ts");
+    const progress = quiet
+      ? undefined
+      : await openProgress(process.stderr, requests.length, options.pages);
+    try {
+      const onStep: EngineOptions["onStep"] = progress && ((...step) => progress.step(...step));
+      const result = await replay(requests, { ...options, onStep, signal: abort.signal });
+      return { result, signal };
+    } finally {
+      progress?.end();
+    }
+  } finally {
+    process.off("SIGINT", interrupt).off("SIGTERM", interrupt);
+  }
+}
+
+async function writeOutputs(
+  options: ReplayArguments,
+  result: ReplayResult,
+  say: (text: string) => void,
+): Promise<void> {
+  if (options.json !== undefined) {
+    await writeWhole(options.json, `${JSON.stringify(summarize(result), null, 2)}\n`);
+    say(`summary in ${options.json}`);
+  }
+  if (options.report !== undefined) {
+    const { reportPage } = await import("../replay/report.ts");
+    await writeWhole(options.report, await reportPage(result));
+    say(`report in ${options.report}`);
+  }
+  if (options.traceEvents !== undefined) {
+    const { traceEvents } = await import("../replay/perfetto.ts");
+    await writeWhole(options.traceEvents, JSON.stringify(traceEvents(result)));
+    say(`events for Perfetto in ${options.traceEvents} (open at ui.perfetto.dev)`);
+  }
+}
