@@ -38,12 +38,12 @@ export interface ScheduledStep {
 export class Scheduler implements Disposable {
   readonly jobs: readonly Job[];
   readonly index: PrefixIndex;
+  /** Those with pages, in prefix order; not for callers to change. */
+  readonly running: Job[] = [];
   preemptions = 0;
   finishedCount = 0;
   readonly #pool: SequencePool;
   readonly #options: SchedulerOptions;
-  /** Those with pages, in prefix order. */
-  readonly #running: Job[] = [];
   /** Preempted jobs, the earliest arrival last: later arrivals are always preempted first. */
   readonly #preempted: Job[] = [];
   readonly #step: ScheduledStep;
@@ -88,10 +88,6 @@ export class Scheduler implements Disposable {
     return this.finishedCount === this.jobs.length;
   }
 
-  get runningCount(): number {
-    return this.#running.length;
-  }
-
   /** Requests that have arrived and have no pages. */
   get waitingCount(): number {
     return this.#preempted.length + this.#arrived - this.#admitted;
@@ -112,7 +108,7 @@ export class Scheduler implements Disposable {
       this.#arrived++;
     const budget = this.#assign();
     this.#admit(budget);
-    if (this.#running.length === 0) return null;
+    if (this.running.length === 0) return null;
     this.#sortRunning();
     while (true) {
       this.#gather();
@@ -124,14 +120,18 @@ export class Scheduler implements Disposable {
       }
       if (this.#evict(batch.pagesMissing)) continue;
       this.#full = true;
-      if (this.#running.length === 1) throw batch.error;
+      if (this.running.length === 1) throw batch.error;
       this.#preemptLatest();
     }
   }
 
-  /** Notes that the step ran: its prompts may be shared, and complete sequences gain a token. */
-  complete(now: number): void {
+  /**
+   * Notes that the step ran: its prompts may be shared, and sequences that are whole gain a token.
+   * Returns how many did.
+   */
+  complete(now: number): number {
     const { jobs } = this.#step;
+    let gained = 0;
     for (let i = 0; i < jobs.length; i++) {
       const job = jobs[i];
       const sequence = job.sequence!;
@@ -142,18 +142,20 @@ export class Scheduler implements Disposable {
       if (computed < job.length) continue;
       job.tokens[job.length++] = outputToken(this.#options.seed, job.request.id, job.generated);
       job.tokenSeconds[job.generated++] = now;
+      gained++;
       if (job.finished) this.#finish(job);
     }
     this.#dropStopped();
+    return gained;
   }
 
   /** Frees all sequences and cached pages. */
   [Symbol.dispose](): void {
-    for (const job of this.#running) {
+    for (const job of this.running) {
       job.sequence!.free();
       job.sequence = null;
     }
-    this.#running.length = 0;
+    this.running.length = 0;
     this.index.clear();
   }
 
@@ -161,8 +163,8 @@ export class Scheduler implements Disposable {
   #assign(): number {
     let left = this.#options.tokenBudget;
     let prompts = 0;
-    for (let i = 0; i < this.#running.length; i++) {
-      const job = this.#running[i];
+    for (let i = 0; i < this.running.length; i++) {
+      const job = this.running[i];
       const decodes = job.length - job.sequence!.length === 1;
       job.scheduled = decodes ? 1 : 0;
       if (decodes) left--;
@@ -178,8 +180,8 @@ export class Scheduler implements Disposable {
 
   #earliestIdle(): Job {
     let earliest: Job | undefined;
-    for (let i = 0; i < this.#running.length; i++) {
-      const job = this.#running[i];
+    for (let i = 0; i < this.running.length; i++) {
+      const job = this.running[i];
       if (job.scheduled > 0) continue;
       if (earliest === undefined || isBefore(job, earliest)) earliest = job;
     }
@@ -187,7 +189,7 @@ export class Scheduler implements Disposable {
   }
 
   #admit(budget: number): void {
-    while (budget > 0 && !this.#full && this.#running.length < this.#options.maxBatch) {
+    while (budget > 0 && !this.#full && this.running.length < this.#options.maxBatch) {
       const preempted = this.#preempted.length > 0;
       if (!preempted && this.#admitted === this.#arrived) return;
       const job = preempted
@@ -201,7 +203,7 @@ export class Scheduler implements Disposable {
       else this.#admitted++;
       job.scheduled = Math.min(budget, job.length - job.sequence!.length);
       budget -= job.scheduled;
-      this.#running.push(job);
+      this.running.push(job);
     }
   }
 
@@ -211,10 +213,10 @@ export class Scheduler implements Disposable {
     const { allocator } = pool.groups[0];
     const match = this.index.match(job.tokens.subarray(0, job.length - 1));
     // One more page for each that runs, so that it is not preempted at once.
-    let needed = this.#pagesFor(job.length) - match.tokens / pool.pageSize + this.#running.length;
-    for (const other of this.#running)
+    let needed = this.#pagesFor(job.length) - match.tokens / pool.pageSize + this.running.length;
+    for (const other of this.running)
       needed += Math.max(0, this.#pagesFor(other.length) - other.sequence!.pageCount);
-    const alone = this.#running.length === 0;
+    const alone = this.running.length === 0;
     if (!alone && needed > allocator.freeCount + this.index.stats.pages) return false;
     const sequence = pool.create({ prefix: match });
     if (needed > allocator.freeCount) this.index.evict(needed - allocator.freeCount);
@@ -254,7 +256,7 @@ export class Scheduler implements Disposable {
 
   /** Puts the running jobs in prefix order, which lets neighbours share levels. */
   #sortRunning(): void {
-    const running = this.#running;
+    const running = this.running;
     const sequences = this.#sequences;
     const ordered = this.#ordered;
     sequences.length = ordered.length = running.length;
@@ -271,8 +273,8 @@ export class Scheduler implements Disposable {
     const step = this.#step;
     let count = 0;
     step.decodeTokens = step.prefillTokens = 0;
-    for (let i = 0; i < this.#running.length; i++) {
-      const job = this.#running[i];
+    for (let i = 0; i < this.running.length; i++) {
+      const job = this.running[i];
       if (job.scheduled === 0) continue;
       step.jobs[count] = job;
       step.sequences[count] = job.sequence!;
@@ -301,7 +303,7 @@ export class Scheduler implements Disposable {
 
   /** Takes the pages of the latest arrival; what it computed stays cached until it is evicted. */
   #preemptLatest(): void {
-    const running = this.#running;
+    const running = this.running;
     let latest = 0;
     for (let i = 1; i < running.length; i++) if (isBefore(running[latest], running[i])) latest = i;
     const job = running[latest];
@@ -324,7 +326,7 @@ export class Scheduler implements Disposable {
   }
 
   #dropStopped(): void {
-    const running = this.#running;
+    const running = this.running;
     let kept = 0;
     for (let i = 0; i < running.length; i++) {
       if (running[i].sequence !== null) running[kept++] = running[i];

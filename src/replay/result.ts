@@ -1,0 +1,75 @@
+import type { Job } from "./job.ts";
+import type {
+  EngineOptions,
+  ReplayResult,
+  RequestRecord,
+  StepRecord,
+  VerifyResult,
+} from "./types.ts";
+
+/** What a run leaves behind, beside its steps. */
+export interface Outcome {
+  jobs: readonly Job[];
+  steps: StepRecord[];
+  seconds: number;
+  preemptions: number;
+  readCeilingGBs: number;
+  verified: VerifyResult;
+  device: string;
+  planSvg: string | null;
+  interrupted: boolean;
+}
+
+/** Sums a run up. */
+export function resultOf(outcome: Outcome, options: EngineOptions): ReplayResult {
+  const { jobs, steps, ...rest } = outcome;
+  let found = 0;
+  let lookedUp = 0;
+  for (const job of jobs) {
+    if (job.cachedTokens < 0) continue;
+    found += job.cachedTokens;
+    lookedUp += job.promptLength;
+  }
+  const most = steps.reduce((pages, step) => Math.max(pages, step.pagesUsed), 0);
+  return {
+    ...rest,
+    requests: jobs.map(recordOf).sort((a, b) => a.id - b.id),
+    steps,
+    prefixHitRate: lookedUp === 0 ? 0 : found / lookedUp,
+    pageUsePeak: most / options.pages,
+    kvReadGBs: readRateOf(steps),
+    shape: `${options.shape.name}, ${options.layers} of ${options.shape.layers} layers, ${options.dtype}`,
+    trace: options.trace ?? "requests",
+  };
+}
+
+/**
+ * Bytes of K/V a second of attention, in 1e9, over the steps that only generate, if there are any:
+ * prompts are bound by arithmetic, and what they read says nothing about memory.
+ */
+function readRateOf(steps: readonly StepRecord[]): number {
+  const decodes = steps.filter((step) => step.prefillTokens === 0);
+  let bytes = 0;
+  let microseconds = 0;
+  for (const step of decodes.length > 0 ? decodes : steps) {
+    bytes += step.kvBytes;
+    microseconds += step.kernelMicroseconds;
+  }
+  return microseconds === 0 ? 0 : bytes / microseconds / 1e3;
+}
+
+function recordOf(job: Job): RequestRecord {
+  const { request, generated } = job;
+  const tokenSeconds = job.tokenSeconds.slice(0, generated);
+  return {
+    id: request.id,
+    arrivalSeconds: job.arrivalSeconds,
+    firstTokenSeconds: generated > 0 ? tokenSeconds[0] : NaN,
+    finishSeconds: job.finished ? tokenSeconds[generated - 1] : NaN,
+    promptTokens: job.promptLength,
+    outputTokens: generated,
+    tokenSeconds,
+    cachedTokens: Math.max(0, job.cachedTokens),
+    preemptions: job.preemptions,
+  };
+}

@@ -1,0 +1,201 @@
+import type { Stream } from "../device/stream.ts";
+import { decode, type DType, dtypeBytes, roundTo } from "../tensor/dtype.ts";
+import { Tensor } from "../tensor/tensor.ts";
+import type { Job } from "./job.ts";
+import type { Model } from "./model.ts";
+import { keyRow, queryRow } from "./rows.ts";
+import type { ScheduledStep } from "./scheduler.ts";
+import type { ModelShape, VerifyResult } from "./types.ts";
+
+/** Beyond rounding the output: f32 sums and exponentials, relative to the row's RMS. */
+const floors: Partial<Record<DType, number>> = { f32: 2e-5, f16: 4e-5, bf16: 1e-4 };
+
+/** Misses that are put in words. */
+const missesMost = 20;
+
+/** Samples that are checked before the event loop gets a turn. */
+const samplesPerTurn = 8;
+
+interface Sample {
+  job: Job;
+  step: number;
+  /** Of the query token, in its sequence and in the batch. */
+  position: number;
+  token: number;
+  layer: number;
+  head: number;
+}
+
+/** What a verifier needs to know of the run. */
+export interface VerifierOptions {
+  shape: ModelShape;
+  layers: number;
+  dtype: DType;
+  /** Outputs to check. */
+  samples: number;
+  /** Uniform numbers in [0, 1). */
+  random(): number;
+}
+
+/**
+ * Keeps random outputs of a run, one head of one query token of one layer each, and recomputes them
+ * in f64 from nothing but token ids and positions: no page, no plan, no kernel takes part.
+ */
+export class Verifier implements Disposable {
+  readonly #model: Model;
+  readonly #options: VerifierOptions;
+  readonly #samples: Sample[] = [];
+  /** Outputs as they were, [samples, headDim]. */
+  readonly #outputs: Tensor | undefined;
+  /** First sample of the step being run. */
+  #first = 0;
+
+  constructor(model: Model, options: VerifierOptions) {
+    this.#model = model;
+    this.#options = options;
+    const { samples, shape, dtype } = options;
+    if (samples > 0)
+      this.#outputs = Tensor.empty(model.q.device, [samples, shape.headDim], dtype, "samples");
+  }
+
+  /**
+   * Picks what to keep of a step. Each request of each step is as likely as any other as far as
+   * `remaining`, the number of them still to come (this step's included), foretells.
+   */
+  pick(step: ScheduledStep, number: number, remaining: number): void {
+    const { samples, layers, shape, random } = this.#options;
+    this.#first = this.#samples.length;
+    if (this.#first === samples) return;
+    const { queryIndptr, positions } = step.batch;
+    for (let r = 0; r < step.jobs.length; r++) {
+      let chance = (samples - this.#samples.length) / Math.max(1, remaining - r);
+      for (; chance > 0 && random() < chance; chance--) {
+        const tokens = queryIndptr[r + 1] - queryIndptr[r];
+        const token = queryIndptr[r] + Math.floor(random() * tokens);
+        this.#samples.push({
+          job: step.jobs[r],
+          step: number,
+          position: positions[token],
+          token,
+          layer: Math.floor(random() * layers),
+          head: Math.floor(random() * shape.queryHeads),
+        });
+      }
+    }
+  }
+
+  /** Queues copies of the picked rows of a layer's output, [tokens, queryHeads, headDim]. */
+  keep(stream: Stream, layer: number, out: Tensor): void {
+    const bytes = dtypeBytes(out.dtype);
+    for (let i = this.#first; i < this.#samples.length; i++) {
+      const sample = this.#samples[i];
+      if (sample.layer !== layer) continue;
+      const row = sample.token * out.strides[0] + sample.head * out.strides[1];
+      const rowBytes = out.shape[2] * bytes;
+      stream.copy(this.#outputs!.address + i * rowBytes, out.address + row * bytes, rowBytes);
+    }
+  }
+
+  /** Recomputes all that was kept; call it when the device is through. */
+  async check(): Promise<VerifyResult> {
+    const result: VerifyResult = { checked: 0, failed: 0, maxRelError: 0, misses: [] };
+    if (this.#samples.length === 0) return result;
+    const { dtype, shape } = this.#options;
+    const banks = {
+      keys: decode(dtype, this.#model.keyBank.toBytes()),
+      values: decode(dtype, this.#model.valueBank.toBytes()),
+      queries: decode(dtype, this.#model.queryBank.toBytes()),
+    };
+    const outputs = this.#outputs!.toFloat64Array();
+    for (const [i, sample] of this.#samples.entries()) {
+      if (i % samplesPerTurn === 0) await Bun.sleep(0);
+      const expected = this.#expected(sample, banks);
+      const row = outputs.subarray(i * shape.headDim, (i + 1) * shape.headDim);
+      this.#compare(sample, row, expected, result);
+    }
+    return result;
+  }
+
+  [Symbol.dispose](): void {
+    this.#outputs?.[Symbol.dispose]();
+  }
+
+  /** The output row by its definition, in f64: softmax over the visible keys, two passes. */
+  #expected(sample: Sample, banks: Banks): Float64Array {
+    const { shape } = this.#options;
+    const { headDim, queryHeads, kvHeads, softCap } = shape;
+    const { position, layer, head, job } = sample;
+    const { window } = this.#model;
+    const kvHead = Math.floor(head / (queryHeads / kvHeads));
+    const query = queryRow(job.tokens, position, layer, window);
+    const q = rowOf(banks.queries, query * queryHeads + head, headDim);
+    const first = Math.max(0, position + 1 - window);
+    const logits = new Float64Array(position + 1 - first);
+    const rows = new Int32Array(logits.length);
+    let most = -Infinity;
+    for (let i = 0; i < logits.length; i++) {
+      rows[i] = keyRow(job.tokens[first + i], first + i, layer) * kvHeads + kvHead;
+      let logit = dot(q, banks.keys, rows[i] * headDim) / Math.sqrt(headDim);
+      if (softCap !== undefined) logit = softCap * Math.tanh(logit / softCap);
+      logits[i] = logit;
+      most = Math.max(most, logit);
+    }
+    const out = new Float64Array(headDim);
+    let sum = 0;
+    for (let i = 0; i < logits.length; i++) {
+      const weight = Math.exp(logits[i] - most);
+      sum += weight;
+      const at = rows[i] * headDim;
+      for (let d = 0; d < headDim; d++) out[d] += weight * banks.values[at + d];
+    }
+    return out.map((x) => x / sum);
+  }
+
+  #compare(
+    sample: Sample,
+    actual: Float64Array,
+    expected: Float64Array,
+    result: VerifyResult,
+  ): void {
+    const { dtype } = this.#options;
+    const rounded = roundTo(dtype, expected);
+    let squares = 0;
+    let error = 0;
+    let rounding = 0;
+    for (let d = 0; d < expected.length; d++) {
+      squares += expected[d] ** 2;
+      rounding = Math.max(rounding, Math.abs(rounded[d] - expected[d]));
+      // Written so that NaN is a miss.
+      const difference = Math.abs(actual[d] - expected[d]);
+      if (!(difference <= error)) error = Number.isNaN(difference) ? Infinity : difference;
+    }
+    const rms = Math.sqrt(squares / expected.length);
+    const relative = error / rms;
+    result.checked++;
+    result.maxRelError = Math.max(result.maxRelError, relative);
+    if (error <= 2 * rounding + floors[dtype]! * rms) return;
+    result.failed++;
+    if (result.misses.length === missesMost) return;
+    const { job, step, position, layer, head } = sample;
+    result.misses.push(
+      `request ${job.request.id}, step ${step}, position ${position}, layer ${layer}, ` +
+        `head ${head}: error ${relative.toExponential(2)} of the row's RMS`,
+    );
+  }
+}
+
+interface Banks {
+  keys: Float64Array;
+  values: Float64Array;
+  queries: Float64Array;
+}
+
+function rowOf(bank: Float64Array, row: number, dim: number): Float64Array {
+  return bank.subarray(row * dim, (row + 1) * dim);
+}
+
+function dot(q: Float64Array, bank: Float64Array, at: number): number {
+  let sum = 0;
+  for (let d = 0; d < q.length; d++) sum += q[d] * bank[at + d];
+  return sum;
+}
