@@ -36,7 +36,7 @@ const other_levels = [_]Level{.{ .name = "baseline", .cpu = "baseline" }};
 pub fn build(b: *std.Build) void {
     const options: Options = .{
         .target = b.standardTargetOptions(.{ .default_target = .{
-            .cpu_arch = .x86_64,
+            .cpu_arch = builtin.cpu.arch,
             .os_tag = .linux,
             .abi = .gnu,
             .glibc_version = .{ .major = 2, .minor = 28, .patch = 0 },

@@ -158,22 +158,17 @@ async function check(): Promise<number> {
 }
 
 const [command = "build", ...rest] = process.argv.slice(2);
+if (!["build", "check", "demo", "bench"].includes(command)) {
+  process.stderr.write(`flashbun: unknown command ${command}; use demo, check, bench or build\n`);
+  process.exit(2);
+}
 await setup();
-switch (command) {
-  case "build":
-    break;
-  case "check":
-    process.exitCode = await check();
-    break;
-  case "demo":
-    process.argv.splice(2, process.argv.length, "replay", ...rest);
-    await import("../src/cli/main.ts");
-    break;
-  case "bench":
-    process.argv.splice(2, process.argv.length, ...rest);
-    await import("../bench/run.ts");
-    break;
-  default:
-    process.stderr.write(`flashbun: unknown command ${command}; use demo, check, bench or build\n`);
-    process.exitCode = 2;
+if (command === "check") {
+  process.exitCode = await check();
+} else if (command === "demo") {
+  process.argv.splice(2, process.argv.length, "replay", ...rest);
+  await import("../src/cli/main.ts");
+} else if (command === "bench") {
+  process.argv.splice(2, process.argv.length, ...rest);
+  await import("../bench/run.ts");
 }
