@@ -4,11 +4,12 @@ import { GrowingBuffer, PinnedRing } from "../device/ring.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError, PlanError } from "../errors.ts";
 import type { Batch } from "../kv/batch.ts";
+import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { RopeTable } from "../ops/rope.ts";
 import { type Plan, Planner } from "../plan/attention.ts";
+import { defaultCosts, worthSharing } from "../plan/cost.ts";
 import { cpuClasses } from "../plan/traits.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
-import type { Tensor } from "../tensor/tensor.ts";
 import { bindTensors, type RunTensors } from "./bind.ts";
 import { AttentionLaunch } from "./launch.ts";
 import { type AttentionOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
@@ -20,6 +21,8 @@ import { Workspace } from "./workspace.ts";
  */
 export class Attention extends Owner implements AsyncDisposable {
   readonly options: ResolvedOptions;
+  /** Whether a shared prefix is cheaper as a level of its own; for cache.sharePrefixes. */
+  readonly worthSharing: WorthSharing;
   readonly #planner: Planner;
   readonly #ring: PinnedRing;
   readonly #sections: GrowingBuffer;
@@ -36,6 +39,9 @@ export class Attention extends Owner implements AsyncDisposable {
   ) {
     super("attention");
     const resolved = (this.options = resolveOptions(options));
+    const group = resolved.queryHeads / resolved.kvHeads;
+    this.worthSharing = (sharedTokens, requests, queryTokens) =>
+      worthSharing(defaultCosts, sharedTokens, requests, queryTokens, group);
     this.#planner = new Planner({
       queryHeads: resolved.queryHeads,
       kvHeads: resolved.kvHeads,
@@ -214,6 +220,3 @@ export function alibiSlopes(heads: number): Float32Array {
   }
   return slopes;
 }
-
-export type { RunTensors };
-export type { Tensor };

@@ -190,7 +190,7 @@ export class Tensor extends Owner {
   }
 
   /** Copies another tensor of the same shape into this one, converting dtypes. Errors: OptionError. */
-  copyFrom(source: Tensor): void {
+  copyFrom(source: Tensor, stream = this.device.stream): void {
     this.guard();
     source.guard();
     if (source.shape.join() !== this.shape.join()) {
@@ -214,8 +214,7 @@ export class Tensor extends Owner {
       params.setTargetStrides(i, axis < 0 ? 0 : this.strides[axis]);
     }
     const grid = Math.ceil(this.elements / elementsPerItem);
-    const { device } = this;
-    device.launch(device.stream, device.kernel("convert"), params, grid);
+    this.device.launch(stream, this.device.kernel("convert"), params, grid);
   }
 
   /** All elements in row-major order as f64; blocks until the default stream is through. */
