@@ -2,18 +2,18 @@ import type { Device } from "../device/device.ts";
 import { ProbeParams } from "../ffi/params.gen.ts";
 
 /** Passes over the buffer, of which the fastest counts. */
-const passes = 5;
+const passes = 3;
 
 /** Slices a processor, so that a slow one does not hold the pass. */
 const slicesPerProcessor = 8;
 
 /**
  * What plain reading of memory reaches on the device, in 1e9 bytes a second: the best of a few passes
- * over a buffer of `bytes`, by default beyond every cache.
+ * over a buffer of `bytes`, by default beyond most caches.
  */
 export async function readRate(
   device: Device,
-  bytes = Math.max(128 << 20, 4 * device.lastLevelCacheBytes),
+  bytes = Math.min(256 << 20, Math.max(128 << 20, 2 * device.lastLevelCacheBytes)),
 ): Promise<number> {
   const slices = device.processors * slicesPerProcessor;
   using data = device.alloc(bytes, "read probe");

@@ -1,0 +1,23 @@
+import { shapeOf } from "../../src/replay/shapes.ts";
+import type { EngineOptions, ReplayRequest } from "../../src/replay/types.ts";
+import { seeded } from "../support/random.ts";
+
+/** Small options of a run in 64 pages of 4 tokens. */
+export function optionsOf(more: Partial<EngineOptions> = {}): EngineOptions {
+  return {
+    ...{ shape: shapeOf("tiny"), layers: 2, pages: 64, pageSize: 4, tokenBudget: 24, maxBatch: 6 },
+    ...{ speed: Infinity, verify: 40, seed: 3, threads: 1, dtype: "f32", ...more },
+  };
+}
+
+/** `count` requests, of which every second starts with the same 21 tokens. */
+export function someRequests(count: number, seed = 1): ReplayRequest[] {
+  const random = seeded(seed);
+  return Array.from({ length: count }, (_, id) => {
+    const promptTokens = Int32Array.from({ length: random.integer(22, 60) }, (_, i) =>
+      id % 2 === 0 && i < 21 ? i : random.integer(0, 1 << 30),
+    );
+    const outputTokens = random.integer(1, 20);
+    return { id, arrivalSeconds: id / 1000, promptTokens, outputTokens };
+  });
+}
