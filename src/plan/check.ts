@@ -28,6 +28,7 @@ export interface PlanRecord {
   positionStart: number;
   columnOffset: number;
   partialRow: number;
+  request: number;
   level: number;
 }
 
@@ -53,6 +54,7 @@ export function recordsOf(plan: Plan): PlanRecord[] {
         positionStart: field[10],
         columnOffset: field[11],
         partialRow: field[12],
+        request: field[13],
         level: field[14],
       });
     }

@@ -1,0 +1,267 @@
+import type { Plan } from "./attention.ts";
+import { type PlanRecord, recordsOf } from "./check.ts";
+import { type CostModel, defaultCosts, pieceCost } from "./cost.ts";
+import { mergeInts } from "./emit.ts";
+
+/** How a plan is drawn. */
+export interface DrawOptions {
+  /** Lanes: threads of a CPU, resident blocks of a GPU. */
+  readonly processors: number;
+  readonly costs?: CostModel;
+  readonly title?: string;
+  /** Pixels; default 960. */
+  readonly width?: number;
+}
+
+/** What one processor does for a while, in cost-model units of time. */
+export interface Slice {
+  lane: number;
+  start: number;
+  end: number;
+  kind: "whole" | "partial" | "merge";
+  kernelClass: string;
+  /** First request of the layout row; -1 for merges. */
+  request: number;
+  level: number;
+  /** First unit of query heads, and how many neighbouring records the slice joins. */
+  unit: number;
+  records: number;
+  rowStart: number;
+  rowCount: number;
+  kvStart: number;
+  kvEnd: number;
+}
+
+/** Who does what when: slices in the order in which they are taken, and the time of the last end. */
+export interface Timeline {
+  slices: Slice[];
+  end: number;
+  /** Part of processors x end that is work. */
+  busy: number;
+}
+
+/**
+ * Runs a plan on the cost model: launch after launch, each record is taken in order by the processor
+ * that is free first (ties: the lowest), as threads with a shared counter do.
+ */
+export function timelineOf(plan: Plan, options: DrawOptions): Timeline {
+  const { processors, costs = defaultCosts } = options;
+  const free = new Float64Array(processors);
+  const slices: Slice[] = [];
+  let work = 0;
+  let kernelClass = "";
+  const take = (cost: number, slice: Omit<Slice, "lane" | "start" | "end">) => {
+    if (slice.kernelClass !== kernelClass) free.fill(Math.max(...free));
+    kernelClass = slice.kernelClass;
+    const lane = free.indexOf(Math.min(...free));
+    const start = free[lane];
+    free[lane] += cost;
+    work += cost;
+    slices.push({ ...slice, lane, start, end: free[lane] });
+  };
+  for (const record of recordsOf(plan)) {
+    take(pieceCost(costs, record.rowCount, record.kvEnd - record.kvStart), sliceOf(record));
+  }
+  for (let m = 0; m < plan.mergeCount; m++) {
+    const at = plan.offsets.merges + m * mergeInts;
+    const [head, heads, rowStart, rowCount, , parts] = plan.sections.subarray(at, at + mergeInts);
+    const rows = { unit: head / heads, records: 1, rowStart, rowCount, kvStart: 0, kvEnd: parts };
+    const kind = { kind: "merge", kernelClass: "merge", request: -1, level: 0 } as const;
+    take(costs.mergeKeys * rowCount * parts, { ...kind, ...rows });
+  }
+  const end = Math.max(...free);
+  return { slices, end, busy: end > 0 ? work / (end * processors) : 1 };
+}
+
+function sliceOf(record: PlanRecord): Omit<Slice, "lane" | "start" | "end"> {
+  const { kernelClass, request, level, unit, rowStart, rowCount, kvStart, kvEnd } = record;
+  const kind = record.partialRow < 0 ? "whole" : "partial";
+  const rows = { unit, records: 1, rowStart, rowCount, kvStart, kvEnd };
+  return { kind, kernelClass, request, level, ...rows };
+}
+
+/** A plan's timeline in the Chrome trace format, for Perfetto; a cost unit is shown as 1 us. */
+export function planTrace(plan: Plan, options: DrawOptions): string {
+  const events: object[] = [];
+  for (let lane = 0; lane < options.processors; lane++) {
+    const args = { name: `processor ${lane}` };
+    events.push({ name: "thread_name", ph: "M", pid: 0, tid: lane, args });
+  }
+  for (const { lane, start, end, ...args } of timelineOf(plan, options).slices) {
+    const when = { ph: "X", pid: 0, tid: lane, ts: start, dur: end - start };
+    events.push({ name: nameOf(args), cat: args.kind, ...when, args });
+  }
+  return JSON.stringify({ displayTimeUnit: "ms", traceEvents: events });
+}
+
+function nameOf({ kind, request, unit }: Pick<Slice, "kind" | "request" | "unit">): string {
+  return kind === "merge" ? `merge unit ${unit}` : `request ${request} unit ${unit}`;
+}
+
+const fills = [
+  ...["#8ecae6", "#ffd166", "#a7d7a9", "#f4a6a0"],
+  ...["#c8b6e2", "#f6bd8b", "#9adbd0", "#d9cba3"],
+];
+const mergeFill = "#c3c8cf";
+const ink = "#1b1f24";
+const left = 104;
+const right = 20;
+const top = 70;
+const legendHeight = 78;
+
+/** Draws a plan as an SVG document: processors down, time to the right, partial work hatched. */
+export function drawPlan(plan: Plan, options: DrawOptions): string {
+  const { processors, width = 960, title = "One plan" } = options;
+  const timeline = timelineOf(plan, options);
+  const laneHeight = processors <= 16 ? 30 : processors <= 48 ? 16 : 7;
+  const bottom = top + processors * laneHeight;
+  const height = bottom + legendHeight;
+  const scale = (width - left - right) / (timeline.end || 1);
+  const splits = timeline.slices.filter(({ kind }) => kind === "partial").length;
+  const counts = [
+    `${plan.launches.reduce((sum, { recordCount }) => sum + recordCount, 0)} records`,
+    `${splits} of them partial`,
+    `${plan.mergeCount} merges`,
+    `${Math.round(100 * timeline.busy)} % busy`,
+  ].join(", ");
+  const lines = [
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}"`,
+    ` height="${height}" role="img" font-family="system-ui, sans-serif" font-size="12">`,
+    `<title>${escape(title)}: ${counts}</title>`,
+    `<defs><pattern id="plan-partial" width="6" height="6" patternUnits="userSpaceOnUse"`,
+    ` patternTransform="rotate(45)"><rect width="2" height="6" fill="${ink}" opacity="0.35"/>`,
+    `</pattern></defs>`,
+    `<rect width="${width}" height="${height}" fill="#ffffff"/>`,
+    text(left, 26, escape(title), `font-size="16" font-weight="600"`),
+    text(left, 46, counts, `fill="#57606a"`),
+    ...lanes(processors, laneHeight, width),
+    ...ticks(timeline.end, scale, bottom),
+    ...joined(timeline.slices).map((slice) => box(slice, scale, laneHeight)),
+    ...legend(bottom, plan),
+    "</svg>\n",
+  ];
+  return lines.join("\n");
+}
+
+/** Neighbours on a lane that differ only in their heads, as one slice. */
+function joined(slices: readonly Slice[]): Slice[] {
+  const last: Slice[] = [];
+  const result: Slice[] = [];
+  for (const slice of slices) {
+    const before = last[slice.lane];
+    const same =
+      before !== undefined &&
+      (["kind", "request", "level", "rowStart", "kvStart", "kvEnd"] as const).every(
+        (key) => before[key] === slice[key],
+      );
+    if (same && before.end === slice.start) {
+      before.end = slice.end;
+      before.records += slice.records;
+    } else {
+      last[slice.lane] = { ...slice };
+      result.push(last[slice.lane]);
+    }
+  }
+  return result;
+}
+
+function lanes(processors: number, laneHeight: number, width: number): string[] {
+  const every = laneHeight >= 16 ? 1 : 8;
+  const lines: string[] = [];
+  for (let lane = 0; lane < processors; lane++) {
+    const y = top + lane * laneHeight;
+    const size = `width="${width - left - right}" height="${laneHeight - (laneHeight > 7 ? 3 : 1)}"`;
+    lines.push(`<rect x="${left}" y="${y}" ${size} fill="#f0f2f5"/>`);
+    if (lane % every !== 0) continue;
+    const middle = y + laneHeight / 2 + 3;
+    lines.push(text(left - 8, middle, `processor ${lane}`, `text-anchor="end"`));
+  }
+  return lines;
+}
+
+function ticks(end: number, scale: number, bottom: number): string[] {
+  const step = niceStep(end / 6);
+  const lines: string[] = [];
+  for (let at = 0; at <= end + 1e-9; at += step) {
+    const x = round(left + at * scale);
+    lines.push(`<path d="M${x} ${bottom}v5" stroke="#57606a"/>`);
+    lines.push(text(x, bottom + 18, String(round(at)), `text-anchor="middle" fill="#57606a"`));
+  }
+  const label = "time on the cost model, in reads of one key and value";
+  lines.push(text(left, bottom + 36, label, `fill="#57606a"`));
+  return lines;
+}
+
+/** 1, 2 or 5 times a power of ten, at least `least`. */
+function niceStep(least: number): number {
+  const power = 10 ** Math.floor(Math.log10(least || 1));
+  return [1, 2, 5, 10].map((times) => times * power).find((step) => step >= least)!;
+}
+
+function box(slice: Slice, scale: number, laneHeight: number): string {
+  const { lane, start, end, kind, request } = slice;
+  const x = round(left + start * scale);
+  const width = Math.max(round((end - start) * scale), 0.3);
+  const y = top + lane * laneHeight;
+  const height = laneHeight - (laneHeight > 7 ? 3 : 1);
+  const fill = kind === "merge" ? mergeFill : fills[Math.max(request, 0) % fills.length];
+  const frame = `x="${x}" y="${y}" width="${width}" height="${height}"`;
+  const stroke = width > 3 ? ` stroke="#ffffff" stroke-width="1"` : "";
+  const hatch = kind === "partial" ? `<rect ${frame} fill="url(#plan-partial)"/>` : "";
+  const label = labelOf(slice, width);
+  const words =
+    label === "" || laneHeight < 16
+      ? ""
+      : text(x + width / 2, y + height / 2 + 4, label, `text-anchor="middle" ${halo}`);
+  const about = `<title>${aboutOf(slice)}</title>`;
+  return `<g>${about}<rect ${frame} fill="${fill}"${stroke}/>${hatch}${words}</g>`;
+}
+
+/** Outlines letters, so that they read over hatching. */
+const halo = `stroke="#ffffff" stroke-width="3" stroke-opacity="0.75" paint-order="stroke"`;
+
+/** As much of a label as fits the width. */
+function labelOf({ kind, request, unit, records, kvStart, kvEnd }: Slice, width: number): string {
+  if (kind === "merge") return width > 50 ? "merge" : "";
+  const heads = records > 1 ? `${records} heads` : `head ${unit}`;
+  const keys = `keys ${kvStart}-${kvEnd}`;
+  const choices = [`r${request}, ${heads}, ${keys}`, `r${request}, ${heads}`, `r${request}`];
+  return choices.find((choice) => choice.length * 6.3 + 6 < width) ?? "";
+}
+
+function aboutOf(slice: Slice): string {
+  const { kind, kernelClass, request, level, unit, records } = slice;
+  const rows = `rows ${slice.rowStart} to ${slice.rowStart + slice.rowCount}`;
+  const heads = records > 1 ? `${records} units` : `unit ${unit}`;
+  if (kind === "merge") return `merge of ${slice.kvEnd} parts, ${heads}, ${rows}`;
+  const keys = `keys ${slice.kvStart} to ${slice.kvEnd}`;
+  const partial = kind === "partial" ? ", partial" : "";
+  return `${kernelClass}: request ${request}, level ${level}, ${heads}, ${rows}, ${keys}${partial}`;
+}
+
+function legend(bottom: number, plan: Plan): string[] {
+  const y = bottom + 52;
+  const swatch = (x: number, fill: string) =>
+    `<rect x="${x}" y="${y}" width="16" height="14" fill="${fill}"/>`;
+  const lines = [swatch(left, fills[0]), swatch(left + 18, fills[1])];
+  lines.push(text(left + 40, y + 11, "colour: request (r)"));
+  lines.push(swatch(left + 168, fills[0]), swatch(left + 168, "url(#plan-partial)"));
+  lines.push(text(left + 190, y + 11, "hatched: partial state, merged later"));
+  lines.push(swatch(left + 424, mergeFill), text(left + 446, y + 11, "merge of partial states"));
+  lines.push(swatch(left + 608, "#f0f2f5"), text(left + 630, y + 11, "idle"));
+  const kib = (plan.workspaceBytes / 1024).toFixed(plan.workspaceBytes < 10240 ? 1 : 0);
+  lines.push(text(left + 680, y + 11, `workspace ${kib} KiB`, `fill="#57606a"`));
+  return lines;
+}
+
+function text(x: number, y: number, words: string, attributes = `fill="${ink}"`): string {
+  return `<text x="${round(x)}" y="${round(y)}" ${attributes}>${words}</text>`;
+}
+
+function round(value: number): number {
+  return Math.round(value * 100) / 100;
+}
+
+function escape(words: string): string {
+  return words.replace(/[&<>]/g, (letter) => `&#${letter.charCodeAt(0)};`);
+}
