@@ -6,6 +6,7 @@ import { requireInteger } from "../errors.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { readRate } from "../ops/probe.ts";
 import { defaultCosts, worthSharing } from "../plan/cost.ts";
+import { drawPlan } from "../plan/draw.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { Model } from "./model.ts";
@@ -44,6 +45,7 @@ export class Engine implements AsyncDisposable {
   readonly #timer: LayerTimer;
   readonly #pages: PageCounter;
   readonly #steps: StepRecord[] = [];
+  #planSvg: string | null = null;
   readonly #worthSharing: WorthSharing;
   /** Tokens that are still to come out. */
   #tokensLeft = 0;
@@ -104,6 +106,7 @@ export class Engine implements AsyncDisposable {
       else await this.#run(step, before);
     }
     const seconds = this.#now();
+    if (this.#steps.length > 0) this.#planSvg ??= this.#drawPlan();
     return resultOf(
       {
         jobs: scheduler.jobs,
@@ -113,7 +116,7 @@ export class Engine implements AsyncDisposable {
         readCeilingGBs,
         verified: await this.#verifier.check(),
         device: device.name,
-        planSvg: null,
+        planSvg: this.#planSvg,
         interrupted: !scheduler.done,
       },
       options,
@@ -182,7 +185,21 @@ export class Engine implements AsyncDisposable {
       kernelMicroseconds: timer.attentionMs * 1e3,
     };
     this.#steps.push(record);
+    if (this.#planSvg === null && this.#isTelling(record)) this.#planSvg = this.#drawPlan();
     options.onStep?.(record, scheduler.finishedCount, scheduler.jobs.length);
+  }
+
+  /** Whether a step shows what planning is about: many requests, prompts beside decodes. */
+  #isTelling({ decodeTokens, prefillTokens }: StepRecord): boolean {
+    const { maxBatch } = this.options;
+    const most = Math.min(maxBatch, this.scheduler.jobs.length);
+    return prefillTokens > 0 && decodeTokens >= most / 2;
+  }
+
+  #drawPlan(): string {
+    const plan = this.#attention.lastPlan!;
+    const title = `Plan of step ${this.#steps.length - 1}`;
+    return drawPlan(plan, { processors: this.device.processors, title });
   }
 
   /** Queues a layer's append and attention; returns the milliseconds that took. */

@@ -43,6 +43,7 @@ describe("a replay", () => {
     expect(result.prefixHitRate).toBeGreaterThan(0.05);
     expect(result.readCeilingGBs).toBeGreaterThan(0.1);
     expect(result.kvReadGBs).toBeGreaterThan(0);
+    expect(result.planSvg).toStartWith("<svg");
   });
 
   const variants: [string, Partial<EngineOptions>][] = [
