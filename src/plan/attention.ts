@@ -83,8 +83,8 @@ export interface Plan {
 /** Keys of a batch-invariant chunk: pieces start at its absolute multiples. */
 export const invariantChunk = 2048;
 
-/** A schedule replicated over processors may leave at most this part of them idle. */
-const wasteMost = 0.03;
+/** A schedule replicated over processors may leave at most this part of them idle: about 3 %. */
+const wasteMost = 1 / 32;
 
 /**
  * Plans batches: packs query heads, counts visible keys, cuts the work for the processors and lists

@@ -1,5 +1,4 @@
 import type { Batch } from "../kv/batch.ts";
-import type { Level } from "../kv/layout.ts";
 import type { Plan, PlannerOptions } from "./attention.ts";
 import { type IntList, Piece, pieceInts, Tile, tileInts } from "./list.ts";
 import { Interval, type Intervals, intervalInts } from "./merges.ts";
@@ -15,6 +14,8 @@ export class Emitter {
   readonly #options: PlannerOptions;
   readonly #packedHeads: number;
   readonly #units: number;
+  /** KV head of each unit. */
+  readonly #kvHeads: Int32Array;
   #plan!: Plan;
   #batch!: Batch;
   #tiles!: Tiles;
@@ -26,6 +27,8 @@ export class Emitter {
     this.#options = options;
     this.#packedHeads = packedHeads;
     this.#units = units;
+    this.#kvHeads = new Int32Array(units);
+    for (let u = 0; u < units; u++) this.#kvHeads[u] = Math.floor((u * options.kvHeads) / units);
   }
 
   /** A plan of nothing, whose objects every later plan reuses. */
@@ -123,8 +126,11 @@ export class Emitter {
       const launch = plan.launches[c];
       launch.firstRecord = first;
       if (c === 0) this.#writeEmpty(empty);
-      if (classes[c].schedule === "walk" && !this.#options.batchInvariant) this.#writeInOrder(c);
-      else this.#writeOrdered(c, order, ordered);
+      if (classes[c].schedule === "walk" && !this.#options.batchInvariant) {
+        this.#writeClass(c, null, this.#pieces.length);
+      } else {
+        this.#writeClass(c, order, ordered);
+      }
       launch.recordCount = (this.#at - plan.offsets.records) / recordInts - first;
       launch.grid = launch.recordCount;
       if (graph !== undefined) {
@@ -137,87 +143,69 @@ export class Emitter {
     plan.recordCount = first;
   }
 
-  #writeInOrder(kernelClass: number): void {
+  /**
+   * Records of the class's pieces, those of one piece side by side; `order` null: as they were made.
+   * One plain loop over local arrays: this is where most of a plan's time goes.
+   */
+  #writeClass(kernelClass: number, order: Int32Array | null, count: number): void {
     const tiles = this.#tiles.list.data;
-    const { data, length } = this.#pieces;
-    for (let p = 0; p < length; p++) {
-      const tile = data[p * pieceInts + Piece.tile];
-      if (tiles[tile * tileInts + Tile.kernelClass] === kernelClass) this.#writePiece(p);
-    }
-  }
-
-  #writeOrdered(kernelClass: number, order: Int32Array, ordered: number): void {
-    const tiles = this.#tiles.list.data;
-    const { data } = this.#pieces;
-    for (let i = 0; i < ordered; i++) {
-      const tile = data[order[i] * pieceInts + Piece.tile];
-      if (tiles[tile * tileInts + Tile.kernelClass] === kernelClass) this.#writePiece(order[i]);
-    }
-  }
-
-  /** One record a unit. */
-  #writePiece(piece: number): void {
     const pieces = this.#pieces.data;
-    const at = piece * pieceInts;
-    const tile = pieces[at + Piece.tile] * tileInts;
-    const tiles = this.#tiles.list.data;
-    const unit = tiles[tile + Tile.unit];
-    const rows = tiles[tile + Tile.rowCount];
-    const level = this.#batch.layout.levels[tiles[tile + Tile.level]];
-    let partial = -1;
-    if (tiles[tile + Tile.partial] === 1) {
-      partial = this.#partialRows;
-      this.#partialRows += unit < 0 ? rows * this.#units : rows;
-    }
-    pieces[at + Piece.partialRow] = partial;
-    const first = unit < 0 ? 0 : unit;
-    const end = unit < 0 ? this.#units : unit + 1;
-    for (let u = first; u < end; u++) {
-      this.#writeRecord(
-        tile,
-        level,
-        u,
-        pieces[at + Piece.kvStart],
-        pieces[at + Piece.kvEnd],
-        partial,
-      );
-      if (partial >= 0) partial += rows;
-    }
-  }
-
-  #writeRecord(
-    tile: number,
-    level: Level,
-    unit: number,
-    kvStart: number,
-    kvEnd: number,
-    partial: number,
-  ): void {
-    const tiles = this.#tiles.list.data;
-    const row = tiles[tile + Tile.layoutRow];
-    const fullStart = tiles[tile + Tile.fullStart];
-    const fullEnd = tiles[tile + Tile.fullEnd];
-    const at = this.#record();
-    const { sections } = this.#plan;
+    const { levels } = this.#batch.layout;
+    const units = this.#units;
     const heads = this.#packedHeads;
-    sections[at] = this.#kvHead(unit);
-    sections[at + 1] = unit * heads;
-    sections[at + 2] = heads;
-    sections[at + 3] = tiles[tile + Tile.rowStart];
-    sections[at + 4] = tiles[tile + Tile.rowCount];
-    sections[at + 5] = level.slots[row];
-    sections[at + 6] = kvStart;
-    sections[at + 7] = kvEnd;
-    const start = fullStart > kvStart ? fullStart : kvStart;
-    const end = fullEnd < kvEnd ? fullEnd : kvEnd;
-    sections[at + 8] = start < end ? start : kvStart;
-    sections[at + 9] = start < end ? end : kvStart;
-    sections[at + 10] = level.positionStarts[row];
-    sections[at + 11] = tiles[tile + Tile.columnOffset];
-    sections[at + 12] = partial;
-    sections[at + 13] = tiles[tile + Tile.request];
-    sections[at + 14] = tiles[tile + Tile.level];
-    sections[at + 15] = 0;
+    const kvHeads = this.#kvHeads;
+    this.#ensure(this.#at + count * (this.#tiles.unitGroups > 1 ? 1 : units) * recordInts);
+    const { sections } = this.#plan;
+    let at = this.#at;
+    for (let i = 0; i < count; i++) {
+      const piece = (order === null ? i : order[i]) * pieceInts;
+      const tile = pieces[piece + Piece.tile] * tileInts;
+      if (tiles[tile + Tile.kernelClass] !== kernelClass) continue;
+      const unit = tiles[tile + Tile.unit];
+      const first = unit < 0 ? 0 : unit;
+      const end = unit < 0 ? units : unit + 1;
+      const rowStart = tiles[tile + Tile.rowStart];
+      const rows = tiles[tile + Tile.rowCount];
+      const l = tiles[tile + Tile.level];
+      const level = levels[l];
+      const layoutRow = tiles[tile + Tile.layoutRow];
+      const slot = level.slots[layoutRow];
+      const position = level.positionStarts[layoutRow];
+      const columnOffset = tiles[tile + Tile.columnOffset];
+      const request = tiles[tile + Tile.request];
+      const kvStart = pieces[piece + Piece.kvStart];
+      const kvEnd = pieces[piece + Piece.kvEnd];
+      let fullStart = tiles[tile + Tile.fullStart];
+      let fullEnd = tiles[tile + Tile.fullEnd];
+      if (fullStart < kvStart) fullStart = kvStart;
+      if (fullEnd > kvEnd) fullEnd = kvEnd;
+      if (fullStart >= fullEnd) fullStart = fullEnd = kvStart;
+      const isPartial = tiles[tile + Tile.partial] === 1;
+      let partial = isPartial ? this.#partialRows : -1;
+      pieces[piece + Piece.partialRow] = partial;
+      if (isPartial) this.#partialRows += rows * (end - first);
+      for (let u = first; u < end; u++) {
+        sections[at] = kvHeads[u];
+        sections[at + 1] = u * heads;
+        sections[at + 2] = heads;
+        sections[at + 3] = rowStart;
+        sections[at + 4] = rows;
+        sections[at + 5] = slot;
+        sections[at + 6] = kvStart;
+        sections[at + 7] = kvEnd;
+        sections[at + 8] = fullStart;
+        sections[at + 9] = fullEnd;
+        sections[at + 10] = position;
+        sections[at + 11] = columnOffset;
+        sections[at + 12] = partial;
+        sections[at + 13] = request;
+        sections[at + 14] = l;
+        sections[at + 15] = 0;
+        at += recordInts;
+        if (isPartial) partial += rows;
+      }
+    }
+    this.#at = at;
   }
 
   /** Records without keys, for rows that no tile covers: they write 0 and -inf. */
@@ -234,7 +222,7 @@ export class Emitter {
           const at = this.#record();
           const { sections } = this.#plan;
           sections.fill(0, at, at + recordInts);
-          sections[at] = this.#kvHead(u);
+          sections[at] = this.#kvHeads[u];
           sections[at + 1] = u * heads;
           sections[at + 2] = heads;
           sections[at + 3] = row;
@@ -245,11 +233,6 @@ export class Emitter {
         }
       }
     }
-  }
-
-  #kvHead(unit: number): number {
-    const { queryHeads, kvHeads } = this.#options;
-    return Math.floor((unit * this.#packedHeads * kvHeads) / queryHeads);
   }
 
   #record(): number {

@@ -26,10 +26,36 @@ export class Intervals {
     this.merged.clear();
     this.empty.clear();
     this.tiles.clear();
+    if (tiles.levels === 1) {
+      for (let group = 0; group < tiles.unitGroups; group++) this.#single(tiles, group, rowEnd);
+      return;
+    }
     if (this.#cursors.length < tiles.levels) this.#cursors = new Int32Array(tiles.levels);
     // Marking comes first: whether a tile's pieces are partial decides where its other rows go.
     for (let group = 0; group < tiles.unitGroups; group++) this.#pass(tiles, group, rowEnd, true);
     for (let group = 0; group < tiles.unitGroups; group++) this.#pass(tiles, group, rowEnd, false);
+  }
+
+  /** One level: every tile is an interval of its own, and rows between tiles are empty. */
+  #single(tiles: Tiles, group: number, rowEnd: number): void {
+    const { data } = tiles.list;
+    const starts = tiles.starts.data;
+    let row = 0;
+    for (let t = starts[group]; t < starts[group + 1]; t++) {
+      const at = t * tileInts;
+      const start = data[at + Tile.rowStart];
+      if (start > row) addInterval(this.empty, group, row, start, 0, 0);
+      row = start + data[at + Tile.rowCount];
+      const count = data[at + Tile.pieceCount];
+      if (count === 0) {
+        addInterval(this.empty, group, start, row, 0, 0);
+      } else if (count > 1) {
+        data[at + Tile.partial] = 1;
+        addInterval(this.merged, group, start, row, this.tiles.length, 1);
+        this.#addTile(t);
+      }
+    }
+    if (row < rowEnd) addInterval(this.empty, group, row, rowEnd, 0, 0);
   }
 
   #pass(tiles: Tiles, group: number, rowEnd: number, marking: boolean): void {

@@ -92,10 +92,15 @@ function cutTile(
   const rows = data[at + Tile.rowCount];
   if (end <= start) return;
   const cost = pieceCost(costs, rows, end - start);
+  data[at + Tile.firstPiece] = pieces.length;
+  if (cost <= share) {
+    addPiece(pieces, tile, start, end, -1, Math.ceil(cost));
+    data[at + Tile.pieceCount] = 1;
+    return;
+  }
   const keyTiles = Math.ceil(end / kvTile) - Math.floor(start / kvTile);
   const most = Math.max(1, Math.floor((end - start) / costs.leastKeys));
   const parts = Math.min(Math.ceil(cost / share - 1e-9), most, keyTiles);
-  data[at + Tile.firstPiece] = pieces.length;
   let from = start;
   for (let part = 1; part <= parts; part++) {
     const cut = Math.round((start + ((end - start) * part) / parts) / kvTile) * kvTile;

@@ -102,15 +102,19 @@ export class Tiles {
   /** Positions of the tile's tokens, and the keys that all of them have before their own queries. */
   #span(start: number, count: number, firstToken: number): void {
     const { packedHeads, mask } = this.#options;
-    const { positions, tokenRequests, kvLengths, queryIndptr } = this.#batch;
+    const { positions, tokenRequests, kvLengths, queryIndptr, customPositions } = this.#batch;
     const first = firstToken + Math.floor(start / packedHeads);
     const last = firstToken + Math.floor((start + count - 1) / packedHeads);
     let least = positions[first];
-    let most = least;
-    for (let token = first + 1; token <= last; token++) {
-      const position = positions[token];
-      if (position < least) least = position;
-      else if (position > most) most = position;
+    let most = positions[last];
+    // Within a request, positions count up unless the caller gave others.
+    if (customPositions || tokenRequests[first] !== tokenRequests[last]) {
+      most = least;
+      for (let token = first + 1; token <= last; token++) {
+        const position = positions[token];
+        if (position < least) least = position;
+        else if (position > most) most = position;
+      }
     }
     this.#minPosition = least;
     this.#maxPosition = most;
