@@ -1,0 +1,21 @@
+import { expect, test } from "bun:test";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { root } from "./support/sources.ts";
+
+const lastLines: Record<string, RegExp> = {
+  "decode.ts": /^step 4: 104 and 11 tokens, first output -?\d\.\d{4}$/,
+  "shared-prefix.ts": /^81920 outputs, 8 of 8 lookups hit$/,
+  "tree-draft.ts": /^the sequence now holds 53 tokens$/,
+};
+
+test("every example has a line to end with", () => {
+  expect(readdirSync(join(root, "examples")).sort()).toEqual(Object.keys(lastLines));
+});
+
+test.each(Object.entries(lastLines))("%s runs", (name, lastLine) => {
+  const run = Bun.spawnSync([process.execPath, join("examples", name)], { cwd: root });
+  expect(run.stderr.toString()).toBe("");
+  expect(run.exitCode).toBe(0);
+  expect(run.stdout.toString().trim().split("\n").at(-1)).toMatch(lastLine);
+});
