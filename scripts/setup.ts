@@ -1,6 +1,7 @@
 /**
- * Brings a fresh clone to where a command can run, then runs it: npm packages from the lock file, the
- * pinned Zig, the native library. Nothing is done twice: a stamp of the inputs says what stands.
+ * Brings a fresh clone to where a command can run, then runs it: npm packages from the lock file,
+ * the pinned Zig, the native library. Nothing is done twice: a stamp of the inputs says what
+ * stands.
  *
  * Usage: bun scripts/setup.ts [demo | check | bench | build] [arguments of the command]
  */

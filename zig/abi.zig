@@ -149,7 +149,7 @@ export fn fb_stream_create(device: ?*Device, out: ?**Stream) i32 {
     return 0;
 }
 
-/// Waits for the stream, then frees it.
+/// Frees the stream once all that is queued now is through.
 export fn fb_stream_destroy(stream: ?*Stream) i32 {
     const gone = stream orelse return null_handle("stream");
     if (gone.capture) |graph| {

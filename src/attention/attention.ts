@@ -85,8 +85,8 @@ export class Attention extends Owner implements AsyncDisposable {
   }
 
   /**
-   * Schedules a batch, once a step for all layers; on the host, without a wait. Errors: PlanError for
-   * a batch over the graph's sizes, OptionError for levels under batchInvariant.
+   * Schedules a batch, once a step for all layers; on the host, without a wait. Errors: PlanError
+   * for a batch over the graph's sizes, OptionError for levels under batchInvariant.
    */
   plan(batch: Batch): Plan {
     this.guard();
@@ -103,9 +103,10 @@ export class Attention extends Owner implements AsyncDisposable {
   }
 
   /**
-   * Queues one layer's attention for the planned batch. Shapes: q [tokens, queryHeads, headDim], out
-   * [tokens, queryHeads, valueDim], lse f32 [tokens, queryHeads]; keys and values from the cache's
-   * layer, or k and v. Errors: PlanError without a fresh plan, OptionError for shapes and dtypes.
+   * Queues one layer's attention for the planned batch. Shapes: q [tokens, queryHeads, headDim],
+   * out [tokens, queryHeads, valueDim], lse f32 [tokens, queryHeads]; keys and values from the
+   * cache's layer, or k and v. Errors: PlanError without a fresh plan, OptionError for shapes and
+   * dtypes.
    */
   run(tensors: RunTensors): void {
     this.guard();

@@ -130,8 +130,27 @@ function bindKeysAndValues(
   if (table === undefined || table.shape.length !== 2) {
     throw new OptionError("pageTable", table, "int32 [slots, columns]", "pass the page table.");
   }
+  requirePages(batch, table);
   params.pageTable = denseAddress("pageTable", table, "i32", 0);
   params.tableStride = table.shape[1];
+}
+
+/** Every row's slot and columns must lie within the page table. */
+function requirePages(batch: Batch, table: Tensor): void {
+  const { levels, blockSize } = batch.layout;
+  let slots = 0;
+  let columns = 0;
+  for (const level of levels) {
+    for (let row = 0; row < level.rowCount; row++) {
+      const tokens = rowTokens(level, row, blockSize);
+      if (tokens === 0) continue;
+      slots = Math.max(slots, level.slots[row] + 1);
+      columns = Math.max(columns, Math.ceil((level.positionStarts[row] + tokens) / blockSize));
+    }
+  }
+  if (table.shape[0] >= slots && table.shape[1] >= columns) return;
+  const allowed = `[${slots} or more, ${columns} or more]`;
+  throw new OptionError("pageTable", table.label, allowed, "match the layout's slots and lengths.");
 }
 
 /** The ragged rows must lie within k and v. */

@@ -156,8 +156,8 @@ export class PagedCache extends Owner {
   }
 
   /**
-   * Uploads what the step needs on the device, once a step: page-table differences, page copies, slot
-   * mappings. Called by append and by attention.
+   * Uploads what the step needs on the device, once a step: page-table differences, page copies,
+   * slot mappings. Called by append and by attention.
    */
   sync(batch: Batch, stream: Stream): void {
     if (batch.owner !== this.pool) {

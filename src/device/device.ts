@@ -198,6 +198,14 @@ export class Device extends Owner implements AsyncDisposable {
   /** Queues `grid` items of a kernel; the parameters are copied now. Errors: DeviceError. */
   launch(stream: Stream, kernel: Kernel, params: Params, grid: number): void {
     stream.guard();
+    if (stream.device !== this) {
+      throw new OptionError(
+        "stream",
+        stream.label,
+        "a stream of this device",
+        "use its own stream.",
+      );
+    }
     const status = native().fb_launch(
       stream.handle as never,
       kernel.handle as never,
@@ -215,15 +223,14 @@ export class Device extends Owner implements AsyncDisposable {
   capture(stream: Stream, body: () => void, label = "graph"): Graph {
     stream.guard();
     check(native().fb_capture_begin(stream.handle as never), label);
-    this.#captured = [];
+    const checks: ReplayCheck[] = (this.#captured = []);
     try {
       body();
-    } finally {
-      check(native().fb_capture_end(stream.handle as never, addressOf(out64) as never), label);
+    } catch (error) {
+      this.#endCapture(stream, checks, label)[Symbol.dispose]();
+      throw error;
     }
-    const checks = this.#captured;
-    this.#captured = undefined;
-    return new Graph(Number(out64[0]), checks, label);
+    return this.#endCapture(stream, checks, label);
   }
 
   /** True while {@link capture} runs its body. */
@@ -254,6 +261,12 @@ export class Device extends Owner implements AsyncDisposable {
     this.notifier.close();
     native().fb_device_close(this.#handle as never);
     this.#blocks.clear();
+  }
+
+  #endCapture(stream: Stream, checks: ReplayCheck[], label: string): Graph {
+    this.#captured = undefined;
+    check(native().fb_capture_end(stream.handle as never, addressOf(out64) as never), label);
+    return new Graph(Number(out64[0]), checks, label);
   }
 
   #outOfMemory(status: number, label: string): OutOfMemoryError {

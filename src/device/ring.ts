@@ -37,7 +37,11 @@ export class PinnedRing extends Owner {
     this.guard();
     const block = this.#blocks[this.#next];
     if (block === undefined) return this.#grow(ints, this.#device.createEvent(this.label));
-    if (!block.event.reached) this.#device.stream.wait();
+    if (!block.event.reached) {
+      const { stream } = this.#device;
+      stream.waitFor(block.event);
+      stream.wait();
+    }
     if (block.i32.length >= ints) return block;
     block.memory[Symbol.dispose]();
     return this.#grow(ints, block.event);

@@ -6,6 +6,7 @@ import { LibraryError, OptionError } from "../errors.ts";
 import { FB_ABI_VERSION } from "./params.gen.ts";
 import { symbols } from "./symbols.ts";
 
+/** The library's functions, typed by the symbol table. */
 export type Native = ConvertFns<typeof symbols>;
 
 /** An address in native memory, as a number below 2^53. */

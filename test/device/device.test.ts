@@ -89,7 +89,29 @@ describe("a CPU device", () => {
       DeviceError,
     );
     expect(() => device.capture(device.stream, () => void device.stream.done())).toThrow();
+    expect(device.capturing).toBe(false);
     device.stream.wait();
+  });
+
+  test("a stream disposed while busy finishes its work without blocking", async () => {
+    const busy = device.createStream("busy");
+    const memory = device.alloc(4, "test");
+    device.stream.fill(memory.address, 0, 4);
+    await device.stream.done();
+    const started = performance.now();
+    spin(device, 100_000, 1, busy);
+    busy.fill(memory.address, 3, 4);
+    busy[Symbol.dispose]();
+    expect(performance.now() - started).toBeLessThan(80);
+    await Bun.sleep(200);
+    expect([...new Uint8Array(memory.hostBytes())]).toEqual([3, 3, 3, 3]);
+  });
+
+  test("a stream of another device is refused", async () => {
+    await using other = await Device.open("cpu", { threads: 1 });
+    expect(() => spin(device, 1, 1, other.stream)).toThrow(
+      "stream must be a stream of this device",
+    );
   });
 
   test("a frozen pool refuses allocations until it is thawed", () => {
@@ -195,12 +217,13 @@ test("a failed kernel rejects done, poisons its device and leaves others alone",
   await using healthy = await Device.open("cpu", { threads: 1 });
   const event = failing.createEvent();
   const second = failing.createStream();
+  spin(failing, 30_000);
   spin(failing, 1000, 4, failing.stream, 7);
   event.record(failing.stream);
   second.waitFor(event);
   expect(failing.stream.done()).rejects.toThrow("probe_spin failed with status 7");
   expect(second.done()).rejects.toThrow("probe_spin");
-  await Bun.sleep(20);
+  await Bun.sleep(100);
   expect(() => spin(failing, 1)).toThrow("takes no more work");
   expect(() => failing.stream.wait()).toThrow(DeviceError);
   spin(healthy, 1);
@@ -209,7 +232,9 @@ test("a failed kernel rejects done, poisons its device and leaves others alone",
   expect(() => failing.createStream()).toThrow(DisposedError);
 });
 
-test("the event loop keeps turning while a 500 ms kernel runs on the default threads", async () => {
+// Other programs on the machine may hold both cores for a while: then it is measured again.
+const again = { retry: 3 };
+test("the event loop keeps turning while a 500 ms kernel runs", again, async () => {
   await using device = await Device.open("cpu");
   const lags: number[] = [];
   let last = performance.now();

@@ -35,11 +35,10 @@ pub const Device = struct {
     /// Waits for what is queued, then frees everything the device owns.
     pub fn close(device: *Device) void {
         device.pool.mutex.lock();
-        var at = device.streams;
-        while (at) |stream| : (at = stream.sibling) device.wait(stream);
+        while (device.any_busy()) device.done.wait(&device.pool.mutex);
         device.pool.mutex.unlock();
         device.pool.stop();
-        at = device.streams;
+        var at = device.streams;
         while (at) |stream| {
             at = stream.sibling;
             allocator.destroy(stream);
@@ -67,10 +66,15 @@ pub const Device = struct {
         return stream;
     }
 
+    /// Frees the stream once it is through; never blocks.
     pub fn remove_stream(device: *Device, stream: *Stream) void {
         device.pool.mutex.lock();
         defer device.pool.mutex.unlock();
-        device.wait(stream);
+        if (stream.busy) stream.leaving = true else device.unlink(stream);
+    }
+
+    /// Holds the mutex.
+    pub fn unlink(device: *Device, stream: *Stream) void {
         var at = &device.streams;
         while (at.*) |candidate| : (at = &candidate.sibling) {
             if (candidate != stream) continue;
@@ -78,6 +82,13 @@ pub const Device = struct {
             break;
         }
         allocator.destroy(stream);
+        device.done.broadcast();
+    }
+
+    fn any_busy(device: *Device) bool {
+        var at = device.streams;
+        while (at) |stream| : (at = stream.sibling) if (stream.busy) return true;
+        return false;
     }
 
     /// Blocks until all that was enqueued so far is through. Holds the mutex.

@@ -81,6 +81,8 @@ pub const Stream = struct {
     completed: u64 = 0,
     /// A thread leads it, it stands in the ready list, or it waits for an event.
     busy: bool = false,
+    /// Freed by its owner while busy: goes when it is through.
+    leaving: bool = false,
     capture: ?*Graph = null,
     sibling: ?*Stream = null,
 
@@ -111,6 +113,8 @@ pub const Stream = struct {
             device.done.broadcast();
         }
         stream.busy = false;
+        device.done.broadcast();
+        if (stream.leaving) device.unlink(stream);
     }
 
     /// Leaves the stream with the event it has to wait for.
