@@ -132,7 +132,10 @@ function introduction({ name, requests }: Workload, options: EngineOptions): str
   );
 }
 
-/** Runs the engine; the first Ctrl-C ends it after its step, the second at once. */
+/** Programs that start this one may pass on a Ctrl-C that it got itself: both count as one. */
+const sameSignalMs = 500;
+
+/** Runs the engine; the first Ctrl-C ends it after its step, a later one at once. */
 async function runEngine(
   requests: ReplayRequest[],
   options: EngineOptions,
@@ -140,9 +143,11 @@ async function runEngine(
 ): Promise<{ result: ReplayResult; signal: string | undefined }> {
   const abort = new AbortController();
   let signal: string | undefined;
+  let signalled = 0;
   const interrupt = (name: string) => {
-    if (signal !== undefined) process.exit(130);
-    signal = name;
+    if (signal !== undefined && performance.now() - signalled > sameSignalMs) process.exit(130);
+    signal ??= name;
+    if (signalled === 0) signalled = performance.now();
     abort.abort();
   };
   process.on("SIGINT", interrupt).on("SIGTERM", interrupt);

@@ -1,0 +1,77 @@
+import { describe, expect, test } from "bun:test";
+import { version } from "../../package.json";
+import { countOrAll, integer, oneOf, positive } from "../../src/cli/parse.ts";
+import { flashbun } from "./run.ts";
+
+describe("help and version", () => {
+  test("--version", async () => {
+    expect(await flashbun("--version")).toEqual({ code: 0, out: `${version}\n`, err: "" });
+  });
+
+  test("--help names the commands, a command's help its options", async () => {
+    const general = await flashbun("--help");
+    expect(general.code).toBe(0);
+    expect(general.out).toMatch(/replay[\s\S]*doctor/);
+    const replay = await flashbun("replay", "--help");
+    expect(replay.code).toBe(0);
+    for (const option of ["--trace", "--requests", "--scale-lengths", "--speed", "--shape"])
+      expect(replay.out).toContain(option);
+    for (const option of ["--layers", "--pages", "--page-size", "--token-budget", "--max-batch"])
+      expect(replay.out).toContain(option);
+    for (const option of ["--dtype", "--seed", "--verify", "--threads", "--json", "--report"])
+      expect(replay.out).toContain(option);
+    for (const option of ["--trace-events", "--lenient", "--rate", "--quiet"])
+      expect(replay.out).toContain(option);
+  });
+});
+
+describe("wrong arguments: exit code 2 and one sentence", () => {
+  const wrong: [string[], RegExp][] = [
+    [["replay", "--request", "3"], /unknown option '--request' \(Did you mean --requests\?\)/],
+    [["replay", "--requests"], /argument missing/],
+    [["replay", "--requests", "0"], /--requests must be .* \(got "0"\)\. Fix: /],
+    [["replay", "--requests", "many"], /--requests must be .* \(got "many"\)\. Fix: /],
+    [["replay", "--scale-lengths", "-1"], /--scale-lengths must be .* \(got "-1"\)/],
+    [["replay", "--scale-lengths", "NaN"], /--scale-lengths must be .* \(got "NaN"\)/],
+    [["replay", "--speed", "0"], /--speed must be .* \(got "0"\)/],
+    [["replay", "--pages", "1.5"], /--pages must be .* \(got "1.5"\)/],
+    [["replay", "--page-size", "99999"], /--page-size must be .* from 1 to 4096/],
+    [["replay", "--token-budget", ""], /--token-budget must be .* \(got ""\)/],
+    [["replay", "--dtype", "f64"], /--dtype must be one of f32, f16, bf16/],
+    [["replay", "--shape", "gpt-9"], /shape must be one of tiny, .* \(got "gpt-9"\)/],
+    [["replay", "--json", "/absent/summary.json"], /--json must be a file that can be written/],
+    [["replay", "--report", "/"], /--report must be a file that can be written/],
+    [["replay", "trace.csv"], /too many arguments/],
+    [["rerun"], /unknown command 'rerun'/],
+  ];
+  test.each(wrong)("%j", async (args, sentence) => {
+    const { code, out, err } = await flashbun(...args);
+    expect(code).toBe(2);
+    expect(out).toBe("");
+    expect(err).toMatch(sentence);
+    expect(err).toStartWith("flashbun: ");
+    expect(err.trimEnd().split("\n").length).toBe(1);
+  });
+
+  test("no command shows the help", async () => {
+    const { code, err } = await flashbun();
+    expect(code).toBe(2);
+    expect(err).toContain("Usage: flashbun");
+  });
+});
+
+test("parsers take what they say", () => {
+  expect(integer("--n", 0)("0")).toBe(0);
+  expect(integer("--n", 1, 8)("8")).toBe(8);
+  for (const text of ["9", "-1", "1e2", "0x4", "1 ", "", "2147483648"])
+    expect(() => integer("--n", 0, 8)(text)).toThrow("--n must be");
+  expect(positive("--f")("inf")).toBe(Infinity);
+  expect(positive("--f")("2.5e-1")).toBe(0.25);
+  for (const text of ["0", "-2", "1e999", "1.2.3", "nan", "two"])
+    expect(() => positive("--f")(text)).toThrow("--f must be");
+  expect(() => positive("--f", 10)("inf")).toThrow("--f must be");
+  expect(countOrAll("--n")("all")).toBe(Infinity);
+  expect(countOrAll("--n")("30")).toBe(30);
+  expect(oneOf("--w", ["a", "b"])("b")).toBe("b");
+  expect(() => oneOf("--w", ["a", "b"])("c")).toThrow("--w must be one of a, b");
+});

@@ -1,0 +1,23 @@
+import { join } from "node:path";
+import { root } from "../support/sources.ts";
+
+/** The command line's entry. */
+export const entry = join(root, "src/cli/main.ts");
+
+/** What a run of the command line said. */
+export interface Said {
+  code: number;
+  out: string;
+  err: string;
+}
+
+/** Runs the command line to its end. */
+export async function flashbun(...args: string[]): Promise<Said> {
+  const child = Bun.spawn([process.execPath, entry, ...args], { stdout: "pipe", stderr: "pipe" });
+  const [out, err, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  return { code, out, err };
+}
