@@ -143,3 +143,18 @@ test("Ctrl-C ends with the partial summary and exit code 130", async () => {
   expect(summary.outputTokens).toBeGreaterThan(0);
   expect(summary.verified.failed).toBe(0);
 }, 30_000);
+
+test("a terminal gets a bar with tokens/s", async () => {
+  let shown = "";
+  const decoder = new TextDecoder();
+  const child = Bun.spawn([process.execPath, entry, ...small], {
+    terminal: {
+      cols: 120,
+      rows: 30,
+      data: (_, data) => void (shown += decoder.decode(data, { stream: true })),
+    },
+  });
+  expect(await child.exited).toBe(0);
+  expect(shown).toMatch(/█+░* +30\/30 requests \| .* tokens\/s \| batch \d+ \| pages \d+ %/);
+  expect(shown).toContain("64 outputs against f64, none off");
+});
