@@ -3,9 +3,9 @@ import { type IntList, Piece, Tile, tileInts } from "./list.ts";
 
 /**
  * The decode schedule: tiles in order, cut into contiguous stretches of equal cost, one for each
- * processor. A processor's stretch ends inside at most one tile and begins inside at most one, so it
- * writes at most two partial states; a tile cut in k pieces has k - 1 cuts, of which there are fewer
- * than processors. Cuts fall on multiples of `kvTile`.
+ * processor. A processor's stretch ends inside at most one tile and begins inside at most one, so
+ * it writes at most two partial states; a tile cut in k pieces has k - 1 cuts, of which there are
+ * fewer than processors. Cuts fall on multiples of `kvTile`.
  */
 export function walk(
   tiles: IntList,
@@ -23,7 +23,8 @@ export function walk(
     const keys = data[at + Tile.kvEnd] - data[at + Tile.kvStart];
     if (keys > 0) total += pieceCost(costs, data[at + Tile.rowCount], keys);
   }
-  const share = total / processors;
+  // Each cut makes one more piece.
+  const share = (total + costs.pieceKeys * (processors - 1)) / processors;
   let processor = 0;
   let left = share;
   for (let t = 0; t < tiles.length; t++) {
@@ -55,8 +56,11 @@ export function walk(
       data[at + Tile.pieceCount]++;
       left -= pieceCost(costs, rows, cut - start);
       start = cut;
-      // A cut ends the processor's stretch; so does a stretch that is full.
-      if (start < end && left > 0) left = 0;
+      // A cut ends the processor's stretch, and so does a full one; what rounding left is carried on.
+      if (start < end && left > 0) {
+        processor++;
+        left += share;
+      }
       while (left <= 0 && processor < processors - 1) {
         processor++;
         left += share;

@@ -1,0 +1,179 @@
+import { describe, expect, test } from "bun:test";
+import { OptionError, PlanError } from "../../src/errors.ts";
+import { createBatch } from "../../src/kv/batch.ts";
+import { pagesLayout } from "../../src/kv/layout.ts";
+import { Planner, type PlannerOptions } from "../../src/plan/attention.ts";
+import { checkPlan, recordsOf } from "../../src/plan/check.ts";
+import { defaultCosts, worthSharing } from "../../src/plan/cost.ts";
+import { classFor, cpuClasses } from "../../src/plan/traits.ts";
+import { forSeeds, type Random } from "../support/random.ts";
+import { randomBatch, randomOptions } from "./support.ts";
+
+const options: PlannerOptions = {
+  ...{ queryHeads: 32, kvHeads: 8, keyDim: 128, valueDim: 128, kvElementBytes: 2 },
+  ...{ processors: 2, causal: true, classes: cpuClasses },
+};
+
+/** A batch of pages: `queries[r]` new tokens of `keys[r]` in all. */
+function pagedBatch(queries: number[], keys: number[]) {
+  const queryIndptr = new Int32Array(queries.length + 1);
+  queries.forEach((count, r) => (queryIndptr[r + 1] = queryIndptr[r] + count));
+  const slots = Int32Array.from(keys, (_, r) => r);
+  const layout = pagesLayout(16, queryIndptr, slots, Int32Array.from(keys));
+  return createBatch({ queryLengths: queries, kvLengths: keys, layout });
+}
+
+describe("decode", () => {
+  test("one long request keeps every processor busy with equal stretches", () => {
+    const single = { ...options, queryHeads: 4, kvHeads: 1, processors: 8 };
+    const batch = pagedBatch([1], [64_000]);
+    const plan = new Planner(single).plan(batch);
+    const lengths = recordsOf(plan).map(({ kvStart, kvEnd }) => kvEnd - kvStart);
+    expect(lengths.length).toBe(8 * cpuClasses[0].blocksPerProcessor);
+    expect(Math.max(...lengths) / Math.min(...lengths)).toBeLessThan(1.1);
+    expect(plan.mergeCount).toBe(1);
+    checkPlan(plan, batch, single);
+  });
+
+  test("short requests are not cut", () => {
+    const plan = new Planner(options).plan(pagedBatch([1, 1, 1], [17, 30, 64]));
+    expect(plan.mergeCount).toBe(0);
+    expect(plan.workspaceBytes).toBe(0);
+    expect(plan.recordCount).toBe(3 * 8);
+  });
+
+  test("keys outside the window are in no record", () => {
+    const plan = new Planner({ ...options, windowLeft: 100 }).plan(pagedBatch([1], [5000]));
+    for (const { kvStart, kvEnd } of recordsOf(plan)) {
+      expect([kvStart, kvEnd]).toEqual([4899, 5000]);
+    }
+  });
+});
+
+describe("prefill", () => {
+  test("no record lies beyond the diagonal, and the longest come first", () => {
+    const batch = pagedBatch([512], [512]);
+    const records = recordsOf(new Planner(options).plan(batch));
+    let last = Infinity;
+    for (const { rowStart, rowCount, kvEnd } of records) {
+      const lastToken = Math.floor((rowStart + rowCount - 1) / 4);
+      expect(kvEnd).toBeLessThanOrEqual(lastToken + 1);
+      expect(kvEnd).toBeLessThanOrEqual(last + 16);
+      last = kvEnd;
+    }
+  });
+
+  test("one short prompt over long keys is cut for balance, many are not", () => {
+    const wide = { ...options, queryHeads: 1, kvHeads: 1, processors: 16 };
+    const lone = new Planner(wide).plan(pagedBatch([32], [40_000]));
+    expect(lone.mergeCount).toBeGreaterThan(0);
+    const many = pagedBatch(new Array(400).fill(64), new Array(400).fill(4000));
+    expect(new Planner(wide).plan(many).mergeCount).toBe(0);
+  });
+
+  test("the smallest class that holds the rows is taken", () => {
+    expect(classFor(cpuClasses, 1)).toBe(0);
+    expect(classFor(cpuClasses, cpuClasses[0].queryTile)).toBe(0);
+    expect(classFor(cpuClasses, cpuClasses[0].queryTile + 1)).toBe(1);
+    expect(classFor(cpuClasses, 1e6)).toBe(1);
+  });
+});
+
+describe("a graph", () => {
+  const graph = { maxBatch: 8, maxQueryTokens: 16, maxColumns: 32, buckets: [2, 4, 8] };
+  const fixed = { ...options, graph };
+
+  test("fixes sections and grids by bucket, whatever the lengths", () => {
+    const planner = new Planner(fixed);
+    forSeeds(200, (random: Random) => {
+      const requests = random.integer(3, 4);
+      const keys = Array.from({ length: requests }, () => random.integer(1, 512));
+      const queries = keys.map((length) => Math.min(length, random.integer(0, 4)));
+      const first = planner.plan(pagedBatch([1, 1, 1], [1, 2, 3]));
+      const shape = [first.offsets, first.launches.map(({ grid }) => grid), first.mergeGrid];
+      const before = JSON.stringify([...shape, first.partialCapacity, first.workspaceBytes]);
+      const batch = pagedBatch(queries, keys);
+      const plan = planner.plan(batch);
+      const { offsets, mergeGrid, partialCapacity, workspaceBytes } = plan;
+      const grids = plan.launches.map(({ grid }) => grid);
+      const after = JSON.stringify([offsets, grids, mergeGrid, partialCapacity, workspaceBytes]);
+      expect(after).toBe(before);
+      expect(plan.bucket).toBe(4);
+      expect(plan.partialRows).toBeLessThanOrEqual(plan.partialCapacity);
+      for (const { recordCount, grid } of plan.launches) {
+        expect(recordCount).toBeLessThanOrEqual(grid);
+      }
+      checkPlan(plan, batch, fixed);
+    });
+  });
+
+  test("refuses what is over its sizes, and changes nothing", () => {
+    const planner = new Planner(fixed);
+    const plan = planner.plan(pagedBatch([1, 1], [5, 6]));
+    const { generation, sectionInts } = plan;
+    const before = plan.sections.slice(0, sectionInts);
+    for (const [batch, what] of [
+      [pagedBatch(new Array(9).fill(1), new Array(9).fill(5)), "maxBatch 9"],
+      [pagedBatch([17], [17]), "maxQueryTokens 17"],
+      [pagedBatch([1], [513]), "maxColumns 33"],
+    ] as const) {
+      expect(() => planner.plan(batch)).toThrow(PlanError);
+      expect(() => planner.plan(batch)).toThrow(what);
+    }
+    expect(plan.generation).toBe(generation);
+    expect(plan.sections.slice(0, sectionInts)).toEqual(before);
+  });
+
+  test("random batches within the sizes fit", () => {
+    forSeeds(1000, (random) => {
+      const loose = { maxBatch: 8, maxQueryTokens: 400, maxColumns: 4000 };
+      const own = { ...randomOptions(random), graph: loose };
+      const batch = randomBatch(random, own);
+      if (batch.layout.levels.some(({ columns }) => columns !== null)) {
+        expect(() => new Planner(own).plan(batch)).toThrow(PlanError);
+        return;
+      }
+      const plan = new Planner(own).plan(batch);
+      for (const { recordCount, grid } of plan.launches) {
+        expect(recordCount).toBeLessThanOrEqual(grid);
+      }
+      expect(plan.mergeCount).toBeLessThanOrEqual(plan.mergeGrid);
+      checkPlan(plan, batch, own);
+    });
+  });
+});
+
+test("device lengths keep every key and call none full", () => {
+  const plan = new Planner({ ...options, windowLeft: 10, deviceLengths: true }).plan(
+    pagedBatch([3], [400]),
+  );
+  const records = recordsOf(plan);
+  expect(Math.min(...records.map(({ kvStart }) => kvStart))).toBe(0);
+  expect(Math.max(...records.map(({ kvEnd }) => kvEnd))).toBe(400);
+  for (const { fullStart, fullEnd } of records) expect(fullEnd).toBe(fullStart);
+});
+
+test("several levels are refused under batchInvariant", () => {
+  forSeeds(50, (random) => {
+    const own = { ...randomOptions(random), batchInvariant: true };
+    const batch = randomBatch(random, own);
+    const plan = () => new Planner(own).plan(batch);
+    if (batch.layout.levels.length > 1) expect(plan).toThrow(OptionError);
+    else plan();
+  });
+});
+
+test("a prefix is shared when reads saved outweigh merges", () => {
+  expect(worthSharing(defaultCosts, 4096, 8, 8, 4)).toBe(true);
+  expect(worthSharing(defaultCosts, 16, 2, 2, 8)).toBe(false);
+  expect(worthSharing(defaultCosts, 4096, 1, 1, 4)).toBe(false);
+  expect(worthSharing(defaultCosts, 0, 8, 8, 4)).toBe(false);
+});
+
+test("bad planner options name the option", () => {
+  expect(() => new Planner({ ...options, queryHeads: 30 })).toThrow("queryHeads must be");
+  expect(() => new Planner({ ...options, processors: 0 })).toThrow("processors must be");
+  expect(() => new Planner({ ...options, classes: [] })).toThrow("classes must be");
+  const graph = { maxBatch: 4, maxQueryTokens: NaN, maxColumns: 1 };
+  expect(() => new Planner({ ...options, graph })).toThrow("graph.maxQueryTokens must be");
+});
