@@ -45,6 +45,11 @@ export class Engine implements AsyncDisposable {
   readonly #timer: LayerTimer;
   readonly #pages: PageCounter;
   readonly #steps: StepRecord[] = [];
+  /** Record of the step that runs. */
+  #running: StepRecord | null = null;
+  /** Milliseconds of the step that was planned last. */
+  #planMs = 0;
+  #hostMs = 0;
   #planSvg: string | null = null;
   readonly #worthSharing: WorthSharing;
   /** Tokens that are still to come out. */
@@ -99,14 +104,16 @@ export class Engine implements AsyncDisposable {
     const readCeilingGBs = await readRate(device);
     for (const job of scheduler.jobs) this.#tokensLeft += job.outputLength;
     this.#started = performance.now();
-    while (!scheduler.done && !signal?.aborted) {
-      const before = performance.now();
-      const step = scheduler.step(this.#now());
+    while (true) {
+      // While a step runs, the next is scheduled and planned: whatever it reads was uploaded.
+      const step = scheduler.done ? null : this.#plan();
+      await this.#settle();
+      if (scheduler.done || signal?.aborted) break;
       if (step === null) await this.#waitForArrival();
-      else await this.#run(step, before);
+      else this.#launch(step);
     }
     const seconds = this.#now();
-    if (this.#steps.length > 0) this.#planSvg ??= this.#drawPlan();
+    if (this.#steps.length > 0 && this.#planSvg === null) this.#drawPlan();
     return resultOf(
       {
         jobs: scheduler.jobs,
@@ -139,54 +146,75 @@ export class Engine implements AsyncDisposable {
 
   async #waitForArrival(): Promise<void> {
     const milliseconds = (this.scheduler.nextArrival - this.#now()) * 1e3;
-    await Bun.sleep(Math.min(Math.max(1, milliseconds), waitMost));
+    if (milliseconds > 0) await Bun.sleep(Math.min(milliseconds, waitMost));
   }
 
-  /** One step: `before` is when its scheduling began. */
-  async #run(step: ScheduledStep, before: number): Promise<void> {
+  /** Schedules and plans the next step; null while nothing has arrived. */
+  #plan(): ScheduledStep | null {
+    const before = performance.now();
+    const step = this.scheduler.step(this.#now());
+    if (step === null) return null;
+    this.cache.sharePrefixes(step.batch, step.sequences, this.#worthSharing);
+    const planning = performance.now();
+    this.#attention.plan(step.batch);
+    const planned = performance.now();
+    this.#planMs = planned - planning;
+    this.#hostMs = planned - before;
+    return step;
+  }
+
+  /** Queues a planned step's kernels and notes what it will have done. */
+  #launch(step: ScheduledStep): void {
     const { scheduler, options } = this;
     const { stream } = this.device;
-    const { batch, jobs, sequences } = step;
-    this.cache.sharePrefixes(batch, sequences, this.#worthSharing);
-    const planning = performance.now();
-    const plan = this.#attention.plan(batch);
-    const planned = performance.now();
+    const { batch, decodeTokens, prefillTokens } = step;
+    const started = performance.now();
     this.#verifier.pick(step, this.#steps.length, this.#tokensLeft);
-    const timer = this.#timer;
-    timer.start();
-    this.#model.prepare(stream, batch, jobs);
-    let enqueueMs = 0;
-    let synthesisMs = performance.now() - planned;
+    this.#timer.start();
+    this.#model.prepare(stream, batch, step.jobs);
+    const prepared = performance.now();
     for (let layer = 0; layer < options.layers; layer++) {
       this.#model.gather(stream, layer, batch.tokenCount);
-      timer.mark();
-      enqueueMs += this.#enqueue(layer, step);
-      timer.mark();
+      this.#timer.mark();
+      this.#hostMs += this.#enqueue(layer, step);
+      this.#timer.mark();
       this.#verifier.keep(stream, layer, this.#out);
     }
-    const pagesUsed = this.#pages.count(scheduler.running);
-    const kvBytes = keysRead(plan) * this.#keyBytes * options.layers;
-    const waitingRequests = scheduler.waitingCount;
-    await stream.done();
-    const ended = performance.now();
-    const runningRequests = scheduler.running.length;
-    const { decodeTokens, prefillTokens } = step;
-    this.#tokensLeft -= scheduler.complete(this.#now());
-    const completeMs = performance.now() - ended;
-    synthesisMs += timer.inputMs;
-    const hostMs = planned - before + enqueueMs + completeMs;
-    const record: StepRecord = {
-      startSeconds: (before - this.#started) / 1e3,
-      endSeconds: this.#now(),
-      ...{ decodeTokens, prefillTokens, runningRequests, waitingRequests, pagesUsed, kvBytes },
-      planMicroseconds: (planned - planning) * 1e3,
-      hostMicroseconds: hostMs * 1e3,
-      synthesisMicroseconds: synthesisMs * 1e3,
-      kernelMicroseconds: timer.attentionMs * 1e3,
+    const keys = keysRead(this.#attention.lastPlan!);
+    this.#running = {
+      startSeconds: (started - this.#started) / 1e3,
+      endSeconds: NaN,
+      ...{ decodeTokens, prefillTokens },
+      runningRequests: scheduler.running.length,
+      waitingRequests: scheduler.waitingCount,
+      pagesUsed: this.#pages.count(scheduler.running),
+      planMicroseconds: this.#planMs * 1e3,
+      hostMicroseconds: NaN,
+      synthesisMicroseconds: (prepared - started) * 1e3,
+      kernelMicroseconds: NaN,
+      kvBytes: keys * this.#keyBytes * options.layers,
     };
+    if (this.#planSvg === null && this.#isTelling(this.#running)) this.#drawPlan();
+    const advancing = performance.now();
+    this.#tokensLeft -= scheduler.advance();
+    this.#running.hostMicroseconds = (this.#hostMs + performance.now() - advancing) * 1e3;
+  }
+
+  /** Waits for the running step, if there is one, and completes its record. */
+  async #settle(): Promise<void> {
+    const record = this.#running;
+    if (record === null) return;
+    await this.device.stream.done();
+    this.#running = null;
+    const ended = performance.now();
+    record.endSeconds = (ended - this.#started) / 1e3;
+    this.scheduler.stamp(record.endSeconds);
+    record.hostMicroseconds += (performance.now() - ended) * 1e3;
+    record.synthesisMicroseconds += this.#timer.inputMs * 1e3;
+    record.kernelMicroseconds = this.#timer.attentionMs * 1e3;
     this.#steps.push(record);
-    if (this.#planSvg === null && this.#isTelling(record)) this.#planSvg = this.#drawPlan();
-    options.onStep?.(record, scheduler.finishedCount, scheduler.jobs.length);
+    const { finishedCount, jobs } = this.scheduler;
+    this.options.onStep?.(record, finishedCount, jobs.length);
   }
 
   /** Whether a step shows what planning is about: many requests, prompts beside decodes. */
@@ -196,10 +224,10 @@ export class Engine implements AsyncDisposable {
     return prefillTokens > 0 && decodeTokens >= most / 2;
   }
 
-  #drawPlan(): string {
+  #drawPlan(): void {
     const plan = this.#attention.lastPlan!;
-    const title = `Plan of step ${this.#steps.length - 1}`;
-    return drawPlan(plan, { processors: this.device.processors, title });
+    const { processors } = this.device;
+    this.#planSvg = drawPlan(plan, { processors, title: `Plan of step ${this.#steps.length}` });
   }
 
   /** Queues a layer's append and attention; returns the milliseconds that took. */

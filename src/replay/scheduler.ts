@@ -46,6 +46,8 @@ export class Scheduler implements Disposable {
   readonly #options: SchedulerOptions;
   /** Preempted jobs, the earliest arrival last: later arrivals are always preempted first. */
   readonly #preempted: Job[] = [];
+  /** Those that gained a token by the last advance. */
+  readonly #gained: Job[] = [];
   readonly #step: ScheduledStep;
   /** Of `jobs`: those that have arrived, and those that have ever been admitted. */
   #arrived = 0;
@@ -99,8 +101,8 @@ export class Scheduler implements Disposable {
   }
 
   /**
-   * The next step, with its pages reserved, or null while nothing has arrived. Run it, then call
-   * `complete`.
+   * The next step, with its pages reserved, or null while nothing has arrived. Queue its kernels,
+   * then call `advance`, and `stamp` when they are through.
    */
   step(now: number): ScheduledStep | null {
     const { jobs } = this;
@@ -126,12 +128,13 @@ export class Scheduler implements Disposable {
   }
 
   /**
-   * Notes that the step ran: its prompts may be shared, and sequences that are whole gain a token.
-   * Returns how many did.
+   * Moves on to after the step, which the device may still run: later steps see its K/V. Its prompts
+   * may be shared, and sequences that are whole gain a token; returns how many did.
    */
-  complete(now: number): number {
+  advance(): number {
     const { jobs } = this.#step;
-    let gained = 0;
+    const gained = this.#gained;
+    let count = 0;
     for (let i = 0; i < jobs.length; i++) {
       const job = jobs[i];
       const sequence = job.sequence!;
@@ -140,13 +143,21 @@ export class Scheduler implements Disposable {
         this.index.insert(job.tokens.subarray(0, computed), sequence);
       job.scheduled = 0;
       if (computed < job.length) continue;
-      job.tokens[job.length++] = outputToken(this.#options.seed, job.request.id, job.generated);
-      job.tokenSeconds[job.generated++] = now;
-      gained++;
+      job.tokens[job.length++] = outputToken(this.#options.seed, job.request.id, job.generated++);
+      gained[count++] = job;
       if (job.finished) this.#finish(job);
     }
+    gained.length = count;
     this.#dropStopped();
-    return gained;
+    return count;
+  }
+
+  /** Notes when the tokens of the last `advance` came out. */
+  stamp(now: number): void {
+    for (let i = 0; i < this.#gained.length; i++) {
+      const { tokenSeconds, generated } = this.#gained[i];
+      tokenSeconds[generated - 1] = now;
+    }
   }
 
   /** Frees all sequences and cached pages. */

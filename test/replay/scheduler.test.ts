@@ -64,7 +64,8 @@ function run(pool: SequencePool, requests: ReplayRequest[], options: SchedulerOp
     if (step.jobs.length > options.maxBatch) throw new Error("the batch is too large");
     const held = step.sequences.map((sequence) => [...sequence.pages()].join());
     if (new Set(held).size !== held.length) throw new Error("two requests write the same pages");
-    scheduler.complete(now + 1);
+    scheduler.advance();
+    scheduler.stamp(now + 1);
     order &&= scheduler.waitingCount >= 0;
   }
   return { scheduler, given, adopted, steps, order };
@@ -131,7 +132,8 @@ describe("the scheduler's policy", () => {
         const earliest = scheduler.jobs.find((job) => !job.finished)!;
         const step = scheduler.step(now)!;
         expect(step.jobs).toContain(earliest);
-        scheduler.complete(now + 1);
+        scheduler.advance();
+        scheduler.stamp(now + 1);
       }
     });
   });
