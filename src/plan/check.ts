@@ -63,10 +63,10 @@ export function recordsOf(plan: Plan): PlanRecord[] {
 }
 
 /**
- * Proves a plan of one batch: every (query row, head, visible key) is covered exactly once, ranges
- * called full are visible to all their rows, sections lie in bounds, partial rows are disjoint, the
- * workspace is exact, and merges list every part in the order of level and key. Throws an Error that
- * says what is wrong.
+ * Proves a plan of one batch: every (query row, head, visible key) is covered exactly once,
+ * ranges called full are visible to all their rows, sections lie in bounds, partial rows are
+ * disjoint, the workspace is exact, and merges list every part in the order of level and key.
+ * Throws an Error that says what is wrong.
  */
 export function checkPlan(plan: Plan, batch: Batch, options: PlannerOptions): void {
   new Proof(plan, batch, options).run();

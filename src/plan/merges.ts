@@ -8,9 +8,10 @@ export const Interval = { group: 0, rowStart: 1, rowEnd: 2, firstTile: 3, tileCo
 export const intervalInts = 5;
 
 /**
- * Finds, for every packed row, which tiles hold parts of its state: a sweep over the levels at once.
- * Rows with one part write their output; rows with more write partial states, which merge in the
- * order of level and key; rows with none get an empty piece, so that 0 and -inf are written.
+ * Finds, for every packed row, which tiles hold parts of its state: a sweep over the levels at
+ * once. Rows with one part write their output; rows with more write partial states, which merge
+ * in the order of level and key; rows with none get an empty piece, so that 0 and -inf are
+ * written.
  */
 export class Intervals {
   /** Intervals whose rows need a merge. */

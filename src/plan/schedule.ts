@@ -43,8 +43,10 @@ export class LongestFirst {
 
   #sort(pieces: IntList, first: number): void {
     const count = (this.count = pieces.length - first);
+    if (count === 0) return;
     if (this.order.length < count) this.order = new Int32Array(2 * count);
     const { data } = pieces;
+    const { order } = this;
     const offsets = this.#offsets;
     offsets.fill(0);
     let most = 1;
@@ -54,12 +56,12 @@ export class LongestFirst {
     }
     const scale = (buckets - 1) / most;
     for (let p = first; p < pieces.length; p++) {
-      offsets[buckets - Math.floor(data[p * pieceInts + Piece.cost] * scale)]++;
+      offsets[buckets - ((data[p * pieceInts + Piece.cost] * scale) | 0)]++;
     }
     for (let b = 1; b <= buckets; b++) offsets[b] += offsets[b - 1];
     for (let p = first; p < pieces.length; p++) {
-      const bucket = buckets - 1 - Math.floor(data[p * pieceInts + Piece.cost] * scale);
-      this.order[offsets[bucket]++] = p;
+      const bucket = buckets - 1 - ((data[p * pieceInts + Piece.cost] * scale) | 0);
+      order[offsets[bucket]++] = p;
     }
   }
 }

@@ -35,9 +35,12 @@ export class Tiles {
   #minPosition = 0;
   #maxPosition = 0;
   #history = 0;
+  /** Keys at a time of the class that batch-invariant plans use. */
+  readonly #kvTile: number;
 
   constructor(options: TileOptions) {
     this.#options = options;
+    this.#kvTile = options.classes[options.classes.length - 1].kvTile;
   }
 
   /** Rebuilds the tiles; `expanded` makes them for each unit apart. */
@@ -67,24 +70,26 @@ export class Tiles {
   #addLevel(l: number, level: Level, unit: number, columns: number): void {
     const { kvHeads, units, packedHeads, classes, batchInvariant } = this.#options;
     const kvHead = unit < 0 ? 0 : Math.floor((unit * kvHeads) / units);
-    const { queryIndptr, requestRows } = level;
+    const { queryIndptr, requestRows, requests, perHead, columnIndptr } = level;
+    const { list } = this;
     for (let r = 0; r < requestRows; r++) {
       const firstToken = queryIndptr[r];
       const tokens = queryIndptr[r + 1] - firstToken;
       if (tokens === 0) continue;
-      const row = level.perHead ? r * kvHeads + kvHead : r;
+      const row = perHead ? r * kvHeads + kvHead : r;
       const rows = tokens * packedHeads;
       const kernelClass = batchInvariant ? classes.length - 1 : classFor(classes, rows);
       const tile = classes[kernelClass].queryTile;
-      const offset = level.columnIndptr === null ? -1 : columns + level.columnIndptr[row];
+      const offset = columnIndptr === null ? -1 : columns + columnIndptr[row];
+      const request = requests[r];
       for (let start = 0; start < rows; start += tile) {
         const count = rows - start < tile ? rows - start : tile;
-        const at = this.list.add();
-        const { data } = this.list;
+        const at = list.add();
+        const { data } = list;
         data[at + Tile.unit] = unit;
         data[at + Tile.level] = l;
         data[at + Tile.layoutRow] = row;
-        data[at + Tile.request] = level.requests[r];
+        data[at + Tile.request] = request;
         data[at + Tile.rowStart] = firstToken * packedHeads + start;
         data[at + Tile.rowCount] = count;
         data[at + Tile.kernelClass] = kernelClass;
@@ -92,23 +97,24 @@ export class Tiles {
         data[at + Tile.partial] = 0;
         data[at + Tile.pieceCount] = 0;
         data[at + Tile.firstPiece] = 0;
-        this.#span(start, count, firstToken);
-        if (level.columns === null) this.#dense(at, level, row);
+        if (tokens === 1) this.#span(firstToken, firstToken);
+        else {
+          const last = ((start + count - 1) / packedHeads) | 0;
+          this.#span(firstToken + ((start / packedHeads) | 0), firstToken + last);
+        }
+        if (columnIndptr === null) this.#dense(data, at, level, row);
         else this.#sparse(at, level, row);
       }
     }
   }
 
-  /** Positions of the tile's tokens, and the keys that all of them have before their own queries. */
-  #span(start: number, count: number, firstToken: number): void {
-    const { packedHeads, mask } = this.#options;
-    const { positions, tokenRequests, kvLengths, queryIndptr, customPositions } = this.#batch;
-    const first = firstToken + Math.floor(start / packedHeads);
-    const last = firstToken + Math.floor((start + count - 1) / packedHeads);
+  /** Positions of tokens first to last, and the keys that all of them have before their queries. */
+  #span(first: number, last: number): void {
+    const { positions, tokenRequests, customPositions } = this.#batch;
     let least = positions[first];
     let most = positions[last];
     // Within a request, positions count up unless the caller gave others.
-    if (customPositions || tokenRequests[first] !== tokenRequests[last]) {
+    if (first !== last && (customPositions || tokenRequests[first] !== tokenRequests[last])) {
       most = least;
       for (let token = first + 1; token <= last; token++) {
         const position = positions[token];
@@ -118,39 +124,44 @@ export class Tiles {
     }
     this.#minPosition = least;
     this.#maxPosition = most;
-    if (mask !== "tail") return;
+    if (this.#options.mask === "tail") this.#history = this.#leastHistory(first, last);
+  }
+
+  #leastHistory(first: number, last: number): number {
+    const { tokenRequests, kvLengths, queryIndptr } = this.#batch;
     let history = 0x7fffffff;
     for (let token = first; token <= last; token++) {
       const request = tokenRequests[token];
       const queries = queryIndptr[request + 1] - queryIndptr[request];
       history = Math.min(history, kvLengths[request] - queries);
     }
-    this.#history = history;
+    return history;
   }
 
-  #dense(at: number, level: Level, row: number): void {
-    const { causal, windowLeft, mask, deviceLengths, batchInvariant, classes } = this.#options;
-    const { data } = this.list;
+  #dense(data: Int32Array, at: number, level: Level, row: number): void {
+    const { causal, windowLeft, mask, deviceLengths, batchInvariant } = this.#options;
     const length = level.kvLengths[row];
     const origin = level.positionStarts[row];
+    const least = this.#minPosition - origin;
+    const most = this.#maxPosition - origin;
     let start = 0;
     let end = length;
     let fullStart = 0;
     let fullEnd = length;
-    if (causal) {
-      end = clamp(this.#maxPosition - origin + 1, 0, length);
-      fullEnd = clamp(this.#minPosition - origin + 1, 0, length);
-    }
-    if (windowLeft >= 0) {
-      start = clamp(this.#minPosition - windowLeft - origin, 0, end);
-      fullStart = clamp(this.#maxPosition - windowLeft - origin, 0, end);
-    }
-    if (mask === "all") fullEnd = 0;
-    else if (mask === "tail") fullEnd = clamp(this.#history - origin, 0, fullEnd);
-    if (batchInvariant) start -= start % classes[classes.length - 1].kvTile;
     if (deviceLengths) {
-      start = fullStart = fullEnd = 0;
-      end = length;
+      fullEnd = 0;
+    } else {
+      if (causal) {
+        end = clamp(most + 1, 0, length);
+        fullEnd = clamp(least + 1, 0, length);
+      }
+      if (windowLeft >= 0) {
+        start = clamp(least - windowLeft, 0, end);
+        fullStart = clamp(most - windowLeft, 0, end);
+      }
+      if (mask === "all") fullEnd = 0;
+      else if (mask === "tail") fullEnd = clamp(this.#history - origin, 0, fullEnd);
+      if (batchInvariant) start -= start % this.#kvTile;
     }
     data[at + Tile.kvStart] = start;
     data[at + Tile.kvEnd] = end;

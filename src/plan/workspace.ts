@@ -17,8 +17,8 @@ export function partialBytes(rows: number, valueDim: number): number {
 }
 
 /**
- * Partial rows that no batch of one level exceeds: each processor leaves at most two pieces of split
- * tiles. A batch of several levels adds a partial row for every packed row and level.
+ * Partial rows that no batch of one level exceeds: each processor leaves at most two pieces of
+ * split tiles. A batch of several levels adds a partial row for every packed row and level.
  */
 export function boundRows(classes: readonly KernelTraits[], processors: number): number {
   let rows = 0;
