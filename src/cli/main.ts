@@ -41,21 +41,25 @@ function addReplay(root: Command): void {
       positive("--scale-lengths", 1000),
       1,
     )
-    .option("--speed <f>", "arrivals this many times as fast; inf: at once", positive("--speed"))
-    .option("--rate <f>", "generated requests a second (Poisson); inf: at once", positive("--rate"))
+    .option(
+      "--speed <f>",
+      "arrivals this many times as fast (default: inf, all at once; 1 with --rate)",
+      positive("--speed"),
+    )
+    .option("--rate <f>", "generated requests a second, as a Poisson process", positive("--rate"))
     .option(
       "--lengths <kind>",
-      "spread of generated lengths: log-normal, zipf",
+      "spread of generated lengths: log-normal (default), zipf",
       oneOf("--lengths", ["log-normal", "zipf"]),
     )
-    .option("--lenient", "skip malformed lines of the trace and count them", false)
+    .option("--lenient", "skip malformed lines of the trace and count them")
     .option("--shape <name>", "model shape, such as llama-3.1-8b or tiny", "llama-3.1-8b");
   addEngineOptions(command);
   command
     .option("--json <file>", "write the summary as JSON")
     .option("--report <file>", "write a report with charts, one HTML file")
     .option("--trace-events <file>", "write events for Perfetto")
-    .option("-q, --quiet", "print nothing but errors", false)
+    .option("-q, --quiet", "print nothing but errors")
     .action(async (options: ReplayArguments) => {
       const { replayCommand } = await import("./replay.ts");
       exitCode = await replayCommand(options);
@@ -65,10 +69,18 @@ function addReplay(root: Command): void {
 function addEngineOptions(command: Command): void {
   command
     .option("--layers <n>", "layers to run, or all of the shape", countOrAll("--layers"), 2)
-    .option("--pages <n>", "pages of the KV cache", integer("--pages", 1))
+    .option(
+      "--pages <n>",
+      "pages of the KV cache (default: 2048, or what one request needs)",
+      integer("--pages", 1),
+    )
     .option("--page-size <n>", "tokens a page", integer("--page-size", 1, 4096), 16)
     .option("--token-budget <n>", "most tokens a step", integer("--token-budget", 1), 512)
-    .option("--max-batch <n>", "most requests at once", integer("--max-batch", 1, 65_536), 64)
+    .option(
+      "--max-batch <n>",
+      "most requests at once (default: 64)",
+      integer("--max-batch", 1, 65_536),
+    )
     .option(
       "--dtype <type>",
       "element type of queries, keys and values: f32, f16, bf16",
@@ -77,7 +89,11 @@ function addEngineOptions(command: Command): void {
     )
     .option("--seed <n>", "seed of requests, values and checks", integer("--seed", 0), 1)
     .option("--verify <n>", "outputs to recompute in f64", integer("--verify", 0), 64)
-    .option("--threads <n>", "threads of the device", integer("--threads", 1, 1024));
+    .option(
+      "--threads <n>",
+      "threads of the device (default: all cores)",
+      integer("--threads", 1, 1024),
+    );
 }
 
 /** Commander puts suggestions on a line of their own. */
@@ -88,21 +104,33 @@ function oneLine(text: string): string {
     .replace(/\s*\n\s*/g, " ");
 }
 
+/** The library's name of an option, such as pageSize, as one types it here: --page-size. */
+function asTyped({ option, message }: OptionError, root: Command): string {
+  const options = root.commands.flatMap((command) => command.options);
+  const found = options.find((candidate) => candidate.attributeName() === option);
+  return found?.long == null ? message : message.replace(new RegExp(`^${option}\\b`), found.long);
+}
+
 /** Says what went wrong in one sentence; a stack is only for errors that nobody foresaw. */
-function report(error: unknown): number {
+function report(error: unknown, root: Command): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+  if (error instanceof OptionError) {
+    process.stderr.write(`flashbun: ${asTyped(error, root)}\n`);
+    return 2;
+  }
   if (error instanceof FlashbunError) {
     process.stderr.write(`flashbun: ${error.message}\n`);
-    return error instanceof OptionError ? 2 : 1;
+    return 1;
   }
   const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
   process.stderr.write(`flashbun: unexpected failure, please report it: ${stack}\n`);
   return 1;
 }
 
+const root = program();
 try {
-  await program().parseAsync(process.argv.slice(2), { from: "user" });
+  await root.parseAsync(process.argv.slice(2), { from: "user" });
 } catch (error) {
-  exitCode = report(error);
+  exitCode = report(error, root);
 }
 process.exitCode = exitCode;

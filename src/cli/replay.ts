@@ -13,13 +13,13 @@ export interface ReplayArguments {
   speed?: number;
   rate?: number;
   lengths?: "log-normal" | "zipf";
-  lenient: boolean;
+  lenient?: boolean;
   shape: string;
   layers: number;
   pages?: number;
   pageSize: number;
   tokenBudget: number;
-  maxBatch: number;
+  maxBatch?: number;
   dtype: "f32" | "f16" | "bf16";
   seed: number;
   verify: number;
@@ -27,7 +27,7 @@ export interface ReplayArguments {
   json?: string;
   report?: string;
   traceEvents?: string;
-  quiet: boolean;
+  quiet?: boolean;
 }
 
 interface Workload {
@@ -37,6 +37,8 @@ interface Workload {
 
 /** Generated requests that `all` stands for. */
 const generatedMax = 10_000;
+/** Requests at once, unless the token budget is smaller: each takes a token of it. */
+const maxBatchDefault = 64;
 /** Pages of the cache unless one request needs more. */
 const pagesDefault = 2048;
 
@@ -59,7 +61,7 @@ export async function replayCommand(options: ReplayArguments): Promise<number> {
     pages: options.pages ?? defaultPages(requests, options.pageSize),
     pageSize: options.pageSize,
     tokenBudget: options.tokenBudget,
-    maxBatch: options.maxBatch,
+    maxBatch: options.maxBatch ?? Math.min(maxBatchDefault, options.tokenBudget),
     speed: options.speed ?? (options.rate === undefined ? Infinity : 1),
     verify: options.verify,
     seed: options.seed,
@@ -128,7 +130,7 @@ function introduction({ name, requests }: Workload, options: EngineOptions): str
   const { shape, layers, dtype, pages, pageSize } = options;
   return (
     `${requests.length} requests, ${prompt} prompt and ${output} output tokens, ${name}; ` +
-    `${shape.name}, ${layers} layers, ${dtype}, ${pages} pages of ${pageSize} tokens`
+    `${shape.name}, ${layers} of ${shape.layers} layers, ${dtype}, ${pages} pages of ${pageSize} tokens`
   );
 }
 
@@ -139,7 +141,7 @@ const sameSignalMs = 500;
 async function runEngine(
   requests: ReplayRequest[],
   options: EngineOptions,
-  quiet: boolean,
+  quiet = false,
 ): Promise<{ result: ReplayResult; signal: string | undefined }> {
   const abort = new AbortController();
   let signal: string | undefined;
