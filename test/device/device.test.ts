@@ -1,9 +1,12 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { join } from "node:path";
 import { Device } from "../../src/device/device.ts";
 import { DeviceError, DisposedError, OptionError, OutOfMemoryError } from "../../src/errors.ts";
 import { ProbeParams, RandomParams } from "../../src/ffi/params.gen.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { forSeeds } from "../support/random.ts";
+import { runBun } from "../support/run.ts";
+import { root } from "../support/zig.ts";
 
 function spin(device: Device, microseconds: number, grid = 1, stream = device.stream, fail = 0) {
   const params = new ProbeParams();
@@ -252,4 +255,31 @@ test("the event loop keeps turning while a 500 ms kernel runs", again, async () 
   process.stderr.write(`event loop lag: p99 ${p99.toFixed(2)} ms, most ${most.toFixed(2)} ms\n`);
   expect(lags.length).toBeGreaterThan(100);
   expect(p99).toBeLessThan(5);
+});
+
+test("a device that nobody disposed keeps no process alive", async () => {
+  const script = `
+    const { Device, Tensor } = await import("${join(root, "src/index.ts")}");
+    const device = await Device.open("cpu", { threads: 2 });
+    Tensor.zeros(device, [1000], "f32");
+    await device.stream.done();
+    process.stdout.write("done");
+  `;
+  const started = performance.now();
+  const { code, stdout } = await runBun(["-e", script]);
+  expect({ code, stdout }).toEqual({ code: 0, stdout: "done" });
+  expect(performance.now() - started).toBeLessThan(10_000);
+});
+
+test("tensors that were forgotten give their memory back", async () => {
+  await using device = await Device.open("cpu", { threads: 1, memoryLimitBytes: 64 << 20 });
+  for (let i = 0; i < 40; i++) {
+    Tensor.zeros(device, [1 << 20], "f32");
+    if (i % 4 === 3) {
+      await device.stream.done();
+      Bun.gc(true);
+      await Bun.sleep(1);
+    }
+  }
+  expect(device.memoryStats().usedBytes).toBeLessThan(64 << 20);
 });
