@@ -8,7 +8,7 @@ import { cutAtMultiples, LongestFirst } from "./schedule.ts";
 import { Tiles } from "./tiles.ts";
 import type { KernelTraits } from "./traits.ts";
 import { walk } from "./walk.ts";
-import { boundRows, bucketsOf, graphLevels, type GraphSizes } from "./workspace.ts";
+import { boundRows, bucketsOf, graphLevels, type GraphSizes, invariantChunk } from "./workspace.ts";
 
 /** What a planner is made for; everything else comes with the batch. */
 export interface PlannerOptions {
@@ -79,9 +79,6 @@ export interface Plan {
   /** Batch size of the graph bucket, 0 without a graph. */
   bucket: number;
 }
-
-/** Keys of a batch-invariant chunk: pieces start at its absolute multiples. */
-export const invariantChunk = 2048;
 
 /** A schedule replicated over processors may leave at most this part of them idle: about 3 %. */
 const wasteMost = 1 / 32;
@@ -196,22 +193,30 @@ export class Planner {
   #bucketOf(batch: Batch): number {
     const { graph } = this.options;
     if (graph === undefined) return 0;
-    const { requestCount, paddedTokens, layout } = batch;
-    for (const [what, value, most] of [
-      ["maxBatch", requestCount, graph.maxBatch] as const,
-      ["maxQueryTokens", paddedTokens, graph.maxQueryTokens] as const,
-      ["levels", layout.levels.length, graphLevels] as const,
-    ]) {
-      if (value > most) throw overGraph(what, value, most);
+    const { requestCount, paddedTokens, kvLengths, layout } = batch;
+    const { maxBatch, maxQueryTokens, maxColumns } = graph;
+    if (requestCount > maxBatch) throw overGraph("maxBatch", requestCount, maxBatch);
+    if (paddedTokens > maxQueryTokens) {
+      throw overGraph("maxQueryTokens", paddedTokens, maxQueryTokens);
     }
     let longest = 0;
-    for (let r = 0; r < requestCount; r++) longest = Math.max(longest, batch.kvLengths[r]);
+    for (let r = 0; r < requestCount; r++) if (kvLengths[r] > longest) longest = kvLengths[r];
     const columns = Math.ceil(longest / layout.blockSize);
-    if (columns > graph.maxColumns) throw overGraph("maxColumns", columns, graph.maxColumns);
-    if (layout.levels.some(({ columns: sparse }) => sparse !== null)) {
+    if (columns > maxColumns) throw overGraph("maxColumns", columns, maxColumns);
+    const { levels } = layout;
+    if (levels.length > graphLevels) {
+      throw new PlanError(
+        `the batch has ${levels.length} levels, a graph holds ${graphLevels}; nothing was changed. ` +
+          "Fix: share one prefix level, or plan without { graph }.",
+      );
+    }
+    for (let l = 0; l < levels.length; l++) {
+      if (levels[l].columns === null) continue;
       throw new PlanError("a sparse layout has no fixed sizes. Fix: plan it without { graph }.");
     }
-    return this.#buckets.find((size) => size >= requestCount)!;
+    let bucket = 0;
+    while (this.#buckets[bucket] < requestCount) bucket++;
+    return this.#buckets[bucket];
   }
 }
 

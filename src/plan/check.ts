@@ -100,6 +100,8 @@ class Proof {
     must(this.#partials.size === this.plan.partialRows, "partial rows are counted exactly");
     const { workspaceBytes, partialCapacity, boundBytes } = this.plan;
     const exact = partialBytes(partialCapacity, this.options.valueDim);
+    const { graph } = this.options;
+    must(graph !== undefined || partialCapacity === this.plan.partialRows, "no spare rows");
     must(
       workspaceBytes === exact && partialCapacity >= this.plan.partialRows,
       "workspace is exact",
@@ -151,7 +153,9 @@ class Proof {
       parts.push({ level: record.level, kvStart, kvEnd, partialRow });
       this.#parts.set(key, parts);
       for (const kept of [fullStart, Math.max(fullStart, fullEnd - 1)]) {
-        if (fullStart < fullEnd) must(this.#sees(record, row, kept), "full keys are visible");
+        if (fullStart >= fullEnd) continue;
+        must(this.#sees(record, row, kept), "full keys are visible");
+        must(this.#unmasked(record, row, kept), "full keys need no mask");
       }
     }
   }
@@ -267,6 +271,21 @@ class Proof {
     const query = this.batch.positions[Math.floor(row / this.#packed)];
     if (causal && position > query) return false;
     return windowLeft < 0 || position >= query - windowLeft;
+  }
+
+  /** Whether the packed mask says nothing of a key: it lies before the tail, or its column is full. */
+  #unmasked(record: PlanRecord, row: number, kept: number): boolean {
+    const { mask = "none" } = this.options;
+    if (mask === "none") return true;
+    if (record.columnOffset >= 0) {
+      const column = record.columnOffset + Math.floor(kept / this.batch.layout.blockSize);
+      return (this.plan.sections[this.plan.offsets.columns + column] & 1) === 1;
+    }
+    if (mask === "all") return false;
+    const { tokenRequests, queryIndptr, kvLengths } = this.batch;
+    const request = tokenRequests[Math.floor(row / this.#packed)];
+    const tail = kvLengths[request] - (queryIndptr[request + 1] - queryIndptr[request]);
+    return record.positionStart + kept < tail;
   }
 
   #layoutRow(level: Level, kvHead: number, row: number): number {

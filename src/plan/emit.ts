@@ -1,9 +1,10 @@
+import { PlanError } from "../errors.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { Plan, PlannerOptions } from "./attention.ts";
 import { type IntList, Piece, pieceInts, Tile, tileInts } from "./list.ts";
 import { Interval, type Intervals, intervalInts } from "./merges.ts";
 import type { Tiles } from "./tiles.ts";
-import { partialBytes, recordCapacity } from "./workspace.ts";
+import { chunksOf, partialBytes, recordCapacity } from "./workspace.ts";
 
 /** Ints of a record (fb_attention_record in kernels/params.h). */
 export const recordInts = 16;
@@ -23,6 +24,8 @@ export class Emitter {
   #pieces!: IntList;
   #at = 0;
   #partialRows = 0;
+  /** Most pieces of a tile under batchInvariant and a graph, else 0. */
+  #chunks = 0;
 
   constructor(options: PlannerOptions, packedHeads: number, units: number) {
     this.#options = options;
@@ -68,11 +71,18 @@ export class Emitter {
     this.#at = 0;
     this.#partialRows = 0;
     plan.bucket = bucket;
+    const { graph: sizes, batchInvariant } = this.#options;
+    const fixed = sizes !== undefined && batchInvariant === true;
+    this.#chunks = fixed ? chunksOf(sizes, batch.layout.blockSize) : 0;
     this.#writeBatch();
     this.#writeRecords(intervals.empty, order, ordered);
     this.#writeMerges(intervals);
-    const { valueDim, graph } = this.#options;
+    const { valueDim, graph, queryHeads } = this.#options;
     plan.partialRows = this.#partialRows;
+    if (graph !== undefined && this.#chunks > 0) {
+      const rows = graph.maxQueryTokens * queryHeads * this.#chunks;
+      plan.boundBytes = partialBytes(rows, valueDim);
+    }
     const bound = plan.boundBytes / partialBytes(1, valueDim);
     plan.partialCapacity = graph === undefined ? plan.partialRows : bound;
     plan.workspaceBytes = partialBytes(plan.partialCapacity, valueDim);
@@ -139,7 +149,16 @@ export class Emitter {
       launch.grid = launch.recordCount;
       if (graph !== undefined) {
         const [units, heads] = [this.#units, this.#packedHeads];
-        launch.grid = recordCapacity(classes[c], graph, plan.bucket, units, heads, processors);
+        launch.grid = recordCapacity(
+          classes[c],
+          graph,
+          plan.bucket,
+          units,
+          heads,
+          processors,
+          this.#chunks,
+        );
+        if (launch.recordCount > launch.grid) throw overGrid(launch.recordCount, launch.grid);
         this.#clear(launch.grid - launch.recordCount);
       }
       first = (this.#at - plan.offsets.records) / recordInts;
@@ -337,4 +356,11 @@ export class Emitter {
     grown.set(plan.sections);
     plan.sections = grown;
   }
+}
+
+function overGrid(records: number, grid: number): PlanError {
+  return new PlanError(
+    `the batch needs ${records} records, the graph's grid holds ${grid}. ` +
+      "Fix: create with a larger graph, or split the batch.",
+  );
 }

@@ -69,6 +69,9 @@ export function walk(
   }
 }
 
+/** Costs only order pieces: what int32 cannot hold counts as equal. */
+const maxCost = 0x7fffffff;
+
 /** Appends a piece. */
 export function addPiece(
   pieces: IntList,
@@ -85,15 +88,5 @@ export function addPiece(
   data[at + Piece.kvEnd] = end;
   data[at + Piece.partialRow] = -1;
   data[at + Piece.processor] = processor;
-  data[at + Piece.cost] = cost;
-}
-
-/** Gives a tile one piece over `[start, end)`, as tiles without keys need. */
-export function wholePiece(tiles: IntList, pieces: IntList, tile: number, processor: number): void {
-  const at = tile * tileInts;
-  const { data } = tiles;
-  data[at + Tile.firstPiece] = pieces.length;
-  data[at + Tile.pieceCount] = 1;
-  const start = data[at + Tile.kvStart];
-  addPiece(pieces, tile, start, Math.max(start, data[at + Tile.kvEnd]), processor, 1);
+  data[at + Piece.cost] = cost < maxCost ? cost : maxCost;
 }

@@ -28,7 +28,10 @@ export function boundRows(classes: readonly KernelTraits[], processors: number):
   return rows;
 }
 
-/** Records that a step of `batch` requests can have in one class, under the graph's sizes. */
+/**
+ * Records that a step of `batch` requests can have in one class, under the graph's sizes; `chunks`
+ * is how many pieces a tile may have under batchInvariant, else 0.
+ */
 export function recordCapacity(
   traits: KernelTraits,
   sizes: GraphSizes,
@@ -36,9 +39,19 @@ export function recordCapacity(
   units: number,
   packedHeads: number,
   processors: number,
+  chunks: number,
 ): number {
   const tiles = batch + Math.ceil((sizes.maxQueryTokens * packedHeads) / traits.queryTile);
+  if (chunks > 0) return units * tiles * chunks;
   return units * graphLevels * tiles + 2 * processors * traits.blocksPerProcessor;
+}
+
+/** Keys of a batch-invariant chunk: pieces start at its absolute multiples. */
+export const invariantChunk = 2048;
+
+/** Batch-invariant chunks that a row of the graph's most columns has; a window adds one. */
+export function chunksOf(sizes: GraphSizes, blockSize: number): number {
+  return Math.ceil((sizes.maxColumns * blockSize) / invariantChunk) + 1;
 }
 
 /** The buckets of a graph: those given, else powers of two up to the largest batch. */
