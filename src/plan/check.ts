@@ -171,6 +171,8 @@ class Proof {
     must(record.kvStart >= 0 && record.kvEnd <= level.kvLengths[row], "keys are in the row");
     if (level.columns === null)
       return must(record.columnOffset === -1, "dense rows have no columns");
+    const columns = this.#columnBase(record.level) + level.columnIndptr![row];
+    must(record.columnOffset === columns, "a sparse record points at its row's columns");
     const at = this.plan.offsets.columns + record.columnOffset;
     for (let c = level.columnIndptr![row]; c < level.columnIndptr![row + 1]; c++) {
       const copied = this.plan.sections[at + c - level.columnIndptr![row]];
