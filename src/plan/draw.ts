@@ -41,8 +41,8 @@ export interface Timeline {
 }
 
 /**
- * Runs a plan on the cost model: launch after launch, each record is taken in order by the processor
- * that is free first (ties: the lowest), as threads with a shared counter do.
+ * Runs a plan on the cost model: launch after launch, each record is taken in order by the
+ * processor that is free first (ties: the lowest), as threads with a shared counter do.
  */
 export function timelineOf(plan: Plan, options: DrawOptions): Timeline {
   const { processors, costs = defaultCosts } = options;

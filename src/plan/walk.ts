@@ -56,7 +56,8 @@ export function walk(
       data[at + Tile.pieceCount]++;
       left -= pieceCost(costs, rows, cut - start);
       start = cut;
-      // A cut ends the processor's stretch, and so does a full one; what rounding left is carried on.
+      // A cut ends the processor's stretch, and so does a full one; what rounding left is carried
+      // on.
       if (start < end && left > 0) {
         processor++;
         left += share;
