@@ -1,8 +1,10 @@
 import { availableParallelism } from "node:os";
 import { Attention } from "../attention/attention.ts";
-import { PagedCache } from "../attention/paged-cache.ts";
+import type { RunTensors } from "../attention/bind.ts";
+import { type AppendTensors, PagedCache } from "../attention/paged-cache.ts";
 import { Device } from "../device/device.ts";
 import { requireInteger } from "../errors.ts";
+import type { Batch } from "../kv/batch.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { readRate } from "../ops/probe.ts";
 import { defaultCosts, worthSharing } from "../plan/cost.ts";
@@ -52,6 +54,9 @@ export class Engine implements AsyncDisposable {
   #hostMs = 0;
   #planSvg: string | null = null;
   readonly #worthSharing: WorthSharing;
+  /** Reused, as every layer of every step takes the same tensors. */
+  readonly #appendTensors: AppendTensors;
+  readonly #runTensors: RunTensors;
   /** Tokens that are still to come out. */
   #tokensLeft = 0;
   /** Performance time of the first step. */
@@ -72,6 +77,9 @@ export class Engine implements AsyncDisposable {
     this.#attention = Attention.createSync(device, { ...heads, causal: true, windowLeft, softCap });
     this.#model = new Model(device, shape, layers, dtype, tokenBudget, seed);
     this.#out = Tensor.empty(device, [tokenBudget, queryHeads, headDim], dtype, "replay outputs");
+    const { q, k, v } = this.#model;
+    this.#appendTensors = { layer: 0, batch: undefined as unknown as Batch, k, v };
+    this.#runTensors = { layer: 0, q, cache: this.cache, out: this.#out };
     const random = new Random(seed);
     this.#verifier = new Verifier(this.#model, {
       ...{ shape, layers, dtype, samples: options.verify },
@@ -232,11 +240,11 @@ export class Engine implements AsyncDisposable {
 
   /** Queues a layer's append and attention; returns the milliseconds that took. */
   #enqueue(layer: number, { batch }: ScheduledStep): number {
-    const { q, k, v } = this.#model;
-    const { cache } = this;
     const started = performance.now();
-    cache.append({ layer, batch, k, v });
-    this.#attention.run({ layer, q, cache, out: this.#out });
+    this.#appendTensors.layer = this.#runTensors.layer = layer;
+    this.#appendTensors.batch = batch;
+    this.cache.append(this.#appendTensors);
+    this.#attention.run(this.#runTensors);
     return performance.now() - started;
   }
 }

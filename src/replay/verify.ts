@@ -7,7 +7,11 @@ import { keyRow, queryRow } from "./rows.ts";
 import type { ScheduledStep } from "./scheduler.ts";
 import type { ModelShape, VerifyResult } from "./types.ts";
 
-/** Beyond rounding the output: f32 sums and exponentials, relative to the row's RMS. */
+/**
+ * Beyond rounding the output: f32 sums and exponentials, relative to the RMS of the weighted values'
+ * magnitudes. Over many keys the values cancel to an output far smaller than they are, but what
+ * rounding each of them loses does not.
+ */
 const floors: Partial<Record<DType, number>> = { f32: 2e-5, f16: 4e-5, bf16: 1e-4 };
 
 /** Misses that are put in words. */
@@ -121,7 +125,7 @@ export class Verifier implements Disposable {
   }
 
   /** The output row by its definition, in f64: softmax over the visible keys, two passes. */
-  #expected(sample: Sample, banks: Banks): Float64Array {
+  #expected(sample: Sample, banks: Banks): Expected {
     const { shape } = this.#options;
     const { headDim, queryHeads, kvHeads, softCap } = shape;
     const { position, layer, head, job } = sample;
@@ -141,39 +145,37 @@ export class Verifier implements Disposable {
       most = Math.max(most, logit);
     }
     const out = new Float64Array(headDim);
+    const magnitudes = new Float64Array(headDim);
     let sum = 0;
     for (let i = 0; i < logits.length; i++) {
       const weight = Math.exp(logits[i] - most);
       sum += weight;
       const at = rows[i] * headDim;
-      for (let d = 0; d < headDim; d++) out[d] += weight * banks.values[at + d];
+      for (let d = 0; d < headDim; d++) {
+        const term = weight * banks.values[at + d];
+        out[d] += term;
+        magnitudes[d] += Math.abs(term);
+      }
     }
-    return out.map((x) => x / sum);
+    return { out: out.map((x) => x / sum), magnitude: rmsOf(magnitudes) / sum };
   }
 
-  #compare(
-    sample: Sample,
-    actual: Float64Array,
-    expected: Float64Array,
-    result: VerifyResult,
-  ): void {
+  #compare(sample: Sample, actual: Float64Array, expected: Expected, result: VerifyResult): void {
     const { dtype } = this.#options;
-    const rounded = roundTo(dtype, expected);
-    let squares = 0;
+    const { out, magnitude } = expected;
+    const rounded = roundTo(dtype, out);
     let error = 0;
     let rounding = 0;
-    for (let d = 0; d < expected.length; d++) {
-      squares += expected[d] ** 2;
-      rounding = Math.max(rounding, Math.abs(rounded[d] - expected[d]));
+    for (let d = 0; d < out.length; d++) {
+      rounding = Math.max(rounding, Math.abs(rounded[d] - out[d]));
       // Written so that NaN is a miss.
-      const difference = Math.abs(actual[d] - expected[d]);
+      const difference = Math.abs(actual[d] - out[d]);
       if (!(difference <= error)) error = Number.isNaN(difference) ? Infinity : difference;
     }
-    const rms = Math.sqrt(squares / expected.length);
-    const relative = error / rms;
+    const relative = error / rmsOf(out);
     result.checked++;
     result.maxRelError = Math.max(result.maxRelError, relative);
-    if (error <= 2 * rounding + floors[dtype]! * rms) return;
+    if (error <= 2 * rounding + floors[dtype]! * magnitude) return;
     result.failed++;
     if (result.misses.length === missesMost) return;
     const { job, step, position, layer, head } = sample;
@@ -182,6 +184,13 @@ export class Verifier implements Disposable {
         `head ${head}: error ${relative.toExponential(2)} of the row's RMS`,
     );
   }
+}
+
+interface Expected {
+  /** [headDim] */
+  out: Float64Array;
+  /** RMS of the weighted values, each taken by its magnitude. */
+  magnitude: number;
 }
 
 interface Banks {
@@ -198,4 +207,10 @@ function dot(q: Float64Array, bank: Float64Array, at: number): number {
   let sum = 0;
   for (let d = 0; d < q.length; d++) sum += q[d] * bank[at + d];
   return sum;
+}
+
+function rmsOf(row: Float64Array): number {
+  let squares = 0;
+  for (let d = 0; d < row.length; d++) squares += row[d] ** 2;
+  return Math.sqrt(squares / row.length);
 }
