@@ -1,21 +1,21 @@
 /**
- * Eight requests share a system prompt: it is computed once, its pages are shared, and attention
- * reads it once for all of them (a cascade of two levels).
+ * Eight requests share a system prompt: it is computed once, and attention reads it once for all.
  * Run: bun examples/shared-prefix.ts
  */
 import { Attention, type Batch, Device, PagedCache, Tensor } from "flashbun";
+import { defaultCosts, worthSharing } from "flashbun";
 
 const shape = { layers: 1, queryHeads: 8, kvHeads: 2, headDim: 64, dtype: "f32" } as const;
 const tokens = (count: number, seed: number) =>
-  Int32Array.from({ length: count }, (_, i) => (seed * 7919 + i * 31) % 32000);
+  Int32Array.from({ length: count }, (_, i) => 7919 * seed + i);
 
 await using device = await Device.open("auto");
 using cache = PagedCache.create(device, { ...shape, pages: 256, pageSize: 16 });
 using index = cache.prefixIndex();
 await using attention = await Attention.create(device, { ...shape, causal: true });
 
-/** Appends and attends; returns the output. */
-function run(batch: Batch): Float64Array {
+/** Appends and attends, as one layer of a model does. */
+function run(batch: Batch): void {
   const random = (heads: number, seed: number) =>
     Tensor.randomNormal(device, [batch.tokenCount, heads, 64], "f32", { seed });
   using q = random(8, 1);
@@ -25,9 +25,10 @@ function run(batch: Batch): Float64Array {
   const { recordCount, mergeCount } = attention.plan(batch);
   cache.append({ layer: 0, batch, k, v });
   attention.run({ layer: 0, q, cache, out });
-  const { levels } = batch.layout;
-  console.log(`${levels.length} level(s), ${recordCount} records, ${mergeCount} merges`);
-  return out.toFloat64Array();
+  device.stream.wait();
+  const { layout, tokenCount } = batch;
+  const counts = `${layout.levels.length} level(s), ${recordCount} records, ${mergeCount} merges`;
+  console.log(`${tokenCount} tokens: ${counts}`);
 }
 
 // The first request computes the system prompt and leaves it in the index.
@@ -44,10 +45,16 @@ const requests = Array.from({ length: 8 }, (_, i) => {
   return cache.sequence({ prefix });
 });
 console.log(`${requests[0].length} tokens of each request come from the index`);
-const batch = cache.reserve(requests, new Int32Array(8).fill(20));
-if (!batch.ok) throw batch.error;
 
-// Neighbours that share pages get a level of their own, where the callback says that it pays.
-cache.sharePrefixes(batch, requests, (sharedTokens, sharers) => sharedTokens * sharers > 1000);
-const out = run(batch);
-console.log(`${out.length} outputs, ${index.stats.hits} of ${index.stats.lookups} lookups hit`);
+// Neighbours that share pages get a level of their own where the cost model says that it pays: not
+// for 20 query tokens each, which would all have to be merged, but for the decode after them.
+const group = shape.queryHeads / shape.kvHeads;
+for (const newTokens of [20, 1]) {
+  const batch = cache.reserve(requests, new Int32Array(requests.length).fill(newTokens));
+  if (!batch.ok) throw batch.error;
+  cache.sharePrefixes(batch, requests, (sharedTokens, sharers, queryTokens) =>
+    worthSharing(defaultCosts, sharedTokens, sharers, queryTokens, group),
+  );
+  run(batch);
+}
+console.log(`${index.stats.hits} of ${index.stats.lookups} lookups hit`);

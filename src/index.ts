@@ -31,6 +31,8 @@ export { userPages } from "./kv/user-pages.ts";
 export { type AttentionState, type LseBase, mergeStates } from "./ops/merge.ts";
 export type { RopeOptions } from "./ops/rope.ts";
 export type { Plan } from "./plan/attention.ts";
+export { type CostModel, defaultCosts, worthSharing } from "./plan/cost.ts";
+export { type DrawOptions, drawPlan, planTrace } from "./plan/draw.ts";
 export { fromDLPack, toDLPack } from "./tensor/dlpack.ts";
 export { type DType, dtypes } from "./tensor/dtype.ts";
 export { Tensor } from "./tensor/tensor.ts";

@@ -1,0 +1,85 @@
+import { describe, expect, test } from "bun:test";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import * as flashbun from "../src/index.ts";
+import { readmeProgram } from "./support/readme.ts";
+import { root } from "./support/sources.ts";
+
+const readme = readFileSync(join(root, "README.md"), "utf8");
+const pages = ["README.md", "docs/architecture.md", "docs/planner.md", "docs/dependencies.md"];
+
+/** The first column of the table under a heading, without its marks. */
+function column(heading: string): string[] {
+  const section = readme.split(`\n## ${heading}\n`)[1].split("\n## ")[0];
+  const rows = section.split("\n").filter((line) => line.startsWith("|"));
+  return rows.slice(2).map((row) => row.split("|")[1].trim());
+}
+
+function flashbunSays(...words: string[]): string {
+  const command = [process.execPath, "src/cli/main.ts", ...words];
+  return Bun.spawnSync(command, { cwd: root }).stdout.toString();
+}
+
+describe("the README", () => {
+  test("prints a program that runs as it stands", () => {
+    const folder = mkdtempSync(join(tmpdir(), "flashbun-readme-"));
+    try {
+      mkdirSync(join(folder, "node_modules"));
+      symlinkSync(root, join(folder, "node_modules", "flashbun"));
+      const last = "process.stdout.write(JSON.stringify([...out.toFloat64Array()]));\n";
+      const path = join(folder, "program.ts");
+      writeFileSync(path, `${readmeProgram()}\n${last}`);
+      const run = Bun.spawnSync([process.execPath, path], { cwd: folder });
+      expect(run.stderr.toString()).toBe("");
+      const values = JSON.parse(run.stdout.toString()) as number[];
+      expect(values).toHaveLength(6 * 32 * 128);
+      expect(values.every((value) => Number.isFinite(value) && value !== 0)).toBe(true);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  });
+
+  test("lists the options that flashbun replay has", () => {
+    const help = flashbunSays("replay", "--help");
+    const options = [...help.matchAll(/^ +(?:-\w, )?(--[\w-]+(?: <\w+>)?)/gm)].map(([, o]) => o);
+    const listed = column("Replaying a trace").map((cell) => cell.replaceAll("`", ""));
+    expect(listed).toEqual(options.filter((option) => option !== "--help"));
+  });
+
+  test("lists the environment variables that the sources read", () => {
+    const sources = new Bun.Glob("src/**/*.ts").scanSync({ cwd: root });
+    const read = [...sources].flatMap((path) => {
+      const text = readFileSync(join(root, path), "utf8");
+      return [...text.matchAll(/\benv\[?\.?"?(FLASHBUN_\w+)/g)].map(([, name]) => name);
+    });
+    const listed = column("Environment variables").map((cell) => cell.replaceAll("`", ""));
+    expect(listed.filter((name) => name.startsWith("FLASHBUN_"))).toEqual(
+      [...new Set(read)].sort((a, b) => listed.indexOf(a) - listed.indexOf(b)),
+    );
+  });
+
+  test("names only what the package exports", () => {
+    const section = readme.split("\n## The main pieces\n")[1].split("\n## Replaying")[0];
+    const called = [...section.matchAll(/(?<![.\w])([a-z]\w+)\(/g)].map(([, name]) => name);
+    expect(called.length).toBeGreaterThan(8);
+    expect(called.filter((name) => !(name in flashbun) && name !== "run")).toEqual([]);
+  });
+});
+
+test("links between pages lead somewhere", () => {
+  const broken = pages.flatMap((page) => {
+    const text = readFileSync(join(root, page), "utf8");
+    const links = [...text.matchAll(/\]\(([^)#:]+)(?:#[^)]*)?\)/g)].map(([, link]) => link);
+    return links.filter((link) => !existsSync(join(root, page, "..", link)));
+  });
+  expect(broken).toEqual([]);
+});
