@@ -23,6 +23,7 @@ export function traceEvents(result: ReplayResult): { traceEvents: TraceEvent[] }
     named(runProcess, 0, "process_name", `replay on ${result.device}`),
     named(runProcess, 1, "thread_name", "steps"),
     named(runProcess, 2, "thread_name", "inside a step"),
+    named(runProcess, 3, "thread_name", "host, a step ahead"),
     named(requestProcess, 0, "process_name", "requests"),
   ];
   for (const step of result.steps) events.push(...stepEvents(step));
@@ -58,12 +59,12 @@ function stepEvents(step: StepRecord): TraceEvent[] {
   whole.dur = (step.endSeconds - step.startSeconds) * 1e6;
   whole.args = { decodeTokens, prefillTokens, pagesUsed, kvBytes: step.kvBytes };
   // The parts of a step are sums over its layers, so they are laid one after the other.
-  const synthesis = ts + step.hostMicroseconds;
-  const kernels = synthesis + step.synthesisMicroseconds;
+  const kernels = ts + step.synthesisMicroseconds;
+  const host = Math.min(step.hostMicroseconds, ts);
   return [
     whole,
-    span("host", 2, ts, step.hostMicroseconds),
-    span("synthesis", 2, synthesis, step.synthesisMicroseconds),
+    span("host", 3, ts - host, host),
+    span("synthesis", 2, ts, step.synthesisMicroseconds),
     span("kernels", 2, kernels, step.kernelMicroseconds),
     counter("tokens", { decode: decodeTokens, prefill: prefillTokens }),
     counter("requests", { running: runningRequests, waiting: waitingRequests }),

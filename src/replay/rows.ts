@@ -13,8 +13,8 @@ export function hash(a: number, b: number, c: number): number {
 }
 
 /**
- * Bank row of a token's key and value. Equal ids at equal positions have equal rows, as a model gives
- * equal K/V to equal prefixes: sharing pages is then exact.
+ * Bank row of a token's key and value. Equal ids at equal positions have equal rows, as a model
+ * gives equal K/V to equal prefixes: sharing pages is then exact.
  */
 export function keyRow(token: number, position: number, layer: number): number {
   return hash(token, position, layer) % keyRows;

@@ -128,8 +128,8 @@ export class Scheduler implements Disposable {
   }
 
   /**
-   * Moves on to after the step, which the device may still run: later steps see its K/V. Its prompts
-   * may be shared, and sequences that are whole gain a token; returns how many did.
+   * Moves on to after the step, which the device may still run: later steps see its K/V. Its
+   * prompts may be shared, and sequences that are whole gain a token; returns how many did.
    */
   advance(): number {
     const { jobs } = this.#step;

@@ -35,7 +35,10 @@ export interface StepRecord {
   waitingRequests: number;
   pagesUsed: number;
   planMicroseconds: number;
-  /** Scheduling, batch, plan and enqueue; neither synthesis of inputs nor kernels. */
+  /**
+   * Scheduling, batch, plan and enqueue; neither synthesis of inputs nor kernels. All but the
+   * enqueue is done while the step before runs, so before startSeconds.
+   */
   hostMicroseconds: number;
   /** Making the queries, keys and values that a model would have made. */
   synthesisMicroseconds: number;
@@ -81,7 +84,10 @@ export interface ReplayResult {
   prefixHitRate: number;
   /** Most pages in use at once over all pages, 0 to 1. */
   pageUsePeak: number;
-  /** Bytes of keys and values over the time of the attention kernels, in 1e9 bytes a second. */
+  /**
+   * Bytes of keys and values over the time of the attention kernels, in 1e9 bytes a second, of the
+   * steps without prompts if there are any: prompts are bound by arithmetic.
+   */
   kvReadGBs: number;
   /** What plain reading reaches on the same device in the same run. */
   readCeilingGBs: number;
