@@ -9,8 +9,8 @@ import type { ModelShape, VerifyResult } from "./types.ts";
 
 /**
  * Beyond rounding the output: f32 sums and exponentials, relative to the RMS of the weighted
- * values' magnitudes. Over many keys the values cancel to an output far smaller than they are, but what
- * rounding each of them loses does not.
+ * values' magnitudes. Over many keys the values cancel to an output far smaller than they are, but
+ * what rounding each of them loses does not.
  */
 const floors: Partial<Record<DType, number>> = { f32: 2e-5, f16: 4e-5, bf16: 1e-4 };
 
