@@ -1,4 +1,5 @@
-//! What both attention kernels share: where tokens lie, what a query row may see, how scores change.
+//! What both attention kernels share: where tokens lie, what a query row may see, how scores
+//! change, what is written at the end.
 const std = @import("std");
 const params = @import("params");
 const simd = @import("simd.zig");
@@ -29,7 +30,10 @@ pub inline fn items(comptime T: type, address: u64) [*]T {
 
 /// Byte address of `element` items past `address`.
 pub inline fn offset(address: u64, element: i64, bytes: usize) usize {
-    return @as(usize, @intCast(address)) +% @as(usize, @bitCast(element *% @as(i64, @intCast(bytes))));
+    return @as(usize, @intCast(address)) +% @as(
+        usize,
+        @bitCast(element *% @as(i64, @intCast(bytes))),
+    );
 }
 
 /// What each query row of a pass may see: positions [low, high], then mask bits.
@@ -90,8 +94,15 @@ pub const Work = struct {
 };
 
 /// Describes rows [first, first + count) of a record; `staged` kernels get tokens as plain f32.
-pub fn prepare(p: *const Params, r: *const Record, rows: *Rows, first: i32, count: usize, staged: bool) Work {
-    const kind: Dtype = @enumFromInt(p.kv_dtype);
+pub fn prepare(
+    p: *const Params,
+    r: *const Record,
+    rows: *Rows,
+    first: i32,
+    count: usize,
+    staged: bool,
+) Work {
+    const kind: Dtype = @fromBackingInt(@intCast(p.kv_dtype));
     const raw = if (staged) 1 else simd.raw_factor(kind);
     const k_scale = constant_scale(p.k_scale, r);
     const v_scale = constant_scale(p.v_scale, r);
@@ -133,7 +144,10 @@ fn by_token(s: params.fb_scale) bool {
 
 fn constant_scale(s: params.fb_scale, r: *const Record) f32 {
     if (s.data == 0 or by_token(s)) return 1;
-    return items(f32, offset(s.data, r.request * s.stride_request + r.kv_head * s.stride_head, 4))[0];
+    return items(
+        f32,
+        offset(s.data, r.request * s.stride_request + r.kv_head * s.stride_head, 4),
+    )[0];
 }
 
 fn describe_rows(w: *Work) void {
@@ -170,7 +184,10 @@ fn describe_rows(w: *Work) void {
 fn describe_row(w: *Work, i: usize, token: i32, head: i32, clamped: bool) void {
     const p = w.p;
     const rows = w.rows;
-    const request = if (p.token_requests == 0) w.r.request else items(i32, p.token_requests)[@intCast(token)];
+    const request = if (p.token_requests == 0) w.r.request else items(
+        i32,
+        p.token_requests,
+    )[@intCast(token)];
     var position: i32 = if (p.positions == 0) 0 else items(i32, p.positions)[@intCast(token)];
     var high: i32 = any_position;
     const alive = request >= 0;
@@ -179,10 +196,16 @@ fn describe_row(w: *Work, i: usize, token: i32, head: i32, clamped: bool) void {
         const indptr = items(i32, p.query_indptr);
         const index = token - indptr[at];
         const planned_queries = indptr[at + 1] - indptr[at];
-        const planned_keys = if (p.planned_kv_lengths == 0) 0 else items(i32, p.planned_kv_lengths)[at];
+        const planned_keys = if (p.planned_kv_lengths == 0) 0 else items(
+            i32,
+            p.planned_kv_lengths,
+        )[at];
         if (clamped) {
             const keys = if (p.kv_lengths == 0) planned_keys else items(i32, p.kv_lengths)[at];
-            const queries = if (p.query_lengths == 0) planned_queries else items(i32, p.query_lengths)[at];
+            const queries = if (p.query_lengths == 0) planned_queries else items(
+                i32,
+                p.query_lengths,
+            )[at];
             position = keys - queries + index;
             high = if (index < queries) keys - 1 else no_position;
         }
@@ -201,7 +224,10 @@ fn describe_row(w: *Work, i: usize, token: i32, head: i32, clamped: bool) void {
     rows.low[i] = if (p.window_left >= 0) position - p.window_left else no_position;
     rows.high[i] = high;
     rows.position[i] = position;
-    rows.slope[i] = if (p.alibi_slopes == 0) 0 else items(f32, p.alibi_slopes)[@intCast(head)] * simd.log2_e;
+    rows.slope[i] = if (p.alibi_slopes == 0) 0 else items(
+        f32,
+        p.alibi_slopes,
+    )[@intCast(head)] * simd.log2_e;
 }
 
 /// First kept token of [from, to) whose position is above `bound`: positions ascend.
@@ -229,7 +255,10 @@ pub fn locate(w: *const Work, from: i32, count: usize, out: *Tokens) void {
     const first_column = if (p.contiguous != 0) 0 else @divFloor(w.r.position_start, size);
     var i: usize = 0;
     while (i < count) {
-        const logical = if (dense) column else items(i32, p.columns)[@intCast(w.r.column_offset + column)] >> 1;
+        const logical = if (dense) column else items(
+            i32,
+            p.columns,
+        )[@intCast(w.r.column_offset + column)] >> 1;
         const start = if (whole) within else logical * size + within;
         const run = @min(count - i, @as(usize, @intCast(size - within)));
         var page: i64 = 0;
@@ -268,7 +297,7 @@ fn token_scales(s: params.fb_scale, r: *const Record, page: i64, row: i64, out: 
 /// Query row `i` of the pass, rotated, times the query factor, zero-padded to `padded` floats.
 pub fn load_query(w: *const Work, i: usize, out: [*]f32, padded: usize) void {
     const p = w.p;
-    const kind: Dtype = @enumFromInt(p.q_dtype);
+    const kind: Dtype = @fromBackingInt(@intCast(p.q_dtype));
     const row = w.r.row_start + w.first + @as(i32, @intCast(i));
     const token = @divFloor(row, w.r.query_head_count);
     const head = w.r.query_head_start + row - token * w.r.query_head_count;
@@ -280,7 +309,14 @@ pub fn load_query(w: *const Work, i: usize, out: [*]f32, padded: usize) void {
 }
 
 /// Widens a key row at `position` to f32, times factor, and rotates it.
-pub fn stage_key(w: *const Work, source: usize, position: i32, factor: f32, out: [*]f32, padded: usize) void {
+pub fn stage_key(
+    w: *const Work,
+    source: usize,
+    position: i32,
+    factor: f32,
+    out: [*]f32,
+    padded: usize,
+) void {
     const dim: usize = @intCast(w.p.key_dim);
     simd.widen_row(w.kind, items(u8, source), out, dim, factor);
     if (w.p.rope_table != 0) rotate(w.p, out, position);
@@ -340,7 +376,10 @@ pub fn finish(w: *const Work, i: usize, sums: [*]const f32, maximum: f32, sum: f
         const factor = if (empty) 0 else w.value_factor / sum;
         const target = items(u8, p.partial_out) + at * dim * 4;
         write_row(.f32, sums, target, dim, factor, empty);
-        items(f32, p.partial_lse)[at] = if (empty) -simd.inf else (maximum + @log2(sum)) * simd.ln_2;
+        items(
+            f32,
+            p.partial_lse,
+        )[at] = if (empty) -simd.inf else (maximum + @log2(sum)) * simd.ln_2;
         return;
     }
     var top = maximum;
@@ -354,7 +393,7 @@ pub fn finish(w: *const Work, i: usize, sums: [*]const f32, maximum: f32, sum: f
         total = sum * kept + simd.exp2_scalar(sink - top);
         factor *= kept;
     }
-    const kind: Dtype = @enumFromInt(p.out_dtype);
+    const kind: Dtype = @fromBackingInt(@intCast(p.out_dtype));
     const at = token * p.out_stride_token + head * p.out_stride_head;
     const target = items(u8, offset(p.out, at, kind.bytes()));
     write_row(kind, sums, target, dim, if (empty) 0 else factor / total, empty);
@@ -364,7 +403,14 @@ pub fn finish(w: *const Work, i: usize, sums: [*]const f32, maximum: f32, sum: f
     }
 }
 
-fn write_row(kind: Dtype, sums: [*]const f32, target: [*]u8, dim: usize, factor: f32, empty: bool) void {
+fn write_row(
+    kind: Dtype,
+    sums: [*]const f32,
+    target: [*]u8,
+    dim: usize,
+    factor: f32,
+    empty: bool,
+) void {
     if (empty) return @memset(target[0 .. dim * kind.bytes()], 0);
     simd.narrow_row(kind, sums, target, dim, factor);
 }

@@ -1,8 +1,8 @@
 //! Prefill: many query rows against spans of tokens, by register-blocked products.
 //!
-//! Queries lie transposed in panels of two vectors, so scores come as [token][query]: a maximum, a mask
-//! or an exponential is one vector operation for many queries. Keys and values are widened once a span
-//! to f32 rows; both products then broadcast one operand and stream the other.
+//! Queries lie transposed in panels of two vectors, so scores come as [token][query]: a maximum, a
+//! mask or an exponential is one vector operation for many queries. Keys and values are widened
+//! once a span to f32 rows; both products then broadcast one operand and stream the other.
 const std = @import("std");
 const simd = @import("simd.zig");
 const common = @import("attention_common.zig");
@@ -99,7 +99,14 @@ fn load_queries(w: *const Work, s: *Scratch, dim: usize) void {
 }
 
 /// Widens a span to f32 rows, with token scales and rotation applied.
-fn stage(w: *const Work, s: *Scratch, tokens: *const common.Tokens, count: usize, key_dim: usize, value_dim: usize) void {
+fn stage(
+    w: *const Work,
+    s: *Scratch,
+    tokens: *const common.Tokens,
+    count: usize,
+    key_dim: usize,
+    value_dim: usize,
+) void {
     for (0..count) |i| {
         const k_scale = if (w.k_by_token) tokens.k_scale[i] else 1;
         const v_scale = if (w.v_by_token) tokens.v_scale[i] else 1;
@@ -182,7 +189,15 @@ fn attend(
         const p = s.scores[row..].ptr;
         const out = s.out[(first + row) * row_stride ..].ptr;
         var c: usize = 0;
-        while (c + panel <= value_dim) : (c += panel) add(2, p, s.values[c..].ptr, begin, end, s.alphas[row..].ptr, out + c);
+        while (c + panel <= value_dim) : (c += panel) add(
+            2,
+            p,
+            s.values[c..].ptr,
+            begin,
+            end,
+            s.alphas[row..].ptr,
+            out + c,
+        );
         if (c < value_dim) add(1, p, s.values[c..].ptr, begin, end, s.alphas[row..].ptr, out + c);
     }
 }
@@ -204,7 +219,15 @@ fn multiply(comptime n: usize, k: [*]const f32, q: [*]const f32, dim: usize, out
 }
 
 /// out = out * alpha + probabilities x values, for `height` queries and n vectors of dimensions.
-fn add(comptime n: usize, p: [*]const f32, v: [*]const f32, begin: usize, end: usize, alphas: [*]const f32, out: [*]f32) void {
+fn add(
+    comptime n: usize,
+    p: [*]const f32,
+    v: [*]const f32,
+    begin: usize,
+    end: usize,
+    alphas: [*]const f32,
+    out: [*]f32,
+) void {
     var sums: [height][n]F = undefined;
     inline for (0..height) |r| {
         inline for (0..n) |c| {
@@ -226,7 +249,16 @@ fn add(comptime n: usize, p: [*]const f32, v: [*]const f32, begin: usize, end: u
 }
 
 /// Soft cap and ALiBi where asked for; causal, window and length masks where a query needs them.
-fn change(w: *const Work, s: *Scratch, tokens: *const common.Tokens, begin: usize, end: usize, first: usize, vectors: usize, b: Bounds) void {
+fn change(
+    w: *const Work,
+    s: *Scratch,
+    tokens: *const common.Tokens,
+    begin: usize,
+    end: usize,
+    first: usize,
+    vectors: usize,
+    b: Bounds,
+) void {
     const adjusts = w.p.soft_cap > 0 or w.p.alibi_slopes != 0;
     for (begin..end) |t| {
         const position = tokens.position[t];
@@ -254,11 +286,20 @@ fn change(w: *const Work, s: *Scratch, tokens: *const common.Tokens, begin: usiz
 }
 
 /// Packed masks, bit by bit.
-fn hide(w: *const Work, s: *Scratch, tokens: *const common.Tokens, begin: usize, end: usize, first: usize, rows: usize) void {
+fn hide(
+    w: *const Work,
+    s: *Scratch,
+    tokens: *const common.Tokens,
+    begin: usize,
+    end: usize,
+    first: usize,
+    rows: usize,
+) void {
     for (0..rows) |i| {
         if (w.rows.high[first + i] < 0) continue;
         for (begin..end) |t| {
-            if (!common.bit_visible(w, first + i, tokens.position[t])) s.scores[t * panel + i] = -simd.inf;
+            if (!common.bit_visible(w, first + i, tokens.position[t]))
+                s.scores[t * panel + i] = -simd.inf;
         }
     }
 }

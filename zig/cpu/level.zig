@@ -10,7 +10,11 @@ const tensor = @import("tensor.zig");
 const probe = @import("probe.zig");
 const gather = @import("gather.zig");
 
-pub const Run = *const fn (params: *const anyopaque, index: u32, scratch: [*]align(64) u8) callconv(.c) i32;
+pub const Run = *const fn (
+    params: *const anyopaque,
+    index: u32,
+    scratch: [*]align(64) u8,
+) callconv(.c) i32;
 
 /// One kernel: run() does item `index` of the grid and returns 0 or a status.
 pub const Kernel = extern struct {

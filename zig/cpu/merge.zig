@@ -28,7 +28,14 @@ const Sum = struct {
         s.total = s.total * keep + weight;
         s.maximum = maximum;
         switch (kind) {
-            inline .f32, .f16, .bf16, .f8e4m3, .f8e5m2 => |k| add_row(k, s.values, state, s.dim, keep, weight),
+            inline .f32, .f16, .bf16, .f8e4m3, .f8e5m2 => |k| add_row(
+                k,
+                s.values,
+                state,
+                s.dim,
+                keep,
+                weight,
+            ),
             else => unreachable,
         }
     }
@@ -50,7 +57,14 @@ const Sum = struct {
     }
 };
 
-fn add_row(comptime kind: Dtype, values: [*]f32, state: [*]const u8, dim: usize, keep: f32, weight: f32) void {
+fn add_row(
+    comptime kind: Dtype,
+    values: [*]f32,
+    state: [*]const u8,
+    dim: usize,
+    keep: f32,
+    weight: f32,
+) void {
     const size = comptime kind.bytes();
     var d: usize = 0;
     while (d + lanes <= dim) : (d += lanes) {
@@ -82,11 +96,14 @@ pub fn run_attention(p: *const common.Params, index: u32, scratch: [*]align(64) 
             sum.add(.f32, items(u8, p.partial_out) + at * dim * 4, lse);
         }
         if (p.finalize != 0 and p.sinks != 0) add_sink(&sum, items(f32, p.sinks)[@intCast(head)]);
-        const kind: Dtype = @enumFromInt(p.out_dtype);
+        const kind: Dtype = @fromBackingInt(@intCast(p.out_dtype));
         const at = token * p.out_stride_token + head * p.out_stride_head;
         sum.write(kind, items(u8, common.offset(p.out, at, kind.bytes())));
         if (p.lse != 0)
-            items(f32, p.lse)[@intCast(@as(i64, token) * p.query_heads + head)] = sum.log_sum() * p.lse_factor;
+            items(
+                f32,
+                p.lse,
+            )[@intCast(@as(i64, token) * p.query_heads + head)] = sum.log_sum() * p.lse_factor;
     }
     return 0;
 }
@@ -105,8 +122,8 @@ fn add_sink(sum: *Sum, sink: f32) void {
 /// Merges rows [64 * index, ...) of user-given states.
 pub fn run_states(p: *const params.fb_merge_params, index: u32, scratch: [*]align(64) u8) i32 {
     const dim: usize = @intCast(p.dim);
-    const in: Dtype = @enumFromInt(p.in_dtype);
-    const out: Dtype = @enumFromInt(p.out_dtype);
+    const in: Dtype = @fromBackingInt(@intCast(p.in_dtype));
+    const out: Dtype = @fromBackingInt(@intCast(p.out_dtype));
     const to_base_2 = p.log_base * simd.log2_e;
     var sum: Sum = .{ .values = @ptrCast(scratch), .dim = dim };
     const count: usize = @intCast(p.row_count);

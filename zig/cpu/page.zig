@@ -19,23 +19,44 @@ pub fn run_append(p: *const params.fb_append_params, index: u32, scratch: [*]ali
         if (slot < 0) continue;
         const page = @divFloor(slot, p.page_size);
         const within = slot - page * p.page_size;
-        for (0..@intCast(p.plane_count)) |plane| append_token(p, plane, token, page, within, scratch);
+        for (0..@intCast(p.plane_count)) |plane| append_token(
+            p,
+            plane,
+            token,
+            page,
+            within,
+            scratch,
+        );
     }
     return 0;
 }
 
-fn append_token(p: *const params.fb_append_params, i: usize, token: usize, page: i64, within: i64, scratch: [*]align(64) u8) void {
+fn append_token(
+    p: *const params.fb_append_params,
+    i: usize,
+    token: usize,
+    page: i64,
+    within: i64,
+    scratch: [*]align(64) u8,
+) void {
     const plane = p.planes[i];
-    const from: Dtype = @enumFromInt(p.source_dtypes[i]);
-    const to: Dtype = @enumFromInt(p.plane_dtypes[i]);
+    const from: Dtype = @fromBackingInt(@intCast(p.source_dtypes[i]));
+    const to: Dtype = @fromBackingInt(@intCast(p.plane_dtypes[i]));
     const dim: usize = @intCast(p.dims[i]);
     const scale = p.scales[i];
-    const request: i64 = if (p.token_requests == 0) 0 else @max(0, items(i32, p.token_requests)[token]);
+    const request: i64 = if (p.token_requests == 0) 0 else @max(
+        0,
+        items(i32, p.token_requests)[token],
+    );
     for (0..@intCast(p.heads[i])) |h| {
         const head: i64 = @intCast(h);
-        const read = @as(i64, @intCast(token)) * p.source_stride_token[i] + head * p.source_stride_head[i];
+        const read = @as(
+            i64,
+            @intCast(token),
+        ) * p.source_stride_token[i] + head * p.source_stride_head[i];
         const source = items(u8, offset(p.sources[i], read, from.bytes()));
-        const write = page * plane.stride_page + head * plane.stride_head + within * plane.stride_token;
+        const write = page * plane.stride_page + head * plane.stride_head +
+            within * plane.stride_token;
         const target = items(u8, offset(plane.data, write, to.bytes()));
         if (from == to and scale.data == 0) {
             @memcpy(target[0 .. dim * to.bytes()], source[0 .. dim * to.bytes()]);
@@ -74,12 +95,19 @@ pub fn run_copy(p: *const params.fb_copy_params, index: u32, _: [*]align(64) u8)
 fn slot_address(c: *const params.fb_copy_plane, token: i32, head: i64, page_size: i32) usize {
     const page: i64 = @divFloor(token, page_size);
     const within = token - page * page_size;
-    const at = page * c.plane.stride_page + head * c.plane.stride_head + within * c.plane.stride_token;
+    const at = page * c.plane.stride_page + head * c.plane.stride_head +
+        within * c.plane.stride_token;
     return offset(c.plane.data, at, @intCast(c.element_bytes));
 }
 
 /// Copies tokens one by one, from the end when the target lies above: runs may overlap.
-fn copy_run(c: *const params.fb_copy_plane, source: usize, target: usize, count: usize, upwards: bool) void {
+fn copy_run(
+    c: *const params.fb_copy_plane,
+    source: usize,
+    target: usize,
+    count: usize,
+    upwards: bool,
+) void {
     const bytes: usize = @intCast(c.row_bytes);
     for (0..count) |i| {
         const at: i64 = @intCast(if (upwards) count - 1 - i else i);
@@ -94,6 +122,7 @@ fn copy_run(c: *const params.fb_copy_plane, source: usize, target: usize, count:
 pub fn run_table(p: *const params.fb_table_params, index: u32, _: [*]align(64) u8) i32 {
     if (index != 0) return 0;
     const table = items(i32, p.table);
-    for (items([2]i32, p.updates)[0..@intCast(p.update_count)]) |update| table[@intCast(update[0])] = update[1];
+    const updates = items([2]i32, p.updates)[0..@intCast(p.update_count)];
+    for (updates) |update| table[@intCast(update[0])] = update[1];
     return 0;
 }

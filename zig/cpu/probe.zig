@@ -42,7 +42,7 @@ pub fn run_read(p: *const Params, index: u32, _: [*]align(64) u8) i32 {
     return 0;
 }
 
-/// Chains of multiply-adds, `iterations` long; out[index] is the operations done (an add counts one).
+/// Chains of multiply-adds, `iterations` long; out[index] counts the operations, two for each.
 pub fn run_fma(p: *const Params, index: u32, _: [*]align(64) u8) i32 {
     if (p.fail != 0) return p.fail;
     const chains = if (simd.registers == 32) 16 else 12;

@@ -7,7 +7,12 @@ const is_x86 = cpu.arch == .x86_64;
 const is_arm = cpu.arch == .aarch64;
 
 /// f32 lanes of one register.
-pub const lanes = if (!is_x86) 4 else if (cpu.has(.x86, .avx512f)) 16 else if (cpu.has(.x86, .avx2)) 8 else 4;
+pub const lanes = if (is_x86 and cpu.has(.x86, .avx512f))
+    16
+else if (is_x86 and cpu.has(.x86, .avx2))
+    8
+else
+    4;
 
 /// Vector registers that a micro-kernel may fill.
 pub const registers = if (is_x86 and lanes != 16) 16 else 32;
@@ -149,7 +154,10 @@ pub inline fn load_raw(comptime kind: Dtype, comptime n: usize, p: [*]const u8) 
 /// n elements at p as f32.
 pub inline fn load(comptime kind: Dtype, comptime n: usize, p: [*]const u8) Vec(n, f32) {
     const raw = load_raw(kind, n, p);
-    return if (comptime raw_factor(kind) == 1) raw else raw * @as(Vec(n, f32), @splat(raw_factor(kind)));
+    return if (comptime raw_factor(kind) == 1) raw else raw * @as(
+        Vec(n, f32),
+        @splat(raw_factor(kind)),
+    );
 }
 
 /// e4m3 bits placed in an f16, 2 ** 8 too small: the conversion takes subnormals in its stride.
@@ -168,7 +176,10 @@ inline fn widen_e4m3(comptime n: usize, x: Vec(n, u8)) Vec(n, f32) {
     const wide: W = x;
     const magnitude = wide & @as(W, @splat(0x7f));
     const normal: Vec(n, f32) = @bitCast((magnitude << @splat(20)) +% @as(W, @splat(120 << 23)));
-    const small: Vec(n, f32) = @as(Vec(n, f32), @bitCast((magnitude << @splat(20)) | @as(W, @splat(121 << 23)))) -
+    const small: Vec(n, f32) = @as(
+        Vec(n, f32),
+        @bitCast((magnitude << @splat(20)) | @as(W, @splat(121 << 23))),
+    ) -
         @as(Vec(n, f32), @splat(0x1p-6));
     var bits: W = @bitCast(@select(f32, magnitude < @as(W, @splat(8)), small, normal));
     bits = @select(u32, magnitude == @as(W, @splat(0x7f)), @as(W, @splat(0x7fc00000)), bits);
@@ -180,10 +191,18 @@ inline fn widen_half(comptime n: usize, x: Vec(n, u16)) Vec(n, f32) {
     const wide: W = x;
     const magnitude = wide & @as(W, @splat(0x7fff));
     const normal = (magnitude << @splat(13)) +% @as(W, @splat(112 << 23));
-    const small: Vec(n, f32) = @as(Vec(n, f32), @bitCast((magnitude << @splat(13)) | @as(W, @splat(113 << 23)))) -
+    const small: Vec(n, f32) = @as(
+        Vec(n, f32),
+        @bitCast((magnitude << @splat(13)) | @as(W, @splat(113 << 23))),
+    ) -
         @as(Vec(n, f32), @splat(0x1p-14));
     var bits = @select(u32, magnitude < @as(W, @splat(0x400)), @as(W, @bitCast(small)), normal);
-    bits = @select(u32, magnitude >= @as(W, @splat(0x7c00)), (magnitude << @splat(13)) | @as(W, @splat(0x7f800000)), bits);
+    bits = @select(
+        u32,
+        magnitude >= @as(W, @splat(0x7c00)),
+        (magnitude << @splat(13)) | @as(W, @splat(0x7f800000)),
+        bits,
+    );
     return @bitCast(bits | ((wide & @as(W, @splat(0x8000))) << @splat(16)));
 }
 
@@ -230,7 +249,10 @@ inline fn narrow(
     const one = (bits >> @splat(shift)) & @as(W, @splat(1));
     const rounded = (bits +% @as(W, @splat((1 << (shift - 1)) - 1)) +% one) >> @splat(shift);
     const normal = rounded -% @as(W, @splat((127 - bias) << mantissa_bits));
-    const small = @as(W, @bitCast(magnitude + @as(V, @splat(magic)))) -% @as(W, @splat(@as(u32, @bitCast(magic))));
+    const small = @as(
+        W,
+        @bitCast(magnitude + @as(V, @splat(magic))),
+    ) -% @as(W, @splat(@as(u32, @bitCast(magic))));
     var code = @select(u32, magnitude < @as(V, @splat(smallest_normal)), small, normal);
     code = @select(u32, x != x, @as(W, @splat(nan)), code);
     const sign = (@as(W, @bitCast(x)) >> @splat(31)) << @splat(exponent_bits + mantissa_bits);
@@ -268,7 +290,13 @@ pub fn widen_row(kind: Dtype, source: [*]const u8, target: [*]f32, count: usize,
 }
 
 /// count f32 values times factor, rounded to `kind`.
-pub fn narrow_row(kind: Dtype, source: [*]const f32, target: [*]u8, count: usize, factor: f32) void {
+pub fn narrow_row(
+    kind: Dtype,
+    source: [*]const f32,
+    target: [*]u8,
+    count: usize,
+    factor: f32,
+) void {
     switch (kind) {
         inline .f32, .f16, .bf16, .f8e4m3, .f8e5m2 => |k| {
             const size = comptime k.bytes();
@@ -300,18 +328,30 @@ pub fn sum_each(comptime n: usize, x: [n]F) [n]f32 {
 fn gather_sums(comptime n: usize, x: anytype, comptime parts: usize) [n]f32 {
     const V = @TypeOf(x[0]);
     const width = @typeInfo(V).vector.len;
-    if (x.len == 1) return if (width == n) x[0] else gather_sums(n, [1]@Vector(width / 2, f32){fold(x[0], parts)}, parts);
+    if (x.len == 1) return if (width == n) x[0] else gather_sums(
+        n,
+        [1]@Vector(width / 2, f32){fold(x[0], parts)},
+        parts,
+    );
     var y: [x.len / 2]V = undefined;
     inline for (0..y.len) |i| {
         const a = x[2 * i];
         const b = x[2 * i + 1];
-        y[i] = @shuffle(f32, a, b, halves(width, parts, 0)) + @shuffle(f32, a, b, halves(width, parts, 1));
+        y[i] = @shuffle(
+            f32,
+            a,
+            b,
+            halves(width, parts, 0),
+        ) + @shuffle(f32, a, b, halves(width, parts, 1));
     }
     return gather_sums(n, y, parts * 2);
 }
 
 /// Adds the upper half of each of `parts` parts to its lower half.
-inline fn fold(x: anytype, comptime parts: usize) @Vector(@typeInfo(@TypeOf(x)).vector.len / 2, f32) {
+inline fn fold(x: anytype, comptime parts: usize) @Vector(
+    @typeInfo(@TypeOf(x)).vector.len / 2,
+    f32,
+) {
     const width = @typeInfo(@TypeOf(x)).vector.len;
     const size = width / parts;
     comptime var low: [width / 2]i32 = undefined;

@@ -15,7 +15,7 @@ pub const block = 65536;
 
 /// Elements [block * index, ...) of a tensor of N(mean, deviation).
 pub fn run_normal(p: *const params.fb_random_params, index: u32, _: [*]align(64) u8) i32 {
-    switch (@as(Dtype, @enumFromInt(p.dtype))) {
+    switch (@as(Dtype, @fromBackingInt(@intCast(p.dtype)))) {
         inline .f32, .f16, .bf16, .f8e4m3, .f8e5m2 => |kind| normal(kind, p, index),
         else => return 1,
     }
@@ -33,15 +33,23 @@ fn normal(comptime kind: Dtype, p: *const params.fb_random_params, index: u32) v
             simd.store(kind, lanes, out + i * size, x);
         } else {
             const tail: [lanes]f32 = x;
-            for (tail[0..@intCast(end - i)], 0..) |value, j| simd.store(kind, 1, out + (i + j) * size, .{value});
+            for (tail[0..@intCast(end - i)], 0..) |value, j| simd.store(
+                kind,
+                1,
+                out + (i + j) * size,
+                .{value},
+            );
         }
     }
 }
 
-/// Standard normal numbers of elements first, first + 1, ...: Box-Muller on a hash of (seed, element).
+/// Standard normal numbers of elements from first on: Box-Muller on a hash of (seed, element).
 fn gauss(seed: u64, first: u64) F {
     const W = @Vector(lanes, u64);
-    var z = (@as(W, @splat(first)) +% std.simd.iota(u64, lanes)) *% @as(W, @splat(0x9e3779b97f4a7c15)) +%
+    var z = (@as(W, @splat(first)) +% std.simd.iota(u64, lanes)) *% @as(
+        W,
+        @splat(0x9e3779b97f4a7c15),
+    ) +%
         @as(W, @splat(seed *% 0xd1342543de82ef95 +% 0x2545f4914f6cdd1d));
     z = (z ^ (z >> @splat(30))) *% @as(W, @splat(0xbf58476d1ce4e5b9));
     z = (z ^ (z >> @splat(27))) *% @as(W, @splat(0x94d049bb133111eb));
@@ -64,7 +72,11 @@ fn log(x: F) F {
     const r = (m - simd.splat(1)) / (m + simd.splat(1));
     const s = r * r;
     var q = simd.splat(2.0 / 9.0);
-    inline for (.{ 2.0 / 7.0, 2.0 / 5.0, 2.0 / 3.0, 2.0 }) |c| q = simd.mul_add(q, s, simd.splat(c));
+    inline for (.{ 2.0 / 7.0, 2.0 / 5.0, 2.0 / 3.0, 2.0 }) |c| q = simd.mul_add(
+        q,
+        s,
+        simd.splat(c),
+    );
     return simd.mul_add(exponent, simd.splat(simd.ln_2), r * q);
 }
 
@@ -80,7 +92,7 @@ fn cos_turns(t: F) F {
 
 /// Elements [block * index, ...) of a contiguous tensor become `mean`.
 pub fn run_fill(p: *const params.fb_random_params, index: u32, _: [*]align(64) u8) i32 {
-    const kind: Dtype = @enumFromInt(p.dtype);
+    const kind: Dtype = @fromBackingInt(@intCast(p.dtype));
     const first = @as(u64, index) * block;
     const size = kind.bytes();
     var one: [8]u8 = undefined;
@@ -126,15 +138,31 @@ pub fn run_convert(p: *const params.fb_convert_params, index: u32, scratch: [*]a
             target += i * p.target_strides[axis];
         }
         const count = @min(end - at, sizes[inner] - column);
-        convert_row(p, source, target, p.source_strides[inner], p.target_strides[inner], @intCast(count), scratch);
+        convert_row(
+            p,
+            source,
+            target,
+            p.source_strides[inner],
+            p.target_strides[inner],
+            @intCast(count),
+            scratch,
+        );
         at += count;
     }
     return 0;
 }
 
-fn convert_row(p: *const params.fb_convert_params, source: i64, target: i64, source_step: i64, target_step: i64, count: usize, scratch: [*]align(64) u8) void {
-    const from: Dtype = @enumFromInt(p.source_dtype);
-    const to: Dtype = @enumFromInt(p.target_dtype);
+fn convert_row(
+    p: *const params.fb_convert_params,
+    source: i64,
+    target: i64,
+    source_step: i64,
+    target_step: i64,
+    count: usize,
+    scratch: [*]align(64) u8,
+) void {
+    const from: Dtype = @fromBackingInt(@intCast(p.source_dtype));
+    const to: Dtype = @fromBackingInt(@intCast(p.target_dtype));
     const in = common.offset(p.source, source, from.bytes());
     const out = common.offset(p.target, target, to.bytes());
     if (source_step == 1 and target_step == 1) {
@@ -158,7 +186,7 @@ fn convert_row(p: *const params.fb_convert_params, source: i64, target: i64, sou
 }
 
 fn is_float(kind: Dtype) bool {
-    return @intFromEnum(kind) < simd.float_count;
+    return @backingInt(kind) < simd.float_count;
 }
 
 const Value = union(enum) { real: f32, whole: i64 };
