@@ -1,3 +1,4 @@
+import { requireInteger } from "../errors.ts";
 import type { Plan } from "./attention.ts";
 import { type PlanRecord, recordsOf } from "./check.ts";
 import { type CostModel, defaultCosts, pieceCost } from "./cost.ts";
@@ -30,6 +31,8 @@ export interface Slice {
   rowCount: number;
   kvStart: number;
   kvEnd: number;
+  /** Reads a prefix once for several requests: the first level of several. */
+  shared: boolean;
 }
 
 /** Who does what when: slices in the order in which they are taken, and the time of the last end. */
@@ -43,9 +46,11 @@ export interface Timeline {
 /**
  * Runs a plan on the cost model: launch after launch, each record is taken in order by the
  * processor that is free first (ties: the lowest), as threads with a shared counter do.
+ * Errors: OptionError.
  */
 export function timelineOf(plan: Plan, options: DrawOptions): Timeline {
   const { processors, costs = defaultCosts } = options;
+  requireInteger("processors", processors, 1);
   const free = new Float64Array(processors);
   const slices: Slice[] = [];
   let work = 0;
@@ -59,21 +64,25 @@ export function timelineOf(plan: Plan, options: DrawOptions): Timeline {
     work += cost;
     slices.push({ ...slice, lane, start, end: free[lane] });
   };
-  for (const record of recordsOf(plan)) {
-    take(pieceCost(costs, record.rowCount, record.kvEnd - record.kvStart), sliceOf(record));
+  const records = recordsOf(plan);
+  const cascade = records.some(({ level }) => level > 0);
+  for (const record of records) {
+    const shared = cascade && record.level === 0 && record.kvEnd > record.kvStart;
+    const cost = pieceCost(costs, record.rowCount, record.kvEnd - record.kvStart);
+    take(cost, { ...sliceOf(record), shared });
   }
   for (let m = 0; m < plan.mergeCount; m++) {
     const at = plan.offsets.merges + m * mergeInts;
     const [head, heads, rowStart, rowCount, , parts] = plan.sections.subarray(at, at + mergeInts);
     const rows = { unit: head / heads, records: 1, rowStart, rowCount, kvStart: 0, kvEnd: parts };
     const kind = { kind: "merge", kernelClass: "merge", request: -1, level: 0 } as const;
-    take(costs.mergeKeys * rowCount * parts, { ...kind, ...rows });
+    take(costs.mergeKeys * rowCount * parts, { ...kind, ...rows, shared: false });
   }
   const end = Math.max(...free);
   return { slices, end, busy: end > 0 ? work / (end * processors) : 1 };
 }
 
-function sliceOf(record: PlanRecord): Omit<Slice, "lane" | "start" | "end"> {
+function sliceOf(record: PlanRecord): Omit<Slice, "lane" | "start" | "end" | "shared"> {
   const { kernelClass, request, level, unit, rowStart, rowCount, kvStart, kvEnd } = record;
   const kind = record.partialRow < 0 ? "whole" : "partial";
   const rows = { unit, records: 1, rowStart, rowCount, kvStart, kvEnd };
@@ -103,10 +112,16 @@ const fills = [
   ...["#c8b6e2", "#f6bd8b", "#9adbd0", "#d9cba3"],
 ];
 const mergeFill = "#c3c8cf";
+const sharedFill = "#7f8fb3";
+/** Slices too thin to tell apart, drawn as one. */
+const manyFill = "#b9c6d3";
+const manyRequests = -2;
+/** Boxes of a drawing, about: beyond it, thin neighbours become one box. */
+const boxesMost = 3000;
 const ink = "#1b1f24";
 const left = 104;
 const right = 20;
-const top = 70;
+const top = 92;
 const legendHeight = 78;
 
 /** Draws a plan as an SVG document: processors down, time to the right, partial work hatched. */
@@ -119,9 +134,9 @@ export function drawPlan(plan: Plan, options: DrawOptions): string {
   const scale = (width - left - right) / (timeline.end || 1);
   const splits = timeline.slices.filter(({ kind }) => kind === "partial").length;
   const counts = [
-    `${plan.launches.reduce((sum, { recordCount }) => sum + recordCount, 0)} records`,
-    `${splits} of them partial`,
-    `${plan.mergeCount} merges`,
+    `${grouped(plan.launches.reduce((sum, { recordCount }) => sum + recordCount, 0))} records`,
+    `${grouped(splits)} of them partial`,
+    `${grouped(plan.mergeCount)} merges`,
     `${Math.round(100 * timeline.busy)} % busy`,
   ].join(", ");
   const lines = [
@@ -136,11 +151,39 @@ export function drawPlan(plan: Plan, options: DrawOptions): string {
     text(left, 46, counts, `fill="#57606a"`),
     ...lanes(processors, laneHeight, width),
     ...ticks(timeline.end, scale, bottom),
-    ...joined(timeline.slices).map((slice) => box(slice, scale, laneHeight)),
-    ...legend(bottom, plan),
+    ...thinned(joined(timeline.slices), leastWidth(processors, width) / scale).map((slice) =>
+      box(slice, scale, laneHeight),
+    ),
+    ...phases(timeline.slices, scale, bottom, width),
+    ...legend(bottom, plan, timeline),
     "</svg>\n",
   ];
   return lines.join("\n");
+}
+
+/** Pixels below which neighbours are drawn as one. */
+function leastWidth(processors: number, width: number): number {
+  return Math.max(1, ((width - left - right) * processors) / boxesMost);
+}
+
+/** Neighbours on a lane that are both shorter than `least`, as one slice without a request. */
+function thinned(slices: readonly Slice[], least: number): Slice[] {
+  const last: Slice[] = [];
+  const result: Slice[] = [];
+  for (const slice of slices) {
+    const before = last[slice.lane];
+    const thin = slice.end - slice.start < least;
+    const follows = before?.end === slice.start && before.kernelClass === slice.kernelClass;
+    if (thin && follows && before.end - before.start < least) {
+      before.end = slice.end;
+      before.records += slice.records;
+      if (before.kind !== slice.kind) before.kind = "whole";
+      if (before.kind !== "merge") before.request = manyRequests;
+      continue;
+    }
+    result.push((last[slice.lane] = slice));
+  }
+  return result;
 }
 
 /** Neighbours on a lane that differ only in their heads, as one slice. */
@@ -179,13 +222,31 @@ function lanes(processors: number, laneHeight: number, width: number): string[] 
   return lines;
 }
 
+/** The launches by name, with a line where each begins; one that is too narrow goes unnamed. */
+function phases(slices: readonly Slice[], scale: number, bottom: number, width: number): string[] {
+  const lines: string[] = [];
+  for (const [i, { kernelClass, start }] of slices.entries()) {
+    if (i > 0 && slices[i - 1].kernelClass === kernelClass) continue;
+    const next = slices.find((slice, j) => j > i && slice.kernelClass !== kernelClass);
+    const x = round(left + start * scale);
+    const room = (next === undefined ? width - right : left + next.start * scale) - x;
+    const last = next === undefined && room < 60;
+    const name = last || room > 8 * kernelClass.length ? kernelClass : "";
+    const anchor = last ? ` text-anchor="end"` : "";
+    const place = last ? width - right : x + 4;
+    lines.push(`<path d="M${x} ${top - 22}V${bottom}" stroke="#57606a" stroke-dasharray="3 3"/>`);
+    lines.push(text(place, top - 10, escape(name), `fill="#57606a"${anchor}`));
+  }
+  return lines;
+}
+
 function ticks(end: number, scale: number, bottom: number): string[] {
   const step = niceStep(end / 6);
   const lines: string[] = [];
   for (let at = 0; at <= end + 1e-9; at += step) {
     const x = round(left + at * scale);
     lines.push(`<path d="M${x} ${bottom}v5" stroke="#57606a"/>`);
-    lines.push(text(x, bottom + 18, String(round(at)), `text-anchor="middle" fill="#57606a"`));
+    lines.push(text(x, bottom + 18, grouped(round(at)), `text-anchor="middle" fill="#57606a"`));
   }
   const label = "time on the cost model, in reads of one key and value";
   lines.push(text(left, bottom + 36, label, `fill="#57606a"`));
@@ -199,12 +260,12 @@ function niceStep(least: number): number {
 }
 
 function box(slice: Slice, scale: number, laneHeight: number): string {
-  const { lane, start, end, kind, request } = slice;
+  const { lane, start, end, kind } = slice;
   const x = round(left + start * scale);
   const width = Math.max(round((end - start) * scale), 0.3);
   const y = top + lane * laneHeight;
   const height = laneHeight - (laneHeight > 7 ? 3 : 1);
-  const fill = kind === "merge" ? mergeFill : fills[Math.max(request, 0) % fills.length];
+  const fill = fillOf(slice);
   const frame = `x="${x}" y="${y}" width="${width}" height="${height}"`;
   const stroke = width > 3 ? ` stroke="#ffffff" stroke-width="1"` : "";
   const hatch = kind === "partial" ? `<rect ${frame} fill="url(#plan-partial)"/>` : "";
@@ -217,20 +278,30 @@ function box(slice: Slice, scale: number, laneHeight: number): string {
   return `<g>${about}<rect ${frame} fill="${fill}"${stroke}/>${hatch}${words}</g>`;
 }
 
+function fillOf({ kind, request, shared }: Slice): string {
+  if (kind === "merge") return mergeFill;
+  if (request === manyRequests) return manyFill;
+  return shared ? sharedFill : fills[Math.max(request, 0) % fills.length];
+}
+
 /** Outlines letters, so that they read over hatching. */
 const halo = `stroke="#ffffff" stroke-width="3" stroke-opacity="0.75" paint-order="stroke"`;
 
 /** As much of a label as fits the width. */
-function labelOf({ kind, request, unit, records, kvStart, kvEnd }: Slice, width: number): string {
+function labelOf(slice: Slice, width: number): string {
+  const { kind, request, unit, records, kvStart, kvEnd, shared } = slice;
   if (kind === "merge") return width > 50 ? "merge" : "";
+  if (request === manyRequests) return "";
   const heads = records > 1 ? `${records} heads` : `head ${unit}`;
   const keys = `keys ${kvStart}-${kvEnd}`;
-  const choices = [`r${request}, ${heads}, ${keys}`, `r${request}, ${heads}`, `r${request}`];
+  const name = shared ? "shared" : `r${request}`;
+  const choices = [`${name}, ${heads}, ${keys}`, `${name}, ${heads}`, name];
   return choices.find((choice) => choice.length * 6.3 + 6 < width) ?? "";
 }
 
 function aboutOf(slice: Slice): string {
   const { kind, kernelClass, request, level, unit, records } = slice;
+  if (request === manyRequests) return `${records} records of ${kernelClass}`;
   const rows = `rows ${slice.rowStart} to ${slice.rowStart + slice.rowCount}`;
   const heads = records > 1 ? `${records} units` : `unit ${unit}`;
   if (kind === "merge") return `merge of ${slice.kvEnd} parts, ${heads}, ${rows}`;
@@ -239,19 +310,32 @@ function aboutOf(slice: Slice): string {
   return `${kernelClass}: request ${request}, level ${level}, ${heads}, ${rows}, ${keys}${partial}`;
 }
 
-function legend(bottom: number, plan: Plan): string[] {
+function legend(bottom: number, plan: Plan, { slices }: Timeline): string[] {
   const y = bottom + 52;
-  const swatch = (x: number, fill: string) =>
-    `<rect x="${x}" y="${y}" width="16" height="14" fill="${fill}"/>`;
-  const lines = [swatch(left, fills[0]), swatch(left + 18, fills[1])];
-  lines.push(text(left + 40, y + 11, "colour: request (r)"));
-  lines.push(swatch(left + 168, fills[0]), swatch(left + 168, "url(#plan-partial)"));
-  lines.push(text(left + 190, y + 11, "hatched: partial state, merged later"));
-  lines.push(swatch(left + 424, mergeFill), text(left + 446, y + 11, "merge of partial states"));
-  lines.push(swatch(left + 608, "#f0f2f5"), text(left + 630, y + 11, "idle"));
   const kib = (plan.workspaceBytes / 1024).toFixed(plan.workspaceBytes < 10240 ? 1 : 0);
-  lines.push(text(left + 680, y + 11, `workspace ${kib} KiB`, `fill="#57606a"`));
+  const partial = ["hatched: partial state, merged later", fills[0], "url(#plan-partial)"];
+  const entries = [["colour: request (r)", fills[0], fills[1]]];
+  if (slices.some(({ shared }) => shared)) entries.push(["shared prefix", sharedFill]);
+  if (slices.some(({ kind }) => kind === "partial")) entries.push(partial);
+  if (slices.some(({ kind }) => kind === "merge")) entries.push(["merge", mergeFill]);
+  entries.push(["idle", "#f0f2f5"]);
+  const lines: string[] = [];
+  let x = left;
+  for (const [words, ...colours] of entries) {
+    for (const [i, fill] of colours.entries()) {
+      // Two colours stand side by side; a pattern lies over the colour before it.
+      if (i > 0 && !fill.startsWith("url")) x += 18;
+      lines.push(`<rect x="${x}" y="${y}" width="16" height="14" fill="${fill}"/>`);
+    }
+    lines.push(text(x + 22, y + 11, words));
+    x = Math.round(x + 40 + words.length * 6.4);
+  }
+  lines.push(text(x, y + 11, `workspace ${grouped(Number(kib))} KiB`, `fill="#57606a"`));
   return lines;
+}
+
+function grouped(value: number): string {
+  return value.toLocaleString("en-US");
 }
 
 function text(x: number, y: number, words: string, attributes = `fill="${ink}"`): string {

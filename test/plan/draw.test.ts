@@ -1,8 +1,12 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
+import { SequencePool } from "../../src/kv/sequence.ts";
+import { sharePrefixes } from "../../src/kv/share-prefixes.ts";
+import { Planner } from "../../src/plan/attention.ts";
 import { recordsOf } from "../../src/plan/check.ts";
 import { drawPlan, planTrace, timelineOf } from "../../src/plan/draw.ts";
-import { exampleDrawing, examplePlan, exampleProcessors } from "./example.ts";
+import { cpuClasses } from "../../src/plan/traits.ts";
+import { exampleDrawing, examplePlan, exampleProcessors, pagedBatch } from "./example.ts";
 
 const options = { processors: exampleProcessors };
 
@@ -51,4 +55,42 @@ test("titles are escaped, and a plan of nothing is drawn too", () => {
   );
   const nothing = { ...examplePlan(), launches: [], mergeCount: 0 };
   expect(drawPlan(nothing, options)).not.toContain("NaN");
+});
+
+test("thousands of records stay a small drawing, one record is drawn too", () => {
+  const heads = { queryHeads: 32, kvHeads: 8, keyDim: 64, valueDim: 64, kvElementBytes: 2 };
+  const planner = new Planner({ ...heads, processors: 8, classes: cpuClasses });
+  const requests = Array.from({ length: 1024 }, (_, r) => 10 + ((r * 37) % 300));
+  const many = planner.plan(pagedBatch(new Array<number>(1024).fill(1), requests));
+  expect(many.recordCount).toBeGreaterThan(8000);
+  const drawing = drawPlan(many, { processors: 8 });
+  expect(drawing.length).toBeLessThan(700_000);
+  expect(drawing).toContain(" records of cpu.row<");
+  const one = new Planner({
+    ...heads,
+    queryHeads: 8,
+    kvHeads: 1,
+    processors: 1,
+    classes: cpuClasses,
+  });
+  expect(drawPlan(one.plan(pagedBatch([1], [5])), { processors: 1 })).toContain("1 records");
+  expect(() => drawPlan(many, { processors: 0 })).toThrow("processors must be");
+});
+
+test("a prefix that requests share is told apart", () => {
+  const pool = new SequencePool({ pageSize: 16, maxSequences: 4, groups: [{ pages: 100 }] });
+  const first = pool.create();
+  pool.reserve([first], [160]);
+  const sequences = [first, first.fork(), first.fork()];
+  const batch = pool.reserve(sequences, [1, 1, 1]);
+  if (!batch.ok) throw batch.error;
+  expect(sharePrefixes(batch, sequences, () => true)).toBe(true);
+  const plan = new Planner({
+    ...{ queryHeads: 8, kvHeads: 2, keyDim: 64, valueDim: 64, kvElementBytes: 2 },
+    ...{ processors: 2, classes: cpuClasses },
+  }).plan(batch);
+  const { slices } = timelineOf(plan, { processors: 2 });
+  expect(slices.filter(({ shared }) => shared).every(({ level }) => level === 0)).toBe(true);
+  expect(slices.some(({ shared }) => shared)).toBe(true);
+  expect(drawPlan(plan, { processors: 2 })).toContain("shared prefix");
 });
