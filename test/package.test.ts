@@ -40,14 +40,14 @@ beforeAll(async () => {
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 describe("the package", () => {
-  test("holds the sources, the declarations, the library, and nothing else", async () => {
+  test("holds sources, declarations, pages, the library, and nothing else", async () => {
     const archive = new Bun.Archive(await Bun.file(tarball).bytes());
     const paths = [...(await archive.files()).keys()].map((path) => path.replace("package/", ""));
     const wanted = ["package.json", "README.md", "LICENSE", "src/index.ts", "src/cli/main.ts"];
     wanted.push("src/replay/report.html", "types/index.d.ts", "zig-out/lib/libflashbun.so");
     expect(paths).toEqual(expect.arrayContaining(wanted));
     const known =
-      /^(src|types)\/|^(package\.json|README\.md|LICENSE|zig-out\/lib\/libflashbun\.so)$/;
+      /^(src|types|docs)\/|^(package\.json|README\.md|LICENSE|zig-out\/lib\/libflashbun\.so)$/;
     expect(paths.filter((path) => !known.test(path))).toEqual([]);
   });
 
