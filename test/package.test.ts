@@ -34,7 +34,7 @@ beforeAll(async () => {
   tarball = join(folder, `${name}-${version}.tgz`);
   await Bun.write(join(project, "package.json"), `{ "private": true, "type": "module" }\n`);
   await Bun.write(join(project, "program.ts"), program);
-  run([process.execPath, "add", "--ignore-scripts", tarball], project);
+  run([process.execPath, "add", "--ignore-scripts", "--prefer-offline", tarball], project);
 }, 5 * minutes);
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
