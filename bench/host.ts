@@ -1,0 +1,201 @@
+import { statSync } from "node:fs";
+import { join } from "node:path";
+import { measure } from "mitata";
+import { addressOf, libraryPath, native } from "../src/ffi/library.ts";
+import { RandomParams } from "../src/ffi/params.gen.ts";
+import { Attention, PagedCache, Tensor } from "../src/index.ts";
+import { SequencePool } from "../src/kv/sequence.ts";
+import { Planner } from "../src/plan/attention.ts";
+import { cpuClasses } from "../src/plan/traits.ts";
+import { type Bench, type Case, type Measured, median, plainRow } from "./bench.ts";
+
+const shape = { queryHeads: 32, kvHeads: 8, headDim: 128 } as const;
+const requests = 256;
+
+/** Costs on the JavaScript side: calls, planning, whole steps, memory, imports. */
+export const hostCases: Case[] = [
+  { name: "ffi/noop", run: () => nanoseconds(() => native().fb_abi_version()) },
+  { name: "launch/enqueue", run: launch },
+  { name: "append/enqueue_b256", run: append },
+  { name: "plan/b256", run: () => plan(0) },
+  { name: "plan/b224_prefill32", run: () => plan(32) },
+  { name: "step/decode_b256", run: (bench) => step(bench, 0, 50) },
+  { name: "step/decode224_prefill32", run: (bench) => step(bench, 32, 120) },
+  { name: "heap/steps10000", run: heap },
+  { name: "import/package", run: () => inFreshProcess("", "await import(PACKAGE)", 30) },
+  { name: "import/first_validation", run: () => inFreshProcess(openDevice, firstUse, 60) },
+  { name: "library/bytes", run: libraryBytes },
+];
+
+async function nanoseconds(body: () => void): Promise<Measured> {
+  const stats = await measure(body);
+  return plainRow("", stats.p50, "ns");
+}
+
+async function launch({ device }: Bench): Promise<Measured> {
+  using out = device.alloc(4096, "bench");
+  const params = new RandomParams();
+  params.out = out.address;
+  params.count = 16;
+  const kernel = device.kernel("random_normal");
+  let queued = 0;
+  const row = await nanoseconds(() => {
+    device.launch(device.stream, kernel, params, 1);
+    if (++queued % 256 === 0) device.stream.wait();
+  });
+  addressOf(params.view);
+  return row;
+}
+
+async function append({ device }: Bench): Promise<Measured> {
+  const { kvHeads, headDim } = shape;
+  const options = { layers: 1, kvHeads, headDim, dtype: "bf16", pages: requests, pageSize: 16 };
+  using cache = PagedCache.create(device, { ...options, dtype: "bf16" });
+  const sequences = Array.from({ length: requests }, () => cache.sequence());
+  using k = Tensor.randomNormal(device, [requests, kvHeads, headDim], "bf16", { seed: 1 });
+  const batch = cache.reserve(sequences, new Int32Array(requests).fill(1));
+  if (!batch.ok) throw batch.error;
+  let queued = 0;
+  return nanoseconds(() => {
+    cache.append({ layer: 0, batch, k, v: k });
+    if (++queued % 64 === 0) device.stream.wait();
+  });
+}
+
+/** Pool and lengths of a steady state: `prefills` of the requests take 256-token chunks. */
+function steadyState(prefills: number) {
+  const newTokens = new Int32Array(requests).fill(1).fill(256, requests - prefills);
+  const options = { pageSize: 16, groups: [{ pages: 400_000 }], maxSequences: requests };
+  const pool = new SequencePool(options);
+  const sequences = Array.from({ length: requests }, () => pool.create());
+  return { pool, sequences, newTokens };
+}
+
+async function plan(prefills: number): Promise<Measured> {
+  const { pool, sequences, newTokens } = steadyState(prefills);
+  const planner = new Planner({
+    ...{ queryHeads: shape.queryHeads, kvHeads: shape.kvHeads, keyDim: 128, valueDim: 128 },
+    ...{ kvElementBytes: 2, processors: 8, causal: true, classes: cpuClasses },
+  });
+  pool.reserve(
+    sequences,
+    sequences.map((_, i) => 1000 + 8 * i),
+  );
+  const batch = pool.reserve(sequences, newTokens);
+  if (!batch.ok) throw batch.error;
+  const stats = await measure(() => planner.plan(batch));
+  return plainRow("", stats.p50 / 1000, "us");
+}
+
+/** Batch, plan and enqueue of one layer together; the device waits outside the measured time. */
+async function step({ device, quick }: Bench, prefills: number, targetUs: number) {
+  const steps = quick ? 50 : 1000;
+  const times: number[] = [];
+  using world = new StepWorld(device, prefills);
+  for (let i = 0; i < steps; i++) {
+    const started = performance.now();
+    world.enqueue();
+    times.push((performance.now() - started) * 1000);
+    device.stream.wait();
+    if (prefills > 0 || i % 100 === 99) world.rewind();
+  }
+  const value = median(times.slice(steps >> 2));
+  return {
+    ...plainRow("", value, "us p50"),
+    target: `under ${targetUs} us`,
+    met: value < targetUs,
+  };
+}
+
+/** 256 sequences with short histories, so that kernels take little of the run. */
+class StepWorld implements Disposable {
+  readonly #cache: PagedCache;
+  readonly #attention: Attention;
+  readonly #tensors: Tensor[];
+  readonly #sequences;
+  readonly #newTokens: Int32Array;
+
+  constructor(device: Bench["device"], prefills: number) {
+    const { kvHeads, queryHeads, headDim } = shape;
+    this.#newTokens = new Int32Array(requests).fill(1).fill(256, requests - prefills);
+    const tokens = this.#newTokens.reduce((sum, count) => sum + count, 0);
+    const options = { layers: 1, kvHeads, headDim, dtype: "bf16", pageSize: 16 } as const;
+    this.#cache = PagedCache.create(device, { ...options, pages: 40_000 >> 1 });
+    this.#attention = Attention.createSync(device, { ...shape, dtype: "bf16", causal: true });
+    const make = (heads: number) => Tensor.zeros(device, [tokens, heads, headDim], "bf16");
+    this.#tensors = [make(queryHeads), make(kvHeads), make(queryHeads)];
+    this.#sequences = Array.from({ length: requests }, () => this.#cache.sequence());
+    const first = this.#cache.reserve(this.#sequences, new Int32Array(requests).fill(33));
+    if (!first.ok) throw first.error;
+  }
+
+  enqueue(): void {
+    const [q, k, out] = this.#tensors;
+    const cache = this.#cache;
+    const batch = cache.reserve(this.#sequences, this.#newTokens);
+    if (!batch.ok) throw batch.error;
+    this.#attention.plan(batch);
+    cache.append({ layer: 0, batch, k, v: k });
+    this.#attention.run({ layer: 0, q, cache, out });
+  }
+
+  /** Back to the first lengths. */
+  rewind(): void {
+    for (const sequence of this.#sequences) sequence.truncate(33);
+  }
+
+  [Symbol.dispose](): void {
+    this.#cache[Symbol.dispose]();
+    this.#attention[Symbol.dispose]();
+    for (const tensor of this.#tensors) tensor[Symbol.dispose]();
+  }
+}
+
+async function heap({ device, quick }: Bench): Promise<Measured> {
+  const steps = quick ? 200 : 10_000;
+  using world = new StepWorld(device, 0);
+  const advance = (count: number) => {
+    for (let i = 0; i < count; i++) {
+      world.enqueue();
+      if (i % 8 === 7) device.stream.wait();
+      if (i % 100 === 99) world.rewind();
+    }
+    device.stream.wait();
+    Bun.gc(true);
+    return process.memoryUsage().heapUsed;
+  };
+  advance(Math.min(2000, steps));
+  const before = advance(100);
+  const value = advance(steps) - before;
+  // What the collector itself moves from one full collection to the next.
+  const noise = 256 << 10;
+  return { ...plainRow("", value, "bytes"), target: "no growth", met: value < noise };
+}
+
+const openDevice =
+  "const { Device, Attention } = await import(PACKAGE);" +
+  'const device = await Device.open("cpu");';
+const firstUse =
+  'Attention.createSync(device, { queryHeads: 1, kvHeads: 1, headDim: 8, dtype: "f32" })';
+
+/** Milliseconds of a statement in a fresh process, median of several. */
+async function inFreshProcess(setUp: string, body: string, targetMs: number): Promise<Measured> {
+  const path = JSON.stringify(join(import.meta.dir, "..", "src", "index.ts"));
+  const script = `${setUp}; const t = performance.now(); ${body};
+    console.log(performance.now() - t); process.exit(0)`.replaceAll("PACKAGE", path);
+  const times: number[] = [];
+  for (let i = 0; i < 7; i++) {
+    const child = Bun.spawn([process.execPath, "-e", script], {
+      stdout: "pipe",
+      stderr: "inherit",
+    });
+    times.push(Number(await new Response(child.stdout).text()));
+  }
+  const value = median(times);
+  return { ...plainRow("", value, "ms"), target: `under ${targetMs} ms`, met: value < targetMs };
+}
+
+async function libraryBytes(): Promise<Measured> {
+  const value = statSync(libraryPath()).size;
+  return { ...plainRow("", value, "bytes"), target: "under 4 MB", met: value < 4 << 20 };
+}
