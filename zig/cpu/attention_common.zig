@@ -7,7 +7,6 @@ const simd = @import("simd.zig");
 const Dtype = simd.Dtype;
 const F = simd.F;
 const I = simd.I;
-const lanes = simd.lanes;
 
 pub const Params = params.fb_attention_params;
 pub const Record = params.fb_attention_record;

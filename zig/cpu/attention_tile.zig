@@ -3,7 +3,6 @@
 //! Queries lie transposed in panels of two vectors, so scores come as [token][query]: a maximum, a
 //! mask or an exponential is one vector operation for many queries. Keys and values are widened
 //! once a span to f32 rows; both products then broadcast one operand and stream the other.
-const std = @import("std");
 const simd = @import("simd.zig");
 const common = @import("attention_common.zig");
 

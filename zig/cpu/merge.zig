@@ -1,5 +1,4 @@
 //! Merges of attention states by log-sum-exp, in a fixed order.
-const std = @import("std");
 const params = @import("params");
 const simd = @import("simd.zig");
 const common = @import("attention_common.zig");

@@ -23,7 +23,6 @@ const has_half = is_arm or (is_x86 and cpu.has(.x86, .f16c));
 pub const F = @Vector(lanes, f32);
 pub const I = @Vector(lanes, i32);
 pub const U = @Vector(lanes, u32);
-const B = @Vector(lanes, bool);
 
 pub const inf = std.math.inf(f32);
 pub const log2_e: f32 = std.math.log2e;
