@@ -11,6 +11,8 @@ const I = simd.I;
 pub const Params = params.fb_attention_params;
 pub const Record = params.fb_attention_record;
 
+/// Scratch memory of a thread.
+pub const scratch_bytes = 4 << 20;
 /// Tokens that Tokens holds at most.
 pub const span = 128;
 pub const max_dim = 576;

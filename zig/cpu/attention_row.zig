@@ -39,6 +39,10 @@ const Scratch = extern struct {
     members: [team_size]Member,
 };
 
+comptime {
+    if (@sizeOf(Scratch) > common.scratch_bytes) @compileError("scratch is too small");
+}
+
 /// Runs record `index` of the grid. Neighbouring KV heads over the same tokens work as a team: the
 /// first of them runs all, block by block, and the others return at once, so that memory is read in
 /// long stretches where heads lie side by side.
@@ -48,12 +52,9 @@ pub fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
     const records = common.items(Record, p.records);
     const staged = is_staged(p);
     const most = if (staged or common.has_token_scales(p)) 1 else most_members(p);
-    const place = place_in_run(records, index) % most;
-    if (place != 0) return 0;
+    if (index > 0 and joins(records, index, most)) return 0;
     var count: u32 = 1;
-    while (count < most and index + count < p.record_count) : (count += 1) {
-        if (!siblings(&records[index + count - 1], &records[index + count])) break;
-    }
+    while (index + count < p.record_count and joins(records, index + count, most)) count += 1;
     run_team(p, records[index..][0..count], staged, s);
     return 0;
 }
@@ -68,11 +69,11 @@ fn most_members(p: *const common.Params) u32 {
     return @intCast(@max(1, @min(team_size, @divFloor(p.record_count, 4))));
 }
 
-/// Records before `index` that are siblings in one run with it.
-fn place_in_run(records: [*]const Record, index: u32) u32 {
-    var at = index;
-    while (at > 0 and siblings(&records[at - 1], &records[at])) at -= 1;
-    return index - at;
+/// Whether a record is in the team of the one before it: teams begin at multiples of their size.
+fn joins(records: [*]const Record, index: u32, most: u32) bool {
+    const record = &records[index];
+    const first = @rem(record.kv_head, @as(i32, @intCast(most))) == 0;
+    return !first and siblings(&records[index - 1], record);
 }
 
 fn siblings(a: *const Record, b: *const Record) bool {

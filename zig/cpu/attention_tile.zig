@@ -33,6 +33,10 @@ const Scratch = extern struct {
     values: [span * row_stride]f32 align(64),
 };
 
+comptime {
+    if (@sizeOf(Scratch) > common.scratch_bytes) @compileError("scratch is too small");
+}
+
 /// Runs record `index` of the grid.
 pub fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
     if (index >= p.record_count) return 0;
