@@ -32,6 +32,7 @@ export class Attention extends Owner implements AsyncDisposable {
   #plan: Plan | undefined;
   #batchGeneration = -1;
   #uploaded = false;
+  #view: Int32Array | undefined;
 
   private constructor(
     readonly device: Device,
@@ -157,10 +158,17 @@ export class Attention extends Owner implements AsyncDisposable {
       throw new PlanError("the plan was not uploaded. Fix: run the step once before the capture.");
     }
     const { i32 } = this.#ring.take(plan.sectionInts);
-    copyInts(i32, plan.sections, plan.sectionInts);
+    i32.set(this.#valid(plan));
     this.#sections.ensure(plan.sectionInts * 4);
     this.#ring.upload(stream, this.#sections.address, plan.sectionInts);
     this.#uploaded = true;
+  }
+
+  /** The valid part of the sections: a view that is kept while their size stays, as it does in decode. */
+  #valid({ sections, sectionInts }: Plan): Int32Array {
+    const view = this.#view;
+    if (view?.buffer === sections.buffer && view.length === sectionInts) return view;
+    return (this.#view = sections.subarray(0, sectionInts));
   }
 
   /** What a replay must still find: a fresh plan of the same bucket at the same addresses. */
@@ -202,11 +210,6 @@ function longest(batch: Batch): number {
     if (batch.positions[token] >= positions) positions = batch.positions[token] + 1;
   }
   return positions;
-}
-
-/** A plain loop: `subarray` would make garbage each step. */
-function copyInts(target: Int32Array, source: Int32Array, count: number): void {
-  for (let i = 0; i < count; i++) target[i] = source[i];
 }
 
 /** Standard ALiBi slopes of `heads` heads (arXiv 2108.12409, section 3). */
