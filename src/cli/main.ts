@@ -1,6 +1,6 @@
 #!/usr/bin/env bun
 /** The command line: `flashbun replay`, `flashbun doctor`. Commands load when they run. */
-import { Command, CommanderError } from "commander";
+import { Command, CommanderError, Option } from "commander";
 import { version } from "../../package.json";
 import { FlashbunError, OptionError } from "../errors.ts";
 import { countOrAll, integer, oneOf, positive } from "./parse.ts";
@@ -46,11 +46,15 @@ function addReplay(root: Command): void {
       "arrivals this many times as fast (default: inf, all at once; 1 with --rate)",
       positive("--speed"),
     )
-    .option("--rate <f>", "generated requests a second, as a Poisson process", positive("--rate"))
-    .option(
-      "--lengths <kind>",
-      "spread of generated lengths: log-normal (default), zipf",
-      oneOf("--lengths", ["log-normal", "zipf"]),
+    .addOption(
+      new Option("--rate <f>", "generated requests a second, as a Poisson process")
+        .argParser(positive("--rate"))
+        .conflicts("trace"),
+    )
+    .addOption(
+      new Option("--lengths <kind>", "spread of generated lengths: log-normal (default), zipf")
+        .argParser(oneOf("--lengths", ["log-normal", "zipf"]))
+        .conflicts("trace"),
     )
     .option("--lenient", "skip malformed lines of the trace and count them")
     .option("--shape <name>", "model shape, such as llama-3.1-8b or tiny", "llama-3.1-8b");

@@ -1,4 +1,5 @@
 import { basename } from "node:path";
+import { requireInteger } from "../errors.ts";
 import { summarize, summaryTable } from "../replay/metrics.ts";
 import { shapeOf } from "../replay/shapes.ts";
 import type { EngineOptions, ReplayRequest, ReplayResult } from "../replay/types.ts";
@@ -52,12 +53,13 @@ export async function replayCommand(options: ReplayArguments): Promise<number> {
   requireWritable("--report", options.report);
   requireWritable("--trace-events", options.traceEvents);
   const shape = shapeOf(options.shape);
+  if (options.layers !== Infinity) requireInteger("layers", options.layers, 1, shape.layers);
   const say = (text: string) => void (options.quiet || process.stderr.write(`replay: ${text}\n`));
   const workload = await loadWorkload(options, say);
   const { requests } = workload;
   const engineOptions: EngineOptions = {
     shape,
-    layers: Math.min(options.layers, shape.layers),
+    layers: options.layers === Infinity ? shape.layers : options.layers,
     pages: options.pages ?? defaultPages(requests, options.pageSize),
     pageSize: options.pageSize,
     tokenBudget: options.tokenBudget,
@@ -155,6 +157,8 @@ async function runEngine(
   process.on("SIGINT", interrupt).on("SIGTERM", interrupt);
   try {
     const { replay } = await import("../replay/engine.ts");
+    const { warmUp } = await import("../replay/warm-up.ts");
+    await warmUp({ ...options, signal: abort.signal });
     const progress = quiet
       ? undefined
       : await openProgress(process.stderr, requests.length, options.pages);

@@ -200,13 +200,16 @@ export class Scheduler implements Disposable {
   }
 
   #admit(budget: number): void {
-    while (budget > 0 && !this.#full && this.running.length < this.#options.maxBatch) {
+    const { maxBatch } = this.#options;
+    if (budget === 0 || this.#full || this.running.length === maxBatch) return;
+    let promised = this.#promisedPages();
+    while (budget > 0 && this.running.length < maxBatch) {
       const preempted = this.#preempted.length > 0;
       if (!preempted && this.#admitted === this.#arrived) return;
       const job = preempted
         ? this.#preempted[this.#preempted.length - 1]
         : this.jobs[this.#admitted];
-      if (!this.#start(job)) {
+      if (!this.#start(job, promised)) {
         this.#full = true;
         return;
       }
@@ -215,18 +218,28 @@ export class Scheduler implements Disposable {
       job.scheduled = Math.min(budget, job.length - job.sequence!.length);
       budget -= job.scheduled;
       this.running.push(job);
+      promised += this.#promisedTo(job);
     }
   }
 
+  /** Pages that those who run will take for what they know, and one more each to go on. */
+  #promisedPages(): number {
+    let pages = 0;
+    for (let i = 0; i < this.running.length; i++) pages += this.#promisedTo(this.running[i]);
+    return pages;
+  }
+
+  #promisedTo(job: Job): number {
+    return 1 + Math.max(0, this.#pagesFor(job.length) - job.sequence!.pageCount);
+  }
+
   /** Gives a job a sequence, from cached pages where it can; false when its tokens do not fit. */
-  #start(job: Job): boolean {
+  #start(job: Job, promised: number): boolean {
     const pool = this.#pool;
     const { allocator } = pool.groups[0];
     const match = this.index.match(job.tokens.subarray(0, job.length - 1));
-    // One more page for each that runs, so that it is not preempted at once.
-    let needed = this.#pagesFor(job.length) - match.tokens / pool.pageSize + this.running.length;
-    for (const other of this.running)
-      needed += Math.max(0, this.#pagesFor(other.length) - other.sequence!.pageCount);
+    // Not the promised ones, so that nobody is preempted at once.
+    const needed = this.#pagesFor(job.length) - match.tokens / pool.pageSize + promised;
     const alone = this.running.length === 0;
     if (!alone && needed > allocator.freeCount + this.index.stats.pages) return false;
     const sequence = pool.create({ prefix: match });

@@ -42,6 +42,11 @@ describe("wrong arguments: exit code 2 and one sentence", () => {
     [["replay", "--shape", "tiny", "--pages", "1", "-q"], /--pages must be at least .* Fix: /],
     [["replay", "--json", "/absent/summary.json"], /--json must be a file that can be written/],
     [["replay", "--report", "/"], /--report must be a file that can be written/],
+    [["replay", "--shape", "tiny", "--layers", "3"], /--layers must be .* from 1 to 2 \(got 3\)/],
+    [
+      ["replay", "--trace", "a", "--rate", "2"],
+      /'--rate <f>' cannot be used with .*'--trace <file>'/,
+    ],
     [["replay", "trace.csv"], /too many arguments/],
     [["rerun"], /unknown command 'rerun'/],
   ];

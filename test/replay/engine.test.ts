@@ -2,6 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { OptionError } from "../../src/errors.ts";
 import { Engine, replay } from "../../src/replay/engine.ts";
 import type { EngineOptions } from "../../src/replay/types.ts";
+import { warmUp } from "../../src/replay/warm-up.ts";
 import { optionsOf, someRequests } from "./support.ts";
 
 describe("a replay", () => {
@@ -110,6 +111,12 @@ describe("a replay", () => {
   test("has a result without requests", async () => {
     const result = await replay([], optionsOf());
     expect(result).toMatchObject({ steps: [], prefixHitRate: 0, interrupted: false });
+  });
+
+  test("warms up without a word to the run that follows", async () => {
+    let steps = 0;
+    await warmUp(optionsOf({ onStep: () => steps++ }));
+    expect(steps).toBe(0);
   });
 
   test("refuses bad options, naming them", async () => {
