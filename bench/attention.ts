@@ -1,7 +1,7 @@
 import { Attention, createBatch, PagedCache, raggedLayout, Tensor } from "../src/index.ts";
 import type { Sequence } from "../src/kv/sequence.ts";
 import { type DType, dtypeBytes } from "../src/tensor/dtype.ts";
-import { type Bench, type Case, deviceMs, type Measured } from "./bench.ts";
+import { type Bench, type Case, deviceMs, type Measured, pairedWithRead } from "./bench.ts";
 
 const dim = 128;
 /** K/V in turn hold at least this much, so that they come from memory. */
@@ -55,8 +55,16 @@ async function decode(bench: Bench, shape: DecodeShape): Promise<Measured> {
   const layerBytes = 2 * batch * keys * kvHeads * dim * dtypeBytes(dtype);
   const layers = bench.quick ? 1 : Math.ceil(coldBytes / layerBytes);
   const queryDtype = dtypeBytes(dtype) === 1 ? "bf16" : dtype;
-  const pages = batch * Math.ceil(keys / 16);
-  const cacheShape = { layers, kvHeads, headDim: dim, dtype, pages, pageSize: 16 };
+  const pages = batch * Math.ceil(keys / 64);
+  const cacheShape = {
+    layers,
+    kvHeads,
+    headDim: dim,
+    dtype,
+    pages,
+    pageSize: 64,
+    layout: "HND" as const,
+  };
   using cache = PagedCache.create(device, cacheShape);
   const sequences = Array.from({ length: batch }, () => cache.sequence());
   fill(cache, sequences, keys - 1, layers);
@@ -69,13 +77,13 @@ async function decode(bench: Bench, shape: DecodeShape): Promise<Measured> {
   using out = Tensor.empty(device, [batch, queryHeads, dim], queryDtype);
   for (let layer = 0; layer < layers; layer++) cache.append({ layer, batch: step, k, v: k });
   attention.plan(step);
-  const ms = await deviceMs(device, bench.seconds, (turn) =>
-    attention.run({ layer: turn % layers, q, cache, out }),
-  );
+  const run = (turn: number) => attention.run({ layer: turn % layers, q, cache, out });
+  const seconds = bench.seconds * 2;
+  const { ms, readGBs, ofRead } = await pairedWithRead(device, seconds, layerBytes, run);
   const flops = 4 * batch * queryHeads * keys * dim;
-  const memoryMs = layerBytes / ceilings.readGBs / 1e6;
   const computeMs = flops / ceilings.fmaGflops / 1e6;
-  const ofRoofline = Math.max(memoryMs, computeMs) / ms;
+  const memoryMs = layerBytes / readGBs / 1e6;
+  const ofRoofline = memoryMs > computeMs ? ofRead : computeMs / ms;
   const peerMs = await peerTime(bench, {
     ...shape,
     keys,

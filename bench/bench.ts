@@ -78,6 +78,31 @@ async function fmaRate(device: Device, quick: boolean): Promise<number> {
 }
 
 /**
+ * Kernel time against the read rate measured right beside it, in rounds: [median ms of `queue`, median
+ * GB/s of plain reading, median of their ratio]. On a shared machine only such pairs say anything.
+ */
+export async function pairedWithRead(
+  device: Device,
+  seconds: number,
+  bytes: number,
+  queue: (turn: number) => void,
+): Promise<{ ms: number; readGBs: number; ofRead: number }> {
+  const times: number[] = [];
+  const rates: number[] = [];
+  const ratios: number[] = [];
+  const deadline = performance.now() + seconds * 1000;
+  for (let round = 0; round < 3 || performance.now() < deadline; round++) {
+    const before = await readRate(device, 256 << 20);
+    const ms = await deviceMs(device, seconds / 16, queue);
+    const rate = (before + (await readRate(device, 256 << 20))) / 2;
+    times.push(ms);
+    rates.push(rate);
+    ratios.push(bytes / ms / 1e6 / rate);
+  }
+  return { ms: median(times), readGBs: median(rates), ofRead: median(ratios) };
+}
+
+/**
  * Median milliseconds of what `queue` queues, by the device's clock: `queue` is called in turn with 0,
  * 1, 2, ... until `seconds` have passed, after two warm-ups.
  */

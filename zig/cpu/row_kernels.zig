@@ -29,15 +29,21 @@ pub const Ahead = struct {
     pub const none: Ahead = .{ .rows = undefined, .count = 0, .bytes = 0 };
 
     // Into the second level: a block is more than the first holds.
-    inline fn fetch(a: Ahead, t: usize) void {
+    inline fn fetch(a: Ahead, t: usize, from: usize, to: usize) void {
         if (t >= a.count) return;
         const row: [*]const u8 = @ptrFromInt(a.rows[t]);
-        var at: usize = 0;
-        while (at < a.bytes) : (at += 64) @prefetch(row + at, .{ .locality = 2 });
+        var at = (from + 63) & ~@as(usize, 63);
+        while (at < @min(to, a.bytes)) : (at += 64) @prefetch(row + at, .{ .locality = 2 });
     }
 };
 
 const row_sizes = if (simd.registers == 32) [_]usize{ 8, 4, 2, 1 } else [_]usize{ 4, 2, 1 };
+
+/// One row has little arithmetic to hide memory behind: its lines are asked for at once. With more
+/// rows a burst would fill the miss buffers and stall the arithmetic: they come a few at a time.
+fn bursts(comptime rows: usize) bool {
+    return rows == 1;
+}
 
 const ScoreFn = *const fn (q: [*]const f32, scores: [*]f32, step: *const Step) void;
 const AddFn = *const fn (
@@ -99,11 +105,15 @@ fn Score(comptime kind: Dtype, comptime rows: usize) type {
             while (t < step.count) : (t += at_once) {
                 var keys: [at_once][*]const u8 = undefined;
                 inline for (0..at_once) |j| {
-                    ahead.fetch(t + j);
+                    if (comptime bursts(rows)) ahead.fetch(t + j, 0, ahead.bytes);
                     keys[j] = @ptrFromInt(step.tokens[t + j] +% step.shift);
                 }
                 var sums: [rows][at_once]F = @splat(@splat(@splat(0)));
                 for (0..step.vectors) |c| {
+                    if (comptime !bursts(rows)) {
+                        inline for (0..at_once) |j|
+                            ahead.fetch(t + j, c * vector_bytes, (c + 1) * vector_bytes);
+                    }
                     var x: [at_once]F = undefined;
                     inline for (0..at_once) |j|
                         x[j] = simd.load_raw(kind, lanes, keys[j] + c * vector_bytes);
@@ -125,16 +135,10 @@ fn Add(comptime kind: Dtype, comptime rows: usize) type {
     const vector_bytes = lanes * kind.bytes();
     return struct {
         fn run(p: [*]const f32, alphas: [*]const f32, out: [*]f32, step: *const Step) void {
-            var ahead = step.ahead;
             var c: usize = 0;
-            while (c + wide <= step.vectors) : (c += wide) {
-                columns(wide, p, alphas, out, c, step, ahead);
-                ahead = .none;
-            }
-            while (c < step.vectors) : (c += 1) {
-                columns(1, p, alphas, out, c, step, ahead);
-                ahead = .none;
-            }
+            while (c + wide <= step.vectors) : (c += wide)
+                columns(wide, p, alphas, out, c, step);
+            while (c < step.vectors) : (c += 1) columns(1, p, alphas, out, c, step);
         }
 
         inline fn columns(
@@ -144,7 +148,6 @@ fn Add(comptime kind: Dtype, comptime rows: usize) type {
             out: [*]f32,
             c: usize,
             step: *const Step,
-            ahead: Ahead,
         ) void {
             var sums: [rows][n]F = undefined;
             inline for (0..rows) |r| {
@@ -155,7 +158,9 @@ fn Add(comptime kind: Dtype, comptime rows: usize) type {
             }
             const shift = step.shift +% c * vector_bytes;
             for (0..step.count) |t| {
-                ahead.fetch(t);
+                if (comptime !bursts(rows)) {
+                    step.ahead.fetch(t, c * vector_bytes, (c + n) * vector_bytes);
+                } else if (c == 0) step.ahead.fetch(t, 0, step.ahead.bytes);
                 const value: [*]const u8 = @ptrFromInt(step.tokens[t] +% shift);
                 var x: [n]F = undefined;
                 inline for (0..n) |j| x[j] = simd.load_raw(kind, lanes, value + j * vector_bytes);
