@@ -45,7 +45,7 @@ pub fn run_read(p: *const Params, index: u32, _: [*]align(64) u8) i32 {
 /// Chains of multiply-adds, `iterations` long; out[index] counts the operations, two for each.
 pub fn run_fma(p: *const Params, index: u32, _: [*]align(64) u8) i32 {
     if (p.fail != 0) return p.fail;
-    const chains = if (simd.registers == 32) 16 else 12;
+    const chains = if (simd.registers == 32) 24 else 12;
     var sums: [chains]F = undefined;
     inline for (0..chains) |j| sums[j] = simd.splat(@floatFromInt(j));
     var factor = simd.splat(0.999);
