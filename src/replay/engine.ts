@@ -20,6 +20,15 @@ import type { EngineOptions, ReplayRequest, ReplayResult, StepRecord } from "./t
 import { keysRead, PageCounter } from "./usage.ts";
 import { Verifier } from "./verify.ts";
 
+/**
+ * What writing and merging a row costs, in reads of a key and value; set by hand from decode steps
+ * of 32 requests with 32/8 heads of 128 on two cores. There a prefix as a level of its own paid in
+ * f32 from 300 shared tokens for 2 sharers, 1000 for 8, 400 for 32; in f16 and bf16 from 1000 for
+ * 32, and up to 2048 never for 2 or 8. One number a type cannot follow that: in f32 it shares from
+ * 500 for 8, up to 8 % slower than not; else it leaves out prefixes that would pay a little.
+ */
+const mergeKeys = { f32: 56, f16: 224, bf16: 224 };
+
 /** Longest wait for an arrival before the signal is looked at again, in milliseconds. */
 const waitMost = 50;
 
@@ -89,8 +98,9 @@ export class Engine implements AsyncDisposable {
     this.#keyBytes = 2 * headDim * dtypeBytes(dtype);
     this.#pages = new PageCounter(this.cache.pool.groups[0]);
     const group = queryHeads / kvHeads;
+    const costs = { ...defaultCosts, mergeKeys: mergeKeys[dtype] };
     this.#worthSharing = (sharedTokens, sharers, queryTokens) =>
-      worthSharing(defaultCosts, sharedTokens, sharers, queryTokens, group);
+      worthSharing(costs, sharedTokens, sharers, queryTokens, group);
   }
 
   /** Opens a device and allocates what the run needs. Errors: OptionError, OutOfMemoryError. */

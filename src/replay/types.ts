@@ -43,7 +43,10 @@ export interface StepRecord {
   /** Making the queries, keys and values that a model would have made. */
   synthesisMicroseconds: number;
   kernelMicroseconds: number;
-  /** Bytes of keys and values that the step's attention read, all layers. */
+  /**
+   * Bytes of keys and values that the step's attention read, all layers. Pages that requests share
+   * count for each record that reads them, also where a cache and not memory gave them.
+   */
   kvBytes: number;
 }
 

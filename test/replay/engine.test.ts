@@ -73,6 +73,28 @@ describe("a replay", () => {
     expect(result.verified).toMatchObject({ checked: 100, failed: 0, misses: [] });
   });
 
+  test("attends a long shared prefix as a level of its own", async () => {
+    const system = Int32Array.from({ length: 640 }, (_, i) => i);
+    const requests = someRequests(6).map((request) => ({
+      ...request,
+      promptTokens: Int32Array.from([...system, ...request.promptTokens]),
+      outputTokens: 10,
+    }));
+    const options = optionsOf({ pages: 512, tokenBudget: 256 });
+    await using engine = await Engine.create(requests, options);
+    const { cache } = engine;
+    const share = cache.sharePrefixes.bind(cache);
+    let shared = 0;
+    cache.sharePrefixes = (...step) => {
+      const worth = share(...step);
+      if (worth) shared++;
+      return worth;
+    };
+    const result = await engine.run();
+    expect(shared).toBeGreaterThan(5);
+    expect(result.verified).toMatchObject({ checked: 40, failed: 0, misses: [] });
+  });
+
   test("gives every page back", async () => {
     await using engine = await Engine.create(someRequests(8), optionsOf());
     await engine.run();
