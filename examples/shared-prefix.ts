@@ -3,14 +3,13 @@
  * Run: bun examples/shared-prefix.ts
  */
 import { Attention, type Batch, Device, PagedCache, Tensor } from "flashbun";
-import { defaultCosts, worthSharing } from "flashbun";
 
 const shape = { layers: 1, queryHeads: 8, kvHeads: 2, headDim: 64, dtype: "f32" } as const;
 const tokens = (count: number, seed: number) =>
   Int32Array.from({ length: count }, (_, i) => 7919 * seed + i);
 
 await using device = await Device.open("auto");
-using cache = PagedCache.create(device, { ...shape, pages: 256, pageSize: 16 });
+using cache = PagedCache.create(device, { ...shape, pages: 512, pageSize: 16 });
 using index = cache.prefixIndex();
 await using attention = await Attention.create(device, { ...shape, causal: true });
 
@@ -32,7 +31,7 @@ function run(batch: Batch): void {
 }
 
 // The first request computes the system prompt and leaves it in the index.
-const system = tokens(512, 1);
+const system = tokens(1024, 1);
 const warm = cache.sequence();
 const prompt = cache.reserve([warm], [system.length]);
 if (!prompt.ok) throw prompt.error;
@@ -48,13 +47,10 @@ console.log(`${requests[0].length} tokens of each request come from the index`);
 
 // Neighbours that share pages get a level of their own where the cost model says that it pays: not
 // for 20 query tokens each, which would all have to be merged, but for the decode after them.
-const group = shape.queryHeads / shape.kvHeads;
 for (const newTokens of [20, 1]) {
   const batch = cache.reserve(requests, new Int32Array(requests.length).fill(newTokens));
   if (!batch.ok) throw batch.error;
-  cache.sharePrefixes(batch, requests, (sharedTokens, sharers, queryTokens) =>
-    worthSharing(defaultCosts, sharedTokens, sharers, queryTokens, group),
-  );
+  cache.sharePrefixes(batch, requests, attention.worthSharing);
   run(batch);
 }
 console.log(`${index.stats.hits} of ${index.stats.lookups} lookups hit`);

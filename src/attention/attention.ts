@@ -7,7 +7,7 @@ import type { Batch } from "../kv/batch.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { RopeTable } from "../ops/rope.ts";
 import { type Plan, Planner } from "../plan/attention.ts";
-import { defaultCosts, worthSharing } from "../plan/cost.ts";
+import { costsFor, worthSharing } from "../plan/cost.ts";
 import { cpuClasses } from "../plan/traits.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import { bindTensors, type RunTensors } from "./bind.ts";
@@ -41,8 +41,9 @@ export class Attention extends Owner implements AsyncDisposable {
     super("attention");
     const resolved = (this.options = resolveOptions(options));
     const group = resolved.queryHeads / resolved.kvHeads;
+    const costs = costsFor(dtypeBytes(resolved.kvDtype));
     this.worthSharing = (sharedTokens, requests, queryTokens) =>
-      worthSharing(defaultCosts, sharedTokens, requests, queryTokens, group);
+      worthSharing(costs, sharedTokens, requests, queryTokens, group);
     this.#planner = new Planner({
       queryHeads: resolved.queryHeads,
       kvHeads: resolved.kvHeads,

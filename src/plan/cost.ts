@@ -6,6 +6,8 @@ export interface CostModel {
   readonly rowKeys: number;
   /** Cost of writing and merging one row of partial state. */
   readonly mergeKeys: number;
+  /** Cost of one row in a level of its own: its state, the merge, and reads that caches had served. */
+  readonly sharedRowKeys: number;
   /** A cut must leave at least this many keys on both sides. */
   readonly leastKeys: number;
 }
@@ -15,8 +17,20 @@ export const defaultCosts: CostModel = {
   pieceKeys: 24,
   rowKeys: 0.08,
   mergeKeys: 4,
+  sharedRowKeys: 56,
   leastKeys: 128,
 };
+
+/**
+ * Costs for keys and values of so many bytes an element. What a row of a shared level costs was
+ * set from decode steps of 32 requests with 32/8 heads of 128 on two cores: a prefix as a level of
+ * its own paid in f32 from 300 shared tokens for 2 sharers, 1000 for 8, 400 for 32; in f16 and bf16
+ * from 1000 for 32, and up to 2048 never for 2 or 8. One number a width cannot follow that: it
+ * leaves out prefixes that would pay a little.
+ */
+export function costsFor(kvElementBytes: number): CostModel {
+  return kvElementBytes >= 4 ? defaultCosts : { ...defaultCosts, sharedRowKeys: 224 };
+}
 
 /** Cost of one piece: `keys` visible keys for `rows` packed rows. */
 export function pieceCost(costs: CostModel, rows: number, keys: number): number {
@@ -39,5 +53,5 @@ export function worthSharing(
   const rows = queryTokens * group;
   const apart = requests * pieceCost(costs, rows / requests, sharedTokens);
   const together = pieceCost(costs, rows, sharedTokens) + requests * costs.pieceKeys;
-  return apart - together > 2 * rows * costs.mergeKeys;
+  return apart - together > 2 * rows * costs.sharedRowKeys;
 }

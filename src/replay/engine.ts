@@ -5,9 +5,7 @@ import { type AppendTensors, PagedCache } from "../attention/paged-cache.ts";
 import { Device } from "../device/device.ts";
 import { requireInteger } from "../errors.ts";
 import type { Batch } from "../kv/batch.ts";
-import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { readRate } from "../ops/probe.ts";
-import { defaultCosts, worthSharing } from "../plan/cost.ts";
 import { drawPlan } from "../plan/draw.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
@@ -19,15 +17,6 @@ import { LayerTimer } from "./timer.ts";
 import type { EngineOptions, ReplayRequest, ReplayResult, StepRecord } from "./types.ts";
 import { keysRead, PageCounter } from "./usage.ts";
 import { Verifier } from "./verify.ts";
-
-/**
- * What writing and merging a row costs, in reads of a key and value; set by hand from decode steps
- * of 32 requests with 32/8 heads of 128 on two cores. There a prefix as a level of its own paid in
- * f32 from 300 shared tokens for 2 sharers, 1000 for 8, 400 for 32; in f16 and bf16 from 1000 for
- * 32, and up to 2048 never for 2 or 8. One number a type cannot follow that: in f32 it shares from
- * 500 for 8, up to 8 % slower than not; else it leaves out prefixes that would pay a little.
- */
-const mergeKeys = { f32: 56, f16: 224, bf16: 224 };
 
 /** Longest wait for an arrival before the signal is looked at again, in milliseconds. */
 const waitMost = 50;
@@ -62,7 +51,6 @@ export class Engine implements AsyncDisposable {
   #planMs = 0;
   #hostMs = 0;
   #planSvg: string | null = null;
-  readonly #worthSharing: WorthSharing;
   /** Reused, as every layer of every step takes the same tensors. */
   readonly #appendTensors: AppendTensors;
   readonly #runTensors: RunTensors;
@@ -97,10 +85,6 @@ export class Engine implements AsyncDisposable {
     this.#timer = new LayerTimer(device, layers);
     this.#keyBytes = 2 * headDim * dtypeBytes(dtype);
     this.#pages = new PageCounter(this.cache.pool.groups[0]);
-    const group = queryHeads / kvHeads;
-    const costs = { ...defaultCosts, mergeKeys: mergeKeys[dtype] };
-    this.#worthSharing = (sharedTokens, sharers, queryTokens) =>
-      worthSharing(costs, sharedTokens, sharers, queryTokens, group);
   }
 
   /** Opens a device and allocates what the run needs. Errors: OptionError, OutOfMemoryError. */
@@ -172,7 +156,7 @@ export class Engine implements AsyncDisposable {
     const before = performance.now();
     const step = this.scheduler.step(this.#now());
     if (step === null) return null;
-    this.cache.sharePrefixes(step.batch, step.sequences, this.#worthSharing);
+    this.cache.sharePrefixes(step.batch, step.sequences, this.#attention.worthSharing);
     const planning = performance.now();
     this.#attention.plan(step.batch);
     const planned = performance.now();

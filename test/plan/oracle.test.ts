@@ -132,7 +132,7 @@ test("the proof refuses a wrong merge and a wrong workspace", () => {
 function randomOptionsWithMerges(): PlannerOptions {
   let found: PlannerOptions | undefined;
   forSeeds(1, (random) => {
-    const costs = { pieceKeys: 8, rowKeys: 0.1, mergeKeys: 4, leastKeys: 32 };
+    const costs = { pieceKeys: 8, rowKeys: 0.1, mergeKeys: 4, sharedRowKeys: 56, leastKeys: 32 };
     const heads = { kvHeads: 2, queryHeads: 8, windowLeft: -1, processors: 4 };
     found = { ...randomOptions(random), ...heads, costs };
   });

@@ -4,7 +4,7 @@ import { createBatch } from "../../src/kv/batch.ts";
 import { pagesLayout } from "../../src/kv/layout.ts";
 import { Planner, type PlannerOptions } from "../../src/plan/attention.ts";
 import { checkPlan, recordsOf } from "../../src/plan/check.ts";
-import { defaultCosts, worthSharing } from "../../src/plan/cost.ts";
+import { costsFor, defaultCosts, worthSharing } from "../../src/plan/cost.ts";
 import { classFor, cpuClasses } from "../../src/plan/traits.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 import { randomBatch, randomOptions } from "./support.ts";
@@ -166,6 +166,7 @@ test("several levels are refused under batchInvariant", () => {
 test("a prefix is shared when reads saved outweigh merges", () => {
   expect(worthSharing(defaultCosts, 4096, 8, 8, 4)).toBe(true);
   expect(worthSharing(defaultCosts, 16, 2, 2, 8)).toBe(false);
+  expect(worthSharing(costsFor(2), 256, 8, 8, 4)).toBe(false);
   expect(worthSharing(defaultCosts, 4096, 1, 1, 4)).toBe(false);
   expect(worthSharing(defaultCosts, 0, 8, 8, 4)).toBe(false);
 });

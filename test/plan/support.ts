@@ -29,7 +29,13 @@ export function randomOptions(random: Random): PlannerOptions {
     windowLeft: random.chance(0.3) ? random.integer(0, 60) : -1,
     mask: random.pick(["none", "none", "all", "tail"]),
     classes,
-    costs: { pieceKeys: random.integer(1, 30), rowKeys: 0.1, mergeKeys: 4, leastKeys },
+    costs: {
+      pieceKeys: random.integer(1, 30),
+      rowKeys: 0.1,
+      mergeKeys: 4,
+      sharedRowKeys: 56,
+      leastKeys,
+    },
   };
 }
 
