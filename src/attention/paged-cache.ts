@@ -230,7 +230,7 @@ export class PagedCache extends Owner {
     let offset = 0;
     for (let g = 0; g <= groups.length; g++) {
       const source = g < groups.length ? batch.slotMappings[g] : batch.tokenRequests;
-      for (let i = 0; i < tokens; i++) i32[offset + i] = source[i];
+      copyInts(i32, offset, source, tokens);
       this.#stepOffsets[g] = offset;
       offset += tokens;
     }
@@ -238,9 +238,9 @@ export class PagedCache extends Owner {
       const { table, pendingMoves, moveCount } = groups[g];
       const updates = this.#whole(g) ? table.data : table.updates;
       const updateInts = this.#groupInts(g) - 3 * moveCount;
-      for (let i = 0; i < updateInts; i++) i32[offset + i] = updates[i];
+      copyInts(i32, offset, updates, updateInts);
       offset += updateInts;
-      for (let i = 0; i < 3 * moveCount; i++) i32[offset + i] = pendingMoves[i];
+      copyInts(i32, offset, pendingMoves, 3 * moveCount);
       offset += 3 * moveCount;
     }
     return ints;
@@ -383,6 +383,12 @@ export class PagedCache extends Owner {
     copies.upload();
     return { table: new GrowingBuffer(this.device, "page table"), version: 0, copies };
   }
+}
+
+/** Long stretches are worth the view that `set` needs; short ones, as in decode, make no garbage. */
+function copyInts(target: Int32Array, at: number, source: Int32Array, count: number): void {
+  if (count > 1024) target.set(source.subarray(0, count), at);
+  else for (let i = 0; i < count; i++) target[at + i] = source[i];
 }
 
 function scaleOf(tensors: AppendTensors, name: string): AppendScales | undefined {

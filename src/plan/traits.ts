@@ -42,7 +42,7 @@ export const cpuClasses: readonly KernelTraits[] = [
   },
   {
     name: "cpu.tile",
-    queryTile: 64,
+    queryTile: 128,
     kvTile: 64,
     threads: 1,
     blocksPerProcessor: 4,

@@ -4,6 +4,9 @@ import { type Plan, Planner } from "../../src/plan/attention.ts";
 import { drawPlan } from "../../src/plan/draw.ts";
 import { cpuClasses } from "../../src/plan/traits.ts";
 
+/** The CPU's classes with tiles of 16 and 64 rows: small enough to follow by hand. */
+const exampleClasses = cpuClasses.map((traits, c) => ({ ...traits, queryTile: [16, 64][c] }));
+
 /** Processors of the worked example. */
 export const exampleProcessors = 4;
 
@@ -20,7 +23,7 @@ export function pagedBatch(queries: readonly number[], keys: readonly number[]):
 export function examplePlan(): Plan {
   const planner = new Planner({
     ...{ queryHeads: 8, kvHeads: 2, keyDim: 128, valueDim: 128, kvElementBytes: 2 },
-    ...{ processors: exampleProcessors, causal: true, classes: cpuClasses },
+    ...{ processors: exampleProcessors, causal: true, classes: exampleClasses },
   });
   return planner.plan(pagedBatch([1, 1, 1, 1, 96], [6000, 900, 400, 2500, 256]));
 }
