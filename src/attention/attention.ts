@@ -32,6 +32,8 @@ export class Attention extends Owner implements AsyncDisposable {
   #plan: Plan | undefined;
   #batchGeneration = -1;
   #uploaded = false;
+  /** Streams that read the plan's sections; the first uploaded them. */
+  readonly #readers: Stream[] = [];
   #view: Int32Array | undefined;
 
   private constructor(
@@ -118,6 +120,7 @@ export class Attention extends Owner implements AsyncDisposable {
     tensors.cache?.sync(batch, stream);
     if (tensors.cache !== undefined) this.#launch.table(tensors.cache, tensors.layer ?? 0);
     this.#upload(plan, stream);
+    this.#follow(stream);
     const { buffer } = Workspace.of(stream);
     buffer.ensure(this.options.graph === undefined ? plan.workspaceBytes : plan.boundBytes);
     const { address } = this.#sections;
@@ -158,11 +161,22 @@ export class Attention extends Owner implements AsyncDisposable {
     if (this.device.capturing) {
       throw new PlanError("the plan was not uploaded. Fix: run the step once before the capture.");
     }
+    // Other streams may still read the sections of the plan before.
+    for (const reader of this.#readers) if (reader !== stream) after(stream, reader);
+    this.#readers.length = 0;
+    this.#readers.push(stream);
     const { i32 } = this.#ring.take(plan.sectionInts);
     i32.set(this.#valid(plan));
     this.#sections.ensure(plan.sectionInts * 4);
     this.#ring.upload(stream, this.#sections.address, plan.sectionInts);
     this.#uploaded = true;
+  }
+
+  /** A stream that did not upload the plan starts after the one that did. */
+  #follow(stream: Stream): void {
+    if (this.#readers.includes(stream) || this.device.capturing) return;
+    after(stream, this.#readers[0]);
+    this.#readers.push(stream);
   }
 
   /** The valid part of the sections: a view that is kept while their size stays, as it does in decode. */
@@ -184,7 +198,7 @@ export class Attention extends Owner implements AsyncDisposable {
       ...(this.#rope ? [this.#rope] : []),
     ];
     const versions = buffers.map(({ version }) => version);
-    this.device.onReplay(() => {
+    this.device.onReplay((replayed) => {
       this.guard();
       const { plan, batch } = this.#fresh();
       const now = plan.launches.map(({ kernelClass, grid }) => `${kernelClass} ${grid}`).join();
@@ -196,9 +210,18 @@ export class Attention extends Owner implements AsyncDisposable {
       if (buffers.some(({ version }, i) => version !== versions[i])) {
         throw new PlanError("a buffer grew since the capture. Fix: capture again.");
       }
-      this.#upload(plan, stream);
+      this.#upload(plan, replayed);
+      this.#follow(replayed);
     });
   }
+}
+
+/** Later work of `stream` starts after what `other` holds now. */
+function after(stream: Stream, other: Stream): void {
+  if (other.disposed) return;
+  using event = stream.device.createEvent("plan");
+  event.record(other);
+  stream.waitFor(event);
 }
 
 function longest(batch: Batch): number {

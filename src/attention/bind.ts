@@ -78,6 +78,8 @@ export function bindTensors(
   bindMask(params, options, batch, tensors);
   const kScale = scaleStrides("kScale", tensors.kScale, kvHeads);
   const vScale = scaleStrides("vScale", tensors.vScale, kvHeads);
+  checkRequests("kScale", tensors.kScale, kScale.request, batch);
+  checkRequests("vScale", tensors.vScale, vScale.request, batch);
   if (batch.layout.levels.length > 1 && (kScale.request !== 0 || vScale.request !== 0)) {
     const fix = "use scales by head or token, or plan without shared prefixes.";
     const allowed = "not by request where requests share a level";
@@ -93,6 +95,18 @@ export function bindTensors(
   params.vScaleStrideHead = vScale.head;
   params.vScaleStridePage = vScale.page;
   params.vScaleStrideToken = vScale.token;
+}
+
+/** Scales by request must be there for every request. */
+function checkRequests(
+  option: string,
+  scale: Tensor | undefined,
+  stride: number,
+  batch: Batch,
+): void {
+  if (scale === undefined || stride === 0 || scale.shape[0] >= batch.requestCount) return;
+  const allowed = `[${batch.requestCount} or more, ${scale.shape[1]}]`;
+  throw new OptionError(option, scale.label, allowed, "give a row for each request.");
 }
 
 function bindKeysAndValues(
@@ -177,6 +191,16 @@ function rowTokens(level: Level, row: number, blockSize: number): number {
   return (level.columns[last] >> 1) * blockSize + kept - before;
 }
 
+/** Bytes that the masks of all requests take at least. */
+function maskBytes(options: ResolvedOptions, batch: Batch): number {
+  let bits = 0;
+  for (let r = 0; r < batch.requestCount; r++) {
+    const queries = batch.queryIndptr[r + 1] - batch.queryIndptr[r];
+    bits += queries * (options.mask === "all" ? batch.kvLengths[r] : queries);
+  }
+  return Math.ceil(bits / 8);
+}
+
 function bindMask(
   params: AttentionParams,
   options: ResolvedOptions,
@@ -192,7 +216,7 @@ function bindMask(
     const allowed = `given: the options say mask "${options.mask}"`;
     throw new OptionError("mask", mask, allowed, "pass mask (u8) and maskIndptr (i32).");
   }
-  params.mask = denseAddress("mask", mask, "u8", 0);
+  params.mask = denseAddress("mask", mask, "u8", maskBytes(options, batch));
   params.maskIndptr = denseAddress("maskIndptr", maskIndptr, "i32", batch.requestCount);
 }
 

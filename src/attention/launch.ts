@@ -1,6 +1,7 @@
 import type { Device } from "../device/device.ts";
 import type { Kernel } from "../device/kernel.ts";
 import type { Stream } from "../device/stream.ts";
+import { OptionError } from "../errors.ts";
 import { AttentionParams, AttentionRecord } from "../ffi/params.gen.ts";
 import type { Plan } from "../plan/attention.ts";
 import { bindOptions } from "./bind.ts";
@@ -34,6 +35,12 @@ export class AttentionLaunch {
   /** Points at the page table of a cache's layer. */
   table(cache: PagedCache, layer: number): void {
     const group = cache.layerGroups[layer];
+    const kept = cache.pool.groups[group].windowLeft;
+    if (kept >= 0 && (this.params.windowLeft < 0 || this.params.windowLeft > kept)) {
+      const fix = `create the attention of layer ${layer} with that windowLeft.`;
+      const allowed = `at most ${kept}: the layer's page group keeps no more`;
+      throw new OptionError("windowLeft", this.params.windowLeft, allowed, fix);
+    }
     this.params.pageTable = cache.tableAddress(group);
     this.params.tableStride = cache.tableStride(group);
   }

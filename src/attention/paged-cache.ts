@@ -152,7 +152,7 @@ export class PagedCache extends Owner {
       appender.plane(this.planes[i].name, this.#views[layer][i], source, scale);
     }
     appender.launch(stream);
-    if (this.device.capturing) this.#watch(batch.paddedTokens, stream);
+    if (this.device.capturing) this.#watch(batch.paddedTokens);
   }
 
   /**
@@ -291,10 +291,10 @@ export class PagedCache extends Owner {
   }
 
   /** A replay needs the buffers and the padded tokens of the capture; then its step is uploaded. */
-  #watch(paddedTokens: number, stream: Stream): void {
+  #watch(paddedTokens: number): void {
     const { version } = this.#step;
     const strides = this.pool.groups.map(({ table }) => table.stride);
-    this.device.onReplay(() => {
+    this.device.onReplay((replayed) => {
       this.guard();
       const batch = this.#batch!;
       if (batch.paddedTokens !== paddedTokens) {
@@ -311,7 +311,7 @@ export class PagedCache extends Owner {
             "Fix: capture again after a step of the largest size.",
         );
       }
-      this.sync(batch, stream);
+      this.sync(batch, replayed);
     });
   }
 

@@ -60,6 +60,8 @@ export class Device extends Owner implements AsyncDisposable {
   readonly #kernels = new Map<string, Kernel>();
   readonly #blocks = new Map<number, { label: string; bytes: number }>();
   #captured: ReplayCheck[] | undefined;
+  /** Blocks freed during a capture: the graph's to free. */
+  #held: number[] = [];
 
   private constructor(handle: number, why: string) {
     const properties = new DeviceProperties();
@@ -120,7 +122,7 @@ export class Device extends Owner implements AsyncDisposable {
       native().fb_event_create(this.#handle as never, addressOf(out64) as never),
       "create event",
     );
-    return new Event(Number(out64[0]), label);
+    return new Event(this, Number(out64[0]), label);
   }
 
   /**
@@ -150,7 +152,12 @@ export class Device extends Owner implements AsyncDisposable {
 
   /** Gives a block back once all that is queued now is through. For {@link Memory}. */
   free(address: number): void {
-    if (this.disposed || !this.#blocks.delete(address)) return;
+    if (this.disposed || !this.#blocks.has(address)) return;
+    if (this.#captured !== undefined) {
+      this.#held.push(address);
+      return;
+    }
+    this.#blocks.delete(address);
     native().fb_memory_free(this.#handle as never, address);
   }
 
@@ -222,6 +229,9 @@ export class Device extends Owner implements AsyncDisposable {
    */
   capture(stream: Stream, body: () => void, label = "graph"): Graph {
     stream.guard();
+    if (this.#captured !== undefined) {
+      throw new DeviceError(Status.capture, "a capture runs already. Fix: end it before the next.");
+    }
     check(native().fb_capture_begin(stream.handle as never), label);
     const checks: ReplayCheck[] = (this.#captured = []);
     try {
@@ -266,7 +276,9 @@ export class Device extends Owner implements AsyncDisposable {
   #endCapture(stream: Stream, checks: ReplayCheck[], label: string): Graph {
     this.#captured = undefined;
     check(native().fb_capture_end(stream.handle as never, addressOf(out64) as never), label);
-    return new Graph(Number(out64[0]), checks, label);
+    const held = this.#held;
+    this.#held = [];
+    return new Graph(Number(out64[0]), checks, label, this, held);
   }
 
   #outOfMemory(status: number, label: string): OutOfMemoryError {

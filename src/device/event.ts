@@ -1,5 +1,7 @@
+import { OptionError } from "../errors.ts";
 import { addressOf, native } from "../ffi/library.ts";
 import { check, Status } from "../ffi/status.ts";
+import type { Device } from "./device.ts";
 import { Owner } from "./owner.ts";
 import type { Stream } from "./stream.ts";
 
@@ -8,6 +10,7 @@ const milliseconds = new Float64Array(new ArrayBuffer(8));
 /** A mark in a stream that can be asked about, timed and waited for by other streams. */
 export class Event extends Owner {
   constructor(
+    readonly device: Device,
     /** Native handle. */
     readonly handle: number,
     label = "event",
@@ -19,6 +22,9 @@ export class Event extends Owner {
   record(stream: Stream): void {
     this.guard();
     stream.guard();
+    if (stream.device !== this.device) {
+      throw new OptionError("stream", stream.label, "of the event's device", "use its own events.");
+    }
     check(native().fb_event_record(this.handle as never, stream.handle as never), this.label);
   }
 
@@ -42,7 +48,13 @@ export class Event extends Owner {
     return milliseconds[0]!;
   }
 
+  /** Throws DisposedError when the event or its device was disposed. */
+  override guard(): void {
+    super.guard();
+    this.device.guard();
+  }
+
   protected override release(): void {
-    native().fb_event_destroy(this.handle as never);
+    if (!this.device.disposed) native().fb_event_destroy(this.handle as never);
   }
 }

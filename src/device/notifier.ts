@@ -1,3 +1,4 @@
+import { DisposedError } from "../errors.ts";
 import type { Stream } from "./stream.ts";
 
 interface Reader {
@@ -41,10 +42,17 @@ export class Notifier {
     });
   }
 
+  /** True while somebody waits for the stream. */
+  isWaitedFor(stream: Stream): boolean {
+    return this.#waiters.some((waiter) => waiter.stream === stream);
+  }
+
   /** Stops reading; waiters that are left are settled by what their stream says now. */
   close(): void {
     clearTimeout(this.#grace);
     this.#settle();
+    for (const { stream, reject } of this.#waiters) reject(new DisposedError(stream.device.label));
+    this.#waiters = [];
     void this.#reader?.cancel();
     this.#reader = undefined;
   }
@@ -87,6 +95,7 @@ export class Notifier {
 
   #settle(): void {
     const waiters = this.#waiters;
+    const settled: Stream[] = [];
     let kept = 0;
     for (let i = 0; i < waiters.length; i++) {
       const waiter = waiters[i]!;
@@ -97,7 +106,11 @@ export class Notifier {
       const failure = waiter.stream.device.failure();
       if (failure === undefined) waiter.resolve();
       else waiter.reject(failure);
+      settled.push(waiter.stream);
     }
     waiters.length = kept;
+    for (const stream of new Set(settled)) {
+      if (stream.disposed && !this.isWaitedFor(stream)) stream.destroy();
+    }
   }
 }

@@ -43,8 +43,9 @@ export class PinnedRing extends Owner {
       stream.wait();
     }
     if (block.i32.length >= ints) return block;
+    const grown = this.#grow(ints, block.event);
     block.memory[Symbol.dispose]();
-    return this.#grow(ints, block.event);
+    return grown;
   }
 
   /** Queues the copy of the block's first `ints` to `target` and frees the block behind it. */

@@ -1,3 +1,4 @@
+import { OptionError, requireInteger } from "../errors.ts";
 import { check } from "../ffi/status.ts";
 import { addressOf, native } from "../ffi/library.ts";
 import type { Device } from "./device.ts";
@@ -20,6 +21,8 @@ export class Stream extends Owner {
 
   /** Takes a stream that another library owns; disposing it leaves the native stream alone. */
   static wrap(device: Device, handle: number): Stream {
+    device.guard();
+    requireInteger("handle", handle, 1);
     return new Stream(device, handle, `stream ${handle.toString(16)}`, true);
   }
 
@@ -56,6 +59,9 @@ export class Stream extends Owner {
   waitFor(event: Event): void {
     this.guard();
     event.guard();
+    if (event.device !== this.device) {
+      throw new OptionError("event", event.label, "of this device", "use an event of its own.");
+    }
     check(
       native().fb_event_wait(event.handle as never, this.handle as never),
       `${this.label} waits for ${event.label}`,
@@ -65,16 +71,34 @@ export class Stream extends Owner {
   /** Queues a copy of `bytes` from one address to another. */
   copy(target: number, source: number, bytes: number): void {
     this.guard();
+    requireInteger("target", target, 1);
+    requireInteger("source", source, 1);
+    requireInteger("bytes", bytes, 0);
     check(native().fb_memory_copy(this.handle as never, target, source, bytes), "copy");
   }
 
   /** Queues setting `bytes` bytes to `byte`. */
   fill(target: number, byte: number, bytes: number): void {
     this.guard();
+    requireInteger("target", target, 1);
+    requireInteger("byte", byte, 0, 255);
+    requireInteger("bytes", bytes, 0);
     check(native().fb_memory_fill(this.handle as never, target, byte, bytes), "fill");
   }
 
+  /** Throws DisposedError when the stream or its device was disposed. */
+  override guard(): void {
+    super.guard();
+    this.device.guard();
+  }
+
+  /** Gives the native stream back, once nobody waits for it. For the notifier. */
+  destroy(): void {
+    if (this.borrowed || this.device.disposed) return;
+    native().fb_stream_destroy(this.handle as never);
+  }
+
   protected override release(): void {
-    if (!this.borrowed) native().fb_stream_destroy(this.handle as never);
+    if (!this.device.notifier.isWaitedFor(this)) this.destroy();
   }
 }

@@ -142,6 +142,8 @@ function checkLevel(
   for (let row = 0; row < rows; row++) {
     const length = level.kvLengths[row];
     if (!(length >= 0)) throw layoutError(`${name}.kvLengths[${row}]`, length, "0 or more");
+    const slot = level.slots[row];
+    if (!(slot >= 0)) throw layoutError(`${name}.slots[${row}]`, slot, "0 or more");
     const start = level.positionStarts[row];
     if (!(start >= 0) || (!layout.contiguous && start % layout.blockSize !== 0))
       throw layoutError(

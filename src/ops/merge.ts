@@ -16,6 +16,9 @@ export interface AttentionState {
   lseBase: LseBase;
 }
 
+/** Most elements of a head: a row fits a thread's scratch memory many times. */
+const dimMost = 65536;
+
 /** Rows that one item of the merge kernel handles. */
 const rowsPerItem = 64;
 
@@ -71,6 +74,10 @@ function checkState(index: number, state: AttentionState, first: AttentionState)
     throw new OptionError(`${name}.lseBase`, lseBase, `"${first.lseBase}", as the first`, fix);
   }
   const same = out.shape.join() === first.out.shape.join() && out.dtype === first.out.dtype;
+  if (out.shape[2] > dimMost) {
+    const fix = "merge narrower heads.";
+    throw new OptionError(`${name}.out`, out.label, `heads of at most ${dimMost} elements`, fix);
+  }
   if (out.shape.length !== 3 || !same || !isFloat(out.dtype)) {
     const allowed = `[tokens, heads, dim] like ${first.out.label}`;
     throw new OptionError(`${name}.out`, out.label, allowed, "merge states of one shape.");

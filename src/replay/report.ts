@@ -162,7 +162,7 @@ function timeShares({ steps, seconds }: ReplayResult): string {
     ["kernels", "a", kernels],
     ["making inputs", "b", synthesis],
     ["host", "c", host],
-    ["rest", "d", total - kernels - synthesis - host],
+    ["rest", "d", Math.max(0, total - kernels - synthesis - host)],
   ];
   const percent = (value: number) => `${((100 * value) / total).toFixed(1)}%`;
   const bar = parts.map(

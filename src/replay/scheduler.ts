@@ -54,6 +54,8 @@ export class Scheduler implements Disposable {
   #admitted = 0;
   /** True after a job did not fit, until pages come back. */
   #full = false;
+  /** True after a job came, until the running ones are put in prefix order. */
+  #unsorted = false;
   #sequences: Sequence[] = [];
   #ordered: Job[] = [];
   #order = new Int32Array(0);
@@ -111,7 +113,7 @@ export class Scheduler implements Disposable {
     const budget = this.#assign();
     this.#admit(budget);
     if (this.running.length === 0) return null;
-    this.#sortRunning();
+    if (this.#unsorted) this.#sortRunning();
     while (true) {
       this.#gather();
       const { sequences } = this.#step;
@@ -218,6 +220,7 @@ export class Scheduler implements Disposable {
       job.scheduled = Math.min(budget, job.length - job.sequence!.length);
       budget -= job.scheduled;
       this.running.push(job);
+      this.#unsorted = true;
       promised += this.#promisedTo(job);
     }
   }
@@ -278,8 +281,9 @@ export class Scheduler implements Disposable {
     );
   }
 
-  /** Puts the running jobs in prefix order, which lets neighbours share levels. */
+  /** Puts the running jobs in prefix order, which lets neighbours share levels; leaving keeps it. */
   #sortRunning(): void {
+    this.#unsorted = false;
     const running = this.running;
     const sequences = this.#sequences;
     const ordered = this.#ordered;

@@ -4,7 +4,15 @@ import { Owner } from "../device/owner.ts";
 import { OptionError, requireInteger } from "../errors.ts";
 import { borrow } from "../ffi/library.ts";
 import { ConvertParams, RandomParams } from "../ffi/params.gen.ts";
-import { decode, type DType, dtypeBytes, dtypeCode, encode, requireDType } from "./dtype.ts";
+import {
+  decode,
+  type DType,
+  dtypeBytes,
+  dtypeCode,
+  encode,
+  isFloat,
+  requireDType,
+} from "./dtype.ts";
 
 /** Axes that a tensor may have. */
 export const axesMax = 6;
@@ -103,6 +111,9 @@ export class Tensor extends Owner {
     options: { seed: number; mean?: number; deviation?: number },
   ): Tensor {
     requireInteger("seed", options.seed, 0);
+    if (!isFloat(dtype)) {
+      throw new OptionError("dtype", dtype, "a float dtype", "make floats, then convert them.");
+    }
     const tensor = Tensor.empty(device, shape, dtype);
     randomParams.out = tensor.address;
     randomParams.count = tensor.elements;
@@ -129,6 +140,7 @@ export class Tensor extends Owner {
     requireDType("dtype", dtype);
     requireInteger("address", address, 1);
     const strides = options.strides ?? denseStrides(checkShape(shape));
+    checkShape(shape);
     if (strides.length !== shape.length || !strides.every(Number.isSafeInteger)) {
       throw new OptionError("strides", strides, `${shape.length} integers`, "one for each axis.");
     }

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { Device } from "../../src/device/device.ts";
 import { DeviceError, DisposedError, OptionError, OutOfMemoryError } from "../../src/errors.ts";
 import { ProbeParams, RandomParams } from "../../src/ffi/params.gen.ts";
+import { Stream } from "../../src/device/stream.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { forSeeds } from "../support/random.ts";
 import { runBun } from "../support/run.ts";
@@ -282,4 +283,77 @@ test("tensors that were forgotten give their memory back", async () => {
     }
   }
   expect(device.memoryStats().usedBytes).toBeLessThan(64 << 20);
+});
+
+describe("after disposal", () => {
+  test("everything of a disposed device throws and disposes quietly", async () => {
+    const device = await Device.open("cpu", { threads: 1 });
+    const [stream, event] = [device.createStream(), device.createEvent()];
+    const graph = device.capture(stream, () => spin(device, 1, 1, stream));
+    device[Symbol.dispose]();
+    for (const use of [
+      () => stream.wait(),
+      () => stream.fill(64, 0, 1),
+      () => event.record(stream),
+      () => event.reached,
+      () => graph.replay(stream),
+      () => device.stream.idle,
+    ]) {
+      expect(use).toThrow(DisposedError);
+    }
+    for (const owner of [stream, event, graph, device.stream]) owner[Symbol.dispose]();
+  });
+
+  test("a stream disposed while somebody waits for it settles the wait", async () => {
+    await using device = await Device.open("cpu", { threads: 2 });
+    for (let round = 0; round < 50; round++) {
+      const stream = device.createStream();
+      spin(device, 200, 1, stream);
+      const [first, second] = [stream.done(), stream.done()];
+      stream[Symbol.dispose]();
+      await Promise.all([first, second]);
+    }
+  });
+
+  test("a wait that a disposed device cuts short is rejected", async () => {
+    const device = await Device.open("cpu", { threads: 1 });
+    spin(device, 50_000);
+    const waiting = device.stream.done();
+    device[Symbol.dispose]();
+    expect(waiting).rejects.toThrow(DisposedError);
+  });
+});
+
+test("a graph keeps what was freed while it was captured", async () => {
+  await using device = await Device.open("cpu", { threads: 1 });
+  const target = device.alloc(4, "target");
+  const bytes = new Uint8Array(target.hostBytes());
+  const graph = device.capture(device.stream, () => {
+    using source = device.alloc(4, "source");
+    device.stream.fill(source.address, 9, 4);
+    device.stream.copy(target.address, source.address, 4);
+  });
+  const others = Array.from({ length: 8 }, () => device.alloc(4, "other"));
+  for (const other of others) device.stream.fill(other.address, 1, 4);
+  graph.replay(device.stream);
+  await device.stream.done();
+  expect([...bytes]).toEqual([9, 9, 9, 9]);
+  for (const other of others) expect([...new Uint8Array(other.hostBytes())]).toEqual([1, 1, 1, 1]);
+  graph[Symbol.dispose]();
+});
+
+test("addresses, events and streams are checked before a call", async () => {
+  await using device = await Device.open("cpu", { threads: 1 });
+  await using other = await Device.open("cpu", { threads: 1 });
+  const { stream } = device;
+  expect(() => stream.fill(1024, 1, -1)).toThrow("bytes must be");
+  expect(() => stream.fill(NaN, 1, 8)).toThrow("target must be");
+  expect(() => stream.copy(64, 0, 8)).toThrow("source must be");
+  expect(() => Stream.wrap(device, NaN)).toThrow("handle must be");
+  expect(() => stream.waitFor(other.createEvent())).toThrow("event must be");
+  expect(() => other.createEvent().record(stream)).toThrow("stream must be");
+  expect(() => device.capture(stream, () => void device.capture(stream, () => {}))).toThrow(
+    "a capture runs already",
+  );
+  expect(device.capturing).toBe(false);
 });

@@ -202,11 +202,15 @@ fn describe_row(w: *Work, i: usize, token: i32, head: i32, clamped: bool) void {
             p.planned_kv_lengths,
         )[at];
         if (clamped) {
-            const keys = if (p.kv_lengths == 0) planned_keys else items(i32, p.kv_lengths)[at];
-            const queries = if (p.query_lengths == 0) planned_queries else items(
-                i32,
-                p.query_lengths,
-            )[at];
+            // The planned lengths are bounds: beyond them nothing was reserved.
+            const keys = if (p.kv_lengths == 0) planned_keys else @max(
+                0,
+                @min(planned_keys, items(i32, p.kv_lengths)[at]),
+            );
+            const queries = if (p.query_lengths == 0) planned_queries else @max(
+                0,
+                @min(planned_queries, items(i32, p.query_lengths)[at]),
+            );
             position = keys - queries + index;
             high = if (index < queries) keys - 1 else no_position;
         }
