@@ -32,6 +32,8 @@ export class Attention extends Owner implements AsyncDisposable {
   #plan: Plan | undefined;
   #batchGeneration = -1;
   #uploaded = false;
+  /** True until a run waits for the rope table's upload; at first too. */
+  #ropeMoved = true;
   /** Streams that read the plan's sections; the first uploaded them. */
   readonly #readers: Stream[] = [];
   #view: Int32Array | undefined;
@@ -97,8 +99,12 @@ export class Attention extends Owner implements AsyncDisposable {
     if (this.device.capturing) {
       throw new PlanError("plan cannot be captured. Fix: plan before the capture and each replay.");
     }
+    if (this.options.deviceLengths && batch.customPositions) {
+      const fix = "leave positions out, or give the lengths with the batch.";
+      throw new OptionError("positions", "custom", "not used with deviceLengths", fix);
+    }
     const plan = this.#planner.plan(batch);
-    if (this.#rope !== undefined) this.#rope.ensure(longest(batch));
+    if (this.#rope?.ensure(longest(batch))) this.#ropeMoved = true;
     this.#plan = plan;
     this.#batch = batch;
     this.#batchGeneration = batch.generation;
@@ -165,6 +171,10 @@ export class Attention extends Owner implements AsyncDisposable {
     for (const reader of this.#readers) if (reader !== stream) after(stream, reader);
     this.#readers.length = 0;
     this.#readers.push(stream);
+    if (this.#rope !== undefined && this.#ropeMoved && stream !== this.device.stream) {
+      after(stream, this.device.stream);
+    }
+    this.#ropeMoved = false;
     const { i32 } = this.#ring.take(plan.sectionInts);
     i32.set(this.#valid(plan));
     this.#sections.ensure(plan.sectionInts * 4);
@@ -190,6 +200,9 @@ export class Attention extends Owner implements AsyncDisposable {
   #watch(stream: Stream, captured: Plan, capturedBatch: Batch): void {
     if (this.options.graph === undefined) {
       throw new PlanError("run was captured without graph sizes. Fix: create with { graph }.");
+    }
+    if (capturedBatch.owner === null) {
+      throw new PlanError("only a cache's batches can be captured. Fix: use cache.reserve.");
     }
     const grids = captured.launches.map(({ kernelClass, grid }) => `${kernelClass} ${grid}`).join();
     const buffers = [

@@ -48,16 +48,18 @@ export function bindTensors(
 ): void {
   const { queryHeads, kvHeads, headDim, valueDim } = options;
   const { q, out, lse } = tensors;
-  checkRows("q", q, batch.tokenCount, queryHeads, headDim, options.dtype);
-  checkRows("out", out, batch.tokenCount, queryHeads, valueDim, options.outDtype);
+  // A captured run is replayed with up to the graph's tokens.
+  const tokens = q?.device.capturing ? options.graph?.maxQueryTokens : undefined;
+  const rows = tokens ?? batch.tokenCount;
+  checkRows("q", q, rows, queryHeads, headDim, options.dtype);
+  checkRows("out", out, rows, queryHeads, valueDim, options.outDtype);
   params.q = q.address;
   params.qStrideToken = q.strides[0];
   params.qStrideHead = q.strides[1];
   params.out = out.address;
   params.outStrideToken = out.strides[0];
   params.outStrideHead = out.strides[1];
-  params.lse =
-    lse === undefined ? 0 : denseAddress("lse", lse, "f32", batch.tokenCount * queryHeads);
+  params.lse = lse === undefined ? 0 : denseAddress("lse", lse, "f32", rows * queryHeads);
   bindKeysAndValues(params, options, batch, tensors);
   const requests = batch.requestCount;
   if (!options.deviceLengths && (tensors.kvLengths ?? tensors.queryLengths) !== undefined) {

@@ -114,6 +114,10 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     const fix = "give every KV head the same number of query heads.";
     throw new OptionError("queryHeads", queryHeads, `a multiple of kvHeads (${kvHeads})`, fix);
   }
+  if (options.deviceLengths && options.mask === "tail") {
+    const fix = 'use mask "all", or give the lengths with the batch.';
+    throw new OptionError("mask", "tail", 'not "tail" with deviceLengths', fix);
+  }
   if (options.rope !== undefined) checkRope(options.rope, headDim);
   const {
     valueDim = headDim,

@@ -38,6 +38,8 @@ export interface MemoryStats {
   owners: { label: string; bytes: number; blocks: number }[];
 }
 
+const deviceOptions = ["threads", "level", "memoryLimitBytes"];
+
 const out64 = new BigUint64Array(new ArrayBuffer(16));
 const out32 = new Int32Array(new ArrayBuffer(8));
 const out3 = new Float64Array(new ArrayBuffer(24));
@@ -90,6 +92,11 @@ export class Device extends Owner implements AsyncDisposable {
         '"auto" or "cpu": this build has no CUDA device',
         'open "auto".',
       );
+    }
+    for (const option of Object.keys(options)) {
+      if (deviceOptions.includes(option)) continue;
+      const allowed = `one of ${deviceOptions.join(", ")}`;
+      throw new OptionError(`options.${option}`, "an option", allowed, "remove or rename it.");
     }
     const threads = threadsOf(options);
     const level = levelOf(options);
@@ -235,7 +242,10 @@ export class Device extends Owner implements AsyncDisposable {
     check(native().fb_capture_begin(stream.handle as never), label);
     const checks: ReplayCheck[] = (this.#captured = []);
     try {
-      body();
+      const result: unknown = body();
+      if (result instanceof Promise) {
+        throw new OptionError("body", "an async function", "synchronous", "await before capture.");
+      }
     } catch (error) {
       this.#endCapture(stream, checks, label)[Symbol.dispose]();
       throw error;

@@ -9,6 +9,8 @@ const milliseconds = new Float64Array(new ArrayBuffer(8));
 
 /** A mark in a stream that can be asked about, timed and waited for by other streams. */
 export class Event extends Owner {
+  #stream: Stream | undefined;
+
   constructor(
     readonly device: Device,
     /** Native handle. */
@@ -25,6 +27,11 @@ export class Event extends Owner {
     if (stream.device !== this.device) {
       throw new OptionError("stream", stream.label, "of the event's device", "use its own events.");
     }
+    // Records are reached in their order: one on another stream waits for the one before.
+    if (this.#stream !== undefined && this.#stream !== stream && !this.reached) {
+      stream.waitFor(this);
+    }
+    this.#stream = stream;
     check(native().fb_event_record(this.handle as never, stream.handle as never), this.label);
   }
 

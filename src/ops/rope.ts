@@ -82,9 +82,12 @@ export class RopeTable extends Owner {
     return this.#buffer.version;
   }
 
-  /** Makes the table hold `positions` positions, doubling as it grows. */
-  ensure(positions: number): void {
-    if (positions <= this.#positions) return;
+  /**
+   * Makes the table hold `positions` positions, doubling as it grows. True when it grew: the upload
+   * runs on the default stream, which others then have to wait for.
+   */
+  ensure(positions: number): boolean {
+    if (positions <= this.#positions) return false;
     const count = Math.max(positions, 2 * this.#positions);
     const pairs = this.#frequencies.length;
     const table = new Float32Array(count * pairs * 2);
@@ -98,6 +101,7 @@ export class RopeTable extends Owner {
     this.#buffer.ensure(table.byteLength);
     this.#buffer.device.upload(this.address, new Uint8Array(table.buffer));
     this.#positions = count;
+    return true;
   }
 
   protected override release(): void {

@@ -193,6 +193,7 @@ test("bad options of Device.open name the option", async () => {
   expect(Device.open("cpu", { threads: 0 })).rejects.toThrow("threads must be");
   expect(Device.open("cpu", { threads: NaN })).rejects.toThrow(OptionError);
   expect(Device.open("cpu", { level: "v9" as never })).rejects.toThrow("level must be one of");
+  expect(Device.open("cpu", { thread: 4 } as never)).rejects.toThrow("options.thread must be");
   expect(Device.open("cuda:0")).rejects.toThrow("kind must be");
   process.env["FLASHBUN_THREADS"] = "many";
   try {
@@ -355,5 +356,25 @@ test("addresses, events and streams are checked before a call", async () => {
   expect(() => device.capture(stream, () => void device.capture(stream, () => {}))).toThrow(
     "a capture runs already",
   );
+  const later = async () => {};
+  expect(() => device.capture(stream, later)).toThrow("body must be synchronous");
   expect(device.capturing).toBe(false);
+});
+
+test("an event recorded again elsewhere keeps its earlier waiters waiting", async () => {
+  await using device = await Device.open("cpu", { threads: 3 });
+  const [busy, idle, waiter] = ["busy", "idle", "waiter"].map((name) => device.createStream(name));
+  const memory = device.alloc(8, "test");
+  const { address } = memory;
+  device.stream.fill(address, 0, 8);
+  await device.stream.done();
+  const event = device.createEvent();
+  spin(device, 30_000, 1, busy);
+  busy.fill(address, 5, 4);
+  event.record(busy);
+  waiter.waitFor(event);
+  waiter.copy(address + 4, address, 4);
+  event.record(idle);
+  await waiter.done();
+  expect([...new Uint8Array(memory.hostBytes())]).toEqual([5, 5, 5, 5, 5, 5, 5, 5]);
 });
