@@ -205,6 +205,9 @@ export class Tensor extends Owner {
   copyFrom(source: Tensor, stream = this.device.stream): void {
     this.guard();
     source.guard();
+    if (source.device !== this.device) {
+      throw new OptionError("source", source.label, "of the same device", "copy it over the host.");
+    }
     if (source.shape.join() !== this.shape.join()) {
       throw new OptionError(
         "source",

@@ -351,6 +351,8 @@ test("addresses, events and streams are checked before a call", async () => {
   expect(() => stream.fill(NaN, 1, 8)).toThrow("target must be");
   expect(() => stream.copy(64, 0, 8)).toThrow("source must be");
   expect(() => Stream.wrap(device, NaN)).toThrow("handle must be");
+  const zeros = Tensor.zeros(device, [2], "f32");
+  expect(() => zeros.copyFrom(Tensor.zeros(other, [2], "f32"))).toThrow("source must be");
   expect(() => stream.waitFor(other.createEvent())).toThrow("event must be");
   expect(() => other.createEvent().record(stream)).toThrow("stream must be");
   expect(() => device.capture(stream, () => void device.capture(stream, () => {}))).toThrow(
