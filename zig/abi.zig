@@ -26,6 +26,12 @@ export fn fb_last_error(buffer: ?[*]u8, capacity: i32) i32 {
     return @intCast(status_file.copy_last(target[0..@intCast(capacity)]));
 }
 
+/// Opens the CUDA driver once a process.
+export fn fb_driver_open(path: ?[*:0]const u8, out: ?*params.struct_fb_driver_properties) i32 {
+    _ = .{ path, out };
+    return fail(.unsupported, "this build has no CUDA device", .{});
+}
+
 /// kind 0 is the CPU; level -1 takes the best the processor runs.
 export fn fb_device_open(kind: i32, thread_count: i32, level: i32, limit_bytes: u64, out: ?**Device) i32 {
     const target = out orelse return null_handle("out");
@@ -52,6 +58,7 @@ export fn fb_device_properties(device: ?*Device, out: ?*params.struct_fb_device_
     const target = out orelse return null_handle("out");
     target.* = std.mem.zeroes(params.struct_fb_device_properties);
     target.total_bytes = owner.memory.limit_bytes;
+    target.physical_bytes = physical_bytes();
     target.last_level_cache_bytes = last_level_cache_bytes();
     target.pool_bytes = owner.memory.live_bytes;
     target.processors = @intCast(owner.pool.threads.len);
@@ -146,6 +153,14 @@ export fn fb_stream_create(device: ?*Device, out: ?**Stream) i32 {
     const owner = device orelse return null_handle("device");
     const target = out orelse return null_handle("out");
     target.* = owner.add_stream() catch return out_of_host_memory();
+    return 0;
+}
+
+/// On the CPU a native stream is a handle of this library: it stays its owner's.
+export fn fb_stream_wrap(device: ?*Device, native: u64, out: ?*u64) i32 {
+    if (device == null) return null_handle("device");
+    const target = out orelse return null_handle("out");
+    target.* = native;
     return 0;
 }
 
@@ -275,6 +290,11 @@ export fn fb_graph_launch(graph: ?*Graph, stream: ?*Stream) i32 {
     return enqueue(stream, .{ .graph = replayed });
 }
 
+export fn fb_graph_update(graph: ?*Graph, source: ?*Graph) i32 {
+    _ = .{ graph, source };
+    return fail(.unsupported, "graphs of the cpu device are not updated", .{});
+}
+
 export fn fb_graph_free(graph: ?*Graph) i32 {
     const gone = graph orelse return null_handle("graph");
     const device = gone.device;
@@ -291,22 +311,56 @@ export fn fb_module_load(device: ?*Device, bytes: ?[*]const u8, length: u64, out
     return fail(.unsupported, "the cpu device loads no modules: its kernels are built in", .{});
 }
 
+export fn fb_module_unload(module: u64) i32 {
+    _ = module;
+    return fail(.unsupported, "the cpu device loads no modules: its kernels are built in", .{});
+}
+
+export fn fb_module_kernel(
+    module: u64,
+    name: ?[*:0]const u8,
+    traits: ?*const params.struct_fb_kernel_traits,
+    facts: ?*params.struct_fb_kernel_facts,
+    out: ?*u64,
+) i32 {
+    _ = .{ module, name, traits, facts, out };
+    return fail(.unsupported, "the cpu device loads no modules: its kernels are built in", .{});
+}
+
+/// The blob of embedded kernel images; length 0 without one.
+export fn fb_images(address: ?*u64, length: ?*u64) i32 {
+    (address orelse return null_handle("address")).* = 0;
+    (length orelse return null_handle("length")).* = 0;
+    return 0;
+}
+
 /// Tensor maps are for CUDA devices.
-export fn fb_tensor_map_encode(device: ?*Device, out: ?*params.struct_fb_tensor_map) i32 {
-    _ = out;
+export fn fb_tensor_map_encode(
+    device: ?*Device,
+    spec: ?*const params.struct_fb_tensor_map_spec,
+    out: ?*params.struct_fb_tensor_map,
+) i32 {
+    _ = .{ spec, out };
     if (device == null) return null_handle("device");
     return fail(.unsupported, "the cpu device has no tensor maps", .{});
 }
 
-/// out: the kernel's handle; parameter_bytes: what a launch must pass.
-export fn fb_kernel_find(device: ?*Device, name: ?[*:0]const u8, out: ?*u64, parameter_bytes: ?*i32) i32 {
+/// out: the kernel's handle; facts: what a launch must pass and what one item of its grid covers.
+export fn fb_kernel_find(
+    device: ?*Device,
+    name: ?[*:0]const u8,
+    out: ?*u64,
+    facts: ?*params.struct_fb_kernel_facts,
+) i32 {
     const owner = device orelse return null_handle("device");
     const wanted = std.mem.span(name orelse return null_handle("name"));
     const target = out orelse return null_handle("out");
-    const bytes = parameter_bytes orelse return null_handle("parameter_bytes");
+    const said = facts orelse return null_handle("facts");
     const kernel = owner.find(wanted) orelse return fail(.not_found, "no kernel is named {s}", .{wanted});
     target.* = @intFromPtr(kernel);
-    bytes.* = @intCast(kernel.params_bytes);
+    said.* = std.mem.zeroes(params.struct_fb_kernel_facts);
+    said.params_bytes = @intCast(kernel.params_bytes);
+    said.item_rows = @intCast(kernel.item_rows);
     return 0;
 }
 
@@ -411,6 +465,13 @@ fn last_level_cache_bytes() u64 {
     const level3_cache_size = 194;
     const bytes = sysconf(level3_cache_size);
     return if (bytes > 0) @intCast(bytes) else 0;
+}
+
+fn physical_bytes() u64 {
+    const pages = 85;
+    const page_size = 30;
+    const count = sysconf(pages);
+    return if (count > 0) @intCast(count * sysconf(page_size)) else 0;
 }
 
 extern "c" fn sysconf(name: c_int) c_long;

@@ -12,6 +12,7 @@ pub const Status = enum(i32) {
     device_failed = 7,
     capture = 8,
     system = 9,
+    cuda = 10,
 
     pub fn code(status: Status) i32 {
         return @backingInt(status);

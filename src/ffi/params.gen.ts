@@ -1,7 +1,7 @@
 // Generated from kernels/params.h by `zig build abi`. Do not edit: change the header and build again.
 import { Params } from "./params.ts";
 
-export const FB_ABI_VERSION = 1;
+export const FB_ABI_VERSION = 2;
 export const FB_F32 = 0;
 export const FB_F16 = 1;
 export const FB_BF16 = 2;
@@ -16,11 +16,11 @@ export const FB_MASK_NONE = 0;
 export const FB_MASK_ALL = 1;
 export const FB_MASK_TAIL = 2;
 
-/** Packs `struct fb_device_properties` (104 bytes). */
+/** Packs `struct fb_device_properties` (144 bytes). */
 export class DeviceProperties extends Params {
-  static readonly byteLength = 104;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(104), offset = 0) {
-    super(memory, offset, 104);
+  static readonly byteLength = 144;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(144), offset = 0) {
+    super(memory, offset, 144);
   }
   set totalBytes(value: number) {
     this.write64(0, value);
@@ -34,35 +34,244 @@ export class DeviceProperties extends Params {
   get poolBytes(): number {
     return this.read64(2);
   }
-  set lastLevelCacheBytes(value: number) {
+  set physicalBytes(value: number) {
     this.write64(4, value);
   }
-  get lastLevelCacheBytes(): number {
+  get physicalBytes(): number {
     return this.read64(4);
   }
+  set lastLevelCacheBytes(value: number) {
+    this.write64(6, value);
+  }
+  get lastLevelCacheBytes(): number {
+    return this.read64(6);
+  }
   set processors(value: number) {
-    this.i32[6] = value;
-  }
-  get processors(): number {
-    return this.i32[6]!;
-  }
-  set level(value: number) {
-    this.i32[7] = value;
-  }
-  get level(): number {
-    return this.i32[7]!;
-  }
-  set frozen(value: number) {
     this.i32[8] = value;
   }
-  get frozen(): number {
+  get processors(): number {
     return this.i32[8]!;
   }
-  set notifyFd(value: number) {
+  set level(value: number) {
     this.i32[9] = value;
   }
-  get notifyFd(): number {
+  get level(): number {
     return this.i32[9]!;
+  }
+  set frozen(value: number) {
+    this.i32[10] = value;
+  }
+  get frozen(): number {
+    return this.i32[10]!;
+  }
+  set notifyFd(value: number) {
+    this.i32[11] = value;
+  }
+  get notifyFd(): number {
+    return this.i32[11]!;
+  }
+  set computeMajor(value: number) {
+    this.i32[12] = value;
+  }
+  get computeMajor(): number {
+    return this.i32[12]!;
+  }
+  set computeMinor(value: number) {
+    this.i32[13] = value;
+  }
+  get computeMinor(): number {
+    return this.i32[13]!;
+  }
+  set sharedBytesPerBlock(value: number) {
+    this.i32[14] = value;
+  }
+  get sharedBytesPerBlock(): number {
+    return this.i32[14]!;
+  }
+  set sharedBytesPerProcessor(value: number) {
+    this.i32[15] = value;
+  }
+  get sharedBytesPerProcessor(): number {
+    return this.i32[15]!;
+  }
+  set registersPerProcessor(value: number) {
+    this.i32[16] = value;
+  }
+  get registersPerProcessor(): number {
+    return this.i32[16]!;
+  }
+  set threadsPerProcessor(value: number) {
+    this.i32[17] = value;
+  }
+  get threadsPerProcessor(): number {
+    return this.i32[17]!;
+  }
+  set emulated(value: number) {
+    this.i32[18] = value;
+  }
+  get emulated(): number {
+    return this.i32[18]!;
+  }
+  set driverVersion(value: number) {
+    this.i32[19] = value;
+  }
+  get driverVersion(): number {
+    return this.i32[19]!;
+  }
+}
+
+/** Packs `struct fb_driver_properties` (16 bytes). */
+export class DriverProperties extends Params {
+  static readonly byteLength = 16;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(16), offset = 0) {
+    super(memory, offset, 16);
+  }
+  set version(value: number) {
+    this.i32[0] = value;
+  }
+  get version(): number {
+    return this.i32[0]!;
+  }
+  set deviceCount(value: number) {
+    this.i32[1] = value;
+  }
+  get deviceCount(): number {
+    return this.i32[1]!;
+  }
+  set emulated(value: number) {
+    this.i32[2] = value;
+  }
+  get emulated(): number {
+    return this.i32[2]!;
+  }
+}
+
+/** Packs `struct fb_kernel_traits` (24 bytes). */
+export class KernelTraits extends Params {
+  static readonly byteLength = 24;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(24), offset = 0) {
+    super(memory, offset, 24);
+  }
+  set threads(value: number) {
+    this.i32[0] = value;
+  }
+  get threads(): number {
+    return this.i32[0]!;
+  }
+  set sharedBytes(value: number) {
+    this.i32[1] = value;
+  }
+  get sharedBytes(): number {
+    return this.i32[1]!;
+  }
+  set cluster(value: number) {
+    this.i32[2] = value;
+  }
+  get cluster(): number {
+    return this.i32[2]!;
+  }
+  set persistent(value: number) {
+    this.i32[3] = value;
+  }
+  get persistent(): number {
+    return this.i32[3]!;
+  }
+  set programmatic(value: number) {
+    this.i32[4] = value;
+  }
+  get programmatic(): number {
+    return this.i32[4]!;
+  }
+  set itemRows(value: number) {
+    this.i32[5] = value;
+  }
+  get itemRows(): number {
+    return this.i32[5]!;
+  }
+}
+
+/** Packs `struct fb_kernel_facts` (24 bytes). */
+export class KernelFacts extends Params {
+  static readonly byteLength = 24;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(24), offset = 0) {
+    super(memory, offset, 24);
+  }
+  set paramsBytes(value: number) {
+    this.i32[0] = value;
+  }
+  get paramsBytes(): number {
+    return this.i32[0]!;
+  }
+  set itemRows(value: number) {
+    this.i32[1] = value;
+  }
+  get itemRows(): number {
+    return this.i32[1]!;
+  }
+  set blocksPerProcessor(value: number) {
+    this.i32[2] = value;
+  }
+  get blocksPerProcessor(): number {
+    return this.i32[2]!;
+  }
+  set registers(value: number) {
+    this.i32[3] = value;
+  }
+  get registers(): number {
+    return this.i32[3]!;
+  }
+  set localBytes(value: number) {
+    this.i32[4] = value;
+  }
+  get localBytes(): number {
+    return this.i32[4]!;
+  }
+  set staticSharedBytes(value: number) {
+    this.i32[5] = value;
+  }
+  get staticSharedBytes(): number {
+    return this.i32[5]!;
+  }
+}
+
+/** Packs `struct fb_tensor_map_spec` (120 bytes). */
+export class TensorMapSpec extends Params {
+  static readonly byteLength = 120;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(120), offset = 0) {
+    super(memory, offset, 120);
+  }
+  set address(value: number) {
+    this.write64(0, value);
+  }
+  get address(): number {
+    return this.read64(0);
+  }
+  setExtents(index: number, value: number): void {
+    this.write64(2 + index * 2, value);
+  }
+  setStrides(index: number, value: number): void {
+    this.write64(12 + index * 2, value);
+  }
+  setBox(index: number, value: number): void {
+    this.i32[20 + index * 1] = value;
+  }
+  set rank(value: number) {
+    this.i32[25] = value;
+  }
+  get rank(): number {
+    return this.i32[25]!;
+  }
+  set dtype(value: number) {
+    this.i32[26] = value;
+  }
+  get dtype(): number {
+    return this.i32[26]!;
+  }
+  set swizzleBytes(value: number) {
+    this.i32[27] = value;
+  }
+  get swizzleBytes(): number {
+    return this.i32[27]!;
   }
 }
 
@@ -286,11 +495,11 @@ export class MergeRecord extends Params {
   }
 }
 
-/** Packs `struct fb_attention_params` (432 bytes). */
+/** Packs `struct fb_attention_params` (440 bytes). */
 export class AttentionParams extends Params {
-  static readonly byteLength = 432;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(432), offset = 0) {
-    super(memory, offset, 432);
+  static readonly byteLength = 440;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(440), offset = 0) {
+    super(memory, offset, 440);
   }
   set kData(value: number) {
     this.write64(0, value);
@@ -550,131 +759,137 @@ export class AttentionParams extends Params {
   get ropeTable(): number {
     return this.read64(84);
   }
+  set counters(value: number) {
+    this.write64(86, value);
+  }
+  get counters(): number {
+    return this.read64(86);
+  }
   set tableStride(value: number) {
-    this.i32[86] = value;
-  }
-  get tableStride(): number {
-    return this.i32[86]!;
-  }
-  set pageSize(value: number) {
-    this.i32[87] = value;
-  }
-  get pageSize(): number {
-    return this.i32[87]!;
-  }
-  set contiguous(value: number) {
     this.i32[88] = value;
   }
-  get contiguous(): number {
+  get tableStride(): number {
     return this.i32[88]!;
   }
-  set queryHeads(value: number) {
+  set pageSize(value: number) {
     this.i32[89] = value;
   }
-  get queryHeads(): number {
+  get pageSize(): number {
     return this.i32[89]!;
   }
-  set kvHeads(value: number) {
+  set contiguous(value: number) {
     this.i32[90] = value;
   }
-  get kvHeads(): number {
+  get contiguous(): number {
     return this.i32[90]!;
   }
-  set keyDim(value: number) {
+  set queryHeads(value: number) {
     this.i32[91] = value;
   }
-  get keyDim(): number {
+  get queryHeads(): number {
     return this.i32[91]!;
   }
-  set valueDim(value: number) {
+  set kvHeads(value: number) {
     this.i32[92] = value;
   }
-  get valueDim(): number {
+  get kvHeads(): number {
     return this.i32[92]!;
   }
-  set qDtype(value: number) {
+  set keyDim(value: number) {
     this.i32[93] = value;
   }
-  get qDtype(): number {
+  get keyDim(): number {
     return this.i32[93]!;
   }
-  set kvDtype(value: number) {
+  set valueDim(value: number) {
     this.i32[94] = value;
   }
-  get kvDtype(): number {
+  get valueDim(): number {
     return this.i32[94]!;
   }
-  set outDtype(value: number) {
+  set qDtype(value: number) {
     this.i32[95] = value;
   }
-  get outDtype(): number {
+  get qDtype(): number {
     return this.i32[95]!;
   }
-  set causal(value: number) {
+  set kvDtype(value: number) {
     this.i32[96] = value;
   }
-  get causal(): number {
+  get kvDtype(): number {
     return this.i32[96]!;
   }
-  set windowLeft(value: number) {
+  set outDtype(value: number) {
     this.i32[97] = value;
   }
-  get windowLeft(): number {
+  get outDtype(): number {
     return this.i32[97]!;
   }
-  set maskMode(value: number) {
+  set causal(value: number) {
     this.i32[98] = value;
   }
-  get maskMode(): number {
+  get causal(): number {
     return this.i32[98]!;
   }
-  set ropeDim(value: number) {
+  set windowLeft(value: number) {
     this.i32[99] = value;
   }
-  get ropeDim(): number {
+  get windowLeft(): number {
     return this.i32[99]!;
   }
-  set ropeInterleaved(value: number) {
+  set maskMode(value: number) {
     this.i32[100] = value;
   }
-  get ropeInterleaved(): number {
+  get maskMode(): number {
     return this.i32[100]!;
   }
-  set finalize(value: number) {
+  set ropeDim(value: number) {
     this.i32[101] = value;
   }
-  get finalize(): number {
+  get ropeDim(): number {
     return this.i32[101]!;
   }
-  set recordCount(value: number) {
+  set ropeInterleaved(value: number) {
     this.i32[102] = value;
   }
-  get recordCount(): number {
+  get ropeInterleaved(): number {
     return this.i32[102]!;
   }
-  set mergeCount(value: number) {
+  set finalize(value: number) {
     this.i32[103] = value;
   }
-  get mergeCount(): number {
+  get finalize(): number {
     return this.i32[103]!;
   }
+  set recordCount(value: number) {
+    this.i32[104] = value;
+  }
+  get recordCount(): number {
+    return this.i32[104]!;
+  }
+  set mergeCount(value: number) {
+    this.i32[105] = value;
+  }
+  get mergeCount(): number {
+    return this.i32[105]!;
+  }
   set scale(value: number) {
-    this.f32[104] = value;
-  }
-  get scale(): number {
-    return this.f32[104]!;
-  }
-  set softCap(value: number) {
-    this.f32[105] = value;
-  }
-  get softCap(): number {
-    return this.f32[105]!;
-  }
-  set lseFactor(value: number) {
     this.f32[106] = value;
   }
-  get lseFactor(): number {
+  get scale(): number {
     return this.f32[106]!;
+  }
+  set softCap(value: number) {
+    this.f32[107] = value;
+  }
+  get softCap(): number {
+    return this.f32[107]!;
+  }
+  set lseFactor(value: number) {
+    this.f32[108] = value;
+  }
+  get lseFactor(): number {
+    return this.f32[108]!;
   }
 }
 

@@ -20,32 +20,34 @@ pub const Run = *const fn (
 pub const Kernel = extern struct {
     name: [*:0]const u8,
     params_bytes: u32,
-    reserved: u32 = 0,
+    /// Rows, tokens or elements that one item of the grid covers.
+    item_rows: u32,
     run: Run,
 };
 
 pub const Table = extern struct { kernels: [*]const Kernel, count: usize };
 
 const kernels = [_]Kernel{
-    kernel("attention_row", params.fb_attention_params, row.run),
-    kernel("attention_tile", params.fb_attention_params, tile.run),
-    kernel("attention_merge", params.fb_attention_params, merge.run_attention),
-    kernel("merge_states", params.fb_merge_params, merge.run_states),
-    kernel("append", params.fb_append_params, page.run_append),
-    kernel("copy_tokens", params.fb_copy_params, page.run_copy),
-    kernel("table_update", params.fb_table_params, page.run_table),
-    kernel("random_normal", params.fb_random_params, tensor.run_normal),
-    kernel("convert", params.fb_convert_params, tensor.run_convert),
-    kernel("gather_rows", params.fb_gather_params, gather.run),
-    kernel("fill", params.fb_random_params, tensor.run_fill),
-    kernel("probe_spin", params.fb_probe_params, probe.run_spin),
-    kernel("probe_read", params.fb_probe_params, probe.run_read),
-    kernel("probe_fma", params.fb_probe_params, probe.run_fma),
+    kernel("attention_row", params.fb_attention_params, 1, row.run),
+    kernel("attention_tile", params.fb_attention_params, 1, tile.run),
+    kernel("attention_merge", params.fb_attention_params, 1, merge.run_attention),
+    kernel("merge_states", params.fb_merge_params, merge.state_rows, merge.run_states),
+    kernel("append", params.fb_append_params, page.append_tokens, page.run_append),
+    kernel("copy_tokens", params.fb_copy_params, 1, page.run_copy),
+    kernel("table_update", params.fb_table_params, 1, page.run_table),
+    kernel("random_normal", params.fb_random_params, tensor.block, tensor.run_normal),
+    kernel("convert", params.fb_convert_params, tensor.block, tensor.run_convert),
+    kernel("gather_rows", params.fb_gather_params, gather.gather_rows, gather.run),
+    kernel("fill", params.fb_random_params, tensor.block, tensor.run_fill),
+    kernel("probe_spin", params.fb_probe_params, 1, probe.run_spin),
+    kernel("probe_read", params.fb_probe_params, 1, probe.run_read),
+    kernel("probe_fma", params.fb_probe_params, 1, probe.run_fma),
 };
 
 fn kernel(
     name: [*:0]const u8,
     comptime Params: type,
+    item_rows: u32,
     comptime body: fn (*const Params, u32, [*]align(64) u8) i32,
 ) Kernel {
     const Entry = struct {
@@ -53,7 +55,12 @@ fn kernel(
             return body(@ptrCast(@alignCast(p)), index, scratch);
         }
     };
-    return .{ .name = name, .params_bytes = @sizeOf(Params), .run = Entry.run };
+    return .{
+        .name = name,
+        .params_bytes = @sizeOf(Params),
+        .item_rows = item_rows,
+        .run = Entry.run,
+    };
 }
 
 const table: Table = .{ .kernels = &kernels, .count = kernels.len };

@@ -7,7 +7,7 @@ pub const scratch_bytes = 4 << 20;
 pub const Kernel = extern struct {
     name: [*:0]const u8,
     params_bytes: u32,
-    reserved: u32,
+    item_rows: u32,
     run: *const fn (params: *const anyopaque, index: u32, scratch: [*]align(64) u8) callconv(.c) i32,
 };
 
