@@ -4,7 +4,8 @@ import { type CostModel, defaultCosts } from "./cost.ts";
 import { Emitter } from "./emit.ts";
 import { IntList, pieceInts } from "./list.ts";
 import { Intervals } from "./merges.ts";
-import { cutAtMultiples, LongestFirst } from "./schedule.ts";
+import { PieceOrder } from "./order.ts";
+import { cutAtMultiples, cutToShare } from "./schedule.ts";
 import { Tiles } from "./tiles.ts";
 import type { KernelTraits } from "./traits.ts";
 import { walk } from "./walk.ts";
@@ -94,7 +95,7 @@ export class Planner {
   readonly #tiles: Tiles;
   readonly #pieces = new IntList(pieceInts, 256);
   readonly #intervals = new Intervals();
-  readonly #longest = new LongestFirst();
+  readonly #order: PieceOrder;
   readonly #emitter: Emitter;
   readonly #buckets: number[];
   readonly #packedHeads: number;
@@ -125,6 +126,7 @@ export class Planner {
     this.#unitProcessors = classes.map(({ blocksPerProcessor }) =>
       replicas(this.#units, options.processors * blocksPerProcessor),
     );
+    this.#order = new PieceOrder(classes.length);
     this.#emitter = new Emitter(options, this.#packedHeads, this.#units);
     this.#buckets = graph === undefined ? [] : bucketsOf(graph);
     this.#plan = this.#emitter.emptyPlan(this.#boundRows());
@@ -146,15 +148,13 @@ export class Planner {
     this.#tiles.build(batch, expanded);
     this.#schedule(expanded);
     this.#intervals.sweep(this.#tiles, batch.tokenCount * this.#packedHeads);
-    const { order, count } = this.#longest;
     this.#emitter.emit(
       this.#plan,
       batch,
       this.#tiles,
       this.#pieces,
+      this.#order,
       this.#intervals,
-      order,
-      count,
       bucket,
     );
     return this.#plan;
@@ -165,21 +165,25 @@ export class Planner {
     const pieces = this.#pieces;
     const { list } = this.#tiles;
     pieces.clear();
-    this.#longest.count = 0;
     if (batchInvariant) {
+      // Every tile is of the last class.
+      for (let c = 0; c < classes.length - 1; c++) this.#order.asMade(pieces, c, 0);
       cutAtMultiples(list, pieces, invariantChunk, this.#costs);
-      this.#longest.orderAll(pieces);
+      this.#order.longestFirst(pieces, classes.length - 1, 0);
       return;
     }
     for (let c = 0; c < classes.length; c++) {
-      const { schedule, kvTile, blocksPerProcessor } = classes[c];
+      const { schedule, take, kvTile, blocksPerProcessor } = classes[c];
       const slots = processors * blocksPerProcessor;
+      const first = pieces.length;
       if (schedule === "walk") {
         walk(list, pieces, c, kvTile, expanded ? slots : this.#unitProcessors[c], this.#costs);
       } else {
         const units = expanded ? 1 : this.#units;
-        this.#longest.schedule(list, pieces, c, kvTile, slots, units, this.#costs);
+        cutToShare(list, pieces, c, kvTile, slots, units, this.#costs);
       }
+      if (take === "as-made") this.#order.asMade(pieces, c, first);
+      else this.#order.longestFirst(pieces, c, first);
     }
   }
 

@@ -32,6 +32,15 @@ export function costsFor(kvElementBytes: number): CostModel {
   return kvElementBytes >= 4 ? defaultCosts : { ...defaultCosts, sharedRowKeys: 224 };
 }
 
+/**
+ * Costs on a GPU, whose tensor cores take the rows of a decode tile in the time that the keys take
+ * to arrive. A piece costs what a few tiles do; a merged row is written and read once in f32.
+ */
+export function cudaCosts(kvElementBytes: number): CostModel {
+  const pieceKeys = kvElementBytes === 1 ? 128 : 64;
+  return { pieceKeys, rowKeys: 0.01, mergeKeys: 4, sharedRowKeys: 64, leastKeys: 128 };
+}
+
 /** Cost of one piece: `keys` visible keys for `rows` packed rows. */
 export function pieceCost(costs: CostModel, rows: number, keys: number): number {
   return costs.pieceKeys + keys * (1 + costs.rowKeys * rows);

@@ -3,6 +3,7 @@ import type { Batch } from "../kv/batch.ts";
 import type { Plan, PlannerOptions } from "./attention.ts";
 import { type IntList, Piece, pieceInts, Tile, tileInts } from "./list.ts";
 import { Interval, type Intervals, intervalInts } from "./merges.ts";
+import type { PieceOrder } from "./order.ts";
 import type { Tiles } from "./tiles.ts";
 import { chunksOf, partialBytes, recordCapacity } from "./workspace.ts";
 
@@ -53,15 +54,14 @@ export class Emitter {
     };
   }
 
-  /** Fills the plan. `order` lists the pieces of longest-first classes as they are to be taken. */
+  /** Fills the plan. */
   emit(
     plan: Plan,
     batch: Batch,
     tiles: Tiles,
     pieces: IntList,
+    order: PieceOrder,
     intervals: Intervals,
-    order: Int32Array,
-    ordered: number,
     bucket: number,
   ): void {
     this.#plan = plan;
@@ -75,7 +75,7 @@ export class Emitter {
     const fixed = sizes !== undefined && batchInvariant === true;
     this.#chunks = fixed ? chunksOf(sizes, batch.layout.blockSize) : 0;
     this.#writeBatch();
-    this.#writeRecords(intervals.empty, order, ordered);
+    this.#writeRecords(intervals.empty, order);
     this.#writeMerges(intervals);
     const { valueDim, graph, queryHeads } = this.#options;
     plan.partialRows = this.#partialRows;
@@ -131,7 +131,7 @@ export class Emitter {
     return at;
   }
 
-  #writeRecords(empty: IntList, order: Int32Array, ordered: number): void {
+  #writeRecords(empty: IntList, order: PieceOrder): void {
     const plan = this.#plan;
     const { classes, graph, processors } = this.#options;
     plan.offsets.records = this.#at;
@@ -140,11 +140,7 @@ export class Emitter {
       const launch = plan.launches[c];
       launch.firstRecord = first;
       if (c === 0) this.#writeEmpty(empty);
-      if (classes[c].schedule === "walk" && !this.#options.batchInvariant) {
-        this.#writeClass(c, null, this.#pieces.length);
-      } else {
-        this.#writeClass(c, order, ordered);
-      }
+      this.#writeClass(order.pieces, order.starts[c], order.starts[c + 1]);
       launch.recordCount = (this.#at - plan.offsets.records) / recordInts - first;
       launch.grid = launch.recordCount;
       if (graph !== undefined) {
@@ -167,26 +163,25 @@ export class Emitter {
   }
 
   /**
-   * Records of the class's pieces, those of one piece side by side; `order` null: as they were made.
+   * Records of the pieces at places [start, end) of the order, those of one piece side by side.
    * One plain loop over local arrays: this is where most of a plan's time goes.
    */
-  #writeClass(kernelClass: number, order: Int32Array | null, count: number): void {
+  #writeClass(order: Int32Array, start: number, end: number): void {
     const tiles = this.#tiles.list.data;
     const pieces = this.#pieces.data;
     const { levels } = this.#batch.layout;
     const units = this.#units;
     const heads = this.#packedHeads;
     const kvHeads = this.#kvHeads;
-    this.#ensure(this.#at + count * (this.#tiles.unitGroups > 1 ? 1 : units) * recordInts);
+    this.#ensure(this.#at + (end - start) * (this.#tiles.unitGroups > 1 ? 1 : units) * recordInts);
     const { sections } = this.#plan;
     let at = this.#at;
-    for (let i = 0; i < count; i++) {
-      const piece = (order === null ? i : order[i]) * pieceInts;
+    for (let i = start; i < end; i++) {
+      const piece = order[i] * pieceInts;
       const tile = pieces[piece + Piece.tile] * tileInts;
-      if (tiles[tile + Tile.kernelClass] !== kernelClass) continue;
       const unit = tiles[tile + Tile.unit];
       const first = unit < 0 ? 0 : unit;
-      const end = unit < 0 ? units : unit + 1;
+      const last = unit < 0 ? units : unit + 1;
       const rowStart = tiles[tile + Tile.rowStart];
       const rows = tiles[tile + Tile.rowCount];
       const l = tiles[tile + Tile.level];
@@ -206,8 +201,8 @@ export class Emitter {
       const isPartial = tiles[tile + Tile.partial] === 1;
       let partial = isPartial ? this.#partialRows : -1;
       pieces[piece + Piece.partialRow] = partial;
-      if (isPartial) this.#partialRows += rows * (end - first);
-      for (let u = first; u < end; u++) {
+      if (isPartial) this.#partialRows += rows * (last - first);
+      for (let u = first; u < last; u++) {
         sections[at] = kvHeads[u];
         sections[at + 1] = u * heads;
         sections[at + 2] = heads;

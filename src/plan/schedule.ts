@@ -1,68 +1,27 @@
 import { type CostModel, pieceCost } from "./cost.ts";
-import { type IntList, Piece, pieceInts, Tile, tileInts } from "./list.ts";
+import { type IntList, Piece, Tile, tileInts } from "./list.ts";
 import { addPiece } from "./walk.ts";
 
-const buckets = 1024;
-
 /**
- * The prefill schedule: longest processing time first (Graham 1969), ties by lowest index; costs
- * within a thousandth of the longest count as equal. A tile is cut along its keys only where it
- * would hold more than a processor's share, into equal parts at multiples of the class's key tile:
- * as at most `processors` tiles are longer than the share, parts number under twice the processors.
+ * The prefill schedule, whose pieces are taken longest first (Graham 1969). A tile is cut along its
+ * keys only where it would hold more than a processor's share, into equal parts at multiples of the
+ * class's key tile: as at most `processors` tiles are longer than the share, parts number under
+ * twice the processors.
  */
-export class LongestFirst {
-  /** Pieces of the last schedule in the order in which they are taken. */
-  order = new Int32Array(256);
-  count = 0;
-  readonly #offsets = new Int32Array(buckets + 1);
-
-  /** Cuts the tiles of one class into pieces and orders them. */
-  schedule(
-    tiles: IntList,
-    pieces: IntList,
-    kernelClass: number,
-    kvTile: number,
-    processors: number,
-    units: number,
-    costs: CostModel,
-  ): void {
-    const first = pieces.length;
-    const share = (total(tiles, kernelClass, costs) * units) / processors;
-    for (let t = 0; t < tiles.length; t++) {
-      const at = t * tileInts;
-      if (tiles.data[at + Tile.kernelClass] === kernelClass)
-        cutTile(tiles, pieces, t, kvTile, share, costs);
-    }
-    this.#sort(pieces, first);
-  }
-
-  /** Orders all pieces longest first, as batch-invariant plans need. */
-  orderAll(pieces: IntList): void {
-    this.#sort(pieces, 0);
-  }
-
-  #sort(pieces: IntList, first: number): void {
-    const count = (this.count = pieces.length - first);
-    if (count === 0) return;
-    if (this.order.length < count) this.order = new Int32Array(2 * count);
-    const { data } = pieces;
-    const { order } = this;
-    const offsets = this.#offsets;
-    offsets.fill(0);
-    let most = 1;
-    for (let p = first; p < pieces.length; p++) {
-      const cost = data[p * pieceInts + Piece.cost];
-      if (cost > most) most = cost;
-    }
-    const scale = (buckets - 1) / most;
-    for (let p = first; p < pieces.length; p++) {
-      offsets[buckets - ((data[p * pieceInts + Piece.cost] * scale) | 0)]++;
-    }
-    for (let b = 1; b <= buckets; b++) offsets[b] += offsets[b - 1];
-    for (let p = first; p < pieces.length; p++) {
-      const bucket = buckets - 1 - ((data[p * pieceInts + Piece.cost] * scale) | 0);
-      order[offsets[bucket]++] = p;
-    }
+export function cutToShare(
+  tiles: IntList,
+  pieces: IntList,
+  kernelClass: number,
+  kvTile: number,
+  processors: number,
+  units: number,
+  costs: CostModel,
+): void {
+  const share = (total(tiles, kernelClass, costs) * units) / processors;
+  for (let t = 0; t < tiles.length; t++) {
+    const at = t * tileInts;
+    if (tiles.data[at + Tile.kernelClass] === kernelClass)
+      cutTile(tiles, pieces, t, kvTile, share, costs);
   }
 }
 

@@ -11,6 +11,8 @@ export interface KernelTraits {
   readonly threads: number;
   /** Records in flight on a processor: the walk cuts the work for processors x this. */
   readonly blocksPerProcessor: number;
+  /** Tiles of keys and values in flight; 0 where the kernel does not stage them. */
+  readonly stages: number;
   readonly cluster: number;
   readonly sharedBytes: number;
   readonly registers: number;
@@ -18,8 +20,10 @@ export interface KernelTraits {
   readonly packing: "group" | "none";
   /** Stage that transforms raw tiles before the matrix product, if any. */
   readonly transform: "none" | "f32";
-  /** "walk": memory-bound, cut contiguously; "longest-first": compute-bound, sorted. */
-  readonly schedule: "walk" | "longest-first";
+  /** "walk": memory-bound, cut contiguously; "share": compute-bound, cut where above a share. */
+  readonly schedule: "walk" | "share";
+  /** How pieces are taken. */
+  readonly take: "as-made" | "longest-first";
 }
 
 /**
@@ -33,12 +37,14 @@ export const cpuClasses: readonly KernelTraits[] = [
     kvTile: 64,
     threads: 1,
     blocksPerProcessor: 4,
+    stages: 0,
     cluster: 1,
     sharedBytes: 0,
     registers: 0,
     packing: "group",
     transform: "f32",
     schedule: "walk",
+    take: "as-made",
   },
   {
     name: "cpu.tile",
@@ -46,12 +52,14 @@ export const cpuClasses: readonly KernelTraits[] = [
     kvTile: 64,
     threads: 1,
     blocksPerProcessor: 4,
+    stages: 0,
     cluster: 1,
     sharedBytes: 0,
     registers: 0,
     packing: "group",
     transform: "f32",
-    schedule: "longest-first",
+    schedule: "share",
+    take: "longest-first",
   },
 ];
 
