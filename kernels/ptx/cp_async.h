@@ -1,0 +1,71 @@
+// Asynchronous copies from global to shared memory, 4, 8 or 16 aligned bytes each. The first `source_bytes` bytes are
+// read, the rest of the target becomes zero. Landed for the issuing thread after cp_async_wait, for others after a barrier.
+#pragma once
+#include "base.h"
+
+#ifdef FB_EMULATED
+#define FB_CP_ASYNC(bytes, text)                                                                           \
+    FB_DEVICE void cp_async_##bytes(uint32_t target, const void* source, uint32_t source_bytes = bytes) {  \
+        emu::cp_async(target, source, bytes, source_bytes);                                                \
+    }
+#else
+#define FB_CP_ASYNC(bytes, text)                                                                           \
+    FB_DEVICE void cp_async_##bytes(uint32_t target, const void* source, uint32_t source_bytes = bytes) {  \
+        asm volatile(text " [%0], [%1], " #bytes ", %2;" ::"r"(target),                                    \
+                     "l"(__cvta_generic_to_global(source)), "r"(source_bytes)                              \
+                     : "memory");                                                                          \
+    }
+#endif
+// 16 bytes pass L1 by (cg); the others exist only through L1 (ca).
+FB_CP_ASYNC(4, "cp.async.ca.shared.global")
+FB_CP_ASYNC(8, "cp.async.ca.shared.global")
+FB_CP_ASYNC(16, "cp.async.cg.shared.global.L2::128B")
+#undef FB_CP_ASYNC
+
+// Prefetches 256 bytes into L2: for rows of 256 bytes and more.
+FB_DEVICE void cp_async_16_l2_256(uint32_t target, const void* source, uint32_t source_bytes = 16) {
+#ifdef FB_EMULATED
+    emu::cp_async(target, source, 16, source_bytes);
+#else
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(target),
+                 "l"(__cvta_generic_to_global(source)), "r"(source_bytes)
+                 : "memory");
+#endif
+}
+
+FB_DEVICE void cp_async_16_policy(uint32_t target, const void* source, uint32_t source_bytes, uint64_t policy) {
+#ifdef FB_EMULATED
+    emu::check_policy(policy);
+    emu::cp_async(target, source, 16, source_bytes);
+#else
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(target),
+                 "l"(__cvta_generic_to_global(source)), "r"(source_bytes), "l"(policy)
+                 : "memory");
+#endif
+}
+
+FB_DEVICE void cp_async_commit() {
+#ifdef FB_EMULATED
+    emu::cp_async_commit();
+#else
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits until at most `pending` of this thread's latest groups are in flight.
+template <int pending>
+FB_DEVICE void cp_async_wait() {
+#ifdef FB_EMULATED
+    emu::cp_async_wait(pending);
+#else
+    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+#endif
+}
+
+FB_DEVICE void cp_async_wait_all() {
+#ifdef FB_EMULATED
+    emu::cp_async_wait(-1);
+#else
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}

@@ -1,0 +1,36 @@
+// Special registers and the choice of one lane.
+#pragma once
+#include "base.h"
+
+// Nanoseconds since some moment, the same clock on the whole GPU.
+FB_DEVICE uint64_t global_timer() {
+#ifdef FB_EMULATED
+    return emu::global_timer();
+#else
+    uint64_t t;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t)::"memory");
+    return t;
+#endif
+}
+
+FB_DEVICE uint32_t lane_index() {
+#ifdef FB_EMULATED
+    return threadIdx.x % 32;
+#else
+    uint32_t lane;
+    asm("mov.u32 %0, %%laneid;" : "=r"(lane));
+    return lane;
+#endif
+}
+
+// True in exactly one lane of a whole warp (sm_90).
+FB_DEVICE bool elect_one() {
+#ifdef FB_EMULATED
+    return emu::elect_one();
+#else
+    uint32_t elected;
+    asm volatile(
+        "{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p; }" : "=r"(elected)::"memory");
+    return elected != 0;
+#endif
+}
