@@ -51,4 +51,4 @@ typedef unsigned long uintptr_t;
 
 #endif
 
-#define FB_INFINITY __builtin_huge_valf()
+#define FB_INFINITY __int_as_float(0x7f800000)
