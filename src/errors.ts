@@ -86,6 +86,34 @@ export class DeviceError extends FlashbunError {
   }
 }
 
+/** The CUDA driver is missing, too old or shows no device. */
+export class DriverError extends FlashbunError {
+  constructor(message: string) {
+    super("DRIVER", message);
+  }
+}
+
+/** A CUDA driver call or a launched kernel failed. */
+export class CudaError extends DeviceError {
+  /** The driver's name of the failure, such as CUDA_ERROR_ILLEGAL_ADDRESS. */
+  readonly driverName: string;
+
+  constructor(status: number, message: string) {
+    super(status, message);
+    this.driverName = /CUDA_ERROR_\w+/.exec(message)?.[0] ?? "CUDA_ERROR_UNKNOWN";
+  }
+}
+
+/** A kernel did not compile, or nothing on this machine can compile it; `log` is the compiler's. */
+export class CompileError extends FlashbunError {
+  constructor(
+    message: string,
+    readonly log: string,
+  ) {
+    super("COMPILE", message);
+  }
+}
+
 /** Input from outside that cannot be read: which input, where, and why. */
 export class InputError extends FlashbunError {
   constructor(

@@ -44,10 +44,15 @@ describe("the package", () => {
     const archive = new Bun.Archive(await Bun.file(tarball).bytes());
     const paths = [...(await archive.files()).keys()].map((path) => path.replace("package/", ""));
     const wanted = ["package.json", "README.md", "LICENSE", "src/index.ts", "src/cli/main.ts"];
-    wanted.push("src/replay/report.html", "types/index.d.ts", "zig-out/lib/libflashbun.so");
+    wanted.push(
+      "kernels/params.h",
+      "src/replay/report.html",
+      "types/index.d.ts",
+      "zig-out/lib/libflashbun.so",
+    );
     expect(paths).toEqual(expect.arrayContaining(wanted));
     const known =
-      /^(src|types|docs)\/|^(package\.json|README\.md|LICENSE|zig-out\/lib\/libflashbun\.so)$/;
+      /^(src|kernels|types|docs)\/|^(package\.json|README\.md|LICENSE|zig-out\/lib\/libflashbun\.so)$/;
     expect(paths.filter((path) => !known.test(path))).toEqual([]);
   });
 

@@ -1,0 +1,104 @@
+import { availableParallelism } from "node:os";
+import { CompileError } from "../errors.ts";
+import { type NvrtcAnswer, type NvrtcJob, nvrtcWorker } from "../ffi/nvrtc.ts";
+import { findNvrtc } from "./nvrtc.ts";
+import { describeSpecialization, languageFlags, type Specialization } from "./specialization.ts";
+
+/** NVRTC holds some hundred megabytes a thread, so many cores do not all compile. */
+const compilersMax = Math.min(availableParallelism(), 16);
+const patienceMs = 1000;
+const logLinesShown = 20;
+
+const idle: Worker[] = [];
+const waiting: (() => void)[] = [];
+let running = 0;
+let unfinished = 0;
+
+/** Compiles the expanded text of a specialisation, off this thread. */
+export async function compile(
+  specialization: Specialization,
+  text: string,
+  architecture: string,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const stopNotice = notice(architecture);
+  if (running === compilersMax) await new Promise<void>((go) => waiting.push(go));
+  else running++;
+  try {
+    const answer = await compileWithNvrtc(specialization, text, architecture);
+    if ("image" in answer) return answer.image;
+    throw failed(specialization, architecture, answer.failure, answer.log);
+  } finally {
+    stopNotice();
+    // Whoever waits takes this place.
+    const next = waiting.shift();
+    if (next === undefined) running--;
+    else next();
+  }
+}
+
+function failed(
+  specialization: Specialization,
+  architecture: string,
+  failure: string,
+  log: string,
+): CompileError {
+  const lines = log.trim().split("\n");
+  const more = lines.length > logLinesShown ? ["... (the rest stands in the error's log)"] : [];
+  const what = `${describeSpecialization(specialization)} for ${architecture}`;
+  const shown = [...lines.slice(0, logLinesShown), ...more].join("\n");
+  return new CompileError(`${what} did not compile: ${failure}\n${shown}`, log);
+}
+
+async function compileWithNvrtc(
+  specialization: Specialization,
+  text: string,
+  architecture: string,
+): Promise<NvrtcAnswer> {
+  const { found, tried } = findNvrtc();
+  if (found === undefined) {
+    throw new CompileError(
+      `${describeSpecialization(specialization)} for ${architecture} is neither embedded nor cached, ` +
+        `and no NVRTC was found to compile it. Looked in: ${tried.join("; ")}. ` +
+        "Fix: pip install nvidia-cuda-nvrtc==13.0.88, or set FLASHBUN_NVRTC to libnvrtc.so.13.",
+      "",
+    );
+  }
+  const { library, builtins } = found;
+  const options = [`--gpu-architecture=${architecture}`, ...languageFlags];
+  return ask({ library, builtins, name: specialization.source, text, options });
+}
+
+/** Gives a job to a worker that has none; workers without one do not keep the process alive. */
+function ask(job: NvrtcJob): Promise<NvrtcAnswer> {
+  const worker = idle.pop() ?? nvrtcWorker();
+  worker.ref();
+  return new Promise((resolve) => {
+    worker.onmessage = ({ data }: MessageEvent<NvrtcAnswer>) => {
+      worker.unref();
+      idle.push(worker);
+      resolve(data);
+    };
+    // A worker that broke is not asked again.
+    worker.onerror = ({ message }) => resolve({ failure: `the worker broke: ${message}`, log: "" });
+    worker.postMessage(job);
+  });
+}
+
+let noticeTimer: ReturnType<typeof setTimeout> | undefined;
+
+/** Says once, after a while, that compiling takes its time, if somebody looks at a terminal. */
+function notice(architecture: string): () => void {
+  unfinished++;
+  noticeTimer ??= setTimeout(() => {
+    if (!process.stderr.isTTY) return;
+    const kernels = unfinished === 1 ? "1 kernel" : `${unfinished} kernels`;
+    process.stderr.write(
+      `flashbun: compiling ${kernels} for ${architecture}, kept for later runs\n`,
+    );
+  }, patienceMs).unref();
+  return () => {
+    if (--unfinished > 0) return;
+    clearTimeout(noticeTimer);
+    noticeTimer = undefined;
+  };
+}

@@ -1,0 +1,91 @@
+import { ImageCache } from "./cache.ts";
+import { compile } from "./compile.ts";
+import { embeddedImages } from "./embedded.ts";
+import { findNvrtc, pinnedVersion } from "./nvrtc.ts";
+import { expand, imageHash, type Specialization } from "./specialization.ts";
+import { emulated, type Target } from "./target.ts";
+
+/** Code of one specialisation that a device can load. */
+export interface Image {
+  readonly hash: string;
+  readonly architecture: string;
+  readonly bytes: Uint8Array;
+  readonly origin: "embedded" | "cached" | "compiled";
+}
+
+const known = new Map<string, Image>();
+const underWay = new Map<string, Promise<Image>>();
+let cache: ImageCache | undefined;
+
+/** The image of a specialisation: embedded, cached on disk, or compiled now and cached. */
+export async function imageOf(specialization: Specialization, target: Target): Promise<Image> {
+  const text = expand(specialization);
+  const found = find(text, target);
+  if (found !== undefined) return found;
+  const [architecture] = target.architectures;
+  const hash = imageHash(text, architecture, compilerOf(architecture));
+  let work = underWay.get(hash);
+  if (work === undefined) {
+    work = compileAndKeep(specialization, text, architecture, hash);
+    underWay.set(hash, work);
+    void work.finally(() => underWay.delete(hash)).catch(() => {});
+  }
+  return work;
+}
+
+/** The image where it is embedded, cached or already compiled; never compiles. */
+export function imageNow(specialization: Specialization, target: Target): Image | undefined {
+  return find(expand(specialization), target);
+}
+
+async function compileAndKeep(
+  specialization: Specialization,
+  text: string,
+  architecture: string,
+  hash: string,
+): Promise<Image> {
+  const bytes = await compile(specialization, text, architecture);
+  diskCache().write(hash, bytes);
+  return remember({ hash, architecture, bytes, origin: "compiled" });
+}
+
+function find(text: string, { architectures }: Target): Image | undefined {
+  for (const architecture of architectures) {
+    // What was compiled ahead of time serves whatever compiler this machine has.
+    const image = lookUp(text, architecture, pinnedCompiler);
+    if (image !== undefined) return image;
+    const compiler = compilerOf(architecture);
+    const own = compiler === pinnedCompiler ? undefined : lookUp(text, architecture, compiler);
+    if (own !== undefined) return own;
+  }
+  return undefined;
+}
+
+function lookUp(text: string, architecture: string, compiler: string): Image | undefined {
+  const hash = imageHash(text, architecture, compiler);
+  return known.get(hash) ?? load(hash, architecture);
+}
+
+function load(hash: string, architecture: string): Image | undefined {
+  const embedded = embeddedImages().get(hash)?.bytes;
+  const bytes = embedded ?? diskCache().read(hash);
+  if (bytes === undefined) return undefined;
+  return remember({ hash, architecture, bytes, origin: embedded ? "embedded" : "cached" });
+}
+
+function remember(image: Image): Image {
+  known.set(image.hash, image);
+  return image;
+}
+
+/** nvcc and NVRTC of one version share one name: they hold the same compiler. */
+const pinnedCompiler = `cuda-${pinnedVersion}`;
+
+function compilerOf(architecture: string): string {
+  if (architecture === emulated) return "host";
+  return `cuda-${findNvrtc().found?.version ?? pinnedVersion}`;
+}
+
+function diskCache(): ImageCache {
+  return (cache ??= new ImageCache());
+}

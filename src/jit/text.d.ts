@@ -1,0 +1,9 @@
+declare module "*.cu" {
+  const text: string;
+  export default text;
+}
+
+declare module "*.h" {
+  const text: string;
+  export default text;
+}
