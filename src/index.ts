@@ -8,16 +8,10 @@ export type {
 } from "./attention/cache-options.ts";
 export type { AttentionOptions, GraphOptions } from "./attention/options.ts";
 export { type AppendTensors, PagedCache } from "./attention/paged-cache.ts";
-export {
-  type CpuLevel,
-  cpuLevels,
-  Device,
-  type DeviceKind,
-  type DeviceOptions,
-  type MemoryStats,
-} from "./device/device.ts";
+export { Device, type MemoryStats } from "./device/device.ts";
 export { Event } from "./device/event.ts";
 export { Graph } from "./device/graph.ts";
+export { type CpuLevel, cpuLevels, type DeviceKind, type DeviceOptions } from "./device/open.ts";
 export { Stream } from "./device/stream.ts";
 export * from "./errors.ts";
 export { libraryPath } from "./ffi/library.ts";

@@ -7,10 +7,10 @@ import type { Batch } from "../kv/batch.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { RopeTable } from "../ops/rope.ts";
 import { type Plan, Planner } from "../plan/attention.ts";
-import { costsFor, worthSharing } from "../plan/cost.ts";
-import { cpuClasses } from "../plan/traits.ts";
+import { worthSharing } from "../plan/cost.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import { bindTensors, type RunTensors } from "./bind.ts";
+import { type AttentionKernels, resolveKernels, resolveKernelsNow } from "./kernels.ts";
 import { AttentionLaunch } from "./launch.ts";
 import { type AttentionOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
 import { Workspace } from "./workspace.ts";
@@ -40,12 +40,13 @@ export class Attention extends Owner implements AsyncDisposable {
 
   private constructor(
     readonly device: Device,
-    options: AttentionOptions,
+    resolved: ResolvedOptions,
+    kernels: AttentionKernels,
   ) {
     super("attention");
-    const resolved = (this.options = resolveOptions(options));
+    this.options = resolved;
     const group = resolved.queryHeads / resolved.kvHeads;
-    const costs = costsFor(dtypeBytes(resolved.kvDtype));
+    const { classes, costs } = kernels;
     this.worthSharing = (sharedTokens, requests, queryTokens) =>
       worthSharing(costs, sharedTokens, requests, queryTokens, group);
     this.#planner = new Planner({
@@ -60,12 +61,13 @@ export class Attention extends Owner implements AsyncDisposable {
       mask: resolved.mask,
       batchInvariant: resolved.batchInvariant,
       deviceLengths: resolved.deviceLengths,
-      classes: cpuClasses,
+      classes,
+      costs,
       graph: resolved.graph,
     });
     this.#ring = new PinnedRing(device, "plan upload ring");
     this.#sections = new GrowingBuffer(device, "plan sections");
-    this.#launch = new AttentionLaunch(device, resolved);
+    this.#launch = new AttentionLaunch(device, resolved, kernels);
     if (resolved.rope !== undefined) {
       this.#rope = new RopeTable(device, resolved.rope, resolved.headDim);
     }
@@ -73,16 +75,22 @@ export class Attention extends Owner implements AsyncDisposable {
 
   /**
    * Makes an attention object and resolves every kernel its options can choose: plan and run never
-   * compile. Errors: OptionError naming the option.
+   * compile. Errors: OptionError naming the option, CompileError.
    */
   static async create(device: Device, options: AttentionOptions): Promise<Attention> {
-    return Attention.createSync(device, options);
+    device.guard();
+    const resolved = resolveOptions(options);
+    return new Attention(device, resolved, await resolveKernels(device, resolved));
   }
 
-  /** As create, where all kernels are built in: on the CPU device. */
+  /**
+   * As create, where no kernel has to be compiled: on the CPU, and on a GPU for options that were
+   * compiled before. Errors: OptionError, CompileError when one has to be.
+   */
   static createSync(device: Device, options: AttentionOptions): Attention {
     device.guard();
-    return new Attention(device, options);
+    const resolved = resolveOptions(options);
+    return new Attention(device, resolved, resolveKernelsNow(device, resolved));
   }
 
   /** The plan of the last `plan` call: work lists, workspace bytes, a description to draw. */
@@ -122,15 +130,15 @@ export class Attention extends Owner implements AsyncDisposable {
     this.guard();
     const { plan, batch } = this.#fresh();
     const stream = tensors.stream ?? this.device.stream;
-    bindTensors(this.#launch.params, this.options, batch, tensors);
+    bindTensors(this.device, this.#launch.params, this.options, batch, tensors);
     tensors.cache?.sync(batch, stream);
     if (tensors.cache !== undefined) this.#launch.table(tensors.cache, tensors.layer ?? 0);
     this.#upload(plan, stream);
     this.#follow(stream);
-    const { buffer } = Workspace.of(stream);
-    buffer.ensure(this.options.graph === undefined ? plan.workspaceBytes : plan.boundBytes);
+    const workspace = Workspace.of(stream);
+    workspace.ensure(this.options.graph === undefined ? plan.workspaceBytes : plan.boundBytes);
     const { address } = this.#sections;
-    this.#launch.plan(plan, address, buffer.address, this.#rope?.address ?? 0);
+    this.#launch.plan(plan, address, workspace, this.#rope?.address ?? 0);
     this.#launch.queue(stream, plan, address);
     if (this.device.capturing) this.#watch(stream, plan, batch);
   }

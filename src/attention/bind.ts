@@ -1,9 +1,10 @@
+import type { Device } from "../device/device.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError, requireInteger } from "../errors.ts";
 import type { AttentionParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { Level } from "../kv/layout.ts";
-import { scaleStrides } from "../ops/scale.ts";
+import { type ScaleStrides, scaleStrides } from "../ops/scale.ts";
 import { type DType, dtypeCode } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ResolvedOptions } from "./options.ts";
@@ -39,8 +40,15 @@ export interface RunTensors {
   stream?: Stream;
 }
 
+/** The tensors among them. */
+const tensorNames = [
+  ...(["q", "out", "lse", "k", "v", "pageTable", "kScale", "vScale", "kvLengths"] as const),
+  ...(["queryLengths", "mask", "maskIndptr", "alibiSlopes", "sinks"] as const),
+];
+
 /** Checks the tensors of a run and writes them into the parameters. Errors: OptionError. */
 export function bindTensors(
+  device: Device,
   params: AttentionParams,
   options: ResolvedOptions,
   batch: Batch,
@@ -48,8 +56,15 @@ export function bindTensors(
 ): void {
   const { queryHeads, kvHeads, headDim, valueDim } = options;
   const { q, out, lse } = tensors;
+  for (let i = 0; i < tensorNames.length; i++) {
+    tensors[tensorNames[i]]?.requireOn(device, tensorNames[i]);
+  }
+  if (tensors.cache !== undefined && tensors.cache.device !== device) {
+    const fix = "use a cache of the attention's device.";
+    throw new OptionError("cache", tensors.cache.device.label, `on ${device.label}`, fix);
+  }
   // A captured run is replayed with up to the graph's tokens.
-  const tokens = q?.device.capturing ? options.graph?.maxQueryTokens : undefined;
+  const tokens = device.capturing ? options.graph?.maxQueryTokens : undefined;
   const rows = tokens ?? batch.tokenCount;
   checkRows("q", q, rows, queryHeads, headDim, options.dtype);
   checkRows("out", out, rows, queryHeads, valueDim, options.outDtype);
@@ -80,6 +95,10 @@ export function bindTensors(
   bindMask(params, options, batch, tensors);
   const kScale = scaleStrides("kScale", tensors.kScale, kvHeads);
   const vScale = scaleStrides("vScale", tensors.vScale, kvHeads);
+  if (device.kind === "cuda" && !options.tokenScales) {
+    requireWholeScales("kScale", kScale);
+    requireWholeScales("vScale", vScale);
+  }
   checkRequests("kScale", tensors.kScale, kScale.request, batch);
   checkRequests("vScale", tensors.vScale, vScale.request, batch);
   if (batch.layout.levels.length > 1 && (kScale.request !== 0 || vScale.request !== 0)) {
@@ -97,6 +116,13 @@ export function bindTensors(
   params.vScaleStrideHead = vScale.head;
   params.vScaleStridePage = vScale.page;
   params.vScaleStrideToken = vScale.token;
+}
+
+/** A GPU's kernels are compiled for scales by token, or without. */
+function requireWholeScales(option: string, scale: ScaleStrides): void {
+  if (scale.page === 0 && scale.token === 0) return;
+  const fix = "create with { tokenScales: true }.";
+  throw new OptionError(option, "scales by token", "by tensor, head or request", fix);
 }
 
 /** Scales by request must be there for every request. */
@@ -231,7 +257,6 @@ function checkRows(
   dtype: DType,
 ): void {
   if (tensor === undefined) throw new OptionError(option, tensor, "a tensor", `pass ${option}.`);
-  tensor.guard();
   const { shape, strides } = tensor;
   if (tensor.dtype !== dtype) {
     throw new OptionError(option, tensor.dtype, dtype, "match the attention's dtypes.");
@@ -256,7 +281,6 @@ function checkKeys(
   dtype: DType,
   pageSize: number,
 ): void {
-  tensor.guard();
   const { shape, strides } = tensor;
   const axes = contiguous ? 3 : 4;
   if (tensor.dtype !== dtype) {
@@ -279,7 +303,6 @@ function checkKeys(
 }
 
 function denseAddress(option: string, tensor: Tensor, dtype: DType, elements: number): number {
-  tensor.guard();
   if (tensor.dtype === dtype && tensor.contiguous && tensor.elements >= elements) {
     return tensor.address;
   }

@@ -1,34 +1,25 @@
 import type { Device } from "../device/device.ts";
-import type { Kernel } from "../device/kernel.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { AttentionParams, AttentionRecord } from "../ffi/params.gen.ts";
 import type { Plan } from "../plan/attention.ts";
 import { bindOptions } from "./bind.ts";
+import type { AttentionKernels } from "./kernels.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { PagedCache } from "./paged-cache.ts";
-
-/** Kernel of each class in the planner's traits table. */
-const kernelNames: Record<string, string> = {
-  "cpu.row": "attention_row",
-  "cpu.tile": "attention_tile",
-};
+import type { Workspace } from "./workspace.ts";
 
 /** The parameters of an attention object's kernels, and their launches. */
 export class AttentionLaunch {
   readonly params = new AttentionParams();
   readonly #device: Device;
   readonly #valueDim: number;
-  readonly #merge: Kernel;
-  readonly #kernels = new Map<string, Kernel>();
+  readonly #kernels: AttentionKernels;
 
-  constructor(device: Device, options: ResolvedOptions) {
+  constructor(device: Device, options: ResolvedOptions, kernels: AttentionKernels) {
     this.#device = device;
     this.#valueDim = options.valueDim;
-    for (const [kernelClass, name] of Object.entries(kernelNames)) {
-      this.#kernels.set(kernelClass, device.kernel(name));
-    }
-    this.#merge = device.kernel("attention_merge");
+    this.#kernels = kernels;
     bindOptions(this.params, options);
   }
 
@@ -46,7 +37,7 @@ export class AttentionLaunch {
   }
 
   /** Points at a plan's sections and workspace on the device. */
-  plan(plan: Plan, sections: number, workspace: number, ropeTable: number): void {
+  plan(plan: Plan, sections: number, workspace: Workspace, ropeTable: number): void {
     const { params } = this;
     const { offsets } = plan;
     params.merges = sections + 4 * offsets.merges;
@@ -56,8 +47,9 @@ export class AttentionLaunch {
     params.tokenRequests = sections + 4 * offsets.tokenRequests;
     params.queryIndptr = sections + 4 * offsets.queryIndptr;
     params.plannedKvLengths = sections + 4 * offsets.kvLengths;
-    params.partialOut = workspace;
-    params.partialLse = workspace + 4 * plan.partialCapacity * this.#valueDim;
+    params.counters = workspace.counters;
+    params.partialOut = workspace.partials;
+    params.partialLse = workspace.partials + 4 * plan.partialCapacity * this.#valueDim;
     params.mergeCount = plan.mergeGrid;
     params.ropeTable = ropeTable;
   }
@@ -66,13 +58,14 @@ export class AttentionLaunch {
   queue(stream: Stream, plan: Plan, sections: number): void {
     const { params } = this;
     const device = this.#device;
+    const kernels = params.contiguous === 1 ? this.#kernels.contiguous : this.#kernels.paged;
     for (let i = 0; i < plan.launches.length; i++) {
       const launch = plan.launches[i];
       const first = plan.offsets.records * 4 + launch.firstRecord * AttentionRecord.byteLength;
       params.records = sections + first;
       params.recordCount = launch.grid;
-      device.launch(stream, this.#kernels.get(launch.kernelClass)!, params, launch.grid);
+      device.launch(stream, kernels[i], params, launch.grid);
     }
-    device.launch(stream, this.#merge, params, plan.mergeGrid);
+    device.launch(stream, this.#kernels.merge, params, plan.mergeGrid);
   }
 }

@@ -54,6 +54,11 @@ export interface AttentionOptions {
    * are upper bounds, and kernels trim the keys that the planner cannot.
    */
   deviceLengths?: boolean;
+  /**
+   * kScale or vScale hold a scale for each token, which a GPU's kernels are compiled for; default:
+   * for fp8 keys and values. The CPU takes them either way.
+   */
+  tokenScales?: boolean;
   /** Planes of the cache that hold keys and values; a value may be the head of the key's plane. */
   keyPlane?: string;
   valuePlane?: string;
@@ -85,6 +90,7 @@ const schemas = {
   finalize: flag,
   batchInvariant: flag,
   deviceLengths: flag,
+  tokenScales: flag,
   keyPlane: { type: "string", description: "the name of a plane" },
   valuePlane: { type: "string", description: "the name of a plane" },
   graph: {
@@ -134,6 +140,7 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     finalize = true,
     batchInvariant = false,
     deviceLengths = false,
+    tokenScales = kvDtype.startsWith("f8"),
     keyPlane = "key",
     valuePlane = "value",
     rope,
@@ -142,6 +149,6 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
   return {
     ...{ queryHeads, kvHeads, headDim, valueDim, dtype, kvDtype, outDtype, causal, windowLeft },
     ...{ softCap, scale, alibi, sinks, mask, lseBase, finalize, batchInvariant },
-    ...{ deviceLengths, keyPlane, valuePlane, rope, graph },
+    ...{ deviceLengths, tokenScales, keyPlane, valuePlane, rope, graph },
   };
 }

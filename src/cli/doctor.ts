@@ -1,7 +1,8 @@
 import { statSync } from "node:fs";
 import { totalmem } from "node:os";
 import { version } from "../../package.json";
-import { type CpuLevel, cpuLevels, Device } from "../device/device.ts";
+import { Device } from "../device/device.ts";
+import { type CpuLevel, cpuLevels } from "../device/open.ts";
 import { FlashbunError } from "../errors.ts";
 import { attend, libraryPath, Tensor } from "../index.ts";
 import { readRate } from "../ops/probe.ts";

@@ -1,34 +1,19 @@
-import { availableParallelism } from "node:os";
 import { DeviceError, OptionError, OutOfMemoryError, requireInteger } from "../errors.ts";
-import { addressOf, native } from "../ffi/library.ts";
-import { DeviceProperties } from "../ffi/params.gen.ts";
+import { addressOf, borrow, native } from "../ffi/library.ts";
+import { DeviceProperties, KernelFacts } from "../ffi/params.gen.ts";
 import type { Params } from "../ffi/params.ts";
 import { check, failureOf, Status } from "../ffi/status.ts";
 import { Event } from "./event.ts";
 import { Graph, type ReplayCheck } from "./graph.ts";
 import type { Kernel } from "./kernel.ts";
+import { LaunchLog } from "./launch-log.ts";
 import { Memory } from "./memory.ts";
 import { Notifier } from "./notifier.ts";
+import { type CpuLevel, cpuLevels, type DeviceKind, type DeviceOptions } from "./open.ts";
+import { type Opened, openNative } from "./open.ts";
+import { loadOperators } from "./operators.ts";
 import { Owner } from "./owner.ts";
 import { Stream } from "./stream.ts";
-
-/** What to open: "auto" takes the best device there is. */
-export type DeviceKind = "auto" | "cpu" | `cuda:${number}`;
-
-/** x86-64 levels of the CPU kernels, in rising order. */
-export const cpuLevels = ["baseline", "v3", "v4"] as const;
-/** One of {@link cpuLevels}. */
-export type CpuLevel = (typeof cpuLevels)[number];
-
-/** Options of {@link Device.open}. */
-export interface DeviceOptions {
-  /** CPU threads; default FLASHBUN_THREADS, else cores - 1. */
-  threads?: number;
-  /** CPU kernels to run; default FLASHBUN_CPU, else the best of this processor. */
-  level?: CpuLevel;
-  /** Most bytes that the device hands out; default: no limit beyond the system's. */
-  memoryLimitBytes?: number;
-}
 
 /** Bytes of a device's memory and who holds the most. */
 export interface MemoryStats {
@@ -38,85 +23,87 @@ export interface MemoryStats {
   owners: { label: string; bytes: number; blocks: number }[];
 }
 
-const deviceOptions = ["threads", "level", "memoryLimitBytes"];
-
 const out64 = new BigUint64Array(new ArrayBuffer(16));
-const out32 = new Int32Array(new ArrayBuffer(8));
 const out3 = new Float64Array(new ArrayBuffer(24));
+const kernelFacts = new KernelFacts();
+
+/** The name stands at the end of the properties. */
+const nameBytes = 64;
+
+/** Bytes of device memory that one copy to or from the host stages at most. */
+const stagingBytes = 64 << 20;
 
 /** A device: its threads or processors, memory and streams. */
 export class Device extends Owner implements AsyncDisposable {
-  readonly kind = "cpu";
-  /** The processor's name, level and threads. */
+  readonly kind: "cpu" | "cuda";
+  /** Number of the GPU; 0 for the CPU. */
+  readonly ordinal: number;
+  /** The processor's name, level and threads, or the GPU's name and compute capability. */
   readonly name: string;
   /** Why this device was taken. */
   readonly why: string;
-  /** Threads of the CPU device; processors of a GPU. */
+  /** Threads of the CPU device; multiprocessors of a GPU. */
   readonly processors: number;
+  /** CPU kernels that run; "baseline" for a GPU. */
   readonly level: CpuLevel;
   readonly lastLevelCacheBytes: number;
+  /** What the driver says of a GPU; zeros for the CPU. */
+  readonly properties: DeviceProperties;
   /** The default stream. */
   readonly stream: Stream;
   readonly notifier: Notifier;
-  readonly #handle: number;
+  /** Native handle. */
+  readonly handle: number;
   readonly #kernels = new Map<string, Kernel>();
   readonly #blocks = new Map<number, { label: string; bytes: number }>();
+  readonly #log: LaunchLog | undefined;
   #captured: ReplayCheck[] | undefined;
   /** Blocks freed during a capture: the graph's to free. */
   #held: number[] = [];
 
-  private constructor(handle: number, why: string) {
+  private constructor({ handle, kind, ordinal, why }: Opened) {
     const properties = new DeviceProperties();
     check(
       native().fb_device_properties(handle as never, addressOf(properties.view) as never),
       "device properties",
     );
-    super("cpu device");
-    this.#handle = handle;
+    super(kind === "cpu" ? "cpu device" : `cuda:${ordinal}`);
+    this.kind = kind;
+    this.ordinal = ordinal;
+    this.handle = handle;
     this.why = why;
+    this.properties = properties;
     this.processors = properties.processors;
     this.level = cpuLevels[properties.level]!;
     this.lastLevelCacheBytes = properties.lastLevelCacheBytes;
-    const brand = new TextDecoder().decode(properties.view.subarray(40)).replace(/\0.*/s, "");
-    this.name = `${brand || "CPU"} (${this.level}, ${this.processors} threads)`;
+    this.name = nameOf(kind, properties);
     this.notifier = new Notifier(properties.notifyFd);
     this.stream = this.createStream("default stream");
+    this.#log = LaunchLog.fromEnvironment(this);
   }
 
-  /** Opens a device. Errors: OptionError for a kind, thread count or level that is not there. */
+  /**
+   * Opens a device; on a GPU this loads its kernels, and compiles those that nobody compiled before.
+   * Errors: OptionError for a kind, thread count or level that is not there, DriverError without a
+   * driver that fits, CompileError.
+   */
   static async open(kind: DeviceKind = "auto", options: DeviceOptions = {}): Promise<Device> {
-    if (kind !== "auto" && kind !== "cpu") {
-      throw new OptionError(
-        "kind",
-        kind,
-        '"auto" or "cpu": this build has no CUDA device',
-        'open "auto".',
-      );
+    const device = new Device(openNative(kind, options));
+    if (device.kind === "cpu") return device;
+    try {
+      for (const kernel of await loadOperators(device)) device.#kernels.set(kernel.name, kernel);
+    } catch (error) {
+      device[Symbol.dispose]();
+      throw error;
     }
-    for (const option of Object.keys(options)) {
-      if (deviceOptions.includes(option)) continue;
-      const allowed = `one of ${deviceOptions.join(", ")}`;
-      throw new OptionError(`options.${option}`, "an option", allowed, "remove or rename it.");
-    }
-    const threads = threadsOf(options);
-    const level = levelOf(options);
-    const limit = options.memoryLimitBytes ?? 2 ** 47;
-    requireInteger("memoryLimitBytes", limit, 1);
-    const opened = native().fb_device_open(0, threads, level, limit, addressOf(out64) as never);
-    if (opened === Status.unsupported) {
-      const sentence = failureOf(opened, "open").message;
-      throw new OptionError("level", cpuLevels[level], "one this processor runs", `${sentence}.`);
-    }
-    check(opened, "open cpu device");
-    const why = kind === "cpu" ? "asked for by name" : "no CUDA device in this build";
-    return new Device(Number(out64[0]), why);
+    return device;
   }
 
   /** A further stream; its work is ordered only with itself and what it waits for. */
   createStream(label = "stream"): Stream {
     this.guard();
     check(
-      native().fb_stream_create(this.#handle as never, addressOf(out64) as never),
+      native().fb_stream_create(this.handle as never, addressOf(out64) as never),
       "create stream",
     );
     return new Stream(this, Number(out64[0]), label);
@@ -126,7 +113,7 @@ export class Device extends Owner implements AsyncDisposable {
   createEvent(label = "event"): Event {
     this.guard();
     check(
-      native().fb_event_create(this.#handle as never, addressOf(out64) as never),
+      native().fb_event_create(this.handle as never, addressOf(out64) as never),
       "create event",
     );
     return new Event(this, Number(out64[0]), label);
@@ -141,20 +128,39 @@ export class Device extends Owner implements AsyncDisposable {
     requireInteger("bytes", bytes, 0);
     const out = addressOf(out64) as never;
     const size = Math.max(bytes, 1);
-    const status = native().fb_memory_alloc(this.#handle as never, size, pinned ? 1 : 0, out);
+    const status = native().fb_memory_alloc(this.handle as never, size, pinned ? 1 : 0, out);
     if (status === Status.outOfMemory) throw this.#outOfMemory(status, label);
     check(status, label);
     const address = Number(out64[0]);
     this.#blocks.set(address, { label, bytes });
-    return new Memory(this, address, bytes, label);
+    return new Memory(this, address, bytes, label, pinned || this.kind === "cpu");
   }
 
   /** Queues a copy of host bytes to device memory, through pinned memory: `bytes` is free at once. */
   upload(target: number, bytes: Uint8Array): void {
-    if (bytes.byteLength === 0) return;
-    using staging = this.alloc(bytes.byteLength, "upload staging", true);
-    new Uint8Array(staging.hostBytes()).set(bytes);
-    this.stream.copy(target, staging.address, bytes.byteLength);
+    for (let at = 0; at < bytes.byteLength; at += stagingBytes) {
+      const part = bytes.subarray(at, at + stagingBytes);
+      using staging = this.alloc(part.byteLength, "upload staging", true);
+      new Uint8Array(staging.hostBytes()).set(part);
+      this.stream.copy(target + at, staging.address, part.byteLength);
+    }
+  }
+
+  /** A host copy of `byteLength` bytes of device memory; blocks until the default stream is through. */
+  download(source: number, byteLength: number): Uint8Array<ArrayBuffer> {
+    if (this.kind === "cpu") {
+      this.stream.wait();
+      return new Uint8Array(borrow(source, byteLength)).slice();
+    }
+    const bytes = new Uint8Array(new ArrayBuffer(byteLength));
+    using staging = this.alloc(Math.min(byteLength, stagingBytes), "download staging", true);
+    for (let at = 0; at < byteLength; at += stagingBytes) {
+      const count = Math.min(stagingBytes, byteLength - at);
+      this.stream.copy(staging.address, source + at, count);
+      this.stream.wait();
+      bytes.set(new Uint8Array(staging.hostBytes(), 0, count), at);
+    }
+    return bytes;
   }
 
   /** Gives a block back once all that is queued now is through. For {@link Memory}. */
@@ -165,16 +171,13 @@ export class Device extends Owner implements AsyncDisposable {
       return;
     }
     this.#blocks.delete(address);
-    native().fb_memory_free(this.#handle as never, address);
+    native().fb_memory_free(this.handle as never, address);
   }
 
   /** Bytes in use, kept for reuse and allowed, with the largest owners first. */
   memoryStats(): MemoryStats {
     this.guard();
-    check(
-      native().fb_memory_stats(this.#handle as never, addressOf(out3) as never),
-      "memory stats",
-    );
+    check(native().fb_memory_stats(this.handle as never, addressOf(out3) as never), "memory stats");
     const byLabel = new Map<string, { label: string; bytes: number; blocks: number }>();
     for (const { label, bytes } of this.#blocks.values()) {
       const owner = byLabel.get(label) ?? { label, bytes: 0, blocks: 0 };
@@ -189,7 +192,7 @@ export class Device extends Owner implements AsyncDisposable {
   /** Refuses (or allows again) every further allocation: for graphs, after warm-up. */
   freezeMemory(frozen = true): void {
     this.guard();
-    check(native().fb_memory_freeze(this.#handle as never, frozen ? 1 : 0), "freeze memory");
+    check(native().fb_memory_freeze(this.handle as never, frozen ? 1 : 0), "freeze memory");
   }
 
   /** A kernel by name; looked up once. Errors: DeviceError when there is none. */
@@ -198,13 +201,14 @@ export class Device extends Owner implements AsyncDisposable {
     const known = this.#kernels.get(name);
     if (known !== undefined) return known;
     const status = native().fb_kernel_find(
-      this.#handle as never,
+      this.handle as never,
       addressOf(new TextEncoder().encode(`${name}\0`)) as never,
       addressOf(out64) as never,
-      addressOf(out32) as never,
+      addressOf(kernelFacts.view) as never,
     );
     check(status, `kernel ${name}`);
-    const kernel = { name, handle: Number(out64[0]), paramsBytes: out32[0]! };
+    const { paramsBytes, itemRows } = kernelFacts;
+    const kernel = { name, handle: Number(out64[0]), paramsBytes, itemRows };
     this.#kernels.set(name, kernel);
     return kernel;
   }
@@ -220,6 +224,7 @@ export class Device extends Owner implements AsyncDisposable {
         "use its own stream.",
       );
     }
+    this.#log?.launching(stream);
     const status = native().fb_launch(
       stream.handle as never,
       kernel.handle as never,
@@ -228,6 +233,7 @@ export class Device extends Owner implements AsyncDisposable {
       grid,
     );
     if (status !== Status.ok) check(status, kernel.name);
+    this.#log?.launched(stream, kernel.name, grid);
   }
 
   /**
@@ -263,11 +269,19 @@ export class Device extends Owner implements AsyncDisposable {
     this.#captured?.push(replayCheck);
   }
 
+  /** Queues a captured graph. For {@link Graph}. */
+  launchGraph(stream: Stream, graph: Graph): void {
+    this.#log?.launching(stream);
+    const status = native().fb_graph_launch(graph.handle as never, stream.handle as never);
+    check(status, graph.label);
+    this.#log?.launched(stream, graph.label, 1);
+  }
+
   /** The failure that stopped this device, if any. */
   failure(): DeviceError | undefined {
-    const status = native().fb_device_failure(this.#handle as never);
+    const status = native().fb_device_failure(this.handle as never);
     if (status === Status.ok) return undefined;
-    return failureOf(status, "cpu device") as DeviceError;
+    return failureOf(status, this.label) as DeviceError;
   }
 
   /** Waits for all queued work without blocking, then frees the device and what it owns. */
@@ -278,8 +292,9 @@ export class Device extends Owner implements AsyncDisposable {
   }
 
   protected override release(): void {
+    this.#log?.close();
     this.notifier.close();
-    native().fb_device_close(this.#handle as never);
+    native().fb_device_close(this.handle as never);
     this.#blocks.clear();
   }
 
@@ -303,22 +318,11 @@ export class Device extends Owner implements AsyncDisposable {
   }
 }
 
-function threadsOf(options: DeviceOptions): number {
-  const fromEnvironment = process.env["FLASHBUN_THREADS"];
-  if (options.threads !== undefined) {
-    requireInteger("threads", options.threads, 1, 1024);
-    return options.threads;
-  }
-  if (!fromEnvironment) return Math.max(1, availableParallelism() - 1);
-  requireInteger("FLASHBUN_THREADS", Number(fromEnvironment), 1, 1024);
-  return Number(fromEnvironment);
-}
-
-function levelOf(options: DeviceOptions): number {
-  const wanted = options.level ?? (process.env["FLASHBUN_CPU"] || undefined);
-  if (wanted === undefined) return -1;
-  const level = cpuLevels.indexOf(wanted as CpuLevel);
-  if (level >= 0) return level;
-  const option = options.level === undefined ? "FLASHBUN_CPU" : "level";
-  throw new OptionError(option, wanted, `one of ${cpuLevels.join(", ")}`, "name one of them.");
+function nameOf(kind: "cpu" | "cuda", properties: DeviceProperties): string {
+  const { processors, computeMajor, computeMinor } = properties;
+  const bytes = properties.view.subarray(properties.view.length - nameBytes);
+  const brand = new TextDecoder().decode(bytes).replace(/\0.*/s, "");
+  if (kind === "cpu")
+    return `${brand || "CPU"} (${cpuLevels[properties.level]}, ${processors} threads)`;
+  return `${brand} (compute ${computeMajor}.${computeMinor}, ${processors} multiprocessors)`;
 }

@@ -13,7 +13,8 @@ export type ReplayCheck = (stream: Stream) => void;
  * not: keep the tensors that were captured until the graph is disposed.
  */
 export class Graph extends Owner {
-  readonly #checks: ReplayCheck[];
+  #checks: ReplayCheck[];
+  readonly #held: number[];
 
   constructor(
     /** Native handle. */
@@ -22,10 +23,11 @@ export class Graph extends Owner {
     label: string,
     readonly device: Device,
     /** Blocks freed while the graph was captured: it still uses them. */
-    readonly held: readonly number[],
+    held: number[],
   ) {
     super(label);
     this.#checks = checks;
+    this.#held = held;
   }
 
   /**
@@ -39,7 +41,23 @@ export class Graph extends Owner {
       throw new OptionError("stream", stream.label, "of the graph's device", "capture there.");
     }
     for (let i = 0; i < this.#checks.length; i++) this.#checks[i](stream);
-    check(native().fb_graph_launch(this.handle as never, stream.handle as never), this.label);
+    this.device.launchGraph(stream, this);
+  }
+
+  /**
+   * Takes over what `newer` captured: cheaper than a new graph where only parameters differ. `newer`
+   * is disposed. Errors: DeviceError, and then both graphs are as before.
+   */
+  update(newer: Graph): void {
+    this.guard();
+    newer.guard();
+    if (newer.device !== this.device || newer === this) {
+      throw new OptionError("newer", newer.label, "another graph of the device", "capture it.");
+    }
+    check(native().fb_graph_update(this.handle as never, newer.handle as never), this.label);
+    this.#checks = newer.#checks;
+    this.#held.push(...newer.#held.splice(0));
+    newer[Symbol.dispose]();
   }
 
   /** Throws DisposedError when the graph or its device was disposed. */
@@ -51,6 +69,6 @@ export class Graph extends Owner {
   protected override release(): void {
     if (this.device.disposed) return;
     native().fb_graph_free(this.handle as never);
-    for (const address of this.held) this.device.free(address);
+    for (const address of this.#held) this.device.free(address);
   }
 }

@@ -1,6 +1,81 @@
+import { addressOf, native } from "../ffi/library.ts";
+import { KernelFacts, KernelTraits } from "../ffi/params.gen.ts";
+import { check } from "../ffi/status.ts";
+import { Owner } from "./owner.ts";
+
 /** A kernel of a device: its name, handle and the bytes of parameters that a launch passes. */
 export interface Kernel {
   readonly name: string;
   readonly handle: number;
   readonly paramsBytes: number;
+  /** Rows, tokens or elements that one item of the grid covers. */
+  readonly itemRows: number;
+}
+
+/** How a CUDA kernel is launched. */
+export interface LaunchTraits {
+  readonly threads: number;
+  readonly itemRows?: number;
+  /** Dynamic shared memory of a block. */
+  readonly sharedBytes?: number;
+  /** Blocks of a cluster; default 1. */
+  readonly cluster?: number;
+  /** At most as many blocks as are resident; they take items by ticket. */
+  readonly persistent?: boolean;
+  /** Starts while the kernel before it drains (programmatic dependent launch). */
+  readonly programmatic?: boolean;
+}
+
+/** What the driver says of a loaded CUDA kernel. */
+export interface CudaKernel extends Kernel {
+  readonly blocksPerProcessor: number;
+  readonly registers: number;
+  /** Spills and stack of a thread. */
+  readonly localBytes: number;
+  readonly staticSharedBytes: number;
+}
+
+const out64 = new BigUint64Array(new ArrayBuffer(8));
+
+/** Kernels loaded from one image (a cubin) on a CUDA device. */
+export class Module extends Owner {
+  readonly #handle: number;
+
+  /** Errors: CudaError for an image that the device does not run. */
+  constructor(device: { handle: number }, image: Uint8Array, label: string) {
+    super(label);
+    const out = addressOf(out64) as never;
+    const bytes = addressOf(image) as never;
+    check(native().fb_module_load(device.handle as never, bytes, image.byteLength, out), label);
+    this.#handle = Number(out64[0]);
+  }
+
+  /** A kernel by name. Errors: CudaError for traits that do not fit the device, DeviceError. */
+  kernel(name: string, launch: LaunchTraits): CudaKernel {
+    this.guard();
+    const traits = new KernelTraits();
+    traits.threads = launch.threads;
+    traits.sharedBytes = launch.sharedBytes ?? 0;
+    traits.cluster = launch.cluster ?? 1;
+    traits.persistent = launch.persistent ? 1 : 0;
+    traits.programmatic = launch.programmatic ? 1 : 0;
+    traits.itemRows = launch.itemRows ?? 1;
+    const facts = new KernelFacts();
+    const status = native().fb_module_kernel(
+      this.#handle as never,
+      addressOf(new TextEncoder().encode(`${name}\0`)) as never,
+      addressOf(traits.view) as never,
+      addressOf(facts.view) as never,
+      addressOf(out64) as never,
+    );
+    check(status, `kernel ${name} of ${this.label}`);
+    const { paramsBytes, itemRows, blocksPerProcessor, registers, localBytes } = facts;
+    const loaded = { registers, localBytes, staticSharedBytes: facts.staticSharedBytes };
+    const handle = Number(out64[0]);
+    return { name, handle, paramsBytes, itemRows, blocksPerProcessor, ...loaded };
+  }
+
+  protected override release(): void {
+    native().fb_module_unload(this.#handle as never);
+  }
 }

@@ -1,3 +1,4 @@
+import { OptionError } from "../errors.ts";
 import { borrow } from "../ffi/library.ts";
 import type { Device } from "./device.ts";
 import { Owner } from "./owner.ts";
@@ -14,6 +15,8 @@ export class Memory extends Owner {
     readonly address: number,
     readonly byteLength: number,
     label: string,
+    /** True for memory that the host can reach. */
+    readonly onHost: boolean,
   ) {
     super(label);
     forgotten.register(this, { device, address }, this);
@@ -22,9 +25,14 @@ export class Memory extends Owner {
   /**
    * The block as host bytes, where the host can reach it (all memory of a CPU device, pinned memory
    * of any). It borrows: do not use it after disposal, and wait for the stream before reading.
+   * Errors: OptionError for a GPU's own memory.
    */
   hostBytes(): ArrayBuffer {
     this.guard();
+    if (!this.onHost) {
+      const fix = "copy it by device.download, or allocate pinned memory.";
+      throw new OptionError("memory", this.label, "memory that the host can reach", fix);
+    }
     return borrow(this.address, this.byteLength);
   }
 

@@ -5,6 +5,7 @@ import type { Device } from "./device.ts";
 import type { Event } from "./event.ts";
 import { Owner } from "./owner.ts";
 
+const wrapped = new BigUint64Array(new ArrayBuffer(8));
 const counts = new Float64Array(new ArrayBuffer(16));
 
 /** An ordered queue of work on a device: copies, launches and events run in the order they came. */
@@ -19,11 +20,18 @@ export class Stream extends Owner {
     super(label);
   }
 
-  /** Takes a stream that another library owns; disposing it leaves the native stream alone. */
+  /**
+   * Takes a stream that another library owns: a native handle of this library's CPU device, or a
+   * CUstream of the GPU's primary context. Disposing it leaves the foreign stream alone. Errors:
+   * OptionError, CudaError.
+   */
   static wrap(device: Device, handle: number): Stream {
     device.guard();
     requireInteger("handle", handle, 1);
-    return new Stream(device, handle, `stream ${handle.toString(16)}`, true);
+    const label = `stream ${handle.toString(16)}`;
+    const out = addressOf(wrapped) as never;
+    check(native().fb_stream_wrap(device.handle as never, handle, out), label);
+    return new Stream(device, Number(wrapped[0]), label, device.kind === "cpu");
   }
 
   /**

@@ -1,4 +1,4 @@
-import { DeviceError, OutOfMemoryError } from "../errors.ts";
+import { CudaError, DeviceError, OutOfMemoryError } from "../errors.ts";
 import { addressOf, native } from "./library.ts";
 
 /** Status codes of zig/status.zig. */
@@ -13,6 +13,7 @@ export const Status = {
   deviceFailed: 7,
   capture: 8,
   system: 9,
+  cuda: 10,
 } as const;
 
 const text = new Uint8Array(new ArrayBuffer(512));
@@ -36,5 +37,8 @@ export function failureOf(status: number, what: string): DeviceError | OutOfMemo
     const [, asked = 0, free = 0] = /(\d+) bytes asked, (\d+) of/.exec(sentence)?.map(Number) ?? [];
     return new OutOfMemoryError(asked, free, `${what}: ${sentence}`);
   }
-  return new DeviceError(status, `${what}: ${sentence}`);
+  const message = `${what}: ${sentence}`;
+  return sentence.includes("CUDA_ERROR_")
+    ? new CudaError(status, message)
+    : new DeviceError(status, message);
 }

@@ -12,9 +12,6 @@ export interface AppendScales {
   scale: Tensor;
 }
 
-/** Tokens that one item of the append kernel writes. */
-const tokensPerItem = 16;
-
 /** Packs and launches the append kernel: new rows of up to four planes into their slots. */
 export class Appender {
   readonly #device: Device;
@@ -70,12 +67,13 @@ export class Appender {
 
   /** Queues the kernel. */
   launch(stream: Stream): void {
-    const grid = Math.ceil(this.#params.tokenCount / tokensPerItem);
-    this.#device.launch(stream, this.#device.kernel("append"), this.#params, grid);
+    const kernel = this.#device.kernel("append");
+    const grid = Math.ceil(this.#params.tokenCount / kernel.itemRows);
+    this.#device.launch(stream, kernel, this.#params, grid);
   }
 
   #checkSource(name: string, source: Tensor, target: Tensor): void {
-    source.guard();
+    source.requireOn(this.#device, name);
     target.guard();
     const { shape, strides, dtype } = source;
     const [, , heads, dim] = target.shape;

@@ -3,9 +3,6 @@ import { GatherParams } from "../ffi/params.gen.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
-/** Rows that one item of the kernel copies. */
-const rowsPerItem = 64;
-
 const params = new GatherParams();
 
 /**
@@ -25,5 +22,6 @@ export function gatherRows(
   params.rowBytes = source.strides[0] * dtypeBytes(source.dtype);
   params.rowCount = rows;
   const { device } = stream;
-  device.launch(stream, device.kernel("gather_rows"), params, Math.ceil(rows / rowsPerItem));
+  const kernel = device.kernel("gather_rows");
+  device.launch(stream, kernel, params, Math.ceil(rows / kernel.itemRows));
 }

@@ -19,9 +19,6 @@ export interface AttentionState {
 /** Most elements of a head: a row fits a thread's scratch memory many times. */
 const dimMost = 65536;
 
-/** Rows that one item of the merge kernel handles. */
-const rowsPerItem = 64;
-
 const params = new MergeParams();
 
 /**
@@ -59,16 +56,16 @@ export function mergeStates(
   params.inDtype = dtypeCode(dtype);
   params.outDtype = dtypeCode(out.dtype);
   params.logBase = first.lseBase === "2" ? Math.LN2 : 1;
-  const grid = Math.ceil(params.rowCount / rowsPerItem);
-  device.launch(stream, device.kernel("merge_states"), params, grid);
+  const kernel = device.kernel("merge_states");
+  device.launch(stream, kernel, params, Math.ceil(params.rowCount / kernel.itemRows));
   return { out, lse, lseBase: first.lseBase };
 }
 
 function checkState(index: number, state: AttentionState, first: AttentionState): void {
   const { out, lse, lseBase } = state;
-  out.guard();
-  lse.guard();
   const name = `states[${index}]`;
+  out.requireOn(first.out.device, `${name}.out`);
+  lse.requireOn(first.out.device, `${name}.lse`);
   if (lseBase !== first.lseBase) {
     const fix = "run both with one lseBase.";
     throw new OptionError(`${name}.lseBase`, lseBase, `"${first.lseBase}", as the first`, fix);

@@ -1,5 +1,5 @@
 import { type CostModel, pieceCost } from "./cost.ts";
-import { type IntList, Piece, Tile, tileInts } from "./list.ts";
+import { type IntList, Tile, tileInts } from "./list.ts";
 import { addPiece } from "./walk.ts";
 
 /**

@@ -1,5 +1,6 @@
 import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
+import type { Stream } from "../device/stream.ts";
 import { InputError } from "../errors.ts";
 import { callDeleter, exportDeleter, nativeView } from "../ffi/foreign.ts";
 import { addressOf, native } from "../ffi/library.ts";
@@ -168,6 +169,11 @@ export interface ExportOptions {
   transfer?: boolean;
   /** Tells the consumer not to write. */
   readOnly?: boolean;
+  /**
+   * The consumer's stream (see Stream.wrap): it is made to wait for the work queued so far, so that
+   * the host need not.
+   */
+  stream?: Stream;
 }
 
 interface Exported {
@@ -182,12 +188,19 @@ let sweeper: ReturnType<typeof setInterval> | undefined;
 
 /**
  * Address of a new DLManagedTensorVersioned that shows the tensor to another library, which calls
- * its deleter when done (from any thread). Blocks until the work queued so far is through. The
- * tensor stays referenced until then and must not be disposed before, unless it is handed over.
+ * its deleter when done (from any thread). Blocks until the work queued so far is through, unless the
+ * consumer's stream is given. The tensor stays referenced until then and must not be disposed before, unless it is handed over.
  */
 export function toDLPack(tensor: Tensor, options: ExportOptions = {}): number {
   tensor.guard();
-  tensor.device.stream.wait();
+  const { device } = tensor;
+  if (options.stream === undefined) {
+    device.stream.wait();
+  } else {
+    using event = device.createEvent("DLPack export");
+    event.record(device.stream);
+    options.stream.waitFor(event);
+  }
   const axes = tensor.shape.length;
   const out = new BigUint64Array(new ArrayBuffer(8));
   const status = native().fb_dlpack_create(managedBytes(axes), addressOf(out) as never);
@@ -195,8 +208,8 @@ export function toDLPack(tensor: Tensor, options: ExportOptions = {}): number {
   const address = Number(out[0]);
   writeManaged(nativeView, address, {
     address: tensor.address,
-    deviceType: deviceTypes.cpu,
-    deviceId: 0,
+    deviceType: deviceTypes[device.kind],
+    deviceId: device.ordinal,
     shape: [...tensor.shape],
     strides: [...tensor.strides],
     dtype: tensor.dtype,
@@ -236,8 +249,11 @@ export function fromDLPack(
 ): Tensor {
   device.guard();
   const found = readManaged(nativeView, managed);
-  if (found.deviceType === deviceTypes.cuda)
-    throw unreadable("it lies on a CUDA device", `copy it to the host for the ${device.label}.`);
+  if (!reaches(device, found))
+    throw unreadable(
+      `it lies on ${placeOf(found)}, the ${device.label} does not reach it`,
+      "open the device that it lies on, or copy it there first.",
+    );
   if (found.shape.length > axesMax)
     throw unreadable(`it has ${found.shape.length} axes`, `reshape it to at most ${axesMax}.`);
   if (found.readOnly && options.allowReadOnly !== true)
@@ -249,6 +265,18 @@ export function fromDLPack(
     strides: found.strides,
     keep,
   });
+}
+
+/** The CPU and pinned memory are host memory; a GPU reaches its own and pinned memory. */
+function reaches(device: Device, { deviceType, deviceId }: DLPackTensor): boolean {
+  if (deviceType === deviceTypes.cudaHost) return true;
+  if (deviceType !== deviceTypes[device.kind]) return false;
+  return device.kind === "cpu" || deviceId === device.ordinal;
+}
+
+function placeOf({ deviceType, deviceId }: DLPackTensor): string {
+  if (deviceType === deviceTypes.cuda) return `cuda:${deviceId}`;
+  return deviceType === deviceTypes.cpu ? "the host" : "pinned host memory";
 }
 
 function readDType(view: DataView): DType {

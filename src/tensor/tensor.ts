@@ -2,7 +2,6 @@ import type { Device } from "../device/device.ts";
 import type { Memory } from "../device/memory.ts";
 import { Owner } from "../device/owner.ts";
 import { OptionError, requireInteger } from "../errors.ts";
-import { borrow } from "../ffi/library.ts";
 import { ConvertParams, RandomParams } from "../ffi/params.gen.ts";
 import {
   decode,
@@ -16,9 +15,6 @@ import {
 
 /** Axes that a tensor may have. */
 export const axesMax = 6;
-
-/** Elements that one item of an element-wise kernel handles. */
-const elementsPerItem = 65536;
 
 const convertParams = new ConvertParams();
 const randomParams = new RandomParams();
@@ -121,8 +117,13 @@ export class Tensor extends Owner {
     randomParams.mean = options.mean ?? 0;
     randomParams.deviation = options.deviation ?? 1;
     randomParams.dtype = dtypeCode(dtype);
-    const grid = Math.ceil(tensor.elements / elementsPerItem);
-    device.launch(device.stream, device.kernel("random_normal"), randomParams, grid);
+    const kernel = device.kernel("random_normal");
+    device.launch(
+      device.stream,
+      kernel,
+      randomParams,
+      Math.ceil(tensor.elements / kernel.itemRows),
+    );
     return tensor;
   }
 
@@ -228,8 +229,8 @@ export class Tensor extends Owner {
       params.setSourceStrides(i, axis < 0 ? 0 : source.strides[axis]);
       params.setTargetStrides(i, axis < 0 ? 0 : this.strides[axis]);
     }
-    const grid = Math.ceil(this.elements / elementsPerItem);
-    this.device.launch(stream, this.device.kernel("convert"), params, grid);
+    const kernel = this.device.kernel("convert");
+    this.device.launch(stream, kernel, params, Math.ceil(this.elements / kernel.itemRows));
   }
 
   /** All elements in row-major order as f64; blocks until the default stream is through. */
@@ -246,8 +247,7 @@ export class Tensor extends Owner {
       using dense = this.to(this.dtype);
       return dense.toBytes();
     }
-    this.device.stream.wait();
-    return new Uint8Array(borrow(this.address, bytes)).slice();
+    return this.device.download(this.address, bytes);
   }
 
   /** As the typed array of the dtype; bf16 and fp8 as their bits. Blocks as toBytes does. */
@@ -276,6 +276,14 @@ export class Tensor extends Owner {
       default:
         return new Uint8Array(buffer);
     }
+  }
+
+  /** Throws unless the tensor is live and on `device`; `option` names it. Errors: OptionError. */
+  requireOn(device: Device, option: string): void {
+    this.guard();
+    if (this.device === device) return;
+    const where = `${this.label} on ${this.device.label}`;
+    throw new OptionError(option, where, `on ${device.label}`, "copy it there over the host.");
   }
 
   /** Throws DisposedError when this view or the storage under it was disposed. */

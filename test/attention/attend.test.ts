@@ -8,15 +8,16 @@ import { Tensor } from "../../src/tensor/tensor.ts";
 import { expectState } from "../support/compare.ts";
 import { mergeOracle, oracle } from "../support/oracle.ts";
 import { seeded } from "../support/random.ts";
-import { levelsHere, normals } from "../support/rig.ts";
+import { normals } from "../support/rig.ts";
+import { targetsHere } from "../support/targets.ts";
 import { expectedOf, limitsOf } from "../support/tolerance.ts";
 
 const heads = { queryHeads: 10, kvHeads: 2, keyDim: 24, valueDim: 40 };
 
-describe.each(await levelsHere())("attend and mergeStates on %s", (level) => {
+describe.each(await targetsHere())("attend and mergeStates on $name", (target) => {
   let device: Device;
   beforeAll(async () => {
-    device = await Device.open("cpu", { level, threads: 2 });
+    device = await target.open(2);
   });
   afterAll(async () => {
     await device[Symbol.asyncDispose]();

@@ -6,15 +6,16 @@ import { type DType, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { caseOf } from "../support/cases.ts";
 import { seeded } from "../support/random.ts";
-import { concatenate, levelsHere, normals, poisoned, Rig, World } from "../support/rig.ts";
+import { concatenate, normals, poisoned, Rig, World } from "../support/rig.ts";
+import { targetsHere } from "../support/targets.ts";
 
 const none: Float64Array = new Float64Array(0);
 const shape = { queryHeads: 6, kvHeads: 2, headDim: 32, pageSize: 5, kvDtype: "bf16" } as const;
 
-describe.each(await levelsHere())("a paged cache on %s", (level) => {
+describe.each(await targetsHere())("a paged cache on $name", (target) => {
   let device: Device;
   beforeAll(async () => {
-    device = await Device.open("cpu", { level, threads: 2 });
+    device = await target.open(2);
   });
   afterAll(async () => {
     await device[Symbol.asyncDispose]();

@@ -2,12 +2,13 @@ import { afterAll, beforeAll, describe, test } from "bun:test";
 import { Device } from "../../src/device/device.ts";
 import { gridCases, randomCase } from "../support/cases.ts";
 import { forSeeds } from "../support/random.ts";
-import { levelsHere, runCase } from "../support/rig.ts";
+import { runCase } from "../support/rig.ts";
+import { targetsHere } from "../support/targets.ts";
 
-describe.each(await levelsHere())("attention on %s", (level) => {
+describe.each(await targetsHere())("attention on $name", (target) => {
   let device: Device;
   beforeAll(async () => {
-    device = await Device.open("cpu", { level, threads: 2 });
+    device = await target.open(2);
   });
   afterAll(async () => {
     await device[Symbol.asyncDispose]();

@@ -14,12 +14,12 @@ import {
   concatenate,
   type HostRequest,
   indptrOf,
-  levelsHere,
   normals,
   poisoned,
   raggedTensors,
   Rig,
 } from "../support/rig.ts";
+import { targetsHere } from "../support/targets.ts";
 import { expectedOf } from "../support/tolerance.ts";
 
 const shape = { queryHeads: 6, kvHeads: 2, headDim: 32, pageSize: 0, causal: false } as const;
@@ -51,10 +51,10 @@ function runRagged(
   v[Symbol.dispose]();
 }
 
-describe.each(await levelsHere())("layouts on %s", (level) => {
+describe.each(await targetsHere())("layouts on $name", (target) => {
   let device: Device;
   beforeAll(async () => {
-    device = await Device.open("cpu", { level, threads: 2 });
+    device = await target.open(2);
   });
   afterAll(async () => {
     await device[Symbol.asyncDispose]();

@@ -9,7 +9,8 @@ import { raggedLayout } from "../../src/kv/layout.ts";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { caseOf } from "../support/cases.ts";
-import { type HostRequest, indptrOf, levelsHere, raggedTensors, Rig } from "../support/rig.ts";
+import { type HostRequest, indptrOf, raggedTensors, Rig } from "../support/rig.ts";
+import { targetsHere } from "../support/targets.ts";
 
 const shape = { queryHeads: 4, kvHeads: 2, headDim: 32, pageSize: 0 } as const;
 
@@ -31,10 +32,10 @@ function raggedBatch(queryLengths: number[], kvLengths: number[]) {
   return createBatch({ queryLengths, kvLengths, layout });
 }
 
-describe.each(await levelsHere())("runs on %s", (level) => {
+describe.each(await targetsHere())("runs on $name", (target) => {
   let device: Device;
   beforeAll(async () => {
-    device = await Device.open("cpu", { level, threads: 3 });
+    device = await target.open(3);
   });
   afterAll(async () => {
     await device[Symbol.asyncDispose]();
@@ -78,7 +79,7 @@ describe.each(await levelsHere())("runs on %s", (level) => {
       [20, 20],
       [1, 5000],
     ];
-    await using single = await Device.open("cpu", { level, threads: 1 });
+    await using single = await target.open(1);
     for (const [queries, keys] of [
       [1, 1500],
       [3, 700],

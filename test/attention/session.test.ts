@@ -4,7 +4,8 @@ import { OutOfPagesError } from "../../src/errors.ts";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { caseOf, storages } from "../support/cases.ts";
 import { forSeeds, type Random } from "../support/random.ts";
-import { levelsHere, World } from "../support/rig.ts";
+import { World } from "../support/rig.ts";
+import { targetsHere } from "../support/targets.ts";
 
 /** One random life of a cache: sequences come, fork, grow, shrink and go; every step is checked. */
 function session(device: Device, random: Random): void {
@@ -59,10 +60,10 @@ function drop(world: World, alive: Sequence[], sequence: Sequence): void {
   alive.splice(alive.indexOf(sequence), 1);
 }
 
-describe.each(await levelsHere())("random lives of a cache on %s", (level) => {
+describe.each(await targetsHere())("random lives of a cache on $name", (target) => {
   let device: Device;
   beforeAll(async () => {
-    device = await Device.open("cpu", { level, threads: 2 });
+    device = await target.open(2);
   });
   afterAll(async () => {
     await device[Symbol.asyncDispose]();

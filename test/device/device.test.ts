@@ -3,11 +3,20 @@ import { join } from "node:path";
 import { Device } from "../../src/device/device.ts";
 import { DeviceError, DisposedError, OptionError, OutOfMemoryError } from "../../src/errors.ts";
 import { ProbeParams, RandomParams } from "../../src/ffi/params.gen.ts";
+import type { Memory } from "../../src/device/memory.ts";
 import { Stream } from "../../src/device/stream.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { forSeeds } from "../support/random.ts";
 import { runBun } from "../support/run.ts";
+import { deviceTargets } from "../support/targets.ts";
 import { root } from "../support/zig.ts";
+
+const targets = await deviceTargets();
+
+/** The block's bytes, once the default stream is through. */
+function bytesOf(memory: Memory): number[] {
+  return [...memory.device.download(memory.address, memory.byteLength)];
+}
 
 function spin(device: Device, microseconds: number, grid = 1, stream = device.stream, fail = 0) {
   const params = new ProbeParams();
@@ -16,17 +25,18 @@ function spin(device: Device, microseconds: number, grid = 1, stream = device.st
   device.launch(stream, device.kernel("probe_spin"), params, grid);
 }
 
-describe("a CPU device", () => {
+describe.each(targets)("a device: $name", (target) => {
   let device: Device;
   beforeAll(async () => {
-    device = await Device.open("cpu", { threads: 2 });
+    device = await target.open(2);
   });
   afterAll(() => device[Symbol.asyncDispose]());
 
   test("says what it is", () => {
-    expect(device.processors).toBe(2);
-    expect(device.name).toContain("2 threads");
+    expect(device.kind).toBe(target.kind);
     expect(device.why).toBe("asked for by name");
+    if (target.kind === "cpu") expect(device.processors).toBe(2);
+    expect(device.name).toContain(target.kind === "cpu" ? "2 threads" : "multiprocessors");
   });
 
   test("runs a stream's work in order and tells when it is done", async () => {
@@ -35,7 +45,7 @@ describe("a CPU device", () => {
     spin(device, 2000);
     device.stream.fill(memory.address, 2, 4);
     await device.stream.done();
-    expect([...new Uint8Array(memory.hostBytes())]).toEqual([2, 2, 2, 2, 1, 1, 1, 1]);
+    expect(bytesOf(memory)).toEqual([2, 2, 2, 2, 1, 1, 1, 1]);
     expect(device.stream.idle).toBe(true);
   });
 
@@ -52,7 +62,7 @@ describe("a CPU device", () => {
     const other = device.alloc(4, "test");
     second.copy(other.address, memory.address, 4);
     await second.done();
-    expect([...new Uint8Array(other.hostBytes())]).toEqual([7, 7, 7, 7]);
+    expect(bytesOf(other)).toEqual([7, 7, 7, 7]);
     expect(before.elapsedMs(after)).toBeGreaterThanOrEqual(20);
     second[Symbol.dispose]();
     expect(() => second.wait()).toThrow(DisposedError);
@@ -72,17 +82,16 @@ describe("a CPU device", () => {
 
   test("a graph captures instead of running and replays what was captured", async () => {
     const memory = device.alloc(4, "test");
-    const bytes = new Uint8Array(memory.hostBytes());
     device.stream.fill(memory.address, 0, 4);
     const graph = device.capture(device.stream, () => {
       device.stream.fill(memory.address, 5, 2);
       spin(device, 10);
     });
     await device.stream.done();
-    expect([...bytes]).toEqual([0, 0, 0, 0]);
+    expect(bytesOf(memory)).toEqual([0, 0, 0, 0]);
     graph.replay(device.stream);
     await device.stream.done();
-    expect([...bytes]).toEqual([5, 5, 0, 0]);
+    expect(bytesOf(memory)).toEqual([5, 5, 0, 0]);
     graph[Symbol.dispose]();
     expect(() => graph.replay(device.stream)).toThrow(DisposedError);
   });
@@ -108,7 +117,7 @@ describe("a CPU device", () => {
     busy[Symbol.dispose]();
     expect(performance.now() - started).toBeLessThan(80);
     await Bun.sleep(200);
-    expect([...new Uint8Array(memory.hostBytes())]).toEqual([3, 3, 3, 3]);
+    expect(bytesOf(memory)).toEqual([3, 3, 3, 3]);
   });
 
   test("a stream of another device is refused", async () => {
@@ -140,13 +149,14 @@ describe("a CPU device", () => {
 
   test("launches with many items run each once", async () => {
     const params = new RandomParams();
-    const count = 65536 * 9 + 17;
+    const kernel = device.kernel("random_normal");
+    const count = kernel.itemRows * 9 + 17;
     using tensor = Tensor.zeros(device, [count], "f32");
     params.out = tensor.address;
     params.count = count;
     params.seed = 3;
     params.deviation = 1;
-    device.launch(device.stream, device.kernel("random_normal"), params, 10);
+    device.launch(device.stream, kernel, params, 10);
     const values = tensor.toFloat64Array();
     let sum = 0;
     for (const value of values) sum += value * value;
@@ -159,7 +169,6 @@ describe("a CPU device", () => {
     const streams = [device.stream, device.createStream("b"), device.createStream("c")];
     forSeeds(30, (random) => {
       const memory = device.alloc(64, "model");
-      const bytes = new Uint8Array(memory.hostBytes());
       device.stream.fill(memory.address, 0, 64);
       const model = new Uint8Array(64);
       let last = device.stream;
@@ -177,7 +186,7 @@ describe("a CPU device", () => {
         model.fill(value, target, target + length);
       }
       last.wait();
-      expect([...bytes]).toEqual([...model]);
+      expect(bytesOf(memory)).toEqual([...model]);
       memory[Symbol.dispose]();
     });
   });
@@ -194,7 +203,7 @@ test("bad options of Device.open name the option", async () => {
   expect(Device.open("cpu", { threads: NaN })).rejects.toThrow(OptionError);
   expect(Device.open("cpu", { level: "v9" as never })).rejects.toThrow("level must be one of");
   expect(Device.open("cpu", { thread: 4 } as never)).rejects.toThrow("options.thread must be");
-  expect(Device.open("cuda:0")).rejects.toThrow("kind must be");
+  expect(Device.open("cuda:first" as never)).rejects.toThrow("kind must be");
   process.env["FLASHBUN_THREADS"] = "many";
   try {
     expect(Device.open("cpu")).rejects.toThrow("FLASHBUN_THREADS must be");
@@ -203,19 +212,23 @@ test("bad options of Device.open name the option", async () => {
   }
 });
 
-test("out of memory names what was asked, what is free and who holds it", async () => {
-  await using device = await Device.open("cpu", { threads: 1, memoryLimitBytes: 1 << 20 });
-  using held = device.alloc(900_000, "the large one");
-  try {
-    device.alloc(500_000, "one more");
-    expect.unreachable();
-  } catch (error) {
-    expect(error).toBeInstanceOf(OutOfMemoryError);
-    expect((error as OutOfMemoryError).askedBytes).toBe(500_000);
-    expect((error as Error).message).toContain("the large one 900000 bytes");
-  }
-  expect(device.memoryStats().owners[0].label).toBe(held.label);
-});
+test.each(targets)(
+  "out of memory names what was asked and who holds it: $name",
+  async ({ kind }) => {
+    const options = { memoryLimitBytes: 1 << 20 };
+    await using device = await Device.open(kind === "cpu" ? "cpu" : "cuda:0", options);
+    using held = device.alloc(900_000, "the large one");
+    try {
+      device.alloc(500_000, "one more");
+      expect.unreachable();
+    } catch (error) {
+      expect(error).toBeInstanceOf(OutOfMemoryError);
+      expect((error as OutOfMemoryError).askedBytes).toBe(500_000);
+      expect((error as Error).message).toContain("the large one 900000 bytes");
+    }
+    expect(device.memoryStats().owners[0].label).toBe(held.label);
+  },
+);
 
 test("a failed kernel rejects done, poisons its device and leaves others alone", async () => {
   const failing = await Device.open("cpu", { threads: 2 });
@@ -273,22 +286,26 @@ test("a device that nobody disposed keeps no process alive", async () => {
   expect(performance.now() - started).toBeLessThan(10_000);
 });
 
-test("tensors that were forgotten give their memory back", async () => {
-  await using device = await Device.open("cpu", { threads: 1, memoryLimitBytes: 64 << 20 });
-  for (let i = 0; i < 40; i++) {
-    Tensor.zeros(device, [1 << 20], "f32");
-    if (i % 4 === 3) {
-      await device.stream.done();
-      Bun.gc(true);
-      await Bun.sleep(1);
+test.each(targets)(
+  "tensors that were forgotten give their memory back: $name",
+  async ({ kind }) => {
+    const options = { memoryLimitBytes: 64 << 20 };
+    await using device = await Device.open(kind === "cpu" ? "cpu" : "cuda:0", options);
+    for (let i = 0; i < 40; i++) {
+      Tensor.zeros(device, [1 << 20], "f32");
+      if (i % 4 === 3) {
+        await device.stream.done();
+        Bun.gc(true);
+        await Bun.sleep(1);
+      }
     }
-  }
-  expect(device.memoryStats().usedBytes).toBeLessThan(64 << 20);
-});
+    expect(device.memoryStats().usedBytes).toBeLessThan(64 << 20);
+  },
+);
 
-describe("after disposal", () => {
+describe.each(targets)("after disposal: $name", (target) => {
   test("everything of a disposed device throws and disposes quietly", async () => {
-    const device = await Device.open("cpu", { threads: 1 });
+    const device = await target.open(1);
     const [stream, event] = [device.createStream(), device.createEvent()];
     const graph = device.capture(stream, () => spin(device, 1, 1, stream));
     device[Symbol.dispose]();
@@ -306,7 +323,7 @@ describe("after disposal", () => {
   });
 
   test("a stream disposed while somebody waits for it settles the wait", async () => {
-    await using device = await Device.open("cpu", { threads: 2 });
+    await using device = await target.open(2);
     for (let round = 0; round < 50; round++) {
       const stream = device.createStream();
       spin(device, 200, 1, stream);
@@ -317,7 +334,7 @@ describe("after disposal", () => {
   });
 
   test("a wait that a disposed device cuts short is rejected", async () => {
-    const device = await Device.open("cpu", { threads: 1 });
+    const device = await target.open(1);
     spin(device, 50_000);
     const waiting = device.stream.done();
     device[Symbol.dispose]();
@@ -325,10 +342,9 @@ describe("after disposal", () => {
   });
 });
 
-test("a graph keeps what was freed while it was captured", async () => {
-  await using device = await Device.open("cpu", { threads: 1 });
+test.each(targets)("a graph keeps what was freed while it was captured: $name", async (on) => {
+  await using device = await on.open(1);
   const target = device.alloc(4, "target");
-  const bytes = new Uint8Array(target.hostBytes());
   const graph = device.capture(device.stream, () => {
     using source = device.alloc(4, "source");
     device.stream.fill(source.address, 9, 4);
@@ -338,8 +354,8 @@ test("a graph keeps what was freed while it was captured", async () => {
   for (const other of others) device.stream.fill(other.address, 1, 4);
   graph.replay(device.stream);
   await device.stream.done();
-  expect([...bytes]).toEqual([9, 9, 9, 9]);
-  for (const other of others) expect([...new Uint8Array(other.hostBytes())]).toEqual([1, 1, 1, 1]);
+  expect(bytesOf(target)).toEqual([9, 9, 9, 9]);
+  for (const other of others) expect(bytesOf(other)).toEqual([1, 1, 1, 1]);
   graph[Symbol.dispose]();
 });
 
@@ -363,20 +379,25 @@ test("addresses, events and streams are checked before a call", async () => {
   expect(device.capturing).toBe(false);
 });
 
-test("an event recorded again elsewhere keeps its earlier waiters waiting", async () => {
-  await using device = await Device.open("cpu", { threads: 3 });
-  const [busy, idle, waiter] = ["busy", "idle", "waiter"].map((name) => device.createStream(name));
-  const memory = device.alloc(8, "test");
-  const { address } = memory;
-  device.stream.fill(address, 0, 8);
-  await device.stream.done();
-  const event = device.createEvent();
-  spin(device, 30_000, 1, busy);
-  busy.fill(address, 5, 4);
-  event.record(busy);
-  waiter.waitFor(event);
-  waiter.copy(address + 4, address, 4);
-  event.record(idle);
-  await waiter.done();
-  expect([...new Uint8Array(memory.hostBytes())]).toEqual([5, 5, 5, 5, 5, 5, 5, 5]);
-});
+test.each(targets)(
+  "an event recorded again keeps its earlier waiters waiting: $name",
+  async (on) => {
+    await using device = await on.open(3);
+    const [busy, idle, waiter] = ["busy", "idle", "waiter"].map((name) =>
+      device.createStream(name),
+    );
+    const memory = device.alloc(8, "test");
+    const { address } = memory;
+    device.stream.fill(address, 0, 8);
+    await device.stream.done();
+    const event = device.createEvent();
+    spin(device, 30_000, 1, busy);
+    busy.fill(address, 5, 4);
+    event.record(busy);
+    waiter.waitFor(event);
+    waiter.copy(address + 4, address, 4);
+    event.record(idle);
+    await waiter.done();
+    expect(bytesOf(memory)).toEqual([5, 5, 5, 5, 5, 5, 5, 5]);
+  },
+);

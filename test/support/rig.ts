@@ -2,8 +2,7 @@ import { Attention } from "../../src/attention/attention.ts";
 import type { RunTensors } from "../../src/attention/bind.ts";
 import type { AttentionOptions } from "../../src/attention/options.ts";
 import { PagedCache } from "../../src/attention/paged-cache.ts";
-import { type CpuLevel, cpuLevels, Device } from "../../src/device/device.ts";
-import { OptionError } from "../../src/errors.ts";
+import type { Device } from "../../src/device/device.ts";
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { raggedLayout } from "../../src/kv/layout.ts";
 import type { ReserveOptions } from "../../src/kv/reserve.ts";
@@ -13,25 +12,10 @@ import { decode, type DType, dtypeBytes, encode, roundTo } from "../../src/tenso
 import { Tensor } from "../../src/tensor/tensor.ts";
 import type { Case } from "./cases.ts";
 import { expectState } from "./compare.ts";
-import type { OracleInput } from "./oracle.ts";
+import type { OracleInput, Rounding } from "./oracle.ts";
 import { type Random, seeded } from "./random.ts";
+import { caseOn } from "./targets.ts";
 import { expectedOf } from "./tolerance.ts";
-
-/** The levels this processor runs; FLASHBUN_CPU narrows them to one. */
-export async function levelsHere(): Promise<CpuLevel[]> {
-  const wanted = process.env["FLASHBUN_CPU"];
-  const levels: CpuLevel[] = [];
-  for (const level of cpuLevels) {
-    if (wanted && level !== wanted) continue;
-    try {
-      await using device = await Device.open("cpu", { level, threads: 1 });
-      levels.push(device.level);
-    } catch (error) {
-      if (!(error instanceof OptionError)) throw error;
-    }
-  }
-  return levels;
-}
 
 /** One request's numbers on the host, as the kernels see them: rounded to their dtypes. */
 export interface HostRequest {
@@ -80,12 +64,16 @@ export class Rig implements Disposable {
   readonly attention: Attention;
   readonly random: Random;
 
+  readonly c: Case;
+
   constructor(
     readonly device: Device,
-    readonly c: Case,
+    wanted: Case,
     over: Partial<AttentionOptions> = {},
   ) {
-    this.attention = Attention.createSync(device, { ...optionsOf(c), ...over });
+    const c = (this.c = caseOn(device, wanted));
+    const tokenScales = c.scales === "token";
+    this.attention = Attention.createSync(device, { ...optionsOf(c), tokenScales, ...over });
     this.random = seeded(c.seed);
   }
 
@@ -216,8 +204,9 @@ export class Rig implements Disposable {
       frequencies: ropeFrequencies(c.rope, c.headDim),
       interleaved: c.rope.interleaved,
     };
+    const rounding = this.device.kind === "cpu" ? undefined : gpuRounding(c.dtype);
     return {
-      ...{ q, k, v, queryPositions, visible, rope },
+      ...{ q, k, v, queryPositions, visible, rope, rounding },
       ...{ queryHeads: c.queryHeads, kvHeads: c.kvHeads, keyDim: c.headDim, valueDim: c.valueDim },
       ...{ causal: c.causal, windowLeft: c.windowLeft, softCap: c.softCap },
       ...{ lseBase: c.lseBase, finalize: c.finalize },
@@ -263,6 +252,11 @@ export class Rig implements Disposable {
   }
 }
 
+/** Tensor cores take f16 or bf16: what the transform stage and the softmax make is rounded to it. */
+function gpuRounding(dtype: DType): Rounding {
+  return { transform: dtype, probabilities: dtype };
+}
+
 /** What clamps known only on the device leave of a request. */
 function clamp(input: OracleInput, keys?: number, queries?: number): OracleInput {
   const { queryHeads, kvHeads, keyDim, valueDim } = input;
@@ -289,12 +283,16 @@ export class World implements Disposable {
   readonly sequences = new Map<Sequence, { k: Float64Array; v: Float64Array }>();
   readonly #storage: Tensor[] = [];
 
+  readonly c: Case;
+
   constructor(
     readonly device: Device,
-    readonly c: Case,
+    wanted: Case,
     options: { pages: number; attention?: Partial<AttentionOptions>; windowLeft?: number },
   ) {
-    this.rig = new Rig(device, c, options.attention);
+    this.rig = new Rig(device, wanted, options.attention);
+    const { c } = this.rig;
+    this.c = c;
     const { kvHeads, headDim, valueDim, kvDtype: dtype, pageSize } = c;
     this.cache = PagedCache.create(device, {
       ...{ layers: 1, kvHeads, headDim, valueDim, dtype, pages: options.pages, pageSize },
@@ -458,8 +456,9 @@ function runPaged(device: Device, c: Case): Uint8Array {
   return world.rig.check(batch, world.requests(sequences, queries), { cache: world.cache });
 }
 
-function runRagged(device: Device, c: Case): Uint8Array {
-  using rig = new Rig(device, c);
+function runRagged(device: Device, wanted: Case): Uint8Array {
+  using rig = new Rig(device, wanted);
+  const { c } = rig;
   const requests: HostRequest[] = [];
   let token = 0;
   for (const [i, keys] of c.kvLengths.entries()) {
