@@ -83,6 +83,11 @@ fn plain(b: *std.Build, params: *std.Build.Step.TranslateC) *std.Build.Module {
     return b.createModule(.{ .root_source_file = params.getOutput() });
 }
 
+/// The blob of kernel images that the library holds.
+fn images(b: *std.Build) std.Build.LazyPath {
+    return b.addWriteFiles().add("images.bin", "");
+}
+
 fn root_module(b: *std.Build, options: Options, params: *std.Build.Step.TranslateC) *std.Build.Module {
     const module = b.createModule(.{
         .root_source_file = b.path("zig/root.zig"),
@@ -92,6 +97,7 @@ fn root_module(b: *std.Build, options: Options, params: *std.Build.Step.Translat
         .strip = options.optimize != .debug,
         .imports = &.{.{ .name = "params", .module = plain(b, params) }},
     });
+    module.addAnonymousImport("images", .{ .root_source_file = images(b) });
     const x86 = options.target.result.cpu.arch == .x86_64;
     for (if (x86) &x86_levels else &other_levels) |level| {
         module.addObject(level_object(b, options, params, level));

@@ -1,17 +1,24 @@
-//! The C ABI: thin forwarders that check handles, take the device's mutex and turn errors into status codes.
+//! The C ABI: thin forwarders that check pointers and call the device interface.
 //!
-//! Every function returns a status (version and last error excepted) and writes through pointers. Nothing
-//! here calls back, throws or aborts on bad input.
+//! Every function returns a status (version and last error excepted) and writes through pointers.
+//! Nothing here calls back, throws or aborts on bad input.
 const std = @import("std");
 const params = @import("params");
+const handles = @import("handle.zig");
+const interface = @import("device.zig");
 const status_file = @import("status.zig");
-const levels = @import("cpu/levels.zig");
-const Device = @import("cpu/device.zig").Device;
-const streams = @import("cpu/stream.zig");
-const Stream = streams.Stream;
-const Event = streams.Event;
-const Graph = streams.Graph;
+const driver = @import("cuda/driver.zig");
+const CpuDevice = @import("cpu/device.zig").Device;
+const CudaDevice = @import("cuda/device.zig").Device;
+const Module = @import("cuda/module.zig").Module;
+const Device = handles.Device;
+const Stream = handles.Stream;
+const Event = handles.Event;
+const Graph = handles.Graph;
+const call = interface.call;
+const call_with = interface.call_with;
 const fail = status_file.fail;
+const null_handle = status_file.null_handle;
 
 const allocator = std.heap.c_allocator;
 
@@ -26,326 +33,216 @@ export fn fb_last_error(buffer: ?[*]u8, capacity: i32) i32 {
     return @intCast(status_file.copy_last(target[0..@intCast(capacity)]));
 }
 
-/// Opens the CUDA driver once a process.
+/// Opens libcuda at this path, or libcuda.so.1, once a process.
 export fn fb_driver_open(path: ?[*:0]const u8, out: ?*params.struct_fb_driver_properties) i32 {
-    _ = .{ path, out };
-    return fail(.unsupported, "this build has no CUDA device", .{});
+    return driver.open(path, out orelse return null_handle("out"));
 }
 
-/// kind 0 is the CPU; level -1 takes the best the processor runs.
-export fn fb_device_open(kind: i32, thread_count: i32, level: i32, limit_bytes: u64, out: ?**Device) i32 {
+/// kind 0 is the CPU: count threads, level -1 takes the best the processor runs. kind 1 is CUDA:
+/// count is the number of the device.
+export fn fb_device_open(kind: i32, count: i32, level: i32, limit_bytes: u64, out: ?**Device) i32 {
     const target = out orelse return null_handle("out");
-    if (kind != 0) return fail(.unsupported, "device kind {d} is not built in; 0 (cpu) is", .{kind});
-    if (thread_count < 1 or thread_count > 1024) return fail(.invalid_argument, "threads must be 1 to 1024 (got {d})", .{thread_count});
-    const best = levels.best();
-    if (level < -1 or level > @backingInt(best)) {
-        return fail(.unsupported, "CPU level {d} is above {t}, the best of this processor", .{ level, best });
-    }
-    const chosen: levels.Level = if (level == -1) best else @fromBackingInt(@intCast(level));
-    target.* = Device.open(@intCast(thread_count), chosen, limit_bytes) catch |cause| {
-        return fail(.system, "the CPU device did not start {d} threads: {t}", .{ thread_count, cause });
+    return switch (kind) {
+        0 => CpuDevice.open(count, level, limit_bytes, target),
+        1 => CudaDevice.open(count, limit_bytes, target),
+        else => fail(.invalid_argument, "kind must be 0 (cpu) or 1 (cuda) (got {d})", .{kind}),
     };
-    return 0;
 }
 
+/// Waits for what is queued, then frees everything the device owns.
 export fn fb_device_close(device: ?*Device) i32 {
-    (device orelse return null_handle("device")).close();
-    return 0;
+    return call(device orelse return null_handle("device"), "close", .{});
 }
 
 export fn fb_device_properties(device: ?*Device, out: ?*params.struct_fb_device_properties) i32 {
     const owner = device orelse return null_handle("device");
-    const target = out orelse return null_handle("out");
-    target.* = std.mem.zeroes(params.struct_fb_device_properties);
-    target.total_bytes = owner.memory.limit_bytes;
-    target.physical_bytes = physical_bytes();
-    target.last_level_cache_bytes = last_level_cache_bytes();
-    target.pool_bytes = owner.memory.live_bytes;
-    target.processors = @intCast(owner.pool.threads.len);
-    target.level = @backingInt(owner.level);
-    target.frozen = @intFromBool(owner.memory.frozen);
-    target.notify_fd = owner.pipe[0];
-    var buffer: [48]u8 = undefined;
-    const brand = levels.brand(&buffer);
-    @memcpy(target.name[0..brand.len], brand);
-    return 0;
+    return call(owner, "properties", .{out orelse return null_handle("out")});
 }
 
 /// The failure that poisoned the device, or 0.
 export fn fb_device_failure(device: ?*Device) i32 {
-    const owner = device orelse return null_handle("device");
-    owner.pool.mutex.lock();
-    defer owner.pool.mutex.unlock();
-    return failure(owner);
+    return call(device orelse return null_handle("device"), "failed", .{});
 }
 
-/// pinned is for CUDA; on the CPU all memory is host memory.
+/// pinned: host memory that a CUDA device reaches; on the CPU all memory is host memory.
 export fn fb_memory_alloc(device: ?*Device, bytes: u64, pinned: i32, out: ?*u64) i32 {
     const owner = device orelse return null_handle("device");
-    const target = out orelse return null_handle("out");
-    _ = pinned;
-    target.* = owner.memory.alloc(bytes) catch |refusal| return switch (refusal) {
-        error.Frozen => fail(.frozen, "the memory pool is frozen: {d} bytes were asked for", .{bytes}),
-        else => fail(.out_of_memory, "{d} bytes asked, {d} of {d} free", .{
-            bytes,
-            owner.memory.limit_bytes -| owner.memory.live_bytes,
-            owner.memory.limit_bytes,
-        }),
-    };
-    return 0;
+    return call(owner, "alloc", .{ bytes, pinned != 0, out orelse return null_handle("out") });
 }
 
 /// Frees at once when no stream is busy, else when all that is queued now is through.
 export fn fb_memory_free(device: ?*Device, address: u64) i32 {
-    const owner = device orelse return null_handle("device");
-    if (!owner.memory.owns(address)) return fail(.invalid_argument, "no allocation starts at address {x}", .{address});
-    owner.pool.mutex.lock();
-    defer owner.pool.mutex.unlock();
-    const release = allocator.create(streams.Release) catch return out_of_host_memory();
-    release.* = .{ .address = address, .holders = 0 };
-    var at = owner.streams;
-    while (at) |stream| : (at = stream.sibling) {
-        if (stream.completed == stream.enqueued) continue;
-        const operation = owner.take_operation() catch break;
-        operation.action = .{ .release = release };
-        release.holders += 1;
-        stream.push(operation);
-    }
-    if (release.holders > 0) return 0;
-    allocator.destroy(release);
-    owner.memory.free(address) catch {};
-    return 0;
+    return call(device orelse return null_handle("device"), "free", .{address});
 }
 
 /// A frozen pool refuses every allocation.
 export fn fb_memory_freeze(device: ?*Device, frozen: i32) i32 {
-    const owner = device orelse return null_handle("device");
-    owner.memory.mutex.lock();
-    defer owner.memory.mutex.unlock();
-    owner.memory.frozen = frozen != 0;
-    return 0;
+    return call(device orelse return null_handle("device"), "freeze", .{frozen != 0});
 }
 
 /// out: bytes in use, bytes kept for reuse, limit.
 export fn fb_memory_stats(device: ?*Device, out: ?*[3]f64) i32 {
     const owner = device orelse return null_handle("device");
-    const target = out orelse return null_handle("out");
-    owner.memory.mutex.lock();
-    defer owner.memory.mutex.unlock();
-    const pool = &owner.memory;
-    target.* = .{ @floatFromInt(pool.live_bytes), @floatFromInt(pool.spare_bytes), @floatFromInt(pool.limit_bytes) };
-    return 0;
+    return call(owner, "stats", .{out orelse return null_handle("out")});
 }
 
 export fn fb_memory_copy(stream: ?*Stream, target: u64, source: u64, bytes: u64) i32 {
     if (bytes == 0) return 0;
     if (target == 0 or source == 0) return null_handle("target or source");
-    return enqueue(stream, .{ .copy = .{ .target = target, .source = source, .bytes = bytes } });
+    return call(stream orelse return null_handle("stream"), "copy", .{ target, source, bytes });
 }
 
 export fn fb_memory_fill(stream: ?*Stream, target: u64, byte: i32, bytes: u64) i32 {
     if (bytes == 0) return 0;
     if (target == 0) return null_handle("target");
-    return enqueue(stream, .{ .fill = .{ .target = target, .byte = @truncate(@as(u32, @bitCast(byte))), .bytes = bytes } });
+    const value: u8 = @truncate(@as(u32, @bitCast(byte)));
+    return call(stream orelse return null_handle("stream"), "fill", .{ target, value, bytes });
 }
 
 export fn fb_stream_create(device: ?*Device, out: ?**Stream) i32 {
     const owner = device orelse return null_handle("device");
-    const target = out orelse return null_handle("out");
-    target.* = owner.add_stream() catch return out_of_host_memory();
-    return 0;
+    return call(owner, "create_stream", .{out orelse return null_handle("out")});
 }
 
-/// On the CPU a native stream is a handle of this library: it stays its owner's.
-export fn fb_stream_wrap(device: ?*Device, native: u64, out: ?*u64) i32 {
-    if (device == null) return null_handle("device");
-    const target = out orelse return null_handle("out");
-    target.* = native;
-    return 0;
+/// A handle for a stream that another library owns: a CUstream, or a stream handle of a CPU device.
+export fn fb_stream_wrap(device: ?*Device, native: u64, out: ?**Stream) i32 {
+    const owner = device orelse return null_handle("device");
+    return call(owner, "wrap_stream", .{ native, out orelse return null_handle("out") });
 }
 
 /// Frees the stream once all that is queued now is through.
 export fn fb_stream_destroy(stream: ?*Stream) i32 {
-    const gone = stream orelse return null_handle("stream");
-    if (gone.capture) |graph| {
-        gone.device.pool.mutex.lock();
-        graph.drop();
-        gone.device.pool.mutex.unlock();
-    }
-    gone.device.remove_stream(gone);
-    return 0;
+    return call(stream orelse return null_handle("stream"), "destroy", .{});
 }
 
 /// Blocks until all that is queued now is through; returns the device's failure.
 export fn fb_stream_wait(stream: ?*Stream) i32 {
-    const waited = stream orelse return null_handle("stream");
-    const device = waited.device;
-    device.pool.mutex.lock();
-    defer device.pool.mutex.unlock();
-    device.wait(waited);
-    return failure(device);
+    return call(stream orelse return null_handle("stream"), "wait", .{});
 }
 
-/// out: operations enqueued and completed so far.
+/// out: tickets queued and through so far, equal when the stream is idle.
 export fn fb_stream_query(stream: ?*Stream, out: ?*[2]f64) i32 {
     const asked = stream orelse return null_handle("stream");
-    const target = out orelse return null_handle("out");
-    const device = asked.device;
-    device.pool.mutex.lock();
-    defer device.pool.mutex.unlock();
-    target.* = .{ @floatFromInt(asked.enqueued), @floatFromInt(asked.completed) };
-    return failure(device);
+    return call(asked, "query", .{out orelse return null_handle("out")});
 }
 
 /// Enqueues one byte on the device's pipe. Works on a failed device, so that nobody waits for ever.
 export fn fb_stream_notify(stream: ?*Stream, ticket: ?*f64) i32 {
     const asked = stream orelse return null_handle("stream");
-    const target = ticket orelse return null_handle("ticket");
-    const device = asked.device;
-    device.pool.mutex.lock();
-    defer device.pool.mutex.unlock();
-    if (asked.capture != null) return fail(.capture, "a stream that captures cannot be waited for", .{});
-    const operation = device.take_operation() catch return out_of_host_memory();
-    operation.action = .notify;
-    asked.push(operation);
-    target.* = @floatFromInt(asked.enqueued);
-    return 0;
+    return call(asked, "notify", .{ticket orelse return null_handle("ticket")});
 }
 
 export fn fb_event_create(device: ?*Device, out: ?**Event) i32 {
     const owner = device orelse return null_handle("device");
-    const target = out orelse return null_handle("out");
-    const event = allocator.create(Event) catch return out_of_host_memory();
-    event.* = .{ .device = owner };
-    target.* = event;
-    return 0;
+    return call(owner, "create_event", .{out orelse return null_handle("out")});
 }
 
 export fn fb_event_destroy(event: ?*Event) i32 {
-    const gone = event orelse return null_handle("event");
-    const device = gone.device;
-    device.pool.mutex.lock();
-    defer device.pool.mutex.unlock();
-    gone.drop();
-    return 0;
+    return call(event orelse return null_handle("event"), "destroy", .{});
 }
 
 export fn fb_event_record(event: ?*Event, stream: ?*Stream) i32 {
     const recorded = event orelse return null_handle("event");
-    const status = enqueue(stream, .{ .record = recorded });
-    return status;
+    return call_with(recorded, "record", stream orelse return null_handle("stream"), .{});
 }
 
 export fn fb_event_wait(event: ?*Event, stream: ?*Stream) i32 {
     const waited = event orelse return null_handle("event");
-    return enqueue(stream, .{ .wait = .{ .event = waited, .generation = waited.recorded } });
+    return call_with(waited, "wait", stream orelse return null_handle("stream"), .{});
 }
 
 /// Status 0 when the last record was reached, not_ready before.
 export fn fb_event_query(event: ?*Event) i32 {
-    const asked = event orelse return null_handle("event");
-    asked.device.pool.mutex.lock();
-    defer asked.device.pool.mutex.unlock();
-    if (asked.reached < asked.recorded) return status_file.Status.not_ready.code();
-    return 0;
+    return call(event orelse return null_handle("event"), "query", .{});
 }
 
 /// out: milliseconds from `first` to `second`, both reached.
 export fn fb_event_elapsed(first: ?*Event, second: ?*Event, out: ?*f64) i32 {
     const start = first orelse return null_handle("first");
     const end = second orelse return null_handle("second");
-    const target = out orelse return null_handle("out");
-    start.device.pool.mutex.lock();
-    defer start.device.pool.mutex.unlock();
-    if (start.reached == 0 or end.reached == 0) return fail(.not_ready, "an event was never reached", .{});
-    target.* = @as(f64, @floatFromInt(end.nanoseconds - start.nanoseconds)) / std.time.ns_per_ms;
-    return 0;
+    return call_with(start, "elapsed", end, .{out orelse return null_handle("out")});
 }
 
 /// From here on the stream's operations go into a graph and do not run.
 export fn fb_capture_begin(stream: ?*Stream) i32 {
-    const captured = stream orelse return null_handle("stream");
-    const device = captured.device;
-    device.pool.mutex.lock();
-    defer device.pool.mutex.unlock();
-    if (captured.capture != null) return fail(.capture, "the stream captures already", .{});
-    const graph = allocator.create(Graph) catch return out_of_host_memory();
-    graph.* = .{ .device = device };
-    captured.capture = graph;
-    return 0;
+    return call(stream orelse return null_handle("stream"), "begin_capture", .{});
 }
 
+/// out: what was captured, ready to launch; nothing when the capture was broken.
 export fn fb_capture_end(stream: ?*Stream, out: ?**Graph) i32 {
     const captured = stream orelse return null_handle("stream");
-    const target = out orelse return null_handle("out");
-    captured.device.pool.mutex.lock();
-    defer captured.device.pool.mutex.unlock();
-    target.* = captured.capture orelse return fail(.capture, "the stream does not capture", .{});
-    captured.capture = null;
-    return 0;
+    return call(captured, "end_capture", .{out orelse return null_handle("out")});
 }
 
 export fn fb_graph_launch(graph: ?*Graph, stream: ?*Stream) i32 {
     const replayed = graph orelse return null_handle("graph");
-    return enqueue(stream, .{ .graph = replayed });
+    return call_with(replayed, "launch", stream orelse return null_handle("stream"), .{});
 }
 
+/// Later launches of the graph run what `source` captured.
 export fn fb_graph_update(graph: ?*Graph, source: ?*Graph) i32 {
-    _ = .{ graph, source };
-    return fail(.unsupported, "graphs of the cpu device are not updated", .{});
+    const updated = graph orelse return null_handle("graph");
+    return call_with(updated, "update", source orelse return null_handle("source"), .{});
 }
 
+/// Launches that are queued run to their end.
 export fn fb_graph_free(graph: ?*Graph) i32 {
-    const gone = graph orelse return null_handle("graph");
-    const device = gone.device;
-    device.pool.mutex.lock();
-    defer device.pool.mutex.unlock();
-    gone.drop();
-    return 0;
+    return call(graph orelse return null_handle("graph"), "free", .{});
 }
 
-/// Kernels from bytes are for CUDA devices.
+/// Kernels from the bytes of an image, for CUDA devices. The bytes are free afterwards.
 export fn fb_module_load(device: ?*Device, bytes: ?[*]const u8, length: u64, out: ?*u64) i32 {
-    _ = .{ bytes, length, out };
-    if (device == null) return null_handle("device");
-    return fail(.unsupported, "the cpu device loads no modules: its kernels are built in", .{});
+    const owner = device orelse return null_handle("device");
+    const image = bytes orelse return null_handle("bytes");
+    return call(owner, "load_module", .{ image[0..length], out orelse return null_handle("out") });
 }
 
-export fn fb_module_unload(module: u64) i32 {
-    _ = module;
-    return fail(.unsupported, "the cpu device loads no modules: its kernels are built in", .{});
+/// Unloads once all that is queued now is through; its kernels must not be launched any more.
+export fn fb_module_unload(module: ?*Module) i32 {
+    return (module orelse return null_handle("module")).unload();
 }
 
+/// out: the handle of a kernel that launches as the traits say; facts: what the kernel says of
+/// itself.
 export fn fb_module_kernel(
-    module: u64,
+    module: ?*Module,
     name: ?[*:0]const u8,
     traits: ?*const params.struct_fb_kernel_traits,
     facts: ?*params.struct_fb_kernel_facts,
     out: ?*u64,
 ) i32 {
-    _ = .{ module, name, traits, facts, out };
-    return fail(.unsupported, "the cpu device loads no modules: its kernels are built in", .{});
+    const owner = module orelse return null_handle("module");
+    return owner.find(
+        std.mem.span(name orelse return null_handle("name")),
+        traits orelse return null_handle("traits"),
+        facts orelse return null_handle("facts"),
+        out orelse return null_handle("out"),
+    );
 }
 
-/// The blob of embedded kernel images; length 0 without one.
+/// Aligned as strictly as anything that an image holds.
+const images align(64) = @embedFile("images").*;
+
+/// The kernel images that this library was built with, one blob; length 0 without.
 export fn fb_images(address: ?*u64, length: ?*u64) i32 {
-    (address orelse return null_handle("address")).* = 0;
-    (length orelse return null_handle("length")).* = 0;
+    (address orelse return null_handle("address")).* = @intFromPtr(&images);
+    (length orelse return null_handle("length")).* = images.len;
     return 0;
 }
 
-/// Tensor maps are for CUDA devices.
+/// out: the map that `spec` describes, for CUDA devices; remembered until the memory is freed.
 export fn fb_tensor_map_encode(
     device: ?*Device,
     spec: ?*const params.struct_fb_tensor_map_spec,
     out: ?*params.struct_fb_tensor_map,
 ) i32 {
-    _ = .{ spec, out };
-    if (device == null) return null_handle("device");
-    return fail(.unsupported, "the cpu device has no tensor maps", .{});
+    const owner = device orelse return null_handle("device");
+    const wanted = spec orelse return null_handle("spec");
+    return call(owner, "encode_tensor_map", .{ wanted, out orelse return null_handle("out") });
 }
 
-/// out: the kernel's handle; facts: what a launch must pass and what one item of its grid covers.
+/// out: the handle of a built-in kernel; facts: what a launch passes, what one item of its grid
+/// covers.
 export fn fb_kernel_find(
     device: ?*Device,
     name: ?[*:0]const u8,
@@ -353,40 +250,36 @@ export fn fb_kernel_find(
     facts: ?*params.struct_fb_kernel_facts,
 ) i32 {
     const owner = device orelse return null_handle("device");
-    const wanted = std.mem.span(name orelse return null_handle("name"));
-    const target = out orelse return null_handle("out");
-    const said = facts orelse return null_handle("facts");
-    const kernel = owner.find(wanted) orelse return fail(.not_found, "no kernel is named {s}", .{wanted});
-    target.* = @intFromPtr(kernel);
-    said.* = std.mem.zeroes(params.struct_fb_kernel_facts);
-    said.params_bytes = @intCast(kernel.params_bytes);
-    said.item_rows = @intCast(kernel.item_rows);
-    return 0;
+    return call(owner, "find_kernel", .{
+        std.mem.span(name orelse return null_handle("name")),
+        out orelse return null_handle("out"),
+        facts orelse return null_handle("facts"),
+    });
 }
 
 /// Copies the parameters and enqueues `grid` items.
-export fn fb_launch(stream: ?*Stream, kernel: ?*const levels.Kernel, parameters: ?[*]const u8, bytes: i32, grid: i32) i32 {
+export fn fb_launch(
+    stream: ?*Stream,
+    kernel: ?*const anyopaque,
+    parameters: ?[*]const u8,
+    bytes: i32,
+    grid: i32,
+) i32 {
     const launched = kernel orelse return null_handle("kernel");
     const source = parameters orelse return null_handle("parameters");
-    if (bytes != launched.params_bytes or bytes > streams.params_bytes_max) {
-        return fail(.invalid_argument, "{s} takes {d} bytes of parameters (got {d})", .{ launched.name, launched.params_bytes, bytes });
-    }
+    const target = stream orelse return null_handle("stream");
+    if (bytes < 0) return fail(.invalid_argument, "bytes must be 0 or more (got {d})", .{bytes});
     if (grid < 0) return fail(.invalid_argument, "grid must be 0 or more (got {d})", .{grid});
     if (grid == 0) return 0;
-    const target = stream orelse return null_handle("stream");
-    target.device.pool.mutex.lock();
-    defer target.device.pool.mutex.unlock();
-    const operation = target.device.take_operation() catch return out_of_host_memory();
-    operation.action = .{ .launch = .{ .kernel = launched, .grid = @intCast(grid) } };
     const length: usize = @intCast(bytes);
-    @memcpy(operation.params[0..length], source[0..length]);
-    return admit(target, operation);
+    return call(target, "launch", .{ launched, source, length, @as(u32, @intCast(grid)) });
 }
 
 /// Host memory for one exported DLPack tensor, zeroed; 64-aligned.
 export fn fb_dlpack_create(bytes: u64, out: ?*u64) i32 {
     const target = out orelse return null_handle("out");
-    const block = allocator.alignedAlloc(u8, .@"64", bytes) catch return out_of_host_memory();
+    const block = allocator.alignedAlloc(u8, .@"64", bytes) catch
+        return status_file.out_of_host_memory();
     @memset(block, 0);
     target.* = @intFromPtr(block.ptr);
     return 0;
@@ -398,7 +291,8 @@ export fn fb_dlpack_destroy(address: u64) i32 {
     return 0;
 }
 
-/// The deleter of exported tensors, called by the consumer on any thread: raises the flag that manager_ctx points at.
+/// The deleter of exported tensors, called by the consumer on any thread: raises the flag that
+/// manager_ctx points at.
 export fn fb_dlpack_deleter(managed: ?*Managed) void {
     const exported = managed orelse return;
     const flag = exported.manager_ctx orelse return;
@@ -406,72 +300,3 @@ export fn fb_dlpack_deleter(managed: ?*Managed) void {
 }
 
 const Managed = extern struct { major: u32, minor: u32, manager_ctx: ?*u32 };
-
-fn enqueue(stream: ?*Stream, action: streams.Action) i32 {
-    const target = stream orelse return null_handle("stream");
-    target.device.pool.mutex.lock();
-    defer target.device.pool.mutex.unlock();
-    const operation = target.device.take_operation() catch return out_of_host_memory();
-    operation.action = action;
-    return admit(target, operation);
-}
-
-/// Queues or captures the operation, unless the device failed. Holds the mutex.
-fn admit(stream: *Stream, operation: *streams.Operation) i32 {
-    const device = stream.device;
-    if (device.failure_status != 0) {
-        device.recycle(operation);
-        return failure(device);
-    }
-    if (stream.capture) |graph| {
-        switch (operation.action) {
-            .launch, .copy, .fill => graph.append(operation),
-            else => {
-                device.recycle(operation);
-                return fail(.capture, "a stream that captures takes launches, copies and fills only", .{});
-            },
-        }
-        return 0;
-    }
-    switch (operation.action) {
-        .record => |event| {
-            event.recorded += 1;
-            event.references += 1;
-        },
-        .wait => |wait| wait.event.references += 1,
-        .graph => |graph| graph.references += 1,
-        else => {},
-    }
-    stream.push(operation);
-    return 0;
-}
-
-fn failure(device: *Device) i32 {
-    if (device.failure_status == 0) return 0;
-    return fail(.device_failed, "kernel {s} failed with status {d}; the device takes no more work", .{
-        device.failure_kernel, device.failure_status,
-    });
-}
-
-fn null_handle(comptime name: []const u8) i32 {
-    return fail(.invalid_argument, name ++ " must not be null", .{});
-}
-
-fn out_of_host_memory() i32 {
-    return fail(.out_of_memory, "the system has no host memory left", .{});
-}
-
-fn last_level_cache_bytes() u64 {
-    const level3_cache_size = 194;
-    const bytes = sysconf(level3_cache_size);
-    return if (bytes > 0) @intCast(bytes) else 0;
-}
-
-fn physical_bytes() u64 {
-    const pages = 85;
-    const page_size = 30;
-    const count = sysconf(pages);
-    return if (count > 0) @intCast(count * sysconf(page_size)) else 0;
-}
-
-extern "c" fn sysconf(name: c_int) c_long;

@@ -5,4 +5,6 @@ comptime {
 
 test {
     _ = @import("cpu/memory.zig");
+    _ = @import("cuda/failure.zig");
+    _ = @import("cuda/image.zig");
 }

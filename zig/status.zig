@@ -35,3 +35,38 @@ pub fn copy_last(buffer: []u8) usize {
     @memcpy(buffer[0..length], text[0..length]);
     return length;
 }
+
+pub fn null_handle(comptime name: []const u8) i32 {
+    return fail(.invalid_argument, name ++ " must not be null", .{});
+}
+
+pub fn out_of_host_memory() i32 {
+    return fail(.out_of_memory, "the system has no host memory left", .{});
+}
+
+/// src/ffi/status.ts reads the numbers of this sentence.
+pub fn out_of_memory(asked: usize, free: usize, total: usize) i32 {
+    return fail(.out_of_memory, "{d} bytes asked, {d} of {d} free", .{ asked, free, total });
+}
+
+pub fn frozen(asked: usize) i32 {
+    return fail(.frozen, "the memory pool is frozen: {d} bytes were asked for", .{asked});
+}
+
+pub fn not_allocated(address: usize) i32 {
+    return fail(.invalid_argument, "no allocation starts at address {x}", .{address});
+}
+
+pub fn wrong_params(kernel: []const u8, wanted: usize, got: usize) i32 {
+    const sentence = "{s} takes {d} bytes of parameters (got {d})";
+    return fail(.invalid_argument, sentence, .{ kernel, wanted, got });
+}
+
+pub fn captures() i32 {
+    return fail(.capture, "a stream that captures cannot be waited for", .{});
+}
+
+pub fn not_capturable() i32 {
+    const sentence = "a stream that captures takes launches, copies and fills only";
+    return fail(.capture, sentence, .{});
+}

@@ -3,7 +3,7 @@
 //! Any idle thread leads the next ready stream and publishes its launch; the others help until the
 //! counter runs out. So one slow core delays only the item that it holds.
 const std = @import("std");
-const lock = @import("lock.zig");
+const lock = @import("../lock.zig");
 const levels = @import("levels.zig");
 const Stream = @import("stream.zig").Stream;
 
