@@ -2,7 +2,7 @@
 const std = @import("std");
 const builtin = @import("builtin");
 
-const zig_version = "0.17.1";
+const zig_version = @import("toolchain.zon").ziglang;
 
 comptime {
     if (!std.mem.eql(u8, builtin.zig_version_string, zig_version)) {
@@ -11,10 +11,16 @@ comptime {
     }
 }
 
+/// Where scripts/images.ts leaves the kernels: a file of one place, so that only a change of its
+/// content compiles the library again.
+const images_path = ".toolchain/images/images.bin";
+
 const Options = struct {
     /// The oldest glibc that runs the library; without libc its threads would never start.
     target: std.Build.ResolvedTarget,
     optimize: std.builtin.OptimizeMode,
+    cuda: bool,
+    bun: []const u8,
 };
 
 const Steps = struct {
@@ -42,6 +48,8 @@ pub fn build(b: *std.Build) void {
             .glibc_version = .{ .major = 2, .minor = 28, .patch = 0 },
         } }),
         .optimize = b.option(std.builtin.OptimizeMode, "optimize", "Build mode (default: fast)") orelse .fast,
+        .cuda = b.option(bool, "cuda", "Embed kernels compiled with the pinned nvcc") orelse false,
+        .bun = b.option([]const u8, "bun", "Bun that runs scripts (default: from the PATH)") orelse "bun",
     };
     const steps: Steps = .{
         .@"test" = b.step("test", "Run the Zig unit tests"),
@@ -50,14 +58,16 @@ pub fn build(b: *std.Build) void {
     };
     const params = translate(b, options);
 
+    const empty = b.addWriteFiles().add("images.bin", "");
     const library = b.addLibrary(.{
         .name = "flashbun",
         .linkage = .dynamic,
-        .root_module = root_module(b, options, params),
+        .root_module = root_module(b, options, params, if (options.cuda) b.path(images_path) else empty),
     });
+    if (options.cuda) library.step.dependOn(compile_images(b, options));
     b.installArtifact(library);
 
-    const tests = b.addTest(.{ .root_module = root_module(b, options, params) });
+    const tests = b.addTest(.{ .root_module = root_module(b, options, params, empty) });
     steps.@"test".dependOn(&b.addRunArtifact(tests).step);
 
     const generator = b.addExecutable(.{ .name = "generate", .root_module = b.createModule(.{
@@ -83,12 +93,21 @@ fn plain(b: *std.Build, params: *std.Build.Step.TranslateC) *std.Build.Module {
     return b.createModule(.{ .root_source_file = params.getOutput() });
 }
 
-/// The blob of kernel images that the library holds.
-fn images(b: *std.Build) std.Build.LazyPath {
-    return b.addWriteFiles().add("images.bin", "");
+/// Compiles kernels into the blob that the library holds.
+fn compile_images(b: *std.Build, options: Options) *std.Build.Step {
+    const run = b.addSystemCommand(&.{ options.bun, "scripts/images.ts", images_path });
+    run.setCwd(b.path("."));
+    // The script knows what stands already and is cheap then.
+    run.has_side_effects = true;
+    return &run.step;
 }
 
-fn root_module(b: *std.Build, options: Options, params: *std.Build.Step.TranslateC) *std.Build.Module {
+fn root_module(
+    b: *std.Build,
+    options: Options,
+    params: *std.Build.Step.TranslateC,
+    images: std.Build.LazyPath,
+) *std.Build.Module {
     const module = b.createModule(.{
         .root_source_file = b.path("zig/root.zig"),
         .target = options.target,
@@ -97,7 +116,7 @@ fn root_module(b: *std.Build, options: Options, params: *std.Build.Step.Translat
         .strip = options.optimize != .debug,
         .imports = &.{.{ .name = "params", .module = plain(b, params) }},
     });
-    module.addAnonymousImport("images", .{ .root_source_file = images(b) });
+    module.addAnonymousImport("images", .{ .root_source_file = images });
     const x86 = options.target.result.cpu.arch == .x86_64;
     for (if (x86) &x86_levels else &other_levels) |level| {
         module.addObject(level_object(b, options, params, level));

@@ -79,7 +79,7 @@ function remember(image: Image): Image {
 }
 
 /** nvcc and NVRTC of one version share one name: they hold the same compiler. */
-const pinnedCompiler = `cuda-${pinnedVersion}`;
+export const pinnedCompiler = `cuda-${pinnedVersion}`;
 
 function compilerOf(architecture: string): string {
   if (architecture === emulated) return "host";

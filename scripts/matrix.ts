@@ -1,0 +1,18 @@
+/** The kernels that are compiled ahead of time into the library with `zig build -Dcuda=true`. */
+import type { Specialization } from "../src/jit/specialization.ts";
+
+/** A specialisation under a short name. */
+export interface MatrixEntry extends Specialization {
+  readonly name: string;
+}
+
+/** sm_80 code runs on every GPU of 8.x; sm_90a only on 9.0. */
+export const architectures: readonly string[] = ["sm_80", "sm_90a"];
+
+/** What is compiled for each architecture. */
+export const matrix: readonly MatrixEntry[] = [
+  { name: "append, copies of pages", source: "page/page.cu", constants: {} },
+  { name: "fill, convert, gather", source: "tensor/tensor.cu", constants: {} },
+  { name: "merge of states", source: "merge/merge.cu", constants: {} },
+  { name: "probes", source: "probe/probe.cu", constants: {} },
+];

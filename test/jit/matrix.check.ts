@@ -1,0 +1,83 @@
+/** What `bun run check:cuda` looks at: it needs nvcc and the library that embeds the matrix. */
+import { beforeAll, describe, expect, test } from "bun:test";
+import { readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { compileMatrix, resourcesPage } from "../../scripts/images.ts";
+import { architectures, matrix } from "../../scripts/matrix.ts";
+import { type Compiled, readResources } from "../../scripts/nvcc.ts";
+import { libraryPath } from "../../src/ffi/library.ts";
+import { compile } from "../../src/jit/compile.ts";
+import { embeddedImages } from "../../src/jit/embedded.ts";
+import { imageNow } from "../../src/jit/image.ts";
+import { findNvrtc, pinnedVersion } from "../../src/jit/nvrtc.ts";
+import { expand } from "../../src/jit/specialization.ts";
+import { targetOf } from "../../src/jit/target.ts";
+import { root } from "../support/sources.ts";
+
+let compiled: Compiled[];
+
+beforeAll(async () => {
+  compiled = await compileMatrix();
+});
+
+describe("the matrix", () => {
+  test("is embedded whole", () => {
+    const hashes = compiled.map(({ hash }) => hash);
+    expect([...embeddedImages().keys()].sort()).toEqual(hashes.sort());
+    expect(new Set(hashes).size).toBe(matrix.length * architectures.length);
+  });
+
+  test("is found without a compiler by every device that runs it", () => {
+    const capabilities: [number, number, string][] = [
+      [8, 0, "sm_80"],
+      [8, 6, "sm_80"],
+      [8, 9, "sm_80"],
+      [9, 0, "sm_90a"],
+    ];
+    for (const [major, minor, architecture] of capabilities) {
+      const origins = matrix.map((entry) => {
+        const image = imageNow(entry, targetOf(major, minor));
+        return [image?.origin, image?.architecture];
+      });
+      expect(origins).toEqual(matrix.map(() => ["embedded", architecture]));
+    }
+  });
+
+  test("takes the registers and the shared memory that docs/kernel-resources.md states", () => {
+    const page = readFileSync(join(root, "docs", "kernel-resources.md"), "utf8");
+    expect(resourcesPage(compiled)).toBe(page);
+  });
+
+  test("fits a library of less than 40 MB", () => {
+    expect(statSync(libraryPath()).size).toBeLessThan(40e6);
+  });
+});
+
+describe("NVRTC", () => {
+  test("is of the version that nvcc is of", () => {
+    expect(findNvrtc().found?.version).toBe(pinnedVersion);
+  });
+
+  test.each(architectures)("compiles the matrix for %s without a GPU", async (architecture) => {
+    const images = await Promise.all(
+      matrix.map((entry) => compile(entry, expand(entry), architecture)),
+    );
+    const magic = images.map((image) => new TextDecoder().decode(image.subarray(1, 4)));
+    expect(magic).toEqual(matrix.map(() => "ELF"));
+  });
+});
+
+test("what ptxas says is read", () => {
+  const log = [
+    "ptxas info    : Compiling entry function 'copy' for 'sm_90a'",
+    "ptxas info    : Function properties for copy",
+    "    16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads",
+    "ptxas info    : Used 168 registers, used 9 barriers, 1024 bytes smem",
+  ];
+  expect(readResources(log.join("\n"))).toEqual([
+    {
+      ...{ kernel: "copy", registers: 168, barriers: 9 },
+      ...{ stackBytes: 16, spillBytes: 20, staticSharedBytes: 1024 },
+    },
+  ]);
+});
