@@ -1,15 +1,16 @@
-import { availableParallelism } from "node:os";
-import { Attention } from "../attention/attention.ts";
+import type { Attention } from "../attention/attention.ts";
 import type { RunTensors } from "../attention/bind.ts";
 import { type AppendTensors, PagedCache } from "../attention/paged-cache.ts";
-import { Device } from "../device/device.ts";
-import { requireInteger } from "../errors.ts";
+import type { Device } from "../device/device.ts";
 import type { Batch } from "../kv/batch.ts";
+import type { Sequence } from "../kv/sequence.ts";
 import { readRate } from "../ops/probe.ts";
 import { drawPlan } from "../plan/draw.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import { DecodeGraphs } from "./graphs.ts";
 import { Model } from "./model.ts";
+import { cacheOptions, checkOptions, createParts, openDevice, type Parts } from "./parts.ts";
 import { Random } from "./random.ts";
 import { resultOf } from "./result.ts";
 import { type ScheduledStep, Scheduler } from "./scheduler.ts";
@@ -22,14 +23,16 @@ import { Verifier } from "./verify.ts";
 const waitMost = 50;
 
 /**
- * Runs a workload through scheduler, cache, planner and attention, and measures it. Errors:
- * OptionError for options, OutOfMemoryError for more pages than memory holds.
+ * Runs a workload through scheduler, cache, planner and attention, and measures it; on `device`, or
+ * on one that it opens. Errors: OptionError for options, OutOfMemoryError for more pages than
+ * memory holds.
  */
 export async function replay(
   requests: readonly ReplayRequest[],
   options: EngineOptions,
+  device?: Device,
 ): Promise<ReplayResult> {
-  await using engine = await Engine.create(requests, options);
+  await using engine = await Engine.create(requests, options, device);
   return await engine.run();
 }
 
@@ -39,6 +42,10 @@ export class Engine implements AsyncDisposable {
   readonly cache: PagedCache;
   readonly scheduler: Scheduler;
   readonly #attention: Attention;
+  /** Runs the steps that it takes. */
+  readonly #graphs: DecodeGraphs | undefined;
+  /** What planned the last step. */
+  #planner: Attention;
   readonly #model: Model;
   readonly #out: Tensor;
   readonly #verifier: Verifier;
@@ -65,13 +72,19 @@ export class Engine implements AsyncDisposable {
     readonly device: Device,
     readonly options: EngineOptions,
     requests: readonly ReplayRequest[],
+    { attention, graphed }: Parts,
+    readonly ownsDevice: boolean,
   ) {
-    const { shape, layers, dtype, tokenBudget, seed } = options;
-    const { queryHeads, kvHeads, headDim, windowLeft, softCap } = shape;
-    const heads = { queryHeads, kvHeads, headDim, dtype };
-    this.cache = PagedCache.create(device, cacheOptions(options));
-    this.scheduler = new Scheduler(this.cache.pool, requests, { ...options, windowLeft });
-    this.#attention = Attention.createSync(device, { ...heads, causal: true, windowLeft, softCap });
+    const { shape, layers, tokenBudget, seed } = options;
+    const { queryHeads, headDim, windowLeft } = shape;
+    const { dtype } = attention.options;
+    this.cache = PagedCache.create(device, cacheOptions(options, dtype));
+    this.#attention = this.#planner = attention;
+    this.#graphs = graphed && new DecodeGraphs(graphed, this.cache);
+    this.scheduler = new Scheduler(this.cache.pool, requests, {
+      ...{ ...options, windowLeft },
+      reserve: (...step) => this.#reserve(...step),
+    });
     this.#model = new Model(device, shape, layers, dtype, tokenBudget, seed);
     this.#out = Tensor.empty(device, [tokenBudget, queryHeads, headDim], dtype, "replay outputs");
     const { q, k, v } = this.#model;
@@ -80,6 +93,8 @@ export class Engine implements AsyncDisposable {
     const random = new Random(seed);
     this.#verifier = new Verifier(this.#model, {
       ...{ shape, layers, dtype, samples: options.verify },
+      // Tensor cores take probabilities in the dtype of queries; the CPU's kernels keep f32.
+      probabilities: device.kind === "cpu" ? undefined : dtype,
       random: () => random.uniform(),
     });
     this.#timer = new LayerTimer(device, layers);
@@ -87,14 +102,22 @@ export class Engine implements AsyncDisposable {
     this.#pages = new PageCounter(this.cache.pool.groups[0]);
   }
 
-  /** Opens a device and allocates what the run needs. Errors: OptionError, OutOfMemoryError. */
-  static async create(requests: readonly ReplayRequest[], options: EngineOptions): Promise<Engine> {
+  /**
+   * Compiles and allocates what the run needs, on `shared` or on a device that it opens and closes.
+   * Errors: OptionError, DriverError, CompileError, OutOfMemoryError.
+   */
+  static async create(
+    requests: readonly ReplayRequest[],
+    options: EngineOptions,
+    shared?: Device,
+  ): Promise<Engine> {
     checkOptions(options);
-    const device = await Device.open("cpu", { threads: options.threads ?? availableParallelism() });
+    const device = shared ?? (await openDevice(options));
     try {
-      return new Engine(device, options, requests);
+      const parts = await createParts(device, requests, options);
+      return new Engine(device, options, requests, parts, shared === undefined);
     } catch (error) {
-      await device[Symbol.asyncDispose]();
+      if (shared === undefined) await device[Symbol.asyncDispose]();
       throw error;
     }
   }
@@ -124,7 +147,7 @@ export class Engine implements AsyncDisposable {
         preemptions: scheduler.preemptions,
         readCeilingGBs,
         verified: await this.#verifier.check(),
-        device: device.name,
+        ...{ device: device.name, dtype: this.#attention.options.dtype },
         planSvg: this.#planSvg,
         interrupted: !scheduler.done,
       },
@@ -132,14 +155,15 @@ export class Engine implements AsyncDisposable {
     );
   }
 
-  /** Frees all that the run held, and the device. */
+  /** Frees all that the run held, and the device if the run opened it. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.device.disposed) return;
     await this.device.stream.done().catch(() => {});
     this.scheduler[Symbol.dispose]();
+    this.#graphs?.[Symbol.dispose]();
     const owners = [this.#attention, this.#model, this.#out, this.#verifier, this.#timer];
     for (const owner of [...owners, this.cache]) owner[Symbol.dispose]();
-    await this.device[Symbol.asyncDispose]();
+    if (this.ownsDevice) await this.device[Symbol.asyncDispose]();
   }
 
   #now(): number {
@@ -158,7 +182,9 @@ export class Engine implements AsyncDisposable {
     if (step === null) return null;
     this.cache.sharePrefixes(step.batch, step.sequences, this.#attention.worthSharing);
     const planning = performance.now();
-    this.#attention.plan(step.batch);
+    const graphed = this.#graphs?.takes(step.batch) ? this.#graphs.attention : undefined;
+    this.#planner = graphed ?? this.#attention;
+    this.#planner.plan(step.batch);
     const planned = performance.now();
     this.#planMs = planned - planning;
     this.#hostMs = planned - before;
@@ -170,19 +196,15 @@ export class Engine implements AsyncDisposable {
     const { scheduler, options } = this;
     const { stream } = this.device;
     const { batch, decodeTokens, prefillTokens } = step;
+    const graphed = this.#planner !== this.#attention;
     const started = performance.now();
     this.#verifier.pick(step, this.#steps.length, this.#tokensLeft);
     this.#timer.start();
     this.#model.prepare(stream, batch, step.jobs);
     const prepared = performance.now();
-    for (let layer = 0; layer < options.layers; layer++) {
-      this.#model.gather(stream, layer, batch.tokenCount);
-      this.#timer.mark();
-      this.#hostMs += this.#enqueue(layer, step);
-      this.#timer.mark();
-      this.#verifier.keep(stream, layer, this.#out);
-    }
-    const keys = keysRead(this.#attention.lastPlan!);
+    if (graphed) this.#runGraph(step);
+    else this.#runLayers(step);
+    const keys = keysRead(this.#planner.lastPlan!);
     this.#running = {
       startSeconds: (started - this.#started) / 1e3,
       endSeconds: NaN,
@@ -194,6 +216,7 @@ export class Engine implements AsyncDisposable {
       hostMicroseconds: NaN,
       synthesisMicroseconds: (prepared - started) * 1e3,
       kernelMicroseconds: NaN,
+      graphBucket: graphed ? batch.paddedTokens : 0,
       kvBytes: keys * this.#keyBytes * options.layers,
     };
     if (this.#planSvg === null && this.#isTelling(this.#running)) this.#drawPlan();
@@ -227,35 +250,46 @@ export class Engine implements AsyncDisposable {
   }
 
   #drawPlan(): void {
-    const plan = this.#attention.lastPlan!;
+    const plan = this.#planner.lastPlan!;
     const { processors } = this.device;
     this.#planSvg = drawPlan(plan, { processors, title: `Plan of step ${this.#steps.length}` });
   }
 
-  /** Queues a layer's append and attention; returns the milliseconds that took. */
-  #enqueue(layer: number, { batch }: ScheduledStep): number {
-    const started = performance.now();
-    this.#appendTensors.layer = this.#runTensors.layer = layer;
-    this.#appendTensors.batch = batch;
-    this.cache.append(this.#appendTensors);
-    this.#attention.run(this.#runTensors);
-    return performance.now() - started;
+  /** Grows the sequences by a step, padded to the bucket of a graph that may run it. */
+  #reserve(sequences: readonly Sequence[], newTokens: Int32Array, tokens: number) {
+    const padTo = this.#graphs?.paddedTokens(sequences.length, tokens);
+    return this.cache.reserve(sequences, newTokens, padTo === undefined ? padTo : { padTo });
   }
-}
 
-function checkOptions(options: EngineOptions): void {
-  requireInteger("layers", options.layers, 1, options.shape.layers);
-  requireInteger("verify", options.verify, 0, 1 << 20);
-  requireInteger("seed", options.seed, 0);
-  requireInteger("tokenBudget", options.tokenBudget, 1);
-  requireInteger("maxBatch", options.maxBatch, 1, options.tokenBudget);
-}
+  /** Queues a step layer by layer: inputs, append and attention, samples. */
+  #runLayers({ batch }: ScheduledStep): void {
+    const { stream } = this.device;
+    this.#appendTensors.batch = batch;
+    for (let layer = 0; layer < this.options.layers; layer++) {
+      this.#model.gather(stream, layer, batch);
+      this.#timer.mark();
+      const started = performance.now();
+      this.#appendTensors.layer = this.#runTensors.layer = layer;
+      this.cache.append(this.#appendTensors);
+      this.#attention.run(this.#runTensors);
+      this.#hostMs += performance.now() - started;
+      this.#timer.mark();
+      this.#verifier.keep(stream, layer, this.#out);
+    }
+  }
 
-function cacheOptions(options: EngineOptions) {
-  const { shape, layers, pages, pageSize, maxBatch: maxSequences, dtype } = options;
-  const { kvHeads, headDim, windowLeft } = shape;
-  const every = Array.from({ length: layers }, (_, layer) => layer);
-  const groups = windowLeft === undefined ? undefined : [{ layers: every, pages, windowLeft }];
-  const common = { layers, kvHeads, headDim, dtype, pages, pageSize, maxSequences };
-  return groups === undefined ? common : { ...common, groups };
+  /** Queues a step as a whole: inputs of all layers, their graph, samples of all layers. */
+  #runGraph({ batch }: ScheduledStep): void {
+    const { stream } = this.device;
+    const { layers } = this.options;
+    const graphs = this.#graphs!;
+    this.#model.gather(stream, 0, batch, layers, graphs.inputs);
+    this.#timer.mark();
+    const started = performance.now();
+    graphs.run(stream, batch);
+    this.#hostMs += performance.now() - started;
+    this.#timer.mark();
+    for (let layer = 0; layer < layers; layer++)
+      this.#verifier.keep(stream, layer, graphs.outputs(layer, batch));
+  }
 }

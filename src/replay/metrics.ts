@@ -25,6 +25,9 @@ export interface Summary {
   prefixHitRate: number;
   pageUsePeak: number;
   preemptions: number;
+  steps: number;
+  /** Steps that replayed a captured graph. */
+  graphSteps: number;
   planUs: { p50: number | null; p99: number | null };
   /** Time of scheduling, batch, plan and enqueue over the time of all steps. */
   hostShare: number | null;
@@ -105,6 +108,8 @@ export function summarize(result: ReplayResult): Summary {
     prefixHitRate: result.prefixHitRate,
     pageUsePeak: result.pageUsePeak,
     preemptions: result.preemptions,
+    steps: steps.length,
+    graphSteps: steps.filter(({ graphBucket }) => graphBucket > 0).length,
     planUs: { p50: percentile(plans, 50), p99: percentile(plans, 99) },
     hostShare: busy > 0 ? host / busy : null,
     kvReadGBs: result.kvReadGBs,
@@ -136,6 +141,7 @@ export function summaryRows(summary: Summary): [string, string][] {
     ["prefix hit rate", percent(summary.prefixHitRate)],
     ["page use, peak", percent(summary.pageUsePeak)],
     ["preemptions", whole(summary.preemptions)],
+    ["steps", stepsLine(summary)],
     ["plan (p50/p99)", `${fixed(planUs.p50, 0)} / ${fixed(planUs.p99, 0)} us`],
     ["host share of a step", percent(summary.hostShare)],
     [
@@ -152,6 +158,12 @@ export function summaryTable(summary: Summary): string {
   const rows = summaryRows(summary);
   const width = Math.max(...rows.map(([name]) => name.length));
   return rows.map(([name, value]) => `  ${name.padEnd(width)}  ${value}\n`).join("");
+}
+
+function stepsLine({ steps, graphSteps }: Summary): string {
+  return graphSteps === 0
+    ? whole(steps)
+    : `${whole(steps)}, of which ${whole(graphSteps)} replayed a captured graph`;
 }
 
 function verifiedLine({ checked, failed, maxRelError }: Summary["verified"]): string {

@@ -12,11 +12,17 @@ import type { ModelShape } from "./types.ts";
 /** Logit of a needle against its key: e^12 outweighs thousands of other keys. */
 const needleLogit = 12;
 
-/** What stands in for a model: queries, keys and values of every token, from banks of noise. */
-export class Model implements Disposable {
-  /** [tokens, queryHeads, headDim], the current layer's, overwritten by the next gather. */
+/** Queries [tokens, queryHeads, headDim], keys and values [tokens, kvHeads, headDim]. */
+export interface Inputs {
   readonly q: Tensor;
-  /** [tokens, kvHeads, headDim] */
+  readonly k: Tensor;
+  readonly v: Tensor;
+}
+
+/** What stands in for a model: queries, keys and values of every token, from banks of noise. */
+export class Model implements Inputs, Disposable {
+  /** The current layer's inputs, overwritten by the next gather. */
+  readonly q: Tensor;
   readonly k: Tensor;
   readonly v: Tensor;
   /** [keyRows, kvHeads, headDim] */
@@ -54,32 +60,43 @@ export class Model implements Disposable {
     this.queryBank = this.#fillQueries(queryHeads, seed + 2);
   }
 
-  /** Uploads which rows the step's tokens take, for all layers. */
+  /** Uploads which rows the step's tokens take: of keys by layer, then of queries by layer. */
   prepare(stream: Stream, batch: Batch, jobs: readonly Job[]): void {
-    const { tokenCount, queryIndptr, positions } = batch;
-    const ints = 2 * this.#layers * tokenCount;
-    const { i32 } = this.#ring.take(ints);
-    let at = 0;
-    for (let layer = 0; layer < this.#layers; layer++, at += 2 * tokenCount) {
+    const { tokenCount, paddedTokens, queryIndptr, positions } = batch;
+    const half = this.#layers * paddedTokens;
+    const { i32 } = this.#ring.take(2 * half);
+    if (paddedTokens > tokenCount) i32.fill(-1, 0, 2 * half);
+    for (let layer = 0, at = 0; layer < this.#layers; layer++, at += paddedTokens) {
       for (let r = 0; r < jobs.length; r++) {
         const { tokens } = jobs[r];
         for (let i = queryIndptr[r]; i < queryIndptr[r + 1]; i++) {
           const position = positions[i];
           i32[at + i] = keyRow(tokens[position], position, layer);
-          i32[at + tokenCount + i] = queryRow(tokens, position, layer, this.window);
+          i32[half + at + i] = queryRow(tokens, position, layer, this.window);
         }
       }
     }
-    this.#indices.ensure(4 * ints);
-    this.#ring.upload(stream, this.#indices.address, ints);
+    this.#indices.ensure(8 * half);
+    this.#ring.upload(stream, this.#indices.address, 2 * half);
   }
 
-  /** Queues the making of a layer's q, k and v for the prepared step. */
-  gather(stream: Stream, layer: number, tokenCount: number): void {
-    const indices = this.#indices.address + 8 * layer * tokenCount;
-    gatherRows(stream, this.keyBank, indices, this.k, tokenCount);
-    gatherRows(stream, this.valueBank, indices, this.v, tokenCount);
-    gatherRows(stream, this.queryBank, indices + 4 * tokenCount, this.q, tokenCount);
+  /**
+   * Queues the making of the prepared step's q, k and v, of `count` layers one after the other;
+   * rows of padding are zeros.
+   */
+  gather(
+    stream: Stream,
+    layer: number,
+    { paddedTokens }: Batch,
+    count = 1,
+    into: Inputs = this,
+  ): void {
+    const keys = this.#indices.address + 4 * layer * paddedTokens;
+    const queries = keys + 4 * this.#layers * paddedTokens;
+    const rows = count * paddedTokens;
+    gatherRows(stream, this.keyBank, keys, into.k, rows);
+    gatherRows(stream, this.valueBank, keys, into.v, rows);
+    gatherRows(stream, this.queryBank, queries, into.q, rows);
   }
 
   [Symbol.dispose](): void {

@@ -54,10 +54,11 @@ function stepEvents(step: StepRecord): TraceEvent[] {
     dur,
     args: {},
   });
-  const { decodeTokens, prefillTokens, runningRequests, waitingRequests, pagesUsed } = step;
+  const { decodeTokens, prefillTokens, runningRequests, waitingRequests } = step;
+  const { pagesUsed, kvBytes, graphBucket } = step;
   const whole = span(prefillTokens > 0 ? "prefill and decode" : "decode", 1, ts, 0);
   whole.dur = (step.endSeconds - step.startSeconds) * 1e6;
-  whole.args = { decodeTokens, prefillTokens, pagesUsed, kvBytes: step.kvBytes };
+  whole.args = { decodeTokens, prefillTokens, pagesUsed, kvBytes, graphBucket };
   // The parts of a step are sums over its layers, so they are laid one after the other.
   const kernels = ts + step.synthesisMicroseconds;
   const host = Math.min(step.hostMicroseconds, ts);
@@ -65,7 +66,7 @@ function stepEvents(step: StepRecord): TraceEvent[] {
     whole,
     span("host", 3, ts - host, host),
     span("synthesis", 2, ts, step.synthesisMicroseconds),
-    span("kernels", 2, kernels, step.kernelMicroseconds),
+    span(graphBucket > 0 ? "graph" : "kernels", 2, kernels, step.kernelMicroseconds),
     counter("tokens", { decode: decodeTokens, prefill: prefillTokens }),
     counter("requests", { running: runningRequests, waiting: waitingRequests }),
     counter("pages", { used: pagesUsed }),

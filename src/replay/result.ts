@@ -16,13 +16,14 @@ export interface Outcome {
   readCeilingGBs: number;
   verified: VerifyResult;
   device: string;
+  dtype: string;
   planSvg: string | null;
   interrupted: boolean;
 }
 
 /** Sums a run up. */
 export function resultOf(outcome: Outcome, options: EngineOptions): ReplayResult {
-  const { jobs, steps, ...rest } = outcome;
+  const { jobs, steps, dtype, ...rest } = outcome;
   let found = 0;
   let lookedUp = 0;
   for (const job of jobs) {
@@ -38,7 +39,7 @@ export function resultOf(outcome: Outcome, options: EngineOptions): ReplayResult
     prefixHitRate: lookedUp === 0 ? 0 : found / lookedUp,
     pageUsePeak: most / options.pages,
     kvReadGBs: readRateOf(steps),
-    shape: `${options.shape.name}, ${options.layers} of ${options.shape.layers} layers, ${options.dtype}`,
+    shape: `${options.shape.name}, ${options.layers} of ${options.shape.layers} layers, ${dtype}`,
     trace: options.trace ?? "requests",
   };
 }

@@ -1,5 +1,5 @@
 import { OptionError, requireInteger } from "../errors.ts";
-import type { Batch } from "../kv/batch.ts";
+import type { Batch, OutOfPages } from "../kv/batch.ts";
 import { PrefixIndex } from "../kv/prefix-index.ts";
 import type { Sequence, SequencePool } from "../kv/sequence.ts";
 import { Job } from "./job.ts";
@@ -17,6 +17,12 @@ export interface SchedulerOptions {
   seed: number;
   /** Pages that a window passed are free again: keys before a query that it sees; absent: all. */
   windowLeft?: number;
+  /** Reserves a step of so many tokens in all; absent: the pool does, without padding. */
+  reserve?(
+    sequences: readonly Sequence[],
+    newTokens: Int32Array,
+    tokens: number,
+  ): Batch | OutOfPages;
 }
 
 /** One step as scheduled; the same object each time. */
@@ -116,8 +122,7 @@ export class Scheduler implements Disposable {
     if (this.#unsorted) this.#sortRunning();
     while (true) {
       this.#gather();
-      const { sequences } = this.#step;
-      const batch = this.#pool.reserve(sequences, this.#countsOf(sequences.length));
+      const batch = this.#reserve();
       if (batch.ok) {
         this.#step.batch = batch;
         return this.#step;
@@ -294,6 +299,13 @@ export class Scheduler implements Disposable {
     }
     this.index.order(sequences, this.#order);
     for (let i = 0; i < running.length; i++) running[i] = ordered[this.#order[i]];
+  }
+
+  #reserve(): Batch | OutOfPages {
+    const { sequences, decodeTokens, prefillTokens } = this.#step;
+    const counts = this.#countsOf(sequences.length);
+    if (this.#options.reserve === undefined) return this.#pool.reserve(sequences, counts);
+    return this.#options.reserve(sequences, counts, decodeTokens + prefillTokens);
   }
 
   /** Lists the running jobs that have tokens in this step. */

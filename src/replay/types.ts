@@ -1,3 +1,5 @@
+import type { DeviceKind } from "../device/open.ts";
+
 /** What of a model its attention needs to know. */
 export interface ModelShape {
   readonly name: string;
@@ -43,6 +45,8 @@ export interface StepRecord {
   /** Making the queries, keys and values that a model would have made. */
   synthesisMicroseconds: number;
   kernelMicroseconds: number;
+  /** Batch size of the captured graph that ran all layers at once; 0: launched one by one. */
+  graphBucket: number;
   /**
    * Bytes of keys and values that the step's attention read, all layers. Pages that requests share
    * count for each record that reads them, also where a cache and not memory gave them.
@@ -120,9 +124,14 @@ export interface EngineOptions {
   /** Outputs to recompute in f64; 0: none. */
   verify: number;
   seed: number;
-  /** Threads of the device; absent: all cores. */
+  /** Device to run on; absent: the CPU. */
+  device?: DeviceKind;
+  /** Threads of the CPU device; absent: all cores. */
   threads?: number;
-  dtype: "f32" | "f16" | "bf16";
+  /** Of queries, keys and values; absent: f32 on the CPU, bf16 on a GPU. */
+  dtype?: "f32" | "f16" | "bf16";
+  /** Steps of one token a request replay captured graphs; absent or "auto": on a GPU. */
+  graph?: "auto" | "on" | "off";
   /** Name of the workload, for the result. */
   trace?: string;
   /** Called after every step with the requests done and their total. */

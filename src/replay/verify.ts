@@ -8,9 +8,9 @@ import type { ScheduledStep } from "./scheduler.ts";
 import type { ModelShape, VerifyResult } from "./types.ts";
 
 /**
- * Beyond rounding the output: f32 sums and exponentials, relative to the RMS of the weighted
- * values' magnitudes. Over many keys the values cancel to an output far smaller than they are, but
- * what rounding each of them loses does not.
+ * Beyond what a naive implementation with the declared roundings errs: f32 sums and exponentials,
+ * relative to the RMS of the weighted values' magnitudes. Over many keys the values cancel to an
+ * output far smaller than they are, but what rounding each of them loses does not.
  */
 const floors: Partial<Record<DType, number>> = { f32: 2e-5, f16: 4e-5, bf16: 1e-4 };
 
@@ -35,6 +35,8 @@ export interface VerifierOptions {
   shape: ModelShape;
   layers: number;
   dtype: DType;
+  /** What the device rounds probabilities to before they meet the values; absent: nothing. */
+  probabilities?: DType;
   /** Outputs to check. */
   samples: number;
   /** Uniform numbers in [0, 1). */
@@ -124,7 +126,10 @@ export class Verifier implements Disposable {
     this.#outputs?.[Symbol.dispose]();
   }
 
-  /** The output row by its definition, in f64: softmax over the visible keys, two passes. */
+  /**
+   * The output row by its definition, in f64: softmax over the visible keys, two passes. Beside it
+   * the same with what the device rounds.
+   */
   #expected(sample: Sample, banks: Banks): Expected {
     const { shape } = this.#options;
     const { headDim, queryHeads, kvHeads, softCap } = shape;
@@ -144,30 +149,32 @@ export class Verifier implements Disposable {
       logits[i] = logit;
       most = Math.max(most, logit);
     }
+    const weights = logits.map((logit) => Math.exp(logit - most));
+    const { dtype, probabilities } = this.#options;
+    const rounded = probabilities === undefined ? weights : roundTo(probabilities, weights);
     const out = new Float64Array(headDim);
+    const naive = new Float64Array(headDim);
     const magnitudes = new Float64Array(headDim);
-    let sum = 0;
-    for (let i = 0; i < logits.length; i++) {
-      const weight = Math.exp(logits[i] - most);
-      sum += weight;
+    const sum = weights.reduce((total, weight) => total + weight, 0);
+    for (let i = 0; i < weights.length; i++) {
       const at = rows[i] * headDim;
       for (let d = 0; d < headDim; d++) {
-        const term = weight * banks.values[at + d];
-        out[d] += term;
-        magnitudes[d] += Math.abs(term);
+        const value = banks.values[at + d];
+        out[d] += (weights[i] / sum) * value;
+        naive[d] += (rounded[i] / sum) * value;
+        magnitudes[d] += (weights[i] / sum) * Math.abs(value);
       }
     }
-    return { out: out.map((x) => x / sum), magnitude: rmsOf(magnitudes) / sum };
+    return { out, naive: roundTo(dtype, naive), magnitude: rmsOf(magnitudes) };
   }
 
   #compare(sample: Sample, actual: Float64Array, expected: Expected, result: VerifyResult): void {
     const { dtype } = this.#options;
-    const { out, magnitude } = expected;
-    const rounded = roundTo(dtype, out);
+    const { out, naive, magnitude } = expected;
     let error = 0;
     let rounding = 0;
     for (let d = 0; d < out.length; d++) {
-      rounding = Math.max(rounding, Math.abs(rounded[d] - out[d]));
+      rounding = Math.max(rounding, Math.abs(naive[d] - out[d]));
       // Written so that NaN is a miss.
       const difference = Math.abs(actual[d] - out[d]);
       if (!(difference <= error)) error = Number.isNaN(difference) ? Infinity : difference;
@@ -189,6 +196,8 @@ export class Verifier implements Disposable {
 interface Expected {
   /** [headDim] */
   out: Float64Array;
+  /** As a naive implementation has it that rounds what the device rounds, and the output. */
+  naive: Float64Array;
   /** RMS of the weighted values, each taken by its magnitude. */
   magnitude: number;
 }

@@ -1,17 +1,22 @@
 import { describe, expect, test } from "bun:test";
 import { OptionError } from "../../src/errors.ts";
 import { Engine, replay } from "../../src/replay/engine.ts";
+import { openDevice } from "../../src/replay/parts.ts";
 import type { EngineOptions } from "../../src/replay/types.ts";
 import { warmUp } from "../../src/replay/warm-up.ts";
-import { optionsOf, someRequests } from "./support.ts";
+import { optionsOf, places, someRequests } from "./support.ts";
 
-describe("a replay", () => {
+function usesGraphs({ graph, device = "cpu" }: Partial<EngineOptions>): boolean {
+  return graph === "on" || device !== "cpu";
+}
+
+describe.each(await places())("a replay on $name", ({ options: place }) => {
   test("runs every request, measures every step, and its outputs hold", async () => {
     const requests = someRequests(12);
     const seen: [number, number][] = [];
     const result = await replay(
       requests,
-      optionsOf({ onStep: (_, done, total) => seen.push([done, total]), trace: "some" }),
+      optionsOf({ ...place, onStep: (_, done, total) => seen.push([done, total]), trace: "some" }),
     );
     expect(result.verified).toMatchObject({ checked: 40, failed: 0, misses: [] });
     expect(result.interrupted).toBe(false);
@@ -33,7 +38,11 @@ describe("a replay", () => {
       expect(step.hostMicroseconds).toBeGreaterThan(step.planMicroseconds);
       expect(step.kvBytes).toBeGreaterThan(0);
       expect(step.pagesUsed).toBeLessThanOrEqual(64);
+      const graphed = usesGraphs(place) && step.prefillTokens === 0;
+      if (graphed) expect(step.graphBucket).toBeGreaterThanOrEqual(step.decodeTokens);
+      else if (step.prefillTokens > step.runningRequests) expect(step.graphBucket).toBe(0);
     }
+    expect(result.steps.some(({ graphBucket }) => graphBucket > 0)).toBe(usesGraphs(place));
     const cached = result.requests.reduce((sum, request) => sum + request.cachedTokens, 0);
     const wanted = requests.reduce(
       (sum, { promptTokens, outputTokens }) => sum + promptTokens.length + outputTokens - 1,
@@ -55,7 +64,7 @@ describe("a replay", () => {
     ["one request at a time", { maxBatch: 1, tokenBudget: 7 }],
   ];
   test.each(variants)("holds with %s", async (_, more) => {
-    const result = await replay(someRequests(8), optionsOf(more));
+    const result = await replay(someRequests(8), optionsOf({ ...place, ...more }));
     expect(result.verified).toMatchObject({ checked: 40, failed: 0, misses: [] });
     expect(result.requests.every((request) => request.finishSeconds > 0)).toBe(true);
   });
@@ -66,7 +75,7 @@ describe("a replay", () => {
       promptTokens: request.promptTokens.subarray(0, 12),
       outputTokens: 40,
     }));
-    const result = await replay(requests, optionsOf({ pages: 22, verify: 100 }));
+    const result = await replay(requests, optionsOf({ ...place, pages: 22, verify: 100 }));
     expect(result.preemptions).toBeGreaterThan(0);
     expect(result.requests.every(({ outputTokens }) => outputTokens === 40)).toBe(true);
     expect(result.pageUsePeak).toBe(1);
@@ -80,7 +89,7 @@ describe("a replay", () => {
       promptTokens: Int32Array.from([...system, ...request.promptTokens]),
       outputTokens: 10,
     }));
-    const options = optionsOf({ pages: 512, tokenBudget: 256 });
+    const options = optionsOf({ ...place, pages: 512, tokenBudget: 256 });
     await using engine = await Engine.create(requests, options);
     const { cache } = engine;
     const share = cache.sharePrefixes.bind(cache);
@@ -92,17 +101,31 @@ describe("a replay", () => {
     };
     const result = await engine.run();
     expect(shared).toBeGreaterThan(5);
+    expect(result.steps.some(({ graphBucket }) => graphBucket > 0)).toBe(usesGraphs(place));
     expect(result.verified).toMatchObject({ checked: 40, failed: 0, misses: [] });
   });
 
   test("gives every page back", async () => {
-    await using engine = await Engine.create(someRequests(8), optionsOf());
+    await using engine = await Engine.create(someRequests(8), optionsOf(place));
     await engine.run();
     engine.scheduler[Symbol.dispose]();
     expect(engine.cache.pool.sequenceCount).toBe(0);
     expect(engine.cache.pool.groups[0].allocator.freeCount).toBe(64);
   });
 
+  test("warms up without a word to the run that follows, on its device", async () => {
+    let steps = 0;
+    const options = optionsOf({ ...place, onStep: () => steps++ });
+    await using device = await openDevice(options);
+    await warmUp(options, device);
+    expect(steps).toBe(0);
+    const result = await replay(someRequests(2), options, device);
+    expect(result.steps.length).toBe(steps);
+    expect(device.disposed).toBe(false);
+  });
+});
+
+describe("a replay", () => {
   test("waits for arrivals", async () => {
     const requests = someRequests(2).map((request, id) => ({ ...request, arrivalSeconds: id }));
     const result = await replay(requests, optionsOf({ speed: 10 }));
@@ -133,12 +156,6 @@ describe("a replay", () => {
   test("has a result without requests", async () => {
     const result = await replay([], optionsOf());
     expect(result).toMatchObject({ steps: [], prefixHitRate: 0, interrupted: false });
-  });
-
-  test("warms up without a word to the run that follows", async () => {
-    let steps = 0;
-    await warmUp(optionsOf({ onStep: () => steps++ }));
-    expect(steps).toBe(0);
   });
 
   test("refuses bad options, naming them", async () => {

@@ -44,6 +44,8 @@ describe("the summary", () => {
     "prefixHitRate",
     "pageUsePeak",
     "preemptions",
+    "steps",
+    "graphSteps",
     "planUs",
     "hostShare",
     "kvReadGBs",

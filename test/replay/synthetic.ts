@@ -30,6 +30,7 @@ export function stepRecord(changes: Partial<StepRecord> = {}): StepRecord {
     hostMicroseconds: 500,
     synthesisMicroseconds: 1500,
     kernelMicroseconds: 8000,
+    graphBucket: 0,
     kvBytes: 1e6,
     ...changes,
   };

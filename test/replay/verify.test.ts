@@ -2,11 +2,16 @@ import { describe, expect, test } from "bun:test";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { Engine } from "../../src/replay/engine.ts";
 import { hash, keyRow, keyRows, noiseRows, queryRow } from "../../src/replay/rows.ts";
-import type { StepRecord } from "../../src/replay/types.ts";
-import { optionsOf, someRequests } from "./support.ts";
+import type { EngineOptions, StepRecord } from "../../src/replay/types.ts";
+import { dtypeBytes } from "../../src/tensor/dtype.ts";
+import { optionsOf, places, someRequests } from "./support.ts";
 
 /** A run to which something is done after its sixth and its tenth step. */
-async function damaged(damage: (engine: Engine) => void, undo?: (engine: Engine) => void) {
+async function damaged(
+  place: Partial<EngineOptions>,
+  damage: (engine: Engine) => void,
+  undo?: (engine: Engine) => void,
+) {
   const onStep = (_: StepRecord) => {
     steps++;
     if (steps === 6) damage(engine);
@@ -14,7 +19,10 @@ async function damaged(damage: (engine: Engine) => void, undo?: (engine: Engine)
   };
   let steps = 0;
   const requests = someRequests(10).map((request) => ({ ...request, outputTokens: 20 }));
-  const engine: Engine = await Engine.create(requests, optionsOf({ verify: 200, onStep }));
+  const engine: Engine = await Engine.create(
+    requests,
+    optionsOf({ ...place, verify: 200, onStep }),
+  );
   await using _ = engine;
   const { verified } = await engine.run();
   return verified;
@@ -28,17 +36,17 @@ function longLived({ scheduler }: Engine): Sequence {
   return job!.sequence!;
 }
 
-describe("verification", () => {
+describe.each(await places())("verification on $name", ({ options: place }) => {
   test("passes an undamaged run", async () => {
-    expect(await damaged(() => {})).toMatchObject({ checked: 200, failed: 0 });
+    expect(await damaged(place, () => {})).toMatchObject({ checked: 200, failed: 0 });
   });
 
   test("fails when a page of values is lost, and says where", async () => {
-    const verified = await damaged((engine) => {
+    const verified = await damaged(place, (engine) => {
       const { cache, device } = engine;
       const page = longLived(engine).pages()[0];
       using values = cache.plane(1, "value").select(0, page);
-      device.stream.fill(values.address, 0, values.elements * 4);
+      device.stream.fill(values.address, 0, values.elements * dtypeBytes(values.dtype));
     });
     expect(verified.failed).toBeGreaterThan(0);
     expect(verified.maxRelError).toBeGreaterThan(0.01);
@@ -51,6 +59,7 @@ describe("verification", () => {
     let right = -1;
     let sequence: Sequence;
     const verified = await damaged(
+      place,
       (engine) => {
         sequence = longLived(engine);
         const own = [...sequence.pages()];
@@ -67,11 +76,11 @@ describe("verification", () => {
   });
 
   test("fails when an output is not a number", async () => {
-    const verified = await damaged((engine) => {
+    const verified = await damaged(place, (engine) => {
       const { cache, device } = engine;
       const page = longLived(engine).pages()[0];
       using keys = cache.plane(0, "key").select(0, page);
-      device.stream.fill(keys.address, 0xff, keys.elements * 4);
+      device.stream.fill(keys.address, 0xff, keys.elements * dtypeBytes(keys.dtype));
     });
     expect(verified.maxRelError).toBe(Infinity);
   });
