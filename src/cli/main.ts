@@ -3,7 +3,7 @@
 import { Command, CommanderError, Option } from "commander";
 import { version } from "../../package.json";
 import { FlashbunError, OptionError } from "../errors.ts";
-import { countOrAll, integer, oneOf, positive } from "./parse.ts";
+import { countOrAll, device, integer, oneOf, positive } from "./parse.ts";
 import type { ReplayArguments } from "./replay.ts";
 
 /** Exit codes: 0 done, 1 failed, 2 called wrongly, 130 interrupted. */
@@ -87,15 +87,21 @@ function addEngineOptions(command: Command): void {
     )
     .option(
       "--dtype <type>",
-      "element type of queries, keys and values: f32, f16, bf16",
+      "elements of queries, keys and values: f32, f16, bf16 (default: f32, on a GPU bf16)",
       oneOf("--dtype", ["f32", "f16", "bf16"]),
-      "f32",
     )
     .option("--seed <n>", "seed of requests, values and checks", integer("--seed", 0), 1)
     .option("--verify <n>", "outputs to recompute in f64", integer("--verify", 0), 64)
+    .option("--device <name>", "cpu, cuda:0, or auto: a GPU where one answers", device, "cpu")
+    .option(
+      "--graph <when>",
+      "replay captured graphs in steps without prompts: on, off, or auto: on a GPU",
+      oneOf("--graph", ["auto", "on", "off"]),
+      "auto",
+    )
     .option(
       "--threads <n>",
-      "threads of the device (default: all cores)",
+      "threads of the CPU device (default: all cores)",
       integer("--threads", 1, 1024),
     );
 }
@@ -108,10 +114,15 @@ function oneLine(text: string): string {
     .replace(/\s*\n\s*/g, " ");
 }
 
+/** Options that the library knows by another name. */
+const aliases: Record<string, string> = { kind: "device" };
+
 /** The library's name of an option, such as pageSize, as one types it here: --page-size. */
 function asTyped({ option, message }: OptionError, root: Command): string {
   const options = root.commands.flatMap((command) => command.options);
-  const found = options.find((candidate) => candidate.attributeName() === option);
+  const found = options.find(
+    (candidate) => candidate.attributeName() === (aliases[option] ?? option),
+  );
   return found?.long == null ? message : message.replace(new RegExp(`^${option}\\b`), found.long);
 }
 

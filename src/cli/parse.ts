@@ -1,3 +1,4 @@
+import type { DeviceKind } from "../device/open.ts";
 import { OptionError } from "../errors.ts";
 
 /** Reads one option's text; throws an OptionError that names the option as it was typed. */
@@ -42,3 +43,9 @@ export function oneOf<T extends string>(option: string, words: readonly T[]): Pa
     throw new OptionError(option, text, `one of ${words.join(", ")}`, "pick one of them.");
   };
 }
+
+/** A device by its name. */
+export const device: Parser<DeviceKind> = (text) => {
+  if (/^(auto|cpu|cuda:\d{1,3})$/.test(text)) return text as DeviceKind;
+  throw new OptionError("--device", text, "cpu, auto or cuda:0", "name one of them.");
+};

@@ -31,24 +31,28 @@ class Rate {
   }
 }
 
-/** Progress of `total` requests: a bar when `stream` is a terminal, plain lines elsewhere. */
+/** Progress of `total` requests on a device: a bar when `stream` is a terminal, plain lines elsewhere. */
 export async function openProgress(
   stream: NodeJS.WriteStream,
   total: number,
   pages: number,
+  device: string,
 ): Promise<Progress> {
-  return stream.isTTY ? openBar(stream, total, pages) : openLines(stream, pages);
+  return stream.isTTY ? openBar(stream, total, pages, device) : openLines(stream, pages, device);
 }
 
 async function openBar(
   stream: NodeJS.WriteStream,
   total: number,
   pages: number,
+  device: string,
 ): Promise<Progress> {
   const { Presets, SingleBar } = await import("cli-progress");
   const bar = new SingleBar(
     {
-      format: "{bar} {value}/{total} requests | {rate} tokens/s | batch {batch} | pages {pages} %",
+      format:
+        "{bar} {value}/{total} requests | {rate} tokens/s | batch {batch} | pages {pages} % " +
+        `| ${device}`,
       stream,
       hideCursor: true,
       // The command handles Ctrl-C itself, to end with a summary.
@@ -77,7 +81,7 @@ async function openBar(
   };
 }
 
-function openLines(stream: NodeJS.WriteStream, pages: number): Progress {
+function openLines(stream: NodeJS.WriteStream, pages: number, device: string): Progress {
   const rate = new Rate();
   return {
     step(step, done, total) {
@@ -87,7 +91,7 @@ function openLines(stream: NodeJS.WriteStream, pages: number): Progress {
       const use = Math.round((100 * step.pagesUsed) / pages);
       stream.write(
         `replay: ${done}/${total} requests, ${Math.round(perSecond)} tokens/s, ` +
-          `batch ${step.runningRequests}, pages ${use} %\n`,
+          `batch ${step.runningRequests}, pages ${use} %, on ${device}\n`,
       );
     },
     end() {},

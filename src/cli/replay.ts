@@ -1,4 +1,6 @@
 import { basename } from "node:path";
+import type { Device } from "../device/device.ts";
+import type { DeviceKind } from "../device/open.ts";
 import { requireInteger } from "../errors.ts";
 import { summarize, summaryTable } from "../replay/metrics.ts";
 import { shapeOf } from "../replay/shapes.ts";
@@ -21,9 +23,11 @@ export interface ReplayArguments {
   pageSize: number;
   tokenBudget: number;
   maxBatch?: number;
-  dtype: "f32" | "f16" | "bf16";
+  dtype?: "f32" | "f16" | "bf16";
   seed: number;
   verify: number;
+  device: DeviceKind;
+  graph: "auto" | "on" | "off";
   threads?: number;
   json?: string;
   report?: string;
@@ -67,12 +71,17 @@ export async function replayCommand(options: ReplayArguments): Promise<number> {
     speed: options.speed ?? (options.rate === undefined ? Infinity : 1),
     verify: options.verify,
     seed: options.seed,
+    device: options.device,
+    graph: options.graph,
     threads: options.threads,
     dtype: options.dtype,
     trace: workload.name,
   };
-  say(introduction(workload, engineOptions));
-  const { result, signal } = await runEngine(requests, engineOptions, options.quiet);
+  const { dtypeOn, openDevice } = await import("../replay/parts.ts");
+  await using device = await openDevice(engineOptions);
+  engineOptions.dtype = dtypeOn(device, engineOptions);
+  say(`${introduction(workload, engineOptions)}, on ${device.name}`);
+  const { result, signal } = await runEngine(device, requests, engineOptions, options.quiet);
   const summary = summarize(result);
   if (!options.quiet) {
     if (result.interrupted) say("interrupted; the figures are those up to here");
@@ -141,6 +150,7 @@ const sameSignalMs = 500;
 
 /** Runs the engine; the first Ctrl-C ends it after its step, a later one at once. */
 async function runEngine(
+  device: Device,
   requests: ReplayRequest[],
   options: EngineOptions,
   quiet = false,
@@ -158,13 +168,14 @@ async function runEngine(
   try {
     const { replay } = await import("../replay/engine.ts");
     const { warmUp } = await import("../replay/warm-up.ts");
-    await warmUp({ ...options, signal: abort.signal });
+    await warmUp({ ...options, signal: abort.signal }, device);
+    const place = device.kind === "cpu" ? "cpu" : device.label;
     const progress = quiet
       ? undefined
-      : await openProgress(process.stderr, requests.length, options.pages);
+      : await openProgress(process.stderr, requests.length, options.pages, place);
     try {
       const onStep: EngineOptions["onStep"] = progress && ((...step) => progress.step(...step));
-      const result = await replay(requests, { ...options, onStep, signal: abort.signal });
+      const result = await replay(requests, { ...options, onStep, signal: abort.signal }, device);
       return { result, signal };
     } finally {
       progress?.end();

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { version } from "../../package.json";
-import { countOrAll, integer, oneOf, positive } from "../../src/cli/parse.ts";
+import { countOrAll, device, integer, oneOf, positive } from "../../src/cli/parse.ts";
 import { flashbun } from "./run.ts";
 
 describe("help and version", () => {
@@ -20,7 +20,14 @@ describe("help and version", () => {
       expect(replay.out).toContain(option);
     for (const option of ["--dtype", "--seed", "--verify", "--threads", "--json", "--report"])
       expect(replay.out).toContain(option);
-    for (const option of ["--trace-events", "--lenient", "--rate", "--quiet"])
+    for (const option of [
+      "--device",
+      "--graph",
+      "--trace-events",
+      "--lenient",
+      "--rate",
+      "--quiet",
+    ])
       expect(replay.out).toContain(option);
   });
 });
@@ -38,6 +45,8 @@ describe("wrong arguments: exit code 2 and one sentence", () => {
     [["replay", "--page-size", "99999"], /--page-size must be .* from 1 to 4096/],
     [["replay", "--token-budget", ""], /--token-budget must be .* \(got ""\)/],
     [["replay", "--dtype", "f64"], /--dtype must be one of f32, f16, bf16/],
+    [["replay", "--device", "gpu"], /--device must be cpu, auto or cuda:0 \(got "gpu"\)/],
+    [["replay", "--graph", "yes"], /--graph must be one of auto, on, off \(got "yes"\)/],
     [["replay", "--shape", "gpt-9"], /--shape must be one of tiny, .* \(got "gpt-9"\)/],
     [["replay", "--shape", "tiny", "--pages", "1", "-q"], /--pages must be at least .* Fix: /],
     [["replay", "--json", "/absent/summary.json"], /--json must be a file that can be written/],
@@ -79,5 +88,8 @@ test("parsers take what they say", () => {
   expect(countOrAll("--n")("all")).toBe(Infinity);
   expect(countOrAll("--n")("30")).toBe(30);
   expect(oneOf("--w", ["a", "b"])("b")).toBe("b");
+  for (const name of ["cpu", "auto", "cuda:0", "cuda:12"] as const) expect(device(name)).toBe(name);
+  for (const name of ["", "cuda", "cuda:", "cuda:x", "CPU"])
+    expect(() => device(name)).toThrow("--device must be");
   expect(() => oneOf("--w", ["a", "b"])("c")).toThrow("--w must be one of a, b");
 });

@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { root } from "../support/sources.ts";
+import { deviceTargets } from "../support/targets.ts";
 import { entry, flashbun } from "./run.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "flashbun-cli-"));
@@ -58,6 +59,38 @@ describe("both traces, 30 requests", () => {
     if (name.startsWith("mooncake")) expect(summary.prefixHitRate).toBeGreaterThan(0);
     expect(out).toContain("64 outputs against f64, none off");
     expect(err).toContain("replay: 30 requests");
+  });
+});
+
+const gpu = (await deviceTargets()).find(({ kind }) => kind === "cuda");
+
+describe.if(gpu !== undefined)("on a GPU", () => {
+  const few = ["replay", "--shape", "tiny", "--scale-lengths", "0.05", "--requests", "8"];
+
+  test("decode steps replay graphs, outputs are bf16 and right, the device is named", async () => {
+    const json = join(folder, "gpu.json");
+    const args = ["--device", "cuda:0", "--json", json];
+    const { code, out, err } = await flashbun(...few, ...args);
+    expect(err).not.toContain("flashbun: ");
+    expect(code).toBe(0);
+    const summary = await Bun.file(json).json();
+    expect(summary.shape).toContain("bf16");
+    expect(summary.graphSteps).toBeGreaterThan(0);
+    expect(summary.verified.failed).toBe(0);
+    expect(err).toContain(`on ${summary.device}`);
+    expect(out).toContain("replayed a captured graph");
+  }, 60_000);
+
+  test("what only the CPU takes is refused", async () => {
+    for (const [args, sentence] of [
+      [["--dtype", "f32"], /^flashbun: --dtype must be .* on a GPU \(got f32\)/m],
+      [["--threads", "2"], /^flashbun: --threads must be left out for a CUDA device/m],
+      [["--device", "cuda:99"], /^flashbun: --device must be below \d+/m],
+    ] as const) {
+      const { code, err } = await flashbun(...few, "--device", "cuda:0", ...args);
+      expect(code).toBe(2);
+      expect(err).toMatch(sentence);
+    }
   });
 });
 
@@ -155,6 +188,6 @@ test("a terminal gets a bar with tokens/s", async () => {
     },
   });
   expect(await child.exited).toBe(0);
-  expect(shown).toMatch(/█+░* +30\/30 requests \| .* tokens\/s \| batch \d+ \| pages \d+ %/);
+  expect(shown).toMatch(/█+░* +30\/30 requests \| .* tokens\/s \| batch \d+ \| pages \d+ % \| cpu/);
   expect(shown).toContain("64 outputs against f64, none off");
 });

@@ -13,7 +13,12 @@ export interface Said {
 
 /** Runs the command line to its end. */
 export async function flashbun(...args: string[]): Promise<Said> {
-  const child = Bun.spawn([process.execPath, entry, ...args], { stdout: "pipe", stderr: "pipe" });
+  const child = Bun.spawn([process.execPath, entry, ...args], {
+    stdout: "pipe",
+    stderr: "pipe",
+    // Which GPU tests run on may have been set by this process.
+    env: process.env,
+  });
   const [out, err, code] = await Promise.all([
     new Response(child.stdout).text(),
     new Response(child.stderr).text(),
