@@ -140,7 +140,7 @@ export class Attention extends Owner implements AsyncDisposable {
     const { address } = this.#sections;
     this.#launch.plan(plan, address, workspace, this.#rope?.address ?? 0);
     this.#launch.queue(stream, plan, address);
-    if (this.device.capturing) this.#watch(stream, plan, batch);
+    if (this.device.capturing) this.#watch(stream, plan, batch, tensors);
   }
 
   /** Waits for the default stream, then frees the object. */
@@ -205,13 +205,14 @@ export class Attention extends Owner implements AsyncDisposable {
   }
 
   /** What a replay must still find: a fresh plan of the same bucket at the same addresses. */
-  #watch(stream: Stream, captured: Plan, capturedBatch: Batch): void {
+  #watch(stream: Stream, captured: Plan, capturedBatch: Batch, tensors: RunTensors): void {
     if (this.options.graph === undefined) {
       throw new PlanError("run was captured without graph sizes. Fix: create with { graph }.");
     }
     if (capturedBatch.owner === null) {
       throw new PlanError("only a cache's batches can be captured. Fix: use cache.reserve.");
     }
+    this.device.needOnReplay(...Object.values(tensors).filter((value) => value instanceof Owner));
     const grids = captured.launches.map(({ kernelClass, grid }) => `${kernelClass} ${grid}`).join();
     const buffers = [
       this.#sections,

@@ -269,6 +269,13 @@ export class Device extends Owner implements AsyncDisposable {
     this.#captured?.push(replayCheck);
   }
 
+  /** Makes every replay of the graph being captured throw once one of these was disposed. */
+  needOnReplay(...owners: readonly Owner[]): void {
+    this.onReplay(() => {
+      for (const owner of owners) owner.guard();
+    });
+  }
+
   /** Queues a captured graph. For {@link Graph}. */
   launchGraph(stream: Stream, graph: Graph): void {
     this.#log?.launching(stream);

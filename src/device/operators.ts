@@ -10,8 +10,26 @@ interface Operator {
   readonly itemRows: number;
 }
 
-/** By source file; names, threads and rows of an item as the file states them. */
-export const operators: Readonly<Record<string, readonly Operator[]>> = {};
+/** By source file; threads and rows of an item as the file states them, which a test compares. */
+export const operators: Readonly<Record<string, readonly Operator[]>> = {
+  "page/page.cu": [
+    { name: "append", threads: 128, itemRows: 4 },
+    { name: "copy_tokens", threads: 256, itemRows: 1 },
+    { name: "table_update", threads: 256, itemRows: 1 },
+  ],
+  "tensor/tensor.cu": [
+    { name: "random_normal", threads: 256, itemRows: 4096 },
+    { name: "fill", threads: 256, itemRows: 4096 },
+    { name: "convert", threads: 256, itemRows: 4096 },
+    { name: "gather_rows", threads: 256, itemRows: 4 },
+  ],
+  "merge/merge.cu": [{ name: "merge_states", threads: 128, itemRows: 8 }],
+  "probe/probe.cu": [
+    { name: "probe_spin", threads: 32, itemRows: 1 },
+    { name: "probe_read", threads: 256, itemRows: 1 },
+    { name: "probe_fma", threads: 256, itemRows: 1 },
+  ],
+};
 
 /** Loads the operators' kernels on a GPU; compiles what no cache holds. Errors: CompileError. */
 export async function loadOperators(device: Device): Promise<Kernel[]> {

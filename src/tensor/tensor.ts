@@ -229,6 +229,7 @@ export class Tensor extends Owner {
       params.setSourceStrides(i, axis < 0 ? 0 : source.strides[axis]);
       params.setTargetStrides(i, axis < 0 ? 0 : this.strides[axis]);
     }
+    if (this.device.capturing) this.device.needOnReplay(source, this);
     const kernel = this.device.kernel("convert");
     this.device.launch(stream, kernel, params, Math.ceil(this.elements / kernel.itemRows));
   }
