@@ -6,8 +6,9 @@ import {
   openSync,
   readFileSync,
   renameSync,
-  rmSync,
+  type Stats,
   statSync,
+  unlinkSync,
   writeSync,
 } from "node:fs";
 import { homedir } from "node:os";
@@ -63,7 +64,7 @@ export class ImageCache {
       renameSync(unfinished, path);
     } catch (error) {
       this.#warn("write", `cannot be written (${codeOf(error)}); images are compiled in each run`);
-      rmSync(unfinished, { force: true });
+      removeIfThere(unfinished);
     }
   }
 
@@ -74,9 +75,13 @@ export class ImageCache {
   /** A directory that others can write to could hand us their code. */
   #isPrivate(): boolean {
     if (this.#usable !== undefined) return this.#usable;
-    const found = statSync(this.directory, { throwIfNoEntry: false });
-    if (found === undefined) return true;
-    this.#usable = found.uid === process.getuid!() && (found.mode & writableByOthers) === 0;
+    let found: Stats;
+    try {
+      found = statSync(this.directory);
+    } catch {
+      return true; // not there yet; or reading and writing say why it cannot be used
+    }
+    this.#usable = found.uid === process.geteuid!() && (found.mode & writableByOthers) === 0;
     if (!this.#usable)
       this.#warn("private", "is not used: it is not this user's alone (mode 0700)");
     return this.#usable;
@@ -105,6 +110,14 @@ function sealOf(hash: string, content: Uint8Array): Buffer {
 
 function writeWhole(file: number, bytes: Uint8Array): void {
   for (let at = 0; at < bytes.length;) at += writeSync(file, bytes, at);
+}
+
+function removeIfThere(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch {
+    // It was never made.
+  }
 }
 
 function codeOf(error: unknown): string {
