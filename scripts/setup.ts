@@ -3,7 +3,7 @@
  * the pinned Zig, the native library. Nothing is done twice: a stamp of the inputs says what
  * stands.
  *
- * Usage: bun scripts/setup.ts [demo | check | check-cuda | bench | build] [arguments of the command]
+ * Usage: bun scripts/setup.ts [build | check | check-cuda | demo | bench] [its arguments]
  */
 import { existsSync, globSync, statSync } from "node:fs";
 import { join } from "node:path";

@@ -12,8 +12,8 @@ export type NvrtcAnswer =
   { readonly image: Uint8Array<ArrayBuffer> } | { readonly failure: string; readonly log: string };
 
 /**
- * A worker that answers one NvrtcJob a message, since NVRTC blocks its thread. It runs the text of the
- * function below: a file of its own would be missing from an executable of `bun build --compile`.
+ * A worker that answers one NvrtcJob a message, since NVRTC blocks its thread. It runs the text of
+ * the function below: a file of its own would be missing from what `bun build --compile` makes.
  */
 export function nvrtcWorker(): Worker {
   const text = new Blob([`(${serve})();`], { type: "text/javascript" });

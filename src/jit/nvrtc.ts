@@ -24,8 +24,8 @@ const pythonPackages = "lib/python3*/{site,dist}-packages/nvidia/{cu13,cuda_nvrt
 const searched = new Map<string, NvrtcSearch>();
 
 /**
- * FLASHBUN_NVRTC alone where it is set; else the pinned version wherever it lies, then the first of the
- * newest major. The answer is remembered.
+ * FLASHBUN_NVRTC alone where it is set; else the pinned version wherever it lies, then the first of
+ * the newest major. The answer is remembered.
  */
 export function findNvrtc(): NvrtcSearch {
   const named = process.env["FLASHBUN_NVRTC"] ?? "";

@@ -11,8 +11,8 @@ export const emulated = "emulated";
 const oldest = 8;
 
 /**
- * Architectures whose images run on a device. A cubin runs on its own major version and the same or a
- * later minor one; those with an "a" run on exactly one.
+ * Architectures whose images run on a device. A cubin runs on its own major version and the same or
+ * a later minor one; those with an "a" run on exactly one.
  */
 export function targetOf(major: number, minor: number, isEmulated = false): Target {
   if (isEmulated) return { architectures: [emulated] };
