@@ -6,9 +6,10 @@ import { type CpuLevel, cpuLevels } from "../device/open.ts";
 import { FlashbunError } from "../errors.ts";
 import { attend, libraryPath, Tensor } from "../index.ts";
 import { readRate } from "../ops/probe.ts";
+import { lookAtCuda } from "./doctor-cuda.ts";
 import { requireWritable, writeWhole } from "./files.ts";
 
-/** One thing that was looked at: `ok` is false when flashbun cannot work because of it. */
+/** One thing that was looked at: `ok` is false when something is wrong with it. */
 interface Finding {
   name: string;
   ok: boolean;
@@ -27,7 +28,8 @@ export async function doctor(options: { json?: string }): Promise<number> {
   try {
     const path = libraryPath();
     say("library", `${path}, ${(statSync(path).size / 1e6).toFixed(1)} MB`);
-    await lookAtDevice(say);
+    await lookAtCpu(say);
+    await lookAtCuda(say);
   } catch (error) {
     if (!(error instanceof FlashbunError)) throw error;
     say("device", error.message, false);
@@ -37,12 +39,11 @@ export async function doctor(options: { json?: string }): Promise<number> {
   return findings.every(({ ok }) => ok) ? 0 : 1;
 }
 
-async function lookAtDevice(say: (name: string, value: string, ok?: boolean) => void) {
-  await using device = await Device.open("auto");
+async function lookAtCpu(say: (name: string, value: string, ok?: boolean) => void) {
+  await using device = await Device.open("cpu");
   const cache = (device.lastLevelCacheBytes / 2 ** 20).toFixed(0);
   const memory = (totalmem() / 2 ** 30).toFixed(0);
   say("device", `${device.name}, ${cache} MiB of last-level cache, ${memory} GiB of memory`);
-  say("why", device.why);
   for (const level of cpuLevels) {
     const worst = await errorAt(level);
     if (worst === undefined) say(level, "not on this processor");

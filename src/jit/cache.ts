@@ -4,6 +4,7 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
   renameSync,
   type Stats,
@@ -65,6 +66,18 @@ export class ImageCache {
     } catch (error) {
       this.#warn("write", `cannot be written (${codeOf(error)}); images are compiled in each run`);
       removeIfThere(unfinished);
+    }
+  }
+
+  /** How many images it holds, and their size; undefined where it is not used. */
+  contents(): { images: number; bytes: number } | undefined {
+    if (!this.#isPrivate()) return undefined;
+    try {
+      const names = readdirSync(this.directory).filter((name) => name.endsWith(".image"));
+      const sizes = names.map((name) => statSync(join(this.directory, name)).size);
+      return { images: names.length, bytes: sizes.reduce((sum, size) => sum + size, 0) };
+    } catch {
+      return { images: 0, bytes: 0 };
     }
   }
 
