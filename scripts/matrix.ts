@@ -1,4 +1,5 @@
 /** The kernels that are compiled ahead of time into the library with `zig build -Dcuda=true`. */
+import { operators } from "../src/device/operators.ts";
 import type { Specialization } from "../src/jit/specialization.ts";
 
 /** A specialisation under a short name. */
@@ -10,9 +11,7 @@ export interface MatrixEntry extends Specialization {
 export const architectures: readonly string[] = ["sm_80", "sm_90a"];
 
 /** What is compiled for each architecture. */
-export const matrix: readonly MatrixEntry[] = [
-  { name: "append, copies of pages", source: "page/page.cu", constants: {} },
-  { name: "fill, convert, gather", source: "tensor/tensor.cu", constants: {} },
-  { name: "merge of states", source: "merge/merge.cu", constants: {} },
-  { name: "probes", source: "probe/probe.cu", constants: {} },
-];
+export const matrix: readonly MatrixEntry[] = Object.keys(operators).map((source) => ({
+  ...{ name: source.replace(/\/.*/, ""), source },
+  constants: {},
+}));

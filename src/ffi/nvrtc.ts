@@ -8,7 +8,7 @@ export interface NvrtcJob {
 }
 
 /** A compiled image, or why there is none: `failure` names the call, `log` is the compiler's. */
-export type NvrtcAnswer =
+export type CompilerAnswer =
   { readonly image: Uint8Array<ArrayBuffer> } | { readonly failure: string; readonly log: string };
 
 /**
@@ -56,7 +56,7 @@ async function serve(): Promise<void> {
     return copy;
   }
 
-  function answer({ library, builtins, name, text, options }: NvrtcJob): NvrtcAnswer {
+  function answer({ library, builtins, name, text, options }: NvrtcJob): CompilerAnswer {
     const nvrtc = nvrtcOf(library, builtins);
     const out = new BigUint64Array(new ArrayBuffer(8));
     const texts = options.map(fixed);
@@ -86,7 +86,7 @@ async function serve(): Promise<void> {
 
   const self = globalThis as unknown as Worker;
   self.onmessage = ({ data }: MessageEvent<NvrtcJob>) => {
-    let result: NvrtcAnswer;
+    let result: CompilerAnswer;
     try {
       result = answer(data);
     } catch (error) {

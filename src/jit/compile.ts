@@ -1,8 +1,10 @@
 import { availableParallelism } from "node:os";
 import { CompileError } from "../errors.ts";
-import { type NvrtcAnswer, type NvrtcJob, nvrtcWorker } from "../ffi/nvrtc.ts";
+import { type CompilerAnswer, type NvrtcJob, nvrtcWorker } from "../ffi/nvrtc.ts";
+import { compileEmulated } from "./emulated.ts";
 import { findNvrtc } from "./nvrtc.ts";
 import { describeSpecialization, languageFlags, type Specialization } from "./specialization.ts";
+import { emulated } from "./target.ts";
 
 /** NVRTC holds some hundred megabytes a thread, so many cores do not all compile. */
 const compilersMax = Math.min(availableParallelism(), 16);
@@ -24,7 +26,10 @@ export async function compile(
   if (running === compilersMax) await new Promise<void>((go) => waiting.push(go));
   else running++;
   try {
-    const answer = await compileWithNvrtc(specialization, text, architecture);
+    const answer =
+      architecture === emulated
+        ? await compileEmulated(text)
+        : await compileWithNvrtc(specialization, text, architecture);
     if ("image" in answer) return answer.image;
     throw failed(specialization, architecture, answer.failure, answer.log);
   } finally {
@@ -53,7 +58,7 @@ async function compileWithNvrtc(
   specialization: Specialization,
   text: string,
   architecture: string,
-): Promise<NvrtcAnswer> {
+): Promise<CompilerAnswer> {
   const { found, tried } = findNvrtc();
   if (found === undefined) {
     throw new CompileError(
@@ -69,11 +74,11 @@ async function compileWithNvrtc(
 }
 
 /** Gives a job to a worker that has none; workers without one do not keep the process alive. */
-function ask(job: NvrtcJob): Promise<NvrtcAnswer> {
+function ask(job: NvrtcJob): Promise<CompilerAnswer> {
   const worker = idle.pop() ?? nvrtcWorker();
   worker.ref();
   return new Promise((resolve) => {
-    worker.onmessage = ({ data }: MessageEvent<NvrtcAnswer>) => {
+    worker.onmessage = ({ data }: MessageEvent<CompilerAnswer>) => {
       worker.unref();
       idle.push(worker);
       resolve(data);

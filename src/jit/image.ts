@@ -1,6 +1,7 @@
 import { ImageCache } from "./cache.ts";
 import { compile } from "./compile.ts";
 import { embeddedImages } from "./embedded.ts";
+import { emulatedCompiler } from "./emulated.ts";
 import { findNvrtc, pinnedVersion } from "./nvrtc.ts";
 import { expand, imageHash, type Specialization } from "./specialization.ts";
 import { emulated, type Target } from "./target.ts";
@@ -82,7 +83,7 @@ function remember(image: Image): Image {
 export const pinnedCompiler = `cuda-${pinnedVersion}`;
 
 function compilerOf(architecture: string): string {
-  if (architecture === emulated) return "host";
+  if (architecture === emulated) return emulatedCompiler();
   return `cuda-${findNvrtc().found?.version ?? pinnedVersion}`;
 }
 

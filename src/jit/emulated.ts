@@ -1,0 +1,59 @@
+import { createHash } from "node:crypto";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { CompileError } from "../errors.ts";
+import type { CompilerAnswer } from "../ffi/nvrtc.ts";
+import { languageFlags } from "./specialization.ts";
+
+/** Headers of the emulated GPU: a checkout has them, the package does not. */
+const root = join(import.meta.dir, "..", "..");
+const headers = join(root, "zig", "emulator");
+
+// What kernels call lies in the emulator; a C++ library would be another minute to build and load.
+const machineFlags = process.arch === "x64" ? ["-march=x86_64_v3"] : [];
+const flags = ["-O2", "-fPIC", "-shared", "-nostdlib++", "-DFB_EMULATED", ...machineFlags];
+
+let identity: string | undefined;
+
+/** Names the compiler of emulated images: the flags and the headers that end up in each of them. */
+export function emulatedCompiler(): string {
+  if (identity !== undefined) return identity;
+  const digest = createHash("sha256").update(flags.join(" "));
+  for (const name of existsSync(headers) ? readdirSync(headers).sort() : [])
+    if (name.endsWith(".h")) digest.update(readFileSync(join(headers, name)));
+  return (identity = `host-${digest.digest("hex")}`);
+}
+
+/** Compiles a kernel's text into a shared object for the emulated GPU, in a process of its own. */
+export async function compileEmulated(text: string): Promise<CompilerAnswer> {
+  const zig = findZig();
+  if (!existsSync(headers) || zig === undefined) {
+    throw new CompileError(
+      "kernels for the emulated GPU are compiled by `zig c++` in a checkout of flashbun. " +
+        "Fix: run `bun run setup` there, or set FLASHBUN_ZIG to Zig 0.17.1.",
+      "",
+    );
+  }
+  const folder = mkdtempSync(join(tmpdir(), "flashbun-emulated-"));
+  try {
+    const source = join(folder, "kernel.cu");
+    const image = join(folder, "kernel.so");
+    writeFileSync(source, text);
+    const options = [...languageFlags, ...flags, "-I", headers, "-x", "c++", source, "-o", image];
+    const child = Bun.spawn([zig, "c++", ...options], { stdout: "ignore", stderr: "pipe" });
+    const log = await new Response(child.stderr).text();
+    const code = await child.exited;
+    if (code === 0) return { image: new Uint8Array(readFileSync(image)) };
+    return { failure: `zig c++ exited with ${code}`, log };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function findZig(): string | undefined {
+  const { FLASHBUN_ZIG } = process.env;
+  if (FLASHBUN_ZIG) return FLASHBUN_ZIG;
+  const fetched = join(root, ".toolchain", "zig", "ziglang", "zig");
+  return existsSync(fetched) ? fetched : (Bun.which("zig") ?? undefined);
+}
