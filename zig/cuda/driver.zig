@@ -205,7 +205,7 @@ fn resolve(library: *anyopaque, path: []const u8) i32 {
             path, needed_version / 1000, needed_version % 1000 / 10,
         });
     };
-    const find: GetProcAddress = @ptrCast(symbol);
+    const find: GetProcAddress = @ptrCast(@alignCast(symbol));
     driver = .{
         .functions = undefined,
         .version = 0,
