@@ -169,6 +169,6 @@ async function peerTime(bench: Bench, shape: PeerShape): Promise<number | null> 
   if (bench.peer === undefined || dtypeBytes(shape.dtype) === 1) return null;
   const { dtype, batch, queryHeads, kvHeads, queries, keys, causal, copies } = shape;
   const size = { dtype, batch, queryHeads, kvHeads, dim, queries, keys, causal };
-  const seconds = await bench.peer.seconds({ ...size, copies, seconds: bench.seconds });
+  const { seconds } = await bench.peer.ask({ ...size, copies, seconds: bench.seconds });
   return seconds === undefined ? null : seconds * 1000;
 }

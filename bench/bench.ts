@@ -1,7 +1,7 @@
 import type { Device } from "../src/device/device.ts";
 import { ProbeParams } from "../src/ffi/params.gen.ts";
 import { readRate } from "../src/ops/probe.ts";
-import type { TorchPeer } from "./peers/torch.ts";
+import type { Peer } from "./peers/peer.ts";
 
 /** One measured figure. */
 export interface Row {
@@ -33,7 +33,7 @@ export interface Ceilings {
 export interface Bench {
   device: Device;
   ceilings: Ceilings;
-  peer: TorchPeer | undefined;
+  peer: Peer | undefined;
   /** True: shorter runs and smaller data, to see that it works. */
   quick: boolean;
   /** Seconds to measure a row for. */

@@ -1,11 +1,12 @@
 import { writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { Command, InvalidArgumentError } from "commander";
+import { Command } from "commander";
 import { Device } from "../src/index.ts";
 import { attentionCases } from "./attention.ts";
 import { type Bench, type Measured, measureCeilings } from "./bench.ts";
 import { hostCases } from "./host.ts";
-import { TorchPeer } from "./peers/torch.ts";
+import { Peer } from "./peers/peer.ts";
+import { parseCount, parseRegex, Table } from "./table.ts";
 
 interface Options {
   json?: string;
@@ -19,7 +20,7 @@ const command = new Command("bench")
   .description("Measures attention against this machine's ceilings and PyTorch, and host costs.")
   .option("--json <file>", "write the rows as JSON")
   .option("--only <regex>", "run the rows whose name matches", parseRegex, /./)
-  .option("--threads <count>", "threads of the device", parseCount, availableParallelism())
+  .option("--threads <count>", "threads of the device", parseCount(1, 1024), availableParallelism())
   .option("--quick", "small data and short runs, to see that it works", false)
   .option("--no-peer", "do not run PyTorch")
   .parse();
@@ -34,7 +35,7 @@ async function main(options: Options): Promise<void> {
     return;
   }
   await using device = await Device.open("cpu", { threads: options.threads });
-  const peer = options.peer ? await TorchPeer.start(options.threads) : undefined;
+  const peer = options.peer ? await Peer.start("sdpa.py", [String(options.threads)]) : undefined;
   const ceilings = await measureCeilings(device, options.quick);
   process.stdout.write(
     `device    ${device.name}, CPU level ${device.level}\n` +
@@ -45,43 +46,17 @@ async function main(options: Options): Promise<void> {
   const bench: Bench = { device, ceilings, peer, quick: options.quick, seconds: 1.5 };
   if (options.quick) bench.seconds = 0.05;
   const rows: Measured[] = [];
-  printHeader();
+  const table = new Table(42);
   for (const { name, run } of cases) {
     if (process.stderr.isTTY) process.stderr.write(`${name} ...\r`);
     const measured = await run(bench);
     for (const row of Array.isArray(measured) ? measured : [measured]) {
       rows.push({ ...row, name: row.name || name });
-      printRow(rows.at(-1)!);
+      table.row(rows.at(-1)!);
     }
   }
   peer?.stop();
   if (options.json !== undefined) writeJson(options.json, device, ceilings, rows);
-}
-
-function printHeader(): void {
-  const heads = ["row", "value", "unit", "roofline", "peer", "x peer", "target"];
-  process.stdout.write(`${line(heads)}\n`);
-}
-
-function printRow(row: Measured): void {
-  const percent = row.ofRoofline === null ? "" : `${(row.ofRoofline * 100).toFixed(0)} %`;
-  const met = row.met === undefined ? "" : row.met ? "met: " : "MISSED: ";
-  const cells = [row.name, figure(row.value), row.unit, percent, figure(row.peer)];
-  cells.push(figure(row.ofPeer), row.target === undefined ? "" : met + row.target);
-  process.stdout.write(`${line(cells)}\n`);
-}
-
-function line(cells: string[]): string {
-  const widths = [42, 11, 8, 9, 8, 7, 0];
-  return cells
-    .map((cell, i) => (i === 0 || i > 5 ? cell.padEnd(widths[i]) : cell.padStart(widths[i])))
-    .join("  ")
-    .trimEnd();
-}
-
-function figure(value: number | null): string {
-  if (value === null) return "";
-  return Math.abs(value) >= 1000 ? value.toFixed(0) : value.toPrecision(3);
 }
 
 function writeJson(file: string, device: Device, ceilings: object, measured: Measured[]): void {
@@ -90,18 +65,4 @@ function writeJson(file: string, device: Device, ceilings: object, measured: Mea
   });
   const report = { device: device.name, level: device.level, ceilings, rows };
   writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
-}
-
-function parseRegex(text: string): RegExp {
-  try {
-    return new RegExp(text);
-  } catch (cause) {
-    throw new InvalidArgumentError((cause as Error).message);
-  }
-}
-
-function parseCount(text: string): number {
-  const count = Number(text);
-  if (Number.isInteger(count) && count >= 1 && count <= 1024) return count;
-  throw new InvalidArgumentError("it must be an integer from 1 to 1024.");
 }

@@ -29,7 +29,7 @@ export class DecodeGraphs implements Disposable {
   readonly #inputs: Inputs;
   readonly #out: Tensor;
 
-  /** `attention` was created with graph sizes; it is disposed with this. Errors: OutOfMemoryError. */
+  /** `attention` has graph sizes; it is disposed with this. Errors: OutOfMemoryError. */
   constructor(
     readonly attention: Attention,
     readonly cache: PagedCache,
@@ -66,7 +66,7 @@ export class DecodeGraphs implements Disposable {
     return this.#sizes.includes(paddedTokens);
   }
 
-  /** Queues a planned step: its bucket's graph, or kernel by kernel where that was not captured yet. */
+  /** Queues a planned step: its bucket's graph, or kernels one by one where none was captured. */
   run(stream: Stream, batch: Batch): void {
     const bucket = this.#bucketOf(batch.paddedTokens);
     if (bucket.graph !== undefined && isReplayed(bucket.graph, stream)) return;
@@ -121,7 +121,7 @@ export class DecodeGraphs implements Disposable {
   }
 }
 
-/** False for a graph that has to be captured again, as a buffer of it grew; nothing was launched. */
+/** False for a graph to capture again, as a buffer of it grew; then nothing was launched. */
 function isReplayed(graph: Graph, stream: Stream): boolean {
   try {
     graph.replay(stream);

@@ -1,0 +1,275 @@
+import { Attention, PagedCache, Tensor } from "../../src/index.ts";
+import type { Batch } from "../../src/kv/batch.ts";
+import type { Sequence } from "../../src/kv/sequence.ts";
+import { type DType, dtypeBytes } from "../../src/tensor/dtype.ts";
+import { median } from "../bench.ts";
+import type { PeerCase } from "../peers/peer.ts";
+import {
+  besidePeers,
+  copiesOf,
+  type GpuBench,
+  type GpuCase,
+  type GpuRow,
+  peerColumns,
+  type PeerTarget,
+  recorded,
+  replayTimes,
+  runsOf,
+} from "./bench.ts";
+
+/** Elements of a head in all decode rows. */
+export const dim = 128;
+const pageSize = 16;
+
+/** A step of decodes over paged keys and values. */
+export interface DecodeShape {
+  queryHeads: number;
+  kvHeads: number;
+  kvDtype: DType;
+  layout: "NHD" | "HND";
+  /** Keys of each request. */
+  lengths: readonly number[];
+  layers: number;
+  /** Sizes are fixed for capture by device.capture. */
+  graph?: boolean;
+}
+
+/** A cache full of noise, with one decode step reserved and planned. */
+export class DecodeWorld implements Disposable {
+  readonly cache: PagedCache;
+  readonly attention: Attention;
+  readonly q: Tensor;
+  readonly k: Tensor;
+  readonly out: Tensor;
+  readonly sequences: Sequence[];
+  batch: Batch;
+  /** One token each. */
+  readonly #newTokens: Int32Array;
+  readonly #planes: Tensor[] = [];
+
+  private constructor(
+    readonly bench: GpuBench,
+    readonly shape: DecodeShape,
+    attention: Attention,
+  ) {
+    const { device } = bench;
+    const { queryHeads, kvHeads, kvDtype, lengths, layers, layout } = shape;
+    this.attention = attention;
+    // Half a page of room each: measured steps may go on.
+    const pages = lengths.reduce((sum, keys) => sum + Math.ceil(keys / pageSize) + 8, 0);
+    const storageShape = [pages, pageSize, kvHeads, dim];
+    this.cache = PagedCache.create(device, {
+      ...{ layers, kvHeads, headDim: dim, dtype: kvDtype, pages, pageSize },
+      maxSequences: lengths.length,
+      storage: () => {
+        const seed = this.#planes.length;
+        const [, tokens, heads] = storageShape;
+        const dims = layout === "HND" ? storageShape.with(1, heads).with(2, tokens) : storageShape;
+        const plane = Tensor.randomNormal(device, dims, kvDtype, { seed });
+        this.#planes.push(plane);
+        return layout === "HND" ? plane.permute(0, 2, 1, 3) : plane;
+      },
+    });
+    const noise = (heads: number, seed: number) =>
+      Tensor.randomNormal(device, [lengths.length, heads, dim], "bf16", { seed });
+    this.q = noise(queryHeads, 1000);
+    this.k = noise(kvHeads, 1001);
+    this.out = Tensor.empty(device, [lengths.length, queryHeads, dim], "bf16");
+    this.sequences = lengths.map(() => this.cache.sequence());
+    this.#newTokens = new Int32Array(lengths.length).fill(1);
+    this.#grow();
+    this.batch = this.step();
+  }
+
+  /** Compiles, allocates and plans. Errors: CompileError, OutOfMemoryError. */
+  static async create(bench: GpuBench, shape: DecodeShape): Promise<DecodeWorld> {
+    const { queryHeads, kvHeads, kvDtype, lengths } = shape;
+    const maxBatch = lengths.length;
+    const maxColumns = Math.ceil(Math.max(...lengths) / pageSize) + 8;
+    const attention = await Attention.create(bench.device, {
+      ...{ queryHeads, kvHeads, headDim: dim, dtype: "bf16", kvDtype, causal: true },
+      graph: shape.graph ? { maxBatch, maxQueryTokens: maxBatch, maxColumns } : undefined,
+      // Scales by token are another kernel; this one has none.
+      tokenScales: false,
+    });
+    return new DecodeWorld(bench, shape, attention);
+  }
+
+  /** Bytes of keys and values that one layer reads. */
+  get layerBytes(): number {
+    const { lengths, kvHeads, kvDtype } = this.shape;
+    const keys = lengths.reduce((sum, count) => sum + count, 0);
+    return 2 * keys * kvHeads * dim * dtypeBytes(kvDtype);
+  }
+
+  /** Reserves and plans one more token for each request. */
+  step(): Batch {
+    const batch = this.cache.reserve(this.sequences, this.#newTokens);
+    if (!batch.ok) throw batch.error;
+    this.attention.plan(batch);
+    return (this.batch = batch);
+  }
+
+  /** Takes the last token of each request back. */
+  rewind(): void {
+    for (const sequence of this.sequences) sequence.truncate(sequence.length - 1);
+  }
+
+  /** Queues a layer's attention. */
+  run(layer: number): void {
+    this.attention.run({ layer, q: this.q, cache: this.cache, out: this.out });
+  }
+
+  /** Queues a layer's append. */
+  append(layer: number): void {
+    this.cache.append({ layer, batch: this.batch, k: this.k, v: this.k });
+  }
+
+  [Symbol.dispose](): void {
+    this.attention[Symbol.dispose]();
+    this.cache[Symbol.dispose]();
+    for (const tensor of [this.q, this.k, this.out, ...this.#planes]) tensor[Symbol.dispose]();
+  }
+
+  /** All keys but the last: page by page in turn, so that a sequence's pages lie apart. */
+  #grow(): void {
+    const left = this.shape.lengths.map((keys) => keys - 1);
+    while (left.some((tokens) => tokens > 0)) {
+      const counts = left.map((tokens) => Math.min(tokens, pageSize));
+      const batch = this.cache.reserve(this.sequences, counts);
+      if (!batch.ok) throw batch.error;
+      counts.forEach((count, i) => (left[i] -= count));
+    }
+  }
+}
+
+interface Row {
+  batch: number;
+  heads: readonly [number, number];
+  keys: number;
+  kvDtype?: DType;
+  layout?: "NHD" | "HND";
+  targets?: readonly PeerTarget[];
+}
+
+const grouped = [32, 8] as const;
+const wide = [64, 8] as const;
+const nearCudnn: PeerTarget[] = [{ backend: "cudnn", least: 0.9 }];
+
+/** In order of importance. */
+const first: Row[] = [
+  { batch: 64, heads: grouped, keys: 4096, targets: nearCudnn },
+  { batch: 64, heads: grouped, keys: 8192, targets: nearCudnn },
+  { batch: 1, heads: grouped, keys: 8192, targets: [{ backend: "cudnn", least: 1.33 }] },
+  { batch: 64, heads: wide, keys: 4096, targets: nearCudnn },
+  { batch: 128, heads: grouped, keys: 8192, targets: nearCudnn },
+  { batch: 16, heads: grouped, keys: 1024 },
+  { batch: 16, heads: grouped, keys: 8192 },
+  { batch: 64, heads: grouped, keys: 1024 },
+  { batch: 1, heads: grouped, keys: 1024 },
+];
+
+const fp8: Row[] = [
+  { batch: 64, heads: grouped, keys: 4096, kvDtype: "f8e4m3" },
+  { batch: 1, heads: grouped, keys: 8192, kvDtype: "f8e4m3" },
+  { batch: 128, heads: grouped, keys: 8192, kvDtype: "f8e4m3" },
+];
+
+const rest: Row[] = [
+  { batch: 64, heads: grouped, keys: 4096, layout: "HND" },
+  ...[1, 16, 64, 128].flatMap((batch) =>
+    [grouped, wide].flatMap((heads) =>
+      [1024, 4096, 8192].map((keys): Row => {
+        const targets = batch >= 64 && keys >= 4096 ? nearCudnn : undefined;
+        return { batch, heads, keys, targets };
+      }),
+    ),
+  ),
+];
+
+function nameOf({ batch, heads, keys, kvDtype = "bf16", layout = "NHD" }: Row): string {
+  const ending = layout === "HND" ? "_hnd" : "";
+  return `decode/${kvDtype}/b${batch}_h${heads.join("_")}_d${dim}_kv${keys}_p${pageSize}${ending}`;
+}
+
+function caseOf(row: Row): GpuCase {
+  return { name: nameOf(row), run: (bench) => decode(bench, row) };
+}
+
+/** The rows that the targets speak of. */
+export const decodeCases: GpuCase[] = [
+  ...first.map(caseOf),
+  { name: `decode/bf16/zipf_b64_h32_8_d${dim}_kv4096_p${pageSize}`, run: skewed },
+  ...fp8.map(caseOf),
+];
+
+/** Further shapes. */
+export const moreDecodeCases: GpuCase[] = rest
+  .filter((row) => !first.some((other) => nameOf(other) === nameOf(row)))
+  .map(caseOf);
+
+async function decode(bench: GpuBench, row: Row): Promise<GpuRow[]> {
+  const { kvDtype = "bf16", layout = "NHD", targets } = row;
+  const [queryHeads, kvHeads] = row.heads;
+  const batch = bench.quick ? Math.min(2, row.batch) : row.batch;
+  const keys = bench.quick ? 80 : row.keys;
+  const lengths = new Array<number>(batch).fill(keys);
+  const layerBytes = 2 * batch * keys * kvHeads * dim * dtypeBytes(kvDtype);
+  const layers = copiesOf(bench, layerBytes);
+  using world = await DecodeWorld.create(bench, {
+    ...{ queryHeads, kvHeads, kvDtype, layout, lengths, layers },
+  });
+  world.run(0);
+  const peerCase: Omit<PeerCase, "seconds"> = {
+    ...{ dtype: kvDtype, batch, queryHeads, kvHeads, dim, queries: 1, keys, causal: false },
+    copies: layers,
+  };
+  const gbs = (milliseconds: number) => layerBytes / milliseconds / 1e6;
+  const { ms, peers } = await besidePeers(
+    bench,
+    runsOf(bench, layers),
+    (run) => world.run(run % layers),
+    peerCase,
+    gbs,
+  );
+  const ofRoofline = gbs(ms) / bench.ceilings.readGBs;
+  return [{ name: "", value: gbs(ms), unit: "GB/s", ofRoofline, ...peerColumns(peers, targets) }];
+}
+
+/** Lengths by Zipf's law, against as many requests of one length and the same keys in all. */
+async function skewed(bench: GpuBench): Promise<GpuRow[]> {
+  const [batch, keys] = bench.quick ? [3, 80] : [64, 4096];
+  const total = batch * keys;
+  const harmonic = Array.from({ length: batch }, (_, i) => 1 / (i + 1));
+  const sum = harmonic.reduce((all, part) => all + part, 0);
+  const lengths = harmonic.map((part) => Math.max(1, Math.round((total * part) / sum)));
+  const [queryHeads, kvHeads] = grouped;
+  const common = { queryHeads, kvHeads, kvDtype: "bf16", layout: "NHD", layers: 2 } as const;
+  using zipf = await DecodeWorld.create(bench, { ...common, lengths });
+  const even = new Array<number>(batch).fill(keys);
+  using uniform = await DecodeWorld.create(bench, { ...common, lengths: even });
+  const rates: number[][] = [[], []];
+  const worlds = [zipf, uniform];
+  for (const world of worlds) world.run(0);
+  const runs = runsOf(bench, 2);
+  const graphs = worlds.map((world) =>
+    recorded(bench.device, () => {
+      for (let run = 0; run < runs; run++) world.run(run % 2);
+    }),
+  );
+  // In turn, so that a change of clocks hits both.
+  for (let round = 0; round < (bench.quick ? 1 : 4); round++) {
+    for (const [i, graph] of graphs.entries()) {
+      const times = await replayTimes(bench, graph, bench.seconds / 4);
+      rates[i].push(...times.map((ms) => (runs * worlds[i].layerBytes) / ms / 1e6));
+    }
+  }
+  for (const graph of graphs) graph[Symbol.dispose]();
+  const [value, even_] = rates.map(median);
+  const row = { name: "", value, unit: "GB/s", ofRoofline: value / bench.ceilings.readGBs };
+  const columns = peerColumns(
+    [{ backend: "uniform", value: even_, ratio: value / even_ }],
+    [{ backend: "uniform", least: 0.95 }],
+  );
+  return [{ ...row, ...columns }];
+}

@@ -1,0 +1,85 @@
+import { PagedCache, Tensor } from "../../src/index.ts";
+import { MergeParams } from "../../src/ffi/params.gen.ts";
+import { dtypeBytes, dtypeCode } from "../../src/tensor/dtype.ts";
+import {
+  bareRow,
+  copiesOf,
+  type GpuBench,
+  type GpuCase,
+  type GpuRow,
+  runsOf,
+  timeOf,
+} from "./bench.ts";
+
+const [heads, dim] = [8, 128];
+
+/** Append of new tokens and merge of states: both move memory and compute next to nothing. */
+export const operatorCases: GpuCase[] = [
+  { name: "append/bf16/t16384_h8_d128_p16", run: (bench) => append(bench, "bf16") },
+  { name: "append/f8e4m3/t16384_h8_d128_p16", run: (bench) => append(bench, "f8e4m3") },
+  { name: "merge/bf16/s2_t8192_h32_d128", run: merge },
+];
+
+async function append(bench: GpuBench, dtype: "bf16" | "f8e4m3"): Promise<GpuRow[]> {
+  const { device, quick } = bench;
+  const tokens = quick ? 64 : 16_384;
+  const elements = 2 * tokens * heads * dim;
+  const bytes = elements * (2 + dtypeBytes(dtype));
+  const layers = copiesOf(bench, bytes);
+  using cache = PagedCache.create(device, {
+    ...{ layers, kvHeads: heads, headDim: dim, dtype },
+    ...{ pages: Math.ceil(tokens / 16), pageSize: 16, maxSequences: 1 },
+  });
+  const batch = cache.reserve([cache.sequence()], [tokens]);
+  if (!batch.ok) throw batch.error;
+  const sources = Array.from({ length: layers }, (_, seed) =>
+    Tensor.randomNormal(device, [2, tokens, heads, dim], "bf16", { seed }),
+  );
+  const views = sources.map((source) => [source.select(0, 0), source.select(0, 1)]);
+  const run = (turn: number) => {
+    const layer = turn % layers;
+    cache.append({ layer, batch, k: views[layer][0], v: views[layer][1] });
+  };
+  run(0);
+  const ms = await timeOf(bench, runsOf(bench, layers), run);
+  for (const source of sources) source[Symbol.dispose]();
+  return [moved(bench, bytes, ms)];
+}
+
+async function merge(bench: GpuBench): Promise<GpuRow[]> {
+  const { device, quick } = bench;
+  const [states, rows] = [2, (quick ? 8 : 8192) * 32];
+  const bytes = (states + 1) * rows * (dim * 2 + 4);
+  const copies = copiesOf(bench, bytes);
+  const all = Array.from({ length: copies }, (_, seed) => ({
+    states: Tensor.randomNormal(device, [states, rows, dim], "bf16", { seed }),
+    lses: Tensor.randomNormal(device, [states, rows], "f32", { seed }),
+    out: Tensor.empty(device, [rows, dim], "bf16"),
+    lse: Tensor.empty(device, [rows], "f32"),
+  }));
+  const params = new MergeParams();
+  params.stateStride = rows * dim;
+  params.lseStride = rows;
+  params.stateCount = states;
+  params.rowCount = rows;
+  params.dim = dim;
+  params.inDtype = params.outDtype = dtypeCode("bf16");
+  params.logBase = 1;
+  const kernel = device.kernel("merge_states");
+  const ms = await timeOf(bench, runsOf(bench, copies), (run) => {
+    const copy = all[run % copies];
+    params.states = copy.states.address;
+    params.lses = copy.lses.address;
+    params.out = copy.out.address;
+    params.lse = copy.lse.address;
+    device.launch(device.stream, kernel, params, Math.ceil(rows / kernel.itemRows));
+  });
+  for (const copy of all) for (const tensor of Object.values(copy)) tensor[Symbol.dispose]();
+  return [moved(bench, bytes, ms)];
+}
+
+/** Bytes read and written, against what plain copying moves. */
+function moved({ ceilings }: GpuBench, bytes: number, milliseconds: number): GpuRow {
+  const value = bytes / milliseconds / 1e6;
+  return { ...bareRow("", value, "GB/s"), ofRoofline: value / ceilings.copyGBs };
+}

@@ -1,0 +1,110 @@
+import { Attention, createBatch, PagedCache, raggedLayout, Tensor } from "../../src/index.ts";
+import {
+  besidePeers,
+  type GpuBench,
+  type GpuCase,
+  type GpuRow,
+  peerColumns,
+  type PeerTarget,
+  runsOf,
+} from "./bench.ts";
+
+/** Tokens of a batch in all, and heads x dim, whatever the lengths and dims. */
+const tokensInAll = 16_384;
+const width = 2048;
+const pageSize = 16;
+
+interface Row {
+  dim: number;
+  /** Tokens of a sequence. */
+  length: number;
+  causal: boolean;
+  paged: boolean;
+}
+
+const lengths = [16_384, 8192, 4096, 2048, 1024, 512];
+
+function rows(dims: number[], of: number[], paged: boolean): Row[] {
+  return dims.flatMap((dim) =>
+    of.flatMap((length) => [true, false].map((causal) => ({ dim, length, causal, paged }))),
+  );
+}
+
+function caseOf(row: Row): GpuCase {
+  const { dim, length, causal, paged } = row;
+  const layout = paged ? `paged${pageSize}` : "ragged";
+  const shape = `b${tokensInAll / length}_h${width / dim}_d${dim}_s${length}`;
+  const name = `prefill/bf16/${layout}/${shape}_${causal ? "causal" : "full"}`;
+  return { name, run: (bench) => prefill(bench, row) };
+}
+
+/** The rows that the targets speak of. */
+export const prefillCases: GpuCase[] = [
+  ...rows([128], [16_384], false),
+  ...rows([128], [16_384], true),
+  ...rows([128], [2048], false),
+  ...rows([64, 256], [16_384], false),
+].map(caseOf);
+
+/** Further shapes. */
+export const morePrefillCases: GpuCase[] = [
+  ...rows([128], lengths, false),
+  ...rows([128], lengths, true),
+  ...rows([64, 256], lengths, false),
+  ...rows([64, 256], [16_384], true),
+]
+  .map(caseOf)
+  .filter(({ name }) => !prefillCases.some((other) => other.name === name));
+
+async function prefill(bench: GpuBench, row: Row): Promise<GpuRow[]> {
+  const { dim, causal, paged } = row;
+  const { device, quick } = bench;
+  const length = quick ? 40 : row.length;
+  const batch = quick ? Math.min(2, tokensInAll / row.length) : tokensInAll / row.length;
+  const heads = quick ? 2 : width / dim;
+  const shape = { queryHeads: heads, kvHeads: heads, headDim: dim, dtype: "bf16" } as const;
+  using attention = await Attention.create(device, { ...shape, causal });
+  const tokens = batch * length;
+  const noise = (seed: number) =>
+    Tensor.randomNormal(device, [tokens, heads, dim], "bf16", { seed });
+  using q = noise(1);
+  using k = noise(2);
+  using v = noise(3);
+  using out = Tensor.empty(device, [tokens, heads, dim], "bf16");
+  const each = new Array<number>(batch).fill(length);
+  const pages = batch * Math.ceil(length / pageSize);
+  using cache = PagedCache.create(device, {
+    ...{ layers: 1, kvHeads: heads, headDim: dim, dtype: "bf16" },
+    ...{ pages, pageSize, maxSequences: batch },
+  });
+  if (paged) {
+    const step = cache.reserve(
+      each.map(() => cache.sequence()),
+      each,
+    );
+    if (!step.ok) throw step.error;
+    cache.append({ layer: 0, batch: step, k, v });
+    attention.plan(step);
+  } else {
+    const indptr = Array.from({ length: batch + 1 }, (_, i) => i * length);
+    const layout = raggedLayout(indptr, indptr);
+    attention.plan(createBatch({ queryLengths: each, kvLengths: each, layout }));
+  }
+  const run = () => attention.run(paged ? { q, cache, out } : { q, k, v, out });
+  run();
+  const pairs = causal ? (length * (length + 1)) / 2 : length * length;
+  const tflops = (milliseconds: number) => (4 * batch * heads * dim * pairs) / milliseconds / 1e9;
+  const peerCase = {
+    ...{ dtype: "bf16", batch, queryHeads: heads, kvHeads: heads, dim },
+    ...{ queries: length, keys: length, causal, copies: 1 },
+  };
+  const { ms, peers } = await besidePeers(bench, runsOf(bench, 1), run, peerCase, tflops);
+  const targets = targetsOf(row);
+  const measured = { value: tflops(ms), unit: "TFLOP/s", ofRoofline: null };
+  return [{ name: "", ...measured, ...peerColumns(peers, targets) }];
+}
+
+function targetsOf({ dim, length, paged }: Row): PeerTarget[] {
+  if (dim !== 128 || length !== tokensInAll) return [];
+  return [{ backend: "flash", least: paged ? 0.92 : 1 }];
+}
