@@ -7,4 +7,5 @@ test {
     _ = @import("cpu/memory.zig");
     _ = @import("cuda/failure.zig");
     _ = @import("cuda/image.zig");
+    _ = @import("cuda/device_test.zig");
 }

@@ -30,7 +30,7 @@ pub const Device = struct {
     processor: driver.Processor,
     context: driver.Context,
     /// What never changes of the properties.
-    properties_: Properties,
+    facts: Properties,
     pipe: [2]std.c.fd_t,
     memory: memory.DevicePool,
     pinned: memory.PinnedPool,
@@ -53,28 +53,39 @@ pub const Device = struct {
 
     pub fn open(ordinal: i32, limit_bytes: u64, out: **handles.Device) i32 {
         var said: params.struct_fb_driver_properties = undefined;
-        const found = driver.opened() orelse {
+        if (driver.opened() == null) {
             const status = driver.open(null, &said);
-            return if (status != 0) status else open(ordinal, limit_bytes, out);
-        };
+            if (status != 0) return status;
+        }
+        return open_on(driver.opened().?, ordinal, limit_bytes, out);
+    }
+
+    pub fn open_on(
+        found: *const driver.Driver,
+        ordinal: i32,
+        limit_bytes: u64,
+        out: **handles.Device,
+    ) i32 {
         const api = &found.functions;
         var processor: driver.Processor = undefined;
         if (ordinal < 0 or api.cuDeviceGet(&processor, ordinal) != driver.success) {
             return fail(.invalid_argument, "the driver shows no device {d}", .{ordinal});
         }
-        var properties_ = describe(api, processor);
-        properties_.emulated = @intFromBool(found.emulated);
-        properties_.driver_version = found.version;
-        if (properties_.compute_major < oldest_major) {
+        var facts = describe(api, processor);
+        facts.emulated = @intFromBool(found.emulated);
+        facts.driver_version = found.version;
+        facts.total_bytes = @min(limit_bytes, facts.physical_bytes);
+        if (facts.compute_major < oldest_major) {
             const sentence = "{s} has compute capability {d}.{d}, {d}.0 or later is needed";
             return fail(.unsupported, sentence, .{
-                std.mem.sliceTo(&properties_.name, 0), properties_.compute_major,
-                properties_.compute_minor,             oldest_major,
+                std.mem.sliceTo(&facts.name, 0),
+                facts.compute_major,
+                facts.compute_minor,
+                oldest_major,
             });
         }
-        properties_.total_bytes = @min(limit_bytes, properties_.physical_bytes);
         const device = allocator.create(Device) catch return status_file.out_of_host_memory();
-        const status = device.start(api, processor, properties_, found.emulated);
+        const status = device.start(api, processor, facts);
         if (status != 0) {
             allocator.destroy(device);
             return status;
@@ -87,18 +98,18 @@ pub const Device = struct {
         device: *Device,
         api: *const driver.Functions,
         processor: driver.Processor,
-        properties_: Properties,
-        emulated: bool,
+        facts: Properties,
     ) i32 {
+        const emulated = facts.emulated != 0;
         device.* = .{
             .api = api,
             .processor = processor,
             .context = undefined,
-            .properties_ = properties_,
+            .facts = facts,
             .pipe = undefined,
             .memory = .{
                 .source = .{ .api = api, .exact = emulated },
-                .limit_bytes = properties_.total_bytes,
+                .limit_bytes = facts.total_bytes,
             },
             .pinned = .{
                 .source = .{ .api = api, .exact = emulated },
@@ -111,7 +122,7 @@ pub const Device = struct {
             _ = api.cuDevicePrimaryCtxRelease(processor);
             return fail(.system, "the system gave no pipe", .{});
         }
-        device.properties_.notify_fd = device.pipe[0];
+        device.facts.notify_fd = device.pipe[0];
         device.waiter.start(device) catch |cause| {
             device.leave();
             return fail(.system, "the waiting thread did not start: {t}", .{cause});
@@ -166,14 +177,14 @@ pub const Device = struct {
     }
 
     pub fn properties(device: *Device, out: *Properties) i32 {
-        out.* = device.properties_;
+        out.* = device.facts;
         out.pool_bytes = device.memory.live_bytes;
         out.frozen = @intFromBool(device.memory.frozen);
         return 0;
     }
 
     pub fn name(device: *const Device) []const u8 {
-        return std.mem.sliceTo(&device.properties_.name, 0);
+        return std.mem.sliceTo(&device.facts.name, 0);
     }
 
     /// The failure that poisoned the device, or 0.

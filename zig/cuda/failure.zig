@@ -67,6 +67,9 @@ pub fn check(device: *Device, result: driver.Result) i32 {
     return fail(kind, "{s}", .{driver.describe(device.api, result, &buffer)});
 }
 
+/// The driver keeps a lost context: opening the device again does not help.
+const until_when = " until this process is started again";
+
 /// 0, or the failure that poisoned the device.
 pub fn status(device: *Device) i32 {
     const result = device.failure.result.load(.acquire);
@@ -74,10 +77,10 @@ pub fn status(device: *Device) i32 {
     var buffer: [256]u8 = undefined;
     const what = driver.describe(device.api, result, &buffer);
     if (device.failure.launched.load(.acquire)) |name| {
-        const sentence = "{s}, after launching {s}; the device takes no more work";
+        const sentence = "{s}, after launching {s}; the device takes no more work" ++ until_when;
         return fail(.cuda, sentence, .{ what, name });
     }
-    return fail(.cuda, "{s}; the device takes no more work", .{what});
+    return fail(.cuda, "{s}; the device takes no more work" ++ until_when, .{what});
 }
 
 test "faults of a kernel are sticky, wrong requests are not" {

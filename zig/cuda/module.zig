@@ -162,9 +162,9 @@ fn complaint(device: *Device, traits: *const Traits) ?i32 {
         const sentence = "cluster must be 1 to {d} (got {d})";
         return fail(.invalid_argument, sentence, .{ largest_cluster, traits.cluster });
     }
-    if (traits.cluster > 1 and device.properties_.compute_major < 9) {
+    if (traits.cluster > 1 and device.facts.compute_major < 9) {
         return fail(.unsupported, "clusters need compute capability 9.0, {s} has {d}.{d}", .{
-            device.name(), device.properties_.compute_major, device.properties_.compute_minor,
+            device.name(), device.facts.compute_major, device.facts.compute_minor,
         });
     }
     if (traits.shared_bytes < 0) {
@@ -245,7 +245,7 @@ fn fit(
 ) ?i32 {
     const api = device.api;
     const processor = device.processor;
-    const most = device.properties_.shared_bytes_per_block;
+    const most = device.facts.shared_bytes_per_block;
     const wanted = traits.shared_bytes + facts.static_shared_bytes;
     if (wanted > most) {
         const sentence = "{s} needs {d} bytes of shared memory, a block of {s} has {d}";
@@ -285,7 +285,7 @@ fn occupy(kernel: *Kernel, traits: *const Traits, facts: *Facts) i32 {
     );
     if (counted != driver.success) return failure.check(device, counted);
     facts.blocks_per_processor = each;
-    var resident = each * device.properties_.processors;
+    var resident = each * device.facts.processors;
     if (kernel.cluster > 1 and resident > 0) {
         var clusters: c_int = 0;
         const config = kernel.config(kernel.cluster, null);
@@ -306,11 +306,11 @@ fn unloadable(device: *Device, result: driver.Result) i32 {
     var buffer: [256]u8 = undefined;
     const said = driver.describe(device.api, result, &buffer);
     const sentence = "the kernel image does not load on {s} ({d}.{d}, driver of CUDA {d}.{d}): {s}";
-    const version = device.properties_.driver_version;
+    const version = device.facts.driver_version;
     return fail(.unsupported, sentence, .{
         device.name(),
-        device.properties_.compute_major,
-        device.properties_.compute_minor,
+        device.facts.compute_major,
+        device.facts.compute_minor,
         @divTrunc(version, 1000),
         @divTrunc(@rem(version, 1000), 10),
         said,

@@ -35,7 +35,7 @@ pub const Waiter = struct {
     thread: ?std.Thread = null,
 
     pub fn start(waiter: *Waiter, device: *Device) !void {
-        waiter.thread = try std.Thread.spawn(.{ .stack_size = 1 << 18 }, run, .{ waiter, device });
+        waiter.thread = try std.Thread.spawn(.{}, run, .{ waiter, device });
     }
 
     /// Returns when all marks were reached.
