@@ -53,21 +53,19 @@ export class DecodeWorld implements Disposable {
     attention: Attention,
   ) {
     const { device } = bench;
-    const { queryHeads, kvHeads, kvDtype, lengths, layers, layout } = shape;
+    const { queryHeads, kvHeads, kvDtype, lengths, layers } = shape;
     this.attention = attention;
     // Half a page of room each: measured steps may go on.
     const pages = lengths.reduce((sum, keys) => sum + Math.ceil(keys / pageSize) + 8, 0);
-    const storageShape = [pages, pageSize, kvHeads, dim];
+    const copies = Math.min(layers, copiesOf(bench, this.layerBytes));
     this.cache = PagedCache.create(device, {
       ...{ layers, kvHeads, headDim: dim, dtype: kvDtype, pages, pageSize },
       maxSequences: lengths.length,
-      storage: () => {
-        const seed = this.#planes.length;
-        const [, tokens, heads] = storageShape;
-        const dims = layout === "HND" ? storageShape.with(1, heads).with(2, tokens) : storageShape;
-        const plane = Tensor.randomNormal(device, dims, kvDtype, { seed });
-        this.#planes.push(plane);
-        return layout === "HND" ? plane.permute(0, 2, 1, 3) : plane;
+      storage: (layer, { name }) => {
+        // Layers beyond the cold copies share what others have.
+        const seed = 2 * (layer % copies) + (name === "key" ? 0 : 1);
+        const plane = (this.#planes[seed] ??= noisyPlane(device, pages, shape, seed));
+        return shape.layout === "HND" ? plane.permute(0, 2, 1, 3) : plane;
       },
     });
     const noise = (heads: number, seed: number) =>
@@ -141,6 +139,17 @@ export class DecodeWorld implements Disposable {
       counts.forEach((count, i) => (left[i] -= count));
     }
   }
+}
+
+/** Pages of noise, [pages, pageSize, kvHeads, dim] or with heads before tokens. */
+function noisyPlane(
+  device: GpuBench["device"],
+  pages: number,
+  { kvHeads, kvDtype, layout }: DecodeShape,
+  seed: number,
+): Tensor {
+  const heads = layout === "HND" ? [kvHeads, pageSize] : [pageSize, kvHeads];
+  return Tensor.randomNormal(device, [pages, ...heads, dim], kvDtype, { seed });
 }
 
 interface Row {

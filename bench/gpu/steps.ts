@@ -83,8 +83,8 @@ function microsecondsOf(calls: number, body: () => void): number {
 
 /**
  * A decode step of 32 layers (append and attention) as a captured graph: its replay against the sum
- * of its kernels, each kind measured in a graph of its own, and steps in which the host reserves and
- * plans the next while one runs against replays alone.
+ * of its kernels, each kind measured in a graph of its own; and steps in which the host reserves
+ * and plans the next while one runs, against replays alone.
  */
 async function steps(
   bench: GpuBench,
