@@ -90,7 +90,7 @@ test("a peer answers, refuses and may die", async () => {
       'print(json.dumps({"version": "9.9", "backends": ["a", "b"]}), flush=True)',
       "for line in sys.stdin:",
       "    case = json.loads(line)",
-      '    if case["keys"] == 0: sys.exit(1)',
+      '    if case["backend"] == "b": sys.exit(1)',
       '    answer = {"seconds": case["keys"] / 1000} if case["causal"] else {"error": "full"}',
       "    print(json.dumps(answer), flush=True)",
     ].join("\n"),
@@ -98,15 +98,27 @@ test("a peer answers, refuses and may die", async () => {
   const peer = await Peer.start(peerScript);
   if (Bun.which("python3") === null) return expect(peer).toBeUndefined();
   const peerCase: PeerCase = {
-    ...{ dtype: "bf16", batch: 1, queryHeads: 1, kvHeads: 1, dim: 8, queries: 1, keys: 7 },
+    ...{
+      backend: "a",
+      dtype: "bf16",
+      batch: 1,
+      queryHeads: 1,
+      kvHeads: 1,
+      dim: 8,
+      queries: 1,
+      keys: 7,
+    },
     ...{ causal: true, copies: 1, seconds: 0.1 },
   };
   expect(peer!.version).toBe("9.9");
   expect(peer!.backends).toEqual(["a", "b"]);
   expect(await peer!.ask(peerCase)).toEqual({ seconds: 0.007 });
   expect(await peer!.ask({ ...peerCase, causal: false })).toEqual({ error: "full" });
-  expect(await peer!.ask({ ...peerCase, keys: 0 })).toEqual({ error: "the peer died" });
-  expect(await peer!.ask(peerCase)).toEqual({ error: "the peer is gone" });
+  expect(await peer!.ask({ ...peerCase, backend: "b" })).toEqual({ error: "its process ended" });
+  expect(await peer!.ask({ ...peerCase, backend: "b" })).toEqual({ error: "it failed before" });
+  // The other one goes on in a new process.
+  expect(await peer!.ask(peerCase)).toEqual({ seconds: 0.007 });
+  peer!.stop();
 });
 
 test("a script that cannot run is no peer", async () => {

@@ -14,6 +14,8 @@ export interface Ceilings {
   readGBs: number;
   /** Read and written bytes together. */
   copyGBs: number;
+  /** What the peer's large matrix product reaches, in 1e12 operations; null without a peer. */
+  matmulTflops: number | null;
 }
 
 /** What every benchmark is given. */
@@ -132,26 +134,42 @@ export async function besidePeers(
   bench: GpuBench,
   runs: number,
   body: (run: number) => void,
-  peerCase: Omit<PeerCase, "seconds"> | undefined,
+  peerCase: Omit<PeerCase, "seconds">,
   figureOf: (milliseconds: number) => number,
 ): Promise<{ ms: number; peers: PeerFigure[] }> {
   using graph = recorded(bench.device, () => {
     for (let run = 0; run < runs; run++) body(run);
   });
   const times = await replayTimes(bench, graph, bench.seconds / 2);
-  const answers: { backend: string; ms: number }[] = [];
-  for (const backend of peerCase === undefined ? [] : bench.backends) {
-    const asked = { ...peerCase!, backend, seconds: bench.seconds };
-    const { seconds, error } = await bench.peer!.ask(asked);
-    if (seconds !== undefined) answers.push({ backend, ms: seconds * 1000 });
-    else sayOnce(`${backend}: ${error}`);
-  }
+  const answers = await askPeers(bench, peerCase);
   times.push(...(await replayTimes(bench, graph, bench.seconds / 2)));
   const ms = median(times) / runs;
-  const peers = answers.map((answer) => {
-    return { backend: answer.backend, value: figureOf(answer.ms), ratio: answer.ms / ms };
+  return { ms, peers: figuresOf(answers, ms, figureOf) };
+}
+
+/** Milliseconds of each implementation of the peer that takes the case. */
+export async function askPeers(
+  { peer, backends, seconds }: GpuBench,
+  peerCase: Omit<PeerCase, "seconds">,
+): Promise<{ backend: string; ms: number }[]> {
+  const answers: { backend: string; ms: number }[] = [];
+  for (const backend of backends) {
+    const answer = await peer!.ask({ ...peerCase, backend, seconds });
+    if (answer.seconds !== undefined) answers.push({ backend, ms: answer.seconds * 1000 });
+    else sayOnce(`${backend}: ${answer.error}`);
+  }
+  return answers;
+}
+
+/** The peer's times in the unit of a row that took so many milliseconds. */
+export function figuresOf(
+  answers: readonly { backend: string; ms: number }[],
+  milliseconds: number,
+  figureOf: (milliseconds: number) => number,
+): PeerFigure[] {
+  return answers.map(({ backend, ms }) => {
+    return { backend, value: figureOf(ms), ratio: ms / milliseconds };
   });
-  return { ms, peers };
 }
 
 const said = new Set<string>();
@@ -167,6 +185,9 @@ export interface PeerTarget {
   backend: string;
   least: number;
 }
+
+/** Nothing that the peer pages as well may be faster. */
+export const asFlashInfer: PeerTarget = { backend: "flashinfer", least: 1 };
 
 /** The columns of a row that speak of peers: the one of the first target, else the fastest. */
 export function peerColumns(peers: PeerFigure[], targets: readonly PeerTarget[] = []) {
@@ -222,10 +243,14 @@ export function hold(device: Device, microseconds: number): void {
 }
 
 /** Reads and copies memory far beyond the caches. */
-export async function measureCeilings(device: Device, quick: boolean): Promise<Ceilings> {
+export async function measureCeilings(
+  device: Device,
+  peer: Peer | undefined,
+  quick: boolean,
+): Promise<Ceilings> {
   const bench: GpuBench = {
     ...{ device, quick, seconds: quick ? 0 : 0.3, peer: undefined, backends: [] },
-    ceilings: { readGBs: 0, copyGBs: 0 },
+    ceilings: { readGBs: 0, copyGBs: 0, matmulTflops: null },
   };
   const bytes = quick ? 1 << 20 : Math.max(1 << 30, 2 * coldTimes * device.lastLevelCacheBytes);
   const slices = device.processors * 8;
@@ -245,5 +270,6 @@ export async function measureCeilings(device: Device, quick: boolean): Promise<C
   const copyMs = await timeOf(bench, runs, () =>
     stream.copy(target.address, source.address, bytes),
   );
-  return { readGBs: bytes / readMs / 1e6, copyGBs: (2 * bytes) / copyMs / 1e6 };
+  const matmulTflops = (await peer?.ask({ backend: "ceilings" }))?.matmulTflops ?? null;
+  return { readGBs: bytes / readMs / 1e6, copyGBs: (2 * bytes) / copyMs / 1e6, matmulTflops };
 }

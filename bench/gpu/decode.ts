@@ -5,8 +5,11 @@ import { type DType, dtypeBytes } from "../../src/tensor/dtype.ts";
 import { median } from "../bench.ts";
 import type { PeerCase } from "../peers/peer.ts";
 import {
+  asFlashInfer,
+  askPeers,
   besidePeers,
   copiesOf,
+  figuresOf,
   type GpuBench,
   type GpuCase,
   type GpuRow,
@@ -163,13 +166,18 @@ interface Row {
 
 const grouped = [32, 8] as const;
 const wide = [64, 8] as const;
-const nearCudnn: PeerTarget[] = [{ backend: "cudnn", least: 0.9 }];
+const nearCudnn: PeerTarget[] = [{ backend: "cudnn", least: 0.9 }, asFlashInfer];
 
 /** In order of importance. */
 const first: Row[] = [
   { batch: 64, heads: grouped, keys: 4096, targets: nearCudnn },
   { batch: 64, heads: grouped, keys: 8192, targets: nearCudnn },
-  { batch: 1, heads: grouped, keys: 8192, targets: [{ backend: "cudnn", least: 1.33 }] },
+  {
+    batch: 1,
+    heads: grouped,
+    keys: 8192,
+    targets: [{ backend: "cudnn", least: 1.33 }, asFlashInfer],
+  },
   { batch: 64, heads: wide, keys: 4096, targets: nearCudnn },
   { batch: 128, heads: grouped, keys: 8192, targets: nearCudnn },
   { batch: 16, heads: grouped, keys: 1024 },
@@ -218,7 +226,7 @@ export const moreDecodeCases: GpuCase[] = rest
   .map(caseOf);
 
 async function decode(bench: GpuBench, row: Row): Promise<GpuRow[]> {
-  const { kvDtype = "bf16", layout = "NHD", targets } = row;
+  const { kvDtype = "bf16", layout = "NHD", targets = [asFlashInfer] } = row;
   const [queryHeads, kvHeads] = row.heads;
   const batch = bench.quick ? Math.min(2, row.batch) : row.batch;
   const keys = bench.quick ? 80 : row.keys;
@@ -230,8 +238,8 @@ async function decode(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   });
   world.run(0);
   const peerCase: Omit<PeerCase, "seconds"> = {
-    ...{ dtype: kvDtype, batch, queryHeads, kvHeads, dim, queries: 1, keys, causal: false },
-    copies: layers,
+    ...{ dtype: "bf16", kvDtype, batch, queryHeads, kvHeads, dim, queries: 1, keys },
+    ...{ causal: false, pageSize, copies: layers },
   };
   const gbs = (milliseconds: number) => layerBytes / milliseconds / 1e6;
   const { ms, peers } = await besidePeers(
@@ -274,11 +282,17 @@ async function skewed(bench: GpuBench): Promise<GpuRow[]> {
     }
   }
   for (const graph of graphs) graph[Symbol.dispose]();
-  const [value, even_] = rates.map(median);
-  const row = { name: "", value, unit: "GB/s", ofRoofline: value / bench.ceilings.readGBs };
-  const columns = peerColumns(
-    [{ backend: "uniform", value: even_, ratio: value / even_ }],
-    [{ backend: "uniform", least: 0.95 }],
-  );
-  return [{ ...row, ...columns }];
+  const [value, evenRate] = rates.map(median);
+  const ms = zipf.layerBytes / value / 1e6;
+  const answers = await askPeers(bench, {
+    ...{ dtype: "bf16", batch, queryHeads, kvHeads, dim, queries: 1, keys: lengths },
+    ...{ causal: false, pageSize, copies: 2 },
+  });
+  const peers = [
+    { backend: "uniform", value: evenRate, ratio: value / evenRate },
+    ...figuresOf(answers, ms, (time) => zipf.layerBytes / time / 1e6),
+  ];
+  const columns = peerColumns(peers, [{ backend: "uniform", least: 0.95 }, asFlashInfer]);
+  const ofRoofline = value / bench.ceilings.readGBs;
+  return [{ name: "", value, unit: "GB/s", ofRoofline, ...columns }];
 }

@@ -97,10 +97,13 @@ async function prefill(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   const peerCase = {
     ...{ dtype: "bf16", batch, queryHeads: heads, kvHeads: heads, dim },
     ...{ queries: length, keys: length, causal, copies: 1 },
+    pageSize: paged ? pageSize : 0,
   };
   const { ms, peers } = await besidePeers(bench, runsOf(bench, 1), run, peerCase, tflops);
   const targets = targetsOf(row);
-  const measured = { value: tflops(ms), unit: "TFLOP/s", ofRoofline: null };
+  const { matmulTflops } = bench.ceilings;
+  const ofRoofline = matmulTflops === null ? null : tflops(ms) / matmulTflops;
+  const measured = { value: tflops(ms), unit: "TFLOP/s", ofRoofline };
   return [{ name: "", ...measured, ...peerColumns(peers, targets) }];
 }
 

@@ -63,11 +63,12 @@ async function main(options: Options): Promise<void> {
   await using device = await Device.open(options.device);
   const peer = options.peer ? await Peer.start("gpu.py") : undefined;
   // After the peer came up: its start would disturb them.
-  const ceilings = await measureCeilings(device, options.quick);
+  const ceilings = await measureCeilings(device, peer, options.quick);
   const machine = machineLine(device);
   process.stdout.write(
     `device    ${machine}\n` +
-      `ceilings  ${figure(ceilings.readGBs)} GB/s read, ${figure(ceilings.copyGBs)} GB/s copied\n` +
+      `ceilings  ${figure(ceilings.readGBs)} GB/s read, ${figure(ceilings.copyGBs)} GB/s copied` +
+      `${ceilings.matmulTflops === null ? "" : `, ${figure(ceilings.matmulTflops)} TFLOP/s matmul`}\n` +
       `peer      ${peerLine(peer, options)}\n\n`,
   );
   const seconds = options.quick ? 0 : 0.4;
