@@ -43,8 +43,8 @@ interface Running {
 const patience = 90_000;
 
 /**
- * Another library in a Python process of its own, asked one case at a time. A backend that kills the
- * process or does not answer is not asked again, and the others go on in a new process.
+ * Another library in a Python process of its own, asked one case at a time. A backend that kills
+ * the process or does not answer is not asked again, and the others go on in a new process.
  */
 export class Peer {
   readonly #command: string[];

@@ -10,7 +10,14 @@ import { dtypeBytes } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { DecodeGraphs } from "./graphs.ts";
 import { Model } from "./model.ts";
-import { cacheOptions, checkOptions, createParts, openDevice, type Parts } from "./parts.ts";
+import {
+  cacheOptions,
+  checkOptions,
+  createParts,
+  openDevice,
+  type Parts,
+  probeBytes,
+} from "./parts.ts";
 import { Random } from "./random.ts";
 import { resultOf } from "./result.ts";
 import { type ScheduledStep, Scheduler } from "./scheduler.ts";
@@ -126,7 +133,7 @@ export class Engine implements AsyncDisposable {
   async run(): Promise<ReplayResult> {
     const { scheduler, options, device } = this;
     const { signal } = options;
-    const readCeilingGBs = await readRate(device);
+    const readCeilingGBs = await readRate(device, probeBytes(device));
     for (const job of scheduler.jobs) this.#tokensLeft += job.outputLength;
     this.#started = performance.now();
     while (true) {
