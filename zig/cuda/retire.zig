@@ -66,9 +66,10 @@ pub const Queue = struct {
 
     /// A fence for a stream that goes away while it is busy.
     pub fn cover(queue: *Queue, device: *Device, stream: *Stream) !void {
-        const fence = try queue.append_fence(0);
-        errdefer queue.drop_last(fence);
+        const fence = try create(0);
+        errdefer queue.discard(fence);
         try queue.mark(device, fence, stream);
+        queue.append(fence);
     }
 
     /// Releases what stands behind reached fences.
@@ -109,9 +110,8 @@ pub const Queue = struct {
 
     /// A fence over all busy streams; none when none is busy.
     fn add_fence(queue: *Queue, device: *Device, work: u64) !void {
-        const before = queue.last;
-        const fence = try queue.append_fence(work);
-        errdefer queue.drop_last(fence);
+        const fence = try create(work);
+        errdefer queue.discard(fence);
         var node = device.streams.first;
         while (node) |found| : (node = found.next) {
             const stream: *Stream = @fieldParentPtr("node", found);
@@ -121,28 +121,17 @@ pub const Queue = struct {
                 .captured => return error.Captured,
             }
         }
-        if (fence.events.items.len > 0) return;
-        // What was queued before is behind earlier fences.
-        queue.drop_last(fence);
-        std.debug.assert(queue.last == before);
+        // Where no stream is busy, what was queued before is behind earlier fences.
+        if (fence.events.items.len == 0) return queue.discard(fence);
+        queue.append(fence);
     }
 
-    fn append_fence(queue: *Queue, work: u64) !*Fence {
-        const fence = try allocator.create(Fence);
-        fence.* = .{ .work = work };
+    fn append(queue: *Queue, fence: *Fence) void {
         if (queue.last) |last| last.following = fence else queue.first = fence;
         queue.last = fence;
-        return fence;
     }
 
-    fn drop_last(queue: *Queue, fence: *Fence) void {
-        queue.last = null;
-        var at = &queue.first;
-        while (at.*) |candidate| : (at = &candidate.following) {
-            if (candidate == fence) break;
-            queue.last = candidate;
-        }
-        at.* = null;
+    fn discard(queue: *Queue, fence: *Fence) void {
         queue.spare_events.appendSlice(allocator, fence.events.items) catch {};
         destroy(fence);
     }
@@ -175,6 +164,12 @@ pub const Queue = struct {
         return true;
     }
 };
+
+fn create(work: u64) !*Fence {
+    const fence = try allocator.create(Fence);
+    fence.* = .{ .work = work };
+    return fence;
+}
 
 fn destroy(fence: *Fence) void {
     fence.events.deinit(allocator);
