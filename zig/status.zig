@@ -24,8 +24,9 @@ threadlocal var text_length: usize = 0;
 
 /// Records the sentence and returns the code, for `return fail(...)`.
 pub fn fail(status: Status, comptime format: []const u8, arguments: anytype) i32 {
-    const written = std.fmt.bufPrint(&text, format, arguments) catch text[0..];
-    text_length = written.len;
+    var writer: std.Io.Writer = .fixed(&text);
+    writer.print(format, arguments) catch {}; // cut where it does not fit
+    text_length = writer.end;
     return status.code();
 }
 

@@ -245,17 +245,22 @@ fn minor(version: c_int) c_int {
 }
 
 fn refuse(functions: *const Functions, result: Result, what: []const u8) i32 {
-    var buffer: [256]u8 = undefined;
+    var buffer: Sentence = undefined;
     return fail(.unsupported, "{s}: {s}", .{ what, describe(functions, result, &buffer) });
 }
 
+/// Room for a result in words; longer ones are cut.
+pub const Sentence = [320]u8;
+
 /// The driver's name, number and sentence of a result.
-pub fn describe(functions: *const Functions, result: Result, buffer: *[256]u8) []const u8 {
+pub fn describe(functions: *const Functions, result: Result, buffer: *Sentence) []const u8 {
     var name: ?[*:0]const u8 = null;
     var sentence: ?[*:0]const u8 = null;
     _ = functions.cuGetErrorName(result, &name);
     _ = functions.cuGetErrorString(result, &sentence);
-    return std.fmt.bufPrint(buffer, "{s} ({d}): {s}", .{
+    var writer: std.Io.Writer = .fixed(buffer);
+    writer.print("{s} ({d}): {s}", .{
         name orelse "CUDA_ERROR_UNKNOWN", result, sentence orelse "the driver knows no more",
-    }) catch buffer;
+    }) catch {};
+    return writer.buffered();
 }

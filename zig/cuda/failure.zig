@@ -63,7 +63,7 @@ pub fn check(device: *Device, result: driver.Result) i32 {
         .unsupported
     else
         .cuda;
-    var buffer: [256]u8 = undefined;
+    var buffer: driver.Sentence = undefined;
     return fail(kind, "{s}", .{driver.describe(device.api, result, &buffer)});
 }
 
@@ -74,7 +74,7 @@ const until_when = " until this process is started again";
 pub fn status(device: *Device) i32 {
     const result = device.failure.result.load(.acquire);
     if (result == 0) return 0;
-    var buffer: [256]u8 = undefined;
+    var buffer: driver.Sentence = undefined;
     const what = driver.describe(device.api, result, &buffer);
     if (device.failure.launched.load(.acquire)) |name| {
         const sentence = "{s}, after launching {s}; the device takes no more work" ++ until_when;

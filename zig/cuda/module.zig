@@ -303,7 +303,7 @@ fn occupy(kernel: *Kernel, traits: *const Traits, facts: *Facts) i32 {
 fn unloadable(device: *Device, result: driver.Result) i32 {
     const status = failure.check(device, result);
     if (status != status_file.Status.unsupported.code()) return status;
-    var buffer: [256]u8 = undefined;
+    var buffer: driver.Sentence = undefined;
     const said = driver.describe(device.api, result, &buffer);
     const sentence = "the kernel image does not load on {s} ({d}.{d}, driver of CUDA {d}.{d}): {s}";
     const version = device.facts.driver_version;

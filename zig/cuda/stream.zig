@@ -192,7 +192,7 @@ pub const Stream = struct {
     fn broken_status(stream: *Stream) i32 {
         const device = stream.device;
         if (device.failure.happened()) return failure.status(device);
-        var buffer: [256]u8 = undefined;
+        var buffer: driver.Sentence = undefined;
         const cause = driver.describe(device.api, stream.broken_by, &buffer);
         return fail(.capture, "the capture was broken: {s}", .{cause});
     }
