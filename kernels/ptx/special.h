@@ -29,8 +29,26 @@ FB_DEVICE bool elect_one() {
     return emu::elect_one();
 #else
     uint32_t elected;
-    asm volatile(
-        "{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p; }" : "=r"(elected)::"memory");
+    asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p; }"
+                 : "=r"(elected)::"memory");
     return elected != 0;
 #endif
+}
+
+// Ends the kernel with a fault: the device is lost to its process.
+FB_DEVICE void trap() {
+#ifdef FB_EMULATED
+    emu::trap();
+#else
+    asm volatile("trap;");
+#endif
+}
+
+// The same value, of which the compiler knows nothing: what is computed from it is computed anew in every turn of a
+// loop, not kept in registers across it.
+FB_DEVICE int recomputed(int x) {
+#ifndef FB_EMULATED
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
 }

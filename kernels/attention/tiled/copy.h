@@ -1,0 +1,137 @@
+// Rows from global to shared memory, by cp.async and, where elements change on the way, through f32.
+#pragma once
+#include "../../common/element.h"
+#include "../../ptx/memory.h"
+#include "rows.h"
+
+// Query and key rows have whole steps of 16 elements; what is past FB_KEY_DIM is 0.
+constexpr int key_chunks = round_up(FB_KEY_DIM, 16) / 8;
+using KeyTile = Tile<key_chunks>;
+
+// Rows as they lie in global memory.
+template <int Dim> struct RawRows {
+    static constexpr int unit = Dim * value_bytes % 16 == 0 ? 16 : 8;
+    static constexpr int chunks = Dim * value_bytes / unit;
+    static constexpr int row_bytes = round_up(Dim * value_bytes, 16);
+
+    static FB_DEVICE uint32_t at(int row, int chunk) { return row * row_bytes + chunk * unit; }
+};
+
+// The chunk that a thread copies in turn `i`.
+struct Item {
+    int row;
+    int chunk;
+};
+
+template <int Chunks, int Threads> FB_DEVICE Item item_of(int thread, int i) {
+    if constexpr (Threads % Chunks == 0)
+        return {thread / Chunks + i * (Threads / Chunks), thread % Chunks};
+    const int item = thread + i * Threads;
+    return {item / Chunks, item % Chunks};
+}
+
+// Copies `Rows` rows whose first `Filled` chunks exist; the other chunks, and rows from `count` on,
+// become 0. All addresses are read first: a read between two copies would wait for the first.
+template <class Layout, int Unit, int Filled, int Rows, int Threads>
+FB_DEVICE void copy_rows(uint32_t target, const uint64_t* rows, int count, int thread) {
+    constexpr int total = Rows * Layout::chunks;
+    constexpr int turns = (total + Threads - 1) / Threads;
+    uint64_t from[turns];
+    FB_UNROLL
+    for (int i = 0; i < turns; i++) {
+        const Item item = item_of<Layout::chunks, Threads>(thread, i);
+        from[i] = total % Threads == 0 || item.row < Rows ? rows[item.row] : 0;
+    }
+    FB_UNROLL
+    for (int i = 0; i < turns; i++) {
+        const Item item = item_of<Layout::chunks, Threads>(thread, i);
+        if (total % Threads != 0 && item.row >= Rows) continue;
+        const bool filled = item.row < count && item.chunk < Filled;
+        const auto* row = reinterpret_cast<const uint8_t*>(from[i]);
+        const void* source = row + (item.chunk < Filled ? item.chunk * Unit : 0);
+        const uint32_t to = target + Layout::at(item.row, item.chunk);
+        if (Unit == 16) cp_async_16(to, source, filled ? 16 : 0);
+        else cp_async_8(to, source, filled ? 8 : 0);
+    }
+}
+
+// Keys or values that need no change straight into their tile, others as they are.
+template <class Layout, int Dim, bool Change, int Rows, int Threads>
+FB_DEVICE void copy_tokens(uint32_t target, const uint64_t* rows, int count, int thread) {
+    using Raw = RawRows<Dim>;
+    if constexpr (Change)
+        copy_rows<Raw, Raw::unit, Raw::chunks, Rows, Threads>(target, rows, count, thread);
+    else copy_rows<Layout, 16, Dim / 8, Rows, Threads>(target, rows, count, thread);
+}
+
+// Rotary embedding of elements [first, first + 8) of a row, which x holds.
+template <int type>
+FB_DEVICE void rotate(const fb_attention_params& p, const void* row, int32_t position, int first,
+                      float (&x)[8]) {
+    const int half = p.rope_dim / 2;
+    const auto* table = reinterpret_cast<const float2*>(p.rope_table) + int64_t(position) * half;
+    FB_UNROLL
+    for (int e = 0; e < 8; e++) {
+        const int d = first + e;
+        if (d >= 2 * half) continue;
+        const bool second = FB_ROPE == 2 ? d & 1 : d >= half;
+        const int pair = FB_ROPE == 2 ? d / 2 : second ? d - half : d;
+        const int other = FB_ROPE == 2 ? d ^ 1 : second ? d - half : d + half;
+        const float2 turn = table[pair]; // cos, sin
+        const float y = widen_1<type>(row, other);
+        x[e] = x[e] * turn.x + (second ? y : -y) * turn.y;
+    }
+}
+
+// Raw rows in shared memory to a tile: widened, rotated if `Rotate`, rounded once.
+template <class Layout, int Dim, bool Rotate, int Rows, int Threads>
+FB_DEVICE void change_rows(const fb_attention_params& p, const unsigned char* raw, uint32_t tile,
+                           const int32_t* positions, int thread) {
+    constexpr int total = Rows * Layout::chunks;
+    constexpr int turns = (total + Threads - 1) / Threads;
+    FB_UNROLL
+    for (int i = 0; i < turns; i++) {
+        const Item item = item_of<Layout::chunks, Threads>(thread, i);
+        if (total % Threads != 0 && item.row >= Rows) continue;
+        float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+        if (item.chunk < Dim / 8) {
+            const unsigned char* row = raw + item.row * RawRows<Dim>::row_bytes;
+            widen_8<FB_KV_TYPE>(row + item.chunk * 8 * value_bytes, x);
+            const int32_t position = Rotate ? positions[item.row] : past_end;
+            if (position != past_end)
+                rotate<FB_KV_TYPE>(p, row, max(position, 0), item.chunk * 8, x);
+        }
+        store_shared_16(tile + Layout::at(item.row, item.chunk), round_8<FB_Q_TYPE>(x));
+    }
+}
+
+// The record's queries; those to be rotated need their rows described. Rows past the last are 0.
+template <int Threads>
+FB_DEVICE void load_queries(const fb_attention_params& p, const fb_attention_record& record,
+                            const RowFacts& rows, uint32_t tile, int thread) {
+    constexpr int total = FB_QUERY_TILE * key_chunks;
+    constexpr int turns = (total + Threads - 1) / Threads;
+    const fb_attention_record r = record; // read once: copies are barriers to the compiler
+    FB_UNROLL
+    for (int i = 0; i < turns; i++) {
+        const Item item = item_of<key_chunks, Threads>(thread, i);
+        if (total % Threads != 0 && item.row >= FB_QUERY_TILE) continue;
+        const bool filled = item.row < r.row_count && item.chunk < FB_KEY_DIM / 8;
+        const auto* source = reinterpret_cast<const uint16_t*>(p.q);
+        if (filled) {
+            const QueryRow row = query_row(r, item.row);
+            source += row.token * p.q_stride_token + row.head * p.q_stride_head;
+        }
+        const uint32_t to = tile + KeyTile::at(item.row, item.chunk);
+        if (FB_ROPE == 0) {
+            cp_async_16(to, filled ? source + item.chunk * 8 : source, filled ? 16 : 0);
+            continue;
+        }
+        float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+        if (filled) {
+            widen_8<FB_Q_TYPE>(source + item.chunk * 8, x);
+            rotate<FB_Q_TYPE>(p, source, max(rows.position[item.row], 0), item.chunk * 8, x);
+        }
+        store_shared_16(to, round_8<FB_Q_TYPE>(x));
+    }
+}

@@ -1,0 +1,64 @@
+// What is written when a record's keys are done.
+#pragma once
+#include "../../common/element.h"
+#include "../../ptx/math.h"
+#include "locate.h"
+#include "records.h"
+
+// Where a row's values go, and what they are multiplied by first.
+struct RowTarget {
+    uint8_t* values;
+    float factor;
+    bool partial;
+    bool empty; // zeros, whatever the sums hold
+};
+
+// Row `i`, with `maximum` in base 2 and `sum` of 2^(score - maximum). One thread of the row's
+// `writes` its log-sum-exp.
+FB_DEVICE RowTarget finish_row(const fb_attention_params& p, const fb_attention_record& r, int i,
+                               float maximum, float sum, bool writes) {
+    const bool empty = maximum == -FB_INFINITY;
+    const float scale = constant_scale(p.v_scale, r);
+    if (r.partial_row >= 0) {
+        const int64_t row = r.partial_row + i;
+        if (writes) {
+            const float lse = empty ? -FB_INFINITY : (maximum + log2_approx(sum)) * ln_2;
+            reinterpret_cast<float*>(p.partial_lse)[row] = lse;
+        }
+        auto* values = reinterpret_cast<float*>(p.partial_out) + row * FB_VALUE_DIM;
+        return {reinterpret_cast<uint8_t*>(values), empty ? 0 : scale / sum, true, empty};
+    }
+    const QueryRow row = query_row(r, i);
+    float top = maximum;
+    float total = sum;
+    float factor = scale;
+    if (p.finalize && p.sinks != 0) {
+        const float sink = reinterpret_cast<const float*>(p.sinks)[row.head] * log2_e;
+        top = fmaxf(maximum, sink);
+        if (top == -FB_INFINITY) top = 0;
+        const float kept = exp2_approx(maximum - top);
+        total = sum * kept + exp2_approx(sink - top);
+        factor *= kept;
+    }
+    if (writes && p.lse != 0) {
+        const float lse = total == 0 ? -FB_INFINITY : (top + log2_approx(total)) * ln_2;
+        const int64_t at = int64_t(row.token) * p.query_heads + row.head;
+        reinterpret_cast<float*>(p.lse)[at] = lse * p.lse_factor;
+    }
+    const int64_t at = row.token * p.out_stride_token + row.head * p.out_stride_head;
+    constexpr int bytes = FB_OUT_TYPE == FB_F32 ? 4 : 2;
+    auto* values = reinterpret_cast<uint8_t*>(p.out) + at * bytes;
+    return {values, empty ? 0 : factor / total, false, empty};
+}
+
+// Two neighbours of a row, from column `column` on.
+FB_DEVICE void write_pair(const RowTarget& target, int column, float x, float y) {
+    x = target.empty ? 0 : x * target.factor;
+    y = target.empty ? 0 : y * target.factor;
+    if (target.partial || FB_OUT_TYPE == FB_F32) {
+        reinterpret_cast<float2*>(target.values)[column / 2] = make_float2(x, y);
+    } else {
+        constexpr int type = FB_OUT_TYPE == FB_F16 ? FB_F16 : FB_BF16;
+        reinterpret_cast<uint32_t*>(target.values)[column / 2] = pack_pair<type>(x, y);
+    }
+}

@@ -1,0 +1,14 @@
+// Attention of many query rows: a block takes 64 or 128 packed rows against tiles of keys.
+#include "block.h"
+
+#include "../../ptx/pdl.h"
+
+FB_KERNEL(attention_prefill, fb_attention_params, FB_THREADS, FB_MIN_BLOCKS) {
+    FB_DYNAMIC_SHARED(memory);
+    const Block b = {p, memory, shared_address(memory)};
+    pdl_wait();
+    int32_t word = record_word(p, blockIdx.x);
+    while (next_record(word, b.state().work)) word = attend(b);
+    pdl_launch_dependents();
+    close_queue(p);
+}

@@ -1,0 +1,62 @@
+// Which record a block works on. Blocks start at their own index and take the next by ticket; a
+// record without rows ends the list. The last block to leave resets the counters.
+#pragma once
+#include "../../ptx/memory.h"
+#include "facts.h"
+
+constexpr int record_ints = sizeof(fb_attention_record) / 4;
+static_assert(record_ints == 16, "threads 0 to 15 hold an int each");
+
+// In shared memory.
+struct Work {
+    fb_attention_record record;
+    uint32_t next; // index of the next record
+    uint32_t reserved[3];
+};
+
+// An int of record `index`, for threads 0 to 15; 0 past the last.
+FB_DEVICE int32_t record_word(const fb_attention_params& p, uint32_t index) {
+    if (threadIdx.x >= record_ints || index >= uint32_t(p.record_count)) return 0;
+    return reinterpret_cast<const int32_t*>(p.records)[index * record_ints + threadIdx.x];
+}
+
+// Draws the ticket: early enough that its answer is there when the record is done.
+FB_DEVICE void take_ticket(const fb_attention_params& p, Work& work) {
+    if (threadIdx.x == 0)
+        work.next = gridDim.x + atomicAdd(reinterpret_cast<uint32_t*>(p.counters), 1u);
+}
+
+// The first warp loads its part of the ticket's record, which next_record() hands to all.
+FB_DEVICE int32_t fetch_record(const fb_attention_params& p, const Work& work) {
+    if (threadIdx.x >= 32) return 0;
+    __syncwarp();
+    return record_word(p, work.next);
+}
+
+// Hands a record to the block; false: there is none.
+FB_DEVICE bool next_record(int32_t word, Work& work) {
+    __syncthreads(); // nobody reads the last one any more
+    if (threadIdx.x < record_ints) reinterpret_cast<int32_t*>(&work.record)[threadIdx.x] = word;
+    __syncthreads();
+    return work.record.row_count > 0;
+}
+
+FB_DEVICE void close_queue(const fb_attention_params& p) {
+    if (threadIdx.x != 0) return;
+    auto* counters = reinterpret_cast<uint32_t*>(p.counters);
+    if (atomic_add_acq_rel_4(counters + 1, 1) != gridDim.x - 1) return;
+    counters[0] = 0;
+    counters[1] = 0;
+}
+
+// Packed row `i` of a record.
+struct QueryRow {
+    int32_t token;
+    int32_t head;
+};
+
+FB_DEVICE QueryRow query_row(const fb_attention_record& r, int i) {
+    const int32_t row = r.row_start + i;
+    const int32_t token = int32_t(uint32_t(row) / uint32_t(r.query_head_count));
+    return {token, r.query_head_start + row - token * r.query_head_count};
+}

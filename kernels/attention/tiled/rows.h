@@ -1,0 +1,137 @@
+// What each query row of a record may see: positions low to high, then mask bits.
+#pragma once
+#include "locate.h"
+#include "records.h"
+
+struct RowFacts {
+    int64_t mask_bit[FB_QUERY_TILE]; // bit of key position 0
+    int32_t mask_start[FB_QUERY_TILE]; // positions before it are visible
+    int32_t mask_end[FB_QUERY_TILE];
+    int32_t low[FB_QUERY_TILE];
+    int32_t high[FB_QUERY_TILE];
+    int32_t position[FB_QUERY_TILE];
+    float slope[FB_QUERY_TILE]; // ALiBi, in base 2
+};
+
+FB_DEVICE int32_t read_int(uint64_t array, int64_t index) {
+    return reinterpret_cast<const int32_t*>(array)[index];
+}
+
+FB_DEVICE float read_float(uint64_t array, int64_t index) {
+    return reinterpret_cast<const float*>(array)[index];
+}
+
+FB_DEVICE int32_t clamp_length(uint64_t lengths, int32_t request, int32_t planned) {
+    if (lengths == 0) return planned;
+    return max(0, min(planned, read_int(lengths, request)));
+}
+
+// Row `i`; rows past the last see everything and are never written.
+FB_DEVICE void describe_row(const fb_attention_params& p, const fb_attention_record& r,
+                            RowFacts& rows, int i) {
+    int32_t low = no_position;
+    int32_t high = last_position;
+    int32_t position = 0;
+    float slope = 0;
+    if (i < r.row_count) {
+        const QueryRow row = query_row(r, i);
+        const int32_t request =
+            p.token_requests == 0 ? r.request : read_int(p.token_requests, row.token);
+        if (p.positions != 0) position = read_int(p.positions, row.token);
+        if (request >= 0 && (FB_DEVICE_LENGTHS || FB_MASK)) {
+            const int32_t first = read_int(p.query_indptr, request);
+            const int32_t index = row.token - first;
+            const int32_t queries = read_int(p.query_indptr, request + 1) - first;
+            const int32_t keys =
+                p.planned_kv_lengths == 0 ? 0 : read_int(p.planned_kv_lengths, request);
+            if (FB_DEVICE_LENGTHS) {
+                // The planned lengths are bounds: beyond them nothing was reserved.
+                const int32_t kept = clamp_length(p.kv_lengths, request, keys);
+                const int32_t asked = clamp_length(p.query_lengths, request, queries);
+                position = kept - asked + index;
+                high = index < asked ? kept - 1 : no_position;
+            }
+            if (FB_MASK) {
+                const bool tail = p.mask_mode == FB_MASK_TAIL;
+                const int32_t width = tail ? queries : keys;
+                const int32_t start = tail ? keys - queries : 0;
+                rows.mask_bit[i] =
+                    int64_t(read_int(p.mask_indptr, request)) * 8 + int64_t(index) * width - start;
+                rows.mask_start[i] = start;
+                rows.mask_end[i] = start + width;
+            }
+        }
+        if (p.causal) high = min(high, position);
+        if (p.window_left >= 0) low = position - p.window_left;
+        if (request < 0 || high < 0) {
+            low = past_end;
+            high = no_position;
+        }
+        if (FB_ALIBI) slope = read_float(p.alibi_slopes, row.head) * log2_e;
+    }
+    if (FB_MASK && (i >= r.row_count || high == no_position)) {
+        rows.mask_start[i] = past_end;
+        rows.mask_end[i] = past_end;
+        rows.mask_bit[i] = 0;
+    }
+    rows.low[i] = low;
+    rows.high[i] = high;
+    rows.position[i] = position;
+    rows.slope[i] = slope;
+}
+
+// Positions that some row of a range sees, and those that all of its rows see.
+struct Bounds {
+    int32_t any_low;
+    int32_t any_high;
+    int32_t all_low;
+    int32_t all_high;
+};
+
+// By a whole warp, of rows [first, first + count) of the tile.
+FB_DEVICE Bounds bounds_of(const RowFacts& rows, int first, int count, int row_count) {
+    Bounds b = {past_end, no_position, no_position, last_position};
+    for (int i = first + int(threadIdx.x % 32); i < min(first + count, row_count); i += 32) {
+        b.any_low = min(b.any_low, rows.low[i]);
+        b.any_high = max(b.any_high, rows.high[i]);
+        b.all_low = max(b.all_low, rows.low[i]);
+        b.all_high = min(b.all_high, rows.high[i]);
+    }
+    FB_UNROLL
+    for (int distance = 16; distance > 0; distance /= 2) {
+        b.any_low = min(b.any_low, __shfl_xor_sync(0xffffffffu, b.any_low, distance));
+        b.any_high = max(b.any_high, __shfl_xor_sync(0xffffffffu, b.any_high, distance));
+        b.all_low = max(b.all_low, __shfl_xor_sync(0xffffffffu, b.all_low, distance));
+        b.all_high = min(b.all_high, __shfl_xor_sync(0xffffffffu, b.all_high, distance));
+    }
+    return b;
+}
+
+// Kept tokens that a record's rows see: tokens past a clamp or a position may hold anything.
+struct Span {
+    int32_t start;
+    int32_t end;
+};
+
+FB_DEVICE bool needs_trim(const fb_attention_record& r) {
+    return FB_DEVICE_LENGTHS || r.column_offset >= 0;
+}
+
+// After the rows are described, by whole warps.
+FB_DEVICE Span trim(const fb_attention_params& p, const fb_attention_record& r,
+                    const RowFacts& rows) {
+    const Bounds b = bounds_of(rows, 0, FB_QUERY_TILE, r.row_count);
+    Span span = {r.kv_start, r.kv_end};
+    span.end = first_after(p, r, span.start, span.end, b.any_high);
+    if (b.any_low > no_position)
+        span.start = first_after(p, r, span.start, span.end, b.any_low - 1);
+    return span;
+}
+
+// Whether the packed mask lets row i see the key at a position.
+FB_DEVICE bool bit_visible(const fb_attention_params& p, const RowFacts& rows, int i, int32_t key) {
+    if (key < rows.mask_start[i]) return true;
+    if (key >= rows.mask_end[i]) return false;
+    const uint64_t bit = uint64_t(rows.mask_bit[i] + key);
+    return reinterpret_cast<const uint8_t*>(p.mask)[bit >> 3] >> (bit & 7) & 1;
+}

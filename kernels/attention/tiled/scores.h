@@ -1,0 +1,219 @@
+// From scores in registers to probabilities: token scales, soft cap, ALiBi, masks, online softmax.
+//
+// A thread holds, of every 16 rows (m) and 8 keys (n), rows lane / 4 and lane / 4 + 8 (h) and keys
+// 2 (lane % 4) + e as s[m][n][2 h + e].
+#pragma once
+#include "../../ptx/math.h"
+#include "rows.h"
+
+// Sums shrink only when a maximum grows by more than this, in base 2: nearly never. Probabilities
+// then reach 2^slack, which f16 holds.
+constexpr float slack = 8;
+
+template <int M> struct RowStates {
+    float base[M][2]; // what exponents count from: the maximum, or up to `slack` below it
+    float sum[M][2];  // of this thread's keys
+};
+
+template <int M> FB_DEVICE RowStates<M> no_state() {
+    RowStates<M> state;
+    FB_UNROLL
+    for (int m = 0; m < M; m++) {
+        FB_UNROLL
+        for (int h = 0; h < 2; h++) {
+            state.base[m][h] = -FB_INFINITY;
+            state.sum[m][h] = 0;
+        }
+    }
+    return state;
+}
+
+// A thread's first row and key of those that a warp has.
+FB_DEVICE int own_row() { return lane_now() / 4; }
+FB_DEVICE int own_key() { return lane_now() % 4 * 2; }
+
+// What scores are multiplied by, in the end or before the soft cap's tanh.
+FB_DEVICE float score_factor(const fb_attention_params& p, const fb_attention_record& r) {
+    const float factor = p.scale * constant_scale(p.k_scale, r);
+    return FB_SOFT_CAP ? factor / p.soft_cap : factor * log2_e;
+}
+
+// A run of keys that are scored together.
+struct Keys {
+    const int32_t* position;
+    const float* k_scale;
+    const float* v_scale;
+    bool masked; // some row does not see some key
+    bool bits;   // mask bits say more
+};
+
+// About 2^-22 absolute, where the hardware's tanh has 2^-11.
+FB_DEVICE float tanh_2(float x) { return 1 - 2 * rcp_approx(1 + exp2_approx(x * (2 * log2_e))); }
+
+// Token scales, soft cap and ALiBi, in that order; the scores are in base 2 afterwards.
+template <int M, int N>
+FB_DEVICE void change_scores(const fb_attention_params& p, const RowFacts& rows, int first_row,
+                             const Keys& keys, float factor, float (&s)[M][N][4]) {
+    const int row = first_row + own_row();
+    const int own = own_key();
+    float slope[2 * M];
+    int32_t query[2 * M];
+    FB_UNROLL
+    for (int i = 0; i < 2 * M; i++) {
+        slope[i] = FB_ALIBI ? rows.slope[row + i * 8] : 0;
+        query[i] = FB_ALIBI ? rows.position[row + i * 8] : 0;
+    }
+    FB_UNROLL
+    for (int n = 0; n < N; n++) {
+        FB_UNROLL
+        for (int e = 0; e < 2; e++) {
+            const int k = own + n * 8 + e;
+            const float scale = FB_K_TOKEN_SCALE ? keys.k_scale[k] * factor : factor;
+            const int32_t key = FB_ALIBI ? keys.position[k] : 0;
+            FB_UNROLL
+            for (int i = 0; i < 2 * M; i++) {
+                float& x = s[i / 2][n][i % 2 * 2 + e];
+                x *= scale;
+                if (FB_SOFT_CAP) x = tanh_2(x) * (p.soft_cap * log2_e);
+                if (FB_ALIBI) x += slope[i] * float(key - query[i]);
+            }
+        }
+    }
+}
+
+template <int M, int N> FB_DEVICE void negate(float (&s)[M][N][4]) {
+    FB_UNROLL
+    for (int m = 0; m < M; m++) {
+        FB_UNROLL
+        for (int n = 0; n < N; n++) {
+            FB_UNROLL
+            for (int i = 0; i < 4; i++) s[m][n][i] = -s[m][n][i];
+        }
+    }
+}
+
+// Hides keys outside of a row's positions and those that its mask bits hide.
+template <int M, int N>
+FB_DEVICE void hide_keys(const fb_attention_params& p, const RowFacts& rows, int first_row,
+                         const Keys& keys, float (&s)[M][N][4]) {
+    const int row = first_row + own_row();
+    const int own = own_key();
+    int32_t low[2 * M];
+    int32_t high[2 * M];
+    FB_UNROLL
+    for (int i = 0; i < 2 * M; i++) {
+        low[i] = rows.low[row + i * 8];
+        high[i] = rows.high[row + i * 8];
+    }
+    FB_UNROLL
+    for (int n = 0; n < N; n++) {
+        FB_UNROLL
+        for (int e = 0; e < 2; e++) {
+            const int32_t key = keys.position[own + n * 8 + e];
+            FB_UNROLL
+            for (int i = 0; i < 2 * M; i++) {
+                bool visible = key >= low[i] && key <= high[i];
+                if (FB_MASK && keys.bits && visible) visible = bit_visible(p, rows, row + i * 8, key);
+                if (!visible) s[i / 2][n][i % 2 * 2 + e] = -FB_INFINITY;
+            }
+        }
+    }
+}
+
+FB_DEVICE float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+FB_DEVICE float quad_sum(float x) {
+    x += __shfl_xor_sync(0xffffffffu, x, 1);
+    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+// Moves the bases to the scores' maxima where they must, and what was summed with them. `factor`,
+// above 0, takes scores to base 2. A row's base follows from its own scores alone.
+template <int M, int N, int C>
+FB_DEVICE void move_bases(float factor, const float (&s)[M][N][4], RowStates<M>& state,
+                          float (&out)[M][C][4]) {
+    float alpha[2 * M];
+    bool moves = false;
+    FB_UNROLL
+    for (int i = 0; i < 2 * M; i++) {
+        float top = s[i / 2][0][i % 2 * 2];
+        FB_UNROLL
+        for (int n = 0; n < N; n++)
+            top = fmaxf(top, fmaxf(s[i / 2][n][i % 2 * 2], s[i / 2][n][i % 2 * 2 + 1]));
+        top = quad_max(top);
+        float& base = state.base[i / 2][i % 2];
+        const bool grows = (top - base) * factor > slack;
+        alpha[i] = grows ? exp2_approx((base - top) * factor) : 1;
+        if (grows) base = top;
+        moves |= grows;
+    }
+    if (!__any_sync(0xffffffffu, moves)) return;
+    FB_UNROLL
+    for (int i = 0; i < 2 * M; i++) {
+        state.sum[i / 2][i % 2] *= alpha[i];
+        FB_UNROLL
+        for (int c = 0; c < C; c++) {
+            out[i / 2][c][i % 2 * 2] *= alpha[i];
+            out[i / 2][c][i % 2 * 2 + 1] *= alpha[i];
+        }
+    }
+}
+
+// Scores become probabilities relative to the bases.
+template <int M, int N>
+FB_DEVICE void exponentiate(float factor, float (&s)[M][N][4], RowStates<M>& state) {
+    FB_UNROLL
+    for (int i = 0; i < 2 * M; i++) {
+        const float base = state.base[i / 2][i % 2];
+        const float shift = base == -FB_INFINITY ? 0 : base * factor;
+        float sum = state.sum[i / 2][i % 2];
+        FB_UNROLL
+        for (int n = 0; n < N; n++) {
+            FB_UNROLL
+            for (int e = 0; e < 2; e++) {
+                float& x = s[i / 2][n][i % 2 * 2 + e];
+                x = exp2_approx(x * factor - shift);
+                sum += x;
+            }
+        }
+        state.sum[i / 2][i % 2] = sum;
+    }
+}
+
+// A value's token scale goes into its probability.
+template <int M, int N> FB_DEVICE void scale_values(const float* scales, float (&s)[M][N][4]) {
+    const int own = own_key();
+    FB_UNROLL
+    for (int n = 0; n < N; n++) {
+        FB_UNROLL
+        for (int e = 0; e < 2; e++) {
+            const float scale = scales[own + n * 8 + e];
+            FB_UNROLL
+            for (int m = 0; m < M; m++) {
+                s[m][n][e] *= scale;
+                s[m][n][2 + e] *= scale;
+            }
+        }
+    }
+}
+
+// What softmax() takes scores to base 2 by: above 0, since 0 must not meet the -inf of hidden keys.
+FB_DEVICE float base_2_factor(float factor) {
+    return scores_change ? 1 : fmaxf(fabsf(factor), 1e-30f);
+}
+
+// All of the above, in order.
+template <int M, int N, int C>
+FB_DEVICE void probabilities(const fb_attention_params& p, const RowFacts& rows, int first_row,
+                             const Keys& keys, float factor, float (&s)[M][N][4],
+                             RowStates<M>& state, float (&out)[M][C][4]) {
+    if (scores_change) change_scores(p, rows, first_row, keys, factor, s);
+    else if (factor < 0) negate(s);
+    if (keys.masked) hide_keys(p, rows, first_row, keys, s);
+    move_bases(base_2_factor(factor), s, state, out);
+    exponentiate(base_2_factor(factor), s, state);
+    if (FB_V_TOKEN_SCALE) scale_values(keys.v_scale, s);
+}

@@ -1,0 +1,269 @@
+// Each warp takes keys of its own, 16 at a time, against all 16 query rows: no barrier among the
+// keys, and as many bytes in flight as shared memory holds. The warps' sums are merged at the end.
+#pragma once
+#include "copy.h"
+#include "finish.h"
+#include "products.h"
+#include "scores.h"
+
+// ---- shared memory
+
+static_assert(FB_QUERY_TILE == 16 && FB_KV_TILE == 16 * warp_count, "16 rows, 16 keys a warp");
+
+constexpr int step_keys = 16;
+constexpr int value_chunks = round_up(FB_VALUE_DIM, 16) / 8;
+using ValueTile = Tile<value_chunks>;
+using StepTokens = Tokens<step_keys>;
+
+// A warp's ring of key and value rows, then the tiles that changed rows are written to. At the end
+// its sums lie there, rows eight floats apart from a power of two.
+constexpr int key_tile_bytes = step_keys * KeyTile::row_bytes;
+constexpr int value_tile_bytes = step_keys * ValueTile::row_bytes;
+constexpr int stage_keys = keys_change ? step_keys * RawRows<FB_KEY_DIM>::row_bytes : key_tile_bytes;
+constexpr int stage_values =
+    values_change ? step_keys * RawRows<FB_VALUE_DIM>::row_bytes : value_tile_bytes;
+constexpr int stage_bytes = stage_keys + stage_values;
+constexpr int changed_keys_at = FB_STAGES * stage_bytes;
+constexpr int changed_values_at = changed_keys_at + (keys_change ? key_tile_bytes : 0);
+constexpr int ring_bytes = changed_values_at + (values_change ? value_tile_bytes : 0);
+constexpr int sums_stride = value_chunks * 8 + 8;
+constexpr int sums_bytes = 16 * sums_stride * 4;
+constexpr int warp_bytes = ring_bytes > sums_bytes ? ring_bytes : sums_bytes;
+
+struct RowSum {
+    float base;
+    float sum;
+};
+
+struct State {
+    Work work;
+    RowFacts rows;
+    RowSum sums[warp_count][16];
+    Places<step_keys> places[warp_count];
+    StepTokens tokens[warp_count][FB_STAGES];
+};
+
+constexpr int warps_at = 16 * KeyTile::row_bytes;
+constexpr int state_at = warps_at + warp_count * warp_bytes;
+constexpr int shared_bytes = state_at + int(sizeof(State));
+static_assert(shared_bytes == FB_SHARED_BYTES, "the planner's formula is another");
+
+struct Block {
+    const fb_attention_params& p;
+    unsigned char* memory;
+    uint32_t shared; // its address
+
+    FB_DEVICE int warp() const { return int(threadIdx.x) / 32; }
+    FB_DEVICE State& state() const { return *reinterpret_cast<State*>(memory + state_at); }
+    FB_DEVICE const fb_attention_record& record() const { return state().work.record; }
+    FB_DEVICE unsigned char* ring() const { return memory + warps_at + warp() * warp_bytes; }
+    FB_DEVICE uint32_t ring_address() const { return shared + warps_at + warp() * warp_bytes; }
+};
+
+// ---- load
+
+// First token of a warp's step.
+FB_DEVICE int32_t step_start(const Block& b, const Span& span, int step) {
+    return span.start + (step * warp_count + b.warp()) * step_keys;
+}
+
+// Page of the token that a lane copies in a step. Lanes 0 to 15 find keys, the others values.
+FB_DEVICE int32_t find_step(const Block& b, const Span& span, int step) {
+    const int32_t token = step_start(b, span, step) + int(threadIdx.x % 16);
+    const int32_t* entry = page_entry(b.p, b.record(), token, span.end);
+    return entry == nullptr ? 0 : *entry;
+}
+
+// Starts the copies of a step, whose page the lane has, when all lanes are done with the last.
+FB_DEVICE void copy_step(const Block& b, const Span& span, int step, int stage, int32_t page) {
+    const fb_attention_record& r = b.record();
+    const int lane = int(threadIdx.x % 32);
+    const int32_t start = step_start(b, span, step);
+    const int count = span.end - start;
+    __syncwarp();
+    if (count > 0) {
+        Places<step_keys>& places = b.state().places[b.warp()];
+        StepTokens& tokens = b.state().tokens[b.warp()][stage];
+        const Place place = place_of(b.p, r, start + lane % 16, span.end, page);
+        if (lane < 16) {
+            places.k[lane] = row_address(b.p.k, r.kv_head, place);
+            tokens.position[lane] = place.position;
+            if (FB_K_TOKEN_SCALE) copy_scale(b.p.k_scale, r, place, &tokens.k_scale[lane]);
+        } else {
+            places.v[lane % 16] = row_address(b.p.v, r.kv_head, place);
+            if (FB_V_TOKEN_SCALE) copy_scale(b.p.v_scale, r, place, &tokens.v_scale[lane % 16]);
+        }
+        __syncwarp();
+        const uint32_t to = b.ring_address() + stage * stage_bytes;
+        copy_tokens<KeyTile, FB_KEY_DIM, keys_change, step_keys, 32>(to, places.k, count, lane);
+        copy_tokens<ValueTile, FB_VALUE_DIM, values_change, step_keys, 32>(to + stage_keys,
+                                                                         places.v, count, lane);
+    }
+    cp_async_commit();
+}
+
+// ---- compute
+
+// Queries stay in registers where they fit beside the sums.
+constexpr bool keeps_queries = FB_KEY_DIM <= 128;
+constexpr int key_steps = key_chunks / 2;
+
+struct Sums {
+    RowStates<1> rows;
+    float out[1][value_chunks][4];
+};
+
+struct Queries {
+    uint32_t tile;
+    uint32_t kept[keeps_queries ? key_steps : 1][4];
+};
+
+FB_DEVICE void load_query(const Queries& queries, int step, uint32_t (&q)[4]) {
+    ldmatrix_x4(q, KeyTile::step(queries.tile, 0, step * 2));
+}
+
+FB_DEVICE void keep_queries(const Block& b, Queries& queries) {
+    queries.tile = row_base<KeyTile>(b.shared);
+    if constexpr (keeps_queries) {
+        FB_UNROLL
+        for (int step = 0; step < key_steps; step++) load_query(queries, step, queries.kept[step]);
+    }
+}
+
+FB_DEVICE void add_step(const Block& b, const Span& span, int step, int stage, const Bounds& bounds,
+                        float factor, const Queries& queries, Sums& sums) {
+    const fb_attention_record& r = b.record();
+    const StepTokens& tokens = b.state().tokens[b.warp()][stage];
+    const int32_t low = tokens.position[0];
+    const int32_t high = tokens.position[step_keys - 1];
+    if (low > bounds.any_high || high < bounds.any_low) return;
+    Keys keys = {tokens.position, tokens.k_scale, tokens.v_scale, false, false};
+    if (FB_MASK) {
+        const int32_t start = step_start(b, span, step);
+        keys.bits = start < r.full_start || start + step_keys > r.full_end;
+    }
+    keys.masked = keys.bits || low < bounds.all_low || high > bounds.all_high;
+    const uint32_t from = b.ring_address() + stage * stage_bytes;
+    if (keys_change) {
+        change_rows<KeyTile, FB_KEY_DIM, FB_ROPE != 0, step_keys, 32>(
+            b.p, b.ring() + stage * stage_bytes, b.ring_address() + changed_keys_at,
+            tokens.position, int(threadIdx.x % 32));
+        if (values_change)
+            change_rows<ValueTile, FB_VALUE_DIM, false, step_keys, 32>(
+                b.p, b.ring() + stage * stage_bytes + stage_keys,
+                b.ring_address() + changed_values_at, tokens.position, int(threadIdx.x % 32));
+        __syncwarp();
+    }
+    const uint32_t own = b.ring_address();
+    const uint32_t k = key_base<KeyTile>(keys_change ? own + changed_keys_at : from);
+    const uint32_t v = row_base<ValueTile>(values_change ? own + changed_values_at
+                                                         : from + stage_keys);
+    float s[1][2][4];
+    clear(s);
+    FB_UNROLL
+    for (int i = 0; i < key_steps; i++) {
+        uint32_t q[1][4];
+        if (!keeps_queries) load_query(queries, i, q[0]);
+        for (int j = 0; keeps_queries && j < 4; j++) q[0][j] = queries.kept[i][j];
+        add_scores<KeyTile>(q, k, i, s);
+    }
+    probabilities(b.p, b.state().rows, 0, keys, factor, s, sums.rows, sums.out);
+    add_values<ValueTile>(s, v, sums.out);
+}
+
+// ---- store
+
+// Merges the warps' sums in their order and writes the rows.
+FB_DEVICE void finish_sums(const Block& b, float factor, const Sums& sums) {
+    const fb_attention_record& r = b.record();
+    State& state = b.state();
+    const int lane = int(threadIdx.x % 32);
+    auto* own = reinterpret_cast<float*>(b.ring());
+    FB_UNROLL
+    for (int h = 0; h < 2; h++) {
+        const int row = h * 8 + lane / 4;
+        const float sum = quad_sum(sums.rows.sum[0][h]);
+        const float base = sums.rows.base[0][h] * base_2_factor(factor);
+        if (lane % 4 == 0) state.sums[b.warp()][row] = {base, sum};
+        FB_UNROLL
+        for (int c = 0; c < value_chunks; c++) {
+            const float2 pair = make_float2(sums.out[0][c][2 * h], sums.out[0][c][2 * h + 1]);
+            const int column = c * 8 + lane % 4 * 2;
+            *reinterpret_cast<float2*>(own + row * sums_stride + column) = pair;
+        }
+    }
+    __syncthreads();
+    constexpr int row_threads = FB_THREADS / 16;
+    const int row = int(threadIdx.x) / row_threads;
+    if (row >= r.row_count) return;
+    float top = -FB_INFINITY;
+    for (int w = 0; w < warp_count; w++) top = fmaxf(top, state.sums[w][row].base);
+    float weight[warp_count];
+    float total = 0;
+    for (int w = 0; w < warp_count; w++) {
+        const RowSum part = state.sums[w][row];
+        weight[w] = part.base == -FB_INFINITY ? 0 : exp2_approx(part.base - top);
+        total += part.sum * weight[w];
+    }
+    const int first = int(threadIdx.x) % row_threads;
+    const RowTarget target = finish_row(b.p, r, row, top, total, first == 0);
+    const auto* all = reinterpret_cast<const float*>(b.memory + warps_at) + row * sums_stride;
+    for (int column = first * 2; column < FB_VALUE_DIM; column += row_threads * 2) {
+        float2 pair = make_float2(0, 0);
+        for (int w = 0; w < warp_count; w++) {
+            const auto part = *reinterpret_cast<const float2*>(all + w * (warp_bytes / 4) + column);
+            pair.x += part.x * weight[w];
+            pair.y += part.y * weight[w];
+        }
+        write_pair(target, column, pair.x, pair.y);
+    }
+}
+
+// ---- the record
+
+// Returns this thread's part of the record that comes next.
+FB_DEVICE int32_t attend(const Block& b) {
+    const fb_attention_record& r = b.record();
+    RowFacts& rows = b.state().rows;
+    Span span = {r.kv_start, r.kv_end};
+    if (FB_ROPE != 0 || needs_trim(r)) {
+        if (threadIdx.x < 16) describe_row(b.p, r, rows, int(threadIdx.x));
+        __syncthreads();
+        if (needs_trim(r)) span = trim(b.p, r, rows);
+    }
+    int32_t pages[FB_STAGES];
+    FB_UNROLL
+    for (int i = 0; i < FB_STAGES; i++) pages[i] = find_step(b, span, i);
+    int32_t ahead = find_step(b, span, FB_STAGES);
+    load_queries<FB_THREADS>(b.p, r, rows, b.shared, int(threadIdx.x));
+    cp_async_commit();
+    FB_UNROLL
+    for (int i = 0; i < FB_STAGES; i++) copy_step(b, span, i, i, pages[i]);
+    if (FB_ROPE == 0 && !needs_trim(r) && threadIdx.x < 16)
+        describe_row(b.p, r, rows, int(threadIdx.x));
+    cp_async_wait<FB_STAGES>();
+    __syncthreads(); // rows and queries are there
+    const Bounds bounds = bounds_of(rows, 0, 16, r.row_count);
+    const float factor = score_factor(b.p, r);
+    Queries queries;
+    keep_queries(b, queries);
+    Sums sums;
+    sums.rows = no_state<1>();
+    clear(sums.out);
+    if (span.start >= span.end) take_ticket(b.p, b.state().work);
+    int stage = 0;
+    FB_NO_UNROLL
+    for (int step = 0; step_start(b, span, step) < span.end; step++) {
+        if (span.end - step_start(b, span, step) <= FB_KV_TILE) take_ticket(b.p, b.state().work);
+        cp_async_wait<FB_STAGES - 1>();
+        __syncwarp(); // the step's rows are there for all lanes
+        add_step(b, span, step, stage, bounds, factor, queries, sums);
+        copy_step(b, span, step + FB_STAGES, stage, ahead);
+        ahead = find_step(b, span, step + FB_STAGES + 1);
+        stage = stage == FB_STAGES - 1 ? 0 : stage + 1;
+    }
+    cp_async_wait<0>();
+    const int32_t word = fetch_record(b.p, b.state().work);
+    finish_sums(b, factor, sums);
+    return word;
+}
