@@ -286,7 +286,7 @@ FB_DEVICE int32_t attend(const Block& b) {
             if (seen) add(b, tile, first, keys, s, sums);
         }
     }
-    cp_async_wait<0>();
+    cp_async_wait_all(); // the scales of tokens past the end, too
     const int32_t word = fetch_record(b.p, b.state().work);
     finish_sums(b, sums);
     return word;
