@@ -11,6 +11,7 @@ import { findNvcc, findZig, hash, must, once, read, root, run } from "./toolchai
 
 const commands = ["build", "check", "check-cuda", "demo", "bench"];
 const library = join(root, "zig-out", "lib", "libflashbun.so");
+const emulator = join(root, "zig-out", "lib", "libcuda-emulated.so");
 const withImages = join(root, "zig-out", "cuda");
 
 /** A hash over names and times of files. */
@@ -42,6 +43,13 @@ async function setup(): Promise<void> {
 /** Format, types, tests of TypeScript and Zig. */
 async function check(): Promise<number> {
   const zig = await findZig();
+  await once("emulator", stampOf(["zig/emulator/*"]), existsSync(emulator), () =>
+    must(
+      "building the emulated GPU (a minute the first time)",
+      [zig, "build", "emulator"],
+      "read the compiler's message above.",
+    ),
+  );
   const folders = ["src", "test", "bench", "scripts", "examples"];
   process.env["FLASHBUN_ZIG"] = zig;
   return inTurn([

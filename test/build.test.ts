@@ -17,7 +17,8 @@ test("the library cross-builds for aarch64", async () => {
 
 test("the build lists its steps", async () => {
   const { stdout } = await zigBuild("--list-steps");
-  for (const step of ["install", "test", "abi", "fmt"]) expect(stdout).toContain(`  ${step} `);
+  for (const step of ["install", "test", "abi", "fmt", "emulator"])
+    expect(stdout).toContain(`  ${step} `);
 });
 
 const isSetUp = existsSync(join(root, ".toolchain", "library.stamp"));

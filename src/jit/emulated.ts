@@ -10,9 +10,12 @@ import { languageFlags } from "./specialization.ts";
 const root = join(import.meta.dir, "..", "..");
 const headers = join(root, "zig", "emulator");
 
-// What kernels call lies in the emulator; a C++ library would be another minute to build and load.
-const machineFlags = process.arch === "x64" ? ["-march=x86_64_v3"] : [];
-const flags = ["-O2", "-fPIC", "-shared", "-nostdlib++", "-DFB_EMULATED", ...machineFlags];
+// What kernels call lies in the emulator: a C++ library would be another minute to build and load.
+const flags = [
+  ...["-O2", "-shared", "-fPIC", "-DFB_EMULATED", "-nostdlib++", "-nostdinc++"],
+  ...["-fno-exceptions", "-fno-rtti", "-fno-math-errno"],
+  ...(process.arch === "x64" ? ["-march=x86_64_v3"] : []),
+];
 
 let identity: string | undefined;
 
