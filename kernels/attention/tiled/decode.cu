@@ -1,13 +1,7 @@
-// Attention of up to 16 packed query rows. Rows too wide for a warp's registers are shared out.
-#include "../../ptx/pdl.h"
-
-#include "facts.h"
-
-#if FB_KEY_DIM <= 256 && FB_VALUE_DIM <= 256
+// Attention of up to 16 packed query rows: memory is what it waits for.
 #include "warps.h"
-#else
-#include "block.h"
-#endif
+
+#include "../../ptx/pdl.h"
 
 FB_KERNEL(attention_decode, fb_attention_params, FB_THREADS, FB_MIN_BLOCKS) {
     FB_DYNAMIC_SHARED(memory);

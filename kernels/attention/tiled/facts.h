@@ -41,7 +41,7 @@ constexpr int32_t no_position = -0x7fffffff - 1;
 constexpr int32_t past_end = 0x7fffffff;
 constexpr int32_t last_position = past_end - 1;
 
-constexpr int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
+FB_DEVICE constexpr int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
 // Registers are full of sums: what follows from the thread's index is cheaper to compute again.
 FB_DEVICE int thread_now() { return recomputed(int(threadIdx.x)); }
@@ -70,6 +70,3 @@ template <int Chunks, int Slice = Chunks> struct Tile {
         return (base ^ uint32_t((chunk & 7) << 4)) + uint32_t(row * row_bytes + (chunk & ~7) * 16);
     }
 };
-
-// Bytes of a row as it lies in global memory, copied as it is.
-constexpr int raw_bytes(int dim) { return round_up(dim * value_bytes, 16); }

@@ -1,0 +1,15 @@
+// Attention of up to 16 packed query rows whose keys or values, above 256 elements, are too wide for
+// the registers of one warp: its warps share out the value columns.
+#include "block.h"
+
+#include "../../ptx/pdl.h"
+
+FB_KERNEL(attention_decode, fb_attention_params, FB_THREADS, FB_MIN_BLOCKS) {
+    FB_DYNAMIC_SHARED(memory);
+    const Block b = {p, memory, shared_address(memory)};
+    pdl_wait();
+    int32_t word = record_word(p, blockIdx.x);
+    while (next_record(word, b.state().work)) word = attend(b);
+    pdl_launch_dependents();
+    close_queue(p);
+}
