@@ -10,8 +10,14 @@ export interface MatrixEntry extends Specialization {
 /** sm_80 code runs on every GPU of 8.x; sm_90a only on 9.0. */
 export const architectures: readonly string[] = ["sm_80", "sm_90a"];
 
-/** What is compiled for each architecture. */
-export const matrix: readonly MatrixEntry[] = Object.keys(operators).map((source) => ({
+/** Kernels that every GPU loads when it is opened. */
+const always = Object.keys(operators).map((source) => ({
   ...{ name: source.replace(/\/.*/, ""), source },
   constants: {},
 }));
+
+/** What is compiled for each architecture. */
+export const matrix: readonly MatrixEntry[] = [
+  ...always,
+  { name: "merge of rows", source: "attention/merge/merge.cu", constants: {} },
+];
