@@ -6,12 +6,12 @@
  *   <blob>   writes the images there
  *   --table  writes docs/kernel-resources.md
  */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { packImages } from "../src/jit/embedded.ts";
 import { architectures, matrix } from "./matrix.ts";
-import { type Compiled, compileWithNvcc } from "./nvcc.ts";
+import { type Compiled, compileWithNvcc, imagesFolder } from "./nvcc.ts";
 import { findNvcc, root } from "./toolchain.ts";
 
 /** Compiles the whole matrix, one nvcc a core. Throws what is wrong with any entry. */
@@ -56,6 +56,14 @@ export function resourcesPage(compiled: readonly Compiled[]): string {
   ].join("\n");
 }
 
+/** Removes what older sources were compiled to. */
+function removeOthers(compiled: readonly Compiled[]): void {
+  const hashes = new Set(compiled.map(({ hash }) => hash));
+  for (const name of readdirSync(imagesFolder))
+    if (/^[0-9a-f]{64}\./.test(name) && !hashes.has(name.slice(0, 64)))
+      rmSync(join(imagesFolder, name), { force: true });
+}
+
 if (import.meta.main) {
   const [output] = process.argv.slice(2);
   if (output === undefined) {
@@ -72,5 +80,6 @@ if (import.meta.main) {
       label: `${entry.name}, ${architecture}`,
     }));
     writeFileSync(output, packImages(images));
+    removeOthers(compiled);
   }
 }

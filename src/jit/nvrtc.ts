@@ -51,7 +51,7 @@ function searchIn(named: string): NvrtcSearch {
 function places(): string[] {
   const { VIRTUAL_ENV, CONDA_PREFIX, LD_LIBRARY_PATH, CUDA_HOME } = process.env;
   const home = homedir();
-  const prefixes = [VIRTUAL_ENV, CONDA_PREFIX, ".venv", join(home, ".local"), "/usr/local", "/usr"];
+  const prefixes = [VIRTUAL_ENV, CONDA_PREFIX, join(home, ".local"), "/usr/local", "/usr"];
   prefixes.push("/opt/conda", "/opt/*", "/opt/*/.venv");
   return [
     join(import.meta.dir, "..", "..", ".toolchain/cuda/nvidia/cu13/lib"),

@@ -4,7 +4,7 @@ import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { compileMatrix, resourcesPage } from "../../scripts/images.ts";
 import { architectures, matrix } from "../../scripts/matrix.ts";
-import { type Compiled, readResources } from "../../scripts/nvcc.ts";
+import type { Compiled } from "../../scripts/nvcc.ts";
 import { libraryPath } from "../../src/ffi/library.ts";
 import { compile } from "../../src/jit/compile.ts";
 import { embeddedImages } from "../../src/jit/embedded.ts";
@@ -65,19 +65,4 @@ describe("NVRTC", () => {
     const magic = images.map((image) => new TextDecoder().decode(image.subarray(1, 4)));
     expect(magic).toEqual(matrix.map(() => "ELF"));
   });
-});
-
-test("what ptxas says is read", () => {
-  const log = [
-    "ptxas info    : Compiling entry function 'copy' for 'sm_90a'",
-    "ptxas info    : Function properties for copy",
-    "    16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads",
-    "ptxas info    : Used 168 registers, used 9 barriers, 1024 bytes smem",
-  ];
-  expect(readResources(log.join("\n"))).toEqual([
-    {
-      ...{ kernel: "copy", registers: 168, barriers: 9 },
-      ...{ stackBytes: 16, spillBytes: 20, staticSharedBytes: 1024 },
-    },
-  ]);
 });
