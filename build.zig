@@ -27,6 +27,30 @@ const Steps = struct {
     @"test": *std.Build.Step,
     abi: *std.Build.Step,
     fmt: *std.Build.Step,
+    emulator: *std.Build.Step,
+};
+
+const emulator_sources = [_][]const u8{
+    "api.cpp",
+    "api_device.cpp",
+    "api_graph.cpp",
+    "api_kernel.cpp",
+    "api_stream.cpp",
+    "asynchronous.cpp",
+    "block.cpp",
+    "bulk.cpp",
+    "fault.cpp",
+    "graph.cpp",
+    "launch.cpp",
+    "library.cpp",
+    "matrix.cpp",
+    "memory.cpp",
+    "options.cpp",
+    "scheduler.cpp",
+    "shared.cpp",
+    "stream.cpp",
+    "warp.cpp",
+    "wgmma.cpp",
 };
 
 const Level = struct { name: []const u8, cpu: []const u8 };
@@ -55,6 +79,7 @@ pub fn build(b: *std.Build) void {
         .@"test" = b.step("test", "Run the Zig unit tests"),
         .abi = b.step("abi", "Print the generated packers"),
         .fmt = b.step("fmt", "Check the format of Zig sources"),
+        .emulator = b.step("emulator", "Build the emulated GPU (libcuda-emulated.so)"),
     };
     const params = translate(b, options);
 
@@ -78,6 +103,36 @@ pub fn build(b: *std.Build) void {
     }) });
     steps.abi.dependOn(&b.addRunArtifact(generator).step);
     steps.fmt.dependOn(&b.addFmt(.{ .paths = &.{ b.path("zig"), b.path("build.zig") }, .check = true }).step);
+    steps.emulator.dependOn(&b.addInstallArtifact(emulator(b, options), .{}).step);
+}
+
+/// A stand-in for libcuda.so.1: its kernels are images compiled for the host.
+fn emulator(b: *std.Build, options: Options) *std.Build.Step.Compile {
+    var query = options.target.query;
+    query.cpu_model = .{ .explicit = &std.Target.x86.cpu.x86_64_v3 };
+    const module = b.createModule(.{
+        .target = b.resolveTargetQuery(query),
+        .optimize = .fast,
+        .link_libcpp = true,
+        .pic = true,
+        .strip = true,
+    });
+    module.addCSourceFiles(.{
+        .root = b.path("zig/emulator"),
+        .files = &emulator_sources,
+        .flags = &.{
+            "-std=c++20",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-fno-exceptions",
+            "-fno-rtti",
+
+        },
+    });
+    const library = b.addLibrary(.{ .name = "cuda-emulated", .linkage = .dynamic, .root_module = module });
+    library.setVersionScript(b.path("zig/emulator/exports.map"));
+    return library;
 }
 
 fn translate(b: *std.Build, options: Options) *std.Build.Step.TranslateC {

@@ -23,7 +23,8 @@ FB_DEVICE void barrier_arrive(uint32_t id, uint32_t threads) {
 // Once per warpgroup, right after the roles split: multiples of 8 from 24 to 256.
 template <int count>
 FB_DEVICE void registers_increase() {
-    static_assert(count % 8 == 0 && count >= 24 && count <= 256, "setmaxnreg takes multiples of 8 from 24 to 256");
+    static_assert(count % 8 == 0 && count >= 24 && count <= 256,
+                  "setmaxnreg takes multiples of 8 from 24 to 256");
 #ifndef FB_EMULATED
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
 #endif
@@ -31,7 +32,8 @@ FB_DEVICE void registers_increase() {
 
 template <int count>
 FB_DEVICE void registers_decrease() {
-    static_assert(count % 8 == 0 && count >= 24 && count <= 256, "setmaxnreg takes multiples of 8 from 24 to 256");
+    static_assert(count % 8 == 0 && count >= 24 && count <= 256,
+                  "setmaxnreg takes multiples of 8 from 24 to 256");
 #ifndef FB_EMULATED
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
 #endif

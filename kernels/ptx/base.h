@@ -1,5 +1,6 @@
-// One source, three compilers: nvcc and NVRTC see inline PTX, zig c++ with FB_EMULATED sees calls into zig/emulator.
-// Kernels use these macros for everything the languages spell differently, and no header but this folder's.
+// One source, three compilers: nvcc and NVRTC see inline PTX, zig c++ with FB_EMULATED sees calls
+// into zig/emulator. Kernels use these macros for everything the languages spell differently, and
+// no header but this folder's.
 #pragma once
 
 #ifdef FB_EMULATED
@@ -46,8 +47,9 @@ typedef unsigned long uintptr_t;
 #define FB_SHARED(type, name, extent) __shared__ __align__(16) type name extent
 
 // FB_KERNEL(copy, fb_copy_params, 128, 1) { ... p.moves ... }
-#define FB_KERNEL(name, Params, threads, min_blocks)                                                   \
-    extern "C" __global__ void __launch_bounds__(threads, min_blocks) name(const __grid_constant__ Params p)
+#define FB_KERNEL(name, Params, threads, min_blocks)                  \
+    extern "C" __global__ void __launch_bounds__(threads, min_blocks) \
+        name(const __grid_constant__ Params p)
 
 #endif
 

@@ -1,5 +1,6 @@
-// Number formats. Pairs lie in one register, the first in the low half, as mma and vector stores want them.
-// All conversions to fewer bits round to nearest even; those to fp8 saturate to the largest finite value.
+// Number formats. Pairs lie in one register, the first in the low half, as mma and vector stores
+// want them. All conversions to fewer bits round to nearest even; those to fp8 saturate to the
+// largest finite value.
 #pragma once
 #include "base.h"
 
@@ -65,7 +66,9 @@ FB_DEVICE uint32_t mul_bf16x2(uint32_t a, uint32_t b) {
 
 // --- fp8 to f16, exact: two bytes to two halves
 
-FB_DEVICE uint32_t e5m2x2_to_f16x2(uint16_t pair) { return (pair & 0xffu) << 8 | (pair & 0xff00u) << 16; }
+FB_DEVICE uint32_t e5m2x2_to_f16x2(uint16_t pair) {
+    return (pair & 0xffu) << 8 | (pair & 0xff00u) << 16;
+}
 
 FB_DEVICE uint32_t e4m3x2_to_f16x2(uint16_t pair) {
 #if !defined(FB_EMULATED) && FB_ARCH >= 890
@@ -73,7 +76,8 @@ FB_DEVICE uint32_t e4m3x2_to_f16x2(uint16_t pair) {
     asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"(pair));
     return r;
 #else
-    // Moved by one bit, a byte's fields are those of an f16 that is 2^8 too small; only NaN needs a word of its own.
+    // Moved by one bit, a byte's fields are those of an f16 that is 2^8 too small; only NaN needs a
+    // word of its own.
     const uint32_t wide = e5m2x2_to_f16x2(pair);
     const uint32_t sign = wide & 0x80008000u, rest = wide & 0x7f007f00u;
     const uint32_t nan = (rest + 0x01000100u) & 0x80008000u;
@@ -96,7 +100,8 @@ FB_DEVICE void e5m2x4_to_f16x4(uint32_t bytes, uint32_t (&pairs)[2]) {
 
 // `mantissa` bits kept, exponents biased by `bias`, at most `largest`.
 FB_DEVICE uint32_t float_to_fp8(float x, int mantissa, int bias, uint32_t largest) {
-    const uint32_t bits = __float_as_uint(x), sign = bits >> 24 & 0x80u, magnitude = bits & 0x7fffffffu;
+    const uint32_t bits = __float_as_uint(x), sign = bits >> 24 & 0x80u,
+                   magnitude = bits & 0x7fffffffu;
     if (magnitude > 0x7f800000u) return 0x7fu;
     const int drop = 23 - mantissa;
     uint32_t code;
@@ -105,7 +110,8 @@ FB_DEVICE uint32_t float_to_fp8(float x, int mantissa, int bias, uint32_t larges
         const float step = __uint_as_float(uint32_t(151 - bias - mantissa) << 23);
         code = __float_as_uint(__uint_as_float(magnitude) + step) - __float_as_uint(step);
     } else {
-        code = ((magnitude + ((1u << (drop - 1)) - 1) + (magnitude >> drop & 1)) >> drop) - (uint32_t(127 - bias) << mantissa);
+        code = ((magnitude + ((1u << (drop - 1)) - 1) + (magnitude >> drop & 1)) >> drop) -
+               (uint32_t(127 - bias) << mantissa);
     }
     return sign | (code < largest ? code : largest);
 }

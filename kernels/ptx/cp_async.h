@@ -1,19 +1,22 @@
-// Asynchronous copies from global to shared memory, 4, 8 or 16 aligned bytes each. The first `source_bytes` bytes are
-// read, the rest of the target becomes zero. Landed for the issuing thread after cp_async_wait, for others after a barrier.
+// Asynchronous copies from global to shared memory, 4, 8 or 16 aligned bytes each. The first
+// `source_bytes` bytes are read, the rest of the target becomes zero. Landed for the issuing thread
+// after cp_async_wait, for others after a barrier.
 #pragma once
 #include "base.h"
 
 #ifdef FB_EMULATED
-#define FB_CP_ASYNC(bytes, text)                                                                           \
-    FB_DEVICE void cp_async_##bytes(uint32_t target, const void* source, uint32_t source_bytes = bytes) {  \
-        emu::cp_async(target, source, bytes, source_bytes);                                                \
+#define FB_CP_ASYNC(bytes, text)                                         \
+    FB_DEVICE void cp_async_##bytes(uint32_t target, const void* source, \
+                                    uint32_t source_bytes = bytes) {     \
+        emu::cp_async(target, source, bytes, source_bytes);              \
     }
 #else
-#define FB_CP_ASYNC(bytes, text)                                                                           \
-    FB_DEVICE void cp_async_##bytes(uint32_t target, const void* source, uint32_t source_bytes = bytes) {  \
-        asm volatile(text " [%0], [%1], " #bytes ", %2;" ::"r"(target),                                    \
-                     "l"(__cvta_generic_to_global(source)), "r"(source_bytes)                              \
-                     : "memory");                                                                          \
+#define FB_CP_ASYNC(bytes, text)                                              \
+    FB_DEVICE void cp_async_##bytes(uint32_t target, const void* source,      \
+                                    uint32_t source_bytes = bytes) {          \
+        asm volatile(text " [%0], [%1], " #bytes ", %2;" ::"r"(target),       \
+                     "l"(__cvta_generic_to_global(source)), "r"(source_bytes) \
+                     : "memory");                                             \
     }
 #endif
 // 16 bytes pass L1 by (cg); the others exist only through L1 (ca).
@@ -33,7 +36,8 @@ FB_DEVICE void cp_async_16_l2_256(uint32_t target, const void* source, uint32_t 
 #endif
 }
 
-FB_DEVICE void cp_async_16_policy(uint32_t target, const void* source, uint32_t source_bytes, uint64_t policy) {
+FB_DEVICE void cp_async_16_policy(uint32_t target, const void* source, uint32_t source_bytes,
+                                  uint64_t policy) {
 #ifdef FB_EMULATED
     emu::check_policy(policy);
     emu::cp_async(target, source, 16, source_bytes);

@@ -2,8 +2,8 @@
 #pragma once
 #include "base.h"
 
-// Ordinary writes become visible to the asynchronous proxy (wgmma, bulk copies): by the writing threads, before the
-// barrier after which the asynchronous operation is issued.
+// Ordinary writes become visible to the asynchronous proxy (wgmma, bulk copies): by the writing
+// threads, before the barrier after which the asynchronous operation is issued.
 FB_DEVICE void fence_proxy_async() {
 #ifdef FB_EMULATED
     emu::fence_proxy_async();

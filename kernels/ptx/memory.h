@@ -1,4 +1,5 @@
-// Loads, stores and hints that the language has no word for. Addresses of shared memory are 32-bit offsets.
+// Loads, stores and hints that the language has no word for. Addresses of shared memory are 32-bit
+// offsets.
 #pragma once
 #include "base.h"
 
@@ -53,7 +54,8 @@ FB_DEVICE void store_shared_16(uint32_t address, uint4 v) {
 #ifdef FB_EMULATED
     emu::store_shared(address, v);
 #else
-    asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+    asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(v.x), "r"(v.y),
+                 "r"(v.z), "r"(v.w)
                  : "memory");
 #endif
 }
@@ -84,7 +86,9 @@ FB_DEVICE uint4 load_nc_16(const void* p) {
     return emu::load_global<uint4>(p);
 #else
     uint4 v;
-    asm volatile("ld.global.nc.v4.b32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    asm volatile("ld.global.nc.v4.b32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p));
     return v;
 #endif
 }
@@ -122,7 +126,9 @@ FB_DEVICE void store_16(void* p, uint4 v) {
 #ifdef FB_EMULATED
     emu::store_global(p, v);
 #else
-    asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+    asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w)
+                 : "memory");
 #endif
 }
 
@@ -150,7 +156,10 @@ FB_DEVICE uint32_t atomic_add_acq_rel_4(void* p, uint32_t v) {
     return emu::atomic_add_acq_rel(static_cast<uint32_t*>(p), v);
 #else
     uint32_t old;
-    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;" : "=r"(old) : "l"(p), "r"(v) : "memory");
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+                 : "=r"(old)
+                 : "l"(p), "r"(v)
+                 : "memory");
     return old;
 #endif
 }

@@ -1,21 +1,22 @@
-// Tensor cores, one warp: d += a * b with f32 accumulators. With g = lane / 4 and t = lane % 4, d holds
-// (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1) of the 16x8 result. k16: a holds pairs from columns 2t of rows g and g+8,
-// then from columns 2t+8; b pairs from rows 2t and 2t+8 of column g. k32: four bytes at 4t and 4t+16 likewise.
+// Tensor cores, one warp: d += a * b with f32 accumulators. With g = lane / 4 and t = lane % 4, d
+// holds (g, 2t), (g, 2t+1), (g+8, 2t), (g+8, 2t+1) of the 16x8 result. k16: a holds pairs from
+// columns 2t of rows g and g+8, then from columns 2t+8; b pairs from rows 2t and 2t+8 of column g.
+// k32: four bytes at 4t and 4t+16 likewise.
 #pragma once
 #include "base.h"
 
 #ifdef FB_EMULATED
-#define FB_MMA(name, kind, text)                                                                        \
-    FB_DEVICE void name(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {              \
-        emu::mma(d, a, b0, b1, emu::Number::kind);                                                      \
+#define FB_MMA(name, kind, text)                                                           \
+    FB_DEVICE void name(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { \
+        emu::mma(d, a, b0, b1, emu::Number::kind);                                         \
     }
 #else
-#define FB_MMA(name, kind, text)                                                                        \
-    FB_DEVICE void name(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {              \
-        asm volatile("mma.sync.aligned." text                                                           \
-                     " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"                           \
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                   \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                   \
+#define FB_MMA(name, kind, text)                                                           \
+    FB_DEVICE void name(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { \
+        asm volatile("mma.sync.aligned." text                                              \
+                     " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"              \
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                      \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));      \
     }
 #endif
 FB_MMA(mma_m16n8k16_bf16, bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")

@@ -2,7 +2,8 @@
 #pragma once
 #include "base.h"
 
-// Before the first read of what earlier kernels write: returns when they are done and their writes are visible.
+// Before the first read of what earlier kernels write: returns when they are done and their writes
+// are visible.
 FB_DEVICE void pdl_wait() {
 #ifdef FB_EMULATED
     emu::pdl_wait();

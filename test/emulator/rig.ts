@@ -1,0 +1,119 @@
+import { mkdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type CompilerAnswer, nvrtcWorker } from "../../src/ffi/nvrtc.ts";
+import { findNvrtc } from "../../src/jit/nvrtc.ts";
+import { expandSource, languageFlags } from "../../src/jit/specialization.ts";
+import { root } from "../support/zig.ts";
+import { call, emulated, get, type Launch, launch, must, nameOf, sentenceOf, text } from "./cuda.ts";
+
+/** The flags that docs/emulator.md gives for images. */
+const imageFlags = [
+  ...["-std=c++20", "-O2", "-march=x86_64_v3", "-shared", "-fPIC", "-DFB_EMULATED"],
+  ...["-nostdlib++", "-nostdinc++", "-fno-exceptions", "-fno-rtti", "-fno-math-errno"],
+];
+
+/** Begins to use device 0; once per process. */
+export function start(): void {
+  must("cuInit", 0);
+  must("cuCtxSetCurrent", get("cuDevicePrimaryCtxRetain", 0));
+}
+
+/** Gives the device's context back and takes a new one: a failure is gone with the old one. */
+export function restart(): void {
+  call("cuDevicePrimaryCtxRelease", 0);
+  must("cuCtxSetCurrent", get("cuDevicePrimaryCtxRetain", 0));
+}
+
+/** Sources of the kernels, their headers and this folder's, by path below kernels/. */
+function sources(): Record<string, string> {
+  const files: Record<string, string> = {};
+  for (const folder of ["kernels", "test/emulator"])
+    for (const path of new Bun.Glob("**/*.{cu,cuh,h}").scanSync(join(root, folder)))
+      files[path] = readFileSync(join(root, folder, path), "utf8");
+  return files;
+}
+
+const libraries = new Map<string, bigint>();
+
+/** A kernel of a file of this folder, compiled with constants for whatever runs here. */
+export async function kernelOf(
+  file: string,
+  name: string,
+  constants: Record<string, number> = {},
+): Promise<bigint> {
+  const key = JSON.stringify([file, constants]);
+  let library = libraries.get(key);
+  if (library === undefined) {
+    const image = await compile(file, constants);
+    library = get("cuLibraryLoadData", image, 0n, 0n, 0, 0n, 0n, 0);
+    libraries.set(key, library);
+  }
+  return get("cuLibraryGetKernel", library, text(name));
+}
+
+/** The image of a file of this folder. */
+export async function compile(file: string, constants: Record<string, number> = {}) {
+  const defines = Object.entries(constants).map(([name, value]) => `#define ${name} ${value}\n`);
+  const source = defines.join("") + expandSource(file, sources());
+  return emulated ? compileForHost(source) : compileForDevice(source, file);
+}
+
+/** An image for the emulated GPU. */
+export async function compileForHost(source: string, flags: readonly string[] = []) {
+  const folder = join(tmpdir(), `flashbun-emulator-${process.pid}`);
+  mkdirSync(folder, { recursive: true });
+  const [input, output] = [join(folder, "image.cu"), join(folder, "image.so")];
+  await Bun.write(input, source);
+  const zig = process.env["FLASHBUN_ZIG"] ?? join(root, ".toolchain", "zig", "ziglang", "zig");
+  const child = Bun.spawn(
+    [zig, "c++", ...imageFlags, ...flags, "-I", join(root, "zig", "emulator")].concat(
+      ["-x", "c++", input, "-o", output],
+    ),
+    { stderr: "pipe" },
+  );
+  const errors = await new Response(child.stderr).text();
+  if ((await child.exited) !== 0) throw new Error(errors);
+  const image = new Uint8Array(await Bun.file(output).arrayBuffer());
+  rmSync(folder, { recursive: true });
+  return image;
+}
+
+async function compileForDevice(source: string, name: string): Promise<Uint8Array> {
+  const { library, builtins } = findNvrtc().found!;
+  const worker = nvrtcWorker();
+  const answer = await new Promise<CompilerAnswer>((resolve) => {
+    worker.onmessage = ({ data }: MessageEvent<CompilerAnswer>) => resolve(data);
+    const options = ["--gpu-architecture=sm_90a", ...languageFlags];
+    worker.postMessage({ library, builtins, name, text: source, options });
+  });
+  worker.terminate();
+  if ("image" in answer) return answer.image;
+  throw new Error(`${answer.failure}\n${answer.log}`);
+}
+
+/** Runs a kernel over input bytes; its output starts as 0xff bytes. */
+export function run(
+  what: Launch & { readonly bytes: number; readonly data?: NodeJS.TypedArray },
+): ArrayBuffer {
+  const output = get("cuMemAlloc", BigInt(what.bytes));
+  const data = what.data;
+  const input = data && get("cuMemAlloc", BigInt(data.byteLength));
+  if (data && input) must("cuMemcpyAsync", input, address(data), BigInt(data.byteLength), 0n);
+  must("cuMemsetD8Async", output, 0xff, BigInt(what.bytes), 0n);
+  const result = launch({ ...what, output, ...(input !== undefined && { input }) });
+  if (result !== 0) throw new Error(`cuLaunchKernelEx: ${nameOf(result)}`);
+  const ended = call("cuCtxSynchronize");
+  if (ended !== 0) throw new Error(`${nameOf(ended)}: ${sentenceOf(ended)}`);
+  const out = new Uint8Array(what.bytes);
+  must("cuMemcpyAsync", address(out), output, BigInt(what.bytes), 0n);
+  must("cuCtxSynchronize");
+  must("cuMemFree", output);
+  if (input) must("cuMemFree", input);
+  return out.buffer;
+}
+
+function address(bytes: NodeJS.TypedArray): bigint {
+  const { ptr } = require("bun:ffi") as typeof import("bun:ffi");
+  return BigInt(ptr(bytes));
+}

@@ -1,0 +1,28 @@
+// FLASHBUN_EMULATOR="order=random,seed=7,landing=lazy,sms=4,verbose", read once.
+#pragma once
+#include <cstdint>
+
+namespace emu {
+
+// greedy: the thread or stream that was woken last runs on as far as it can.
+enum class Order { fifo, greedy, random };
+enum class Landing { lazy, eager };
+
+struct Options {
+    Order order = Order::fifo;
+    Landing landing = Landing::lazy;
+    uint64_t seed = 1;
+    uint32_t processors = 4;
+    uint32_t devices = 1;
+    uint32_t threads = 0; // of the host, 0: one a core
+    uint64_t memory = uint64_t(4) << 30;
+    uint32_t timeout_seconds = 20; // of blocks that only poll
+    int driver = 13000;
+    bool verbose = false;
+};
+
+// Unknown names and values are told on stderr and end the process: a schedule that is not the one
+// asked for would test less than somebody believes.
+const Options& options();
+
+} // namespace emu
