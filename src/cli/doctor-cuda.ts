@@ -42,7 +42,7 @@ function lookAtDriver(say: Say): Driver | undefined {
 function lookAtKernels(say: Say): void {
   const { found, tried } = findNvrtc();
   const apart = found?.version === pinnedVersion ? "" : `, images are those of ${pinnedVersion}`;
-  const none = `none in ${tried.length} places; only embedded and cached kernels run`;
+  const none = `not found (${tried.length} places); only embedded and cached kernels run`;
   say("NVRTC", found === undefined ? none : `${found.version}, ${found.library}${apart}`);
   const embedded = [...embeddedImages().values()];
   const bytes = embedded.reduce((sum, image) => sum + image.bytes.length, 0);
@@ -55,11 +55,8 @@ function lookAtKernels(say: Say): void {
 
 async function lookAtGpu(say: Say, ordinal: number): Promise<void> {
   await using device = await Device.open(`cuda:${ordinal}`);
-  const { totalBytes, computeMajor, computeMinor } = device.properties;
-  const memory = `${(totalBytes / 2 ** 30).toFixed(0)} GiB`;
-  const capability = `compute capability ${computeMajor}.${computeMinor}`;
-  const name = `cuda:${ordinal}`;
-  say(name, `${device.name}, ${capability}, ${device.processors} multiprocessors, ${memory}`);
+  const memory = `${(device.properties.totalBytes / 2 ** 30).toFixed(0)} GiB`;
+  say(`cuda:${ordinal}`, `${device.name}, ${memory}`);
   const origins = Object.keys(operators).map((source) => {
     const image = imageNow({ source, constants: {} }, jitTarget(device));
     return `${source} ${image?.origin} for ${image?.architecture}`;

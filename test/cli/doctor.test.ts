@@ -1,7 +1,9 @@
 import { expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { runBun } from "../support/run.ts";
+import { root } from "../support/sources.ts";
 import { entry, flashbun } from "./run.ts";
 
 test("doctor finds the library and right attention on this machine", async () => {
@@ -30,3 +32,36 @@ test("doctor says what is missing and exits with 1", async () => {
   );
   expect(await child.exited).toBe(1);
 });
+
+const emulator = join(root, "zig-out", "lib", "libcuda-emulated.so");
+
+test.skipIf(!existsSync(emulator))(
+  "doctor looks at each GPU and where its kernels are from",
+  async () => {
+    const { code, out } = await doctorWith({ FLASHBUN_LIBCUDA: emulator });
+    expect(code).toBe(0);
+    expect(out).toMatch(/ok +driver +CUDA 13\.0, 1 GPU, emulated/);
+    expect(out).toMatch(/ok +cuda:0 +flashbun emulated GPU .* GiB/);
+    expect(out).toMatch(/ok +kernels +page\/page\.cu (cached|compiled) for emulated, /);
+  },
+);
+
+test("doctor says what is wrong with a driver, a cache and the search for NVRTC", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "flashbun-doctor-"));
+  try {
+    chmodSync(folder, 0o777);
+    const wrong = { FLASHBUN_LIBCUDA: "/absent/libcuda.so.1", FLASHBUN_NVRTC: "/absent" };
+    const { code, out } = await doctorWith({ ...wrong, FLASHBUN_CACHE: folder });
+    expect(code).toBe(1);
+    expect(out).toMatch(/FAIL +driver +.*\/absent\/libcuda\.so\.1 was not found/);
+    expect(out).toMatch(/ok +NVRTC +not found/);
+    expect(out).toMatch(/FAIL +cache +.*: not used/);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+async function doctorWith(env: Record<string, string>) {
+  const { code, stdout } = await runBun([entry, "doctor"], { env });
+  return { code, out: stdout };
+}
