@@ -132,7 +132,6 @@ pub const Device = struct {
 
     /// Waits for what is queued, then frees everything the device owns.
     pub fn close(device: *Device) i32 {
-        const api = device.api;
         device.mutex.lock();
         device.make_current();
         var node = device.streams.first;
@@ -140,8 +139,8 @@ pub const Device = struct {
             const stream: *Stream = @fieldParentPtr("node", found);
             stream.abandon_capture();
         }
+        device.wait_for_streams();
         device.mutex.unlock();
-        if (!device.failure.happened()) _ = failure.check(device, api.cuCtxSynchronize());
         device.waiter.stop(device);
         while (device.graphs.first) |graph| {
             const owned: *Graph = @fieldParentPtr("node", graph);
@@ -167,6 +166,18 @@ pub const Device = struct {
         device.leave();
         allocator.destroy(device);
         return 0;
+    }
+
+    /// Blocks until all work is through. Streams one by one: others may use the context, and to
+    /// wait for the whole of it would break their captures. Holds the mutex.
+    pub fn wait_for_streams(device: *Device) void {
+        var node = device.streams.first;
+        while (node) |found| : (node = found.next) {
+            const stream: *Stream = @fieldParentPtr("node", found);
+            if (stream.state() != .busy) continue;
+            _ = failure.check(device, device.api.cuStreamSynchronize(stream.native));
+        }
+        device.retired.drain(device);
     }
 
     fn leave(device: *Device) void {

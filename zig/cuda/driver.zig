@@ -61,7 +61,6 @@ pub const Functions = struct {
     cuDevicePrimaryCtxRetain: Fn(.{ *Context, Processor }),
     cuDevicePrimaryCtxRelease: Fn(.{Processor}),
     cuCtxSetCurrent: Fn(.{?Context}),
-    cuCtxSynchronize: Fn(.{}),
     cuMemGetInfo: Fn(.{ *usize, *usize }),
     cuMemAlloc: Fn(.{ *u64, usize }),
     cuMemFree: Fn(.{u64}),

@@ -40,7 +40,7 @@ pub const Queue = struct {
     pub fn retire(queue: *Queue, device: *Device, item: Item) void {
         queue.held.append(allocator, item) catch {
             // Without memory to remember it, wait for it.
-            _ = device.api.cuCtxSynchronize();
+            device.wait_for_streams();
             return release(device, item);
         };
         queue.flush(device);

@@ -127,10 +127,6 @@ const calls = struct {
     fn cuCtxSetCurrent(_: ?driver.Context) callconv(.c) Result {
         return 0;
     }
-    fn cuCtxSynchronize() callconv(.c) Result {
-        reach();
-        return state.sticky;
-    }
     fn cuMemGetInfo(free: *usize, total: *usize) callconv(.c) Result {
         free.* = state.free_bytes;
         total.* = 1 << 30;
