@@ -50,3 +50,17 @@ FB_DEVICE void fence_acq_rel_cluster() {
     asm volatile("fence.acq_rel.cluster;" ::: "memory");
 #endif
 }
+
+// A tensor map in global memory, written by ordinary stores: released by the writer ...
+FB_DEVICE void fence_tensor_map_release() {
+#ifndef FB_EMULATED
+    asm volatile("fence.proxy.tensormap::generic.release.gpu;" ::: "memory");
+#endif
+}
+
+// ... and acquired by the thread that copies with it.
+FB_DEVICE void fence_tensor_map_acquire(const void* map) {
+#ifndef FB_EMULATED
+    asm volatile("fence.proxy.tensormap::generic.acquire.gpu [%0], 128;" ::"l"(map) : "memory");
+#endif
+}
