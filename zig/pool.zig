@@ -19,15 +19,48 @@ pub fn quarter_octave(bytes: usize) usize {
     return std.mem.alignForward(usize, wanted, step);
 }
 
+/// What was handed out and what is kept, by address and size.
+const Blocks = struct {
+    live: std.AutoHashMapUnmanaged(usize, usize) = .empty,
+    spare: std.AutoHashMapUnmanaged(usize, std.ArrayListUnmanaged(usize)) = .empty,
+    live_bytes: usize = 0,
+    spare_bytes: usize = 0,
+
+    fn take_spare(blocks: *Blocks, size: usize) ?usize {
+        const list = blocks.spare.getPtr(size) orelse return null;
+        const address = list.pop() orelse return null;
+        blocks.spare_bytes -= size;
+        return address;
+    }
+
+    fn put_spare(blocks: *Blocks, address: usize, size: usize) !void {
+        const entry = try blocks.spare.getOrPut(allocator, size);
+        if (!entry.found_existing) entry.value_ptr.* = .empty;
+        try entry.value_ptr.append(allocator, address);
+        blocks.spare_bytes += size;
+    }
+
+    /// One of the spare blocks, which is forgotten.
+    fn drop_spare(blocks: *Blocks) ?usize {
+        var sizes = blocks.spare.keyIterator();
+        while (sizes.next()) |size| if (blocks.take_spare(size.*)) |address| return address;
+        return null;
+    }
+
+    fn deinit(blocks: *Blocks) void {
+        var lists = blocks.spare.valueIterator();
+        while (lists.next()) |list| list.deinit(allocator);
+        blocks.spare.deinit(allocator);
+        blocks.live.deinit(allocator);
+    }
+};
+
 pub fn Pool(comptime Source: type) type {
     return struct {
         source: Source,
         limit_bytes: usize,
         mutex: Mutex = .{},
-        live: std.AutoHashMapUnmanaged(usize, usize) = .empty,
-        spare: std.AutoHashMapUnmanaged(usize, std.ArrayListUnmanaged(usize)) = .empty,
-        live_bytes: usize = 0,
-        spare_bytes: usize = 0,
+        blocks: Blocks = .{},
         frozen: bool = false,
 
         const Self = @This();
@@ -36,14 +69,15 @@ pub fn Pool(comptime Source: type) type {
         pub fn alloc(pool: *Self, bytes: usize) Error!usize {
             pool.mutex.lock();
             defer pool.mutex.unlock();
+            const blocks = &pool.blocks;
             if (pool.frozen) return error.Frozen;
             if (bytes > pool.limit_bytes) return error.OutOfMemory;
             const size = pool.source.class_bytes(bytes);
-            if (pool.live_bytes + size > pool.limit_bytes) return error.OutOfMemory;
-            try pool.live.ensureUnusedCapacity(allocator, 1);
-            const address = pool.take_spare(size) orelse try pool.fresh(size);
-            pool.live.putAssumeCapacity(address, size);
-            pool.live_bytes += size;
+            if (blocks.live_bytes + size > pool.limit_bytes) return error.OutOfMemory;
+            try blocks.live.ensureUnusedCapacity(allocator, 1);
+            const address = blocks.take_spare(size) orelse try pool.fresh(size);
+            blocks.live.putAssumeCapacity(address, size);
+            blocks.live_bytes += size;
             return address;
         }
 
@@ -51,20 +85,16 @@ pub fn Pool(comptime Source: type) type {
         pub fn take(pool: *Self, address: usize) ?usize {
             pool.mutex.lock();
             defer pool.mutex.unlock();
-            return (pool.live.fetchRemove(address) orelse return null).value;
+            return (pool.blocks.live.fetchRemove(address) orelse return null).value;
         }
 
         /// Keeps a taken block for reuse.
         pub fn give(pool: *Self, address: usize, size: usize) void {
             pool.mutex.lock();
             defer pool.mutex.unlock();
-            pool.live_bytes -= size;
+            pool.blocks.live_bytes -= size;
             if (!pool.source.keeps()) return pool.source.release(address);
-            const entry = pool.spare.getOrPut(allocator, size) catch
-                return pool.source.release(address);
-            if (!entry.found_existing) entry.value_ptr.* = .empty;
-            entry.value_ptr.append(allocator, address) catch return pool.source.release(address);
-            pool.spare_bytes += size;
+            pool.blocks.put_spare(address, size) catch pool.source.release(address);
         }
 
         pub fn freeze(pool: *Self, frozen: bool) void {
@@ -74,33 +104,22 @@ pub fn Pool(comptime Source: type) type {
         }
 
         /// Bytes in use, bytes kept for reuse, limit.
-        pub fn stats(pool: *Self) [3]f64 {
+        pub fn stats(pool: *Self) [3]usize {
             pool.mutex.lock();
             defer pool.mutex.unlock();
-            return .{
-                @floatFromInt(pool.live_bytes),
-                @floatFromInt(pool.spare_bytes),
-                @floatFromInt(pool.limit_bytes),
-            };
+            return .{ pool.blocks.live_bytes, pool.blocks.spare_bytes, pool.limit_bytes };
         }
 
         pub fn deinit(pool: *Self) void {
             pool.trim();
-            var blocks = pool.live.keyIterator();
-            while (blocks.next()) |address| pool.source.release(address.*);
-            pool.live.deinit(allocator);
-            pool.spare.deinit(allocator);
-        }
-
-        fn take_spare(pool: *Self, size: usize) ?usize {
-            const list = pool.spare.getPtr(size) orelse return null;
-            const address = list.pop() orelse return null;
-            pool.spare_bytes -= size;
-            return address;
+            var addresses = pool.blocks.live.keyIterator();
+            while (addresses.next()) |address| pool.source.release(address.*);
+            pool.blocks.deinit();
         }
 
         fn fresh(pool: *Self, size: usize) Error!usize {
-            if (pool.live_bytes + pool.spare_bytes + size > pool.limit_bytes) pool.trim();
+            const held = pool.blocks.live_bytes + pool.blocks.spare_bytes;
+            if (held + size > pool.limit_bytes) pool.trim();
             return pool.source.fresh(size) orelse {
                 pool.trim();
                 return pool.source.fresh(size) orelse error.OutOfMemory;
@@ -109,13 +128,7 @@ pub fn Pool(comptime Source: type) type {
 
         /// Gives spare blocks back to the system.
         fn trim(pool: *Self) void {
-            var lists = pool.spare.valueIterator();
-            while (lists.next()) |list| {
-                for (list.items) |address| pool.source.release(address);
-                list.deinit(allocator);
-                list.* = .empty;
-            }
-            pool.spare_bytes = 0;
+            while (pool.blocks.drop_spare()) |address| pool.source.release(address);
         }
     };
 }

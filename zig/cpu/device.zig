@@ -92,7 +92,7 @@ pub const Device = struct {
     pub fn properties(device: *Device, out: *params.struct_fb_device_properties) i32 {
         out.* = std.mem.zeroes(params.struct_fb_device_properties);
         out.total_bytes = device.memory.limit_bytes;
-        out.pool_bytes = device.memory.live_bytes;
+        out.pool_bytes = device.memory.stats()[0];
         out.physical_bytes = physical_bytes();
         out.last_level_cache_bytes = last_level_cache_bytes();
         out.processors = @intCast(device.pool.threads.len);
@@ -126,7 +126,7 @@ pub const Device = struct {
             error.Frozen => status_file.frozen(bytes),
             error.OutOfMemory => status_file.out_of_memory(
                 bytes,
-                device.memory.limit_bytes -| device.memory.live_bytes,
+                device.memory.limit_bytes -| device.memory.stats()[0],
                 device.memory.limit_bytes,
             ),
         };
@@ -164,7 +164,7 @@ pub const Device = struct {
     }
 
     pub fn stats(device: *Device, out: *[3]f64) i32 {
-        out.* = device.memory.stats();
+        for (out, device.memory.stats()) |*target, bytes| target.* = @floatFromInt(bytes);
         return 0;
     }
 

@@ -44,9 +44,9 @@ test "a frozen pool refuses, a full pool refuses, blocks come back" {
     try std.testing.expectError(error.OutOfMemory, pool.alloc(2 << 20));
     const size = pool.take(first).?;
     try std.testing.expectEqual(null, pool.take(first));
-    try std.testing.expectEqual(size, pool.live_bytes);
+    try std.testing.expectEqual(size, pool.stats()[0]);
     pool.give(first, size);
-    try std.testing.expectEqual(0, pool.live_bytes);
+    try std.testing.expectEqual(0, pool.stats()[0]);
     try std.testing.expectEqual(first, try pool.alloc(1000));
     pool.freeze(true);
     try std.testing.expectError(error.Frozen, pool.alloc(8));

@@ -189,7 +189,7 @@ pub const Device = struct {
 
     pub fn properties(device: *Device, out: *Properties) i32 {
         out.* = device.facts;
-        out.pool_bytes = device.memory.live_bytes;
+        out.pool_bytes = device.memory.stats()[0];
         out.frozen = @intFromBool(device.memory.frozen);
         return 0;
     }
@@ -230,14 +230,15 @@ pub const Device = struct {
         if (result != driver.success and result != driver.out_of_memory) {
             return failure.check(device, result);
         }
-        var free_bytes: usize = pool.limit_bytes -| pool.live_bytes;
+        const used, const spare, const limit = pool.stats();
+        var free_bytes = limit -| used;
         var total: usize = 0;
         var left: usize = 0;
         const on_device = @TypeOf(pool) == *memory.DevicePool;
         if (on_device and device.api.cuMemGetInfo(&left, &total) == driver.success) {
-            free_bytes = @min(free_bytes, left + pool.spare_bytes);
+            free_bytes = @min(free_bytes, left + spare);
         }
-        return status_file.out_of_memory(bytes, free_bytes, pool.limit_bytes);
+        return status_file.out_of_memory(bytes, free_bytes, limit);
     }
 
     /// Frees at once when no stream is busy, else when all that is queued now is through.
@@ -270,7 +271,7 @@ pub const Device = struct {
         defer device.mutex.unlock();
         device.make_current();
         device.retired.flush(device);
-        out.* = device.memory.stats();
+        for (out, device.memory.stats()) |*target, bytes| target.* = @floatFromInt(bytes);
         return 0;
     }
 
