@@ -41,7 +41,8 @@ template <int type> FB_DEVICE void widen_8(const void* source, float (&x)[8]) {
 
 template <int type> FB_DEVICE float widen_1(const void* source, int index) {
     if constexpr (type == FB_F16) return f16_to_float(static_cast<const uint16_t*>(source)[index]);
-    if constexpr (type == FB_BF16) return bf16_to_float(static_cast<const uint16_t*>(source)[index]);
+    if constexpr (type == FB_BF16)
+        return bf16_to_float(static_cast<const uint16_t*>(source)[index]);
     const uint8_t byte = static_cast<const uint8_t*>(source)[index];
     return type == FB_F8E4M3 ? e4m3_to_float(byte) : e5m2_to_float(byte);
 }

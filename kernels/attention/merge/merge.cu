@@ -1,4 +1,4 @@
-// Rows whose keys were split: their partial states merge by log-sum-exp, in the order of their parts.
+// Rows whose keys were split: partial states merge by log-sum-exp, in the order of their parts.
 //
 // A grid of n blocks for each merge record shares out its rows. Within a block a warp merges a row
 // of few parts; a row of many is cut into a slice of parts for each warp, whose sums are added in

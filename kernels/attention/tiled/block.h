@@ -86,7 +86,7 @@ FB_DEVICE int32_t token_of(const Block& b, const Span& span, int tile) {
     return span.start + tile * FB_KV_TILE + b.thread();
 }
 
-// Copies the page id of this thread's token of a tile, which note_token() reads after the next wait.
+// Copies the page id of this thread's token of a tile: note_token() reads it after the next wait.
 FB_DEVICE void find_token(const Block& b, const Span& span, int tile) {
     const int thread = b.thread();
     if (thread >= FB_KV_TILE) return;

@@ -1,4 +1,4 @@
-// Rows from global to shared memory, by cp.async and, where elements change on the way, through f32.
+// Rows from global to shared memory, by cp.async and, where elements change, through f32.
 #pragma once
 #include "../../common/element.h"
 #include "../../ptx/memory.h"

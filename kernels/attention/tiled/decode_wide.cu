@@ -1,5 +1,5 @@
-// Attention of up to 16 packed query rows whose keys or values, above 256 elements, are too wide for
-// the registers of one warp: its warps share out the value columns.
+// Attention of up to 16 packed query rows whose keys or values, above 256 elements, are too wide
+// for the registers of one warp: the block's warps share out the value columns.
 #include "block.h"
 
 #include "../../ptx/pdl.h"

@@ -113,7 +113,8 @@ FB_DEVICE void hide_keys(const fb_attention_params& p, const RowFacts& rows, int
             FB_UNROLL
             for (int i = 0; i < 2 * M; i++) {
                 bool visible = key >= low[i] && key <= high[i];
-                if (FB_MASK && keys.bits && visible) visible = bit_visible(p, rows, row + i * 8, key);
+                if (FB_MASK && keys.bits && visible)
+                    visible = bit_visible(p, rows, row + i * 8, key);
                 if (!visible) s[i / 2][n][i % 2 * 2 + e] = -FB_INFINITY;
             }
         }

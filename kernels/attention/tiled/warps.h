@@ -19,7 +19,8 @@ using StepTokens = Tokens<step_keys>;
 // its sums lie there, rows eight floats apart from a power of two.
 constexpr int key_tile_bytes = step_keys * KeyTile::row_bytes;
 constexpr int value_tile_bytes = step_keys * ValueTile::row_bytes;
-constexpr int stage_keys = keys_change ? step_keys * RawRows<FB_KEY_DIM>::row_bytes : key_tile_bytes;
+constexpr int stage_keys =
+    keys_change ? step_keys * RawRows<FB_KEY_DIM>::row_bytes : key_tile_bytes;
 constexpr int stage_values =
     values_change ? step_keys * RawRows<FB_VALUE_DIM>::row_bytes : value_tile_bytes;
 constexpr int stage_bytes = stage_keys + stage_values;
