@@ -5,7 +5,7 @@ import type { AttentionParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { Level } from "../kv/layout.ts";
 import { type ScaleStrides, scaleStrides } from "../ops/scale.ts";
-import { type DType, dtypeCode } from "../tensor/dtype.ts";
+import { type DType, dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { PagedCache } from "./paged-cache.ts";
@@ -68,6 +68,7 @@ export function bindTensors(
   const rows = tokens ?? batch.tokenCount;
   checkRows("q", q, rows, queryHeads, headDim, options.dtype);
   checkRows("out", out, rows, queryHeads, valueDim, options.outDtype);
+  if (device.kind === "cuda") requireAligned("q", q, headDim);
   params.q = q.address;
   params.qStrideToken = q.strides[0];
   params.qStrideHead = q.strides[1];
@@ -156,6 +157,10 @@ function bindKeysAndValues(
   }
   checkKeys("k", k, contiguous, kvHeads, headDim, kvDtype, blockSize);
   checkKeys("v", v, contiguous, kvHeads, valueDim, kvDtype, blockSize);
+  if (k.device.kind === "cuda") {
+    requireAligned("k", k, headDim);
+    requireAligned("v", v, valueDim);
+  }
   const tokenAxis = contiguous ? 0 : 1;
   params.kData = k.address;
   params.kStridePage = contiguous ? 0 : k.strides[0];
@@ -175,6 +180,20 @@ function bindKeysAndValues(
   requirePages(batch, table);
   params.pageTable = denseAddress("pageTable", table, "i32", 0);
   params.tableStride = table.shape[1];
+}
+
+/** A GPU reads rows in units of 16 bytes, or 8 where a row of fp8 is no multiple of 16. */
+function requireAligned(option: string, tensor: Tensor, dim: number): void {
+  const bytes = dtypeBytes(tensor.dtype);
+  const unit = (dim * bytes) % 16 === 0 ? 16 : 8;
+  let aligned = tensor.address % unit === 0;
+  for (let axis = tensor.strides.length - 2; axis >= 0; axis--) {
+    if (tensor.shape[axis] > 1 && (tensor.strides[axis] * bytes) % unit !== 0) aligned = false;
+  }
+  if (aligned) return;
+  const allowed = `rows at multiples of ${unit} bytes`;
+  const given = `${tensor.label}, strides [${tensor.strides}]`;
+  throw new OptionError(option, given, allowed, "pad the strides, or copy it by to(dtype).");
 }
 
 /** Every row's slot and columns must lie within the page table. */

@@ -26,6 +26,14 @@ export interface AttentionKernels {
 /** Names of the CPU's kernels, by class. */
 const cpuNames = ["attention_row", "attention_tile"];
 
+/** File and entry of each class of a GPU, below kernels/attention/tiled. */
+const cudaSources: Readonly<Record<string, readonly [string, string]>> = {
+  "cuda.decode16": ["decode.cu", "attention_decode"],
+  "cuda.wide16": ["decode_wide.cu", "attention_decode"],
+  "cuda.tile64": ["prefill.cu", "attention_prefill"],
+  "cuda.tile128": ["prefill.cu", "attention_prefill"],
+};
+
 /** A kernel to load: what it is made of and how it is launched. */
 interface Wanted {
   readonly specialization: Specialization;
@@ -94,27 +102,23 @@ function wantedKernels(device: Device, options: ResolvedOptions) {
   const classes = cudaClasses({
     ...{ headDim, valueDim },
     kvElementBytes: dtypeBytes(kvDtype),
-    transform: kvDtype !== dtype || options.rope !== undefined,
+    keysChange: kvDtype !== dtype || options.rope !== undefined,
+    valuesChange: kvDtype !== dtype,
     sharedBytesPerBlock: device.properties.sharedBytesPerBlock,
+    sharedBytesPerProcessor: device.properties.sharedBytesPerProcessor,
   });
   const wanted: Wanted[] = [];
   for (const contiguous of [0, 1]) {
     for (const traits of classes) {
       const constants = constantsOf(options, traits, contiguous);
-      const [source, entry] =
-        traits.schedule === "walk"
-          ? ["attention/tiled/decode.cu", "attention_decode"]
-          : ["attention/tiled/prefill.cu", "attention_prefill"];
-      wanted.push({ specialization: { source, constants }, entry, traits });
+      const [source, entry] = cudaSources[traits.name]!;
+      const specialization = { source: `attention/tiled/${source}`, constants };
+      wanted.push({ specialization, entry, traits });
     }
   }
-  const merge = { source: "attention/merge/merge.cu", constants: mergeConstants(options) };
+  const merge = { source: "attention/merge/merge.cu", constants: {} };
   wanted.push({ specialization: merge, entry: "attention_merge", traits: undefined });
   return { classes, wanted };
-}
-
-function mergeConstants({ valueDim, outDtype }: ResolvedOptions): Record<string, number> {
-  return { FB_VALUE_DIM: valueDim, FB_OUT_TYPE: dtypeCode(outDtype) };
 }
 
 /** What a specialisation of the attention kernels is compiled for. */
@@ -156,7 +160,7 @@ function load(
   if (known !== undefined) return known;
   const module = new Module(device, image, specialization.source);
   const kernel = module.kernel(entry, {
-    threads: traits?.threads ?? 128,
+    threads: traits?.threads ?? 256,
     sharedBytes: traits?.sharedBytes ?? 0,
     cluster: traits?.cluster ?? 1,
     persistent: traits !== undefined,

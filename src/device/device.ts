@@ -253,7 +253,11 @@ export class Device extends Owner implements AsyncDisposable {
         throw new OptionError("body", "an async function", "synchronous", "await before capture.");
       }
     } catch (error) {
-      this.#endCapture(stream, checks, label)[Symbol.dispose]();
+      try {
+        this.#endCapture(stream, checks, label)[Symbol.dispose]();
+      } catch {
+        // A capture that broke has no graph; what broke it is thrown below.
+      }
       throw error;
     }
     return this.#endCapture(stream, checks, label);
@@ -298,8 +302,13 @@ export class Device extends Owner implements AsyncDisposable {
     this[Symbol.dispose]();
   }
 
+  /** Frees the device at once; what is queued is waited for. */
+  override [Symbol.dispose](): void {
+    if (!this.disposed) this.#log?.close();
+    super[Symbol.dispose]();
+  }
+
   protected override release(): void {
-    this.#log?.close();
     this.notifier.close();
     native().fb_device_close(this.handle as never);
     this.#blocks.clear();
@@ -307,9 +316,11 @@ export class Device extends Owner implements AsyncDisposable {
 
   #endCapture(stream: Stream, checks: ReplayCheck[], label: string): Graph {
     this.#captured = undefined;
-    check(native().fb_capture_end(stream.handle as never, addressOf(out64) as never), label);
     const held = this.#held;
     this.#held = [];
+    const status = native().fb_capture_end(stream.handle as never, addressOf(out64) as never);
+    if (status !== Status.ok) for (const address of held) this.free(address);
+    check(status, label);
     return new Graph(Number(out64[0]), checks, label, this, held);
   }
 

@@ -40,14 +40,16 @@ const out64 = new BigUint64Array(new ArrayBuffer(8));
 /** Kernels loaded from one image (a cubin) on a CUDA device. */
 export class Module extends Owner {
   readonly #handle: number;
+  readonly #device: { handle: number; disposed: boolean };
 
   /** Errors: CudaError for an image that the device does not run. */
-  constructor(device: { handle: number }, image: Uint8Array, label: string) {
+  constructor(device: { handle: number; disposed: boolean }, image: Uint8Array, label: string) {
     super(label);
     const out = addressOf(out64) as never;
     const bytes = addressOf(image) as never;
     check(native().fb_module_load(device.handle as never, bytes, image.byteLength, out), label);
     this.#handle = Number(out64[0]);
+    this.#device = device;
   }
 
   /** A kernel by name. Errors: CudaError for traits that do not fit the device, DeviceError. */
@@ -76,6 +78,6 @@ export class Module extends Owner {
   }
 
   protected override release(): void {
-    native().fb_module_unload(this.#handle as never);
+    if (!this.#device.disposed) native().fb_module_unload(this.#handle as never);
   }
 }

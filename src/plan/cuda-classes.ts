@@ -1,11 +1,162 @@
 import type { KernelTraits } from "./traits.ts";
+
+/** What decides how the tiled kernels of a GPU are cut. */
 export interface CudaShape {
-  headDim: number;
-  valueDim: number;
-  kvElementBytes: number;
-  transform: boolean;
-  sharedBytesPerBlock: number;
+  readonly headDim: number;
+  readonly valueDim: number;
+  readonly kvElementBytes: number;
+  /** Keys (values) pass through f32 before the product: fp8, and for keys a rotation. */
+  readonly keysChange: boolean;
+  readonly valuesChange: boolean;
+  /** Shared memory that a block may have, and that a multiprocessor has. */
+  readonly sharedBytesPerBlock: number;
+  readonly sharedBytesPerProcessor: number;
 }
-export function cudaClasses(_: CudaShape): readonly KernelTraits[] {
-  return [];
+
+/** One way to cut a tile: threads of a block, keys at a time, tiles in flight. */
+interface Cut {
+  readonly queryTile: number;
+  readonly threads: number;
+  readonly kvTile: number;
+  readonly stages: number;
+}
+
+/** Registers that a multiprocessor has, and that a thread of a tile of matrix sums takes. */
+const processorRegisters = 65536;
+const tileRegisters = 256;
+/** Registers that a thread of the decode kernel makes do with. */
+const decodeRegisters = 168;
+/** Shared memory that the driver keeps for each block. */
+const reservedBytes = 1024;
+/** Wider rows than this do not fit a warp's registers: warps share their columns out. */
+const warpColumnsMost = 256;
+
+/** The classes of the tiled kernels (kernels/attention/tiled), by rising query tile. */
+export function cudaClasses(shape: CudaShape): readonly KernelTraits[] {
+  const wide = shape.headDim > warpColumnsMost || shape.valueDim > warpColumnsMost;
+  const classes = [wide ? tileClass("cuda.wide16", 16, shape) : decodeClass(shape)];
+  classes.push(tileClass("cuda.tile64", 64, shape));
+  if (!wide) classes.push(tileClass("cuda.tile128", 128, shape));
+  return classes;
+}
+
+/** 16 rows against keys that each warp takes for itself, as many in flight as memory holds. */
+function decodeClass(shape: CudaShape): KernelTraits {
+  const warps = Math.max(shape.headDim, shape.valueDim) > 128 ? 2 : 4;
+  const cuts = [4, 3, 2, 1].map((stages) => {
+    const cut = { queryTile: 16, threads: 32 * warps, kvTile: 16 * warps, stages };
+    return { cut, sharedBytes: decodeBytes(cut, shape) };
+  });
+  const paired = cuts.find(({ sharedBytes }) => resident(sharedBytes, shape) >= 2);
+  const { cut, sharedBytes } = paired ?? firstFit("cuda.decode16", cuts, shape);
+  const most = Math.floor(processorRegisters / (cut.threads * decodeRegisters));
+  const blocks = Math.min(resident(sharedBytes, shape), most);
+  return traits("cuda.decode16", cut, sharedBytes, blocks, "walk");
+}
+
+/** 64 or 128 rows (or 16 of wide ones) against tiles of keys that the whole block takes. */
+function tileClass(name: string, queryTile: number, shape: CudaShape): KernelTraits {
+  const threads = tileThreads(queryTile, shape.valueDim);
+  const changes = shape.keysChange || shape.valuesChange;
+  const cuts = [
+    { kvTile: 64, stages: 2 },
+    { kvTile: 64, stages: 1 },
+    { kvTile: 32, stages: 2 },
+    { kvTile: 32, stages: 1 },
+    { kvTile: 16, stages: 2 },
+  ]
+    // Changed elements, and rows of which a warp has 32, need two stages.
+    .filter(({ stages }) => stages === 2 || !(changes || queryTile > threads / 2))
+    .map((rest) => ({ queryTile, threads, ...rest }))
+    .map((cut) => ({ cut, sharedBytes: tileBytes(cut, shape) }));
+  const { cut, sharedBytes } = firstFit(name, cuts, shape);
+  const most = Math.max(1, Math.floor(processorRegisters / (threads * tileRegisters)));
+  const blocks = Math.min(resident(sharedBytes, shape), most);
+  return traits(name, cut, sharedBytes, blocks, queryTile === 16 ? "walk" : "share");
+}
+
+function tileThreads(queryTile: number, valueDim: number): number {
+  if (queryTile === 128) return valueDim <= 128 ? 128 : 256;
+  if (queryTile === 16) return 128;
+  return 128 * 2 ** Math.ceil(Math.log2(Math.max(1, valueDim / warpColumnsMost)));
+}
+
+function firstFit<T extends { sharedBytes: number }>(
+  name: string,
+  cuts: readonly T[],
+  shape: CudaShape,
+): T {
+  const fit = cuts.find(({ sharedBytes }) => sharedBytes <= shape.sharedBytesPerBlock);
+  if (fit !== undefined) return fit;
+  const least = Math.min(...cuts.map(({ sharedBytes }) => sharedBytes));
+  throw new RangeError(`${name} needs ${least} bytes of shared memory`);
+}
+
+/** Blocks that a multiprocessor's shared memory holds. */
+function resident(sharedBytes: number, shape: CudaShape): number {
+  if (sharedBytes > shape.sharedBytesPerBlock) return 0;
+  return Math.floor(shape.sharedBytesPerProcessor / (sharedBytes + reservedBytes));
+}
+
+function traits(
+  name: string,
+  { queryTile, kvTile, threads, stages }: Cut,
+  sharedBytes: number,
+  blocksPerProcessor: number,
+  schedule: "walk" | "share",
+): KernelTraits {
+  return {
+    ...{ name, queryTile, kvTile, threads, stages, sharedBytes, blocksPerProcessor, schedule },
+    ...{ cluster: 1, registers: 0, packing: "group", transform: "f32", take: "longest-first" },
+  };
+}
+
+/** Shared memory of kernels/attention/tiled/warps.h. */
+function decodeBytes({ queryTile, threads, stages }: Cut, shape: CudaShape): number {
+  const { headDim, valueDim, keysChange, valuesChange } = shape;
+  const warps = threads / 32;
+  const keyRow = rowBytes(roundUp(headDim, 16) / 8);
+  const valueRow = rowBytes(roundUp(valueDim, 16) / 8);
+  const stage =
+    (keysChange ? rawBytes(headDim, shape) : keyRow) +
+    (valuesChange ? rawBytes(valueDim, shape) : valueRow);
+  const changed = (keysChange ? keyRow : 0) + (valuesChange ? valueRow : 0);
+  const ring = 16 * (stages * stage + changed);
+  const sums = 16 * 4 * (roundUp(valueDim, 16) + 8);
+  const tokens = 16 * 16 * (1 + stages);
+  const state = rowFactBytes * queryTile + 80 + warps * 16 * 8;
+  return queryTile * keyRow + warps * (Math.max(ring, sums) + tokens) + state;
+}
+
+/** Shared memory of kernels/attention/tiled/block.h. */
+function tileBytes({ queryTile, kvTile, threads, stages }: Cut, shape: CudaShape): number {
+  const { headDim, valueDim, keysChange, valuesChange } = shape;
+  const warps = threads / 32;
+  const rowWarps = queryTile / (queryTile > 16 * warps ? 32 : 16);
+  const columnWarps = warps / rowWarps;
+  const warpChunks = roundUp(valueDim, 16 * columnWarps) / columnWarps / 8;
+  const keyRow = rowBytes(roundUp(headDim, 16) / 8);
+  const valueRow = rowBytes(warpChunks * columnWarps, warpChunks);
+  const tiles = (keysChange ? 1 : stages) * keyRow + (valuesChange ? 1 : stages) * valueRow;
+  const raw =
+    (keysChange ? rawBytes(headDim, shape) : 0) + (valuesChange ? rawBytes(valueDim, shape) : 0);
+  const places = 4 * 32 * kvTile;
+  const state = rowFactBytes * queryTile + 96 + 16 * warps;
+  return queryTile * keyRow + kvTile * (tiles + raw) + places + state;
+}
+
+/** Bytes of a row's facts: RowFacts in kernels/attention/tiled/rows.h. */
+const rowFactBytes = 32;
+
+/** A row of 16-byte chunks in shared memory: whole groups of eight, or an odd number. */
+function rowBytes(chunks: number, slice = chunks): number {
+  return (slice % 8 === 0 ? chunks : chunks | 1) * 16;
+}
+
+function rawBytes(dim: number, { kvElementBytes }: CudaShape): number {
+  return roundUp(dim * kvElementBytes, 16);
+}
+
+function roundUp(value: number, unit: number): number {
+  return Math.ceil(value / unit) * unit;
 }

@@ -2,14 +2,19 @@ import { afterAll, beforeAll, describe, test } from "bun:test";
 import { Device } from "../../src/device/device.ts";
 import { gridCases, randomCase } from "../support/cases.ts";
 import { forSeeds } from "../support/random.ts";
-import { runCase } from "../support/rig.ts";
-import { targetsHere } from "../support/targets.ts";
+import { optionsOf, runCase } from "../support/rig.ts";
+import { caseOn, targetsHere } from "../support/targets.ts";
+import { warmUp } from "../support/warm.ts";
 
 describe.each(await targetsHere())("attention on $name", (target) => {
   let device: Device;
   beforeAll(async () => {
     device = await target.open(2);
-  });
+    await warmUp(
+      device,
+      gridCases().map((c) => optionsOf(caseOn(device, c))),
+    );
+  }, 1_200_000);
   afterAll(async () => {
     await device[Symbol.asyncDispose]();
   });
@@ -18,8 +23,10 @@ describe.each(await targetsHere())("attention on $name", (target) => {
     runCase(device, c);
   });
 
+  // On a GPU a case compiles kernels of its own: a few seconds each on the emulated one.
+  const cases = target.kind === "cpu" ? 300 : 12;
   test("random cases over every option", () => {
-    forSeeds(300, (random) => {
+    forSeeds(cases, (random) => {
       const c = randomCase(random);
       try {
         runCase(device, c);

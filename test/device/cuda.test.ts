@@ -41,7 +41,7 @@ describe("without a driver", () => {
   test("a library that is no driver is refused", async () => {
     const wrong = { FLASHBUN_LIBCUDA: join(root, "zig-out/lib/libflashbun.so") };
     const { stdout } = await script(`await $.Device.open("cuda:0")`, wrong);
-    expect(stdout).toMatch(/^DriverError .*cuGetProcAddress/);
+    expect(stdout).toMatch(/^DriverError .*is no CUDA driver/);
   });
 });
 
@@ -153,7 +153,7 @@ describe.if(target !== undefined)(`faults on ${target?.name}`, () => {
       launch();`;
     const { stdout } = await script(fail, { FLASHBUN_SYNC: "1" });
     const [first, later] = stdout.split("\n");
-    expect(first).toMatch(/^CudaError .*probe_spin.*CUDA_ERROR_\w+/);
+    expect(first).toMatch(/^CudaError .*CUDA_ERROR_\w+.*probe_spin/);
     expect(later).toMatch(/probe_spin/);
   });
 

@@ -62,6 +62,8 @@ export interface OracleResult {
   out: Float64Array;
   /** [queries, queryHeads]; -Infinity where no key is visible. */
   lse: Float64Array;
+  /** [queries, queryHeads]: the largest sum of p |v| among the value's elements. */
+  magnitudes: Float64Array;
 }
 
 /**
@@ -79,6 +81,7 @@ export function oracle(input: OracleInput): OracleResult {
   const v = prepare(input.v, kvHeads, valueDim, { rounding }, () => 0, input.vScale);
   const out = new Float64Array(queries * queryHeads * valueDim);
   const lse = new Float64Array(queries * queryHeads);
+  const magnitudes = new Float64Array(queries * queryHeads);
   const scores = new Float64Array(keys);
   for (let query = 0; query < queries; query++) {
     for (let head = 0; head < queryHeads; head++) {
@@ -91,10 +94,13 @@ export function oracle(input: OracleInput): OracleResult {
         scores[key] = seen ? logit(input, x, head, key - position(query)) : -Infinity;
       }
       const target = out.subarray(row * valueDim, (row + 1) * valueDim);
-      lse[row] = softmaxRow(input, scores, head, kvHead, v, target);
+      const result = softmaxRow(input, scores, head, kvHead, v, target);
+      lse[row] = result.lse;
+      magnitudes[row] = result.magnitude;
     }
   }
-  return { out: rounding.output === undefined ? out : roundTo(rounding.output, out), lse };
+  const rounded = rounding.output === undefined ? out : roundTo(rounding.output, out);
+  return { out: rounded, lse, magnitudes };
 }
 
 /** Scales, rotates and rounds the rows of a tensor [tokens, heads, dim]. */
@@ -161,7 +167,7 @@ function logit(input: OracleInput, product: number, head: number, distance: numb
   return x;
 }
 
-/** Writes the row's output and returns its log-sum-exp. */
+/** Writes the row's output; returns its log-sum-exp and the largest sum of p |v|. */
 function softmaxRow(
   input: OracleInput,
   scores: Float64Array,
@@ -169,23 +175,28 @@ function softmaxRow(
   kvHead: number,
   v: Float64Array,
   out: Float64Array,
-): number {
+): { lse: number; magnitude: number } {
   const { kvHeads, valueDim, sinks, lseBase = "e", finalize = true, rounding = {} } = input;
   const sink = finalize && sinks !== undefined ? sinks[head] : -Infinity;
   let maximum = sink;
   for (const score of scores) maximum = Math.max(maximum, score);
-  if (maximum === -Infinity) return -Infinity;
+  if (maximum === -Infinity) return { lse: -Infinity, magnitude: 0 };
   let probabilities = scores.map((score) => Math.exp(score - maximum));
   const sum = probabilities.reduce((total, p) => total + p, Math.exp(sink - maximum));
   if (rounding.probabilities !== undefined)
     probabilities = roundTo(rounding.probabilities, probabilities);
+  const sums = new Float64Array(valueDim);
   for (let key = 0; key < scores.length; key++) {
     if (probabilities[key] === 0) continue;
     const at = (key * kvHeads + kvHead) * valueDim;
     const p = probabilities[key] / sum;
-    for (let d = 0; d < valueDim; d++) out[d] += p * v[at + d];
+    for (let d = 0; d < valueDim; d++) {
+      out[d] += p * v[at + d];
+      sums[d] += p * Math.abs(v[at + d]);
+    }
   }
-  return (maximum + Math.log(sum)) / (lseBase === "2" ? Math.LN2 : 1);
+  const lse = (maximum + Math.log(sum)) / (lseBase === "2" ? Math.LN2 : 1);
+  return { lse, magnitude: sums.reduce((most, x) => Math.max(most, x), 0) };
 }
 
 function dot(a: Float64Array, i: number, b: Float64Array, j: number, count: number): number {
@@ -195,7 +206,10 @@ function dot(a: Float64Array, i: number, b: Float64Array, j: number, count: numb
 }
 
 /** Merges states [state][row, dim] over disjoint keys, in natural units. */
-export function mergeOracle(states: readonly OracleResult[], dim: number): OracleResult {
+export function mergeOracle(
+  states: readonly Omit<OracleResult, "magnitudes">[],
+  dim: number,
+): Omit<OracleResult, "magnitudes"> {
   const out = new Float64Array(states[0].out.length);
   const lse = new Float64Array(states[0].lse.length);
   for (let row = 0; row < lse.length; row++) {

@@ -1,4 +1,4 @@
-import { Attention } from "../../src/attention/attention.ts";
+import type { Attention } from "../../src/attention/attention.ts";
 import type { RunTensors } from "../../src/attention/bind.ts";
 import type { AttentionOptions } from "../../src/attention/options.ts";
 import { PagedCache } from "../../src/attention/paged-cache.ts";
@@ -16,6 +16,7 @@ import type { OracleInput, Rounding } from "./oracle.ts";
 import { type Random, seeded } from "./random.ts";
 import { caseOn } from "./targets.ts";
 import { expectedOf } from "./tolerance.ts";
+import { createNow } from "./warm.ts";
 
 /** One request's numbers on the host, as the kernels see them: rounded to their dtypes. */
 export interface HostRequest {
@@ -54,6 +55,7 @@ export function optionsOf(c: Case): AttentionOptions {
     ...{ queryHeads, kvHeads, headDim, valueDim, dtype, kvDtype, outDtype },
     ...{ causal, windowLeft, softCap, alibi, sinks, mask, lseBase, finalize },
     batchInvariant: c.batchInvariant,
+    tokenScales: c.scales === "token",
     ...(c.scale === 0 ? {} : { scale: c.scale }),
     ...(c.rope === undefined ? {} : { rope: c.rope }),
   };
@@ -72,8 +74,7 @@ export class Rig implements Disposable {
     over: Partial<AttentionOptions> = {},
   ) {
     const c = (this.c = caseOn(device, wanted));
-    const tokenScales = c.scales === "token";
-    this.attention = Attention.createSync(device, { ...optionsOf(c), tokenScales, ...over });
+    this.attention = createNow(device, { ...optionsOf(c), ...over });
     this.random = seeded(c.seed);
   }
 
@@ -425,10 +426,10 @@ export class World implements Disposable {
       case "combined":
         return make([pages, 2, pageSize, kvHeads, dim]).select(1, 1);
       case "strided":
-        return make([pages, pageSize + 1, kvHeads + 1, dim + 8])
+        return make([pages, pageSize + 1, kvHeads + 1, dim + 16])
           .slice(1, 0, pageSize)
           .slice(2, 1, kvHeads + 1)
-          .slice(3, 8, dim + 8);
+          .slice(3, 16, dim + 16);
     }
   }
 }

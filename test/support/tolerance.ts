@@ -15,19 +15,35 @@ export const lseFloor = 2e-5;
 export interface Expected extends OracleResult {
   /** [queries * queryHeads] */
   limits: Float64Array;
+  /** What the log-sum-exp of any row may differ beyond lseFloor: twice the naive's worst. */
+  lseLimit: number;
 }
+
+/** A unit in the last place, relative to the smallest number of its binade. */
+const roundings: Partial<Record<DType, number>> = { f16: 2 ** -10, bf16: 2 ** -7 };
 
 /**
  * The oracle's answer with the limits of the table. CPU kernels work in f32 and round only outputs;
- * for others the input says where they round.
+ * for others the input says where they round. Probabilities are rounded relative to whatever maximum
+ * a kernel knows by then, so a naive rounding of one row says little of another: they may err by what
+ * rounding each of them can do at most.
  */
 export function expectedOf(input: OracleInput, outDtype: DType): Expected {
   const exact = oracle({ ...input, rounding: undefined });
+  const { probabilities, ...others } = input.rounding ?? {};
   const naive =
     input.rounding === undefined
-      ? roundTo(outDtype, exact.out)
-      : oracle({ ...input, rounding: { ...input.rounding, output: outDtype } }).out;
-  return { ...exact, limits: limitsOf(exact.out, naive, input.valueDim, outDtype) };
+      ? { out: roundTo(outDtype, exact.out), lse: exact.lse }
+      : oracle({ ...input, rounding: { ...others, output: outDtype } });
+  const limits = limitsOf(exact.out, naive.out, input.valueDim, outDtype);
+  if (probabilities !== undefined) {
+    const part = roundings[probabilities]! / 2;
+    for (let row = 0; row < limits.length; row++) limits[row] += part * exact.magnitudes[row];
+  }
+  const lseLimit = naive.lse.reduce((most, lse, row) => {
+    return Number.isFinite(lse) ? Math.max(most, 2 * Math.abs(lse - exact.lse[row])) : most;
+  }, 0);
+  return { ...exact, limits, lseLimit };
 }
 
 /** By row: twice the naive error plus the floor times the row's RMS. */

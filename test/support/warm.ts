@@ -1,0 +1,35 @@
+import { join } from "node:path";
+import { Attention } from "../../src/attention/attention.ts";
+import type { AttentionOptions } from "../../src/attention/options.ts";
+import { Device } from "../../src/device/device.ts";
+import { DeviceError } from "../../src/errors.ts";
+import { Status } from "../../src/ffi/status.ts";
+
+/**
+ * An attention object without a wait: kernels that nobody compiled yet are compiled by a child
+ * process first, which leaves them in the cache that both share.
+ */
+export function createNow(device: Device, options: AttentionOptions): Attention {
+  try {
+    return Attention.createSync(device, options);
+  } catch (error) {
+    if (!(error instanceof DeviceError) || error.status !== Status.notFound) throw error;
+  }
+  const command = [process.execPath, join(import.meta.dir, "warm.ts"), JSON.stringify([options])];
+  const { exitCode, stderr } = Bun.spawnSync(command, { env: process.env });
+  if (exitCode !== 0) throw new Error(`warming failed: ${stderr.toString()}`);
+  return Attention.createSync(device, options);
+}
+
+/** Compiles what these options need, many kernels at a time. */
+export async function warmUp(device: Device, list: readonly AttentionOptions[]): Promise<void> {
+  if (device.kind === "cpu") return;
+  await Promise.all(
+    list.map(async (options) => (await Attention.create(device, options))[Symbol.dispose]()),
+  );
+}
+
+if (import.meta.main) {
+  await using device = await Device.open("cuda:0");
+  await warmUp(device, JSON.parse(process.argv[2]) as AttentionOptions[]);
+}
