@@ -83,7 +83,7 @@ describe.if(gpu !== undefined)("on a GPU", () => {
 
   test("what only the CPU takes is refused", async () => {
     for (const [args, sentence] of [
-      [["--dtype", "f32"], /^flashbun: --dtype must be .* on a GPU \(got f32\)/m],
+      [["--dtype", "f32"], /^flashbun: --dtype must be .* on a GPU \(got "f32"\)/m],
       [["--threads", "2"], /^flashbun: --threads must be left out for a CUDA device/m],
       [["--device", "cuda:99"], /^flashbun: --device must be below \d+/m],
     ] as const) {

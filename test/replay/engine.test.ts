@@ -1,10 +1,13 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { OptionError } from "../../src/errors.ts";
 import { Engine, replay } from "../../src/replay/engine.ts";
 import { openDevice } from "../../src/replay/parts.ts";
 import type { EngineOptions } from "../../src/replay/types.ts";
 import { warmUp } from "../../src/replay/warm-up.ts";
 import { optionsOf, places, someRequests } from "./support.ts";
+
+// The first run on a GPU compiles its kernels.
+setDefaultTimeout(60_000);
 
 function usesGraphs({ graph, device = "cpu" }: Partial<EngineOptions>): boolean {
   return graph === "on" || device !== "cpu";

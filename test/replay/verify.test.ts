@@ -1,10 +1,13 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { Engine } from "../../src/replay/engine.ts";
 import { hash, keyRow, keyRows, noiseRows, queryRow } from "../../src/replay/rows.ts";
 import type { EngineOptions, StepRecord } from "../../src/replay/types.ts";
 import { dtypeBytes } from "../../src/tensor/dtype.ts";
 import { optionsOf, places, someRequests } from "./support.ts";
+
+// The first run on a GPU compiles its kernels.
+setDefaultTimeout(60_000);
 
 /** A run to which something is done after its sixth and its tenth step. */
 async function damaged(
