@@ -7,9 +7,6 @@
 
 #include <emulation.h>
 
-#ifndef FB_ARCH
-#define FB_ARCH 900 // -DFB_ARCH=800 gives the paths of older GPUs
-#endif
 #define FB_DEVICE inline
 #define FB_UNROLL
 #define FB_NO_UNROLL
@@ -30,12 +27,6 @@ typedef unsigned long uintptr_t;
 #include <stdint.h>
 #endif
 
-#ifdef __CUDA_ARCH__
-#define FB_ARCH __CUDA_ARCH__
-#else
-#define FB_ARCH 0
-#endif
-
 #define FB_DEVICE __device__ __forceinline__
 #define FB_UNROLL _Pragma("unroll")
 #define FB_NO_UNROLL _Pragma("unroll 1")
@@ -51,6 +42,17 @@ typedef unsigned long uintptr_t;
     extern "C" __global__ void __launch_bounds__(threads, min_blocks) \
         name(const __grid_constant__ Params p)
 
+#endif
+
+// What is compiled for, as __CUDA_ARCH__; a test may ask for the paths of older GPUs.
+#ifndef FB_ARCH
+#ifdef FB_EMULATED
+#define FB_ARCH 900
+#elif defined __CUDA_ARCH__
+#define FB_ARCH __CUDA_ARCH__
+#else
+#define FB_ARCH 0
+#endif
 #endif
 
 #define FB_INFINITY __int_as_float(0x7f800000)

@@ -59,7 +59,9 @@ FB_DEVICE void wgmma_wait() {
 // and may be a macro. Without `accumulate` d's old values do not count.
 #ifdef FB_EMULATED
 
-#define FB_WGMMA(kind, N)                                                                     \
+#define FB_WGMMA(kind, N) FB_WGMMA_16(kind, N) // expands its arguments
+#define FB_WGMMA_FP8(kind, N) FB_WGMMA_8(kind, N)
+#define FB_WGMMA_16(kind, N)                                                                  \
     template <int a_along_m, int b_along_n>                                                   \
     FB_DEVICE void wgmma_##kind(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) { \
         emu::wgmma(d, N, nullptr, a, b, accumulate, a_along_m, b_along_n, emu::Number::kind); \
@@ -69,7 +71,7 @@ FB_DEVICE void wgmma_wait() {
                                 bool accumulate) {                                            \
         emu::wgmma(d, N, a, 0, b, accumulate, false, b_along_n, emu::Number::kind);           \
     }
-#define FB_WGMMA_FP8(kind, N)                                                                 \
+#define FB_WGMMA_8(kind, N)                                                                   \
     FB_DEVICE void wgmma_##kind(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) { \
         emu::wgmma(d, N, nullptr, a, b, accumulate, false, false, emu::Number::kind);         \
     }                                                                                         \

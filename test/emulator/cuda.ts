@@ -1,4 +1,5 @@
 import { CFunction, dlopen, type Pointer, ptr, toArrayBuffer } from "bun:ffi";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { root } from "../support/zig.ts";
 
@@ -69,12 +70,17 @@ export const sharedAttribute = 8;
 export const libcudaPath =
   process.env["FLASHBUN_LIBCUDA"] ?? join(root, "zig-out", "lib", "libcuda-emulated.so");
 
-const library = dlopen(libcudaPath, {
-  cuGetProcAddress_v2: { args: ["ptr", "ptr", "i32", "u64", "ptr"], returns: "i32" },
-}).symbols;
+/** True where there is a libcuda to test; a real one is named by its file name alone. */
+export const available = !libcudaPath.includes("/") || existsSync(libcudaPath);
 
 /** True where libcuda is the emulated one. */
 export const emulated = libcudaPath.includes("emulated");
+
+const open = () =>
+  dlopen(libcudaPath, {
+    cuGetProcAddress_v2: { args: ["ptr", "ptr", "i32", "u64", "ptr"], returns: "i32" },
+  }).symbols;
+let library: ReturnType<typeof open> | undefined;
 
 const functions = new Map<DriverCall, (...args: Argument[]) => number>();
 
@@ -82,6 +88,7 @@ function functionOf(name: DriverCall): (...args: Argument[]) => number {
   let found = functions.get(name);
   if (found !== undefined) return found;
   const out = new BigUint64Array(1);
+  library ??= open();
   const status = library.cuGetProcAddress_v2(text(name), ptr(out), cudaVersion, 0, null);
   if (status !== 0) throw new Error(`cuGetProcAddress(${name}): ${status}`);
   const args = signatures[name].map((type) => (type === "ptr" ? "u64" : type));
@@ -94,6 +101,11 @@ function functionOf(name: DriverCall): (...args: Argument[]) => number {
 function plain(value: Argument): number | bigint {
   if (value === null) return 0n;
   return typeof value === "object" ? BigInt(ptr(value)) : value;
+}
+
+/** Where a typed array lies. */
+export function addressOf(bytes: NodeJS.TypedArray): bigint {
+  return BigInt(ptr(bytes));
 }
 
 /** A C string. */
@@ -164,7 +176,8 @@ export interface Launch {
 
 /** Launches one of the kernels of this folder; returns the CUresult. */
 export function launch(what: Launch): number {
-  const parameters = new Uint8Array(parameterBytes + 64);
+  // Bytes of a buffer stay where they are; small arrays without one would move.
+  const parameters = new Uint8Array(new ArrayBuffer(parameterBytes + 64));
   // Tensor maps are encoded at an aligned place.
   const start = (64 - (ptr(parameters) % 64)) % 64;
   const view = new DataView(parameters.buffer, start);

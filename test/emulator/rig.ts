@@ -5,7 +5,18 @@ import { type CompilerAnswer, nvrtcWorker } from "../../src/ffi/nvrtc.ts";
 import { findNvrtc } from "../../src/jit/nvrtc.ts";
 import { expandSource, languageFlags } from "../../src/jit/specialization.ts";
 import { root } from "../support/zig.ts";
-import { call, emulated, get, type Launch, launch, must, nameOf, sentenceOf, text } from "./cuda.ts";
+import {
+  addressOf,
+  call,
+  emulated,
+  get,
+  type Launch,
+  launch,
+  must,
+  nameOf,
+  sentenceOf,
+  text,
+} from "./cuda.ts";
 
 /** The flags that docs/emulator.md gives for images. */
 const imageFlags = [
@@ -13,8 +24,12 @@ const imageFlags = [
   ...["-nostdlib++", "-nostdinc++", "-fno-exceptions", "-fno-rtti", "-fno-math-errno"],
 ];
 
-/** Begins to use device 0; once per process. */
+let started = false;
+
+/** Begins to use device 0. */
 export function start(): void {
+  if (started) return;
+  started = true;
   must("cuInit", 0);
   must("cuCtxSetCurrent", get("cuDevicePrimaryCtxRetain", 0));
 }
@@ -34,14 +49,17 @@ function sources(): Record<string, string> {
   return files;
 }
 
+type Constants = Readonly<Record<string, number | string>>;
+
 const libraries = new Map<string, bigint>();
 
 /** A kernel of a file of this folder, compiled with constants for whatever runs here. */
 export async function kernelOf(
   file: string,
   name: string,
-  constants: Record<string, number> = {},
+  constants: Constants = {},
 ): Promise<bigint> {
+  start();
   const key = JSON.stringify([file, constants]);
   let library = libraries.get(key);
   if (library === undefined) {
@@ -53,7 +71,7 @@ export async function kernelOf(
 }
 
 /** The image of a file of this folder. */
-export async function compile(file: string, constants: Record<string, number> = {}) {
+export async function compile(file: string, constants: Constants = {}) {
   const defines = Object.entries(constants).map(([name, value]) => `#define ${name} ${value}\n`);
   const source = defines.join("") + expandSource(file, sources());
   return emulated ? compileForHost(source) : compileForDevice(source, file);
@@ -92,28 +110,28 @@ async function compileForDevice(source: string, name: string): Promise<Uint8Arra
   throw new Error(`${answer.failure}\n${answer.log}`);
 }
 
-/** Runs a kernel over input bytes; its output starts as 0xff bytes. */
-export function run(
-  what: Launch & { readonly bytes: number; readonly data?: NodeJS.TypedArray },
-): ArrayBuffer {
+/** A launch with its input, and the size of its output, which starts as 0xff bytes or zeros. */
+export interface Run extends Launch {
+  readonly bytes: number;
+  readonly data?: NodeJS.TypedArray;
+  readonly zeroed?: boolean;
+}
+
+/** Runs a kernel over input bytes and returns its output. */
+export function run(what: Run): ArrayBuffer {
   const output = get("cuMemAlloc", BigInt(what.bytes));
   const data = what.data;
   const input = data && get("cuMemAlloc", BigInt(data.byteLength));
-  if (data && input) must("cuMemcpyAsync", input, address(data), BigInt(data.byteLength), 0n);
-  must("cuMemsetD8Async", output, 0xff, BigInt(what.bytes), 0n);
+  if (data && input) must("cuMemcpyAsync", input, addressOf(data), BigInt(data.byteLength), 0n);
+  must("cuMemsetD8Async", output, what.zeroed ? 0 : 0xff, BigInt(what.bytes), 0n);
   const result = launch({ ...what, output, ...(input !== undefined && { input }) });
   if (result !== 0) throw new Error(`cuLaunchKernelEx: ${nameOf(result)}`);
   const ended = call("cuCtxSynchronize");
   if (ended !== 0) throw new Error(`${nameOf(ended)}: ${sentenceOf(ended)}`);
   const out = new Uint8Array(what.bytes);
-  must("cuMemcpyAsync", address(out), output, BigInt(what.bytes), 0n);
+  must("cuMemcpyAsync", addressOf(out), output, BigInt(what.bytes), 0n);
   must("cuCtxSynchronize");
   must("cuMemFree", output);
   if (input) must("cuMemFree", input);
   return out.buffer;
-}
-
-function address(bytes: NodeJS.TypedArray): bigint {
-  const { ptr } = require("bun:ffi") as typeof import("bun:ffi");
-  return BigInt(ptr(bytes));
 }

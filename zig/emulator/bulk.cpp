@@ -120,14 +120,18 @@ static void for_pieces(const TensorMap& map, const int* at, F each) {
             row_inside = row_inside && x >= 0 && x < int64_t(map.extents[axis]);
             offset += x * int64_t(map.strides[axis - 1]);
         }
-        for (uint32_t byte = 0; byte < row_bytes;) {
-            const int64_t x = at[0] + int64_t(byte / map.element_bytes);
-            const bool whole = x >= 0 && x + 16 / map.element_bytes <= int64_t(map.extents[0]);
+        // Sixteen bytes stay together under every swizzle.
+        for (uint32_t chunk = 0; chunk < row_bytes; chunk += 16) {
+            const int64_t first = at[0] + int64_t(chunk / map.element_bytes);
+            const int64_t last = first + 16 / map.element_bytes - 1;
+            const bool whole = first >= 0 && last < int64_t(map.extents[0]);
             const uint32_t size = whole ? 16 : map.element_bytes;
-            const bool inside = row_inside && x >= 0 && x < int64_t(map.extents[0]);
-            each(row * row_bytes + byte,
-                 inside ? map.base + offset + x * map.element_bytes : nullptr, size);
-            byte += size;
+            for (uint32_t byte = chunk; byte < chunk + 16; byte += size) {
+                const int64_t x = at[0] + int64_t(byte / map.element_bytes);
+                const bool inside = row_inside && x >= 0 && x < int64_t(map.extents[0]);
+                uint8_t* global = map.base + offset + x * map.element_bytes;
+                each(row * row_bytes + byte, inside ? global : nullptr, size);
+            }
         }
     }
 }
