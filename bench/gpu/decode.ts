@@ -23,6 +23,8 @@ import {
 /** Elements of a head in all decode rows. */
 export const dim = 128;
 const pageSize = 16;
+/** Pages of room for each request: measured steps go on from its keys. */
+const spareColumns = 8;
 
 /** A step of decodes over paged keys and values. */
 export interface DecodeShape {
@@ -58,8 +60,7 @@ export class DecodeWorld implements Disposable {
     const { device } = bench;
     const { queryHeads, kvHeads, kvDtype, lengths, layers } = shape;
     this.attention = attention;
-    // Half a page of room each: measured steps may go on.
-    const pages = lengths.reduce((sum, keys) => sum + Math.ceil(keys / pageSize) + 8, 0);
+    const pages = lengths.reduce((sum, keys) => sum + Math.ceil(keys / pageSize) + spareColumns, 0);
     const copies = Math.min(layers, copiesOf(bench, this.layerBytes));
     this.cache = PagedCache.create(device, {
       ...{ layers, kvHeads, headDim: dim, dtype: kvDtype, pages, pageSize },
@@ -86,7 +87,7 @@ export class DecodeWorld implements Disposable {
   static async create(bench: GpuBench, shape: DecodeShape): Promise<DecodeWorld> {
     const { queryHeads, kvHeads, kvDtype, lengths } = shape;
     const maxBatch = lengths.length;
-    const maxColumns = Math.ceil(Math.max(...lengths) / pageSize) + 8;
+    const maxColumns = Math.ceil(Math.max(...lengths) / pageSize) + spareColumns;
     const attention = await Attention.create(bench.device, {
       ...{ queryHeads, kvHeads, headDim: dim, dtype: "bf16", kvDtype, causal: true },
       graph: shape.graph ? { maxBatch, maxQueryTokens: maxBatch, maxColumns } : undefined,
@@ -132,15 +133,20 @@ export class DecodeWorld implements Disposable {
     for (const tensor of [this.q, this.k, this.out, ...this.#planes]) tensor[Symbol.dispose]();
   }
 
-  /** All keys but the last: page by page in turn, so that a sequence's pages lie apart. */
+  /**
+   * All keys but the last: page by page in turn, so that a sequence's pages lie apart. First some
+   * more, so that the page table does not grow while steps are measured.
+   */
   #grow(): void {
-    const left = this.shape.lengths.map((keys) => keys - 1);
+    const { lengths } = this.shape;
+    const left = lengths.map((keys) => keys + (spareColumns - 1) * pageSize);
     while (left.some((tokens) => tokens > 0)) {
       const counts = left.map((tokens) => Math.min(tokens, pageSize));
       const batch = this.cache.reserve(this.sequences, counts);
       if (!batch.ok) throw batch.error;
       counts.forEach((count, i) => (left[i] -= count));
     }
+    for (const [i, sequence] of this.sequences.entries()) sequence.truncate(lengths[i] - 1);
   }
 }
 
