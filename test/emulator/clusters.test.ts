@@ -30,7 +30,13 @@ describe.skipIf(!available)("clusters", () => {
     const tile = data.map((i) => i + 1e6);
     const address = get("cuMemAlloc", BigInt(bytes));
     must("cuMemcpyAsync", address, addressOf(tile), BigInt(bytes), 0n);
-    const map = { extents: [32, 8], strides: [128], box: [32, 8], swizzle: 0, type: "i32" } as const;
+    const map = {
+      extents: [32, 8],
+      strides: [128],
+      box: [32, 8],
+      swizzle: 0,
+      type: "i32",
+    } as const;
     const kernel = await kernelOf("clusters.cu", "multicast");
     const maps = [{ ...map, address }];
     const shape = { grid: 2, cluster: 2, shared: 2 * bytes, numbers: [bytes] };

@@ -49,7 +49,8 @@ function sources(): Record<string, string> {
   return files;
 }
 
-type Constants = Readonly<Record<string, number | string>>;
+/** Macros before a source. */
+export type Constants = Readonly<Record<string, number | string>>;
 
 const libraries = new Map<string, bigint>();
 
@@ -85,9 +86,13 @@ export async function compileForHost(source: string, flags: readonly string[] = 
   await Bun.write(input, source);
   const zig = process.env["FLASHBUN_ZIG"] ?? join(root, ".toolchain", "zig", "ziglang", "zig");
   const child = Bun.spawn(
-    [zig, "c++", ...imageFlags, ...flags, "-I", join(root, "zig", "emulator")].concat(
-      ["-x", "c++", input, "-o", output],
-    ),
+    [zig, "c++", ...imageFlags, ...flags, "-I", join(root, "zig", "emulator")].concat([
+      "-x",
+      "c++",
+      input,
+      "-o",
+      output,
+    ]),
     { stderr: "pipe" },
   );
   const errors = await new Response(child.stderr).text();

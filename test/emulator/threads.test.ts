@@ -48,7 +48,9 @@ describe.skipIf(!available)("threads", () => {
     const data = new Uint32Array(32).map((_, lane) => (lane === 20 ? largest : (lane * 37) % 101));
     const out = new Uint32Array(run({ kernel, bytes: 32 * 64, data }));
     for (const lane of lanes)
-      expect([...out.subarray(lane * 16, lane * 16 + 16)]).toEqual(expectedOfWarps([...data], lane));
+      expect([...out.subarray(lane * 16, lane * 16 + 16)]).toEqual(
+        expectedOfWarps([...data], lane),
+      );
   });
 
   test("meet at named barriers, some without waiting", async () => {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { available, emulated } from "./cuda.ts";
 import { decode, type Format, formats, round } from "./numbers.ts";
-import { kernelOf, run } from "./rig.ts";
+import { type Constants, kernelOf, run } from "./rig.ts";
 
 /** Floats around every boundary: each 16-bit float pattern, and the middles between e4m3 numbers. */
 function manyFloats(): Float32Array {
@@ -33,8 +33,10 @@ function countWrong(count: number, pair: (i: number) => [number, number]): strin
 }
 
 describe.skipIf(!available)("values", () => {
-  // The second compiles what GPUs before sm_89 run.
-  test.each([{}, { FB_ARCH: 800 }])("floats become narrow numbers (%p)", async (constants) => {
+  // The second is what GPUs before sm_89 run.
+  const architectures: Constants[] = [{}, { FB_ARCH: 800 }];
+
+  test.each(architectures)("floats become narrow numbers (%p)", async (constants) => {
     const floats = manyFloats();
     const kernel = await kernelOf("values.cu", "from_floats", constants);
     const count = floats.length / 2;
@@ -61,7 +63,7 @@ describe.skipIf(!available)("values", () => {
     expect(single).toEqual([]);
   });
 
-  test.each([{}, { FB_ARCH: 800 }])("narrow numbers become floats (%p)", async (constants) => {
+  test.each(architectures)("narrow numbers become floats (%p)", async (constants) => {
     const kernel = await kernelOf("values.cu", "to_floats", constants);
     const buffer = run({ kernel, threads: 128, bytes: 4 * (131072 + 1024) });
     const floats = new Float32Array(buffer);
@@ -98,7 +100,9 @@ describe.skipIf(!available)("values", () => {
   });
 
   test("approximations are close", async () => {
-    const data = new Float32Array(2000).map((_, i) => (i < 1000 ? i / 37 - 13 : 1.013 ** (i - 1500)));
+    const data = new Float32Array(2000).map((_, i) =>
+      i < 1000 ? i / 37 - 13 : 1.013 ** (i - 1500),
+    );
     const kernel = await kernelOf("values.cu", "approximations");
     const numbers = [data.length];
     const bytes = data.length * 20;
@@ -150,7 +154,11 @@ describe.skipIf(!available)("values", () => {
     expect(column(2)).toEqual(new Array(64).fill(1));
     expect(column(3)).toEqual(column(1));
     for (const first of [0, 32])
-      expect(column(1).slice(first, first + 32).reduce((sum, one) => sum + one)).toBe(1);
+      expect(
+        column(1)
+          .slice(first, first + 32)
+          .reduce((sum, one) => sum + one),
+      ).toBe(1);
     if (!emulated) expect(column(1)[0]).toBe(1);
   });
 });

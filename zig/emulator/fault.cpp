@@ -32,7 +32,7 @@ static void after_fault() {
         fail_with(launch_failed, "%s", name_of(runner.fault_signal));
     const auto* stack = me()->stack;
     const auto* at = static_cast<const uint8_t*>(runner.fault_address);
-    if (at >= stack && at < stack + page)
+    if (at >= stack && at < stack + stack_guard)
         fail_with(illegal_address, "the stack of the emulated thread is full");
     char text[400];
     describe_address(at, text, sizeof text);
@@ -64,7 +64,8 @@ static void on_signal(int signal, siginfo_t* info, void* context) {
     runner.fault_address = info->si_addr;
     runner.fault_writes = registers[REG_ERR] & 2;
     // The fiber is lost anyway: its stack is used again from the top, as after a call.
-    const auto top = reinterpret_cast<uintptr_t>(me()->stack + page + stack_bytes) & ~uintptr_t(15);
+    const auto top =
+        reinterpret_cast<uintptr_t>(me()->stack + stack_guard + stack_bytes) & ~uintptr_t(15);
     registers[REG_RSP] = greg_t(top - 8);
     registers[REG_RIP] = greg_t(reinterpret_cast<uintptr_t>(&after_fault));
     registers[REG_EFL] &= ~greg_t(0x400); // direction

@@ -155,7 +155,7 @@ bool ends_untouched(std::string& failure) {
 void describe_address(const void* address, char* text, size_t size) {
     const auto* at = static_cast<const uint8_t*>(address);
     std::lock_guard<std::mutex> lock(mutex);
-    if (at == nullptr) {
+    if (at == nullptr || reinterpret_cast<intptr_t>(at) < 0) {
         snprintf(text, size, "at no valid address: 0, or one made of poison");
         return;
     }

@@ -33,7 +33,7 @@ constexpr uint32_t places_max = 16;
 constexpr uint32_t page = 4096;
 constexpr uint32_t static_start = page, static_max = 48 << 10, static_gap = 64;
 constexpr uint32_t shared_max = 227 << 10;
-constexpr uint32_t stack_bytes = 64 << 10;
+constexpr uint32_t stack_bytes = 64 << 10, stack_guard = 64 << 10;
 
 struct Barrier {
     unsigned arrived = 0, expected = 0, phase = 0, yes = 0, result = 0;
@@ -116,7 +116,7 @@ struct BulkStore {
 
 struct Thread : ThreadPlace {
     void* stack_pointer;
-    uint8_t* stack;
+    uint8_t* stack; // its guard, then itself
     unsigned lane, number;
     Warp* warp;
     Block* home;

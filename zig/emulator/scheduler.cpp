@@ -253,13 +253,13 @@ static void thread_main() {
 void prepare(Thread* thread) {
     if (thread->stack == nullptr) {
         thread->stack =
-            static_cast<uint8_t*>(mmap(nullptr, stack_bytes + page, PROT_READ | PROT_WRITE,
+            static_cast<uint8_t*>(mmap(nullptr, stack_bytes + stack_guard, PROT_READ | PROT_WRITE,
                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-        mprotect(thread->stack, page, PROT_NONE);
+        mprotect(thread->stack, stack_guard, PROT_NONE);
         thread->race_fiber = race::create_fiber();
     }
     // Tops that all lie at the same offset of a page would share a few cache sets.
-    uint8_t* end = thread->stack + page + stack_bytes - thread->number % 32 * 192;
+    uint8_t* end = thread->stack + stack_guard + stack_bytes - thread->number % 32 * 192;
     auto* top = reinterpret_cast<uintptr_t*>(end);
     *--top = 0;
     *--top = reinterpret_cast<uintptr_t>(&thread_main);
