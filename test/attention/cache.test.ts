@@ -115,7 +115,7 @@ describe.each(await targetsHere())("a paged cache on $name", (target) => {
     using full = new Rig(device, c);
     using local = new Rig(device, { ...c, windowLeft: 6 });
     using cache = PagedCache.create(device, {
-      ...{ layers: 3, kvHeads, headDim, dtype: "f32", pages: 1, pageSize, combined: true },
+      ...{ layers: 3, kvHeads, headDim, dtype: full.c.kvDtype, pages: 1, pageSize, combined: true },
       layout: "HND",
       groups: [
         { layers: [0, 2], pages: 30 },

@@ -203,8 +203,9 @@ describe.each(await targetsHere())("layouts on $name", (target) => {
 
   test("pages that the caller manages", () => {
     for (const pageSize of [1, 5, 16]) {
-      const c = caseOf("user pages", { ...shape, pageSize, causal: true, kvDtype: "f16" });
-      using rig = new Rig(device, c);
+      const wanted = { ...shape, pageSize, causal: true, kvDtype: "f16" } as const;
+      using rig = new Rig(device, caseOf("user pages", wanted));
+      const { c } = rig;
       const kvLengths = [2 * pageSize, 0, 3 * pageSize - (pageSize > 1 ? 2 : 0), 1];
       const queryLengths = [2, 0, 3, 1];
       const pageCount = 12;
@@ -237,8 +238,8 @@ describe.each(await targetsHere())("layouts on $name", (target) => {
         first += pages[r];
         return { q, k, v };
       });
-      using k = Tensor.from(device, kAll, dims, "f16");
-      using v = Tensor.from(device, vAll, dims, "f16");
+      using k = Tensor.from(device, kAll, dims, c.kvDtype);
+      using v = Tensor.from(device, vAll, dims, c.kvDtype);
       using pageTable = Tensor.from(device, made.table, [4, made.stride], "i32");
       const batch = createBatch({ queryLengths, kvLengths: made.kvLengths, layout: made.layout });
       rig.check(batch, requests, { k, v, pageTable });

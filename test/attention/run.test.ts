@@ -11,6 +11,7 @@ import { Tensor } from "../../src/tensor/tensor.ts";
 import { caseOf } from "../support/cases.ts";
 import { type HostRequest, indptrOf, raggedTensors, Rig } from "../support/rig.ts";
 import { targetsHere } from "../support/targets.ts";
+import { createNow } from "../support/warm.ts";
 
 const shape = { queryHeads: 4, kvHeads: 2, headDim: 32, pageSize: 0 } as const;
 
@@ -117,22 +118,23 @@ describe.each(await targetsHere())("runs on $name", (target) => {
 
   test("a replayed graph gives the bits of eager runs", () => {
     const graph = { maxBatch: 4, maxQueryTokens: 4, maxColumns: 64 };
+    const dtype = target.kind === "cpu" ? "f32" : "bf16";
     const { queryHeads, kvHeads, headDim } = shape;
-    const options = { queryHeads, kvHeads, headDim, dtype: "f32" } as const;
-    using eager = Attention.createSync(device, { ...options, causal: true, graph });
-    using captured = Attention.createSync(device, { ...options, causal: true, graph });
+    const options = { queryHeads, kvHeads, headDim, dtype } as const;
+    using eager = createNow(device, { ...options, causal: true, graph });
+    using captured = createNow(device, { ...options, causal: true, graph });
     const cacheOptions = { ...options, layers: 1, pages: 100, pageSize: 16 };
     using cache = PagedCache.create(device, cacheOptions);
     using eagerCache = PagedCache.create(device, cacheOptions);
     const sequences = [0, 1, 2, 3].map(() => cache.sequence());
     const eagerSequences = [0, 1, 2, 3].map(() => eagerCache.sequence());
-    using q = Tensor.zeros(device, [4, queryHeads, headDim], "f32");
-    using k = Tensor.zeros(device, [4, kvHeads, headDim], "f32");
-    using out = Tensor.zeros(device, [4, queryHeads, headDim], "f32");
+    using q = Tensor.zeros(device, [4, queryHeads, headDim], dtype);
+    using k = Tensor.zeros(device, [4, kvHeads, headDim], dtype);
+    using out = Tensor.zeros(device, [4, queryHeads, headDim], dtype);
     using lse = Tensor.zeros(device, [4, queryHeads], "f32");
     const { stream } = device;
     const noise = (tokens: number, heads: number, seed: number) =>
-      Tensor.randomNormal(device, [tokens, heads, headDim], "f32", { seed });
+      Tensor.randomNormal(device, [tokens, heads, headDim], dtype, { seed });
     const reserve = (from: PagedCache, all: Sequence[], counts: number[]) => {
       const batch = from.reserve(all, counts, { padTo: Math.max(4, sum(counts)) });
       if (!batch.ok) throw batch.error;

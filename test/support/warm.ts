@@ -1,9 +1,12 @@
 import { join } from "node:path";
+import { attend, type AttendOptions } from "../../src/attention/attend.ts";
 import { Attention } from "../../src/attention/attention.ts";
 import type { AttentionOptions } from "../../src/attention/options.ts";
 import { Device } from "../../src/device/device.ts";
 import { DeviceError } from "../../src/errors.ts";
 import { Status } from "../../src/ffi/status.ts";
+import type { AttentionState } from "../../src/ops/merge.ts";
+import type { Tensor } from "../../src/tensor/tensor.ts";
 
 /**
  * An attention object without a wait: kernels that nobody compiled yet are compiled by a child
@@ -15,10 +18,36 @@ export function createNow(device: Device, options: AttentionOptions): Attention 
   } catch (error) {
     if (!(error instanceof DeviceError) || error.status !== Status.notFound) throw error;
   }
+  compileApart(options);
+  return Attention.createSync(device, options);
+}
+
+/** As attend, whose kernels nobody may have compiled yet. */
+export function attendNow(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  options: AttendOptions = {},
+): AttentionState {
+  try {
+    return attend(q, k, v, options);
+  } catch (error) {
+    if (!(error instanceof DeviceError) || error.status !== Status.notFound) throw error;
+  }
+  const tensors = ["alibiSlopes", "sinkLogits", "maskBits", "kScale", "vScale", "stream"];
+  const plain = Object.entries(options).filter(([name]) => !tensors.includes(name));
+  compileApart({
+    ...(Object.fromEntries(plain) as AttendOptions),
+    ...{ queryHeads: q.shape[1], kvHeads: k.shape[1], headDim: q.shape[2], valueDim: v.shape[2] },
+    ...{ dtype: q.dtype, kvDtype: k.dtype },
+  });
+  return attend(q, k, v, options);
+}
+
+function compileApart(options: AttentionOptions): void {
   const command = [process.execPath, join(import.meta.dir, "warm.ts"), JSON.stringify([options])];
   const { exitCode, stderr } = Bun.spawnSync(command, { env: process.env });
   if (exitCode !== 0) throw new Error(`warming failed: ${stderr.toString()}`);
-  return Attention.createSync(device, options);
 }
 
 /** Compiles what these options need, many kernels at a time. */
