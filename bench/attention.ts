@@ -1,7 +1,7 @@
 import { Attention, createBatch, PagedCache, raggedLayout, Tensor } from "../src/index.ts";
 import type { Sequence } from "../src/kv/sequence.ts";
 import { type DType, dtypeBytes } from "../src/tensor/dtype.ts";
-import { type Bench, type Case, deviceMs, type Measured, pairedWithRead } from "./bench.ts";
+import { type Bench, besides, type Case, type Measured, pairedWithCeilings } from "./bench.ts";
 
 const dim = 128;
 /** K/V in turn hold at least this much, so that they come from memory. */
@@ -49,7 +49,7 @@ export const attentionCases: Case[] = [
 ];
 
 async function decode(bench: Bench, shape: DecodeShape): Promise<Measured> {
-  const { device, ceilings } = bench;
+  const { device } = bench;
   const { dtype, batch, queryHeads, kvHeads } = shape;
   const keys = bench.quick ? 128 : shape.keys;
   const layerBytes = 2 * batch * keys * kvHeads * dim * dtypeBytes(dtype);
@@ -79,11 +79,9 @@ async function decode(bench: Bench, shape: DecodeShape): Promise<Measured> {
   attention.plan(step);
   const run = (turn: number) => attention.run({ layer: turn % layers, q, cache, out });
   const seconds = bench.seconds * 2;
-  const { ms, readGBs, ofRead } = await pairedWithRead(device, seconds, layerBytes, run);
   const flops = 4 * batch * queryHeads * keys * dim;
-  const computeMs = flops / ceilings.fmaGflops / 1e6;
-  const memoryMs = layerBytes / readGBs / 1e6;
-  const ofRoofline = memoryMs > computeMs ? ofRead : computeMs / ms;
+  const paired = await pairedWithCeilings(bench, seconds, layerBytes, flops, run);
+  const { ms, ceilings, ofRoofline } = paired;
   const peerMs = await peerTime(bench, {
     ...shape,
     keys,
@@ -101,6 +99,7 @@ async function decode(bench: Bench, shape: DecodeShape): Promise<Measured> {
     peer: peerMs === null ? null : gbs(peerMs),
     target: `${Math.round(target * 100)} % of roofline${peerTarget ? `, ${peerTarget}x peer` : ""}`,
     met: ofRoofline >= target && fast,
+    more: besides(ceilings),
   };
 }
 
@@ -120,7 +119,7 @@ function fill(cache: PagedCache, sequences: Sequence[], tokens: number, layers: 
 }
 
 async function prefill(bench: Bench, dtype: "f32" | "bf16", causal: boolean): Promise<Measured> {
-  const { device, ceilings } = bench;
+  const { device } = bench;
   const tokens = bench.quick ? 128 : 2048;
   const heads = 8;
   const shape = { queryHeads: heads, kvHeads: heads, headDim: dim, dtype, causal };
@@ -135,21 +134,24 @@ async function prefill(bench: Bench, dtype: "f32" | "bf16", causal: boolean): Pr
   attention.plan(createBatch({ queryLengths: [tokens], kvLengths: [tokens], layout }));
   const run = () => attention.run({ q, k, v, out });
   // Half before the peer and half after, so that a change of the machine's speed hits both.
-  const before = await deviceMs(device, bench.seconds / 2, run);
+  const flops = 4 * heads * dim * (causal ? (tokens * (tokens + 1)) / 2 : tokens * tokens);
+  const measure = () => pairedWithCeilings(bench, bench.seconds / 2, 0, flops, run);
+  const before = await measure();
   const peerCase = { dtype, batch: 1, queryHeads: heads, kvHeads: heads, causal, copies: 1 };
   const peerMs = await peerTime(bench, { ...peerCase, queries: tokens, keys: tokens });
-  const after = await deviceMs(device, bench.seconds / 2, run);
-  const ms = (before + after) / 2;
-  const flops = 4 * heads * dim * (causal ? (tokens * (tokens + 1)) / 2 : tokens * tokens);
+  const after = await measure();
+  const ms = (before.ms + after.ms) / 2;
+  const ofRoofline = (before.ofRoofline + after.ofRoofline) / 2;
   const gflops = (time: number) => flops / time / 1e6;
   const target = causal ? 1 : 0.85;
   return {
     name: "",
-    ...{ value: gflops(ms), unit: "GFLOP/s", ofRoofline: gflops(ms) / ceilings.fmaGflops },
+    ...{ value: gflops(ms), unit: "GFLOP/s", ofRoofline },
     peer: peerMs === null ? null : gflops(peerMs),
     ofPeer: peerMs === null ? null : peerMs / ms,
     target: `${target}x peer`,
     met: peerMs === null ? undefined : peerMs / ms >= target,
+    more: besides(after.ceilings),
   };
 }
 

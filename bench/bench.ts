@@ -21,6 +21,8 @@ export interface Measured extends Row {
   /** The target in words, and whether the figure meets it. */
   target?: string;
   met?: boolean;
+  /** What else the row says, such as the ceilings measured beside it. */
+  more?: string;
 }
 
 /** What this machine can do at most, measured in the same run. */
@@ -32,7 +34,6 @@ export interface Ceilings {
 /** What every benchmark is given. */
 export interface Bench {
   device: Device;
-  ceilings: Ceilings;
   peer: Peer | undefined;
   /** True: shorter runs and smaller data, to see that it works. */
   quick: boolean;
@@ -57,6 +58,7 @@ export async function measureCeilings(device: Device, quick: boolean): Promise<C
   return { readGBs, fmaGflops: await fmaRate(device, quick) };
 }
 
+/** Multiply-adds on all threads in 1e9 operations a second, two for each: the best of three passes. */
 async function fmaRate(device: Device, quick: boolean): Promise<number> {
   const items = device.processors * 8;
   using out = device.alloc(items * 8, "probe");
@@ -64,7 +66,7 @@ async function fmaRate(device: Device, quick: boolean): Promise<number> {
   using end = device.createEvent();
   const params = new ProbeParams();
   params.out = out.address;
-  params.iterations = quick ? 100_000 : 2_000_000;
+  params.iterations = quick ? 100_000 : 500_000;
   let best = 0;
   for (let pass = 0; pass < 3; pass++) {
     start.record(device.stream);
@@ -77,29 +79,48 @@ async function fmaRate(device: Device, quick: boolean): Promise<number> {
   return best;
 }
 
+/** Kernel time and what the machine could do beside it, each the median of its rounds. */
+export interface Paired {
+  ms: number;
+  ceilings: Ceilings;
+  /** Part of the roofline: the larger of bytes over the read rate and operations over the FMA peak. */
+  ofRoofline: number;
+}
+
 /**
- * Kernel time against the read rate measured right beside it, in rounds: [median ms of `queue`, median
- * GB/s of plain reading, median of their ratio]. On a shared machine only such pairs say anything.
+ * Measures what `queue` queues in rounds, in each of them both ceilings right beside it: on a shared
+ * machine only such neighbours can be compared. A call moves `bytes` and does `flops` operations.
  */
-export async function pairedWithRead(
-  device: Device,
+export async function pairedWithCeilings(
+  { device, quick }: Bench,
   seconds: number,
   bytes: number,
+  flops: number,
   queue: (turn: number) => void,
-): Promise<{ ms: number; readGBs: number; ofRead: number }> {
+): Promise<Paired> {
   const times: number[] = [];
-  const rates: number[] = [];
-  const ratios: number[] = [];
+  const reads: number[] = [];
+  const fmas: number[] = [];
+  const parts: number[] = [];
+  const probeBytes = quick ? 64 << 20 : 256 << 20;
   const deadline = performance.now() + seconds * 1000;
   for (let round = 0; round < 3 || performance.now() < deadline; round++) {
-    const before = await readRate(device, 256 << 20);
+    const before = [await fmaRate(device, quick), await readRate(device, probeBytes)];
     const ms = await deviceMs(device, seconds / 16, queue);
-    const rate = (before + (await readRate(device, 256 << 20))) / 2;
+    const read = (before[1] + (await readRate(device, probeBytes))) / 2;
+    const fma = (before[0] + (await fmaRate(device, quick))) / 2;
     times.push(ms);
-    rates.push(rate);
-    ratios.push(bytes / ms / 1e6 / rate);
+    reads.push(read);
+    fmas.push(fma);
+    parts.push(Math.max(bytes / read, flops / fma) / ms / 1e6);
   }
-  return { ms: median(times), readGBs: median(rates), ofRead: median(ratios) };
+  const ceilings = { readGBs: median(reads), fmaGflops: median(fmas) };
+  return { ms: median(times), ceilings, ofRoofline: median(parts) };
+}
+
+/** The ceilings of a row in words. */
+export function besides({ readGBs, fmaGflops }: Ceilings): string {
+  return `beside ${readGBs.toFixed(1)} GB/s, ${fmaGflops.toFixed(0)} GFLOP/s`;
 }
 
 /**

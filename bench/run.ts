@@ -3,7 +3,8 @@ import { availableParallelism } from "node:os";
 import { Command } from "commander";
 import { Device } from "../src/index.ts";
 import { attentionCases } from "./attention.ts";
-import { type Bench, type Measured, measureCeilings } from "./bench.ts";
+import { type Bench, type Ceilings, type Measured, measureCeilings } from "./bench.ts";
+import { demoCases } from "./demo.ts";
 import { hostCases } from "./host.ts";
 import { Peer } from "./peers/peer.ts";
 import { parseCount, parseRegex, Table } from "./table.ts";
@@ -28,7 +29,8 @@ const command = new Command("bench")
 await main(command.opts<Options>());
 
 async function main(options: Options): Promise<void> {
-  const cases = [...hostCases, ...attentionCases].filter(({ name }) => options.only.test(name));
+  const all = [...hostCases, ...demoCases, ...attentionCases];
+  const cases = all.filter(({ name }) => options.only.test(name));
   if (cases.length === 0) {
     process.stderr.write(`bench: no row matches ${options.only}\n`);
     process.exitCode = 2;
@@ -43,7 +45,7 @@ async function main(options: Options): Promise<void> {
       `${ceilings.fmaGflops.toFixed(0)} GFLOP/s multiply-add (f32)\n` +
       `peer      ${peer === undefined ? "none (torch cannot be imported)" : `PyTorch ${peer.version}`}\n\n`,
   );
-  const bench: Bench = { device, ceilings, peer, quick: options.quick, seconds: 1.5 };
+  const bench: Bench = { device, peer, quick: options.quick, seconds: 1.5 };
   if (options.quick) bench.seconds = 0.05;
   const rows: Measured[] = [];
   const table = new Table(42);
@@ -52,14 +54,14 @@ async function main(options: Options): Promise<void> {
     const measured = await run(bench);
     for (const row of Array.isArray(measured) ? measured : [measured]) {
       rows.push({ ...row, name: row.name || name });
-      table.row(rows.at(-1)!);
+      table.row(rows.at(-1)!, row.more);
     }
   }
   peer?.stop();
   if (options.json !== undefined) writeJson(options.json, device, ceilings, rows);
 }
 
-function writeJson(file: string, device: Device, ceilings: object, measured: Measured[]): void {
+function writeJson(file: string, device: Device, ceilings: Ceilings, measured: Measured[]): void {
   const rows = measured.map(({ name, value, unit, ofRoofline, peer, ofPeer }) => {
     return { name, value, unit, ofRoofline, peer, ofPeer };
   });

@@ -20,15 +20,18 @@ function stampOf(patterns: string[]): string {
   return hash(...sources.map((path) => `${path} ${statSync(join(root, path)).mtimeMs}`));
 }
 
-async function setup(): Promise<void> {
+/** Brings all up; true when packages were installed, which this process then cannot import. */
+async function setup(): Promise<boolean> {
   const packages = hash(read("bun.lock"), read("package.json"), process.versions.bun ?? "");
-  await once("packages", packages, existsSync(join(root, "node_modules")), () =>
-    must(
+  let installed = false;
+  await once("packages", packages, existsSync(join(root, "node_modules")), async () => {
+    installed = true;
+    await must(
       "installing npm packages",
       [process.execPath, "install", "--frozen-lockfile"],
       "check that the npm registry can be reached.",
-    ),
-  );
+    );
+  });
   const sources = ["zig/*.zig", "zig/{cpu,cuda}/**/*.zig", "kernels/params.h"];
   await once("library", stampOf(sources), existsSync(library), async () => {
     const zig = await findZig();
@@ -38,6 +41,15 @@ async function setup(): Promise<void> {
       "read the compiler's message above.",
     );
   });
+  return installed;
+}
+
+/** The same start once more in a fresh process; it ends a Ctrl-C, and this one waits for it. */
+async function startAgain(): Promise<number> {
+  const command = [process.execPath, import.meta.path, ...process.argv.slice(2)];
+  const child = Bun.spawn(command, { cwd: root, stdio: ["inherit", "inherit", "inherit"] });
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => child.kill(signal));
+  return await child.exited;
 }
 
 /** Format, types, tests of TypeScript and Zig. */
@@ -93,11 +105,14 @@ if (!commands.includes(command)) {
   process.stderr.write(`flashbun: unknown command ${command}; use one of ${list}\n`);
   process.exit(2);
 }
-await setup();
+const installed = await setup();
 if (command === "check") {
   process.exitCode = await check();
 } else if (command === "check-cuda") {
   process.exitCode = await checkCuda();
+} else if (installed && command !== "build") {
+  // Bun remembers of a folder that was not there that nothing is in it.
+  process.exitCode = await startAgain();
 } else if (command === "demo") {
   process.argv.splice(2, process.argv.length, "replay", ...rest);
   await import("../src/cli/main.ts");

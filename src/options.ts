@@ -4,6 +4,11 @@ import { OptionError } from "./errors.ts";
 export interface OptionSchema {
   type?: string;
   description: string;
+  /** Of an object. */
+  properties?: OptionSchemas;
+  required?: readonly string[];
+  /** Of a list. */
+  items?: OptionSchema;
   [keyword: string]: unknown;
 }
 
@@ -20,7 +25,12 @@ interface Validator {
   Errors(value: unknown): [boolean, Failure[]];
 }
 
-const compiled = new WeakMap<OptionSchemas, Validator>();
+interface Checked {
+  schema: OptionSchema;
+  validator: Validator;
+}
+
+const compiled = new WeakMap<OptionSchemas, Checked>();
 
 /**
  * Throws an OptionError for the first option that is unknown, missing or not allowed. TypeBox is
@@ -32,40 +42,56 @@ export function checkOptions(
   required: readonly string[],
   options: unknown,
 ): void {
-  let validator = compiled.get(schemas);
-  if (validator === undefined) compiled.set(schemas, (validator = compile(schemas, required)));
+  let checked = compiled.get(schemas);
+  if (checked === undefined) {
+    compiled.set(schemas, (checked = compile(object(schemas, required, "an object of options"))));
+  }
+  const { schema, validator } = checked;
   if (validator.Check(options)) return;
-  throw failureOf(name, schemas, required, options, validator.Errors(options)[1]);
+  const path = validator.Errors(options)[1][0]?.instancePath.split("/").slice(1) ?? [];
+  throw failureOf(name, "", schema, options, path);
 }
 
-function compile(schemas: OptionSchemas, required: readonly string[]): Validator {
+function compile(schema: OptionSchema): Checked {
   const { Compile } = require("typebox/schema") as { Compile(schema: unknown): Validator };
-  return Compile({ type: "object", properties: schemas, required, additionalProperties: false });
+  return { schema, validator: Compile(schema) };
 }
 
+/**
+ * The error of `value`, or of what lies at `path` in it. An option's name begins with `prefix`,
+ * that of the object which holds it.
+ */
 function failureOf(
   name: string,
-  schemas: OptionSchemas,
-  required: readonly string[],
-  options: unknown,
-  failures: Failure[],
+  prefix: string,
+  schema: OptionSchema,
+  value: unknown,
+  path: readonly string[],
 ): OptionError {
-  if (typeof options !== "object" || options === null) {
-    return new OptionError(name, options, "an object", "pass an object of options.");
+  const [key, ...rest] = path;
+  const { items, properties, required = [], description } = schema;
+  if (items !== undefined && key !== undefined) {
+    const item = (value as unknown[])[Number(key)];
+    return failureOf(`${name}[${key}]`, `${name}[${key}].`, items, item, rest);
   }
-  const values = options as Record<string, unknown>;
-  const known = Object.keys(schemas);
+  if (properties === undefined || typeof value !== "object" || value === null) {
+    return new OptionError(name, value, description, `change ${name}.`);
+  }
+  const values = value as Record<string, unknown>;
+  const known = Object.keys(properties);
   const missing = required.find((option) => values[option] === undefined);
   if (missing !== undefined) {
-    return new OptionError(missing, undefined, schemas[missing].description, `set ${missing}.`);
+    const allowed = properties[missing].description;
+    return new OptionError(`${prefix}${missing}`, undefined, allowed, `set ${prefix}${missing}.`);
   }
   const unknown = Object.keys(values).find((option) => !known.includes(option));
   if (unknown !== undefined) {
     const allowed = `one of the options ${known.join(", ")}`;
     return new OptionError(`${name}.${unknown}`, values[unknown], allowed, `remove or rename it.`);
   }
-  const wrong = failures[0]?.instancePath.split("/")[1] ?? known[0];
-  return new OptionError(wrong, values[wrong], schemas[wrong].description, `change ${wrong}.`);
+  const wrong = key ?? known[0];
+  const option = `${prefix}${wrong}`;
+  return failureOf(option, `${option}.`, properties[wrong], values[wrong], rest);
 }
 
 /** An integer in [least, most]. */
@@ -81,6 +107,14 @@ export function finite(least = -Number.MAX_VALUE, most = Number.MAX_VALUE): Opti
   return { type: "number", minimum: least, maximum: most, description: `a finite number${range}` };
 }
 
+/** A finite number above 0. */
+export const positive: OptionSchema = {
+  type: "number",
+  exclusiveMinimum: 0,
+  maximum: Number.MAX_VALUE,
+  description: "a finite number above 0",
+};
+
 /** One of the given strings. */
 export function oneOf(values: readonly string[]): OptionSchema {
   return { enum: values, description: `one of ${values.join(", ")}` };
@@ -88,6 +122,20 @@ export function oneOf(values: readonly string[]): OptionSchema {
 
 /** True or false. */
 export const flag: OptionSchema = { type: "boolean", description: "true or false" };
+
+/** A list of items of one schema. */
+export function list(items: OptionSchema, description: string): OptionSchema {
+  return { type: "array", items, description };
+}
+
+/** An object with these properties and no others. */
+export function object(
+  properties: OptionSchemas,
+  required: readonly string[],
+  description: string,
+): OptionSchema {
+  return { type: "object", properties, required, additionalProperties: false, description };
+}
 
 /** Anything: checked by the code that takes it. */
 export function unchecked(description: string): OptionSchema {

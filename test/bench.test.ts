@@ -16,17 +16,20 @@ const rowKeys = ["name", "value", "unit", "ofRoofline", "peer", "ofPeer"];
 
 test("the benchmarks run, print their ceilings and write rows as JSON", async () => {
   const file = join(folder, "bench.json");
-  const only = "noop|plan/b256|append|b16_h32_8|prefill/f32";
+  const only = "noop|plan/b256|append|demo|b16_h32_8|prefill/f32";
   const args = ["--quick", "--no-peer", "--only", only, "--json", file];
   const { code, stdout, stderr } = await runBun([script, ...args]);
   expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
   expect(stdout).toContain("GB/s read");
+  for (const kind of ["decode", "prefill"])
+    expect(stdout).toMatch(new RegExp(`^${kind}/.*beside [\\d.]+ GB/s, \\d+ GFLOP/s$`, "m"));
   const { rows, ceilings } = JSON.parse(readFileSync(file, "utf8"));
   expect(ceilings.readGBs).toBeGreaterThan(0);
   expect(ceilings.fmaGflops).toBeGreaterThan(0);
   const names = rows.map(({ name }: { name: string }) => name);
   expect(names).toContain("decode/bf16/b16_h32_8_d128_kv4096");
   expect(names).toContain("prefill/f32/b1_h8_8_d128_s2048_causal");
+  expect(names).toContain("demo/host_b64");
   for (const row of rows) {
     expect(Object.keys(row)).toEqual(rowKeys);
     expect(row.value).toBeGreaterThan(0);

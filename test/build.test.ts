@@ -1,7 +1,17 @@
 import { expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readFileSync } from "node:fs";
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { libraryPath } from "../src/ffi/library.ts";
 import { runBun } from "./support/run.ts";
 import { root, zigBuild } from "./support/zig.ts";
 
@@ -28,6 +38,34 @@ test.skipIf(!isSetUp)("a second start does nothing twice and needs no network", 
   const env = { PATH: "/nowhere", npm_config_registry: "", HTTP_PROXY: "", HTTPS_PROXY: "" };
   const { code, stdout, stderr } = await runBun(["scripts/setup.ts", "build"], { cwd: root, env });
   expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: "", stderr: "" });
+});
+
+test("the first start of a clone reaches its job", async () => {
+  const clone = mkdtempSync(join(tmpdir(), "flashbun-clone-"));
+  try {
+    const names = ["package.json", "bun.lock", "bunfig.toml", "build.zig", "toolchain.zon"];
+    for (const name of [...names, "scripts", "src"])
+      cpSync(join(root, name), join(clone, name), { recursive: true });
+    // Stands for the right Zig on the PATH: it builds by copying.
+    const zig = join(clone, "bin", "zig");
+    const pins = readFileSync(join(clone, "toolchain.zon"), "utf8");
+    const version = /\.ziglang = "(.+)"/.exec(pins)![1];
+    const build = `mkdir -p zig-out/lib && cp "${libraryPath()}" zig-out/lib/libflashbun.so`;
+    mkdirSync(join(clone, "bin"));
+    writeFileSync(zig, `#!/bin/sh\n[ "$1" = version ] && echo ${version} && exit\n${build}\n`);
+    chmodSync(zig, 0o755);
+    const env = { PATH: `${join(clone, "bin")}:${process.env["PATH"]}`, FLASHBUN_LIB: undefined };
+    const job = ["demo", "--requests", "2", "--shape", "tiny"];
+    const { code, stdout, stderr } = await runBun(["scripts/setup.ts", ...job], {
+      cwd: clone,
+      env,
+    });
+    expect(stderr).toContain("flashbun: installing npm packages");
+    expect(stdout).toContain("none off");
+    expect(code).toBe(0);
+  } finally {
+    rmSync(clone, { recursive: true, force: true });
+  }
 });
 
 test("an unknown command of the set-up is refused", async () => {

@@ -4,7 +4,7 @@ import { OptionError } from "../errors.ts";
 import { createBatch } from "../kv/batch.ts";
 import { raggedLayout } from "../kv/layout.ts";
 import type { AttentionState } from "../ops/merge.ts";
-import { Tensor } from "../tensor/tensor.ts";
+import { requireTensor, Tensor } from "../tensor/tensor.ts";
 import { Attention } from "./attention.ts";
 import type { AttentionOptions } from "./options.ts";
 
@@ -36,6 +36,7 @@ export function attend(
   options: AttendOptions = {},
 ): AttentionState {
   for (const [name, tensor] of Object.entries({ q, k, v })) {
+    requireTensor(name, tensor);
     tensor.guard();
     if (tensor.shape.length === 3) continue;
     const fix = "add or select the axis.";

@@ -3,7 +3,7 @@ import { Owner } from "../device/owner.ts";
 import { GrowingBuffer, PinnedRing } from "../device/ring.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError, PlanError } from "../errors.ts";
-import type { Batch } from "../kv/batch.ts";
+import { type Batch, requireBatch } from "../kv/batch.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { RopeTable } from "../ops/rope.ts";
 import { type Plan, Planner } from "../plan/attention.ts";
@@ -100,10 +100,12 @@ export class Attention extends Owner implements AsyncDisposable {
 
   /**
    * Schedules a batch, once a step for all layers; on the host, without a wait. Errors: PlanError
-   * for a batch over the graph's sizes, OptionError for levels under batchInvariant.
+   * for a batch over the graph's sizes, OptionError for levels under batchInvariant,
+   * OutOfPagesError for a step that did not fit.
    */
   plan(batch: Batch): Plan {
     this.guard();
+    requireBatch(batch);
     if (this.device.capturing) {
       throw new PlanError("plan cannot be captured. Fix: plan before the capture and each replay.");
     }

@@ -6,7 +6,7 @@ import type { Batch } from "../kv/batch.ts";
 import type { Level } from "../kv/layout.ts";
 import { type ScaleStrides, scaleStrides } from "../ops/scale.ts";
 import { type DType, dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { PagedCache } from "./paged-cache.ts";
 
@@ -54,10 +54,13 @@ export function bindTensors(
   batch: Batch,
   tensors: RunTensors,
 ): void {
-  const { queryHeads, kvHeads, headDim, valueDim } = options;
+  const { queryHeads, headDim, valueDim } = options;
   const { q, out, lse } = tensors;
   for (let i = 0; i < tensorNames.length; i++) {
-    tensors[tensorNames[i]]?.requireOn(device, tensorNames[i]);
+    const tensor = tensors[tensorNames[i]];
+    if (tensor === undefined) continue;
+    requireTensor(tensorNames[i], tensor);
+    tensor.requireOn(device, tensorNames[i]);
   }
   if (tensors.cache !== undefined && tensors.cache.device !== device) {
     const fix = "use a cache of the attention's device.";
@@ -94,14 +97,29 @@ export function bindTensors(
   );
   params.sinks = paired("sinks", options.sinks, "sinks", tensors.sinks, queryHeads);
   bindMask(params, options, batch, tensors);
-  const kScale = scaleStrides("kScale", tensors.kScale, kvHeads);
-  const vScale = scaleStrides("vScale", tensors.vScale, kvHeads);
-  if (device.kind === "cuda" && !options.tokenScales) {
+}
+
+/** Scales reach as far as the keys do. */
+function bindScales(
+  params: AttentionParams,
+  options: ResolvedOptions,
+  batch: Batch,
+  tensors: RunTensors,
+  k: Tensor,
+): void {
+  const { contiguous, blockSize } = batch.layout;
+  const reach = {
+    heads: options.kvHeads,
+    pages: contiguous ? 1 : k.shape[0],
+    pageTokens: contiguous ? k.shape[0] : blockSize,
+    requests: batch.requestCount,
+  };
+  const kScale = scaleStrides("kScale", tensors.kScale, reach);
+  const vScale = scaleStrides("vScale", tensors.vScale, reach);
+  if (k.device.kind === "cuda" && !options.tokenScales) {
     requireWholeScales("kScale", kScale);
     requireWholeScales("vScale", vScale);
   }
-  checkRequests("kScale", tensors.kScale, kScale.request, batch);
-  checkRequests("vScale", tensors.vScale, vScale.request, batch);
   if (batch.layout.levels.length > 1 && (kScale.request !== 0 || vScale.request !== 0)) {
     const fix = "use scales by head or token, or plan without shared prefixes.";
     const allowed = "not by request where requests share a level";
@@ -124,18 +142,6 @@ function requireWholeScales(option: string, scale: ScaleStrides): void {
   if (scale.page === 0 && scale.token === 0) return;
   const fix = "create with { tokenScales: true }.";
   throw new OptionError(option, "scales by token", "by tensor, head or request", fix);
-}
-
-/** Scales by request must be there for every request. */
-function checkRequests(
-  option: string,
-  scale: Tensor | undefined,
-  stride: number,
-  batch: Batch,
-): void {
-  if (scale === undefined || stride === 0 || scale.shape[0] >= batch.requestCount) return;
-  const allowed = `[${batch.requestCount} or more, ${scale.shape[1]}]`;
-  throw new OptionError(option, scale.label, allowed, "give a row for each request.");
 }
 
 function bindKeysAndValues(
@@ -161,6 +167,7 @@ function bindKeysAndValues(
     requireAligned("k", k, headDim);
     requireAligned("v", v, valueDim);
   }
+  bindScales(params, options, batch, tensors, k);
   const tokenAxis = contiguous ? 0 : 1;
   params.kData = k.address;
   params.kStridePage = contiguous ? 0 : k.strides[0];

@@ -1,6 +1,6 @@
 import { OptionError, requireInteger } from "../errors.ts";
-import { checkOptions, flag, integer, oneOf, unchecked } from "../options.ts";
-import { type DType, dtypes, requireDType } from "../tensor/dtype.ts";
+import { checkOptions, flag, integer, list, object, oneOf, unchecked } from "../options.ts";
+import { type DType, dtypes } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** A plane of a cache page: `heads` rows of `dim` elements a token. */
@@ -63,8 +63,31 @@ const schemas = {
   layout: oneOf(["NHD", "HND"]),
   combined: flag,
   maxSequences: integer(1, 1 << 20),
-  planes: unchecked("a list of { name, heads, dim, dtype }"),
-  groups: unchecked("a list of { layers, pages, windowLeft }"),
+  planes: list(
+    object(
+      {
+        name: { type: "string", description: "a name" },
+        heads: integer(1, 65536),
+        dim: integer(1, 65536),
+        dtype: oneOf(dtypes),
+      },
+      ["name", "heads", "dim", "dtype"],
+      "an object { name, heads, dim, dtype }",
+    ),
+    "a list of { name, heads, dim, dtype }",
+  ),
+  groups: list(
+    object(
+      {
+        layers: list(integer(0, 65535), "a list of layers"),
+        pages: integer(1),
+        windowLeft: integer(-1),
+      },
+      ["layers", "pages"],
+      "an object { layers, pages, windowLeft }",
+    ),
+    "a list of { layers, pages, windowLeft }",
+  ),
   storage: unchecked("a function (layer, plane) => Tensor"),
 };
 const required = ["layers", "kvHeads", "headDim", "dtype", "pages", "pageSize"];
@@ -75,6 +98,9 @@ export const planesMax = 4;
 /** Throws OptionError unless the options describe a cache. */
 export function checkCacheOptions(options: PagedCacheOptions): void {
   checkOptions("options", schemas, required, options);
+  const { storage } = options;
+  if (storage !== undefined && typeof storage !== "function")
+    throw new OptionError("storage", storage, schemas.storage.description, "pass a function.");
   const planes = planesOf(options);
   if (planes.length < 1 || planes.length > planesMax) {
     throw new OptionError(
@@ -85,10 +111,7 @@ export function checkCacheOptions(options: PagedCacheOptions): void {
     );
   }
   const names = new Set<string>();
-  for (const { name, heads, dim, dtype } of planes) {
-    requireInteger(`planes.${name}.heads`, heads, 1);
-    requireInteger(`planes.${name}.dim`, dim, 1);
-    requireDType(`planes.${name}.dtype`, dtype);
+  for (const { name } of planes) {
     if (names.has(name)) throw new OptionError("planes", name, "named once", "rename one plane.");
     names.add(name);
   }
@@ -115,7 +138,6 @@ export function groupsOf(options: PagedCacheOptions): readonly CacheGroupOptions
 function checkGroups(options: PagedCacheOptions): void {
   const seen = new Set<number>();
   for (const [index, group] of groupsOf(options).entries()) {
-    requireInteger(`groups[${index}].pages`, group.pages, 1);
     for (const layer of group.layers) {
       requireInteger(`groups[${index}].layers`, layer, 0, options.layers - 1);
       if (seen.has(layer)) {

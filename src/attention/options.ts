@@ -1,5 +1,5 @@
 import { OptionError } from "../errors.ts";
-import { checkOptions, finite, flag, integer, oneOf, unchecked } from "../options.ts";
+import { checkOptions, finite, flag, integer, list, object, oneOf, positive } from "../options.ts";
 import type { LseBase } from "../ops/merge.ts";
 import { checkRope, type RopeOptions } from "../ops/rope.ts";
 import type { DType } from "../tensor/dtype.ts";
@@ -70,6 +70,18 @@ export interface AttentionOptions {
 const floats = ["f32", "f16", "bf16"];
 const kvFloats = [...floats, "f8e4m3", "f8e5m2"];
 
+const scaling = object(
+  {
+    kind: oneOf(["linear", "llama3"]),
+    factor: positive,
+    lowFrequencyFactor: positive,
+    highFrequencyFactor: positive,
+    originalPositions: integer(1),
+  },
+  ["kind", "factor"],
+  'an object { kind, factor }, with kind "llama3" more',
+);
+
 const schemas = {
   queryHeads: integer(1, 65536),
   kvHeads: integer(1, 65536),
@@ -85,7 +97,17 @@ const schemas = {
   alibi: flag,
   sinks: flag,
   mask: oneOf(["none", "all", "tail"]),
-  rope: unchecked("an object { theta, dim, interleaved, maxPositions, scaling }"),
+  rope: object(
+    {
+      theta: positive,
+      dim: integer(2, 576),
+      interleaved: flag,
+      maxPositions: integer(1, 2 ** 24),
+      scaling,
+    },
+    [],
+    "an object { theta, dim, interleaved, maxPositions, scaling }",
+  ),
   lseBase: oneOf(["e", "2"]),
   finalize: flag,
   batchInvariant: flag,
@@ -93,18 +115,16 @@ const schemas = {
   tokenScales: flag,
   keyPlane: { type: "string", description: "the name of a plane" },
   valuePlane: { type: "string", description: "the name of a plane" },
-  graph: {
-    type: "object",
-    required: ["maxBatch", "maxQueryTokens", "maxColumns"],
-    properties: {
+  graph: object(
+    {
       maxBatch: integer(1),
       maxQueryTokens: integer(1),
       maxColumns: integer(1),
-      buckets: { type: "array", items: { type: "integer", minimum: 1 } },
+      buckets: list(integer(1), "a list of batch sizes"),
     },
-    additionalProperties: false,
-    description: "{ maxBatch, maxQueryTokens, maxColumns, buckets } in positive integers",
-  },
+    ["maxBatch", "maxQueryTokens", "maxColumns"],
+    "{ maxBatch, maxQueryTokens, maxColumns, buckets } in positive integers",
+  ),
   layers: integer(1, 65536),
 };
 

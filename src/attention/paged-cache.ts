@@ -3,7 +3,7 @@ import { Owner } from "../device/owner.ts";
 import { GrowingBuffer, PinnedRing } from "../device/ring.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError, PlanError, requireInteger } from "../errors.ts";
-import type { Batch, OutOfPages } from "../kv/batch.ts";
+import { type Batch, type OutOfPages, requireBatch } from "../kv/batch.ts";
 import { PrefixIndex } from "../kv/prefix-index.ts";
 import type { ReserveOptions } from "../kv/reserve.ts";
 import { type PrefixMatch, type Sequence, SequencePool } from "../kv/sequence.ts";
@@ -147,9 +147,9 @@ export class PagedCache extends Owner {
     appender.begin(this.pageSize, batch, this.#step.address + 4 * this.#stepOffsets[group]);
     appender.tokenRequests = this.#step.address + 4 * this.#stepOffsets[this.#groups.length];
     for (let i = 0; i < this.planes.length; i++) {
-      const source = this.#sourceOf(tensors, this.planes[i].name);
-      const scale = scaleOf(tensors, this.planes[i].name);
-      appender.plane(this.planes[i].name, this.#views[layer][i], source, scale);
+      const { name } = this.planes[i];
+      const source = this.#sourceOf(tensors, name);
+      appender.plane(optionOf(name), this.#views[layer][i], source, scaleOf(tensors, name));
     }
     appender.launch(stream);
     if (this.device.capturing) this.#watch(batch.paddedTokens);
@@ -160,6 +160,7 @@ export class PagedCache extends Owner {
    * slot mappings. Called by append and by attention.
    */
   sync(batch: Batch, stream: Stream): void {
+    requireBatch(batch);
     if (batch.owner !== this.pool) {
       throw new PlanError("the batch was not reserved from this cache. Fix: use cache.reserve.");
     }
@@ -279,8 +280,8 @@ export class PagedCache extends Owner {
       tensors.planes?.[name] ??
       (name === "key" ? tensors.k : name === "value" ? tensors.v : undefined);
     if (source !== undefined) return source;
-    const option = name === "key" ? "k" : name === "value" ? "v" : `planes.${name}`;
-    throw new OptionError(option, source, "a tensor", `pass the new tokens of plane ${name}.`);
+    const fix = `pass the new tokens of plane ${name}.`;
+    throw new OptionError(optionOf(name), source, "a tensor", fix);
   }
 
   #refuseCapture(what: string): void {
@@ -389,6 +390,11 @@ export class PagedCache extends Owner {
 function copyInts(target: Int32Array, at: number, source: Int32Array, count: number): void {
   if (count > 1024) target.set(source.subarray(0, count), at);
   else for (let i = 0; i < count; i++) target[at + i] = source[i];
+}
+
+/** The option of append that holds a plane's new tokens. */
+function optionOf(plane: string): string {
+  return plane === "key" ? "k" : plane === "value" ? "v" : `planes.${plane}`;
 }
 
 function scaleOf(tensors: AppendTensors, name: string): AppendScales | undefined {

@@ -55,6 +55,17 @@ export class OutOfPagesResult implements OutOfPages {
   }
 }
 
+/**
+ * Throws unless `batch` is one: the error of a step that did not fit, or an OptionError for
+ * anything else.
+ */
+export function requireBatch(batch: Batch | OutOfPages | undefined): void {
+  if (batch?.ok === true) return;
+  if (batch?.ok === false) throw batch.error;
+  const fix = "pass what cache.reserve or createBatch returned.";
+  throw new OptionError("batch", batch, "a batch", fix);
+}
+
 /** What createBatch takes; lengths in tokens. */
 export interface BatchOptions {
   /** New query tokens of each request. */

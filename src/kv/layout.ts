@@ -107,6 +107,8 @@ export function pagesLayout(
  * requests.
  */
 export function checkLayout(layout: Layout, tokenCount: number, requestCount: number): void {
+  if (typeof layout !== "object" || layout === null)
+    throw layoutError("layout", layout, "a layout, such as of raggedLayout");
   const { levels, blockSize } = layout;
   if (!Number.isInteger(blockSize) || blockSize < 1)
     throw layoutError("layout.blockSize", blockSize, "an integer of 1 or more");

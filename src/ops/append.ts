@@ -4,7 +4,7 @@ import { OptionError } from "../errors.ts";
 import { AppendParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
 import { dtypeCode, isFloat } from "../tensor/dtype.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 import { scaleStrides } from "./scale.ts";
 
 /** Scales that divide a plane's new rows before they are rounded. */
@@ -57,7 +57,10 @@ export class Appender {
     params.setDims(i, dim);
     params.setSourceDtypes(i, dtypeCode(source.dtype));
     params.setPlaneDtypes(i, dtypeCode(target.dtype));
-    const scale = scaleStrides(`${name} scale`, scales?.scale, heads);
+    const { requestCount: requests } = this.#batch!;
+    scales?.scale.requireOn(this.#device, `${name}Scale`);
+    const reach = { heads, pages: target.shape[0], pageTokens: target.shape[1], requests };
+    const scale = scaleStrides(`${name}Scale`, scales?.scale, reach);
     params.setScalesData(i, scale.address);
     params.setScalesStrideRequest(i, scale.request);
     params.setScalesStrideHead(i, scale.head);
@@ -74,6 +77,7 @@ export class Appender {
   }
 
   #checkSource(name: string, source: Tensor, target: Tensor): void {
+    requireTensor(name, source);
     source.requireOn(this.#device, name);
     target.guard();
     const { shape, strides, dtype } = source;

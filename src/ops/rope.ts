@@ -25,18 +25,21 @@ export interface RopeOptions {
       };
 }
 
-/** Throws OptionError unless the options fit a head of `headDim` elements. */
+/**
+ * Throws OptionError unless the options, each of them in its range, go together and fit a head of
+ * `headDim` elements.
+ */
 export function checkRope(options: RopeOptions, headDim: number): void {
-  const { theta = 10000, dim = headDim, maxPositions = 4096, scaling } = options;
-  if (!(theta > 0 && Number.isFinite(theta))) {
-    throw new OptionError("rope.theta", theta, "a positive number", "10000 is common.");
-  }
+  const { dim = headDim, scaling } = options;
   requireInteger("rope.dim", dim, 2, headDim);
   if (dim % 2 !== 0) throw new OptionError("rope.dim", dim, "even", "rotation works on pairs.");
-  requireInteger("rope.maxPositions", maxPositions, 1, 2 ** 24);
-  if (scaling !== undefined && !(scaling.factor > 0)) {
-    throw new OptionError("rope.scaling.factor", scaling.factor, "positive", "1 is no scaling.");
+  if (scaling?.kind !== "llama3") return;
+  const { lowFrequencyFactor: low, highFrequencyFactor: high, originalPositions } = scaling;
+  if (!(low < high)) {
+    const allowed = `a number above lowFrequencyFactor (${low})`;
+    throw new OptionError("rope.scaling.highFrequencyFactor", high, allowed, "Llama has 1 and 4.");
   }
+  requireInteger("rope.scaling.originalPositions", originalPositions, 1);
 }
 
 /** Inverse frequencies of the rotated pairs, [dim / 2], after scaling. */

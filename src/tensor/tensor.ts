@@ -26,6 +26,13 @@ interface Storage {
   readonly keep: unknown;
 }
 
+/** Throws an OptionError unless `value` is a tensor. */
+export function requireTensor(option: string, value: Tensor | undefined): asserts value is Tensor {
+  // By what it can do: after a hot reload tensors of the class before still serve.
+  if (typeof value?.requireOn !== "function")
+    throw new OptionError(option, value, "a tensor", "make one, by Tensor.from for example.");
+}
+
 /**
  * A strided view of device memory. `shape` and `strides` count elements. Views share their storage;
  * disposing the tensor that was allocated disposes the storage, disposing a view only the view.

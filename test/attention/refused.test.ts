@@ -1,0 +1,153 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { attend } from "../../src/attention/attend.ts";
+import { Attention } from "../../src/attention/attention.ts";
+import { PagedCache } from "../../src/attention/paged-cache.ts";
+import { Device } from "../../src/device/device.ts";
+import { OptionError, OutOfPagesError } from "../../src/errors.ts";
+import { type Batch, createBatch } from "../../src/kv/batch.ts";
+import { raggedLayout } from "../../src/kv/layout.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
+
+const shape = { queryHeads: 4, kvHeads: 2, headDim: 16, dtype: "f32" } as const;
+const storage = { ...shape, layers: 1, pages: 4, pageSize: 4 };
+const llama3 = { kind: "llama3", factor: 8, lowFrequencyFactor: 1, highFrequencyFactor: 4 };
+
+let device: Device;
+beforeAll(async () => {
+  device = await Device.open("cpu", { threads: 1 });
+});
+afterAll(() => device[Symbol.asyncDispose]());
+
+function zeros(...dims: number[]): Tensor {
+  return Tensor.zeros(device, dims, "f32");
+}
+
+/** A step of `tokens` new tokens in a fresh cache. */
+function stepOf(cache: PagedCache, ...tokens: number[]): Batch {
+  const batch = cache.reserve(
+    tokens.map(() => cache.sequence()),
+    tokens,
+  );
+  if (!batch.ok) throw batch.error;
+  return batch;
+}
+
+describe("options within options are named", () => {
+  test.each([
+    [{ rope: { theta: -1 } }, "rope.theta must be a finite number above 0 (got -1)"],
+    [{ rope: { base: 2 } }, "rope.base must be one of the options theta, dim"],
+    [{ rope: { dim: 32 } }, "rope.dim must be an integer from 2 to 16 (got 32)"],
+    [{ rope: { dim: 3 } }, "rope.dim must be even (got 3)"],
+    [{ rope: 1 }, "rope must be an object { theta"],
+    [{ rope: { scaling: { kind: "yarn", factor: 2 } } }, "rope.scaling.kind must be one of linear"],
+    [{ rope: { scaling: { kind: "linear" } } }, "rope.scaling.factor must be a finite number"],
+    [{ rope: { scaling: { kind: "linear", factor: NaN } } }, "rope.scaling.factor must be"],
+    [{ rope: { scaling: llama3 } }, "rope.scaling.originalPositions must be"],
+    [
+      { rope: { scaling: { ...llama3, originalPositions: 8192, highFrequencyFactor: 1 } } },
+      "rope.scaling.highFrequencyFactor must be a number above lowFrequencyFactor (1) (got 1)",
+    ],
+    [
+      { graph: { maxBatch: 0, maxQueryTokens: 1, maxColumns: 1 } },
+      "graph.maxBatch must be an integer from 1 to 2147483647 (got 0)",
+    ],
+    [{ graph: { maxBatch: 1, maxQueryTokens: 1 } }, "graph.maxColumns must be"],
+    [
+      { graph: { maxBatch: 4, maxQueryTokens: 4, maxColumns: 1, buckets: [1, -2] } },
+      "graph.buckets[1] must be an integer from 1 to 2147483647 (got -2)",
+    ],
+  ])("attention %j", (over, message) => {
+    const create = () => Attention.createSync(device, { ...shape, ...over } as never);
+    expect(create).toThrow(OptionError);
+    expect(create).toThrow(message);
+  });
+
+  const plane = { name: "latent", heads: 1, dim: 16, dtype: "f32" };
+  test.each([
+    [{ planes: 3 }, "planes must be a list of"],
+    [{ planes: [null] }, "planes[0] must be an object"],
+    [{ planes: [{ ...plane, dim: NaN }] }, "planes[0].dim must be an integer"],
+    [{ planes: [{ ...plane, dtype: "f64" }] }, "planes[0].dtype must be one of"],
+    [{ planes: [plane, plane] }, "planes must be named once"],
+    [{ planes: [{ name: "latent" }] }, "planes[0].heads must be"],
+    [{ groups: [{ layers: [0], pages: -1 }] }, "groups[0].pages must be an integer"],
+    [{ groups: [{ layers: 0, pages: 1 }] }, "groups[0].layers must be a list"],
+    [{ groups: [{ layers: [0, 0], pages: 1 }] }, "groups must be each layer in one group"],
+    [{ groups: [] }, "groups must be all 1 layers"],
+    [{ storage: 3 }, "storage must be a function"],
+  ])("cache %j", (over, message) => {
+    const create = () => PagedCache.create(device, { ...storage, ...over } as never);
+    expect(create).toThrow(OptionError);
+    expect(create).toThrow(message);
+  });
+});
+
+test("what is no batch is refused, a step that did not fit with its own error", () => {
+  using cache = PagedCache.create(device, storage);
+  using attention = Attention.createSync(device, shape);
+  const sequence = cache.sequence();
+  const tooLong = cache.reserve([sequence], [17]) as Batch;
+  const [k, v] = [zeros(17, 2, 16), zeros(17, 2, 16)];
+  for (const use of [
+    () => attention.plan(tooLong),
+    () => cache.append({ layer: 0, batch: tooLong, k, v }),
+  ]) {
+    expect(use).toThrow(OutOfPagesError);
+  }
+  for (const batch of [undefined, null, {}, 5] as unknown as Batch[]) {
+    expect(() => attention.plan(batch)).toThrow("batch must be a batch");
+    expect(() => cache.append({ layer: 0, batch, k, v })).toThrow("batch must be a batch");
+  }
+  expect(() => createBatch({ queryLengths: [1] } as never)).toThrow("layout must be a layout");
+  expect(attention.lastPlan).toBeUndefined();
+  expect(sequence.length).toBe(0);
+});
+
+test("what is no tensor is refused by its name", () => {
+  using cache = PagedCache.create(device, storage);
+  using attention = Attention.createSync(device, shape);
+  const batch = stepOf(cache, 3);
+  const good = { q: zeros(3, 4, 16), out: zeros(3, 4, 16), cache };
+  attention.plan(batch);
+  for (const wrong of [new Float32Array(192), 5, null, {}] as never[]) {
+    expect(() => attention.run({ ...good, q: wrong })).toThrow("q must be a tensor");
+    expect(() => attention.run({ ...good, lse: wrong })).toThrow("lse must be a tensor");
+    expect(() => cache.append({ layer: 0, batch, k: wrong, v: wrong })).toThrow(/^k must be/);
+    expect(() => attend(good.q, wrong, wrong)).toThrow("k must be a tensor");
+  }
+  expect(() => attention.run({ out: good.out, cache } as never)).toThrow("q must be a tensor");
+});
+
+describe("scales that leave a request or a token without one are refused", () => {
+  const few: [string, number[]][] = [
+    ["requests", [1, 2]],
+    ["pages", [3, 4, 2]],
+    ["tokens a page", [4, 3, 2]],
+    ["heads", [4, 4, 1]],
+  ];
+  test.each(few)("too few %s of a cache", (_, dims) => {
+    using cache = PagedCache.create(device, { ...storage, dtype: "f8e4m3" });
+    using attention = Attention.createSync(device, { ...shape, kvDtype: "f8e4m3" });
+    const batch = stepOf(cache, 3, 1);
+    const [k, v, scale] = [zeros(4, 2, 16), zeros(4, 2, 16), zeros(...dims)];
+    for (const name of ["kScale", "vScale"]) {
+      const append = () => cache.append({ layer: 0, batch, k, v, [name]: scale });
+      expect(append).toThrow(OptionError);
+      expect(append).toThrow(`${name} must be`);
+      attention.plan(batch);
+      const tensors = { q: zeros(4, 4, 16), out: zeros(4, 4, 16), cache };
+      expect(() => attention.run({ ...tensors, [name]: scale })).toThrow(`${name} must be`);
+    }
+  });
+
+  test("too few tokens of ragged keys", () => {
+    using attention = Attention.createSync(device, shape);
+    const layout = raggedLayout([0, 1], [0, 5]);
+    attention.plan(createBatch({ queryLengths: [1], layout }));
+    const tensors = { q: zeros(1, 4, 16), out: zeros(1, 4, 16), k: zeros(5, 2, 16) };
+    const run = (tokens: number) => () =>
+      attention.run({ ...tensors, v: tensors.k, kScale: zeros(1, tokens, 2) });
+    expect(run(4)).toThrow("kScale must be [1 or more, 5 or more, 2]");
+    run(5)();
+  });
+});
