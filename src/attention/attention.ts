@@ -11,6 +11,7 @@ import { worthSharing } from "../plan/cost.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import { bindTensors, type RunTensors } from "./bind.ts";
 import { type AttentionKernels, resolveKernels, resolveKernelsNow } from "./kernels.ts";
+import { LastBinding } from "./last-binding.ts";
 import { AttentionLaunch } from "./launch.ts";
 import { type AttentionOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
 import { Workspace } from "./workspace.ts";
@@ -27,6 +28,7 @@ export class Attention extends Owner implements AsyncDisposable {
   readonly #ring: PinnedRing;
   readonly #sections: GrowingBuffer;
   readonly #launch: AttentionLaunch;
+  readonly #last = new LastBinding();
   readonly #rope: RopeTable | undefined;
   #batch: Batch | undefined;
   #plan: Plan | undefined;
@@ -132,7 +134,13 @@ export class Attention extends Owner implements AsyncDisposable {
     this.guard();
     const { plan, batch } = this.#fresh();
     const stream = tensors.stream ?? this.device.stream;
-    bindTensors(this.device, this.#launch.params, this.options, batch, tensors);
+    const { params } = this.#launch;
+    // A captured run needs rows for the whole graph.
+    if (this.device.capturing) this.#last.clear();
+    if (!this.#last.reuse(params, batch, tensors)) {
+      bindTensors(this.device, params, this.options, batch, tensors);
+      if (!this.device.capturing) this.#last.keep(params, batch, tensors);
+    }
     tensors.cache?.sync(batch, stream);
     if (tensors.cache !== undefined) this.#launch.table(tensors.cache, tensors.layer ?? 0);
     this.#upload(plan, stream);
@@ -211,27 +219,30 @@ export class Attention extends Owner implements AsyncDisposable {
     if (this.options.graph === undefined) {
       throw new PlanError("run was captured without graph sizes. Fix: create with { graph }.");
     }
-    if (capturedBatch.owner === null) {
+    const { owner } = capturedBatch;
+    if (owner === null) {
       throw new PlanError("only a cache's batches can be captured. Fix: use cache.reserve.");
     }
     this.device.needOnReplay(...Object.values(tensors).filter((value) => value instanceof Owner));
-    const grids = captured.launches.map(({ kernelClass, grid }) => `${kernelClass} ${grid}`).join();
+    const grids = captured.launches.map(({ grid }) => grid);
     const buffers = [
       this.#sections,
       Workspace.of(stream).buffer,
       ...(this.#rope ? [this.#rope] : []),
     ];
     const versions = buffers.map(({ version }) => version);
-    this.device.onReplay((replayed) => {
+    this.device.onReplay(this, (replayed) => {
       this.guard();
       const { plan, batch } = this.#fresh();
-      const now = plan.launches.map(({ kernelClass, grid }) => `${kernelClass} ${grid}`).join();
-      if (batch.owner !== capturedBatch.owner || now !== grids) {
+      let same = batch.owner === owner;
+      for (let i = 0; i < grids.length; i++) same &&= plan.launches[i].grid === grids[i];
+      if (!same) {
         throw new PlanError(
           "the plan is of another bucket or layout than the captured one. Fix: replay that bucket's graph.",
         );
       }
-      if (buffers.some(({ version }, i) => version !== versions[i])) {
+      for (let i = 0; i < buffers.length; i++) {
+        if (buffers[i].version === versions[i]) continue;
         throw new PlanError("a buffer grew since the capture. Fix: capture again.");
       }
       this.#upload(plan, replayed);

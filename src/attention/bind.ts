@@ -41,7 +41,7 @@ export interface RunTensors {
 }
 
 /** The tensors among them. */
-const tensorNames = [
+export const tensorNames = [
   ...(["q", "out", "lse", "k", "v", "pageTable", "kScale", "vScale", "kvLengths"] as const),
   ...(["queryLengths", "mask", "maskIndptr", "alibiSlopes", "sinks"] as const),
 ];

@@ -51,10 +51,12 @@ export async function resolveKernels(
   if (device.kind === "cpu") return cpuKernels(device, options);
   const target = jitTarget(device);
   const { classes, wanted } = wantedKernels(device, options);
-  const kernels = wanted.map(async (each) =>
-    load(device, each, (await imageOf(each.specialization, target)).bytes),
+  const images = await Promise.all(
+    wanted.map(({ specialization }) => imageOf(specialization, target)),
   );
-  return arranged(options, classes, await Promise.all(kernels));
+  device.guard();
+  const kernels = wanted.map((each, i) => load(device, each, images[i]!.bytes));
+  return arranged(options, classes, kernels);
 }
 
 /** As resolveKernels, of kernels that are built in or cached. Errors: CompileError. */

@@ -15,6 +15,11 @@ export class AttentionLaunch {
   readonly #device: Device;
   readonly #valueDim: number;
   readonly #kernels: AttentionKernels;
+  /** What the parameters point at. */
+  #generation = -1;
+  #sections = -1;
+  #workspace = -1;
+  #ropeTable = -1;
 
   constructor(device: Device, options: ResolvedOptions, kernels: AttentionKernels) {
     this.#device = device;
@@ -36,9 +41,15 @@ export class AttentionLaunch {
     this.params.tableStride = cache.tableStride(group);
   }
 
-  /** Points at a plan's sections and workspace on the device. */
+  /** Points at a plan's sections and workspace on the device; once for the layers of a step. */
   plan(plan: Plan, sections: number, workspace: Workspace, ropeTable: number): void {
     const { params } = this;
+    const same = plan.generation === this.#generation && sections === this.#sections;
+    if (same && workspace.counters === this.#workspace && ropeTable === this.#ropeTable) return;
+    this.#generation = plan.generation;
+    this.#sections = sections;
+    this.#workspace = workspace.counters;
+    this.#ropeTable = ropeTable;
     const { offsets } = plan;
     params.merges = sections + 4 * offsets.merges;
     params.parts = sections + 4 * offsets.parts;
@@ -61,11 +72,12 @@ export class AttentionLaunch {
     const kernels = params.contiguous === 1 ? this.#kernels.contiguous : this.#kernels.paged;
     for (let i = 0; i < plan.launches.length; i++) {
       const launch = plan.launches[i];
+      if (launch.grid === 0) continue;
       const first = plan.offsets.records * 4 + launch.firstRecord * AttentionRecord.byteLength;
       params.records = sections + first;
       params.recordCount = launch.grid;
       device.launch(stream, kernels[i], params, launch.grid);
     }
-    device.launch(stream, this.#kernels.merge, params, plan.mergeGrid);
+    if (plan.mergeGrid > 0) device.launch(stream, this.#kernels.merge, params, plan.mergeGrid);
   }
 }

@@ -295,7 +295,7 @@ export class PagedCache extends Owner {
   #watch(paddedTokens: number): void {
     const { version } = this.#step;
     const strides = this.pool.groups.map(({ table }) => table.stride);
-    this.device.onReplay((replayed) => {
+    this.device.onReplay(this, (replayed) => {
       this.guard();
       const batch = this.#batch!;
       if (batch.paddedTokens !== paddedTokens) {

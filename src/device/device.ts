@@ -58,6 +58,8 @@ export class Device extends Owner implements AsyncDisposable {
   readonly #blocks = new Map<number, { label: string; bytes: number }>();
   readonly #log: LaunchLog | undefined;
   #captured: ReplayCheck[] | undefined;
+  /** For what the capture has a check already. */
+  readonly #checked = new Set<object>();
   /** Blocks freed during a capture: the graph's to free. */
   #held: number[] = [];
 
@@ -268,16 +270,16 @@ export class Device extends Owner implements AsyncDisposable {
     return this.#captured !== undefined;
   }
 
-  /** Adds a check that every replay of the graph being captured makes first. */
-  onReplay(replayCheck: ReplayCheck): void {
-    this.#captured?.push(replayCheck);
+  /** Adds a check that every replay of the graph being captured makes first, once for each `key`. */
+  onReplay(key: object, replayCheck: ReplayCheck): void {
+    if (this.#captured === undefined || this.#checked.has(key)) return;
+    this.#checked.add(key);
+    this.#captured.push(replayCheck);
   }
 
   /** Makes every replay of the graph being captured throw once one of these was disposed. */
   needOnReplay(...owners: readonly Owner[]): void {
-    this.onReplay(() => {
-      for (const owner of owners) owner.guard();
-    });
+    for (const owner of owners) this.onReplay(owner, () => owner.guard());
   }
 
   /** Queues a captured graph. For {@link Graph}. */
@@ -316,6 +318,7 @@ export class Device extends Owner implements AsyncDisposable {
 
   #endCapture(stream: Stream, checks: ReplayCheck[], label: string): Graph {
     this.#captured = undefined;
+    this.#checked.clear();
     const held = this.#held;
     this.#held = [];
     const status = native().fb_capture_end(stream.handle as never, addressOf(out64) as never);

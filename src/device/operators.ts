@@ -34,12 +34,16 @@ export const operators: Readonly<Record<string, readonly Operator[]>> = {
 /** Loads the operators' kernels on a GPU; compiles what no cache holds. Errors: CompileError. */
 export async function loadOperators(device: Device): Promise<Kernel[]> {
   const target = jitTarget(device);
-  const kernels = Object.entries(operators).map(async ([source, list]) => {
-    const { bytes } = await imageOf({ source, constants: {} }, target);
-    const module = new Module(device, bytes, source);
+  const sources = Object.keys(operators);
+  const images = await Promise.all(
+    sources.map((source) => imageOf({ source, constants: {} }, target)),
+  );
+  device.guard();
+  return sources.flatMap((source, i) => {
+    const module = new Module(device, images[i]!.bytes, source);
+    const list = operators[source]!;
     return list.map(({ name, threads, itemRows }) => module.kernel(name, { threads, itemRows }));
   });
-  return (await Promise.all(kernels)).flat();
 }
 
 /** What kernels of a GPU are compiled for. Errors: DriverError for one that is too old. */

@@ -26,6 +26,7 @@ export class PinnedRing extends Owner {
   readonly #device: Device;
   readonly #blocks: (Block | undefined)[] = new Array(slotCount);
   #next = 0;
+  #waiter: Stream | undefined;
 
   constructor(device: Device, label: string) {
     super(label);
@@ -38,9 +39,10 @@ export class PinnedRing extends Owner {
     const block = this.#blocks[this.#next];
     if (block === undefined) return this.#grow(ints, this.#device.createEvent(this.label));
     if (!block.event.reached) {
-      const { stream } = this.#device;
-      stream.waitFor(block.event);
-      stream.wait();
+      // A stream of its own waits for this event alone, not for what was queued behind it.
+      this.#waiter ??= this.#device.createStream(this.label);
+      this.#waiter.waitFor(block.event);
+      this.#waiter.wait();
     }
     if (block.i32.length >= ints) return block;
     const grown = this.#grow(ints, block.event);
@@ -68,6 +70,7 @@ export class PinnedRing extends Owner {
       block?.memory[Symbol.dispose]();
       block?.event[Symbol.dispose]();
     }
+    this.#waiter?.[Symbol.dispose]();
   }
 }
 

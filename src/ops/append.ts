@@ -43,7 +43,7 @@ export class Appender {
   plane(name: string, target: Tensor, source: Tensor, scales: AppendScales | undefined): void {
     const [, , heads, dim] = target.shape;
     this.#checkSource(name, source, target);
-    if (this.#device.capturing) this.#device.needOnReplay(source, target);
+    if (this.#device.capturing) this.#device.needOnReplay(source);
     const params = this.#params;
     const i = params.planeCount;
     params.setPlanesData(i, target.address);
