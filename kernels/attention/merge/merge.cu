@@ -1,7 +1,7 @@
 // Rows whose keys were split: partial states merge by log-sum-exp, in the order of their parts.
 //
 // A grid of n blocks for each merge record shares out its rows. Within a block a warp merges a row
-// of few parts; a row of many is cut into a slice of parts for each warp, whose sums are added in
+// of few parts; a row of many is cut into a slice of parts for each warp, and the slices merge in
 // order. Which it is follows from the row's own parts alone, so that a row's bits do as well.
 #include "../../ptx/base.h"
 #include "../../ptx/convert.h"
@@ -13,7 +13,7 @@
 
 // ---- facts
 
-constexpr int merge_threads = 256;
+constexpr int merge_threads = 128;
 constexpr int merge_warps = merge_threads / 32;
 // Parts up to which one warp takes the whole row.
 constexpr int few_parts = 8;
@@ -23,6 +23,8 @@ constexpr int column_step = 128;
 constexpr int flight = 8;
 constexpr float log2_e = 1.44269504f;
 constexpr float ln_2 = 0.69314718f;
+// Below all log-sum-exps, and unlike -inf fit for subtraction.
+constexpr float no_base = -1e30f;
 
 // ---- where things lie
 
@@ -38,41 +40,34 @@ FB_DEVICE MergeRow merge_row(const fb_merge_record& m, int32_t index) {
     return {index, token, m.query_head_start + row - token * m.query_head_count};
 }
 
-// Partial row of one of the row's parts.
-FB_DEVICE int64_t part_row(const fb_attention_params& p, const fb_merge_record& m,
-                           const MergeRow& row, int part) {
-    return reinterpret_cast<const int32_t*>(p.parts)[m.part_start + part] + int64_t(row.index);
+// ---- load
+
+// The lane's columns of parts [first, first + flight), whose partial rows the lanes hold.
+FB_DEVICE void load_values(const fb_attention_params& p, int32_t at, int first, int column,
+                           float4 (&x)[flight]) {
+    const auto* values = reinterpret_cast<const float*>(p.partial_out);
+    FB_UNROLL
+    for (int i = 0; i < flight; i++) {
+        const int64_t row = __shfl_sync(~0u, at, first + i);
+        x[i] = make_float4(0, 0, 0, 0);
+        if (column < p.value_dim)
+            x[i] = *reinterpret_cast<const float4*>(values + row * p.value_dim + column);
+    }
 }
 
 // ---- compute
 
-// Sum of a row's states: of 2^(lse - maximum), and what goes with it.
-struct Total {
-    float maximum; // base 2
-    float sum;
-};
+FB_DEVICE float warp_max(float x) {
+    FB_UNROLL
+    for (int distance = 16; distance > 0; distance /= 2)
+        x = fmaxf(x, __shfl_xor_sync(~0u, x, distance));
+    return x;
+}
 
-// By a whole warp, over all parts.
-FB_DEVICE Total total_of(const fb_attention_params& p, const fb_merge_record& m,
-                         const MergeRow& row) {
-    const int lane = int(threadIdx.x % 32);
-    const auto* lses = reinterpret_cast<const float*>(p.partial_lse);
-    Total total = {-FB_INFINITY, 0};
-    for (int i = lane; i < m.part_count; i += 32)
-        total.maximum = fmaxf(total.maximum, lses[part_row(p, m, row, i)] * log2_e);
-    for (int distance = 16; distance > 0; distance /= 2)
-        total.maximum = fmaxf(total.maximum, __shfl_xor_sync(~0u, total.maximum, distance));
-    float sink = -FB_INFINITY;
-    if (p.finalize && p.sinks != 0)
-        sink = reinterpret_cast<const float*>(p.sinks)[row.head] * log2_e;
-    total.maximum = fmaxf(total.maximum, sink);
-    if (total.maximum == -FB_INFINITY) return total;
-    for (int i = lane; i < m.part_count; i += 32)
-        total.sum += exp2_approx(lses[part_row(p, m, row, i)] * log2_e - total.maximum);
-    for (int distance = 16; distance > 0; distance /= 2)
-        total.sum += __shfl_xor_sync(~0u, total.sum, distance);
-    total.sum += exp2_approx(sink - total.maximum);
-    return total;
+FB_DEVICE float warp_sum(float x) {
+    FB_UNROLL
+    for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(~0u, x, distance);
+    return x;
 }
 
 FB_DEVICE void add_weighted(float4& sum, const float4& x, float weight) {
@@ -82,53 +77,74 @@ FB_DEVICE void add_weighted(float4& sum, const float4& x, float weight) {
     sum.w += x.w * weight;
 }
 
-// Weighted sum of parts [from, to), of the lane's four columns. An empty state is never read.
-FB_DEVICE float4 sum_parts(const fb_attention_params& p, const fb_merge_record& m,
-                           const MergeRow& row, float maximum, int from, int to, int column) {
-    const auto* lses = reinterpret_cast<const float*>(p.partial_lse);
-    const auto* values = reinterpret_cast<const float*>(p.partial_out);
-    float4 sum = make_float4(0, 0, 0, 0);
-    for (int first = from; first < to; first += flight) {
+// A sum of states: of 2^(lse - base), and of what goes with it in the lane's columns.
+struct Slice {
+    float base;
+    float sum;
+    float4 out;
+};
+
+// Moves a slice to a base that is not below its own.
+FB_DEVICE void move_base(Slice& s, float base) {
+    const float keep = exp2_approx(s.base - base);
+    s.base = base;
+    s.sum *= keep;
+    s.out = make_float4(s.out.x * keep, s.out.y * keep, s.out.z * keep, s.out.w * keep);
+}
+
+// Merges parts [from, to) of a row, by a whole warp, 32 at a time: a lane looks up a part each.
+FB_DEVICE Slice merge_parts(const fb_attention_params& p, const fb_merge_record& m,
+                            const MergeRow& row, int from, int to, int column) {
+    const int lane = int(threadIdx.x % 32);
+    const auto* parts = reinterpret_cast<const int32_t*>(p.parts) + m.part_start;
+    Slice s = {no_base, 0, make_float4(0, 0, 0, 0)};
+    for (int first = from; first < to; first += 32) {
+        const int count = min(32, to - first);
+        const int32_t at = parts[first + min(lane, count - 1)] + row.index;
+        const float lse = reinterpret_cast<const float*>(p.partial_lse)[at];
         float4 x[flight];
-        float weight[flight];
-        FB_UNROLL
-        for (int i = 0; i < flight; i++) {
-            const int64_t at = part_row(p, m, row, min(first + i, to - 1));
-            const float lse = lses[at] * log2_e;
-            const bool counts = first + i < to && lse != -FB_INFINITY;
-            weight[i] = counts ? exp2_approx(lse - maximum) : 0;
-            x[i] = make_float4(0, 0, 0, 0);
-            if (counts && column < p.value_dim)
-                x[i] = *reinterpret_cast<const float4*>(values + at * p.value_dim + column);
+        load_values(p, at, 0, column, x);
+        const float exponent = lane < count ? lse * log2_e : -FB_INFINITY;
+        move_base(s, fmaxf(s.base, warp_max(exponent)));
+        const float weight = exp2_approx(exponent - s.base);
+        s.sum += warp_sum(weight);
+        for (int i = 0; i < count; i += flight) {
+            if (i > 0) load_values(p, at, i, column, x);
+            FB_UNROLL
+            for (int j = 0; j < flight; j++)
+                add_weighted(s.out, x[j], __shfl_sync(~0u, weight, i + j));
         }
-        FB_UNROLL
-        for (int i = 0; i < flight; i++) add_weighted(sum, x[i], weight[i]);
     }
-    return sum;
+    return s;
 }
 
 // ---- store
 
-FB_DEVICE void write_columns(const fb_attention_params& p, const MergeRow& row, int column,
-                             float factor, float4 x) {
+FB_DEVICE void write_values(const fb_attention_params& p, const MergeRow& row, int column,
+                            float factor, float4 x) {
     if (column >= p.value_dim) return;
     x = make_float4(x.x * factor, x.y * factor, x.z * factor, x.w * factor);
     const int64_t at = row.token * p.out_stride_token + row.head * p.out_stride_head + column;
     if (p.out_dtype == FB_F32) {
-        reinterpret_cast<float4*>(p.out + 4 * at)[0] = x;
-    } else if (p.out_dtype == FB_F16) {
-        store_8(reinterpret_cast<void*>(p.out + 2 * at),
-                make_uint2(pack_f16(x.x, x.y), pack_f16(x.z, x.w)));
+        *reinterpret_cast<float4*>(p.out + 4 * at) = x;
     } else {
-        store_8(reinterpret_cast<void*>(p.out + 2 * at),
-                make_uint2(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w)));
+        const bool half = p.out_dtype == FB_F16;
+        const uint32_t low = half ? pack_f16(x.x, x.y) : pack_bf16(x.x, x.y);
+        const uint32_t high = half ? pack_f16(x.z, x.w) : pack_bf16(x.z, x.w);
+        *reinterpret_cast<uint2*>(p.out + 2 * at) = make_uint2(low, high);
     }
 }
 
-FB_DEVICE void write_lse(const fb_attention_params& p, const MergeRow& row, const Total& total) {
-    if (p.lse == 0) return;
-    const float lse =
-        total.sum == 0 ? -FB_INFINITY : (total.maximum + log2_approx(total.sum)) * ln_2;
+// Finalises a row and writes the lane's columns of it; a sink is a state of value 0.
+FB_DEVICE void write_row(const fb_attention_params& p, const MergeRow& row, int column, Slice s) {
+    if (p.finalize && p.sinks != 0) {
+        const float sink = reinterpret_cast<const float*>(p.sinks)[row.head] * log2_e;
+        move_base(s, fmaxf(s.base, sink));
+        s.sum += exp2_approx(sink - s.base);
+    }
+    write_values(p, row, column, s.sum == 0 ? 0 : 1 / s.sum, s.out);
+    if (p.lse == 0 || column != 0) return;
+    const float lse = s.sum == 0 ? -FB_INFINITY : (s.base + log2_approx(s.sum)) * ln_2;
     const int64_t at = int64_t(row.token) * p.query_heads + row.head;
     reinterpret_cast<float*>(p.lse)[at] = lse * p.lse_factor;
 }
@@ -138,40 +154,41 @@ FB_DEVICE void write_lse(const fb_attention_params& p, const MergeRow& row, cons
 // One warp, one row.
 FB_DEVICE void merge_alone(const fb_attention_params& p, const fb_merge_record& m,
                            const MergeRow& row) {
-    const int lane = int(threadIdx.x % 32);
-    const Total total = total_of(p, m, row);
-    const float factor = total.sum == 0 ? 0 : 1 / total.sum;
-    for (int column = lane * 4; column < p.value_dim; column += column_step)
-        write_columns(p, row, column, factor,
-                      sum_parts(p, m, row, total.maximum, 0, m.part_count, column));
-    if (lane == 0) write_lse(p, row, total);
+    for (int first = 0; first < p.value_dim; first += column_step) {
+        const int column = first + int(threadIdx.x % 32) * 4;
+        write_row(p, row, column, merge_parts(p, m, row, 0, m.part_count, column));
+    }
 }
 
 // The whole block, one row.
 FB_DEVICE void merge_together(const fb_attention_params& p, const fb_merge_record& m,
-                              const MergeRow& row, float4 (*sums)[32]) {
+                              const MergeRow& row, Slice (*slices)[32]) {
     const int warp = int(threadIdx.x) / 32;
     const int lane = int(threadIdx.x % 32);
-    const Total total = total_of(p, m, row);
-    const float factor = total.sum == 0 ? 0 : 1 / total.sum;
     const int from = m.part_count * warp / merge_warps;
     const int to = m.part_count * (warp + 1) / merge_warps;
     for (int first = 0; first < p.value_dim; first += column_step) {
         const int column = first + lane * 4;
-        sums[warp][lane] = sum_parts(p, m, row, total.maximum, from, to, column);
+        slices[warp][lane] = merge_parts(p, m, row, from, to, column);
         __syncthreads();
         if (warp == 0) {
-            float4 sum = sums[0][lane];
-            for (int w = 1; w < merge_warps; w++) add_weighted(sum, sums[w][lane], 1);
-            write_columns(p, row, column, factor, sum);
+            Slice sum = slices[0][lane];
+            for (int w = 1; w < merge_warps; w++) {
+                Slice next = slices[w][lane];
+                const float base = fmaxf(sum.base, next.base);
+                move_base(sum, base);
+                move_base(next, base);
+                sum.sum += next.sum;
+                add_weighted(sum.out, next.out, 1);
+            }
+            write_row(p, row, column, sum);
         }
         __syncthreads();
     }
-    if (threadIdx.x == 0) write_lse(p, row, total);
 }
 
-FB_KERNEL(attention_merge, fb_attention_params, merge_threads, 1) {
-    FB_SHARED(float4, sums, [merge_warps][32]);
+FB_KERNEL(attention_merge, fb_attention_params, merge_threads, 6) {
+    FB_SHARED(Slice, slices, [merge_warps][32]);
     pdl_wait();
     pdl_launch_dependents();
     const int share = max(1, int(gridDim.x) / max(1, p.merge_count));
@@ -181,7 +198,7 @@ FB_KERNEL(attention_merge, fb_attention_params, merge_threads, 1) {
     const int first = int(blockIdx.x) % share;
     if (m.part_count > few_parts) {
         for (int i = first; i < m.row_count; i += share)
-            merge_together(p, m, merge_row(m, i), sums);
+            merge_together(p, m, merge_row(m, i), slices);
     } else {
         const int warp = int(threadIdx.x) / 32;
         for (int i = first + warp * share; i < m.row_count; i += share * merge_warps)

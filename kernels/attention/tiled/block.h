@@ -22,10 +22,10 @@ constexpr int value_chunks = warp_columns / 8 * column_warps;
 using ValueTile = Tile<value_chunks, warp_columns / 8>;
 static_assert(row_warps * column_warps == warp_count, "warps form a grid of rows and columns");
 static_assert(row_blocks * warp_columns <= 256, "sums do not fit the registers");
-static_assert(FB_THREADS >= FB_KV_TILE && FB_THREADS >= FB_QUERY_TILE, "a thread for each row");
+static_assert(FB_THREADS >= 2 * FB_KV_TILE && FB_THREADS >= FB_QUERY_TILE, "threads for rows");
 
 // Keys scored together: fewer where a warp has more rows, for the registers.
-constexpr int part_keys = row_blocks == 2 && FB_KV_TILE > 32 ? 32 : FB_KV_TILE;
+constexpr int part_keys = row_blocks == 2 && FB_KV_TILE > 64 ? 64 : FB_KV_TILE;
 static_assert(FB_STAGES == 2 || part_keys == FB_KV_TILE, "one stage scores a tile at once");
 
 constexpr bool changes = keys_change || values_change;
@@ -52,9 +52,10 @@ constexpr int state_at = rows_at + int(sizeof(RowFacts));
 // What would be registers, if they were not all taken.
 struct BlockState {
     Work work;
+    Source source;
     Span span;
+    int32_t reserved;
     float factor;
-    uint32_t reserved;
     Bounds bounds[warp_count];
 };
 
@@ -82,31 +83,42 @@ struct Block {
 
 // ---- load
 
-FB_DEVICE int32_t token_of(const Block& b, const Span& span, int tile) {
-    return span.start + tile * FB_KV_TILE + b.thread();
-}
-
-// Copies the page id of this thread's token of a tile: note_token() reads it after the next wait.
-FB_DEVICE void find_token(const Block& b, const Span& span, int tile) {
-    const int thread = b.thread();
-    if (thread >= FB_KV_TILE) return;
-    const auto* entry = page_entry(b.p, b.record(), token_of(b, span, tile), span.end);
-    if (entry != nullptr) cp_async_4(shared_address(&b.tokens(tile).page[thread]), entry);
-}
-
-FB_DEVICE void note_token(const Block& b, const Span& span, int tile) {
-    const int thread = b.thread();
-    if (thread >= FB_KV_TILE) return;
-    const fb_attention_record& r = b.record();
+// Tokens of a tile are found, a page id each, and noted, as addresses, when the id is there. Threads
+// [0, FB_KV_TILE) note keys, as many after them note values and find.
+FB_DEVICE void find_token(const Block& b, const Source& from, const Span& span, int tile) {
+    const int i = b.thread() - FB_KV_TILE;
+    if (i < 0 || i >= FB_KV_TILE) return;
     BlockTokens& tokens = b.tokens(tile);
-    const int32_t token = token_of(b, span, tile);
-    const Place place = place_of(b.p, r, token, span.end, tokens.page[thread]);
-    b.places(tile).k[thread] = row_address(b.p.k, r.kv_head, place);
-    b.places(tile).v[thread] = row_address(b.p.v, r.kv_head, place);
-    tokens.position[thread] = place.position;
-    // These land with whatever copy is committed next, which is waited for before the tile's own.
-    if (FB_K_TOKEN_SCALE) copy_scale(b.p.k_scale, r, place, &tokens.k_scale[thread]);
-    if (FB_V_TOKEN_SCALE) copy_scale(b.p.v_scale, r, place, &tokens.v_scale[thread]);
+    const int32_t token = span.start + tile * FB_KV_TILE + i;
+    const Place place = find(b.p, b.record(), from, token, span.end);
+    tokens.position[i] = place.position;
+    tokens.row[i] = place.row;
+    if (place.page != nullptr) cp_async_4(shared_address(&tokens.page[i]), place.page);
+}
+
+FB_DEVICE void note_token(const Block& b, const Source& from, int tile) {
+    const int thread = b.thread();
+    if (thread >= 2 * FB_KV_TILE) return;
+    const int i = thread % FB_KV_TILE;
+    BlockTokens& tokens = b.tokens(tile);
+    const bool kept = tokens.position[i] != past_end;
+    const int32_t page = FB_CONTIGUOUS || !kept ? 0 : tokens.page[i];
+    const int32_t row = tokens.row[i];
+    // Scales land with whatever copy is committed next, which is waited for before the tile's own.
+    if (thread < FB_KV_TILE) {
+        b.places(tile).k[i] = row_address(b.p.k, from.k, page, row);
+        if (FB_K_TOKEN_SCALE)
+            copy_scale(b.p.k_scale, b.record(), page, row, kept, &tokens.k_scale[i]);
+    } else {
+        b.places(tile).v[i] = row_address(b.p.v, from.v, page, row);
+        if (FB_V_TOKEN_SCALE)
+            copy_scale(b.p.v_scale, b.record(), page, row, kept, &tokens.v_scale[i]);
+    }
+}
+
+// Tokens of the span from a tile on.
+FB_DEVICE int tokens_left(const Block& b, int tile) {
+    return b.state().span.end - b.state().span.start - tile * FB_KV_TILE;
 }
 
 FB_DEVICE void copy_keys(const Block& b, int tile, int count) {
@@ -122,8 +134,9 @@ FB_DEVICE void copy_values(const Block& b, int tile, int count) {
         b.shared + at, b.places(tile).v, count, b.thread());
 }
 
-// Copies what is loaded while the tile before is worked on; `count` tokens are left from it on.
-FB_DEVICE void copy_ahead(const Block& b, int tile, int count) {
+// Copies what is loaded while the tile before is worked on.
+FB_DEVICE void copy_ahead(const Block& b, int tile) {
+    const int count = tokens_left(b, tile);
     if (count <= 0) return;
     copy_keys(b, tile, count);
     if (FB_STAGES == 2) copy_values(b, tile, count);
@@ -211,10 +224,10 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
         for (int h = 0; h < 2; h++) {
             const int row = first_row(b) + m * 16 + h * 8 + lane / 4;
             const float sum = quad_sum(sums.rows.sum[m][h]);
-            const float maximum = sums.rows.base[m][h] * base_2_factor(b.state().factor);
+            const float base = sums.rows.base[m][h];
             if (row >= r.row_count) continue;
             const bool writes = lane % 4 == 0 && first_column(b) == 0;
-            const RowTarget target = finish_row(b.p, r, row, maximum, sum, writes);
+            const RowTarget target = finish_row(b.p, r, row, base, sum, writes);
             FB_UNROLL
             for (int c = 0; c < warp_columns / 8; c++) {
                 const int column = first_column(b) + c * 8 + lane % 4 * 2;
@@ -228,50 +241,58 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
 // ---- the record
 
 // Describes the rows, loads the queries, finds the first tokens and copies their tile.
-FB_DEVICE void begin_record(const Block& b, Span& span) {
+FB_DEVICE void begin_record(const Block& b) {
     const fb_attention_record& r = b.record();
     if (b.thread() < FB_QUERY_TILE) describe_row(b.p, r, b.rows(), b.thread());
     if (FB_ROPE != 0 || needs_trim(r)) __syncthreads();
     load_queries<FB_THREADS>(b.p, r, b.rows(), b.shared, b.thread());
-    span = {r.kv_start, r.kv_end};
-    if (needs_trim(r)) span = trim(b.p, r, b.rows());
+    const Divider by_page = b.state().work.by_page;
+    const Source source = source_of(b.p, r, by_page);
+    Span span = {r.kv_start, r.kv_end};
+    if (needs_trim(r)) span = trim(b.p, r, b.rows(), by_page);
     if (b.thread() == 0) {
+        b.state().source = source;
         b.state().span = span;
         b.state().factor = score_factor(b.p, r);
     }
-    for (int tile = 0; tile < 3; tile++) find_token(b, span, tile);
+    for (int tile = 0; tile < 3; tile++) find_token(b, source, span, tile);
     cp_async_commit();
     cp_async_wait<0>();
-    for (int tile = 0; tile < 2; tile++) note_token(b, span, tile);
     __syncthreads();
-    copy_ahead(b, 0, span.end - span.start);
+    for (int tile = 0; tile < 2; tile++) note_token(b, source, tile);
+    __syncthreads();
+    copy_ahead(b, 0);
+}
+
+// While a tile is worked on, the one after the next is noted and the next of that found.
+FB_DEVICE void look_ahead(const Block& b, int tile) {
+    const BlockState& state = b.state();
+    note_token(b, state.source, tile + 2);
+    find_token(b, state.source, state.span, tile + 3); // lands with the copy that follows
 }
 
 // Returns this thread's part of the record that comes next.
 FB_DEVICE int32_t attend(const Block& b) {
-    Span span;
-    begin_record(b, span);
-    int left = span.end - span.start; // tokens from the tile on
+    begin_record(b);
     Sums sums;
     begin_sums(b, sums);
-    if (left <= 0) take_ticket(b.p, b.state().work);
+    if (tokens_left(b, 0) <= 0) take_ticket(b.p, b.state().work);
     FB_NO_UNROLL
-    for (int tile = 0; left > 0; tile++, left -= FB_KV_TILE) {
+    for (int tile = 0; tokens_left(b, tile) > 0; tile++) {
         cp_async_wait<0>();
         __syncthreads(); // the tile is there, and the one before is done with
         if (changes) {
             change_tile(b, tile);
             __syncthreads();
         }
-        find_token(b, b.state().span, tile + 3);
-        if (FB_STAGES == 2) copy_ahead(b, tile + 1, left - FB_KV_TILE);
+        look_ahead(b, tile);
+        if (FB_STAGES == 2) copy_ahead(b, tile + 1);
         else {
-            copy_values(b, tile, left);
+            copy_values(b, tile, tokens_left(b, tile));
             cp_async_commit();
         }
-        if (left <= FB_KV_TILE) take_ticket(b.p, b.state().work);
-        if (FB_STAGES == 2) note_token(b, b.state().span, tile + 2);
-        FB_NO_UNROLL
+        if (tokens_left(b, tile) <= FB_KV_TILE) take_ticket(b.p, b.state().work);
+        FB_UNROLL
         for (int first = 0; first < FB_KV_TILE; first += part_keys) {
             Keys keys;
             Scores s;
@@ -280,8 +301,7 @@ FB_DEVICE int32_t attend(const Block& b) {
             if (FB_STAGES == 1) {
                 cp_async_wait<0>();
                 __syncthreads(); // the values are there, and the keys are done with
-                copy_ahead(b, tile + 1, left - FB_KV_TILE);
-                note_token(b, b.state().span, tile + 2);
+                copy_ahead(b, tile + 1);
             }
             if (seen) add(b, tile, first, keys, s, sums);
         }

@@ -1,9 +1,8 @@
 // What is written when a record's keys are done.
 #pragma once
 #include "../../common/element.h"
-#include "../../ptx/math.h"
-#include "locate.h"
 #include "records.h"
+#include "scores.h"
 
 // Where a row's values go, and what they are multiplied by first.
 struct RowTarget {
@@ -13,11 +12,12 @@ struct RowTarget {
     bool empty; // zeros, whatever the sums hold
 };
 
-// Row `i`, with `maximum` in base 2 and `sum` of 2^(score - maximum). One thread of the row's
-// `writes` its log-sum-exp.
+// Row `i`, with `base` in base 2 and `sum` of 2^(score - base). One thread of the row's `writes` its
+// log-sum-exp.
 FB_DEVICE RowTarget finish_row(const fb_attention_params& p, const fb_attention_record& r, int i,
-                               float maximum, float sum, bool writes) {
-    const bool empty = maximum == -FB_INFINITY;
+                               float base, float sum, bool writes) {
+    const bool empty = base == no_base;
+    const float maximum = empty ? -FB_INFINITY : base;
     const float scale = constant_scale(p.v_scale, r);
     if (r.partial_row >= 0) {
         const int64_t row = r.partial_row + i;

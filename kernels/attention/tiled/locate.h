@@ -3,10 +3,45 @@
 #include "../../ptx/cp_async.h"
 #include "facts.h"
 
+// Division by the page size, of integers from 0 to 2^31 - 1.
+struct Divider {
+    uint32_t multiplier; // 0: by 1
+    uint32_t shift;
+};
+
+FB_DEVICE Divider divider_of(uint32_t size) {
+    uint32_t log = 0;
+    while ((1u << log) < size) log++;
+    if (log == 0) return {0, 0};
+    return {uint32_t(((uint64_t(1) << (31 + log)) + size - 1) / size), log - 1};
+}
+
+FB_DEVICE int32_t divide(int32_t n, Divider by) {
+    const auto high = uint32_t(uint64_t(uint32_t(n)) * by.multiplier >> 32);
+    return by.multiplier == 0 ? n : int32_t(high >> by.shift);
+}
+
+// Where the tokens of a record's layout row and head lie.
+struct Source {
+    uint64_t pages; // entry of its first column
+    uint64_t k;
+    uint64_t v;
+    Divider by_page;
+};
+
+FB_DEVICE Source source_of(const fb_attention_params& p, const fb_attention_record& r,
+                           Divider by_page) {
+    const int64_t first = FB_CONTIGUOUS ? 0 : divide(r.position_start, by_page);
+    return {p.page_table + 4 * (int64_t(r.slot) * p.table_stride + first),
+            p.k.data + r.kv_head * p.k.stride_head * value_bytes,
+            p.v.data + r.kv_head * p.v.stride_head * value_bytes, by_page};
+}
+
+// A token, up to the page id.
 struct Place {
-    int32_t page;
-    int32_t row; // in the page, or in the whole tensor
-    int32_t position; // past_end: no token
+    const int32_t* page; // null: no token, or no pages
+    int32_t row;         // in the page, or in the whole tensor
+    int32_t position;    // past_end: no token
 };
 
 // Rows of K and V in global memory, for N tokens.
@@ -16,46 +51,36 @@ template <int N> struct Places {
 };
 
 template <int N> struct Tokens {
-    int32_t page[N];
     int32_t position[N];
+    int32_t page[N];
+    int32_t row[N];
     float k_scale[N];
     float v_scale[N];
 };
 
 // Logical token within the layout row.
 FB_DEVICE int32_t logical_token(const fb_attention_params& p, const fb_attention_record& r,
-                                int32_t token) {
+                                Divider by_page, int32_t token) {
     if (r.column_offset < 0) return token;
-    const int32_t column = int32_t(uint32_t(token) / uint32_t(p.page_size));
+    const int32_t column = divide(token, by_page);
     const auto* columns = reinterpret_cast<const int32_t*>(p.columns) + r.column_offset;
     return (columns[column] >> 1) * p.page_size + token - column * p.page_size;
 }
 
-// Where the page id of a token before `end` stands, or 0.
-FB_DEVICE const int32_t* page_entry(const fb_attention_params& p, const fb_attention_record& r,
-                                    int32_t token, int32_t end) {
-    if (FB_CONTIGUOUS || token >= end) return nullptr;
-    const uint32_t size = uint32_t(p.page_size);
-    const uint32_t column = uint32_t(logical_token(p, r, token)) / size;
-    const uint32_t first = uint32_t(r.position_start) / size;
-    const int64_t at = int64_t(r.slot) * p.table_stride + first + column;
-    return reinterpret_cast<const int32_t*>(p.page_table) + at;
-}
-
-FB_DEVICE Place place_of(const fb_attention_params& p, const fb_attention_record& r, int32_t token,
-                         int32_t end, int32_t page) {
-    if (token >= end) return {0, 0, past_end};
-    const int32_t logical = logical_token(p, r, token);
+FB_DEVICE Place find(const fb_attention_params& p, const fb_attention_record& r, const Source& from,
+                     int32_t token, int32_t end) {
+    if (token >= end) return {nullptr, 0, past_end};
+    const int32_t logical = logical_token(p, r, from.by_page, token);
     const int32_t position = r.position_start + logical;
-    if (FB_CONTIGUOUS) return {0, r.slot + logical, position};
-    return {page, int32_t(uint32_t(logical) % uint32_t(p.page_size)), position};
+    if (FB_CONTIGUOUS) return {nullptr, r.slot + logical, position};
+    const int32_t column = divide(logical, from.by_page);
+    const auto* pages = reinterpret_cast<const int32_t*>(from.pages);
+    return {pages + column, logical - column * p.page_size, position};
 }
 
-// Address of a token's row of the record's head. Without a token: of the first row, never read.
-FB_DEVICE uint64_t row_address(const fb_plane& plane, int32_t kv_head, const Place& place) {
-    const int64_t at = kv_head * plane.stride_head + place.page * plane.stride_page +
-                       place.row * plane.stride_token;
-    return plane.data + at * value_bytes;
+// Address of a row; `head`: of the head's first.
+FB_DEVICE uint64_t row_address(const fb_plane& plane, uint64_t head, int32_t page, int32_t row) {
+    return head + (page * plane.stride_page + row * plane.stride_token) * value_bytes;
 }
 
 FB_DEVICE bool by_token(const fb_scale& s) {
@@ -69,22 +94,21 @@ FB_DEVICE float constant_scale(const fb_scale& s, const fb_attention_record& r) 
     return reinterpret_cast<const float*>(s.data)[at];
 }
 
-// Copies a token's scale to shared memory, with the cp.async group that is open.
-FB_DEVICE void copy_scale(const fb_scale& s, const fb_attention_record& r, const Place& place,
-                          float* target) {
+// Copies a token's scale to shared memory, with the cp.async group that is open; 0 unless `kept`.
+FB_DEVICE void copy_scale(const fb_scale& s, const fb_attention_record& r, int32_t page,
+                          int32_t row, bool kept, float* target) {
     const int64_t at = r.request * s.stride_request + r.kv_head * s.stride_head +
-                       place.page * s.stride_page + place.row * s.stride_token;
-    const bool kept = place.position != past_end;
+                       page * s.stride_page + row * s.stride_token;
     cp_async_4(shared_address(target), reinterpret_cast<const float*>(s.data) + (kept ? at : 0),
                kept ? 4 : 0);
 }
 
 // First kept token of [from, to) whose position is above `bound`: positions ascend.
 FB_DEVICE int32_t first_after(const fb_attention_params& p, const fb_attention_record& r,
-                              int32_t from, int32_t to, int32_t bound) {
+                              Divider by_page, int32_t from, int32_t to, int32_t bound) {
     while (from < to) {
         const int32_t middle = from + (to - from) / 2;
-        if (r.position_start + logical_token(p, r, middle) > bound) to = middle;
+        if (r.position_start + logical_token(p, r, by_page, middle) > bound) to = middle;
         else from = middle + 1;
     }
     return from;

@@ -2,7 +2,7 @@
 // record without rows ends the list. The last block to leave resets the counters.
 #pragma once
 #include "../../ptx/memory.h"
-#include "facts.h"
+#include "locate.h"
 
 constexpr int record_ints = sizeof(fb_attention_record) / 4;
 static_assert(record_ints == 16, "threads 0 to 15 hold an int each");
@@ -10,14 +10,21 @@ static_assert(record_ints == 16, "threads 0 to 15 hold an int each");
 // In shared memory.
 struct Work {
     fb_attention_record record;
+    Divider by_page;
     uint32_t next; // index of the next record
-    uint32_t reserved[3];
+    uint32_t reserved;
 };
 
 // An int of record `index`, for threads 0 to 15; 0 past the last.
 FB_DEVICE int32_t record_word(const fb_attention_params& p, uint32_t index) {
     if (threadIdx.x >= record_ints || index >= uint32_t(p.record_count)) return 0;
     return reinterpret_cast<const int32_t*>(p.records)[index * record_ints + threadIdx.x];
+}
+
+// Begins a launch: what is the same for all records, and this thread's part of the first.
+FB_DEVICE int32_t open_records(const fb_attention_params& p, Work& work) {
+    if (threadIdx.x == 0) work.by_page = divider_of(uint32_t(p.page_size));
+    return record_word(p, blockIdx.x);
 }
 
 // Draws the ticket: early enough that its answer is there when the record is done.
@@ -41,7 +48,7 @@ FB_DEVICE bool next_record(int32_t word, Work& work) {
     return work.record.row_count > 0;
 }
 
-FB_DEVICE void close_queue(const fb_attention_params& p) {
+FB_DEVICE void close_records(const fb_attention_params& p) {
     if (threadIdx.x != 0) return;
     auto* counters = reinterpret_cast<uint32_t*>(p.counters);
     if (atomic_add_acq_rel_4(counters + 1, 1) != gridDim.x - 1) return;

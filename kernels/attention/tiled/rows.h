@@ -119,12 +119,12 @@ FB_DEVICE bool needs_trim(const fb_attention_record& r) {
 
 // After the rows are described, by whole warps.
 FB_DEVICE Span trim(const fb_attention_params& p, const fb_attention_record& r,
-                    const RowFacts& rows) {
+                    const RowFacts& rows, Divider by_page) {
     const Bounds b = bounds_of(rows, 0, FB_QUERY_TILE, r.row_count);
     Span span = {r.kv_start, r.kv_end};
-    span.end = first_after(p, r, span.start, span.end, b.any_high);
+    span.end = first_after(p, r, by_page, span.start, span.end, b.any_high);
     if (b.any_low > no_position)
-        span.start = first_after(p, r, span.start, span.end, b.any_low - 1);
+        span.start = first_after(p, r, by_page, span.start, span.end, b.any_low - 1);
     return span;
 }
 

@@ -10,8 +10,11 @@
 // then reach 2^slack, which f16 holds.
 constexpr float slack = 8;
 
+// Base of a row that has seen no key: below all scores, and unlike -inf fit for subtraction.
+constexpr float no_base = -1e30f;
+
 template <int M> struct RowStates {
-    float base[M][2]; // what exponents count from: the maximum, or up to `slack` below it
+    float base[M][2]; // what exponents count from: the maximum, in base 2, or up to `slack` below it
     float sum[M][2];  // of this thread's keys
 };
 
@@ -21,7 +24,7 @@ template <int M> FB_DEVICE RowStates<M> no_state() {
     for (int m = 0; m < M; m++) {
         FB_UNROLL
         for (int h = 0; h < 2; h++) {
-            state.base[m][h] = -FB_INFINITY;
+            state.base[m][h] = no_base;
             state.sum[m][h] = 0;
         }
     }
@@ -144,10 +147,10 @@ FB_DEVICE void move_bases(float factor, const float (&s)[M][N][4], RowStates<M>&
         FB_UNROLL
         for (int n = 0; n < N; n++)
             top = fmaxf(top, fmaxf(s[i / 2][n][i % 2 * 2], s[i / 2][n][i % 2 * 2 + 1]));
-        top = quad_max(top);
+        top = quad_max(top) * factor;
         float& base = state.base[i / 2][i % 2];
-        const bool grows = (top - base) * factor > slack;
-        alpha[i] = grows ? exp2_approx((base - top) * factor) : 1;
+        const bool grows = top - base > slack;
+        alpha[i] = grows ? exp2_approx(base - top) : 1;
         if (grows) base = top;
         moves |= grows;
     }
@@ -169,14 +172,13 @@ FB_DEVICE void exponentiate(float factor, float (&s)[M][N][4], RowStates<M>& sta
     FB_UNROLL
     for (int i = 0; i < 2 * M; i++) {
         const float base = state.base[i / 2][i % 2];
-        const float shift = base == -FB_INFINITY ? 0 : base * factor;
         float sum = state.sum[i / 2][i % 2];
         FB_UNROLL
         for (int n = 0; n < N; n++) {
             FB_UNROLL
             for (int e = 0; e < 2; e++) {
                 float& x = s[i / 2][n][i % 2 * 2 + e];
-                x = exp2_approx(x * factor - shift);
+                x = exp2_approx(x * factor - base);
                 sum += x;
             }
         }

@@ -68,31 +68,44 @@ FB_DEVICE int32_t step_start(const Block& b, const Span& span, int step) {
     return span.start + (step * warp_count + b.warp()) * step_keys;
 }
 
-// Page of the token that a lane copies in a step. Lanes 0 to 15 find keys, the others values.
-FB_DEVICE int32_t find_step(const Block& b, const Span& span, int step) {
+// The token that a lane finds in a step: lanes 0 to 15 those of keys, the others those of values.
+FB_DEVICE Place find_step(const Block& b, const Source& from, const Span& span, int step) {
     const int32_t token = step_start(b, span, step) + int(threadIdx.x % 16);
-    const int32_t* entry = page_entry(b.p, b.record(), token, span.end);
-    return entry == nullptr ? 0 : *entry;
+    return find(b.p, b.record(), from, token, span.end);
 }
 
-// Starts the copies of a step, whose page the lane has, when all lanes are done with the last.
-FB_DEVICE void copy_step(const Block& b, const Span& span, int step, int stage, int32_t page) {
+// A found token with its page id, which was asked for a step ago.
+struct Found {
+    int32_t page;
+    int32_t row;
+    int32_t position;
+};
+
+FB_DEVICE Found ask(const Place& place) {
+    return {place.page == nullptr ? 0 : *place.page, place.row, place.position};
+}
+
+// Starts the copies of a step, whose token the lane has found, when all are done with the last.
+FB_DEVICE void copy_step(const Block& b, const Source& from, const Span& span, int step, int stage,
+                         const Found& token) {
     const fb_attention_record& r = b.record();
     const int lane = int(threadIdx.x % 32);
-    const int32_t start = step_start(b, span, step);
-    const int count = span.end - start;
+    const int count = span.end - step_start(b, span, step);
     __syncwarp();
     if (count > 0) {
         Places<step_keys>& places = b.state().places[b.warp()];
         StepTokens& tokens = b.state().tokens[b.warp()][stage];
-        const Place place = place_of(b.p, r, start + lane % 16, span.end, page);
+        const bool kept = token.position != past_end;
+        const int at = lane % 16;
         if (lane < 16) {
-            places.k[lane] = row_address(b.p.k, r.kv_head, place);
-            tokens.position[lane] = place.position;
-            if (FB_K_TOKEN_SCALE) copy_scale(b.p.k_scale, r, place, &tokens.k_scale[lane]);
+            places.k[at] = row_address(b.p.k, from.k, token.page, token.row);
+            tokens.position[at] = token.position;
+            if (FB_K_TOKEN_SCALE)
+                copy_scale(b.p.k_scale, r, token.page, token.row, kept, &tokens.k_scale[at]);
         } else {
-            places.v[lane % 16] = row_address(b.p.v, r.kv_head, place);
-            if (FB_V_TOKEN_SCALE) copy_scale(b.p.v_scale, r, place, &tokens.v_scale[lane % 16]);
+            places.v[at] = row_address(b.p.v, from.v, token.page, token.row);
+            if (FB_V_TOKEN_SCALE)
+                copy_scale(b.p.v_scale, r, token.page, token.row, kept, &tokens.v_scale[at]);
         }
         __syncwarp();
         const uint32_t to = b.ring_address() + stage * stage_bytes;
@@ -175,7 +188,7 @@ FB_DEVICE void add_step(const Block& b, const Span& span, int step, int stage, c
 // ---- store
 
 // Merges the warps' sums in their order and writes the rows.
-FB_DEVICE void finish_sums(const Block& b, float factor, const Sums& sums) {
+FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
     const fb_attention_record& r = b.record();
     State& state = b.state();
     const int lane = int(threadIdx.x % 32);
@@ -184,8 +197,7 @@ FB_DEVICE void finish_sums(const Block& b, float factor, const Sums& sums) {
     for (int h = 0; h < 2; h++) {
         const int row = h * 8 + lane / 4;
         const float sum = quad_sum(sums.rows.sum[0][h]);
-        const float base = sums.rows.base[0][h] * base_2_factor(factor);
-        if (lane % 4 == 0) state.sums[b.warp()][row] = {base, sum};
+        if (lane % 4 == 0) state.sums[b.warp()][row] = {sums.rows.base[0][h], sum};
         FB_UNROLL
         for (int c = 0; c < value_chunks; c++) {
             const float2 pair = make_float2(sums.out[0][c][2 * h], sums.out[0][c][2 * h + 1]);
@@ -197,13 +209,13 @@ FB_DEVICE void finish_sums(const Block& b, float factor, const Sums& sums) {
     constexpr int row_threads = FB_THREADS / 16;
     const int row = int(threadIdx.x) / row_threads;
     if (row >= r.row_count) return;
-    float top = -FB_INFINITY;
+    float top = no_base;
     for (int w = 0; w < warp_count; w++) top = fmaxf(top, state.sums[w][row].base);
     float weight[warp_count];
     float total = 0;
     for (int w = 0; w < warp_count; w++) {
         const RowSum part = state.sums[w][row];
-        weight[w] = part.base == -FB_INFINITY ? 0 : exp2_approx(part.base - top);
+        weight[w] = exp2_approx(part.base - top);
         total += part.sum * weight[w];
     }
     const int first = int(threadIdx.x) % row_threads;
@@ -226,20 +238,22 @@ FB_DEVICE void finish_sums(const Block& b, float factor, const Sums& sums) {
 FB_DEVICE int32_t attend(const Block& b) {
     const fb_attention_record& r = b.record();
     RowFacts& rows = b.state().rows;
+    const Divider by_page = b.state().work.by_page;
+    const Source source = source_of(b.p, r, by_page);
     Span span = {r.kv_start, r.kv_end};
     if (FB_ROPE != 0 || needs_trim(r)) {
         if (threadIdx.x < 16) describe_row(b.p, r, rows, int(threadIdx.x));
         __syncthreads();
-        if (needs_trim(r)) span = trim(b.p, r, rows);
+        if (needs_trim(r)) span = trim(b.p, r, rows, by_page);
     }
-    int32_t pages[FB_STAGES];
+    Found found[FB_STAGES];
     FB_UNROLL
-    for (int i = 0; i < FB_STAGES; i++) pages[i] = find_step(b, span, i);
-    int32_t ahead = find_step(b, span, FB_STAGES);
+    for (int i = 0; i < FB_STAGES; i++) found[i] = ask(find_step(b, source, span, i));
+    Found ahead = ask(find_step(b, source, span, FB_STAGES));
     load_queries<FB_THREADS>(b.p, r, rows, b.shared, int(threadIdx.x));
     cp_async_commit();
     FB_UNROLL
-    for (int i = 0; i < FB_STAGES; i++) copy_step(b, span, i, i, pages[i]);
+    for (int i = 0; i < FB_STAGES; i++) copy_step(b, source, span, i, i, found[i]);
     if (FB_ROPE == 0 && !needs_trim(r) && threadIdx.x < 16)
         describe_row(b.p, r, rows, int(threadIdx.x));
     cp_async_wait<FB_STAGES>();
@@ -259,12 +273,12 @@ FB_DEVICE int32_t attend(const Block& b) {
         cp_async_wait<FB_STAGES - 1>();
         __syncwarp(); // the step's rows are there for all lanes
         add_step(b, span, step, stage, bounds, factor, queries, sums);
-        copy_step(b, span, step + FB_STAGES, stage, ahead);
-        ahead = find_step(b, span, step + FB_STAGES + 1);
+        copy_step(b, source, span, step + FB_STAGES, stage, ahead);
+        ahead = ask(find_step(b, source, span, step + FB_STAGES + 1));
         stage = stage == FB_STAGES - 1 ? 0 : stage + 1;
     }
     cp_async_wait<0>();
     const int32_t word = fetch_record(b.p, b.state().work);
-    finish_sums(b, factor, sums);
+    finish_sums(b, sums);
     return word;
 }
