@@ -10,7 +10,7 @@ import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { packImages } from "../src/jit/embedded.ts";
-import { architectures, matrix } from "./matrix.ts";
+import { architectures, matrixOf } from "./matrix.ts";
 import { type Compiled, compileWithNvcc, imagesFolder } from "./nvcc.ts";
 import { findNvcc, root } from "./toolchain.ts";
 
@@ -18,7 +18,7 @@ import { findNvcc, root } from "./toolchain.ts";
 export async function compileMatrix(): Promise<Compiled[]> {
   const nvcc = await findNvcc();
   const jobs = architectures.flatMap((architecture) =>
-    matrix.map((entry) => () => compileWithNvcc(nvcc, entry, architecture)),
+    matrixOf(architecture).map((entry) => () => compileWithNvcc(nvcc, entry, architecture)),
   );
   const compiled: Compiled[] = [];
   let next = 0;

@@ -1,6 +1,9 @@
 /** The kernels that are compiled ahead of time into the library with `zig build -Dcuda=true`. */
+import { type AttentionOptions, resolveOptions } from "../src/attention/options.ts";
+import { wantedKernels } from "../src/attention/specializations.ts";
 import { operators } from "../src/device/operators.ts";
 import type { Specialization } from "../src/jit/specialization.ts";
+import type { SharedLimits } from "../src/plan/cuda-classes.ts";
 
 /** A specialisation under a short name. */
 export interface MatrixEntry extends Specialization {
@@ -8,16 +11,45 @@ export interface MatrixEntry extends Specialization {
 }
 
 /** sm_80 code runs on every GPU of 8.x; sm_90a only on 9.0. */
-export const architectures: readonly string[] = ["sm_80", "sm_90a"];
+const limits: Readonly<Record<string, SharedLimits>> = {
+  sm_80: { sharedBytesPerBlock: 166_912, sharedBytesPerProcessor: 167_936 },
+  sm_90a: { sharedBytesPerBlock: 232_448, sharedBytesPerProcessor: 233_472 },
+};
+
+/** What images are compiled for ahead of time. */
+export const architectures: readonly string[] = Object.keys(limits);
+
+/** The common shapes: dims of most models, and fp8 keys and values. */
+const shapes: readonly Pick<AttentionOptions, "headDim" | "dtype" | "kvDtype">[] = [
+  { headDim: 64, dtype: "bf16" },
+  { headDim: 128, dtype: "bf16" },
+  { headDim: 256, dtype: "bf16" },
+  { headDim: 64, dtype: "f16" },
+  { headDim: 128, dtype: "f16" },
+  { headDim: 128, dtype: "bf16", kvDtype: "f8e4m3" },
+];
 
 /** Kernels that every GPU loads when it is opened. */
-const always = Object.keys(operators).map((source) => ({
+const always: readonly MatrixEntry[] = Object.keys(operators).map((source) => ({
   ...{ name: source.replace(/\/.*/, ""), source },
   constants: {},
 }));
 
-/** What is compiled for each architecture. */
-export const matrix: readonly MatrixEntry[] = [
-  ...always,
-  { name: "merge of rows", source: "attention/merge/merge.cu", constants: {} },
-];
+/** What is compiled for an architecture. */
+export function matrixOf(architecture: string): readonly MatrixEntry[] {
+  const attention = shapes.flatMap((shape) => {
+    // Heads, masks and everything else that is no constant of the kernels may be anything.
+    const options = resolveOptions({ queryHeads: 1, kvHeads: 1, tokenScales: false, ...shape });
+    const { wanted } = wantedKernels(limits[architecture]!, options);
+    return wanted.flatMap(({ specialization, traits }) => {
+      if (traits === undefined) return [];
+      const { headDim, dtype, kvDtype = dtype } = shape;
+      const layout = specialization.constants["FB_CONTIGUOUS"] === 1 ? "ragged" : "paged";
+      return [
+        { name: `${traits.name} d${headDim} ${dtype}/${kvDtype} ${layout}`, ...specialization },
+      ];
+    });
+  });
+  const merge = { name: "merge of rows", source: "attention/merge/merge.cu", constants: {} };
+  return [...always, merge, ...attention];
+}

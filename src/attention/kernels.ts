@@ -1,16 +1,15 @@
 import type { Device } from "../device/device.ts";
 import { type Kernel, Module } from "../device/kernel.ts";
 import { jitTarget } from "../device/operators.ts";
-import { DeviceError, OptionError } from "../errors.ts";
+import { DeviceError } from "../errors.ts";
 import { Status } from "../ffi/status.ts";
 import { imageNow, imageOf } from "../jit/image.ts";
-import type { Specialization } from "../jit/specialization.ts";
 import type { Target } from "../jit/target.ts";
 import { type CostModel, costsFor, cudaCosts } from "../plan/cost.ts";
-import { cudaClasses } from "../plan/cuda-classes.ts";
 import { cpuClasses, type KernelTraits } from "../plan/traits.ts";
-import { dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
+import { dtypeBytes } from "../tensor/dtype.ts";
 import type { ResolvedOptions } from "./options.ts";
+import { type Wanted, wantedKernels } from "./specializations.ts";
 
 /** The closed set of kernels that an attention object can choose, resolved once. */
 export interface AttentionKernels {
@@ -26,21 +25,6 @@ export interface AttentionKernels {
 /** Names of the CPU's kernels, by class. */
 const cpuNames = ["attention_row", "attention_tile"];
 
-/** File and entry of each class of a GPU, below kernels/attention/tiled. */
-const cudaSources: Readonly<Record<string, readonly [string, string]>> = {
-  "cuda.decode16": ["decode.cu", "attention_decode"],
-  "cuda.wide16": ["decode_wide.cu", "attention_decode"],
-  "cuda.tile64": ["prefill.cu", "attention_prefill"],
-  "cuda.tile128": ["prefill.cu", "attention_prefill"],
-};
-
-/** A kernel to load: what it is made of and how it is launched. */
-interface Wanted {
-  readonly specialization: Specialization;
-  readonly entry: string;
-  readonly traits: KernelTraits | undefined;
-}
-
 const loaded = new WeakMap<Device, Map<string, Kernel>>();
 
 /** Resolves the kernels of the options; compiles what no cache holds. Errors: CompileError. */
@@ -50,7 +34,7 @@ export async function resolveKernels(
 ): Promise<AttentionKernels> {
   if (device.kind === "cpu") return cpuKernels(device, options);
   const target = jitTarget(device);
-  const { classes, wanted } = wantedKernels(device, options);
+  const { classes, wanted } = wantedKernels(device.properties, options);
   const images = await Promise.all(
     wanted.map(({ specialization }) => imageOf(specialization, target)),
   );
@@ -63,7 +47,7 @@ export async function resolveKernels(
 export function resolveKernelsNow(device: Device, options: ResolvedOptions): AttentionKernels {
   if (device.kind === "cpu") return cpuKernels(device, options);
   const target = jitTarget(device);
-  const { classes, wanted } = wantedKernels(device, options);
+  const { classes, wanted } = wantedKernels(device.properties, options);
   const kernels = wanted.map((each) => load(device, each, cachedImage(each, target)));
   return arranged(options, classes, kernels);
 }
@@ -86,66 +70,6 @@ function cpuKernels(device: Device, options: ResolvedOptions): AttentionKernels 
     paged: kernels,
     contiguous: kernels,
     merge: device.kernel("attention_merge"),
-  };
-}
-
-function wantedKernels(device: Device, options: ResolvedOptions) {
-  const { headDim, valueDim, dtype, kvDtype } = options;
-  if (dtype === "f32" || kvDtype === "f32") {
-    const option = dtype === "f32" ? "dtype" : "kvDtype";
-    const fix = 'use bf16 or f16, or open the "cpu" device.';
-    throw new OptionError(option, "f32", "f16, bf16 or (keys and values) fp8 on a GPU", fix);
-  }
-  const same = kvDtype === dtype || dtypeBytes(kvDtype) === 1;
-  if (!same) {
-    const fix = "keep the cache in the dtype of queries, or in fp8.";
-    throw new OptionError("kvDtype", kvDtype, `${dtype}, f8e4m3 or f8e5m2 on a GPU`, fix);
-  }
-  const classes = cudaClasses({
-    ...{ headDim, valueDim },
-    kvElementBytes: dtypeBytes(kvDtype),
-    keysChange: kvDtype !== dtype || options.rope !== undefined,
-    valuesChange: kvDtype !== dtype,
-    sharedBytesPerBlock: device.properties.sharedBytesPerBlock,
-    sharedBytesPerProcessor: device.properties.sharedBytesPerProcessor,
-  });
-  const wanted: Wanted[] = [];
-  for (const contiguous of [0, 1]) {
-    for (const traits of classes) {
-      const constants = constantsOf(options, traits, contiguous);
-      const [source, entry] = cudaSources[traits.name]!;
-      const specialization = { source: `attention/tiled/${source}`, constants };
-      wanted.push({ specialization, entry, traits });
-    }
-  }
-  const merge = { source: "attention/merge/merge.cu", constants: {} };
-  wanted.push({ specialization: merge, entry: "attention_merge", traits: undefined });
-  return { classes, wanted };
-}
-
-/** What a specialisation of the attention kernels is compiled for. */
-function constantsOf(options: ResolvedOptions, traits: KernelTraits, contiguous: number) {
-  const { headDim, valueDim, dtype, kvDtype, outDtype, rope } = options;
-  return {
-    FB_QUERY_TILE: traits.queryTile,
-    FB_KV_TILE: traits.kvTile,
-    FB_THREADS: traits.threads,
-    FB_MIN_BLOCKS: traits.blocksPerProcessor,
-    FB_STAGES: traits.stages,
-    FB_SHARED_BYTES: traits.sharedBytes,
-    FB_KEY_DIM: headDim,
-    FB_VALUE_DIM: valueDim,
-    FB_Q_TYPE: dtypeCode(dtype),
-    FB_KV_TYPE: dtypeCode(kvDtype),
-    FB_OUT_TYPE: dtypeCode(outDtype),
-    FB_SOFT_CAP: options.softCap > 0 ? 1 : 0,
-    FB_ALIBI: options.alibi ? 1 : 0,
-    FB_MASK: options.mask === "none" ? 0 : 1,
-    FB_ROPE: rope === undefined ? 0 : rope.interleaved ? 2 : 1,
-    FB_K_TOKEN_SCALE: options.tokenScales ? 1 : 0,
-    FB_V_TOKEN_SCALE: options.tokenScales ? 1 : 0,
-    FB_DEVICE_LENGTHS: options.deviceLengths ? 1 : 0,
-    FB_CONTIGUOUS: contiguous,
   };
 }
 

@@ -1,16 +1,19 @@
 import type { KernelTraits } from "./traits.ts";
 
+/** Bytes of shared memory that a block may have, and that a multiprocessor has. */
+export interface SharedLimits {
+  readonly sharedBytesPerBlock: number;
+  readonly sharedBytesPerProcessor: number;
+}
+
 /** What decides how the tiled kernels of a GPU are cut. */
-export interface CudaShape {
+export interface CudaShape extends SharedLimits {
   readonly headDim: number;
   readonly valueDim: number;
   readonly kvElementBytes: number;
   /** Keys (values) pass through f32 before the product: fp8, and for keys a rotation. */
   readonly keysChange: boolean;
   readonly valuesChange: boolean;
-  /** Shared memory that a block may have, and that a multiprocessor has. */
-  readonly sharedBytesPerBlock: number;
-  readonly sharedBytesPerProcessor: number;
 }
 
 /** One way to cut a tile: threads of a block, keys at a time, tiles in flight. */
