@@ -1,8 +1,10 @@
-import { describe, expect, test } from "bun:test";
+import { beforeAll, describe, expect, test } from "bun:test";
 import { addressOf, available, get, must } from "./cuda.ts";
-import { kernelOf, run } from "./rig.ts";
+import { kernelOf, run, start } from "./rig.ts";
 
 describe.skipIf(!available)("clusters", () => {
+  beforeAll(start);
+
   test("blocks reach each other's memory", async () => {
     const blocks = 6;
     const kernel = await kernelOf("clusters.cu", "reach");

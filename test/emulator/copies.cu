@@ -16,7 +16,7 @@ FB_KERNEL(by_threads, probe, 32, 1) {
     cp_async_16(mine, in, min(most, 16u));
     cp_async_16_l2_256(mine + 16, in + 16, min(most, 16u));
     cp_async_commit();
-    cp_async_16_policy(mine + 32, in + 32, min(most, 16u), policy_evict_first());
+    cp_async_16(mine + 32, in + 32, min(most, 16u));
     cp_async_8(mine + 48, in + 48, min(most, 8u));
     cp_async_4(mine + 56, in + 56, min(most, 4u));
     cp_async_4(mine + 60, in + 60, min(most, 4u));
@@ -122,12 +122,17 @@ FB_KERNEL(bulk, probe, 32, 1) {
 #define FB_AT {n[0], n[1], n[2], n[3], n[4]}
 #endif
 
-// The tile of numbers[6] bytes at coordinates numbers[0..], as it lies in shared memory.
+// The tile of numbers[6] bytes at coordinates numbers[0..], as it lies in numbers[8] bytes of
+// shared memory that were zero before.
 FB_KERNEL(tensor_in, probe, 32, 1) {
     FB_DYNAMIC_SHARED(memory);
     FB_SHARED(uint64_t, barriers, [1]);
     const uint32_t bytes = uint32_t(p.numbers[6]), barrier = shared_address(barriers);
     const int* n = p.numbers;
+    uint32_t* words = reinterpret_cast<uint32_t*>(memory);
+    for (int i = int(threadIdx.x); i < n[8] / 4; i += 32) words[i] = 0;
+    fence_proxy_async_shared();
+    __syncthreads();
     if (threadIdx.x == 0) {
         tensor_prefetch(&p.maps[0]);
         mbarrier_init(barrier, 1);
@@ -141,8 +146,7 @@ FB_KERNEL(tensor_in, probe, 32, 1) {
     }
     __syncthreads();
     mbarrier_wait(barrier, 0);
-    for (uint32_t i = threadIdx.x; i < bytes / 4; i += 32)
-        words_out(p)[i] = reinterpret_cast<const uint32_t*>(memory)[i];
+    for (int i = int(threadIdx.x); i < n[8] / 4; i += 32) words_out(p)[i] = words[i];
 }
 
 // The other way: what is given lies in shared memory and goes to the tile, stored or added.

@@ -1,6 +1,6 @@
-import { describe, expect, test } from "bun:test";
+import { beforeAll, describe, expect, test } from "bun:test";
 import { addressOf, available, get, launch, must, type TensorMapSpec } from "./cuda.ts";
-import { kernelOf, run } from "./rig.ts";
+import { kernelOf, run, start } from "./rig.ts";
 
 /** A tensor of u16, dense but for the padding of its rows, whose element i holds i. */
 interface Tensor {
@@ -44,33 +44,50 @@ function elementsOf({ extents, box, at }: Tensor): number[] {
   });
 }
 
-/** Where element i of a tile of u16 lies, in elements from the tile's 1024-byte aligned start. */
-function placeOf(i: number, swizzle: number): number {
-  const byte = i * 2;
+/** Where element i of a tile lies, in elements from its 1024-byte aligned start. */
+function placeOf({ box, swizzle }: Tensor, i: number): number {
+  const pitch = swizzle || box[0]! * 2;
+  const byte = Math.floor(i / box[0]!) * pitch + (i % box[0]!) * 2;
   const rows = swizzle === 0 ? 0 : swizzle / 16 - 1;
   return (byte ^ (((byte >> 7) & rows) << 4)) / 2;
 }
 
 const tensors: Tensor[] = [
   { extents: [100], box: [64], swizzle: 0, at: [-8] },
-  { extents: [100], box: [64], swizzle: 0, at: [60] },
+  { extents: [100], box: [64], swizzle: 0, at: [56] },
   { extents: [64, 40], box: [64, 16], swizzle: 128, at: [0, 8] },
-  { extents: [200, 40], box: [64, 32], swizzle: 128, at: [150, 20] },
-  { extents: [70, 33], box: [32, 24], swizzle: 64, at: [-3, -2] },
-  { extents: [33, 20], box: [16, 16], swizzle: 32, at: [20, 9] },
-  { extents: [24, 9, 7], box: [8, 4, 3], swizzle: 0, at: [4, 6, -1] },
+  { extents: [200, 40], box: [64, 32], swizzle: 128, at: [152, 20] },
+  { extents: [70, 33], box: [32, 24], swizzle: 64, at: [-8, -2] },
+  { extents: [33, 20], box: [16, 16], swizzle: 32, at: [24, 9] },
+  { extents: [64, 20], box: [16, 12], swizzle: 128, at: [16, 9] }, // narrower than the swizzle
+  { extents: [64, 20], box: [8, 16], swizzle: 64, at: [40, -5] },
+  { extents: [24, 9, 7], box: [8, 4, 3], swizzle: 0, at: [16, 6, -1] },
   { extents: [64, 3, 9], box: [64, 2, 8], swizzle: 128, at: [0, 1, 4] },
-  { extents: [16, 5, 4, 3], box: [16, 2, 2, 2], swizzle: 32, at: [2, 4, 1, 2] },
+  { extents: [16, 5, 4, 3], box: [16, 2, 2, 2], swizzle: 32, at: [8, 4, 1, 2] },
   { extents: [16, 3, 3, 3, 3], box: [8, 2, 2, 2, 2], swizzle: 0, at: [8, 2, -1, 1, 2] },
 ];
+
+/** Bytes of shared memory that a tile takes. */
+function sizeOf({ box, swizzle }: Tensor): number {
+  return (swizzle || box[0]! * 2) * box.slice(1).reduce((a, b) => a * b, 1);
+}
 
 function describeTensor({ extents, box, swizzle, at }: Tensor): string {
   return `${extents.join("x")} box ${box.join("x")} at ${at.join()} swizzle ${swizzle}`;
 }
 
+/** A store writes the 16 bytes that hold a row's last element as a whole, and wants no negatives. */
+const storable = tensors
+  .filter(({ at }) => at.every((x) => x >= 0))
+  .map((tensor) => {
+    const [row, ...outer] = tensor.extents;
+    return [describeTensor(tensor), tensor, [Math.ceil(row! / 8) * 8, ...outer]] as const;
+  });
 const named = tensors.map((tensor) => [describeTensor(tensor), tensor] as const);
 
 describe.skipIf(!available)("copies", () => {
+  beforeAll(start);
+
   test.each([16, 8, 3, 0])("by threads, %d bytes at most, the rest zeros", async (most) => {
     const data = new Uint8Array(32 * 64).map((_, i) => (i * 7) % 255);
     const kernel = await kernelOf("copies.cu", "by_threads");
@@ -102,27 +119,27 @@ describe.skipIf(!available)("copies", () => {
     const data = new Uint16Array(total).map((_, i) => i + 1);
     const address = get("cuMemAlloc", BigInt(data.byteLength));
     must("cuMemcpyAsync", address, addressOf(data), BigInt(data.byteLength), 0n);
-    const bytes = elements.length * 2;
+    const bytes = sizeOf(tensor);
     const rank = tensor.extents.length;
     const kernel = await kernelOf("copies.cu", "tensor_in", { FB_RANK: rank });
     const pad = new Array<number>(6 - rank).fill(0);
     for (const hinted of [0, 1]) {
-      const numbers = [...tensor.at, ...pad, bytes, hinted];
+      const numbers = [...tensor.at, ...pad, elements.length * 2, hinted, bytes];
       const maps = [mapOf(tensor, address)];
       const out = new Uint16Array(run({ kernel, bytes, numbers, maps, shared: bytes }));
-      const want = new Uint16Array(elements.length);
+      const want = new Uint16Array(bytes / 2); // between narrow rows nothing is written
       for (const [i, element] of elements.entries())
-        want[placeOf(i, tensor.swizzle)] = element < 0 ? 0 : element + 1;
+        want[placeOf(tensor, i)] = element < 0 ? 0 : element + 1;
       expect(out).toEqual(want);
     }
     must("cuMemFree", address);
   });
 
-  test.each(named)("tiles to tensors: %s", async (_, tensor) => {
-    const elements = elementsOf(tensor);
+  test.each(storable)("tiles to tensors: %s", async (_, tensor, extents) => {
+    const elements = elementsOf({ ...tensor, extents });
     const total = stridesOf(tensor.extents).at(-1)!;
-    const data = new Uint16Array(elements.length);
-    for (const i of elements.keys()) data[placeOf(i, tensor.swizzle)] = i + 1;
+    const data = new Uint16Array(sizeOf(tensor) / 2);
+    for (const i of elements.keys()) data[placeOf(tensor, i)] = i + 1;
     const input = get("cuMemAlloc", BigInt(data.byteLength));
     const address = get("cuMemAlloc", BigInt(total * 2));
     must("cuMemcpyAsync", input, addressOf(data), BigInt(data.byteLength), 0n);

@@ -63,7 +63,10 @@ const signatures = {
 
 export type DriverCall = keyof typeof signatures;
 
-export const cudaVersion = 13000;
+/** The oldest version of each function that CUDA 12 has. */
+const cudaVersion = 12000;
+
+/** Of a kernel: how much dynamic shared memory a launch may ask for. */
 export const sharedAttribute = 8;
 
 /** The libcuda under test: FLASHBUN_LIBCUDA, or the emulated one. */

@@ -109,6 +109,16 @@ FB_KERNEL(written_before_read, probe, 32, 1) {
 }
 FB_KERNEL(no_pdl_wait, probe, 32, 1) { words_out(p)[0] = 1; }
 
+FB_KERNEL(stored_at, probe, 32, 1) {
+    FB_DYNAMIC_SHARED(memory);
+    if (threadIdx.x > 0) return;
+    for (int i = 0; i < 128; ++i) memory[i] = 0;
+    fence_proxy_async();
+    tensor_store(&p.maps[0], {p.numbers[0], p.numbers[1]}, shared_address(memory));
+    bulk_commit();
+    bulk_wait<0>();
+}
+
 // --- threads that do not agree
 
 FB_KERNEL(missing_at_barrier, probe, 64, 1) {

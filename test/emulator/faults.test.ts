@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
-import { available, call, emulated, type Launch } from "./cuda.ts";
+import { available, call, emulated, get, type Launch } from "./cuda.ts";
 import { kernelOf, restart, run } from "./rig.ts";
 
 type Shape = Partial<Launch> & { readonly bytes?: number };
@@ -9,7 +9,9 @@ async function failureOf(name: string, shape: Shape = {}): Promise<string> {
   const kernel = await kernelOf("faults.cu", name);
   const data = new Uint32Array(1024).fill(7);
   try {
-    run({ kernel, bytes: 256, data, ...shape });
+    const maps = name === "stored_at" ? [{ ...box, address: get("cuMemAlloc", 256n) }] : [];
+    const shared = maps.length * 128;
+    run({ kernel, bytes: 256, data, maps, shared, ...shape });
   } catch (error) {
     return (error as Error).message;
   }
@@ -45,6 +47,14 @@ const memoryFaults: Row[] = [
   ["trapped", /LAUNCH_FAILED.*thread \(3,0,0\): trap/],
 ];
 
+const box = { type: "i32", extents: [8, 8], strides: [32], box: [8, 4], swizzle: 0 } as const;
+
+/** An H100 refuses these too. */
+const tileFaults: Row[] = [
+  ["stored_at", /ILLEGAL_INSTRUCTION.*innermost coordinate 2: not/, { numbers: [2, 0] }],
+  ["stored_at", /ILLEGAL_INSTRUCTION.*stored at coordinate -1/, { numbers: [0, -1] }],
+];
+
 const waitFaults: Row[] = [
   ["never_waits", /LAUNCH_FAILED.*cp.async never waited for/],
   ["load_never_awaited", /LAUNCH_FAILED.*asynchronous copy in flight/],
@@ -66,7 +76,7 @@ const disagreements: Row[] = [
 // Copies that land at once leave nothing behind to complain of.
 const eager = process.env["FLASHBUN_EMULATOR"]?.includes("eager") ?? false;
 const onlyLate = ["never_waits", "load_never_awaited", "store_never_awaited"];
-const rows = [...memoryFaults, ...waitFaults, ...disagreements].filter(
+const rows = [...memoryFaults, ...waitFaults, ...disagreements, ...tileFaults].filter(
   ([name]) => !(eager && onlyLate.includes(name)),
 );
 

@@ -30,6 +30,8 @@ const ErrorText error_texts[] = {
      "too many resources requested for launch"},
     {Result(launch_timeout), "CUDA_ERROR_LAUNCH_TIMEOUT",
      "the launch timed out and was terminated"},
+    {Result(illegal_instruction), "CUDA_ERROR_ILLEGAL_INSTRUCTION",
+     "an illegal instruction was encountered"},
     {Result(misaligned_address), "CUDA_ERROR_MISALIGNED_ADDRESS", "misaligned address"},
     {Result(launch_failed), "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
     {not_supported, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},

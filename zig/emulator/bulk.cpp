@@ -16,32 +16,45 @@ uint32_t swizzled(uint32_t address, uint32_t span) {
 
 namespace {
 struct Delivery {
-    uint32_t target, mbarrier, bytes;
+    uint32_t target, mbarrier, bytes; // bytes are what counts on the mbarrier
+    uint32_t extent;                  // what lies between the first byte written and the last
 };
+using Write = std::function<void(uint8_t* arena, bool poisons)>;
 } // namespace
 
 // The target is poisoned until `write` fills it; then the bytes count on the mbarrier.
-static void deliver(Delivery to, uint32_t alignment, std::function<void(uint8_t* arena)> write) {
+static void deliver(Delivery to, uint32_t alignment, Write write) {
     Runner* runner = me()->runner;
     if (to.target / window_bytes != to.mbarrier / window_bytes)
         fail("a bulk copy's mbarrier lies in another block than its target");
-    void* p = shared_pointer(to.target, to.bytes, alignment);
+    void* p = shared_pointer(to.target, to.extent, alignment);
     mbarrier_at(to.mbarrier, "a bulk copy");
     {
         Proxy proxy(runner, &runner->start_tag);
-        race::writes(p, to.bytes);
+        race::writes(p, to.extent);
     }
-    poison(p, to.bytes);
+    write(runner->arena, true);
     start_asynchronous([runner, to, write = std::move(write)] {
-        void* p = shared_pointer(to.target, to.bytes, 1);
-        write(runner->arena);
+        void* p = shared_pointer(to.target, to.extent, 1);
+        write(runner->arena, false);
         Mbarrier& barrier = mbarrier_at(to.mbarrier, "a bulk copy");
         {
             Proxy proxy(runner);
-            race::writes(p, to.bytes);
+            race::writes(p, to.extent);
             race::release(barrier.tag());
         }
         mbarrier_received(barrier, to.bytes);
+    });
+}
+
+// Consecutive bytes.
+static void deliver_bytes(uint32_t target, uint32_t mbarrier, uint32_t bytes, uint32_t alignment,
+                          std::function<void(uint8_t* target)> write) {
+    deliver({target, mbarrier, bytes, bytes}, alignment, [=](uint8_t* arena, bool poisons) {
+        if (poisons)
+            poison(arena + target, bytes);
+        else
+            write(arena + target);
     });
 }
 
@@ -66,8 +79,7 @@ void bulk_load(uint32_t target, const void* source, uint32_t bytes, uint32_t mba
                uint32_t mask) {
     check_bulk(source, bytes);
     for_blocks(target, mbarrier, mask, [&](uint32_t to, uint32_t barrier) {
-        deliver({to, barrier, bytes}, 16,
-                [=](uint8_t* arena) { raw_copy(arena + to, source, bytes); });
+        deliver_bytes(to, barrier, bytes, 16, [=](uint8_t* p) { raw_copy(p, source, bytes); });
     });
 }
 
@@ -75,16 +87,15 @@ void bulk_share(uint32_t target, uint32_t source, uint32_t bytes, uint32_t mbarr
     void* from = shared_pointer(source, bytes, 16);
     check_bulk(from, bytes);
     race::release(&me()->runner->start_tag);
-    deliver({target, mbarrier, bytes}, 16,
-            [=](uint8_t* arena) { raw_copy(arena + target, from, bytes); });
+    deliver_bytes(target, mbarrier, bytes, 16, [=](uint8_t* p) { raw_copy(p, from, bytes); });
 }
 
 void store_async(uint32_t target, const uint32_t* words, int count, uint32_t mbarrier) {
     const uint32_t bytes = uint32_t(count) * 4;
     std::vector<uint32_t> kept(words, words + count);
     race::release(&me()->runner->start_tag);
-    deliver({target, mbarrier, bytes}, bytes,
-            [=](uint8_t* arena) { raw_copy(arena + target, kept.data(), bytes); });
+    deliver_bytes(target, mbarrier, bytes, bytes,
+                  [=](uint8_t* p) { raw_copy(p, kept.data(), bytes); });
 }
 
 // --- tensor maps
@@ -104,10 +115,23 @@ static uint32_t tile_bytes(const TensorMap& map) {
     return bytes;
 }
 
+// Rows of a swizzled box begin at multiples of the swizzle's span, however narrow they are.
+static uint32_t row_pitch(const TensorMap& map) {
+    return map.swizzle_bytes ? map.swizzle_bytes : map.box[0] * map.element_bytes;
+}
+
+static uint32_t tile_extent(const TensorMap& map) {
+    return tile_bytes(map) / (map.box[0] * map.element_bytes) * row_pitch(map);
+}
+
 // Calls each(offset in the tile, global address or null) for pieces of at most 16 bytes, which are
 // inside the tensor or outside as a whole.
 template <class F>
-static void for_pieces(const TensorMap& map, const int* at, F each) {
+static void for_pieces(const TensorMap& map, const int* at, bool stores, F each) {
+    // A store writes the sixteen bytes that hold a row's last element as a whole; a load does not
+    // read what lies behind it. So does an H100.
+    const uint64_t step = 16 / map.element_bytes;
+    const uint64_t row_end = stores ? (map.extents[0] + step - 1) / step * step : map.extents[0];
     const uint32_t row_bytes = map.box[0] * map.element_bytes;
     const uint32_t rows = tile_bytes(map) / row_bytes;
     for (uint32_t row = 0; row < rows; ++row) {
@@ -124,24 +148,25 @@ static void for_pieces(const TensorMap& map, const int* at, F each) {
         for (uint32_t chunk = 0; chunk < row_bytes; chunk += 16) {
             const int64_t first = at[0] + int64_t(chunk / map.element_bytes);
             const int64_t last = first + 16 / map.element_bytes - 1;
-            const bool whole = first >= 0 && last < int64_t(map.extents[0]);
+            const bool whole = first >= 0 && last < int64_t(row_end);
             const uint32_t size = whole ? 16 : map.element_bytes;
             for (uint32_t byte = chunk; byte < chunk + 16; byte += size) {
                 const int64_t x = at[0] + int64_t(byte / map.element_bytes);
-                const bool inside = row_inside && x >= 0 && x < int64_t(map.extents[0]);
+                const bool inside = row_inside && x >= 0 && x < int64_t(row_end);
                 uint8_t* global = map.base + offset + x * map.element_bytes;
-                each(row * row_bytes + byte, inside ? global : nullptr, size);
+                each(row * row_pitch(map) + byte, inside ? global : nullptr, size);
             }
         }
     }
 }
 
-static void check_tile(const TensorMap& map, uint32_t shared) {
+static void check_tile(const TensorMap& map, const int* at, uint32_t shared) {
+    // Not in the PTX ISA, but an H100 says so.
+    if (int64_t(at[0]) * map.element_bytes % 16)
+        fail_with(illegal_instruction,
+                  "a tile at innermost coordinate %d: not a multiple of 16 bytes", at[0]);
     if (shared % 128)
         fail_with(misaligned_address, "shared address %#x is not 128-byte aligned", shared);
-    if (map.swizzle_bytes && map.box[0] * map.element_bytes != map.swizzle_bytes)
-        fail("a box of %d bytes with a swizzle of %d: only whole spans are emulated",
-             map.box[0] * map.element_bytes, map.swizzle_bytes);
 }
 
 namespace {
@@ -157,16 +182,20 @@ struct Tile {
 void tensor_load(uint32_t target, const void* p, int rank, const int* at, uint32_t mbarrier,
                  uint32_t mask) {
     const Tile tile(map_at(p, rank), at);
-    check_tile(tile.map, target);
+    check_tile(tile.map, at, target);
     for_blocks(target, mbarrier, mask, [&](uint32_t to, uint32_t barrier) {
-        deliver({to, barrier, tile_bytes(tile.map)}, 128, [tile, to](uint8_t* arena) {
-            for_pieces(tile.map, tile.at,
+        const Delivery what{to, barrier, tile_bytes(tile.map), tile_extent(tile.map)};
+        deliver(what, 128, [tile, to](uint8_t* arena, bool poisons) {
+            const TensorMap& map = tile.map;
+            for_pieces(map, tile.at, false,
                        [&](uint32_t offset, const uint8_t* global, uint32_t size) {
-                           uint8_t* piece = arena + swizzled(to + offset, tile.map.swizzle_bytes);
-                           if (global)
+                           uint8_t* piece = arena + swizzled(to + offset, map.swizzle_bytes);
+                           if (poisons)
+                               poison(piece, size);
+                           else if (global)
                                raw_copy(piece, global, size);
                            else
-                               raw_fill(piece, tile.map.nan_fill ? 0xff : 0, size);
+                               raw_fill(piece, map.nan_fill ? 0xff : 0, size);
                        });
         });
     });
@@ -235,12 +264,15 @@ void bulk_store(void* target, uint32_t source, uint32_t bytes, bool add_f32) {
 
 void tensor_store(const void* p, int rank, const int* at, uint32_t source, bool add) {
     const Tile tile(map_at(p, rank), at);
-    check_tile(tile.map, source);
+    check_tile(tile.map, at, source);
+    for (int axis = 0; axis < rank; ++axis) // again an H100's word, not the PTX ISA's
+        if (at[axis] < 0)
+            fail_with(illegal_instruction, "a tile is stored at coordinate %d", at[axis]);
     if (add && tile.map.kind != Number::f32 && tile.map.kind != Number::f16 &&
         tile.map.kind != Number::bf16)
         fail("a tensor of this type cannot be added to");
-    start_store(source, tile_bytes(tile.map), 128, [=](const std::vector<uint8_t>& data) {
-        for_pieces(tile.map, tile.at, [&](uint32_t offset, uint8_t* global, uint32_t size) {
+    start_store(source, tile_extent(tile.map), 128, [=](const std::vector<uint8_t>& data) {
+        for_pieces(tile.map, tile.at, true, [&](uint32_t offset, uint8_t* global, uint32_t size) {
             if (global == nullptr) return;
             // The swizzle works on addresses, so it needs to know where the tile lay.
             const uint8_t* piece =

@@ -199,8 +199,8 @@ inline Thread* me() { return static_cast<Thread*>(self); }
 inline Block* my_block() { return me()->home; }
 
 // What the driver says of a kernel that failed.
-constexpr int illegal_address = 700, launch_timeout = 702, misaligned_address = 716,
-              launch_failed = 719;
+constexpr int illegal_address = 700, launch_timeout = 702, illegal_instruction = 715,
+              misaligned_address = 716, launch_failed = 719;
 
 // --- scheduler.cpp
 
