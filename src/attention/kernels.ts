@@ -25,6 +25,9 @@ export interface AttentionKernels {
 /** Names of the CPU's kernels, by class. */
 const cpuNames = ["attention_row", "attention_tile"];
 
+/** merge_threads of kernels/attention/merge/merge.cu. */
+const mergeThreads = 128;
+
 const loaded = new WeakMap<Device, Map<string, Kernel>>();
 
 /** Resolves the kernels of the options; compiles what no cache holds. Errors: CompileError. */
@@ -86,7 +89,7 @@ function load(
   if (known !== undefined) return known;
   const module = new Module(device, image, specialization.source);
   const kernel = module.kernel(entry, {
-    threads: traits?.threads ?? 256,
+    threads: traits?.threads ?? mergeThreads,
     sharedBytes: traits?.sharedBytes ?? 0,
     cluster: traits?.cluster ?? 1,
     persistent: traits !== undefined,

@@ -126,7 +126,7 @@ function decodeBytes({ queryTile, threads, stages }: Cut, shape: CudaShape): num
   const changed = (keysChange ? keyRow : 0) + (valuesChange ? valueRow : 0);
   const ring = 16 * (stages * stage + changed);
   const sums = 16 * 4 * (roundUp(valueDim, 16) + 8);
-  const tokens = 16 * 16 * (1 + stages);
+  const tokens = 16 * (16 + 20 * stages);
   const state = rowFactBytes * queryTile + 80 + warps * 16 * 8;
   return queryTile * keyRow + warps * (Math.max(ring, sums) + tokens) + state;
 }
@@ -143,8 +143,8 @@ function tileBytes({ queryTile, kvTile, threads, stages }: Cut, shape: CudaShape
   const tiles = (keysChange ? 1 : stages) * keyRow + (valuesChange ? 1 : stages) * valueRow;
   const raw =
     (keysChange ? rawBytes(headDim, shape) : 0) + (valuesChange ? rawBytes(valueDim, shape) : 0);
-  const places = 4 * 32 * kvTile;
-  const state = rowFactBytes * queryTile + 96 + 16 * warps;
+  const places = 4 * 36 * kvTile;
+  const state = rowFactBytes * queryTile + 128 + 16 * warps;
   return queryTile * keyRow + kvTile * (tiles + raw) + places + state;
 }
 

@@ -62,6 +62,7 @@ function cpuTarget(level: CpuLevel): Target {
 
 /** The GPU of this machine, else the emulated one of this build, else none. */
 export function gpuTarget(): Target | undefined {
+  if (process.env["FLASHBUN_TEST_DEVICE"] === "cpu") return undefined;
   if (!process.env["FLASHBUN_LIBCUDA"] && !realDriver() && existsSync(emulatedLibrary))
     process.env["FLASHBUN_LIBCUDA"] = emulatedLibrary;
   let emulated: boolean;
