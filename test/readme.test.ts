@@ -15,7 +15,7 @@ import { readmeProgram } from "./support/readme.ts";
 import { root } from "./support/sources.ts";
 
 const readme = readFileSync(join(root, "README.md"), "utf8");
-const pages = ["README.md", "docs/architecture.md", "docs/planner.md", "docs/dependencies.md"];
+const pages = ["README.md", ...new Bun.Glob("docs/*.md").scanSync({ cwd: root })];
 
 /** The first column of the table under a heading, without its marks. */
 function column(heading: string): string[] {
@@ -59,7 +59,11 @@ describe("the README", () => {
     const sources = new Bun.Glob("src/**/*.ts").scanSync({ cwd: root });
     const read = [...sources].flatMap((path) => {
       const text = readFileSync(join(root, path), "utf8");
-      return [...text.matchAll(/\benv\[?\.?"?(FLASHBUN_\w+)/g)].map(([, name]) => name);
+      const taken = [...text.matchAll(/\{([^{}]*)\} = process\.env/g)].map(([, names]) => names);
+      return [
+        ...[...text.matchAll(/\benv\[?\.?"?(FLASHBUN_\w+)/g)].map(([, name]) => name),
+        ...taken.flatMap((names) => names.match(/FLASHBUN_\w+/g) ?? []),
+      ];
     });
     const listed = column("Environment variables").map((cell) => cell.replaceAll("`", ""));
     expect(listed.filter((name) => name.startsWith("FLASHBUN_"))).toEqual(
