@@ -103,7 +103,11 @@ pub fn build(b: *std.Build) void {
     }) });
     steps.abi.dependOn(&b.addRunArtifact(generator).step);
     steps.fmt.dependOn(&b.addFmt(.{ .paths = &.{ b.path("zig"), b.path("build.zig") }, .check = true }).step);
-    steps.emulator.dependOn(&b.addInstallArtifact(emulator(b, options), .{}).step);
+    const x86 = options.target.result.cpu.arch == .x86_64;
+    steps.emulator.dependOn(if (x86)
+        &b.addInstallArtifact(emulator(b, options), .{}).step
+    else
+        &b.addFail("the emulated GPU's threads switch in x86-64 assembly").step);
 }
 
 /// A stand-in for libcuda.so.1: its kernels are images compiled for the host.

@@ -1,7 +1,6 @@
 import { CFunction, dlopen, type Pointer, ptr, toArrayBuffer } from "bun:ffi";
 import { existsSync } from "node:fs";
-import { join } from "node:path";
-import { root } from "../support/zig.ts";
+import { emulatedLibrary } from "../support/targets.ts";
 
 /** Parameters of every kernel of test/emulator: see conformance.h. */
 export const parameterBytes = 320;
@@ -69,9 +68,10 @@ const cudaVersion = 12000;
 /** Of a kernel: how much dynamic shared memory a launch may ask for. */
 export const sharedAttribute = 8;
 
-/** The libcuda under test: FLASHBUN_LIBCUDA, or the emulated one. */
+/** The libcuda under test: FLASHBUN_LIBCUDA, else a real one, else the emulated one. */
 export const libcudaPath =
-  process.env["FLASHBUN_LIBCUDA"] ?? join(root, "zig-out", "lib", "libcuda-emulated.so");
+  process.env["FLASHBUN_LIBCUDA"] ??
+  (existsSync("/dev/nvidiactl") ? "libcuda.so.1" : emulatedLibrary);
 
 /** True where there is a libcuda to test; a real one is named by its file name alone. */
 export const available = !libcudaPath.includes("/") || existsSync(libcudaPath);

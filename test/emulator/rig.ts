@@ -1,7 +1,7 @@
-import { mkdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type CompilerAnswer, nvrtcWorker } from "../../src/ffi/nvrtc.ts";
+import { compileEmulated } from "../../src/jit/emulated.ts";
 import { findNvrtc } from "../../src/jit/nvrtc.ts";
 import { expandSource, languageFlags } from "../../src/jit/specialization.ts";
 import { root } from "../support/zig.ts";
@@ -17,12 +17,6 @@ import {
   sentenceOf,
   text,
 } from "./cuda.ts";
-
-/** The flags that docs/emulator.md gives for images. */
-const imageFlags = [
-  ...["-std=c++20", "-O2", "-march=x86_64_v3", "-shared", "-fPIC", "-DFB_EMULATED"],
-  ...["-nostdlib++", "-nostdinc++", "-fno-exceptions", "-fno-rtti", "-fno-math-errno"],
-];
 
 let started = false;
 
@@ -75,34 +69,12 @@ export async function kernelOf(
 export async function compile(file: string, constants: Constants = {}) {
   const defines = Object.entries(constants).map(([name, value]) => `#define ${name} ${value}\n`);
   const source = defines.join("") + expandSource(file, sources());
-  return emulated ? compileForHost(source) : compileForDevice(source, file);
+  const answer = await (emulated ? compileEmulated(source) : compileForDevice(source, file));
+  if ("image" in answer) return answer.image;
+  throw new Error(`${answer.failure}\n${answer.log}`);
 }
 
-/** An image for the emulated GPU. */
-export async function compileForHost(source: string, flags: readonly string[] = []) {
-  const folder = join(tmpdir(), `flashbun-emulator-${process.pid}`);
-  mkdirSync(folder, { recursive: true });
-  const [input, output] = [join(folder, "image.cu"), join(folder, "image.so")];
-  await Bun.write(input, source);
-  const zig = process.env["FLASHBUN_ZIG"] ?? join(root, ".toolchain", "zig", "ziglang", "zig");
-  const child = Bun.spawn(
-    [zig, "c++", ...imageFlags, ...flags, "-I", join(root, "zig", "emulator")].concat([
-      "-x",
-      "c++",
-      input,
-      "-o",
-      output,
-    ]),
-    { stderr: "pipe" },
-  );
-  const errors = await new Response(child.stderr).text();
-  if ((await child.exited) !== 0) throw new Error(errors);
-  const image = new Uint8Array(await Bun.file(output).arrayBuffer());
-  rmSync(folder, { recursive: true });
-  return image;
-}
-
-async function compileForDevice(source: string, name: string): Promise<Uint8Array> {
+async function compileForDevice(source: string, name: string): Promise<CompilerAnswer> {
   const { library, builtins } = findNvrtc().found!;
   const worker = nvrtcWorker();
   const answer = await new Promise<CompilerAnswer>((resolve) => {
@@ -111,8 +83,7 @@ async function compileForDevice(source: string, name: string): Promise<Uint8Arra
     worker.postMessage({ library, builtins, name, text: source, options });
   });
   worker.terminate();
-  if ("image" in answer) return answer.image;
-  throw new Error(`${answer.failure}\n${answer.log}`);
+  return answer;
 }
 
 /** A launch with its input, and the size of its output, which starts as 0xff bytes or zeros. */
