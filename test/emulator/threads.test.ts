@@ -63,8 +63,8 @@ describe.skipIf(!available)("threads", () => {
     const kernel = await kernelOf("threads.cu", "block_votes");
     const out = new Uint32Array(run({ kernel, threads: 96, bytes: 96 * 12 }));
     for (let t = 0; t < 96; t++) {
-      const [count, any, all] = out.subarray(3 * t);
-      expect([count, any !== 0, all !== 0]).toEqual([32, true, false]);
+      const [count, some, every] = out.subarray(3 * t);
+      expect([count, some !== 0, every !== 0]).toEqual([32, true, false]);
     }
   });
 
