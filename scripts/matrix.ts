@@ -39,7 +39,7 @@ const always: readonly MatrixEntry[] = Object.keys(operators).map((source) => ({
 export function matrixOf(architecture: string): readonly MatrixEntry[] {
   const attention = shapes.flatMap((shape) => {
     // Heads, masks and everything else that is no constant of the kernels may be anything.
-    const options = resolveOptions({ queryHeads: 1, kvHeads: 1, tokenScales: false, ...shape });
+    const options = resolveOptions({ queryHeads: 1, kvHeads: 1, ...shape });
     const { wanted } = wantedKernels(limits[architecture]!, options);
     return wanted.flatMap(({ specialization, traits }) => {
       if (traits === undefined) return [];

@@ -87,7 +87,7 @@ export class Attention extends Owner implements AsyncDisposable {
 
   /**
    * As create, where no kernel has to be compiled: on the CPU, and on a GPU for options that were
-   * compiled before. Errors: OptionError, CompileError when one has to be.
+   * compiled before. Errors: OptionError, DeviceError when one has to be compiled.
    */
   static createSync(device: Device, options: AttentionOptions): Attention {
     device.guard();

@@ -71,7 +71,10 @@ export function bindTensors(
   const rows = tokens ?? batch.tokenCount;
   checkRows("q", q, rows, queryHeads, headDim, options.dtype);
   checkRows("out", out, rows, queryHeads, valueDim, options.outDtype);
-  if (device.kind === "cuda") requireAligned("q", q, headDim);
+  if (device.kind === "cuda") {
+    requireAligned("q", q, rowUnit(q, headDim));
+    requireAligned("out", out, 2 * dtypeBytes(out.dtype));
+  }
   params.q = q.address;
   params.qStrideToken = q.strides[0];
   params.qStrideHead = q.strides[1];
@@ -164,8 +167,8 @@ function bindKeysAndValues(
   checkKeys("k", k, contiguous, kvHeads, headDim, kvDtype, blockSize);
   checkKeys("v", v, contiguous, kvHeads, valueDim, kvDtype, blockSize);
   if (k.device.kind === "cuda") {
-    requireAligned("k", k, headDim);
-    requireAligned("v", v, valueDim);
+    requireAligned("k", k, rowUnit(k, headDim));
+    requireAligned("v", v, rowUnit(v, valueDim));
   }
   bindScales(params, options, batch, tensors, k);
   const tokenAxis = contiguous ? 0 : 1;
@@ -190,9 +193,12 @@ function bindKeysAndValues(
 }
 
 /** A GPU reads rows in units of 16 bytes, or 8 where a row of fp8 is no multiple of 16. */
-function requireAligned(option: string, tensor: Tensor, dim: number): void {
+function rowUnit(tensor: Tensor, dim: number): number {
+  return (dim * dtypeBytes(tensor.dtype)) % 16 === 0 ? 16 : 8;
+}
+
+function requireAligned(option: string, tensor: Tensor, unit: number): void {
   const bytes = dtypeBytes(tensor.dtype);
-  const unit = (dim * bytes) % 16 === 0 ? 16 : 8;
   let aligned = tensor.address % unit === 0;
   for (let axis = tensor.strides.length - 2; axis >= 0; axis--) {
     if (tensor.shape[axis] > 1 && (tensor.strides[axis] * bytes) % unit !== 0) aligned = false;

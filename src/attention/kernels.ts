@@ -46,7 +46,7 @@ export async function resolveKernels(
   return arranged(options, classes, kernels);
 }
 
-/** As resolveKernels, of kernels that are built in or cached. Errors: CompileError. */
+/** As resolveKernels, of kernels that are built in or cached. Errors: DeviceError if not. */
 export function resolveKernelsNow(device: Device, options: ResolvedOptions): AttentionKernels {
   if (device.kind === "cpu") return cpuKernels(device, options);
   const target = jitTarget(device);

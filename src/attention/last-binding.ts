@@ -8,8 +8,8 @@ import type { PagedCache } from "./paged-cache.ts";
 const planeInts = 16;
 
 /**
- * What the last run checked and bound. The layers of a step differ in their planes only, so a run of
- * the same tensors has its planes put in place and nothing else.
+ * What the last run checked and bound. The layers of a step differ in their planes only, so a run
+ * of the same tensors has its planes put in place and nothing else.
  */
 export class LastBinding {
   readonly #tensors: (Tensor | undefined)[] = new Array(tensorNames.length);

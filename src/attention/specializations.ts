@@ -22,7 +22,7 @@ export interface Wanted {
 
 /**
  * The closed set of a GPU's kernels for some options: each class for paged layouts, then each for
- * contiguous ones, then the merge. Errors: OptionError for dtypes that its matrix units do not take.
+ * contiguous ones, then the merge. Errors: OptionError for dtypes that matrix units do not take.
  */
 export function wantedKernels(
   limits: SharedLimits,
@@ -47,6 +47,11 @@ export function wantedKernels(
     sharedBytesPerBlock: limits.sharedBytesPerBlock,
     sharedBytesPerProcessor: limits.sharedBytesPerProcessor,
   });
+  if (classes.length === 0) {
+    const allowed = `dims whose tiles fit ${limits.sharedBytesPerBlock} bytes of shared memory`;
+    const fix = "use another GPU, or the CPU.";
+    throw new OptionError("headDim", `${headDim} and valueDim ${valueDim}`, allowed, fix);
+  }
   const wanted: Wanted[] = [];
   for (const contiguous of [0, 1]) {
     for (const traits of classes) {

@@ -85,7 +85,7 @@ export class Device extends Owner implements AsyncDisposable {
   }
 
   /**
-   * Opens a device; on a GPU this loads its kernels, and compiles those that nobody compiled before.
+   * Opens a device; on a GPU this loads its kernels, and compiles those that nobody compiled yet.
    * Errors: OptionError for a kind, thread count or level that is not there, DriverError without a
    * driver that fits, CompileError.
    */

@@ -16,8 +16,8 @@ interface Launch {
 const launchesMost = 100_000;
 
 /**
- * What FLASHBUN_SYNC and FLASHBUN_TRACE ask of every launch: to wait for it, so that a failure names
- * its kernel, and to time it. Both cost time; neither is on by default.
+ * What FLASHBUN_SYNC and FLASHBUN_TRACE ask of every launch: to wait for it, so that a failure
+ * names its kernel, and to time it. Both cost time; neither is on by default.
  */
 export class LaunchLog {
   readonly #device: Device;

@@ -34,33 +34,38 @@ const reservedBytes = 1024;
 /** Wider rows than this do not fit a warp's registers: warps share their columns out. */
 const warpColumnsMost = 256;
 
-/** The classes of the tiled kernels (kernels/attention/tiled), by rising query tile. */
+/**
+ * The classes of the tiled kernels (kernels/attention/tiled), by rising query tile: those whose
+ * tiles fit the shared memory, of which there may be none.
+ */
 export function cudaClasses(shape: CudaShape): readonly KernelTraits[] {
   const wide = shape.headDim > warpColumnsMost || shape.valueDim > warpColumnsMost;
   const classes = [wide ? tileClass("cuda.wide16", 16, shape) : decodeClass(shape)];
   classes.push(tileClass("cuda.tile64", 64, shape));
   if (!wide) classes.push(tileClass("cuda.tile128", 128, shape));
-  return classes;
+  return classes.filter((traits) => traits !== undefined);
 }
 
 /** 16 rows against keys that each warp takes for itself, as many in flight as memory holds. */
-function decodeClass(shape: CudaShape): KernelTraits {
+function decodeClass(shape: CudaShape): KernelTraits | undefined {
   const warps = Math.max(shape.headDim, shape.valueDim) > 128 ? 2 : 4;
   const cuts = [4, 3, 2, 1].map((stages) => {
     const cut = { queryTile: 16, threads: 32 * warps, kvTile: 16 * warps, stages };
     return { cut, sharedBytes: decodeBytes(cut, shape) };
   });
   const paired = cuts.find(({ sharedBytes }) => resident(sharedBytes, shape) >= 2);
-  const { cut, sharedBytes } = paired ?? firstFit("cuda.decode16", cuts, shape);
+  const fit = paired ?? firstFit(cuts, shape);
+  if (fit === undefined) return undefined;
+  const { cut, sharedBytes } = fit;
   const most = Math.floor(processorRegisters / (cut.threads * decodeRegisters));
   const blocks = Math.min(resident(sharedBytes, shape), most);
   return traits("cuda.decode16", cut, sharedBytes, blocks, "walk");
 }
 
 /** 64 or 128 rows (or 16 of wide ones) against tiles of keys that the whole block takes. */
-function tileClass(name: string, queryTile: number, shape: CudaShape): KernelTraits {
-  const threads = tileThreads(queryTile, shape.valueDim);
+function tileClass(name: string, queryTile: number, shape: CudaShape): KernelTraits | undefined {
   const changes = shape.keysChange || shape.valuesChange;
+  const threads = tileThreads(queryTile, shape.valueDim, changes);
   const cuts = [
     { kvTile: 64, stages: 2 },
     { kvTile: 64, stages: 1 },
@@ -72,27 +77,26 @@ function tileClass(name: string, queryTile: number, shape: CudaShape): KernelTra
     .filter(({ stages }) => stages === 2 || !(changes || queryTile > threads / 2))
     .map((rest) => ({ queryTile, threads, ...rest }))
     .map((cut) => ({ cut, sharedBytes: tileBytes(cut, shape) }));
-  const { cut, sharedBytes } = firstFit(name, cuts, shape);
+  const fit = firstFit(cuts, shape);
+  if (fit === undefined) return undefined;
+  const { cut, sharedBytes } = fit;
   const most = Math.max(1, Math.floor(processorRegisters / (threads * tileRegisters)));
   const blocks = Math.min(resident(sharedBytes, shape), most);
   return traits(name, cut, sharedBytes, blocks, queryTile === 16 ? "walk" : "share");
 }
 
-function tileThreads(queryTile: number, valueDim: number): number {
-  if (queryTile === 128) return valueDim <= 128 ? 128 : 256;
+function tileThreads(queryTile: number, valueDim: number, changes: boolean): number {
+  // 32 rows a warp and the change of elements do not both fit the registers.
+  if (queryTile === 128) return valueDim <= 128 && !changes ? 128 : 256;
   if (queryTile === 16) return 128;
   return 128 * 2 ** Math.ceil(Math.log2(Math.max(1, valueDim / warpColumnsMost)));
 }
 
 function firstFit<T extends { sharedBytes: number }>(
-  name: string,
   cuts: readonly T[],
   shape: CudaShape,
-): T {
-  const fit = cuts.find(({ sharedBytes }) => sharedBytes <= shape.sharedBytesPerBlock);
-  if (fit !== undefined) return fit;
-  const least = Math.min(...cuts.map(({ sharedBytes }) => sharedBytes));
-  throw new RangeError(`${name} needs ${least} bytes of shared memory`);
+): T | undefined {
+  return cuts.find(({ sharedBytes }) => sharedBytes <= shape.sharedBytesPerBlock);
 }
 
 /** Blocks that a multiprocessor's shared memory holds. */

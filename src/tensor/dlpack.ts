@@ -188,8 +188,9 @@ let sweeper: ReturnType<typeof setInterval> | undefined;
 
 /**
  * Address of a new DLManagedTensorVersioned that shows the tensor to another library, which calls
- * its deleter when done (from any thread). Blocks until the work queued so far is through, unless the
- * consumer's stream is given. The tensor stays referenced until then and must not be disposed before, unless it is handed over.
+ * its deleter when done (from any thread). Blocks until the work queued so far is through, unless
+ * the consumer's stream is given. The tensor stays referenced until then and must not be disposed
+ * before, unless it is handed over.
  */
 export function toDLPack(tensor: Tensor, options: ExportOptions = {}): number {
   tensor.guard();

@@ -24,9 +24,9 @@ const roundings: Partial<Record<DType, number>> = { f16: 2 ** -10, bf16: 2 ** -7
 
 /**
  * The oracle's answer with the limits of the table. CPU kernels work in f32 and round only outputs;
- * for others the input says where they round. Probabilities are rounded relative to whatever maximum
- * a kernel knows by then, so a naive rounding of one row says little of another: they may err by what
- * rounding each of them can do at most.
+ * for others the input says where they round. Probabilities are rounded relative to whatever
+ * maximum a kernel knows by then, so a naive rounding of one row says little of another: they may
+ * err by what rounding each of them can do at most.
  */
 export function expectedOf(input: OracleInput, outDtype: DType): Expected {
   const exact = oracle({ ...input, rounding: undefined });
