@@ -123,7 +123,8 @@ function asTyped({ option, message }: OptionError, root: Command): string {
   const found = options.find(
     (candidate) => candidate.attributeName() === (aliases[option] ?? option),
   );
-  return found?.long == null ? message : message.replace(new RegExp(`^${option}\\b`), found.long);
+  if (found?.long == null) return message;
+  return message.replace(new RegExp(`(^|\\bgive )${option}\\b`, "g"), `$1${found.long}`);
 }
 
 /** Says what went wrong in one sentence; a stack is only for errors that nobody foresaw. */

@@ -56,6 +56,8 @@ export function probeBytes({ kind, properties }: Device): number | undefined {
 /** Errors: OptionError. */
 export function checkOptions(options: EngineOptions): void {
   requireInteger("layers", options.layers, 1, options.shape.layers);
+  // Tokens count in int32.
+  requireInteger("pages", options.pages, 1, Math.floor(0x7fffffff / options.pageSize));
   requireInteger("verify", options.verify, 0, 1 << 20);
   requireInteger("seed", options.seed, 0);
   requireInteger("tokenBudget", options.tokenBudget, 1);

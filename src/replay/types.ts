@@ -134,6 +134,8 @@ export interface EngineOptions {
   graph?: "auto" | "on" | "off";
   /** Name of the workload, for the result. */
   trace?: string;
+  /** False: the read ceiling is not measured and stays 0, which spares a warm-up its time. */
+  probe?: boolean;
   /** Called after every step with the requests done and their total. */
   onStep?(step: StepRecord, done: number, total: number): void;
   /** Ends the run after the current step; the result says `interrupted`. */

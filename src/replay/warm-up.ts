@@ -10,9 +10,13 @@ const heads = { queryHeads: 2, kvHeads: 1 };
 const full = { requests: 96, promptMean: 64, outputMean: 40 };
 const little = { requests: 4, promptMean: 8, outputMean: 4 };
 
+/** A few requests go on alone: what runs once a step is compiled well after a thousand steps. */
+const lasting = { requests: 4, outputTokens: 1000 };
+
 /**
- * Runs a small workload of full batches first, a fifth of a second, as serving engines do: steps
- * that count then wait neither for JavaScript to be compiled nor for native threads to start.
+ * Runs a small workload first, a third of a second, as serving engines do, full batches and then
+ * many steps: those that count wait neither for JavaScript to be compiled nor for native threads to
+ * start.
  */
 export async function warmUp(options: EngineOptions, device?: Device): Promise<void> {
   const { threads, signal, graph } = options;
@@ -22,10 +26,13 @@ export async function warmUp(options: EngineOptions, device?: Device): Promise<v
   const shape: ModelShape = onCpu
     ? { name: "warm-up", layers: 1, headDim: 8, ...heads }
     : { ...options.shape, ...heads };
-  const requests = generateWorkload(device?.properties.emulated ? little : full);
+  const emulated = device?.properties.emulated === 1;
+  const requests = generateWorkload(emulated ? little : full);
+  for (let i = 0; i < lasting.requests && !emulated; i++)
+    requests[i].outputTokens = lasting.outputTokens;
   const engineOptions: EngineOptions = {
     ...{ shape, layers: 1, dtype, verify: 0, seed: 1, speed: Infinity, threads, signal, graph },
-    ...{ pages: 2048, pageSize: 16, tokenBudget: 512, maxBatch: 64 },
+    ...{ pages: 2048, pageSize: 16, tokenBudget: 512, maxBatch: 64, probe: false },
   };
   await replay(requests, engineOptions, device);
 }

@@ -51,7 +51,14 @@ describe("wrong arguments: exit code 2 and one sentence", () => {
     [["replay", "--shape", "tiny", "--pages", "1", "-q"], /--pages must be at least .* Fix: /],
     [["replay", "--json", "/absent/summary.json"], /--json must be a file that can be written/],
     [["replay", "--report", "/"], /--report must be a file that can be written/],
-    [["replay", "--shape", "tiny", "--layers", "3"], /--layers must be .* from 1 to 2 \(got 3\)/],
+    [
+      ["replay", "--shape", "tiny", "--layers", "3"],
+      /--layers must be .* from 1 to 2 \(got 3\)\. Fix: give --layers a whole number/,
+    ],
+    [
+      ["replay", "--shape", "tiny", "--pages", "999999999", "-q"],
+      /--pages must be an integer from 1 to 134217727 \(got 999999999\)\. Fix: give --pages/,
+    ],
     [
       ["replay", "--trace", "a", "--rate", "2"],
       /'--rate <f>' cannot be used with .*'--trace <file>'/,

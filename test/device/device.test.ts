@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { totalmem } from "node:os";
 import { join } from "node:path";
 import { Device } from "../../src/device/device.ts";
 import { DeviceError, DisposedError, OptionError, OutOfMemoryError } from "../../src/errors.ts";
@@ -229,6 +230,15 @@ test.each(targets)(
     expect(device.memoryStats().owners[0].label).toBe(held.label);
   },
 );
+
+test("a CPU device hands out no more than the machine has", async () => {
+  await using device = await Device.open("cpu", { threads: 1 });
+  expect(device.memoryStats().limitBytes).toBeLessThanOrEqual(totalmem());
+  const asked = 2 * totalmem();
+  const sentence = new RegExp(`${asked} bytes asked, \\d{1,12} of \\d{1,12} free`);
+  expect(() => device.alloc(asked, "too much")).toThrow(OutOfMemoryError);
+  expect(() => device.alloc(asked, "too much")).toThrow(sentence);
+});
 
 test("a failed kernel rejects done, poisons its device and leaves others alone", async () => {
   const failing = await Device.open("cpu", { threads: 2 });

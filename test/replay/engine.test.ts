@@ -1,4 +1,4 @@
-import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { OptionError } from "../../src/errors.ts";
 import { Engine, replay } from "../../src/replay/engine.ts";
 import { openDevice } from "../../src/replay/parts.ts";
@@ -129,6 +129,19 @@ describe.each(await places())("a replay on $name", ({ options: place }) => {
 });
 
 describe("a replay", () => {
+  test("measures the read ceiling before and after, or not at all", async () => {
+    const options = optionsOf({});
+    await using device = await openDevice(options);
+    const launch = spyOn(device, "launch");
+    const probes = () => launch.mock.calls.filter(([, { name }]) => name === "probe_read").length;
+    const result = await replay(someRequests(1), options, device);
+    expect(result.readCeilingGBs).toBeGreaterThan(0);
+    expect(probes()).toBe(2 * 3);
+    const other = await replay(someRequests(1), { ...options, probe: false }, device);
+    expect(other.readCeilingGBs).toBe(0);
+    expect(probes()).toBe(2 * 3);
+  });
+
   test("waits for arrivals", async () => {
     const requests = someRequests(2).map((request, id) => ({ ...request, arrivalSeconds: id }));
     const result = await replay(requests, optionsOf({ speed: 10 }));
