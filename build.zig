@@ -131,7 +131,6 @@ fn emulator(b: *std.Build, options: Options) *std.Build.Step.Compile {
             "-Werror",
             "-fno-exceptions",
             "-fno-rtti",
-
         },
     });
     const library = b.addLibrary(.{ .name = "cuda-emulated", .linkage = .dynamic, .root_module = module });

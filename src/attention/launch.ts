@@ -9,6 +9,10 @@ import type { ResolvedOptions } from "./options.ts";
 import type { PagedCache } from "./paged-cache.ts";
 import type { Workspace } from "./workspace.ts";
 
+/** Blocks that share the rows of one merge at most, and blocks for which a multiprocessor has room. */
+const mergeShareMost = 16;
+const mergeBlocks = 4;
+
 /** The parameters of an attention object's kernels, and their launches. */
 export class AttentionLaunch {
   readonly params = new AttentionParams();
@@ -78,6 +82,14 @@ export class AttentionLaunch {
       params.recordCount = launch.grid;
       device.launch(stream, kernels[i], params, launch.grid);
     }
-    if (plan.mergeGrid > 0) device.launch(stream, this.#kernels.merge, params, plan.mergeGrid);
+    if (plan.mergeGrid === 0) return;
+    const share = device.kind === "cpu" ? 1 : mergeShare(plan.mergeGrid, device.processors);
+    device.launch(stream, this.#kernels.merge, params, plan.mergeGrid * share);
   }
+}
+
+/** Blocks for each merge: few merges are shared by more blocks of a GPU. */
+function mergeShare(merges: number, processors: number): number {
+  const room = Math.floor((mergeBlocks * processors) / merges);
+  return Math.max(1, Math.min(mergeShareMost, room));
 }
