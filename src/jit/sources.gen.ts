@@ -21,17 +21,22 @@ import source17 from "../../kernels/params.h" with { type: "text" };
 import source18 from "../../kernels/probe/probe.cu" with { type: "text" };
 import source19 from "../../kernels/ptx/barrier.h" with { type: "text" };
 import source20 from "../../kernels/ptx/base.h" with { type: "text" };
-import source21 from "../../kernels/ptx/convert.h" with { type: "text" };
-import source22 from "../../kernels/ptx/cp_async.h" with { type: "text" };
-import source23 from "../../kernels/ptx/fence.h" with { type: "text" };
-import source24 from "../../kernels/ptx/ldmatrix.h" with { type: "text" };
-import source25 from "../../kernels/ptx/math.h" with { type: "text" };
-import source26 from "../../kernels/ptx/memory.h" with { type: "text" };
-import source27 from "../../kernels/ptx/mma.h" with { type: "text" };
-import source28 from "../../kernels/ptx/pdl.h" with { type: "text" };
-import source29 from "../../kernels/ptx/special.h" with { type: "text" };
-import source30 from "../../kernels/tensor/chunk.h" with { type: "text" };
-import source31 from "../../kernels/tensor/tensor.cu" with { type: "text" };
+import source21 from "../../kernels/ptx/cluster.h" with { type: "text" };
+import source22 from "../../kernels/ptx/convert.h" with { type: "text" };
+import source23 from "../../kernels/ptx/cp_async.h" with { type: "text" };
+import source24 from "../../kernels/ptx/fence.h" with { type: "text" };
+import source25 from "../../kernels/ptx/ldmatrix.h" with { type: "text" };
+import source26 from "../../kernels/ptx/math.h" with { type: "text" };
+import source27 from "../../kernels/ptx/mbarrier.h" with { type: "text" };
+import source28 from "../../kernels/ptx/memory.h" with { type: "text" };
+import source29 from "../../kernels/ptx/mma.h" with { type: "text" };
+import source30 from "../../kernels/ptx/pdl.h" with { type: "text" };
+import source31 from "../../kernels/ptx/special.h" with { type: "text" };
+import source32 from "../../kernels/ptx/stmatrix.h" with { type: "text" };
+import source33 from "../../kernels/ptx/tma.h" with { type: "text" };
+import source34 from "../../kernels/ptx/wgmma.h" with { type: "text" };
+import source35 from "../../kernels/tensor/chunk.h" with { type: "text" };
+import source36 from "../../kernels/tensor/tensor.cu" with { type: "text" };
 
 /** Text of every kernel source and header, by its path below kernels/. */
 export const sources: Readonly<Record<string, string>> = {
@@ -56,15 +61,20 @@ export const sources: Readonly<Record<string, string>> = {
   "probe/probe.cu": source18,
   "ptx/barrier.h": source19,
   "ptx/base.h": source20,
-  "ptx/convert.h": source21,
-  "ptx/cp_async.h": source22,
-  "ptx/fence.h": source23,
-  "ptx/ldmatrix.h": source24,
-  "ptx/math.h": source25,
-  "ptx/memory.h": source26,
-  "ptx/mma.h": source27,
-  "ptx/pdl.h": source28,
-  "ptx/special.h": source29,
-  "tensor/chunk.h": source30,
-  "tensor/tensor.cu": source31,
+  "ptx/cluster.h": source21,
+  "ptx/convert.h": source22,
+  "ptx/cp_async.h": source23,
+  "ptx/fence.h": source24,
+  "ptx/ldmatrix.h": source25,
+  "ptx/math.h": source26,
+  "ptx/mbarrier.h": source27,
+  "ptx/memory.h": source28,
+  "ptx/mma.h": source29,
+  "ptx/pdl.h": source30,
+  "ptx/special.h": source31,
+  "ptx/stmatrix.h": source32,
+  "ptx/tma.h": source33,
+  "ptx/wgmma.h": source34,
+  "tensor/chunk.h": source35,
+  "tensor/tensor.cu": source36,
 };

@@ -81,7 +81,7 @@ Stream* stream_of(Call& call, void* handle) {
     if (reinterpret_cast<uintptr_t>(handle) <= 2) return &call.device->null_stream;
     for (Device* device : driver().devices)
         for (Stream* stream : device->streams)
-            if (stream == handle) return stream;
+            if (stream == handle && !stream->leaving) return stream;
     return nullptr;
 }
 

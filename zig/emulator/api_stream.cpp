@@ -30,9 +30,9 @@ static Result cuStreamDestroy(void* handle) {
     if (call.error == not_initialized || call.error == invalid_context) return call.error;
     Stream* stream = stream_of(call, handle);
     if (stream == nullptr || stream == &call.device->null_stream) return invalid_handle;
-    wait_until(call.lock, [&] { return drained(stream); });
-    std::erase(stream->device->streams, stream);
-    delete stream;
+    // What is queued still runs: the call does not wait for it.
+    stream->leaving = true;
+    forget_if_gone(stream);
     return success;
 }
 

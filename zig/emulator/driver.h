@@ -118,6 +118,7 @@ struct Stream {
     Device* device;
     std::deque<Operation> queue;
     bool running = false;
+    bool leaving = false; // destroyed by its owner
     std::shared_ptr<Capture> capture;
     bool origin = false; // of the capture
     std::vector<uint32_t> after;
@@ -149,6 +150,7 @@ Driver& driver();
 Result enqueue(Stream* stream, Operation operation); // or into the stream's capture
 void wait_until(std::unique_lock<std::mutex>& lock, const std::function<bool()>& done);
 bool drained(const Stream* stream);
+void forget_if_gone(Stream*); // a destroyed stream that is through
 // Refuses what could break a capture under way, and breaks the capture, as the driver does.
 Result check_captures();
 

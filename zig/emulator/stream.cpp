@@ -22,6 +22,12 @@ Parameters::~Parameters() { free(data); }
 
 bool drained(const Stream* stream) { return stream->queue.empty() && !stream->running; }
 
+void forget_if_gone(Stream* stream) {
+    if (!stream->leaving || !drained(stream)) return;
+    std::erase(stream->device->streams, stream);
+    delete stream;
+}
+
 void wait_until(std::unique_lock<std::mutex>& lock, const std::function<bool()>& done) {
     driver().changed.wait(lock, done);
 }
@@ -80,6 +86,7 @@ static void work(Device* device) {
             d.last_failure = failure;
         }
         stream->running = false;
+        forget_if_gone(stream);
         d.changed.notify_all();
     }
 }
