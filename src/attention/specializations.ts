@@ -28,7 +28,7 @@ export function wantedKernels(
   limits: SharedLimits,
   options: ResolvedOptions,
 ): { classes: readonly KernelTraits[]; wanted: readonly Wanted[] } {
-  const { headDim, valueDim, dtype, kvDtype } = options;
+  const { headDim, valueDim, dtype, kvDtype, rope } = options;
   if (dtype === "f32" || kvDtype === "f32") {
     const option = dtype === "f32" ? "dtype" : "kvDtype";
     const fix = 'use bf16 or f16, or open the "cpu" device.';
@@ -42,8 +42,10 @@ export function wantedKernels(
   const classes = cudaClasses({
     ...{ headDim, valueDim },
     kvElementBytes: dtypeBytes(kvDtype),
-    keysChange: kvDtype !== dtype || options.rope !== undefined,
+    keysChange: kvDtype !== dtype || rope !== undefined,
     valuesChange: kvDtype !== dtype,
+    masked: options.mask !== "none",
+    plain: kvDtype === dtype && rope === undefined && !changesScores(options),
     sharedBytesPerBlock: limits.sharedBytesPerBlock,
     sharedBytesPerProcessor: limits.sharedBytesPerProcessor,
   });
@@ -64,6 +66,11 @@ export function wantedKernels(
   const merge = { source: "attention/merge/merge.cu", constants: {} };
   wanted.push({ specialization: merge, entry: "attention_merge", traits: undefined });
   return { classes, wanted };
+}
+
+/** Whether anything but a position decides what a score counts. */
+function changesScores({ softCap, alibi, mask, tokenScales }: ResolvedOptions): boolean {
+  return softCap > 0 || alibi || mask !== "none" || tokenScales;
 }
 
 /** What a specialisation of the attention kernels is compiled for. */

@@ -14,6 +14,10 @@ export interface CudaShape extends SharedLimits {
   /** Keys (values) pass through f32 before the product: fp8, and for keys a rotation. */
   readonly keysChange: boolean;
   readonly valuesChange: boolean;
+  /** Packed mask bits. */
+  readonly masked: boolean;
+  /** Scores meet no soft cap, ALiBi, token scale or mask bit, and elements do not change. */
+  readonly plain: boolean;
 }
 
 /** One way to cut a tile: threads of a block, keys at a time, tiles in flight. */
@@ -24,11 +28,11 @@ interface Cut {
   readonly stages: number;
 }
 
-/** Registers that a multiprocessor has, and that a thread of a tile of matrix sums takes. */
+/** Registers that a multiprocessor has, and that a thread takes at most. */
 const processorRegisters = 65536;
-const tileRegisters = 256;
-/** Registers that a thread of the decode kernel makes do with. */
-const decodeRegisters = 168;
+const mostRegisters = 256;
+/** Registers that a thread of few sums makes do with. */
+const fewRegisters = 168;
 /** Shared memory that the driver keeps for each block. */
 const reservedBytes = 1024;
 /** Wider rows than this do not fit a warp's registers: warps share their columns out. */
@@ -57,37 +61,44 @@ function decodeClass(shape: CudaShape): KernelTraits | undefined {
   const fit = paired ?? firstFit(cuts, shape);
   if (fit === undefined) return undefined;
   const { cut, sharedBytes } = fit;
-  const most = Math.floor(processorRegisters / (cut.threads * decodeRegisters));
+  const most = Math.floor(processorRegisters / (cut.threads * fewRegisters));
   const blocks = Math.min(resident(sharedBytes, shape), most);
   return traits("cuda.decode16", cut, sharedBytes, blocks, "walk");
 }
 
 /** 64 or 128 rows (or 16 of wide ones) against tiles of keys that the whole block takes. */
 function tileClass(name: string, queryTile: number, shape: CudaShape): KernelTraits | undefined {
-  const changes = shape.keysChange || shape.valuesChange;
-  const threads = tileThreads(queryTile, shape.valueDim, changes);
-  const cuts = [
-    { kvTile: 64, stages: 2 },
-    { kvTile: 64, stages: 1 },
-    { kvTile: 32, stages: 2 },
-    { kvTile: 32, stages: 1 },
-    { kvTile: 16, stages: 2 },
-  ]
-    // Changed elements, and rows of which a warp has 32, need two stages.
-    .filter(({ stages }) => stages === 2 || !(changes || queryTile > threads / 2))
-    .map((rest) => ({ queryTile, threads, ...rest }))
-    .map((cut) => ({ cut, sharedBytes: tileBytes(cut, shape) }));
-  const fit = firstFit(cuts, shape);
-  if (fit === undefined) return undefined;
-  const { cut, sharedBytes } = fit;
-  const most = Math.max(1, Math.floor(processorRegisters / (threads * tileRegisters)));
-  const blocks = Math.min(resident(sharedBytes, shape), most);
-  return traits(name, cut, sharedBytes, blocks, queryTile === 16 ? "walk" : "share");
+  const { headDim, valueDim, plain } = shape;
+  const threads = tileThreads(queryTile, valueDim);
+  // Where a warp has 32 rows, wide keys and options leave registers for half a tile at a time.
+  const tall = queryTile > threads / 2;
+  const halves = tall && valueDim > 64 && (headDim > 128 || !plain);
+  const few = tall ? valueDim <= 64 && plain : threads === 128 && valueDim <= 128;
+  const registers = few ? fewRegisters : mostRegisters;
+  const most = Math.max(1, Math.floor(processorRegisters / (threads * registers)));
+  let best: { cut: Cut; sharedBytes: number; blocks: number } | undefined;
+  for (const kvTile of [64, 32, 16]) {
+    for (const stages of [2, 1]) {
+      if (stages === 1 && (changes(shape) || (halves && kvTile === 64))) continue;
+      const cut = { queryTile, threads, kvTile, stages };
+      const sharedBytes = tileBytes(cut, shape);
+      const blocks = Math.min(resident(sharedBytes, shape), most);
+      if (blocks > (best?.blocks ?? 0)) best = { cut, sharedBytes, blocks };
+    }
+    if (best !== undefined && best.blocks >= Math.min(2, most)) break;
+  }
+  if (best === undefined) return undefined;
+  const schedule = queryTile === 16 ? "walk" : "share";
+  return traits(name, best.cut, best.sharedBytes, best.blocks, schedule);
 }
 
-function tileThreads(queryTile: number, valueDim: number, changes: boolean): number {
-  // 32 rows a warp and the change of elements do not both fit the registers.
-  if (queryTile === 128) return valueDim <= 128 && !changes ? 128 : 256;
+function changes({ keysChange, valuesChange }: CudaShape): boolean {
+  return keysChange || valuesChange;
+}
+
+function tileThreads(queryTile: number, valueDim: number): number {
+  // The sums of 32 rows a warp, or of columns beyond these, do not fit the registers.
+  if (queryTile === 128) return valueDim <= 128 ? 128 : 256;
   if (queryTile === 16) return 128;
   return 128 * 2 ** Math.ceil(Math.log2(Math.max(1, valueDim / warpColumnsMost)));
 }
@@ -131,7 +142,7 @@ function decodeBytes({ queryTile, threads, stages }: Cut, shape: CudaShape): num
   const ring = 16 * (stages * stage + changed);
   const sums = 16 * 4 * (roundUp(valueDim, 16) + 8);
   const tokens = 16 * (16 + 20 * stages);
-  const state = rowFactBytes * queryTile + 80 + warps * 16 * 8;
+  const state = rowFactBytes(queryTile, shape) + 80 + warps * 16 * 8;
   return queryTile * keyRow + warps * (Math.max(ring, sums) + tokens) + state;
 }
 
@@ -148,12 +159,14 @@ function tileBytes({ queryTile, kvTile, threads, stages }: Cut, shape: CudaShape
   const raw =
     (keysChange ? rawBytes(headDim, shape) : 0) + (valuesChange ? rawBytes(valueDim, shape) : 0);
   const places = 4 * 36 * kvTile;
-  const state = rowFactBytes * queryTile + 128 + 16 * warps;
+  const state = rowFactBytes(queryTile, shape) + 128 + 16 * warps;
   return queryTile * keyRow + kvTile * (tiles + raw) + places + state;
 }
 
-/** Bytes of a row's facts: RowFacts in kernels/attention/tiled/rows.h. */
-const rowFactBytes = 32;
+/** Bytes of RowFacts in kernels/attention/tiled/rows.h. */
+function rowFactBytes(queryTile: number, { masked }: CudaShape): number {
+  return 16 * queryTile + 16 * (masked ? queryTile : 1);
+}
 
 /** A row of 16-byte chunks in shared memory: whole groups of eight, or an odd number. */
 function rowBytes(chunks: number, slice = chunks): number {

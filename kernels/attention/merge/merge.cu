@@ -189,12 +189,12 @@ FB_DEVICE void merge_together(const fb_attention_params& p, const fb_merge_recor
 
 FB_KERNEL(attention_merge, fb_attention_params, merge_threads, 6) {
     FB_SHARED(Slice, slices, [merge_warps][32]);
-    pdl_wait();
-    pdl_launch_dependents();
     const int share = max(1, int(gridDim.x) / max(1, p.merge_count));
     const int index = int(blockIdx.x) / share;
-    if (index >= p.merge_count) return;
+    if (index >= p.merge_count) return pdl_wait();
     const fb_merge_record m = reinterpret_cast<const fb_merge_record*>(p.merges)[index];
+    pdl_wait(); // merge records came by a copy, partial states come from the kernel before
+    pdl_launch_dependents();
     const int first = int(blockIdx.x) % share;
     if (m.part_count > few_parts) {
         for (int i = first; i < m.row_count; i += share)

@@ -83,25 +83,43 @@ FB_DEVICE void rotate(const fb_attention_params& p, const void* row, int32_t pos
     }
 }
 
-// Raw rows in shared memory to a tile: widened, rotated if `Rotate`, rounded once.
+// Eight elements of a raw row, widened, rotated if `Rotate`, rounded once.
+template <int Dim, bool Rotate>
+FB_DEVICE uint4 change_chunk(const fb_attention_params& p, const unsigned char* raw,
+                             const int32_t* positions, Item item) {
+    if (item.chunk >= Dim / 8) return make_uint4(0, 0, 0, 0);
+    const unsigned char* row = raw + item.row * RawRows<Dim>::row_bytes;
+    float x[8];
+    widen_8<FB_KV_TYPE>(row + item.chunk * 8 * value_bytes, x);
+    const int32_t position = Rotate ? positions[item.row] : past_end;
+    if (position != past_end)
+        rotate<FB_KV_TYPE>(p, row, max(position, 0), item.chunk * 8, x);
+    return round_8<FB_Q_TYPE>(x);
+}
+
+// Raw rows in shared memory to a tile. A few chunks are read before the first is written: a read
+// after a write would wait for it.
 template <class Layout, int Dim, bool Rotate, int Rows, int Threads>
 FB_DEVICE void change_rows(const fb_attention_params& p, const unsigned char* raw, uint32_t tile,
                            const int32_t* positions, int thread) {
     constexpr int total = Rows * Layout::chunks;
     constexpr int turns = (total + Threads - 1) / Threads;
+    constexpr int batch = turns < 8 ? turns : 8;
     FB_UNROLL
-    for (int i = 0; i < turns; i++) {
-        const Item item = item_of<Layout::chunks, Threads>(thread, i);
-        if (total % Threads != 0 && item.row >= Rows) continue;
-        float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-        if (item.chunk < Dim / 8) {
-            const unsigned char* row = raw + item.row * RawRows<Dim>::row_bytes;
-            widen_8<FB_KV_TYPE>(row + item.chunk * 8 * value_bytes, x);
-            const int32_t position = Rotate ? positions[item.row] : past_end;
-            if (position != past_end)
-                rotate<FB_KV_TYPE>(p, row, max(position, 0), item.chunk * 8, x);
+    for (int first = 0; first < turns; first += batch) {
+        uint4 chunks[batch];
+        FB_UNROLL
+        for (int i = 0; i < batch; i++) {
+            const Item item = item_of<Layout::chunks, Threads>(thread, first + i);
+            chunks[i] = make_uint4(0, 0, 0, 0);
+            if (item.row < Rows) chunks[i] = change_chunk<Dim, Rotate>(p, raw, positions, item);
         }
-        store_shared_16(tile + Layout::at(item.row, item.chunk), round_8<FB_Q_TYPE>(x));
+        FB_UNROLL
+        for (int i = 0; i < batch; i++) {
+            const Item item = item_of<Layout::chunks, Threads>(thread, first + i);
+            if (item.row < Rows)
+                store_shared_16(tile + Layout::at(item.row, item.chunk), chunks[i]);
+        }
     }
 }
 

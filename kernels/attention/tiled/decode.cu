@@ -6,9 +6,9 @@
 FB_KERNEL(attention_decode, fb_attention_params, FB_THREADS, FB_MIN_BLOCKS) {
     FB_DYNAMIC_SHARED(memory);
     const Block b = {p, memory, shared_address(memory)};
-    pdl_wait();
     int32_t word = open_records(p, b.state().work);
-    while (next_record(word, b.state().work)) word = attend(b);
+    pdl_wait();
     pdl_launch_dependents();
+    while (next_record(word, b.state().work)) word = attend(b);
     close_records(p);
 }

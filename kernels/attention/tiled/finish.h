@@ -12,8 +12,8 @@ struct RowTarget {
     bool empty; // zeros, whatever the sums hold
 };
 
-// Row `i`, with `base` in base 2 and `sum` of 2^(score - base). One thread of the row's `writes` its
-// log-sum-exp.
+// Row `i`, with `base` in base 2 and `sum` of 2^(score - base). One thread of the row's `writes`
+// its log-sum-exp.
 FB_DEVICE RowTarget finish_row(const fb_attention_params& p, const fb_attention_record& r, int i,
                                float base, float sum, bool writes) {
     const bool empty = base == no_base;

@@ -21,7 +21,8 @@ FB_DEVICE int32_t record_word(const fb_attention_params& p, uint32_t index) {
     return reinterpret_cast<const int32_t*>(p.records)[index * record_ints + threadIdx.x];
 }
 
-// Begins a launch: what is the same for all records, and this thread's part of the first.
+// Begins a launch: what is the same for all records, and this thread's part of the first. Records
+// come by a copy, not from a kernel: they may be read before pdl_wait().
 FB_DEVICE int32_t open_records(const fb_attention_params& p, Work& work) {
     if (threadIdx.x == 0) work.by_page = divider_of(uint32_t(p.page_size));
     return record_word(p, blockIdx.x);

@@ -3,10 +3,14 @@
 #include "locate.h"
 #include "records.h"
 
+struct MaskRow {
+    int64_t bit;   // of key position 0
+    int32_t start; // positions before it are visible
+    int32_t end;
+};
+
 struct RowFacts {
-    int64_t mask_bit[FB_QUERY_TILE]; // bit of key position 0
-    int32_t mask_start[FB_QUERY_TILE]; // positions before it are visible
-    int32_t mask_end[FB_QUERY_TILE];
+    MaskRow mask[FB_MASK ? FB_QUERY_TILE : 1];
     int32_t low[FB_QUERY_TILE];
     int32_t high[FB_QUERY_TILE];
     int32_t position[FB_QUERY_TILE];
@@ -55,10 +59,8 @@ FB_DEVICE void describe_row(const fb_attention_params& p, const fb_attention_rec
                 const bool tail = p.mask_mode == FB_MASK_TAIL;
                 const int32_t width = tail ? queries : keys;
                 const int32_t start = tail ? keys - queries : 0;
-                rows.mask_bit[i] =
-                    int64_t(read_int(p.mask_indptr, request)) * 8 + int64_t(index) * width - start;
-                rows.mask_start[i] = start;
-                rows.mask_end[i] = start + width;
+                const int64_t first_bit = int64_t(read_int(p.mask_indptr, request)) * 8;
+                rows.mask[i] = {first_bit + int64_t(index) * width - start, start, start + width};
             }
         }
         if (p.causal) high = min(high, position);
@@ -69,11 +71,8 @@ FB_DEVICE void describe_row(const fb_attention_params& p, const fb_attention_rec
         }
         if (FB_ALIBI) slope = read_float(p.alibi_slopes, row.head) * log2_e;
     }
-    if (FB_MASK && (i >= r.row_count || high == no_position)) {
-        rows.mask_start[i] = past_end;
-        rows.mask_end[i] = past_end;
-        rows.mask_bit[i] = 0;
-    }
+    if (FB_MASK && (i >= r.row_count || high == no_position))
+        rows.mask[i] = {0, past_end, past_end};
     rows.low[i] = low;
     rows.high[i] = high;
     rows.position[i] = position;
@@ -130,8 +129,9 @@ FB_DEVICE Span trim(const fb_attention_params& p, const fb_attention_record& r,
 
 // Whether the packed mask lets row i see the key at a position.
 FB_DEVICE bool bit_visible(const fb_attention_params& p, const RowFacts& rows, int i, int32_t key) {
-    if (key < rows.mask_start[i]) return true;
-    if (key >= rows.mask_end[i]) return false;
-    const uint64_t bit = uint64_t(rows.mask_bit[i] + key);
+    const MaskRow row = rows.mask[i];
+    if (key < row.start) return true;
+    if (key >= row.end) return false;
+    const uint64_t bit = uint64_t(row.bit + key);
     return reinterpret_cast<const uint8_t*>(p.mask)[bit >> 3] >> (bit & 7) & 1;
 }

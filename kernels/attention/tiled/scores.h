@@ -14,7 +14,7 @@ constexpr float slack = 8;
 constexpr float no_base = -1e30f;
 
 template <int M> struct RowStates {
-    float base[M][2]; // what exponents count from: the maximum, in base 2, or up to `slack` below it
+    float base[M][2]; // of exponents: the maximum, in base 2, or up to `slack` below it
     float sum[M][2];  // of this thread's keys
 };
 
