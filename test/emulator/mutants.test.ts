@@ -1,0 +1,244 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { compileEmulated } from "../../src/jit/emulated.ts";
+import { expand } from "../../src/jit/specialization.ts";
+import { type Case, caseOf } from "../support/cases.ts";
+import { emulatedLibrary } from "../support/targets.ts";
+import { type Mutant, withoutEachWait, withOther } from "./mutants.ts";
+import type { Job, Outcome } from "./run-mutant.ts";
+
+/** A specialisation of a kernel, by a case that runs it. */
+interface Subject {
+  /** Its class, or the merge. */
+  readonly kernel: string;
+  readonly c: Case;
+  readonly kept?: number[];
+  /** Multiprocessors: few, so that a block takes several records, or many, so that rows split. */
+  readonly sms: number;
+}
+
+const common: Partial<Case> = { dtype: "bf16", outDtype: "f32", pageSize: 16, headDim: 32 };
+const narrow: Partial<Case> = { ...common, valueDim: 24 };
+const changed: Partial<Case> = {
+  ...{ ...narrow, kvDtype: "f8e4m3", scales: "token" },
+  rope: { dim: 16, interleaved: false, theta: 1e4 },
+};
+const decode: Partial<Case> = {
+  queryLengths: [1, 2, 1, 1, 1, 3],
+  kvLengths: [800, 20, 400, 1, 600, 304],
+};
+
+/** Together they hold every wait of the attention kernels. */
+const subjects: Record<string, Subject> = {
+  // Queries are copied while keys are; rows are described late.
+  decode: {
+    kernel: "cuda.decode16",
+    c: caseOf("decode", { ...narrow, ...decode }),
+    sms: 1,
+  },
+  // Elements change on their way; rows are trimmed, two of them to nothing.
+  "changed decode": {
+    kernel: "cuda.decode16",
+    c: caseOf("changed decode", { ...changed, ...decode }),
+    kept: [790, 20, 0, 1, 0, 250],
+    sms: 1,
+  },
+  // Elements change, tiles have two stages.
+  prefill: {
+    kernel: "cuda.tile64",
+    c: caseOf("prefill", {
+      ...{ ...changed, windowLeft: 150 },
+      ...{ queryLengths: [24, 17, 28], kvLengths: [144, 130, 208] },
+    }),
+    sms: 1,
+  },
+  // Tiles have one stage.
+  "wide decode": {
+    kernel: "cuda.wide16",
+    c: caseOf("wide decode", {
+      ...{ ...common, headDim: 512, valueDim: 512 },
+      ...{ queryLengths: [1, 2, 1, 1], kvLengths: [144, 20, 208, 1] },
+    }),
+    sms: 1,
+  },
+  // A block merges columns in three turns, however few its rows.
+  merge: {
+    kernel: "merge",
+    c: caseOf("merge", {
+      ...{ ...common, valueDim: 264 },
+      ...{ queryLengths: [2, 1], kvLengths: [4000, 90] },
+    }),
+    sms: 32,
+  },
+};
+
+/** Bounds that are off by one: subject, what goes wrong, a piece of its text and what it becomes. */
+const looseBounds: [keyof typeof subjects, string, string, string][] = [
+  ["prefill", "a column of the page table too far", "pages + column", "pages + column + 1"],
+  ["decode", "a column of the page table too far", "pages + column", "pages + column + 1"],
+  ["prefill", "one token too many", "if (token >= end)", "if (token > end)"],
+  ["prefill", "stores a column too many", "column < FB_VALUE_DIM", "column <= FB_VALUE_DIM"],
+  ["decode", "stores a column too many", "column < FB_VALUE_DIM", "column <= FB_VALUE_DIM"],
+  ["prefill", "stores a row too many", "if (row >= r.row_count)", "if (row > r.row_count)"],
+  ["decode", "stores a row too many", "if (row >= r.row_count)", "if (row > r.row_count)"],
+  ["merge", "one part too many", "min(32, to - first)", "min(32, to - first + 1)"],
+  ["merge", "stores columns too many", "if (column >= p.value_dim)", "if (column > p.value_dim)"],
+  ["merge", "stores a row too many", "i = first; i < m.row_count", "i = first; i <= m.row_count"],
+];
+
+/** Mutants that run right here, and why: docs/emulator.md lists them too. */
+const harmless: Record<string, string> = {
+  "block.h, begin_sums: __syncwarp() #1": "a barrier of the block stands before the first read",
+  "warps.h, attend: cp_async_wait<0>() #1": "each copy is waited for at the step that reads it",
+  "warps.h, add_step: __syncwarp() #1":
+    "lanes meet at the ldmatrix that follows, which here orders what they wrote before it",
+};
+
+const schedules = ["fifo", "greedy", "random,seed=1", "random,seed=2", "random,seed=3"];
+const patienceMs = 30_000;
+
+const folder = mkdtempSync(join(tmpdir(), "flashbun-mutants-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+let images = 0;
+
+/** Compiles a text; returns the image's file and bytes. */
+async function imageOf(text: string): Promise<{ path: string; bytes: Uint8Array }> {
+  const answer = await compileEmulated(text);
+  if ("failure" in answer) throw new Error(`${answer.failure}\n${answer.log}`);
+  const path = join(folder, `${images++}.so`);
+  writeFileSync(path, answer.image);
+  return { path, bytes: answer.image };
+}
+
+/** What a child process says of a subject's case, run with an image in the kernel's place. */
+async function outcomeOf(subject: Subject, order: string, image?: string): Promise<string> {
+  const { sms, ...rest } = subject;
+  const job: Job = image === undefined ? rest : { ...rest, image };
+  const command = [process.execPath, join(import.meta.dir, "run-mutant.ts"), JSON.stringify(job)];
+  const FLASHBUN_EMULATOR = `order=${order},sms=${sms},threads=1,timeout=2`;
+  const child = Bun.spawn(command, {
+    env: { ...process.env, FLASHBUN_LIBCUDA: emulatedLibrary, FLASHBUN_EMULATOR },
+    stdout: "pipe",
+    stderr: "pipe",
+    timeout: patienceMs,
+  });
+  const [said, complained] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+  ]);
+  if ((await child.exited) === 0) return said;
+  if (child.signalCode !== null) return `stopped by ${child.signalCode}`;
+  return /^\w*rror: .*$/m.exec(complained)?.[0] ?? complained;
+}
+
+/** What the driver or the comparison say of a kernel that goes wrong, and nobody else. */
+const wrong = /^\{|^stopped|CUDA_ERROR_|error: (request|rows past)/;
+
+/** A subject's text and image, and what it prints. */
+interface Original {
+  readonly name: string;
+  readonly subject: Subject;
+  readonly text: string;
+  readonly expected: string;
+  readonly image: { path: string; bytes: Uint8Array };
+}
+
+async function original([name, subject]: [string, Subject]): Promise<Original> {
+  const expected = await outcomeOf(subject, "fifo");
+  expect(expected).toStartWith("{");
+  const text = expand((JSON.parse(expected) as Outcome).specialization);
+  return { name, subject, text, expected, image: await imageOf(text) };
+}
+
+/** The results of some work for each item, two at a time. */
+async function each<T, R>(list: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  const queue = [...list.entries()];
+  const worker = async () => {
+    for (let next = queue.shift(); next !== undefined; next = queue.shift())
+      results[next[0]] = await work(next[1]);
+  };
+  await Promise.all([worker(), worker()]);
+  return results;
+}
+
+/** How a mutant of a subject is caught; undefined: it is not. */
+async function catchMutant(of: Original, { text }: Mutant): Promise<string | undefined> {
+  const image = await imageOf(text);
+  // The change stands in code that this specialisation leaves out.
+  if (Buffer.compare(image.bytes, of.image.bytes) === 0) return undefined;
+  for (const order of schedules) {
+    const outcome = await outcomeOf(of.subject, order, image.path);
+    if (outcome === of.expected) continue;
+    expect(outcome).toMatch(wrong);
+    return `${of.name}, ${order}: ${outcome}`;
+  }
+  return undefined;
+}
+
+/** The mutants of all subjects; those of one name are one change of what the subjects share. */
+function mutantsOf(
+  originals: readonly Original[],
+): Map<string, { of: Original; mutant: Mutant }[]> {
+  const all = originals.flatMap((of) =>
+    withoutEachWait(of.text, "attention/").map((mutant) => ({ of, mutant })),
+  );
+  for (const [name, what, piece, other] of looseBounds) {
+    const of = originals.find((one) => one.name === name)!;
+    all.push({ of, mutant: withOther(of.text, `${name}: ${what}`, piece, other) });
+  }
+  return Map.groupBy(all, ({ mutant }) => mutant.name);
+}
+
+test("what orders is found by its calls, one mutant each", () => {
+  const lines = [
+    '#line 1 "ptx/a.h"',
+    "FB_DEVICE void elsewhere() { __syncwarp(); }",
+    '#line 1 "attention/b.h"',
+    "template <int N> FB_DEVICE void f(int x) {",
+    "    if (x) __syncthreads(); // __syncwarp();",
+    "    cp_async_wait<N - 1>();",
+    "    cp_async_16(x, x, 16);",
+    "    x = __shfl_sync(~0u, x, 1);",
+    "    __syncthreads();",
+  ];
+  const mutants = withoutEachWait(lines.join("\n"), "attention/");
+  expect(mutants.map(({ name }) => name)).toEqual([
+    "b.h, f: __syncthreads() #1",
+    "b.h, f: cp_async_wait<N - 1>() #1",
+    "b.h, f: __syncthreads() #2",
+  ]);
+  expect(mutants[1]!.text).toBe(lines.with(5, "    ;").join("\n"));
+});
+
+const skipped = !existsSync(emulatedLibrary) || process.env["FLASHBUN_EMULATOR"] !== undefined;
+
+describe.skipIf(skipped)("an attention kernel", () => {
+  let originals: Original[] = [];
+
+  test("is right under every schedule", async () => {
+    originals = await each(Object.entries(subjects), original);
+    await each(originals, async ({ name, subject, image, expected }) => {
+      for (const order of schedules) {
+        const outcome = await outcomeOf(subject, order, image.path);
+        expect([name, order, outcome]).toEqual([name, order, expected]);
+      }
+    });
+  }, 600_000);
+
+  test("is wrong without any of its waits, and with loose bounds", async () => {
+    const found = await each([...mutantsOf(originals)], async ([name, some]) => {
+      let how: string | undefined;
+      for (const { of, mutant } of some) how ??= await catchMutant(of, mutant);
+      return [name, how] as const;
+    });
+    expect(found.length).toBeGreaterThan(40);
+    const survivors = found.filter(([, how]) => how === undefined).map(([name]) => name);
+    expect(survivors.filter((name) => !(name in harmless))).toEqual([]);
+    const caught = found.filter(([name, how]) => how !== undefined && name in harmless);
+    expect(caught).toEqual([]);
+  }, 600_000);
+});
