@@ -127,8 +127,13 @@ function threadsOf(options: DeviceOptions): number {
     return options.threads;
   }
   if (!fromEnvironment) return Math.max(1, availableParallelism() - 1);
-  requireInteger("FLASHBUN_THREADS", Number(fromEnvironment), 1, 1024);
-  return Number(fromEnvironment);
+  const count = Number(fromEnvironment);
+  if (!Number.isInteger(count)) {
+    const allowed = "an integer from 1 to 1024";
+    throw new OptionError("FLASHBUN_THREADS", fromEnvironment, allowed, "give the threads.");
+  }
+  requireInteger("FLASHBUN_THREADS", count, 1, 1024);
+  return count;
 }
 
 function levelOf(options: DeviceOptions): number {
