@@ -193,7 +193,9 @@ FB_KERNEL(attention_merge, fb_attention_params, merge_threads, 6) {
     const int index = int(blockIdx.x) / share;
     if (index >= p.merge_count) return pdl_wait();
     const fb_merge_record m = reinterpret_cast<const fb_merge_record*>(p.merges)[index];
-    pdl_wait(); // merge records came by a copy, partial states come from the kernel before
+    // Records and parts came by a copy, partial states come from the kernel before.
+    prefetch_l1(reinterpret_cast<const int32_t*>(p.parts) + m.part_start);
+    pdl_wait();
     pdl_launch_dependents();
     const int first = int(blockIdx.x) % share;
     if (m.part_count > few_parts) {

@@ -289,12 +289,17 @@ FB_DEVICE void look_ahead(const Block& b, int tile) {
     find_token(b, state.source, state.span, tile + 3); // lands with the copy that follows
 }
 
+FB_DEVICE void note_ticket(const Block& b) {
+    const uint32_t next = take_ticket(b.p);
+    if (b.thread() == 0) b.state().work.next = next;
+}
+
 // Returns this thread's part of the record that comes next.
 FB_DEVICE int32_t attend(const Block& b) {
     begin_record(b);
     Sums sums;
     begin_sums(b, sums);
-    if (tokens_left(b, 0) <= 0) take_ticket(b.p, b.state().work);
+    if (tokens_left(b, 0) <= 0) note_ticket(b);
     FB_NO_UNROLL
     for (int tile = 0; tokens_left(b, tile) > 0; tile++) {
         cp_async_wait<0>();
@@ -309,7 +314,7 @@ FB_DEVICE int32_t attend(const Block& b) {
             copy_values(b, tile, tokens_left(b, tile));
             cp_async_commit();
         }
-        if (tokens_left(b, tile) <= FB_KV_TILE) take_ticket(b.p, b.state().work);
+        if (tokens_left(b, tile) <= FB_KV_TILE) note_ticket(b);
         FB_UNROLL
         for (int first = 0; first < FB_KV_TILE; first += part_keys) {
             Keys keys;
@@ -325,7 +330,7 @@ FB_DEVICE int32_t attend(const Block& b) {
         }
     }
     cp_async_wait_all(); // the scales of tokens past the end, too
-    const int32_t word = fetch_record(b.p, b.state().work);
+    const int32_t word = fetch_record(b.p, b.thread() == 0 ? b.state().work.next : 0);
     finish_sums(b, sums);
     return word;
 }

@@ -13,6 +13,7 @@ FB_DEVICE Divider divider_of(uint32_t size) {
     uint32_t log = 0;
     while ((1u << log) < size) log++;
     if (log == 0) return {0, 0};
+    if ((size & (size - 1)) == 0) return {1u << (32 - log), 0}; // without a slow division
     return {uint32_t(((uint64_t(1) << (31 + log)) + size - 1) / size), log - 1};
 }
 

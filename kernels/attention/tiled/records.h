@@ -11,7 +11,7 @@ static_assert(record_ints == 16, "threads 0 to 15 hold an int each");
 struct Work {
     fb_attention_record record;
     Divider by_page;
-    uint32_t next; // index of the next record
+    uint32_t next; // index of the next record, where registers are scarce
     uint32_t reserved;
 };
 
@@ -28,17 +28,22 @@ FB_DEVICE int32_t open_records(const fb_attention_params& p, Work& work) {
     return record_word(p, blockIdx.x);
 }
 
-// Draws the ticket: early enough that its answer is there when the record is done.
-FB_DEVICE void take_ticket(const fb_attention_params& p, Work& work) {
-    if (threadIdx.x == 0)
-        work.next = gridDim.x + atomicAdd(reinterpret_cast<uint32_t*>(p.counters), 1u);
+// Blocks that have a record each need no tickets.
+FB_DEVICE bool shares_records(const fb_attention_params& p) {
+    return uint32_t(p.record_count) > gridDim.x;
 }
 
-// The first warp loads its part of the ticket's record, which next_record() hands to all.
-FB_DEVICE int32_t fetch_record(const fb_attention_params& p, const Work& work) {
+// Index of the block's next record, for thread 0: asked for before the record ends, it is there when
+// it is needed.
+FB_DEVICE uint32_t take_ticket(const fb_attention_params& p) {
+    if (threadIdx.x != 0 || !shares_records(p)) return uint32_t(p.record_count);
+    return gridDim.x + atomicAdd(reinterpret_cast<uint32_t*>(p.counters), 1u);
+}
+
+// The first warp loads its part of the record that its first lane names; next_record() hands it out.
+FB_DEVICE int32_t fetch_record(const fb_attention_params& p, uint32_t next) {
     if (threadIdx.x >= 32) return 0;
-    __syncwarp();
-    return record_word(p, work.next);
+    return record_word(p, __shfl_sync(0xffffffffu, next, 0));
 }
 
 // Hands a record to the block; false: there is none.
@@ -50,7 +55,7 @@ FB_DEVICE bool next_record(int32_t word, Work& work) {
 }
 
 FB_DEVICE void close_records(const fb_attention_params& p) {
-    if (threadIdx.x != 0) return;
+    if (threadIdx.x != 0 || !shares_records(p)) return;
     auto* counters = reinterpret_cast<uint32_t*>(p.counters);
     if (atomic_add_acq_rel_4(counters + 1, 1) != gridDim.x - 1) return;
     counters[0] = 0;

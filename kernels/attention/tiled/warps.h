@@ -265,11 +265,12 @@ FB_DEVICE int32_t attend(const Block& b) {
     Sums sums;
     sums.rows = no_state<1>();
     clear(sums.out);
-    if (span.start >= span.end) take_ticket(b.p, b.state().work);
+    uint32_t next = 0;
+    if (span.start >= span.end) next = take_ticket(b.p);
     int stage = 0;
     FB_NO_UNROLL
     for (int step = 0; step_start(b, span, step) < span.end; step++) {
-        if (span.end - step_start(b, span, step) <= FB_KV_TILE) take_ticket(b.p, b.state().work);
+        if (span.end - step_start(b, span, step) <= FB_KV_TILE) next = take_ticket(b.p);
         cp_async_wait<FB_STAGES - 1>();
         __syncwarp(); // the step's rows are there for all lanes
         add_step(b, span, step, stage, bounds, factor, queries, sums);
@@ -278,7 +279,7 @@ FB_DEVICE int32_t attend(const Block& b) {
         stage = stage == FB_STAGES - 1 ? 0 : stage + 1;
     }
     cp_async_wait<0>();
-    const int32_t word = fetch_record(b.p, b.state().work);
+    const int32_t word = fetch_record(b.p, next);
     finish_sums(b, sums);
     return word;
 }
