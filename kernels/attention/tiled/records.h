@@ -33,14 +33,14 @@ FB_DEVICE bool shares_records(const fb_attention_params& p) {
     return uint32_t(p.record_count) > gridDim.x;
 }
 
-// Index of the block's next record, for thread 0: asked for before the record ends, it is there when
-// it is needed.
+// Index of the block's next record, for thread 0: asked for before the record ends, it is there
+// when it is needed.
 FB_DEVICE uint32_t take_ticket(const fb_attention_params& p) {
     if (threadIdx.x != 0 || !shares_records(p)) return uint32_t(p.record_count);
     return gridDim.x + atomicAdd(reinterpret_cast<uint32_t*>(p.counters), 1u);
 }
 
-// The first warp loads its part of the record that its first lane names; next_record() hands it out.
+// The first warp loads its part of the record that its first lane names, for next_record().
 FB_DEVICE int32_t fetch_record(const fb_attention_params& p, uint32_t next) {
     if (threadIdx.x >= 32) return 0;
     return record_word(p, __shfl_sync(0xffffffffu, next, 0));
