@@ -19,13 +19,7 @@ constexpr int row_warps = FB_QUERY_TILE / warp_rows;
 constexpr int column_warps = warp_count / row_warps;
 constexpr int warp_columns = round_up(FB_VALUE_DIM, 16 * column_warps) / column_warps;
 constexpr int value_chunks = warp_columns / 8 * column_warps;
-template <bool in_keys> struct Values {
-    using type = Tile<value_chunks, warp_columns / 8>;
-};
-template <> struct Values<true> {
-    using type = KeyTile;
-};
-using ValueTile = Values<FB_VALUES_IN_KEYS>::type;
+using ValueTile = Tile<value_chunks, warp_columns / 8>;
 static_assert(row_warps * column_warps == warp_count, "warps form a grid of rows and columns");
 static_assert(row_blocks * warp_columns <= 256, "sums do not fit the registers");
 static_assert(FB_THREADS >= 2 * FB_KV_TILE && FB_THREADS >= FB_QUERY_TILE, "threads for rows");
@@ -39,12 +33,6 @@ static_assert(FB_STAGES == 2 || part_keys == FB_KV_TILE, "one stage scores a til
 constexpr bool changes = keys_change || values_change;
 static_assert(FB_STAGES == 2 || (FB_STAGES == 1 && !changes), "changed elements need two stages");
 
-// Values as columns of the keys need whole groups of chunks, unturned keys and keys that stay.
-static_assert(!FB_VALUES_IN_KEYS ||
-                  (warp_columns % 64 == 0 && value_chunks <= key_chunks && FB_KEY_DIM % 64 == 0 &&
-                   FB_ROPE == 0 && FB_STAGES == 2),
-              "values cannot be columns of these keys");
-
 // Tokens of four tiles: being copied, copied, masked, and the one that is found.
 constexpr int slots = 4;
 using BlockPlaces = Places<FB_KV_TILE>;
@@ -53,16 +41,12 @@ using BlockTokens = Tokens<FB_KV_TILE>;
 constexpr int key_tile_bytes = FB_KV_TILE * KeyTile::row_bytes;
 constexpr int value_tile_bytes = FB_KV_TILE * ValueTile::row_bytes;
 constexpr int key_tiles_at = FB_QUERY_TILE * KeyTile::row_bytes;
-constexpr int after_keys = key_tiles_at + (keys_change ? 1 : FB_STAGES) * key_tile_bytes;
-constexpr int value_tiles_at = FB_VALUES_IN_KEYS ? key_tiles_at : after_keys;
-constexpr int raw_keys_at =
-    FB_VALUES_IN_KEYS ? after_keys
-                      : value_tiles_at + (values_change ? 1 : FB_STAGES) * value_tile_bytes;
+constexpr int value_tiles_at = key_tiles_at + (keys_change ? 1 : FB_STAGES) * key_tile_bytes;
+constexpr int raw_keys_at = value_tiles_at + (values_change ? 1 : FB_STAGES) * value_tile_bytes;
 constexpr int raw_values_at =
     raw_keys_at + (keys_change ? FB_KV_TILE * RawRows<FB_KEY_DIM>::row_bytes : 0);
 constexpr int places_at =
-    raw_values_at +
-    (values_change && !FB_VALUES_IN_KEYS ? FB_KV_TILE * RawRows<FB_VALUE_DIM>::row_bytes : 0);
+    raw_values_at + (values_change ? FB_KV_TILE * RawRows<FB_VALUE_DIM>::row_bytes : 0);
 constexpr int tokens_at = places_at + slots * int(sizeof(BlockPlaces));
 constexpr int rows_at = tokens_at + slots * int(sizeof(BlockTokens));
 constexpr int state_at = rows_at + int(sizeof(RowFacts));
@@ -157,7 +141,7 @@ FB_DEVICE void copy_ahead(const Block& b, int tile) {
     const int count = tokens_left(b, tile);
     if (count <= 0) return;
     copy_keys(b, tile, count);
-    if (FB_STAGES == 2 && !FB_VALUES_IN_KEYS) copy_values(b, tile, count);
+    if (FB_STAGES == 2) copy_values(b, tile, count);
     cp_async_commit();
 }
 
@@ -166,7 +150,7 @@ FB_DEVICE void change_tile(const Block& b, int tile) {
     if (keys_change)
         change_rows<KeyTile, FB_KEY_DIM, FB_ROPE != 0, FB_KV_TILE, FB_THREADS>(
             b.p, b.memory + raw_keys_at, b.shared + key_tiles_at, positions, b.thread());
-    if (values_change && !FB_VALUES_IN_KEYS)
+    if (values_change)
         change_rows<ValueTile, FB_VALUE_DIM, false, FB_KV_TILE, FB_THREADS>(
             b.p, b.memory + raw_values_at, b.shared + value_tiles_at, positions, b.thread());
 }

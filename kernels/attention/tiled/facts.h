@@ -16,7 +16,6 @@
 //   FB_CONTIGUOUS      1: slots are first tokens, no page table
 //   FB_DEVICE_LENGTHS  1: kv_lengths or query_lengths clamp what was planned
 //   FB_MASK            1: packed mask bits
-//   FB_VALUES_IN_KEYS  1: values are the keys' first columns, loaded once (wide decode and prefill)
 //   FB_SOFT_CAP, FB_ALIBI, FB_K_TOKEN_SCALE, FB_V_TOKEN_SCALE   1: used
 //
 // Everything else is read from fb_attention_params at run time.
@@ -27,10 +26,6 @@
 #include "../../ptx/special.h"
 
 #include "../../params.h"
-
-#ifndef FB_VALUES_IN_KEYS
-#define FB_VALUES_IN_KEYS 0
-#endif
 
 constexpr int warp_count = FB_THREADS / 32;
 constexpr int value_bytes = FB_KV_TYPE == FB_F16 || FB_KV_TYPE == FB_BF16 ? 2 : 1;
