@@ -1,15 +1,10 @@
-import { afterAll, beforeAll, expect, test } from "bun:test";
-import { Device } from "../../src/device/device.ts";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import type { Device } from "../../src/device/device.ts";
 import { DisposedError, OptionError } from "../../src/errors.ts";
 import { type DType, dtypes, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { forSeeds } from "../support/random.ts";
-
-let device: Device;
-beforeAll(async () => {
-  device = await Device.open("cpu", { threads: 2 });
-});
-afterAll(() => device[Symbol.asyncDispose]());
+import { deviceTargets } from "../support/targets.ts";
 
 /** Equal as numbers: all NaNs are one, -0 is not 0. */
 function expectSame(values: Float64Array, expected: Float64Array): void {
@@ -17,122 +12,130 @@ function expectSame(values: Float64Array, expected: Float64Array): void {
   expect([wrong, values[wrong]]).toEqual([-1, undefined as never]);
 }
 
-test("numbers go in and come out in every dtype", () => {
-  const data = [0, 1, 1, 0, 1, 0];
-  for (const dtype of dtypes) {
-    using tensor = Tensor.from(device, data, [2, 3], dtype);
-    expect([...tensor.toFloat64Array()]).toEqual(data);
-  }
-});
+describe.each(await deviceTargets())("tensors on $name", (target) => {
+  let device: Device;
+  beforeAll(async () => {
+    device = await target.open(2);
+  });
+  afterAll(() => device[Symbol.asyncDispose]());
 
-test("the device's conversions round as the host's", () => {
-  const floats: DType[] = ["f32", "f16", "bf16", "f8e4m3", "f8e5m2"];
-  forSeeds(20, (random) => {
-    const data = Array.from({ length: 257 }, () => random.normal() * 10 ** random.integer(-6, 3));
-    data.push(0, -0, Infinity, -Infinity, 1e-8, 65504, 65520, 448, 464, 57344, 1e30);
-    const source = Float32Array.from(data);
-    using tensor = Tensor.from(device, source, [source.length], "f32");
-    for (const dtype of floats) {
-      using converted = tensor.to(dtype);
-      expectSame(converted.toFloat64Array(), roundTo(dtype, source));
+  test("numbers go in and come out in every dtype", () => {
+    const data = [0, 1, 1, 0, 1, 0];
+    for (const dtype of dtypes) {
+      using tensor = Tensor.from(device, data, [2, 3], dtype);
+      expect([...tensor.toFloat64Array()]).toEqual(data);
     }
   });
-});
 
-test("every f16, bf16 and fp8 pattern survives the way through f32", () => {
-  for (const [dtype, count] of [
-    ["f16", 65536],
-    ["bf16", 65536],
-  ] as const) {
-    const bits = Uint16Array.from({ length: count }, (_, i) => i);
-    using tensor = Tensor.fromBits(device, bits, [count], dtype);
-    using wide = tensor.to("f32");
-    using back = wide.to(dtype);
-    const [before, after] = [tensor.toFloat64Array(), back.toFloat64Array()];
-    expectSame(after, before);
-    expectSame(wide.toFloat64Array(), before);
-  }
-  for (const dtype of ["f8e4m3", "f8e5m2"] as const) {
-    const bits = Uint8Array.from({ length: 256 }, (_, i) => i);
-    using tensor = Tensor.fromBits(device, bits, [256], dtype);
-    using wide = tensor.to("f32");
-    expectSame(wide.toFloat64Array(), tensor.toFloat64Array());
-  }
-});
-
-test("views are strided and share memory", () => {
-  const data = Array.from({ length: 24 }, (_, i) => i);
-  using tensor = Tensor.from(device, data, [2, 3, 4], "f32");
-  const middle = tensor.slice(1, 1, 3).select(2, 2);
-  expect(middle.shape).toEqual([2, 2]);
-  expect([...middle.toFloat64Array()]).toEqual([6, 10, 18, 22]);
-  const turned = tensor.permute(2, 0, 1);
-  expect(turned.contiguous).toBe(false);
-  expect([...turned.select(0, 1).toFloat64Array()]).toEqual([1, 5, 9, 13, 17, 21]);
-  using dense = turned.to("f32");
-  expect(dense.contiguous).toBe(true);
-  expect([...dense.reshape(24).slice(0, 0, 6).toFloat64Array()]).toEqual([0, 4, 8, 12, 16, 20]);
-  expect(tensor.reshape(6, 4).select(0, 5).toTypedArray()).toEqual(
-    new Float32Array([20, 21, 22, 23]),
-  );
-});
-
-test("random strided copies agree with indexing", () => {
-  forSeeds(40, (random) => {
-    const shape = Array.from({ length: random.integer(1, 4) }, () => random.integer(1, 6));
-    const count = shape.reduce((a, b) => a * b, 1);
-    using tensor = Tensor.from(
-      device,
-      Array.from({ length: count }, (_, i) => i),
-      shape,
-      "i32",
-    );
-    const axes = shape.map((_, axis) => axis).sort(() => random.next() - 0.5);
-    const turned = tensor.permute(...axes);
-    const values = turned.toFloat64Array();
-    const index = shape.map(() => 0);
-    for (let flat = 0; flat < count; flat++) {
-      let rest = flat;
-      for (let axis = axes.length - 1; axis >= 0; axis--) {
-        index[axes[axis]] = rest % turned.shape[axis];
-        rest = Math.floor(rest / turned.shape[axis]);
+  test("the device's conversions round as the host's", () => {
+    const floats: DType[] = ["f32", "f16", "bf16", "f8e4m3", "f8e5m2"];
+    forSeeds(20, (random) => {
+      const data = Array.from({ length: 257 }, () => random.normal() * 10 ** random.integer(-6, 3));
+      data.push(0, -0, Infinity, -Infinity, 1e-8, 65504, 65520, 448, 464, 57344, 1e30);
+      const source = Float32Array.from(data);
+      using tensor = Tensor.from(device, source, [source.length], "f32");
+      for (const dtype of floats) {
+        using converted = tensor.to(dtype);
+        expectSame(converted.toFloat64Array(), roundTo(dtype, source));
       }
-      expect(values[flat]).toBe(index.reduce((sum, at, axis) => sum * shape[axis] + at, 0));
+    });
+  });
+
+  test("every f16, bf16 and fp8 pattern survives the way through f32", () => {
+    for (const [dtype, count] of [
+      ["f16", 65536],
+      ["bf16", 65536],
+    ] as const) {
+      const bits = Uint16Array.from({ length: count }, (_, i) => i);
+      using tensor = Tensor.fromBits(device, bits, [count], dtype);
+      using wide = tensor.to("f32");
+      using back = wide.to(dtype);
+      const [before, after] = [tensor.toFloat64Array(), back.toFloat64Array()];
+      expectSame(after, before);
+      expectSame(wide.toFloat64Array(), before);
+    }
+    for (const dtype of ["f8e4m3", "f8e5m2"] as const) {
+      const bits = Uint8Array.from({ length: 256 }, (_, i) => i);
+      using tensor = Tensor.fromBits(device, bits, [256], dtype);
+      using wide = tensor.to("f32");
+      expectSame(wide.toFloat64Array(), tensor.toFloat64Array());
     }
   });
-});
 
-test("foreign memory can be viewed, and stays referenced", () => {
-  const memory = device.alloc(64, "foreign");
-  new Float32Array(memory.hostBytes()).set([1, 2, 3, 4, 5, 6, 7, 8]);
-  const view = Tensor.fromPointer(device, memory.address, [2, 2], "f32", {
-    strides: [4, 2],
-    keep: memory,
+  test("views are strided and share memory", () => {
+    const data = Array.from({ length: 24 }, (_, i) => i);
+    using tensor = Tensor.from(device, data, [2, 3, 4], "f32");
+    const middle = tensor.slice(1, 1, 3).select(2, 2);
+    expect(middle.shape).toEqual([2, 2]);
+    expect([...middle.toFloat64Array()]).toEqual([6, 10, 18, 22]);
+    const turned = tensor.permute(2, 0, 1);
+    expect(turned.contiguous).toBe(false);
+    expect([...turned.select(0, 1).toFloat64Array()]).toEqual([1, 5, 9, 13, 17, 21]);
+    using dense = turned.to("f32");
+    expect(dense.contiguous).toBe(true);
+    expect([...dense.reshape(24).slice(0, 0, 6).toFloat64Array()]).toEqual([0, 4, 8, 12, 16, 20]);
+    expect(tensor.reshape(6, 4).select(0, 5).toTypedArray()).toEqual(
+      new Float32Array([20, 21, 22, 23]),
+    );
   });
-  expect([...view.toFloat64Array()]).toEqual([1, 3, 5, 7]);
-});
 
-test("bad input is a typed error that names the option", () => {
-  expect(() => Tensor.empty(device, [2, -1], "f32")).toThrow("shape must be");
-  expect(() => Tensor.empty(device, [NaN], "f32")).toThrow(OptionError);
-  expect(() => Tensor.empty(device, [2], "f64" as never)).toThrow("dtype must be");
-  expect(() => Tensor.from(device, [1, 2, 3], [2], "f32")).toThrow("data must be 2 elements");
-  expect(() => Tensor.fromPointer(device, NaN, [1], "f32")).toThrow("address must be");
-  expect(() => Tensor.randomNormal(device, [1], "f32", { seed: -1 })).toThrow("seed must be");
-  using tensor = Tensor.zeros(device, [2, 3], "f32");
-  expect(() => tensor.slice(0, 1, 3)).toThrow("end must be");
-  expect(() => tensor.select(1, 3)).toThrow("index must be");
-  expect(() => tensor.permute(0, 0)).toThrow("axes must be");
-  expect(() => tensor.reshape(5)).toThrow("data must be");
-  using other = Tensor.zeros(device, [3, 2], "f32");
-  expect(() => tensor.copyFrom(other)).toThrow("source must be");
-});
+  test("random strided copies agree with indexing", () => {
+    forSeeds(40, (random) => {
+      const shape = Array.from({ length: random.integer(1, 4) }, () => random.integer(1, 6));
+      const count = shape.reduce((a, b) => a * b, 1);
+      using tensor = Tensor.from(
+        device,
+        Array.from({ length: count }, (_, i) => i),
+        shape,
+        "i32",
+      );
+      const axes = shape.map((_, axis) => axis).sort(() => random.next() - 0.5);
+      const turned = tensor.permute(...axes);
+      const values = turned.toFloat64Array();
+      const index = shape.map(() => 0);
+      for (let flat = 0; flat < count; flat++) {
+        let rest = flat;
+        for (let axis = axes.length - 1; axis >= 0; axis--) {
+          index[axes[axis]] = rest % turned.shape[axis];
+          rest = Math.floor(rest / turned.shape[axis]);
+        }
+        expect(values[flat]).toBe(index.reduce((sum, at, axis) => sum * shape[axis] + at, 0));
+      }
+    });
+  });
 
-test("a disposed tensor and views of it throw DisposedError", () => {
-  const tensor = Tensor.zeros(device, [4], "f32");
-  const view = tensor.slice(0, 0, 2);
-  tensor[Symbol.dispose]();
-  tensor[Symbol.dispose]();
-  expect(() => tensor.toBytes()).toThrow(DisposedError);
-  expect(() => view.toBytes()).toThrow(DisposedError);
+  test("foreign memory can be viewed, and stays referenced", () => {
+    const memory = device.alloc(64, "foreign", true);
+    new Float32Array(memory.hostBytes()).set([1, 2, 3, 4, 5, 6, 7, 8]);
+    const view = Tensor.fromPointer(device, memory.address, [2, 2], "f32", {
+      strides: [4, 2],
+      keep: memory,
+    });
+    expect([...view.toFloat64Array()]).toEqual([1, 3, 5, 7]);
+  });
+
+  test("bad input is a typed error that names the option", () => {
+    expect(() => Tensor.empty(device, [2, -1], "f32")).toThrow("shape must be");
+    expect(() => Tensor.empty(device, [NaN], "f32")).toThrow(OptionError);
+    expect(() => Tensor.empty(device, [2], "f64" as never)).toThrow("dtype must be");
+    expect(() => Tensor.from(device, [1, 2, 3], [2], "f32")).toThrow("data must be 2 elements");
+    expect(() => Tensor.fromPointer(device, NaN, [1], "f32")).toThrow("address must be");
+    expect(() => Tensor.randomNormal(device, [1], "f32", { seed: -1 })).toThrow("seed must be");
+    using tensor = Tensor.zeros(device, [2, 3], "f32");
+    expect(() => tensor.slice(0, 1, 3)).toThrow("end must be");
+    expect(() => tensor.select(1, 3)).toThrow("index must be");
+    expect(() => tensor.permute(0, 0)).toThrow("axes must be");
+    expect(() => tensor.reshape(5)).toThrow("data must be");
+    using other = Tensor.zeros(device, [3, 2], "f32");
+    expect(() => tensor.copyFrom(other)).toThrow("source must be");
+  });
+
+  test("a disposed tensor and views of it throw DisposedError", () => {
+    const tensor = Tensor.zeros(device, [4], "f32");
+    const view = tensor.slice(0, 0, 2);
+    tensor[Symbol.dispose]();
+    tensor[Symbol.dispose]();
+    expect(() => tensor.toBytes()).toThrow(DisposedError);
+    expect(() => view.toBytes()).toThrow(DisposedError);
+  });
 });

@@ -1,0 +1,53 @@
+/**
+ * Runs the test files of the GPU on the one that is here, real or emulated, and says first which.
+ *
+ * Usage: bun scripts/test-gpu.ts [arguments of bun test]
+ */
+import { join } from "node:path";
+import { gpuTarget } from "../test/support/targets.ts";
+import { run, toolchain } from "./toolchain.ts";
+
+/** The GPU that tests run on; processes that are started later open the same one. */
+export interface Gpu {
+  /** Its name, and the CUDA version of its driver. */
+  readonly name: string;
+  readonly emulated: boolean;
+  /** Folders of test/ whose tests it runs. */
+  readonly folders: readonly string[];
+}
+
+/** The GPU that is here, if any. */
+export async function findGpu(): Promise<Gpu | undefined> {
+  process.env["FLASHBUN_TEST_DEVICE"] = "cuda";
+  const target = gpuTarget();
+  if (target === undefined) return undefined;
+  // Tests that call the driver themselves take the emulated one where no other is named.
+  process.env["FLASHBUN_LIBCUDA"] ||= "libcuda.so.1";
+  process.env["FLASHBUN_ZIG"] ||= Bun.which("zig") ?? join(toolchain, "zig", "ziglang", "zig");
+  await using device = await target.open(1);
+  const { driverVersion, emulated, computeMajor, computeMinor } = device.properties;
+  const version = `${Math.floor(driverVersion / 1000)}.${Math.floor((driverVersion % 1000) / 10)}`;
+  const folders = ["device", "tensor", "ops", "attention"];
+  // The conformance tests of the PTX wrappers hold instructions that only Hopper has.
+  if (computeMajor === 9 && computeMinor === 0) folders.push("emulator");
+  const name = `${device.name}, driver of CUDA ${version}`;
+  return { name, emulated: emulated !== 0, folders };
+}
+
+/** The command that runs a GPU's test files. */
+export function gpuTests({ folders }: Gpu, ...args: readonly string[]): string[] {
+  const files = folders.map((folder) => `./test/${folder}/`);
+  return [process.execPath, "test", "--timeout", "600000", ...files, ...args];
+}
+
+if (import.meta.main) {
+  const gpu = await findGpu();
+  if (gpu === undefined) {
+    const fix = "bun run check builds the emulated one.";
+    process.stderr.write(`flashbun: no GPU answers, real or emulated. Fix: ${fix}\n`);
+    process.exit(1);
+  }
+  const kind = gpu.emulated ? "the emulated GPU" : "a real GPU";
+  process.stderr.write(`flashbun: tests on ${kind}: ${gpu.name}\n`);
+  process.exitCode = await run(gpuTests(gpu, ...process.argv.slice(2)), true);
+}

@@ -1,0 +1,96 @@
+/**
+ * Runs some tests of a real GPU under compute-sanitizer, one run a tool. Without the one or the
+ * other it says so and is content.
+ *
+ * Usage: bun scripts/test-sanitize.ts [memcheck | racecheck | synccheck | initcheck] ...
+ *
+ * All tools by default: accesses outside of allocations; hazards in shared memory, copies in flight
+ * included; barriers that not all reach; reads of global memory that nobody wrote. Every launch is
+ * hundreds of times slower than usual, so that the tests are a selection: each kernel and layout,
+ * batches of a few rows. Calls that the driver refuses are no findings, since tests ask for them.
+ */
+import { accessSync, constants, globSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { findGpu, gpuTests } from "./test-gpu.ts";
+import { run, toolchain } from "./toolchain.ts";
+
+const tools: Readonly<Record<string, readonly string[]>> = {
+  memcheck: ["--report-api-errors", "no", "--padding", "256"],
+  racecheck: [],
+  synccheck: [],
+  // Bytes that are copied without having been written are the padding of structs.
+  initcheck: ["--check-api-memory-access", "no"],
+};
+
+/** Names of tests: numbers of every dtype, then one batch for each path of the kernels. */
+const selection = [
+  ...["in every dtype", "strided copies", "gathered by index", "merge"],
+  ...["page size (5|16)$", "ragged, ", "group 5$", "head dim (64|256|576)$", "value dim 128"],
+  ...["f16 queries, f8e4m3 KV", "(sinks|mask over the tail|rope|token scales, f8e4m3)$"],
+  ...["a long row among", "two tensor maps", "in bulk", "tiles (from|to) tensors"],
+];
+
+const findings = 86;
+
+/** Where an executable compute-sanitizer lies, or the places without one. */
+function findSanitizer(): { found: string | undefined; places: string[] } {
+  const { CUDA_HOME, VIRTUAL_ENV } = process.env;
+  const packages = "lib/python3*/{site,dist}-packages/nvidia/cu13/compute-sanitizer";
+  const prefixes = [VIRTUAL_ENV, join(homedir(), ".local"), "/usr/local", "/usr"];
+  const places = [
+    join(toolchain, "cuda", "nvidia", "cu13", "compute-sanitizer"),
+    ...(CUDA_HOME ? [join(CUDA_HOME, "bin")] : []),
+    "/usr/local/cuda*/bin",
+    ...prefixes.filter((prefix) => prefix).map((prefix) => join(prefix!, packages)),
+  ];
+  const files = places.flatMap((place) => globSync(join(place, "compute-sanitizer")));
+  const found = Bun.which("compute-sanitizer") ?? files.find(isExecutable);
+  return { found, places: ["PATH", ...places] };
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function main(wanted: readonly string[]): Promise<number> {
+  const wrong = wanted.find((tool) => !Object.hasOwn(tools, tool));
+  if (wrong !== undefined) {
+    const list = Object.keys(tools).join(", ");
+    process.stderr.write(`flashbun: unknown tool ${wrong}; use some of ${list}\n`);
+    return 2;
+  }
+  const { found, places } = findSanitizer();
+  if (found === undefined) {
+    const get = "pip install nvidia-cuda-sanitizer-api has it";
+    return skip(`there is no compute-sanitizer in ${places.join(", ")} (${get})`);
+  }
+  const gpu = await findGpu();
+  if (gpu === undefined) return skip("no GPU answers");
+  if (gpu.emulated) return skip("the only GPU is emulated, which looks for such faults itself");
+  for (const tool of wanted.length > 0 ? wanted : Object.keys(tools)) {
+    process.stderr.write(`flashbun: ${tool} on ${gpu.name}\n`);
+    const options = ["--tool", tool, ...tools[tool]!, "--print-limit", "20"];
+    // Bun starts what compiles kernels, and that loads them once.
+    options.push("--target-processes", "all", "--error-exitcode", `${findings}`);
+    const tests = gpuTests(gpu, "--only-failures", "-t", selection.join("|"));
+    const code = await run([found, ...options, ...tests], true);
+    if (code === 0) continue;
+    const why = code === findings ? "has findings" : `failed (exit code ${code})`;
+    process.stderr.write(`flashbun: ${tool} ${why}\n`);
+    return code;
+  }
+  return 0;
+}
+
+function skip(why: string): number {
+  process.stdout.write(`skipped: ${why}\n`);
+  return 0;
+}
+
+process.exitCode = await main(process.argv.slice(2));
