@@ -52,7 +52,7 @@ async function startAgain(): Promise<number> {
   return await child.exited;
 }
 
-/** Format, types, tests of TypeScript and Zig. */
+/** Format, types, tests of TypeScript and Zig, those of the GPU under several schedules. */
 async function check(): Promise<number> {
   const zig = await findZig();
   await once("emulator", stampOf(["zig/emulator/*"]), existsSync(emulator), () =>
@@ -70,6 +70,7 @@ async function check(): Promise<number> {
     ["types", [process.execPath, "check", "--no-script"]],
     ["Zig tests", [zig, "build", "test"]],
     ["tests", [process.execPath, "test", "--timeout", "300000", ...rest]],
+    ["the GPU's tests in other orders", [process.execPath, "scripts/test-schedules.ts"]],
   ]);
 }
 

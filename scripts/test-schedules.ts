@@ -1,0 +1,28 @@
+/**
+ * Runs the test files of the GPU on the emulated one under schedules other than the first come,
+ * first served that `bun test` takes. FLASHBUN_EMULATOR and `bun run test:gpu` repeat one of them.
+ *
+ * Usage: bun scripts/test-schedules.ts [arguments of bun test]
+ */
+import { emulatedLibrary } from "../test/support/targets.ts";
+import { findGpu, gpuTests } from "./test-gpu.ts";
+import { run } from "./toolchain.ts";
+
+const seeds = [1, 2, 3];
+const schedules = ["order=greedy", ...seeds.map((seed) => `order=random,seed=${seed}`)];
+
+process.env["FLASHBUN_LIBCUDA"] = emulatedLibrary;
+const gpu = await findGpu();
+if (gpu === undefined) {
+  process.stderr.write("flashbun: no emulated GPU. Fix: bun run check builds it.\n");
+  process.exit(1);
+}
+for (const schedule of schedules) {
+  process.env["FLASHBUN_EMULATOR"] = schedule;
+  process.stderr.write(`flashbun: the GPU's tests under ${schedule}\n`);
+  const code = await run(gpuTests(gpu, "--only-failures", ...process.argv.slice(2)), true);
+  if (code === 0) continue;
+  const again = `FLASHBUN_LIBCUDA=${emulatedLibrary} FLASHBUN_EMULATOR=${schedule} bun run test:gpu`;
+  process.stderr.write(`flashbun: failed under ${schedule}; again: ${again}\n`);
+  process.exit(code);
+}
