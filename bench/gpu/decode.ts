@@ -90,7 +90,9 @@ export class DecodeWorld implements Disposable {
     const maxColumns = Math.ceil(Math.max(...lengths) / pageSize) + spareColumns;
     const attention = await Attention.create(bench.device, {
       ...{ queryHeads, kvHeads, headDim: dim, dtype: "bf16", kvDtype, causal: true },
-      graph: shape.graph ? { maxBatch, maxQueryTokens: maxBatch, maxColumns } : undefined,
+      graph: shape.graph
+        ? { maxBatch, maxQueryTokens: maxBatch, maxQueryLength: 1, maxColumns }
+        : undefined,
       // Scales by token are another kernel; this one has none.
       tokenScales: false,
     });

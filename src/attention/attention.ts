@@ -8,6 +8,7 @@ import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { RopeTable } from "../ops/rope.ts";
 import { type Plan, Planner } from "../plan/attention.ts";
 import { worthSharing } from "../plan/cost.ts";
+import { classesFor } from "../plan/traits.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import { bindTensors, type RunTensors } from "./bind.ts";
 import { type AttentionKernels, resolveKernels, resolveKernelsNow } from "./kernels.ts";
@@ -48,7 +49,12 @@ export class Attention extends Owner implements AsyncDisposable {
     super("attention");
     this.options = resolved;
     const group = resolved.queryHeads / resolved.kvHeads;
-    const { classes, costs } = kernels;
+    const { costs } = kernels;
+    const longestQuery = resolved.graph?.maxQueryLength;
+    const classes =
+      longestQuery === undefined
+        ? kernels.classes
+        : classesFor(kernels.classes, longestQuery * group);
     this.worthSharing = (sharedTokens, requests, queryTokens) =>
       worthSharing(costs, sharedTokens, requests, queryTokens, group);
     this.#planner = new Planner({

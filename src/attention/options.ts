@@ -8,6 +8,11 @@ import type { DType } from "../tensor/dtype.ts";
 export interface GraphOptions {
   maxBatch: number;
   maxQueryTokens: number;
+  /**
+   * Most new tokens of one request, such as 1 for decode; default maxQueryTokens. A graph of short
+   * queries launches fewer kernels.
+   */
+  maxQueryLength?: number;
   /** Most page columns of a request. */
   maxColumns: number;
   /** Batch sizes to fix grids for, rising; default powers of two up to maxBatch. */
@@ -119,11 +124,12 @@ const schemas = {
     {
       maxBatch: integer(1),
       maxQueryTokens: integer(1),
+      maxQueryLength: integer(1),
       maxColumns: integer(1),
       buckets: list(integer(1), "a list of batch sizes"),
     },
     ["maxBatch", "maxQueryTokens", "maxColumns"],
-    "{ maxBatch, maxQueryTokens, maxColumns, buckets } in positive integers",
+    "{ maxBatch, maxQueryTokens, maxQueryLength, maxColumns, buckets } in positive integers",
   ),
   layers: integer(1, 65536),
 };

@@ -203,6 +203,12 @@ export class Planner {
     if (paddedTokens > maxQueryTokens) {
       throw overGraph("maxQueryTokens", paddedTokens, maxQueryTokens);
     }
+    const { queryIndptr } = batch;
+    const { maxQueryLength = maxQueryTokens } = graph;
+    for (let r = 0; r < requestCount; r++) {
+      const length = queryIndptr[r + 1] - queryIndptr[r];
+      if (length > maxQueryLength) throw overGraph("maxQueryLength", length, maxQueryLength);
+    }
     let longest = 0;
     for (let r = 0; r < requestCount; r++) if (kvLengths[r] > longest) longest = kvLengths[r];
     const columns = Math.ceil(longest / layout.blockSize);
@@ -259,5 +265,8 @@ function checkPlannerOptions(options: PlannerOptions): void {
   requireInteger("graph.maxBatch", graph.maxBatch, 1);
   requireInteger("graph.maxQueryTokens", graph.maxQueryTokens, 1);
   requireInteger("graph.maxColumns", graph.maxColumns, 1);
+  if (graph.maxQueryLength !== undefined) {
+    requireInteger("graph.maxQueryLength", graph.maxQueryLength, 1, graph.maxQueryTokens);
+  }
   graph.buckets?.forEach((size) => requireInteger("graph.buckets", size, 1, graph.maxBatch));
 }

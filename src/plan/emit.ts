@@ -5,7 +5,7 @@ import { type IntList, Piece, pieceInts, Tile, tileInts } from "./list.ts";
 import { Interval, type Intervals, intervalInts } from "./merges.ts";
 import type { PieceOrder } from "./order.ts";
 import type { Tiles } from "./tiles.ts";
-import { chunksOf, partialBytes, recordCapacity } from "./workspace.ts";
+import { chunksOf, mergeCapacity, partialBytes, recordCapacity } from "./workspace.ts";
 
 /** Ints of a record (fb_attention_record in kernels/params.h). */
 export const recordInts = 16;
@@ -273,7 +273,8 @@ export class Emitter {
     const { merged } = intervals;
     const perInterval = this.#tiles.unitGroups > 1 ? 1 : this.#units;
     plan.mergeCount = merged.length * perInterval;
-    const capacity = this.#options.graph === undefined ? plan.mergeCount : plan.recordCount;
+    const capacity = this.#mergeCapacity();
+    if (plan.mergeCount > capacity) throw overGrid(plan.mergeCount, capacity);
     plan.mergeGrid = capacity;
     plan.offsets.merges = this.#at;
     this.#align(this.#at + capacity * mergeInts);
@@ -292,6 +293,18 @@ export class Emitter {
     this.#ensure(end);
     plan.sections.fill(0, this.#at, end);
     this.#align(end);
+  }
+
+  /** Merges that the plan has room for: its own, or all that the graph's bucket can have. */
+  #mergeCapacity(): number {
+    const plan = this.#plan;
+    const { classes, graph } = this.#options;
+    if (graph === undefined) return plan.mergeCount;
+    let merges = 0;
+    for (let c = 0; c < classes.length; c++) {
+      merges += mergeCapacity(classes[c], graph, plan.bucket, this.#units, this.#packedHeads);
+    }
+    return Math.min(plan.recordCount, merges);
   }
 
   #writeMerge(
@@ -355,7 +368,7 @@ export class Emitter {
 
 function overGrid(records: number, grid: number): PlanError {
   return new PlanError(
-    `the batch needs ${records} records, the graph's grid holds ${grid}. ` +
+    `the batch needs ${records} records or merges, the graph's grid holds ${grid}. ` +
       "Fix: create with a larger graph, or split the batch.",
   );
 }

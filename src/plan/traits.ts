@@ -63,6 +63,14 @@ export const cpuClasses: readonly KernelTraits[] = [
   },
 ];
 
+/** The classes that rows of a request need: a graph of short queries launches no others. */
+export function classesFor(
+  classes: readonly KernelTraits[],
+  rows: number,
+): readonly KernelTraits[] {
+  return classes.slice(0, classFor(classes, rows) + 1);
+}
+
 /** The smallest class whose tile holds `rows`, else the largest. */
 export function classFor(classes: readonly KernelTraits[], rows: number): number {
   let index = 0;

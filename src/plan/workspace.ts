@@ -4,6 +4,8 @@ import type { KernelTraits } from "./traits.ts";
 export interface GraphSizes {
   readonly maxBatch: number;
   readonly maxQueryTokens: number;
+  /** Most new tokens of one request; default maxQueryTokens. */
+  readonly maxQueryLength?: number;
   readonly maxColumns: number;
   readonly buckets?: readonly number[];
 }
@@ -41,9 +43,29 @@ export function recordCapacity(
   processors: number,
   chunks: number,
 ): number {
-  const tiles = batch + Math.ceil((sizes.maxQueryTokens * packedHeads) / traits.queryTile);
+  const tiles = tilesOf(traits, sizes, batch, packedHeads);
   if (chunks > 0) return units * tiles * chunks;
   return units * graphLevels * tiles + 2 * processors * traits.blocksPerProcessor;
+}
+
+/** Merges that such a step can have of one class: rows part where a tile starts or ends. */
+export function mergeCapacity(
+  traits: KernelTraits,
+  sizes: GraphSizes,
+  batch: number,
+  units: number,
+  packedHeads: number,
+): number {
+  return 2 * units * graphLevels * tilesOf(traits, sizes, batch, packedHeads);
+}
+
+function tilesOf(
+  traits: KernelTraits,
+  sizes: GraphSizes,
+  batch: number,
+  packedHeads: number,
+): number {
+  return batch + Math.ceil((sizes.maxQueryTokens * packedHeads) / traits.queryTile);
 }
 
 /** Keys of a batch-invariant chunk: pieces start at its absolute multiples. */

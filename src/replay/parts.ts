@@ -43,7 +43,8 @@ export async function createParts(
   let longest = 1;
   for (const { promptTokens, outputTokens } of requests)
     longest = Math.max(longest, promptTokens.length + outputTokens);
-  const sizes = { maxBatch, maxQueryTokens: maxBatch, maxColumns: Math.ceil(longest / pageSize) };
+  const maxColumns = Math.ceil(longest / pageSize);
+  const sizes = { maxBatch, maxQueryTokens: maxBatch, maxQueryLength: 1, maxColumns };
   return { attention, graphed: await Attention.create(device, { ...common, graph: sizes }) };
 }
 

@@ -117,7 +117,7 @@ describe.each(await targetsHere())("runs on $name", (target) => {
   });
 
   test("a replayed graph gives the bits of eager runs", () => {
-    const graph = { maxBatch: 4, maxQueryTokens: 4, maxColumns: 64 };
+    const graph = { maxBatch: 4, maxQueryTokens: 4, maxQueryLength: 1, maxColumns: 64 };
     const dtype = target.kind === "cpu" ? "f32" : "bf16";
     const { queryHeads, kvHeads, headDim } = shape;
     const options = { queryHeads, kvHeads, headDim, dtype } as const;

@@ -124,6 +124,14 @@ describe("a graph", () => {
     expect(plan.sections.slice(0, sectionInts)).toEqual(before);
   });
 
+  test("of short queries refuses longer ones", () => {
+    const planner = new Planner({ ...options, graph: { ...graph, maxQueryLength: 2 } });
+    planner.plan(pagedBatch([2, 1], [5, 6]));
+    expect(() => planner.plan(pagedBatch([3, 1], [5, 6]))).toThrow("maxQueryLength 3");
+    const wrong = { ...graph, maxQueryLength: 17 };
+    expect(() => new Planner({ ...options, graph: wrong })).toThrow("graph.maxQueryLength must be");
+  });
+
   test("random batches within the sizes fit", () => {
     forSeeds(1000, (random) => {
       const loose = { maxBatch: 8, maxQueryTokens: 400, maxColumns: 4000 };
