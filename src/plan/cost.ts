@@ -38,7 +38,7 @@ export function costsFor(kvElementBytes: number): CostModel {
  */
 export function cudaCosts(kvElementBytes: number): CostModel {
   const pieceKeys = kvElementBytes === 1 ? 128 : 64;
-  return { pieceKeys, rowKeys: 0.01, mergeKeys: 4, sharedRowKeys: 64, leastKeys: 128 };
+  return { pieceKeys, rowKeys: 0.01, mergeKeys: 4, sharedRowKeys: 64, leastKeys: 64 };
 }
 
 /** Cost of one piece: `keys` visible keys for `rows` packed rows. */

@@ -16,15 +16,19 @@ export function walk(
   costs: CostModel,
 ): void {
   let total = 0;
+  let mostRows = 0;
   const { data } = tiles;
   for (let t = 0; t < tiles.length; t++) {
     const at = t * tileInts;
     if (data[at + Tile.kernelClass] !== kernelClass) continue;
     const keys = data[at + Tile.kvEnd] - data[at + Tile.kvStart];
-    if (keys > 0) total += pieceCost(costs, data[at + Tile.rowCount], keys);
+    const rows = data[at + Tile.rowCount];
+    if (rows > mostRows) mostRows = rows;
+    if (keys > 0) total += pieceCost(costs, rows, keys);
   }
-  // Each cut makes one more piece.
-  const share = (total + costs.pieceKeys * (processors - 1)) / processors;
+  // Each cut makes one more piece. Where there is little work, it is cut for fewer processors.
+  const even = (total + costs.pieceKeys * (processors - 1)) / processors;
+  const share = Math.max(even, pieceCost(costs, mostRows, costs.leastKeys));
   let processor = 0;
   let left = share;
   for (let t = 0; t < tiles.length; t++) {

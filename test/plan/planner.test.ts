@@ -35,6 +35,15 @@ describe("decode", () => {
     checkPlan(plan, batch, single);
   });
 
+  test("little work for many processors is cut into the smallest pieces", () => {
+    const many = { ...options, processors: 132 };
+    const batch = pagedBatch([1], [1024]);
+    const plan = new Planner(many).plan(batch);
+    const lengths = recordsOf(plan).map(({ kvStart, kvEnd }) => kvEnd - kvStart);
+    expect(lengths).toEqual(new Array(64).fill(defaultCosts.leastKeys));
+    checkPlan(plan, batch, many);
+  });
+
   test("short requests are not cut", () => {
     const plan = new Planner(options).plan(pagedBatch([1, 1, 1], [17, 30, 64]));
     expect(plan.mergeCount).toBe(0);
