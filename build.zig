@@ -28,6 +28,7 @@ const Steps = struct {
     abi: *std.Build.Step,
     fmt: *std.Build.Step,
     emulator: *std.Build.Step,
+    races: *std.Build.Step,
 };
 
 const emulator_sources = [_][]const u8{
@@ -80,6 +81,7 @@ pub fn build(b: *std.Build) void {
         .abi = b.step("abi", "Print the generated packers"),
         .fmt = b.step("fmt", "Check the format of Zig sources"),
         .emulator = b.step("emulator", "Build the emulated GPU (libcuda-emulated.so)"),
+        .races = b.step("races", "Build the race detector for it (librace-detector.so)"),
     };
     const params = translate(b, options);
 
@@ -108,6 +110,7 @@ pub fn build(b: *std.Build) void {
         &b.addInstallArtifact(emulator(b, options), .{}).step
     else
         &b.addFail("the emulated GPU's threads switch in x86-64 assembly").step);
+    steps.races.dependOn(&b.addInstallArtifact(race_detector(b, options), .{}).step);
 }
 
 /// A stand-in for libcuda.so.1: its kernels are images compiled for the host.
@@ -136,6 +139,19 @@ fn emulator(b: *std.Build, options: Options) *std.Build.Step.Compile {
     const library = b.addLibrary(.{ .name = "cuda-emulated", .linkage = .dynamic, .root_module = module });
     library.setVersionScript(b.path("zig/emulator/exports.map"));
     return library;
+}
+
+/// ThreadSanitizer's runtime, which comes with Zig, as a library to preload.
+fn race_detector(b: *std.Build, options: Options) *std.Build.Step.Compile {
+    const module = b.createModule(.{
+        .target = options.target,
+        .optimize = .fast,
+        .link_libc = true,
+        .pic = true,
+        .sanitize_thread = true,
+    });
+    module.addCSourceFile(.{ .file = b.path("zig/emulator/race_detector.cpp"), .flags = &.{} });
+    return b.addLibrary(.{ .name = "race-detector", .linkage = .dynamic, .root_module = module });
 }
 
 fn translate(b: *std.Build, options: Options) *std.Build.Step.TranslateC {

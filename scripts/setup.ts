@@ -12,6 +12,7 @@ import { findNvcc, findZig, hash, must, once, read, root, run } from "./toolchai
 const commands = ["build", "check", "check-cuda", "demo", "bench"];
 const library = join(root, "zig-out", "lib", "libflashbun.so");
 const emulator = join(root, "zig-out", "lib", "libcuda-emulated.so");
+const raceDetector = join(root, "zig-out", "lib", "librace-detector.so");
 const withImages = join(root, "zig-out", "cuda");
 
 /** A hash over names and times of files. */
@@ -62,6 +63,13 @@ async function check(): Promise<number> {
       "read the compiler's message above.",
     ),
   );
+  await once("races", stampOf(["zig/emulator/race_*"]), existsSync(raceDetector), () =>
+    must(
+      "building the race detector (a minute the first time)",
+      [zig, "build", "races"],
+      "read the compiler's message above.",
+    ),
+  );
   const folders = ["src", "test", "bench", "scripts", "examples"];
   process.env["FLASHBUN_ZIG"] = zig;
   return inTurn([
@@ -71,6 +79,7 @@ async function check(): Promise<number> {
     ["Zig tests", [zig, "build", "test"]],
     ["tests", [process.execPath, "test", "--timeout", "300000", ...rest]],
     ["the GPU's tests in other orders", [process.execPath, "scripts/test-schedules.ts"]],
+    ["races between a GPU's threads", [process.execPath, "scripts/test-races.ts"]],
   ]);
 }
 

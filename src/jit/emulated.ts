@@ -16,13 +16,21 @@ const flags = [
   ...["-fno-exceptions", "-fno-rtti", "-fno-math-errno"],
   ...(process.arch === "x64" ? ["-march=x86_64_v3"] : []),
 ];
+// Instruments alone: what it calls lies in the race detector, once a process.
+const raceFlags = ["-gline-tables-only", "-Xclang", "-fsanitize=thread"];
 
 let identity: string | undefined;
+
+/** The compiler's flags, which FLASHBUN_EMULATOR has a part in. */
+function flagsNow(): string[] {
+  const races = process.env["FLASHBUN_EMULATOR"]?.split(",").includes("races") ?? false;
+  return races ? [...flags, ...raceFlags] : flags;
+}
 
 /** Names the compiler of emulated images: the flags and the headers that end up in each of them. */
 export function emulatedCompiler(): string {
   if (identity !== undefined) return identity;
-  const digest = createHash("sha256").update(flags.join(" "));
+  const digest = createHash("sha256").update(flagsNow().join(" "));
   for (const name of existsSync(headers) ? readdirSync(headers).sort() : [])
     if (name.endsWith(".h")) digest.update(readFileSync(join(headers, name)));
   return (identity = `host-${digest.digest("hex")}`);
@@ -43,7 +51,8 @@ export async function compileEmulated(text: string): Promise<CompilerAnswer> {
     const source = join(folder, "kernel.cu");
     const image = join(folder, "kernel.so");
     writeFileSync(source, text);
-    const options = [...languageFlags, ...flags, "-I", headers, "-x", "c++", source, "-o", image];
+    const place = ["-I", headers, "-x", "c++", source, "-o", image];
+    const options = [...languageFlags, ...flagsNow(), ...place];
     const child = Bun.spawn([zig, "c++", ...options], { stdout: "ignore", stderr: "pipe" });
     const log = await new Response(child.stderr).text();
     const code = await child.exited;

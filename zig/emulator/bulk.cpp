@@ -235,6 +235,7 @@ void read_store(BulkStore& store) {
     {
         Proxy proxy(me()->runner);
         race::reads(store.source, store.size);
+        race::release(&me()->runner->stored_tag);
     }
     raw_copy(store.bytes.data(), store.source, store.size);
     store.was_read = true;
@@ -291,6 +292,7 @@ void bulk_wait(int pending, bool read_only) {
     auto& stores = me()->stores;
     const uint32_t due = stores.due(pending);
     for (uint32_t i = 0; i < due; ++i) read_store(stores.items[i]);
+    if (due > 0) race::acquire(&me()->runner->stored_tag);
     if (read_only) return;
     for (uint32_t i = 0; i < due; ++i) stores.items[i].write(stores.items[i].bytes);
     stores.drop(due);

@@ -58,7 +58,9 @@ Library* load_library(const void* image, Result& result) {
     if (file < 0) return nullptr;
     void* handle = nullptr;
     if (write_all(file, image, bytes)) {
-        const std::string path = "/proc/self/fd/" + std::to_string(file);
+        // Also another process that knows the name may read it: a race detector's symbolizer.
+        const std::string path =
+            "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(file);
         handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
         if (handle == nullptr) {
             result = invalid_image;

@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <string>
 
+#include "race.h"
+
 namespace emu {
 
 static uint64_t number(const std::string& text, bool& good) {
@@ -45,6 +47,8 @@ static bool set(Options& o, const std::string& name, const std::string& value) {
         o.timeout_seconds = uint32_t(number(value, good));
     else if (name == "driver")
         o.driver = int(number(value, good));
+    else if (name == "races")
+        good = o.races = race::watched();
     else if (name == "verbose")
         o.verbose = true;
     else
@@ -66,7 +70,8 @@ static Options read() {
         fprintf(
             stderr,
             "FLASHBUN_EMULATOR: \"%s\" is none of order=fifo|greedy|random, landing=lazy|eager, "
-            "seed=, sms=, devices=, threads=, memory=, timeout=, driver=, verbose\n",
+            "seed=, sms=, devices=, threads=, memory=, timeout=, driver=, verbose, or races where "
+            "the race detector is preloaded\n",
             item.c_str());
         exit(2);
     }

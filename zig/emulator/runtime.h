@@ -183,7 +183,7 @@ struct Runner {
     std::vector<Thread*> pollers;
     std::vector<InFlight> in_flight;
     void *main_stack_pointer = nullptr, *main_fiber = nullptr, *proxy_fiber = nullptr;
-    char proxy_tag = 0, start_tag = 0;
+    char proxy_tag = 0, start_tag = 0, stored_tag = 0;
     Launch* launch = nullptr;
     uint64_t random_state = 1, events = 0, events_before = 0;
     bool wants_group = false, failed = false, idle = false;

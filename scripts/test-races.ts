@@ -1,0 +1,31 @@
+/**
+ * Runs some tests of the GPU on the emulated one with ThreadSanitizer watching the kernels.
+ *
+ * Usage: bun scripts/test-races.ts [arguments of bun test]
+ */
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { raceDetector, reportsIn, watchedIn } from "../test/support/races.ts";
+import { emulatedLibrary } from "../test/support/targets.ts";
+import { fewTests, findGpu, gpuTests } from "./test-gpu.ts";
+import { run } from "./toolchain.ts";
+
+process.env["FLASHBUN_LIBCUDA"] = emulatedLibrary;
+const gpu = existsSync(raceDetector) ? await findGpu() : undefined;
+if (gpu === undefined) {
+  const what = "there is no emulated GPU, or no race detector";
+  process.stderr.write(`flashbun: ${what}. Fix: bun run check builds both.\n`);
+  process.exit(1);
+}
+const folder = mkdtempSync(join(tmpdir(), "flashbun-races-"));
+try {
+  Object.assign(process.env, watchedIn(folder), { FLASHBUN_TEST_CASES: fewTests });
+  const tests = gpuTests(gpu, "--only-failures", "-t", fewTests, ...process.argv.slice(2));
+  const code = await run(tests, true);
+  const reports = reportsIn(folder);
+  process.stderr.write(reports);
+  process.exitCode = reports === "" ? code : 1;
+} finally {
+  rmSync(folder, { recursive: true });
+}
