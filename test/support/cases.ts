@@ -72,8 +72,8 @@ export function caseOf(name: string, over: Partial<Case>): Case {
 }
 
 /**
- * The grids: each varies one thing around a batch that mixes lengths. FLASHBUN_TEST_CASES, a pattern
- * of names, picks some, so that kernels of the others are not even compiled.
+ * The grids: each varies one thing around a batch that mixes lengths. FLASHBUN_TEST_CASES, a
+ * pattern of names, picks some, so that kernels of the others are not even compiled.
  */
 export function gridCases(): Case[] {
   const wanted = new RegExp(process.env["FLASHBUN_TEST_CASES"] ?? "");
