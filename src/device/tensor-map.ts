@@ -1,0 +1,61 @@
+import { OptionError, requireInteger } from "../errors.ts";
+import { addressOf, native } from "../ffi/library.ts";
+import { type TensorMap, TensorMapSpec } from "../ffi/params.gen.ts";
+import { check } from "../ffi/status.ts";
+import { type DType, dtypeCode, requireDType } from "../tensor/dtype.ts";
+
+/** What bulk copies know of a tensor; axis 0 is the innermost, whose elements lie side by side. */
+export interface TensorMapOptions {
+  /** A multiple of 16. */
+  readonly address: number;
+  readonly dtype: DType;
+  /** Elements along each of 1 to 5 axes. */
+  readonly extents: readonly number[];
+  /** Bytes from one element to the next, of axes 1 and up: multiples of 16. */
+  readonly strides: readonly number[];
+  /** Elements of a tile along each axis, 1 to 256. */
+  readonly box: readonly number[];
+  /** Bytes over which a tile's 16-byte pieces are permuted in shared memory; default 0. */
+  readonly swizzleBytes?: 0 | 32 | 64 | 128;
+}
+
+const axesMost = 5;
+const spec = new TensorMapSpec();
+
+/**
+ * Encodes a tensor map into the parameters of a kernel; the same map is encoded once. For
+ * Device.encodeTensorMap. Errors: OptionError, DeviceError, CudaError for what the driver refuses.
+ */
+export function encodeTensorMap(device: number, options: TensorMapOptions, out: TensorMap): void {
+  const { address, dtype, extents, strides, box, swizzleBytes = 0 } = options;
+  requireInteger("address", address, 16);
+  requireDType("dtype", dtype);
+  requireInteger("extents.length", extents.length, 1, axesMost);
+  requireCount("strides", strides, extents.length - 1);
+  requireCount("box", box, extents.length);
+  spec.address = address;
+  spec.dtype = dtypeCode(dtype);
+  spec.rank = extents.length;
+  spec.swizzleBytes = swizzleBytes;
+  for (let axis = 0; axis < extents.length; axis++) {
+    requireInteger("extents", extents[axis], 1, 2 ** 32);
+    requireInteger("box", box[axis], 1, 256);
+    spec.setExtents(axis, extents[axis]!);
+    spec.setBox(axis, box[axis]!);
+    if (axis === 0) continue;
+    requireInteger("strides", strides[axis - 1], 0);
+    spec.setStrides(axis - 1, strides[axis - 1]!);
+  }
+  const place = addressOf(out.view) as never;
+  const status = native().fb_tensor_map_encode(
+    device as never,
+    addressOf(spec.view) as never,
+    place,
+  );
+  check(status, "tensor map");
+}
+
+function requireCount(option: string, values: readonly number[], count: number): void {
+  if (values.length === count) return;
+  throw new OptionError(option, `${values.length} numbers`, `${count}`, "give one for each axis.");
+}
