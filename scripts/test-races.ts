@@ -18,14 +18,17 @@ if (gpu === undefined) {
   process.stderr.write(`flashbun: ${what}. Fix: bun run check builds both.\n`);
   process.exit(1);
 }
-const folder = mkdtempSync(join(tmpdir(), "flashbun-races-"));
-try {
-  Object.assign(process.env, watchedIn(folder), { FLASHBUN_TEST_CASES: fewTests });
-  const tests = gpuTests(gpu, "--only-failures", "-t", fewTests, ...process.argv.slice(2));
-  const code = await run(tests, true);
-  const reports = reportsIn(folder);
-  process.stderr.write(reports);
-  process.exitCode = reports === "" ? code : 1;
-} finally {
-  rmSync(folder, { recursive: true });
+for (const order of ["order=greedy", "order=random,seed=1"]) {
+  process.stderr.write(`flashbun: races under ${order}\n`);
+  const folder = mkdtempSync(join(tmpdir(), "flashbun-races-"));
+  try {
+    Object.assign(process.env, watchedIn(folder, order), { FLASHBUN_TEST_CASES: fewTests });
+    const tests = gpuTests(gpu, "--only-failures", "-t", fewTests, ...process.argv.slice(2));
+    const code = await run(tests, true);
+    const reports = reportsIn(folder);
+    process.stderr.write(reports);
+    if (code !== 0 || reports !== "") process.exitCode = 1;
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 }

@@ -8,9 +8,10 @@ export const raceDetector = join(root, "zig-out/lib/librace-detector.so");
 
 /**
  * The environment of a process in which kernels are watched for races, and those that it starts.
- * Their reports go to `folder`.
+ * Their reports go to `folder`. What happens to be ordered hides some races: first come, first
+ * served does so most.
  */
-export function watchedIn(folder: string): Record<string, string> {
+export function watchedIn(folder: string, order = "order=greedy"): Record<string, string> {
   const options = [`log_path=${join(folder, "races")}`];
   const symbolizer = ["llvm-symbolizer", "addr2line"].find((name) => Bun.which(name) !== null);
   if (symbolizer !== undefined)
@@ -19,7 +20,7 @@ export function watchedIn(folder: string): Record<string, string> {
     LD_PRELOAD: raceDetector,
     TSAN_OPTIONS: options.join(":"),
     FLASHBUN_LIBCUDA: emulatedLibrary,
-    FLASHBUN_EMULATOR: "races",
+    FLASHBUN_EMULATOR: `races,${order}`,
   };
 }
 
