@@ -1,6 +1,6 @@
 import { DeviceError, OptionError, OutOfMemoryError, requireInteger } from "../errors.ts";
 import { addressOf, borrow, native } from "../ffi/library.ts";
-import { DeviceProperties, KernelFacts, type TensorMap } from "../ffi/params.gen.ts";
+import { DeviceProperties, KernelFacts } from "../ffi/params.gen.ts";
 import type { Params } from "../ffi/params.ts";
 import { check, failureOf, Status } from "../ffi/status.ts";
 import { Event } from "./event.ts";
@@ -14,7 +14,6 @@ import { type Opened, openNative } from "./open.ts";
 import { loadOperators } from "./operators.ts";
 import { Owner } from "./owner.ts";
 import { Stream } from "./stream.ts";
-import { encodeTensorMap, type TensorMapOptions } from "./tensor-map.ts";
 
 /** Bytes of a device's memory and who holds the most. */
 export interface MemoryStats {
@@ -214,12 +213,6 @@ export class Device extends Owner implements AsyncDisposable {
     const kernel = { name, handle: Number(out64[0]), paramsBytes, itemRows };
     this.#kernels.set(name, kernel);
     return kernel;
-  }
-
-  /** Writes a tensor map for bulk copies to where a kernel's parameters hold it; on a GPU only. */
-  encodeTensorMap(options: TensorMapOptions, out: TensorMap): void {
-    this.guard();
-    encodeTensorMap(this.handle, options, out);
   }
 
   /** Queues `grid` items of a kernel; the parameters are copied now. Errors: DeviceError. */

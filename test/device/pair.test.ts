@@ -17,6 +17,7 @@ import { checkPlan, recordsOf } from "../../src/plan/check.ts";
 import { cudaCosts } from "../../src/plan/cost.ts";
 import type { KernelTraits } from "../../src/plan/traits.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
+import { encodeTensorMap } from "../../src/tensor/tensor-map.ts";
 import { type Random, seeded } from "../support/random.ts";
 import { indptrOf } from "../support/rig.ts";
 import { gpuTarget } from "../support/targets.ts";
@@ -130,14 +131,16 @@ describe.if(able)(`clusters and two tensor maps on ${target?.name}`, () => {
     const sums = device.alloc(recordsMost * 2 * dim * 4, "sums");
     const extents = [dim, kvHeads, tokensMost];
     const box = [dim, 1, kvTile / 2];
-    device.encodeTensorMap(
+    encodeTensorMap(
+      device,
       {
         ...{ address: keys.address, dtype: "f32", extents, box, swizzleBytes: 128 },
         strides: [dim * 4, kvHeads * dim * 4],
       },
       params.keys,
     );
-    device.encodeTensorMap(
+    encodeTensorMap(
+      device,
       {
         ...{ address: values.address, dtype: "bf16", extents, box, swizzleBytes: 64 },
         strides: [dim * 2, kvHeads * dim * 2],
@@ -224,7 +227,7 @@ describe.if(able)(`clusters and two tensor maps on ${target?.name}`, () => {
   test("maps that no tensor has are refused", () => {
     const [extents, strides, box] = [[8, 8], [32], [8, 8]];
     const map = { address: 1 << 20, dtype: "f32", extents, strides, box } as const;
-    const encode = (over: object) => device.encodeTensorMap({ ...map, ...over }, params.keys);
+    const encode = (over: object) => encodeTensorMap(device, { ...map, ...over }, params.keys);
     expect(() => encode({ strides: [] })).toThrow(OptionError);
     expect(() => encode({ box: [8] })).toThrow(/^box must be 2/);
     expect(() => encode({ box: [8, 257] })).toThrow(/^box must be an integer from 1 to 256/);

@@ -1,8 +1,9 @@
+import type { Device } from "../device/device.ts";
 import { OptionError, requireInteger } from "../errors.ts";
 import { addressOf, native } from "../ffi/library.ts";
 import { type TensorMap, TensorMapSpec } from "../ffi/params.gen.ts";
 import { check } from "../ffi/status.ts";
-import { type DType, dtypeCode, requireDType } from "../tensor/dtype.ts";
+import { type DType, dtypeCode, requireDType } from "./dtype.ts";
 
 /** What bulk copies know of a tensor; axis 0 is the innermost, whose elements lie side by side. */
 export interface TensorMapOptions {
@@ -23,10 +24,11 @@ const axesMost = 5;
 const spec = new TensorMapSpec();
 
 /**
- * Encodes a tensor map into the parameters of a kernel; the same map is encoded once. For
- * Device.encodeTensorMap. Errors: OptionError, DeviceError, CudaError for what the driver refuses.
+ * Writes a tensor map for bulk copies to where a kernel's parameters hold it, on a GPU only; the same
+ * map is encoded once. Errors: OptionError, DeviceError, CudaError for what the driver refuses.
  */
-export function encodeTensorMap(device: number, options: TensorMapOptions, out: TensorMap): void {
+export function encodeTensorMap(device: Device, options: TensorMapOptions, out: TensorMap): void {
+  device.guard();
   const { address, dtype, extents, strides, box, swizzleBytes = 0 } = options;
   requireInteger("address", address, 16);
   requireDType("dtype", dtype);
@@ -48,7 +50,7 @@ export function encodeTensorMap(device: number, options: TensorMapOptions, out: 
   }
   const place = addressOf(out.view) as never;
   const status = native().fb_tensor_map_encode(
-    device as never,
+    device.handle as never,
     addressOf(spec.view) as never,
     place,
   );
