@@ -29,4 +29,5 @@ export { type CostModel, defaultCosts, worthSharing } from "./plan/cost.ts";
 export { type DrawOptions, drawPlan, planTrace } from "./plan/draw.ts";
 export { fromDLPack, toDLPack } from "./tensor/dlpack.ts";
 export { type DType, dtypes } from "./tensor/dtype.ts";
+export { encodeTensorMap, type TensorMapOptions } from "./tensor/tensor-map.ts";
 export { Tensor } from "./tensor/tensor.ts";
