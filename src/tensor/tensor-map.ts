@@ -24,8 +24,8 @@ const axesMost = 5;
 const spec = new TensorMapSpec();
 
 /**
- * Writes a tensor map for bulk copies to where a kernel's parameters hold it, on a GPU only; the
- * same map is encoded once. Errors: OptionError, DeviceError, CudaError for what the driver refuses.
+ * Writes a tensor map for bulk copies to where a kernel's parameters hold it, on a GPU only. The
+ * same map is encoded once. Errors: OptionError, DeviceError, CudaError if the driver refuses it.
  */
 export function encodeTensorMap(device: Device, options: TensorMapOptions, out: TensorMap): void {
   device.guard();
