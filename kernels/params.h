@@ -11,7 +11,7 @@
 #include <stdint.h>
 #endif
 
-#define FB_ABI_VERSION 2
+#define FB_ABI_VERSION 3
 
 // Element types, in the order of src/tensor/dtype.ts.
 #define FB_F32 0
@@ -28,6 +28,11 @@
 #define FB_MASK_NONE 0
 #define FB_MASK_ALL 1
 #define FB_MASK_TAIL 2
+
+// What an attention variant may have besides queries, keys and values.
+#define FB_VARIANT_TENSORS 8
+#define FB_VARIANT_AXES 4
+#define FB_VARIANT_SCALARS 16
 
 // What a device says of itself. Fields of the other kind of device are 0.
 struct fb_device_properties {
@@ -180,6 +185,11 @@ struct fb_attention_params {
     uint64_t sinks;          // f32 [query head], or 0
     uint64_t rope_table;     // f32 [position, rope_dim / 2, (cos, sin)], or 0
     uint64_t counters;       // int32 [2]: records taken and blocks gone, zero between launches (CUDA)
+    uint64_t variant_program; // the variant's bytecode (CPU), or 0
+    uint64_t variant_data[8]; // the variant's tensors, in the order of their declaration
+    int32_t variant_sizes[32];   // [tensor, axis]
+    int32_t variant_strides[32]; // [tensor, axis], elements
+    int32_t variant_scalars[16]; // bits of f32 or i32
     int32_t table_stride;
     int32_t page_size;
     int32_t contiguous;      // 1: slots are first tokens, no page table

@@ -1,7 +1,7 @@
 // Generated from kernels/params.h by `zig build abi`. Do not edit: change the header and build again.
 import { Params } from "./params.ts";
 
-export const FB_ABI_VERSION = 2;
+export const FB_ABI_VERSION = 3;
 export const FB_F32 = 0;
 export const FB_F16 = 1;
 export const FB_BF16 = 2;
@@ -15,6 +15,9 @@ export const FB_BOOL = 9;
 export const FB_MASK_NONE = 0;
 export const FB_MASK_ALL = 1;
 export const FB_MASK_TAIL = 2;
+export const FB_VARIANT_TENSORS = 8;
+export const FB_VARIANT_AXES = 4;
+export const FB_VARIANT_SCALARS = 16;
 
 /** Packs `struct fb_device_properties` (144 bytes). */
 export class DeviceProperties extends Params {
@@ -495,11 +498,11 @@ export class MergeRecord extends Params {
   }
 }
 
-/** Packs `struct fb_attention_params` (440 bytes). */
+/** Packs `struct fb_attention_params` (832 bytes). */
 export class AttentionParams extends Params {
-  static readonly byteLength = 440;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(440), offset = 0) {
-    super(memory, offset, 440);
+  static readonly byteLength = 832;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(832), offset = 0) {
+    super(memory, offset, 832);
   }
   set kData(value: number) {
     this.write64(0, value);
@@ -765,131 +768,149 @@ export class AttentionParams extends Params {
   get counters(): number {
     return this.read64(86);
   }
+  set variantProgram(value: number) {
+    this.write64(88, value);
+  }
+  get variantProgram(): number {
+    return this.read64(88);
+  }
+  setVariantData(index: number, value: number): void {
+    this.write64(90 + index * 2, value);
+  }
+  setVariantSizes(index: number, value: number): void {
+    this.i32[106 + index * 1] = value;
+  }
+  setVariantStrides(index: number, value: number): void {
+    this.i32[138 + index * 1] = value;
+  }
+  setVariantScalars(index: number, value: number): void {
+    this.i32[170 + index * 1] = value;
+  }
   set tableStride(value: number) {
-    this.i32[88] = value;
+    this.i32[186] = value;
   }
   get tableStride(): number {
-    return this.i32[88]!;
+    return this.i32[186]!;
   }
   set pageSize(value: number) {
-    this.i32[89] = value;
+    this.i32[187] = value;
   }
   get pageSize(): number {
-    return this.i32[89]!;
+    return this.i32[187]!;
   }
   set contiguous(value: number) {
-    this.i32[90] = value;
+    this.i32[188] = value;
   }
   get contiguous(): number {
-    return this.i32[90]!;
+    return this.i32[188]!;
   }
   set queryHeads(value: number) {
-    this.i32[91] = value;
+    this.i32[189] = value;
   }
   get queryHeads(): number {
-    return this.i32[91]!;
+    return this.i32[189]!;
   }
   set kvHeads(value: number) {
-    this.i32[92] = value;
+    this.i32[190] = value;
   }
   get kvHeads(): number {
-    return this.i32[92]!;
+    return this.i32[190]!;
   }
   set keyDim(value: number) {
-    this.i32[93] = value;
+    this.i32[191] = value;
   }
   get keyDim(): number {
-    return this.i32[93]!;
+    return this.i32[191]!;
   }
   set valueDim(value: number) {
-    this.i32[94] = value;
+    this.i32[192] = value;
   }
   get valueDim(): number {
-    return this.i32[94]!;
+    return this.i32[192]!;
   }
   set qDtype(value: number) {
-    this.i32[95] = value;
+    this.i32[193] = value;
   }
   get qDtype(): number {
-    return this.i32[95]!;
+    return this.i32[193]!;
   }
   set kvDtype(value: number) {
-    this.i32[96] = value;
+    this.i32[194] = value;
   }
   get kvDtype(): number {
-    return this.i32[96]!;
+    return this.i32[194]!;
   }
   set outDtype(value: number) {
-    this.i32[97] = value;
+    this.i32[195] = value;
   }
   get outDtype(): number {
-    return this.i32[97]!;
+    return this.i32[195]!;
   }
   set causal(value: number) {
-    this.i32[98] = value;
+    this.i32[196] = value;
   }
   get causal(): number {
-    return this.i32[98]!;
+    return this.i32[196]!;
   }
   set windowLeft(value: number) {
-    this.i32[99] = value;
+    this.i32[197] = value;
   }
   get windowLeft(): number {
-    return this.i32[99]!;
+    return this.i32[197]!;
   }
   set maskMode(value: number) {
-    this.i32[100] = value;
+    this.i32[198] = value;
   }
   get maskMode(): number {
-    return this.i32[100]!;
+    return this.i32[198]!;
   }
   set ropeDim(value: number) {
-    this.i32[101] = value;
+    this.i32[199] = value;
   }
   get ropeDim(): number {
-    return this.i32[101]!;
+    return this.i32[199]!;
   }
   set ropeInterleaved(value: number) {
-    this.i32[102] = value;
+    this.i32[200] = value;
   }
   get ropeInterleaved(): number {
-    return this.i32[102]!;
+    return this.i32[200]!;
   }
   set finalize(value: number) {
-    this.i32[103] = value;
+    this.i32[201] = value;
   }
   get finalize(): number {
-    return this.i32[103]!;
+    return this.i32[201]!;
   }
   set recordCount(value: number) {
-    this.i32[104] = value;
+    this.i32[202] = value;
   }
   get recordCount(): number {
-    return this.i32[104]!;
+    return this.i32[202]!;
   }
   set mergeCount(value: number) {
-    this.i32[105] = value;
+    this.i32[203] = value;
   }
   get mergeCount(): number {
-    return this.i32[105]!;
+    return this.i32[203]!;
   }
   set scale(value: number) {
-    this.f32[106] = value;
+    this.f32[204] = value;
   }
   get scale(): number {
-    return this.f32[106]!;
+    return this.f32[204]!;
   }
   set softCap(value: number) {
-    this.f32[107] = value;
+    this.f32[205] = value;
   }
   get softCap(): number {
-    return this.f32[107]!;
+    return this.f32[205]!;
   }
   set lseFactor(value: number) {
-    this.f32[108] = value;
+    this.f32[206] = value;
   }
   get lseFactor(): number {
-    return this.f32[108]!;
+    return this.f32[206]!;
   }
 }
 

@@ -1,0 +1,156 @@
+/** Typed expression graphs: what the hooks of a variant are traced into. */
+
+/** Types of values: i32 wraps around, as in CUDA; bool takes no part in arithmetic. */
+export type ValueType = "f32" | "i32" | "bool";
+
+/** What a node's value changes with. A node has all axes of its inputs; none: it is uniform. */
+export const Axis = {
+  /** The packed query row: its token, head, request, lengths. */
+  row: 1,
+  /** The key: its position and slot. */
+  key: 2,
+  /** The product of a query and a key. */
+  score: 4,
+  /** The element of a vector. */
+  element: 8,
+} as const;
+
+/**
+ * Operations. Integer `div` and `mod` round down, and give 0 for a divisor of 0; shifts take the
+ * low five bits of their count, `shr` keeps the sign. `toI32` truncates, saturates, and takes NaN
+ * to 0. `pow` takes bases above 0, and 0 to 0 for exponents above 0. and, or, xor and not work on
+ * the bits of i32 and on bool. `lt`, `le`, `eq` and `ne` compare f32 or i32 (`eq` and `ne` bool
+ * too). `select` is (condition, yes, no).
+ */
+export const operations = {
+  constant: 0,
+  /** A scalar of the variant, by its index. */
+  scalar: 0,
+  input: 0,
+  /** An element of a tensor: one i32 index an axis, each within the tensor (see `clamped`). */
+  load: -1,
+  /** Writes its first input to a tensor, at the other inputs, and is that first input. */
+  store: -1,
+  add: 2,
+  sub: 2,
+  mul: 2,
+  div: 2,
+  mod: 2,
+  min: 2,
+  max: 2,
+  pow: 2,
+  neg: 1,
+  abs: 1,
+  floor: 1,
+  exp: 1,
+  log: 1,
+  tanh: 1,
+  sigmoid: 1,
+  sqrt: 1,
+  rsqrt: 1,
+  sin: 1,
+  cos: 1,
+  toF32: 1,
+  toI32: 1,
+  and: 2,
+  or: 2,
+  xor: 2,
+  not: 1,
+  shl: 2,
+  shr: 2,
+  lt: 2,
+  le: 2,
+  eq: 2,
+  ne: 2,
+  select: 3,
+  /** Over all elements of a vector: loses the element axis. */
+  reduceSum: 1,
+  reduceMax: 1,
+  /** Its input, an expression of the element axis, at the partner of each element (`pairing`). */
+  partner: 1,
+} as const satisfies Record<string, number>;
+
+/** Name of an operation. */
+export type Op = keyof typeof operations;
+
+/**
+ * Names of inputs with their axes. Positions count in the sequence, lengths in tokens of the
+ * request; `queryToken` counts over the batch, `queryIndex` within the request's new tokens; `slot`
+ * is the row of keys and values: page * pageSize + offset, or the token of a contiguous layout.
+ */
+export const inputAxes = {
+  query: Axis.row,
+  queryToken: Axis.row,
+  queryIndex: Axis.row,
+  request: Axis.row,
+  head: Axis.row,
+  kvHead: Axis.row,
+  queryLength: Axis.row,
+  kvLength: Axis.row,
+  key: Axis.key,
+  slot: Axis.key,
+  /** Logits: scale * q.k. In query, key, value and output hooks: the vector's element (element). */
+  x: Axis.score,
+  element: Axis.element,
+  /** Output only: the row's log-sum-exp, base e. */
+  lse: Axis.row,
+} as const satisfies Record<string, number>;
+
+/** Name of an input. */
+export type InputName = keyof typeof inputAxes;
+
+/** A value of an expression graph; equal nodes are one. */
+export interface Node {
+  /** Counts up: inputs come before what is made of them. */
+  readonly id: number;
+  readonly op: Op;
+  readonly type: ValueType;
+  readonly axes: number;
+  readonly inputs: readonly Node[];
+  /**
+   * constant: the number, or 0 and 1; scalar: its index; load and store: the tensor's index;
+   * input: its index among the keys of inputAxes; partner: elements that take part, negative where
+   * neighbours are pairs instead of halves; else 0.
+   */
+  readonly value: number;
+  /** load, store: a bit for each axis whose index has to be clamped to the tensor. */
+  readonly clamped: number;
+}
+
+/** Axes of tensors whose extent follows from the attention's or the batch's sizes. */
+export const dimNames = [
+  ...(["queryHeads", "kvHeads", "headDim", "valueDim"] as const),
+  ...(["requests", "tokens", "slots"] as const),
+];
+
+/** A tensor's extent along an axis: a number, a size by name, or whatever the tensor has. */
+export type Extent = number | (typeof dimNames)[number] | "any";
+
+/** Dtypes of a variant's tensors; f32 and narrower load as f32, the others as i32. */
+export type TensorDtype = "f32" | "f16" | "bf16" | "f8e4m3" | "f8e5m2" | "i32" | "u8" | "bool";
+
+/** A tensor that a variant reads (or writes, where a hook stores to it). */
+export interface TensorSpec {
+  readonly name: string;
+  readonly dtype: TensorDtype;
+  readonly shape: readonly Extent[];
+}
+
+/** A number that every run may give anew. */
+export interface ScalarSpec {
+  readonly name: string;
+  readonly type: "f32" | "i32";
+  /** Used where a run gives none; undefined: each run must. */
+  readonly fallback: number | undefined;
+}
+
+/** Hooks, in the order in which they apply. */
+export const hookNames = ["query", "key", "value", "logits", "mask", "output"] as const;
+
+/** Name of a hook. */
+export type HookName = (typeof hookNames)[number];
+
+/** Most tensors, axes of a tensor, and scalars; see kernels/params.h. */
+export const tensorsMax = 8;
+export const tensorAxesMax = 4;
+export const scalarsMax = 16;
