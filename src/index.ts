@@ -31,3 +31,10 @@ export { fromDLPack, toDLPack } from "./tensor/dlpack.ts";
 export { type DType, dtypes } from "./tensor/dtype.ts";
 export { encodeTensorMap, type TensorMapOptions } from "./tensor/tensor-map.ts";
 export { Tensor } from "./tensor/tensor.ts";
+export type {
+  CudaSource,
+  Variant,
+  Visible,
+  VisibleRanges,
+  VisibleTile,
+} from "./variant/variant.ts";
