@@ -127,6 +127,23 @@ export class InputError extends FlashbunError {
   }
 }
 
+/** A library, profile or sidecar that debloat cannot work with; the file was not changed. */
+export class DebloatError extends FlashbunError {
+  /**
+   * @param file the file that cannot be worked with
+   * @param reason what is wrong with it, without a full stop
+   * @param fix what to do, a sentence without "Fix:"
+   */
+  constructor(
+    readonly file: string,
+    readonly reason: string,
+    fix: string,
+    options?: ErrorOptions,
+  ) {
+    super("DEBLOAT", `${file}: ${reason}. Fix: ${fix}`, options);
+  }
+}
+
 /** Throws an OptionError unless `value` is an integer in [least, most]. */
 export function requireInteger(
   option: string,
