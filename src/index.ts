@@ -8,6 +8,7 @@ export type {
 } from "./attention/cache-options.ts";
 export type { AttentionOptions, GraphOptions } from "./attention/options.ts";
 export { type AppendTensors, PagedCache } from "./attention/paged-cache.ts";
+export type { VariantInputs } from "./attention/variant-inputs.ts";
 export { Device, type MemoryStats } from "./device/device.ts";
 export { Event } from "./device/event.ts";
 export { Graph } from "./device/graph.ts";

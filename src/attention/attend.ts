@@ -7,6 +7,7 @@ import type { AttentionState } from "../ops/merge.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
 import { Attention } from "./attention.ts";
 import type { AttentionOptions } from "./options.ts";
+import type { VariantInputs } from "./variant-inputs.ts";
 
 /** Options of {@link attend}: those of Attention that the tensors do not say, and tensors. */
 export type AttendOptions = Omit<
@@ -19,15 +20,18 @@ export type AttendOptions = Omit<
   maskBits?: Tensor;
   kScale?: Tensor;
   vScale?: Tensor;
+  variantInputs?: VariantInputs;
   stream?: Stream;
 };
 
-const made = new WeakMap<Device, Map<string, Attention>>();
+/** By device, then by variant (the device itself where there is none), then by other options. */
+const made = new WeakMap<Device, WeakMap<object, Map<string, Attention>>>();
 
 /**
  * Attention of one request without a cache or a plan of your own: q [queries, queryHeads, dim] over
- * k, v [keys, kvHeads, dim]. Queues the work and returns the output and its log-sum-exp. Errors:
- * OptionError for shapes, dtypes and options.
+ * k, v [keys, kvHeads, dim]. Queues the work and returns the output and its log-sum-exp, NaN where
+ * a variant has no softmax. Define a variant once, not in each call. Errors: OptionError for
+ * shapes, dtypes and options.
  */
 export function attend(
   q: Tensor,
@@ -42,7 +46,8 @@ export function attend(
     const fix = "add or select the axis.";
     throw new OptionError(name, tensor.label, "[tokens, heads, dim]", fix);
   }
-  const { alibiSlopes, sinkLogits, maskBits, kScale, vScale, stream, ...rest } = options;
+  const { alibiSlopes, sinkLogits, maskBits, kScale, vScale, variantInputs, stream, ...rest } =
+    options;
   const { device } = q;
   const attention = attentionOf(device, {
     ...rest,
@@ -59,6 +64,8 @@ export function attend(
   const outDtype = attention.options.outDtype;
   const out = Tensor.empty(device, [queries, queryHeads, v.shape[2]], outDtype);
   const lse = Tensor.empty(device, [queries, queryHeads], "f32");
+  const weighs = options.variant?.softmax !== false;
+  if (!weighs) (stream ?? device.stream).fill(lse.address, 0xff, lse.elements * 4);
   using maskIndptr = maskBits && Tensor.from(device, [0], [1], "i32");
   const mask = { mask: maskBits, maskIndptr };
   attention.run({
@@ -66,21 +73,25 @@ export function attend(
     k,
     v,
     out,
-    lse,
+    lse: weighs ? lse : undefined,
     ...mask,
     alibiSlopes,
     sinks: sinkLogits,
     kScale,
     vScale,
+    variantInputs,
     stream,
   });
   return { out, lse, lseBase: attention.options.lseBase };
 }
 
 function attentionOf(device: Device, options: AttentionOptions): Attention {
-  let attentions = made.get(device);
-  if (attentions === undefined) made.set(device, (attentions = new Map()));
-  const key = JSON.stringify(options);
+  const { variant = device, ...rest } = options;
+  let byVariant = made.get(device);
+  if (byVariant === undefined) made.set(device, (byVariant = new WeakMap()));
+  let attentions = byVariant.get(variant);
+  if (attentions === undefined) byVariant.set(variant, (attentions = new Map()));
+  const key = JSON.stringify(rest);
   let attention = attentions.get(key);
   if (attention === undefined) {
     attention = Attention.createSync(device, options);

@@ -10,11 +10,12 @@ import { type Plan, Planner } from "../plan/attention.ts";
 import { worthSharing } from "../plan/cost.ts";
 import { classesFor } from "../plan/traits.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
-import { bindTensors, type RunTensors } from "./bind.ts";
+import { bindTensors, keysOf, type RunTensors } from "./bind.ts";
 import { type AttentionKernels, resolveKernels, resolveKernelsNow } from "./kernels.ts";
 import { LastBinding } from "./last-binding.ts";
 import { AttentionLaunch } from "./launch.ts";
 import { type AttentionOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
+import { bindVariant } from "./variant-inputs.ts";
 import { Workspace } from "./workspace.ts";
 
 /**
@@ -147,6 +148,7 @@ export class Attention extends Owner implements AsyncDisposable {
       bindTensors(this.device, params, this.options, batch, tensors);
       if (!this.device.capturing) this.#last.keep(params, batch, tensors);
     }
+    this.#bindVariant(batch, tensors);
     tensors.cache?.sync(batch, stream);
     if (tensors.cache !== undefined) this.#launch.table(tensors.cache, tensors.layer ?? 0);
     this.#upload(plan, stream);
@@ -169,6 +171,19 @@ export class Attention extends Owner implements AsyncDisposable {
     this.#ring[Symbol.dispose]();
     this.#sections[Symbol.dispose]();
     this.#rope?.[Symbol.dispose]();
+  }
+
+  /** Layers may bring inputs of their own: they are looked at in each run. */
+  #bindVariant(batch: Batch, tensors: RunTensors): void {
+    const { options, device } = this;
+    const { variantInputs } = tensors;
+    if (options.variant !== undefined) {
+      const k = keysOf(options, tensors)!;
+      bindVariant(device, this.#launch.params, options, batch, k, variantInputs);
+    } else if (variantInputs !== undefined) {
+      const allowed = "left out: the attention has no variant";
+      throw new OptionError("variantInputs", variantInputs, allowed, "create with { variant }.");
+    }
   }
 
   #fresh(): { plan: Plan; batch: Batch } {
@@ -229,7 +244,9 @@ export class Attention extends Owner implements AsyncDisposable {
     if (owner === null) {
       throw new PlanError("only a cache's batches can be captured. Fix: use cache.reserve.");
     }
-    this.device.needOnReplay(...Object.values(tensors).filter((value) => value instanceof Owner));
+    const inputs = Object.values(tensors.variantInputs ?? {});
+    const owners = [...Object.values(tensors), ...inputs].filter((each) => each instanceof Owner);
+    this.device.needOnReplay(...owners);
     const grids = captured.launches.map(({ grid }) => grid);
     const buffers = [
       this.#sections,

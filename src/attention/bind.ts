@@ -9,6 +9,7 @@ import { type DType, dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { PagedCache } from "./paged-cache.ts";
+import type { VariantInputs } from "./variant-inputs.ts";
 
 /** Tensors of one run. Leading axes may be longer than the batch needs. */
 export interface RunTensors {
@@ -37,6 +38,8 @@ export interface RunTensors {
   /** f32 [queryHeads]. */
   alibiSlopes?: Tensor;
   sinks?: Tensor;
+  /** Tensors and scalars that the variant declares, by name; a captured run keeps its scalars. */
+  variantInputs?: VariantInputs;
   stream?: Stream;
 }
 
@@ -69,6 +72,10 @@ export function bindTensors(
   // A captured run is replayed with up to the graph's tokens.
   const tokens = device.capturing ? options.graph?.maxQueryTokens : undefined;
   const rows = tokens ?? batch.tokenCount;
+  if (lse !== undefined && options.variant?.softmax === false) {
+    const allowed = `left out: variant ${options.variant.name} has no softmax`;
+    throw new OptionError("lse", lse.label, allowed, "remove it.");
+  }
   checkRows("q", q, rows, queryHeads, headDim, options.dtype);
   checkRows("out", out, rows, queryHeads, valueDim, options.outDtype);
   if (device.kind === "cuda") {
@@ -158,7 +165,7 @@ function bindKeysAndValues(
   const { contiguous, blockSize } = batch.layout;
   params.contiguous = contiguous ? 1 : 0;
   params.pageSize = blockSize;
-  const k = cache === undefined ? tensors.k : cache.plane(layer, options.keyPlane);
+  const k = keysOf(options, tensors);
   const v = cache === undefined ? tensors.v : cache.plane(layer, options.valuePlane);
   if (k === undefined || v === undefined || (cache !== undefined && tensors.k !== undefined)) {
     const fix = "pass cache and layer, or k and v.";
@@ -190,6 +197,12 @@ function bindKeysAndValues(
   requirePages(batch, table);
   params.pageTable = denseAddress("pageTable", table, "i32", 0);
   params.tableStride = table.shape[1];
+}
+
+/** Where a run's keys lie. */
+export function keysOf({ keyPlane }: ResolvedOptions, tensors: RunTensors): Tensor | undefined {
+  const { cache, layer = 0, k } = tensors;
+  return cache === undefined ? k : cache.plane(layer, keyPlane);
 }
 
 /** A GPU reads rows in units of 16 bytes, or 8 where a row of fp8 is no multiple of 16. */

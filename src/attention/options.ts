@@ -1,8 +1,20 @@
 import { OptionError } from "../errors.ts";
-import { checkOptions, finite, flag, integer, list, object, oneOf, positive } from "../options.ts";
+import {
+  checkOptions,
+  finite,
+  flag,
+  integer,
+  list,
+  object,
+  oneOf,
+  positive,
+  unchecked,
+} from "../options.ts";
 import type { LseBase } from "../ops/merge.ts";
 import { checkRope, type RopeOptions } from "../ops/rope.ts";
 import type { DType } from "../tensor/dtype.ts";
+import type { HookName } from "../variant/expression.ts";
+import type { Variant } from "../variant/variant.ts";
 
 /** Fixed sizes for graph capture: addresses and grids then depend on the bucket only. */
 export interface GraphOptions {
@@ -68,6 +80,11 @@ export interface AttentionOptions {
   keyPlane?: string;
   valuePlane?: string;
   graph?: GraphOptions;
+  /**
+   * How this attention differs from softmax(q k^T) v: what defineVariant made. Define it once and
+   * pass the same object; run takes its tensors and scalars as variantInputs.
+   */
+  variant?: Variant;
   /** Accepted so that one shape object serves cache and attention. */
   layers?: number;
 }
@@ -131,12 +148,16 @@ const schemas = {
     ["maxBatch", "maxQueryTokens", "maxColumns"],
     "{ maxBatch, maxQueryTokens, maxQueryLength, maxColumns, buckets } in positive integers",
   ),
+  variant: unchecked("a variant, as defineVariant makes it"),
   layers: integer(1, 65536),
 };
 
+/** Options that stay undefined where they are not given. */
+type Optional = "rope" | "graph" | "variant";
+
 /** The options with every default filled in. */
-export type ResolvedOptions = Required<Omit<AttentionOptions, "rope" | "graph" | "layers">> &
-  Pick<AttentionOptions, "rope" | "graph">;
+export type ResolvedOptions = Required<Omit<AttentionOptions, Optional | "layers">> &
+  Pick<AttentionOptions, Optional>;
 
 /** Checks the options and fills the defaults in. Errors: OptionError. */
 export function resolveOptions(options: AttentionOptions): ResolvedOptions {
@@ -151,6 +172,7 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     throw new OptionError("mask", "tail", 'not "tail" with deviceLengths', fix);
   }
   if (options.rope !== undefined) checkRope(options.rope, headDim);
+  if (options.variant !== undefined) checkVariant(options.variant, options);
   const {
     valueDim = headDim,
     kvDtype = dtype,
@@ -171,10 +193,39 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     valuePlane = "value",
     rope,
     graph,
+    variant,
   } = options;
   return {
     ...{ queryHeads, kvHeads, headDim, valueDim, dtype, kvDtype, outDtype, causal, windowLeft },
     ...{ softCap, scale, alibi, sinks, mask, lseBase, finalize, batchInvariant },
-    ...{ deviceLengths, tokenScales, keyPlane, valuePlane, rope, graph },
+    ...{ deviceLengths, tokenScales, keyPlane, valuePlane, rope, graph, variant },
   };
+}
+
+/** Options that stand for hooks: with one of them, a variant may not define the same hook. */
+const ownHooks = { softCap: ["logits"], alibi: ["logits"], rope: ["query", "key"] } as const;
+
+/** Options that only a softmax gives a meaning. */
+const softmaxOptions = ["softCap", "alibi", "sinks"] as const;
+
+/** Refuses options that say of a hook what the variant says too. */
+function checkVariant(variant: Variant, options: AttentionOptions): void {
+  if (typeof variant?.hooks !== "object" || typeof variant.softmax !== "boolean") {
+    throw new OptionError("variant", variant, schemas.variant.description, "pass what it returns.");
+  }
+  const has = (hook: HookName) =>
+    variant.hooks[hook] !== undefined || variant.cuda?.hooks.includes(hook) === true;
+  const { name } = variant;
+  for (const [option, hooks] of Object.entries(ownHooks)) {
+    const given = options[option as keyof typeof ownHooks];
+    const hook = hooks.find(has);
+    if (!given || hook === undefined) continue;
+    const allowed = `left out: variant ${name} has a ${hook} hook of its own`;
+    throw new OptionError(option, given, allowed, `do it in the hook, or remove the hook.`);
+  }
+  for (const option of variant.softmax ? [] : softmaxOptions) {
+    if (!options[option]) continue;
+    const allowed = `left out: variant ${name} has no softmax`;
+    throw new OptionError(option, options[option], allowed, "do it in the logits hook.");
+  }
 }
