@@ -11,7 +11,7 @@
 #include <stdint.h>
 #endif
 
-#define FB_ABI_VERSION 3
+#define FB_ABI_VERSION 4
 
 // Element types, in the order of src/tensor/dtype.ts.
 #define FB_F32 0
@@ -119,6 +119,17 @@ struct fb_scale {
     int64_t stride_token;
 };
 
+// What an attention variant reads besides queries, keys and values.
+struct fb_variant {
+    uint64_t program;     // bytecode (CPU), or 0
+    uint64_t data[8];     // tensors, in the order of their declaration
+    int32_t sizes[32];    // [tensor, axis]
+    int32_t strides[32];  // [tensor, axis], elements
+    int32_t scalars[16];  // bits of f32 or i32
+    int32_t program_words;
+    int32_t reserved;
+};
+
 // One self-contained piece of attention work: packed query rows against a range of kept tokens.
 // Packed row = token * query_head_count + head: token counts over the whole batch, head within the record's
 // query heads. Kept tokens count within the layout row: token t stands in kept column t / page_size;
@@ -185,11 +196,7 @@ struct fb_attention_params {
     uint64_t sinks;          // f32 [query head], or 0
     uint64_t rope_table;     // f32 [position, rope_dim / 2, (cos, sin)], or 0
     uint64_t counters;       // int32 [2]: records taken and blocks gone, zero between launches (CUDA)
-    uint64_t variant_program; // the variant's bytecode (CPU), or 0
-    uint64_t variant_data[8]; // the variant's tensors, in the order of their declaration
-    int32_t variant_sizes[32];   // [tensor, axis]
-    int32_t variant_strides[32]; // [tensor, axis], elements
-    int32_t variant_scalars[16]; // bits of f32 or i32
+    struct fb_variant variant;
     int32_t table_stride;
     int32_t page_size;
     int32_t contiguous;      // 1: slots are first tokens, no page table
@@ -306,6 +313,21 @@ struct fb_gather_params {
     uint64_t out;
     int64_t row_bytes;
     int32_t row_count;
+    int32_t reserved;
+};
+
+// One section of a variant's bytecode over a few rows and keys, for tests.
+struct fb_variant_probe_params {
+    struct fb_variant variant;
+    uint64_t rows;       // int32 [input, row]: the rows' inputs in their order, lse as bits of f32
+    uint64_t keys;       // int32 [2, key]: positions and slots
+    uint64_t x;          // [row, key] of logits, else f32 [row or key, dim]: replaced by the result
+    uint64_t visible;    // int32 [row, key]: -1 where the row sees the key (logits)
+    int32_t row_count;   // at most 256
+    int32_t key_count;   // at most 128
+    int32_t dim;         // at most 576
+    int32_t section;     // by its number in zig/cpu/variant_program.zig
+    int32_t keys_inside; // 1: keys lie along vectors, 0: rows do
     int32_t reserved;
 };
 

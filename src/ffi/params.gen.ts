@@ -1,7 +1,7 @@
 // Generated from kernels/params.h by `zig build abi`. Do not edit: change the header and build again.
 import { Params } from "./params.ts";
 
-export const FB_ABI_VERSION = 3;
+export const FB_ABI_VERSION = 4;
 export const FB_F32 = 0;
 export const FB_F16 = 1;
 export const FB_BF16 = 2;
@@ -356,6 +356,38 @@ export class Scale extends Params {
   }
 }
 
+/** Packs `struct fb_variant` (400 bytes). */
+export class Variant extends Params {
+  static readonly byteLength = 400;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(400), offset = 0) {
+    super(memory, offset, 400);
+  }
+  set program(value: number) {
+    this.write64(0, value);
+  }
+  get program(): number {
+    return this.read64(0);
+  }
+  setData(index: number, value: number): void {
+    this.write64(2 + index * 2, value);
+  }
+  setSizes(index: number, value: number): void {
+    this.i32[18 + index * 1] = value;
+  }
+  setStrides(index: number, value: number): void {
+    this.i32[50 + index * 1] = value;
+  }
+  setScalars(index: number, value: number): void {
+    this.i32[82 + index * 1] = value;
+  }
+  set programWords(value: number) {
+    this.i32[98] = value;
+  }
+  get programWords(): number {
+    return this.i32[98]!;
+  }
+}
+
 /** Packs `struct fb_attention_record` (64 bytes). */
 export class AttentionRecord extends Params {
   static readonly byteLength = 64;
@@ -498,11 +530,11 @@ export class MergeRecord extends Params {
   }
 }
 
-/** Packs `struct fb_attention_params` (832 bytes). */
+/** Packs `struct fb_attention_params` (840 bytes). */
 export class AttentionParams extends Params {
-  static readonly byteLength = 832;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(832), offset = 0) {
-    super(memory, offset, 832);
+  static readonly byteLength = 840;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(840), offset = 0) {
+    super(memory, offset, 840);
   }
   set kData(value: number) {
     this.write64(0, value);
@@ -786,131 +818,137 @@ export class AttentionParams extends Params {
   setVariantScalars(index: number, value: number): void {
     this.i32[170 + index * 1] = value;
   }
-  set tableStride(value: number) {
+  set variantProgramWords(value: number) {
     this.i32[186] = value;
   }
-  get tableStride(): number {
+  get variantProgramWords(): number {
     return this.i32[186]!;
   }
-  set pageSize(value: number) {
-    this.i32[187] = value;
-  }
-  get pageSize(): number {
-    return this.i32[187]!;
-  }
-  set contiguous(value: number) {
+  set tableStride(value: number) {
     this.i32[188] = value;
   }
-  get contiguous(): number {
+  get tableStride(): number {
     return this.i32[188]!;
   }
-  set queryHeads(value: number) {
+  set pageSize(value: number) {
     this.i32[189] = value;
   }
-  get queryHeads(): number {
+  get pageSize(): number {
     return this.i32[189]!;
   }
-  set kvHeads(value: number) {
+  set contiguous(value: number) {
     this.i32[190] = value;
   }
-  get kvHeads(): number {
+  get contiguous(): number {
     return this.i32[190]!;
   }
-  set keyDim(value: number) {
+  set queryHeads(value: number) {
     this.i32[191] = value;
   }
-  get keyDim(): number {
+  get queryHeads(): number {
     return this.i32[191]!;
   }
-  set valueDim(value: number) {
+  set kvHeads(value: number) {
     this.i32[192] = value;
   }
-  get valueDim(): number {
+  get kvHeads(): number {
     return this.i32[192]!;
   }
-  set qDtype(value: number) {
+  set keyDim(value: number) {
     this.i32[193] = value;
   }
-  get qDtype(): number {
+  get keyDim(): number {
     return this.i32[193]!;
   }
-  set kvDtype(value: number) {
+  set valueDim(value: number) {
     this.i32[194] = value;
   }
-  get kvDtype(): number {
+  get valueDim(): number {
     return this.i32[194]!;
   }
-  set outDtype(value: number) {
+  set qDtype(value: number) {
     this.i32[195] = value;
   }
-  get outDtype(): number {
+  get qDtype(): number {
     return this.i32[195]!;
   }
-  set causal(value: number) {
+  set kvDtype(value: number) {
     this.i32[196] = value;
   }
-  get causal(): number {
+  get kvDtype(): number {
     return this.i32[196]!;
   }
-  set windowLeft(value: number) {
+  set outDtype(value: number) {
     this.i32[197] = value;
   }
-  get windowLeft(): number {
+  get outDtype(): number {
     return this.i32[197]!;
   }
-  set maskMode(value: number) {
+  set causal(value: number) {
     this.i32[198] = value;
   }
-  get maskMode(): number {
+  get causal(): number {
     return this.i32[198]!;
   }
-  set ropeDim(value: number) {
+  set windowLeft(value: number) {
     this.i32[199] = value;
   }
-  get ropeDim(): number {
+  get windowLeft(): number {
     return this.i32[199]!;
   }
-  set ropeInterleaved(value: number) {
+  set maskMode(value: number) {
     this.i32[200] = value;
   }
-  get ropeInterleaved(): number {
+  get maskMode(): number {
     return this.i32[200]!;
   }
-  set finalize(value: number) {
+  set ropeDim(value: number) {
     this.i32[201] = value;
   }
-  get finalize(): number {
+  get ropeDim(): number {
     return this.i32[201]!;
   }
-  set recordCount(value: number) {
+  set ropeInterleaved(value: number) {
     this.i32[202] = value;
   }
-  get recordCount(): number {
+  get ropeInterleaved(): number {
     return this.i32[202]!;
   }
-  set mergeCount(value: number) {
+  set finalize(value: number) {
     this.i32[203] = value;
   }
-  get mergeCount(): number {
+  get finalize(): number {
     return this.i32[203]!;
   }
+  set recordCount(value: number) {
+    this.i32[204] = value;
+  }
+  get recordCount(): number {
+    return this.i32[204]!;
+  }
+  set mergeCount(value: number) {
+    this.i32[205] = value;
+  }
+  get mergeCount(): number {
+    return this.i32[205]!;
+  }
   set scale(value: number) {
-    this.f32[204] = value;
-  }
-  get scale(): number {
-    return this.f32[204]!;
-  }
-  set softCap(value: number) {
-    this.f32[205] = value;
-  }
-  get softCap(): number {
-    return this.f32[205]!;
-  }
-  set lseFactor(value: number) {
     this.f32[206] = value;
   }
-  get lseFactor(): number {
+  get scale(): number {
     return this.f32[206]!;
+  }
+  set softCap(value: number) {
+    this.f32[207] = value;
+  }
+  get softCap(): number {
+    return this.f32[207]!;
+  }
+  set lseFactor(value: number) {
+    this.f32[208] = value;
+  }
+  get lseFactor(): number {
+    return this.f32[208]!;
   }
 }
 
@@ -1314,6 +1352,92 @@ export class GatherParams extends Params {
   }
   get rowCount(): number {
     return this.i32[8]!;
+  }
+}
+
+/** Packs `struct fb_variant_probe_params` (456 bytes). */
+export class VariantProbeParams extends Params {
+  static readonly byteLength = 456;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(456), offset = 0) {
+    super(memory, offset, 456);
+  }
+  set variantProgram(value: number) {
+    this.write64(0, value);
+  }
+  get variantProgram(): number {
+    return this.read64(0);
+  }
+  setVariantData(index: number, value: number): void {
+    this.write64(2 + index * 2, value);
+  }
+  setVariantSizes(index: number, value: number): void {
+    this.i32[18 + index * 1] = value;
+  }
+  setVariantStrides(index: number, value: number): void {
+    this.i32[50 + index * 1] = value;
+  }
+  setVariantScalars(index: number, value: number): void {
+    this.i32[82 + index * 1] = value;
+  }
+  set variantProgramWords(value: number) {
+    this.i32[98] = value;
+  }
+  get variantProgramWords(): number {
+    return this.i32[98]!;
+  }
+  set rows(value: number) {
+    this.write64(100, value);
+  }
+  get rows(): number {
+    return this.read64(100);
+  }
+  set keys(value: number) {
+    this.write64(102, value);
+  }
+  get keys(): number {
+    return this.read64(102);
+  }
+  set x(value: number) {
+    this.write64(104, value);
+  }
+  get x(): number {
+    return this.read64(104);
+  }
+  set visible(value: number) {
+    this.write64(106, value);
+  }
+  get visible(): number {
+    return this.read64(106);
+  }
+  set rowCount(value: number) {
+    this.i32[108] = value;
+  }
+  get rowCount(): number {
+    return this.i32[108]!;
+  }
+  set keyCount(value: number) {
+    this.i32[109] = value;
+  }
+  get keyCount(): number {
+    return this.i32[109]!;
+  }
+  set dim(value: number) {
+    this.i32[110] = value;
+  }
+  get dim(): number {
+    return this.i32[110]!;
+  }
+  set section(value: number) {
+    this.i32[111] = value;
+  }
+  get section(): number {
+    return this.i32[111]!;
+  }
+  set keysInside(value: number) {
+    this.i32[112] = value;
+  }
+  get keysInside(): number {
+    return this.i32[112]!;
   }
 }
 
