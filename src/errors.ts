@@ -144,6 +144,28 @@ export class DebloatError extends FlashbunError {
   }
 }
 
+/** A variant's hook that cannot be traced or compiled: which one, where, and why. */
+export class VariantError extends FlashbunError {
+  /**
+   * @param variant name of the variant
+   * @param hook name of the hook
+   * @param place the user's line, where known
+   * @param problem what is wrong, without a full stop
+   * @param fix what to do, without "Fix:" and a full stop
+   */
+  constructor(
+    readonly variant: string,
+    readonly hook: string,
+    readonly place: { readonly file: string; readonly line: number } | undefined,
+    problem: string,
+    fix: string,
+  ) {
+    const at = place === undefined ? "" : ` at ${place.file}:${place.line}`;
+    const what = problem.endsWith("?") ? problem : `${problem}.`;
+    super("VARIANT", `variant ${describe(variant)}, ${hook} hook${at}: ${what} Fix: ${fix}.`);
+  }
+}
+
 /** Throws an OptionError unless `value` is an integer in [least, most]. */
 export function requireInteger(
   option: string,

@@ -27,11 +27,21 @@ export { type AttentionState, type LseBase, mergeStates } from "./ops/merge.ts";
 export type { RopeOptions } from "./ops/rope.ts";
 export type { Plan } from "./plan/attention.ts";
 export { type CostModel, defaultCosts, worthSharing } from "./plan/cost.ts";
+export { type Coverage, coverageOf } from "./plan/coverage.ts";
 export { type DrawOptions, drawPlan, planTrace } from "./plan/draw.ts";
 export { fromDLPack, toDLPack } from "./tensor/dlpack.ts";
 export { type DType, dtypes } from "./tensor/dtype.ts";
 export { encodeTensorMap, type TensorMapOptions } from "./tensor/tensor-map.ts";
 export { Tensor } from "./tensor/tensor.ts";
+export {
+  type CudaVariantDefinition,
+  defineCudaVariant,
+  defineVariant,
+  type Hook,
+  type HookContext,
+  type VariantDefinition,
+} from "./variant/define.ts";
+export { Bool, F32, I32 } from "./variant/values.ts";
 export type {
   CudaSource,
   Variant,

@@ -16,11 +16,12 @@ export const Axis = {
 } as const;
 
 /**
- * Operations. Integer `div` and `mod` round down, and give 0 for a divisor of 0; shifts take the
- * low five bits of their count, `shr` keeps the sign. `toI32` truncates, saturates, and takes NaN
- * to 0. `pow` takes bases above 0, and 0 to 0 for exponents above 0. and, or, xor and not work on
- * the bits of i32 and on bool. `lt`, `le`, `eq` and `ne` compare f32 or i32 (`eq` and `ne` bool
- * too). `select` is (condition, yes, no).
+ * Operations. Integer `div` and `mod` round down, and give 0 for a divisor of 0; `mod` of f32 is
+ * a - b * floor(a / b). Shifts take the low five bits of their count, `shr` keeps the sign.
+ * `toF32` takes i32; `toI32` takes f32, truncates, saturates, and takes NaN to 0. `pow` takes
+ * bases above 0, and 0 to 0 for exponents above 0. and, or, xor and not work on the bits of i32
+ * and on bool. `lt` and `le` compare f32 or i32, `eq` and `ne` bool too. `select` is (condition,
+ * yes, no). What min and max make of NaN is open.
  */
 export const operations = {
   constant: 0,
@@ -29,7 +30,10 @@ export const operations = {
   input: 0,
   /** An element of a tensor: one i32 index an axis, each within the tensor (see `clamped`). */
   load: -1,
-  /** Writes its first input to a tensor, at the other inputs, and is that first input. */
+  /**
+   * Is its first input, and writes the second to a tensor at the others: nothing where an index is
+   * outside of the tensor. Only at the root of the logits hook, one around the other.
+   */
   store: -1,
   add: 2,
   sub: 2,
@@ -66,7 +70,10 @@ export const operations = {
   /** Over all elements of a vector: loses the element axis. */
   reduceSum: 1,
   reduceMax: 1,
-  /** Its input, an expression of the element axis, at the partner of each element (`pairing`). */
+  /**
+   * Its input, an expression of the element axis, at the partner of each element (see `value`);
+   * elements that take no part are their own partners.
+   */
   partner: 1,
 } as const satisfies Record<string, number>;
 
@@ -89,7 +96,10 @@ export const inputAxes = {
   kvLength: Axis.row,
   key: Axis.key,
   slot: Axis.key,
-  /** Logits: scale * q.k. In query, key, value and output hooks: the vector's element (element). */
+  /**
+   * Logits: scale * q.k. In the other hooks the vector's element, whose node has the axes element
+   * and row (query, output) or element and key (key, value).
+   */
   x: Axis.score,
   element: Axis.element,
   /** Output only: the row's log-sum-exp, base e. */
@@ -113,7 +123,7 @@ export interface Node {
    * neighbours are pairs instead of halves; else 0.
    */
   readonly value: number;
-  /** load, store: a bit for each axis whose index has to be clamped to the tensor. */
+  /** A bit for each axis whose index may be outside: load clamps it, store then writes nothing. */
   readonly clamped: number;
 }
 

@@ -1,0 +1,81 @@
+import { VariantError } from "../errors.ts";
+import type { HookName, Node, ScalarSpec, TensorSpec, ValueType } from "./expression.ts";
+import type { Graph } from "./graph.ts";
+import { type Place, placeOf } from "./place.ts";
+import { type Bool, kindOf, used, Value, wanted } from "./values.ts";
+
+/** Most values that the tracing of one hook may make. */
+const valuesMax = 4096;
+
+/** Name of the function that calls hooks, in stacks. */
+const outermost = "traceHook";
+
+/** What a hook is traced for. */
+export interface Draft {
+  readonly name: string;
+  readonly tensors: readonly TensorSpec[];
+  readonly scalars: readonly ScalarSpec[];
+  readonly softmax: boolean;
+  /** Where the variant is defined. */
+  readonly place: Place | undefined;
+}
+
+/** One call of one hook over symbolic values. */
+export class Trace {
+  /** Comparisons and what was made of them that nothing took yet. */
+  readonly unused = new Set<Bool>();
+  /** What is to be stored, in order: tensor, value and indices. */
+  readonly stores: { tensor: number; inputs: Node[]; clamped: number }[] = [];
+  /** Where values were made, in order. */
+  readonly #made: Error[] = [];
+
+  constructor(
+    readonly graph: Graph,
+    readonly draft: Draft,
+    readonly hook: HookName,
+  ) {}
+
+  /** Takes where a value is made; too many are a loop that does not end. */
+  note(made: Error): void {
+    this.#made.push(made);
+    if (this.#made.length <= valuesMax) return;
+    this.fail(
+      `more than ${valuesMax} values were made: does a loop wait for a value to change?`,
+      "loop over numbers of JavaScript; what depends on values is written with select",
+    );
+  }
+
+  /** The node of a value or number as an operand of a type. */
+  coerce(op: string, value: unknown, type: ValueType): Node {
+    if (value instanceof Value) {
+      if (value.trace !== this)
+        this.fail(`${op} got a value of another hook`, "use values only in the hook that got them");
+      if (value.node.type === type) return used(value);
+    }
+    if (typeof value === "number" && type !== "bool") return this.#number(op, value, type);
+    const convert = type === "f32" ? "toF32()" : type === "i32" ? "toI32()" : "a comparison";
+    this.fail(`${op} takes ${wanted(type)} (got ${kindOf(value)})`, `convert with ${convert}`);
+  }
+
+  #number(op: string, value: number, type: ValueType): Node {
+    if (type === "i32" && value !== (value | 0))
+      this.fail(
+        `${op} on an I32 got ${value}`,
+        "give a whole number of 32 bits, or convert the I32 with toF32() first",
+      );
+    if (Number.isNaN(value)) this.fail(`${op} got NaN`, "give a number");
+    return this.graph.constant(type, type === "i32" ? value | 0 : value);
+  }
+
+  /**
+   * Throws VariantError at the user's line, or the nearest line before it that is known.
+   *
+   * @param at made at the user's line
+   */
+  fail(problem: string, fix: string, at = new Error()): never {
+    const known = [at, ...this.#made.reverse()];
+    const places = known.values().map((error) => placeOf(error, outermost));
+    const place = places.find((found) => found !== undefined) ?? this.draft.place;
+    throw new VariantError(this.draft.name, this.hook, place, problem, fix);
+  }
+}
