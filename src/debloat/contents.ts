@@ -1,0 +1,43 @@
+import { crc32 } from "node:zlib";
+import { DebloatError } from "../errors.ts";
+import { ptxKernels, readCubin } from "./cubin.ts";
+import { type Entry, imageOf } from "./fatbin.ts";
+
+/** What the image of an entry holds. */
+export interface Contents {
+  /** Bytes of the image as the driver sees it, and their CRC-32. */
+  readonly bytes: number;
+  readonly crc32: number;
+  /** Mangled, with the bytes that go with each; 0 for PTX, which is not taken apart. */
+  readonly kernels: readonly { readonly name: string; readonly bytes: number }[];
+  readonly globals: readonly string[];
+  /** Why kernels cannot be taken out of it. */
+  readonly whole?: string;
+  /** Why it could not be read. */
+  readonly unreadable?: string;
+}
+
+const nothing = { bytes: 0, crc32: 0, kernels: [], globals: [] };
+
+/** Looks into the image of an entry; one that cannot be read says so. */
+export function contentsOf(section: Uint8Array, entry: Entry, file: string): Contents {
+  try {
+    const image = imageOf(section, entry, file);
+    if (image === undefined) return { ...nothing, unreadable: "its kind is not plain" };
+    const sum = { bytes: image.length, crc32: crc32(image) };
+    if (entry.kind === "ptx") {
+      const kernels = ptxKernels(image).map((name) => ({ name, bytes: 0 }));
+      return { ...sum, kernels, globals: [], whole: "it is PTX" };
+    }
+    const { kernels, globals, whole } = readCubin(image, file);
+    return {
+      ...sum,
+      kernels: kernels.map(({ name, bytes }) => ({ name, bytes })),
+      globals,
+      ...(whole === undefined ? {} : { whole }),
+    };
+  } catch (error) {
+    if (!(error instanceof DebloatError)) throw error;
+    return { ...nothing, unreadable: error.reason };
+  }
+}

@@ -1,0 +1,84 @@
+/** Work on many entries of one library, done in this thread or in workers. */
+import { openSync, readSync, closeSync } from "node:fs";
+import { type Contents, contentsOf } from "./contents.ts";
+import { type Edited, editEntry, type EditOptions } from "./edit.ts";
+import type { Entry } from "./fatbin.ts";
+
+/** Looks into images, edits them, or hashes a whole file. */
+export type Job =
+  | { readonly kind: "look"; readonly section: SectionRange; readonly entries: readonly Entry[] }
+  | {
+      readonly kind: "edit";
+      readonly section: SectionRange;
+      readonly entries: readonly { readonly entry: Entry; readonly options: EditOptions }[];
+    }
+  | { readonly kind: "hash" };
+
+/** Where a section lies in its file. */
+export interface SectionRange {
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+/** What a job made: one item an entry, in their order. */
+export interface JobResults {
+  look: Contents[];
+  edit: Edited[];
+  hash: string;
+}
+
+/** A job of one kind. */
+export type JobOf<K extends Job["kind"]> = Extract<Job, { kind: K }>;
+
+/** Does one job on a library whose bytes are `data`. */
+export function runJob<K extends Job["kind"]>(
+  job: JobOf<K>,
+  data: Uint8Array,
+  file: string,
+): JobResults[K] {
+  return run(job, data, file) as JobResults[K];
+}
+
+function run(job: Job, data: Uint8Array, file: string): JobResults[Job["kind"]] {
+  if (job.kind === "hash") return hashFile(file);
+  const { offset, bytes } = job.section;
+  const section = data.subarray(offset, offset + bytes);
+  return job.kind === "look"
+    ? job.entries.map((entry) => contentsOf(section, entry, file))
+    : job.entries.map(({ entry, options }) => editEntry(section, entry, options, file));
+}
+
+/** SHA-256 of a file in hex, read in pieces: mapped, all of it would count as memory in use. */
+export function hashFile(file: string): string {
+  const hasher = new Bun.CryptoHasher("sha256");
+  const piece = new Uint8Array(2 ** 22);
+  const descriptor = openSync(file, "r");
+  try {
+    for (;;) {
+      const bytes = readSync(descriptor, piece);
+      if (bytes === 0) return hasher.digest("hex");
+      hasher.update(piece.subarray(0, bytes));
+    }
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
+/** Cuts a list so that each part has about `bytesMax` bytes by `bytesOf`. */
+export function batches<T>(
+  items: readonly T[],
+  bytesOf: (item: T) => number,
+  bytesMax = 2 ** 22,
+): T[][] {
+  const found: T[][] = [];
+  let room = 0;
+  for (const item of items) {
+    if (room <= 0) {
+      found.push([]);
+      room = bytesMax;
+    }
+    found.at(-1)!.push(item);
+    room -= bytesOf(item);
+  }
+  return found;
+}

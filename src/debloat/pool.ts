@@ -1,0 +1,69 @@
+import { availableParallelism } from "node:os";
+import { DebloatError } from "../errors.ts";
+import { type Job, type JobOf, type JobResults, runJob } from "./jobs.ts";
+import type { Reply, Request } from "./worker.ts";
+
+/** Threads that work on one library after another; each maps the file itself. */
+export class Pool {
+  readonly #workers: Worker[] = [];
+  readonly #idle: Worker[] = [];
+  readonly #waiting: ((worker: Worker) => void)[] = [];
+  readonly #threads: number;
+
+  /** @param threads workers; 0 does all work in this thread */
+  constructor(threads = Math.min(8, availableParallelism())) {
+    this.#threads = threads;
+  }
+
+  /**
+   * Does a job on a library.
+   * @throws DebloatError what the job threw
+   */
+  async run<K extends Job["kind"]>(
+    job: JobOf<K>,
+    data: Uint8Array,
+    file: string,
+  ): Promise<JobResults[K]> {
+    if (this.#threads === 0) return runJob(job, data, file);
+    const worker = await this.#take();
+    try {
+      return (await ask(worker, { job, file })) as JobResults[K];
+    } finally {
+      this.#give(worker);
+    }
+  }
+
+  /** Ends the threads. */
+  [Symbol.dispose](): void {
+    for (const worker of this.#workers) worker.terminate();
+  }
+
+  #take(): Promise<Worker> {
+    const idle = this.#idle.pop();
+    if (idle !== undefined) return Promise.resolve(idle);
+    if (this.#workers.length < this.#threads) {
+      const worker = new Worker(new URL("./worker.ts", import.meta.url));
+      this.#workers.push(worker);
+      return Promise.resolve(worker);
+    }
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  #give(worker: Worker): void {
+    const waiting = this.#waiting.shift();
+    if (waiting === undefined) this.#idle.push(worker);
+    else waiting(worker);
+  }
+}
+
+function ask(worker: Worker, request: Request): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    worker.onmessage = ({ data }: MessageEvent<Reply>) => {
+      if ("results" in data) resolve(data.results);
+      else if (data.file === undefined) reject(new Error(data.message));
+      else reject(new DebloatError(data.file, data.message, data.fix));
+    };
+    worker.onerror = (event) => reject(new Error(event.message));
+    worker.postMessage(request);
+  });
+}
