@@ -14,7 +14,7 @@ import { bindTensors, keysOf, type RunTensors } from "./bind.ts";
 import { type AttentionKernels, resolveKernels, resolveKernelsNow } from "./kernels.ts";
 import { LastBinding } from "./last-binding.ts";
 import { AttentionLaunch } from "./launch.ts";
-import { type AttentionOptions, type ResolvedOptions, resolveOptions } from "./options.ts";
+import { type AttentionOptions, hasHook, type ResolvedOptions, resolveOptions } from "./options.ts";
 import { bindVariant } from "./variant-inputs.ts";
 import { Workspace } from "./workspace.ts";
 
@@ -70,6 +70,8 @@ export class Attention extends Owner implements AsyncDisposable {
       mask: resolved.mask,
       batchInvariant: resolved.batchInvariant,
       deviceLengths: resolved.deviceLengths,
+      hookMasks: hasHook(resolved.variant, "mask"),
+      visible: resolved.variant?.visible,
       classes,
       costs,
       graph: resolved.graph,
@@ -216,7 +218,7 @@ export class Attention extends Owner implements AsyncDisposable {
     this.#ropeMoved = false;
     const { i32 } = this.#ring.take(plan.sectionInts);
     i32.set(this.#valid(plan));
-    this.#sections.ensure(plan.sectionInts * 4);
+    this.#sections.ensure(plan.capacityInts * 4);
     this.#ring.upload(stream, this.#sections.address, plan.sectionInts);
     this.#uploaded = true;
   }

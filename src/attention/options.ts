@@ -202,6 +202,11 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
   };
 }
 
+/** Whether a variant defines a hook, traced or in CUDA. */
+export function hasHook(variant: Variant | undefined, hook: HookName): boolean {
+  return variant?.hooks[hook] !== undefined || variant?.cuda?.hooks.includes(hook) === true;
+}
+
 /** Options that stand for hooks: with one of them, a variant may not define the same hook. */
 const ownHooks = { softCap: ["logits"], alibi: ["logits"], rope: ["query", "key"] } as const;
 
@@ -213,12 +218,14 @@ function checkVariant(variant: Variant, options: AttentionOptions): void {
   if (typeof variant?.hooks !== "object" || typeof variant.softmax !== "boolean") {
     throw new OptionError("variant", variant, schemas.variant.description, "pass what it returns.");
   }
-  const has = (hook: HookName) =>
-    variant.hooks[hook] !== undefined || variant.cuda?.hooks.includes(hook) === true;
   const { name } = variant;
+  if (variant.visible !== undefined && !hasHook(variant, "mask")) {
+    const fix = "add mask: keys next to visible ones may be read with them.";
+    throw new OptionError("variant", name, "with a mask hook where it has visible()", fix);
+  }
   for (const [option, hooks] of Object.entries(ownHooks)) {
     const given = options[option as keyof typeof ownHooks];
-    const hook = hooks.find(has);
+    const hook = hooks.find((each) => hasHook(variant, each));
     if (!given || hook === undefined) continue;
     const allowed = `left out: variant ${name} has a ${hook} hook of its own`;
     throw new OptionError(option, given, allowed, `do it in the hook, or remove the hook.`);

@@ -1,5 +1,6 @@
 import { OptionError, PlanError, requireInteger } from "../errors.ts";
 import type { Batch } from "../kv/batch.ts";
+import type { Visible } from "../variant/variant.ts";
 import { type CostModel, defaultCosts } from "./cost.ts";
 import { Emitter } from "./emit.ts";
 import { IntList, pieceInts } from "./list.ts";
@@ -9,7 +10,14 @@ import { cutAtMultiples, cutToShare } from "./schedule.ts";
 import { Tiles } from "./tiles.ts";
 import type { KernelTraits } from "./traits.ts";
 import { walk } from "./walk.ts";
-import { boundRows, bucketsOf, graphLevels, type GraphSizes, invariantChunk } from "./workspace.ts";
+import {
+  boundRows,
+  bucketsOf,
+  columnCapacity,
+  graphLevels,
+  type GraphSizes,
+  invariantChunk,
+} from "./workspace.ts";
 
 /** What a planner is made for; everything else comes with the batch. */
 export interface PlannerOptions {
@@ -28,6 +36,10 @@ export interface PlannerOptions {
   readonly batchInvariant?: boolean;
   /** Lengths are known only on the device; those of the batch are upper bounds. */
   readonly deviceLengths?: boolean;
+  /** A variant's mask decides about the pairs that `visible` does not call full: without it all. */
+  readonly hookMasks?: boolean;
+  /** Narrows the keys of each tile, unless lengths are known only on the device. */
+  readonly visible?: Visible;
   /** Kernel classes by rising query tile, all of one packing. */
   readonly classes: readonly KernelTraits[];
   readonly graph?: GraphSizes;
@@ -49,10 +61,10 @@ export interface PlanOffsets {
   tokenRequests: number;
   queryIndptr: number;
   kvLengths: number;
-  columns: number;
   records: number;
   merges: number;
   parts: number;
+  columns: number;
 }
 
 /** A schedule as data: one block of int32 for the device, launches, and exact sizes. Reused. */
@@ -64,6 +76,8 @@ export interface Plan {
   sections: Int32Array;
   /** Ints of `sections` that are valid. */
   sectionInts: number;
+  /** Ints that the device needs room for: under a graph those of any step. */
+  capacityInts: number;
   offsets: PlanOffsets;
   launches: PlanLaunch[];
   recordCount: number;
@@ -122,6 +136,9 @@ export class Planner {
       mask: options.mask ?? "none",
       deviceLengths: options.deviceLengths ?? false,
       batchInvariant: options.batchInvariant ?? false,
+      hookMasks: options.hookMasks ?? false,
+      visible: options.visible,
+      columnsMost: columnCapacity(options),
     });
     this.#unitProcessors = classes.map(({ blocksPerProcessor }) =>
       replicas(this.#units, options.processors * blocksPerProcessor),

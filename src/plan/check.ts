@@ -2,6 +2,7 @@ import type { Batch } from "../kv/batch.ts";
 import type { Level } from "../kv/layout.ts";
 import type { Plan, PlannerOptions } from "./attention.ts";
 import { mergeInts, recordInts } from "./emit.ts";
+import { type PlanRecord, recordsOf } from "./record.ts";
 import { partialBytes } from "./workspace.ts";
 
 /** A part of one packed row's keys, as a record has it. */
@@ -10,63 +11,15 @@ interface Part {
   kvStart: number;
   kvEnd: number;
   partialRow: number;
-}
-
-/** A record read back from a plan. */
-export interface PlanRecord {
-  kernelClass: string;
-  kvHead: number;
-  unit: number;
-  heads: number;
-  rowStart: number;
-  rowCount: number;
-  slot: number;
-  kvStart: number;
-  kvEnd: number;
-  fullStart: number;
-  fullEnd: number;
-  positionStart: number;
   columnOffset: number;
-  partialRow: number;
-  request: number;
-  level: number;
-}
-
-/** The records of a plan that have rows, in order. */
-export function recordsOf(plan: Plan): PlanRecord[] {
-  const records: PlanRecord[] = [];
-  for (const { kernelClass, firstRecord, recordCount } of plan.launches) {
-    for (let i = firstRecord; i < firstRecord + recordCount; i++) {
-      const at = plan.offsets.records + i * recordInts;
-      const field = plan.sections.subarray(at, at + recordInts);
-      records.push({
-        kernelClass,
-        kvHead: field[0],
-        unit: field[1] / field[2],
-        heads: field[2],
-        rowStart: field[3],
-        rowCount: field[4],
-        slot: field[5],
-        kvStart: field[6],
-        kvEnd: field[7],
-        fullStart: field[8],
-        fullEnd: field[9],
-        positionStart: field[10],
-        columnOffset: field[11],
-        partialRow: field[12],
-        request: field[13],
-        level: field[14],
-      });
-    }
-  }
-  return records;
 }
 
 /**
  * Proves a plan of one batch: every (query row, head, visible key) is covered exactly once,
  * ranges called full are visible to all their rows, sections lie in bounds, partial rows are
- * disjoint, the workspace is exact, and merges list every part in the order of level and key.
- * Throws an Error that says what is wrong.
+ * disjoint, the workspace is exact, and merges list every part in the order of level and key. What
+ * a variant's visible() names for a single query must be covered in its tile. Throws an Error that
+ * says what is wrong.
  */
 export function checkPlan(plan: Plan, batch: Batch, options: PlannerOptions): void {
   new Proof(plan, batch, options).run();
@@ -75,6 +28,7 @@ export function checkPlan(plan: Plan, batch: Batch, options: PlannerOptions): vo
 class Proof {
   readonly #parts = new Map<number, Part[]>();
   readonly #partials = new Set<number>();
+  readonly #namedByToken = new Map<number, Set<number>>();
   readonly #packed: number;
   readonly #units: number;
   readonly #rows: number;
@@ -120,6 +74,8 @@ class Proof {
     );
     must(offsets.records + recordCount * recordInts <= offsets.merges, "records in bounds");
     must(offsets.merges + mergeCount * mergeInts <= offsets.parts, "merges in bounds");
+    must(offsets.columns <= sectionInts, "columns in bounds");
+    must(sectionInts <= this.plan.capacityInts, "the device has room");
     const { batch } = this;
     for (const [at, source, count] of [
       [offsets.positions, batch.positions, batch.paddedTokens],
@@ -150,14 +106,52 @@ class Proof {
       }
       const key = unit * this.#rows + row;
       const parts = this.#parts.get(key) ?? [];
-      parts.push({ level: record.level, kvStart, kvEnd, partialRow });
+      const { level, columnOffset } = record;
+      parts.push({ level, kvStart, kvEnd, partialRow, columnOffset });
       this.#parts.set(key, parts);
-      for (const kept of [fullStart, Math.max(fullStart, fullEnd - 1)]) {
-        if (fullStart >= fullEnd) continue;
-        must(this.#sees(record, row, kept), "full keys are visible");
-        must(this.#unmasked(record, row, kept), "full keys need no mask");
-      }
+      this.#full(record, row);
     }
+  }
+
+  /** Full keys are seen by the row, and no mask has a say. */
+  #full(record: PlanRecord, row: number): void {
+    const { fullStart, fullEnd } = record;
+    if (fullStart >= fullEnd) return;
+    const { visible, hookMasks } = this.options;
+    must(visible !== undefined || !hookMasks, "a mask that nobody knows leaves nothing full");
+    const step = visible === undefined ? Math.max(1, fullEnd - 1 - fullStart) : 1;
+    const named = visible && this.#named(row);
+    for (let kept = fullStart; kept < fullEnd; kept += step) {
+      const position = this.#position(record, kept);
+      must(this.#sees(position, row), "full keys are visible");
+      must(named === undefined || named.has(position), "full keys are named by visible()");
+      must(this.#unmasked(record, row, position), "full keys need no mask");
+    }
+  }
+
+  /** Positions that visible() names for one row's query alone. */
+  #named(row: number): Set<number> {
+    const token = Math.floor(row / this.#packed);
+    const known = this.#namedByToken.get(token);
+    if (known !== undefined) return known;
+    const { tokenRequests, positions, queryIndptr, kvLengths } = this.batch;
+    const request = tokenRequests[token];
+    const tile = {
+      request,
+      queryStart: positions[token],
+      queryEnd: positions[token] + 1,
+      queryLength: queryIndptr[request + 1] - queryIndptr[request],
+      kvLength: kvLengths[request],
+    };
+    const named = new Set<number>();
+    this.options.visible!(tile, {
+      add(start, end) {
+        const last = Math.min(end, tile.kvLength);
+        for (let position = Math.max(0, start); position < last; position++) named.add(position);
+      },
+    });
+    this.#namedByToken.set(token, named);
+    return named;
   }
 
   /** The record says of its layout row what the layout says. */
@@ -169,6 +163,9 @@ class Proof {
     must(record.slot === level.slots[row], "slot");
     must(record.positionStart === level.positionStarts[row], "position");
     must(record.kvStart >= 0 && record.kvEnd <= level.kvLengths[row], "keys are in the row");
+    const own = this.#columnBase(this.batch.layout.levels.length);
+    if (record.columnOffset >= own && this.options.visible !== undefined)
+      return this.#listOf(record, level, row);
     if (level.columns === null)
       return must(record.columnOffset === -1, "dense rows have no columns");
     const columns = this.#columnBase(record.level) + level.columnIndptr![row];
@@ -178,6 +175,38 @@ class Proof {
       const copied = this.plan.sections[at + c - level.columnIndptr![row]];
       must(copied === level.columns[c], "columns are copied");
     }
+  }
+
+  /** The list of a narrowed tile names columns of its row, each once, rising. */
+  #listOf({ columnOffset, kvEnd }: PlanRecord, level: Level, row: number): void {
+    const { sections, offsets, sectionInts } = this.plan;
+    const { blockSize } = this.batch.layout;
+    const count = Math.ceil(kvEnd / blockSize);
+    must(offsets.columns + columnOffset + count <= sectionInts, "a list lies in bounds");
+    let before = -1;
+    let tokens = 0;
+    for (let i = 0; i < count; i++) {
+      const column = sections[offsets.columns + columnOffset + i] >> 1;
+      must(column > before, "a list rises");
+      before = column;
+      tokens = this.#tokensOf(level, row, column);
+      must(tokens === blockSize || i === count - 1, "a list's last column alone is cut short");
+    }
+    must(kvEnd <= (count - 1) * blockSize + tokens, "a list's keys are in the row");
+  }
+
+  /** Tokens that a row has of a logical column; 0: the column is not kept. */
+  #tokensOf(level: Level, row: number, column: number): number {
+    const { blockSize } = this.batch.layout;
+    const length = level.kvLengths[row];
+    const { columns, columnIndptr } = level;
+    let place = column;
+    if (columns !== null) {
+      const list = columns.subarray(columnIndptr![row], columnIndptr![row + 1]);
+      place = list.findIndex((each) => each >> 1 === column);
+      if (place < 0) return 0;
+    }
+    return Math.max(0, Math.min(blockSize, length - place * blockSize));
   }
 
   #merges(): void {
@@ -217,7 +246,8 @@ class Proof {
       }
       const layoutRow = this.#layoutRow(level, kvHead, row);
       if (layoutRow < 0) continue;
-      if (level.columns === null) this.#coversDense(level, layoutRow, row, own);
+      if (this.options.visible !== undefined) this.#coversNamed(l, layoutRow, row, own);
+      else if (level.columns === null) this.#coversDense(level, layoutRow, row, own);
       else this.#coversSparse(l, layoutRow, row, own);
     }
   }
@@ -241,7 +271,28 @@ class Proof {
     const length = this.batch.layout.levels[l].kvLengths[layoutRow];
     for (let kept = 0; kept < length; kept++) {
       if (own.some(({ kvStart, kvEnd }) => kvStart <= kept && kept < kvEnd)) continue;
-      must(!this.#sees(record, row, kept), `kept key ${kept} of row ${row} is covered`);
+      const position = this.#position(record, kept);
+      must(!this.#sees(position, row), `kept key ${kept} of row ${row} is covered`);
+    }
+  }
+
+  /** Keys that visible() names and the layout row keeps are covered, each once. */
+  #coversNamed(l: number, layoutRow: number, row: number, own: Part[]): void {
+    const level = this.batch.layout.levels[l];
+    const whole = this.#asRecord(l, layoutRow);
+    const covered = new Set<number>();
+    for (const { kvStart, kvEnd, columnOffset } of own) {
+      for (let kept = kvStart; kept < kvEnd; kept++) {
+        const position = this.#position({ ...whole, columnOffset }, kept);
+        must(!covered.has(position), `key ${position} of row ${row} is covered once`);
+        covered.add(position);
+      }
+    }
+    const named = this.options.deviceLengths ? undefined : this.#named(row);
+    for (let kept = 0; kept < level.kvLengths[layoutRow]; kept++) {
+      const position = this.#position(whole, kept);
+      const needed = this.#sees(position, row) && (named?.has(position) ?? true);
+      must(!needed || covered.has(position), `key ${position} of row ${row} is covered`);
     }
   }
 
@@ -260,34 +311,39 @@ class Proof {
     return base;
   }
 
-  /** Whether causal mask and window let a row see a kept key (packed masks restrict further). */
-  #sees(record: PlanRecord, row: number, kept: number): boolean {
-    const { causal = false, windowLeft = -1 } = this.options;
+  /** Position of a kept key of a record. */
+  #position({ positionStart, columnOffset }: PlanRecord, kept: number): number {
+    if (columnOffset < 0) return positionStart + kept;
     const { blockSize } = this.batch.layout;
-    let position = record.positionStart + kept;
-    if (record.columnOffset >= 0) {
-      const column = record.columnOffset + Math.floor(kept / blockSize);
-      const logical = this.plan.sections[this.plan.offsets.columns + column] >> 1;
-      position = record.positionStart + logical * blockSize + (kept % blockSize);
-    }
+    const column = columnOffset + Math.floor(kept / blockSize);
+    const logical = this.plan.sections[this.plan.offsets.columns + column] >> 1;
+    return positionStart + logical * blockSize + (kept % blockSize);
+  }
+
+  /** Whether causal mask and window let a row see a position (masks restrict further). */
+  #sees(position: number, row: number): boolean {
+    const { causal = false, windowLeft = -1 } = this.options;
     const query = this.batch.positions[Math.floor(row / this.#packed)];
     if (causal && position > query) return false;
     return windowLeft < 0 || position >= query - windowLeft;
   }
 
-  /** Whether the packed mask says nothing of a key: it lies before the tail, or its column is full. */
-  #unmasked(record: PlanRecord, row: number, kept: number): boolean {
+  /** Whether packed bits say nothing of a key: it lies before the tail, or its column is full. */
+  #unmasked(record: PlanRecord, row: number, position: number): boolean {
     const { mask = "none" } = this.options;
     if (mask === "none") return true;
-    if (record.columnOffset >= 0) {
-      const column = record.columnOffset + Math.floor(kept / this.batch.layout.blockSize);
-      return (this.plan.sections[this.plan.offsets.columns + column] & 1) === 1;
+    const { layout, tokenRequests, queryIndptr, kvLengths } = this.batch;
+    const level = layout.levels[record.level];
+    const { columns, columnIndptr } = level;
+    if (columns !== null) {
+      const column = Math.floor((position - record.positionStart) / layout.blockSize);
+      const layoutRow = this.#layoutRow(level, record.kvHead, row);
+      const own = columns.subarray(columnIndptr![layoutRow], columnIndptr![layoutRow + 1]);
+      return own.includes((column << 1) | 1);
     }
     if (mask === "all") return false;
-    const { tokenRequests, queryIndptr, kvLengths } = this.batch;
     const request = tokenRequests[Math.floor(row / this.#packed)];
-    const tail = kvLengths[request] - (queryIndptr[request + 1] - queryIndptr[request]);
-    return record.positionStart + kept < tail;
+    return position < kvLengths[request] - (queryIndptr[request + 1] - queryIndptr[request]);
   }
 
   #layoutRow(level: Level, kvHead: number, row: number): number {

@@ -1,6 +1,6 @@
 import { requireInteger } from "../errors.ts";
 import type { Plan } from "./attention.ts";
-import { type PlanRecord, recordsOf } from "./check.ts";
+import { type PlanRecord, recordsOf } from "./record.ts";
 import { type CostModel, defaultCosts, pieceCost } from "./cost.ts";
 import { mergeInts } from "./emit.ts";
 
@@ -31,6 +31,8 @@ export interface Slice {
   rowCount: number;
   kvStart: number;
   kvEnd: number;
+  /** Keys count along a list of columns: of a sparse row, or of a tile that a mask narrowed. */
+  listed: boolean;
   /** Reads a prefix once for several requests: the first level of several. */
   shared: boolean;
 }
@@ -74,7 +76,8 @@ export function timelineOf(plan: Plan, options: DrawOptions): Timeline {
   for (let m = 0; m < plan.mergeCount; m++) {
     const at = plan.offsets.merges + m * mergeInts;
     const [head, heads, rowStart, rowCount, , parts] = plan.sections.subarray(at, at + mergeInts);
-    const rows = { unit: head / heads, records: 1, rowStart, rowCount, kvStart: 0, kvEnd: parts };
+    const keys = { kvStart: 0, kvEnd: parts, listed: false };
+    const rows = { unit: head / heads, records: 1, rowStart, rowCount, ...keys };
     const kind = { kind: "merge", kernelClass: "merge", request: -1, level: 0 } as const;
     take(costs.mergeKeys * rowCount * parts, { ...kind, ...rows, shared: false });
   }
@@ -85,7 +88,8 @@ export function timelineOf(plan: Plan, options: DrawOptions): Timeline {
 function sliceOf(record: PlanRecord): Omit<Slice, "lane" | "start" | "end" | "shared"> {
   const { kernelClass, request, level, unit, rowStart, rowCount, kvStart, kvEnd } = record;
   const kind = record.partialRow < 0 ? "whole" : "partial";
-  const rows = { unit, records: 1, rowStart, rowCount, kvStart, kvEnd };
+  const listed = record.columnOffset >= 0;
+  const rows = { unit, records: 1, rowStart, rowCount, kvStart, kvEnd, listed };
   return { kind, kernelClass, request, level, ...rows };
 }
 
@@ -289,11 +293,11 @@ const halo = `stroke="#ffffff" stroke-width="3" stroke-opacity="0.75" paint-orde
 
 /** As much of a label as fits the width. */
 function labelOf(slice: Slice, width: number): string {
-  const { kind, request, unit, records, kvStart, kvEnd, shared } = slice;
+  const { kind, request, unit, records, kvStart, kvEnd, listed, shared } = slice;
   if (kind === "merge") return width > 50 ? "merge" : "";
   if (request === manyRequests) return "";
   const heads = records > 1 ? `${records} heads` : `head ${unit}`;
-  const keys = `keys ${kvStart}-${kvEnd}`;
+  const keys = `${listed ? "kept keys" : "keys"} ${kvStart}-${kvEnd}`;
   const name = shared ? "shared" : `r${request}`;
   const choices = [`${name}, ${heads}, ${keys}`, `${name}, ${heads}`, name];
   return choices.find((choice) => choice.length * 6.3 + 6 < width) ?? "";
@@ -305,7 +309,7 @@ function aboutOf(slice: Slice): string {
   const rows = `rows ${slice.rowStart} to ${slice.rowStart + slice.rowCount}`;
   const heads = records > 1 ? `${records} units` : `unit ${unit}`;
   if (kind === "merge") return `merge of ${slice.kvEnd} parts, ${heads}, ${rows}`;
-  const keys = `keys ${slice.kvStart} to ${slice.kvEnd}`;
+  const keys = `${slice.listed ? "kept keys" : "keys"} ${slice.kvStart} to ${slice.kvEnd}`;
   const partial = kind === "partial" ? ", partial" : "";
   return `${kernelClass}: request ${request}, level ${level}, ${heads}, ${rows}, ${keys}${partial}`;
 }

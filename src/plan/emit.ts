@@ -5,7 +5,13 @@ import { type IntList, Piece, pieceInts, Tile, tileInts } from "./list.ts";
 import { Interval, type Intervals, intervalInts } from "./merges.ts";
 import type { PieceOrder } from "./order.ts";
 import type { Tiles } from "./tiles.ts";
-import { chunksOf, mergeCapacity, partialBytes, recordCapacity } from "./workspace.ts";
+import {
+  chunksOf,
+  columnCapacity,
+  mergeCapacity,
+  partialBytes,
+  recordCapacity,
+} from "./workspace.ts";
 
 /** Ints of a record (fb_attention_record in kernels/params.h). */
 export const recordInts = 16;
@@ -45,10 +51,11 @@ export class Emitter {
     }));
     const offsets = {
       ...{ positions: 0, tokenRequests: 0, queryIndptr: 0, kvLengths: 0 },
-      ...{ columns: 0, records: 0, merges: 0, parts: 0 },
+      ...{ records: 0, merges: 0, parts: 0, columns: 0 },
     };
     return {
       ...{ generation: 0, batchGeneration: -1, sections: new Int32Array(4096), sectionInts: 0 },
+      capacityInts: 0,
       ...{ offsets, launches, recordCount: 0, mergeCount: 0, mergeGrid: 0, partialRows: 0 },
       ...{ partialCapacity: 0, workspaceBytes: 0, boundBytes, bucket: 0 },
     };
@@ -77,6 +84,7 @@ export class Emitter {
     this.#writeBatch();
     this.#writeRecords(intervals.empty, order);
     this.#writeMerges(intervals);
+    this.#writeColumns();
     const { valueDim, graph, queryHeads } = this.#options;
     plan.partialRows = this.#partialRows;
     if (graph !== undefined && this.#chunks > 0) {
@@ -87,6 +95,8 @@ export class Emitter {
     plan.partialCapacity = graph === undefined ? plan.partialRows : bound;
     plan.workspaceBytes = partialBytes(plan.partialCapacity, valueDim);
     plan.sectionInts = this.#at;
+    const columnsMost = graph === undefined ? 0 : columnCapacity(this.#options);
+    plan.capacityInts = Math.max(this.#at, plan.offsets.columns + columnsMost);
     plan.batchGeneration = batch.generation;
     plan.generation++;
   }
@@ -102,8 +112,13 @@ export class Emitter {
     offsets.tokenRequests = this.#copy(batch.tokenRequests, batch.paddedTokens, tokens);
     offsets.queryIndptr = this.#copy(batch.queryIndptr, batch.requestCount + 1, requests + 1);
     offsets.kvLengths = this.#copy(batch.kvLengths, batch.requestCount, requests);
+  }
+
+  /** Columns of sparse rows, then those of tiles that a variant narrowed. */
+  #writeColumns(): void {
+    const { offsets } = this.#plan;
+    const { levels } = this.#batch.layout;
     offsets.columns = this.#at;
-    const { levels } = batch.layout;
     let columns = 0;
     for (let l = 0; l < levels.length; l++) {
       const level = levels[l];
@@ -115,7 +130,11 @@ export class Emitter {
       for (let i = 0; i < count; i++) sections[base + i] = level.columns[i];
       columns += count;
     }
-    this.#align(offsets.columns + columns);
+    const { data, length } = this.#tiles.columns;
+    const at = offsets.columns + columns;
+    this.#ensure(at + length);
+    for (let i = 0; i < length; i++) this.#plan.sections[at + i] = data[i];
+    this.#align(at + length);
   }
 
   #copy(source: Int32Array, count: number, capacity: number): number {

@@ -1,7 +1,9 @@
 import type { Batch } from "../kv/batch.ts";
 import type { Level } from "../kv/layout.ts";
+import type { Visible } from "../variant/variant.ts";
 import { IntList, Tile, tileInts } from "./list.ts";
 import { classFor, type KernelTraits } from "./traits.ts";
+import { VisibleKeys } from "./visible.ts";
 
 /** What decides which keys a query sees, and how rows are packed. */
 export interface TileOptions {
@@ -17,6 +19,11 @@ export interface TileOptions {
   /** Lengths are known only on the device: keys are trimmed there. */
   readonly deviceLengths: boolean;
   readonly batchInvariant: boolean;
+  /** A variant's mask decides about the pairs that `visible` does not call full: without it all. */
+  readonly hookMasks: boolean;
+  readonly visible: Visible | undefined;
+  /** Most ints of the columns that narrowed tiles may list. */
+  readonly columnsMost: number;
 }
 
 /**
@@ -30,6 +37,10 @@ export class Tiles {
   readonly starts = new IntList(1);
   unitGroups = 1;
   levels = 1;
+  /** Columns of the batch's sparse rows; those of narrowed tiles are counted on from here. */
+  batchColumns = 0;
+  /** Columns of tiles that a variant narrowed. */
+  readonly columns: IntList;
   readonly #options: TileOptions;
   #batch!: Batch;
   #minPosition = 0;
@@ -37,10 +48,20 @@ export class Tiles {
   #history = 0;
   /** Keys at a time of the class that batch-invariant plans use. */
   readonly #kvTile: number;
+  readonly #visible: VisibleKeys | undefined;
 
   constructor(options: TileOptions) {
     this.#options = options;
+    const { visible, batchInvariant, columnsMost } = options;
     this.#kvTile = options.classes[options.classes.length - 1].kvTile;
+    // Counted along a list, keys would meet in other steps next to other queries.
+    const narrow = batchInvariant
+      ? { columnsMost: 0, alignment: this.#kvTile }
+      : { columnsMost, alignment: 1 };
+    if (visible !== undefined && !options.deviceLengths) {
+      this.#visible = new VisibleKeys({ visible, ...narrow });
+    }
+    this.columns = this.#visible?.columns ?? new IntList(1, 0);
   }
 
   /** Rebuilds the tiles; `expanded` makes them for each unit apart. */
@@ -50,16 +71,31 @@ export class Tiles {
     this.starts.clear();
     this.unitGroups = expanded ? this.#options.units : 1;
     this.levels = batch.layout.levels.length;
+    this.#visible?.clear();
+    this.batchColumns = 0;
+    for (let l = 0; l < this.levels; l++) this.batchColumns += columnsOf(batch.layout.levels[l]);
     for (let group = 0; group < this.unitGroups; group++) {
       let columns = 0;
       for (let l = 0; l < this.levels; l++) {
         const level = batch.layout.levels[l];
         this.#addStart();
-        this.#addLevel(l, level, expanded ? group : -1, columns);
-        if (level.columnIndptr !== null) columns += level.columnIndptr[level.rowCount];
+        if (group > 0 && !level.perHead) this.#addCopy(l, group);
+        else this.#addLevel(l, level, expanded ? group : -1, columns);
+        columns += columnsOf(level);
       }
     }
     this.#addStart();
+  }
+
+  /** The tiles of a level whose rows serve all heads alike, for another unit than the first. */
+  #addCopy(l: number, unit: number): void {
+    const { list, starts } = this;
+    const end = starts.data[l + 1];
+    for (let t = starts.data[l]; t < end; t++) {
+      const at = list.add();
+      list.data.copyWithin(at, t * tileInts, (t + 1) * tileInts);
+      list.data[at + Tile.unit] = unit;
+    }
   }
 
   #addStart(): void {
@@ -97,12 +133,12 @@ export class Tiles {
         data[at + Tile.partial] = 0;
         data[at + Tile.pieceCount] = 0;
         data[at + Tile.firstPiece] = 0;
-        if (tokens === 1) this.#span(firstToken, firstToken);
-        else {
-          const last = ((start + count - 1) / packedHeads) | 0;
-          this.#span(firstToken + ((start / packedHeads) | 0), firstToken + last);
-        }
-        if (columnIndptr === null) this.#dense(data, at, level, row);
+        const first = tokens === 1 ? firstToken : firstToken + ((start / packedHeads) | 0);
+        const last =
+          tokens === 1 ? firstToken : firstToken + (((start + count - 1) / packedHeads) | 0);
+        this.#span(first, last);
+        if (this.#visible !== undefined) this.#narrow(this.#visible, at, level, row, first, last);
+        else if (columnIndptr === null) this.#dense(data, at, level, row);
         else this.#sparse(at, level, row);
       }
     }
@@ -139,7 +175,7 @@ export class Tiles {
   }
 
   #dense(data: Int32Array, at: number, level: Level, row: number): void {
-    const { causal, windowLeft, mask, deviceLengths, batchInvariant } = this.#options;
+    const { causal, windowLeft, mask, deviceLengths, batchInvariant, hookMasks } = this.#options;
     const length = level.kvLengths[row];
     const origin = level.positionStarts[row];
     const least = this.#minPosition - origin;
@@ -159,7 +195,7 @@ export class Tiles {
         start = clamp(least - windowLeft, 0, end);
         fullStart = clamp(most - windowLeft, 0, end);
       }
-      if (mask === "all") fullEnd = 0;
+      if (mask === "all" || hookMasks) fullEnd = 0;
       else if (mask === "tail") fullEnd = clamp(this.#history - origin, 0, fullEnd);
       if (batchInvariant) start -= start % this.#kvTile;
     }
@@ -169,9 +205,47 @@ export class Tiles {
     data[at + Tile.fullEnd] = fullStart < fullEnd ? fullEnd : start;
   }
 
+  /** As dense or sparse does, within what the variant calls visible. */
+  #narrow(
+    keys: VisibleKeys,
+    at: number,
+    level: Level,
+    row: number,
+    first: number,
+    last: number,
+  ): void {
+    const { causal, windowLeft, mask, classes } = this.#options;
+    const { blockSize } = this.#batch.layout;
+    const origin = level.positionStarts[row];
+    const length = level.kvLengths[row];
+    const least = this.#minPosition;
+    const most = this.#maxPosition;
+    const sparse = level.columns !== null;
+    let end = sparse ? maxPosition : origin + length;
+    let fullEnd = causal ? Math.min(least + 1, end) : end;
+    if (causal) end = Math.min(most + 1, end);
+    if (!sparse && mask === "all") fullEnd = 0;
+    else if (!sparse && mask === "tail") fullEnd = Math.min(this.#history, fullEnd);
+    const from = sparse ? 0 : origin;
+    const start = windowLeft < 0 ? from : Math.max(least - windowLeft, from);
+    const fullStart = windowLeft < 0 ? from : Math.max(most - windowLeft, from);
+    keys.look(this.#batch, first, last);
+    keys.limit(start, end, fullStart, fullEnd);
+    const { data } = this.list;
+    if (sparse) keys.sparse(level, row, blockSize, mask !== "none");
+    else keys.dense(origin, length, blockSize, classes[data[at + Tile.kernelClass]].kvTile);
+    data[at + Tile.kvStart] = keys.start;
+    data[at + Tile.kvEnd] = keys.end;
+    data[at + Tile.fullStart] = keys.fullStart;
+    data[at + Tile.fullEnd] = keys.fullEnd;
+    if (keys.columnOffset >= 0) {
+      data[at + Tile.columnOffset] = this.batchColumns + keys.columnOffset;
+    }
+  }
+
   /** Sparse rows: whole kept columns are trimmed at both ends; the first run of full ones is noted. */
   #sparse(at: number, level: Level, row: number): void {
-    const { causal, windowLeft, mask, deviceLengths } = this.#options;
+    const { causal, windowLeft, mask, deviceLengths, hookMasks } = this.#options;
     const { blockSize } = this.#batch.layout;
     const columns = level.columns!;
     const base = level.columnIndptr![row];
@@ -191,7 +265,7 @@ export class Tiles {
     while (end > first && origin + (columns[base + end - 1] >> 1) * blockSize > most) end--;
     let fullFirst = first;
     let full = first;
-    for (let c = first; c < end && !deviceLengths; c++) {
+    for (let c = first; c < end && !deviceLengths && !hookMasks; c++) {
       const start = origin + (columns[base + c] >> 1) * blockSize;
       const seen =
         (mask === "none" || (columns[base + c] & 1) === 1) &&
@@ -207,6 +281,13 @@ export class Tiles {
     data[at + Tile.fullStart] = Math.min(fullFirst * blockSize, length);
     data[at + Tile.fullEnd] = Math.min(full * blockSize, length);
   }
+}
+
+/** Beyond every position. */
+const maxPosition = 0x7fffffff;
+
+function columnsOf({ columnIndptr, rowCount }: Level): number {
+  return columnIndptr === null ? 0 : columnIndptr[rowCount];
 }
 
 function clamp(value: number, least: number, most: number): number {

@@ -76,6 +76,24 @@ export function chunksOf(sizes: GraphSizes, blockSize: number): number {
   return Math.ceil((sizes.maxColumns * blockSize) / invariantChunk) + 1;
 }
 
+/** Most ints of columns that a graph has room for: they are the last part of what is uploaded. */
+const graphColumns = 1 << 18;
+
+/**
+ * Ints that the columns of narrowed tiles may take: under a graph as many as all its tiles of the
+ * first class can list, and at most 1 MiB; else any.
+ */
+export function columnCapacity(options: {
+  readonly graph?: GraphSizes;
+  readonly visible?: unknown;
+}): number {
+  const { graph, visible } = options;
+  if (visible === undefined) return 0;
+  if (graph === undefined) return 0x7fffffff;
+  const tiles = graphLevels * (graph.maxBatch + graph.maxQueryTokens);
+  return Math.min(graphColumns, tiles * graph.maxColumns);
+}
+
 /** The buckets of a graph: those given, else powers of two up to the largest batch. */
 export function bucketsOf(sizes: GraphSizes): number[] {
   const buckets = [...(sizes.buckets ?? [])].sort((a, b) => a - b);

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { SequencePool } from "../../src/kv/sequence.ts";
 import { sharePrefixes } from "../../src/kv/share-prefixes.ts";
 import { Planner } from "../../src/plan/attention.ts";
-import { recordsOf } from "../../src/plan/check.ts";
+import { recordsOf } from "../../src/plan/record.ts";
 import { drawPlan, planTrace, timelineOf } from "../../src/plan/draw.ts";
 import { cpuClasses } from "../../src/plan/traits.ts";
 import { exampleDrawing, examplePlan, exampleProcessors, pagedBatch } from "./example.ts";

@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test";
 import { Planner } from "../../src/plan/attention.ts";
-import { checkPlan, recordsOf } from "../../src/plan/check.ts";
+import { checkPlan } from "../../src/plan/check.ts";
+import { recordsOf } from "../../src/plan/record.ts";
 import { forSeeds } from "../support/random.ts";
 import { randomBatch, randomOptions } from "./support.ts";
 

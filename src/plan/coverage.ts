@@ -1,0 +1,30 @@
+import type { Batch } from "../kv/batch.ts";
+import type { Plan } from "./attention.ts";
+import { recordsOf } from "./record.ts";
+
+/** How much of attention's square a plan leaves: pairs of a query row and a key, over all heads. */
+export interface Coverage {
+  /** Every packed row with every key of its request. */
+  all: number;
+  /** Pairs that records compute. */
+  planned: number;
+  /** Of those, pairs that no mask is asked about. */
+  full: number;
+}
+
+/** What a plan of a batch computes, against all pairs: how well masks were narrowed. */
+export function coverageOf(plan: Plan, batch: Batch): Coverage {
+  let planned = 0;
+  let full = 0;
+  let heads = 0;
+  for (const { rowCount, kvStart, kvEnd, fullStart, fullEnd, unit, ...rest } of recordsOf(plan)) {
+    planned += rowCount * (kvEnd - kvStart);
+    full += rowCount * (fullEnd - fullStart);
+    heads = Math.max(heads, (unit + 1) * rest.heads);
+  }
+  let all = 0;
+  for (let r = 0; r < batch.requestCount; r++) {
+    all += (batch.queryIndptr[r + 1] - batch.queryIndptr[r]) * batch.kvLengths[r] * heads;
+  }
+  return { all, planned, full };
+}
