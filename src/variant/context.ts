@@ -106,7 +106,7 @@ export class VariantTensor<V extends F32 | I32, I extends readonly unknown[]> {
   #clamped(indices: readonly Node[]): number {
     const { shape } = this.#spec;
     const bits = indices.map((index, axis) =>
-      isWithin(index, shape[axis], this.#trace.hook) ? 0 : 1 << axis,
+      isWithin(index, shape[axis], this.#trace) ? 0 : 1 << axis,
     );
     return bits.reduce((all, bit) => all | bit, 0);
   }
@@ -122,8 +122,9 @@ const bounds: Partial<Record<InputName, Extent>> = {
 };
 
 /** Whether an index is inside of an extent for whatever it may be. */
-function isWithin(index: Node, extent: Extent, hook: HookName): boolean {
-  if (index.op === "constant") return index.value === 0 || index.value < Number(extent);
+function isWithin(index: Node, extent: Extent, { hook, ranges }: Trace): boolean {
+  const { least, most } = ranges.of(index);
+  if (least >= 0 && (most === 0 || most < Number(extent))) return true;
   if (isInput(index, "element"))
     return extent === (hook === "query" || hook === "key" ? "headDim" : "valueDim");
   return Object.entries(bounds).some(

@@ -2,6 +2,7 @@ import { VariantError } from "../errors.ts";
 import type { HookName, Node, ScalarSpec, TensorSpec, ValueType } from "./expression.ts";
 import type { Graph } from "./graph.ts";
 import { type Place, placeOf } from "./place.ts";
+import { Ranges } from "./ranges.ts";
 import { type Bool, kindOf, used, Value, wanted } from "./values.ts";
 
 /** Most values that the tracing of one hook may make. */
@@ -26,6 +27,7 @@ export class Trace {
   readonly unused = new Set<Bool>();
   /** What is to be stored, in order: tensor, value and indices. */
   readonly stores: { tensor: number; inputs: Node[]; clamped: number }[] = [];
+  readonly ranges: Ranges;
   /** Where values were made, in order. */
   readonly #made: Error[] = [];
 
@@ -33,7 +35,9 @@ export class Trace {
     readonly graph: Graph,
     readonly draft: Draft,
     readonly hook: HookName,
-  ) {}
+  ) {
+    this.ranges = new Ranges(draft.tensors);
+  }
 
   /** Takes where a value is made; too many are a loop that does not end. */
   note(made: Error): void {
