@@ -15,9 +15,20 @@ import {
 import { homedir } from "node:os";
 import { join } from "node:path";
 
-const magic = Buffer.from("flashbun image 1\n");
+// A file: magic, seal, bytes of the label, label, image.
+const magic = Buffer.from("flashbun image 2\n");
 const headerBytes = magic.length + 32;
 const writableByOthers = 0o022;
+const ownFile = /^([0-9a-f]{64})\.image(\.\d+\.\d+\.part)?$/;
+
+/** One file of the cache. */
+export interface CachedImage {
+  readonly hash: string;
+  /** What the image was compiled from; undefined for a file that is damaged or foreign. */
+  readonly label: string | undefined;
+  readonly bytes: number;
+  readonly written: Date;
+}
 
 /** Compiled images on disk, one file a content hash; what it cannot keep is compiled again. */
 export class ImageCache {
@@ -40,16 +51,17 @@ export class ImageCache {
       if (codeOf(error) !== "ENOENT") this.#warn("read", `cannot be read (${codeOf(error)})`);
       return undefined;
     }
-    const content = file.subarray(headerBytes);
-    const expected = file.subarray(magic.length, headerBytes);
-    if (file.subarray(0, magic.length).equals(magic) && sealOf(hash, content).equals(expected))
-      return new Uint8Array(content);
+    const found = parse(hash, file);
+    if (found !== undefined) return found.image;
     this.#warn("damaged", `holds a damaged or foreign file, ${hash}.image; it is compiled again`);
     return undefined;
   }
 
-  /** Keeps an image: readers see all of it or nothing, whoever else writes the same one. */
-  write(hash: string, image: Uint8Array): void {
+  /**
+   * Keeps an image under its hash, with a label that says what it is: readers see all of it or
+   * nothing, whoever else writes the same one.
+   */
+  write(hash: string, image: Uint8Array, label: string): void {
     if (!this.#isPrivate()) return;
     const path = this.#path(hash);
     const unfinished = `${path}.${process.pid}.${this.#files++}.part`;
@@ -57,7 +69,10 @@ export class ImageCache {
       mkdirSync(this.directory, { recursive: true, mode: 0o700 });
       const file = openSync(unfinished, "w", 0o600);
       try {
-        for (const part of [magic, sealOf(hash, image), image]) writeWhole(file, part);
+        const named = Buffer.from(label);
+        const content = Buffer.concat([new Uint8Array(4), named, image]);
+        content.writeUInt32LE(named.length, 0);
+        for (const part of [magic, sealOf(hash, content), content]) writeWhole(file, part);
         fsyncSync(file);
       } finally {
         closeSync(file);
@@ -71,13 +86,55 @@ export class ImageCache {
 
   /** How many images it holds, and their size; undefined where it is not used. */
   contents(): { images: number; bytes: number } | undefined {
+    const images = this.list();
+    return (
+      images && { images: images.length, bytes: images.reduce((sum, { bytes }) => sum + bytes, 0) }
+    );
+  }
+
+  /** Its images, the oldest first; undefined where it is not used. */
+  list(): CachedImage[] | undefined {
+    const names = this.#names();
+    const images = names?.flatMap((name) => {
+      const [, hash, unfinished] = ownFile.exec(name)!;
+      if (unfinished !== undefined) return [];
+      try {
+        const path = join(this.directory, name);
+        const { size: bytes, mtime: written } = statSync(path);
+        return [{ hash, label: parse(hash, readFileSync(path))?.label, bytes, written }];
+      } catch {
+        return []; // Somebody else removed it, or it is no file.
+      }
+    });
+    return images?.sort((a, b) => a.written.getTime() - b.written.getTime());
+  }
+
+  /** Removes its images, and pieces that interrupted writes left; other files stay. */
+  clear(): { images: number; bytes: number } | undefined {
+    const names = this.#names();
+    if (names === undefined) return undefined;
+    const removed = { images: 0, bytes: 0 };
+    for (const name of names) {
+      const path = join(this.directory, name);
+      try {
+        const { size } = statSync(path);
+        unlinkSync(path);
+        removed.images += name.endsWith(".image") ? 1 : 0;
+        removed.bytes += size;
+      } catch (error) {
+        if (codeOf(error) !== "ENOENT") this.#warn("clear", `holds ${name} (${codeOf(error)})`);
+      }
+    }
+    return removed;
+  }
+
+  /** Files that are the cache's own; undefined where it is not used. */
+  #names(): string[] | undefined {
     if (!this.#isPrivate()) return undefined;
     try {
-      const names = readdirSync(this.directory).filter((name) => name.endsWith(".image"));
-      const sizes = names.map((name) => statSync(join(this.directory, name)).size);
-      return { images: names.length, bytes: sizes.reduce((sum, size) => sum + size, 0) };
+      return readdirSync(this.directory).filter((name) => ownFile.test(name));
     } catch {
-      return { images: 0, bytes: 0 };
+      return [];
     }
   }
 
@@ -114,6 +171,23 @@ export class ImageCache {
 export function cacheDirectory(): string {
   const { FLASHBUN_CACHE, XDG_CACHE_HOME } = process.env;
   return FLASHBUN_CACHE || join(XDG_CACHE_HOME || join(homedir(), ".cache"), "flashbun");
+}
+
+/** Label and image of a file; undefined unless it is whole and belongs under its name. */
+function parse(
+  hash: string,
+  file: Buffer,
+): { label: string; image: Uint8Array<ArrayBuffer> } | undefined {
+  const content = file.subarray(headerBytes);
+  const expected = file.subarray(magic.length, headerBytes);
+  const isOwn = file.subarray(0, magic.length).equals(magic);
+  if (!isOwn || !sealOf(hash, content).equals(expected) || content.length < 4) return undefined;
+  const start = 4 + content.readUInt32LE(0);
+  if (start > content.length) return undefined;
+  return {
+    label: content.toString("utf8", 4, start),
+    image: new Uint8Array(content.subarray(start)),
+  };
 }
 
 /** Binds the content to its name, so that a file under another's name is as bad as a damaged one. */

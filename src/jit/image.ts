@@ -1,9 +1,15 @@
 import { ImageCache } from "./cache.ts";
 import { compile } from "./compile.ts";
+import { dumpSource } from "./dump.ts";
 import { embeddedImages } from "./embedded.ts";
 import { emulatedCompiler } from "./emulated.ts";
 import { findNvrtc, pinnedVersion } from "./nvrtc.ts";
-import { expand, imageHash, type Specialization } from "./specialization.ts";
+import {
+  describeSpecialization,
+  expand,
+  imageHash,
+  type Specialization,
+} from "./specialization.ts";
 import { emulated, type Target } from "./target.ts";
 
 /** Code of one specialisation that a device can load. */
@@ -21,6 +27,7 @@ let cache: ImageCache | undefined;
 /** The image of a specialisation: embedded, cached on disk, or compiled now and cached. */
 export async function imageOf(specialization: Specialization, target: Target): Promise<Image> {
   const text = expand(specialization);
+  dumpSource(specialization.source, text);
   const found = find(text, target);
   if (found !== undefined) return found;
   const [architecture] = target.architectures;
@@ -36,7 +43,9 @@ export async function imageOf(specialization: Specialization, target: Target): P
 
 /** The image where it is embedded, cached or already compiled; never compiles. */
 export function imageNow(specialization: Specialization, target: Target): Image | undefined {
-  return find(expand(specialization), target);
+  const text = expand(specialization);
+  dumpSource(specialization.source, text);
+  return find(text, target);
 }
 
 async function compileAndKeep(
@@ -46,7 +55,7 @@ async function compileAndKeep(
   hash: string,
 ): Promise<Image> {
   const bytes = await compile(specialization, text, architecture);
-  diskCache().write(hash, bytes);
+  diskCache().write(hash, bytes, `${architecture} ${describeSpecialization(specialization)}`);
   return remember({ hash, architecture, bytes, origin: "compiled" });
 }
 

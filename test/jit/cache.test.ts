@@ -57,7 +57,7 @@ describe("the kernel cache", () => {
   test("gives back what was written, to others too", () => {
     const cache = new ImageCache(directory);
     expect(cache.read(hash)).toBeUndefined();
-    cache.write(hash, image);
+    cache.write(hash, image, "a kernel");
     expect(cache.read(hash)).toEqual(image);
     expect(new ImageCache(directory).read(hash)).toEqual(image);
     expect(cache.read(other)).toBeUndefined();
@@ -65,7 +65,7 @@ describe("the kernel cache", () => {
   });
 
   test("is private to the user and holds whole files only", () => {
-    new ImageCache(directory).write(hash, image);
+    new ImageCache(directory).write(hash, image, "a kernel");
     expect(statSync(directory).mode & 0o777).toBe(0o700);
     expect(statSync(pathOf(hash)).mode & 0o777).toBe(0o600);
     expect(readdirSync(directory)).toEqual([`${hash}.image`]);
@@ -73,7 +73,7 @@ describe("the kernel cache", () => {
 
   test("keeps an empty image", () => {
     const cache = new ImageCache(directory);
-    cache.write(hash, new Uint8Array(0));
+    cache.write(hash, new Uint8Array(0), "");
     expect(cache.read(hash)).toEqual(new Uint8Array(0));
   });
 
@@ -108,19 +108,19 @@ describe("a file that is not what it should be", () => {
     ["changed in its content", (file) => file.fill(99, 500, 501)],
   ];
   test.each(damages)("%s: it is reported once and written anew", (_, damage) => {
-    new ImageCache(directory).write(hash, image);
+    new ImageCache(directory).write(hash, image, "a kernel");
     writeFileSync(pathOf(hash), damage(readFileSync(pathOf(hash))));
     const cache = new ImageCache(directory);
     expect(cache.read(hash)).toBeUndefined();
     expect(cache.read(hash)).toBeUndefined();
     expect(warned()).toEqual([expect.stringContaining(`foreign file, ${hash}.image`)]);
-    cache.write(hash, image);
+    cache.write(hash, image, "a kernel");
     expect(cache.read(hash)).toEqual(image);
   });
 
   test("the image of another hash under this name", () => {
     const cache = new ImageCache(directory);
-    cache.write(other, image);
+    cache.write(other, image, "a kernel");
     writeFileSync(pathOf(hash), readFileSync(pathOf(other)));
     expect(cache.read(hash)).toBeUndefined();
     expect(warned()).toHaveLength(1);
@@ -130,9 +130,57 @@ describe("a file that is not what it should be", () => {
     mkdirSync(pathOf(hash), { recursive: true, mode: 0o700 });
     const cache = new ImageCache(directory);
     expect(cache.read(hash)).toBeUndefined();
-    cache.write(hash, image);
+    cache.write(hash, image, "a kernel");
     expect(warned()).toHaveLength(2);
     expect(readdirSync(directory)).toEqual([`${hash}.image`]);
+  });
+});
+
+describe("what the cache holds", () => {
+  test("is listed with labels, damaged files without", () => {
+    const cache = new ImageCache(directory);
+    expect(cache.list()).toEqual([]);
+    cache.write(hash, image, "sm_90a page/page.cu");
+    cache.write(other, new Uint8Array(9), "");
+    writeFileSync(join(directory, "notes.txt"), "not ours");
+    writeFileSync(`${pathOf(hash)}.1.2.part`, "half of an image");
+    const labels = () => new Map(cache.list()!.map(({ hash: name, label }) => [name, label]));
+    expect([...labels()].sort()).toEqual([
+      [hash, "sm_90a page/page.cu"],
+      [other, ""],
+    ]);
+    writeFileSync(pathOf(other), "damaged");
+    expect(labels().get(other)).toBeUndefined();
+    const [{ written }] = cache.list()!;
+    expect(Date.now() - written.getTime()).toBeLessThan(60_000);
+    const bytes = statSync(pathOf(hash)).size + statSync(pathOf(other)).size;
+    expect(cache.contents()).toEqual({ images: 2, bytes });
+  });
+
+  test("is cleared of its own files only", () => {
+    const cache = new ImageCache(directory);
+    expect(cache.clear()).toEqual({ images: 0, bytes: 0 });
+    cache.write(hash, image, "");
+    cache.write(other, image, "");
+    writeFileSync(join(directory, "notes.txt"), "not ours");
+    writeFileSync(`${pathOf(hash)}.1.2.part`, "12345");
+    const { size } = statSync(pathOf(hash));
+    expect(cache.clear()).toEqual({ images: 2, bytes: 2 * size + 5 });
+    expect(readdirSync(directory)).toEqual(["notes.txt"]);
+    expect(cache.read(hash)).toBeUndefined();
+    expect(warned()).toEqual([]);
+  });
+
+  test("of a directory that others may write to is nothing", () => {
+    new ImageCache(directory).write(hash, image, "");
+    chmodSync(directory, 0o777);
+    const cache = new ImageCache(directory);
+    expect([cache.list(), cache.contents(), cache.clear()]).toEqual([
+      undefined,
+      undefined,
+      undefined,
+    ]);
+    expect(existsSync(pathOf(hash))).toBe(true);
   });
 });
 
@@ -141,7 +189,7 @@ describe("a directory that cannot be used", () => {
     writeFileSync(join(base, "below"), "");
     const cache = new ImageCache(directory);
     for (const _ of [0, 1]) {
-      cache.write(hash, image);
+      cache.write(hash, image, "a kernel");
       expect(cache.read(hash)).toBeUndefined();
     }
     expect(warned()).toEqual([
@@ -151,7 +199,7 @@ describe("a directory that cannot be used", () => {
   });
 
   test("read-only: what it has is read", async () => {
-    new ImageCache(directory).write(hash, image);
+    new ImageCache(directory).write(hash, image, "a kernel");
     chmodSync(directory, 0o500);
     // Root writes everywhere: it becomes somebody who owns only this directory.
     const uid = process.getuid!() || 65534;
@@ -160,19 +208,19 @@ describe("a directory that cannot be used", () => {
     const { stdout, stderr, code } = await runProgram(`
       if (process.getuid() === 0) process.setuid(${uid});
       process.stdout.write(String(cache.read("${hash}")?.length));
-      cache.write("${other}", new Uint8Array(9));
-      cache.write("${other}", new Uint8Array(9));`);
+      cache.write("${other}", new Uint8Array(9), "");
+      cache.write("${other}", new Uint8Array(9), "");`);
     expect(stderr.match(/cannot be written \(EACCES\)/g)).toHaveLength(1);
     expect({ code, stdout }).toEqual({ code: 0, stdout: "1000" });
     expect(existsSync(pathOf(other))).toBe(false);
   });
 
   test("that others may write to is not used at all", () => {
-    new ImageCache(directory).write(hash, image);
+    new ImageCache(directory).write(hash, image, "a kernel");
     chmodSync(directory, 0o777);
     const cache = new ImageCache(directory);
     expect(cache.read(hash)).toBeUndefined();
-    cache.write(other, image);
+    cache.write(other, image, "a kernel");
     expect(existsSync(pathOf(other))).toBe(false);
     expect(warned()).toEqual([expect.stringContaining("not this user's alone")]);
   });
@@ -181,8 +229,8 @@ describe("a directory that cannot be used", () => {
     // A limit on the size of files fails a write half-way, as a full disk does.
     const { stdout, stderr, code } = await runProgram(
       `
-      cache.write("${hash}", new Uint8Array(1 << 20));
-      cache.write("${other}", new Uint8Array(1 << 20));
+      cache.write("${hash}", new Uint8Array(1 << 20), "");
+      cache.write("${other}", new Uint8Array(1 << 20), "");
       process.stdout.write(String(cache.read("${hash}")));`,
       ["bash", "-c", 'trap "" XFSZ; ulimit -f 64; exec "$0" "$1"'],
     );
@@ -198,7 +246,7 @@ test("eight processes at once read and write the same images", async () => {
       const name = String(round % 10).repeat(64);
       const found = cache.read(name);
       if (found === undefined || round % 3 === 0)
-        cache.write(name, new Uint8Array(50_000).fill(round % 10));
+        cache.write(name, new Uint8Array(50_000).fill(round % 10), "");
       if (found?.some((byte) => byte !== round % 10)) throw new Error("a torn image");
     }`;
   const ended = await Promise.all(Array.from({ length: 8 }, () => runProgram(program)));
