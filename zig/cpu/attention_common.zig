@@ -3,6 +3,8 @@
 const std = @import("std");
 const params = @import("params");
 const simd = @import("simd.zig");
+const variants = @import("variant.zig");
+const Variant = variants.Variant;
 
 const Dtype = simd.Dtype;
 const F = simd.F;
@@ -53,6 +55,7 @@ pub const Tokens = extern struct {
     k: [span]usize align(64),
     v: [span]usize align(64),
     position: [span]i32 align(64),
+    slot: [span]i32 align(64), // page * page size + offset, for variants
     k_scale: [span]f32 align(64),
     v_scale: [span]f32 align(64),
 };
@@ -78,6 +81,8 @@ pub const Work = struct {
     adjusts: bool, // scores change between product and mask
     has_bits: bool,
     staged: bool, // tokens are widened (and rotated) to f32 rows before use
+    variant: ?Variant,
+    weighs: bool, // scores become weights by softmax
 
     /// Position of kept token t in its sequence.
     pub fn position(w: *const Work, t: i32) i32 {
@@ -86,6 +91,11 @@ pub const Work = struct {
         const column = @divFloor(t, size);
         const kept = items(i32, w.p.columns)[@intCast(w.r.column_offset + column)] >> 1;
         return w.r.position_start + kept * size + (t - column * size);
+    }
+
+    /// Whether a variant changes vectors by a hook.
+    pub fn hooks(w: *const Work, section: variants.Section) bool {
+        return if (w.variant) |*v| v.has(section) else false;
     }
 
     /// Whether tokens [from, to) need mask tests.
@@ -102,12 +112,16 @@ pub fn prepare(
     first: i32,
     count: usize,
     staged: bool,
+    variant: ?Variant,
 ) Work {
     const kind: Dtype = @fromBackingInt(@intCast(p.kv_dtype));
     const raw = if (staged) 1 else simd.raw_factor(kind);
     const k_scale = constant_scale(p.k_scale, r);
     const v_scale = constant_scale(p.v_scale, r);
-    const cap_or_base = if (p.soft_cap > 0) 1 / p.soft_cap else simd.log2_e;
+    const weighs = if (variant) |*v| v.weighs() else true;
+    const natural = if (variant) |*v| v.has(.logits) or !weighs else false;
+    const base: f32 = if (natural) 1 else simd.log2_e;
+    const cap_or_base = if (p.soft_cap > 0) 1 / p.soft_cap else base;
     var w: Work = .{
         .p = p,
         .r = r,
@@ -128,6 +142,8 @@ pub fn prepare(
         .adjusts = false,
         .has_bits = p.mask_mode != params.FB_MASK_NONE and p.mask != 0,
         .staged = staged,
+        .variant = variant,
+        .weighs = weighs,
     };
     w.adjusts = w.k_by_token or p.soft_cap > 0 or p.alibi_slopes != 0;
     describe_rows(&w);
@@ -156,15 +172,15 @@ fn describe_rows(w: *Work) void {
     const clamped = p.kv_lengths != 0 or p.query_lengths != 0;
     var lowest: i32 = any_position;
     var highest: i32 = no_position;
-    var dead = false;
-    for (0..w.count) |i| {
-        const row = w.r.row_start + w.first + @as(i32, @intCast(i));
-        const token = @divFloor(row, w.r.query_head_count);
-        const head = w.r.query_head_start + row - token * w.r.query_head_count;
-        describe_row(w, i, token, head, clamped);
-        if (w.rows.high[i] == no_position) dead = true;
-        lowest = @min(lowest, w.rows.low[i]);
-        highest = @max(highest, w.rows.high[i]);
+    var all_low: i32 = no_position;
+    var all_high: i32 = any_position;
+    for (0..w.count) |i| describe_row(w, i, clamped);
+    if (w.variant) |*v| v.set_rows(&w.rows.low, &w.rows.high, w.count);
+    for (w.rows.low[0..w.count], w.rows.high[0..w.count]) |low, high| {
+        lowest = @min(lowest, low);
+        highest = @max(highest, high);
+        all_low = @max(all_low, low);
+        all_high = @min(all_high, high);
     }
     for (w.count..(w.count + 31) & ~@as(usize, 31)) |i| {
         w.rows.low[i] = any_position;
@@ -172,9 +188,13 @@ fn describe_rows(w: *Work) void {
         w.rows.position[i] = 0;
         w.rows.slope[i] = 0;
     }
-    if (clamped or dead) {
+    if (clamped or all_high == no_position) {
         w.full_start = any_position;
         w.full_end = no_position;
+    } else if (w.variant != null) {
+        // The planner knows no bounds that a variant computes.
+        w.full_start = @max(w.full_start, first_after(w, w.start, w.end, all_low -| 1));
+        w.full_end = @min(w.full_end, first_after(w, w.start, w.end, all_high));
     }
     // Tokens that no row may see are never read: past a clamp they may be poison.
     if (highest != any_position) w.end = first_after(w, w.start, w.end, highest);
@@ -182,53 +202,70 @@ fn describe_rows(w: *Work) void {
         w.start = first_after(w, w.start, w.end, lowest -| 1);
 }
 
-fn describe_row(w: *Work, i: usize, token: i32, head: i32, clamped: bool) void {
+/// Where a query row stands: lengths in tokens, of its request.
+pub const Facts = struct {
+    token: i32 = 0,
+    head: i32 = 0,
+    kv_head: i32 = 0,
+    request: i32 = 0,
+    position: i32 = 0,
+    index: i32 = 0, // among the request's new tokens
+    queries: i32 = 0,
+    keys: i32 = 0,
+    planned_queries: i32 = 0,
+    planned_keys: i32 = 0,
+    alive: bool = false, // not padding, not past the end known only here
+};
+
+/// Facts of a row; `request` where the batch does not tell.
+pub fn facts_of(p: *const Params, token: i32, head: i32, request: i32) Facts {
+    const row: usize = @intCast(token);
+    var f: Facts = .{ .token = token, .head = head };
+    f.kv_head = @divFloor(head * p.kv_heads, p.query_heads);
+    f.request = if (p.token_requests == 0) request else items(i32, p.token_requests)[row];
+    f.position = if (p.positions == 0) 0 else items(i32, p.positions)[row];
+    f.alive = f.request >= 0;
+    if (!f.alive or p.query_indptr == 0) return f;
+    const at: usize = @intCast(f.request);
+    const indptr = items(i32, p.query_indptr);
+    f.index = token - indptr[at];
+    f.planned_queries = indptr[at + 1] - indptr[at];
+    if (p.planned_kv_lengths != 0) f.planned_keys = items(i32, p.planned_kv_lengths)[at];
+    // The planned lengths are bounds: beyond them nothing was reserved.
+    f.queries = shortened(f.planned_queries, p.query_lengths, at);
+    f.keys = shortened(f.planned_keys, p.kv_lengths, at);
+    if (p.kv_lengths != 0 or p.query_lengths != 0) f.position = f.keys - f.queries + f.index;
+    f.alive = f.index < f.queries;
+    return f;
+}
+
+fn shortened(planned: i32, lengths: u64, at: usize) i32 {
+    return if (lengths == 0) planned else @max(0, @min(planned, items(i32, lengths)[at]));
+}
+
+fn describe_row(w: *Work, i: usize, clamped: bool) void {
     const p = w.p;
     const rows = w.rows;
-    const request = if (p.token_requests == 0) w.r.request else items(
-        i32,
-        p.token_requests,
-    )[@intCast(token)];
-    var position: i32 = if (p.positions == 0) 0 else items(i32, p.positions)[@intCast(token)];
-    var high: i32 = any_position;
-    const alive = request >= 0;
-    if (alive and (clamped or w.has_bits)) {
-        const at: usize = @intCast(request);
-        const indptr = items(i32, p.query_indptr);
-        const index = token - indptr[at];
-        const planned_queries = indptr[at + 1] - indptr[at];
-        const planned_keys = if (p.planned_kv_lengths == 0) 0 else items(
-            i32,
-            p.planned_kv_lengths,
-        )[at];
-        if (clamped) {
-            // The planned lengths are bounds: beyond them nothing was reserved.
-            const keys = if (p.kv_lengths == 0) planned_keys else @max(
-                0,
-                @min(planned_keys, items(i32, p.kv_lengths)[at]),
-            );
-            const queries = if (p.query_lengths == 0) planned_queries else @max(
-                0,
-                @min(planned_queries, items(i32, p.query_lengths)[at]),
-            );
-            position = keys - queries + index;
-            high = if (index < queries) keys - 1 else no_position;
-        }
-        if (w.has_bits) {
-            const tail = p.mask_mode == params.FB_MASK_TAIL;
-            const width = if (tail) planned_queries else planned_keys;
-            const from = if (tail) planned_keys - planned_queries else 0;
-            const first_byte: i64 = items(i32, p.mask_indptr)[at];
-            rows.mask_bit[i] = first_byte * 8 + @as(i64, index) * width - from;
-            rows.mask_start[i] = from;
-            rows.mask_end[i] = from + width;
-        }
+    const row = w.r.row_start + w.first + @as(i32, @intCast(i));
+    const token = @divFloor(row, w.r.query_head_count);
+    const head = w.r.query_head_start + row - token * w.r.query_head_count;
+    const f = facts_of(p, token, head, w.r.request);
+    if (w.variant) |*v| v.set_row(i, &f);
+    var high: i32 = if (clamped) f.keys - 1 else any_position;
+    if (p.causal != 0) high = @min(high, f.position);
+    if (high < 0 or !f.alive) high = no_position;
+    if (w.has_bits and f.request >= 0) {
+        const tail = p.mask_mode == params.FB_MASK_TAIL;
+        const width = if (tail) f.planned_queries else f.planned_keys;
+        const from = if (tail) f.planned_keys - f.planned_queries else 0;
+        const first_byte: i64 = items(i32, p.mask_indptr)[@intCast(f.request)];
+        rows.mask_bit[i] = first_byte * 8 + @as(i64, f.index) * width - from;
+        rows.mask_start[i] = from;
+        rows.mask_end[i] = from + width;
     }
-    if (p.causal != 0) high = @min(high, position);
-    if (high < 0 or !alive) high = no_position;
-    rows.low[i] = if (p.window_left >= 0) position - p.window_left else no_position;
+    rows.low[i] = if (p.window_left >= 0) f.position - p.window_left else no_position;
     rows.high[i] = high;
-    rows.position[i] = position;
+    rows.position[i] = f.position;
     rows.slope[i] = if (p.alibi_slopes == 0) 0 else items(
         f32,
         p.alibi_slopes,
@@ -283,6 +320,11 @@ pub fn locate(w: *const Work, from: i32, count: usize, out: *Tokens) void {
             k +%= k_step;
             v +%= v_step;
         }
+        if (w.variant != null) {
+            const slot = page * size + row;
+            for (out.slot[i..][0..run], 0..) |*at, j|
+                at.* = @truncate((if (p.contiguous != 0) row else slot) + @as(i64, @intCast(j)));
+        }
         if (w.k_by_token) token_scales(p.k_scale, w.r, page, row, out.k_scale[i..][0..run]);
         if (w.v_by_token) token_scales(p.v_scale, w.r, page, row, out.v_scale[i..][0..run]);
         i += run;
@@ -308,31 +350,54 @@ pub fn load_query(w: *const Work, i: usize, out: [*]f32, padded: usize) void {
     const head = w.r.query_head_start + row - token * w.r.query_head_count;
     const source = offset(p.q, token * p.q_stride_token + head * p.q_stride_head, kind.bytes());
     const dim: usize = @intCast(p.key_dim);
-    simd.widen_row(kind, items(u8, source), out, dim, w.query_factor);
+    const hooks = w.hooks(.query);
+    simd.widen_row(kind, items(u8, source), out, dim, if (hooks) 1 else w.query_factor);
     if (p.rope_table != 0) rotate(p, out, w.rows.position[i]);
     for (dim..padded) |d| out[d] = 0;
+    if (hooks) w.variant.?.transform(.query, i, 1, out, 0, dim, &.{w.query_factor});
 }
 
-/// Widens a key row at `position` to f32, times factor, and rotates it.
-pub fn stage_key(
+/// Widens a block of tokens to f32 rows, `row_stride` apart, through a variant's hooks. With
+/// `scaled`, scales by token multiply the rows; else that is left for later.
+pub fn stage(
     w: *const Work,
-    source: usize,
-    position: i32,
-    factor: f32,
-    out: [*]f32,
-    padded: usize,
+    tokens: *const Tokens,
+    count: usize,
+    keys: [*]f32,
+    values: [*]f32,
+    scaled: bool,
 ) void {
-    const dim: usize = @intCast(w.p.key_dim);
-    simd.widen_row(w.kind, items(u8, source), out, dim, factor);
-    if (w.p.rope_table != 0) rotate(w.p, out, position);
-    for (dim..padded) |d| out[d] = 0;
+    stage_side(w, .key, &tokens.k, tokens, count, keys, if (scaled and w.k_by_token)
+        &tokens.k_scale
+    else
+        null);
+    stage_side(w, .value, &tokens.v, tokens, count, values, if (scaled and w.v_by_token)
+        &tokens.v_scale
+    else
+        null);
 }
 
-/// Widens a value row to f32, times factor.
-pub fn stage_value(w: *const Work, source: usize, factor: f32, out: [*]f32, padded: usize) void {
-    const dim: usize = @intCast(w.p.value_dim);
-    simd.widen_row(w.kind, items(u8, source), out, dim, factor);
-    for (dim..padded) |d| out[d] = 0;
+fn stage_side(
+    w: *const Work,
+    comptime side: variants.Section,
+    addresses: [*]const usize,
+    tokens: *const Tokens,
+    count: usize,
+    out: [*]f32,
+    scales: ?[*]const f32,
+) void {
+    const p = w.p;
+    const hooks = w.hooks(side);
+    const dim: usize = @intCast(if (side == .key) p.key_dim else p.value_dim);
+    const padded = (dim + simd.lanes - 1) / simd.lanes * simd.lanes;
+    for (0..count) |i| {
+        const row = out + i * row_stride;
+        const factor = if (hooks or scales == null) 1 else scales.?[i];
+        simd.widen_row(w.kind, items(u8, addresses[i]), row, dim, factor);
+        if (side == .key and p.rope_table != 0) rotate(p, row, tokens.position[i]);
+        for (dim..padded) |d| row[d] = 0;
+    }
+    if (hooks) w.variant.?.transform(side, 0, count, out, row_stride, dim, scales);
 }
 
 /// Rotary embedding of the first rope_dim elements.
@@ -401,11 +466,16 @@ pub fn finish(w: *const Work, i: usize, sums: [*]const f32, maximum: f32, sum: f
     const kind: Dtype = @fromBackingInt(@intCast(p.out_dtype));
     const at = token * p.out_stride_token + head * p.out_stride_head;
     const target = items(u8, offset(p.out, at, kind.bytes()));
-    write_row(kind, sums, target, dim, if (empty) 0 else factor / total, empty);
-    if (p.lse != 0) {
-        const lse = if (total == 0) -simd.inf else (top + @log2(total)) * simd.ln_2;
-        items(f32, p.lse)[@intCast(@as(i64, token) * p.query_heads + head)] = lse * p.lse_factor;
+    const lse = if (total == 0) -simd.inf else (top + @log2(total)) * simd.ln_2;
+    if (empty) factor = 0 else factor /= total;
+    if (p.finalize != 0 and w.hooks(.output)) {
+        const line = w.variant.?.output(i, lse, sums, factor, dim);
+        write_row(kind, line, target, dim, 1, false);
+    } else {
+        write_row(kind, sums, target, dim, factor, empty);
     }
+    if (p.lse != 0)
+        items(f32, p.lse)[@intCast(@as(i64, token) * p.query_heads + head)] = lse * p.lse_factor;
 }
 
 fn write_row(

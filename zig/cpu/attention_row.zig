@@ -3,6 +3,7 @@ const std = @import("std");
 const simd = @import("simd.zig");
 const common = @import("attention_common.zig");
 const kernels = @import("row_kernels.zig");
+const variants = @import("variant.zig");
 
 const F = simd.F;
 const I = simd.I;
@@ -37,6 +38,7 @@ const Scratch = extern struct {
     keys: [block * row_stride]f32 align(64),
     values: [block * row_stride]f32 align(64),
     members: [team_size]Member,
+    variant: variants.State,
 };
 
 comptime {
@@ -50,16 +52,21 @@ pub fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
     if (index >= p.record_count) return 0;
     const s: *Scratch = @ptrCast(scratch);
     const records = common.items(Record, p.records);
-    const staged = is_staged(p);
-    const most = if (staged or common.has_token_scales(p)) 1 else most_members(p);
+    const dim: usize = @intCast(@max(p.key_dim, p.value_dim));
+    const variant = variants.Variant.open(&p.variant, &s.variant, dim) catch
+        return variants.bad_program;
+    const staged = is_staged(p, &variant);
+    const alone = staged or variant != null or common.has_token_scales(p);
+    const most = if (alone) 1 else most_members(p);
     if (index > 0 and joins(records, index, most)) return 0;
     var count: u32 = 1;
     while (index + count < p.record_count and joins(records, index + count, most)) count += 1;
-    run_team(p, records[index..][0..count], staged, s);
+    run_team(p, records[index..][0..count], staged, variant, s);
     return 0;
 }
 
-fn is_staged(p: *const common.Params) bool {
+fn is_staged(p: *const common.Params, variant: *const ?variants.Variant) bool {
+    if (variant.*) |*v| if (v.has(.key) or v.has(.value)) return true;
     return @rem(p.key_dim, lanes) != 0 or @rem(p.value_dim, lanes) != 0 or p.rope_table != 0;
 }
 
@@ -84,13 +91,19 @@ fn siblings(a: *const Record, b: *const Record) bool {
     return b.row_count <= pass_rows and b.row_count > 0 and std.meta.eql(expected, b.*);
 }
 
-fn run_team(p: *const common.Params, team: []const Record, staged: bool, s: *Scratch) void {
+fn run_team(
+    p: *const common.Params,
+    team: []const Record,
+    staged: bool,
+    variant: ?variants.Variant,
+    s: *Scratch,
+) void {
     var first: i32 = 0;
     while (first < team[0].row_count) : (first += pass_rows) {
         const count: usize = @intCast(@min(pass_rows, team[0].row_count - first));
         var works: [team_size]Work = undefined;
         for (team, works[0..team.len], s.members[0..team.len]) |*record, *w, *member|
-            w.* = common.prepare(p, record, &member.rows, first, count, staged);
+            w.* = common.prepare(p, record, &member.rows, first, count, staged, variant);
         run_pass(works[0..team.len], s);
     }
 }
@@ -108,8 +121,8 @@ fn run_pass(works: []const Work, s: *Scratch) void {
         for (0..w.count) |i| {
             common.load_query(each, i, m.q[i * row_stride ..].ptr, key_dim);
             @memset(m.out[i * row_stride ..][0..value_dim], 0);
-            m.maxima[i] = -simd.inf;
-            m.sums[i] = 0;
+            m.maxima[i] = if (w.weighs) -simd.inf else 0;
+            m.sums[i] = if (w.weighs) 0 else 1;
         }
     }
     const token_bytes = (key_dim + value_dim) * w.kind.bytes() * works.len;
@@ -124,7 +137,8 @@ fn run_pass(works: []const Work, s: *Scratch) void {
         const ahead_count = if (next < w.end) block_count(w, next, most) else 0;
         if (ahead_count > 0) common.locate(w, next, ahead_count, ahead);
         const tokens = &s.tokens[turn];
-        if (w.staged) stage(w, s, tokens, count, key_dim, value_dim);
+        if (w.variant) |*v| v.set_keys(&tokens.position, &tokens.slot, count);
+        if (w.staged) stage(w, s, tokens, count);
         for (count..(count + 7) & ~@as(usize, 7)) |i| tokens.k[i] = tokens.k[count - 1];
         const masked = w.masked(t, next);
         for (0..works.len) |i| run_block(works, s, i, tokens, count, ahead, ahead_count, masked);
@@ -161,7 +175,10 @@ fn run_block(
         .ahead = plan_ahead(s, works, i, next_count, .k, next),
     };
     kernels.score(kind, w.count, &m.q, &s.scores, &keys);
-    for (0..w.count) |row| softmax(w, s, m, tokens, row, count, masked);
+    const hides = masked and w.variant == null;
+    if (w.adjusts or hides) for (0..w.count) |row| change(w, s, tokens, row, count, hides);
+    if (w.variant) |*v| vary(w, v, s, count, masked);
+    for (0..w.count) |row| weigh(w, s, m, tokens, row, count);
     var values: kernels.Step = .{
         .tokens = &tokens.v,
         .shift = w.v_base -% works[0].v_base,
@@ -177,21 +194,11 @@ fn block_count(w: *const Work, t: i32, most: usize) usize {
 }
 
 /// Widens a block to f32 rows in scratch and points its tokens there.
-fn stage(
-    w: *const Work,
-    s: *Scratch,
-    tokens: *common.Tokens,
-    count: usize,
-    key_dim: usize,
-    value_dim: usize,
-) void {
+fn stage(w: *const Work, s: *Scratch, tokens: *common.Tokens, count: usize) void {
+    common.stage(w, tokens, count, &s.keys, &s.values, false);
     for (0..count) |i| {
-        const key = s.keys[i * row_stride ..].ptr;
-        const value = s.values[i * row_stride ..].ptr;
-        common.stage_key(w, tokens.k[i], tokens.position[i], 1, key, key_dim);
-        common.stage_value(w, tokens.v[i], 1, value, value_dim);
-        tokens.k[i] = @intFromPtr(key);
-        tokens.v[i] = @intFromPtr(value);
+        tokens.k[i] = @intFromPtr(s.keys[i * row_stride ..].ptr);
+        tokens.v[i] = @intFromPtr(s.values[i * row_stride ..].ptr);
     }
 }
 
@@ -219,19 +226,25 @@ fn plan_ahead(
     return .{ .rows = &s.ahead, .count = count, .bytes = bytes };
 }
 
-/// Scores of row i become probabilities relative to the new maximum.
-fn softmax(
+/// Scores of row i become probabilities relative to the new maximum; without softmax they are
+/// weights as they stand.
+fn weigh(
     w: *const Work,
     s: *Scratch,
     m: *Member,
     tokens: *const common.Tokens,
     i: usize,
     count: usize,
-    masked: bool,
 ) void {
     const x = s.scores[i * block ..][0..block];
     const vectors = (count + lanes - 1) / lanes;
-    if (w.adjusts or masked) change(w, tokens, i, x, vectors, masked);
+    if (!w.weighs) {
+        s.alphas[i] = 1;
+        if (w.v_by_token) for (x[0..count], tokens.v_scale[0..count]) |*p, scale| {
+            p.* *= scale;
+        };
+        return;
+    }
     for (count..vectors * lanes) |t| x[t] = -simd.inf;
     var top = simd.splat(m.maxima[i]);
     for (0..vectors) |c| top = @max(top, @as(F, x[c * lanes ..][0..lanes].*));
@@ -251,15 +264,31 @@ fn softmax(
     m.maxima[i] = maximum;
 }
 
+/// A variant changes and hides the scores of a block, some rows at a time.
+fn vary(w: *const Work, v: *const variants.Variant, s: *Scratch, count: usize, masked: bool) void {
+    const most = variants.most_groups((count + lanes - 1) / lanes);
+    const hides: variants.Hides = .{ .any = masked, .bits = masked and w.has_bits };
+    var row: usize = 0;
+    while (row < w.count) : (row += most) {
+        const rows = @min(most, w.count - row);
+        const b: variants.Block =
+            .{ .keys_inside = true, .row = row, .rows = rows, .key = 0, .keys = count };
+        v.change(w, b, s.scores[row * block ..].ptr, block, hides);
+    }
+}
+
+/// Token scales, soft cap and ALiBi of row i where asked for; with `masked` hides what it may not see.
 fn change(
     w: *const Work,
+    s: *Scratch,
     tokens: *const common.Tokens,
     i: usize,
-    x: *[block]f32,
-    vectors: usize,
+    count: usize,
     masked: bool,
 ) void {
     const rows = w.rows;
+    const x = s.scores[i * block ..][0..block];
+    const vectors = (count + lanes - 1) / lanes;
     const low: I = @splat(rows.low[i]);
     const high: I = @splat(rows.high[i]);
     for (0..vectors) |c| {

@@ -5,6 +5,7 @@
 //! once a span to f32 rows; both products then broadcast one operand and stream the other.
 const simd = @import("simd.zig");
 const common = @import("attention_common.zig");
+const variants = @import("variant.zig");
 
 const F = simd.F;
 const I = simd.I;
@@ -31,6 +32,7 @@ const Scratch = extern struct {
     out: [max_rows * row_stride]f32 align(64), // [query][dim]
     keys: [span * row_stride]f32 align(64),
     values: [span * row_stride]f32 align(64),
+    variant: variants.State,
 };
 
 comptime {
@@ -42,10 +44,13 @@ pub fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
     if (index >= p.record_count) return 0;
     const record = &common.items(common.Record, p.records)[index];
     const s: *Scratch = @ptrCast(scratch);
+    const dim: usize = @intCast(@max(p.key_dim, p.value_dim));
+    const variant = variants.Variant.open(&p.variant, &s.variant, dim) catch
+        return variants.bad_program;
     var first: i32 = 0;
     while (first < record.row_count) : (first += max_rows) {
         const count: usize = @intCast(@min(max_rows, record.row_count - first));
-        const w = common.prepare(p, record, &s.rows, first, count, true);
+        const w = common.prepare(p, record, &s.rows, first, count, true, variant);
         run_pass(&w, s);
     }
     return 0;
@@ -60,8 +65,9 @@ fn run_pass(w: *const Work, s: *Scratch) void {
     const value_dim = round_up(@intCast(w.p.value_dim), lanes);
     load_queries(w, s, key_dim);
     for (0..round_up(w.count, height)) |i| @memset(s.out[i * row_stride ..][0..value_dim], 0);
-    @memset(s.maxima[0..round_up(w.count, panel)], -simd.inf);
-    @memset(s.sums[0..round_up(w.count, panel)], 0);
+    @memset(s.maxima[0..round_up(w.count, panel)], if (w.weighs) -simd.inf else 0);
+    @memset(s.sums[0..round_up(w.count, panel)], if (w.weighs) 0 else 1);
+    @memset(&s.alphas, 1);
     var t = w.start;
     var turn: usize = 0;
     if (t < w.end) common.locate(w, t, span_count(w, t), &s.tokens[0]);
@@ -72,14 +78,16 @@ fn run_pass(w: *const Work, s: *Scratch) void {
         const ahead_count = if (next < w.end) span_count(w, next) else 0;
         if (ahead_count > 0) common.locate(w, next, ahead_count, ahead);
         const tokens = &s.tokens[turn];
-        stage(w, s, tokens, count, key_dim, value_dim);
-        const bits = w.has_bits and w.masked(t, next);
+        if (w.variant) |*v| v.set_keys(&tokens.position, &tokens.slot, count);
+        common.stage(w, tokens, count, &s.keys, &s.values, true);
+        for (count..round_up(count, height)) |i| @memset(s.keys[i * row_stride ..][0..key_dim], 0);
+        const masked = w.masked(t, next);
         var first: usize = 0;
         while (first < w.count) : (first += panel) {
             const from = ahead_count * first / w.count;
             const to = ahead_count * @min(w.count, first + panel) / w.count;
             fetch(w, ahead, from, to);
-            attend(w, s, tokens, count, first, bits, key_dim, value_dim);
+            attend(w, s, tokens, count, first, masked, key_dim, value_dim);
         }
         turn = 1 - turn;
         t = next;
@@ -99,26 +107,6 @@ fn load_queries(w: *const Work, s: *Scratch, dim: usize) void {
         const target = s.q[i / panel * panel * dim + i % panel ..].ptr;
         for (0..dim) |d| target[d * panel] = s.line[d];
     }
-}
-
-/// Widens a span to f32 rows, with token scales and rotation applied.
-fn stage(
-    w: *const Work,
-    s: *Scratch,
-    tokens: *const common.Tokens,
-    count: usize,
-    key_dim: usize,
-    value_dim: usize,
-) void {
-    for (0..count) |i| {
-        const k_scale = if (w.k_by_token) tokens.k_scale[i] else 1;
-        const v_scale = if (w.v_by_token) tokens.v_scale[i] else 1;
-        const key = s.keys[i * row_stride ..].ptr;
-        const value = s.values[i * row_stride ..].ptr;
-        common.stage_key(w, tokens.k[i], tokens.position[i], k_scale, key, key_dim);
-        common.stage_value(w, tokens.v[i], v_scale, value, value_dim);
-    }
-    for (count..round_up(count, height)) |i| @memset(s.keys[i * row_stride ..][0..key_dim], 0);
 }
 
 /// Prefetches tokens [from, to) of the next span.
@@ -165,7 +153,7 @@ fn attend(
     tokens: *const common.Tokens,
     count: usize,
     first: usize,
-    bits: bool,
+    masked: bool,
     key_dim: usize,
     value_dim: usize,
 ) void {
@@ -185,8 +173,12 @@ fn attend(
     }
     const vectors: usize = if (rows > lanes) 2 else 1;
     change(w, s, tokens, begin, end, first, vectors, bounds);
-    if (bits) hide(w, s, tokens, begin, end, first, rows);
-    for (0..vectors) |c| softmax(s, begin, end, first, c);
+    if (w.variant) |*v| {
+        vary(w, v, s, tokens, begin, end, first, rows, masked, bounds);
+    } else if (masked and w.has_bits) {
+        hide(w, s, tokens, begin, end, first, rows);
+    }
+    if (w.weighs) for (0..vectors) |c| softmax(s, begin, end, first, c);
     var row: usize = 0;
     while (row < rows) : (row += height) {
         const p = s.scores[row..].ptr;
@@ -251,7 +243,8 @@ fn add(
     }
 }
 
-/// Soft cap and ALiBi where asked for; causal, window and length masks where a query needs them.
+/// Soft cap and ALiBi where asked for; causal, window and length masks where a query needs them
+/// and no variant sees to it.
 fn change(
     w: *const Work,
     s: *Scratch,
@@ -263,6 +256,7 @@ fn change(
     b: Bounds,
 ) void {
     const adjusts = w.p.soft_cap > 0 or w.p.alibi_slopes != 0;
+    if (!adjusts and w.variant != null) return;
     for (begin..end) |t| {
         const position = tokens.position[t];
         const masked = position < b.all_low or position > b.all_high;
@@ -285,6 +279,33 @@ fn change(
             }
             x.* = score;
         }
+    }
+}
+
+/// A variant changes and hides the scores of a panel, some tokens at a time.
+fn vary(
+    w: *const Work,
+    v: *const variants.Variant,
+    s: *Scratch,
+    tokens: *const common.Tokens,
+    begin: usize,
+    end: usize,
+    first: usize,
+    rows: usize,
+    masked: bool,
+    bounds: Bounds,
+) void {
+    const most = variants.most_groups((rows + lanes - 1) / lanes);
+    var t = begin;
+    while (t < end) : (t += most) {
+        const keys = @min(most, end - t);
+        const outside = tokens.position[t] < bounds.all_low or
+            tokens.position[t + keys - 1] > bounds.all_high;
+        const hides: variants.Hides =
+            .{ .any = outside or (masked and v.masks()), .bits = masked and w.has_bits };
+        const b: variants.Block =
+            .{ .keys_inside = false, .row = first, .rows = rows, .key = t, .keys = keys };
+        v.change(w, b, s.scores[t * panel ..].ptr, panel, hides);
     }
 }
 

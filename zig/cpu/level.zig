@@ -9,6 +9,7 @@ const page = @import("page.zig");
 const tensor = @import("tensor.zig");
 const probe = @import("probe.zig");
 const gather = @import("gather.zig");
+const variant_probe = @import("variant_probe.zig");
 
 pub const Run = *const fn (
     params: *const anyopaque,
@@ -39,6 +40,7 @@ const kernels = [_]Kernel{
     kernel("convert", params.fb_convert_params, tensor.block, tensor.run_convert),
     kernel("gather_rows", params.fb_gather_params, gather.gather_rows, gather.run),
     kernel("fill", params.fb_random_params, tensor.block, tensor.run_fill),
+    kernel("variant_probe", params.fb_variant_probe_params, 1, variant_probe.run),
     kernel("probe_spin", params.fb_probe_params, 1, probe.run_spin),
     kernel("probe_read", params.fb_probe_params, 1, probe.run_read),
     kernel("probe_fma", params.fb_probe_params, 1, probe.run_fma),
@@ -71,4 +73,5 @@ comptime {
 
 test {
     _ = @import("simd.zig");
+    _ = @import("variant_math.zig");
 }

@@ -2,6 +2,7 @@
 const params = @import("params");
 const simd = @import("simd.zig");
 const common = @import("attention_common.zig");
+const variants = @import("variant.zig");
 
 const Dtype = simd.Dtype;
 const F = simd.F;
@@ -15,17 +16,23 @@ pub const state_rows = 64;
 const Sum = struct {
     values: [*]f32,
     dim: usize,
+    /// False: states are plain sums, which add.
+    weighs: bool = true,
     maximum: f32 = -simd.inf,
     total: f32 = 0,
 
     /// Adds a state whose LSE is in base 2; an empty state is never read.
     fn add(s: *Sum, kind: Dtype, state: [*]const u8, lse: f32) void {
-        if (lse == -simd.inf) return;
-        const maximum = @max(s.maximum, lse);
-        const keep = simd.exp2_scalar(s.maximum - maximum);
-        const weight = simd.exp2_scalar(lse - maximum);
-        s.total = s.total * keep + weight;
-        s.maximum = maximum;
+        var keep: f32 = 1;
+        var weight: f32 = 1;
+        if (s.weighs) {
+            if (lse == -simd.inf) return;
+            const maximum = @max(s.maximum, lse);
+            keep = simd.exp2_scalar(s.maximum - maximum);
+            weight = simd.exp2_scalar(lse - maximum);
+            s.total = s.total * keep + weight;
+            s.maximum = maximum;
+        }
         switch (kind) {
             inline .f32, .f16, .bf16, .f8e4m3, .f8e5m2 => |k| add_row(
                 k,
@@ -42,12 +49,12 @@ const Sum = struct {
     fn reset(s: *Sum) void {
         @memset(s.values[0..s.dim], 0);
         s.maximum = -simd.inf;
-        s.total = 0;
+        s.total = if (s.weighs) 0 else 1;
     }
 
-    fn write(s: *const Sum, kind: Dtype, target: [*]u8) void {
-        const factor = if (s.total == 0) 0 else 1 / s.total;
-        simd.narrow_row(kind, s.values, target, s.dim, factor);
+    /// What the values are multiplied by in the end.
+    fn factor(s: *const Sum) f32 {
+        return if (s.total == 0) 0 else 1 / s.total;
     }
 
     /// Natural logarithm of the merged sum.
@@ -77,12 +84,22 @@ fn add_row(
     }
 }
 
+const Scratch = extern struct {
+    values: [common.max_dim]f32 align(64),
+    variant: variants.State,
+};
+
 /// Merges the partial states of merge record `index` into the output.
 pub fn run_attention(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
     if (index >= p.merge_count) return 0;
     const m = &items(params.fb_merge_record, p.merges)[index];
     const dim: usize = @intCast(p.value_dim);
-    var sum: Sum = .{ .values = @ptrCast(scratch), .dim = dim };
+    const s: *Scratch = @ptrCast(scratch);
+    const longest: usize = @intCast(@max(p.key_dim, p.value_dim));
+    const variant = variants.Variant.open(&p.variant, &s.variant, longest) catch
+        return variants.bad_program;
+    const weighs = if (variant) |*v| v.weighs() else true;
+    var sum: Sum = .{ .values = &s.values, .dim = dim, .weighs = weighs };
     const parts = items(i32, p.parts)[@intCast(m.part_start)..][0..@intCast(m.part_count)];
     for (0..@intCast(m.row_count)) |i| {
         const row = m.row_start + @as(i32, @intCast(i));
@@ -97,7 +114,17 @@ pub fn run_attention(p: *const common.Params, index: u32, scratch: [*]align(64) 
         if (p.finalize != 0 and p.sinks != 0) add_sink(&sum, items(f32, p.sinks)[@intCast(head)]);
         const kind: Dtype = @fromBackingInt(@intCast(p.out_dtype));
         const at = token * p.out_stride_token + head * p.out_stride_head;
-        sum.write(kind, items(u8, common.offset(p.out, at, kind.bytes())));
+        const target = items(u8, common.offset(p.out, at, kind.bytes()));
+        if (p.finalize != 0 and variant != null and variant.?.has(.output)) {
+            const v = &variant.?;
+            v.set_row(0, &common.facts_of(p, token, head, 0));
+            var bounds: [2]i32 = .{ 0, 0 };
+            v.set_rows(bounds[0..1], bounds[1..2], 1);
+            const line = v.output(0, sum.log_sum(), sum.values, sum.factor(), dim);
+            simd.narrow_row(kind, line, target, dim, 1);
+        } else {
+            simd.narrow_row(kind, sum.values, target, dim, sum.factor());
+        }
         if (p.lse != 0)
             items(
                 f32,
@@ -136,7 +163,8 @@ pub fn run_states(p: *const params.fb_merge_params, index: u32, scratch: [*]alig
             const at = common.offset(p.states, s * p.state_stride + r * p.dim, in.bytes());
             sum.add(in, items(u8, at), lse * to_base_2);
         }
-        sum.write(out, items(u8, p.out) + row * dim * out.bytes());
+        const target = items(u8, p.out) + row * dim * out.bytes();
+        simd.narrow_row(out, sum.values, target, dim, sum.factor());
         if (p.lse != 0) items(f32, p.lse)[row] = sum.log_sum() / p.log_base;
     }
     return 0;
