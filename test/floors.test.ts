@@ -13,7 +13,7 @@ const floors: Record<string, readonly string[]> = {
   ops: ["tensor", "device", "ffi", "jit", "kv", "plan"],
   attention: ["ops", "tensor", "device", "ffi", "jit", "plan", "kv", "variant"],
   replay: ["attention", "ops", "tensor", "device", "ffi", "plan", "kv"],
-  cli: ["replay", "attention", "ops", "tensor", "device", "jit", "ffi", "plan", "kv"],
+  cli: ["debloat", "replay", "attention", "ops", "tensor", "device", "jit", "ffi", "plan", "kv"],
   debloat: [],
 };
 

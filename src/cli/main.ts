@@ -1,8 +1,10 @@
 #!/usr/bin/env bun
-/** The command line: `flashbun replay`, `flashbun doctor`. Commands load when they run. */
+/** The command line: `flashbun replay`, `doctor`, `jit`, `debloat`. Commands load when they run. */
 import { Command, CommanderError, Option } from "commander";
 import { version } from "../../package.json";
 import { FlashbunError, OptionError } from "../errors.ts";
+import { addDebloat } from "./debloat.ts";
+import { addJit } from "./jit.ts";
 import { countOrAll, device, integer, oneOf, positive } from "./parse.ts";
 import type { ReplayArguments } from "./replay.ts";
 
@@ -26,6 +28,8 @@ function program(): Command {
       const { doctor } = await import("./doctor.ts");
       exitCode = await doctor(options);
     });
+  addJit(root, (code) => void (exitCode = code));
+  addDebloat(root, (code) => void (exitCode = code));
   return root;
 }
 
@@ -119,7 +123,9 @@ const aliases: Record<string, string> = { kind: "device" };
 
 /** The library's name of an option, such as pageSize, as one types it here: --page-size. */
 function asTyped({ option, message }: OptionError, root: Command): string {
-  const options = root.commands.flatMap((command) => command.options);
+  const options = root.commands
+    .flatMap((command) => [command, ...command.commands])
+    .flatMap((command) => command.options);
   const found = options.find(
     (candidate) => candidate.attributeName() === (aliases[option] ?? option),
   );

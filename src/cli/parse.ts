@@ -49,3 +49,18 @@ export const device: Parser<DeviceKind> = (text) => {
   if (/^(auto|cpu|cuda:\d{1,3})$/.test(text)) return text as DeviceKind;
   throw new OptionError("--device", text, "cpu, auto or cuda:0", "name one of them.");
 };
+
+/** Words between commas, at least one. */
+export const list: Parser<string[]> = (text) => text.split(",").map((word) => word.trim());
+
+/** A regular expression of JavaScript. */
+export function pattern(option: string): Parser<RegExp> {
+  return (text) => {
+    try {
+      return new RegExp(text);
+    } catch {
+      const fix = "escape what is meant as it is written, such as \\( for a bracket.";
+      throw new OptionError(option, text, "a regular expression", fix);
+    }
+  };
+}

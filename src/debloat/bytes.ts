@@ -73,7 +73,7 @@ export class Bytes {
 
 /** Bytes as text of one byte a character: names of symbols are ASCII, whatever else is kept. */
 export function latin1(bytes: Uint8Array): string {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).latin1Slice();
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("latin1");
 }
 
 /** A copy in which numbers can be set, little-endian. */

@@ -4,6 +4,7 @@ import { type Cubin, isDebug, isRelocation, neededSections } from "./cubin.ts";
 import {
   elfHeaderBytes,
   type Section,
+  sectionBytes,
   sectionFlag,
   sectionHeaderBytes,
   sectionType,
@@ -45,9 +46,7 @@ export function dropKernels(
 /** What a kept section holds afterwards. */
 function contentOf(cubin: Cubin, section: Section, kept: readonly Section[]): Uint8Array {
   const { elf, symbols } = cubin;
-  if (section.type === sectionType.nobits || section.type === sectionType.null)
-    return new Uint8Array();
-  const content = elf.bytes.slice(section.offset, section.bytes);
+  const content = sectionBytes(elf, section);
   const isAlive = aliveIn(kept);
   if (symbols.has(section.index)) return withoutSymbols(cubin, section, kept);
   if (section.type === sectionType.strtab) return withoutNames(cubin, section, kept);
@@ -146,12 +145,12 @@ interface Layout {
 /** Sections in their old order, closed up; those that shared bytes of the file share them again. */
 function layOut(kept: readonly Section[], contents: ReadonlyMap<number, Uint8Array>): Layout {
   const offsets = new Map<number, number>();
-  const ordered = kept.slice(1).sort((a, b) => a.offset - b.offset || b.bytes - a.bytes);
+  const ordered = kept.slice(1).sort((a, b) => a.offset - b.offset || b.fileBytes - a.fileBytes);
   let end = elfHeaderBytes;
   let shared: Section | undefined;
   for (const section of ordered) {
     const length = contents.get(section.index)!.length;
-    if (shared !== undefined && length > 0 && section.offset < shared.offset + shared.bytes) {
+    if (shared !== undefined && length > 0 && section.offset < shared.offset + shared.fileBytes) {
       offsets.set(section.index, offsets.get(shared.index)! + section.offset - shared.offset);
       continue;
     }
@@ -188,7 +187,7 @@ function write(
     file.u32(header + 40, renumbered.get(section.link) ?? 0);
     if (isRelocation(section.type) || section.flags & sectionFlag.infoLink)
       file.u32(header + 44, renumbered.get(section.info) ?? 0);
-    if (section.type === sectionType.nobits) return;
+    if (section.fileBytes === 0) return;
     file.u64(header + 32, content.length);
     file.bytes.set(content, offsets.get(section.index)!);
   });
@@ -214,12 +213,11 @@ function placeSegments(
     const header = segmentsAt + index * segmentHeaderBytes;
     if (segment.offset === segmentsOffset) return void file.u64(header + 8, segmentsAt);
     const held = kept.filter(
-      ({ type, flags, offset, bytes }) =>
+      ({ flags, offset, fileBytes: held }) =>
         (flags & sectionFlag.alloc) !== 0 &&
-        type !== sectionType.nobits &&
-        bytes > 0 &&
+        held > 0 &&
         offset >= segment.offset &&
-        offset + bytes <= segment.offset + segment.fileBytes,
+        offset + held <= segment.offset + segment.fileBytes,
     );
     const starts = held.map((section) => offsets.get(section.index)!);
     const ends = held.map((section, at) => starts[at]! + contents.get(section.index)!.length);

@@ -3,6 +3,7 @@ import { Bytes } from "./bytes.ts";
 import {
   type Elf,
   type ElfSymbol,
+  machineCuda,
   readElf,
   readSymbols,
   type Section,
@@ -35,7 +36,6 @@ export interface Cubin {
   readonly whole?: string;
 }
 
-const machineCuda = 190;
 /** Set in a symbol's `other` when the host can launch it. */
 const entryBit = 0x10;
 const symbolType = { object: 1, function: 2 };
@@ -117,9 +117,8 @@ export function isRelocation(type: number): boolean {
 function kernelsOf(elf: Elf, names: readonly ElfSymbol[], owners: readonly number[]): Kernel[] {
   const bytesOf = new Map<number, number>();
   for (const section of elf.sections) {
-    if (section.type === sectionType.nobits) continue;
     const owner = owners[section.index]!;
-    bytesOf.set(owner, (bytesOf.get(owner) ?? 0) + section.bytes);
+    bytesOf.set(owner, (bytesOf.get(owner) ?? 0) + section.fileBytes);
   }
   return names
     .filter(({ info, other, section }) => {
@@ -174,7 +173,7 @@ function references(cubin: Cubin): Map<number, Set<number>> {
   };
   for (const section of elf.sections) {
     const table = symbols.get(section.link);
-    const { offset, bytes: length, type, info, name } = section;
+    const { offset, fileBytes: length, type, info, name } = section;
     if (table === undefined || isDebug(name)) continue;
     const ownerOf = (symbol: number) => owners[table[symbol]?.section ?? -1];
     if (isRelocation(type)) {

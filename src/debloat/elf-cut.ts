@@ -103,9 +103,8 @@ function requireOwnHoles(elf: Elf, { holes, holed, pageBytes }: Cut): void {
     if (home === undefined || start % pageBytes !== 0 || (home.address - home.offset) % pageBytes)
       throw elf.bytes.fail("a part to remove lies in no segment of whole pages");
   }
-  for (const { index, name, offset, bytes, type, flags } of elf.sections) {
-    const hasBytes = type !== sectionType.null && type !== sectionType.nobits && bytes > 0;
-    if (hasBytes && flags & sectionFlag.alloc && !holed.has(index) && overlaps(offset, bytes))
+  for (const { index, name, offset, fileBytes: bytes, flags } of elf.sections) {
+    if (bytes > 0 && flags & sectionFlag.alloc && !holed.has(index) && overlaps(offset, bytes))
       throw elf.bytes.fail(`section ${name} overlaps another that is to shrink`);
   }
   const tables: [number, number][] = [
@@ -147,10 +146,10 @@ function strippedRuns(elf: Elf, { stripped, pageBytes }: Cut): Ranges {
     [elf.segmentsOffset, elf.segments.length * segmentHeaderBytes],
     ...elf.segments.map(({ offset, fileBytes }): [number, number] => [offset, fileBytes]),
     ...elf.sections
-      .filter(({ index, type }) => !gone.has(index) && type !== sectionType.nobits)
-      .map(({ offset, bytes }): [number, number] => [offset, bytes]),
+      .filter(({ index }) => !gone.has(index))
+      .map(({ offset, fileBytes }): [number, number] => [offset, fileBytes]),
   ]);
-  const free = subtractRanges(joinRanges(stripped.map((s) => [s.offset, s.bytes])), kept);
+  const free = subtractRanges(joinRanges(stripped.map((s) => [s.offset, s.fileBytes])), kept);
   const lastLoaded = Math.max(
     ...elf.segments.map(({ type, offset, fileBytes }) =>
       type === segmentType.load ? offset + fileBytes : 0,
@@ -220,7 +219,7 @@ function sectionTable(
   const length = elf.sections.length * sectionHeaderBytes;
   const table = new Patch(elf.bytes.slice(elf.sectionsOffset, length));
   const gone = new Set(stripped.map(({ index }) => index));
-  for (const { index, offset, bytes, type } of elf.sections) {
+  for (const { index, offset, fileBytes: bytes, type } of elf.sections) {
     const at = index * sectionHeaderBytes;
     if (index === 0 || type === sectionType.null) continue;
     // Others refer to sections by number: one that goes leaves an empty place.
@@ -229,7 +228,7 @@ function sectionTable(
       continue;
     }
     table.u64(at + 24, moved(offset));
-    if (type === sectionType.nobits) continue;
+    if (bytes === 0) continue;
     const hole = holes.find(([start]) => start >= offset && start < offset + bytes);
     const contiguous = hole === undefined ? bytes : hole[0] - offset;
     table.u64(at + 32, Math.min(sizes.get(index) ?? bytes, contiguous));

@@ -10,6 +10,8 @@ export interface Section {
   readonly address: number;
   readonly offset: number;
   readonly bytes: number;
+  /** Of `bytes`, those that stand in the file: none of memory that begins as zeros. */
+  readonly fileBytes: number;
   readonly link: number;
   readonly info: number;
   readonly align: number;
@@ -58,8 +60,12 @@ export const segmentHeaderBytes = 56;
 /** Bytes of a symbol. */
 export const symbolBytes = 24;
 
-/** Section types and flags. */
+/** Types of a section. */
 export const sectionType = { null: 0, symtab: 2, strtab: 3, rela: 4, nobits: 8, rel: 9 } as const;
+/** Types of cubins for memory that begins as zeros: global, local, shared and reserved shared. */
+const cudaNobits = [0x70000007, 0x70000009, 0x7000000a, 0x70000015];
+/** The machine of cubins. */
+export const machineCuda = 190;
 /** Flags of a section. */
 export const sectionFlag = { alloc: 2, exec: 4, infoLink: 0x40 } as const;
 /** Types of a segment. */
@@ -100,31 +106,40 @@ function requireKind(bytes: Bytes): void {
   if (bytes.u8(5) !== 1) throw bytes.fail("it is a big-endian ELF file", fix);
 }
 
+function hasFileBytes(type: number, machine: number): boolean {
+  if (type === sectionType.null || type === sectionType.nobits) return false;
+  return machine !== machineCuda || !cudaNobits.includes(type);
+}
+
 function readSections(bytes: Bytes, at: number, count: number, namesIndex: number): Section[] {
+  const machine = bytes.u16(18);
   const nameOf: number[] = [];
   const sections = Array.from({ length: count }, (_, index) => {
     const header = at + index * sectionHeaderBytes;
     nameOf.push(bytes.u32(header));
+    const type = bytes.u32(header + 4);
+    const length = bytes.u64(header + 32);
     const section = {
       index,
       name: "",
-      type: bytes.u32(header + 4),
+      type,
       // The upper half holds no flag that is known here.
       flags: bytes.u32(header + 8),
       address: bytes.u64(header + 16),
       offset: bytes.u64(header + 24),
-      bytes: bytes.u64(header + 32),
+      bytes: length,
+      fileBytes: hasFileBytes(type, machine) ? length : 0,
       link: bytes.u32(header + 40),
       info: bytes.u32(header + 44),
       align: bytes.u64(header + 48),
     };
-    if (index > 0 && section.type !== sectionType.nobits && section.type !== sectionType.null)
-      bytes.slice(section.offset, section.bytes);
+    bytes.slice(section.fileBytes === 0 ? 0 : section.offset, section.fileBytes);
     return section;
   });
   if (namesIndex === 0) return sections;
   const names = sections[namesIndex];
-  if (names === undefined) throw bytes.fail(`section ${namesIndex} holds no names: it is not there`);
+  if (names === undefined)
+    throw bytes.fail(`section ${namesIndex} holds no names: it is not there`);
   return sections.map((section, index) =>
     section.type === sectionType.null
       ? section
@@ -154,9 +169,9 @@ export function sectionNamed(elf: Elf, name: string): Section | undefined {
 
 /** The bytes of a section; none for one that takes no room in the file. */
 export function sectionBytes(elf: Elf, section: Section): Uint8Array {
-  if (section.type === sectionType.nobits || section.type === sectionType.null)
-    return new Uint8Array();
-  return elf.bytes.slice(section.offset, section.bytes);
+  return section.fileBytes === 0
+    ? new Uint8Array()
+    : elf.bytes.slice(section.offset, section.fileBytes);
 }
 
 /** Segments that the loader maps, as they stand in the file. */
@@ -212,7 +227,7 @@ export function buildIdOf(elf: Elf): string | undefined {
   for (const { type, offset, fileBytes } of elf.segments) {
     if (type !== 4) continue;
     const end = offset + fileBytes;
-    for (let at = offset; at + 12 <= end; ) {
+    for (let at = offset; at + 12 <= end;) {
       const nameBytes = bytes.u32(at);
       const valueBytes = bytes.u32(at + 4);
       const value = at + 12 + 4 * Math.ceil(nameBytes / 4);

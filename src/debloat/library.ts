@@ -13,6 +13,7 @@ import {
   segmentType,
 } from "./elf.ts";
 import { type Container, type Fatbins, readFatbins } from "./fatbin.ts";
+import { mapFile } from "./write.ts";
 import { addressesInCode, type Pointer, pointersInto } from "./relocations.ts";
 
 /** A section of fat binaries. */
@@ -146,4 +147,12 @@ function containerAt(containers: readonly Container[], at: number): Container | 
   }
   const found = containers[low];
   return found !== undefined && found.offset <= at ? found : undefined;
+}
+
+/**
+ * The build id of a file, shrunk or not.
+ * @throws DebloatError when it is no ELF file
+ */
+export function readLibraryId(file: string): string | undefined {
+  return buildIdOf(readElf(new Bytes(mapFile(file).data, file)));
 }

@@ -95,10 +95,11 @@ export function readSidecar(data: Uint8Array, file: string): Sidecar {
   const hex = (at: number) => Buffer.from(bytes.slice(at, 32)).toString("hex");
   const tableOffset = bytes.u64(88);
   const table = new Bytes(bytes.slice(tableOffset, 24 * bytes.u64(96)), file);
-  const pages = Array.from(
-    { length: bytes.u64(96) },
-    (_, run): PageRun => [table.u64(24 * run), table.u64(24 * run + 8), table.u64(24 * run + 16)],
-  );
+  const pages = Array.from({ length: bytes.u64(96) }, (_, run): PageRun => [
+    table.u64(24 * run),
+    table.u64(24 * run + 8),
+    table.u64(24 * run + 16),
+  ]);
   const sidecar = {
     ...parseIndex(bytes.slice(bytes.u64(104), bytes.u64(112)), file),
     ...{ originalBytes: bytes.u64(8), shrunkBytes: bytes.u64(16) },

@@ -65,7 +65,7 @@ export function asDebloatError(cause: unknown, path: string): unknown {
   return new DebloatError(path, reason, fix, { cause });
 }
 
-const causes = new Map([
+const causes = new Map<string, readonly [string, string]>([
   ["ENOSPC", ["the disk is full", "free some room, or write elsewhere."]],
   ["EDQUOT", ["the disk quota is used up", "free some room, or write elsewhere."]],
   ["EFBIG", ["the file system takes no file of this size", "write elsewhere."]],
@@ -76,7 +76,7 @@ const causes = new Map([
   ["ENOTDIR", ["a part of its path is no folder", "check the path."]],
   ["EISDIR", ["it is a folder", "name a file."]],
   ["EEXIST", ["another run is writing it", "wait for it, or remove the .part file beside it."]],
-] as const);
+]);
 
 /**
  * Maps a file for reading.

@@ -1,0 +1,90 @@
+import { type Command } from "commander";
+import { integer, list, oneOf, pattern } from "./parse.ts";
+import type { InspectArguments } from "./debloat-inspect.ts";
+import type { ShrinkArguments } from "./debloat-shrink.ts";
+
+/**
+ * Adds `flashbun debloat` and its subcommands, which load when they run.
+ * @param end takes the exit code of the subcommand that ran
+ */
+export function addDebloat(root: Command, end: (exitCode: number) => void): void {
+  const debloat = root
+    .command("debloat")
+    .description("find and remove what a CUDA library ships and never runs")
+    .helpCommand(false);
+  addInspect(debloat, end);
+  addShrink(debloat, end);
+  addRestore(debloat, end);
+}
+
+function addInspect(debloat: Command, end: (exitCode: number) => void): void {
+  debloat
+    .command("inspect")
+    .description("say what libraries consist of, and what each way of shrinking would save")
+    .argument("<lib...>", "shared libraries")
+    .option("--json <file>", "write all figures as JSON, one object a library")
+    .option("--html <file>", "write a treemap, one HTML file")
+    .option("--kernels", "name every kernel in the JSON, not only the largest of each image")
+    .option("-q, --quiet", "print nothing but errors")
+    .action(async (files: string[], options: InspectArguments) => {
+      const { inspectCommand } = await import("./debloat-inspect.ts");
+      end(await inspectCommand(files, options));
+    });
+}
+
+function addShrink(debloat: Command, end: (exitCode: number) => void): void {
+  debloat
+    .command("shrink")
+    .description("write smaller libraries; without -o, print what would go and why")
+    .argument("<lib...>", "shared libraries; they are only read")
+    .option("-o, --output <folder>", "folder for the shrunk libraries (absent: a dry run)")
+    .option(
+      "--arch <list>",
+      "GPUs to keep code for, such as sm_90 (default: those of the profile, else all)",
+      list,
+    )
+    .option("--profile <file>", "what runs used, as `flashbun debloat trace` wrote it")
+    .option(
+      "--level <level>",
+      "arch: by GPU alone; cubin: unused images; kernel: unused kernels too " +
+        "(default: kernel with --profile or --keep, else arch)",
+      oneOf("--level", ["arch", "cubin", "kernel"]),
+    )
+    .option(
+      "--host <what>",
+      "off, or pages: host code that no run touched; needs --profile and --sidecar",
+      oneOf("--host", ["off", "pages"]),
+      "off",
+    )
+    .option("--strip", "remove symbol tables and debug information")
+    .option("--drop-rel", "remove device code that is there linked as well (-rdc)")
+    .option(
+      "--recompress <n>",
+      "pack every image anew, zstd 1 to 22",
+      integer("--recompress", 1, 22),
+    )
+    .option("--keep <regex>", "kernels that stay, by mangled name", pattern("--keep"))
+    .option(
+      "--sidecar <path>",
+      "folder for what is removed, for restore and the pager (one library: or a .side file)",
+    )
+    .option("--json <file>", "write every decision with its reason as JSON")
+    .option("-q, --quiet", "print nothing but errors")
+    .action(async (files: string[], options: ShrinkArguments) => {
+      const { shrinkCommand } = await import("./debloat-shrink.ts");
+      end(await shrinkCommand(files, options));
+    });
+}
+
+function addRestore(debloat: Command, end: (exitCode: number) => void): void {
+  debloat
+    .command("restore")
+    .description("bring an original back, bit for bit")
+    .argument("<lib>", "a shrunk library")
+    .requiredOption("--sidecar <path>", "its .side file, or the folder that holds it")
+    .requiredOption("-o, --output <file>", "where the original goes")
+    .action(async (file: string, options: { sidecar: string; output: string }) => {
+      const { restoreCommand } = await import("./debloat-restore.ts");
+      end(restoreCommand(file, options));
+    });
+}

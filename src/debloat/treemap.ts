@@ -1,0 +1,91 @@
+/** A page that shows libraries as areas: sections, architectures, images, kernels. */
+import { basename } from "node:path";
+import type { ContainerFigures, ImageFigures, Inspection, Saving } from "./inspect.ts";
+
+/** A rectangle: its name, its bytes, what it is, and what is inside. */
+export interface Area {
+  name: string;
+  bytes: number;
+  part: string;
+  /** A second line. */
+  note?: string;
+  inside?: Area[];
+}
+
+/** Images of an architecture that are shown one by one. */
+const imagesShown = 160;
+
+/**
+ * The page, which needs no other file and no network.
+ * @param inspections libraries, each a map of its own
+ */
+export async function treemapPage(inspections: readonly Inspection[]): Promise<string> {
+  const template = await Bun.file(new URL("./treemap.html", import.meta.url)).text();
+  const libraries = inspections.map((inspection) => ({
+    area: areaOf(inspection),
+    buildId: inspection.buildId,
+    savings: inspection.savings.filter(({ bytes }: Saving) => bytes > 0),
+  }));
+  // Inside a script, "</" would end it.
+  const data = JSON.stringify(libraries).replaceAll("</", "<\\/");
+  return template.replace("/*{libraries}*/ []", () => data);
+}
+
+/** A library as nested areas. */
+export function areaOf({ file, bytes, sections, containers }: Inspection): Area {
+  const inside = sections.map(({ name, bytes: held, part }): Area => {
+    const here = containers.filter(({ section }) => section === name);
+    return { name, bytes: held, part, ...(here.length === 0 ? {} : { inside: archAreas(here) }) };
+  });
+  return { name: basename(file), bytes, part: "file", inside };
+}
+
+function archAreas(containers: readonly ContainerFigures[]): Area[] {
+  const byArch = new Map<string, ImageFigures[]>();
+  for (const image of containers.flatMap(({ images }) => images)) {
+    const known = byArch.get(image.arch);
+    if (known === undefined) byArch.set(image.arch, [image]);
+    else known.push(image);
+  }
+  return [...byArch]
+    .map(([arch, images]): Area => {
+      const bytes = images.reduce((sum, image) => sum + image.bytes, 0);
+      const kernels = images.reduce((sum, image) => sum + image.kernels, 0);
+      const note = `${images.length} images, ${kernels} kernels`;
+      return { name: arch, bytes, part: arch, note, inside: imageAreas(arch, images) };
+    })
+    .sort((a, b) => b.bytes - a.bytes);
+}
+
+function imageAreas(arch: string, images: readonly ImageFigures[]): Area[] {
+  const sorted = [...images].sort((a, b) => b.bytes - a.bytes);
+  const shown = sorted.slice(0, imagesShown).map((image): Area => {
+    const { bytes, kernels, kernelNames, compression, rawBytes } = image;
+    const packing =
+      compression === "none" ? "stored as it is" : `${compression}, ${rawBytes} unpacked`;
+    const name = kernelNames[0]?.name ?? "no kernels";
+    return { name: readable(name), bytes, part: arch, note: `${kernels} kernels; ${packing}` };
+  });
+  const rest = sorted.slice(imagesShown);
+  if (rest.length === 0) return shown;
+  const bytes = rest.reduce((sum, image) => sum + image.bytes, 0);
+  return [...shown, { name: `${rest.length} smaller images`, bytes, part: arch }];
+}
+
+/** The nested name of a mangled one, without its types: _ZN2at6native3fooIfEEvv is at::native::foo. */
+function readable(name: string): string {
+  const words: string[] = [];
+  let rest = /^_Z(?:L|NK?)?/.exec(name);
+  let at = rest?.[0].length ?? name.length;
+  while ((rest = /^(?:S[ta]|L)?(\d+)/.exec(name.slice(at, at + 12))) !== null) {
+    const start = at + rest[0].length;
+    at = start + Number(rest[1]);
+    words.push(name.slice(start, at));
+  }
+  // Names of a file's own namespace begin like this.
+  const spoken = words.filter(
+    (word) => !word.startsWith("_GLOBAL__N") && !/_cu_[0-9a-f]{8}/.test(word),
+  );
+  const full = spoken.length === 0 ? name : spoken.join("::");
+  return full.length > 120 ? `${full.slice(0, 117)}...` : full;
+}
