@@ -42,6 +42,7 @@ export {
   type HookContext,
   type VariantDefinition,
 } from "./variant/define.ts";
+export * as variants from "./variant/library.ts";
 export { Bool, F32, I32 } from "./variant/values.ts";
 export type {
   CudaSource,

@@ -94,6 +94,8 @@ export class Products {
     const [a, b, c] = inputs;
     if (isFree(node)) return 0;
     if (this.#isShared(node)) return 1;
+    // The factor of the only x can be taken off it.
+    if (isInput(node, "x")) return 0;
     if (op === "neg" || op === "div") return this.#cost(a);
     if (op === "select") return this.#cost(b) + this.#cost(c);
     return isTermwise(op) ? this.#cost(a) + this.#cost(b) : 1;

@@ -171,7 +171,7 @@ export class F32 extends Value {
     const element = new I32(trace, trace.graph.input("element"));
     const half = dim / 2;
     const first = interleaved ? element.and(1).eq(0) : element.lt(half);
-    const pair = interleaved ? element.shr(1) : first.select(element, element.sub(half));
+    const pair = pairOf(element, half, interleaved);
     const [cos, sin] = turn(pair);
     const { graph } = trace;
     const value = interleaved ? -dim : dim;
@@ -374,6 +374,13 @@ export class Bool extends Value {
     const node = operand(this, op, other);
     return new Bool(this.trace, this.trace.graph.apply(op, used(this), node));
   }
+}
+
+/** The pair of an element; within 0 and half - 1 at once where that is a mask of bits. */
+function pairOf(element: I32, half: number, interleaved: boolean): I32 {
+  const isPower = (half & (half - 1)) === 0;
+  if (interleaved) return isPower ? element.shr(1).and(half - 1) : element.shr(1);
+  return isPower ? element.and(half - 1) : element.lt(half).select(element, element.sub(half));
 }
 
 /** The value of a node, by its type. */
