@@ -52,3 +52,57 @@ FB_DEVICE float tanh_approx(float x) {
     return r;
 #endif
 }
+
+// Within 2^-20 of the sine between -pi and pi.
+FB_DEVICE float sin_approx(float x) {
+#ifdef FB_EMULATED
+    return __builtin_sinf(x);
+#else
+    float r;
+    asm("sin.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+#endif
+}
+
+FB_DEVICE float cos_approx(float x) {
+#ifdef FB_EMULATED
+    return __builtin_cosf(x);
+#else
+    float r;
+    asm("cos.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+#endif
+}
+
+FB_DEVICE float sqrt_approx(float x) {
+#ifdef FB_EMULATED
+    return __builtin_sqrtf(x);
+#else
+    float r;
+    asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+#endif
+}
+
+// Two units in the last place, over all divisors.
+FB_DEVICE float div_approx(float a, float b) {
+#ifdef FB_EMULATED
+    return a / b;
+#else
+    float r;
+    asm("div.full.ftz.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+    return r;
+#endif
+}
+
+// Truncates and saturates; NaN becomes 0.
+FB_DEVICE int32_t float_to_i32(float x) {
+#ifdef FB_EMULATED
+    if (!(x == x)) return 0;
+    return x >= 2147483648.0f ? 0x7fffffff : x <= -2147483648.0f ? -0x7fffffff - 1 : int32_t(x);
+#else
+    int32_t r;
+    asm("cvt.rzi.s32.f32 %0, %1;" : "=r"(r) : "f"(x));
+    return r;
+#endif
+}

@@ -3,6 +3,9 @@ import type { Specialization } from "../jit/specialization.ts";
 import { cudaClasses, type SharedLimits } from "../plan/cuda-classes.ts";
 import type { KernelTraits } from "../plan/traits.ts";
 import { dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
+import type { CudaVariant } from "../variant/emit-cuda.ts";
+import type { HookName } from "../variant/expression.ts";
+import { cudaVariant } from "./cuda-variant.ts";
 import type { ResolvedOptions } from "./options.ts";
 
 /** File and entry of each class of a GPU, below kernels/attention/tiled. */
@@ -39,13 +42,15 @@ export function wantedKernels(
     const fix = "keep the cache in the dtype of queries, or in fp8.";
     throw new OptionError("kvDtype", kvDtype, `${dtype}, f8e4m3 or f8e5m2 on a GPU`, fix);
   }
+  const variant = cudaVariant(options);
+  const keysChange = kvDtype !== dtype || rope !== undefined || hasHook(variant, "key");
+  const valuesChange = kvDtype !== dtype || hasHook(variant, "value");
   const classes = cudaClasses({
-    ...{ headDim, valueDim },
+    ...{ headDim, valueDim, keysChange, valuesChange },
     kvElementBytes: dtypeBytes(kvDtype),
-    keysChange: kvDtype !== dtype || rope !== undefined,
-    valuesChange: kvDtype !== dtype,
     masked: options.mask !== "none",
-    plain: kvDtype === dtype && rope === undefined && !changesScores(options),
+    plain: !keysChange && !valuesChange && !changesScores(options, variant),
+    rowWords: variant?.rowWords ?? 0,
     sharedBytesPerBlock: limits.sharedBytesPerBlock,
     sharedBytesPerProcessor: limits.sharedBytesPerProcessor,
   });
@@ -59,18 +64,29 @@ export function wantedKernels(
     for (const traits of classes) {
       const constants = constantsOf(options, traits, contiguous);
       const [source, entry] = cudaSources[traits.name]!;
-      const specialization = { source: `attention/tiled/${source}`, constants };
+      const specialization = {
+        ...{ source: `attention/tiled/${source}`, constants },
+        variant: variant?.attention,
+      };
       wanted.push({ specialization, entry, traits });
     }
   }
-  const merge = { source: "attention/merge/merge.cu", constants: {} };
+  const merge = { source: "attention/merge/merge.cu", constants: {}, variant: variant?.merge };
   wanted.push({ specialization: merge, entry: "attention_merge", traits: undefined });
   return { classes, wanted };
 }
 
+function hasHook(variant: CudaVariant | undefined, hook: HookName): boolean {
+  return variant?.hooks.has(hook) === true;
+}
+
 /** Whether anything but a position decides what a score counts. */
-function changesScores({ softCap, alibi, mask, tokenScales }: ResolvedOptions): boolean {
-  return softCap > 0 || alibi || mask !== "none" || tokenScales;
+function changesScores(
+  { mask, tokenScales }: ResolvedOptions,
+  variant: CudaVariant | undefined,
+): boolean {
+  if (mask !== "none" || tokenScales || variant?.softmax === false) return true;
+  return hasHook(variant, "logits") || hasHook(variant, "mask");
 }
 
 /** What a specialisation of the attention kernels is compiled for. */
@@ -88,8 +104,6 @@ function constantsOf(options: ResolvedOptions, traits: KernelTraits, contiguous:
     FB_Q_TYPE: dtypeCode(dtype),
     FB_KV_TYPE: dtypeCode(kvDtype),
     FB_OUT_TYPE: dtypeCode(outDtype),
-    FB_SOFT_CAP: options.softCap > 0 ? 1 : 0,
-    FB_ALIBI: options.alibi ? 1 : 0,
     FB_MASK: options.mask === "none" ? 0 : 1,
     FB_ROPE: rope === undefined ? 0 : rope.interleaved ? 2 : 1,
     FB_K_TOKEN_SCALE: options.tokenScales ? 1 : 0,

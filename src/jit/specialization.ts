@@ -8,6 +8,8 @@ export interface Specialization {
   readonly source: string;
   /** Macros that are defined before the source, by name. */
   readonly constants: Readonly<Record<string, number | string>>;
+  /** Text that stands for attention/variant.h, where it is not as it lies there. */
+  readonly variant?: string | undefined;
 }
 
 /** Flags that change what a compiler makes of a text; nvcc, NVRTC and the host's C++ share them. */
@@ -21,15 +23,22 @@ const closesCondition = /^[ \t]*#[ \t]*endif/;
 const pragmaOnce = /^[ \t]*#[ \t]*pragma[ \t]+once\b/;
 const macroName = /^[A-Za-z_]\w*$/;
 const expanded = new Map<string, string>();
+const variantFile = "attention/variant.h";
 
 /** One self-contained text: the constants as macros, then the source with its includes in place. */
-export function expand({ source, constants }: Specialization): string {
+export function expand({ source, constants, variant }: Specialization): string {
   const lines = Object.keys(constants)
     .sort()
     .map((name) => `#define ${name} ${requireConstant(name, constants[name]!)}\n`);
+  return `${lines.join("")}${expandVariant(source, variant)}\n`;
+}
+
+function expandVariant(source: string, variant: string | undefined): string {
+  const files = kernelSources();
+  if (variant !== undefined) return expandSource(source, { ...files, [variantFile]: variant });
   let text = expanded.get(source);
-  if (text === undefined) expanded.set(source, (text = expandSource(source, kernelSources())));
-  return `${lines.join("")}${text}\n`;
+  if (text === undefined) expanded.set(source, (text = expandSource(source, files)));
+  return text;
 }
 
 /** Text of every file below kernels/, read when the first kernel is asked for. */

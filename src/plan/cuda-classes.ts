@@ -11,13 +11,15 @@ export interface CudaShape extends SharedLimits {
   readonly headDim: number;
   readonly valueDim: number;
   readonly kvElementBytes: number;
-  /** Keys (values) pass through f32 before the product: fp8, and for keys a rotation. */
+  /** Keys (values) pass through f32 before the product: fp8, a rotation of keys, a hook. */
   readonly keysChange: boolean;
   readonly valuesChange: boolean;
   /** Packed mask bits. */
   readonly masked: boolean;
-  /** Scores meet no soft cap, ALiBi, token scale or mask bit, and elements do not change. */
+  /** Scores meet no hook, token scale or mask bit, and elements do not change. */
   readonly plain: boolean;
+  /** 32-bit words that a variant's hooks keep of a row. */
+  readonly rowWords: number;
 }
 
 /** One way to cut a tile: threads of a block, keys at a time, tiles in flight. */
@@ -164,8 +166,8 @@ function tileBytes({ queryTile, kvTile, threads, stages }: Cut, shape: CudaShape
 }
 
 /** Bytes of RowFacts in kernels/attention/tiled/rows.h. */
-function rowFactBytes(queryTile: number, { masked }: CudaShape): number {
-  return 16 * queryTile + 16 * (masked ? queryTile : 1);
+function rowFactBytes(queryTile: number, { masked, rowWords }: CudaShape): number {
+  return 12 * queryTile + 16 * (masked ? queryTile : 1) + Math.max(8, 4 * rowWords * queryTile);
 }
 
 /** A row of 16-byte chunks in shared memory: whole groups of eight, or an odd number. */

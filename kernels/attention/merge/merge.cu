@@ -1,4 +1,5 @@
-// Rows whose keys were split: partial states merge by log-sum-exp, in the order of their parts.
+// Rows whose keys were split: partial states merge by log-sum-exp (or, without softmax, are added),
+// in the order of their parts.
 //
 // A grid of n blocks for each merge record shares out its rows. Within a block a warp merges a row
 // of few parts; a row of many is cut into a slice of parts for each warp, and the slices merge in
@@ -8,6 +9,8 @@
 #include "../../ptx/math.h"
 #include "../../ptx/memory.h"
 #include "../../ptx/pdl.h"
+#include "../row.h"
+#include "../variant.h"
 
 #include "../../params.h"
 
@@ -21,8 +24,6 @@ constexpr int few_parts = 8;
 constexpr int column_step = 128;
 // Parts whose values a lane has in flight.
 constexpr int flight = 8;
-constexpr float log2_e = 1.44269504f;
-constexpr float ln_2 = 0.69314718f;
 // Below all log-sum-exps, and unlike -inf fit for subtraction.
 constexpr float no_base = -1e30f;
 
@@ -101,13 +102,17 @@ FB_DEVICE Slice merge_parts(const fb_attention_params& p, const fb_merge_record&
     for (int first = from; first < to; first += 32) {
         const int count = min(32, to - first);
         const int32_t at = parts[first + min(lane, count - 1)] + row.index;
-        const float lse = reinterpret_cast<const float*>(p.partial_lse)[at];
+        const float lse =
+            Variant::softmax ? reinterpret_cast<const float*>(p.partial_lse)[at] : 0;
         float4 x[flight];
         load_values(p, at, 0, column, x);
-        const float exponent = lane < count ? lse * log2_e : -FB_INFINITY;
-        move_base(s, fmaxf(s.base, warp_max(exponent)));
-        const float weight = exp2_approx(exponent - s.base);
-        s.sum += warp_sum(weight);
+        float weight = lane < count ? 1 : 0;
+        if (Variant::softmax) {
+            const float exponent = lane < count ? lse * log2_e : -FB_INFINITY;
+            move_base(s, fmaxf(s.base, warp_max(exponent)));
+            weight = exp2_approx(exponent - s.base);
+            s.sum += warp_sum(weight);
+        }
         for (int i = 0; i < count; i += flight) {
             if (i > 0) load_values(p, at, i, column, x);
             FB_UNROLL
@@ -120,10 +125,25 @@ FB_DEVICE Slice merge_parts(const fb_attention_params& p, const fb_merge_record&
 
 // ---- store
 
+FB_DEVICE float4 hooked(const fb_attention_params& p, const MergeRow& row, float lse, int column,
+                        const float4& x) {
+    const int32_t request = read_int(p.token_requests, row.token);
+    if (!p.finalize || request < 0) return x;
+    const int32_t kv_head = row.head / (p.query_heads / p.kv_heads);
+    const bool device_lengths = (p.kv_lengths | p.query_lengths) != 0;
+    const RowInputs in =
+        row_inputs(p, request, row.token, row.head, kv_head, device_lengths);
+    return make_float4(Variant::output(p, in, lse, column, x.x),
+                       Variant::output(p, in, lse, column + 1, x.y),
+                       Variant::output(p, in, lse, column + 2, x.z),
+                       Variant::output(p, in, lse, column + 3, x.w));
+}
+
 FB_DEVICE void write_values(const fb_attention_params& p, const MergeRow& row, int column,
-                            float factor, float4 x) {
+                            float factor, float lse, float4 x) {
     if (column >= p.value_dim) return;
     x = make_float4(x.x * factor, x.y * factor, x.z * factor, x.w * factor);
+    if (Variant::has_output) x = hooked(p, row, lse, column, x);
     const int64_t at = row.token * p.out_stride_token + row.head * p.out_stride_head + column;
     if (p.out_dtype == FB_F32) {
         *reinterpret_cast<float4*>(p.out + 4 * at) = x;
@@ -142,9 +162,10 @@ FB_DEVICE void write_row(const fb_attention_params& p, const MergeRow& row, int 
         move_base(s, fmaxf(s.base, sink));
         s.sum += exp2_approx(sink - s.base);
     }
-    write_values(p, row, column, s.sum == 0 ? 0 : 1 / s.sum, s.out);
-    if (p.lse == 0 || column != 0) return;
+    const float factor = !Variant::softmax ? 1 : s.sum == 0 ? 0 : 1 / s.sum;
     const float lse = s.sum == 0 ? -FB_INFINITY : (s.base + log2_approx(s.sum)) * ln_2;
+    write_values(p, row, column, factor, lse, s.out);
+    if (p.lse == 0 || column != 0) return;
     const int64_t at = int64_t(row.token) * p.query_heads + row.head;
     reinterpret_cast<float*>(p.lse)[at] = lse * p.lse_factor;
 }

@@ -25,7 +25,8 @@ static_assert(row_blocks * warp_columns <= 256, "sums do not fit the registers")
 static_assert(FB_THREADS >= 2 * FB_KV_TILE && FB_THREADS >= FB_QUERY_TILE, "threads for rows");
 
 // Keys scored together: half a tile where 32 rows, wide keys and options leave few registers.
-constexpr bool plain = !scores_change && !FB_MASK && !keys_change && !FB_V_TOKEN_SCALE;
+constexpr bool plain =
+    !scores_change && !pairs_hide && !keys_change && !values_change && !FB_V_TOKEN_SCALE;
 constexpr bool halves = row_blocks == 2 && FB_VALUE_DIM > 64 && (FB_KEY_DIM > 128 || !plain);
 constexpr int part_keys = halves && FB_KV_TILE > 32 ? 32 : FB_KV_TILE;
 static_assert(FB_STAGES == 2 || part_keys == FB_KV_TILE, "one stage scores a tile at once");
@@ -105,7 +106,7 @@ FB_DEVICE void note_token(const Block& b, const Source& from, int tile) {
     BlockTokens& tokens = b.tokens(tile);
     const bool kept = tokens.position[i] != past_end;
     const int32_t page = FB_CONTIGUOUS || !kept ? 0 : tokens.page[i];
-    const int32_t row = tokens.row[i];
+    const int32_t row = without_full_bit(tokens.row[i]);
     // Scales land with whatever copy is committed next, which is waited for before the tile's own.
     if (thread < FB_KV_TILE) {
         b.places(tile).k[i] = row_address(b.p.k, from.k, page, row);
@@ -146,13 +147,13 @@ FB_DEVICE void copy_ahead(const Block& b, int tile) {
 }
 
 FB_DEVICE void change_tile(const Block& b, int tile) {
-    const int32_t* positions = b.tokens(tile).position;
+    const TokenRun tokens = run_of(b.record(), b.tokens(tile));
     if (keys_change)
-        change_rows<KeyTile, FB_KEY_DIM, FB_ROPE != 0, FB_KV_TILE, FB_THREADS>(
-            b.p, b.memory + raw_keys_at, b.shared + key_tiles_at, positions, b.thread());
+        change_rows<KeyTile, KeyChange, FB_KV_TILE, FB_THREADS>(
+            b.p, b.memory + raw_keys_at, b.shared + key_tiles_at, tokens, b.thread());
     if (values_change)
-        change_rows<ValueTile, FB_VALUE_DIM, false, FB_KV_TILE, FB_THREADS>(
-            b.p, b.memory + raw_values_at, b.shared + value_tiles_at, positions, b.thread());
+        change_rows<ValueTile, ValueChange, FB_KV_TILE, FB_THREADS>(
+            b.p, b.memory + raw_values_at, b.shared + value_tiles_at, tokens, b.thread());
 }
 
 // ---- compute
@@ -178,18 +179,11 @@ using Scores = float[row_blocks][part_keys / 8][4];
 
 // The keys of a tile from `first` on, whether the warp's rows see any of them, and all.
 FB_DEVICE bool look_at(const Block& b, int tile, int first, Keys& keys) {
-    const BlockTokens& tokens = b.tokens(tile);
     const Bounds& bounds = b.state().bounds[b.thread() / 32];
-    const int32_t low = tokens.position[first];
-    const int32_t high = tokens.position[first + part_keys - 1];
-    keys = {tokens.position + first, tokens.k_scale + first, tokens.v_scale + first, false, false};
-    if (FB_MASK) {
-        const fb_attention_record& r = b.record();
-        const int32_t start = b.state().span.start + tile * FB_KV_TILE + first;
-        keys.bits = start < r.full_start || start + part_keys > r.full_end;
-    }
-    keys.masked = keys.bits || low < bounds.all_low || high > bounds.all_high;
-    return low <= bounds.any_high && high >= bounds.any_low;
+    const int32_t start = b.state().span.start + tile * FB_KV_TILE + first;
+    keys = {run_of(b.record(), b.tokens(tile), first)};
+    keys.stored = first_column(b) == 0;
+    return look_at_keys(b.record(), bounds, start, part_keys, keys);
 }
 
 FB_DEVICE void score(const Block& b, int tile, int first, Scores& s) {
@@ -234,7 +228,8 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
             for (int c = 0; c < warp_columns / 8; c++) {
                 const int column = first_column(b) + c * 8 + lane % 4 * 2;
                 if (column < FB_VALUE_DIM)
-                    write_pair(target, column, sums.out[m][c][2 * h], sums.out[m][c][2 * h + 1]);
+                    write_pair(b.p, target, column, sums.out[m][c][2 * h],
+                               sums.out[m][c][2 * h + 1]);
             }
         }
     }
@@ -246,7 +241,7 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
 FB_DEVICE void begin_record(const Block& b) {
     const fb_attention_record& r = b.record();
     if (b.thread() < FB_QUERY_TILE) describe_row(b.p, r, b.rows(), b.thread());
-    if (FB_ROPE != 0 || needs_trim(r)) __syncthreads();
+    if (queries_change || needs_trim(r)) __syncthreads();
     load_queries<FB_THREADS>(b.p, r, b.rows(), b.shared, b.thread());
     const Divider by_page = b.state().work.by_page;
     const Source source = source_of(b.p, r, by_page);

@@ -83,25 +83,50 @@ FB_DEVICE void rotate(const fb_attention_params& p, const void* row, int32_t pos
     }
 }
 
-// Eight elements of a raw row, widened, rotated if `Rotate`, rounded once.
-template <int Dim, bool Rotate>
+// Neighbouring lanes that hold the chunks of a row, or 0: they are anywhere.
+FB_DEVICE constexpr int row_lanes(int chunks) { return 32 % chunks == 0 ? chunks : 0; }
+
+// How keys change on their way, and values.
+struct KeyChange {
+    static constexpr int dim = FB_KEY_DIM;
+    static constexpr bool hooked = Variant::has_key;
+    template <class V>
+    static FB_DEVICE void apply(const fb_attention_params& p, const TokenRun& tokens, int i, V& v) {
+        if (FB_ROPE != 0)
+            rotate<FB_KV_TYPE>(p, v.raw, max(tokens.position[i], 0), v.first, v.x);
+        if constexpr (Variant::has_key) Variant::key(p, tokens.inputs(p, i), v);
+    }
+};
+
+struct ValueChange {
+    static constexpr int dim = FB_VALUE_DIM;
+    static constexpr bool hooked = Variant::has_value;
+    template <class V>
+    static FB_DEVICE void apply(const fb_attention_params& p, const TokenRun& tokens, int i, V& v) {
+        if constexpr (Variant::has_value) Variant::value(p, tokens.inputs(p, i), v);
+    }
+};
+
+// Eight elements of a raw row, widened, changed, rounded once. Lanes without elements take part in
+// what hooks sum.
+template <class Change, int Chunks>
 FB_DEVICE uint4 change_chunk(const fb_attention_params& p, const unsigned char* raw,
-                             const int32_t* positions, Item item) {
-    if (item.chunk >= Dim / 8) return make_uint4(0, 0, 0, 0);
-    const unsigned char* row = raw + item.row * RawRows<Dim>::row_bytes;
-    float x[8];
-    widen_8<FB_KV_TYPE>(row + item.chunk * 8 * value_bytes, x);
-    const int32_t position = Rotate ? positions[item.row] : past_end;
-    if (position != past_end)
-        rotate<FB_KV_TYPE>(p, row, max(position, 0), item.chunk * 8, x);
-    return round_8<FB_Q_TYPE>(x);
+                             const TokenRun& tokens, Item item) {
+    constexpr int dim = Change::dim;
+    const bool filled = item.chunk < dim / 8;
+    if (!Change::hooked && !filled) return make_uint4(0, 0, 0, 0);
+    Vector<dim, row_lanes(Chunks), FB_KV_TYPE> v = {raw + item.row * RawRows<dim>::row_bytes,
+                                                    item.chunk * 8};
+    v.load();
+    if (tokens.position[item.row] != past_end) Change::apply(p, tokens, item.row, v);
+    return filled ? round_8<FB_Q_TYPE>(v.x) : make_uint4(0, 0, 0, 0);
 }
 
 // Raw rows in shared memory to a tile. A few chunks are read before the first is written: a read
 // after a write would wait for it.
-template <class Layout, int Dim, bool Rotate, int Rows, int Threads>
+template <class Layout, class Change, int Rows, int Threads>
 FB_DEVICE void change_rows(const fb_attention_params& p, const unsigned char* raw, uint32_t tile,
-                           const int32_t* positions, int thread) {
+                           const TokenRun& tokens, int thread) {
     constexpr int total = Rows * Layout::chunks;
     constexpr int turns = (total + Threads - 1) / Threads;
     constexpr int batch = turns < 8 ? turns : 8;
@@ -112,7 +137,8 @@ FB_DEVICE void change_rows(const fb_attention_params& p, const unsigned char* ra
         for (int i = 0; i < batch; i++) {
             const Item item = item_of<Layout::chunks, Threads>(thread, first + i);
             chunks[i] = make_uint4(0, 0, 0, 0);
-            if (item.row < Rows) chunks[i] = change_chunk<Dim, Rotate>(p, raw, positions, item);
+            if (item.row < Rows)
+                chunks[i] = change_chunk<Change, Layout::chunks>(p, raw, tokens, item);
         }
         FB_UNROLL
         for (int i = 0; i < batch; i++) {
@@ -123,7 +149,7 @@ FB_DEVICE void change_rows(const fb_attention_params& p, const unsigned char* ra
     }
 }
 
-// The record's queries; those to be rotated need their rows described. Rows past the last are 0.
+// The record's queries; those that change need their rows described. Rows past the last are 0.
 template <int Threads>
 FB_DEVICE void load_queries(const fb_attention_params& p, const fb_attention_record& record,
                             const RowFacts& rows, uint32_t tile, int thread) {
@@ -136,20 +162,22 @@ FB_DEVICE void load_queries(const fb_attention_params& p, const fb_attention_rec
         if (total % Threads != 0 && item.row >= FB_QUERY_TILE) continue;
         const bool filled = item.row < r.row_count && item.chunk < FB_KEY_DIM / 8;
         const auto* source = reinterpret_cast<const uint16_t*>(p.q);
-        if (filled) {
+        if (queries_change ? item.row < r.row_count : filled) {
             const QueryRow row = query_row(r, item.row);
             source += row.token * p.q_stride_token + row.head * p.q_stride_head;
         }
         const uint32_t to = tile + KeyTile::at(item.row, item.chunk);
-        if (FB_ROPE == 0) {
+        if (!queries_change) {
             cp_async_16(to, filled ? source + item.chunk * 8 : source, filled ? 16 : 0);
             continue;
         }
-        float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-        if (filled) {
-            widen_8<FB_Q_TYPE>(source + item.chunk * 8, x);
-            rotate<FB_Q_TYPE>(p, source, max(rows.position[item.row], 0), item.chunk * 8, x);
+        Vector<FB_KEY_DIM, row_lanes(key_chunks), FB_Q_TYPE> v = {source, item.chunk * 8};
+        if (item.row < r.row_count) {
+            v.load();
+            if (FB_ROPE != 0 && filled)
+                rotate<FB_Q_TYPE>(p, source, max(rows.position[item.row], 0), v.first, v.x);
+            if constexpr (Variant::has_query) Variant::query(p, rows.words[item.row], v);
         }
-        store_shared_16(to, round_8<FB_Q_TYPE>(x));
+        store_shared_16(to, filled ? round_8<FB_Q_TYPE>(v.x) : make_uint4(0, 0, 0, 0));
     }
 }

@@ -16,26 +16,29 @@
 //   FB_CONTIGUOUS      1: slots are first tokens, no page table
 //   FB_DEVICE_LENGTHS  1: kv_lengths or query_lengths clamp what was planned
 //   FB_MASK            1: packed mask bits
-//   FB_SOFT_CAP, FB_ALIBI, FB_K_TOKEN_SCALE, FB_V_TOKEN_SCALE   1: used
+//   FB_K_TOKEN_SCALE, FB_V_TOKEN_SCALE   1: used
 //
-// Everything else is read from fb_attention_params at run time.
+// And of the hooks of `struct Variant`. Everything else is read from fb_attention_params.
 //
-// Rounding: queries and keys are rounded once to FB_Q_TYPE after rotation, probabilities (times the
-// value's token scale) once before the second product; all else is f32. Scores come in base 2.
+// Rounding: queries, keys and values are rounded once to FB_Q_TYPE after rotation and hooks,
+// probabilities (times the value's token scale) once before the second product; all else is f32.
+// Scores come in base 2.
 #include "../../ptx/base.h"
 #include "../../ptx/special.h"
+#include "../variant.h"
 
 #include "../../params.h"
 
 constexpr int warp_count = FB_THREADS / 32;
 constexpr int value_bytes = FB_KV_TYPE == FB_F16 || FB_KV_TYPE == FB_BF16 ? 2 : 1;
-// Keys (values) pass through f32 between global memory and the product.
-constexpr bool keys_change = FB_KV_TYPE != FB_Q_TYPE || FB_ROPE != 0;
-constexpr bool values_change = FB_KV_TYPE != FB_Q_TYPE;
+// Queries (keys, values) pass through f32 between global memory and the product.
+constexpr bool queries_change = FB_ROPE != 0 || Variant::has_query;
+constexpr bool keys_change = FB_KV_TYPE != FB_Q_TYPE || FB_ROPE != 0 || Variant::has_key;
+constexpr bool values_change = FB_KV_TYPE != FB_Q_TYPE || Variant::has_value;
 // Scores change between the first product and the mask.
-constexpr bool scores_change = FB_SOFT_CAP || FB_ALIBI || FB_K_TOKEN_SCALE;
-constexpr float log2_e = 1.44269504f;
-constexpr float ln_2 = 0.69314718f;
+constexpr bool scores_change = FB_K_TOKEN_SCALE || Variant::has_logits || !Variant::softmax;
+// More than its position decides whether a row sees a key.
+constexpr bool pairs_hide = FB_MASK || Variant::has_mask;
 constexpr int32_t no_position = -0x7fffffff - 1;
 // Position of tokens past the end: no row sees it.
 constexpr int32_t past_end = 0x7fffffff;
@@ -49,6 +52,7 @@ FB_DEVICE int lane_now() { return recomputed(int(threadIdx.x)) % 32; }
 
 static_assert(FB_KEY_DIM % 8 == 0 && FB_VALUE_DIM % 8 == 0, "dims are multiples of 8");
 static_assert(FB_Q_TYPE == FB_F16 || FB_Q_TYPE == FB_BF16, "products take f16 and bf16");
+static_assert(FB_ROPE == 0 || !(Variant::has_query || Variant::has_key), "one owner a hook");
 static_assert(FB_KV_TILE % 16 == 0, "the second product takes 16 keys at a time");
 
 // Rows of 16-byte chunks in shared memory. Eight rows' chunks of one column lie in different banks:

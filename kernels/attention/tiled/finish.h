@@ -9,26 +9,30 @@ struct RowTarget {
     uint8_t* values;
     float factor;
     bool partial;
-    bool empty; // zeros, whatever the sums hold
+    bool empty;  // zeros, whatever the sums hold
+    bool hooked; // by the output hook, of:
+    RowInputs row;
+    float lse; // base e
 };
 
-// Row `i`, with `base` in base 2 and `sum` of 2^(score - base). One thread of the row's `writes`
-// its log-sum-exp.
+// Row `i`, with `base` in base 2 and `sum` of 2^(score - base); neither counts without softmax. One
+// thread of the row's `writes` its log-sum-exp.
 FB_DEVICE RowTarget finish_row(const fb_attention_params& p, const fb_attention_record& r, int i,
                                float base, float sum, bool writes) {
-    const bool empty = base == no_base;
+    const bool empty = Variant::softmax && base == no_base;
     const float maximum = empty ? -FB_INFINITY : base;
     const float scale = constant_scale(p.v_scale, r);
     if (r.partial_row >= 0) {
         const int64_t row = r.partial_row + i;
-        if (writes) {
+        if (writes && Variant::softmax) {
             const float lse = empty ? -FB_INFINITY : (maximum + log2_approx(sum)) * ln_2;
             reinterpret_cast<float*>(p.partial_lse)[row] = lse;
         }
         auto* values = reinterpret_cast<float*>(p.partial_out) + row * FB_VALUE_DIM;
-        return {reinterpret_cast<uint8_t*>(values), empty ? 0 : scale / sum, true, empty};
+        const float factor = !Variant::softmax ? scale : empty ? 0 : scale / sum;
+        return {reinterpret_cast<uint8_t*>(values), factor, true, empty, false, {}, 0};
     }
-    const QueryRow row = query_row(r, i);
+    const RowInputs row = row_inputs(p, r, i);
     float top = maximum;
     float total = sum;
     float factor = scale;
@@ -40,21 +44,28 @@ FB_DEVICE RowTarget finish_row(const fb_attention_params& p, const fb_attention_
         total = sum * kept + exp2_approx(sink - top);
         factor *= kept;
     }
+    const float lse = total == 0 ? -FB_INFINITY : (top + log2_approx(total)) * ln_2;
     if (writes && p.lse != 0) {
-        const float lse = total == 0 ? -FB_INFINITY : (top + log2_approx(total)) * ln_2;
-        const int64_t at = int64_t(row.token) * p.query_heads + row.head;
+        const int64_t at = int64_t(row.query_token) * p.query_heads + row.head;
         reinterpret_cast<float*>(p.lse)[at] = lse * p.lse_factor;
     }
-    const int64_t at = row.token * p.out_stride_token + row.head * p.out_stride_head;
+    const int64_t at = row.query_token * p.out_stride_token + row.head * p.out_stride_head;
     constexpr int bytes = FB_OUT_TYPE == FB_F32 ? 4 : 2;
     auto* values = reinterpret_cast<uint8_t*>(p.out) + at * bytes;
-    return {values, empty ? 0 : factor / total, false, empty};
+    if (Variant::softmax) factor = empty ? 0 : factor / total;
+    const bool hooked = Variant::has_output && p.finalize && row.request >= 0;
+    return {values, factor, false, empty, hooked, row, lse};
 }
 
 // Two neighbours of a row, from column `column` on.
-FB_DEVICE void write_pair(const RowTarget& target, int column, float x, float y) {
+FB_DEVICE void write_pair(const fb_attention_params& p, const RowTarget& target, int column,
+                          float x, float y) {
     x = target.empty ? 0 : x * target.factor;
     y = target.empty ? 0 : y * target.factor;
+    if (Variant::has_output && target.hooked) {
+        x = Variant::output(p, target.row, target.lse, column, x);
+        y = Variant::output(p, target.row, target.lse, column + 1, y);
+    }
     if (target.partial || FB_OUT_TYPE == FB_F32) {
         reinterpret_cast<float2*>(target.values)[column / 2] = make_float2(x, y);
     } else {

@@ -41,9 +41,14 @@ FB_DEVICE Source source_of(const fb_attention_params& p, const fb_attention_reco
 // A token, up to the page id.
 struct Place {
     const int32_t* page; // null: no token, or no pages
-    int32_t row;         // in the page, or in the whole tensor
+    int32_t row;         // in the page, or in the whole tensor; full_bit besides, where pairs hide
     int32_t position;    // past_end: no token
 };
+
+// In a token's row: its column is visible to every query.
+constexpr int32_t full_bit = -0x7fffffff - 1;
+
+FB_DEVICE int32_t without_full_bit(int32_t row) { return pairs_hide ? row & ~full_bit : row; }
 
 // Rows of K and V in global memory, for N tokens.
 template <int N> struct Places {
@@ -59,6 +64,38 @@ template <int N> struct Tokens {
     float v_scale[N];
 };
 
+// A run of tokens of one KV head.
+struct TokenRun {
+    const int32_t* position;
+    const int32_t* page;
+    const int32_t* row;
+    const float* k_scale;
+    const float* v_scale;
+    int32_t kv_head;
+
+    FB_DEVICE KeyInputs inputs(const fb_attention_params& p, int i) const {
+        int32_t slot = 0;
+        if (position[i] != past_end) {
+            slot = without_full_bit(row[i]);
+            if (!FB_CONTIGUOUS) slot += page[i] * p.page_size;
+        }
+        return {position[i], slot, kv_head};
+    }
+
+    // By a whole warp: whether the columns of the first `count` are full.
+    FB_DEVICE bool full(int count) const {
+        bool all = true;
+        for (int i = int(threadIdx.x % 32); i < count; i += 32) all &= row[i] < 0;
+        return __all_sync(0xffffffffu, all);
+    }
+};
+
+template <int N>
+FB_DEVICE TokenRun run_of(const fb_attention_record& r, const Tokens<N>& tokens, int first = 0) {
+    return {tokens.position + first, tokens.page + first,    tokens.row + first,
+            tokens.k_scale + first,  tokens.v_scale + first, r.kv_head};
+}
+
 // Logical token within the layout row.
 FB_DEVICE int32_t logical_token(const fb_attention_params& p, const fb_attention_record& r,
                                 Divider by_page, int32_t token) {
@@ -68,15 +105,23 @@ FB_DEVICE int32_t logical_token(const fb_attention_params& p, const fb_attention
     return (columns[column] >> 1) * p.page_size + token - column * p.page_size;
 }
 
+FB_DEVICE bool in_full_column(const fb_attention_params& p, const fb_attention_record& r,
+                              Divider by_page, int32_t token) {
+    if (r.column_offset < 0) return false;
+    const auto* columns = reinterpret_cast<const int32_t*>(p.columns) + r.column_offset;
+    return columns[divide(token, by_page)] & 1;
+}
+
 FB_DEVICE Place find(const fb_attention_params& p, const fb_attention_record& r, const Source& from,
                      int32_t token, int32_t end) {
-    if (token >= end) return {nullptr, 0, past_end};
+    if (token >= end) return {nullptr, pairs_hide ? full_bit : 0, past_end};
     const int32_t logical = logical_token(p, r, from.by_page, token);
     const int32_t position = r.position_start + logical;
-    if (FB_CONTIGUOUS) return {nullptr, r.slot + logical, position};
+    const int32_t full = pairs_hide && in_full_column(p, r, from.by_page, token) ? full_bit : 0;
+    if (FB_CONTIGUOUS) return {nullptr, (r.slot + logical) | full, position};
     const int32_t column = divide(logical, from.by_page);
     const auto* pages = reinterpret_cast<const int32_t*>(from.pages);
-    return {pages + column, logical - column * p.page_size, position};
+    return {pages + column, (logical - column * p.page_size) | full, position};
 }
 
 // Address of a row; `head`: of the head's first.

@@ -1,5 +1,6 @@
 // What each query row of a record may see: positions low to high, then mask bits.
 #pragma once
+#include "../row.h"
 #include "locate.h"
 #include "records.h"
 
@@ -14,69 +15,64 @@ struct RowFacts {
     int32_t low[FB_QUERY_TILE];
     int32_t high[FB_QUERY_TILE];
     int32_t position[FB_QUERY_TILE];
-    float slope[FB_QUERY_TILE]; // ALiBi, in base 2
+    Variant::Row words[Variant::row_words == 0 ? 1 : FB_QUERY_TILE];
 };
 
-FB_DEVICE int32_t read_int(uint64_t array, int64_t index) {
-    return reinterpret_cast<const int32_t*>(array)[index];
+FB_DEVICE RowInputs row_inputs(const fb_attention_params& p, const fb_attention_record& r, int i) {
+    const QueryRow row = query_row(r, i);
+    const int32_t request =
+        p.token_requests == 0 ? r.request : read_int(p.token_requests, row.token);
+    return row_inputs(p, request, row.token, row.head, r.kv_head, FB_DEVICE_LENGTHS);
 }
 
-FB_DEVICE float read_float(uint64_t array, int64_t index) {
-    return reinterpret_cast<const float*>(array)[index];
+// Where a row's mask bits lie; the planned lengths count.
+FB_DEVICE MaskRow mask_row(const fb_attention_params& p, const RowInputs& row) {
+    const int32_t first = read_int(p.query_indptr, row.request);
+    const int32_t queries = read_int(p.query_indptr, row.request + 1) - first;
+    const int32_t keys =
+        p.planned_kv_lengths == 0 ? 0 : read_int(p.planned_kv_lengths, row.request);
+    const bool tail = p.mask_mode == FB_MASK_TAIL;
+    const int32_t width = tail ? queries : keys;
+    const int32_t start = tail ? keys - queries : 0;
+    const int64_t first_bit = int64_t(read_int(p.mask_indptr, row.request)) * 8;
+    return {first_bit + int64_t(row.query_index) * width - start, start, start + width};
 }
 
-FB_DEVICE int32_t clamp_length(uint64_t lengths, int32_t request, int32_t planned) {
-    if (lengths == 0) return planned;
-    return max(0, min(planned, read_int(lengths, request)));
-}
-
-// Row `i`; rows past the last see everything and are never written.
+// Row `i`; rows past the last are never written: they see everything, or nothing where hooks would
+// store what they see.
 FB_DEVICE void describe_row(const fb_attention_params& p, const fb_attention_record& r,
                             RowFacts& rows, int i) {
-    int32_t low = no_position;
-    int32_t high = last_position;
-    int32_t position = 0;
-    float slope = 0;
+    int32_t low = Variant::stores ? past_end : no_position;
+    int32_t high = Variant::stores ? no_position : last_position;
+    RowInputs row = {};
+    Variant::Row words = {};
     if (i < r.row_count) {
-        const QueryRow row = query_row(r, i);
-        const int32_t request =
-            p.token_requests == 0 ? r.request : read_int(p.token_requests, row.token);
-        if (p.positions != 0) position = read_int(p.positions, row.token);
-        if (request >= 0 && (FB_DEVICE_LENGTHS || FB_MASK)) {
-            const int32_t first = read_int(p.query_indptr, request);
-            const int32_t index = row.token - first;
-            const int32_t queries = read_int(p.query_indptr, request + 1) - first;
-            const int32_t keys =
-                p.planned_kv_lengths == 0 ? 0 : read_int(p.planned_kv_lengths, request);
-            if (FB_DEVICE_LENGTHS) {
-                // The planned lengths are bounds: beyond them nothing was reserved.
-                const int32_t kept = clamp_length(p.kv_lengths, request, keys);
-                const int32_t asked = clamp_length(p.query_lengths, request, queries);
-                position = kept - asked + index;
-                high = index < asked ? kept - 1 : no_position;
+        low = no_position;
+        high = last_position;
+        row = row_inputs(p, r, i);
+        if (row.request >= 0) {
+            if (FB_DEVICE_LENGTHS)
+                high = row.query_index < row.query_length ? row.kv_length - 1 : no_position;
+            if (FB_MASK) rows.mask[i] = mask_row(p, row);
+            if (Variant::has_bounds) {
+                low = max(low, Variant::low(p, row));
+                high = min(high, Variant::high(p, row));
             }
-            if (FB_MASK) {
-                const bool tail = p.mask_mode == FB_MASK_TAIL;
-                const int32_t width = tail ? queries : keys;
-                const int32_t start = tail ? keys - queries : 0;
-                const int64_t first_bit = int64_t(read_int(p.mask_indptr, request)) * 8;
-                rows.mask[i] = {first_bit + int64_t(index) * width - start, start, start + width};
-            }
+            words = Variant::row(p, row);
         }
-        if (p.causal) high = min(high, position);
-        if (p.window_left >= 0) low = position - p.window_left;
-        if (request < 0 || high < 0) {
+        if (p.causal) high = min(high, row.query);
+        if (p.window_left >= 0) low = max(low, row.query - p.window_left);
+        if (row.request < 0 || high < 0) {
             low = past_end;
             high = no_position;
         }
-        if (FB_ALIBI) slope = read_float(p.alibi_slopes, row.head) * log2_e;
     }
     if (FB_MASK && (i >= r.row_count || high == no_position))
         rows.mask[i] = {0, past_end, past_end};
     rows.low[i] = low;
     rows.high[i] = high;
-    rows.position[i] = position;
-    rows.slope[i] = slope;
+    rows.position[i] = row.query;
+    if (Variant::row_words > 0) rows.words[i] = words;
 }
 
 // Positions that some row of a range sees, and those that all of its rows see.
@@ -113,7 +109,7 @@ struct Span {
 };
 
 FB_DEVICE bool needs_trim(const fb_attention_record& r) {
-    return FB_DEVICE_LENGTHS || r.column_offset >= 0;
+    return FB_DEVICE_LENGTHS || Variant::has_bounds || r.column_offset >= 0;
 }
 
 // After the rows are described, by whole warps.

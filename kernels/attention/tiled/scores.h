@@ -1,4 +1,4 @@
-// From scores in registers to probabilities: token scales, soft cap, ALiBi, masks, online softmax.
+// From scores in registers to probabilities: token scales, hooks, masks, online softmax.
 //
 // A thread holds, of every 16 rows (m) and 8 keys (n), rows lane / 4 and lane / 4 + 8 (h) and keys
 // 2 (lane % 4) + e as s[m][n][2 h + e].
@@ -35,50 +35,88 @@ template <int M> FB_DEVICE RowStates<M> no_state() {
 FB_DEVICE int own_row() { return lane_now() / 4; }
 FB_DEVICE int own_key() { return lane_now() % 4 * 2; }
 
-// What scores are multiplied by, in the end or before the soft cap's tanh.
+// What scores are multiplied by: what comes is in base 2, or a hook takes it from there.
 FB_DEVICE float score_factor(const fb_attention_params& p, const fb_attention_record& r) {
     const float factor = p.scale * constant_scale(p.k_scale, r);
-    return FB_SOFT_CAP ? factor / p.soft_cap : factor * log2_e;
+    if (Variant::has_logits) return factor * Variant::logits_factor(p);
+    return Variant::softmax ? factor * log2_e : factor;
 }
 
 // A run of keys that are scored together.
 struct Keys {
-    const int32_t* position;
-    const float* k_scale;
-    const float* v_scale;
+    TokenRun run;
     bool masked; // some row does not see some key
-    bool bits;   // mask bits say more
+    bool bits;   // more than its position may hide a key
+    bool stored; // by this warp, if a hook stores scores
 };
 
-// About 2^-22 absolute, where the hardware's tanh has 2^-11.
-FB_DEVICE float tanh_2(float x) { return 1 - 2 * rcp_approx(1 + exp2_approx(x * (2 * log2_e))); }
+// By a whole warp: what is hidden of `count` kept tokens from `start` on; whether any row sees any.
+FB_DEVICE bool look_at_keys(const fb_attention_record& r, const Bounds& bounds, int32_t start,
+                            int count, Keys& keys) {
+    const int32_t low = keys.run.position[0];
+    const int32_t high = keys.run.position[count - 1];
+    if (low > bounds.any_high || high < bounds.any_low) return false;
+    if (pairs_hide) {
+        keys.bits = start < r.full_start || start + count > r.full_end;
+        if (keys.bits && r.column_offset >= 0) keys.bits = !keys.run.full(count);
+    }
+    keys.masked = keys.bits || low < bounds.all_low || high > bounds.all_high;
+    return true;
+}
 
-// Token scales, soft cap and ALiBi, in that order; the scores are in base 2 afterwards.
+// What decides which keys a thread's rows see.
+template <int M> struct Sight {
+    int row;
+    int32_t low[2 * M];
+    int32_t high[2 * M];
+    Variant::Row words[2 * M];
+
+    FB_DEVICE Sight(const RowFacts& rows, int first_row) : row(first_row + own_row()) {
+        FB_UNROLL
+        for (int i = 0; i < 2 * M; i++) {
+            low[i] = rows.low[row + i * 8];
+            high[i] = rows.high[row + i * 8];
+            if (Variant::row_words > 0) words[i] = rows.words[row + i * 8];
+        }
+    }
+
+    FB_DEVICE bool sees(const fb_attention_params& p, const RowFacts& rows, const Keys& keys, int i,
+                        int32_t position, const Variant::Key& key) const {
+        bool visible = position >= low[i] && position <= high[i];
+        if (FB_MASK && keys.bits && visible)
+            visible = bit_visible(p, rows, row + i * 8, position);
+        if (Variant::has_mask && keys.bits && visible) visible = Variant::mask(p, words[i], key);
+        return visible;
+    }
+};
+
+FB_DEVICE Variant::Key key_words(const fb_attention_params& p, const Keys& keys, int k) {
+    if constexpr (!Variant::reads_keys) return {};
+    else return Variant::key_words(p, keys.run.inputs(p, k));
+}
+
+// Token scales, then the logits hook.
 template <int M, int N>
 FB_DEVICE void change_scores(const fb_attention_params& p, const RowFacts& rows, int first_row,
                              const Keys& keys, float factor, float (&s)[M][N][4]) {
-    const int row = first_row + own_row();
     const int own = own_key();
-    float slope[2 * M];
-    int32_t query[2 * M];
-    FB_UNROLL
-    for (int i = 0; i < 2 * M; i++) {
-        slope[i] = FB_ALIBI ? rows.slope[row + i * 8] : 0;
-        query[i] = FB_ALIBI ? rows.position[row + i * 8] : 0;
-    }
+    const Sight<M> sight(rows, first_row);
     FB_UNROLL
     for (int n = 0; n < N; n++) {
         FB_UNROLL
         for (int e = 0; e < 2; e++) {
             const int k = own + n * 8 + e;
-            const float scale = FB_K_TOKEN_SCALE ? keys.k_scale[k] * factor : factor;
-            const int32_t key = FB_ALIBI ? keys.position[k] : 0;
+            const float scale = FB_K_TOKEN_SCALE ? keys.run.k_scale[k] * factor : factor;
+            const Variant::Key key = key_words(p, keys, k);
             FB_UNROLL
             for (int i = 0; i < 2 * M; i++) {
                 float& x = s[i / 2][n][i % 2 * 2 + e];
-                x *= scale;
-                if (FB_SOFT_CAP) x = tanh_2(x) * (p.soft_cap * log2_e);
-                if (FB_ALIBI) x += slope[i] * float(key - query[i]);
+                const bool stored =
+                    Variant::stores && keys.stored &&
+                    sight.sees(p, rows, keys, i, keys.run.position[k], key);
+                if constexpr (Variant::has_logits)
+                    x = Variant::logits(p, sight.words[i], key, {x, scale, stored});
+                else x *= scale;
             }
         }
     }
@@ -95,31 +133,23 @@ template <int M, int N> FB_DEVICE void negate(float (&s)[M][N][4]) {
     }
 }
 
-// Hides keys outside of a row's positions and those that its mask bits hide.
+// Hides keys outside of a row's positions, and those that mask bits or a hook hide.
 template <int M, int N>
 FB_DEVICE void hide_keys(const fb_attention_params& p, const RowFacts& rows, int first_row,
                          const Keys& keys, float (&s)[M][N][4]) {
-    const int row = first_row + own_row();
     const int own = own_key();
-    int32_t low[2 * M];
-    int32_t high[2 * M];
-    FB_UNROLL
-    for (int i = 0; i < 2 * M; i++) {
-        low[i] = rows.low[row + i * 8];
-        high[i] = rows.high[row + i * 8];
-    }
+    const Sight<M> sight(rows, first_row);
     FB_UNROLL
     for (int n = 0; n < N; n++) {
         FB_UNROLL
         for (int e = 0; e < 2; e++) {
-            const int32_t key = keys.position[own + n * 8 + e];
+            const int k = own + n * 8 + e;
+            const int32_t position = keys.run.position[k];
+            const Variant::Key key = key_words(p, keys, k);
             FB_UNROLL
-            for (int i = 0; i < 2 * M; i++) {
-                bool visible = key >= low[i] && key <= high[i];
-                if (FB_MASK && keys.bits && visible)
-                    visible = bit_visible(p, rows, row + i * 8, key);
-                if (!visible) s[i / 2][n][i % 2 * 2 + e] = -FB_INFINITY;
-            }
+            for (int i = 0; i < 2 * M; i++)
+                if (!sight.sees(p, rows, keys, i, position, key))
+                    s[i / 2][n][i % 2 * 2 + e] = Variant::softmax ? -FB_INFINITY : 0;
         }
     }
 }
@@ -216,7 +246,9 @@ FB_DEVICE void probabilities(const fb_attention_params& p, const RowFacts& rows,
     if (scores_change) change_scores(p, rows, first_row, keys, factor, s);
     else if (factor < 0) negate(s);
     if (keys.masked) hide_keys(p, rows, first_row, keys, s);
-    move_bases(base_2_factor(factor), s, state, out);
-    exponentiate(base_2_factor(factor), s, state);
-    if (FB_V_TOKEN_SCALE) scale_values(keys.v_scale, s);
+    if (Variant::softmax) {
+        move_bases(base_2_factor(factor), s, state, out);
+        exponentiate(base_2_factor(factor), s, state);
+    }
+    if (FB_V_TOKEN_SCALE) scale_values(keys.run.v_scale, s);
 }

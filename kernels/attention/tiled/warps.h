@@ -96,16 +96,19 @@ FB_DEVICE void copy_step(const Block& b, const Source& from, const Span& span, i
         Places<step_keys>& places = b.state().places[b.warp()];
         StepTokens& tokens = b.state().tokens[b.warp()][stage];
         const bool kept = token.position != past_end;
+        const int32_t row = without_full_bit(token.row);
         const int at = lane % 16;
         if (lane < 16) {
-            places.k[at] = row_address(b.p.k, from.k, token.page, token.row);
+            places.k[at] = row_address(b.p.k, from.k, token.page, row);
             tokens.position[at] = token.position;
             if (FB_K_TOKEN_SCALE)
-                copy_scale(b.p.k_scale, r, token.page, token.row, kept, &tokens.k_scale[at]);
+                copy_scale(b.p.k_scale, r, token.page, row, kept, &tokens.k_scale[at]);
         } else {
-            places.v[at] = row_address(b.p.v, from.v, token.page, token.row);
+            places.v[at] = row_address(b.p.v, from.v, token.page, row);
+            if (pairs_hide || Variant::reads_slots) tokens.row[at] = token.row;
+            if (Variant::reads_slots) tokens.page[at] = token.page;
             if (FB_V_TOKEN_SCALE)
-                copy_scale(b.p.v_scale, r, token.page, token.row, kept, &tokens.v_scale[at]);
+                copy_scale(b.p.v_scale, r, token.page, row, kept, &tokens.v_scale[at]);
         }
         __syncwarp();
         const uint32_t to = b.ring_address() + stage * stage_bytes;
@@ -146,28 +149,19 @@ FB_DEVICE void keep_queries(const Block& b, Queries& queries) {
 
 FB_DEVICE void add_step(const Block& b, const Span& span, int step, int stage, const Bounds& bounds,
                         float factor, const Queries& queries, Sums& sums) {
-    const fb_attention_record& r = b.record();
-    const StepTokens& tokens = b.state().tokens[b.warp()][stage];
-    const int32_t low = tokens.position[0];
-    const int32_t high = tokens.position[step_keys - 1];
-    if (low > bounds.any_high || high < bounds.any_low) return;
-    Keys keys = {tokens.position, tokens.k_scale, tokens.v_scale, false, false};
-    if (FB_MASK) {
-        const int32_t start = step_start(b, span, step);
-        keys.bits = start < r.full_start || start + step_keys > r.full_end;
-    }
-    keys.masked = keys.bits || low < bounds.all_low || high > bounds.all_high;
+    Keys keys = {run_of(b.record(), b.state().tokens[b.warp()][stage])};
+    keys.stored = true;
+    if (!look_at_keys(b.record(), bounds, step_start(b, span, step), step_keys, keys)) return;
     const uint32_t from = b.ring_address() + stage * stage_bytes;
-    if (keys_change) {
-        change_rows<KeyTile, FB_KEY_DIM, FB_ROPE != 0, step_keys, 32>(
-            b.p, b.ring() + stage * stage_bytes, b.ring_address() + changed_keys_at,
-            tokens.position, int(threadIdx.x % 32));
-        if (values_change)
-            change_rows<ValueTile, FB_VALUE_DIM, false, step_keys, 32>(
-                b.p, b.ring() + stage * stage_bytes + stage_keys,
-                b.ring_address() + changed_values_at, tokens.position, int(threadIdx.x % 32));
-        __syncwarp();
-    }
+    const unsigned char* raw = b.ring() + stage * stage_bytes;
+    if (keys_change)
+        change_rows<KeyTile, KeyChange, step_keys, 32>(
+            b.p, raw, b.ring_address() + changed_keys_at, keys.run, int(threadIdx.x % 32));
+    if (values_change)
+        change_rows<ValueTile, ValueChange, step_keys, 32>(b.p, raw + stage_keys,
+                                                           b.ring_address() + changed_values_at,
+                                                           keys.run, int(threadIdx.x % 32));
+    if (keys_change || values_change) __syncwarp();
     const uint32_t own = b.ring_address();
     const uint32_t k = key_base<KeyTile>(keys_change ? own + changed_keys_at : from);
     const uint32_t v = row_base<ValueTile>(values_change ? own + changed_values_at
@@ -228,7 +222,7 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
             pair.x += part.x * weight[w];
             pair.y += part.y * weight[w];
         }
-        write_pair(target, column, pair.x, pair.y);
+        write_pair(b.p, target, column, pair.x, pair.y);
     }
 }
 
@@ -241,7 +235,7 @@ FB_DEVICE int32_t attend(const Block& b) {
     const Divider by_page = b.state().work.by_page;
     const Source source = source_of(b.p, r, by_page);
     Span span = {r.kv_start, r.kv_end};
-    if (FB_ROPE != 0 || needs_trim(r)) {
+    if (queries_change || needs_trim(r)) {
         if (threadIdx.x < 16) describe_row(b.p, r, rows, int(threadIdx.x));
         __syncthreads();
         if (needs_trim(r)) span = trim(b.p, r, rows, by_page);
@@ -254,7 +248,7 @@ FB_DEVICE int32_t attend(const Block& b) {
     cp_async_commit();
     FB_UNROLL
     for (int i = 0; i < FB_STAGES; i++) copy_step(b, source, span, i, i, found[i]);
-    if (FB_ROPE == 0 && !needs_trim(r) && threadIdx.x < 16)
+    if (!queries_change && !needs_trim(r) && threadIdx.x < 16)
         describe_row(b.p, r, rows, int(threadIdx.x));
     cp_async_wait<FB_STAGES>();
     __syncthreads(); // rows and queries are there
