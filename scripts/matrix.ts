@@ -2,22 +2,16 @@
 import { type AttentionOptions, resolveOptions } from "../src/attention/options.ts";
 import { wantedKernels } from "../src/attention/specializations.ts";
 import { operators } from "../src/device/operators.ts";
+import { sharedMemoryOf } from "../src/jit/architectures.ts";
 import type { Specialization } from "../src/jit/specialization.ts";
-import type { SharedLimits } from "../src/plan/cuda-classes.ts";
 
 /** A specialisation under a short name. */
 export interface MatrixEntry extends Specialization {
   readonly name: string;
 }
 
-/** sm_80 code runs on every GPU of 8.x; sm_90a only on 9.0. */
-const limits: Readonly<Record<string, SharedLimits>> = {
-  sm_80: { sharedBytesPerBlock: 166_912, sharedBytesPerProcessor: 167_936 },
-  sm_90a: { sharedBytesPerBlock: 232_448, sharedBytesPerProcessor: 233_472 },
-};
-
-/** What images are compiled for ahead of time. */
-export const architectures: readonly string[] = Object.keys(limits);
+/** What images are compiled for ahead of time: sm_80 code runs on every GPU of 8.x, sm_90a on 9.0. */
+export const architectures: readonly string[] = ["sm_80", "sm_90a"];
 
 /** The common shapes: dims of most models, and fp8 keys and values. */
 const shapes: readonly Pick<AttentionOptions, "headDim" | "dtype" | "kvDtype">[] = [
@@ -40,7 +34,7 @@ export function matrixOf(architecture: string): readonly MatrixEntry[] {
   const attention = shapes.flatMap((shape) => {
     // Heads, masks and everything else that is no constant of the kernels may be anything.
     const options = resolveOptions({ queryHeads: 1, kvHeads: 1, ...shape });
-    const { wanted } = wantedKernels(limits[architecture]!, options);
+    const { wanted } = wantedKernels(sharedMemoryOf(architecture), options);
     return wanted.flatMap(({ specialization, traits }) => {
       if (traits === undefined) return [];
       const { headDim, dtype, kvDtype = dtype } = shape;

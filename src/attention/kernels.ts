@@ -3,13 +3,15 @@ import { type Kernel, Module } from "../device/kernel.ts";
 import { jitTarget } from "../device/operators.ts";
 import { DeviceError } from "../errors.ts";
 import { Status } from "../ffi/status.ts";
-import { imageNow, imageOf } from "../jit/image.ts";
+import { type Image, imageNow, imageOf } from "../jit/image.ts";
 import type { Target } from "../jit/target.ts";
 import { type CostModel, costsFor, cudaCosts } from "../plan/cost.ts";
+import type { SharedLimits } from "../plan/cuda-classes.ts";
 import { cpuClasses, type KernelTraits } from "../plan/traits.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { type Wanted, wantedKernels } from "./specializations.ts";
+import { atUsersLine } from "./variant-errors.ts";
 
 /** The closed set of kernels that an attention object can choose, resolved once. */
 export interface AttentionKernels {
@@ -36,14 +38,36 @@ export async function resolveKernels(
   options: ResolvedOptions,
 ): Promise<AttentionKernels> {
   if (device.kind === "cpu") return cpuKernels(device, options);
-  const target = jitTarget(device);
-  const { classes, wanted } = wantedKernels(device.properties, options);
-  const images = await Promise.all(
-    wanted.map(({ specialization }) => imageOf(specialization, target)),
+  const { classes, wanted, images } = await kernelImages(
+    device.properties,
+    options,
+    jitTarget(device),
   );
   device.guard();
   const kernels = wanted.map((each, i) => load(device, each, images[i]!.bytes));
   return arranged(options, classes, kernels);
+}
+
+/**
+ * The closed set of a GPU's kernels for some options, with an image of each; no GPU is needed.
+ * Errors: OptionError, CompileError at the line of the variant's source.
+ */
+export async function kernelImages(
+  limits: SharedLimits,
+  options: ResolvedOptions,
+  target: Target,
+): Promise<{
+  classes: readonly KernelTraits[];
+  wanted: readonly Wanted[];
+  images: readonly Image[];
+}> {
+  const { classes, wanted } = wantedKernels(limits, options);
+  try {
+    const images = wanted.map(({ specialization }) => imageOf(specialization, target));
+    return { classes, wanted, images: await Promise.all(images) };
+  } catch (error) {
+    throw atUsersLine(error, options.variant);
+  }
 }
 
 /** As resolveKernels, of kernels that are built in or cached. Errors: DeviceError if not. */

@@ -7,6 +7,7 @@ import { embeddedImages } from "../jit/embedded.ts";
 import { imageNow } from "../jit/image.ts";
 import { findNvrtc, pinnedVersion } from "../jit/nvrtc.ts";
 import { readRate } from "../ops/probe.ts";
+import { megabytes } from "./jit-list.ts";
 
 type Say = (name: string, value: string, ok?: boolean) => void;
 
@@ -64,8 +65,4 @@ async function lookAtGpu(say: Say, ordinal: number): Promise<void> {
   say("kernels", origins.join(", "));
   if (device.properties.emulated === 0)
     say("reading", `${(await readRate(device)).toFixed(1)} GB/s`);
-}
-
-function megabytes(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(1)} MB`;
 }
