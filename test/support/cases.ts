@@ -1,5 +1,6 @@
 import type { DType } from "../../src/tensor/dtype.ts";
 import type { Random } from "./random.ts";
+import type { VariantCase } from "./variants.ts";
 
 /** How a page's memory lies; all but NHD have gaps or another order. */
 export const storages = ["NHD", "HND", "strided", "combined"] as const;
@@ -36,6 +37,7 @@ export interface Case {
   lseBase: "e" | "2";
   finalize: boolean;
   batchInvariant: boolean;
+  variant?: VariantCase;
 }
 
 const plain: Omit<Case, "name"> = {

@@ -19,6 +19,40 @@ export interface Rounding {
   output?: DType;
 }
 
+/** Where a query row stands, as a variant's hooks are told. */
+export interface OracleRow {
+  /** Position in the sequence. */
+  query: number;
+  queryToken: number;
+  queryIndex: number;
+  request: number;
+  head: number;
+  kvHead: number;
+  queryLength: number;
+  kvLength: number;
+}
+
+/** Where a key stands. */
+export interface OracleKey {
+  key: number;
+  slot: number;
+  kvHead: number;
+}
+
+/** What a variant does, hook by hook; one that is absent changes nothing. */
+export interface OracleVariant {
+  query?: (x: Float64Array, row: OracleRow) => ArrayLike<number>;
+  key?: (x: Float64Array, key: OracleKey) => ArrayLike<number>;
+  value?: (x: Float64Array, key: OracleKey) => ArrayLike<number>;
+  /** Of a pair that is visible; without softmax the result is the weight. */
+  logits?: (x: number, row: OracleRow, key: OracleKey) => number;
+  mask?: (row: OracleRow, key: OracleKey) => boolean;
+  /** Of a normalised row, with its log-sum-exp of base e. */
+  output?: (x: Float64Array, row: OracleRow, lse: number) => ArrayLike<number>;
+  /** False: weights are what logits gives. */
+  softmax: boolean;
+}
+
 /** One request's attention with every option; arrays are row-major. */
 export interface OracleInput {
   queryHeads: number;
@@ -55,6 +89,9 @@ export interface OracleInput {
   /** False: the raw state, without sinks. */
   finalize?: boolean;
   rounding?: Rounding;
+  variant?: OracleVariant;
+  /** What a variant's hooks are told of the request: its index, first token, and keys' slots. */
+  place?: { request: number; firstToken: number; slots: ArrayLike<number> };
 }
 
 export interface OracleResult {
@@ -76,9 +113,27 @@ export function oracle(input: OracleInput): OracleResult {
   const keys = input.k.length / (kvHeads * keyDim);
   const group = queryHeads / kvHeads;
   const position = (query: number) => input.queryPositions?.[query] ?? keys - queries + query;
-  const q = prepare(input.q, queryHeads, keyDim, input, position);
-  const k = prepare(input.k, kvHeads, keyDim, input, (key) => key, input.kScale);
-  const v = prepare(input.v, kvHeads, valueDim, { rounding }, () => 0, input.vScale);
+  const { variant = plainVariant, place } = input;
+  const rowAt = (query: number, head: number): OracleRow => ({
+    ...{ query: position(query), queryIndex: query, head, kvHead: Math.floor(head / group) },
+    ...{ queryLength: queries, kvLength: keys, request: place?.request ?? 0 },
+    queryToken: (place?.firstToken ?? 0) + query,
+  });
+  const keyAt = (key: number, kvHead: number): OracleKey => {
+    return { key, kvHead, slot: place?.slots[key] ?? key };
+  };
+  const byRow = (hook: OracleVariant["query"]) =>
+    hook && ((x: Float64Array, query: number, head: number) => hook(x, rowAt(query, head)));
+  const byKey = (hook: OracleVariant["key"]) =>
+    hook && ((x: Float64Array, key: number, head: number) => hook(x, keyAt(key, head)));
+  const hooked = (x: Float64Array, heads: number, dim: number, hook: RowHook | undefined) =>
+    changed(x, heads, dim, rounding.inputs, hook);
+  const qs = hooked(input.q, queryHeads, keyDim, byRow(variant.query));
+  const ks = hooked(input.k, kvHeads, keyDim, byKey(variant.key));
+  const vs = hooked(input.v, kvHeads, valueDim, byKey(variant.value));
+  const q = prepare(qs, queryHeads, keyDim, input, position);
+  const k = prepare(ks, kvHeads, keyDim, input, (key) => key, input.kScale);
+  const v = prepare(vs, kvHeads, valueDim, { rounding }, () => 0, input.vScale);
   const out = new Float64Array(queries * queryHeads * valueDim);
   const lse = new Float64Array(queries * queryHeads);
   const magnitudes = new Float64Array(queries * queryHeads);
@@ -88,19 +143,60 @@ export function oracle(input: OracleInput): OracleResult {
       const row = query * queryHeads + head;
       const kvHead = Math.floor(head / group);
       for (let key = 0; key < keys; key++) {
-        const seen = isVisible(input, query, kvHead, key, position(query), queries, keys);
+        const of = rowAt(query, head);
+        const seen =
+          isVisible(input, query, kvHead, key, position(query), queries, keys) &&
+          (variant.mask?.(of, keyAt(key, kvHead)) ?? true);
         const at = key * kvHeads + kvHead;
         const x = seen ? dot(q, row * keyDim, k, at * keyDim, keyDim) : 0;
-        scores[key] = seen ? logit(input, x, head, key - position(query)) : -Infinity;
+        const plain = logit(input, x, head, key - position(query));
+        const score = seen ? (variant.logits?.(plain, of, keyAt(key, kvHead)) ?? plain) : 0;
+        scores[key] = seen ? score : variant.softmax ? -Infinity : 0;
       }
       const target = out.subarray(row * valueDim, (row + 1) * valueDim);
-      const result = softmaxRow(input, scores, head, kvHead, v, target);
+      const result = variant.softmax
+        ? softmaxRow(input, scores, head, kvHead, v, target)
+        : sumRow(input, scores, kvHead, v, target);
       lse[row] = result.lse;
       magnitudes[row] = result.magnitude;
+      if (variant.output === undefined || input.finalize === false) continue;
+      const { output } = variant;
+      const natural = result.lse * (input.lseBase === "2" ? Math.LN2 : 1);
+      const hook = (x: Float64Array) => output(x, rowAt(query, head), natural);
+      magnitudes[row] *= steepness(hook, target);
+      target.set(hook(target.slice()));
     }
   }
   const rounded = rounding.output === undefined ? out : roundTo(rounding.output, out);
   return { out: rounded, lse, magnitudes };
+}
+
+const plainVariant: OracleVariant = { softmax: true };
+
+type RowHook = (x: Float64Array, token: number, head: number) => ArrayLike<number>;
+
+/** What a hook makes of the rows of a tensor [tokens, heads, dim] as they come in. */
+function changed(
+  x: Float64Array,
+  heads: number,
+  dim: number,
+  inputs: DType | undefined,
+  hook: RowHook | undefined,
+): Float64Array {
+  const result = inputs === undefined ? x.slice() : roundTo(inputs, x);
+  for (let row = 0; row < x.length / dim && hook !== undefined; row++) {
+    const values = result.subarray(row * dim, (row + 1) * dim);
+    values.set(hook(values.slice(), Math.floor(row / heads), row % heads));
+  }
+  return result;
+}
+
+/** How much an output hook enlarges an error of any element, at most. */
+function steepness(hook: (x: Float64Array) => ArrayLike<number>, row: Float64Array): number {
+  const step = 1e-4;
+  const before = hook(row.slice());
+  const after = hook(row.map((x) => x + step));
+  return row.reduce((most, _, d) => Math.max(most, Math.abs(after[d] - before[d]) / step), 0);
 }
 
 /** Scales, rotates and rounds the rows of a tensor [tokens, heads, dim]. */
@@ -112,7 +208,7 @@ function prepare(
   position: (token: number) => number,
   scale?: (head: number, token: number) => number,
 ): Float64Array {
-  const result = rounding.inputs === undefined ? x.slice() : roundTo(rounding.inputs, x);
+  const result = x.slice();
   for (let row = 0; row < x.length / dim; row++) {
     const token = Math.floor(row / heads);
     const values = result.subarray(row * dim, (row + 1) * dim);
@@ -197,6 +293,28 @@ function softmaxRow(
   }
   const lse = (maximum + Math.log(sum)) / (lseBase === "2" ? Math.LN2 : 1);
   return { lse, magnitude: sums.reduce((most, x) => Math.max(most, x), 0) };
+}
+
+/** Writes a row's sum of weighted values: there is no log-sum-exp. */
+function sumRow(
+  { kvHeads, valueDim, rounding = {} }: OracleInput,
+  scores: Float64Array,
+  kvHead: number,
+  v: Float64Array,
+  out: Float64Array,
+): { lse: number; magnitude: number } {
+  const { probabilities } = rounding;
+  const weights = probabilities === undefined ? scores : roundTo(probabilities, scores);
+  const sums = new Float64Array(valueDim);
+  for (let key = 0; key < scores.length; key++) {
+    if (weights[key] === 0) continue;
+    const at = (key * kvHeads + kvHead) * valueDim;
+    for (let d = 0; d < valueDim; d++) {
+      out[d] += weights[key] * v[at + d];
+      sums[d] += Math.abs(weights[key] * v[at + d]);
+    }
+  }
+  return { lse: 0, magnitude: sums.reduce((most, x) => Math.max(most, x), 0) };
 }
 
 function dot(a: Float64Array, i: number, b: Float64Array, j: number, count: number): number {

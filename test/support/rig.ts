@@ -16,6 +16,7 @@ import type { OracleInput, Rounding } from "./oracle.ts";
 import { type Random, seeded } from "./random.ts";
 import { caseOn } from "./targets.ts";
 import { expectedOf } from "./tolerance.ts";
+import { evaluated, type HostInputs, inputsOf, uploadInputs } from "./variants.ts";
 import { createNow } from "./warm.ts";
 
 /** One request's numbers on the host, as the kernels see them: rounded to their dtypes. */
@@ -55,6 +56,7 @@ export function optionsOf(c: Case): AttentionOptions {
     ...{ queryHeads, kvHeads, headDim, valueDim, dtype, kvDtype, outDtype },
     ...{ causal, windowLeft, softCap, alibi, sinks, mask, lseBase, finalize },
     batchInvariant: c.batchInvariant,
+    variant: c.variant?.variant,
     tokenScales: c.scales === "token",
     ...(c.scale === 0 ? {} : { scale: c.scale }),
     ...(c.rope === undefined ? {} : { rope: c.rope }),
@@ -114,35 +116,43 @@ export class Rig implements Disposable {
     using out = poisoned(device, [tokens + 2, queryHeads, c.valueDim], c.outDtype);
     using lse = poisoned(device, [tokens + 2, queryHeads], "f32");
     const extras = this.#extras(requests, source);
+    const variant = this.#variantOf(batch, requests, source);
+    const lseOf = variant.softmax ? { lse } : {};
     const lengths = (values: number[] | undefined) =>
       values && Tensor.from(device, values, [values.length], "i32");
     using kvLengths = lengths(clamps.kv);
     using queryLengths = lengths(clamps.queries);
     const known = { kvLengths, queryLengths };
-    this.attention.run({ q, out, lse, ...source, ...extras.tensors, ...known });
+    const { variantInputs } = variant;
+    this.attention.run({ q, out, ...lseOf, ...source, ...extras.tensors, variantInputs, ...known });
     const bytes = out.toBytes();
     const outputs = decode(c.outDtype, bytes);
     const sums = lse.toFloat64Array();
     for (const tensor of Object.values(extras.tensors)) tensor?.[Symbol.dispose]();
+    for (const tensor of variant.owned) tensor[Symbol.dispose]();
     const rows = tokens * queryHeads;
     if (![...outputs.subarray(rows * c.valueDim), ...sums.subarray(rows)].every(Number.isNaN))
       throw new Error("rows past the batch's tokens were written");
     for (let r = 0, token = 0; r < requests.length; r++) {
       const queries = requests[r].q.length / (queryHeads * c.headDim);
-      const input = clamp(extras.inputs[r], clamps.kv?.[r], clamps.queries?.[r]);
+      const whole = { ...extras.inputs[r], ...variant.inputOf(r, token) };
+      const input = clamp(whole, clamps.kv?.[r], clamps.queries?.[r]);
       const expected = expectedOf(input, c.outDtype);
       // Query rows that a clamp dropped hold 0 and -inf.
       const live = expected.lse.length;
       const from = token * queryHeads;
       const part = (x: Float64Array, dim: number) => x.subarray(from * dim, (from + live) * dim);
       try {
-        const actual = { out: part(outputs, c.valueDim), lse: part(sums, 1) };
+        const actual = {
+          out: part(outputs, c.valueDim),
+          lse: variant.softmax ? part(sums, 1) : undefined,
+        };
         expectState(actual, expected, queryHeads, c.valueDim);
         const end = (token + queries) * queryHeads;
         const dead = outputs.subarray((from + live) * c.valueDim, end * c.valueDim);
         if (!dead.every((x) => x === 0)) throw new Error("a clamped query row is not 0");
         const deadSums = sums.subarray(from + live, end);
-        if (!c.sinks && !deadSums.every((x) => x === -Infinity))
+        if (!c.sinks && variant.softmax && !deadSums.every((x) => x === -Infinity))
           throw new Error("the LSE of a clamped query row is not -inf");
       } catch (cause) {
         throw new Error(`request ${r}: ${(cause as Error).message}`, { cause });
@@ -159,6 +169,29 @@ export class Rig implements Disposable {
 
   [Symbol.dispose](): void {
     this.attention[Symbol.dispose]();
+  }
+
+  /** Inputs of the case's variant and what they mean to the oracle. */
+  #variantOf(batch: Batch, requests: readonly HostRequest[], source: Partial<RunTensors>) {
+    const { c, device, random } = this;
+    const { variant: of } = c;
+    if (of === undefined) return { softmax: true, owned: [], inputOf: () => ({}) };
+    const k = source.cache?.plane(0, this.attention.options.keyPlane) ?? source.k!;
+    const { queryHeads, kvHeads, headDim, valueDim } = c;
+    const sizes = {
+      ...{ queryHeads, kvHeads, headDim, valueDim, tokens: batch.tokenCount },
+      slots: k.shape.length === 4 ? k.shape[0] * k.shape[1] : k.shape[0],
+      queryLengths: requests.map(({ q }) => q.length / (queryHeads * headDim)),
+      kvLengths: requests.map((request) => request.k.length / (kvHeads * headDim)),
+    };
+    const inputs: HostInputs = inputsOf(of, sizes, random);
+    const { given, owned } = uploadInputs(device, of.variant, inputs);
+    const variant = of.meaning?.(inputs) ?? evaluated(of.variant, inputs);
+    const inputOf = (request: number, firstToken: number): Partial<OracleInput> => {
+      const { places: slots = [] } = requests[request];
+      return { variant, place: { request, firstToken, slots } };
+    };
+    return { softmax: of.variant.softmax, variantInputs: given, owned, inputOf };
   }
 
   /** Tensors of the case's options and what they mean to the oracle. */
