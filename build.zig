@@ -64,6 +64,20 @@ const x86_levels = [_]Level{
 };
 const other_levels = [_]Level{.{ .name = "baseline", .cpu = "baseline" }};
 
+/// Small libraries that go into other programs, for debloat.
+const companions = [_]Companion{
+    .{ .name = "trace" },
+    .{ .name = "pager" },
+    .{ .name = "redirect", .libc = false, .first = false },
+};
+
+const Companion = struct {
+    name: []const u8,
+    libc: bool = true,
+    /// Whether its constructor runs before those of the program's libraries.
+    first: bool = true,
+};
+
 pub fn build(b: *std.Build) void {
     const options: Options = .{
         .target = b.standardTargetOptions(.{ .default_target = .{
@@ -93,9 +107,17 @@ pub fn build(b: *std.Build) void {
     });
     if (options.cuda) library.step.dependOn(compile_images(b, options));
     b.installArtifact(library);
+    for (companions) |companion| install_companion(b, options, companion);
 
     const tests = b.addTest(.{ .root_module = root_module(b, options, params, empty) });
     steps.@"test".dependOn(&b.addRunArtifact(tests).step);
+    const tracer_tests = b.addTest(.{ .root_module = b.createModule(.{
+        .root_source_file = b.path("zig/trace/trace.zig"),
+        .target = options.target,
+        .optimize = options.optimize,
+        .link_libc = true,
+    }) });
+    steps.@"test".dependOn(&b.addRunArtifact(tracer_tests).step);
 
     const generator = b.addExecutable(.{ .name = "generate", .root_module = b.createModule(.{
         .root_source_file = b.path("zig/generate.zig"),
@@ -111,6 +133,35 @@ pub fn build(b: *std.Build) void {
     else
         &b.addFail("the emulated GPU's threads switch in x86-64 assembly").step);
     steps.races.dependOn(&b.addInstallArtifact(race_detector(b, options), .{}).step);
+}
+
+fn install_companion(b: *std.Build, options: Options, companion: Companion) void {
+    const name = b.fmt("flashbun-{s}", .{companion.name});
+    const library = b.addLibrary(.{
+        .name = name,
+        .linkage = .dynamic,
+        .root_module = b.createModule(.{
+            .root_source_file = b.path(b.fmt("zig/trace/{s}.zig", .{companion.name})),
+            .target = options.target,
+            .optimize = .small,
+            .link_libc = companion.libc,
+            .pic = true,
+            .strip = true,
+        }),
+    });
+    if (!companion.first) return b.installArtifact(library);
+    const mark = b.addRunArtifact(b.addExecutable(.{
+        .name = "first",
+        .root_module = b.createModule(.{
+            .root_source_file = b.path("zig/trace/first.zig"),
+            .target = b.graph.host,
+            .optimize = .debug,
+        }),
+    }));
+    mark.addArtifactArg(library);
+    const file = b.fmt("lib{s}.so", .{name});
+    const install = b.addInstallLibFile(mark.addOutputFileArg(file), file);
+    b.getInstallStep().dependOn(&install.step);
 }
 
 /// A stand-in for libcuda.so.1: its kernels are images compiled for the host.

@@ -1,0 +1,80 @@
+//! Which pages of libraries' code are in this process's memory: those it touched, and those that the
+//! kernel brought along with them (up to 64 KiB around).
+const std = @import("std");
+const loaded = @import("loaded.zig");
+const log = @import("log.zig");
+const system = @import("system.zig");
+
+/// Bits of an entry of /proc/self/pagemap: in memory, or in swap.
+const touched: u64 = 3 << 62;
+
+pub fn say_all() void {
+    var libraries = loaded.iterate();
+    while (libraries.next()) |library| say(library);
+}
+
+pub fn say(library: *const loaded.Library) void {
+    const map = system.open("/proc/self/pagemap", .{}) orelse return;
+    defer system.close(map);
+    var buffer: [loaded.path_bytes_max]u8 = undefined;
+    const path = library.path(&buffer) orelse return;
+    const file = system.open(path, .{}) orelse return;
+    defer system.close(file);
+    var segments = loaded.Segments.of(file) orelse return;
+    var line: log.Line = .begin("pages");
+    line.text("library", path);
+    line.key("pages");
+    line.raw("[");
+    var runs: Runs = .{ .line = &line };
+    while (segments.next()) |segment| {
+        if (segment.type != .LOAD or !segment.flags.X) continue;
+        read(map, library.base, segment, &runs);
+    }
+    runs.end();
+    line.raw("]");
+    line.end();
+}
+
+fn read(map: i32, base: usize, segment: loaded.Segment, runs: *Runs) void {
+    var page = segment.vaddr / system.page_bytes;
+    const end = (segment.vaddr + segment.filesz + system.page_bytes - 1) / system.page_bytes;
+    var entries: [256]u64 = undefined;
+    while (page < end) {
+        const count = @min(entries.len, end - page);
+        const bytes = std.mem.sliceAsBytes(entries[0..count]);
+        if (!system.read_at(map, bytes, (base / system.page_bytes + page) * @sizeOf(u64))) return;
+        for (entries[0..count]) |entry| {
+            if (entry & touched != 0) runs.add(page);
+            page += 1;
+        }
+    }
+}
+
+/// Writes [first page, count] for pages that follow each other.
+const Runs = struct {
+    line: *log.Line,
+    first: u64 = 0,
+    count: u64 = 0,
+    written: bool = false,
+
+    fn add(runs: *Runs, page: u64) void {
+        if (runs.count > 0 and page == runs.first + runs.count) {
+            runs.count += 1;
+            return;
+        }
+        runs.end();
+        runs.first = page;
+        runs.count = 1;
+    }
+
+    fn end(runs: *Runs) void {
+        if (runs.count == 0) return;
+        runs.line.raw(if (runs.written) ",[" else "[");
+        runs.line.digits(runs.first);
+        runs.line.raw(",");
+        runs.line.digits(runs.count);
+        runs.line.raw("]");
+        runs.written = true;
+        runs.count = 0;
+    }
+};

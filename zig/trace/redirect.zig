@@ -1,0 +1,82 @@
+//! The redirector: an audit library (LD_AUDIT, see rtld-audit(7)) that hands the loader other files
+//! than it asks for. It lives in a name space of its own, without libc.
+//!
+//! FLASHBUN_REDIRECT is a file of entries {u64 device, u64 inode, u64 folderBytes, path, zero}: whoever
+//! would open the file of that inode gets the one at that path. A path is that of a folder, of so many
+//! bytes, and in it that of the original: a library looks for its neighbours from where it thinks it is.
+const std = @import("std");
+const system = @import("system.zig");
+const linux = std.os.linux;
+
+pub const panic = std.debug.no_panic;
+
+var table: []const u8 = &.{};
+
+const Entry = struct {
+    device: u64,
+    inode: u64,
+    folder: []const u8,
+    path: [*:0]const u8,
+};
+
+const Entries = struct {
+    at: usize = 0,
+
+    fn next(entries: *Entries) ?Entry {
+        const head_bytes = 24;
+        if (entries.at + head_bytes >= table.len) return null;
+        const head = std.mem.bytesAsValue([3]u64, table[entries.at..][0..head_bytes]).*;
+        const path = std.mem.sliceTo(table[entries.at + head_bytes ..], 0);
+        entries.at += head_bytes + path.len + 1;
+        if (entries.at > table.len or head[2] > path.len) return null;
+        return .{ .device = head[0], .inode = head[1], .folder = path[0..head[2]], .path = @ptrCast(path.ptr) };
+    }
+};
+
+export fn la_version(version: c_uint) c_uint {
+    read_table();
+    return version;
+}
+
+export fn la_objsearch(name: [*:0]const u8, _: *usize, flag: c_uint) ?[*:0]const u8 {
+    const original = 1;
+    const text = std.mem.span(name);
+    // A bare name comes again with each folder where it is looked for.
+    if (flag == original and std.mem.indexOfScalar(u8, text, '/') == null) return name;
+    var wanted = name;
+    var entries: Entries = .{};
+    while (entries.next()) |entry| {
+        if (std.mem.startsWith(u8, text, entry.folder)) wanted = name + entry.folder.len;
+    }
+    return replacement(wanted) orelse wanted;
+}
+
+fn replacement(name: [*:0]const u8) ?[*:0]const u8 {
+    var facts: linux.Statx = undefined;
+    const mask: linux.STATX = .{ .INO = true };
+    if (system.value(linux.statx(linux.AT.FDCWD, name, 0, mask, &facts)) == null) return null;
+    const device = @as(u64, facts.dev_major) << 32 | facts.dev_minor;
+    var entries: Entries = .{};
+    while (entries.next()) |entry| {
+        if (entry.device == device and entry.inode == facts.ino) return entry.path;
+    }
+    return null;
+}
+
+fn read_table() void {
+    // Nobody hands the environment to an audit library.
+    const environment = system.open("/proc/self/environ", .{}) orelse return;
+    defer system.close(environment);
+    var variables: system.Lines(0, 8192) = .{ .file = environment };
+    while (variables.next()) |variable| {
+        const key = "FLASHBUN_REDIRECT=";
+        if (!std.mem.startsWith(u8, variable, key)) continue;
+        var buffer: [4096]u8 = undefined;
+        const path = system.join(&buffer, &.{variable[key.len..]}) orelse return;
+        const file = system.open(path, .{}) orelse return;
+        defer system.close(file);
+        const bytes = system.size_of(file) orelse return;
+        if (bytes > 0) table = (system.map_shared(file, bytes, false) orelse return)[0..bytes];
+        return;
+    }
+}
