@@ -34,6 +34,7 @@ export { fromDLPack, toDLPack } from "./tensor/dlpack.ts";
 export { type DType, dtypes } from "./tensor/dtype.ts";
 export { encodeTensorMap, type TensorMapOptions } from "./tensor/tensor-map.ts";
 export { Tensor } from "./tensor/tensor.ts";
+export type { VariantTensor } from "./variant/context.ts";
 export {
   type CudaVariantDefinition,
   defineCudaVariant,
@@ -42,6 +43,12 @@ export {
   type HookContext,
   type VariantDefinition,
 } from "./variant/define.ts";
+export {
+  type Environment,
+  evaluate,
+  type EvaluationTensor,
+  Evaluator,
+} from "./variant/evaluate.ts";
 export * as variants from "./variant/library.ts";
 export { Bool, F32, I32 } from "./variant/values.ts";
 export type {
