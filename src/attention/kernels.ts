@@ -63,11 +63,18 @@ export async function kernelImages(
 }> {
   const { classes, wanted } = wantedKernels(limits, options);
   try {
-    const images = wanted.map(({ specialization }) => imageOf(specialization, target));
+    // Large tiles take longest to compile: they start first, so that all cores end together.
+    const images: Promise<Image>[] = [];
+    for (const i of [...wanted.keys()].sort((a, b) => tileOf(wanted[b]!) - tileOf(wanted[a]!)))
+      images[i] = imageOf(wanted[i]!.specialization, target);
     return { classes, wanted, images: await Promise.all(images) };
   } catch (error) {
     throw atUsersLine(error, options.variant);
   }
+}
+
+function tileOf({ traits }: Wanted): number {
+  return traits?.queryTile ?? 0;
 }
 
 /** As resolveKernels, of kernels that are built in or cached. Errors: DeviceError if not. */
