@@ -322,13 +322,12 @@ struct fb_variant_probe_params {
     uint64_t rows;       // int32 [input, row]: the rows' inputs in their order, lse as bits of f32
     uint64_t keys;       // int32 [2, key]: positions and slots
     uint64_t x;          // [row, key] of logits, else f32 [row or key, dim]: replaced by the result
-    uint64_t visible;    // int32 [row, key]: -1 where the row sees the key (logits)
     int32_t row_count;   // at most 256
     int32_t key_count;   // at most 128
     int32_t dim;         // at most 576
     int32_t section;     // by its number in zig/cpu/variant_program.zig
     int32_t keys_inside; // 1: keys lie along vectors, 0: rows do
-    int32_t reserved;
+    int32_t masked;      // 1: asks which pairs are visible
 };
 
 // Probes for ceilings and tests: a timed spin, a read of memory, a chain of multiply-adds.

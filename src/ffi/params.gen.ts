@@ -1355,11 +1355,11 @@ export class GatherParams extends Params {
   }
 }
 
-/** Packs `struct fb_variant_probe_params` (456 bytes). */
+/** Packs `struct fb_variant_probe_params` (448 bytes). */
 export class VariantProbeParams extends Params {
-  static readonly byteLength = 456;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(456), offset = 0) {
-    super(memory, offset, 456);
+  static readonly byteLength = 448;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(448), offset = 0) {
+    super(memory, offset, 448);
   }
   set variantProgram(value: number) {
     this.write64(0, value);
@@ -1403,41 +1403,41 @@ export class VariantProbeParams extends Params {
   get x(): number {
     return this.read64(104);
   }
-  set visible(value: number) {
-    this.write64(106, value);
-  }
-  get visible(): number {
-    return this.read64(106);
-  }
   set rowCount(value: number) {
-    this.i32[108] = value;
+    this.i32[106] = value;
   }
   get rowCount(): number {
-    return this.i32[108]!;
+    return this.i32[106]!;
   }
   set keyCount(value: number) {
-    this.i32[109] = value;
+    this.i32[107] = value;
   }
   get keyCount(): number {
-    return this.i32[109]!;
+    return this.i32[107]!;
   }
   set dim(value: number) {
-    this.i32[110] = value;
+    this.i32[108] = value;
   }
   get dim(): number {
-    return this.i32[110]!;
+    return this.i32[108]!;
   }
   set section(value: number) {
-    this.i32[111] = value;
+    this.i32[109] = value;
   }
   get section(): number {
-    return this.i32[111]!;
+    return this.i32[109]!;
   }
   set keysInside(value: number) {
-    this.i32[112] = value;
+    this.i32[110] = value;
   }
   get keysInside(): number {
-    return this.i32[112]!;
+    return this.i32[110]!;
+  }
+  set masked(value: number) {
+    this.i32[111] = value;
+  }
+  get masked(): number {
+    return this.i32[111]!;
   }
 }
 

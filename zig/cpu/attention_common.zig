@@ -118,9 +118,8 @@ pub fn prepare(
     const raw = if (staged) 1 else simd.raw_factor(kind);
     const k_scale = constant_scale(p.k_scale, r);
     const v_scale = constant_scale(p.v_scale, r);
-    const weighs = if (variant) |*v| v.weighs() else true;
-    const natural = if (variant) |*v| v.has(.logits) or !weighs else false;
-    const base: f32 = if (natural) 1 else simd.log2_e;
+    const natural = if (variant) |*v| v.natural() else false;
+    const base = if (natural) variant.?.score_factor() else simd.log2_e;
     const cap_or_base = if (p.soft_cap > 0) 1 / p.soft_cap else base;
     var w: Work = .{
         .p = p,
@@ -143,7 +142,7 @@ pub fn prepare(
         .has_bits = p.mask_mode != params.FB_MASK_NONE and p.mask != 0,
         .staged = staged,
         .variant = variant,
-        .weighs = weighs,
+        .weighs = if (variant) |*v| v.weighs() else true,
     };
     w.adjusts = w.k_by_token or p.soft_cap > 0 or p.alibi_slopes != 0;
     describe_rows(&w);

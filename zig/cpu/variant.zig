@@ -62,6 +62,11 @@ pub const Variant = struct {
         return v;
     }
 
+    /// Whether logits start from natural units, not from base 2.
+    pub fn natural(v: *const Variant) bool {
+        return v.has(.logits) or !v.weighs();
+    }
+
     pub fn has(v: *const Variant, section: Section) bool {
         return v.program.has(section);
     }
@@ -69,6 +74,12 @@ pub const Variant = struct {
     /// Whether weights come from a softmax over the logits.
     pub fn weighs(v: *const Variant) bool {
         return v.program.header.flags.weighs;
+    }
+
+    /// What x of logits is, besides scale * q.k.
+    pub fn score_factor(v: *const Variant) f32 {
+        const index = v.program.header.score_factor;
+        return if (index == 0) 1 else v.register(index)[0][0];
     }
 
     /// Whether pairs may be hidden besides what bounds say.

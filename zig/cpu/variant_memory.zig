@@ -9,8 +9,8 @@ const Dtype = simd.Dtype;
 const F = simd.F;
 const I = simd.I;
 const lanes = simd.lanes;
-/// Elements past the first of a tensor.
-const Offsets = @Vector(lanes, i64);
+/// Elements past the first of a tensor, which all lie within 2 ** 31 of it.
+const Offsets = I;
 
 /// out = the elements at the indices, each brought within the tensor.
 pub fn load(t: format.Tensor, s: *const State, indices: [4]u32, out: [][lanes]f32) void {
@@ -18,7 +18,7 @@ pub fn load(t: format.Tensor, s: *const State, indices: [4]u32, out: [][lanes]f3
         .i8, .i64 => unreachable,
         inline else => |kind| for (out, 0..) |*x, v| {
             var at: Offsets = @splat(0);
-            for (0..t.axes) |axis| at += offsets(t, axis, index(s, indices[axis], v));
+            for (0..t.axes) |axis| at +%= offsets(t, axis, index(s, indices[axis], v));
             x.* = gather(kind, t.data, at);
         },
     }
@@ -34,7 +34,7 @@ pub fn store(t: format.Tensor, s: *const State, indices: [4]u32, values: []const
             const last: I = @splat(t.sizes[axis] - 1);
             const none: I = @splat(0);
             writes = @select(i32, i < none, none, @select(i32, i > last, none, writes));
-            at += offsets(t, axis, i);
+            at +%= offsets(t, axis, i);
         }
         scatter(t, at, x, writes);
     }
@@ -46,24 +46,24 @@ inline fn index(s: *const State, register: u32, v: usize) I {
 
 inline fn offsets(t: format.Tensor, axis: usize, given: I) Offsets {
     const last: I = @splat(t.sizes[axis] - 1);
-    const within: Offsets = @max(@as(I, @splat(0)), @min(last, given));
-    return within * @as(Offsets, @splat(t.strides[axis]));
+    const within = @max(@as(I, @splat(0)), @min(last, given));
+    return within *% @as(Offsets, @splat(t.strides[axis]));
 }
 
 /// Neighbours come as one vector, and an element for all lanes is read once.
 inline fn gather(comptime kind: Dtype, data: u64, at: Offsets) F {
     const first: [*]const u8 = element(data, at[0], kind);
-    const steps = at - @as(Offsets, @splat(at[0]));
-    if (@reduce(.And, steps == std.simd.iota(i64, lanes))) return read(kind, lanes, first);
+    const steps = at -% @as(Offsets, @splat(at[0]));
+    if (@reduce(.And, steps == std.simd.iota(i32, lanes))) return read(kind, lanes, first);
     if (@reduce(.And, steps == @as(Offsets, @splat(0))))
         return @splat(read(kind, 1, first)[0]);
     var out: [lanes]f32 = undefined;
-    const places: [lanes]i64 = at;
+    const places: [lanes]i32 = at;
     for (&out, places) |*x, place| x.* = read(kind, 1, element(data, place, kind))[0];
     return out;
 }
 
-inline fn element(data: u64, at: i64, kind: Dtype) [*]u8 {
+inline fn element(data: u64, at: i32, kind: Dtype) [*]u8 {
     return common.items(u8, common.offset(data, at, kind.bytes()));
 }
 
@@ -80,7 +80,7 @@ inline fn read(comptime kind: Dtype, comptime n: usize, from: [*]const u8) @Vect
 }
 
 fn scatter(t: format.Tensor, at: Offsets, values: F, writes: I) void {
-    const places: [lanes]i64 = at;
+    const places: [lanes]i32 = at;
     const xs: [lanes]f32 = values;
     const masks: [lanes]i32 = writes;
     for (xs, places, masks) |x, place, mask| {

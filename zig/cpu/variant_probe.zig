@@ -75,7 +75,10 @@ fn pairs(p: *const params.fb_variant_probe_params, v: *const variants.Variant, s
     const stride = (width + simd.lanes - 1) / simd.lanes * simd.lanes;
     const x = items(f32, p.x);
     for (0..rows) |i| {
-        for (0..keys) |j| s.x[if (inside) i * stride + j else j * stride + i] = x[i * keys + j];
+        for (0..keys) |j| {
+            const at = if (inside) i * stride + j else j * stride + i;
+            s.x[at] = x[i * keys + j] * v.score_factor();
+        }
     }
     const most = variants.most_groups(stride / simd.lanes);
     var group: usize = 0;
@@ -85,7 +88,7 @@ fn pairs(p: *const params.fb_variant_probe_params, v: *const variants.Variant, s
             .{ .keys_inside = true, .row = group, .rows = count, .key = 0, .keys = keys }
         else
             .{ .keys_inside = false, .row = 0, .rows = rows, .key = group, .keys = count };
-        const hides: variants.Hides = .{ .any = p.visible != 0, .bits = false };
+        const hides: variants.Hides = .{ .any = p.masked != 0, .bits = false };
         v.change(undefined, b, s.x[group * stride ..].ptr, stride, hides);
     }
     for (0..rows) |i| {

@@ -6,7 +6,7 @@ const simd = @import("simd.zig");
 const common = @import("attention_common.zig");
 
 /// Words of a program before its instructions, and of an instruction.
-const header_words = 35;
+const header_words = 36;
 const magic = 0x31564246;
 
 pub const registers_max = 256;
@@ -149,6 +149,8 @@ const Header = extern struct {
     row_words: u32,
     key_words: u32,
     element_words: u32,
+    /// Register, after uniform, of what scale * q.k is multiplied by; 0: nothing.
+    score_factor: u32,
     tensors: u32,
     /// Dtype, and axes << 8.
     tensor: [params.FB_VARIANT_TENSORS]u32,
@@ -175,7 +177,7 @@ pub const Program = struct {
         const header = &common.items(Header, given.program)[0];
         const p: Program = .{ .given = given, .header = header };
         try must(header.magic == magic and header.registers >= 2);
-        try must(header.registers <= registers_max);
+        try must(header.registers <= registers_max and header.score_factor < header.registers);
         try must(header.row_words >= row_inputs and header.row_words <= row_words_max);
         try must(header.key_words >= key_inputs and header.key_words <= key_words_max);
         try must(header.element_words >= element_inputs);

@@ -1,0 +1,107 @@
+import { tensorsMax } from "./expression.ts";
+
+/**
+ * Operations of the CPU's bytecode, by their numbers in zig/cpu/variant_program.zig, which says
+ * what they take; F: f32, I: i32 or bool, which is 0 or -1.
+ */
+export const opcodes = [
+  ...(["constant", "scalar", "row", "key", "element", "keep", "load", "store"] as const),
+  ...(["reduceSum", "reduceMax", "partner", "copy", "mulAdd"] as const),
+  ...(["addF", "subF", "mulF", "divF", "modF", "minF", "maxF", "pow", "negF", "absF"] as const),
+  ...(["floor", "exp", "log", "tanh", "sigmoid", "sqrt", "rsqrt", "sin", "cos"] as const),
+  ...(["toF32", "toI32", "ltF", "leF", "eqF", "neF"] as const),
+  ...(["addI", "subI", "mulI", "divI", "modI", "minI", "maxI", "negI", "absI"] as const),
+  ...(["ltI", "leI", "eqI", "neI", "and", "or", "xor", "not", "shl", "shr", "select"] as const),
+];
+
+/** Name of an operation of the bytecode. */
+export type Opcode = (typeof opcodes)[number];
+
+/**
+ * Parts of a program, in their order. Once a pass run uniform, elements and rows, once a block of
+ * keys keys; the others for pairs (visible, logits) and vectors.
+ */
+export const sectionNames = [
+  ...(["uniform", "elements", "rows", "keys", "visible"] as const),
+  ...(["logits", "query", "key", "value", "output"] as const),
+];
+
+/** Name of a part of a program. */
+export type SectionName = (typeof sectionNames)[number];
+
+/** What a program finds in its first two registers, and leaves there. */
+export const xRegister = 0;
+/** -1 where a row sees a key. */
+export const visibleRegister = 1;
+
+/** Registers that a program may have, and words of a row, a key and an element with its inputs. */
+export const limits = { registers: 256, row: 96, key: 64, element: 32 } as const;
+
+const magic = 0x31564246;
+const instructionWords = 8;
+const opcodeNumbers = new Map<Opcode, number>(opcodes.map((name, number) => [name, number]));
+
+/** What a program says of itself before its instructions. */
+export interface Header {
+  readonly softmax: boolean;
+  /** Whether visible looks at more than the bounds of rows. */
+  readonly masks: boolean;
+  readonly stores: boolean;
+  readonly words: { readonly row: number; readonly key: number; readonly element: number };
+  /** Register, after uniform, of what scale * q.k is multiplied by; 0: nothing. */
+  readonly factor: number;
+  /** Dtype codes and axes. */
+  readonly tensors: readonly { readonly dtype: number; readonly axes: number }[];
+}
+
+/** Puts a program together: a section at a time, in any order. */
+export class ProgramWriter {
+  readonly #code: number[] = [];
+  readonly #sections = sectionNames.map(() => [0, 0]);
+  #registers = 2;
+  #section: number[] = [];
+
+  /** Instructions belong to this section from now on. */
+  begin(name: SectionName): void {
+    this.#section = this.#sections[sectionNames.indexOf(name)];
+    this.#section[0] = this.#code.length / instructionWords;
+  }
+
+  /** @param to the register that is written; keep: the word, store: 0 */
+  instruct(op: Opcode, to: number, ...operands: readonly number[]): void {
+    const words = [opcodeNumbers.get(op)!, to, ...operands];
+    while (words.length < instructionWords) words.push(0);
+    this.#code.push(...words);
+    this.#section[1]++;
+  }
+
+  /** Makes sure that a register exists. */
+  require(register: number): void {
+    this.#registers = Math.max(this.#registers, register + 1);
+  }
+
+  finish({ softmax, masks, stores, words, factor, tensors }: Header): Int32Array {
+    const flags = Number(softmax) | (Number(masks) << 1) | (Number(stores) << 2);
+    const shapes = Array.from({ length: tensorsMax }, (_, i) =>
+      i < tensors.length ? tensors[i].dtype | (tensors[i].axes << 8) : 0,
+    );
+    const head = [magic, flags, this.#registers, words.row, words.key, words.element];
+    const program = [
+      ...head,
+      factor,
+      tensors.length,
+      ...shapes,
+      ...this.#sections.flat(),
+      ...this.#code,
+    ];
+    return Int32Array.from(program);
+  }
+}
+
+const bits = new DataView(new ArrayBuffer(4));
+
+/** The bits of an f32. */
+export function floatBits(value: number): number {
+  bits.setFloat32(0, value);
+  return bits.getInt32(0);
+}
