@@ -127,10 +127,10 @@ function lineOf({ file, before, after, sidecarBytes, hostKept }: ShrinkReport): 
 /** What a dry run says: images by what becomes of them and why. */
 function reasonsOf({ device }: ShrinkReport): string {
   const rows = new Map<string, { images: number; bytes: number }>();
-  for (const { source, containers } of device)
+  for (const { name, containers } of device)
     for (const { entries } of containers)
       for (const { entry, action, reason } of entries) {
-        const key = [action, source.section.name, archName(entry), reason].join("\0");
+        const key = [action, name, archName(entry), reason].join("\0");
         const row = rows.get(key) ?? { images: 0, bytes: 0 };
         row.images++;
         row.bytes += entry.headerBytes + entry.paddedBytes;
@@ -162,13 +162,13 @@ function totalOf(reports: readonly ShrinkReport[], milliseconds: number): string
 
 /** A report with every item and its reason. */
 function asJson({ device, droppedKernels, ...report }: ShrinkReport): object {
-  const items = device.flatMap(({ source, containers }) =>
+  const items = device.flatMap(({ name, offset, containers }) =>
     containers.flatMap(({ container, pinned, entries }) =>
       entries.map(({ entry, action, reason, kernels }) => ({
-        ...{ section: source.section.name, container: container.offset, arch: archName(entry) },
+        ...{ section: name, container: container.offset, arch: archName(entry) },
         ...{ bytes: entry.headerBytes + entry.paddedBytes, action, reason, pinned },
         keptKernels: kernels,
-        droppedKernels: droppedKernels.get(source.section.offset + entry.offset),
+        droppedKernels: droppedKernels.get(offset + entry.offset),
       })),
     ),
   );

@@ -7,7 +7,7 @@ import { type Entry, entryHeader, imageOf, paddedTo8 } from "./fatbin.ts";
 export interface EditOptions {
   /** Kernels that stay, with those they need; absent: all. */
   readonly kernels?: readonly string[];
-  /** Level of zstd, 1 to 22; absent: 19 for an image that kernels went from, else as it was. */
+  /** Level of zstd, 1 to 22; absent: images that kernels went from choose, others stay. */
   readonly recompress?: number;
 }
 
@@ -19,7 +19,9 @@ export interface Edited {
   readonly dropped: readonly string[];
 }
 
-const levelOfTrimmed = 19;
+/** Levels of zstd: the best for what is small, and one that packs 50 MB a second for the rest. */
+const level = { small: 19, large: 9 };
+const smallBytesMax = 2 ** 22;
 
 /**
  * Takes kernels out of an entry's image, packs it anew, or both; what would not get smaller stays.
@@ -43,10 +45,11 @@ export function editEntry(
   const dropped = trimmed?.dropped ?? [];
   if (trimmed === undefined && recompress === undefined) return { dropped };
   const raw = trimmed?.image ?? image;
-  const packed = packZstd(raw, recompress ?? levelOfTrimmed);
+  const own = raw.length <= smallBytesMax ? level.small : level.large;
+  const packed = packZstd(raw, recompress ?? own);
   const isPacked = packed.length < raw.length;
   const stored = isPacked ? packed : raw;
-  if (trimmed === undefined && paddedTo8(stored.length) >= entry.paddedBytes) return { dropped };
+  if (paddedTo8(stored.length) >= entry.paddedBytes) return { dropped: [] };
   const header = entryHeader(section, entry, stored.length, raw.length, isPacked);
   const content = new Uint8Array(header.length + paddedTo8(stored.length));
   content.set(header);

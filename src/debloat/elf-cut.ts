@@ -1,7 +1,7 @@
 /**
- * Takes page-wise runs out of a library's file while everything keeps its virtual address: a segment
- * with a hole becomes two segments (the layout that shrinkelf describes). What is written is the
- * original without its removed runs, with some bytes replaced.
+ * Takes runs of pages out of a library's file while everything keeps its virtual address: a segment
+ * with a hole becomes two (the layout that shrinkelf describes). What is written is the original
+ * without its removed runs, with some bytes replaced.
  */
 import { Patch } from "./bytes.ts";
 import {
@@ -120,8 +120,8 @@ function requireOwnHoles(elf: Elf, { holes, holed, pageBytes }: Cut): void {
 }
 
 /**
- * A table with more segments needs room in a page that is mapped: the first pages of the largest hole
- * stay for it.
+ * A table with more segments needs room in a page that is mapped: the first pages of the largest
+ * hole stay for it.
  */
 function roomForTable(elf: Elf, { holes, pageBytes }: Cut): { holes: Ranges; table?: number } {
   if (holes.length === 0) return { holes };
@@ -136,7 +136,7 @@ function roomForTable(elf: Elf, { holes, pageBytes }: Cut): { holes: Ranges; tab
   return { holes: shorter, table: home[0] };
 }
 
-/** Runs of stripped sections that nothing else holds, such that later segments stay on their pages. */
+/** Runs of stripped sections that nothing else holds; later segments stay on their pages. */
 function strippedRuns(elf: Elf, { stripped, pageBytes }: Cut): Ranges {
   if (stripped.length === 0) return [];
   const gone = new Set(stripped.map(({ index }) => index));

@@ -1,4 +1,4 @@
-/** 64-bit little-endian ELF files, read only: the System V ABI's tables with every length checked. */
+/** 64-bit little-endian ELF files, read only: the System V ABI's tables, every length checked. */
 import { type Bytes, latin1 } from "./bytes.ts";
 
 /** A section header. */

@@ -15,8 +15,8 @@ const runBytesMin = 16_384;
 const runsMax = 1000;
 
 /**
- * Runs of pages of .text that may go, [address, bytes]: those that no run touched, that unwind tables
- * know as code of functions, and that hold nothing the loader itself calls.
+ * Runs of pages of .text that may go, [address, bytes]: those that no run touched, that unwind
+ * tables know as code of functions, and that hold nothing the loader itself calls.
  */
 export function unusedPages(
   library: Library,

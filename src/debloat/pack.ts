@@ -17,8 +17,8 @@ type Part = Uint8Array | { readonly offset: number; readonly bytes: number };
 const zeros = new Uint8Array(2 ** 20);
 
 /**
- * Packs a section to its front. Containers that cannot move and bytes that hold no container stay in
- * place; room between them is zeroed. Pointers follow what moved.
+ * Packs a section to its front. Containers that cannot move and bytes that hold no container stay
+ * in place; room between them is zeroed. Pointers follow what moved.
  * @param edited the new bytes of an entry, if it has any
  */
 export function packSection(

@@ -1,4 +1,4 @@
-/** Pointers that the loader relocates by the library's address, and functions by their unwind tables. */
+/** Pointers into a library that its loader relocates, and addresses that its code computes. */
 import type { Bytes } from "./bytes.ts";
 import { type Elf, fileOffsetOf, loadedSegments, sectionNamed, segmentType } from "./elf.ts";
 
@@ -114,8 +114,8 @@ function relrPointers(
 }
 
 /**
- * Addresses that code computes relative to itself and that `isWanted` accepts: `lea` of x86-64. Bytes
- * that look like one but are none may be among them.
+ * Addresses that code computes relative to itself and that `isWanted` accepts: `lea` of x86-64.
+ * Bytes that look like one but are none may be among them.
  */
 export function addressesInCode(elf: Elf, isWanted: (address: number) => boolean): Set<number> {
   const found = new Set<number>();

@@ -41,8 +41,8 @@ function compilesFor({ arch, variant }: Entry, target: Target): boolean {
 
 /**
  * The entries of a container that a GPU needs: the cubins of the nearest architecture, and those of
- * a family, as which of the two comes first is the driver's affair; where no cubin runs, the nearest
- * PTX and link-time code. Entries that nobody knows are needed always.
+ * a family, as which of the two comes first is the driver's affair; where no cubin runs, the
+ * nearest PTX and link-time code. Entries that nobody knows are needed always.
  */
 export function neededBy(entries: readonly Entry[], target: Target): Set<Entry> {
   const needed = new Set(entries.filter(isUnknown));

@@ -58,13 +58,21 @@ export interface Sizes {
   readonly text: number;
 }
 
-/** What became of a library. */
+/** What became of a section of fat binaries. */
+export interface SectionReport {
+  readonly name: string;
+  /** In the original's file. */
+  readonly offset: number;
+  readonly containers: SectionPlan["containers"];
+}
+
+/** What became of a library; it holds none of the library's bytes. */
 export interface ShrinkReport {
   readonly file: string;
   readonly buildId: string | undefined;
   readonly before: Sizes;
   readonly after: Sizes;
-  readonly device: readonly SectionPlan[];
+  readonly device: readonly SectionReport[];
   /** Kernels that went out of images that stay, by the offset of the image in the file. */
   readonly droppedKernels: ReadonlyMap<number, readonly string[]>;
   readonly hostPages: Ranges;
@@ -195,7 +203,10 @@ async function decide(
       if (dropped.length > 0) droppedKernels.set(source.section.offset + entry.offset, dropped);
     }
   const report: ShrinkReport = {
-    ...{ file: library.file, buildId: library.buildId, before, device: plans },
+    ...{ file: library.file, buildId: library.buildId, before },
+    device: plans.map(({ source: { section }, containers }) => {
+      return { name: section.name, offset: section.offset, containers };
+    }),
     ...{ droppedKernels, hostPages, sidecarBytes: 0 },
     ...(hostKept === undefined ? {} : { hostKept }),
     strippedBytes: stripped.reduce((sum, { bytes }) => sum + bytes, 0),

@@ -15,7 +15,8 @@
  *     112  8   bytes of the index
  *     4096     removed host pages, each run at a multiple of 4096
  *     ...      everything else that was removed or changed
- *     ...      page table: {u64 vaddr, u64 bytes, u64 fileOffset} by ascending vaddr, multiples of 4096
+ *     ...      page table: {u64 vaddr, u64 bytes, u64 fileOffset}, multiples of 4096, by ascending
+ *              vaddr
  *     ...      index: JSON, see SidecarIndex
  *
  * A program finds the sidecar of a library as `<build id>.side` in the folders that
