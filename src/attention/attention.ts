@@ -1,5 +1,6 @@
 import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
+import type { Memory } from "../device/memory.ts";
 import { GrowingBuffer, PinnedRing } from "../device/ring.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError, PlanError } from "../errors.ts";
@@ -16,6 +17,7 @@ import { LastBinding } from "./last-binding.ts";
 import { AttentionLaunch } from "./launch.ts";
 import { type AttentionOptions, hasHook, type ResolvedOptions, resolveOptions } from "./options.ts";
 import { bindVariant } from "./variant-inputs.ts";
+import { variantProgram } from "./variant-program.ts";
 import { Workspace } from "./workspace.ts";
 
 /**
@@ -32,6 +34,8 @@ export class Attention extends Owner implements AsyncDisposable {
   readonly #launch: AttentionLaunch;
   readonly #last = new LastBinding();
   readonly #rope: RopeTable | undefined;
+  /** The variant's bytecode, on the CPU. */
+  readonly #program: Memory | undefined;
   #batch: Batch | undefined;
   #plan: Plan | undefined;
   #batchGeneration = -1;
@@ -79,6 +83,11 @@ export class Attention extends Owner implements AsyncDisposable {
     this.#ring = new PinnedRing(device, "plan upload ring");
     this.#sections = new GrowingBuffer(device, "plan sections");
     this.#launch = new AttentionLaunch(device, resolved, kernels);
+    if (resolved.variant !== undefined && device.kind === "cpu") {
+      this.#program = variantProgram(device, resolved.variant);
+      this.#launch.params.variantProgram = this.#program.address;
+      this.#launch.params.variantProgramWords = this.#program.byteLength / 4;
+    }
     if (resolved.rope !== undefined) {
       this.#rope = new RopeTable(device, resolved.rope, resolved.headDim);
     }
@@ -172,6 +181,7 @@ export class Attention extends Owner implements AsyncDisposable {
   protected override release(): void {
     this.#ring[Symbol.dispose]();
     this.#sections[Symbol.dispose]();
+    this.#program?.[Symbol.dispose]();
     this.#rope?.[Symbol.dispose]();
   }
 

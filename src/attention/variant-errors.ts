@@ -31,7 +31,7 @@ function sourcePlace({ source, place }: NonNullable<Variant["cuda"]>) {
   try {
     const text = readFileSync(place.file, "utf8");
     const definition = text.split("\n", place.line - 1).join("\n").length;
-    // The definition is a line of the call, so the source begins near it: behind, or before in a constant.
+    // The definition is a line of the call: the source begins behind it, or before in a constant.
     const behind = text.indexOf(source, definition);
     const at = behind >= 0 ? behind : text.lastIndexOf(source, definition);
     if (at >= 0) return { file: place.file, line: text.slice(0, at).split("\n").length };

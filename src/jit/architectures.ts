@@ -11,8 +11,8 @@ const middle = { sharedBytesPerBlock: 166_912, sharedBytesPerProcessor: 167_936 
 const small = { sharedBytesPerBlock: 101_376, sharedBytesPerProcessor: 102_400 };
 
 /**
- * What kernels can be compiled for without a GPU at hand, by the name that a compiler takes (CUDA C++
- * Programming Guide 13.0, table of technical specifications).
+ * What kernels can be compiled for without a GPU at hand, by the name that a compiler takes (CUDA
+ * C++ Programming Guide 13.0, table of technical specifications).
  */
 const architectures: Readonly<Record<string, SharedMemory>> = {
   ...{ sm_80: middle, sm_86: small, sm_87: middle, sm_89: small, sm_90a: large },

@@ -1,0 +1,228 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { Attention } from "../../src/attention/attention.ts";
+import type { Device } from "../../src/device/device.ts";
+import type { Graph } from "../../src/device/graph.ts";
+import { createBatch } from "../../src/kv/batch.ts";
+import { raggedLayout } from "../../src/kv/layout.ts";
+import { blockMaskLayout } from "../../src/kv/sparse-layout.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
+import { dumpLogits } from "../../src/variant/library.ts";
+import { type Case, caseOf } from "../support/cases.ts";
+import { type LibraryCase, libraryCases } from "../support/library.ts";
+import { forSeeds } from "../support/random.ts";
+import { optionsOf, raggedTensors, Rig, runCase, World } from "../support/rig.ts";
+import { caseOn, targetsHere } from "../support/targets.ts";
+import { hostTensor, uploadInputs } from "../support/variants.ts";
+import { warmUp } from "../support/warm.ts";
+
+/** A case of a variant; dims and dtypes are always the same, so a GPU compiles each variant once. */
+function caseWith({ over, ...variant }: LibraryCase, name: string, more: Partial<Case> = {}): Case {
+  return caseOf(name, { headDim: 32, kvDtype: "f32", ...more, ...over, variant });
+}
+
+function casesOf(each: LibraryCase): Case[] {
+  const lengths: [string, Partial<Case>][] = [
+    ["decode", { queryLengths: [1, 1, 1], kvLengths: [37, 1, 80] }],
+    ["prefill", { pageSize: 5, queryLengths: [40, 3, 33], kvLengths: [40, 50, 65] }],
+    ["ragged", { pageSize: 0, queryLengths: [7, 1, 0, 20], kvLengths: [20, 66, 9, 41] }],
+    ["a split row", { kvHeads: 1, queryLengths: [1, 2], kvLengths: [2500, 40] }],
+    ["a split prefill", { kvHeads: 1, queryLengths: [40], kvLengths: [700] }],
+  ];
+  return lengths.map(([name, more]) => caseWith(each, name, more));
+}
+
+/** A cascade: three requests share two pages and go on alone. */
+function sharedPrefix(device: Device, each: LibraryCase): void {
+  using world = new World(device, caseWith(each, "a shared prefix"), { pages: 40 });
+  const first = world.create();
+  world.step([first], [35]);
+  const all = [first, world.fork(first), world.fork(first)];
+  world.step(all, [1, 1, 1], { share: true });
+  world.step(all, [1, 9, 4], { share: true });
+}
+
+/** Some blocks of columns are kept at all, by query block. */
+function sparse(device: Device, each: LibraryCase): void {
+  using rig = new Rig(device, caseWith(each, "a sparse layout"));
+  const { c, random } = rig;
+  const [queryLengths, kvLengths] = [[20], [60]];
+  const kept = [0, 1].map(() => [0, 1, 2, 3, 4, 5, 6, 7].filter(() => random.chance(0.6)));
+  const layout = blockMaskLayout({
+    ...{ queryIndptr: [0, 20], kvIndptr: [0, 60], blockRows: 12, blockColumns: 8 },
+    indptr: [0, kept[0].length, kept[0].length + kept[1].length],
+    indices: kept.flat(),
+  });
+  const q = rig.queries(20);
+  const request = {
+    ...{ q, k: rig.rows(60, c.headDim, q), v: rig.rows(60, c.valueDim) },
+    places: Int32Array.from({ length: 60 }, (_, key) => key),
+    visible: (query: number, _: number, key: number) =>
+      kept[Math.floor(query / 12)].includes(key >> 3),
+  };
+  const { k, v } = raggedTensors(rig, [request]);
+  rig.check(createBatch({ queryLengths, kvLengths, layout }), [request], { k, v });
+  k[Symbol.dispose]();
+  v[Symbol.dispose]();
+}
+
+const graph = { maxBatch: 4, maxQueryTokens: 4, maxColumns: 64 };
+
+/** Decode steps, captured once and replayed, against the same steps run one by one. */
+function replayed(device: Device, each: LibraryCase): void {
+  const c = caseOn(device, caseWith(each, "a graph"));
+  const { queryHeads, headDim, outDtype } = c;
+  using world = new World(device, c, { pages: 90, attention: { graph } });
+  using eager = Attention.createSync(device, optionsOf(c));
+  const sequences = [70, 3, 20, 5].map((tokens) => {
+    const sequence = world.create();
+    world.grow([sequence], [tokens]);
+    return sequence;
+  });
+  const sizes = {
+    ...{ queryHeads, kvHeads: c.kvHeads, headDim, valueDim: c.valueDim, tokens: 4 },
+    ...{ slots: 90 * c.pageSize, queryLengths: [1, 1, 1, 1], kvLengths: [120, 120, 120, 120] },
+  };
+  const { given, owned } = uploadInputs(
+    device,
+    each.variant,
+    each.inputs?.(sizes, world.rig.random) ?? {},
+  );
+  using q = world.rig.upload(world.rig.queries(4), c.dtype, queryHeads, headDim);
+  using out = Tensor.empty(device, [4, queryHeads, c.valueDim], outDtype);
+  let recorded: Graph | undefined;
+  for (let step = 0; step < 4; step++) {
+    const chosen = step === 2 ? sequences.slice(0, 3) : sequences;
+    const batch = world.grow(chosen, new Array(chosen.length).fill(1));
+    const { attention } = world.rig;
+    const run = () => attention.run({ q, out, cache: world.cache, variantInputs: given });
+    attention.plan(batch);
+    if (recorded === undefined) {
+      run();
+      recorded = device.capture(device.stream, run);
+    }
+    device.stream.fill(out.address, 0xff, out.elements);
+    recorded.replay(device.stream);
+    const live = out.slice(0, 0, chosen.length);
+    const bits = live.toFloat64Array();
+    eager.plan(batch);
+    eager.run({ q, out, cache: world.cache, variantInputs: given });
+    const expected = live.toFloat64Array();
+    // A list of columns and the hull of its ranges sum in other orders.
+    const worst = bits.reduce((most, x, i) => Math.max(most, Math.abs(x - expected[i])), 0);
+    expect(worst).toBeLessThan(outDtype === "f32" ? 1e-5 : 2e-2);
+  }
+  recorded![Symbol.dispose]();
+  for (const tensor of owned) tensor[Symbol.dispose]();
+}
+
+for (const target of await targetsHere()) {
+  describe(`variants on ${target.name}`, () => {
+    let device: Device;
+    beforeAll(async () => {
+      device = await target.open(2);
+      const cases = [...libraryCases, dumping].map((each) => caseOn(device, caseWith(each, "any")));
+      await warmUp(device, cases.map(optionsOf));
+    }, 900_000);
+    afterAll(() => device[Symbol.asyncDispose]());
+
+    for (const variant of libraryCases) {
+      test(variant.name, () => {
+        for (const c of casesOf(variant)) {
+          try {
+            runCase(device, c);
+          } catch (cause) {
+            throw new Error(`${c.name}: ${(cause as Error).message}`, { cause });
+          }
+        }
+      });
+      test(`${variant.name}: a shared prefix`, () => sharedPrefix(device, variant));
+      test(`${variant.name}: a sparse layout`, () => sparse(device, variant));
+      test(`${variant.name}: a graph`, () => replayed(device, variant));
+    }
+
+    test("dumped logits are those of the visible pairs", () => {
+      using rig = new Rig(device, caseWith(dumping, "dump", { pageSize: 0 }));
+      const { c } = rig;
+      const q = rig.queries(9);
+      const request = { q, k: rig.rows(30, c.headDim, q), v: rig.rows(30, c.valueDim) };
+      const { k, v } = raggedTensors(rig, [request]);
+      using dump = Tensor.from(device, new Float64Array(4 * 9 * 30).fill(NaN), [4, 9, 30], "f32");
+      using queries = rig.upload(q, c.dtype, 4, 32);
+      using out = Tensor.empty(device, [9, 4, 32], c.outDtype);
+      const layout = raggedLayout([0, 9], [0, 30]);
+      rig.attention.plan(createBatch({ queryLengths: [9], kvLengths: [30], layout }));
+      rig.attention.run({ q: queries, k, v, out, variantInputs: { dump } });
+      const logits = dump.toFloat64Array();
+      for (let head = 0; head < 4; head++) {
+        for (let query = 0; query < 9; query++) {
+          for (let key = 0; key < 30; key++) {
+            const value = logits[(head * 9 + query) * 30 + key];
+            if (key > 21 + query) expect(value).toBeNaN();
+            else expect(Math.abs(value - logitOf(request, query, head, key))).toBeLessThan(1e-4);
+          }
+        }
+      }
+      k[Symbol.dispose]();
+      v[Symbol.dispose]();
+    });
+  });
+}
+
+const dumping: LibraryCase = {
+  name: "dump logits",
+  variant: dumpLogits(),
+  inputs: ({ tokens }) => ({ dump: hostTensor([4, tokens, 1], () => 0) }),
+};
+
+/** scale * q.k of four query heads over two KV heads of 32 elements. */
+function logitOf(
+  r: { q: Float64Array; k: Float64Array },
+  query: number,
+  head: number,
+  key: number,
+) {
+  let sum = 0;
+  for (let d = 0; d < 32; d++)
+    sum += r.q[(query * 4 + head) * 32 + d] * r.k[(key * 2 + (head >> 1)) * 32 + d];
+  return sum / Math.sqrt(32);
+}
+
+describe.each((await targetsHere()).filter(({ kind }) => kind === "cpu"))(
+  "variants and options on $name",
+  (target) => {
+    let device: Device;
+    beforeAll(async () => {
+      device = await target.open(2);
+    });
+    afterAll(() => device[Symbol.asyncDispose]());
+
+    test("random variants with random options agree with the oracle", () => {
+      forSeeds(150, (random) => {
+        const { over, ...variant } = random.pick(libraryCases);
+        const hooks = Object.keys(variant.variant.hooks);
+        const { softmax } = variant.variant;
+        const scores = softmax && !hooks.includes("logits");
+        const count = random.integer(1, 3);
+        const queryLengths = Array.from({ length: count }, () => random.integer(1, 30));
+        const pageSize = random.pick([0, 1, 5, 16]);
+        const c = caseOf(variant.name, {
+          ...{ seed: random.seed, headDim: 32, variant, queryLengths, pageSize },
+          kvLengths: queryLengths.map((queries) => queries + random.integer(0, 90)),
+          queryHeads: random.pick([2, 6, 8]),
+          causal: random.chance(0.5),
+          windowLeft: random.chance(0.3) ? random.integer(0, 60) : -1,
+          softCap: scores && random.chance(0.3) ? 3 : 0,
+          alibi: scores && random.chance(0.3),
+          sinks: softmax && random.chance(0.3),
+          mask: random.pick(["none", "none", "all", "tail"]),
+          scales: random.pick(["none", "head", "token"]),
+          kvDtype: random.pick(["f32", "bf16", "f8e4m3"]),
+          finalize: random.chance(0.8),
+          batchInvariant: random.chance(0.2),
+          ...(over?.kvDtype === undefined ? {} : { kvDtype: over.kvDtype }),
+        });
+        runCase(device, c);
+      });
+    }, 120_000);
+  },
+);
