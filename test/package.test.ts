@@ -78,9 +78,10 @@ describe("the package", () => {
         ...{ ...strict, module: "nodenext", moduleResolution: "nodenext", target: "es2022" },
         ...{ skipLibCheck: false, noEmit: true, types: [] },
       };
-      const files = ["checked.ts"];
+      const files = ["checked.ts", "typed.ts"];
       await Bun.write(join(project, "tsconfig.json"), JSON.stringify({ compilerOptions, files }));
       await Bun.write(join(project, "checked.ts"), readmeProgram());
+      copyFileSync(join(root, "test", "variant", "typed.ts"), join(project, "typed.ts"));
       const compiler = join(root, "node_modules", "typescript", "bin", "tsc");
       expect(run([process.execPath, compiler, "-p", "."], project)).toBe("");
     },

@@ -60,9 +60,9 @@ export class VariantTensor<V extends F32 | I32, I extends readonly unknown[]> {
   }
 
   /**
-   * Writes a value at the indices, once for each visible pair of a query and a key; nothing where an
-   * index is outside of the tensor. In logits hooks only, to tensors of f32, f16, bf16 or i32 that
-   * the variant does not read.
+   * Writes a value at the indices, once for each visible pair of a query and a key; nothing where
+   * an index is outside of the tensor. In logits hooks only, to tensors of f32, f16, bf16 or i32
+   * that the variant does not read.
    */
   put(value: V | number, ...indices: I): void {
     const trace = this.#trace;

@@ -56,8 +56,8 @@ export interface VariantDefinition<T extends Tensors = Tensors, S extends Scalar
 
 /**
  * A variant in TypeScript: each hook is called once, with symbolic values, and what it returns
- * becomes code for the device. Errors: OptionError for the declarations; VariantError, with the line,
- * for what a hook does.
+ * becomes code for the device. Errors: OptionError for the declarations; VariantError, with the
+ * line, for what a hook does.
  */
 export function defineVariant<
   const T extends Tensors = Readonly<Record<never, never>>,

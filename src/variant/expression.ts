@@ -162,5 +162,7 @@ export type HookName = (typeof hookNames)[number];
 
 /** Most tensors, axes of a tensor, and scalars; see kernels/params.h. */
 export const tensorsMax = 8;
+/** See tensorsMax. */
 export const tensorAxesMax = 4;
+/** See tensorsMax. */
 export const scalarsMax = 16;

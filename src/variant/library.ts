@@ -47,8 +47,8 @@ export interface SinkOptions {
 }
 
 /**
- * A window and the first keys (StreamingLLM, arXiv 2309.17453). With rope, positions are those in the
- * cache: where tokens between sinks and window were dropped from it, those after move up.
+ * A window and the first keys (StreamingLLM, arXiv 2309.17453). With rope, positions are those in
+ * the cache: where tokens between sinks and window were dropped from it, those after move up.
  *
  * Tensor, with rope: table, f32 [positions, dim / 2, 2] of cosines and sines.
  */

@@ -27,8 +27,8 @@ export class Products {
   }
 
   /**
-   * Takes a factor without axes off x where all expressions multiply it by the same: they then see x
-   * times that factor.
+   * Takes a factor without axes off x where all expressions multiply it by the same: they then see
+   * x times that factor.
    */
   absorb(roots: readonly Node[]): { roots: readonly Node[]; factor: Node | undefined } {
     const factors = new Set<Node | undefined>();
