@@ -96,7 +96,8 @@ struct NoVariant {
 // ---- what vector hooks work on
 
 // Elements [first, first + 8) of a row of Dim elements of a type, of which Threads neighbouring
-// lanes (a power of two, or 0: anywhere) hold eight each; past Dim there are none.
+// lanes (a power of two, or 0: anywhere) hold eight each; past Dim there are none. Hooks are called
+// by all lanes of a warp, some of which may hold the elements of no row.
 template <int Dim, int Threads, int Type> struct Vector {
     const void* raw; // the row's first element
     int first;
@@ -111,7 +112,7 @@ template <int Dim, int Threads, int Type> struct Vector {
     // Any element, unchanged.
     FB_DEVICE float at(int element) const { return widen_1<Type>(raw, element); }
 
-    // Over all elements, of f(element, x).
+    // Over all elements, of f(element, x); by all lanes of a warp.
     template <class F> FB_DEVICE float sum(F f) const {
         return reduce(f, 0, [](float a, float b) { return a + b; });
     }
@@ -151,11 +152,9 @@ template <int Dim, int Threads, int Type> struct Vector {
             FB_UNROLL
             for (int i = 0; i < 8; i++)
                 if (filled()) total = join(total, f(first + i, x[i]));
-            const uint32_t lane = threadIdx.x % 32;
-            const uint32_t lanes = 0xffffffffu >> (32 - Threads) << (lane & ~(Threads - 1u));
             FB_UNROLL
             for (int distance = Threads / 2; distance > 0; distance /= 2)
-                total = join(total, __shfl_xor_sync(lanes, total, distance));
+                total = join(total, __shfl_xor_sync(0xffffffffu, total, distance));
         }
         return total;
     }

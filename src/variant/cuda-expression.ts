@@ -95,18 +95,16 @@ export type Spelling = (input: InputName) => string;
 export class Block {
   readonly lines: string[] = [];
   readonly #names = new Map<Node, string>();
-  readonly #spell: Spelling;
   readonly #parent: Block | undefined;
   readonly #partner: ((node: Node) => string) | undefined;
 
   /** @param partner spells partners, where there are any */
   constructor(
     readonly declarations: Declarations,
-    spell: Spelling,
+    readonly spell: Spelling,
     parent?: Block,
     partner?: (node: Node) => string,
   ) {
-    this.#spell = spell;
     this.#parent = parent;
     this.#partner = partner;
   }
@@ -139,7 +137,7 @@ export class Block {
 
   #short(node: Node): string | undefined {
     if (node.op === "constant") return literal(node);
-    if (node.op === "input") return this.#spell(inputName(node));
+    if (node.op === "input") return this.spell(inputName(node));
     if (node.op !== "scalar") return undefined;
     const bits = `p.variant.scalars[${node.value}]`;
     const own = node.type === "f32" ? `__int_as_float(${bits})` : bits;

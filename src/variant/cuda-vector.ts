@@ -1,6 +1,6 @@
 /** Vector hooks as CUDA C++: their elements in a loop, over what the Vector of hooks.h gives. */
-import { Block } from "./cuda-expression.ts";
-import { Axis, type InputName, type Node } from "./expression.ts";
+import { Block, type Spelling } from "./cuda-expression.ts";
+import { Axis, type Node } from "./expression.ts";
 import { isInput, nodesOf } from "./graph.ts";
 
 /** Whether a value is another for each element of a vector. */
@@ -19,7 +19,9 @@ function partnersName(pairing: number): string {
  */
 export function emitVector(outer: Block, root: Node): void {
   const nodes = nodesOf([root]);
-  const inner = () => new Block(outer.declarations, elementName, outer, partnerAnywhere);
+  const spell: Spelling = (input) =>
+    input === "x" || input === "element" ? input : outer.spell(input);
+  const inner = () => new Block(outer.declarations, spell, outer, partnerAnywhere);
   for (const pairing of new Set(nodes.filter(isPartner).map(({ value }) => value))) {
     const name = partnersName(pairing);
     outer.lines.push(`float ${name}[8];`, `v.template partners<${pairing}>(${name});`);
@@ -35,7 +37,7 @@ export function emitVector(outer: Block, root: Node): void {
       outer.name(node);
     }
   }
-  const each = new Block(outer.declarations, elementName, outer, partnerOfOwn);
+  const each = new Block(outer.declarations, spell, outer, partnerOfOwn);
   const result = each.name(root);
   outer.lines.push(
     "if (!v.filled()) return;",
@@ -51,10 +53,6 @@ export function emitVector(outer: Block, root: Node): void {
 
 function isPartner({ op }: Node): boolean {
   return op === "partner";
-}
-
-function elementName(input: InputName): string {
-  return input;
 }
 
 /** A value as a function of any element and what it holds. */

@@ -107,19 +107,22 @@ struct ValueChange {
     }
 };
 
-// Eight elements of a raw row, widened, changed, rounded once. Lanes without elements take part in
-// what hooks sum.
-template <class Change, int Chunks>
+// Eight elements of one of `Rows` raw rows, widened, changed, rounded once. Hooks are called by all
+// lanes, whatever they hold.
+template <class Change, int Chunks, int Rows>
 FB_DEVICE uint4 change_chunk(const fb_attention_params& p, const unsigned char* raw,
                              const TokenRun& tokens, Item item) {
     constexpr int dim = Change::dim;
-    const bool filled = item.chunk < dim / 8;
+    const int row = min(item.row, Rows - 1);
+    const bool filled = item.row < Rows && item.chunk < dim / 8;
     if (!Change::hooked && !filled) return make_uint4(0, 0, 0, 0);
-    Vector<dim, row_lanes(Chunks), FB_KV_TYPE> v = {raw + item.row * RawRows<dim>::row_bytes,
+    Vector<dim, row_lanes(Chunks), FB_KV_TYPE> v = {raw + row * RawRows<dim>::row_bytes,
                                                     item.chunk * 8};
     v.load();
-    if (tokens.position[item.row] != past_end) Change::apply(p, tokens, item.row, v);
-    return filled ? round_8<FB_Q_TYPE>(v.x) : make_uint4(0, 0, 0, 0);
+    const bool kept = tokens.position[row] != past_end;
+    if (Change::hooked || kept) Change::apply(p, tokens, row, v);
+    if (!filled || (Change::hooked && !kept)) return make_uint4(0, 0, 0, 0);
+    return round_8<FB_Q_TYPE>(v.x);
 }
 
 // Raw rows in shared memory to a tile. A few chunks are read before the first is written: a read
@@ -136,9 +139,7 @@ FB_DEVICE void change_rows(const fb_attention_params& p, const unsigned char* ra
         FB_UNROLL
         for (int i = 0; i < batch; i++) {
             const Item item = item_of<Layout::chunks, Threads>(thread, first + i);
-            chunks[i] = make_uint4(0, 0, 0, 0);
-            if (item.row < Rows)
-                chunks[i] = change_chunk<Change, Layout::chunks>(p, raw, tokens, item);
+            chunks[i] = change_chunk<Change, Layout::chunks, Rows>(p, raw, tokens, item);
         }
         FB_UNROLL
         for (int i = 0; i < batch; i++) {
@@ -159,7 +160,8 @@ FB_DEVICE void load_queries(const fb_attention_params& p, const fb_attention_rec
     FB_UNROLL
     for (int i = 0; i < turns; i++) {
         const Item item = item_of<key_chunks, Threads>(thread, i);
-        if (total % Threads != 0 && item.row >= FB_QUERY_TILE) continue;
+        const bool outside = total % Threads != 0 && item.row >= FB_QUERY_TILE;
+        if (outside && !Variant::has_query) continue;
         const bool filled = item.row < r.row_count && item.chunk < FB_KEY_DIM / 8;
         const auto* source = reinterpret_cast<const uint16_t*>(p.q);
         if (queries_change ? item.row < r.row_count : filled) {
@@ -172,12 +174,13 @@ FB_DEVICE void load_queries(const fb_attention_params& p, const fb_attention_rec
             continue;
         }
         Vector<FB_KEY_DIM, row_lanes(key_chunks), FB_Q_TYPE> v = {source, item.chunk * 8};
-        if (item.row < r.row_count) {
-            v.load();
-            if (FB_ROPE != 0 && filled)
-                rotate<FB_Q_TYPE>(p, source, max(rows.position[item.row], 0), v.first, v.x);
-            if constexpr (Variant::has_query) Variant::query(p, rows.words[item.row], v);
-        }
-        store_shared_16(to, filled ? round_8<FB_Q_TYPE>(v.x) : make_uint4(0, 0, 0, 0));
+        if (Variant::has_query || filled) v.load();
+        const int own = min(item.row, FB_QUERY_TILE - 1);
+        if (FB_ROPE != 0 && filled)
+            rotate<FB_Q_TYPE>(p, source, max(rows.position[own], 0), v.first, v.x);
+        if constexpr (Variant::has_query)
+            Variant::query(p, rows.words[Variant::row_words == 0 ? 0 : own], v);
+        if (!outside)
+            store_shared_16(to, filled ? round_8<FB_Q_TYPE>(v.x) : make_uint4(0, 0, 0, 0));
     }
 }
