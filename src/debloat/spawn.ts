@@ -9,8 +9,8 @@ export interface Ended {
 }
 
 /**
- * Runs a command to its end with additions to the environment. Input and outputs are this process's,
- * signals that ask for an end go to the command.
+ * Runs a command to its end with additions to the environment. Input and outputs are those of this
+ * process, signals that ask for an end go to the command.
  * @throws OptionError when it cannot be started
  */
 export async function runCommand(

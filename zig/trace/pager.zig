@@ -14,12 +14,6 @@ const linux = std.os.linux;
 
 pub const panic = std.debug.no_panic;
 
-const Fault = signals.Owned(.SEGV, on_fault);
-
-comptime {
-    _ = Fault;
-}
-
 /// The start of a sidecar, as far as a page needs it.
 const Header = extern struct {
     magic: [8]u8,
@@ -60,7 +54,7 @@ fn start(
         log.use_file(path);
     } else log.use_standard_error();
     loaded.find();
-    Fault.install();
+    signals.install(.SEGV, on_fault);
 }
 
 fn on_fault(info: *const linux.siginfo_t, context: *anyopaque) bool {

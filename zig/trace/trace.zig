@@ -27,12 +27,6 @@ var process_ends: usize = 0;
 /// Nanoseconds that one breakpoint costs.
 var trap_ns: u64 = 0;
 
-const Trap = signals.Owned(.TRAP, on_trap);
-
-comptime {
-    _ = Trap;
-}
-
 export const fb_trace_start: *const Constructor linksection(".init_array") = &start;
 export const fb_trace_end: *const fn () callconv(.c) void linksection(".fini_array") = &end_unless_trapped;
 
@@ -86,7 +80,7 @@ fn can_trap() bool {
     list_changed = list.breakpoint;
     process_ends = @intFromPtr(ends);
     // Nothing may be met before the handler stands.
-    Trap.install();
+    signals.install(.TRAP, on_trap);
     return trap.place(list_changed) and trap.place(process_ends);
 }
 
@@ -189,12 +183,12 @@ fn Exec(comptime name: [*:0]const u8, comptime arguments: usize) type {
 
         fn two(path: Word, argv: Word) callconv(.c) c_int {
             end();
-            return signals.hidden(*const Two, name)(path, argv);
+            return signals.hidden(Two, name)(path, argv);
         }
 
         fn three(path: Word, argv: Word, environment: Word) callconv(.c) c_int {
             end();
-            return signals.hidden(*const Three, name)(path, argv, environment);
+            return signals.hidden(Three, name)(path, argv, environment);
         }
 
         comptime {
