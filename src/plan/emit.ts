@@ -119,6 +119,8 @@ export class Emitter {
     const { offsets } = this.#plan;
     const { levels } = this.#batch.layout;
     offsets.columns = this.#at;
+    // A layout's full bits speak of packed masks: what a hook hides, they do not know.
+    const kept = this.#options.hookMasks ? ~1 : ~0;
     let columns = 0;
     for (let l = 0; l < levels.length; l++) {
       const level = levels[l];
@@ -127,7 +129,7 @@ export class Emitter {
       this.#ensure(offsets.columns + columns + count);
       const { sections } = this.#plan;
       const base = offsets.columns + columns;
-      for (let i = 0; i < count; i++) sections[base + i] = level.columns[i];
+      for (let i = 0; i < count; i++) sections[base + i] = level.columns[i] & kept;
       columns += count;
     }
     const { data, length } = this.#tiles.columns;
