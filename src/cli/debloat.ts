@@ -2,6 +2,8 @@ import { type Command } from "commander";
 import { integer, list, oneOf, pattern } from "./parse.ts";
 import type { InspectArguments } from "./debloat-inspect.ts";
 import type { ShrinkArguments } from "./debloat-shrink.ts";
+import type { TraceArguments } from "./debloat-trace.ts";
+import type { VerifyArguments } from "./debloat-verify.ts";
 
 /**
  * Adds `flashbun debloat` and its subcommands, which load when they run.
@@ -14,7 +16,10 @@ export function addDebloat(root: Command, end: (exitCode: number) => void): void
     .helpCommand(false);
   addInspect(debloat, end);
   addShrink(debloat, end);
+  addVerify(debloat, end);
   addRestore(debloat, end);
+  addTrace(debloat, end);
+  addProfile(debloat, end);
 }
 
 function addInspect(debloat: Command, end: (exitCode: number) => void): void {
@@ -76,6 +81,24 @@ function addShrink(debloat: Command, end: (exitCode: number) => void): void {
     });
 }
 
+function addVerify(debloat: Command, end: (exitCode: number) => void): void {
+  debloat
+    .command("verify")
+    .description("check shrunk libraries against their originals")
+    .argument("<lib...>", "originals, then the shrunk library, or the folder of all of them")
+    .option("--sidecar <path>", "the .side file, or the folder of them: checks that all comes back")
+    .option(
+      "--run <command>",
+      "run a shell command with both and compare what it prints, device code loaded late and early",
+    )
+    .option("--json <file>", "write every check as JSON")
+    .option("-q, --quiet", "print nothing but errors")
+    .action(async (files: string[], options: VerifyArguments) => {
+      const { verifyCommand } = await import("./debloat-verify.ts");
+      end(await verifyCommand(files, options));
+    });
+}
+
 function addRestore(debloat: Command, end: (exitCode: number) => void): void {
   debloat
     .command("restore")
@@ -86,5 +109,62 @@ function addRestore(debloat: Command, end: (exitCode: number) => void): void {
     .action(async (file: string, options: { sidecar: string; output: string }) => {
       const { restoreCommand } = await import("./debloat-restore.ts");
       end(restoreCommand(file, options));
+    });
+}
+
+function addTrace(debloat: Command, end: (exitCode: number) => void): void {
+  debloat
+    .command("trace")
+    .description("run a command, its children too, and write what it uses of its libraries")
+    .argument("<command...>", "the command and its arguments, after --")
+    .requiredOption("-o, --output <file>", "the profile, JSON")
+    .option(
+      "--host <what>",
+      "what of the host code to watch: pages, functions (exact, slower to start) or off",
+      oneOf("--host", ["pages", "functions", "off"]),
+      "pages",
+    )
+    .option("--append", "add to the profile that is there")
+    .option("--cupti <file>", "libcupti.so (default: the one beside the command's CUDA libraries)")
+    .option("-q, --quiet", "print nothing but errors, and what the command prints")
+    .action(async (command: string[], options: TraceArguments) => {
+      const { debloatTrace } = await import("./debloat-trace.ts");
+      end(await debloatTrace(command, options));
+    });
+}
+
+function addProfile(debloat: Command, end: (exitCode: number) => void): void {
+  const profile = debloat
+    .command("profile")
+    .description("join, compare and print profiles that trace wrote")
+    .helpCommand(false);
+  profile
+    .command("merge")
+    .description("write one profile that holds what all of them hold")
+    .argument("<profile...>", "profiles")
+    .requiredOption("-o, --output <file>", "the merged profile")
+    .action(async (files: string[], options: { output: string }) => {
+      const { profileMerge } = await import("./debloat-profile.ts");
+      end(await profileMerge(files, options));
+    });
+  profile
+    .command("diff")
+    .description("print what each of two profiles has and the other lacks; exit code 1 if anything")
+    .argument("<a>", "a profile")
+    .argument("<b>", "another")
+    .option("--names", "name the kernels")
+    .action(async (a: string, b: string, options: { names?: boolean }) => {
+      const { profileDiff } = await import("./debloat-profile.ts");
+      end(profileDiff(a, b, options));
+    });
+  profile
+    .command("show")
+    .description("print a profile's runs, and figures of each library")
+    .argument("<profile>", "a profile")
+    .option("--json", "print JSON")
+    .option("--names", "name the kernels")
+    .action(async (file: string, options: { json?: boolean; names?: boolean }) => {
+      const { profileShow } = await import("./debloat-profile.ts");
+      end(profileShow(file, options));
     });
 }
