@@ -31,12 +31,12 @@ export async function debloatTrace(command: string[], options: TraceArguments): 
   const traced = await traceCommand(command, { host, cupti, onProblem: say });
   await writeWhole(output, formatProfile(mergeProfiles(...before, traced.profile)));
   say(summaryOf(traced.profile));
-  const { ended, processes, tracerSeconds, traps } = traced;
+  const { ended, processes, tracerSeconds, functions } = traced;
   const milliseconds = (1000 * tracerSeconds).toFixed(1);
-  const functions = traps > 0 ? `, ${traps} functions entered` : "";
+  const entered = functions > 0 ? `, ${functions} functions entered` : "";
   say(
     `${processes} ${processes === 1 ? "process" : "processes"} in ${ended.seconds.toFixed(2)} s` +
-      `${functions}; the tracer took ${milliseconds} ms (${share(tracerSeconds, ended.seconds)})`,
+      `${entered}; the tracer took ${milliseconds} ms (${share(tracerSeconds, ended.seconds)})`,
   );
   say(`profile in ${output}`);
   return ended.exitCode;

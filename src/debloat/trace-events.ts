@@ -29,9 +29,10 @@ export interface TraceEvents {
   processes: number;
   /** Processes that ended without saying so: killed, or ended in a way that cannot be seen. */
   lost: number;
-  traps: number;
-  /** Time that processes spent in the tracer, together. */
+  /** Time that processes spent in the tracer, together, without entering functions. */
   tracerSeconds: number;
+  /** What entering a watched function for the first time costs. */
+  trapSeconds: number;
   readonly problems: Set<string>;
 }
 
@@ -44,8 +45,8 @@ interface Event {
   crc32?: number;
   arch?: number;
   cuda?: number;
-  traps?: number;
   nanoseconds?: number;
+  trapNanoseconds?: number;
   problem?: string;
 }
 
@@ -54,7 +55,7 @@ export function readTrace(folder: string): TraceEvents {
   const events: TraceEvents = {
     libraries: new Map(),
     ...{ kernels: new Set(), globals: new Set(), cubins: new Map(), problems: new Set() },
-    ...{ gpu: null, processes: 0, lost: 0, traps: 0, tracerSeconds: 0 },
+    ...{ gpu: null, processes: 0, lost: 0, tracerSeconds: 0, trapSeconds: 0 },
   };
   const names = readdirSync(folder).sort();
   for (const name of names.filter((name) => name.endsWith(".jsonl"))) {
@@ -101,8 +102,8 @@ function take(events: TraceEvents, line: string): string | undefined {
       events.problems.add(event.problem!);
       break;
     case "end":
-      events.traps += event.traps!;
       events.tracerSeconds += event.nanoseconds! / 1e9;
+      events.trapSeconds = event.trapNanoseconds! / 1e9;
       break;
   }
   return event.event;

@@ -25,8 +25,8 @@ export interface Traced {
   readonly processes: number;
   /** Time that its processes spent in the tracer, together. */
   readonly tracerSeconds: number;
-  /** Functions entered for the first time, in all processes. */
-  readonly traps: number;
+  /** Functions that were entered, where they were watched. */
+  readonly functions: number;
 }
 
 /**
@@ -55,8 +55,11 @@ export async function traceCommand(
     for (const problem of [...events.problems, ...lost(events, host)]) onProblem?.(problem);
     const profile = resolveTrace(events, onProblem);
     profile.runs.push({ command: [...command], date, host, ...gpuOf(events) });
-    const { processes, tracerSeconds, traps } = events;
-    return { profile, ended, processes, tracerSeconds, traps };
+    const { processes, libraries, trapSeconds } = events;
+    let functions = 0;
+    for (const { entered } of libraries.values()) functions += entered.size;
+    const tracerSeconds = events.tracerSeconds + functions * trapSeconds;
+    return { profile, ended, processes, tracerSeconds, functions };
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

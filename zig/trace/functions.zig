@@ -81,7 +81,6 @@ fn is_loaded(table: *const Table) bool {
 pub fn take(context: trap.Context) bool {
     const address = context.address();
     const entry = find(address) orelse return false;
-    _ = log.traps.fetchAdd(1, .monotonic);
     entry.entered = 1;
     // The program may have changed the protection since.
     _ = trap.unlock(address, address + 1);

@@ -144,11 +144,10 @@ fn end() void {
         line.text("library", path);
         line.end();
     }
-    const traps = log.traps.load(.monotonic);
-    const spent = log.spent.fetchAdd(system.now() - before, .monotonic);
+    const spent = log.spent.load(.monotonic) + (system.now() - before);
     var line: log.Line = .begin("end");
-    line.number("traps", traps);
-    line.number("nanoseconds", spent + traps * trap_ns + system.now() - before);
+    line.number("nanoseconds", spent);
+    line.number("trapNanoseconds", trap_ns);
     line.end();
 }
 
