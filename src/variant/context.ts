@@ -10,7 +10,7 @@ import {
 } from "./expression.ts";
 import { isInput } from "./graph.ts";
 import type { Trace } from "./trace.ts";
-import { F32, I32, kindOf } from "./values.ts";
+import { F32, I32, kindOf, noteUses } from "./values.ts";
 
 const rowInputs = [
   ...(["query", "queryToken", "queryIndex", "request", "head", "kvHead"] as const),
@@ -37,13 +37,14 @@ export function loadType(dtype: TensorDtype): "f32" | "i32" {
 
 /** A tensor of the variant, in a hook; `I` has one index for each axis. */
 export class VariantTensor<V extends F32 | I32, I extends readonly unknown[]> {
-  readonly #trace: Trace;
+  /** @internal */
+  readonly trace: Trace;
   readonly #spec: TensorSpec;
   readonly #index: number;
 
   /** @internal */
   constructor(trace: Trace, index: number) {
-    this.#trace = trace;
+    this.trace = trace;
     this.#index = index;
     this.#spec = trace.draft.tensors[index];
   }
@@ -55,8 +56,8 @@ export class VariantTensor<V extends F32 | I32, I extends readonly unknown[]> {
   at(...indices: I): V {
     const inputs = this.#indices("at", indices);
     const parts = { type: loadType(this.#spec.dtype), inputs, value: this.#index };
-    const node = this.#trace.graph.make({ op: "load", clamped: this.#clamped(inputs), ...parts });
-    return (node.type === "f32" ? new F32(this.#trace, node) : new I32(this.#trace, node)) as V;
+    const node = this.trace.graph.make({ op: "load", clamped: this.#clamped(inputs), ...parts });
+    return (node.type === "f32" ? new F32(this.trace, node) : new I32(this.trace, node)) as V;
   }
 
   /**
@@ -65,7 +66,7 @@ export class VariantTensor<V extends F32 | I32, I extends readonly unknown[]> {
    * that the variant does not read.
    */
   put(value: V | number, ...indices: I): void {
-    const trace = this.#trace;
+    const trace = this.trace;
     const { name, dtype } = this.#spec;
     if (trace.hook !== "logits")
       trace.fail(`${name}.put() in the ${trace.hook} hook`, "store in the logits hook");
@@ -81,21 +82,21 @@ export class VariantTensor<V extends F32 | I32, I extends readonly unknown[]> {
     const { name, shape } = this.#spec;
     const call = `${name}.${method}()`;
     if (indices.length !== shape.length)
-      this.#trace.fail(
+      this.trace.fail(
         `${call} got ${indices.length} indices, the tensor has ${shape.length} axes`,
         `give one index for each of [${shape.join(", ")}]`,
       );
     return indices.map((index, axis) => {
       if (typeof index !== "number" && !(index instanceof I32))
-        this.#trace.fail(
+        this.trace.fail(
           `index ${axis} of ${call} is ${kindOf(index)}`,
           "give an I32 or a number; an F32 becomes one with toI32()",
         );
-      const node = this.#trace.coerce(call, index, "i32");
+      const node = this.trace.coerce(call, index, "i32");
       const extent = shape[axis];
       const last = typeof extent === "number" ? extent - 1 : 0x7fffffff;
       if (node.op === "constant" && (node.value < 0 || node.value > last))
-        this.#trace.fail(
+        this.trace.fail(
           `index ${node.value} of axis ${axis} in ${call} is outside of the declared ${extent}`,
           typeof extent === "number" ? `stay within 0 and ${last}` : "indices start at 0",
         );
@@ -106,11 +107,13 @@ export class VariantTensor<V extends F32 | I32, I extends readonly unknown[]> {
   #clamped(indices: readonly Node[]): number {
     const { shape } = this.#spec;
     const bits = indices.map((index, axis) =>
-      isWithin(index, shape[axis], this.#trace) ? 0 : 1 << axis,
+      isWithin(index, shape[axis], this.trace) ? 0 : 1 << axis,
     );
     return bits.reduce((all, bit) => all | bit, 0);
   }
 }
+
+noteUses(VariantTensor);
 
 /** Extents that the inputs of a name never reach. */
 const bounds: Partial<Record<InputName, Extent>> = {
@@ -152,6 +155,7 @@ export function contextOf(trace: Trace): { x: F32; context: object } {
   });
   const context = new Proxy(Object.create(null, members), {
     get(target, name, receiver) {
+      trace.note();
       if (typeof name === "symbol" || name in members) return Reflect.get(target, name, receiver);
       trace.fail(`there is no ${name} here`, fixFor(name, trace, Object.keys(members)));
     },

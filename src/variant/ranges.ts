@@ -43,6 +43,8 @@ export class Ranges {
       }
       case "select":
         return join("min", "max", this.of(node.inputs[1]), this.of(node.inputs[2]));
+      case "neg":
+        return combine("sub", { least: 0, most: 0 }, this.of(node.inputs[0]));
       case "add":
       case "sub":
       case "min":

@@ -28,8 +28,9 @@ export class Trace {
   /** What is to be stored, in order: tensor, value and indices. */
   readonly stores: { tensor: number; inputs: Node[]; clamped: number }[] = [];
   readonly ranges: Ranges;
-  /** Where values were made, in order. */
-  readonly #made: Error[] = [];
+  /** Stacks of where methods and members were looked up, in order. */
+  readonly #notes: Error[] = [];
+  #values = 0;
 
   constructor(
     readonly graph: Graph,
@@ -39,14 +40,19 @@ export class Trace {
     this.ranges = new Ranges(draft.tensors);
   }
 
-  /** Takes where a value is made; too many are a loop that does not end. */
-  note(made: Error): void {
-    this.#made.push(made);
-    if (this.#made.length <= valuesMax) return;
-    this.fail(
-      `more than ${valuesMax} values were made: does a loop wait for a value to change?`,
-      "loop over numbers of JavaScript; what depends on values is written with select",
-    );
+  /** Notes that a line of the hook is at work. */
+  note(): void {
+    this.#notes.push(new Error());
+  }
+
+  /** Counts a value, as too many are a loop that does not end; how much is noted. */
+  count(): number {
+    if (++this.#values > valuesMax)
+      this.fail(
+        `more than ${valuesMax} values were made: does a loop wait for a value to change?`,
+        "loop over numbers of JavaScript; what depends on values is written with select",
+      );
+    return this.#notes.length;
   }
 
   /** The node of a value or number as an operand of a type. */
@@ -74,11 +80,12 @@ export class Trace {
   /**
    * Throws VariantError at the user's line, or the nearest line before it that is known.
    *
-   * @param at made at the user's line
+   * @param noted how much was noted at that line; default all
    */
-  fail(problem: string, fix: string, at = new Error()): never {
-    const known = [at, ...this.#made.reverse()];
-    const places = known.values().map((error) => placeOf(error, outermost));
+  fail(problem: string, fix: string, noted?: number): never {
+    if (noted === undefined) this.note();
+    const notes = this.#notes.slice(0, noted).reverse().values();
+    const places = notes.map((note) => placeOf(note, outermost));
     const place = places.find((found) => found !== undefined) ?? this.draft.place;
     throw new VariantError(this.draft.name, this.hook, place, problem, fix);
   }

@@ -10,15 +10,14 @@ export abstract class Value {
   readonly trace: Trace;
   /** @internal */
   readonly node: Node;
-  /** @internal Made where the value was, for its stack. */
-  readonly made: Error;
+  /** @internal How much the trace had noted when this was made. */
+  readonly made: number;
 
   /** @internal */
   constructor(trace: Trace, node: Node) {
     this.trace = trace;
     this.node = node;
-    this.made = new Error();
-    trace.note(this.made);
+    this.made = trace.count();
   }
 
   /** Refuses to be a number, string or boolean of JavaScript: error VariantError. */
@@ -375,6 +374,23 @@ export class Bool extends Value {
     return new Bool(this.trace, this.trace.graph.apply(op, used(this), node));
   }
 }
+
+/**
+ * Makes each method note where it is looked up: a hook that ends in a call has left the stack when
+ * the call begins, but not before.
+ */
+export function noteUses({ prototype }: { readonly prototype: object }): void {
+  for (const [name, { value }] of Object.entries(Object.getOwnPropertyDescriptors(prototype))) {
+    if (name === "constructor" || typeof value !== "function") continue;
+    const get = function (this: { trace?: Trace }): unknown {
+      this.trace?.note();
+      return value;
+    };
+    Object.defineProperty(prototype, name, { get });
+  }
+}
+
+for (const type of [F32, I32, Bool]) noteUses(type);
 
 /** The pair of an element; within 0 and half - 1 at once where that is a mask of bits. */
 function pairOf(element: I32, half: number, interleaved: boolean): I32 {
