@@ -73,7 +73,7 @@ pub fn start() void {
 }
 
 fn subscribe() ?[]const u8 {
-    const library = open() orelse return "libcupti was not found: set FLASHBUN_CUPTI to its path";
+    const library = open() orelse return "libcupti was not found: name its file (--cupti)";
     const subscribeTo = symbol(library, "cuptiSubscribe", fn (*Subscriber, *const Callback, ?*anyopaque) callconv(.c) Result) orelse
         return "libcupti has no cuptiSubscribe";
     const enable = symbol(library, "cuptiEnableCallback", fn (u32, Subscriber, u32, u32) callconv(.c) Result) orelse

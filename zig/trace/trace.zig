@@ -6,6 +6,7 @@
 const std = @import("std");
 const builtin = @import("builtin");
 const cupti = @import("cupti.zig");
+const exec = @import("exec.zig");
 const functions = @import("functions.zig");
 const loaded = @import("loaded.zig");
 const log = @import("log.zig");
@@ -40,6 +41,7 @@ fn start(
     log.use_folder(system.variable(environment, "FLASHBUN_TRACE") orelse return);
     const before = system.now();
     active = true;
+    exec.before = &end;
     loaded.find();
     if (system.variable(environment, "FLASHBUN_TRACE_HOST")) |name| {
         mode = std.meta.stringToEnum(Mode, name) orelse .off;
@@ -55,8 +57,24 @@ fn start(
     }
     line.raw("]");
     line.end();
+    _ = __register_atfork(null, null, &forked, null);
     if (mode != .off) watch();
     _ = log.spent.fetchAdd(system.now() - before, .monotonic);
+}
+
+/// libc's pthread_atfork, which old versions do not export.
+extern "c" fn __register_atfork(
+    prepare: ?*const fn () callconv(.c) void,
+    parent: ?*const fn () callconv(.c) void,
+    child: ?*const fn () callconv(.c) void,
+    library: ?*anyopaque,
+) c_int;
+
+/// Says that there is one more process, which has to say that it ends.
+fn forked() callconv(.c) void {
+    var line: log.Line = .begin("start");
+    line.number("process", @intCast(log.process()));
+    line.end();
 }
 
 fn watch() void {
@@ -171,35 +189,4 @@ comptime {
 export fn InitializeInjection() c_int {
     if (active) cupti.start();
     return 1;
-}
-
-/// A program that starts another one in its place ends here.
-fn Exec(comptime name: [*:0]const u8, comptime arguments: usize) type {
-    const Word = ?*const anyopaque;
-    return struct {
-        const Two = fn (Word, Word) callconv(.c) c_int;
-        const Three = fn (Word, Word, Word) callconv(.c) c_int;
-
-        fn two(path: Word, argv: Word) callconv(.c) c_int {
-            end();
-            return signals.hidden(Two, name)(path, argv);
-        }
-
-        fn three(path: Word, argv: Word, environment: Word) callconv(.c) c_int {
-            end();
-            return signals.hidden(Three, name)(path, argv, environment);
-        }
-
-        comptime {
-            const function = if (arguments == 2) &two else &three;
-            @export(function, .{ .name = std.mem.span(name) });
-        }
-    };
-}
-
-comptime {
-    _ = Exec("execv", 2);
-    _ = Exec("execvp", 2);
-    _ = Exec("execve", 3);
-    _ = Exec("execvpe", 3);
 }
