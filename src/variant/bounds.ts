@@ -136,7 +136,7 @@ class Splitter {
     const turned = op === "sub" && other === a;
     // other - (sign * key + added), or (sign * key + added) - other, or their sum.
     const [first, second] = turned ? [other, line.added] : [line.added, other];
-    if (!this.#isExact(op, [first, second])) return undefined;
+    // No overflow here either: it is the line's value at position 0.
     const added = this.#graph.apply(op, first, second);
     return { sign: turned ? (-line.sign as 1 | -1) : line.sign, added };
   }

@@ -47,6 +47,14 @@ describe("logits", () => {
       "add add load mul",
     ],
     ["a choice", (x, { key, query }) => key.le(query).select(x, x.mul(2)), "le mul mul select"],
+    [
+      "a sum that is also bent",
+      (x, { key }) => {
+        const sum = x.add(key.toF32());
+        return sum.add(sum.tanh());
+      },
+      "add add mul tanh",
+    ],
     ["a negative", (x) => x.neg(), "neg"],
     ["both sides bent", (x, { cap }) => x.tanh().add(x.mul(x)).div(cap), "add mul mul tanh"],
   ];
@@ -66,6 +74,14 @@ describe("logits", () => {
     );
     const value = evaluate(logits!, { inputs: { x: 50 / 40 }, scalars: [40] });
     expect(value).toBeCloseTo(40 * Math.tanh(50 / 40) * Math.LOG2E, 12);
+  });
+
+  test("base 2 is the scale's where x is only added to", () => {
+    const { logits, logitsFactor } = staged((x, { weights, key, query }) =>
+      x.add(weights.at(key.add(query))),
+    );
+    expect(logitsFactor!.value).toBe(Math.LOG2E);
+    expect(logits!.inputs[0].op).toBe("input");
   });
 
   test("a logit that is only scaled is no hook at all", () => {
