@@ -26,6 +26,8 @@ export function emitVector(outer: Block, root: Node): void {
     const name = partnersName(pairing);
     outer.lines.push(`float ${name}[8];`, `v.template partners<${pairing}>(${name});`);
   }
+  // Below these, values may be words of the row, whose parts have no names here.
+  const used = new Set(nodes.filter(byElement).flatMap(({ inputs }) => inputs)).add(root);
   for (const node of nodes) {
     const [input] = node.inputs;
     if (node.op === "reduceSum" || node.op === "reduceMax") {
@@ -33,7 +35,7 @@ export function emitVector(outer: Block, root: Node): void {
       outer.declare(node, `v.${method}(${lambda(inner(), input)})`);
     } else if (isPartner(node) && !isInput(input, "x")) {
       outer.lines.push(`const auto f${input.id} = ${lambda(inner(), input)};`);
-    } else if (!byElement(node)) {
+    } else if (!byElement(node) && used.has(node)) {
       outer.name(node);
     }
   }

@@ -10,6 +10,7 @@ import { dumpLogits } from "../../src/variant/library.ts";
 import { type Case, caseOf } from "../support/cases.ts";
 import { type LibraryCase, libraryCases } from "../support/library.ts";
 import { forSeeds } from "../support/random.ts";
+import { randomVariant } from "../support/random-variant.ts";
 import { optionsOf, raggedTensors, Rig, runCase, World } from "../support/rig.ts";
 import { caseOn, targetsHere } from "../support/targets.ts";
 import { hostTensor, uploadInputs } from "../support/variants.ts";
@@ -139,6 +140,28 @@ for (const target of await targetsHere()) {
       test(`${variant.name}: a sparse layout`, () => sparse(device, variant));
       test(`${variant.name}: a graph`, () => replayed(device, variant));
     }
+
+    test("random hooks mean what they evaluate to in f64", async () => {
+      // A GPU compiles each of them.
+      const seeds: Case[] = [];
+      forSeeds(device.kind === "cpu" ? 40 : 3, (random) => {
+        const variant = { name: "random", ...randomVariant(random) };
+        const lengths = { queryLengths: [1, 5, 20], kvLengths: [45, 5, 30] };
+        const over = { seed: 2 * random.seed + 1, pageSize: random.pick([0, 5, 16]), ...lengths };
+        seeds.push(caseWith(variant, variant.variant.name, over));
+      });
+      await warmUp(
+        device,
+        seeds.map((c) => optionsOf(caseOn(device, c))),
+      );
+      for (const c of seeds) {
+        try {
+          runCase(device, c);
+        } catch (cause) {
+          throw new Error(`${c.name}: ${(cause as Error).message}`, { cause });
+        }
+      }
+    }, 300_000);
 
     test("dumped logits are those of the visible pairs", () => {
       using rig = new Rig(device, caseWith(dumping, "dump", { pageSize: 0 }));
