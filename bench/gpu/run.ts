@@ -10,6 +10,7 @@ import { decodeCases, moreDecodeCases } from "./decode.ts";
 import { operatorCases } from "./operators.ts";
 import { morePrefillCases, prefillCases } from "./prefill.ts";
 import { stepCases } from "./steps.ts";
+import { variantCases } from "./variants.ts";
 
 interface Options {
   json?: string;
@@ -26,6 +27,7 @@ const cases: GpuCase[] = [
   ...decodeCases,
   ...prefillCases,
   ...stepCases,
+  ...variantCases,
   ...operatorCases,
   ...moreDecodeCases,
   ...morePrefillCases,

@@ -5,7 +5,8 @@ there is none. A case is one attention by one backend:
   backend, dtype ("bf16", "f16"), kvDtype (the same, or "f8e4m3", "f8e5m2"), queryHeads, kvHeads,
   dim, valueDim (dim), causal, seconds to measure for, copies of the inputs used in turn,
   batch, queries and keys: tokens of each request, or lists of them instead of a batch,
-  pageSize: 0 for contiguous keys; what a backend cannot page it takes contiguous.
+  pageSize: 0 for contiguous keys; what a backend cannot page it takes contiguous,
+  variant: "soft_cap" (30), "alibi", "window" (1024) or "causal", which FlexAttention alone takes.
 Its answer is {"seconds", "low", "high", "launches", "copies", "wrong"}: median and deciles of one
 call, and the relative error against f32; or {"error"}. The backend "ceilings" needs no more and
 answers {"copyGBs", "matmulTflops", "clocks"}.
@@ -49,6 +50,8 @@ COLD = 5.2  # times the L2 cache
 COPIES_MOST = 640
 WRONG_MOST = 0.05
 CHECKED_ROWS = 16
+SOFT_CAP = 30.0
+WINDOW = 1024
 WORKSPACE_BYTES = 512 << 20
 
 
@@ -115,6 +118,7 @@ def parse(case):
     c.dtype, c.kv_dtype = DTYPES[case["dtype"]], DTYPES[case.get("kvDtype", case["dtype"])]
     c.value_dim = case.get("valueDim", c.dim)
     c.page_size = case.get("pageSize", 0)
+    c.variant = case.get("variant")
     c.queries, c.keys = (
         x if isinstance(x, list) else [x] * c.batch for x in (c.queries, c.keys)
     )
@@ -158,10 +162,16 @@ def error_of(c, out, q, k, v):
     group = c.queryHeads // c.kvHeads
     k, v = (x.float().repeat_interleave(group, 1) for x in (k, v))
     scores = torch.einsum("qhd,khd->hqk", q[end - rows : end].float(), k) / math.sqrt(c.dim)
+    last = torch.arange(rows, device=q.device)[:, None] + c.keys[0] - rows
+    distance = torch.arange(c.keys[0], device=q.device)[None, :] - last
+    if c.variant == "soft_cap":
+        scores = SOFT_CAP * torch.tanh(scores / SOFT_CAP)
+    if c.variant == "alibi":
+        scores = scores + slopes_of(c)[:, None, None] * distance
     if c.causal:
-        last = torch.arange(rows, device=q.device) + c.keys[0] - rows
-        hidden = torch.arange(c.keys[0], device=q.device)[None, :] > last[:, None]
-        scores = scores.masked_fill(hidden, -math.inf)
+        scores = scores.masked_fill(distance > 0, -math.inf)
+    if c.variant == "window":
+        scores = scores.masked_fill(distance < -WINDOW, -math.inf)
     expected = torch.einsum("hqk,khd->qhd", scores.softmax(-1), v)
     got = out[end - rows : end].float()
     return ((got - expected).norm() / expected.norm()).item()
@@ -211,18 +221,39 @@ def sdpa(backend, c):
     return dense_calls(c, attend)
 
 
+def slopes_of(c):
+    return 2.0 ** (-torch.arange(1, c.queryHeads + 1, device=DEVICE) / 2)
+
+
+def score_change(c, ahead):
+    if c.variant == "soft_cap":
+        return lambda score, b, h, query, key: SOFT_CAP * torch.tanh(score / SOFT_CAP)
+    if c.variant == "alibi":
+        slopes = slopes_of(c)
+        return lambda score, b, h, query, key: score + slopes[h] * (key - query - ahead)
+    return None
+
+
 def flex(c):
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     torch._dynamo.reset()  # else the limit of recompilations is met
     mask = None
+    ahead = c.keys[0] - c.queries[0]
     if c.causal:
-        ahead = c.keys[0] - c.queries[0]
-        visible = lambda b, h, query, key: query + ahead >= key  # noqa: E731
+        left = WINDOW if c.variant == "window" else c.keys[0]
+
+        def visible(b, h, query, key):
+            distance = query + ahead - key
+            return (distance >= 0) & (distance <= left)
+
         mask = create_block_mask(visible, None, None, c.queries[0], c.keys[0], device=DEVICE)
     compiled = torch.compile(flex_attention, dynamic=False)
     return dense_calls(
-        c, functools.partial(compiled, block_mask=mask, enable_gqa=c.grouped)
+        c,
+        functools.partial(
+            compiled, score_mod=score_change(c, ahead), block_mask=mask, enable_gqa=c.grouped
+        ),
     )
 
 
@@ -329,6 +360,8 @@ def answer_to(case):
         return ceilings()
     if case["backend"] not in BACKENDS:
         return {"error": f"no backend {case['backend']}"}
+    if case.get("variant") is not None and case["backend"] != "flex":
+        return {"error": "variants are for FlexAttention"}
     try:
         calls, wrong = BACKENDS[case["backend"]](parse(case))
         if not wrong <= WRONG_MOST:

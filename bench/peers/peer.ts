@@ -15,6 +15,8 @@ export interface PeerCase {
   /** Of each request, or of all. */
   keys: number | readonly number[];
   causal: boolean;
+  /** How scores differ, by a name that gpu.py knows; absent: not at all. */
+  variant?: string;
   /** Tokens a page where the peer can page; absent: contiguous. */
   pageSize?: number;
   /** Copies of keys and values used in turn. */
