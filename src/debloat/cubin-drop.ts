@@ -37,6 +37,8 @@ export function dropKernels(
   const kept = elf.sections.filter(({ index, name }) => needed.has(index) && !isDebug(name));
   const contents = new Map(kept.map((section) => [section.index, contentOf(cubin, section, kept)]));
   const layout = layOut(kept, contents);
+  // Alignments that no compiler asks for: there is nothing to gain.
+  if (!(layout.end < elf.bytes.length)) return undefined;
   return {
     image: write(cubin, kept, contents, layout),
     dropped: dropped.map(({ name }) => name),
@@ -89,6 +91,7 @@ function withoutNames(cubin: Cubin, strings: Section, kept: readonly Section[]):
   const original = elf.bytes.slice(strings.offset, strings.bytes);
   const content = new Uint8Array(original.length);
   const keep = (offset: number) => {
+    if (offset >= original.length) return;
     const end = original.indexOf(0, offset);
     content.set(original.subarray(offset, end < 0 ? original.length : end), offset);
   };
@@ -151,7 +154,10 @@ function layOut(kept: readonly Section[], contents: ReadonlyMap<number, Uint8Arr
   for (const section of ordered) {
     const length = contents.get(section.index)!.length;
     if (shared !== undefined && length > 0 && section.offset < shared.offset + shared.fileBytes) {
-      offsets.set(section.index, offsets.get(shared.index)! + section.offset - shared.offset);
+      const at = offsets.get(shared.index)! + section.offset - shared.offset;
+      offsets.set(section.index, at);
+      end = Math.max(end, at + length);
+      if (section.offset + section.fileBytes > shared.offset + shared.fileBytes) shared = section;
       continue;
     }
     const align = Math.max(1, section.align);

@@ -117,14 +117,15 @@ function readSections(bytes: Bytes, at: number, count: number, namesIndex: numbe
   const sections = Array.from({ length: count }, (_, index) => {
     const header = at + index * sectionHeaderBytes;
     nameOf.push(bytes.u32(header));
-    const type = bytes.u32(header + 4);
+    // The first section is none, whatever stands there.
+    const type = index === 0 ? sectionType.null : bytes.u32(header + 4);
     const length = bytes.u64(header + 32);
     const section = {
       index,
       name: "",
       type,
       // The upper half holds no flag that is known here.
-      flags: bytes.u32(header + 8),
+      flags: index === 0 ? 0 : bytes.u32(header + 8),
       address: bytes.u64(header + 16),
       offset: bytes.u64(header + 24),
       bytes: length,

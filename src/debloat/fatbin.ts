@@ -165,7 +165,8 @@ export function entryHeader(
   rawBytes: number,
   isPacked: boolean,
 ): Uint8Array {
-  const header = section.slice(entry.offset, entry.offset + entry.headerBytes);
+  // A copy even of a Buffer, whose slice is none.
+  const header = Uint8Array.from(section.subarray(entry.offset, entry.offset + entry.headerBytes));
   const view = new DataView(header.buffer);
   const flags = view.getUint32(40, true) & ~(flag.lz4 | flag.zstd);
   view.setBigUint64(8, BigInt(paddedTo8(packedBytes)), true);

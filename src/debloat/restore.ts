@@ -142,20 +142,24 @@ export function restoreFile(shrunk: string, sidecar: string, output: string): Si
   return read;
 }
 
-/** Writes a shrunk library; with `hashed` its SHA-256 in hex. */
+/**
+ * Writes a shrunk library.
+ * @param whenHashed called with its SHA-256 in hex before the file takes its name: if it throws,
+ *   nothing was written. Without it nothing is hashed.
+ */
 export function writeShrunk(
   path: string,
   assembly: Assembly,
   source: { data: Uint8Array; mode: number },
-  hashed: boolean,
-): string {
-  const hasher = hashed ? new Bun.CryptoHasher("sha256") : undefined;
+  whenHashed?: (hash: string) => void,
+): void {
+  const hasher = whenHashed === undefined ? undefined : new Bun.CryptoHasher("sha256");
   writeAtomically(path, source.mode, (writer) => {
     for (const part of assembly.parts) {
       const bytes = bytesOfPart(source.data, part);
       hasher?.update(bytes);
       writer.write(bytes);
     }
+    if (hasher !== undefined) whenHashed?.(hasher.digest("hex"));
   });
-  return hasher?.digest("hex") ?? "";
 }

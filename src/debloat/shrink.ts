@@ -23,7 +23,7 @@ import { relocatesText } from "./relocations.ts";
 import { writeShrunk, writeSidecar } from "./restore.ts";
 import { type Assembly, assemble, strippable } from "./rewrite.ts";
 import { parseTarget, type Target } from "./select.ts";
-import { isSameFile, mapFile } from "./write.ts";
+import { asDebloatError, isSameFile, mapFile } from "./write.ts";
 
 /** What to take out of a library. */
 export interface ShrinkOptions {
@@ -83,7 +83,7 @@ export interface ShrinkReport {
 }
 
 /** Options after a check, with defaults. */
-interface Chosen extends ShrinkOptions {
+export interface Chosen extends ShrinkOptions {
   readonly targets: readonly Target[];
   readonly level: Level;
 }
@@ -110,16 +110,28 @@ export async function shrinkLibrary(
       : undefined;
   // Whoever fails first is reported; this one is awaited below.
   hash?.catch(() => {});
-  const result = await decide(library, chosen, profiled, pool);
-  if (output === undefined) return result.report;
-  for (const path of [output, options.sidecar])
-    if (path !== undefined) mkdirSync(dirname(path), { recursive: true });
-  const shrunkHash = writeShrunk(output, result.assembly, { data, mode }, hash !== undefined);
-  if (options.sidecar === undefined || hash === undefined) return result.report;
-  const { buildId } = library;
-  const source = { data, file, mode, buildId, originalHash: await hash, shrunkHash };
-  const sidecarBytes = writeSidecar(options.sidecar, result.assembly, source);
-  return { ...result.report, sidecarBytes };
+  const { report, assembly } = await decide(library, chosen, profiled, pool);
+  if (output === undefined) return report;
+  for (const path of [output, options.sidecar]) if (path !== undefined) makeFolderOf(path);
+  const { sidecar } = options;
+  if (sidecar === undefined || hash === undefined) {
+    writeShrunk(output, assembly, { data, mode });
+    return report;
+  }
+  const source = { data, file, mode, buildId: library.buildId, originalHash: await hash };
+  let sidecarBytes = 0;
+  writeShrunk(output, assembly, { data, mode }, (shrunkHash) => {
+    sidecarBytes = writeSidecar(sidecar, assembly, { ...source, shrunkHash });
+  });
+  return { ...report, sidecarBytes };
+}
+
+function makeFolderOf(path: string): void {
+  try {
+    mkdirSync(dirname(path), { recursive: true });
+  } catch (cause) {
+    throw asDebloatError(cause, path);
+  }
 }
 
 function choose(options: ShrinkOptions): Chosen {
@@ -165,17 +177,16 @@ function profiledOf(library: Library, options: Chosen): ProfiledLibrary | undefi
   );
 }
 
-interface Result {
-  report: ShrinkReport;
-  assembly: Assembly;
-}
-
-async function decide(
+/**
+ * Decides about a library and puts the new file together; nothing is written.
+ * @throws DebloatError when parts of the library overlap
+ */
+export async function decide(
   library: Library,
   options: Chosen,
   profiled: ProfiledLibrary | undefined,
   pool: Pool,
-): Promise<Result> {
+): Promise<{ report: ShrinkReport; assembly: Assembly }> {
   const { targets, level, keep } = options;
   const device: DeviceOptions = {
     targets,

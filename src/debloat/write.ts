@@ -16,6 +16,7 @@ export interface Writer {
 /**
  * Writes a file by way of a temporary one in the same folder, which a failure removes.
  * @param mode permissions of the file
+ * @param fill writes it; if it throws, nothing was written
  * @throws DebloatError when it cannot be written
  */
 export function writeAtomically(path: string, mode: number, fill: (writer: Writer) => void): void {
