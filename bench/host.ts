@@ -3,10 +3,13 @@ import { join } from "node:path";
 import { measure } from "mitata";
 import { addressOf, libraryPath, native } from "../src/ffi/library.ts";
 import { ProbeParams, RandomParams } from "../src/ffi/params.gen.ts";
-import { Attention, PagedCache, Tensor } from "../src/index.ts";
+import { Attention, PagedCache, Tensor, type Variant, variants } from "../src/index.ts";
 import { SequencePool } from "../src/kv/sequence.ts";
 import { Planner } from "../src/plan/attention.ts";
 import { cpuClasses } from "../src/plan/traits.ts";
+import { emitBytecode } from "../src/variant/emit-bytecode.ts";
+import { emitCuda } from "../src/variant/emit-cuda.ts";
+import { stage } from "../src/variant/stages.ts";
 import { type Bench, type Case, type Measured, median, plainRow } from "./bench.ts";
 
 const shape = { queryHeads: 32, kvHeads: 8, headDim: 128 } as const;
@@ -24,6 +27,8 @@ export const hostCases: Case[] = [
   { name: "heap/steps10000", run: heap },
   { name: "import/package", run: () => inFreshProcess("", "await import(PACKAGE)", 30) },
   { name: "import/first_validation", run: () => inFreshProcess(openDevice, firstUse, 60) },
+  { name: "variant/trace_emit", run: traceAndEmit },
+  { name: "variant/first_trace_emit", run: () => inFreshProcess(useVariants, firstVariant, 20) },
   { name: "library/bytes", run: libraryBytes },
 ];
 
@@ -209,6 +214,41 @@ async function inFreshProcess(setUp: string, body: string, targetMs: number): Pr
   const value = median(times);
   return { ...plainRow("", value, "ms"), target: `under ${targetMs} ms`, met: value < targetMs };
 }
+
+const known: readonly (() => Variant)[] = [
+  () => variants.flashSigmoid({ bias: -7 }),
+  () => variants.softCap({ cap: 30 }),
+  () => variants.slidingWindowWithSinks({ window: 1024, sinks: 4, rope: { dim: 128 } }),
+  () => variants.documentMask({ causal: true }),
+  () => variants.qkNorm({ headDim: 128 }),
+  ...[variants.alibi, variants.prefixLm, variants.packedMask, variants.logitBias],
+  ...[variants.outputScale, variants.dequantise, variants.dumpLogits],
+];
+
+/** From TypeScript to bytecode and CUDA C++: the slowest of the known variants, once warm. */
+async function traceAndEmit({ quick }: Bench): Promise<Measured> {
+  const medians = known.map((make) => {
+    const times = Array.from({ length: quick ? 10 : 300 }, () => {
+      const started = performance.now();
+      const variant = make();
+      emitBytecode(stage(variant));
+      emitCuda(variant);
+      return (performance.now() - started) * 1000;
+    });
+    return median(times.slice(times.length >> 1));
+  });
+  const value = Math.max(...medians);
+  return { ...plainRow("", value, "us p50"), target: "under 2000 us", met: value < 2000 };
+}
+
+const source = (file: string) =>
+  JSON.stringify(join(import.meta.dir, "..", "src", "variant", file));
+const useVariants =
+  `const { softCap } = await import(${source("library.ts")});` +
+  `const { stage } = await import(${source("stages.ts")});` +
+  `const { emitBytecode } = await import(${source("emit-bytecode.ts")});` +
+  `const { emitCuda } = await import(${source("emit-cuda.ts")})`;
+const firstVariant = "const made = softCap({ cap: 30 }); emitBytecode(stage(made)); emitCuda(made)";
 
 async function libraryBytes(): Promise<Measured> {
   const value = statSync(libraryPath()).size;
