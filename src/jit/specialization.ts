@@ -103,9 +103,10 @@ export function imageHash(text: string, architecture: string, compiler: string):
 }
 
 /** A specialisation as messages show it: "page/append.cu (FB_HEAD_DIM=128)". */
-export function describeSpecialization({ source, constants }: Specialization): string {
+export function describeSpecialization({ source, constants, variant }: Specialization): string {
   const list = Object.keys(constants)
     .sort()
     .map((name) => `${name}=${constants[name]}`);
+  if (variant !== undefined) list.push("hooks of a variant");
   return list.length === 0 ? source : `${source} (${list.join(", ")})`;
 }
