@@ -99,6 +99,7 @@ struct NoVariant {
 // lanes (a power of two, or 0: anywhere) hold eight each; past Dim there are none. Hooks are called
 // by all lanes of a warp, some of which may hold the elements of no row.
 template <int Dim, int Threads, int Type> struct Vector {
+    static constexpr int dim = Dim;
     const void* raw; // the row's first element
     int first;
     float x[8];
