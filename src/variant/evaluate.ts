@@ -18,112 +18,118 @@ export interface Environment {
   readonly tensors?: readonly EvaluationTensor[];
 }
 
+/** A node, where its inputs stand among the steps, and its value from theirs. */
+interface Step {
+  readonly node: Node;
+  readonly inputs: readonly number[];
+  readonly compute: (operands: Float64Array) => number;
+}
+
 /**
  * Evaluates an expression directly: f32 in f64, without any rounding, and i32 exactly. This is what
  * an expression means; every device is tested against it.
  */
 export class Evaluator {
-  readonly #root: Node;
-  readonly #nodes: readonly Node[];
-  /** Values by the node's place among the nodes. */
-  readonly #values: Float64Array;
-  readonly #places = new Map<Node, number>();
+  readonly #steps: readonly Step[];
+  readonly #operands = new Float64Array(8);
   #environment: Environment = { inputs: {} };
+  /** Of vectors: the element at hand. */
+  #element: { x: number; element: number } | undefined;
 
   constructor(root: Node) {
-    this.#root = root;
-    this.#nodes = nodesOf([root]);
-    this.#nodes.forEach((node, place) => this.#places.set(node, place));
-    this.#values = new Float64Array(this.#nodes.length);
+    const nodes = nodesOf([root]);
+    const places = new Map(nodes.map((node, place) => [node, place]));
+    this.#steps = nodes.map((node) => {
+      const inputs = node.inputs.map((input) => places.get(input)!);
+      return { node, inputs, compute: this.#computing(node) };
+    });
   }
 
   /** The value, bool as 0 and 1, of an expression without elements. */
   run(environment: Environment): number {
     this.#environment = environment;
-    for (const node of this.#nodes) this.#set(node, this.#compute(node));
-    return this.#value(this.#root);
+    this.#element = undefined;
+    const values = new Float64Array(this.#steps.length);
+    this.#steps.forEach(({ inputs, compute }, place) => {
+      for (let i = 0; i < inputs.length; i++) this.#operands[i] = values[inputs[i]];
+      values[place] = compute(this.#operands);
+    });
+    return values[values.length - 1];
   }
 
   /** The values of a vector hook for a whole vector of raw elements `x`. */
   vector(x: ArrayLike<number>, environment: Environment): Float64Array {
-    const vectors = new Map<Node, Float64Array>();
-    const of = (node: Node): Float64Array => {
-      let values = vectors.get(node);
-      if (values === undefined) vectors.set(node, (values = new Float64Array(x.length)));
-      return values;
+    this.#environment = environment;
+    const vectors: Float64Array[] = [];
+    for (const step of this.#steps) {
+      const { op, value: pairing } = step.node;
+      const source = vectors[step.inputs[0]];
+      const values = new Float64Array(x.length);
+      if (op === "partner") values.forEach((_, d) => (values[d] = source[partnerOf(d, pairing)]));
+      else if (op === "reduceSum") values.fill(source.reduce((sum, value) => sum + value, 0));
+      else if (op === "reduceMax") values.fill(Math.max(...source));
+      else this.#fill(values, step, vectors, x);
+      vectors.push(values);
+    }
+    return vectors[vectors.length - 1];
+  }
+
+  #fill(
+    values: Float64Array,
+    { node, inputs, compute }: Step,
+    vectors: readonly Float64Array[],
+    x: ArrayLike<number>,
+  ): void {
+    const isVector = (node.axes & Axis.element) !== 0;
+    const count = isVector ? values.length : 1;
+    for (let d = 0; d < count; d++) {
+      this.#element = { x: x[d], element: d };
+      for (let i = 0; i < inputs.length; i++) this.#operands[i] = vectors[inputs[i]][d];
+      values[d] = compute(this.#operands);
+    }
+    if (!isVector) values.fill(values[0]);
+  }
+
+  /** What computes a node's value from those of its inputs. */
+  #computing(node: Node): Step["compute"] {
+    const { op, value } = node;
+    if (op === "constant") return () => value;
+    if (op === "scalar") return () => this.#environment.scalars![value];
+    if (op === "input") return this.#reading(inputName(node));
+    if (op === "load") return (indices) => this.#load(node, indices);
+    if (op === "store") return (operands) => this.#store(node, operands);
+    const compute = arithmetic(op, node.inputs[0].type);
+    if (compute !== undefined) return (operands) => compute(operands[0], operands[1], operands[2]);
+    return () => {
+      throw new Error(`no value of ${op} outside of vectors`);
     };
-    for (const node of this.#nodes) {
-      const [input] = node.inputs;
-      if (node.op === "partner") {
-        const source = of(input);
-        of(node).forEach((_, d, values) => (values[d] = source[partnerOf(d, node.value)]));
-      } else if (node.op === "reduceSum" || node.op === "reduceMax") {
-        const source = of(input);
-        const sum = source.reduce((total, value) => total + value, 0);
-        of(node).fill(node.op === "reduceSum" ? sum : Math.max(...source));
-      } else {
-        const elements = (node.axes & Axis.element) !== 0 ? x.length : 1;
-        for (let d = 0; d < elements; d++) {
-          this.#environment = withElement(environment, x[d], d);
-          for (const from of node.inputs) this.#set(from, of(from)[d]);
-          of(node)[d] = this.#compute(node);
-        }
-        if (elements === 1) of(node).fill(of(node)[0]);
-      }
+  }
+
+  #reading(name: InputName): Step["compute"] {
+    const read = () => this.#environment.inputs[name] ?? missing(name);
+    if (name !== "x" && name !== "element") return read;
+    return () => (this.#element === undefined ? read() : this.#element[name]);
+  }
+
+  #load(node: Node, indices: Float64Array): number {
+    const { data, sizes, strides = rowMajor(sizes) } = this.#environment.tensors![node.value];
+    return data[
+      sizes.reduce((offset, size, axis) => {
+        const clamped = ((node.clamped >> axis) & 1) !== 0;
+        const index = clamped ? Math.max(0, Math.min(size - 1, indices[axis])) : indices[axis];
+        return offset + index * strides[axis];
+      }, 0)
+    ];
+  }
+
+  #store(node: Node, operands: Float64Array): number {
+    const { sizes, strides = rowMajor(sizes), put } = this.#environment.tensors![node.value];
+    const indices = sizes.map((_, axis) => operands[axis + 2]);
+    if (indices.every((index, axis) => index >= 0 && index < sizes[axis])) {
+      const offset = indices.reduce((sum, index, axis) => sum + index * strides[axis], 0);
+      put?.(offset, operands[1]);
     }
-    return of(this.#root);
-  }
-
-  #value(node: Node): number {
-    return this.#values[this.#places.get(node)!];
-  }
-
-  #set(node: Node, value: number): void {
-    this.#values[this.#places.get(node)!] = value;
-  }
-
-  #compute(node: Node): number {
-    const { inputs, scalars = [], tensors = [] } = this.#environment;
-    switch (node.op) {
-      case "constant":
-        return node.value;
-      case "scalar":
-        return scalars[node.value];
-      case "input":
-        return inputs[inputName(node)] ?? missing(node);
-      case "load":
-        return this.#load(node, tensors[node.value]);
-      case "store":
-        this.#store(node, tensors[node.value]);
-        return this.#value(node.inputs[0]);
-      default: {
-        const [a, b = a, c = a] = node.inputs;
-        const compute = arithmetic(node.op, a.type);
-        if (compute === undefined) throw new Error(`no value of ${node.op} outside of vectors`);
-        return compute(this.#value(a), this.#value(b), this.#value(c));
-      }
-    }
-  }
-
-  #load(node: Node, { data, sizes, strides = rowMajor(sizes) }: EvaluationTensor): number {
-    let offset = 0;
-    node.inputs.forEach((input, axis) => {
-      const index = this.#value(input);
-      const clamped = (node.clamped >> axis) & 1;
-      const at = clamped ? Math.max(0, Math.min(sizes[axis] - 1, index)) : index;
-      offset += at * strides[axis];
-    });
-    return data[offset];
-  }
-
-  #store(node: Node, { sizes, strides = rowMajor(sizes), put }: EvaluationTensor): void {
-    const [, written, ...indices] = node.inputs;
-    const at = indices.map((index) => this.#value(index));
-    if (at.some((index, axis) => index < 0 || index >= sizes[axis])) return;
-    put?.(
-      at.reduce((offset, index, axis) => offset + index * strides[axis], 0),
-      this.#value(written),
-    );
+    return operands[0];
   }
 }
 
@@ -142,10 +148,6 @@ export function partnerOf(d: number, pairing: number): number {
   return d < pairing / 2 ? d + pairing / 2 : d - pairing / 2;
 }
 
-function withElement({ inputs, ...rest }: Environment, x: number, element: number): Environment {
-  return { ...rest, inputs: { ...inputs, x, element } };
-}
-
 function rowMajor(sizes: readonly number[]): number[] {
   const strides = sizes.map(() => 1);
   for (let axis = sizes.length - 2; axis >= 0; axis--)
@@ -153,6 +155,6 @@ function rowMajor(sizes: readonly number[]): number[] {
   return strides;
 }
 
-function missing(node: Node): never {
-  throw new Error(`the expression needs the input ${inputName(node)}`);
+function missing(name: InputName): never {
+  throw new Error(`the expression needs the input ${name}`);
 }
