@@ -44,9 +44,13 @@ export interface CutResult {
   readonly removed: Ranges;
   /** New tables and headers. */
   readonly replacements: readonly Replacement[];
+  /** What follows the last byte of the original. */
+  readonly appended: Uint8Array;
 }
 
 const segmentsMax = 60_000;
+/** Flags of a segment that is only read. */
+const readable = 4;
 
 /**
  * Plans the new file.
@@ -54,20 +58,43 @@ const segmentsMax = 60_000;
  */
 export function cutFile(elf: Elf, cut: Cut): CutResult {
   requireOwnHoles(elf, cut);
-  const { holes, table } = roomForTable(elf, cut);
+  const holes = elf.segments.length + cut.holes.length < segmentsMax ? cut.holes : [];
   const removed = joinRanges([...holes, ...strippedRuns(elf, cut)]);
   const moved = mover(removed);
   const segments = elf.segments.flatMap((segment) => split(segment, holes));
+  const isLonger = segments.length > elf.segments.length;
+  const end = moved(elf.bytes.length);
+  const room = isLonger ? roomAtEnd(segments, end, cut.pageBytes) : undefined;
+  const table = segmentTable(elf, segments, moved, cut.pageBytes, room);
   const replacements: Replacement[] = [];
   const replace = (at: number, source: Uint8Array) =>
     void replacements.push({ at, bytes: source.length, source });
-  const tableAt = table ?? elf.segmentsOffset;
-  replace(tableAt, segmentTable(elf, segments, moved, tableAt, cut.pageBytes));
+  if (room === undefined) replace(elf.segmentsOffset, table);
   replace(elf.sectionsOffset, sectionTable(elf, cut, holes, moved));
   const header = new Patch(elf.bytes.slice(0, elfHeaderBytes));
-  header.u64(32, moved(tableAt)).u64(40, moved(elf.sectionsOffset)).u16(56, segments.length);
+  header.u64(32, room?.offset ?? moved(elf.segmentsOffset)).u64(40, moved(elf.sectionsOffset));
+  header.u16(56, table.length / segmentHeaderBytes);
   replace(0, header.bytes);
-  return { removed, replacements: replacements.sort((a, b) => a.at - b.at) };
+  const appended = new Uint8Array(room === undefined ? 0 : room.offset - end + table.length);
+  if (room !== undefined) appended.set(table, room.offset - end);
+  return { removed, replacements: replacements.sort((a, b) => a.at - b.at), appended };
+}
+
+/** Where a table goes that has grown, in the new file and in memory. */
+interface Room {
+  readonly offset: number;
+  readonly address: number;
+}
+
+/**
+ * Room behind all that is there, in a page of its own: pages of a hole are no place for it, as code
+ * that is called after all must fault there.
+ */
+function roomAtEnd(segments: readonly Segment[], end: number, pageBytes: number): Room {
+  const pageUp = (value: number) => pageBytes * Math.ceil(value / pageBytes);
+  const loaded = segments.filter(({ type }) => type === segmentType.load);
+  const last = Math.max(...loaded.map(({ address, memoryBytes }) => address + memoryBytes));
+  return { offset: pageUp(end), address: pageUp(last) };
 }
 
 /** New file offsets of old ones; an offset inside a removed run becomes that of its end. */
@@ -119,23 +146,6 @@ function requireOwnHoles(elf: Elf, { holes, holed, pageBytes }: Cut): void {
     throw elf.bytes.fail("its tables lie where code does");
 }
 
-/**
- * A table with more segments needs room in a page that is mapped: the first pages of the largest
- * hole stay for it.
- */
-function roomForTable(elf: Elf, { holes, pageBytes }: Cut): { holes: Ranges; table?: number } {
-  if (holes.length === 0) return { holes };
-  const segments = elf.segments.length + holes.length;
-  const room = pageBytes * Math.ceil((segments * segmentHeaderBytes) / pageBytes);
-  const home = holes.reduce((a, b) => (b[1] > a[1] ? b : a));
-  // A hole that the table would fill is not worth being one.
-  if (home[1] <= room || segments > segmentsMax) return { holes: [] };
-  const shorter = holes.map((hole): [number, number] =>
-    hole === home ? [hole[0] + room, hole[1] - room] : hole,
-  );
-  return { holes: shorter, table: home[0] };
-}
-
 /** Runs of stripped sections that nothing else holds; later segments stay on their pages. */
 function strippedRuns(elf: Elf, { stripped, pageBytes }: Cut): Ranges {
   if (stripped.length === 0) return [];
@@ -178,36 +188,47 @@ function split(segment: Segment, holes: Ranges): Segment[] {
   }));
 }
 
+/** The table in place, or in `room` with a segment more that maps it. */
 function segmentTable(
   elf: Elf,
   segments: readonly Segment[],
   moved: (offset: number) => number,
-  tableAt: number,
   pageBytes: number,
+  room: Room | undefined,
 ): Uint8Array {
-  const table = new Patch(new Uint8Array(segments.length * segmentHeaderBytes));
-  const home = segments.find(
-    ({ type, offset, fileBytes }) =>
-      type === segmentType.load && tableAt >= offset && tableAt < offset + fileBytes,
-  );
+  const count = segments.length + (room === undefined ? 0 : 1);
+  const table = new Patch(new Uint8Array(count * segmentHeaderBytes));
+  const tableBytes = table.bytes.length;
+  const place = (at: number, offset: number, address: number) =>
+    table
+      .u64(at + 8, offset)
+      .u64(at + 16, address)
+      .u64(at + 24, address);
   segments.forEach((segment, index) => {
     const at = index * segmentHeaderBytes;
     const old = elf.segmentsOffset + segment.index * segmentHeaderBytes;
     table.bytes.set(elf.bytes.slice(old, segmentHeaderBytes), at);
-    const isTable = segment.type === segmentType.table;
-    const start = isTable ? tableAt : segment.offset;
-    const address =
-      isTable && home !== undefined ? home.address + (tableAt - home.offset) : segment.address;
-    const bytes = isTable ? table.bytes.length : segment.fileBytes;
-    table
-      .u64(at + 8, moved(start))
-      .u64(at + 16, address)
-      .u64(at + 24, address);
-    table.u64(at + 32, bytes).u64(at + 40, isTable ? bytes : segment.memoryBytes);
-    const isAligned = segment.align < 2 || (address - moved(start)) % segment.align === 0;
+    if (segment.type === segmentType.table && room !== undefined) {
+      place(at, room.offset, room.address)
+        .u64(at + 32, tableBytes)
+        .u64(at + 40, tableBytes);
+      return;
+    }
+    const { address, align } = segment;
+    const offset = moved(segment.offset);
+    place(at, offset, address)
+      .u64(at + 32, segment.fileBytes)
+      .u64(at + 40, segment.memoryBytes);
+    const isAligned = align < 2 || (address - offset) % align === 0;
     if (segment.type === segmentType.load && !isAligned) table.u64(at + 48, pageBytes);
   });
-  return table.bytes;
+  if (room === undefined) return table.bytes;
+  const at = segments.length * segmentHeaderBytes;
+  table.u32(at, segmentType.load).u32(at + 4, readable);
+  place(at, room.offset, room.address)
+    .u64(at + 32, tableBytes)
+    .u64(at + 40, tableBytes);
+  return table.u64(at + 48, pageBytes).bytes;
 }
 
 function sectionTable(

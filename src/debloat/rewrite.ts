@@ -84,8 +84,9 @@ export function assemble(library: Library, decisions: Decisions): Assembly {
     ...{ holes: joinRanges(holes), holed, sizes, pageBytes },
     stripped: decisions.stripped,
   };
-  const { removed, replacements: tables } = cutFile(elf, cut);
+  const { removed, replacements: tables, appended } = cutFile(elf, cut);
   const parts = partsOf(elf, removed, [...replacements, ...tables]);
+  if (appended.length > 0) parts.push({ bytes: appended.length, source: appended });
   const written = parts.reduce((sum, { bytes }) => sum + bytes, 0);
   const mark = shrunkMarkOf(elf.bytes.length, written);
   parts.push({ bytes: mark.length, source: mark });
@@ -93,7 +94,7 @@ export function assemble(library: Library, decisions: Decisions): Assembly {
   return {
     ...{ parts, fatbinBytes },
     bytes: written + mark.length,
-    // The table of segments may have taken the first pages of a run.
+    // A file that would have too many segments keeps them.
     pages: pages.flatMap(([address, bytes, offset]) => isGone(address, bytes, offset)),
   };
 }
