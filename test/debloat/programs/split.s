@@ -1,0 +1,63 @@
+# A function whose seldom part stands elsewhere and is jumped into behind its start, as compilers lay
+# it out; and a constructor.
+    .text
+    .globl split
+    .type split, @function
+split:
+    .cfi_startproc
+    test %edi, %edi
+    jne .Lseldom
+    mov $1, %eax
+    ret
+    .cfi_endproc
+    .size split, . - split
+
+    .globl built
+    .type built, @function
+built:
+    .cfi_startproc
+    movl $5, constructed(%rip)
+    ret
+    .cfi_endproc
+    .size built, . - built
+
+    .globl was_built
+    .type was_built, @function
+was_built:
+    .cfi_startproc
+    mov constructed(%rip), %eax
+    ret
+    .cfi_endproc
+    .size was_built, . - was_built
+
+    .globl destroyed
+    .type destroyed, @function
+destroyed:
+    .cfi_startproc
+    ret
+    .cfi_endproc
+    .size destroyed, . - destroyed
+
+    .section .text.unlikely, "ax", @progbits
+    .globl split.cold
+    .type split.cold, @function
+split.cold:
+    .cfi_startproc
+    mov $3, %eax
+    ret
+.Lseldom:
+    mov $2, %eax
+    ret
+    .cfi_endproc
+    .size split.cold, . - split.cold
+
+    .section .init_array, "aw"
+    .p2align 3
+    .quad built
+    .section .fini_array, "aw"
+    .p2align 3
+    .quad destroyed
+    .bss
+    .p2align 2
+constructed: .zero 4
+    .section .note.GNU-stack, "", @progbits
