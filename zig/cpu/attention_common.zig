@@ -55,9 +55,9 @@ pub const Tokens = extern struct {
     k: [span]usize align(64),
     v: [span]usize align(64),
     position: [span]i32 align(64),
-    slot: [span]i32 align(64), // page * page size + offset, for variants
     k_scale: [span]f32 align(64),
     v_scale: [span]f32 align(64),
+    slot: [span]i32 align(64), // page * page size + offset, for variants
 };
 
 /// One pass over a record: `count` rows from `first`, the tokens they may see and constant factors.
@@ -81,7 +81,7 @@ pub const Work = struct {
     adjusts: bool, // scores change between product and mask
     has_bits: bool,
     staged: bool, // tokens are widened (and rotated) to f32 rows before use
-    variant: ?Variant,
+    variant: ?*const Variant,
     weighs: bool, // scores become weights by softmax
 
     /// Position of kept token t in its sequence.
@@ -95,7 +95,7 @@ pub const Work = struct {
 
     /// Whether a variant changes vectors by a hook.
     pub fn hooks(w: *const Work, section: variants.Section) bool {
-        return if (w.variant) |*v| v.has(section) else false;
+        return if (w.variant) |v| v.has(section) else false;
     }
 
     /// Whether tokens [from, to) need mask tests.
@@ -112,13 +112,13 @@ pub fn prepare(
     first: i32,
     count: usize,
     staged: bool,
-    variant: ?Variant,
+    variant: ?*const Variant,
 ) Work {
     const kind: Dtype = @fromBackingInt(@intCast(p.kv_dtype));
     const raw = if (staged) 1 else simd.raw_factor(kind);
     const k_scale = constant_scale(p.k_scale, r);
     const v_scale = constant_scale(p.v_scale, r);
-    const natural = if (variant) |*v| v.natural() else false;
+    const natural = if (variant) |v| v.natural() else false;
     const base = if (natural) variant.?.score_factor() else simd.log2_e;
     const cap_or_base = if (p.soft_cap > 0) 1 / p.soft_cap else base;
     var w: Work = .{
@@ -142,7 +142,7 @@ pub fn prepare(
         .has_bits = p.mask_mode != params.FB_MASK_NONE and p.mask != 0,
         .staged = staged,
         .variant = variant,
-        .weighs = if (variant) |*v| v.weighs() else true,
+        .weighs = if (variant) |v| v.weighs() else true,
     };
     w.adjusts = w.k_by_token or p.soft_cap > 0 or p.alibi_slopes != 0;
     describe_rows(&w);
@@ -174,7 +174,7 @@ fn describe_rows(w: *Work) void {
     var all_low: i32 = no_position;
     var all_high: i32 = any_position;
     for (0..w.count) |i| describe_row(w, i, clamped);
-    if (w.variant) |*v| v.set_rows(&w.rows.low, &w.rows.high, w.count);
+    if (w.variant) |v| v.set_rows(&w.rows.low, &w.rows.high, w.count);
     for (w.rows.low[0..w.count], w.rows.high[0..w.count]) |low, high| {
         lowest = @min(lowest, low);
         highest = @max(highest, high);
@@ -216,15 +216,17 @@ pub const Facts = struct {
     alive: bool = false, // not padding, not past the end known only here
 };
 
-/// Facts of a row; `request` where the batch does not tell.
-pub fn facts_of(p: *const Params, token: i32, head: i32, request: i32) Facts {
+/// Facts of a row, or only its request and planned position; `request` where the batch does not
+/// tell.
+pub fn facts_of(p: *const Params, token: i32, head: i32, request: i32, all: bool) Facts {
     const row: usize = @intCast(token);
     var f: Facts = .{ .token = token, .head = head };
-    f.kv_head = @divFloor(head * p.kv_heads, p.query_heads);
     f.request = if (p.token_requests == 0) request else items(i32, p.token_requests)[row];
     f.position = if (p.positions == 0) 0 else items(i32, p.positions)[row];
     f.alive = f.request >= 0;
-    if (!f.alive or p.query_indptr == 0) return f;
+    if (!all or !f.alive) return f;
+    f.kv_head = @divFloor(head * p.kv_heads, p.query_heads);
+    if (p.query_indptr == 0) return f;
     const at: usize = @intCast(f.request);
     const indptr = items(i32, p.query_indptr);
     f.index = token - indptr[at];
@@ -248,8 +250,9 @@ fn describe_row(w: *Work, i: usize, clamped: bool) void {
     const row = w.r.row_start + w.first + @as(i32, @intCast(i));
     const token = @divFloor(row, w.r.query_head_count);
     const head = w.r.query_head_start + row - token * w.r.query_head_count;
-    const f = facts_of(p, token, head, w.r.request);
-    if (w.variant) |*v| v.set_row(i, &f);
+    const all = clamped or w.has_bits or w.variant != null;
+    const f = facts_of(p, token, head, w.r.request, all);
+    if (w.variant) |v| v.set_row(i, &f);
     var high: i32 = if (clamped) f.keys - 1 else any_position;
     if (p.causal != 0) high = @min(high, f.position);
     if (high < 0 or !f.alive) high = no_position;
@@ -465,9 +468,15 @@ pub fn finish(w: *const Work, i: usize, sums: [*]const f32, maximum: f32, sum: f
     const kind: Dtype = @fromBackingInt(@intCast(p.out_dtype));
     const at = token * p.out_stride_token + head * p.out_stride_head;
     const target = items(u8, offset(p.out, at, kind.bytes()));
-    const lse = if (total == 0) -simd.inf else (top + @log2(total)) * simd.ln_2;
+    const hooks = p.finalize != 0 and w.hooks(.output);
+    const lse = if (!hooks and p.lse == 0)
+        0
+    else if (total == 0)
+        -simd.inf
+    else
+        (top + @log2(total)) * simd.ln_2;
     if (empty) factor = 0 else factor /= total;
-    if (p.finalize != 0 and w.hooks(.output)) {
+    if (hooks) {
         const line = w.variant.?.output(i, lse, sums, factor, dim);
         write_row(kind, line, target, dim, 1, false);
     } else {

@@ -52,21 +52,21 @@ pub fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
     if (index >= p.record_count) return 0;
     const s: *Scratch = @ptrCast(scratch);
     const records = common.items(Record, p.records);
-    const dim: usize = @intCast(@max(p.key_dim, p.value_dim));
-    const variant = variants.Variant.open(&p.variant, &s.variant, dim) catch
-        return variants.bad_program;
-    const staged = is_staged(p, &variant);
-    const alone = staged or variant != null or common.has_token_scales(p);
+    const staged = is_staged(p);
+    const alone = staged or p.variant.program != 0 or common.has_token_scales(p);
     const most = if (alone) 1 else most_members(p);
     if (index > 0 and joins(records, index, most)) return 0;
     var count: u32 = 1;
     while (index + count < p.record_count and joins(records, index + count, most)) count += 1;
-    run_team(p, records[index..][0..count], staged, variant, s);
+    const dim: usize = @intCast(@max(p.key_dim, p.value_dim));
+    const variant = variants.Variant.open(&p.variant, &s.variant, dim) catch
+        return variants.bad_program;
+    const hooks = if (variant) |*v| v.has(.key) or v.has(.value) else false;
+    run_team(p, records[index..][0..count], staged or hooks, if (variant) |*v| v else null, s);
     return 0;
 }
 
-fn is_staged(p: *const common.Params, variant: *const ?variants.Variant) bool {
-    if (variant.*) |*v| if (v.has(.key) or v.has(.value)) return true;
+fn is_staged(p: *const common.Params) bool {
     return @rem(p.key_dim, lanes) != 0 or @rem(p.value_dim, lanes) != 0 or p.rope_table != 0;
 }
 
@@ -95,7 +95,7 @@ fn run_team(
     p: *const common.Params,
     team: []const Record,
     staged: bool,
-    variant: ?variants.Variant,
+    variant: ?*const variants.Variant,
     s: *Scratch,
 ) void {
     var first: i32 = 0;
@@ -137,7 +137,7 @@ fn run_pass(works: []const Work, s: *Scratch) void {
         const ahead_count = if (next < w.end) block_count(w, next, most) else 0;
         if (ahead_count > 0) common.locate(w, next, ahead_count, ahead);
         const tokens = &s.tokens[turn];
-        if (w.variant) |*v| v.set_keys(&tokens.position, &tokens.slot, count);
+        if (w.variant) |v| v.set_keys(&tokens.position, &tokens.slot, count);
         if (w.staged) stage(w, s, tokens, count);
         for (count..(count + 7) & ~@as(usize, 7)) |i| tokens.k[i] = tokens.k[count - 1];
         const masked = w.masked(t, next);
@@ -177,7 +177,7 @@ fn run_block(
     kernels.score(kind, w.count, &m.q, &s.scores, &keys);
     const hides = masked and w.variant == null;
     if (w.adjusts or hides) for (0..w.count) |row| change(w, s, tokens, row, count, hides);
-    if (w.variant) |*v| vary(w, v, s, count, masked);
+    if (w.variant) |v| vary(w, v, s, count, masked);
     for (0..w.count) |row| weigh(w, s, m, tokens, row, count);
     var values: kernels.Step = .{
         .tokens = &tokens.v,

@@ -50,7 +50,7 @@ pub fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
     var first: i32 = 0;
     while (first < record.row_count) : (first += max_rows) {
         const count: usize = @intCast(@min(max_rows, record.row_count - first));
-        const w = common.prepare(p, record, &s.rows, first, count, true, variant);
+        const w = common.prepare(p, record, &s.rows, first, count, true, if (variant) |*v| v else null);
         run_pass(&w, s);
     }
     return 0;
@@ -78,7 +78,7 @@ fn run_pass(w: *const Work, s: *Scratch) void {
         const ahead_count = if (next < w.end) span_count(w, next) else 0;
         if (ahead_count > 0) common.locate(w, next, ahead_count, ahead);
         const tokens = &s.tokens[turn];
-        if (w.variant) |*v| v.set_keys(&tokens.position, &tokens.slot, count);
+        if (w.variant) |v| v.set_keys(&tokens.position, &tokens.slot, count);
         common.stage(w, tokens, count, &s.keys, &s.values, true);
         for (count..round_up(count, height)) |i| @memset(s.keys[i * row_stride ..][0..key_dim], 0);
         const masked = w.masked(t, next);
@@ -173,7 +173,7 @@ fn attend(
     }
     const vectors: usize = if (rows > lanes) 2 else 1;
     change(w, s, tokens, begin, end, first, vectors, bounds);
-    if (w.variant) |*v| {
+    if (w.variant) |v| {
         vary(w, v, s, tokens, begin, end, first, rows, masked, bounds);
     } else if (masked and w.has_bits) {
         hide(w, s, tokens, begin, end, first, rows);

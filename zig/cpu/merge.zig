@@ -117,7 +117,7 @@ pub fn run_attention(p: *const common.Params, index: u32, scratch: [*]align(64) 
         const target = items(u8, common.offset(p.out, at, kind.bytes()));
         if (p.finalize != 0 and variant != null and variant.?.has(.output)) {
             const v = &variant.?;
-            v.set_row(0, &common.facts_of(p, token, head, 0));
+            v.set_row(0, &common.facts_of(p, token, head, 0, true));
             var bounds: [2]i32 = .{ 0, 0 };
             v.set_rows(bounds[0..1], bounds[1..2], 1);
             const line = v.output(0, sum.log_sum(), sum.values, sum.factor(), dim);

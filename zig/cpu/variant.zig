@@ -49,12 +49,19 @@ pub const Variant = struct {
     state: *State,
 
     /// null without a program. `dim`: of the longest vectors. Runs what holds for all passes.
-    pub fn open(
+    pub inline fn open(
         given: *const params.fb_variant,
         state: *State,
         dim: usize,
     ) format.Program.Error!?Variant {
-        if (given.program == 0) return null;
+        return if (given.program == 0) null else try start(given, state, dim);
+    }
+
+    noinline fn start(
+        given: *const params.fb_variant,
+        state: *State,
+        dim: usize,
+    ) format.Program.Error!Variant {
         const v: Variant = .{ .program = try .open(given), .state = state };
         v.run(.uniform, &.{ .vectors = machine.register_vectors });
         for (&state.elements[0], 0..) |*x, i| x.* = @intCast(i);
