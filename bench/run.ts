@@ -8,6 +8,7 @@ import { demoCases } from "./demo.ts";
 import { hostCases } from "./host.ts";
 import { Peer } from "./peers/peer.ts";
 import { parseCount, parseRegex, Table } from "./table.ts";
+import { variantCases } from "./variants.ts";
 
 interface Options {
   json?: string;
@@ -29,7 +30,7 @@ const command = new Command("bench")
 await main(command.opts<Options>());
 
 async function main(options: Options): Promise<void> {
-  const all = [...hostCases, ...demoCases, ...attentionCases];
+  const all = [...hostCases, ...demoCases, ...attentionCases, ...variantCases];
   const cases = all.filter(({ name }) => options.only.test(name));
   if (cases.length === 0) {
     process.stderr.write(`bench: no row matches ${options.only}\n`);
