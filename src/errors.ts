@@ -148,21 +148,22 @@ export class DebloatError extends FlashbunError {
 export class VariantError extends FlashbunError {
   /**
    * @param variant name of the variant
-   * @param hook name of the hook
+   * @param hook name of the hook; undefined: the variant as a whole
    * @param place the user's line, where known
    * @param problem what is wrong, without a full stop
    * @param fix what to do, without "Fix:" and a full stop
    */
   constructor(
     readonly variant: string,
-    readonly hook: string,
+    readonly hook: string | undefined,
     readonly place: { readonly file: string; readonly line: number } | undefined,
     problem: string,
     fix: string,
   ) {
     const at = place === undefined ? "" : ` at ${place.file}:${place.line}`;
+    const part = hook === undefined ? "" : `, ${hook} hook`;
     const what = problem.endsWith("?") ? problem : `${problem}.`;
-    super("VARIANT", `variant ${describe(variant)}, ${hook} hook${at}: ${what} Fix: ${fix}.`);
+    super("VARIANT", `variant ${describe(variant)}${part}${at}: ${what} Fix: ${fix}.`);
   }
 }
 

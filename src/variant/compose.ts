@@ -48,7 +48,7 @@ function nameOf(variants: readonly Variant[]): string {
 }
 
 function refuseClashes(variants: readonly Variant[]): void {
-  const fail = (problem: string, fix: string, hook = "any"): never => {
+  const fail = (problem: string, fix: string, hook?: HookName): never => {
     throw new VariantError(nameOf(variants), hook, undefined, problem, fix);
   };
   const hooks = twice(variants.flatMap(hooksOf));

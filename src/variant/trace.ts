@@ -73,7 +73,8 @@ export class Trace {
         `${op} on an I32 got ${value}`,
         "give a whole number of 32 bits, or convert the I32 with toF32() first",
       );
-    if (Number.isNaN(value)) this.fail(`${op} got NaN`, "give a number");
+    if (Number.isNaN(value) || (Number.isFinite(value) && !Number.isFinite(Math.fround(value))))
+      this.fail(`${op} got ${value}`, "give a number that an F32 holds, or an infinity");
     return this.graph.constant(type, type === "i32" ? value | 0 : value);
   }
 

@@ -20,6 +20,13 @@ export abstract class Value {
     this.made = trace.count();
   }
 
+  /** For console.log. */
+  [Symbol.for("nodejs.util.inspect.custom")](): string {
+    const { node, trace } = this;
+    const name = typeNames[node.type].split(" ")[1];
+    return `${name} (${node.op} in the ${trace.hook} hook: known only in the kernel)`;
+  }
+
   /** Refuses to be a number, string or boolean of JavaScript: error VariantError. */
   [Symbol.toPrimitive](): never {
     return this.trace.fail(

@@ -228,6 +228,17 @@ const cases: [string, { logits: Logits }, RegExp, RegExp][] = [
     /toF32\(\) first/,
   ],
   [
+    "a number beyond F32",
+    {
+      logits: (x) => {
+        const much = x.add(1e39); // a number beyond F32
+        return much;
+      },
+    },
+    /add got 1e\+39/,
+    /a number that an F32 holds/,
+  ],
+  [
     "a sum over nothing",
     {
       logits: (x) => {
@@ -335,6 +346,20 @@ describe("other hooks", () => {
     expect(refused({ name: "m", query: (x: F32) => (kept = x), logits: () => kept })).toContain(
       "it returned a value of another hook",
     );
+  });
+
+  test("values look like what they are to console.log", () => {
+    let seen = "";
+    defineVariant({
+      name: "m",
+      logits: (x, { key }) => {
+        seen = `${Bun.inspect(x.mul(2))} ${Bun.inspect([key])}`;
+        return x;
+      },
+    });
+    expect(seen).toContain("F32 (mul in the logits hook: known only in the kernel)");
+    expect(seen).toContain("I32 (input in the logits hook");
+    expect(seen).not.toContain("trace");
   });
 
   test("log-sum-exp without softmax", () => {
