@@ -93,13 +93,18 @@ export function mapFile(path: string): { data: Uint8Array; mode: number } {
   }
 }
 
-/** Whether two paths name one file. */
+/**
+ * Whether two paths name one file.
+ * @throws DebloatError when a part of a path is no folder
+ */
 export function isSameFile(a: string, b: string): boolean {
-  const [first, second] = [a, b].map((path) => statSync(path, { throwIfNoEntry: false }));
-  return (
-    first !== undefined &&
-    second !== undefined &&
-    first.ino === second.ino &&
-    first.dev === second.dev
-  );
+  const [first, second] = [a, b].map((path) => {
+    try {
+      return statSync(path, { throwIfNoEntry: false });
+    } catch (cause) {
+      throw asDebloatError(cause, path);
+    }
+  });
+  if (first === undefined || second === undefined) return false;
+  return first.ino === second.ino && first.dev === second.dev;
 }

@@ -145,20 +145,26 @@ export function makeCubin(made: MadeCubin): Uint8Array {
     const content = codeOf(seed + 1, { name, bytes: 536 });
     add({ name: `.nv.constant0.${name}`, type: type.bits, content, align: 4, ...owned });
   }
-  const symbols = order.map((name, at) => {
+  const symbols = symbolsOf(made, order, names);
+  return link(arch, sections, symbols, names, all.length + 1);
+}
+
+/** Symbols in their order: of sections, variables, and last what is global. */
+function symbolsOf(made: MadeCubin, order: readonly string[], names: Names): MadeSymbol[] {
+  const { kernels, functions = [], globals = [] } = made;
+  const all = [...kernels, ...functions];
+  return order.map((name, at) => {
     const isSection = name.startsWith(".text.");
     const isGlobal = globals.includes(name);
-    const home = isSection ? name : isGlobal ? ".nv.global.init" : `.text.${name}`;
     const isKernel = at >= all.length && kernels.some((kernel) => kernel.name === name);
     return {
       name: names.at(isSection ? "" : name),
       info: isSection ? 3 : isGlobal ? 0x11 : 0x12,
       other: isKernel ? 0x10 : 0,
-      home,
+      home: isSection ? name : isGlobal ? ".nv.global.init" : `.text.${name}`,
       bytes: all.find((f) => f.name === name)?.bytes ?? 0,
     };
   });
-  return link(arch, sections, symbols, names, all.length + 1);
 }
 
 interface MadeSymbol {
