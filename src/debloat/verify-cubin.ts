@@ -82,11 +82,15 @@ function deadSymbols(
   const wrong = was.find((old, index) => {
     if (old.section !== 0 && old.section < specialSections && !alive.has(old.section)) {
       indices.add(index);
-      return is[index]!.section !== absolute || is[index]!.name !== "";
+      return !isNothing(is[index]!);
     }
     return !isSameSymbol(old, is[index]!, (at) => kept.get(trimmed.elf.sections[at]!)?.index);
   });
   return { indices, problems: wrong === undefined ? [] : [`symbol ${wrong.name} has changed`] };
+}
+
+function isNothing({ name, info, other, section, value, bytes }: ElfSymbol): boolean {
+  return section === absolute && name === "" && info + other + value + bytes === 0;
 }
 
 function isSameSymbol(

@@ -151,12 +151,10 @@ function compareEntries(
 ): Match | string {
   const [was, is] = [wholeEntry(from), wholeEntry(to)];
   if (isSameRun(section, was, after, is)) return { kind: "same", left: 0, gone: 0 };
-  if (
-    ["kindCode", "arch", "variant", "headerBytes"].some(
-      (key) => Reflect.get(from, key) !== Reflect.get(to, key),
-    )
-  )
+  if (from.kindCode !== to.kindCode || from.arch !== to.arch || from.variant !== to.variant)
     return "";
+  if (!isSameHeader(section.data.subarray(from.offset), after.data.subarray(to.offset), from))
+    return "its header has changed";
   try {
     const images = [imageOf(section.data, from, file), imageOf(after.data, to, file)];
     const [before, now] = images;
@@ -181,6 +179,15 @@ function compareEntries(
     if (error instanceof DebloatError) return error.reason;
     throw error;
   }
+}
+
+/** Sizes may differ, and the two flags that say how the image is packed. */
+function isSameHeader(was: Uint8Array, is: Uint8Array, { headerBytes }: Entry): boolean {
+  const packing = 0xa0;
+  const mayDiffer = (at: number) => (at >= 8 && at < 20) || (at >= 56 && at < 64);
+  for (let at = 0; at < headerBytes; at++)
+    if (!mayDiffer(at) && (was[at]! ^ is[at]!) & (at === 41 ? ~packing : 0xff)) return false;
+  return true;
 }
 
 function wholeEntry({ offset, headerBytes, paddedBytes }: Entry): Run {

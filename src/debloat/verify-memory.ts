@@ -142,22 +142,36 @@ function headerProblems(before: Elf, after: Elf): string[] {
 function segmentProblems(before: Elf, after: Elf, pageBytes: number): string[] {
   const problems: string[] = [];
   const loaded = loadedSegments(before);
-  const memory = (elf: Elf) =>
-    loadedSegments(elf).map(({ address, memoryBytes }): [number, number] => [address, memoryBytes]);
+  const memory = (segments: readonly Segment[]) =>
+    segments.map(({ address, memoryBytes }): [number, number] => [address, memoryBytes]);
+  const endOf = (segments: readonly Segment[]) =>
+    Math.max(...memory(segments).map(([address, bytes]) => address + bytes));
+  const parts = loadedSegments(after).filter(
+    (segment) => !(segment.address >= endOf(loaded) && isTableAlone(after, segment)),
+  );
   let end = 0;
-  for (const { address, offset, flags, memoryBytes, align } of loadedSegments(after)) {
+  let fileEnd = 0;
+  for (const { address, offset, flags, fileBytes, memoryBytes, align } of parts) {
     const home = loaded.find((s) => address >= s.address && address < s.address + s.memoryBytes);
     const place = `the segment at ${hex(address)}`;
     if (home === undefined || flags !== home.flags) problems.push(`${place} has other rights`);
+    const isWhole = (at: number, edge?: number) => at % pageBytes === 0 || at === edge;
+    if (!isWhole(address, home?.address) || !isWhole(address + fileBytes, fileEndOf(home)))
+      problems.push(`${place} is cut within a page`);
+    // Zeros over what was left out would hide that it is missing.
+    const hasZeros = memoryBytes !== fileBytes;
+    if (hasZeros && address + memoryBytes !== memoryEndOf(home))
+      problems.push(`${place} has other memory`);
+    if (fileBytes > 0 && offset < fileEnd) problems.push(`${place} holds bytes of another`);
+    fileEnd = Math.max(fileEnd, offset + fileBytes);
     if ((address - offset) % Math.max(pageBytes, align) !== 0)
       problems.push(`${place} is not on a page of the file`);
     if (address < end) problems.push(`${place} overlaps the one before`);
     end = address + memoryBytes;
   }
-  if (subtractRanges(joinRanges(memory(after)), joinRanges(memory(before))).length > 0)
+  if (subtractRanges(joinRanges(memory(parts)), joinRanges(memory(loaded))).length > 0)
     problems.push("it takes memory that the original does not");
-  if (Math.max(...memory(before).map(([at, n]) => at + n)) !== end)
-    problems.push("its memory ends elsewhere");
+  if (endOf(loaded) !== end) problems.push("its memory ends elsewhere");
   const isTableMapped = (elf: Elf) => addressOf(elf, elf.segmentsOffset) !== undefined;
   if (isTableMapped(before) && !isTableMapped(after))
     problems.push("the table of its segments is not mapped");
@@ -166,6 +180,25 @@ function segmentProblems(before: Elf, after: Elf, pageBytes: number): string[] {
   if (was.length !== is.length) problems.push("it has other tables");
   else problems.push(...was.flatMap((segment, at) => tableProblem(after, segment, is[at]!)));
   return problems;
+}
+
+function fileEndOf(segment: Segment | undefined): number | undefined {
+  return segment === undefined ? undefined : segment.address + segment.fileBytes;
+}
+
+function memoryEndOf(segment: Segment | undefined): number | undefined {
+  return segment === undefined ? undefined : segment.address + segment.memoryBytes;
+}
+
+/** A segment after all others for the table of segments, which only the loader reads. */
+function isTableAlone(elf: Elf, { flags, offset, fileBytes, memoryBytes }: Segment): boolean {
+  const readable = 4;
+  const tableBytes = elf.segments.length * segmentHeaderBytes;
+  return (
+    flags === readable &&
+    offset === elf.segmentsOffset &&
+    [fileBytes, memoryBytes].every((bytes) => bytes === tableBytes)
+  );
 }
 
 /** Compared elsewhere, or, as the table of segments, allowed to move. */
