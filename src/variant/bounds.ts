@@ -13,7 +13,14 @@ export interface SplitMask {
 
 /** Splits the bounds on key positions off a mask, so that tiles outside of them are skipped. */
 export function splitMask(graph: Graph, mask: Node, tensors: readonly TensorSpec[]): SplitMask {
-  return new Splitter(graph, tensors).split(mask);
+  const { low, high, residual } = new Splitter(graph, tensors).split(mask);
+  const says = (node: Node | undefined, nothing: (value: number) => boolean) =>
+    node?.op === "constant" && nothing(node.value) ? undefined : node;
+  return {
+    low: says(low, (position) => position <= 0),
+    high: says(high, (position) => position === int32.most),
+    residual: says(residual, (value) => value !== 0),
+  };
 }
 
 /** A key's position times `sign` and plus `added`, without overflow on the way. */

@@ -1,4 +1,5 @@
 import { splitMask } from "./bounds.ts";
+import { hooksOf } from "./compose.ts";
 import { Axis, type HookName, type Node } from "./expression.ts";
 import { Graph, isInput, rebuild } from "./graph.ts";
 import { isPair, Products } from "./products.ts";
@@ -55,7 +56,13 @@ export function stage(variant: Variant): StagedVariant {
   };
   const mask = hook("mask");
   const { low, high, residual } = mask === undefined ? {} : splitMask(graph, mask, variant.tensors);
-  const logits = stageLogits(graph, variant, hook("logits"));
+  // Weights are given by some hook; where it is none, they are the logits.
+  const isGiven = variant.softmax || hooksOf(variant).includes("logits");
+  const logits = stageLogits(
+    graph,
+    variant,
+    hook("logits") ?? (isGiven ? undefined : graph.input("x")),
+  );
   const { stores } = logits;
   const read = stores.flatMap(({ value, indices }) => [value, ...indices]);
   const pairs = [residual, logits.logits, ...read].filter((node) => node !== undefined);

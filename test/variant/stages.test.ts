@@ -1,5 +1,9 @@
 import { describe, expect, test } from "bun:test";
-import { defineVariant, type VariantDefinition } from "../../src/variant/define.ts";
+import {
+  defineCudaVariant,
+  defineVariant,
+  type VariantDefinition,
+} from "../../src/variant/define.ts";
 import { evaluate, Evaluator } from "../../src/variant/evaluate.ts";
 import { Axis, type Node, type Op } from "../../src/variant/expression.ts";
 import { nodesOf } from "../../src/variant/graph.ts";
@@ -100,6 +104,10 @@ describe("logits", () => {
     expect(logitsFactor).toBeUndefined();
     expect(logits!.op).toBe("sigmoid");
     expect(staged((x) => x, false).logits!.op).toBe("input");
+    const bare = stage(defineVariant({ name: "bare", softmax: false }));
+    expect(bare.logits!.op).toBe("input");
+    const written = { name: "c", source: "c", hooks: ["logits"] as const, softmax: false };
+    expect(stage(defineCudaVariant(written)).logits).toBeUndefined();
   });
 
   test("what is stored stays in natural units", () => {
@@ -206,6 +214,14 @@ describe("bounds", () => {
     expect(parts.mask).toBeUndefined();
     expect([parts.low !== undefined, parts.high !== undefined]).toEqual([low, high]);
     for (const node of [parts.low, parts.high]) if (node) expect(node.axes & ~Axis.row).toBe(0);
+  });
+
+  test("a mask that hides nothing is none, one that shows nothing has an empty range", () => {
+    const of = (mask: Mask) => stage(defineVariant({ name: "test", tensors, scalars, mask }));
+    const all = { low: undefined, high: undefined, mask: undefined };
+    expect(of(({ key }) => key.le(key))).toMatchObject(all);
+    expect(of(({ key }) => key.le(key).or(key.ge(5)))).toMatchObject(all);
+    expect(of(({ key }) => key.lt(key)).high!.value).toBe(-1);
   });
 
   test("a window with sinks keeps its upper bound beside the mask", () => {
