@@ -7,7 +7,17 @@
  */
 import { existsSync, globSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { findNvcc, findZig, hash, must, once, read, root, run } from "./toolchain.ts";
+import {
+  findCudaLibrary,
+  findNvcc,
+  findZig,
+  hash,
+  must,
+  once,
+  read,
+  root,
+  run,
+} from "./toolchain.ts";
 
 const commands = ["build", "check", "check-cuda", "demo", "bench"];
 const library = join(root, "zig-out", "lib", "libflashbun.so");
@@ -70,6 +80,7 @@ async function check(): Promise<number> {
       "read the compiler's message above.",
     ),
   );
+  await findCudaLibrary();
   const folders = ["src", "test", "bench", "scripts", "examples"];
   process.env["FLASHBUN_ZIG"] = zig;
   return inTurn([

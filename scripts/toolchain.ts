@@ -28,7 +28,12 @@ export const versions: Readonly<Record<string, string>> = Object.fromEntries(
 /** Zip archives say of no file that it is a program. */
 const executables = "{ziglang/zig,nvidia/cu13/{bin,nvvm/bin}/*}";
 
-const cudaPackages = Object.keys(versions).filter((name) => name.startsWith("nvidia-"));
+/** A real CUDA library, small, for tests. */
+const libraryPackage = "nvidia-cufile";
+
+const cudaPackages = Object.keys(versions).filter((name) => {
+  return name.startsWith("nvidia-") && name !== libraryPackage;
+});
 
 /** A text file of the repository. */
 export function read(path: string): string {
@@ -111,6 +116,16 @@ export async function findNvcc(): Promise<string> {
     fetchWheels("cuda", "nvcc and NVRTC (230 MB, once)", cudaPackages, `nvcc ${version}`),
   );
   return nvcc;
+}
+
+/** The pinned libcufile from PyPI: three megabytes of a real CUDA library. */
+export async function findCudaLibrary(): Promise<string> {
+  const version = versions[libraryPackage]!;
+  const library = join(toolchain, "library", "nvidia", "cu13", "lib", "libcufile.so.0");
+  await once("library-of-cuda", version, existsSync(library), () =>
+    fetchWheels("library", `libcufile ${version} (1 MB, once)`, [libraryPackage], "nothing"),
+  );
+  return library;
 }
 
 async function says(command: string[]): Promise<string> {
