@@ -1,5 +1,5 @@
 /**
- * Inspects or shrinks libraries in a process of its own, so that its memory is known, and prints sums.
+ * Inspects or shrinks libraries in a process of its own, so that its memory is known; prints sums.
  *
  * Usage: bun bench/debloat/step.ts <JSON of a StepRequest>
  */

@@ -122,7 +122,7 @@ describe("a library", () => {
       const fields = [0, 4, 8, 16, 32, 40];
       forSeeds(100, (random) => {
         const { index, type, fileBytes } = random.pick(segments);
-        // Whatever the table says of itself, loaders count from the header; what is empty is nowhere.
+        // What the table says of itself does not count, and what is empty is nowhere.
         if (type === segmentType.table || fileBytes === 0) return;
         const field = random.pick(fields);
         const changed = flip(bytes, random, segmentsOffset + 56 * index + field, 2);
