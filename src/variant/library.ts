@@ -176,6 +176,32 @@ export function blockMask(options: {
   });
 }
 
+/** The query's own position and those `stride`, 2 stride, ... before it, `count` in all. */
+export function dilated({ stride, count }: { stride: number; count: number }): Variant {
+  return defineVariant({
+    name: "dilated",
+    mask: ({ query, key }) => {
+      const distance = query.sub(key);
+      return distance
+        .ge(0)
+        .and(distance.lt(stride * count))
+        .and(distance.mod(stride).eq(0));
+    },
+    visible({ queryStart, queryEnd, kvLength }, ranges) {
+      const isBand = queryEnd - queryStart >= stride;
+      if (isBand) {
+        const start = Math.max(0, queryStart - stride * (count - 1));
+        return ranges.add(start, Math.min(queryEnd, kvLength), false);
+      }
+      for (let back = stride * (count - 1); back >= 0; back -= stride) {
+        const start = Math.max(0, queryStart - back);
+        const end = Math.min(queryEnd - back, kvLength);
+        if (start < end) ranges.add(start, end, queryEnd - queryStart === 1);
+      }
+    },
+  });
+}
+
 /**
  * Queries and keys divided by their root mean square and weighted (QK-norm, arXiv 2010.04245).
  *

@@ -255,6 +255,21 @@ describe("masks", () => {
     });
   });
 
+  test("dilated", () => {
+    forSeeds(300, (random) => {
+      const [stride, count] = [random.integer(1, 6), random.integer(1, 5)];
+      const variant = variants.dilated({ stride, count });
+      const seen = shown(variant, random.integer(1, 30), [], 0);
+      for (const [query, row] of seen.entries())
+        for (const [key, value] of row.entries()) {
+          const steps = (query - key) / stride;
+          expect(value).toBe(Number.isInteger(steps) && steps >= 0 && steps < count);
+        }
+      expectCovered(variant, seen, 0, someTile(random, seen.length));
+      expectCovered(variant, seen, 0, [seen.length - 1, seen.length]);
+    });
+  });
+
   test("packed bits", () => {
     forSeeds(50, (random) => {
       const length = random.integer(1, 20);
