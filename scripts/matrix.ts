@@ -13,14 +13,19 @@ export interface MatrixEntry extends Specialization {
 /** What images are compiled for ahead of time: sm_80 code runs on every GPU of 8.x, sm_90a on 9.0. */
 export const architectures: readonly string[] = ["sm_80", "sm_90a"];
 
-/** The common shapes: dims of most models, and fp8 keys and values. */
-const shapes: readonly Pick<AttentionOptions, "headDim" | "dtype" | "kvDtype">[] = [
+type Shape = Pick<AttentionOptions, "headDim" | "dtype" | "kvDtype" | "softCap" | "alibi">;
+
+/** The common shapes: dims of most models, fp8 keys and values, hooks that options stand for. */
+const shapes: readonly Shape[] = [
   { headDim: 64, dtype: "bf16" },
   { headDim: 128, dtype: "bf16" },
   { headDim: 256, dtype: "bf16" },
   { headDim: 64, dtype: "f16" },
   { headDim: 128, dtype: "f16" },
   { headDim: 128, dtype: "bf16", kvDtype: "f8e4m3" },
+  { headDim: 128, dtype: "bf16", softCap: 50 },
+  { headDim: 256, dtype: "bf16", softCap: 50 },
+  { headDim: 128, dtype: "bf16", alibi: true },
 ];
 
 /** Kernels that every GPU loads when it is opened. */
@@ -37,11 +42,11 @@ export function matrixOf(architecture: string): readonly MatrixEntry[] {
     const { wanted } = wantedKernels(sharedMemoryOf(architecture), options);
     return wanted.flatMap(({ specialization, traits }) => {
       if (traits === undefined) return [];
-      const { headDim, dtype, kvDtype = dtype } = shape;
+      const { headDim, dtype, kvDtype = dtype, softCap, alibi } = shape;
       const layout = specialization.constants["FB_CONTIGUOUS"] === 1 ? "ragged" : "paged";
-      return [
-        { name: `${traits.name} d${headDim} ${dtype}/${kvDtype} ${layout}`, ...specialization },
-      ];
+      const hook = softCap ? " soft-cap" : alibi ? " ALiBi" : "";
+      const name = `${traits.name} d${headDim} ${dtype}/${kvDtype}${hook} ${layout}`;
+      return [{ name, ...specialization }];
     });
   });
   const merge = { name: "merge of rows", source: "attention/merge/merge.cu", constants: {} };

@@ -8,7 +8,7 @@ export interface Specialization {
   readonly source: string;
   /** Macros that are defined before the source, by name. */
   readonly constants: Readonly<Record<string, number | string>>;
-  /** Text that stands for attention/variant.h, where it is not as it lies there. */
+  /** Text that stands for what attention/variant.h holds behind its includes. */
   readonly variant?: string | undefined;
 }
 
@@ -22,8 +22,11 @@ const opensCondition = /^[ \t]*#[ \t]*if/;
 const closesCondition = /^[ \t]*#[ \t]*endif/;
 const pragmaOnce = /^[ \t]*#[ \t]*pragma[ \t]+once\b/;
 const macroName = /^[A-Za-z_]\w*$/;
+/** Texts of sources, and those around the place where a variant's text goes. */
 const expanded = new Map<string, string>();
+const around = new Map<string, readonly string[]>();
 const variantFile = "attention/variant.h";
+const variantPlace = "// the text of a variant";
 
 /** One self-contained text: the constants as macros, then the source with its includes in place. */
 export function expand({ source, constants, variant }: Specialization): string {
@@ -34,11 +37,18 @@ export function expand({ source, constants, variant }: Specialization): string {
 }
 
 function expandVariant(source: string, variant: string | undefined): string {
-  const files = kernelSources();
-  if (variant !== undefined) return expandSource(source, { ...files, [variantFile]: variant });
-  let text = expanded.get(source);
-  if (text === undefined) expanded.set(source, (text = expandSource(source, files)));
-  return text;
+  if (variant === undefined) {
+    let text = expanded.get(source);
+    if (text === undefined) expanded.set(source, (text = expandSource(source, kernelSources())));
+    return text;
+  }
+  let parts = around.get(source);
+  if (parts === undefined) {
+    const head = `#include "hooks.h"\n${variantPlace}`;
+    const text = expandSource(source, { ...kernelSources(), [variantFile]: head });
+    around.set(source, (parts = text.split(variantPlace)));
+  }
+  return parts.join(`#line 1 "${variantFile}"\n${variant.trimEnd()}`);
 }
 
 /** Text of every file below kernels/, read when the first kernel is asked for. */

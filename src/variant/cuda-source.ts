@@ -29,12 +29,8 @@ const calls: Readonly<Record<HookName, string>> = {
   output: "user::output(p, in, lse, element, x)",
 };
 
-/**
- * The user's source, in a namespace with functions by the names of the tensors and scalars.
- *
- * @param before lines of the text that stand before it
- */
-export function writtenSource(variant: Variant, before: number): string[] {
+/** The user's source, in a namespace with functions by the names of the tensors and scalars. */
+export function writtenSource(variant: Variant): string[] {
   if (variant.cuda === undefined) return [];
   const lines = ["namespace user {"];
   variant.tensors.forEach(({ name, dtype, shape }, tensor) => {
@@ -55,7 +51,7 @@ export function writtenSource(variant: Variant, before: number): string[] {
     lines.push(`FB_DEVICE ${typeNames[type]} ${name}(${params}) { return ${value}; }`);
   });
   lines.push(userLine(variant), ...variant.cuda.source.split("\n"));
-  lines.push(ownLine(before + lines.length), "} // namespace user", "");
+  lines.push(ownLine(lines.length), "} // namespace user", "");
   return lines;
 }
 

@@ -1,4 +1,4 @@
-/** Variants as CUDA C++: the text that stands for kernels/attention/variant.h. */
+/** Variants as CUDA C++: the text that stands for what kernels/attention/variant.h holds. */
 import { Block, type Declarations, partsOf, type Places, reads } from "./cuda-expression.ts";
 import { params, signatures, writtenHook, writtenSource } from "./cuda-source.ts";
 import { emitVector } from "./cuda-vector.ts";
@@ -8,7 +8,7 @@ import type { CudaSource, Variant } from "./variant.ts";
 
 /** A variant as the kernels take it. */
 export interface CudaVariant {
-  /** Stands for attention/variant.h in the attention kernels. */
+  /** Stands for what attention/variant.h holds, in the attention kernels. */
   readonly attention: string;
   /** The same for the merge; undefined: it merges as always. */
   readonly merge: string | undefined;
@@ -66,7 +66,7 @@ class Emitter {
 
   /** The struct of the attention kernels. */
   attention(): string {
-    const lines = [...head, ...writtenSource(this.#variant, head.length)];
+    const lines = writtenSource(this.#variant);
     const { low, high, logitsFactor } = this.#staged;
     lines.push("struct Variant : NoVariant {", ...this.#facts(), ...this.#row(), ...this.#key());
     lines.push(...this.#function(`int32_t low(${params}, const RowInputs& in)`, low));
@@ -82,8 +82,7 @@ class Emitter {
   /** The struct of the merge. */
   merge(): string | undefined {
     if (this.#variant.softmax && !this.hooks.has("output")) return undefined;
-    const lines = [...head];
-    if (this.#written("output")) lines.push(...writtenSource(this.#variant, head.length));
+    const lines = this.#written("output") ? writtenSource(this.#variant) : [];
     lines.push("struct Variant : NoVariant {");
     if (!this.#variant.softmax) lines.push("    static constexpr bool softmax = false;");
     if (this.hooks.has("output")) {
@@ -199,7 +198,6 @@ class Emitter {
   }
 }
 
-const head = ["#pragma once", '#include "hooks.h"', ""];
 /** Inputs that are parameters of their own. */
 const own: Partial<Record<InputName, string>> = { x: "x", element: "element", lse: "lse" };
 function method(signature: string, block: Block, result?: string): string[] {

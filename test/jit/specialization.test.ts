@@ -54,6 +54,22 @@ describe("expansion", () => {
     expect(expand({ source: "page/page.cu", constants: other })).toBe(text);
   });
 
+  test("puts a variant's text where attention/variant.h has its own, behind what that includes", () => {
+    const source = "attention/merge/merge.cu";
+    const plain = expand({ source, constants: {} });
+    const variant = "struct Variant : NoVariant {\n    int odd;\n};\n";
+    const text = expand({ source, constants: {}, variant });
+    expect(plain).toContain("struct Variant : NoVariant {};");
+    expect(text).not.toContain("struct Variant : NoVariant {};");
+    const [before, after] = text.split(`#line 1 "attention/variant.h"\n${variant}`);
+    expect(before).toContain("struct NoVariant {");
+    expect(after).toMatch(/^#line \d+ "attention\/merge\/merge.cu"\n/);
+    expect(after).toContain("FB_KERNEL(attention_merge");
+    const other = expand({ source, constants: {}, variant: variant.replace("odd", "even") });
+    expect(imageHash(text, "sm_90a", "c")).not.toBe(imageHash(other, "sm_90a", "c"));
+    expect(expand({ source, constants: {} })).toBe(plain);
+  });
+
   const bad: [string, Record<string, number | string>][] = [
     ["a name with a space", { "FB X": 1 }],
     ["a name that starts with a digit", { "1X": 1 }],

@@ -19,9 +19,7 @@ const own = readFileSync(join(import.meta.dir, "hooks.cu"), "utf8");
 /** One text with the hooks of all variants, and a kernel that runs the one its merge count names. */
 function textOf(variants: readonly Variant[]): string {
   const structs = variants.map((variant, i) =>
-    emitCuda(variant)
-      .attention.replace(/^#.*\n/gm, "")
-      .replace("struct Variant :", `struct Variant${i} :`),
+    emitCuda(variant).attention.replace("struct Variant :", `struct Variant${i} :`),
   );
   const cases = variants.map((_, i) => `    case ${i}: return probe_logits<Variant${i}>(p);\n`);
   const kernel = "FB_KERNEL(probe_variants, fb_attention_params, 64, 1) {\n";

@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { Device } from "../../src/device/device.ts";
 import type { CudaKernel } from "../../src/device/kernel.ts";
+import { defineCudaVariant, defineVariant } from "../../src/variant/define.ts";
+import { emitCuda } from "../../src/variant/emit-cuda.ts";
 import { randomExpression, type RandomExpression } from "../support/expressions.ts";
 import { seeded } from "../support/random.ts";
 import { gpuTarget } from "../support/targets.ts";
@@ -24,6 +26,66 @@ function expectNear(got: Float64Array, { expected, error }: RandomExpression, se
     );
   });
 }
+
+describe("a variant's text", () => {
+  const slopes = { slopes: { dtype: "f32", shape: ["queryHeads"] } } as const;
+
+  test("computes once a row what changes with rows, once a key what changes with keys", () => {
+    const { attention, rowWords } = emitCuda(
+      defineVariant({
+        ...{ name: "words", tensors: slopes },
+        logits: (x, { slopes, head, query, key }) =>
+          x.add(slopes.at(head).exp().mul(key.sub(query).toF32())).add(key.toF32().sqrt()),
+      }),
+    );
+    expect(rowWords).toBe(2);
+    const logits = attention.slice(attention.indexOf("float logits("));
+    expect(logits).toContain("row.w1");
+    expect(logits).not.toMatch(/load_element|exp_f32|sqrt/);
+  });
+
+  test("splits bounds off the mask, and says what it has", () => {
+    const { attention, hooks, merge } = emitCuda(
+      defineVariant({
+        name: "bounds",
+        mask: ({ query, key }) => key.le(query).and(key.ge(query.sub(9))),
+      }),
+    );
+    expect(attention).toContain("has_bounds = true");
+    expect(attention).toContain("int32_t low(");
+    expect(attention).toContain("int32_t high(");
+    expect(attention).not.toContain("bool mask(");
+    expect([...hooks]).toEqual([]);
+    expect(merge).toBeUndefined();
+  });
+
+  test("is the merge's business with an output hook, or without softmax", () => {
+    const output = emitCuda(defineVariant({ name: "o", output: (x) => x.mul(2) })).merge!;
+    expect(output).toContain("float output(");
+    expect(output).not.toContain("softmax");
+    const sums = emitCuda(
+      defineVariant({ name: "s", softmax: false, logits: (x) => x.sigmoid() }),
+    ).merge!;
+    expect(sums).toContain("softmax = false");
+    expect(sums).not.toContain("logits");
+  });
+
+  test("names the user's lines, and its own again behind them", () => {
+    const source = "FB_DEVICE int one;\nFB_DEVICE int two;";
+    const hooks = ["logits", "key", "output"] as const;
+    const { attention, merge, rowWords } = emitCuda(
+      defineCudaVariant({ name: "lines", source, hooks, tensors: slopes, scalars: { cap: "f32" } }),
+    );
+    expect(rowWords).toBe(8);
+    for (const text of [attention, merge!]) {
+      const lines = text.split("\n");
+      expect(lines[lines.indexOf("FB_DEVICE int one;") - 1]).toBe('#line 1 "variant lines"');
+      const back = [...lines.entries()].filter(([, line]) => line.endsWith('variant.h"'));
+      expect(back.length).toBe(text === attention ? 4 : 2);
+      for (const [at, line] of back) expect(line).toBe(`#line ${at + 2} "attention/variant.h"`);
+    }
+  });
+});
 
 describe.skipIf(target === undefined)(`expressions on ${target?.name}`, () => {
   let device: Device;

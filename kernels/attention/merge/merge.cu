@@ -208,7 +208,7 @@ FB_DEVICE void merge_together(const fb_attention_params& p, const fb_merge_recor
     }
 }
 
-FB_KERNEL(attention_merge, fb_attention_params, merge_threads, 6) {
+FB_KERNEL(attention_merge, fb_attention_params, merge_threads, Variant::has_output ? 4 : 6) {
     FB_SHARED(Slice, slices, [merge_warps][32]);
     const int share = max(1, int(gridDim.x) / max(1, p.merge_count));
     const int index = int(blockIdx.x) / share;
