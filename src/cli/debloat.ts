@@ -1,6 +1,7 @@
 import { type Command } from "commander";
 import { integer, list, oneOf, pattern } from "./parse.ts";
 import type { InspectArguments } from "./debloat-inspect.ts";
+import type { RunArguments } from "./debloat-run.ts";
 import type { ShrinkArguments } from "./debloat-shrink.ts";
 import type { TraceArguments } from "./debloat-trace.ts";
 import type { VerifyArguments } from "./debloat-verify.ts";
@@ -20,6 +21,7 @@ export function addDebloat(root: Command, end: (exitCode: number) => void): void
   addRestore(debloat, end);
   addTrace(debloat, end);
   addProfile(debloat, end);
+  addRun(debloat, end);
 }
 
 function addInspect(debloat: Command, end: (exitCode: number) => void): void {
@@ -166,5 +168,34 @@ function addProfile(debloat: Command, end: (exitCode: number) => void): void {
     .action(async (file: string, options: { json?: boolean; names?: boolean }) => {
       const { profileShow } = await import("./debloat-profile.ts");
       end(profileShow(file, options));
+    });
+}
+
+function addRun(debloat: Command, end: (exitCode: number) => void): void {
+  debloat
+    .command("run")
+    .description("run a command with shrunk libraries from a cache; what is installed stays")
+    .argument("<command...>", "the command and its arguments, after --")
+    .requiredOption("--profile <file>", "what runs used, as `flashbun debloat trace` wrote it")
+    .option("--arch <list>", "GPUs to keep code for (default: those of the profile)", list)
+    .option(
+      "--level <level>",
+      "arch, cubin or kernel, as shrink has them (default: kernel)",
+      oneOf("--level", ["arch", "cubin", "kernel"]),
+    )
+    .option(
+      "--host <what>",
+      "off, or pages: host code that no run touched, which comes back when it is needed",
+      oneOf("--host", ["off", "pages"]),
+      "off",
+    )
+    .option("--strip", "remove symbol tables and debug information")
+    .option("--drop-rel", "remove device code that is there linked as well (-rdc)")
+    .option("--keep <regex>", "kernels that stay, by mangled name", pattern("--keep"))
+    .option("--cache <folder>", "folder of shrunk libraries (default: in the user's cache)")
+    .option("-q, --quiet", "print nothing but errors, and what the command prints")
+    .action(async (command: string[], options: RunArguments) => {
+      const { debloatRun } = await import("./debloat-run.ts");
+      end(await debloatRun(command, options));
     });
 }

@@ -2,8 +2,20 @@
 export { DebloatError } from "../errors.ts";
 export { inspectLibrary, type Inspection } from "./inspect.ts";
 export { Pool } from "./pool.ts";
-export { type Profile } from "./profile.ts";
+export {
+  type CubinId,
+  type HostMode,
+  mergeProfiles,
+  type Profile,
+  profiledLibrary,
+  type ProfiledLibrary,
+  type ProfileRun,
+  subtractProfiles,
+} from "./profile.ts";
 export { parseProfile, formatProfile } from "./profile-text.ts";
 export { restoreFile } from "./restore.ts";
+export { type RunOptions, runShrunk, type ShrunkRun } from "./run.ts";
 export { shrinkLibrary, sidecarName, type ShrinkOptions, type ShrinkReport } from "./shrink.ts";
+export { type Ended } from "./spawn.ts";
+export { traceCommand, type Traced, type TraceOptions } from "./trace.ts";
 export { treemapPage } from "./treemap.ts";
