@@ -49,10 +49,11 @@ describe("the package", () => {
       "src/replay/report.html",
       "types/index.d.ts",
       "zig-out/lib/libflashbun.so",
+      ...["trace", "pager", "redirect"].map((name) => `zig-out/lib/libflashbun-${name}.so`),
     );
     expect(paths).toEqual(expect.arrayContaining(wanted));
     const known =
-      /^(src|kernels|types|docs)\/|^(package\.json|README\.md|LICENSE|zig-out\/lib\/libflashbun\.so)$/;
+      /^(src|kernels|types|docs)\/|^(package\.json|README\.md|LICENSE|zig-out\/lib\/libflashbun(-\w+)?\.so)$/;
     expect(paths.filter((path) => !known.test(path))).toEqual([]);
   });
 

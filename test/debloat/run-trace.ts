@@ -9,11 +9,13 @@ export interface TracedRun {
 
 /** Traces a command; its output comes back beside the result. */
 export async function traceWith(command: string[], options: TraceOptions): Promise<TracedRun> {
+  const module = JSON.stringify(Bun.resolveSync("../../src/debloat/trace.ts", import.meta.dir));
   const script = `
-    const { traceCommand } = await import(${JSON.stringify(new URL("../../src/debloat/trace.ts", import.meta.url).pathname)});
+    const { traceCommand } = await import(${module});
+    const [command, options] = ${JSON.stringify([command, options])};
     const problems = [];
-    const onProblem = (problem) => problems.push(problem);
-    const traced = await traceCommand(${JSON.stringify(command)}, { ...${JSON.stringify(options)}, onProblem });
+    options.onProblem = (problem) => problems.push(problem);
+    const traced = await traceCommand(command, options);
     process.send({ traced, problems });
   `;
   const said = Promise.withResolvers<TracedRun>();
