@@ -31,6 +31,7 @@ export class SectionWriter {
   /** How often each expression is still read, and where it stands. */
   readonly #reads = new Map<Node, number>();
   readonly #registers = new Map<Node, number>();
+  readonly #needs = new Map<Node, number>();
 
   /**
    * @param variant its name, for messages
@@ -146,9 +147,24 @@ export class SectionWriter {
 
   /** Places expressions that are read together and, for all one knows, for the last time. */
   #all(nodes: readonly Node[]): number[] {
+    const inOrder = [...nodes].sort((a, b) => this.#need(b) - this.#need(a));
+    for (const node of inOrder) this.place(node);
     const registers = nodes.map((node) => this.place(node));
     for (const node of nodes) this.release(node);
     return registers;
+  }
+
+  /** About how many registers computing an expression takes: what takes more is placed first. */
+  #need(node: Node): number {
+    let need = this.#needs.get(node);
+    if (need === undefined) {
+      const isRead = this.#words.source(node, this.#name) !== undefined;
+      const needs = isRead ? [] : node.inputs.map((input) => this.#need(input));
+      needs.sort((a, b) => b - a);
+      need = needs.reduce((most, each, held) => Math.max(most, each + held), 1);
+      this.#needs.set(node, need);
+    }
+    return need;
   }
 
   #compute(node: Node, into: number | undefined): number {

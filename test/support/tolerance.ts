@@ -11,6 +11,22 @@ export const floors: Partial<Record<DType, number>> = { f32: 2e-5, f16: 4e-5, bf
 /** What a log-sum-exp may err: absolute below 1, relative above. */
 export const lseFloor = 2e-5;
 
+/**
+ * What functions of variants err on the CPU at most, in f32's epsilons (2 ** -23) relative to the
+ * result, of sine and cosine to 1; measured at the worst of all levels in what stands beside it.
+ */
+export const functionErrors = {
+  exp: { epsilons: 1, from: -87, to: 88 }, // 0.77
+  log: { epsilons: 2, from: 1e-44, to: 3e38 }, // 1.77
+  tanh: { epsilons: 3, from: -20, to: 20 }, // 2.61, from 1e-30 on
+  sigmoid: { epsilons: 1.5, from: -80, to: 80 }, // 1.14
+  sqrt: { epsilons: 0.51, from: 1e-37, to: 1e38 }, // 0.50
+  rsqrt: { epsilons: 1, from: 1e-37, to: 1e38 }, // 0.74
+  sin: { epsilons: 1, from: -1e6, to: 1e6 }, // 0.80, and 0.94 up to 1e9
+  cos: { epsilons: 1, from: -1e6, to: 1e6 }, // 0.84, and 0.94 up to 1e9
+  pow: { epsilons: 0.51, from: 1e-20, to: 1e20 }, // 0.50, of exponents -1.75 to 1.75
+} as const;
+
 /** The truth and what each output row may differ from it. */
 export interface Expected extends OracleResult {
   /** [queries * queryHeads] */
