@@ -26,52 +26,55 @@ export function walk(
     if (rows > mostRows) mostRows = rows;
     if (keys > 0) total += pieceCost(costs, rows, keys);
   }
-  // Each cut makes one more piece. Where there is little work, it is cut for fewer processors.
-  const even = (total + costs.pieceKeys * (processors - 1)) / processors;
-  const share = Math.max(even, pieceCost(costs, mostRows, costs.leastKeys));
+  // Where there is little work, it is cut for fewer processors.
+  const least = pieceCost(costs, mostRows, costs.leastKeys);
+  const wanted = Math.max(least, shareOf(costs, total, processors));
+  let rest = total;
   let processor = 0;
+  let share = wanted;
   let left = share;
   for (let t = 0; t < tiles.length; t++) {
     const at = t * tileInts;
     if (data[at + Tile.kernelClass] !== kernelClass) continue;
     const rows = data[at + Tile.rowCount];
+    const perKey = 1 + costs.rowKeys * rows;
     const end = data[at + Tile.kvEnd];
     let start = data[at + Tile.kvStart];
     data[at + Tile.firstPiece] = pieces.length;
     while (start < end) {
-      const cost = pieceCost(costs, rows, end - start);
-      const perKey = 1 + costs.rowKeys * rows;
       let cut = end;
-      if (cost > left && processor < processors - 1) {
+      const fits = pieceCost(costs, rows, end - start) <= left || processor === processors - 1;
+      if (!fits) {
         const keys = (left - costs.pieceKeys) / perKey;
         const aligned = Math.round((start + keys) / kvTile) * kvTile;
-        if (aligned - start < costs.leastKeys) {
+        if (aligned - start >= costs.leastKeys) {
+          if (end - aligned >= costs.leastKeys) cut = aligned;
+        } else if (left < share) {
           // Too little is left here for a piece: the next processor starts with this tile.
-          if (left < share) {
-            processor++;
-            left += share;
-            continue;
-          }
-        } else if (end - aligned >= costs.leastKeys) {
-          cut = aligned;
+          processor++;
+          left = share = Math.max(wanted, shareOf(costs, rest, processors - processor));
+          continue;
         }
       }
-      addPiece(pieces, t, start, cut, processor, pieceCost(costs, rows, cut - start));
+      const cost = pieceCost(costs, rows, cut - start);
+      addPiece(pieces, t, start, cut, processor, cost);
       data[at + Tile.pieceCount]++;
-      left -= pieceCost(costs, rows, cut - start);
+      left -= cost;
+      rest -= cost - (cut < end ? costs.pieceKeys : 0);
       start = cut;
-      // A cut ends the processor's stretch, and so does a full one; what rounding left is carried
-      // on.
-      if (start < end && left > 0) {
+      // A cut ends the processor's stretch, and so does a full one. What rounding left to the others
+      // is shared anew; what it took from them is not, so that pieces stay alike.
+      if ((start < end || left <= 0) && processor < processors - 1) {
         processor++;
-        left += share;
-      }
-      while (left <= 0 && processor < processors - 1) {
-        processor++;
-        left += share;
+        left = share = Math.max(wanted, shareOf(costs, rest, processors - processor));
       }
     }
   }
+}
+
+/** What each of some processors takes of work that is cut once for all but the first. */
+function shareOf(costs: CostModel, cost: number, processors: number): number {
+  return (cost + costs.pieceKeys * (processors - 1)) / processors;
 }
 
 /** Costs only order pieces: what int32 cannot hold counts as equal. */

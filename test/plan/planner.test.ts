@@ -5,7 +5,8 @@ import { pagesLayout } from "../../src/kv/layout.ts";
 import { Planner, type PlannerOptions } from "../../src/plan/attention.ts";
 import { checkPlan } from "../../src/plan/check.ts";
 import { recordsOf } from "../../src/plan/record.ts";
-import { costsFor, defaultCosts, worthSharing } from "../../src/plan/cost.ts";
+import { costsFor, cudaCosts, defaultCosts, worthSharing } from "../../src/plan/cost.ts";
+import { cudaClasses } from "../../src/plan/cuda-classes.ts";
 import { classFor, cpuClasses } from "../../src/plan/traits.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 import { randomBatch, randomOptions } from "./support.ts";
@@ -43,6 +44,28 @@ describe("decode", () => {
     const lengths = recordsOf(plan).map(({ kvStart, kvEnd }) => kvEnd - kvStart);
     expect(lengths).toEqual(new Array(64).fill(defaultCosts.leastKeys));
     checkPlan(plan, batch, many);
+  });
+
+  test("requests of one length are cut into pieces of one length", () => {
+    const classes = cudaClasses({
+      ...{ headDim: 128, valueDim: 128, kvElementBytes: 2, keysChange: false, valuesChange: false },
+      ...{ masked: false, plain: true, rowWords: 0 },
+      ...{ sharedBytesPerBlock: 232_448, sharedBytesPerProcessor: 233_472 },
+    });
+    const gpu = { ...options, processors: 132, costs: cudaCosts(2), classes };
+    for (const [requests, keys, piece] of [
+      [1, 8192, 256],
+      [4, 8192, 1024],
+      [16, 1024, 512],
+      [64, 1024, 1024],
+    ] as const) {
+      const lengths = new Array<number>(requests).fill(keys);
+      const batch = pagedBatch(new Array<number>(requests).fill(1), lengths);
+      const plan = new Planner(gpu).plan(batch);
+      const pieces = recordsOf(plan).map(({ kvStart, kvEnd }) => kvEnd - kvStart);
+      expect(new Set(pieces)).toEqual(new Set([piece]));
+      checkPlan(plan, batch, gpu);
+    }
   });
 
   test("short requests are not cut", () => {
