@@ -23,6 +23,15 @@ const tools: Readonly<Record<string, readonly string[]>> = {
   initcheck: ["--check-api-memory-access", "no"],
 };
 
+/**
+ * Tests that a tool is wrong about, by the start of their names. racecheck takes a read before
+ * bar.arrive and a write after the bar.sync that it completes for a hazard; PTX says that arrivals
+ * order reads as well (barrier: "prior memory accesses ... are performed").
+ */
+const mistaken: Readonly<Record<string, string>> = {
+  racecheck: "threads meet at named barriers",
+};
+
 const findings = 86;
 
 /** Where an executable compute-sanitizer lies, or the places without one. */
@@ -71,7 +80,8 @@ async function main(wanted: readonly string[]): Promise<number> {
     const options = ["--tool", tool, ...tools[tool]!, "--print-limit", "20"];
     // Bun starts what compiles kernels, and that loads them once.
     options.push("--target-processes", "all", "--error-exitcode", `${findings}`);
-    const tests = gpuTests(gpu, "--only-failures", "-t", fewTests);
+    const names = mistaken[tool] ? `^(?!${mistaken[tool]}).*(?:${fewTests})` : fewTests;
+    const tests = gpuTests(gpu, "--only-failures", "-t", names);
     const code = await run([found, ...options, ...tests], true);
     if (code === 0) continue;
     const why = code === findings ? "has findings" : `failed (exit code ${code})`;
