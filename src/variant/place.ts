@@ -5,7 +5,7 @@ export interface Place {
 }
 
 /** The folder of this file, as stacks name it. */
-const here = new URL(".", import.meta.url).pathname;
+const here = `${import.meta.dir}/`;
 
 /**
  * The line from which the variant language was called: the innermost one of a stack that is not the

@@ -5,6 +5,7 @@ import {
   blockMask,
   compose,
   dequantise,
+  dilated,
   documentMask,
   flashSigmoid,
   logitBias,
@@ -126,6 +127,15 @@ function masks(): LibraryCase[] {
           mask: ({ query }, { key }) => inWindow(query, key),
         };
       },
+    },
+    {
+      name: "dilated",
+      over: { causal: false },
+      variant: dilated({ stride: 5, count: 7 }),
+      meaning: () => ({
+        softmax: true,
+        mask: ({ query }, { key }) => key <= query && query - key < 35 && (query - key) % 5 === 0,
+      }),
     },
     {
       name: "prefix LM",

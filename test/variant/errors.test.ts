@@ -116,10 +116,10 @@ const cases: [string, { logits: Logits }, RegExp, RegExp][] = [
     /\[4, any\]/,
   ],
   [
-    "a fraction as index",
+    "a fraction",
     {
       logits: (x, { bias, key }) => {
-        const value = untyped<{ at(...at: unknown[]): F32 }>(bias).at(x, key); // a fraction as index
+        const value = untyped<{ at(...at: unknown[]): F32 }>(bias).at(x, key); // a fraction
         return x.add(value);
       },
     },
