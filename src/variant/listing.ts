@@ -8,8 +8,8 @@ const axisNames = [
 ];
 
 /**
- * A variant's traced hooks as text, a value a line with its type and what it changes with: row, key,
- * pair, element, or nothing.
+ * A variant's traced hooks as text, a value a line with its type and what it changes with: row,
+ * key, pair, element, or nothing.
  */
 export function listing(variant: Variant): string {
   const lines = [`variant ${variant.name}${variant.softmax ? "" : ", without softmax"}`];
