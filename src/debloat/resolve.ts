@@ -57,6 +57,8 @@ export function resolveTrace(
       if (!(cause instanceof DebloatError)) throw cause;
       onProblem(`${cause.file} was loaded but is left out: ${cause.reason}`);
     }
+    // The mapping of a library goes with its object, and the next one may be as large.
+    Bun.gc(true);
   }
   const unresolved = {
     kernels: joinNames([...kernels.difference(missing.foundNames)], []),

@@ -10,7 +10,7 @@ var file: i32 = -1;
 var owner: linux.pid_t = 0;
 var busy: std.atomic.Value(bool) = .init(false);
 
-/// Nanoseconds that this process spent in the tracer.
+/// Nanoseconds in the tracer that were not said yet.
 pub var spent: std.atomic.Value(u64) = .init(0);
 
 /// From now on lines go to files in this folder.
@@ -121,7 +121,6 @@ pub const Line = struct {
 fn follow_fork() void {
     const current = process();
     if (folder == null or owner == current) return;
-    if (owner != 0) spent.store(0, .monotonic);
     if (file >= 0) system.close(file);
     owner = current;
     var buffer: [4096]u8 = undefined;

@@ -72,6 +72,8 @@ extern "c" fn __register_atfork(
 
 /// Says that there is one more process, which has to say that it ends.
 fn forked() callconv(.c) void {
+    // The parent says what it spent.
+    log.spent.store(0, .monotonic);
     var line: log.Line = .begin("start");
     line.number("process", @intCast(log.process()));
     line.end();
@@ -162,9 +164,10 @@ fn end() void {
         line.text("library", path);
         line.end();
     }
-    const spent = log.spent.load(.monotonic) + (system.now() - before);
+    _ = log.spent.fetchAdd(system.now() - before, .monotonic);
     var line: log.Line = .begin("end");
-    line.number("nanoseconds", spent);
+    // A child that shares this memory until it execs says what was spent so far.
+    line.number("nanoseconds", log.spent.swap(0, .monotonic));
     line.number("trapNanoseconds", trap_ns);
     line.end();
 }
