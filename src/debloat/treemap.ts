@@ -9,11 +9,15 @@ export interface Area {
   part: string;
   /** A second line. */
   note?: string;
+  /** Whether it stands for several that are too small to be shown. */
+  isRest?: boolean;
   inside?: Area[];
 }
 
 /** Images of an architecture that are shown one by one. */
 const imagesShown = 160;
+/** Of those, the ones whose kernels are shown. */
+const imagesOpened = 60;
 
 /**
  * The page, which needs no other file and no network.
@@ -59,17 +63,36 @@ function archAreas(containers: readonly ContainerFigures[]): Area[] {
 
 function imageAreas(arch: string, images: readonly ImageFigures[]): Area[] {
   const sorted = [...images].sort((a, b) => b.bytes - a.bytes);
-  const shown = sorted.slice(0, imagesShown).map((image): Area => {
+  const shown = sorted.slice(0, imagesShown).map((image, place): Area => {
     const { bytes, kernels, kernelNames, compression, rawBytes } = image;
     const packing =
       compression === "none" ? "stored as it is" : `${compression}, ${rawBytes} unpacked`;
     const name = kernelNames[0]?.name ?? "no kernels";
-    return { name: readable(name), bytes, part: arch, note: `${kernels} kernels; ${packing}` };
+    const area = { name: readable(name), bytes, part: arch };
+    const note = `${kernels} kernels; ${packing}`;
+    const isOpened = kernels > 1 && place < imagesOpened;
+    return { ...area, note, ...(isOpened ? { inside: kernelAreas(arch, image) } : {}) };
   });
   const rest = sorted.slice(imagesShown);
   if (rest.length === 0) return shown;
   const bytes = rest.reduce((sum, image) => sum + image.bytes, 0);
-  return [...shown, { name: `${rest.length} smaller images`, bytes, part: arch }];
+  return [...shown, { name: `${rest.length} smaller images`, bytes, part: arch, isRest: true }];
+}
+
+/** Kernels share the bytes that their image is packed to. */
+function kernelAreas(
+  arch: string,
+  { bytes, kernels, kernelNames, rawBytes }: ImageFigures,
+): Area[] {
+  const packed = (raw: number) => Math.round((bytes * raw) / Math.max(1, rawBytes));
+  const shown = kernelNames.map((kernel): Area => {
+    const note = `${kernel.bytes} bytes unpacked`;
+    return { name: readable(kernel.name), bytes: packed(kernel.bytes), part: arch, note };
+  });
+  const rest = bytes - shown.reduce((sum, area) => sum + area.bytes, 0);
+  const more = kernels - shown.length;
+  const name = more > 0 ? `${more} smaller kernels, shared tables` : "shared tables";
+  return rest > 0 ? [...shown, { name, bytes: rest, part: arch, isRest: true }] : shown;
 }
 
 /** The nested name of a mangled one, without its types: _ZN2at6native3fooIfEEvv is at::native::foo. */

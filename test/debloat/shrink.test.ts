@@ -235,6 +235,33 @@ describe("by use", () => {
     ]);
   });
 
+  test("an image that nobody can judge stays whole, and the plan says why", async () => {
+    const odd = join(folder, "odd", "libodd.so");
+    const kernels = kernelsOf(0);
+    const launching = { arch: 90, seed: 1, kernels, functions: [{ name: "helper", bytes: 64 }] };
+    const launcher = [...launching.functions, { name: "cudaLaunchDevice", bytes: 16 }];
+    const images = [
+      { image: makeCubin({ ...launching, functions: launcher }), arch: 90 },
+      { image: cubin(90, 0), arch: 90, moreFlags: 0x8000000 },
+      { image: cubin(90, 0), arch: 90, kind: 0x40 },
+      { image: Buffer.from("no cubin at all"), arch: 90 },
+      { image: cubin(90, 0), arch: 90 },
+    ];
+    await makeLibrary(odd, { loaded: images.map((image) => makeContainer([image])) });
+    const { report, shrunk } = await shrink(odd, { arch: ["sm_90"], keep: /^add0$/ });
+    const plans = report.device[0]!.containers.map(({ entries }) => entries[0]!);
+    expect(plans.map(({ action }) => action)).toEqual(["keep", "keep", "keep", "keep", "trim"]);
+    expect(plans.map(({ reason }) => reason)).toEqual([
+      expect.stringContaining("whole, as it launches kernels itself (cudaLaunchDevice)"),
+      "flags 0x8000000 are not known",
+      "kind 64 is not known",
+      expect.stringContaining("unreadable: it is not an ELF file"),
+      "1 of its 3 kernels and 0 variables are used",
+    ]);
+    const said = call(shrunk, ...images.map((_, n) => ["container", n] as [string, number]));
+    expect(said).toBe(images.map(() => containerMagic).join(" "));
+  });
+
   test("random sets of kernels: the file falls, loads and comes back", async () => {
     const library = originalOf(plain);
     const names = containers.flatMap((_, n) => kernelsOf(n).map(({ name }) => name));
