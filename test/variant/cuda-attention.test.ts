@@ -22,18 +22,19 @@ const scalars = { cap: "f32", skipped: "i32" } as const;
 const hooks = ["query", "key", "value", "logits", "mask", "output"] as const;
 
 /** All hooks, traced and in CUDA: two ways to say the same. */
-const traced = defineVariant({
-  ...{ name: "all hooks", tensors, scalars },
-  query: (x, { element, weights }) => {
-    const root = x.mul(x).sum().div(32).add(1e-3).rsqrt();
-    return x.mul(root).mul(weights.at(element));
-  },
-  key: (x, { element, weights }) => x.div(x.abs().max().add(0.5)).mul(weights.at(element)),
-  value: (x, { slot, kvHead, scales }) => x.mul(scales.at(slot, kvHead)),
-  logits: (x, { head, key, cap, bias }) => x.div(cap).tanh().mul(cap).add(bias.at(head, key)),
-  mask: ({ key, skipped }) => key.mod(skipped).ne(1),
-  output: (x, { lse, head }) => x.mul(head.toF32().add(1)).add(lse.mul(0.125)),
-});
+const traced = (headDim: number) =>
+  defineVariant({
+    ...{ name: "all hooks", tensors, scalars },
+    query: (x, { element, weights }) => {
+      const root = x.mul(x).sum().div(headDim).add(1e-3).rsqrt();
+      return x.mul(root).mul(weights.at(element));
+    },
+    key: (x, { element, weights }) => x.div(x.abs().max().add(0.5)).mul(weights.at(element)),
+    value: (x, { slot, kvHead, scales }) => x.mul(scales.at(slot, kvHead)),
+    logits: (x, { head, key, cap, bias }) => x.div(cap).tanh().mul(cap).add(bias.at(head, key)),
+    mask: ({ key, skipped }) => key.mod(skipped).ne(1),
+    output: (x, { lse, head }) => x.mul(head.toF32().add(1)).add(lse.mul(0.125)),
+  });
 
 const written = defineCudaVariant({
   ...{ name: "all hooks", tensors, scalars, hooks: [...hooks] },
@@ -66,7 +67,7 @@ const written = defineCudaVariant({
     }`,
 });
 
-function allHooks(variant: VariantCase["variant"]): VariantCase {
+function allHooks(headDim: number, variant = traced(headDim)): VariantCase {
   return {
     variant,
     inputs: ({ headDim, queryHeads, kvHeads, slots }, random) => ({
@@ -75,20 +76,20 @@ function allHooks(variant: VariantCase["variant"]): VariantCase {
       scales: hostTensor([slots, kvHeads], () => 0.5 + random.next()),
       ...{ cap: 5, skipped: 3 },
     }),
-    meaning: (inputs) => evaluated(traced, inputs),
+    meaning: (inputs) => evaluated(traced(headDim), inputs),
   };
 }
 
-/** Rows are split; queries and keys have dims whose chunks are a power of two, or are not. */
-function casesOf(variant: VariantCase): Case[] {
-  const common: Partial<Case> = { variant, dtype: "f16", outDtype: "f32" };
+/** Rows are split; the chunks of queries and keys are a power of two, or are not. */
+function casesOf(made: (headDim: number) => VariantCase): Case[] {
+  const make = (name: string, headDim: number, more: Partial<Case>) =>
+    caseOf(name, { headDim, variant: made(headDim), dtype: "f16", outDtype: "f32", ...more });
+  const even = { queryLengths: [70, 9], kvLengths: [90, 40] };
   return [
-    caseOf("decode", { ...common, headDim: 32, queryLengths: [1, 1], kvLengths: [70, 1500] }),
-    caseOf("prefill", { ...common, headDim: 32, queryLengths: [70, 9], kvLengths: [90, 40] }),
-    caseOf("fp8", {
-      ...{ ...common, headDim: 32, kvDtype: "f8e4m3", valueDim: 24 },
-      ...{ queryLengths: [3, 30], kvLengths: [70, 30] },
-    }),
+    make("decode", 32, { queryLengths: [1, 1], kvLengths: [70, 1500] }),
+    make("prefill", 32, even),
+    make("fp8, odd chunks", 40, { ...even, kvDtype: "f8e4m3", valueDim: 24 }),
+    make("wide", 288, { queryLengths: [2, 20], kvLengths: [70, 30] }),
   ];
 }
 
@@ -149,7 +150,10 @@ describe.skipIf(target === undefined)(`attention with hooks on ${target?.name}`,
   let device: Device;
   const expressions: RandomCase[] = [];
   forSeeds(20, (random) => expressions.push(randomCase(random)), 1000);
-  const both = { traced: casesOf(allHooks(traced)), "in CUDA": casesOf(allHooks(written)) };
+  const both = {
+    traced: casesOf((headDim) => allHooks(headDim)),
+    "in CUDA": casesOf((headDim) => allHooks(headDim, written)),
+  };
   beforeAll(async () => {
     device = await target!.open(2);
     const cases = [...Object.values(both).flat(), ...expressions.map(({ c }) => c)];
