@@ -29,7 +29,7 @@ for (const name of globSync("**/*.d.ts", { cwd: types })) {
     // Who has no types of Bun needs none: what comes from it is not for users.
     .replace(/import \{[^}]*\bConvertFns\b[^}]*\} from "bun:ffi";\n/, "")
     .replace(/ConvertFns<typeof symbols>/, "unknown");
-  if (name === "index.d.ts") {
+  if (["index.d.ts", "debloat/index.d.ts"].includes(name)) {
     text = libraries.map((lib) => `/// <reference lib="${lib}" />\n`).join("") + text;
   }
   writeFileSync(path, text);

@@ -7,6 +7,11 @@ import { root } from "./support/sources.ts";
 
 const minutes = 60_000;
 const program = `${readmeProgram()}\nprocess.stdout.write(\`\${out.toFloat64Array().length}\\n\`);\n`;
+const debloat = `import { type Check, Pool, verifyLibrary } from "flashbun/debloat";
+export const verify: (original: string, shrunk: string) => Check[] = verifyLibrary;
+using pool = new Pool(0);
+void pool;
+`;
 const printed = `${6 * 32 * 128}\n`;
 let folder: string;
 let project: string;
@@ -34,6 +39,7 @@ beforeAll(async () => {
   tarball = join(folder, `${name}-${version}.tgz`);
   await Bun.write(join(project, "package.json"), `{ "private": true, "type": "module" }\n`);
   await Bun.write(join(project, "program.ts"), program);
+  await Bun.write(join(project, "debloat.ts"), debloat);
   run([process.execPath, "add", "--ignore-scripts", "--prefer-offline", tarball], project);
 }, 5 * minutes);
 
@@ -61,6 +67,10 @@ describe("the package", () => {
     expect(run([process.execPath, "program.ts"], project)).toBe(printed);
   });
 
+  test("has a second door", () => {
+    expect(run([process.execPath, "debloat.ts"], project)).toBe("");
+  });
+
   test("brings its command", () => {
     const command = join(project, "node_modules", ".bin", "flashbun");
     expect(run([process.execPath, command, "--version"], project)).toMatch(/^\d+\.\d+\.\d+\n$/);
@@ -79,7 +89,7 @@ describe("the package", () => {
         ...{ ...strict, module: "nodenext", moduleResolution: "nodenext", target: "es2022" },
         ...{ skipLibCheck: false, noEmit: true, types: [] },
       };
-      const files = ["checked.ts", "typed.ts"];
+      const files = ["checked.ts", "typed.ts", "debloat.ts"];
       await Bun.write(join(project, "tsconfig.json"), JSON.stringify({ compilerOptions, files }));
       await Bun.write(join(project, "checked.ts"), readmeProgram());
       copyFileSync(join(root, "test", "variant", "typed.ts"), join(project, "typed.ts"));

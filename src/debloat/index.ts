@@ -19,3 +19,4 @@ export { shrinkLibrary, sidecarName, type ShrinkOptions, type ShrinkReport } fro
 export { type Ended } from "./spawn.ts";
 export { traceCommand, type Traced, type TraceOptions } from "./trace.ts";
 export { treemapPage } from "./treemap.ts";
+export { type Check, verifyLibrary } from "./verify.ts";
