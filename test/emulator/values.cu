@@ -1,6 +1,7 @@
 // Numbers in, numbers out: conversions, approximations, loads, stores and special registers.
 #include "conformance.h"
 
+#include "attention/hooks.h"
 #include "ptx/convert.h"
 #include "ptx/math.h"
 #include "ptx/memory.h"
@@ -54,12 +55,32 @@ FB_KERNEL(approximations, probe, 128, 1) {
     const float* in = reinterpret_cast<const float*>(p.in);
     float* out = reinterpret_cast<float*>(p.out);
     for (int i = int(threadIdx.x); i < p.numbers[0]; i += int(blockDim.x)) {
-        out[5 * i] = exp2_approx(in[i]);
-        out[5 * i + 1] = log2_approx(in[i]);
-        out[5 * i + 2] = rcp_approx(in[i]);
-        out[5 * i + 3] = rsqrt_approx(in[i]);
-        out[5 * i + 4] = tanh_approx(in[i]);
+        out[9 * i] = exp2_approx(in[i]);
+        out[9 * i + 1] = log2_approx(in[i]);
+        out[9 * i + 2] = rcp_approx(in[i]);
+        out[9 * i + 3] = rsqrt_approx(in[i]);
+        out[9 * i + 4] = tanh_approx(in[i]);
+        out[9 * i + 5] = sqrt_approx(in[i]);
+        out[9 * i + 6] = div_approx(3, in[i]);
+        out[9 * i + 7] = sin_approx(fmaxf(-3.14f, fminf(in[i], 3.14f)));
+        out[9 * i + 8] = cos_approx(fmaxf(-3.14f, fminf(in[i], 3.14f)));
     }
+}
+
+// Angles, of any number of turns.
+FB_KERNEL(angles, probe, 128, 1) {
+    const float* in = reinterpret_cast<const float*>(p.in);
+    float* out = reinterpret_cast<float*>(p.out);
+    for (int i = int(threadIdx.x); i < p.numbers[0]; i += int(blockDim.x)) {
+        out[2 * i] = sin_f32(in[i]);
+        out[2 * i + 1] = cos_f32(in[i]);
+    }
+}
+
+FB_KERNEL(whole_numbers, probe, 128, 1) {
+    const float* in = reinterpret_cast<const float*>(p.in);
+    for (int i = int(threadIdx.x); i < p.numbers[0]; i += int(blockDim.x))
+        words_out(p)[i] = uint32_t(float_to_i32(in[i]));
 }
 
 // Each thread copies 128 bytes in pieces of every size, through shared memory where that has words.
@@ -85,6 +106,7 @@ FB_KERNEL(moves, probe, 32, 1) {
     store_8(out + 112, make_uint2(load_shared_4(mine + 12), load_shared_4(mine)));
     prefetch_l1(in);
     prefetch_l2(in + 64);
+    prefetch_l2_bulk(in, 128);
     store_4(out + 120, buffer[threadIdx.x * 2].y);
     store_4(out + 124, 0);
 }

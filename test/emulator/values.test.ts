@@ -105,7 +105,7 @@ describe.skipIf(!available)("values", () => {
     );
     const kernel = await kernelOf("values.cu", "approximations");
     const numbers = [data.length];
-    const bytes = data.length * 20;
+    const bytes = data.length * 36;
     const out = new Float32Array(run({ kernel, threads: 128, bytes, data, numbers }));
     const exact = [
       (x: number) => 2 ** x,
@@ -113,17 +113,46 @@ describe.skipIf(!available)("values", () => {
       (x: number) => 1 / x,
       (x: number) => 1 / Math.sqrt(x),
       Math.tanh,
+      Math.sqrt,
+      (x: number) => 3 / x,
+      (x: number) => Math.sin(Math.max(-3.14, Math.min(x, 3.14))),
+      (x: number) => Math.cos(Math.max(-3.14, Math.min(x, 3.14))),
     ];
     const off = exact.map((f, k) => {
       let worst = 0;
       for (const [i, x] of data.entries()) {
         const want = Math.fround(f(x));
         if (Number.isFinite(want) && Math.abs(want) > 1e-30)
-          worst = Math.max(worst, Math.abs(out[5 * i + k]! - want) / Math.max(Math.abs(want), 0.5));
+          worst = Math.max(worst, Math.abs(out[9 * i + k]! - want) / Math.max(Math.abs(want), 0.5));
       }
       return worst < (k === 4 ? 2 ** -10 : 2 ** -20);
     });
-    expect(off).toEqual([true, true, true, true, true]);
+    expect(off).toEqual(exact.map(() => true));
+  });
+
+  test("sines and cosines of many turns are close", async () => {
+    const data = new Float32Array(4000).map((_, i) => (i - 2000) * (i < 3000 ? 0.013 : 97.31));
+    const kernel = await kernelOf("values.cu", "angles");
+    const [numbers, bytes] = [[data.length], data.length * 8];
+    const out = new Float32Array(run({ kernel, threads: 128, bytes, data, numbers }));
+    const wrong = [...data].flatMap((x, i) => {
+      const off = Math.max(
+        Math.abs(out[2 * i]! - Math.sin(x)),
+        Math.abs(out[2 * i + 1]! - Math.cos(x)),
+      );
+      return off < 2 ** -20 ? [] : [`${x}: ${off}`];
+    });
+    expect(wrong).toEqual([]);
+  });
+
+  test("floats become whole numbers: truncated, saturated, 0 of NaN", async () => {
+    const data = Float32Array.of(1.9, -1.9, 2147483520, 2147483648, 1e30, -2147483648, -1e30);
+    const wanted = [1, -1, 2147483520, 2147483647, 2147483647, -2147483648, -2147483648];
+    const kernel = await kernelOf("values.cu", "whole_numbers");
+    const odd = Float32Array.of(...data, NaN, Infinity, -Infinity, -0.5);
+    const [numbers, bytes] = [[odd.length], odd.length * 4];
+    const out = new Int32Array(run({ kernel, threads: 128, bytes, data: odd, numbers }));
+    expect([...out]).toEqual([...wanted, 0, 2147483647, -2147483648, 0]);
   });
 
   test("loads and stores of every size", async () => {
