@@ -38,9 +38,10 @@ export async function inspectCommand(files: string[], options: InspectArguments)
 
 /** A library on a terminal: its parts, its device code by architecture, and savings. */
 export function summaryOf(inspection: Inspection): string {
-  const { file, bytes, buildId, functions, savings } = inspection;
+  const { file, bytes, buildId, shrunkFrom, functions, savings } = inspection;
   const { textBytes } = functions;
-  const title = `${basename(file)}  ${megabytes(bytes)}  build ${buildId ?? "unknown"}\n`;
+  const before = shrunkFrom === null ? "" : `  shrunk from ${megabytes(shrunkFrom)}`;
+  const title = `${basename(file)}  ${megabytes(bytes)}  build ${buildId ?? "unknown"}${before}\n`;
   const covered =
     functions.count === 0
       ? "no unwind table names its functions"

@@ -4,7 +4,13 @@ import { type Elf, sectionFlag, sectionNamed } from "./elf.ts";
 import { archName, type Entry } from "./fatbin.ts";
 import { readFunctions } from "./functions.ts";
 import { batches } from "./jobs.ts";
-import { fatbinSections, type FatbinSection, type Library, readLibrary } from "./library.ts";
+import {
+  fatbinSections,
+  type FatbinSection,
+  type Library,
+  readLibrary,
+  shrunkFrom,
+} from "./library.ts";
 import { type DeviceOptions, planDevice } from "./plan.ts";
 import type { Pool } from "./pool.ts";
 import { type Decisions, assemble, strippable } from "./rewrite.ts";
@@ -71,6 +77,8 @@ export interface Inspection {
   file: string;
   bytes: number;
   buildId: string | null;
+  /** Bytes that it had before it was shrunk; null for an original. */
+  shrunkFrom: number | null;
   sections: SectionFigures[];
   archs: ArchFigures[];
   containers: ContainerFigures[];
@@ -94,13 +102,16 @@ export async function inspectLibrary(
   pool: Pool,
   allKernels = false,
 ): Promise<Inspection> {
-  const library = readLibrary(mapFile(file).data, file);
+  const { data } = mapFile(file);
+  const shrunk = shrunkFrom(data);
+  const library = readLibrary(shrunk?.data ?? data, file);
   const { elf } = library;
   const containers = await figuresOf(library, pool, allKernels);
   const functions = readFunctions(elf);
   return {
-    ...{ file, bytes: elf.bytes.length, buildId: library.buildId ?? null },
-    sections: sectionsOf(elf),
+    ...{ file, bytes: data.length, buildId: library.buildId ?? null },
+    shrunkFrom: shrunk?.bytes ?? null,
+    sections: sectionsOf(elf, data.length),
     archs: archsOf(containers),
     containers,
     opaque: library.fatbins.flatMap(({ section, opaque }) =>
@@ -136,7 +147,7 @@ const parts: [RegExp, string][] = [
 ];
 
 /** Sections with bytes in the file, and what no section holds. */
-function sectionsOf(elf: Elf): SectionFigures[] {
+function sectionsOf(elf: Elf, fileBytes: number): SectionFigures[] {
   const sections = elf.sections
     .filter(({ fileBytes }) => fileBytes > 0)
     .map(({ name, fileBytes: bytes, flags }): SectionFigures => {
@@ -144,7 +155,7 @@ function sectionsOf(elf: Elf): SectionFigures[] {
       const known = parts.find(([pattern]) => pattern.test(name))?.[1];
       return { name, bytes, part: known ?? (isLoaded ? "data" : "other") };
     });
-  const rest = elf.bytes.length - sections.reduce((sum, { bytes }) => sum + bytes, 0);
+  const rest = fileBytes - sections.reduce((sum, { bytes }) => sum + bytes, 0);
   if (rest > 0) sections.push({ name: "(headers and padding)", bytes: rest, part: "other" });
   return sections.sort((a, b) => b.bytes - a.bytes);
 }

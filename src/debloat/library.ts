@@ -85,6 +85,14 @@ export function isShrunk(data: Uint8Array): boolean {
   return latin1(mark.subarray(0, shrunkMark.length)) === shrunkMark;
 }
 
+/** The size that a shrunk library had, and its bytes without the mark; undefined for others. */
+export function shrunkFrom(data: Uint8Array): { bytes: number; data: Uint8Array } | undefined {
+  if (!isShrunk(data)) return undefined;
+  const end = data.length - shrunkMarkBytes;
+  const bytes = new Bytes(data, "").u64(end + shrunkMark.length);
+  return { bytes, data: data.subarray(0, end) };
+}
+
 /** Loaders demand that segments ascend and that their pages agree with the file's. */
 function requireSegments(elf: Elf): void {
   let end = 0;

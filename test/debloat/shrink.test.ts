@@ -386,6 +386,16 @@ test("what inspect says an option saves is what it saves", async () => {
   expect(functions.count).toBeGreaterThanOrEqual(604);
 });
 
+test("a shrunk library can be looked into", async () => {
+  const { shrunk, report } = await shrink(plain, { arch: ["sm_90"] });
+  const { bytes, shrunkFrom, archs: rows } = await inspectLibrary(shrunk, pool);
+  expect({ bytes, shrunkFrom }).toEqual({
+    bytes: report.after.file,
+    shrunkFrom: report.before.file,
+  });
+  expect(rows.map(({ arch }) => arch)).toEqual(["sm_90", "sm_90"]);
+});
+
 test("nothing is left of a run that fails", async () => {
   const out = join(folder, "failed", "lib.so");
   const sidecar = join(folder, "nowhere", "x");
