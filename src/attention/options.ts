@@ -14,6 +14,7 @@ import type { LseBase } from "../ops/merge.ts";
 import { checkRope, type RopeOptions } from "../ops/rope.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { HookName } from "../variant/expression.ts";
+import { nodesOf } from "../variant/graph.ts";
 import type { Variant } from "../variant/variant.ts";
 
 /** Fixed sizes for graph capture: addresses and grids then depend on the bucket only. */
@@ -202,6 +203,20 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
   };
 }
 
+/** A rotation reads the other element of each pair, which must be one of the head's. */
+function refuseWideTurns(variant: Variant, options: AttentionOptions): void {
+  const { headDim, valueDim = headDim } = options;
+  for (const [hook, root] of Object.entries(variant.hooks)) {
+    const option = hook === "query" || hook === "key" ? "headDim" : "valueDim";
+    const dim = option === "headDim" ? headDim : valueDim;
+    const turn = nodesOf([root]).find(({ op, value }) => op === "partner" && Math.abs(value) > dim);
+    if (turn === undefined) continue;
+    const turned = Math.abs(turn.value);
+    const allowed = `${turned} or more: the ${hook} hook of variant ${variant.name} turns so many`;
+    throw new OptionError(option, dim, allowed, "rotate fewer elements.");
+  }
+}
+
 /** Whether a variant defines a hook, traced or in CUDA. */
 export function hasHook(variant: Variant | undefined, hook: HookName): boolean {
   return variant?.hooks[hook] !== undefined || variant?.cuda?.hooks.includes(hook) === true;
@@ -235,4 +250,5 @@ function checkVariant(variant: Variant, options: AttentionOptions): void {
     const allowed = `left out: variant ${name} has no softmax`;
     throw new OptionError(option, options[option], allowed, "do it in the logits hook.");
   }
+  refuseWideTurns(variant, options);
 }

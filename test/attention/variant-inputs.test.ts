@@ -7,6 +7,7 @@ import { DisposedError, OptionError } from "../../src/errors.ts";
 import { createBatch } from "../../src/kv/batch.ts";
 import { raggedLayout } from "../../src/kv/layout.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
+import { defineVariant } from "../../src/variant/define.ts";
 import type { Node, TensorSpec } from "../../src/variant/expression.ts";
 import type { Variant } from "../../src/variant/variant.ts";
 
@@ -140,6 +141,30 @@ describe("options that say what a hook says", () => {
       Attention.createSync(device, { ...shape, ...options, variant: variantOf([], over) });
     expect(create).toThrow(OptionError);
     expect(create).toThrow(message);
+  });
+
+  test("a rotation of more elements than a head has", () => {
+    const variant = defineVariant({
+      name: "wide",
+      key: (x, { key }) => x.rotate({ dim: 32 }, () => [key.toF32().cos(), key.toF32().sin()]),
+    });
+    const create = (over: object) => () => {
+      Attention.createSync(device, { ...shape, ...over, variant })[Symbol.dispose]();
+    };
+    expect(create({})).toThrow("headDim must be 32 or more: the key hook of variant wide turns");
+    create({ headDim: 32 })();
+  });
+
+  test("visible() without a mask", () => {
+    const create = () =>
+      Attention.createSync(device, { ...shape, variant: variantOf([], { visible: () => {} }) });
+    expect(create).toThrow("variant must be with a mask hook where it has visible()");
+  });
+
+  test("hooks in CUDA on a CPU", () => {
+    const variant = variantOf([], { cuda });
+    const create = () => Attention.createSync(device, { ...shape, variant });
+    expect(create).toThrow("variant must be without CUDA source on the CPU");
   });
 
   test("what is no variant", () => {
