@@ -115,14 +115,22 @@ export class VisibleKeys {
       this.#begin();
       let last = -1;
       for (let i = 0; i < count * rangeInts; i += rangeInts) {
-        const first = Math.floor((data[i] - origin) / blockSize);
-        const end = Math.ceil((data[i + 1] - origin) / blockSize);
-        for (let column = first > last ? first : last + 1; column < end; column++) {
-          const start = column * blockSize;
-          const tokens = length - start < blockSize ? length - start : blockSize;
-          this.#keep(column, origin + start, tokens, blockSize, true);
-          last = column;
+        const start = data[i] - origin;
+        const end = data[i + 1] - origin;
+        const inside = Math.floor(end / blockSize);
+        let column = Math.floor(start / blockSize);
+        if (column <= last) column = last + 1;
+        while (column * blockSize < end) {
+          const position = column * blockSize;
+          if (position >= start && column < inside) {
+            this.#keepWhole(column, inside, blockSize, data[i + 2]);
+            column = inside;
+          } else {
+            const tokens = length - position < blockSize ? length - position : blockSize;
+            this.#keep(column++, origin + position, tokens, blockSize, true);
+          }
         }
+        last = column - 1;
       }
       const kept = (this.columns.length - before) * blockSize;
       if (to - from - kept >= step && this.columns.length <= this.#options.columnsMost) {
@@ -197,6 +205,21 @@ export class VisibleKeys {
     this.#runStart = this.#runEnd = 0;
     this.start = -1;
     this.fullStart = this.fullEnd = 0;
+  }
+
+  /** Appends columns [first, end), all of which lie in one range. */
+  #keepWhole(first: number, end: number, blockSize: number, full: number): void {
+    const { columns } = this;
+    const from = columns.length;
+    columns.reserve(from + end - first);
+    columns.length = from + end - first;
+    const { data } = columns;
+    const shift = 2 * (first - from) + full;
+    for (let at = from; at < columns.length; at++) data[at] = 2 * at + shift;
+    const start = (from - this.#at) * blockSize;
+    if (this.start < 0) this.start = start;
+    this.end = start + (end - first) * blockSize;
+    if (full === 1) this.#full(start, this.end);
   }
 
   /** Appends a column of `tokens` tokens from a position on to the list. */
