@@ -218,7 +218,7 @@ struct fb_attention_params {
     float scale;
     float soft_cap;          // 0: none
     float lse_factor;        // 1 for base e, log2(e) for base 2
-    int32_t reserved;
+    int32_t pages_settled;   // 1: the kernel queued before does not write the page table
 };
 
 // New tokens' rows into the planes of one layer; slot_mapping[token] = page * page_size + offset, -1 skips.

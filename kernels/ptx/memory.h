@@ -201,6 +201,15 @@ FB_DEVICE void prefetch_l2(const void* p) {
 #endif
 }
 
+// Asks the L2 cache for `bytes`, which like the address are a multiple of 16. Before sm_90: nothing.
+FB_DEVICE void prefetch_l2_bulk(const void* p, uint32_t bytes) {
+#ifdef FB_EMULATED
+    emu::prefetch_bulk(p, bytes);
+#elif FB_ARCH >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes));
+#endif
+}
+
 // Cache policies for the wrappers that take one.
 FB_DEVICE uint64_t policy_evict_first() {
 #ifdef FB_EMULATED

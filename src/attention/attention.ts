@@ -160,7 +160,9 @@ export class Attention extends Owner implements AsyncDisposable {
       if (!this.device.capturing) this.#last.keep(params, batch, tensors);
     }
     this.#bindVariant(batch, tensors);
-    tensors.cache?.sync(batch, stream);
+    // A kernel that starts early must not read what the one before it may be writing.
+    const settled = tensors.cache?.sync(batch, stream) === false;
+    params.pagesSettled = settled ? 1 : 0;
     if (tensors.cache !== undefined) this.#launch.table(tensors.cache, tensors.layer ?? 0);
     this.#upload(plan, stream);
     this.#follow(stream);

@@ -157,14 +157,14 @@ export class PagedCache extends Owner {
 
   /**
    * Uploads what the step needs on the device, once a step: page-table differences, page copies,
-   * slot mappings. Called by append and by attention.
+   * slot mappings. Called by append and by attention. Returns whether it queued anything.
    */
-  sync(batch: Batch, stream: Stream): void {
+  sync(batch: Batch, stream: Stream): boolean {
     requireBatch(batch);
     if (batch.owner !== this.pool) {
       throw new PlanError("the batch was not reserved from this cache. Fix: use cache.reserve.");
     }
-    if (batch.generation === this.#stepGeneration && !this.#pending()) return;
+    if (batch.generation === this.#stepGeneration && !this.#pending()) return false;
     this.#refuseCapture("the first use of a step");
     const ints = this.#writeStep(batch);
     this.#step.ensure(ints * 4);
@@ -172,6 +172,7 @@ export class PagedCache extends Owner {
     this.#stepGeneration = batch.generation;
     let offset = this.#stepOffsets[this.#groups.length] + batch.paddedTokens;
     for (let g = 0; g < this.#groups.length; g++) offset = this.#syncGroup(g, offset, stream);
+    return true;
   }
 
   /** Address of a group's device page table, int32 [maxSequences, stride]. */

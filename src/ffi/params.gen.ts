@@ -950,6 +950,12 @@ export class AttentionParams extends Params {
   get lseFactor(): number {
     return this.f32[208]!;
   }
+  set pagesSettled(value: number) {
+    this.i32[209] = value;
+  }
+  get pagesSettled(): number {
+    return this.i32[209]!;
+  }
 }
 
 /** Packs `struct fb_append_params` (480 bytes). */

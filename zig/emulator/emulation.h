@@ -56,6 +56,12 @@ inline T load_global(const void* p) {
     if (reinterpret_cast<uintptr_t>(p) % sizeof(T)) misaligned(p, sizeof(T));
     return *static_cast<const T*>(p);
 }
+inline void prefetch_bulk(const void* p, uint32_t bytes) {
+    if ((reinterpret_cast<uintptr_t>(p) | bytes) % 16) misaligned(p, 16);
+    const auto* all = static_cast<const volatile uint8_t*>(p);
+    all[0]; // is to be there
+    all[bytes - 1];
+}
 template <class T>
 inline void store_global(void* p, T v) {
     if (reinterpret_cast<uintptr_t>(p) % sizeof(T)) misaligned(p, sizeof(T));

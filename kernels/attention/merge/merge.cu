@@ -210,6 +210,8 @@ FB_DEVICE void merge_together(const fb_attention_params& p, const fb_merge_recor
 
 FB_KERNEL(attention_merge, fb_attention_params, merge_threads, Variant::has_output ? 4 : 6) {
     FB_SHARED(Slice, slices, [merge_warps][32]);
+    // What comes next may start while the attention kernel drains: it waits for this one anyway.
+    pdl_launch_dependents();
     const int share = max(1, int(gridDim.x) / max(1, p.merge_count));
     const int index = int(blockIdx.x) / share;
     if (index >= p.merge_count) return pdl_wait();
@@ -217,7 +219,6 @@ FB_KERNEL(attention_merge, fb_attention_params, merge_threads, Variant::has_outp
     // Records and parts came by a copy, partial states come from the kernel before.
     prefetch_l1(reinterpret_cast<const int32_t*>(p.parts) + m.part_start);
     pdl_wait();
-    pdl_launch_dependents();
     const int first = int(blockIdx.x) % share;
     if (m.part_count > few_parts) {
         for (int i = first; i < m.row_count; i += share)

@@ -6,9 +6,10 @@
 FB_KERNEL(attention_decode, fb_attention_params, FB_THREADS, FB_MIN_BLOCKS) {
     FB_DYNAMIC_SHARED(memory);
     const Block b = {p, memory, shared_address(memory)};
-    int32_t word = open_records(p, b.state().work);
+    bool more = next_record(open_records(p, b.state().work), b.state().work);
+    if (more) prefetch_step(b);
     pdl_wait();
     pdl_launch_dependents();
-    while (next_record(word, b.state().work)) word = attend(b);
+    while (more) more = next_record(attend(b), b.state().work);
     close_records(p);
 }

@@ -119,6 +119,24 @@ FB_DEVICE void copy_step(const Block& b, const Source& from, const Span& span, i
     cp_async_commit();
 }
 
+// Asks for the rows of a launch's first steps while the kernels before still run, so that they are in
+// the L2 cache when those are done. One step: more of them only delayed the copies of the first.
+FB_DEVICE void prefetch_step(const Block& b) {
+    constexpr uint32_t key_bytes = FB_KEY_DIM * value_bytes;
+    constexpr uint32_t row_bytes = FB_VALUE_DIM * value_bytes;
+    const fb_attention_record& r = b.record();
+    const bool settled = FB_CONTIGUOUS || b.p.pages_settled;
+    if (key_bytes % 16 != 0 || row_bytes % 16 != 0 || needs_trim(r) || !settled) return;
+    const Source from = source_of(b.p, r, b.state().work.by_page);
+    const Found token = ask(find_step(b, from, {r.kv_start, r.kv_end}, 0));
+    if (token.position == past_end) return;
+    const int32_t row = without_full_bit(token.row);
+    const bool is_key = threadIdx.x % 32 < 16;
+    const uint64_t address = is_key ? row_address(b.p.k, from.k, token.page, row)
+                                    : row_address(b.p.v, from.v, token.page, row);
+    prefetch_l2_bulk(reinterpret_cast<const void*>(address), is_key ? key_bytes : row_bytes);
+}
+
 // ---- compute
 
 // Queries stay in registers where they fit beside the sums.
