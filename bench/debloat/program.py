@@ -32,5 +32,6 @@ results = [
 ]
 digest = hashlib.sha256()
 for result in results:
-    digest.update(result.detach().float().numpy().tobytes())
+    words = result.detach().contiguous().reshape(-1).view(torch.uint8)
+    digest.update(bytes(words.tolist()))
 print(torch.__version__, losses[-1].item(), digest.hexdigest())

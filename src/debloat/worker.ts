@@ -1,5 +1,6 @@
 /** A thread of the pool: maps the library that it is told of and does one job after another. */
 import { DebloatError } from "../errors.ts";
+import { mapReadOnly } from "../ffi/mapping.ts";
 import { type Job, runJob } from "./jobs.ts";
 
 declare const self: Worker;
@@ -24,7 +25,7 @@ self.onmessage = ({ data: { job, file } }: MessageEvent<Request>) => {
       mapped = undefined;
       // The mapping of the file before goes with its object.
       Bun.gc(true);
-      mapped = { file, data: Bun.mmap(file, { shared: false }) };
+      mapped = { file, data: mapReadOnly(file) };
     }
     self.postMessage({ results: runJob(job, mapped?.data ?? new Uint8Array(), file) });
   } catch (error) {

@@ -1,6 +1,7 @@
 /** Writes a file whole or not at all: beside its place first, then renamed. */
 import { closeSync, fchmodSync, openSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
 import { DebloatError } from "../errors.ts";
+import { mapReadOnly } from "../ffi/mapping.ts";
 
 const pieceBytes = 2 ** 24;
 
@@ -87,7 +88,7 @@ export function mapFile(path: string): { data: Uint8Array; mode: number } {
   try {
     const { mode, size } = statSync(path);
     if (size === 0) throw new DebloatError(path, "it is empty", "give a shared library.");
-    return { data: Bun.mmap(path, { shared: false }), mode: mode & 0o7777 };
+    return { data: mapReadOnly(path), mode: mode & 0o7777 };
   } catch (cause) {
     throw asDebloatError(cause, path);
   }
