@@ -132,6 +132,28 @@ describe("a library", () => {
     },
     minutes,
   );
+
+  test(
+    "with bytes lost or added is wrong",
+    () => {
+      const bytes = Bun.mmap(shrunk).slice();
+      const { elf } = readLibrary(bytes.subarray(0, -64), shrunk);
+      const end = Math.max(...elf.sections.map(({ offset, bytes: count }) => offset + count));
+      forSeeds(100, (random) => {
+        const at = random.integer(0, end - 1);
+        const more = random.chance(0.5) ? random.integer(1, 5000) : 0;
+        const less = more === 0 ? random.integer(1, end - at) : 0;
+        const changed = Buffer.concat([
+          bytes.subarray(0, at),
+          new Uint8Array(more),
+          bytes.subarray(at + less),
+        ]);
+        const place = { at, more, less };
+        expect({ ...place, found: isFound(changed) }).toEqual({ ...place, found: true });
+      });
+    },
+    minutes,
+  );
 });
 
 /** Bytes with one of them changed. */
