@@ -25,18 +25,14 @@ export interface SidecarSource {
   readonly shrunkHash: string;
 }
 
-const sidecarPageBytes = 4096;
-
 /** Writes what the shrunk library lacks of the original. Returns the sidecar's size. */
 export function writeSidecar(path: string, assembly: Assembly, source: SidecarSource): number {
   const { data, buildId } = source;
   let written = 0;
   writeAtomically(path, 0o644, (writer) => {
-    const align = (bytes: number) =>
-      writer.write(new Uint8Array((bytes - (writer.bytes % bytes)) % bytes));
+    // Runs of pages follow the header's page: all begin at a page.
     writer.write(new Uint8Array(sidecarHeaderBytes));
     const pages = assembly.pages.map(([address, bytes, offset]): PageRun => {
-      align(sidecarPageBytes);
       const run: PageRun = [address, bytes, writer.bytes];
       writer.write(data.subarray(offset, offset + bytes));
       return run;
@@ -52,7 +48,7 @@ export function writeSidecar(path: string, assembly: Assembly, source: SidecarSo
       writer.write(data.subarray(offset, offset + bytes));
       return at;
     });
-    align(8);
+    writer.write(new Uint8Array((8 - (writer.bytes % 8)) % 8));
     const tableOffset = writer.bytes;
     writer.write(pageTable(pages));
     const index = formatIndex({

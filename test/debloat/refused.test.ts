@@ -201,6 +201,10 @@ describe("restore", () => {
     expect(() => restore("a.so", "a.side", "a.so")).toThrow("it is what is read from");
     expect(() => restore("a.so", "missing.side")).toThrow("it does not exist");
     expect(existsSync(path("back.so"))).toBe(false);
+    const touched = Uint8Array.from(await Bun.file(path("a.so")).bytes());
+    touched[3000] = touched[3000]! ^ 1;
+    await Bun.write(path("touched.so"), touched);
+    expect(() => restore("touched.so", "a.side")).toThrow("it is not the library that");
     const damaged = Uint8Array.from(await Bun.file(path("a.side")).bytes());
     damaged[5000] = damaged[5000]! ^ 1;
     await Bun.write(path("damaged.side"), damaged);

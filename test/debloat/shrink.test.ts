@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { contentsOf } from "../../src/debloat/contents.ts";
-import { sectionNamed } from "../../src/debloat/elf.ts";
+import { sectionBytes, sectionNamed } from "../../src/debloat/elf.ts";
 import { archName } from "../../src/debloat/fatbin.ts";
 import { inspectLibrary } from "../../src/debloat/inspect.ts";
 import { type Library, readLibrary, shrunkMarkBytes } from "../../src/debloat/library.ts";
@@ -56,7 +56,7 @@ beforeAll(async () => {
   pinned = join(folder, "pinned", "libpinned.so");
   await Promise.all([
     makeLibrary(plain, made),
-    makeLibrary(pinned, { ...made, pinned: 2 }),
+    makeLibrary(pinned, { ...made, pinned: 2, flags: ["-Wl,-z,max-page-size=65536"] }),
     buildCaller(),
   ]);
 }, 5 * minutes);
@@ -312,6 +312,11 @@ describe("besides device code", () => {
     const { report, shrunk, sidecar } = await shrink(plain, { profile, host: "pages", arch: [] });
     expectToWork(shrunk);
     expect(call(shrunk, ["spare_1", 0])).toBe("1");
+    // What its header calls .text is what is left of it in one piece.
+    const { elf } = await read(shrunk);
+    const left = sectionBytes(elf, sectionNamed(elf, ".text")!);
+    expect(left.length).toBeLessThan(0.2 * text.bytes);
+    expect(left).toEqual(sectionBytes(library.elf, text).subarray(0, left.length));
     // Its page is not there: the process dies, which the pager is for.
     expect(call(shrunk, ["spare_590", 0])).toStartWith("failed");
     expect(report.after.text).toBeLessThan(0.2 * report.before.text);
