@@ -37,9 +37,9 @@ function start(command: readonly string[], env: Record<string, string | undefine
   try {
     return Bun.spawn([...command], { env, stdio: ["inherit", "inherit", "inherit"] });
   } catch (cause) {
-    const { code } = cause as { code?: string };
-    if (code !== "ENOENT" && code !== "EACCES") throw cause;
-    const fix = "check its name and the PATH.";
+    const { code } = cause as { code?: unknown };
+    if (typeof code !== "string") throw cause;
+    const fix = `check its name, the PATH and its permissions (the system says ${code}).`;
     throw new OptionError("command", command[0], "a program that can be started", fix);
   }
 }

@@ -39,7 +39,7 @@ static void exits(void) { spare(22); exit(0); }
 
 static char **arguments;
 static void replaced(void) {
-    spare(28);
+    spare(1500);
     execl(arguments[0], arguments[0], arguments[1], arguments[2], "29", (char *)0);
     abort();
 }
