@@ -5,7 +5,7 @@ import { fileOffsetOf, type Section, sectionNamed } from "./elf.ts";
 import type { HostFunctions } from "./functions.ts";
 import type { Library } from "./library.ts";
 import { joinRanges, type Ranges, subtractRanges } from "./ranges.ts";
-import { pointersInto } from "./relocations.ts";
+import { calledAtLoad } from "./relocations.ts";
 
 /** Code that no unwind table covers, up to which length it is padding between functions. */
 const paddingBytesMax = 64;
@@ -64,11 +64,5 @@ function uncovered(text: Section, functions: HostFunctions): Ranges {
 function calledByLoader({ elf }: Library, functions: HostFunctions): Ranges {
   const starts = new Map(functions);
   const whole = (address: number): [number, number] => [address, starts.get(address) ?? 1];
-  const arrays = [".init_array", ".fini_array"].flatMap((name) => sectionNamed(elf, name) ?? []);
-  const called = pointersInto(elf, 0, Infinity)
-    .filter(({ location }) =>
-      arrays.some(({ address, bytes }) => location >= address && location < address + bytes),
-    )
-    .map(({ target }) => whole(target));
-  return [...called, whole(elf.bytes.u64(24))];
+  return [...calledAtLoad(elf), elf.bytes.u64(24)].map(whole);
 }

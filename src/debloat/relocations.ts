@@ -1,6 +1,13 @@
 /** Pointers into a library that its loader relocates, and addresses that its code computes. */
 import type { Bytes } from "./bytes.ts";
-import { type Elf, fileOffsetOf, loadedSegments, sectionNamed, segmentType } from "./elf.ts";
+import {
+  type Elf,
+  fileOffsetOf,
+  loadedSegments,
+  sectionNamed,
+  segmentType,
+  symbolBytes,
+} from "./elf.ts";
 
 /** A pointer into the library itself, kept where its value can be changed. */
 export interface Pointer {
@@ -12,13 +19,20 @@ export interface Pointer {
   readonly fileOffset: number;
 }
 
-/** Relocation type "base address plus addend", by machine. */
-const relativeType = new Map([
-  [62, 8],
-  [183, 1027],
+/**
+ * Types of relocations by machine: the address of a symbol, the library's address plus an addend,
+ * and what the function at that address returns.
+ */
+const relocationTypes = new Map([
+  [62, { symbol: 1, relative: 8, resolver: 37 }],
+  [183, { symbol: 257, relative: 1027, resolver: 1032 }],
 ]);
 
-const tag = { rela: 7, relaBytes: 8, relrBytes: 35, relr: 36, textRel: 22, flags: 30 };
+const tag = {
+  ...{ rela: 7, relaBytes: 8, relrBytes: 35, relr: 36, pltRela: 23, pltRelaBytes: 2 },
+  ...{ initArray: 25, initArrayBytes: 27, finiArray: 26, finiArrayBytes: 28 },
+  ...{ textRel: 22, flags: 30 },
+};
 
 /** Entries of the dynamic section by tag; of tags that come twice the last. */
 export function readDynamic(elf: Elf): Map<number, number> {
@@ -70,7 +84,7 @@ function relaPointers(
 ): Pointer[] {
   const { bytes } = elf;
   const [offset, length] = table(elf, dynamic, tag.rela, tag.relaBytes);
-  const wanted = relativeType.get(elf.machine);
+  const wanted = relocationTypes.get(elf.machine)?.relative;
   const found: Pointer[] = [];
   for (let at = offset; at + 24 <= offset + length; at += 24) {
     if (bytes.u32(at + 8) !== wanted) continue;
@@ -111,6 +125,37 @@ function relrPointers(
     next += 8 * 63;
   }
   return found;
+}
+
+/** Addresses of functions that the loader itself calls: of arrays that it runs, and resolvers. */
+export function calledAtLoad(elf: Elf): number[] {
+  const { bytes } = elf;
+  const dynamic = readDynamic(elf);
+  const types = relocationTypes.get(elf.machine);
+  const arrays = [
+    [tag.initArray, tag.initArrayBytes],
+    [tag.finiArray, tag.finiArrayBytes],
+  ].map(([start, length]) => [dynamic.get(start!) ?? 0, dynamic.get(length!) ?? 0] as const);
+  const isRun = (location: number) =>
+    arrays.some(([start, length]) => location >= start && location < start + length);
+  const called = pointersInto(elf, 0, Infinity)
+    .filter(({ location }) => isRun(location))
+    .map(({ target }) => target);
+  const symbols = sectionNamed(elf, ".dynsym");
+  for (const [start, length] of [
+    [tag.rela, tag.relaBytes],
+    [tag.pltRela, tag.pltRelaBytes],
+  ]) {
+    const [offset, end] = table(elf, dynamic, start!, length!);
+    for (let at = offset; at + 24 <= offset + end; at += 24) {
+      const type = bytes.u32(at + 8);
+      const addend = bytes.u32(at + 20) * 2 ** 32 + bytes.u32(at + 16);
+      if (type === types?.resolver) called.push(addend);
+      if (type !== types?.symbol || symbols === undefined || !isRun(bytes.u64(at))) continue;
+      called.push(bytes.u64(symbols.offset + bytes.u32(at + 12) * symbolBytes + 8) + addend);
+    }
+  }
+  return called;
 }
 
 /**

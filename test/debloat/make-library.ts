@@ -90,6 +90,8 @@ export interface MadeLibrary {
   spareFunctions?: number;
   /** Container whose address code computes, so that it must stay. */
   pinned?: number;
+  /** Lines of assembly after everything else in .text. */
+  more?: string[];
   /** More arguments of the linker. */
   flags?: string[];
 }
@@ -104,7 +106,7 @@ export function temporaryFolder(name: string): string {
  * n, `relocatable(n)` likewise, and `spare_N` is a function that no test calls.
  */
 export async function makeLibrary(path: string, made: MadeLibrary): Promise<void> {
-  const { loaded, relocatable = [], spareFunctions = 0, pinned, flags = [] } = made;
+  const { loaded, relocatable = [], spareFunctions = 0, pinned, more = [], flags = [] } = made;
   const folder = join(path, "..");
   mkdirSync(folder, { recursive: true });
   const blob = (name: string, containers: readonly Uint8Array[]) => {
@@ -145,6 +147,7 @@ export async function makeLibrary(path: string, made: MadeLibrary): Promise<void
       `.globl spare_${n}`,
       ...procedure(`spare_${n}`, [`mov $${n}, %eax`, ".fill 500, 1, 0x90"]),
     ]).flat(),
+    ...more,
     `.section .note.GNU-stack, "", @progbits`,
   ];
   const source = `${path}.s`;
@@ -164,7 +167,8 @@ function first(name: string, wrappers: string): string[] {
   return [`.globl ${name}`, ...procedure(name, body)];
 }
 
-function procedure(name: string, body: readonly string[]): string[] {
+/** A function with unwind information. */
+export function procedure(name: string, body: readonly string[]): string[] {
   const last = body.at(-1)!.startsWith("jmp") ? [] : ["ret"];
   return [
     `.type ${name}, @function`,
