@@ -90,6 +90,8 @@ export interface MadeLibrary {
   spareFunctions?: number;
   /** Container whose address code computes, so that it must stay. */
   pinned?: number;
+  /** Containers of `loaded` that no wrapper points at. */
+  unreferenced?: number[];
   /** Lines of assembly after everything else in .text. */
   more?: string[];
   /** More arguments of the linker. */
@@ -106,7 +108,15 @@ export function temporaryFolder(name: string): string {
  * n, `relocatable(n)` likewise, and `spare_N` is a function that no test calls.
  */
 export async function makeLibrary(path: string, made: MadeLibrary): Promise<void> {
-  const { loaded, relocatable = [], spareFunctions = 0, pinned, more = [], flags = [] } = made;
+  const {
+    loaded,
+    relocatable = [],
+    spareFunctions = 0,
+    pinned,
+    unreferenced = [],
+    more = [],
+    flags = [],
+  } = made;
   const folder = join(path, "..");
   mkdirSync(folder, { recursive: true });
   const blob = (name: string, containers: readonly Uint8Array[]) => {
@@ -129,7 +139,7 @@ export async function makeLibrary(path: string, made: MadeLibrary): Promise<void
     `.section .nvFatBinSegment, "aw"`,
     ".p2align 3",
     "wrappers:",
-    ...wrappers("fatbins", loaded),
+    ...wrappers("fatbins", loaded).filter((_, n) => !unreferenced.includes(n)),
     "relwrappers:",
     ...wrappers("relfatbins", relocatable),
     ".data",

@@ -62,6 +62,15 @@ function withoutDynamic(): Uint8Array {
   return changed(elf.segmentsOffset + 56 * index, 0);
 }
 
+/** With a segment that is smaller in memory than in the file. */
+function withoutMemory(): Uint8Array {
+  const { elf } = readLibrary(bytes, "lib.so");
+  const { index } = elf.segments.find(({ type, fileBytes }) => type === 1 && fileBytes > 4096)!;
+  const copy = Uint8Array.from(bytes);
+  new DataView(copy.buffer).setBigUint64(elf.segmentsOffset + 56 * index + 40, 8n, true);
+  return copy;
+}
+
 describe("files", () => {
   test("that are no shared libraries of 64-bit Linux", () => {
     const cases: [Uint8Array, string][] = [
@@ -71,6 +80,7 @@ describe("files", () => {
       [changed(5, 2), "it is a big-endian ELF file"],
       [changed(16, 2), "it is not a shared library but a static program or an object file"],
       [withoutDynamic(), "a static program"],
+      [withoutMemory(), "its segments overlap or are out of order"],
       [changed(18, 243), "it is for machine 243. Fix: give a library of x86-64 or aarch64."],
       [bytes.subarray(0, bytes.length / 2), "are past its end"],
     ];

@@ -169,6 +169,32 @@ describe("by architecture", () => {
     expect(none.report.after.fatbin).toBe(16 * containers.length);
   });
 
+  test("a container stays that nothing refers to, a symbol names, or something points into", async () => {
+    const path = join(folder, "kept", "libkept.so");
+    const offset = (n: number) =>
+      containers.slice(0, n).reduce((sum, { length }) => sum + length, 0);
+    const more = [
+      ...[".globl fatbin_of_others", `.set fatbin_of_others, fatbins + ${offset(1)}`],
+      ...[".data", `.quad fatbins + ${offset(3) + 16}`],
+    ];
+    await makeLibrary(path, { loaded: containers, unreferenced: [0], more });
+    const { report, shrunk } = await shrink(path, { arch: ["sm_90"] });
+    const plans = report.device[0]!.containers;
+    expect(plans.map(({ pinned }) => pinned)).toEqual([
+      "pinned: no relocated pointer refers to it",
+      "pinned: a symbol that others see names it",
+      undefined,
+      "pinned: something points into it",
+      ...[undefined, undefined],
+    ]);
+    const { fatbins } = await read(shrunk);
+    const left = fatbins[0]!.containers.map((found) => [found.offset, found.entries.length]);
+    for (const n of [0, 1, 3]) expect(left).toContainEqual([offset(n), 4]);
+    expect(left.filter(([, entries]) => entries === 1)).toHaveLength(3);
+    const calls = containers.slice(1).map((_, n) => ["container", n] as [string, number]);
+    expect(call(shrunk, ...calls)).toBe(Array(5).fill(containerMagic).join(" "));
+  });
+
   test("what code points at stays where it is; the rest moves around it", async () => {
     const { report, shrunk } = await shrink(pinned, { arch: ["sm_90"] });
     expectToWork(shrunk);
