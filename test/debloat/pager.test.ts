@@ -76,6 +76,12 @@ describe("a removed page that is needed", () => {
     expect(pages).toEqual([{ event: "page", library: shrunk, page: pageOf(2500) } as never]);
   });
 
+  test("comes back where a handler has a stack of two pages", async () => {
+    const { code, signal, pages } = await run("small");
+    expect({ code, signal }).toEqual({ code: 0, signal: null });
+    expect(pages).toHaveLength(1);
+  });
+
   test("is said on standard error where no file is named", async () => {
     const { code, err, pages } = await run("one", { FLASHBUN_PAGER_LOG: "" });
     expect([code, pages]).toEqual([0, []]);

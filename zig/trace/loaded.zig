@@ -16,7 +16,9 @@ pub const Library = extern struct {
     /// The absolute path of its file: a name may be relative to a folder that has been left since.
     pub fn path(library: *const Library, buffer: *[path_bytes_max]u8) ?[:0]const u8 {
         const name = std.mem.span(library.name);
-        return if (name[0] == '/') name else mapped_at(library.dynamic, buffer);
+        if (name[0] == '/') return name;
+        var line: [line_bytes_max]u8 = undefined;
+        return mapped_at(library.dynamic, &line, buffer);
     }
 };
 
@@ -31,12 +33,18 @@ pub const List = extern struct {
 };
 
 pub const path_bytes_max = 4096;
+/// Of /proc/self/maps: numbers and a path.
+pub const line_bytes_max = path_bytes_max + 256;
 
 /// The file that is mapped at an address, whatever name the loader knows it by.
-pub fn mapped_at(address: usize, buffer: *[path_bytes_max]u8) ?[:0]const u8 {
+pub fn mapped_at(
+    address: usize,
+    line_buffer: *[line_bytes_max]u8,
+    buffer: *[path_bytes_max]u8,
+) ?[:0]const u8 {
     const file = system.open("/proc/self/maps", .{}) orelse return null;
     defer system.close(file);
-    var lines: system.Lines('\n', path_bytes_max + 256) = .{ .file = file };
+    var lines: system.Lines = .{ .file = file, .end = '\n', .buffer = line_buffer };
     while (lines.next()) |line| {
         const dash = std.mem.indexOfScalar(u8, line, '-') orelse continue;
         const space = std.mem.indexOfScalar(u8, line, ' ') orelse continue;

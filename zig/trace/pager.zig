@@ -34,7 +34,17 @@ const Sidecar = struct {
     file: i32 = 0,
     runs: ?[*]const Run = null,
     run_count: usize = 0,
+    path: ?[*:0]const u8 = null,
 };
+
+/// A handler may have to do with a stack of few kilobytes: what is larger stands here, for one thread
+/// at a time.
+const Scratch = struct {
+    busy: std.atomic.Value(bool) = .init(false),
+    line: [loaded.line_bytes_max]u8 = undefined,
+    name: [loaded.path_bytes_max]u8 = undefined,
+};
+var scratch: Scratch = .{};
 
 /// By library; those without a sidecar have no runs.
 var sidecars: [1 << 13]Sidecar = @splat(.{});
@@ -70,7 +80,7 @@ fn on_fault(info: *const linux.siginfo_t, context: *anyopaque) bool {
     const run = run_of(sidecar, page) orelse return false;
     const offset = run.file_offset + (page - run.vaddr);
     if (!bring(sidecar.file, offset, library.base + page)) return false;
-    say(library, page);
+    say(sidecar, page);
     return true;
 }
 
@@ -101,19 +111,16 @@ fn bring(file: i32, offset: u64, address: usize) bool {
     const mapped = linux.mmap(at, system.page_bytes, code, .{ .TYPE = .PRIVATE, .FIXED = true }, file, @intCast(offset));
     if (system.value(mapped) != null) return true;
     // The folder may forbid code, or be of a kind that cannot be mapped.
-    const data: linux.PROT = .{ .READ = true, .WRITE = true };
-    const own = linux.mmap(null, system.page_bytes, data, .{ .TYPE = .PRIVATE, .ANONYMOUS = true }, -1, 0);
-    const copy: [*]u8 = @ptrFromInt(system.value(own) orelse return false);
+    const copy = system.allocate(system.page_bytes) orelse return false;
     if (!system.read_at(file, copy[0..system.page_bytes], offset)) return false;
     if (system.value(linux.mprotect(copy, system.page_bytes, code)) == null) return false;
     const flags: linux.MREMAP = .{ .MAYMOVE = true, .FIXED = true };
     return system.value(linux.mremap(copy, system.page_bytes, system.page_bytes, flags, at)) != null;
 }
 
-fn say(library: *const loaded.Library, page: u64) void {
-    var buffer: [loaded.path_bytes_max]u8 = undefined;
+fn say(sidecar: *const Sidecar, page: u64) void {
     var line: log.Line = .begin("page");
-    line.text("library", loaded.mapped_at(library.dynamic, &buffer) orelse "");
+    line.text("library", std.mem.span(sidecar.path orelse ""));
     line.number("page", page / system.page_bytes);
     line.end();
 }
@@ -139,16 +146,19 @@ fn fill(sidecar: *Sidecar, library: *const loaded.Library) void {
     var before: linux.sigset_t = undefined;
     const all = linux.sigfillset();
     _ = linux.sigprocmask(linux.SIG.BLOCK, &all, &before);
+    while (scratch.busy.swap(true, .acquire)) std.atomic.spinLoopHint();
     sidecar.base = library.base;
     sidecar.dynamic = library.dynamic;
     open(sidecar, library);
     sidecar.ready.store(true, .release);
+    scratch.busy.store(false, .release);
     _ = linux.sigprocmask(linux.SIG.SETMASK, &before, null);
 }
 
 fn open(sidecar: *Sidecar, library: *const loaded.Library) void {
-    var buffer: [loaded.path_bytes_max]u8 = undefined;
-    const path = loaded.mapped_at(library.dynamic, &buffer) orelse return;
+    const kept = system.allocate(loaded.path_bytes_max) orelse return;
+    const path = loaded.mapped_at(library.dynamic, &scratch.line, kept[0..loaded.path_bytes_max]) orelse return;
+    sidecar.path = path;
     const file = system.open(path, .{}) orelse return;
     defer system.close(file);
     const library_bytes = system.size_of(file) orelse return;
@@ -162,9 +172,8 @@ fn open(sidecar: *Sidecar, library: *const loaded.Library) void {
     }
     var names = std.mem.splitScalar(u8, folders, ':');
     while (names.next()) |folder| {
-        var name: [loaded.path_bytes_max]u8 = undefined;
         const parts = [_][]const u8{ folder, "/", digits[0 .. 2 * id.len], ".side" };
-        const found = system.open(system.join(&name, &parts) orelse continue, .{}) orelse continue;
+        const found = system.open(system.join(&scratch.name, &parts) orelse continue, .{}) orelse continue;
         const runs = read_runs(found, library_bytes) orelse {
             system.close(found);
             continue;

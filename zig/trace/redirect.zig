@@ -67,7 +67,8 @@ fn read_table() void {
     // Nobody hands the environment to an audit library.
     const environment = system.open("/proc/self/environ", .{}) orelse return;
     defer system.close(environment);
-    var variables: system.Lines(0, 8192) = .{ .file = environment };
+    var whole: [8192]u8 = undefined;
+    var variables: system.Lines = .{ .file = environment, .end = 0, .buffer = &whole };
     while (variables.next()) |variable| {
         const key = "FLASHBUN_REDIRECT=";
         if (!std.mem.startsWith(u8, variable, key)) continue;

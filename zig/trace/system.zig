@@ -38,33 +38,32 @@ pub fn read_at(file: i32, into: []u8, offset: u64) bool {
     return true;
 }
 
-/// Lines of a file from where it stands, without the byte that ends them; of one longer than
-/// `bytes_max` only the last part comes.
-pub fn Lines(comptime end: u8, comptime bytes_max: usize) type {
-    return struct {
-        file: i32,
-        buffer: [bytes_max]u8 = undefined,
-        filled: usize = 0,
-        at: usize = 0,
+/// Lines of a file from where it stands, without the byte that ends them; of one longer than the buffer
+/// only the last part comes.
+pub const Lines = struct {
+    file: i32,
+    end: u8,
+    buffer: []u8,
+    filled: usize = 0,
+    at: usize = 0,
 
-        pub fn next(lines: *@This()) ?[]const u8 {
-            while (true) {
-                const rest = lines.buffer[lines.at..lines.filled];
-                if (std.mem.indexOfScalar(u8, rest, end)) |length| {
-                    lines.at += length + 1;
-                    return rest[0..length];
-                }
-                std.mem.copyForwards(u8, &lines.buffer, rest);
-                lines.at = 0;
-                lines.filled = if (rest.len == bytes_max) 0 else rest.len;
-                const room = lines.buffer[lines.filled..];
-                const count = value(linux.read(lines.file, room.ptr, room.len)) orelse return null;
-                if (count == 0) return null;
-                lines.filled += count;
+    pub fn next(lines: *Lines) ?[]const u8 {
+        while (true) {
+            const rest = lines.buffer[lines.at..lines.filled];
+            if (std.mem.indexOfScalar(u8, rest, lines.end)) |length| {
+                lines.at += length + 1;
+                return rest[0..length];
             }
+            std.mem.copyForwards(u8, lines.buffer, rest);
+            lines.at = 0;
+            lines.filled = if (rest.len == lines.buffer.len) 0 else rest.len;
+            const room = lines.buffer[lines.filled..];
+            const count = value(linux.read(lines.file, room.ptr, room.len)) orelse return null;
+            if (count == 0) return null;
+            lines.filled += count;
         }
-    };
-}
+    }
+};
 
 /// Bytes of an open file.
 pub fn size_of(file: i32) ?u64 {
@@ -76,6 +75,14 @@ pub fn size_of(file: i32) ?u64 {
 pub fn map_shared(file: i32, bytes: usize, writable: bool) ?[*]align(page_bytes) u8 {
     const protection: linux.PROT = .{ .READ = true, .WRITE = writable };
     const address = value(linux.mmap(null, bytes, protection, .{ .TYPE = .SHARED }, file, 0)) orelse return null;
+    return @ptrFromInt(address);
+}
+
+/// Whole pages that nobody gives back.
+pub fn allocate(bytes: usize) ?[*]align(page_bytes) u8 {
+    const protection: linux.PROT = .{ .READ = true, .WRITE = true };
+    const flags: linux.MAP = .{ .TYPE = .PRIVATE, .ANONYMOUS = true };
+    const address = value(linux.mmap(null, bytes, protection, flags, -1, 0)) orelse return null;
     return @ptrFromInt(address);
 }
 

@@ -81,10 +81,20 @@ static void own_faults(void) {
     if (faults != before + 1) abort();
 }
 
+/* Threads of some languages have two pages for handlers, and nothing before them. */
+static int on_small_stack(void) {
+    char *memory = mmap(0, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    mprotect(memory, 4096, PROT_NONE);
+    stack_t stack = {memory + 4096, 0, 2 * 4096};
+    if (sigaltstack(&stack, 0)) abort();
+    return spare(2500) == 2500 ? 0 : 3;
+}
+
 int main(int count, char **given) {
     library = dlopen(given[1], RTLD_NOW);
     if (!library || count < 3) return 2;
     if (!strcmp(given[2], "one")) return spare(2500) == 2500 ? 0 : 3;
+    if (!strcmp(given[2], "small")) return on_small_stack();
     if (!strcmp(given[2], "crash")) return *(volatile char *)16;
     if (!strcmp(given[2], "default")) {
         signal(SIGSEGV, SIG_IGN);
