@@ -11,7 +11,7 @@ import { type Case, caseOf } from "../support/cases.ts";
 import { type LibraryCase, libraryCases } from "../support/library.ts";
 import { forSeeds } from "../support/random.ts";
 import { randomVariant } from "../support/random-variant.ts";
-import { optionsOf, raggedTensors, Rig, runCase, World } from "../support/rig.ts";
+import { indptrOf, optionsOf, raggedTensors, Rig, runCase, World } from "../support/rig.ts";
 import { caseOn, targetsHere } from "../support/targets.ts";
 import { hostTensor, uploadInputs } from "../support/variants.ts";
 import { warmUp } from "../support/warm.ts";
@@ -29,7 +29,67 @@ function casesOf(each: LibraryCase): Case[] {
     ["a split row", { kvHeads: 1, queryLengths: [1, 2], kvLengths: [2500, 40] }],
     ["a split prefill", { kvHeads: 1, queryLengths: [40], kvLengths: [700] }],
   ];
+  // Queries before position 0 have no rotation.
+  if (each.variant.hooks.query === undefined || each.name === "QK norm") {
+    const more = { pageSize: 0, queryLengths: [3, 2, 1], kvLengths: [0, 2, 1] };
+    lengths.push(["rows without keys", more]);
+  }
   return lengths.map(([name, more]) => caseWith(each, name, more));
+}
+
+/** Variants whose hooks look at lengths and positions in several ways. */
+const lengthNames = ["window with sinks", "weights with an output hook and no softmax"];
+const lengthCases = libraryCases.filter(({ name }) => lengthNames.includes(name));
+
+/** Lengths that only the device knows: kernels clamp, and hooks are told of what is left. */
+function clamped(device: Device, each: LibraryCase): void {
+  const [queryLengths, kvLengths] = [
+    [1, 7, 30],
+    [40, 33, 70],
+  ];
+  using rig = new Rig(device, caseWith(each, "lengths"), { deviceLengths: true });
+  const requests = kvLengths.map((keys, r) => {
+    const q = rig.queries(queryLengths[r]);
+    return { q, k: rig.rows(keys, 32, q), v: rig.rows(keys, 32) };
+  });
+  const { k, v } = raggedTensors(rig, requests);
+  const layout = raggedLayout(indptrOf(queryLengths), indptrOf(kvLengths));
+  const batch = createBatch({ queryLengths, kvLengths, layout });
+  for (const [kv, queries] of [
+    [undefined, undefined],
+    [[12, 33, 41], undefined],
+    [
+      [12, 20, 41],
+      [1, 3, 11],
+    ],
+  ])
+    rig.check(batch, requests, { k, v }, { kv, queries });
+  k[Symbol.dispose]();
+  v[Symbol.dispose]();
+}
+
+/** The bits of a request's rows, alone and among neighbours. */
+function invariant(device: Device, each: LibraryCase): void {
+  const bitsOf = (others: [number, number][]) => {
+    const lengths = [[40, 300] as const, ...others];
+    const c = caseWith(each, "invariant", {
+      ...{ batchInvariant: true, pageSize: 0, kvHeads: 1 },
+      queryLengths: lengths.map(([queries]) => queries),
+      kvLengths: lengths.map(([, keys]) => keys),
+    });
+    const bytes = runCase(device, c);
+    const rowBytes = bytes.length / lengths.reduce((sum, [queries]) => sum + queries, 0);
+    return bytes.slice(0, 40 * rowBytes);
+  };
+  const alone = bitsOf([]);
+  expect(bitsOf([[1, 900]])).toEqual(alone);
+  expect(
+    bitsOf([
+      [7, 50],
+      [33, 40],
+      [1, 5],
+    ]),
+  ).toEqual(alone);
 }
 
 /** A cascade: three requests share two pages and go on alone. */
@@ -121,8 +181,9 @@ for (const target of await targetsHere()) {
     let device: Device;
     beforeAll(async () => {
       device = await target.open(2);
-      const cases = [...libraryCases, dumping].map((each) => caseOn(device, caseWith(each, "any")));
-      await warmUp(device, cases.map(optionsOf));
+      const optionsFor = (each: LibraryCase) => optionsOf(caseOn(device, caseWith(each, "any")));
+      const lengths = lengthCases.map((each) => ({ ...optionsFor(each), deviceLengths: true }));
+      await warmUp(device, [...[...libraryCases, dumping].map(optionsFor), ...lengths]);
     }, 900_000);
     afterAll(() => device[Symbol.asyncDispose]());
 
@@ -140,6 +201,21 @@ for (const target of await targetsHere()) {
       test(`${variant.name}: a sparse layout`, () => sparse(device, variant));
       test(`${variant.name}: a graph`, () => replayed(device, variant));
     }
+
+    test.each(lengthNames)("%s: lengths known only on the device", (name) => {
+      clamped(
+        device,
+        lengthCases.find((each) => each.name === name)!,
+      );
+    });
+
+    const fixed = ["window with sinks", "block mask", "soft cap", "FlashSigmoid"];
+    test.each(fixed)("%s: a batch-invariant row has the same bits among neighbours", (name) => {
+      invariant(
+        device,
+        libraryCases.find((each) => each.name === name)!,
+      );
+    });
 
     test("random hooks mean what they evaluate to in f64", async () => {
       // A GPU compiles each of them.

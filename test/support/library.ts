@@ -280,14 +280,14 @@ function others(): LibraryCase[] {
         name: "relu",
         logits: (x) => x.max(0).mul(x),
         output: (x, { queryLength, kvLength }) =>
-          x.div(kvLength.toF32()).add(queryLength.toF32().mul(0.01)),
+          x.div(kvLength.add(1).toF32()).add(queryLength.toF32().mul(0.01)),
         softmax: false,
       }),
       meaning: () => ({
         softmax: false,
         logits: (x) => Math.max(x, 0) * x,
         output: (x, { queryLength, kvLength }) =>
-          x.map((value) => value / kvLength + 0.01 * queryLength),
+          x.map((value) => value / (kvLength + 1) + 0.01 * queryLength),
       }),
     },
     {
