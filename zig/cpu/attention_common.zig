@@ -171,15 +171,13 @@ fn describe_rows(w: *Work) void {
     const clamped = p.kv_lengths != 0 or p.query_lengths != 0;
     var lowest: i32 = any_position;
     var highest: i32 = no_position;
-    var all_low: i32 = no_position;
-    var all_high: i32 = any_position;
+    var dead = false;
     for (0..w.count) |i| describe_row(w, i, clamped);
     if (w.variant) |v| v.set_rows(&w.rows.low, &w.rows.high, w.count);
     for (w.rows.low[0..w.count], w.rows.high[0..w.count]) |low, high| {
         lowest = @min(lowest, low);
         highest = @max(highest, high);
-        all_low = @max(all_low, low);
-        all_high = @min(all_high, high);
+        if (high == no_position) dead = true;
     }
     for (w.count..(w.count + 31) & ~@as(usize, 31)) |i| {
         w.rows.low[i] = any_position;
@@ -187,13 +185,9 @@ fn describe_rows(w: *Work) void {
         w.rows.position[i] = 0;
         w.rows.slope[i] = 0;
     }
-    if (clamped or all_high == no_position) {
+    if (clamped or dead) {
         w.full_start = any_position;
         w.full_end = no_position;
-    } else if (w.variant != null) {
-        // The planner knows no bounds that a variant computes.
-        w.full_start = @max(w.full_start, first_after(w, w.start, w.end, all_low -| 1));
-        w.full_end = @min(w.full_end, first_after(w, w.start, w.end, all_high));
     }
     // Tokens that no row may see are never read: past a clamp they may be poison.
     if (highest != any_position) w.end = first_after(w, w.start, w.end, highest);

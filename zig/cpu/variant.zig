@@ -94,7 +94,7 @@ pub const Variant = struct {
         return v.program.header.flags.masks;
     }
 
-    /// Takes the inputs of row i; those of rows that exist no more are zeros.
+    /// Takes the inputs of row i; those of rows that are none are zeros.
     pub fn set_row(v: *const Variant, i: usize, facts: *const common.Facts) void {
         v.state.alive[i] = facts.alive;
         const words = [_]struct { Row, i32 }{
