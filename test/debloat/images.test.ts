@@ -222,6 +222,13 @@ describe("containers", () => {
     });
   });
 
+  test("an image that is packed as tightly as can be is not packed again", () => {
+    const made = makeCubin({ arch: 90, seed: 1, kernels: [{ name: "noise", bytes: 20_000 }] });
+    const section = makeContainer([{ image: made, arch: 90, packing: "zstd" }]);
+    const entry = readFatbins(section, "made").containers[0]!.entries[0]!;
+    expect(editEntry(section, entry, { recompress: 1 }, "made")).toEqual({ dropped: [] });
+  });
+
   test("kinds and flags that nobody knows are named, and their images left alone", () => {
     const entries: MadeEntry[] = [
       { image: image(1), arch: 90, kind: 0x40 },
