@@ -1,10 +1,14 @@
 import { beforeAll, describe, expect, test } from "bun:test";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { Bytes } from "../../src/debloat/bytes.ts";
+import { companionPath } from "../../src/debloat/companions.ts";
 import { readElf, readSymbols, sectionNamed } from "../../src/debloat/elf.ts";
+import { readFunctions } from "../../src/debloat/functions.ts";
 import { readLibraryId } from "../../src/debloat/library.ts";
 import type { ProfiledLibrary } from "../../src/debloat/profile.ts";
 import { countOf } from "../../src/debloat/ranges.ts";
+import { readTrace } from "../../src/debloat/trace-events.ts";
 import { mapFile } from "../../src/debloat/write.ts";
 import { makeLibrary, temporaryFolder, zig } from "./make-library.ts";
 import { compile, compileLibrary } from "./native.ts";
@@ -68,6 +72,20 @@ describe("functions", () => {
   test("with parts that are jumped into, constructors and destructors", () => {
     const names = entered(run, split).sort();
     expect(names).toEqual(["built", "destroyed", "split", "split.cold"]);
+  });
+
+  test("all that unwind tables know are watched, with their sizes", () => {
+    const written = join(folder, "written");
+    mkdirSync(written);
+    const LD_PRELOAD = companionPath("trace");
+    const env = { LD_PRELOAD, FLASHBUN_TRACE: written, FLASHBUN_TRACE_HOST: "functions" };
+    expect(Bun.spawnSync(command, { env }).exitCode).toBe(0);
+    const { libraries } = readTrace(written);
+    for (const path of [library, split]) {
+      const functions = readFunctions(readElf(new Bytes(mapFile(path).data, path)));
+      expect(functions.length).toBeGreaterThan(4);
+      expect(libraries.get(path)!.watched).toEqual(functions);
+    }
   });
 
   test("again gives the same", async () => {

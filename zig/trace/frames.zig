@@ -83,7 +83,10 @@ fn pointer_bytes_of(memory: Memory, shared: usize) ?usize {
     while (memory.get(u8, letter)) |kind| : (letter += 1) switch (kind) {
         'R' => return encoded_bytes(try_byte(&reader) orelse return null),
         'L' => reader.at += 1,
-        'P' => reader.at += encoded_bytes(try_byte(&reader) orelse return null) orelse return null,
+        'P' => {
+            const encoding = try_byte(&reader) orelse return null;
+            reader.at += encoded_bytes(encoding) orelse return null;
+        },
         'S', 'B' => {},
         else => return 8,
     };

@@ -38,6 +38,17 @@ destroyed:
     .cfi_endproc
     .size destroyed, . - destroyed
 
+# Never called. Its unwind records have pointers of several widths, as those of C++ do.
+    .globl guarded
+    .type guarded, @function
+guarded:
+    .cfi_startproc
+    .cfi_personality 0x9b, personality
+    .cfi_lsda 0x1c, actions
+    ret
+    .cfi_endproc
+    .size guarded, . - guarded
+
     .section .text.unlikely, "ax", @progbits
     .globl split.cold
     .type split.cold, @function
@@ -57,6 +68,10 @@ split.cold:
     .section .fini_array, "aw"
     .p2align 3
     .quad destroyed
+    .data
+    .p2align 3
+personality: .quad split
+actions: .quad 0
     .bss
     .p2align 2
 constructed: .zero 4
