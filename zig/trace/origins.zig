@@ -1,5 +1,7 @@
 //! Which library a handle of the driver came from: the one that holds the image it was loaded from.
 const std = @import("std");
+const loaded = @import("loaded.zig");
+const system = @import("system.zig");
 
 /// A table of fixed size that forgets nothing; when it is full, handles have no known origin and
 /// names are said again.
@@ -73,5 +75,10 @@ fn library_of(address: usize) ?[*:0]const u8 {
     if (address == 0) return null;
     var where: Where = undefined;
     if (dladdr(@ptrFromInt(address), &where) == 0) return null;
-    return where.path;
+    const path = where.path orelse return null;
+    if (path[0] == '/') return path;
+    // Relative to a folder that may have been left since.
+    const kept = system.allocate(loaded.path_bytes_max) orelse return null;
+    var line: [loaded.line_bytes_max]u8 = undefined;
+    return loaded.mapped_at(address, &line, kept[0..loaded.path_bytes_max]) orelse null;
 }

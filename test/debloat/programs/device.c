@@ -2,6 +2,7 @@
    device <library> <image file of the library> [role] */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <libgen.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -50,7 +51,12 @@ static void replaced(void) {
 
 int main(int count, char **given) {
     arguments = given;
-    void *code = dlsym(dlopen(given[1], RTLD_NOW), "answer");
+    /* By a relative name, and then the folder is left. */
+    char relative[4096];
+    snprintf(relative, sizeof relative, ".%s", strrchr(given[1], '/'));
+    if (chdir(dirname(strdup(given[1])))) abort();
+    void *code = dlsym(dlopen(relative, RTLD_NOW), "answer");
+    if (chdir("/")) abort();
     cuInit(0);
     cuLibraryLoadData(&library, code);
     if (count > 3) return look(given[3]), 0;
