@@ -133,6 +133,7 @@ FB_DEVICE float4 hooked(const fb_attention_params& p, const MergeRow& row, float
     const bool device_lengths = (p.kv_lengths | p.query_lengths) != 0;
     const RowInputs in =
         row_inputs(p, request, row.token, row.head, kv_head, device_lengths);
+    if (in.query_index >= in.query_length) return x;
     return make_float4(Variant::output(p, in, lse, column, x.x),
                        Variant::output(p, in, lse, column + 1, x.y),
                        Variant::output(p, in, lse, column + 2, x.z),

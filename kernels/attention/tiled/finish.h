@@ -53,7 +53,9 @@ FB_DEVICE RowTarget finish_row(const fb_attention_params& p, const fb_attention_
     constexpr int bytes = FB_OUT_TYPE == FB_F32 ? 4 : 2;
     auto* values = reinterpret_cast<uint8_t*>(p.out) + at * bytes;
     if (Variant::softmax) factor = empty ? 0 : factor / total;
-    const bool hooked = Variant::has_output && p.finalize && row.request >= 0;
+    // Queries beyond a length that only the device knows stay 0.
+    const bool is_query = row.request >= 0 && row.query_index < row.query_length;
+    const bool hooked = Variant::has_output && p.finalize && is_query;
     return {values, factor, false, empty, hooked, row, lse};
 }
 
