@@ -7,6 +7,7 @@ const lastLines: Record<string, RegExp> = {
   "decode.ts": /^step 4: 104 and 11 tokens, first output -?\d\.\d{4}$/,
   "shared-prefix.ts": /^8 of 8 lookups hit$/,
   "tree-draft.ts": /^the sequence now holds 53 tokens$/,
+  "variant.ts": /^1 new tokens: 6\.8 % of all pairs were planned$/,
 };
 
 test("every example has a line to end with", () => {
