@@ -196,6 +196,17 @@ test("attend takes a variant and its inputs", () => {
   expect(attend(q, k, v, { variant: none }).lse.toFloat64Array().every(Number.isNaN)).toBe(true);
 });
 
+test("variants of one name are two variants", () => {
+  const q = Tensor.randomNormal(device, [1, 4, 16], "f32", { seed: 1 });
+  const k = Tensor.randomNormal(device, [30, 2, 16], "f32", { seed: 2 });
+  const outs = [1, 2].map((factor) => {
+    const variant = defineVariant({ name: "twins", logits: (x) => x.mul(factor) });
+    return attend(q, k, k, { variant }).out.toFloat64Array();
+  });
+  expect(outs[0]).toEqual(attend(q, k, k).out.toFloat64Array());
+  expect(outs[1]).not.toEqual(outs[0]);
+});
+
 test("a captured run keeps its inputs: it needs the graph's sizes, and refuses freed ones", () => {
   using cache = PagedCache.create(device, { ...shape, layers: 1, pages: 8, pageSize: 4 });
   const graph = { maxBatch: 2, maxQueryTokens: 2, maxColumns: 4 };

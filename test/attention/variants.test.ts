@@ -134,14 +134,14 @@ function replayed(device: Device, each: LibraryCase): void {
   const { queryHeads, headDim, outDtype } = c;
   using world = new World(device, c, { pages: 90, attention: { graph } });
   using eager = Attention.createSync(device, optionsOf(c));
-  const sequences = [70, 3, 20, 5].map((tokens) => {
+  const sequences = [300, 3, 20, 5].map((tokens) => {
     const sequence = world.create();
     world.grow([sequence], [tokens]);
     return sequence;
   });
   const sizes = {
     ...{ queryHeads, kvHeads: c.kvHeads, headDim, valueDim: c.valueDim, tokens: 4 },
-    ...{ slots: 90 * c.pageSize, queryLengths: [1, 1, 1, 1], kvLengths: [120, 120, 120, 120] },
+    ...{ slots: 90 * c.pageSize, queryLengths: [1, 1, 1, 1], kvLengths: [320, 320, 320, 320] },
   };
   const { given, owned } = uploadInputs(
     device,
