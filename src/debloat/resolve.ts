@@ -57,8 +57,7 @@ export function resolveTrace(
       if (!(cause instanceof DebloatError)) throw cause;
       onProblem(`${cause.file} was loaded but is left out: ${cause.reason}`);
     }
-    // The mapping of a library goes with its object, and the next one may be as large.
-    Bun.gc(true);
+    releaseMapping(path);
   }
   const unresolved = {
     kernels: joinNames([...kernels.difference(missing.foundNames)], []),
@@ -68,6 +67,14 @@ export function resolveTrace(
     ),
   };
   return mergeProfiles(...profiles, { ...emptyProfile(), unresolved });
+}
+
+/** From which size a library's mapping is not left to whenever memory is collected. */
+const largeBytes = 2 ** 26;
+
+/** The mapping of a library goes with its object, and the next one may be as large. */
+export function releaseMapping(path: string): void {
+  if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) >= largeBytes) Bun.gc(true);
 }
 
 function resolveLibrary(

@@ -9,6 +9,7 @@ import { readLibraryId } from "./library.ts";
 import { Pool } from "./pool.ts";
 import type { Profile } from "./profile.ts";
 import { redirectTo, type Replacement } from "./redirect.ts";
+import { releaseMapping } from "./resolve.ts";
 import { shrinkLibrary, type ShrinkOptions, sidecarName } from "./shrink.ts";
 import { type Ended, runCommand } from "./spawn.ts";
 import { preload, withoutSeparators } from "./trace.ts";
@@ -101,8 +102,7 @@ async function shrunkLibraries(options: RunOptions): Promise<Cached[]> {
       if (!(cause instanceof DebloatError)) throw cause;
       onProblem?.(`${path} stays as it is: ${cause.reason}`);
     }
-    // The mapping of a library goes with its object, and the next one may be as large.
-    Bun.gc(true);
+    releaseMapping(path);
   }
   return found;
 }
