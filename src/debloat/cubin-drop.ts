@@ -163,9 +163,8 @@ function layOut(kept: readonly Section[], contents: ReadonlyMap<number, Uint8Arr
     const align = Math.max(1, section.align);
     const at = align * Math.ceil(end / align);
     offsets.set(section.index, at);
-    if (length === 0) continue;
     end = at + length;
-    shared = section;
+    if (length > 0) shared = section;
   }
   return { offsets, end: 8 * Math.ceil(end / 8) };
 }

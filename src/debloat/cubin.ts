@@ -82,7 +82,7 @@ function ownersOf(elf: Elf): number[] {
   const { sections } = elf;
   const codeByName = new Map<string, number>();
   for (const { index, name, flags } of sections)
-    if (flags & sectionFlag.exec && name.startsWith(".text."))
+    if (flags & sectionFlag.exec && name.length > ".text.".length && name.startsWith(".text."))
       codeByName.set(name.slice(".text.".length), index);
   const owners = sections.map((section) => codeByName.get(belongsTo(section)) ?? section.index);
   // A section may link to one that links to code: two rounds reach all.

@@ -176,7 +176,9 @@ function usage(library: Library, options: DeviceOptions, known: Known): Usage {
   return {
     image,
     name: (name, isLoaded) =>
-      keep?.test(name) === true || (names.has(name) && (isLoaded || !placed.has(name))),
+      // Unlike test, search keeps no state from one name to the next.
+      (keep !== undefined && name.search(keep) >= 0) ||
+      (names.has(name) && (isLoaded || !placed.has(name))),
   };
 }
 

@@ -99,7 +99,7 @@ export async function shrinkLibrary(
   options: ShrinkOptions,
   pool: Pool,
 ): Promise<ShrinkReport> {
-  const chosen = choose(options);
+  const chosen = choose(options, output !== undefined);
   const { data, mode } = mapFile(file);
   requireOtherFiles(file, output, options.sidecar);
   const library = readLibrary(data, file);
@@ -134,14 +134,14 @@ function makeFolderOf(path: string): void {
   }
 }
 
-function choose(options: ShrinkOptions): Chosen {
+function choose(options: ShrinkOptions, isWritten: boolean): Chosen {
   const { profile, keep, host, sidecar, recompress } = options;
   const level = options.level ?? ((profile ?? keep) ? "kernel" : "arch");
   if (level !== "arch" && profile === undefined && keep === undefined)
     throw new OptionError("level", level, "arch without a profile", "give --profile or --keep.");
   if (host === "pages" && profile === undefined)
     throw new OptionError("host", host, "off without a profile", "give --profile.");
-  if (host === "pages" && sidecar === undefined)
+  if (host === "pages" && sidecar === undefined && isWritten)
     throw new OptionError(
       "host",
       host,

@@ -187,17 +187,18 @@ function link(
   const strings = { type: type.strtab, flags: 0, align: 1 };
   const all: MadeSection[] = [
     { name: ".shstrtab", content: new Uint8Array(), ...strings },
+    // Last, so that taking sections out moves what others link to.
+    ...sections,
     { name: ".strtab", content: names.bytes, ...strings },
     {
       ...{ name: ".symtab", type: type.symtab, flags: 0, align: 8, link: ".strtab", info: locals },
       content: new Uint8Array(24 * (symbols.length + 1)),
     },
-    ...sections,
   ];
   const indexOf = (name: string) => 1 + all.findIndex((section) => section.name === name);
   for (const { name } of all) sectionNames.at(name);
   all[0]!.content = sectionNames.bytes;
-  const table = new DataView(all[2]!.content.buffer);
+  const table = new DataView(all.at(-1)!.content.buffer);
   symbols.forEach(({ name, info, other, home, bytes }, at) => {
     table.setUint32(24 * at + 24, name, true);
     table.setUint8(24 * at + 28, info);

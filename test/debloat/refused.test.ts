@@ -173,13 +173,14 @@ describe("options", () => {
     [{ arch: ["hopper"] }, 'arch must be GPU architectures such as sm_90 (got "hopper")'],
     [{ level: "kernel" }, "level must be arch without a profile"],
     [{ host: "pages" }, "host must be off without a profile"],
-    [{ host: "pages", profile }, "host must be off without a sidecar"],
+    [{ host: "pages", profile, level: "arch" }, "host must be off without a sidecar"],
     [{ recompress: 23 }, "recompress must be an integer from 1 to 22 (got 23)"],
   ];
   test.each(cases)("%j", async (options, message) => {
-    const shrunk = shrinkLibrary(library, undefined, options, pool);
+    const shrunk = shrinkLibrary(library, join(folder, "never.so"), options, pool);
     await expect(shrunk).rejects.toThrow(OptionError);
     await expect(shrunk).rejects.toThrow(message);
+    expect(existsSync(join(folder, "never.so"))).toBe(false);
   });
 
   test("a profile of another build, or of other libraries", async () => {
