@@ -130,6 +130,19 @@ describe("cubins", () => {
   });
 });
 
+test("names that overlap a thousand times are refused before they fill memory", () => {
+  const name = "n".repeat(60_000);
+  const globals = Array.from({ length: 3000 }, (_, n) => `g${n}`);
+  const image = makeCubin({ arch: 90, seed: 1, kernels: [{ name, bytes: 16 }], globals });
+  const { elf } = readCubin(image, "made");
+  const table = sectionNamed(elf, ".symtab")!;
+  const view = new DataView(image.buffer);
+  const long = view.getUint32(table.offset + table.bytes - 24, true);
+  for (let at = table.offset; at < table.offset + table.bytes; at += 24)
+    view.setUint32(at, long, true);
+  expect(() => readCubin(image, "made")).toThrow("the names of .symtab overlap too often");
+});
+
 describe("packing", () => {
   test("an image comes out of every packing as it went in", () => {
     forSeeds(60, (random) => {
@@ -212,6 +225,9 @@ describe("containers", () => {
       if (content === undefined) return expect(dropped).toEqual([]);
       expect(content.length).toBeLessThan(entry.headerBytes + entry.paddedBytes);
       expect(content.length % 8).toBe(0);
+      // A driver reads one packing: both flags at once would name two.
+      const flags = new DataView(content.buffer).getUint32(40, true) & 0xa000;
+      expect([0, 0x8000]).toContain(flags);
       const again = Buffer.concat([section.subarray(0, 16), content]);
       again.writeUInt32LE(content.length, 8);
       const read = readFatbins(again, "again").containers[0]!.entries[0]!;
