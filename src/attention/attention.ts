@@ -11,6 +11,7 @@ import { type Plan, Planner } from "../plan/attention.ts";
 import { worthSharing } from "../plan/cost.ts";
 import { classesFor } from "../plan/traits.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
+import { boundRanges } from "../variant/bound-ranges.ts";
 import { bindTensors, keysOf, type RunTensors } from "./bind.ts";
 import { type AttentionKernels, resolveKernels, resolveKernelsNow } from "./kernels.ts";
 import { LastBinding } from "./last-binding.ts";
@@ -75,7 +76,7 @@ export class Attention extends Owner implements AsyncDisposable {
       batchInvariant: resolved.batchInvariant,
       deviceLengths: resolved.deviceLengths,
       hookMasks: hasHook(resolved.variant, "mask"),
-      visible: resolved.variant?.visible,
+      visible: resolved.variant && (resolved.variant.visible ?? boundRanges(resolved.variant)),
       classes,
       costs,
       graph: resolved.graph,
