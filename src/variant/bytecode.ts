@@ -44,8 +44,6 @@ const opcodeNumbers = new Map<Opcode, number>(opcodes.map((name, number) => [nam
 /** What a program says of itself before its instructions. */
 export interface Header {
   readonly softmax: boolean;
-  /** Whether visible looks at more than the bounds of rows. */
-  readonly masks: boolean;
   readonly stores: boolean;
   readonly words: { readonly row: number; readonly key: number; readonly element: number };
   /** Register, after uniform, of what scale * q.k is multiplied by; 0: nothing. */
@@ -80,8 +78,8 @@ export class ProgramWriter {
     this.#registers = Math.max(this.#registers, register + 1);
   }
 
-  finish({ softmax, masks, stores, words, factor, tensors }: Header): Int32Array {
-    const flags = Number(softmax) | (Number(masks) << 1) | (Number(stores) << 2);
+  finish({ softmax, stores, words, factor, tensors }: Header): Int32Array {
+    const flags = Number(softmax) | (Number(stores) << 1);
     const shapes = Array.from({ length: tensorsMax }, (_, i) =>
       i < tensors.length ? tensors[i].dtype | (tensors[i].axes << 8) : 0,
     );

@@ -37,18 +37,16 @@ class Emitter {
   }
 
   emit(): Int32Array {
-    const { variant, mask, logitsFactor, stores } = this.#staged;
+    const { variant, logitsFactor, stores } = this.#staged;
     const words = this.#words;
     this.#collect();
     this.#pins();
     this.#keep("elements", words.words.element);
     this.#rows();
     this.#keep("keys", words.words.key);
-    this.#visible();
     this.#results();
     return this.#program.finish({
       softmax: variant.softmax,
-      masks: mask !== undefined,
       stores: stores.length > 0,
       words: { row: words.count("row"), key: words.count("key"), element: words.count("element") },
       factor: logitsFactor === undefined ? 0 : words.pins.get(logitsFactor)!,
@@ -78,6 +76,7 @@ class Emitter {
 
   #pins(): void {
     const { pins } = this.#words;
+    this.#program.require(this.#words.firstFree - 1);
     const section = this.#begin("uniform", pins.keys());
     for (const [node, register] of pins) section.result(node, register);
   }
@@ -97,16 +96,9 @@ class Emitter {
     for (const [node, word] of words) section.keep(word, node);
   }
 
-  /** low <= key, key <= high, and what is left of the mask. */
-  #visible(): void {
-    const { mask } = this.#staged;
-    const section = this.#begin("visible", mask === undefined ? [] : [mask]);
-    section.between(lowWord, highWord, visibleRegister);
-    if (mask !== undefined) section.both(visibleRegister, mask);
-  }
-
   #results(): void {
-    const { logits, stores } = this.#staged;
+    const { mask, logits, stores } = this.#staged;
+    if (mask !== undefined) this.#begin("visible", [mask]).result(mask, visibleRegister);
     if (logits !== undefined) {
       const section = this.#begin("logits", [...this.#stored, logits]);
       for (const store of stores) section.store(store);

@@ -96,26 +96,6 @@ export class SectionWriter {
     this.release(node);
   }
 
-  /** Whether a key lies between two words of its row. */
-  between(low: number, high: number, into: number): void {
-    const bound = this.take();
-    const key = this.take();
-    this.#program.instruct("key", key, 0);
-    this.#program.instruct("row", bound, low);
-    this.#program.instruct("leI", into, bound, key);
-    this.#program.instruct("row", bound, high);
-    this.#program.instruct("leI", bound, key, bound);
-    this.#program.instruct("and", into, into, bound);
-    this.give(bound);
-    this.give(key);
-  }
-
-  /** Joins a mask to a register. */
-  both(into: number, mask: Node): void {
-    const [other] = this.#all([mask]);
-    this.#program.instruct("and", into, into, other);
-  }
-
   store({ tensor, value, indices }: Store): void {
     const [from, ...at] = this.#all([value, ...indices]);
     this.#program.instruct("store", 0, from, tensor, ...at);

@@ -267,7 +267,7 @@ fn weigh(
 /// A variant changes and hides the scores of a block, some rows at a time.
 fn vary(w: *const Work, v: *const variants.Variant, s: *Scratch, count: usize, masked: bool) void {
     const most = variants.most_groups((count + lanes - 1) / lanes);
-    const hides: variants.Hides = .{ .any = masked, .bits = masked and w.has_bits };
+    const hides: variants.Hides = .{ .bounds = masked, .mask = masked, .bits = masked and w.has_bits };
     var row: usize = 0;
     while (row < w.count) : (row += most) {
         const rows = @min(most, w.count - row);

@@ -302,7 +302,7 @@ fn vary(
         const outside = tokens.position[t] < bounds.all_low or
             tokens.position[t + keys - 1] > bounds.all_high;
         const hides: variants.Hides =
-            .{ .any = outside or (masked and v.masks()), .bits = masked and w.has_bits };
+            .{ .bounds = outside, .mask = masked, .bits = masked and w.has_bits };
         const b: variants.Block =
             .{ .keys_inside = false, .row = first, .rows = rows, .key = t, .keys = keys };
         v.change(w, b, s.scores[t * panel ..].ptr, panel, hides);

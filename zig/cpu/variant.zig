@@ -39,7 +39,8 @@ pub const Block = struct {
 
 /// How much of a block is hidden.
 pub const Hides = struct {
-    any: bool, // some pairs may be, by bounds or mask
+    bounds: bool, // keys may lie outside of what rows see
+    mask: bool, // the variant's mask has a say
     bits: bool, // the packed mask has a say
 };
 
@@ -87,11 +88,6 @@ pub const Variant = struct {
     pub fn score_factor(v: *const Variant) f32 {
         const index = v.program.header.score_factor;
         return if (index == 0) 1 else v.register(index)[0][0];
-    }
-
-    /// Whether pairs may be hidden besides what bounds say.
-    pub fn masks(v: *const Variant) bool {
-        return v.program.header.flags.masks;
     }
 
     /// Takes the inputs of row i; those of rows that are none are zeros.
@@ -163,10 +159,15 @@ pub const Variant = struct {
             .keys = if (b.keys_inside) inside else outside,
         };
         const changes = v.has(.logits);
-        const tests = hides.any or hides.bits or v.program.header.flags.stores;
+        // Padding, which lies outside of all bounds, has no bits, and nothing is stored for it.
+        const bounds = hides.bounds or hides.bits or v.program.header.flags.stores;
+        const mask = hides.mask and v.has(.visible);
+        const tests = bounds or mask;
         if (!changes and !tests) return;
         v.take(x, stride, &f);
-        if (tests) v.run(.visible, &f);
+        if (mask) v.run(.visible, &f);
+        if (tests and !mask) @memset(v.register(format.visible_register), @splat(@bitCast(@as(i32, -1))));
+        if (bounds) v.hide_outside(&b, &f);
         if (hides.bits) v.hide_bits(w, &b, &f);
         if (changes) v.run(.logits, &f);
         if (tests) v.hide(&f);
@@ -266,6 +267,24 @@ pub const Variant = struct {
         const x = v.register(format.x_register);
         for (x[0 .. f.groups * f.vectors], visible[0 .. f.groups * f.vectors]) |*y, sees|
             y.* = @select(f32, @as(I, @bitCast(@as(F, sees))) != @as(I, @splat(0)), @as(F, y.*), hidden);
+    }
+
+    /// Keys outside of the bounds of their rows.
+    fn hide_outside(v: *const Variant, b: *const Block, f: *const machine.Frame) void {
+        const keys = v.state.keys[0][b.key..].ptr;
+        const low = v.row_word(.low)[b.row..].ptr;
+        const high = v.row_word(.high)[b.row..].ptr;
+        const visible = v.register(format.visible_register);
+        for (0..f.groups) |g| {
+            for (visible[g * f.vectors ..][0..f.vectors], 0..) |*sees, c| {
+                const at = c * lanes;
+                const key: I = if (b.keys_inside) keys[at..][0..lanes].* else @splat(keys[g]);
+                const least: I = if (b.keys_inside) @splat(low[g]) else low[at..][0..lanes].*;
+                const most: I = if (b.keys_inside) @splat(high[g]) else high[at..][0..lanes].*;
+                const below = @select(f32, key < least, simd.splat(0), @as(F, sees.*));
+                sees.* = @select(f32, key > most, simd.splat(0), below);
+            }
+        }
     }
 
     /// Packed masks, bit by bit.

@@ -88,7 +88,8 @@ fn pairs(p: *const params.fb_variant_probe_params, v: *const variants.Variant, s
             .{ .keys_inside = true, .row = group, .rows = count, .key = 0, .keys = keys }
         else
             .{ .keys_inside = false, .row = 0, .rows = rows, .key = group, .keys = count };
-        const hides: variants.Hides = .{ .any = p.masked != 0, .bits = false };
+        const masked = p.masked != 0;
+        const hides: variants.Hides = .{ .bounds = masked, .mask = masked, .bits = false };
         v.change(undefined, b, s.x[group * stride ..].ptr, stride, hides);
     }
     for (0..rows) |i| {

@@ -144,7 +144,7 @@ pub const Tensor = struct {
 
 const Header = extern struct {
     magic: u32,
-    flags: packed struct(u32) { weighs: bool, masks: bool, stores: bool, rest: u29 },
+    flags: packed struct(u32) { weighs: bool, stores: bool, rest: u30 },
     registers: u32,
     row_words: u32,
     key_words: u32,
