@@ -28,6 +28,8 @@ self.onmessage = ({ data: { job, file } }: MessageEvent<Request>) => {
       mapped = { file, data: mapReadOnly(file) };
     }
     self.postMessage({ results: runJob(job, mapped?.data ?? new Uint8Array(), file) });
+    // Unpacked images are large, and the collector would let them pile up.
+    Bun.gc(true);
   } catch (error) {
     self.postMessage(failure(error));
   }
