@@ -1,6 +1,6 @@
 /**
- * An attention of your own: logits capped by tanh, and of the keys only the last 256 and the first 4,
- * as StreamingLLM keeps them. Run: bun examples/variant.ts
+ * An attention of your own: logits capped by tanh, and of the keys only the last 256 and the first
+ * 4, as StreamingLLM keeps them. Run: bun examples/variant.ts
  */
 import { Attention, coverageOf, defineVariant, Device, PagedCache, Tensor } from "flashbun";
 
