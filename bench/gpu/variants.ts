@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import {
   Attention,
   type AttentionOptions,
@@ -11,6 +14,7 @@ import type { Variant } from "../../src/variant/variant.ts";
 import { median } from "../bench.ts";
 import {
   askPeers,
+  bareRow,
   figuresOf,
   type GpuBench,
   type GpuCase,
@@ -69,10 +73,42 @@ const subjects: Subject[] = [
 ];
 
 /** Variants in TypeScript beside the options that say the same, and beside FlexAttention. */
-export const variantCases: GpuCase[] = subjects.map((subject) => ({
-  name: `variant/bf16/${subject.name}_b1_h${heads}_d${dim}_s${tokens}`,
-  run: (bench) => traced(bench, subject),
-}));
+export const variantCases: GpuCase[] = [
+  { name: `variant/bf16/create_d${dim}`, run: create },
+  ...subjects.map((subject) => ({
+    name: `variant/bf16/${subject.name}_b1_h${heads}_d${dim}_s${tokens}`,
+    run: (bench: GpuBench) => traced(bench, subject),
+  })),
+];
+
+/** What making an attention with a new variant takes: compiled on two cores, and from the cache. */
+async function create({ device, quick }: GpuBench): Promise<GpuRow[]> {
+  const cache = mkdtempSync(join(tmpdir(), "flashbun-bench-"));
+  const script = join(import.meta.dir, "create.ts");
+  const milliseconds = async (prefix: readonly string[]): Promise<number> => {
+    const child = Bun.spawn([...prefix, process.execPath, script, device.label], {
+      env: { ...process.env, FLASHBUN_CACHE: cache },
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    return Number(await new Response(child.stdout).text());
+  };
+  try {
+    const twoCores = Bun.which("taskset") === null ? [] : ["taskset", "-c", "0,1"];
+    const cold = await milliseconds(twoCores);
+    const warm: number[] = [];
+    for (let run = 0; run < (quick ? 1 : 5); run++) warm.push(await milliseconds([]));
+    return [limited("/cold", cold, 2500), limited("/warm", median(warm), 3)].map((row) => ({
+      ...row,
+      name: `variant/bf16/create_d${dim}${row.name}`,
+    }));
+  } finally {
+    rmSync(cache, { recursive: true, force: true });
+  }
+}
+
+function limited(name: string, value: number, most: number): GpuRow {
+  return { ...bareRow(name, value, "ms"), target: `at most ${most} ms`, met: value <= most };
+}
 
 async function traced(bench: GpuBench, subject: Subject): Promise<GpuRow[]> {
   const { device, quick } = bench;
