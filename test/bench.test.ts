@@ -16,7 +16,7 @@ const rowKeys = ["name", "value", "unit", "ofRoofline", "peer", "ofPeer"];
 
 test("the benchmarks run, print their ceilings and write rows as JSON", async () => {
   const file = join(folder, "bench.json");
-  const only = "noop|plan/b256|append|demo|b16_h32_8|prefill/f32";
+  const only = "noop|plan/b256|append|demo|b16_h32_8|prefill/f32|variant/f32/mask";
   const args = ["--quick", "--no-peer", "--only", only, "--json", file];
   const { code, stdout, stderr } = await runBun([script, ...args]);
   expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
@@ -30,6 +30,7 @@ test("the benchmarks run, print their ceilings and write rows as JSON", async ()
   expect(names).toContain("decode/bf16/b16_h32_8_d128_kv4096");
   expect(names).toContain("prefill/f32/b1_h8_8_d128_s2048_causal");
   expect(names).toContain("demo/host_b64");
+  expect(names).toContain("variant/f32/mask_b1_h8_d128_s1024");
   for (const row of rows) {
     expect(Object.keys(row)).toEqual(rowKeys);
     expect(row.value).toBeGreaterThan(0);

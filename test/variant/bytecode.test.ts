@@ -273,9 +273,9 @@ describe.each(levels)("bytecode on %s", (level) => {
 
   test("hooks leave alone what pads odd dims", () => {
     const variant = defineVariant({
-      name: "plus one",
+      name: "plus",
       query: (x) => x.add(1),
-      key: (x) => x.add(1),
+      key: (x, { key }) => x.add(key.toF32().mul(0.05)),
       value: (x) => x.add(1),
       output: (x) => x.sub(1),
     });
@@ -284,12 +284,13 @@ describe.each(levels)("bytecode on %s", (level) => {
         const random = seeded(dim);
         const make = (tokens: number) => numbers(tokens * dim, () => Math.fround(random.normal()));
         const [q, k, v] = [queries, 70, 70].map(make);
-        const upload = (values: Float64Array, added: number) => {
-          const plus = values.map((value) => value + added);
+        const upload = (values: Float64Array, added: number, byToken = 0) => {
+          const token = (i: number) => Math.floor(i / dim);
+          const plus = values.map((value, i) => value + added + byToken * token(i));
           return Tensor.from(device, plus, [values.length / dim, 1, dim], "f32");
         };
         const hooked = attend(upload(q, 0), upload(k, 0), upload(v, 0), { variant });
-        const plain = attend(upload(q, 1), upload(k, 1), upload(v, 0));
+        const plain = attend(upload(q, 1), upload(k, 0, 0.05), upload(v, 0));
         const expected = plain.out.toFloat64Array();
         hooked.out
           .toFloat64Array()

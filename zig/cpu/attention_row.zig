@@ -267,7 +267,8 @@ fn weigh(
 /// A variant changes and hides the scores of a block, some rows at a time.
 fn vary(w: *const Work, v: *const variants.Variant, s: *Scratch, count: usize, masked: bool) void {
     const most = variants.most_groups((count + lanes - 1) / lanes);
-    const hides: variants.Hides = .{ .bounds = masked, .mask = masked, .bits = masked and w.has_bits };
+    const hides: variants.Hides =
+        .{ .bounds = masked, .mask = masked, .bits = masked and w.has_bits };
     var row: usize = 0;
     while (row < w.count) : (row += most) {
         const rows = @min(most, w.count - row);
@@ -277,7 +278,7 @@ fn vary(w: *const Work, v: *const variants.Variant, s: *Scratch, count: usize, m
     }
 }
 
-/// Token scales, soft cap and ALiBi of row i where asked for; with `masked` hides what it may not see.
+/// Token scales, soft cap and ALiBi of row i where asked for; `masked` hides what it may not see.
 fn change(
     w: *const Work,
     s: *Scratch,

@@ -50,7 +50,8 @@ pub fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
     var first: i32 = 0;
     while (first < record.row_count) : (first += max_rows) {
         const count: usize = @intCast(@min(max_rows, record.row_count - first));
-        const w = common.prepare(p, record, &s.rows, first, count, true, if (variant) |*v| v else null);
+        const v = if (variant) |*v| v else null;
+        const w = common.prepare(p, record, &s.rows, first, count, true, v);
         run_pass(&w, s);
     }
     return 0;

@@ -19,6 +19,8 @@ pub const State = machine.State;
 /// What a kernel returns for a program that is none.
 pub const bad_program: i32 = 2;
 
+const all_seen: f32 = @bitCast(@as(i32, -1));
+
 /// Vectors of a block of pairs: some registers of this size stay in the first level cache.
 const block_vectors = 256 / lanes;
 
@@ -130,7 +132,12 @@ pub const Variant = struct {
     }
 
     /// Takes `count` keys, and computes their words.
-    pub fn set_keys(v: *const Variant, positions: [*]const i32, slots: [*]const i32, count: usize) void {
+    pub fn set_keys(
+        v: *const Variant,
+        positions: [*]const i32,
+        slots: [*]const i32,
+        count: usize,
+    ) void {
         const padded = vectors_of(count) * lanes;
         const keys = &v.state.keys;
         @memcpy(keys[0][0..count], positions[0..count]);
@@ -150,13 +157,11 @@ pub const Variant = struct {
         stride: usize,
         hides: Hides,
     ) void {
-        const inside: machine.Place = .{ .axis = .lane, .first = if (b.keys_inside) b.key else b.row };
-        const outside: machine.Place = .{ .axis = .group, .first = if (b.keys_inside) b.row else b.key };
         const f: machine.Frame = .{
             .groups = if (b.keys_inside) b.rows else b.keys,
             .vectors = vectors_of(if (b.keys_inside) b.keys else b.rows),
-            .rows = if (b.keys_inside) outside else inside,
-            .keys = if (b.keys_inside) inside else outside,
+            .rows = .{ .axis = if (b.keys_inside) .group else .lane, .first = b.row },
+            .keys = .{ .axis = if (b.keys_inside) .lane else .group, .first = b.key },
         };
         const changes = v.has(.logits);
         // Padding, which lies outside of all bounds, has no bits, and nothing is stored for it.
@@ -166,7 +171,7 @@ pub const Variant = struct {
         if (!changes and !tests) return;
         v.take(x, stride, &f);
         if (mask) v.run(.visible, &f);
-        if (tests and !mask) @memset(v.register(format.visible_register), @splat(@bitCast(@as(i32, -1))));
+        if (bounds and !mask) @memset(v.register(format.visible_register), @splat(all_seen));
         if (bounds) v.hide_outside(&b, &f);
         if (hides.bits) v.hide_bits(w, &b, &f);
         if (changes) v.run(.logits, &f);
@@ -265,8 +270,10 @@ pub const Variant = struct {
         const hidden = simd.splat(if (v.weighs()) -simd.inf else 0);
         const visible = v.register(format.visible_register);
         const x = v.register(format.x_register);
-        for (x[0 .. f.groups * f.vectors], visible[0 .. f.groups * f.vectors]) |*y, sees|
-            y.* = @select(f32, @as(I, @bitCast(@as(F, sees))) != @as(I, @splat(0)), @as(F, y.*), hidden);
+        for (x[0 .. f.groups * f.vectors], visible[0 .. f.groups * f.vectors]) |*y, seen| {
+            const sees: I = @bitCast(@as(F, seen));
+            y.* = @select(f32, sees != @as(I, @splat(0)), @as(F, y.*), hidden);
+        }
     }
 
     /// Keys outside of the bounds of their rows.
@@ -288,7 +295,12 @@ pub const Variant = struct {
     }
 
     /// Packed masks, bit by bit.
-    fn hide_bits(v: *const Variant, w: *const common.Work, b: *const Block, f: *const machine.Frame) void {
+    fn hide_bits(
+        v: *const Variant,
+        w: *const common.Work,
+        b: *const Block,
+        f: *const machine.Frame,
+    ) void {
         const width = f.vectors * lanes;
         const visible: [*]i32 = @ptrCast(v.register(format.visible_register));
         for (0..f.groups) |g| {

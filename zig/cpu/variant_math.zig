@@ -118,12 +118,13 @@ inline fn sine(x: F, comptime quarters: i64) F {
     const n = shifted - magic;
     var r = simd.mul_add(n, @as(D, @splat(-std.math.pi / 2.0)), wide);
     r = simd.mul_add(n, @as(D, @splat(-6.123233995736766e-17)), r);
-    const turns = @as(@Vector(lanes, i64), @bitCast(shifted)) +% @as(@Vector(lanes, i64), @splat(quarters));
-    const quadrant: I = @truncate(turns);
+    const turns: Bits(f64) = @bitCast(shifted);
+    const quadrant: I = @truncate(turns +% @as(Bits(f64), @splat(quarters)));
     const y: F = @floatCast(r);
     const s = y * y;
-    const odd = y * polynomial(f32, s, &.{ 1, -1.0 / 6.0, 1.0 / 120.0, -1.0 / 5040.0, 1.0 / 362880.0 });
-    const even = polynomial(f32, s, &.{ 1, -0.5, 1.0 / 24.0, -1.0 / 720.0, 1.0 / 40320.0 });
+    const c = comptime inverse_factorials(f32, 10);
+    const odd = y * polynomial(f32, s, &.{ c[1], -c[3], c[5], -c[7], c[9] });
+    const even = polynomial(f32, s, &.{ c[0], -c[2], c[4], -c[6], c[8] });
     const one: I = @splat(1);
     const value = @select(f32, quadrant & one == one, even, odd);
     const sign = (quadrant & @as(I, @splat(2))) << @splat(30);
@@ -197,8 +198,8 @@ test "functions are close" {
 
 test "integers" {
     const low = std.math.minInt(i32);
-    const cases = [_][2]i32{ .{ 7, 2 }, .{ -7, 2 }, .{ 7, -2 }, .{ -7, -2 }, .{ low, 1 }, .{ 5, low } };
-    for (cases) |c| {
+    const cases = .{ .{ 7, 2 }, .{ -7, 2 }, .{ 7, -2 }, .{ -7, -2 }, .{ low, 1 }, .{ 5, low } };
+    for (@as([6][2]i32, cases)) |c| {
         const a: I = @splat(c[0]);
         const b: I = @splat(c[1]);
         try std.testing.expectEqual(@divFloor(c[0], c[1]), div_i(a, b)[0]);

@@ -131,7 +131,16 @@ pub const Op = enum(u32) {
     }
 };
 
-pub const Instruction = extern struct { op: Op, to: u32, a: u32, b: u32, c: u32, d: u32, e: u32, f: u32 };
+pub const Instruction = extern struct {
+    op: Op,
+    to: u32,
+    a: u32,
+    b: u32,
+    c: u32,
+    d: u32,
+    e: u32,
+    f: u32,
+};
 
 /// A tensor of the variant.
 pub const Tensor = struct {
@@ -237,7 +246,7 @@ pub const Program = struct {
             .load => try p.check_indices(i.a, &.{ i.b, i.c, i.d, i.e }),
             .store => {
                 try must(s == .logits and h.flags.stores);
-                return p.check_indices(i.b, &.{ i.c, i.d, i.e, i.f });
+                try p.check_indices(i.b, &.{ i.c, i.d, i.e, i.f });
             },
             .partner => try must(i.to != i.a),
             else => {},

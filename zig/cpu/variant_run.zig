@@ -49,7 +49,7 @@ pub const Frame = struct {
 pub fn run(p: *const format.Program, s: *State, section: format.Section, f: *const Frame) void {
     const n = f.groups * f.vectors;
     for (p.section(section)) |*i| {
-        const to = &s.registers[i.to % format.registers_max];
+        const to = &s.registers[i.to];
         switch (i.op) {
             .constant => fill(to, n, @bitCast(i.a)),
             .scalar => fill(to, n, p.given.scalars[i.a]),
@@ -58,7 +58,10 @@ pub fn run(p: *const format.Program, s: *State, section: format.Section, f: *con
             .element => spread(f, f.words, &s.elements[i.a], to),
             .keep => keep(s, section, i, n),
             .load => memory.load(p.tensor(i.a), s, .{ i.b, i.c, i.d, i.e }, to[0..n]),
-            .store => memory.store(p.tensor(i.b), s, .{ i.c, i.d, i.e, i.f }, s.registers[i.a][0..n]),
+            .store => {
+                const indices = .{ i.c, i.d, i.e, i.f };
+                memory.store(p.tensor(i.b), s, indices, s.registers[i.a][0..n]);
+            },
             .reduce_sum => reduce(.sum, f, &s.registers[i.a], to),
             .reduce_max => reduce(.max, f, &s.registers[i.a], to),
             .partner => partner(f, &s.registers[i.a], to, @bitCast(i.b)),
@@ -67,7 +70,13 @@ pub fn run(p: *const format.Program, s: *State, section: format.Section, f: *con
     }
 }
 
-inline fn lanewise(comptime op: Op, s: *State, i: *const Instruction, to: *Register, n: usize) void {
+inline fn lanewise(
+    comptime op: Op,
+    s: *State,
+    i: *const Instruction,
+    to: *Register,
+    n: usize,
+) void {
     const a = &s.registers[i.a];
     const b = if (comptime op.arity() > 1) &s.registers[i.b] else a;
     const c = if (comptime op.arity() > 2) &s.registers[i.c] else a;
@@ -174,7 +183,12 @@ fn keep(s: *State, section: format.Section, i: *const Instruction, n: usize) voi
 }
 
 /// Every lane of a group becomes the sum or maximum of its elements.
-fn reduce(comptime kind: enum { sum, max }, f: *const Frame, a: *const Register, to: *Register) void {
+fn reduce(
+    comptime kind: enum { sum, max },
+    f: *const Frame,
+    a: *const Register,
+    to: *Register,
+) void {
     const neutral: F = @splat(if (kind == .sum) 0 else -simd.inf);
     const whole = f.elements / lanes;
     const rest: I = @splat(@intCast(f.elements % lanes));
