@@ -65,6 +65,10 @@ pub fn run(p: *const format.Program, s: *State, section: format.Section, f: *con
             .reduce_sum => reduce(.sum, f, &s.registers[i.a], to),
             .reduce_max => reduce(.max, f, &s.registers[i.a], to),
             .partner => partner(f, &s.registers[i.a], to, @bitCast(i.b)),
+            inline .exp, .log, .tanh, .sigmoid, .sqrt, .rsqrt, .sin, .cos => |op| {
+                if (f.elements == 0) lanewise(op, s, i, to, n);
+                if (f.elements > 0) sparingly(op, &s.registers[i.a], to, n);
+            },
             inline else => |op| lanewise(op, s, i, to, n),
         }
     }
@@ -81,6 +85,21 @@ inline fn lanewise(
     const b = if (comptime op.arity() > 1) &s.registers[i.b] else a;
     const c = if (comptime op.arity() > 2) &s.registers[i.c] else a;
     for (0..n) |v| to[v] = compute(op, a[v], b[v], c[v]);
+}
+
+/// For vectors: what was made of a sum over one is the same in all of its lanes, and slow functions
+/// of that are computed once.
+fn sparingly(comptime op: Op, a: *const Register, to: *Register, n: usize) void {
+    var last: F = a[0];
+    var y = compute(op, last, last, last);
+    for (0..n) |v| {
+        const x: F = a[v];
+        if (@reduce(.Or, int(x) != int(last))) {
+            last = x;
+            y = compute(op, x, x, x);
+        }
+        to[v] = y;
+    }
 }
 
 inline fn int(x: F) I {
