@@ -43,9 +43,8 @@ export function matrixOf(architecture: string): readonly MatrixEntry[] {
     return wanted.flatMap(({ specialization, traits }) => {
       if (traits === undefined) return [];
       const { headDim, dtype, kvDtype = dtype, softCap, alibi } = shape;
-      const layout = specialization.constants["FB_CONTIGUOUS"] === 1 ? "ragged" : "paged";
       const hook = softCap ? " soft-cap" : alibi ? " ALiBi" : "";
-      const name = `${traits.name} d${headDim} ${dtype}/${kvDtype}${hook} ${layout}`;
+      const name = `${traits.name} d${headDim} ${dtype}/${kvDtype}${hook}`;
       return [{ name, ...specialization }];
     });
   });

@@ -1,6 +1,6 @@
 /**
- * Prints the milliseconds that an attention with a variant takes to make, in a fresh process: all of
- * its kernels found or compiled, and loaded. FLASHBUN_CACHE says where they are kept.
+ * Prints the milliseconds that an attention with a variant takes to make, in a fresh process: all
+ * of its kernels found or compiled, and loaded. FLASHBUN_CACHE says where they are kept.
  *
  * Usage: bun bench/gpu/create.ts [device]
  */

@@ -18,9 +18,8 @@ export interface AttentionKernels {
   /** What the planner reads, by rising query tile. */
   readonly classes: readonly KernelTraits[];
   readonly costs: CostModel;
-  /** For paged layouts, then for contiguous ones: a kernel for each class. */
-  readonly paged: readonly Kernel[];
-  readonly contiguous: readonly Kernel[];
+  /** One for each class. */
+  readonly tiled: readonly Kernel[];
   readonly merge: Kernel;
 }
 
@@ -97,12 +96,10 @@ function cachedImage({ specialization, entry }: Wanted, target: Target): Uint8Ar
 }
 
 function cpuKernels(device: Device, options: ResolvedOptions): AttentionKernels {
-  const kernels = cpuNames.map((name) => device.kernel(name));
   return {
     classes: cpuClasses,
     costs: costsFor(dtypeBytes(options.kvDtype)),
-    paged: kernels,
-    contiguous: kernels,
+    tiled: cpuNames.map((name) => device.kernel(name)),
     merge: device.kernel("attention_merge"),
   };
 }
@@ -145,8 +142,7 @@ function arranged(
   return {
     classes,
     costs: cudaCosts(dtypeBytes(options.kvDtype)),
-    paged: kernels.slice(0, classes.length),
-    contiguous: kernels.slice(classes.length, 2 * classes.length),
+    tiled: kernels.slice(0, classes.length),
     merge: kernels.at(-1)!,
   };
 }

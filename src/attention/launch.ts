@@ -73,14 +73,13 @@ export class AttentionLaunch {
   queue(stream: Stream, plan: Plan, sections: number): void {
     const { params } = this;
     const device = this.#device;
-    const kernels = params.contiguous === 1 ? this.#kernels.contiguous : this.#kernels.paged;
     for (let i = 0; i < plan.launches.length; i++) {
       const launch = plan.launches[i];
       if (launch.grid === 0) continue;
       const first = plan.offsets.records * 4 + launch.firstRecord * AttentionRecord.byteLength;
       params.records = sections + first;
       params.recordCount = launch.grid;
-      device.launch(stream, kernels[i], params, launch.grid);
+      device.launch(stream, this.#kernels.tiled[i], params, launch.grid);
     }
     if (plan.mergeGrid === 0) return;
     const share = device.kind === "cpu" ? 1 : mergeShare(plan.mergeGrid, device.processors);

@@ -24,8 +24,7 @@ export interface Wanted {
 }
 
 /**
- * The closed set of a GPU's kernels for some options: each class for paged layouts, then each for
- * contiguous ones, then the merge. Errors: OptionError for dtypes that matrix units do not take.
+ * The closed set of a GPU's kernels for some options: one a class, then the merge. Errors: OptionError for dtypes that matrix units do not take.
  */
 export function wantedKernels(
   limits: SharedLimits,
@@ -59,18 +58,15 @@ export function wantedKernels(
     const fix = "use another GPU, or the CPU.";
     throw new OptionError("headDim", `${headDim} and valueDim ${valueDim}`, allowed, fix);
   }
-  const wanted: Wanted[] = [];
-  for (const contiguous of [0, 1]) {
-    for (const traits of classes) {
-      const constants = constantsOf(options, traits, contiguous);
-      const [source, entry] = cudaSources[traits.name]!;
-      const specialization = {
-        ...{ source: `attention/tiled/${source}`, constants },
-        variant: variant?.attention,
-      };
-      wanted.push({ specialization, entry, traits });
-    }
-  }
+  const wanted = classes.map((traits): Wanted => {
+    const constants = constantsOf(options, traits);
+    const [source, entry] = cudaSources[traits.name]!;
+    const specialization = {
+      ...{ source: `attention/tiled/${source}`, constants },
+      variant: variant?.attention,
+    };
+    return { specialization, entry, traits };
+  });
   const merge = { source: "attention/merge/merge.cu", constants: {}, variant: variant?.merge };
   wanted.push({ specialization: merge, entry: "attention_merge", traits: undefined });
   return { classes, wanted };
@@ -90,7 +86,7 @@ function changesScores(
 }
 
 /** What a specialisation of the attention kernels is compiled for. */
-function constantsOf(options: ResolvedOptions, traits: KernelTraits, contiguous: number) {
+function constantsOf(options: ResolvedOptions, traits: KernelTraits) {
   const { headDim, valueDim, dtype, kvDtype, outDtype, rope } = options;
   return {
     FB_QUERY_TILE: traits.queryTile,
@@ -109,6 +105,5 @@ function constantsOf(options: ResolvedOptions, traits: KernelTraits, contiguous:
     FB_K_TOKEN_SCALE: options.tokenScales ? 1 : 0,
     FB_V_TOKEN_SCALE: options.tokenScales ? 1 : 0,
     FB_DEVICE_LENGTHS: options.deviceLengths ? 1 : 0,
-    FB_CONTIGUOUS: contiguous,
   };
 }

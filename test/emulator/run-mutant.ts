@@ -37,7 +37,7 @@ const { classes, wanted } = wantedKernels(device.properties, options);
 const at = kernel === "merge" ? wanted.length - 1 : classes.findIndex((t) => t.name === kernel);
 const { entry, traits, specialization } = wanted[at]!;
 if (image !== undefined) {
-  const { paged, merge } = resolveKernelsNow(device, options);
+  const { tiled, merge } = resolveKernelsNow(device, options);
   const module = new Module(device, readFileSync(image), "mutant");
   const mutant = module.kernel(entry, {
     threads: traits?.threads ?? 128,
@@ -46,7 +46,7 @@ if (image !== undefined) {
     programmatic: true,
   });
   // Kernels are resolved once a device: the attention object holds this very one.
-  Object.assign(traits === undefined ? merge : paged[at]!, mutant);
+  Object.assign(traits === undefined ? merge : tiled[at]!, mutant);
 }
 
 const sequences = c.kvLengths.map(() => world.create());

@@ -97,6 +97,7 @@ FB_DEVICE void find_token(const Block& b, const Source& from, const Span& span, 
     tokens.position[i] = place.position;
     tokens.row[i] = place.row;
     if (place.page != nullptr) cp_async_4(shared_address(&tokens.page[i]), place.page);
+    else tokens.page[i] = 0;
 }
 
 FB_DEVICE void note_token(const Block& b, const Source& from, int tile) {
@@ -105,7 +106,7 @@ FB_DEVICE void note_token(const Block& b, const Source& from, int tile) {
     const int i = thread % FB_KV_TILE;
     BlockTokens& tokens = b.tokens(tile);
     const bool kept = tokens.position[i] != past_end;
-    const int32_t page = FB_CONTIGUOUS || !kept ? 0 : tokens.page[i];
+    const int32_t page = tokens.page[i];
     const int32_t row = without_full_bit(tokens.row[i]);
     // Scales land with whatever copy is committed next, which is waited for before the tile's own.
     if (thread < FB_KV_TILE) {

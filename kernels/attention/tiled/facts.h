@@ -13,7 +13,6 @@
 //   FB_KV_TYPE         FB_F16, FB_BF16, FB_F8E4M3 or FB_F8E5M2
 //   FB_OUT_TYPE        FB_F32, FB_F16 or FB_BF16
 //   FB_ROPE            0: none, 1: the halves of rope_dim are pairs, 2: neighbours are pairs
-//   FB_CONTIGUOUS      1: slots are first tokens, no page table
 //   FB_DEVICE_LENGTHS  1: kv_lengths or query_lengths clamp what was planned
 //   FB_MASK            1: packed mask bits
 //   FB_K_TOKEN_SCALE, FB_V_TOKEN_SCALE   1: used

@@ -32,7 +32,7 @@ struct Source {
 
 FB_DEVICE Source source_of(const fb_attention_params& p, const fb_attention_record& r,
                            Divider by_page) {
-    const int64_t first = FB_CONTIGUOUS ? 0 : divide(r.position_start, by_page);
+    const int64_t first = p.contiguous ? 0 : divide(r.position_start, by_page);
     return {p.page_table + 4 * (int64_t(r.slot) * p.table_stride + first),
             p.k.data + r.kv_head * p.k.stride_head * value_bytes,
             p.v.data + r.kv_head * p.v.stride_head * value_bytes, by_page};
@@ -74,11 +74,8 @@ struct TokenRun {
     int32_t kv_head;
 
     FB_DEVICE KeyInputs inputs(const fb_attention_params& p, int i) const {
-        int32_t slot = 0;
-        if (position[i] != past_end) {
-            slot = without_full_bit(row[i]);
-            if (!FB_CONTIGUOUS) slot += page[i] * p.page_size;
-        }
+        const bool kept = position[i] != past_end;
+        const int32_t slot = kept ? page[i] * p.page_size + without_full_bit(row[i]) : 0;
         return {position[i], slot, kv_head};
     }
 
@@ -118,7 +115,7 @@ FB_DEVICE Place find(const fb_attention_params& p, const fb_attention_record& r,
     const int32_t logical = logical_token(p, r, from.by_page, token);
     const int32_t position = r.position_start + logical;
     const int32_t full = pairs_hide && in_full_column(p, r, from.by_page, token) ? full_bit : 0;
-    if (FB_CONTIGUOUS) return {nullptr, (r.slot + logical) | full, position};
+    if (p.contiguous) return {nullptr, (r.slot + logical) | full, position};
     const int32_t column = divide(logical, from.by_page);
     const auto* pages = reinterpret_cast<const int32_t*>(from.pages);
     return {pages + column, (logical - column * p.page_size) | full, position};

@@ -125,7 +125,7 @@ FB_DEVICE void prefetch_step(const Block& b) {
     constexpr uint32_t key_bytes = FB_KEY_DIM * value_bytes;
     constexpr uint32_t row_bytes = FB_VALUE_DIM * value_bytes;
     const fb_attention_record& r = b.record();
-    const bool settled = FB_CONTIGUOUS || b.p.pages_settled;
+    const bool settled = b.p.contiguous || b.p.pages_settled;
     if (key_bytes % 16 != 0 || row_bytes % 16 != 0 || needs_trim(r) || !settled) return;
     const Source from = source_of(b.p, r, b.state().work.by_page);
     const Found token = ask(find_step(b, from, {r.kv_start, r.kv_end}, 0));
