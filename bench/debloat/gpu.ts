@@ -2,7 +2,7 @@
  * Traces a PyTorch program on a GPU, shrinks what it loads and runs it with the original and the
  * shrunk libraries in turn, device code loaded lazily and eagerly: results, times and memory.
  *
- * Usage: bun bench/debloat/gpu.ts [--site <folder>] [--rounds <n>] [--json <file>]
+ * Usage: bun bench/debloat/gpu.ts [--site <folder>] [--rounds <n>] [--traced <n>] [--json <file>]
  */
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -37,9 +37,10 @@ const options = new Command("bench:debloat:gpu")
   .description("Runs a PyTorch program on a GPU with its original and with shrunk libraries.")
   .option("--site <folder>", "PYTHONPATH of PyTorch; default: what python3 imports")
   .option("--rounds <n>", "runs of each kind", parseCount(1, 100), 3)
+  .option("--traced <n>", "runs with the tracer, to see its cost", parseCount(0, 100), 3)
   .option("--json <file>", "write everything as JSON")
   .parse()
-  .opts<{ site?: string; rounds: number; json?: string }>();
+  .opts<{ site?: string; rounds: number; traced: number; json?: string }>();
 
 const answer = join(benchFolder, "gpu.json");
 const command = ["python3", join(import.meta.dir, "gpu_program.py"), answer];
@@ -113,7 +114,8 @@ function say(text: string): void {
 /** Runs with the tracer of device code against runs without, in turn. */
 async function tracerOverhead() {
   const [without, within]: number[][] = [[], []];
-  for (let round = 0; round < options.rounds; round++) {
+  if (options.traced === 0) return undefined;
+  for (let round = 0; round < options.traced; round++) {
     without.push((await plain("LAZY")).seconds);
     const { ended } = await traceCommand(command, { host: "off", onProblem: say });
     within.push(ended.seconds);
