@@ -24,7 +24,8 @@ export interface Wanted {
 }
 
 /**
- * The closed set of a GPU's kernels for some options: one a class, then the merge. Errors: OptionError for dtypes that matrix units do not take.
+ * The closed set of a GPU's kernels for some options: one a class, then the merge. Errors:
+ * OptionError for dtypes that matrix units do not take.
  */
 export function wantedKernels(
   limits: SharedLimits,
