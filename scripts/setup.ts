@@ -100,10 +100,14 @@ async function checkCuda(): Promise<number> {
   await findNvcc();
   process.env["FLASHBUN_LIB"] = join(withImages, "lib", "libflashbun.so");
   const build = [zig, "build", "-Dcuda=true", `-Dbun=${process.execPath}`, "--prefix", withImages];
-  const file = "./test/jit/matrix.check.ts";
+  const test = [process.execPath, "test", "--timeout", "300000", ...rest];
+  const binaries = ["matrix", "linked", "real-library"].map(
+    (name) => `test/debloat/${name}.test.ts`,
+  );
   return inTurn([
     ["kernels by nvcc, embedded in the library", build],
-    ["kernels", [process.execPath, "test", "--timeout", "300000", file, ...rest]],
+    ["kernels", [...test, "./test/jit/matrix.check.ts"]],
+    ["fat binaries of nvcc", [...test, ...binaries]],
   ]);
 }
 

@@ -3,10 +3,11 @@ import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { root } from "../support/zig.ts";
 
-/** nvcc of the toolchain folder or of the PATH; undefined without one. */
+/** nvcc of the toolchain folder or of the PATH, with cuobjdump beside it; else undefined. */
 export function nvccHere(): string | undefined {
   const fetched = join(root, ".toolchain/cuda/nvidia/cu13/bin/nvcc");
-  return existsSync(fetched) ? fetched : (Bun.which("nvcc") ?? undefined);
+  const found = existsSync(fetched) ? fetched : Bun.which("nvcc");
+  return found !== null && existsSync(join(dirname(found), "cuobjdump")) ? found : undefined;
 }
 
 /** Runs a program that has to succeed; returns what it printed. */
