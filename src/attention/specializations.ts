@@ -11,7 +11,7 @@ import type { ResolvedOptions } from "./options.ts";
 /** File and entry of each class of a GPU, below kernels/attention/tiled. */
 const cudaSources: Readonly<Record<string, readonly [string, string]>> = {
   "cuda.decode16": ["decode.cu", "attention_decode"],
-  "cuda.wide16": ["decode_wide.cu", "attention_decode"],
+  "cuda.wide16": ["prefill.cu", "attention_prefill"],
   "cuda.tile64": ["prefill.cu", "attention_prefill"],
   "cuda.tile128": ["prefill.cu", "attention_prefill"],
 };
