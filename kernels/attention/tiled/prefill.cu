@@ -1,5 +1,5 @@
-// Attention of many query rows: a block takes 64 or 128 packed rows against tiles of keys; or up to 16,
-// whose keys or values, above 256 elements, do not fit the registers of one warp.
+// Attention of many query rows: a block takes 64 or 128 packed rows against tiles of keys; or up
+// to 16, whose keys or values, above 256 elements, do not fit the registers of one warp.
 #include "block.h"
 
 #include "../../ptx/pdl.h"
