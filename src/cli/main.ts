@@ -149,6 +149,11 @@ function report(error: unknown, root: Command): number {
   return 1;
 }
 
+// Whoever reads may stop when it has read enough, as head does.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+  process.exit(exitCode);
+});
 const root = program();
 try {
   await root.parseAsync(process.argv.slice(2), { from: "user" });

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { findNvrtc } from "../../src/jit/nvrtc.ts";
@@ -121,3 +121,24 @@ test("what cannot be warmed is refused in one sentence", async () => {
     expect(code).toBeGreaterThan(0);
   }
 }, 60_000);
+
+test("a listing ends quietly where its reader does", async () => {
+  const cache = join(folder, "long");
+  mkdirSync(cache, { mode: 0o700 });
+  for (let i = 0; i < 3000; i++) {
+    writeFileSync(join(cache, `${i.toString(16).padStart(64, "0")}.image`), "");
+  }
+  const line = `"${process.execPath}" "${entry}" jit list | head -n 1`;
+  const child = Bun.spawn(["bash", "-c", `set -o pipefail; ${line}`], {
+    env: { ...process.env, FLASHBUN_CACHE: cache },
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [out, err] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+  ]);
+  expect({ code: await child.exited, err, lines: out.split("\n").length }).toEqual({
+    ...{ code: 0, err: "", lines: 2 },
+  });
+});
