@@ -325,7 +325,7 @@ struct fb_variant_probe_params {
     int32_t row_count;   // at most 256
     int32_t key_count;   // at most 128
     int32_t dim;         // at most 576
-    int32_t section;     // by its number in zig/cpu/variant_program.zig
+    int32_t section;     // by its number in zig/cpu/kernels/variant/program.zig
     int32_t keys_inside; // 1: keys lie along vectors, 0: rows do
     int32_t masked;      // 1: asks which pairs are visible
 };

@@ -1,6 +1,6 @@
 /** The kernels that are compiled ahead of time into the library with `zig build -Dcuda=true`. */
 import { type AttentionOptions, resolveOptions } from "../src/attention/options.ts";
-import { wantedKernels } from "../src/attention/specializations.ts";
+import { wantedKernels } from "../src/attention/families/tiled.ts";
 import { operators } from "../src/device/operators.ts";
 import { sharedMemoryOf } from "../src/jit/architectures.ts";
 import type { Specialization } from "../src/jit/specialization.ts";
@@ -48,6 +48,6 @@ export function matrixOf(architecture: string): readonly MatrixEntry[] {
       return [{ name, ...specialization }];
     });
   });
-  const merge = { name: "merge of rows", source: "attention/merge/merge.cu", constants: {} };
+  const merge = { name: "merge of rows", source: "attention/merge.cu", constants: {} };
   return [...always, merge, ...attention];
 }

@@ -1,14 +1,10 @@
 export { attend, type AttendOptions } from "./attention/attend.ts";
 export { alibiSlopes, Attention } from "./attention/attention.ts";
 export type { RunTensors } from "./attention/bind.ts";
-export type {
-  CacheGroupOptions,
-  PagedCacheOptions,
-  PlaneOptions,
-} from "./attention/cache-options.ts";
+export type { CacheGroupOptions, PagedCacheOptions, PlaneOptions } from "./cache/options.ts";
 export type { AttentionOptions, GraphOptions } from "./attention/options.ts";
-export { type AppendTensors, PagedCache } from "./attention/paged-cache.ts";
-export type { VariantInputs } from "./attention/variant-inputs.ts";
+export { type AppendTensors, PagedCache } from "./cache/paged-cache.ts";
+export type { VariantInputs } from "./attention/variant/inputs.ts";
 export { Device, type MemoryStats } from "./device/device.ts";
 export { Event } from "./device/event.ts";
 export { Graph } from "./device/graph.ts";
@@ -23,9 +19,9 @@ export { type PrefixMatch, Sequence, SequencePool } from "./kv/sequence.ts";
 export type { WorthSharing } from "./kv/share-prefixes.ts";
 export { blockMaskLayout, tokenMaskLayout } from "./kv/sparse-layout.ts";
 export { userPages } from "./kv/user-pages.ts";
-export { type AttentionState, type LseBase, mergeStates } from "./ops/merge.ts";
+export { type AttentionState, type LseBase, mergeStates } from "./ops/states.ts";
 export type { RopeOptions } from "./ops/rope.ts";
-export type { Plan, PlannerOptions } from "./plan/attention.ts";
+export type { Plan, PlannerOptions } from "./plan/planner.ts";
 export { checkPlan } from "./plan/check.ts";
 export { type CostModel, defaultCosts, worthSharing } from "./plan/cost.ts";
 export { type Coverage, coverageOf } from "./plan/coverage.ts";

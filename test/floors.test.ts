@@ -11,9 +11,13 @@ const floors: Record<string, readonly string[]> = {
   device: ["jit", "ffi"],
   tensor: ["device", "ffi"],
   ops: ["tensor", "device", "ffi", "jit", "kv", "plan"],
-  attention: ["ops", "tensor", "device", "ffi", "jit", "plan", "kv", "variant"],
-  replay: ["attention", "ops", "tensor", "device", "ffi", "plan", "kv"],
-  cli: ["debloat", "replay", "attention", "ops", "tensor", "device", "jit", "ffi", "plan", "kv"],
+  cache: ["tensor", "device", "ffi", "kv"],
+  attention: ["cache", "ops", "tensor", "device", "ffi", "jit", "plan", "kv", "variant"],
+  replay: ["attention", "cache", "ops", "tensor", "device", "ffi", "plan", "kv"],
+  cli: [
+    ...["debloat", "replay", "attention", "cache", "ops", "tensor"],
+    ...["device", "jit", "ffi", "plan", "kv"],
+  ],
   debloat: ["ffi"],
 };
 
@@ -74,8 +78,8 @@ describe("floors", () => {
     ["src/plan/walk.ts", `import { readFileSync } from "node:fs";`, "the pure wing"],
     ["src/kv/batch.ts", `import { x } from "../options.ts";`, "that file is not for this folder"],
     ["src/kv/batch.ts", `import {\n  a,\n  b,\n} from "../plan/walk.ts";`, "it climbs"],
-    ["src/ops/page.ts", `import { dlopen } from "bun:ffi";`, "only src/ffi may"],
-    ["src/ops/page.ts", `const x = await import("../attention/attend.ts");`, "it climbs"],
+    ["src/cache/page.ts", `import { dlopen } from "bun:ffi";`, "only src/ffi may"],
+    ["src/cache/page.ts", `const x = await import("../attention/attend.ts");`, "it climbs"],
     ["src/device/device.ts", `import { check } from "../ffi/status.ts";`, undefined],
     ["src/ffi/library.ts", `import { dlopen } from "bun:ffi";`, undefined],
     ["src/tensor/tensor.ts", `import { x } from "../index.ts";`, "it climbs to the roof"],

@@ -5,10 +5,10 @@ const handles = @import("handle.zig");
 const fail = @import("status.zig").fail;
 
 const cpu = struct {
-    const Device = @import("cpu/device.zig").Device;
-    const Stream = @import("cpu/stream.zig").Stream;
-    const Event = @import("cpu/event.zig").Event;
-    const Graph = @import("cpu/graph.zig").Graph;
+    const Device = @import("cpu/runtime/device.zig").Device;
+    const Stream = @import("cpu/runtime/stream.zig").Stream;
+    const Event = @import("cpu/runtime/event.zig").Event;
+    const Graph = @import("cpu/runtime/graph.zig").Graph;
 };
 
 const cuda = struct {

@@ -9,8 +9,8 @@ comptime {
 pub const std_options: std.Options = .{ .signal_stack_size = null };
 
 test {
-    _ = @import("cpu/memory.zig");
-    _ = @import("cpu/variant_math.zig");
+    _ = @import("cpu/runtime/memory.zig");
+    _ = @import("cpu/kernels/variant/math.zig");
     _ = @import("cuda/failure.zig");
     _ = @import("cuda/image.zig");
     _ = @import("cuda/device_test.zig");

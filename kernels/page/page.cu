@@ -2,7 +2,7 @@
 #include "../ptx/base.h"
 #include "../params.h"
 #include "../ptx/pdl.h"
-#include "../tensor/chunk.h"
+#include "../common/chunk.h"
 
 // ---- facts
 

@@ -3,7 +3,7 @@
 #include "../ptx/base.h"
 #include "../params.h"
 #include "../ptx/pdl.h"
-#include "chunk.h"
+#include "../common/chunk.h"
 
 // ---- facts
 

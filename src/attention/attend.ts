@@ -3,11 +3,11 @@ import type { Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { createBatch } from "../kv/batch.ts";
 import { raggedLayout } from "../kv/layout.ts";
-import type { AttentionState } from "../ops/merge.ts";
+import type { AttentionState } from "../ops/states.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
 import { Attention } from "./attention.ts";
 import type { AttentionOptions } from "./options.ts";
-import type { VariantInputs } from "./variant-inputs.ts";
+import type { VariantInputs } from "./variant/inputs.ts";
 
 /** Options of {@link attend}: those of Attention that the tensors do not say, and tensors. */
 export type AttendOptions = Omit<

@@ -7,18 +7,18 @@ import { OptionError, PlanError } from "../errors.ts";
 import { type Batch, requireBatch } from "../kv/batch.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { RopeTable } from "../ops/rope.ts";
-import { type Plan, Planner } from "../plan/attention.ts";
+import { type Plan, Planner } from "../plan/planner.ts";
 import { worthSharing } from "../plan/cost.ts";
 import { classesFor } from "../plan/traits.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import { boundRanges } from "../variant/bound-ranges.ts";
 import { bindTensors, keysOf, type RunTensors } from "./bind.ts";
-import { type AttentionKernels, resolveKernels, resolveKernelsNow } from "./kernels.ts";
+import { type AttentionKernels, resolveKernels, resolveKernelsNow } from "./families/resolve.ts";
 import { LastBinding } from "./last-binding.ts";
 import { AttentionLaunch } from "./launch.ts";
 import { type AttentionOptions, hasHook, type ResolvedOptions, resolveOptions } from "./options.ts";
-import { bindVariant } from "./variant-inputs.ts";
-import { variantProgram } from "./variant-program.ts";
+import { bindVariant } from "./variant/inputs.ts";
+import { variantProgram } from "./variant/program.ts";
 import { Workspace } from "./workspace.ts";
 
 /**

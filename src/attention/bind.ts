@@ -4,12 +4,12 @@ import { OptionError, requireInteger } from "../errors.ts";
 import type { AttentionParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { Level } from "../kv/layout.ts";
-import { type ScaleStrides, scaleStrides } from "../ops/scale.ts";
+import { type ScaleStrides, scaleStrides } from "../tensor/scale.ts";
 import { type DType, dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 import type { ResolvedOptions } from "./options.ts";
-import type { PagedCache } from "./paged-cache.ts";
-import type { VariantInputs } from "./variant-inputs.ts";
+import type { PagedCache } from "../cache/paged-cache.ts";
+import type { VariantInputs } from "./variant/inputs.ts";
 
 /** Tensors of one run. Leading axes may be longer than the batch needs. */
 export interface RunTensors {

@@ -2,7 +2,7 @@ import type { AttentionParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type RunTensors, tensorNames } from "./bind.ts";
-import type { PagedCache } from "./paged-cache.ts";
+import type { PagedCache } from "../cache/paged-cache.ts";
 
 /** Ints of the key and value planes, with which the parameters begin. */
 const planeInts = 16;

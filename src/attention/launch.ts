@@ -2,11 +2,11 @@ import type { Device } from "../device/device.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { AttentionParams, AttentionRecord } from "../ffi/params.gen.ts";
-import type { Plan } from "../plan/attention.ts";
+import type { Plan } from "../plan/planner.ts";
 import { bindOptions } from "./bind.ts";
-import type { AttentionKernels } from "./kernels.ts";
+import type { AttentionKernels } from "./families/resolve.ts";
 import type { ResolvedOptions } from "./options.ts";
-import type { PagedCache } from "./paged-cache.ts";
+import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Workspace } from "./workspace.ts";
 
 /** Blocks that share the rows of one merge at most, and blocks for which a multiprocessor has room. */

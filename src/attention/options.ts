@@ -10,7 +10,7 @@ import {
   positive,
   unchecked,
 } from "../options.ts";
-import type { LseBase } from "../ops/merge.ts";
+import type { LseBase } from "../ops/states.ts";
 import { checkRope, type RopeOptions } from "../ops/rope.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { HookName } from "../variant/expression.ts";

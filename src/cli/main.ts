@@ -3,8 +3,8 @@
 import { Command, CommanderError, Option } from "commander";
 import { version } from "../../package.json";
 import { FlashbunError, OptionError } from "../errors.ts";
-import { addDebloat } from "./debloat.ts";
-import { addJit } from "./jit.ts";
+import { addDebloat } from "./debloat/debloat.ts";
+import { addJit } from "./jit/jit.ts";
 import { countOrAll, device, integer, oneOf, positive } from "./parse.ts";
 import type { ReplayArguments } from "./replay.ts";
 
@@ -25,7 +25,7 @@ function program(): Command {
     .description("say what this machine offers, and check that attention is right on it")
     .option("--json <file>", "write the findings as JSON")
     .action(async (options: { json?: string }) => {
-      const { doctor } = await import("./doctor.ts");
+      const { doctor } = await import("./doctor/doctor.ts");
       exitCode = await doctor(options);
     });
   addJit(root, (code) => void (exitCode = code));

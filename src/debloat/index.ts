@@ -11,12 +11,12 @@ export {
   type ProfiledLibrary,
   type ProfileRun,
   subtractProfiles,
-} from "./profile.ts";
-export { parseProfile, formatProfile } from "./profile-text.ts";
-export { restoreFile } from "./restore.ts";
-export { type RunOptions, runShrunk, type ShrunkRun } from "./run.ts";
+} from "./profile/profile.ts";
+export { parseProfile, formatProfile } from "./profile/text.ts";
+export { restoreFile } from "./verify/restore.ts";
+export { type RunOptions, runShrunk, type ShrunkRun } from "./profile/run.ts";
 export { shrinkLibrary, sidecarName, type ShrinkOptions, type ShrinkReport } from "./shrink.ts";
-export { type Ended } from "./spawn.ts";
-export { traceCommand, type Traced, type TraceOptions } from "./trace.ts";
+export { type Ended } from "./profile/spawn.ts";
+export { traceCommand, type Traced, type TraceOptions } from "./profile/trace.ts";
 export { treemapPage } from "./treemap.ts";
-export { type Check, verifyLibrary } from "./verify.ts";
+export { type Check, verifyLibrary } from "./verify/verify.ts";

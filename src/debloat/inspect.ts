@@ -1,8 +1,8 @@
 /** What a library consists of, and what each way of shrinking it would save. */
 import type { Contents } from "./contents.ts";
-import { type Elf, sectionFlag, sectionNamed } from "./elf.ts";
-import { archName, type Entry } from "./fatbin.ts";
-import { readFunctions } from "./functions.ts";
+import { type Elf, sectionFlag, sectionNamed } from "./elf/elf.ts";
+import { archName, type Entry } from "./fatbin/fatbin.ts";
+import { readFunctions } from "./fatbin/functions.ts";
 import { batches } from "./jobs.ts";
 import {
   fatbinSections,
@@ -13,8 +13,8 @@ import {
 } from "./library.ts";
 import { type DeviceOptions, planDevice } from "./plan.ts";
 import type { Pool } from "./pool.ts";
-import { type Decisions, assemble, strippable } from "./rewrite.ts";
-import { mapFile } from "./write.ts";
+import { type Decisions, assemble, strippable } from "./elf/rewrite.ts";
+import { mapFile } from "./elf/write.ts";
 
 /** A section of the file. */
 export interface SectionFigures {

@@ -1,8 +1,8 @@
 /** Work on many entries of one library, done in this thread or in workers. */
 import { openSync, readSync, closeSync } from "node:fs";
 import { type Contents, contentsOf } from "./contents.ts";
-import { type Edited, editEntry, type EditOptions } from "./edit.ts";
-import type { Entry } from "./fatbin.ts";
+import { type Edited, editEntry, type EditOptions } from "./elf/edit.ts";
+import type { Entry } from "./fatbin/fatbin.ts";
 
 /** Looks into images, edits them, or hashes a whole file. */
 export type Job =

@@ -11,10 +11,10 @@ import {
   sectionBytes,
   sectionNamed,
   segmentType,
-} from "./elf.ts";
-import { type Container, type Fatbins, readFatbins } from "./fatbin.ts";
-import { mapFile } from "./write.ts";
-import { addressesInCode, type Pointer, pointersInto } from "./relocations.ts";
+} from "./elf/elf.ts";
+import { type Container, type Fatbins, readFatbins } from "./fatbin/fatbin.ts";
+import { mapFile } from "./elf/write.ts";
+import { addressesInCode, type Pointer, pointersInto } from "./elf/relocations.ts";
 
 /** A section of fat binaries. */
 export interface FatbinSection extends Fatbins {

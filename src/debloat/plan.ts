@@ -1,9 +1,9 @@
 /** Decides what of a library's device code stays: pure, with a reason for every item. */
 import type { Contents } from "./contents.ts";
-import { archName, type Container, type Entry } from "./fatbin.ts";
+import { archName, type Container, type Entry } from "./fatbin/fatbin.ts";
 import { fatbinSections, type FatbinSection, type Library } from "./library.ts";
-import type { ProfiledLibrary } from "./profile.ts";
-import { isUnknown, neededBy, runsOn, type Target } from "./select.ts";
+import type { ProfiledLibrary } from "./profile/profile.ts";
+import { isUnknown, neededBy, runsOn, type Target } from "./fatbin/select.ts";
 
 /** How fine device code is removed: whole images by architecture, by use, or kernels inside. */
 export type Level = "arch" | "cubin" | "kernel";

@@ -3,10 +3,10 @@ import { mkdirSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { DebloatError, OptionError, requireInteger } from "../errors.ts";
 import type { Contents } from "./contents.ts";
-import type { Edited, EditOptions } from "./edit.ts";
-import type { Entry } from "./fatbin.ts";
-import { readFunctions } from "./functions.ts";
-import { unusedPages } from "./host.ts";
+import type { Edited, EditOptions } from "./elf/edit.ts";
+import type { Entry } from "./fatbin/fatbin.ts";
+import { readFunctions } from "./fatbin/functions.ts";
+import { unusedPages } from "./profile/host.ts";
 import { batches, hashFile } from "./jobs.ts";
 import { fatbinSections, type FatbinSection, type Library, readLibrary } from "./library.ts";
 import {
@@ -17,13 +17,13 @@ import {
   type SectionPlan,
 } from "./plan.ts";
 import type { Pool } from "./pool.ts";
-import { type Profile, profiledLibrary, type ProfiledLibrary } from "./profile.ts";
-import { countOf, type Ranges } from "./ranges.ts";
-import { relocatesText } from "./relocations.ts";
-import { writeShrunk, writeSidecar } from "./restore.ts";
-import { type Assembly, assemble, strippable } from "./rewrite.ts";
-import { parseTarget, type Target } from "./select.ts";
-import { asDebloatError, isSameFile, mapFile } from "./write.ts";
+import { type Profile, profiledLibrary, type ProfiledLibrary } from "./profile/profile.ts";
+import { countOf, type Ranges } from "./elf/ranges.ts";
+import { relocatesText } from "./elf/relocations.ts";
+import { writeShrunk, writeSidecar } from "./verify/restore.ts";
+import { type Assembly, assemble, strippable } from "./elf/rewrite.ts";
+import { parseTarget, type Target } from "./fatbin/select.ts";
+import { asDebloatError, isSameFile, mapFile } from "./elf/write.ts";
 
 /** What to take out of a library. */
 export interface ShrinkOptions {

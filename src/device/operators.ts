@@ -23,7 +23,7 @@ export const operators: Readonly<Record<string, readonly Operator[]>> = {
     { name: "convert", threads: 256, itemRows: 4096 },
     { name: "gather_rows", threads: 256, itemRows: 4 },
   ],
-  "merge/merge.cu": [{ name: "merge_states", threads: 128, itemRows: 8 }],
+  "states/states.cu": [{ name: "merge_states", threads: 128, itemRows: 8 }],
   "probe/probe.cu": [
     { name: "probe_spin", threads: 32, itemRows: 1 },
     { name: "probe_read", threads: 256, itemRows: 1 },

@@ -1,23 +1,23 @@
 // Written by `bun run sources`: do not edit.
 /// <reference path="./text.d.ts" />
-import source0 from "../../kernels/attention/hooks.h" with { type: "text" };
-import source1 from "../../kernels/attention/merge/merge.cu" with { type: "text" };
-import source2 from "../../kernels/attention/row.h" with { type: "text" };
-import source3 from "../../kernels/attention/tiled/block.h" with { type: "text" };
-import source4 from "../../kernels/attention/tiled/copy.h" with { type: "text" };
-import source5 from "../../kernels/attention/tiled/decode.cu" with { type: "text" };
-import source6 from "../../kernels/attention/tiled/facts.h" with { type: "text" };
-import source7 from "../../kernels/attention/tiled/finish.h" with { type: "text" };
-import source8 from "../../kernels/attention/tiled/locate.h" with { type: "text" };
-import source9 from "../../kernels/attention/tiled/prefill.cu" with { type: "text" };
-import source10 from "../../kernels/attention/tiled/products.h" with { type: "text" };
-import source11 from "../../kernels/attention/tiled/records.h" with { type: "text" };
-import source12 from "../../kernels/attention/tiled/rows.h" with { type: "text" };
-import source13 from "../../kernels/attention/tiled/scores.h" with { type: "text" };
+import source0 from "../../kernels/attention/common/finish.h" with { type: "text" };
+import source1 from "../../kernels/attention/common/locate.h" with { type: "text" };
+import source2 from "../../kernels/attention/common/records.h" with { type: "text" };
+import source3 from "../../kernels/attention/common/rows.h" with { type: "text" };
+import source4 from "../../kernels/attention/common/scores.h" with { type: "text" };
+import source5 from "../../kernels/attention/hooks.h" with { type: "text" };
+import source6 from "../../kernels/attention/merge.cu" with { type: "text" };
+import source7 from "../../kernels/attention/row.h" with { type: "text" };
+import source8 from "../../kernels/attention/tiled/block.h" with { type: "text" };
+import source9 from "../../kernels/attention/tiled/copy.h" with { type: "text" };
+import source10 from "../../kernels/attention/tiled/decode.cu" with { type: "text" };
+import source11 from "../../kernels/attention/tiled/facts.h" with { type: "text" };
+import source12 from "../../kernels/attention/tiled/prefill.cu" with { type: "text" };
+import source13 from "../../kernels/attention/tiled/products.h" with { type: "text" };
 import source14 from "../../kernels/attention/tiled/warps.h" with { type: "text" };
 import source15 from "../../kernels/attention/variant.h" with { type: "text" };
-import source16 from "../../kernels/common/element.h" with { type: "text" };
-import source17 from "../../kernels/merge/merge.cu" with { type: "text" };
+import source16 from "../../kernels/common/chunk.h" with { type: "text" };
+import source17 from "../../kernels/common/element.h" with { type: "text" };
 import source18 from "../../kernels/page/page.cu" with { type: "text" };
 import source19 from "../../kernels/params.h" with { type: "text" };
 import source20 from "../../kernels/probe/probe.cu" with { type: "text" };
@@ -37,29 +37,29 @@ import source33 from "../../kernels/ptx/special.h" with { type: "text" };
 import source34 from "../../kernels/ptx/stmatrix.h" with { type: "text" };
 import source35 from "../../kernels/ptx/tma.h" with { type: "text" };
 import source36 from "../../kernels/ptx/wgmma.h" with { type: "text" };
-import source37 from "../../kernels/tensor/chunk.h" with { type: "text" };
+import source37 from "../../kernels/states/states.cu" with { type: "text" };
 import source38 from "../../kernels/tensor/tensor.cu" with { type: "text" };
 
 /** Text of every kernel source and header, by its path below kernels/. */
 export const sources: Readonly<Record<string, string>> = {
-  "attention/hooks.h": source0,
-  "attention/merge/merge.cu": source1,
-  "attention/row.h": source2,
-  "attention/tiled/block.h": source3,
-  "attention/tiled/copy.h": source4,
-  "attention/tiled/decode.cu": source5,
-  "attention/tiled/facts.h": source6,
-  "attention/tiled/finish.h": source7,
-  "attention/tiled/locate.h": source8,
-  "attention/tiled/prefill.cu": source9,
-  "attention/tiled/products.h": source10,
-  "attention/tiled/records.h": source11,
-  "attention/tiled/rows.h": source12,
-  "attention/tiled/scores.h": source13,
+  "attention/common/finish.h": source0,
+  "attention/common/locate.h": source1,
+  "attention/common/records.h": source2,
+  "attention/common/rows.h": source3,
+  "attention/common/scores.h": source4,
+  "attention/hooks.h": source5,
+  "attention/merge.cu": source6,
+  "attention/row.h": source7,
+  "attention/tiled/block.h": source8,
+  "attention/tiled/copy.h": source9,
+  "attention/tiled/decode.cu": source10,
+  "attention/tiled/facts.h": source11,
+  "attention/tiled/prefill.cu": source12,
+  "attention/tiled/products.h": source13,
   "attention/tiled/warps.h": source14,
   "attention/variant.h": source15,
-  "common/element.h": source16,
-  "merge/merge.cu": source17,
+  "common/chunk.h": source16,
+  "common/element.h": source17,
   "page/page.cu": source18,
   "params.h": source19,
   "probe/probe.cu": source20,
@@ -79,6 +79,6 @@ export const sources: Readonly<Record<string, string>> = {
   "ptx/stmatrix.h": source34,
   "ptx/tma.h": source35,
   "ptx/wgmma.h": source36,
-  "tensor/chunk.h": source37,
+  "states/states.cu": source37,
   "tensor/tensor.cu": source38,
 };

@@ -1,6 +1,6 @@
 import type { Batch } from "../kv/batch.ts";
 import type { Level } from "../kv/layout.ts";
-import type { Plan, PlannerOptions } from "./attention.ts";
+import type { Plan, PlannerOptions } from "./planner.ts";
 import { mergeInts, recordInts } from "./emit.ts";
 import { type PlanRecord, recordsOf } from "./record.ts";
 import { partialBytes } from "./workspace.ts";

@@ -1,5 +1,5 @@
 import type { Batch } from "../kv/batch.ts";
-import type { Plan } from "./attention.ts";
+import type { Plan } from "./planner.ts";
 import { recordsOf } from "./record.ts";
 
 /** How much of attention's square a plan leaves: pairs of a query row and a key, over all heads. */

@@ -1,5 +1,5 @@
 import { requireInteger } from "../errors.ts";
-import type { Plan } from "./attention.ts";
+import type { Plan } from "./planner.ts";
 import { type PlanRecord, recordsOf } from "./record.ts";
 import { type CostModel, defaultCosts, pieceCost } from "./cost.ts";
 import { mergeInts } from "./emit.ts";

@@ -1,6 +1,6 @@
 import { PlanError } from "../errors.ts";
 import type { Batch } from "../kv/batch.ts";
-import type { Plan, PlannerOptions } from "./attention.ts";
+import type { Plan, PlannerOptions } from "./planner.ts";
 import { type IntList, Piece, pieceInts, Tile, tileInts } from "./list.ts";
 import { Interval, type Intervals, intervalInts } from "./merges.ts";
 import type { PieceOrder } from "./order.ts";

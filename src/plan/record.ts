@@ -1,4 +1,4 @@
-import type { Plan } from "./attention.ts";
+import type { Plan } from "./planner.ts";
 import { recordInts } from "./emit.ts";
 
 /** A record read back from a plan. */

@@ -1,10 +1,10 @@
 import type { Attention } from "../attention/attention.ts";
 import type { RunTensors } from "../attention/bind.ts";
-import { type AppendTensors, PagedCache } from "../attention/paged-cache.ts";
+import { type AppendTensors, PagedCache } from "../cache/paged-cache.ts";
 import type { Device } from "../device/device.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { Sequence } from "../kv/sequence.ts";
-import { readRate } from "../ops/probe.ts";
+import { readRate } from "../device/probe.ts";
 import { drawPlan } from "../plan/draw.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";

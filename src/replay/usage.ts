@@ -1,5 +1,5 @@
 import type { PageGroup } from "../kv/page-group.ts";
-import type { Plan } from "../plan/attention.ts";
+import type { Plan } from "../plan/planner.ts";
 import { recordInts } from "../plan/emit.ts";
 import type { Job } from "./job.ts";
 

@@ -1,8 +1,8 @@
 import { tensorsMax } from "./expression.ts";
 
 /**
- * Operations of the CPU's bytecode, by their numbers in zig/cpu/variant_program.zig, which says
- * what they take; F: f32, I: i32 or bool, which is 0 or -1.
+ * Operations of the CPU's bytecode, by their numbers in zig/cpu/kernels/variant/program.zig, which
+ * says what they take; F: f32, I: i32 or bool, which is 0 or -1.
  */
 export const opcodes = [
   ...(["constant", "scalar", "row", "key", "element", "keep", "load", "store"] as const),

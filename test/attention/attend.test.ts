@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { Device } from "../../src/device/device.ts";
 import { OptionError } from "../../src/errors.ts";
-import { type AttentionState, mergeStates } from "../../src/ops/merge.ts";
+import { type AttentionState, mergeStates } from "../../src/ops/states.ts";
 import { type DType, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { expectState } from "../support/compare.ts";

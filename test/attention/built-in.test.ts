@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { attend, type AttendOptions } from "../../src/attention/attend.ts";
 import { alibiSlopes } from "../../src/attention/attention.ts";
-import type { VariantInputs } from "../../src/attention/variant-inputs.ts";
+import type { VariantInputs } from "../../src/attention/variant/inputs.ts";
 import type { Device } from "../../src/device/device.ts";
 import { ropeFrequencies } from "../../src/ops/rope.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { attend } from "../../src/attention/attend.ts";
 import { Attention } from "../../src/attention/attention.ts";
-import { PagedCache } from "../../src/attention/paged-cache.ts";
+import { PagedCache } from "../../src/cache/paged-cache.ts";
 import { Device } from "../../src/device/device.ts";
 import { OptionError, OutOfPagesError } from "../../src/errors.ts";
 import { type Batch, createBatch } from "../../src/kv/batch.ts";

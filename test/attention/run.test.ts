@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { Attention } from "../../src/attention/attention.ts";
-import { PagedCache } from "../../src/attention/paged-cache.ts";
+import { PagedCache } from "../../src/cache/paged-cache.ts";
 import { Device } from "../../src/device/device.ts";
 import type { Graph } from "../../src/device/graph.ts";
 import { DisposedError, OptionError, PlanError } from "../../src/errors.ts";

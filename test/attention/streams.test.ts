@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { Attention } from "../../src/attention/attention.ts";
-import { PagedCache } from "../../src/attention/paged-cache.ts";
+import { PagedCache } from "../../src/cache/paged-cache.ts";
 import { Device } from "../../src/device/device.ts";
 import { ProbeParams } from "../../src/ffi/params.gen.ts";
 import { createBatch } from "../../src/kv/batch.ts";

@@ -1,8 +1,8 @@
 import { beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { emptyProfile, type Profile } from "../../src/debloat/profile.ts";
-import { formatProfile, parseProfile } from "../../src/debloat/profile-text.ts";
+import { emptyProfile, type Profile } from "../../src/debloat/profile/profile.ts";
+import { formatProfile, parseProfile } from "../../src/debloat/profile/text.ts";
 import { temporaryFolder } from "../debloat/make-library.ts";
 import { flashbun } from "./run.ts";
 

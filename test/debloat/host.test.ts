@@ -2,11 +2,11 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { readSymbols, sectionNamed } from "../../src/debloat/elf.ts";
-import { readFunctions } from "../../src/debloat/functions.ts";
-import { unusedPages } from "../../src/debloat/host.ts";
+import { readSymbols, sectionNamed } from "../../src/debloat/elf/elf.ts";
+import { readFunctions } from "../../src/debloat/fatbin/functions.ts";
+import { unusedPages } from "../../src/debloat/profile/host.ts";
 import { type Library, readLibrary } from "../../src/debloat/library.ts";
-import type { ProfiledLibrary } from "../../src/debloat/profile.ts";
+import type { ProfiledLibrary } from "../../src/debloat/profile/profile.ts";
 import { makeLibrary, procedure, temporaryFolder } from "./make-library.ts";
 
 const minutes = 60_000;

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { Pool } from "../../src/debloat/pool.ts";
-import { restoreFile } from "../../src/debloat/restore.ts";
+import { restoreFile } from "../../src/debloat/verify/restore.ts";
 import { shrinkLibrary, type ShrinkOptions } from "../../src/debloat/shrink.ts";
 import { root } from "../support/zig.ts";
 import { temporaryFolder } from "./make-library.ts";

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { contentsOf } from "../../src/debloat/contents.ts";
-import { editEntry } from "../../src/debloat/edit.ts";
+import { editEntry } from "../../src/debloat/elf/edit.ts";
 import {
   archName,
   containerHeader,
@@ -11,7 +11,7 @@ import {
   entryHeader,
   imageOf,
   readFatbins,
-} from "../../src/debloat/fatbin.ts";
+} from "../../src/debloat/fatbin/fatbin.ts";
 import { seeded } from "../support/random.ts";
 import { root } from "../support/zig.ts";
 import { temporaryFolder } from "./make-library.ts";

@@ -3,14 +3,14 @@ import { closeSync, copyFileSync, existsSync, mkdirSync, openSync, readFileSync 
 import { rmSync, writeSync } from "node:fs";
 import { basename, join } from "node:path";
 import { Bytes } from "../../src/debloat/bytes.ts";
-import { companionPath } from "../../src/debloat/companions.ts";
-import { readElf, readSymbols, sectionNamed } from "../../src/debloat/elf.ts";
+import { companionPath } from "../../src/debloat/elf/companions.ts";
+import { readElf, readSymbols, sectionNamed } from "../../src/debloat/elf/elf.ts";
 import { readLibraryId } from "../../src/debloat/library.ts";
 import { Pool } from "../../src/debloat/pool.ts";
-import { emptyProfile } from "../../src/debloat/profile.ts";
+import { emptyProfile } from "../../src/debloat/profile/profile.ts";
 import { shrinkLibrary, sidecarName } from "../../src/debloat/shrink.ts";
-import { readSidecar } from "../../src/debloat/sidecar.ts";
-import { mapFile } from "../../src/debloat/write.ts";
+import { readSidecar } from "../../src/debloat/verify/sidecar.ts";
+import { mapFile } from "../../src/debloat/elf/write.ts";
 import { makeLibrary, temporaryFolder } from "./make-library.ts";
 import { compile } from "./native.ts";
 

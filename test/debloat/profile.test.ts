@@ -7,9 +7,9 @@ import {
   profiledLibrary,
   profileFigures,
   subtractProfiles,
-} from "../../src/debloat/profile.ts";
-import { formatProfile, parseProfile } from "../../src/debloat/profile-text.ts";
-import { countOf, joinRanges, type Ranges, subtractRanges } from "../../src/debloat/ranges.ts";
+} from "../../src/debloat/profile/profile.ts";
+import { formatProfile, parseProfile } from "../../src/debloat/profile/text.ts";
+import { countOf, joinRanges, type Ranges, subtractRanges } from "../../src/debloat/elf/ranges.ts";
 import { DebloatError, InputError } from "../../src/errors.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 

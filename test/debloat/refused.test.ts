@@ -12,10 +12,10 @@ import {
 import { join } from "node:path";
 import { readLibrary } from "../../src/debloat/library.ts";
 import { Pool } from "../../src/debloat/pool.ts";
-import { emptyProfile } from "../../src/debloat/profile.ts";
-import { restoreFile } from "../../src/debloat/restore.ts";
+import { emptyProfile } from "../../src/debloat/profile/profile.ts";
+import { restoreFile } from "../../src/debloat/verify/restore.ts";
 import { shrinkLibrary, type ShrinkOptions } from "../../src/debloat/shrink.ts";
-import { asDebloatError, writeAtomically } from "../../src/debloat/write.ts";
+import { asDebloatError, writeAtomically } from "../../src/debloat/elf/write.ts";
 import { DebloatError, OptionError } from "../../src/errors.ts";
 import { makeCubin } from "./make-cubin.ts";
 import { makeContainer, makeLibrary, temporaryFolder } from "./make-library.ts";

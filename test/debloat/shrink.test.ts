@@ -3,15 +3,19 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { contentsOf } from "../../src/debloat/contents.ts";
-import { sectionBytes, sectionNamed } from "../../src/debloat/elf.ts";
-import { archName } from "../../src/debloat/fatbin.ts";
+import { sectionBytes, sectionNamed } from "../../src/debloat/elf/elf.ts";
+import { archName } from "../../src/debloat/fatbin/fatbin.ts";
 import { inspectLibrary } from "../../src/debloat/inspect.ts";
 import { type Library, readLibrary, shrunkMarkBytes } from "../../src/debloat/library.ts";
 import { Pool } from "../../src/debloat/pool.ts";
-import { emptyProfile, type Profile, type ProfiledLibrary } from "../../src/debloat/profile.ts";
-import { restoreFile } from "../../src/debloat/restore.ts";
+import {
+  emptyProfile,
+  type Profile,
+  type ProfiledLibrary,
+} from "../../src/debloat/profile/profile.ts";
+import { restoreFile } from "../../src/debloat/verify/restore.ts";
 import { shrinkLibrary, type ShrinkOptions } from "../../src/debloat/shrink.ts";
-import { readSidecar } from "../../src/debloat/sidecar.ts";
+import { readSidecar } from "../../src/debloat/verify/sidecar.ts";
 import { type Random, seeded } from "../support/random.ts";
 import { makeCubin } from "./make-cubin.ts";
 import {

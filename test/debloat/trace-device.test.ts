@@ -3,7 +3,7 @@ import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { readLibraryId } from "../../src/debloat/library.ts";
-import type { Traced } from "../../src/debloat/trace.ts";
+import type { Traced } from "../../src/debloat/profile/trace.ts";
 import { traceWith } from "./run-trace.ts";
 import { makeCubin } from "./make-cubin.ts";
 import { makeContainer, makeLibrary, temporaryFolder } from "./make-library.ts";

@@ -2,10 +2,10 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { sectionNamed } from "../../src/debloat/elf.ts";
+import { sectionNamed } from "../../src/debloat/elf/elf.ts";
 import { readLibrary } from "../../src/debloat/library.ts";
-import { formatProfile } from "../../src/debloat/profile-text.ts";
-import { emptyProfile } from "../../src/debloat/profile.ts";
+import { formatProfile } from "../../src/debloat/profile/text.ts";
+import { emptyProfile } from "../../src/debloat/profile/profile.ts";
 import { runBun } from "../support/run.ts";
 import { root } from "../support/zig.ts";
 import { makeCubin } from "./make-cubin.ts";

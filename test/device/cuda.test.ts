@@ -3,7 +3,7 @@ import { readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Attention } from "../../src/attention/attention.ts";
-import { PagedCache } from "../../src/attention/paged-cache.ts";
+import { PagedCache } from "../../src/cache/paged-cache.ts";
 import { Device } from "../../src/device/device.ts";
 import { PinnedRing } from "../../src/device/ring.ts";
 import { Stream } from "../../src/device/stream.ts";

@@ -12,7 +12,7 @@ import { sources } from "../../src/jit/sources.gen.ts";
 import { expandSource } from "../../src/jit/specialization.ts";
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { raggedLayout } from "../../src/kv/layout.ts";
-import { type Plan, Planner, type PlannerOptions } from "../../src/plan/attention.ts";
+import { type Plan, Planner, type PlannerOptions } from "../../src/plan/planner.ts";
 import { checkPlan } from "../../src/plan/check.ts";
 import { recordsOf } from "../../src/plan/record.ts";
 import { cudaCosts } from "../../src/plan/cost.ts";

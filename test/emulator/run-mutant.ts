@@ -1,8 +1,8 @@
 // Runs one case, with one kernel's image exchanged, and prints a hash of the output. A process of
 // its own: the device of a kernel that failed is lost to its process.
 import { readFileSync } from "node:fs";
-import { resolveKernelsNow } from "../../src/attention/kernels.ts";
-import { wantedKernels } from "../../src/attention/specializations.ts";
+import { resolveKernelsNow } from "../../src/attention/families/resolve.ts";
+import { wantedKernels } from "../../src/attention/families/tiled.ts";
 import { Device } from "../../src/device/device.ts";
 import { Module } from "../../src/device/kernel.ts";
 import type { Specialization } from "../../src/jit/specialization.ts";

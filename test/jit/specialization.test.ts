@@ -55,7 +55,7 @@ describe("expansion", () => {
   });
 
   test("puts a variant's text where attention/variant.h has its own, behind what that includes", () => {
-    const source = "attention/merge/merge.cu";
+    const source = "attention/merge.cu";
     const plain = expand({ source, constants: {} });
     const variant = "struct Variant : NoVariant {\n    int odd;\n};\n";
     const text = expand({ source, constants: {}, variant });

@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { join } from "node:path";
 import { SequencePool } from "../../src/kv/sequence.ts";
 import { sharePrefixes } from "../../src/kv/share-prefixes.ts";
-import { Planner } from "../../src/plan/attention.ts";
+import { Planner } from "../../src/plan/planner.ts";
 import { recordsOf } from "../../src/plan/record.ts";
 import { drawPlan, planTrace, timelineOf } from "../../src/plan/draw.ts";
 import { cpuClasses } from "../../src/plan/traits.ts";

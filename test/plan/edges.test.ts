@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { createBatch } from "../../src/kv/batch.ts";
 import { createLevel } from "../../src/kv/layout.ts";
-import { Planner, type PlannerOptions } from "../../src/plan/attention.ts";
+import { Planner, type PlannerOptions } from "../../src/plan/planner.ts";
 import { checkPlan } from "../../src/plan/check.ts";
 import { recordsOf } from "../../src/plan/record.ts";
 import { cpuClasses } from "../../src/plan/traits.ts";

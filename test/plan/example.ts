@@ -1,6 +1,6 @@
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { pagesLayout } from "../../src/kv/layout.ts";
-import { type Plan, Planner } from "../../src/plan/attention.ts";
+import { type Plan, Planner } from "../../src/plan/planner.ts";
 import { drawPlan } from "../../src/plan/draw.ts";
 import { cpuClasses } from "../../src/plan/traits.ts";
 

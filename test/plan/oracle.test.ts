@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { PlanError } from "../../src/errors.ts";
 import type { Batch } from "../../src/kv/batch.ts";
-import { type Plan, Planner, type PlannerOptions } from "../../src/plan/attention.ts";
+import { type Plan, Planner, type PlannerOptions } from "../../src/plan/planner.ts";
 import { checkPlan } from "../../src/plan/check.ts";
 import { type PlanRecord, recordsOf } from "../../src/plan/record.ts";
 import { partialBytes } from "../../src/plan/workspace.ts";

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { Planner } from "../../src/plan/attention.ts";
+import { Planner } from "../../src/plan/planner.ts";
 import { checkPlan } from "../../src/plan/check.ts";
 import { recordsOf } from "../../src/plan/record.ts";
 import { forSeeds } from "../support/random.ts";

@@ -1,6 +1,6 @@
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { createLevel, type Layout, type Level } from "../../src/kv/layout.ts";
-import type { PlannerOptions } from "../../src/plan/attention.ts";
+import type { PlannerOptions } from "../../src/plan/planner.ts";
 import { cpuClasses, type KernelTraits } from "../../src/plan/traits.ts";
 import type { Random } from "../support/random.ts";
 

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { PlanError } from "../../src/errors.ts";
 import type { Batch } from "../../src/kv/batch.ts";
-import { type Plan, Planner, type PlannerOptions } from "../../src/plan/attention.ts";
+import { type Plan, Planner, type PlannerOptions } from "../../src/plan/planner.ts";
 import { checkPlan } from "../../src/plan/check.ts";
 import { coverageOf } from "../../src/plan/coverage.ts";
 import { Ranges } from "../../src/plan/ranges.ts";

@@ -1,7 +1,7 @@
 import type { Attention } from "../../src/attention/attention.ts";
 import type { RunTensors } from "../../src/attention/bind.ts";
 import type { AttentionOptions } from "../../src/attention/options.ts";
-import { PagedCache } from "../../src/attention/paged-cache.ts";
+import { PagedCache } from "../../src/cache/paged-cache.ts";
 import type { Device } from "../../src/device/device.ts";
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { raggedLayout } from "../../src/kv/layout.ts";

@@ -1,4 +1,4 @@
-import type { VariantInputs } from "../../src/attention/variant-inputs.ts";
+import type { VariantInputs } from "../../src/attention/variant/inputs.ts";
 import type { Device } from "../../src/device/device.ts";
 import { isFloat, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";

@@ -5,7 +5,7 @@ import type { AttentionOptions } from "../../src/attention/options.ts";
 import { Device } from "../../src/device/device.ts";
 import { DeviceError } from "../../src/errors.ts";
 import { Status } from "../../src/ffi/status.ts";
-import type { AttentionState } from "../../src/ops/merge.ts";
+import type { AttentionState } from "../../src/ops/states.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 
 /**

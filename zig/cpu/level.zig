@@ -2,14 +2,14 @@
 //! It exports one hidden table of kernels, from which zig/cpu picks at load.
 const params = @import("params");
 const options = @import("options");
-const row = @import("attention_row.zig");
-const tile = @import("attention_tile.zig");
-const merge = @import("merge.zig");
-const page = @import("page.zig");
-const tensor = @import("tensor.zig");
-const probe = @import("probe.zig");
-const gather = @import("gather.zig");
-const variant_probe = @import("variant_probe.zig");
+const row = @import("kernels/attention/row.zig");
+const tile = @import("kernels/attention/tile.zig");
+const merge = @import("kernels/states.zig");
+const page = @import("kernels/page.zig");
+const tensor = @import("kernels/tensor.zig");
+const probe = @import("kernels/probe.zig");
+const gather = @import("kernels/gather.zig");
+const variant_probe = @import("kernels/variant/probe.zig");
 
 pub const Run = *const fn (
     params: *const anyopaque,
@@ -72,6 +72,6 @@ comptime {
 }
 
 test {
-    _ = @import("simd.zig");
-    _ = @import("variant_math.zig");
+    _ = @import("kernels/simd.zig");
+    _ = @import("kernels/variant/math.zig");
 }

@@ -2,7 +2,7 @@
 //! libraries. A page of host code that was removed and is needed after all comes back from the
 //! library's sidecar, and that is said.
 //!
-//! FLASHBUN_SIDECARS lists the folders of sidecars, separated by colons; src/debloat/sidecar.ts gives
+//! FLASHBUN_SIDECARS lists the folders of sidecars, separated by colons; src/debloat/verify/sidecar.ts gives
 //! their format. FLASHBUN_PAGER_LOG is a file for JSON lines; without it they go to standard error.
 const std = @import("std");
 const builtin = @import("builtin");

@@ -6,9 +6,9 @@
 // this tile. Changed elements are loaded raw under the products, then written to the one tile.
 #pragma once
 #include "copy.h"
-#include "finish.h"
+#include "../common/finish.h"
 #include "products.h"
-#include "scores.h"
+#include "../common/scores.h"
 
 // ---- shared memory
 

@@ -2,7 +2,7 @@
 #pragma once
 #include "../../common/element.h"
 #include "../../ptx/memory.h"
-#include "rows.h"
+#include "../common/rows.h"
 
 // Query and key rows have whole steps of 16 elements; what is past FB_KEY_DIM is 0.
 constexpr int key_chunks = round_up(FB_KEY_DIM, 16) / 8;

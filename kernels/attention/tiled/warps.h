@@ -2,9 +2,9 @@
 // keys, and as many bytes in flight as shared memory holds. The warps' sums are merged at the end.
 #pragma once
 #include "copy.h"
-#include "finish.h"
+#include "../common/finish.h"
 #include "products.h"
-#include "scores.h"
+#include "../common/scores.h"
 
 // ---- shared memory
 

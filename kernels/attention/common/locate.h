@@ -1,0 +1,158 @@
+// Where kept tokens lie.
+#pragma once
+#include "../../ptx/cp_async.h"
+#include "../tiled/facts.h"
+
+// Division by the page size, of integers from 0 to 2^31 - 1.
+struct Divider {
+    uint32_t multiplier; // 0: by 1
+    uint32_t shift;
+};
+
+FB_DEVICE Divider divider_of(uint32_t size) {
+    uint32_t log = 0;
+    while ((1u << log) < size) log++;
+    if (log == 0) return {0, 0};
+    if ((size & (size - 1)) == 0) return {1u << (32 - log), 0}; // without a slow division
+    return {uint32_t(((uint64_t(1) << (31 + log)) + size - 1) / size), log - 1};
+}
+
+FB_DEVICE int32_t divide(int32_t n, Divider by) {
+    const auto high = uint32_t(uint64_t(uint32_t(n)) * by.multiplier >> 32);
+    return by.multiplier == 0 ? n : int32_t(high >> by.shift);
+}
+
+// Where the tokens of a record's layout row and head lie.
+struct Source {
+    uint64_t pages; // entry of its first column
+    uint64_t k;
+    uint64_t v;
+    Divider by_page;
+};
+
+FB_DEVICE Source source_of(const fb_attention_params& p, const fb_attention_record& r,
+                           Divider by_page) {
+    const int64_t first = p.contiguous ? 0 : divide(r.position_start, by_page);
+    return {p.page_table + 4 * (int64_t(r.slot) * p.table_stride + first),
+            p.k.data + r.kv_head * p.k.stride_head * value_bytes,
+            p.v.data + r.kv_head * p.v.stride_head * value_bytes, by_page};
+}
+
+// A token, up to the page id.
+struct Place {
+    const int32_t* page; // null: no token, or no pages
+    int32_t row;         // in the page, or in the whole tensor; full_bit besides, where pairs hide
+    int32_t position;    // past_end: no token
+};
+
+// In a token's row: its column is visible to every query.
+constexpr int32_t full_bit = -0x7fffffff - 1;
+
+FB_DEVICE int32_t without_full_bit(int32_t row) { return pairs_hide ? row & ~full_bit : row; }
+
+// Rows of K and V in global memory, for N tokens.
+template <int N> struct Places {
+    uint64_t k[N];
+    uint64_t v[N];
+};
+
+template <int N> struct Tokens {
+    int32_t position[N];
+    int32_t page[N];
+    int32_t row[N];
+    float k_scale[N];
+    float v_scale[N];
+};
+
+// A run of tokens of one KV head.
+struct TokenRun {
+    const int32_t* position;
+    const int32_t* page;
+    const int32_t* row;
+    const float* k_scale;
+    const float* v_scale;
+    int32_t kv_head;
+
+    FB_DEVICE KeyInputs inputs(const fb_attention_params& p, int i) const {
+        const bool kept = position[i] != past_end;
+        const int32_t slot = kept ? page[i] * p.page_size + without_full_bit(row[i]) : 0;
+        return {position[i], slot, kv_head};
+    }
+
+    // By a whole warp: whether the columns of the first `count` are full.
+    FB_DEVICE bool full(int count) const {
+        bool all = true;
+        for (int i = int(threadIdx.x % 32); i < count; i += 32) all &= row[i] < 0;
+        return __all_sync(0xffffffffu, all);
+    }
+};
+
+template <int N>
+FB_DEVICE TokenRun run_of(const fb_attention_record& r, const Tokens<N>& tokens, int first = 0) {
+    return {tokens.position + first, tokens.page + first,    tokens.row + first,
+            tokens.k_scale + first,  tokens.v_scale + first, r.kv_head};
+}
+
+// Logical token within the layout row.
+FB_DEVICE int32_t logical_token(const fb_attention_params& p, const fb_attention_record& r,
+                                Divider by_page, int32_t token) {
+    if (r.column_offset < 0) return token;
+    const int32_t column = divide(token, by_page);
+    const auto* columns = reinterpret_cast<const int32_t*>(p.columns) + r.column_offset;
+    return (columns[column] >> 1) * p.page_size + token - column * p.page_size;
+}
+
+FB_DEVICE bool in_full_column(const fb_attention_params& p, const fb_attention_record& r,
+                              Divider by_page, int32_t token) {
+    if (r.column_offset < 0) return false;
+    const auto* columns = reinterpret_cast<const int32_t*>(p.columns) + r.column_offset;
+    return columns[divide(token, by_page)] & 1;
+}
+
+FB_DEVICE Place find(const fb_attention_params& p, const fb_attention_record& r, const Source& from,
+                     int32_t token, int32_t end) {
+    if (token >= end) return {nullptr, pairs_hide ? full_bit : 0, past_end};
+    const int32_t logical = logical_token(p, r, from.by_page, token);
+    const int32_t position = r.position_start + logical;
+    const int32_t full = pairs_hide && in_full_column(p, r, from.by_page, token) ? full_bit : 0;
+    if (p.contiguous) return {nullptr, (r.slot + logical) | full, position};
+    const int32_t column = divide(logical, from.by_page);
+    const auto* pages = reinterpret_cast<const int32_t*>(from.pages);
+    return {pages + column, (logical - column * p.page_size) | full, position};
+}
+
+// Address of a row; `head`: of the head's first.
+FB_DEVICE uint64_t row_address(const fb_plane& plane, uint64_t head, int32_t page, int32_t row) {
+    return head + (page * plane.stride_page + row * plane.stride_token) * value_bytes;
+}
+
+FB_DEVICE bool by_token(const fb_scale& s) {
+    return s.data != 0 && (s.stride_page != 0 || s.stride_token != 0);
+}
+
+// Scale of the whole record, if there is one.
+FB_DEVICE float constant_scale(const fb_scale& s, const fb_attention_record& r) {
+    if (s.data == 0 || by_token(s)) return 1;
+    const int64_t at = r.request * s.stride_request + r.kv_head * s.stride_head;
+    return reinterpret_cast<const float*>(s.data)[at];
+}
+
+// Copies a token's scale to shared memory, with the cp.async group that is open; 0 unless `kept`.
+FB_DEVICE void copy_scale(const fb_scale& s, const fb_attention_record& r, int32_t page,
+                          int32_t row, bool kept, float* target) {
+    const int64_t at = r.request * s.stride_request + r.kv_head * s.stride_head +
+                       page * s.stride_page + row * s.stride_token;
+    cp_async_4(shared_address(target), reinterpret_cast<const float*>(s.data) + (kept ? at : 0),
+               kept ? 4 : 0);
+}
+
+// First kept token of [from, to) whose position is above `bound`: positions ascend.
+FB_DEVICE int32_t first_after(const fb_attention_params& p, const fb_attention_record& r,
+                              Divider by_page, int32_t from, int32_t to, int32_t bound) {
+    while (from < to) {
+        const int32_t middle = from + (to - from) / 2;
+        if (r.position_start + logical_token(p, r, by_page, middle) > bound) to = middle;
+        else from = middle + 1;
+    }
+    return from;
+}

@@ -1,0 +1,184 @@
+import type { KernelTraits } from "../../plan/traits.ts";
+
+/** Bytes of shared memory that a block may have, and that a multiprocessor has. */
+export interface SharedLimits {
+  readonly sharedBytesPerBlock: number;
+  readonly sharedBytesPerProcessor: number;
+}
+
+/** What decides how the tiled kernels of a GPU are cut. */
+export interface CudaShape extends SharedLimits {
+  readonly headDim: number;
+  readonly valueDim: number;
+  readonly kvElementBytes: number;
+  /** Keys (values) pass through f32 before the product: fp8, a rotation of keys, a hook. */
+  readonly keysChange: boolean;
+  readonly valuesChange: boolean;
+  /** Packed mask bits. */
+  readonly masked: boolean;
+  /** Scores meet no hook, token scale or mask bit, and elements do not change. */
+  readonly plain: boolean;
+  /** 32-bit words that a variant's hooks keep of a row. */
+  readonly rowWords: number;
+}
+
+/** One way to cut a tile: threads of a block, keys at a time, tiles in flight. */
+interface Cut {
+  readonly queryTile: number;
+  readonly threads: number;
+  readonly kvTile: number;
+  readonly stages: number;
+}
+
+/** Registers that a multiprocessor has, and that a thread takes at most. */
+const processorRegisters = 65536;
+const mostRegisters = 256;
+/** Registers that a thread of few sums makes do with. */
+const fewRegisters = 168;
+/** Shared memory that the driver keeps for each block. */
+const reservedBytes = 1024;
+/** Wider rows than this do not fit a warp's registers: warps share their columns out. */
+const warpColumnsMost = 256;
+
+/**
+ * The classes of the tiled kernels (kernels/attention/tiled), by rising query tile: those whose
+ * tiles fit the shared memory, of which there may be none.
+ */
+export function cudaClasses(shape: CudaShape): readonly KernelTraits[] {
+  const wide = shape.headDim > warpColumnsMost || shape.valueDim > warpColumnsMost;
+  const classes = [wide ? tileClass("cuda.wide16", 16, shape) : decodeClass(shape)];
+  classes.push(tileClass("cuda.tile64", 64, shape));
+  if (!wide) classes.push(tileClass("cuda.tile128", 128, shape));
+  return classes.filter((traits) => traits !== undefined);
+}
+
+/** 16 rows against keys that each warp takes for itself, as many in flight as memory holds. */
+function decodeClass(shape: CudaShape): KernelTraits | undefined {
+  const warps = Math.max(shape.headDim, shape.valueDim) > 128 ? 2 : 4;
+  const cuts = [4, 3, 2, 1].map((stages) => {
+    const cut = { queryTile: 16, threads: 32 * warps, kvTile: 16 * warps, stages };
+    return { cut, sharedBytes: decodeBytes(cut, shape) };
+  });
+  const paired = cuts.find(({ sharedBytes }) => resident(sharedBytes, shape) >= 2);
+  const fit = paired ?? firstFit(cuts, shape);
+  if (fit === undefined) return undefined;
+  const { cut, sharedBytes } = fit;
+  const most = Math.floor(processorRegisters / (cut.threads * fewRegisters));
+  const blocks = Math.min(resident(sharedBytes, shape), most);
+  return traits("cuda.decode16", cut, sharedBytes, blocks, "walk");
+}
+
+/** 64 or 128 rows (or 16 of wide ones) against tiles of keys that the whole block takes. */
+function tileClass(name: string, queryTile: number, shape: CudaShape): KernelTraits | undefined {
+  const { headDim, valueDim, plain } = shape;
+  const threads = tileThreads(queryTile, valueDim);
+  // Where a warp has 32 rows, wide keys and options leave registers for half a tile at a time.
+  const tall = queryTile > threads / 2;
+  const halves = tall && valueDim > 64 && (headDim > 128 || !plain);
+  const few = tall ? valueDim <= 64 && plain : threads === 128 && valueDim <= 128;
+  const registers = few ? fewRegisters : mostRegisters;
+  const most = Math.max(1, Math.floor(processorRegisters / (threads * registers)));
+  let best: { cut: Cut; sharedBytes: number; blocks: number } | undefined;
+  for (const kvTile of [64, 32, 16]) {
+    for (const stages of [2, 1]) {
+      if (stages === 1 && (changes(shape) || (halves && kvTile === 64))) continue;
+      const cut = { queryTile, threads, kvTile, stages };
+      const sharedBytes = tileBytes(cut, shape);
+      const blocks = Math.min(resident(sharedBytes, shape), most);
+      if (blocks > (best?.blocks ?? 0)) best = { cut, sharedBytes, blocks };
+    }
+    if (best !== undefined && best.blocks >= Math.min(2, most)) break;
+  }
+  if (best === undefined) return undefined;
+  const schedule = queryTile === 16 ? "walk" : "share";
+  return traits(name, best.cut, best.sharedBytes, best.blocks, schedule);
+}
+
+function changes({ keysChange, valuesChange }: CudaShape): boolean {
+  return keysChange || valuesChange;
+}
+
+function tileThreads(queryTile: number, valueDim: number): number {
+  // The sums of 32 rows a warp, or of columns beyond these, do not fit the registers.
+  if (queryTile === 128) return valueDim <= 128 ? 128 : 256;
+  if (queryTile === 16) return 128;
+  return 128 * 2 ** Math.ceil(Math.log2(Math.max(1, valueDim / warpColumnsMost)));
+}
+
+function firstFit<T extends { sharedBytes: number }>(
+  cuts: readonly T[],
+  shape: CudaShape,
+): T | undefined {
+  return cuts.find(({ sharedBytes }) => sharedBytes <= shape.sharedBytesPerBlock);
+}
+
+/** Blocks that a multiprocessor's shared memory holds. */
+function resident(sharedBytes: number, shape: CudaShape): number {
+  if (sharedBytes > shape.sharedBytesPerBlock) return 0;
+  return Math.floor(shape.sharedBytesPerProcessor / (sharedBytes + reservedBytes));
+}
+
+function traits(
+  name: string,
+  { queryTile, kvTile, threads, stages }: Cut,
+  sharedBytes: number,
+  blocksPerProcessor: number,
+  schedule: "walk" | "share",
+): KernelTraits {
+  return {
+    ...{ name, queryTile, kvTile, threads, stages, sharedBytes, blocksPerProcessor, schedule },
+    ...{ cluster: 1, registers: 0, packing: "group", transform: "f32", take: "longest-first" },
+  };
+}
+
+/** Shared memory of kernels/attention/tiled/warps.h. */
+function decodeBytes({ queryTile, threads, stages }: Cut, shape: CudaShape): number {
+  const { headDim, valueDim, keysChange, valuesChange } = shape;
+  const warps = threads / 32;
+  const keyRow = rowBytes(roundUp(headDim, 16) / 8);
+  const valueRow = rowBytes(roundUp(valueDim, 16) / 8);
+  const stage =
+    (keysChange ? rawBytes(headDim, shape) : keyRow) +
+    (valuesChange ? rawBytes(valueDim, shape) : valueRow);
+  const changed = (keysChange ? keyRow : 0) + (valuesChange ? valueRow : 0);
+  const ring = 16 * (stages * stage + changed);
+  const sums = 16 * 4 * (roundUp(valueDim, 16) + 8);
+  const tokens = 16 * (16 + 20 * stages);
+  const state = rowFactBytes(queryTile, shape) + 80 + warps * 16 * 8;
+  return queryTile * keyRow + warps * (Math.max(ring, sums) + tokens) + state;
+}
+
+/** Shared memory of kernels/attention/tiled/block.h. */
+function tileBytes({ queryTile, kvTile, threads, stages }: Cut, shape: CudaShape): number {
+  const { headDim, valueDim, keysChange, valuesChange } = shape;
+  const warps = threads / 32;
+  const rowWarps = queryTile / (queryTile > 16 * warps ? 32 : 16);
+  const columnWarps = warps / rowWarps;
+  const warpChunks = roundUp(valueDim, 16 * columnWarps) / columnWarps / 8;
+  const keyRow = rowBytes(roundUp(headDim, 16) / 8);
+  const valueRow = rowBytes(warpChunks * columnWarps, warpChunks);
+  const tiles = (keysChange ? 1 : stages) * keyRow + (valuesChange ? 1 : stages) * valueRow;
+  const raw =
+    (keysChange ? rawBytes(headDim, shape) : 0) + (valuesChange ? rawBytes(valueDim, shape) : 0);
+  const places = 4 * 36 * kvTile;
+  const state = rowFactBytes(queryTile, shape) + 128 + 16 * warps;
+  return queryTile * keyRow + kvTile * (tiles + raw) + places + state;
+}
+
+/** Bytes of RowFacts in kernels/attention/common/rows.h. */
+function rowFactBytes(queryTile: number, { masked, rowWords }: CudaShape): number {
+  return 12 * queryTile + 16 * (masked ? queryTile : 1) + Math.max(8, 4 * rowWords * queryTile);
+}
+
+/** A row of 16-byte chunks in shared memory: whole groups of eight, or an odd number. */
+function rowBytes(chunks: number, slice = chunks): number {
+  return (slice % 8 === 0 ? chunks : chunks | 1) * 16;
+}
+
+function rawBytes(dim: number, { kvElementBytes }: CudaShape): number {
+  return roundUp(dim * kvElementBytes, 16);
+}
+
+function roundUp(value: number, unit: number): number {
+  return Math.ceil(value / unit) * unit;
+}

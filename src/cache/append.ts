@@ -1,0 +1,94 @@
+import type { Device } from "../device/device.ts";
+import type { Stream } from "../device/stream.ts";
+import { OptionError } from "../errors.ts";
+import { AppendParams } from "../ffi/params.gen.ts";
+import type { Batch } from "../kv/batch.ts";
+import { dtypeCode, isFloat } from "../tensor/dtype.ts";
+import { requireTensor, type Tensor } from "../tensor/tensor.ts";
+import { scaleStrides } from "../tensor/scale.ts";
+
+/** Scales that divide a plane's new rows before they are rounded. */
+export interface AppendScales {
+  scale: Tensor;
+}
+
+/** Packs and launches the append kernel: new rows of up to four planes into their slots. */
+export class Appender {
+  readonly #device: Device;
+  readonly #params = new AppendParams();
+  #batch: Batch | undefined;
+
+  constructor(device: Device) {
+    this.#device = device;
+  }
+
+  /** Starts a launch; `slotMapping` is the address of int32 [paddedTokens]. */
+  begin(pageSize: number, batch: Batch, slotMapping: number): void {
+    this.#batch = batch;
+    this.#params.planeCount = 0;
+    this.#params.pageSize = pageSize;
+    this.#params.tokenCount = batch.paddedTokens;
+    this.#params.slotMapping = slotMapping;
+  }
+
+  /** Address of int32 [paddedTokens], the request of each token. */
+  set tokenRequests(address: number) {
+    this.#params.tokenRequests = address;
+  }
+
+  /**
+   * Adds a plane: `target` [pages, pageSize, heads, dim], `source` [tokens, heads, dim] with as many
+   * tokens as the batch, or more. Errors: OptionError.
+   */
+  plane(name: string, target: Tensor, source: Tensor, scales: AppendScales | undefined): void {
+    const [, , heads, dim] = target.shape;
+    this.#checkSource(name, source, target);
+    if (this.#device.capturing) this.#device.needOnReplay(source);
+    const params = this.#params;
+    const i = params.planeCount;
+    params.setPlanesData(i, target.address);
+    params.setPlanesStridePage(i, target.strides[0]);
+    params.setPlanesStrideToken(i, target.strides[1]);
+    params.setPlanesStrideHead(i, target.strides[2]);
+    params.setSources(i, source.address);
+    params.setSourceStrideToken(i, source.strides[0]);
+    params.setSourceStrideHead(i, source.strides[1]);
+    params.setHeads(i, heads);
+    params.setDims(i, dim);
+    params.setSourceDtypes(i, dtypeCode(source.dtype));
+    params.setPlaneDtypes(i, dtypeCode(target.dtype));
+    const { requestCount: requests } = this.#batch!;
+    scales?.scale.requireOn(this.#device, `${name}Scale`);
+    const reach = { heads, pages: target.shape[0], pageTokens: target.shape[1], requests };
+    const scale = scaleStrides(`${name}Scale`, scales?.scale, reach);
+    params.setScalesData(i, scale.address);
+    params.setScalesStrideRequest(i, scale.request);
+    params.setScalesStrideHead(i, scale.head);
+    params.setScalesStridePage(i, scale.page);
+    params.setScalesStrideToken(i, scale.token);
+    params.planeCount = i + 1;
+  }
+
+  /** Queues the kernel. */
+  launch(stream: Stream): void {
+    const kernel = this.#device.kernel("append");
+    const grid = Math.ceil(this.#params.tokenCount / kernel.itemRows);
+    this.#device.launch(stream, kernel, this.#params, grid);
+  }
+
+  #checkSource(name: string, source: Tensor, target: Tensor): void {
+    requireTensor(name, source);
+    source.requireOn(this.#device, name);
+    target.guard();
+    const { shape, strides, dtype } = source;
+    const [, , heads, dim] = target.shape;
+    const tokens = this.#batch!.tokenCount;
+    const fits = shape.length === 3 && shape[1] === heads && shape[2] === dim;
+    if (!fits || shape[0] < tokens || (strides[2] !== 1 && dim > 1)) {
+      const allowed = `a tensor [${tokens} or more, ${heads}, ${dim}] with innermost stride 1`;
+      throw new OptionError(name, source.label, allowed, "reshape or copy the new tokens.");
+    }
+    if (dtype === target.dtype || (isFloat(dtype) && isFloat(target.dtype))) return;
+    throw new OptionError(name, dtype, `${target.dtype} or a float dtype`, "convert the tensor.");
+  }
+}

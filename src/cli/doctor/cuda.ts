@@ -1,0 +1,68 @@
+import { Device } from "../../device/device.ts";
+import { type Driver, openDriver } from "../../device/open.ts";
+import { jitTarget, operators } from "../../device/operators.ts";
+import { DriverError, FlashbunError } from "../../errors.ts";
+import { ImageCache } from "../../jit/cache.ts";
+import { embeddedImages } from "../../jit/embedded.ts";
+import { imageNow } from "../../jit/image.ts";
+import { findNvrtc, pinnedVersion } from "../../jit/nvrtc.ts";
+import { readRate } from "../../device/probe.ts";
+import { megabytes } from "../jit/list.ts";
+
+type Say = (name: string, value: string, ok?: boolean) => void;
+
+/** Says what stands of CUDA: driver, compiler, embedded and cached kernels, and each GPU. */
+export async function lookAtCuda(say: Say): Promise<void> {
+  const driver = lookAtDriver(say);
+  lookAtKernels(say);
+  for (let ordinal = 0; ordinal < (driver?.deviceCount ?? 0); ordinal++) {
+    try {
+      await lookAtGpu(say, ordinal);
+    } catch (error) {
+      if (!(error instanceof FlashbunError)) throw error;
+      say(`cuda:${ordinal}`, error.message, false);
+    }
+  }
+}
+
+/** A machine without a driver or a GPU is sound; one whose driver cannot be used is not. */
+function lookAtDriver(say: Say): Driver | undefined {
+  try {
+    const driver = openDriver();
+    const gpus = driver.deviceCount === 1 ? "1 GPU" : `${driver.deviceCount} GPUs`;
+    say("driver", `CUDA ${driver.version}, ${gpus}${driver.emulated ? ", emulated" : ""}`);
+    return driver;
+  } catch (error) {
+    if (!(error instanceof DriverError)) throw error;
+    const isAbsent = /was not found|no device/.test(error.message);
+    say("driver", error.message, isAbsent && !process.env["FLASHBUN_LIBCUDA"]);
+    return undefined;
+  }
+}
+
+function lookAtKernels(say: Say): void {
+  const { found, tried } = findNvrtc();
+  const apart = found?.version === pinnedVersion ? "" : `, images are those of ${pinnedVersion}`;
+  const none = `not found (${tried.length} places); only embedded and cached kernels run`;
+  say("NVRTC", found === undefined ? none : `${found.version}, ${found.library}${apart}`);
+  const embedded = [...embeddedImages().values()];
+  const bytes = embedded.reduce((sum, image) => sum + image.bytes.length, 0);
+  say("embedded", `${embedded.length} images, ${megabytes(bytes)}`);
+  const cache = new ImageCache();
+  const held = cache.contents();
+  const content = held && `${held.images} images, ${megabytes(held.bytes)}`;
+  say("cache", `${cache.directory}: ${content ?? "not used"}`, held !== undefined);
+}
+
+async function lookAtGpu(say: Say, ordinal: number): Promise<void> {
+  await using device = await Device.open(`cuda:${ordinal}`);
+  const memory = `${(device.properties.totalBytes / 2 ** 30).toFixed(0)} GiB`;
+  say(`cuda:${ordinal}`, `${device.name}, ${memory}`);
+  const origins = Object.keys(operators).map((source) => {
+    const image = imageNow({ source, constants: {} }, jitTarget(device));
+    return `${source} ${image?.origin} for ${image?.architecture}`;
+  });
+  say("kernels", origins.join(", "));
+  if (device.properties.emulated === 0)
+    say("reading", `${(await readRate(device)).toFixed(1)} GB/s`);
+}

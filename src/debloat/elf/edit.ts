@@ -1,0 +1,58 @@
+import { packZstd } from "../fatbin/compression.ts";
+import { readCubin } from "../fatbin/cubin.ts";
+import { dropKernels } from "../fatbin/cubin-drop.ts";
+import { type Entry, entryHeader, imageOf, paddedTo8 } from "../fatbin/fatbin.ts";
+
+/** What to do to the image of an entry. */
+export interface EditOptions {
+  /** Kernels that stay, with those they need; absent: all. */
+  readonly kernels?: readonly string[];
+  /** Level of zstd, 1 to 22; absent: images that kernels went from choose, others stay. */
+  readonly recompress?: number;
+}
+
+/** An entry after an edit. */
+export interface Edited {
+  /** Header and padded image; absent: the entry stays as it is. */
+  readonly content?: Uint8Array;
+  /** Kernels that went. */
+  readonly dropped: readonly string[];
+}
+
+/** Levels of zstd: the best for what is small, and one that packs 50 MB a second for the rest. */
+const level = { small: 19, large: 9 };
+const smallBytesMax = 2 ** 22;
+
+/**
+ * Takes kernels out of an entry's image, packs it anew, or both; what would not get smaller stays.
+ * Packed images are read by drivers since 550.54 (CUDA 12.4).
+ * @throws DebloatError when the image cannot be read
+ */
+export function editEntry(
+  section: Uint8Array,
+  entry: Entry,
+  options: EditOptions,
+  file: string,
+): Edited {
+  const image = imageOf(section, entry, file);
+  if (image === undefined) return { dropped: [] };
+  const { kernels, recompress } = options;
+  const wanted = new Set(kernels);
+  const trimmed =
+    kernels === undefined
+      ? undefined
+      : dropKernels(readCubin(image, file), (name) => wanted.has(name));
+  const dropped = trimmed?.dropped ?? [];
+  if (trimmed === undefined && recompress === undefined) return { dropped };
+  const raw = trimmed?.image ?? image;
+  const own = raw.length <= smallBytesMax ? level.small : level.large;
+  const packed = packZstd(raw, recompress ?? own);
+  const isPacked = packed.length < raw.length;
+  const stored = isPacked ? packed : raw;
+  if (paddedTo8(stored.length) >= entry.paddedBytes) return { dropped: [] };
+  const header = entryHeader(section, entry, stored.length, raw.length, isPacked);
+  const content = new Uint8Array(header.length + paddedTo8(stored.length));
+  content.set(header);
+  content.set(stored, header.length);
+  return { content, dropped };
+}

@@ -1,0 +1,258 @@
+/**
+ * Takes runs of pages out of a library's file while everything keeps its virtual address: a segment
+ * with a hole becomes two (the layout that shrinkelf describes). What is written is the original
+ * without its removed runs, with some bytes replaced.
+ */
+import { Patch } from "../bytes.ts";
+import {
+  type Elf,
+  elfHeaderBytes,
+  type Section,
+  sectionFlag,
+  sectionHeaderBytes,
+  sectionType,
+  type Segment,
+  segmentHeaderBytes,
+  segmentType,
+} from "./elf.ts";
+import { joinRanges, type Ranges, subtractRanges } from "./ranges.ts";
+
+/** Bytes that replace those of the original: new ones, or a run from elsewhere in the original. */
+export interface Replacement {
+  /** Offset in the original's file. */
+  readonly at: number;
+  readonly bytes: number;
+  readonly source: Uint8Array | number;
+}
+
+/** What to take out of a file. */
+export interface Cut {
+  /** Runs of whole pages inside loaded segments, [file offset, bytes]. */
+  readonly holes: Ranges;
+  /** Sections that may have holes: what else lies in one is an error. */
+  readonly holed: ReadonlySet<number>;
+  /** New sizes by section. */
+  readonly sizes: ReadonlyMap<number, number>;
+  /** Sections that are not loaded and go. */
+  readonly stripped: readonly Section[];
+  readonly pageBytes: number;
+}
+
+/** Where the original's bytes go. */
+export interface CutResult {
+  /** Runs of the original that the file lacks, [file offset, bytes]. */
+  readonly removed: Ranges;
+  /** New tables and headers. */
+  readonly replacements: readonly Replacement[];
+  /** What follows the last byte of the original. */
+  readonly appended: Uint8Array;
+}
+
+const segmentsMax = 60_000;
+/** Flags of a segment that is only read. */
+const readable = 4;
+
+/**
+ * Plans the new file.
+ * @throws DebloatError when a hole would take bytes that something else needs
+ */
+export function cutFile(elf: Elf, cut: Cut): CutResult {
+  requireOwnHoles(elf, cut);
+  const holes = elf.segments.length + cut.holes.length < segmentsMax ? cut.holes : [];
+  const removed = joinRanges([...holes, ...strippedRuns(elf, cut)]);
+  const moved = mover(removed);
+  const segments = elf.segments.flatMap((segment) => split(segment, holes));
+  const isLonger = segments.length > elf.segments.length;
+  const end = moved(elf.bytes.length);
+  const room = isLonger ? roomAtEnd(segments, end, cut.pageBytes) : undefined;
+  const table = segmentTable(elf, segments, moved, cut.pageBytes, room);
+  const replacements: Replacement[] = [];
+  const replace = (at: number, source: Uint8Array) =>
+    void replacements.push({ at, bytes: source.length, source });
+  if (room === undefined) replace(elf.segmentsOffset, table);
+  replace(elf.sectionsOffset, sectionTable(elf, cut, holes, moved));
+  const header = new Patch(elf.bytes.slice(0, elfHeaderBytes));
+  header.u64(32, room?.offset ?? moved(elf.segmentsOffset)).u64(40, moved(elf.sectionsOffset));
+  header.u16(56, table.length / segmentHeaderBytes);
+  replace(0, header.bytes);
+  const appended = new Uint8Array(room === undefined ? 0 : room.offset - end + table.length);
+  if (room !== undefined) appended.set(table, room.offset - end);
+  return { removed, replacements: replacements.sort((a, b) => a.at - b.at), appended };
+}
+
+/** Where a table goes that has grown, in the new file and in memory. */
+interface Room {
+  readonly offset: number;
+  readonly address: number;
+}
+
+/**
+ * Room behind all that is there, in a page of its own: pages of a hole are no place for it, as code
+ * that is called after all must fault there.
+ */
+function roomAtEnd(segments: readonly Segment[], end: number, pageBytes: number): Room {
+  const pageUp = (value: number) => pageBytes * Math.ceil(value / pageBytes);
+  const loaded = segments.filter(({ type }) => type === segmentType.load);
+  const last = Math.max(...loaded.map(({ address, memoryBytes }) => address + memoryBytes));
+  return { offset: pageUp(end), address: pageUp(last) };
+}
+
+/** New file offsets of old ones; an offset inside a removed run becomes that of its end. */
+export function mover(removed: Ranges): (offset: number) => number {
+  const before: number[] = [];
+  let sum = 0;
+  for (const [, bytes] of removed) {
+    before.push(sum);
+    sum += bytes;
+  }
+  return (offset) => {
+    let low = 0;
+    let high = removed.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (removed[middle]![0] <= offset) low = middle + 1;
+      else high = middle;
+    }
+    if (low === 0) return offset;
+    const [start, bytes] = removed[low - 1]!;
+    return offset - before[low - 1]! - Math.min(bytes, offset - start);
+  };
+}
+
+function requireOwnHoles(elf: Elf, { holes, holed, pageBytes }: Cut): void {
+  const overlaps = (offset: number, bytes: number) =>
+    holes.some(([start, length]) => offset < start + length && start < offset + bytes);
+  const inside = elf.segments.filter(({ type }) => type === segmentType.load);
+  for (const [start, length] of holes) {
+    const home = inside.find(
+      ({ offset, fileBytes }) => start >= offset && start + length <= offset + fileBytes,
+    );
+    if (home === undefined || start % pageBytes !== 0 || (home.address - home.offset) % pageBytes)
+      throw elf.bytes.fail("a part to remove lies in no segment of whole pages");
+  }
+  for (const { index, name, offset, fileBytes: bytes, flags } of elf.sections) {
+    if (bytes > 0 && flags & sectionFlag.alloc && !holed.has(index) && overlaps(offset, bytes))
+      throw elf.bytes.fail(`section ${name} overlaps another that is to shrink`);
+  }
+  const tables: [number, number][] = [
+    [0, elfHeaderBytes],
+    [elf.sectionsOffset, elf.sections.length * sectionHeaderBytes],
+    [elf.segmentsOffset, elf.segments.length * segmentHeaderBytes],
+    ...elf.segments
+      .filter(({ type }) => type !== segmentType.load)
+      .map(({ offset, fileBytes }): [number, number] => [offset, fileBytes]),
+  ];
+  if (tables.some(([offset, bytes]) => bytes > 0 && overlaps(offset, bytes)))
+    throw elf.bytes.fail("its tables lie where code does");
+}
+
+/** Runs of stripped sections that nothing else holds; later segments stay on their pages. */
+function strippedRuns(elf: Elf, { stripped, pageBytes }: Cut): Ranges {
+  if (stripped.length === 0) return [];
+  const gone = new Set(stripped.map(({ index }) => index));
+  const kept = joinRanges([
+    [0, elfHeaderBytes],
+    [elf.sectionsOffset, elf.sections.length * sectionHeaderBytes],
+    [elf.segmentsOffset, elf.segments.length * segmentHeaderBytes],
+    ...elf.segments.map(({ offset, fileBytes }): [number, number] => [offset, fileBytes]),
+    ...elf.sections
+      .filter(({ index }) => !gone.has(index))
+      .map(({ offset, fileBytes }): [number, number] => [offset, fileBytes]),
+  ]);
+  const free = subtractRanges(joinRanges(stripped.map((s) => [s.offset, s.fileBytes])), kept);
+  const lastLoaded = Math.max(
+    ...elf.segments.map(({ type, offset, fileBytes }) =>
+      type === segmentType.load ? offset + fileBytes : 0,
+    ),
+  );
+  return free
+    .map(([start, bytes]): [number, number] => {
+      const unit = start < lastLoaded ? pageBytes : 16;
+      return [start, unit * Math.floor(bytes / unit)];
+    })
+    .filter(([, bytes]) => bytes > 0);
+}
+
+/** A segment without its holes; what memory lies past the file's bytes stays with the last part. */
+function split(segment: Segment, holes: Ranges): Segment[] {
+  const { type, offset, fileBytes, memoryBytes, address } = segment;
+  if (type !== segmentType.load || fileBytes === 0) return [segment];
+  const parts = subtractRanges([[offset, fileBytes]], holes);
+  if (parts.length === 0) return [{ ...segment, fileBytes: 0, memoryBytes: 0 }];
+  return parts.map(([start, bytes], at) => ({
+    ...segment,
+    offset: start,
+    address: address + (start - offset),
+    fileBytes: bytes,
+    memoryBytes: at === parts.length - 1 ? bytes + (memoryBytes - fileBytes) : bytes,
+  }));
+}
+
+/** The table in place, or in `room` with a segment more that maps it. */
+function segmentTable(
+  elf: Elf,
+  segments: readonly Segment[],
+  moved: (offset: number) => number,
+  pageBytes: number,
+  room: Room | undefined,
+): Uint8Array {
+  const count = segments.length + (room === undefined ? 0 : 1);
+  const table = new Patch(new Uint8Array(count * segmentHeaderBytes));
+  const tableBytes = table.bytes.length;
+  const place = (at: number, offset: number, address: number) =>
+    table
+      .u64(at + 8, offset)
+      .u64(at + 16, address)
+      .u64(at + 24, address);
+  segments.forEach((segment, index) => {
+    const at = index * segmentHeaderBytes;
+    const old = elf.segmentsOffset + segment.index * segmentHeaderBytes;
+    table.bytes.set(elf.bytes.slice(old, segmentHeaderBytes), at);
+    if (segment.type === segmentType.table && room !== undefined) {
+      place(at, room.offset, room.address)
+        .u64(at + 32, tableBytes)
+        .u64(at + 40, tableBytes);
+      return;
+    }
+    const { address, align } = segment;
+    const offset = moved(segment.offset);
+    place(at, offset, address)
+      .u64(at + 32, segment.fileBytes)
+      .u64(at + 40, segment.memoryBytes);
+    const isAligned = align < 2 || (address - offset) % align === 0;
+    if (segment.type === segmentType.load && !isAligned) table.u64(at + 48, pageBytes);
+  });
+  if (room === undefined) return table.bytes;
+  const at = segments.length * segmentHeaderBytes;
+  table.u32(at, segmentType.load).u32(at + 4, readable);
+  place(at, room.offset, room.address)
+    .u64(at + 32, tableBytes)
+    .u64(at + 40, tableBytes);
+  return table.u64(at + 48, pageBytes).bytes;
+}
+
+function sectionTable(
+  elf: Elf,
+  { sizes, stripped }: Cut,
+  holes: Ranges,
+  moved: (offset: number) => number,
+): Uint8Array {
+  const length = elf.sections.length * sectionHeaderBytes;
+  const table = new Patch(elf.bytes.slice(elf.sectionsOffset, length));
+  const gone = new Set(stripped.map(({ index }) => index));
+  for (const { index, offset, fileBytes: bytes, type } of elf.sections) {
+    const at = index * sectionHeaderBytes;
+    if (index === 0 || type === sectionType.null) continue;
+    // Others refer to sections by number: one that goes leaves an empty place.
+    if (gone.has(index)) {
+      table.bytes.fill(0, at, at + sectionHeaderBytes);
+      continue;
+    }
+    table.u64(at + 24, moved(offset));
+    if (bytes === 0) continue;
+    const hole = holes.find(([start]) => start >= offset && start < offset + bytes);
+    const contiguous = hole === undefined ? bytes : hole[0] - offset;
+    table.u64(at + 32, Math.min(sizes.get(index) ?? bytes, contiguous));
+  }
+  return table.bytes;
+}

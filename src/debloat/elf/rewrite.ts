@@ -1,0 +1,151 @@
+/** Puts a shrunk library together, as runs of the original and new bytes, and writes it. */
+import { DebloatError } from "../../errors.ts";
+import { type Cut, cutFile, type Replacement } from "./elf-cut.ts";
+import { type Elf, type Section, sectionFlag, sectionNamed } from "./elf.ts";
+import type { Entry } from "../fatbin/fatbin.ts";
+import { wholePages } from "../profile/host.ts";
+import { type Library, shrunkMark, shrunkMarkBytes } from "../library.ts";
+import { packSection } from "../fatbin/pack.ts";
+import type { SectionPlan } from "../plan.ts";
+import { joinRanges, type Ranges, subtractRanges } from "./ranges.ts";
+
+/** A run of the new file: new bytes, or a run of the original from this offset. */
+export interface Part {
+  readonly bytes: number;
+  readonly source: Uint8Array | number;
+}
+
+/** A library taken apart for writing. */
+export interface Assembly {
+  /** The new file from its start to its end. */
+  readonly parts: readonly Part[];
+  readonly bytes: number;
+  /** Host pages that are in no part: [virtual address, bytes, offset in the original]. */
+  readonly pages: readonly [address: number, bytes: number, offset: number][];
+  /** New bytes of each section of fat binaries, by its name. */
+  readonly fatbinBytes: ReadonlyMap<string, number>;
+}
+
+/** What is decided about a library. */
+export interface Decisions {
+  readonly device: readonly SectionPlan[];
+  /** The new bytes of an entry, if it has any. */
+  readonly edited: (entry: Entry) => Uint8Array | undefined;
+  /** Runs of pages of host code to remove, [virtual address, bytes]. */
+  readonly hostPages: Ranges;
+  readonly stripped: readonly Section[];
+}
+
+/** Sections that only debuggers and linkers read: symbol tables, their names, debug information. */
+export function strippable(elf: Elf): Section[] {
+  const symtab = sectionNamed(elf, ".symtab");
+  const isLoaded = ({ flags }: Section) => (flags & sectionFlag.alloc) !== 0;
+  return elf.sections.filter(
+    (section) =>
+      !isLoaded(section) &&
+      (section === symtab ||
+        (symtab !== undefined && section.index === symtab.link && section.name === ".strtab") ||
+        /^\.(z?debug_|rela?\.debug_|gdb_index)/.test(section.name)),
+  );
+}
+
+/**
+ * The new file of a library.
+ * @throws DebloatError when parts of the library overlap such that nothing can be taken out safely
+ */
+export function assemble(library: Library, decisions: Decisions): Assembly {
+  const { elf, pageBytes } = library;
+  const holes: [number, number][] = [];
+  const holed = new Set<number>();
+  const sizes = new Map<number, number>();
+  const fatbinBytes = new Map<string, number>();
+  const replacements: Replacement[] = [];
+  for (const plan of decisions.device) {
+    const { section } = plan.source;
+    const packed = packSection(plan, decisions.edited);
+    replacements.push(...packed.replacements);
+    sizes.set(section.index, packed.bytes);
+    fatbinBytes.set(section.name, packed.bytes);
+    const free: [number, number] = [section.offset + packed.bytes, section.bytes - packed.bytes];
+    const runs = wholePages(free, pageBytes);
+    if (runs.length > 0) holed.add(section.index);
+    holes.push(...runs);
+  }
+  const text = sectionNamed(elf, ".text");
+  const shift = text === undefined ? 0 : text.offset - text.address;
+  const pages = decisions.hostPages.map(([address, bytes]): [number, number, number] => [
+    address,
+    bytes,
+    address + shift,
+  ]);
+  if (text !== undefined && pages.length > 0) holed.add(text.index);
+  holes.push(...pages.map(([, bytes, offset]): [number, number] => [offset, bytes]));
+  const cut: Cut = {
+    ...{ holes: joinRanges(holes), holed, sizes, pageBytes },
+    stripped: decisions.stripped,
+  };
+  const { removed, replacements: tables, appended } = cutFile(elf, cut);
+  const parts = partsOf(elf, removed, [...replacements, ...tables]);
+  if (appended.length > 0) parts.push({ bytes: appended.length, source: appended });
+  const written = parts.reduce((sum, { bytes }) => sum + bytes, 0);
+  const mark = shrunkMarkOf(elf.bytes.length, written);
+  parts.push({ bytes: mark.length, source: mark });
+  const isGone = isRemoved(removed);
+  return {
+    ...{ parts, fatbinBytes },
+    bytes: written + mark.length,
+    // A file that would have too many segments keeps them.
+    pages: pages.flatMap(([address, bytes, offset]) => isGone(address, bytes, offset)),
+  };
+}
+
+function isRemoved(removed: Ranges) {
+  return (address: number, bytes: number, offset: number): [number, number, number][] => {
+    const kept = subtractRanges([[offset, bytes]], removed);
+    return subtractRanges([[offset, bytes]], kept).map(([start, length]) => [
+      address + (start - offset),
+      length,
+      start,
+    ]);
+  };
+}
+
+function shrunkMarkOf(originalBytes: number, bytes: number): Uint8Array {
+  const mark = new Uint8Array(shrunkMarkBytes);
+  mark.set(Buffer.from(shrunkMark, "latin1"));
+  const view = new DataView(mark.buffer);
+  view.setBigUint64(16, BigInt(originalBytes), true);
+  view.setBigUint64(24, BigInt(bytes + mark.length), true);
+  return mark;
+}
+
+/** The original without removed runs, with replacements in place. */
+function partsOf(elf: Elf, removed: Ranges, replacements: Replacement[]): Part[] {
+  const ordered = replacements.sort((a, b) => a.at - b.at);
+  const parts: Part[] = [];
+  let next = 0;
+  for (const [start, bytes] of subtractRanges([[0, elf.bytes.length]], removed)) {
+    const end = start + bytes;
+    let at = start;
+    for (; next < ordered.length && ordered[next]!.at < end; next++) {
+      const { at: from, bytes: length, source } = ordered[next]!;
+      if (length === 0) continue;
+      if (from < at || from + length > end) throw overlap(elf);
+      if (from > at) parts.push({ bytes: from - at, source: at });
+      parts.push({ bytes: length, source });
+      at = from + length;
+    }
+    if (at < end) parts.push({ bytes: end - at, source: at });
+  }
+  if (next < ordered.length) throw overlap(elf);
+  return parts;
+}
+
+function overlap(elf: Elf): DebloatError {
+  return elf.bytes.fail("tables of it overlap", "give a library as a linker wrote it.");
+}
+
+/** The bytes of a part. */
+export function bytesOfPart(data: Uint8Array, { source, bytes }: Part): Uint8Array {
+  return typeof source === "number" ? data.subarray(source, source + bytes) : source;
+}

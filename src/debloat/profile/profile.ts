@@ -1,0 +1,207 @@
+import { DebloatError } from "../../errors.ts";
+import { countOf, joinRanges, type Ranges, subtractRanges } from "../elf/ranges.ts";
+
+/** What of the host code a traced run watched: 4 KiB pages, functions, or nothing. */
+export type HostMode = "pages" | "functions" | "off";
+
+/** One traced run of a command. */
+export interface ProfileRun {
+  command: string[];
+  /** ISO 8601, UTC. */
+  date: string;
+  host: HostMode;
+  /** Architecture of the GPU that ran, such as sm_90; null without one. */
+  gpu: string | null;
+  /** Version of the driver, such as 580.159; null without a GPU. */
+  driver: string | null;
+  /** CUDA version the driver speaks, such as 13.0; null without a GPU. */
+  cuda: string | null;
+}
+
+/** A device image as the driver loaded it, uncompressed: its size and CRC-32. */
+export interface CubinId {
+  bytes: number;
+  crc32: number;
+}
+
+/** What runs used of one build of a library. Lists are sorted and hold nothing twice. */
+export interface ProfiledLibrary {
+  path: string;
+  bytes: number;
+  /** Mangled names. */
+  kernels: string[];
+  cubins: CubinId[];
+  globals: string[];
+  /** 4 KiB pages of virtual addresses in executable segments: [first page, count]. */
+  pages: Ranges;
+  /** Entered functions: [virtual address, bytes]. */
+  functions: [vaddr: number, bytes: number][];
+}
+
+/** What runs used, by build of the library: its build id in hex, or sha256:hex of the file. */
+export interface Profile {
+  version: 1;
+  runs: ProfileRun[];
+  libraries: Record<string, ProfiledLibrary>;
+  /** Kernels and images that are in none of the libraries, such as those compiled at run time. */
+  unresolved: { kernels: string[]; cubins: CubinId[] };
+}
+
+/** Bytes of a page as profiles count them. */
+export const profilePageBytes = 4096;
+
+/** A profile of no run. */
+export function emptyProfile(): Profile {
+  return { version: 1, runs: [], libraries: {}, unresolved: { kernels: [], cubins: [] } };
+}
+
+/** Everything that either profile holds; a build that both hold is joined. */
+export function mergeProfiles(...profiles: readonly Profile[]): Profile {
+  const merged = emptyProfile();
+  for (const { runs, libraries, unresolved } of profiles) {
+    merged.runs.push(...runs);
+    for (const [id, library] of Object.entries(libraries)) {
+      const known = merged.libraries[id];
+      merged.libraries[id] = known === undefined ? library : joinLibraries(known, library);
+    }
+    merged.unresolved = {
+      kernels: joinNames(merged.unresolved.kernels, unresolved.kernels),
+      cubins: joinCubins(merged.unresolved.cubins, unresolved.cubins),
+    };
+  }
+  return merged;
+}
+
+/** Stripping keeps the build id: of two files of one build the larger is the fuller one. */
+function joinLibraries(a: ProfiledLibrary, b: ProfiledLibrary): ProfiledLibrary {
+  const { path, bytes } = b.bytes > a.bytes ? b : a;
+  return {
+    path,
+    bytes,
+    kernels: joinNames(a.kernels, b.kernels),
+    cubins: joinCubins(a.cubins, b.cubins),
+    globals: joinNames(a.globals, b.globals),
+    pages: joinRanges([...a.pages, ...b.pages]),
+    functions: joinFunctions(a.functions, b.functions),
+  };
+}
+
+/** Names of both lists, sorted by code unit, each once. */
+export function joinNames(a: readonly string[], b: readonly string[]): string[] {
+  return [...new Set([...a, ...b])].sort();
+}
+
+/** Images of both lists, sorted, each once. */
+export function joinCubins(a: readonly CubinId[], b: readonly CubinId[]): CubinId[] {
+  const byKey = new Map([...a, ...b].map((cubin) => [keyOf(cubin), cubin]));
+  return [...byKey.values()].sort((x, y) => x.bytes - y.bytes || x.crc32 - y.crc32);
+}
+
+/** Functions of both lists, sorted by address, each once. */
+export function joinFunctions(
+  a: ProfiledLibrary["functions"],
+  b: ProfiledLibrary["functions"],
+): ProfiledLibrary["functions"] {
+  const byAddress = new Map<number, number>();
+  for (const [vaddr, bytes] of [...a, ...b])
+    byAddress.set(vaddr, Math.max(bytes, byAddress.get(vaddr) ?? 0));
+  return [...byAddress].sort((x, y) => x[0] - y[0]);
+}
+
+function keyOf({ bytes, crc32 }: CubinId): string {
+  return `${bytes}:${crc32}`;
+}
+
+/** What `from` used and `other` did not. Runs are those of `from`; libraries with nothing left out. */
+export function subtractProfiles(from: Profile, other: Profile): Profile {
+  const left: Profile = { ...emptyProfile(), runs: from.runs };
+  for (const [id, library] of Object.entries(from.libraries)) {
+    const rest = subtractLibrary(library, other.libraries[id]);
+    if (rest !== undefined) left.libraries[id] = rest;
+  }
+  left.unresolved = {
+    kernels: without(from.unresolved.kernels, other.unresolved.kernels, String),
+    cubins: without(from.unresolved.cubins, other.unresolved.cubins, keyOf),
+  };
+  return left;
+}
+
+/** A library that the other profile never saw stays even when nothing of it was used. */
+function subtractLibrary(
+  from: ProfiledLibrary,
+  other: ProfiledLibrary | undefined,
+): ProfiledLibrary | undefined {
+  if (other === undefined) return from;
+  const kernels = without(from.kernels, other.kernels, String);
+  const cubins = without(from.cubins, other.cubins, keyOf);
+  const globals = without(from.globals, other.globals, String);
+  const pages = subtractRanges(from.pages, other.pages);
+  const functions = without(from.functions, other.functions, ([vaddr]) => vaddr);
+  if ([kernels, cubins, globals, pages, functions].every((list) => list.length === 0))
+    return undefined;
+  return { path: from.path, bytes: from.bytes, kernels, cubins, globals, pages, functions };
+}
+
+function without<T>(list: readonly T[], taken: readonly T[], key: (item: T) => unknown): T[] {
+  const known = new Set(taken.map(key));
+  return list.filter((item) => !known.has(key(item)));
+}
+
+/**
+ * What a profile holds for one build of a library; undefined when it never saw that library.
+ * @param id build id in hex, or sha256:hex
+ * @throws DebloatError when the profile knows a library of that file name, but another build of it
+ */
+export function profiledLibrary(
+  profile: Profile,
+  id: string,
+  path: string,
+): ProfiledLibrary | undefined {
+  const known = profile.libraries[id];
+  if (known !== undefined) return known;
+  const name = fileName(path);
+  const others = Object.entries(profile.libraries).filter(
+    ([, { path }]) => fileName(path) === name,
+  );
+  if (others.length === 0) return undefined;
+  throw new DebloatError(
+    path,
+    `its build is ${id}, but the profile was taken with ${others.map(([id]) => id).join(", ")}`,
+    "trace again with this build of the library, or give the library that was traced.",
+  );
+}
+
+/** Last part of a path. */
+function fileName(path: string): string {
+  return path.slice(path.lastIndexOf("/") + 1);
+}
+
+/** What a profile says of one library, in figures. */
+export interface LibraryFigures {
+  id: string;
+  path: string;
+  kernels: number;
+  cubins: number;
+  globals: number;
+  pageBytes: number;
+  functions: number;
+  functionBytes: number;
+}
+
+/** The figures of a profile's libraries, those with most code used first. */
+export function profileFigures(profile: Profile): LibraryFigures[] {
+  return Object.entries(profile.libraries)
+    .map(([id, library]) => ({
+      id,
+      path: library.path,
+      kernels: library.kernels.length,
+      cubins: library.cubins.length,
+      globals: library.globals.length,
+      pageBytes: countOf(library.pages) * profilePageBytes,
+      functions: library.functions.length,
+      functionBytes: library.functions.reduce((sum, [, bytes]) => sum + bytes, 0),
+    }))
+    .sort(
+      (a, b) => b.kernels - a.kernels || b.pageBytes - a.pageBytes || b.functions - a.functions,
+    );
+}

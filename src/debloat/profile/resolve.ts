@@ -1,0 +1,147 @@
+/** From what processes said to a profile: paths become builds, images and names find their library. */
+import { realpathSync, statSync } from "node:fs";
+import { crc32 } from "node:zlib";
+import { DebloatError } from "../../errors.ts";
+import { Bytes } from "../bytes.ts";
+import { contentsOf } from "../contents.ts";
+import { buildIdOf, type Elf, readElf, sectionBytes, sectionNamed } from "../elf/elf.ts";
+import { type Entry, imageOf, readFatbins } from "../fatbin/fatbin.ts";
+import { readFunctions } from "../fatbin/functions.ts";
+import { hashFile } from "../jobs.ts";
+import { reachableFunctions } from "../elf/jumps.ts";
+import { fatbinSections } from "../library.ts";
+import { neededByAny } from "../plan.ts";
+import {
+  type CubinId,
+  emptyProfile,
+  joinCubins,
+  joinNames,
+  mergeProfiles,
+  type Profile,
+  type ProfiledLibrary,
+} from "./profile.ts";
+import type { TracedLibrary, TraceEvents } from "./trace-events.ts";
+import { mapFile } from "../elf/write.ts";
+
+/** Names and images whose library is still to be found. */
+interface Missing {
+  readonly names: ReadonlySet<string>;
+  readonly cubins: readonly CubinId[];
+  readonly foundNames: Set<string>;
+  readonly foundCubins: Set<CubinId>;
+  /** The GPU that ran. */
+  readonly targets: readonly number[];
+}
+
+/**
+ * The profile of what processes said, without its run.
+ * @param onProblem called with a sentence for each library that cannot be read any more
+ */
+export function resolveTrace(
+  events: TraceEvents,
+  onProblem: (problem: string) => void = () => {},
+): Profile {
+  const { kernels, globals, cubins, gpu } = events;
+  const missing: Missing = {
+    ...{ names: kernels.union(globals), cubins: [...cubins.values()] },
+    ...{ foundNames: new Set(), foundCubins: new Set() },
+    targets: gpu === null ? [] : [gpu.arch],
+  };
+  const profiles: Profile[] = [];
+  for (const [path, traced] of events.libraries) {
+    if (/\/libflashbun-[a-z]+\.so$/.test(path)) continue;
+    try {
+      const { id, library } = resolveLibrary(path, traced, missing);
+      profiles.push({ ...emptyProfile(), libraries: { [id]: library } });
+    } catch (cause) {
+      if (!(cause instanceof DebloatError)) throw cause;
+      onProblem(`${cause.file} was loaded but is left out: ${cause.reason}`);
+    }
+    releaseMapping(path);
+  }
+  const unresolved = {
+    kernels: joinNames([...kernels.difference(missing.foundNames)], []),
+    cubins: joinCubins(
+      missing.cubins.filter((cubin) => !missing.foundCubins.has(cubin)),
+      [],
+    ),
+  };
+  return mergeProfiles(...profiles, { ...emptyProfile(), unresolved });
+}
+
+/** From which size a library's mapping is not left to whenever memory is collected. */
+const largeBytes = 2 ** 26;
+
+/** The mapping of a library goes with its object, and the next one may be as large. */
+export function releaseMapping(path: string): void {
+  if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) >= largeBytes) Bun.gc(true);
+}
+
+function resolveLibrary(
+  path: string,
+  traced: TracedLibrary,
+  missing: Missing,
+): { id: string; library: ProfiledLibrary } {
+  const { data } = mapFile(path);
+  const elf = readElf(new Bytes(data, path));
+  const device = findInFatbins(elf, missing);
+  const host = traced.untraced ? { pages: [], functions: [] } : hostOf(elf, traced);
+  const library = {
+    ...{ path: realpathSync(path), bytes: statSync(path).size },
+    kernels: joinNames([...traced.kernels], device.kernels),
+    cubins: joinCubins(device.cubins, []),
+    globals: joinNames([...traced.globals], device.globals),
+    ...host,
+  };
+  return { id: buildIdOf(elf) ?? `sha256:${hashFile(path)}`, library };
+}
+
+/** Functions that nobody watched count as entered: they may have been. */
+function hostOf(elf: Elf, { pages, watched, entered }: TracedLibrary) {
+  if (watched.length === 0) return { pages, functions: [] };
+  const functions = readFunctions(elf);
+  const wasWatched = new Set(watched.map(([vaddr]) => vaddr));
+  const unwatched = functions.filter(([vaddr]) => !wasWatched.has(vaddr));
+  const kept = entered.union(new Set(unwatched.map(([vaddr]) => vaddr)));
+  return { pages, functions: reachableFunctions(elf, functions, kept) };
+}
+
+/** Which of the missing names and images a library's fat binaries hold. */
+function findInFatbins(elf: Elf, missing: Missing) {
+  const found = { kernels: [] as string[], globals: [] as string[], cubins: [] as CubinId[] };
+  const section = sectionNamed(elf, fatbinSections.loaded);
+  if (section === undefined) return found;
+  const data = sectionBytes(elf, section);
+  const { file } = elf.bytes;
+  for (const { entries } of readFatbins(data, file).containers) {
+    const needed = neededByAny(entries, missing.targets);
+    for (const entry of entries) {
+      const cubins = cubinsIn(data, entry, file, missing);
+      const isCandidate = missing.names.size > 0 && needed.has(entry);
+      if (cubins.length === 0 && !isCandidate) continue;
+      const { bytes, crc32, kernels, globals } = contentsOf(data, entry, file);
+      // By the image's own size: the driver does not count padding.
+      if (cubins.length > 0) found.cubins.push({ bytes, crc32 });
+      for (const cubin of cubins) missing.foundCubins.add(cubin);
+      const names = kernels.map(({ name }) => name).filter((name) => missing.names.has(name));
+      const variables = globals.filter((name) => missing.names.has(name));
+      for (const name of [...names, ...variables]) missing.foundNames.add(name);
+      found.kernels.push(...names);
+      found.globals.push(...variables);
+    }
+  }
+  return found;
+}
+
+/** The missing images that are this entry's. */
+function cubinsIn(data: Uint8Array, entry: Entry, file: string, missing: Missing): CubinId[] {
+  if (entry.kind !== "cubin") return [];
+  const paddingMax = 8;
+  const candidates = missing.cubins.filter(
+    ({ bytes }) => bytes <= entry.rawBytes && bytes > entry.rawBytes - paddingMax,
+  );
+  if (candidates.length === 0) return [];
+  const image = imageOf(data, entry, file);
+  if (image === undefined) return [];
+  return candidates.filter((cubin) => crc32(image.subarray(0, cubin.bytes)) === cubin.crc32);
+}

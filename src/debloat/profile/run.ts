@@ -1,0 +1,177 @@
+/** Runs a command with shrunk libraries in place of those it loads; nothing installed is touched. */
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import { homedir, tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { DebloatError } from "../../errors.ts";
+import { companionPath } from "../elf/companions.ts";
+import { hashFile } from "../jobs.ts";
+import { readLibraryId } from "../library.ts";
+import { Pool } from "../pool.ts";
+import type { Profile } from "./profile.ts";
+import { redirectTo, type Replacement } from "../elf/redirect.ts";
+import { releaseMapping } from "./resolve.ts";
+import { shrinkLibrary, type ShrinkOptions, sidecarName } from "../shrink.ts";
+import { type Ended, runCommand } from "./spawn.ts";
+import { preload, withoutSeparators } from "./trace.ts";
+
+/** How to run, and how to shrink: as ShrinkOptions, but for the files. */
+export interface RunOptions extends Omit<ShrinkOptions, "profile" | "sidecar" | "onProgress"> {
+  readonly profile: Profile;
+  /** Folder of shrunk libraries; default: flashbun's in the user's cache folder. */
+  readonly cache?: string;
+  /** Called before a library is shrunk that the cache does not hold. */
+  readonly onShrink?: (path: string) => void;
+  /** Called with a sentence for each library that stays as it is. */
+  readonly onProblem?: (problem: string) => void;
+}
+
+/** What came of a run. */
+export interface ShrunkRun {
+  readonly ended: Ended;
+  /** Libraries that were replaced, and their bytes before and after. */
+  readonly libraries: number;
+  readonly bytesBefore: number;
+  readonly bytesAfter: number;
+  /** Removed pages of host code that were needed after all, by library. */
+  readonly pagesBack: ReadonlyMap<string, number>;
+}
+
+/** A shrunk library in the cache. */
+interface Cached extends Replacement {
+  readonly sidecars: string;
+  readonly bytesBefore: number;
+  readonly bytesAfter: number;
+}
+
+/**
+ * Names of what the loader and its helpers are made of: they run before anything can help them, and
+ * CUDA's driver belongs to the machine.
+ */
+const untouched = /^(ld-linux.*|lib(c|m|dl|rt|pthread|gcc_s|cuda|cupti)\.so.*|libnvidia-.*)$/;
+
+/**
+ * Shrinks the libraries that the profile's runs loaded, unless the cache has them, and runs the
+ * command with them.
+ * @throws OptionError when the command cannot be started or options do not fit each other
+ */
+export async function runShrunk(
+  command: readonly string[],
+  options: RunOptions,
+): Promise<ShrunkRun> {
+  const cached = await shrunkLibraries(options);
+  const folder = mkdtempSync(join(tmpdir(), "flashbun-run-"));
+  try {
+    const log = join(folder, "pages");
+    const path = (name: "redirect" | "pager") => withoutSeparators(companionPath(name), folder);
+    const redirected = redirectTo(cached, mkdirIn(folder, "libraries"), path("redirect"));
+    const ended = await runCommand(command, {
+      ...redirected,
+      LD_PRELOAD: preload(path("pager")),
+      FLASHBUN_SIDECARS: [...new Set(cached.map(({ sidecars }) => sidecars))].join(":"),
+      FLASHBUN_PAGER_LOG: log,
+    });
+    const sum = (of: (library: Cached) => number) =>
+      cached.reduce((total, library) => total + of(library), 0);
+    return {
+      ...{ ended, libraries: cached.length, pagesBack: pagesBack(log) },
+      bytesBefore: sum(({ bytesBefore }) => bytesBefore),
+      bytesAfter: sum(({ bytesAfter }) => bytesAfter),
+    };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function mkdirIn(folder: string, name: string): string {
+  const path = join(folder, name);
+  mkdirSync(path);
+  return path;
+}
+
+async function shrunkLibraries(options: RunOptions): Promise<Cached[]> {
+  const { profile, onProblem } = options;
+  const found: Cached[] = [];
+  using pool = new Pool();
+  for (const [id, { path }] of Object.entries(profile.libraries)) {
+    if (untouched.test(basename(path)) || isSmall(path)) continue;
+    try {
+      requireBuild(path, id);
+      const cached = await shrunkLibrary(path, id, options, pool);
+      if (cached.bytesAfter < cached.bytesBefore) found.push(cached);
+    } catch (cause) {
+      if (!(cause instanceof DebloatError)) throw cause;
+      onProblem?.(`${path} stays as it is: ${cause.reason}`);
+    }
+    releaseMapping(path);
+  }
+  return found;
+}
+
+/** Below this a library is not worth a file in the cache. */
+const bytesMin = 2 ** 18;
+
+function isSmall(path: string): boolean {
+  return (statSync(path, { throwIfNoEntry: false })?.size ?? bytesMin) < bytesMin;
+}
+
+function requireBuild(path: string, id: string): void {
+  if (!existsSync(path)) throw new DebloatError(path, "it is not there", "trace again.");
+  const now = readLibraryId(path) ?? `sha256:${hashFile(path)}`;
+  if (now === id) return;
+  throw new DebloatError(path, `its build is ${now}, the profile's is ${id}`, "trace again.");
+}
+
+async function shrunkLibrary(
+  path: string,
+  id: string,
+  options: RunOptions,
+  pool: Pool,
+): Promise<Cached> {
+  const { cache = cacheFolder(), onShrink, onProblem: _, ...rest } = options;
+  const folder = join(cache, id.replace(":", "-"), keyOf(path, id, options));
+  const replacement = join(folder, basename(path));
+  const sidecar = join(folder, sidecarName(id, path));
+  // The sidecar is written last.
+  if (!existsSync(replacement) || !existsSync(sidecar)) {
+    onShrink?.(path);
+    // Pages come back by build id alone.
+    const host = id.startsWith("sha256:") ? "off" : rest.host;
+    await shrinkLibrary(path, replacement, { ...rest, host, sidecar }, pool);
+  }
+  return {
+    ...{ original: path, replacement, sidecars: folder },
+    bytesBefore: statSync(path).size,
+    bytesAfter: statSync(replacement).size,
+  };
+}
+
+/** Whatever the shrunk library depends on. */
+function keyOf(path: string, id: string, options: RunOptions): string {
+  const { profile, arch, level, keep, host, strip, dropRel, recompress } = options;
+  const gpus = profile.runs.map(({ gpu }) => gpu).sort();
+  const facts = [formatVersion, profile.libraries[id], gpus, statSync(path).size];
+  const choices = [arch, level, keep?.source, keep?.flags, host, strip, dropRel, recompress];
+  const text = JSON.stringify([...facts, ...choices]);
+  return new Bun.CryptoHasher("sha256").update(text).digest("hex").slice(0, 32);
+}
+
+/** To be raised when the same options give other libraries. */
+const formatVersion = 1;
+
+function cacheFolder(): string {
+  const { FLASHBUN_CACHE, XDG_CACHE_HOME } = process.env;
+  const folder = FLASHBUN_CACHE || join(XDG_CACHE_HOME || join(homedir(), ".cache"), "flashbun");
+  return join(folder, "debloat");
+}
+
+/** Pages that the pager brought back, counted by library. */
+function pagesBack(log: string): Map<string, number> {
+  const counts = new Map<string, number>();
+  if (!existsSync(log)) return counts;
+  const lines = new Set(readFileSync(log, "utf8").split("\n").filter(Boolean));
+  for (const line of lines) {
+    const { library } = JSON.parse(line) as { library: string };
+    counts.set(library, (counts.get(library) ?? 0) + 1);
+  }
+  return counts;
+}

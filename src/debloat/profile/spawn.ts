@@ -1,0 +1,45 @@
+import { constants } from "node:os";
+import { OptionError } from "../../errors.ts";
+
+/** How a command ended. */
+export interface Ended {
+  /** As shells give it: 128 and the signal's number when one ended it. */
+  readonly exitCode: number;
+  readonly seconds: number;
+}
+
+/**
+ * Runs a command to its end with additions to the environment. Input and outputs are those of this
+ * process, signals that ask for an end go to the command.
+ * @throws OptionError when it cannot be started
+ */
+export async function runCommand(
+  command: readonly string[],
+  environment: Record<string, string>,
+): Promise<Ended> {
+  const started = performance.now();
+  const child = start(command, { ...process.env, ...environment });
+  const pass = (signal: NodeJS.Signals) => void child.kill(signal);
+  // A terminal sends an interrupt to the command as well.
+  const ignore = () => {};
+  process.on("SIGTERM", pass).on("SIGHUP", pass).on("SIGINT", ignore);
+  try {
+    await child.exited;
+  } finally {
+    process.off("SIGTERM", pass).off("SIGHUP", pass).off("SIGINT", ignore);
+  }
+  const seconds = (performance.now() - started) / 1000;
+  const signal = Object.entries(constants.signals).find(([name]) => name === child.signalCode);
+  return { exitCode: signal === undefined ? (child.exitCode ?? 1) : 128 + signal[1], seconds };
+}
+
+function start(command: readonly string[], env: Record<string, string | undefined>) {
+  try {
+    return Bun.spawn([...command], { env, stdio: ["inherit", "inherit", "inherit"] });
+  } catch (cause) {
+    const { code } = cause as { code?: unknown };
+    if (typeof code !== "string") throw cause;
+    const fix = `check its name, the PATH and its permissions (the system says ${code}).`;
+    throw new OptionError("command", command[0], "a program that can be started", fix);
+  }
+}

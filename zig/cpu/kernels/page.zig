@@ -1,0 +1,128 @@
+//! Pages: new tokens in, moves within, updates of the page table.
+const params = @import("params");
+const simd = @import("simd.zig");
+const common = @import("attention/common.zig");
+
+const Dtype = simd.Dtype;
+const items = common.items;
+const offset = common.offset;
+
+/// Tokens that one grid index of `append` handles.
+pub const append_tokens = 16;
+
+/// Writes tokens [16 * index, ...) of every plane into their slots.
+pub fn run_append(p: *const params.fb_append_params, index: u32, scratch: [*]align(64) u8) i32 {
+    const count: usize = @intCast(p.token_count);
+    const first = @as(usize, index) * append_tokens;
+    for (first..@max(first, @min(count, first + append_tokens))) |token| {
+        const slot = items(i32, p.slot_mapping)[token];
+        if (slot < 0) continue;
+        const page = @divFloor(slot, p.page_size);
+        const within = slot - page * p.page_size;
+        for (0..@intCast(p.plane_count)) |plane| append_token(
+            p,
+            plane,
+            token,
+            page,
+            within,
+            scratch,
+        );
+    }
+    return 0;
+}
+
+fn append_token(
+    p: *const params.fb_append_params,
+    i: usize,
+    token: usize,
+    page: i64,
+    within: i64,
+    scratch: [*]align(64) u8,
+) void {
+    const plane = p.planes[i];
+    const from: Dtype = @fromBackingInt(@intCast(p.source_dtypes[i]));
+    const to: Dtype = @fromBackingInt(@intCast(p.plane_dtypes[i]));
+    const dim: usize = @intCast(p.dims[i]);
+    const scale = p.scales[i];
+    const request: i64 = if (p.token_requests == 0) 0 else @max(
+        0,
+        items(i32, p.token_requests)[token],
+    );
+    for (0..@intCast(p.heads[i])) |h| {
+        const head: i64 = @intCast(h);
+        const read = @as(
+            i64,
+            @intCast(token),
+        ) * p.source_stride_token[i] + head * p.source_stride_head[i];
+        const source = items(u8, offset(p.sources[i], read, from.bytes()));
+        const write = page * plane.stride_page + head * plane.stride_head +
+            within * plane.stride_token;
+        const target = items(u8, offset(plane.data, write, to.bytes()));
+        if (from == to and scale.data == 0) {
+            @memcpy(target[0 .. dim * to.bytes()], source[0 .. dim * to.bytes()]);
+            continue;
+        }
+        const wide: [*]f32 = @ptrCast(scratch);
+        simd.widen_row(from, source, wide, dim, 1);
+        if (scale.data != 0) {
+            const at = request * scale.stride_request + head * scale.stride_head +
+                page * scale.stride_page + within * scale.stride_token;
+            divide(wide[0..dim], items(f32, offset(scale.data, at, 4))[0]);
+        }
+        simd.narrow_row(to, wide, target, dim, 1);
+    }
+}
+
+fn divide(row: []f32, scale: f32) void {
+    for (row) |*x| x.* /= scale;
+}
+
+/// Performs all moves of plane `index`, in order.
+pub fn run_copy(p: *const params.fb_copy_params, index: u32, _: [*]align(64) u8) i32 {
+    if (index >= p.plane_count) return 0;
+    const plane = &items(params.fb_copy_plane, p.planes)[index];
+    const moves = items([3]i32, p.moves);
+    for (moves[0..@intCast(p.move_count)]) |move| {
+        for (0..@intCast(plane.heads)) |head| {
+            const source = slot_address(plane, move[0], @intCast(head), p.page_size);
+            const target = slot_address(plane, move[1], @intCast(head), p.page_size);
+            copy_run(plane, source, target, @intCast(move[2]), move[0] < move[1]);
+        }
+    }
+    return 0;
+}
+
+fn slot_address(c: *const params.fb_copy_plane, token: i32, head: i64, page_size: i32) usize {
+    const page: i64 = @divFloor(token, page_size);
+    const within = token - page * page_size;
+    const at = page * c.plane.stride_page + head * c.plane.stride_head +
+        within * c.plane.stride_token;
+    return offset(c.plane.data, at, @intCast(c.element_bytes));
+}
+
+/// Copies tokens one by one, from the end when the target lies above: runs may overlap.
+fn copy_run(
+    c: *const params.fb_copy_plane,
+    source: usize,
+    target: usize,
+    count: usize,
+    upwards: bool,
+) void {
+    const bytes: usize = @intCast(c.row_bytes);
+    for (0..count) |i| {
+        const at: i64 = @intCast(if (upwards) count - 1 - i else i);
+        const step = offset(0, at * c.plane.stride_token, @intCast(c.element_bytes));
+        const from = items(u8, source +% step);
+        const to = items(u8, target +% step);
+        @memmove(to[0..bytes], from[0..bytes]);
+    }
+}
+
+/// Applies all updates of a page table (grid of one).
+pub fn run_table(p: *const params.fb_table_params, index: u32, _: [*]align(64) u8) i32 {
+    if (index != 0) return 0;
+    const table = items(i32, p.table);
+    const updates = items([2]i32, p.updates)[0..@intCast(p.update_count)];
+    for (updates) |update| table[@intCast(update[0])] = update[1];
+    return 0;
+}
