@@ -10,7 +10,8 @@ import {
 } from "./expression.ts";
 import { isInput } from "./graph.ts";
 import type { Trace } from "./trace.ts";
-import { F32, I32, kindOf, noteUses } from "./values.ts";
+import { kindOf, noteUses } from "./value.ts";
+import { F32, I32 } from "./values.ts";
 
 const rowInputs = [
   ...(["query", "queryToken", "queryIndex", "request", "head", "kvHead"] as const),

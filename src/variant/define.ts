@@ -5,7 +5,8 @@ import { type Extent, type HookName, hookNames, type Node } from "./expression.t
 import { Graph, nodesOf } from "./graph.ts";
 import { placeOf } from "./place.ts";
 import { type Draft, Trace } from "./trace.ts";
-import { Bool, F32, type I32, kindOf, used, type Value } from "./values.ts";
+import { kindOf, used, type Value } from "./value.ts";
+import { Bool, F32, type I32 } from "./values.ts";
 import type { Variant, Visible } from "./variant.ts";
 
 type Tensors = Readonly<Record<string, TensorDeclaration>>;

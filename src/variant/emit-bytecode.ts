@@ -17,8 +17,8 @@ const lowWord = 0;
 const highWord = 1;
 
 /**
- * The bytecode that the CPU device runs for a variant; zig/cpu/kernels/variant/program.zig says what
- * it means. Errors: VariantError where a hook holds more values at a time than there are
+ * The bytecode that the CPU device runs for a variant; zig/cpu/kernels/variant/program.zig says
+ * what it means. Errors: VariantError where a hook holds more values at a time than there are
  * registers.
  */
 export function emitBytecode(staged: StagedVariant): Int32Array {

@@ -127,6 +127,9 @@ export interface Node {
   readonly clamped: number;
 }
 
+/** What a node is made of, besides its id and the axes, which follow from its inputs. */
+export type Parts = Pick<Node, "op" | "type" | "inputs"> & Partial<Pick<Node, "value" | "clamped">>;
+
 /** Axes of tensors whose extent follows from the attention's or the batch's sizes. */
 export const dimNames = [
   ...(["queryHeads", "kvHeads", "headDim", "valueDim"] as const),

@@ -1,6 +1,15 @@
 import { arithmetic } from "./arithmetic.ts";
-import type { Node } from "./expression.ts";
-import type { Graph, Parts } from "./graph.ts";
+import type { Node, Op, Parts, ValueType } from "./expression.ts";
+
+/** What makes the nodes that folding comes to: the graph. */
+export interface NodeMaker {
+  /** A constant of a type. */
+  constant(type: ValueType, value: number): Node;
+  /** An operation on nodes, or a simpler node of the same value. */
+  apply(op: Op, ...inputs: Node[]): Node;
+  /** As apply, for operations that need more than their inputs. */
+  make(parts: Parts): Node;
+}
 
 /** Operations whose inputs may change places. */
 const commutative: ReadonlySet<string> = new Set([
@@ -11,7 +20,7 @@ const commutative: ReadonlySet<string> = new Set([
  * The node that an operation comes to without being done, if there is one: constants, neutral
  * elements, and integer forms that are cheaper everywhere. Never changes a value, NaN included.
  */
-export function fold(graph: Graph, parts: Parts): Node | undefined {
+export function fold(graph: NodeMaker, parts: Parts): Node | undefined {
   const { op, inputs } = parts;
   if (inputs.length === 0 || op === "load" || op === "store") return undefined;
   const compute = arithmetic(op, inputs[0].type);
@@ -40,7 +49,7 @@ function comesLater(a: Node, b: Node): boolean {
   return isConstant(a) !== isConstant(b) ? isConstant(a) : a.id > b.id;
 }
 
-function foldSelect(graph: Graph, [condition, yes, no]: readonly Node[]): Node | undefined {
+function foldSelect(graph: NodeMaker, [condition, yes, no]: readonly Node[]): Node | undefined {
   if (isConstant(condition)) return condition.value !== 0 ? yes : no;
   if (yes === no) return yes;
   if (condition.op === "not") return graph.apply("select", condition.inputs[0], no, yes);
@@ -56,7 +65,7 @@ function foldSelect(graph: Graph, [condition, yes, no]: readonly Node[]): Node |
   return undefined;
 }
 
-function foldUnary(graph: Graph, { op, inputs: [a] }: Parts): Node | undefined {
+function foldUnary(graph: NodeMaker, { op, inputs: [a] }: Parts): Node | undefined {
   const [inner] = a.inputs;
   if ((op === "neg" || op === "not") && a.op === op) return inner;
   if (op === "abs" && (a.op === "abs" || a.op === "neg")) return graph.apply("abs", inner);
@@ -70,7 +79,7 @@ function foldUnary(graph: Graph, { op, inputs: [a] }: Parts): Node | undefined {
 }
 
 /** Rules that hold for every type that has the operation. */
-function foldBinary(graph: Graph, { op, inputs: [a, b] }: Parts): Node | undefined {
+function foldBinary(graph: NodeMaker, { op, inputs: [a, b] }: Parts): Node | undefined {
   const right = isConstant(b) ? b.value : undefined;
   const left = isConstant(a) ? a.value : undefined;
   switch (op) {
@@ -99,7 +108,7 @@ function foldBinary(graph: Graph, { op, inputs: [a, b] }: Parts): Node | undefin
 }
 
 /** Rules for i32 and bool, whose values equal themselves and wrap around. */
-function foldInteger(graph: Graph, { op, inputs: [a, b] }: Parts): Node | undefined {
+function foldInteger(graph: NodeMaker, { op, inputs: [a, b] }: Parts): Node | undefined {
   const { type } = a;
   const right = isConstant(b) ? b.value : undefined;
   const none = (value = 0) => graph.constant(type, value);
@@ -137,7 +146,7 @@ function foldInteger(graph: Graph, { op, inputs: [a, b] }: Parts): Node | undefi
 }
 
 function foldAssociative(
-  graph: Graph,
+  graph: NodeMaker,
   op: "add" | "mul" | "and" | "or" | "xor",
   a: Node,
   b: Node,

@@ -4,9 +4,10 @@ import {
   inputAxes,
   type Node,
   type Op,
+  type Parts,
   type ValueType,
 } from "./expression.ts";
-import { fold } from "./fold.ts";
+import { fold, type NodeMaker } from "./fold.ts";
 
 const inputNames = Object.keys(inputAxes) as InputName[];
 
@@ -20,11 +21,8 @@ export function isInput(node: Node, name: InputName): boolean {
   return node.op === "input" && inputNames[node.value] === name;
 }
 
-/** What a node is made of, besides its id and the axes, which follow from its inputs. */
-export type Parts = Pick<Node, "op" | "type" | "inputs"> & Partial<Pick<Node, "value" | "clamped">>;
-
 /** Makes the nodes of expressions: equal ones are one, and what is constant is folded. */
-export class Graph {
+export class Graph implements NodeMaker {
   readonly #nodes = new Map<string, Node>();
 
   /** Nodes so far. */

@@ -3,7 +3,7 @@ import type { HookName, Node, ScalarSpec, TensorSpec, ValueType } from "./expres
 import type { Graph } from "./graph.ts";
 import { type Place, placeOf } from "./place.ts";
 import { Ranges } from "./ranges.ts";
-import { type Bool, kindOf, used, Value, wanted } from "./values.ts";
+import { kindOf, type Tracer, used, Value, wanted } from "./value.ts";
 
 /** Most values that the tracing of one hook may make. */
 const valuesMax = 4096;
@@ -22,9 +22,9 @@ export interface Draft {
 }
 
 /** One call of one hook over symbolic values. */
-export class Trace {
+export class Trace implements Tracer {
   /** Comparisons and what was made of them that nothing took yet. */
-  readonly unused = new Set<Bool>();
+  readonly unused = new Set<Value>();
   /** What is to be stored, in order: tensor, value and indices. */
   readonly stores: { tensor: number; inputs: Node[]; clamped: number }[] = [];
   readonly ranges: Ranges;

@@ -1,71 +1,72 @@
-import { Axis, type Node, type Op, type ValueType } from "./expression.ts";
-import type { Trace } from "./trace.ts";
+import { Axis, type Node, type Op } from "./expression.ts";
+import { noteUses, type Tracer, used, Value } from "./value.ts";
 
-/** How values are named in messages. */
-const typeNames = { f32: "an F32", i32: "an I32", bool: "a Bool" } as const;
-
-/** A value of a hook's expression: unknown while the hook is traced, computed by a kernel later. */
-export abstract class Value {
-  /** @internal */
-  readonly trace: Trace;
-  /** @internal */
-  readonly node: Node;
-  /** @internal How much the trace had noted when this was made. */
-  readonly made: number;
-
-  /** @internal */
-  constructor(trace: Trace, node: Node) {
-    this.trace = trace;
-    this.node = node;
-    this.made = trace.count();
+/** A number of one of both types: what F32 and I32 have in common. */
+export abstract class Numeric<Self extends Value> extends Value {
+  add(other: Self | number): Self {
+    return combine(this, "add", other);
   }
 
-  /** For console.log. */
-  [Symbol.for("nodejs.util.inspect.custom")](): string {
-    const { node, trace } = this;
-    const name = typeNames[node.type].split(" ")[1];
-    return `${name} (${node.op} in the ${trace.hook} hook: known only in the kernel)`;
+  sub(other: Self | number): Self {
+    return combine(this, "sub", other);
   }
 
-  /** Refuses to be a number, string or boolean of JavaScript: error VariantError. */
-  [Symbol.toPrimitive](): never {
-    return this.trace.fail(
-      `${typeNames[this.node.type]} of a hook was used as a number or text of JavaScript`,
-      "write a.add(b), a.le(b), a.eq(b) and so on instead of a + b, a <= b and a == b",
-    );
+  mul(other: Self | number): Self {
+    return combine(this, "mul", other);
+  }
+
+  /** The quotient; of an I32 rounded down, and 0 for a divisor of 0. */
+  div(other: Self | number): Self {
+    return combine(this, "div", other);
+  }
+
+  /** this - other * floor(this / other): it has the divisor's sign. */
+  mod(other: Self | number): Self {
+    return combine(this, "mod", other);
+  }
+
+  min(other: Self | number): Self {
+    return combine(this, "min", other);
+  }
+
+  neg(): Self {
+    return alone(this, "neg");
+  }
+
+  abs(): Self {
+    return alone(this, "abs");
+  }
+
+  lt(other: Self | number): Bool {
+    return combine(this, "lt", other);
+  }
+
+  le(other: Self | number): Bool {
+    return combine(this, "le", other);
+  }
+
+  gt(other: Self | number): Bool {
+    return swapped(this, "lt", other);
+  }
+
+  ge(other: Self | number): Bool {
+    return swapped(this, "le", other);
+  }
+
+  eq(other: Self | number): Bool {
+    return combine(this, "eq", other);
+  }
+
+  ne(other: Self | number): Bool {
+    return combine(this, "ne", other);
   }
 }
 
 /** A 32-bit float; in query, key, value and output hooks maybe one for each element of a vector. */
-export class F32 extends Value {
-  add(other: F32 | number): F32 {
-    return this.#with("add", other);
-  }
-
-  sub(other: F32 | number): F32 {
-    return this.#with("sub", other);
-  }
-
-  mul(other: F32 | number): F32 {
-    return this.#with("mul", other);
-  }
-
-  div(other: F32 | number): F32 {
-    return this.#with("div", other);
-  }
-
-  /** this - other * floor(this / other). */
-  mod(other: F32 | number): F32 {
-    return this.#with("mod", other);
-  }
-
-  min(other: F32 | number): F32 {
-    return this.#with("min", other);
-  }
-
+export class F32 extends Numeric<F32> {
   /** The larger of two values; of a vector and nothing else: its largest element. */
   max(other?: F32 | number): F32 {
-    return other === undefined ? this.#reduce("reduceMax") : this.#with("max", other);
+    return other === undefined ? this.#reduce("reduceMax") : combine(this, "max", other);
   }
 
   /** The sum of a vector's elements. */
@@ -76,86 +77,54 @@ export class F32 extends Value {
   /** Whole numbers from 1 to 8 take any base, other exponents only bases above 0. */
   pow(exponent: F32 | number): F32 {
     if (typeof exponent !== "number" || !(exponent >= 1 && exponent <= 8 && exponent % 1 === 0))
-      return this.#with("pow", exponent);
+      return combine(this, "pow", exponent);
     if (exponent === 1) return this;
     const half = this.pow(exponent >> 1 || 1);
     return exponent % 2 === 0 ? half.mul(half) : this.mul(this.pow(exponent - 1));
   }
 
-  neg(): F32 {
-    return this.#alone("neg");
-  }
-
-  abs(): F32 {
-    return this.#alone("abs");
-  }
-
   floor(): F32 {
-    return this.#alone("floor");
+    return alone(this, "floor");
   }
 
   exp(): F32 {
-    return this.#alone("exp");
+    return alone(this, "exp");
   }
 
   /** The natural logarithm. */
   log(): F32 {
-    return this.#alone("log");
+    return alone(this, "log");
   }
 
   tanh(): F32 {
-    return this.#alone("tanh");
+    return alone(this, "tanh");
   }
 
   /** 1 / (1 + exp(-this)). */
   sigmoid(): F32 {
-    return this.#alone("sigmoid");
+    return alone(this, "sigmoid");
   }
 
   sqrt(): F32 {
-    return this.#alone("sqrt");
+    return alone(this, "sqrt");
   }
 
   /** 1 / sqrt(this). */
   rsqrt(): F32 {
-    return this.#alone("rsqrt");
+    return alone(this, "rsqrt");
   }
 
   sin(): F32 {
-    return this.#alone("sin");
+    return alone(this, "sin");
   }
 
   cos(): F32 {
-    return this.#alone("cos");
-  }
-
-  lt(other: F32 | number): Bool {
-    return compare(this, "lt", other);
-  }
-
-  le(other: F32 | number): Bool {
-    return compare(this, "le", other);
-  }
-
-  gt(other: F32 | number): Bool {
-    return compare(this, "lt", other, true);
-  }
-
-  ge(other: F32 | number): Bool {
-    return compare(this, "le", other, true);
-  }
-
-  eq(other: F32 | number): Bool {
-    return compare(this, "eq", other);
-  }
-
-  ne(other: F32 | number): Bool {
-    return compare(this, "ne", other);
+    return alone(this, "cos");
   }
 
   /** Without its fraction; beyond what an I32 holds the nearest that it does. */
   toI32(): I32 {
-    return new I32(this.trace, this.trace.graph.apply("toI32", this.node));
+    return alone(this, "toI32");
   }
 
   /**
@@ -187,19 +156,9 @@ export class F32 extends Value {
     return element.lt(dim).select(turned, this);
   }
 
-  #with(op: Op, other: F32 | number): F32 {
-    const node = operand(this, op, other);
-    if (op === "div" || op === "mod") refuseZero(this, op, node);
-    return new F32(this.trace, this.trace.graph.apply(op, this.node, node));
-  }
-
-  #alone(op: Op): F32 {
-    return new F32(this.trace, this.trace.graph.apply(op, this.node));
-  }
-
   #reduce(op: "reduceSum" | "reduceMax"): F32 {
     this.#wantVector(op === "reduceSum" ? "sum" : "max");
-    return this.#alone(op);
+    return alone(this, op);
   }
 
   #wantVector(method: string): void {
@@ -216,141 +175,73 @@ export class F32 extends Value {
 }
 
 /** A 32-bit integer that wraps around. */
-export class I32 extends Value {
-  add(other: I32 | number): I32 {
-    return this.#with("add", other);
-  }
-
-  sub(other: I32 | number): I32 {
-    return this.#with("sub", other);
-  }
-
-  mul(other: I32 | number): I32 {
-    return this.#with("mul", other);
-  }
-
-  /** Rounds down; 0 for a divisor of 0. */
-  div(other: I32 | number): I32 {
-    return this.#with("div", other);
-  }
-
-  /** What remains of div: it has the divisor's sign. */
-  mod(other: I32 | number): I32 {
-    return this.#with("mod", other);
-  }
-
-  min(other: I32 | number): I32 {
-    return this.#with("min", other);
-  }
-
+export class I32 extends Numeric<I32> {
   max(other: I32 | number): I32 {
-    return this.#with("max", other);
+    return combine(this, "max", other);
   }
 
   and(other: I32 | number): I32 {
-    return this.#with("and", other);
+    return combine(this, "and", other);
   }
 
   or(other: I32 | number): I32 {
-    return this.#with("or", other);
+    return combine(this, "or", other);
   }
 
   xor(other: I32 | number): I32 {
-    return this.#with("xor", other);
+    return combine(this, "xor", other);
   }
 
   /** Shifts left by the low five bits of a count. */
   shl(count: I32 | number): I32 {
-    return this.#with("shl", count);
+    return combine(this, "shl", count);
   }
 
   /** Shifts right by the low five bits of a count; the sign stays. */
   shr(count: I32 | number): I32 {
-    return this.#with("shr", count);
+    return combine(this, "shr", count);
   }
 
   not(): I32 {
-    return this.#alone("not");
-  }
-
-  neg(): I32 {
-    return this.#alone("neg");
-  }
-
-  abs(): I32 {
-    return this.#alone("abs");
-  }
-
-  lt(other: I32 | number): Bool {
-    return compare(this, "lt", other);
-  }
-
-  le(other: I32 | number): Bool {
-    return compare(this, "le", other);
-  }
-
-  gt(other: I32 | number): Bool {
-    return compare(this, "lt", other, true);
-  }
-
-  ge(other: I32 | number): Bool {
-    return compare(this, "le", other, true);
-  }
-
-  eq(other: I32 | number): Bool {
-    return compare(this, "eq", other);
-  }
-
-  ne(other: I32 | number): Bool {
-    return compare(this, "ne", other);
+    return alone(this, "not");
   }
 
   /** Rounds to the nearest F32. */
   toF32(): F32 {
-    return new F32(this.trace, this.trace.graph.apply("toF32", this.node));
-  }
-
-  #with(op: Op, other: I32 | number): I32 {
-    const node = operand(this, op, other);
-    if (op === "div" || op === "mod") refuseZero(this, op, node);
-    return new I32(this.trace, this.trace.graph.apply(op, this.node, node));
-  }
-
-  #alone(op: Op): I32 {
-    return new I32(this.trace, this.trace.graph.apply(op, this.node));
+    return alone(this, "toF32");
   }
 }
 
 /** True or false, known only in the kernel: no branch of JavaScript can look at it. */
 export class Bool extends Value {
   /** @internal */
-  constructor(trace: Trace, node: Node) {
+  constructor(trace: Tracer, node: Node) {
     super(trace, node);
     trace.unused.add(this);
   }
 
   and(other: Bool): Bool {
-    return this.#with("and", other);
+    return combine(this, "and", other);
   }
 
   or(other: Bool): Bool {
-    return this.#with("or", other);
+    return combine(this, "or", other);
   }
 
   xor(other: Bool): Bool {
-    return this.#with("xor", other);
+    return combine(this, "xor", other);
   }
 
   eq(other: Bool): Bool {
-    return this.#with("eq", other);
+    return combine(this, "eq", other);
   }
 
   ne(other: Bool): Bool {
-    return this.#with("ne", other);
+    return combine(this, "ne", other);
   }
 
   not(): Bool {
-    return new Bool(this.trace, this.trace.graph.apply("not", used(this)));
+    return alone(this, "not");
   }
 
   /** `yes` where this is true, `no` elsewhere: both of one type; two numbers are F32. */
@@ -375,29 +266,9 @@ export class Bool extends Value {
   toI32(): I32 {
     return this.select(new I32(this.trace, this.trace.graph.constant("i32", 1)), 0);
   }
-
-  #with(op: Op, other: Bool): Bool {
-    const node = operand(this, op, other);
-    return new Bool(this.trace, this.trace.graph.apply(op, used(this), node));
-  }
 }
 
-/**
- * Makes each method note where it is looked up: a hook that ends in a call has left the stack when
- * the call begins, but not before.
- */
-export function noteUses({ prototype }: { readonly prototype: object }): void {
-  for (const [name, { value }] of Object.entries(Object.getOwnPropertyDescriptors(prototype))) {
-    if (name === "constructor" || typeof value !== "function") continue;
-    const get = function (this: { trace?: Trace }): unknown {
-      this.trace?.note();
-      return value;
-    };
-    Object.defineProperty(prototype, name, { get });
-  }
-}
-
-for (const type of [F32, I32, Bool]) noteUses(type);
+for (const type of [Numeric, F32, I32, Bool]) noteUses(type);
 
 /** The pair of an element; within 0 and half - 1 at once where that is a mask of bits. */
 function pairOf(element: I32, half: number, interleaved: boolean): I32 {
@@ -407,43 +278,26 @@ function pairOf(element: I32, half: number, interleaved: boolean): I32 {
 }
 
 /** The value of a node, by its type. */
-export function wrap(trace: Trace, node: Node): F32 | I32 | Bool {
+export function wrap(trace: Tracer, node: Node): F32 | I32 | Bool {
   if (node.type === "f32") return new F32(trace, node);
   return node.type === "i32" ? new I32(trace, node) : new Bool(trace, node);
 }
 
-/** A value or anything else, as messages name it. */
-export function kindOf(value: unknown): string {
-  if (value instanceof Value) return typeNames[value.node.type];
-  if (value === undefined || value === null) return String(value);
-  if (typeof value === "number" || typeof value === "boolean")
-    return `the ${typeof value} ${value}`;
-  if (value instanceof Promise) return "a promise";
-  return typeof value === "object" ? "an object" : `a ${typeof value}`;
+function combine<T extends Value>(self: Value, op: Op, other: Value | number): T {
+  const { trace } = self;
+  const node = trace.coerce(op, other, self.node.type);
+  if ((op === "div" || op === "mod") && node.op === "constant" && node.value === 0)
+    trace.fail(`${op} by a constant 0`, "divide by something else, or leave the division out");
+  return wrap(trace, trace.graph.apply(op, used(self), node)) as Value as T;
 }
 
-/** The node of a value that something takes: a Bool then was not made in vain. */
-export function used(value: Value): Node {
-  if (value instanceof Bool) value.trace.unused.delete(value);
-  return value.node;
+/** As combine, with the operands in the other order. */
+function swapped(self: Value, op: Op, other: Value | number): Bool {
+  const { trace } = self;
+  const node = trace.coerce(op, other, self.node.type);
+  return new Bool(trace, trace.graph.apply(op, node, self.node));
 }
 
-function operand(self: Value, op: Op, other: Value | number): Node {
-  return self.trace.coerce(op, other, self.node.type);
-}
-
-function compare(self: Value, op: Op, other: Value | number, swapped = false): Bool {
-  const node = operand(self, op, other);
-  const inputs = swapped ? [node, self.node] : [self.node, node];
-  return new Bool(self.trace, self.trace.graph.apply(op, ...inputs));
-}
-
-function refuseZero({ trace }: Value, op: Op, divisor: Node): void {
-  if (divisor.op !== "constant" || divisor.value !== 0) return;
-  trace.fail(`${op} by a constant 0`, "divide by something else, or leave the division out");
-}
-
-/** What an operation takes, in words. */
-export function wanted(type: ValueType): string {
-  return type === "bool" ? "a Bool" : `${typeNames[type]} or a number`;
+function alone<T extends Value>(self: Value, op: Op): T {
+  return wrap(self.trace, self.trace.graph.apply(op, used(self))) as Value as T;
 }

@@ -2,7 +2,8 @@ import { arithmetic } from "../../src/variant/arithmetic.ts";
 import { defineVariant } from "../../src/variant/define.ts";
 import type { EvaluationTensor } from "../../src/variant/evaluate.ts";
 import type { InputName, Op } from "../../src/variant/expression.ts";
-import { Bool, F32, I32, type Value } from "../../src/variant/values.ts";
+import type { Value } from "../../src/variant/value.ts";
+import { Bool, F32, I32 } from "../../src/variant/values.ts";
 import type { Variant } from "../../src/variant/variant.ts";
 import { type Random } from "./random.ts";
 
