@@ -58,7 +58,9 @@ export async function measureCeilings(device: Device, quick: boolean): Promise<C
   return { readGBs, fmaGflops: await fmaRate(device, quick) };
 }
 
-/** Multiply-adds on all threads in 1e9 operations a second, two for each: the best of three passes. */
+/**
+ * Multiply-adds on all threads in 1e9 operations a second, two for each: the best of three passes.
+ */
 async function fmaRate(device: Device, quick: boolean): Promise<number> {
   const items = device.processors * 8;
   using out = device.alloc(items * 8, "probe");
@@ -83,13 +85,16 @@ async function fmaRate(device: Device, quick: boolean): Promise<number> {
 export interface Paired {
   ms: number;
   ceilings: Ceilings;
-  /** Part of the roofline: the larger of bytes over the read rate and operations over the FMA peak. */
+  /**
+   * Part of the roofline: the larger of bytes over the read rate and operations over the FMA peak.
+   */
   ofRoofline: number;
 }
 
 /**
- * Measures what `queue` queues in rounds, in each of them both ceilings right beside it: on a shared
- * machine only such neighbours can be compared. A call moves `bytes` and does `flops` operations.
+ * Measures what `queue` queues in rounds, in each of them both ceilings right beside it: on a
+ * shared machine only such neighbours can be compared. A call moves `bytes` and does `flops`
+ * operations.
  */
 export async function pairedWithCeilings(
   { device, quick }: Bench,
@@ -124,8 +129,8 @@ export function besides({ readGBs, fmaGflops }: Ceilings): string {
 }
 
 /**
- * Median milliseconds of what `queue` queues, by the device's clock: `queue` is called in turn with 0,
- * 1, 2, ... until `seconds` have passed, after two warm-ups.
+ * Median milliseconds of what `queue` queues, by the device's clock: `queue` is called in turn with
+ * 0, 1, 2, ... until `seconds` have passed, after two warm-ups.
  */
 export async function deviceMs(
   device: Device,

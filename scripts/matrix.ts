@@ -10,7 +10,9 @@ export interface MatrixEntry extends Specialization {
   readonly name: string;
 }
 
-/** What images are compiled for ahead of time: sm_80 code runs on every GPU of 8.x, sm_90a on 9.0. */
+/**
+ * What images are compiled for ahead of time: sm_80 code runs on every GPU of 8.x, sm_90a on 9.0.
+ */
 export const architectures: readonly string[] = ["sm_80", "sm_90a"];
 
 type Shape = Pick<AttentionOptions, "headDim" | "dtype" | "kvDtype" | "softCap" | "alibi">;

@@ -1,4 +1,6 @@
-/** Fetches the pinned tools into .toolchain/ and runs programs. Nothing is done twice: stamps tell. */
+/**
+ * Fetches the pinned tools into .toolchain/ and runs programs. Nothing is done twice: stamps tell.
+ */
 import { createHash } from "node:crypto";
 import {
   chmodSync,

@@ -53,6 +53,7 @@ describe("the package", () => {
     wanted.push(
       "kernels/params.h",
       "src/replay/report.html",
+      "src/replay/report-page.js",
       "types/index.d.ts",
       "zig-out/lib/libflashbun.so",
       ...["trace", "pager", "redirect"].map((name) => `zig-out/lib/libflashbun-${name}.so`),

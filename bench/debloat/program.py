@@ -1,5 +1,5 @@
-"""What a CPU does with PyTorch: products, attention, a convolution and training steps. Prints a hash
-of every bit of the results."""
+"""What a CPU does with PyTorch: products, attention, a convolution and training steps. Prints a
+hash of every bit of the results."""
 
 import hashlib
 

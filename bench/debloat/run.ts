@@ -1,6 +1,6 @@
 /**
- * Shrinks PyTorch's CUDA libraries by each option and prints what is left beside the paper's figures;
- * then runs a program of the CPU with the original and with the shrunk libraries.
+ * Shrinks PyTorch's CUDA libraries by each option and prints what is left beside the paper's
+ * figures; then runs a program of the CPU with the original and with the shrunk libraries.
  *
  * Usage: bun run bench:debloat [--site <folder>] [--only <regex>] [--json <file>]
  */

@@ -85,7 +85,9 @@ async function main(options: Options): Promise<void> {
   writeFileSync(options.json, `${JSON.stringify(report, jsonFields, 2)}\n`);
 }
 
-/** Runs the cases in order until the milliseconds are used up; a failed one does not stop the next. */
+/**
+ * Runs the cases in order until the milliseconds are used up; a failed one does not stop the next.
+ */
 async function runCases(
   bench: GpuBench,
   chosen: readonly GpuCase[],

@@ -127,7 +127,9 @@ async function steps(
   ];
 }
 
-/** Milliseconds of all launches, kind by kind: the same kernel of every layer, one after the other. */
+/**
+ * Milliseconds of all launches, kind by kind: the same kernel of every layer, one after the other.
+ */
 async function sumOfKernels(
   bench: GpuBench,
   launches: readonly Launch[],

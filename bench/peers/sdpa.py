@@ -1,4 +1,5 @@
-"""PyTorch's scaled_dot_product_attention as a peer: one JSON case a line in, its seconds a line out."""
+"""PyTorch's scaled_dot_product_attention as a peer: one JSON case per line in, its seconds per line
+out."""
 
 import json
 import sys

@@ -13,9 +13,10 @@
 //   // Whether the query sees the key.
 //   FB_DEVICE bool mask(const fb_attention_params& p, const RowInputs& row, const KeyInputs& key);
 //
-//   // Change elements [v.first, v.first + 8) of a vector of V::dim, v.x[0] to v.x[7], in f32. v.at(i)
-//   // is any element unchanged, v.sum([&](int i, float x) { return x * x; }) and v.max(...) go over
-//   // all: under no condition, since whole warps work on them. Where !v.filled() there are none.
+//   // Change elements [v.first, v.first + 8) of a vector of V::dim, v.x[0] to v.x[7], in f32.
+//   // v.at(i) is any element unchanged, v.sum([&](int i, float x) { return x * x; }) and
+//   // v.max(...) go over all: under no condition, since whole warps work on them. Where
+//   // !v.filled() there are none.
 //   template <class V>
 //   FB_DEVICE void query(const fb_attention_params& p, const RowInputs& row, V& v);
 //   template <class V>

@@ -201,7 +201,8 @@ FB_DEVICE void prefetch_l2(const void* p) {
 #endif
 }
 
-// Asks the L2 cache for `bytes`, which like the address are a multiple of 16. Before sm_90: nothing.
+// Asks the L2 cache for `bytes`, which like the address are a multiple of 16. Before sm_90:
+// nothing.
 FB_DEVICE void prefetch_l2_bulk(const void* p, uint32_t bytes) {
 #ifdef FB_EMULATED
     emu::prefetch_bulk(p, bytes);

@@ -243,7 +243,10 @@ export class Attention extends Owner implements AsyncDisposable {
     this.#readers.push(stream);
   }
 
-  /** The valid part of the sections: a view that is kept while their size stays, as it does in decode. */
+  /**
+   * The valid part of the sections: a view that is kept while their size stays, as it does in
+   * decode.
+   */
   #valid({ sections, sectionInts }: Plan): Int32Array {
     const view = this.#view;
     if (view?.buffer === sections.buffer && view.length === sectionInts) return view;

@@ -9,7 +9,9 @@ import type { ResolvedOptions } from "./options.ts";
 import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Workspace } from "./workspace.ts";
 
-/** Blocks that share the rows of one merge at most, and blocks for which a multiprocessor has room. */
+/**
+ * Blocks that share the rows of one merge at most, and blocks for which a multiprocessor has room.
+ */
 const mergeShareMost = 16;
 const mergeBlocks = 4;
 

@@ -37,8 +37,8 @@ export class Appender {
   }
 
   /**
-   * Adds a plane: `target` [pages, pageSize, heads, dim], `source` [tokens, heads, dim] with as many
-   * tokens as the batch, or more. Errors: OptionError.
+   * Adds a plane: `target` [pages, pageSize, heads, dim], `source` [tokens, heads, dim] with as
+   * many tokens as the batch, or more. Errors: OptionError.
    */
   plane(name: string, target: Tensor, source: Tensor, scales: AppendScales | undefined): void {
     const [, , heads, dim] = target.shape;

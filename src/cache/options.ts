@@ -20,7 +20,9 @@ export interface CacheGroupOptions {
   windowLeft?: number;
 }
 
-/** Options of {@link PagedCache.create}; queryHeads is accepted so that one shape object serves all. */
+/**
+ * Options of {@link PagedCache.create}; queryHeads is accepted so that one shape object serves all.
+ */
 export interface PagedCacheOptions {
   layers: number;
   kvHeads: number;

@@ -97,7 +97,9 @@ export class PagedCache extends Owner {
     return this.pool.pageSize;
   }
 
-  /** A new sequence, empty or starting from cached pages. Errors: OptionError when all are taken. */
+  /**
+   * A new sequence, empty or starting from cached pages. Errors: OptionError when all are taken.
+   */
   sequence(options: { prefix?: PrefixMatch } = {}): Sequence {
     this.guard();
     return this.pool.create(options);
@@ -223,7 +225,9 @@ export class PagedCache extends Owner {
     return ints;
   }
 
-  /** Lays out [slot mappings by group | token requests | per group: updates, moves]; returns ints. */
+  /**
+   * Lays out [slot mappings by group | token requests | per group: updates, moves]; returns ints.
+   */
   #writeStep(batch: Batch): number {
     const { groups } = this.pool;
     const tokens = batch.paddedTokens;
@@ -387,7 +391,9 @@ export class PagedCache extends Owner {
   }
 }
 
-/** Long stretches are worth the view that `set` needs; short ones, as in decode, make no garbage. */
+/**
+ * Long stretches are worth the view that `set` needs; short ones, as in decode, make no garbage.
+ */
 function copyInts(target: Int32Array, at: number, source: Int32Array, count: number): void {
   if (count > 1024) target.set(source.subarray(0, count), at);
   else for (let i = 0; i < count; i++) target[at + i] = source[i];

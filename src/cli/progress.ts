@@ -31,7 +31,10 @@ class Rate {
   }
 }
 
-/** Progress of `total` requests on a device: a bar when `stream` is a terminal, plain lines elsewhere. */
+/**
+ * Progress of `total` requests on a device: a bar when `stream` is a terminal, plain lines
+ * elsewhere.
+ */
 export async function openProgress(
   stream: NodeJS.WriteStream,
   total: number,

@@ -1,4 +1,6 @@
-/** A shared library as debloat sees it: its ELF tables, its fat binaries, and what points at them. */
+/**
+ * A shared library as debloat sees it: its ELF tables, its fat binaries, and what points at them.
+ */
 import { DebloatError } from "../errors.ts";
 import { Bytes, latin1 } from "./bytes.ts";
 import {

@@ -24,7 +24,10 @@ const imagesOpened = 60;
  * @param inspections libraries, each a map of its own
  */
 export async function treemapPage(inspections: readonly Inspection[]): Promise<string> {
-  const template = await Bun.file(new URL("./treemap.html", import.meta.url)).text();
+  const [template, script] = await Promise.all([
+    Bun.file(new URL("./treemap.html", import.meta.url)).text(),
+    Bun.file(new URL("./treemap-page.js", import.meta.url)).text(),
+  ]);
   const libraries = inspections.map((inspection) => ({
     area: areaOf(inspection),
     buildId: inspection.buildId,
@@ -32,7 +35,7 @@ export async function treemapPage(inspections: readonly Inspection[]): Promise<s
   }));
   // Inside a script, "</" would end it.
   const data = JSON.stringify(libraries).replaceAll("</", "<\\/");
-  return template.replace("/*{libraries}*/ []", () => data);
+  return template.replace("/*{script}*/", () => script).replace("/*{libraries}*/ []", () => data);
 }
 
 /** A library as nested areas. */
@@ -95,7 +98,9 @@ function kernelAreas(
   return rest > 0 ? [...shown, { name, bytes: rest, part: arch, isRest: true }] : shown;
 }
 
-/** The nested name of a mangled one, without its types: _ZN2at6native3fooIfEEvv is at::native::foo. */
+/**
+ * The nested name of a mangled one, without its types: _ZN2at6native3fooIfEEvv is at::native::foo.
+ */
 function readable(name: string): string {
   const words: string[] = [];
   let rest = /^_Z(?:L|NK?)?/.exec(name);

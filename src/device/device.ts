@@ -138,7 +138,9 @@ export class Device extends Owner implements AsyncDisposable {
     return new Memory(this, address, bytes, label, pinned || this.kind === "cpu");
   }
 
-  /** Queues a copy of host bytes to device memory, through pinned memory: `bytes` is free at once. */
+  /**
+   * Queues a copy of host bytes to device memory, through pinned memory: `bytes` is free at once.
+   */
   upload(target: number, bytes: Uint8Array): void {
     for (let at = 0; at < bytes.byteLength; at += stagingBytes) {
       const part = bytes.subarray(at, at + stagingBytes);
@@ -148,7 +150,9 @@ export class Device extends Owner implements AsyncDisposable {
     }
   }
 
-  /** A host copy of `byteLength` bytes of device memory; blocks until the default stream is through. */
+  /**
+   * A host copy of `byteLength` bytes of device memory; blocks until the default stream is through.
+   */
   download(source: number, byteLength: number): Uint8Array<ArrayBuffer> {
     if (this.kind === "cpu") {
       this.stream.wait();
@@ -270,7 +274,9 @@ export class Device extends Owner implements AsyncDisposable {
     return this.#captured !== undefined;
   }
 
-  /** Adds a check that every replay of the graph being captured makes first, once for each `key`. */
+  /**
+   * Adds a check that every replay of the graph being captured makes first, once for each `key`.
+   */
   onReplay(key: object, replayCheck: ReplayCheck): void {
     if (this.#captured === undefined || this.#checked.has(key)) return;
     this.#checked.add(key);

@@ -31,8 +31,8 @@ export class Graph extends Owner {
   }
 
   /**
-   * Queues all captured work on `stream`. Every plan that was captured is checked first: one that is
-   * missing, stale or over its bucket throws PlanError and nothing is launched.
+   * Queues all captured work on `stream`. Every plan that was captured is checked first: one that
+   * is missing, stale or over its bucket throws PlanError and nothing is launched.
    */
   replay(stream: Stream): void {
     this.guard();
@@ -45,8 +45,8 @@ export class Graph extends Owner {
   }
 
   /**
-   * Takes over what `newer` captured: cheaper than a new graph where only parameters differ. `newer`
-   * is disposed. Errors: DeviceError, and then both graphs are as before.
+   * Takes over what `newer` captured: cheaper than a new graph where only parameters differ.
+   * `newer` is disposed. Errors: DeviceError, and then both graphs are as before.
    */
   update(newer: Graph): void {
     this.guard();

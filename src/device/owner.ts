@@ -16,7 +16,9 @@ export abstract class Owner implements Disposable {
     if (this.#disposed) throw new DisposedError(this.label);
   }
 
-  /** Frees what is owned, after the work queued so far; never blocks. A second call does nothing. */
+  /**
+   * Frees what is owned, after the work queued so far; never blocks. A second call does nothing.
+   */
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;

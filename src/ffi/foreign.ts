@@ -11,7 +11,9 @@ export function callDeleter(deleter: Address, managed: Address): void {
   }
 }
 
-/** Native memory at an address, for reading and writing structs: the caller knows that it is there. */
+/**
+ * Native memory at an address, for reading and writing structs: the caller knows that it is there.
+ */
 export function nativeView(address: Address, byteLength: number): DataView<ArrayBuffer> {
   return new DataView(borrow(address, byteLength));
 }

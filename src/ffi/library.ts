@@ -44,7 +44,9 @@ export function addressOf(view: ArrayBufferView | ArrayBuffer): Address {
   return address;
 }
 
-/** Native memory as an ArrayBuffer that borrows it: it must not be used after the memory is freed. */
+/**
+ * Native memory as an ArrayBuffer that borrows it: it must not be used after the memory is freed.
+ */
 export function borrow(address: Address, byteLength: number): ArrayBuffer {
   return toArrayBuffer(address as never, 0, byteLength);
 }

@@ -190,7 +190,9 @@ function parse(
   };
 }
 
-/** Binds the content to its name, so that a file under another's name is as bad as a damaged one. */
+/**
+ * Binds the content to its name, so that a file under another's name is as bad as a damaged one.
+ */
 function sealOf(hash: string, content: Uint8Array): Buffer {
   return createHash("sha256").update(hash).update(content).digest();
 }

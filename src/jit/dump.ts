@@ -5,7 +5,8 @@ const dumped = new Set<string>();
 
 /**
  * Writes a generated text into the folder that FLASHBUN_DUMP names, once each; without it nothing.
- * `name` may be a path of a source: attention/tiled/decode.cu becomes attention-tiled-decode.<hash>.cu.
+ * `name` may be a path of a source: attention/tiled/decode.cu becomes
+ * attention-tiled-decode.<hash>.cu.
  */
 export function dumpSource(name: string, text: string): void {
   const { FLASHBUN_DUMP } = process.env;

@@ -67,7 +67,9 @@ function places(): string[] {
   ];
 }
 
-/** An NVRTC by its path or folder; its builtins, whose name holds the version, must lie beside it. */
+/**
+ * An NVRTC by its path or folder; its builtins, whose name holds the version, must lie beside it.
+ */
 function nvrtcAt(path: string): Nvrtc | undefined {
   try {
     const isFolder = statSync(path).isDirectory();

@@ -3,7 +3,9 @@ import { Owner } from "../device/owner.ts";
 import { GrowingBuffer } from "../device/ring.ts";
 import { OptionError, requireInteger } from "../errors.ts";
 
-/** Rotary position embedding (RoFormer, arXiv 2104.09864), with Llama 3.1's scaling if asked for. */
+/**
+ * Rotary position embedding (RoFormer, arXiv 2104.09864), with Llama 3.1's scaling if asked for.
+ */
 export interface RopeOptions {
   /** Base of the frequencies; default 10000. */
   theta?: number;

@@ -6,7 +6,9 @@ export interface CostModel {
   readonly rowKeys: number;
   /** Cost of writing and merging one row of partial state. */
   readonly mergeKeys: number;
-  /** Cost of one row in a level of its own: its state, the merge, and reads that caches had served. */
+  /**
+   * Cost of one row in a level of its own: its state, the merge, and reads that caches had served.
+   */
   readonly sharedRowKeys: number;
   /** A cut must leave at least this many keys on both sides. */
   readonly leastKeys: number;

@@ -37,7 +37,9 @@ export interface Slice {
   shared: boolean;
 }
 
-/** Who does what when: slices in the order in which they are taken, and the time of the last end. */
+/**
+ * Who does what when: slices in the order in which they are taken, and the time of the last end.
+ */
 export interface Timeline {
   slices: Slice[];
   end: number;

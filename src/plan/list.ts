@@ -1,4 +1,6 @@
-/** A growing list of fixed-size int32 items; clearing keeps the memory, so steps make no garbage. */
+/**
+ * A growing list of fixed-size int32 items; clearing keeps the memory, so steps make no garbage.
+ */
 export class IntList {
   data: Int32Array;
   length = 0;

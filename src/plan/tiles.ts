@@ -243,7 +243,9 @@ export class Tiles {
     }
   }
 
-  /** Sparse rows: whole kept columns are trimmed at both ends; the first run of full ones is noted. */
+  /**
+   * Sparse rows: whole kept columns are trimmed at both ends; the first run of full ones is noted.
+   */
   #sparse(at: number, level: Level, row: number): void {
     const { causal, windowLeft, mask, deviceLengths, hookMasks } = this.#options;
     const { blockSize } = this.#batch.layout;

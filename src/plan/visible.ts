@@ -103,7 +103,9 @@ export class VisibleKeys {
     this.#replace(limits, true);
   }
 
-  /** Narrows a dense row that starts at position `origin`; `step`: keys whose reading pays a list. */
+  /**
+   * Narrows a dense row that starts at position `origin`; `step`: keys whose reading pays a list.
+   */
   dense(origin: number, length: number, blockSize: number, step: number): void {
     const { data, length: count } = this.#named.list;
     this.columnOffset = -1;

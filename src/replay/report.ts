@@ -90,8 +90,9 @@ export function histogram(sorted: Float64Array): Histogram {
 /** The report of a run: one HTML page that needs nothing but itself. */
 export async function reportPage(result: ReplayResult): Promise<string> {
   const summary = summarize(result);
-  const [template, script, style] = await Promise.all([
+  const [template, script, uplotScript, uplotStyle] = await Promise.all([
     Bun.file(new URL("./report.html", import.meta.url)).text(),
+    Bun.file(new URL("./report-page.js", import.meta.url)).text(),
     packageFile("uplot/dist/uPlot.iife.min.js"),
     packageFile("uplot/dist/uPlot.min.css"),
   ]);
@@ -110,8 +111,9 @@ export async function reportPage(result: ReplayResult): Promise<string> {
       .map(([name, value]) => `<tr><th>${escape(name)}</th><td>${escape(value)}</td></tr>`)
       .join("\n"),
     plan: result.planSvg ?? "<p>No step ran.</p>",
-    uplotStyle: style,
-    uplotScript: script,
+    script,
+    uplotStyle,
+    uplotScript,
     // JSON inside a script element must not hold the end of it.
     data: JSON.stringify(data).replaceAll("<", "\\u003c"),
   };

@@ -177,7 +177,9 @@ export class Scheduler implements Disposable {
     this.index.clear();
   }
 
-  /** Gives one token to each that generates, the rest to prompts by arrival; returns what is left. */
+  /**
+   * Gives one token to each that generates, the rest to prompts by arrival; returns what is left.
+   */
   #assign(): number {
     let left = this.#options.tokenBudget;
     let prompts = 0;
@@ -286,7 +288,9 @@ export class Scheduler implements Disposable {
     );
   }
 
-  /** Puts the running jobs in prefix order, which lets neighbours share levels; leaving keeps it. */
+  /**
+   * Puts the running jobs in prefix order, which lets neighbours share levels; leaving keeps it.
+   */
   #sortRunning(): void {
     this.#unsorted = false;
     const running = this.running;

@@ -223,7 +223,9 @@ export function toDLPack(tensor: Tensor, options: ExportOptions = {}): number {
   return address;
 }
 
-/** Frees exported structs whose consumers are done; a timer does it too. Returns how many are out. */
+/**
+ * Frees exported structs whose consumers are done; a timer does it too. Returns how many are out.
+ */
 export function sweepExports(): number {
   for (const entry of exported) {
     if (entry.flag.getUint32(0, true) === 0) continue;

@@ -135,8 +135,8 @@ export class Tensor extends Owner {
   }
 
   /**
-   * A view of memory that somebody else owns: `keep` (anything that owns it) stays referenced as long
-   * as the view. Strides count elements; dense by default. Errors: OptionError.
+   * A view of memory that somebody else owns: `keep` (anything that owns it) stays referenced as
+   * long as the view. Strides count elements; dense by default. Errors: OptionError.
    */
   static fromPointer(
     device: Device,
@@ -209,7 +209,9 @@ export class Tensor extends Owner {
     return copy;
   }
 
-  /** Copies another tensor of the same shape into this one, converting dtypes. Errors: OptionError. */
+  /**
+   * Copies another tensor of the same shape into this one, converting dtypes. Errors: OptionError.
+   */
   copyFrom(source: Tensor, stream = this.device.stream): void {
     this.guard();
     source.guard();

@@ -90,7 +90,10 @@ export interface CudaVariantDefinition {
   visible?: Visible;
 }
 
-/** A variant in CUDA C++, for what expressions cannot say; it runs on GPUs only. Errors: OptionError. */
+/**
+ * A variant in CUDA C++, for what expressions cannot say; it runs on GPUs only. Errors:
+ * OptionError.
+ */
 export function defineCudaVariant(definition: CudaVariantDefinition): Variant {
   const { tensors, scalars } = checkDefinition(definition, ["source", "hooks"]);
   const { name, source, hooks, softmax = true, visible } = definition;

@@ -29,7 +29,9 @@ export function softCap(options: { cap: number }): Variant {
   });
 }
 
-/** Adds slope * (key - query), by head (ALiBi, arXiv 2108.12409). Tensor: slopes, f32 [queryHeads]. */
+/**
+ * Adds slope * (key - query), by head (ALiBi, arXiv 2108.12409). Tensor: slopes, f32 [queryHeads].
+ */
 export function alibi(): Variant {
   return defineVariant({
     name: "ALiBi",

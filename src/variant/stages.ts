@@ -5,7 +5,9 @@ import { Graph, isInput, rebuild } from "./graph.ts";
 import { isPair, Products } from "./products.ts";
 import type { Variant } from "./variant.ts";
 
-/** A value that is written for each visible pair, nowhere where an index is outside of the tensor. */
+/**
+ * A value that is written for each visible pair, nowhere where an index is outside of the tensor.
+ */
 export interface Store {
   /** The tensor's index. */
   readonly tensor: number;

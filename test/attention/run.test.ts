@@ -15,7 +15,9 @@ import { createNow } from "../support/warm.ts";
 
 const shape = { queryHeads: 4, kvHeads: 2, headDim: 32, pageSize: 0 } as const;
 
-/** Requests of the case's lengths; the same seed gives the same numbers, whatever the lengths after. */
+/**
+ * Requests of the case's lengths; the same seed gives the same numbers, whatever the lengths after.
+ */
 function requestsOf(rig: Rig): HostRequest[] {
   const { queryLengths, kvLengths, headDim, valueDim } = rig.c;
   return kvLengths.map((keys, r) => {

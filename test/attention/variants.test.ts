@@ -16,7 +16,9 @@ import { caseOn, targetsHere } from "../support/targets.ts";
 import { hostTensor, uploadInputs } from "../support/variants.ts";
 import { warmUp } from "../support/warm.ts";
 
-/** A case of a variant; dims and dtypes are always the same, so a GPU compiles each variant once. */
+/**
+ * A case of a variant; dims and dtypes are always the same, so a GPU compiles each variant once.
+ */
 function caseWith({ over, ...variant }: LibraryCase, name: string, more: Partial<Case> = {}): Case {
   return caseOf(name, { headDim: 32, kvDtype: "f32", ...more, ...over, variant });
 }

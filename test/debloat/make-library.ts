@@ -104,8 +104,8 @@ export function temporaryFolder(name: string): string {
 }
 
 /**
- * Links a library: `answer` returns 42 by way of a table, `container(n)` the first word of container
- * n, `relocatable(n)` likewise, and `spare_N` is a function that no test calls.
+ * Links a library: `answer` returns 42 by way of a table, `container(n)` the first word of
+ * container n, `relocatable(n)` likewise, and `spare_N` is a function that no test calls.
  */
 export async function makeLibrary(path: string, made: MadeLibrary): Promise<void> {
   const {

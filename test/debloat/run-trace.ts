@@ -1,4 +1,6 @@
-/** Traces a command in a process of its own: its output is taken, and Bun's signals are left alone. */
+/**
+ * Traces a command in a process of its own: its output is taken, and Bun's signals are left alone.
+ */
 import type { Traced, TraceOptions } from "../../src/debloat/profile/trace.ts";
 
 /** What a traced command came to, with what it printed. */

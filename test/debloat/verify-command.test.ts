@@ -1,4 +1,6 @@
-/** `flashbun debloat verify` as people call it: libraries are opened, and commands run with them. */
+/**
+ * `flashbun debloat verify` as people call it: libraries are opened, and commands run with them.
+ */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

@@ -76,7 +76,9 @@ function describeTensor({ extents, box, swizzle, at }: Tensor): string {
   return `${extents.join("x")} box ${box.join("x")} at ${at.join()} swizzle ${swizzle}`;
 }
 
-/** A store writes the 16 bytes that hold a row's last element as a whole, and wants no negatives. */
+/**
+ * A store writes the 16 bytes that hold a row's last element as a whole, and wants no negatives.
+ */
 const storable = tensors
   .filter(({ at }) => at.every((x) => x >= 0))
   .map((tensor) => {

@@ -74,7 +74,9 @@ const subjects: Record<string, Subject> = {
   },
 };
 
-/** Bounds that are off by one: subject, what goes wrong, a piece of its text and what it becomes. */
+/**
+ * Bounds that are off by one: subject, what goes wrong, a piece of its text and what it becomes.
+ */
 const looseBounds: [keyof typeof subjects, string, string, string][] = [
   ["prefill", "a column of the page table too far", "pages + column", "pages + column + 1"],
   ["decode", "a column of the page table too far", "pages + column", "pages + column + 1"],

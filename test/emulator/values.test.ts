@@ -3,7 +3,9 @@ import { available, emulated } from "./cuda.ts";
 import { decode, type Format, formats, round } from "./numbers.ts";
 import { type Constants, kernelOf, run } from "./rig.ts";
 
-/** Floats around every boundary: each 16-bit float pattern, and the middles between e4m3 numbers. */
+/**
+ * Floats around every boundary: each 16-bit float pattern, and the middles between e4m3 numbers.
+ */
 function manyFloats(): Float32Array {
   const bits = new Uint32Array(2 * 65536 + 4 * 256);
   for (let i = 0; i < 65536; i++) {

@@ -68,7 +68,10 @@ const masks: [string, Visible, (query: number, key: number) => boolean][] = [
   ],
 ];
 
-/** Parts of the square, of pairs in blocks of 128 x 128 with a visible pair and without a hidden one. */
+/**
+ * Parts of the square, of pairs in blocks of 128 x 128 with a visible pair and without a hidden
+ * one.
+ */
 function blockMaskOf(sees: (query: number, key: number) => boolean): [number, number] {
   let [some, all] = [0, 0];
   for (let row = 0; row < tokens; row += block) {

@@ -19,7 +19,9 @@ export function pagedBatch(queries: readonly number[], keys: readonly number[]):
   return createBatch({ queryLengths: queries, kvLengths: keys, layout });
 }
 
-/** The worked example of docs/planner.md: four decodes, one of them long, and a chunk of a prompt. */
+/**
+ * The worked example of docs/planner.md: four decodes, one of them long, and a chunk of a prompt.
+ */
 export function examplePlan(): Plan {
   const planner = new Planner({
     ...{ queryHeads: 8, kvHeads: 2, keyDim: 128, valueDim: 128, kvElementBytes: 2 },

@@ -96,7 +96,9 @@ function pickRecord(random: Random, records: PlanRecord[]): number {
   return filled.length === 0 ? -1 : random.pick(filled);
 }
 
-/** Whether one more key at the end is harmless: it is kept, and no later piece of the row has it. */
+/**
+ * Whether one more key at the end is harmless: it is kept, and no later piece of the row has it.
+ */
 function stillTrue(name: string, record: PlanRecord, batch: Batch, options: PlannerOptions) {
   if (name !== "kvEnd") return false;
   const level = batch.layout.levels[record.level];

@@ -269,7 +269,9 @@ test("of several full runs the longest is called full", () => {
   expect(record).toMatchObject({ kvStart: 0, kvEnd: 400, fullStart: 41, fullEnd: 300 });
 });
 
-/** Pairs in the blocks of 128 x 128 where any pair is seen: what FlexAttention's block mask keeps. */
+/**
+ * Pairs in the blocks of 128 x 128 where any pair is seen: what FlexAttention's block mask keeps.
+ */
 function blockMaskPairs(sees: Predicate, tokens: number): number {
   let pairs = 0;
   for (let query = 0; query < tokens; query += 128) {

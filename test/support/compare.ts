@@ -11,7 +11,9 @@ export interface Difference {
   firstBad: number;
 }
 
-/** Compares with a limit for each row of `dim` elements; NaN is always bad, infinities must agree. */
+/**
+ * Compares with a limit for each row of `dim` elements; NaN is always bad, infinities must agree.
+ */
 export function difference(
   actual: ArrayLike<number>,
   expected: ArrayLike<number>,

@@ -85,7 +85,9 @@ export class Rig implements Disposable {
     return normals(this.random, tokens * this.c.queryHeads * this.c.headDim, this.c.dtype);
   }
 
-  /** Keys or values of `tokens` tokens; a key in eight points along a query, so that it is found. */
+  /**
+   * Keys or values of `tokens` tokens; a key in eight points along a query, so that it is found.
+   */
   rows(tokens: number, dim: number, needles?: Float64Array): Float64Array {
     const { c, random } = this;
     const rows = normals(random, tokens * c.kvHeads * dim, "f32");
@@ -286,7 +288,9 @@ export class Rig implements Disposable {
   }
 }
 
-/** Tensor cores take f16 or bf16: what the transform stage and the softmax make is rounded to it. */
+/**
+ * Tensor cores take f16 or bf16: what the transform stage and the softmax make is rounded to it.
+ */
 function gpuRounding(dtype: DType): Rounding {
   return { transform: dtype, probabilities: dtype };
 }

@@ -16,7 +16,9 @@ import { keyInputs, type RandomExpression, rowInputs } from "../support/expressi
 const path = "test/hooks.cu";
 const own = readFileSync(join(import.meta.dir, "hooks.cu"), "utf8");
 
-/** One text with the hooks of all variants, and a kernel that runs the one its merge count names. */
+/**
+ * One text with the hooks of all variants, and a kernel that runs the one its merge count names.
+ */
 function textOf(variants: readonly Variant[]): string {
   const structs = variants.map((variant, i) =>
     emitCuda(variant).attention.replace("struct Variant :", `struct Variant${i} :`),

@@ -164,7 +164,10 @@ function someTile(random: Random, length: number): [number, number] {
   return [start, random.integer(start + 1, length)];
 }
 
-/** Throws unless visible() covers what the mask shows, in order, and is full only where all see; keys read. */
+/**
+ * Throws unless visible() covers what the mask shows, in order, and is full only where all see;
+ * keys read.
+ */
 function expectCovered(
   { visible }: Variant,
   seen: boolean[][],

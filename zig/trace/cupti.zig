@@ -1,8 +1,9 @@
 //! What a process asks of the GPU: kernels and globals that it looks up, images that are loaded.
 //!
 //! CUPTI is opened at run time and used by the numbers that its headers give (cupti_callbacks.h,
-//! cupti_driver_cbid.h, generated_cuda_meta.h of CUDA 13; they are the same since CUDA 12). A kernel
-//! has to be looked up before it can be launched, so launches are not watched: they cost nothing.
+//! cupti_driver_cbid.h, generated_cuda_meta.h of CUDA 13; they are the same since CUDA 12). A
+//! kernel has to be looked up before it can be launched, so launches are not watched: they cost
+//! nothing.
 const std = @import("std");
 const loaded = @import("loaded.zig");
 const log = @import("log.zig");
@@ -11,7 +12,14 @@ const system = @import("system.zig");
 
 const Result = c_int;
 const Subscriber = ?*anyopaque;
-const Callback = fn (user: ?*anyopaque, domain: u32, id: u32, data: *const anyopaque) callconv(.c) void;
+const Callback = fn (
+    user: ?*anyopaque,
+    domain: u32,
+    id: u32,
+    data: *const anyopaque,
+) callconv(.c) void;
+const Subscribe = fn (*Subscriber, *const Callback, ?*anyopaque) callconv(.c) Result;
+const Enable = fn (u32, Subscriber, u32, u32) callconv(.c) Result;
 
 const domain_driver = 1;
 const domain_resource = 3;
@@ -52,7 +60,11 @@ const Call = extern struct {
     result: ?*const c_int,
 };
 
-const Resource = extern struct { context: ?*anyopaque, stream: ?*anyopaque, descriptor: *const Module };
+const Resource = extern struct {
+    context: ?*anyopaque,
+    stream: ?*anyopaque,
+    descriptor: *const Module,
+};
 const Module = extern struct { id: u32, bytes: usize, image: ?[*]const u8 };
 
 const at_once: std.c.RTLD = .{ .NOW = true };
@@ -74,9 +86,9 @@ pub fn start() void {
 
 fn subscribe() ?[]const u8 {
     const library = open() orelse return "libcupti was not found: name its file (--cupti)";
-    const subscribeTo = symbol(library, "cuptiSubscribe", fn (*Subscriber, *const Callback, ?*anyopaque) callconv(.c) Result) orelse
+    const subscribeTo = symbol(library, "cuptiSubscribe", Subscribe) orelse
         return "libcupti has no cuptiSubscribe";
-    const enable = symbol(library, "cuptiEnableCallback", fn (u32, Subscriber, u32, u32) callconv(.c) Result) orelse
+    const enable = symbol(library, "cuptiEnableCallback", Enable) orelse
         return "libcupti has no cuptiEnableCallback";
     var subscriber: Subscriber = null;
     if (subscribeTo(&subscriber, on_call, null) != 0)
@@ -92,11 +104,16 @@ fn symbol(library: *anyopaque, name: [*:0]const u8, comptime Function: type) ?*c
     return @ptrCast(@alignCast(std.c.dlsym(library, name) orelse return null));
 }
 
-/// The path of FLASHBUN_CUPTI, then the one that the program has, then those of CUDA's packages beside
-/// its libraries, then the system's.
+/// The path of FLASHBUN_CUPTI, then the one that the program has, then those of CUDA's packages
+/// beside its libraries, then the system's.
 fn open() ?*anyopaque {
     if (path) |given| return std.c.dlopen(given, at_once);
-    const names = [_][:0]const u8{ "libcupti.so.13", "libcupti.so.12", "libcupti.so.11.8", "libcupti.so" };
+    const names = [_][:0]const u8{
+        "libcupti.so.13",
+        "libcupti.so.12",
+        "libcupti.so.11.8",
+        "libcupti.so",
+    };
     for (names) |name| if (std.c.dlopen(name, already_open)) |library| return library;
     const folders = [_][]const u8{ "/", "/../../cuda_cupti/lib/", "/../extras/CUPTI/lib64/" };
     var libraries = loaded.iterate();
@@ -219,7 +236,8 @@ test checksum {
     var bytes: [100]u8 = undefined;
     for (&bytes, 0..) |*byte, index| byte.* = @truncate(index * 37 + 11);
     for (0..bytes.len) |length| {
-        try std.testing.expectEqual(std.hash.Crc32.hash(bytes[0..length]), checksum(bytes[0..length]));
+        const expected = std.hash.Crc32.hash(bytes[0..length]);
+        try std.testing.expectEqual(expected, checksum(bytes[0..length]));
     }
 }
 
@@ -229,9 +247,11 @@ var gpu_said: std.atomic.Value(bool) = .init(false);
 fn say_gpu() void {
     if (gpu_said.swap(true, .monotonic)) return;
     const driver = std.c.dlopen("libcuda.so.1", already_open) orelse return;
-    const version_of = symbol(driver, "cuDriverGetVersion", fn (*c_int) callconv(.c) c_int) orelse return;
-    const attribute = symbol(driver, "cuDeviceGetAttribute", fn (*c_int, c_int, c_int) callconv(.c) c_int) orelse return;
-    const current = symbol(driver, "cuCtxGetDevice", fn (*c_int) callconv(.c) c_int) orelse return;
+    const GetOne = fn (*c_int) callconv(.c) c_int;
+    const GetAttribute = fn (*c_int, c_int, c_int) callconv(.c) c_int;
+    const version_of = symbol(driver, "cuDriverGetVersion", GetOne) orelse return;
+    const attribute = symbol(driver, "cuDeviceGetAttribute", GetAttribute) orelse return;
+    const current = symbol(driver, "cuCtxGetDevice", GetOne) orelse return;
     var values: [4]c_int = @splat(0);
     if (current(&values[0]) != 0) values[0] = 0;
     const major = 75;

@@ -1,5 +1,5 @@
-//! Marks a library so that the loader runs its constructor before those of all others (DF_1_INITFIRST),
-//! which no option of the linker does: first <library> <marked copy>.
+//! Marks a library so that the loader runs its constructor before those of all others
+//! (DF_1_INITFIRST), which no option of the linker does: first <library> <marked copy>.
 const std = @import("std");
 const elf = std.elf;
 
@@ -10,7 +10,8 @@ pub fn main(init: std.process.Init) !void {
     const io = init.io;
     const arguments = try init.minimal.args.toSlice(init.arena.allocator());
     const folder = std.Io.Dir.cwd();
-    const bytes = try folder.readFileAlloc(io, arguments[1], init.arena.allocator(), .limited(1 << 24));
+    const most: std.Io.Limit = .limited(1 << 24);
+    const bytes = try folder.readFileAlloc(io, arguments[1], init.arena.allocator(), most);
     try mark(bytes);
     try folder.writeFile(io, .{
         .sub_path = arguments[2],
@@ -23,7 +24,8 @@ fn mark(bytes: []u8) !void {
     const header = std.mem.bytesAsValue(elf.Elf64.Ehdr, bytes[0..@sizeOf(elf.Elf64.Ehdr)]);
     for (0..header.phnum) |index| {
         const at: usize = @intCast(header.phoff + index * header.phentsize);
-        const segment = std.mem.bytesAsValue(elf.Elf64.Phdr, bytes[at..][0..@sizeOf(elf.Elf64.Phdr)]);
+        const segment_bytes = bytes[at..][0..@sizeOf(elf.Elf64.Phdr)];
+        const segment = std.mem.bytesAsValue(elf.Elf64.Phdr, segment_bytes);
         if (segment.type != .DYNAMIC) continue;
         const start: usize = @intCast(segment.offset);
         const end = start + @as(usize, @intCast(segment.filesz));

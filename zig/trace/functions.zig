@@ -1,7 +1,8 @@
-//! Which functions of libraries a process enters: each gets a breakpoint that its first call removes.
+//! Which functions of libraries a process enters: each gets a breakpoint that its first call
+//! removes.
 //!
-//! What was entered stands in files that all processes of the trace map: nothing is lost when one is
-//! killed, forks or starts another program.
+//! What was entered is kept in files that all processes of the trace map: nothing is lost when one
+//! is killed, forks or starts another program.
 const std = @import("std");
 const frames = @import("frames.zig");
 const loaded = @import("loaded.zig");
@@ -139,7 +140,11 @@ const Image = struct {
 
 fn read_segments(file: i32, base: usize) ?Image {
     var segments = loaded.Segments.of(file) orelse return null;
-    var image: Image = .{ .memory = .{ .start = std.math.maxInt(usize), .end = 0 }, .unwind_table = null, .code = &.{} };
+    var image: Image = .{
+        .memory = .{ .start = std.math.maxInt(usize), .end = 0 },
+        .unwind_table = null,
+        .code = &.{},
+    };
     var count: usize = 0;
     while (segments.next()) |segment| {
         const start = base + segment.vaddr;

@@ -151,7 +151,8 @@ pub fn build_id(file: i32, into: *[build_id_bytes_max]u8) []const u8 {
             const value = at + 12 + std.mem.alignForward(usize, head[0], 4);
             const end = value + std.mem.alignForward(usize, head[1], 4);
             if (end > length) break;
-            const gnu = head[2] == 3 and std.mem.eql(u8, notes[at + 12 ..][0..@min(head[0], 4)], "GNU\x00");
+            const name = notes[at + 12 ..][0..@min(head[0], 4)];
+            const gnu = head[2] == 3 and std.mem.eql(u8, name, "GNU\x00");
             if (gnu and head[1] > 0 and head[1] <= into.len) {
                 @memcpy(into[0..head[1]], notes[value..][0..head[1]]);
                 return into[0..head[1]];

@@ -1,5 +1,5 @@
-//! What a process says: one JSON object a line, written at once so that a process which is killed has
-//! said what it knew. Each process of a trace has a file of its own in one folder.
+//! What a process says: one JSON object per line, written at once so that a process which is killed
+//! has said what it knew. Each process of a trace has a file of its own in one folder.
 const std = @import("std");
 const system = @import("system.zig");
 const linux = std.os.linux;
@@ -32,9 +32,9 @@ const appending: linux.O = .{ .ACCMODE = .WRONLY, .CREAT = true, .APPEND = true 
 
 /// A path in the folder.
 pub fn path(buffer: []u8, name: []const []const u8) ?[:0]const u8 {
-    const length = (system.join(buffer, &.{ folder orelse return null, "/" }) orelse return null).len;
-    const rest = system.join(buffer[length..], name) orelse return null;
-    return buffer[0 .. length + rest.len :0];
+    const start = system.join(buffer, &.{ folder orelse return null, "/" }) orelse return null;
+    const rest = system.join(buffer[start.len..], name) orelse return null;
+    return buffer[0 .. start.len + rest.len :0];
 }
 
 pub fn process() linux.pid_t {
@@ -49,7 +49,8 @@ pub const Line = struct {
     pub fn begin(event: []const u8) Line {
         // A handler that interrupted the writer of a line must not wait for ever.
         var patience: u32 = 1 << 20;
-        while (busy.swap(true, .acquire) and patience > 0) : (patience -= 1) std.atomic.spinLoopHint();
+        while (busy.swap(true, .acquire) and patience > 0) : (patience -= 1)
+            std.atomic.spinLoopHint();
         follow_fork();
         var line: Line = .{};
         line.raw("{\"event\":\"");

@@ -2,8 +2,9 @@
 //! libraries. A page of host code that was removed and is needed after all comes back from the
 //! library's sidecar, and that is said.
 //!
-//! FLASHBUN_SIDECARS lists the folders of sidecars, separated by colons; src/debloat/verify/sidecar.ts gives
-//! their format. FLASHBUN_PAGER_LOG is a file for JSON lines; without it they go to standard error.
+//! FLASHBUN_SIDECARS lists the folders of sidecars, separated by colons;
+//! src/debloat/verify/sidecar.ts gives their format. FLASHBUN_PAGER_LOG is a file for JSON lines;
+//! without it they go to standard error.
 const std = @import("std");
 const builtin = @import("builtin");
 const loaded = @import("loaded.zig");
@@ -37,8 +38,8 @@ const Sidecar = struct {
     path: ?[*:0]const u8 = null,
 };
 
-/// A handler may have to do with a stack of few kilobytes: what is larger stands here, for one thread
-/// at a time.
+/// A handler may have only a few kilobytes of stack: what is larger is kept here, for one thread at
+/// a time.
 const Scratch = struct {
     busy: std.atomic.Value(bool) = .init(false),
     line: [loaded.line_bytes_max]u8 = undefined,
@@ -108,14 +109,16 @@ fn order(page: u64, run: Run) std.math.Order {
 fn bring(file: i32, offset: u64, address: usize) bool {
     const code: linux.PROT = .{ .READ = true, .EXEC = true };
     const at: [*]u8 = @ptrFromInt(address);
-    const mapped = linux.mmap(at, system.page_bytes, code, .{ .TYPE = .PRIVATE, .FIXED = true }, file, @intCast(offset));
+    const here: linux.MAP = .{ .TYPE = .PRIVATE, .FIXED = true };
+    const mapped = linux.mmap(at, system.page_bytes, code, here, file, @intCast(offset));
     if (system.value(mapped) != null) return true;
     // The folder may forbid code, or be of a kind that cannot be mapped.
     const copy = system.allocate(system.page_bytes) orelse return false;
     if (!system.read_at(file, copy[0..system.page_bytes], offset)) return false;
     if (system.value(linux.mprotect(copy, system.page_bytes, code)) == null) return false;
     const flags: linux.MREMAP = .{ .MAYMOVE = true, .FIXED = true };
-    return system.value(linux.mremap(copy, system.page_bytes, system.page_bytes, flags, at)) != null;
+    const moved = linux.mremap(copy, system.page_bytes, system.page_bytes, flags, at);
+    return system.value(moved) != null;
 }
 
 fn say(sidecar: *const Sidecar, page: u64) void {
@@ -157,7 +160,8 @@ fn fill(sidecar: *Sidecar, library: *const loaded.Library) void {
 
 fn open(sidecar: *Sidecar, library: *const loaded.Library) void {
     const kept = system.allocate(loaded.path_bytes_max) orelse return;
-    const path = loaded.mapped_at(library.dynamic, &scratch.line, kept[0..loaded.path_bytes_max]) orelse return;
+    const path_bytes = kept[0..loaded.path_bytes_max];
+    const path = loaded.mapped_at(library.dynamic, &scratch.line, path_bytes) orelse return;
     sidecar.path = path;
     const file = system.open(path, .{}) orelse return;
     defer system.close(file);
@@ -173,7 +177,8 @@ fn open(sidecar: *Sidecar, library: *const loaded.Library) void {
     var names = std.mem.splitScalar(u8, folders, ':');
     while (names.next()) |folder| {
         const parts = [_][]const u8{ folder, "/", digits[0 .. 2 * id.len], ".side" };
-        const found = system.open(system.join(&scratch.name, &parts) orelse continue, .{}) orelse continue;
+        const name = system.join(&scratch.name, &parts) orelse continue;
+        const found = system.open(name, .{}) orelse continue;
         const runs = read_runs(found, library_bytes) orelse {
             system.close(found);
             continue;
@@ -191,7 +196,8 @@ fn read_runs(file: i32, library_bytes: u64) ?[]const Run {
     var header: Header = undefined;
     if (!system.read_at(file, std.mem.asBytes(&header), 0)) return null;
     if (!std.mem.eql(u8, &header.magic, "FBSIDE\x00\x01")) return null;
-    if (library_bytes != header.shrunk_bytes or header.table_count > bytes / @sizeOf(Run)) return null;
+    if (library_bytes != header.shrunk_bytes) return null;
+    if (header.table_count > bytes / @sizeOf(Run)) return null;
     const table_bytes = header.table_count * @sizeOf(Run);
     if (header.table_offset > bytes - table_bytes) return null;
     if (header.table_offset % @alignOf(Run) != 0) return null;

@@ -1,5 +1,5 @@
-//! Which pages of libraries' code are in this process's memory: those it touched, and those that the
-//! kernel brought along with them (up to 64 KiB around).
+//! Which pages of libraries' code are in this process's memory: those it touched, and those that
+//! the kernel brought along with them (up to 64 KiB around).
 const std = @import("std");
 const loaded = @import("loaded.zig");
 const log = @import("log.zig");

@@ -1,9 +1,10 @@
 //! The redirector: an audit library (LD_AUDIT, see rtld-audit(7)) that hands the loader other files
 //! than it asks for. It lives in a name space of its own, without libc.
 //!
-//! FLASHBUN_REDIRECT is a file of entries {u64 device, u64 inode, u64 folderBytes, path, zero}: whoever
-//! would open the file of that inode gets the one at that path. A path is that of a folder, of so many
-//! bytes, and in it that of the original: a library looks for its neighbours from where it thinks it is.
+//! FLASHBUN_REDIRECT is a file of entries {u64 device, u64 inode, u64 folderBytes, path, zero}: a
+//! process that would open the file of that inode gets the one at that path. A path is that of a
+//! folder, folderBytes long, followed by that of the original inside it: a library looks for its
+//! neighbours from where it thinks it is.
 const std = @import("std");
 const system = @import("system.zig");
 const linux = std.os.linux;
@@ -29,7 +30,12 @@ const Entries = struct {
         const path = std.mem.sliceTo(table[entries.at + head_bytes ..], 0);
         entries.at += head_bytes + path.len + 1;
         if (entries.at > table.len or head[2] > path.len) return null;
-        return .{ .device = head[0], .inode = head[1], .folder = path[0..head[2]], .path = @ptrCast(path.ptr) };
+        return .{
+            .device = head[0],
+            .inode = head[1],
+            .folder = path[0..head[2]],
+            .path = @ptrCast(path.ptr),
+        };
     }
 };
 

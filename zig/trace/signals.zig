@@ -1,6 +1,6 @@
-//! A signal that is ours in a program which may want it as well. The program installs its own handler
-//! and blocks signals as ever, through the functions that this exports over libc's: it gets what is
-//! not for us, and cannot block what we must see.
+//! A signal that is ours in a program which may want it as well. The program installs its own
+//! handler and blocks signals as ever, through the functions that this exports over libc's: it gets
+//! what is not for us, and cannot block what we must see.
 //!
 //! Those who install handlers by system calls of their own are not seen.
 const std = @import("std");
@@ -22,7 +22,11 @@ const default_handler = 0;
 const ignoring_handler = 1;
 const reset_hand: c_int = @bitCast(@as(c_uint, linux.SA.RESETHAND));
 
-const Handler = fn (number: c_int, info: *const linux.siginfo_t, context: *anyopaque) callconv(.c) void;
+const Handler = fn (
+    number: c_int,
+    info: *const linux.siginfo_t,
+    context: *anyopaque,
+) callconv(.c) void;
 const SigactionFn = fn (c_int, ?*const Action, ?*Action) callconv(.c) c_int;
 const SignalFn = fn (c_int, usize) callconv(.c) usize;
 const SigmaskFn = fn (c_int, ?*const [16]u64, ?*[16]u64) callconv(.c) c_int;

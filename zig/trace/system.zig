@@ -1,5 +1,5 @@
-//! What the libraries that go into other programs ask of the system: no allocator, no errno, no locks
-//! of libc's, so that all of it may be called in a signal handler.
+//! What the libraries that go into other programs ask of the system: no allocator, no errno, no
+//! locks of libc's, so that all of it may be called in a signal handler.
 const std = @import("std");
 const linux = std.os.linux;
 
@@ -31,15 +31,16 @@ pub fn close(file: i32) void {
 pub fn read_at(file: i32, into: []u8, offset: u64) bool {
     var done: usize = 0;
     while (done < into.len) {
-        const count = value(linux.pread(file, into.ptr + done, into.len - done, @intCast(offset + done)));
+        const rest = into[done..];
+        const count = value(linux.pread(file, rest.ptr, rest.len, @intCast(offset + done)));
         if (count == null or count.? == 0) return false;
         done += count.?;
     }
     return true;
 }
 
-/// Lines of a file from where it stands, without the byte that ends them; of one longer than the buffer
-/// only the last part comes.
+/// Lines of a file from its current position, without the byte that ends them; of one longer than
+/// the buffer only the last part comes.
 pub const Lines = struct {
     file: i32,
     end: u8,
@@ -74,8 +75,8 @@ pub fn size_of(file: i32) ?u64 {
 /// A file's bytes in memory, shared with whoever maps it too.
 pub fn map_shared(file: i32, bytes: usize, writable: bool) ?[*]align(page_bytes) u8 {
     const protection: linux.PROT = .{ .READ = true, .WRITE = writable };
-    const address = value(linux.mmap(null, bytes, protection, .{ .TYPE = .SHARED }, file, 0)) orelse return null;
-    return @ptrFromInt(address);
+    const address = value(linux.mmap(null, bytes, protection, .{ .TYPE = .SHARED }, file, 0));
+    return @ptrFromInt(address orelse return null);
 }
 
 /// Whole pages that nobody gives back.

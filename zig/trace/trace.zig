@@ -1,5 +1,5 @@
-//! The tracer: a library that the loader puts into a program (LD_PRELOAD) and that CUDA asks to look
-//! on (CUDA_INJECTION64_PATH). It says what the program uses of its libraries, as JSON lines.
+//! The tracer: a library that the loader puts into a program (LD_PRELOAD) and that CUDA loads as an
+//! observer (CUDA_INJECTION64_PATH). It says what the program uses of its libraries, as JSON lines.
 //!
 //! FLASHBUN_TRACE is the folder to write to, FLASHBUN_TRACE_HOST what of the host code to watch:
 //! functions, pages, or nothing when it is unset.
@@ -29,8 +29,9 @@ var process_ends: usize = 0;
 var trap_ns: u64 = 0;
 
 export const fb_trace_start: *const Constructor linksection(".init_array") = &start;
-export const fb_trace_end: *const fn () callconv(.c) void linksection(".fini_array") = &end_unless_trapped;
+export const fb_trace_end: *const Destructor linksection(".fini_array") = &end_unless_trapped;
 
+const Destructor = fn () callconv(.c) void;
 const Constructor = fn (c_int, [*]const [*:0]const u8, system.Environment) callconv(.c) void;
 
 fn start(

@@ -119,8 +119,8 @@ FB_DEVICE void copy_step(const Block& b, const Source& from, const Span& span, i
     cp_async_commit();
 }
 
-// Asks for the rows of a launch's first steps while the kernels before still run, so that they are in
-// the L2 cache when those are done. One step: more of them only delayed the copies of the first.
+// Asks for the rows of a launch's first steps while the kernels before still run, so that they are
+// in the L2 cache when those are done. One step: more of them only delayed the copies of the first.
 FB_DEVICE void prefetch_step(const Block& b) {
     constexpr uint32_t key_bytes = FB_KEY_DIM * value_bytes;
     constexpr uint32_t row_bytes = FB_VALUE_DIM * value_bytes;

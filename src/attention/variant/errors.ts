@@ -25,7 +25,9 @@ export function atUsersLine(error: unknown, variant: Variant | undefined): unkno
   return mapped;
 }
 
-/** Where the first line of a source stands: found in the file, else where the variant was defined. */
+/**
+ * Where the first line of a source stands: found in the file, else where the variant was defined.
+ */
 function sourcePlace({ source, place }: NonNullable<Variant["cuda"]>) {
   if (place === undefined) return undefined;
   try {

@@ -132,7 +132,9 @@ async function runWith(
   }
 }
 
-/** Libraries whose constructors ran, as the loader noted: under their own paths or redirected ones. */
+/**
+ * Libraries whose constructors ran, as the loader noted: under their own paths or redirected ones.
+ */
 function filesOpened(folder: string): Set<string> {
   const logs = readdirSync(folder)
     .filter((name) => name.startsWith("loader."))
@@ -148,7 +150,9 @@ function linesIn(path: string): number {
   return isThere ? readFileSync(path, "utf8").split("\n").length - 1 : 0;
 }
 
-/** The environment of a program that gets shrunk libraries, and host code back from their sidecars. */
+/**
+ * The environment of a program that gets shrunk libraries, and host code back from their sidecars.
+ */
 function replaced(pairs: readonly Pair[], folder: string): Record<string, string> {
   const replacements = pairs.map(({ original, shrunk }) => ({ original, replacement: shrunk }));
   const sidecars = pairs.filter(({ sidecar }) => sidecar !== undefined);
@@ -218,7 +222,9 @@ async function checkReadelf({ original, shrunk }: Pair): Promise<Check> {
   );
 }
 
-/** Runs a command with the originals and with shrunk libraries, loading device code late and early. */
+/**
+ * Runs a command with the originals and with shrunk libraries, loading device code late and early.
+ */
 async function checkRuns(pairs: readonly Pair[], command: string): Promise<Check[]> {
   const shell = ["sh", "-c", command];
   const modes = ["LAZY", "EAGER"] as const;

@@ -1,4 +1,6 @@
-/** Code that is reached without its function's start being called: parts that compilers split off. */
+/**
+ * Code that is reached without its function's start being called: parts that compilers split off.
+ */
 import type { Bytes } from "../bytes.ts";
 import { type Elf, fileOffsetOf } from "./elf.ts";
 import type { HostFunctions } from "../fatbin/functions.ts";

@@ -1,4 +1,6 @@
-/** Programs that load a library get another file for it, by the redirector (zig/trace/redirect.zig). */
+/**
+ * Programs that load a library get another file for it, by the redirector (zig/trace/redirect.zig).
+ */
 import { mkdirSync, realpathSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Bytes } from "../bytes.ts";

@@ -85,7 +85,9 @@ function withoutSymbols(cubin: Cubin, table: Section, kept: readonly Section[]):
   return content.bytes;
 }
 
-/** Names that nothing has any more become zeros, which pack to nothing; others keep their places. */
+/**
+ * Names that nothing has any more become zeros, which pack to nothing; others keep their places.
+ */
 function withoutNames(cubin: Cubin, strings: Section, kept: readonly Section[]): Uint8Array {
   const { elf } = cubin;
   const original = elf.bytes.slice(strings.offset, strings.bytes);

@@ -112,7 +112,9 @@ function keyOf({ bytes, crc32 }: CubinId): string {
   return `${bytes}:${crc32}`;
 }
 
-/** What `from` used and `other` did not. Runs are those of `from`; libraries with nothing left out. */
+/**
+ * What `from` used and `other` did not. Runs are those of `from`; libraries with nothing left out.
+ */
 export function subtractProfiles(from: Profile, other: Profile): Profile {
   const left: Profile = { ...emptyProfile(), runs: from.runs };
   for (const [id, library] of Object.entries(from.libraries)) {

@@ -1,4 +1,6 @@
-/** From what processes said to a profile: paths become builds, images and names find their library. */
+/**
+ * From what processes said to a profile: paths become builds, images and names find their library.
+ */
 import { realpathSync, statSync } from "node:fs";
 import { crc32 } from "node:zlib";
 import { DebloatError } from "../../errors.ts";

@@ -1,4 +1,6 @@
-/** Runs a command with shrunk libraries in place of those it loads; nothing installed is touched. */
+/**
+ * Runs a command with shrunk libraries in place of those it loads; nothing installed is touched.
+ */
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { basename, join } from "node:path";

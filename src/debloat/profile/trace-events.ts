@@ -1,4 +1,6 @@
-/** What traced processes wrote: JSON lines and, of functions, tables; zig/trace is the other side. */
+/**
+ * What traced processes wrote: JSON lines and, of functions, tables; zig/trace is the other side.
+ */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { DebloatError } from "../../errors.ts";

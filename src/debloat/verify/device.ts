@@ -19,7 +19,9 @@ export interface DeviceComparison {
   readonly problems: readonly string[];
 }
 
-/** Compares all fat binaries: pointers first, then the containers that they lead to, image by image. */
+/**
+ * Compares all fat binaries: pointers first, then the containers that they lead to, image by image.
+ */
 export function compareDevice(original: Library, shrunk: Library): DeviceComparison {
   const found = {
     ...{ containers: 0, pointers: 0, problems: [] as string[] },

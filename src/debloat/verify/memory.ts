@@ -138,7 +138,10 @@ function headerProblems(before: Elf, after: Elf): string[] {
   return same ? [] : ["its header says another machine, type or entry point"];
 }
 
-/** Segments must be parts of the original's, on whole pages, in order; tables must be where they were. */
+/**
+ * Segments must be parts of the original's, on whole pages, in order; tables must be where they
+ * were.
+ */
 function segmentProblems(before: Elf, after: Elf, pageBytes: number): string[] {
   const problems: string[] = [];
   const loaded = loadedSegments(before);

@@ -1,4 +1,5 @@
-/* Stands in for libcuda.so.1: it looks names up, loads nothing, and tells CUPTI as the driver does. */
+/* Stands in for libcuda.so.1: it looks names up, loads nothing, and calls CUPTI as the driver
+   does. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdint.h>
@@ -64,7 +65,8 @@ int cuLibraryGetKernel(void **kernel, void *library, const char *name) {
 }
 
 int cuModuleGetFunction(void **function, void *module, const char *name) {
-    struct { void **function; void *module; const char *name; } arguments = {function, module, name};
+    struct { void **function; void *module; const char *name; } arguments;
+    arguments.function = function, arguments.module = module, arguments.name = name;
     *function = strdup(name);
     return end(23, "cuModuleGetFunction", &arguments, is_missing(name) ? 500 : 0);
 }

@@ -22,5 +22,6 @@ int cuptiEnableCallback(uint32_t enable, void *handle, uint32_t domain, uint32_t
 }
 
 void standin_say(uint32_t domain, uint32_t id, const void *data) {
-    if (subscriber && domain < 8 && id < 1024 && enabled[domain][id]) subscriber(0, domain, id, data);
+    if (!subscriber || domain >= 8 || id >= 1024 || !enabled[domain][id]) return;
+    subscriber(0, domain, id, data);
 }

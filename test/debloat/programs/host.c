@@ -1,4 +1,5 @@
-/* Enters functions of a library in every way a program may: host <library> <split library> [number].
+/* Enters functions of a library in every way a program may:
+   host <library> <split library> [number].
    The library has functions spare_0, spare_1, ... that return their number. */
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -1,5 +1,5 @@
-# A function whose seldom part stands elsewhere and is jumped into behind its start, as compilers lay
-# it out; and a constructor.
+# A function whose rarely used part lies elsewhere and is jumped into behind its start, as compilers
+# lay it out; and a constructor.
     .text
     .globl split
     .type split, @function

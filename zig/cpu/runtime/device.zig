@@ -50,7 +50,8 @@ pub const Device = struct {
     fn start(count: usize, level: levels.Level, limit_bytes: usize) !*Device {
         const device = try allocator.create(Device);
         errdefer allocator.destroy(device);
-        // Beyond the machine's memory the system would promise more than it has, and end the process.
+        // Beyond the machine's memory the system would promise more than it has, and kill the
+        // process.
         const most = std.process.totalSystemMemory() catch std.math.maxInt(usize);
         device.* = .{
             .memory = .{ .source = .{}, .limit_bytes = @min(limit_bytes, most) },

@@ -8,7 +8,11 @@ pub const Kernel = extern struct {
     name: [*:0]const u8,
     params_bytes: u32,
     item_rows: u32,
-    run: *const fn (params: *const anyopaque, index: u32, scratch: [*]align(64) u8) callconv(.c) i32,
+    run: *const fn (
+        params: *const anyopaque,
+        index: u32,
+        scratch: [*]align(64) u8,
+    ) callconv(.c) i32,
 };
 
 pub const Table = extern struct { kernels: [*]const Kernel, count: usize };

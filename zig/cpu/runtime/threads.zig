@@ -1,4 +1,5 @@
-//! The CPU device's threads: streams are ordered queues, launches are items that threads take from a counter.
+//! The CPU device's threads: streams are ordered queues, launches are items that threads take from
+//! a counter.
 //!
 //! Any idle thread leads the next ready stream and publishes its launch; the others help until the
 //! counter runs out. So one slow core delays only the item that it holds.
@@ -55,8 +56,10 @@ pub const Pool = struct {
             allocator.free(threads);
         }
         while (started < count) : (started += 1) {
-            const scratch = pool.scratch.ptr + started * levels.scratch_bytes;
-            threads[started] = try std.Thread.spawn(.{ .stack_size = 1 << 20 }, run, .{ pool, @as([*]align(64) u8, @alignCast(scratch)) });
+            const scratch: [*]align(64) u8 =
+                @alignCast(pool.scratch.ptr + started * levels.scratch_bytes);
+            const stack: std.Thread.SpawnConfig = .{ .stack_size = 1 << 20 };
+            threads[started] = try std.Thread.spawn(stack, run, .{ pool, scratch });
         }
         pool.threads = threads;
     }
@@ -84,8 +87,15 @@ pub const Pool = struct {
         if (pool.sleeping > 0) pool.work.signal();
     }
 
-    /// Runs every item of a launch on this thread and all that are idle; returns the first failure or 0.
-    pub fn launch(pool: *Pool, kernel: *const levels.Kernel, params: *const anyopaque, grid: u32, scratch: [*]align(64) u8) i32 {
+    /// Runs every item of a launch on this thread and all that are idle; returns the first failure
+    /// or 0.
+    pub fn launch(
+        pool: *Pool,
+        kernel: *const levels.Kernel,
+        params: *const anyopaque,
+        grid: u32,
+        scratch: [*]align(64) u8,
+    ) i32 {
         var job: Job = .{ .kernel = kernel, .params = params, .grid = grid };
         if (grid <= 1 or pool.threads.len == 1) {
             job.work(scratch);

@@ -1,0 +1,95 @@
+/** The script of report.html: draws the charts from the page's data. */
+const data = JSON.parse(document.getElementById("data").textContent);
+const charts = [];
+const probe = document.createElement("i");
+document.body.append(probe);
+
+/** A colour of the page as the canvas takes it. */
+function colour(name, alpha = 1) {
+  probe.style.color = `var(--${name})`;
+  const [r, g, b] = getComputedStyle(probe).color.match(/[\d.]+/g);
+  return `rgba(${r}, ${g}, ${b}, ${alpha})`;
+}
+
+/** Distances between ticks: whole numbers, since the charts count things. */
+const steps = Array.from({ length: 30 }, (_, i) => [1, 2, 5][i % 3] * 10 ** Math.floor(i / 3));
+
+function axes(unit) {
+  const axis = {
+    stroke: () => colour("soft"),
+    grid: { stroke: () => colour("line"), width: 1 },
+    ticks: { show: false },
+    font: "12px system-ui",
+  };
+  const values = (_, ticks) => ticks.map((tick) => `${+tick.toFixed(6)} ${unit}`);
+  return [
+    { ...axis, values, grid: { show: false }, space: 76, size: 32 },
+    { ...axis, size: 58, incrs: steps },
+  ];
+}
+
+const short = (value) =>
+  value == null ? "-" : value.toLocaleString("en-US", { maximumSignificantDigits: 4 });
+
+function line(label, name) {
+  return {
+    label,
+    stroke: () => colour(name),
+    fill: () => colour(name, 0.12),
+    width: 2,
+    points: { show: false },
+    value: (_, value) => short(value),
+  };
+}
+
+function draw(id, columns, series, unit, height = 220, end = null) {
+  const host = document.getElementById(id);
+  const options = {
+    width: host.clientWidth,
+    height,
+    scales: {
+      x: { time: false, ...(end === null ? {} : { range: [0, end] }) },
+      y: { range: (_, low, high) => [0, high * 1.08 || 1] },
+    },
+    axes: axes(unit),
+    series: [{ label: unit, value: (_, value) => short(value) }, ...series],
+    cursor: { points: { size: 7 }, drag: { x: true, y: false } },
+  };
+  charts.push([new uPlot(options, columns, host), host, height]);
+}
+
+function bars(id, label, name, histogram) {
+  const { x, count, width, beyond } = histogram;
+  const series = {
+    ...line(label, name),
+    fill: () => colour(name, 0.75),
+    width: 0,
+    paths: uPlot.paths.bars({ size: [0.9, 60] }),
+  };
+  const end = x[x.length - 1] + width / 2;
+  draw(id, [x, count], [series], "ms", 220, end);
+  if (beyond === 0) return;
+  const note = document.createElement("p");
+  note.textContent = `The last bar holds ${beyond} beyond ${short(end)} ms too.`;
+  document.getElementById(id).append(note);
+}
+
+const { x, prefill, decode, running, waiting, pages } = data.time;
+draw(
+  "throughput",
+  [x, prefill, decode],
+  [line("prompt", "blue"), line("output", "orange")],
+  "s",
+  260,
+);
+draw("batch", [x, running, waiting], [line("running", "blue"), line("waiting", "orange")], "s");
+draw("pages", [x, pages], [line("pages", "green")], "s");
+bars("ttft", "requests", "blue", data.ttft);
+bars("itl", "tokens", "blue", data.itl);
+
+addEventListener("resize", () => {
+  for (const [chart, host, height] of charts) chart.setSize({ width: host.clientWidth, height });
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  for (const [chart] of charts) chart.redraw();
+});
