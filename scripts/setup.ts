@@ -3,7 +3,7 @@
  * the pinned Zig, the native library. Nothing is done twice: a stamp of the inputs says what
  * stands.
  *
- * Usage: bun scripts/setup.ts [build | check | check-cuda | demo | bench] [its arguments]
+ * Usage: bun scripts/setup.ts [build | test | check | check-cuda | demo | bench] [its arguments]
  */
 import { existsSync, globSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -19,11 +19,12 @@ import {
   run,
 } from "./toolchain.ts";
 
-const commands = ["build", "check", "check-cuda", "demo", "bench"];
+const commands = ["build", "test", "check", "check-cuda", "demo", "bench"];
 const library = join(root, "zig-out", "lib", "libflashbun.so");
 const emulator = join(root, "zig-out", "lib", "libcuda-emulated.so");
 const raceDetector = join(root, "zig-out", "lib", "librace-detector.so");
 const withImages = join(root, "zig-out", "cuda");
+const bunTest = [process.execPath, "test", "--timeout", "300000"];
 
 /** A hash over names and times of files. */
 function stampOf(patterns: string[]): string {
@@ -63,8 +64,8 @@ async function startAgain(): Promise<number> {
   return await child.exited;
 }
 
-/** Format, types, tests of TypeScript and Zig, those of the GPU under several schedules. */
-async function check(): Promise<number> {
+/** Brings what tests stand on: the emulated GPU, its race detector, a library of NVIDIA's. */
+async function prepareTests(): Promise<string> {
   const zig = await findZig();
   await once("emulator", stampOf(["zig/emulator/*"]), existsSync(emulator), () =>
     must(
@@ -81,14 +82,18 @@ async function check(): Promise<number> {
     ),
   );
   await findCudaLibrary();
-  const folders = ["src", "test", "bench", "scripts", "examples"];
   process.env["FLASHBUN_ZIG"] = zig;
+  return zig;
+}
+
+/** Format, types, tests of TypeScript and Zig, those of the GPU under several schedules. */
+async function check(): Promise<number> {
+  const zig = await prepareTests();
   return inTurn([
-    ["format (TypeScript)", [process.execPath, "fmt", "--check", ...folders]],
-    ["format (Zig)", [zig, "build", "fmt"]],
+    ["format", [process.execPath, "run", "fmt", "--check"]],
     ["types", [process.execPath, "check", "--no-script"]],
     ["Zig tests", [zig, "build", "test"]],
-    ["tests", [process.execPath, "test", "--timeout", "300000", ...rest]],
+    ["tests", [...bunTest, ...rest]],
     ["the GPU's tests in other orders", [process.execPath, "scripts/test-schedules.ts"]],
     ["races between a GPU's threads", [process.execPath, "scripts/test-races.ts"]],
   ]);
@@ -100,7 +105,7 @@ async function checkCuda(): Promise<number> {
   await findNvcc();
   process.env["FLASHBUN_LIB"] = join(withImages, "lib", "libflashbun.so");
   const build = [zig, "build", "-Dcuda=true", `-Dbun=${process.execPath}`, "--prefix", withImages];
-  const test = [process.execPath, "test", "--timeout", "300000", ...rest];
+  const test = [...bunTest, ...rest];
   const binaries = ["matrix", "linked", "real-library"].map(
     (name) => `test/debloat/${name}.test.ts`,
   );
@@ -133,6 +138,9 @@ if (!commands.includes(command)) {
 const installed = await setup();
 if (command === "check") {
   process.exitCode = await check();
+} else if (command === "test") {
+  await prepareTests();
+  process.exitCode = await run([...bunTest, ...rest], true);
 } else if (command === "check-cuda") {
   process.exitCode = await checkCuda();
 } else if (installed && command !== "build") {

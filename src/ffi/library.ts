@@ -1,8 +1,6 @@
 import { type ConvertFns, dlopen, ptr, toArrayBuffer } from "bun:ffi";
-import { existsSync } from "node:fs";
-import { createRequire } from "node:module";
-import { dirname, join, resolve } from "node:path";
 import { LibraryError, OptionError } from "../errors.ts";
+import { locate, mainLibrary } from "./locate.ts";
 import { FB_ABI_VERSION } from "./params.gen.ts";
 import { symbols } from "./symbols.ts";
 
@@ -19,7 +17,6 @@ interface Loaded {
 
 const key = Symbol.for("flashbun.native");
 const holder = globalThis as { [key]?: Loaded };
-const fileName = "libflashbun.so";
 
 /** The native functions; opens the library on first use, once a process (hot reloads share it). */
 export function native(): Native {
@@ -28,7 +25,7 @@ export function native(): Native {
 
 /** Path of the library that is or would be opened. */
 export function libraryPath(): string {
-  return holder[key]?.path ?? locate();
+  return holder[key]?.path ?? locate(mainLibrary);
 }
 
 /**
@@ -52,7 +49,7 @@ export function borrow(address: Address, byteLength: number): ArrayBuffer {
 }
 
 function open(): Loaded {
-  const path = locate();
+  const path = locate(mainLibrary);
   let library: { symbols: Native };
   try {
     library = dlopen(path, symbols) as unknown as { symbols: Native };
@@ -71,40 +68,4 @@ function open(): Loaded {
     );
   }
   return { native: library.symbols, path };
-}
-
-/** FLASHBUN_LIB, then the local build, then the platform package. */
-function locate(): string {
-  const fromEnvironment = process.env["FLASHBUN_LIB"];
-  const tried: string[] = [];
-  if (fromEnvironment) {
-    if (existsSync(fromEnvironment)) return resolve(fromEnvironment);
-    tried.push(`FLASHBUN_LIB=${fromEnvironment}`);
-  } else {
-    for (const path of candidates()) {
-      if (path !== undefined && existsSync(path)) return path;
-      if (path !== undefined) tried.push(path);
-    }
-    tried.push(`package ${platformPackage()}`);
-  }
-  throw new LibraryError(
-    `no ${fileName} was found. Tried: ${tried.join("; ")}. Supported: Linux with glibc 2.28 or later on x64 ` +
-      "(not musl, Windows or macOS). Fix: reinstall flashbun, or set FLASHBUN_LIB to the library.",
-  );
-}
-
-function* candidates(): Generator<string | undefined> {
-  const root = join(import.meta.dir, "..", "..");
-  yield join(root, "zig-out", "lib", fileName);
-  yield join(dirname(process.execPath), fileName);
-  try {
-    const require = createRequire(import.meta.url);
-    yield join(dirname(require.resolve(`${platformPackage()}/package.json`)), fileName);
-  } catch {
-    yield undefined;
-  }
-}
-
-function platformPackage(): string {
-  return `@flashbun/${process.platform}-${process.arch}`;
 }

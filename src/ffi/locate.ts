@@ -1,0 +1,77 @@
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join, resolve } from "node:path";
+import { LibraryError } from "../errors.ts";
+
+/** Where flashbun's libraries run, by `process.platform` and `process.arch`: their npm package. */
+const platformPackages: Readonly<Record<string, string>> = {
+  "linux-x64": "@flashbun/linux-x64-gnu",
+};
+
+/** The library that FLASHBUN_LIB names; others lie beside it. */
+export const mainLibrary = "libflashbun.so";
+
+const supported =
+  "flashbun runs on Linux x64 with glibc 2.28 or later, not on musl, macOS, Windows or other processors";
+
+/**
+ * The path of one of flashbun's libraries: FLASHBUN_LIB or beside it, in the local build, beside
+ * the program, or in the platform's package.
+ * @param fileName the library that FLASHBUN_LIB names, or one beside it
+ * @throws LibraryError when it is in none of these places
+ */
+export function locate(fileName: string): string {
+  const given = process.env["FLASHBUN_LIB"];
+  if (given && fileName === mainLibrary) {
+    // A path that somebody chose is right or wrong: nothing else is taken in its place.
+    if (existsSync(given)) return resolve(given);
+    throw new LibraryError(
+      `no ${fileName} was found at FLASHBUN_LIB=${given}. Fix: correct the path, or unset FLASHBUN_LIB.`,
+    );
+  }
+  const folders = [
+    ...(given ? [dirname(resolve(given))] : []),
+    join(import.meta.dir, "..", "..", "zig-out", "lib"),
+    dirname(process.execPath),
+    ...platformFolder(),
+  ];
+  const paths = folders.map((folder) => join(folder, fileName));
+  const found = paths.find((path) => existsSync(path));
+  if (found !== undefined) return found;
+  throw new LibraryError(`no ${fileName} was found. ${whyNot(paths)}`);
+}
+
+/** The installed platform package's folder; none where npm left it out. */
+function platformFolder(): string[] {
+  const name = platformPackage();
+  if (name === undefined) return [];
+  try {
+    return [dirname(createRequire(import.meta.url).resolve(`${name}/package.json`))];
+  } catch {
+    return [];
+  }
+}
+
+/** One sentence for a platform that has no package, another for an installation that lost it. */
+function whyNot(tried: readonly string[]): string {
+  const name = platformPackage();
+  if (name === undefined) {
+    const here = `${process.platform} ${process.arch}${isMusl() ? " with musl" : ""}`;
+    return `${supported}; this is ${here}. Fix: use a machine that is supported.`;
+  }
+  return (
+    `Tried: ${tried.join("; ")}; package ${name}. ` +
+    "Fix: reinstall flashbun with its optional dependencies, or set FLASHBUN_LIB to the library."
+  );
+}
+
+function platformPackage(): string | undefined {
+  return isMusl() ? undefined : platformPackages[`${process.platform}-${process.arch}`];
+}
+
+/** Whether this Bun runs on a Linux without glibc: its report then names no version of it. */
+function isMusl(): boolean {
+  if (process.platform !== "linux") return false;
+  const report = process.report.getReport() as { header: { glibcVersionRuntime?: string } };
+  return report.header.glibcVersionRuntime === undefined;
+}
