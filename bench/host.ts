@@ -6,7 +6,7 @@ import { ProbeParams, RandomParams } from "../src/ffi/params.gen.ts";
 import { Attention, PagedCache, Tensor, type Variant, variants } from "../src/index.ts";
 import { SequencePool } from "../src/kv/sequence.ts";
 import { Planner } from "../src/plan/planner.ts";
-import { cpuClasses } from "../src/plan/traits.ts";
+import { cpuClasses } from "../src/attention/families/cpu.ts";
 import { emitBytecode } from "../src/variant/emit-bytecode.ts";
 import { emitCuda } from "../src/variant/emit-cuda.ts";
 import { stage } from "../src/variant/stages.ts";

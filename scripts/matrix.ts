@@ -1,8 +1,10 @@
 /** The kernels that are compiled ahead of time into the library with `zig build -Dcuda=true`. */
 import { type AttentionOptions, resolveOptions } from "../src/attention/options.ts";
-import { wantedKernels } from "../src/attention/families/tiled.ts";
+import { cudaMerge } from "../src/attention/families/cuda.ts";
+import { offerOf } from "../src/attention/families/resolve.ts";
+import { families } from "../src/attention/families/table.ts";
 import { operators } from "../src/device/operators.ts";
-import { sharedMemoryOf } from "../src/jit/architectures.ts";
+import { architectureFacts } from "../src/jit/architectures.ts";
 import type { Specialization } from "../src/jit/specialization.ts";
 
 /** A specialisation under a short name. */
@@ -41,15 +43,14 @@ export function matrixOf(architecture: string): readonly MatrixEntry[] {
   const attention = shapes.flatMap((shape) => {
     // Heads, masks and everything else that is no constant of the kernels may be anything.
     const options = resolveOptions({ queryHeads: 1, kvHeads: 1, ...shape });
-    const { wanted } = wantedKernels(sharedMemoryOf(architecture), options);
-    return wanted.flatMap(({ specialization, traits }) => {
-      if (traits === undefined) return [];
+    const { classes } = offerOf(families.cuda, architectureFacts(architecture), options);
+    return classes.map((row) => {
       const { headDim, dtype, kvDtype = dtype, softCap, alibi } = shape;
       const hook = softCap ? " soft-cap" : alibi ? " ALiBi" : "";
-      const name = `${traits.name} d${headDim} ${dtype}/${kvDtype}${hook}`;
-      return [{ name, ...specialization }];
+      const name = `${row.name} d${headDim} ${dtype}/${kvDtype}${hook}`;
+      return { name, ...row.image! };
     });
   });
-  const merge = { name: "merge of rows", source: "attention/merge.cu", constants: {} };
+  const merge = { name: "merge of rows", ...cudaMerge(undefined).image! };
   return [...always, merge, ...attention];
 }

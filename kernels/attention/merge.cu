@@ -16,7 +16,7 @@
 
 // ---- facts
 
-constexpr int merge_threads = 128;
+constexpr int merge_threads = FB_THREADS;
 constexpr int merge_warps = merge_threads / 32;
 // Parts up to which one warp takes the whole row.
 constexpr int few_parts = 8;

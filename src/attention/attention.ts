@@ -1,6 +1,5 @@
 import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
-import type { Memory } from "../device/memory.ts";
 import { GrowingBuffer, PinnedRing } from "../device/ring.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError, PlanError } from "../errors.ts";
@@ -18,7 +17,6 @@ import { LastBinding } from "./last-binding.ts";
 import { AttentionLaunch } from "./launch.ts";
 import { type AttentionOptions, hasHook, type ResolvedOptions, resolveOptions } from "./options.ts";
 import { bindVariant } from "./variant/inputs.ts";
-import { variantProgram } from "./variant/program.ts";
 import { Workspace } from "./workspace.ts";
 
 /**
@@ -35,8 +33,8 @@ export class Attention extends Owner implements AsyncDisposable {
   readonly #launch: AttentionLaunch;
   readonly #last = new LastBinding();
   readonly #rope: RopeTable | undefined;
-  /** The variant's bytecode, on the CPU. */
-  readonly #program: Memory | undefined;
+  /** What the family bound. */
+  readonly #bound: Disposable | undefined;
   #batch: Batch | undefined;
   #plan: Plan | undefined;
   #batchGeneration = -1;
@@ -55,12 +53,9 @@ export class Attention extends Owner implements AsyncDisposable {
     super("attention");
     this.options = resolved;
     const group = resolved.queryHeads / resolved.kvHeads;
-    const { costs } = kernels;
+    const { costs, classes: all, bind } = kernels.offer;
     const longestQuery = resolved.graph?.maxQueryLength;
-    const classes =
-      longestQuery === undefined
-        ? kernels.classes
-        : classesFor(kernels.classes, longestQuery * group);
+    const classes = longestQuery === undefined ? all : classesFor(all, longestQuery * group);
     this.worthSharing = (sharedTokens, requests, queryTokens) =>
       worthSharing(costs, sharedTokens, requests, queryTokens, group);
     this.#planner = new Planner({
@@ -84,11 +79,7 @@ export class Attention extends Owner implements AsyncDisposable {
     this.#ring = new PinnedRing(device, "plan upload ring");
     this.#sections = new GrowingBuffer(device, "plan sections");
     this.#launch = new AttentionLaunch(device, resolved, kernels);
-    if (resolved.variant !== undefined && device.kind === "cpu") {
-      this.#program = variantProgram(device, resolved.variant);
-      this.#launch.params.variantProgram = this.#program.address;
-      this.#launch.params.variantProgramWords = this.#program.byteLength / 4;
-    }
+    this.#bound = bind?.(device, this.#launch.params);
     if (resolved.rope !== undefined) {
       this.#rope = new RopeTable(device, resolved.rope, resolved.headDim);
     }
@@ -156,9 +147,10 @@ export class Attention extends Owner implements AsyncDisposable {
     const { params } = this.#launch;
     // A captured run needs rows for the whole graph.
     if (this.device.capturing) this.#last.clear();
-    if (!this.#last.reuse(params, batch, tensors)) {
-      bindTensors(this.device, params, this.options, batch, tensors);
-      if (!this.device.capturing) this.#last.keep(params, batch, tensors);
+    if (!this.#last.reuse(this.#launch, batch, tensors)) {
+      const bound = bindTensors(this.device, params, this.options, batch, tensors);
+      this.#launch.bindMaps(bound);
+      if (!this.device.capturing) this.#last.keep(this.#launch, batch, tensors);
     }
     this.#bindVariant(batch, tensors);
     // A kernel that starts early must not read what the one before it may be writing.
@@ -184,7 +176,7 @@ export class Attention extends Owner implements AsyncDisposable {
   protected override release(): void {
     this.#ring[Symbol.dispose]();
     this.#sections[Symbol.dispose]();
-    this.#program?.[Symbol.dispose]();
+    this.#bound?.[Symbol.dispose]();
     this.#rope?.[Symbol.dispose]();
   }
 

@@ -7,6 +7,7 @@ import type { Level } from "../kv/layout.ts";
 import { type ScaleStrides, scaleStrides } from "../tensor/scale.ts";
 import { type DType, dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
+import type { MappedTensors } from "./families/family.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { PagedCache } from "../cache/paged-cache.ts";
 import type { VariantInputs } from "./variant/inputs.ts";
@@ -49,14 +50,17 @@ export const tensorNames = [
   ...(["queryLengths", "mask", "maskIndptr", "alibiSlopes", "sinks"] as const),
 ];
 
-/** Checks the tensors of a run and writes them into the parameters. Errors: OptionError. */
+/**
+ * Checks the tensors of a run and writes them into the parameters; returns those that tensor maps
+ * are made of. Errors: OptionError.
+ */
 export function bindTensors(
   device: Device,
   params: AttentionParams,
   options: ResolvedOptions,
   batch: Batch,
   tensors: RunTensors,
-): void {
+): MappedTensors {
   const { queryHeads, headDim, valueDim } = options;
   const { q, out, lse } = tensors;
   for (let i = 0; i < tensorNames.length; i++) {
@@ -89,7 +93,7 @@ export function bindTensors(
   params.outStrideToken = out.strides[0];
   params.outStrideHead = out.strides[1];
   params.lse = lse === undefined ? 0 : denseAddress("lse", lse, "f32", rows * queryHeads);
-  bindKeysAndValues(params, options, batch, tensors);
+  const { k, v } = bindKeysAndValues(params, options, batch, tensors);
   const requests = batch.requestCount;
   if (!options.deviceLengths && (tensors.kvLengths ?? tensors.queryLengths) !== undefined) {
     const option = tensors.kvLengths === undefined ? "queryLengths" : "kvLengths";
@@ -107,6 +111,7 @@ export function bindTensors(
   );
   params.sinks = paired("sinks", options.sinks, "sinks", tensors.sinks, queryHeads);
   bindMask(params, options, batch, tensors);
+  return { q, k, v, out };
 }
 
 /** Scales reach as far as the keys do. */
@@ -159,7 +164,7 @@ function bindKeysAndValues(
   options: ResolvedOptions,
   batch: Batch,
   tensors: RunTensors,
-): void {
+): { k: Tensor; v: Tensor } {
   const { kvHeads, headDim, valueDim, kvDtype } = options;
   const { cache, layer = 0 } = tensors;
   const { contiguous, blockSize } = batch.layout;
@@ -187,9 +192,20 @@ function bindKeysAndValues(
   params.vStridePage = contiguous ? 0 : v.strides[0];
   params.vStrideToken = v.strides[tokenAxis];
   params.vStrideHead = v.strides[tokenAxis + 1];
-  if (cache !== undefined) return;
+  if (cache === undefined) bindPages(params, batch, tensors, k, v);
+  return { k, v };
+}
+
+/** Where the rows of keys and values lie that are in no cache. */
+function bindPages(
+  params: AttentionParams,
+  batch: Batch,
+  tensors: RunTensors,
+  k: Tensor,
+  v: Tensor,
+): void {
   params.pageTable = 0;
-  if (contiguous) return requireTokens(batch, k, v);
+  if (batch.layout.contiguous) return requireTokens(batch, k, v);
   const table = tensors.pageTable;
   if (table === undefined || table.shape.length !== 2) {
     throw new OptionError("pageTable", table, "int32 [slots, columns]", "pass the page table.");

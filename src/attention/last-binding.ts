@@ -1,11 +1,8 @@
-import type { AttentionParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type RunTensors, tensorNames } from "./bind.ts";
+import type { AttentionLaunch, Planes } from "./launch.ts";
 import type { PagedCache } from "../cache/paged-cache.ts";
-
-/** Ints of the key and value planes, with which the parameters begin. */
-const planeInts = 16;
 
 /**
  * What the last run checked and bound. The layers of a step differ in their planes only, so a run
@@ -17,10 +14,10 @@ export class LastBinding {
   #generation = -1;
   #cache: PagedCache | undefined;
   /** Planes of the layers that were bound, as they stand in the parameters. */
-  #planes: (Int32Array | undefined)[] = [];
+  #planes: (Planes | undefined)[] = [];
 
   /** Puts the layer's planes in place when all else is bound; false when it has to be. */
-  reuse(params: AttentionParams, batch: Batch, tensors: RunTensors): boolean {
+  reuse(launch: AttentionLaunch, batch: Batch, tensors: RunTensors): boolean {
     if (batch !== this.#batch || batch.generation !== this.#generation) return false;
     if (tensors.cache === undefined || tensors.cache !== this.#cache) return false;
     const planes = this.#planes[tensors.layer ?? 0];
@@ -31,19 +28,19 @@ export class LastBinding {
       tensor?.guard();
     }
     this.#cache.guard();
-    params.i32.set(planes);
+    launch.putPlanes(planes);
     return true;
   }
 
   /** Remembers a run that was bound. */
-  keep(params: AttentionParams, batch: Batch, tensors: RunTensors): void {
+  keep(launch: AttentionLaunch, batch: Batch, tensors: RunTensors): void {
     // Scales are checked against the pages of each layer.
     const { cache, layer = 0, kScale, vScale } = tensors;
     this.#batch = kScale === undefined && vScale === undefined ? batch : undefined;
     this.#generation = batch.generation;
     if (cache !== this.#cache) this.#planes = [];
     this.#cache = cache;
-    if (cache !== undefined) this.#planes[layer] = params.i32.slice(0, planeInts);
+    if (cache !== undefined) this.#planes[layer] = launch.keepPlanes();
     for (let i = 0; i < tensorNames.length; i++) this.#tensors[i] = tensors[tensorNames[i]];
   }
 

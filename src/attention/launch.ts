@@ -1,26 +1,35 @@
 import type { Device } from "../device/device.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
-import { AttentionParams, AttentionRecord } from "../ffi/params.gen.ts";
+import { AttentionRecord } from "../ffi/params.gen.ts";
 import type { Plan } from "../plan/planner.ts";
 import { bindOptions } from "./bind.ts";
+import type { MappedTensors } from "./families/family.ts";
 import type { AttentionKernels } from "./families/resolve.ts";
 import type { ResolvedOptions } from "./options.ts";
+import { AttentionMapParams, AttentionMaps } from "./params.ts";
 import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Workspace } from "./workspace.ts";
 
-/**
- * Blocks that share the rows of one merge at most, and blocks for which a multiprocessor has room.
- */
-const mergeShareMost = 16;
-const mergeBlocks = 4;
+/** Ints of the key and value planes, with which the parameters begin. */
+const planeInts = 16;
+
+/** What is bound of one layer. */
+export interface Planes {
+  readonly params: Int32Array;
+  /** Of each class whose kernel takes maps. */
+  readonly maps: readonly (Int32Array | undefined)[];
+}
 
 /** The parameters of an attention object's kernels, and their launches. */
 export class AttentionLaunch {
-  readonly params = new AttentionParams();
+  readonly #mapped = new AttentionMapParams();
+  readonly params = this.#mapped.attention;
   readonly #device: Device;
-  readonly #valueDim: number;
+  readonly #options: ResolvedOptions;
   readonly #kernels: AttentionKernels;
+  /** Of each class whose kernel takes maps. */
+  readonly #maps: readonly (AttentionMaps | undefined)[];
   /** What the parameters point at. */
   #generation = -1;
   #sections = -1;
@@ -29,9 +38,29 @@ export class AttentionLaunch {
 
   constructor(device: Device, options: ResolvedOptions, kernels: AttentionKernels) {
     this.#device = device;
-    this.#valueDim = options.valueDim;
+    this.#options = options;
     this.#kernels = kernels;
+    this.#maps = kernels.offer.classes.map(({ bindMaps }) => bindMaps && new AttentionMaps());
     bindOptions(this.params, options);
+  }
+
+  /** Encodes the tensor maps of the classes that take some. */
+  bindMaps(tensors: MappedTensors): void {
+    const { classes } = this.#kernels.offer;
+    for (let i = 0; i < classes.length; i++)
+      classes[i].bindMaps?.(tensors, this.#options, this.#maps[i]!);
+  }
+
+  /** What is bound of a layer alone: the planes, which begin the parameters, and their maps. */
+  keepPlanes(): Planes {
+    const maps = this.#maps.map((each) => each?.planes.slice());
+    return { params: this.params.i32.slice(0, planeInts), maps };
+  }
+
+  /** Puts back what keepPlanes() returned. */
+  putPlanes(planes: Planes): void {
+    this.params.i32.set(planes.params);
+    for (let i = 0; i < this.#maps.length; i++) this.#maps[i]?.planes.set(planes.maps[i]!);
   }
 
   /** Points at the page table of a cache's layer. */
@@ -66,7 +95,7 @@ export class AttentionLaunch {
     params.plannedKvLengths = sections + 4 * offsets.kvLengths;
     params.counters = workspace.counters;
     params.partialOut = workspace.partials;
-    params.partialLse = workspace.partials + 4 * plan.partialCapacity * this.#valueDim;
+    params.partialLse = workspace.partials + 4 * plan.partialCapacity * this.#options.valueDim;
     params.mergeCount = plan.mergeGrid;
     params.ropeTable = ropeTable;
   }
@@ -75,22 +104,19 @@ export class AttentionLaunch {
   queue(stream: Stream, plan: Plan, sections: number): void {
     const { params } = this;
     const device = this.#device;
+    const { kernels, merge, offer } = this.#kernels;
     for (let i = 0; i < plan.launches.length; i++) {
       const launch = plan.launches[i];
       if (launch.grid === 0) continue;
       const first = plan.offsets.records * 4 + launch.firstRecord * AttentionRecord.byteLength;
       params.records = sections + first;
       params.recordCount = launch.grid;
-      device.launch(stream, this.#kernels.tiled[i], params, launch.grid);
+      const maps = this.#maps[i];
+      if (maps !== undefined) this.#mapped.maps.i32.set(maps.i32);
+      device.launch(stream, kernels[i], maps === undefined ? params : this.#mapped, launch.grid);
     }
     if (plan.mergeGrid === 0) return;
-    const share = device.kind === "cpu" ? 1 : mergeShare(plan.mergeGrid, device.processors);
-    device.launch(stream, this.#kernels.merge, params, plan.mergeGrid * share);
+    const shares = offer.merge.shares(plan.mergeGrid, device.processors);
+    device.launch(stream, merge, params, plan.mergeGrid * shares);
   }
-}
-
-/** Blocks for each merge: few merges are shared by more blocks of a GPU. */
-function mergeShare(merges: number, processors: number): number {
-  const room = Math.floor((mergeBlocks * processors) / merges);
-  return Math.max(1, Math.min(mergeShareMost, room));
 }

@@ -1,6 +1,11 @@
 import { OptionError } from "../errors.ts";
 
-/** Bytes of shared memory that a block may have, and that a multiprocessor has. */
+/** Compute capability, and bytes of shared memory that a block and a multiprocessor have. */
+interface ArchitectureFacts extends SharedMemory {
+  readonly computeMajor: number;
+  readonly computeMinor: number;
+}
+
 interface SharedMemory {
   readonly sharedBytesPerBlock: number;
   readonly sharedBytesPerProcessor: number;
@@ -19,9 +24,16 @@ const architectures: Readonly<Record<string, SharedMemory>> = {
   ...{ sm_100a: large, sm_103a: large, sm_120a: small, sm_121a: small },
 };
 
-/** Shared memory of an architecture. Errors: OptionError for one that is not known. */
-export function sharedMemoryOf(architecture: string): SharedMemory {
-  if (Object.hasOwn(architectures, architecture)) return architectures[architecture]!;
+/** What an architecture has. Errors: OptionError for one that is not known. */
+export function architectureFacts(architecture: string): ArchitectureFacts {
+  if (Object.hasOwn(architectures, architecture)) {
+    const capability = parseInt(architecture.slice("sm_".length));
+    return {
+      ...architectures[architecture]!,
+      computeMajor: Math.floor(capability / 10),
+      computeMinor: capability % 10,
+    };
+  }
   const names = Object.keys(architectures).join(", ");
   throw new OptionError("arch", architecture, `one of ${names}`, "name the GPU's architecture.");
 }

@@ -38,8 +38,7 @@ class Proof {
     readonly batch: Batch,
     readonly options: PlannerOptions,
   ) {
-    const group = options.queryHeads / options.kvHeads;
-    this.#packed = options.classes[0].packing === "group" ? group : 1;
+    this.#packed = options.queryHeads / options.kvHeads;
     this.#units = options.queryHeads / this.#packed;
     this.#rows = batch.tokenCount * this.#packed;
   }

@@ -23,26 +23,6 @@ export const defaultCosts: CostModel = {
   leastKeys: 128,
 };
 
-/**
- * Costs for keys and values of so many bytes an element. What a row of a shared level costs was
- * set from decode steps of 32 requests with 32/8 heads of 128 on two cores: a prefix as a level of
- * its own paid in f32 from 300 shared tokens for 2 sharers, 1000 for 8, 400 for 32; in f16 and bf16
- * from 1000 for 32, and up to 2048 never for 2 or 8. One number a width cannot follow that: it
- * leaves out prefixes that would pay a little.
- */
-export function costsFor(kvElementBytes: number): CostModel {
-  return kvElementBytes >= 4 ? defaultCosts : { ...defaultCosts, sharedRowKeys: 224 };
-}
-
-/**
- * Costs on a GPU, whose tensor cores take the rows of a decode tile in the time that the keys take
- * to arrive. A piece costs what a few tiles do; a merged row is written and read once in f32.
- */
-export function cudaCosts(kvElementBytes: number): CostModel {
-  const pieceKeys = kvElementBytes === 1 ? 128 : 64;
-  return { pieceKeys, rowKeys: 0.01, mergeKeys: 4, sharedRowKeys: 64, leastKeys: 64 };
-}
-
 /** Cost of one piece: `keys` visible keys for `rows` packed rows. */
 export function pieceCost(costs: CostModel, rows: number, keys: number): number {
   return costs.pieceKeys + keys * (1 + costs.rowKeys * rows);

@@ -8,7 +8,7 @@ import { Intervals } from "./merges.ts";
 import { PieceOrder } from "./order.ts";
 import { cutAtMultiples, cutToShare } from "./schedule.ts";
 import { Tiles } from "./tiles.ts";
-import type { KernelTraits } from "./traits.ts";
+import type { ClassTraits } from "./traits.ts";
 import { walk } from "./walk.ts";
 import {
   boundRows,
@@ -40,8 +40,8 @@ export interface PlannerOptions {
   readonly hookMasks?: boolean;
   /** Narrows the keys of each tile, unless lengths are known only on the device. */
   readonly visible?: Visible;
-  /** Kernel classes by rising query tile, all of one packing. */
-  readonly classes: readonly KernelTraits[];
+  /** Kernel classes by rising query tile. */
+  readonly classes: readonly ClassTraits[];
   readonly graph?: GraphSizes;
   readonly costs?: CostModel;
 }
@@ -124,7 +124,7 @@ export class Planner {
     this.options = options;
     this.#costs = options.costs ?? defaultCosts;
     const { queryHeads, kvHeads, classes, graph } = options;
-    this.#packedHeads = classes[0].packing === "group" ? queryHeads / kvHeads : 1;
+    this.#packedHeads = queryHeads / kvHeads;
     this.#units = queryHeads / this.#packedHeads;
     this.#tiles = new Tiles({
       classes,
@@ -274,9 +274,8 @@ function checkPlannerOptions(options: PlannerOptions): void {
     const fix = "give every KV head as many query heads.";
     throw new OptionError("queryHeads", queryHeads, `a multiple of kvHeads (${kvHeads})`, fix);
   }
-  if (classes.length === 0 || classes.some(({ packing }) => packing !== classes[0].packing)) {
-    const fix = "pass the classes of one device.";
-    throw new OptionError("classes", classes.length, "one class or more, of one packing", fix);
+  if (classes.length === 0) {
+    throw new OptionError("classes", "none", "one class or more", "pass those of a device.");
   }
   if (graph === undefined) return;
   requireInteger("graph.maxBatch", graph.maxBatch, 1);

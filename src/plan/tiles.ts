@@ -2,12 +2,12 @@ import type { Batch } from "../kv/batch.ts";
 import type { Level } from "../kv/layout.ts";
 import type { Visible } from "../variant/variant.ts";
 import { IntList, Tile, tileInts } from "./list.ts";
-import { classFor, type KernelTraits } from "./traits.ts";
+import { classFor, type ClassTraits } from "./traits.ts";
 import { VisibleKeys } from "./visible.ts";
 
 /** What decides which keys a query sees, and how rows are packed. */
 export interface TileOptions {
-  readonly classes: readonly KernelTraits[];
+  readonly classes: readonly ClassTraits[];
   /** Query heads of a unit: the rows that one token adds to a tile. */
   readonly packedHeads: number;
   /** Units in all: queryHeads / packedHeads. */

@@ -1,4 +1,4 @@
-import type { KernelTraits } from "./traits.ts";
+import type { ClassTraits } from "./traits.ts";
 
 /** Graph sizes: what fixes a plan's sections, grids and addresses. */
 export interface GraphSizes {
@@ -22,7 +22,7 @@ export function partialBytes(rows: number, valueDim: number): number {
  * Partial rows that no batch of one level exceeds: each processor leaves at most two pieces of
  * split tiles. A batch of several levels adds a partial row for every packed row and level.
  */
-export function boundRows(classes: readonly KernelTraits[], processors: number): number {
+export function boundRows(classes: readonly ClassTraits[], processors: number): number {
   let rows = 0;
   for (const { queryTile, blocksPerProcessor } of classes) {
     rows += 2 * processors * blocksPerProcessor * queryTile;
@@ -35,7 +35,7 @@ export function boundRows(classes: readonly KernelTraits[], processors: number):
  * is how many pieces a tile may have under batchInvariant, else 0.
  */
 export function recordCapacity(
-  traits: KernelTraits,
+  traits: ClassTraits,
   sizes: GraphSizes,
   batch: number,
   units: number,
@@ -50,7 +50,7 @@ export function recordCapacity(
 
 /** Merges that such a step can have of one class: rows part where a tile starts or ends. */
 export function mergeCapacity(
-  traits: KernelTraits,
+  traits: ClassTraits,
   sizes: GraphSizes,
   batch: number,
   units: number,
@@ -60,7 +60,7 @@ export function mergeCapacity(
 }
 
 function tilesOf(
-  traits: KernelTraits,
+  traits: ClassTraits,
   sizes: GraphSizes,
   batch: number,
   packedHeads: number,

@@ -15,8 +15,8 @@ import { raggedLayout } from "../../src/kv/layout.ts";
 import { type Plan, Planner, type PlannerOptions } from "../../src/plan/planner.ts";
 import { checkPlan } from "../../src/plan/check.ts";
 import { recordsOf } from "../../src/plan/record.ts";
-import { cudaCosts } from "../../src/plan/cost.ts";
-import type { KernelTraits } from "../../src/plan/traits.ts";
+import { cudaCosts } from "../../src/attention/families/cuda.ts";
+import type { ClassTraits } from "../../src/plan/traits.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { encodeTensorMap } from "../../src/tensor/tensor-map.ts";
 import { type Random, seeded } from "../support/random.ts";
@@ -29,11 +29,17 @@ const kvTile = 64;
 const stages = 2;
 
 /** A class as Hopper's will be: clusters of two blocks, three warpgroups, tiles by bulk copies. */
-const traits: KernelTraits = {
-  ...{ name: "test.pair", queryTile: 64, kvTile, threads: 384, blocksPerProcessor: 1, stages },
-  ...{ cluster: 2, sharedBytes: stages * kvTile * dim * (4 + 2), registers: 168 },
-  ...{ packing: "group", transform: "none", schedule: "share", take: "longest-first" },
+const traits: ClassTraits = {
+  name: "test.pair",
+  queryTile: 64,
+  kvTile,
+  cluster: 2,
+  blocksPerProcessor: 1,
+  schedule: "share",
+  take: "longest-first",
 };
+const threads = 384;
+const sharedBytes = stages * kvTile * dim * (4 + 2);
 
 /** Packs the kernel's parameters: pair_params of pair.cu. */
 class PairParams extends Params {
@@ -60,10 +66,10 @@ class PairParams extends Params {
 async function compiled(device: Device): Promise<Uint8Array> {
   const text = readFileSync(join(import.meta.dir, "pair.cu"), "utf8");
   const constants = {
-    FB_THREADS: traits.threads,
-    FB_STAGES: traits.stages,
-    FB_KV_TILE: traits.kvTile,
-    FB_SHARED_BYTES: traits.sharedBytes,
+    FB_THREADS: threads,
+    FB_STAGES: stages,
+    FB_KV_TILE: kvTile,
+    FB_SHARED_BYTES: sharedBytes,
   };
   const defines = Object.entries(constants).map(([name, value]) => `#define ${name} ${value}\n`);
   const expanded = defines.join("") + expandSource("pair.cu", { ...sources, "pair.cu": text });
@@ -183,7 +189,7 @@ describe.if(able)(`clusters and two tensor maps on ${target?.name}`, () => {
 
   beforeAll(async () => {
     const module = new Module(device, await compiled(device), "pair.cu");
-    const { threads, sharedBytes, cluster } = traits;
+    const { cluster } = traits;
     kernel = module.kernel("pair_sums", {
       ...{ threads, sharedBytes, cluster, persistent: true, programmatic: true },
     });

@@ -2,7 +2,6 @@
 // its own: the device of a kernel that failed is lost to its process.
 import { readFileSync } from "node:fs";
 import { resolveKernelsNow } from "../../src/attention/families/resolve.ts";
-import { wantedKernels } from "../../src/attention/families/tiled.ts";
 import { Device } from "../../src/device/device.ts";
 import { Module } from "../../src/device/kernel.ts";
 import type { Specialization } from "../../src/jit/specialization.ts";
@@ -33,20 +32,13 @@ const pages = c.kvLengths.reduce((sum, length) => sum + Math.ceil(length / c.pag
 using world = new World(device, c, { pages, attention: { deviceLengths: kept !== undefined } });
 const { options } = world.rig.attention;
 
-const { classes, wanted } = wantedKernels(device.properties, options);
-const at = kernel === "merge" ? wanted.length - 1 : classes.findIndex((t) => t.name === kernel);
-const { entry, traits, specialization } = wanted[at]!;
+const { offer, kernels, merge } = resolveKernelsNow(device, options);
+const at = offer.classes.findIndex(({ name }) => name === kernel);
+const { entry, launch, image: specialization } = at < 0 ? offer.merge : offer.classes[at]!;
 if (image !== undefined) {
-  const { tiled, merge } = resolveKernelsNow(device, options);
   const module = new Module(device, readFileSync(image), "mutant");
-  const mutant = module.kernel(entry, {
-    threads: traits?.threads ?? 128,
-    sharedBytes: traits?.sharedBytes ?? 0,
-    persistent: traits !== undefined,
-    programmatic: true,
-  });
   // Kernels are resolved once a device: the attention object holds this very one.
-  Object.assign(traits === undefined ? merge : tiled[at]!, mutant);
+  Object.assign(at < 0 ? merge : kernels[at]!, module.kernel(entry, launch!));
 }
 
 const sequences = c.kvLengths.map(() => world.create());
@@ -59,7 +51,11 @@ const batch = world.grow(sequences, c.queryLengths, queries);
 const requests = world.requests(sequences, queries);
 const bytes = world.rig.check(batch, requests, { cache: world.cache }, { kv: kept });
 const plan = world.rig.attention.lastPlan!;
-const items = traits === undefined ? plan.mergeGrid : plan.launches[at]!.grid;
+const items = at < 0 ? plan.mergeGrid : plan.launches[at]!.grid;
 if (items === 0) throw new Error(`the case does not run ${kernel}`);
-const outcome: Outcome = { hash: Bun.hash(bytes).toString(16), items, specialization };
+const outcome: Outcome = {
+  hash: Bun.hash(bytes).toString(16),
+  items,
+  specialization: specialization!,
+};
 console.log(JSON.stringify(outcome));

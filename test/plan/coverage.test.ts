@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { join } from "node:path";
 import { Planner } from "../../src/plan/planner.ts";
 import { coverageOf } from "../../src/plan/coverage.ts";
-import { cpuClasses } from "../../src/plan/traits.ts";
+import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import {
   blockMask,
   documentMask,

@@ -5,7 +5,7 @@ import { sharePrefixes } from "../../src/kv/share-prefixes.ts";
 import { Planner } from "../../src/plan/planner.ts";
 import { recordsOf } from "../../src/plan/record.ts";
 import { drawPlan, planTrace, timelineOf } from "../../src/plan/draw.ts";
-import { cpuClasses } from "../../src/plan/traits.ts";
+import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import { exampleDrawing, examplePlan, exampleProcessors, pagedBatch } from "./example.ts";
 
 const options = { processors: exampleProcessors };

@@ -4,7 +4,7 @@ import { createLevel } from "../../src/kv/layout.ts";
 import { Planner, type PlannerOptions } from "../../src/plan/planner.ts";
 import { checkPlan } from "../../src/plan/check.ts";
 import { recordsOf } from "../../src/plan/record.ts";
-import { cpuClasses } from "../../src/plan/traits.ts";
+import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import { invariantChunk } from "../../src/plan/workspace.ts";
 import { pagedBatch } from "./example.ts";
 

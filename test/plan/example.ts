@@ -2,7 +2,7 @@ import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { pagesLayout } from "../../src/kv/layout.ts";
 import { type Plan, Planner } from "../../src/plan/planner.ts";
 import { drawPlan } from "../../src/plan/draw.ts";
-import { cpuClasses } from "../../src/plan/traits.ts";
+import { cpuClasses } from "../../src/attention/families/cpu.ts";
 
 /** The CPU's classes with tiles of 16 and 64 rows: small enough to follow by hand. */
 const exampleClasses = cpuClasses.map((traits, c) => ({ ...traits, queryTile: [16, 64][c] }));

@@ -5,9 +5,11 @@ import { pagesLayout } from "../../src/kv/layout.ts";
 import { Planner, type PlannerOptions } from "../../src/plan/planner.ts";
 import { checkPlan } from "../../src/plan/check.ts";
 import { recordsOf } from "../../src/plan/record.ts";
-import { costsFor, cudaCosts, defaultCosts, worthSharing } from "../../src/plan/cost.ts";
-import { cudaClasses } from "../../src/attention/families/tiled-classes.ts";
-import { classFor, cpuClasses } from "../../src/plan/traits.ts";
+import { defaultCosts, worthSharing } from "../../src/plan/cost.ts";
+import { cpuClasses, cpuCosts } from "../../src/attention/families/cpu.ts";
+import { cudaCosts } from "../../src/attention/families/cuda.ts";
+import { tiledClasses } from "../../src/attention/families/tiled-classes.ts";
+import { classFor } from "../../src/plan/traits.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 import { randomBatch, randomOptions } from "./support.ts";
 
@@ -47,7 +49,7 @@ describe("decode", () => {
   });
 
   test("requests of one length are cut into pieces of one length", () => {
-    const classes = cudaClasses({
+    const classes = tiledClasses({
       ...{ headDim: 128, valueDim: 128, kvElementBytes: 2, keysChange: false, valuesChange: false },
       ...{ masked: false, plain: true, rowWords: 0 },
       ...{ sharedBytesPerBlock: 232_448, sharedBytesPerProcessor: 233_472 },
@@ -207,7 +209,7 @@ test("several levels are refused under batchInvariant", () => {
 test("a prefix is shared when reads saved outweigh merges", () => {
   expect(worthSharing(defaultCosts, 4096, 8, 8, 4)).toBe(true);
   expect(worthSharing(defaultCosts, 16, 2, 2, 8)).toBe(false);
-  expect(worthSharing(costsFor(2), 256, 8, 8, 4)).toBe(false);
+  expect(worthSharing(cpuCosts(2), 256, 8, 8, 4)).toBe(false);
   expect(worthSharing(defaultCosts, 4096, 1, 1, 4)).toBe(false);
   expect(worthSharing(defaultCosts, 0, 8, 8, 4)).toBe(false);
 });

@@ -1,18 +1,17 @@
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { createLevel, type Layout, type Level } from "../../src/kv/layout.ts";
 import type { PlannerOptions } from "../../src/plan/planner.ts";
-import { cpuClasses, type KernelTraits } from "../../src/plan/traits.ts";
+import { cpuClasses } from "../../src/attention/families/cpu.ts";
+import type { ClassTraits } from "../../src/plan/traits.ts";
 import type { Random } from "../support/random.ts";
 
 /** A random planner: heads, processors, masks, classes. */
 export function randomOptions(random: Random): PlannerOptions {
   const kvHeads = random.integer(1, 4);
   const group = random.pick([1, 2, 3, 4, 5, 6, 7, 8, 16]);
-  const packing = random.chance(0.15) ? "none" : "group";
   const blocks = random.integer(1, 4);
-  const classes: KernelTraits[] = cpuClasses.map((row, c) => ({
+  const classes: ClassTraits[] = cpuClasses.map((row, c) => ({
     ...row,
-    packing,
     blocksPerProcessor: blocks,
     queryTile: random.pick(c === 0 ? [8, 16] : [16, 32, 64]),
     kvTile: random.pick([8, 16, 64]),

@@ -6,7 +6,7 @@ import { checkPlan } from "../../src/plan/check.ts";
 import { coverageOf } from "../../src/plan/coverage.ts";
 import { Ranges } from "../../src/plan/ranges.ts";
 import { type PlanRecord, recordsOf } from "../../src/plan/record.ts";
-import { cpuClasses } from "../../src/plan/traits.ts";
+import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import type { Visible } from "../../src/variant/variant.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 import { pagedBatch } from "./example.ts";

@@ -1,93 +1,109 @@
 import type { Device } from "../../device/device.ts";
 import { type Kernel, Module } from "../../device/kernel.ts";
 import { jitTarget } from "../../device/operators.ts";
-import { DeviceError } from "../../errors.ts";
+import { DeviceError, OptionError } from "../../errors.ts";
+import { AttentionParams } from "../../ffi/params.gen.ts";
 import { Status } from "../../ffi/status.ts";
 import { type Image, imageNow, imageOf } from "../../jit/image.ts";
 import type { Target } from "../../jit/target.ts";
-import { type CostModel, costsFor, cudaCosts } from "../../plan/cost.ts";
-import type { SharedLimits } from "./tiled-classes.ts";
-import { cpuClasses, type KernelTraits } from "../../plan/traits.ts";
-import { dtypeBytes } from "../../tensor/dtype.ts";
 import type { ResolvedOptions } from "../options.ts";
-import { type Wanted, wantedKernels } from "./tiled.ts";
+import { AttentionMapParams } from "../params.ts";
 import { atUsersLine } from "../variant/errors.ts";
+import type {
+  DeviceFacts,
+  KernelClass,
+  KernelFamily,
+  KernelOffer,
+  KernelSource,
+} from "./family.ts";
+import { families } from "./table.ts";
 
 /** The closed set of kernels that an attention object can choose, resolved once. */
 export interface AttentionKernels {
-  /** What the planner reads, by rising query tile. */
-  readonly classes: readonly KernelTraits[];
-  readonly costs: CostModel;
-  /** One for each class. */
-  readonly tiled: readonly Kernel[];
+  readonly offer: KernelOffer;
+  /** One for each class of the offer. */
+  readonly kernels: readonly Kernel[];
   readonly merge: Kernel;
 }
 
-/** Names of the CPU's kernels, by class. */
-const cpuNames = ["attention_row", "attention_tile"];
-
-/** merge_threads of kernels/attention/merge.cu. */
-const mergeThreads = 128;
-
 const loaded = new WeakMap<Device, Map<string, Kernel>>();
+
+/**
+ * What the first family that takes the options offers. Errors: OptionError, as the last family
+ * gives it, when none does.
+ */
+export function offerOf(
+  list: readonly KernelFamily[],
+  facts: DeviceFacts,
+  options: ResolvedOptions,
+): KernelOffer {
+  let refused: OptionError | undefined;
+  for (const family of list) {
+    const offer = family.offer(facts, options);
+    if (!(offer instanceof OptionError)) return offer;
+    refused = offer;
+  }
+  throw refused!;
+}
 
 /** Resolves the kernels of the options; compiles what no cache holds. Errors: CompileError. */
 export async function resolveKernels(
   device: Device,
   options: ResolvedOptions,
+  list: readonly KernelFamily[] = families[device.kind],
 ): Promise<AttentionKernels> {
-  if (device.kind === "cpu") return cpuKernels(device, options);
-  const { classes, wanted, images } = await kernelImages(
-    device.properties,
-    options,
-    jitTarget(device),
-  );
+  const offer = offerOf(list, device.properties, options);
+  if (device.kind === "cpu") return loadAll(device, offer, []);
+  const images = await compileAll(offer, options, jitTarget(device));
   device.guard();
-  const kernels = wanted.map((each, i) => load(device, each, images[i]!.bytes));
-  return arranged(options, classes, kernels);
-}
-
-/**
- * The closed set of a GPU's kernels for some options, with an image of each; no GPU is needed.
- * Errors: OptionError, CompileError at the line of the variant's source.
- */
-export async function kernelImages(
-  limits: SharedLimits,
-  options: ResolvedOptions,
-  target: Target,
-): Promise<{
-  classes: readonly KernelTraits[];
-  wanted: readonly Wanted[];
-  images: readonly Image[];
-}> {
-  const { classes, wanted } = wantedKernels(limits, options);
-  try {
-    // Large tiles take longest to compile: they start first, so that all cores end together.
-    const images: Promise<Image>[] = [];
-    for (const i of [...wanted.keys()].sort((a, b) => tileOf(wanted[b]!) - tileOf(wanted[a]!)))
-      images[i] = imageOf(wanted[i]!.specialization, target);
-    return { classes, wanted, images: await Promise.all(images) };
-  } catch (error) {
-    throw atUsersLine(error, options.variant);
-  }
-}
-
-function tileOf({ traits }: Wanted): number {
-  return traits?.queryTile ?? 0;
+  return loadAll(device, offer, images);
 }
 
 /** As resolveKernels, of kernels that are built in or cached. Errors: DeviceError if not. */
 export function resolveKernelsNow(device: Device, options: ResolvedOptions): AttentionKernels {
-  if (device.kind === "cpu") return cpuKernels(device, options);
+  const offer = offerOf(families[device.kind], device.properties, options);
+  if (device.kind === "cpu") return loadAll(device, offer, []);
   const target = jitTarget(device);
-  const { classes, wanted } = wantedKernels(device.properties, options);
-  const kernels = wanted.map((each) => load(device, each, cachedImage(each, target)));
-  return arranged(options, classes, kernels);
+  const images = sourcesOf(offer).map((source) => cachedImage(source, target));
+  return loadAll(device, offer, images);
 }
 
-function cachedImage({ specialization, entry }: Wanted, target: Target): Uint8Array {
-  const image = imageNow(specialization, target);
-  if (image !== undefined) return image.bytes;
+/**
+ * Images of a GPU's kernels for some options; no GPU is needed. Errors: OptionError, CompileError
+ * at the line of the variant's source.
+ */
+export function kernelImages(
+  facts: DeviceFacts,
+  options: ResolvedOptions,
+  target: Target,
+): Promise<readonly Image[]> {
+  return compileAll(offerOf(families.cuda, facts, options), options, target);
+}
+
+async function compileAll(
+  offer: KernelOffer,
+  { variant }: ResolvedOptions,
+  target: Target,
+): Promise<readonly Image[]> {
+  const sources = sourcesOf(offer);
+  try {
+    // Large tiles take longest to compile: they start first, so that all cores end together.
+    const images: Promise<Image>[] = [];
+    for (let i = sources.length - 1; i >= 0; i--) images[i] = imageOf(sources[i]!.image!, target);
+    return await Promise.all(images);
+  } catch (error) {
+    throw atUsersLine(error, variant);
+  }
+}
+
+/** The merge, then the classes by rising query tile. */
+function sourcesOf({ classes, merge }: KernelOffer): readonly KernelSource[] {
+  return [merge, ...classes];
+}
+
+function cachedImage({ image, entry }: KernelSource, target: Target): Image {
+  const found = imageNow(image!, target);
+  if (found !== undefined) return found;
   throw new DeviceError(
     Status.notFound,
     `${entry} was never compiled for ${target.architectures[0]} with these options. ` +
@@ -95,54 +111,34 @@ function cachedImage({ specialization, entry }: Wanted, target: Target): Uint8Ar
   );
 }
 
-function cpuKernels(device: Device, options: ResolvedOptions): AttentionKernels {
-  return {
-    classes: cpuClasses,
-    costs: costsFor(dtypeBytes(options.kvDtype)),
-    tiled: cpuNames.map((name) => device.kernel(name)),
-    merge: device.kernel("attention_merge"),
-  };
+function loadAll(device: Device, offer: KernelOffer, images: readonly Image[]): AttentionKernels {
+  const merge = load(device, offer.merge, images[0]);
+  const kernels = offer.classes.map((row, i) => load(device, row, images[i + 1], row));
+  return { offer, kernels, merge };
 }
 
-/** Loads a kernel once a device and checks what its traits promise. Errors: DeviceError. */
-function load(
-  device: Device,
-  { specialization, entry, traits }: Wanted,
-  image: Uint8Array,
-): Kernel {
+/** Loads a kernel once a device and checks what its class promises. Errors: DeviceError. */
+function load(device: Device, source: KernelSource, image?: Image, row?: KernelClass): Kernel {
+  if (image === undefined) return device.kernel(source.entry);
   let kernels = loaded.get(device);
   if (kernels === undefined) loaded.set(device, (kernels = new Map()));
-  const key = JSON.stringify(specialization);
+  const key = JSON.stringify([source.entry, source.image]);
   const known = kernels.get(key);
   if (known !== undefined) return known;
-  const module = new Module(device, image, specialization.source);
-  const kernel = module.kernel(entry, {
-    threads: traits?.threads ?? mergeThreads,
-    sharedBytes: traits?.sharedBytes ?? 0,
-    cluster: traits?.cluster ?? 1,
-    persistent: traits !== undefined,
-    programmatic: true,
-  });
-  const promised = traits?.blocksPerProcessor ?? 1;
+  const module = new Module(device, image.bytes, source.image!.source);
+  const kernel = module.kernel(source.entry, { ...source.launch!, cluster: row?.cluster ?? 1 });
+  requireParams(kernel, row?.bindMaps === undefined ? AttentionParams : AttentionMapParams);
+  const promised = row?.blocksPerProcessor ?? 1;
   if (kernel.blocksPerProcessor < promised) {
-    throw new DeviceError(
-      Status.unsupported,
-      `${entry} fits ${kernel.blocksPerProcessor} blocks on a multiprocessor, its traits say ${promised}`,
-    );
+    const fits = `${source.entry} fits ${kernel.blocksPerProcessor} blocks on a multiprocessor`;
+    throw new DeviceError(Status.unsupported, `${fits}, its class says ${promised}`);
   }
   kernels.set(key, kernel);
   return kernel;
 }
 
-function arranged(
-  options: ResolvedOptions,
-  classes: readonly KernelTraits[],
-  kernels: readonly Kernel[],
-): AttentionKernels {
-  return {
-    classes,
-    costs: cudaCosts(dtypeBytes(options.kvDtype)),
-    tiled: kernels.slice(0, classes.length),
-    merge: kernels.at(-1)!,
-  };
+function requireParams({ name, paramsBytes }: Kernel, passed: { readonly byteLength: number }) {
+  if (paramsBytes === passed.byteLength) return;
+  const takes = `${name} takes ${paramsBytes} bytes of parameters`;
+  throw new DeviceError(Status.unsupported, `${takes}, attention passes ${passed.byteLength}`);
 }

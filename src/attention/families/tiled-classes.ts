@@ -1,13 +1,20 @@
-import type { KernelTraits } from "../../plan/traits.ts";
+import type { ClassTraits } from "../../plan/traits.ts";
+import type { DeviceFacts } from "./family.ts";
 
-/** Bytes of shared memory that a block may have, and that a multiprocessor has. */
-export interface SharedLimits {
-  readonly sharedBytesPerBlock: number;
-  readonly sharedBytesPerProcessor: number;
+type SharedLimits = Pick<DeviceFacts, "sharedBytesPerBlock" | "sharedBytesPerProcessor">;
+
+/** A class of the tiled kernels. */
+export interface TiledClass extends ClassTraits {
+  /** Its file, and the end of its entry's name. */
+  readonly kernel: "decode" | "prefill";
+  readonly threads: number;
+  /** Tiles of keys and values in flight. */
+  readonly stages: number;
+  readonly sharedBytes: number;
 }
 
-/** What decides how the tiled kernels of a GPU are cut. */
-export interface CudaShape extends SharedLimits {
+/** What decides how the tiled kernels are cut. */
+export interface TiledShape extends SharedLimits {
   readonly headDim: number;
   readonly valueDim: number;
   readonly kvElementBytes: number;
@@ -44,16 +51,16 @@ const warpColumnsMost = 256;
  * The classes of the tiled kernels (kernels/attention/tiled), by rising query tile: those whose
  * tiles fit the shared memory, of which there may be none.
  */
-export function cudaClasses(shape: CudaShape): readonly KernelTraits[] {
+export function tiledClasses(shape: TiledShape): readonly TiledClass[] {
   const wide = shape.headDim > warpColumnsMost || shape.valueDim > warpColumnsMost;
   const classes = [wide ? tileClass("cuda.wide16", 16, shape) : decodeClass(shape)];
   classes.push(tileClass("cuda.tile64", 64, shape));
   if (!wide) classes.push(tileClass("cuda.tile128", 128, shape));
-  return classes.filter((traits) => traits !== undefined);
+  return classes.filter((row) => row !== undefined);
 }
 
 /** 16 rows against keys that each warp takes for itself, as many in flight as memory holds. */
-function decodeClass(shape: CudaShape): KernelTraits | undefined {
+function decodeClass(shape: TiledShape): TiledClass | undefined {
   const warps = Math.max(shape.headDim, shape.valueDim) > 128 ? 2 : 4;
   const cuts = [4, 3, 2, 1].map((stages) => {
     const cut = { queryTile: 16, threads: 32 * warps, kvTile: 16 * warps, stages };
@@ -65,11 +72,20 @@ function decodeClass(shape: CudaShape): KernelTraits | undefined {
   const { cut, sharedBytes } = fit;
   const most = Math.floor(processorRegisters / (cut.threads * fewRegisters));
   const blocks = Math.min(resident(sharedBytes, shape), most);
-  return traits("cuda.decode16", cut, sharedBytes, blocks, "walk");
+  return {
+    ...cut,
+    name: "cuda.decode16",
+    kernel: "decode",
+    sharedBytes,
+    cluster: 1,
+    blocksPerProcessor: blocks,
+    schedule: "walk",
+    take: "longest-first",
+  };
 }
 
 /** 64 or 128 rows (or 16 of wide ones) against tiles of keys that the whole block takes. */
-function tileClass(name: string, queryTile: number, shape: CudaShape): KernelTraits | undefined {
+function tileClass(name: string, queryTile: number, shape: TiledShape): TiledClass | undefined {
   const { headDim, valueDim, plain } = shape;
   const threads = tileThreads(queryTile, valueDim);
   // Where a warp has 32 rows, wide keys and options leave registers for half a tile at a time.
@@ -90,11 +106,19 @@ function tileClass(name: string, queryTile: number, shape: CudaShape): KernelTra
     if (best !== undefined && best.blocks >= Math.min(2, most)) break;
   }
   if (best === undefined) return undefined;
-  const schedule = queryTile === 16 ? "walk" : "share";
-  return traits(name, best.cut, best.sharedBytes, best.blocks, schedule);
+  return {
+    ...best.cut,
+    name,
+    kernel: "prefill",
+    sharedBytes: best.sharedBytes,
+    cluster: 1,
+    blocksPerProcessor: best.blocks,
+    schedule: queryTile === 16 ? "walk" : "share",
+    take: "longest-first",
+  };
 }
 
-function changes({ keysChange, valuesChange }: CudaShape): boolean {
+function changes({ keysChange, valuesChange }: TiledShape): boolean {
   return keysChange || valuesChange;
 }
 
@@ -107,32 +131,19 @@ function tileThreads(queryTile: number, valueDim: number): number {
 
 function firstFit<T extends { sharedBytes: number }>(
   cuts: readonly T[],
-  shape: CudaShape,
+  shape: TiledShape,
 ): T | undefined {
   return cuts.find(({ sharedBytes }) => sharedBytes <= shape.sharedBytesPerBlock);
 }
 
 /** Blocks that a multiprocessor's shared memory holds. */
-function resident(sharedBytes: number, shape: CudaShape): number {
+function resident(sharedBytes: number, shape: TiledShape): number {
   if (sharedBytes > shape.sharedBytesPerBlock) return 0;
   return Math.floor(shape.sharedBytesPerProcessor / (sharedBytes + reservedBytes));
 }
 
-function traits(
-  name: string,
-  { queryTile, kvTile, threads, stages }: Cut,
-  sharedBytes: number,
-  blocksPerProcessor: number,
-  schedule: "walk" | "share",
-): KernelTraits {
-  return {
-    ...{ name, queryTile, kvTile, threads, stages, sharedBytes, blocksPerProcessor, schedule },
-    ...{ cluster: 1, registers: 0, packing: "group", transform: "f32", take: "longest-first" },
-  };
-}
-
 /** Shared memory of kernels/attention/tiled/warps.h. */
-function decodeBytes({ queryTile, threads, stages }: Cut, shape: CudaShape): number {
+function decodeBytes({ queryTile, threads, stages }: Cut, shape: TiledShape): number {
   const { headDim, valueDim, keysChange, valuesChange } = shape;
   const warps = threads / 32;
   const keyRow = rowBytes(roundUp(headDim, 16) / 8);
@@ -149,7 +160,7 @@ function decodeBytes({ queryTile, threads, stages }: Cut, shape: CudaShape): num
 }
 
 /** Shared memory of kernels/attention/tiled/block.h. */
-function tileBytes({ queryTile, kvTile, threads, stages }: Cut, shape: CudaShape): number {
+function tileBytes({ queryTile, kvTile, threads, stages }: Cut, shape: TiledShape): number {
   const { headDim, valueDim, keysChange, valuesChange } = shape;
   const warps = threads / 32;
   const rowWarps = queryTile / (queryTile > 16 * warps ? 32 : 16);
@@ -166,7 +177,7 @@ function tileBytes({ queryTile, kvTile, threads, stages }: Cut, shape: CudaShape
 }
 
 /** Bytes of RowFacts in kernels/attention/common/rows.h. */
-function rowFactBytes(queryTile: number, { masked, rowWords }: CudaShape): number {
+function rowFactBytes(queryTile: number, { masked, rowWords }: TiledShape): number {
   return 12 * queryTile + 16 * (masked ? queryTile : 1) + Math.max(8, 4 * rowWords * queryTile);
 }
 
@@ -175,7 +186,7 @@ function rowBytes(chunks: number, slice = chunks): number {
   return (slice % 8 === 0 ? chunks : chunks | 1) * 16;
 }
 
-function rawBytes(dim: number, { kvElementBytes }: CudaShape): number {
+function rawBytes(dim: number, { kvElementBytes }: TiledShape): number {
   return roundUp(dim * kvElementBytes, 16);
 }
 

@@ -1,76 +1,57 @@
 import { OptionError } from "../../errors.ts";
-import type { Specialization } from "../../jit/specialization.ts";
-import { cudaClasses, type SharedLimits } from "./tiled-classes.ts";
-import type { KernelTraits } from "../../plan/traits.ts";
 import { dtypeBytes, dtypeCode } from "../../tensor/dtype.ts";
 import type { CudaVariant } from "../../variant/emit-cuda.ts";
 import type { HookName } from "../../variant/expression.ts";
-import { cudaVariant } from "../variant/cuda.ts";
 import type { ResolvedOptions } from "../options.ts";
+import { cudaVariant } from "../variant/cuda.ts";
+import { cudaCosts, cudaMerge } from "./cuda.ts";
+import type { DeviceFacts, KernelClass, KernelFamily, KernelOffer } from "./family.ts";
+import { type TiledClass, tiledClasses } from "./tiled-classes.ts";
 
-/** File and entry of each class of a GPU, below kernels/attention/tiled. */
-const cudaSources: Readonly<Record<string, readonly [string, string]>> = {
-  "cuda.decode16": ["decode.cu", "attention_decode"],
-  "cuda.wide16": ["prefill.cu", "attention_prefill"],
-  "cuda.tile64": ["prefill.cu", "attention_prefill"],
-  "cuda.tile128": ["prefill.cu", "attention_prefill"],
-};
+/** The kernels of every GPU from 8.0 up, on warp-wide matrix products (kernels/attention/tiled). */
+export const tiled: KernelFamily = { name: "tiled", offer };
 
-/** A kernel to load: what it is made of and how it is launched. */
-export interface Wanted {
-  readonly specialization: Specialization;
-  readonly entry: string;
-  readonly traits: KernelTraits | undefined;
-}
-
-/**
- * The closed set of a GPU's kernels for some options: one a class, then the merge. Errors:
- * OptionError for dtypes that matrix units do not take.
- */
-export function wantedKernels(
-  limits: SharedLimits,
-  options: ResolvedOptions,
-): { classes: readonly KernelTraits[]; wanted: readonly Wanted[] } {
+function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | OptionError {
+  const refused = refusedDtypes(options);
+  if (refused !== undefined) return refused;
   const { headDim, valueDim, dtype, kvDtype, rope } = options;
-  if (dtype === "f32" || kvDtype === "f32") {
-    const option = dtype === "f32" ? "dtype" : "kvDtype";
-    const fix = 'use bf16 or f16, or open the "cpu" device.';
-    throw new OptionError(option, "f32", "f16, bf16 or (keys and values) fp8 on a GPU", fix);
-  }
-  const same = kvDtype === dtype || dtypeBytes(kvDtype) === 1;
-  if (!same) {
-    const fix = "keep the cache in the dtype of queries, or in fp8.";
-    throw new OptionError("kvDtype", kvDtype, `${dtype}, f8e4m3 or f8e5m2 on a GPU`, fix);
-  }
   const variant = cudaVariant(options);
   const keysChange = kvDtype !== dtype || rope !== undefined || hasHook(variant, "key");
   const valuesChange = kvDtype !== dtype || hasHook(variant, "value");
-  const classes = cudaClasses({
-    ...{ headDim, valueDim, keysChange, valuesChange },
+  const rows = tiledClasses({
+    headDim,
+    valueDim,
+    keysChange,
+    valuesChange,
     kvElementBytes: dtypeBytes(kvDtype),
     masked: options.mask !== "none",
     plain: !keysChange && !valuesChange && !changesScores(options, variant),
     rowWords: variant?.rowWords ?? 0,
-    sharedBytesPerBlock: limits.sharedBytesPerBlock,
-    sharedBytesPerProcessor: limits.sharedBytesPerProcessor,
+    sharedBytesPerBlock: facts.sharedBytesPerBlock,
+    sharedBytesPerProcessor: facts.sharedBytesPerProcessor,
   });
-  if (classes.length === 0) {
-    const allowed = `dims whose tiles fit ${limits.sharedBytesPerBlock} bytes of shared memory`;
+  if (rows.length === 0) {
+    const allowed = `dims whose tiles fit ${facts.sharedBytesPerBlock} bytes of shared memory`;
     const fix = "use another GPU, or the CPU.";
-    throw new OptionError("headDim", `${headDim} and valueDim ${valueDim}`, allowed, fix);
+    return new OptionError("headDim", `${headDim} and valueDim ${valueDim}`, allowed, fix);
   }
-  const wanted = classes.map((traits): Wanted => {
-    const constants = constantsOf(options, traits);
-    const [source, entry] = cudaSources[traits.name]!;
-    const specialization = {
-      ...{ source: `attention/tiled/${source}`, constants },
-      variant: variant?.attention,
-    };
-    return { specialization, entry, traits };
-  });
-  const merge = { source: "attention/merge.cu", constants: {}, variant: variant?.merge };
-  wanted.push({ specialization: merge, entry: "attention_merge", traits: undefined });
-  return { classes, wanted };
+  return {
+    classes: rows.map((row) => kernelClass(row, options, variant)),
+    merge: cudaMerge(variant),
+    costs: cudaCosts(dtypeBytes(kvDtype)),
+  };
+}
+
+/** Why matrix units do not take the dtypes, if they do not. */
+function refusedDtypes({ dtype, kvDtype }: ResolvedOptions): OptionError | undefined {
+  if (dtype === "f32" || kvDtype === "f32") {
+    const option = dtype === "f32" ? "dtype" : "kvDtype";
+    const fix = 'use bf16 or f16, or open the "cpu" device.';
+    return new OptionError(option, "f32", "f16, bf16 or (keys and values) fp8 on a GPU", fix);
+  }
+  if (kvDtype === dtype || dtypeBytes(kvDtype) === 1) return undefined;
+  const fix = "keep the cache in the dtype of queries, or in fp8.";
+  return new OptionError("kvDtype", kvDtype, `${dtype}, f8e4m3 or f8e5m2 on a GPU`, fix);
 }
 
 function hasHook(variant: CudaVariant | undefined, hook: HookName): boolean {
@@ -86,16 +67,34 @@ function changesScores(
   return hasHook(variant, "logits") || hasHook(variant, "mask");
 }
 
+function kernelClass(
+  row: TiledClass,
+  options: ResolvedOptions,
+  variant: CudaVariant | undefined,
+): KernelClass {
+  const { threads, sharedBytes, kernel } = row;
+  return {
+    ...row,
+    entry: `attention_${kernel}`,
+    image: {
+      source: `attention/tiled/${kernel}.cu`,
+      constants: constantsOf(options, row),
+      variant: variant?.attention,
+    },
+    launch: { threads, sharedBytes, persistent: true, programmatic: true },
+  };
+}
+
 /** What a specialisation of the attention kernels is compiled for. */
-function constantsOf(options: ResolvedOptions, traits: KernelTraits) {
+function constantsOf(options: ResolvedOptions, row: TiledClass) {
   const { headDim, valueDim, dtype, kvDtype, outDtype, rope } = options;
   return {
-    FB_QUERY_TILE: traits.queryTile,
-    FB_KV_TILE: traits.kvTile,
-    FB_THREADS: traits.threads,
-    FB_MIN_BLOCKS: traits.blocksPerProcessor,
-    FB_STAGES: traits.stages,
-    FB_SHARED_BYTES: traits.sharedBytes,
+    FB_QUERY_TILE: row.queryTile,
+    FB_KV_TILE: row.kvTile,
+    FB_THREADS: row.threads,
+    FB_MIN_BLOCKS: row.blocksPerProcessor,
+    FB_STAGES: row.stages,
+    FB_SHARED_BYTES: row.sharedBytes,
     FB_KEY_DIM: headDim,
     FB_VALUE_DIM: valueDim,
     FB_Q_TYPE: dtypeCode(dtype),

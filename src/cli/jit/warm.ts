@@ -1,21 +1,21 @@
 import { statSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
+import type { DeviceFacts } from "../../attention/families/family.ts";
 import { kernelImages } from "../../attention/families/resolve.ts";
 import { type AttentionOptions, resolveOptions } from "../../attention/options.ts";
 import { Device } from "../../device/device.ts";
 import { openDriver } from "../../device/open.ts";
 import { jitTarget } from "../../device/operators.ts";
 import { DriverError, FlashbunError, InputError, OptionError } from "../../errors.ts";
-import { sharedMemoryOf } from "../../jit/architectures.ts";
+import { architectureFacts } from "../../jit/architectures.ts";
 import type { Image } from "../../jit/image.ts";
 import type { Target } from "../../jit/target.ts";
-import type { SharedLimits } from "../../attention/families/tiled-classes.ts";
 
 /** For what `jit warm` compiles. */
 interface Goal {
   readonly target: Target;
-  readonly limits: SharedLimits;
+  readonly facts: DeviceFacts;
 }
 
 /** One attention of a file. */
@@ -40,8 +40,8 @@ export async function jitWarm(
   const progress = new Progress(wishes.length, goal.target.architectures[0]);
   const done = wishes.map(async ({ name, options: wish }) => {
     const start = performance.now();
-    const { limits, target } = goal;
-    const { images } = await kernelImages(limits, resolveOptions(wish), target);
+    const { facts, target } = goal;
+    const images = await kernelImages(facts, resolveOptions(wish), target);
     progress.step();
     process.stdout.write(`${name}: ${summaryOf(images, performance.now() - start)}\n`);
   });
@@ -92,7 +92,7 @@ async function wishesOf(file: string): Promise<Wish[]> {
 /** The architecture that was named, else that of the first GPU. */
 async function goalOf(arch: string | undefined): Promise<Goal> {
   if (arch !== undefined) {
-    return { limits: sharedMemoryOf(arch), target: { architectures: [arch] } };
+    return { facts: architectureFacts(arch), target: { architectures: [arch] } };
   }
   try {
     openDriver();
@@ -106,7 +106,7 @@ async function goalOf(arch: string | undefined): Promise<Goal> {
     );
   }
   await using device = await Device.open("cuda:0");
-  return { limits: device.properties, target: jitTarget(device) };
+  return { facts: device.properties, target: jitTarget(device) };
 }
 
 function summaryOf(images: readonly Image[], ms: number): string {

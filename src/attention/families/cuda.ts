@@ -1,0 +1,37 @@
+import type { CostModel } from "../../plan/cost.ts";
+import type { CudaVariant } from "../../variant/emit-cuda.ts";
+import type { MergeKernel } from "./family.ts";
+
+const mergeThreads = 128;
+/** Most blocks that share the rows of one merge, and blocks for which a multiprocessor has room. */
+const mergeShareMost = 16;
+const mergeBlocks = 4;
+
+/** The merge of every family of a GPU: what they leave of split rows looks alike. */
+export function cudaMerge(variant: CudaVariant | undefined): MergeKernel {
+  return {
+    entry: "attention_merge",
+    image: {
+      source: "attention/merge.cu",
+      constants: { FB_THREADS: mergeThreads },
+      variant: variant?.merge,
+    },
+    launch: { threads: mergeThreads, programmatic: true },
+    shares: mergeShares,
+  };
+}
+
+/** Blocks for each merge: few merges are shared by more blocks. */
+function mergeShares(merges: number, processors: number): number {
+  const room = Math.floor((mergeBlocks * processors) / merges);
+  return Math.max(1, Math.min(mergeShareMost, room));
+}
+
+/**
+ * Costs on a GPU, whose tensor cores take the rows of a decode tile in the time that the keys take
+ * to arrive. A piece costs what a few tiles do; a merged row is written and read once in f32.
+ */
+export function cudaCosts(kvElementBytes: number): CostModel {
+  const pieceKeys = kvElementBytes === 1 ? 128 : 64;
+  return { pieceKeys, rowKeys: 0.01, mergeKeys: 4, sharedRowKeys: 64, leastKeys: 64 };
+}

@@ -1,0 +1,76 @@
+import type { Device } from "../../device/device.ts";
+import type { LaunchTraits } from "../../device/kernel.ts";
+import type { OptionError } from "../../errors.ts";
+import type { AttentionParams } from "../../ffi/params.gen.ts";
+import type { Specialization } from "../../jit/specialization.ts";
+import type { CostModel } from "../../plan/cost.ts";
+import type { ClassTraits } from "../../plan/traits.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import type { AttentionMaps } from "../params.ts";
+import type { ResolvedOptions } from "../options.ts";
+
+/** What families are chosen by: of a GPU, or of an architecture to compile for; 0 on a CPU. */
+export interface DeviceFacts {
+  readonly computeMajor: number;
+  readonly computeMinor: number;
+  /** Shared memory that a block may have, and that a multiprocessor has. */
+  readonly sharedBytesPerBlock: number;
+  readonly sharedBytesPerProcessor: number;
+}
+
+/** How a kernel is found and launched. */
+export interface KernelSource {
+  /** Its name in the library, or in the image. */
+  readonly entry: string;
+  /** What the image of a GPU is compiled from; a CPU's kernels are in the library. */
+  readonly image?: Specialization;
+  readonly launch?: LaunchTraits;
+}
+
+/** One kernel class: what the planner reads, and the kernel that takes its records. */
+export interface KernelClass extends KernelSource, ClassTraits {
+  /**
+   * Encodes tensor maps of what a run bound. A class that has it takes fb_attention_map_params
+   * (kernels/attention/common/maps.h) in place of fb_attention_params. A layer's maps of keys and
+   * values are kept with the layer: they may depend on nothing but `tensors` and the options.
+   */
+  readonly bindMaps?: (
+    tensors: MappedTensors,
+    options: ResolvedOptions,
+    maps: AttentionMaps,
+  ) => void;
+}
+
+/** What tensor maps are made of: checked, with the innermost stride 1. */
+export interface MappedTensors {
+  /** [tokens, queryHeads, headDim]. */
+  readonly q: Tensor;
+  /** [tokens, kvHeads, dim], or pages [pages, pageSize, kvHeads, dim]. */
+  readonly k: Tensor;
+  readonly v: Tensor;
+  /** [tokens, queryHeads, valueDim]. */
+  readonly out: Tensor;
+}
+
+/** The kernel that merges the partial states of split rows. */
+export interface MergeKernel extends KernelSource {
+  /** Items for each merge of a launch of `merges`: they share out its rows. */
+  readonly shares: (merges: number, processors: number) => number;
+}
+
+/** Kernels for some options on some device: what an attention object is made of. */
+export interface KernelOffer {
+  /** By rising query tile; classes of other families may be among them. */
+  readonly classes: readonly KernelClass[];
+  readonly merge: MergeKernel;
+  readonly costs: CostModel;
+  /** Binds what only this family's kernels read; what is returned is freed with the attention. */
+  readonly bind?: (device: Device, params: AttentionParams) => Disposable | undefined;
+}
+
+/** A family of kernels: the first in the table (table.ts) that makes an offer is taken. */
+export interface KernelFamily {
+  readonly name: string;
+  /** The kernels for these options, or why this family has none for them there. */
+  readonly offer: (facts: DeviceFacts, options: ResolvedOptions) => KernelOffer | OptionError;
+}
