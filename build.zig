@@ -1,4 +1,5 @@
-//! Steps: install (the library), test (Zig unit tests), abi (src/ffi/params.gen.ts to standard output), fmt.
+//! Steps: install (the library), test (Zig unit tests), abi (the generated TypeScript to standard
+//! output, which `bun run abi` writes into src), fmt, emulator, races.
 const std = @import("std");
 const builtin = @import("builtin");
 
@@ -86,13 +87,21 @@ pub fn build(b: *std.Build) void {
             .abi = .gnu,
             .glibc_version = .{ .major = 2, .minor = 28, .patch = 0 },
         } }),
-        .optimize = b.option(std.builtin.OptimizeMode, "optimize", "Build mode (default: fast)") orelse .fast,
+        .optimize = b.option(
+            std.builtin.OptimizeMode,
+            "optimize",
+            "Build mode (default: fast)",
+        ) orelse .fast,
         .cuda = b.option(bool, "cuda", "Embed kernels compiled with the pinned nvcc") orelse false,
-        .bun = b.option([]const u8, "bun", "Bun that runs scripts (default: from the PATH)") orelse "bun",
+        .bun = b.option(
+            []const u8,
+            "bun",
+            "Bun that runs scripts (default: from the PATH)",
+        ) orelse "bun",
     };
     const steps: Steps = .{
         .@"test" = b.step("test", "Run the Zig unit tests"),
-        .abi = b.step("abi", "Print the generated packers"),
+        .abi = b.step("abi", "Print the generated packers and offsets"),
         .fmt = b.step("fmt", "Check the format of Zig sources"),
         .emulator = b.step("emulator", "Build the emulated GPU (libcuda-emulated.so)"),
         .races = b.step("races", "Build the race detector for it (librace-detector.so)"),
@@ -100,10 +109,11 @@ pub fn build(b: *std.Build) void {
     const params = translate(b, options);
 
     const empty = b.addWriteFiles().add("images.bin", "");
+    const images = if (options.cuda) b.path(images_path) else empty;
     const library = b.addLibrary(.{
         .name = "flashbun",
         .linkage = .dynamic,
-        .root_module = root_module(b, options, params, if (options.cuda) b.path(images_path) else empty),
+        .root_module = root_module(b, options, params, images),
     });
     if (options.cuda) library.step.dependOn(compile_images(b, options));
     b.installArtifact(library);
@@ -126,7 +136,8 @@ pub fn build(b: *std.Build) void {
         .imports = &.{.{ .name = "params", .module = plain(b, params) }},
     }) });
     steps.abi.dependOn(&b.addRunArtifact(generator).step);
-    steps.fmt.dependOn(&b.addFmt(.{ .paths = &.{ b.path("zig"), b.path("build.zig") }, .check = true }).step);
+    const formatted = &.{ b.path("zig"), b.path("build.zig") };
+    steps.fmt.dependOn(&b.addFmt(.{ .paths = formatted, .check = true }).step);
     const x86 = options.target.result.cpu.arch == .x86_64;
     steps.emulator.dependOn(if (x86)
         &b.addInstallArtifact(emulator(b, options), .{}).step
@@ -187,7 +198,11 @@ fn emulator(b: *std.Build, options: Options) *std.Build.Step.Compile {
             "-fno-rtti",
         },
     });
-    const library = b.addLibrary(.{ .name = "cuda-emulated", .linkage = .dynamic, .root_module = module });
+    const library = b.addLibrary(.{
+        .name = "cuda-emulated",
+        .linkage = .dynamic,
+        .root_module = module,
+    });
     library.setVersionScript(b.path("zig/emulator/exports.map"));
     return library;
 }
@@ -205,12 +220,41 @@ fn race_detector(b: *std.Build, options: Options) *std.Build.Step.Compile {
     return b.addLibrary(.{ .name = "race-detector", .linkage = .dynamic, .root_module = module });
 }
 
+/// All headers of kernels/params in one translation; one that is added need not be named here.
 fn translate(b: *std.Build, options: Options) *std.Build.Step.TranslateC {
-    return b.addTranslateC(.{
-        .root_source_file = b.path("kernels/params.h"),
+    const folder = "kernels/params";
+    b.dependOnDirectoryContents(b.path(folder));
+    const names = headers_of(b, folder) catch |err| std.process.fatal("{s}: {t}", .{ folder, err });
+    var text: std.ArrayList(u8) = .empty;
+    for (names) |name| {
+        text.print(b.allocator, "#include \"{s}\"\n", .{name}) catch @panic("OOM");
+    }
+    const step = b.addTranslateC(.{
+        .root_source_file = b.addWriteFiles().add("params.h", text.items),
         .target = options.target,
         .optimize = options.optimize,
     });
+    step.addIncludePath(b.path(folder));
+    return step;
+}
+
+/// Sorted, so that the translation does not depend on the file system.
+fn headers_of(b: *std.Build, folder: []const u8) ![]const []const u8 {
+    const io = b.graph.io;
+    var directory = try b.root.openDir(io, folder, .{ .iterate = true });
+    defer directory.close(io);
+    var names: std.ArrayList([]const u8) = .empty;
+    var entries = directory.iterate();
+    while (try entries.next(io)) |entry| {
+        if (!std.mem.endsWith(u8, entry.name, ".h")) continue;
+        try names.append(b.allocator, b.dupe(entry.name));
+    }
+    std.mem.sort([]const u8, names.items, {}, lies_before);
+    return names.items;
+}
+
+fn lies_before(_: void, a: []const u8, b: []const u8) bool {
+    return std.mem.lessThan(u8, a, b);
 }
 
 /// The translated header as a module that takes the target of whoever imports it.

@@ -44,7 +44,7 @@ async function setup(): Promise<boolean> {
       "check that the npm registry can be reached.",
     );
   });
-  const sources = ["zig/*.zig", "zig/{cpu,cuda,trace}/**/*.zig", "kernels/params.h"];
+  const sources = ["zig/*.zig", "zig/{cpu,cuda,trace}/**/*.zig", "kernels/params/*.h"];
   await once("library", stampOf(sources), existsSync(library), async () => {
     const zig = await findZig();
     await must(

@@ -12,10 +12,12 @@ const root = join(import.meta.dir, "..");
 /** The generated file's text for these files below kernels/. */
 export function sourcesModule(paths: readonly string[]): string {
   const sorted = [...paths].sort();
+  // Names by path, so that a file more is two lines more.
+  const nameOf = (path: string) => path.replace(/\W/g, "_");
   const imports = sorted.map(
-    (path, i) => `import source${i} from "../../kernels/${path}" with { type: "text" };\n`,
+    (path) => `import ${nameOf(path)} from "../../kernels/${path}" with { type: "text" };\n`,
   );
-  const entries = sorted.map((path, i) => `  "${path}": source${i},\n`);
+  const entries = sorted.map((path) => `  "${path}": ${nameOf(path)},\n`);
   return [
     "// Written by `bun run sources`: do not edit.\n",
     '/// <reference path="./text.d.ts" />\n',

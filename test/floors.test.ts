@@ -120,7 +120,7 @@ describe("floors", () => {
     ["src/tensor/tensor.ts", `import { x } from "../index.ts";`, "it climbs to the roof"],
     ["src/tensor/tensor.ts", `import { x } from "../../test/support/oracle.ts";`, "it leaves src"],
     ["src/jit/image.ts", `import { x } from "../device/device.ts";`, "it climbs"],
-    ["src/device/kernel.ts", `import x from "../../kernels/params.h";`, "only src/jit reads"],
+    ["src/device/kernel.ts", `import x from "../../kernels/params/types.h";`, "only src/jit reads"],
     ["src/errors.ts", `import { x } from "./kv/batch.ts";`, "the files that all share"],
     ["src/wild/thing.ts", `import { x } from "../kv/batch.ts";`, "folder wild has no floor"],
   ];

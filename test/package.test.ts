@@ -51,7 +51,7 @@ describe("the package", () => {
     const paths = [...(await archive.files()).keys()].map((path) => path.replace("package/", ""));
     const wanted = ["package.json", "README.md", "LICENSE", "src/index.ts", "src/cli/main.ts"];
     wanted.push(
-      "kernels/params.h",
+      "kernels/params/types.h",
       "src/replay/report.html",
       "src/replay/report-page.js",
       "types/index.d.ts",

@@ -5,7 +5,7 @@
 #include "../ptx/math.h"
 #include "../ptx/memory.h"
 
-#include "../params.h"
+#include "../params/attention.h"
 
 constexpr float log2_e = 1.44269504f;
 constexpr float ln_2 = 0.69314718f;

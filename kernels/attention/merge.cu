@@ -12,7 +12,7 @@
 #include "row.h"
 #include "variant.h"
 
-#include "../params.h"
+#include "../params/attention.h"
 
 // ---- facts
 

@@ -2,7 +2,7 @@
 // the CPU device does (to nearest even; fp8 saturates, f16 overflows to infinity).
 #pragma once
 #include "../ptx/base.h"
-#include "../params.h"
+#include "../params/types.h"
 #include "../ptx/convert.h"
 
 // Elements of a chunk: 16 bytes of f16 or bf16.

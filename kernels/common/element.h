@@ -3,7 +3,7 @@
 #include "../ptx/base.h"
 #include "../ptx/convert.h"
 
-#include "../params.h"
+#include "../params/types.h"
 
 // Two f32 rounded to a pair of f16 or bf16.
 template <int type> FB_DEVICE uint32_t pack_pair(float low, float high) {

@@ -1,6 +1,6 @@
 // Pages: new tokens in, moves within, updates of the page table.
 #include "../ptx/base.h"
-#include "../params.h"
+#include "../params/page.h"
 #include "../ptx/pdl.h"
 #include "../common/chunk.h"
 

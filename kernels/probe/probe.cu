@@ -1,6 +1,6 @@
 // Probes: ceilings of this device for benchmarks, and time and failures to order for tests.
 #include "../ptx/base.h"
-#include "../params.h"
+#include "../params/probe.h"
 #include "../ptx/memory.h"
 #include "../ptx/special.h"
 

@@ -12,7 +12,7 @@
 #pragma once
 #include "base.h"
 
-#include "../params.h"
+#include "../params/tensor_map.h"
 
 // --- plain copies
 

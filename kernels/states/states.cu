@@ -1,6 +1,6 @@
 // Merge of attention states that the user holds, by log-sum-exp in a fixed order.
 #include "../ptx/base.h"
-#include "../params.h"
+#include "../params/states.h"
 #include "../ptx/math.h"
 #include "../ptx/pdl.h"
 #include "../common/chunk.h"

@@ -1,7 +1,8 @@
 // Tensors: seeded normal numbers, fills, conversion between any two types and strides, rows by
 // index.
 #include "../ptx/base.h"
-#include "../params.h"
+#include "../params/gather.h"
+#include "../params/tensor.h"
 #include "../ptx/pdl.h"
 #include "../common/chunk.h"
 

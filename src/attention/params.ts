@@ -5,7 +5,7 @@ const mapsBytes = 4 * TensorMap.byteLength;
 /** Structs that hold tensor maps are padded to their alignment. */
 const mapAlignment = 64;
 
-/** The tensor maps of a kernel class, in the order of kernels/attention/common/maps.h. */
+/** The tensor maps of a kernel class, in the order of kernels/params/attention.h. */
 export class AttentionMaps extends Params {
   readonly q: TensorMap;
   readonly k: TensorMap;

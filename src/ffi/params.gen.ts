@@ -1,7 +1,6 @@
-// Generated from kernels/params.h by `zig build abi`. Do not edit: change the header and build again.
+// Generated from kernels/params by `bun run abi`. Do not edit: change the header.
 import { Params } from "./params.ts";
 
-export const FB_ABI_VERSION = 4;
 export const FB_F32 = 0;
 export const FB_F16 = 1;
 export const FB_BF16 = 2;
@@ -12,279 +11,13 @@ export const FB_I32 = 6;
 export const FB_I64 = 7;
 export const FB_U8 = 8;
 export const FB_BOOL = 9;
-export const FB_MASK_NONE = 0;
-export const FB_MASK_ALL = 1;
-export const FB_MASK_TAIL = 2;
 export const FB_VARIANT_TENSORS = 8;
 export const FB_VARIANT_AXES = 4;
 export const FB_VARIANT_SCALARS = 16;
-
-/** Packs `struct fb_device_properties` (144 bytes). */
-export class DeviceProperties extends Params {
-  static readonly byteLength = 144;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(144), offset = 0) {
-    super(memory, offset, 144);
-  }
-  set totalBytes(value: number) {
-    this.write64(0, value);
-  }
-  get totalBytes(): number {
-    return this.read64(0);
-  }
-  set poolBytes(value: number) {
-    this.write64(2, value);
-  }
-  get poolBytes(): number {
-    return this.read64(2);
-  }
-  set physicalBytes(value: number) {
-    this.write64(4, value);
-  }
-  get physicalBytes(): number {
-    return this.read64(4);
-  }
-  set lastLevelCacheBytes(value: number) {
-    this.write64(6, value);
-  }
-  get lastLevelCacheBytes(): number {
-    return this.read64(6);
-  }
-  set processors(value: number) {
-    this.i32[8] = value;
-  }
-  get processors(): number {
-    return this.i32[8]!;
-  }
-  set level(value: number) {
-    this.i32[9] = value;
-  }
-  get level(): number {
-    return this.i32[9]!;
-  }
-  set frozen(value: number) {
-    this.i32[10] = value;
-  }
-  get frozen(): number {
-    return this.i32[10]!;
-  }
-  set notifyFd(value: number) {
-    this.i32[11] = value;
-  }
-  get notifyFd(): number {
-    return this.i32[11]!;
-  }
-  set computeMajor(value: number) {
-    this.i32[12] = value;
-  }
-  get computeMajor(): number {
-    return this.i32[12]!;
-  }
-  set computeMinor(value: number) {
-    this.i32[13] = value;
-  }
-  get computeMinor(): number {
-    return this.i32[13]!;
-  }
-  set sharedBytesPerBlock(value: number) {
-    this.i32[14] = value;
-  }
-  get sharedBytesPerBlock(): number {
-    return this.i32[14]!;
-  }
-  set sharedBytesPerProcessor(value: number) {
-    this.i32[15] = value;
-  }
-  get sharedBytesPerProcessor(): number {
-    return this.i32[15]!;
-  }
-  set registersPerProcessor(value: number) {
-    this.i32[16] = value;
-  }
-  get registersPerProcessor(): number {
-    return this.i32[16]!;
-  }
-  set threadsPerProcessor(value: number) {
-    this.i32[17] = value;
-  }
-  get threadsPerProcessor(): number {
-    return this.i32[17]!;
-  }
-  set emulated(value: number) {
-    this.i32[18] = value;
-  }
-  get emulated(): number {
-    return this.i32[18]!;
-  }
-  set driverVersion(value: number) {
-    this.i32[19] = value;
-  }
-  get driverVersion(): number {
-    return this.i32[19]!;
-  }
-}
-
-/** Packs `struct fb_driver_properties` (16 bytes). */
-export class DriverProperties extends Params {
-  static readonly byteLength = 16;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(16), offset = 0) {
-    super(memory, offset, 16);
-  }
-  set version(value: number) {
-    this.i32[0] = value;
-  }
-  get version(): number {
-    return this.i32[0]!;
-  }
-  set deviceCount(value: number) {
-    this.i32[1] = value;
-  }
-  get deviceCount(): number {
-    return this.i32[1]!;
-  }
-  set emulated(value: number) {
-    this.i32[2] = value;
-  }
-  get emulated(): number {
-    return this.i32[2]!;
-  }
-}
-
-/** Packs `struct fb_kernel_traits` (24 bytes). */
-export class KernelTraits extends Params {
-  static readonly byteLength = 24;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(24), offset = 0) {
-    super(memory, offset, 24);
-  }
-  set threads(value: number) {
-    this.i32[0] = value;
-  }
-  get threads(): number {
-    return this.i32[0]!;
-  }
-  set sharedBytes(value: number) {
-    this.i32[1] = value;
-  }
-  get sharedBytes(): number {
-    return this.i32[1]!;
-  }
-  set cluster(value: number) {
-    this.i32[2] = value;
-  }
-  get cluster(): number {
-    return this.i32[2]!;
-  }
-  set persistent(value: number) {
-    this.i32[3] = value;
-  }
-  get persistent(): number {
-    return this.i32[3]!;
-  }
-  set programmatic(value: number) {
-    this.i32[4] = value;
-  }
-  get programmatic(): number {
-    return this.i32[4]!;
-  }
-  set itemRows(value: number) {
-    this.i32[5] = value;
-  }
-  get itemRows(): number {
-    return this.i32[5]!;
-  }
-}
-
-/** Packs `struct fb_kernel_facts` (24 bytes). */
-export class KernelFacts extends Params {
-  static readonly byteLength = 24;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(24), offset = 0) {
-    super(memory, offset, 24);
-  }
-  set paramsBytes(value: number) {
-    this.i32[0] = value;
-  }
-  get paramsBytes(): number {
-    return this.i32[0]!;
-  }
-  set itemRows(value: number) {
-    this.i32[1] = value;
-  }
-  get itemRows(): number {
-    return this.i32[1]!;
-  }
-  set blocksPerProcessor(value: number) {
-    this.i32[2] = value;
-  }
-  get blocksPerProcessor(): number {
-    return this.i32[2]!;
-  }
-  set registers(value: number) {
-    this.i32[3] = value;
-  }
-  get registers(): number {
-    return this.i32[3]!;
-  }
-  set localBytes(value: number) {
-    this.i32[4] = value;
-  }
-  get localBytes(): number {
-    return this.i32[4]!;
-  }
-  set staticSharedBytes(value: number) {
-    this.i32[5] = value;
-  }
-  get staticSharedBytes(): number {
-    return this.i32[5]!;
-  }
-}
-
-/** Packs `struct fb_tensor_map_spec` (120 bytes). */
-export class TensorMapSpec extends Params {
-  static readonly byteLength = 120;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(120), offset = 0) {
-    super(memory, offset, 120);
-  }
-  set address(value: number) {
-    this.write64(0, value);
-  }
-  get address(): number {
-    return this.read64(0);
-  }
-  setExtents(index: number, value: number): void {
-    this.write64(2 + index * 2, value);
-  }
-  setStrides(index: number, value: number): void {
-    this.write64(12 + index * 2, value);
-  }
-  setBox(index: number, value: number): void {
-    this.i32[20 + index * 1] = value;
-  }
-  set rank(value: number) {
-    this.i32[25] = value;
-  }
-  get rank(): number {
-    return this.i32[25]!;
-  }
-  set dtype(value: number) {
-    this.i32[26] = value;
-  }
-  get dtype(): number {
-    return this.i32[26]!;
-  }
-  set swizzleBytes(value: number) {
-    this.i32[27] = value;
-  }
-  get swizzleBytes(): number {
-    return this.i32[27]!;
-  }
-}
-
-/** Packs `struct fb_tensor_map` (128 bytes). */
-export class TensorMap extends Params {
-  static readonly byteLength = 128;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(128), offset = 0) {
-    super(memory, offset, 128);
-  }
-}
+export const FB_MASK_NONE = 0;
+export const FB_MASK_ALL = 1;
+export const FB_MASK_TAIL = 2;
+export const FB_ABI_VERSION = 4;
 
 /** Packs `struct fb_plane` (32 bytes). */
 export class Plane extends Params {
@@ -353,6 +86,14 @@ export class Scale extends Params {
   }
   get strideToken(): number {
     return this.read64(8);
+  }
+}
+
+/** Packs `struct fb_tensor_map` (128 bytes). */
+export class TensorMap extends Params {
+  static readonly byteLength = 128;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(128), offset = 0) {
+    super(memory, offset, 128);
   }
 }
 
@@ -958,6 +699,321 @@ export class AttentionParams extends Params {
   }
 }
 
+/** Packs `struct fb_attention_map_params` (1408 bytes). */
+export class AttentionMapParams extends Params {
+  static readonly byteLength = 1408;
+  readonly q: TensorMap;
+  readonly k: TensorMap;
+  readonly v: TensorMap;
+  readonly out: TensorMap;
+  readonly attention: AttentionParams;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(1408), offset = 0) {
+    super(memory, offset, 1408);
+    this.q = new TensorMap(memory, offset + 0);
+    this.k = new TensorMap(memory, offset + 128);
+    this.v = new TensorMap(memory, offset + 256);
+    this.out = new TensorMap(memory, offset + 384);
+    this.attention = new AttentionParams(memory, offset + 512);
+  }
+}
+
+/** Packs `struct fb_device_properties` (144 bytes). */
+export class DeviceProperties extends Params {
+  static readonly byteLength = 144;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(144), offset = 0) {
+    super(memory, offset, 144);
+  }
+  set totalBytes(value: number) {
+    this.write64(0, value);
+  }
+  get totalBytes(): number {
+    return this.read64(0);
+  }
+  set poolBytes(value: number) {
+    this.write64(2, value);
+  }
+  get poolBytes(): number {
+    return this.read64(2);
+  }
+  set physicalBytes(value: number) {
+    this.write64(4, value);
+  }
+  get physicalBytes(): number {
+    return this.read64(4);
+  }
+  set lastLevelCacheBytes(value: number) {
+    this.write64(6, value);
+  }
+  get lastLevelCacheBytes(): number {
+    return this.read64(6);
+  }
+  set processors(value: number) {
+    this.i32[8] = value;
+  }
+  get processors(): number {
+    return this.i32[8]!;
+  }
+  set level(value: number) {
+    this.i32[9] = value;
+  }
+  get level(): number {
+    return this.i32[9]!;
+  }
+  set frozen(value: number) {
+    this.i32[10] = value;
+  }
+  get frozen(): number {
+    return this.i32[10]!;
+  }
+  set notifyFd(value: number) {
+    this.i32[11] = value;
+  }
+  get notifyFd(): number {
+    return this.i32[11]!;
+  }
+  set computeMajor(value: number) {
+    this.i32[12] = value;
+  }
+  get computeMajor(): number {
+    return this.i32[12]!;
+  }
+  set computeMinor(value: number) {
+    this.i32[13] = value;
+  }
+  get computeMinor(): number {
+    return this.i32[13]!;
+  }
+  set sharedBytesPerBlock(value: number) {
+    this.i32[14] = value;
+  }
+  get sharedBytesPerBlock(): number {
+    return this.i32[14]!;
+  }
+  set sharedBytesPerProcessor(value: number) {
+    this.i32[15] = value;
+  }
+  get sharedBytesPerProcessor(): number {
+    return this.i32[15]!;
+  }
+  set registersPerProcessor(value: number) {
+    this.i32[16] = value;
+  }
+  get registersPerProcessor(): number {
+    return this.i32[16]!;
+  }
+  set threadsPerProcessor(value: number) {
+    this.i32[17] = value;
+  }
+  get threadsPerProcessor(): number {
+    return this.i32[17]!;
+  }
+  set emulated(value: number) {
+    this.i32[18] = value;
+  }
+  get emulated(): number {
+    return this.i32[18]!;
+  }
+  set driverVersion(value: number) {
+    this.i32[19] = value;
+  }
+  get driverVersion(): number {
+    return this.i32[19]!;
+  }
+}
+
+/** Packs `struct fb_driver_properties` (16 bytes). */
+export class DriverProperties extends Params {
+  static readonly byteLength = 16;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(16), offset = 0) {
+    super(memory, offset, 16);
+  }
+  set version(value: number) {
+    this.i32[0] = value;
+  }
+  get version(): number {
+    return this.i32[0]!;
+  }
+  set deviceCount(value: number) {
+    this.i32[1] = value;
+  }
+  get deviceCount(): number {
+    return this.i32[1]!;
+  }
+  set emulated(value: number) {
+    this.i32[2] = value;
+  }
+  get emulated(): number {
+    return this.i32[2]!;
+  }
+}
+
+/** Packs `struct fb_kernel_traits` (24 bytes). */
+export class KernelTraits extends Params {
+  static readonly byteLength = 24;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(24), offset = 0) {
+    super(memory, offset, 24);
+  }
+  set threads(value: number) {
+    this.i32[0] = value;
+  }
+  get threads(): number {
+    return this.i32[0]!;
+  }
+  set sharedBytes(value: number) {
+    this.i32[1] = value;
+  }
+  get sharedBytes(): number {
+    return this.i32[1]!;
+  }
+  set cluster(value: number) {
+    this.i32[2] = value;
+  }
+  get cluster(): number {
+    return this.i32[2]!;
+  }
+  set persistent(value: number) {
+    this.i32[3] = value;
+  }
+  get persistent(): number {
+    return this.i32[3]!;
+  }
+  set programmatic(value: number) {
+    this.i32[4] = value;
+  }
+  get programmatic(): number {
+    return this.i32[4]!;
+  }
+  set itemRows(value: number) {
+    this.i32[5] = value;
+  }
+  get itemRows(): number {
+    return this.i32[5]!;
+  }
+}
+
+/** Packs `struct fb_kernel_facts` (24 bytes). */
+export class KernelFacts extends Params {
+  static readonly byteLength = 24;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(24), offset = 0) {
+    super(memory, offset, 24);
+  }
+  set paramsBytes(value: number) {
+    this.i32[0] = value;
+  }
+  get paramsBytes(): number {
+    return this.i32[0]!;
+  }
+  set itemRows(value: number) {
+    this.i32[1] = value;
+  }
+  get itemRows(): number {
+    return this.i32[1]!;
+  }
+  set blocksPerProcessor(value: number) {
+    this.i32[2] = value;
+  }
+  get blocksPerProcessor(): number {
+    return this.i32[2]!;
+  }
+  set registers(value: number) {
+    this.i32[3] = value;
+  }
+  get registers(): number {
+    return this.i32[3]!;
+  }
+  set localBytes(value: number) {
+    this.i32[4] = value;
+  }
+  get localBytes(): number {
+    return this.i32[4]!;
+  }
+  set staticSharedBytes(value: number) {
+    this.i32[5] = value;
+  }
+  get staticSharedBytes(): number {
+    return this.i32[5]!;
+  }
+}
+
+/** Packs `struct fb_tensor_map_spec` (120 bytes). */
+export class TensorMapSpec extends Params {
+  static readonly byteLength = 120;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(120), offset = 0) {
+    super(memory, offset, 120);
+  }
+  set address(value: number) {
+    this.write64(0, value);
+  }
+  get address(): number {
+    return this.read64(0);
+  }
+  setExtents(index: number, value: number): void {
+    this.write64(2 + index * 2, value);
+  }
+  setStrides(index: number, value: number): void {
+    this.write64(12 + index * 2, value);
+  }
+  setBox(index: number, value: number): void {
+    this.i32[20 + index * 1] = value;
+  }
+  set rank(value: number) {
+    this.i32[25] = value;
+  }
+  get rank(): number {
+    return this.i32[25]!;
+  }
+  set dtype(value: number) {
+    this.i32[26] = value;
+  }
+  get dtype(): number {
+    return this.i32[26]!;
+  }
+  set swizzleBytes(value: number) {
+    this.i32[27] = value;
+  }
+  get swizzleBytes(): number {
+    return this.i32[27]!;
+  }
+}
+
+/** Packs `struct fb_gather_params` (40 bytes). */
+export class GatherParams extends Params {
+  static readonly byteLength = 40;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(40), offset = 0) {
+    super(memory, offset, 40);
+  }
+  set source(value: number) {
+    this.write64(0, value);
+  }
+  get source(): number {
+    return this.read64(0);
+  }
+  set indices(value: number) {
+    this.write64(2, value);
+  }
+  get indices(): number {
+    return this.read64(2);
+  }
+  set out(value: number) {
+    this.write64(4, value);
+  }
+  get out(): number {
+    return this.read64(4);
+  }
+  set rowBytes(value: number) {
+    this.write64(6, value);
+  }
+  get rowBytes(): number {
+    return this.read64(6);
+  }
+  set rowCount(value: number) {
+    this.i32[8] = value;
+  }
+  get rowCount(): number {
+    return this.i32[8]!;
+  }
+}
+
 /** Packs `struct fb_append_params` (480 bytes). */
 export class AppendParams extends Params {
   static readonly byteLength = 480;
@@ -1158,6 +1214,50 @@ export class TableParams extends Params {
   }
 }
 
+/** Packs `struct fb_probe_params` (40 bytes). */
+export class ProbeParams extends Params {
+  static readonly byteLength = 40;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(40), offset = 0) {
+    super(memory, offset, 40);
+  }
+  set data(value: number) {
+    this.write64(0, value);
+  }
+  get data(): number {
+    return this.read64(0);
+  }
+  set bytes(value: number) {
+    this.write64(2, value);
+  }
+  get bytes(): number {
+    return this.read64(2);
+  }
+  set out(value: number) {
+    this.write64(4, value);
+  }
+  get out(): number {
+    return this.read64(4);
+  }
+  set microseconds(value: number) {
+    this.i32[6] = value;
+  }
+  get microseconds(): number {
+    return this.i32[6]!;
+  }
+  set iterations(value: number) {
+    this.i32[7] = value;
+  }
+  get iterations(): number {
+    return this.i32[7]!;
+  }
+  set fail(value: number) {
+    this.i32[8] = value;
+  }
+  get fail(): number {
+    return this.i32[8]!;
+  }
+}
+
 /** Packs `struct fb_merge_params` (72 bytes). */
 export class MergeParams extends Params {
   static readonly byteLength = 72;
@@ -1323,44 +1423,6 @@ export class ConvertParams extends Params {
   }
 }
 
-/** Packs `struct fb_gather_params` (40 bytes). */
-export class GatherParams extends Params {
-  static readonly byteLength = 40;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(40), offset = 0) {
-    super(memory, offset, 40);
-  }
-  set source(value: number) {
-    this.write64(0, value);
-  }
-  get source(): number {
-    return this.read64(0);
-  }
-  set indices(value: number) {
-    this.write64(2, value);
-  }
-  get indices(): number {
-    return this.read64(2);
-  }
-  set out(value: number) {
-    this.write64(4, value);
-  }
-  get out(): number {
-    return this.read64(4);
-  }
-  set rowBytes(value: number) {
-    this.write64(6, value);
-  }
-  get rowBytes(): number {
-    return this.read64(6);
-  }
-  set rowCount(value: number) {
-    this.i32[8] = value;
-  }
-  get rowCount(): number {
-    return this.i32[8]!;
-  }
-}
-
 /** Packs `struct fb_variant_probe_params` (448 bytes). */
 export class VariantProbeParams extends Params {
   static readonly byteLength = 448;
@@ -1444,49 +1506,5 @@ export class VariantProbeParams extends Params {
   }
   get masked(): number {
     return this.i32[111]!;
-  }
-}
-
-/** Packs `struct fb_probe_params` (40 bytes). */
-export class ProbeParams extends Params {
-  static readonly byteLength = 40;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(40), offset = 0) {
-    super(memory, offset, 40);
-  }
-  set data(value: number) {
-    this.write64(0, value);
-  }
-  get data(): number {
-    return this.read64(0);
-  }
-  set bytes(value: number) {
-    this.write64(2, value);
-  }
-  get bytes(): number {
-    return this.read64(2);
-  }
-  set out(value: number) {
-    this.write64(4, value);
-  }
-  get out(): number {
-    return this.read64(4);
-  }
-  set microseconds(value: number) {
-    this.i32[6] = value;
-  }
-  get microseconds(): number {
-    return this.i32[6]!;
-  }
-  set iterations(value: number) {
-    this.i32[7] = value;
-  }
-  get iterations(): number {
-    return this.i32[7]!;
-  }
-  set fail(value: number) {
-    this.i32[8] = value;
-  }
-  get fail(): number {
-    return this.i32[8]!;
   }
 }

@@ -1,86 +1,106 @@
 // Written by `bun run sources`: do not edit.
 /// <reference path="./text.d.ts" />
-import source0 from "../../kernels/attention/common/finish.h" with { type: "text" };
-import source1 from "../../kernels/attention/common/locate.h" with { type: "text" };
-import source2 from "../../kernels/attention/common/maps.h" with { type: "text" };
-import source3 from "../../kernels/attention/common/records.h" with { type: "text" };
-import source4 from "../../kernels/attention/common/rows.h" with { type: "text" };
-import source5 from "../../kernels/attention/common/scores.h" with { type: "text" };
-import source6 from "../../kernels/attention/hooks.h" with { type: "text" };
-import source7 from "../../kernels/attention/merge.cu" with { type: "text" };
-import source8 from "../../kernels/attention/row.h" with { type: "text" };
-import source9 from "../../kernels/attention/tiled/block.h" with { type: "text" };
-import source10 from "../../kernels/attention/tiled/copy.h" with { type: "text" };
-import source11 from "../../kernels/attention/tiled/decode.cu" with { type: "text" };
-import source12 from "../../kernels/attention/tiled/facts.h" with { type: "text" };
-import source13 from "../../kernels/attention/tiled/prefill.cu" with { type: "text" };
-import source14 from "../../kernels/attention/tiled/products.h" with { type: "text" };
-import source15 from "../../kernels/attention/tiled/warps.h" with { type: "text" };
-import source16 from "../../kernels/attention/variant.h" with { type: "text" };
-import source17 from "../../kernels/common/chunk.h" with { type: "text" };
-import source18 from "../../kernels/common/element.h" with { type: "text" };
-import source19 from "../../kernels/page/page.cu" with { type: "text" };
-import source20 from "../../kernels/params.h" with { type: "text" };
-import source21 from "../../kernels/probe/probe.cu" with { type: "text" };
-import source22 from "../../kernels/ptx/barrier.h" with { type: "text" };
-import source23 from "../../kernels/ptx/base.h" with { type: "text" };
-import source24 from "../../kernels/ptx/cluster.h" with { type: "text" };
-import source25 from "../../kernels/ptx/convert.h" with { type: "text" };
-import source26 from "../../kernels/ptx/cp_async.h" with { type: "text" };
-import source27 from "../../kernels/ptx/fence.h" with { type: "text" };
-import source28 from "../../kernels/ptx/ldmatrix.h" with { type: "text" };
-import source29 from "../../kernels/ptx/math.h" with { type: "text" };
-import source30 from "../../kernels/ptx/mbarrier.h" with { type: "text" };
-import source31 from "../../kernels/ptx/memory.h" with { type: "text" };
-import source32 from "../../kernels/ptx/mma.h" with { type: "text" };
-import source33 from "../../kernels/ptx/pdl.h" with { type: "text" };
-import source34 from "../../kernels/ptx/special.h" with { type: "text" };
-import source35 from "../../kernels/ptx/stmatrix.h" with { type: "text" };
-import source36 from "../../kernels/ptx/tma.h" with { type: "text" };
-import source37 from "../../kernels/ptx/wgmma.h" with { type: "text" };
-import source38 from "../../kernels/states/states.cu" with { type: "text" };
-import source39 from "../../kernels/tensor/tensor.cu" with { type: "text" };
+import attention_common_finish_h from "../../kernels/attention/common/finish.h" with { type: "text" };
+import attention_common_locate_h from "../../kernels/attention/common/locate.h" with { type: "text" };
+import attention_common_records_h from "../../kernels/attention/common/records.h" with { type: "text" };
+import attention_common_rows_h from "../../kernels/attention/common/rows.h" with { type: "text" };
+import attention_common_scores_h from "../../kernels/attention/common/scores.h" with { type: "text" };
+import attention_hooks_h from "../../kernels/attention/hooks.h" with { type: "text" };
+import attention_merge_cu from "../../kernels/attention/merge.cu" with { type: "text" };
+import attention_row_h from "../../kernels/attention/row.h" with { type: "text" };
+import attention_tiled_block_h from "../../kernels/attention/tiled/block.h" with { type: "text" };
+import attention_tiled_copy_h from "../../kernels/attention/tiled/copy.h" with { type: "text" };
+import attention_tiled_decode_cu from "../../kernels/attention/tiled/decode.cu" with { type: "text" };
+import attention_tiled_facts_h from "../../kernels/attention/tiled/facts.h" with { type: "text" };
+import attention_tiled_prefill_cu from "../../kernels/attention/tiled/prefill.cu" with { type: "text" };
+import attention_tiled_products_h from "../../kernels/attention/tiled/products.h" with { type: "text" };
+import attention_tiled_warps_h from "../../kernels/attention/tiled/warps.h" with { type: "text" };
+import attention_variant_h from "../../kernels/attention/variant.h" with { type: "text" };
+import common_chunk_h from "../../kernels/common/chunk.h" with { type: "text" };
+import common_element_h from "../../kernels/common/element.h" with { type: "text" };
+import page_page_cu from "../../kernels/page/page.cu" with { type: "text" };
+import params_attention_h from "../../kernels/params/attention.h" with { type: "text" };
+import params_device_h from "../../kernels/params/device.h" with { type: "text" };
+import params_gather_h from "../../kernels/params/gather.h" with { type: "text" };
+import params_page_h from "../../kernels/params/page.h" with { type: "text" };
+import params_plane_h from "../../kernels/params/plane.h" with { type: "text" };
+import params_probe_h from "../../kernels/params/probe.h" with { type: "text" };
+import params_states_h from "../../kernels/params/states.h" with { type: "text" };
+import params_tensor_h from "../../kernels/params/tensor.h" with { type: "text" };
+import params_tensor_map_h from "../../kernels/params/tensor_map.h" with { type: "text" };
+import params_types_h from "../../kernels/params/types.h" with { type: "text" };
+import params_variant_h from "../../kernels/params/variant.h" with { type: "text" };
+import params_variant_probe_h from "../../kernels/params/variant_probe.h" with { type: "text" };
+import probe_probe_cu from "../../kernels/probe/probe.cu" with { type: "text" };
+import ptx_barrier_h from "../../kernels/ptx/barrier.h" with { type: "text" };
+import ptx_base_h from "../../kernels/ptx/base.h" with { type: "text" };
+import ptx_cluster_h from "../../kernels/ptx/cluster.h" with { type: "text" };
+import ptx_convert_h from "../../kernels/ptx/convert.h" with { type: "text" };
+import ptx_cp_async_h from "../../kernels/ptx/cp_async.h" with { type: "text" };
+import ptx_fence_h from "../../kernels/ptx/fence.h" with { type: "text" };
+import ptx_ldmatrix_h from "../../kernels/ptx/ldmatrix.h" with { type: "text" };
+import ptx_math_h from "../../kernels/ptx/math.h" with { type: "text" };
+import ptx_mbarrier_h from "../../kernels/ptx/mbarrier.h" with { type: "text" };
+import ptx_memory_h from "../../kernels/ptx/memory.h" with { type: "text" };
+import ptx_mma_h from "../../kernels/ptx/mma.h" with { type: "text" };
+import ptx_pdl_h from "../../kernels/ptx/pdl.h" with { type: "text" };
+import ptx_special_h from "../../kernels/ptx/special.h" with { type: "text" };
+import ptx_stmatrix_h from "../../kernels/ptx/stmatrix.h" with { type: "text" };
+import ptx_tma_h from "../../kernels/ptx/tma.h" with { type: "text" };
+import ptx_wgmma_h from "../../kernels/ptx/wgmma.h" with { type: "text" };
+import states_states_cu from "../../kernels/states/states.cu" with { type: "text" };
+import tensor_tensor_cu from "../../kernels/tensor/tensor.cu" with { type: "text" };
 
 /** Text of every kernel source and header, by its path below kernels/. */
 export const sources: Readonly<Record<string, string>> = {
-  "attention/common/finish.h": source0,
-  "attention/common/locate.h": source1,
-  "attention/common/maps.h": source2,
-  "attention/common/records.h": source3,
-  "attention/common/rows.h": source4,
-  "attention/common/scores.h": source5,
-  "attention/hooks.h": source6,
-  "attention/merge.cu": source7,
-  "attention/row.h": source8,
-  "attention/tiled/block.h": source9,
-  "attention/tiled/copy.h": source10,
-  "attention/tiled/decode.cu": source11,
-  "attention/tiled/facts.h": source12,
-  "attention/tiled/prefill.cu": source13,
-  "attention/tiled/products.h": source14,
-  "attention/tiled/warps.h": source15,
-  "attention/variant.h": source16,
-  "common/chunk.h": source17,
-  "common/element.h": source18,
-  "page/page.cu": source19,
-  "params.h": source20,
-  "probe/probe.cu": source21,
-  "ptx/barrier.h": source22,
-  "ptx/base.h": source23,
-  "ptx/cluster.h": source24,
-  "ptx/convert.h": source25,
-  "ptx/cp_async.h": source26,
-  "ptx/fence.h": source27,
-  "ptx/ldmatrix.h": source28,
-  "ptx/math.h": source29,
-  "ptx/mbarrier.h": source30,
-  "ptx/memory.h": source31,
-  "ptx/mma.h": source32,
-  "ptx/pdl.h": source33,
-  "ptx/special.h": source34,
-  "ptx/stmatrix.h": source35,
-  "ptx/tma.h": source36,
-  "ptx/wgmma.h": source37,
-  "states/states.cu": source38,
-  "tensor/tensor.cu": source39,
+  "attention/common/finish.h": attention_common_finish_h,
+  "attention/common/locate.h": attention_common_locate_h,
+  "attention/common/records.h": attention_common_records_h,
+  "attention/common/rows.h": attention_common_rows_h,
+  "attention/common/scores.h": attention_common_scores_h,
+  "attention/hooks.h": attention_hooks_h,
+  "attention/merge.cu": attention_merge_cu,
+  "attention/row.h": attention_row_h,
+  "attention/tiled/block.h": attention_tiled_block_h,
+  "attention/tiled/copy.h": attention_tiled_copy_h,
+  "attention/tiled/decode.cu": attention_tiled_decode_cu,
+  "attention/tiled/facts.h": attention_tiled_facts_h,
+  "attention/tiled/prefill.cu": attention_tiled_prefill_cu,
+  "attention/tiled/products.h": attention_tiled_products_h,
+  "attention/tiled/warps.h": attention_tiled_warps_h,
+  "attention/variant.h": attention_variant_h,
+  "common/chunk.h": common_chunk_h,
+  "common/element.h": common_element_h,
+  "page/page.cu": page_page_cu,
+  "params/attention.h": params_attention_h,
+  "params/device.h": params_device_h,
+  "params/gather.h": params_gather_h,
+  "params/page.h": params_page_h,
+  "params/plane.h": params_plane_h,
+  "params/probe.h": params_probe_h,
+  "params/states.h": params_states_h,
+  "params/tensor.h": params_tensor_h,
+  "params/tensor_map.h": params_tensor_map_h,
+  "params/types.h": params_types_h,
+  "params/variant.h": params_variant_h,
+  "params/variant_probe.h": params_variant_probe_h,
+  "probe/probe.cu": probe_probe_cu,
+  "ptx/barrier.h": ptx_barrier_h,
+  "ptx/base.h": ptx_base_h,
+  "ptx/cluster.h": ptx_cluster_h,
+  "ptx/convert.h": ptx_convert_h,
+  "ptx/cp_async.h": ptx_cp_async_h,
+  "ptx/fence.h": ptx_fence_h,
+  "ptx/ldmatrix.h": ptx_ldmatrix_h,
+  "ptx/math.h": ptx_math_h,
+  "ptx/mbarrier.h": ptx_mbarrier_h,
+  "ptx/memory.h": ptx_memory_h,
+  "ptx/mma.h": ptx_mma_h,
+  "ptx/pdl.h": ptx_pdl_h,
+  "ptx/special.h": ptx_special_h,
+  "ptx/stmatrix.h": ptx_stmatrix_h,
+  "ptx/tma.h": ptx_tma_h,
+  "ptx/wgmma.h": ptx_wgmma_h,
+  "states/states.cu": states_states_cu,
+  "tensor/tensor.cu": tensor_tensor_cu,
 };

@@ -5,6 +5,7 @@ import { type IntList, Piece, pieceInts, Tile, tileInts } from "./list.ts";
 import { Interval, type Intervals, intervalInts } from "./merges.ts";
 import type { PieceOrder } from "./order.ts";
 import type { Tiles } from "./tiles.ts";
+import { attentionRecordInts as recordInts, mergeRecordInts as mergeInts } from "./record.gen.ts";
 import {
   chunksOf,
   columnCapacity,
@@ -13,10 +14,7 @@ import {
   recordCapacity,
 } from "./workspace.ts";
 
-/** Ints of a record (fb_attention_record in kernels/params.h). */
-export const recordInts = 16;
-/** Ints of a merge record (fb_merge_record). */
-export const mergeInts = 8;
+export { recordInts, mergeInts };
 
 /** Writes schedules as the int32 sections that kernels read. */
 export class Emitter {

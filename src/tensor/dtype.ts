@@ -1,6 +1,6 @@
 import { OptionError } from "../errors.ts";
 
-/** Element types, in the order of kernels/params.h: a dtype's code is its index. */
+/** Element types, in the order of kernels/params/types.h: a dtype's code is its index. */
 export const dtypes = [
   "f32",
   "f16",
@@ -42,7 +42,7 @@ const f64 = new Float64Array(1);
 const f64Bits = new Int32Array(f64.buffer);
 const tables = new Map<SmallFloat, Float64Array>();
 
-/** Code of a dtype in kernels/params.h. */
+/** Code of a dtype in kernels/params/types.h. */
 export function dtypeCode(dtype: DType): number {
   return dtypes.indexOf(dtype);
 }

@@ -39,7 +39,7 @@ export const typeNames: Readonly<Record<ValueType, string>> = {
   bool: "bool",
 };
 
-/** The macro of a tensor's dtype in kernels/params.h. */
+/** The macro of a tensor's dtype in kernels/params/types.h. */
 export function dtypeMacro(dtype: TensorDtype): string {
   return `FB_${dtype.toUpperCase()}`;
 }

@@ -163,7 +163,7 @@ export const hookNames = ["query", "key", "value", "logits", "mask", "output"] a
 /** Name of a hook. */
 export type HookName = (typeof hookNames)[number];
 
-/** Most tensors, axes of a tensor, and scalars; see kernels/params.h. */
+/** Most tensors, axes of a tensor, and scalars; see kernels/params/variant.h. */
 export const tensorsMax = 8;
 /** See tensorsMax. */
 export const tensorAxesMax = 4;

@@ -3,7 +3,7 @@
 // copies (TMA), two warpgroups of each take what has arrived; block 0 the keys, block 1 the values.
 #include "ptx/base.h"
 
-#include "params.h"
+#include "params/attention.h"
 #include "ptx/barrier.h"
 #include "ptx/cluster.h"
 #include "ptx/fence.h"

@@ -2,7 +2,7 @@
 #pragma once
 #include "ptx/base.h"
 
-#include "params.h"
+#include "params/tensor_map.h"
 
 struct probe {
     uint64_t in, out;

@@ -1,9 +1,20 @@
 import { expect, test } from "bun:test";
 import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { abiFiles } from "../../scripts/abi.ts";
 import { libraryPath, native } from "../../src/ffi/library.ts";
-import { AttentionParams, AttentionRecord, TensorMap } from "../../src/ffi/params.gen.ts";
+import {
+  AttentionMapParams,
+  AttentionParams,
+  AttentionRecord,
+  TensorMap,
+} from "../../src/ffi/params.gen.ts";
 import { symbols } from "../../src/ffi/symbols.ts";
+import {
+  attentionRecordInts,
+  attentionRecordKvStart,
+  attentionRecordLevel,
+} from "../../src/plan/record.gen.ts";
 import { root, zigBuild } from "../support/zig.ts";
 
 /** Names of the defined dynamic symbols, read from the ELF file as `nm -D --defined-only` does. */
@@ -40,11 +51,36 @@ test("the library stays under 4 MB", () => {
   expect(statSync(libraryPath()).size).toBeLessThan(4 << 20);
 });
 
-test("the generated packers are those of kernels/params.h", async () => {
+test("what is generated from kernels/params is what its headers say", async () => {
   const { code, stdout, stderr } = await zigBuild("abi");
   expect(stderr).toBe("");
   expect(code).toBe(0);
-  expect(stdout).toBe(readFileSync(join(root, "src/ffi/params.gen.ts"), "utf8"));
+  const files = abiFiles(stdout);
+  expect([...files.keys()]).toEqual(["src/ffi/params.gen.ts", "src/plan/record.gen.ts"]);
+  for (const [path, text] of files) expect(text).toBe(readFileSync(join(root, path), "utf8"));
+});
+
+test("tensor maps and parameters within a struct share its memory", () => {
+  const memory = new ArrayBuffer(64 + AttentionMapParams.byteLength);
+  const params = new AttentionMapParams(memory, 64);
+  expect(AttentionMapParams.byteLength % 64).toBe(0);
+  params.v.view.fill(7);
+  params.attention.scale = 0.25;
+  params.attention.kData = 2 ** 40;
+  const bytes = new Uint8Array(memory);
+  expect(bytes.indexOf(7)).toBe(64 + 2 * TensorMap.byteLength);
+  expect(bytes.lastIndexOf(7)).toBe(64 + 3 * TensorMap.byteLength - 1);
+  const plain = new AttentionParams(memory, 64 + 4 * TensorMap.byteLength);
+  expect([plain.scale, plain.kData]).toEqual([0.25, 2 ** 40]);
+});
+
+test("offsets of a record are those of its packer", () => {
+  const record = new AttentionRecord();
+  record.kvStart = 5;
+  record.level = 3;
+  expect(record.i32[attentionRecordKvStart]).toBe(5);
+  expect(record.i32[attentionRecordLevel]).toBe(3);
+  expect(4 * attentionRecordInts).toBe(AttentionRecord.byteLength);
 });
 
 test("packers write 64-bit values as two halves and floats in place", () => {

@@ -5,7 +5,7 @@ import { kernelFiles, sourcesModule } from "../../scripts/sources.ts";
 import { versions } from "../../scripts/toolchain.ts";
 import { pinnedVersion } from "../../src/jit/nvrtc.ts";
 import { sources } from "../../src/jit/sources.gen.ts";
-import { expandSource } from "../../src/jit/specialization.ts";
+import { expandSource, imageHash } from "../../src/jit/specialization.ts";
 import { root } from "../support/sources.ts";
 
 test("every file below kernels/ is carried as text (`bun run sources` writes the list)", () => {
@@ -18,6 +18,29 @@ test("every file below kernels/ is carried as text (`bun run sources` writes the
 test("every kernel expands to a text that needs no other file", () => {
   for (const source of Object.keys(sources).filter((path) => path.endsWith(".cu")))
     expect(expandSource(source, sources)).not.toMatch(/#\s*include\s*"/);
+});
+
+/** Sources whose images depend on the structs of a family. */
+const dependents: [family: string, sources: string[]][] = [
+  ["attention", ["attention/merge.cu", "attention/tiled/decode.cu", "attention/tiled/prefill.cu"]],
+  ["device", []],
+  ["gather", ["tensor/tensor.cu"]],
+  ["page", ["page/page.cu"]],
+  ["probe", ["probe/probe.cu"]],
+  ["states", ["states/states.cu"]],
+  ["tensor", ["tensor/tensor.cu"]],
+  ["variant_probe", []],
+];
+
+test.each(dependents)("a struct more in params/%s.h changes the hashes of %p", (family, wanted) => {
+  const path = `params/${family}.h`;
+  const more = { ...sources, [path]: `${sources[path]}\nstruct fb_more {\n    int32_t x;\n};\n` };
+  const hashOf = (source: string, files: typeof sources) =>
+    imageHash(expandSource(source, files), "sm_90a", "c");
+  const changed = Object.keys(sources)
+    .filter((source) => source.endsWith(".cu"))
+    .filter((source) => hashOf(source, sources) !== hashOf(source, more));
+  expect(changed).toEqual(wanted);
 });
 
 test("images are named after the CUDA version that toolchain.zon pins", () => {

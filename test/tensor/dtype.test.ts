@@ -180,8 +180,8 @@ test("i64 takes bigints, exactly", () => {
   expect(() => encode("f32", [1n], new Uint8Array(4))).toThrow(OptionError);
 });
 
-test("names, codes and sizes stand as in params.h", async () => {
-  const header = await Bun.file(`${import.meta.dir}/../../kernels/params.h`).text();
+test("names, codes and sizes are those of params/types.h", async () => {
+  const header = await Bun.file(`${import.meta.dir}/../../kernels/params/types.h`).text();
   for (const dtype of dtypes)
     expect(header).toContain(`#define FB_${dtype.toUpperCase()} ${dtypeCode(dtype)}\n`);
   expect(dtypes.map(dtypeBytes)).toEqual([4, 2, 2, 1, 1, 1, 4, 8, 1, 1]);

@@ -26,7 +26,7 @@
 #include "../../ptx/special.h"
 #include "../variant.h"
 
-#include "../../params.h"
+#include "../../params/attention.h"
 
 constexpr int warp_count = FB_THREADS / 32;
 constexpr int value_bytes = FB_KV_TYPE == FB_F16 || FB_KV_TYPE == FB_BF16 ? 2 : 1;

@@ -31,7 +31,7 @@ export interface KernelSource {
 export interface KernelClass extends KernelSource, ClassTraits {
   /**
    * Encodes tensor maps of what a run bound. A class that has it takes fb_attention_map_params
-   * (kernels/attention/common/maps.h) in place of fb_attention_params. A layer's maps of keys and
+   * (kernels/params/attention.h) in place of fb_attention_params. A layer's maps of keys and
    * values are kept with the layer: they may depend on nothing but `tensors` and the options.
    */
   readonly bindMaps?: (

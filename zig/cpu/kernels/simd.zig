@@ -28,7 +28,7 @@ pub const inf = std.math.inf(f32);
 pub const log2_e: f32 = std.math.log2e;
 pub const ln_2: f32 = std.math.ln2;
 
-/// Element types, numbered as in params.h.
+/// Element types, numbered as in kernels/params/types.h.
 pub const Dtype = enum(i32) {
     f32 = 0,
     f16 = 1,
