@@ -1,17 +1,24 @@
 //! Pages: new tokens in, moves within, updates of the page table.
 const params = @import("params");
+const Kernel = @import("../kernel.zig").Kernel;
+const pointers = @import("pointers.zig");
 const simd = @import("simd.zig");
-const common = @import("attention/common.zig");
 
 const Dtype = simd.Dtype;
-const items = common.items;
-const offset = common.offset;
+const items = pointers.items;
+const offset = pointers.offset;
 
 /// Tokens that one grid index of `append` handles.
-pub const append_tokens = 16;
+const append_tokens = 16;
+
+pub const kernels = [_]Kernel{
+    .of("append", params.fb_append_params, append_tokens, run_append),
+    .of("copy_tokens", params.fb_copy_params, 1, run_copy),
+    .of("table_update", params.fb_table_params, 1, run_table),
+};
 
 /// Writes tokens [16 * index, ...) of every plane into their slots.
-pub fn run_append(p: *const params.fb_append_params, index: u32, scratch: [*]align(64) u8) i32 {
+fn run_append(p: *const params.fb_append_params, index: u32, scratch: [*]align(64) u8) i32 {
     const count: usize = @intCast(p.token_count);
     const first = @as(usize, index) * append_tokens;
     for (first..@max(first, @min(count, first + append_tokens))) |token| {
@@ -78,7 +85,7 @@ fn divide(row: []f32, scale: f32) void {
 }
 
 /// Performs all moves of plane `index`, in order.
-pub fn run_copy(p: *const params.fb_copy_params, index: u32, _: [*]align(64) u8) i32 {
+fn run_copy(p: *const params.fb_copy_params, index: u32, _: [*]align(64) u8) i32 {
     if (index >= p.plane_count) return 0;
     const plane = &items(params.fb_copy_plane, p.planes)[index];
     const moves = items([3]i32, p.moves);
@@ -119,7 +126,7 @@ fn copy_run(
 }
 
 /// Applies all updates of a page table (grid of one).
-pub fn run_table(p: *const params.fb_table_params, index: u32, _: [*]align(64) u8) i32 {
+fn run_table(p: *const params.fb_table_params, index: u32, _: [*]align(64) u8) i32 {
     if (index != 0) return 0;
     const table = items(i32, p.table);
     const updates = items([2]i32, p.updates)[0..@intCast(p.update_count)];

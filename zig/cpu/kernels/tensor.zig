@@ -1,20 +1,27 @@
 //! Tensors: seeded normal numbers, conversion between any two types and strides, fills.
 const std = @import("std");
 const params = @import("params");
+const Kernel = @import("../kernel.zig").Kernel;
+const pointers = @import("pointers.zig");
 const simd = @import("simd.zig");
-const common = @import("attention/common.zig");
 
 const Dtype = simd.Dtype;
 const F = simd.F;
 const U = simd.U;
 const lanes = simd.lanes;
-const items = common.items;
+const items = pointers.items;
 
 /// Elements that one grid index handles.
-pub const block = 65536;
+const block = 65536;
+
+pub const kernels = [_]Kernel{
+    .of("random_normal", params.fb_random_params, block, run_normal),
+    .of("fill", params.fb_random_params, block, run_fill),
+    .of("convert", params.fb_convert_params, block, run_convert),
+};
 
 /// Elements [block * index, ...) of a tensor of N(mean, deviation).
-pub fn run_normal(p: *const params.fb_random_params, index: u32, _: [*]align(64) u8) i32 {
+fn run_normal(p: *const params.fb_random_params, index: u32, _: [*]align(64) u8) i32 {
     switch (@as(Dtype, @fromBackingInt(@intCast(p.dtype)))) {
         inline .f32, .f16, .bf16, .f8e4m3, .f8e5m2 => |kind| normal(kind, p, index),
         else => return 1,
@@ -91,7 +98,7 @@ fn cos_turns(t: F) F {
 }
 
 /// Elements [block * index, ...) of a contiguous tensor become `mean`.
-pub fn run_fill(p: *const params.fb_random_params, index: u32, _: [*]align(64) u8) i32 {
+fn run_fill(p: *const params.fb_random_params, index: u32, _: [*]align(64) u8) i32 {
     const kind: Dtype = @fromBackingInt(@intCast(p.dtype));
     const first = @as(u64, index) * block;
     const size = kind.bytes();
@@ -110,7 +117,7 @@ pub fn run_fill(p: *const params.fb_random_params, index: u32, _: [*]align(64) u
 }
 
 /// Elements [block * index, ...), in row-major order, from source to target.
-pub fn run_convert(p: *const params.fb_convert_params, index: u32, scratch: [*]align(64) u8) i32 {
+fn run_convert(p: *const params.fb_convert_params, index: u32, scratch: [*]align(64) u8) i32 {
     var sizes: [6]i64 = undefined;
     var total: i64 = 1;
     for (&sizes, p.sizes) |*size, given| {
@@ -163,8 +170,8 @@ fn convert_row(
 ) void {
     const from: Dtype = @fromBackingInt(@intCast(p.source_dtype));
     const to: Dtype = @fromBackingInt(@intCast(p.target_dtype));
-    const in = common.offset(p.source, source, from.bytes());
-    const out = common.offset(p.target, target, to.bytes());
+    const in = pointers.offset(p.source, source, from.bytes());
+    const out = pointers.offset(p.target, target, to.bytes());
     if (source_step == 1 and target_step == 1) {
         if (from == to) {
             const bytes = count * to.bytes();
@@ -180,8 +187,8 @@ fn convert_row(
     }
     for (0..count) |i| {
         const at: i64 = @intCast(i);
-        const value = read(from, items(u8, common.offset(in, at * source_step, from.bytes())));
-        write(to, items(u8, common.offset(out, at * target_step, to.bytes())), value);
+        const value = read(from, items(u8, pointers.offset(in, at * source_step, from.bytes())));
+        write(to, items(u8, pointers.offset(out, at * target_step, to.bytes())), value);
     }
 }
 

@@ -1,21 +1,7 @@
 //! The CPU kernels, built once a level, and the choice between them at load.
 const std = @import("std");
 const builtin = @import("builtin");
-
-pub const scratch_bytes = 4 << 20;
-
-pub const Kernel = extern struct {
-    name: [*:0]const u8,
-    params_bytes: u32,
-    item_rows: u32,
-    run: *const fn (
-        params: *const anyopaque,
-        index: u32,
-        scratch: [*]align(64) u8,
-    ) callconv(.c) i32,
-};
-
-pub const Table = extern struct { kernels: [*]const Kernel, count: usize };
+const Table = @import("../kernel.zig").Table;
 
 pub const Level = enum(i32) { baseline = 0, v3 = 1, v4 = 2 };
 

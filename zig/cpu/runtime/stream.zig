@@ -2,7 +2,7 @@
 const std = @import("std");
 const handles = @import("../../handle.zig");
 const status_file = @import("../../status.zig");
-const levels = @import("levels.zig");
+const Kernel = @import("../kernel.zig").Kernel;
 const Device = @import("device.zig").Device;
 const Event = @import("event.zig").Event;
 const graph_file = @import("graph.zig");
@@ -14,7 +14,7 @@ const allocator = std.heap.c_allocator;
 
 pub const params_bytes_max = 960;
 
-pub const Launch = struct { kernel: *const levels.Kernel, grid: u32 };
+pub const Launch = struct { kernel: *const Kernel, grid: u32 };
 
 pub const Action = union(enum) {
     launch: Launch,
@@ -111,7 +111,7 @@ pub const Stream = struct {
         bytes: usize,
         grid: u32,
     ) i32 {
-        const launched: *const levels.Kernel = @ptrCast(@alignCast(kernel));
+        const launched: *const Kernel = @ptrCast(@alignCast(kernel));
         if (bytes != launched.params_bytes or bytes > params_bytes_max) {
             const name = std.mem.span(launched.name);
             return status_file.wrong_params(name, launched.params_bytes, bytes);

@@ -5,14 +5,14 @@
 //! counter runs out. So one slow core delays only the item that it holds.
 const std = @import("std");
 const lock = @import("../../lock.zig");
-const levels = @import("levels.zig");
+const kernels = @import("../kernel.zig");
 const Stream = @import("stream.zig").Stream;
 
 const allocator = std.heap.c_allocator;
 
 /// A running launch. It lives on its leader's stack until no helper is left in it.
 pub const Job = struct {
-    kernel: *const levels.Kernel,
+    kernel: *const kernels.Kernel,
     params: *const anyopaque,
     grid: u32,
     next: std.atomic.Value(u32) = .init(0),
@@ -46,7 +46,7 @@ pub const Pool = struct {
     scratch: []align(64) u8 = &.{},
 
     pub fn start(pool: *Pool, count: usize) !void {
-        pool.scratch = try allocator.alignedAlloc(u8, .@"64", count * levels.scratch_bytes);
+        pool.scratch = try allocator.alignedAlloc(u8, .@"64", count * kernels.scratch_bytes);
         errdefer allocator.free(pool.scratch);
         const threads = try allocator.alloc(std.Thread, count);
         var started: usize = 0;
@@ -57,7 +57,7 @@ pub const Pool = struct {
         }
         while (started < count) : (started += 1) {
             const scratch: [*]align(64) u8 =
-                @alignCast(pool.scratch.ptr + started * levels.scratch_bytes);
+                @alignCast(pool.scratch.ptr + started * kernels.scratch_bytes);
             const stack: std.Thread.SpawnConfig = .{ .stack_size = 1 << 20 };
             threads[started] = try std.Thread.spawn(stack, run, .{ pool, scratch });
         }
@@ -91,7 +91,7 @@ pub const Pool = struct {
     /// or 0.
     pub fn launch(
         pool: *Pool,
-        kernel: *const levels.Kernel,
+        kernel: *const kernels.Kernel,
         params: *const anyopaque,
         grid: u32,
         scratch: [*]align(64) u8,

@@ -2,6 +2,7 @@
 //! change, what is written at the end.
 const std = @import("std");
 const params = @import("params");
+const pointers = @import("../pointers.zig");
 const simd = @import("../simd.zig");
 const variants = @import("../variant/variant.zig");
 const Variant = variants.Variant;
@@ -9,12 +10,12 @@ const Variant = variants.Variant;
 const Dtype = simd.Dtype;
 const F = simd.F;
 const I = simd.I;
+const items = pointers.items;
+const offset = pointers.offset;
 
 pub const Params = params.fb_attention_params;
 pub const Record = params.fb_attention_record;
 
-/// Scratch memory of a thread.
-pub const scratch_bytes = 4 << 20;
 /// Tokens that Tokens holds at most.
 pub const span = 128;
 pub const max_dim = 576;
@@ -25,19 +26,6 @@ pub const max_rows = 256;
 
 const no_position = std.math.minInt(i32);
 const any_position = std.math.maxInt(i32);
-
-/// The address as a pointer to items of T.
-pub inline fn items(comptime T: type, address: u64) [*]T {
-    return @ptrFromInt(@as(usize, @intCast(address)));
-}
-
-/// Byte address of `element` items past `address`.
-pub inline fn offset(address: u64, element: i64, bytes: usize) usize {
-    return @as(usize, @intCast(address)) +% @as(
-        usize,
-        @bitCast(element *% @as(i64, @intCast(bytes))),
-    );
-}
 
 /// What each query row of a pass may see: positions [low, high], then mask bits.
 pub const Rows = extern struct {

@@ -1,17 +1,22 @@
 //! Decode: a few packed query rows against a stream of tokens, read once.
 const std = @import("std");
+const Kernel = @import("../../kernel.zig").Kernel;
+const scratch_bytes = @import("../../kernel.zig").scratch_bytes;
+const pointers = @import("../pointers.zig");
 const simd = @import("../simd.zig");
 const common = @import("common.zig");
-const kernels = @import("row_kernels.zig");
+const row_kernels = @import("row_kernels.zig");
 const variants = @import("../variant/variant.zig");
 
 const F = simd.F;
 const I = simd.I;
 const lanes = simd.lanes;
 const row_stride = common.row_stride;
-const block = kernels.block;
+const block = row_kernels.block;
 const Work = common.Work;
 const Record = common.Record;
+
+pub const kernels = [_]Kernel{.of("attention_row", common.Params, 1, run)};
 
 /// Query rows of one pass over the tokens.
 const pass_rows = 16;
@@ -42,16 +47,16 @@ const Scratch = extern struct {
 };
 
 comptime {
-    if (@sizeOf(Scratch) > common.scratch_bytes) @compileError("scratch is too small");
+    if (@sizeOf(Scratch) > scratch_bytes) @compileError("scratch is too small");
 }
 
 /// Runs record `index` of the grid. Neighbouring KV heads over the same tokens work as a team: the
 /// first of them runs all, block by block, and the others return at once, so that memory is read in
 /// long stretches where heads lie side by side.
-pub fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
+fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
     if (index >= p.record_count) return 0;
     const s: *Scratch = @ptrCast(scratch);
-    const records = common.items(Record, p.records);
+    const records = pointers.items(Record, p.records);
     const staged = is_staged(p);
     const alone = staged or p.variant.program != 0 or common.has_token_scales(p);
     const most = if (alone) 1 else most_members(p);
@@ -167,26 +172,26 @@ fn run_block(
     const w = &works[i];
     const m = &s.members[i];
     const kind = if (w.staged) .f32 else w.kind;
-    var keys: kernels.Step = .{
+    var keys: row_kernels.Step = .{
         .tokens = &tokens.k,
         .shift = w.k_base -% works[0].k_base,
         .count = count,
         .vectors = padded(w.p.key_dim) / lanes,
         .ahead = plan_ahead(s, works, i, next_count, .k, next),
     };
-    kernels.score(kind, w.count, &m.q, &s.scores, &keys);
+    row_kernels.score(kind, w.count, &m.q, &s.scores, &keys);
     const hides = masked and w.variant == null;
     if (w.adjusts or hides) for (0..w.count) |row| change(w, s, tokens, row, count, hides);
     if (w.variant) |v| vary(w, v, s, count, masked);
     for (0..w.count) |row| weigh(w, s, m, tokens, row, count);
-    var values: kernels.Step = .{
+    var values: row_kernels.Step = .{
         .tokens = &tokens.v,
         .shift = w.v_base -% works[0].v_base,
         .count = count,
         .vectors = padded(w.p.value_dim) / lanes,
         .ahead = plan_ahead(s, works, i, next_count, .v, next),
     };
-    kernels.add(kind, w.count, &s.scores, &s.alphas, &m.out, &values);
+    row_kernels.add(kind, w.count, &s.scores, &s.alphas, &m.out, &values);
 }
 
 fn block_count(w: *const Work, t: i32, most: usize) usize {
@@ -210,7 +215,7 @@ fn plan_ahead(
     count: usize,
     comptime side: enum { k, v },
     next: *const common.Tokens,
-) kernels.Ahead {
+) row_kernels.Ahead {
     const w = &works[0];
     for (0..count) |j| {
         const at = i * count + j;

@@ -3,6 +3,9 @@
 //! Queries lie transposed in panels of two vectors, so scores come as [token][query]: a maximum, a
 //! mask or an exponential is one vector operation for many queries. Keys and values are widened
 //! once a span to f32 rows; both products then broadcast one operand and stream the other.
+const Kernel = @import("../../kernel.zig").Kernel;
+const scratch_bytes = @import("../../kernel.zig").scratch_bytes;
+const pointers = @import("../pointers.zig");
 const simd = @import("../simd.zig");
 const common = @import("common.zig");
 const variants = @import("../variant/variant.zig");
@@ -14,6 +17,8 @@ const span = common.span;
 const row_stride = common.row_stride;
 const max_rows = common.max_rows;
 const Work = common.Work;
+
+pub const kernels = [_]Kernel{.of("attention_tile", common.Params, 1, run)};
 
 /// Queries of one panel.
 const panel = 2 * lanes;
@@ -36,13 +41,13 @@ const Scratch = extern struct {
 };
 
 comptime {
-    if (@sizeOf(Scratch) > common.scratch_bytes) @compileError("scratch is too small");
+    if (@sizeOf(Scratch) > scratch_bytes) @compileError("scratch is too small");
 }
 
 /// Runs record `index` of the grid.
-pub fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
+fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
     if (index >= p.record_count) return 0;
-    const record = &common.items(common.Record, p.records)[index];
+    const record = &pointers.items(common.Record, p.records)[index];
     const s: *Scratch = @ptrCast(scratch);
     const dim: usize = @intCast(@max(p.key_dim, p.value_dim));
     const variant = variants.Variant.open(&p.variant, &s.variant, dim) catch

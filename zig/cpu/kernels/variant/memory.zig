@@ -1,7 +1,7 @@
 //! Loads from and stores to the tensors of a variant.
 const std = @import("std");
 const simd = @import("../simd.zig");
-const common = @import("../attention/common.zig");
+const pointers = @import("../pointers.zig");
 const format = @import("program.zig");
 const State = @import("run.zig").State;
 
@@ -64,7 +64,7 @@ inline fn gather(comptime kind: Dtype, data: u64, at: Offsets) F {
 }
 
 inline fn element(data: u64, at: i32, kind: Dtype) [*]u8 {
-    return common.items(u8, common.offset(data, at, kind.bytes()));
+    return pointers.items(u8, pointers.offset(data, at, kind.bytes()));
 }
 
 /// n elements: floating-point ones as f32, others as the bits of i32.

@@ -1,11 +1,16 @@
 //! A variant's bytecode by itself, for tests: one section over a few rows and keys.
 const params = @import("params");
+const Kernel = @import("../../kernel.zig").Kernel;
+const scratch_bytes = @import("../../kernel.zig").scratch_bytes;
+const pointers = @import("../pointers.zig");
 const simd = @import("../simd.zig");
 const common = @import("../attention/common.zig");
 const format = @import("program.zig");
 const variants = @import("variant.zig");
 
-const items = common.items;
+const items = pointers.items;
+
+pub const kernels = [_]Kernel{.of("variant_probe", params.fb_variant_probe_params, 1, run)};
 
 const Scratch = extern struct {
     variant: variants.State,
@@ -14,10 +19,10 @@ const Scratch = extern struct {
 };
 
 comptime {
-    if (@sizeOf(Scratch) > common.scratch_bytes) @compileError("scratch is too small");
+    if (@sizeOf(Scratch) > scratch_bytes) @compileError("scratch is too small");
 }
 
-pub fn run(p: *const params.fb_variant_probe_params, _: u32, scratch: [*]align(64) u8) i32 {
+fn run(p: *const params.fb_variant_probe_params, _: u32, scratch: [*]align(64) u8) i32 {
     const s: *Scratch = @ptrCast(scratch);
     const counts = [_]i32{ p.row_count, p.key_count, p.dim };
     for (counts, [_]i32{ common.max_rows, common.span, common.max_dim }) |count, most|

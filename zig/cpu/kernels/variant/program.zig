@@ -3,7 +3,7 @@
 const std = @import("std");
 const params = @import("params");
 const simd = @import("../simd.zig");
-const common = @import("../attention/common.zig");
+const pointers = @import("../pointers.zig");
 
 /// Words of a program before its instructions, and of an instruction.
 const header_words = 36;
@@ -183,7 +183,7 @@ pub const Program = struct {
     pub fn open(given: *const params.fb_variant) Error!Program {
         const words = given.program_words;
         if (given.program % 4 != 0 or words < header_words) return error.BadProgram;
-        const header = &common.items(Header, given.program)[0];
+        const header = &pointers.items(Header, given.program)[0];
         const p: Program = .{ .given = given, .header = header };
         try must(header.magic == magic and header.registers >= 2);
         try must(header.registers <= registers_max and header.score_factor < header.registers);
@@ -204,7 +204,7 @@ pub const Program = struct {
 
     pub fn section(p: *const Program, which: Section) []const Instruction {
         const first, const length = p.header.sections[@backingInt(which)];
-        return common.items(Instruction, p.given.program + header_words * 4)[first..][0..length];
+        return pointers.items(Instruction, p.given.program + header_words * 4)[first..][0..length];
     }
 
     pub fn has(p: *const Program, which: Section) bool {

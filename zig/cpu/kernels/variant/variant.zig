@@ -1,6 +1,5 @@
 //! Attention variants on the CPU: what the attention kernels tell their programs of rows and keys,
 //! and where the programs change scores, vectors and what is visible.
-const std = @import("std");
 const params = @import("params");
 const simd = @import("../simd.zig");
 const common = @import("../attention/common.zig");
