@@ -25,10 +25,7 @@ for (const name of globSync("**/*.d.ts", { cwd: types })) {
   const path = join(types, name);
   let text = readFileSync(path, "utf8")
     // Every resolution mode finds ./x.d.ts behind "./x.js"; not every one behind "./x.ts".
-    .replace(/((?:from|import\()\s*"\.[^"]*)\.ts"/g, '$1.js"')
-    // Who has no types of Bun needs none: what comes from it is not for users.
-    .replace(/import \{[^}]*\bConvertFns\b[^}]*\} from "bun:ffi";\n/, "")
-    .replace(/ConvertFns<typeof symbols>/, "unknown");
+    .replace(/((?:from|import\()\s*"\.[^"]*)\.ts"/g, '$1.js"');
   if (["index.d.ts", "debloat/index.d.ts"].includes(name)) {
     text = libraries.map((lib) => `/// <reference lib="${lib}" />\n`).join("") + text;
   }

@@ -2,10 +2,12 @@ import type { Device } from "../../src/device/device.ts";
 import { Graph } from "../../src/device/graph.ts";
 import type { Kernel } from "../../src/device/kernel.ts";
 import type { Stream } from "../../src/device/stream.ts";
-import { addressOf, native } from "../../src/ffi/library.ts";
+import { out, valueOf } from "../../src/ffi/foreign.ts";
+import { native } from "../../src/ffi/library.ts";
 import { ProbeParams } from "../../src/ffi/params.gen.ts";
 import { Params } from "../../src/ffi/params.ts";
 import { check } from "../../src/ffi/status.ts";
+import type { GraphHandle } from "../../src/ffi/symbols.ts";
 import { type Measured, median } from "../bench.ts";
 import type { Peer, PeerCase } from "../peers/peer.ts";
 
@@ -81,14 +83,14 @@ export function bareRow(name: string, value: number, unit: string): GpuRow {
  */
 export function recorded(device: Device, body: () => void): Graph {
   const { stream } = device;
-  check(native().fb_capture_begin(stream.handle as never), "benchmark");
-  const out = new BigUint64Array(new ArrayBuffer(8));
+  check(native().fb_capture_begin(stream.handle), "benchmark");
+  const captured = out<GraphHandle>();
   try {
     body();
   } finally {
-    check(native().fb_capture_end(stream.handle as never, addressOf(out) as never), "benchmark");
+    check(native().fb_capture_end(stream.handle, captured), "benchmark");
   }
-  return new Graph(Number(out[0]), [], "benchmark", device, []);
+  return new Graph(valueOf(captured), [], "benchmark", device, []);
 }
 
 /** Milliseconds of replays by the device's clock, for about so many seconds. */

@@ -66,13 +66,7 @@ async function launchPath(bench: GpuBench): Promise<GpuRow[]> {
 }
 
 function launchBare({ stream, kernel, params, grid }: Launch): void {
-  native().fb_launch(
-    stream.handle as never,
-    kernel.handle as never,
-    params.view as never,
-    kernel.paramsBytes,
-    grid,
-  );
+  native().fb_launch(stream.handle, kernel.handle, params.view, kernel.paramsBytes, grid);
 }
 
 function microsecondsOf(calls: number, body: () => void): number {

@@ -1,8 +1,11 @@
 import { DeviceError, OptionError, OutOfMemoryError, requireInteger } from "../errors.ts";
-import { addressOf, borrow, native } from "../ffi/library.ts";
+import { borrow, cString, out, valueOf } from "../ffi/foreign.ts";
+import { native } from "../ffi/library.ts";
 import { DeviceProperties, KernelFacts } from "../ffi/params.gen.ts";
 import type { Params } from "../ffi/params.ts";
 import { check, failureOf, Status } from "../ffi/status.ts";
+import type { Address, DeviceHandle, EventHandle, GraphHandle } from "../ffi/symbols.ts";
+import type { KernelHandle, StreamHandle } from "../ffi/symbols.ts";
 import { Event } from "./event.ts";
 import { Graph, type ReplayCheck } from "./graph.ts";
 import type { Kernel } from "./kernel.ts";
@@ -23,7 +26,11 @@ export interface MemoryStats {
   owners: { label: string; bytes: number; blocks: number }[];
 }
 
-const out64 = new BigUint64Array(new ArrayBuffer(16));
+const newStream = out<StreamHandle>();
+const newEvent = out<EventHandle>();
+const newGraph = out<GraphHandle>();
+const newBlock = out<Address>();
+const foundKernel = out<KernelHandle>();
 const out3 = new Float64Array(new ArrayBuffer(24));
 const kernelFacts = new KernelFacts();
 
@@ -53,7 +60,7 @@ export class Device extends Owner implements AsyncDisposable {
   readonly stream: Stream;
   readonly notifier: Notifier;
   /** Native handle. */
-  readonly handle: number;
+  readonly handle: DeviceHandle;
   readonly #kernels = new Map<string, Kernel>();
   readonly #blocks = new Map<number, { label: string; bytes: number }>();
   readonly #log: LaunchLog | undefined;
@@ -65,10 +72,7 @@ export class Device extends Owner implements AsyncDisposable {
 
   private constructor({ handle, kind, ordinal, why }: Opened) {
     const properties = new DeviceProperties();
-    check(
-      native().fb_device_properties(handle as never, addressOf(properties.view) as never),
-      "device properties",
-    );
+    check(native().fb_device_properties(handle, properties.view), "device properties");
     super(kind === "cpu" ? "cpu device" : `cuda:${ordinal}`);
     this.kind = kind;
     this.ordinal = ordinal;
@@ -104,21 +108,15 @@ export class Device extends Owner implements AsyncDisposable {
   /** A further stream; its work is ordered only with itself and what it waits for. */
   createStream(label = "stream"): Stream {
     this.guard();
-    check(
-      native().fb_stream_create(this.handle as never, addressOf(out64) as never),
-      "create stream",
-    );
-    return new Stream(this, Number(out64[0]), label);
+    check(native().fb_stream_create(this.handle, newStream), "create stream");
+    return new Stream(this, valueOf(newStream), label);
   }
 
   /** An event for this device's streams. */
   createEvent(label = "event"): Event {
     this.guard();
-    check(
-      native().fb_event_create(this.handle as never, addressOf(out64) as never),
-      "create event",
-    );
-    return new Event(this, Number(out64[0]), label);
+    check(native().fb_event_create(this.handle, newEvent), "create event");
+    return new Event(this, valueOf(newEvent), label);
   }
 
   /**
@@ -128,12 +126,11 @@ export class Device extends Owner implements AsyncDisposable {
   alloc(bytes: number, label: string, pinned = false): Memory {
     this.guard();
     requireInteger("bytes", bytes, 0);
-    const out = addressOf(out64) as never;
     const size = Math.max(bytes, 1);
-    const status = native().fb_memory_alloc(this.handle as never, size, pinned ? 1 : 0, out);
+    const status = native().fb_memory_alloc(this.handle, size, pinned ? 1 : 0, newBlock);
     if (status === Status.outOfMemory) throw this.#outOfMemory(status, label);
     check(status, label);
-    const address = Number(out64[0]);
+    const address = valueOf(newBlock);
     this.#blocks.set(address, { label, bytes });
     return new Memory(this, address, bytes, label, pinned || this.kind === "cpu");
   }
@@ -177,13 +174,13 @@ export class Device extends Owner implements AsyncDisposable {
       return;
     }
     this.#blocks.delete(address);
-    native().fb_memory_free(this.handle as never, address);
+    native().fb_memory_free(this.handle, address);
   }
 
   /** Bytes in use, kept for reuse and allowed, with the largest owners first. */
   memoryStats(): MemoryStats {
     this.guard();
-    check(native().fb_memory_stats(this.handle as never, addressOf(out3) as never), "memory stats");
+    check(native().fb_memory_stats(this.handle, out3), "memory stats");
     const byLabel = new Map<string, { label: string; bytes: number; blocks: number }>();
     for (const { label, bytes } of this.#blocks.values()) {
       const owner = byLabel.get(label) ?? { label, bytes: 0, blocks: 0 };
@@ -198,7 +195,7 @@ export class Device extends Owner implements AsyncDisposable {
   /** Refuses (or allows again) every further allocation: for graphs, after warm-up. */
   freezeMemory(frozen = true): void {
     this.guard();
-    check(native().fb_memory_freeze(this.handle as never, frozen ? 1 : 0), "freeze memory");
+    check(native().fb_memory_freeze(this.handle, frozen ? 1 : 0), "freeze memory");
   }
 
   /** A kernel by name; looked up once. Errors: DeviceError when there is none. */
@@ -207,14 +204,14 @@ export class Device extends Owner implements AsyncDisposable {
     const known = this.#kernels.get(name);
     if (known !== undefined) return known;
     const status = native().fb_kernel_find(
-      this.handle as never,
-      addressOf(new TextEncoder().encode(`${name}\0`)) as never,
-      addressOf(out64) as never,
-      addressOf(kernelFacts.view) as never,
+      this.handle,
+      cString(name),
+      foundKernel,
+      kernelFacts.view,
     );
     check(status, `kernel ${name}`);
     const { paramsBytes, itemRows } = kernelFacts;
-    const kernel = { name, handle: Number(out64[0]), paramsBytes, itemRows };
+    const kernel = { name, handle: valueOf(foundKernel), paramsBytes, itemRows };
     this.#kernels.set(name, kernel);
     return kernel;
   }
@@ -232,9 +229,9 @@ export class Device extends Owner implements AsyncDisposable {
     }
     this.#log?.launching(stream);
     const status = native().fb_launch(
-      stream.handle as never,
-      kernel.handle as never,
-      params.view as never,
+      stream.handle,
+      kernel.handle,
+      params.view,
       kernel.paramsBytes,
       grid,
     );
@@ -251,7 +248,7 @@ export class Device extends Owner implements AsyncDisposable {
     if (this.#captured !== undefined) {
       throw new DeviceError(Status.capture, "a capture runs already. Fix: end it before the next.");
     }
-    check(native().fb_capture_begin(stream.handle as never), label);
+    check(native().fb_capture_begin(stream.handle), label);
     const checks: ReplayCheck[] = (this.#captured = []);
     try {
       const result: unknown = body();
@@ -291,14 +288,14 @@ export class Device extends Owner implements AsyncDisposable {
   /** Queues a captured graph. For {@link Graph}. */
   launchGraph(stream: Stream, graph: Graph): void {
     this.#log?.launching(stream);
-    const status = native().fb_graph_launch(graph.handle as never, stream.handle as never);
+    const status = native().fb_graph_launch(graph.handle, stream.handle);
     check(status, graph.label);
     this.#log?.launched(stream, graph.label, 1);
   }
 
   /** The failure that stopped this device, if any. */
   failure(): DeviceError | undefined {
-    const status = native().fb_device_failure(this.handle as never);
+    const status = native().fb_device_failure(this.handle);
     if (status === Status.ok) return undefined;
     return failureOf(status, this.label) as DeviceError;
   }
@@ -318,7 +315,7 @@ export class Device extends Owner implements AsyncDisposable {
 
   protected override release(): void {
     this.notifier.close();
-    native().fb_device_close(this.handle as never);
+    native().fb_device_close(this.handle);
     this.#blocks.clear();
   }
 
@@ -327,10 +324,10 @@ export class Device extends Owner implements AsyncDisposable {
     this.#checked.clear();
     const held = this.#held;
     this.#held = [];
-    const status = native().fb_capture_end(stream.handle as never, addressOf(out64) as never);
+    const status = native().fb_capture_end(stream.handle, newGraph);
     if (status !== Status.ok) for (const address of held) this.free(address);
     check(status, label);
-    return new Graph(Number(out64[0]), checks, label, this, held);
+    return new Graph(valueOf(newGraph), checks, label, this, held);
   }
 
   #outOfMemory(status: number, label: string): OutOfMemoryError {

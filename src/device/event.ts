@@ -1,6 +1,7 @@
 import { OptionError } from "../errors.ts";
-import { addressOf, native } from "../ffi/library.ts";
+import { native } from "../ffi/library.ts";
 import { check, Status } from "../ffi/status.ts";
+import type { EventHandle } from "../ffi/symbols.ts";
 import type { Device } from "./device.ts";
 import { Owner } from "./owner.ts";
 import type { Stream } from "./stream.ts";
@@ -14,7 +15,7 @@ export class Event extends Owner {
   constructor(
     readonly device: Device,
     /** Native handle. */
-    readonly handle: number,
+    readonly handle: EventHandle,
     label = "event",
   ) {
     super(label);
@@ -32,25 +33,20 @@ export class Event extends Owner {
       stream.waitFor(this);
     }
     this.#stream = stream;
-    check(native().fb_event_record(this.handle as never, stream.handle as never), this.label);
+    check(native().fb_event_record(this.handle, stream.handle), this.label);
   }
 
   /** True when the last record was reached (or none was made). */
   get reached(): boolean {
     this.guard();
-    return native().fb_event_query(this.handle as never) !== Status.notReady;
+    return native().fb_event_query(this.handle) !== Status.notReady;
   }
 
   /** Milliseconds from this event to `later`; both must have been reached. */
   elapsedMs(later: Event): number {
     this.guard();
     later.guard();
-    const out = addressOf(milliseconds);
-    const status = native().fb_event_elapsed(
-      this.handle as never,
-      later.handle as never,
-      out as never,
-    );
+    const status = native().fb_event_elapsed(this.handle, later.handle, milliseconds);
     check(status, `${this.label} to ${later.label}`);
     return milliseconds[0]!;
   }
@@ -62,6 +58,6 @@ export class Event extends Owner {
   }
 
   protected override release(): void {
-    if (!this.device.disposed) native().fb_event_destroy(this.handle as never);
+    if (!this.device.disposed) native().fb_event_destroy(this.handle);
   }
 }

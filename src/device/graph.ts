@@ -1,6 +1,7 @@
 import { OptionError } from "../errors.ts";
 import { native } from "../ffi/library.ts";
 import { check } from "../ffi/status.ts";
+import type { GraphHandle } from "../ffi/symbols.ts";
 import type { Device } from "./device.ts";
 import { Owner } from "./owner.ts";
 import type { Stream } from "./stream.ts";
@@ -18,7 +19,7 @@ export class Graph extends Owner {
 
   constructor(
     /** Native handle. */
-    readonly handle: number,
+    readonly handle: GraphHandle,
     checks: ReplayCheck[],
     label: string,
     readonly device: Device,
@@ -54,7 +55,7 @@ export class Graph extends Owner {
     if (newer.device !== this.device || newer === this) {
       throw new OptionError("newer", newer.label, "another graph of the device", "capture it.");
     }
-    check(native().fb_graph_update(this.handle as never, newer.handle as never), this.label);
+    check(native().fb_graph_update(this.handle, newer.handle), this.label);
     this.#checks = newer.#checks;
     this.#held.push(...newer.#held.splice(0));
     newer[Symbol.dispose]();
@@ -68,7 +69,7 @@ export class Graph extends Owner {
 
   protected override release(): void {
     if (this.device.disposed) return;
-    native().fb_graph_free(this.handle as never);
+    native().fb_graph_free(this.handle);
     for (const address of this.#held) this.device.free(address);
   }
 }

@@ -1,12 +1,14 @@
-import { addressOf, native } from "../ffi/library.ts";
+import { cString, out, valueOf } from "../ffi/foreign.ts";
+import { native } from "../ffi/library.ts";
 import { KernelFacts, KernelTraits } from "../ffi/params.gen.ts";
 import { check } from "../ffi/status.ts";
+import type { DeviceHandle, KernelHandle, ModuleHandle } from "../ffi/symbols.ts";
 import { Owner } from "./owner.ts";
 
 /** A kernel of a device: its name, handle and the bytes of parameters that a launch passes. */
 export interface Kernel {
   readonly name: string;
-  readonly handle: number;
+  readonly handle: KernelHandle;
   readonly paramsBytes: number;
   /** Rows, tokens or elements that one item of the grid covers. */
   readonly itemRows: number;
@@ -35,20 +37,24 @@ export interface CudaKernel extends Kernel {
   readonly staticSharedBytes: number;
 }
 
-const out64 = new BigUint64Array(new ArrayBuffer(8));
+const moduleOut = out<ModuleHandle>();
+const kernelOut = out<KernelHandle>();
 
 /** Kernels loaded from one image (a cubin) on a CUDA device. */
 export class Module extends Owner {
-  readonly #handle: number;
-  readonly #device: { handle: number; disposed: boolean };
+  readonly #handle: ModuleHandle;
+  readonly #device: { handle: DeviceHandle; disposed: boolean };
 
   /** Errors: CudaError for an image that the device does not run. */
-  constructor(device: { handle: number; disposed: boolean }, image: Uint8Array, label: string) {
+  constructor(
+    device: { handle: DeviceHandle; disposed: boolean },
+    image: Uint8Array,
+    label: string,
+  ) {
     super(label);
-    const out = addressOf(out64) as never;
-    const bytes = addressOf(image) as never;
-    check(native().fb_module_load(device.handle as never, bytes, image.byteLength, out), label);
-    this.#handle = Number(out64[0]);
+    const status = native().fb_module_load(device.handle, image, image.byteLength, moduleOut);
+    check(status, label);
+    this.#handle = valueOf(moduleOut);
     this.#device = device;
   }
 
@@ -64,20 +70,20 @@ export class Module extends Owner {
     traits.itemRows = launch.itemRows ?? 1;
     const facts = new KernelFacts();
     const status = native().fb_module_kernel(
-      this.#handle as never,
-      addressOf(new TextEncoder().encode(`${name}\0`)) as never,
-      addressOf(traits.view) as never,
-      addressOf(facts.view) as never,
-      addressOf(out64) as never,
+      this.#handle,
+      cString(name),
+      traits.view,
+      facts.view,
+      kernelOut,
     );
     check(status, `kernel ${name} of ${this.label}`);
     const { paramsBytes, itemRows, blocksPerProcessor, registers, localBytes } = facts;
     const loaded = { registers, localBytes, staticSharedBytes: facts.staticSharedBytes };
-    const handle = Number(out64[0]);
+    const handle = valueOf(kernelOut);
     return { name, handle, paramsBytes, itemRows, blocksPerProcessor, ...loaded };
   }
 
   protected override release(): void {
-    if (!this.#device.disposed) native().fb_module_unload(this.#handle as never);
+    if (!this.#device.disposed) native().fb_module_unload(this.#handle);
   }
 }

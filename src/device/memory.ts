@@ -1,5 +1,5 @@
 import { OptionError } from "../errors.ts";
-import { borrow } from "../ffi/library.ts";
+import { borrow } from "../ffi/foreign.ts";
 import type { Device } from "./device.ts";
 import { Owner } from "./owner.ts";
 

@@ -1,8 +1,10 @@
 import { availableParallelism } from "node:os";
 import { DriverError, OptionError, requireInteger } from "../errors.ts";
-import { addressOf, native } from "../ffi/library.ts";
+import { cString, out, valueOf } from "../ffi/foreign.ts";
+import { native } from "../ffi/library.ts";
 import { DriverProperties } from "../ffi/params.gen.ts";
 import { check, failureOf, Status } from "../ffi/status.ts";
+import type { DeviceHandle } from "../ffi/symbols.ts";
 
 /** What to open: "auto" takes a real GPU where one answers, else the CPU. */
 export type DeviceKind = "auto" | "cpu" | `cuda:${number}`;
@@ -27,7 +29,7 @@ export interface Opened {
   kind: "cpu" | "cuda";
   /** Number of the GPU; 0 for the CPU. */
   ordinal: number;
-  handle: number;
+  handle: DeviceHandle;
   why: string;
 }
 
@@ -41,7 +43,7 @@ export interface Driver {
 }
 
 const optionNames = ["threads", "level", "memoryLimitBytes"];
-const out64 = new BigUint64Array(new ArrayBuffer(8));
+const opened = out<DeviceHandle>();
 
 /**
  * Opens the CUDA driver, once a process: libcuda.so.1, or the library that FLASHBUN_LIBCUDA names.
@@ -49,10 +51,8 @@ const out64 = new BigUint64Array(new ArrayBuffer(8));
  */
 export function openDriver(): Driver {
   const wanted = process.env["FLASHBUN_LIBCUDA"];
-  const path = wanted ? new TextEncoder().encode(`${wanted}\0`) : null;
   const properties = new DriverProperties();
-  const pathAddress = path === null ? null : addressOf(path);
-  const status = native().fb_driver_open(pathAddress as never, addressOf(properties.view) as never);
+  const status = native().fb_driver_open(wanted ? cString(wanted) : null, properties.view);
   if (status !== Status.ok) throw new DriverError(failureOf(status, "CUDA driver").message);
   const { version, deviceCount, emulated } = properties;
   const text = `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`;
@@ -103,21 +103,21 @@ function openCuda(ordinal: number, options: DeviceOptions, limit: number, why: s
     const allowed = `below ${deviceCount}, the GPUs that the driver shows`;
     throw new OptionError("kind", `cuda:${ordinal}`, allowed, 'open "cuda:0", or "auto".');
   }
-  const status = native().fb_device_open(1, ordinal, 0, limit, addressOf(out64) as never);
+  const status = native().fb_device_open(1, ordinal, 0, limit, opened);
   check(status, `open cuda:${ordinal}`);
-  return { kind: "cuda", ordinal, handle: Number(out64[0]), why };
+  return { kind: "cuda", ordinal, handle: valueOf(opened), why };
 }
 
 function openCpu(options: DeviceOptions, limit: number, why: string): Opened {
   const threads = threadsOf(options);
   const level = levelOf(options);
-  const opened = native().fb_device_open(0, threads, level, limit, addressOf(out64) as never);
-  if (opened === Status.unsupported) {
-    const sentence = failureOf(opened, "open").message;
+  const status = native().fb_device_open(0, threads, level, limit, opened);
+  if (status === Status.unsupported) {
+    const sentence = failureOf(status, "open").message;
     throw new OptionError("level", cpuLevels[level], "one this processor runs", `${sentence}.`);
   }
-  check(opened, "open cpu device");
-  return { kind: "cpu", ordinal: 0, handle: Number(out64[0]), why };
+  check(status, "open cpu device");
+  return { kind: "cpu", ordinal: 0, handle: valueOf(opened), why };
 }
 
 function threadsOf(options: DeviceOptions): number {

@@ -1,11 +1,13 @@
 import { OptionError, requireInteger } from "../errors.ts";
+import { out, valueOf } from "../ffi/foreign.ts";
+import { native } from "../ffi/library.ts";
 import { check } from "../ffi/status.ts";
-import { addressOf, native } from "../ffi/library.ts";
+import type { StreamHandle } from "../ffi/symbols.ts";
 import type { Device } from "./device.ts";
 import type { Event } from "./event.ts";
 import { Owner } from "./owner.ts";
 
-const wrapped = new BigUint64Array(new ArrayBuffer(8));
+const wrapped = out<StreamHandle>();
 const counts = new Float64Array(new ArrayBuffer(16));
 
 /** An ordered queue of work on a device: copies, launches and events run in the order they came. */
@@ -13,7 +15,7 @@ export class Stream extends Owner {
   constructor(
     readonly device: Device,
     /** Native handle. */
-    readonly handle: number,
+    readonly handle: StreamHandle,
     label: string,
     readonly borrowed = false,
   ) {
@@ -29,9 +31,8 @@ export class Stream extends Owner {
     device.guard();
     requireInteger("handle", handle, 1);
     const label = `stream ${handle.toString(16)}`;
-    const out = addressOf(wrapped) as never;
-    check(native().fb_stream_wrap(device.handle as never, handle, out), label);
-    return new Stream(device, Number(wrapped[0]), label, device.kind === "cpu");
+    check(native().fb_stream_wrap(device.handle, handle, wrapped), label);
+    return new Stream(device, valueOf(wrapped), label, device.kind === "cpu");
   }
 
   /**
@@ -40,26 +41,26 @@ export class Stream extends Owner {
    */
   done(options?: { signal?: AbortSignal }): Promise<void> {
     this.guard();
-    check(native().fb_stream_notify(this.handle as never, addressOf(counts) as never), this.label);
+    check(native().fb_stream_notify(this.handle, counts), this.label);
     return this.device.notifier.wait(this, counts[0]!, options?.signal);
   }
 
   /** Blocks until all that is queued now is through; throws the device's first failure. */
   wait(): void {
     this.guard();
-    check(native().fb_stream_wait(this.handle as never), this.label);
+    check(native().fb_stream_wait(this.handle), this.label);
   }
 
   /** Operations completed so far. */
   completed(): number {
-    native().fb_stream_query(this.handle as never, addressOf(counts) as never);
+    native().fb_stream_query(this.handle, counts);
     return counts[1]!;
   }
 
   /** True when nothing is queued or running. */
   get idle(): boolean {
     this.guard();
-    native().fb_stream_query(this.handle as never, addressOf(counts) as never);
+    native().fb_stream_query(this.handle, counts);
     return counts[0] === counts[1];
   }
 
@@ -71,7 +72,7 @@ export class Stream extends Owner {
       throw new OptionError("event", event.label, "of this device", "use an event of its own.");
     }
     check(
-      native().fb_event_wait(event.handle as never, this.handle as never),
+      native().fb_event_wait(event.handle, this.handle),
       `${this.label} waits for ${event.label}`,
     );
   }
@@ -82,7 +83,7 @@ export class Stream extends Owner {
     requireInteger("target", target, 1);
     requireInteger("source", source, 1);
     requireInteger("bytes", bytes, 0);
-    check(native().fb_memory_copy(this.handle as never, target, source, bytes), "copy");
+    check(native().fb_memory_copy(this.handle, target, source, bytes), "copy");
   }
 
   /** Queues setting `bytes` bytes to `byte`. */
@@ -91,7 +92,7 @@ export class Stream extends Owner {
     requireInteger("target", target, 1);
     requireInteger("byte", byte, 0, 255);
     requireInteger("bytes", bytes, 0);
-    check(native().fb_memory_fill(this.handle as never, target, byte, bytes), "fill");
+    check(native().fb_memory_fill(this.handle, target, byte, bytes), "fill");
   }
 
   /** Throws DisposedError when the stream or its device was disposed. */
@@ -103,7 +104,7 @@ export class Stream extends Owner {
   /** Gives the native stream back, once nobody waits for it. For the notifier. */
   destroy(): void {
     if (this.borrowed || this.device.disposed) return;
-    native().fb_stream_destroy(this.handle as never);
+    native().fb_stream_destroy(this.handle);
   }
 
   protected override release(): void {

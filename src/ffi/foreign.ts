@@ -1,14 +1,24 @@
-import { CFunction } from "bun:ffi";
-import { type Address, borrow, native } from "./library.ts";
+import { CFunction, type Pointer, toArrayBuffer } from "bun:ffi";
+import { type Address, dlpackDeleter, type Out } from "./symbols.ts";
 
-/** Calls a foreign `void (*deleter)(void* managed)`, once. */
-export function callDeleter(deleter: Address, managed: Address): void {
-  const call = CFunction({ ptr: deleter as never, args: ["u64"], returns: "void" });
-  try {
-    call(managed);
-  } finally {
-    call.close();
-  }
+/** Room for a handle or an address that a native function writes; it never moves. */
+export function out<Value extends number = Address>(): Out<Value> {
+  return new BigUint64Array(new ArrayBuffer(8));
+}
+
+/** The handle or address that was written. */
+export function valueOf<Value extends number>(written: Out<Value>): Value {
+  return Number(written[0]) as Value;
+}
+
+/** A text for a native function: UTF-8 that ends with a zero. */
+export function cString(text: string): Uint8Array<ArrayBuffer> {
+  return new TextEncoder().encode(`${text}\0`);
+}
+
+/** Native memory as an ArrayBuffer that borrows it: not to be used after the memory is freed. */
+export function borrow(address: Address, byteLength: number): ArrayBuffer {
+  return toArrayBuffer(address, 0, byteLength);
 }
 
 /**
@@ -18,7 +28,17 @@ export function nativeView(address: Address, byteLength: number): DataView<Array
   return new DataView(borrow(address, byteLength));
 }
 
-/** Address of the native deleter of exported tensors. */
-export function exportDeleter(): Address {
-  return (native().fb_dlpack_deleter as unknown as { ptr: Address }).ptr;
+/** Where a function that bun:ffi opened lies; its types do not show that it says so. */
+export function functionAddress(opened: unknown): Address {
+  return Number((opened as { readonly ptr: number | bigint }).ptr);
+}
+
+/** Calls a foreign `void (*deleter)(void* managed)`, once. */
+export function callDeleter(deleter: Address, managed: Address): void {
+  const call = CFunction({ ptr: deleter as Pointer, ...dlpackDeleter });
+  try {
+    call(managed);
+  } finally {
+    call.close();
+  }
 }

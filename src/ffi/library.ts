@@ -1,17 +1,15 @@
-import { type ConvertFns, dlopen, ptr, toArrayBuffer } from "bun:ffi";
-import { LibraryError, OptionError } from "../errors.ts";
+import { dlopen, type FFIFunction } from "bun:ffi";
+import { LibraryError } from "../errors.ts";
+import { functionAddress } from "./foreign.ts";
+import { guarded, type RawFunctions } from "./guard.ts";
 import { locate, mainLibrary } from "./locate.ts";
 import { FB_ABI_VERSION } from "./params.gen.ts";
-import { symbols } from "./symbols.ts";
-
-/** The library's functions, typed by the symbol table. */
-export type Native = ConvertFns<typeof symbols>;
-
-/** An address in native memory, as a number below 2^53. */
-export type Address = number;
+import { type Address, type Native, symbols } from "./symbols.ts";
 
 interface Loaded {
   native: Native;
+  /** Where the deleter of exported tensors lies. */
+  deleter: Address;
   path: string;
 }
 
@@ -28,31 +26,20 @@ export function libraryPath(): string {
   return holder[key]?.path ?? locate(mainLibrary);
 }
 
-/**
- * Address of a view's first byte, for the length of one call. Memory whose address must outlive a
- * call has to be native or an `ArrayBuffer` of explicit size: small typed arrays move.
- */
-export function addressOf(view: ArrayBufferView | ArrayBuffer): Address {
-  if (view.byteLength === 0)
-    throw new OptionError("view", view, "not empty or detached", "pass data.");
-  const address = ptr(view as Uint8Array) as unknown;
-  if (typeof address !== "number")
-    throw new OptionError("view", view, "attached", "pass live data.");
-  return address;
-}
-
-/**
- * Native memory as an ArrayBuffer that borrows it: it must not be used after the memory is freed.
- */
-export function borrow(address: Address, byteLength: number): ArrayBuffer {
-  return toArrayBuffer(address as never, 0, byteLength);
+/** Address of the native deleter of exported tensors. */
+export function exportDeleter(): Address {
+  native();
+  return holder[key]!.deleter;
 }
 
 function open(): Loaded {
   const path = locate(mainLibrary);
-  let library: { symbols: Native };
+  let raw: RawFunctions;
+  let deleter: Address;
   try {
-    library = dlopen(path, symbols) as unknown as { symbols: Native };
+    const library = dlopen(path, symbols as Record<string, FFIFunction>).symbols;
+    raw = library;
+    deleter = functionAddress(library["fb_dlpack_deleter"]);
   } catch (cause) {
     throw new LibraryError(
       `cannot load ${path}: ${(cause as Error).message}. ` +
@@ -60,12 +47,13 @@ function open(): Loaded {
       { cause },
     );
   }
-  const version = library.symbols.fb_abi_version();
+  const native = guarded(raw);
+  const version = native.fb_abi_version();
   if (version !== FB_ABI_VERSION) {
     throw new LibraryError(
       `${path} speaks ABI version ${version}, this flashbun needs ${FB_ABI_VERSION}. ` +
         "Fix: install flashbun and its platform package in the same version, or rebuild the library.",
     );
   }
-  return { native: library.symbols, path };
+  return { native, deleter, path };
 }

@@ -1,5 +1,6 @@
-import { type Address } from "./library.ts";
 import { dlopen } from "bun:ffi";
+import { cString } from "./foreign.ts";
+import { libcSymbols } from "./symbols.ts";
 
 const rtldNow = 2;
 
@@ -9,11 +10,7 @@ const rtldNow = 2;
  * @returns what the loader says when it cannot, undefined when the library is there
  */
 export function openNow(path: string): string | undefined {
-  const { symbols: libc } = dlopen("libc.so.6", {
-    dlopen: { args: ["cstring", "int"], returns: "u64" },
-    dlerror: { args: [], returns: "cstring" },
-  });
-  const name = Buffer.from(`${path}\0`);
-  const handle = libc.dlopen(name as never, rtldNow) as unknown as bigint | Address;
+  const { symbols: libc } = dlopen("libc.so.6", libcSymbols);
+  const handle = libc.dlopen(cString(path), rtldNow);
   return Number(handle) === 0 ? String(libc.dlerror()) : undefined;
 }

@@ -1,5 +1,7 @@
-import { dlopen, toArrayBuffer } from "bun:ffi";
+import { dlopen, type Library, toArrayBuffer } from "bun:ffi";
 import { closeSync, fstatSync, openSync } from "node:fs";
+import { functionAddress } from "./foreign.ts";
+import { libcSymbols } from "./symbols.ts";
 
 const readable = 1;
 const ownCopy = 2;
@@ -24,23 +26,14 @@ export function mapReadOnly(path: string): Uint8Array {
       throw Object.assign(new Error(message), { code: "ENOMEM" });
     }
     // munmap(address, size) has the shape of a deallocator: the memory, and a context.
-    return new Uint8Array(toOwnedBuffer(address, 0, size, size, libc().munmap.ptr));
+    return new Uint8Array(toOwnedBuffer(address, 0, size, size, functionAddress(libc().munmap)));
   } finally {
     closeSync(descriptor);
   }
 }
 
 function libc() {
-  opened ??= dlopen("libc.so.6", {
-    mmap: { args: ["u64", "u64", "i32", "i32", "i32", "i64"], returns: "u64" },
-    munmap: { args: ["u64", "u64"], returns: "i32" },
-  });
-  return opened.symbols as unknown as Libc;
-}
-
-interface Libc {
-  mmap(at: number, size: number, rights: number, kind: number, file: number, from: number): bigint;
-  munmap: { ptr: number };
+  return (opened ??= dlopen("libc.so.6", libcSymbols)).symbols;
 }
 
 /** Its last two arguments are missing from the types of Bun. */
@@ -52,4 +45,4 @@ const toOwnedBuffer = toArrayBuffer as unknown as (
   deallocator: number,
 ) => ArrayBuffer;
 
-let opened: ReturnType<typeof dlopen> | undefined;
+let opened: Library<typeof libcSymbols> | undefined;

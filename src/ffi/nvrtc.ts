@@ -1,3 +1,5 @@
+import { nvrtcBuiltin, nvrtcSymbols } from "./symbols.ts";
+
 /** One kernel for NVRTC: paths of the two libraries, the text, and the options. */
 export interface NvrtcJob {
   readonly library: string;
@@ -16,25 +18,19 @@ export type CompilerAnswer =
  * the function below: a file of its own would be missing from what `bun build --compile` makes.
  */
 export function nvrtcWorker(): Worker {
-  const text = new Blob([`(${serve})();`], { type: "text/javascript" });
+  const text = new Blob([`(${serve})(${JSON.stringify(signatures)});`], {
+    type: "text/javascript",
+  });
   return new Worker(URL.createObjectURL(text));
 }
 
+const signatures = { nvrtc: nvrtcSymbols, builtin: nvrtcBuiltin };
+
 /** The worker's whole program: nothing from outside of this function exists where it runs. */
-async function serve(): Promise<void> {
+async function serve({ nvrtc: functions, builtin }: typeof signatures): Promise<void> {
   const { dlopen, ptr } = await import("bun:ffi");
   const encoder = new TextEncoder();
-  const open = (path: string) =>
-    dlopen(path, {
-      nvrtcCreateProgram: { args: ["ptr", "ptr", "ptr", "i32", "ptr", "ptr"], returns: "i32" },
-      nvrtcCompileProgram: { args: ["u64", "i32", "ptr"], returns: "i32" },
-      nvrtcGetProgramLogSize: { args: ["u64", "ptr"], returns: "i32" },
-      nvrtcGetProgramLog: { args: ["u64", "ptr"], returns: "i32" },
-      nvrtcGetCUBINSize: { args: ["u64", "ptr"], returns: "i32" },
-      nvrtcGetCUBIN: { args: ["u64", "ptr"], returns: "i32" },
-      nvrtcDestroyProgram: { args: ["ptr"], returns: "i32" },
-      nvrtcGetErrorString: { args: ["i32"], returns: "cstring" },
-    } as const).symbols;
+  const open = (path: string) => dlopen(path, functions).symbols;
   const opened = new Map<string, ReturnType<typeof open>>();
 
   /** NVRTC looks for its builtins by name only: they must be open before it. */
@@ -43,7 +39,7 @@ async function serve(): Promise<void> {
     if (nvrtc !== undefined) return nvrtc;
     const version = /\.so\.(\d+)\.(\d+)/.exec(builtins)!;
     const name = `__nvrtc_builtins__${version[1]}_${version[2]}_getArchBuiltins`;
-    dlopen(builtins, { [name]: { args: [], returns: "void" } });
+    dlopen(builtins, { [name]: builtin });
     opened.set(library, (nvrtc = open(library)));
     return nvrtc;
   }

@@ -1,5 +1,5 @@
 import { CudaError, DeviceError, OutOfMemoryError } from "../errors.ts";
-import { addressOf, native } from "./library.ts";
+import { native } from "./library.ts";
 
 /** Status codes of zig/status.zig. */
 export const Status = {
@@ -21,7 +21,7 @@ const decoder = new TextDecoder();
 
 /** The native side's last sentence on this thread. */
 export function lastError(): string {
-  const length = native().fb_last_error(addressOf(text) as never, text.length);
+  const length = native().fb_last_error(text, text.length);
   return decoder.decode(text.subarray(0, length));
 }
 

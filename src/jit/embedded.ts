@@ -1,5 +1,6 @@
 import { LibraryError } from "../errors.ts";
-import { addressOf, borrow, native } from "../ffi/library.ts";
+import { borrow, out, valueOf } from "../ffi/foreign.ts";
+import { native } from "../ffi/library.ts";
 import { check } from "../ffi/status.ts";
 
 /** An image compiled ahead of time; the label says from what. */
@@ -20,12 +21,11 @@ let embedded: ReadonlyMap<string, EmbeddedImage> | undefined;
 /** The images inside the native library, by hash. */
 export function embeddedImages(): ReadonlyMap<string, EmbeddedImage> {
   if (embedded !== undefined) return embedded;
-  const out = new BigUint64Array(new ArrayBuffer(16));
-  const at = addressOf(out) as never;
-  check(native().fb_images(at, addressOf(out.subarray(1)) as never), "embedded images");
-  const [address, length] = [Number(out[0]), Number(out[1])];
+  const [address, bytes] = [out(), out()];
+  check(native().fb_images(address, bytes), "embedded images");
+  const length = valueOf(bytes);
   return (embedded = parseImages(
-    length === 0 ? new Uint8Array(0) : new Uint8Array(borrow(address, length)),
+    length === 0 ? new Uint8Array(0) : new Uint8Array(borrow(valueOf(address), length)),
   ));
 }
 

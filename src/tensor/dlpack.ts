@@ -2,8 +2,8 @@ import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
 import type { Stream } from "../device/stream.ts";
 import { InputError } from "../errors.ts";
-import { callDeleter, exportDeleter, nativeView } from "../ffi/foreign.ts";
-import { addressOf, native } from "../ffi/library.ts";
+import { callDeleter, nativeView, out, valueOf } from "../ffi/foreign.ts";
+import { exportDeleter, native } from "../ffi/library.ts";
 import { check } from "../ffi/status.ts";
 import { type DType, dtypeBytes } from "./dtype.ts";
 import { axesMax, Tensor } from "./tensor.ts";
@@ -203,10 +203,9 @@ export function toDLPack(tensor: Tensor, options: ExportOptions = {}): number {
     options.stream.waitFor(event);
   }
   const axes = tensor.shape.length;
-  const out = new BigUint64Array(new ArrayBuffer(8));
-  const status = native().fb_dlpack_create(managedBytes(axes), addressOf(out) as never);
-  check(status, "DLPack export");
-  const address = Number(out[0]);
+  const created = out();
+  check(native().fb_dlpack_create(managedBytes(axes), created), "DLPack export");
+  const address = valueOf(created);
   writeManaged(nativeView, address, {
     address: tensor.address,
     deviceType: deviceTypes[device.kind],

@@ -1,6 +1,6 @@
 import type { Device } from "../device/device.ts";
 import { OptionError, requireInteger } from "../errors.ts";
-import { addressOf, native } from "../ffi/library.ts";
+import { native } from "../ffi/library.ts";
 import { type TensorMap, TensorMapSpec } from "../ffi/params.gen.ts";
 import { check } from "../ffi/status.ts";
 import { type DType, dtypeCode, requireDType } from "./dtype.ts";
@@ -48,12 +48,7 @@ export function encodeTensorMap(device: Device, options: TensorMapOptions, out: 
     requireInteger("strides", strides[axis - 1], 0);
     spec.setStrides(axis - 1, strides[axis - 1]!);
   }
-  const place = addressOf(out.view) as never;
-  const status = native().fb_tensor_map_encode(
-    device.handle as never,
-    addressOf(spec.view) as never,
-    place,
-  );
+  const status = native().fb_tensor_map_encode(device.handle, spec.view, out.view);
   check(status, "tensor map");
 }
 
