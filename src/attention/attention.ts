@@ -12,6 +12,8 @@ import { classesFor } from "../plan/traits.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import { boundRanges } from "../variant/bound-ranges.ts";
 import { bindTensors, keysOf, type RunTensors } from "./bind.ts";
+import type { KernelFamily } from "./families/family.ts";
+import { families } from "./families/table.ts";
 import { type AttentionKernels, resolveKernels, resolveKernelsNow } from "./families/resolve.ts";
 import { LastBinding } from "./last-binding.ts";
 import { AttentionLaunch } from "./launch.ts";
@@ -87,22 +89,31 @@ export class Attention extends Owner implements AsyncDisposable {
 
   /**
    * Makes an attention object and resolves every kernel its options can choose: plan and run never
-   * compile. Errors: OptionError naming the option, CompileError.
+   * compile. `among`: kernel families to choose from. Errors: OptionError naming the option,
+   * CompileError.
    */
-  static async create(device: Device, options: AttentionOptions): Promise<Attention> {
+  static async create(
+    device: Device,
+    options: AttentionOptions,
+    among: readonly KernelFamily[] = families[device.kind],
+  ): Promise<Attention> {
     device.guard();
     const resolved = resolveOptions(options);
-    return new Attention(device, resolved, await resolveKernels(device, resolved));
+    return new Attention(device, resolved, await resolveKernels(device, resolved, among));
   }
 
   /**
    * As create, where no kernel has to be compiled: on the CPU, and on a GPU for options that were
    * compiled before. Errors: OptionError, DeviceError when one has to be compiled.
    */
-  static createSync(device: Device, options: AttentionOptions): Attention {
+  static createSync(
+    device: Device,
+    options: AttentionOptions,
+    among: readonly KernelFamily[] = families[device.kind],
+  ): Attention {
     device.guard();
     const resolved = resolveOptions(options);
-    return new Attention(device, resolved, resolveKernelsNow(device, resolved));
+    return new Attention(device, resolved, resolveKernelsNow(device, resolved, among));
   }
 
   /** The plan of the last `plan` call: work lists, workspace bytes, a description to draw. */

@@ -20,9 +20,9 @@ export interface LaunchTraits {
   readonly itemRows?: number;
   /** Dynamic shared memory of a block. */
   readonly sharedBytes?: number;
-  /** Blocks of a cluster; default 1. */
+  /** Blocks of a cluster, which takes an item of the grid together; default 1. */
   readonly cluster?: number;
-  /** At most as many blocks as are resident; they take items by ticket. */
+  /** At most as many blocks as are resident; they, or their clusters, take items by ticket. */
   readonly persistent?: boolean;
   /** Starts while the kernel before it drains (programmatic dependent launch). */
   readonly programmatic?: boolean;

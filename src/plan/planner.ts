@@ -8,7 +8,7 @@ import { Intervals } from "./merges.ts";
 import { PieceOrder } from "./order.ts";
 import { cutAtMultiples, cutToShare } from "./schedule.ts";
 import { Tiles } from "./tiles.ts";
-import type { ClassTraits } from "./traits.ts";
+import { type ClassTraits, placesOf } from "./traits.ts";
 import { walk } from "./walk.ts";
 import {
   boundRows,
@@ -114,8 +114,10 @@ export class Planner {
   readonly #buckets: number[];
   readonly #packedHeads: number;
   readonly #units: number;
-  /** Processors that the walk of one unit is cut for; 0: units are walked one after the other. */
-  readonly #unitProcessors: number[];
+  /** Places where records of each class run at once. */
+  readonly #places: number[];
+  /** Of them, those that the walk of one unit is cut for; 0: units are walked one after another. */
+  readonly #unitPlaces: number[];
   readonly #plan: Plan;
 
   /** Errors: OptionError. */
@@ -140,9 +142,8 @@ export class Planner {
       visible: options.visible,
       columnsMost: columnCapacity(options),
     });
-    this.#unitProcessors = classes.map(({ blocksPerProcessor }) =>
-      replicas(this.#units, options.processors * blocksPerProcessor),
-    );
+    this.#places = classes.map((traits) => placesOf(traits, options.processors));
+    this.#unitPlaces = this.#places.map((places) => replicas(this.#units, places));
     this.#order = new PieceOrder(classes.length);
     this.#emitter = new Emitter(options, this.#packedHeads, this.#units);
     this.#buckets = graph === undefined ? [] : bucketsOf(graph);
@@ -160,7 +161,7 @@ export class Planner {
       const fix = "plan without shared prefixes, or without batchInvariant.";
       throw new OptionError("batch.layout.levels", levels.length, "1 under batchInvariant", fix);
     }
-    let expanded = this.#unitProcessors.includes(0) && !this.options.batchInvariant;
+    let expanded = this.#unitPlaces.includes(0) && !this.options.batchInvariant;
     for (let l = 0; l < levels.length; l++) expanded ||= levels[l].perHead;
     this.#tiles.build(batch, expanded);
     this.#schedule(expanded);
@@ -178,7 +179,7 @@ export class Planner {
   }
 
   #schedule(expanded: boolean): void {
-    const { classes, processors, batchInvariant } = this.options;
+    const { classes, batchInvariant } = this.options;
     const pieces = this.#pieces;
     const { list } = this.#tiles;
     pieces.clear();
@@ -190,14 +191,14 @@ export class Planner {
       return;
     }
     for (let c = 0; c < classes.length; c++) {
-      const { schedule, take, kvTile, blocksPerProcessor } = classes[c];
-      const slots = processors * blocksPerProcessor;
+      const { schedule, take, kvTile } = classes[c];
+      const places = this.#places[c];
       const first = pieces.length;
       if (schedule === "walk") {
-        walk(list, pieces, c, kvTile, expanded ? slots : this.#unitProcessors[c], this.#costs);
+        walk(list, pieces, c, kvTile, expanded ? places : this.#unitPlaces[c], this.#costs);
       } else {
         const units = expanded ? 1 : this.#units;
-        cutToShare(list, pieces, c, kvTile, slots, units, this.#costs);
+        cutToShare(list, pieces, c, kvTile, places, units, this.#costs);
       }
       if (take === "as-made") this.#order.asMade(pieces, c, first);
       else this.#order.longestFirst(pieces, c, first);
@@ -255,13 +256,13 @@ function overGraph(what: string, value: number, most: number): PlanError {
 }
 
 /**
- * Processors for each unit when all units follow one schedule: processors / units where that keeps
- * nearly all busy, else 0.
+ * Places for each unit when all units follow one schedule: places / units where that keeps nearly
+ * all busy, else 0.
  */
-function replicas(units: number, processors: number): number {
-  const each = Math.max(1, Math.floor(processors / units));
-  const rounds = Math.ceil((units * each) / processors);
-  return (units * each) / (rounds * processors) >= 1 - wasteMost ? each : 0;
+function replicas(units: number, places: number): number {
+  const each = Math.max(1, Math.floor(places / units));
+  const rounds = Math.ceil((units * each) / places);
+  return (units * each) / (rounds * places) >= 1 - wasteMost ? each : 0;
 }
 
 function checkPlannerOptions(options: PlannerOptions): void {

@@ -15,6 +15,11 @@ export interface ClassTraits {
   readonly take: "as-made" | "longest-first";
 }
 
+/** Records that are in flight at once on so many processors. */
+export function placesOf(traits: ClassTraits, processors: number): number {
+  return Math.max(1, Math.floor((processors * traits.blocksPerProcessor) / traits.cluster));
+}
+
 /** The classes that rows of a request need: a graph of short queries launches no others. */
 export function classesFor<T extends ClassTraits>(classes: readonly T[], rows: number): T[] {
   return classes.slice(0, classFor(classes, rows) + 1);

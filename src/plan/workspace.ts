@@ -1,4 +1,4 @@
-import type { ClassTraits } from "./traits.ts";
+import { type ClassTraits, placesOf } from "./traits.ts";
 
 /** Graph sizes: what fixes a plan's sections, grids and addresses. */
 export interface GraphSizes {
@@ -24,9 +24,7 @@ export function partialBytes(rows: number, valueDim: number): number {
  */
 export function boundRows(classes: readonly ClassTraits[], processors: number): number {
   let rows = 0;
-  for (const { queryTile, blocksPerProcessor } of classes) {
-    rows += 2 * processors * blocksPerProcessor * queryTile;
-  }
+  for (const traits of classes) rows += 2 * placesOf(traits, processors) * traits.queryTile;
   return rows;
 }
 
@@ -45,7 +43,7 @@ export function recordCapacity(
 ): number {
   const tiles = tilesOf(traits, sizes, batch, packedHeads);
   if (chunks > 0) return units * tiles * chunks;
-  return units * graphLevels * tiles + 2 * processors * traits.blocksPerProcessor;
+  return units * graphLevels * tiles + 2 * placesOf(traits, processors);
 }
 
 /** Merges that such a step can have of one class: rows part where a tile starts or ends. */

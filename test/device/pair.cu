@@ -1,45 +1,47 @@
-// A kernel of the shape that Hopper's attention has, which adds keys and values up instead: two
-// blocks of a cluster share a record, a thread of each loads half of every tile for both by bulk
-// copies (TMA), two warpgroups of each take what has arrived; block 0 the keys, block 1 the values.
-#include "ptx/base.h"
+// Attention of the shape that Hopper's has, on plain arithmetic: the two blocks of a cluster have half
+// of a record's rows each, a thread of each loads half of every tile for both by bulk copies (TMA),
+// eight warps of each take what has arrived.
+#include "common/finish.h"
+#include "../ptx/barrier.h"
+#include "../ptx/fence.h"
+#include "../ptx/mbarrier.h"
+#include "../ptx/pdl.h"
+#include "../ptx/tma.h"
 
-#include "params/attention.h"
-#include "ptx/barrier.h"
-#include "ptx/cluster.h"
-#include "ptx/fence.h"
-#include "ptx/mbarrier.h"
-#include "ptx/memory.h"
-#include "ptx/pdl.h"
-#include "ptx/tma.h"
+// ---- facts
 
-// --- facts
+constexpr int half_tile = FB_KV_TILE / 2;
+constexpr int key_row = FB_KEY_DIM * 2;
+constexpr int value_row = FB_VALUE_DIM * 2;
+constexpr int key_bytes = FB_KV_TILE * key_row;
+constexpr int value_bytes_at = FB_STAGES * key_bytes;
+constexpr int tile_values = FB_KV_TILE * value_row;
+constexpr int block_rows = FB_QUERY_TILE / FB_CLUSTER;
+constexpr int first_taker = 128;
+constexpr int takers = (FB_THREADS - first_taker) / 32;
+constexpr int own_rows = block_rows / takers;
 
-#define DIM 32 // f32 keys in rows of 128 bytes, bf16 values in rows of 64
-#define HALF (FB_KV_TILE / 2)
-#define KEY_BYTES (FB_KV_TILE * DIM * 4)
-#define VALUE_BYTES (FB_KV_TILE * DIM * 2)
-#define STAGE_BYTES (KEY_BYTES + VALUE_BYTES)
-#define TAKERS 256 // threads behind the first warpgroup
-#define TAKER_WARPS (TAKERS / 32)
+static_assert(value_bytes_at + FB_STAGES * tile_values == FB_SHARED_BYTES, "the class says else");
+static_assert(key_row == 128 && value_row == 64, "a row is what its map's swizzle spans");
+static_assert(FB_VALUE_DIM == 32 && FB_KV_TILE == 64, "a lane has a column, and two keys of a tile");
 
-static_assert(FB_STAGES * STAGE_BYTES == FB_SHARED_BYTES, "the traits say otherwise");
-static_assert(HALF * DIM * 2 % 1024 == 0, "a half begins where the swizzle's pattern does");
+// ---- where things lie
 
-struct pair_params {
-    fb_tensor_map keys, values; // [token, head, element]
-    uint64_t records;           // fb_attention_record [record_count]
-    uint64_t sums;              // f32 [record, keys or values, element]
-    int32_t record_count;
-    int32_t reserved;
+struct Memory {
+    Work work;
+    RowFacts rows;
+    uint64_t full[FB_STAGES];
+    uint64_t empty[FB_STAGES];
+    float weights[takers][own_rows][FB_KV_TILE];
 };
 
-// --- where things lie
+struct Block {
+    const fb_attention_map_params& p;
+    unsigned char* tiles; // of keys, then of values
+    Memory& memory;
+    uint32_t rank;
 
-struct Pair {
-    const pair_params& p;
-    const fb_attention_record* records;
-    uint32_t memory, full, empty; // per stage: a tile of keys, then of values; its two barriers
-    uint32_t rank, first, step;   // records of this cluster: every step-th
+    FB_DEVICE const fb_attention_record& record() const { return memory.work.record; }
 };
 
 // Tiles take the stages in turn; a stage's barriers change their parity every time.
@@ -52,112 +54,150 @@ struct Turn {
     }
 };
 
-FB_DEVICE uint32_t swizzled(uint32_t byte, uint32_t rows) {
-    return byte ^ ((byte >> 7 & rows) << 4);
-}
-
 FB_DEVICE float key_at(const unsigned char* tile, int token, int element) {
-    return *(const float*)(tile + swizzled((token * DIM + element) * 4, 7));
+    const int byte = token * key_row + element * 2;
+    return bf16_to_float(*reinterpret_cast<const uint16_t*>(tile + (byte ^ (byte >> 7 & 7) << 4)));
 }
 
 FB_DEVICE float value_at(const unsigned char* tile, int token, int element) {
-    const uint32_t byte = swizzled((token * DIM + element) * 2, 3);
-    return __int_as_float(*(const uint16_t*)(tile + byte) << 16);
+    const int byte = token * value_row + element * 2;
+    return bf16_to_float(*reinterpret_cast<const uint16_t*>(tile + (byte ^ (byte >> 7 & 3) << 4)));
 }
 
-// --- load
+// ---- load
 
-FB_DEVICE void load_records(const Pair& b) {
-    Turn turn;
-    for (int i = b.first; i < b.p.record_count; i += b.step) {
-        const fb_attention_record r = b.records[i];
-        if (r.row_count == 0) return; // the rest of a graph's list
-        for (int start = r.kv_start; start < r.kv_end; start += FB_KV_TILE) {
-            const uint32_t full = b.full + 8 * turn.stage;
-            const uint32_t tile = b.memory + turn.stage * STAGE_BYTES;
-            const int token = r.slot + start + b.rank * HALF;
-            mbarrier_wait_cluster(b.empty + 8 * turn.stage, turn.parity ^ 1);
-            mbarrier_arrive_expect(full, STAGE_BYTES); // the other block loads the other half
-            tensor_load_multicast(tile + b.rank * (KEY_BYTES / 2), &b.p.keys, full,
-                                  {0, r.kv_head, token}, 3);
-            tensor_load_multicast(tile + KEY_BYTES + b.rank * (VALUE_BYTES / 2), &b.p.values, full,
-                                  {0, r.kv_head, token}, 3);
-            turn.advance();
-        }
+// Where a map has a row: element, head, token (of the page), page.
+struct RowPlace {
+    int at[4];
+};
+
+// Of this block's half of a tile: a page holds a whole number of halves.
+FB_DEVICE RowPlace half_at(const Block& b, int32_t start) {
+    const fb_attention_params& p = b.p.attention;
+    const fb_attention_record& r = b.record();
+    const int32_t token = start + int32_t(b.rank) * half_tile;
+    if (p.contiguous) return {{0, r.kv_head, r.slot + token, 0}};
+    if (token >= r.kv_end) return {{0, r.kv_head, p.page_size, 0}}; // zeros
+    const int32_t logical = r.position_start + token;
+    const int64_t column = int64_t(r.slot) * p.table_stride + logical / p.page_size;
+    return {{0, r.kv_head, logical % p.page_size, read_int(p.page_table, column)}};
+}
+
+FB_DEVICE void load_record(const Block& b, Turn turn) {
+    const fb_attention_record& r = b.record();
+    for (int32_t start = r.kv_start; start < r.kv_end; start += FB_KV_TILE) {
+        const uint32_t full = shared_address(&b.memory.full[turn.stage]);
+        const uint32_t keys = shared_address(b.tiles) + turn.stage * key_bytes;
+        const uint32_t values = shared_address(b.tiles) + value_bytes_at + turn.stage * tile_values;
+        const RowPlace place = half_at(b, start);
+        mbarrier_wait_cluster(shared_address(&b.memory.empty[turn.stage]), turn.parity ^ 1);
+        mbarrier_arrive_expect(full, key_bytes + tile_values); // half of it by the other block
+        tensor_load_multicast(keys + b.rank * (key_bytes / 2), &b.p.k, full, place.at, 3);
+        tensor_load_multicast(values + b.rank * (tile_values / 2), &b.p.v, full, place.at, 3);
+        turn.advance();
     }
 }
 
-// --- compute
+// ---- compute
 
 // Both blocks' loaders wait until this warp has read the stage.
-FB_DEVICE void give_back(uint32_t empty) {
+FB_DEVICE void give_back(uint64_t& empty) {
     __syncwarp();
-    if (threadIdx.x % 32 < 2) mbarrier_arrive_cluster(map_shared(empty, threadIdx.x % 32));
+    const uint32_t lane = threadIdx.x % 32;
+    if (lane < FB_CLUSTER) mbarrier_arrive_cluster(map_shared(shared_address(&empty), lane));
 }
 
-FB_DEVICE void take_records(const Pair& b, const unsigned char* memory, float* parts) {
-    const int element = threadIdx.x % 32, warp = threadIdx.x / 32 - 4;
-    Turn turn;
-    for (int i = b.first; i < b.p.record_count; i += b.step) {
-        const fb_attention_record r = b.records[i];
-        if (r.row_count == 0) return;
-        float sum = 0;
-        for (int start = r.kv_start; start < r.kv_end; start += FB_KV_TILE) {
-            const unsigned char* tile = memory + turn.stage * STAGE_BYTES;
-            const int left = r.kv_end - start;
-            const int count = left < FB_KV_TILE ? left : FB_KV_TILE;
-            mbarrier_wait(b.full + 8 * turn.stage, turn.parity);
-            for (int token = warp; token < count; token += TAKER_WARPS)
-                sum += b.rank == 0 ? key_at(tile, token, element)
-                                   : value_at(tile + KEY_BYTES, token, element);
-            give_back(b.empty + 8 * turn.stage);
-            turn.advance();
-        }
-        parts[warp * DIM + element] = sum;
-        barrier_sync(1, TAKERS);
-        if (warp == 0) {
-            sum = 0;
-            for (int w = 0; w < TAKER_WARPS; ++w) sum += parts[w * DIM + element];
-            ((float*)b.p.sums)[(2 * i + b.rank) * DIM + element] = sum;
-        }
-        barrier_sync(1, TAKERS);
+// Weights of a row's keys in a tile, for all lanes; scores are small, so that their base is 0.
+FB_DEVICE float weigh(const Block& b, const unsigned char* keys, int32_t start, int row,
+                      float (&weights)[FB_KV_TILE]) {
+    const fb_attention_params& p = b.p.attention;
+    const fb_attention_record& r = b.record();
+    const QueryRow at = query_row(r, row);
+    const auto* q = reinterpret_cast<const uint16_t*>(p.q) + at.token * p.q_stride_token +
+                    at.head * p.q_stride_head;
+    float sum = 0;
+    for (int key = int(threadIdx.x % 32); key < FB_KV_TILE; key += 32) {
+        const int32_t position = r.position_start + start + key;
+        const bool seen = start + key < r.kv_end && position >= b.memory.rows.low[row] &&
+                          position <= b.memory.rows.high[row];
+        float score = 0;
+        for (int d = 0; d < FB_KEY_DIM; d++) score += bf16_to_float(q[d]) * key_at(keys, key, d);
+        weights[key] = seen ? exp2_approx(score * score_factor(p, r)) : 0;
+        sum += weights[key];
     }
+    return sum;
 }
 
-// --- the kernel
+FB_DEVICE void finish(const Block& b, int row, float sum, float out) {
+    for (int distance = 16; distance > 0; distance /= 2)
+        sum += __shfl_xor_sync(~0u, sum, distance);
+    const int lane = int(threadIdx.x % 32);
+    const float base = sum == 0 ? no_base : 0;
+    const RowTarget target = finish_row(b.p.attention, b.record(), row, base, sum, lane == 0);
+    const float next = __shfl_xor_sync(~0u, out, 1);
+    if (lane % 2 == 0) write_pair(b.p.attention, target, lane, out, next);
+}
 
-FB_KERNEL(pair_sums, pair_params, FB_THREADS, 1) {
-    FB_DYNAMIC_SHARED(memory);
-    FB_SHARED(uint64_t, barriers, [2 * FB_STAGES]);
-    FB_SHARED(float, parts, [TAKER_WARPS * DIM]);
-    const uint32_t full = shared_address(barriers), rank = cluster_rank();
-    const Pair b = {
-        p,
-        (const fb_attention_record*)p.records,
-        shared_address(memory),
-        full,
-        full + 8 * FB_STAGES,
-        rank,
-        blockIdx.x / 2,
-        gridDim.x / 2,
-    };
+FB_DEVICE void take_record(const Block& b, Turn turn) {
+    const fb_attention_record& r = b.record();
+    const int warp = int(threadIdx.x - first_taker) / 32;
+    const int first = int(b.rank) * block_rows + warp * own_rows;
+    auto& weights = b.memory.weights[warp];
+    float sum[own_rows] = {}, out[own_rows] = {};
+    for (int32_t start = r.kv_start; start < r.kv_end; start += FB_KV_TILE) {
+        const unsigned char* keys = b.tiles + turn.stage * key_bytes;
+        const unsigned char* values = b.tiles + value_bytes_at + turn.stage * tile_values;
+        const int count = min(FB_KV_TILE, r.kv_end - start);
+        mbarrier_wait(shared_address(&b.memory.full[turn.stage]), turn.parity);
+        for (int m = 0; m < own_rows; m++)
+            if (first + m < r.row_count) sum[m] += weigh(b, keys, start, first + m, weights[m]);
+        __syncwarp();
+        for (int m = 0; m < own_rows; m++)
+            for (int key = 0; key < count && first + m < r.row_count; key++)
+                out[m] += weights[m][key] * value_at(values, key, int(threadIdx.x % 32));
+        give_back(b.memory.empty[turn.stage]);
+        turn.advance();
+    }
+    for (int m = 0; m < own_rows; m++)
+        if (first + m < r.row_count) finish(b, first + m, sum[m], out[m]);
+}
+
+// ---- the kernel
+
+FB_DEVICE void open_barriers(const Block& b) {
     if (threadIdx.x == 0) {
-        tensor_prefetch(&p.keys);
-        tensor_prefetch(&p.values);
-        for (int stage = 0; stage < FB_STAGES; ++stage) {
-            mbarrier_init(b.full + 8 * stage, 1);
-            mbarrier_init(b.empty + 8 * stage, 2 * TAKER_WARPS);
+        tensor_prefetch(&b.p.k);
+        tensor_prefetch(&b.p.v);
+        for (int stage = 0; stage < FB_STAGES; stage++) {
+            mbarrier_init(shared_address(&b.memory.full[stage]), 1);
+            mbarrier_init(shared_address(&b.memory.empty[stage]), FB_CLUSTER * takers);
         }
         fence_mbarrier_init();
     }
     __syncwarp();
     cluster_sync();
+}
+
+FB_KERNEL(attention_pair, fb_attention_map_params, FB_THREADS, 1) {
+    FB_DYNAMIC_SHARED(tiles);
+    FB_SHARED(Memory, memory, );
+    const Block b = {p, tiles, memory, cluster_rank()};
+    int32_t word = open_records(p.attention, memory.work);
+    open_barriers(b);
     pdl_wait();
     pdl_launch_dependents();
-    if (threadIdx.x >= 128)
-        take_records(b, memory, parts);
-    else if (threadIdx.x == 0)
-        load_records(b);
-    __syncwarp();
-    cluster_sync(); // the other block still arrives here
+    Turn turn;
+    while (next_record(word, memory.work)) {
+        const fb_attention_record& r = b.record();
+        const uint32_t next = take_ticket(p.attention);
+        if (threadIdx.x < FB_QUERY_TILE)
+            describe_row(p.attention, r, memory.rows, int(threadIdx.x));
+        __syncthreads();
+        if (threadIdx.x == 0) load_record(b, turn);
+        else if (threadIdx.x >= first_taker) take_record(b, turn);
+        __syncwarp();
+        for (int32_t start = r.kv_start; start < r.kv_end; start += FB_KV_TILE) turn.advance();
+        word = fetch_record(p.attention, share_ticket(next, memory.work));
+    }
+    close_records(p.attention);
 }

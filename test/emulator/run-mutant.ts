@@ -2,6 +2,7 @@
 // its own: the device of a kernel that failed is lost to its process.
 import { readFileSync } from "node:fs";
 import { resolveKernelsNow } from "../../src/attention/families/resolve.ts";
+import { families } from "../../src/attention/families/table.ts";
 import { Device } from "../../src/device/device.ts";
 import { Module } from "../../src/device/kernel.ts";
 import type { Specialization } from "../../src/jit/specialization.ts";
@@ -32,7 +33,7 @@ const pages = c.kvLengths.reduce((sum, length) => sum + Math.ceil(length / c.pag
 using world = new World(device, c, { pages, attention: { deviceLengths: kept !== undefined } });
 const { options } = world.rig.attention;
 
-const { offer, kernels, merge } = resolveKernelsNow(device, options);
+const { offer, kernels, merge } = resolveKernelsNow(device, options, families.cuda);
 const at = offer.classes.findIndex(({ name }) => name === kernel);
 const { entry, launch, image: specialization } = at < 0 ? offer.merge : offer.classes[at]!;
 if (image !== undefined) {

@@ -4,6 +4,7 @@ import type { Batch } from "../../src/kv/batch.ts";
 import { type Plan, Planner, type PlannerOptions } from "../../src/plan/planner.ts";
 import { checkPlan } from "../../src/plan/check.ts";
 import { type PlanRecord, recordsOf } from "../../src/plan/record.ts";
+import { placesOf } from "../../src/plan/traits.ts";
 import { partialBytes } from "../../src/plan/workspace.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 import { pagedBatch } from "./example.ts";
@@ -153,8 +154,8 @@ test("the bound holds for long and uneven batches, and is within twice processor
     expect(plan.workspaceBytes).toBe(partialBytes(plan.partialRows, options.valueDim));
     expect(plan.workspaceBytes).toBeLessThanOrEqual(plan.boundBytes);
     let rows = 0;
-    for (const { queryTile, blocksPerProcessor } of options.classes)
-      rows += 2 * options.processors * blocksPerProcessor * queryTile;
+    for (const traits of options.classes)
+      rows += 2 * placesOf(traits, options.processors) * traits.queryTile;
     expect(plan.boundBytes).toBe(rows * (options.valueDim + 1) * 4);
   });
 });

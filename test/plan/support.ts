@@ -10,8 +10,10 @@ export function randomOptions(random: Random): PlannerOptions {
   const kvHeads = random.integer(1, 4);
   const group = random.pick([1, 2, 3, 4, 5, 6, 7, 8, 16]);
   const blocks = random.integer(1, 4);
+  const cluster = random.pick([1, 1, 1, 2, 4]);
   const classes: ClassTraits[] = cpuClasses.map((row, c) => ({
     ...row,
+    cluster,
     blocksPerProcessor: blocks,
     queryTile: random.pick(c === 0 ? [8, 16] : [16, 32, 64]),
     kvTile: random.pick([8, 16, 64]),

@@ -1,5 +1,6 @@
 import type { Attention } from "../../src/attention/attention.ts";
 import type { RunTensors } from "../../src/attention/bind.ts";
+import type { KernelFamily } from "../../src/attention/families/family.ts";
 import type { AttentionOptions } from "../../src/attention/options.ts";
 import { PagedCache } from "../../src/cache/paged-cache.ts";
 import type { Device } from "../../src/device/device.ts";
@@ -74,9 +75,10 @@ export class Rig implements Disposable {
     readonly device: Device,
     wanted: Case,
     over: Partial<AttentionOptions> = {},
+    families?: Families,
   ) {
     const c = (this.c = caseOn(device, wanted));
-    this.attention = createNow(device, { ...optionsOf(c), ...over });
+    this.attention = createNow(device, { ...optionsOf(c), ...over }, families);
     this.random = seeded(c.seed);
   }
 
@@ -326,9 +328,14 @@ export class World implements Disposable {
   constructor(
     readonly device: Device,
     wanted: Case,
-    options: { pages: number; attention?: Partial<AttentionOptions>; windowLeft?: number },
+    options: {
+      pages: number;
+      attention?: Partial<AttentionOptions>;
+      windowLeft?: number;
+      families?: Families | undefined;
+    },
   ) {
-    this.rig = new Rig(device, wanted, options.attention);
+    this.rig = new Rig(device, wanted, options.attention, options.families);
     const { c } = this.rig;
     this.c = c;
     const { kvHeads, headDim, valueDim, kvDtype: dtype, pageSize } = c;
@@ -471,14 +478,16 @@ export class World implements Disposable {
   }
 }
 
+type Families = readonly KernelFamily[];
+
 /** Builds a case's batch, runs it and checks it. */
-export function runCase(device: Device, c: Case): Uint8Array {
-  return c.pageSize === 0 ? runRagged(device, c) : runPaged(device, c);
+export function runCase(device: Device, c: Case, families?: Families): Uint8Array {
+  return c.pageSize === 0 ? runRagged(device, c, families) : runPaged(device, c, families);
 }
 
-function runPaged(device: Device, c: Case): Uint8Array {
+function runPaged(device: Device, c: Case, families?: Families): Uint8Array {
   const pages = c.kvLengths.reduce((sum, length) => sum + Math.ceil(length / c.pageSize), 0) + 3;
-  using world = new World(device, c, { pages });
+  using world = new World(device, c, { pages, families });
   const sequences = c.kvLengths.map(() => world.create());
   const queries = c.queryLengths.map((count) => world.rig.queries(count));
   // History comes in two steps, so that pages of the requests interleave.
@@ -494,8 +503,8 @@ function runPaged(device: Device, c: Case): Uint8Array {
   return world.rig.check(batch, world.requests(sequences, queries), { cache: world.cache });
 }
 
-function runRagged(device: Device, wanted: Case): Uint8Array {
-  using rig = new Rig(device, wanted);
+function runRagged(device: Device, wanted: Case, families?: Families): Uint8Array {
+  using rig = new Rig(device, wanted, {}, families);
   const { c } = rig;
   const requests: HostRequest[] = [];
   let token = 0;

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { attend, type AttendOptions } from "../../src/attention/attend.ts";
 import { Attention } from "../../src/attention/attention.ts";
+import type { KernelFamily } from "../../src/attention/families/family.ts";
 import type { AttentionOptions } from "../../src/attention/options.ts";
 import { Device } from "../../src/device/device.ts";
 import { DeviceError } from "../../src/errors.ts";
@@ -12,12 +13,17 @@ import type { Tensor } from "../../src/tensor/tensor.ts";
  * An attention object without a wait: kernels that nobody compiled yet are compiled by a child
  * process first, which leaves them in the cache that both share.
  */
-export function createNow(device: Device, options: AttentionOptions): Attention {
+export function createNow(
+  device: Device,
+  options: AttentionOptions,
+  among?: readonly KernelFamily[],
+): Attention {
   try {
-    return Attention.createSync(device, options);
+    return Attention.createSync(device, options, among);
   } catch (error) {
     if (!(error instanceof DeviceError) || error.status !== Status.notFound) throw error;
   }
+  if (among !== undefined) throw new Error("families of a test's own are compiled before");
   compileApart(options);
   return Attention.createSync(device, options);
 }

@@ -296,7 +296,7 @@ test "a graph takes another over, in place or instantiated anew, and goes after 
     try bench.close();
 }
 
-test "a persistent kernel takes whole clusters and no more blocks than run at once" {
+test "an item takes a cluster, and a persistent kernel no more blocks than run at once" {
     var bench: Bench = undefined;
     try bench.open(1 << 30);
     const plain = try bench.kernel("plain", traits_of(.{}));
@@ -314,9 +314,10 @@ test "a persistent kernel takes whole clusters and no more blocks than run at on
     try expectEqual(0, bench.launch(clustered, 1000));
     try expectEqual(10, stub.state.grid);
     try expectEqual(0, bench.launch(clustered, 3));
-    try expectEqual(4, stub.state.grid);
+    try expectEqual(6, stub.state.grid);
     const split = try bench.kernel("split", traits_of(.{ .cluster = 2 }));
-    try expectEqual(Status.invalid_argument.code(), bench.launch(split, 3));
+    try expectEqual(0, bench.launch(split, 1000));
+    try expectEqual(2000, stub.state.grid);
     try bench.close();
 }
 

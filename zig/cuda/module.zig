@@ -33,17 +33,16 @@ pub const Kernel = struct {
     threads: u32,
     shared_bytes: u32,
     cluster: u32,
-    /// Most blocks of a launch; 0: one for every item.
+    /// Most blocks of a launch, in whole clusters; 0: any.
     resident_blocks: u32 = 0,
     attributes: [2]driver.Attribute = undefined,
     attribute_count: u32 = 0,
     following: ?*Kernel = null,
 
-    /// A persistent kernel takes whole clusters, and no more blocks than run at once.
+    /// A cluster for every item; of a persistent kernel no more than run at once.
     pub fn blocks(kernel: *const Kernel, items: u32) u32 {
-        if (kernel.resident_blocks == 0) return items;
-        const wanted = std.mem.alignForward(u32, items, kernel.cluster);
-        return @min(wanted, kernel.resident_blocks);
+        const wanted = items *| kernel.cluster;
+        return if (kernel.resident_blocks == 0) wanted else @min(wanted, kernel.resident_blocks);
     }
 
     pub fn config(

@@ -128,13 +128,7 @@ pub const Stream = struct {
             return status_file.wrong_params(launched.name, launched.params_bytes, bytes);
         }
         if (stream.refuses(.capturable)) |status| return status;
-        const blocks = launched.blocks(grid);
-        if (blocks % launched.cluster != 0) {
-            return fail(.invalid_argument, "{s} takes a multiple of {d} blocks (got {d})", .{
-                launched.name, launched.cluster, grid,
-            });
-        }
-        const config = launched.config(blocks, stream.native);
+        const config = launched.config(launched.blocks(grid), stream.native);
         const arguments = [1]*const anyopaque{parameters};
         const function = launched.function;
         const result = device.call("cuLaunchKernelEx", .{ &config, function, &arguments, null });

@@ -1,8 +1,14 @@
-// Which record a block works on. Blocks start at their own index and take the next by ticket; a
-// record without rows ends the list. The last block to leave resets the counters.
+// Which record a block, or a cluster of FB_CLUSTER blocks, works on. Each starts at its own index and
+// takes the next by ticket; a record without rows ends the list. The last to leave resets the
+// counters.
 #pragma once
+#include "../../ptx/cluster.h"
 #include "../../ptx/memory.h"
 #include "locate.h"
+
+#ifndef FB_CLUSTER
+#define FB_CLUSTER 1
+#endif
 
 constexpr int record_ints = sizeof(fb_attention_record) / 4;
 static_assert(record_ints == 16, "threads 0 to 15 hold an int each");
@@ -11,7 +17,7 @@ static_assert(record_ints == 16, "threads 0 to 15 hold an int each");
 struct Work {
     fb_attention_record record;
     Divider by_page;
-    uint32_t next; // index of the next record, where registers are scarce
+    uint32_t next; // index of the next record, where registers are scarce or blocks share one
     uint32_t reserved;
 };
 
@@ -21,23 +27,44 @@ FB_DEVICE int32_t record_word(const fb_attention_params& p, uint32_t index) {
     return reinterpret_cast<const int32_t*>(p.records)[index * record_ints + threadIdx.x];
 }
 
+// Clusters of the launch (blocks, where each is alone), and which one this block is of.
+FB_DEVICE uint32_t cluster_count() { return gridDim.x / FB_CLUSTER; }
+FB_DEVICE uint32_t cluster_index() { return blockIdx.x / FB_CLUSTER; }
+
+// The thread of a cluster that draws its tickets.
+FB_DEVICE bool draws_tickets() {
+    return threadIdx.x == 0 && (FB_CLUSTER == 1 || cluster_rank() == 0);
+}
+
 // Begins a launch: what is the same for all records, and this thread's part of the first. Records
 // come by a copy, not from a kernel: they may be read before pdl_wait().
 FB_DEVICE int32_t open_records(const fb_attention_params& p, Work& work) {
     if (threadIdx.x == 0) work.by_page = divider_of(uint32_t(p.page_size));
-    return record_word(p, blockIdx.x);
+    return record_word(p, cluster_index());
 }
 
-// Blocks that have a record each need no tickets.
+// Clusters that have a record each need no tickets.
 FB_DEVICE bool shares_records(const fb_attention_params& p) {
-    return uint32_t(p.record_count) > gridDim.x;
+    return uint32_t(p.record_count) > cluster_count();
 }
 
-// Index of the block's next record, for thread 0: asked for before the record ends, it is there
-// when it is needed.
+// Index of the next record, for the thread that draws: asked for before the record ends, it is
+// there when it is needed.
 FB_DEVICE uint32_t take_ticket(const fb_attention_params& p) {
-    if (threadIdx.x != 0 || !shares_records(p)) return uint32_t(p.record_count);
-    return gridDim.x + atomicAdd(reinterpret_cast<uint32_t*>(p.counters), 1u);
+    if (!draws_tickets() || !shares_records(p)) return uint32_t(p.record_count);
+    return cluster_count() + atomicAdd(reinterpret_cast<uint32_t*>(p.counters), 1u);
+}
+
+// Hands what the first block drew to all of a cluster, whose threads are done with the record.
+FB_DEVICE uint32_t share_ticket(uint32_t next, Work& work) {
+    cluster_sync();
+    if (draws_tickets()) {
+        const uint32_t letter = shared_address(&work.next);
+        for (uint32_t rank = 0; rank < FB_CLUSTER; rank++)
+            store_cluster_4(map_shared(letter, rank), next);
+    }
+    cluster_sync();
+    return work.next;
 }
 
 // The first warp loads its part of the record that its first lane names, for next_record().
@@ -55,9 +82,9 @@ FB_DEVICE bool next_record(int32_t word, Work& work) {
 }
 
 FB_DEVICE void close_records(const fb_attention_params& p) {
-    if (threadIdx.x != 0 || !shares_records(p)) return;
+    if (!draws_tickets() || !shares_records(p)) return;
     auto* counters = reinterpret_cast<uint32_t*>(p.counters);
-    if (atomic_add_acq_rel_4(counters + 1, 1) != gridDim.x - 1) return;
+    if (atomic_add_acq_rel_4(counters + 1, 1) != cluster_count() - 1) return;
     counters[0] = 0;
     counters[1] = 0;
 }

@@ -33,12 +33,12 @@ const loaded = new WeakMap<Device, Map<string, Kernel>>();
  * gives it, when none does.
  */
 export function offerOf(
-  list: readonly KernelFamily[],
+  among: readonly KernelFamily[],
   facts: DeviceFacts,
   options: ResolvedOptions,
 ): KernelOffer {
   let refused: OptionError | undefined;
-  for (const family of list) {
+  for (const family of among) {
     const offer = family.offer(facts, options);
     if (!(offer instanceof OptionError)) return offer;
     refused = offer;
@@ -50,9 +50,9 @@ export function offerOf(
 export async function resolveKernels(
   device: Device,
   options: ResolvedOptions,
-  list: readonly KernelFamily[] = families[device.kind],
+  among: readonly KernelFamily[],
 ): Promise<AttentionKernels> {
-  const offer = offerOf(list, device.properties, options);
+  const offer = offerOf(among, device.properties, options);
   if (device.kind === "cpu") return loadAll(device, offer, []);
   const images = await compileAll(offer, options, jitTarget(device));
   device.guard();
@@ -60,8 +60,12 @@ export async function resolveKernels(
 }
 
 /** As resolveKernels, of kernels that are built in or cached. Errors: DeviceError if not. */
-export function resolveKernelsNow(device: Device, options: ResolvedOptions): AttentionKernels {
-  const offer = offerOf(families[device.kind], device.properties, options);
+export function resolveKernelsNow(
+  device: Device,
+  options: ResolvedOptions,
+  among: readonly KernelFamily[],
+): AttentionKernels {
+  const offer = offerOf(among, device.properties, options);
   if (device.kind === "cpu") return loadAll(device, offer, []);
   const target = jitTarget(device);
   const images = sourcesOf(offer).map((source) => cachedImage(source, target));
