@@ -1,13 +1,17 @@
 import type { Device } from "../device/device.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
-import { AttentionRecord } from "../ffi/params.gen.ts";
+import {
+  AttentionMapParams,
+  AttentionParams,
+  AttentionRecord,
+  TensorMap,
+} from "../ffi/params.gen.ts";
 import type { Plan } from "../plan/planner.ts";
 import { bindOptions } from "./bind.ts";
 import type { MappedTensors } from "./families/family.ts";
 import type { AttentionKernels } from "./families/resolve.ts";
 import type { ResolvedOptions } from "./options.ts";
-import { AttentionMapParams, AttentionMaps } from "./params.ts";
 import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Workspace } from "./workspace.ts";
 
@@ -23,13 +27,13 @@ export interface Planes {
 
 /** The parameters of an attention object's kernels, and their launches. */
 export class AttentionLaunch {
-  readonly #mapped = new AttentionMapParams();
-  readonly params = this.#mapped.attention;
+  /** What the kernels of all classes take, behind the maps of those that take some. */
+  readonly params = new AttentionParams();
   readonly #device: Device;
   readonly #options: ResolvedOptions;
   readonly #kernels: AttentionKernels;
   /** Of each class whose kernel takes maps. */
-  readonly #maps: readonly (AttentionMaps | undefined)[];
+  readonly #mapped: readonly (AttentionMapParams | undefined)[];
   /** What the parameters point at. */
   #generation = -1;
   #sections = -1;
@@ -40,7 +44,8 @@ export class AttentionLaunch {
     this.#device = device;
     this.#options = options;
     this.#kernels = kernels;
-    this.#maps = kernels.offer.classes.map(({ bindMaps }) => bindMaps && new AttentionMaps());
+    const { classes } = kernels.offer;
+    this.#mapped = classes.map(({ bindMaps }) => bindMaps && new AttentionMapParams());
     bindOptions(this.params, options);
   }
 
@@ -48,19 +53,22 @@ export class AttentionLaunch {
   bindMaps(tensors: MappedTensors): void {
     const { classes } = this.#kernels.offer;
     for (let i = 0; i < classes.length; i++)
-      classes[i].bindMaps?.(tensors, this.#options, this.#maps[i]!);
+      classes[i].bindMaps?.(tensors, this.#options, this.#mapped[i]!);
   }
 
   /** What is bound of a layer alone: the planes, which begin the parameters, and their maps. */
   keepPlanes(): Planes {
-    const maps = this.#maps.map((each) => each?.planes.slice());
+    const maps = this.#mapped.map((each) => each && planeMaps(each).slice());
     return { params: this.params.i32.slice(0, planeInts), maps };
   }
 
   /** Puts back what keepPlanes() returned. */
   putPlanes(planes: Planes): void {
     this.params.i32.set(planes.params);
-    for (let i = 0; i < this.#maps.length; i++) this.#maps[i]?.planes.set(planes.maps[i]!);
+    for (let i = 0; i < this.#mapped.length; i++) {
+      const mapped = this.#mapped[i];
+      if (mapped !== undefined) planeMaps(mapped).set(planes.maps[i]!);
+    }
   }
 
   /** Points at the page table of a cache's layer. */
@@ -111,12 +119,18 @@ export class AttentionLaunch {
       const first = plan.offsets.records * 4 + launch.firstRecord * AttentionRecord.byteLength;
       params.records = sections + first;
       params.recordCount = launch.grid;
-      const maps = this.#maps[i];
-      if (maps !== undefined) this.#mapped.maps.i32.set(maps.i32);
-      device.launch(stream, kernels[i], maps === undefined ? params : this.#mapped, launch.grid);
+      const mapped = this.#mapped[i];
+      mapped?.attention.i32.set(params.i32);
+      device.launch(stream, kernels[i], mapped ?? params, launch.grid);
     }
     if (plan.mergeGrid === 0) return;
     const shares = offer.merge.shares(plan.mergeGrid, device.processors);
     device.launch(stream, merge, params, plan.mergeGrid * shares);
   }
+}
+
+/** The maps of keys and values: they lie side by side. */
+function planeMaps({ i32 }: AttentionMapParams): Int32Array {
+  const ints = TensorMap.byteLength / 4;
+  return i32.subarray(ints, 3 * ints);
 }

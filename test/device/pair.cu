@@ -1,6 +1,6 @@
-// Attention of the shape that Hopper's has, on plain arithmetic: the two blocks of a cluster have half
-// of a record's rows each, a thread of each loads half of every tile for both by bulk copies (TMA),
-// eight warps of each take what has arrived.
+// Attention of the shape that Hopper's has, on plain arithmetic: the two blocks of a cluster have
+// half of a record's rows each, a thread of each loads half of every tile for both by bulk copies
+// (TMA), eight warps of each take what has arrived.
 #include "common/finish.h"
 #include "../ptx/barrier.h"
 #include "../ptx/fence.h"
@@ -23,7 +23,7 @@ constexpr int own_rows = block_rows / takers;
 
 static_assert(value_bytes_at + FB_STAGES * tile_values == FB_SHARED_BYTES, "the class says else");
 static_assert(key_row == 128 && value_row == 64, "a row is what its map's swizzle spans");
-static_assert(FB_VALUE_DIM == 32 && FB_KV_TILE == 64, "a lane has a column, and two keys of a tile");
+static_assert(FB_VALUE_DIM == 32 && FB_KV_TILE == 64, "a lane has a column and two keys");
 
 // ---- where things lie
 

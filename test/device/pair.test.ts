@@ -3,9 +3,12 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Attention } from "../../src/attention/attention.ts";
 import { cudaCosts, cudaMerge } from "../../src/attention/families/cuda.ts";
-import type { KernelFamily, MappedTensors } from "../../src/attention/families/family.ts";
+import type {
+  AttentionMaps,
+  KernelFamily,
+  MappedTensors,
+} from "../../src/attention/families/family.ts";
 import type { ResolvedOptions } from "../../src/attention/options.ts";
-import type { AttentionMaps } from "../../src/attention/params.ts";
 import { PagedCache } from "../../src/cache/paged-cache.ts";
 import type { Graph } from "../../src/device/graph.ts";
 import { OptionError } from "../../src/errors.ts";
@@ -28,8 +31,8 @@ const sharedBytes = stages * kvTile * (headDim + valueDim) * 2;
 const source = "attention/pair.cu";
 
 /**
- * A family of the test's own (pair.cu): clusters of two blocks, tiles by bulk copies. It knows heads
- * of 64 and values of 32 elements in bf16, ragged or in pages of whole half tiles.
+ * A family of the test's own (pair.cu): clusters of two blocks, tiles by bulk copies. It knows
+ * heads of 64 and values of 32 elements in bf16, ragged or in pages of whole half tiles.
  */
 const pair: KernelFamily = {
   name: "pair",

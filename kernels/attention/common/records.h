@@ -1,5 +1,5 @@
-// Which record a block, or a cluster of FB_CLUSTER blocks, works on. Each starts at its own index and
-// takes the next by ticket; a record without rows ends the list. The last to leave resets the
+// Which record a block, or a cluster of FB_CLUSTER blocks, works on. Each starts at its own index
+// and takes the next by ticket; a record without rows ends the list. The last to leave resets the
 // counters.
 #pragma once
 #include "../../ptx/cluster.h"

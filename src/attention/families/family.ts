@@ -1,12 +1,11 @@
 import type { Device } from "../../device/device.ts";
 import type { LaunchTraits } from "../../device/kernel.ts";
 import type { OptionError } from "../../errors.ts";
-import type { AttentionParams } from "../../ffi/params.gen.ts";
+import type { AttentionMapParams, AttentionParams } from "../../ffi/params.gen.ts";
 import type { Specialization } from "../../jit/specialization.ts";
 import type { CostModel } from "../../plan/cost.ts";
 import type { ClassTraits } from "../../plan/traits.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
-import type { AttentionMaps } from "../params.ts";
 import type { ResolvedOptions } from "../options.ts";
 
 /** What families are chosen by: of a GPU, or of an architecture to compile for; 0 on a CPU. */
@@ -40,6 +39,9 @@ export interface KernelClass extends KernelSource, ClassTraits {
     maps: AttentionMaps,
   ) => void;
 }
+
+/** The tensor maps of a kernel class; those that nobody encodes are zeros. */
+export type AttentionMaps = Pick<AttentionMapParams, "q" | "k" | "v" | "out">;
 
 /** What tensor maps are made of: checked, with the innermost stride 1. */
 export interface MappedTensors {

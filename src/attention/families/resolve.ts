@@ -2,12 +2,11 @@ import type { Device } from "../../device/device.ts";
 import { type Kernel, Module } from "../../device/kernel.ts";
 import { jitTarget } from "../../device/operators.ts";
 import { DeviceError, OptionError } from "../../errors.ts";
-import { AttentionParams } from "../../ffi/params.gen.ts";
+import { AttentionMapParams, AttentionParams } from "../../ffi/params.gen.ts";
 import { Status } from "../../ffi/status.ts";
 import { type Image, imageNow, imageOf } from "../../jit/image.ts";
 import type { Target } from "../../jit/target.ts";
 import type { ResolvedOptions } from "../options.ts";
-import { AttentionMapParams } from "../params.ts";
 import { atUsersLine } from "../variant/errors.ts";
 import type {
   DeviceFacts,
