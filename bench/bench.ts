@@ -1,6 +1,6 @@
 import type { Device } from "../src/device/device.ts";
-import { ProbeParams } from "../src/ffi/params.gen.ts";
 import { readRate } from "../src/device/probe.ts";
+import { ProbeParams } from "../src/ffi/params.gen.ts";
 import type { Peer } from "./peers/peer.ts";
 
 /** One measured figure. */

@@ -1,6 +1,6 @@
 import { Attention, createBatch, type Device, raggedLayout, Tensor } from "../src/index.ts";
-import { alibi, flashSigmoid, softCap } from "../src/variant/library.ts";
 import { defineVariant } from "../src/variant/define.ts";
+import { alibi, flashSigmoid, softCap } from "../src/variant/library.ts";
 import type { Variant } from "../src/variant/variant.ts";
 import { type Bench, type Case, deviceMs, type Measured, median } from "./bench.ts";
 

@@ -53,15 +53,18 @@ export function circlesOf(graph: ImportGraph): string[][] {
   return circles.sort();
 }
 
-/** Imports between rooms: how many imports of one room's files lead to files of another. */
-function arrowsOf(graph: ImportGraph): Map<string, Map<string, number>> {
+/** Imports between places: how many imports of one place's files lead to files of another. */
+export function arrowsOf(
+  graph: ImportGraph,
+  placeOf: (path: string) => string = roomOf,
+): Map<string, Map<string, number>> {
   const arrows = new Map<string, Map<string, number>>();
   for (const [path, names] of graph) {
-    const from = roomOf(path);
+    const from = placeOf(path);
     const counts = arrows.get(from) ?? new Map<string, number>();
     arrows.set(from, counts);
-    for (const room of names.map(roomOf))
-      if (room !== from) counts.set(room, (counts.get(room) ?? 0) + 1);
+    for (const place of names.map(placeOf))
+      if (place !== from) counts.set(place, (counts.get(place) ?? 0) + 1);
   }
   return arrows;
 }

@@ -19,7 +19,6 @@ const knownLong = new Set([
   "src/attention/attention.ts",
   "src/attention/bind.ts",
   "src/cache/paged-cache.ts",
-  "src/debloat/shrink.ts",
   "src/device/device.ts",
   "src/plan/check.ts",
   "src/plan/draw.ts",

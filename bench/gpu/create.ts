@@ -4,8 +4,8 @@
  *
  * Usage: bun bench/gpu/create.ts [device]
  */
-import { Attention, Device } from "../../src/index.ts";
 import type { DeviceKind } from "../../src/device/open.ts";
+import { Attention, Device } from "../../src/index.ts";
 import { softCap } from "../../src/variant/library.ts";
 
 const shape = { queryHeads: 32, kvHeads: 8, headDim: 128, dtype: "bf16", causal: true } as const;

@@ -1,5 +1,5 @@
-import { PagedCache, Tensor } from "../../src/index.ts";
 import { MergeParams } from "../../src/ffi/params.gen.ts";
+import { PagedCache, Tensor } from "../../src/index.ts";
 import { dtypeBytes, dtypeCode } from "../../src/tensor/dtype.ts";
 import {
   bareRow,

@@ -1,8 +1,8 @@
 /** Measures attention on a GPU: `bun run bench:gpu`. */
 import { writeFileSync } from "node:fs";
 import { Command } from "commander";
-import { Device, FlashbunError } from "../../src/index.ts";
 import type { DeviceKind } from "../../src/device/open.ts";
+import { Device, FlashbunError } from "../../src/index.ts";
 import { Peer } from "../peers/peer.ts";
 import { figure, parseCount, parseRegex, Table } from "../table.ts";
 import { type GpuBench, type GpuCase, type GpuRow, measureCeilings } from "./bench.ts";

@@ -1,7 +1,7 @@
 /** `flashbun/debloat`: finds and removes what a CUDA library ships and never runs. */
 export { DebloatError } from "../errors.ts";
-export { inspectLibrary, type Inspection } from "./inspect.ts";
-export { Pool } from "./pool.ts";
+export { inspectLibrary, type Inspection } from "./inspect/inspect.ts";
+export { Pool } from "./pool/pool.ts";
 export {
   type CubinId,
   type HostMode,
@@ -13,10 +13,12 @@ export {
   subtractProfiles,
 } from "./profile/profile.ts";
 export { parseProfile, formatProfile } from "./profile/text.ts";
-export { restoreFile } from "./verify/restore.ts";
-export { type RunOptions, runShrunk, type ShrunkRun } from "./profile/run.ts";
-export { shrinkLibrary, sidecarName, type ShrinkOptions, type ShrinkReport } from "./shrink.ts";
-export { type Ended } from "./profile/spawn.ts";
+export { restoreFile } from "./shrink/restore.ts";
+export { type RunOptions, runShrunk, type ShrunkRun } from "./run.ts";
+export { type ShrinkReport } from "./shrink/decide.ts";
+export { type ShrinkOptions } from "./shrink/options.ts";
+export { shrinkLibrary, sidecarName } from "./shrink/shrink.ts";
+export { type Ended } from "./process/spawn.ts";
 export { traceCommand, type Traced, type TraceOptions } from "./profile/trace.ts";
-export { treemapPage } from "./treemap.ts";
+export { treemapPage } from "./inspect/treemap.ts";
 export { type Check, verifyLibrary } from "./verify/verify.ts";

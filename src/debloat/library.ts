@@ -14,9 +14,9 @@ import {
   sectionNamed,
   segmentType,
 } from "./elf/elf.ts";
-import { type Container, type Fatbins, readFatbins } from "./fatbin/fatbin.ts";
-import { mapFile } from "./elf/write.ts";
 import { addressesInCode, type Pointer, pointersInto } from "./elf/relocations.ts";
+import { type Container, type Fatbins, readFatbins } from "./fatbin/fatbin.ts";
+import { mapFile } from "./files.ts";
 
 /** A section of fat binaries. */
 export interface FatbinSection extends Fatbins {

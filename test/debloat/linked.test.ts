@@ -2,9 +2,10 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { Pool } from "../../src/debloat/pool.ts";
-import { restoreFile } from "../../src/debloat/verify/restore.ts";
-import { shrinkLibrary, type ShrinkOptions } from "../../src/debloat/shrink.ts";
+import { Pool } from "../../src/debloat/pool/pool.ts";
+import type { ShrinkOptions } from "../../src/debloat/shrink/options.ts";
+import { restoreFile } from "../../src/debloat/shrink/restore.ts";
+import { shrinkLibrary } from "../../src/debloat/shrink/shrink.ts";
 import { root } from "../support/zig.ts";
 import { temporaryFolder } from "./make-library.ts";
 import { dump, nvccHere, run } from "./nvcc.ts";

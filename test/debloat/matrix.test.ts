@@ -2,8 +2,8 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { contentsOf } from "../../src/debloat/contents.ts";
-import { editEntry } from "../../src/debloat/elf/edit.ts";
+import { contentsOf } from "../../src/debloat/fatbin/contents.ts";
+import { editEntry } from "../../src/debloat/fatbin/edit.ts";
 import {
   archName,
   containerHeader,

@@ -3,14 +3,14 @@ import { closeSync, copyFileSync, existsSync, mkdirSync, openSync, readFileSync 
 import { rmSync, writeSync } from "node:fs";
 import { basename, join } from "node:path";
 import { Bytes } from "../../src/debloat/bytes.ts";
-import { companionPath } from "../../src/debloat/elf/companions.ts";
 import { readElf, readSymbols, sectionNamed } from "../../src/debloat/elf/elf.ts";
+import { mapFile } from "../../src/debloat/files.ts";
 import { readLibraryId } from "../../src/debloat/library.ts";
-import { Pool } from "../../src/debloat/pool.ts";
+import { Pool } from "../../src/debloat/pool/pool.ts";
+import { companionPath } from "../../src/debloat/process/companions.ts";
 import { emptyProfile } from "../../src/debloat/profile/profile.ts";
-import { shrinkLibrary, sidecarName } from "../../src/debloat/shrink.ts";
-import { readSidecar } from "../../src/debloat/verify/sidecar.ts";
-import { mapFile } from "../../src/debloat/elf/write.ts";
+import { shrinkLibrary, sidecarName } from "../../src/debloat/shrink/shrink.ts";
+import { readSidecar } from "../../src/debloat/shrink/sidecar.ts";
 import { makeLibrary, temporaryFolder } from "./make-library.ts";
 import { compile } from "./native.ts";
 

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { countOf, joinRanges, type Ranges, subtractRanges } from "../../src/debloat/elf/ranges.ts";
 import {
   emptyProfile,
   mergeProfiles,
@@ -9,7 +10,6 @@ import {
   subtractProfiles,
 } from "../../src/debloat/profile/profile.ts";
 import { formatProfile, parseProfile } from "../../src/debloat/profile/text.ts";
-import { countOf, joinRanges, type Ranges, subtractRanges } from "../../src/debloat/elf/ranges.ts";
 import { DebloatError, InputError } from "../../src/errors.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 

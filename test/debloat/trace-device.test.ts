@@ -4,10 +4,10 @@ import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { readLibraryId } from "../../src/debloat/library.ts";
 import type { Traced } from "../../src/debloat/profile/trace.ts";
-import { traceWith } from "./run-trace.ts";
 import { makeCubin } from "./make-cubin.ts";
 import { makeContainer, makeLibrary, temporaryFolder } from "./make-library.ts";
 import { compile, compileLibrary } from "./native.ts";
+import { traceWith } from "./run-trace.ts";
 
 const folder = temporaryFolder("trace-device");
 const library = join(folder, "libkernels.so");

@@ -6,8 +6,8 @@ import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "no
 import { join } from "node:path";
 import { sectionNamed } from "../../src/debloat/elf/elf.ts";
 import { readLibrary } from "../../src/debloat/library.ts";
-import { formatProfile } from "../../src/debloat/profile/text.ts";
 import { emptyProfile } from "../../src/debloat/profile/profile.ts";
+import { formatProfile } from "../../src/debloat/profile/text.ts";
 import { runBun } from "../support/run.ts";
 import { root } from "../support/zig.ts";
 import { makeCubin } from "./make-cubin.ts";

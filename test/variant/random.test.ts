@@ -4,8 +4,8 @@ import { Evaluator, partnerOf } from "../../src/variant/evaluate.ts";
 import type { Node } from "../../src/variant/expression.ts";
 import { nodesOf } from "../../src/variant/graph.ts";
 import { stage } from "../../src/variant/stages.ts";
-import { randomExpression, type RandomExpression } from "../support/expressions.ts";
 import type { F32 } from "../../src/variant/values.ts";
+import { randomExpression, type RandomExpression } from "../support/expressions.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 
 /** Values over the grid; `factor` is what x is multiplied by. */

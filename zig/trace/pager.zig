@@ -3,7 +3,7 @@
 //! library's sidecar, and that is said.
 //!
 //! FLASHBUN_SIDECARS lists the folders of sidecars, separated by colons;
-//! src/debloat/verify/sidecar.ts gives their format. FLASHBUN_PAGER_LOG is a file for JSON lines;
+//! src/debloat/shrink/sidecar.ts gives their format. FLASHBUN_PAGER_LOG is a file for JSON lines;
 //! without it they go to standard error.
 const std = @import("std");
 const builtin = @import("builtin");

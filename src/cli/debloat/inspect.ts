@@ -1,7 +1,7 @@
 import { basename } from "node:path";
-import { inspectLibrary, type Inspection } from "../../debloat/inspect.ts";
-import { Pool } from "../../debloat/pool.ts";
-import { treemapPage } from "../../debloat/treemap.ts";
+import { inspectLibrary, type Inspection } from "../../debloat/inspect/inspect.ts";
+import { treemapPage } from "../../debloat/inspect/treemap.ts";
+import { Pool } from "../../debloat/pool/pool.ts";
 import { requireWritable, writeWhole } from "../files.ts";
 import { megabytes, share, table } from "../table.ts";
 

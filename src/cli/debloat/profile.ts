@@ -6,9 +6,9 @@ import {
   subtractProfiles,
 } from "../../debloat/profile/profile.ts";
 import { formatProfile } from "../../debloat/profile/text.ts";
-import { readProfile } from "./trace.ts";
 import { requireWritable, writeWhole } from "../files.ts";
 import { megabytes, table } from "../table.ts";
+import { readProfile } from "./trace.ts";
 
 /** Writes one profile that holds what all of them hold. */
 export async function profileMerge(files: string[], options: { output: string }): Promise<number> {

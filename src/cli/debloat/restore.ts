@@ -1,8 +1,8 @@
 import { statSync } from "node:fs";
 import { join } from "node:path";
 import { readLibraryId } from "../../debloat/library.ts";
-import { restoreFile } from "../../debloat/verify/restore.ts";
-import { sidecarName } from "../../debloat/shrink.ts";
+import { restoreFile } from "../../debloat/shrink/restore.ts";
+import { sidecarName } from "../../debloat/shrink/shrink.ts";
 
 /**
  * Brings an original back from a shrunk library and its sidecar.

@@ -1,7 +1,7 @@
 import { basename } from "node:path";
-import { runShrunk } from "../../debloat/profile/run.ts";
-import { readProfile } from "./trace.ts";
+import { runShrunk } from "../../debloat/run.ts";
 import { megabytes, share } from "../table.ts";
+import { readProfile } from "./trace.ts";
 
 /** Options of `flashbun debloat run`, as the command line parsed them. */
 export interface RunArguments {

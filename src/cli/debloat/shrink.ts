@@ -2,14 +2,11 @@ import { readFileSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { archName } from "../../debloat/fatbin/fatbin.ts";
 import { readLibraryId } from "../../debloat/library.ts";
+import { Pool } from "../../debloat/pool/pool.ts";
 import { parseProfile } from "../../debloat/profile/text.ts";
-import { Pool } from "../../debloat/pool.ts";
-import {
-  type ShrinkOptions,
-  type ShrinkReport,
-  shrinkLibrary,
-  sidecarName,
-} from "../../debloat/shrink.ts";
+import type { ShrinkReport } from "../../debloat/shrink/decide.ts";
+import type { ShrinkOptions } from "../../debloat/shrink/options.ts";
+import { shrinkLibrary, sidecarName } from "../../debloat/shrink/shrink.ts";
 import { DebloatError, OptionError } from "../../errors.ts";
 import { requireWritable, writeWhole } from "../files.ts";
 import { megabytes, share, table } from "../table.ts";

@@ -10,14 +10,14 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
-import { companionPath } from "../../debloat/elf/companions.ts";
 import { readLibraryId } from "../../debloat/library.ts";
-import { redirectTo } from "../../debloat/elf/redirect.ts";
-import { sidecarName } from "../../debloat/shrink.ts";
+import { companionPath } from "../../debloat/process/companions.ts";
+import { redirectTo } from "../../debloat/process/redirect.ts";
+import { sidecarName } from "../../debloat/shrink/shrink.ts";
 import { type Check, checked, verifyLibrary } from "../../debloat/verify/verify.ts";
 import { OptionError } from "../../errors.ts";
-import { loadProgram } from "./load.ts";
 import { requireWritable, writeWhole } from "../files.ts";
+import { loadProgram } from "./load.ts";
 
 /** Options of `flashbun debloat verify`, as the command line parsed them. */
 export interface VerifyArguments {

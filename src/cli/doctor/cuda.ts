@@ -1,12 +1,12 @@
 import { Device } from "../../device/device.ts";
 import { type Driver, openDriver } from "../../device/open.ts";
 import { jitTarget, operators } from "../../device/operators.ts";
+import { readRate } from "../../device/probe.ts";
 import { DriverError, FlashbunError } from "../../errors.ts";
 import { ImageCache } from "../../jit/cache.ts";
 import { embeddedImages } from "../../jit/embedded.ts";
 import { imageNow } from "../../jit/image.ts";
 import { findNvrtc, pinnedVersion } from "../../jit/nvrtc.ts";
-import { readRate } from "../../device/probe.ts";
 import { megabytes } from "../jit/list.ts";
 
 type Say = (name: string, value: string, ok?: boolean) => void;

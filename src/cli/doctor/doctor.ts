@@ -3,11 +3,11 @@ import { totalmem } from "node:os";
 import { version } from "../../../package.json";
 import { Device } from "../../device/device.ts";
 import { type CpuLevel, cpuLevels } from "../../device/open.ts";
+import { readRate } from "../../device/probe.ts";
 import { FlashbunError } from "../../errors.ts";
 import { attend, libraryPath, Tensor } from "../../index.ts";
-import { readRate } from "../../device/probe.ts";
-import { lookAtCuda } from "./cuda.ts";
 import { requireWritable, writeWhole } from "../files.ts";
+import { lookAtCuda } from "./cuda.ts";
 
 /** One thing that was looked at: `ok` is false when something is wrong with it. */
 interface Finding {

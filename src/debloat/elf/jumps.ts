@@ -3,7 +3,7 @@
  */
 import type { Bytes } from "../bytes.ts";
 import { type Elf, fileOffsetOf } from "./elf.ts";
-import type { HostFunctions } from "../fatbin/functions.ts";
+import type { HostFunctions } from "./functions.ts";
 
 const jump = 0xe9;
 const longOpcode = 0x0f;

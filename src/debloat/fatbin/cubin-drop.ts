@@ -1,6 +1,5 @@
 /** Takes kernels out of a cubin: what is left is what the compiler would have made without them. */
 import { Patch } from "../bytes.ts";
-import { type Cubin, isDebug, isRelocation, neededSections } from "./cubin.ts";
 import {
   elfHeaderBytes,
   type Section,
@@ -11,6 +10,7 @@ import {
   segmentHeaderBytes,
   symbolBytes,
 } from "../elf/elf.ts";
+import { type Cubin, isDebug, isRelocation, neededSections } from "./cubin.ts";
 
 const infoType = 0x70000000;
 const mercInfoType = 0x70000083;

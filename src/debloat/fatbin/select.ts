@@ -58,3 +58,9 @@ export function neededBy(entries: readonly Entry[], target: Target): Set<Entry> 
   }
   return needed;
 }
+
+/** The entries that any of the GPUs may take; all of them when no GPU is named. */
+export function neededByAny(entries: readonly Entry[], targets: readonly Target[]): Set<Entry> {
+  if (targets.length === 0) return new Set(entries);
+  return new Set(targets.flatMap((target) => [...neededBy(entries, target)]));
+}

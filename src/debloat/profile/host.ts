@@ -1,11 +1,11 @@
 /** Which pages of host code a profile leaves unused. */
-import type { ProfiledLibrary } from "./profile.ts";
-import { profilePageBytes } from "./profile.ts";
 import { fileOffsetOf, type Section, sectionNamed } from "../elf/elf.ts";
-import type { HostFunctions } from "../fatbin/functions.ts";
-import type { Library } from "../library.ts";
+import type { HostFunctions } from "../elf/functions.ts";
 import { joinRanges, type Ranges, subtractRanges } from "../elf/ranges.ts";
 import { calledAtLoad } from "../elf/relocations.ts";
+import type { Library } from "../library.ts";
+import type { ProfiledLibrary } from "./profile.ts";
+import { profilePageBytes } from "./profile.ts";
 
 /** Code that no unwind table covers, up to which length it is padding between functions. */
 const paddingBytesMax = 64;

@@ -5,14 +5,14 @@ import { realpathSync, statSync } from "node:fs";
 import { crc32 } from "node:zlib";
 import { DebloatError } from "../../errors.ts";
 import { Bytes } from "../bytes.ts";
-import { contentsOf } from "../contents.ts";
 import { buildIdOf, type Elf, readElf, sectionBytes, sectionNamed } from "../elf/elf.ts";
-import { type Entry, imageOf, readFatbins } from "../fatbin/fatbin.ts";
-import { readFunctions } from "../fatbin/functions.ts";
-import { hashFile } from "../jobs.ts";
+import { readFunctions } from "../elf/functions.ts";
 import { reachableFunctions } from "../elf/jumps.ts";
+import { contentsOf } from "../fatbin/contents.ts";
+import { type Entry, imageOf, readFatbins } from "../fatbin/fatbin.ts";
+import { neededByAny } from "../fatbin/select.ts";
+import { hashFile, mapFile, releaseMapping } from "../files.ts";
 import { fatbinSections } from "../library.ts";
-import { neededByAny } from "../plan.ts";
 import {
   type CubinId,
   emptyProfile,
@@ -23,7 +23,6 @@ import {
   type ProfiledLibrary,
 } from "./profile.ts";
 import type { TracedLibrary, TraceEvents } from "./trace-events.ts";
-import { mapFile } from "../elf/write.ts";
 
 /** Names and images whose library is still to be found. */
 interface Missing {
@@ -69,14 +68,6 @@ export function resolveTrace(
     ),
   };
   return mergeProfiles(...profiles, { ...emptyProfile(), unresolved });
-}
-
-/** From which size a library's mapping is not left to whenever memory is collected. */
-const largeBytes = 2 ** 26;
-
-/** The mapping of a library goes with its object, and the next one may be as large. */
-export function releaseMapping(path: string): void {
-  if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) >= largeBytes) Bun.gc(true);
 }
 
 function resolveLibrary(

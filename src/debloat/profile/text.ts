@@ -1,4 +1,5 @@
 import { InputError } from "../../errors.ts";
+import { joinRanges } from "../elf/ranges.ts";
 import {
   type CubinId,
   type HostMode,
@@ -9,7 +10,6 @@ import {
   type ProfiledLibrary,
   type ProfileRun,
 } from "./profile.ts";
-import { joinRanges } from "../elf/ranges.ts";
 
 /** Reads one value of a profile's JSON; `at` names its place, as in libraries.ab12.bytes. */
 type Reader<T> = (value: unknown, at: string) => T;

@@ -5,8 +5,8 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { DebloatError } from "../../errors.ts";
 import { Bytes, latin1 } from "../bytes.ts";
-import type { CubinId } from "./profile.ts";
 import { joinRanges, type Ranges } from "../elf/ranges.ts";
+import type { CubinId } from "./profile.ts";
 
 /** What processes used of one library, by the path they loaded it from. */
 export interface TracedLibrary {

@@ -1,11 +1,11 @@
 /** Runs a command with the tracer in it and makes a profile of what it used. */
-import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { companionPath } from "../elf/companions.ts";
+import { companionPath, preload, withoutSeparators } from "../process/companions.ts";
+import { type Ended, runCommand } from "../process/spawn.ts";
 import type { HostMode, Profile } from "./profile.ts";
 import { resolveTrace } from "./resolve.ts";
-import { type Ended, runCommand } from "./spawn.ts";
 import { readTrace, type TraceEvents } from "./trace-events.ts";
 
 /** How to trace. */
@@ -63,20 +63,6 @@ export async function traceCommand(
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-}
-
-/** LD_PRELOAD with one more library, the first. */
-export function preload(...libraries: string[]): string {
-  const before = process.env["LD_PRELOAD"];
-  return [...libraries, ...(before ? [before] : [])].join(":");
-}
-
-/** LD_PRELOAD splits at spaces and colons: a library with those in its path is copied. */
-export function withoutSeparators(library: string, folder: string): string {
-  if (!/[ :]/.test(library)) return library;
-  const copy = join(folder, library.slice(library.lastIndexOf("/") + 1));
-  copyFileSync(library, copy);
-  return copy;
 }
 
 function lost({ processes, lost }: TraceEvents, host: HostMode): string[] {

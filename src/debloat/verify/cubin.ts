@@ -1,5 +1,4 @@
 /** Whether a cubin that kernels were taken out of is what is left of the original. */
-import { type Cubin, isDebug, isRelocation } from "../fatbin/cubin.ts";
 import {
   type ElfSymbol,
   type Section,
@@ -7,6 +6,7 @@ import {
   sectionFlag,
   sectionType,
 } from "../elf/elf.ts";
+import { type Cubin, isDebug, isRelocation } from "../fatbin/cubin.ts";
 
 const infoTypes = new Set([0x70000000, 0x70000083]);
 const callGraphType = 0x70000001;

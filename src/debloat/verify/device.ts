@@ -1,9 +1,9 @@
 /** Whether the fat binaries of a shrunk library are a part of the original's. */
 import { DebloatError } from "../../errors.ts";
+import { type Pointer, pointersInto } from "../elf/relocations.ts";
 import { readCubin } from "../fatbin/cubin.ts";
 import { type Container, type Entry, imageOf } from "../fatbin/fatbin.ts";
 import type { FatbinSection, Library } from "../library.ts";
-import { type Pointer, pointersInto } from "../elf/relocations.ts";
 import { compareCubins } from "./cubin.ts";
 
 /** What became of the images of a library. */

@@ -12,10 +12,10 @@ import {
   segmentHeaderBytes,
   segmentType,
 } from "../elf/elf.ts";
-import type { Library } from "../library.ts";
 import { countOf, joinRanges, type Ranges, subtractRanges } from "../elf/ranges.ts";
 import { pointersInto } from "../elf/relocations.ts";
-import { strippable } from "../elf/rewrite.ts";
+import type { Library } from "../library.ts";
+import { strippable } from "../shrink/rewrite.ts";
 
 /** What of a library's memory is as it was. */
 export interface MemoryComparison {

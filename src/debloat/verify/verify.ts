@@ -1,13 +1,12 @@
 /** Checks a shrunk library against its original, by reading both: nothing is loaded or run. */
 import { DebloatError } from "../../errors.ts";
-import { hashFile } from "../jobs.ts";
-import { isShrunk, type Library, readLibrary, shrunkMarkBytes } from "../library.ts";
-import { countOf, joinRanges, type Ranges, subtractRanges } from "../elf/ranges.ts";
 import { fileOffsetOf } from "../elf/elf.ts";
-import { readSidecar } from "./sidecar.ts";
+import { countOf, joinRanges, type Ranges, subtractRanges } from "../elf/ranges.ts";
+import { hashFile, mapFile } from "../files.ts";
+import { isShrunk, type Library, readLibrary, shrunkMarkBytes } from "../library.ts";
+import { readSidecar } from "../shrink/sidecar.ts";
 import { compareDevice, type DeviceComparison } from "./device.ts";
 import { compareMemory } from "./memory.ts";
-import { mapFile } from "../elf/write.ts";
 
 /** One thing that was checked. */
 export interface Check {

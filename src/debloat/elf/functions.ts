@@ -1,5 +1,5 @@
 import type { Bytes } from "../bytes.ts";
-import { type Elf, fileOffsetOf } from "../elf/elf.ts";
+import { type Elf, fileOffsetOf } from "./elf.ts";
 
 /** Functions of the host code, [address, bytes], ascending. */
 export type HostFunctions = [address: number, bytes: number][];

@@ -1,5 +1,5 @@
 import { availableParallelism } from "node:os";
-import { DebloatError } from "../errors.ts";
+import { DebloatError } from "../../errors.ts";
 import { type Job, type JobOf, type JobResults, runJob } from "./jobs.ts";
 import type { Reply, Request } from "./worker.ts";
 

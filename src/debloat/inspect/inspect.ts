@@ -1,20 +1,20 @@
 /** What a library consists of, and what each way of shrinking it would save. */
-import type { Contents } from "./contents.ts";
-import { type Elf, sectionFlag, sectionNamed } from "./elf/elf.ts";
-import { archName, type Entry } from "./fatbin/fatbin.ts";
-import { readFunctions } from "./fatbin/functions.ts";
-import { batches } from "./jobs.ts";
+import { type Elf, sectionFlag, sectionNamed } from "../elf/elf.ts";
+import { readFunctions } from "../elf/functions.ts";
+import type { Contents } from "../fatbin/contents.ts";
+import { archName, type Entry } from "../fatbin/fatbin.ts";
+import { mapFile } from "../files.ts";
 import {
   fatbinSections,
   type FatbinSection,
   type Library,
   readLibrary,
   shrunkFrom,
-} from "./library.ts";
-import { type DeviceOptions, planDevice } from "./plan.ts";
-import type { Pool } from "./pool.ts";
-import { type Decisions, assemble, strippable } from "./elf/rewrite.ts";
-import { mapFile } from "./elf/write.ts";
+} from "../library.ts";
+import { batches } from "../pool/jobs.ts";
+import type { Pool } from "../pool/pool.ts";
+import { type DeviceOptions, planDevice } from "../shrink/plan.ts";
+import { type Decisions, assemble, strippable } from "../shrink/rewrite.ts";
 
 /** A section of the file. */
 export interface SectionFigures {

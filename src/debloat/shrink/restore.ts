@@ -1,8 +1,8 @@
 /** Sidecars written and read back: the original from a shrunk library and what it lacks. */
 import { basename } from "node:path";
 import { DebloatError } from "../../errors.ts";
-import { hashFile } from "../jobs.ts";
-import { type Assembly, bytesOfPart } from "../elf/rewrite.ts";
+import { hashFile, isSameFile, mapFile, writeAtomically } from "../files.ts";
+import { type Assembly, bytesOfPart } from "./rewrite.ts";
 import {
   formatIndex,
   pageTable,
@@ -13,7 +13,6 @@ import {
   sidecarHeaderBytes,
   type PageRun,
 } from "./sidecar.ts";
-import { isSameFile, mapFile, writeAtomically } from "../elf/write.ts";
 
 /** What a sidecar is made of besides the assembly. */
 export interface SidecarSource {

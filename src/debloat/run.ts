@@ -4,17 +4,16 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { basename, join } from "node:path";
-import { DebloatError } from "../../errors.ts";
-import { companionPath } from "../elf/companions.ts";
-import { hashFile } from "../jobs.ts";
-import { readLibraryId } from "../library.ts";
-import { Pool } from "../pool.ts";
-import type { Profile } from "./profile.ts";
-import { redirectTo, type Replacement } from "../elf/redirect.ts";
-import { releaseMapping } from "./resolve.ts";
-import { shrinkLibrary, type ShrinkOptions, sidecarName } from "../shrink.ts";
-import { type Ended, runCommand } from "./spawn.ts";
-import { preload, withoutSeparators } from "./trace.ts";
+import { DebloatError } from "../errors.ts";
+import { hashFile, releaseMapping } from "./files.ts";
+import { readLibraryId } from "./library.ts";
+import { Pool } from "./pool/pool.ts";
+import { companionPath, preload, withoutSeparators } from "./process/companions.ts";
+import { redirectTo, type Replacement } from "./process/redirect.ts";
+import { type Ended, runCommand } from "./process/spawn.ts";
+import type { Profile } from "./profile/profile.ts";
+import type { ShrinkOptions } from "./shrink/options.ts";
+import { shrinkLibrary, sidecarName } from "./shrink/shrink.ts";
 
 /** How to run, and how to shrink: as ShrinkOptions, but for the files. */
 export interface RunOptions extends Omit<ShrinkOptions, "profile" | "sidecar" | "onProgress"> {

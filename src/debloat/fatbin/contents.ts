@@ -1,7 +1,7 @@
 import { crc32 } from "node:zlib";
-import { DebloatError } from "../errors.ts";
-import { ptxKernels, readCubin } from "./fatbin/cubin.ts";
-import { type Entry, imageOf } from "./fatbin/fatbin.ts";
+import { DebloatError } from "../../errors.ts";
+import { ptxKernels, readCubin } from "./cubin.ts";
+import { type Entry, imageOf } from "./fatbin.ts";
 
 /** What the image of an entry holds. */
 export interface Contents {

@@ -1,53 +1,18 @@
-/** Shrinks one library: reads it, decides, and writes what is left. */
-import { mkdirSync } from "node:fs";
-import { basename, dirname } from "node:path";
-import { DebloatError, OptionError, requireInteger } from "../errors.ts";
-import type { Contents } from "./contents.ts";
-import type { Edited, EditOptions } from "./elf/edit.ts";
-import type { Entry } from "./fatbin/fatbin.ts";
-import { readFunctions } from "./fatbin/functions.ts";
-import { unusedPages } from "./profile/host.ts";
-import { batches, hashFile } from "./jobs.ts";
-import { fatbinSections, type FatbinSection, type Library, readLibrary } from "./library.ts";
-import {
-  type DeviceOptions,
-  type Known,
-  type Level,
-  planDevice,
-  type SectionPlan,
-} from "./plan.ts";
-import type { Pool } from "./pool.ts";
-import { type Profile, profiledLibrary, type ProfiledLibrary } from "./profile/profile.ts";
-import { countOf, type Ranges } from "./elf/ranges.ts";
-import { relocatesText } from "./elf/relocations.ts";
-import { writeShrunk, writeSidecar } from "./verify/restore.ts";
-import { type Assembly, assemble, strippable } from "./elf/rewrite.ts";
-import { parseTarget, type Target } from "./fatbin/select.ts";
-import { asDebloatError, isSameFile, mapFile } from "./elf/write.ts";
-
-/** What to take out of a library. */
-export interface ShrinkOptions {
-  /** GPUs that it is for, such as sm_90; default: those that the profile's runs had, else all. */
-  readonly arch?: readonly string[];
-  /** What runs used. */
-  readonly profile?: Profile;
-  /** Default: kernel with a profile or `keep`, else arch. */
-  readonly level?: Level;
-  /** Mangled names of kernels that stay in any case. */
-  readonly keep?: RegExp;
-  /** Whether pages of host code that no run touched go; needs a profile and a sidecar. */
-  readonly host?: "off" | "pages";
-  /** Whether symbol tables and debug information go. */
-  readonly strip?: boolean;
-  /** Whether relocatable device code goes where an image linked from it is there. */
-  readonly dropRel?: boolean;
-  /** Level of zstd for every image that stays, 1 to 22. */
-  readonly recompress?: number;
-  /** File that takes what is removed, for `restore` and for the pager. */
-  readonly sidecar?: string;
-  /** Called as entries are worked on. */
-  readonly onProgress?: (doneBytes: number, allBytes: number) => void;
-}
+/** Decides what goes out of a library, and puts what is left together. */
+import { readFunctions } from "../elf/functions.ts";
+import { countOf, type Ranges } from "../elf/ranges.ts";
+import { relocatesText } from "../elf/relocations.ts";
+import type { Contents } from "../fatbin/contents.ts";
+import type { Edited, EditOptions } from "../fatbin/edit.ts";
+import type { Entry } from "../fatbin/fatbin.ts";
+import { fatbinSections, type FatbinSection, type Library } from "../library.ts";
+import { batches } from "../pool/jobs.ts";
+import type { Pool } from "../pool/pool.ts";
+import { unusedPages } from "../profile/host.ts";
+import type { ProfiledLibrary } from "../profile/profile.ts";
+import type { Chosen } from "./options.ts";
+import { type DeviceOptions, type Known, planDevice, type SectionPlan } from "./plan.ts";
+import { type Assembly, assemble, strippable } from "./rewrite.ts";
 
 /** Bytes of a library by what they are. */
 export interface Sizes {
@@ -80,101 +45,6 @@ export interface ShrinkReport {
   readonly hostKept?: string;
   readonly strippedBytes: number;
   readonly sidecarBytes: number;
-}
-
-/** Options after a check, with defaults. */
-export interface Chosen extends ShrinkOptions {
-  readonly targets: readonly Target[];
-  readonly level: Level;
-}
-
-/**
- * Shrinks a library.
- * @param output the file to write; undefined: decides and edits, writes nothing
- * @throws DebloatError, OptionError; then nothing was written
- */
-export async function shrinkLibrary(
-  file: string,
-  output: string | undefined,
-  options: ShrinkOptions,
-  pool: Pool,
-): Promise<ShrinkReport> {
-  const chosen = choose(options, output !== undefined);
-  const { data, mode } = mapFile(file);
-  requireOtherFiles(file, output, options.sidecar);
-  const library = readLibrary(data, file);
-  const profiled = profiledOf(library, chosen);
-  const hash =
-    output !== undefined && options.sidecar !== undefined
-      ? pool.run({ kind: "hash" }, data, file)
-      : undefined;
-  // Whoever fails first is reported; this one is awaited below.
-  hash?.catch(() => {});
-  const { report, assembly } = await decide(library, chosen, profiled, pool);
-  if (output === undefined) return report;
-  for (const path of [output, options.sidecar]) if (path !== undefined) makeFolderOf(path);
-  const { sidecar } = options;
-  if (sidecar === undefined || hash === undefined) {
-    writeShrunk(output, assembly, { data, mode });
-    return report;
-  }
-  const source = { data, file, mode, buildId: library.buildId, originalHash: await hash };
-  let sidecarBytes = 0;
-  writeShrunk(output, assembly, { data, mode }, (shrunkHash) => {
-    sidecarBytes = writeSidecar(sidecar, assembly, { ...source, shrunkHash });
-  });
-  return { ...report, sidecarBytes };
-}
-
-function makeFolderOf(path: string): void {
-  try {
-    mkdirSync(dirname(path), { recursive: true });
-  } catch (cause) {
-    throw asDebloatError(cause, path);
-  }
-}
-
-function choose(options: ShrinkOptions, isWritten: boolean): Chosen {
-  const { profile, keep, host, sidecar, recompress } = options;
-  const level = options.level ?? ((profile ?? keep) ? "kernel" : "arch");
-  if (level !== "arch" && profile === undefined && keep === undefined)
-    throw new OptionError("level", level, "arch without a profile", "give --profile or --keep.");
-  if (host === "pages" && profile === undefined)
-    throw new OptionError("host", host, "off without a profile", "give --profile.");
-  if (host === "pages" && sidecar === undefined && isWritten)
-    throw new OptionError(
-      "host",
-      host,
-      "off without a sidecar",
-      "give --sidecar: removed pages come back from it.",
-    );
-  if (recompress !== undefined) requireInteger("recompress", recompress, 1, 22);
-  const ran = (profile?.runs ?? []).flatMap(({ gpu }) => gpu ?? []);
-  const targets = [...new Set((options.arch ?? ran).map(parseTarget))].sort((a, b) => a - b);
-  return { ...options, level, targets };
-}
-
-function requireOtherFiles(file: string, output?: string, sidecar?: string): void {
-  for (const path of [output, sidecar])
-    if (path !== undefined && isSameFile(file, path))
-      throw new DebloatError(path, "it is the input", "write to another folder.");
-  if (output === undefined || output !== sidecar) return;
-  throw new DebloatError(output, "it is both output and sidecar", "give them different names.");
-}
-
-/** What the profile says of the library, where a decision needs it. */
-function profiledOf(library: Library, options: Chosen): ProfiledLibrary | undefined {
-  const { profile, level, host } = options;
-  if (profile === undefined) return undefined;
-  const id = library.buildId ?? `sha256:${hashFile(library.file)}`;
-  const found = profiledLibrary(profile, id, library.file);
-  const needsDevice = level !== "arch" && library.fatbins.length > 0;
-  if (found !== undefined || (!needsDevice && host !== "pages")) return found;
-  throw new DebloatError(
-    library.file,
-    `the profile has no run that loaded it (build ${id})`,
-    "trace a run that loads it, or shrink it with --arch alone.",
-  );
 }
 
 /**
@@ -324,9 +194,4 @@ function progress({ onProgress }: Chosen, plans: readonly SectionPlan[]) {
     done += entries.reduce((sum, entry) => sum + bytesOf(entry), 0);
     onProgress?.(done, all);
   };
-}
-
-/** The name of a library's sidecar: its build id, by which programs find it, else its own name. */
-export function sidecarName(buildId: string | undefined, file: string): string {
-  return `${buildId ?? basename(file)}.side`;
 }

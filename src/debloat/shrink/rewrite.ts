@@ -1,13 +1,13 @@
 /** Puts a shrunk library together, as runs of the original and new bytes, and writes it. */
 import { DebloatError } from "../../errors.ts";
-import { type Cut, cutFile, type Replacement } from "./elf-cut.ts";
-import { type Elf, type Section, sectionFlag, sectionNamed } from "./elf.ts";
+import { type Cut, cutFile, type Replacement } from "../elf/elf-cut.ts";
+import { type Elf, type Section, sectionFlag, sectionNamed } from "../elf/elf.ts";
+import { joinRanges, type Ranges, subtractRanges } from "../elf/ranges.ts";
 import type { Entry } from "../fatbin/fatbin.ts";
-import { wholePages } from "../profile/host.ts";
 import { type Library, shrunkMark, shrunkMarkBytes } from "../library.ts";
-import { packSection } from "../fatbin/pack.ts";
-import type { SectionPlan } from "../plan.ts";
-import { joinRanges, type Ranges, subtractRanges } from "./ranges.ts";
+import { wholePages } from "../profile/host.ts";
+import { packSection } from "./pack.ts";
+import type { SectionPlan } from "./plan.ts";
 
 /** A run of the new file: new bytes, or a run of the original from this offset. */
 export interface Part {

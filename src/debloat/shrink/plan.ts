@@ -1,9 +1,9 @@
 /** Decides what of a library's device code stays: pure, with a reason for every item. */
-import type { Contents } from "./contents.ts";
-import { archName, type Container, type Entry } from "./fatbin/fatbin.ts";
-import { fatbinSections, type FatbinSection, type Library } from "./library.ts";
-import type { ProfiledLibrary } from "./profile/profile.ts";
-import { isUnknown, neededBy, runsOn, type Target } from "./fatbin/select.ts";
+import type { Contents } from "../fatbin/contents.ts";
+import { archName, type Container, type Entry } from "../fatbin/fatbin.ts";
+import { isUnknown, neededByAny, runsOn, type Target } from "../fatbin/select.ts";
+import { fatbinSections, type FatbinSection, type Library } from "../library.ts";
+import type { ProfiledLibrary } from "../profile/profile.ts";
 
 /** How fine device code is removed: whole images by architecture, by use, or kernels inside. */
 export type Level = "arch" | "cubin" | "kernel";
@@ -95,12 +95,6 @@ function namesOf(targets: readonly Target[]): string {
 
 function takenBy({ targets }: DeviceOptions): string {
   return targets.length === 0 ? "every architecture stays" : `${namesOf(targets)} takes it`;
-}
-
-/** The entries that any of the GPUs may take; all of them when no GPU is named. */
-export function neededByAny(entries: readonly Entry[], targets: readonly Target[]): Set<Entry> {
-  if (targets.length === 0) return new Set(entries);
-  return new Set(targets.flatMap((target) => [...neededBy(entries, target)]));
 }
 
 /** Whether linked images make the relocatable ones useless: they do for every GPU that is meant. */

@@ -1,7 +1,7 @@
 /** Lays what is left of the containers of a section one after another. */
 import type { Replacement } from "../elf/elf-cut.ts";
-import { type Entry, containerHeader } from "./fatbin.ts";
-import type { ContainerPlan, SectionPlan } from "../plan.ts";
+import { type Entry, containerHeader } from "../fatbin/fatbin.ts";
+import type { ContainerPlan, SectionPlan } from "./plan.ts";
 
 /** A section after packing. */
 export interface Packed {

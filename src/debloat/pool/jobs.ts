@@ -1,8 +1,8 @@
 /** Work on many entries of one library, done in this thread or in workers. */
-import { openSync, readSync, closeSync } from "node:fs";
-import { type Contents, contentsOf } from "./contents.ts";
-import { type Edited, editEntry, type EditOptions } from "./elf/edit.ts";
-import type { Entry } from "./fatbin/fatbin.ts";
+import { type Contents, contentsOf } from "../fatbin/contents.ts";
+import { type Edited, editEntry, type EditOptions } from "../fatbin/edit.ts";
+import type { Entry } from "../fatbin/fatbin.ts";
+import { hashFile } from "../files.ts";
 
 /** Looks into images, edits them, or hashes a whole file. */
 export type Job =
@@ -46,22 +46,6 @@ function run(job: Job, data: Uint8Array, file: string): JobResults[Job["kind"]] 
   return job.kind === "look"
     ? job.entries.map((entry) => contentsOf(section, entry, file))
     : job.entries.map(({ entry, options }) => editEntry(section, entry, options, file));
-}
-
-/** SHA-256 of a file in hex, read in pieces: mapped, all of it would count as memory in use. */
-export function hashFile(file: string): string {
-  const hasher = new Bun.CryptoHasher("sha256");
-  const piece = new Uint8Array(2 ** 22);
-  const descriptor = openSync(file, "r");
-  try {
-    for (;;) {
-      const bytes = readSync(descriptor, piece);
-      if (bytes === 0) return hasher.digest("hex");
-      hasher.update(piece.subarray(0, bytes));
-    }
-  } finally {
-    closeSync(descriptor);
-  }
 }
 
 /** Cuts a list so that each part has about `bytesMax` bytes by `bytesOf`. */

@@ -4,9 +4,9 @@
 import { mkdirSync, realpathSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Bytes } from "../bytes.ts";
-import { fileOffsetOf, readElf } from "./elf.ts";
-import { readDynamic } from "./relocations.ts";
-import { mapFile } from "./write.ts";
+import { fileOffsetOf, readElf } from "../elf/elf.ts";
+import { readDynamic } from "../elf/relocations.ts";
+import { mapFile } from "../files.ts";
 
 /** A library and what takes its place. */
 export interface Replacement {

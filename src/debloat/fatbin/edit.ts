@@ -1,7 +1,7 @@
-import { packZstd } from "../fatbin/compression.ts";
-import { readCubin } from "../fatbin/cubin.ts";
-import { dropKernels } from "../fatbin/cubin-drop.ts";
-import { type Entry, entryHeader, imageOf, paddedTo8 } from "../fatbin/fatbin.ts";
+import { packZstd } from "./compression.ts";
+import { dropKernels } from "./cubin-drop.ts";
+import { readCubin } from "./cubin.ts";
+import { type Entry, entryHeader, imageOf, paddedTo8 } from "./fatbin.ts";
 
 /** What to do to the image of an entry. */
 export interface EditOptions {

@@ -1,6 +1,6 @@
 /** A thread of the pool: maps the library that it is told of and does one job after another. */
-import { DebloatError } from "../errors.ts";
-import { mapReadOnly } from "../ffi/mapping.ts";
+import { DebloatError } from "../../errors.ts";
+import { mapReadOnly } from "../../ffi/mapping.ts";
 import { type Job, runJob } from "./jobs.ts";
 
 declare const self: Worker;

@@ -1,9 +1,21 @@
-/** Writes a file whole or not at all: beside its place first, then renamed. */
-import { closeSync, fchmodSync, openSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
-import { DebloatError } from "../../errors.ts";
-import { mapReadOnly } from "../../ffi/mapping.ts";
+/** Files: mapped, hashed, and written whole or not at all. */
+import {
+  closeSync,
+  fchmodSync,
+  openSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
+import { DebloatError } from "../errors.ts";
+import { mapReadOnly } from "../ffi/mapping.ts";
 
 const pieceBytes = 2 ** 24;
+
+/** From which size a library's mapping is not left to whenever memory is collected. */
+const largeBytes = 2 ** 26;
 
 /** A file that is being written. */
 export interface Writer {
@@ -91,6 +103,27 @@ export function mapFile(path: string): { data: Uint8Array; mode: number } {
     return { data: mapReadOnly(path), mode: mode & 0o7777 };
   } catch (cause) {
     throw asDebloatError(cause, path);
+  }
+}
+
+/** The mapping of a library goes with its object, and the next one may be as large. */
+export function releaseMapping(path: string): void {
+  if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) >= largeBytes) Bun.gc(true);
+}
+
+/** SHA-256 of a file in hex, read in pieces: mapped, all of it would count as memory in use. */
+export function hashFile(file: string): string {
+  const hasher = new Bun.CryptoHasher("sha256");
+  const piece = new Uint8Array(2 ** 22);
+  const descriptor = openSync(file, "r");
+  try {
+    for (;;) {
+      const bytes = readSync(descriptor, piece);
+      if (bytes === 0) return hasher.digest("hex");
+      hasher.update(piece.subarray(0, bytes));
+    }
+  } finally {
+    closeSync(descriptor);
   }
 }
 

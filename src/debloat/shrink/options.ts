@@ -1,0 +1,60 @@
+/** What a library is shrunk by. */
+import { OptionError, requireInteger } from "../../errors.ts";
+import { parseTarget, type Target } from "../fatbin/select.ts";
+import type { Profile } from "../profile/profile.ts";
+import type { Level } from "./plan.ts";
+
+/** What to take out of a library. */
+export interface ShrinkOptions {
+  /** GPUs that it is for, such as sm_90; default: those that the profile's runs had, else all. */
+  readonly arch?: readonly string[];
+  /** What runs used. */
+  readonly profile?: Profile;
+  /** Default: kernel with a profile or `keep`, else arch. */
+  readonly level?: Level;
+  /** Mangled names of kernels that stay in any case. */
+  readonly keep?: RegExp;
+  /** Whether pages of host code that no run touched go; needs a profile and a sidecar. */
+  readonly host?: "off" | "pages";
+  /** Whether symbol tables and debug information go. */
+  readonly strip?: boolean;
+  /** Whether relocatable device code goes where an image linked from it is there. */
+  readonly dropRel?: boolean;
+  /** Level of zstd for every image that stays, 1 to 22. */
+  readonly recompress?: number;
+  /** File that takes what is removed, for `restore` and for the pager. */
+  readonly sidecar?: string;
+  /** Called as entries are worked on. */
+  readonly onProgress?: (doneBytes: number, allBytes: number) => void;
+}
+
+/** Options after a check, with defaults. */
+export interface Chosen extends ShrinkOptions {
+  readonly targets: readonly Target[];
+  readonly level: Level;
+}
+
+/**
+ * The options after a check.
+ * @param isWritten whether a file is written: removed pages then need a sidecar to come back from
+ * @throws OptionError
+ */
+export function choose(options: ShrinkOptions, isWritten: boolean): Chosen {
+  const { profile, keep, host, sidecar, recompress } = options;
+  const level = options.level ?? ((profile ?? keep) ? "kernel" : "arch");
+  if (level !== "arch" && profile === undefined && keep === undefined)
+    throw new OptionError("level", level, "arch without a profile", "give --profile or --keep.");
+  if (host === "pages" && profile === undefined)
+    throw new OptionError("host", host, "off without a profile", "give --profile.");
+  if (host === "pages" && sidecar === undefined && isWritten)
+    throw new OptionError(
+      "host",
+      host,
+      "off without a sidecar",
+      "give --sidecar: removed pages come back from it.",
+    );
+  if (recompress !== undefined) requireInteger("recompress", recompress, 1, 22);
+  const ran = (profile?.runs ?? []).flatMap(({ gpu }) => gpu ?? []);
+  const targets = [...new Set((options.arch ?? ran).map(parseTarget))].sort((a, b) => a - b);
+  return { ...options, level, targets };
+}

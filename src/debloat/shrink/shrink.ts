@@ -1,0 +1,85 @@
+/** Shrinks one library: reads it, decides, and writes what is left. */
+import { mkdirSync } from "node:fs";
+import { basename, dirname } from "node:path";
+import { DebloatError } from "../../errors.ts";
+import { asDebloatError, hashFile, isSameFile, mapFile } from "../files.ts";
+import { type Library, readLibrary } from "../library.ts";
+import type { Pool } from "../pool/pool.ts";
+import { profiledLibrary, type ProfiledLibrary } from "../profile/profile.ts";
+import { decide, type ShrinkReport } from "./decide.ts";
+import { type Chosen, choose, type ShrinkOptions } from "./options.ts";
+import { writeShrunk, writeSidecar } from "./restore.ts";
+
+/**
+ * Shrinks a library.
+ * @param output the file to write; undefined: decides and edits, writes nothing
+ * @throws DebloatError, OptionError; then nothing was written
+ */
+export async function shrinkLibrary(
+  file: string,
+  output: string | undefined,
+  options: ShrinkOptions,
+  pool: Pool,
+): Promise<ShrinkReport> {
+  const chosen = choose(options, output !== undefined);
+  const { data, mode } = mapFile(file);
+  requireOtherFiles(file, output, options.sidecar);
+  const library = readLibrary(data, file);
+  const profiled = profiledOf(library, chosen);
+  const hash =
+    output !== undefined && options.sidecar !== undefined
+      ? pool.run({ kind: "hash" }, data, file)
+      : undefined;
+  // Whoever fails first is reported; this one is awaited below.
+  hash?.catch(() => {});
+  const { report, assembly } = await decide(library, chosen, profiled, pool);
+  if (output === undefined) return report;
+  for (const path of [output, options.sidecar]) if (path !== undefined) makeFolderOf(path);
+  const { sidecar } = options;
+  if (sidecar === undefined || hash === undefined) {
+    writeShrunk(output, assembly, { data, mode });
+    return report;
+  }
+  const source = { data, file, mode, buildId: library.buildId, originalHash: await hash };
+  let sidecarBytes = 0;
+  writeShrunk(output, assembly, { data, mode }, (shrunkHash) => {
+    sidecarBytes = writeSidecar(sidecar, assembly, { ...source, shrunkHash });
+  });
+  return { ...report, sidecarBytes };
+}
+
+function makeFolderOf(path: string): void {
+  try {
+    mkdirSync(dirname(path), { recursive: true });
+  } catch (cause) {
+    throw asDebloatError(cause, path);
+  }
+}
+
+function requireOtherFiles(file: string, output?: string, sidecar?: string): void {
+  for (const path of [output, sidecar])
+    if (path !== undefined && isSameFile(file, path))
+      throw new DebloatError(path, "it is the input", "write to another folder.");
+  if (output === undefined || output !== sidecar) return;
+  throw new DebloatError(output, "it is both output and sidecar", "give them different names.");
+}
+
+/** What the profile says of the library, where a decision needs it. */
+function profiledOf(library: Library, options: Chosen): ProfiledLibrary | undefined {
+  const { profile, level, host } = options;
+  if (profile === undefined) return undefined;
+  const id = library.buildId ?? `sha256:${hashFile(library.file)}`;
+  const found = profiledLibrary(profile, id, library.file);
+  const needsDevice = level !== "arch" && library.fatbins.length > 0;
+  if (found !== undefined || (!needsDevice && host !== "pages")) return found;
+  throw new DebloatError(
+    library.file,
+    `the profile has no run that loaded it (build ${id})`,
+    "trace a run that loads it, or shrink it with --arch alone.",
+  );
+}
+
+/** The name of a library's sidecar: its build id, by which programs find it, else its own name. */
+export function sidecarName(buildId: string | undefined, file: string): string {
+  return `${buildId ?? basename(file)}.side`;
+}
