@@ -59,7 +59,7 @@ export async function measureCeilings(device: Device, quick: boolean): Promise<C
 }
 
 /**
- * Multiply-adds on all threads in 1e9 operations a second, two for each: the best of three passes.
+ * Multiply-adds on all threads in 1e9 operations per second, two for each; the best of three.
  */
 async function fmaRate(device: Device, quick: boolean): Promise<number> {
   const items = device.processors * 8;

@@ -1,5 +1,5 @@
 /**
- * Paged decode of two sequences: each prompt goes in once, then both grow by a token a step.
+ * Paged decode of two sequences: each prompt goes in once, then both grow by a token per step.
  * Run: bun examples/decode.ts
  */
 import { Attention, type Batch, Device, PagedCache, Tensor } from "flashbun";
@@ -21,7 +21,7 @@ async function step(batch: Batch, seed: number): Promise<number> {
   using v = random(shape.kvHeads, 2);
   using out = Tensor.empty(device, q.shape, shape.dtype);
 
-  attention.plan(batch); // once a step, for all layers
+  attention.plan(batch); // once per step, for all layers
   for (let layer = 0; layer < shape.layers; layer++) {
     cache.append({ layer, batch, k, v });
     attention.run({ layer, q, cache, out });

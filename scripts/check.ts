@@ -1,6 +1,6 @@
 /**
- * Everything that a change has to pass: format, types, the tests of TypeScript and Zig, and those of
- * the GPU under other schedules and a race detector.
+ * Everything that a change has to pass: format, types, the tests of TypeScript and Zig, and the
+ * GPU's tests under other schedules and a race detector.
  *
  * Usage: bun run check [arguments of bun test]
  */

@@ -33,7 +33,7 @@ export async function compileMatrix(): Promise<Compiled[]> {
   return compiled;
 }
 
-/** The page of registers and shared memory, a row a kernel and architecture. */
+/** The page of registers and shared memory, a row per kernel and architecture. */
 export function resourcesPage(compiled: readonly Compiled[]): string {
   const rows = compiled.flatMap(({ entry, architecture, bytes, kernels }) =>
     kernels.map(({ kernel, registers, staticSharedBytes }) => [

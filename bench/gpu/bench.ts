@@ -11,7 +11,7 @@ import type { GraphHandle } from "../../src/ffi/symbols.ts";
 import { type Measured, median } from "../bench.ts";
 import type { Peer, PeerCase } from "../peers/peer.ts";
 
-/** What this GPU can do at most, measured in the same run, in 1e9 bytes a second. */
+/** What this GPU can do at most, measured in the same run, in 1e9 bytes per second. */
 export interface Ceilings {
   readGBs: number;
   /** Read and written bytes together. */

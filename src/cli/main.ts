@@ -8,7 +8,7 @@ import { addJit } from "./jit/jit.ts";
 import { countOrAll, device, integer, oneOf, positive } from "./parse.ts";
 import type { ReplayArguments } from "./replay.ts";
 
-/** Exit codes: 0 done, 1 failed, 2 called wrongly, 130 interrupted. */
+/** Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted. */
 let exitCode = 0;
 
 function program(): Command {
@@ -51,7 +51,7 @@ function addReplay(root: Command): void {
       positive("--speed"),
     )
     .addOption(
-      new Option("--rate <f>", "generated requests a second, as a Poisson process")
+      new Option("--rate <f>", "generated requests per second, as a Poisson process")
         .argParser(positive("--rate"))
         .conflicts("trace"),
     )
@@ -82,8 +82,8 @@ function addEngineOptions(command: Command): void {
       "pages of the KV cache (default: 2048, or what one request needs)",
       integer("--pages", 1),
     )
-    .option("--page-size <n>", "tokens a page", integer("--page-size", 1, 4096), 16)
-    .option("--token-budget <n>", "most tokens a step", integer("--token-budget", 1), 512)
+    .option("--page-size <n>", "tokens per page", integer("--page-size", 1, 4096), 16)
+    .option("--token-budget <n>", "most tokens per step", integer("--token-budget", 1), 512)
     .option(
       "--max-batch <n>",
       "most requests at once (default: 64)",
@@ -121,7 +121,7 @@ function oneLine(text: string): string {
 /** Options that the library knows by another name. */
 const aliases: Record<string, string> = { kind: "device" };
 
-/** The library's name of an option, such as pageSize, as one types it here: --page-size. */
+/** The library's name of an option, such as pageSize, as it is typed here: --page-size. */
 function asTyped({ option, message }: OptionError, root: Command): string {
   const options = root.commands
     .flatMap((command) => [command, ...command.commands])
@@ -133,7 +133,7 @@ function asTyped({ option, message }: OptionError, root: Command): string {
   return message.replace(new RegExp(`(^|\\bgive )${option}\\b`, "g"), `$1${found.long}`);
 }
 
-/** Says what went wrong in one sentence; a stack is only for errors that nobody foresaw. */
+/** Says what went wrong in one sentence; a stack is only for unexpected errors. */
 function report(error: unknown, root: Command): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
   if (error instanceof OptionError) {
@@ -149,7 +149,7 @@ function report(error: unknown, root: Command): number {
   return 1;
 }
 
-// Whoever reads may stop when it has read enough, as head does.
+// The reader of a pipe may stop early, as head does.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code !== "EPIPE") throw error;
   process.exit(exitCode);

@@ -1,6 +1,6 @@
 import type { StepRecord } from "../replay/types.ts";
 
-/** Where a replay stands, on a terminal or in a log. */
+/** The progress of a replay, on a terminal or in a log. */
 export interface Progress {
   step(step: StepRecord, done: number, total: number): void;
   end(): void;

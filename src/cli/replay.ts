@@ -40,7 +40,7 @@ interface Workload {
   requests: ReplayRequest[];
 }
 
-/** Generated requests that `all` stands for. */
+/** How many generated requests `all` means. */
 const generatedMax = 10_000;
 /** Requests at once, unless the token budget is smaller: each takes a token of it. */
 const maxBatchDefault = 64;
@@ -145,7 +145,9 @@ function introduction({ name, requests }: Workload, options: EngineOptions): str
   );
 }
 
-/** Programs that start this one may pass on a Ctrl-C that it got itself: both count as one. */
+/**
+ * A program that started this one may forward a Ctrl-C that this one got itself: both count as one.
+ */
 const sameSignalMs = 500;
 
 /** Runs the engine; the first Ctrl-C ends it after its step, a later one at once. */

@@ -156,7 +156,7 @@ function keyOf(path: string, id: string, options: RunOptions): string {
   return new Bun.CryptoHasher("sha256").update(text).digest("hex").slice(0, 32);
 }
 
-/** To be raised when the same options give other libraries. */
+/** Increase it when the same options give different libraries. */
 const formatVersion = 1;
 
 function cacheFolder(): string {

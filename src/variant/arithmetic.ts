@@ -66,8 +66,8 @@ const tables: Record<ValueType, Partial<Record<Op, Operation>>> = {
 };
 
 /**
- * What an operation does to values of a type, its first input's: f32 in f64, i32 exactly, bool as 0
- * and 1. undefined: it computes nothing from values, or not from this type.
+ * What an operation does to values of the type of its first input: f32 in f64, i32 exactly, bool as
+ * 0 and 1. undefined: it computes nothing from values, or nothing from this type.
  */
 export function arithmetic(op: Op, type: ValueType): Operation | undefined {
   return tables[type][op];

@@ -3,12 +3,12 @@ import { isInput } from "./graph.ts";
 import { stage } from "./stages.ts";
 import type { Variant, Visible } from "./variant.ts";
 
-/** A bound on keys that does not fall where the query's position rises. */
+/** A bound on keys that does not decrease as the query's position increases. */
 type Bound = (query: number) => number;
 
 /**
- * What the planner can know of a mask by itself: where its bounds on a row's keys are made of the
- * query's position and constants, a tile's keys lie between those of its first and last query.
+ * What the planner can find out about a mask by itself: where its bounds on a row's keys consist of
+ * the query's position and constants, a tile's keys lie between those of its first and last query.
  * undefined where nothing is known.
  */
 export function boundRanges(variant: Variant): Visible | undefined {
@@ -17,7 +17,7 @@ export function boundRanges(variant: Variant): Visible | undefined {
   const least = low && boundOf(low);
   const most = high && boundOf(high);
   if (least === undefined && most === undefined) return undefined;
-  // Full needs both bounds, and nothing else to test.
+  // Only a mask of two bounds and nothing else can be full.
   const isKnown = (low === undefined) === (least === undefined);
   const decides = mask === undefined && isKnown && (high === undefined) === (most === undefined);
   return ({ queryStart, queryEnd, kvLength }, ranges) => {
@@ -42,7 +42,7 @@ function boundOf(node: Node): Bound | undefined {
     case "add":
       return (query) => a(query) + b(query);
     case "sub":
-      // What is subtracted must not rise.
+      // What is subtracted must not increase.
       return node.inputs[1].op === "constant" ? (query) => a(query) - b(query) : undefined;
     case "min":
       return (query) => Math.min(a(query), b(query));

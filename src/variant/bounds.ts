@@ -7,7 +7,7 @@ export interface SplitMask {
   /** Key positions from `low` to `high`, both included, i32 that change with the row only. */
   readonly low?: Node;
   readonly high?: Node;
-  /** What is left to be asked of each pair. */
+  /** What is left to be tested for each pair. */
   readonly residual?: Node;
 }
 
@@ -23,7 +23,7 @@ export function splitMask(graph: Graph, mask: Node, tensors: readonly TensorSpec
   };
 }
 
-/** A key's position times `sign` and plus `added`, without overflow on the way. */
+/** A key's position times `sign` plus `added`, without an overflow in between. */
 interface Line {
   readonly sign: 1 | -1;
   readonly added: Node;

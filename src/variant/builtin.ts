@@ -19,12 +19,12 @@ export function turned(x: F32, position: I32, table: TurnTable, pairing: Pairing
   return x.rotate(pairing, (pair) => [table.at(position, pair, 0), table.at(position, pair, 1)]);
 }
 
-/** A logit bent to within -cap and cap. */
+/** A logit limited smoothly to -cap and cap. */
 export function capped(x: F32, cap: F32 | number): F32 {
   return x.div(cap).tanh().mul(cap);
 }
 
-/** What the options of an attention ask of logits and rows. */
+/** What the options of an attention do to logits and rows. */
 export interface BuiltinOptions {
   /** Takes the scalar softCap. */
   softCap: boolean;

@@ -18,8 +18,8 @@ export const opcodes = [
 export type Opcode = (typeof opcodes)[number];
 
 /**
- * Parts of a program, in their order. Once a pass run uniform, elements and rows, once a block of
- * keys keys; the others for pairs (visible, logits) and vectors.
+ * Parts of a program, in their order. `uniform`, `elements` and `rows` run once per pass, `keys`
+ * once per block of keys; the others run for pairs (`visible`, `logits`) and vectors.
  */
 export const sectionNames = [
   ...(["uniform", "elements", "rows", "keys", "visible"] as const),
@@ -29,30 +29,30 @@ export const sectionNames = [
 /** Name of a part of a program. */
 export type SectionName = (typeof sectionNames)[number];
 
-/** What a program finds in its first two registers, and leaves there. */
+/** What a program's first two registers hold when it starts and when it ends. */
 export const xRegister = 0;
 /** -1 where a row sees a key. */
 export const visibleRegister = 1;
 
-/** Registers that a program may have, and words of a row, a key and an element with its inputs. */
+/** Limits of a program: registers, and words of a row, a key and an element, inputs included. */
 export const limits = { registers: 256, row: 96, key: 64, element: 32 } as const;
 
 const magic = 0x31564246;
 const instructionWords = 8;
 const opcodeNumbers = new Map<Opcode, number>(opcodes.map((name, number) => [name, number]));
 
-/** What a program says of itself before its instructions. */
+/** The header of a program, before its instructions. */
 export interface Header {
   readonly softmax: boolean;
   readonly stores: boolean;
   readonly words: { readonly row: number; readonly key: number; readonly element: number };
-  /** Register, after uniform, of what scale * q.k is multiplied by; 0: nothing. */
+  /** Register that holds, after `uniform`, the factor of scale * q.k; 0: there is none. */
   readonly factor: number;
   /** Dtype codes and axes. */
   readonly tensors: readonly { readonly dtype: number; readonly axes: number }[];
 }
 
-/** Puts a program together: a section at a time, in any order. */
+/** Assembles a program, one section at a time, in any order. */
 export class ProgramWriter {
   readonly #code: number[] = [];
   readonly #sections = sectionNames.map(() => [0, 0]);

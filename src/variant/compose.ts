@@ -5,7 +5,7 @@ import type { Variant } from "./variant.ts";
 
 /**
  * One variant of several that hold different hooks: tensors and scalars of all, each by its name.
- * Errors: VariantError where two have the same hook, the same name, or both tell what is visible.
+ * Errors: VariantError where two have the same hook, the same name, or both define what is visible.
  */
 export function compose(variants: readonly Variant[]): Variant {
   if (variants.length === 1) return variants[0];

@@ -116,7 +116,7 @@ export class VariantTensor<V extends F32 | I32, I extends readonly unknown[]> {
 
 noteUses(VariantTensor);
 
-/** Extents that the inputs of a name never reach. */
+/** The extent that an input of this name stays below. */
 const bounds: Partial<Record<InputName, Extent>> = {
   head: "queryHeads",
   kvHead: "kvHeads",
@@ -125,7 +125,7 @@ const bounds: Partial<Record<InputName, Extent>> = {
   slot: "slots",
 };
 
-/** Whether an index is inside of an extent for whatever it may be. */
+/** Whether an index is within an extent whatever its value. */
 function isWithin(index: Node, extent: Extent, { hook, ranges }: Trace): boolean {
   const { least, most } = ranges.of(index);
   if (least >= 0 && (most === 0 || most < Number(extent))) return true;

@@ -13,14 +13,14 @@ import { inputName, isInput, nodesOf } from "./graph.ts";
 import { isPair } from "./products.ts";
 import type { Store } from "./stages.ts";
 
-/** Where the kernels find a tensor that is no tensor of the variant's own parameters. */
+/** Where the kernels find a tensor that is not among the variant's own parameters. */
 export interface TensorPlace {
   readonly data: string;
   readonly sizes: readonly string[];
   readonly strides: readonly string[];
 }
 
-/** Inputs that lie elsewhere than in the variant's part of the parameters, by index. */
+/** Inputs that are not in the variant's part of the parameters, by index. */
 export interface Places {
   readonly tensors: readonly (TensorPlace | undefined)[];
   readonly scalars: readonly (string | undefined)[];
@@ -88,17 +88,17 @@ const prints: Readonly<Record<ValueType, Partial<Record<Op, Print>>>> = {
   },
 };
 
-/** Spells the inputs that a function of the kernels is given. */
+/** How the inputs of a kernel function are written. */
 export type Spelling = (input: InputName) => string;
 
-/** Statements of one block of code; names of its parents' blocks are seen too. */
+/** Statements of one block of code, which also sees the names of the blocks around it. */
 export class Block {
   readonly lines: string[] = [];
   readonly #names = new Map<Node, string>();
   readonly #parent: Block | undefined;
   readonly #partner: ((node: Node) => string) | undefined;
 
-  /** @param partner spells partners, where there are any */
+  /** @param partner writes partners, where there are any */
   constructor(
     readonly declarations: Declarations,
     readonly spell: Spelling,
@@ -109,7 +109,7 @@ export class Block {
     this.#partner = partner;
   }
 
-  /** What a node is called, or the expression that is as short. */
+  /** The name of a node, or an expression that is as short. */
   name(node: Node): string {
     const known = this.#known(node) ?? this.#short(node);
     if (known !== undefined) return known;
@@ -159,7 +159,7 @@ export class Block {
     return print(x, y, z);
   }
 
-  /** A logit times what more pairs have in common: one product a pair. */
+  /** A logit times what several pairs have in common: one product per pair. */
   #scaledLogit(a: Node, b: Node): string | undefined {
     const [x, factor] = a.axes === Axis.score ? [a, b] : [b, a];
     if (!isInput(x, "x") || x.axes !== Axis.score || isPair(factor)) return undefined;
@@ -231,7 +231,7 @@ function literal({ type, value }: Node): string {
   return parenthesized(`${/[.e]/.test(digits) ? digits : `${digits}.0`}f`);
 }
 
-/** Whether f32 holds a number with all its digits. */
+/** Whether f32 holds a number exactly. */
 function isOrdinary(value: number): boolean {
   return Math.abs(value) > 2 ** -120 && Math.abs(value) < 2 ** 120;
 }

@@ -1,9 +1,9 @@
-/** Hooks that a user wrote in CUDA C++, as part of the text that stands for attention/variant.h. */
+/** Hooks that a user wrote in CUDA C++, as part of the text that replaces attention/variant.h. */
 import { dtypeMacro, typeNames } from "./cuda-expression.ts";
 import { type HookName, tensorAxesMax } from "./expression.ts";
 import type { Variant } from "./variant.ts";
 
-/** The file of kernels/ that a variant's text stands for. */
+/** The file of kernels/ that a variant's text replaces. */
 export const variantFile = "attention/variant.h";
 
 /** The parameter that all hooks have. */
@@ -56,9 +56,9 @@ export function writtenSource(variant: Variant): string[] {
 }
 
 /**
- * A hook that calls the user's function; what does not fit is told with the user's line.
+ * A hook that calls the user's function; a mismatch is reported with the user's line.
  *
- * @param before lines of the text that stand before it
+ * @param before lines of the text before it
  */
 export function writtenHook(variant: Variant, hook: HookName, before: number): string[] {
   const vector = hook === "query" || hook === "key" || hook === "value";
@@ -73,8 +73,9 @@ export function writtenHook(variant: Variant, hook: HookName, before: number): s
 }
 
 /**
- * What compilers call the user's source. It is no path: the text, and so its hash, stays the same
- * wherever the source stands; who reports an error knows the file and line.
+ * What compilers call the user's source. It is not a path, so that the text, and with it the hash,
+ * is the same wherever the source comes from; the code that reports an error knows the file and
+ * line.
  */
 export function sourceName({ name }: Pick<Variant, "name">): string {
   return `variant ${name}`;
@@ -85,7 +86,7 @@ function userLine(variant: Variant): string {
   return `#line 1 ${JSON.stringify(sourceName(variant))}`;
 }
 
-/** What follows this directive, before which `before` lines stand, is the text's own. */
+/** What follows this directive, which has `before` lines before it, is the text's own. */
 function ownLine(before: number): string {
   return `#line ${before + 2} "${variantFile}"`;
 }

@@ -1,9 +1,9 @@
-/** Vector hooks as CUDA C++: their elements in a loop, over what the Vector of hooks.h gives. */
+/** Vector hooks as CUDA C++: a loop over the elements that the Vector of hooks.h gives. */
 import { Block, type Spelling } from "./cuda-expression.ts";
 import { Axis, type Node } from "./expression.ts";
 import { isInput, nodesOf } from "./graph.ts";
 
-/** Whether a value is another for each element of a vector. */
+/** Whether a value differs between the elements of a vector. */
 function byElement(node: Node): boolean {
   return (node.axes & Axis.element) !== 0;
 }

@@ -11,14 +11,14 @@ import {
   tensorsMax,
 } from "./expression.ts";
 
-/** A tensor of a variant, as its definition says it. */
+/** A tensor of a variant, as declared. */
 export interface TensorDeclaration {
   readonly dtype: TensorDtype;
   /** For each axis a number, a size by name (such as "queryHeads"), or "any". */
   readonly shape: readonly Extent[];
 }
 
-/** A scalar's type, maybe with the value for runs that give none. */
+/** A scalar's type, optionally with the value for runs that give none. */
 export type ScalarDeclaration =
   "f32" | "i32" | { readonly type: "f32" | "i32"; readonly fallback?: number };
 
@@ -27,7 +27,10 @@ const extents = [...dimNames, "any"] as const;
 const parts = ["name", "tensors", "scalars", "softmax", "visible"];
 const hookNamesAreFunctions = ["query", "key", "value", "logits", "mask", "output", "visible"];
 
-/** The declarations of a definition, checked. `more`: parts besides those that all kinds have. */
+/**
+ * The declarations of a definition, checked. `more`: parts in addition to those that all kinds
+ * have.
+ */
 export function checkDefinition(
   definition: object,
   more: readonly string[],

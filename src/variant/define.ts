@@ -45,7 +45,7 @@ export interface VariantDefinition<T extends Tensors = Tensors, S extends Scalar
   value?: Hook<"value", T, S>;
   /** A logit: x is scale * q.k. Without softmax the result is the weight itself. */
   logits?: Hook<"logits", T, S>;
-  /** Whether a query sees a key; joins causal, windowLeft and mask of the attention. */
+  /** Whether a query sees a key; combined with causal, windowLeft and mask of the attention. */
   mask?: (context: HookContext<"mask", T, S>) => Bool;
   /** An element of an output row, before it is rounded. */
   output?: Hook<"output", T, S>;

@@ -1,4 +1,4 @@
-/** Variants as CUDA C++: the text that stands for what kernels/attention/variant.h holds. */
+/** Variants as CUDA C++: the text that replaces kernels/attention/variant.h. */
 import { Block, type Declarations, partsOf, type Places, reads } from "./cuda-expression.ts";
 import { params, signatures, writtenHook, writtenSource } from "./cuda-source.ts";
 import { emitVector } from "./cuda-vector.ts";
@@ -8,14 +8,14 @@ import type { CudaSource, Variant } from "./variant.ts";
 
 /** A variant as the kernels take it. */
 export interface CudaVariant {
-  /** Stands for what attention/variant.h holds, in the attention kernels. */
+  /** Replaces attention/variant.h in the attention kernels. */
   readonly attention: string;
-  /** The same for the merge; undefined: it merges as always. */
+  /** The same for the merge; undefined: the plain merge. */
   readonly merge: string | undefined;
   /** The hooks there are. */
   readonly hooks: ReadonlySet<HookName>;
   readonly softmax: boolean;
-  /** 32-bit words that are kept of a row. */
+  /** 32-bit words that are kept per row. */
   readonly rowWords: number;
 }
 

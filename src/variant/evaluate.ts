@@ -18,7 +18,7 @@ export interface Environment {
   readonly tensors?: readonly EvaluationTensor[];
 }
 
-/** A node, where its inputs stand among the steps, and its value from theirs. */
+/** A node, the places of its inputs among the steps, and how its value follows from theirs. */
 interface Step {
   readonly node: Node;
   readonly inputs: readonly number[];
@@ -33,7 +33,7 @@ export class Evaluator {
   readonly #steps: readonly Step[];
   readonly #operands = new Float64Array(8);
   #environment: Environment = { inputs: {} };
-  /** Of vectors: the element at hand. */
+  /** In vector hooks: the current element. */
   #element: { x: number; element: number } | undefined;
 
   constructor(root: Node) {

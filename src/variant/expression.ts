@@ -28,7 +28,7 @@ export const operations = {
   /** A scalar of the variant, by its index. */
   scalar: 0,
   input: 0,
-  /** An element of a tensor: one i32 index an axis, each within the tensor (see `clamped`). */
+  /** An element of a tensor: one i32 index per axis, each within the tensor (see `clamped`). */
   load: -1,
   /**
    * Is its first input, and writes the second to a tensor at the others: nothing where an index is

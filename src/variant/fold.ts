@@ -1,7 +1,7 @@
 import { arithmetic } from "./arithmetic.ts";
 import type { Node, Op, Parts, ValueType } from "./expression.ts";
 
-/** What makes the nodes that folding comes to: the graph. */
+/** What folding makes nodes with: the graph. */
 export interface NodeMaker {
   /** A constant of a type. */
   constant(type: ValueType, value: number): Node;
@@ -11,14 +11,14 @@ export interface NodeMaker {
   make(parts: Parts): Node;
 }
 
-/** Operations whose inputs may change places. */
+/** Operations whose inputs may be swapped. */
 const commutative: ReadonlySet<string> = new Set([
   ...["add", "mul", "min", "max", "and", "or", "xor", "eq", "ne"],
 ]);
 
 /**
- * The node that an operation comes to without being done, if there is one: constants, neutral
- * elements, and integer forms that are cheaper everywhere. Never changes a value, NaN included.
+ * The simpler node that an operation is equal to, if there is one: constants, neutral elements, and
+ * integer forms that are cheaper everywhere. Never changes a value, NaN included.
  */
 export function fold(graph: NodeMaker, parts: Parts): Node | undefined {
   const { op, inputs } = parts;
@@ -44,7 +44,7 @@ function isInteger(node: Node): boolean {
   return node.type !== "f32";
 }
 
-/** Constants stand last, others in the order in which they were made. */
+/** Constants come last, others in the order in which they were made. */
 function comesLater(a: Node, b: Node): boolean {
   return isConstant(a) !== isConstant(b) ? isConstant(a) : a.id > b.id;
 }

@@ -20,7 +20,7 @@ export function flashSigmoid(options: { bias: number }): Variant {
   });
 }
 
-/** Logits bent to within -cap and cap by tanh (Gemma 2, arXiv 2408.00118). Scalar: cap. */
+/** Logits limited to -cap and cap by tanh (Gemma 2, arXiv 2408.00118). Scalar: cap. */
 export function softCap(options: { cap: number }): Variant {
   return defineVariant({
     name: "soft cap",
@@ -129,7 +129,7 @@ export function documentMask(options: {
 
 /**
  * A bit for each query and key of a request, little-endian within bytes, row after row of kvLength
- * bits; less than 2^31 bits a request.
+ * bits; less than 2^31 bits per request.
  *
  * Tensors: bits, u8 [bytes]; offsets, i32 [requests], the first byte of each request.
  */
@@ -152,7 +152,7 @@ export function packedMask(): Variant {
  * Blocks of queries see blocks of keys (FlexAttention's block mask, arXiv 2412.05496).
  *
  * Tensor: blocks, u8 [query blocks, key blocks], not 0 where visible. `seen` holds the same on the
- * host, with `columns` key blocks a row.
+ * host, with `columns` key blocks per row.
  */
 export function blockMask(options: {
   block: number;

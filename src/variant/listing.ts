@@ -8,7 +8,7 @@ const axisNames = [
 ];
 
 /**
- * A variant's traced hooks as text, a value a line with its type and what it changes with: row,
+ * A variant's traced hooks as text, a value per line with its type and what it varies with: row,
  * key, pair, element, or nothing.
  */
 export function listing(variant: Variant): string {

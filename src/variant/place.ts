@@ -8,9 +8,9 @@ export interface Place {
 const here = `${import.meta.dir}/`;
 
 /**
- * The line from which the variant language was called: the innermost one of a stack that is not the
- * language's own. undefined where the stack names none, or none within a call of `outermost`: a
- * function that ends in a call leaves the stack before the call.
+ * The line from which the variant language was called: the innermost line of a stack that is not in
+ * the language itself. undefined where the stack names none, or none within a call of `outermost`:
+ * a function that ends in a call leaves the stack before the call.
  */
 export function placeOf({ stack = "" }: Error, outermost?: string): Place | undefined {
   for (const frame of stack.split("\n").slice(1)) {

@@ -28,14 +28,14 @@ export class SectionWriter {
   readonly #name: SectionName;
   readonly #free: number[] = [];
   #next: number;
-  /** How often each expression is still read, and where it stands. */
+  /** How often each expression is still to be read, and which register holds it. */
   readonly #reads = new Map<Node, number>();
   readonly #registers = new Map<Node, number>();
   readonly #needs = new Map<Node, number>();
 
   /**
    * @param variant its name, for messages
-   * @param roots what is placed from outside, as often as it is released
+   * @param roots what is placed from outside, as often as it will be released
    */
   constructor(
     program: ProgramWriter,
@@ -53,7 +53,7 @@ export class SectionWriter {
     for (const root of roots) this.#count(root);
   }
 
-  /** The register of an expression; `into` where it is only computed now. */
+  /** The register of an expression; `into` is used if it is computed only now. */
   place(node: Node, into?: number): number {
     const source = this.#words.source(node, this.#name);
     if (source !== undefined && "register" in source) return source.register;
@@ -65,7 +65,7 @@ export class SectionWriter {
     return to;
   }
 
-  /** Tells that a placed expression was read once. */
+  /** Notes that a placed expression was read once. */
   release(node: Node): void {
     const left = this.#reads.get(node)! - 1;
     this.#reads.set(node, left);
@@ -125,7 +125,7 @@ export class SectionWriter {
     for (const input of node.inputs) this.#count(input);
   }
 
-  /** Places expressions that are read together and, for all one knows, for the last time. */
+  /** Places expressions that are read together, possibly for the last time. */
   #all(nodes: readonly Node[]): number[] {
     const inOrder = [...nodes].sort((a, b) => this.#need(b) - this.#need(a));
     for (const node of inOrder) this.place(node);
@@ -167,7 +167,7 @@ export class SectionWriter {
     return to;
   }
 
-  /** Elements move, so that it must not write over what it reads. */
+  /** Elements move, so it must not overwrite what it reads. */
   #partner({ inputs: [input], value }: Node): number {
     const from = this.place(input);
     const to = this.take();

@@ -22,8 +22,9 @@ export interface StagedVariant {
   readonly variant: Variant;
   /**
    * What mask, logits and stores read and does not change with the pair: the largest such
-   * expressions. Once a launch those without axes, unless they are constants or scalars; once a row
-   * those of rows, except the input `query`; once a key those of keys, except the input `key`.
+   * expressions. Computed once per launch: those without axes, unless they are constants or
+   * scalars; once per row: those of rows, except the input `query`; once per key: those of keys,
+   * except the input `key`.
    */
   readonly uniformWords: readonly Node[];
   readonly rowWords: readonly Node[];
@@ -107,7 +108,7 @@ function stageLogits(
   return { logits, logitsFactor: factor, stores: staged };
 }
 
-/** What pair code reads that is no pair's. */
+/** What pair code reads that does not depend on the pair. */
 function wordsOf(
   roots: readonly Node[],
 ): Pick<StagedVariant, "uniformWords" | "rowWords" | "keyWords"> {

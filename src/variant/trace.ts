@@ -45,7 +45,7 @@ export class Trace implements Tracer {
     this.#notes.push(new Error());
   }
 
-  /** Counts a value, as too many are a loop that does not end; how much is noted. */
+  /** Counts a value, since too many mean a loop that does not end; returns how much is noted. */
   count(): number {
     if (++this.#values > valuesMax)
       this.fail(

@@ -9,7 +9,7 @@ export interface Tracer {
   readonly unused: Set<Value>;
   /** Notes that a line of the hook is at work. */
   note(): void;
-  /** Counts a value; how much is noted. */
+  /** Counts a value; returns how much is noted. */
   count(): number;
   /** The node of a value or number as an operand of a type. */
   coerce(op: string, value: unknown, type: ValueType): Node;
@@ -62,7 +62,7 @@ export function kindOf(value: unknown): string {
   return typeof value === "object" ? "an object" : `a ${typeof value}`;
 }
 
-/** The node of a value that something takes: a Bool then was not made for nothing. */
+/** The node of a value that is used: a Bool is then no longer unused. */
 export function used(value: Value): Node {
   value.trace.unused.delete(value);
   return value.node;

@@ -1,7 +1,7 @@
 import { Axis, type Node, type Op } from "./expression.ts";
 import { noteUses, type Tracer, used, Value } from "./value.ts";
 
-/** A number of one of both types: what F32 and I32 have in common. */
+/** What F32 and I32 have in common. */
 export abstract class Numeric<Self extends Value> extends Value {
   add(other: Self | number): Self {
     return combine(this, "add", other);
@@ -64,7 +64,7 @@ export abstract class Numeric<Self extends Value> extends Value {
 
 /** A 32-bit float; in query, key, value and output hooks maybe one for each element of a vector. */
 export class F32 extends Numeric<F32> {
-  /** The larger of two values; of a vector and nothing else: its largest element. */
+  /** The larger of two values; without an argument, the largest element of a vector. */
   max(other?: F32 | number): F32 {
     return other === undefined ? this.#reduce("reduceMax") : combine(this, "max", other);
   }
@@ -74,7 +74,7 @@ export class F32 extends Numeric<F32> {
     return this.#reduce("reduceSum");
   }
 
-  /** Whole numbers from 1 to 8 take any base, other exponents only bases above 0. */
+  /** With whole exponents from 1 to 8 any base is allowed, with others only bases above 0. */
   pow(exponent: F32 | number): F32 {
     if (typeof exponent !== "number" || !(exponent >= 1 && exponent <= 8 && exponent % 1 === 0))
       return combine(this, "pow", exponent);
@@ -122,7 +122,7 @@ export class F32 extends Numeric<F32> {
     return alone(this, "cos");
   }
 
-  /** Without its fraction; beyond what an I32 holds the nearest that it does. */
+  /** Without its fraction; beyond the range of an I32, the nearest end of it. */
   toI32(): I32 {
     return alone(this, "toI32");
   }
@@ -270,7 +270,7 @@ export class Bool extends Value {
 
 for (const type of [Numeric, F32, I32, Bool]) noteUses(type);
 
-/** The pair of an element; within 0 and half - 1 at once where that is a mask of bits. */
+/** The pair of an element, from 0 to half - 1; a mask of bits where half is a power of two. */
 function pairOf(element: I32, half: number, interleaved: boolean): I32 {
   const isPower = (half & (half - 1)) === 0;
   if (interleaved) return isPower ? element.shr(1).and(half - 1) : element.shr(1);

@@ -10,7 +10,7 @@ export interface Variant {
   readonly scalars: readonly ScalarSpec[];
   /** What each hook gives, over its inputs; a hook that is absent changes nothing. */
   readonly hooks: Readonly<Partial<Record<HookName, Node>>>;
-  /** False: what the logits hook gives are the weights themselves, hidden pairs weigh 0. */
+  /** False: what the logits hook gives are the weights themselves; hidden pairs weigh 0. */
   readonly softmax: boolean;
   readonly visible: Visible | undefined;
   /** CUDA source instead of, or beside, traced hooks. */
@@ -51,7 +51,7 @@ export interface VisibleRanges {
    * Adds positions [start, end), which some query of the tile may see; ranges ascend and are
    * disjoint.
    *
-   * @param full every query of the tile sees all of them: the mask is not looked at
+   * @param full every query of the tile sees all of them: the mask is not evaluated
    */
   add(start: number, end: number, full: boolean): void;
 }

@@ -20,7 +20,7 @@ const inputWords: Record<WordAxis, readonly string[]> = {
   element: names.filter((name) => inputAxes[name] === Axis.element),
 };
 
-/** Constants, scalars and what is made of them that stay in registers, at most. */
+/** Most constants, scalars and expressions of them that stay in registers. */
 const pinsMax = 160;
 
 /** Where an expression comes from without being computed: a register or a word. */
@@ -28,8 +28,8 @@ export type Source =
   { readonly register: number } | { readonly axis: WordAxis; readonly word: number };
 
 /**
- * What a program computes once a row, key or element, or once and for all, instead of for each
- * pair or element of a vector: the largest expressions of one axis, or of none.
+ * What a program computes once per row, key or element, or only once, instead of for each pair or
+ * element of a vector: the largest expressions of one axis, or of none.
  */
 export class Words {
   /** Registers of what has no axes, in the order in which it is computed. */

@@ -29,7 +29,7 @@ function addInspect(debloat: Command, end: (exitCode: number) => void): void {
     .command("inspect")
     .description("say what libraries consist of, and what each way of shrinking would save")
     .argument("<lib...>", "shared libraries")
-    .option("--json <file>", "write all figures as JSON, one object a library")
+    .option("--json <file>", "write all figures as JSON, one object per library")
     .option("--html <file>", "write a treemap, one HTML file")
     .option("--kernels", "name every kernel in the JSON, not only the largest of each image")
     .option("-q, --quiet", "print nothing but errors")

@@ -7,6 +7,6 @@ export const loadProgram = import.meta.path;
 if (import.meta.main) {
   const problem = openNow(process.argv[2]!);
   if (problem !== undefined) process.stderr.write(`${problem}\n`);
-  // Destructors of other people's libraries are not what is asked for.
+  // The destructors of the libraries must not run.
   process.reallyExit(problem === undefined ? 0 : 1);
 }

@@ -10,7 +10,7 @@ import { requireWritable, writeWhole } from "../files.ts";
 import { megabytes, table } from "../table.ts";
 import { readProfile } from "./trace.ts";
 
-/** Writes one profile that holds what all of them hold. */
+/** Writes one profile with the contents of all. */
 export async function profileMerge(files: string[], options: { output: string }): Promise<number> {
   requireWritable("--output", options.output);
   const merged = mergeProfiles(...files.map(readProfile));
@@ -19,7 +19,7 @@ export async function profileMerge(files: string[], options: { output: string })
 }
 
 /**
- * Prints what each of two profiles has and the other lacks.
+ * Prints what only one of two profiles holds.
  * @returns 0 when they hold the same, else 1, as diff does
  */
 export function profileDiff(a: string, b: string, options: { names?: boolean }): number {

@@ -28,9 +28,9 @@ export interface ShrinkArguments {
 }
 
 /**
- * Shrinks libraries one after another, or says what would go.
+ * Shrinks libraries one after another, or prints what would be removed.
  * @returns the exit code
- * @throws FlashbunError; libraries before the one that failed stand
+ * @throws FlashbunError; libraries before the one that failed are written
  */
 export async function shrinkCommand(files: string[], options: ShrinkArguments): Promise<number> {
   requireWritable("--json", options.json);
@@ -95,7 +95,7 @@ function sidecarPath(sidecar: string, file: string, libraries: number): string {
   return join(sidecar, sidecarName(readLibraryId(file), file));
 }
 
-/** Says every two seconds how far the images of a library are. */
+/** Reports every two seconds how many of a library's bytes are done. */
 function progress(name: string): (done: number, all: number) => void {
   let last = performance.now();
   return (done, all) => {
@@ -121,7 +121,7 @@ function lineOf({ file, before, after, sidecarBytes, hostKept }: ShrinkReport): 
   return `${basename(file)}: ${megabytes(before.file)} -> ${megabytes(after.file)}, ${saved}${detail}\n`;
 }
 
-/** What a dry run says: images by what becomes of them and why. */
+/** What a dry run prints: images by what happens to them and why. */
 function reasonsOf({ device }: ShrinkReport): string {
   const rows = new Map<string, { images: number; bytes: number }>();
   for (const { name, containers } of device)

@@ -34,7 +34,7 @@ interface Pair {
 }
 
 /**
- * Checks shrunk libraries against their originals, each for itself and with --run together.
+ * Checks shrunk libraries against their originals, each by itself and with --run together.
  * @returns the exit code: 1 when a check failed
  * @throws FlashbunError for files that cannot be read
  */
@@ -163,7 +163,7 @@ function replaced(pairs: readonly Pair[], folder: string): Record<string, string
     );
   return {
     ...redirectTo(replacements, folder, companionPath("redirect")),
-    // The loader notes which files it opened, one file a process.
+    // The loader notes which files it opened, one file per process.
     ...{ LD_DEBUG: "files", LD_DEBUG_OUTPUT: join(folder, "loader") },
     ...(sidecars.length > 0 && {
       LD_PRELOAD: companionPath("pager"),

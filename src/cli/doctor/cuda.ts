@@ -11,7 +11,7 @@ import { megabytes } from "../jit/list.ts";
 
 type Say = (name: string, value: string, ok?: boolean) => void;
 
-/** Says what stands of CUDA: driver, compiler, embedded and cached kernels, and each GPU. */
+/** Prints what there is of CUDA: driver, compiler, embedded and cached kernels, and each GPU. */
 export async function lookAtCuda(say: Say): Promise<void> {
   const driver = lookAtDriver(say);
   lookAtKernels(say);
@@ -25,7 +25,7 @@ export async function lookAtCuda(say: Say): Promise<void> {
   }
 }
 
-/** A machine without a driver or a GPU is sound; one whose driver cannot be used is not. */
+/** A machine without a driver or a GPU is fine; one whose driver cannot be used is not. */
 function lookAtDriver(say: Say): Driver | undefined {
   try {
     const driver = openDriver();

@@ -16,7 +16,7 @@ interface Finding {
   value: string;
 }
 
-/** Looks at what flashbun stands on, says it, and returns 1 when something is missing or wrong. */
+/** Checks what flashbun needs, prints it, and returns 1 when something is missing or wrong. */
 export async function doctor(options: { json?: string }): Promise<number> {
   requireWritable("--json", options.json);
   const findings: Finding[] = [];

@@ -3,7 +3,6 @@ import { basename, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import type { DeviceFacts } from "../../attention/families/family.ts";
 import { kernelImages } from "../../attention/families/resolve.ts";
-import type { SharedLimits } from "../../attention/families/tiled-classes.ts";
 import { type AttentionOptions, resolveOptions } from "../../attention/options.ts";
 import { Device } from "../../device/device.ts";
 import { openDriver } from "../../device/open.ts";

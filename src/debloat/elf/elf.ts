@@ -10,7 +10,7 @@ export interface Section {
   readonly address: number;
   readonly offset: number;
   readonly bytes: number;
-  /** Of `bytes`, those that stand in the file: none of memory that begins as zeros. */
+  /** Of `bytes`, those that are in the file: none for memory that begins as zeros. */
   readonly fileBytes: number;
   readonly link: number;
   readonly info: number;
@@ -117,7 +117,7 @@ function readSections(bytes: Bytes, at: number, count: number, namesIndex: numbe
   const sections = Array.from({ length: count }, (_, index) => {
     const header = at + index * sectionHeaderBytes;
     nameOf.push(bytes.u32(header));
-    // The first section is none, whatever stands there.
+    // The first section is a null entry, whatever it contains.
     const type = index === 0 ? sectionType.null : bytes.u32(header + 4);
     const length = bytes.u64(header + 32);
     const section = {
@@ -175,7 +175,7 @@ export function sectionBytes(elf: Elf, section: Section): Uint8Array {
     : elf.bytes.slice(section.offset, section.fileBytes);
 }
 
-/** Segments that the loader maps, as they stand in the file. */
+/** Segments that the loader maps, in the order of the file. */
 export function loadedSegments(elf: Elf): Segment[] {
   return elf.segments.filter(({ type }) => type === segmentType.load);
 }

@@ -15,7 +15,7 @@ export interface Pointer {
   readonly location: number;
   /** Virtual address that it points at. */
   readonly target: number;
-  /** Where in the file the target's address stands, 8 bytes. */
+  /** File offset of the 8 bytes that hold the target's address. */
   readonly fileOffset: number;
 }
 
@@ -95,7 +95,7 @@ function relaPointers(
   return found;
 }
 
-/** DT_RELR: an address, then bitmaps of 63 words each; targets stand at the locations. */
+/** DT_RELR: an address, then bitmaps of 63 words each; the targets are stored at the locations. */
 function relrPointers(
   elf: Elf,
   dynamic: Map<number, number>,

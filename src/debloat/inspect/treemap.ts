@@ -9,7 +9,7 @@ export interface Area {
   part: string;
   /** A second line. */
   note?: string;
-  /** Whether it stands for several that are too small to be shown. */
+  /** Whether it represents several that are too small to be shown. */
   isRest?: boolean;
   inside?: Area[];
 }

@@ -1,4 +1,4 @@
-/** A thread of the pool: maps the library that it is told of and does one job after another. */
+/** A thread of the pool: maps the library of each job and does one job after another. */
 import { DebloatError } from "../../errors.ts";
 import { mapReadOnly } from "../../ffi/mapping.ts";
 import { type Job, runJob } from "./jobs.ts";

@@ -15,8 +15,8 @@ export interface Replacement {
 }
 
 /**
- * Prepares a folder for redirected programs: replacements stand in it under their originals' paths,
- * as libraries look for their neighbours from where they are.
+ * Prepares a folder for redirected programs: it holds replacements under their originals' paths, as
+ * libraries look for their neighbours from where they are.
  * @param folder an empty folder that stays as long as programs run
  * @param redirector path of libflashbun-redirect.so
  * @returns what the environment of a program needs besides its own

@@ -32,7 +32,7 @@ export function parseProfile(text: string, source: string): Profile {
   }
 }
 
-/** The JSON text of a profile: one line a library, so that two profiles can be compared as text. */
+/** The JSON text of a profile, one line per library: two profiles can be compared as text. */
 export function formatProfile(profile: Profile): string {
   const libraries = Object.entries(profile.libraries)
     .sort(([a], [b]) => (a < b ? -1 : 1))

@@ -149,7 +149,7 @@ interface Usage {
 }
 
 /**
- * What counts as used. One name may stand in many images: where a run loaded some of them, it is
+ * What counts as used. One name may occur in many images: where a run loaded some of them, it is
  * used in those alone.
  */
 function usage(library: Library, options: DeviceOptions, known: Known): Usage {

@@ -30,7 +30,7 @@ export async function shrinkLibrary(
     output !== undefined && options.sidecar !== undefined
       ? pool.run({ kind: "hash" }, data, file)
       : undefined;
-  // Whoever fails first is reported; this one is awaited below.
+  // The first failure is reported; this one is awaited below.
   hash?.catch(() => {});
   const { report, assembly } = await decide(library, chosen, profiled, pool);
   if (output === undefined) return report;

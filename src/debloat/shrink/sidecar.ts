@@ -73,14 +73,14 @@ export function sidecarHeader(
   return header.bytes;
 }
 
-/** The page table as it stands in the file. */
+/** The page table in the file's format. */
 export function pageTable(pages: readonly PageRun[]): Uint8Array {
   const table = new Patch(new Uint8Array(24 * pages.length));
   pages.forEach((run, index) => run.forEach((value, at) => table.u64(24 * index + 8 * at, value)));
   return table.bytes;
 }
 
-/** The index as it stands in the file. */
+/** The index in the file's format. */
 export function formatIndex({ name, buildId, mode, pieces }: SidecarIndex): Uint8Array {
   return new TextEncoder().encode(JSON.stringify({ name, buildId, mode, pieces }));
 }

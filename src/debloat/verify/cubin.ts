@@ -1,4 +1,4 @@
-/** Whether a cubin that kernels were taken out of is what is left of the original. */
+/** Whether a cubin from which kernels were removed is what should be left of the original. */
 import {
   type ElfSymbol,
   type Section,
@@ -14,9 +14,9 @@ const absolute = 0xfff1;
 const specialSections = 0xff00;
 
 /**
- * What of a trimmed cubin is not as it was, in sentences. Code, constants, parameters and tables of
- * kernels that stay must be the original's bytes; tables that all kernels share may lack entries of
- * kernels that went, and nothing that stays may refer to those.
+ * The differences of a trimmed cubin that are not allowed, in sentences. Code, constants,
+ * parameters and tables of kernels that stay must be the original's bytes; tables that all kernels
+ * share may lack entries of kernels that went, and nothing that stays may refer to those.
  */
 export function compareCubins(original: Cubin, trimmed: Cubin): string[] {
   const kept = matchSections(original, trimmed);

@@ -93,7 +93,7 @@ function addressOf(elf: Elf, fileOffset: number): number | undefined {
   return home === undefined ? undefined : home.address + (fileOffset - home.offset);
 }
 
-/** Where the addresses of containers stand. */
+/** Where the addresses of containers are stored. */
 function pointerWords({ elf, fatbins }: Library): Ranges {
   return fatbins.flatMap(({ section: { address, bytes } }) =>
     pointersInto(elf, address, address + bytes).map(({ fileOffset }): [number, number] => [

@@ -18,10 +18,10 @@ export interface Check {
   readonly problems: readonly string[];
 }
 
-/** Most sentences of a check: one flaw may show at every kernel. */
+/** Most sentences per check: one flaw may show at every kernel. */
 const problemsMax = 20;
 
-/** A check that is right when nothing is wrong. */
+/** A check that passes when no problem was found. */
 export function checked(name: string, detail: string, problems: readonly string[]): Check {
   const verdict = problems.length === 0 ? "right" : "wrong";
   return { name, detail, verdict, problems: problems.slice(0, problemsMax) };
