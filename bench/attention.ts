@@ -95,7 +95,10 @@ async function decode(bench: Bench, shape: DecodeShape): Promise<Measured> {
   const fast = peerTarget === undefined || ofPeer === null || ofPeer >= peerTarget;
   return {
     name: "",
-    ...{ value: gbs(ms), unit: "GB/s", ofRoofline, ofPeer },
+    value: gbs(ms),
+    unit: "GB/s",
+    ofRoofline,
+    ofPeer,
     peer: peerMs === null ? null : gbs(peerMs),
     target: `${Math.round(target * 100)} % of roofline${peerTarget ? `, ${peerTarget}x peer` : ""}`,
     met: ofRoofline >= target && fast,
@@ -146,7 +149,9 @@ async function prefill(bench: Bench, dtype: "f32" | "bf16", causal: boolean): Pr
   const target = causal ? 1 : 0.85;
   return {
     name: "",
-    ...{ value: gflops(ms), unit: "GFLOP/s", ofRoofline },
+    value: gflops(ms),
+    unit: "GFLOP/s",
+    ofRoofline,
     peer: peerMs === null ? null : gflops(peerMs),
     ofPeer: peerMs === null ? null : peerMs / ms,
     target: `${target}x peer`,

@@ -14,9 +14,17 @@ export const demoCases: Case[] = [{ name: "demo/host", run: demo }];
 
 async function demo({ device, quick }: Bench): Promise<Measured[]> {
   const options: EngineOptions = {
-    ...{ shape: shapeOf(quick ? "tiny" : "llama-3.1-8b"), layers: 2, dtype: "f32", verify: 0 },
-    ...{ pages: 2048, pageSize: 16, tokenBudget: 512, maxBatch: batch },
-    ...{ speed: Infinity, seed: 1, threads: device.processors },
+    shape: shapeOf(quick ? "tiny" : "llama-3.1-8b"),
+    layers: 2,
+    dtype: "f32",
+    verify: 0,
+    pages: 2048,
+    pageSize: 16,
+    tokenBudget: 512,
+    maxBatch: batch,
+    speed: Infinity,
+    seed: 1,
+    threads: device.processors,
   };
   await warmUp(options);
   const { steps } = await replay(generateWorkload({ requests: 200, seed: 1 }), options);

@@ -77,8 +77,14 @@ function steadyState(prefills: number) {
 async function plan(prefills: number): Promise<Measured> {
   const { pool, sequences, newTokens } = steadyState(prefills);
   const planner = new Planner({
-    ...{ queryHeads: shape.queryHeads, kvHeads: shape.kvHeads, keyDim: 128, valueDim: 128 },
-    ...{ kvElementBytes: 2, processors: 8, causal: true, classes: cpuClasses },
+    queryHeads: shape.queryHeads,
+    kvHeads: shape.kvHeads,
+    keyDim: 128,
+    valueDim: 128,
+    kvElementBytes: 2,
+    processors: 8,
+    causal: true,
+    classes: cpuClasses,
   });
   pool.reserve(
     sequences,
@@ -219,8 +225,13 @@ const known: readonly (() => Variant)[] = [
   () => variants.slidingWindowWithSinks({ window: 1024, sinks: 4, rope: { dim: 128 } }),
   () => variants.documentMask({ causal: true }),
   () => variants.qkNorm({ headDim: 128 }),
-  ...[variants.alibi, variants.prefixLm, variants.packedMask, variants.logitBias],
-  ...[variants.outputScale, variants.dequantise, variants.dumpLogits],
+  variants.alibi,
+  variants.prefixLm,
+  variants.packedMask,
+  variants.logitBias,
+  variants.outputScale,
+  variants.dequantise,
+  variants.dumpLogits,
 ];
 
 /** From TypeScript to bytecode and CUDA C++: the slowest of the known variants, once warm. */

@@ -81,8 +81,11 @@ async function besidePlain(
   const ratio = median(ratios);
   return {
     name: "",
-    ...{ value: gflops(times.traced), unit: "GFLOP/s", ofRoofline: null },
-    ...{ peer: gflops(times.plain), ofPeer: 1 / ratio },
+    value: gflops(times.traced),
+    unit: "GFLOP/s",
+    ofRoofline: null,
+    peer: gflops(times.plain),
+    ofPeer: 1 / ratio,
     target: `at most ${most}x the plain kernel's time`,
     met: ratio <= most,
     more: `${ratio.toFixed(2)}x`,

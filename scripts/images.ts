@@ -23,7 +23,7 @@ export async function compileMatrix(): Promise<Compiled[]> {
   const compiled: Compiled[] = [];
   let next = 0;
   const worker = async () => {
-    for (let at = next++; at < jobs.length; at = next++) compiled[at] = await jobs[at]!();
+    for (let at = next++; at < jobs.length; at = next++) compiled[at] = await jobs[at]();
   };
   await Promise.all(Array.from({ length: availableParallelism() }, worker));
   const faults = compiled.flatMap(({ entry, architecture, faults }) =>
@@ -37,8 +37,13 @@ export async function compileMatrix(): Promise<Compiled[]> {
 export function resourcesPage(compiled: readonly Compiled[]): string {
   const rows = compiled.flatMap(({ entry, architecture, bytes, kernels }) =>
     kernels.map(({ kernel, registers, staticSharedBytes }) => [
-      ...[entry.name, `\`${kernel}\``, architecture, `${registers}`, `${staticSharedBytes}`],
-      ...[`${entry.constants["FB_SHARED_BYTES"] ?? 0}`, (bytes.length / 1024).toFixed(1)],
+      entry.name,
+      `\`${kernel}\``,
+      architecture,
+      `${registers}`,
+      `${staticSharedBytes}`,
+      `${entry.constants["FB_SHARED_BYTES"] ?? 0}`,
+      (bytes.length / 1024).toFixed(1),
     ]),
   );
   const head = ["Entry", "Kernel", "Architecture", "Registers", "Static shared bytes"];
@@ -76,7 +81,8 @@ if (import.meta.main) {
   } else {
     mkdirSync(dirname(output), { recursive: true });
     const images = compiled.map(({ entry, architecture, hash, bytes }) => ({
-      ...{ hash, bytes },
+      hash,
+      bytes,
       label: `${entry.name}, ${architecture}`,
     }));
     writeFileSync(output, packImages(images));

@@ -34,7 +34,8 @@ const shapes: readonly Shape[] = [
 
 /** Kernels that every GPU loads when it is opened. */
 const always: readonly MatrixEntry[] = Object.keys(operators).map((source) => ({
-  ...{ name: source.replace(/\/.*/, ""), source },
+  name: source.replace(/\/.*/, ""),
+  source,
   constants: {},
 }));
 

@@ -42,7 +42,9 @@ export async function compileWithNvcc(
   if (!existsSync(`${path}.cubin`)) await runNvcc(nvcc, text, architecture, path);
   const log = readFileSync(`${path}.log`, "utf8");
   return {
-    ...{ entry, architecture, hash },
+    entry,
+    architecture,
+    hash,
     bytes: new Uint8Array(readFileSync(`${path}.cubin`)),
     kernels: readResources(log),
     faults: readFaults(log),
@@ -69,7 +71,7 @@ export function readResources(log: string): KernelResources[] {
     .map((part) => {
       const number = (pattern: RegExp) => Number(pattern.exec(part)?.[1] ?? 0);
       return {
-        kernel: /^'(\w+)'/.exec(part)![1]!,
+        kernel: /^'(\w+)'/.exec(part)![1],
         registers: number(/Used (\d+) registers/),
         barriers: number(/used (\d+) barriers/),
         stackBytes: number(/(\d+) bytes stack frame/),

@@ -36,10 +36,20 @@ export async function findGpu(): Promise<Gpu | undefined> {
 
 /** Some of the tests, by name: for each path of the kernels a batch of few rows. */
 export const fewTests = [
-  ...["in every dtype", "strided copies", "gathered by index", "into the whole"],
-  ...["page size (5|16)$", "ragged, ", "group 5$", "head dim (64|256|576)$", "value dim 128"],
-  ...["f16 queries, f8e4m3 KV", "(sinks|mask over the tail|rope|token scales, f8e4m3)$"],
-  ...["a long row among", "^(threads|matrices|copies|clusters|values|wgmma) ", "tensor maps"],
+  "in every dtype",
+  "strided copies",
+  "gathered by index",
+  "into the whole",
+  "page size (5|16)$",
+  "ragged, ",
+  "group 5$",
+  "head dim (64|256|576)$",
+  "value dim 128",
+  "f16 queries, f8e4m3 KV",
+  "(sinks|mask over the tail|rope|token scales, f8e4m3)$",
+  "a long row among",
+  "^(threads|matrices|copies|clusters|values|wgmma) ",
+  "tensor maps",
 ].join("|");
 
 /** The command that runs a GPU's test files. */

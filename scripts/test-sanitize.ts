@@ -77,7 +77,7 @@ async function main(wanted: readonly string[]): Promise<number> {
   process.env["FLASHBUN_TEST_CASES"] = fewTests;
   for (const tool of wanted.length > 0 ? wanted : Object.keys(tools)) {
     process.stderr.write(`flashbun: ${tool} on ${gpu.name}\n`);
-    const options = ["--tool", tool, ...tools[tool]!, "--print-limit", "20"];
+    const options = ["--tool", tool, ...tools[tool], "--print-limit", "20"];
     // Bun starts what compiles kernels, and that loads them once.
     options.push("--target-processes", "all", "--error-exitcode", `${findings}`);
     const names = mistaken[tool] ? `^(?!${mistaken[tool]}).*(?:${fewTests})` : fewTests;

@@ -23,7 +23,7 @@ export const toolchain = join(root, ".toolchain");
 /** Exact versions by PyPI package, from toolchain.zon. */
 export const versions: Readonly<Record<string, string>> = Object.fromEntries(
   [...read("toolchain.zon").matchAll(/^ +\.@?"?([\w-]+)"? = "(.+)",$/gm)].map(
-    ([, name, version]) => [name!, version!],
+    ([, name, version]) => [name, version],
   ),
 );
 
@@ -96,7 +96,7 @@ export async function must(what: string, command: string[], fix: string): Promis
 
 /** The right Zig from the PATH, else the pinned one from PyPI's `ziglang` package. */
 export async function findZig(): Promise<string> {
-  const version = versions["ziglang"]!;
+  const version = versions["ziglang"];
   const onPath = Bun.which("zig");
   if (onPath !== null && (await says([onPath, "version"])) === version) return onPath;
   const fetched = join(toolchain, "zig", "ziglang", "zig");
@@ -108,7 +108,7 @@ export async function findZig(): Promise<string> {
 
 /** The right nvcc from the PATH, else the pinned one from PyPI, which brings NVRTC along. */
 export async function findNvcc(): Promise<string> {
-  const version = versions["nvidia-cuda-nvcc"]!;
+  const version = versions["nvidia-cuda-nvcc"];
   const release = `release ${version.replace(/\.\d+$/, "")},`;
   const onPath = Bun.which("nvcc");
   if (onPath !== null && (await says([onPath, "--version"])).includes(release)) return onPath;
@@ -122,7 +122,7 @@ export async function findNvcc(): Promise<string> {
 
 /** The pinned libcufile from PyPI: three megabytes of a real CUDA library. */
 export async function findCudaLibrary(): Promise<string> {
-  const version = versions[libraryPackage]!;
+  const version = versions[libraryPackage];
   const library = join(toolchain, "library", "nvidia", "cu13", "lib", "libcufile.so.0");
   await once("library-of-cuda", version, existsSync(library), () =>
     fetchWheels("library", `libcufile ${version} (1 MB, once)`, [libraryPackage], "nothing"),

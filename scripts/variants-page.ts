@@ -25,10 +25,10 @@ export async function variantsPage(text = readFileSync(page, "utf8")): Promise<s
     },
     [""],
   );
-  const variants = await variantsOf(worked!);
-  const filled = worked!.replace(
+  const variants = await variantsOf(worked);
+  const filled = worked.replace(
     emitted,
-    (_, kept: string, name: string) => `${kept}\`\`\`cuda\n${methodsOf(variants[name]!)}\`\`\``,
+    (_, kept: string, name: string) => `${kept}\`\`\`cuda\n${methodsOf(variants[name])}\`\`\``,
   );
   return [before, filled, ...after].join("");
 }
@@ -57,7 +57,7 @@ function methodsOf(variant: Variant): string {
   return [
     ...flags.map(([, flag]) => `${flag}\n`),
     ...[...methods].map(([, name, body]) => {
-      const lines = body!.split("\n").filter((line) => !line.includes("[[maybe_unused]]"));
+      const lines = body.split("\n").filter((line) => !line.includes("[[maybe_unused]]"));
       return `${name}(...) {\n${lines.map((line) => line.slice(4)).join("\n")}}\n`;
     }),
   ].join("");

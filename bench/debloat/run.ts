@@ -184,7 +184,7 @@ function print(measured: Measured, { goal, isTimed }: Row): void {
 function printRow(cells: readonly string[]): void {
   const widths = [39, 8, 7, 12, 7, 9, 7, 8, 8, 8, 0];
   const padded = cells.map((cell, at) => {
-    return at === 0 || at === 10 ? cell.padEnd(widths[at]!) : cell.padStart(widths[at]!);
+    return at === 0 || at === 10 ? cell.padEnd(widths[at]) : cell.padStart(widths[at]);
   });
   process.stdout.write(`${padded.join("  ").trimEnd()}\n`);
 }

@@ -96,6 +96,6 @@ function isProfiled({ libraries }: Profile, file: string): boolean {
 }
 
 if (import.meta.main) {
-  const sums = await step(JSON.parse(process.argv[2]!) as StepRequest);
+  const sums = await step(JSON.parse(process.argv[2]) as StepRequest);
   process.stdout.write(`${JSON.stringify(sums)}\n`);
 }

@@ -251,7 +251,11 @@ export async function measureCeilings(
   quick: boolean,
 ): Promise<Ceilings> {
   const bench: GpuBench = {
-    ...{ device, quick, seconds: quick ? 0 : 0.3, peer: undefined, backends: [] },
+    device,
+    quick,
+    seconds: quick ? 0 : 0.3,
+    peer: undefined,
+    backends: [],
     ceilings: { readGBs: 0, copyGBs: 0, matmulTflops: null },
   };
   const bytes = quick ? 1 << 20 : Math.max(1 << 30, 2 * coldTimes * device.lastLevelCacheBytes);

@@ -63,7 +63,12 @@ export class DecodeWorld implements Disposable {
     const pages = lengths.reduce((sum, keys) => sum + Math.ceil(keys / pageSize) + spareColumns, 0);
     const copies = Math.min(layers, copiesOf(bench, this.layerBytes));
     this.cache = PagedCache.create(device, {
-      ...{ layers, kvHeads, headDim: dim, dtype: kvDtype, pages, pageSize },
+      layers,
+      kvHeads,
+      headDim: dim,
+      dtype: kvDtype,
+      pages,
+      pageSize,
       maxSequences: lengths.length,
       storage: (layer, { name }) => {
         // Layers beyond the cold copies share what others have.
@@ -89,7 +94,12 @@ export class DecodeWorld implements Disposable {
     const maxBatch = lengths.length;
     const maxColumns = Math.ceil(Math.max(...lengths) / pageSize) + spareColumns;
     const attention = await Attention.create(bench.device, {
-      ...{ queryHeads, kvHeads, headDim: dim, dtype: "bf16", kvDtype, causal: true },
+      queryHeads,
+      kvHeads,
+      headDim: dim,
+      dtype: "bf16",
+      kvDtype,
+      causal: true,
       graph: shape.graph
         ? { maxBatch, maxQueryTokens: maxBatch, maxQueryLength: 1, maxColumns }
         : undefined,
@@ -242,12 +252,26 @@ async function decode(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   const layerBytes = 2 * batch * keys * kvHeads * dim * dtypeBytes(kvDtype);
   const layers = copiesOf(bench, layerBytes);
   using world = await DecodeWorld.create(bench, {
-    ...{ queryHeads, kvHeads, kvDtype, layout, lengths, layers },
+    queryHeads,
+    kvHeads,
+    kvDtype,
+    layout,
+    lengths,
+    layers,
   });
   world.run(0);
   const peerCase: Omit<PeerCase, "seconds"> = {
-    ...{ dtype: "bf16", kvDtype, batch, queryHeads, kvHeads, dim, queries: 1, keys },
-    ...{ causal: false, pageSize, copies: layers },
+    dtype: "bf16",
+    kvDtype,
+    batch,
+    queryHeads,
+    kvHeads,
+    dim,
+    queries: 1,
+    keys,
+    causal: false,
+    pageSize,
+    copies: layers,
   };
   const gbs = (milliseconds: number) => layerBytes / milliseconds / 1e6;
   const { ms, peers } = await besidePeers(
@@ -293,8 +317,16 @@ async function skewed(bench: GpuBench): Promise<GpuRow[]> {
   const [value, evenRate] = rates.map(median);
   const ms = zipf.layerBytes / value / 1e6;
   const answers = await askPeers(bench, {
-    ...{ dtype: "bf16", batch, queryHeads, kvHeads, dim, queries: 1, keys: lengths },
-    ...{ causal: false, pageSize, copies: 2 },
+    dtype: "bf16",
+    batch,
+    queryHeads,
+    kvHeads,
+    dim,
+    queries: 1,
+    keys: lengths,
+    causal: false,
+    pageSize,
+    copies: 2,
   });
   const peers = [
     { backend: "uniform", value: evenRate, ratio: value / evenRate },

@@ -27,8 +27,13 @@ async function append(bench: GpuBench, dtype: "bf16" | "f8e4m3"): Promise<GpuRow
   const bytes = elements * (2 + dtypeBytes(dtype));
   const layers = copiesOf(bench, bytes);
   using cache = PagedCache.create(device, {
-    ...{ layers, kvHeads: heads, headDim: dim, dtype },
-    ...{ pages: Math.ceil(tokens / 16), pageSize: 16, maxSequences: 1 },
+    layers,
+    kvHeads: heads,
+    headDim: dim,
+    dtype,
+    pages: Math.ceil(tokens / 16),
+    pageSize: 16,
+    maxSequences: 1,
   });
   const batch = cache.reserve([cache.sequence()], [tokens]);
   if (!batch.ok) throw batch.error;

@@ -74,8 +74,13 @@ async function prefill(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   const each = new Array<number>(batch).fill(length);
   const pages = batch * Math.ceil(length / pageSize);
   using cache = PagedCache.create(device, {
-    ...{ layers: 1, kvHeads: heads, headDim: dim, dtype: "bf16" },
-    ...{ pages, pageSize, maxSequences: batch },
+    layers: 1,
+    kvHeads: heads,
+    headDim: dim,
+    dtype: "bf16",
+    pages,
+    pageSize,
+    maxSequences: batch,
   });
   if (paged) {
     const step = cache.reserve(
@@ -95,8 +100,15 @@ async function prefill(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   const pairs = causal ? (length * (length + 1)) / 2 : length * length;
   const tflops = (milliseconds: number) => (4 * batch * heads * dim * pairs) / milliseconds / 1e9;
   const peerCase = {
-    ...{ dtype: "bf16", batch, queryHeads: heads, kvHeads: heads, dim },
-    ...{ queries: length, keys: length, causal, copies: 1 },
+    dtype: "bf16",
+    batch,
+    queryHeads: heads,
+    kvHeads: heads,
+    dim,
+    queries: length,
+    keys: length,
+    causal,
+    copies: 1,
     pageSize: paged ? pageSize : 0,
   };
   const { ms, peers } = await besidePeers(bench, runsOf(bench, 1), run, peerCase, tflops);

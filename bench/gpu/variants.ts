@@ -168,8 +168,16 @@ async function rowOf(
   const tflops = (milliseconds: number) => (4 * heads * dim * pairs) / milliseconds / 1e9;
   const flex = { ...bench, backends: bench.backends.filter((backend) => backend === "flex") };
   const answers = await askPeers(flex, {
-    ...{ dtype: "bf16", batch: 1, queryHeads: heads, kvHeads: heads, dim, copies: 1 },
-    ...{ queries: length, keys: length, causal: name !== "soft_cap", variant: name },
+    dtype: "bf16",
+    batch: 1,
+    queryHeads: heads,
+    kvHeads: heads,
+    dim,
+    copies: 1,
+    queries: length,
+    keys: length,
+    causal: name !== "soft_cap",
+    variant: name,
   });
   const asOption = { backend: "option", value: tflops(optionMs), ratio: optionMs / ms };
   const { matmulTflops } = bench.ceilings;

@@ -6,7 +6,7 @@ export function table(rows: readonly (readonly string[])[], left: readonly numbe
   return rows
     .map((row) => {
       const cells = row.map((cell, at) => {
-        const padding = " ".repeat(widths[at]! - Bun.stringWidth(cell));
+        const padding = " ".repeat(widths[at] - Bun.stringWidth(cell));
         return left.includes(at) ? cell + padding : padding + cell;
       });
       return `${cells.join("  ").trimEnd()}\n`;

@@ -22,7 +22,7 @@ export class Bytes {
   }
 
   u8(at: number): number {
-    return this.data[this.#inside(at, 1)]!;
+    return this.data[this.#inside(at, 1)];
   }
 
   u16(at: number): number {

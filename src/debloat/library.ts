@@ -152,7 +152,7 @@ function containerAt(containers: readonly Container[], at: number): Container | 
   let high = containers.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (containers[middle]!.offset + containers[middle]!.bytes <= at) low = middle + 1;
+    if (containers[middle].offset + containers[middle].bytes <= at) low = middle + 1;
     else high = middle;
   }
   const found = containers[low];

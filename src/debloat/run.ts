@@ -74,7 +74,9 @@ export async function runShrunk(
     const sum = (of: (library: Cached) => number) =>
       cached.reduce((total, library) => total + of(library), 0);
     return {
-      ...{ ended, libraries: cached.length, pagesBack: pagesBack(log) },
+      ended,
+      libraries: cached.length,
+      pagesBack: pagesBack(log),
       bytesBefore: sum(({ bytesBefore }) => bytesBefore),
       bytesAfter: sum(({ bytesAfter }) => bytesAfter),
     };
@@ -140,7 +142,9 @@ async function shrunkLibrary(
     await shrinkLibrary(path, replacement, { ...rest, host, sidecar }, pool);
   }
   return {
-    ...{ original: path, replacement, sidecars: folder },
+    original: path,
+    replacement,
+    sidecars: folder,
     bytesBefore: statSync(path).size,
     bytesAfter: statSync(replacement).size,
   };

@@ -31,7 +31,9 @@ export function compose(variants: readonly Variant[]): Variant {
   refuseClashes(variants);
   return {
     name: nameOf(variants),
-    ...{ tensors, scalars, hooks },
+    tensors,
+    scalars,
+    hooks,
     softmax: variants.every(({ softmax }) => softmax),
     visible: variants.find(({ visible }) => visible !== undefined)?.visible,
     cuda: variants.find(({ cuda }) => cuda !== undefined)?.cuda,

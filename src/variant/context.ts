@@ -14,9 +14,15 @@ import { kindOf, noteUses } from "./value.ts";
 import { F32, I32 } from "./values.ts";
 
 const rowInputs = [
-  ...(["query", "queryToken", "queryIndex", "request", "head", "kvHead"] as const),
-  ...(["queryLength", "kvLength"] as const),
-];
+  "query",
+  "queryToken",
+  "queryIndex",
+  "request",
+  "head",
+  "kvHead",
+  "queryLength",
+  "kvLength",
+] as const;
 const keyInputs = ["key", "slot"] as const;
 const pairInputs = [...rowInputs, ...keyInputs];
 const keyVectorInputs = [...keyInputs, "kvHead", "element"] as const;

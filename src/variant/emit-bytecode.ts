@@ -6,8 +6,14 @@ import { Words } from "./words.ts";
 
 /** Codes of kernels/params/types.h. */
 const dtypeCodes: Record<TensorDtype, number> = {
-  ...{ f32: 0, f16: 1, bf16: 2, f8e4m3: 3, f8e5m2: 4 },
-  ...{ i32: 6, u8: 8, bool: 9 },
+  f32: 0,
+  f16: 1,
+  bf16: 2,
+  f8e4m3: 3,
+  f8e5m2: 4,
+  i32: 6,
+  u8: 8,
+  bool: 9,
 };
 
 const vectorHooks = ["query", "key", "value", "output"] as const;

@@ -165,7 +165,9 @@ class Emitter {
       values.unshift("in");
     }
     return [
-      ...[`    struct ${name} {`, ...members, "    };"],
+      `    struct ${name} {`,
+      ...members,
+      "    };",
       ...method(signature, block, `{${values.join(", ")}}`),
     ];
   }

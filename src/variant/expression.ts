@@ -132,9 +132,14 @@ export type Parts = Pick<Node, "op" | "type" | "inputs"> & Partial<Pick<Node, "v
 
 /** Axes of tensors whose extent follows from the attention's or the batch's sizes. */
 export const dimNames = [
-  ...(["queryHeads", "kvHeads", "headDim", "valueDim"] as const),
-  ...(["requests", "tokens", "slots"] as const),
-];
+  "queryHeads",
+  "kvHeads",
+  "headDim",
+  "valueDim",
+  "requests",
+  "tokens",
+  "slots",
+] as const;
 
 /** A tensor's extent along an axis: a number, a size by name, or whatever the tensor has. */
 export type Extent = number | (typeof dimNames)[number] | "any";

@@ -13,7 +13,15 @@ export interface NodeMaker {
 
 /** Operations whose inputs may be swapped. */
 const commutative: ReadonlySet<string> = new Set([
-  ...["add", "mul", "min", "max", "and", "or", "xor", "eq", "ne"],
+  "add",
+  "mul",
+  "min",
+  "max",
+  "and",
+  "or",
+  "xor",
+  "eq",
+  "ne",
 ]);
 
 /**

@@ -3,9 +3,11 @@ import { inputName, nodesOf } from "./graph.ts";
 import type { Variant } from "./variant.ts";
 
 const axisNames = [
-  ...([["row", Axis.row] as const, ["key", Axis.key] as const] as const),
-  ...([["pair", Axis.score] as const, ["element", Axis.element] as const] as const),
-];
+  ["row", Axis.row],
+  ["key", Axis.key],
+  ["pair", Axis.score],
+  ["element", Axis.element],
+] as const;
 
 /**
  * A variant's traced hooks as text, a value per line with its type and what it varies with: row,

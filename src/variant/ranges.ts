@@ -13,7 +13,11 @@ export const int32 = { least: -0x80000000, most: 0x7fffffff } as const;
 /** Positions and lengths stay below this. */
 const tokensMax = 2 ** 30;
 const counted: ReadonlySet<InputName> = new Set([
-  ...(["query", "queryIndex", "key", "queryLength", "kvLength"] as const),
+  "query",
+  "queryIndex",
+  "key",
+  "queryLength",
+  "kvLength",
 ]);
 
 /** Ranges of i32 nodes, and of bool ones as 0 and 1. */

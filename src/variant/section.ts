@@ -13,8 +13,19 @@ import type { Words } from "./words.ts";
 
 /** Operations with a number for f32 and one for the other types of their inputs. */
 const typed: ReadonlySet<Op> = new Set([
-  ...(["add", "sub", "mul", "div", "mod", "min", "max", "neg", "abs"] as const),
-  ...(["lt", "le", "eq", "ne"] as const),
+  "add",
+  "sub",
+  "mul",
+  "div",
+  "mod",
+  "min",
+  "max",
+  "neg",
+  "abs",
+  "lt",
+  "le",
+  "eq",
+  "ne",
 ]);
 
 /**

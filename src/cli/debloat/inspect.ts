@@ -101,6 +101,6 @@ function notes({ containers, opaque }: Inspection): string {
     ...opaque.map(({ section, bytes, reason }) => {
       return `  left as it is, ${megabytes(bytes)} of ${section}: ${reason}\n`;
     }),
-    ...(odd.length === 0 ? [] : [`  left as they are, ${odd.length} images: ${odd[0]!.note}\n`]),
+    ...(odd.length === 0 ? [] : [`  left as they are, ${odd.length} images: ${odd[0].note}\n`]),
   ].join("");
 }

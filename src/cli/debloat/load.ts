@@ -5,7 +5,7 @@ import { openNow } from "../../ffi/loader.ts";
 export const loadProgram = import.meta.path;
 
 if (import.meta.main) {
-  const problem = openNow(process.argv[2]!);
+  const problem = openNow(process.argv[2]);
   if (problem !== undefined) process.stderr.write(`${problem}\n`);
   // The destructors of the libraries must not run.
   process.reallyExit(problem === undefined ? 0 : 1);

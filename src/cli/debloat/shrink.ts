@@ -43,7 +43,8 @@ export async function shrinkCommand(files: string[], options: ShrinkArguments): 
   for (const file of files) {
     const path = output === undefined ? undefined : join(output, basename(file));
     const library: ShrinkOptions = {
-      ...{ ...rest, profile },
+      ...rest,
+      profile,
       sidecar: sidecar === undefined ? undefined : sidecarPath(sidecar, file, files.length),
       onProgress: quiet ? undefined : progress(basename(file)),
     };
@@ -136,7 +137,7 @@ function reasonsOf({ device }: ShrinkReport): string {
   const sorted = [...rows].sort((a, b) => b[1].bytes - a[1].bytes);
   const shown = sorted.slice(0, reasonsShown).map(([key, { images, bytes }]) => {
     const [action, section, arch, reason] = key.split("\0");
-    return [`  ${action}`, section!, arch!, String(images), megabytes(bytes), reason!];
+    return [`  ${action}`, section, arch, String(images), megabytes(bytes), reason];
   });
   const more = sorted.length - shown.length;
   const rest = more > 0 ? `  and ${more} more lines: --json lists every item\n` : "";
@@ -162,8 +163,13 @@ function asJson({ device, droppedKernels, ...report }: ShrinkReport): object {
   const items = device.flatMap(({ name, offset, containers }) =>
     containers.flatMap(({ container, pinned, entries }) =>
       entries.map(({ entry, action, reason, kernels }) => ({
-        ...{ section: name, container: container.offset, arch: archName(entry) },
-        ...{ bytes: entry.headerBytes + entry.paddedBytes, action, reason, pinned },
+        section: name,
+        container: container.offset,
+        arch: archName(entry),
+        bytes: entry.headerBytes + entry.paddedBytes,
+        action,
+        reason,
+        pinned,
         keptKernels: kernels,
         droppedKernels: droppedKernels.get(offset + entry.offset),
       })),

@@ -121,7 +121,9 @@ async function runWith(
     const code = await child.exited;
     const opened = filesOpened(folder);
     return {
-      ...{ stdout: Buffer.from(stdout), stderr, end: child.signalCode ?? code },
+      stdout: Buffer.from(stdout),
+      stderr,
+      end: child.signalCode ?? code,
       loaded: pairs.filter((pair) => {
         return [pair.original, pair.shrunk].some((path) => opened.has(realpathSync(path)));
       }).length,
@@ -139,9 +141,7 @@ function filesOpened(folder: string): Set<string> {
   const logs = readdirSync(folder)
     .filter((name) => name.startsWith("loader."))
     .map((name) => readFileSync(join(folder, name), "latin1"));
-  const paths = logs.flatMap((log) =>
-    [...log.matchAll(/calling init: (\/.*)/g)].map(([, p]) => p!),
-  );
+  const paths = logs.flatMap((log) => [...log.matchAll(/calling init: (\/.*)/g)].map(([, p]) => p));
   return new Set(paths.flatMap((path) => (existsSync(path) ? [realpathSync(path)] : [])));
 }
 
@@ -164,7 +164,8 @@ function replaced(pairs: readonly Pair[], folder: string): Record<string, string
   return {
     ...redirectTo(replacements, folder, companionPath("redirect")),
     // The loader notes which files it opened, one file per process.
-    ...{ LD_DEBUG: "files", LD_DEBUG_OUTPUT: join(folder, "loader") },
+    LD_DEBUG: "files",
+    LD_DEBUG_OUTPUT: join(folder, "loader"),
     ...(sidecars.length > 0 && {
       LD_PRELOAD: companionPath("pager"),
       FLASHBUN_SIDECARS: folder,
@@ -234,21 +235,21 @@ async function checkRuns(pairs: readonly Pair[], command: string): Promise<Check
     const original = await runWith(shell, [], environment);
     outcomes.push([original, await runWith(shell, pairs, environment)]);
   }
-  const [lazily] = outcomes[0]!;
+  const [lazily] = outcomes[0];
   return modes.map((mode, at) => {
-    const [original, shrunk] = outcomes[at]!;
+    const [original, shrunk] = outcomes[at];
     const name = `run, ${mode}`;
-    const unequal = differences(lazily!, original!);
+    const unequal = differences(lazily, original);
     if (unequal.length > 0) {
       const detail = `two runs with the originals differ: ${unequal.join("; ")}`;
       return { name, detail, verdict: "not checked", problems: [] };
     }
-    if (original!.end !== 0) return checked(name, "", [`with the originals ${endOf(original!)}`]);
-    const none = shrunk!.loaded === 0 ? ["it loads none of the libraries"] : [];
+    if (original.end !== 0) return checked(name, "", [`with the originals ${endOf(original)}`]);
+    const none = shrunk.loaded === 0 ? ["it loads none of the libraries"] : [];
     const detail =
-      `${shrunk!.loaded} of ${pairs.length} libraries loaded, ` +
-      `${shrunk!.stdout.length} bytes of output compared${pagedBack(shrunk!)}`;
-    return checked(name, detail, [...differences(original!, shrunk!), ...none]);
+      `${shrunk.loaded} of ${pairs.length} libraries loaded, ` +
+      `${shrunk.stdout.length} bytes of output compared${pagedBack(shrunk)}`;
+    return checked(name, detail, [...differences(original, shrunk), ...none]);
   });
 }
 

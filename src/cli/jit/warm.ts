@@ -51,7 +51,7 @@ export async function jitWarm(
   for (const [i, result] of results.entries()) {
     if (result.status === "fulfilled") continue;
     if (!(result.reason instanceof FlashbunError)) throw result.reason;
-    process.stderr.write(`flashbun: ${wishes[i]!.name}: ${result.reason.message}\n`);
+    process.stderr.write(`flashbun: ${wishes[i].name}: ${result.reason.message}\n`);
     code = 1;
   }
   return code;

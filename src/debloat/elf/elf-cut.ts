@@ -110,12 +110,12 @@ export function mover(removed: Ranges): (offset: number) => number {
     let high = removed.length;
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (removed[middle]![0] <= offset) low = middle + 1;
+      if (removed[middle][0] <= offset) low = middle + 1;
       else high = middle;
     }
     if (low === 0) return offset;
-    const [start, bytes] = removed[low - 1]!;
-    return offset - before[low - 1]! - Math.min(bytes, offset - start);
+    const [start, bytes] = removed[low - 1];
+    return offset - before[low - 1] - Math.min(bytes, offset - start);
   };
 }
 

@@ -144,7 +144,7 @@ function readSections(bytes: Bytes, at: number, count: number, namesIndex: numbe
   return sections.map((section, index) =>
     section.type === sectionType.null
       ? section
-      : { ...section, name: bytes.text(names.offset + nameOf[index]!) },
+      : { ...section, name: bytes.text(names.offset + nameOf[index]) },
   );
 }
 

@@ -36,7 +36,7 @@ export function readFunctions(elf: Elf): HostFunctions {
 
 /** Bytes of a pointer by its encoding; 0 for those without a fixed size. */
 function encodedBytes(encoding: number): number {
-  return [8, 0, 2, 4, 8, 0, 0, 0, 8, 0, 2, 4, 8, 0, 0, 0][encoding & 15]!;
+  return [8, 0, 2, 4, 8, 0, 0, 0, 8, 0, 2, 4, 8, 0, 0, 0][encoding & 15];
 }
 
 /** Bytes of the function that the record at `at` describes. */

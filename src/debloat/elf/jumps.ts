@@ -26,7 +26,7 @@ export function reachableFunctions(
   const reached = new Set(entered);
   const queue = functions.filter(([address]) => reached.has(address));
   for (let next = 0; next < queue.length; next++) {
-    const [address, bytes] = queue[next]!;
+    const [address, bytes] = queue[next];
     const offset = fileOffsetOf(elf, address, bytes);
     if (offset === undefined) continue;
     for (const target of jumpTargets(elf.bytes, offset, bytes, address)) {
@@ -43,11 +43,11 @@ export function reachableFunctions(
 function* jumpTargets(bytes: Bytes, offset: number, count: number, address: number) {
   const code = bytes.slice(offset, count);
   for (let at = 0; at + 5 <= count; at++) {
-    const opcode = code[at]!;
+    const opcode = code[at];
     let end = at;
     if (opcode === jump) end = at + 5;
     else if (opcode === longOpcode) {
-      const second = code[at + 1]!;
+      const second = code[at + 1];
       if (second >= conditionalJumpFirst && second <= conditionalJumpLast) end = at + 6;
     }
     if (end === at || end > count) continue;
@@ -62,7 +62,7 @@ function functionAt(functions: HostFunctions, address: number) {
   let high = functions.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (functions[middle]![0] <= address) low = middle + 1;
+    if (functions[middle][0] <= address) low = middle + 1;
     else high = middle;
   }
   const found = functions[low - 1];

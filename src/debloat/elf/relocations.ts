@@ -29,9 +29,18 @@ const relocationTypes = new Map([
 ]);
 
 const tag = {
-  ...{ rela: 7, relaBytes: 8, relrBytes: 35, relr: 36, pltRela: 23, pltRelaBytes: 2 },
-  ...{ initArray: 25, initArrayBytes: 27, finiArray: 26, finiArrayBytes: 28 },
-  ...{ textRel: 22, flags: 30 },
+  rela: 7,
+  relaBytes: 8,
+  relrBytes: 35,
+  relr: 36,
+  pltRela: 23,
+  pltRelaBytes: 2,
+  initArray: 25,
+  initArrayBytes: 27,
+  finiArray: 26,
+  finiArrayBytes: 28,
+  textRel: 22,
+  flags: 30,
 };
 
 /** Entries of the dynamic section by tag; of tags that come twice the last. */
@@ -114,14 +123,14 @@ function relrPointers(
   let next = 0;
   for (let at = offset; at + 8 <= offset + length; at += 8) {
     const word = [bytes.u32(at), bytes.u32(at + 4)];
-    if ((word[0]! & 1) === 0) {
+    if ((word[0] & 1) === 0) {
       next = bytes.u64(at);
       visit(next);
       next += 8;
       continue;
     }
     for (let bit = 1; bit < 64; bit++)
-      if ((word[bit >> 5]! >>> (bit & 31)) & 1) visit(next + 8 * (bit - 1));
+      if ((word[bit >> 5] >>> (bit & 31)) & 1) visit(next + 8 * (bit - 1));
     next += 8 * 63;
   }
   return found;
@@ -135,7 +144,7 @@ export function calledAtLoad(elf: Elf): number[] {
   const arrays = [
     [tag.initArray, tag.initArrayBytes],
     [tag.finiArray, tag.finiArrayBytes],
-  ].map(([start, length]) => [dynamic.get(start!) ?? 0, dynamic.get(length!) ?? 0] as const);
+  ].map(([start, length]) => [dynamic.get(start) ?? 0, dynamic.get(length) ?? 0] as const);
   const isRun = (location: number) =>
     arrays.some(([start, length]) => location >= start && location < start + length);
   const called = pointersInto(elf, 0, Infinity)
@@ -146,7 +155,7 @@ export function calledAtLoad(elf: Elf): number[] {
     [tag.rela, tag.relaBytes],
     [tag.pltRela, tag.pltRelaBytes],
   ]) {
-    const [offset, end] = table(elf, dynamic, start!, length!);
+    const [offset, end] = table(elf, dynamic, start, length);
     for (let at = offset; at + 24 <= offset + end; at += 24) {
       const type = bytes.u32(at + 8);
       const addend = bytes.u32(at + 20) * 2 ** 32 + bytes.u32(at + 16);
@@ -190,7 +199,7 @@ function findLea(
 ): void {
   const { data } = bytes;
   for (let at = data.indexOf(0x8d, start + 1); at >= 0 && at + 6 <= end;) {
-    if ((data[at + 1]! & 0xc7) === 5 && (data[at - 1]! & 0xf8) === 0x48)
+    if ((data[at + 1] & 0xc7) === 5 && (data[at - 1] & 0xf8) === 0x48)
       visit(at + 6 + bytes.i32(at + 2) + shift);
     at = data.indexOf(0x8d, at + 1);
   }

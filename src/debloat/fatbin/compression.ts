@@ -44,13 +44,13 @@ function zstdContentBytes(frame: Uint8Array): number | undefined {
   if (frame.length < 6) return undefined;
   const view = new DataView(frame.buffer, frame.byteOffset, frame.byteLength);
   if (view.getUint32(0, true) !== 0xfd2fb528) return undefined;
-  const descriptor = frame[4]!;
+  const descriptor = frame[4];
   const isSingleSegment = (descriptor & 0x20) !== 0;
-  const dictionaryBytes = [0, 1, 2, 4][descriptor & 3]!;
+  const dictionaryBytes = [0, 1, 2, 4][descriptor & 3];
   const at = 5 + (isSingleSegment ? 0 : 1) + dictionaryBytes;
-  const sizeBytes = [isSingleSegment ? 1 : 0, 2, 4, 8][descriptor >> 6]!;
+  const sizeBytes = [isSingleSegment ? 1 : 0, 2, 4, 8][descriptor >> 6];
   if (sizeBytes === 0 || at + sizeBytes > frame.length) return undefined;
-  if (sizeBytes === 1) return frame[at]!;
+  if (sizeBytes === 1) return frame[at];
   if (sizeBytes === 2) return view.getUint16(at, true) + 256;
   if (sizeBytes === 4) return view.getUint32(at, true);
   return view.getUint32(at + 4, true) * 2 ** 32 + view.getUint32(at, true);
@@ -72,7 +72,7 @@ function unpackLz4(packed: Uint8Array, rawBytes: number): Uint8Array {
     }
   };
   while (from < packed.length) {
-    const token = packed[from++]!;
+    const token = packed[from++];
     const literals = lengthAt(token >> 4);
     if (from + literals > packed.length || to + literals > rawBytes)
       throw new UnpackError("its LZ4 block is damaged");
@@ -80,14 +80,14 @@ function unpackLz4(packed: Uint8Array, rawBytes: number): Uint8Array {
     from += literals;
     to += literals;
     if (from === packed.length) break;
-    const back = packed[from]! | ((packed[from + 1] ?? 0) << 8);
+    const back = packed[from] | ((packed[from + 1] ?? 0) << 8);
     from += 2;
     const matched = lengthAt(token & 15) + 4;
     if (back === 0 || back > to || to + matched > rawBytes)
       throw new UnpackError("its LZ4 block is damaged");
     // A match may reach into what it writes: then it repeats with that period.
     if (back >= matched) raw.copyWithin(to, to - back, to - back + matched);
-    else for (let i = 0; i < matched; i++) raw[to + i] = raw[to + i - back]!;
+    else for (let i = 0; i < matched; i++) raw[to + i] = raw[to + i - back];
     to += matched;
   }
   if (to !== rawBytes) throw new UnpackError(`it unpacks to ${to} bytes`);

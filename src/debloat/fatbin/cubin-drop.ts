@@ -123,7 +123,7 @@ function withoutRecords(content: Uint8Array, isDead: (symbol: number) => boolean
     const isSized = content[at] === 4;
     const end = at + 4 + (isSized ? view.getUint16(at + 2, true) : 0);
     const namesSymbol =
-      isSized && attributesOfSymbols.has(content[at + 1]!) && at + 8 <= content.length;
+      isSized && attributesOfSymbols.has(content[at + 1]) && at + 8 <= content.length;
     if (!namesSymbol || !isDead(view.getUint32(at + 4, true))) kept.push(content.subarray(at, end));
     at = end;
   }
@@ -227,7 +227,7 @@ function placeSegments(
         offset + held <= segment.offset + segment.fileBytes,
     );
     const starts = held.map((section) => offsets.get(section.index)!);
-    const ends = held.map((section, at) => starts[at]! + contents.get(section.index)!.length);
+    const ends = held.map((section, at) => starts[at] + contents.get(section.index)!.length);
     const start = held.length === 0 ? 0 : Math.min(...starts);
     const fileBytes = held.length === 0 ? 0 : Math.max(...ends) - start;
     file.u64(header + 8, start).u64(header + 32, fileBytes);

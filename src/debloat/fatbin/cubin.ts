@@ -66,7 +66,9 @@ export function readCubin(image: Uint8Array, file: string): Cubin {
   const names = table === undefined ? [] : symbols.get(table.index)!;
   const owners = ownersOf(elf);
   return {
-    ...{ elf, owners, symbols },
+    elf,
+    owners,
+    symbols,
     kernels: kernelsOf(elf, names, owners),
     globals: names.filter(isGlobal).map(({ name }) => name),
     whole: wholeBecause(elf, names),
@@ -93,9 +95,9 @@ function ownersOf(elf: Elf): number[] {
         section.info < sections.length &&
         owners[section.index] === section.index
       )
-        owners[section.index] = owners[section.info]!;
+        owners[section.index] = owners[section.info];
   // What follows a shared section is shared itself.
-  return owners.map((owner, index) => (sections[owner]!.flags & sectionFlag.exec ? owner : index));
+  return owners.map((owner, index) => (sections[owner].flags & sectionFlag.exec ? owner : index));
 }
 
 /** The function that a section's name ends with, as in .nv.constant0.NAME. */
@@ -117,14 +119,14 @@ export function isRelocation(type: number): boolean {
 function kernelsOf(elf: Elf, names: readonly ElfSymbol[], owners: readonly number[]): Kernel[] {
   const bytesOf = new Map<number, number>();
   for (const section of elf.sections) {
-    const owner = owners[section.index]!;
+    const owner = owners[section.index];
     bytesOf.set(owner, (bytesOf.get(owner) ?? 0) + section.fileBytes);
   }
   return names
     .filter(({ info, other, section }) => {
       return (info & 15) === symbolType.function && other & entryBit && section in elf.sections;
     })
-    .map(({ name, section }) => ({ name, section, bytes: bytesOf.get(owners[section]!) ?? 0 }));
+    .map(({ name, section }) => ({ name, section, bytes: bytesOf.get(owners[section]) ?? 0 }));
 }
 
 function wholeBecause(elf: Elf, names: readonly ElfSymbol[]): string | undefined {
@@ -156,9 +158,7 @@ export function neededSections(cubin: Cubin, isKept: (kernel: string) => boolean
     if (owners[index] === index && !(flags & sectionFlag.exec)) need(index);
   for (const { name, section } of kernels) if (isKept(name)) need(section);
   while (queue.length > 0) for (const to of edges.get(queue.pop()!) ?? []) need(to);
-  return new Set(
-    elf.sections.filter(({ index }) => needed.has(owners[index]!)).map((s) => s.index),
-  );
+  return new Set(elf.sections.filter(({ index }) => needed.has(owners[index])).map((s) => s.index));
 }
 
 /** Sections that a section refers to, by the owner of either. */
@@ -196,7 +196,7 @@ export function isDebug(name: string): boolean {
 /** Names of the kernels in PTX. */
 export function ptxKernels(image: Uint8Array): string[] {
   const text = Buffer.from(image.buffer, image.byteOffset, image.byteLength).toString("latin1");
-  return [...text.matchAll(/\.entry\s+([\w$]+)/g)].map(([, name]) => name!);
+  return [...text.matchAll(/\.entry\s+([\w$]+)/g)].map(([, name]) => name);
 }
 
 /** The section of symbols that most others link to. */

@@ -125,7 +125,11 @@ function readEntry(bytes: Bytes, at: number, end: number): Entry | string {
   const compression = flags & flag.zstd ? "zstd" : flags & flag.lz4 ? "lz4" : "none";
   const isPacked = compression !== "none";
   return {
-    ...{ offset: at, headerBytes, paddedBytes, kindCode, compression },
+    offset: at,
+    headerBytes,
+    paddedBytes,
+    kindCode,
+    compression,
     kind: flags & flag.encrypted && kindCode !== 8 ? "unknown" : (kinds.get(kindCode) ?? "unknown"),
     packedBytes: isPacked ? compressedBytes : paddedBytes,
     rawBytes: isPacked ? sizeAt(bytes, at + 56) : paddedBytes,

@@ -109,7 +109,9 @@ export async function inspectLibrary(
   const containers = await figuresOf(library, pool, allKernels);
   const functions = readFunctions(elf);
   return {
-    ...{ file, bytes: data.length, buildId: library.buildId ?? null },
+    file,
+    bytes: data.length,
+    buildId: library.buildId ?? null,
     shrunkFrom: shrunk?.bytes ?? null,
     sections: sectionsOf(elf, data.length),
     archs: archsOf(containers),
@@ -173,7 +175,7 @@ async function figuresOf(
         const range = { offset: section.offset, bytes: section.bytes };
         const job = { kind: "look", section: range, entries: batch } as const;
         const contents = await pool.run(job, library.elf.bytes.data, library.file);
-        batch.forEach((entry, index) => found.set(entry, contents[index]!));
+        batch.forEach((entry, index) => found.set(entry, contents[index]));
       });
     }),
   );
@@ -181,7 +183,9 @@ async function figuresOf(
     source.containers.map(({ offset, bytes, entries }): ContainerFigures => {
       const pinned = source.pins.get(offset);
       return {
-        ...{ section: source.section.name, offset, bytes },
+        section: source.section.name,
+        offset,
+        bytes,
         pointers: source.pointers.get(offset)?.length ?? 0,
         ...(pinned === undefined ? {} : { pinned }),
         images: entries.map((entry) => imageFigures(entry, found.get(entry), allKernels)),
@@ -200,7 +204,10 @@ function imageFigures(
   const note =
     unknownFlags === 0 ? contents?.unreadable : `unknown flags 0x${unknownFlags.toString(16)}`;
   return {
-    ...{ arch: archName(entry), kind, compression, rawBytes },
+    arch: archName(entry),
+    kind,
+    compression,
+    rawBytes,
     bytes: headerBytes + paddedBytes,
     kernels: kernels.length,
     kernelNames: allKernels ? kernels : kernels.slice(0, kernelsNamed),
@@ -236,7 +243,10 @@ function savingsOf(library: Library, functionBytes: number): Saving[] {
   const { elf, fatbins } = library;
   const fileBytes = (decisions: Partial<Decisions>) =>
     assemble(library, {
-      ...{ device: [], hostPages: [], stripped: [], edited: () => undefined },
+      device: [],
+      hostPages: [],
+      stripped: [],
+      edited: () => undefined,
       ...decisions,
     }).bytes;
   const whole = fileBytes({});

@@ -44,8 +44,10 @@ export function resolveTrace(
 ): Profile {
   const { kernels, globals, cubins, gpu } = events;
   const missing: Missing = {
-    ...{ names: kernels.union(globals), cubins: [...cubins.values()] },
-    ...{ foundNames: new Set(), foundCubins: new Set() },
+    names: kernels.union(globals),
+    cubins: [...cubins.values()],
+    foundNames: new Set(),
+    foundCubins: new Set(),
     targets: gpu === null ? [] : [gpu.arch],
   };
   const profiles: Profile[] = [];
@@ -80,7 +82,8 @@ function resolveLibrary(
   const device = findInFatbins(elf, missing);
   const host = traced.untraced ? { pages: [], functions: [] } : hostOf(elf, traced);
   const library = {
-    ...{ path: realpathSync(path), bytes: statSync(path).size },
+    path: realpathSync(path),
+    bytes: statSync(path).size,
     kernels: joinNames([...traced.kernels], device.kernels),
     cubins: joinCubins(device.cubins, []),
     globals: joinNames([...traced.globals], device.globals),

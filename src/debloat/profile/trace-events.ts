@@ -56,8 +56,15 @@ interface Event {
 export function readTrace(folder: string): TraceEvents {
   const events: TraceEvents = {
     libraries: new Map(),
-    ...{ kernels: new Set(), globals: new Set(), cubins: new Map(), problems: new Set() },
-    ...{ gpu: null, processes: 0, lost: 0, tracerSeconds: 0, trapSeconds: 0 },
+    kernels: new Set(),
+    globals: new Set(),
+    cubins: new Map(),
+    problems: new Set(),
+    gpu: null,
+    processes: 0,
+    lost: 0,
+    tracerSeconds: 0,
+    trapSeconds: 0,
   };
   const names = readdirSync(folder).sort();
   for (const name of names.filter((name) => name.endsWith(".jsonl"))) {
@@ -115,8 +122,12 @@ function libraryAt(events: TraceEvents, path: string): TracedLibrary {
   let library = events.libraries.get(path);
   if (library === undefined) {
     library = {
-      ...{ kernels: new Set<string>(), globals: new Set<string>(), entered: new Set<number>() },
-      ...{ pages: [], watched: [], untraced: false },
+      kernels: new Set<string>(),
+      globals: new Set<string>(),
+      entered: new Set<number>(),
+      pages: [],
+      watched: [],
+      untraced: false,
     };
     events.libraries.set(path, library);
   }

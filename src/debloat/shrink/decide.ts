@@ -73,7 +73,9 @@ export async function decide(
   const [hostPages, hostKept] = hostRuns(library, options, profiled);
   const stripped = options.strip === true ? strippable(library.elf) : [];
   const assembly = assemble(library, {
-    ...{ device: plans, hostPages, stripped },
+    device: plans,
+    hostPages,
+    stripped,
     edited: (entry) => edits.get(entry)?.content,
   });
   const before = sizesOf(library);
@@ -84,11 +86,15 @@ export async function decide(
       if (dropped.length > 0) droppedKernels.set(source.section.offset + entry.offset, dropped);
     }
   const report: ShrinkReport = {
-    ...{ file: library.file, buildId: library.buildId, before },
+    file: library.file,
+    buildId: library.buildId,
+    before,
     device: plans.map(({ source: { section }, containers }) => {
       return { name: section.name, offset: section.offset, containers };
     }),
-    ...{ droppedKernels, hostPages, sidecarBytes: 0 },
+    droppedKernels,
+    hostPages,
+    sidecarBytes: 0,
     ...(hostKept === undefined ? {} : { hostKept }),
     strippedBytes: stripped.reduce((sum, { bytes }) => sum + bytes, 0),
     after: {
@@ -142,7 +148,7 @@ async function look(
       return batches(entries, bytesOf).map(async (batch) => {
         const job = { kind: "look", section: rangeOf(source), entries: batch } as const;
         const contents = await pool.run(job, library.elf.bytes.data, library.file);
-        batch.forEach((entry, index) => found.set(entry, contents[index]!));
+        batch.forEach((entry, index) => found.set(entry, contents[index]));
         step(batch);
       });
     }),
@@ -171,7 +177,7 @@ async function edit(
       return batches(wanted, ({ entry }) => bytesOf(entry)).map(async (batch) => {
         const job = { kind: "edit", section: rangeOf(source), entries: batch } as const;
         const edited = await pool.run(job, library.elf.bytes.data, library.file);
-        batch.forEach(({ entry }, index) => found.set(entry, edited[index]!));
+        batch.forEach(({ entry }, index) => found.set(entry, edited[index]));
         step(batch.map(({ entry }) => entry));
       });
     }),

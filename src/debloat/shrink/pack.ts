@@ -44,7 +44,7 @@ export function packSection(
   };
   const passFixed = (bytes: number) => {
     for (; nextFixed < fixed.length; nextFixed++) {
-      const obstacle = fixed[nextFixed]!;
+      const obstacle = fixed[nextFixed];
       if (end + bytes <= obstacle.offset) return;
       zeroTo(obstacle.offset);
       end = obstacle.offset + obstacle.bytes;

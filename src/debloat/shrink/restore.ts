@@ -40,7 +40,7 @@ export function writeSidecar(path: string, assembly: Assembly, source: SidecarSo
       offset,
       bytes,
       "sidecar",
-      pages[run]![2],
+      pages[run][2],
     ]);
     const pieces = cover(data.length, [...places, ...shrunkPlaces(assembly)], (offset, bytes) => {
       const at = writer.bytes;
@@ -57,15 +57,15 @@ export function writeSidecar(path: string, assembly: Assembly, source: SidecarSo
       pieces,
     });
     const sidecar: Sidecar = {
-      ...{
-        name: basename(source.file),
-        buildId: buildId ?? null,
-        mode: source.mode,
-        pieces,
-        pages,
-      },
-      ...{ originalBytes: data.length, shrunkBytes: assembly.bytes },
-      ...{ originalHash: source.originalHash, shrunkHash: source.shrunkHash },
+      name: basename(source.file),
+      buildId: buildId ?? null,
+      mode: source.mode,
+      pieces,
+      pages,
+      originalBytes: data.length,
+      shrunkBytes: assembly.bytes,
+      originalHash: source.originalHash,
+      shrunkHash: source.shrunkHash,
     };
     const indexOffset = writer.bytes;
     writer.write(index);

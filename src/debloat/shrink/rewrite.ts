@@ -81,7 +81,10 @@ export function assemble(library: Library, decisions: Decisions): Assembly {
   if (text !== undefined && pages.length > 0) holed.add(text.index);
   holes.push(...pages.map(([, bytes, offset]): [number, number] => [offset, bytes]));
   const cut: Cut = {
-    ...{ holes: joinRanges(holes), holed, sizes, pageBytes },
+    holes: joinRanges(holes),
+    holed,
+    sizes,
+    pageBytes,
     stripped: decisions.stripped,
   };
   const { removed, replacements: tables, appended } = cutFile(elf, cut);
@@ -92,7 +95,8 @@ export function assemble(library: Library, decisions: Decisions): Assembly {
   parts.push({ bytes: mark.length, source: mark });
   const isGone = isRemoved(removed);
   return {
-    ...{ parts, fatbinBytes },
+    parts,
+    fatbinBytes,
     bytes: written + mark.length,
     // A file that would have too many segments keeps them.
     pages: pages.flatMap(([address, bytes, offset]) => isGone(address, bytes, offset)),
@@ -127,8 +131,8 @@ function partsOf(elf: Elf, removed: Ranges, replacements: Replacement[]): Part[]
   for (const [start, bytes] of subtractRanges([[0, elf.bytes.length]], removed)) {
     const end = start + bytes;
     let at = start;
-    for (; next < ordered.length && ordered[next]!.at < end; next++) {
-      const { at: from, bytes: length, source } = ordered[next]!;
+    for (; next < ordered.length && ordered[next].at < end; next++) {
+      const { at: from, bytes: length, source } = ordered[next];
       if (length === 0) continue;
       if (from < at || from + length > end) throw overlap(elf);
       if (from > at) parts.push({ bytes: from - at, source: at });

@@ -103,8 +103,11 @@ export function readSidecar(data: Uint8Array, file: string): Sidecar {
   ]);
   const sidecar = {
     ...parseIndex(bytes.slice(bytes.u64(104), bytes.u64(112)), file),
-    ...{ originalBytes: bytes.u64(8), shrunkBytes: bytes.u64(16) },
-    ...{ originalHash: hex(24), shrunkHash: hex(56), pages },
+    originalBytes: bytes.u64(8),
+    shrunkBytes: bytes.u64(16),
+    originalHash: hex(24),
+    shrunkHash: hex(56),
+    pages,
   };
   requireWhole(sidecar, data.length, file);
   return sidecar;

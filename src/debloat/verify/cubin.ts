@@ -35,7 +35,7 @@ export function compareCubins(original: Cubin, trimmed: Cubin): string[] {
     const gone = (table === undefined ? undefined : dead.get(table)) ?? nothing;
     const reason = contentProblem(original, trimmed, section, before, gone);
     if (reason !== undefined) problems.push(`section ${section.name} ${reason}`);
-    if (section.link !== 0 && kept.get(table!)?.index !== before.link)
+    if (section.link !== 0 && kept.get(table)?.index !== before.link)
       problems.push(`section ${section.name} is linked to another`);
   }
   return [
@@ -54,7 +54,7 @@ function matchSections(original: Cubin, trimmed: Cubin): Kept | string {
   let next = 0;
   for (const section of trimmed.elf.sections) {
     const { name, type, flags, align } = section;
-    while (next < before.length && before[next]!.name !== name) next++;
+    while (next < before.length && before[next].name !== name) next++;
     const found = before[next++];
     if (found === undefined) return `section ${name} is not the original's`;
     if (found.type !== type || found.flags !== flags || found.align !== align)
@@ -88,9 +88,9 @@ function deadSymbols(
   const wrong = was.find((old, index) => {
     if (old.section !== 0 && old.section < specialSections && !alive.has(old.section)) {
       indices.add(index);
-      return !isNothing(is[index]!);
+      return !isNothing(is[index]);
     }
-    return !isSameSymbol(old, is[index]!, (at) => kept.get(trimmed.elf.sections[at]!)?.index);
+    return !isSameSymbol(old, is[index], (at) => kept.get(trimmed.elf.sections[at])?.index);
   });
   return { indices, problems: wrong === undefined ? [] : [`symbol ${wrong.name} has changed`] };
 }
@@ -151,7 +151,7 @@ function listProblem(
   const wanted = was.filter(({ symbols }) => !symbols.some((symbol) => gone.has(symbol)));
   // A caller that stays keeps what it calls.
   const lost = was.some(({ symbols: [from, to] }) => {
-    return to !== undefined && !gone.has(from!) && gone.has(to) && from! < 0x80000000;
+    return to !== undefined && !gone.has(from) && gone.has(to) && from < 0x80000000;
   });
   if (lost) return "lost what code that stays calls";
   return wanted.map(({ text }) => text).join() === is.map(({ text }) => text).join()
@@ -167,7 +167,7 @@ function infoRecords(content: Uint8Array): Item[] {
   const records: Item[] = [];
   for (let at = 0; at + 4 <= content.length;) {
     const end = at + 4 + (content[at] === 4 ? view.getUint16(at + 2, true) : 0);
-    const isOfSymbol = end > at + 4 && [registers, ...stacks].includes(content[at + 1]!);
+    const isOfSymbol = end > at + 4 && [registers, ...stacks].includes(content[at + 1]);
     records.push({
       text: Buffer.from(content.subarray(at, end)).toString("hex"),
       symbols: isOfSymbol && at + 8 <= content.length ? [view.getUint32(at + 4, true)] : [],
@@ -191,7 +191,7 @@ function missingSections(original: Cubin, kept: Kept): string[] {
   const alive = new Set([...kept.values()].map(({ index }) => index));
   return original.elf.sections
     .filter(({ index, name, flags }) => {
-      const owner = original.owners[index]!;
+      const owner = original.owners[index];
       const isShared = owner === index && (flags & sectionFlag.exec) === 0;
       return !alive.has(index) && !isDebug(name) && (isShared || alive.has(owner));
     })
@@ -203,7 +203,7 @@ function segmentProblems(original: Cubin, trimmed: Cubin, kept: Kept): string[] 
   const [before, after] = [original.elf.segments, trimmed.elf.segments];
   if (before.length !== after.length) return ["it has another number of segments"];
   const covers = (cubin: Cubin, segment: number, { offset, bytes }: Section) => {
-    const { offset: start, fileBytes } = cubin.elf.segments[segment]!;
+    const { offset: start, fileBytes } = cubin.elf.segments[segment];
     return offset >= start && offset + bytes <= start + fileBytes;
   };
   return [...kept]

@@ -24,7 +24,9 @@ export interface DeviceComparison {
  */
 export function compareDevice(original: Library, shrunk: Library): DeviceComparison {
   const found = {
-    ...{ containers: 0, pointers: 0, problems: [] as string[] },
+    containers: 0,
+    pointers: 0,
+    problems: [] as string[],
     images: { same: 0, repacked: 0, trimmed: 0, gone: 0 },
     kernels: { left: 0, gone: 0 },
   };
@@ -61,13 +63,13 @@ function pairsOf(
   found.pointers += was.length;
   const pairs = new Map<Container, Container>();
   const wrong = (reason: string) => void found.problems.push(`${name}: ${reason}`);
-  if (was.length !== is.length || was.some(({ location }, at) => location !== is[at]!.location)) {
+  if (was.length !== is.length || was.some(({ location }, at) => location !== is[at].location)) {
     wrong("other places point into it");
     return pairs;
   }
   const [startsBefore, startsAfter] = [byAddress(before), byAddress(after)];
   was.forEach(({ location, target }: Pointer, at) => {
-    const now = is[at]!.target;
+    const now = is[at].target;
     const from = startsBefore.get(target);
     // Into the middle of a container: that one is pinned and compared below.
     if (from === undefined) return now === target || wrong(`a pointer to ${target} has moved`);
@@ -116,7 +118,7 @@ function compareContainers(
     const verdicts: string[] = [];
     let match: Match | undefined;
     while (match === undefined && next < from.entries.length) {
-      const candidate = from.entries[next++]!;
+      const candidate = from.entries[next++];
       const verdict = compareEntries(before, candidate, after, entry);
       if (typeof verdict !== "string") match = verdict;
       else {
@@ -188,7 +190,7 @@ function isSameHeader(was: Uint8Array, is: Uint8Array, { headerBytes }: Entry): 
   const packing = 0xa0;
   const mayDiffer = (at: number) => (at >= 8 && at < 20) || (at >= 56 && at < 64);
   for (let at = 0; at < headerBytes; at++)
-    if (!mayDiffer(at) && (was[at]! ^ is[at]!) & (at === 41 ? ~packing : 0xff)) return false;
+    if (!mayDiffer(at) && (was[at] ^ is[at]) & (at === 41 ? ~packing : 0xff)) return false;
   return true;
 }
 

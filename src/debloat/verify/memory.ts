@@ -43,8 +43,7 @@ export function compareMemory(original: Library, shrunk: Library): MemoryCompari
   const missing = subtractRanges(was, is);
   const missingText = subtractRanges(missing, joinRanges(fatbins));
   const lost = subtractRanges(missingText, text === undefined ? [] : [rangeOf(text)]);
-  if (lost.length > 0)
-    problems.push(`${countOf(lost)} bytes at ${hex(lost[0]![0])} are not mapped`);
+  if (lost.length > 0) problems.push(`${countOf(lost)} bytes at ${hex(lost[0][0])} are not mapped`);
   const mayDiffer = joinRanges([
     ...fatbins,
     ...missing,
@@ -109,8 +108,8 @@ function firstDifference(before: Elf, after: Elf, address: number, bytes: number
   for (let done = 0; done < bytes; done += pieceBytes) {
     const count = Math.min(pieceBytes, bytes - done);
     const [was, is] = [before, after].map((elf) => mappedBytes(elf, address + done, count));
-    if (Buffer.compare(was!, is!) === 0) continue;
-    return address + done + was!.findIndex((byte, at) => byte !== is![at]);
+    if (Buffer.compare(was, is) === 0) continue;
+    return address + done + was.findIndex((byte, at) => byte !== is[at]);
   }
   return undefined;
 }
@@ -181,7 +180,7 @@ function segmentProblems(before: Elf, after: Elf, pageBytes: number): string[] {
   const others = (elf: Elf) => elf.segments.filter(({ type }) => !unordered.has(type));
   const [was, is] = [others(before), others(after)];
   if (was.length !== is.length) problems.push("it has other tables");
-  else problems.push(...was.flatMap((segment, at) => tableProblem(after, segment, is[at]!)));
+  else problems.push(...was.flatMap((segment, at) => tableProblem(after, segment, is[at])));
   return problems;
 }
 
@@ -226,7 +225,7 @@ function sectionProblems(before: Elf, after: Elf): string[] {
   if (before.sections.length !== after.sections.length) return ["it has other sections"];
   const mayGo = new Set(strippable(before));
   return before.sections.flatMap((was, index) => {
-    const is = after.sections[index]!;
+    const is = after.sections[index];
     if (mayGo.has(was) && is.type === 0) return [];
     if (was.type !== is.type || was.address !== is.address)
       return [`section ${was.name} has another type or address`];
