@@ -79,11 +79,25 @@ describe("the README", () => {
   });
 });
 
-test("links between pages lead somewhere", () => {
+/** Names by which links find the headings of a page. */
+function anchorsOf(path: string): string[] {
+  const text = readFileSync(path, "utf8").replace(/^```.*?^```$/gms, "");
+  return [...text.matchAll(/^#+ (.+)$/gm)].map(([, heading]) =>
+    heading
+      .toLowerCase()
+      .replace(/[^\w -]/g, "")
+      .replaceAll(" ", "-"),
+  );
+}
+
+test("links between pages lead to a file, and to a heading where they name one", () => {
   const broken = pages.flatMap((page) => {
     const text = readFileSync(join(root, page), "utf8").replace(/^```.*?^```$/gms, "");
-    const links = [...text.matchAll(/\]\(([^)#:]+)(?:#[^)]*)?\)/g)].map(([, link]) => link);
-    return links.filter((link) => !existsSync(join(root, page, "..", link)));
+    return [...text.matchAll(/\]\(([^)#:]*)(?:#([^)]*))?\)/g)].filter(([, file, anchor]) => {
+      const path = file === "" ? join(root, page) : join(root, page, "..", file);
+      if (!existsSync(path)) return true;
+      return anchor !== undefined && !anchorsOf(path).includes(anchor);
+    });
   });
-  expect(broken).toEqual([]);
+  expect(broken.map(([link]) => link)).toEqual([]);
 });
