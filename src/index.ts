@@ -5,11 +5,11 @@ export type { CacheGroupOptions, PagedCacheOptions, PlaneOptions } from "./cache
 export type { AttentionOptions, GraphOptions } from "./attention/options.ts";
 export { type AppendTensors, PagedCache } from "./cache/paged-cache.ts";
 export type { VariantInputs } from "./attention/variant/inputs.ts";
-export { Device, type MemoryStats } from "./device/device.ts";
-export { Event } from "./device/event.ts";
+export { Device } from "./device/device.ts";
 export { Graph } from "./device/graph.ts";
 export { type CpuLevel, cpuLevels, type DeviceKind, type DeviceOptions } from "./device/open.ts";
-export { Stream } from "./device/stream.ts";
+export type { MemoryStats } from "./device/memory.ts";
+export { Event, Stream } from "./device/stream.ts";
 export * from "./errors.ts";
 export { libraryPath } from "./ffi/library.ts";
 export { type Batch, type BatchOptions, createBatch, type OutOfPages } from "./kv/batch.ts";

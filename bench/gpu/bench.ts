@@ -1,13 +1,9 @@
 import type { Device } from "../../src/device/device.ts";
-import { Graph } from "../../src/device/graph.ts";
+import type { Graph } from "../../src/device/graph.ts";
 import type { Kernel } from "../../src/device/kernel.ts";
 import type { Stream } from "../../src/device/stream.ts";
-import { out, valueOf } from "../../src/ffi/foreign.ts";
-import { native } from "../../src/ffi/library.ts";
 import { ProbeParams } from "../../src/ffi/params.gen.ts";
 import { Params } from "../../src/ffi/params.ts";
-import { check } from "../../src/ffi/status.ts";
-import type { GraphHandle } from "../../src/ffi/symbols.ts";
 import { type Measured, median } from "../bench.ts";
 import type { Peer, PeerCase } from "../peers/peer.ts";
 
@@ -82,15 +78,7 @@ export function bareRow(name: string, value: number, unit: string): GpuRow {
  * again and again. Everything has to be uploaded before.
  */
 export function recorded(device: Device, body: () => void): Graph {
-  const { stream } = device;
-  check(native().fb_capture_begin(stream.handle), "benchmark");
-  const captured = out<GraphHandle>();
-  try {
-    body();
-  } finally {
-    check(native().fb_capture_end(stream.handle, captured), "benchmark");
-  }
-  return new Graph(valueOf(captured), [], "benchmark", device, []);
+  return device.captures.record(device.stream, body, "benchmark");
 }
 
 /** Milliseconds of replays by the device's clock, for about so many seconds. */
@@ -222,18 +210,15 @@ export interface Launch {
 /** The launches that `body` makes, each with a copy of its parameters; they run as well. */
 export function launchesOf(device: Device, body: () => void): Launch[] {
   const launches: Launch[] = [];
-  const { launch } = device;
-  device.launch = (stream, kernel, params, grid) => {
-    const copy = new CopiedParams(new ArrayBuffer(params.view.byteLength), 0, kernel.paramsBytes);
-    copy.view.set(params.view.subarray(0, kernel.paramsBytes));
-    launches.push({ stream, kernel, params: copy, grid });
-    launch.call(device, stream, kernel, params, grid);
-  };
-  try {
-    body();
-  } finally {
-    device.launch = launch;
-  }
+  using _ = device.observe({
+    launched({ stream, kernel, params, grid }) {
+      if (kernel === undefined || params === undefined) return;
+      const copy = new CopiedParams(new ArrayBuffer(params.view.byteLength), 0, kernel.paramsBytes);
+      copy.view.set(params.view.subarray(0, kernel.paramsBytes));
+      launches.push({ stream, kernel, params: copy, grid });
+    },
+  });
+  body();
   return launches;
 }
 

@@ -1,7 +1,7 @@
 import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
 import { GrowingBuffer, PinnedRing } from "../device/ring.ts";
-import type { Stream } from "../device/stream.ts";
+import { Event, type Stream } from "../device/stream.ts";
 import { OptionError, PlanError } from "../errors.ts";
 import { type Batch, requireBatch } from "../kv/batch.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
@@ -170,7 +170,7 @@ export class Attention extends Owner implements AsyncDisposable {
     if (tensors.cache !== undefined) this.#launch.table(tensors.cache, tensors.layer ?? 0);
     this.#upload(plan, stream);
     this.#follow(stream);
-    const workspace = Workspace.of(stream);
+    const workspace = Workspace.of(this.device, stream);
     workspace.ensure(this.options.graph === undefined ? plan.workspaceBytes : plan.boundBytes);
     const { address } = this.#sections;
     this.#launch.plan(plan, address, workspace, this.#rope?.address ?? 0);
@@ -271,7 +271,7 @@ export class Attention extends Owner implements AsyncDisposable {
     const grids = captured.launches.map(({ grid }) => grid);
     const buffers = [
       this.#sections,
-      Workspace.of(stream).buffer,
+      Workspace.of(this.device, stream).buffer,
       ...(this.#rope ? [this.#rope] : []),
     ];
     const versions = buffers.map(({ version }) => version);
@@ -298,7 +298,7 @@ export class Attention extends Owner implements AsyncDisposable {
 /** Later work of `stream` starts after what `other` holds now. */
 function after(stream: Stream, other: Stream): void {
   if (other.disposed) return;
-  using event = stream.device.createEvent("plan");
+  using event = Event.create(stream.device, "plan");
   event.record(other);
   stream.waitFor(event);
 }

@@ -1,3 +1,4 @@
+import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
 import { GrowingBuffer } from "../device/ring.ts";
 import type { Stream } from "../device/stream.ts";
@@ -11,15 +12,18 @@ const counterBytes = 256;
 export class Workspace extends Owner {
   readonly buffer: GrowingBuffer;
 
-  private constructor(readonly stream: Stream) {
+  private constructor(
+    device: Device,
+    readonly stream: Stream,
+  ) {
     super(`workspace of ${stream.label}`);
-    this.buffer = new GrowingBuffer(stream.device, this.label);
+    this.buffer = new GrowingBuffer(device, this.label);
   }
 
-  /** The workspace of a stream. */
-  static of(stream: Stream): Workspace {
+  /** The workspace of a stream of the device. */
+  static of(device: Device, stream: Stream): Workspace {
     let workspace = byStream.get(stream);
-    if (workspace === undefined) byStream.set(stream, (workspace = new Workspace(stream)));
+    if (workspace === undefined) byStream.set(stream, (workspace = new Workspace(device, stream)));
     return workspace;
   }
 

@@ -1,34 +1,43 @@
 import { OptionError } from "../errors.ts";
 import { native } from "../ffi/library.ts";
 import { check } from "../ffi/status.ts";
-import type { GraphHandle } from "../ffi/symbols.ts";
-import type { Device } from "./device.ts";
+import type { Address, GraphHandle } from "../ffi/symbols.ts";
+import type { Context } from "./context.ts";
+import type { LaunchObservers } from "./launch.ts";
+import type { MemoryPool } from "./memory.ts";
 import { Owner } from "./owner.ts";
 import type { Stream } from "./stream.ts";
 
 /** Something a graph captured that must still hold when it is replayed; throws when it does not. */
 export type ReplayCheck = (stream: Stream) => void;
 
+/** What a captured graph shows its replays to, and holds on to. */
+export interface GraphParts {
+  readonly observers: LaunchObservers;
+  readonly checks: ReplayCheck[];
+  readonly memory: MemoryPool;
+  /** Blocks freed while the graph was captured: it still uses them. */
+  readonly held: Address[];
+}
+
 /**
  * A captured list of launches and copies, replayed with one call. Contents change, addresses do
  * not: keep the tensors that were captured until the graph is disposed.
  */
 export class Graph extends Owner {
+  readonly #parts: GraphParts;
   #checks: ReplayCheck[];
-  readonly #held: number[];
 
   constructor(
+    readonly device: Context,
     /** Native handle. */
     readonly handle: GraphHandle,
-    checks: ReplayCheck[],
     label: string,
-    readonly device: Device,
-    /** Blocks freed while the graph was captured: it still uses them. */
-    held: number[],
+    parts: GraphParts,
   ) {
     super(label);
-    this.#checks = checks;
-    this.#held = held;
+    this.#parts = parts;
+    this.#checks = parts.checks;
   }
 
   /**
@@ -42,7 +51,10 @@ export class Graph extends Owner {
       throw new OptionError("stream", stream.label, "of the graph's device", "capture there.");
     }
     for (let i = 0; i < this.#checks.length; i++) this.#checks[i](stream);
-    this.device.launchGraph(stream, this);
+    const { observers } = this.#parts;
+    const seen = observers.launching(stream, this.label, 1);
+    check(native().fb_graph_launch(this.handle, stream.handle), this.label);
+    if (seen !== undefined) observers.launched(seen);
   }
 
   /**
@@ -57,7 +69,7 @@ export class Graph extends Owner {
     }
     check(native().fb_graph_update(this.handle, newer.handle), this.label);
     this.#checks = newer.#checks;
-    this.#held.push(...newer.#held.splice(0));
+    this.#parts.held.push(...newer.#parts.held.splice(0));
     newer[Symbol.dispose]();
   }
 
@@ -70,6 +82,6 @@ export class Graph extends Owner {
   protected override release(): void {
     if (this.device.disposed) return;
     native().fb_graph_free(this.handle);
-    for (const address of this.#held) this.device.free(address);
+    for (const address of this.#parts.held) this.#parts.memory.free(address);
   }
 }

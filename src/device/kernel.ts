@@ -2,7 +2,8 @@ import { cString, out, valueOf } from "../ffi/foreign.ts";
 import { native } from "../ffi/library.ts";
 import { KernelFacts, KernelTraits } from "../ffi/params.gen.ts";
 import { check } from "../ffi/status.ts";
-import type { DeviceHandle, KernelHandle, ModuleHandle } from "../ffi/symbols.ts";
+import type { KernelHandle, ModuleHandle } from "../ffi/symbols.ts";
+import type { Context } from "./context.ts";
 import { Owner } from "./owner.ts";
 
 /** A kernel of a device: its name, handle and the bytes of parameters that a launch passes. */
@@ -40,17 +41,22 @@ export interface CudaKernel extends Kernel {
 const moduleOut = out<ModuleHandle>();
 const kernelOut = out<KernelHandle>();
 
+/** A kernel that the native library holds, by name. Errors: DeviceError when there is none. */
+export function findKernel(device: Context, name: string): Kernel {
+  const facts = new KernelFacts();
+  const status = native().fb_kernel_find(device.handle, cString(name), kernelOut, facts.view);
+  check(status, `kernel ${name}`);
+  const { paramsBytes, itemRows } = facts;
+  return { name, handle: valueOf(kernelOut), paramsBytes, itemRows };
+}
+
 /** Kernels loaded from one image (a cubin) on a CUDA device. */
 export class Module extends Owner {
   readonly #handle: ModuleHandle;
-  readonly #device: { handle: DeviceHandle; disposed: boolean };
+  readonly #device: Context;
 
   /** Errors: CudaError for an image that the device does not run. */
-  constructor(
-    device: { handle: DeviceHandle; disposed: boolean },
-    image: Uint8Array,
-    label: string,
-  ) {
+  constructor(device: Context, image: Uint8Array, label: string) {
     super(label);
     const status = native().fb_module_load(device.handle, image, image.byteLength, moduleOut);
     check(status, label);

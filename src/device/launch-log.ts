@@ -1,10 +1,10 @@
 import { writeFileSync } from "node:fs";
-import type { Device } from "./device.ts";
-import type { Event } from "./event.ts";
-import type { Stream } from "./stream.ts";
+import type { Captures } from "./capture.ts";
+import type { Launch, LaunchObserver } from "./launch.ts";
+import { Event, type Stream } from "./stream.ts";
 
 /** One launch between two events. */
-interface Launch {
+interface TimedLaunch {
   name: string;
   grid: number;
   stream: string;
@@ -19,43 +19,43 @@ const launchesMost = 100_000;
  * What FLASHBUN_SYNC and FLASHBUN_TRACE ask of every launch: to wait for it, so that a failure
  * names its kernel, and to time it. Both cost time; neither is on by default.
  */
-export class LaunchLog {
-  readonly #device: Device;
+export class LaunchLog implements LaunchObserver {
+  readonly #captures: Captures;
   readonly #sync: boolean;
   readonly #path: string | undefined;
   readonly #origin: Event | undefined;
-  readonly #launches: Launch[] = [];
+  readonly #launches: TimedLaunch[] = [];
   #start: Event | undefined;
 
-  private constructor(device: Device, sync: boolean, path: string | undefined) {
-    this.#device = device;
+  private constructor(stream: Stream, captures: Captures, sync: boolean, path: string | undefined) {
+    this.#captures = captures;
     this.#sync = sync;
     this.#path = path;
     if (path === undefined) return;
-    this.#origin = device.createEvent("trace origin");
-    this.#origin.record(device.stream);
+    this.#origin = Event.create(stream.device, "trace origin");
+    this.#origin.record(stream);
   }
 
-  /** The log that the environment asks for, or undefined. */
-  static fromEnvironment(device: Device): LaunchLog | undefined {
+  /** The log that the environment asks for, or undefined; times count from now, on `stream`. */
+  static fromEnvironment(stream: Stream, captures: Captures): LaunchLog | undefined {
     const sync = process.env["FLASHBUN_SYNC"] === "1";
     const path = process.env["FLASHBUN_TRACE"] || undefined;
-    return sync || path !== undefined ? new LaunchLog(device, sync, path) : undefined;
+    return sync || path !== undefined ? new LaunchLog(stream, captures, sync, path) : undefined;
   }
 
-  /** Before something is queued. */
-  launching(stream: Stream): void {
-    if (this.#path === undefined || this.#device.capturing) return;
+  /** Starts the launch's time. */
+  launching({ stream }: Launch): void {
+    if (this.#path === undefined || this.#captures.busy) return;
     if (this.#launches.length >= launchesMost) return;
-    this.#start = this.#device.createEvent("trace");
+    this.#start = Event.create(stream.device, "trace");
     this.#start.record(stream);
   }
 
-  /** After it was queued. Throws the failure of the launch under FLASHBUN_SYNC. */
-  launched(stream: Stream, name: string, grid: number): void {
-    if (this.#device.capturing) return;
+  /** Ends it. Throws the failure of the launch under FLASHBUN_SYNC. */
+  launched({ stream, name, grid }: Launch): void {
+    if (this.#captures.busy) return;
     if (this.#start !== undefined) {
-      const [start, end] = [this.#start, this.#device.createEvent("trace")];
+      const [start, end] = [this.#start, Event.create(stream.device, "trace")];
       this.#start = undefined;
       end.record(stream);
       this.#launches.push({ name, grid, stream: stream.label, start, end });
@@ -69,7 +69,7 @@ export class LaunchLog {
     const origin = this.#origin!;
     const reached = this.#launches.filter(({ end }) => end.reached);
     const traceEvents = reached.map(({ name, grid, stream, start, end }) => ({
-      ...{ name, ph: "X", pid: this.#device.label, tid: stream, args: { grid } },
+      ...{ name, ph: "X", pid: origin.device.label, tid: stream, args: { grid } },
       ts: origin.elapsedMs(start) * 1000,
       dur: start.elapsedMs(end) * 1000,
     }));

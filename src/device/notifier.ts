@@ -1,5 +1,14 @@
 import { DisposedError } from "../errors.ts";
-import type { Stream } from "./stream.ts";
+
+/** A queue that can be waited for: a stream. */
+export interface Awaited {
+  readonly device: { readonly label: string; failure(): Error | undefined };
+  readonly disposed: boolean;
+  /** Operations completed so far. */
+  completed(): number;
+  /** Gives the native stream back, once nobody waits for it. */
+  destroy(): void;
+}
 
 interface Reader {
   read(): Promise<{ done: boolean }>;
@@ -7,7 +16,7 @@ interface Reader {
 }
 
 interface Waiter {
-  stream: Stream;
+  stream: Awaited;
   ticket: number;
   resolve: () => void;
   reject: (reason: unknown) => void;
@@ -32,7 +41,7 @@ export class Notifier {
   }
 
   /** Resolves when `stream` has completed `ticket` operations, rejects with its failure. */
-  wait(stream: Stream, ticket: number, signal: AbortSignal | undefined): Promise<void> {
+  wait(stream: Awaited, ticket: number, signal: AbortSignal | undefined): Promise<void> {
     return new Promise<void>((resolve, reject) => {
       if (signal?.aborted) return reject(signal.reason);
       const waiter: Waiter = { stream, ticket, resolve, reject };
@@ -43,7 +52,7 @@ export class Notifier {
   }
 
   /** True while somebody waits for the stream. */
-  isWaitedFor(stream: Stream): boolean {
+  isWaitedFor(stream: Awaited): boolean {
     return this.#waiters.some((waiter) => waiter.stream === stream);
   }
 
@@ -95,7 +104,7 @@ export class Notifier {
 
   #settle(): void {
     const waiters = this.#waiters;
-    const settled: Stream[] = [];
+    const settled: Awaited[] = [];
     let kept = 0;
     for (let i = 0; i < waiters.length; i++) {
       const waiter = waiters[i]!;

@@ -1,6 +1,6 @@
 import { imageOf } from "../jit/image.ts";
 import { type Target, targetOf } from "../jit/target.ts";
-import type { Device } from "./device.ts";
+import type { Context } from "./context.ts";
 import { type Kernel, Module } from "./kernel.ts";
 
 /** A kernel that every CUDA device has beside attention. */
@@ -32,7 +32,7 @@ export const operators: Readonly<Record<string, readonly Operator[]>> = {
 };
 
 /** Loads the operators' kernels on a GPU; compiles what no cache holds. Errors: CompileError. */
-export async function loadOperators(device: Device): Promise<Kernel[]> {
+export async function loadOperators(device: Context): Promise<Kernel[]> {
   const target = jitTarget(device);
   const sources = Object.keys(operators);
   const images = await Promise.all(
@@ -47,7 +47,7 @@ export async function loadOperators(device: Device): Promise<Kernel[]> {
 }
 
 /** What kernels of a GPU are compiled for. Errors: DriverError for one that is too old. */
-export function jitTarget({ properties }: Device): Target {
+export function jitTarget({ properties }: Context): Target {
   const { computeMajor, computeMinor, emulated } = properties;
   return targetOf(computeMajor, computeMinor, emulated !== 0);
 }

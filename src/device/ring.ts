@@ -1,8 +1,7 @@
 import type { Device } from "./device.ts";
-import type { Event } from "./event.ts";
 import type { Memory } from "./memory.ts";
 import { Owner } from "./owner.ts";
-import type { Stream } from "./stream.ts";
+import type { Event, Stream } from "./stream.ts";
 
 /** One pinned block of a ring: write `i32`, queue the copy, then release it on the same stream. */
 export interface RingSlot {

@@ -1,19 +1,20 @@
 import { OptionError, requireInteger } from "../errors.ts";
 import { out, valueOf } from "../ffi/foreign.ts";
 import { native } from "../ffi/library.ts";
-import { check } from "../ffi/status.ts";
-import type { StreamHandle } from "../ffi/symbols.ts";
-import type { Device } from "./device.ts";
-import type { Event } from "./event.ts";
+import { check, Status } from "../ffi/status.ts";
+import type { EventHandle, StreamHandle } from "../ffi/symbols.ts";
+import type { Context } from "./context.ts";
 import { Owner } from "./owner.ts";
 
-const wrapped = out<StreamHandle>();
+const streamOut = out<StreamHandle>();
+const eventOut = out<EventHandle>();
 const counts = new Float64Array(new ArrayBuffer(16));
+const milliseconds = new Float64Array(new ArrayBuffer(8));
 
 /** An ordered queue of work on a device: copies, launches and events run in the order they came. */
 export class Stream extends Owner {
   constructor(
-    readonly device: Device,
+    readonly device: Context,
     /** Native handle. */
     readonly handle: StreamHandle,
     label: string,
@@ -22,17 +23,24 @@ export class Stream extends Owner {
     super(label);
   }
 
+  /** A new stream of a device. Errors: DeviceError. */
+  static create(device: Context, label: string): Stream {
+    device.guard();
+    check(native().fb_stream_create(device.handle, streamOut), "create stream");
+    return new Stream(device, valueOf(streamOut), label);
+  }
+
   /**
    * Takes a stream that another library owns: a native handle of this library's CPU device, or a
    * CUstream of the GPU's primary context. Disposing it leaves the foreign stream alone. Errors:
    * OptionError, CudaError.
    */
-  static wrap(device: Device, handle: number): Stream {
+  static wrap(device: Context, handle: number): Stream {
     device.guard();
     requireInteger("handle", handle, 1);
     const label = `stream ${handle.toString(16)}`;
-    check(native().fb_stream_wrap(device.handle, handle, wrapped), label);
-    return new Stream(device, valueOf(wrapped), label, device.kind === "cpu");
+    check(native().fb_stream_wrap(device.handle, handle, streamOut), label);
+    return new Stream(device, valueOf(streamOut), label, device.kind === "cpu");
   }
 
   /**
@@ -109,5 +117,66 @@ export class Stream extends Owner {
 
   protected override release(): void {
     if (!this.device.notifier.isWaitedFor(this)) this.destroy();
+  }
+}
+
+/** A mark in a stream that can be asked about, timed and waited for by other streams. */
+export class Event extends Owner {
+  #stream: Stream | undefined;
+
+  constructor(
+    readonly device: Context,
+    /** Native handle. */
+    readonly handle: EventHandle,
+    label: string,
+  ) {
+    super(label);
+  }
+
+  /** A new event of a device. Errors: DeviceError. */
+  static create(device: Context, label: string): Event {
+    device.guard();
+    check(native().fb_event_create(device.handle, eventOut), "create event");
+    return new Event(device, valueOf(eventOut), label);
+  }
+
+  /** Marks the end of what `stream` holds now. */
+  record(stream: Stream): void {
+    this.guard();
+    stream.guard();
+    if (stream.device !== this.device) {
+      throw new OptionError("stream", stream.label, "of the event's device", "use its own events.");
+    }
+    // Records are reached in their order: one on another stream waits for the one before.
+    if (this.#stream !== undefined && this.#stream !== stream && !this.reached) {
+      stream.waitFor(this);
+    }
+    this.#stream = stream;
+    check(native().fb_event_record(this.handle, stream.handle), this.label);
+  }
+
+  /** True when the last record was reached (or none was made). */
+  get reached(): boolean {
+    this.guard();
+    return native().fb_event_query(this.handle) !== Status.notReady;
+  }
+
+  /** Milliseconds from this event to `later`; both must have been reached. */
+  elapsedMs(later: Event): number {
+    this.guard();
+    later.guard();
+    const status = native().fb_event_elapsed(this.handle, later.handle, milliseconds);
+    check(status, `${this.label} to ${later.label}`);
+    return milliseconds[0]!;
+  }
+
+  /** Throws DisposedError when the event or its device was disposed. */
+  override guard(): void {
+    super.guard();
+    this.device.guard();
+  }
+
+  protected override release(): void {
+    if (!this.device.disposed) native().fb_event_destroy(this.handle);
   }
 }

@@ -21,7 +21,7 @@ export function gatherRows(
   params.out = out.address;
   params.rowBytes = source.strides[0] * dtypeBytes(source.dtype);
   params.rowCount = rows;
-  const { device } = stream;
+  const { device } = source;
   const kernel = device.kernel("gather_rows");
   device.launch(stream, kernel, params, Math.ceil(rows / kernel.itemRows));
 }

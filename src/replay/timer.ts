@@ -1,5 +1,5 @@
 import type { Device } from "../device/device.ts";
-import type { Event } from "../device/event.ts";
+import type { Event } from "../device/stream.ts";
 
 /** Times a step's kernels by events on the default stream: per layer, inputs and then attention. */
 export class LayerTimer implements Disposable {

@@ -15,8 +15,8 @@ import { root } from "../support/zig.ts";
 const targets = await deviceTargets();
 
 /** The block's bytes, once the default stream is through. */
-function bytesOf(memory: Memory): number[] {
-  return [...memory.device.download(memory.address, memory.byteLength)];
+function bytesOf(device: Device, memory: Memory): number[] {
+  return [...device.download(memory.address, memory.byteLength)];
 }
 
 function spin(device: Device, microseconds: number, grid = 1, stream = device.stream, fail = 0) {
@@ -46,7 +46,7 @@ describe.each(targets)("a device: $name", (target) => {
     spin(device, 2000);
     device.stream.fill(memory.address, 2, 4);
     await device.stream.done();
-    expect(bytesOf(memory)).toEqual([2, 2, 2, 2, 1, 1, 1, 1]);
+    expect(bytesOf(device, memory)).toEqual([2, 2, 2, 2, 1, 1, 1, 1]);
     expect(device.stream.idle).toBe(true);
   });
 
@@ -63,7 +63,7 @@ describe.each(targets)("a device: $name", (target) => {
     const other = device.alloc(4, "test");
     second.copy(other.address, memory.address, 4);
     await second.done();
-    expect(bytesOf(other)).toEqual([7, 7, 7, 7]);
+    expect(bytesOf(device, other)).toEqual([7, 7, 7, 7]);
     expect(before.elapsedMs(after)).toBeGreaterThanOrEqual(20);
     second[Symbol.dispose]();
     expect(() => second.wait()).toThrow(DisposedError);
@@ -89,10 +89,10 @@ describe.each(targets)("a device: $name", (target) => {
       spin(device, 10);
     });
     await device.stream.done();
-    expect(bytesOf(memory)).toEqual([0, 0, 0, 0]);
+    expect(bytesOf(device, memory)).toEqual([0, 0, 0, 0]);
     graph.replay(device.stream);
     await device.stream.done();
-    expect(bytesOf(memory)).toEqual([5, 5, 0, 0]);
+    expect(bytesOf(device, memory)).toEqual([5, 5, 0, 0]);
     graph[Symbol.dispose]();
     expect(() => graph.replay(device.stream)).toThrow(DisposedError);
   });
@@ -118,7 +118,7 @@ describe.each(targets)("a device: $name", (target) => {
     busy[Symbol.dispose]();
     expect(performance.now() - started).toBeLessThan(80);
     await Bun.sleep(200);
-    expect(bytesOf(memory)).toEqual([3, 3, 3, 3]);
+    expect(bytesOf(device, memory)).toEqual([3, 3, 3, 3]);
   });
 
   test("a stream of another device is refused", async () => {
@@ -187,7 +187,7 @@ describe.each(targets)("a device: $name", (target) => {
         model.fill(value, target, target + length);
       }
       last.wait();
-      expect(bytesOf(memory)).toEqual([...model]);
+      expect(bytesOf(device, memory)).toEqual([...model]);
       memory[Symbol.dispose]();
     });
   });
@@ -364,8 +364,8 @@ test.each(targets)("a graph keeps what was freed while it was captured: $name", 
   for (const other of others) device.stream.fill(other.address, 1, 4);
   graph.replay(device.stream);
   await device.stream.done();
-  expect(bytesOf(target)).toEqual([9, 9, 9, 9]);
-  for (const other of others) expect(bytesOf(other)).toEqual([1, 1, 1, 1]);
+  expect(bytesOf(device, target)).toEqual([9, 9, 9, 9]);
+  for (const other of others) expect(bytesOf(device, other)).toEqual([1, 1, 1, 1]);
   graph[Symbol.dispose]();
 });
 
@@ -408,6 +408,6 @@ test.each(targets)(
     waiter.copy(address + 4, address, 4);
     event.record(idle);
     await waiter.done();
-    expect(bytesOf(memory)).toEqual([5, 5, 5, 5, 5, 5, 5, 5]);
+    expect(bytesOf(device, memory)).toEqual([5, 5, 5, 5, 5, 5, 5, 5]);
   },
 );

@@ -1,0 +1,106 @@
+import { DeviceError, OptionError } from "../errors.ts";
+import { out, valueOf } from "../ffi/foreign.ts";
+import { native } from "../ffi/library.ts";
+import { check, Status } from "../ffi/status.ts";
+import type { GraphHandle } from "../ffi/symbols.ts";
+import { Graph, type ReplayCheck } from "./graph.ts";
+import type { LaunchObservers } from "./launch.ts";
+import type { MemoryPool } from "./memory.ts";
+import type { Owner } from "./owner.ts";
+import type { Stream } from "./stream.ts";
+
+const graphOut = out<GraphHandle>();
+
+/** Captures of a device, one at a time, and the checks that what is captured registers. */
+export class Captures {
+  readonly #memory: MemoryPool;
+  readonly #observers: LaunchObservers;
+  #busy = false;
+  /** Of a capture whose body runs; a recording has none. */
+  #checks: ReplayCheck[] | undefined;
+  /** For what it has a check already. */
+  readonly #checked = new Set<object>();
+
+  constructor(memory: MemoryPool, observers: LaunchObservers) {
+    this.#memory = memory;
+    this.#observers = observers;
+  }
+
+  /** True while {@link capture} runs its body. */
+  get capturing(): boolean {
+    return this.#checks !== undefined;
+  }
+
+  /** True while {@link capture} or {@link record} runs its body. */
+  get busy(): boolean {
+    return this.#busy;
+  }
+
+  /** As Device.capture. Errors: DeviceError, OptionError, and what the body throws. */
+  capture(stream: Stream, body: () => void, label: string): Graph {
+    const checks: ReplayCheck[] = [];
+    return this.#record(stream, label, checks, () => {
+      this.#checks = checks;
+      try {
+        return body();
+      } finally {
+        this.#checks = undefined;
+        this.#checked.clear();
+      }
+    });
+  }
+
+  /**
+   * Captures what the body queues as it is: it does not know that it is captured, and replays check
+   * nothing. All that it needs must be on the device. For benchmarks of single launches.
+   */
+  record(stream: Stream, body: () => void, label: string): Graph {
+    return this.#record(stream, label, [], body);
+  }
+
+  /** As Device.onReplay. */
+  onReplay(key: object, replayCheck: ReplayCheck): void {
+    if (this.#checks === undefined || this.#checked.has(key)) return;
+    this.#checked.add(key);
+    this.#checks.push(replayCheck);
+  }
+
+  /** As Device.needOnReplay. */
+  needOnReplay(owners: readonly Owner[]): void {
+    for (const owner of owners) this.onReplay(owner, () => owner.guard());
+  }
+
+  #record(stream: Stream, label: string, checks: ReplayCheck[], body: () => unknown): Graph {
+    stream.guard();
+    if (this.#busy) {
+      throw new DeviceError(Status.capture, "a capture runs already. Fix: end it before the next.");
+    }
+    check(native().fb_capture_begin(stream.handle), label);
+    this.#busy = true;
+    this.#memory.hold();
+    try {
+      const result: unknown = body();
+      if (result instanceof Promise) {
+        throw new OptionError("body", "an async function", "synchronous", "await before capture.");
+      }
+    } catch (error) {
+      try {
+        this.#end(stream, checks, label)[Symbol.dispose]();
+      } catch {
+        // A capture that broke has no graph; what broke it is thrown below.
+      }
+      throw error;
+    }
+    return this.#end(stream, checks, label);
+  }
+
+  #end(stream: Stream, checks: ReplayCheck[], label: string): Graph {
+    this.#busy = false;
+    const held = this.#memory.takeHeld();
+    const status = native().fb_capture_end(stream.handle, graphOut);
+    if (status !== Status.ok) for (const address of held) this.#memory.free(address);
+    check(status, label);
+    const parts = { memory: this.#memory, observers: this.#observers, checks, held };
+    return new Graph(stream.device, valueOf(graphOut), label, parts);
+  }
+}

@@ -1,0 +1,44 @@
+import type { DeviceError } from "../errors.ts";
+import { native } from "../ffi/library.ts";
+import { DeviceProperties } from "../ffi/params.gen.ts";
+import { check, failureOf, Status } from "../ffi/status.ts";
+import type { DeviceHandle } from "../ffi/symbols.ts";
+import { Notifier } from "./notifier.ts";
+import type { Opened } from "./open.ts";
+import { Owner } from "./owner.ts";
+
+/** A native device as its streams, events, graphs, memory and modules know it. */
+export class Context extends Owner {
+  readonly kind: "cpu" | "cuda";
+  /** Number of the GPU; 0 for the CPU. */
+  readonly ordinal: number;
+  /** What the driver says of a GPU; zeros for the CPU. */
+  readonly properties: DeviceProperties;
+  /** Native handle. */
+  readonly handle: DeviceHandle;
+  /** Wakes those who wait for a stream of this device. */
+  readonly notifier: Notifier;
+
+  /** Takes over a native device that was just opened. */
+  constructor({ handle, kind, ordinal }: Opened) {
+    const properties = new DeviceProperties();
+    check(native().fb_device_properties(handle, properties.view), "device properties");
+    super(kind === "cpu" ? "cpu device" : `cuda:${ordinal}`);
+    this.kind = kind;
+    this.ordinal = ordinal;
+    this.handle = handle;
+    this.properties = properties;
+    this.notifier = new Notifier(properties.notifyFd);
+  }
+
+  /** The failure that stopped this device, if any. */
+  failure(): DeviceError | undefined {
+    const status = native().fb_device_failure(this.handle);
+    return status === Status.ok ? undefined : (failureOf(status, this.label) as DeviceError);
+  }
+
+  protected override release(): void {
+    this.notifier.close();
+    native().fb_device_close(this.handle);
+  }
+}
