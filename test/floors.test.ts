@@ -67,12 +67,7 @@ function folderOf(path: string): string {
 }
 
 /** Circles that are still there, each on its way out: what is left of one passes. */
-const knownCircles = [
-  ["device", "event", "graph", "launch-log", "memory", "notifier", "operators", "stream"].map(
-    (name) => `src/device/${name}.ts`,
-  ),
-  ["src/plan/emit.ts", "src/plan/planner.ts"],
-];
+const knownCircles = [["src/plan/emit.ts", "src/plan/planner.ts"]];
 
 describe("floors", () => {
   test("imports only go down", () => {

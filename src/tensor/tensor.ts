@@ -12,9 +12,7 @@ import {
   isFloat,
   requireDType,
 } from "./dtype.ts";
-
-/** Axes that a tensor may have. */
-export const axesMax = 6;
+import { axesMax, checkShape, denseStrides, requireCount } from "./shape.ts";
 
 const convertParams = new ConvertParams();
 const randomParams = new RandomParams();
@@ -315,31 +313,4 @@ export class Tensor extends Owner {
     const address = this.address + offset * dtypeBytes(this.dtype);
     return new Tensor(this.device, shape, strides, this.dtype, address, this.storage, false);
   }
-}
-
-function checkShape(shape: readonly number[]): readonly number[] {
-  if (!Array.isArray(shape) || shape.length > axesMax) {
-    throw new OptionError(
-      "shape",
-      shape,
-      `an array of at most ${axesMax} sizes`,
-      "give the sizes.",
-    );
-  }
-  for (const size of shape) requireInteger("shape", size, 0, 2 ** 47);
-  return shape;
-}
-
-function denseStrides(shape: readonly number[]): number[] {
-  const strides = shape.map(() => 1);
-  for (let axis = shape.length - 2; axis >= 0; axis--) {
-    strides[axis] = strides[axis + 1] * shape[axis + 1];
-  }
-  return strides;
-}
-
-function requireCount(count: number, shape: readonly number[]): void {
-  const wanted = shape.reduce((product, size) => product * size, 1);
-  if (count === wanted) return;
-  throw new OptionError("data", `${count} elements`, `${wanted} elements`, `match [${shape}].`);
 }

@@ -5,15 +5,12 @@ import {
   deviceTypes,
   type DLPackTensor,
   flagOffset,
-  fromDLPack,
-  Imported,
   managedBytes,
   type MemoryView,
   readManaged,
-  sweepExports,
-  toDLPack,
   writeManaged,
-} from "../../src/tensor/dlpack.ts";
+} from "../../src/tensor/dlpack-struct.ts";
+import { fromDLPack, Imported, sweepExports, toDLPack } from "../../src/tensor/dlpack.ts";
 import { type DType, dtypes } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { forSeeds } from "../support/random.ts";

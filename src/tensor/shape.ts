@@ -1,0 +1,34 @@
+import { OptionError, requireInteger } from "../errors.ts";
+
+/** Axes that a tensor may have. */
+export const axesMax = 6;
+
+/** The shape, unless it has too many axes or sizes out of range. Errors: OptionError. */
+export function checkShape(shape: readonly number[]): readonly number[] {
+  if (!Array.isArray(shape) || shape.length > axesMax) {
+    throw new OptionError(
+      "shape",
+      shape,
+      `an array of at most ${axesMax} sizes`,
+      "give the sizes.",
+    );
+  }
+  for (const size of shape) requireInteger("shape", size, 0, 2 ** 47);
+  return shape;
+}
+
+/** Strides, in elements, of a row-major tensor without gaps. */
+export function denseStrides(shape: readonly number[]): number[] {
+  const strides = shape.map(() => 1);
+  for (let axis = shape.length - 2; axis >= 0; axis--) {
+    strides[axis] = strides[axis + 1] * shape[axis + 1];
+  }
+  return strides;
+}
+
+/** Throws an OptionError unless a shape has `count` elements. */
+export function requireCount(count: number, shape: readonly number[]): void {
+  const wanted = shape.reduce((product, size) => product * size, 1);
+  if (count === wanted) return;
+  throw new OptionError("data", `${count} elements`, `${wanted} elements`, `match [${shape}].`);
+}
