@@ -2,19 +2,24 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Section, sectionNamed, sectionType, segmentType } from "../../src/debloat/elf/elf.ts";
-import { dropKernels } from "../../src/debloat/fatbin/cubin-drop.ts";
-import { readCubin } from "../../src/debloat/fatbin/cubin.ts";
-import { readLibrary } from "../../src/debloat/library.ts";
-import { Pool } from "../../src/debloat/pool/pool.ts";
-import { emptyProfile } from "../../src/debloat/profile/profile.ts";
-import { shrinkLibrary } from "../../src/debloat/shrink/shrink.ts";
-import { compareCubins } from "../../src/debloat/verify/cubin.ts";
-import { type Check, verifyLibrary } from "../../src/debloat/verify/verify.ts";
-import { DebloatError } from "../../src/errors.ts";
-import { forSeeds, type Random } from "../support/random.ts";
-import { makeCubin } from "./make-cubin.ts";
-import { makeContainer, makeLibrary, temporaryFolder } from "./make-library.ts";
+import {
+  type Section,
+  sectionNamed,
+  sectionType,
+  segmentType,
+} from "../../../src/debloat/elf/elf.ts";
+import { dropKernels } from "../../../src/debloat/fatbin/cubin-drop.ts";
+import { readCubin } from "../../../src/debloat/fatbin/cubin.ts";
+import { readLibrary } from "../../../src/debloat/library.ts";
+import { Pool } from "../../../src/debloat/pool/pool.ts";
+import { emptyProfile } from "../../../src/debloat/profile/profile.ts";
+import { shrinkLibrary } from "../../../src/debloat/shrink/shrink.ts";
+import { compareCubins } from "../../../src/debloat/verify/cubin.ts";
+import { type Check, verifyLibrary } from "../../../src/debloat/verify/verify.ts";
+import { DebloatError } from "../../../src/errors.ts";
+import { forSeeds, type Random } from "../../support/random.ts";
+import { makeCubin } from "../support/make-cubin.ts";
+import { makeContainer, makeLibrary, temporaryFolder } from "../support/make-library.ts";
 
 const minutes = 60_000;
 let folder: string;
