@@ -162,7 +162,7 @@ test(
         expect(bytes).toBe(assembly.bytes);
       },
     );
-    // Most damage is where it can be seen, some where nobody looks.
+    // Most damage is where it can be seen, some where it is never read.
     expect(refused).toBeGreaterThan(libraryCases / 10);
     expect(refused).toBeLessThan((9 * libraryCases) / 10);
   },

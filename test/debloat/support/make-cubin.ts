@@ -15,7 +15,7 @@ export interface MadeCubin {
   kernels: MadeFunction[];
   /** Functions that only kernels call. */
   functions?: MadeFunction[];
-  /** Functions whose addresses stand in a table of global memory. */
+  /** Functions whose addresses are in a table of global memory. */
   pointers?: string[];
   globals?: string[];
 }

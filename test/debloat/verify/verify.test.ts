@@ -247,7 +247,7 @@ describe("a cubin that kernels went from", () => {
       let found: string[];
       try {
         found = compare(bytes);
-        // A name that was empty may stand at any other empty place.
+        // A name that was empty may be at any other empty place.
         if (section.type === sectionType.symtab && isSameTable(image, bytes)) return;
       } catch (error) {
         expect(error).toBeInstanceOf(DebloatError);
