@@ -24,7 +24,7 @@ export interface LaunchObserver {
 
 const nobody: readonly LaunchObserver[] = [];
 
-/** The observers of a device's launches. A launch without an observer allocates nothing. */
+/** Those who see the launches of a device. A launch that nobody sees allocates nothing. */
 export class LaunchObservers {
   #observers = nobody;
 
@@ -38,7 +38,7 @@ export class LaunchObservers {
     return { [Symbol.dispose]: end };
   }
 
-  /** Before a launch. Returns what {@link launched} takes, undefined without an observer. */
+  /** Before a launch. Returns what {@link launched} takes, undefined where nobody looks. */
   launching(
     stream: Stream,
     name: string,

@@ -33,7 +33,7 @@ var next_address: u64 = 1 << 40;
 
 const allocator = std.heap.c_allocator;
 
-/// Completes everything that was submitted.
+/// Lets everything that was submitted be through.
 pub fn reach() void {
     state.reached = state.submitted;
 }

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
-import type { ContainerFigures, Inspection } from "../../../src/debloat/inspect/inspect.ts";
-import { type Area, areaOf, treemapPage } from "../../../src/debloat/inspect/treemap.ts";
-import { seeded } from "../../support/random.ts";
+import type { ContainerFigures, Inspection } from "../../src/debloat/inspect/inspect.ts";
+import { type Area, areaOf, treemapPage } from "../../src/debloat/inspect/treemap.ts";
+import { seeded } from "../support/random.ts";
 
 /** A library with more images and kernels than are shown one by one. */
 function library(): Inspection {

@@ -1,5 +1,5 @@
 /** Cubins, containers and libraries made by hand: small, seeded, and known to the last byte. */
-import { seeded } from "../../support/random.ts";
+import { seeded } from "../support/random.ts";
 
 /** A function of a cubin; `calls` names functions that its code is relocated to. */
 export interface MadeFunction {
@@ -15,7 +15,7 @@ export interface MadeCubin {
   kernels: MadeFunction[];
   /** Functions that only kernels call. */
   functions?: MadeFunction[];
-  /** Functions whose addresses are in a table of global memory. */
+  /** Functions whose addresses stand in a table of global memory. */
   pointers?: string[];
   globals?: string[];
 }

@@ -1,10 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import {
-  countOf,
-  joinRanges,
-  type Ranges,
-  subtractRanges,
-} from "../../../src/debloat/elf/ranges.ts";
+import { countOf, joinRanges, type Ranges, subtractRanges } from "../../src/debloat/elf/ranges.ts";
 import {
   emptyProfile,
   mergeProfiles,
@@ -13,10 +8,10 @@ import {
   profiledLibrary,
   profileFigures,
   subtractProfiles,
-} from "../../../src/debloat/profile/profile.ts";
-import { formatProfile, parseProfile } from "../../../src/debloat/profile/text.ts";
-import { DebloatError, InputError } from "../../../src/errors.ts";
-import { forSeeds, type Random } from "../../support/random.ts";
+} from "../../src/debloat/profile/profile.ts";
+import { formatProfile, parseProfile } from "../../src/debloat/profile/text.ts";
+import { DebloatError, InputError } from "../../src/errors.ts";
+import { forSeeds, type Random } from "../support/random.ts";
 
 const ids = ["00ff", "ab".repeat(20), `sha256:${"5".repeat(64)}`];
 

@@ -3,14 +3,13 @@ import { mkdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { zig } from "./make-library.ts";
 
-/** Folder of their sources. */
-export const programs = join(import.meta.dir, "programs");
+const sources = join(import.meta.dir, "programs");
 
-/** Compiles one of them; more arguments are the compiler's. */
+/** Compiles a source of test/debloat/programs; more arguments are the compiler's. */
 export async function compile(path: string, source: string, ...flags: string[]): Promise<string> {
   mkdirSync(dirname(path), { recursive: true });
   const target = ["-target", "x86_64-linux-gnu.2.28", "-O1", "-fno-sanitize=all"];
-  await zig("cc", ...target, "-o", path, join(programs, source), "-lpthread", "-ldl", ...flags);
+  await zig("cc", ...target, "-o", path, join(sources, source), "-lpthread", "-ldl", ...flags);
   return path;
 }
 

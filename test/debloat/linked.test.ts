@@ -2,12 +2,13 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { Pool } from "../../../src/debloat/pool/pool.ts";
-import type { ShrinkOptions } from "../../../src/debloat/shrink/options.ts";
-import { restoreFile } from "../../../src/debloat/shrink/restore.ts";
-import { shrinkLibrary } from "../../../src/debloat/shrink/shrink.ts";
-import { temporaryFolder } from "../support/make-library.ts";
-import { dump, nvccHere, run } from "../support/nvcc.ts";
+import { Pool } from "../../src/debloat/pool/pool.ts";
+import type { ShrinkOptions } from "../../src/debloat/shrink/options.ts";
+import { restoreFile } from "../../src/debloat/shrink/restore.ts";
+import { shrinkLibrary } from "../../src/debloat/shrink/shrink.ts";
+import { root } from "../support/zig.ts";
+import { temporaryFolder } from "./make-library.ts";
+import { dump, nvccHere, run } from "./nvcc.ts";
 
 const nvcc = Bun.which("gcc") === null ? undefined : nvccHere();
 const minutes = 60_000;
@@ -19,7 +20,7 @@ using pool = new Pool(0);
 beforeAll(async () => {
   if (nvcc === undefined) return;
   folder = temporaryFolder("linked");
-  const sources = ["matrix.cu", "linked.cu"].map((name) => join(import.meta.dir, name));
+  const sources = ["matrix.cu", "linked.cu"].map((name) => join(root, "test/debloat", name));
   const targets = ["80", "90", "120"].map((arch) => `arch=compute_${arch},code=sm_${arch}`);
   const common = [...targets, "arch=compute_90,code=compute_90"].flatMap((t) => ["-gencode", t]);
   const libraries = `-L${join(nvcc, "../../lib")}`;

@@ -2,7 +2,7 @@
 import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { root } from "../../support/zig.ts";
+import { root } from "../support/zig.ts";
 
 /** An entry of a container. */
 export interface MadeEntry {

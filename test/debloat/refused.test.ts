@@ -10,16 +10,16 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { asDebloatError, writeAtomically } from "../../../src/debloat/files.ts";
-import { readLibrary } from "../../../src/debloat/library.ts";
-import { Pool } from "../../../src/debloat/pool/pool.ts";
-import { emptyProfile } from "../../../src/debloat/profile/profile.ts";
-import type { ShrinkOptions } from "../../../src/debloat/shrink/options.ts";
-import { restoreFile } from "../../../src/debloat/shrink/restore.ts";
-import { shrinkLibrary } from "../../../src/debloat/shrink/shrink.ts";
-import { DebloatError, OptionError } from "../../../src/errors.ts";
-import { makeCubin } from "../support/make-cubin.ts";
-import { makeContainer, makeLibrary, temporaryFolder } from "../support/make-library.ts";
+import { asDebloatError, writeAtomically } from "../../src/debloat/files.ts";
+import { readLibrary } from "../../src/debloat/library.ts";
+import { Pool } from "../../src/debloat/pool/pool.ts";
+import { emptyProfile } from "../../src/debloat/profile/profile.ts";
+import type { ShrinkOptions } from "../../src/debloat/shrink/options.ts";
+import { restoreFile } from "../../src/debloat/shrink/restore.ts";
+import { shrinkLibrary } from "../../src/debloat/shrink/shrink.ts";
+import { DebloatError, OptionError } from "../../src/errors.ts";
+import { makeCubin } from "./make-cubin.ts";
+import { makeContainer, makeLibrary, temporaryFolder } from "./make-library.ts";
 
 const minutes = 60_000;
 let folder: string;

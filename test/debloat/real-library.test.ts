@@ -2,18 +2,18 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { findCudaLibrary } from "../../../scripts/toolchain.ts";
-import { inspectLibrary } from "../../../src/debloat/inspect/inspect.ts";
-import { Pool } from "../../../src/debloat/pool/pool.ts";
-import { emptyProfile } from "../../../src/debloat/profile/profile.ts";
-import type { ShrinkOptions } from "../../../src/debloat/shrink/options.ts";
-import { restoreFile } from "../../../src/debloat/shrink/restore.ts";
-import { shrinkLibrary } from "../../../src/debloat/shrink/shrink.ts";
-import { verifyLibrary } from "../../../src/debloat/verify/verify.ts";
-import { runBun } from "../../support/run.ts";
-import { root } from "../../support/zig.ts";
-import { temporaryFolder } from "../support/make-library.ts";
-import { dump, nvccHere } from "../support/nvcc.ts";
+import { findCudaLibrary } from "../../scripts/toolchain.ts";
+import { inspectLibrary } from "../../src/debloat/inspect/inspect.ts";
+import { Pool } from "../../src/debloat/pool/pool.ts";
+import { emptyProfile } from "../../src/debloat/profile/profile.ts";
+import type { ShrinkOptions } from "../../src/debloat/shrink/options.ts";
+import { restoreFile } from "../../src/debloat/shrink/restore.ts";
+import { shrinkLibrary } from "../../src/debloat/shrink/shrink.ts";
+import { verifyLibrary } from "../../src/debloat/verify/verify.ts";
+import { runBun } from "../support/run.ts";
+import { root } from "../support/zig.ts";
+import { temporaryFolder } from "./make-library.ts";
+import { dump, nvccHere } from "./nvcc.ts";
 
 const minutes = 60_000;
 const kernels = [

@@ -2,20 +2,20 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { readFunctions } from "../../../src/debloat/elf/functions.ts";
-import { dropKernels } from "../../../src/debloat/fatbin/cubin-drop.ts";
-import { readCubin } from "../../../src/debloat/fatbin/cubin.ts";
-import { readLibrary } from "../../../src/debloat/library.ts";
-import { Pool } from "../../../src/debloat/pool/pool.ts";
-import type { ProfiledLibrary } from "../../../src/debloat/profile/profile.ts";
-import { decide } from "../../../src/debloat/shrink/decide.ts";
-import { bytesOfPart } from "../../../src/debloat/shrink/rewrite.ts";
-import { shrinkLibrary } from "../../../src/debloat/shrink/shrink.ts";
-import { readSidecar } from "../../../src/debloat/shrink/sidecar.ts";
-import { DebloatError } from "../../../src/errors.ts";
-import { type Random, seeded } from "../../support/random.ts";
-import { makeCubin } from "../support/make-cubin.ts";
-import { makeContainer, makeLibrary, temporaryFolder } from "../support/make-library.ts";
+import { readFunctions } from "../../src/debloat/elf/functions.ts";
+import { dropKernels } from "../../src/debloat/fatbin/cubin-drop.ts";
+import { readCubin } from "../../src/debloat/fatbin/cubin.ts";
+import { readLibrary } from "../../src/debloat/library.ts";
+import { Pool } from "../../src/debloat/pool/pool.ts";
+import type { ProfiledLibrary } from "../../src/debloat/profile/profile.ts";
+import { decide } from "../../src/debloat/shrink/decide.ts";
+import { bytesOfPart } from "../../src/debloat/shrink/rewrite.ts";
+import { shrinkLibrary } from "../../src/debloat/shrink/shrink.ts";
+import { readSidecar } from "../../src/debloat/shrink/sidecar.ts";
+import { DebloatError } from "../../src/errors.ts";
+import { type Random, seeded } from "../support/random.ts";
+import { makeCubin } from "./make-cubin.ts";
+import { makeContainer, makeLibrary, temporaryFolder } from "./make-library.ts";
 
 const libraryCases = 12_000;
 const cubinCases = 6_000;
@@ -162,7 +162,7 @@ test(
         expect(bytes).toBe(assembly.bytes);
       },
     );
-    // Most damage is where it can be seen, some where it is never read.
+    // Most damage is where it can be seen, some where nobody looks.
     expect(refused).toBeGreaterThan(libraryCases / 10);
     expect(refused).toBeLessThan((9 * libraryCases) / 10);
   },

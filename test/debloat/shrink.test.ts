@@ -2,30 +2,30 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { sectionBytes, sectionNamed } from "../../../src/debloat/elf/elf.ts";
-import { contentsOf } from "../../../src/debloat/fatbin/contents.ts";
-import { archName } from "../../../src/debloat/fatbin/fatbin.ts";
-import { inspectLibrary } from "../../../src/debloat/inspect/inspect.ts";
-import { type Library, readLibrary, shrunkMarkBytes } from "../../../src/debloat/library.ts";
-import { Pool } from "../../../src/debloat/pool/pool.ts";
+import { sectionBytes, sectionNamed } from "../../src/debloat/elf/elf.ts";
+import { contentsOf } from "../../src/debloat/fatbin/contents.ts";
+import { archName } from "../../src/debloat/fatbin/fatbin.ts";
+import { inspectLibrary } from "../../src/debloat/inspect/inspect.ts";
+import { type Library, readLibrary, shrunkMarkBytes } from "../../src/debloat/library.ts";
+import { Pool } from "../../src/debloat/pool/pool.ts";
 import {
   emptyProfile,
   type Profile,
   type ProfiledLibrary,
-} from "../../../src/debloat/profile/profile.ts";
-import type { ShrinkOptions } from "../../../src/debloat/shrink/options.ts";
-import { restoreFile } from "../../../src/debloat/shrink/restore.ts";
-import { shrinkLibrary } from "../../../src/debloat/shrink/shrink.ts";
-import { readSidecar } from "../../../src/debloat/shrink/sidecar.ts";
-import { type Random, seeded } from "../../support/random.ts";
-import { makeCubin } from "../support/make-cubin.ts";
+} from "../../src/debloat/profile/profile.ts";
+import type { ShrinkOptions } from "../../src/debloat/shrink/options.ts";
+import { restoreFile } from "../../src/debloat/shrink/restore.ts";
+import { shrinkLibrary } from "../../src/debloat/shrink/shrink.ts";
+import { readSidecar } from "../../src/debloat/shrink/sidecar.ts";
+import { type Random, seeded } from "../support/random.ts";
+import { makeCubin } from "./make-cubin.ts";
 import {
   makeContainer,
   makeLibrary,
   type MadeLibrary,
   temporaryFolder,
   zig,
-} from "../support/make-library.ts";
+} from "./make-library.ts";
 
 const minutes = 60_000;
 const containerMagic = 0xba55ed50;

@@ -2,12 +2,12 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { readSymbols, sectionNamed } from "../../../src/debloat/elf/elf.ts";
-import { readFunctions } from "../../../src/debloat/elf/functions.ts";
-import { type Library, readLibrary } from "../../../src/debloat/library.ts";
-import { unusedPages } from "../../../src/debloat/profile/host.ts";
-import type { ProfiledLibrary } from "../../../src/debloat/profile/profile.ts";
-import { makeLibrary, procedure, temporaryFolder } from "../support/make-library.ts";
+import { readSymbols, sectionNamed } from "../../src/debloat/elf/elf.ts";
+import { readFunctions } from "../../src/debloat/elf/functions.ts";
+import { type Library, readLibrary } from "../../src/debloat/library.ts";
+import { unusedPages } from "../../src/debloat/profile/host.ts";
+import type { ProfiledLibrary } from "../../src/debloat/profile/profile.ts";
+import { makeLibrary, procedure, temporaryFolder } from "./make-library.ts";
 
 const minutes = 60_000;
 const pageBytes = 4096;

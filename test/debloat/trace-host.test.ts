@@ -1,18 +1,18 @@
 import { beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { Bytes } from "../../../src/debloat/bytes.ts";
-import { readElf, readSymbols, sectionNamed } from "../../../src/debloat/elf/elf.ts";
-import { readFunctions } from "../../../src/debloat/elf/functions.ts";
-import { countOf } from "../../../src/debloat/elf/ranges.ts";
-import { mapFile } from "../../../src/debloat/files.ts";
-import { readLibraryId } from "../../../src/debloat/library.ts";
-import { companionPath } from "../../../src/debloat/process/companions.ts";
-import type { ProfiledLibrary } from "../../../src/debloat/profile/profile.ts";
-import { readTrace } from "../../../src/debloat/profile/trace-events.ts";
-import { makeLibrary, temporaryFolder, zig } from "../support/make-library.ts";
-import { compile, compileLibrary, programs } from "../support/native.ts";
-import { traceWith, type TracedRun } from "../support/run-trace.ts";
+import { Bytes } from "../../src/debloat/bytes.ts";
+import { readElf, readSymbols, sectionNamed } from "../../src/debloat/elf/elf.ts";
+import { readFunctions } from "../../src/debloat/elf/functions.ts";
+import { countOf } from "../../src/debloat/elf/ranges.ts";
+import { mapFile } from "../../src/debloat/files.ts";
+import { readLibraryId } from "../../src/debloat/library.ts";
+import { companionPath } from "../../src/debloat/process/companions.ts";
+import type { ProfiledLibrary } from "../../src/debloat/profile/profile.ts";
+import { readTrace } from "../../src/debloat/profile/trace-events.ts";
+import { makeLibrary, temporaryFolder, zig } from "./make-library.ts";
+import { compile, compileLibrary } from "./native.ts";
+import { traceWith, type TracedRun } from "./run-trace.ts";
 
 const folder = temporaryFolder("trace-host");
 const library = join(folder, "libspare.so");
@@ -143,7 +143,7 @@ describe("commands that cannot be traced", () => {
 
   test("a static program runs, and that nothing was seen is said", async () => {
     const path = join(folder, "static");
-    const source = join(programs, "static.s");
+    const source = join(import.meta.dir, "programs", "static.s");
     await zig("cc", "-target", "x86_64-linux-none", "-nostdlib", "-static", "-o", path, source);
     const run = await traceWith([path], { host: "pages" });
     expect(run.traced.out).toBe("static\n");

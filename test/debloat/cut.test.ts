@@ -1,10 +1,10 @@
 /** Cut files against a loader of our own: what is mapped, from where, and what sections hold. */
 import { expect, test } from "bun:test";
-import { Bytes } from "../../../src/debloat/bytes.ts";
-import { cutFile } from "../../../src/debloat/elf/elf-cut.ts";
-import { type Elf, readElf, sectionBytes } from "../../../src/debloat/elf/elf.ts";
-import { joinRanges, type Ranges, subtractRanges } from "../../../src/debloat/elf/ranges.ts";
-import { forSeeds, type Random } from "../../support/random.ts";
+import { Bytes } from "../../src/debloat/bytes.ts";
+import { cutFile } from "../../src/debloat/elf/elf-cut.ts";
+import { type Elf, readElf, sectionBytes } from "../../src/debloat/elf/elf.ts";
+import { joinRanges, type Ranges, subtractRanges } from "../../src/debloat/elf/ranges.ts";
+import { forSeeds, type Random } from "../support/random.ts";
 
 const pageBytes = 4096;
 

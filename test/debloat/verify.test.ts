@@ -2,24 +2,19 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import {
-  type Section,
-  sectionNamed,
-  sectionType,
-  segmentType,
-} from "../../../src/debloat/elf/elf.ts";
-import { dropKernels } from "../../../src/debloat/fatbin/cubin-drop.ts";
-import { readCubin } from "../../../src/debloat/fatbin/cubin.ts";
-import { readLibrary } from "../../../src/debloat/library.ts";
-import { Pool } from "../../../src/debloat/pool/pool.ts";
-import { emptyProfile } from "../../../src/debloat/profile/profile.ts";
-import { shrinkLibrary } from "../../../src/debloat/shrink/shrink.ts";
-import { compareCubins } from "../../../src/debloat/verify/cubin.ts";
-import { type Check, verifyLibrary } from "../../../src/debloat/verify/verify.ts";
-import { DebloatError } from "../../../src/errors.ts";
-import { forSeeds, type Random } from "../../support/random.ts";
-import { makeCubin } from "../support/make-cubin.ts";
-import { makeContainer, makeLibrary, temporaryFolder } from "../support/make-library.ts";
+import { type Section, sectionNamed, sectionType, segmentType } from "../../src/debloat/elf/elf.ts";
+import { dropKernels } from "../../src/debloat/fatbin/cubin-drop.ts";
+import { readCubin } from "../../src/debloat/fatbin/cubin.ts";
+import { readLibrary } from "../../src/debloat/library.ts";
+import { Pool } from "../../src/debloat/pool/pool.ts";
+import { emptyProfile } from "../../src/debloat/profile/profile.ts";
+import { shrinkLibrary } from "../../src/debloat/shrink/shrink.ts";
+import { compareCubins } from "../../src/debloat/verify/cubin.ts";
+import { type Check, verifyLibrary } from "../../src/debloat/verify/verify.ts";
+import { DebloatError } from "../../src/errors.ts";
+import { forSeeds, type Random } from "../support/random.ts";
+import { makeCubin } from "./make-cubin.ts";
+import { makeContainer, makeLibrary, temporaryFolder } from "./make-library.ts";
 
 const minutes = 60_000;
 let folder: string;
@@ -247,7 +242,7 @@ describe("a cubin that kernels went from", () => {
       let found: string[];
       try {
         found = compare(bytes);
-        // A name that was empty may be at any other empty place.
+        // A name that was empty may stand at any other empty place.
         if (section.type === sectionType.symtab && isSameTable(image, bytes)) return;
       } catch (error) {
         expect(error).toBeInstanceOf(DebloatError);

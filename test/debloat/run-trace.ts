@@ -1,7 +1,7 @@
 /**
  * Traces a command in a process of its own: its output is taken, and Bun's signals are left alone.
  */
-import type { Traced, TraceOptions } from "../../../src/debloat/profile/trace.ts";
+import type { Traced, TraceOptions } from "../../src/debloat/profile/trace.ts";
 
 /** What a traced command came to, with what it printed. */
 export interface TracedRun {
@@ -12,7 +12,7 @@ export interface TracedRun {
 /** Traces a command; its output comes back beside the result. */
 export async function traceWith(command: string[], options: TraceOptions): Promise<TracedRun> {
   const module = JSON.stringify(
-    Bun.resolveSync("../../../src/debloat/profile/trace.ts", import.meta.dir),
+    Bun.resolveSync("../../src/debloat/profile/trace.ts", import.meta.dir),
   );
   const script = `
     const { traceCommand } = await import(${module});

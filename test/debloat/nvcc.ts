@@ -1,7 +1,7 @@
 /** The pinned nvcc and its companion cuobjdump, which reads fat binaries independently of us. */
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { root } from "../../support/zig.ts";
+import { root } from "../support/zig.ts";
 
 /** nvcc of the toolchain folder or of the PATH, with cuobjdump beside it; else undefined. */
 export function nvccHere(): string | undefined {

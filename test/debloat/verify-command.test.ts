@@ -4,14 +4,14 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { sectionNamed } from "../../../src/debloat/elf/elf.ts";
-import { readLibrary } from "../../../src/debloat/library.ts";
-import { emptyProfile } from "../../../src/debloat/profile/profile.ts";
-import { formatProfile } from "../../../src/debloat/profile/text.ts";
-import { runBun } from "../../support/run.ts";
-import { root } from "../../support/zig.ts";
-import { makeCubin } from "../support/make-cubin.ts";
-import { makeContainer, makeLibrary, temporaryFolder, zig } from "../support/make-library.ts";
+import { sectionNamed } from "../../src/debloat/elf/elf.ts";
+import { readLibrary } from "../../src/debloat/library.ts";
+import { emptyProfile } from "../../src/debloat/profile/profile.ts";
+import { formatProfile } from "../../src/debloat/profile/text.ts";
+import { runBun } from "../support/run.ts";
+import { root } from "../support/zig.ts";
+import { makeCubin } from "./make-cubin.ts";
+import { makeContainer, makeLibrary, temporaryFolder, zig } from "./make-library.ts";
 
 const minutes = 60_000;
 let folder: string;

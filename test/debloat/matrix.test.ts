@@ -2,8 +2,8 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { contentsOf } from "../../../src/debloat/fatbin/contents.ts";
-import { editEntry } from "../../../src/debloat/fatbin/edit.ts";
+import { contentsOf } from "../../src/debloat/fatbin/contents.ts";
+import { editEntry } from "../../src/debloat/fatbin/edit.ts";
 import {
   archName,
   containerHeader,
@@ -11,15 +11,15 @@ import {
   entryHeader,
   imageOf,
   readFatbins,
-} from "../../../src/debloat/fatbin/fatbin.ts";
-import { seeded } from "../../support/random.ts";
-import { root } from "../../support/zig.ts";
-import { temporaryFolder } from "../support/make-library.ts";
-import { dump, nvccHere, run } from "../support/nvcc.ts";
+} from "../../src/debloat/fatbin/fatbin.ts";
+import { seeded } from "../support/random.ts";
+import { root } from "../support/zig.ts";
+import { temporaryFolder } from "./make-library.ts";
+import { dump, nvccHere, run } from "./nvcc.ts";
 
 const nvcc = nvccHere();
 const minutes = 60_000;
-const source = join(root, "test/debloat/fatbin/matrix.cu");
+const source = join(root, "test/debloat/matrix.cu");
 const modes = ["none", "speed", "balance", "size"];
 const options = { plain: [], rdc: ["-rdc=true"], debug: ["-G"], lines: ["-lineinfo"] };
 const cubins = ["80", "90", "90a", "100f", "120"].map((arch) => [arch, `sm_${arch}`]);

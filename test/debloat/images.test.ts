@@ -1,16 +1,16 @@
 /** Containers and cubins that were made by hand, so that every byte of the answer is known. */
 import { describe, expect, test } from "bun:test";
-import { sectionBytes, sectionNamed } from "../../../src/debloat/elf/elf.ts";
-import { unpack, UnpackError } from "../../../src/debloat/fatbin/compression.ts";
-import { contentsOf } from "../../../src/debloat/fatbin/contents.ts";
-import { dropKernels } from "../../../src/debloat/fatbin/cubin-drop.ts";
-import { type Cubin, readCubin } from "../../../src/debloat/fatbin/cubin.ts";
-import { editEntry } from "../../../src/debloat/fatbin/edit.ts";
-import { type Entry, imageOf, readFatbins } from "../../../src/debloat/fatbin/fatbin.ts";
-import { neededBy, parseTarget } from "../../../src/debloat/fatbin/select.ts";
-import { forSeeds, type Random } from "../../support/random.ts";
-import { type MadeCubin, makeCubin } from "../support/make-cubin.ts";
-import { makeContainer, type MadeEntry, packLz4 } from "../support/make-library.ts";
+import { sectionBytes, sectionNamed } from "../../src/debloat/elf/elf.ts";
+import { unpack, UnpackError } from "../../src/debloat/fatbin/compression.ts";
+import { contentsOf } from "../../src/debloat/fatbin/contents.ts";
+import { dropKernels } from "../../src/debloat/fatbin/cubin-drop.ts";
+import { type Cubin, readCubin } from "../../src/debloat/fatbin/cubin.ts";
+import { editEntry } from "../../src/debloat/fatbin/edit.ts";
+import { type Entry, imageOf, readFatbins } from "../../src/debloat/fatbin/fatbin.ts";
+import { neededBy, parseTarget } from "../../src/debloat/fatbin/select.ts";
+import { forSeeds, type Random } from "../support/random.ts";
+import { type MadeCubin, makeCubin } from "./make-cubin.ts";
+import { makeContainer, type MadeEntry, packLz4 } from "./make-library.ts";
 
 /** Kernels and functions that call each other at random, never in a circle. */
 function randomCubin(random: Random): MadeCubin {

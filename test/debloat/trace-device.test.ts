@@ -2,12 +2,12 @@ import { beforeAll, describe, expect, test } from "bun:test";
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
-import { readLibraryId } from "../../../src/debloat/library.ts";
-import type { Traced } from "../../../src/debloat/profile/trace.ts";
-import { makeCubin } from "../support/make-cubin.ts";
-import { makeContainer, makeLibrary, temporaryFolder } from "../support/make-library.ts";
-import { compile, compileLibrary } from "../support/native.ts";
-import { traceWith } from "../support/run-trace.ts";
+import { readLibraryId } from "../../src/debloat/library.ts";
+import type { Traced } from "../../src/debloat/profile/trace.ts";
+import { makeCubin } from "./make-cubin.ts";
+import { makeContainer, makeLibrary, temporaryFolder } from "./make-library.ts";
+import { compile, compileLibrary } from "./native.ts";
+import { traceWith } from "./run-trace.ts";
 
 const folder = temporaryFolder("trace-device");
 const library = join(folder, "libkernels.so");
