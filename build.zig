@@ -175,7 +175,7 @@ fn install_companion(b: *std.Build, options: Options, companion: Companion) void
     b.getInstallStep().dependOn(&install.step);
 }
 
-/// A stand-in for libcuda.so.1: its kernels are images compiled for the host.
+/// A replacement for libcuda.so.1: its kernels are images compiled for the host.
 fn emulator(b: *std.Build, options: Options) *std.Build.Step.Compile {
     var query = options.target.query;
     query.cpu_model = .{ .explicit = &std.Target.x86.cpu.x86_64_v3 };
@@ -257,7 +257,7 @@ fn lies_before(_: void, a: []const u8, b: []const u8) bool {
     return std.mem.lessThan(u8, a, b);
 }
 
-/// The translated header as a module that takes the target of whoever imports it.
+/// The translated header as a module that takes the target of its importer.
 fn plain(b: *std.Build, params: *std.Build.Step.TranslateC) *std.Build.Module {
     return b.createModule(.{ .root_source_file = params.getOutput() });
 }
@@ -266,7 +266,7 @@ fn plain(b: *std.Build, params: *std.Build.Step.TranslateC) *std.Build.Module {
 fn compile_images(b: *std.Build, options: Options) *std.Build.Step {
     const run = b.addSystemCommand(&.{ options.bun, "scripts/images.ts", images_path });
     run.setCwd(b.path("."));
-    // The script knows what stands already and is cheap then.
+    // The script knows what is already there and is cheap then.
     run.has_side_effects = true;
     return &run.step;
 }

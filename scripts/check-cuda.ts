@@ -16,7 +16,9 @@ const withImages = join(root, "zig-out", "cuda");
 process.env["FLASHBUN_LIB"] = join(withImages, "lib", "libflashbun.so");
 const build = [zig, "build", "-Dcuda=true", `-Dbun=${process.execPath}`, "--prefix", withImages];
 const test = [...bunTest, ...process.argv.slice(2)];
-const binaries = ["matrix", "linked", "real-library"].map((name) => `test/debloat/${name}.test.ts`);
+const binaries = ["fatbin/matrix", "fatbin/linked", "shrink/real-library"].map(
+  (name) => `test/debloat/${name}.test.ts`,
+);
 process.exitCode = await inTurn([
   ["kernels by nvcc, embedded in the library", build],
   ["kernels", [...test, "./test/jit/matrix.check.ts"]],

@@ -69,7 +69,7 @@ export function arrowsOf(
   return arrows;
 }
 
-/** Rooms so that each one stands above all that it imports, as far as that is possible. */
+/** Rooms in an order in which each one comes before all that it imports, as far as possible. */
 function fromTheRoof(arrows: ReadonlyMap<string, ReadonlyMap<string, number>>): string[] {
   const sorted: string[] = [];
   const visited = new Set<string>();

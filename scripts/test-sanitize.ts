@@ -5,9 +5,10 @@
  * Usage: bun scripts/test-sanitize.ts [memcheck | racecheck | synccheck | initcheck] ...
  *
  * All tools by default: accesses outside of allocations; hazards in shared memory, copies in flight
- * included; barriers that not all reach; reads of global memory that nobody wrote. Every launch is
- * hundreds of times slower than usual, so that the tests are a selection: each kernel and layout,
- * batches of a few rows. Calls that the driver refuses are no findings, since tests ask for them.
+ * included; barriers that not all reach; reads of global memory that was never written. Every
+ * launch is hundreds of times slower than usual, so that the tests are a selection: each kernel and
+ * layout, batches of a few rows. Calls that the driver refuses are no findings, since tests ask for
+ * them.
  */
 import { accessSync, constants, globSync } from "node:fs";
 import { homedir } from "node:os";

@@ -1,8 +1,8 @@
 /**
- * Kernels that stand in for a profile where no GPU is at hand: those that a transformer calls in
- * f32 and bf16, forwards and backwards, by families of mangled names. Families are wider than what
- * one run calls (a traced run of such a model looks up some 60 kernels): every head dim of 64 and
- * 128, every row length of softmax, every tile of the plain matrix products.
+ * Kernels that replace a profile where there is no GPU: those that a transformer calls in f32 and
+ * bf16, forwards and backwards, by families of mangled names. Families are wider than what one run
+ * calls (a traced run of such a model looks up some 60 kernels): every head dim of 64 and 128,
+ * every row length of softmax, every tile of the plain matrix products.
  */
 const element = "(f|N3c108BFloat16E)";
 

@@ -1,10 +1,10 @@
-// How attention differs from softmax(q k^T) v: not at all. The text of a variant stands for this
+// How attention differs from softmax(q k^T) v: not at all. The text of a variant replaces this
 // file; src/variant/emit-cuda.ts writes it.
 //
 // A variant of CUDA hooks (defineCudaVariant) gives the functions below that it names as its hooks;
 // they lie in a namespace of their own. `p` is passed on to what reads tensors and scalars: for a
 // tensor `bias` of two axes bias(p, i, j), whose indices are clamped to it, and for a scalar `cap`
-// cap(p). Positions count in the sequence; RowInputs, KeyInputs and Vector stand in hooks.h.
+// cap(p). Positions count in the sequence; RowInputs, KeyInputs and Vector are in hooks.h.
 //
 //   // The logit (natural units) that takes the place of x = scale * q.k, or the weight.
 //   FB_DEVICE float logits(const fb_attention_params& p, const RowInputs& row,

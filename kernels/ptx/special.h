@@ -44,8 +44,8 @@ FB_DEVICE void trap() {
 #endif
 }
 
-// The same value, of which the compiler knows nothing: what is computed from it is computed anew in
-// every turn of a loop, not kept in registers across it.
+// The same value, of which the compiler knows nothing: what is computed from it is computed again
+// in every turn of a loop, not kept in registers across it.
 FB_DEVICE int recomputed(int x) {
 #ifndef FB_EMULATED
     asm volatile("" : "+r"(x));

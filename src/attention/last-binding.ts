@@ -13,7 +13,7 @@ export class LastBinding {
   #batch: Batch | undefined;
   #generation = -1;
   #cache: PagedCache | undefined;
-  /** Planes of the layers that were bound, as they stand in the parameters. */
+  /** Planes of the layers that were bound, in the format of the parameters. */
   #planes: (Planes | undefined)[] = [];
 
   /** Puts the layer's planes in place when all else is bound; false when it has to be. */

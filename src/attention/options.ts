@@ -222,7 +222,9 @@ export function hasHook(variant: Variant | undefined, hook: HookName): boolean {
   return variant?.hooks[hook] !== undefined || variant?.cuda?.hooks.includes(hook) === true;
 }
 
-/** Options that stand for hooks: with one of them, a variant may not define the same hook. */
+/**
+ * Options that take the place of hooks: with one of them, a variant may not define the same hook.
+ */
 const ownHooks = { softCap: ["logits"], alibi: ["logits"], rope: ["query", "key"] } as const;
 
 /** Options that only a softmax gives a meaning. */

@@ -8,7 +8,7 @@ const byStream = new WeakMap<Stream, Workspace>();
 /** Bytes at the start of a workspace for the kernels' ticket counters. */
 const counterBytes = 256;
 
-/** Room for the partial states of split rows; one a stream serves all attention objects on it. */
+/** Room for the partial states of split rows; one per stream serves all attention objects on it. */
 export class Workspace extends Owner {
   readonly buffer: GrowingBuffer;
 

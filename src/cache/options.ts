@@ -3,7 +3,7 @@ import { checkOptions, flag, integer, list, object, oneOf, unchecked } from "../
 import { type DType, dtypes } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
-/** A plane of a cache page: `heads` rows of `dim` elements a token. */
+/** A plane of a cache page: `heads` rows of `dim` elements per token. */
 export interface PlaneOptions {
   name: string;
   heads: number;
@@ -13,7 +13,7 @@ export interface PlaneOptions {
 
 /** Layers that share pages and a page table. */
 export interface CacheGroupOptions {
-  /** Layers of the group; every layer stands in exactly one group. */
+  /** Layers of the group; every layer is in exactly one group. */
   layers: readonly number[];
   pages: number;
   /** Tokens before a query that these layers see; pages wholly before are freed. -1: all. */

@@ -158,7 +158,7 @@ export class PagedCache extends Owner {
   }
 
   /**
-   * Uploads what the step needs on the device, once a step: page-table differences, page copies,
+   * Uploads what the step needs on the device, once per step: page-table differences, page copies,
    * slot mappings. Called by append and by attention. Returns whether it queued anything.
    */
   sync(batch: Batch, stream: Stream): boolean {

@@ -24,7 +24,7 @@ export interface LaunchObserver {
 
 const nobody: readonly LaunchObserver[] = [];
 
-/** Those who see the launches of a device. A launch that nobody sees allocates nothing. */
+/** The observers of a device's launches. A launch without an observer allocates nothing. */
 export class LaunchObservers {
   #observers = nobody;
 
@@ -38,7 +38,7 @@ export class LaunchObservers {
     return { [Symbol.dispose]: end };
   }
 
-  /** Before a launch. Returns what {@link launched} takes, undefined where nobody looks. */
+  /** Before a launch. Returns what {@link launched} takes, undefined without an observer. */
   launching(
     stream: Stream,
     name: string,

@@ -6,7 +6,7 @@ export interface Awaited {
   readonly disposed: boolean;
   /** Operations completed so far. */
   completed(): number;
-  /** Gives the native stream back, once nobody waits for it. */
+  /** Gives the native stream back, once no one waits for it. */
   destroy(): void;
 }
 
@@ -27,7 +27,7 @@ const graceMs = 20;
 
 /**
  * Turns bytes on the device's pipe into resolved promises. Native threads write one byte when a
- * stream passes a mark; nothing native calls into JavaScript. The pipe is read only while somebody
+ * stream passes a mark; nothing native calls into JavaScript. The pipe is read only while someone
  * waits, so that an idle device keeps no process alive.
  */
 export class Notifier {
@@ -51,7 +51,7 @@ export class Notifier {
     });
   }
 
-  /** True while somebody waits for the stream. */
+  /** True while someone waits for the stream. */
   isWaitedFor(stream: Awaited): boolean {
     return this.#waiters.some((waiter) => waiter.stream === stream);
   }

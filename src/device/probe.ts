@@ -8,7 +8,7 @@ const passes = 3;
 const slicesPerProcessor = 8;
 
 /**
- * What plain reading of memory reaches on the device, in 1e9 bytes a second: the best of a few
+ * What plain reading of memory reaches on the device, in 1e9 bytes per second: the best of a few
  * passes over a buffer of `bytes`, by default beyond most caches.
  */
 export async function readRate(

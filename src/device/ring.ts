@@ -73,7 +73,7 @@ export class PinnedRing extends Owner {
   }
 }
 
-/** Device memory that grows by doubling; `version` tells captured graphs that it moved. */
+/** Device memory that grows by doubling; `version` shows captured graphs that it moved. */
 export class GrowingBuffer extends Owner {
   #memory: Memory | undefined;
   version = 0;

@@ -44,7 +44,7 @@ export class Stream extends Owner {
   }
 
   /**
-   * Resolves when all that is queued now is through, without blocking the event loop. Rejects with
+   * Resolves when all that is queued now is done, without blocking the event loop. Rejects with
    * the device's first failure, or with the signal's reason.
    */
   done(options?: { signal?: AbortSignal }): Promise<void> {
@@ -53,7 +53,7 @@ export class Stream extends Owner {
     return this.device.notifier.wait(this, counts[0]!, options?.signal);
   }
 
-  /** Blocks until all that is queued now is through; throws the device's first failure. */
+  /** Blocks until all that is queued now is done; throws the device's first failure. */
   wait(): void {
     this.guard();
     check(native().fb_stream_wait(this.handle), this.label);
@@ -109,7 +109,7 @@ export class Stream extends Owner {
     this.device.guard();
   }
 
-  /** Gives the native stream back, once nobody waits for it. For the notifier. */
+  /** Gives the native stream back, once no one waits for it. For the notifier. */
   destroy(): void {
     if (this.borrowed || this.device.disposed) return;
     native().fb_stream_destroy(this.handle);

@@ -16,7 +16,7 @@ interface Loaded {
 const key = Symbol.for("flashbun.native");
 const holder = globalThis as { [key]?: Loaded };
 
-/** The native functions; opens the library on first use, once a process (hot reloads share it). */
+/** The native functions; the library is opened once per process (hot reloads share it). */
 export function native(): Native {
   return (holder[key] ??= open()).native;
 }

@@ -23,7 +23,7 @@ const supported =
 export function locate(fileName: string): string {
   const given = process.env["FLASHBUN_LIB"];
   if (given && fileName === mainLibrary) {
-    // A path that somebody chose is right or wrong: nothing else is taken in its place.
+    // A path that the user chose is right or wrong: nothing else is used instead.
     if (existsSync(given)) return resolve(given);
     throw new LibraryError(
       `no ${fileName} was found at FLASHBUN_LIB=${given}. Fix: correct the path, or unset FLASHBUN_LIB.`,

@@ -59,7 +59,7 @@ export class ImageCache {
 
   /**
    * Keeps an image under its hash, with a label that says what it is: readers see all of it or
-   * nothing, whoever else writes the same one.
+   * nothing, even if another process writes the same one.
    */
   write(hash: string, image: Uint8Array, label: string): void {
     if (!this.#isPrivate()) return;

@@ -10,7 +10,7 @@ export interface EmbeddedImage {
   readonly bytes: Uint8Array;
 }
 
-// Blob: magic, count; then a row an image: hash (32 bytes), where image and label lie; then these.
+// Blob: magic, count; then a row per image: hash (32 bytes), where image and label lie; then these.
 const magic = 0x474d_4946; // "FIMG"
 const headerBytes = 8;
 const rowBytes = 48;

@@ -20,7 +20,7 @@ export class PageTable {
   /** By index of `data`, its last place in `updates`: believed only if that place names it back. */
   #places: Int32Array;
 
-  /** @param slots rows @param columns pages a row has room for, until `grow` */
+  /** @param slots rows @param columns pages that a row has room for, until `grow` */
   constructor(slots: number, columns: number) {
     requireInteger("slots", slots, 1);
     requireInteger("columns", columns, 1, Math.floor(0x7fffffff / slots));
@@ -57,7 +57,7 @@ export class PageTable {
     this.updateCount = 0;
   }
 
-  /** Makes room for `columns` pages a row; raises `version` when the stride changes. */
+  /** Makes room for `columns` pages per row; raises `version` when the stride changes. */
   grow(columns: number): void {
     if (columns <= this.stride) return;
     requireInteger("columns", columns, 1, Math.floor(0x7fffffff / this.slots));

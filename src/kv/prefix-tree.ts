@@ -29,7 +29,7 @@ export class PrefixTree {
   readonly #groups: number;
   readonly #hash: typeof hashTokens;
 
-  /** @param pageSize tokens a page @param groups page ids a column */
+  /** @param pageSize tokens per page @param groups page ids per column */
   constructor(pageSize: number, groups: number, hash = hashTokens) {
     this.#hash = hash;
     this.#pageSize = pageSize;

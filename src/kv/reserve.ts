@@ -16,7 +16,7 @@ export interface Reservable {
   readonly id: number;
   /** Its page-table row, -1 once freed. */
   readonly slot: number;
-  /** The books it stands in. */
+  /** The books it belongs to. */
   readonly state: SequenceState;
 }
 
@@ -268,7 +268,7 @@ function givenTwice(index: number, id: number): OptionError {
   return new OptionError(
     `sequences[${index}]`,
     `sequence ${id}`,
-    "given once a step",
+    "given once per step",
     "add up its new tokens, or fork it.",
   );
 }

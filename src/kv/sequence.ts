@@ -12,7 +12,7 @@ export interface PrefixMatch {
   readonly tokens: number;
   /** Pages by [column, group], -1 where a window group keeps none. */
   readonly pages: Int32Array;
-  /** The books the pages stand in. */
+  /** The books that the pages belong to. */
   readonly state: SequenceState;
   /** True once the index has dropped pages since: match again. */
   readonly stale: boolean;

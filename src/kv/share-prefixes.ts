@@ -210,7 +210,7 @@ function commonPages(state: SequenceState, a: number, b: number): number {
 
 /**
  * Writes to into[0..sequences.length) the indices of `sequences` in prefix order: sequences with
- * the same leading pages stand together, deeper shares closer. Keeps the order of equals.
+ * the same leading pages are together, deeper shares closer. Keeps the order of equals.
  */
 export function orderByPrefix(sequences: readonly Reservable[], into: Int32Array): void {
   if (into.length < sequences.length)

@@ -15,7 +15,7 @@ export class StepBatch implements Batch {
   slotMappings: Int32Array[];
   layout: Layout;
   customPositions = false;
-  /** The whole sequences: one row a request. Shares queryIndptr and kvLengths with the batch. */
+  /** The whole sequences: one row per request. Shares queryIndptr and kvLengths with the batch. */
   readonly whole: Level = createLevel(0);
   /** Levels of a step without shared prefixes. */
   readonly wholeLevels: Level[] = [this.whole];

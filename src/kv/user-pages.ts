@@ -19,7 +19,7 @@ export interface UserPagesOptions {
   writes?: boolean;
 }
 
-/** The caller's pages as a page table with one row a request, and where new tokens go. */
+/** The caller's pages as a page table with one row per request, and where new tokens go. */
 export interface UserPages {
   layout: Layout;
   /** [requests, stride] page ids, -1 past a request's pages: upload it as the page table. */

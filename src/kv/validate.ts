@@ -35,7 +35,7 @@ export function indptr(option: string, values: ArrayLike<number>, entries?: numb
       `${option}.length`,
       result.length,
       entries === undefined ? "1 or more" : `${entries}`,
-      "give one entry a row and one more for the end.",
+      "give one entry per row and one more for the end.",
     );
   if (result[0] !== 0)
     throw new OptionError(`${option}[0]`, result[0], "0", `start ${option} at 0.`);

@@ -19,7 +19,7 @@ export interface Inputs {
   readonly v: Tensor;
 }
 
-/** What stands in for a model: queries, keys and values of every token, from banks of noise. */
+/** Takes the place of a model: queries, keys and values of every token, from banks of noise. */
 export class Model implements Inputs, Disposable {
   /** The current layer's inputs, overwritten by the next gather. */
   readonly q: Tensor;
@@ -36,7 +36,7 @@ export class Model implements Inputs, Disposable {
   readonly #ring: PinnedRing;
   readonly #indices: GrowingBuffer;
 
-  /** Queues the filling of the banks; room for `tokens` tokens a step. */
+  /** Queues the filling of the banks; room for `tokens` tokens per step. */
   constructor(
     device: Device,
     shape: ModelShape,

@@ -32,7 +32,7 @@ const timeBins = 240;
 const histogramBins = 40;
 
 /**
- * A run over time in equal bins: tokens a second spread over the steps that made them; requests
+ * A run over time in equal bins: tokens per second spread over the steps that made them; requests
  * and pages as the last step of each bin left them.
  */
 export function timeSeries(steps: readonly StepRecord[], seconds: number): TimeSeries {

@@ -24,7 +24,7 @@ export class LayerTimer implements Disposable {
     this.#marks[this.#next++].record(this.#device.stream);
   }
 
-  /** Milliseconds of all layers' inputs; the stream must be through. */
+  /** Milliseconds of all layers' inputs; the stream must be done. */
   get inputMs(): number {
     return this.#sum(0);
   }

@@ -31,7 +31,7 @@ export interface Trace {
 const lengthMax = 1 << 22;
 const promptTokensMax = 1 << 28;
 
-/** Tokens that one of Mooncake's hash ids stands for. */
+/** Tokens that one of Mooncake's hash ids represents. */
 const blockTokens = 512;
 
 /** What one line says, before scaling. */

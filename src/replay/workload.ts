@@ -80,7 +80,7 @@ function requireSettings(settings: Settings): void {
   requireInteger("seed", settings.seed, 0, 0x7fffffff);
   const { rate, lengths } = settings;
   if (!(rate > 0)) {
-    const fix = "give requests a second, or inf for all at once.";
+    const fix = "give requests per second, or inf for all at once.";
     throw new OptionError("rate", rate, "a number above 0", fix);
   }
   if (lengths !== "log-normal" && lengths !== "zipf")

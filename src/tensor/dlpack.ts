@@ -16,7 +16,7 @@ import {
 import { axesMax } from "./shape.ts";
 import { Tensor } from "./tensor.ts";
 
-/** Owns an imported struct: disposal tells its producer, once, that nobody reads it any more. */
+/** Owns an imported struct: disposal notifies its producer, once, that it is no longer read. */
 export class Imported extends Owner {
   /** @param call calls a deleter at an address with the struct's address */
   constructor(
@@ -57,7 +57,7 @@ let sweeper: ReturnType<typeof setInterval> | undefined;
 
 /**
  * Address of a new DLManagedTensorVersioned that shows the tensor to another library, which calls
- * its deleter when done (from any thread). Blocks until the work queued so far is through, unless
+ * its deleter when done (from any thread). Blocks until the work queued so far is done, unless
  * the consumer's stream is given. The tensor stays referenced until then and must not be disposed
  * before, unless it is handed over.
  */

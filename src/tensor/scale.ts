@@ -19,10 +19,10 @@ export const noScale: Readonly<ScaleStrides> = {
   token: 0,
 };
 
-/** What scales must reach: the heads, pages and tokens a page of a plane, and the requests. */
+/** What scales must reach: the heads, pages and tokens per page of a plane, and the requests. */
 export interface ScaleReach {
   heads: number;
-  /** 1 for ragged keys, whose tokens all stand in one page. */
+  /** 1 for ragged keys, whose tokens are all in one page. */
   pages: number;
   pageTokens: number;
   requests: number;

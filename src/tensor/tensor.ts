@@ -17,7 +17,7 @@ import { axesMax, checkShape, denseStrides, requireCount } from "./shape.ts";
 const convertParams = new ConvertParams();
 const randomParams = new RandomParams();
 
-/** Where a tensor's bytes lie: memory it owns, or an address that somebody else keeps alive. */
+/** Where a tensor's bytes lie: memory it owns, or an address that another owner keeps alive. */
 interface Storage {
   readonly memory: Memory | undefined;
   /** Kept alive as long as any view: the foreign owner of the bytes. */
@@ -133,7 +133,7 @@ export class Tensor extends Owner {
   }
 
   /**
-   * A view of memory that somebody else owns: `keep` (anything that owns it) stays referenced as
+   * A view of memory that has another owner: `keep` (anything that owns it) stays referenced as
    * long as the view. Strides count elements; dense by default. Errors: OptionError.
    */
   static fromPointer(
@@ -241,12 +241,12 @@ export class Tensor extends Owner {
     this.device.launch(stream, kernel, params, Math.ceil(this.elements / kernel.itemRows));
   }
 
-  /** All elements in row-major order as f64; blocks until the default stream is through. */
+  /** All elements in row-major order as f64; blocks until the default stream is done. */
   toFloat64Array(): Float64Array {
     return decode(this.dtype, this.toBytes());
   }
 
-  /** The elements' bits in row-major order; blocks until the default stream is through. */
+  /** The elements' bits in row-major order; blocks until the default stream is done. */
   toBytes(): Uint8Array<ArrayBuffer> {
     this.guard();
     const bytes = this.elements * dtypeBytes(this.dtype);

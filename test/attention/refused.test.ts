@@ -122,7 +122,7 @@ describe("scales that leave a request or a token without one are refused", () =>
   const few: [string, number[]][] = [
     ["requests", [1, 2]],
     ["pages", [3, 4, 2]],
-    ["tokens a page", [4, 3, 2]],
+    ["tokens per page", [4, 3, 2]],
     ["heads", [4, 4, 1]],
   ];
   test.each(few)("too few %s of a cache", (_, dims) => {

@@ -54,7 +54,7 @@ describe.each(await targetsHere())("runs on $name", (target) => {
       const c = caseOf("clamps", { ...shape, queryLengths, kvLengths, ...over });
       using rig = new Rig(device, c, { deviceLengths: true });
       const requests = requestsOf(rig);
-      // What lies past a clamp is poison: nobody may read it.
+      // What lies past a clamp is poison: nothing may read it.
       const poisoned = requests.map((request, r) => {
         const [k, v] = [request.k.slice(), request.v.slice()];
         k.fill(NaN, (kv?.[r] ?? kvLengths[r]) * 64);

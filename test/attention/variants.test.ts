@@ -43,7 +43,7 @@ function casesOf(each: LibraryCase): Case[] {
 const lengthNames = ["window with sinks", "weights with an output hook and no softmax"];
 const lengthCases = libraryCases.filter(({ name }) => lengthNames.includes(name));
 
-/** Lengths that only the device knows: kernels clamp, and hooks are told of what is left. */
+/** Lengths that only the device knows: kernels clamp, and hooks get what is left. */
 function clamped(device: Device, each: LibraryCase): void {
   const [queryLengths, kvLengths] = [
     [1, 7, 30],

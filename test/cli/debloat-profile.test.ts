@@ -3,7 +3,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { emptyProfile, type Profile } from "../../src/debloat/profile/profile.ts";
 import { formatProfile, parseProfile } from "../../src/debloat/profile/text.ts";
-import { temporaryFolder } from "../debloat/make-library.ts";
+import { temporaryFolder } from "../debloat/support/make-library.ts";
 import { flashbun } from "./run.ts";
 
 const folder = temporaryFolder("profiles");

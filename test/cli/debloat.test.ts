@@ -2,8 +2,8 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Inspection } from "../../src/debloat/inspect/inspect.ts";
-import { makeCubin } from "../debloat/make-cubin.ts";
-import { makeContainer, makeLibrary, temporaryFolder } from "../debloat/make-library.ts";
+import { makeCubin } from "../debloat/support/make-cubin.ts";
+import { makeContainer, makeLibrary, temporaryFolder } from "../debloat/support/make-library.ts";
 import { flashbun } from "./run.ts";
 
 const minutes = 60_000;

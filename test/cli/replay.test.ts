@@ -9,7 +9,7 @@ import { entry, flashbun } from "./run.ts";
 const folder = mkdtempSync(join(tmpdir(), "flashbun-cli-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** The published trace where it stands, else a sample of its format. */
+/** The published trace where there is one, else a sample of its format. */
 function traceOf(name: string, sample: string): string {
   const real = join(root, "../shared/data", name);
   if (existsSync(real)) return real;

@@ -7,7 +7,7 @@ import type { StepRequest, StepSums } from "../../bench/debloat/step.ts";
 import { findCudaLibrary } from "../../scripts/toolchain.ts";
 import { runBun } from "../support/run.ts";
 import { root } from "../support/zig.ts";
-import { temporaryFolder } from "./make-library.ts";
+import { temporaryFolder } from "./support/make-library.ts";
 
 const minutes = 60_000;
 let folder: string;

@@ -8,7 +8,7 @@ import { root } from "../support/zig.ts";
 const page = readFileSync(join(root, "docs", "debloat.md"), "utf8");
 const main = join(root, "src", "cli", "main.ts");
 
-/** The options of a help text that stand in a column of their own. */
+/** The options of a help text that are in a column of their own. */
 async function optionsOf(command: string): Promise<string[]> {
   const { stdout } = await runBun([main, "debloat", command, "--help"]);
   const found = [...stdout.matchAll(/^ {2}(?:-\w, )?(--[\w-]+)/gm)].map(([, option]) => option!);

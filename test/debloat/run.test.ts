@@ -5,8 +5,8 @@ import { readLibraryId } from "../../src/debloat/library.ts";
 import { emptyProfile, type Profile } from "../../src/debloat/profile/profile.ts";
 import { formatProfile } from "../../src/debloat/profile/text.ts";
 import { flashbun } from "../cli/run.ts";
-import { makeCubin } from "./make-cubin.ts";
-import { makeContainer, makeLibrary, temporaryFolder, zig } from "./make-library.ts";
+import { makeCubin } from "./support/make-cubin.ts";
+import { makeContainer, makeLibrary, temporaryFolder, zig } from "./support/make-library.ts";
 
 // A package as PyPI has them: libraries find each other from where they are.
 const folder = temporaryFolder("run");

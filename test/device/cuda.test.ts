@@ -17,7 +17,7 @@ import { root } from "../support/zig.ts";
 const target = gpuTarget();
 const source = join(root, "src/index.ts");
 
-/** Runs a script in a process of its own; `$` in it stands for the library's names. */
+/** Runs a script in a process of its own; `$` in it means the library's names. */
 function script(text: string, env: Record<string, string> = {}) {
   const whole = `const $ = await import(${JSON.stringify(source)});
     try { ${text} } catch (error) { process.stdout.write(error.name + " " + error.message); }`;

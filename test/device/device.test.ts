@@ -14,7 +14,7 @@ import { root } from "../support/zig.ts";
 
 const targets = await deviceTargets();
 
-/** The block's bytes, once the default stream is through. */
+/** The block's bytes, once the default stream is done. */
 function bytesOf(device: Device, memory: Memory): number[] {
   return [...device.download(memory.address, memory.byteLength)];
 }

@@ -3,7 +3,7 @@ import { available } from "./cuda.ts";
 import { bytesOf, decode, encode, type FormatName, formats } from "./numbers.ts";
 import { kernelOf, run } from "./rig.ts";
 
-/** Matrix i, row, column to a number that tells them apart. */
+/** Matrix i, row, column to a number that distinguishes them. */
 function element(matrix: number, row: number, column: number): number {
   return matrix * 1000 + row * 100 + column;
 }

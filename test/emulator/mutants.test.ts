@@ -136,7 +136,7 @@ async function outcomeOf(subject: Subject, order: string, image?: string): Promi
   return /^\w*rror: .*$/m.exec(complained)?.[0] ?? complained;
 }
 
-/** What the driver or the comparison say of a kernel that goes wrong, and nobody else. */
+/** What the driver or the comparison, and nothing else, say of a kernel that goes wrong. */
 const wrong = /^\{|^stopped|CUDA_ERROR_|error: (request|rows past)/;
 
 /** A subject's text and image, and what it prints. */
@@ -170,7 +170,7 @@ async function each<T, R>(list: readonly T[], work: (item: T) => Promise<R>): Pr
 /** How a mutant of a subject is caught; undefined: it is not. */
 async function catchMutant(of: Original, { text }: Mutant): Promise<string | undefined> {
   const image = await imageOf(text);
-  // The change stands in code that this specialisation leaves out.
+  // The change is in code that this specialisation leaves out.
   if (Buffer.compare(image.bytes, of.image.bytes) === 0) return undefined;
   for (const order of schedules) {
     const outcome = await outcomeOf(of.subject, order, image.path);

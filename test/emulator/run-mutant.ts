@@ -38,7 +38,7 @@ const at = offer.classes.findIndex(({ name }) => name === kernel);
 const { entry, launch, image: specialization } = at < 0 ? offer.merge : offer.classes[at]!;
 if (image !== undefined) {
   const module = new Module(device, readFileSync(image), "mutant");
-  // Kernels are resolved once a device: the attention object holds this very one.
+  // Kernels are resolved once per device: the attention object holds this very one.
   Object.assign(at < 0 ? merge : kernels[at]!, module.kernel(entry, launch!));
 }
 

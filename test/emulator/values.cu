@@ -111,7 +111,7 @@ FB_KERNEL(moves, probe, 32, 1) {
     store_4(out + 124, 0);
 }
 
-// Blocks count up and the last one tells; every block waits to hear it.
+// Blocks count up and the last one signals; every block waits for that.
 FB_KERNEL(counts, probe, 32, 1) {
     uint32_t* out = words_out(p);
     if (threadIdx.x == 0) {

@@ -201,7 +201,7 @@ describe("a directory that cannot be used", () => {
   test("read-only: what it has is read", async () => {
     new ImageCache(directory).write(hash, image, "a kernel");
     chmodSync(directory, 0o500);
-    // Root writes everywhere: it becomes somebody who owns only this directory.
+    // Root may write everywhere, so it becomes a user who owns only this directory.
     const uid = process.getuid!() || 65534;
     for (const path of [base, join(base, "below")]) chmodSync(path, 0o755);
     for (const path of [directory, pathOf(hash)]) chownSync(path, uid, -1);

@@ -73,7 +73,7 @@ describe("reserve refuses, with nothing changed,", () => {
     refuses(
       ({ pool, long, fork }) => pool.reserve([long, fork, long], [1, 1, 1]),
       OptionError,
-      /^sequences\[2\] must be given once a step/,
+      /^sequences\[2\] must be given once per step/,
     );
   });
 

@@ -136,9 +136,7 @@ export class NaiveCache {
   }
 }
 
-/**
- * Pages a step is short of in a group, by a naive walk through what reserve has to do; 0: it fits.
- */
+/** Pages a step is short of in a group, by a naive walk over what reserve has to do; 0: it fits. */
 export function pagesMissing(
   pool: SequencePool,
   g: number,

@@ -88,7 +88,7 @@ export function randomGrid(random: Random, rows = 4, keys = 16): Grid {
 
 /**
  * A random expression of all operations on f32, i32 and bool, with loads in and out of bounds. No
- * value over the grid stands close to a step or grows beyond what f32 computes well.
+ * value over the grid is close to a step or grows beyond what f32 computes well.
  */
 export function randomExpression(
   random: Random,
@@ -325,7 +325,7 @@ function isComparison(op: Op): boolean {
   return op === "lt" || op === "le" || op === "eq" || op === "ne";
 }
 
-/** Bound on the error of an operation on f32; Infinity where it stands close to a step. */
+/** Bound on the error of an operation on f32; Infinity where it is close to a step. */
 function errorOf(op: Op, a: number, b: number, r: number, ea: number, eb: number): number {
   const rounding = Math.abs(r) * unit;
   const clear = (distance: number, error: number) =>

@@ -19,7 +19,7 @@ export interface Rounding {
   output?: DType;
 }
 
-/** Where a query row stands, as a variant's hooks are told. */
+/** The place of a query row, as a variant's hooks get it. */
 export interface OracleRow {
   /** Position in the sequence. */
   query: number;
@@ -32,7 +32,7 @@ export interface OracleRow {
   kvLength: number;
 }
 
-/** Where a key stands. */
+/** The place of a key. */
 export interface OracleKey {
   key: number;
   slot: number;
@@ -90,7 +90,7 @@ export interface OracleInput {
   finalize?: boolean;
   rounding?: Rounding;
   variant?: OracleVariant;
-  /** What a variant's hooks are told of the request: its index, first token, and keys' slots. */
+  /** What a variant's hooks get of the request: its index, first token, and keys' slots. */
   place?: { request: number; firstToken: number; slots: ArrayLike<number> };
 }
 

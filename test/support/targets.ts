@@ -76,7 +76,7 @@ export function gpuTarget(): Target | undefined {
   return { name, kind: "cuda", open: () => Device.open("cuda:0") };
 }
 
-/** The driver is opened once a process, so that looking for it must not open it. */
+/** The driver is opened once per process, so that looking for it must not open it. */
 function realDriver(): boolean {
   return existsSync("/dev/nvidiactl") || existsSync("/dev/nvidia0");
 }

@@ -13,7 +13,7 @@ export const lseFloor = 2e-5;
 
 /**
  * What functions of variants err on the CPU at most, in f32's epsilons (2 ** -23) relative to the
- * result, of sine and cosine to 1; measured at the worst of all levels in what stands beside it.
+ * result, of sine and cosine to 1; measured at the worst of all levels in what is noted beside it.
  */
 export const functionErrors = {
   exp: { epsilons: 1, from: -87, to: 88 }, // 0.77

@@ -10,7 +10,7 @@ import type { AttentionState } from "../../src/ops/states.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 
 /**
- * An attention object without a wait: kernels that nobody compiled yet are compiled by a child
+ * An attention object without a wait: kernels that were not compiled yet are compiled by a child
  * process first, which leaves them in the cache that both share.
  */
 export function createNow(
@@ -28,7 +28,7 @@ export function createNow(
   return Attention.createSync(device, options);
 }
 
-/** As attend, whose kernels nobody may have compiled yet. */
+/** As attend, whose kernels may not have been compiled yet. */
 export function attendNow(
   q: Tensor,
   k: Tensor,

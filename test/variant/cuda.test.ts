@@ -30,7 +30,7 @@ function expectNear(got: Float64Array, { expected, error }: RandomExpression, se
 describe("a variant's text", () => {
   const slopes = { slopes: { dtype: "f32", shape: ["queryHeads"] } } as const;
 
-  test("computes once a row what changes with rows, once a key what changes with keys", () => {
+  test("computes once per row what changes with rows, once per key what changes with keys", () => {
     const { attention, rowWords } = emitCuda(
       defineVariant({
         ...{ name: "words", tensors: slopes },

@@ -168,7 +168,7 @@ pub const Device = struct {
         return 0;
     }
 
-    /// Blocks until all work is through. Streams one by one: others may use the context, and to
+    /// Blocks until all work is done. Streams one by one: others may use the context, and to
     /// wait for the whole of it would break their captures. Holds the mutex.
     pub fn wait_for_streams(device: *Device) void {
         var node = device.streams.first;
@@ -241,7 +241,7 @@ pub const Device = struct {
         return status_file.out_of_memory(bytes, free_bytes, limit);
     }
 
-    /// Frees at once when no stream is busy, else when all that is queued now is through.
+    /// Frees at once when no stream is busy, else when all that is queued now is done.
     pub fn free(device: *Device, address: u64) i32 {
         device.mutex.lock();
         defer device.mutex.unlock();
@@ -355,7 +355,7 @@ pub const Device = struct {
         return device.names.allocator().dupeSentinel(u8, given, 0) catch null;
     }
 
-    /// Wakes whoever reads the pipe; a full pipe is awake already.
+    /// Wakes the reader of the pipe; with a full pipe it is awake already.
     pub fn ring(device: *Device) void {
         const byte = [1]u8{1};
         _ = std.c.write(device.pipe[1], &byte, 1);

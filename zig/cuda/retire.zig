@@ -2,7 +2,7 @@
 //! behind a fence.
 //!
 //! A fence holds one event of every stream that was busy. Fences are reached in their order, so
-//! whatever stands behind a reached fence can go. Everything here holds the device's mutex.
+//! whatever waits behind a reached fence can be released. Everything here holds the device's mutex.
 const std = @import("std");
 const driver = @import("driver.zig");
 const memory = @import("memory.zig");
@@ -36,7 +36,7 @@ pub const Queue = struct {
     held: std.ArrayListUnmanaged(Item) = .empty,
     spare_events: std.ArrayListUnmanaged(driver.Event) = .empty,
 
-    /// Releases the item once all that is queued now is through.
+    /// Releases the item once all that is queued now is done.
     pub fn retire(queue: *Queue, device: *Device, item: Item) void {
         queue.held.append(allocator, item) catch {
             // Without memory to remember it, wait for it.
@@ -72,7 +72,7 @@ pub const Queue = struct {
         queue.append(fence);
     }
 
-    /// Releases what stands behind reached fences.
+    /// Releases what waits behind reached fences.
     pub fn collect(queue: *Queue, device: *Device) void {
         while (queue.first) |fence| {
             if (!queue.is_reached(device, fence)) return;
@@ -83,7 +83,7 @@ pub const Queue = struct {
         }
     }
 
-    /// Blocks until all fences are reached, and releases what stands behind them.
+    /// Blocks until all fences are reached, and releases what waits behind them.
     pub fn drain(queue: *Queue, device: *Device) void {
         var at = queue.first;
         while (at) |fence| : (at = fence.following) {

@@ -33,7 +33,7 @@ var next_address: u64 = 1 << 40;
 
 const allocator = std.heap.c_allocator;
 
-/// Lets everything that was submitted be through.
+/// Completes everything that was submitted.
 pub fn reach() void {
     state.reached = state.submitted;
 }

@@ -150,14 +150,14 @@ Driver& driver();
 Result enqueue(Stream* stream, Operation operation); // or into the stream's capture
 void wait_until(std::unique_lock<std::mutex>& lock, const std::function<bool()>& done);
 bool drained(const Stream* stream);
-void forget_if_gone(Stream*); // a destroyed stream that is through
+void forget_if_gone(Stream*); // a destroyed stream that is done
 // Refuses what could break a capture under way, and breaks the capture, as the driver does.
 Result check_captures();
 
 // --- graph.cpp
 
 Result run_operation(const Operation& operation, std::string& failure);
-// How many blocks of a multiprocessor threads and shared memory allow; nobody knows the registers.
+// How many blocks per multiprocessor threads and shared memory allow; the registers are not known.
 uint32_t resident_blocks(uint32_t threads, size_t shared_bytes);
 
 // --- memory.cpp: with a lock of its own
@@ -176,7 +176,8 @@ Result free_pinned(void* p);
 Range range_of(const void* p);
 void free_all(int device);
 size_t bytes_in_use(int device);
-// Whether all is as it was behind the ends of allocations; what is not, is told and mended.
+// Whether the bytes after the ends of allocations are unchanged; changed ones are reported and
+// repaired.
 bool ends_untouched(std::string& failure);
 
 // --- library.cpp

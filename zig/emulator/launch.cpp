@@ -44,7 +44,7 @@ class Helpers {
         for (unsigned i = 0; i < count; ++i) std::thread([this] { serve(); }).detach();
     }
 
-    // Returns when nobody touches the launch any more.
+    // Returns when no thread uses the launch any more.
     void run(Launch& launch) {
         {
             std::lock_guard<std::mutex> lock(mutex_);

@@ -1,4 +1,4 @@
-// One grid on its way through the host's cores.
+// One grid that runs on the host's cores.
 #pragma once
 #include <atomic>
 #include <mutex>

@@ -151,7 +151,7 @@ bool ends_untouched(std::string& failure) {
     return true;
 }
 
-// Called by a kernel that faulted, so nobody of this thread holds the lock.
+// Called by a kernel that faulted, so this thread does not hold the lock.
 void describe_address(const void* address, char* text, size_t size) {
     const auto* at = static_cast<const uint8_t*>(address);
     std::lock_guard<std::mutex> lock(mutex);

@@ -1,4 +1,4 @@
-// 16-bit formats; those of 8 bits stand in kernels/ptx/convert.h as arithmetic that GPUs run too.
+// 16-bit formats; those of 8 bits are in kernels/ptx/convert.h, as arithmetic that GPUs run too.
 #pragma once
 #include "language.h"
 

@@ -14,7 +14,7 @@ struct Options {
     uint64_t seed = 1;
     uint32_t processors = 4;
     uint32_t devices = 1;
-    uint32_t threads = 0; // of the host, 0: one a core
+    uint32_t threads = 0; // of the host, 0: one per core
     uint64_t memory = uint64_t(4) << 30;
     uint32_t timeout_seconds = 20; // of blocks that only poll
     int driver = 13000;
@@ -22,8 +22,8 @@ struct Options {
     bool verbose = false;
 };
 
-// Unknown names and values are told on stderr and end the process: a schedule that is not the one
-// asked for would test less than somebody believes.
+// Unknown names and values are printed to stderr and end the process: with a schedule other than
+// the requested one, a test would prove less than it seems to.
 const Options& options();
 
 } // namespace emu

@@ -1,5 +1,5 @@
-// What the emulator tells ThreadSanitizer, where kernels were compiled with it; elsewhere these do
-// nothing.
+// What the emulator reports to ThreadSanitizer, where kernels were compiled with it; elsewhere
+// these do nothing.
 #pragma once
 #include <cstddef>
 

@@ -156,7 +156,7 @@ static bool room_for_group(Runner* runner) {
            (runner->groups.size() + 1) * launch.shape.cluster <= places_max;
 }
 
-// Who runs next; nobody: the main side has something to do.
+// The fiber that runs next; none: the main side has something to do.
 static Thread* pick(Runner* runner) {
     const Options& o = options();
     if (runner->failed) return nullptr;

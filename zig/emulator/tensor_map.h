@@ -1,4 +1,4 @@
-// Stands where CUtensorMap stands: 128 bytes, 64-byte aligned, written by cuTensorMapEncodeTiled.
+// Takes the place of CUtensorMap: 128 bytes, 64-byte aligned, written by cuTensorMapEncodeTiled.
 #pragma once
 #include "numbers.h"
 

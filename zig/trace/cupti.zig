@@ -180,7 +180,7 @@ fn say(event: []const u8, handle: usize, name_address: usize) void {
     line.end();
 }
 
-/// Names of all that a list of handles holds: whoever asks for the list may launch any of it.
+/// Names of all that a list of handles holds: the caller of the list may launch any of it.
 fn say_each(comptime function: [*:0]const u8, arguments: [*]const usize) void {
     const Name = fn (*[*:0]const u8, usize) callconv(.c) c_int;
     const driver = std.c.dlopen("libcuda.so.1", already_open) orelse return;

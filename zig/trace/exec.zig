@@ -1,4 +1,4 @@
-//! A program that starts another one in its place ends there: these stand over libc's.
+//! A program that starts another one in its place ends there: these functions override libc's.
 const std = @import("std");
 const builtin = @import("builtin");
 const signals = @import("signals.zig");

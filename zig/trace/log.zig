@@ -47,7 +47,7 @@ pub const Line = struct {
     length: usize = 0,
 
     pub fn begin(event: []const u8) Line {
-        // A handler that interrupted the writer of a line must not wait for ever.
+        // A handler that interrupted the writer of a line must not wait forever.
         var patience: u32 = 1 << 20;
         while (busy.swap(true, .acquire) and patience > 0) : (patience -= 1)
             std.atomic.spinLoopHint();

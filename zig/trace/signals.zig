@@ -1,6 +1,6 @@
 //! A signal that is ours in a program which may want it as well. The program installs its own
-//! handler and blocks signals as ever, through the functions that this exports over libc's: it gets
-//! what is not for us, and cannot block what we must see.
+//! handler and blocks signals as usual, through the functions that this exports in place of libc's:
+//! it gets what is not for us, and cannot block what we must see.
 //!
 //! Those who install handlers by system calls of their own are not seen.
 const std = @import("std");

@@ -72,14 +72,14 @@ pub fn size_of(file: i32) ?u64 {
     return value(linux.lseek(file, 0, end));
 }
 
-/// A file's bytes in memory, shared with whoever maps it too.
+/// A file's bytes in memory, shared with every other process that maps it.
 pub fn map_shared(file: i32, bytes: usize, writable: bool) ?[*]align(page_bytes) u8 {
     const protection: linux.PROT = .{ .READ = true, .WRITE = writable };
     const address = value(linux.mmap(null, bytes, protection, .{ .TYPE = .SHARED }, file, 0));
     return @ptrFromInt(address orelse return null);
 }
 
-/// Whole pages that nobody gives back.
+/// Whole pages that are never given back.
 pub fn allocate(bytes: usize) ?[*]align(page_bytes) u8 {
     const protection: linux.PROT = .{ .READ = true, .WRITE = true };
     const flags: linux.MAP = .{ .TYPE = .PRIVATE, .ANONYMOUS = true };

@@ -100,7 +100,7 @@ fn can_trap() bool {
     const ends = signals.dlsym(signals.next_library, "_exit") orelse return false;
     list_changed = list.breakpoint;
     process_ends = @intFromPtr(ends);
-    // Nothing may be met before the handler stands.
+    // No breakpoint may be hit before the handler is installed.
     signals.install(.TRAP, on_trap);
     return trap.place(list_changed) and trap.place(process_ends);
 }

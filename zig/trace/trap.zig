@@ -18,7 +18,7 @@ pub const Context = struct {
         return .{ .registers = @ptrFromInt(@intFromPtr(context) + first) };
     }
 
-    /// Where the breakpoint was: the processor stands behind it.
+    /// Where the breakpoint was: the processor is just past it.
     pub fn address(context: Context) usize {
         return context.registers[instruction_pointer] - 1;
     }

@@ -75,7 +75,7 @@ FB_DEVICE int32_t fetch_record(const fb_attention_params& p, uint32_t next) {
 
 // Hands a record to the block; false: there is none.
 FB_DEVICE bool next_record(int32_t word, Work& work) {
-    __syncthreads(); // nobody reads the last one any more
+    __syncthreads(); // no thread reads the last one any more
     if (threadIdx.x < record_ints) reinterpret_cast<int32_t*>(&work.record)[threadIdx.x] = word;
     __syncthreads();
     return work.record.row_count > 0;

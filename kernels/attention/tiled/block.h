@@ -1,5 +1,5 @@
 // The whole block takes a tile of keys at a time; a warp owns rows and, where values are wide, a
-// slice of the value columns (then it computes its rows' scores anew).
+// slice of the value columns (then it computes its rows' scores again).
 //
 // Without change of elements and with one stage, values load under the first product and the next
 // keys under the softmax and the second; with two stages the next keys and values load under all of

@@ -1,5 +1,5 @@
 #pragma once
-// What a specialisation of the tiled kernels is made of: macros that stand before the source.
+// What a specialisation of the tiled kernels is made of: macros that come before the source.
 //
 //   FB_QUERY_TILE      packed query rows of a record at most: 16, 64 or 128
 //   FB_KV_TILE         keys that a block takes at a time: 16, 32 or 64

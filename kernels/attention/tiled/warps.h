@@ -8,7 +8,7 @@
 
 // ---- shared memory
 
-static_assert(FB_QUERY_TILE == 16 && FB_KV_TILE == 16 * warp_count, "16 rows, 16 keys a warp");
+static_assert(FB_QUERY_TILE == 16 && FB_KV_TILE == 16 * warp_count, "16 rows, 16 keys per warp");
 
 constexpr int step_keys = 16;
 constexpr int value_chunks = round_up(FB_VALUE_DIM, 16) / 8;

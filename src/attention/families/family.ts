@@ -40,7 +40,7 @@ export interface KernelClass extends KernelSource, ClassTraits {
   ) => void;
 }
 
-/** The tensor maps of a kernel class; those that nobody encodes are zeros. */
+/** The tensor maps of a kernel class; those that are not encoded are zeros. */
 export type AttentionMaps = Pick<AttentionMapParams, "q" | "k" | "v" | "out">;
 
 /** What tensor maps are made of: checked, with the innermost stride 1. */

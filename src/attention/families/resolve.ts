@@ -120,7 +120,7 @@ function loadAll(device: Device, offer: KernelOffer, images: readonly Image[]): 
   return { offer, kernels, merge };
 }
 
-/** Loads a kernel once a device and checks what its class promises. Errors: DeviceError. */
+/** Loads a kernel once per device and checks what its class promises. Errors: DeviceError. */
 function load(device: Device, source: KernelSource, image?: Image, row?: KernelClass): Kernel {
   if (image === undefined) return device.kernel(source.entry);
   let kernels = loaded.get(device);

@@ -123,7 +123,7 @@ function changes({ keysChange, valuesChange }: TiledShape): boolean {
 }
 
 function tileThreads(queryTile: number, valueDim: number): number {
-  // The sums of 32 rows a warp, or of columns beyond these, do not fit the registers.
+  // The sums of 32 rows per warp, or of columns beyond these, do not fit the registers.
   if (queryTile === 128) return valueDim <= 128 ? 128 : 256;
   if (queryTile === 16) return 128;
   return 128 * 2 ** Math.ceil(Math.log2(Math.max(1, valueDim / warpColumnsMost)));

@@ -13,8 +13,8 @@ const tensorPlaces: Readonly<Record<string, TensorPlace>> = {
 const scalarPlaces: Readonly<Record<string, string>> = { softCap: "p.soft_cap" };
 
 /**
- * The user's variant with the hooks that options stand for, as a GPU's kernels take it; undefined:
- * neither changes anything. Errors: VariantError for a user's input of an option's name.
+ * The user's variant with the hooks of options, as a GPU's kernels take it; undefined: neither
+ * changes anything. Errors: VariantError for a user's input of an option's name.
  */
 export function cudaVariant(options: OptionsWithHooks): CudaVariant | undefined {
   const { softCap, alibi, variant } = options;

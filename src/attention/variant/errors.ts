@@ -5,7 +5,7 @@ import type { Variant } from "../../variant/variant.ts";
 
 /**
  * A compile error as the writer of a CUDA variant needs it: lines of the source become lines of the
- * file where it stands. Anything else is given back as it is.
+ * file where it is written. Anything else is returned unchanged.
  */
 export function atUsersLine(error: unknown, variant: Variant | undefined): unknown {
   if (!(error instanceof CompileError) || variant?.cuda === undefined) return error;
@@ -25,9 +25,7 @@ export function atUsersLine(error: unknown, variant: Variant | undefined): unkno
   return mapped;
 }
 
-/**
- * Where the first line of a source stands: found in the file, else where the variant was defined.
- */
+/** Where the first line of a source is: found in the file, else where the variant was defined. */
 function sourcePlace({ source, place }: NonNullable<Variant["cuda"]>) {
   if (place === undefined) return undefined;
   try {

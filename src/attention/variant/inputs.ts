@@ -103,7 +103,7 @@ function wanted({ dtype, shape }: TensorSpec): string {
   return `${dtype} tensor [${shape.join(", ")}]`;
 }
 
-/** What the names in a declaration stand for in this run. */
+/** What the names in a declaration mean in this run. */
 function now(options: ResolvedOptions, { shape }: TensorSpec): string {
   const named = shape.filter((extent) => typeof extent === "string" && extent !== "any");
   if (named.length === 0) return "";

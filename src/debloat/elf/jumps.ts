@@ -12,7 +12,7 @@ const conditionalJumpLast = 0x8f;
 
 /**
  * The functions of `entered` and all that a direct jump in them lands inside of, and so on: x86-64
- * compilers move code that is seldom run to other sections and jump into its middle. Every byte is
+ * compilers move code that is rarely run to other sections and jump into its middle. Every byte is
  * taken for the start of a jump, so that some are found which are none: too much stays, never too
  * little.
  * @param functions all functions, by ascending address

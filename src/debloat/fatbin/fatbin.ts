@@ -5,7 +5,7 @@
 import { Bytes } from "../bytes.ts";
 import { type Compression, unpack, UnpackError } from "./compression.ts";
 
-/** What an entry holds; numbers that nobody knows are kept as they are. */
+/** What an entry holds; unknown numbers are kept as they are. */
 export type EntryKind = "ptx" | "cubin" | "lto" | "unknown";
 
 /** One image of a container. */

@@ -21,7 +21,7 @@ export function parseTarget(text: string): Target {
   );
 }
 
-/** Whether an entry is of a kind or has flags that nobody knows. */
+/** Whether an entry's kind or flags are unknown. */
 export function isUnknown({ kind, unknownFlags }: Entry): boolean {
   return kind === "unknown" || unknownFlags !== 0;
 }
@@ -42,7 +42,7 @@ function compilesFor({ arch, variant }: Entry, target: Target): boolean {
 /**
  * The entries of a container that a GPU needs: the cubins of the nearest architecture, and those of
  * a family, as which of the two comes first is the driver's affair; where no cubin runs, the
- * nearest PTX and link-time code. Entries that nobody knows are needed always.
+ * nearest PTX and link-time code. Unknown entries are always needed.
  */
 export function neededBy(entries: readonly Entry[], target: Target): Set<Entry> {
   const needed = new Set(entries.filter(isUnknown));

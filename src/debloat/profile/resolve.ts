@@ -92,7 +92,7 @@ function resolveLibrary(
   return { id: buildIdOf(elf) ?? `sha256:${hashFile(path)}`, library };
 }
 
-/** Functions that nobody watched count as entered: they may have been. */
+/** Functions that were not watched count as entered: they may have been. */
 function hostOf(elf: Elf, { pages, watched, entered }: TracedLibrary) {
   if (watched.length === 0) return { pages, functions: [] };
   const functions = readFunctions(elf);

@@ -17,7 +17,7 @@ function variantAt(file: string, line: number, name = "cap (v2)"): Variant {
   return { name, ...nothing, cuda: { source, hooks: ["logits"], place: { file, line } } };
 }
 
-/** The first line of what is told of an error in the source's third line. */
+/** The first line of the message for an error in the source's third line. */
 function told(variant: Variant, log: string): string {
   const error = atUsersLine(new CompileError(`did not compile\n${log}`, log), variant);
   expect(error).toBeInstanceOf(CompileError);

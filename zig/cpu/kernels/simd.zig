@@ -317,7 +317,7 @@ pub fn sum(x: anytype) f32 {
     return sum(fold(x, 1));
 }
 
-/// Sums of n vectors, one a lane, for n = 1, 2, 4, 8 or 16.
+/// Sums of n vectors, one per lane, for n = 1, 2, 4, 8 or 16.
 pub fn sum_each(comptime n: usize, x: [n]F) [n]f32 {
     if (n <= lanes) return gather_sums(n, x, 1);
     return sum_each(n / 2, x[0 .. n / 2].*) ++ sum_each(n / 2, x[n / 2 ..].*);

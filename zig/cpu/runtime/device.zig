@@ -136,7 +136,7 @@ pub const Device = struct {
         return 0;
     }
 
-    /// Frees at once when no stream is busy, else when all that is queued now is through.
+    /// Frees at once when no stream is busy, else when all that is queued now is done.
     pub fn free(device: *Device, address: u64) i32 {
         device.pool.mutex.lock();
         defer device.pool.mutex.unlock();
@@ -285,7 +285,7 @@ pub const Device = struct {
         }
     }
 
-    /// Wakes whoever reads the pipe; a full pipe is awake already.
+    /// Wakes the reader of the pipe; with a full pipe it is awake already.
     pub fn notify(device: *Device) void {
         const byte = [1]u8{1};
         _ = std.c.write(device.pipe[1], &byte, 1);

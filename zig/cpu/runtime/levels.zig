@@ -60,7 +60,7 @@ pub fn best() Level {
     const saved = xgetbv();
     if (saved & 0x6 != 0x6) return .baseline;
     const seven = cpuid(7, 0);
-    // BMI1, AVX2, BMI2; LZCNT stands in the extended leaf.
+    // BMI1, AVX2, BMI2; LZCNT is in the extended leaf.
     if (!bits(seven.ebx, &.{ 3, 5, 8 })) return .baseline;
     if (!bits(cpuid(0x80000001, 0).ecx, &.{5})) return .baseline;
     // AVX-512 F, DQ, CD, BW, VL, and the system saves the wide registers.

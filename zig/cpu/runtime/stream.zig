@@ -46,14 +46,14 @@ pub const Stream = struct {
     waiting_next: ?*Stream = null,
     enqueued: u64 = 0,
     completed: u64 = 0,
-    /// A thread leads it, it stands in the ready list, or it waits for an event.
+    /// A thread leads it, it is in the ready list, or it waits for an event.
     busy: bool = false,
-    /// Freed by its owner while busy: goes when it is through.
+    /// Freed by its owner while busy: goes when it is done.
     leaving: bool = false,
     capture: ?*Recording = null,
     sibling: ?*Stream = null,
 
-    /// Frees the stream once all that is queued now is through; never blocks.
+    /// Frees the stream once all that is queued now is done; never blocks.
     pub fn destroy(stream: *Stream) i32 {
         const device = stream.device;
         device.pool.mutex.lock();
@@ -63,7 +63,7 @@ pub const Stream = struct {
         return 0;
     }
 
-    /// Blocks until all that is queued now is through; returns the device's failure.
+    /// Blocks until all that is queued now is done; returns the device's failure.
     pub fn wait(stream: *Stream) i32 {
         const device = stream.device;
         device.pool.mutex.lock();
@@ -81,8 +81,8 @@ pub const Stream = struct {
         return stream.device.failure();
     }
 
-    /// Enqueues one byte on the device's pipe, on a failed device too, so that nobody waits for
-    /// ever.
+    /// Enqueues one byte on the device's pipe, on a failed device too, so that no one waits
+    /// forever.
     pub fn notify(stream: *Stream, ticket: *f64) i32 {
         const device = stream.device;
         device.pool.mutex.lock();

@@ -183,7 +183,7 @@ fn describe_rows(w: *Work) void {
         w.start = first_after(w, w.start, w.end, lowest -| 1);
 }
 
-/// Where a query row stands: lengths in tokens, of its request.
+/// The place of a query row: lengths in tokens, of its request.
 pub const Facts = struct {
     token: i32 = 0,
     head: i32 = 0,

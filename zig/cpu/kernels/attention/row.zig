@@ -232,7 +232,7 @@ fn plan_ahead(
 }
 
 /// Scores of row i become probabilities relative to the new maximum; without softmax they are
-/// weights as they stand.
+/// weights as they are.
 fn weigh(
     w: *const Work,
     s: *Scratch,

@@ -1,4 +1,4 @@
-//! Functions of variants on vectors of one CPU level. How far each may be off stands in
+//! Functions of variants on vectors of one CPU level. How far each may be off is in
 //! test/support/tolerance.ts.
 const std = @import("std");
 const simd = @import("../simd.zig");
@@ -153,7 +153,8 @@ pub inline fn to_i(x: F) I {
     return @select(i32, x <= -limit, @as(I, @splat(std.math.minInt(i32))), high);
 }
 
-/// Rounded down; 0 for a divisor of 0. f64 holds quotients well enough to tell them from integers.
+/// Rounded down; 0 for a divisor of 0. f64 holds quotients exactly enough to distinguish them from
+/// integers.
 pub inline fn div_i(a: I, b: I) I {
     const none = b == @as(I, @splat(0));
     const divisor: D = @floatFromInt(@select(i32, none, @as(I, @splat(1)), b));

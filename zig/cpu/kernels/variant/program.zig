@@ -41,8 +41,8 @@ pub const key_inputs = std.enums.values(Key).len;
 /// The only input of elements is their index.
 pub const element_inputs = 1;
 
-/// Parts of a program. Once a pass: uniform, elements, rows; once a block of keys: keys. The others
-/// leave their result in register x, but visible in its own.
+/// Parts of a program. Once per pass: uniform, elements, rows; once per block of keys: keys. The
+/// others leave their result in register x, but visible in its own.
 pub const Section = enum(u32) {
     uniform,
     elements,

@@ -30,8 +30,8 @@ pub const State = extern struct {
     alive: [common.max_rows]bool,
 };
 
-/// How words of rows, keys or elements lie in a block: from `first` on, one a group, one a lane of
-/// each group, or the first for all.
+/// Where the words of rows, keys or elements are in a block: from `first` on, one per group, one
+/// per lane of each group, or the first for all.
 pub const Place = struct { axis: enum { fixed, group, lane } = .fixed, first: usize = 0 };
 
 /// The shape of a block: groups of vectors.

@@ -1,5 +1,5 @@
-//! Attention variants on the CPU: what the attention kernels tell their programs of rows and keys,
-//! and where the programs change scores, vectors and what is visible.
+//! Attention variants on the CPU: what the attention kernels give their programs about rows and
+//! keys, and where the programs change scores, vectors and what is visible.
 const params = @import("params");
 const simd = @import("../simd.zig");
 const common = @import("../attention/common.zig");

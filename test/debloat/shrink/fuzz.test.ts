@@ -1,0 +1,203 @@
+/** Damaged files: each is refused by a typed error or worked on, at once and in little memory. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import { readFunctions } from "../../../src/debloat/elf/functions.ts";
+import { dropKernels } from "../../../src/debloat/fatbin/cubin-drop.ts";
+import { readCubin } from "../../../src/debloat/fatbin/cubin.ts";
+import { readLibrary } from "../../../src/debloat/library.ts";
+import { Pool } from "../../../src/debloat/pool/pool.ts";
+import type { ProfiledLibrary } from "../../../src/debloat/profile/profile.ts";
+import { decide } from "../../../src/debloat/shrink/decide.ts";
+import { bytesOfPart } from "../../../src/debloat/shrink/rewrite.ts";
+import { shrinkLibrary } from "../../../src/debloat/shrink/shrink.ts";
+import { readSidecar } from "../../../src/debloat/shrink/sidecar.ts";
+import { DebloatError } from "../../../src/errors.ts";
+import { type Random, seeded } from "../../support/random.ts";
+import { makeCubin } from "../support/make-cubin.ts";
+import { makeContainer, makeLibrary, temporaryFolder } from "../support/make-library.ts";
+
+const libraryCases = 12_000;
+const cubinCases = 6_000;
+const sidecarCases = 2_000;
+const millisecondsMax = 1000;
+const memoryMax = 700e6;
+const minutes = 60_000;
+
+let folder: string;
+let library: Uint8Array;
+let cubin: Uint8Array;
+let sidecar: Uint8Array;
+using pool = new Pool(0);
+
+beforeAll(async () => {
+  folder = temporaryFolder("fuzz");
+  const kernels = ["a", "b", "c"].map((name) => ({ name, bytes: 640, calls: ["helper"] }));
+  const functions = [{ name: "helper", bytes: 64 }];
+  const made = { kernels, functions, pointers: ["helper"], globals: ["v"], seed: 1 };
+  cubin = makeCubin({ ...made, arch: 90 });
+  const packings = ["none", "zstd", "lz4"] as const;
+  const containers = packings.map((packing) =>
+    makeContainer([80, 90].map((arch) => ({ image: makeCubin({ ...made, arch }), arch, packing }))),
+  );
+  const path = join(folder, "libfuzz.so");
+  const parts = { loaded: containers, relocatable: containers.slice(1), spareFunctions: 60 };
+  await makeLibrary(path, { ...parts, pinned: 0 });
+  library = await Bun.file(path).bytes();
+  const written = join(folder, "lib.side");
+  await shrinkLibrary(path, join(folder, "lib.so"), { arch: ["sm_90"], sidecar: written }, pool);
+  sidecar = await Bun.file(written).bytes();
+}, 5 * minutes);
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Numbers at the edges of what fields hold; of 8 bytes each. */
+const edges = [0n, 1n, 7n, 8n, 0x7fn, 0xffffn, 0x10000n, 0x7fffffffn, 0x80000000n, 0xffffffffn];
+const wideEdges = [0x100000000n, 2n ** 53n, 2n ** 63n - 1n, 2n ** 64n - 1n, 2n ** 64n - 64n];
+
+/** A damaged copy: numbers, bits, runs and ends, where tables are more often than elsewhere. */
+function damage(file: Uint8Array, random: Random, tables: readonly number[]): Uint8Array {
+  const copy = Uint8Array.from(file);
+  const view = new DataView(copy.buffer);
+  const place = () =>
+    random.chance(0.7)
+      ? Math.min(copy.length - 8, random.pick(tables) + 4 * random.integer(0, 40))
+      : random.integer(0, copy.length - 8);
+  for (let times = random.integer(1, 4); times > 0; times--) {
+    const at = Math.max(0, place());
+    const kind = random.integer(0, 6);
+    if (kind === 0) copy[at] = copy[at]! ^ (1 << random.integer(0, 7));
+    else if (kind === 1) view.setUint32(at, Number(random.pick(edges)), true);
+    else if (kind === 2) view.setBigUint64(at, random.pick([...edges, ...wideEdges]), true);
+    else if (kind === 3) view.setUint32(at, random.integer(0, copy.length + 64), true);
+    else if (kind === 4) copy.fill(random.pick([0, 255]), at, at + random.integer(1, 300));
+    else if (kind === 5) copy.copyWithin(at, place(), place() + random.integer(1, 200));
+    else if (random.chance(0.2)) return copy.subarray(0, random.integer(0, copy.length));
+  }
+  return copy;
+}
+
+/** Tries all damaged files; every outcome but a typed error is said with its seed. */
+async function fuzz(
+  cases: number,
+  file: Uint8Array,
+  tables: readonly number[],
+  attempt: (damaged: Uint8Array, random: Random) => unknown,
+): Promise<{ refused: number }> {
+  const only = process.env["SEED"];
+  let refused = 0;
+  for (let seed = 1; seed <= cases; seed++) {
+    if (only !== undefined && seed !== Number(only)) continue;
+    const random = seeded(seed);
+    const damaged = damage(file, random, tables);
+    const started = performance.now();
+    try {
+      await attempt(damaged, random);
+    } catch (error) {
+      if (!(error instanceof DebloatError))
+        throw new Error(`SEED=${seed}: ${(error as Error).stack}`, { cause: error });
+      expect(error.message).toMatch(/^damaged: .*\. Fix: .*\.$/s);
+      refused++;
+    }
+    const milliseconds = performance.now() - started;
+    if (milliseconds > millisecondsMax) throw new Error(`SEED=${seed} took ${milliseconds} ms`);
+  }
+  expect(process.memoryUsage.rss()).toBeLessThan(memoryMax);
+  return { refused };
+}
+
+/** Where ELF tables, relocations and headers of images lie. */
+function tablesOf(file: Uint8Array): number[] {
+  const { elf, fatbins } = readLibrary(file, "whole");
+  const dynamic = elf.segments.filter(
+    ({ type }) => type === 2 || type === 4 || type === 0x6474e550,
+  );
+  const heads = fatbins.flatMap(({ section, containers }) =>
+    containers.flatMap(({ offset, entries }) => [
+      section.offset + offset,
+      ...entries.flatMap((entry) => {
+        const at = section.offset + entry.offset;
+        return [at, at + entry.headerBytes, at + entry.headerBytes + entry.paddedBytes - 400];
+      }),
+    ]),
+  );
+  const sections = elf.sections
+    .filter(({ name }) => /^\.(rela|dyn|eh_frame|nvFatBin)/.test(name))
+    .map(({ offset }) => offset);
+  const headers = elf.sections.map((_, at) => elf.sectionsOffset + 64 * at);
+  return [
+    0,
+    32,
+    64,
+    200,
+    ...dynamic.map(({ offset }) => offset),
+    ...sections,
+    ...headers,
+    ...heads,
+  ];
+}
+
+test(
+  "damaged libraries",
+  async () => {
+    const profiled: ProfiledLibrary = {
+      ...{ path: "x", bytes: 0, kernels: ["a"], cubins: [], globals: [], functions: [] },
+      pages: [[60, 2]],
+    };
+    const { refused } = await fuzz(
+      libraryCases,
+      library,
+      tablesOf(library),
+      async (damaged, random) => {
+        const read = readLibrary(damaged, "damaged");
+        readFunctions(read.elf);
+        const options = {
+          ...{ targets: random.pick([[], [90], [80, 90]]), strip: random.chance(0.5) },
+          ...{ level: random.pick(["arch", "cubin", "kernel"] as const), host: "pages" as const },
+          ...{ dropRel: random.chance(0.5), recompress: random.pick([undefined, 1]) },
+        };
+        const { assembly } = await decide(read, options, profiled, pool);
+        let bytes = 0;
+        for (const part of assembly.parts) bytes += bytesOfPart(damaged, part).length;
+        expect(bytes).toBe(assembly.bytes);
+      },
+    );
+    // Most damage is where it can be seen, some where it is never read.
+    expect(refused).toBeGreaterThan(libraryCases / 10);
+    expect(refused).toBeLessThan((9 * libraryCases) / 10);
+  },
+  20 * minutes,
+);
+
+test(
+  "damaged cubins",
+  async () => {
+    const tables = [
+      0,
+      32,
+      64,
+      cubin.length - 56,
+      ...Array.from({ length: 30 }, (_, at) => at * 64),
+    ];
+    const ends = Array.from({ length: 24 }, (_, at) => cubin.length - 56 - 64 * at);
+    const { refused } = await fuzz(cubinCases, cubin, [...tables, ...ends], (damaged, random) => {
+      const kept = random.pick(["a", "b", "none"]);
+      const trimmed = dropKernels(readCubin(damaged, "damaged"), (name) => name === kept);
+      if (trimmed !== undefined) readCubin(trimmed.image, "damaged");
+    });
+    expect(refused).toBeGreaterThan(cubinCases / 10);
+  },
+  5 * minutes,
+);
+
+test(
+  "damaged sidecars",
+  async () => {
+    const tables = [0, 8, 80, 88, 96, 104, 112, sidecar.length - 600, sidecar.length - 200];
+    const { refused } = await fuzz(sidecarCases, sidecar, tables, (damaged) =>
+      readSidecar(damaged, "damaged"),
+    );
+    expect(refused).toBeGreaterThan(sidecarCases / 10);
+  },
+  5 * minutes,
+);
