@@ -1,6 +1,6 @@
-import { replay } from "../src/replay/engine.ts";
+import { replay } from "../src/replay/replay.ts";
 import { shapeOf } from "../src/replay/shapes.ts";
-import type { EngineOptions, StepRecord } from "../src/replay/types.ts";
+import type { ReplayOptions, StepRecord } from "../src/replay/types.ts";
 import { warmUp } from "../src/replay/warm-up.ts";
 import { generateWorkload } from "../src/replay/workload.ts";
 import { type Bench, type Case, type Measured, median, plainRow } from "./bench.ts";
@@ -13,7 +13,7 @@ const shareTarget = 10;
 export const demoCases: Case[] = [{ name: "demo/host", run: demo }];
 
 async function demo({ device, quick }: Bench): Promise<Measured[]> {
-  const options: EngineOptions = {
+  const options: ReplayOptions = {
     shape: shapeOf(quick ? "tiny" : "llama-3.1-8b"),
     layers: 2,
     dtype: "f32",

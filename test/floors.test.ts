@@ -7,6 +7,7 @@ const floors: Record<string, readonly string[]> = {
   kv: [],
   variant: [],
   plan: ["kv", "variant"],
+  serve: ["kv"],
   ffi: [],
   jit: ["ffi"],
   device: ["jit", "ffi"],
@@ -14,7 +15,7 @@ const floors: Record<string, readonly string[]> = {
   ops: ["tensor", "device", "ffi", "jit", "kv", "plan"],
   cache: ["tensor", "device", "ffi", "kv"],
   attention: ["cache", "ops", "tensor", "device", "ffi", "jit", "plan", "kv", "variant"],
-  replay: ["attention", "cache", "ops", "tensor", "device", "ffi", "plan", "kv"],
+  replay: ["serve", "attention", "cache", "ops", "tensor", "device", "ffi", "plan", "kv"],
   cli: [
     ...["debloat", "replay", "attention", "cache", "ops", "tensor"],
     ...["device", "jit", "ffi", "plan", "kv"],
@@ -24,7 +25,7 @@ const floors: Record<string, readonly string[]> = {
 
 /** Files in src itself that every folder may import: they import nothing above themselves. */
 const shared = ["src/errors.ts", "src/options.ts"];
-const pure = ["kv", "plan", "variant"];
+const pure = ["kv", "plan", "serve", "variant"];
 const pureShared = ["src/errors.ts"];
 
 /** Sentences about imports that climb, or that leave the pure wing. */
@@ -117,6 +118,8 @@ describe("floors", () => {
     ["src/plan/walk.ts", `import type { T } from "../tensor/dtype.ts";`, "it climbs"],
     ["src/plan/walk.ts", `export { x } from "../kv/batch.ts";`, undefined],
     ["src/plan/walk.ts", `import { readFileSync } from "node:fs";`, "the pure wing"],
+    ["src/serve/step.ts", `import { x } from "../plan/walk.ts";`, "it climbs"],
+    ["src/serve/step.ts", `import { now } from "bun";`, "the pure wing"],
     ["src/kv/batch.ts", `import { x } from "../options.ts";`, "that file is not for this folder"],
     ["src/kv/batch.ts", `import {\n  a,\n  b,\n} from "../plan/walk.ts";`, "it climbs"],
     ["src/cache/page.ts", `import { dlopen } from "bun:ffi";`, "only src/ffi may"],

@@ -22,7 +22,6 @@ const knownLong = new Set([
   "src/plan/check.ts",
   "src/plan/draw.ts",
   "src/plan/emit.ts",
-  "src/replay/scheduler.ts",
 ]);
 
 /** Spelled in two parts, so that this file does not hold them. */

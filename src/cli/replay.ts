@@ -4,7 +4,7 @@ import type { DeviceKind } from "../device/open.ts";
 import { requireInteger } from "../errors.ts";
 import { summarize, summaryTable } from "../replay/metrics.ts";
 import { shapeOf } from "../replay/shapes.ts";
-import type { EngineOptions, ReplayRequest, ReplayResult } from "../replay/types.ts";
+import type { ReplayOptions, ReplayRequest, ReplayResult } from "../replay/types.ts";
 import { requireWritable, writeWhole } from "./files.ts";
 import { openProgress } from "./progress.ts";
 
@@ -61,7 +61,7 @@ export async function replayCommand(options: ReplayArguments): Promise<number> {
   const say = (text: string) => void (options.quiet || process.stderr.write(`replay: ${text}\n`));
   const workload = await loadWorkload(options, say);
   const { requests } = workload;
-  const engineOptions: EngineOptions = {
+  const replayOptions: ReplayOptions = {
     shape,
     layers: options.layers === Infinity ? shape.layers : options.layers,
     pages: options.pages ?? defaultPages(requests, options.pageSize),
@@ -78,10 +78,10 @@ export async function replayCommand(options: ReplayArguments): Promise<number> {
     trace: workload.name,
   };
   const { dtypeOn, openDevice } = await import("../replay/parts.ts");
-  await using device = await openDevice(engineOptions);
-  engineOptions.dtype = dtypeOn(device, engineOptions);
-  say(`${introduction(workload, engineOptions)}, on ${device.name}`);
-  const { result, signal } = await runEngine(device, requests, engineOptions, options.quiet);
+  await using device = await openDevice(replayOptions);
+  replayOptions.dtype = dtypeOn(device, replayOptions);
+  say(`${introduction(workload, replayOptions)}, on ${device.name}`);
+  const { result, signal } = await runReplay(device, requests, replayOptions, options.quiet);
   const summary = summarize(result);
   if (!options.quiet) {
     if (result.interrupted) say("interrupted; the figures are those up to here");
@@ -131,7 +131,7 @@ function defaultPages(requests: readonly ReplayRequest[], pageSize: number): num
   return Math.max(pagesDefault, Math.ceil(longest / pageSize) + 1);
 }
 
-function introduction({ name, requests }: Workload, options: EngineOptions): string {
+function introduction({ name, requests }: Workload, options: ReplayOptions): string {
   let prompt = 0;
   let output = 0;
   for (const request of requests) {
@@ -150,11 +150,11 @@ function introduction({ name, requests }: Workload, options: EngineOptions): str
  */
 const sameSignalMs = 500;
 
-/** Runs the engine; the first Ctrl-C ends it after its step, a later one at once. */
-async function runEngine(
+/** Runs the workload; the first Ctrl-C ends it after its step, a later one at once. */
+async function runReplay(
   device: Device,
   requests: ReplayRequest[],
-  options: EngineOptions,
+  options: ReplayOptions,
   quiet = false,
 ): Promise<{ result: ReplayResult; signal: string | undefined }> {
   const abort = new AbortController();
@@ -168,7 +168,7 @@ async function runEngine(
   };
   process.on("SIGINT", interrupt).on("SIGTERM", interrupt);
   try {
-    const { replay } = await import("../replay/engine.ts");
+    const { replay } = await import("../replay/replay.ts");
     const { warmUp } = await import("../replay/warm-up.ts");
     await warmUp({ ...options, signal: abort.signal }, device);
     const place = device.kind === "cpu" ? "cpu" : device.label;
@@ -176,7 +176,7 @@ async function runEngine(
       ? undefined
       : await openProgress(process.stderr, requests.length, options.pages, place);
     try {
-      const onStep: EngineOptions["onStep"] = progress && ((...step) => progress.step(...step));
+      const onStep: ReplayOptions["onStep"] = progress && ((...step) => progress.step(...step));
       const result = await replay(requests, { ...options, onStep, signal: abort.signal }, device);
       return { result, signal };
     } finally {

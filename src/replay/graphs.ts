@@ -7,7 +7,7 @@ import { PlanError } from "../errors.ts";
 import type { Batch } from "../kv/batch.ts";
 import { bucketsOf, graphLevels } from "../plan/workspace.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import type { Inputs } from "./model.ts";
+import type { Inputs } from "./noise-model.ts";
 
 /** One bucket of batch sizes: what each layer appends and runs, and their graph once captured. */
 interface Bucket {

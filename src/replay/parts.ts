@@ -3,10 +3,10 @@ import { Attention } from "../attention/attention.ts";
 import { Device } from "../device/device.ts";
 import { requireInteger } from "../errors.ts";
 import type { DType } from "../tensor/dtype.ts";
-import type { EngineOptions, ReplayRequest } from "./types.ts";
+import type { ReplayOptions, ReplayRequest } from "./types.ts";
 
 /** Opens the device that a run is for. Errors: OptionError, DriverError, CompileError. */
-export async function openDevice(options: EngineOptions): Promise<Device> {
+export async function openDevice(options: ReplayOptions): Promise<Device> {
   const { device: kind = "cpu", threads } = options;
   // The threads of a run are its work: none is left to others.
   if (kind === "cpu") return Device.open(kind, { threads: threads ?? availableParallelism() });
@@ -14,7 +14,7 @@ export async function openDevice(options: EngineOptions): Promise<Device> {
 }
 
 /** The dtype of a run: the one asked for, else the one that the device is made for. */
-export function dtypeOn(device: Device, options: EngineOptions): "f32" | "f16" | "bf16" {
+export function dtypeOn(device: Device, options: ReplayOptions): "f32" | "f16" | "bf16" {
   return options.dtype ?? (device.kind === "cpu" ? "f32" : "bf16");
 }
 
@@ -29,13 +29,18 @@ export interface Parts {
 export async function createParts(
   device: Device,
   requests: readonly ReplayRequest[],
-  options: EngineOptions,
+  options: ReplayOptions,
 ): Promise<Parts> {
   const { shape, pageSize, maxBatch, graph = "auto" } = options;
   const { queryHeads, kvHeads, headDim, windowLeft, softCap } = shape;
   const common = {
-    ...{ queryHeads, kvHeads, headDim, windowLeft, softCap },
-    ...{ causal: true, dtype: dtypeOn(device, options) },
+    queryHeads,
+    kvHeads,
+    headDim,
+    windowLeft,
+    softCap,
+    causal: true,
+    dtype: dtypeOn(device, options),
   };
   const attention = await Attention.create(device, common);
   if (graph === "off" || (graph === "auto" && device.kind === "cpu"))
@@ -55,7 +60,7 @@ export function probeBytes({ kind, properties }: Device): number | undefined {
 }
 
 /** Errors: OptionError. */
-export function checkOptions(options: EngineOptions): void {
+export function checkOptions(options: ReplayOptions): void {
   requireInteger("layers", options.layers, 1, options.shape.layers);
   // Tokens count in int32.
   requireInteger("pages", options.pages, 1, Math.floor(0x7fffffff / options.pageSize));
@@ -66,7 +71,7 @@ export function checkOptions(options: EngineOptions): void {
 }
 
 /** The cache that a run needs. */
-export function cacheOptions(options: EngineOptions, dtype: DType) {
+export function cacheOptions(options: ReplayOptions, dtype: DType) {
   const { shape, layers, pages, pageSize, maxBatch: maxSequences } = options;
   const { kvHeads, headDim, windowLeft } = shape;
   const every = Array.from({ length: layers }, (_, layer) => layer);

@@ -1,6 +1,6 @@
-import type { Job } from "./job.ts";
+import type { Traffic, Visit } from "./traffic.ts";
 import type {
-  EngineOptions,
+  ReplayOptions,
   ReplayResult,
   RequestRecord,
   StepRecord,
@@ -9,7 +9,7 @@ import type {
 
 /** What a run leaves behind, beside its steps. */
 export interface Outcome {
-  jobs: readonly Job[];
+  visits: Traffic["visits"];
   steps: StepRecord[];
   seconds: number;
   preemptions: number;
@@ -22,19 +22,19 @@ export interface Outcome {
 }
 
 /** Sums a run up. */
-export function resultOf(outcome: Outcome, options: EngineOptions): ReplayResult {
-  const { jobs, steps, dtype, ...rest } = outcome;
+export function resultOf(outcome: Outcome, options: ReplayOptions): ReplayResult {
+  const { visits, steps, dtype, ...rest } = outcome;
   let found = 0;
   let lookedUp = 0;
-  for (const job of jobs) {
-    if (job.cachedTokens < 0) continue;
+  for (const { job } of visits) {
+    if (job === null || Number.isNaN(job.startSeconds)) continue;
     found += job.cachedTokens;
     lookedUp += job.promptLength;
   }
   const most = steps.reduce((pages, step) => Math.max(pages, step.pagesUsed), 0);
   return {
     ...rest,
-    requests: jobs.map(recordOf).sort((a, b) => a.id - b.id),
+    requests: visits.map(recordOf).sort((a, b) => a.id - b.id),
     steps,
     prefixHitRate: lookedUp === 0 ? 0 : found / lookedUp,
     pageUsePeak: most / options.pages,
@@ -59,18 +59,18 @@ function readRateOf(steps: readonly StepRecord[]): number {
   return microseconds === 0 ? 0 : bytes / microseconds / 1e3;
 }
 
-function recordOf(job: Job): RequestRecord {
-  const { request, generated } = job;
-  const tokenSeconds = job.tokenSeconds.slice(0, generated);
+function recordOf({ request, arrivalSeconds, job, ...visit }: Visit): RequestRecord {
+  const { generated } = visit;
+  const tokenSeconds = visit.tokenSeconds.slice(0, generated);
   return {
     id: request.id,
-    arrivalSeconds: job.arrivalSeconds,
+    arrivalSeconds,
     firstTokenSeconds: generated > 0 ? tokenSeconds[0] : NaN,
-    finishSeconds: job.finished ? tokenSeconds[generated - 1] : NaN,
-    promptTokens: job.promptLength,
+    finishSeconds: job?.ending === "length" ? tokenSeconds[generated - 1] : NaN,
+    promptTokens: request.promptTokens.length,
     outputTokens: generated,
     tokenSeconds,
-    cachedTokens: Math.max(0, job.cachedTokens),
-    preemptions: job.preemptions,
+    cachedTokens: job?.cachedTokens ?? 0,
+    preemptions: job?.preemptions ?? 0,
   };
 }

@@ -108,7 +108,7 @@ export interface ReplayResult {
 }
 
 /** How to run a workload. */
-export interface EngineOptions {
+export interface ReplayOptions {
   shape: ModelShape;
   /** Layers to run, 1 or more. */
   layers: number;

@@ -1,10 +1,10 @@
 import type { Stream } from "../device/stream.ts";
 import { decode, type DType, dtypeBytes, roundTo } from "../tensor/dtype.ts";
+import type { Job } from "../serve/job.ts";
+import type { Step } from "../serve/step.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import type { Job } from "./job.ts";
-import type { Model } from "./model.ts";
+import type { NoiseModel } from "./noise-model.ts";
 import { keyRow, queryRow } from "./rows.ts";
-import type { ScheduledStep } from "./scheduler.ts";
 import type { ModelShape, VerifyResult } from "./types.ts";
 
 /**
@@ -51,7 +51,7 @@ export interface VerifierOptions {
  * in f64 from nothing but token ids and positions: no page, no plan, no kernel takes part.
  */
 export class Verifier implements Disposable {
-  readonly #model: Model;
+  readonly #model: NoiseModel;
   readonly #options: VerifierOptions;
   readonly #samples: Sample[] = [];
   /** Outputs as they were, [samples, headDim]. */
@@ -59,7 +59,7 @@ export class Verifier implements Disposable {
   /** First sample of the step being run. */
   #first = 0;
 
-  constructor(model: Model, options: VerifierOptions) {
+  constructor(model: NoiseModel, options: VerifierOptions) {
     this.#model = model;
     this.#options = options;
     const { samples, shape, dtype } = options;
@@ -71,7 +71,7 @@ export class Verifier implements Disposable {
    * Picks what to keep of a step. Each request of each step is as likely as any other as far as
    * `remaining`, the number of them still to come (this step's included), foretells.
    */
-  pick(step: ScheduledStep, number: number, remaining: number): void {
+  pick(step: Step, number: number, remaining: number): void {
     const { samples, layers, shape, random } = this.#options;
     this.#first = this.#samples.length;
     if (this.#first === samples) return;
@@ -188,7 +188,7 @@ export class Verifier implements Disposable {
     if (result.misses.length === missesMost) return;
     const { job, step, position, layer, head } = sample;
     result.misses.push(
-      `request ${job.request.id}, step ${step}, position ${position}, layer ${layer}, ` +
+      `request ${job.id}, step ${step}, position ${position}, layer ${layer}, ` +
         `head ${head}: error ${relative.toExponential(2)} of the row's RMS`,
     );
   }

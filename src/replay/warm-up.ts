@@ -1,6 +1,6 @@
 import type { Device } from "../device/device.ts";
-import { replay } from "./engine.ts";
-import type { EngineOptions, ModelShape } from "./types.ts";
+import { replay } from "./replay.ts";
+import type { ReplayOptions, ModelShape } from "./types.ts";
 import { generateWorkload } from "./workload.ts";
 
 /** Next to no arithmetic: its steps are all scheduling, planning and launching. */
@@ -18,7 +18,7 @@ const lasting = { requests: 4, outputTokens: 1000 };
  * many steps: those that count wait neither for JavaScript to be compiled nor for native threads to
  * start.
  */
-export async function warmUp(options: EngineOptions, device?: Device): Promise<void> {
+export async function warmUp(options: ReplayOptions, device?: Device): Promise<void> {
   const { threads, signal, graph } = options;
   // A GPU's kernels are compiled for the rest of the shape: those that the run needs, no others.
   const onCpu = (device?.kind ?? "cpu") === "cpu";
@@ -30,9 +30,21 @@ export async function warmUp(options: EngineOptions, device?: Device): Promise<v
   const requests = generateWorkload(emulated ? little : full);
   for (let i = 0; i < lasting.requests && !emulated; i++)
     requests[i].outputTokens = lasting.outputTokens;
-  const engineOptions: EngineOptions = {
-    ...{ shape, layers: 1, dtype, verify: 0, seed: 1, speed: Infinity, threads, signal, graph },
-    ...{ pages: 2048, pageSize: 16, tokenBudget: 512, maxBatch: 64, probe: false },
+  const replayOptions: ReplayOptions = {
+    shape,
+    layers: 1,
+    dtype,
+    pages: 2048,
+    pageSize: 16,
+    tokenBudget: 512,
+    maxBatch: 64,
+    speed: Infinity,
+    verify: 0,
+    seed: 1,
+    threads,
+    graph,
+    probe: false,
+    signal,
   };
-  await replay(requests, engineOptions, device);
+  await replay(requests, replayOptions, device);
 }

@@ -1,20 +1,30 @@
 import { shapeOf } from "../../src/replay/shapes.ts";
-import type { EngineOptions, ReplayRequest } from "../../src/replay/types.ts";
+import type { ReplayOptions, ReplayRequest } from "../../src/replay/types.ts";
 import { seeded } from "../support/random.ts";
 import { deviceTargets } from "../support/targets.ts";
 
 /** Small options of a run in 64 pages of 4 tokens. */
-export function optionsOf(more: Partial<EngineOptions> = {}): EngineOptions {
+export function optionsOf(more: Partial<ReplayOptions> = {}): ReplayOptions {
   return {
-    ...{ shape: shapeOf("tiny"), layers: 2, pages: 64, pageSize: 4, tokenBudget: 24, maxBatch: 6 },
-    ...{ speed: Infinity, verify: 40, seed: 3, threads: 1, dtype: "f32", ...more },
+    shape: shapeOf("tiny"),
+    layers: 2,
+    pages: 64,
+    pageSize: 4,
+    tokenBudget: 24,
+    maxBatch: 6,
+    speed: Infinity,
+    verify: 40,
+    seed: 3,
+    threads: 1,
+    dtype: "f32",
+    ...more,
   };
 }
 
 /** A device with a way to run steps on it. */
 export interface Place {
   name: string;
-  options: Partial<EngineOptions>;
+  options: Partial<ReplayOptions>;
 }
 
 /** Where replays run, with the options that say so: kernel by kernel, and by captured graphs. */

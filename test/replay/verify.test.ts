@@ -1,8 +1,8 @@
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { Sequence } from "../../src/kv/sequence.ts";
-import { Engine } from "../../src/replay/engine.ts";
+import { Replay } from "../../src/replay/replay.ts";
 import { hash, keyRow, keyRows, noiseRows, queryRow } from "../../src/replay/rows.ts";
-import type { EngineOptions, StepRecord } from "../../src/replay/types.ts";
+import type { ReplayOptions, StepRecord } from "../../src/replay/types.ts";
 import { dtypeBytes } from "../../src/tensor/dtype.ts";
 import { optionsOf, places, someRequests } from "./support.ts";
 
@@ -11,28 +11,28 @@ setDefaultTimeout(60_000);
 
 /** A run to which something is done after its sixth and its tenth step. */
 async function damaged(
-  place: Partial<EngineOptions>,
-  damage: (engine: Engine) => void,
-  undo?: (engine: Engine) => void,
+  place: Partial<ReplayOptions>,
+  damage: (session: Replay) => void,
+  undo?: (session: Replay) => void,
 ) {
   const onStep = (_: StepRecord) => {
     steps++;
-    if (steps === 6) damage(engine);
-    if (steps === 10) undo?.(engine);
+    if (steps === 6) damage(session);
+    if (steps === 10) undo?.(session);
   };
   let steps = 0;
   const requests = someRequests(10).map((request) => ({ ...request, outputTokens: 20 }));
-  const engine: Engine = await Engine.create(
+  const session: Replay = await Replay.create(
     requests,
     optionsOf({ ...place, verify: 200, onStep }),
   );
-  await using _ = engine;
-  const { verified } = await engine.run();
+  await using _ = session;
+  const { verified } = await session.run();
   return verified;
 }
 
 /** A request that runs for many steps to come, with whole pages. */
-function longLived({ scheduler }: Engine): Sequence {
+function longLived({ scheduler }: Replay): Sequence {
   const job = scheduler.running.findLast(
     ({ generated, sequence }) => generated < 5 && sequence!.pageCount > 2,
   );
@@ -45,9 +45,9 @@ describe.each(await places())("verification on $name", ({ options: place }) => {
   });
 
   test("fails when a page of values is lost, and says where", async () => {
-    const verified = await damaged(place, (engine) => {
-      const { cache, device } = engine;
-      const page = longLived(engine).pages()[0];
+    const verified = await damaged(place, (session) => {
+      const { cache, device } = session;
+      const page = longLived(session).pages()[0];
       using values = cache.plane(1, "value").select(0, page);
       device.stream.fill(values.address, 0, values.elements * dtypeBytes(values.dtype));
     });
@@ -63,14 +63,14 @@ describe.each(await places())("verification on $name", ({ options: place }) => {
     let sequence: Sequence;
     const verified = await damaged(
       place,
-      (engine) => {
-        sequence = longLived(engine);
+      (session) => {
+        sequence = longLived(session);
         const own = [...sequence.pages()];
-        const other = engine.scheduler.running
+        const other = session.scheduler.running
           .flatMap((job) => [...job.sequence!.pages()])
           .find((page) => !own.includes(page))!;
         right = own[2];
-        engine.cache.pool.groups[0].table.set(sequence.slot, 2, other);
+        session.cache.pool.groups[0].table.set(sequence.slot, 2, other);
       },
       ({ cache }) => cache.pool.groups[0].table.set(sequence.slot, 2, right),
     );
@@ -79,9 +79,9 @@ describe.each(await places())("verification on $name", ({ options: place }) => {
   });
 
   test("fails when an output is not a number", async () => {
-    const verified = await damaged(place, (engine) => {
-      const { cache, device } = engine;
-      const page = longLived(engine).pages()[0];
+    const verified = await damaged(place, (session) => {
+      const { cache, device } = session;
+      const page = longLived(session).pages()[0];
       using keys = cache.plane(0, "key").select(0, page);
       device.stream.fill(keys.address, 0xff, keys.elements * dtypeBytes(keys.dtype));
     });

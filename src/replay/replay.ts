@@ -7,9 +7,12 @@ import type { Sequence } from "../kv/sequence.ts";
 import { readRate } from "../device/probe.ts";
 import { drawPlan } from "../plan/draw.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
+import { Scheduler } from "../serve/scheduler.ts";
+import type { Step } from "../serve/step.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { DecodeGraphs } from "./graphs.ts";
-import { Model } from "./model.ts";
+import { keysRead } from "./keys-read.ts";
+import { NoiseModel } from "./noise-model.ts";
 import {
   cacheOptions,
   checkOptions,
@@ -20,10 +23,9 @@ import {
 } from "./parts.ts";
 import { Random } from "./random.ts";
 import { resultOf } from "./result.ts";
-import { type ScheduledStep, Scheduler } from "./scheduler.ts";
 import { LayerTimer } from "./timer.ts";
-import type { EngineOptions, ReplayRequest, ReplayResult, StepRecord } from "./types.ts";
-import { keysRead, PageCounter } from "./usage.ts";
+import { Traffic } from "./traffic.ts";
+import type { ReplayOptions, ReplayRequest, ReplayResult, StepRecord } from "./types.ts";
 import { Verifier } from "./verify.ts";
 
 /** Longest wait for an arrival before the signal is looked at again, in milliseconds. */
@@ -36,28 +38,28 @@ const waitMost = 50;
  */
 export async function replay(
   requests: readonly ReplayRequest[],
-  options: EngineOptions,
+  options: ReplayOptions,
   device?: Device,
 ): Promise<ReplayResult> {
-  await using engine = await Engine.create(requests, options, device);
-  return await engine.run();
+  await using session = await Replay.create(requests, options, device);
+  return await session.run();
 }
 
 /** One run of a workload and all it needs on the device. */
-export class Engine implements AsyncDisposable {
+export class Replay implements AsyncDisposable {
   /** Keys and values of the requests that run. */
   readonly cache: PagedCache;
   readonly scheduler: Scheduler;
+  readonly #traffic: Traffic;
   readonly #attention: Attention;
   /** Runs the steps that it takes. */
   readonly #graphs: DecodeGraphs | undefined;
   /** What planned the last step. */
   #planner: Attention;
-  readonly #model: Model;
+  readonly #model: NoiseModel;
   readonly #out: Tensor;
   readonly #verifier: Verifier;
   readonly #timer: LayerTimer;
-  readonly #pages: PageCounter;
   readonly #steps: StepRecord[] = [];
   /** Record of the step that runs. */
   #running: StepRecord | null = null;
@@ -77,36 +79,40 @@ export class Engine implements AsyncDisposable {
 
   private constructor(
     readonly device: Device,
-    readonly options: EngineOptions,
+    readonly options: ReplayOptions,
     requests: readonly ReplayRequest[],
     { attention, graphed }: Parts,
     readonly ownsDevice: boolean,
   ) {
     const { shape, layers, tokenBudget, seed } = options;
-    const { queryHeads, headDim, windowLeft } = shape;
+    const { queryHeads, headDim } = shape;
     const { dtype } = attention.options;
     this.cache = PagedCache.create(device, cacheOptions(options, dtype));
     this.#attention = this.#planner = attention;
     this.#graphs = graphed && new DecodeGraphs(graphed, this.cache);
-    this.scheduler = new Scheduler(this.cache.pool, requests, {
-      ...{ ...options, windowLeft },
+    this.scheduler = new Scheduler(this.cache.pool, {
+      tokenBudget,
+      maxBatch: options.maxBatch,
       reserve: (...step) => this.#reserve(...step),
     });
-    this.#model = new Model(device, shape, layers, dtype, tokenBudget, seed);
+    this.#traffic = new Traffic(this.scheduler, requests, options);
+    this.#model = new NoiseModel(device, shape, layers, dtype, tokenBudget, seed);
     this.#out = Tensor.empty(device, [tokenBudget, queryHeads, headDim], dtype, "replay outputs");
     const { q, k, v } = this.#model;
     this.#appendTensors = { layer: 0, batch: undefined as unknown as Batch, k, v };
     this.#runTensors = { layer: 0, q, cache: this.cache, out: this.#out };
     const random = new Random(seed);
     this.#verifier = new Verifier(this.#model, {
-      ...{ shape, layers, dtype, samples: options.verify },
+      shape,
+      layers,
+      dtype,
+      samples: options.verify,
       // Tensor cores take probabilities in the dtype of queries; the CPU's kernels keep f32.
       probabilities: device.kind === "cpu" ? undefined : dtype,
       random: () => random.uniform(),
     });
     this.#timer = new LayerTimer(device, layers);
     this.#keyBytes = 2 * headDim * dtypeBytes(dtype);
-    this.#pages = new PageCounter(this.cache.pool.groups[0]);
   }
 
   /**
@@ -115,14 +121,14 @@ export class Engine implements AsyncDisposable {
    */
   static async create(
     requests: readonly ReplayRequest[],
-    options: EngineOptions,
+    options: ReplayOptions,
     shared?: Device,
-  ): Promise<Engine> {
+  ): Promise<Replay> {
     checkOptions(options);
     const device = shared ?? (await openDevice(options));
     try {
       const parts = await createParts(device, requests, options);
-      return new Engine(device, options, requests, parts, shared === undefined);
+      return new Replay(device, options, requests, parts, shared === undefined);
     } catch (error) {
       if (shared === undefined) await device[Symbol.asyncDispose]();
       throw error;
@@ -131,16 +137,16 @@ export class Engine implements AsyncDisposable {
 
   /** Runs to the end, or to the end of the step in which the signal came. */
   async run(): Promise<ReplayResult> {
-    const { scheduler, options, device } = this;
-    const { signal } = options;
+    const traffic = this.#traffic;
+    const { options, device } = this;
     const before = await this.#readCeiling();
-    for (const job of scheduler.jobs) this.#tokensLeft += job.outputLength;
+    for (const { request } of traffic.visits) this.#tokensLeft += request.outputTokens;
     this.#started = performance.now();
     while (true) {
       // While a step runs, the next is scheduled and planned: whatever it reads was uploaded.
-      const step = scheduler.done ? null : this.#plan();
+      const step = traffic.done ? null : this.#plan();
       await this.#settle();
-      if (scheduler.done || signal?.aborted) break;
+      if (traffic.done || options.signal?.aborted) break;
       if (step === null) await this.#waitForArrival();
       else this.#launch(step);
     }
@@ -150,15 +156,16 @@ export class Engine implements AsyncDisposable {
     const readCeilingGBs = Math.max(before, await this.#readCeiling());
     return resultOf(
       {
-        jobs: scheduler.jobs,
+        visits: traffic.visits,
         steps: this.#steps,
         seconds,
-        preemptions: scheduler.preemptions,
+        preemptions: this.scheduler.usage().preemptions,
         readCeilingGBs,
         verified: await this.#verifier.check(),
-        ...{ device: device.name, dtype: this.#attention.options.dtype },
+        device: device.name,
+        dtype: this.#attention.options.dtype,
         planSvg: this.#planSvg,
-        interrupted: !scheduler.done,
+        interrupted: !traffic.done,
       },
       options,
     );
@@ -185,14 +192,16 @@ export class Engine implements AsyncDisposable {
   }
 
   async #waitForArrival(): Promise<void> {
-    const milliseconds = (this.scheduler.nextArrival - this.#now()) * 1e3;
+    const milliseconds = (this.#traffic.nextArrival - this.#now()) * 1e3;
     if (milliseconds > 0) await Bun.sleep(Math.min(milliseconds, waitMost));
   }
 
   /** Schedules and plans the next step; null while nothing has arrived. */
-  #plan(): ScheduledStep | null {
+  #plan(): Step | null {
     const before = performance.now();
-    const step = this.scheduler.step(this.#now());
+    const now = this.#now();
+    this.#traffic.arrive(now);
+    const step = this.scheduler.step(now);
     if (step === null) return null;
     this.cache.sharePrefixes(step.batch, step.sequences, this.#attention.worthSharing);
     const planning = performance.now();
@@ -206,8 +215,8 @@ export class Engine implements AsyncDisposable {
   }
 
   /** Queues a planned step's kernels and notes what it will have done. */
-  #launch(step: ScheduledStep): void {
-    const { scheduler, options } = this;
+  #launch(step: Step): void {
+    const { options } = this;
     const { stream } = this.device;
     const { batch, decodeTokens, prefillTokens } = step;
     const graphed = this.#planner !== this.#attention;
@@ -218,14 +227,16 @@ export class Engine implements AsyncDisposable {
     const prepared = performance.now();
     if (graphed) this.#runGraph(step);
     else this.#runLayers(step);
+    const { running, waiting, pages } = this.scheduler.usage();
     const keys = keysRead(this.#planner.lastPlan!);
     this.#running = {
       startSeconds: (started - this.#started) / 1e3,
       endSeconds: NaN,
-      ...{ decodeTokens, prefillTokens },
-      runningRequests: scheduler.running.length,
-      waitingRequests: scheduler.waitingCount,
-      pagesUsed: this.#pages.count(scheduler.running),
+      decodeTokens,
+      prefillTokens,
+      runningRequests: running,
+      waitingRequests: waiting,
+      pagesUsed: pages[0].running,
       planMicroseconds: this.#planMs * 1e3,
       hostMicroseconds: NaN,
       synthesisMicroseconds: (prepared - started) * 1e3,
@@ -235,7 +246,7 @@ export class Engine implements AsyncDisposable {
     };
     if (this.#planSvg === null && this.#isTelling(this.#running)) this.#drawPlan();
     const advancing = performance.now();
-    this.#tokensLeft -= scheduler.advance();
+    this.#tokensLeft -= this.#traffic.advance(step);
     this.#running.hostMicroseconds = (this.#hostMs + performance.now() - advancing) * 1e3;
   }
 
@@ -247,19 +258,19 @@ export class Engine implements AsyncDisposable {
     this.#running = null;
     const ended = performance.now();
     record.endSeconds = (ended - this.#started) / 1e3;
-    this.scheduler.stamp(record.endSeconds);
+    this.#traffic.stamp(record.endSeconds);
     record.hostMicroseconds += (performance.now() - ended) * 1e3;
     record.synthesisMicroseconds += this.#timer.inputMs * 1e3;
     record.kernelMicroseconds = this.#timer.attentionMs * 1e3;
     this.#steps.push(record);
-    const { finishedCount, jobs } = this.scheduler;
-    this.options.onStep?.(record, finishedCount, jobs.length);
+    const { finishedCount, visits } = this.#traffic;
+    this.options.onStep?.(record, finishedCount, visits.length);
   }
 
   /** Whether a step shows what planning is about: many requests, prompts beside decodes. */
   #isTelling({ decodeTokens, prefillTokens }: StepRecord): boolean {
     const { maxBatch } = this.options;
-    const most = Math.min(maxBatch, this.scheduler.jobs.length);
+    const most = Math.min(maxBatch, this.#traffic.visits.length);
     return prefillTokens > 0 && decodeTokens >= most / 2;
   }
 
@@ -276,7 +287,7 @@ export class Engine implements AsyncDisposable {
   }
 
   /** Queues a step layer by layer: inputs, append and attention, samples. */
-  #runLayers({ batch }: ScheduledStep): void {
+  #runLayers({ batch }: Step): void {
     const { stream } = this.device;
     this.#appendTensors.batch = batch;
     for (let layer = 0; layer < this.options.layers; layer++) {
@@ -293,7 +304,7 @@ export class Engine implements AsyncDisposable {
   }
 
   /** Queues a step as a whole: inputs of all layers, their graph, samples of all layers. */
-  #runGraph({ batch }: ScheduledStep): void {
+  #runGraph({ batch }: Step): void {
     const { stream } = this.device;
     const { layers } = this.options;
     const graphs = this.#graphs!;

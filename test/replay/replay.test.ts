@@ -1,15 +1,15 @@
 import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { OptionError } from "../../src/errors.ts";
-import { Engine, replay } from "../../src/replay/engine.ts";
+import { Replay, replay } from "../../src/replay/replay.ts";
 import { openDevice } from "../../src/replay/parts.ts";
-import type { EngineOptions } from "../../src/replay/types.ts";
+import type { ReplayOptions } from "../../src/replay/types.ts";
 import { warmUp } from "../../src/replay/warm-up.ts";
 import { optionsOf, places, someRequests } from "./support.ts";
 
 // The first run on a GPU compiles its kernels.
 setDefaultTimeout(60_000);
 
-function usesGraphs({ graph, device = "cpu" }: Partial<EngineOptions>): boolean {
+function usesGraphs({ graph, device = "cpu" }: Partial<ReplayOptions>): boolean {
   return graph === "on" || device !== "cpu";
 }
 
@@ -59,7 +59,7 @@ describe.each(await places())("a replay on $name", ({ options: place }) => {
     expect(result.planSvg).toStartWith("<svg");
   });
 
-  const variants: [string, Partial<EngineOptions>][] = [
+  const variants: [string, Partial<ReplayOptions>][] = [
     ["bf16", { dtype: "bf16" }],
     ["f16 in pages of one token", { dtype: "f16", pageSize: 1, pages: 256 }],
     ["a window", { shape: { ...optionsOf().shape, windowLeft: 13 } }],
@@ -93,8 +93,8 @@ describe.each(await places())("a replay on $name", ({ options: place }) => {
       outputTokens: 10,
     }));
     const options = optionsOf({ ...place, pages: 512, tokenBudget: 256 });
-    await using engine = await Engine.create(requests, options);
-    const { cache } = engine;
+    await using session = await Replay.create(requests, options);
+    const { cache } = session;
     const share = cache.sharePrefixes.bind(cache);
     let shared = 0;
     cache.sharePrefixes = (...step) => {
@@ -102,18 +102,18 @@ describe.each(await places())("a replay on $name", ({ options: place }) => {
       if (worth) shared++;
       return worth;
     };
-    const result = await engine.run();
+    const result = await session.run();
     expect(shared).toBeGreaterThan(5);
     expect(result.steps.some(({ graphBucket }) => graphBucket > 0)).toBe(usesGraphs(place));
     expect(result.verified).toMatchObject({ checked: 40, failed: 0, misses: [] });
   });
 
   test("gives every page back", async () => {
-    await using engine = await Engine.create(someRequests(8), optionsOf(place));
-    await engine.run();
-    engine.scheduler[Symbol.dispose]();
-    expect(engine.cache.pool.sequenceCount).toBe(0);
-    expect(engine.cache.pool.groups[0].allocator.freeCount).toBe(64);
+    await using session = await Replay.create(someRequests(8), optionsOf(place));
+    await session.run();
+    session.scheduler[Symbol.dispose]();
+    expect(session.cache.pool.sequenceCount).toBe(0);
+    expect(session.cache.pool.groups[0].allocator.freeCount).toBe(64);
   });
 
   test("warms up without a word to the run that follows, on its device", async () => {
@@ -175,7 +175,7 @@ describe("a replay", () => {
   });
 
   test("refuses bad options, naming them", async () => {
-    const bad: [Partial<EngineOptions>, string][] = [
+    const bad: [Partial<ReplayOptions>, string][] = [
       [{ layers: 3 }, "layers must be an integer from 1 to 2 (got 3)"],
       [{ verify: -1 }, "verify must be"],
       [{ maxBatch: 25 }, "maxBatch must be an integer from 1 to 24"],

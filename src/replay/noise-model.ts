@@ -5,7 +5,7 @@ import type { Batch } from "../kv/batch.ts";
 import { gatherRows } from "../ops/gather.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import type { Job } from "./job.ts";
+import type { Job } from "../serve/job.ts";
 import { keyRow, keyRows, noiseRows, queryRow } from "./rows.ts";
 import type { ModelShape } from "./types.ts";
 
@@ -20,7 +20,7 @@ export interface Inputs {
 }
 
 /** Takes the place of a model: queries, keys and values of every token, from banks of noise. */
-export class Model implements Inputs, Disposable {
+export class NoiseModel implements Inputs, Disposable {
   /** The current layer's inputs, overwritten by the next gather. */
   readonly q: Tensor;
   readonly k: Tensor;

@@ -1,0 +1,83 @@
+import type { PrefixIndex } from "../kv/prefix-index.ts";
+import type { Sequence } from "../kv/sequence.ts";
+import type { Job } from "./job.ts";
+
+/** Jobs with pages. */
+export class Running {
+  /** In prefix order once sorted. */
+  readonly jobs: Job[] = [];
+  /** True after a job came, until the next sort; leaving keeps the order. */
+  #unsorted = false;
+  readonly #sequences: Sequence[] = [];
+  readonly #before: Job[] = [];
+  readonly #order: Int32Array;
+
+  /** @param maxBatch most jobs at once */
+  constructor(maxBatch: number) {
+    this.#order = new Int32Array(maxBatch);
+  }
+
+  get count(): number {
+    return this.jobs.length;
+  }
+
+  /** Adds a job that has a sequence. */
+  add(job: Job): void {
+    this.jobs.push(job);
+    this.#unsorted = true;
+  }
+
+  /**
+   * Schedules one token of each job that generates, and the next chunk of the one that does not
+   * yet: others start only when it leaves tokens over. Returns what is left of `tokens`.
+   */
+  schedule(tokens: number): number {
+    const { jobs } = this;
+    let left = tokens;
+    let prompt: Job | undefined;
+    for (let i = 0; i < jobs.length; i++) {
+      const job = jobs[i];
+      const generates = job.length - job.computed === 1;
+      job.scheduled = generates ? 1 : 0;
+      if (generates) left--;
+      else if (prompt === undefined || job.isBefore(prompt)) prompt = job;
+    }
+    if (prompt === undefined) return left;
+    prompt.scheduled = Math.min(left, prompt.length - prompt.computed);
+    return left - prompt.scheduled;
+  }
+
+  /** Whose turn is after all others'. */
+  last(): Job {
+    const { jobs } = this;
+    let last = jobs[0];
+    for (let i = 1; i < jobs.length; i++) if (last.isBefore(jobs[i])) last = jobs[i];
+    return last;
+  }
+
+  /** Puts jobs with the same leading pages side by side, so that a batch can share them. */
+  sort(index: PrefixIndex): void {
+    if (!this.#unsorted) return;
+    this.#unsorted = false;
+    const { jobs } = this;
+    const sequences = this.#sequences;
+    const before = this.#before;
+    sequences.length = before.length = jobs.length;
+    for (let i = 0; i < jobs.length; i++) {
+      sequences[i] = jobs[i].sequence!;
+      before[i] = jobs[i];
+    }
+    index.order(sequences, this.#order);
+    for (let i = 0; i < jobs.length; i++) jobs[i] = before[this.#order[i]];
+  }
+
+  /** Lets go of jobs that have no sequence any more. */
+  drop(): void {
+    const { jobs } = this;
+    let kept = 0;
+    for (let i = 0; i < jobs.length; i++) {
+      if (jobs[i].sequence !== null) jobs[kept++] = jobs[i];
+    }
+    jobs.length = kept;
+  }
+}

@@ -1,0 +1,306 @@
+import { OptionError, requireInteger } from "../errors.ts";
+import type { Batch, OutOfPages } from "../kv/batch.ts";
+import { PrefixIndex } from "../kv/prefix-index.ts";
+import type { Sequence, SequencePool } from "../kv/sequence.ts";
+import { type Ending, Job } from "./job.ts";
+import { JobQueue } from "./queue.ts";
+import { checkRequest, requireSeconds, type ServeRequest } from "./request.ts";
+import { Room } from "./room.ts";
+import { Running } from "./running.ts";
+import { Step } from "./step.ts";
+import { noCounts, PageCounter, type Usage } from "./usage.ts";
+
+/** Limits of a scheduler, and who reserves its steps. */
+export interface SchedulerOptions {
+  /** Most tokens a step. */
+  tokenBudget: number;
+  /** Most requests that run at once. */
+  maxBatch: number;
+  /** What a level of priority is worth: so many seconds of arrival. Default 10. */
+  levelSeconds?: number;
+  /** Reserves a step of so many tokens in all; absent: the pool does, without padding. */
+  reserve?(
+    sequences: readonly Sequence[],
+    newTokens: Int32Array,
+    tokens: number,
+  ): Batch | OutOfPages;
+}
+
+const levelSecondsDefault = 10;
+
+/**
+ * Continuous batching over a pool of pages, as a pure policy: it sees requests, pages and lengths,
+ * and of time only the `now` that it is given. `add` requests as they come; again and again, run
+ * what `step` returns and hand the tokens that came out to `advance`.
+ *
+ * Order. The rank of a request is its arrival plus `levelSeconds` for each level of its priority;
+ * equal ranks go by the order of `add`. So within a priority who comes first is served first, and
+ * a request lets pass only what is more urgent and comes soon enough.
+ *
+ * A step takes one token of every running request that generates, then fills the token budget with
+ * chunks of prompts, in order. Waiting requests start in order, none past one that does not fit,
+ * while free and cached pages cover what all that run know and a page more each. Prefixes found in
+ * cached pages are not computed again, and sharers are neighbours in the batch.
+ *
+ * When pages run out, cached ones that nobody uses go first. Then the running request that is last
+ * in order gives its pages up and waits at its old rank; it keeps its tokens and computes their K/V
+ * again, as far as they are no longer cached.
+ *
+ * Nobody starves: the first in order of those that run advances in every step and never gives its
+ * pages up, nobody starts before the first that waits, and only finitely many requests pass one.
+ */
+export class Scheduler implements Disposable {
+  readonly index: PrefixIndex;
+  readonly #waiting = new JobQueue();
+  readonly #running: Running;
+  /** Those that wait or run, by id. */
+  readonly #jobs = new Map<number, Job>();
+  readonly #pool: SequencePool;
+  readonly #options: SchedulerOptions;
+  readonly #room: Room;
+  readonly #counts = noCounts();
+  readonly #pages: PageCounter[];
+  readonly #step: Step;
+  /** True from `step` to `advance`. */
+  #underWay = false;
+  /** True after the first that waits did not fit, until pages come back or another is first. */
+  #full = false;
+  #added = 0;
+
+  /** Takes the whole pool for itself. Errors: OptionError. */
+  constructor(pool: SequencePool, options: SchedulerOptions) {
+    const { tokenBudget, maxBatch, levelSeconds = levelSecondsDefault } = options;
+    requireInteger("tokenBudget", tokenBudget, 1);
+    requireInteger("maxBatch", maxBatch, 1, Math.min(tokenBudget, pool.maxSequences));
+    requireSeconds("levelSeconds", levelSeconds);
+    this.#pool = pool;
+    this.#options = options;
+    this.index = new PrefixIndex(pool);
+    this.#running = new Running(maxBatch);
+    this.#room = new Room(pool, this.index, tokenBudget);
+    this.#pages = pool.groups.map((group) => new PageCounter(group));
+    this.#step = new Step(maxBatch);
+  }
+
+  /** Jobs with pages, in the order of batches; the scheduler's own list. */
+  get running(): readonly Job[] {
+    return this.#running.jobs;
+  }
+
+  /** Requests that wait or run. */
+  get count(): number {
+    return this.#jobs.size;
+  }
+
+  /** Throws what `add` would throw, but for an id that is taken. */
+  check(request: ServeRequest): void {
+    checkRequest(request);
+    this.#room.maxTokens(request);
+  }
+
+  /**
+   * Takes a request that came at `now`, in seconds; it waits for a step. Errors: OptionError, also
+   * for one that all pages together cannot hold; then it was not taken.
+   */
+  add(request: ServeRequest, now: number): Job {
+    checkRequest(request);
+    requireSeconds("now", now);
+    const { id, priority = 0 } = request;
+    if (this.#jobs.has(id)) throw idTaken(id);
+    const maxTokens = this.#room.maxTokens(request);
+    const { levelSeconds = levelSecondsDefault } = this.#options;
+    const job = new Job(request, maxTokens, this.#added++, now, now + priority * levelSeconds);
+    this.#jobs.set(id, job);
+    this.#waiting.add(job);
+    if (this.#waiting.first === job) this.#full = false;
+    return job;
+  }
+
+  /**
+   * Ends a request: at once, or with the step under way if it has tokens there. False when no
+   * request of that id waits or runs.
+   */
+  abort(id: number): boolean {
+    const job = this.#jobs.get(id);
+    if (job === undefined || job.aborted) return false;
+    if (this.#underWay && job.scheduled > 0) {
+      job.aborted = true;
+      return true;
+    }
+    if (job.sequence === null) this.#waiting.remove(job);
+    this.#end(job, "abort");
+    this.#running.drop();
+    return true;
+  }
+
+  /**
+   * What to run next, its pages reserved, or null when nobody is there; `advance` follows. Errors:
+   * OptionError if it did not, OutOfPagesError if others hold pages of the pool so that not even
+   * the first in order fits; then no token was lost.
+   */
+  step(now: number): Step | null {
+    if (this.#underWay) throw notAdvanced();
+    requireSeconds("now", now);
+    const running = this.#running;
+    const left = running.schedule(this.#options.tokenBudget);
+    this.#start(left, now);
+    if (running.count === 0) return null;
+    running.sort(this.index);
+    const step = this.#step;
+    while (true) {
+      step.list(running.jobs);
+      const batch = this.#reserve(step);
+      if (batch.ok) {
+        step.batch = batch;
+        this.#underWay = true;
+        return step;
+      }
+      if (this.#room.evict(batch)) continue;
+      this.#full = true;
+      if (running.count > 1) this.#preempt(running.last());
+      else if (!this.#room.forget()) throw batch.error;
+    }
+  }
+
+  /**
+   * Moves on to after the step, which the device may still run: later steps see its K/V, and its
+   * prompts may be shared. `tokens` holds one of each of `step.sampled`, in order; that of an
+   * aborted request is not looked at. Errors: OptionError, and the step is still under way.
+   */
+  advance(step: Step, tokens: ArrayLike<number>): void {
+    this.#checkAdvance(step, tokens);
+    this.#underWay = false;
+    const { jobs, sampled, decodeTokens, prefillTokens } = step;
+    let row = 0;
+    let ended = 0;
+    for (let i = 0; i < jobs.length; i++) {
+      const job = jobs[i];
+      const isWhole = job === sampled[row];
+      const ending = this.#settle(job, isWhole ? tokens[row++] : undefined);
+      if (ending === null) continue;
+      this.#end(job, ending);
+      ended++;
+    }
+    if (ended > 0) this.#running.drop();
+    this.#counts.computedTokens += decodeTokens + prefillTokens;
+  }
+
+  /** A snapshot; it looks at every page that a running request holds. */
+  usage(): Usage {
+    const { jobs } = this.#running;
+    return {
+      ...this.#counts,
+      ended: { ...this.#counts.ended },
+      waiting: this.#waiting.length,
+      running: jobs.length,
+      pages: this.#pages.map((pages) => pages.count(jobs)),
+    };
+  }
+
+  /** Aborts all requests and frees all cached pages. */
+  [Symbol.dispose](): void {
+    this.#underWay = false;
+    for (const id of [...this.#jobs.keys()]) this.abort(id);
+    this.index.clear();
+  }
+
+  /** Starts waiting jobs while tokens are left, the batch has room and their pages are there. */
+  #start(tokens: number, now: number): void {
+    const running = this.#running;
+    const { maxBatch } = this.#options;
+    if (tokens === 0 || this.#full || running.count === maxBatch) return;
+    if (this.#waiting.length > 0) this.#room.promiseAll(running.jobs);
+    let left = tokens;
+    while (left > 0 && running.count < maxBatch) {
+      const job = this.#waiting.first;
+      if (job === undefined) return;
+      if (!this.#room.start(job, running.count === 0)) {
+        this.#full = true;
+        return;
+      }
+      this.#waiting.remove(job);
+      this.#room.promise(job);
+      running.add(job);
+      job.scheduled = Math.min(left, job.length - job.computed);
+      left -= job.scheduled;
+      if (job.startSeconds >= 0) continue;
+      job.startSeconds = now;
+      job.cachedTokens = job.computed;
+      this.#counts.promptTokens += job.promptLength;
+      this.#counts.cachedTokens += job.computed;
+    }
+  }
+
+  #reserve({ sequences, newTokens, decodeTokens, prefillTokens }: Step): Batch | OutOfPages {
+    const { reserve } = this.#options;
+    if (reserve === undefined) return this.#pool.reserve(sequences, newTokens);
+    return reserve(sequences, newTokens, decodeTokens + prefillTokens);
+  }
+
+  /** Notes a job's tokens of a step and the one that came out; returns why it ends, if it does. */
+  #settle(job: Job, token: number | undefined): Ending | null {
+    const { scheduled } = job;
+    job.computed += scheduled;
+    job.scheduled = 0;
+    if (job.aborted) return "abort";
+    if (job.computed <= job.promptLength || scheduled > 1) this.#keep(job);
+    if (token === undefined) return null;
+    this.#counts.generatedTokens++;
+    return job.push(token);
+  }
+
+  /** Takes a job's pages; what it computed stays cached until it is evicted. */
+  #preempt(job: Job): void {
+    this.#keep(job);
+    job.sequence!.free();
+    job.sequence = null;
+    job.computed = job.scheduled = 0;
+    job.preemptions++;
+    this.#counts.preemptions++;
+    this.#running.drop();
+    this.#waiting.add(job);
+  }
+
+  /** Lets later prompts share what the job has computed. */
+  #keep(job: Job): void {
+    this.index.insert(job.tokens.subarray(0, job.computed), job.sequence!);
+  }
+
+  #end(job: Job, ending: Ending): void {
+    job.sequence?.free();
+    job.sequence = null;
+    job.ending = ending;
+    this.#jobs.delete(job.id);
+    this.#counts.ended[ending]++;
+    this.#full = false;
+  }
+
+  #checkAdvance(step: Step, tokens: ArrayLike<number>): void {
+    if (!this.#underWay || step !== this.#step)
+      throw new OptionError("step", step, "the one under way", "pass what step returned, once.");
+    const { sampled } = step;
+    if (tokens.length < sampled.length)
+      throw new OptionError(
+        "tokens.length",
+        tokens.length,
+        `${sampled.length} or more`,
+        "give a token for each of step.sampled.",
+      );
+    for (let i = 0; i < sampled.length; i++) {
+      const token = tokens[i];
+      if (((token | 0) === token && token >= 0) || sampled[i].aborted) continue;
+      const fix = `give the token of request ${sampled[i].id}, or abort it.`;
+      throw new OptionError(`tokens[${i}]`, token, "a token id of 0 or more", fix);
+    }
+  }
+}
+
+function idTaken(id: number): OptionError {
+  const fix = "number requests on, or wait until that one has ended.";
+  return new OptionError("id", id, "of no request that waits or runs", fix);
+}
+
+function notAdvanced(): OptionError {
+  const fix = "pass its tokens to advance first.";
+  return new OptionError("step", "a step under way", "called after advance", fix);
+}

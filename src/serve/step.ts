@@ -1,0 +1,58 @@
+import type { Batch } from "../kv/batch.ts";
+import type { Sequence } from "../kv/sequence.ts";
+import type { Job } from "./job.ts";
+
+/** What to run next, its pages reserved; a scheduler writes the same object each time. */
+export class Step {
+  batch: Batch = undefined as unknown as Batch;
+  /** In the batch's order, [batch.requestCount]. */
+  readonly jobs: Job[] = [];
+  readonly sequences: Sequence[] = [];
+  /** New tokens of each job: those at `computed` and after of its `tokens`. */
+  newTokens: Int32Array = new Int32Array(0);
+  /** Jobs all of whose known tokens are computed then: each gets its next token from this step. */
+  readonly sampled: Job[] = [];
+  /** Of each sampled job, the query token of the batch whose logits it wants; may be longer. */
+  readonly logitRows: Int32Array;
+  /** Tokens of jobs that generate, one each. */
+  decodeTokens = 0;
+  /** Tokens of prompts, and of jobs that compute theirs again. */
+  prefillTokens = 0;
+  readonly #counts: Int32Array;
+  /** By count, the first so many of #counts: made once for each. */
+  readonly #views: Int32Array[] = [];
+
+  /** @param maxBatch most jobs at once */
+  constructor(maxBatch: number) {
+    this.logitRows = new Int32Array(maxBatch);
+    this.#counts = new Int32Array(maxBatch);
+  }
+
+  /** Lists those of the jobs that have tokens scheduled. */
+  list(running: readonly Job[]): void {
+    const { jobs, sequences, sampled, logitRows } = this;
+    const counts = this.#counts;
+    let count = 0;
+    let rows = 0;
+    let tokens = 0;
+    let decodes = 0;
+    for (let i = 0; i < running.length; i++) {
+      const job = running[i];
+      const { scheduled, length } = job;
+      if (scheduled === 0) continue;
+      jobs[count] = job;
+      sequences[count] = job.sequence!;
+      counts[count++] = scheduled;
+      tokens += scheduled;
+      if (scheduled === 1 && length > job.promptLength) decodes++;
+      if (job.computed + scheduled < length) continue;
+      sampled[rows] = job;
+      logitRows[rows++] = tokens - 1;
+    }
+    jobs.length = sequences.length = count;
+    sampled.length = rows;
+    this.newTokens = this.#views[count] ??= counts.subarray(0, count);
+    this.decodeTokens = decodes;
+    this.prefillTokens = tokens - decodes;
+  }
+}
