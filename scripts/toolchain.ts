@@ -64,9 +64,9 @@ export async function once(
 }
 
 /** Runs a program; its output is shown only when `loud` or when it fails. */
-export async function run(command: string[], loud = false): Promise<number> {
+export async function run(command: string[], loud = false, cwd = root): Promise<number> {
   const child = Bun.spawn(command, {
-    cwd: root,
+    cwd,
     stdin: "inherit",
     stdout: loud ? "inherit" : "pipe",
     stderr: loud ? "inherit" : "pipe",
@@ -81,14 +81,19 @@ export async function run(command: string[], loud = false): Promise<number> {
 }
 
 /** Runs a program that has to succeed, else says what to do and ends the process. */
-export async function must(what: string, command: string[], fix: string): Promise<void> {
+export async function must(
+  what: string,
+  command: string[],
+  fix: string,
+  cwd = root,
+): Promise<void> {
   const started = performance.now();
   process.stderr.write(`flashbun: ${what}\n`);
   const ticker = setInterval(() => {
     const seconds = ((performance.now() - started) / 1000).toFixed(0);
     process.stderr.write(`flashbun: ${what} ... ${seconds} s\n`);
   }, 30_000);
-  const code = await run(command).finally(() => clearInterval(ticker));
+  const code = await run(command, false, cwd).finally(() => clearInterval(ticker));
   if (code === 0) return;
   process.stderr.write(`flashbun: failed (${command[0]} exited with ${code}). Fix: ${fix}\n`);
   process.exit(1);

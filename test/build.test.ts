@@ -44,7 +44,7 @@ test("the first start of a clone reaches its job", async () => {
   const clone = mkdtempSync(join(tmpdir(), "flashbun-clone-"));
   try {
     const names = ["package.json", "bun.lock", "bunfig.toml", "build.zig", "toolchain.zon"];
-    for (const name of [...names, "scripts", "src"])
+    for (const name of [...names, "scripts", "src", "platforms"])
       cpSync(join(root, name), join(clone, name), { recursive: true });
     // Stands for the right Zig on the PATH: it builds by copying.
     const zig = join(clone, "bin", "zig");

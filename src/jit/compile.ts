@@ -1,7 +1,7 @@
 import { availableParallelism } from "node:os";
 import { CompileError } from "../errors.ts";
-import { askNvrtc, type CompilerAnswer, type NvrtcJob, nvrtcWorker } from "../ffi/nvrtc.ts";
-import { compileEmulated, compileEmulatedSync } from "./emulated.ts";
+import { type CompilerAnswer, type NvrtcJob, nvrtcWorker } from "../ffi/nvrtc.ts";
+import { compileEmulated } from "./emulated.ts";
 import { findNvrtc } from "./nvrtc.ts";
 import { describeSpecialization, languageFlags, type Specialization } from "./specialization.ts";
 import { emulated } from "./target.ts";
@@ -29,8 +29,9 @@ export async function compile(
     const answer =
       architecture === emulated
         ? await compileEmulated(text)
-        : await askWorker(nvrtcJob(specialization, text, architecture));
-    return imageIn(answer, specialization, architecture);
+        : await compileWithNvrtc(specialization, text, architecture);
+    if ("image" in answer) return answer.image;
+    throw failed(specialization, architecture, answer.failure, answer.log);
   } finally {
     stopNotice();
     // Whoever waits takes this place.
@@ -38,29 +39,6 @@ export async function compile(
     if (next === undefined) running--;
     else next();
   }
-}
-
-/** As compile, on this thread, which says at a terminal what it waits for. */
-export function compileSync(
-  specialization: Specialization,
-  text: string,
-  architecture: string,
-): Uint8Array<ArrayBuffer> {
-  sayCompiling(specialization.source, architecture);
-  const answer =
-    architecture === emulated
-      ? compileEmulatedSync(text)
-      : askNvrtc(nvrtcJob(specialization, text, architecture));
-  return imageIn(answer, specialization, architecture);
-}
-
-function imageIn(
-  answer: CompilerAnswer,
-  specialization: Specialization,
-  architecture: string,
-): Uint8Array<ArrayBuffer> {
-  if ("image" in answer) return answer.image;
-  throw failed(specialization, architecture, answer.failure, answer.log);
 }
 
 function failed(
@@ -76,7 +54,11 @@ function failed(
   return new CompileError(`${what} did not compile: ${failure}\n${shown}`, log);
 }
 
-function nvrtcJob(specialization: Specialization, text: string, architecture: string): NvrtcJob {
+async function compileWithNvrtc(
+  specialization: Specialization,
+  text: string,
+  architecture: string,
+): Promise<CompilerAnswer> {
   const { found, tried } = findNvrtc();
   if (found === undefined) {
     throw new CompileError(
@@ -88,11 +70,11 @@ function nvrtcJob(specialization: Specialization, text: string, architecture: st
   }
   const { library, builtins } = found;
   const options = [`--gpu-architecture=${architecture}`, ...languageFlags];
-  return { library, builtins, name: specialization.source, text, options };
+  return ask({ library, builtins, name: specialization.source, text, options });
 }
 
 /** Gives a job to a worker that has none; workers without one do not keep the process alive. */
-function askWorker(job: NvrtcJob): Promise<CompilerAnswer> {
+function ask(job: NvrtcJob): Promise<CompilerAnswer> {
   const worker = idle.pop() ?? nvrtcWorker();
   worker.ref();
   return new Promise((resolve) => {
@@ -113,16 +95,15 @@ let noticeTimer: ReturnType<typeof setTimeout> | undefined;
 function notice(architecture: string): () => void {
   unfinished++;
   noticeTimer ??= setTimeout(() => {
-    sayCompiling(unfinished === 1 ? "1 kernel" : `${unfinished} kernels`, architecture);
+    if (!process.stderr.isTTY) return;
+    const kernels = unfinished === 1 ? "1 kernel" : `${unfinished} kernels`;
+    process.stderr.write(
+      `flashbun: compiling ${kernels} for ${architecture}, kept for later runs\n`,
+    );
   }, patienceMs).unref();
   return () => {
     if (--unfinished > 0) return;
     clearTimeout(noticeTimer);
     noticeTimer = undefined;
   };
-}
-
-function sayCompiling(what: string, architecture: string): void {
-  if (!process.stderr.isTTY) return;
-  process.stderr.write(`flashbun: compiling ${what} for ${architecture}, kept for later runs\n`);
 }
