@@ -102,17 +102,17 @@ test("a peer answers, refuses and may die", async () => {
   const peer = await Peer.start(peerScript);
   if (Bun.which("python3") === null) return expect(peer).toBeUndefined();
   const peerCase: PeerCase = {
-    ...{
-      backend: "a",
-      dtype: "bf16",
-      batch: 1,
-      queryHeads: 1,
-      kvHeads: 1,
-      dim: 8,
-      queries: 1,
-      keys: 7,
-    },
-    ...{ causal: true, copies: 1, seconds: 0.1 },
+    backend: "a",
+    dtype: "bf16",
+    batch: 1,
+    queryHeads: 1,
+    kvHeads: 1,
+    dim: 8,
+    queries: 1,
+    keys: 7,
+    causal: true,
+    copies: 1,
+    seconds: 0.1,
   };
   expect(peer!.version).toBe("9.9");
   expect(peer!.backends).toEqual(["a", "b"]);

@@ -1,15 +1,15 @@
+import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Device } from "../device/device.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError, requireInteger } from "../errors.ts";
 import type { AttentionParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { Level } from "../kv/layout.ts";
-import { type ScaleStrides, scaleStrides } from "../tensor/scale.ts";
 import { type DType, dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
+import { type ScaleStrides, scaleStrides } from "../tensor/scale.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 import type { MappedTensors } from "./families/family.ts";
 import type { ResolvedOptions } from "./options.ts";
-import type { PagedCache } from "../cache/paged-cache.ts";
 import type { VariantInputs } from "./variant/inputs.ts";
 
 /** Tensors of one run. Leading axes may be longer than the batch needs. */
@@ -46,9 +46,21 @@ export interface RunTensors {
 
 /** The tensors among them. */
 export const tensorNames = [
-  ...(["q", "out", "lse", "k", "v", "pageTable", "kScale", "vScale", "kvLengths"] as const),
-  ...(["queryLengths", "mask", "maskIndptr", "alibiSlopes", "sinks"] as const),
-];
+  "q",
+  "out",
+  "lse",
+  "k",
+  "v",
+  "pageTable",
+  "kScale",
+  "vScale",
+  "kvLengths",
+  "queryLengths",
+  "mask",
+  "maskIndptr",
+  "alibiSlopes",
+  "sinks",
+] as const;
 
 /**
  * Checks the tensors of a run and writes them into the parameters; returns those that tensor maps

@@ -1,8 +1,8 @@
+import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { type RunTensors, tensorNames } from "./bind.ts";
 import type { AttentionLaunch, Planes } from "./launch.ts";
-import type { PagedCache } from "../cache/paged-cache.ts";
 
 /**
  * What the last run checked and bound. The layers of a step differ in their planes only, so a run

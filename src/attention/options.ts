@@ -1,4 +1,6 @@
 import { OptionError } from "../errors.ts";
+import { checkRope, type RopeOptions } from "../ops/rope.ts";
+import type { LseBase } from "../ops/states.ts";
 import {
   checkOptions,
   finite,
@@ -10,8 +12,6 @@ import {
   positive,
   unchecked,
 } from "../options.ts";
-import type { LseBase } from "../ops/states.ts";
-import { checkRope, type RopeOptions } from "../ops/rope.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { HookName } from "../variant/expression.ts";
 import { nodesOf } from "../variant/graph.ts";
@@ -197,9 +197,30 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     variant,
   } = options;
   return {
-    ...{ queryHeads, kvHeads, headDim, valueDim, dtype, kvDtype, outDtype, causal, windowLeft },
-    ...{ softCap, scale, alibi, sinks, mask, lseBase, finalize, batchInvariant },
-    ...{ deviceLengths, tokenScales, keyPlane, valuePlane, rope, graph, variant },
+    queryHeads,
+    kvHeads,
+    headDim,
+    valueDim,
+    dtype,
+    kvDtype,
+    outDtype,
+    causal,
+    windowLeft,
+    softCap,
+    scale,
+    alibi,
+    sinks,
+    mask,
+    lseBase,
+    finalize,
+    batchInvariant,
+    deviceLengths,
+    tokenScales,
+    keyPlane,
+    valuePlane,
+    rope,
+    graph,
+    variant,
   };
 }
 

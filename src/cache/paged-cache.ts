@@ -8,10 +8,9 @@ import { PrefixIndex } from "../kv/prefix-index.ts";
 import type { ReserveOptions } from "../kv/reserve.ts";
 import { type PrefixMatch, type Sequence, SequencePool } from "../kv/sequence.ts";
 import { sharePrefixes, type WorthSharing } from "../kv/share-prefixes.ts";
-import { type AppendScales, Appender } from "./append.ts";
-import { CopyTable, queueTableUpdates } from "./page.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import { type AppendScales, Appender } from "./append.ts";
 import {
   checkCacheOptions,
   groupsOf,
@@ -19,6 +18,7 @@ import {
   type PlaneOptions,
   planesOf,
 } from "./options.ts";
+import { CopyTable, queueTableUpdates } from "./page.ts";
 
 /** What one append writes; each tensor is [tokens, heads, dim] with innermost stride 1. */
 export interface AppendTensors {

@@ -69,7 +69,11 @@ export class LaunchLog implements LaunchObserver {
     const origin = this.#origin!;
     const reached = this.#launches.filter(({ end }) => end.reached);
     const traceEvents = reached.map(({ name, grid, stream, start, end }) => ({
-      ...{ name, ph: "X", pid: origin.device.label, tid: stream, args: { grid } },
+      name,
+      ph: "X",
+      pid: origin.device.label,
+      tid: stream,
+      args: { grid },
       ts: origin.elapsedMs(start) * 1000,
       dur: start.elapsedMs(end) * 1000,
     }));

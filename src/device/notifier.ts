@@ -107,7 +107,7 @@ export class Notifier {
     const settled: Awaited[] = [];
     let kept = 0;
     for (let i = 0; i < waiters.length; i++) {
-      const waiter = waiters[i]!;
+      const waiter = waiters[i];
       if (waiter.stream.completed() < waiter.ticket) {
         waiters[kept++] = waiter;
         continue;

@@ -1,5 +1,5 @@
-import type { Device } from "./device.ts";
 import { ProbeParams } from "../ffi/params.gen.ts";
+import type { Device } from "./device.ts";
 
 /** Passes over the buffer, of which the fastest counts. */
 const passes = 3;

@@ -50,7 +50,7 @@ export class Stream extends Owner {
   done(options?: { signal?: AbortSignal }): Promise<void> {
     this.guard();
     check(native().fb_stream_notify(this.handle, counts), this.label);
-    return this.device.notifier.wait(this, counts[0]!, options?.signal);
+    return this.device.notifier.wait(this, counts[0], options?.signal);
   }
 
   /** Blocks until all that is queued now is done; throws the device's first failure. */
@@ -62,7 +62,7 @@ export class Stream extends Owner {
   /** Operations completed so far. */
   completed(): number {
     native().fb_stream_query(this.handle, counts);
-    return counts[1]!;
+    return counts[1];
   }
 
   /** True when nothing is queued or running. */
@@ -167,7 +167,7 @@ export class Event extends Owner {
     later.guard();
     const status = native().fb_event_elapsed(this.handle, later.handle, milliseconds);
     check(status, `${this.label} to ${later.label}`);
-    return milliseconds[0]!;
+    return milliseconds[0];
   }
 
   /** Throws DisposedError when the event or its device was disposed. */

@@ -66,7 +66,7 @@ function refusal(called: string, list: readonly Named[], given: readonly unknown
   const passes = ({ kind }: Named, i: number) =>
     new Function("x", `return ${checks[kind].test("x")}`)(given[i]) as boolean;
   const wrong = list.findIndex((argument, i) => !passes(argument, i));
-  const { kind, name } = list[wrong]!;
+  const { kind, name } = list[wrong];
   const fix = `pass ${called} what its signature in src/ffi/symbols.ts says.`;
   return new OptionError(`${name} of ${called}`, given[wrong], checks[kind].allowed, fix);
 }

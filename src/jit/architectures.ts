@@ -20,8 +20,15 @@ const small = { sharedBytesPerBlock: 101_376, sharedBytesPerProcessor: 102_400 }
  * C++ Programming Guide 13.0, table of technical specifications).
  */
 const architectures: Readonly<Record<string, SharedMemory>> = {
-  ...{ sm_80: middle, sm_86: small, sm_87: middle, sm_89: small, sm_90a: large },
-  ...{ sm_100a: large, sm_103a: large, sm_120a: small, sm_121a: small },
+  sm_80: middle,
+  sm_86: small,
+  sm_87: middle,
+  sm_89: small,
+  sm_90a: large,
+  sm_100a: large,
+  sm_103a: large,
+  sm_120a: small,
+  sm_121a: small,
 };
 
 /** What an architecture has. Errors: OptionError for one that is not known. */
@@ -29,7 +36,7 @@ export function architectureFacts(architecture: string): ArchitectureFacts {
   if (Object.hasOwn(architectures, architecture)) {
     const capability = parseInt(architecture.slice("sm_".length));
     return {
-      ...architectures[architecture]!,
+      ...architectures[architecture],
       computeMajor: Math.floor(capability / 10),
       computeMinor: capability % 10,
     };

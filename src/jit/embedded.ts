@@ -61,7 +61,7 @@ export function packImages(images: readonly EmbeddedImage[]): Uint8Array<ArrayBu
     length = start + bytes.length;
     return { start, bytes };
   };
-  const parts = images.map(({ bytes }, i) => [place(bytes, alignment), place(labels[i]!, 1)]);
+  const parts = images.map(({ bytes }, i) => [place(bytes, alignment), place(labels[i], 1)]);
   const blob = new Uint8Array(length);
   const view = new DataView(blob.buffer);
   view.setUint32(0, magic, true);
@@ -69,7 +69,7 @@ export function packImages(images: readonly EmbeddedImage[]): Uint8Array<ArrayBu
   images.forEach(({ hash }, i) => {
     const row = headerBytes + i * rowBytes;
     blob.set(Uint8Array.fromHex(hash), row);
-    parts[i]!.forEach(({ start, bytes }, column) => {
+    parts[i].forEach(({ start, bytes }, column) => {
       view.setUint32(row + 32 + column * 8, start, true);
       view.setUint32(row + 36 + column * 8, bytes.length, true);
       blob.set(bytes, start);

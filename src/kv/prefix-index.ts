@@ -1,7 +1,7 @@
 import { DisposedError, OptionError, requireInteger } from "../errors.ts";
 import { PrefixTree, type PrefixNode } from "./prefix-tree.ts";
-import type { PrefixMatch, Sequence, SequencePool } from "./sequence.ts";
 import type { SequenceState } from "./sequence-state.ts";
+import type { PrefixMatch, Sequence, SequencePool } from "./sequence.ts";
 import { orderByPrefix } from "./share-prefixes.ts";
 
 /** What an index holds and how often it helped. */

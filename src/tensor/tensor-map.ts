@@ -42,11 +42,11 @@ export function encodeTensorMap(device: Device, options: TensorMapOptions, out: 
   for (let axis = 0; axis < extents.length; axis++) {
     requireInteger("extents", extents[axis], 1, 2 ** 32);
     requireInteger("box", box[axis], 1, 256);
-    spec.setExtents(axis, extents[axis]!);
-    spec.setBox(axis, box[axis]!);
+    spec.setExtents(axis, extents[axis]);
+    spec.setBox(axis, box[axis]);
     if (axis === 0) continue;
     requireInteger("strides", strides[axis - 1], 0);
-    spec.setStrides(axis - 1, strides[axis - 1]!);
+    spec.setStrides(axis - 1, strides[axis - 1]);
   }
   const status = native().fb_tensor_map_encode(device.handle, spec.view, out.view);
   check(status, "tensor map");

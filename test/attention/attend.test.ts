@@ -68,7 +68,10 @@ describe.each(await targetsHere())("attend and mergeStates on $name", (target) =
     const slopes = Float32Array.from({ length: 10 }, () => random.next());
     const bits = Uint8Array.from({ length: 15 }, () => random.integer(0, 255));
     const state = attend(q, k, v, {
-      ...{ ...plain, sinks: true, alibi: true, mask: "all" },
+      ...plain,
+      sinks: true,
+      alibi: true,
+      mask: "all",
       sinkLogits: Tensor.from(device, sinks, [10], "f32"),
       alibiSlopes: Tensor.from(device, slopes, [10], "f32"),
       maskBits: Tensor.from(device, bits, [15], "u8"),
@@ -77,7 +80,10 @@ describe.each(await targetsHere())("attend and mergeStates on $name", (target) =
     });
     const expected = expectedOf(
       {
-        ...{ ...input, sinks, alibiSlopes: slopes, mask: { mode: "all", bits } },
+        ...input,
+        sinks,
+        alibiSlopes: slopes,
+        mask: { mode: "all", bits },
         kScale: (head) => [0.5, 2][head],
         vScale: () => 3,
       },

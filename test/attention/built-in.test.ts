@@ -57,7 +57,9 @@ const pairs: Record<string, Pair> = {
     native: (device) => ({ softCap: 9, alibi: true, alibiSlopes: slopes(device), rope: {} }),
     variant: builtinVariant({ softCap: true, alibi: true, rope: { dim } }),
     inputs: (device) => ({
-      ...{ softCap: 9, alibiSlopes: slopes(device), ropeTable: ropeTable(device) },
+      softCap: 9,
+      alibiSlopes: slopes(device),
+      ropeTable: ropeTable(device),
     }),
   },
   causal: {

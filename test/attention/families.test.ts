@@ -21,7 +21,7 @@ const mixed: KernelFamily = {
       return new OptionError("device", `${seen.computeMajor}.x`, "9.0", "use another family.");
     }
     const own = { ...base.classes.at(-1)!, name: "mixed.tile" };
-    return { ...base, classes: [base.classes[0]!, own] };
+    return { ...base, classes: [base.classes[0], own] };
   },
 };
 

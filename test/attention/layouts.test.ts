@@ -85,7 +85,12 @@ describe.each(await targetsHere())("layouts on $name", (target) => {
       const full = over.causal ? indices.map(() => 0) : undefined;
       const layout = blockMaskLayout({
         ...indptrs,
-        ...{ blockRows, blockColumns, indptr, indices, kvHeads, full },
+        blockRows,
+        blockColumns,
+        indptr,
+        indices,
+        kvHeads,
+        full,
       });
       runRagged(device, c, layout, (r, query, kvHead, key) => {
         const head = kvHeads === undefined ? 0 : kvHead;
@@ -114,8 +119,12 @@ describe.each(await targetsHere())("layouts on $name", (target) => {
 
   test("positions of the caller", () => {
     const c = caseOf("positions", {
-      ...{ ...shape, causal: true, windowLeft: 15, alibi: true },
-      ...{ queryLengths: [5, 3], kvLengths: [40, 7] },
+      ...shape,
+      causal: true,
+      windowLeft: 15,
+      alibi: true,
+      queryLengths: [5, 3],
+      kvLengths: [40, 7],
       rope: { dim: 16, interleaved: true, theta: 1e4 },
     });
     const layout = raggedLayout(indptrOf(c.queryLengths), indptrOf(c.kvLengths));
@@ -125,8 +134,13 @@ describe.each(await targetsHere())("layouts on $name", (target) => {
   test("ragged levels: one prefix that all share, then each request's own keys", () => {
     for (const over of [{}, { windowLeft: 30, sinks: true }, { mask: "all" } as const]) {
       const c = caseOf("ragged levels", {
-        ...{ ...shape, causal: true, kvDtype: "f16", seed: 8, ...over },
-        ...{ queryLengths: [1, 5, 40], kvLengths: [101, 120, 140] },
+        ...shape,
+        causal: true,
+        kvDtype: "f16",
+        seed: 8,
+        ...over,
+        queryLengths: [1, 5, 40],
+        kvLengths: [101, 120, 140],
       });
       using rig = new Rig(device, c);
       const row = c.kvHeads * c.headDim;
@@ -221,7 +235,8 @@ describe.each(await targetsHere())("layouts on $name", (target) => {
         lastPageLength: kvLengths.map((length) =>
           length === 0 ? 0 : ((length - 1) % pageSize) + 1,
         ),
-        ...{ pageSize, pageCount },
+        pageSize,
+        pageCount,
       });
       const dims = [pageCount, pageSize, c.kvHeads, c.headDim];
       const row = c.kvHeads * c.headDim;
@@ -248,14 +263,26 @@ describe.each(await targetsHere())("layouts on $name", (target) => {
 
   test.each(["bf16", "f8e4m3"] as const)("MLA's shape: one latent plane in %s", (kvDtype) => {
     const c = caseOf("MLA", {
-      ...{ queryHeads: 16, kvHeads: 1, headDim: 576, valueDim: 512, dtype: "bf16", kvDtype },
-      ...{ pageSize: 16, scale: 1 / Math.sqrt(192) },
+      queryHeads: 16,
+      kvHeads: 1,
+      headDim: 576,
+      valueDim: 512,
+      dtype: "bf16",
+      kvDtype,
+      pageSize: 16,
+      scale: 1 / Math.sqrt(192),
     });
     using rig = new Rig(device, c, { keyPlane: "latent", valuePlane: "latent" });
     const planes = [{ name: "latent", heads: 1, dim: 576, dtype: kvDtype }];
     using storage = poisoned(device, [30, 16, 1, 576], kvDtype);
     using cache = PagedCache.create(device, {
-      ...{ layers: 1, kvHeads: 1, headDim: 576, dtype: kvDtype, pages: 30, pageSize: 16, planes },
+      layers: 1,
+      kvHeads: 1,
+      headDim: 576,
+      dtype: kvDtype,
+      pages: 30,
+      pageSize: 16,
+      planes,
       storage: () => storage,
     });
     const sequences = [cache.sequence(), cache.sequence()];

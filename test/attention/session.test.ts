@@ -11,9 +11,15 @@ import { targetsHere } from "../support/targets.ts";
 function session(device: Device, random: Random): void {
   const windowLeft = random.chance(0.3) ? random.integer(0, 20) : undefined;
   const c = caseOf("session", {
-    ...{ seed: random.seed, queryHeads: random.pick([2, 6]), kvHeads: 2, headDim: 16 },
-    ...{ pageSize: random.pick([1, 3, 5, 16]), kvDtype: random.pick(["f32", "bf16", "f8e4m3"]) },
-    ...{ windowLeft: windowLeft ?? -1, storage: random.pick(storages), sinks: random.chance(0.3) },
+    seed: random.seed,
+    queryHeads: random.pick([2, 6]),
+    kvHeads: 2,
+    headDim: 16,
+    pageSize: random.pick([1, 3, 5, 16]),
+    kvDtype: random.pick(["f32", "bf16", "f8e4m3"]),
+    windowLeft: windowLeft ?? -1,
+    storage: random.pick(storages),
+    sinks: random.chance(0.3),
     rope: random.chance(0.3) ? { dim: 16, interleaved: false, theta: 1e4 } : undefined,
   });
   const pages = Math.ceil(200 / c.pageSize);

@@ -9,8 +9,8 @@ import { Tensor } from "../../src/tensor/tensor.ts";
 import { dumpLogits } from "../../src/variant/library.ts";
 import { type Case, caseOf } from "../support/cases.ts";
 import { type LibraryCase, libraryCases } from "../support/library.ts";
-import { forSeeds } from "../support/random.ts";
 import { randomVariant } from "../support/random-variant.ts";
+import { forSeeds } from "../support/random.ts";
 import { indptrOf, optionsOf, raggedTensors, Rig, runCase, World } from "../support/rig.ts";
 import { caseOn, targetsHere } from "../support/targets.ts";
 import { hostTensor, uploadInputs } from "../support/variants.ts";
@@ -75,7 +75,9 @@ function invariant(device: Device, each: LibraryCase): void {
   const bitsOf = (others: [number, number][]) => {
     const lengths = [[40, 300] as const, ...others];
     const c = caseWith(each, "invariant", {
-      ...{ batchInvariant: true, pageSize: 0, kvHeads: 1 },
+      batchInvariant: true,
+      pageSize: 0,
+      kvHeads: 1,
       queryLengths: lengths.map(([queries]) => queries),
       kvLengths: lengths.map(([, keys]) => keys),
     });
@@ -111,13 +113,18 @@ function sparse(device: Device, each: LibraryCase): void {
   const [queryLengths, kvLengths] = [[20], [60]];
   const kept = [0, 1].map(() => [0, 1, 2, 3, 4, 5, 6, 7].filter(() => random.chance(0.6)));
   const layout = blockMaskLayout({
-    ...{ queryIndptr: [0, 20], kvIndptr: [0, 60], blockRows: 12, blockColumns: 8 },
+    queryIndptr: [0, 20],
+    kvIndptr: [0, 60],
+    blockRows: 12,
+    blockColumns: 8,
     indptr: [0, kept[0].length, kept[0].length + kept[1].length],
     indices: kept.flat(),
   });
   const q = rig.queries(20);
   const request = {
-    ...{ q, k: rig.rows(60, c.headDim, q), v: rig.rows(60, c.valueDim) },
+    q,
+    k: rig.rows(60, c.headDim, q),
+    v: rig.rows(60, c.valueDim),
     places: Int32Array.from({ length: 60 }, (_, key) => key),
     visible: (query: number, _: number, key: number) =>
       kept[Math.floor(query / 12)].includes(key >> 3),
@@ -142,8 +149,14 @@ function replayed(device: Device, each: LibraryCase): void {
     return sequence;
   });
   const sizes = {
-    ...{ queryHeads, kvHeads: c.kvHeads, headDim, valueDim: c.valueDim, tokens: 4 },
-    ...{ slots: 90 * c.pageSize, queryLengths: [1, 1, 1, 1], kvLengths: [320, 320, 320, 320] },
+    queryHeads,
+    kvHeads: c.kvHeads,
+    headDim,
+    valueDim: c.valueDim,
+    tokens: 4,
+    slots: 90 * c.pageSize,
+    queryLengths: [1, 1, 1, 1],
+    kvLengths: [320, 320, 320, 320],
   };
   const { given, owned } = uploadInputs(
     device,
@@ -307,7 +320,11 @@ describe.each((await targetsHere()).filter(({ kind }) => kind === "cpu"))(
         const queryLengths = Array.from({ length: count }, () => random.integer(1, 30));
         const pageSize = random.pick([0, 1, 5, 16]);
         const c = caseOf(variant.name, {
-          ...{ seed: random.seed, headDim: 32, variant, queryLengths, pageSize },
+          seed: random.seed,
+          headDim: 32,
+          variant,
+          queryLengths,
+          pageSize,
           kvLengths: queryLengths.map((queries) => queries + random.integer(0, 90)),
           queryHeads: random.pick([2, 6, 8]),
           causal: random.chance(0.5),

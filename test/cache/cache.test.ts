@@ -115,7 +115,13 @@ describe.each(await targetsHere())("a paged cache on $name", (target) => {
     using full = new Rig(device, c);
     using local = new Rig(device, { ...c, windowLeft: 6 });
     using cache = PagedCache.create(device, {
-      ...{ layers: 3, kvHeads, headDim, dtype: full.c.kvDtype, pages: 1, pageSize, combined: true },
+      layers: 3,
+      kvHeads,
+      headDim,
+      dtype: full.c.kvDtype,
+      pages: 1,
+      pageSize,
+      combined: true,
       layout: "HND",
       groups: [
         { layers: [0, 2], pages: 30 },
@@ -168,7 +174,13 @@ describe("append", () => {
     await using device = await Device.open("cpu");
     for (const source of ["f32", "f16", "bf16"] as const) {
       using cache = PagedCache.create(device, {
-        ...{ layers: 2, kvHeads, headDim, valueDim: 16, dtype, pages: 8, pageSize },
+        layers: 2,
+        kvHeads,
+        headDim,
+        valueDim: 16,
+        dtype,
+        pages: 8,
+        pageSize,
       });
       using sequence = cache.sequence();
       const batch = cache.reserve([sequence], [tokens]);
@@ -199,7 +211,13 @@ describe("append", () => {
     async (kind) => {
       await using device = await Device.open("cpu");
       using cache = PagedCache.create(device, {
-        ...{ layers: 1, kvHeads, headDim, dtype: "f8e4m3", pages: 8, pageSize, layout: "HND" },
+        layers: 1,
+        kvHeads,
+        headDim,
+        dtype: "f8e4m3",
+        pages: 8,
+        pageSize,
+        layout: "HND",
       });
       using other = cache.sequence();
       using sequence = cache.sequence();
@@ -209,7 +227,10 @@ describe("append", () => {
       const data = normals(random, (3 + tokens) * kvHeads * headDim, "f32").map((x) => x * 300);
       using k = Tensor.from(device, data, [3 + tokens, kvHeads, headDim], "f32");
       const shapes: Record<string, number[]> = {
-        ...{ tensor: [1], head: [kvHeads], request: [2, kvHeads], token: [8, pageSize, kvHeads] },
+        tensor: [1],
+        head: [kvHeads],
+        request: [2, kvHeads],
+        token: [8, pageSize, kvHeads],
       };
       // Powers of two: dividing by them is exact, so that one rounding is left.
       const count = shapes[kind].reduce((product, size) => product * size, 1);
@@ -221,7 +242,7 @@ describe("append", () => {
         const place = pages[Math.floor(token / pageSize)] * pageSize + (token % pageSize);
         const at = { tensor: 0, head, request: kvHeads + head, token: place * kvHeads + head }[
           kind
-        ]!;
+        ];
         return scales[at];
       };
       const rows = data.subarray(3 * kvHeads * headDim);
@@ -243,7 +264,12 @@ describe("append", () => {
       .slice(1, 1, pageSize + 1)
       .slice(3, 4, headDim + 4);
     using cache = PagedCache.create(device, {
-      ...{ layers: 1, kvHeads, headDim, dtype: "bf16", pages: 6, pageSize },
+      layers: 1,
+      kvHeads,
+      headDim,
+      dtype: "bf16",
+      pages: 6,
+      pageSize,
       planes: [{ name: "latent", heads: kvHeads, dim: headDim, dtype: "bf16" }],
       storage: () => view,
     });

@@ -14,12 +14,21 @@ const [first, second, merged] = ["first", "second", "merged"].map((name) =>
 function profileOf(...kernels: string[]): Profile {
   const profile = emptyProfile();
   profile.runs.push({
-    ...{ command: ["python3", "train.py"], date: "2026-01-02T03:04:05.000Z", host: "pages" },
-    ...{ gpu: "sm_90", driver: "580.1.2", cuda: "13.0" },
+    command: ["python3", "train.py"],
+    date: "2026-01-02T03:04:05.000Z",
+    host: "pages",
+    gpu: "sm_90",
+    driver: "580.1.2",
+    cuda: "13.0",
   });
   profile.libraries["ab12"] = {
-    ...{ path: "/somewhere/libx.so", bytes: 9, kernels, cubins: [], globals: [] },
-    ...{ pages: [[1, 2]], functions: [[64, 5_000_000]] },
+    path: "/somewhere/libx.so",
+    bytes: 9,
+    kernels,
+    cubins: [],
+    globals: [],
+    pages: [[1, 2]],
+    functions: [[64, 5_000_000]],
   };
   return profile;
 }
@@ -34,7 +43,7 @@ describe("flashbun debloat profile", () => {
     const said = await flashbun("debloat", "profile", "merge", first, second, "-o", merged);
     expect(said).toEqual({ code: 0, out: "", err: "" });
     const profile = parseProfile(readFileSync(merged, "utf8"), merged);
-    expect(profile.libraries["ab12"]!.kernels).toEqual(["a", "b", "c"]);
+    expect(profile.libraries["ab12"].kernels).toEqual(["a", "b", "c"]);
     expect(profile.runs).toHaveLength(2);
   });
 

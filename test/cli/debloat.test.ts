@@ -24,20 +24,20 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 describe("flashbun debloat inspect", () => {
   test("prints parts, architectures and savings; writes JSON and a page", async () => {
     const [json, html] = ["i.json", "i.html"].map((name) => join(folder, name));
-    const said = await flashbun("debloat", "inspect", library, "--json", json!, "--html", html!);
+    const said = await flashbun("debloat", "inspect", library, "--json", json, "--html", html);
     expect(said).toMatchObject({ code: 0, err: "" });
     expect(said.out).toMatch(/^libmade\.so {2}0\.\d\d MB {2}build [0-9a-f]{40}$/m);
     expect(said.out).toMatch(/^ {2}fat binaries +0\.09 MB +\d+\.\d %$/m);
     expect(said.out).toMatch(/^ {2}\.nv_fatbin +sm_90 +3 +0\.05 MB +0\.05 MB +6 +none 3$/m);
     expect(said.out).toMatch(/^ {2}--arch sm_90 +0\.0\d MB +\d+\.\d %$/m);
     expect(said.out).toMatch(/^ {2}--host pages +up to 0\.01 MB/m);
-    const [inspection] = (await Bun.file(json!).json()) as Inspection[];
-    expect(inspection!.containers).toHaveLength(3);
-    expect(inspection!.containers[0]!.images[0]!.kernelNames.map(({ name }) => name)).toEqual([
+    const [inspection] = (await Bun.file(json).json()) as Inspection[];
+    expect(inspection.containers).toHaveLength(3);
+    expect(inspection.containers[0].images[0].kernelNames.map(({ name }) => name)).toEqual([
       "_ZN4some4spinEv",
       "stop",
     ]);
-    const page = await Bun.file(html!).text();
+    const page = await Bun.file(html).text();
     expect(page).toContain('"name":"libmade.so"');
     expect(page).toContain("some::spin");
     expect(page).not.toMatch(/(src|href)="http/);
@@ -66,23 +66,26 @@ describe("flashbun debloat shrink and restore", () => {
 
   test("there and back", async () => {
     const [out, sides, json] = ["out", "sides", "s.json"].map((name) => join(folder, name));
-    mkdirSync(sides!);
-    const options = ["--arch", "sm_90", "--keep", "^stop$", "--strip", "--sidecar", sides!];
-    const files = ["-o", out!, "--json", json!];
+    mkdirSync(sides);
+    const options = ["--arch", "sm_90", "--keep", "^stop$", "--strip", "--sidecar", sides];
+    const files = ["-o", out, "--json", json];
     const shrunk = await flashbun("debloat", "shrink", library, ...options, ...files);
     expect(shrunk).toMatchObject({ code: 0, err: "" });
-    expect(readdirSync(out!)).toEqual(["libmade.so"]);
-    expect(readdirSync(sides!)).toEqual([expect.stringMatching(/^[0-9a-f]{40}\.side$/)]);
-    const [report] = await Bun.file(json!).json();
+    expect(readdirSync(out)).toEqual(["libmade.so"]);
+    expect(readdirSync(sides)).toEqual([expect.stringMatching(/^[0-9a-f]{40}\.side$/)]);
+    const [report] = await Bun.file(json).json();
     const trimmed = report.items.filter((item: { action: string }) => item.action === "trim");
     expect(trimmed).toHaveLength(3);
     expect(trimmed[0]).toMatchObject({
-      ...{ section: ".nv_fatbin", container: 0, arch: "sm_90", keptKernels: ["stop"] },
+      section: ".nv_fatbin",
+      container: 0,
+      arch: "sm_90",
+      keptKernels: ["stop"],
       droppedKernels: ["_ZN4some4spinEv"],
     });
     const back = join(folder, "back.so");
-    const small = join(out!, "libmade.so");
-    const restored = await flashbun("debloat", "restore", small, "--sidecar", sides!, "-o", back);
+    const small = join(out, "libmade.so");
+    const restored = await flashbun("debloat", "restore", small, "--sidecar", sides, "-o", back);
     expect(restored).toMatchObject({ code: 0, err: "" });
     expect(await Bun.file(back).bytes()).toEqual(await Bun.file(library).bytes());
   });

@@ -44,7 +44,11 @@ describe("both traces, 30 requests", () => {
   test.each(traces)("%s", async (name, sample, kind) => {
     const json = join(folder, `${name}.summary.json`);
     const { code, out, err } = await flashbun(
-      ...[...small, "--trace", traceOf(name, sample), "--json", json],
+      ...small,
+      "--trace",
+      traceOf(name, sample),
+      "--json",
+      json,
     );
     expect(err).not.toContain("flashbun: ");
     expect(code).toBe(0);

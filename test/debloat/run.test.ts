@@ -33,8 +33,13 @@ beforeAll(async () => {
   original = readFileSync(kernels);
   profile = emptyProfile();
   profile.libraries[readLibraryId(kernels)!] = {
-    ...{ path: kernels, bytes: original.length, kernels: ["kernel_90"], cubins: [], globals: [] },
-    ...{ pages: [[0, 1]], functions: [] },
+    path: kernels,
+    bytes: original.length,
+    kernels: ["kernel_90"],
+    cubins: [],
+    globals: [],
+    pages: [[0, 1]],
+    functions: [],
   };
   writeFileSync(profilePath, formatProfile(profile));
   const maps = "/proc/self/maps";
@@ -67,14 +72,14 @@ const programs: [string, string[], number][] = [
   ["Bun", [process.execPath, bunScript], 0],
   ["Python", ["python3", pythonScript], 5],
 ];
-const here = programs.filter(([, [program]]) => Bun.which(program!) !== null);
+const here = programs.filter(([, [program]]) => Bun.which(program) !== null);
 
 describe.each(here)("%s", (_, program, code) => {
   test("opens a library by its path and gets the shrunk one", async () => {
     const said = await run([...program, kernels, "answer"]);
     expect(said).toMatchObject({ code, result: "42" });
     expect(said.files).toStartWith(`${cache}/`);
-    expect(statSync(said.files!).size).toBeLessThan(original.length - 30_000);
+    expect(statSync(said.files).size).toBeLessThan(original.length - 30_000);
   });
 
   test("opens one that is found from where another is", async () => {
@@ -87,7 +92,7 @@ describe.each(here)("%s", (_, program, code) => {
     const said = await run([...program, kernels, "spare_1500"], "--host", "pages");
     expect(said).toMatchObject({ code, result: "1500" });
     expect(said.err).toMatch(/\d removed pages of libkernels.so were needed and came back/);
-    expect(statSync(said.files!).size).toBeLessThan(original.length - 900_000);
+    expect(statSync(said.files).size).toBeLessThan(original.length - 900_000);
   });
 });
 
@@ -98,9 +103,9 @@ describe("the cache", () => {
     expect(first.err).toContain("shrinking libkernels.so");
     const second = await run(command, "--keep", "nothing");
     expect(second.err).not.toContain("shrinking");
-    expect(second.files).toBe(first.files!);
+    expect(second.files).toBe(first.files);
     const other = await run(command, "--keep", "else");
-    expect(other.files).not.toBe(first.files!);
+    expect(other.files).not.toBe(first.files);
   });
 
   test("the originals are as they were", () => {
@@ -112,7 +117,7 @@ describe("what stays as it is", () => {
   test("a library of another build, and one that is gone", async () => {
     const other = structuredClone(profile);
     const [known] = Object.values(other.libraries);
-    other.libraries = { abcd: known!, ef01: { ...known!, path: join(folder, "gone.so") } };
+    other.libraries = { abcd: known, ef01: { ...known, path: join(folder, "gone.so") } };
     const path = join(folder, "other.json");
     writeFileSync(path, formatProfile(other));
     const said = await run([process.execPath, bunScript, kernels, "answer"], "--profile", path);

@@ -17,8 +17,8 @@ import { sources } from "../../src/jit/sources.gen.ts";
 import type { Batch } from "../../src/kv/batch.ts";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { dtypeCode } from "../../src/tensor/dtype.ts";
-import { Tensor } from "../../src/tensor/tensor.ts";
 import { encodeTensorMap } from "../../src/tensor/tensor-map.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
 import { type Case, caseOf } from "../support/cases.ts";
 import { runCase, World } from "../support/rig.ts";
 import { gpuTarget } from "../support/targets.ts";
@@ -70,7 +70,11 @@ function constantsOf({ dtype, kvDtype, outDtype }: ResolvedOptions) {
     FB_Q_TYPE: dtypeCode(dtype),
     FB_KV_TYPE: dtypeCode(kvDtype),
     FB_OUT_TYPE: dtypeCode(outDtype),
-    ...{ FB_MASK: 0, FB_ROPE: 0, FB_K_TOKEN_SCALE: 0, FB_V_TOKEN_SCALE: 0, FB_DEVICE_LENGTHS: 0 },
+    FB_MASK: 0,
+    FB_ROPE: 0,
+    FB_K_TOKEN_SCALE: 0,
+    FB_V_TOKEN_SCALE: 0,
+    FB_DEVICE_LENGTHS: 0,
   };
 }
 
@@ -82,11 +86,11 @@ function bindMaps({ k, v }: MappedTensors, _: ResolvedOptions, maps: AttentionMa
 /** Half a tile of one head: [element, head, token, page]; ragged tensors are one page. */
 function encode(tensor: Tensor, swizzleBytes: 64 | 128, map: TensorMap): void {
   const { address, dtype, shape, strides, device } = tensor;
-  const [page, token, head] = shape.length === 4 ? strides : [strides[0]!, ...strides];
+  const [page, token, head] = shape.length === 4 ? strides : [strides[0], ...strides];
   const [pages, tokens, heads, dim] = shape.length === 4 ? shape : [1, ...shape];
-  const extents = [dim!, heads!, tokens!, pages!];
-  const bytes = [head!, token!, page!].map((stride) => stride * 2);
-  const box = [dim!, 1, kvTile / 2, 1];
+  const extents = [dim, heads, tokens, pages];
+  const bytes = [head, token, page].map((stride) => stride * 2);
+  const box = [dim, 1, kvTile / 2, 1];
   encodeTensorMap(device, { address, dtype, extents, strides: bytes, box, swizzleBytes }, map);
 }
 
@@ -173,8 +177,8 @@ describe.if(able)(`clusters and tensor maps on ${target?.name}`, () => {
     for (let step = 0; step < 3; step++) world.step(sequences, step === 0 ? kvLengths : ones);
     const { launches } = world.rig.attention.lastPlan!;
     expect(launches.map(({ kernelClass }) => kernelClass)).toEqual(["test.pair"]);
-    expect(launches[0]!.grid).toBe(80);
-    expect(launches[0]!.grid).toBeGreaterThan(device.processors / 2);
+    expect(launches[0].grid).toBe(80);
+    expect(launches[0].grid).toBeGreaterThan(device.processors / 2);
   });
 
   test("maps of a layer are kept with it, from step to step", () => {
@@ -200,9 +204,9 @@ describe.if(able)(`clusters and tensor maps on ${target?.name}`, () => {
           return out.toBytes();
         }),
       );
-      expect(bits[0]).toEqual(bits[1]!);
-      expect(bits[0]![1]).toEqual(bits[0]![3]!);
-      expect(bits[0]![0]).not.toEqual(bits[0]![1]!);
+      expect(bits[0]).toEqual(bits[1]);
+      expect(bits[0][1]).toEqual(bits[0][3]);
+      expect(bits[0][0]).not.toEqual(bits[0][1]);
     }
   });
 

@@ -12,7 +12,7 @@ interface Tensor {
 
 /** Elements from one coordinate to the next, for each axis. */
 function stridesOf(extents: readonly number[]): number[] {
-  const row = Math.ceil(extents[0]! / 8) * 8; // strides are multiples of 16 bytes
+  const row = Math.ceil(extents[0] / 8) * 8; // strides are multiples of 16 bytes
   const strides = [1];
   let stride = row;
   for (const extent of extents.slice(1)) {
@@ -35,10 +35,10 @@ function elementsOf({ extents, box, at }: Tensor): number[] {
   return Array.from({ length: count }, (_, i) => {
     let element = 0;
     for (const [axis, size] of box.entries()) {
-      const x = at[axis]! + (i % size);
+      const x = at[axis] + (i % size);
       i = Math.floor(i / size);
-      if (x < 0 || x >= extents[axis]!) element = -Infinity;
-      element += x * strides[axis]!;
+      if (x < 0 || x >= extents[axis]) element = -Infinity;
+      element += x * strides[axis];
     }
     return element >= 0 ? element : -1;
   });
@@ -46,8 +46,8 @@ function elementsOf({ extents, box, at }: Tensor): number[] {
 
 /** Where element i of a tile lies, in elements from its 1024-byte aligned start. */
 function placeOf({ box, swizzle }: Tensor, i: number): number {
-  const pitch = swizzle || box[0]! * 2;
-  const byte = Math.floor(i / box[0]!) * pitch + (i % box[0]!) * 2;
+  const pitch = swizzle || box[0] * 2;
+  const byte = Math.floor(i / box[0]) * pitch + (i % box[0]) * 2;
   const rows = swizzle === 0 ? 0 : swizzle / 16 - 1;
   return (byte ^ (((byte >> 7) & rows) << 4)) / 2;
 }
@@ -69,7 +69,7 @@ const tensors: Tensor[] = [
 
 /** Bytes of shared memory that a tile takes. */
 function sizeOf({ box, swizzle }: Tensor): number {
-  return (swizzle || box[0]! * 2) * box.slice(1).reduce((a, b) => a * b, 1);
+  return (swizzle || box[0] * 2) * box.slice(1).reduce((a, b) => a * b, 1);
 }
 
 function describeTensor({ extents, box, swizzle, at }: Tensor): string {
@@ -83,7 +83,7 @@ const storable = tensors
   .filter(({ at }) => at.every((x) => x >= 0))
   .map((tensor) => {
     const [row, ...outer] = tensor.extents;
-    return [describeTensor(tensor), tensor, [Math.ceil(row! / 8) * 8, ...outer]] as const;
+    return [describeTensor(tensor), tensor, [Math.ceil(row / 8) * 8, ...outer]] as const;
   });
 const named = tensors.map((tensor) => [describeTensor(tensor), tensor] as const);
 
@@ -96,7 +96,7 @@ describe.skipIf(!available)("copies", () => {
     const out = new Uint8Array(run({ kernel, bytes: 32 * 64, data, numbers: [most] }));
     const sizes = [16, 16, 16, 8, 4, 4];
     const within = sizes.flatMap((size) => Array.from({ length: size }, (_, i) => i));
-    expect(out).toEqual(data.map((byte, i) => (within[i % 64]! < most ? byte : 0)));
+    expect(out).toEqual(data.map((byte, i) => (within[i % 64] < most ? byte : 0)));
   });
 
   test("count on barriers with phases", async () => {

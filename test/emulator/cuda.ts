@@ -149,7 +149,7 @@ export function must(name: DriverCall, ...args: Argument[]): void {
 export function get(name: DriverCall, ...args: Argument[]): bigint {
   const out = new BigUint64Array(1);
   must(name, out, ...args);
-  return out[0]!;
+  return out[0];
 }
 
 export interface TensorMapSpec {
@@ -211,6 +211,17 @@ function encode(map: TensorMapSpec, at: number): void {
   const type = tensorMapTypes[map.type];
   must(
     "cuTensorMapEncodeTiled",
-    ...[BigInt(at), type, rank, map.address, extents, strides, box, steps, 0, swizzle, 0, 0],
+    BigInt(at),
+    type,
+    rank,
+    map.address,
+    extents,
+    strides,
+    box,
+    steps,
+    0,
+    swizzle,
+    0,
+    0,
   );
 }

@@ -22,7 +22,9 @@ interface Subject {
 const common: Partial<Case> = { dtype: "bf16", outDtype: "f32", pageSize: 16, headDim: 32 };
 const narrow: Partial<Case> = { ...common, valueDim: 24 };
 const changed: Partial<Case> = {
-  ...{ ...narrow, kvDtype: "f8e4m3", scales: "token" },
+  ...narrow,
+  kvDtype: "f8e4m3",
+  scales: "token",
   rope: { dim: 16, interleaved: false, theta: 1e4 },
 };
 const decode: Partial<Case> = {
@@ -49,8 +51,10 @@ const subjects: Record<string, Subject> = {
   prefill: {
     kernel: "cuda.tile64",
     c: caseOf("prefill", {
-      ...{ ...changed, windowLeft: 150 },
-      ...{ queryLengths: [24, 17, 28], kvLengths: [144, 130, 208] },
+      ...changed,
+      windowLeft: 150,
+      queryLengths: [24, 17, 28],
+      kvLengths: [144, 130, 208],
     }),
     sms: 1,
   },
@@ -58,8 +62,11 @@ const subjects: Record<string, Subject> = {
   "wide decode": {
     kernel: "cuda.wide16",
     c: caseOf("wide decode", {
-      ...{ ...common, headDim: 512, valueDim: 512 },
-      ...{ queryLengths: [1, 2, 1, 1], kvLengths: [144, 20, 208, 1] },
+      ...common,
+      headDim: 512,
+      valueDim: 512,
+      queryLengths: [1, 2, 1, 1],
+      kvLengths: [144, 20, 208, 1],
     }),
     sms: 1,
   },
@@ -67,8 +74,10 @@ const subjects: Record<string, Subject> = {
   merge: {
     kernel: "merge",
     c: caseOf("merge", {
-      ...{ ...common, valueDim: 264 },
-      ...{ queryLengths: [2, 1], kvLengths: [4000, 90] },
+      ...common,
+      valueDim: 264,
+      queryLengths: [2, 1],
+      kvLengths: [4000, 90],
     }),
     sms: 32,
   },
@@ -213,7 +222,7 @@ test("what orders is found by its calls, one mutant each", () => {
     "b.h, f: cp_async_wait<N - 1>() #1",
     "b.h, f: __syncthreads() #2",
   ]);
-  expect(mutants[1]!.text).toBe(lines.with(5, "    ;").join("\n"));
+  expect(mutants[1].text).toBe(lines.with(5, "    ;").join("\n"));
 });
 
 const skipped = !existsSync(emulatedLibrary) || process.env["FLASHBUN_EMULATOR"] !== undefined;

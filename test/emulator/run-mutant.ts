@@ -27,7 +27,7 @@ export interface Outcome {
   readonly specialization: Specialization;
 }
 
-const { c, kept, kernel, image } = JSON.parse(process.argv[2]!) as Job;
+const { c, kept, kernel, image } = JSON.parse(process.argv[2]) as Job;
 await using device = await Device.open("cuda:0");
 const pages = c.kvLengths.reduce((sum, length) => sum + Math.ceil(length / c.pageSize), 0);
 using world = new World(device, c, { pages, attention: { deviceLengths: kept !== undefined } });
@@ -35,24 +35,24 @@ const { options } = world.rig.attention;
 
 const { offer, kernels, merge } = resolveKernelsNow(device, options, families.cuda);
 const at = offer.classes.findIndex(({ name }) => name === kernel);
-const { entry, launch, image: specialization } = at < 0 ? offer.merge : offer.classes[at]!;
+const { entry, launch, image: specialization } = at < 0 ? offer.merge : offer.classes[at];
 if (image !== undefined) {
   const module = new Module(device, readFileSync(image), "mutant");
   // Kernels are resolved once per device: the attention object holds this very one.
-  Object.assign(at < 0 ? merge : kernels[at]!, module.kernel(entry, launch!));
+  Object.assign(at < 0 ? merge : kernels[at], module.kernel(entry, launch!));
 }
 
 const sequences = c.kvLengths.map(() => world.create());
 const queries = c.queryLengths.map((count) => world.rig.queries(count));
 world.grow(
   sequences,
-  c.kvLengths.map((length, i) => length - c.queryLengths[i]!),
+  c.kvLengths.map((length, i) => length - c.queryLengths[i]),
 );
 const batch = world.grow(sequences, c.queryLengths, queries);
 const requests = world.requests(sequences, queries);
 const bytes = world.rig.check(batch, requests, { cache: world.cache }, { kv: kept });
 const plan = world.rig.attention.lastPlan!;
-const items = at < 0 ? plan.mergeGrid : plan.launches[at]!.grid;
+const items = at < 0 ? plan.mergeGrid : plan.launches[at].grid;
 if (items === 0) throw new Error(`the case does not run ${kernel}`);
 const outcome: Outcome = {
   hash: Bun.hash(bytes).toString(16),

@@ -2,5 +2,5 @@
 // process reports to the race detector's files.
 import { kernelOf, run } from "./rig.ts";
 
-const kernel = await kernelOf("races.cu", "exchange", { FB_LESS: process.argv[2]! });
+const kernel = await kernelOf("races.cu", "exchange", { FB_LESS: process.argv[2] });
 run({ kernel, threads: 64, bytes: 256 });

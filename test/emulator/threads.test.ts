@@ -10,25 +10,25 @@ function expectedOfWarps(v: readonly number[], lane: number): number[] {
     lanes.reduce((bits, other) => bits | (yes(other) ? 1 << other : 0), 0) >>> 0;
   const sum = v.reduce((a, b) => a + b);
   const segment = lane & ~7;
-  const x = v[lane]!;
+  const x = v[lane];
   const ones = x.toString(2).replaceAll("0", "").length;
   const lowest = x === 0 ? 0 : 32 - Math.clz32(x & -x);
-  const float = new Uint32Array(new Float32Array([v[lane ^ 1]!]).buffer)[0]!;
+  const float = new Uint32Array(new Float32Array([v[lane ^ 1]]).buffer)[0];
   return [
-    v[5]!,
-    v[segment + ((lane + 3) & 7)]!,
-    lane < 2 ? x : v[lane - 2]!,
-    (lane & 15) + 4 > 15 ? x : v[lane + 4]!,
-    v[lane ^ 16]!,
+    v[5],
+    v[segment + ((lane + 3) & 7)],
+    lane < 2 ? x : v[lane - 2],
+    (lane & 15) + 4 > 15 ? x : v[lane + 4],
+    v[lane ^ 16],
     float,
-    ballot((other) => (v[other]! & 1) === 1),
+    ballot((other) => (v[other] & 1) === 1),
     (v.includes(1000) ? 1 : 0) | (v.every((one) => one < 1000) ? 2 : 0),
-    ballot((other) => v[other]! % 5 === x % 5),
+    ballot((other) => v[other] % 5 === x % 5),
     sum,
     Math.max(...v),
     Math.min(...v),
-    lane < 8 ? v[lane ^ 1]! : 1 << 9,
-    v[7]!,
+    lane < 8 ? v[lane ^ 1] : 1 << 9,
+    v[7],
     ones | (Math.clz32(x) << 8) | (lowest << 16),
     // Bytes 0, 4, 1 and 7 of (x, ~x).
     ((x & 255) | ((~x & 255) << 8) | (((x >> 8) & 255) << 16) | ((~x >>> 24) << 24)) >>> 0,
@@ -73,7 +73,7 @@ describe.skipIf(!available)("threads", () => {
     const out = new Uint32Array(run({ kernel, grid: 4, threads: 96, bytes: 32, zeroed: true }));
     expect([...out.subarray(0, 5)]).toEqual([384, 95, 0, 0xffffffff, 0]);
     expect(out[5]).toBeGreaterThan(0);
-    expect(out[6]).toBe(out[5]!);
+    expect(out[6]).toBe(out[5]);
     expect(new Float32Array(out.buffer)[7]).toBe(96);
   });
 });

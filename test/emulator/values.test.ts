@@ -48,9 +48,9 @@ describe.skipIf(!available)("values", () => {
     const check = (format: Format, saturate: boolean, bits: (i: number) => number) =>
       countWrong(floats.length, (i) => [
         decode(bits(i), format),
-        round(floats[i]!, format, saturate),
+        round(floats[i], format, saturate),
       ]);
-    const word = (i: number, at: number) => out[(i >> 1) * 4 + at]!;
+    const word = (i: number, at: number) => out[(i >> 1) * 4 + at];
     expect(check(formats.bf16, false, (i) => (word(i, 0) >>> (16 * (i & 1))) & 0xffff)).toEqual([]);
     expect(check(formats.f16, false, (i) => (word(i, 1) >>> (16 * (i & 1))) & 0xffff)).toEqual([]);
     expect(check(formats.e4m3, true, (i) => (word(i, 2) >>> (8 * (i & 1))) & 0xff)).toEqual([]);
@@ -71,11 +71,11 @@ describe.skipIf(!available)("values", () => {
     const floats = new Float32Array(buffer);
     const words = new Uint32Array(buffer);
     const exact = (at: number, format: Format) =>
-      countWrong(65536, (i) => [floats[at + i]!, decode(i, format)]);
+      countWrong(65536, (i) => [floats[at + i], decode(i, format)]);
     expect(exact(0, formats.f16)).toEqual([]);
     expect(exact(65536, formats.bf16)).toEqual([]);
     const half = (at: number, side: number) =>
-      decode((words[131072 + at]! >>> (16 * side)) & 0xffff, formats.f16);
+      decode((words[131072 + at] >>> (16 * side)) & 0xffff, formats.f16);
     for (const [at, format] of [formats.e4m3, formats.e5m2].entries()) {
       expect(countWrong(256, (i) => [half(4 * i + at, 0), decode(i, format)])).toEqual([]);
       expect(countWrong(256, (i) => [half(4 * i + at, 1), decode(255 - i, format)])).toEqual([]);
@@ -94,8 +94,8 @@ describe.skipIf(!available)("values", () => {
       const wrong = countWrong(2 * count, (i) => {
         const part = (word: number) => decode((word >>> (16 * (i & 1))) & 0xffff, format);
         const pair = i >> 1;
-        const product = part(data[2 * pair]!) * part(data[2 * pair + 1]!);
-        return [part(out[2 * pair + at]!), round(product, format, false)];
+        const product = part(data[2 * pair]) * part(data[2 * pair + 1]);
+        return [part(out[2 * pair + at]), round(product, format, false)];
       });
       expect(wrong).toEqual([]);
     }
@@ -125,7 +125,7 @@ describe.skipIf(!available)("values", () => {
       for (const [i, x] of data.entries()) {
         const want = Math.fround(f(x));
         if (Number.isFinite(want) && Math.abs(want) > 1e-30)
-          worst = Math.max(worst, Math.abs(out[9 * i + k]! - want) / Math.max(Math.abs(want), 0.5));
+          worst = Math.max(worst, Math.abs(out[9 * i + k] - want) / Math.max(Math.abs(want), 0.5));
       }
       return worst < (k === 4 ? 2 ** -10 : 2 ** -20);
     });
@@ -139,8 +139,8 @@ describe.skipIf(!available)("values", () => {
     const out = new Float32Array(run({ kernel, threads: 128, bytes, data, numbers }));
     const wrong = [...data].flatMap((x, i) => {
       const off = Math.max(
-        Math.abs(out[2 * i]! - Math.sin(x)),
-        Math.abs(out[2 * i + 1]! - Math.cos(x)),
+        Math.abs(out[2 * i] - Math.sin(x)),
+        Math.abs(out[2 * i + 1] - Math.cos(x)),
       );
       return off < 2 ** -20 ? [] : [`${x}: ${off}`];
     });
@@ -163,7 +163,7 @@ describe.skipIf(!available)("values", () => {
     const out = new Uint32Array(run({ kernel, bytes: 4096, data }));
     for (let t = 0; t < 32; t++) {
       const own = [...data.subarray(t * 32, t * 32 + 32)];
-      const want = [...own.slice(0, 28), own[23]!, own[20]!, own[21]!, 0];
+      const want = [...own.slice(0, 28), own[23], own[20], own[21], 0];
       expect([...out.subarray(t * 32, t * 32 + 32)]).toEqual(want);
     }
   });
@@ -180,7 +180,7 @@ describe.skipIf(!available)("values", () => {
   test("special registers; one lane of each warp is elected, always the same", async () => {
     const kernel = await kernelOf("values.cu", "special");
     const out = new Uint32Array(run({ kernel, threads: 64, bytes: 1024, programmatic: true }));
-    const column = (at: number) => Array.from({ length: 64 }, (_, t) => out[4 * t + at]!);
+    const column = (at: number) => Array.from({ length: 64 }, (_, t) => out[4 * t + at]);
     expect(column(0)).toEqual(Array.from({ length: 64 }, (_, t) => t % 32));
     expect(column(2)).toEqual(new Array(64).fill(1));
     expect(column(3)).toEqual(column(1));

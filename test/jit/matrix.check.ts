@@ -55,8 +55,8 @@ describe("the matrix", () => {
     expect(promised.length).toBeGreaterThan(0);
     for (const { entry, kernels } of promised) {
       const { FB_THREADS, FB_MIN_BLOCKS } = entry.constants as Record<string, number>;
-      const registers = Math.ceil(kernels[0]!.registers / 8) * 8;
-      expect(registers * FB_THREADS! * FB_MIN_BLOCKS!).toBeLessThanOrEqual(65536);
+      const registers = Math.ceil(kernels[0].registers / 8) * 8;
+      expect(registers * FB_THREADS * FB_MIN_BLOCKS).toBeLessThanOrEqual(65536);
     }
   });
 

@@ -16,10 +16,20 @@ const files = {
 describe("expansion", () => {
   test("puts each include in place once, and says what line of which file follows", () => {
     const lines = [
-      ...['#line 1 "page/copy.cu"', '#line 1 "ptx/base.h"', "", "#ifdef FB_EMULATED"],
-      ...["#include <emulation.h>", "#endif", "int base;", '#line 2 "page/copy.cu"'],
-      ...['#line 1 "page/shape.h"', "", '#line 3 "page/shape.h"', "int shape;"],
-      ...['#line 3 "page/copy.cu"', "int copy;"],
+      '#line 1 "page/copy.cu"',
+      '#line 1 "ptx/base.h"',
+      "",
+      "#ifdef FB_EMULATED",
+      "#include <emulation.h>",
+      "#endif",
+      "int base;",
+      '#line 2 "page/copy.cu"',
+      '#line 1 "page/shape.h"',
+      "",
+      '#line 3 "page/shape.h"',
+      "int shape;",
+      '#line 3 "page/copy.cu"',
+      "int copy;",
     ];
     expect(expandSource("page/copy.cu", files).split("\n")).toEqual(lines);
   });

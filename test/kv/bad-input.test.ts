@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import type { Batch } from "../../src/kv/batch.ts";
 import { DisposedError, OptionError, OutOfPagesError } from "../../src/errors.ts";
+import type { Batch } from "../../src/kv/batch.ts";
 import { PrefixIndex } from "../../src/kv/prefix-index.ts";
 import { Sequence, SequencePool } from "../../src/kv/sequence.ts";
 import { orderByPrefix, sharePrefixes } from "../../src/kv/share-prefixes.ts";

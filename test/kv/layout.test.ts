@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { createBatch, type BatchOptions } from "../../src/kv/batch.ts";
 import { OptionError } from "../../src/errors.ts";
+import { createBatch, type BatchOptions } from "../../src/kv/batch.ts";
 import { createLevel, pagesLayout, raggedLayout, type Layout } from "../../src/kv/layout.ts";
 import { blockMaskLayout, tokenMaskLayout } from "../../src/kv/sparse-layout.ts";
 import { userPages } from "../../src/kv/user-pages.ts";

@@ -253,8 +253,12 @@ describe("PrefixIndex", () => {
     pool.reserve([sequence], [8]);
     pool.reserve([sequence], [4]);
     expect([...sequence.pages(1)].map((page) => page < 0)).toEqual([
-      ...[true, true, true],
-      ...[false, false, false],
+      true,
+      true,
+      true,
+      false,
+      false,
+      false,
     ]);
     index.insert(tokens, sequence);
     expect(index.stats.pages).toBe(9);
@@ -263,8 +267,12 @@ describe("PrefixIndex", () => {
     expect(index.match(tokens.subarray(0, 7)).tokens).toBe(0);
     const next = pool.create({ prefix: index.match(tokens) });
     expect([...next.pages(1)].map((page) => page < 0)).toEqual([
-      ...[true, true, true],
-      ...[true, true, false],
+      true,
+      true,
+      true,
+      true,
+      true,
+      false,
     ]);
     expect([...next.pages(0)]).toEqual([...sequence.pages(0)]);
   });

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import type { Batch } from "../../src/kv/batch.ts";
 import { OutOfPagesError } from "../../src/errors.ts";
+import type { Batch } from "../../src/kv/batch.ts";
 import { Sequence, SequencePool } from "../../src/kv/sequence.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 import { NaiveCache, pagesMissing } from "./model.ts";

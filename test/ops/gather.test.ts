@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { gatherRows } from "../../src/ops/gather.ts";
 import { readRate } from "../../src/device/probe.ts";
+import { gatherRows } from "../../src/ops/gather.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { deviceTargets } from "../support/targets.ts";
 

@@ -33,8 +33,11 @@ describe("rope frequencies", () => {
       return ((1 - smooth) * frequency) / factor + smooth * frequency;
     });
     const scaling = {
-      ...{ kind: "llama3" as const, factor, originalPositions: original },
-      ...{ lowFrequencyFactor: low, highFrequencyFactor: high },
+      kind: "llama3" as const,
+      factor,
+      originalPositions: original,
+      lowFrequencyFactor: low,
+      highFrequencyFactor: high,
     };
     const frequencies = ropeFrequencies({ theta, scaling }, dim);
     frequencies.forEach((frequency, pair) => expect(frequency / expected[pair]).toBeCloseTo(1, 12));

@@ -8,9 +8,15 @@ import type { Variant } from "../../src/variant/variant.ts";
 import { type Random } from "./random.ts";
 
 export const rowInputs = [
-  ...(["query", "queryToken", "queryIndex", "request", "head", "kvHead"] as const),
-  ...(["queryLength", "kvLength"] as const),
-];
+  "query",
+  "queryToken",
+  "queryIndex",
+  "request",
+  "head",
+  "kvHead",
+  "queryLength",
+  "kvLength",
+] as const;
 export const keyInputs = ["key", "slot"] as const;
 
 export type Inputs = Partial<Record<InputName, number>>;
@@ -44,15 +50,34 @@ interface Known {
 }
 
 const realUnary = [
-  ...(["neg", "abs", "floor", "exp", "log", "tanh", "sigmoid", "sqrt", "rsqrt"] as const),
-  ...(["sin", "cos"] as const),
-];
+  "neg",
+  "abs",
+  "floor",
+  "exp",
+  "log",
+  "tanh",
+  "sigmoid",
+  "sqrt",
+  "rsqrt",
+  "sin",
+  "cos",
+] as const;
 const realBinary = ["add", "sub", "mul", "div", "mod", "min", "max", "pow"] as const;
 const wholeUnary = ["not", "neg", "abs"] as const;
 const wholeBinary = [
-  ...(["add", "sub", "mul", "div", "mod", "min", "max", "and", "or", "xor"] as const),
-  ...(["shl", "shr"] as const),
-];
+  "add",
+  "sub",
+  "mul",
+  "div",
+  "mod",
+  "min",
+  "max",
+  "and",
+  "or",
+  "xor",
+  "shl",
+  "shr",
+] as const;
 const truthBinary = ["and", "or", "xor", "eq", "ne"] as const;
 const comparisons = ["lt", "le", "gt", "ge", "eq", "ne"] as const;
 

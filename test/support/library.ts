@@ -247,9 +247,8 @@ function vectors(): LibraryCase[] {
       meaning: (inputs) => ({
         ...scale.meaning!(inputs),
         ...norm.meaning!(inputs),
-        ...{
-          output: scale.meaning!(inputs).output,
-        },
+
+        output: scale.meaning!(inputs).output,
       }),
     },
     {

@@ -115,8 +115,13 @@ export function oracle(input: OracleInput): OracleResult {
   const position = (query: number) => input.queryPositions?.[query] ?? keys - queries + query;
   const { variant = plainVariant, place } = input;
   const rowAt = (query: number, head: number): OracleRow => ({
-    ...{ query: position(query), queryIndex: query, head, kvHead: Math.floor(head / group) },
-    ...{ queryLength: queries, kvLength: keys, request: place?.request ?? 0 },
+    query: position(query),
+    queryIndex: query,
+    head,
+    kvHead: Math.floor(head / group),
+    queryLength: queries,
+    kvLength: keys,
+    request: place?.request ?? 0,
     queryToken: (place?.firstToken ?? 0) + query,
   });
   const keyAt = (key: number, kvHead: number): OracleKey => {

@@ -45,7 +45,7 @@ export function importsOf({ path, text }: Source): string[] {
   const pattern =
     /(?:^|\n)\s*(?:import|export)\b[^;]*?\bfrom\s*"([^"]+)"|(?:^|\n)import\s*"([^"]+)"|(?:import|require|require\.resolve|URL|Worker)\(\s*"([^"]+)"|<reference path="([^"]+)"/g;
   for (const match of code.matchAll(pattern)) {
-    const name = (match[1] ?? match[2] ?? match[3] ?? match[4])!;
+    const name = match[1] ?? match[2] ?? match[3] ?? match[4];
     const from = dirname(join(root, path));
     found.push(name.startsWith(".") ? relative(root, normalize(join(from, name))) : name);
   }

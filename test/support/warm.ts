@@ -44,8 +44,12 @@ export function attendNow(
   const plain = Object.entries(options).filter(([name]) => !tensors.includes(name));
   compileApart({
     ...(Object.fromEntries(plain) as AttendOptions),
-    ...{ queryHeads: q.shape[1], kvHeads: k.shape[1], headDim: q.shape[2], valueDim: v.shape[2] },
-    ...{ dtype: q.dtype, kvDtype: k.dtype },
+    queryHeads: q.shape[1],
+    kvHeads: k.shape[1],
+    headDim: q.shape[2],
+    valueDim: v.shape[2],
+    dtype: q.dtype,
+    kvDtype: k.dtype,
   });
   return attend(q, k, v, options);
 }

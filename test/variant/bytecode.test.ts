@@ -102,8 +102,11 @@ describe.each(levels)("bytecode on %s", (level) => {
         return Tensor.from(device, Float64Array.from(data), [...sizes], dtype);
       });
       const given = {
-        ...{ program: compile(variant), section: "logits" as const, tensors: tensors.map(placed) },
-        ...{ scalars, whole: variant.scalars.map(({ type }) => type === "i32") },
+        program: compile(variant),
+        section: "logits" as const,
+        tensors: tensors.map(placed),
+        scalars,
+        whole: variant.scalars.map(({ type }) => type === "i32"),
       };
       const got = probe.run({ ...grid, ...given });
       expect(probe.run({ ...grid, ...given, keysInside: true })).toEqual(got);
@@ -122,7 +125,8 @@ describe.each(levels)("bytecode on %s", (level) => {
     const [rows, keys] = [64, 128].map((count) => Array.from({ length: count }, () => ({})));
     for (const exponent of op === "pow" ? [-1.75, 0.01, 0.5, 1.75] : [0]) {
       const variant = defineVariant({
-        ...{ name, softmax: false },
+        name,
+        softmax: false,
         logits: (x) => (op === "pow" ? x.pow(exponent) : x[op]()),
       });
       const x = numbers(rows.length * keys.length, (i) => inRange(random, limit, i));
@@ -234,7 +238,9 @@ describe.each(levels)("bytecode on %s", (level) => {
 
   test.each(["f32", "f16", "bf16", "i32"] as const)("stores of %s: visible pairs only", (dtype) => {
     const variant = defineVariant({
-      ...{ name: "stores", softmax: false, tensors: { t: { dtype, shape: ["any", "any"] } } },
+      name: "stores",
+      softmax: false,
+      tensors: { t: { dtype, shape: ["any", "any"] } },
       mask: ({ query, key }) => key.le(query.add(2)).and(key.add(query).mod(3).ne(0)),
       logits: (x, { t, query, key }) => {
         t.put((dtype === "i32" ? query.mul(key) : x.mul(0.5)) as F32 & I32, query, key.add(1));
@@ -344,7 +350,8 @@ test("words that a program has no room for are computed where they are read", as
   using probe = new VariantProbe(device);
   const count = 2 * limits.row;
   const variant = defineVariant({
-    ...{ name: "many words", softmax: false },
+    name: "many words",
+    softmax: false,
     logits: (x, { query, key }) => {
       let sum = x;
       for (let i = 1; i <= count; i++)
@@ -375,7 +382,8 @@ test("words that a program has no room for are computed where they are read", as
 
 test("a hook that holds more values than there are registers is refused", () => {
   const variant = defineVariant({
-    ...{ name: "wide", softmax: false },
+    name: "wide",
+    softmax: false,
     logits: (x) => {
       const values = Array.from({ length: limits.registers }, (_, i) => x.add(i + 0.5).sin());
       const sum = values.reduce((total, value) => total.add(value));

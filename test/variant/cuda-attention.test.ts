@@ -24,7 +24,9 @@ const hooks = ["query", "key", "value", "logits", "mask", "output"] as const;
 /** All hooks, traced and in CUDA: two ways to say the same. */
 const traced = (headDim: number) =>
   defineVariant({
-    ...{ name: "all hooks", tensors, scalars },
+    name: "all hooks",
+    tensors,
+    scalars,
     query: (x, { element, weights }) => {
       const root = x.mul(x).sum().div(headDim).add(1e-3).rsqrt();
       return x.mul(root).mul(weights.at(element));
@@ -37,7 +39,10 @@ const traced = (headDim: number) =>
   });
 
 const written = defineCudaVariant({
-  ...{ name: "all hooks", tensors, scalars, hooks: [...hooks] },
+  name: "all hooks",
+  tensors,
+  scalars,
+  hooks: [...hooks],
   source: `
     template <class V>
     FB_DEVICE void query(const fb_attention_params& p, const RowInputs&, V& v) {
@@ -74,7 +79,8 @@ function allHooks(headDim: number, variant = traced(headDim)): VariantCase {
       weights: hostTensor([headDim], () => 0.5 + random.next()),
       bias: hostTensor([queryHeads, 50], () => random.normal()),
       scales: hostTensor([slots, kvHeads], () => 0.5 + random.next()),
-      ...{ cap: 5, skipped: 3 },
+      cap: 5,
+      skipped: 3,
     }),
     meaning: (inputs) => evaluated(traced(headDim), inputs),
   };
@@ -108,8 +114,16 @@ function randomCase(random: Random): RandomCase {
   const k = normals(random, keys * kvHeads * headDim, "bf16");
   const made = randomExpression(random, { operations: 12, grid: gridOf(q, k) });
   const over: Partial<Case> = {
-    ...{ seed: random.seed, dtype: "bf16", outDtype: "f32", pageSize: 0, causal: false },
-    ...{ headDim, queryHeads, kvHeads, queryLengths: [queries], kvLengths: [keys] },
+    seed: random.seed,
+    dtype: "bf16",
+    outDtype: "f32",
+    pageSize: 0,
+    causal: false,
+    headDim,
+    queryHeads,
+    kvHeads,
+    queryLengths: [queries],
+    kvLengths: [keys],
   };
   const variant = { variant: made.variant, inputs: () => inputsOf(made) };
   return { c: caseOf("random logits", { ...over, variant }), q, k };
@@ -123,15 +137,21 @@ function gridOf(q: Float64Array, k: Float64Array): Grid {
     const queryIndex = Math.floor(row / queryHeads);
     const head = row % queryHeads;
     return {
-      ...{ queryIndex, queryToken: queryIndex, query: keys - queries + queryIndex, request: 0 },
-      ...{ head, kvHead: Math.floor(head / group), queryLength: queries, kvLength: keys },
+      queryIndex,
+      queryToken: queryIndex,
+      query: keys - queries + queryIndex,
+      request: 0,
+      head,
+      kvHead: Math.floor(head / group),
+      queryLength: queries,
+      kvLength: keys,
     };
   });
   const x = new Float64Array(rows.length * keys).map((_, at) => {
     const row = Math.floor(at / keys);
-    const from = ((at % keys) * kvHeads + rows[row]!.kvHead) * headDim;
+    const from = ((at % keys) * kvHeads + rows[row].kvHead) * headDim;
     let sum = 0;
-    for (let d = 0; d < headDim; d++) sum += q[row * headDim + d]! * k[from + d]!;
+    for (let d = 0; d < headDim; d++) sum += q[row * headDim + d] * k[from + d];
     return sum / Math.sqrt(headDim);
   });
   const slots = Array.from({ length: keys }, (_, key) => ({ key, slot: key }));
@@ -139,9 +159,9 @@ function gridOf(q: Float64Array, k: Float64Array): Grid {
 }
 
 function inputsOf({ variant, scalars, tensors }: RandomExpression) {
-  const named = variant.scalars.map(({ name }, i) => [name, scalars[i]!] as const);
+  const named = variant.scalars.map(({ name }, i) => [name, scalars[i]] as const);
   const held = tensors.map(({ data, sizes }, i) => {
-    return [variant.tensors[i]!.name, hostTensor([...sizes], (at) => data[at]!)] as const;
+    return [variant.tensors[i].name, hostTensor([...sizes], (at) => data[at])] as const;
   });
   return Object.fromEntries([...named, ...held]);
 }

@@ -62,11 +62,11 @@ export function runProbe(
   params.mergeCount = which;
   scalars.forEach((value, i) => {
     floats[0] = value;
-    params.setVariantScalars(i, variant.scalars[i]!.type === "f32" ? bits[0]! : value);
+    params.setVariantScalars(i, variant.scalars[i].type === "f32" ? bits[0] : value);
   });
   const held = tensors.map(({ data, sizes }, i) => {
     const values = Float64Array.from(data);
-    const tensor = Tensor.from(device, values, [...sizes], variant.tensors[i]!.dtype);
+    const tensor = Tensor.from(device, values, [...sizes], variant.tensors[i].dtype);
     params.setVariantData(i, tensor.address);
     for (let axis = 0; axis < tensorAxesMax; axis++) {
       params.setVariantSizes(i * tensorAxesMax + axis, sizes[axis] ?? 1);

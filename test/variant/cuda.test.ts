@@ -19,8 +19,8 @@ interface Made {
 
 function expectNear(got: Float64Array, { expected, error }: RandomExpression, seed: number): void {
   got.forEach((value, at) => {
-    const allowed = error[at]! + 1e-6 + Math.abs(expected[at]!) * 1e-6;
-    if (Math.abs(value - expected[at]!) <= allowed) return;
+    const allowed = error[at] + 1e-6 + Math.abs(expected[at]) * 1e-6;
+    if (Math.abs(value - expected[at]) <= allowed) return;
     throw new Error(
       `SEED=${seed}: point ${at} is ${value}, expected ${expected[at]} to within ${allowed}`,
     );
@@ -33,7 +33,8 @@ describe("a variant's text", () => {
   test("computes once per row what changes with rows, once per key what changes with keys", () => {
     const { attention, rowWords } = emitCuda(
       defineVariant({
-        ...{ name: "words", tensors: slopes },
+        name: "words",
+        tensors: slopes,
         logits: (x, { slopes, head, query, key }) =>
           x.add(slopes.at(head).exp().mul(key.sub(query).toF32())).add(key.toF32().sqrt()),
       }),
@@ -112,7 +113,7 @@ describe.skipIf(target === undefined)(`expressions on ${target?.name}`, () => {
       const { seeds, expressions, kernel } = made.get(first)!;
       const probe = await kernel;
       expressions.forEach((each, i) => {
-        expectNear(runProbe(device, probe, i, each), each, seeds[i]!);
+        expectNear(runProbe(device, probe, i, each), each, seeds[i]);
       });
       expect(expressions.length).toBe(replay ? 1 : together);
     },

@@ -10,8 +10,17 @@ import type { Variant } from "../../src/variant/variant.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 
 const inputs = {
-  ...{ x: 1.5, query: 20, queryToken: 7, queryIndex: 2, request: 1, head: 3, kvHead: 1 },
-  ...{ queryLength: 5, kvLength: 30, key: 12, slot: 4 },
+  x: 1.5,
+  query: 20,
+  queryToken: 7,
+  queryIndex: 2,
+  request: 1,
+  head: 3,
+  kvHead: 1,
+  queryLength: 5,
+  kvLength: 30,
+  key: 12,
+  slot: 4,
 };
 
 /** A tensor whose element i is i / 4. */
@@ -309,7 +318,11 @@ describe("several as one", () => {
     const both = compose([variants.qkNorm({ headDim: 8 }), biased, variants.prefixLm()]);
     expect(both.name).toBe("QK norm + biased + prefix LM");
     expect(both.tensors.map(({ name }) => name)).toEqual([
-      ...["queryWeights", "keyWeights", "first", "second", "prefixes"],
+      "queryWeights",
+      "keyWeights",
+      "first",
+      "second",
+      "prefixes",
     ]);
     expect(hooksOf(both)).toEqual(["query", "key", "logits", "mask"]);
     const tensors = [1, 2, 3, 4, 5].map((value) => ({ data: Array(8).fill(value), sizes: [8] }));

@@ -92,7 +92,7 @@ async function compileAll(
   try {
     // Large tiles take longest to compile: they start first, so that all cores end together.
     const images: Promise<Image>[] = [];
-    for (let i = sources.length - 1; i >= 0; i--) images[i] = imageOf(sources[i]!.image!, target);
+    for (let i = sources.length - 1; i >= 0; i--) images[i] = imageOf(sources[i].image!, target);
     return await Promise.all(images);
   } catch (error) {
     throw atUsersLine(error, variant);

@@ -47,18 +47,18 @@ function expectSameTables(made: MadeCubin, before: Cubin, after: Cubin, code: st
   const sections = { before: before.elf.sections, after: after.elf.sections };
   for (const { name, link, info, flags } of sections.after) {
     const original = sectionNamed(before.elf, name)!;
-    const linked = sections.before[original.link]!.name;
-    expect(sections.after[link]!.name).toBe(linked);
-    if (flags & 0x40) expect(sections.after[info]!.name).toBe(sections.before[original.info]!.name);
+    const linked = sections.before[original.link].name;
+    expect(sections.after[link].name).toBe(linked);
+    if (flags & 0x40) expect(sections.after[info].name).toBe(sections.before[original.info].name);
   }
   // Relocations name symbols by number: those have to stay the same.
-  const symbols = [before, after].map((cubin) => [...cubin.symbols.values()][0]!);
-  expect(symbols[1]).toHaveLength(symbols[0]!.length);
-  symbols[0]!.forEach((symbol, at) => {
-    const home = sections.before[symbol.section]!.name;
+  const symbols = [before, after].map((cubin) => [...cubin.symbols.values()][0]);
+  expect(symbols[1]).toHaveLength(symbols[0].length);
+  symbols[0].forEach((symbol, at) => {
+    const home = sections.before[symbol.section].name;
     const place = sections.after.findIndex(({ name }) => name === home);
     const gone = { name: "", info: 0, other: 0, section: 0xfff1, value: 0, bytes: 0 };
-    expect(symbols[1]![at]).toEqual(place < 0 ? gone : { ...symbol, section: place });
+    expect(symbols[1][at]).toEqual(place < 0 ? gone : { ...symbol, section: place });
   });
   const bytesOf = (name: string) => sectionNamed(after.elf, name)!.bytes;
   const all = [...made.kernels, ...(made.functions ?? [])];
@@ -74,8 +74,8 @@ function expectSameTables(made: MadeCubin, before: Cubin, after: Cubin, code: st
   const [segment] = after.elf.segments;
   const inside = sections.after.filter(({ flags, fileBytes }) => flags & 2 && fileBytes > 0);
   const last = inside.reduce((a, b) => (b.offset > a.offset ? b : a));
-  expect(segment!.offset).toBe(Math.min(...inside.map(({ offset }) => offset)));
-  expect(segment!.offset + segment!.fileBytes).toBe(last.offset + last.fileBytes);
+  expect(segment.offset).toBe(Math.min(...inside.map(({ offset }) => offset)));
+  expect(segment.offset + segment.fileBytes).toBe(last.offset + last.fileBytes);
 }
 
 describe("cubins", () => {
@@ -218,7 +218,7 @@ describe("containers", () => {
       const packing = random.pick(["none", "lz4", "zstd"] as const);
       const made = randomCubin(random);
       const section = makeContainer([{ image: makeCubin(made), arch: 90, packing }]);
-      const entry = readFatbins(section, "made").containers[0]!.entries[0]!;
+      const entry = readFatbins(section, "made").containers[0].entries[0];
       const kernels = made.kernels.map(({ name }) => name).filter(() => random.chance(0.5));
       const recompress = random.pick([undefined, 1, 19]);
       const { content, dropped } = editEntry(section, entry, { kernels, recompress }, "made");
@@ -230,7 +230,7 @@ describe("containers", () => {
       expect([0, 0x8000]).toContain(flags);
       const again = Buffer.concat([section.subarray(0, 16), content]);
       again.writeUInt32LE(content.length, 8);
-      const read = readFatbins(again, "again").containers[0]!.entries[0]!;
+      const read = readFatbins(again, "again").containers[0].entries[0];
       expect(contentsOf(again, read, "again").kernels.map(({ name }) => name)).toEqual(
         made.kernels.map(({ name }) => name).filter((name) => !dropped.includes(name)),
       );
@@ -241,7 +241,7 @@ describe("containers", () => {
   test("an image that is packed as tightly as can be is not packed again", () => {
     const made = makeCubin({ arch: 90, seed: 1, kernels: [{ name: "noise", bytes: 20_000 }] });
     const section = makeContainer([{ image: made, arch: 90, packing: "zstd" }]);
-    const entry = readFatbins(section, "made").containers[0]!.entries[0]!;
+    const entry = readFatbins(section, "made").containers[0].entries[0];
     expect(editEntry(section, entry, { recompress: 1 }, "made")).toEqual({ dropped: [] });
   });
 
@@ -252,13 +252,13 @@ describe("containers", () => {
       { image: image(1), arch: 90, moreFlags: 0x10000 },
     ];
     const section = makeContainer(entries);
-    const read = readFatbins(section, "made").containers[0]!.entries;
+    const read = readFatbins(section, "made").containers[0].entries;
     expect(read.map(({ kind, unknownFlags }) => [kind, unknownFlags])).toEqual([
       ["unknown", 0],
       ["cubin", 0x4000000],
       ["unknown", 0],
     ]);
-    expect(contentsOf(section, read[0]!, "made").unreadable).toBe("its kind is not plain");
+    expect(contentsOf(section, read[0], "made").unreadable).toBe("its kind is not plain");
     expect(neededBy(read, 80)).toEqual(new Set(read));
   });
 });
@@ -289,7 +289,7 @@ describe("a GPU takes", () => {
   test.each(cases)("%s of %s: %s", (gpu, held, taken) => {
     const entries = held.split(" ").map(entry);
     const found = neededBy(entries, parseTarget(gpu));
-    const names = held.split(" ").filter((_, at) => found.has(entries[at]!));
+    const names = held.split(" ").filter((_, at) => found.has(entries[at]));
     expect(names.sort()).toEqual(taken.split(" ").filter(Boolean).sort());
   });
 

@@ -26,7 +26,7 @@ beforeAll(async () => {
   const flags = ["-shared", "-Xcompiler", "-fPIC", libraries, "--threads", "2", ...common];
   plain = join(folder, "libplain.so");
   linked = join(folder, "liblinked.so");
-  await run(nvcc, [...flags, "-o", plain, sources[0]!]);
+  await run(nvcc, [...flags, "-o", plain, sources[0]]);
   const relative = ["-Xlinker", "-z,pack-relative-relocs"];
   await run(nvcc, [...flags, ...relative, "-rdc=true", "-o", linked, ...sources]);
 }, 5 * minutes);
@@ -38,14 +38,14 @@ afterAll(() => {
 /** Shrinks, brings the original back, and lists the images that are left. */
 async function shrink(library: string, options: ShrinkOptions) {
   const [out, sidecar, back] = ["out.so", "out.side", "back.so"].map((name) => join(folder, name));
-  await shrinkLibrary(library, out!, { ...options, sidecar }, pool);
-  restoreFile(out!, sidecar!, back!);
-  expect(await Bun.file(back!).bytes()).toEqual(await Bun.file(library).bytes());
+  await shrinkLibrary(library, out, { ...options, sidecar }, pool);
+  restoreFile(out, sidecar, back);
+  expect(await Bun.file(back).bytes()).toEqual(await Bun.file(library).bytes());
   const readelf = Bun.which("readelf");
-  if (readelf !== null) expect(Bun.spawnSync([readelf, "-lSW", out!]).stderr.toString()).toBe("");
+  if (readelf !== null) expect(Bun.spawnSync([readelf, "-lSW", out]).stderr.toString()).toBe("");
   return {
-    out: out!,
-    images: (await dump(out!)).map(({ kind, arch, kernels }) => [kind, arch, kernels]),
+    out: out,
+    images: (await dump(out)).map(({ kind, arch, kernels }) => [kind, arch, kernels]),
   };
 }
 
@@ -56,18 +56,18 @@ describe.skipIf(nvcc === undefined)("libraries of nvcc", () => {
   test("by architecture", async () => {
     // The runtime adds an image without kernels, which nothing refers to.
     const { images, out } = await shrink(plain, { arch: ["sm_90"] });
-    expect(images.filter(([, , kernels]) => kernels!.length > 0)).toEqual([["elf", "sm_90", all]]);
+    expect(images.filter(([, , kernels]) => kernels.length > 0)).toEqual([["elf", "sm_90", all]]);
     expect(await load(out)).toBe("");
     const newer = await shrink(plain, { arch: ["sm_100"] });
     const ptx = newer.images.filter(([kind]) => kind === "ptx");
     expect(ptx.map(([, arch]) => arch)).toEqual(["sm_90"]);
-    expect(newer.images.filter(([, , kernels]) => kernels!.length > 0)).toEqual([]);
+    expect(newer.images.filter(([, , kernels]) => kernels.length > 0)).toEqual([]);
   });
 
   test("by kernel", async () => {
     const keep = /^(count|_Z7reverseILi64EEvPf)$/;
     const { images, out } = await shrink(plain, { arch: ["sm_120"], keep, strip: true });
-    const left = images.filter(([, , kernels]) => kernels!.length > 0);
+    const left = images.filter(([, , kernels]) => kernels.length > 0);
     expect(left).toEqual([["elf", "sm_120", ["_Z7reverseILi64EEvPf", "count"]]]);
     expect(await load(out)).toBe("");
   });
@@ -77,7 +77,7 @@ describe.skipIf(nvcc === undefined)("libraries of nvcc", () => {
     expect(before.filter(({ arch }) => arch === "sm_90")).toHaveLength(5);
     const keep = /^across$/;
     const { images, out } = await shrink(linked, { arch: ["sm_90"], keep, dropRel: true });
-    const left = images.filter(([, , kernels]) => kernels!.length > 0);
+    const left = images.filter(([, , kernels]) => kernels.length > 0);
     expect(left).toEqual([["elf", "sm_90", ["across"]]]);
     const { functions } = (await dump(out)).find(({ kernels }) => kernels.length > 0)!;
     expect(functions).toContain("_Z6squaref");

@@ -58,15 +58,15 @@ describe.skipIf(nvcc === undefined)("fat binaries of nvcc", () => {
       const { containers, opaque } = readFatbins(section, path);
       expect(opaque).toEqual([]);
       expect(containers).toHaveLength(1);
-      const entries = containers[0]!.entries;
+      const entries = containers[0].entries;
       const written = Buffer.concat([
-        containerHeader(containers[0]!.bytes - containers[0]!.headerBytes),
+        containerHeader(containers[0].bytes - containers[0].headerBytes),
         ...entries.map((entry) => bytesOf(section, entry)),
       ]);
-      expect(written.equals(section.subarray(0, containers[0]!.bytes))).toBe(true);
-      expect(section.subarray(containers[0]!.bytes).every((byte) => byte === 0)).toBe(true);
+      expect(written.equals(section.subarray(0, containers[0].bytes))).toBe(true);
+      expect(section.subarray(containers[0].bytes).every((byte) => byte === 0)).toBe(true);
       const wanted = option === "debug" ? images.slice(0, -1) : images;
-      expect(entries.map(archName).sort()).toEqual(wanted.map(([, code]) => code!).sort());
+      expect(entries.map(archName).sort()).toEqual(wanted.map(([, code]) => code).sort());
       for (const entry of entries) {
         expect(entry.unknownFlags).toBe(0);
         if (mode === "none") expect(entry.compression).toBe("none");
@@ -96,7 +96,7 @@ describe.skipIf(nvcc === undefined)("fat binaries of nvcc", () => {
           const path = join(folder, `${mode}-lines.fatbin`);
           const section = await Bun.file(path).bytes();
           const { containers } = readFatbins(section, path);
-          return containers[0]!.entries
+          return containers[0].entries
             .filter(({ kind }) => kind === "cubin")
             .map((entry) => Buffer.from(imageOf(section, entry, path)!));
         }),
@@ -104,9 +104,9 @@ describe.skipIf(nvcc === undefined)("fat binaries of nvcc", () => {
       for (const images of unpacked.slice(1))
         images.forEach((image, at) => {
           // What is stored as it is may end in padding.
-          const [short, long] = [image, unpacked[0]![at]!].sort((a, b) => a.length - b.length);
-          expect(long!.subarray(0, short!.length).equals(short!)).toBe(true);
-          expect(long!.length - short!.length).toBeLessThan(8);
+          const [short, long] = [image, unpacked[0][at]].sort((a, b) => a.length - b.length);
+          expect(long.subarray(0, short.length).equals(short)).toBe(true);
+          expect(long.length - short.length).toBeLessThan(8);
         });
     },
     minutes,
@@ -121,7 +121,7 @@ describe.skipIf(nvcc === undefined)("fat binaries of nvcc", () => {
         const { containers } = readFatbins(section, path);
         const random = seeded(option.length);
         const kept: string[][] = [];
-        const parts = containers[0]!.entries.flatMap((entry) => {
+        const parts = containers[0].entries.flatMap((entry) => {
           if (entry.kind !== "cubin") return [];
           const names = contentsOf(section, entry, path).kernels.map(({ name }) => name);
           const kernels = names.filter(() => random.chance(0.4));

@@ -26,8 +26,15 @@ function library(): Inspection {
   ];
   const bytes = sections.reduce((sum, section) => sum + section.bytes, 0);
   return {
-    ...{ file: "/somewhere/libmade.so", bytes, buildId: "ab12", shrunkFrom: null, sections },
-    ...{ archs: [], containers, opaque: [], symbols: [] },
+    file: "/somewhere/libmade.so",
+    bytes,
+    buildId: "ab12",
+    shrunkFrom: null,
+    sections,
+    archs: [],
+    containers,
+    opaque: [],
+    symbols: [],
     functions: { count: 1, bytes: 1, textBytes: 1 },
     savings: [{ option: "--strip", bytes: 5, isBound: false }],
   };
@@ -48,7 +55,7 @@ test("no area is smaller than what it holds, and nothing is left out", () => {
     expect(held).toBeLessThanOrEqual(area.bytes + 8);
   });
   expect(root.inside!.reduce((sum, { bytes }) => sum + bytes, 0)).toBe(inspection.bytes);
-  const fatbin = root.inside![0]!;
+  const fatbin = root.inside![0];
   const images = fatbin.inside!.reduce((sum, { bytes }) => sum + bytes, 0);
   expect(images).toBe(fatbin.bytes - 400 * 16);
   for (const arch of fatbin.inside!) {
@@ -60,7 +67,7 @@ test("no area is smaller than what it holds, and nothing is left out", () => {
 
 test("the page holds the data and nothing that could leave it", async () => {
   const page = await treemapPage([library(), library()]);
-  const data = /const libraries = (\[.*\]);\n/.exec(page)![1]!;
+  const data = /const libraries = (\[.*\]);\n/.exec(page)![1];
   const parsed = JSON.parse(data) as { area: Area; buildId: string }[];
   expect(parsed.map(({ area, buildId }) => [area.name, buildId])).toEqual([
     ["libmade.so", "ab12"],

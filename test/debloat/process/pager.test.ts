@@ -34,7 +34,13 @@ beforeAll(async () => {
   const profile = emptyProfile();
   const functions: [number, number][] = [[at.get("spare_0")!, 512]];
   profile.libraries[id] = {
-    ...{ path: original, bytes: 1, kernels: [], cubins: [], globals: [], pages: [], functions },
+    path: original,
+    bytes: 1,
+    kernels: [],
+    cubins: [],
+    globals: [],
+    pages: [],
+    functions,
   };
   const options = { profile, level: "arch", host: "pages", sidecar } as const;
   await shrinkLibrary(original, shrunk, options, new Pool(0));

@@ -24,17 +24,35 @@ beforeAll(async () => {
   folder = temporaryFolder("host");
   const path = join(folder, "libhost.so");
   const more = [
-    ...[".p2align 12", ".globl uncovered", "uncovered:", ".fill 300, 1, 0x90"],
-    ...[".globl first", ...spare("first", 12)],
-    ...[".globl farewell", ...procedure("farewell", ["nop"])],
-    ...[".globl second", ...spare("second", 12)],
-    ...[".globl entered", ...procedure("entered", ["nop"])],
-    ...[".globl third", ...spare("third", 12)],
-    ...[".globl resolver", "resolver:", ".cfi_startproc", ".type chosen, @gnu_indirect_function"],
-    ...["chosen: lea number(%rip), %rax", "ret", ".cfi_endproc"],
-    ...[".globl fourth", ...spare("fourth", 12)],
-    ...[".globl last", ...procedure("last", ["nop"])],
-    ...['.section .fini_array, "aw"', ".quad farewell", ".data", ".quad chosen"],
+    ".p2align 12",
+    ".globl uncovered",
+    "uncovered:",
+    ".fill 300, 1, 0x90",
+    ".globl first",
+    ...spare("first", 12),
+    ".globl farewell",
+    ...procedure("farewell", ["nop"]),
+    ".globl second",
+    ...spare("second", 12),
+    ".globl entered",
+    ...procedure("entered", ["nop"]),
+    ".globl third",
+    ...spare("third", 12),
+    ".globl resolver",
+    "resolver:",
+    ".cfi_startproc",
+    ".type chosen, @gnu_indirect_function",
+    "chosen: lea number(%rip), %rax",
+    "ret",
+    ".cfi_endproc",
+    ".globl fourth",
+    ...spare("fourth", 12),
+    ".globl last",
+    ...procedure("last", ["nop"]),
+    '.section .fini_array, "aw"',
+    ".quad farewell",
+    ".data",
+    ".quad chosen",
   ];
   await makeLibrary(path, { loaded: [], spareFunctions: 100, more });
   library = readLibrary(await Bun.file(path).bytes(), path);
@@ -87,7 +105,12 @@ describe("pages of host code", () => {
     const page = Math.ceil(at.get("first")! / pageBytes);
     const used = [page, page + 4].map((touched): [number, number] => [touched, 1]);
     const runs = unusedPages(library, readFunctions(library.elf), {
-      ...{ path: "", bytes: 0, kernels: [], cubins: [], globals: [], functions: [] },
+      path: "",
+      bytes: 0,
+      kernels: [],
+      cubins: [],
+      globals: [],
+      functions: [],
       pages: used,
     });
     const between = (page + 1) * pageBytes;

@@ -44,7 +44,7 @@ describe("device code of a traced command", () => {
   });
 
   test("names by the library that their image is in, of threads and other processes too", () => {
-    const used = traced.profile.libraries[readLibraryId(library)!]!;
+    const used = traced.profile.libraries[readLibraryId(library)!];
     expect(used.kernels).toEqual([
       "by_module",
       // From an image outside all libraries, but one of the library's has it.
@@ -65,7 +65,7 @@ describe("device code of a traced command", () => {
   });
 
   test("images by their bytes", () => {
-    const used = traced.profile.libraries[readLibraryId(library)!]!;
+    const used = traced.profile.libraries[readLibraryId(library)!];
     expect(used.cubins).toContainEqual({ bytes: loaded.length, crc32: crc32(loaded) });
   });
 
@@ -81,7 +81,7 @@ describe("device code of a traced command", () => {
     expect(traced.profile.runs).toMatchObject([
       { command: [device, library, image], host: "off", gpu: "sm_90", cuda: "13.2" },
     ]);
-    expect(Date.parse(traced.profile.runs[0]!.date)).toBeGreaterThan(0);
+    expect(Date.parse(traced.profile.runs[0].date)).toBeGreaterThan(0);
     // The command, a fork, one that was killed, one that became another program.
     expect(traced.processes).toBe(4);
     expect(traced.tracerSeconds).toBeGreaterThan(0);

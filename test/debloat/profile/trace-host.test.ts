@@ -28,7 +28,7 @@ function addresses(path: string): Map<string, number> {
 }
 
 function used({ traced }: TracedRun, path: string): ProfiledLibrary {
-  return traced.profile.libraries[readLibraryId(path)!]!;
+  return traced.profile.libraries[readLibraryId(path)!];
 }
 
 /** Names of the functions that a profile holds. */

@@ -66,7 +66,7 @@ function damage(file: Uint8Array, random: Random, tables: readonly number[]): Ui
   for (let times = random.integer(1, 4); times > 0; times--) {
     const at = Math.max(0, place());
     const kind = random.integer(0, 6);
-    if (kind === 0) copy[at] = copy[at]! ^ (1 << random.integer(0, 7));
+    if (kind === 0) copy[at] = copy[at] ^ (1 << random.integer(0, 7));
     else if (kind === 1) view.setUint32(at, Number(random.pick(edges)), true);
     else if (kind === 2) view.setBigUint64(at, random.pick([...edges, ...wideEdges]), true);
     else if (kind === 3) view.setUint32(at, random.integer(0, copy.length + 64), true);
@@ -141,7 +141,12 @@ test(
   "damaged libraries",
   async () => {
     const profiled: ProfiledLibrary = {
-      ...{ path: "x", bytes: 0, kernels: ["a"], cubins: [], globals: [], functions: [] },
+      path: "x",
+      bytes: 0,
+      kernels: ["a"],
+      cubins: [],
+      globals: [],
+      functions: [],
       pages: [[60, 2]],
     };
     const { refused } = await fuzz(
@@ -152,9 +157,12 @@ test(
         const read = readLibrary(damaged, "damaged");
         readFunctions(read.elf);
         const options = {
-          ...{ targets: random.pick([[], [90], [80, 90]]), strip: random.chance(0.5) },
-          ...{ level: random.pick(["arch", "cubin", "kernel"] as const), host: "pages" as const },
-          ...{ dropRel: random.chance(0.5), recompress: random.pick([undefined, 1]) },
+          targets: random.pick([[], [90], [80, 90]]),
+          strip: random.chance(0.5),
+          level: random.pick(["arch", "cubin", "kernel"] as const),
+          host: "pages" as const,
+          dropRel: random.chance(0.5),
+          recompress: random.pick([undefined, 1]),
         };
         const { assembly } = await decide(read, options, profiled, pool);
         let bytes = 0;

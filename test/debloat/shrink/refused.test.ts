@@ -214,11 +214,11 @@ describe("restore", () => {
     expect(() => restore("a.so", "missing.side")).toThrow("it does not exist");
     expect(existsSync(path("back.so"))).toBe(false);
     const touched = Uint8Array.from(await Bun.file(path("a.so")).bytes());
-    touched[3000] = touched[3000]! ^ 1;
+    touched[3000] = touched[3000] ^ 1;
     await Bun.write(path("touched.so"), touched);
     expect(() => restore("touched.so", "a.side")).toThrow("it is not the library that");
     const damaged = Uint8Array.from(await Bun.file(path("a.side")).bytes());
-    damaged[5000] = damaged[5000]! ^ 1;
+    damaged[5000] = damaged[5000] ^ 1;
     await Bun.write(path("damaged.side"), damaged);
     expect(() => restore("a.so", "damaged.side")).toThrow("what it holds is damaged");
     expect(existsSync(path("back.so"))).toBe(false);

@@ -126,13 +126,13 @@ async function shrink(library: string, options: ShrinkOptions) {
   const out = join(folder, `out${outputs++}`);
   const [shrunk, sidecar, back] = ["lib.so", "lib.side", "back.so"].map((name) => join(out, name));
   const report = await shrinkLibrary(library, shrunk, { ...options, sidecar }, pool);
-  expect(statSync(shrunk!).size).toBe(report.after.file);
-  expect(statSync(shrunk!).mode).toBe(statSync(library).mode);
-  restoreFile(shrunk!, sidecar!, back!);
-  const [original, restored] = await Promise.all([library, back!].map((f) => Bun.file(f).bytes()));
-  expect(Buffer.from(restored!).equals(original!)).toBe(true);
-  expect(statSync(back!).mode).toBe(statSync(library).mode);
-  return { report, shrunk: shrunk!, sidecar: sidecar! };
+  expect(statSync(shrunk).size).toBe(report.after.file);
+  expect(statSync(shrunk).mode).toBe(statSync(library).mode);
+  restoreFile(shrunk, sidecar, back);
+  const [original, restored] = await Promise.all([library, back].map((f) => Bun.file(f).bytes()));
+  expect(Buffer.from(restored).equals(original)).toBe(true);
+  expect(statSync(back).mode).toBe(statSync(library).mode);
+  return { report, shrunk: shrunk, sidecar: sidecar };
 }
 let outputs = 0;
 
@@ -166,7 +166,7 @@ describe("by architecture", () => {
     const both = await shrink(plain, { arch: ["sm_86", "sm_90a"] });
     expectToWork(both.shrunk);
     const { fatbins } = await read(both.shrunk);
-    for (const { entries } of fatbins[0]!.containers)
+    for (const { entries } of fatbins[0].containers)
       expect(entries.map(archName)).toEqual(["sm_80", "sm_90"]);
     const none = await shrink(plain, { arch: ["sm_70"] });
     expectToWork(none.shrunk);
@@ -179,21 +179,24 @@ describe("by architecture", () => {
     const offset = (n: number) =>
       containers.slice(0, n).reduce((sum, { length }) => sum + length, 0);
     const more = [
-      ...[".globl fatbin_of_others", `.set fatbin_of_others, fatbins + ${offset(1)}`],
-      ...[".data", `.quad fatbins + ${offset(3) + 16}`],
+      ".globl fatbin_of_others",
+      `.set fatbin_of_others, fatbins + ${offset(1)}`,
+      ".data",
+      `.quad fatbins + ${offset(3) + 16}`,
     ];
     await makeLibrary(path, { loaded: containers, unreferenced: [0], more });
     const { report, shrunk } = await shrink(path, { arch: ["sm_90"] });
-    const plans = report.device[0]!.containers;
+    const plans = report.device[0].containers;
     expect(plans.map(({ pinned }) => pinned)).toEqual([
       "pinned: no relocated pointer refers to it",
       "pinned: a symbol that others see names it",
       undefined,
       "pinned: something points into it",
-      ...[undefined, undefined],
+      undefined,
+      undefined,
     ]);
     const { fatbins } = await read(shrunk);
-    const left = fatbins[0]!.containers.map((found) => [found.offset, found.entries.length]);
+    const left = fatbins[0].containers.map((found) => [found.offset, found.entries.length]);
     for (const n of [0, 1, 3]) expect(left).toContainEqual([offset(n), 4]);
     expect(left.filter(([, entries]) => entries === 1)).toHaveLength(3);
     const calls = containers.slice(1).map((_, n) => ["container", n] as [string, number]);
@@ -212,8 +215,12 @@ describe("by architecture", () => {
     expect(fatbin.containers).toHaveLength(containers.length);
     const planned = report.device.find(({ name }) => name === ".nv_fatbin")!.containers;
     expect(planned.map(({ pinned }) => pinned)).toEqual([
-      ...[undefined, undefined, "pinned: code computes its address"],
-      ...[undefined, undefined, undefined],
+      undefined,
+      undefined,
+      "pinned: code computes its address",
+      undefined,
+      undefined,
+      undefined,
     ]);
   });
 });
@@ -227,14 +234,22 @@ describe("by use", () => {
     expectToWork(whole.shrunk);
     const all = "add1 multiply1 everywhere";
     expect(leftIn(await read(whole.shrunk))).toEqual([
-      ...[[], [`sm_90: ${all}`], [], []],
-      ...[[`sm_90: ${all.replaceAll("1", "4")}`], []],
+      [],
+      [`sm_90: ${all}`],
+      [],
+      [],
+      [`sm_90: ${all.replaceAll("1", "4")}`],
+      [],
     ]);
     const fine = await shrink(plain, options);
     expectToWork(fine.shrunk);
     expect(leftIn(await read(fine.shrunk))).toEqual([
-      ...[[], ["sm_90: add1"], [], []],
-      ...[["sm_90: multiply4"], []],
+      [],
+      ["sm_90: add1"],
+      [],
+      [],
+      ["sm_90: multiply4"],
+      [],
     ]);
     expect(fine.report.after.fatbin).toBeLessThan(whole.report.after.fatbin);
     expect([...fine.report.droppedKernels.values()]).toEqual([
@@ -245,8 +260,8 @@ describe("by use", () => {
 
   test("a name in many images counts where a run loaded one of them", async () => {
     const library = originalOf(plain);
-    const source = library.fatbins[0]!;
-    const entry = source.containers[3]!.entries[1]!;
+    const source = library.fatbins[0];
+    const entry = source.containers[3].entries[1];
     const { bytes, crc32 } = contentsOf(source.data, entry, plain);
     const profile = profileOf(library, { kernels: ["everywhere"], cubins: [{ bytes, crc32 }] });
     const { shrunk } = await shrink(plain, { arch: ["sm_90"], profile });
@@ -260,10 +275,7 @@ describe("by use", () => {
   test("without a profile a pattern says what is used; every image is packed anew", async () => {
     const { shrunk } = await shrink(plain, { arch: ["sm_90"], keep: /^add[02]$/g, recompress: 19 });
     expectToWork(shrunk);
-    expect(leftIn(await read(shrunk))).toEqual([
-      ...[["sm_90: add0"], [], ["sm_90: add2"]],
-      ...[[], [], []],
-    ]);
+    expect(leftIn(await read(shrunk))).toEqual([["sm_90: add0"], [], ["sm_90: add2"], [], [], []]);
   });
 
   test("an image that nobody can judge stays whole, and the plan says why", async () => {
@@ -280,7 +292,7 @@ describe("by use", () => {
     ];
     await makeLibrary(odd, { loaded: images.map((image) => makeContainer([image])) });
     const { report, shrunk } = await shrink(odd, { arch: ["sm_90"], keep: /^add0$/ });
-    const plans = report.device[0]!.containers.map(({ entries }) => entries[0]!);
+    const plans = report.device[0].containers.map(({ entries }) => entries[0]);
     expect(plans.map(({ action }) => action)).toEqual(["keep", "keep", "keep", "keep", "trim"]);
     expect(plans.map(({ reason }) => reason)).toEqual([
       expect.stringContaining("whole, as it launches kernels itself (cudaLaunchDevice)"),
@@ -330,7 +342,7 @@ describe("besides device code", () => {
     const loaded = [makeContainer([{ image: cubin(80, 0), arch: 80 }])];
     await makeLibrary(lonely, { loaded, relocatable: containers.slice(0, 1) });
     const kept = await shrink(lonely, { arch: ["sm_90"], dropRel: true });
-    const reasons = kept.report.device[1]!.containers[0]!.entries.map(({ reason }) => reason);
+    const reasons = kept.report.device[1].containers[0].entries.map(({ reason }) => reason);
     expect(reasons).toContain("no linked image is there for sm_90");
     expectToWork(kept.shrunk, 1);
   });
@@ -372,19 +384,23 @@ describe("besides device code", () => {
       pages: [[Math.floor(text.address / 4096), 2]] as [number, number][],
     };
     const options: ShrinkOptions = {
-      ...{ arch: ["sm_90"], profile: profileOf(originalOf(plain), used), host: "pages" },
-      ...{ strip: true, dropRel: true, recompress: 9 },
+      arch: ["sm_90"],
+      profile: profileOf(originalOf(plain), used),
+      host: "pages",
+      strip: true,
+      dropRel: true,
+      recompress: 9,
     };
     const [one, two] = ["one", "two"].map((name) => join(folder, "threads", name));
     const sidecars = [`${one}.side`, `${two}.side`];
-    await shrinkLibrary(plain, one!, { ...options, sidecar: sidecars[0] }, pool);
+    await shrinkLibrary(plain, one, { ...options, sidecar: sidecars[0] }, pool);
     const seen: number[] = [];
     const onProgress = (done: number) => void seen.push(done);
-    await shrinkLibrary(plain, two!, { ...options, sidecar: sidecars[1], onProgress }, threads);
+    await shrinkLibrary(plain, two, { ...options, sidecar: sidecars[1], onProgress }, threads);
     expect(seen.length).toBeGreaterThan(0);
-    expectToWork(two!);
-    expect(await Bun.file(one!).bytes()).toEqual(await Bun.file(two!).bytes());
-    expect(await Bun.file(sidecars[0]!).bytes()).toEqual(await Bun.file(sidecars[1]!).bytes());
+    expectToWork(two);
+    expect(await Bun.file(one).bytes()).toEqual(await Bun.file(two).bytes());
+    expect(await Bun.file(sidecars[0]).bytes()).toEqual(await Bun.file(sidecars[1]).bytes());
   });
 
   test("readelf has nothing to say about what comes out", async () => {

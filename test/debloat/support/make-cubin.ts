@@ -84,8 +84,71 @@ export function makeCubin(made: MadeCubin): Uint8Array {
   const rela = (target: string, offset: number) => [offset, 0, 0x38, symbolOf(target), 0, 0];
   const sections: MadeSection[] = [];
   const add = (section: MadeSection) => void sections.push(section);
+  sections.push(...sharedTables(all, symbolOf));
+  for (const kernel of kernels)
+    add({
+      name: `.nv.info.${kernel.name}`,
+      type: type.info,
+      flags: flags.info,
+      align: 4,
+      link: ".symtab",
+      info: `.text.${kernel.name}`,
+      content: words(4 | (0x17 << 8) | (4 << 16), kernel.bytes),
+    });
+  for (const { name, calls = [] } of all)
+    if (calls.length > 0)
+      add({
+        name: `.rela.text.${name}`,
+        type: type.rela,
+        flags: flags.info,
+        align: 8,
+        link: ".symtab",
+        info: `.text.${name}`,
+        content: words(...calls.flatMap((callee, at) => rela(callee, 16 * at))),
+      });
+  if (pointers.length > 0)
+    add({
+      name: ".rela.nv.global.init",
+      type: type.rela,
+      flags: flags.info,
+      align: 8,
+      link: ".symtab",
+      info: ".nv.global.init",
+      content: words(...pointers.flatMap((callee, at) => rela(callee, 8 * at))),
+    });
+  for (const made of all)
+    add({
+      name: `.text.${made.name}`,
+      type: type.bits,
+      flags: flags.alloc | flags.exec,
+      align: 128,
+      content: codeOf(seed, made),
+      link: ".symtab",
+      info: symbolOf(made.name),
+    });
   add({
-    ...{ name: ".nv.info", type: type.info, flags: 0, align: 4, link: ".symtab" },
+    name: ".nv.global.init",
+    type: type.bits,
+    flags: flags.alloc | flags.write,
+    align: 8,
+    content: new Uint8Array(8 * Math.max(1, pointers.length) + 4 * globals.length),
+  });
+  sections.push(...kernels.flatMap((kernel) => memoryOf(seed, kernel)));
+  const symbols = symbolsOf(made, order, names);
+  return link(arch, sections, symbols, names, all.length + 1);
+}
+
+/** Tables that all functions share: their registers, and who calls whom. */
+function sharedTables(
+  all: readonly MadeFunction[],
+  symbolOf: (name: string) => number,
+): MadeSection[] {
+  const info: MadeSection = {
+    name: ".nv.info",
+    type: type.info,
+    flags: 0,
+    align: 4,
+    link: ".symtab",
     content: Buffer.concat(
       all.flatMap(({ name }) =>
         [0x2f, 0x11].map((attribute) =>
@@ -93,60 +156,41 @@ export function makeCubin(made: MadeCubin): Uint8Array {
         ),
       ),
     ),
-  });
-  add({
-    ...{ name: ".nv.callgraph", type: type.graph, flags: 0, align: 4, link: ".symtab" },
+  };
+  const graph: MadeSection = {
+    name: ".nv.callgraph",
+    type: type.graph,
+    flags: 0,
+    align: 4,
+    link: ".symtab",
     content: Buffer.concat([
       words(0, 0xffffffff),
       ...all.flatMap(({ name, calls = [] }) =>
         calls.map((callee) => words(symbolOf(name), symbolOf(callee))),
       ),
     ]),
-  });
-  for (const kernel of kernels)
-    add({
-      ...{ name: `.nv.info.${kernel.name}`, type: type.info, flags: flags.info, align: 4 },
-      ...{ link: ".symtab", info: `.text.${kernel.name}` },
-      content: words(4 | (0x17 << 8) | (4 << 16), kernel.bytes),
-    });
-  for (const { name, calls = [] } of all)
-    if (calls.length > 0)
-      add({
-        ...{ name: `.rela.text.${name}`, type: type.rela, flags: flags.info, align: 8 },
-        ...{ link: ".symtab", info: `.text.${name}` },
-        content: words(...calls.flatMap((callee, at) => rela(callee, 16 * at))),
-      });
-  if (pointers.length > 0)
-    add({
-      ...{ name: ".rela.nv.global.init", type: type.rela, flags: flags.info, align: 8 },
-      ...{ link: ".symtab", info: ".nv.global.init" },
-      content: words(...pointers.flatMap((callee, at) => rela(callee, 8 * at))),
-    });
-  for (const made of all)
-    add({
-      ...{
-        name: `.text.${made.name}`,
-        type: type.bits,
-        flags: flags.alloc | flags.exec,
-        align: 128,
-      },
-      ...{ content: codeOf(seed, made), link: ".symtab", info: symbolOf(made.name) },
-    });
-  add({
-    ...{ name: ".nv.global.init", type: type.bits, flags: flags.alloc | flags.write, align: 8 },
-    content: new Uint8Array(8 * Math.max(1, pointers.length) + 4 * globals.length),
-  });
-  for (const { name, bytes } of kernels) {
-    const owned = { flags: flags.alloc | flags.info, info: `.text.${name}` };
-    const shared = { ...owned, flags: owned.flags | flags.write, align: 16, zeroBytes: 256 };
-    const nothing = new Uint8Array();
-    if (bytes % 256 === 0)
-      add({ name: `.nv.shared.${name}`, type: type.nobits, content: nothing, ...shared });
-    const content = codeOf(seed + 1, { name, bytes: 536 });
-    add({ name: `.nv.constant0.${name}`, type: type.bits, content, align: 4, ...owned });
-  }
-  const symbols = symbolsOf(made, order, names);
-  return link(arch, sections, symbols, names, all.length + 1);
+  };
+  return [info, graph];
+}
+
+/** Sections of a kernel's memory: constants, and shared memory for some. */
+function memoryOf(seed: number, { name, bytes }: MadeFunction): MadeSection[] {
+  const owned = { flags: flags.alloc | flags.info, info: `.text.${name}` };
+  const content = codeOf(seed + 1, { name, bytes: 536 });
+  const constants = { name: `.nv.constant0.${name}`, type: type.bits, content, align: 4, ...owned };
+  if (bytes % 256 !== 0) return [constants];
+  return [
+    {
+      ...owned,
+      name: `.nv.shared.${name}`,
+      type: type.nobits,
+      flags: owned.flags | flags.write,
+      align: 16,
+      content: new Uint8Array(),
+      zeroBytes: 256,
+    },
+    constants,
+  ];
 }
 
 /** Symbols in their order: of sections, variables, and last what is global. */
@@ -191,13 +235,18 @@ function link(
     ...sections,
     { name: ".strtab", content: names.bytes, ...strings },
     {
-      ...{ name: ".symtab", type: type.symtab, flags: 0, align: 8, link: ".strtab", info: locals },
+      name: ".symtab",
+      type: type.symtab,
+      flags: 0,
+      align: 8,
+      link: ".strtab",
+      info: locals,
       content: new Uint8Array(24 * (symbols.length + 1)),
     },
   ];
   const indexOf = (name: string) => 1 + all.findIndex((section) => section.name === name);
   for (const { name } of all) sectionNames.at(name);
-  all[0]!.content = sectionNames.bytes;
+  all[0].content = sectionNames.bytes;
   const table = new DataView(all.at(-1)!.content.buffer);
   symbols.forEach(({ name, info, other, home, bytes }, at) => {
     table.setUint32(24 * at + 24, name, true);
@@ -230,13 +279,13 @@ function link(
   for (const [at, value] of [64, 56, 1, 64, all.length + 1, 1].entries())
     view.setUint16(52 + 2 * at, value, true);
   all.forEach((section, at) => {
-    file.set(section.content, offsets[at]!);
+    file.set(section.content, offsets[at]);
     const base = headersAt + 64 * (at + 1);
     const { info = 0, link } = section;
     view.setUint32(base, sectionNames.at(section.name), true);
     view.setUint32(base + 4, section.type, true);
     view.setUint32(base + 8, section.flags, true);
-    view.setUint32(base + 24, offsets[at]!, true);
+    view.setUint32(base + 24, offsets[at], true);
     view.setUint32(base + 32, section.zeroBytes ?? section.content.length, true);
     view.setUint32(base + 40, link === undefined ? 0 : indexOf(link), true);
     view.setUint32(base + 44, typeof info === "string" ? indexOf(info) : info, true);
@@ -244,11 +293,11 @@ function link(
     const isTable = section.type === type.symtab || section.type === type.rela;
     view.setUint32(base + 56, isTable ? 24 : section.type === type.graph ? 8 : 0, true);
   });
-  const first = offsets[loads[0]!]!;
+  const first = offsets[loads[0]];
   const last = loads.at(-1)!;
   view.setUint32(segmentsAt, 1, true);
   view.setUint32(segmentsAt + 8, first, true);
-  view.setUint32(segmentsAt + 32, offsets[last]! + all[last]!.content.length - first, true);
-  view.setUint32(segmentsAt + 40, offsets[last]! + all[last]!.content.length - first, true);
+  view.setUint32(segmentsAt + 32, offsets[last] + all[last].content.length - first, true);
+  view.setUint32(segmentsAt + 40, offsets[last] + all[last].content.length - first, true);
   return file;
 }

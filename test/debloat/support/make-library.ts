@@ -62,7 +62,7 @@ export function packLz4(raw: Uint8Array): Uint8Array {
     const count = at - literals;
     block.push((Math.min(15, count) << 4) | Math.min(15, Math.max(0, matched - 4)));
     length(count);
-    for (let i = literals; i < at; i++) block.push(raw[i]!);
+    for (let i = literals; i < at; i++) block.push(raw[i]);
     if (matched === 0) return;
     block.push(1, 0);
     length(matched - 4);

@@ -40,10 +40,10 @@ export async function dump(file: string): Promise<DumpedImage[]> {
     .map((text) => {
       const rows = [...text.matchAll(/^FUNC +(\w+) +\w+ +(\S+) +(\S+)$/gm)];
       const named = (isKernel: boolean) =>
-        rows.filter((row) => (row[2] === "ENTRY") === isKernel).map((row) => row[3]!);
+        rows.filter((row) => (row[2] === "ENTRY") === isKernel).map((row) => row[3]);
       return {
-        kind: /^(\w+) code/.exec(text)![1]!,
-        arch: /^arch = (\S+)/m.exec(text)![1]!,
+        kind: /^(\w+) code/.exec(text)![1],
+        arch: /^arch = (\S+)/m.exec(text)![1],
         kernels: named(true).sort(),
         functions: named(false).sort(),
       };

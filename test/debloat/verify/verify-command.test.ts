@@ -77,8 +77,13 @@ function profileOfStart() {
   const { buildId, elf } = readLibrary(Bun.mmap(original), original);
   const first = Math.floor(sectionNamed(elf, ".text")!.address / 4096);
   const library = {
-    ...{ path: original, bytes: elf.bytes.length, kernels: [], cubins: [], globals: [] },
-    ...{ functions: [], pages: [[first, 3]] as [number, number][] },
+    path: original,
+    bytes: elf.bytes.length,
+    kernels: [],
+    cubins: [],
+    globals: [],
+    functions: [],
+    pages: [[first, 3]] as [number, number][],
   };
   return { ...emptyProfile(), libraries: { [buildId!]: library } };
 }

@@ -54,8 +54,13 @@ beforeAll(async () => {
   const { buildId, elf } = readLibrary(Bun.mmap(original), original);
   const first = Math.floor(sectionNamed(elf, ".text")!.address / 4096);
   const library = {
-    ...{ path: original, bytes: elf.bytes.length, cubins: [], globals: [], functions: [] },
-    ...{ kernels: ["add0", "add1", "multiply3", "everywhere"], pages: [[first, 3]] },
+    path: original,
+    bytes: elf.bytes.length,
+    cubins: [],
+    globals: [],
+    functions: [],
+    kernels: ["add0", "add1", "multiply3", "everywhere"],
+    pages: [[first, 3]],
   };
   const profile = { ...emptyProfile(), libraries: { [buildId!]: library as never } };
   using pool = new Pool(0);
@@ -77,9 +82,9 @@ describe("a library", () => {
       ["fat binaries", "right"],
       ["sidecar", "right"],
     ]);
-    expect(checks[0]!.detail).toMatch(/^\d+ bytes are where .* \d+ of host code are left out$/);
+    expect(checks[0].detail).toMatch(/^\d+ bytes are where .* \d+ of host code are left out$/);
     // Ten containers with a pointer each; the pinned one keeps its three images.
-    expect(checks[1]!.detail).toMatch(
+    expect(checks[1].detail).toMatch(
       /^10 pointers lead to 10 containers, 3 images are the same, 4 keep 7 kernels .* lack 5, /,
     );
   });
@@ -165,7 +170,7 @@ describe("a library", () => {
 function flip(bytes: Uint8Array<ArrayBuffer>, random: Random, offset: number, count: number) {
   const at = offset + random.integer(0, count - 1);
   const changed = bytes.slice();
-  changed[at]! ^= 1 << random.integer(0, 7);
+  changed[at] ^= 1 << random.integer(0, 7);
   return { at, bytes: changed };
 }
 
@@ -183,9 +188,9 @@ function isFound(bytes: Uint8Array): boolean {
 
 describe("a sidecar", () => {
   const changes: [string, (bytes: Uint8Array) => void, string][] = [
-    ["of other bytes", (bytes) => void (bytes[5000]! ^= 1), "the original does not come out of it"],
-    ["of another library", (bytes) => void (bytes[60]! ^= 1), "it belongs to another library"],
-    ["of another original", (bytes) => void (bytes[30]! ^= 1), "it is of another original"],
+    ["of other bytes", (bytes) => void (bytes[5000] ^= 1), "the original does not come out of it"],
+    ["of another library", (bytes) => void (bytes[60] ^= 1), "it belongs to another library"],
+    ["of another original", (bytes) => void (bytes[30] ^= 1), "it is of another original"],
     [
       "whose pages are elsewhere",
       (bytes) => {
@@ -254,7 +259,9 @@ describe("a cubin that kernels went from", () => {
         return;
       }
       expect({ section: section.name, at: at - section.offset, found: found.length > 0 }).toEqual({
-        ...{ section: section.name, at: at - section.offset, found: true },
+        section: section.name,
+        at: at - section.offset,
+        found: true,
       });
     });
   });
