@@ -3,8 +3,8 @@ import { type AttentionOptions, resolveOptions } from "../src/attention/options.
 import { cudaMerge } from "../src/attention/families/cuda.ts";
 import { offerOf } from "../src/attention/families/resolve.ts";
 import { families } from "../src/attention/families/table.ts";
-import { operators } from "../src/device/operators.ts";
 import { architectureFacts } from "../src/jit/architectures.ts";
+import { operatorSources } from "../src/jit/operators.ts";
 import type { Specialization } from "../src/jit/specialization.ts";
 
 /** A specialisation under a short name. */
@@ -32,8 +32,8 @@ const shapes: readonly Shape[] = [
   { headDim: 128, dtype: "bf16", alibi: true },
 ];
 
-/** Kernels that every GPU loads when it is opened. */
-const always: readonly MatrixEntry[] = Object.keys(operators).map((source) => ({
+/** Kernels that every GPU has, whatever its attention. */
+const always: readonly MatrixEntry[] = operatorSources().map((source) => ({
   name: source.replace(/\/.*/, ""),
   source,
   constants: {},

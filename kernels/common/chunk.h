@@ -4,9 +4,10 @@
 #include "../ptx/base.h"
 #include "../params/types.h"
 #include "../ptx/convert.h"
+#include "operator.h"
 
 // Elements of a chunk: 16 bytes of f16 or bf16.
-#define CHUNK 8
+constexpr int chunk = 8;
 
 FB_DEVICE int32_t element_bytes(int32_t dtype) {
     switch (dtype) {
@@ -23,28 +24,28 @@ FB_DEVICE bool is_float(int32_t dtype) { return dtype <= FB_F8E5M2; }
 
 // ---- words: `size` bytes an element, element i in bytes [i * size, ...) of words
 
-template <int size> struct element_word;
-template <> struct element_word<1> { using type = uint8_t; };
-template <> struct element_word<2> { using type = uint16_t; };
-template <> struct element_word<4> { using type = uint32_t; };
+template <int size> struct ElementWord;
+template <> struct ElementWord<1> { using type = uint8_t; };
+template <> struct ElementWord<2> { using type = uint16_t; };
+template <> struct ElementWord<4> { using type = uint32_t; };
 
 // True for a whole chunk that vector instructions can reach.
 template <int size> FB_DEVICE bool is_vector(uint64_t address, int32_t count) {
-    return count == CHUNK && address % (size == 1 ? 8 : 16) == 0;
+    return count == chunk && address % (size == 1 ? 8 : 16) == 0;
 }
 
 // `count` elements; the words of the others are 0.
 template <int size> FB_DEVICE void load_words(uint64_t address, int32_t count, uint32_t* words) {
-    using Word = typename element_word<size>::type;
+    using Word = typename ElementWord<size>::type;
     if (is_vector<size>(address, count)) {
         if constexpr (size == 1) {
-            const uint2 value = *(const uint2*)address;
+            const uint2 value = *items<const uint2>(address);
             words[0] = value.x;
             words[1] = value.y;
         } else {
             FB_UNROLL
             for (int i = 0; i < size / 2; i++) {
-                const uint4 value = ((const uint4*)address)[i];
+                const uint4 value = items<const uint4>(address)[i];
                 words[4 * i] = value.x;
                 words[4 * i + 1] = value.y;
                 words[4 * i + 2] = value.z;
@@ -54,30 +55,30 @@ template <int size> FB_DEVICE void load_words(uint64_t address, int32_t count, u
         return;
     }
     FB_UNROLL
-    for (int i = 0; i < CHUNK; i++) {
+    for (int i = 0; i < chunk; i++) {
         const int bit = i * size % 4 * 8;
         if (bit == 0) words[i * size / 4] = 0;
-        if (i < count) words[i * size / 4] |= (uint32_t)((const Word*)address)[i] << bit;
+        if (i < count) words[i * size / 4] |= uint32_t(items<const Word>(address)[i]) << bit;
     }
 }
 
 template <int size>
 FB_DEVICE void store_words(uint64_t address, int32_t count, const uint32_t* words) {
-    using Word = typename element_word<size>::type;
+    using Word = typename ElementWord<size>::type;
     if (is_vector<size>(address, count)) {
         if constexpr (size == 1) {
-            *(uint2*)address = {words[0], words[1]};
+            *items<uint2>(address) = {words[0], words[1]};
         } else {
             FB_UNROLL
             for (int i = 0; i < size / 2; i++)
-                ((uint4*)address)[i] = {words[4 * i], words[4 * i + 1], words[4 * i + 2],
-                                        words[4 * i + 3]};
+                items<uint4>(address)[i] = {words[4 * i], words[4 * i + 1], words[4 * i + 2],
+                                            words[4 * i + 3]};
         }
         return;
     }
     FB_UNROLL
-    for (int i = 0; i < CHUNK; i++)
-        if (i < count) ((Word*)address)[i] = (Word)(words[i * size / 4] >> (i * size % 4 * 8));
+    for (int i = 0; i < chunk; i++)
+        if (i < count) items<Word>(address)[i] = Word(words[i * size / 4] >> (i * size % 4 * 8));
 }
 
 template <int size>
@@ -94,7 +95,8 @@ FB_DEVICE void copy_chunk(int32_t bytes, uint64_t source, uint64_t target, int32
     case 2: return copy_words_of<2>(source, target, count);
     case 4: return copy_words_of<4>(source, target, count);
     default:
-        for (int i = 0; i < count; i++) ((uint64_t*)target)[i] = ((const uint64_t*)source)[i];
+        for (int i = 0; i < count; i++)
+            items<uint64_t>(target)[i] = items<const uint64_t>(source)[i];
     }
 }
 
@@ -102,19 +104,19 @@ FB_DEVICE void copy_chunk(int32_t bytes, uint64_t source, uint64_t target, int32
 
 // Up to a chunk of numbers of a floating-point type; the others are 0.
 FB_DEVICE void load_chunk(int32_t dtype, uint64_t address, int32_t count, float* x) {
-    uint32_t words[CHUNK];
+    uint32_t words[chunk];
     uint32_t pairs[2];
     switch (dtype) {
     case FB_F32:
         load_words<4>(address, count, words);
         FB_UNROLL
-        for (int i = 0; i < CHUNK; i++) x[i] = __uint_as_float(words[i]);
+        for (int i = 0; i < chunk; i++) x[i] = __uint_as_float(words[i]);
         return;
     case FB_F16:
     case FB_BF16:
         load_words<2>(address, count, words);
         FB_UNROLL
-        for (int i = 0; i < CHUNK / 2; i++) {
+        for (int i = 0; i < chunk / 2; i++) {
             x[2 * i] = dtype == FB_F16 ? f16_low(words[i]) : bf16_low(words[i]);
             x[2 * i + 1] = dtype == FB_F16 ? f16_high(words[i]) : bf16_high(words[i]);
         }
@@ -122,7 +124,7 @@ FB_DEVICE void load_chunk(int32_t dtype, uint64_t address, int32_t count, float*
     default:
         load_words<1>(address, count, words);
         FB_UNROLL
-        for (int i = 0; i < CHUNK / 4; i++) {
+        for (int i = 0; i < chunk / 4; i++) {
             if (dtype == FB_F8E4M3) e4m3x4_to_f16x4(words[i], pairs);
             else e5m2x4_to_f16x4(words[i], pairs);
             x[4 * i] = f16_low(pairs[0]);
@@ -135,26 +137,26 @@ FB_DEVICE void load_chunk(int32_t dtype, uint64_t address, int32_t count, float*
 
 // Rounds up to a chunk of numbers.
 FB_DEVICE void store_chunk(int32_t dtype, uint64_t address, int32_t count, const float* x) {
-    uint32_t words[CHUNK];
+    uint32_t words[chunk];
     switch (dtype) {
     case FB_F32:
         FB_UNROLL
-        for (int i = 0; i < CHUNK; i++) words[i] = __float_as_uint(x[i]);
+        for (int i = 0; i < chunk; i++) words[i] = __float_as_uint(x[i]);
         return store_words<4>(address, count, words);
     case FB_F16:
     case FB_BF16:
         FB_UNROLL
-        for (int i = 0; i < CHUNK / 2; i++)
+        for (int i = 0; i < chunk / 2; i++)
             words[i] = dtype == FB_F16 ? pack_f16(x[2 * i], x[2 * i + 1])
                                        : pack_bf16(x[2 * i], x[2 * i + 1]);
         return store_words<2>(address, count, words);
     default:
         FB_UNROLL
-        for (int i = 0; i < CHUNK / 4; i++) {
+        for (int i = 0; i < chunk / 4; i++) {
             const float* const y = x + 4 * i;
             words[i] = dtype == FB_F8E4M3
-                           ? pack_e4m3(y[0], y[1]) | (uint32_t)pack_e4m3(y[2], y[3]) << 16
-                           : pack_e5m2(y[0], y[1]) | (uint32_t)pack_e5m2(y[2], y[3]) << 16;
+                           ? pack_e4m3(y[0], y[1]) | uint32_t(pack_e4m3(y[2], y[3])) << 16
+                           : pack_e5m2(y[0], y[1]) | uint32_t(pack_e5m2(y[2], y[3])) << 16;
         }
         store_words<1>(address, count, words);
     }

@@ -7,31 +7,31 @@
 // ---- facts
 
 // Threads of a block.
-#define APPEND_THREADS 128
-#define COPY_THREADS 256
-#define TABLE_THREADS 256
+constexpr int append_threads = 128;
+constexpr int copy_threads = 256;
+constexpr int table_threads = 256;
 
 // Tokens that one item of `append` covers: a thread has as many loads in flight.
-#define APPEND_ROWS 4
+constexpr int append_rows = 4;
 // Tokens of a run that a thread reads before it writes them.
-#define COPY_BATCH 8
+constexpr int copy_batch = 8;
 
 // ---- where things lie
 
-struct append_target {
+struct AppendTarget {
     int64_t page; // -1: the token is not kept
     int64_t within;
 };
 
-FB_DEVICE append_target target_of(const fb_append_params& p, int32_t token) {
+FB_DEVICE AppendTarget target_of(const fb_append_params& p, int32_t token) {
     if (token >= p.token_count) return {-1, 0};
-    const int32_t slot = ((const int32_t*)p.slot_mapping)[token];
+    const int32_t slot = items<const int32_t>(p.slot_mapping)[token];
     if (slot < 0) return {-1, 0};
-    const uint32_t page = (uint32_t)slot / (uint32_t)p.page_size;
-    return {page, slot - (int64_t)page * p.page_size};
+    const uint32_t page = uint32_t(slot) / uint32_t(p.page_size);
+    return {page, slot - int64_t(page) * p.page_size};
 }
 
-FB_DEVICE uint64_t row_address(const fb_plane& plane, const append_target& at, int32_t head,
+FB_DEVICE uint64_t row_address(const fb_plane& plane, const AppendTarget& at, int32_t head,
                                int32_t bytes) {
     return plane.data + bytes * (at.page * plane.stride_page + head * plane.stride_head +
                                  at.within * plane.stride_token);
@@ -44,13 +44,14 @@ FB_DEVICE uint64_t source_address(const fb_append_params& p, int32_t plane, int3
 }
 
 FB_DEVICE float scale_of(const fb_append_params& p, int32_t plane, int32_t token,
-                         const append_target& at, int32_t head) {
+                         const AppendTarget& at, int32_t head) {
     const fb_scale& scale = p.scales[plane];
-    const int32_t* const requests = (const int32_t*)p.token_requests;
+    const int32_t* const requests = items<const int32_t>(p.token_requests);
     const int64_t request = requests == nullptr || requests[token] < 0 ? 0 : requests[token];
-    return ((const float*)scale.data)[request * scale.stride_request + head * scale.stride_head +
-                                      at.page * scale.stride_page +
-                                      at.within * scale.stride_token];
+    return items<const float>(scale.data)[request * scale.stride_request +
+                                          head * scale.stride_head +
+                                          at.page * scale.stride_page +
+                                          at.within * scale.stride_token];
 }
 
 // True where all rows of a plane and of its source start at 16 bytes and end there too.
@@ -58,7 +59,7 @@ FB_DEVICE bool rows_are_vectors(const fb_append_params& p, int32_t plane, int32_
     const fb_plane& to = p.planes[plane];
     const int64_t strides = to.stride_page | to.stride_head | to.stride_token | p.dims[plane] |
                             p.source_stride_token[plane] | p.source_stride_head[plane];
-    return ((strides * bytes) | (int64_t)(to.data | p.sources[plane])) % 16 == 0;
+    return ((strides * bytes) | int64_t(to.data | p.sources[plane])) % 16 == 0;
 }
 
 FB_DEVICE uint64_t copy_address(const fb_copy_plane& c, int32_t token, int32_t head,
@@ -75,18 +76,18 @@ FB_DEVICE uint64_t copy_address(const fb_copy_plane& c, int32_t token, int32_t h
 // 16 bytes, the same of one head's row for all tokens of an item.
 FB_DEVICE void append_vectors(const fb_append_params& p, int32_t plane, int32_t first,
                               int32_t head, int32_t vector, int32_t bytes) {
-    append_target targets[APPEND_ROWS];
-    uint4 values[APPEND_ROWS];
+    AppendTarget targets[append_rows];
+    uint4 values[append_rows];
     FB_UNROLL
-    for (int i = 0; i < APPEND_ROWS; i++) {
+    for (int i = 0; i < append_rows; i++) {
         targets[i] = target_of(p, first + i);
         if (targets[i].page < 0) continue;
-        values[i] = ((const uint4*)source_address(p, plane, first + i, head, bytes))[vector];
+        values[i] = items<const uint4>(source_address(p, plane, first + i, head, bytes))[vector];
     }
     FB_UNROLL
-    for (int i = 0; i < APPEND_ROWS; i++) {
+    for (int i = 0; i < append_rows; i++) {
         if (targets[i].page < 0) continue;
-        ((uint4*)row_address(p.planes[plane], targets[i], head, bytes))[vector] = values[i];
+        items<uint4>(row_address(p.planes[plane], targets[i], head, bytes))[vector] = values[i];
     }
 }
 
@@ -96,8 +97,8 @@ FB_DEVICE void append_chunks(const fb_append_params& p, int32_t plane, int32_t f
     const int32_t from = p.source_dtypes[plane];
     const int32_t to = p.plane_dtypes[plane];
     const bool scaled = p.scales[plane].data != 0;
-    for (int32_t token = first; token < first + APPEND_ROWS; token++) {
-        const append_target at = target_of(p, token);
+    for (int32_t token = first; token < first + append_rows; token++) {
+        const AppendTarget at = target_of(p, token);
         if (at.page < 0) continue;
         const int32_t from_bytes = element_bytes(from);
         const int32_t to_bytes = element_bytes(to);
@@ -109,11 +110,11 @@ FB_DEVICE void append_chunks(const fb_append_params& p, int32_t plane, int32_t f
             copy_chunk(from_bytes, source, target, count);
             continue;
         }
-        float x[CHUNK];
+        float x[chunk];
         load_chunk(from, source, count, x);
         const float scale = scaled ? scale_of(p, plane, token, at, head) : 1;
         FB_UNROLL
-        for (int i = 0; i < CHUNK; i++) x[i] = x[i] / scale;
+        for (int i = 0; i < chunk; i++) x[i] = x[i] / scale;
         store_chunk(to, target, count, x);
     }
 }
@@ -126,27 +127,27 @@ FB_DEVICE void copy_run(uint64_t source, uint64_t target, int64_t step, int32_t 
                         bool upwards) {
     const int64_t start = upwards ? (count - 1) * step : 0;
     const int64_t stride = upwards ? -step : step;
-    for (int32_t done = 0; done < count; done += COPY_BATCH) {
-        Word values[COPY_BATCH];
+    for (int32_t done = 0; done < count; done += copy_batch) {
+        Word values[copy_batch];
         const int64_t at = start + done * stride;
         FB_UNROLL
-        for (int i = 0; i < COPY_BATCH; i++)
-            if (done + i < count) values[i] = *(const Word*)(source + at + i * stride);
+        for (int i = 0; i < copy_batch; i++)
+            if (done + i < count) values[i] = *items<const Word>(source + at + i * stride);
         FB_UNROLL
-        for (int i = 0; i < COPY_BATCH; i++)
-            if (done + i < count) *(Word*)(target + at + i * stride) = values[i];
+        for (int i = 0; i < copy_batch; i++)
+            if (done + i < count) *items<Word>(target + at + i * stride) = values[i];
     }
 }
 
 // A thread keeps to one word of one head's rows through all moves: they are in order of themselves.
 template <class Word>
 FB_DEVICE void copy_words(const fb_copy_params& p, const fb_copy_plane& plane) {
-    const int32_t words = plane.row_bytes / (int32_t)sizeof(Word);
+    const int32_t words = plane.row_bytes / int32_t(sizeof(Word));
     const int64_t step = plane.plane.stride_token * plane.element_bytes;
-    for (int32_t unit = threadIdx.x; unit < plane.heads * words; unit += COPY_THREADS) {
+    for (int32_t unit = threadIdx.x; unit < plane.heads * words; unit += copy_threads) {
         const int32_t head = unit / words;
-        const int64_t offset = (unit - head * words) * (int64_t)sizeof(Word);
-        const int32_t* move = (const int32_t*)p.moves;
+        const int64_t offset = (unit - head * words) * int64_t(sizeof(Word));
+        const int32_t* move = items<const int32_t>(p.moves);
         for (int32_t i = 0; i < p.move_count; i++, move += 3) {
             const uint64_t source = copy_address(plane, move[0], head, p.page_size) + offset;
             const uint64_t target = copy_address(plane, move[1], head, p.page_size) + offset;
@@ -157,11 +158,11 @@ FB_DEVICE void copy_words(const fb_copy_params& p, const fb_copy_plane& plane) {
 
 // ---- the kernels
 
-// Writes tokens [APPEND_ROWS * item, ...) of every plane into their slots.
-FB_KERNEL(append, fb_append_params, APPEND_THREADS, 8) {
+// Writes tokens [append_rows * item, ...) of every plane into their slots.
+FB_OPERATOR(append, fb_append_params, append_threads, 8, append_rows) {
     pdl_wait();
     pdl_launch_dependents();
-    const int32_t first = blockIdx.x * APPEND_ROWS;
+    const int32_t first = blockIdx.x * append_rows;
     // Units count through the planes, so that the last threads of one go on with the next.
     int32_t unit = threadIdx.x;
     for (int32_t plane = 0; plane < p.plane_count; plane++) {
@@ -170,10 +171,10 @@ FB_KERNEL(append, fb_append_params, APPEND_THREADS, 8) {
         const bool same = p.source_dtypes[plane] == p.plane_dtypes[plane];
         const bool vectors =
             same && p.scales[plane].data == 0 && rows_are_vectors(p, plane, bytes);
-        const int32_t width = vectors ? 16 / bytes : CHUNK;
+        const int32_t width = vectors ? 16 / bytes : chunk;
         const int32_t pieces = (dim + width - 1) / width;
         const int32_t units = p.heads[plane] * pieces;
-        for (; unit < units; unit += APPEND_THREADS) {
+        for (; unit < units; unit += append_threads) {
             const int32_t head = unit / pieces;
             const int32_t piece = unit - head * pieces;
             const int32_t rest = dim - piece * width;
@@ -185,11 +186,11 @@ FB_KERNEL(append, fb_append_params, APPEND_THREADS, 8) {
 }
 
 // Performs all moves of plane `item`, in order.
-FB_KERNEL(copy_tokens, fb_copy_params, COPY_THREADS, 1) {
+FB_OPERATOR(copy_tokens, fb_copy_params, copy_threads, 1, 1) {
     pdl_wait();
     pdl_launch_dependents();
-    if ((int32_t)blockIdx.x >= p.plane_count) return;
-    const fb_copy_plane& plane = ((const fb_copy_plane*)p.planes)[blockIdx.x];
+    if (int32_t(blockIdx.x) >= p.plane_count) return;
+    const fb_copy_plane& plane = items<const fb_copy_plane>(p.planes)[blockIdx.x];
     const fb_plane& at = plane.plane;
     const int64_t strides = at.stride_page | at.stride_head | at.stride_token;
     const uint64_t all = at.data | strides * plane.element_bytes | plane.row_bytes;
@@ -200,12 +201,12 @@ FB_KERNEL(copy_tokens, fb_copy_params, COPY_THREADS, 1) {
 }
 
 // Applies all updates of a page table, each of another entry (grid of one).
-FB_KERNEL(table_update, fb_table_params, TABLE_THREADS, 1) {
+FB_OPERATOR(table_update, fb_table_params, table_threads, 1, 1) {
     pdl_wait();
     pdl_launch_dependents();
     if (blockIdx.x != 0) return;
-    int32_t* const table = (int32_t*)p.table;
-    const int32_t* const updates = (const int32_t*)p.updates;
-    for (int32_t i = threadIdx.x; i < p.update_count; i += TABLE_THREADS)
+    int32_t* const table = items<int32_t>(p.table);
+    const int32_t* const updates = items<const int32_t>(p.updates);
+    for (int32_t i = threadIdx.x; i < p.update_count; i += table_threads)
         table[updates[2 * i]] = updates[2 * i + 1];
 }

@@ -7,18 +7,18 @@
 
 // ---- facts
 
-#define MERGE_THREADS 128
+constexpr int merge_threads = 128;
 // Rows of one item: with 128 dims each thread has one chunk.
-#define MERGE_ROWS 8
+constexpr int merge_rows = 8;
 
-#define LOG2_E 1.44269504f
-#define LN_2 0.693147181f
+constexpr float log2_e = 1.44269504f;
+constexpr float ln_2 = 0.693147181f;
 
 // ---- load
 
 // LSE of a row in one state, in base 2.
 FB_DEVICE float state_lse(const fb_merge_params& p, int32_t state, int64_t row) {
-    return ((const float*)p.lses)[state * p.lse_stride + row] * (p.log_base * LOG2_E);
+    return items<const float>(p.lses)[state * p.lse_stride + row] * (p.log_base * log2_e);
 }
 
 FB_DEVICE uint64_t state_address(const fb_merge_params& p, int32_t state, int64_t row) {
@@ -34,42 +34,42 @@ FB_DEVICE void merge_chunk(const fb_merge_params& p, int64_t row, int32_t start,
     for (int32_t state = 0; state < p.state_count; state++)
         maximum = fmaxf(maximum, state_lse(p, state, row));
     float total = 0;
-    float sum[CHUNK] = {};
+    float sum[chunk] = {};
     for (int32_t state = 0; state < p.state_count; state++) {
         const float lse = state_lse(p, state, row);
         // An empty state is never read: it may hold anything.
         if (lse == -FB_INFINITY) continue;
         const float weight = exp2_approx(lse - maximum);
-        float x[CHUNK];
+        float x[chunk];
         load_chunk(p.in_dtype, state_address(p, state, row) + start * element_bytes(p.in_dtype),
                    count, x);
         total += weight;
         FB_UNROLL
-        for (int i = 0; i < CHUNK; i++) sum[i] += x[i] * weight;
+        for (int i = 0; i < chunk; i++) sum[i] += x[i] * weight;
     }
     const float factor = total == 0 ? 0 : 1 / total;
     FB_UNROLL
-    for (int i = 0; i < CHUNK; i++) sum[i] *= factor;
+    for (int i = 0; i < chunk; i++) sum[i] *= factor;
     const int32_t bytes = element_bytes(p.out_dtype);
     store_chunk(p.out_dtype, p.out + bytes * (row * p.dim + start), count, sum);
     if (start > 0 || p.lse == 0) return;
-    const float lse = total == 0 ? -FB_INFINITY : (maximum + log2_approx(total)) * LN_2;
-    ((float*)p.lse)[row] = lse / p.log_base;
+    const float lse = total == 0 ? -FB_INFINITY : (maximum + log2_approx(total)) * ln_2;
+    items<float>(p.lse)[row] = lse / p.log_base;
 }
 
 // ---- the kernel
 
-// Merges rows [MERGE_ROWS * item, ...).
-FB_KERNEL(merge_states, fb_merge_params, MERGE_THREADS, 4) {
+// Merges rows [merge_rows * item, ...).
+FB_OPERATOR(merge_states, fb_merge_params, merge_threads, 4, merge_rows) {
     pdl_wait();
     pdl_launch_dependents();
-    const int32_t chunks = (p.dim + CHUNK - 1) / CHUNK;
-    const int64_t first = (int64_t)blockIdx.x * MERGE_ROWS;
-    for (int32_t unit = threadIdx.x; unit < MERGE_ROWS * chunks; unit += MERGE_THREADS) {
+    const int32_t chunks = (p.dim + chunk - 1) / chunk;
+    const int64_t first = int64_t(blockIdx.x) * merge_rows;
+    for (int32_t unit = threadIdx.x; unit < merge_rows * chunks; unit += merge_threads) {
         const int32_t row = unit / chunks;
-        const int32_t start = (unit - row * chunks) * CHUNK;
+        const int32_t start = (unit - row * chunks) * chunk;
         if (first + row >= p.row_count) return;
         const int32_t rest = p.dim - start;
-        merge_chunk(p, first + row, start, rest < CHUNK ? rest : CHUNK);
+        merge_chunk(p, first + row, start, rest < chunk ? rest : chunk);
     }
 }

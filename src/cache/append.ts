@@ -1,4 +1,5 @@
 import type { Device } from "../device/device.ts";
+import type { Kernel } from "../device/kernel.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { AppendParams } from "../ffi/params.gen.ts";
@@ -15,11 +16,14 @@ export interface AppendScales {
 /** Packs and launches the append kernel: new rows of up to four planes into their slots. */
 export class Appender {
   readonly #device: Device;
+  readonly #kernel: Kernel;
   readonly #params = new AppendParams();
   #batch: Batch | undefined;
 
+  /** Loads the kernels of pages, so that no step waits for them. Errors: CompileError. */
   constructor(device: Device) {
     this.#device = device;
+    this.#kernel = device.kernel("append");
   }
 
   /** Starts a launch; `slotMapping` is the address of int32 [paddedTokens]. */
@@ -71,9 +75,8 @@ export class Appender {
 
   /** Queues the kernel. */
   launch(stream: Stream): void {
-    const kernel = this.#device.kernel("append");
-    const grid = Math.ceil(this.#params.tokenCount / kernel.itemRows);
-    this.#device.launch(stream, kernel, this.#params, grid);
+    const grid = Math.ceil(this.#params.tokenCount / this.#kernel.itemRows);
+    this.#device.launch(stream, this.#kernel, this.#params, grid);
   }
 
   #checkSource(name: string, source: Tensor, target: Tensor): void {

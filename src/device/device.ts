@@ -6,7 +6,7 @@ import type { Address } from "../ffi/symbols.ts";
 import { Captures } from "./capture.ts";
 import { Context } from "./context.ts";
 import type { Graph, ReplayCheck } from "./graph.ts";
-import { findKernel, type Kernel } from "./kernel.ts";
+import type { Kernel } from "./kernel.ts";
 import { type LaunchObserver, LaunchObservers } from "./launch.ts";
 import { LaunchLog } from "./launch-log.ts";
 import { type Memory, MemoryPool, type MemoryStats } from "./memory.ts";
@@ -18,7 +18,7 @@ import {
   type Opened,
   openNative,
 } from "./open.ts";
-import { loadOperators } from "./operators.ts";
+import { jitTarget, loadKernels } from "./operators.ts";
 import type { Owner } from "./owner.ts";
 import { Event, Stream } from "./stream.ts";
 
@@ -61,15 +61,14 @@ export class Device extends Context implements AsyncDisposable {
   }
 
   /**
-   * Opens a device; on a GPU this loads its kernels, and compiles those that nobody compiled yet.
-   * Errors: OptionError for a kind, thread count or level that is not there, DriverError without a
-   * driver that fits, CompileError.
+   * Opens a device; its kernels are loaded when they are first used. Errors: OptionError for a
+   * kind, thread count or level that is not there, DriverError without a driver and a GPU that fit.
    */
   static async open(kind: DeviceKind = "auto", options: DeviceOptions = {}): Promise<Device> {
     const device = new Device(openNative(kind, options));
     if (device.kind === "cpu") return device;
     try {
-      for (const kernel of await loadOperators(device)) device.#kernels.set(kernel.name, kernel);
+      jitTarget(device);
     } catch (error) {
       device[Symbol.dispose]();
       throw error;
@@ -119,12 +118,18 @@ export class Device extends Context implements AsyncDisposable {
     this.#memory.freeze(frozen);
   }
 
-  /** A kernel by name; looked up once. Errors: DeviceError when there is none. */
+  /**
+   * A kernel by name, loaded when it is first asked for, within a capture too
+   * ({@link loadKernels}). Errors: DeviceError when there is none, CompileError.
+   */
   kernel(name: string): Kernel {
     this.guard();
-    let kernel = this.#kernels.get(name);
-    if (kernel === undefined) this.#kernels.set(name, (kernel = findKernel(this, name)));
-    return kernel;
+    return this.#kernels.get(name) ?? this.#load(name);
+  }
+
+  #load(name: string): Kernel {
+    for (const kernel of loadKernels(this, name)) this.#kernels.set(kernel.name, kernel);
+    return this.#kernels.get(name)!;
   }
 
   /**

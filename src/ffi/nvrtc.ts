@@ -15,20 +15,37 @@ export type CompilerAnswer =
 
 /**
  * A worker that answers one NvrtcJob a message, since NVRTC blocks its thread. It runs the text of
- * the function below: a file of its own would be missing from what `bun build --compile` makes.
+ * the functions below: a file of its own would be missing from what `bun build --compile` makes.
  */
 export function nvrtcWorker(): Worker {
-  const text = new Blob([`(${serve})(${JSON.stringify(signatures)});`], {
-    type: "text/javascript",
-  });
-  return new Worker(URL.createObjectURL(text));
+  const program = `(${serve})(${compiler}, ${JSON.stringify(signatures)});`;
+  return new Worker(URL.createObjectURL(new Blob([program], { type: "text/javascript" })));
 }
+
+let ownCompiler: Compiler | undefined;
+
+/** Compiles a kernel on this thread, which waits. */
+export function askNvrtc(job: NvrtcJob): CompilerAnswer {
+  ownCompiler ??= compiler(require("bun:ffi") as typeof import("bun:ffi"), signatures);
+  return ownCompiler(job);
+}
+
+type Compiler = (job: NvrtcJob) => CompilerAnswer;
 
 const signatures = { nvrtc: nvrtcSymbols, builtin: nvrtcBuiltin };
 
 /** The worker's whole program: nothing from outside of this function exists where it runs. */
-async function serve({ nvrtc: functions, builtin }: typeof signatures): Promise<void> {
-  const { dlopen, ptr } = await import("bun:ffi");
+async function serve(make: typeof compiler, given: typeof signatures): Promise<void> {
+  const answer = make(await import("bun:ffi"), given);
+  const self = globalThis as unknown as Worker;
+  self.onmessage = ({ data }: MessageEvent<NvrtcJob>) => self.postMessage(answer(data));
+}
+
+/** NVRTC's functions behind one of our own; a worker has the text of this function alone. */
+function compiler(
+  { dlopen, ptr }: typeof import("bun:ffi"),
+  { nvrtc: functions, builtin }: typeof signatures,
+): Compiler {
   const encoder = new TextEncoder();
   const open = (path: string) => dlopen(path, functions).symbols;
   const opened = new Map<string, ReturnType<typeof open>>();
@@ -52,7 +69,7 @@ async function serve({ nvrtc: functions, builtin }: typeof signatures): Promise<
     return copy;
   }
 
-  function answer({ library, builtins, name, text, options }: NvrtcJob): CompilerAnswer {
+  function compile({ library, builtins, name, text, options }: NvrtcJob): CompilerAnswer {
     const nvrtc = nvrtcOf(library, builtins);
     const out = new BigUint64Array(new ArrayBuffer(8));
     const texts = options.map(fixed);
@@ -80,14 +97,11 @@ async function serve({ nvrtc: functions, builtin }: typeof signatures): Promise<
     return { failure, log: new TextDecoder().decode(log).replace(/\0+$/, "") };
   }
 
-  const self = globalThis as unknown as Worker;
-  self.onmessage = ({ data }: MessageEvent<NvrtcJob>) => {
-    let result: CompilerAnswer;
+  return (job) => {
     try {
-      result = answer(data);
+      return compile(job);
     } catch (error) {
-      result = { failure: (error as Error).message, log: "" };
+      return { failure: (error as Error).message, log: "" };
     }
-    self.postMessage(result);
   };
 }

@@ -1,7 +1,7 @@
 import { availableParallelism } from "node:os";
 import { CompileError } from "../errors.ts";
-import { type CompilerAnswer, type NvrtcJob, nvrtcWorker } from "../ffi/nvrtc.ts";
-import { compileEmulated } from "./emulated.ts";
+import { askNvrtc, type CompilerAnswer, type NvrtcJob, nvrtcWorker } from "../ffi/nvrtc.ts";
+import { compileEmulated, compileEmulatedSync } from "./emulated.ts";
 import { findNvrtc } from "./nvrtc.ts";
 import { describeSpecialization, languageFlags, type Specialization } from "./specialization.ts";
 import { emulated } from "./target.ts";
@@ -29,9 +29,8 @@ export async function compile(
     const answer =
       architecture === emulated
         ? await compileEmulated(text)
-        : await compileWithNvrtc(specialization, text, architecture);
-    if ("image" in answer) return answer.image;
-    throw failed(specialization, architecture, answer.failure, answer.log);
+        : await askWorker(nvrtcJob(specialization, text, architecture));
+    return imageIn(answer, specialization, architecture);
   } finally {
     stopNotice();
     // Whoever waits takes this place.
@@ -39,6 +38,29 @@ export async function compile(
     if (next === undefined) running--;
     else next();
   }
+}
+
+/** As compile, on this thread, which says at a terminal what it waits for. */
+export function compileSync(
+  specialization: Specialization,
+  text: string,
+  architecture: string,
+): Uint8Array<ArrayBuffer> {
+  sayCompiling(specialization.source, architecture);
+  const answer =
+    architecture === emulated
+      ? compileEmulatedSync(text)
+      : askNvrtc(nvrtcJob(specialization, text, architecture));
+  return imageIn(answer, specialization, architecture);
+}
+
+function imageIn(
+  answer: CompilerAnswer,
+  specialization: Specialization,
+  architecture: string,
+): Uint8Array<ArrayBuffer> {
+  if ("image" in answer) return answer.image;
+  throw failed(specialization, architecture, answer.failure, answer.log);
 }
 
 function failed(
@@ -54,11 +76,7 @@ function failed(
   return new CompileError(`${what} did not compile: ${failure}\n${shown}`, log);
 }
 
-async function compileWithNvrtc(
-  specialization: Specialization,
-  text: string,
-  architecture: string,
-): Promise<CompilerAnswer> {
+function nvrtcJob(specialization: Specialization, text: string, architecture: string): NvrtcJob {
   const { found, tried } = findNvrtc();
   if (found === undefined) {
     throw new CompileError(
@@ -70,11 +88,11 @@ async function compileWithNvrtc(
   }
   const { library, builtins } = found;
   const options = [`--gpu-architecture=${architecture}`, ...languageFlags];
-  return ask({ library, builtins, name: specialization.source, text, options });
+  return { library, builtins, name: specialization.source, text, options };
 }
 
 /** Gives a job to a worker that has none; workers without one do not keep the process alive. */
-function ask(job: NvrtcJob): Promise<CompilerAnswer> {
+function askWorker(job: NvrtcJob): Promise<CompilerAnswer> {
   const worker = idle.pop() ?? nvrtcWorker();
   worker.ref();
   return new Promise((resolve) => {
@@ -95,15 +113,16 @@ let noticeTimer: ReturnType<typeof setTimeout> | undefined;
 function notice(architecture: string): () => void {
   unfinished++;
   noticeTimer ??= setTimeout(() => {
-    if (!process.stderr.isTTY) return;
-    const kernels = unfinished === 1 ? "1 kernel" : `${unfinished} kernels`;
-    process.stderr.write(
-      `flashbun: compiling ${kernels} for ${architecture}, kept for later runs\n`,
-    );
+    sayCompiling(unfinished === 1 ? "1 kernel" : `${unfinished} kernels`, architecture);
   }, patienceMs).unref();
   return () => {
     if (--unfinished > 0) return;
     clearTimeout(noticeTimer);
     noticeTimer = undefined;
   };
+}
+
+function sayCompiling(what: string, architecture: string): void {
+  if (!process.stderr.isTTY) return;
+  process.stderr.write(`flashbun: compiling ${what} for ${architecture}, kept for later runs\n`);
 }

@@ -38,28 +38,49 @@ export function emulatedCompiler(): string {
 
 /** Compiles a kernel's text into a shared object for the emulated GPU, in a process of its own. */
 export async function compileEmulated(text: string): Promise<CompilerAnswer> {
-  const zig = findZig();
-  if (!existsSync(headers) || zig === undefined) {
-    throw new CompileError(
-      "kernels for the emulated GPU are compiled by `zig c++` in a checkout of flashbun. " +
-        "Fix: run `bun run setup` there, or set FLASHBUN_ZIG to Zig 0.17.1.",
-      "",
-    );
-  }
-  const folder = mkdtempSync(join(tmpdir(), "flashbun-emulated-"));
-  try {
-    const source = join(folder, "kernel.cu");
-    const image = join(folder, "kernel.so");
+  using job = new Job(text);
+  const child = Bun.spawn(job.command, { stdout: "ignore", stderr: "pipe" });
+  const log = await new Response(child.stderr).text();
+  return job.answer(await child.exited, log);
+}
+
+/** As compileEmulated, while this thread waits. */
+export function compileEmulatedSync(text: string): CompilerAnswer {
+  using job = new Job(text);
+  const { exitCode, stderr } = Bun.spawnSync(job.command, { stdout: "ignore", stderr: "pipe" });
+  return job.answer(exitCode, stderr.toString());
+}
+
+/** A folder with a text, and the command that makes an image of it. */
+class Job implements Disposable {
+  readonly command: string[];
+  readonly #folder: string;
+  readonly #image: string;
+
+  constructor(text: string) {
+    const zig = findZig();
+    if (!existsSync(headers) || zig === undefined) {
+      throw new CompileError(
+        "kernels for the emulated GPU are compiled by `zig c++` in a checkout of flashbun. " +
+          "Fix: run `bun run setup` there, or set FLASHBUN_ZIG to Zig 0.17.1.",
+        "",
+      );
+    }
+    this.#folder = mkdtempSync(join(tmpdir(), "flashbun-emulated-"));
+    this.#image = join(this.#folder, "kernel.so");
+    const source = join(this.#folder, "kernel.cu");
     writeFileSync(source, text);
-    const place = ["-I", headers, "-x", "c++", source, "-o", image];
-    const options = [...languageFlags, ...flagsNow(), ...place];
-    const child = Bun.spawn([zig, "c++", ...options], { stdout: "ignore", stderr: "pipe" });
-    const log = await new Response(child.stderr).text();
-    const code = await child.exited;
-    if (code === 0) return { image: new Uint8Array(readFileSync(image)) };
+    const place = ["-I", headers, "-x", "c++", source, "-o", this.#image];
+    this.command = [zig, "c++", ...languageFlags, ...flagsNow(), ...place];
+  }
+
+  answer(code: number, log: string): CompilerAnswer {
+    if (code === 0) return { image: new Uint8Array(readFileSync(this.#image)) };
     return { failure: `zig c++ exited with ${code}`, log };
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.#folder, { recursive: true, force: true });
   }
 }
 

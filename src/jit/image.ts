@@ -1,5 +1,5 @@
 import { ImageCache } from "./cache.ts";
-import { compile } from "./compile.ts";
+import { compile, compileSync } from "./compile.ts";
 import { dumpSource } from "./dump.ts";
 import { embeddedImages } from "./embedded.ts";
 import { emulatedCompiler } from "./emulated.ts";
@@ -48,6 +48,17 @@ export function imageNow(specialization: Specialization, target: Target): Image 
   return find(text, target);
 }
 
+/** As imageOf, but what has to be compiled is compiled while this thread waits. */
+export function imageSync(specialization: Specialization, target: Target): Image {
+  const text = expand(specialization);
+  dumpSource(specialization.source, text);
+  const found = find(text, target);
+  if (found !== undefined) return found;
+  const [architecture] = target.architectures;
+  const hash = imageHash(text, architecture, compilerOf(architecture));
+  return keep(specialization, architecture, hash, compileSync(specialization, text, architecture));
+}
+
 async function compileAndKeep(
   specialization: Specialization,
   text: string,
@@ -55,6 +66,15 @@ async function compileAndKeep(
   hash: string,
 ): Promise<Image> {
   const bytes = await compile(specialization, text, architecture);
+  return keep(specialization, architecture, hash, bytes);
+}
+
+function keep(
+  specialization: Specialization,
+  architecture: string,
+  hash: string,
+  bytes: Uint8Array,
+): Image {
   diskCache().write(hash, bytes, `${architecture} ${describeSpecialization(specialization)}`);
   return remember({ hash, architecture, bytes, origin: "compiled" });
 }

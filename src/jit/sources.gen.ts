@@ -18,6 +18,8 @@ import attention_tiled_warps_h from "../../kernels/attention/tiled/warps.h" with
 import attention_variant_h from "../../kernels/attention/variant.h" with { type: "text" };
 import common_chunk_h from "../../kernels/common/chunk.h" with { type: "text" };
 import common_element_h from "../../kernels/common/element.h" with { type: "text" };
+import common_operator_h from "../../kernels/common/operator.h" with { type: "text" };
+import gather_gather_cu from "../../kernels/gather/gather.cu" with { type: "text" };
 import page_page_cu from "../../kernels/page/page.cu" with { type: "text" };
 import params_attention_h from "../../kernels/params/attention.h" with { type: "text" };
 import params_device_h from "../../kernels/params/device.h" with { type: "text" };
@@ -71,6 +73,8 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/variant.h": attention_variant_h,
   "common/chunk.h": common_chunk_h,
   "common/element.h": common_element_h,
+  "common/operator.h": common_operator_h,
+  "gather/gather.cu": gather_gather_cu,
   "page/page.cu": page_page_cu,
   "params/attention.h": params_attention_h,
   "params/device.h": params_device_h,

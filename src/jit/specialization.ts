@@ -52,7 +52,7 @@ function expandVariant(source: string, variant: string | undefined): string {
 }
 
 /** Text of every file below kernels/, read when the first kernel is asked for. */
-function kernelSources(): Files {
+export function kernelSources(): Files {
   return (require("./sources.gen.ts") as typeof import("./sources.gen.ts")).sources;
 }
 

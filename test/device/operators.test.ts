@@ -1,31 +1,81 @@
-import { expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
-import { operators } from "../../src/device/operators.ts";
-import { root } from "../support/zig.ts";
+import { describe, expect, spyOn, test } from "bun:test";
+import type { Device } from "../../src/device/device.ts";
+import { Module } from "../../src/device/kernel.ts";
+import { OptionError } from "../../src/errors.ts";
+import { operatorKernels, operatorsOf } from "../../src/jit/operators.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
+import { gpuTarget } from "../support/targets.ts";
 
-/** Rows of an item, by the macro of the source that states them. */
-const rowMacros: Record<string, string> = {
-  append: "APPEND_ROWS",
-  random_normal: "TENSOR_ELEMENTS",
-  fill: "TENSOR_ELEMENTS",
-  convert: "TENSOR_ELEMENTS",
-  gather_rows: "GATHER_ROWS",
-  merge_states: "MERGE_ROWS",
+/** Threads of a block and rows of an item that are known to run well. */
+const known: Record<string, [source: string, threads: number, itemRows: number]> = {
+  append: ["page/page.cu", 128, 4],
+  convert: ["tensor/tensor.cu", 256, 4096],
+  copy_tokens: ["page/page.cu", 256, 1],
+  fill: ["tensor/tensor.cu", 256, 4096],
+  gather_rows: ["gather/gather.cu", 256, 4],
+  merge_states: ["states/states.cu", 128, 8],
+  probe_fma: ["probe/probe.cu", 256, 1],
+  probe_read: ["probe/probe.cu", 256, 1],
+  probe_spin: ["probe/probe.cu", 32, 1],
+  random_normal: ["tensor/tensor.cu", 256, 4096],
+  table_update: ["page/page.cu", 256, 1],
 };
 
-test.each(Object.entries(operators))("the table says what %s says", (source, list) => {
-  const text = readFileSync(join(root, "kernels", source), "utf8");
-  const macro = (name: string) => Number(new RegExp(`#define ${name} (\\d+)`).exec(text)?.[1]);
-  const kernels = [...text.matchAll(/^FB_KERNEL\((\w+), \w+, (\w+), \d+\)/gm)];
-  const stated = kernels.map(([, name, threads]) => ({
-    name,
-    threads: macro(threads),
-    itemRows: name in rowMacros ? macro(rowMacros[name]) : 1,
-  }));
-  expect(list.toSorted(byName)).toEqual(stated.toSorted(byName));
+describe("the table of operators", () => {
+  test("is read from their sources", () => {
+    const table = operatorKernels();
+    for (const [name, [source, threads, itemRows]] of Object.entries(known))
+      expect(table.get(name)).toEqual({ name, source, threads, itemRows });
+  });
+
+  test("takes numbers, constants and lines that are broken", () => {
+    const text = [
+      "constexpr int some_rows = 12;",
+      "FB_OPERATOR(first, fb_params, 64, 8, some_rows) {",
+      "FB_OPERATOR(second, fb_params,",
+      "            32, 1, 1) {",
+      "// FB_OPERATOR(none, fb_params, 1, 1, 1)",
+    ].join("\n");
+    expect(operatorsOf("a.cu", text)).toEqual([
+      { name: "first", source: "a.cu", threads: 64, itemRows: 12 },
+      { name: "second", source: "a.cu", threads: 32, itemRows: 1 },
+    ]);
+  });
+
+  test.each(["x, P, unknown, 1, 1", "x, P, 32, 1", "x, P, 32, 1, 0", "x, P, 32, 1, 2 * 2", ""])(
+    "refuses FB_OPERATOR(%s)",
+    (list) => {
+      expect(() => operatorsOf("a.cu", `FB_OPERATOR(${list}) {`)).toThrow(OptionError);
+    },
+  );
 });
 
-function byName(a: { name: string }, b: { name: string }): number {
-  return a.name < b.name ? -1 : 1;
-}
+const gpu = gpuTarget();
+
+describe.skipIf(gpu === undefined)(`operators on ${gpu?.name}`, () => {
+  test("a device opens without a kernel; the first use loads those of its source", async () => {
+    using loaded = spyOn(Module.prototype, "kernel");
+    await using device: Device = await gpu!.open(1);
+    expect(loaded).not.toHaveBeenCalled();
+    using noise = Tensor.randomNormal(device, [8], "f32", { seed: 1 });
+    noise.to("bf16")[Symbol.dispose]();
+    const names = loaded.mock.calls.map(([name]) => name).sort();
+    expect(names).toEqual(["convert", "fill", "random_normal"]);
+  }, 300_000);
+
+  test("a kernel may be used first within a capture", async () => {
+    await using device: Device = await gpu!.open(1);
+    const { stream } = device;
+    using source = Tensor.from(device, [1, 2, 3], [3], "f32");
+    using target = Tensor.empty(device, [3], "bf16");
+    using graph = device.capture(stream, () => target.copyFrom(source, stream));
+    graph.replay(stream);
+    await stream.done();
+    expect([...target.toFloat64Array()]).toEqual([1, 2, 3]);
+  }, 300_000);
+
+  test("what no source has is no kernel", async () => {
+    await using device: Device = await gpu!.open(1);
+    expect(() => device.kernel("attention_merge")).toThrow("no kernel is named attention_merge");
+  });
+});

@@ -10,7 +10,7 @@ export interface Mutant {
 /** What orders one thing after another: calls as statements, so that nobody misses their value. */
 const order =
   /(?<=^\s*(?:else |if \(.*\) )?)(?:__sync\w+|\w*(?:wait|fence|commit|arrive|barrier)\w*)(?:<[^;]*>)?\([^;]*\);/;
-const opensFunction = /^(?:template <.*> )?FB_DEVICE .*?(\w+)\(|^FB_KERNEL\((\w+)/;
+const opensFunction = /^(?:template <.*> )?FB_DEVICE .*?(\w+)\(|^FB_(?:KERNEL|OPERATOR)\((\w+)/;
 const opensFile = /^#line \d+ "(.*)"/;
 
 /** The text without each wait, barrier, fence and commit that a source of `folder` has, in turn. */

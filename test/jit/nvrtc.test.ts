@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CompileError } from "../../src/errors.ts";
-import { compile } from "../../src/jit/compile.ts";
+import { compile, compileSync } from "../../src/jit/compile.ts";
 import { libraryPath } from "../../src/ffi/library.ts";
 import { findNvrtc } from "../../src/jit/nvrtc.ts";
 import { runBun } from "../support/run.ts";
@@ -109,6 +109,14 @@ describe.skipIf(found === undefined)("NVRTC", () => {
     const image = await compile(kernel, text, architecture);
     expect([...image.subarray(0, 4)]).toEqual([0x7f, 0x45, 0x4c, 0x46]);
     expect(Buffer.from(image).includes("twice")).toBe(true);
+  });
+
+  test("compiles on the thread that waits, to the same image", async () => {
+    const image = compileSync(kernel, text, "sm_90a");
+    expect(image).toEqual(await compile(kernel, text, "sm_90a"));
+    expect(() => compileSync(kernel, `${text}\nint x = nothing;`, "sm_90a")).toThrow(
+      'identifier "nothing" is undefined',
+    );
   });
 
   test("compiles many at once, each its own, and the event loop goes on", async () => {

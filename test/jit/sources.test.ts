@@ -24,7 +24,7 @@ test("every kernel expands to a text that needs no other file", () => {
 const dependents: [family: string, sources: string[]][] = [
   ["attention", ["attention/merge.cu", "attention/tiled/decode.cu", "attention/tiled/prefill.cu"]],
   ["device", []],
-  ["gather", ["tensor/tensor.cu"]],
+  ["gather", ["gather/gather.cu"]],
   ["page", ["page/page.cu"]],
   ["probe", ["probe/probe.cu"]],
   ["states", ["states/states.cu"]],

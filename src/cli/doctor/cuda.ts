@@ -1,12 +1,12 @@
 import { Device } from "../../device/device.ts";
 import { type Driver, openDriver } from "../../device/open.ts";
-import { jitTarget, operators } from "../../device/operators.ts";
+import { jitTarget, operatorImages } from "../../device/operators.ts";
 import { readRate } from "../../device/probe.ts";
 import { DriverError, FlashbunError } from "../../errors.ts";
 import { ImageCache } from "../../jit/cache.ts";
 import { embeddedImages } from "../../jit/embedded.ts";
-import { imageNow } from "../../jit/image.ts";
 import { findNvrtc, pinnedVersion } from "../../jit/nvrtc.ts";
+import { operatorSources } from "../../jit/operators.ts";
 import { megabytes } from "../jit/list.ts";
 
 type Say = (name: string, value: string, ok?: boolean) => void;
@@ -58,10 +58,10 @@ async function lookAtGpu(say: Say, ordinal: number): Promise<void> {
   await using device = await Device.open(`cuda:${ordinal}`);
   const memory = `${(device.properties.totalBytes / 2 ** 30).toFixed(0)} GiB`;
   say(`cuda:${ordinal}`, `${device.name}, ${memory}`);
-  const origins = Object.keys(operators).map((source) => {
-    const image = imageNow({ source, constants: {} }, jitTarget(device));
-    return `${source} ${image?.origin} for ${image?.architecture}`;
-  });
+  const images = await operatorImages(jitTarget(device));
+  const origins = operatorSources().map(
+    (source, i) => `${source} ${images[i].origin} for ${images[i].architecture}`,
+  );
   say("kernels", origins.join(", "));
   if (device.properties.emulated === 0)
     say("reading", `${(await readRate(device)).toFixed(1)} GB/s`);

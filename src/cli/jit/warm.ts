@@ -3,10 +3,14 @@ import { basename, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import type { DeviceFacts } from "../../attention/families/family.ts";
 import { kernelImages } from "../../attention/families/resolve.ts";
-import { type AttentionOptions, resolveOptions } from "../../attention/options.ts";
+import {
+  type AttentionOptions,
+  type ResolvedOptions,
+  resolveOptions,
+} from "../../attention/options.ts";
 import { Device } from "../../device/device.ts";
 import { openDriver } from "../../device/open.ts";
-import { jitTarget } from "../../device/operators.ts";
+import { jitTarget, operatorImages } from "../../device/operators.ts";
 import { DriverError, FlashbunError, InputError, OptionError } from "../../errors.ts";
 import { architectureFacts } from "../../jit/architectures.ts";
 import type { Image } from "../../jit/image.ts";
@@ -21,27 +25,33 @@ interface Goal {
 /** One attention of a file. */
 interface Wish {
   readonly name: string;
-  readonly options: AttentionOptions;
+  readonly options: ResolvedOptions;
 }
 
 const patienceMs = 1000;
 const linePeriodMs = 2000;
 
 /**
- * Compiles the kernels of every attention that the files ask for, so that no later run has to.
- * Returns the exit code: 1 when some did not compile.
+ * Compiles all operators and the kernels of every attention that the files ask for, so that no
+ * later run has to. Returns the exit code: 1 when some did not compile.
  */
 export async function jitWarm(
   files: readonly string[],
   options: { arch?: string },
 ): Promise<number> {
-  const wishes = (await Promise.all(files.map(wishesOf))).flat();
-  const goal = await goalOf(options.arch);
-  const progress = new Progress(wishes.length, goal.target.architectures[0]);
-  const done = wishes.map(async ({ name, options: wish }) => {
+  const attentions = (await Promise.all(files.map(wishesOf))).flat();
+  const { facts, target } = await goalOf(options.arch);
+  const wishes = [
+    { name: "operators", compile: () => operatorImages(target) },
+    ...attentions.map(({ name, options: wish }) => ({
+      name,
+      compile: () => kernelImages(facts, wish, target),
+    })),
+  ];
+  const progress = new Progress(wishes.length, target.architectures[0]);
+  const done = wishes.map(async ({ name, compile }) => {
     const start = performance.now();
-    const { facts, target } = goal;
-    const images = await kernelImages(facts, resolveOptions(wish), target);
+    const images = await compile();
     progress.step();
     process.stdout.write(`${name}: ${summaryOf(images, performance.now() - start)}\n`);
   });
@@ -85,7 +95,7 @@ async function wishesOf(file: string): Promise<Wish[]> {
   return (list as AttentionOptions[]).map((options, i) => {
     const variant = options.variant === undefined ? "" : ` (${options.variant.name})`;
     const index = list.length === 1 ? "" : `[${i}]`;
-    return { name: `${basename(file)}${index}${variant}`, options };
+    return { name: `${basename(file)}${index}${variant}`, options: resolveOptions(options) };
   });
 }
 
@@ -144,7 +154,7 @@ class Progress {
 
   #show(): void {
     const seconds = ((performance.now() - this.#start) / 1000).toFixed(0);
-    const text = `jit: ${this.#done}/${this.total} attentions for ${this.architecture}, ${seconds} s`;
+    const text = `jit: ${this.#done}/${this.total} done for ${this.architecture}, ${seconds} s`;
     process.stderr.write(process.stderr.isTTY ? `\r${text}` : `${text}\n`);
     this.#shown = process.stderr.isTTY === true;
   }

@@ -1,0 +1,14 @@
+// What operators share: how they are declared, and addresses as pointers.
+#pragma once
+#include "../ptx/base.h"
+
+// FB_OPERATOR(append, fb_append_params, append_threads, 8, append_rows) { ... p ... }
+//
+// A kernel that every GPU has beside attention. Its launcher reads this line from the source: the
+// threads of a block, and the rows, tokens or elements that one item of the grid covers, each a
+// number or the name of a constant of the same file that is one.
+#define FB_OPERATOR(name, Params, threads, min_blocks, item_rows) \
+    FB_KERNEL(name, Params, threads, min_blocks)
+
+// The address as a pointer to items of T.
+template <class T> FB_DEVICE T* items(uint64_t address) { return reinterpret_cast<T*>(address); }
