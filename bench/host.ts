@@ -79,9 +79,7 @@ async function plan(prefills: number): Promise<Measured> {
   const planner = new Planner({
     queryHeads: shape.queryHeads,
     kvHeads: shape.kvHeads,
-    keyDim: 128,
     valueDim: 128,
-    kvElementBytes: 2,
     processors: 8,
     causal: true,
     classes: cpuClasses,

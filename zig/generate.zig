@@ -206,18 +206,21 @@ fn records(out: *std.Io.Writer) !void {
 }
 
 fn places(out: *std.Io.Writer, comptime name: []const u8, comptime Type: type) !void {
-    const sentence = "/** Ints of a `struct fb_{s}`, and where its fields lie. */";
-    try out.print("\n" ++ sentence ++ "\nexport const ", .{name});
+    try out.print("\n/** Ints of a `struct fb_{s}`. */\nexport const ", .{name});
     try write_case(out, name, false);
-    try out.print("Ints = {d};\n", .{@sizeOf(Type) / 4});
+    try out.print("Ints = {d};\n\n", .{@sizeOf(Type) / 4});
+    try out.writeAll("/** Where its fields lie among them. */\nexport const ");
+    try write_case(out, name ++ "_field", true);
+    try out.writeAll(" = {\n");
     inline for (comptime std.meta.fieldNames(Type)) |field| {
         if (comptime std.mem.startsWith(u8, field, "reserved")) continue;
         if (@FieldType(Type, field) != i32)
             @compileError(name ++ "." ++ field ++ ": a record holds 32-bit integers");
-        try out.writeAll("export const ");
-        try write_case(out, name ++ "_" ++ field, false);
-        try out.print(" = {d};\n", .{@offsetOf(Type, field) / 4});
+        try out.writeAll("  ");
+        try write_case(out, field, false);
+        try out.print(": {d},\n", .{@offsetOf(Type, field) / 4});
     }
+    try out.writeAll("} as const;\n");
 }
 
 // ---- for both

@@ -6,10 +6,10 @@ import { OptionError, PlanError } from "../errors.ts";
 import { type Batch, requireBatch } from "../kv/batch.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { RopeTable } from "../ops/rope.ts";
-import { type Plan, Planner } from "../plan/planner.ts";
+import type { Plan } from "../plan/plan.ts";
+import { Planner } from "../plan/planner.ts";
 import { worthSharing } from "../plan/cost.ts";
 import { classesFor } from "../plan/traits.ts";
-import { dtypeBytes } from "../tensor/dtype.ts";
 import { boundRanges } from "../variant/bound-ranges.ts";
 import { bindTensors, keysOf, type RunTensors } from "./bind.ts";
 import type { KernelFamily } from "./families/family.ts";
@@ -63,9 +63,7 @@ export class Attention extends Owner implements AsyncDisposable {
     this.#planner = new Planner({
       queryHeads: resolved.queryHeads,
       kvHeads: resolved.kvHeads,
-      keyDim: resolved.headDim,
       valueDim: resolved.valueDim,
-      kvElementBytes: dtypeBytes(resolved.kvDtype),
       processors: device.processors,
       causal: resolved.causal,
       windowLeft: resolved.windowLeft,

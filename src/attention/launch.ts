@@ -7,7 +7,7 @@ import {
   AttentionRecord,
   TensorMap,
 } from "../ffi/params.gen.ts";
-import type { Plan } from "../plan/planner.ts";
+import type { Plan } from "../plan/plan.ts";
 import { bindOptions } from "./bind.ts";
 import type { MappedTensors } from "./families/family.ts";
 import type { AttentionKernels } from "./families/resolve.ts";

@@ -1,8 +1,10 @@
 import type { Batch } from "../kv/batch.ts";
 import type { Level } from "../kv/layout.ts";
-import type { Plan, PlannerOptions } from "./planner.ts";
-import { mergeInts, recordInts } from "./emit.ts";
-import { type PlanRecord, recordsOf } from "./record.ts";
+import { KeysOfBatch } from "./check-keys.ts";
+import type { PlannerOptions } from "./options.ts";
+import type { Plan } from "./plan.ts";
+import { attentionRecordInts, mergeRecordInts } from "./record.gen.ts";
+import { mergesOf, type PlanRecord, recordsOf } from "./record.ts";
 import { partialBytes } from "./workspace.ts";
 
 /** A part of one packed row's keys, as a record has it. */
@@ -28,9 +30,8 @@ export function checkPlan(plan: Plan, batch: Batch, options: PlannerOptions): vo
 class Proof {
   readonly #parts = new Map<number, Part[]>();
   readonly #partials = new Set<number>();
-  readonly #namedByToken = new Map<number, Set<number>>();
-  readonly #packed: number;
-  readonly #units: number;
+  readonly #keys: KeysOfBatch;
+  readonly #group: number;
   readonly #rows: number;
 
   constructor(
@@ -38,17 +39,17 @@ class Proof {
     readonly batch: Batch,
     readonly options: PlannerOptions,
   ) {
-    this.#packed = options.queryHeads / options.kvHeads;
-    this.#units = options.queryHeads / this.#packed;
-    this.#rows = batch.tokenCount * this.#packed;
+    this.#keys = new KeysOfBatch(plan, batch, options);
+    this.#group = options.queryHeads / options.kvHeads;
+    this.#rows = batch.tokenCount * this.#group;
   }
 
   run(): void {
     this.#sections();
     for (const record of recordsOf(this.plan)) this.#record(record);
     this.#merges();
-    for (let unit = 0; unit < this.#units; unit++) {
-      for (let row = 0; row < this.#rows; row++) this.#row(unit, row);
+    for (let kvHead = 0; kvHead < this.options.kvHeads; kvHead++) {
+      for (let row = 0; row < this.#rows; row++) this.#row(kvHead, row);
     }
     must(this.#partials.size === this.plan.partialRows, "partial rows are counted exactly");
     const { workspaceBytes, partialCapacity, boundBytes } = this.plan;
@@ -71,8 +72,11 @@ class Proof {
       starts.every((at, i) => at % 16 === 0 && at >= (starts[i - 1] ?? 0)),
       "sections in order",
     );
-    must(offsets.records + recordCount * recordInts <= offsets.merges, "records in bounds");
-    must(offsets.merges + mergeCount * mergeInts <= offsets.parts, "merges in bounds");
+    must(
+      offsets.records + recordCount * attentionRecordInts <= offsets.merges,
+      "records in bounds",
+    );
+    must(offsets.merges + mergeCount * mergeRecordInts <= offsets.parts, "merges in bounds");
     must(offsets.columns <= sectionInts, "columns in bounds");
     must(sectionInts <= this.plan.capacityInts, "the device has room");
     const { batch } = this;
@@ -87,12 +91,13 @@ class Proof {
   }
 
   #record(record: PlanRecord): void {
-    const { unit, rowStart, rowCount, kvStart, kvEnd, fullStart, fullEnd } = record;
+    const { kvHead, rowStart, rowCount, kvStart, kvEnd, fullStart, fullEnd } = record;
     const traits = this.options.classes.find(({ name }) => name === record.kernelClass)!;
     must(rowCount > 0 && rowCount <= traits.queryTile, "a record's rows fit its class");
     must(rowStart >= 0 && rowStart + rowCount <= this.#rows, "a record's rows are in the batch");
-    must(unit >= 0 && unit < this.#units && record.heads === this.#packed, "heads");
-    must(record.kvHead === Math.floor((unit * this.options.kvHeads) / this.#units), "KV head");
+    must(kvHead >= 0 && kvHead < this.options.kvHeads, "KV head");
+    must(record.queryHeadStart === kvHead * this.#group, "first query head");
+    must(record.queryHeadCount === this.#group, "query heads");
     must(kvStart <= fullStart && fullStart <= fullEnd && fullEnd <= kvEnd, "full lies in range");
     if (kvStart < kvEnd) this.#rowOf(record);
     for (let row = rowStart; row < rowStart + rowCount; row++) {
@@ -103,7 +108,7 @@ class Proof {
         must(!this.#partials.has(partialRow), "partial rows are disjoint");
         this.#partials.add(partialRow);
       }
-      const key = unit * this.#rows + row;
+      const key = kvHead * this.#rows + row;
       const parts = this.#parts.get(key) ?? [];
       const { level, columnOffset } = record;
       parts.push({ level, kvStart, kvEnd, partialRow, columnOffset });
@@ -119,55 +124,30 @@ class Proof {
     const { visible, hookMasks } = this.options;
     must(visible !== undefined || !hookMasks, "a mask that nobody knows leaves nothing full");
     const step = visible === undefined ? Math.max(1, fullEnd - 1 - fullStart) : 1;
-    const named = visible && this.#named(row);
+    const named = visible && this.#keys.named(row);
     for (let kept = fullStart; kept < fullEnd; kept += step) {
-      const position = this.#position(record, kept);
-      must(this.#sees(position, row), "full keys are visible");
+      const position = this.#keys.position(record, kept);
+      must(this.#keys.sees(position, row), "full keys are visible");
       must(named === undefined || named.has(position), "full keys are named by visible()");
-      must(this.#unmasked(record, row, position), "full keys need no mask");
+      must(this.#keys.unmasked(record, row, position), "full keys need no mask");
     }
-  }
-
-  /** Positions that visible() names for one row's query alone. */
-  #named(row: number): Set<number> {
-    const token = Math.floor(row / this.#packed);
-    const known = this.#namedByToken.get(token);
-    if (known !== undefined) return known;
-    const { tokenRequests, positions, queryIndptr, kvLengths } = this.batch;
-    const request = tokenRequests[token];
-    const tile = {
-      request,
-      queryStart: positions[token],
-      queryEnd: positions[token] + 1,
-      queryLength: queryIndptr[request + 1] - queryIndptr[request],
-      kvLength: kvLengths[request],
-    };
-    const named = new Set<number>();
-    this.options.visible!(tile, {
-      add(start, end) {
-        const last = Math.min(end, tile.kvLength);
-        for (let position = Math.max(0, start); position < last; position++) named.add(position);
-      },
-    });
-    this.#namedByToken.set(token, named);
-    return named;
   }
 
   /** The record says of its layout row what the layout says. */
   #rowOf(record: PlanRecord): void {
     const level = this.batch.layout.levels[record.level];
-    const row = this.#layoutRow(level, record.kvHead, record.rowStart);
-    const last = this.#layoutRow(level, record.kvHead, record.rowStart + record.rowCount - 1);
+    const row = this.#keys.layoutRow(level, record.kvHead, record.rowStart);
+    const last = this.#keys.layoutRow(level, record.kvHead, record.rowStart + record.rowCount - 1);
     must(row >= 0 && row === last, "a record stays in one layout row");
     must(record.slot === level.slots[row], "slot");
     must(record.positionStart === level.positionStarts[row], "position");
     must(record.kvStart >= 0 && record.kvEnd <= level.kvLengths[row], "keys are in the row");
-    const own = this.#columnBase(this.batch.layout.levels.length);
+    const own = this.#keys.columnBase(this.batch.layout.levels.length);
     if (record.columnOffset >= own && this.options.visible !== undefined)
       return this.#listOf(record, level, row);
     if (level.columns === null)
       return must(record.columnOffset === -1, "dense rows have no columns");
-    const columns = this.#columnBase(record.level) + level.columnIndptr![row];
+    const columns = this.#keys.columnBase(record.level) + level.columnIndptr![row];
     must(record.columnOffset === columns, "a sparse record points at its row's columns");
     const at = this.plan.offsets.columns + record.columnOffset;
     for (let c = level.columnIndptr![row]; c < level.columnIndptr![row + 1]; c++) {
@@ -189,42 +169,26 @@ class Proof {
       const column = sections[offsets.columns + columnOffset + i] >> 1;
       must(column > before, "a list rises");
       before = column;
-      tokens = this.#tokensOf(level, row, column);
+      tokens = this.#keys.tokensOf(level, row, column);
       must(tokens === blockSize || i === count - 1, "a list's last column alone is cut short");
     }
     must(kvEnd <= (count - 1) * blockSize + tokens, "a list's keys are in the row");
   }
 
-  /** Tokens that a row has of a logical column; 0: the column is not kept. */
-  #tokensOf(level: Level, row: number, column: number): number {
-    const { blockSize } = this.batch.layout;
-    const length = level.kvLengths[row];
-    const { columns, columnIndptr } = level;
-    let place = column;
-    if (columns !== null) {
-      const list = columns.subarray(columnIndptr![row], columnIndptr![row + 1]);
-      place = list.findIndex((each) => each >> 1 === column);
-      if (place < 0) return 0;
-    }
-    return Math.max(0, Math.min(blockSize, length - place * blockSize));
-  }
-
   #merges(): void {
-    const { plan } = this;
     const merged = new Set<number>();
-    for (let m = 0; m < plan.mergeCount; m++) {
-      const at = plan.offsets.merges + m * mergeInts;
-      const [head, heads, rowStart, rowCount, partStart, partCount] = plan.sections.subarray(at);
-      must(heads === this.#packed && partCount > 0, "a merge has heads and parts");
+    for (const merge of mergesOf(this.plan)) {
+      const { queryHeadStart, queryHeadCount, rowStart, rowCount } = merge;
+      must(queryHeadCount === this.#group && merge.partCount > 0, "a merge has heads and parts");
       for (let row = rowStart; row < rowStart + rowCount; row++) {
-        const key = (head / heads) * this.#rows + row;
+        const key = (queryHeadStart / queryHeadCount) * this.#rows + row;
         must(!merged.has(key), "a row is merged once");
         merged.add(key);
         const parts = (this.#parts.get(key) ?? []).sort(inOrder);
-        must(parts.length === partCount, "a merge lists every part");
-        for (let p = 0; p < partCount; p++) {
-          const partial = plan.sections[plan.offsets.parts + partStart + p] + row - rowStart;
-          must(parts[p].partialRow === partial, "parts merge in the order of level and key");
+        must(parts.length === merge.partCount, "a merge lists every part");
+        for (const [p, partialRow] of merge.parts.entries()) {
+          const own = partialRow + row - rowStart;
+          must(parts[p].partialRow === own, "parts merge in the order of level and key");
         }
       }
     }
@@ -235,16 +199,15 @@ class Proof {
   }
 
   /** Every visible key of the row is in exactly one of its parts. */
-  #row(unit: number, row: number): void {
-    const parts = (this.#parts.get(unit * this.#rows + row) ?? []).sort(inOrder);
+  #row(kvHead: number, row: number): void {
+    const parts = (this.#parts.get(kvHead * this.#rows + row) ?? []).sort(inOrder);
     must(parts.length > 0, "every row is written");
-    const kvHead = Math.floor((unit * this.options.kvHeads) / this.#units);
     for (const [l, level] of this.batch.layout.levels.entries()) {
       const own = parts.filter((part) => part.level === l && part.kvStart < part.kvEnd);
       for (let i = 1; i < own.length; i++) {
         must(own[i].kvStart >= own[i - 1].kvEnd, "parts do not overlap");
       }
-      const layoutRow = this.#layoutRow(level, kvHead, row);
+      const layoutRow = this.#keys.layoutRow(level, kvHead, row);
       if (layoutRow < 0) continue;
       if (this.options.visible !== undefined) this.#coversNamed(l, layoutRow, row, own);
       else if (level.columns === null) this.#coversDense(level, layoutRow, row, own);
@@ -255,7 +218,7 @@ class Proof {
   /** A dense row's visible keys are one range: the parts must leave no gap in it. */
   #coversDense(level: Level, layoutRow: number, row: number, own: Part[]): void {
     const { causal = false, windowLeft = -1 } = this.options;
-    const query = this.batch.positions[Math.floor(row / this.#packed)];
+    const query = this.batch.positions[Math.floor(row / this.#group)];
     const origin = level.positionStarts[layoutRow];
     const length = level.kvLengths[layoutRow];
     const end = causal ? Math.min(length, query - origin + 1) : length;
@@ -267,92 +230,33 @@ class Proof {
   }
 
   #coversSparse(l: number, layoutRow: number, row: number, own: Part[]): void {
-    const record = this.#asRecord(l, layoutRow);
+    const record = this.#keys.rowOf(l, layoutRow);
     const length = this.batch.layout.levels[l].kvLengths[layoutRow];
     for (let kept = 0; kept < length; kept++) {
       if (own.some(({ kvStart, kvEnd }) => kvStart <= kept && kept < kvEnd)) continue;
-      const position = this.#position(record, kept);
-      must(!this.#sees(position, row), `kept key ${kept} of row ${row} is covered`);
+      const position = this.#keys.position(record, kept);
+      must(!this.#keys.sees(position, row), `kept key ${kept} of row ${row} is covered`);
     }
   }
 
   /** Keys that visible() names and the layout row keeps are covered, each once. */
   #coversNamed(l: number, layoutRow: number, row: number, own: Part[]): void {
     const level = this.batch.layout.levels[l];
-    const whole = this.#asRecord(l, layoutRow);
+    const whole = this.#keys.rowOf(l, layoutRow);
     const covered = new Set<number>();
     for (const { kvStart, kvEnd, columnOffset } of own) {
       for (let kept = kvStart; kept < kvEnd; kept++) {
-        const position = this.#position({ ...whole, columnOffset }, kept);
+        const position = this.#keys.position({ ...whole, columnOffset }, kept);
         must(!covered.has(position), `key ${position} of row ${row} is covered once`);
         covered.add(position);
       }
     }
-    const named = this.options.deviceLengths ? undefined : this.#named(row);
+    const named = this.options.deviceLengths ? undefined : this.#keys.named(row);
     for (let kept = 0; kept < level.kvLengths[layoutRow]; kept++) {
-      const position = this.#position(whole, kept);
-      const needed = this.#sees(position, row) && (named?.has(position) ?? true);
+      const position = this.#keys.position(whole, kept);
+      const needed = this.#keys.sees(position, row) && (named?.has(position) ?? true);
       must(!needed || covered.has(position), `key ${position} of row ${row} is covered`);
     }
-  }
-
-  #asRecord(l: number, row: number): PlanRecord {
-    const level = this.batch.layout.levels[l];
-    const columnOffset =
-      level.columnIndptr === null ? -1 : this.#columnBase(l) + level.columnIndptr[row];
-    return { level: l, positionStart: level.positionStarts[row], columnOffset } as PlanRecord;
-  }
-
-  #columnBase(l: number): number {
-    let base = 0;
-    for (const level of this.batch.layout.levels.slice(0, l)) {
-      if (level.columnIndptr !== null) base += level.columnIndptr[level.rowCount];
-    }
-    return base;
-  }
-
-  /** Position of a kept key of a record. */
-  #position({ positionStart, columnOffset }: PlanRecord, kept: number): number {
-    if (columnOffset < 0) return positionStart + kept;
-    const { blockSize } = this.batch.layout;
-    const column = columnOffset + Math.floor(kept / blockSize);
-    const logical = this.plan.sections[this.plan.offsets.columns + column] >> 1;
-    return positionStart + logical * blockSize + (kept % blockSize);
-  }
-
-  /** Whether causal mask and window let a row see a position (masks restrict further). */
-  #sees(position: number, row: number): boolean {
-    const { causal = false, windowLeft = -1 } = this.options;
-    const query = this.batch.positions[Math.floor(row / this.#packed)];
-    if (causal && position > query) return false;
-    return windowLeft < 0 || position >= query - windowLeft;
-  }
-
-  /** Whether packed bits say nothing of a key: it lies before the tail, or its column is full. */
-  #unmasked(record: PlanRecord, row: number, position: number): boolean {
-    const { mask = "none" } = this.options;
-    if (mask === "none") return true;
-    const { layout, tokenRequests, queryIndptr, kvLengths } = this.batch;
-    const level = layout.levels[record.level];
-    const { columns, columnIndptr } = level;
-    if (columns !== null) {
-      const column = Math.floor((position - record.positionStart) / layout.blockSize);
-      const layoutRow = this.#layoutRow(level, record.kvHead, row);
-      const own = columns.subarray(columnIndptr![layoutRow], columnIndptr![layoutRow + 1]);
-      return own.includes((column << 1) | 1);
-    }
-    if (mask === "all") return false;
-    const request = tokenRequests[Math.floor(row / this.#packed)];
-    return position < kvLengths[request] - (queryIndptr[request + 1] - queryIndptr[request]);
-  }
-
-  #layoutRow(level: Level, kvHead: number, row: number): number {
-    const token = Math.floor(row / this.#packed);
-    for (let r = 0; r < level.requestRows; r++) {
-      if (token < level.queryIndptr[r] || token >= level.queryIndptr[r + 1]) continue;
-      return level.perHead ? r * this.options.kvHeads + kvHead : r;
-    }
-    return -1;
   }
 }
 

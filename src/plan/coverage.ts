@@ -1,5 +1,5 @@
 import type { Batch } from "../kv/batch.ts";
-import type { Plan } from "./planner.ts";
+import type { Plan } from "./plan.ts";
 import { recordsOf } from "./record.ts";
 
 /** How much of attention's square a plan leaves: pairs of a query row and a key, over all heads. */
@@ -17,10 +17,10 @@ export function coverageOf(plan: Plan, batch: Batch): Coverage {
   let planned = 0;
   let full = 0;
   let heads = 0;
-  for (const { rowCount, kvStart, kvEnd, fullStart, fullEnd, unit, ...rest } of recordsOf(plan)) {
-    planned += rowCount * (kvEnd - kvStart);
-    full += rowCount * (fullEnd - fullStart);
-    heads = Math.max(heads, (unit + 1) * rest.heads);
+  for (const record of recordsOf(plan)) {
+    planned += record.rowCount * (record.kvEnd - record.kvStart);
+    full += record.rowCount * (record.fullEnd - record.fullStart);
+    heads = Math.max(heads, record.queryHeadStart + record.queryHeadCount);
   }
   let all = 0;
   for (let r = 0; r < batch.requestCount; r++) {

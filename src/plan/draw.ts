@@ -1,116 +1,11 @@
-import { requireInteger } from "../errors.ts";
-import type { Plan } from "./planner.ts";
-import { type PlanRecord, recordsOf } from "./record.ts";
-import { type CostModel, defaultCosts, pieceCost } from "./cost.ts";
-import { mergeInts } from "./emit.ts";
+import type { Plan } from "./plan.ts";
+import { type Slice, type Timeline, timelineOf, type TimelineOptions } from "./timeline.ts";
 
 /** How a plan is drawn. */
-export interface DrawOptions {
-  /** Lanes: threads of a CPU, resident blocks of a GPU. */
-  readonly processors: number;
-  readonly costs?: CostModel;
+export interface DrawOptions extends TimelineOptions {
   readonly title?: string;
   /** Pixels; default 960. */
   readonly width?: number;
-}
-
-/** What one processor does for a while, in cost-model units of time. */
-export interface Slice {
-  lane: number;
-  start: number;
-  end: number;
-  kind: "whole" | "partial" | "merge";
-  kernelClass: string;
-  /** First request of the layout row; -1 for merges. */
-  request: number;
-  level: number;
-  /** First unit of query heads, and how many neighbouring records the slice joins. */
-  unit: number;
-  records: number;
-  rowStart: number;
-  rowCount: number;
-  kvStart: number;
-  kvEnd: number;
-  /** Keys count along a list of columns: of a sparse row, or of a tile that a mask narrowed. */
-  listed: boolean;
-  /** Reads a prefix once for several requests: the first level of several. */
-  shared: boolean;
-}
-
-/**
- * Who does what when: slices in the order in which they are taken, and the time of the last end.
- */
-export interface Timeline {
-  slices: Slice[];
-  end: number;
-  /** Part of processors x end that is work. */
-  busy: number;
-}
-
-/**
- * Runs a plan on the cost model: launch after launch, each record is taken in order by the
- * processor that is free first (ties: the lowest), as threads with a shared counter do.
- * Errors: OptionError.
- */
-export function timelineOf(plan: Plan, options: DrawOptions): Timeline {
-  const { processors, costs = defaultCosts } = options;
-  requireInteger("processors", processors, 1);
-  const free = new Float64Array(processors);
-  const slices: Slice[] = [];
-  let work = 0;
-  let kernelClass = "";
-  const take = (cost: number, slice: Omit<Slice, "lane" | "start" | "end">) => {
-    if (slice.kernelClass !== kernelClass) free.fill(Math.max(...free));
-    kernelClass = slice.kernelClass;
-    const lane = free.indexOf(Math.min(...free));
-    const start = free[lane];
-    free[lane] += cost;
-    work += cost;
-    slices.push({ ...slice, lane, start, end: free[lane] });
-  };
-  const records = recordsOf(plan);
-  const cascade = records.some(({ level }) => level > 0);
-  for (const record of records) {
-    const shared = cascade && record.level === 0 && record.kvEnd > record.kvStart;
-    const cost = pieceCost(costs, record.rowCount, record.kvEnd - record.kvStart);
-    take(cost, { ...sliceOf(record), shared });
-  }
-  for (let m = 0; m < plan.mergeCount; m++) {
-    const at = plan.offsets.merges + m * mergeInts;
-    const [head, heads, rowStart, rowCount, , parts] = plan.sections.subarray(at, at + mergeInts);
-    const keys = { kvStart: 0, kvEnd: parts, listed: false };
-    const rows = { unit: head / heads, records: 1, rowStart, rowCount, ...keys };
-    const kind = { kind: "merge", kernelClass: "merge", request: -1, level: 0 } as const;
-    take(costs.mergeKeys * rowCount * parts, { ...kind, ...rows, shared: false });
-  }
-  const end = Math.max(...free);
-  return { slices, end, busy: end > 0 ? work / (end * processors) : 1 };
-}
-
-function sliceOf(record: PlanRecord): Omit<Slice, "lane" | "start" | "end" | "shared"> {
-  const { kernelClass, request, level, unit, rowStart, rowCount, kvStart, kvEnd } = record;
-  const kind = record.partialRow < 0 ? "whole" : "partial";
-  const listed = record.columnOffset >= 0;
-  const rows = { unit, records: 1, rowStart, rowCount, kvStart, kvEnd, listed };
-  return { kind, kernelClass, request, level, ...rows };
-}
-
-/** A plan's timeline in the Chrome trace format, for Perfetto; a cost unit is shown as 1 us. */
-export function planTrace(plan: Plan, options: DrawOptions): string {
-  const events: object[] = [];
-  for (let lane = 0; lane < options.processors; lane++) {
-    const args = { name: `processor ${lane}` };
-    events.push({ name: "thread_name", ph: "M", pid: 0, tid: lane, args });
-  }
-  for (const { lane, start, end, ...args } of timelineOf(plan, options).slices) {
-    const when = { ph: "X", pid: 0, tid: lane, ts: start, dur: end - start };
-    events.push({ name: nameOf(args), cat: args.kind, ...when, args });
-  }
-  return JSON.stringify({ displayTimeUnit: "ms", traceEvents: events });
-}
-
-function nameOf({ kind, request, unit }: Pick<Slice, "kind" | "request" | "unit">): string {
-  return kind === "merge" ? `merge unit ${unit}` : `request ${request} unit ${unit}`;
 }
 
 const fills = [
@@ -295,10 +190,10 @@ const halo = `stroke="#ffffff" stroke-width="3" stroke-opacity="0.75" paint-orde
 
 /** As much of a label as fits the width. */
 function labelOf(slice: Slice, width: number): string {
-  const { kind, request, unit, records, kvStart, kvEnd, listed, shared } = slice;
+  const { kind, request, kvHead, records, kvStart, kvEnd, listed, shared } = slice;
   if (kind === "merge") return width > 50 ? "merge" : "";
   if (request === manyRequests) return "";
-  const heads = records > 1 ? `${records} heads` : `head ${unit}`;
+  const heads = records > 1 ? `${records} heads` : `head ${kvHead}`;
   const keys = `${listed ? "kept keys" : "keys"} ${kvStart}-${kvEnd}`;
   const name = shared ? "shared" : `r${request}`;
   const choices = [`${name}, ${heads}, ${keys}`, `${name}, ${heads}`, name];
@@ -306,10 +201,10 @@ function labelOf(slice: Slice, width: number): string {
 }
 
 function aboutOf(slice: Slice): string {
-  const { kind, kernelClass, request, level, unit, records } = slice;
+  const { kind, kernelClass, request, level, kvHead, records } = slice;
   if (request === manyRequests) return `${records} records of ${kernelClass}`;
   const rows = `rows ${slice.rowStart} to ${slice.rowStart + slice.rowCount}`;
-  const heads = records > 1 ? `${records} units` : `unit ${unit}`;
+  const heads = records > 1 ? `${records} KV heads` : `KV head ${kvHead}`;
   if (kind === "merge") return `merge of ${slice.kvEnd} parts, ${heads}, ${rows}`;
   const keys = `${slice.listed ? "kept keys" : "keys"} ${slice.kvStart} to ${slice.kvEnd}`;
   const partial = kind === "partial" ? ", partial" : "";

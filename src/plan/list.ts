@@ -36,8 +36,8 @@ export class IntList {
 
 /** Fields of a tile: packed rows of one layout row against its visible keys. */
 export const Tile = {
-  /** Unit (packed query heads of one record), or -1: all units alike. */
-  unit: 0,
+  /** -1: all KV heads alike. */
+  kvHead: 0,
   level: 1,
   layoutRow: 2,
   request: 3,
@@ -59,7 +59,7 @@ export const Tile = {
 /** Ints of a tile. */
 export const tileInts = 16;
 
-/** Fields of a piece: part of a tile's keys, one record for each unit. */
+/** Fields of a piece: part of a tile's keys, one record for each KV head. */
 export const Piece = {
   tile: 0,
   kvStart: 1,

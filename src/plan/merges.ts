@@ -2,7 +2,13 @@ import { IntList, Tile, tileInts } from "./list.ts";
 import type { Tiles } from "./tiles.ts";
 
 /** Fields of an interval of packed rows that the same tiles cover. */
-export const Interval = { group: 0, rowStart: 1, rowEnd: 2, firstTile: 3, tileCount: 4 } as const;
+export const Interval = {
+  headGroup: 0,
+  rowStart: 1,
+  rowEnd: 2,
+  firstTile: 3,
+  tileCount: 4,
+} as const;
 
 /** Ints of an interval. */
 export const intervalInts = 5;
@@ -22,19 +28,19 @@ export class Intervals {
   readonly tiles = new IntList(1);
   #cursors = new Int32Array(4);
 
-  /** Sweeps all unit groups; marks the tiles whose pieces are partial. */
+  /** Sweeps all head groups; marks the tiles whose pieces are partial. */
   sweep(tiles: Tiles, rowEnd: number): void {
     this.merged.clear();
     this.empty.clear();
     this.tiles.clear();
     if (tiles.levels === 1) {
-      for (let group = 0; group < tiles.unitGroups; group++) this.#single(tiles, group, rowEnd);
+      for (let group = 0; group < tiles.headGroups; group++) this.#single(tiles, group, rowEnd);
       return;
     }
     if (this.#cursors.length < tiles.levels) this.#cursors = new Int32Array(tiles.levels);
     // Marking comes first: whether a tile's pieces are partial decides where its other rows go.
-    for (let group = 0; group < tiles.unitGroups; group++) this.#pass(tiles, group, rowEnd, true);
-    for (let group = 0; group < tiles.unitGroups; group++) this.#pass(tiles, group, rowEnd, false);
+    for (let group = 0; group < tiles.headGroups; group++) this.#pass(tiles, group, rowEnd, true);
+    for (let group = 0; group < tiles.headGroups; group++) this.#pass(tiles, group, rowEnd, false);
   }
 
   /** One level: every tile is an interval of its own, and rows between tiles are empty. */
@@ -136,7 +142,7 @@ function addInterval(
   tileCount: number,
 ): void {
   const at = list.add();
-  list.data[at + Interval.group] = group;
+  list.data[at + Interval.headGroup] = group;
   list.data[at + Interval.rowStart] = rowStart;
   list.data[at + Interval.rowEnd] = rowEnd;
   list.data[at + Interval.firstTile] = firstTile;

@@ -1,99 +1,17 @@
-import { OptionError, PlanError, requireInteger } from "../errors.ts";
+import { OptionError, PlanError } from "../errors.ts";
 import type { Batch } from "../kv/batch.ts";
-import type { Visible } from "../variant/variant.ts";
 import { type CostModel, defaultCosts } from "./cost.ts";
 import { Emitter } from "./emit.ts";
 import { IntList, pieceInts } from "./list.ts";
 import { Intervals } from "./merges.ts";
+import { checkPlannerOptions, type PlannerOptions } from "./options.ts";
 import { PieceOrder } from "./order.ts";
-import { cutAtMultiples, cutToShare } from "./schedule.ts";
+import type { Plan } from "./plan.ts";
+import { cutAtMultiples, cutToShare } from "./share.ts";
 import { Tiles } from "./tiles.ts";
-import { type ClassTraits, placesOf } from "./traits.ts";
+import { placesOf } from "./traits.ts";
 import { walk } from "./walk.ts";
-import {
-  boundRows,
-  bucketsOf,
-  columnCapacity,
-  graphLevels,
-  type GraphSizes,
-  invariantChunk,
-} from "./workspace.ts";
-
-/** What a planner is made for; everything else comes with the batch. */
-export interface PlannerOptions {
-  readonly queryHeads: number;
-  readonly kvHeads: number;
-  /** Elements of a key head and of a value head. */
-  readonly keyDim: number;
-  readonly valueDim: number;
-  readonly kvElementBytes: number;
-  /** Threads of a CPU, multiprocessors of a GPU. */
-  readonly processors: number;
-  readonly causal?: boolean;
-  /** Keys before a query's own position that it sees; -1: all. */
-  readonly windowLeft?: number;
-  readonly mask?: "none" | "all" | "tail";
-  readonly batchInvariant?: boolean;
-  /** Lengths are known only on the device; those of the batch are upper bounds. */
-  readonly deviceLengths?: boolean;
-  /** A variant's mask decides about the pairs that `visible` does not call full: without it all. */
-  readonly hookMasks?: boolean;
-  /** Narrows the keys of each tile, unless lengths are known only on the device. */
-  readonly visible?: Visible;
-  /** Kernel classes by rising query tile. */
-  readonly classes: readonly ClassTraits[];
-  readonly graph?: GraphSizes;
-  readonly costs?: CostModel;
-}
-
-/** One kernel launch of a plan: records [firstRecord, firstRecord + recordCount). */
-export interface PlanLaunch {
-  kernelClass: string;
-  firstRecord: number;
-  recordCount: number;
-  /** Items launched: recordCount, or more under a graph (the rest are empty records). */
-  grid: number;
-}
-
-/** Where each section starts in `sections`, in int32 units, multiples of 16. */
-export interface PlanOffsets {
-  positions: number;
-  tokenRequests: number;
-  queryIndptr: number;
-  kvLengths: number;
-  records: number;
-  merges: number;
-  parts: number;
-  columns: number;
-}
-
-/** A schedule as data: one block of int32 for the device, launches, and exact sizes. Reused. */
-export interface Plan {
-  /** Raised by every plan. */
-  generation: number;
-  /** Generation of the planned batch. */
-  batchGeneration: number;
-  sections: Int32Array;
-  /** Ints of `sections` that are valid. */
-  sectionInts: number;
-  /** Ints that the device needs room for: under a graph those of any step. */
-  capacityInts: number;
-  offsets: PlanOffsets;
-  launches: PlanLaunch[];
-  recordCount: number;
-  mergeCount: number;
-  /** Items of the merge launch; 0 without split rows, fixed under a graph. */
-  mergeGrid: number;
-  /** Rows of partial state, and how many the workspace is laid out for. */
-  partialRows: number;
-  partialCapacity: number;
-  /** Exact bytes of partial state: partialCapacity x (valueDim + 1) x 4. */
-  workspaceBytes: number;
-  /** Bytes that no batch of one level exceeds (batchInvariant excepted). */
-  boundBytes: number;
-  /** Batch size of the graph bucket, 0 without a graph. */
-  bucket: number;
-}
+import { bucketsOf, columnCapacity, graphLevels, invariantChunk } from "./workspace.ts";
 
 /** A schedule replicated over processors may leave at most this part of them idle: about 3 %. */
 const wasteMost = 1 / 32;
@@ -112,13 +30,11 @@ export class Planner {
   readonly #order: PieceOrder;
   readonly #emitter: Emitter;
   readonly #buckets: number[];
-  readonly #packedHeads: number;
-  readonly #units: number;
+  readonly #group: number;
   /** Places where records of each class run at once. */
   readonly #places: number[];
-  /** Of them, those that the walk of one unit is cut for; 0: units are walked one after another. */
-  readonly #unitPlaces: number[];
-  readonly #plan: Plan;
+  /** Of them, those that the walk of one KV head is cut for; 0: heads are walked in turn. */
+  readonly #headPlaces: number[];
 
   /** Errors: OptionError. */
   constructor(options: PlannerOptions) {
@@ -126,12 +42,10 @@ export class Planner {
     this.options = options;
     this.#costs = options.costs ?? defaultCosts;
     const { queryHeads, kvHeads, classes, graph } = options;
-    this.#packedHeads = queryHeads / kvHeads;
-    this.#units = queryHeads / this.#packedHeads;
+    this.#group = queryHeads / kvHeads;
     this.#tiles = new Tiles({
       classes,
-      packedHeads: this.#packedHeads,
-      units: this.#units,
+      group: this.#group,
       kvHeads,
       causal: options.causal ?? false,
       windowLeft: options.windowLeft ?? -1,
@@ -143,11 +57,15 @@ export class Planner {
       columnsMost: columnCapacity(options),
     });
     this.#places = classes.map((traits) => placesOf(traits, options.processors));
-    this.#unitPlaces = this.#places.map((places) => replicas(this.#units, places));
+    this.#headPlaces = this.#places.map((places) => replicas(kvHeads, places));
     this.#order = new PieceOrder(classes.length);
-    this.#emitter = new Emitter(options, this.#packedHeads, this.#units);
+    this.#emitter = new Emitter(options, {
+      tiles: this.#tiles,
+      pieces: this.#pieces,
+      order: this.#order,
+      intervals: this.#intervals,
+    });
     this.#buckets = graph === undefined ? [] : bucketsOf(graph);
-    this.#plan = this.#emitter.emptyPlan(this.#boundRows());
   }
 
   /**
@@ -161,24 +79,16 @@ export class Planner {
       const fix = "plan without shared prefixes, or without batchInvariant.";
       throw new OptionError("batch.layout.levels", levels.length, "1 under batchInvariant", fix);
     }
-    let expanded = this.#unitPlaces.includes(0) && !this.options.batchInvariant;
-    for (let l = 0; l < levels.length; l++) expanded ||= levels[l].perHead;
-    this.#tiles.build(batch, expanded);
-    this.#schedule(expanded);
-    this.#intervals.sweep(this.#tiles, batch.tokenCount * this.#packedHeads);
-    this.#emitter.emit(
-      this.#plan,
-      batch,
-      this.#tiles,
-      this.#pieces,
-      this.#order,
-      this.#intervals,
-      bucket,
-    );
-    return this.#plan;
+    let apart = this.#headPlaces.includes(0) && !this.options.batchInvariant;
+    for (let l = 0; l < levels.length; l++) apart ||= levels[l].perHead;
+    this.#tiles.build(batch, apart);
+    this.#cut(apart);
+    this.#intervals.sweep(this.#tiles, batch.tokenCount * this.#group);
+    return this.#emitter.emit(batch, bucket);
   }
 
-  #schedule(expanded: boolean): void {
+  /** Cuts the tiles into pieces and orders them; `apart`: those of each KV head. */
+  #cut(apart: boolean): void {
     const { classes, batchInvariant } = this.options;
     const pieces = this.#pieces;
     const { list } = this.#tiles;
@@ -195,20 +105,14 @@ export class Planner {
       const places = this.#places[c];
       const first = pieces.length;
       if (schedule === "walk") {
-        walk(list, pieces, c, kvTile, expanded ? places : this.#unitPlaces[c], this.#costs);
+        walk(list, pieces, c, kvTile, apart ? places : this.#headPlaces[c], this.#costs);
       } else {
-        const units = expanded ? 1 : this.#units;
-        cutToShare(list, pieces, c, kvTile, places, units, this.#costs);
+        const copies = apart ? 1 : this.options.kvHeads;
+        cutToShare(list, pieces, c, kvTile, places, copies, this.#costs);
       }
       if (take === "as-made") this.#order.asMade(pieces, c, first);
       else this.#order.longestFirst(pieces, c, first);
     }
-  }
-
-  #boundRows(): number {
-    const { classes, processors, graph, queryHeads } = this.options;
-    const rows = boundRows(classes, processors);
-    return graph === undefined ? rows : rows + graphLevels * graph.maxQueryTokens * queryHeads;
   }
 
   /** The bucket's batch size, 0 without a graph. */
@@ -256,34 +160,11 @@ function overGraph(what: string, value: number, most: number): PlanError {
 }
 
 /**
- * Places for each unit when all units follow one schedule: places / units where that keeps nearly
- * all busy, else 0.
+ * Places for each KV head when all follow one schedule: places / heads where that keeps nearly all
+ * busy, else 0.
  */
-function replicas(units: number, places: number): number {
-  const each = Math.max(1, Math.floor(places / units));
-  const rounds = Math.ceil((units * each) / places);
-  return (units * each) / (rounds * places) >= 1 - wasteMost ? each : 0;
-}
-
-function checkPlannerOptions(options: PlannerOptions): void {
-  const { queryHeads, kvHeads, classes, processors, graph } = options;
-  requireInteger("kvHeads", kvHeads, 1);
-  requireInteger("queryHeads", queryHeads, 1);
-  requireInteger("processors", processors, 1);
-  requireInteger("valueDim", options.valueDim, 1);
-  if (queryHeads % kvHeads !== 0) {
-    const fix = "give every KV head as many query heads.";
-    throw new OptionError("queryHeads", queryHeads, `a multiple of kvHeads (${kvHeads})`, fix);
-  }
-  if (classes.length === 0) {
-    throw new OptionError("classes", "none", "one class or more", "pass those of a device.");
-  }
-  if (graph === undefined) return;
-  requireInteger("graph.maxBatch", graph.maxBatch, 1);
-  requireInteger("graph.maxQueryTokens", graph.maxQueryTokens, 1);
-  requireInteger("graph.maxColumns", graph.maxColumns, 1);
-  if (graph.maxQueryLength !== undefined) {
-    requireInteger("graph.maxQueryLength", graph.maxQueryLength, 1, graph.maxQueryTokens);
-  }
-  graph.buckets?.forEach((size) => requireInteger("graph.buckets", size, 1, graph.maxBatch));
+function replicas(heads: number, places: number): number {
+  const each = Math.max(1, Math.floor(places / heads));
+  const rounds = Math.ceil((heads * each) / places);
+  return (heads * each) / (rounds * places) >= 1 - wasteMost ? each : 0;
 }

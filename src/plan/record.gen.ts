@@ -1,28 +1,36 @@
 // Generated from kernels/params by `bun run abi`. Do not edit: change the header.
 
-/** Ints of a `struct fb_attention_record`, and where its fields lie. */
+/** Ints of a `struct fb_attention_record`. */
 export const attentionRecordInts = 16;
-export const attentionRecordKvHead = 0;
-export const attentionRecordQueryHeadStart = 1;
-export const attentionRecordQueryHeadCount = 2;
-export const attentionRecordRowStart = 3;
-export const attentionRecordRowCount = 4;
-export const attentionRecordSlot = 5;
-export const attentionRecordKvStart = 6;
-export const attentionRecordKvEnd = 7;
-export const attentionRecordFullStart = 8;
-export const attentionRecordFullEnd = 9;
-export const attentionRecordPositionStart = 10;
-export const attentionRecordColumnOffset = 11;
-export const attentionRecordPartialRow = 12;
-export const attentionRecordRequest = 13;
-export const attentionRecordLevel = 14;
 
-/** Ints of a `struct fb_merge_record`, and where its fields lie. */
+/** Where its fields lie among them. */
+export const AttentionRecordField = {
+  kvHead: 0,
+  queryHeadStart: 1,
+  queryHeadCount: 2,
+  rowStart: 3,
+  rowCount: 4,
+  slot: 5,
+  kvStart: 6,
+  kvEnd: 7,
+  fullStart: 8,
+  fullEnd: 9,
+  positionStart: 10,
+  columnOffset: 11,
+  partialRow: 12,
+  request: 13,
+  level: 14,
+} as const;
+
+/** Ints of a `struct fb_merge_record`. */
 export const mergeRecordInts = 8;
-export const mergeRecordQueryHeadStart = 0;
-export const mergeRecordQueryHeadCount = 1;
-export const mergeRecordRowStart = 2;
-export const mergeRecordRowCount = 3;
-export const mergeRecordPartStart = 4;
-export const mergeRecordPartCount = 5;
+
+/** Where its fields lie among them. */
+export const MergeRecordField = {
+  queryHeadStart: 0,
+  queryHeadCount: 1,
+  rowStart: 2,
+  rowCount: 3,
+  partStart: 4,
+  partCount: 5,
+} as const;

@@ -1,52 +1,46 @@
-import type { Plan } from "./planner.ts";
-import { recordInts } from "./emit.ts";
+import type { Plan } from "./plan.ts";
+import {
+  AttentionRecordField as Field,
+  attentionRecordInts,
+  MergeRecordField,
+  mergeRecordInts,
+} from "./record.gen.ts";
 
-/** A record read back from a plan. */
-export interface PlanRecord {
-  kernelClass: string;
-  kvHead: number;
-  unit: number;
-  heads: number;
-  rowStart: number;
-  rowCount: number;
-  slot: number;
-  kvStart: number;
-  kvEnd: number;
-  fullStart: number;
-  fullEnd: number;
-  positionStart: number;
-  columnOffset: number;
-  partialRow: number;
-  request: number;
-  level: number;
-}
+/** A record read back from a plan: `fb_attention_record`, and the class whose launch has it. */
+export type PlanRecord = { [name in keyof typeof Field]: number } & { kernelClass: string };
+
+/** A merge read back from a plan: `fb_merge_record`, and its parts. */
+export type PlanMerge = { [name in keyof typeof MergeRecordField]: number } & {
+  /** Partial row of the first row in each part. */
+  parts: Int32Array;
+};
 
 /** The records of a plan that have rows, in order. */
-export function recordsOf(plan: Plan): PlanRecord[] {
-  const records: PlanRecord[] = [];
-  for (const { kernelClass, firstRecord, recordCount } of plan.launches) {
-    for (let i = firstRecord; i < firstRecord + recordCount; i++) {
-      const at = plan.offsets.records + i * recordInts;
-      const field = plan.sections.subarray(at, at + recordInts);
-      records.push({
-        kernelClass,
-        kvHead: field[0],
-        unit: field[1] / field[2],
-        heads: field[2],
-        rowStart: field[3],
-        rowCount: field[4],
-        slot: field[5],
-        kvStart: field[6],
-        kvEnd: field[7],
-        fullStart: field[8],
-        fullEnd: field[9],
-        positionStart: field[10],
-        columnOffset: field[11],
-        partialRow: field[12],
-        request: field[13],
-        level: field[14],
-      });
-    }
-  }
-  return records;
+export function recordsOf({ launches, sections, offsets }: Plan): PlanRecord[] {
+  return launches.flatMap(({ kernelClass, firstRecord, recordCount }) =>
+    Array.from({ length: recordCount }, (_, i) => {
+      const at = offsets.records + (firstRecord + i) * attentionRecordInts;
+      return { kernelClass, ...fieldsOf(Field, sections, at) };
+    }),
+  );
+}
+
+/** The merges of a plan, in order. */
+export function mergesOf({ mergeCount, sections, offsets }: Plan): PlanMerge[] {
+  return Array.from({ length: mergeCount }, (_, m) => {
+    const at = offsets.merges + m * mergeRecordInts;
+    const fields = fieldsOf(MergeRecordField, sections, at);
+    const first = offsets.parts + fields.partStart;
+    return { ...fields, parts: sections.subarray(first, first + fields.partCount) };
+  });
+}
+
+function fieldsOf<Name extends string>(
+  places: Readonly<Record<Name, number>>,
+  sections: Int32Array,
+  at: number,
+): Record<Name, number> {
+  const fields = {} as Record<Name, number>;
+  for (const name in places) fields[name] = sections[at + places[name]];
+  return fields;
 }

@@ -1,96 +1,15 @@
-import { type CostModel, pieceCost } from "./cost.ts";
-import { type IntList, Tile, tileInts } from "./list.ts";
-import { addPiece } from "./walk.ts";
+import type { IntList } from "./list.ts";
+import type { Intervals } from "./merges.ts";
+import type { PieceOrder } from "./order.ts";
+import type { Tiles } from "./tiles.ts";
 
-/**
- * The prefill schedule, whose pieces are taken longest first (Graham 1969). A tile is cut along its
- * keys only where it would hold more than a processor's share, into equal parts at multiples of the
- * class's key tile: as at most `processors` tiles are longer than the share, parts number under
- * twice the processors.
- */
-export function cutToShare(
-  tiles: IntList,
-  pieces: IntList,
-  kernelClass: number,
-  kvTile: number,
-  processors: number,
-  units: number,
-  costs: CostModel,
-): void {
-  const share = (total(tiles, kernelClass, costs) * units) / processors;
-  for (let t = 0; t < tiles.length; t++) {
-    const at = t * tileInts;
-    if (tiles.data[at + Tile.kernelClass] === kernelClass)
-      cutTile(tiles, pieces, t, kvTile, share, costs);
-  }
-}
-
-/** Cost of all tiles of a class, for one unit. */
-function total(tiles: IntList, kernelClass: number, costs: CostModel): number {
-  const { data } = tiles;
-  let sum = 0;
-  for (let t = 0; t < tiles.length; t++) {
-    const at = t * tileInts;
-    if (data[at + Tile.kernelClass] !== kernelClass) continue;
-    const keys = data[at + Tile.kvEnd] - data[at + Tile.kvStart];
-    if (keys > 0) sum += pieceCost(costs, data[at + Tile.rowCount], keys);
-  }
-  return sum;
-}
-
-function cutTile(
-  tiles: IntList,
-  pieces: IntList,
-  tile: number,
-  kvTile: number,
-  share: number,
-  costs: CostModel,
-): void {
-  const { data } = tiles;
-  const at = tile * tileInts;
-  const start = data[at + Tile.kvStart];
-  const end = data[at + Tile.kvEnd];
-  const rows = data[at + Tile.rowCount];
-  if (end <= start) return;
-  const cost = pieceCost(costs, rows, end - start);
-  data[at + Tile.firstPiece] = pieces.length;
-  if (cost <= share) {
-    addPiece(pieces, tile, start, end, -1, Math.ceil(cost));
-    data[at + Tile.pieceCount] = 1;
-    return;
-  }
-  const keyTiles = Math.ceil(end / kvTile) - Math.floor(start / kvTile);
-  const most = Math.max(1, Math.floor((end - start) / costs.leastKeys));
-  const parts = Math.min(Math.ceil(cost / share - 1e-9), most, keyTiles);
-  let from = start;
-  for (let part = 1; part <= parts; part++) {
-    const cut = Math.round((start + ((end - start) * part) / parts) / kvTile) * kvTile;
-    const to = part === parts ? end : Math.min(cut, end);
-    if (to <= from) continue;
-    addPiece(pieces, tile, from, to, -1, Math.ceil(pieceCost(costs, rows, to - from)));
-    data[at + Tile.pieceCount]++;
-    from = to;
-  }
-}
-
-/** Batch-invariant pieces: every tile cut at the absolute multiples of `chunk` keys. */
-export function cutAtMultiples(
-  tiles: IntList,
-  pieces: IntList,
-  chunk: number,
-  costs: CostModel,
-): void {
-  const { data } = tiles;
-  for (let tile = 0; tile < tiles.length; tile++) {
-    const at = tile * tileInts;
-    const end = data[at + Tile.kvEnd];
-    const rows = data[at + Tile.rowCount];
-    data[at + Tile.firstPiece] = pieces.length;
-    for (let from = data[at + Tile.kvStart]; from < end;) {
-      const to = Math.min(end, (Math.floor(from / chunk) + 1) * chunk);
-      addPiece(pieces, tile, from, to, -1, Math.ceil(pieceCost(costs, rows, to - from)));
-      data[at + Tile.pieceCount]++;
-      from = to;
-    }
-  }
+/** What a planner makes of a batch, in lists that it fills anew for each. */
+export interface Schedule {
+  /** Packed rows against their visible keys. */
+  readonly tiles: Tiles;
+  /** Parts of the tiles' keys, one record for each KV head. */
+  readonly pieces: IntList;
+  readonly order: PieceOrder;
+  /** Rows whose state is in several pieces, or in none. */
+  readonly intervals: Intervals;
 }

@@ -8,10 +8,8 @@ import { VisibleKeys } from "./visible.ts";
 /** What decides which keys a query sees, and how rows are packed. */
 export interface TileOptions {
   readonly classes: readonly ClassTraits[];
-  /** Query heads of a unit: the rows that one token adds to a tile. */
-  readonly packedHeads: number;
-  /** Units in all: queryHeads / packedHeads. */
-  readonly units: number;
+  /** Query heads of a KV head: the rows that one token adds to a tile. */
+  readonly group: number;
   readonly kvHeads: number;
   readonly causal: boolean;
   readonly windowLeft: number;
@@ -33,9 +31,10 @@ export interface TileOptions {
  */
 export class Tiles {
   readonly list = new IntList(tileInts, 256);
-  /** First tile of (unit group, level), and the end: [groups * levels + 1]. */
+  /** First tile of (head group, level), and the end: [groups * levels + 1]. */
   readonly starts = new IntList(1);
-  unitGroups = 1;
+  /** 1 where tiles serve all KV heads alike, else the KV heads. */
+  headGroups = 1;
   levels = 1;
   /** Columns of the batch's sparse rows; those of narrowed tiles are counted on from here. */
   batchColumns = 0;
@@ -64,37 +63,37 @@ export class Tiles {
     this.columns = this.#visible?.columns ?? new IntList(1, 0);
   }
 
-  /** Rebuilds the tiles; `expanded` makes them for each unit apart. */
-  build(batch: Batch, expanded: boolean): void {
+  /** Rebuilds the tiles; `apart` makes them for each KV head. */
+  build(batch: Batch, apart: boolean): void {
     this.#batch = batch;
     this.list.clear();
     this.starts.clear();
-    this.unitGroups = expanded ? this.#options.units : 1;
+    this.headGroups = apart ? this.#options.kvHeads : 1;
     this.levels = batch.layout.levels.length;
     this.#visible?.clear();
     this.batchColumns = 0;
     for (let l = 0; l < this.levels; l++) this.batchColumns += columnsOf(batch.layout.levels[l]);
-    for (let group = 0; group < this.unitGroups; group++) {
+    for (let head = 0; head < this.headGroups; head++) {
       let columns = 0;
       for (let l = 0; l < this.levels; l++) {
         const level = batch.layout.levels[l];
         this.#addStart();
-        if (group > 0 && !level.perHead) this.#addCopy(l, group);
-        else this.#addLevel(l, level, expanded ? group : -1, columns);
+        if (head > 0 && !level.perHead) this.#addCopy(l, head);
+        else this.#addLevel(l, level, apart ? head : -1, columns);
         columns += columnsOf(level);
       }
     }
     this.#addStart();
   }
 
-  /** The tiles of a level whose rows serve all heads alike, for another unit than the first. */
-  #addCopy(l: number, unit: number): void {
+  /** The tiles of a level whose rows serve all heads alike, for another head than the first. */
+  #addCopy(l: number, kvHead: number): void {
     const { list, starts } = this;
     const end = starts.data[l + 1];
     for (let t = starts.data[l]; t < end; t++) {
       const at = list.add();
       list.data.copyWithin(at, t * tileInts, (t + 1) * tileInts);
-      list.data[at + Tile.unit] = unit;
+      list.data[at + Tile.kvHead] = kvHead;
     }
   }
 
@@ -103,9 +102,9 @@ export class Tiles {
     this.starts.data[at] = this.list.length;
   }
 
-  #addLevel(l: number, level: Level, unit: number, columns: number): void {
-    const { kvHeads, units, packedHeads, classes, batchInvariant } = this.#options;
-    const kvHead = unit < 0 ? 0 : Math.floor((unit * kvHeads) / units);
+  /** `kvHead`: -1 where the tiles serve all alike. */
+  #addLevel(l: number, level: Level, kvHead: number, columns: number): void {
+    const { kvHeads, group, classes, batchInvariant } = this.#options;
     const { queryIndptr, requestRows, requests, perHead, columnIndptr } = level;
     const { list } = this;
     for (let r = 0; r < requestRows; r++) {
@@ -113,7 +112,7 @@ export class Tiles {
       const tokens = queryIndptr[r + 1] - firstToken;
       if (tokens === 0) continue;
       const row = perHead ? r * kvHeads + kvHead : r;
-      const rows = tokens * packedHeads;
+      const rows = tokens * group;
       const kernelClass = batchInvariant ? classes.length - 1 : classFor(classes, rows);
       const tile = classes[kernelClass].queryTile;
       const offset = columnIndptr === null ? -1 : columns + columnIndptr[row];
@@ -122,20 +121,19 @@ export class Tiles {
         const count = rows - start < tile ? rows - start : tile;
         const at = list.add();
         const { data } = list;
-        data[at + Tile.unit] = unit;
+        data[at + Tile.kvHead] = kvHead;
         data[at + Tile.level] = l;
         data[at + Tile.layoutRow] = row;
         data[at + Tile.request] = request;
-        data[at + Tile.rowStart] = firstToken * packedHeads + start;
+        data[at + Tile.rowStart] = firstToken * group + start;
         data[at + Tile.rowCount] = count;
         data[at + Tile.kernelClass] = kernelClass;
         data[at + Tile.columnOffset] = offset;
         data[at + Tile.partial] = 0;
         data[at + Tile.pieceCount] = 0;
         data[at + Tile.firstPiece] = 0;
-        const first = tokens === 1 ? firstToken : firstToken + ((start / packedHeads) | 0);
-        const last =
-          tokens === 1 ? firstToken : firstToken + (((start + count - 1) / packedHeads) | 0);
+        const first = tokens === 1 ? firstToken : firstToken + ((start / group) | 0);
+        const last = tokens === 1 ? firstToken : firstToken + (((start + count - 1) / group) | 0);
         this.#span(first, last);
         if (this.#visible !== undefined) this.#narrow(this.#visible, at, level, row, first, last);
         else if (columnIndptr === null) this.#dense(data, at, level, row);

@@ -1,14 +1,6 @@
+import { PlanError } from "../errors.ts";
+import type { GraphSizes, PlannerOptions } from "./options.ts";
 import { type ClassTraits, placesOf } from "./traits.ts";
-
-/** Graph sizes: what fixes a plan's sections, grids and addresses. */
-export interface GraphSizes {
-  readonly maxBatch: number;
-  readonly maxQueryTokens: number;
-  /** Most new tokens of one request; default maxQueryTokens. */
-  readonly maxQueryLength?: number;
-  readonly maxColumns: number;
-  readonly buckets?: readonly number[];
-}
 
 /** Levels that a captured step may have: a shared prefix and the rest. */
 export const graphLevels = 2;
@@ -19,58 +11,64 @@ export function partialBytes(rows: number, valueDim: number): number {
 }
 
 /**
- * Partial rows that no batch of one level exceeds: each processor leaves at most two pieces of
- * split tiles. A batch of several levels adds a partial row for every packed row and level.
+ * Partial rows that no batch of one level exceeds: each place leaves at most two pieces of split
+ * tiles. A batch of several levels adds a partial row for every packed row and level, for which a
+ * graph has room.
  */
-export function boundRows(classes: readonly ClassTraits[], processors: number): number {
+export function boundRows({ classes, processors, graph, queryHeads }: PlannerOptions): number {
   let rows = 0;
   for (const traits of classes) rows += 2 * placesOf(traits, processors) * traits.queryTile;
-  return rows;
+  return graph === undefined ? rows : rows + graphLevels * graph.maxQueryTokens * queryHeads;
 }
 
-/**
- * Records that a step of `batch` requests can have in one class, under the graph's sizes; `chunks`
- * is how many pieces a tile may have under batchInvariant, else 0.
- */
+/** Partial rows of any step under batchInvariant and a graph. */
+export function invariantRows(options: PlannerOptions, blockSize: number): number {
+  const graph = options.graph!;
+  return graph.maxQueryTokens * options.queryHeads * chunksOf(graph, blockSize);
+}
+
+/** Records that a step of `batch` requests can have in one class, under the graph's sizes. */
 export function recordCapacity(
+  options: PlannerOptions,
   traits: ClassTraits,
-  sizes: GraphSizes,
   batch: number,
-  units: number,
-  packedHeads: number,
-  processors: number,
-  chunks: number,
+  blockSize: number,
 ): number {
-  const tiles = tilesOf(traits, sizes, batch, packedHeads);
-  if (chunks > 0) return units * tiles * chunks;
-  return units * graphLevels * tiles + 2 * placesOf(traits, processors);
+  const { kvHeads, processors, batchInvariant } = options;
+  const tiles = tilesOf(options, traits, batch);
+  if (batchInvariant) return kvHeads * tiles * chunksOf(options.graph!, blockSize);
+  return kvHeads * graphLevels * tiles + 2 * placesOf(traits, processors);
 }
 
-/** Merges that such a step can have of one class: rows part where a tile starts or ends. */
-export function mergeCapacity(
-  traits: ClassTraits,
-  sizes: GraphSizes,
-  batch: number,
-  units: number,
-  packedHeads: number,
-): number {
-  return 2 * units * graphLevels * tilesOf(traits, sizes, batch, packedHeads);
+/** Merges that such a step can have: rows part where a tile starts or ends. */
+export function mergeCapacity(options: PlannerOptions, batch: number): number {
+  let merges = 0;
+  for (const traits of options.classes) {
+    merges += 2 * options.kvHeads * graphLevels * tilesOf(options, traits, batch);
+  }
+  return merges;
 }
 
-function tilesOf(
-  traits: ClassTraits,
-  sizes: GraphSizes,
-  batch: number,
-  packedHeads: number,
-): number {
-  return batch + Math.ceil((sizes.maxQueryTokens * packedHeads) / traits.queryTile);
+/** Tiles of one class and level, for each KV head. */
+function tilesOf(options: PlannerOptions, { queryTile }: ClassTraits, batch: number): number {
+  const { queryHeads, kvHeads, graph } = options;
+  return batch + Math.ceil((graph!.maxQueryTokens * (queryHeads / kvHeads)) / queryTile);
+}
+
+/** Errors: PlanError for more records or merges than the graph's grid holds. */
+export function requireRoom(needed: number, grid: number): void {
+  if (needed <= grid) return;
+  throw new PlanError(
+    `the batch needs ${needed} records or merges, the graph's grid holds ${grid}. ` +
+      "Fix: create with a larger graph, or split the batch.",
+  );
 }
 
 /** Keys of a batch-invariant chunk: pieces start at its absolute multiples. */
 export const invariantChunk = 2048;
 
 /** Batch-invariant chunks that a row of the graph's most columns has; a window adds one. */
-export function chunksOf(sizes: GraphSizes, blockSize: number): number {
+function chunksOf(sizes: GraphSizes, blockSize: number): number {
   return Math.ceil((sizes.maxColumns * blockSize) / invariantChunk) + 1;
 }
 
@@ -81,11 +79,7 @@ const graphColumns = 1 << 18;
  * Ints that the columns of narrowed tiles may take: under a graph as many as all its tiles of the
  * first class can list, and at most 1 MiB; else any.
  */
-export function columnCapacity(options: {
-  readonly graph?: GraphSizes;
-  readonly visible?: unknown;
-}): number {
-  const { graph, visible } = options;
+export function columnCapacity({ graph, visible }: PlannerOptions): number {
   if (visible === undefined) return 0;
   if (graph === undefined) return 0x7fffffff;
   const tiles = graphLevels * (graph.maxBatch + graph.maxQueryTokens);

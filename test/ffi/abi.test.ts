@@ -11,11 +11,7 @@ import {
   TensorMap,
 } from "../../src/ffi/params.gen.ts";
 import { symbols } from "../../src/ffi/symbols.ts";
-import {
-  attentionRecordInts,
-  attentionRecordKvStart,
-  attentionRecordLevel,
-} from "../../src/plan/record.gen.ts";
+import { AttentionRecordField, attentionRecordInts } from "../../src/plan/record.gen.ts";
 import { root, zigBuild } from "../support/zig.ts";
 
 /** Names of the defined dynamic symbols, read from the ELF file as `nm -D --defined-only` does. */
@@ -79,8 +75,8 @@ test("offsets of a record are those of its packer", () => {
   const record = new AttentionRecord();
   record.kvStart = 5;
   record.level = 3;
-  expect(record.i32[attentionRecordKvStart]).toBe(5);
-  expect(record.i32[attentionRecordLevel]).toBe(3);
+  expect(record.i32[AttentionRecordField.kvStart]).toBe(5);
+  expect(record.i32[AttentionRecordField.level]).toBe(3);
   expect(4 * attentionRecordInts).toBe(AttentionRecord.byteLength);
 });
 

@@ -90,7 +90,7 @@ const percent = (part: number) => (100 * part).toFixed(1).padStart(4);
 
 test("masks of the library leave no more than a block mask; docs/variants.md has the figures", async () => {
   const page = await Bun.file(join(root, "docs/variants.md")).text();
-  const shape = { queryHeads: 32, kvHeads: 8, keyDim: 128, valueDim: 128, kvElementBytes: 2 };
+  const shape = { queryHeads: 32, kvHeads: 8, valueDim: 128 };
   const batch = pagedBatch([tokens], [tokens]);
   for (const [name, visible, sees] of masks) {
     const options = { ...shape, processors: 8, classes: cpuClasses, hookMasks: true, visible };

@@ -4,7 +4,8 @@ import { SequencePool } from "../../src/kv/sequence.ts";
 import { sharePrefixes } from "../../src/kv/share-prefixes.ts";
 import { Planner } from "../../src/plan/planner.ts";
 import { recordsOf } from "../../src/plan/record.ts";
-import { drawPlan, planTrace, timelineOf } from "../../src/plan/draw.ts";
+import { drawPlan } from "../../src/plan/draw.ts";
+import { planTrace, timelineOf } from "../../src/plan/timeline.ts";
 import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import { exampleDrawing, examplePlan, exampleProcessors, pagedBatch } from "./example.ts";
 
@@ -58,7 +59,7 @@ test("titles are escaped, and a plan of nothing is drawn too", () => {
 });
 
 test("thousands of records stay a small drawing, one record is drawn too", () => {
-  const heads = { queryHeads: 32, kvHeads: 8, keyDim: 64, valueDim: 64, kvElementBytes: 2 };
+  const heads = { queryHeads: 32, kvHeads: 8, valueDim: 64 };
   const planner = new Planner({ ...heads, processors: 8, classes: cpuClasses });
   const requests = Array.from({ length: 1024 }, (_, r) => 10 + ((r * 37) % 300));
   const many = planner.plan(pagedBatch(new Array<number>(1024).fill(1), requests));
@@ -86,7 +87,7 @@ test("a prefix that requests share is told apart", () => {
   if (!batch.ok) throw batch.error;
   expect(sharePrefixes(batch, sequences, () => true)).toBe(true);
   const plan = new Planner({
-    ...{ queryHeads: 8, kvHeads: 2, keyDim: 64, valueDim: 64, kvElementBytes: 2 },
+    ...{ queryHeads: 8, kvHeads: 2, valueDim: 64 },
     ...{ processors: 2, classes: cpuClasses },
   }).plan(batch);
   const { slices } = timelineOf(plan, { processors: 2 });

@@ -1,7 +1,8 @@
 import { expect, test } from "bun:test";
 import { createBatch } from "../../src/kv/batch.ts";
 import { createLevel } from "../../src/kv/layout.ts";
-import { Planner, type PlannerOptions } from "../../src/plan/planner.ts";
+import type { PlannerOptions } from "../../src/plan/options.ts";
+import { Planner } from "../../src/plan/planner.ts";
 import { checkPlan } from "../../src/plan/check.ts";
 import { recordsOf } from "../../src/plan/record.ts";
 import { cpuClasses } from "../../src/attention/families/cpu.ts";
@@ -9,7 +10,7 @@ import { invariantChunk } from "../../src/plan/workspace.ts";
 import { pagedBatch } from "./example.ts";
 
 const options: PlannerOptions = {
-  ...{ queryHeads: 8, kvHeads: 2, keyDim: 64, valueDim: 64, kvElementBytes: 2 },
+  ...{ queryHeads: 8, kvHeads: 2, valueDim: 64 },
   ...{ processors: 3, causal: true, classes: cpuClasses },
 };
 

@@ -1,6 +1,7 @@
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { pagesLayout } from "../../src/kv/layout.ts";
-import { type Plan, Planner } from "../../src/plan/planner.ts";
+import type { Plan } from "../../src/plan/plan.ts";
+import { Planner } from "../../src/plan/planner.ts";
 import { drawPlan } from "../../src/plan/draw.ts";
 import { cpuClasses } from "../../src/attention/families/cpu.ts";
 
@@ -24,7 +25,7 @@ export function pagedBatch(queries: readonly number[], keys: readonly number[]):
  */
 export function examplePlan(): Plan {
   const planner = new Planner({
-    ...{ queryHeads: 8, kvHeads: 2, keyDim: 128, valueDim: 128, kvElementBytes: 2 },
+    ...{ queryHeads: 8, kvHeads: 2, valueDim: 128 },
     ...{ processors: exampleProcessors, causal: true, classes: exampleClasses },
   });
   return planner.plan(pagedBatch([1, 1, 1, 1, 96], [6000, 900, 400, 2500, 256]));

@@ -1,9 +1,16 @@
 import { expect, test } from "bun:test";
 import { PlanError } from "../../src/errors.ts";
 import type { Batch } from "../../src/kv/batch.ts";
-import { type Plan, Planner, type PlannerOptions } from "../../src/plan/planner.ts";
+import type { PlannerOptions } from "../../src/plan/options.ts";
+import type { Plan } from "../../src/plan/plan.ts";
+import { Planner } from "../../src/plan/planner.ts";
 import { checkPlan } from "../../src/plan/check.ts";
 import { type PlanRecord, recordsOf } from "../../src/plan/record.ts";
+import {
+  AttentionRecordField,
+  attentionRecordInts,
+  MergeRecordField,
+} from "../../src/plan/record.gen.ts";
 import { placesOf } from "../../src/plan/traits.ts";
 import { partialBytes } from "../../src/plan/workspace.ts";
 import { forSeeds, type Random } from "../support/random.ts";
@@ -44,8 +51,8 @@ function visits(plan: Plan): Map<string, number> {
   const counts = new Map<string, number>();
   for (const record of recordsOf(plan)) {
     for (let row = record.rowStart; row < record.rowStart + record.rowCount; row++) {
-      const token = Math.floor(row / record.heads);
-      const head = record.unit * record.heads + (row % record.heads);
+      const token = Math.floor(row / record.queryHeadCount);
+      const head = record.kvHead * record.queryHeadCount + (row % record.queryHeadCount);
       for (let kept = record.kvStart; kept < record.kvEnd; kept++) {
         const key = `${token} ${head} ${record.level} ${kept}`;
         counts.set(key, (counts.get(key) ?? 0) + 1);
@@ -70,22 +77,23 @@ test("by a naive oracle, records visit every visible key once and none twice", (
   });
 });
 
-/** Ints of a record that, when raised by one, make a plan wrong. */
-const damages: [string, number][] = [
-  ...Object.entries({ kvHead: 0, headStart: 1, rowStart: 3, slot: 5, kvEnd: 7 }),
-  ...Object.entries({ positionStart: 10, columnOffset: 11, partialRow: 12 }),
+/** Fields of a record that, when raised by one, make a plan wrong. */
+const damages = [
+  ...(["kvHead", "queryHeadStart", "rowStart", "slot", "kvEnd"] as const),
+  ...(["positionStart", "columnOffset", "partialRow"] as const),
 ];
 
 test("the proof refuses a plan with any one field of any one record wrong", () => {
   forSeeds(400, (random) => {
     const options = { ...randomOptions(random), graph: undefined };
     const batch = randomBatch(random, options);
-    for (const [name, field] of damages) {
+    for (const name of damages) {
       const plan = new Planner(options).plan(batch);
       const records = recordsOf(plan);
       const index = pickRecord(random, records);
       if (index < 0) return;
-      plan.sections[plan.offsets.records + index * 16 + field]++;
+      const at = plan.offsets.records + index * attentionRecordInts;
+      plan.sections[at + AttentionRecordField[name]]++;
       if (stillTrue(name, records[index], batch, options)) continue;
       expect(() => checkPlan(plan, batch, options), name).toThrow("breaks a rule");
     }
@@ -103,7 +111,7 @@ function pickRecord(random: Random, records: PlanRecord[]): number {
 function stillTrue(name: string, record: PlanRecord, batch: Batch, options: PlannerOptions) {
   if (name !== "kvEnd") return false;
   const level = batch.layout.levels[record.level];
-  const token = Math.floor(record.rowStart / record.heads);
+  const token = Math.floor(record.rowStart / record.queryHeadCount);
   let request = 0;
   while (level.queryIndptr[request + 1] <= token) request++;
   const row = level.perHead ? request * options.kvHeads + record.kvHead : request;
@@ -115,8 +123,8 @@ test("the proof refuses a wrong merge and a wrong workspace", () => {
   const batch = pagedBatch([1, 1], [4000, 300]);
   const damage = [
     (plan: Plan) => plan.sections[plan.offsets.parts]++,
-    (plan: Plan) => plan.sections[plan.offsets.merges + 2]++,
-    (plan: Plan) => plan.sections[plan.offsets.merges + 5]--,
+    (plan: Plan) => plan.sections[plan.offsets.merges + MergeRecordField.rowStart]++,
+    (plan: Plan) => plan.sections[plan.offsets.merges + MergeRecordField.partCount]--,
     (plan: Plan) => plan.mergeCount--,
     (plan: Plan) => (plan.workspaceBytes += 4),
     (plan: Plan) => plan.partialRows--,
@@ -187,7 +195,7 @@ test("batch-invariant plans fit the sizes of a graph, however long the keys", ()
 test("planning makes no garbage once warm", async () => {
   const { heapStats } = await import("bun:jsc");
   const graph = { maxBatch: 64, maxQueryTokens: 128, maxColumns: 256 };
-  const shape = { queryHeads: 32, kvHeads: 8, keyDim: 128, valueDim: 128, kvElementBytes: 2 };
+  const shape = { queryHeads: 32, kvHeads: 8, valueDim: 128 };
   const { classes } = randomOptionsWithMerges();
   for (const extra of [{}, { batchInvariant: true }, { graph }]) {
     const planner = new Planner({ ...shape, processors: 3, causal: true, classes, ...extra });

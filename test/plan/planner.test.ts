@@ -2,7 +2,8 @@ import { describe, expect, test } from "bun:test";
 import { OptionError, PlanError } from "../../src/errors.ts";
 import { createBatch } from "../../src/kv/batch.ts";
 import { pagesLayout } from "../../src/kv/layout.ts";
-import { Planner, type PlannerOptions } from "../../src/plan/planner.ts";
+import type { PlannerOptions } from "../../src/plan/options.ts";
+import { Planner } from "../../src/plan/planner.ts";
 import { checkPlan } from "../../src/plan/check.ts";
 import { recordsOf } from "../../src/plan/record.ts";
 import { defaultCosts, worthSharing } from "../../src/plan/cost.ts";
@@ -14,7 +15,7 @@ import { forSeeds, type Random } from "../support/random.ts";
 import { randomBatch, randomOptions } from "./support.ts";
 
 const options: PlannerOptions = {
-  ...{ queryHeads: 32, kvHeads: 8, keyDim: 128, valueDim: 128, kvElementBytes: 2 },
+  ...{ queryHeads: 32, kvHeads: 8, valueDim: 128 },
   ...{ processors: 2, causal: true, classes: cpuClasses },
 };
 
@@ -50,7 +51,11 @@ describe("decode", () => {
 
   test("requests of one length are cut into pieces of one length", () => {
     const classes = tiledClasses({
-      ...{ headDim: 128, valueDim: 128, kvElementBytes: 2, keysChange: false, valuesChange: false },
+      headDim: 128,
+      valueDim: 128,
+      kvElementBytes: 2,
+      keysChange: false,
+      valuesChange: false,
       ...{ masked: false, plain: true, rowWords: 0 },
       ...{ sharedBytesPerBlock: 232_448, sharedBytesPerProcessor: 233_472 },
     });

@@ -40,7 +40,7 @@ test("batch-invariant pieces of a request do not depend on its neighbours", () =
       const { queryIndptr, kvLengths, layout } = batch;
       const count = queryIndptr[r + 1] - queryIndptr[r];
       if (count === 0) continue;
-      const heads = whole[0].heads;
+      const heads = whole[0].queryHeadCount;
       const alone = aloneBatch(batch, r);
       const own = recordsOf(new Planner(options).plan(alone)).map(pieceOf(0));
       const among = whole
@@ -90,7 +90,7 @@ function aloneBatch(batch: ReturnType<typeof randomBatch>, r: number) {
 function pieceOf(firstRow: number) {
   return (record: ReturnType<typeof recordsOf>[number]) =>
     [
-      record.unit,
+      record.kvHead,
       record.rowStart - firstRow,
       record.rowCount,
       record.kernelClass,

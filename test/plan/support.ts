@@ -1,6 +1,6 @@
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { createLevel, type Layout, type Level } from "../../src/kv/layout.ts";
-import type { PlannerOptions } from "../../src/plan/planner.ts";
+import type { PlannerOptions } from "../../src/plan/options.ts";
 import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import type { ClassTraits } from "../../src/plan/traits.ts";
 import type { Random } from "../support/random.ts";
@@ -22,9 +22,7 @@ export function randomOptions(random: Random): PlannerOptions {
   return {
     kvHeads,
     queryHeads: kvHeads * group,
-    keyDim: 64,
     valueDim: 64,
-    kvElementBytes: 2,
     processors: random.pick([1, 2, 3, 8, 16]),
     causal: random.chance(0.6),
     windowLeft: random.chance(0.3) ? random.integer(0, 60) : -1,

@@ -1,7 +1,9 @@
 import { describe, expect, test } from "bun:test";
 import { PlanError } from "../../src/errors.ts";
 import type { Batch } from "../../src/kv/batch.ts";
-import { type Plan, Planner, type PlannerOptions } from "../../src/plan/planner.ts";
+import type { PlannerOptions } from "../../src/plan/options.ts";
+import type { Plan } from "../../src/plan/plan.ts";
+import { Planner } from "../../src/plan/planner.ts";
 import { checkPlan } from "../../src/plan/check.ts";
 import { coverageOf } from "../../src/plan/coverage.ts";
 import { Ranges } from "../../src/plan/ranges.ts";
@@ -90,10 +92,10 @@ function compare(plan: Plan, batch: Batch, options: PlannerOptions, { sees }: Ma
   };
   for (const record of records) {
     for (let row = record.rowStart; row < record.rowStart + record.rowCount; row++) {
-      const token = Math.floor(row / record.heads);
+      const token = Math.floor(row / record.queryHeadCount);
       for (let kept = record.kvStart; kept < record.kvEnd; kept++) {
         const position = keyPosition(plan, batch, record, kept);
-        const name = `${record.unit} ${row} ${record.level} ${position}`;
+        const name = `${record.kvHead} ${row} ${record.level} ${position}`;
         if (visited.has(name)) throw new Error(`${name} is visited twice`);
         const full = kept >= record.fullStart && kept < record.fullEnd;
         if (full && !allowed(token, position)) throw new Error(`${name} is no full key`);
@@ -101,7 +103,7 @@ function compare(plan: Plan, batch: Batch, options: PlannerOptions, { sees }: Ma
       }
     }
   }
-  const heads = records[0]?.heads ?? 1;
+  const heads = records[0]?.queryHeadCount ?? 1;
   batch.layout.levels.forEach((level, l) => {
     for (let r = 0; r < level.requestRows; r++) {
       for (let unit = 0; unit < options.queryHeads / heads; unit++) {
@@ -152,7 +154,7 @@ test("without visible() a variant's mask leaves nothing full", () => {
   });
 });
 
-const shape = { queryHeads: 8, kvHeads: 2, keyDim: 128, valueDim: 128, kvElementBytes: 2 };
+const shape = { queryHeads: 8, kvHeads: 2, valueDim: 128 };
 const { classes } = randomOptionsOnce();
 
 function randomOptionsOnce(): PlannerOptions {

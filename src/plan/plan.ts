@@ -1,0 +1,80 @@
+/** One kernel launch of a plan: records [firstRecord, firstRecord + recordCount). */
+export interface PlanLaunch {
+  kernelClass: string;
+  firstRecord: number;
+  recordCount: number;
+  /** Items launched: recordCount, or more under a graph (the rest are empty records). */
+  grid: number;
+}
+
+/** Where each section starts in `sections`, in int32 units, multiples of 16. */
+export interface PlanOffsets {
+  positions: number;
+  tokenRequests: number;
+  queryIndptr: number;
+  kvLengths: number;
+  records: number;
+  merges: number;
+  parts: number;
+  columns: number;
+}
+
+/** A schedule as data: one block of int32 for the device, launches, and exact sizes. Reused. */
+export interface Plan {
+  /** Raised by every plan. */
+  generation: number;
+  /** Generation of the planned batch. */
+  batchGeneration: number;
+  sections: Int32Array;
+  /** Ints of `sections` that are valid. */
+  sectionInts: number;
+  /** Ints that the device needs room for: under a graph those of any step. */
+  capacityInts: number;
+  offsets: PlanOffsets;
+  launches: PlanLaunch[];
+  recordCount: number;
+  mergeCount: number;
+  /** Items of the merge launch; 0 without split rows, fixed under a graph. */
+  mergeGrid: number;
+  /** Rows of partial state, and how many the workspace is laid out for. */
+  partialRows: number;
+  partialCapacity: number;
+  /** Exact bytes of partial state: partialCapacity x (valueDim + 1) x 4. */
+  workspaceBytes: number;
+  /** Bytes that no batch of one level exceeds (batchInvariant excepted). */
+  boundBytes: number;
+  /** Batch size of the graph bucket, 0 without a graph. */
+  bucket: number;
+}
+
+/** A plan of nothing for these classes. */
+export function emptyPlan(classes: readonly { readonly name: string }[]): Plan {
+  return {
+    generation: 0,
+    batchGeneration: -1,
+    sections: new Int32Array(0),
+    sectionInts: 0,
+    capacityInts: 0,
+    offsets: {
+      positions: 0,
+      tokenRequests: 0,
+      queryIndptr: 0,
+      kvLengths: 0,
+      records: 0,
+      merges: 0,
+      parts: 0,
+      columns: 0,
+    },
+    launches: classes.map(({ name }) => {
+      return { kernelClass: name, firstRecord: 0, recordCount: 0, grid: 0 };
+    }),
+    recordCount: 0,
+    mergeCount: 0,
+    mergeGrid: 0,
+    partialRows: 0,
+    partialCapacity: 0,
+    workspaceBytes: 0,
+    boundBytes: 0,
+    bucket: 0,
+  };
+}
