@@ -37,7 +37,7 @@ export class DisposedError extends FlashbunError {
   }
 }
 
-/** Device or page memory ran out: bytes asked, bytes free, and who holds the most. */
+/** Device memory ran out; the message says who holds the most. Numbers not known are 0. */
 export class OutOfMemoryError extends FlashbunError {
   constructor(
     readonly askedBytes: number,
@@ -88,19 +88,28 @@ export class DeviceError extends FlashbunError {
 
 /** The CUDA driver is missing, too old or shows no device. */
 export class DriverError extends FlashbunError {
-  constructor(message: string) {
+  /** @param absent true where the machine has no driver or no device, rather than an unfit one */
+  constructor(
+    message: string,
+    readonly absent = false,
+  ) {
     super("DRIVER", message);
   }
 }
 
 /** A CUDA driver call or a launched kernel failed. */
 export class CudaError extends DeviceError {
-  /** The driver's name of the failure, such as CUDA_ERROR_ILLEGAL_ADDRESS. */
-  readonly driverName: string;
-
-  constructor(status: number, message: string) {
+  /**
+   * @param cudaResult the driver's number of the failure (CUresult), such as 700
+   * @param driverName its name, such as CUDA_ERROR_ILLEGAL_ADDRESS
+   */
+  constructor(
+    status: number,
+    readonly cudaResult: number,
+    readonly driverName: string,
+    message: string,
+  ) {
     super(status, message);
-    this.driverName = /CUDA_ERROR_\w+/.exec(message)?.[0] ?? "CUDA_ERROR_UNKNOWN";
   }
 }
 
@@ -137,7 +146,7 @@ export class DebloatError extends FlashbunError {
   constructor(
     readonly file: string,
     readonly reason: string,
-    fix: string,
+    readonly fix: string,
     options?: ErrorOptions,
   ) {
     super("DEBLOAT", `${file}: ${reason}. Fix: ${fix}`, options);

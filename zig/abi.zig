@@ -1,6 +1,6 @@
 //! The C ABI: thin forwarders that check pointers and call the device interface.
 //!
-//! Every function returns a status (version and last error excepted) and writes through pointers.
+//! Every function returns a status (the version excepted) and writes through pointers.
 //! Nothing here calls back, throws or aborts on bad input.
 const std = @import("std");
 const params = @import("params");
@@ -26,11 +26,10 @@ export fn fb_abi_version() i32 {
     return params.FB_ABI_VERSION;
 }
 
-/// Copies the last sentence of this thread, without a terminator; returns its length in bytes.
-export fn fb_last_error(buffer: ?[*]u8, capacity: i32) i32 {
-    const target = buffer orelse return 0;
-    if (capacity <= 0) return 0;
-    return @intCast(status_file.copy_last(target[0..@intCast(capacity)]));
+/// out: what failed last on this thread.
+export fn fb_last_failure(out: ?*params.struct_fb_failure) i32 {
+    (out orelse return null_handle("out")).* = status_file.last_failure().*;
+    return 0;
 }
 
 /// Opens libcuda at this path, or libcuda.so.1, once a process.

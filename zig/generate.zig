@@ -165,13 +165,26 @@ fn array(
     comptime length: usize,
     comptime offset: usize,
 ) !void {
-    // Opaque memory (names, the inside of a tensor map) is reached through `view`.
-    if (Child == u8 or Child == u64 and length > 8) return;
+    if (Child == u8) return text(out, path, length, offset);
+    // Opaque memory (the inside of a tensor map) is reached through `view`.
+    if (Child == u64 and length > 8) return;
     if (@typeInfo(Child) != .@"struct") return element(out, path, Child, offset, @sizeOf(Child));
     inline for (comptime std.meta.fieldNames(Child)) |field| {
         const at = offset + @offsetOf(Child, field);
         try element(out, path ++ "_" ++ field, @FieldType(Child, field), at, @sizeOf(Child));
     }
+}
+
+/// Bytes hold a text that ends with a zero.
+fn text(
+    out: *std.Io.Writer,
+    comptime path: []const u8,
+    comptime length: usize,
+    comptime offset: usize,
+) !void {
+    try out.writeAll("  get ");
+    try write_case(out, path, false);
+    try out.print("(): string {{\n    return this.textAt({d}, {d});\n  }}\n", .{ offset, length });
 }
 
 fn element(

@@ -2,7 +2,7 @@
 #pragma once
 #include "types.h"
 
-#define FB_ABI_VERSION 4
+#define FB_ABI_VERSION 5
 
 // What a device says of itself. Fields of the other kind of device are 0.
 struct fb_device_properties {
@@ -52,6 +52,16 @@ struct fb_kernel_facts {
     int32_t registers;
     int32_t local_bytes; // spills and stack of a thread
     int32_t static_shared_bytes;
+};
+
+// What failed last on a thread. Numbers of another kind of failure are 0.
+struct fb_failure {
+    uint64_t asked_bytes; // of memory that ran out
+    uint64_t free_bytes;
+    int32_t status;       // of zig/status.zig
+    int32_t cuda_result;  // of the driver
+    uint8_t driver_name[64]; // of that result, such as CUDA_ERROR_ILLEGAL_ADDRESS
+    uint8_t text[512];
 };
 
 // What a tensor map is made of; axis 0 is the innermost. Strides count bytes, of axes 1 and up.

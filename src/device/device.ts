@@ -22,9 +22,6 @@ import { jitTarget, loadKernels } from "./operators.ts";
 import type { Owner } from "./owner.ts";
 import { Event, Stream } from "./stream.ts";
 
-/** The name stands at the end of the properties. */
-const nameBytes = 64;
-
 /** A device: its threads or processors, memory and streams. */
 export class Device extends Context implements AsyncDisposable {
   /** The processor's name, level and threads, or the GPU's name and compute capability. */
@@ -192,10 +189,8 @@ export class Device extends Context implements AsyncDisposable {
 }
 
 function nameOf({ kind, properties }: Context): string {
-  const { processors, computeMajor, computeMinor } = properties;
-  const bytes = properties.view.subarray(properties.view.length - nameBytes);
-  const brand = new TextDecoder().decode(bytes).replace(/\0.*/s, "");
+  const { name, processors, computeMajor, computeMinor } = properties;
   if (kind === "cpu")
-    return `${brand || "CPU"} (${cpuLevels[properties.level]}, ${processors} threads)`;
-  return `${brand} (compute ${computeMajor}.${computeMinor}, ${processors} multiprocessors)`;
+    return `${name || "CPU"} (${cpuLevels[properties.level]}, ${processors} threads)`;
+  return `${name} (compute ${computeMajor}.${computeMinor}, ${processors} multiprocessors)`;
 }

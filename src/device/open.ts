@@ -53,7 +53,10 @@ export function openDriver(): Driver {
   const wanted = process.env["FLASHBUN_LIBCUDA"];
   const properties = new DriverProperties();
   const status = native().fb_driver_open(wanted ? cString(wanted) : null, properties.view);
-  if (status !== Status.ok) throw new DriverError(failureOf(status, "CUDA driver").message);
+  if (status !== Status.ok) {
+    const { message } = failureOf(status, "CUDA driver");
+    throw new DriverError(message, status === Status.notFound);
+  }
   const { version, deviceCount, emulated } = properties;
   const text = `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`;
   return { version: text, deviceCount, emulated: emulated !== 0 };

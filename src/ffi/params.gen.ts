@@ -17,7 +17,7 @@ export const FB_VARIANT_SCALARS = 16;
 export const FB_MASK_NONE = 0;
 export const FB_MASK_ALL = 1;
 export const FB_MASK_TAIL = 2;
-export const FB_ABI_VERSION = 4;
+export const FB_ABI_VERSION = 5;
 
 /** Packs `struct fb_plane` (32 bytes). */
 export class Plane extends Params {
@@ -819,6 +819,9 @@ export class DeviceProperties extends Params {
   get driverVersion(): number {
     return this.i32[19]!;
   }
+  get name(): string {
+    return this.textAt(80, 64);
+  }
 }
 
 /** Packs `struct fb_driver_properties` (16 bytes). */
@@ -932,6 +935,44 @@ export class KernelFacts extends Params {
   }
   get staticSharedBytes(): number {
     return this.i32[5]!;
+  }
+}
+
+/** Packs `struct fb_failure` (600 bytes). */
+export class Failure extends Params {
+  static readonly byteLength = 600;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(600), offset = 0) {
+    super(memory, offset, 600);
+  }
+  set askedBytes(value: number) {
+    this.write64(0, value);
+  }
+  get askedBytes(): number {
+    return this.read64(0);
+  }
+  set freeBytes(value: number) {
+    this.write64(2, value);
+  }
+  get freeBytes(): number {
+    return this.read64(2);
+  }
+  set status(value: number) {
+    this.i32[4] = value;
+  }
+  get status(): number {
+    return this.i32[4]!;
+  }
+  set cudaResult(value: number) {
+    this.i32[5] = value;
+  }
+  get cudaResult(): number {
+    return this.i32[5]!;
+  }
+  get driverName(): string {
+    return this.textAt(24, 64);
+  }
+  get text(): string {
+    return this.textAt(88, 512);
   }
 }
 

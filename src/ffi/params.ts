@@ -17,6 +17,13 @@ export abstract class Params {
     this.i32[index + 1] = Math.floor(value / 4294967296);
   }
 
+  /** The text in `byteLength` bytes, which ends at the first zero. */
+  protected textAt(offset: number, byteLength: number): string {
+    const bytes = this.view.subarray(offset, offset + byteLength);
+    const end = bytes.indexOf(0);
+    return new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end));
+  }
+
   protected read64(index: number): number {
     return this.i32[index + 1]! * 4294967296 + (this.i32[index]! >>> 0);
   }

@@ -1,5 +1,6 @@
 import { CudaError, DeviceError, OutOfMemoryError } from "../errors.ts";
 import { native } from "./library.ts";
+import { Failure } from "./params.gen.ts";
 
 /** Status codes of zig/status.zig. */
 export const Status = {
@@ -16,29 +17,21 @@ export const Status = {
   cuda: 10,
 } as const;
 
-const text = new Uint8Array(new ArrayBuffer(512));
-const decoder = new TextDecoder();
+const last = new Failure();
 
-/** The native side's last sentence on this thread. */
-export function lastError(): string {
-  const length = native().fb_last_error(text, text.length);
-  return decoder.decode(text.subarray(0, length));
-}
-
-/** Throws a DeviceError or OutOfMemoryError unless `status` is ok; `what` names the operation. */
+/** Throws the error of a status unless it is ok; `what` names the operation. */
 export function check(status: number, what: string): void {
   if (status !== Status.ok) throw failureOf(status, what);
 }
 
-/** The error of a status that is not ok. */
+/** The error of a status that is not ok, with what the native side says of it on this thread. */
 export function failureOf(status: number, what: string): DeviceError | OutOfMemoryError {
-  const sentence = lastError();
-  if (status === Status.outOfMemory) {
-    const [, asked = 0, free = 0] = /(\d+) bytes asked, (\d+) of/.exec(sentence)?.map(Number) ?? [];
-    return new OutOfMemoryError(asked, free, `${what}: ${sentence}`);
-  }
-  const message = `${what}: ${sentence}`;
-  return sentence.includes("CUDA_ERROR_")
-    ? new CudaError(status, message)
-    : new DeviceError(status, message);
+  native().fb_last_failure(last.view);
+  const message = `${what}: ${last.text}`;
+  if (status === Status.outOfMemory)
+    return new OutOfMemoryError(last.askedBytes, last.freeBytes, message);
+  const { cudaResult, driverName } = last;
+  return cudaResult === 0
+    ? new DeviceError(status, message)
+    : new CudaError(status, cudaResult, driverName, message);
 }

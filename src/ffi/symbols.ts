@@ -67,7 +67,7 @@ const crossings: Readonly<Record<Kind, "ptr" | "u64" | "i32">> = {
 /** The native functions that TypeScript calls, in the order of zig/abi.zig; all return int32. */
 export const functions = {
   fb_abi_version: [],
-  fb_last_error: ["view text", "i32 capacity"],
+  fb_last_failure: ["view failure"],
   fb_driver_open: ["view? path", "view properties"],
   fb_device_open: ["i32 kind", "i32 count", "i32 level", "u64 limit_bytes", "device*"],
   fb_device_close: ["device"],

@@ -102,7 +102,7 @@ test("native functions refuse null handles and say so", () => {
   const { symbols: opened } = dlopen(libraryPath(), symbols as Record<string, FFIFunction>);
   const raw = opened as unknown as Record<string, (...values: unknown[]) => number>;
   for (const [name, { args }] of Object.entries(symbols)) {
-    if (args[0] !== "ptr" || ["fb_last_error", "fb_driver_open"].includes(name)) continue;
+    if (args[0] !== "ptr" || ["fb_last_failure", "fb_driver_open"].includes(name)) continue;
     const values = args.map((type) => (type === "ptr" ? null : 1));
     if (name !== "fb_dlpack_deleter") expect(raw[name]!(...values)).not.toBe(0);
   }

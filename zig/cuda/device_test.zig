@@ -102,8 +102,7 @@ fn traits_of(changes: anytype) params.struct_fb_kernel_traits {
 }
 
 fn expect_sentence(part: []const u8) !void {
-    var buffer: [512]u8 = undefined;
-    const sentence = buffer[0..status_file.copy_last(&buffer)];
+    const sentence = std.mem.sliceTo(&status_file.last_failure().text, 0);
     if (std.mem.indexOf(u8, sentence, part) != null) return;
     std.debug.print("\"{s}\" lacks \"{s}\"\n", .{ sentence, part });
     return error.WrongSentence;

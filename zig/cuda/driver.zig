@@ -3,7 +3,9 @@
 const std = @import("std");
 const params = @import("params");
 const Mutex = @import("../lock.zig").Mutex;
-const fail = @import("../status.zig").fail;
+const status_file = @import("../status.zig");
+const Status = status_file.Status;
+const fail = status_file.fail;
 
 /// What we ask of every function: the versions of CUDA 12.4, the first with cuKernelGetParamInfo.
 const needed_version = 12040;
@@ -186,7 +188,8 @@ fn not_opened(path: []const u8) i32 {
         cause;
     const missing = std.mem.indexOf(u8, reason, "No such file") != null;
     const what: []const u8 = if (missing) "was not found" else "cannot be opened";
-    return fail(.unsupported, "{s} {s}: {s}; a CUDA driver of {d}.{d} or later is needed", .{
+    const kind: Status = if (missing) .not_found else .unsupported;
+    return fail(kind, "{s} {s}: {s}; a CUDA driver of {d}.{d} or later is needed", .{
         path, what, reason, needed_version / 1000, needed_version % 1000 / 10,
     });
 }
@@ -194,7 +197,7 @@ fn not_opened(path: []const u8) i32 {
 fn no_device() i32 {
     const sentence = "the driver has no device (it speaks CUDA {d}.{d})";
     const major = @divTrunc(driver.version, 1000);
-    return fail(.unsupported, sentence, .{ major, minor(driver.version) });
+    return fail(.not_found, sentence, .{ major, minor(driver.version) });
 }
 
 fn resolve(library: *anyopaque, path: []const u8) i32 {
@@ -245,7 +248,20 @@ fn minor(version: c_int) c_int {
 
 fn refuse(functions: *const Functions, result: Result, what: []const u8) i32 {
     var buffer: Sentence = undefined;
-    return fail(.unsupported, "{s}: {s}", .{ what, describe(functions, result, &buffer) });
+    const words = describe(functions, result, &buffer);
+    return caused(functions, result, fail(.unsupported, "{s}: {s}", .{ what, words }));
+}
+
+/// The status of a failure that was just recorded, to which the driver's result is added.
+pub fn caused(functions: *const Functions, result: Result, status: i32) i32 {
+    status_file.add_cuda_result(result, name_of(functions, result));
+    return status;
+}
+
+fn name_of(functions: *const Functions, result: Result) []const u8 {
+    var name: ?[*:0]const u8 = null;
+    _ = functions.cuGetErrorName(result, &name);
+    return std.mem.span(name orelse "CUDA_ERROR_UNKNOWN");
 }
 
 /// Room for a result in words; longer ones are cut.
@@ -253,13 +269,11 @@ pub const Sentence = [320]u8;
 
 /// The driver's name, number and sentence of a result.
 pub fn describe(functions: *const Functions, result: Result, buffer: *Sentence) []const u8 {
-    var name: ?[*:0]const u8 = null;
     var sentence: ?[*:0]const u8 = null;
-    _ = functions.cuGetErrorName(result, &name);
     _ = functions.cuGetErrorString(result, &sentence);
     var writer: std.Io.Writer = .fixed(buffer);
     writer.print("{s} ({d}): {s}", .{
-        name orelse "CUDA_ERROR_UNKNOWN", result, sentence orelse "the driver knows no more",
+        name_of(functions, result), result, sentence orelse "the driver knows no more",
     }) catch {};
     return writer.buffered();
 }

@@ -64,7 +64,8 @@ pub fn check(device: *Device, result: driver.Result) i32 {
     else
         .cuda;
     var buffer: driver.Sentence = undefined;
-    return fail(kind, "{s}", .{driver.describe(device.api, result, &buffer)});
+    const what = driver.describe(device.api, result, &buffer);
+    return driver.caused(device.api, result, fail(kind, "{s}", .{what}));
 }
 
 /// The driver keeps a lost context: opening the device again does not help.
@@ -78,9 +79,10 @@ pub fn status(device: *Device) i32 {
     const what = driver.describe(device.api, result, &buffer);
     if (device.failure.launched.load(.acquire)) |name| {
         const sentence = "{s}, after launching {s}; the device takes no more work" ++ until_when;
-        return fail(.cuda, sentence, .{ what, name });
+        return driver.caused(device.api, result, fail(.cuda, sentence, .{ what, name }));
     }
-    return fail(.cuda, "{s}; the device takes no more work" ++ until_when, .{what});
+    const sentence = "{s}; the device takes no more work" ++ until_when;
+    return driver.caused(device.api, result, fail(.cuda, sentence, .{what}));
 }
 
 test "faults of a kernel are sticky, wrong requests are not" {

@@ -306,12 +306,12 @@ fn unloadable(device: *Device, result: driver.Result) i32 {
     const said = driver.describe(device.api, result, &buffer);
     const sentence = "the kernel image does not load on {s} ({d}.{d}, driver of CUDA {d}.{d}): {s}";
     const version = device.facts.driver_version;
-    return fail(.unsupported, sentence, .{
+    return driver.caused(device.api, result, fail(.unsupported, sentence, .{
         device.name(),
         device.facts.compute_major,
         device.facts.compute_minor,
         @divTrunc(version, 1000),
         @divTrunc(@rem(version, 1000), 10),
         said,
-    });
+    }));
 }

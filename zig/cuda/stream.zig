@@ -188,7 +188,8 @@ pub const Stream = struct {
         if (device.failure.happened()) return failure.status(device);
         var buffer: driver.Sentence = undefined;
         const cause = driver.describe(device.api, stream.broken_by, &buffer);
-        return fail(.capture, "the capture was broken: {s}", .{cause});
+        const status = fail(.capture, "the capture was broken: {s}", .{cause});
+        return driver.caused(device.api, stream.broken_by, status);
     }
 
     /// The status that keeps work from being queued, if any.

@@ -34,8 +34,7 @@ function lookAtDriver(say: Say): Driver | undefined {
     return driver;
   } catch (error) {
     if (!(error instanceof DriverError)) throw error;
-    const isAbsent = /was not found|no device/.test(error.message);
-    say("driver", error.message, isAbsent && !process.env["FLASHBUN_LIBCUDA"]);
+    say("driver", error.message, error.absent && !process.env["FLASHBUN_LIBCUDA"]);
     return undefined;
   }
 }

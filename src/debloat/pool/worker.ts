@@ -37,6 +37,6 @@ self.onmessage = ({ data: { job, file } }: MessageEvent<Request>) => {
 
 function failure(error: unknown): Reply {
   if (error instanceof DebloatError)
-    return { message: error.reason, file: error.file, fix: error.message.split("Fix: ").at(-1)! };
+    return { message: error.reason, file: error.file, fix: error.fix };
   return { message: error instanceof Error ? (error.stack ?? error.message) : String(error) };
 }
