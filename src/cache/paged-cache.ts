@@ -1,6 +1,5 @@
 import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
-import { GrowingBuffer, PinnedRing } from "../device/ring.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError, PlanError, requireInteger } from "../errors.ts";
 import { type Batch, type OutOfPages, requireBatch } from "../kv/batch.ts";
@@ -18,7 +17,9 @@ import {
   type PlaneOptions,
   planesOf,
 } from "./options.ts";
-import { CopyTable, queueTableUpdates } from "./page.ts";
+import { CopyTable } from "./page.ts";
+import { refuseCapture, StepUpload } from "./step-upload.ts";
+import { layerStorage } from "./storage.ts";
 
 /** What one append writes; each tensor is [tokens, heads, dim] with innermost stride 1. */
 export interface AppendTensors {
@@ -36,13 +37,6 @@ export interface AppendTensors {
   stream?: Stream;
 }
 
-/** A page group on the device: its table and the planes that its moves touch. */
-interface DeviceGroup {
-  table: GrowingBuffer;
-  version: number;
-  copies: CopyTable;
-}
-
 /** A paged KV cache: storage of all layers, page tables, and the sequences that live in it. */
 export class PagedCache extends Owner {
   readonly pool: SequencePool;
@@ -52,14 +46,12 @@ export class PagedCache extends Owner {
   /** Views [pages, pageSize, heads, dim] by layer and plane. */
   readonly #views: Tensor[][] = [];
   readonly #owned: Tensor[] = [];
-  readonly #groups: DeviceGroup[] = [];
-  readonly #ring: PinnedRing;
-  readonly #step: GrowingBuffer;
+  /** By page group, the planes that its moves touch. */
+  readonly #copies: CopyTable[] = [];
+  readonly #upload: StepUpload;
   readonly #appender: Appender;
   /** The step reserved last: what a replayed graph appends. */
   #batch: Batch | undefined;
-  #stepGeneration = -1;
-  #stepOffsets: number[] = [];
 
   private constructor(
     readonly device: Device,
@@ -72,14 +64,16 @@ export class PagedCache extends Owner {
     groups.forEach((group, g) => group.layers.forEach((layer) => (this.layerGroups[layer] = g)));
     const { pageSize, maxSequences = 512 } = options;
     this.pool = new SequencePool({ pageSize, maxSequences, groups });
-    this.#ring = new PinnedRing(device, "cache upload ring");
-    this.#step = new GrowingBuffer(device, "cache step");
     this.#appender = new Appender(device);
     try {
       for (let layer = 0; layer < options.layers; layer++) {
-        this.#views.push(this.#allocateLayer(layer, groups[this.layerGroups[layer]].pages));
+        const { pages } = groups[this.layerGroups[layer]];
+        const { views, owned } = layerStorage(device, options, this.planes, layer, pages);
+        this.#views.push(views);
+        this.#owned.push(...owned);
       }
-      for (const group of groups) this.#groups.push(this.#createGroup(group.layers));
+      for (const { layers } of groups) this.#addCopies(layers);
+      this.#upload = new StepUpload(device, this.pool, this.#copies);
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -121,7 +115,7 @@ export class PagedCache extends Owner {
     options?: ReserveOptions,
   ): Batch | OutOfPages {
     this.guard();
-    this.#refuseCapture("reserve");
+    refuseCapture(this.device, "reserve");
     const batch = this.pool.reserve(sequences, newTokens, options);
     if (batch.ok) this.#batch = batch;
     return batch;
@@ -146,8 +140,8 @@ export class PagedCache extends Owner {
     this.sync(batch, stream);
     const group = this.layerGroups[layer];
     const appender = this.#appender;
-    appender.begin(this.pageSize, batch, this.#step.address + 4 * this.#stepOffsets[group]);
-    appender.tokenRequests = this.#step.address + 4 * this.#stepOffsets[this.#groups.length];
+    appender.begin(this.pageSize, batch, this.#upload.slotMapping(group));
+    appender.tokenRequests = this.#upload.tokenRequests;
     for (let i = 0; i < this.planes.length; i++) {
       const { name } = this.planes[i];
       const source = this.#sourceOf(tensors, name);
@@ -166,23 +160,15 @@ export class PagedCache extends Owner {
     if (batch.owner !== this.pool) {
       throw new PlanError("the batch was not reserved from this cache. Fix: use cache.reserve.");
     }
-    if (batch.generation === this.#stepGeneration && !this.#pending()) return false;
-    this.#refuseCapture("the first use of a step");
-    const ints = this.#writeStep(batch);
-    this.#step.ensure(ints * 4);
-    this.#ring.upload(stream, this.#step.address, ints);
-    this.#stepGeneration = batch.generation;
-    let offset = this.#stepOffsets[this.#groups.length] + batch.paddedTokens;
-    for (let g = 0; g < this.#groups.length; g++) offset = this.#syncGroup(g, offset, stream);
-    return true;
+    return this.#upload.send(batch, stream);
   }
 
   /** Address of a group's device page table, int32 [maxSequences, stride]. */
   tableAddress(group: number): number {
-    return this.#groups[group].table.address;
+    return this.#upload.tableAddress(group);
   }
 
-  /** Entries a row of a group's page table. */
+  /** Entries per row of a group's page table. */
   tableStride(group: number): number {
     return this.pool.groups[group].table.stride;
   }
@@ -201,83 +187,8 @@ export class PagedCache extends Owner {
 
   protected override release(): void {
     for (const tensor of this.#owned) tensor[Symbol.dispose]();
-    for (const { table, copies } of this.#groups) {
-      table[Symbol.dispose]();
-      copies[Symbol.dispose]();
-    }
-    this.#ring[Symbol.dispose]();
-    this.#step[Symbol.dispose]();
-  }
-
-  #pending(): boolean {
-    const { groups } = this.pool;
-    for (let g = 0; g < groups.length; g++) {
-      const { table, moveCount } = groups[g];
-      if (table.updateCount > 0 || moveCount > 0) return true;
-      if (table.version !== this.#groups[g].version) return true;
-    }
-    return false;
-  }
-
-  #stepInts(batch: Batch): number {
-    let ints = batch.paddedTokens * (this.#groups.length + 1);
-    for (let g = 0; g < this.#groups.length; g++) ints += this.#groupInts(g);
-    return ints;
-  }
-
-  /**
-   * Lays out [slot mappings by group | token requests | per group: updates, moves]; returns ints.
-   */
-  #writeStep(batch: Batch): number {
-    const { groups } = this.pool;
-    const tokens = batch.paddedTokens;
-    const ints = this.#stepInts(batch);
-    const { i32 } = this.#ring.take(ints);
-    let offset = 0;
-    for (let g = 0; g <= groups.length; g++) {
-      const source = g < groups.length ? batch.slotMappings[g] : batch.tokenRequests;
-      copyInts(i32, offset, source, tokens);
-      this.#stepOffsets[g] = offset;
-      offset += tokens;
-    }
-    for (let g = 0; g < groups.length; g++) {
-      const { table, pendingMoves, moveCount } = groups[g];
-      const updates = this.#whole(g) ? table.data : table.updates;
-      const updateInts = this.#groupInts(g) - 3 * moveCount;
-      copyInts(i32, offset, updates, updateInts);
-      offset += updateInts;
-      copyInts(i32, offset, pendingMoves, 3 * moveCount);
-      offset += 3 * moveCount;
-    }
-    return ints;
-  }
-
-  /** True when the table moved or grew: then all of it goes up, not its differences. */
-  #whole(g: number): boolean {
-    return this.pool.groups[g].table.version !== this.#groups[g].version;
-  }
-
-  #groupInts(g: number): number {
-    const { table, moveCount } = this.pool.groups[g];
-    return (this.#whole(g) ? table.data.length : 2 * table.updateCount) + 3 * moveCount;
-  }
-
-  #syncGroup(g: number, offset: number, stream: Stream): number {
-    const { table, moveCount } = this.pool.groups[g];
-    const target = this.#groups[g];
-    const address = this.#step.address + 4 * offset;
-    const moves = offset + this.#groupInts(g) - 3 * moveCount;
-    if (this.#whole(g)) {
-      target.table.ensure(table.data.length * 4);
-      stream.copy(target.table.address, address, table.data.length * 4);
-      target.version = table.version;
-    } else if (table.updateCount > 0) {
-      queueTableUpdates(this.device, stream, target.table.address, address, table.updateCount);
-    }
-    target.copies.queue(stream, this.#step.address + 4 * moves, moveCount, this.pageSize);
-    table.clearUpdates();
-    this.pool.groups[g].clearMoves();
-    return moves + 3 * moveCount;
+    for (const copies of this.#copies) copies[Symbol.dispose]();
+    this.#upload?.[Symbol.dispose]();
   }
 
   #sourceOf(tensors: AppendTensors, name: string): Tensor {
@@ -289,114 +200,28 @@ export class PagedCache extends Owner {
     throw new OptionError(optionOf(name), source, "a tensor", fix);
   }
 
-  #refuseCapture(what: string): void {
-    if (!this.device.capturing) return;
-    throw new PlanError(
-      `${what} cannot be captured. Fix: reserve, plan and run the step once before the capture.`,
-    );
-  }
-
   /** A replay needs the buffers and the padded tokens of the capture; then its step is uploaded. */
   #watch(paddedTokens: number): void {
-    const { version } = this.#step;
-    const strides = this.pool.groups.map(({ table }) => table.stride);
+    const check = this.#upload.captured(paddedTokens);
     this.device.onReplay(this, (replayed) => {
       this.guard();
       const batch = this.#batch!;
-      if (batch.paddedTokens !== paddedTokens) {
-        throw new PlanError(
-          `the step holds ${batch.paddedTokens} padded tokens, the capture ${paddedTokens}. ` +
-            `Fix: reserve with { padTo: ${paddedTokens} }.`,
-        );
-      }
-      const grew = this.pool.groups.some(({ table }, g) => table.stride !== strides[g]);
-      const full = !this.#step.fits(this.#stepInts(batch) * 4);
-      if (grew || full || this.#step.version !== version) {
-        throw new PlanError(
-          "the cache's step buffer or page table grew since the capture. " +
-            "Fix: capture again after a step of the largest size.",
-        );
-      }
+      check(batch);
       this.sync(batch, replayed);
     });
   }
 
-  #allocateLayer(layer: number, pages: number): Tensor[] {
-    const { options } = this;
-    if (options.storage !== undefined) {
-      return this.planes.map((plane) => this.#foreign(layer, plane, pages));
-    }
-    if (options.combined) return this.#allocateCombined(pages);
-    return this.planes.map((plane) => {
-      const shape = this.#storageShape(plane, pages);
-      const tensor = Tensor.empty(this.device, shape, plane.dtype, `KV cache ${plane.name}`);
-      this.#owned.push(tensor);
-      return options.layout === "HND" ? tensor.permute(0, 2, 1, 3) : tensor;
-    });
-  }
-
-  #allocateCombined(pages: number): Tensor[] {
-    const [first, second] = this.planes;
-    const shape = this.#storageShape(first, pages);
-    if (second === undefined || this.#storageShape(second, pages).join() !== shape.join()) {
-      const fix = "leave combined out, or give key and value the same heads and dim.";
-      throw new OptionError("combined", true, "used with two planes of one shape", fix);
-    }
-    const tensor = Tensor.empty(
-      this.device,
-      [pages, 2, ...shape.slice(1)],
-      first.dtype,
-      "KV cache key and value",
-    );
-    this.#owned.push(tensor);
-    return [0, 1].map((index) => {
-      const view = tensor.select(1, index);
-      return this.options.layout === "HND" ? view.permute(0, 2, 1, 3) : view;
-    });
-  }
-
-  #storageShape({ heads, dim }: PlaneOptions, pages: number): number[] {
-    const { pageSize, layout } = this.options;
-    return layout === "HND" ? [pages, heads, pageSize, dim] : [pages, pageSize, heads, dim];
-  }
-
-  #foreign(layer: number, plane: PlaneOptions, pages: number): Tensor {
-    const tensor = this.options.storage!(layer, plane);
-    const shape = [pages, this.options.pageSize, plane.heads, plane.dim];
-    if (tensor.shape.join() !== shape.join() || tensor.strides[3] !== 1) {
-      const allowed = `a view [${shape.join(", ")}] whose innermost stride is 1`;
-      const got = `[${tensor.shape.join(", ")}] with strides [${tensor.strides.join(", ")}]`;
-      throw new OptionError(`storage(${layer}, ${plane.name})`, got, allowed, "permute the view.");
-    }
-    if (tensor.dtype !== plane.dtype) {
-      throw new OptionError(
-        `storage(${layer}, ${plane.name})`,
-        tensor.dtype,
-        plane.dtype,
-        "match.",
-      );
-    }
-    return tensor;
-  }
-
-  #createGroup(layers: readonly number[]): DeviceGroup {
+  /** Adds the planes of layers that share pages. */
+  #addCopies(layers: readonly number[]): void {
     const copies = new CopyTable(this.device);
+    this.#copies.push(copies);
     for (const layer of layers) {
       for (const [i, plane] of this.planes.entries()) {
         copies.add(this.#views[layer][i], plane.heads, plane.dim * dtypeBytes(plane.dtype));
       }
     }
     copies.upload();
-    return { table: new GrowingBuffer(this.device, "page table"), version: 0, copies };
   }
-}
-
-/**
- * Long stretches are worth the view that `set` needs; short ones, as in decode, make no garbage.
- */
-function copyInts(target: Int32Array, at: number, source: Int32Array, count: number): void {
-  if (count > 1024) target.set(source.subarray(0, count), at);
-  else for (let i = 0; i < count; i++) target[at + i] = source[i];
 }
 
 /** The option of append that holds a plane's new tokens. */
