@@ -24,6 +24,7 @@ export const hostCases: Case[] = [
   { name: "plan/b224_prefill32", run: () => plan(32) },
   { name: "step/decode_b256", run: (bench) => step(bench, 0, 50) },
   { name: "step/decode224_prefill32", run: (bench) => step(bench, 32, 120) },
+  { name: "loop/lag_p99", run: loopLag },
   { name: "heap/steps10000", run: heap },
   { name: "import/package", run: () => inFreshProcess("", "await import(PACKAGE)", 30) },
   { name: "import/first_validation", run: () => inFreshProcess(openDevice, firstUse, 60) },
@@ -120,6 +121,25 @@ async function step({ device, quick }: Bench, prefills: number, targetUs: number
     target: `under ${targetUs} us`,
     met: value < targetUs,
   };
+}
+
+/** How late 1 ms timers are while a kernel takes all processors of the device. */
+async function loopLag({ device, quick }: Bench): Promise<Measured> {
+  const params = new ProbeParams();
+  params.microseconds = quick ? 50_000 : 500_000;
+  const lags: number[] = [];
+  let last = performance.now();
+  const timer = setInterval(() => {
+    const now = performance.now();
+    lags.push(Math.max(0, now - last - 1));
+    last = now;
+  }, 1);
+  device.launch(device.stream, device.kernel("probe_spin"), params, device.processors);
+  await device.stream.done();
+  clearInterval(timer);
+  lags.sort((a, b) => a - b);
+  const value = lags[Math.floor(lags.length * 0.99)] ?? 0;
+  return { ...plainRow("", value, "ms"), target: "under 5 ms", met: value < 5 };
 }
 
 /** 256 sequences with short histories, so that kernels take little of the run. */

@@ -7,6 +7,7 @@ import { Stream } from "../../src/device/stream.ts";
 import { DeviceError, DisposedError, OptionError, OutOfMemoryError } from "../../src/errors.ts";
 import { ProbeParams, RandomParams } from "../../src/ffi/params.gen.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
+import { whileBusy } from "../support/busy.ts";
 import { forSeeds } from "../support/random.ts";
 import { runBun } from "../support/run.ts";
 import { deviceTargets } from "../support/targets.ts";
@@ -54,17 +55,23 @@ describe.each(targets)("a device: $name", (target) => {
     const second = device.createStream("second");
     const memory = device.alloc(4, "test");
     const [before, after] = [device.createEvent("before"), device.createEvent("after")];
-    before.record(device.stream);
-    spin(device, 20_000);
-    device.stream.fill(memory.address, 7, 4);
-    after.record(device.stream);
-    expect(after.reached).toBe(false);
-    second.waitFor(after);
-    const other = device.alloc(4, "test");
-    second.copy(other.address, memory.address, 4);
-    await second.done();
-    expect(bytesOf(device, other)).toEqual([7, 7, 7, 7]);
-    expect(before.elapsedMs(after)).toBeGreaterThanOrEqual(20);
+    const behindWork = async (microseconds: number) => {
+      device.stream.fill(memory.address, 0, 4);
+      before.record(device.stream);
+      spin(device, microseconds);
+      device.stream.fill(memory.address, 7, 4);
+      after.record(device.stream);
+      const early = !after.reached;
+      second.waitFor(after);
+      using other = device.alloc(4, "test");
+      second.copy(other.address, memory.address, 4);
+      await second.done();
+      expect(bytesOf(device, other)).toEqual([7, 7, 7, 7]);
+      // The device's own clock: work never takes less than it spins for.
+      expect(before.elapsedMs(after)).toBeGreaterThanOrEqual(microseconds / 1000);
+      return early;
+    };
+    expect(await whileBusy(behindWork)).toBe(true);
     second[Symbol.dispose]();
     expect(() => second.wait()).toThrow(DisposedError);
   });
@@ -108,17 +115,22 @@ describe.each(targets)("a device: $name", (target) => {
   });
 
   test("a stream disposed while busy finishes its work without blocking", async () => {
-    const busy = device.createStream("busy");
-    const memory = device.alloc(4, "test");
-    device.stream.fill(memory.address, 0, 4);
-    await device.stream.done();
-    const started = performance.now();
-    spin(device, 100_000, 1, busy);
-    busy.fill(memory.address, 3, 4);
-    busy[Symbol.dispose]();
-    expect(performance.now() - started).toBeLessThan(80);
-    await Bun.sleep(200);
-    expect(bytesOf(device, memory)).toEqual([3, 3, 3, 3]);
+    const disposedEarly = async (microseconds: number) => {
+      const busy = device.createStream("busy");
+      using memory = device.alloc(4, "test");
+      using filled = device.createEvent("filled");
+      device.stream.fill(memory.address, 0, 4);
+      await device.stream.done();
+      spin(device, microseconds, 1, busy);
+      busy.fill(memory.address, 3, 4);
+      filled.record(busy);
+      busy[Symbol.dispose]();
+      const early = !filled.reached;
+      device.stream.waitFor(filled);
+      expect(bytesOf(device, memory)).toEqual([3, 3, 3, 3]);
+      return early;
+    };
+    expect(await whileBusy(disposedEarly)).toBe(true);
   });
 
   test("a stream of another device is refused", async () => {
@@ -136,16 +148,21 @@ describe.each(targets)("a device: $name", (target) => {
   });
 
   test("freeing memory with queued work waits for the work", async () => {
-    const memory = device.alloc(1 << 20, "queued");
-    const { address } = memory;
-    spin(device, 20_000);
-    device.stream.fill(address, 9, 1 << 20);
-    memory[Symbol.dispose]();
-    const other = device.alloc(1 << 20, "other");
-    expect(other.address).not.toBe(address);
-    await device.stream.done();
-    expect(() => memory.hostBytes()).toThrow(DisposedError);
-    memory[Symbol.dispose]();
+    const queuedAndFreed = async (microseconds: number) => {
+      const memory = device.alloc(1 << 20, "queued");
+      const { address } = memory;
+      spin(device, microseconds);
+      device.stream.fill(address, 9, 1 << 20);
+      memory[Symbol.dispose]();
+      using other = device.alloc(1 << 20, "other");
+      const early = !device.stream.idle;
+      if (early) expect(other.address).not.toBe(address);
+      await device.stream.done();
+      expect(() => memory.hostBytes()).toThrow(DisposedError);
+      memory[Symbol.dispose]();
+      return early;
+    };
+    expect(await whileBusy(queuedAndFreed)).toBe(true);
   });
 
   test("launches with many items run each once", async () => {
@@ -251,7 +268,6 @@ test("a failed kernel rejects done, poisons its device and leaves others alone",
   second.waitFor(event);
   expect(failing.stream.done()).rejects.toThrow("probe_spin failed with status 7");
   expect(second.done()).rejects.toThrow("probe_spin");
-  await Bun.sleep(100);
   expect(() => spin(failing, 1)).toThrow("takes no more work");
   expect(() => failing.stream.wait()).toThrow(DeviceError);
   spin(healthy, 1);
@@ -260,26 +276,28 @@ test("a failed kernel rejects done, poisons its device and leaves others alone",
   expect(() => failing.createStream()).toThrow(DisposedError);
 });
 
-// Other programs on the machine may hold both cores for a while: then it is measured again.
-const again = { retry: 3 };
-test("the event loop keeps turning while a 500 ms kernel runs", again, async () => {
+test("the event loop keeps turning while kernels take all processors", async () => {
   await using device = await Device.open("cpu");
-  const lags: number[] = [];
-  let last = performance.now();
-  const timer = setInterval(() => {
-    const now = performance.now();
-    lags.push(Math.max(0, now - last - 1));
-    last = now;
-  }, 1);
-  spin(device, 500_000, device.processors);
-  await device.stream.done();
-  clearInterval(timer);
-  lags.sort((a, b) => a - b);
-  const p99 = lags[Math.floor(lags.length * 0.99)];
-  const most = lags.at(-1)!;
-  process.stderr.write(`event loop lag: p99 ${p99.toFixed(2)} ms, most ${most.toFixed(2)} ms\n`);
-  expect(lags.length).toBeGreaterThan(100);
-  expect(p99).toBeLessThan(5);
+  const turnsMany = async (microseconds: number) => {
+    using kernels = device.createEvent("kernels");
+    spin(device, microseconds, device.processors);
+    kernels.record(device.stream);
+    const done = device.stream.done();
+    let turns = 0;
+    while (!kernels.reached && turns < 100) {
+      // A timer, a file and a task: everything that a server does between steps.
+      await Bun.sleep(0);
+      await Bun.file(import.meta.path)
+        .slice(0, 1)
+        .text();
+      await new Promise(setImmediate);
+      turns++;
+    }
+    const early = !kernels.reached;
+    await done;
+    return early;
+  };
+  expect(await whileBusy(turnsMany)).toBe(true);
 });
 
 test("a device that nobody disposed keeps no process alive", async () => {
@@ -290,10 +308,9 @@ test("a device that nobody disposed keeps no process alive", async () => {
     await device.stream.done();
     process.stdout.write("done");
   `;
-  const started = performance.now();
+  // It ends: a process that the device keeps alive would run into the test's own limit.
   const { code, stdout } = await runBun(["-e", script]);
   expect({ code, stdout }).toEqual({ code: 0, stdout: "done" });
-  expect(performance.now() - started).toBeLessThan(10_000);
 });
 
 test.each(targets)(
@@ -344,11 +361,20 @@ describe.each(targets)("after disposal: $name", (target) => {
   });
 
   test("a wait that a disposed device cuts short is rejected", async () => {
-    const device = await target.open(1);
-    spin(device, 50_000);
-    const waiting = device.stream.done();
-    device[Symbol.dispose]();
-    expect(waiting).rejects.toThrow(DisposedError);
+    const cutShort = async (microseconds: number) => {
+      const device = await target.open(1);
+      const work = device.createEvent("work");
+      spin(device, microseconds);
+      work.record(device.stream);
+      const waiting = device.stream.done();
+      const early = !work.reached;
+      device[Symbol.dispose]();
+      return waiting.then(
+        () => false,
+        (error: unknown) => early && error instanceof DisposedError,
+      );
+    };
+    expect(await whileBusy(cutShort)).toBe(true);
   });
 });
 

@@ -20,7 +20,8 @@ import { makeContainer, makeLibrary, temporaryFolder } from "../support/make-lib
 const libraryCases = 12_000;
 const cubinCases = 6_000;
 const sidecarCases = 2_000;
-const millisecondsMax = 1000;
+/** Of this process, which other programs do not lengthen. */
+const cpuMillisecondsMax = 1000;
 const memoryMax = 700e6;
 const minutes = 60_000;
 
@@ -90,7 +91,7 @@ async function fuzz(
     if (only !== undefined && seed !== Number(only)) continue;
     const random = seeded(seed);
     const damaged = damage(file, random, tables);
-    const started = performance.now();
+    const started = process.cpuUsage();
     try {
       await attempt(damaged, random);
     } catch (error) {
@@ -99,8 +100,9 @@ async function fuzz(
       expect(error.message).toMatch(/^damaged: .*\. Fix: .*\.$/s);
       refused++;
     }
-    const milliseconds = performance.now() - started;
-    if (milliseconds > millisecondsMax) throw new Error(`SEED=${seed} took ${milliseconds} ms`);
+    const { user, system } = process.cpuUsage(started);
+    const milliseconds = (user + system) / 1000;
+    if (milliseconds > cpuMillisecondsMax) throw new Error(`SEED=${seed} took ${milliseconds} ms`);
   }
   expect(process.memoryUsage.rss()).toBeLessThan(memoryMax);
   return { refused };
