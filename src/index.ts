@@ -19,6 +19,7 @@ export { type PrefixMatch, Sequence, SequencePool } from "./kv/sequence.ts";
 export type { WorthSharing } from "./kv/share-prefixes.ts";
 export { blockMaskLayout, tokenMaskLayout } from "./kv/sparse-layout.ts";
 export { userPages } from "./kv/user-pages.ts";
+export { rmsNorm, type RmsNormOptions } from "./ops/norm.ts";
 export { type AttentionState, type LseBase, mergeStates } from "./ops/states.ts";
 export type { RopeOptions } from "./ops/rope.ts";
 export type { PlannerOptions } from "./plan/options.ts";

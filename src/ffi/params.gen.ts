@@ -1055,6 +1055,74 @@ export class GatherParams extends Params {
   }
 }
 
+/** Packs `struct fb_rms_norm_params` (64 bytes). */
+export class RmsNormParams extends Params {
+  static readonly byteLength = 64;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(64), offset = 0) {
+    super(memory, offset, 64);
+  }
+  set x(value: number) {
+    this.write64(0, value);
+  }
+  get x(): number {
+    return this.read64(0);
+  }
+  set weight(value: number) {
+    this.write64(2, value);
+  }
+  get weight(): number {
+    return this.read64(2);
+  }
+  set out(value: number) {
+    this.write64(4, value);
+  }
+  get out(): number {
+    return this.read64(4);
+  }
+  set xStride(value: number) {
+    this.write64(6, value);
+  }
+  get xStride(): number {
+    return this.read64(6);
+  }
+  set outStride(value: number) {
+    this.write64(8, value);
+  }
+  get outStride(): number {
+    return this.read64(8);
+  }
+  set rowCount(value: number) {
+    this.i32[10] = value;
+  }
+  get rowCount(): number {
+    return this.i32[10]!;
+  }
+  set dim(value: number) {
+    this.i32[11] = value;
+  }
+  get dim(): number {
+    return this.i32[11]!;
+  }
+  set dtype(value: number) {
+    this.i32[12] = value;
+  }
+  get dtype(): number {
+    return this.i32[12]!;
+  }
+  set weightDtype(value: number) {
+    this.i32[13] = value;
+  }
+  get weightDtype(): number {
+    return this.i32[13]!;
+  }
+  set eps(value: number) {
+    this.f32[14] = value;
+  }
+  get eps(): number {
+    return this.f32[14]!;
+  }
+}
+
 /** Packs `struct fb_append_params` (480 bytes). */
 export class AppendParams extends Params {
   static readonly byteLength = 480;

@@ -20,10 +20,12 @@ import common_chunk_h from "../../kernels/common/chunk.h" with { type: "text" };
 import common_element_h from "../../kernels/common/element.h" with { type: "text" };
 import common_operator_h from "../../kernels/common/operator.h" with { type: "text" };
 import gather_gather_cu from "../../kernels/gather/gather.cu" with { type: "text" };
+import norm_norm_cu from "../../kernels/norm/norm.cu" with { type: "text" };
 import page_page_cu from "../../kernels/page/page.cu" with { type: "text" };
 import params_attention_h from "../../kernels/params/attention.h" with { type: "text" };
 import params_device_h from "../../kernels/params/device.h" with { type: "text" };
 import params_gather_h from "../../kernels/params/gather.h" with { type: "text" };
+import params_norm_h from "../../kernels/params/norm.h" with { type: "text" };
 import params_page_h from "../../kernels/params/page.h" with { type: "text" };
 import params_plane_h from "../../kernels/params/plane.h" with { type: "text" };
 import params_probe_h from "../../kernels/params/probe.h" with { type: "text" };
@@ -75,10 +77,12 @@ export const sources: Readonly<Record<string, string>> = {
   "common/element.h": common_element_h,
   "common/operator.h": common_operator_h,
   "gather/gather.cu": gather_gather_cu,
+  "norm/norm.cu": norm_norm_cu,
   "page/page.cu": page_page_cu,
   "params/attention.h": params_attention_h,
   "params/device.h": params_device_h,
   "params/gather.h": params_gather_h,
+  "params/norm.h": params_norm_h,
   "params/page.h": params_page_h,
   "params/plane.h": params_plane_h,
   "params/probe.h": params_probe_h,
