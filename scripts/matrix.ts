@@ -1,8 +1,8 @@
 /** The kernels that are compiled ahead of time into the library with `zig build -Dcuda=true`. */
-import { type AttentionOptions, resolveOptions } from "../src/attention/options.ts";
 import { cudaMerge } from "../src/attention/families/cuda.ts";
 import { offerOf } from "../src/attention/families/resolve.ts";
 import { families } from "../src/attention/families/table.ts";
+import { type AttentionOptions, resolveOptions } from "../src/attention/options.ts";
 import { architectureFacts } from "../src/jit/architectures.ts";
 import { operatorSources } from "../src/jit/operators.ts";
 import type { Specialization } from "../src/jit/specialization.ts";
@@ -19,7 +19,7 @@ export const architectures: readonly string[] = ["sm_80", "sm_90a"];
 
 type Shape = Pick<AttentionOptions, "headDim" | "dtype" | "kvDtype" | "softCap" | "alibi">;
 
-/** The common shapes: dims of most models, fp8 keys and values, hooks that options stand for. */
+/** The common shapes: dims of most models, fp8 keys and values, hooks of options. */
 const shapes: readonly Shape[] = [
   { headDim: 64, dtype: "bf16" },
   { headDim: 128, dtype: "bf16" },

@@ -1,5 +1,6 @@
 /**
- * Fetches the pinned tools into .toolchain/ and runs programs. Nothing is done twice: stamps tell.
+ * Fetches the pinned tools into .toolchain/ and runs programs. Nothing is done twice: stamps record
+ * what was done.
  */
 import { createHash } from "node:crypto";
 import {
@@ -49,7 +50,7 @@ export function hash(...parts: string[]): string {
   return digest.digest("hex");
 }
 
-/** Runs one step unless its stamp says that it stands already. */
+/** Runs one step unless its stamp says that it was done. */
 export async function once(
   name: string,
   stamp: string,

@@ -32,7 +32,7 @@ export fn fb_last_failure(out: ?*params.struct_fb_failure) i32 {
     return 0;
 }
 
-/// Opens libcuda at this path, or libcuda.so.1, once a process.
+/// Opens libcuda at this path, or libcuda.so.1, once per process.
 export fn fb_driver_open(path: ?[*:0]const u8, out: ?*params.struct_fb_driver_properties) i32 {
     return driver.open(path, out orelse return null_handle("out"));
 }
@@ -69,7 +69,7 @@ export fn fb_memory_alloc(device: ?*Device, bytes: u64, pinned: i32, out: ?*u64)
     return call(owner, "alloc", .{ bytes, pinned != 0, out orelse return null_handle("out") });
 }
 
-/// Frees at once when no stream is busy, else when all that is queued now is through.
+/// Frees at once when no stream is busy, else when all that is queued now is done.
 export fn fb_memory_free(device: ?*Device, address: u64) i32 {
     return call(device orelse return null_handle("device"), "free", .{address});
 }
@@ -109,23 +109,23 @@ export fn fb_stream_wrap(device: ?*Device, native: u64, out: ?**Stream) i32 {
     return call(owner, "wrap_stream", .{ native, out orelse return null_handle("out") });
 }
 
-/// Frees the stream once all that is queued now is through.
+/// Frees the stream once all that is queued now is done.
 export fn fb_stream_destroy(stream: ?*Stream) i32 {
     return call(stream orelse return null_handle("stream"), "destroy", .{});
 }
 
-/// Blocks until all that is queued now is through; returns the device's failure.
+/// Blocks until all that is queued now is done; returns the device's failure.
 export fn fb_stream_wait(stream: ?*Stream) i32 {
     return call(stream orelse return null_handle("stream"), "wait", .{});
 }
 
-/// out: tickets queued and through so far, equal when the stream is idle.
+/// out: tickets queued and done so far, equal when the stream is idle.
 export fn fb_stream_query(stream: ?*Stream, out: ?*[2]f64) i32 {
     const asked = stream orelse return null_handle("stream");
     return call(asked, "query", .{out orelse return null_handle("out")});
 }
 
-/// Enqueues one byte on the device's pipe. Works on a failed device, so that nobody waits for ever.
+/// Enqueues one byte on the device's pipe. Works on a failed device, so that no one waits forever.
 export fn fb_stream_notify(stream: ?*Stream, ticket: ?*f64) i32 {
     const asked = stream orelse return null_handle("stream");
     return call(asked, "notify", .{ticket orelse return null_handle("ticket")});
@@ -196,7 +196,7 @@ export fn fb_module_load(device: ?*Device, bytes: ?[*]const u8, length: u64, out
     return call(owner, "load_module", .{ image[0..length], out orelse return null_handle("out") });
 }
 
-/// Unloads once all that is queued now is through; its kernels must not be launched any more.
+/// Unloads once all that is queued now is done; its kernels must not be launched any more.
 export fn fb_module_unload(module: ?*Module) i32 {
     return (module orelse return null_handle("module")).unload();
 }

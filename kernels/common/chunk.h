@@ -22,7 +22,7 @@ FB_DEVICE int32_t element_bytes(int32_t dtype) {
 
 FB_DEVICE bool is_float(int32_t dtype) { return dtype <= FB_F8E5M2; }
 
-// ---- words: `size` bytes an element, element i in bytes [i * size, ...) of words
+// ---- words: `size` bytes per element, element i in bytes [i * size, ...) of words
 
 template <int size> struct ElementWord;
 template <> struct ElementWord<1> { using type = uint8_t; };

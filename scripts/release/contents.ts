@@ -71,7 +71,7 @@ export function contentFaults({ path, files }: Tarball, limits: Limits): string[
 /** Sentences about a library that asks for a newer glibc than is promised. */
 export function glibcFaults(path: string): string[] {
   const text = readFileSync(path, "latin1");
-  const newest = Math.max(0, ...[...text.matchAll(/GLIBC_2\.(\d+)/g)].map(([, minor]) => +minor!));
+  const newest = Math.max(0, ...[...text.matchAll(/GLIBC_2\.(\d+)/g)].map(([, minor]) => +minor));
   if (newest <= glibcMinorMax) return [];
   return [`${path} needs glibc 2.${newest}, 2.${glibcMinorMax} is promised.`];
 }

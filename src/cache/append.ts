@@ -5,8 +5,8 @@ import { OptionError } from "../errors.ts";
 import { AppendParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
 import { dtypeCode, isFloat } from "../tensor/dtype.ts";
-import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 import { scaleStrides } from "../tensor/scale.ts";
+import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 
 /** Scales that divide a plane's new rows before they are rounded. */
 export interface AppendScales {

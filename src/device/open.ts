@@ -46,8 +46,8 @@ const optionNames = ["threads", "level", "memoryLimitBytes"];
 const opened = out<DeviceHandle>();
 
 /**
- * Opens the CUDA driver, once a process: libcuda.so.1, or the library that FLASHBUN_LIBCUDA names.
- * Errors: DriverError that says what was found and what is needed.
+ * Opens the CUDA driver, once per process: libcuda.so.1, or the library that FLASHBUN_LIBCUDA
+ * names. Errors: DriverError that says what was found and what is needed.
  */
 export function openDriver(): Driver {
   const wanted = process.env["FLASHBUN_LIBCUDA"];

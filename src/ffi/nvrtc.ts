@@ -78,7 +78,7 @@ function compiler(
     const created = nvrtc.nvrtcCreateProgram(ptr(out), fixed(text), fixed(name), 0, null, null);
     if (created !== 0)
       return { failure: `nvrtcCreateProgram: ${nvrtc.nvrtcGetErrorString(created)}`, log: "" };
-    const program = out[0]!;
+    const program = out[0];
     const read = (
       size: (program: bigint, out: NodeJS.TypedArray) => number,
       get: (program: bigint, out: NodeJS.TypedArray) => number,

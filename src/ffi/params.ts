@@ -25,6 +25,6 @@ export abstract class Params {
   }
 
   protected read64(index: number): number {
-    return this.i32[index + 1]! * 4294967296 + (this.i32[index]! >>> 0);
+    return this.i32[index + 1] * 4294967296 + (this.i32[index] >>> 0);
   }
 }

@@ -109,7 +109,7 @@ function askWorker(job: NvrtcJob): Promise<CompilerAnswer> {
 
 let noticeTimer: ReturnType<typeof setTimeout> | undefined;
 
-/** Says once, after a while, that compiling takes its time, if somebody looks at a terminal. */
+/** Shows a notice once, after a while, that kernels are being compiled, if there is a terminal. */
 function notice(architecture: string): () => void {
   unfinished++;
   noticeTimer ??= setTimeout(() => {

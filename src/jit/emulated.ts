@@ -12,11 +12,18 @@ const headers = join(root, "zig", "emulator");
 
 // What kernels call lies in the emulator: a C++ library would be another minute to build and load.
 const flags = [
-  ...["-O2", "-shared", "-fPIC", "-DFB_EMULATED", "-nostdlib++", "-nostdinc++"],
-  ...["-fno-exceptions", "-fno-rtti", "-fno-math-errno"],
+  "-O2",
+  "-shared",
+  "-fPIC",
+  "-DFB_EMULATED",
+  "-nostdlib++",
+  "-nostdinc++",
+  "-fno-exceptions",
+  "-fno-rtti",
+  "-fno-math-errno",
   ...(process.arch === "x64" ? ["-march=x86_64_v3"] : []),
 ];
-// Instruments alone: what it calls lies in the race detector, once a process.
+// Instruments alone: what it calls lies in the race detector, once per process.
 const raceFlags = ["-gline-tables-only", "-Xclang", "-fsanitize=thread"];
 
 let identity: string | undefined;

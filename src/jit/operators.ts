@@ -35,13 +35,13 @@ export function operatorSources(): string[] {
  */
 export function operatorsOf(source: string, text: string): OperatorKernel[] {
   return [...text.matchAll(declaration)].map(([line, list]) => {
-    const [name, , threads, , itemRows] = list!.split(",").map((part) => part.trim());
+    const [name, , threads, , itemRows] = list.split(",").map((part) => part.trim());
     const number = (word = "") => {
       const stated = new RegExp(`^constexpr int ${word} = (\\d+);`, "m").exec(text)?.[1] ?? word;
       if (/^[1-9]\d*$/.test(stated)) return Number(stated);
       const allowed = "five arguments, of which the third and the last are numbers";
       throw new OptionError(source, line, allowed, `state ${word} as \`constexpr int\`.`);
     };
-    return { name: name!, source, threads: number(threads), itemRows: number(itemRows) };
+    return { name: name, source, threads: number(threads), itemRows: number(itemRows) };
   });
 }

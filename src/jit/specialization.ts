@@ -8,7 +8,7 @@ export interface Specialization {
   readonly source: string;
   /** Macros that are defined before the source, by name. */
   readonly constants: Readonly<Record<string, number | string>>;
-  /** Text that stands for what attention/variant.h holds behind its includes. */
+  /** Text that replaces what attention/variant.h holds after its includes. */
   readonly variant?: string | undefined;
 }
 
@@ -32,7 +32,7 @@ const variantPlace = "// the text of a variant";
 export function expand({ source, constants, variant }: Specialization): string {
   const lines = Object.keys(constants)
     .sort()
-    .map((name) => `#define ${name} ${requireConstant(name, constants[name]!)}\n`);
+    .map((name) => `#define ${name} ${requireConstant(name, constants[name])}\n`);
   return `${lines.join("")}${expandVariant(source, variant)}\n`;
 }
 
@@ -69,7 +69,7 @@ function expandOnce(source: string, files: Files, seen: Set<string>): string {
   seen.add(source);
   const out = [`#line 1 "${source}"`];
   let conditions = 0;
-  for (const [at, line] of files[source]!.trimEnd().split("\n").entries()) {
+  for (const [at, line] of files[source].trimEnd().split("\n").entries()) {
     if (opensCondition.test(line)) conditions++;
     if (closesCondition.test(line)) conditions--;
     const named = include.exec(line)?.[1];

@@ -9,12 +9,18 @@ export interface DrawOptions extends TimelineOptions {
 }
 
 const fills = [
-  ...["#8ecae6", "#ffd166", "#a7d7a9", "#f4a6a0"],
-  ...["#c8b6e2", "#f6bd8b", "#9adbd0", "#d9cba3"],
+  "#8ecae6",
+  "#ffd166",
+  "#a7d7a9",
+  "#f4a6a0",
+  "#c8b6e2",
+  "#f6bd8b",
+  "#9adbd0",
+  "#d9cba3",
 ];
 const mergeFill = "#c3c8cf";
 const sharedFill = "#7f8fb3";
-/** Slices too thin to tell apart, drawn as one. */
+/** Slices too thin to distinguish, drawn as one. */
 const manyFill = "#b9c6d3";
 const manyRequests = -2;
 /** Boxes of a drawing, about: beyond it, thin neighbours become one box. */
@@ -224,7 +230,7 @@ function legend(bottom: number, plan: Plan, { slices }: Timeline): string[] {
   let x = left;
   for (const [words, ...colours] of entries) {
     for (const [i, fill] of colours.entries()) {
-      // Two colours stand side by side; a pattern lies over the colour before it.
+      // Two colours are drawn side by side; a pattern is drawn over the colour before it.
       if (i > 0 && !fill.startsWith("url")) x += 18;
       lines.push(`<rect x="${x}" y="${y}" width="16" height="14" fill="${fill}"/>`);
     }

@@ -92,8 +92,8 @@ export interface ReplayResult {
   /** Most pages in use at once over all pages, 0 to 1. */
   pageUsePeak: number;
   /**
-   * Bytes of keys and values over the time of the attention kernels, in 1e9 bytes a second, of the
-   * steps without prompts if there are any: prompts are bound by arithmetic.
+   * Bytes of keys and values over the time of the attention kernels, in 1e9 bytes per second, of
+   * the steps without prompts if there are any: prompts are bound by arithmetic.
    */
   kvReadGBs: number;
   /** What plain reading reaches on the same device in the same run. */
@@ -115,7 +115,7 @@ export interface ReplayOptions {
   pages: number;
   /** Tokens a page. */
   pageSize: number;
-  /** Most tokens a step, decode and prefill together. */
+  /** Most tokens per step, decode and prefill together. */
   tokenBudget: number;
   /** Most requests that run at once. */
   maxBatch: number;
@@ -130,7 +130,7 @@ export interface ReplayOptions {
   threads?: number;
   /** Of queries, keys and values; absent: f32 on the CPU, bf16 on a GPU. */
   dtype?: "f32" | "f16" | "bf16";
-  /** Steps of one token a request replay captured graphs; absent or "auto": on a GPU. */
+  /** Steps of one token per request replay captured graphs; absent or "auto": on a GPU. */
   graph?: "auto" | "on" | "off";
   /** Name of the workload, for the result. */
   trace?: string;

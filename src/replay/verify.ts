@@ -1,7 +1,7 @@
 import type { Stream } from "../device/stream.ts";
-import { decode, type DType, dtypeBytes, roundTo } from "../tensor/dtype.ts";
 import type { Job } from "../serve/job.ts";
 import type { Step } from "../serve/step.ts";
+import { decode, type DType, dtypeBytes, roundTo } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { NoiseModel } from "./noise-model.ts";
 import { keyRow, queryRow } from "./rows.ts";
@@ -105,7 +105,7 @@ export class Verifier implements Disposable {
     }
   }
 
-  /** Recomputes all that was kept; call it when the device is through. */
+  /** Recomputes all that was kept; call it when the device is done. */
   async check(): Promise<VerifyResult> {
     const result: VerifyResult = { checked: 0, failed: 0, maxRelError: 0, misses: [] };
     if (this.#samples.length === 0) return result;

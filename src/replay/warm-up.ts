@@ -10,7 +10,7 @@ const heads = { queryHeads: 2, kvHeads: 1 };
 const full = { requests: 96, promptMean: 64, outputMean: 40 };
 const little = { requests: 4, promptMean: 8, outputMean: 4 };
 
-/** A few requests go on alone: what runs once a step is compiled well after a thousand steps. */
+/** A few requests go on alone: what runs once per step is compiled well after a thousand steps. */
 const lasting = { requests: 4, outputTokens: 1000 };
 
 /**

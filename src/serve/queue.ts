@@ -9,7 +9,7 @@ export class JobQueue {
     return this.#jobs.length;
   }
 
-  /** Whose turn it is; undefined when nobody waits. */
+  /** Whose turn it is; undefined when no request waits. */
   get first(): Job | undefined {
     return this.#jobs[this.#jobs.length - 1];
   }

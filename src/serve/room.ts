@@ -1,8 +1,8 @@
+import { OptionError } from "../errors.ts";
 import type { OutOfPages } from "../kv/batch.ts";
 import type { PageGroup } from "../kv/page-group.ts";
 import type { PrefixIndex } from "../kv/prefix-index.ts";
 import type { SequencePool } from "../kv/sequence.ts";
-import { OptionError } from "../errors.ts";
 import type { Job } from "./job.ts";
 import type { ServeRequest } from "./request.ts";
 
@@ -63,7 +63,7 @@ export class Room {
 
   /**
    * Gives a job a sequence, from cached pages where it can. False when its tokens do not fit beside
-   * what is promised, so that nobody is preempted at once; one that runs alone always fits.
+   * what is promised, so that no request is preempted at once; one that runs alone always fits.
    */
   start(job: Job, alone: boolean): boolean {
     const match = this.#index.match(job.tokens.subarray(0, job.length - 1));

@@ -12,7 +12,7 @@ import { noCounts, PageCounter, type Usage } from "./usage.ts";
 
 /** Limits of a scheduler, and who reserves its steps. */
 export interface SchedulerOptions {
-  /** Most tokens a step. */
+  /** Most tokens per step. */
   tokenBudget: number;
   /** Most requests that run at once. */
   maxBatch: number;
@@ -42,12 +42,13 @@ const levelSecondsDefault = 10;
  * while free and cached pages cover what all that run know and a page more each. Prefixes found in
  * cached pages are not computed again, and sharers are neighbours in the batch.
  *
- * When pages run out, cached ones that nobody uses go first. Then the running request that is last
- * in order gives its pages up and waits at its old rank; it keeps its tokens and computes their K/V
- * again, as far as they are no longer cached.
+ * When pages run out, cached ones that no sequence uses go first. Then the running request that is
+ * last in order gives its pages up and waits at its old rank; it keeps its tokens and computes
+ * their K/V again, as far as they are no longer cached.
  *
  * Nobody starves: the first in order of those that run advances in every step and never gives its
- * pages up, nobody starts before the first that waits, and only finitely many requests pass one.
+ * pages up, no request starts before the first that waits, and only finitely many requests pass
+ * one.
  */
 export class Scheduler implements Disposable {
   readonly index: PrefixIndex;
@@ -134,7 +135,7 @@ export class Scheduler implements Disposable {
   }
 
   /**
-   * What to run next, its pages reserved, or null when nobody is there; `advance` follows. Errors:
+   * What to run next, its pages reserved, or null without requests; `advance` follows. Errors:
    * OptionError if it did not, OutOfPagesError if others hold pages of the pool so that not even
    * the first in order fits; then no token was lost.
    */

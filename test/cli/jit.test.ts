@@ -142,6 +142,8 @@ test("a listing ends quietly where its reader does", async () => {
     new Response(child.stderr).text(),
   ]);
   expect({ code: await child.exited, err, lines: out.split("\n").length }).toEqual({
-    ...{ code: 0, err: "", lines: 2 },
+    code: 0,
+    err: "",
+    lines: 2,
   });
 });

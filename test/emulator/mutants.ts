@@ -7,7 +7,7 @@ export interface Mutant {
   readonly text: string;
 }
 
-/** What orders one thing after another: calls as statements, so that nobody misses their value. */
+/** What orders one thing after another: calls as statements, whose value is not used. */
 const order =
   /(?<=^\s*(?:else |if \(.*\) )?)(?:__sync\w+|\w*(?:wait|fence|commit|arrive|barrier)\w*)(?:<[^;]*>)?\([^;]*\);/;
 const opensFunction = /^(?:template <.*> )?FB_DEVICE .*?(\w+)\(|^FB_(?:KERNEL|OPERATOR)\((\w+)/;
@@ -23,7 +23,7 @@ export function withoutEachWait(text: string, folder: string): Mutant[] {
   for (const [at, line] of lines.entries()) {
     file = opensFile.exec(line)?.[1] ?? file;
     const opened = opensFunction.exec(line);
-    if (opened !== null) where = opened[1] ?? opened[2]!;
+    if (opened !== null) where = opened[1] ?? opened[2];
     const code = line.replace(/\/\/.*$/, "");
     const call = file.startsWith(folder) ? order.exec(code) : null;
     if (call === null) continue;
@@ -36,7 +36,7 @@ export function withoutEachWait(text: string, folder: string): Mutant[] {
   return mutants;
 }
 
-/** The text with one piece of its code replaced, which must stand there exactly once. */
+/** The text with one piece of its code replaced, which must be there exactly once. */
 export function withOther(text: string, name: string, piece: string, other: string): Mutant {
   const parts = text.split(piece);
   if (parts.length !== 2)

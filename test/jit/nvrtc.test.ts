@@ -3,8 +3,8 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CompileError } from "../../src/errors.ts";
-import { compile, compileSync } from "../../src/jit/compile.ts";
 import { libraryPath } from "../../src/ffi/library.ts";
+import { compile, compileSync } from "../../src/jit/compile.ts";
 import { findNvrtc } from "../../src/jit/nvrtc.ts";
 import { runBun } from "../support/run.ts";
 
@@ -128,7 +128,7 @@ describe.skipIf(found === undefined)("NVRTC", () => {
     );
     clearInterval(ticker);
     const hold = (image: Uint8Array, name: string) => Buffer.from(image).includes(`${name}\0`);
-    expect(images.map((image, i) => hold(image, names[i]!))).toEqual(names.map(() => true));
+    expect(images.map((image, i) => hold(image, names[i]))).toEqual(names.map(() => true));
     expect(turns).toBeGreaterThan(5);
   });
 
@@ -182,7 +182,7 @@ describe.skipIf(found === undefined)("an image", () => {
 
   test("that is damaged on disk is reported and compiled again", async () => {
     const [name] = readdirSync(cacheFolder());
-    writeFileSync(join(cacheFolder(), name!), "no image");
+    writeFileSync(join(cacheFolder(), name), "no image");
     const { stdout, stderr } = await runProgram(origin);
     expect(stdout).toBe("undefined compiled");
     expect(stderr.match(/damaged or foreign file/g)).toHaveLength(1);

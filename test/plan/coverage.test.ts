@@ -1,8 +1,8 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
-import { Planner } from "../../src/plan/planner.ts";
-import { coverageOf } from "../../src/plan/coverage.ts";
 import { cpuClasses } from "../../src/attention/families/cpu.ts";
+import { coverageOf } from "../../src/plan/coverage.ts";
+import { Planner } from "../../src/plan/planner.ts";
 import {
   blockMask,
   documentMask,
@@ -31,7 +31,7 @@ const documentOf = (position: number) => starts.findLastIndex((start) => start <
 const blockAt = (of: Uint8Array, query: number, key: number) =>
   of[Math.floor(query / block) * blocks + Math.floor(key / block)] !== 0;
 
-/** A mask: what its variant tells the planner, and what it means. */
+/** A mask: what its variant makes visible to the planner, and what it means. */
 const masks: [string, Visible, (query: number, key: number) => boolean][] = [
   [
     "causal, as a variant",

@@ -1,12 +1,12 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
+import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import { SequencePool } from "../../src/kv/sequence.ts";
 import { sharePrefixes } from "../../src/kv/share-prefixes.ts";
+import { drawPlan } from "../../src/plan/draw.ts";
 import { Planner } from "../../src/plan/planner.ts";
 import { recordsOf } from "../../src/plan/record.ts";
-import { drawPlan } from "../../src/plan/draw.ts";
 import { planTrace, timelineOf } from "../../src/plan/timeline.ts";
-import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import { exampleDrawing, examplePlan, exampleProcessors, pagedBatch } from "./example.ts";
 
 const options = { processors: exampleProcessors };
@@ -87,8 +87,11 @@ test("a prefix that requests share is told apart", () => {
   if (!batch.ok) throw batch.error;
   expect(sharePrefixes(batch, sequences, () => true)).toBe(true);
   const plan = new Planner({
-    ...{ queryHeads: 8, kvHeads: 2, valueDim: 64 },
-    ...{ processors: 2, classes: cpuClasses },
+    queryHeads: 8,
+    kvHeads: 2,
+    valueDim: 64,
+    processors: 2,
+    classes: cpuClasses,
   }).plan(batch);
   const { slices } = timelineOf(plan, { processors: 2 });
   expect(slices.filter(({ shared }) => shared).every(({ level }) => level === 0)).toBe(true);

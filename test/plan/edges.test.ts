@@ -1,17 +1,21 @@
 import { expect, test } from "bun:test";
+import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import { createBatch } from "../../src/kv/batch.ts";
 import { createLevel } from "../../src/kv/layout.ts";
+import { checkPlan } from "../../src/plan/check.ts";
 import type { PlannerOptions } from "../../src/plan/options.ts";
 import { Planner } from "../../src/plan/planner.ts";
-import { checkPlan } from "../../src/plan/check.ts";
 import { recordsOf } from "../../src/plan/record.ts";
-import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import { invariantChunk } from "../../src/plan/workspace.ts";
 import { pagedBatch } from "./example.ts";
 
 const options: PlannerOptions = {
-  ...{ queryHeads: 8, kvHeads: 2, valueDim: 64 },
-  ...{ processors: 3, causal: true, classes: cpuClasses },
+  queryHeads: 8,
+  kvHeads: 2,
+  valueDim: 64,
+  processors: 3,
+  causal: true,
+  classes: cpuClasses,
 };
 
 test("tokens that no layout row serves are written, at the start, between rows and at the end", () => {
@@ -31,7 +35,9 @@ test("tokens that no layout row serves are written, at the start, between rows a
     ),
   );
   expect([...rows].sort((a, b) => a - b)).toEqual([
-    ...[0, 1, 2],
+    0,
+    1,
+    2,
     ...Array.from({ length: 13 }, (_, i) => 30 + i),
   ]);
   for (const { partialRow } of empty) expect(partialRow).toBe(-1);

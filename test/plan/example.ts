@@ -1,9 +1,9 @@
+import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { pagesLayout } from "../../src/kv/layout.ts";
+import { drawPlan } from "../../src/plan/draw.ts";
 import type { Plan } from "../../src/plan/plan.ts";
 import { Planner } from "../../src/plan/planner.ts";
-import { drawPlan } from "../../src/plan/draw.ts";
-import { cpuClasses } from "../../src/attention/families/cpu.ts";
 
 /** The CPU's classes with tiles of 16 and 64 rows: small enough to follow by hand. */
 const exampleClasses = cpuClasses.map((traits, c) => ({ ...traits, queryTile: [16, 64][c] }));
@@ -25,8 +25,12 @@ export function pagedBatch(queries: readonly number[], keys: readonly number[]):
  */
 export function examplePlan(): Plan {
   const planner = new Planner({
-    ...{ queryHeads: 8, kvHeads: 2, valueDim: 128 },
-    ...{ processors: exampleProcessors, causal: true, classes: exampleClasses },
+    queryHeads: 8,
+    kvHeads: 2,
+    valueDim: 128,
+    processors: exampleProcessors,
+    causal: true,
+    classes: exampleClasses,
   });
   return planner.plan(pagedBatch([1, 1, 1, 1, 96], [6000, 900, 400, 2500, 256]));
 }

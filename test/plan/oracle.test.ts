@@ -1,16 +1,16 @@
 import { expect, test } from "bun:test";
 import { PlanError } from "../../src/errors.ts";
 import type { Batch } from "../../src/kv/batch.ts";
+import { checkPlan } from "../../src/plan/check.ts";
 import type { PlannerOptions } from "../../src/plan/options.ts";
 import type { Plan } from "../../src/plan/plan.ts";
 import { Planner } from "../../src/plan/planner.ts";
-import { checkPlan } from "../../src/plan/check.ts";
-import { type PlanRecord, recordsOf } from "../../src/plan/record.ts";
 import {
   AttentionRecordField,
   attentionRecordInts,
   MergeRecordField,
 } from "../../src/plan/record.gen.ts";
+import { type PlanRecord, recordsOf } from "../../src/plan/record.ts";
 import { placesOf } from "../../src/plan/traits.ts";
 import { partialBytes } from "../../src/plan/workspace.ts";
 import { forSeeds, type Random } from "../support/random.ts";
@@ -79,9 +79,15 @@ test("by a naive oracle, records visit every visible key once and none twice", (
 
 /** Fields of a record that, when raised by one, make a plan wrong. */
 const damages = [
-  ...(["kvHead", "queryHeadStart", "rowStart", "slot", "kvEnd"] as const),
-  ...(["positionStart", "columnOffset", "partialRow"] as const),
-];
+  "kvHead",
+  "queryHeadStart",
+  "rowStart",
+  "slot",
+  "kvEnd",
+  "positionStart",
+  "columnOffset",
+  "partialRow",
+] as const;
 
 test("the proof refuses a plan with any one field of any one record wrong", () => {
   forSeeds(400, (random) => {

@@ -1,22 +1,26 @@
 import { describe, expect, test } from "bun:test";
-import { OptionError, PlanError } from "../../src/errors.ts";
-import { createBatch } from "../../src/kv/batch.ts";
-import { pagesLayout } from "../../src/kv/layout.ts";
-import type { PlannerOptions } from "../../src/plan/options.ts";
-import { Planner } from "../../src/plan/planner.ts";
-import { checkPlan } from "../../src/plan/check.ts";
-import { recordsOf } from "../../src/plan/record.ts";
-import { defaultCosts, worthSharing } from "../../src/plan/cost.ts";
 import { cpuClasses, cpuCosts } from "../../src/attention/families/cpu.ts";
 import { cudaCosts } from "../../src/attention/families/cuda.ts";
 import { tiledClasses } from "../../src/attention/families/tiled-classes.ts";
+import { OptionError, PlanError } from "../../src/errors.ts";
+import { createBatch } from "../../src/kv/batch.ts";
+import { pagesLayout } from "../../src/kv/layout.ts";
+import { checkPlan } from "../../src/plan/check.ts";
+import { defaultCosts, worthSharing } from "../../src/plan/cost.ts";
+import type { PlannerOptions } from "../../src/plan/options.ts";
+import { Planner } from "../../src/plan/planner.ts";
+import { recordsOf } from "../../src/plan/record.ts";
 import { classFor } from "../../src/plan/traits.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 import { randomBatch, randomOptions } from "./support.ts";
 
 const options: PlannerOptions = {
-  ...{ queryHeads: 32, kvHeads: 8, valueDim: 128 },
-  ...{ processors: 2, causal: true, classes: cpuClasses },
+  queryHeads: 32,
+  kvHeads: 8,
+  valueDim: 128,
+  processors: 2,
+  causal: true,
+  classes: cpuClasses,
 };
 
 /** A batch of pages: `queries[r]` new tokens of `keys[r]` in all. */
@@ -56,8 +60,11 @@ describe("decode", () => {
       kvElementBytes: 2,
       keysChange: false,
       valuesChange: false,
-      ...{ masked: false, plain: true, rowWords: 0 },
-      ...{ sharedBytesPerBlock: 232_448, sharedBytesPerProcessor: 233_472 },
+      masked: false,
+      plain: true,
+      rowWords: 0,
+      sharedBytesPerBlock: 232_448,
+      sharedBytesPerProcessor: 233_472,
     });
     const gpu = { ...options, processors: 132, costs: cudaCosts(2), classes };
     for (const [requests, keys, piece] of [

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
-import { Planner } from "../../src/plan/planner.ts";
 import { checkPlan } from "../../src/plan/check.ts";
+import { Planner } from "../../src/plan/planner.ts";
 import { recordsOf } from "../../src/plan/record.ts";
 import { forSeeds } from "../support/random.ts";
 import { randomBatch, randomOptions } from "./support.ts";

@@ -1,14 +1,14 @@
 import { describe, expect, test } from "bun:test";
+import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import { PlanError } from "../../src/errors.ts";
 import type { Batch } from "../../src/kv/batch.ts";
+import { checkPlan } from "../../src/plan/check.ts";
+import { coverageOf } from "../../src/plan/coverage.ts";
 import type { PlannerOptions } from "../../src/plan/options.ts";
 import type { Plan } from "../../src/plan/plan.ts";
 import { Planner } from "../../src/plan/planner.ts";
-import { checkPlan } from "../../src/plan/check.ts";
-import { coverageOf } from "../../src/plan/coverage.ts";
 import { Ranges } from "../../src/plan/ranges.ts";
 import { type PlanRecord, recordsOf } from "../../src/plan/record.ts";
-import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import type { Visible } from "../../src/variant/variant.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 import { pagedBatch } from "./example.ts";
@@ -131,7 +131,8 @@ test("plans narrowed by 4,000 random masks visit every visible key once, and are
     const mask = randomMask(random);
     const options = {
       ...randomOptions(random),
-      ...{ visible: mask.visible, hookMasks: true },
+      visible: mask.visible,
+      hookMasks: true,
       batchInvariant: random.chance(0.15),
     };
     const batch = randomBatch(random, options, options.batchInvariant);
@@ -234,7 +235,9 @@ test("batch-invariant pieces under a mask do not depend on neighbours", () => {
     const mask = randomMask(random);
     const options = {
       ...randomOptions(random),
-      ...{ batchInvariant: true, hookMasks: true, visible: mask.visible },
+      batchInvariant: true,
+      hookMasks: true,
+      visible: mask.visible,
     };
     const keys = random.integer(30, 400);
     const kvTile = options.classes.at(-1)!.kvTile;

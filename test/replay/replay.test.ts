@@ -1,7 +1,7 @@
 import { describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { OptionError } from "../../src/errors.ts";
-import { Replay, replay } from "../../src/replay/replay.ts";
 import { openDevice } from "../../src/replay/parts.ts";
+import { Replay, replay } from "../../src/replay/replay.ts";
 import type { ReplayOptions } from "../../src/replay/types.ts";
 import { warmUp } from "../../src/replay/warm-up.ts";
 import { optionsOf, places, someRequests } from "./support.ts";

@@ -232,7 +232,7 @@ export class Model {
     this.cachedTokens += computed;
   }
 
-  /** The step is the policy's, and its new tokens go to pages that nobody else uses. */
+  /** The step is the policy's, and its new tokens go to pages that no other sequence uses. */
   #check(step: Step, counts: ReadonlyMap<Mirror, number>): void {
     const { batch, jobs, sequences } = step;
     this.#rows = jobs.map(({ id }, i) => ({

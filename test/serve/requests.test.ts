@@ -138,7 +138,9 @@ describe("an end", () => {
     const [first, second, third] = [0, 1, 2].map((id) => scheduler.add(requestOf(id, 5), 0));
     stepOf(scheduler, 0);
     expect([scheduler.abort(1), scheduler.abort(0), scheduler.abort(0)]).toEqual([
-      ...[true, true, false],
+      true,
+      true,
+      false,
     ]);
     expect([first.ending, second.ending, third.ending]).toEqual(["abort", "abort", null]);
     expect(stepOf(scheduler, 1)!.jobs).toEqual([third]);

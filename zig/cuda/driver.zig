@@ -140,7 +140,7 @@ pub fn opened() ?*const Driver {
     return if (opened_path.len == 0) null else &driver;
 }
 
-/// Opens the driver, once a process; a failed attempt leaves nothing behind and can be repeated.
+/// Opens the driver, once per process; a failed attempt leaves nothing behind and can be repeated.
 pub fn open(wanted: ?[*:0]const u8, out: *params.struct_fb_driver_properties) i32 {
     mutex.lock();
     defer mutex.unlock();

@@ -106,7 +106,7 @@ pub const Module = struct {
         return 0;
     }
 
-    /// Unloads once all that is queued now is through; its kernels must not be launched any more.
+    /// Unloads once all that is queued now is done; its kernels must not be launched any more.
     pub fn unload(module: *Module) i32 {
         const device = module.device;
         device.mutex.lock();
@@ -258,7 +258,7 @@ fn fit(
         return fail(.unsupported, sentence, .{ name, value, traits.threads });
     }
     result = api.cuKernelGetAttribute(&value, attribute.dynamic_shared_max, handle, processor);
-    // Never lower: the same kernel may stand in another module entry with more.
+    // Never lower: the same kernel may be in another module entry with more.
     if (result == driver.success and value < traits.shared_bytes) {
         const opted = attribute.dynamic_shared_max;
         result = api.cuKernelSetAttribute(opted, traits.shared_bytes, handle, processor);

@@ -1,5 +1,5 @@
-//! Streams of a CUDA device. Work goes to the driver at once; counts tell what is queued and what
-//! is through.
+//! Streams of a CUDA device. Work goes to the driver at once; counts say what is queued and what is
+//! done.
 const std = @import("std");
 const driver = @import("driver.zig");
 const failure = @import("failure.zig");
@@ -27,7 +27,7 @@ pub const Stream = struct {
     /// Not so for a stream of another library.
     owned: bool,
     /// Tickets of the device's count of work: the last that was queued here, the last known to be
-    /// through.
+    /// done.
     enqueued: std.atomic.Value(u64) = .init(0),
     completed: std.atomic.Value(u64) = .init(0),
     /// The handle and every mark that the waiting thread looks at.
@@ -50,7 +50,7 @@ pub const Stream = struct {
             };
         }
         device.streams.remove(&stream.node);
-        // The driver gives the stream's resources back when its work is through.
+        // The driver gives the stream's resources back when its work is done.
         if (stream.owned) _ = device.api.cuStreamDestroy(stream.native);
         device.retired.flush(device);
         stream.drop();
@@ -61,7 +61,7 @@ pub const Stream = struct {
         if (stream.references.fetchSub(1, .acq_rel) == 1) allocator.destroy(stream);
     }
 
-    /// Blocks until all that is queued now is through; returns the device's failure.
+    /// Blocks until all that is queued now is done; returns the device's failure.
     pub fn wait(stream: *Stream) i32 {
         const device = stream.device;
         if (device.failure.happened()) return failure.status(device);
@@ -72,7 +72,7 @@ pub const Stream = struct {
         return status;
     }
 
-    /// Tickets queued and through; equal when the stream is idle.
+    /// Tickets queued and done; equal when the stream is idle.
     pub fn query(stream: *Stream, out: *[2]f64) i32 {
         stream.device.ensure_current();
         _ = stream.state();
@@ -231,7 +231,8 @@ pub const Stream = struct {
         _ = stream.completed.fetchMax(ticket, .acq_rel);
     }
 
-    /// Asks the driver where counts do not tell. `captured`: nobody may ask, work may be pending.
+    /// Asks the driver where the counts do not say. `captured`: asking is not allowed, work may be
+    /// pending.
     pub fn state(stream: *Stream) enum { idle, busy, captured } {
         const enqueued = stream.enqueued.load(.acquire);
         if (enqueued == stream.completed.load(.acquire)) return .idle;
