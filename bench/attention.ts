@@ -1,6 +1,6 @@
 import { Attention, createBatch, PagedCache, raggedLayout, Tensor } from "../src/index.ts";
 import type { Sequence } from "../src/kv/sequence.ts";
-import { type DType, dtypeBytes } from "../src/tensor/dtype.ts";
+import { type DType, dtypeBytes, isFp8 } from "../src/tensor/dtype.ts";
 import { type Bench, besides, type Case, type Measured, pairedWithCeilings } from "./bench.ts";
 
 const dim = 128;
@@ -54,7 +54,7 @@ async function decode(bench: Bench, shape: DecodeShape): Promise<Measured> {
   const keys = bench.quick ? 128 : shape.keys;
   const layerBytes = 2 * batch * keys * kvHeads * dim * dtypeBytes(dtype);
   const layers = bench.quick ? 1 : Math.ceil(coldBytes / layerBytes);
-  const queryDtype = dtypeBytes(dtype) === 1 ? "bf16" : dtype;
+  const queryDtype = isFp8(dtype) ? "bf16" : dtype;
   const pages = batch * Math.ceil(keys / 64);
   const cacheShape = {
     layers,
@@ -173,7 +173,7 @@ interface PeerShape {
 
 /** Milliseconds of PyTorch on the same shape; null without it, or for dtypes it does not take. */
 async function peerTime(bench: Bench, shape: PeerShape): Promise<number | null> {
-  if (bench.peer === undefined || dtypeBytes(shape.dtype) === 1) return null;
+  if (bench.peer === undefined || isFp8(shape.dtype)) return null;
   const { dtype, batch, queryHeads, kvHeads, queries, keys, causal, copies } = shape;
   const size = { dtype, batch, queryHeads, kvHeads, dim, queries, keys, causal };
   const { seconds } = await bench.peer.ask({ ...size, copies, seconds: bench.seconds });

@@ -12,7 +12,7 @@ import {
   positive,
   unchecked,
 } from "../options.ts";
-import type { DType } from "../tensor/dtype.ts";
+import { type DType, isFp8 } from "../tensor/dtype.ts";
 import type { HookName } from "../variant/expression.ts";
 import { nodesOf } from "../variant/graph.ts";
 import type { Variant } from "../variant/variant.ts";
@@ -189,7 +189,7 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     finalize = true,
     batchInvariant = false,
     deviceLengths = false,
-    tokenScales = kvDtype.startsWith("f8"),
+    tokenScales = isFp8(kvDtype),
     keyPlane = "key",
     valuePlane = "value",
     rope,

@@ -58,6 +58,11 @@ export function requireDType(option: string, value: unknown): asserts value is D
   throw new OptionError(option, value, `one of ${dtypes.join(", ")}`, "name an element type.");
 }
 
+/** True for floats of 8 bits, which kernels widen before they multiply and keep with scales. */
+export function isFp8(dtype: DType): boolean {
+  return dtype === "f8e4m3" || dtype === "f8e5m2";
+}
+
 /** True for the dtypes that hold fractions. */
 export function isFloat(dtype: DType): boolean {
   return dtypeCode(dtype) <= dtypeCode("f8e5m2");

@@ -52,7 +52,7 @@ const pair: KernelFamily = {
         },
       ],
       merge: cudaMerge(undefined),
-      costs: cudaCosts(2),
+      costs: cudaCosts("bf16"),
     };
   },
 };

@@ -66,7 +66,7 @@ describe("decode", () => {
       sharedBytesPerBlock: 232_448,
       sharedBytesPerProcessor: 233_472,
     });
-    const gpu = { ...options, processors: 132, costs: cudaCosts(2), classes };
+    const gpu = { ...options, processors: 132, costs: cudaCosts("bf16"), classes };
     for (const [requests, keys, piece] of [
       [1, 8192, 256],
       [4, 8192, 1024],

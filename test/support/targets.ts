@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { Device } from "../../src/device/device.ts";
 import { type CpuLevel, cpuLevels, openDriver } from "../../src/device/open.ts";
 import { DriverError, OptionError } from "../../src/errors.ts";
-import { dtypeBytes } from "../../src/tensor/dtype.ts";
+import { isFp8 } from "../../src/tensor/dtype.ts";
 import type { Case } from "./cases.ts";
 import { root } from "./sources.ts";
 
@@ -85,6 +85,6 @@ function realDriver(): boolean {
 export function caseOn(device: Device, c: Case): Case {
   if (device.kind === "cpu") return c;
   const dtype = c.dtype === "f32" ? (c.seed % 2 === 0 ? "f16" : "bf16") : c.dtype;
-  const kvDtype = dtypeBytes(c.kvDtype) === 1 ? c.kvDtype : dtype;
+  const kvDtype = isFp8(c.kvDtype) ? c.kvDtype : dtype;
   return { ...c, dtype, kvDtype };
 }

@@ -7,6 +7,8 @@ import {
   dtypeCode,
   dtypes,
   encode,
+  isFloat,
+  isFp8,
   requireDType,
 } from "../../src/tensor/dtype.ts";
 import { seeded } from "../support/random.ts";
@@ -188,6 +190,12 @@ test("names, codes and sizes are those of params/types.h", async () => {
   expect(() => requireDType("dtype", "f64")).toThrow(
     /dtype must be one of f32, .* \(got "f64"\)\. Fix: /,
   );
+});
+
+test("fp8 are the floats of one byte", () => {
+  const floats = dtypes.filter(isFloat);
+  expect(floats).toEqual(["f32", ...smalls]);
+  expect(dtypes.filter(isFp8)).toEqual(floats.filter((dtype) => dtypeBytes(dtype) === 1));
 });
 
 test("unaligned bytes work, wrong sizes are refused", () => {

@@ -1,4 +1,5 @@
 import type { CostModel } from "../../plan/cost.ts";
+import { type DType, isFp8 } from "../../tensor/dtype.ts";
 import type { CudaVariant } from "../../variant/emit-cuda.ts";
 import type { MergeKernel } from "./family.ts";
 
@@ -31,7 +32,7 @@ function mergeShares(merges: number, processors: number): number {
  * Costs on a GPU, whose tensor cores take the rows of a decode tile in the time that the keys take
  * to arrive. A piece costs what a few tiles do; a merged row is written and read once in f32.
  */
-export function cudaCosts(kvElementBytes: number): CostModel {
-  const pieceKeys = kvElementBytes === 1 ? 128 : 64;
+export function cudaCosts(kvDtype: DType): CostModel {
+  const pieceKeys = isFp8(kvDtype) ? 128 : 64;
   return { pieceKeys, rowKeys: 0.01, mergeKeys: 4, sharedRowKeys: 64, leastKeys: 64 };
 }

@@ -1,5 +1,5 @@
 import { OptionError } from "../../errors.ts";
-import { dtypeBytes, dtypeCode } from "../../tensor/dtype.ts";
+import { dtypeBytes, dtypeCode, isFp8 } from "../../tensor/dtype.ts";
 import type { CudaVariant } from "../../variant/emit-cuda.ts";
 import type { HookName } from "../../variant/expression.ts";
 import type { ResolvedOptions } from "../options.ts";
@@ -38,7 +38,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   return {
     classes: rows.map((row) => kernelClass(row, options, variant)),
     merge: cudaMerge(variant),
-    costs: cudaCosts(dtypeBytes(kvDtype)),
+    costs: cudaCosts(kvDtype),
   };
 }
 
@@ -49,7 +49,7 @@ function refusedDtypes({ dtype, kvDtype }: ResolvedOptions): OptionError | undef
     const fix = 'use bf16 or f16, or open the "cpu" device.';
     return new OptionError(option, "f32", "f16, bf16 or (keys and values) fp8 on a GPU", fix);
   }
-  if (kvDtype === dtype || dtypeBytes(kvDtype) === 1) return undefined;
+  if (kvDtype === dtype || isFp8(kvDtype)) return undefined;
   const fix = "keep the cache in the dtype of queries, or in fp8.";
   return new OptionError("kvDtype", kvDtype, `${dtype}, f8e4m3 or f8e5m2 on a GPU`, fix);
 }
