@@ -1,3 +1,5 @@
+import { describe } from "./describe.ts";
+
 /** Base of every error that flashbun throws: `code` is stable, the message says what to do. */
 export class FlashbunError extends Error {
   readonly code: string;
@@ -174,33 +176,4 @@ export class VariantError extends FlashbunError {
     const what = problem.endsWith("?") ? problem : `${problem}.`;
     super("VARIANT", `variant ${describe(variant)}${part}${at}: ${what} Fix: ${fix}.`);
   }
-}
-
-/** Throws an OptionError unless `value` is an integer in [least, most]. */
-export function requireInteger(
-  option: string,
-  value: unknown,
-  least: number,
-  most = Number.MAX_SAFE_INTEGER,
-  fix = `give ${option} a whole number in that range`,
-): asserts value is number {
-  if (Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most)
-    return;
-  const allowed =
-    most === Number.MAX_SAFE_INTEGER
-      ? `an integer of ${least} or more`
-      : `an integer from ${least} to ${most}`;
-  throw new OptionError(option, value, allowed, `${fix}.`);
-}
-
-/** A value as an error message shows it: short, never a dump. */
-export function describe(value: unknown): string {
-  if (typeof value === "string")
-    return JSON.stringify(value.length > 60 ? `${value.slice(0, 57)}...` : value);
-  if (typeof value === "bigint") return `${value}n`;
-  if (Array.isArray(value))
-    return `[${value.slice(0, 8).map(describe).join(", ")}${value.length > 8 ? ", ..." : ""}]`;
-  if (ArrayBuffer.isView(value)) return `${value.constructor.name} of ${value.byteLength} bytes`;
-  if (typeof value === "object" && value !== null) return value.constructor?.name ?? "object";
-  return String(value);
 }

@@ -1,4 +1,5 @@
-import { OptionError, requireInteger } from "../errors.ts";
+import { OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import { checkOptions, flag, integer, list, object, oneOf, unchecked } from "../options.ts";
 import { type DType, dtypes } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";

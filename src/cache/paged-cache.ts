@@ -1,7 +1,8 @@
 import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
 import type { Stream } from "../device/stream.ts";
-import { OptionError, PlanError, requireInteger } from "../errors.ts";
+import { OptionError, PlanError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import { type Batch, type OutOfPages, requireBatch } from "../kv/batch.ts";
 import { PrefixIndex } from "../kv/prefix-index.ts";
 import type { ReserveOptions } from "../kv/reserve.ts";

@@ -1,4 +1,5 @@
-import { OptionError, OutOfMemoryError, requireInteger } from "../errors.ts";
+import { OptionError, OutOfMemoryError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import { borrow, out, valueOf } from "../ffi/foreign.ts";
 import { native } from "../ffi/library.ts";
 import { check, failureOf, Status } from "../ffi/status.ts";

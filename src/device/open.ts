@@ -1,5 +1,6 @@
 import { availableParallelism } from "node:os";
-import { DriverError, OptionError, requireInteger } from "../errors.ts";
+import { DriverError, OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import { cString, out, valueOf } from "../ffi/foreign.ts";
 import { native } from "../ffi/library.ts";
 import { DriverProperties } from "../ffi/params.gen.ts";

@@ -1,4 +1,5 @@
-import { OptionError, requireInteger } from "../errors.ts";
+import { OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 
 /** Hands out page ids [0, pageCount) and counts the users of each; last freed, first reused. */
 export class PageAllocator {

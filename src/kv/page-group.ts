@@ -1,4 +1,4 @@
-import { requireInteger } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import { PageAllocator } from "./page-allocator.ts";
 import { PageTable } from "./page-table.ts";
 

@@ -1,4 +1,5 @@
-import { OptionError, requireInteger } from "../errors.ts";
+import { OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 
 /**
  * The host copy of a device page table, [slots, stride] int32, and what changed since it was last

@@ -1,4 +1,5 @@
-import { DisposedError, OptionError, requireInteger } from "../errors.ts";
+import { DisposedError, OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import { PrefixTree, type PrefixNode } from "./prefix-tree.ts";
 import type { SequenceState } from "./sequence-state.ts";
 import type { PrefixMatch, Sequence, SequencePool } from "./sequence.ts";

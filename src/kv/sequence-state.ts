@@ -1,4 +1,5 @@
-import { OptionError, OutOfPagesError, requireInteger } from "../errors.ts";
+import { OptionError, OutOfPagesError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import { PageGroup, type PageGroupOptions } from "./page-group.ts";
 
 /** What a SequencePool is made of; sizes in tokens, pages and sequences. */

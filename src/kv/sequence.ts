@@ -1,4 +1,5 @@
-import { DisposedError, OptionError, requireInteger } from "../errors.ts";
+import { DisposedError, OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import type { Batch, OutOfPages } from "./batch.ts";
 import type { PageGroup } from "./page-group.ts";
 import { reserveStep, type ReserveOptions } from "./reserve.ts";

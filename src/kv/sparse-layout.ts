@@ -1,4 +1,5 @@
-import { OptionError, requireInteger } from "../errors.ts";
+import { OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import { createLevel, type Layout } from "./layout.ts";
 import { indptr, integers, requireLength } from "./validate.ts";
 

@@ -1,4 +1,5 @@
-import { OptionError, requireInteger } from "../errors.ts";
+import { OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import { pagesLayout, type Layout } from "./layout.ts";
 import { identity } from "./step-batch.ts";
 import { indptr, integers, maxInt32, requireLength } from "./validate.ts";

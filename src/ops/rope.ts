@@ -1,7 +1,8 @@
 import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
 import { GrowingBuffer } from "../device/ring.ts";
-import { OptionError, requireInteger } from "../errors.ts";
+import { OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 
 /**
  * Rotary position embedding (RoFormer, arXiv 2104.09864), with Llama 3.1's scaling if asked for.

@@ -1,4 +1,5 @@
-import { OptionError, requireInteger } from "../errors.ts";
+import { OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import type { Visible } from "../variant/variant.ts";
 import type { CostModel } from "./cost.ts";
 import type { ClassTraits } from "./traits.ts";

@@ -1,4 +1,4 @@
-import { requireInteger } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import { type CostModel, defaultCosts, pieceCost } from "./cost.ts";
 import type { Plan } from "./plan.ts";
 import { mergesOf, type PlanMerge, type PlanRecord, recordsOf } from "./record.ts";

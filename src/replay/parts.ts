@@ -1,7 +1,7 @@
 import { availableParallelism } from "node:os";
 import { Attention } from "../attention/attention.ts";
 import { Device } from "../device/device.ts";
-import { requireInteger } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { ReplayOptions, ReplayRequest } from "./types.ts";
 

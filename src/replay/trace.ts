@@ -1,4 +1,5 @@
-import { InputError, OptionError, requireInteger } from "../errors.ts";
+import { InputError, OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import { type Line, readLines } from "./lines.ts";
 import { tokenOf } from "./tokens.ts";
 import type { ReplayRequest } from "./types.ts";

@@ -1,4 +1,5 @@
-import { OptionError, requireInteger } from "../errors.ts";
+import { OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import type { Job } from "../serve/job.ts";
 import type { Scheduler } from "../serve/scheduler.ts";
 import type { Step } from "../serve/step.ts";

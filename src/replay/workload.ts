@@ -1,4 +1,5 @@
-import { OptionError, requireInteger } from "../errors.ts";
+import { OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import { Random } from "./random.ts";
 import { tokenOf } from "./tokens.ts";
 import type { ReplayRequest } from "./types.ts";

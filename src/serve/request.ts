@@ -1,4 +1,5 @@
-import { OptionError, requireInteger } from "../errors.ts";
+import { OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 
 /** A request as its driver hands it over. */
 export interface ServeRequest {

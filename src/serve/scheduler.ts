@@ -1,4 +1,5 @@
-import { OptionError, requireInteger } from "../errors.ts";
+import { OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import type { Batch, OutOfPages } from "../kv/batch.ts";
 import { PrefixIndex } from "../kv/prefix-index.ts";
 import type { Sequence, SequencePool } from "../kv/sequence.ts";

@@ -1,4 +1,5 @@
-import { OptionError, requireInteger } from "../errors.ts";
+import { OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 
 /** Axes that a tensor may have. */
 export const axesMax = 6;

@@ -1,5 +1,6 @@
 import type { Device } from "../device/device.ts";
-import { OptionError, requireInteger } from "../errors.ts";
+import { OptionError } from "../errors.ts";
+import { requireInteger } from "../require.ts";
 import { native } from "../ffi/library.ts";
 import { type TensorMap, TensorMapSpec } from "../ffi/params.gen.ts";
 import { check } from "../ffi/status.ts";

@@ -1,5 +1,6 @@
 /** What a library is shrunk by. */
-import { OptionError, requireInteger } from "../../errors.ts";
+import { OptionError } from "../../errors.ts";
+import { requireInteger } from "../../require.ts";
 import { parseTarget, type Target } from "../fatbin/select.ts";
 import type { Profile } from "../profile/profile.ts";
 import type { Level } from "./plan.ts";
