@@ -19,18 +19,23 @@ function stampOf(patterns: string[]): string {
 }
 
 /**
- * Brings all of it up. A process in which packages were installed cannot import them: Bun remembers
- * that the folder was empty.
+ * The npm packages. A process in which they were installed cannot import them: Bun remembers that
+ * the folder was empty.
  */
-export async function setup(): Promise<void> {
+export async function installPackages(): Promise<void> {
   const packages = hash(read("bun.lock"), read("package.json"), process.versions.bun ?? "");
-  await once("packages", packages, existsSync(join(root, "node_modules")), async () => {
-    await must(
+  await once("packages", packages, existsSync(join(root, "node_modules")), () =>
+    must(
       "installing npm packages",
       [process.execPath, "install", "--frozen-lockfile"],
       "check that the npm registry can be reached.",
-    );
-  });
+    ),
+  );
+}
+
+/** The npm packages and the native library. */
+export async function setup(): Promise<void> {
+  await installPackages();
   const sources = ["zig/*.zig", "zig/{cpu,cuda,trace}/**/*.zig", "kernels/params/*.h"];
   await once("library", stampOf(sources), existsSync(library), async () => {
     const zig = await findZig();

@@ -1,3 +1,7 @@
+/**
+ * Attention for LLM serving: paged KV cache, planner and kernels.
+ * @module flashbun
+ */
 export { attend, type AttendOptions } from "./attention/attend.ts";
 export { alibiSlopes, Attention } from "./attention/attention.ts";
 export type { RunTensors } from "./attention/bind.ts";

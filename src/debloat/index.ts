@@ -1,4 +1,7 @@
-/** `flashbun/debloat`: finds and removes what a CUDA library ships and never runs. */
+/**
+ * Finds and removes what a CUDA library ships and never runs.
+ * @module flashbun/debloat
+ */
 export { DebloatError } from "../errors.ts";
 export { inspectLibrary, type Inspection } from "./inspect/inspect.ts";
 export { Pool } from "./pool/pool.ts";

@@ -116,8 +116,8 @@ export class Device extends Context implements AsyncDisposable {
   }
 
   /**
-   * A kernel by name, loaded when it is first asked for, within a capture too
-   * ({@link loadKernels}). Errors: DeviceError when there is none, CompileError.
+   * A kernel by name, loaded when it is first asked for, within a capture too. Errors: DeviceError
+   * when there is none, CompileError.
    */
   kernel(name: string): Kernel {
     this.guard();

@@ -17,13 +17,13 @@ export interface Batch {
   /** Query tokens. Tokens [tokenCount, paddedTokens) are padding, which nothing reads or writes. */
   tokenCount: number;
   paddedTokens: number;
-  /** [requestCount + 1]: query tokens of request r are [queryIndptr[r], queryIndptr[r + 1]). */
+  /** `[requestCount + 1]`: query tokens of request r are `[queryIndptr[r], queryIndptr[r + 1])`. */
   queryIndptr: Int32Array;
-  /** [requestCount]: tokens of K/V including the new ones. */
+  /** `[requestCount]`: tokens of K/V including the new ones. */
   kvLengths: Int32Array;
-  /** [paddedTokens]: position of each query token in its sequence; padding 0. */
+  /** `[paddedTokens]`: position of each query token in its sequence; padding 0. */
   positions: Int32Array;
-  /** [paddedTokens]: request of each query token; padding -1. */
+  /** `[paddedTokens]`: request of each query token; padding -1. */
   tokenRequests: Int32Array;
   /** By page group, [paddedTokens]: page * pageSize + offset of each new token; padding -1. */
   slotMappings: Int32Array[];

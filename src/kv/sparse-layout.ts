@@ -5,7 +5,7 @@ import { indptr, integers, requireLength } from "./validate.ts";
 
 /** Ragged K/V of which each block of query rows keeps some blocks of columns. */
 export interface BlockMaskOptions {
-  /** [requests + 1]: query tokens and K/V tokens of each request. */
+  /** `[requests + 1]`: query tokens and K/V tokens of each request. */
   queryIndptr: ArrayLike<number>;
   kvIndptr: ArrayLike<number>;
   /** Query tokens and K/V tokens a block; a request's last block may be cut short. */
@@ -64,7 +64,7 @@ export function blockMaskLayout(options: BlockMaskOptions): Layout {
 
 /** Ragged K/V of which each query token keeps some tokens. */
 export interface TokenMaskOptions {
-  /** [requests + 1]: query tokens and K/V tokens of each request. */
+  /** `[requests + 1]`: query tokens and K/V tokens of each request. */
   queryIndptr: ArrayLike<number>;
   kvIndptr: ArrayLike<number>;
   /**

@@ -6,12 +6,12 @@ import { indptr, integers, maxInt32, requireLength } from "./validate.ts";
 
 /** Pages that the caller manages, as FlashInfer's wrappers take them. */
 export interface UserPagesOptions {
-  /** [requests + 1]: new query tokens of each request. */
+  /** `[requests + 1]`: new query tokens of each request. */
   queryIndptr: ArrayLike<number>;
-  /** [requests + 1]: request r's pages are indices[indptr[r]...indptr[r + 1]). */
+  /** `[requests + 1]`: request r's pages are `indices[indptr[r]...indptr[r + 1])`. */
   indptr: ArrayLike<number>;
   indices: ArrayLike<number>;
-  /** [requests]: tokens in the last page, new ones included; 0 for a request without pages. */
+  /** `[requests]`: tokens in the last page, new ones included; 0 for a request without pages. */
   lastPageLength: ArrayLike<number>;
   pageSize: number;
   /** Pages of the cache: ids are below it. */
@@ -26,10 +26,10 @@ export interface UserPages {
   /** [requests, stride] page ids, -1 past a request's pages: upload it as the page table. */
   table: Int32Array;
   stride: number;
-  /** [requests]: tokens of K/V, new ones included. */
+  /** `[requests]`: tokens of K/V, new ones included. */
   kvLengths: Int32Array;
   /**
-   * [query tokens]: page * pageSize + offset of each new token, -1 throughout when not `writes`.
+   * `[query tokens]`: page * pageSize + offset of each new token, -1 throughout when not `writes`.
    */
   slotMapping: Int32Array;
 }

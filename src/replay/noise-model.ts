@@ -28,7 +28,7 @@ export class NoiseModel implements Inputs, Disposable {
   /** [keyRows, kvHeads, headDim] */
   readonly keyBank: Tensor;
   readonly valueBank: Tensor;
-  /** [keyRows + noiseRows, queryHeads, headDim]: row r is key row r for every head of its group. */
+  /** `[keyRows + noiseRows, queryHeads, headDim]`: key row r for each head of its group. */
   readonly queryBank: Tensor;
   /** Positions that a query sees, itself included. */
   readonly window: number;
