@@ -8,6 +8,7 @@ import {
   partsOf,
   type StreamHandle,
 } from "../../src/ffi/symbols.ts";
+import { sourcesOf } from "../support/sources.ts";
 
 /** Values that cross, and values that must not. */
 const handles = { right: [1, 2 ** 47], wrong: [0, -1, NaN, undefined, null] };
@@ -69,6 +70,14 @@ test.each(Object.entries<readonly Argument[]>(functions))(
     }
   },
 );
+
+test("no cast hides what crosses the border", () => {
+  const cast = /\bas (never|unknown as never)\b(?! [a-z])/;
+  const found = sourcesOf("{src,bench}/**/*.ts").flatMap(({ path, lines }) =>
+    lines.filter((line) => cast.test(line)).map((line) => `${path}: ${line.trim()}`),
+  );
+  expect(found).toEqual([]);
+});
 
 test("the types know a stream from a device", () => {
   const stream = 1 as StreamHandle;
