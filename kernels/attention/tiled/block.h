@@ -1,9 +1,10 @@
 // The whole block takes a tile of keys at a time; a warp owns rows and, where values are wide, a
 // slice of the value columns (then it computes its rows' scores again).
 //
-// Without change of elements and with one stage, values load under the first product and the next
-// keys under the softmax and the second; with two stages the next keys and values load under all of
-// this tile. Changed elements are loaded raw under the products, then written to the one tile.
+// Where elements do not change and there is one stage, values load while the first product runs,
+// and the next keys during the softmax and the second product; with two stages the next keys and
+// values load during all of this tile. Elements that change are loaded raw during the products,
+// then written to the one tile.
 #pragma once
 #include "copy.h"
 #include "../common/finish.h"
