@@ -10,15 +10,8 @@ import { userPages } from "../../src/kv/user-pages.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { type Case, caseOf } from "../support/cases.ts";
 import { expectState } from "../support/compare.ts";
-import {
-  concatenate,
-  type HostRequest,
-  indptrOf,
-  normals,
-  poisoned,
-  raggedTensors,
-  Rig,
-} from "../support/rig.ts";
+import { concatenate, indptrOf, normals, poisoned } from "../support/numbers.ts";
+import { type HostRequest, raggedTensors, Rig } from "../support/rig.ts";
 import { targetsHere } from "../support/targets.ts";
 import { expectedOf } from "../support/tolerance.ts";
 

@@ -9,7 +9,8 @@ import { raggedLayout } from "../../src/kv/layout.ts";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { caseOf } from "../support/cases.ts";
-import { type HostRequest, indptrOf, raggedTensors, Rig } from "../support/rig.ts";
+import { indptrOf } from "../support/numbers.ts";
+import { type HostRequest, raggedTensors, Rig } from "../support/rig.ts";
 import { targetsHere } from "../support/targets.ts";
 import { createNow } from "../support/warm.ts";
 

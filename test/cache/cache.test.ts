@@ -5,8 +5,9 @@ import { FlashbunError } from "../../src/errors.ts";
 import { type DType, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { caseOf } from "../support/cases.ts";
+import { concatenate, normals, poisoned } from "../support/numbers.ts";
 import { seeded } from "../support/random.ts";
-import { concatenate, normals, poisoned, Rig, World } from "../support/rig.ts";
+import { Rig, World } from "../support/rig.ts";
 import { targetsHere } from "../support/targets.ts";
 
 const none: Float64Array = new Float64Array(0);

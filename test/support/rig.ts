@@ -13,6 +13,7 @@ import { decode, type DType, dtypeBytes, encode, roundTo } from "../../src/tenso
 import { Tensor } from "../../src/tensor/tensor.ts";
 import type { Case } from "./cases.ts";
 import { expectState } from "./compare.ts";
+import { concatenate, indptrOf, normals, poisoned } from "./numbers.ts";
 import type { OracleInput, Rounding } from "./oracle.ts";
 import { type Random, seeded } from "./random.ts";
 import { caseOn } from "./targets.ts";
@@ -34,20 +35,6 @@ export interface HostRequest {
 }
 
 type Extra = "alibiSlopes" | "sinks" | "mask" | "maskIndptr" | "kScale" | "vScale";
-
-/** N(0, 1) numbers rounded to a dtype. */
-export function normals(random: Random, count: number, dtype: DType): Float64Array {
-  const values = new Float64Array(count);
-  for (let i = 0; i < count; i++) values[i] = random.normal();
-  return roundTo(dtype, values);
-}
-
-/** A tensor of NaN in every dtype: what nobody may read and, in outputs, what nobody wrote. */
-export function poisoned(device: Device, shape: number[], dtype: DType): Tensor {
-  const tensor = Tensor.empty(device, shape, dtype);
-  device.stream.fill(tensor.address, 0xff, tensor.elements * dtypeBytes(dtype));
-  return tensor;
-}
 
 /** The options of Attention that a case asks for. */
 export function optionsOf(c: Case): AttentionOptions {
@@ -306,16 +293,6 @@ function clamp(input: OracleInput, keys?: number, queries?: number): OracleInput
   return { ...input, q, k, v: input.v.slice(0, keys * kvHeads * valueDim) };
 }
 
-export function concatenate(parts: readonly Float64Array[]): Float64Array {
-  const all = new Float64Array(parts.reduce((length, part) => length + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
-}
-
 /** A paged cache over poisoned storage, with a copy on the host of what each sequence holds. */
 export class World implements Disposable {
   readonly rig: Rig;
@@ -534,11 +511,4 @@ export function raggedTensors(rig: Rig, requests: readonly HostRequest[]) {
   };
   const k = make(concatenate(requests.map((r) => r.k)), c.headDim);
   return { k, v: make(concatenate(requests.map((r) => r.v)), c.valueDim) };
-}
-
-/** [0, a, a + b, ...] */
-export function indptrOf(lengths: readonly number[]): number[] {
-  const result = [0];
-  for (const length of lengths) result.push(result[result.length - 1] + length);
-  return result;
 }
