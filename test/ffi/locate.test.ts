@@ -12,7 +12,7 @@ let locate: string;
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "flashbun-locate-"));
   locate = join(folder, "src", "ffi", "locate.ts");
-  for (const path of ["src/errors.ts", "src/ffi/locate.ts"])
+  for (const path of ["src/describe.ts", "src/errors.ts", "src/ffi/locate.ts"])
     cpSync(join(root, path), join(folder, path));
 });
 
