@@ -4,7 +4,7 @@
  */
 export { attend, type AttendOptions } from "./attention/attend.ts";
 export { alibiSlopes, Attention } from "./attention/attention.ts";
-export type { RunTensors } from "./attention/bind.ts";
+export type { RunTensors } from "./attention/tensors.ts";
 export type { CacheGroupOptions, PagedCacheOptions, PlaneOptions } from "./cache/options.ts";
 export type { AttentionOptions, GraphOptions } from "./attention/options.ts";
 export { type AppendTensors, PagedCache } from "./cache/paged-cache.ts";

@@ -67,16 +67,16 @@ export function attend(
   const weighs = options.variant?.softmax !== false;
   if (!weighs) (stream ?? device.stream).fill(lse.address, 0xff, lse.elements * 4);
   using maskIndptr = maskBits && Tensor.from(device, [0], [1], "i32");
-  const mask = { mask: maskBits, maskIndptr };
   attention.run({
     q,
     k,
     v,
     out,
     lse: weighs ? lse : undefined,
-    ...mask,
+    maskBits,
+    maskIndptr,
     alibiSlopes,
-    sinks: sinkLogits,
+    sinkLogits,
     kScale,
     vScale,
     variantInputs,

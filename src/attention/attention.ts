@@ -1,24 +1,23 @@
 import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
-import { GrowingBuffer, PinnedRing } from "../device/ring.ts";
-import { Event, type Stream } from "../device/stream.ts";
+import type { Stream } from "../device/stream.ts";
 import { OptionError, PlanError } from "../errors.ts";
 import { type Batch, requireBatch } from "../kv/batch.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { RopeTable } from "../ops/rope.ts";
+import { worthSharing } from "../plan/cost.ts";
 import type { Plan } from "../plan/plan.ts";
 import { Planner } from "../plan/planner.ts";
-import { worthSharing } from "../plan/cost.ts";
 import { classesFor } from "../plan/traits.ts";
 import { boundRanges } from "../variant/bound-ranges.ts";
-import { bindTensors, keysOf, type RunTensors } from "./bind.ts";
+import { BoundParams } from "./bound.ts";
 import type { KernelFamily } from "./families/family.ts";
-import { families } from "./families/table.ts";
 import { type AttentionKernels, resolveKernels, resolveKernelsNow } from "./families/resolve.ts";
-import { LastBinding } from "./last-binding.ts";
-import { AttentionLaunch } from "./launch.ts";
+import { families } from "./families/table.ts";
+import { launchPlan } from "./launch.ts";
 import { type AttentionOptions, hasHook, type ResolvedOptions, resolveOptions } from "./options.ts";
-import { bindVariant } from "./variant/inputs.ts";
+import { PlanSections } from "./plan-sections.ts";
+import type { RunTensors } from "./tensors.ts";
 import { Workspace } from "./workspace.ts";
 
 /**
@@ -30,22 +29,14 @@ export class Attention extends Owner implements AsyncDisposable {
   /** Whether a shared prefix is cheaper as a level of its own; for cache.sharePrefixes. */
   readonly worthSharing: WorthSharing;
   readonly #planner: Planner;
-  readonly #ring: PinnedRing;
-  readonly #sections: GrowingBuffer;
-  readonly #launch: AttentionLaunch;
-  readonly #last = new LastBinding();
+  readonly #kernels: AttentionKernels;
+  readonly #sections: PlanSections;
+  readonly #bound: BoundParams;
   readonly #rope: RopeTable | undefined;
   /** What the family bound. */
-  readonly #bound: Disposable | undefined;
+  readonly #owned: Disposable | undefined;
   #batch: Batch | undefined;
   #plan: Plan | undefined;
-  #batchGeneration = -1;
-  #uploaded = false;
-  /** True until a run waits for the rope table's upload; at first too. */
-  #ropeMoved = true;
-  /** Streams that read the plan's sections; the first uploaded them. */
-  readonly #readers: Stream[] = [];
-  #view: Int32Array | undefined;
 
   private constructor(
     readonly device: Device,
@@ -76,12 +67,13 @@ export class Attention extends Owner implements AsyncDisposable {
       costs,
       graph: resolved.graph,
     });
-    this.#ring = new PinnedRing(device, "plan upload ring");
-    this.#sections = new GrowingBuffer(device, "plan sections");
-    this.#launch = new AttentionLaunch(device, resolved, kernels);
-    this.#bound = bind?.(device, this.#launch.params);
+    this.#kernels = kernels;
+    this.#sections = new PlanSections(device);
+    this.#bound = new BoundParams(device, resolved, classes);
+    this.#owned = bind?.(device, this.#bound.params);
     if (resolved.rope !== undefined) {
       this.#rope = new RopeTable(device, resolved.rope, resolved.headDim);
+      this.#sections.waitFor(device.stream);
     }
   }
 
@@ -135,11 +127,10 @@ export class Attention extends Owner implements AsyncDisposable {
       throw new OptionError("positions", "custom", "not used with deviceLengths", fix);
     }
     const plan = this.#planner.plan(batch);
-    if (this.#rope?.ensure(longest(batch))) this.#ropeMoved = true;
+    // A table that grew is uploaded on the default stream.
+    if (this.#rope?.ensure(longest(batch))) this.#sections.waitFor(this.device.stream);
     this.#plan = plan;
     this.#batch = batch;
-    this.#batchGeneration = batch.generation;
-    this.#uploaded = false;
     return plan;
   }
 
@@ -151,28 +142,20 @@ export class Attention extends Owner implements AsyncDisposable {
    */
   run(tensors: RunTensors): void {
     this.guard();
-    const { plan, batch } = this.#fresh();
-    const stream = tensors.stream ?? this.device.stream;
-    const { params } = this.#launch;
-    // A captured run needs rows for the whole graph.
-    if (this.device.capturing) this.#last.clear();
-    if (!this.#last.reuse(this.#launch, batch, tensors)) {
-      const bound = bindTensors(this.device, params, this.options, batch, tensors);
-      this.#launch.bindMaps(bound);
-      if (!this.device.capturing) this.#last.keep(this.#launch, batch, tensors);
-    }
-    this.#bindVariant(batch, tensors);
+    this.#requireFresh();
+    const plan = this.#plan!;
+    const batch = this.#batch!;
+    const { cache, stream = this.device.stream } = tensors;
+    const bound = this.#bound;
+    bound.bind(plan, batch, tensors);
     // A kernel that starts early must not read what the one before it may be writing.
-    const settled = tensors.cache?.sync(batch, stream) === false;
-    params.pagesSettled = settled ? 1 : 0;
-    if (tensors.cache !== undefined) this.#launch.table(tensors.cache, tensors.layer ?? 0);
-    this.#upload(plan, stream);
-    this.#follow(stream);
+    bound.params.pagesSettled = cache?.sync(batch, stream) === false ? 1 : 0;
+    this.#sections.sync(plan, stream);
     const workspace = Workspace.of(this.device, stream);
     workspace.ensure(this.options.graph === undefined ? plan.workspaceBytes : plan.boundBytes);
-    const { address } = this.#sections;
-    this.#launch.plan(plan, address, workspace, this.#rope?.address ?? 0);
-    this.#launch.queue(stream, plan, address);
+    const { address } = this.#sections.buffer;
+    bound.point(plan, address, workspace, this.#rope?.address ?? 0, tensors);
+    launchPlan(this.device, stream, this.#kernels, bound, plan, address);
     if (this.device.capturing) this.#watch(stream, plan, batch, tensors);
   }
 
@@ -183,75 +166,20 @@ export class Attention extends Owner implements AsyncDisposable {
   }
 
   protected override release(): void {
-    this.#ring[Symbol.dispose]();
     this.#sections[Symbol.dispose]();
-    this.#bound?.[Symbol.dispose]();
+    this.#owned?.[Symbol.dispose]();
     this.#rope?.[Symbol.dispose]();
   }
 
-  /** Layers may bring inputs of their own: they are looked at in each run. */
-  #bindVariant(batch: Batch, tensors: RunTensors): void {
-    const { options, device } = this;
-    const { variantInputs } = tensors;
-    if (options.variant !== undefined) {
-      const k = keysOf(options, tensors)!;
-      bindVariant(device, this.#launch.params, options, batch, k, variantInputs);
-    } else if (variantInputs !== undefined) {
-      const allowed = "left out: the attention has no variant";
-      throw new OptionError("variantInputs", variantInputs, allowed, "create with { variant }.");
+  /** Errors: PlanError unless the last batch was planned and not reserved again since. */
+  #requireFresh(): void {
+    if (this.#batch === undefined) {
+      throw new PlanError("no batch was planned. Fix: call attention.plan(batch) once per step.");
     }
-  }
-
-  #fresh(): { plan: Plan; batch: Batch } {
-    const plan = this.#plan;
-    const batch = this.#batch;
-    if (plan === undefined || batch === undefined) {
-      throw new PlanError("no batch was planned. Fix: call attention.plan(batch) once a step.");
-    }
-    if (batch.generation !== this.#batchGeneration) {
-      throw new PlanError(
-        "the plan is stale: its batch was reserved again since. Fix: plan each step's batch.",
-      );
-    }
-    return { plan, batch };
-  }
-
-  /** Sends the plan's sections to the device at its first run. */
-  #upload(plan: Plan, stream: Stream): void {
-    if (this.#uploaded) return;
-    if (this.device.capturing) {
-      throw new PlanError("the plan was not uploaded. Fix: run the step once before the capture.");
-    }
-    // Other streams may still read the sections of the plan before.
-    for (const reader of this.#readers) if (reader !== stream) after(stream, reader);
-    this.#readers.length = 0;
-    this.#readers.push(stream);
-    if (this.#rope !== undefined && this.#ropeMoved && stream !== this.device.stream) {
-      after(stream, this.device.stream);
-    }
-    this.#ropeMoved = false;
-    const { i32 } = this.#ring.take(plan.sectionInts);
-    i32.set(this.#valid(plan));
-    this.#sections.ensure(plan.capacityInts * 4);
-    this.#ring.upload(stream, this.#sections.address, plan.sectionInts);
-    this.#uploaded = true;
-  }
-
-  /** A stream that did not upload the plan starts after the one that did. */
-  #follow(stream: Stream): void {
-    if (this.#readers.includes(stream) || this.device.capturing) return;
-    after(stream, this.#readers[0]);
-    this.#readers.push(stream);
-  }
-
-  /**
-   * The valid part of the sections: a view that is kept while their size stays, as it does in
-   * decode.
-   */
-  #valid({ sections, sectionInts }: Plan): Int32Array {
-    const view = this.#view;
-    if (view?.buffer === sections.buffer && view.length === sectionInts) return view;
-    return (this.#view = sections.subarray(0, sectionInts));
+    if (this.#batch.generation === this.#plan!.batchGeneration) return;
+    throw new PlanError(
+      "the plan is stale: its batch was reserved again since. Fix: plan each step's batch.",
+    );
   }
 
   /** What a replay must still find: a fresh plan of the same bucket at the same addresses. */
@@ -268,15 +196,16 @@ export class Attention extends Owner implements AsyncDisposable {
     this.device.needOnReplay(...owners);
     const grids = captured.launches.map(({ grid }) => grid);
     const buffers = [
-      this.#sections,
+      this.#sections.buffer,
       Workspace.of(this.device, stream).buffer,
       ...(this.#rope ? [this.#rope] : []),
     ];
     const versions = buffers.map(({ version }) => version);
     this.device.onReplay(this, (replayed) => {
       this.guard();
-      const { plan, batch } = this.#fresh();
-      let same = batch.owner === owner;
+      this.#requireFresh();
+      const plan = this.#plan!;
+      let same = this.#batch!.owner === owner;
       for (let i = 0; i < grids.length; i++) same &&= plan.launches[i].grid === grids[i];
       if (!same) {
         throw new PlanError(
@@ -287,18 +216,9 @@ export class Attention extends Owner implements AsyncDisposable {
         if (buffers[i].version === versions[i]) continue;
         throw new PlanError("a buffer grew since the capture. Fix: capture again.");
       }
-      this.#upload(plan, replayed);
-      this.#follow(replayed);
+      this.#sections.sync(plan, replayed);
     });
   }
-}
-
-/** Later work of `stream` starts after what `other` holds now. */
-function after(stream: Stream, other: Stream): void {
-  if (other.disposed) return;
-  using event = Event.create(stream.device, "plan");
-  event.record(other);
-  stream.waitFor(event);
 }
 
 function longest(batch: Batch): number {

@@ -56,9 +56,9 @@ export interface AttentionOptions {
   scale?: number;
   /** Adds slope[head] * (key position - query position); run takes alibiSlopes. */
   alibi?: boolean;
-  /** One logit a head that takes part in the softmax and has no value; run takes sinks. */
+  /** One logit a head that takes part in the softmax and has no value; run takes sinkLogits. */
   sinks?: boolean;
-  /** Packed bits: over all keys, or over only the last queryLength keys; run takes mask. */
+  /** Packed bits: over all keys, or over only the last queryLength keys; run takes maskBits. */
   mask?: "none" | "all" | "tail";
   /** Rotates queries and keys while they are read; the cache then holds unrotated keys. */
   rope?: RopeOptions;

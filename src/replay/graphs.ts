@@ -1,5 +1,5 @@
 import type { Attention } from "../attention/attention.ts";
-import type { RunTensors } from "../attention/bind.ts";
+import type { RunTensors } from "../attention/tensors.ts";
 import type { AppendTensors, PagedCache } from "../cache/paged-cache.ts";
 import type { Graph } from "../device/graph.ts";
 import type { Stream } from "../device/stream.ts";

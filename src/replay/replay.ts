@@ -1,5 +1,5 @@
 import type { Attention } from "../attention/attention.ts";
-import type { RunTensors } from "../attention/bind.ts";
+import type { RunTensors } from "../attention/tensors.ts";
 import { type AppendTensors, PagedCache } from "../cache/paged-cache.ts";
 import type { Device } from "../device/device.ts";
 import type { Batch } from "../kv/batch.ts";

@@ -224,9 +224,9 @@ describe("refused, with nothing changed", () => {
       [{ v: make(5, 2, 31) }, /^v must be/],
       [{ k: undefined }, /^cache must be/],
       [{ lse: make(2, 2) }, /^lse must be/],
-      [{ sinks: make(4) }, /^sinks must be left out/],
+      [{ sinkLogits: make(4) }, /^sinkLogits must be left out/],
       [{ alibiSlopes: make(4) }, /^alibiSlopes must be left out/],
-      [{ mask: make(4) }, /^mask must be left out/],
+      [{ maskBits: make(4) }, /^maskBits must be left out/],
       [{ kScale: make(3) }, /^kScale must be/],
       [{ kvLengths: make(1) }, /^kvLengths must be/],
       [{ queryLengths: Tensor.zeros(device, [0], "i32") }, /^queryLengths must be/],
@@ -238,6 +238,28 @@ describe("refused, with nothing changed", () => {
     const gone = make(2, 4, 32);
     gone[Symbol.dispose]();
     expect(() => attention.run({ ...good, q: gone })).toThrow(DisposedError);
+  });
+
+  test("a run that is refused halfway leaves nothing of itself to the next", async () => {
+    await using device = await Device.open("cpu");
+    using attention = Attention.createSync(device, options);
+    using cache = PagedCache.create(device, { ...options, layers: 2, pages: 9, pageSize: 4 });
+    const batch = cache.reserve([cache.sequence()], [2]);
+    if (!batch.ok) throw batch.error;
+    const noise = (heads: number, seed: number) =>
+      Tensor.randomNormal(device, [2, heads, 32], "f32", { seed });
+    for (const layer of [0, 1])
+      cache.append({ layer, batch, k: noise(2, layer), v: noise(2, layer + 7) });
+    attention.plan(batch);
+    using out = Tensor.zeros(device, [2, 4, 32], "f32");
+    const good = { q: noise(4, 20), out, cache, layer: 1 };
+    attention.run(good);
+    const bytes = out.toBytes();
+    const sinkLogits = Tensor.zeros(device, [4], "f32");
+    const bad = { ...good, q: noise(4, 21), layer: 0, sinkLogits };
+    expect(() => attention.run(bad)).toThrow(/^sinkLogits must be left out/);
+    attention.run(good);
+    expect(out.toBytes()).toEqual(bytes);
   });
 
   test("ragged layouts that leave the tensors, dense and sparse", async () => {

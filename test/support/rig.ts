@@ -1,5 +1,5 @@
 import type { Attention } from "../../src/attention/attention.ts";
-import type { RunTensors } from "../../src/attention/bind.ts";
+import type { RunTensors } from "../../src/attention/tensors.ts";
 import type { KernelFamily } from "../../src/attention/families/family.ts";
 import type { AttentionOptions } from "../../src/attention/options.ts";
 import { PagedCache } from "../../src/cache/paged-cache.ts";
@@ -34,7 +34,7 @@ export interface HostRequest {
   visible?: (query: number, kvHead: number, key: number) => boolean;
 }
 
-type Extra = "alibiSlopes" | "sinks" | "mask" | "maskIndptr" | "kScale" | "vScale";
+type Extra = "alibiSlopes" | "sinkLogits" | "maskBits" | "maskIndptr" | "kScale" | "vScale";
 
 /** The options of Attention that a case asks for. */
 export function optionsOf(c: Case): AttentionOptions {
@@ -198,7 +198,7 @@ export class Rig implements Disposable {
     }
     if (c.sinks) {
       common.sinks = floats(c.queryHeads).map((x) => 4 * x - 3);
-      tensors.sinks = Tensor.from(device, common.sinks, [c.queryHeads], "f32");
+      tensors.sinkLogits = Tensor.from(device, common.sinks, [c.queryHeads], "f32");
     }
     const masks = c.mask === "none" ? [] : requests.map((r) => this.#maskOf(r));
     if (c.mask !== "none") {
@@ -206,7 +206,7 @@ export class Rig implements Disposable {
       const starts = indptrOf([3, ...masks.map((bits) => bits.length)]).slice(1, -1);
       const parts = masks.map((bits) => Float64Array.from(bits));
       const all = concatenate([new Float64Array(3), ...parts]);
-      tensors.mask = Tensor.from(device, all, [all.length], "u8");
+      tensors.maskBits = Tensor.from(device, all, [all.length], "u8");
       tensors.maskIndptr = Tensor.from(device, starts, [starts.length], "i32");
     }
     const kScale = this.#scaleOf(requests, source);

@@ -1,0 +1,176 @@
+import type { PagedCache } from "../cache/paged-cache.ts";
+import type { Device } from "../device/device.ts";
+import { OptionError } from "../errors.ts";
+import { AttentionMapParams, AttentionParams, TensorMap } from "../ffi/params.gen.ts";
+import type { Batch } from "../kv/batch.ts";
+import type { Plan } from "../plan/plan.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { bindOptions, bindTensors } from "./bind.ts";
+import { keysOf } from "./bind-keys.ts";
+import type { KernelClass } from "./families/family.ts";
+import type { ResolvedOptions } from "./options.ts";
+import { type RunTensors, tensorNames } from "./tensors.ts";
+import { bindVariant } from "./variant/inputs.ts";
+import type { Workspace } from "./workspace.ts";
+
+/** Ints of the key and value planes, with which the parameters begin. */
+const planeInts = 16;
+
+/** What differs from layer to layer: planes, and the maps that each class makes of them. */
+interface LayerPlanes {
+  readonly planes: Int32Array;
+  readonly maps: readonly (Int32Array | undefined)[];
+}
+
+/**
+ * The parameters of an attention object's kernels. The first run after plan() binds its tensors and
+ * points at what the plan has on the device; a later run of the same tensors puts the planes of its
+ * layer in place and no more. Other tensors are bound anew, another workspace is pointed at anew;
+ * what was bound within a capture, or refused halfway, is not remembered.
+ */
+export class BoundParams {
+  /** What the kernels of all classes take, behind the maps of those that take some. */
+  readonly params = new AttentionParams();
+  readonly #device: Device;
+  readonly #options: ResolvedOptions;
+  readonly #classes: readonly KernelClass[];
+  /** Of each class whose kernel takes maps; and in it, the maps of keys and values. */
+  readonly #mapped: readonly (AttentionMapParams | undefined)[];
+  readonly #planeMaps: readonly (Int32Array | undefined)[];
+  /** The plan of which these tensors are bound; -1: bind. */
+  #boundPlan = -1;
+  readonly #tensors: (Tensor | undefined)[] = new Array(tensorNames.length);
+  #cache: PagedCache | undefined;
+  /** Of the cache's layers that were bound, from whatever plan. */
+  #layers: (LayerPlanes | undefined)[] = [];
+  /** The plan and the workspace that are pointed at. */
+  #pointedPlan = -1;
+  #workspace = -1;
+
+  constructor(device: Device, options: ResolvedOptions, classes: readonly KernelClass[]) {
+    this.#device = device;
+    this.#options = options;
+    this.#classes = classes;
+    this.#mapped = classes.map(({ bindMaps }) => bindMaps && new AttentionMapParams());
+    this.#planeMaps = this.#mapped.map((mapped) => mapped && planeMapsOf(mapped));
+    bindOptions(this.params, options);
+  }
+
+  /** The parameters of a class's kernel, as all others have them now. */
+  of(kernelClass: number): AttentionParams | AttentionMapParams {
+    const mapped = this.#mapped[kernelClass];
+    if (mapped === undefined) return this.params;
+    mapped.attention.i32.set(this.params.i32);
+    return mapped;
+  }
+
+  /** Checks the tensors of a run and writes them. Errors: OptionError. */
+  bind(plan: Plan, batch: Batch, tensors: RunTensors): void {
+    if (this.#holds(plan, tensors)) {
+      this.#putLayer(this.#layers[tensors.layer ?? 0]!);
+    } else {
+      // What is refused halfway is not bound, and a captured run needs rows for the whole graph.
+      this.#boundPlan = -1;
+      const mapped = bindTensors(this.#device, this.params, this.#options, batch, tensors);
+      for (let i = 0; i < this.#classes.length; i++)
+        this.#classes[i].bindMaps?.(mapped, this.#options, this.#mapped[i]!);
+      requireWindow(tensors, this.#options.windowLeft);
+      if (!this.#device.capturing) this.#keep(plan, tensors);
+    }
+    this.#bindVariant(batch, tensors);
+  }
+
+  /** Points at what is on the device: of the plan, of the stream, and of the cache's layer. */
+  point(
+    plan: Plan,
+    sections: number,
+    workspace: Workspace,
+    ropeTable: number,
+    { cache, layer = 0 }: RunTensors,
+  ): void {
+    const { params } = this;
+    if (cache !== undefined) {
+      const group = cache.layerGroups[layer];
+      params.pageTable = cache.tableAddress(group);
+      params.tableStride = cache.tableStride(group);
+    }
+    if (plan.generation === this.#pointedPlan && workspace.counters === this.#workspace) return;
+    this.#pointedPlan = plan.generation;
+    this.#workspace = workspace.counters;
+    const { offsets } = plan;
+    params.merges = sections + 4 * offsets.merges;
+    params.parts = sections + 4 * offsets.parts;
+    params.columns = sections + 4 * offsets.columns;
+    params.positions = sections + 4 * offsets.positions;
+    params.tokenRequests = sections + 4 * offsets.tokenRequests;
+    params.queryIndptr = sections + 4 * offsets.queryIndptr;
+    params.plannedKvLengths = sections + 4 * offsets.kvLengths;
+    params.counters = workspace.counters;
+    params.partialOut = workspace.partials;
+    params.partialLse = workspace.partials + 4 * plan.partialCapacity * this.#options.valueDim;
+    params.mergeCount = plan.mergeGrid;
+    params.ropeTable = ropeTable;
+  }
+
+  /** Whether all but the layer's planes is bound already, and those were once. */
+  #holds(plan: Plan, tensors: RunTensors): boolean {
+    if (plan.generation !== this.#boundPlan || this.#device.capturing) return false;
+    if (tensors.cache === undefined || tensors.cache !== this.#cache) return false;
+    if (this.#layers[tensors.layer ?? 0] === undefined) return false;
+    for (let i = 0; i < tensorNames.length; i++) {
+      const tensor = tensors[tensorNames[i]];
+      if (tensor !== this.#tensors[i]) return false;
+      tensor?.guard();
+    }
+    this.#cache.guard();
+    return true;
+  }
+
+  #keep(plan: Plan, tensors: RunTensors): void {
+    const { cache, layer = 0, kScale, vScale } = tensors;
+    // Scales are checked against the pages of each layer.
+    if (kScale === undefined && vScale === undefined) this.#boundPlan = plan.generation;
+    if (cache !== this.#cache) this.#layers = [];
+    this.#cache = cache;
+    if (cache !== undefined) {
+      this.#layers[layer] = {
+        planes: this.params.i32.slice(0, planeInts),
+        maps: this.#planeMaps.map((maps) => maps?.slice()),
+      };
+    }
+    for (let i = 0; i < tensorNames.length; i++) this.#tensors[i] = tensors[tensorNames[i]];
+  }
+
+  #putLayer({ planes, maps }: LayerPlanes): void {
+    this.params.i32.set(planes);
+    for (let i = 0; i < maps.length; i++) this.#planeMaps[i]?.set(maps[i]!);
+  }
+
+  /** Layers may bring inputs of their own: they are looked at in each run. */
+  #bindVariant(batch: Batch, tensors: RunTensors): void {
+    const { variantInputs } = tensors;
+    if (this.#options.variant !== undefined) {
+      const k = keysOf(this.#options, tensors)!;
+      bindVariant(this.#device, this.params, this.#options, batch, k, variantInputs);
+    } else if (variantInputs !== undefined) {
+      const allowed = "left out: the attention has no variant";
+      throw new OptionError("variantInputs", variantInputs, allowed, "create with { variant }.");
+    }
+  }
+}
+
+/** The maps of keys and values: they lie side by side. */
+function planeMapsOf({ i32 }: AttentionMapParams): Int32Array {
+  const ints = TensorMap.byteLength / 4;
+  return i32.subarray(ints, 3 * ints);
+}
+
+/** A page group keeps the keys of its window, of which attention may see all or fewer. */
+function requireWindow({ cache, layer = 0 }: RunTensors, windowLeft: number): void {
+  if (cache === undefined) return;
+  const kept = cache.pool.groups[cache.layerGroups[layer]].windowLeft;
+  if (kept < 0 || (windowLeft >= 0 && windowLeft <= kept)) return;
+  const fix = `create the attention of layer ${layer} with that windowLeft.`;
+  const allowed = `at most ${kept}: the layer's page group keeps no more`;
+  throw new OptionError("windowLeft", windowLeft, allowed, fix);
+}

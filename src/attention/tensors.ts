@@ -1,0 +1,54 @@
+import type { PagedCache } from "../cache/paged-cache.ts";
+import type { Stream } from "../device/stream.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { VariantInputs } from "./variant/inputs.ts";
+
+/** Tensors of one run. Leading axes may be longer than the batch needs. */
+export interface RunTensors {
+  /** [tokens, queryHeads, headDim] in the query dtype. */
+  q: Tensor;
+  /** [tokens, queryHeads, valueDim] in the output dtype. */
+  out: Tensor;
+  /** f32 [tokens, queryHeads]: log-sum-exp in the base of the options. */
+  lse?: Tensor;
+  /** Where keys and values lie, with the layer to read; or k and v. */
+  cache?: PagedCache;
+  layer?: number;
+  /** Ragged [tokens, kvHeads, dim], or pages [pages, pageSize, kvHeads, dim] with pageTable. */
+  k?: Tensor;
+  v?: Tensor;
+  /** int32 [slots, columns], for pages that are not in a cache. */
+  pageTable?: Tensor;
+  kScale?: Tensor;
+  vScale?: Tensor;
+  /** int32 [requests], known only on the device; the plan's lengths are upper bounds. */
+  kvLengths?: Tensor;
+  queryLengths?: Tensor;
+  /** u8: bits of all requests, each request starting at byte maskIndptr[request]. */
+  maskBits?: Tensor;
+  maskIndptr?: Tensor;
+  /** f32 [queryHeads]. */
+  alibiSlopes?: Tensor;
+  sinkLogits?: Tensor;
+  /** Tensors and scalars that the variant declares, by name; a captured run keeps its scalars. */
+  variantInputs?: VariantInputs;
+  stream?: Stream;
+}
+
+/** The tensors among them. */
+export const tensorNames = [
+  "q",
+  "out",
+  "lse",
+  "k",
+  "v",
+  "pageTable",
+  "kScale",
+  "vScale",
+  "kvLengths",
+  "queryLengths",
+  "maskBits",
+  "maskIndptr",
+  "alibiSlopes",
+  "sinkLogits",
+] as const;
