@@ -1,5 +1,5 @@
 import { describe, expect, spyOn, test } from "bun:test";
-import type { Device } from "../../src/device/device.ts";
+import { Device } from "../../src/device/device.ts";
 import { Module } from "../../src/device/kernel.ts";
 import { OptionError } from "../../src/errors.ts";
 import { operatorKernels, operatorsOf } from "../../src/jit/operators.ts";
@@ -72,6 +72,14 @@ describe.skipIf(gpu === undefined)(`operators on ${gpu?.name}`, () => {
     graph.replay(stream);
     await stream.done();
     expect([...target.toFloat64Array()]).toEqual([1, 2, 3]);
+  }, 300_000);
+
+  test("the CPU has a kernel of the same name and parameters for each", async () => {
+    await using device: Device = await gpu!.open(1);
+    await using cpu = await Device.open("cpu", { threads: 1 });
+    const paramsOf = (on: Device) =>
+      [...operatorKernels().keys()].map((name) => [name, on.kernel(name).paramsBytes]);
+    expect(paramsOf(cpu)).toEqual(paramsOf(device));
   }, 300_000);
 
   test("what no source has is no kernel", async () => {

@@ -1,0 +1,66 @@
+import { describe, expect, test } from "bun:test";
+import { type LseBase, mergeStates } from "../../src/ops/states.ts";
+import { type DType, roundTo } from "../../src/tensor/dtype.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
+import { expectState } from "../support/compare.ts";
+import { mergeOracle } from "../support/oracle.ts";
+import { forSeeds, type Random } from "../support/random.ts";
+import { targetsHere } from "../support/targets.ts";
+import { limitsOf } from "../support/tolerance.ts";
+
+/** A state of random numbers; one row in six saw no key, and its output is never read: NaN. */
+function stateOf(random: Random, rows: number, dim: number, dtype: DType) {
+  const out = Float64Array.from({ length: rows * dim }, () => random.normal());
+  const lse = Float64Array.from({ length: rows }, () => 4 * random.normal());
+  for (let row = 0; row < rows; row++) {
+    if (!random.chance(1 / 6)) continue;
+    lse[row] = -Infinity;
+    out.fill(NaN, row * dim, (row + 1) * dim);
+  }
+  return { out: roundTo(dtype, out), lse: roundTo("f32", lse) };
+}
+
+describe.each(await targetsHere())("mergeStates on $name", (target) => {
+  test("agrees with f64, of any float dtype, length, base and number of states", async () => {
+    await using device = await target.open(2);
+    forSeeds(40, (random) => {
+      const dtype = random.pick(["f32", "f16", "bf16", "f8e4m3", "f8e5m2"] as const);
+      const outDtype = random.pick(["f32", "f16", "bf16"] as const);
+      const lseBase: LseBase = random.pick(["e", "2"] as const);
+      const [tokens, heads] = [random.integer(1, 9), random.integer(1, 5)];
+      const dim = random.pick([1, 7, 8, 9, 64, 100, 129]);
+      const scale = lseBase === "2" ? Math.LN2 : 1;
+      const states = Array.from({ length: random.integer(1, 5) }, () =>
+        stateOf(random, tokens * heads, dim, dtype),
+      );
+      const given = states.map(({ out, lse }) => ({
+        out: Tensor.from(device, out, [tokens, heads, dim], dtype),
+        lse: Tensor.from(device, lse, [tokens, heads], "f32"),
+        lseBase,
+      }));
+      const merged = mergeStates(given, { dtype: outDtype });
+      const natural = states.map(({ out, lse }) => ({
+        // What no key was seen by counts for nothing, whatever it holds.
+        out: out.map((value) => (Number.isNaN(value) ? 0 : value)),
+        lse: lse.map((value) => value * scale),
+      }));
+      const truth = mergeOracle(natural, dim);
+      const limits = limitsOf(truth.out, roundTo(outDtype, truth.out), dim, outDtype);
+      // Where states cancel, sums in f32 err by what is summed, not by what remains.
+      const summed = mergeOracle(
+        natural.map(({ out, lse }) => ({ out: out.map(Math.abs), lse })),
+        dim,
+      ).out;
+      for (let row = 0; row < limits.length; row++)
+        limits[row] += 1e-6 * Math.max(...summed.subarray(row * dim, (row + 1) * dim));
+      const read = { out: merged.out.toFloat64Array(), lse: merged.lse.toFloat64Array() };
+      const wanted = { out: truth.out, lse: truth.lse.map((value) => value / scale), limits };
+      expectState(read, wanted, heads, dim);
+      expect(merged.lseBase).toBe(lseBase);
+      for (const { out, lse } of [...given, merged]) {
+        out[Symbol.dispose]();
+        lse[Symbol.dispose]();
+      }
+    });
+  });
+});
