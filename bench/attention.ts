@@ -36,10 +36,13 @@ function grouped(rest: { dtype: DType; target: number; peerTarget?: number }): D
 
 /** Decode over paged K/V beyond the caches, and causal and full prefill over ragged K/V. */
 export const attentionCases: Case[] = [
-  ...decodeShapes.map((shape) => ({
-    name: `decode/${shape.dtype}/b${shape.batch}_h${shape.queryHeads}_${shape.kvHeads}_d${dim}_kv${shape.keys}`,
-    run: (bench: Bench) => decode(bench, shape),
-  })),
+  ...decodeShapes.map((shape) => {
+    const { dtype, batch, queryHeads, kvHeads, keys } = shape;
+    return {
+      name: `decode/${dtype}/b${batch}_h${queryHeads}_${kvHeads}_d${dim}_kv${keys}`,
+      run: (bench: Bench) => decode(bench, shape),
+    };
+  }),
   ...(["f32", "bf16"] as const).flatMap((dtype) =>
     [false, true].map((causal) => ({
       name: `prefill/${dtype}/b1_h8_8_d${dim}_s2048_${causal ? "causal" : "full"}`,

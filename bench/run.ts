@@ -40,11 +40,13 @@ async function main(options: Options): Promise<void> {
   await using device = await Device.open("cpu", { threads: options.threads });
   const peer = options.peer ? await Peer.start("sdpa.py", [String(options.threads)]) : undefined;
   const ceilings = await measureCeilings(device, options.quick);
+  const peerName =
+    peer === undefined ? "none (torch cannot be imported)" : `PyTorch ${peer.version}`;
   process.stdout.write(
     `device    ${device.name}, CPU level ${device.level}\n` +
       `ceilings  ${ceilings.readGBs.toFixed(1)} GB/s read, ` +
       `${ceilings.fmaGflops.toFixed(0)} GFLOP/s multiply-add (f32)\n` +
-      `peer      ${peer === undefined ? "none (torch cannot be imported)" : `PyTorch ${peer.version}`}\n\n`,
+      `peer      ${peerName}\n\n`,
   );
   const bench: Bench = { device, peer, quick: options.quick, seconds: 1.5 };
   if (options.quick) bench.seconds = 0.05;

@@ -52,9 +52,9 @@ export function resourcesPage(compiled: readonly Compiled[]): string {
   return [
     "# Registers and shared memory of the kernels",
     "",
-    "What ptxas 13.0 says of each kernel that `zig build -Dcuda=true` embeds. None spills or keeps a",
-    "stack: the build fails on one that does. `bun run check:cuda` compares this page with the",
-    "compiler's log; `bun scripts/images.ts --table` writes it anew.",
+    "What ptxas 13.0 says of each kernel that `zig build -Dcuda=true` embeds. None spills or",
+    "keeps a stack: the build fails on one that does. `bun run check:cuda` compares this page with",
+    "the compiler's log; `bun scripts/images.ts --table` writes it anew.",
     "",
     ...table,
     "",

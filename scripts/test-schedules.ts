@@ -22,7 +22,9 @@ for (const schedule of schedules) {
   process.stderr.write(`flashbun: the GPU's tests under ${schedule}\n`);
   const code = await run(gpuTests(gpu, "--only-failures", ...process.argv.slice(2)), true);
   if (code === 0) continue;
-  const again = `FLASHBUN_LIBCUDA=${emulatedLibrary} FLASHBUN_EMULATOR=${schedule} bun run test:gpu`;
-  process.stderr.write(`flashbun: failed under ${schedule}; again: ${again}\n`);
+  const variables = `FLASHBUN_LIBCUDA=${emulatedLibrary} FLASHBUN_EMULATOR=${schedule}`;
+  process.stderr.write(
+    `flashbun: failed under ${schedule}; again: ${variables} bun run test:gpu\n`,
+  );
   process.exit(code);
 }

@@ -34,7 +34,8 @@ export class DisposedError extends FlashbunError {
   constructor(readonly owner: string) {
     super(
       "DISPOSED",
-      `${owner} was disposed and cannot be used. Fix: keep it open until its last use, or make a new one.`,
+      `${owner} was disposed and cannot be used. ` +
+        "Fix: keep it open until its last use, or make a new one.",
     );
   }
 }
@@ -59,7 +60,8 @@ export class OutOfPagesError extends FlashbunError {
     super(
       "OUT_OF_PAGES",
       `page group ${group} lacks ${pagesMissing} free pages for this step; nothing was changed. ` +
-        "Fix: free or preempt a sequence, evict from the prefix index, or create the cache with more pages.",
+        "Fix: free or preempt a sequence, evict from the prefix index, " +
+        "or create the cache with more pages.",
     );
   }
 }

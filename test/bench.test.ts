@@ -45,7 +45,8 @@ test.each(places)(
   async (device) => {
     const file = join(folder, "gpu.json");
     const only =
-      "b64_h32_8_d128_kv4096_p16|zipf|f8e4m3/b1_|d128_s16384_causal|launch|step32_b1|append/bf16|merge";
+      "b64_h32_8_d128_kv4096_p16|zipf|f8e4m3/b1_|d128_s16384_causal|launch|step32_b1|" +
+      "append/bf16|merge";
     const args = ["--quick", "--no-peer", "--only", only, "--json", file, "--device", device];
     const { code, stdout, stderr } = await runBun([gpuScript, ...args]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });

@@ -60,7 +60,8 @@ async function main(): Promise<number> {
   const shrinkSeconds = (performance.now() - began) / 1000 - shrunk.report.seconds;
   process.stdout.write(
     `${libraries} libraries, ${megabytes(bytesBefore)} -> ${megabytes(bytesAfter)} MB ` +
-      `(${((100 * (bytesAfter - bytesBefore)) / bytesBefore).toFixed(1)} %) in ${shrinkSeconds.toFixed(1)} s\n`,
+      `(${(100 * (bytesAfter / bytesBefore - 1)).toFixed(1)} %) ` +
+      `in ${shrinkSeconds.toFixed(1)} s\n`,
   );
   const overhead = await tracerOverhead();
   const runs: Record<string, Report[]> = {};
@@ -122,8 +123,8 @@ async function tracerOverhead() {
   }
   const share = median(within) / median(without) - 1;
   process.stdout.write(
-    `tracer of device code: ${median(within).toFixed(2)} s against ${median(without).toFixed(2)} s, ` +
-      `${(100 * share).toFixed(1)} %\n`,
+    `tracer of device code: ${median(within).toFixed(2)} s ` +
+      `against ${median(without).toFixed(2)} s, ${(100 * share).toFixed(1)} %\n`,
   );
   return { without, within, share };
 }

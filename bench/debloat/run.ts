@@ -94,11 +94,13 @@ async function main(options: { site?: string; only: RegExp; json?: string }): Pr
   const libraries = await installed(options.site);
   mkdirSync(benchFolder, { recursive: true });
   const bytes = libraries.cuda.reduce((sum, path) => sum + statSync(path).size, 0);
-  const about = `PyTorch ${torchVersion}: ${libraries.cuda.length} libraries with device code, ${megabytes(bytes)}`;
+  const count = `${libraries.cuda.length} libraries with device code, ${megabytes(bytes)}`;
   process.stdout.write(
-    `${about}\n${namesOf(libraries.cuda)}\n${availableParallelism()} cores; listed kernels: ` +
+    `PyTorch ${torchVersion}: ${count}\n${namesOf(libraries.cuda)}\n` +
+      `${availableParallelism()} cores; listed kernels: ` +
       "bench/debloat/kernels.ts, in place of a profile from a GPU\n" +
-      "paper: device code -75 %, host code -72 %, files -55 % at most, on average of a workload\n\n",
+      "paper: device code -75 %, host code -72 %, files -55 % at most, " +
+      "on average of a workload\n\n",
   );
   const measured: Measured[] = [];
   printRow([
@@ -122,8 +124,8 @@ async function main(options: { site?: string; only: RegExp; json?: string }): Pr
   }
   const ran = options.only.test("program") ? await runProgram(libraries) : undefined;
   process.stdout.write(
-    "not measured here: outputs, memory, first use and start on a GPU, with device code loaded lazily " +
-      "and eagerly; bench/debloat/gpu.ts does that\n",
+    "not measured here: outputs, memory, first use and start on a GPU, with device code " +
+      "loaded lazily and eagerly; bench/debloat/gpu.ts does that\n",
   );
   if (options.json !== undefined)
     writeFileSync(

@@ -67,10 +67,12 @@ async function main(options: Options): Promise<void> {
   // After the peer came up: its start would disturb them.
   const ceilings = await measureCeilings(device, peer, options.quick);
   const machine = machineLine(device);
+  const { matmulTflops } = ceilings;
+  const product = matmulTflops === null ? "" : `, ${figure(matmulTflops)} TFLOP/s matmul`;
   process.stdout.write(
     `device    ${machine}\n` +
-      `ceilings  ${figure(ceilings.readGBs)} GB/s read, ${figure(ceilings.copyGBs)} GB/s copied` +
-      `${ceilings.matmulTflops === null ? "" : `, ${figure(ceilings.matmulTflops)} TFLOP/s matmul`}\n` +
+      `ceilings  ${figure(ceilings.readGBs)} GB/s read, ` +
+      `${figure(ceilings.copyGBs)} GB/s copied${product}\n` +
       `peer      ${peerLine(peer, options)}\n\n`,
   );
   const seconds = options.quick ? 0 : 0.4;

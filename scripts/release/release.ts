@@ -65,7 +65,8 @@ async function pack(packageFolder: string): Promise<Tarball> {
 function describe({ path, files }: Tarball): string {
   const unpacked = [...files.values()].reduce((sum, size) => sum + size, 0);
   const megabytes = (bytes: number) => (bytes / 1e6).toFixed(2);
-  return `${basename(path)}: ${megabytes(Bun.file(path).size)} MB, ${files.size} files of ${megabytes(unpacked)} MB\n`;
+  const packed = megabytes(Bun.file(path).size);
+  return `${basename(path)}: ${packed} MB, ${files.size} files of ${megabytes(unpacked)} MB\n`;
 }
 
 const words = process.argv.slice(2);

@@ -209,7 +209,8 @@ export class Attention extends Owner implements AsyncDisposable {
       for (let i = 0; i < grids.length; i++) same &&= plan.launches[i].grid === grids[i];
       if (!same) {
         throw new PlanError(
-          "the plan is of another bucket or layout than the captured one. Fix: replay that bucket's graph.",
+          "the plan is of another bucket or layout than the captured one. " +
+            "Fix: replay that bucket's graph.",
         );
       }
       for (let i = 0; i < buffers.length; i++) {

@@ -141,7 +141,8 @@ function introduction({ name, requests }: Workload, options: ReplayOptions): str
   const { shape, layers, dtype, pages, pageSize } = options;
   return (
     `${requests.length} requests, ${prompt} prompt and ${output} output tokens, ${name}; ` +
-    `${shape.name}, ${layers} of ${shape.layers} layers, ${dtype}, ${pages} pages of ${pageSize} tokens`
+    `${shape.name}, ${layers} of ${shape.layers} layers, ${dtype}, ` +
+    `${pages} pages of ${pageSize} tokens`
   );
 }
 

@@ -52,7 +52,8 @@ function open(): Loaded {
   if (version !== FB_ABI_VERSION) {
     throw new LibraryError(
       `${path} speaks ABI version ${version}, this flashbun needs ${FB_ABI_VERSION}. ` +
-        "Fix: install flashbun and its platform package in the same version, or rebuild the library.",
+        "Fix: install flashbun and its platform package in the same version, " +
+        "or rebuild the library.",
     );
   }
   return { native, deleter, path };

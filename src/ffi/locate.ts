@@ -12,7 +12,8 @@ const platformPackages: Readonly<Record<string, string>> = {
 export const mainLibrary = "libflashbun.so";
 
 const supported =
-  "flashbun runs on Linux x64 with glibc 2.28 or later, not on musl, macOS, Windows or other processors";
+  "flashbun runs on Linux x64 with glibc 2.28 or later, " +
+  "not on musl, macOS, Windows or other processors";
 
 /**
  * The path of one of flashbun's libraries: FLASHBUN_LIB or beside it, in the local build, beside
@@ -26,7 +27,8 @@ export function locate(fileName: string): string {
     // A path that the user chose is right or wrong: nothing else is used instead.
     if (existsSync(given)) return resolve(given);
     throw new LibraryError(
-      `no ${fileName} was found at FLASHBUN_LIB=${given}. Fix: correct the path, or unset FLASHBUN_LIB.`,
+      `no ${fileName} was found at FLASHBUN_LIB=${given}. ` +
+        "Fix: correct the path, or unset FLASHBUN_LIB.",
     );
   }
   const folders = [

@@ -79,8 +79,9 @@ function failed(
 function nvrtcJob(specialization: Specialization, text: string, architecture: string): NvrtcJob {
   const { found, tried } = findNvrtc();
   if (found === undefined) {
+    const wanted = `${describeSpecialization(specialization)} for ${architecture}`;
     throw new CompileError(
-      `${describeSpecialization(specialization)} for ${architecture} is neither embedded nor cached, ` +
+      `${wanted} is neither embedded nor cached, ` +
         `and no NVRTC was found to compile it. Looked in: ${tried.join("; ")}. ` +
         "Fix: pip install nvidia-cuda-nvrtc==13.0.88, or set FLASHBUN_NVRTC to libnvrtc.so.13.",
       "",

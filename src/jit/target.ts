@@ -18,7 +18,8 @@ export function targetOf(major: number, minor: number, isEmulated = false): Targ
   if (isEmulated) return { architectures: [emulated] };
   if (major < oldest) {
     throw new DriverError(
-      `the device has compute capability ${major}.${minor}; the kernels need ${oldest}.0 or later. ` +
+      `the device has compute capability ${major}.${minor}; ` +
+        `the kernels need ${oldest}.0 or later. ` +
         'Fix: choose another device, or Device.open("cpu").',
     );
   }

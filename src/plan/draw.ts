@@ -120,7 +120,8 @@ function lanes(processors: number, laneHeight: number, width: number): string[] 
   const lines: string[] = [];
   for (let lane = 0; lane < processors; lane++) {
     const y = top + lane * laneHeight;
-    const size = `width="${width - left - right}" height="${laneHeight - (laneHeight > 7 ? 3 : 1)}"`;
+    const height = laneHeight - (laneHeight > 7 ? 3 : 1);
+    const size = `width="${width - left - right}" height="${height}"`;
     lines.push(`<rect x="${left}" y="${y}" ${size} fill="#f0f2f5"/>`);
     if (lane % every !== 0) continue;
     const middle = y + laneHeight / 2 + 3;

@@ -138,7 +138,8 @@ export class Planner {
     const { levels } = layout;
     if (levels.length > graphLevels) {
       throw new PlanError(
-        `the batch has ${levels.length} levels, a graph holds ${graphLevels}; nothing was changed. ` +
+        `the batch has ${levels.length} levels, a graph holds ${graphLevels}; ` +
+          "nothing was changed. " +
           "Fix: share one prefix level, or plan without { graph }.",
       );
     }

@@ -180,7 +180,8 @@ function fixFor(name: string, { hook, draft }: Trace, offered: readonly string[]
     (names as readonly string[]).includes(name),
   );
   if (name === "lse" && !draft.softmax) return "with softmax: false there is no log-sum-exp";
+  const known = offered.join(", ");
   if (hooks.length > 0)
-    return `${name} is for ${hooks.map(([known]) => known).join(", ")} hooks; ${hook} has ${offered.join(", ")}`;
-  return `declare it in tensors or scalars, or use one of ${offered.join(", ")}`;
+    return `${name} is for ${hooks.map(([of]) => of).join(", ")} hooks; ${hook} has ${known}`;
+  return `declare it in tensors or scalars, or use one of ${known}`;
 }

@@ -52,7 +52,8 @@ test(
 );
 
 const layerNorm =
-  "_ZN2at6native53_GLOBAL__N__21739cd4_20_layer_norm_kernel_cu_9c5ada8a28vectorized_layer_norm_kernelI";
+  "_ZN2at6native53_GLOBAL__N__21739cd4_20_layer_norm_kernel_cu_9c5ada8a28" +
+  "vectorized_layer_norm_kernelI";
 const product = "_n_tilesize128x128x64_warpgroupsize1x1x1_execute_segment_k_off_kernel__5x_cublas";
 
 test.each([

@@ -7,7 +7,11 @@ import { root } from "../support/zig.ts";
 
 const open = `
   const { Device } = await import("${join(root, "src/index.ts")}");
-  try { await Device.open("cpu"); } catch (error) { process.stdout.write(error.name + ": " + error.message); }
+  try {
+    await Device.open("cpu");
+  } catch (error) {
+    process.stdout.write(error.name + ": " + error.message);
+  }
 `;
 
 test("a missing library is a LibraryError that lists what was tried", async () => {

@@ -36,7 +36,8 @@ function on(platform: string, arch: string): string {
 
 const musl = `process.report.getReport = () => ({ header: {} });`;
 const sentence =
-  "LibraryError: no libflashbun.so was found. flashbun runs on Linux x64 with glibc 2.28 or later, " +
+  "LibraryError: no libflashbun.so was found. " +
+  "flashbun runs on Linux x64 with glibc 2.28 or later, " +
   "not on musl, macOS, Windows or other processors; this is ";
 
 describe("another platform gets one sentence", () => {

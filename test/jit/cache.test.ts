@@ -47,7 +47,8 @@ function pathOf(name: string): string {
 async function runProgram(text: string, prefix: string[] = []) {
   const source = join(import.meta.dir, "..", "..", "src", "jit", "cache.ts");
   const path = join(base, `${Bun.hash(text)}.ts`);
-  const head = `import { ImageCache } from "${source}";\nconst cache = new ImageCache("${directory}");`;
+  const head =
+    `import { ImageCache } from "${source}";\n` + `const cache = new ImageCache("${directory}");`;
   writeFileSync(path, `${head}${text}`);
   const child = Bun.spawn([...prefix, process.execPath, path], { stderr: "pipe" });
   const stdout = await new Response(child.stdout).text();

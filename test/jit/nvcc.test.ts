@@ -29,7 +29,8 @@ const faults: [string, string, string, string][] = [
   [
     "serialisation",
     "ptxas info    : 0 bytes gmem",
-    "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized",
+    "ptxas info    : (C7510) Potential Performance Loss: " +
+      "wgmma.mma_async instructions are serialized",
     "(C7510)",
   ],
   [

@@ -9,7 +9,8 @@ import { root } from "../support/sources.ts";
 import { type Registry, startRegistry } from "./registry.ts";
 
 const minutes = 60_000;
-const program = `${readmeProgram()}\nprocess.stdout.write(\`\${out.toFloat64Array().length}\\n\`);\n`;
+const last = "process.stdout.write(`${out.toFloat64Array().length}\\n`);\n";
+const program = `${readmeProgram()}\n${last}`;
 const printed = `${6 * 32 * 128}\n`;
 const debloat = `import { type Check, Pool, verifyLibrary } from "flashbun/debloat";
 export const verify: (original: string, shrunk: string) => Check[] = verifyLibrary;

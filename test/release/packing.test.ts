@@ -61,7 +61,9 @@ beforeEach(() => {
 });
 
 const { version } = manifestOf();
-const notBuilt = `@flashbun/linux-x64-gnu ${version} is not built, so nothing can be packed. Fix: bun run release`;
+const notBuilt =
+  `@flashbun/linux-x64-gnu ${version} is not built, so nothing can be packed. ` +
+  "Fix: bun run release";
 const pack = [bun, "pm", "pack", "--dry-run"];
 const npmPack = ["npm", "pack", "--dry-run"];
 

@@ -65,10 +65,12 @@ describe("random expressions", () => {
       5000,
     );
     const real =
-      "add sub mul div mod min max pow neg abs floor exp log tanh sigmoid sqrt rsqrt sin cos toI32 " +
+      "add sub mul div mod min max pow neg abs floor exp log tanh sigmoid sqrt rsqrt sin cos " +
+      "toI32 " +
       "lt le eq ne constant scalar input";
     const whole =
-      "add sub mul div mod min max neg abs and or xor not shl shr lt le eq ne toF32 constant scalar " +
+      "add sub mul div mod min max neg abs and or xor not shl shr lt le eq ne toF32 constant " +
+      "scalar " +
       "input load";
     const truth = "and or xor not select eq ne";
     const wanted = Object.entries({ f32: real, i32: whole, bool: truth }).flatMap(([type, ops]) =>

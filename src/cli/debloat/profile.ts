@@ -64,11 +64,9 @@ function describe(profile: Profile, names = false): string {
   const head = ["  library", "kernels", "images", "globals", "pages", "functions", "build"];
   const rows = profileFigures(profile).map(rowOf);
   const lines = rows.length === 0 ? "" : table([head, ...rows], [0, 6]);
-  const elsewhere = unresolved.kernels.length + unresolved.cubins.length;
+  const [kernels, images] = [unresolved.kernels.length, unresolved.cubins.length];
   const rest =
-    elsewhere === 0
-      ? ""
-      : `  in no library: ${unresolved.kernels.length} kernels, ${unresolved.cubins.length} images\n`;
+    kernels + images === 0 ? "" : `  in no library: ${kernels} kernels, ${images} images\n`;
   const listed = [...Object.values(libraries), unresolved].flatMap(({ kernels }) => kernels);
   return lines + rest + (names ? listed.map((name) => `  ${name}\n`).join("") : "");
 }

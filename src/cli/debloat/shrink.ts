@@ -119,7 +119,8 @@ function lineOf({ file, before, after, sidecarBytes, hostKept }: ShrinkReport): 
   ];
   const saved = share(after.file - before.file, before.file);
   const detail = parts.length === 0 ? "" : ` (${parts.join(", ")})`;
-  return `${basename(file)}: ${megabytes(before.file)} -> ${megabytes(after.file)}, ${saved}${detail}\n`;
+  const sizes = `${megabytes(before.file)} -> ${megabytes(after.file)}`;
+  return `${basename(file)}: ${sizes}, ${saved}${detail}\n`;
 }
 
 /** What a dry run prints: images by what happens to them and why. */

@@ -135,7 +135,8 @@ function planImage(
     return isLoaded
       ? keep(entry, "a run loaded it")
       : drop(entry, `none of its ${kernels.length} kernels is used`);
-  const reason = `${used.length} of its ${kernels.length} kernels and ${usedGlobals} variables are used`;
+  const reason =
+    `${used.length} of its ${kernels.length} kernels ` + `and ${usedGlobals} variables are used`;
   if (level === "cubin" || used.length === kernels.length) return keep(entry, reason);
   if (contents.whole !== undefined) return keep(entry, `${reason}; whole, as ${contents.whole}`);
   return { entry, action: "trim", reason, kernels: used };

@@ -129,7 +129,8 @@ function compareContainers(
     if (match === undefined) {
       const reason = verdicts[0] ?? "the original has none like it";
       found.problems.push(
-        `${after.section.name}: the image at offset ${entry.offset} is not the original's: ${reason}`,
+        `${after.section.name}: the image at offset ${entry.offset} ` +
+          `is not the original's: ${reason}`,
       );
       return;
     }
