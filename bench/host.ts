@@ -1,12 +1,12 @@
 import { statSync } from "node:fs";
 import { join } from "node:path";
 import { measure } from "mitata";
+import { cpuClasses } from "../src/attention/families/cpu.ts";
 import { libraryPath, native } from "../src/ffi/library.ts";
 import { ProbeParams, RandomParams } from "../src/ffi/params.gen.ts";
 import { Attention, PagedCache, Tensor, type Variant, variants } from "../src/index.ts";
 import { SequencePool } from "../src/kv/sequence.ts";
 import { Planner } from "../src/plan/planner.ts";
-import { cpuClasses } from "../src/attention/families/cpu.ts";
 import { emitBytecode } from "../src/variant/emit-bytecode.ts";
 import { emitCuda } from "../src/variant/emit-cuda.ts";
 import { stage } from "../src/variant/stages.ts";

@@ -21,8 +21,8 @@ import type { RunTensors } from "./tensors.ts";
 import { Workspace } from "./workspace.ts";
 
 /**
- * Batched attention over any layout: plan once a step, run once a layer. Decode, prefill, cascades,
- * ragged and sparse layouts differ in the batch that is planned, not in the class.
+ * Batched attention over any layout: plan once per step, run once per layer. Decode, prefill,
+ * cascades, ragged and sparse layouts differ in the batch that is planned, not in the class.
  */
 export class Attention extends Owner implements AsyncDisposable {
   readonly options: ResolvedOptions;
@@ -112,7 +112,7 @@ export class Attention extends Owner implements AsyncDisposable {
   }
 
   /**
-   * Schedules a batch, once a step for all layers; on the host, without a wait. Errors: PlanError
+   * Schedules a batch, once per step for all layers; on the host, without a wait. Errors: PlanError
    * for a batch over the graph's sizes, OptionError for levels under batchInvariant,
    * OutOfPagesError for a step that did not fit.
    */

@@ -5,8 +5,8 @@ import { AttentionMapParams, AttentionParams, TensorMap } from "../ffi/params.ge
 import type { Batch } from "../kv/batch.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { bindOptions, bindTensors } from "./bind.ts";
 import { keysOf } from "./bind-keys.ts";
+import { bindOptions, bindTensors } from "./bind.ts";
 import type { KernelClass } from "./families/family.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { type RunTensors, tensorNames } from "./tensors.ts";

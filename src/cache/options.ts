@@ -1,6 +1,6 @@
 import { OptionError } from "../errors.ts";
-import { requireInteger } from "../require.ts";
 import { checkOptions, flag, integer, list, object, oneOf, unchecked } from "../options.ts";
+import { requireInteger } from "../require.ts";
 import { type DType, dtypes } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 

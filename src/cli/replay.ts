@@ -1,10 +1,10 @@
 import { basename } from "node:path";
 import type { Device } from "../device/device.ts";
 import type { DeviceKind } from "../device/open.ts";
-import { requireInteger } from "../require.ts";
 import { summarize, summaryTable } from "../replay/metrics.ts";
 import { shapeOf } from "../replay/shapes.ts";
 import type { ReplayOptions, ReplayRequest, ReplayResult } from "../replay/types.ts";
+import { requireInteger } from "../require.ts";
 import { requireWritable, writeWhole } from "./files.ts";
 import { openProgress } from "./progress.ts";
 

@@ -7,8 +7,8 @@ import { Captures } from "./capture.ts";
 import { Context } from "./context.ts";
 import type { Graph, ReplayCheck } from "./graph.ts";
 import type { Kernel } from "./kernel.ts";
-import { type LaunchObserver, LaunchObservers } from "./launch.ts";
 import { LaunchLog } from "./launch-log.ts";
+import { type LaunchObserver, LaunchObservers } from "./launch.ts";
 import { type Memory, MemoryPool, type MemoryStats } from "./memory.ts";
 import {
   type CpuLevel,

@@ -1,9 +1,9 @@
 import { OptionError, OutOfMemoryError } from "../errors.ts";
-import { requireInteger } from "../require.ts";
 import { borrow, out, valueOf } from "../ffi/foreign.ts";
 import { native } from "../ffi/library.ts";
 import { check, failureOf, Status } from "../ffi/status.ts";
 import type { Address } from "../ffi/symbols.ts";
+import { requireInteger } from "../require.ts";
 import type { Context } from "./context.ts";
 import { Owner } from "./owner.ts";
 import type { Stream } from "./stream.ts";

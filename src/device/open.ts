@@ -1,11 +1,11 @@
 import { availableParallelism } from "node:os";
 import { DriverError, OptionError } from "../errors.ts";
-import { requireInteger } from "../require.ts";
 import { cString, out, valueOf } from "../ffi/foreign.ts";
 import { native } from "../ffi/library.ts";
 import { DriverProperties } from "../ffi/params.gen.ts";
 import { check, failureOf, Status } from "../ffi/status.ts";
 import type { DeviceHandle } from "../ffi/symbols.ts";
+import { requireInteger } from "../require.ts";
 
 /** What to open: "auto" takes a real GPU where one answers, else the CPU. */
 export type DeviceKind = "auto" | "cpu" | `cuda:${number}`;

@@ -1,9 +1,9 @@
 import { OptionError } from "../errors.ts";
-import { requireInteger } from "../require.ts";
 import { out, valueOf } from "../ffi/foreign.ts";
 import { native } from "../ffi/library.ts";
 import { check, Status } from "../ffi/status.ts";
 import type { EventHandle, StreamHandle } from "../ffi/symbols.ts";
+import { requireInteger } from "../require.ts";
 import type { Context } from "./context.ts";
 import { Owner } from "./owner.ts";
 

@@ -17,7 +17,7 @@ interface Bucket {
 }
 
 /**
- * Steps of one token a request as captured graphs, one a bucket of batch sizes: append and
+ * Steps of one token per request as captured graphs, one per bucket of batch sizes: append and
  * attention of all layers. Each layer has inputs and outputs of its own, so that inputs can be made
  * before the graph runs and outputs looked at after it.
  */

@@ -3,9 +3,9 @@ import { GrowingBuffer, PinnedRing } from "../device/ring.ts";
 import type { Stream } from "../device/stream.ts";
 import type { Batch } from "../kv/batch.ts";
 import { gatherRows } from "../ops/gather.ts";
+import type { Job } from "../serve/job.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import type { Job } from "../serve/job.ts";
 import { keyRow, keyRows, noiseRows, queryRow } from "./rows.ts";
 import type { ModelShape } from "./types.ts";
 

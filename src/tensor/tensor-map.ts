@@ -1,9 +1,9 @@
 import type { Device } from "../device/device.ts";
 import { OptionError } from "../errors.ts";
-import { requireInteger } from "../require.ts";
 import { native } from "../ffi/library.ts";
 import { type TensorMap, TensorMapSpec } from "../ffi/params.gen.ts";
 import { check } from "../ffi/status.ts";
+import { requireInteger } from "../require.ts";
 import { type DType, dtypeCode, requireDType } from "./dtype.ts";
 
 /** What bulk copies know of a tensor; axis 0 is the innermost, whose elements lie side by side. */

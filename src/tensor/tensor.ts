@@ -2,8 +2,8 @@ import type { Device } from "../device/device.ts";
 import type { Memory } from "../device/memory.ts";
 import { Owner } from "../device/owner.ts";
 import { OptionError } from "../errors.ts";
-import { requireInteger } from "../require.ts";
 import { ConvertParams, RandomParams } from "../ffi/params.gen.ts";
+import { requireInteger } from "../require.ts";
 import {
   decode,
   type DType,
