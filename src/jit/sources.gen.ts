@@ -1,5 +1,6 @@
 // Written by `bun run sources`: do not edit.
 /// <reference path="./text.d.ts" />
+import attention_common_facts_h from "../../kernels/attention/common/facts.h" with { type: "text" };
 import attention_common_finish_h from "../../kernels/attention/common/finish.h" with { type: "text" };
 import attention_common_locate_h from "../../kernels/attention/common/locate.h" with { type: "text" };
 import attention_common_records_h from "../../kernels/attention/common/records.h" with { type: "text" };
@@ -57,6 +58,7 @@ import tensor_tensor_cu from "../../kernels/tensor/tensor.cu" with { type: "text
 
 /** Text of every kernel source and header, by its path below kernels/. */
 export const sources: Readonly<Record<string, string>> = {
+  "attention/common/facts.h": attention_common_facts_h,
   "attention/common/finish.h": attention_common_finish_h,
   "attention/common/locate.h": attention_common_locate_h,
   "attention/common/records.h": attention_common_records_h,

@@ -1,7 +1,7 @@
 // Where kept tokens lie.
 #pragma once
 #include "../../ptx/cp_async.h"
-#include "../tiled/facts.h"
+#include "facts.h"
 
 // Division by the page size, of integers from 0 to 2^31 - 1.
 struct Divider {
@@ -51,7 +51,7 @@ constexpr int32_t full_bit = -0x7fffffff - 1;
 FB_DEVICE int32_t without_full_bit(int32_t row) { return pairs_hide ? row & ~full_bit : row; }
 
 // Rows of K and V in global memory, for N tokens.
-template <int N> struct Places {
+template <int N> struct RowAddresses {
     uint64_t k[N];
     uint64_t v[N];
 };
@@ -65,7 +65,7 @@ template <int N> struct Tokens {
 };
 
 // A run of tokens of one KV head.
-struct TokenRun {
+struct TokenView {
     const int32_t* position;
     const int32_t* page;
     const int32_t* row;
@@ -88,7 +88,7 @@ struct TokenRun {
 };
 
 template <int N>
-FB_DEVICE TokenRun run_of(const fb_attention_record& r, const Tokens<N>& tokens, int first = 0) {
+FB_DEVICE TokenView view_of(const fb_attention_record& r, const Tokens<N>& tokens, int first = 0) {
     return {tokens.position + first, tokens.page + first,    tokens.row + first,
             tokens.k_scale + first,  tokens.v_scale + first, r.kv_head};
 }

@@ -6,10 +6,6 @@
 #include "../../ptx/memory.h"
 #include "locate.h"
 
-#ifndef FB_CLUSTER
-#define FB_CLUSTER 1
-#endif
-
 constexpr int record_ints = sizeof(fb_attention_record) / 4;
 static_assert(record_ints == 16, "threads 0 to 15 hold an int each");
 

@@ -103,7 +103,7 @@ FB_DEVICE Bounds bounds_of(const RowFacts& rows, int first, int count, int row_c
 }
 
 // Kept tokens that a record's rows see: tokens past a clamp or a position may hold anything.
-struct Span {
+struct KeptRange {
     int32_t start;
     int32_t end;
 };
@@ -113,14 +113,14 @@ FB_DEVICE bool needs_trim(const fb_attention_record& r) {
 }
 
 // After the rows are described, by whole warps.
-FB_DEVICE Span trim(const fb_attention_params& p, const fb_attention_record& r,
-                    const RowFacts& rows, Divider by_page) {
+FB_DEVICE KeptRange trim(const fb_attention_params& p, const fb_attention_record& r,
+                         const RowFacts& rows, Divider by_page) {
     const Bounds b = bounds_of(rows, 0, FB_QUERY_TILE, r.row_count);
-    Span span = {r.kv_start, r.kv_end};
-    span.end = first_after(p, r, by_page, span.start, span.end, b.any_high);
+    KeptRange range = {r.kv_start, r.kv_end};
+    range.end = first_after(p, r, by_page, range.start, range.end, b.any_high);
     if (b.any_low > no_position)
-        span.start = first_after(p, r, by_page, span.start, span.end, b.any_low - 1);
-    return span;
+        range.start = first_after(p, r, by_page, range.start, range.end, b.any_low - 1);
+    return range;
 }
 
 // Whether the packed mask lets row i see the key at a position.

@@ -44,7 +44,7 @@ FB_DEVICE float score_factor(const fb_attention_params& p, const fb_attention_re
 
 // A run of keys that are scored together.
 struct Keys {
-    TokenRun run;
+    TokenView run;
     bool masked; // some row does not see some key
     bool bits;   // more than its position may hide a key
     bool stored; // by this warp, if a hook stores scores

@@ -36,8 +36,8 @@ constexpr bool changes = keys_change || values_change;
 static_assert(FB_STAGES == 2 || (FB_STAGES == 1 && !changes), "changed elements need two stages");
 
 // Tokens of four tiles: being copied, copied, masked, and the one that is found.
-constexpr int slots = 4;
-using BlockPlaces = Places<FB_KV_TILE>;
+constexpr int token_tiles = 4;
+using BlockAddresses = RowAddresses<FB_KV_TILE>;
 using BlockTokens = Tokens<FB_KV_TILE>;
 
 constexpr int key_tile_bytes = FB_KV_TILE * KeyTile::row_bytes;
@@ -47,17 +47,17 @@ constexpr int value_tiles_at = key_tiles_at + (keys_change ? 1 : FB_STAGES) * ke
 constexpr int raw_keys_at = value_tiles_at + (values_change ? 1 : FB_STAGES) * value_tile_bytes;
 constexpr int raw_values_at =
     raw_keys_at + (keys_change ? FB_KV_TILE * RawRows<FB_KEY_DIM>::row_bytes : 0);
-constexpr int places_at =
+constexpr int addresses_at =
     raw_values_at + (values_change ? FB_KV_TILE * RawRows<FB_VALUE_DIM>::row_bytes : 0);
-constexpr int tokens_at = places_at + slots * int(sizeof(BlockPlaces));
-constexpr int rows_at = tokens_at + slots * int(sizeof(BlockTokens));
+constexpr int tokens_at = addresses_at + token_tiles * int(sizeof(BlockAddresses));
+constexpr int rows_at = tokens_at + token_tiles * int(sizeof(BlockTokens));
 constexpr int state_at = rows_at + int(sizeof(RowFacts));
 
 // What would be registers, if they were not all taken.
 struct BlockState {
     Work work;
     Source source;
-    Span span;
+    KeptRange range;
     int32_t reserved;
     float factor;
     Bounds bounds[warp_count];
@@ -77,11 +77,11 @@ struct Block {
     }
     FB_DEVICE const fb_attention_record& record() const { return state().work.record; }
     FB_DEVICE RowFacts& rows() const { return *reinterpret_cast<RowFacts*>(memory + rows_at); }
-    FB_DEVICE BlockPlaces& places(int tile) const {
-        return reinterpret_cast<BlockPlaces*>(memory + places_at)[tile % slots];
+    FB_DEVICE BlockAddresses& addresses(int tile) const {
+        return reinterpret_cast<BlockAddresses*>(memory + addresses_at)[tile % token_tiles];
     }
     FB_DEVICE BlockTokens& tokens(int tile) const {
-        return reinterpret_cast<BlockTokens*>(memory + tokens_at)[tile % slots];
+        return reinterpret_cast<BlockTokens*>(memory + tokens_at)[tile % token_tiles];
     }
 };
 
@@ -89,12 +89,12 @@ struct Block {
 
 // Tokens of a tile are found, a page id each, and noted, as addresses, when the id is there.
 // Threads [0, FB_KV_TILE) note keys, as many after them note values and find.
-FB_DEVICE void find_token(const Block& b, const Source& from, const Span& span, int tile) {
+FB_DEVICE void find_token(const Block& b, const Source& from, const KeptRange& range, int tile) {
     const int i = b.thread() - FB_KV_TILE;
     if (i < 0 || i >= FB_KV_TILE) return;
     BlockTokens& tokens = b.tokens(tile);
-    const int32_t token = span.start + tile * FB_KV_TILE + i;
-    const Place place = find(b.p, b.record(), from, token, span.end);
+    const int32_t token = range.start + tile * FB_KV_TILE + i;
+    const Place place = find(b.p, b.record(), from, token, range.end);
     tokens.position[i] = place.position;
     tokens.row[i] = place.row;
     if (place.page != nullptr) cp_async_4(shared_address(&tokens.page[i]), place.page);
@@ -111,32 +111,32 @@ FB_DEVICE void note_token(const Block& b, const Source& from, int tile) {
     const int32_t row = without_full_bit(tokens.row[i]);
     // Scales land with whatever copy is committed next, which is waited for before the tile's own.
     if (thread < FB_KV_TILE) {
-        b.places(tile).k[i] = row_address(b.p.k, from.k, page, row);
+        b.addresses(tile).k[i] = row_address(b.p.k, from.k, page, row);
         if (FB_K_TOKEN_SCALE)
             copy_scale(b.p.k_scale, b.record(), page, row, kept, &tokens.k_scale[i]);
     } else {
-        b.places(tile).v[i] = row_address(b.p.v, from.v, page, row);
+        b.addresses(tile).v[i] = row_address(b.p.v, from.v, page, row);
         if (FB_V_TOKEN_SCALE)
             copy_scale(b.p.v_scale, b.record(), page, row, kept, &tokens.v_scale[i]);
     }
 }
 
-// Tokens of the span from a tile on.
+// Tokens of the range from a tile on.
 FB_DEVICE int tokens_left(const Block& b, int tile) {
-    return b.state().span.end - b.state().span.start - tile * FB_KV_TILE;
+    return b.state().range.end - b.state().range.start - tile * FB_KV_TILE;
 }
 
 FB_DEVICE void copy_keys(const Block& b, int tile, int count) {
     const int at = keys_change ? raw_keys_at : key_tiles_at + tile % FB_STAGES * key_tile_bytes;
     copy_tokens<KeyTile, FB_KEY_DIM, keys_change, FB_KV_TILE, FB_THREADS>(
-        b.shared + at, b.places(tile).k, count, b.thread());
+        b.shared + at, b.addresses(tile).k, count, b.thread());
 }
 
 FB_DEVICE void copy_values(const Block& b, int tile, int count) {
     const int at =
         values_change ? raw_values_at : value_tiles_at + tile % FB_STAGES * value_tile_bytes;
     copy_tokens<ValueTile, FB_VALUE_DIM, values_change, FB_KV_TILE, FB_THREADS>(
-        b.shared + at, b.places(tile).v, count, b.thread());
+        b.shared + at, b.addresses(tile).v, count, b.thread());
 }
 
 // Copies what is loaded while the tile before is worked on.
@@ -149,7 +149,7 @@ FB_DEVICE void copy_ahead(const Block& b, int tile) {
 }
 
 FB_DEVICE void change_tile(const Block& b, int tile) {
-    const TokenRun tokens = run_of(b.record(), b.tokens(tile));
+    const TokenView tokens = view_of(b.record(), b.tokens(tile));
     if (keys_change)
         change_rows<KeyTile, KeyChange, FB_KV_TILE, FB_THREADS>(
             b.p, b.memory + raw_keys_at, b.shared + key_tiles_at, tokens, b.thread());
@@ -182,8 +182,8 @@ using Scores = float[row_blocks][part_keys / 8][4];
 // The keys of a tile from `first` on, whether the warp's rows see any of them, and all.
 FB_DEVICE bool look_at(const Block& b, int tile, int first, Keys& keys) {
     const Bounds& bounds = b.state().bounds[b.thread() / 32];
-    const int32_t start = b.state().span.start + tile * FB_KV_TILE + first;
-    keys = {run_of(b.record(), b.tokens(tile), first)};
+    const int32_t start = b.state().range.start + tile * FB_KV_TILE + first;
+    keys = {view_of(b.record(), b.tokens(tile), first)};
     keys.stored = first_column(b) == 0;
     return look_at_keys(b.record(), bounds, start, part_keys, keys);
 }
@@ -247,14 +247,14 @@ FB_DEVICE void begin_record(const Block& b) {
     load_queries<FB_THREADS>(b.p, r, b.rows(), b.shared, b.thread());
     const Divider by_page = b.state().work.by_page;
     const Source source = source_of(b.p, r, by_page);
-    Span span = {r.kv_start, r.kv_end};
-    if (needs_trim(r)) span = trim(b.p, r, b.rows(), by_page);
+    KeptRange range = {r.kv_start, r.kv_end};
+    if (needs_trim(r)) range = trim(b.p, r, b.rows(), by_page);
     if (b.thread() == 0) {
         b.state().source = source;
-        b.state().span = span;
+        b.state().range = range;
         b.state().factor = score_factor(b.p, r);
     }
-    for (int tile = 0; tile < 3; tile++) find_token(b, source, span, tile);
+    for (int tile = 0; tile < 3; tile++) find_token(b, source, range, tile);
     cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();
@@ -267,7 +267,7 @@ FB_DEVICE void begin_record(const Block& b) {
 FB_DEVICE void look_ahead(const Block& b, int tile) {
     const BlockState& state = b.state();
     note_token(b, state.source, tile + 2);
-    find_token(b, state.source, state.span, tile + 3); // lands with the copy that follows
+    find_token(b, state.source, state.range, tile + 3); // lands with the copy that follows
 }
 
 FB_DEVICE void note_ticket(const Block& b) {

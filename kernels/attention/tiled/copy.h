@@ -3,6 +3,7 @@
 #include "../../common/element.h"
 #include "../../ptx/memory.h"
 #include "../common/rows.h"
+#include "facts.h"
 
 // Query and key rows have whole steps of 16 elements; what is past FB_KEY_DIM is 0.
 constexpr int key_chunks = round_up(FB_KEY_DIM, 16) / 8;
@@ -91,7 +92,8 @@ struct KeyChange {
     static constexpr int dim = FB_KEY_DIM;
     static constexpr bool hooked = Variant::has_key;
     template <class V>
-    static FB_DEVICE void apply(const fb_attention_params& p, const TokenRun& tokens, int i, V& v) {
+    static FB_DEVICE void apply(const fb_attention_params& p, const TokenView& tokens, int i,
+                                V& v) {
         if (FB_ROPE != 0)
             rotate<FB_KV_TYPE>(p, v.raw, max(tokens.position[i], 0), v.first, v.x);
         if constexpr (Variant::has_key) Variant::key(p, tokens.inputs(p, i), v);
@@ -102,7 +104,8 @@ struct ValueChange {
     static constexpr int dim = FB_VALUE_DIM;
     static constexpr bool hooked = Variant::has_value;
     template <class V>
-    static FB_DEVICE void apply(const fb_attention_params& p, const TokenRun& tokens, int i, V& v) {
+    static FB_DEVICE void apply(const fb_attention_params& p, const TokenView& tokens, int i,
+                                V& v) {
         if constexpr (Variant::has_value) Variant::value(p, tokens.inputs(p, i), v);
     }
 };
@@ -111,7 +114,7 @@ struct ValueChange {
 // lanes, whatever they hold.
 template <class Change, int Chunks, int Rows>
 FB_DEVICE uint4 change_chunk(const fb_attention_params& p, const unsigned char* raw,
-                             const TokenRun& tokens, Item item) {
+                             const TokenView& tokens, Item item) {
     constexpr int dim = Change::dim;
     const int row = min(item.row, Rows - 1);
     const bool filled = item.row < Rows && item.chunk < dim / 8;
@@ -129,7 +132,7 @@ FB_DEVICE uint4 change_chunk(const fb_attention_params& p, const unsigned char* 
 // after a write would wait for it.
 template <class Layout, class Change, int Rows, int Threads>
 FB_DEVICE void change_rows(const fb_attention_params& p, const unsigned char* raw, uint32_t tile,
-                           const TokenRun& tokens, int thread) {
+                           const TokenView& tokens, int thread) {
     constexpr int total = Rows * Layout::chunks;
     constexpr int turns = (total + Threads - 1) / Threads;
     constexpr int batch = turns < 8 ? turns : 8;

@@ -40,7 +40,7 @@ struct State {
     Work work;
     RowFacts rows;
     RowSum sums[warp_count][16];
-    Places<step_keys> places[warp_count];
+    RowAddresses<step_keys> addresses[warp_count];
     StepTokens tokens[warp_count][FB_STAGES];
 };
 
@@ -64,47 +64,47 @@ struct Block {
 // ---- load
 
 // First token of a warp's step.
-FB_DEVICE int32_t step_start(const Block& b, const Span& span, int step) {
-    return span.start + (step * warp_count + b.warp()) * step_keys;
+FB_DEVICE int32_t step_start(const Block& b, const KeptRange& range, int step) {
+    return range.start + (step * warp_count + b.warp()) * step_keys;
 }
 
 // The token that a lane finds in a step: lanes 0 to 15 those of keys, the others those of values.
-FB_DEVICE Place find_step(const Block& b, const Source& from, const Span& span, int step) {
-    const int32_t token = step_start(b, span, step) + int(threadIdx.x % 16);
-    return find(b.p, b.record(), from, token, span.end);
+FB_DEVICE Place find_step(const Block& b, const Source& from, const KeptRange& range, int step) {
+    const int32_t token = step_start(b, range, step) + int(threadIdx.x % 16);
+    return find(b.p, b.record(), from, token, range.end);
 }
 
 // A found token with its page id, which was asked for a step ago.
-struct Found {
+struct PagedToken {
     int32_t page;
     int32_t row;
     int32_t position;
 };
 
-FB_DEVICE Found ask(const Place& place) {
+FB_DEVICE PagedToken ask(const Place& place) {
     return {place.page == nullptr ? 0 : *place.page, place.row, place.position};
 }
 
 // Starts the copies of a step, whose token the lane has found, when all are done with the last.
-FB_DEVICE void copy_step(const Block& b, const Source& from, const Span& span, int step, int stage,
-                         const Found& token) {
+FB_DEVICE void copy_step(const Block& b, const Source& from, const KeptRange& range, int step,
+                         int stage, const PagedToken& token) {
     const fb_attention_record& r = b.record();
     const int lane = int(threadIdx.x % 32);
-    const int count = span.end - step_start(b, span, step);
+    const int count = range.end - step_start(b, range, step);
     __syncwarp();
     if (count > 0) {
-        Places<step_keys>& places = b.state().places[b.warp()];
+        RowAddresses<step_keys>& addresses = b.state().addresses[b.warp()];
         StepTokens& tokens = b.state().tokens[b.warp()][stage];
         const bool kept = token.position != past_end;
         const int32_t row = without_full_bit(token.row);
         const int at = lane % 16;
         if (lane < 16) {
-            places.k[at] = row_address(b.p.k, from.k, token.page, row);
+            addresses.k[at] = row_address(b.p.k, from.k, token.page, row);
             tokens.position[at] = token.position;
             if (FB_K_TOKEN_SCALE)
                 copy_scale(b.p.k_scale, r, token.page, row, kept, &tokens.k_scale[at]);
         } else {
-            places.v[at] = row_address(b.p.v, from.v, token.page, row);
+            addresses.v[at] = row_address(b.p.v, from.v, token.page, row);
             if (pairs_hide || Variant::reads_slots) tokens.row[at] = token.row;
             if (Variant::reads_slots) tokens.page[at] = token.page;
             if (FB_V_TOKEN_SCALE)
@@ -112,9 +112,9 @@ FB_DEVICE void copy_step(const Block& b, const Source& from, const Span& span, i
         }
         __syncwarp();
         const uint32_t to = b.ring_address() + stage * stage_bytes;
-        copy_tokens<KeyTile, FB_KEY_DIM, keys_change, step_keys, 32>(to, places.k, count, lane);
+        copy_tokens<KeyTile, FB_KEY_DIM, keys_change, step_keys, 32>(to, addresses.k, count, lane);
         copy_tokens<ValueTile, FB_VALUE_DIM, values_change, step_keys, 32>(to + stage_keys,
-                                                                         places.v, count, lane);
+                                                                         addresses.v, count, lane);
     }
     cp_async_commit();
 }
@@ -128,7 +128,7 @@ FB_DEVICE void prefetch_step(const Block& b) {
     const bool settled = b.p.contiguous || b.p.pages_settled;
     if (key_bytes % 16 != 0 || row_bytes % 16 != 0 || needs_trim(r) || !settled) return;
     const Source from = source_of(b.p, r, b.state().work.by_page);
-    const Found token = ask(find_step(b, from, {r.kv_start, r.kv_end}, 0));
+    const PagedToken token = ask(find_step(b, from, {r.kv_start, r.kv_end}, 0));
     if (token.position == past_end) return;
     const int32_t row = without_full_bit(token.row);
     const bool is_key = threadIdx.x % 32 < 16;
@@ -165,11 +165,11 @@ FB_DEVICE void keep_queries(const Block& b, Queries& queries) {
     }
 }
 
-FB_DEVICE void add_step(const Block& b, const Span& span, int step, int stage, const Bounds& bounds,
-                        float factor, const Queries& queries, Sums& sums) {
-    Keys keys = {run_of(b.record(), b.state().tokens[b.warp()][stage])};
+FB_DEVICE void add_step(const Block& b, const KeptRange& range, int step, int stage,
+                        const Bounds& bounds, float factor, const Queries& queries, Sums& sums) {
+    Keys keys = {view_of(b.record(), b.state().tokens[b.warp()][stage])};
     keys.stored = true;
-    if (!look_at_keys(b.record(), bounds, step_start(b, span, step), step_keys, keys)) return;
+    if (!look_at_keys(b.record(), bounds, step_start(b, range, step), step_keys, keys)) return;
     const uint32_t from = b.ring_address() + stage * stage_bytes;
     const unsigned char* raw = b.ring() + stage * stage_bytes;
     if (keys_change)
@@ -252,20 +252,20 @@ FB_DEVICE int32_t attend(const Block& b) {
     RowFacts& rows = b.state().rows;
     const Divider by_page = b.state().work.by_page;
     const Source source = source_of(b.p, r, by_page);
-    Span span = {r.kv_start, r.kv_end};
+    KeptRange range = {r.kv_start, r.kv_end};
     if (queries_change || needs_trim(r)) {
         if (threadIdx.x < 16) describe_row(b.p, r, rows, int(threadIdx.x));
         __syncthreads();
-        if (needs_trim(r)) span = trim(b.p, r, rows, by_page);
+        if (needs_trim(r)) range = trim(b.p, r, rows, by_page);
     }
-    Found found[FB_STAGES];
+    PagedToken found[FB_STAGES];
     FB_UNROLL
-    for (int i = 0; i < FB_STAGES; i++) found[i] = ask(find_step(b, source, span, i));
-    Found ahead = ask(find_step(b, source, span, FB_STAGES));
+    for (int i = 0; i < FB_STAGES; i++) found[i] = ask(find_step(b, source, range, i));
+    PagedToken ahead = ask(find_step(b, source, range, FB_STAGES));
     load_queries<FB_THREADS>(b.p, r, rows, b.shared, int(threadIdx.x));
     cp_async_commit();
     FB_UNROLL
-    for (int i = 0; i < FB_STAGES; i++) copy_step(b, source, span, i, i, found[i]);
+    for (int i = 0; i < FB_STAGES; i++) copy_step(b, source, range, i, i, found[i]);
     if (!queries_change && !needs_trim(r) && threadIdx.x < 16)
         describe_row(b.p, r, rows, int(threadIdx.x));
     cp_async_wait<FB_STAGES>();
@@ -278,16 +278,16 @@ FB_DEVICE int32_t attend(const Block& b) {
     sums.rows = no_state<1>();
     clear(sums.out);
     uint32_t next = 0;
-    if (span.start >= span.end) next = take_ticket(b.p);
+    if (range.start >= range.end) next = take_ticket(b.p);
     int stage = 0;
     FB_NO_UNROLL
-    for (int step = 0; step_start(b, span, step) < span.end; step++) {
-        if (span.end - step_start(b, span, step) <= FB_KV_TILE) next = take_ticket(b.p);
+    for (int step = 0; step_start(b, range, step) < range.end; step++) {
+        if (range.end - step_start(b, range, step) <= FB_KV_TILE) next = take_ticket(b.p);
         cp_async_wait<FB_STAGES - 1>();
         __syncwarp(); // the step's rows are there for all lanes
-        add_step(b, span, step, stage, bounds, factor, queries, sums);
-        copy_step(b, source, span, step + FB_STAGES, stage, ahead);
-        ahead = ask(find_step(b, source, span, step + FB_STAGES + 1));
+        add_step(b, range, step, stage, bounds, factor, queries, sums);
+        copy_step(b, source, range, step + FB_STAGES, stage, ahead);
+        ahead = ask(find_step(b, source, range, step + FB_STAGES + 1));
         stage = stage == FB_STAGES - 1 ? 0 : stage + 1;
     }
     cp_async_wait<0>();
