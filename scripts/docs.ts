@@ -1,7 +1,8 @@
 /**
  * Writes docs/api/index.html and the pages below it: the API reference, from the sentences above
- * every export, with the pages of docs/ beside it. A link that leads nowhere is an error. Git
- * ignores the folder, and the package goes without: its declarations hold the same sentences.
+ * every export, with the pages of docs/ beside it. Errors are links that lead nowhere, and types in
+ * public signatures that are neither exported nor named as internal in typedoc.json. Git ignores
+ * the folder, and the package goes without: its declarations hold the same sentences.
  *
  * Usage: bun run docs [arguments of typedoc]
  */

@@ -6,7 +6,7 @@ export { attend, type AttendOptions } from "./attention/attend.ts";
 export { alibiSlopes, Attention } from "./attention/attention.ts";
 export type { RunTensors } from "./attention/tensors.ts";
 export type { CacheGroupOptions, PagedCacheOptions, PlaneOptions } from "./cache/options.ts";
-export type { AttentionOptions, GraphOptions } from "./attention/options.ts";
+export type { AttentionOptions, GraphOptions, ResolvedOptions } from "./attention/options.ts";
 export { type AppendTensors, PagedCache } from "./cache/paged-cache.ts";
 export type { VariantInputs } from "./attention/variant/inputs.ts";
 export { Device } from "./device/device.ts";
@@ -18,26 +18,35 @@ export * from "./errors.ts";
 export { libraryPath } from "./ffi/library.ts";
 export { type Batch, type BatchOptions, createBatch, type OutOfPages } from "./kv/batch.ts";
 export { type Layout, type Level, pagesLayout, raggedLayout } from "./kv/layout.ts";
-export { PrefixIndex } from "./kv/prefix-index.ts";
+export { PrefixIndex, type PrefixStats } from "./kv/prefix-index.ts";
 export { type PrefixMatch, Sequence, SequencePool } from "./kv/sequence.ts";
+export type { ReserveOptions } from "./kv/reserve.ts";
 export type { WorthSharing } from "./kv/share-prefixes.ts";
-export { blockMaskLayout, tokenMaskLayout } from "./kv/sparse-layout.ts";
-export { userPages } from "./kv/user-pages.ts";
+export {
+  blockMaskLayout,
+  type BlockMaskOptions,
+  tokenMaskLayout,
+  type TokenMaskOptions,
+} from "./kv/sparse-layout.ts";
+export { type UserPages, userPages, type UserPagesOptions } from "./kv/user-pages.ts";
 export { rmsNorm, type RmsNormOptions } from "./ops/norm.ts";
 export { type AttentionState, type LseBase, mergeStates } from "./ops/states.ts";
 export type { RopeOptions } from "./ops/rope.ts";
-export type { PlannerOptions } from "./plan/options.ts";
-export type { Plan } from "./plan/plan.ts";
+export type { GraphSizes, PlannerOptions } from "./plan/options.ts";
+export type { Plan, PlanLaunch, PlanOffsets } from "./plan/plan.ts";
 export { checkPlan } from "./plan/check.ts";
 export { type CostModel, defaultCosts, worthSharing } from "./plan/cost.ts";
 export { type Coverage, coverageOf } from "./plan/coverage.ts";
 export { type DrawOptions, drawPlan } from "./plan/draw.ts";
 export { planTrace, type TimelineOptions } from "./plan/timeline.ts";
-export { fromDLPack, toDLPack } from "./tensor/dlpack.ts";
+export type { ClassTraits } from "./plan/traits.ts";
+export { type ExportOptions, fromDLPack, toDLPack } from "./tensor/dlpack.ts";
 export { type DType, dtypes } from "./tensor/dtype.ts";
 export { encodeTensorMap, type TensorMapOptions } from "./tensor/tensor-map.ts";
 export { Tensor } from "./tensor/tensor.ts";
+export type { Pairing } from "./variant/builtin.ts";
 export type { VariantTensor } from "./variant/context.ts";
+export type { ScalarDeclaration, TensorDeclaration } from "./variant/declare.ts";
 export {
   type CudaVariantDefinition,
   defineCudaVariant,
@@ -52,6 +61,14 @@ export {
   type EvaluationTensor,
   Evaluator,
 } from "./variant/evaluate.ts";
+export type {
+  Extent,
+  HookName,
+  InputName,
+  ScalarSpec,
+  TensorDtype,
+  TensorSpec,
+} from "./variant/expression.ts";
 export * as variants from "./variant/library.ts";
 export { Bool, F32, I32 } from "./variant/values.ts";
 export type {

@@ -3,7 +3,16 @@
  * @module flashbun/debloat
  */
 export { DebloatError } from "../errors.ts";
-export { inspectLibrary, type Inspection } from "./inspect/inspect.ts";
+export type { Ranges } from "./elf/ranges.ts";
+export {
+  type ArchFigures,
+  type ContainerFigures,
+  type ImageFigures,
+  inspectLibrary,
+  type Inspection,
+  type Saving,
+  type SectionFigures,
+} from "./inspect/inspect.ts";
 export { Pool } from "./pool/pool.ts";
 export {
   type CubinId,
@@ -18,8 +27,9 @@ export {
 export { parseProfile, formatProfile } from "./profile/text.ts";
 export { restoreFile } from "./shrink/restore.ts";
 export { type RunOptions, runShrunk, type ShrunkRun } from "./run.ts";
-export { type ShrinkReport } from "./shrink/decide.ts";
+export type { SectionReport, ShrinkReport, Sizes } from "./shrink/decide.ts";
 export { type ShrinkOptions } from "./shrink/options.ts";
+export type { Level } from "./shrink/plan.ts";
 export { shrinkLibrary, sidecarName } from "./shrink/shrink.ts";
 export { type Ended } from "./process/spawn.ts";
 export { traceCommand, type Traced, type TraceOptions } from "./profile/trace.ts";
