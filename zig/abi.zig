@@ -233,7 +233,7 @@ export fn fb_images(address: ?*u64, length: ?*u64) i32 {
 export fn fb_tensor_map_encode(
     device: ?*Device,
     spec: ?*const params.struct_fb_tensor_map_spec,
-    out: ?*params.struct_fb_tensor_map,
+    out: ?*align(1) params.struct_fb_tensor_map,
 ) i32 {
     const owner = device orelse return null_handle("device");
     const wanted = spec orelse return null_handle("spec");

@@ -53,7 +53,7 @@ fn Interface(comptime backend: type) type {
             pub const encode_tensor_map = fn (
                 *D,
                 *const params.struct_fb_tensor_map_spec,
-                *params.struct_fb_tensor_map,
+                *align(1) params.struct_fb_tensor_map,
             ) i32;
         };
         pub const Stream = struct {

@@ -1,5 +1,5 @@
 import { MergeParams } from "../../src/ffi/params.gen.ts";
-import { PagedCache, Tensor } from "../../src/index.ts";
+import { PagedCache, rmsNorm, Tensor } from "../../src/index.ts";
 import { dtypeBytes, dtypeCode } from "../../src/tensor/dtype.ts";
 import {
   bareRow,
@@ -13,11 +13,14 @@ import {
 
 const [heads, dim] = [8, 128];
 
-/** Append of new tokens and merge of states: both move memory and compute next to nothing. */
+/** Operators that move memory and compute next to nothing. */
 export const operatorCases: GpuCase[] = [
   { name: "append/bf16/t16384_h8_d128_p16", run: (bench) => append(bench, "bf16") },
   { name: "append/f8e4m3/t16384_h8_d128_p16", run: (bench) => append(bench, "f8e4m3") },
   { name: "merge/bf16/s2_t8192_h32_d128", run: merge },
+  { name: "rms_norm/bf16/t16384_d4096", run: (bench) => norm(bench, 16_384, 4096) },
+  { name: "rms_norm/bf16/t64_d4096", run: (bench) => norm(bench, 64, 4096) },
+  { name: "rms_norm/bf16/t524288_d128", run: (bench) => norm(bench, 524_288, 128) },
 ];
 
 async function append(bench: GpuBench, dtype: "bf16" | "f8e4m3"): Promise<GpuRow[]> {
@@ -80,6 +83,24 @@ async function merge(bench: GpuBench): Promise<GpuRow[]> {
     device.launch(device.stream, kernel, params, Math.ceil(rows / kernel.itemRows));
   });
   for (const copy of all) for (const tensor of Object.values(copy)) tensor[Symbol.dispose]();
+  return [moved(bench, bytes, ms)];
+}
+
+async function norm(bench: GpuBench, rows: number, dim: number): Promise<GpuRow[]> {
+  const { device } = bench;
+  const shape = [bench.quick ? Math.min(rows, 64) : rows, dim];
+  const bytes = 2 * 2 * shape[0] * dim;
+  const copies = copiesOf(bench, bytes);
+  using weight = Tensor.randomNormal(device, [dim], "bf16", { seed: 0 });
+  const all = Array.from({ length: copies }, (_, seed) => ({
+    x: Tensor.randomNormal(device, shape, "bf16", { seed }),
+    out: Tensor.empty(device, shape, "bf16"),
+  }));
+  const ms = await timeOf(bench, runsOf(bench, copies), (run) => {
+    const { x, out } = all[run % copies];
+    rmsNorm(x, weight, { out });
+  });
+  for (const { x, out } of all) for (const tensor of [x, out]) tensor[Symbol.dispose]();
   return [moved(bench, bytes, ms)];
 }
 

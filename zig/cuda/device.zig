@@ -341,7 +341,7 @@ pub const Device = struct {
     pub fn encode_tensor_map(
         device: *Device,
         spec: *const params.struct_fb_tensor_map_spec,
-        out: *params.struct_fb_tensor_map,
+        out: *align(1) params.struct_fb_tensor_map,
     ) i32 {
         if (device.failure.happened()) return failure.status(device);
         device.mutex.lock();

@@ -21,7 +21,7 @@ const fill_zeros = 0;
 pub const Cache = struct {
     entries: std.AutoHashMapUnmanaged(Spec, Map) = .empty,
 
-    pub fn encode(cache: *Cache, device: *Device, wanted: *const Spec, out: *Map) i32 {
+    pub fn encode(cache: *Cache, device: *Device, wanted: *const Spec, out: *align(1) Map) i32 {
         var spec = wanted.*;
         if (complaint(&spec)) |status| return status;
         normalise(&spec);

@@ -209,7 +209,7 @@ pub const Device = struct {
     pub fn encode_tensor_map(
         _: *Device,
         _: *const params.struct_fb_tensor_map_spec,
-        _: *params.struct_fb_tensor_map,
+        _: *align(1) params.struct_fb_tensor_map,
     ) i32 {
         return fail(.unsupported, "the cpu device has no tensor maps", .{});
     }
