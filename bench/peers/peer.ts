@@ -17,7 +17,7 @@ export interface PeerCase {
   causal: boolean;
   /** How scores differ, by a name that gpu.py knows; absent: not at all. */
   variant?: string;
-  /** Tokens a page where the peer can page; absent: contiguous. */
+  /** Tokens per page where the peer can page; absent: contiguous. */
   pageSize?: number;
   /** Copies of keys and values used in turn. */
   copies: number;

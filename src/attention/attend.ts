@@ -9,7 +9,9 @@ import { Attention } from "./attention.ts";
 import type { AttentionOptions } from "./options.ts";
 import type { VariantInputs } from "./variant/inputs.ts";
 
-/** Options of {@link attend}: those of Attention that the tensors do not say, and tensors. */
+/**
+ * Options of {@link attend}: those of Attention that do not follow from the tensors, and tensors.
+ */
 export type AttendOptions = Omit<
   AttentionOptions,
   "queryHeads" | "kvHeads" | "headDim" | "valueDim" | "dtype" | "kvDtype" | "graph" | "layers"

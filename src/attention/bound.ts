@@ -25,7 +25,7 @@ interface LayerPlanes {
 /**
  * The parameters of an attention object's kernels. The first run after plan() binds its tensors and
  * points at what the plan has on the device; a later run of the same tensors puts the planes of its
- * layer in place and no more. Other tensors are bound anew, another workspace is pointed at anew;
+ * layer in place and no more. Other tensors are bound again, another workspace is pointed at again;
  * what was bound within a capture, or refused halfway, is not remembered.
  */
 export class BoundParams {
@@ -112,7 +112,9 @@ export class BoundParams {
     params.ropeTable = ropeTable;
   }
 
-  /** Whether all but the layer's planes is bound already, and those were once. */
+  /**
+   * Whether everything except the layer's planes is bound already, and the planes were bound once.
+   */
   #holds(plan: Plan, tensors: RunTensors): boolean {
     if (plan.generation !== this.#boundPlan || this.#device.capturing) return false;
     if (tensors.cache === undefined || tensors.cache !== this.#cache) return false;

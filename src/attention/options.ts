@@ -56,7 +56,7 @@ export interface AttentionOptions {
   scale?: number;
   /** Adds slope[head] * (key position - query position); run takes alibiSlopes. */
   alibi?: boolean;
-  /** One logit a head that takes part in the softmax and has no value; run takes sinkLogits. */
+  /** One logit per head that takes part in the softmax and has no value; run takes sinkLogits. */
   sinks?: boolean;
   /** Packed bits: over all keys, or over only the last queryLength keys; run takes maskBits. */
   mask?: "none" | "all" | "tail";
@@ -248,10 +248,10 @@ export function hasHook(variant: Variant | undefined, hook: HookName): boolean {
  */
 const ownHooks = { softCap: ["logits"], alibi: ["logits"], rope: ["query", "key"] } as const;
 
-/** Options that only a softmax gives a meaning. */
+/** Options that have a meaning only with a softmax. */
 const softmaxOptions = ["softCap", "alibi", "sinks"] as const;
 
-/** Refuses options that say of a hook what the variant says too. */
+/** Refuses options in place of a hook that the variant defines too. */
 function checkVariant(variant: Variant, options: AttentionOptions): void {
   if (typeof variant?.hooks !== "object" || typeof variant.softmax !== "boolean") {
     throw new OptionError("variant", variant, schemas.variant.description, "pass what it returns.");

@@ -5,7 +5,10 @@ import { Event, type Stream } from "../device/stream.ts";
 import { PlanError } from "../errors.ts";
 import type { Plan } from "../plan/plan.ts";
 
-/** A plan's sections on the device: sent once for each plan, behind all that reads those before. */
+/**
+ * A plan's sections on the device: sent once for each plan, after everything that reads the last
+ * ones.
+ */
 export class PlanSections extends Owner {
   readonly buffer: GrowingBuffer;
   readonly #device: Device;

@@ -34,7 +34,7 @@ export interface PagedCacheOptions {
   /** Dtype of keys and values. */
   dtype: DType;
   pages: number;
-  /** Tokens a page. */
+  /** Tokens per page. */
   pageSize: number;
   queryHeads?: number;
   /** Order within a page: "NHD" tokens, heads, dim; "HND" heads, tokens, dim. */

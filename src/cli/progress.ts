@@ -10,7 +10,7 @@ export interface Progress {
 const barPeriod = 100;
 const linePeriod = 2000;
 
-/** Tokens a second since the last reading. */
+/** Tokens per second since the last reading. */
 class Rate {
   #tokens = 0;
   #readAt = performance.now();

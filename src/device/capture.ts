@@ -18,7 +18,7 @@ export class Captures {
   #busy = false;
   /** Of a capture whose body runs; a recording has none. */
   #checks: ReplayCheck[] | undefined;
-  /** For what it has a check already. */
+  /** The keys for which there is a check already. */
   readonly #checked = new Set<object>();
 
   constructor(memory: MemoryPool, observers: LaunchObservers) {

@@ -35,7 +35,7 @@ export class Device extends Context implements AsyncDisposable {
   readonly lastLevelCacheBytes: number;
   /** The default stream. */
   readonly stream: Stream;
-  /** Captures, and recordings of what knows nothing of them. */
+  /** Captures, and recordings of code that does not know about them. */
   readonly captures: Captures;
   readonly #memory: MemoryPool;
   readonly #observers = new LaunchObservers();

@@ -108,7 +108,10 @@ export class MemoryPool {
     this.#held = [];
   }
 
-  /** Ends {@link hold}. Returns what was freed since: to be freed by who needs it no more. */
+  /**
+   * Ends {@link hold}. Returns what was freed since: to be freed by the caller, once it needs them
+   * no longer.
+   */
   takeHeld(): Address[] {
     const held = this.#held ?? [];
     this.#held = undefined;

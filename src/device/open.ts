@@ -36,7 +36,7 @@ export interface Opened {
 
 /** What the CUDA driver of this machine says. */
 export interface Driver {
-  /** CUDA version that the driver speaks, such as "13.0". */
+  /** CUDA version that the driver supports, such as "13.0". */
   version: string;
   deviceCount: number;
   /** True for the emulated GPU that tests run on. */

@@ -37,7 +37,7 @@ export interface Level {
 
 /** Where K/V lie: levels whose attention states are merged, in blocks of `blockSize` tokens. */
 export interface Layout {
-  /** Tokens a block: the page size, or the width of a sparse column. */
+  /** Tokens per block: the page size, or the width of a sparse column. */
   blockSize: number;
   /** True: slots are first tokens of ragged K/V. False: slots are page-table rows. */
   contiguous: boolean;

@@ -4,7 +4,7 @@ import { PageGroup, type PageGroupOptions } from "./page-group.ts";
 
 /** What a SequencePool is made of; sizes in tokens, pages and sequences. */
 export interface SequencePoolOptions {
-  /** Tokens a page, 1 or more. */
+  /** Tokens per page, 1 or more. */
   pageSize: number;
   groups: readonly PageGroupOptions[];
   /** Most sequences alive at once: rows of the page tables. */

@@ -113,7 +113,7 @@ export interface ReplayOptions {
   /** Layers to run, 1 or more. */
   layers: number;
   pages: number;
-  /** Tokens a page. */
+  /** Tokens per page. */
   pageSize: number;
   /** Most tokens per step, decode and prefill together. */
   tokenBudget: number;

@@ -7,7 +7,7 @@ import type { ReplayRequest } from "./types.ts";
 /** What the generator makes; lengths are in tokens. */
 export interface WorkloadOptions {
   requests: number;
-  /** Requests a second, arriving as a Poisson process; Infinity: all at 0. */
+  /** Requests per second, arriving as a Poisson process; Infinity: all at 0. */
   rate?: number;
   /** How prompt and output lengths spread around their means. */
   lengths?: "log-normal" | "zipf";

@@ -51,7 +51,7 @@ export const cpu: KernelFamily = {
  * Costs for keys and values of so many bytes per element. What a row of a shared level costs was
  * set from decode steps of 32 requests with 32/8 heads of 128 on two cores: a prefix as a level of
  * its own paid in f32 from 300 shared tokens for 2 sharers, 1000 for 8, 400 for 32; in f16 and bf16
- * from 1000 for 32, and up to 2048 never for 2 or 8. One number a width cannot follow that: it
+ * from 1000 for 32, and up to 2048 never for 2 or 8. One number per width cannot follow that: it
  * leaves out prefixes that would pay a little.
  */
 export function cpuCosts(kvElementBytes: number): CostModel {

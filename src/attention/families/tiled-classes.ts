@@ -13,7 +13,7 @@ export interface TiledClass extends ClassTraits {
   readonly sharedBytes: number;
 }
 
-/** What decides how the tiled kernels are cut. */
+/** What decides the tiles of the tiled kernels. */
 export interface TiledShape extends SharedLimits {
   readonly headDim: number;
   readonly valueDim: number;
@@ -40,11 +40,11 @@ interface Cut {
 /** Registers that a multiprocessor has, and that a thread takes at most. */
 const processorRegisters = 65536;
 const mostRegisters = 256;
-/** Registers that a thread of few sums makes do with. */
+/** Registers that suffice for a thread of few sums. */
 const fewRegisters = 168;
 /** Shared memory that the driver keeps for each block. */
 const reservedBytes = 1024;
-/** Wider rows than this do not fit a warp's registers: warps share their columns out. */
+/** Wider rows than this do not fit a warp's registers: warps divide their columns among them. */
 const warpColumnsMost = 256;
 
 /**

@@ -31,12 +31,12 @@ function sourcePlace({ source, place }: NonNullable<Variant["cuda"]>) {
   try {
     const text = readFileSync(place.file, "utf8");
     const definition = text.split("\n", place.line - 1).join("\n").length;
-    // The definition is a line of the call: the source begins behind it, or before in a constant.
+    // The definition is a line of the call: the source begins after it, or before it in a constant.
     const behind = text.indexOf(source, definition);
     const at = behind >= 0 ? behind : text.lastIndexOf(source, definition);
     if (at >= 0) return { file: place.file, line: text.slice(0, at).split("\n").length };
   } catch {
-    // The file is gone, or was never one: the definition's line is what is known.
+    // The file is gone, or there never was one: only the definition's line is known.
   }
   return place;
 }
