@@ -12,6 +12,8 @@ export interface CostModel {
   readonly sharedRowKeys: number;
   /** A cut must leave at least this many keys on both sides. */
   readonly leastKeys: number;
+  /** Cost of splitting any row at all, which the schedule "whole" weighs; default 0. */
+  readonly splitKeys?: number;
 }
 
 /** Costs seen on CPUs: a decode row is bound by memory up to about eight rows a key. */

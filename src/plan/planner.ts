@@ -10,7 +10,8 @@ import type { Plan } from "./plan.ts";
 import { cutAtMultiples, cutToShare } from "./share.ts";
 import { Tiles } from "./tiles.ts";
 import { placesOf } from "./traits.ts";
-import { walk } from "./walk.ts";
+import { shareOf, walk } from "./walk.ts";
+import { leaveWhole, Makespan, takeBack } from "./whole.ts";
 import { bucketsOf, columnCapacity, graphLevels, invariantChunk } from "./workspace.ts";
 
 /** A schedule replicated over processors may leave at most this part of them idle: about 3 %. */
@@ -28,6 +29,7 @@ export class Planner {
   readonly #pieces = new IntList(pieceInts, 256);
   readonly #intervals = new Intervals();
   readonly #order: PieceOrder;
+  readonly #makespan: Makespan;
   readonly #emitter: Emitter;
   readonly #buckets: number[];
   readonly #group: number;
@@ -59,6 +61,7 @@ export class Planner {
     this.#places = classes.map((traits) => placesOf(traits, options.processors));
     this.#headPlaces = this.#places.map((places) => replicas(kvHeads, places));
     this.#order = new PieceOrder(classes.length);
+    this.#makespan = new Makespan(Math.max(...this.#places));
     this.#emitter = new Emitter(options, {
       tiles: this.#tiles,
       pieces: this.#pieces,
@@ -103,16 +106,30 @@ export class Planner {
     for (let c = 0; c < classes.length; c++) {
       const { schedule, take, kvTile } = classes[c];
       const places = this.#places[c];
+      const headPlaces = apart ? places : this.#headPlaces[c];
       const first = pieces.length;
-      if (schedule === "walk") {
-        walk(list, pieces, c, kvTile, apart ? places : this.#headPlaces[c], this.#costs);
-      } else {
+      if (schedule === "share") {
         const copies = apart ? 1 : this.options.kvHeads;
         cutToShare(list, pieces, c, kvTile, places, copies, this.#costs);
+      } else if (schedule === "walk" || !this.#leavesWhole(c, headPlaces)) {
+        walk(list, pieces, c, kvTile, headPlaces, this.#costs);
       }
       if (take === "as-made") this.#order.asMade(pieces, c, first);
       else this.#order.longestFirst(pieces, c, first);
     }
+  }
+
+  /** Makes pieces of a class's whole tiles, if no walk would end earlier by more than it costs. */
+  #leavesWhole(c: number, places: number): boolean {
+    const pieces = this.#pieces;
+    const costs = this.#costs;
+    const first = pieces.length;
+    const total = leaveWhole(this.#tiles.list, pieces, c, costs);
+    this.#order.longestFirst(pieces, c, first);
+    const last = this.#makespan.of(places, pieces, this.#order.pieces, first, pieces.length);
+    if (last <= shareOf(costs, total, places) + (costs.splitKeys ?? 0)) return true;
+    takeBack(this.#tiles.list, pieces, first);
+    return false;
   }
 
   /** The bucket's batch size, 0 without a graph. */

@@ -263,21 +263,26 @@ export class Tiles {
     }
     let end = count;
     while (end > first && origin + (columns[base + end - 1] >> 1) * blockSize > most) end--;
+    let seen = end * blockSize;
+    if (end > first) {
+      const last = origin + (columns[base + end - 1] >> 1) * blockSize;
+      seen -= Math.max(0, last + blockSize - 1 - most);
+    }
     let fullFirst = first;
     let full = first;
     for (let c = first; c < end && !deviceLengths && !hookMasks; c++) {
       const start = origin + (columns[base + c] >> 1) * blockSize;
-      const seen =
+      const isFull =
         (mask === "none" || (columns[base + c] & 1) === 1) &&
         (!causal || start + blockSize - 1 <= this.#minPosition) &&
         (windowLeft < 0 || start >= this.#maxPosition - windowLeft);
-      if (seen) full = c + 1;
+      if (isFull) full = c + 1;
       else if (full > fullFirst) break;
       else fullFirst = full = c + 1;
     }
     const { data } = this.list;
     data[at + Tile.kvStart] = Math.min(first * blockSize, length);
-    data[at + Tile.kvEnd] = Math.min(end * blockSize, length);
+    data[at + Tile.kvEnd] = Math.min(seen, length);
     data[at + Tile.fullStart] = Math.min(fullFirst * blockSize, length);
     data[at + Tile.fullEnd] = Math.min(full * blockSize, length);
   }

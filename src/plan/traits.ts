@@ -9,8 +9,11 @@ export interface ClassTraits {
   readonly cluster: number;
   /** Blocks in flight on a processor: the walk cuts the work for as many clusters as they form. */
   readonly blocksPerProcessor: number;
-  /** "walk": memory-bound, cut contiguously; "share": compute-bound, cut where above a share. */
-  readonly schedule: "walk" | "share";
+  /**
+   * "walk": memory-bound, cut contiguously; "share": compute-bound, cut where above a share;
+   * "whole": not cut, unless a walk ends earlier by more than splitting costs.
+   */
+  readonly schedule: "walk" | "share" | "whole";
   /** How pieces are taken. */
   readonly take: "as-made" | "longest-first";
 }

@@ -73,7 +73,7 @@ export function walk(
 }
 
 /** What each of some processors takes of work that is cut once for all but the first. */
-function shareOf(costs: CostModel, cost: number, processors: number): number {
+export function shareOf(costs: CostModel, cost: number, processors: number): number {
   return (cost + costs.pieceKeys * (processors - 1)) / processors;
 }
 

@@ -17,6 +17,7 @@ export function randomOptions(random: Random): PlannerOptions {
     blocksPerProcessor: blocks,
     queryTile: random.pick(c === 0 ? [8, 16] : [16, 32, 64]),
     kvTile: random.pick([8, 16, 64]),
+    schedule: random.pick([row.schedule, "whole"]),
   }));
   const leastKeys = random.pick([1, 8, 32, 128]);
   return {
@@ -34,6 +35,7 @@ export function randomOptions(random: Random): PlannerOptions {
       mergeKeys: 4,
       sharedRowKeys: 56,
       leastKeys,
+      splitKeys: random.pick([0, 50]),
     },
   };
 }

@@ -1,0 +1,55 @@
+import { expect, test } from "bun:test";
+import { createBatch } from "../../src/kv/batch.ts";
+import { raggedLayout } from "../../src/kv/layout.ts";
+import { IntList, Piece, pieceInts } from "../../src/plan/list.ts";
+import { Planner } from "../../src/plan/planner.ts";
+import { Makespan } from "../../src/plan/whole.ts";
+import { forSeeds } from "../support/random.ts";
+import { indptrOf } from "../support/numbers.ts";
+
+const costs = { pieceKeys: 192, rowKeys: 0, mergeKeys: 4, sharedRowKeys: 64, leastKeys: 256 };
+const tiles = { name: "whole", queryTile: 64, kvTile: 64, cluster: 1, blocksPerProcessor: 1 };
+
+/** Records of decodes of so many keys, and how many parts merge. */
+function recordsOf(keys: number[], splitKeys: number, processors = 66): [number, number] {
+  const planner = new Planner({
+    ...{ queryHeads: 64, kvHeads: 1, keyDim: 576, valueDim: 512, kvElementBytes: 2, processors },
+    classes: [{ ...tiles, schedule: "whole", take: "longest-first" }],
+    costs: { ...costs, splitKeys },
+  });
+  const queryLengths = keys.map(() => 1);
+  const layout = raggedLayout(indptrOf(queryLengths), indptrOf(keys));
+  const plan = planner.plan(createBatch({ queryLengths, kvLengths: keys, layout }));
+  return [plan.recordCount, plan.mergeCount];
+}
+
+test("requests stay whole where a walk ends earlier by less than splitting costs", () => {
+  const equal = new Array<number>(62).fill(8192);
+  expect(recordsOf(equal, 512)).toEqual([62, 0]);
+  const [records, merges] = recordsOf(equal, 0);
+  expect(records).toBeGreaterThan(62);
+  expect(merges).toBeGreaterThan(0);
+  expect(recordsOf([8192], 512)).toEqual([32, 1]);
+  expect(recordsOf([300], 512)).toEqual([1, 0]);
+  // One long request among short ones is what a walk is for.
+  expect(recordsOf([...new Array<number>(65).fill(500), 65536], 512)[1]).toBeGreaterThan(0);
+});
+
+test("a makespan is that of places which take the next piece when they are free", () => {
+  forSeeds(200, (random) => {
+    const most = random.integer(1, 9);
+    const places = random.integer(1, most);
+    const pieces = new IntList(pieceInts);
+    const count = random.integer(0, 30);
+    for (let p = 0; p < count; p++) pieces.data[pieces.add() + Piece.cost] = random.integer(1, 50);
+    const order = Int32Array.from({ length: count }, (_, p) => p);
+    const free = new Array<number>(places).fill(0);
+    for (let p = 0; p < count; p++) {
+      const at = free.indexOf(Math.min(...free));
+      free[at] += pieces.data[p * pieceInts + Piece.cost];
+    }
+    const makespan = new Makespan(most);
+    makespan.of(most, pieces, order, 0, count); // leaves nothing behind
+    expect(makespan.of(places, pieces, order, 0, count)).toBe(Math.max(...free));
+  });
+});
