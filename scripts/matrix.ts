@@ -17,7 +17,10 @@ export interface MatrixEntry extends Specialization {
  */
 export const architectures: readonly string[] = ["sm_80", "sm_90a"];
 
-type Shape = Pick<AttentionOptions, "headDim" | "dtype" | "kvDtype" | "softCap" | "alibi">;
+type Shape = Pick<
+  AttentionOptions,
+  "headDim" | "valueDim" | "dtype" | "kvDtype" | "softCap" | "alibi" | "keyPlane" | "valuePlane"
+>;
 
 /** The common shapes: dims of most models, fp8 keys and values, hooks of options. */
 const shapes: readonly Shape[] = [
@@ -30,6 +33,7 @@ const shapes: readonly Shape[] = [
   { headDim: 128, dtype: "bf16", softCap: 50 },
   { headDim: 256, dtype: "bf16", softCap: 50 },
   { headDim: 128, dtype: "bf16", alibi: true },
+  { headDim: 576, valueDim: 512, dtype: "bf16", keyPlane: "latent", valuePlane: "latent" },
 ];
 
 /** Kernels that every GPU has, whatever its attention. */

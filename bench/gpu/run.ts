@@ -8,6 +8,7 @@ import { figure, parseCount, parseRegex, Table } from "../table.ts";
 import { type GpuBench, type GpuCase, type GpuRow, measureCeilings } from "./bench.ts";
 import { decodeCases, moreDecodeCases } from "./decode.ts";
 import { operatorCases } from "./operators.ts";
+import { latentCases } from "./latent.ts";
 import { morePrefillCases, prefillCases } from "./prefill.ts";
 import { stepCases } from "./steps.ts";
 import { variantCases } from "./variants.ts";
@@ -26,6 +27,7 @@ interface Options {
 const cases: GpuCase[] = [
   ...decodeCases,
   ...prefillCases,
+  ...latentCases,
   ...stepCases,
   ...variantCases,
   ...operatorCases,

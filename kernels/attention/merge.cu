@@ -1,9 +1,10 @@
 // Rows whose keys were split: partial states merge by log-sum-exp (or, without softmax, are added),
 // in the order of their parts.
 //
-// A grid of n blocks for each merge record shares out its rows. Within a block a warp merges a row
-// of few parts; a row of many is cut into a slice of parts for each warp, and the slices merge in
-// order. Which it is follows from the row's own parts alone, so that a row's bits do as well.
+// A grid of n blocks for each merge record shares out its rows, 128 columns at a time. Within a
+// block a warp merges a row of few parts; a row of many is cut into a slice of parts for each warp,
+// and the slices merge in order. Which it is follows from the row's own parts alone, so that a
+// row's bits do as well.
 #include "../ptx/base.h"
 #include "../ptx/convert.h"
 #include "../ptx/math.h"
@@ -173,40 +174,36 @@ FB_DEVICE void write_row(const fb_attention_params& p, const MergeRow& row, int 
 
 // ---- the kernel
 
-// One warp, one row.
+// One warp, the columns of one row from `first` on.
 FB_DEVICE void merge_alone(const fb_attention_params& p, const fb_merge_record& m,
-                           const MergeRow& row) {
-    for (int first = 0; first < p.value_dim; first += column_step) {
-        const int column = first + int(threadIdx.x % 32) * 4;
-        write_row(p, row, column, merge_parts(p, m, row, 0, m.part_count, column));
-    }
+                           const MergeRow& row, int first) {
+    const int column = first + int(threadIdx.x % 32) * 4;
+    write_row(p, row, column, merge_parts(p, m, row, 0, m.part_count, column));
 }
 
-// The whole block, one row.
+// The whole block, the columns of one row from `first` on.
 FB_DEVICE void merge_together(const fb_attention_params& p, const fb_merge_record& m,
-                              const MergeRow& row, Slice (*slices)[32]) {
+                              const MergeRow& row, int first, Slice (*slices)[32]) {
     const int warp = int(threadIdx.x) / 32;
     const int lane = int(threadIdx.x % 32);
     const int from = m.part_count * warp / merge_warps;
     const int to = m.part_count * (warp + 1) / merge_warps;
-    for (int first = 0; first < p.value_dim; first += column_step) {
-        const int column = first + lane * 4;
-        slices[warp][lane] = merge_parts(p, m, row, from, to, column);
-        __syncthreads();
-        if (warp == 0) {
-            Slice sum = slices[0][lane];
-            for (int w = 1; w < merge_warps; w++) {
-                Slice next = slices[w][lane];
-                const float base = fmaxf(sum.base, next.base);
-                move_base(sum, base);
-                move_base(next, base);
-                sum.sum += next.sum;
-                add_weighted(sum.out, next.out, 1);
-            }
-            write_row(p, row, column, sum);
+    const int column = first + lane * 4;
+    slices[warp][lane] = merge_parts(p, m, row, from, to, column);
+    __syncthreads();
+    if (warp == 0) {
+        Slice sum = slices[0][lane];
+        for (int w = 1; w < merge_warps; w++) {
+            Slice next = slices[w][lane];
+            const float base = fmaxf(sum.base, next.base);
+            move_base(sum, base);
+            move_base(next, base);
+            sum.sum += next.sum;
+            add_weighted(sum.out, next.out, 1);
         }
-        __syncthreads();
+        write_row(p, row, column, sum);
     }
+    __syncthreads();
 }
 
 FB_KERNEL(attention_merge, fb_attention_params, merge_threads, Variant::has_output ? 4 : 6) {
@@ -221,12 +218,14 @@ FB_KERNEL(attention_merge, fb_attention_params, merge_threads, Variant::has_outp
     prefetch_l1(reinterpret_cast<const int32_t*>(p.parts) + m.part_start);
     pdl_wait();
     const int first = int(blockIdx.x) % share;
+    const int steps = (p.value_dim + column_step - 1) / column_step;
+    const int pieces = m.row_count * steps;
     if (m.part_count > few_parts) {
-        for (int i = first; i < m.row_count; i += share)
-            merge_together(p, m, merge_row(m, i), slices);
+        for (int i = first; i < pieces; i += share)
+            merge_together(p, m, merge_row(m, i / steps), i % steps * column_step, slices);
     } else {
         const int warp = int(threadIdx.x) / 32;
-        for (int i = first + warp * share; i < m.row_count; i += share * merge_warps)
-            merge_alone(p, m, merge_row(m, i));
+        for (int i = first + warp * share; i < pieces; i += share * merge_warps)
+            merge_alone(p, m, merge_row(m, i / steps), i % steps * column_step);
     }
 }

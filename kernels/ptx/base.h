@@ -55,4 +55,8 @@ typedef unsigned long uintptr_t;
 #endif
 #endif
 
+// Bytes from the start of a struct to a member; NVRTC has no offsetof.
+#define FB_OFFSET(Struct, member) \
+    uint32_t(reinterpret_cast<uintptr_t>(&static_cast<Struct*>(nullptr)->member))
+
 #define FB_INFINITY __int_as_float(0x7f800000)

@@ -34,12 +34,13 @@ FB_DEVICE uint32_t map_shared(uint32_t address, uint32_t rank) {
 #endif
 }
 
-// All threads of all blocks; what they wrote before is visible after the wait.
+// All threads of all blocks; what they wrote before is visible after the wait. Not .aligned: a warp
+// of which one thread worked alone may come in parts.
 FB_DEVICE void cluster_arrive() {
 #ifdef FB_EMULATED
     emu::cluster_arrive();
 #else
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
 #endif
 }
 
@@ -47,7 +48,7 @@ FB_DEVICE void cluster_wait() {
 #ifdef FB_EMULATED
     emu::cluster_wait();
 #else
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 #endif
 }
 

@@ -8,6 +8,13 @@ import attention_common_rows_h from "../../kernels/attention/common/rows.h" with
 import attention_common_scores_h from "../../kernels/attention/common/scores.h" with { type: "text" };
 import attention_hooks_h from "../../kernels/attention/hooks.h" with { type: "text" };
 import attention_merge_cu from "../../kernels/attention/merge.cu" with { type: "text" };
+import attention_mla_decode_cu from "../../kernels/attention/mla/decode.cu" with { type: "text" };
+import attention_mla_facts_h from "../../kernels/attention/mla/facts.h" with { type: "text" };
+import attention_mla_load_h from "../../kernels/attention/mla/load.h" with { type: "text" };
+import attention_mla_memory_h from "../../kernels/attention/mla/memory.h" with { type: "text" };
+import attention_mla_products_h from "../../kernels/attention/mla/products.h" with { type: "text" };
+import attention_mla_score_h from "../../kernels/attention/mla/score.h" with { type: "text" };
+import attention_mla_values_h from "../../kernels/attention/mla/values.h" with { type: "text" };
 import attention_row_h from "../../kernels/attention/row.h" with { type: "text" };
 import attention_tiled_block_h from "../../kernels/attention/tiled/block.h" with { type: "text" };
 import attention_tiled_copy_h from "../../kernels/attention/tiled/copy.h" with { type: "text" };
@@ -66,6 +73,13 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/common/scores.h": attention_common_scores_h,
   "attention/hooks.h": attention_hooks_h,
   "attention/merge.cu": attention_merge_cu,
+  "attention/mla/decode.cu": attention_mla_decode_cu,
+  "attention/mla/facts.h": attention_mla_facts_h,
+  "attention/mla/load.h": attention_mla_load_h,
+  "attention/mla/memory.h": attention_mla_memory_h,
+  "attention/mla/products.h": attention_mla_products_h,
+  "attention/mla/score.h": attention_mla_score_h,
+  "attention/mla/values.h": attention_mla_values_h,
   "attention/row.h": attention_row_h,
   "attention/tiled/block.h": attention_tiled_block_h,
   "attention/tiled/copy.h": attention_tiled_copy_h,

@@ -96,7 +96,7 @@ const looseBounds: [keyof typeof subjects, string, string, string][] = [
   ["decode", "stores a row too many", "if (row >= r.row_count)", "if (row > r.row_count)"],
   ["merge", "one part too many", "min(32, to - first)", "min(32, to - first + 1)"],
   ["merge", "stores columns too many", "if (column >= p.value_dim)", "if (column > p.value_dim)"],
-  ["merge", "stores a row too many", "i = first; i < m.row_count", "i = first; i <= m.row_count"],
+  ["merge", "stores a row too many", "i = first; i < pieces", "i = first; i <= pieces"],
 ];
 
 /** Mutants that run right here, and why: docs/emulator.md lists them too. */

@@ -22,7 +22,10 @@ test("every kernel expands to a text that needs no other file", () => {
 
 /** Sources whose images depend on the structs of a family. */
 const dependents: [family: string, sources: string[]][] = [
-  ["attention", ["attention/merge.cu", "attention/tiled/decode.cu", "attention/tiled/prefill.cu"]],
+  [
+    "attention",
+    ["merge", "mla/decode", "tiled/decode", "tiled/prefill"].map((name) => `attention/${name}.cu`),
+  ],
   ["device", []],
   ["gather", ["gather/gather.cu"]],
   ["page", ["page/page.cu"]],

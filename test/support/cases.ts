@@ -37,6 +37,8 @@ export interface Case {
   lseBase: "e" | "2";
   finalize: boolean;
   batchInvariant: boolean;
+  /** Values are the first elements of the keys, in the one plane "latent". */
+  latent: boolean;
   variant?: VariantCase;
 }
 
@@ -65,6 +67,7 @@ const plain: Omit<Case, "name"> = {
   lseBase: "e",
   finalize: true,
   batchInvariant: false,
+  latent: false,
 };
 
 /** A plain decode with some fields changed; valueDim follows headDim, kv and out follow dtype. */

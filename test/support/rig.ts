@@ -46,6 +46,7 @@ export function optionsOf(c: Case): AttentionOptions {
     batchInvariant: c.batchInvariant,
     variant: c.variant?.variant,
     tokenScales: c.scales === "token",
+    ...(c.latent ? { keyPlane: "latent", valuePlane: "latent" } : {}),
     ...(c.scale === 0 ? {} : { scale: c.scale }),
     ...(c.rope === undefined ? {} : { rope: c.rope }),
   };
@@ -88,6 +89,14 @@ export class Rig implements Disposable {
       }
     }
     return roundTo(c.kvDtype, rows);
+  }
+
+  /** Values of the tokens whose keys these are. */
+  values(tokens: number, keys: Float64Array): Float64Array {
+    const { headDim, valueDim, kvHeads, latent } = this.c;
+    if (!latent) return this.rows(tokens, valueDim);
+    const rows = Array.from({ length: tokens * kvHeads }, (_, row) => row * headDim);
+    return concatenate(rows.map((from) => keys.subarray(from, from + valueDim)));
   }
 
   /**
@@ -316,8 +325,10 @@ export class World implements Disposable {
     const { c } = this.rig;
     this.c = c;
     const { kvHeads, headDim, valueDim, kvDtype: dtype, pageSize } = c;
+    const planes = [{ name: "latent", heads: kvHeads, dim: headDim, dtype }];
     this.cache = PagedCache.create(device, {
       ...{ layers: 1, kvHeads, headDim, valueDim, dtype, pages: options.pages, pageSize },
+      ...(c.latent ? { planes } : {}),
       ...(options.windowLeft === undefined
         ? {}
         : { groups: [{ layers: [0], pages: options.pages, windowLeft: options.windowLeft }] }),
@@ -376,10 +387,11 @@ export class World implements Disposable {
     const batch = this.cache.reserve(sequences, counts, options);
     if (!batch.ok) throw batch.error;
     const k = counts.map((count, i) => rig.rows(count, c.headDim, needles[i]));
-    const v = counts.map((count) => rig.rows(count, c.valueDim));
+    const v = k.map((keys, i) => rig.values(counts[i], keys));
     using keys = rig.upload(concatenate(k), "f32", c.kvHeads, c.headDim);
     using values = rig.upload(concatenate(v), "f32", c.kvHeads, c.valueDim);
-    this.cache.append({ layer: 0, batch, k: keys, v: values });
+    const given = c.latent ? { planes: { latent: keys } } : { k: keys, v: values };
+    this.cache.append({ layer: 0, batch, ...given });
     sequences.forEach((sequence, i) => {
       const held = this.sequences.get(sequence)!;
       held.k = concatenate([held.k, k[i]]);
@@ -488,7 +500,8 @@ function runRagged(device: Device, wanted: Case, families?: Families): Uint8Arra
   for (const [i, keys] of c.kvLengths.entries()) {
     const q = rig.queries(c.queryLengths[i]);
     const places = Int32Array.from({ length: keys }, (_, key) => token + key);
-    requests.push({ q, k: rig.rows(keys, c.headDim, q), v: rig.rows(keys, c.valueDim), places });
+    const k = rig.rows(keys, c.headDim, q);
+    requests.push({ q, k, v: rig.values(keys, k), places });
     token += keys;
   }
   const { k, v } = raggedTensors(rig, requests);
@@ -510,5 +523,6 @@ export function raggedTensors(rig: Rig, requests: readonly HostRequest[]) {
     return Tensor.fromBits(device, bytes, [tokens + 3, c.kvHeads, dim], c.kvDtype);
   };
   const k = make(concatenate(requests.map((r) => r.k)), c.headDim);
+  if (c.latent) return { k, v: k.slice(2, 0, c.valueDim) };
   return { k, v: make(concatenate(requests.map((r) => r.v)), c.valueDim) };
 }

@@ -4,12 +4,19 @@ import type { CudaVariant } from "../../variant/emit-cuda.ts";
 import type { MergeKernel } from "./family.ts";
 
 const mergeThreads = 128;
-/** Most blocks that share the rows of one merge, and blocks for which a multiprocessor has room. */
-const mergeShareMost = 16;
-const mergeBlocks = 4;
+/** How blocks share the rows of merges. */
+interface MergeShares {
+  /** Blocks of one merge, at most. */
+  readonly most: number;
+  /** Blocks of all merges, for each multiprocessor. */
+  readonly blocksPerProcessor: number;
+}
 
 /** The merge of every family of a GPU: what they leave of split rows looks alike. */
-export function cudaMerge(variant: CudaVariant | undefined): MergeKernel {
+export function cudaMerge(
+  variant: CudaVariant | undefined,
+  { most, blocksPerProcessor }: MergeShares = { most: 16, blocksPerProcessor: 4 },
+): MergeKernel {
   return {
     entry: "attention_merge",
     image: {
@@ -18,14 +25,12 @@ export function cudaMerge(variant: CudaVariant | undefined): MergeKernel {
       variant: variant?.merge,
     },
     launch: { threads: mergeThreads, programmatic: true },
-    shares: mergeShares,
+    // Few merges are shared by more blocks.
+    shares: (merges, processors) => {
+      const room = Math.floor((blocksPerProcessor * processors) / merges);
+      return Math.max(1, Math.min(most, room));
+    },
   };
-}
-
-/** Blocks for each merge: few merges are shared by more blocks. */
-function mergeShares(merges: number, processors: number): number {
-  const room = Math.floor((mergeBlocks * processors) / merges);
-  return Math.max(1, Math.min(mergeShareMost, room));
 }
 
 /**

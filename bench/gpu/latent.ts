@@ -1,0 +1,123 @@
+import { Attention, PagedCache, Tensor } from "../../src/index.ts";
+import type { Sequence } from "../../src/kv/sequence.ts";
+import {
+  copiesOf,
+  type GpuBench,
+  type GpuCase,
+  type GpuRow,
+  bareRow,
+  runsOf,
+  timeOf,
+} from "./bench.ts";
+
+/** Latent attention (MLA): one head of 576 elements, whose first 512 are the value. */
+const headDim = 576;
+const valueDim = 512;
+
+interface Row {
+  batch: number;
+  heads: number;
+  /** Of each request, or of some more than of others. */
+  keys: number;
+  queries?: number;
+  pageSize?: number;
+  skewed?: boolean;
+  unit: "TFLOP/s" | "GB/s" | "us";
+}
+
+const rows: Row[] = [
+  { batch: 128, heads: 128, keys: 4096, unit: "TFLOP/s" },
+  { batch: 64, heads: 128, keys: 8192, unit: "TFLOP/s" },
+  { batch: 128, heads: 64, keys: 4096, unit: "TFLOP/s" },
+  { batch: 64, heads: 64, keys: 8192, unit: "TFLOP/s" },
+  { batch: 128, heads: 16, keys: 4096, unit: "GB/s" },
+  { batch: 64, heads: 16, keys: 8192, unit: "GB/s" },
+  { batch: 1, heads: 128, keys: 8192, unit: "us" },
+  { batch: 1, heads: 64, keys: 8192, unit: "us" },
+  { batch: 1, heads: 16, keys: 8192, unit: "us" },
+  { batch: 16, heads: 128, keys: 4096, queries: 2, unit: "TFLOP/s" },
+  { batch: 64, heads: 128, keys: 4096, skewed: true, unit: "TFLOP/s" },
+  { batch: 64, heads: 128, keys: 8192, pageSize: 16, unit: "TFLOP/s" },
+  { batch: 64, heads: 16, keys: 8192, pageSize: 16, unit: "GB/s" },
+  { batch: 64, heads: 128, keys: 8192, pageSize: 1, unit: "TFLOP/s" },
+  { batch: 64, heads: 16, keys: 8192, pageSize: 1, unit: "GB/s" },
+];
+
+function nameOf({ batch, heads, keys, queries = 1, pageSize = 64, skewed }: Row): string {
+  const ending = `${queries === 1 ? "" : `_q${queries}`}${skewed ? "_skewed" : ""}`;
+  return `mla/bf16/b${batch}_h${heads}_kv${keys}_p${pageSize}${ending}`;
+}
+
+export const latentCases: GpuCase[] = rows.map((row) => ({
+  name: nameOf(row),
+  run: (bench) => measure(bench, row),
+}));
+
+/** Lengths from a quarter to seven quarters of the mean, the longest last. */
+function lengthsOf({ skewed }: Row, batch: number, keys: number): number[] {
+  if (!skewed) return new Array<number>(batch).fill(keys);
+  return Array.from({ length: batch }, (_, i) => {
+    return Math.max(1, Math.round(keys * (0.25 + (1.5 * i) / Math.max(1, batch - 1))));
+  });
+}
+
+async function measure(bench: GpuBench, row: Row): Promise<GpuRow[]> {
+  const { heads, queries = 1, pageSize = 64, unit } = row;
+  const batch = bench.quick ? Math.min(2, row.batch) : row.batch;
+  const lengths = lengthsOf(row, batch, bench.quick ? 80 : row.keys);
+  const tokens = lengths.reduce((sum, keys) => sum + keys, 0);
+  const bytes = 2 * tokens * headDim;
+  const layers = copiesOf(bench, bytes);
+  const { device, ceilings } = bench;
+  using attention = await Attention.create(device, {
+    ...{ queryHeads: heads, kvHeads: 1, headDim, valueDim, dtype: "bf16", causal: true },
+    ...{ keyPlane: "latent", valuePlane: "latent", scale: 1 / Math.sqrt(192) },
+  });
+  const pages = lengths.reduce((sum, keys) => sum + Math.ceil(keys / pageSize), 0);
+  const planes: Tensor[] = [];
+  using cache = PagedCache.create(device, {
+    ...{ layers, kvHeads: 1, headDim, dtype: "bf16", pages, pageSize, maxSequences: batch },
+    planes: [{ name: "latent", heads: 1, dim: headDim, dtype: "bf16" }],
+    storage: (layer) => {
+      const shape = [pages, pageSize, 1, headDim];
+      return (planes[layer] = Tensor.randomNormal(device, shape, "bf16", { seed: layer }));
+    },
+  });
+  const sequences = lengths.map(() => cache.sequence());
+  grow(cache, sequences, lengths, queries, pageSize);
+  const step = cache.reserve(sequences, new Int32Array(batch).fill(queries));
+  if (!step.ok) throw step.error;
+  attention.plan(step);
+  const noise = [batch * queries, heads, headDim];
+  using q = Tensor.randomNormal(device, noise, "bf16", { seed: 1000 });
+  using out = Tensor.empty(device, [batch * queries, heads, valueDim], "bf16");
+  const run = (layer: number) => attention.run({ layer, q, cache, out });
+  run(0);
+  const ms = await timeOf(bench, runsOf(bench, layers), (turn) => run(turn % layers));
+  for (const plane of planes) plane[Symbol.dispose]();
+  const tflops = (2 * tokens * queries * heads * (headDim + valueDim)) / ms / 1e9;
+  const gbs = bytes / ms / 1e6;
+  const values = { "TFLOP/s": tflops, "GB/s": gbs, us: ms * 1000 };
+  const matmul = ceilings.matmulTflops;
+  const ofMatmul = matmul === null ? null : tflops / matmul;
+  const ofRoofline = unit === "TFLOP/s" ? ofMatmul : gbs / ceilings.readGBs;
+  return [{ ...bareRow("", values[unit], unit), ofRoofline }];
+}
+
+/** All keys but the new ones: page by page in turn, so that a sequence's pages lie apart. */
+function grow(
+  cache: PagedCache,
+  sequences: readonly Sequence[],
+  lengths: readonly number[],
+  queries: number,
+  pageSize: number,
+): void {
+  const left = lengths.map((keys) => Math.max(0, keys - queries));
+  const chunk = Math.max(pageSize, 16);
+  while (left.some((tokens) => tokens > 0)) {
+    const counts = left.map((tokens) => Math.min(tokens, chunk));
+    const batch = cache.reserve(sequences, counts);
+    if (!batch.ok) throw batch.error;
+    counts.forEach((count, i) => (left[i] -= count));
+  }
+}

@@ -1,0 +1,330 @@
+// The warps that bring things: one thread of the first loads queries and keys, the second hands
+// records out, the others find keys, and gather those whose rows lie apart.
+#pragma once
+#include "../../ptx/cp_async.h"
+#include "../../ptx/pdl.h"
+#include "../../ptx/tma.h"
+#include "memory.h"
+
+// ---- keys
+
+// Rows that lie side by side and divide a tile: those of a box, if they are enough for one. Boxes
+// of ragged keys are whole tiles.
+FB_DEVICE int key_box(const fb_attention_params& p, const fb_attention_record& r) {
+    const int power = min(p.page_size & -p.page_size, FB_KV_TILE);
+    if (!p.contiguous) return power;
+    return r.column_offset < 0 || power == FB_KV_TILE ? FB_KV_TILE : 1;
+}
+
+FB_DEVICE KeyPlace find_key(const Block& b, const fb_attention_record& r, int32_t token) {
+    if (token >= r.kv_end) return {0, -1};
+    const Divider by_page = b.memory.by_page;
+    const int32_t logical = logical_token(b.p, r, by_page, token);
+    if (b.p.contiguous) return {r.slot + logical, 0};
+    const int32_t column = divide(logical, by_page);
+    const int64_t first = int64_t(r.slot) * b.p.table_stride + divide(r.position_start, by_page);
+    return {logical - column * b.p.page_size, read_int(b.p.page_table, first + column)};
+}
+
+// Pieces [first, first + count) of a tile's keys to where they lie one after the other. In a
+// cluster each block loads every other piece, for both.
+FB_DEVICE void load_pieces(const Block& b, const KeyPlace* places, int box, int first, int count,
+                           uint32_t to, uint32_t full) {
+    const int rank = FB_CLUSTER == 1 ? 0 : int(cluster_rank());
+    FB_NO_UNROLL
+    for (int row = 0; row < FB_KV_TILE; row += box) {
+        const KeyPlace place = places[row / box];
+        FB_NO_UNROLL
+        for (int c = (first + rank) % FB_CLUSTER; c < count; c += FB_CLUSTER) {
+            const uint32_t target = to + c * piece_bytes + row * 128;
+            const int at[3] = {(first + c) * 64, place.row, place.page};
+            if (FB_CLUSTER == 1) tensor_load(target, &b.maps.k, full, at);
+            else tensor_load_multicast(target, &b.maps.k, full, at, 3);
+        }
+    }
+}
+
+// ---- queries
+
+// Dense rows are one axis of the map, [rows]; others two, [token, head], of which a box holds heads
+// of one token.
+FB_DEVICE bool dense_queries(const fb_attention_params& p) {
+    return p.q_stride_token == p.query_heads * p.q_stride_head;
+}
+
+FB_DEVICE void load_query(const Block& b, const fb_attention_record& r, int piece, uint32_t to,
+                          uint32_t full) {
+    const bool dense = dense_queries(b.p);
+    const int heads = b.p.query_heads;
+    const int box = dense ? FB_QUERY_TILE : min(heads & -heads, FB_QUERY_TILE);
+    FB_NO_UNROLL
+    for (int i = 0; i < FB_QUERY_TILE; i += box) {
+        const int row = r.row_start + i;
+        const int token = dense ? 0 : row / heads;
+        const int at[3] = {piece * 64, row - token * heads, token};
+        tensor_load(to + i * 128, &b.maps.q, full, at);
+    }
+}
+
+// ---- the loading thread
+
+// Per record the queries for registers, which pass through the halves, then per tile its left half
+// with the rope piece and its right half; the other queries after the first left half. Keys whose
+// boxes would be small it leaves to the gathering warps.
+FB_DEVICE void load(const Block& b) {
+    Ring<half_slots> half;
+    Ring<rope_slots> rope;
+    Turn<place_slots> found;
+    Turn<work_slots> works;
+    Turn<1> query;
+    const auto acquire = [&](uint32_t bytes) { // the next half, to be full with so many bytes
+        mbarrier_wait(b.barrier(FB_AT(barriers.half_empty), half.slot()), half.parity() ^ 1);
+        const uint32_t full = b.barrier(FB_AT(barriers.half_full), half.slot());
+        mbarrier_arrive_expect(full, bytes);
+        return full;
+    };
+    const auto half_at = [&] {
+        return b.shared + FB_AT(halves) + half.slot() * (half_pieces * piece_bytes);
+    };
+    pdl_wait();
+    pdl_launch_dependents();
+    for (;; works.advance()) {
+        const MlaWork& work = wait_work(b, works);
+        if (work.ends()) return;
+        const fb_attention_record& r = work.record;
+        const int tiles = work.tiles();
+        const int box = key_box(b.p, r);
+        FB_NO_UNROLL
+        for (int from = 0; from < (tiles > 0 ? kept_pieces : 0); from += half_pieces) {
+            const int count = min(kept_pieces - from, half_pieces);
+            const uint32_t full = acquire(count * piece_bytes);
+            FB_NO_UNROLL
+            for (int c = 0; c < count; c++)
+                load_query(b, r, from + c, half_at() + c * piece_bytes, full);
+            half.advance();
+        }
+        FB_NO_UNROLL
+        for (int tile = 0; tile < tiles; tile++) {
+            const KeyPlace* places = b.memory.places[found.slot()];
+            mbarrier_wait(b.barrier(FB_AT(barriers.places_full), found.slot()), found.parity());
+            if (box >= least_box) {
+                const uint32_t full = acquire((half_pieces + 1) * piece_bytes);
+                mbarrier_wait(b.barrier(FB_AT(barriers.rope_empty), rope.slot()),
+                              rope.parity() ^ 1);
+                load_pieces(b, places, box, 0, half_pieces, half_at(), full);
+                load_pieces(b, places, box, 2 * half_pieces, 1,
+                            b.shared + FB_AT(ropes) + rope.slot() * piece_bytes, full);
+            }
+            rope.advance();
+            half.advance();
+            if (tile == 0) {
+                mbarrier_wait(b.barrier(FB_AT(barriers.query_empty)), query.parity() ^ 1);
+                query.advance();
+                const uint32_t full = b.barrier(FB_AT(barriers.query_full));
+                mbarrier_arrive_expect(full, (key_pieces - kept_pieces) * piece_bytes);
+                FB_NO_UNROLL
+                for (int c = kept_pieces; c < key_pieces; c++)
+                    load_query(b, r, c,
+                               b.shared + FB_AT(queries) + (c - kept_pieces) * piece_bytes, full);
+            }
+            if (box >= least_box) {
+                const uint32_t full = acquire(half_pieces * piece_bytes);
+                load_pieces(b, places, box, half_pieces, half_pieces, half_at(), full);
+            }
+            mbarrier_arrive(b.barrier(FB_AT(barriers.places_empty), found.slot()));
+            found.advance();
+            half.advance();
+        }
+        mbarrier_arrive(b.barrier(FB_AT(barriers.ask)));
+        release_work(b, works.slot());
+    }
+}
+
+// ---- the gathering warps
+
+// Where the boxes of each tile of a record begin, for the loading thread: by one warp.
+FB_DEVICE void find_boxes(const Block& b, const fb_attention_record& r, int tiles, int box,
+                          Turn<place_slots>& found) {
+    FB_NO_UNROLL
+    for (int tile = 0; tile < tiles; tile++) {
+        const int row = lane_now() * box;
+        KeyPlace place = {0, -1};
+        if (row < FB_KV_TILE) place = find_key(b, r, r.kv_start + tile * FB_KV_TILE + row);
+        mbarrier_wait(b.barrier(FB_AT(barriers.places_empty), found.slot()), found.parity() ^ 1);
+        if (row < FB_KV_TILE) b.memory.places[found.slot()][lane_now()] = place;
+        __syncwarp();
+        if (lane_now() == 0) mbarrier_arrive(b.barrier(FB_AT(barriers.places_full), found.slot()));
+        found.advance();
+    }
+}
+
+// A tile that the loading thread shall not load, but count.
+FB_DEVICE void skip_tile(const Block& b, Turn<place_slots>& found) {
+    if (threadIdx.x == 32 * gather_warp) {
+        mbarrier_wait(b.barrier(FB_AT(barriers.places_empty), found.slot()), found.parity() ^ 1);
+        mbarrier_arrive(b.barrier(FB_AT(barriers.places_full), found.slot()));
+    }
+    found.advance();
+}
+
+// Address of a key row; 0: there is none.
+FB_DEVICE uint64_t key_row(const Block& b, const KeyPlace& place) {
+    if (place.page < 0) return 0;
+    return b.p.k.data +
+           2 * (place.page * b.p.k.stride_page + place.row * b.p.k.stride_token);
+}
+
+// `Count` pieces from `first` on of a warp's 32 rows, of which each lane knows one: eight lanes
+// copy 128 bytes of one row.
+template <int Count>
+FB_DEVICE void gather_pieces(const Block& b, uint64_t own, int first_row, int first, uint32_t to) {
+    const int lane = lane_now();
+    FB_NO_UNROLL
+    for (int i = 0; i < 8; i++) {
+        const int row = 4 * i + lane / 8;
+        const uint64_t found = __shfl_sync(~0u, own, row);
+        const uint64_t from = (found == 0 ? b.p.k.data : found) + first * 128 + lane % 8 * 16;
+        const uint32_t target = to + (first_row + row) * 128 + (((lane ^ row) & 7) << 4);
+        FB_UNROLL
+        for (int c = 0; c < Count; c++)
+            cp_async_16(target + c * piece_bytes, reinterpret_cast<const void*>(from + c * 128),
+                        found == 0 ? 0 : 16);
+    }
+    cp_async_commit();
+}
+
+// A half that has landed, by all gathering threads: two before `next`.
+FB_DEVICE void announce(const Block& b, const Ring<half_slots>& next) {
+    fence_proxy_async_shared();
+    barrier_sync(gather_barrier, 32 * gather_warps);
+    if (threadIdx.x != 32 * gather_warp) return;
+    const uint32_t slot = next.slot() < 2 ? next.slot() + half_slots - 2 : next.slot() - 2;
+    mbarrier_arrive(b.barrier(FB_AT(barriers.half_full), slot));
+}
+
+// Keys of a record whose rows lie apart. A half is announced when the second after it has been
+// begun. One later the ring would hang: its oldest half is free only when those have been seen.
+FB_DEVICE void gather(const Block& b, const MlaWork& work, Ring<half_slots>& half,
+                      Ring<rope_slots>& rope, Turn<place_slots>& found) {
+    const fb_attention_record& r = work.record;
+    const int first_row = threadIdx.x / 32 % gather_warps * 32;
+    const auto half_at = [&] {
+        return b.shared + FB_AT(halves) + half.slot() * (half_pieces * piece_bytes);
+    };
+    pdl_wait();
+    KeyPlace next = find_key(b, r, r.kv_start + first_row + lane_now());
+    FB_NO_UNROLL
+    for (int tile = 0; tile < work.tiles(); tile++) {
+        skip_tile(b, found);
+        const uint64_t own = key_row(b, next);
+        next = find_key(b, r, r.kv_start + (tile + 1) * FB_KV_TILE + first_row + lane_now());
+        mbarrier_wait(b.barrier(FB_AT(barriers.half_empty), half.slot()), half.parity() ^ 1);
+        mbarrier_wait(b.barrier(FB_AT(barriers.rope_empty), rope.slot()), rope.parity() ^ 1);
+        gather_pieces<1>(b, own, first_row, 2 * half_pieces,
+                         b.shared + FB_AT(ropes) + rope.slot() * piece_bytes);
+        gather_pieces<half_pieces>(b, own, first_row, 0, half_at());
+        rope.advance();
+        if (tile > 0) {
+            cp_async_wait<3>(); // all but the last half and this one
+            announce(b, half);
+        }
+        half.advance();
+        mbarrier_wait(b.barrier(FB_AT(barriers.half_empty), half.slot()), half.parity() ^ 1);
+        gather_pieces<half_pieces>(b, own, first_row, half_pieces, half_at());
+        if (tile > 0) {
+            cp_async_wait<3>();
+            announce(b, half);
+        }
+        half.advance();
+    }
+    cp_async_wait<1>();
+    announce(b, half);
+    cp_async_wait<0>();
+    Ring<half_slots> after = half;
+    after.advance();
+    announce(b, after);
+}
+
+FB_DEVICE void find_keys(const Block& b) {
+    Ring<half_slots> half;
+    Ring<rope_slots> rope;
+    Turn<place_slots> found;
+    Turn<work_slots> works;
+    if (!b.p.contiguous && !b.p.pages_settled) pdl_wait();
+    for (;; works.advance()) {
+        const MlaWork& work = wait_work(b, works);
+        if (work.ends()) return;
+        const int tiles = work.tiles();
+        const int box = key_box(b.p, work.record);
+        for (int from = 0; from < (tiles > 0 ? kept_pieces : 0); from += half_pieces)
+            half.advance(); // queries pass through
+        if (tiles > 0 && box < least_box) {
+            gather(b, work, half, rope, found);
+        } else {
+            if (threadIdx.x / 32 == gather_warp) find_boxes(b, work.record, tiles, box, found);
+            for (int tile = 0; tile < tiles; tile++) {
+                half.advance();
+                half.advance();
+                rope.advance();
+            }
+        }
+        if (lane_now() == 0) release_work(b, works.slot());
+    }
+}
+
+// ---- the dispatching warp, of the cluster's first block
+
+// Of a record's words the one that block `rank` sees: of its own rows.
+#define word_of(member) int(FB_OFFSET(fb_attention_record, member) / 4)
+FB_DEVICE int32_t own_word(int32_t value, int word, int rank, bool is_record) {
+    const int first = rank * FB_QUERY_TILE;
+    if (word == word_of(row_start)) return value + first;
+    if (word == word_of(row_count)) return max(0, min(value - first, FB_QUERY_TILE));
+    if (word == word_of(partial_row)) return value < 0 ? value : value + first;
+    return word == word_of(reserved) ? int32_t(is_record) : value;
+}
+
+// Hands a word of a record to a block of the cluster.
+FB_DEVICE void hand_word(const Block& b, uint32_t slot, int word, int rank, int32_t value) {
+    const uint32_t to = b.shared + FB_AT(work) + slot * sizeof(MlaWork) + 4 * word;
+    const uint32_t full = b.barrier(FB_AT(barriers.work_full), slot);
+    if (FB_CLUSTER == 1) {
+        store_shared_4(to, value);
+        mbarrier_arrive(full);
+    } else {
+        store_cluster_4(map_shared(to, rank), value);
+        mbarrier_arrive_cluster(map_shared(full, rank));
+    }
+}
+
+// Clusters start at the record of their own index and take the next by ticket, when the last tile
+// of one is on its way: lanes 0 to 15 hand the first block a word each, the others the second.
+FB_DEVICE void dispatch(const Block& b) {
+    const int word = lane_now() % record_ints;
+    const int rank = lane_now() / record_ints;
+    const auto records = uint32_t(b.p.record_count);
+    auto* counters = reinterpret_cast<uint32_t*>(b.p.counters);
+    uint32_t index = cluster_index();
+    Turn<work_slots> works;
+    for (;;) {
+        int32_t value = 0;
+        if (index < records) value = read_int(b.p.records, int64_t(index) * record_ints + word);
+        const bool is_record = __shfl_sync(~0u, value, word_of(row_count)) > 0;
+        mbarrier_wait_cluster(b.barrier(FB_AT(barriers.work_empty), works.slot()),
+                              works.parity() ^ 1);
+        if (rank < FB_CLUSTER)
+            hand_word(b, works.slot(), word, rank, own_word(value, word, rank, is_record));
+        if (works.count == 0) pdl_wait(); // records came by a copy; counters are the last kernel's
+        if (!is_record) break;
+        mbarrier_wait(b.barrier(FB_AT(barriers.ask)), works.count % 2);
+        works.advance();
+        uint32_t ticket = records;
+        if (lane_now() == 0 && shares_records(b.p))
+            ticket = cluster_count() + atomicAdd(counters, 1u);
+        index = __shfl_sync(~0u, ticket, 0);
+    }
+    if (lane_now() != 0 || !shares_records(b.p)) return;
+    if (atomic_add_acq_rel_4(counters + 1, 1) != cluster_count() - 1) return;
+    counters[0] = 0;
+    counters[1] = 0;
+}

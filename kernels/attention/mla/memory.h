@@ -1,0 +1,168 @@
+// Shared memory and barriers: who fills what, who empties it.
+//
+//   barrier     filled by                              emptied by
+//   half        bytes of a tile's left or right half   left: values 0, right: values 1, queries:
+//               (or of queries for registers), or      score
+//               gather: its copies are done
+//   rope        (with its left half)                   score, its product done
+//   query       bytes                                  score, a record's last product done
+//   weights     score                                  values, their product done
+//   go          score: the next product is done        (with the weights)
+//   target      score                                  values, the record's rows written
+//   work        dispatch, into both blocks             all others: the record is done
+//   places      gather: where a tile's boxes begin     load
+//   ask         load: the record's last tile is on its way
+//
+// Halves are emptied for both blocks of a cluster, whose tiles come together; so are records.
+#pragma once
+#include "../../ptx/barrier.h"
+#include "../../ptx/cluster.h"
+#include "../../ptx/fence.h"
+#include "../../ptx/mbarrier.h"
+#include "../common/finish.h"
+#include "facts.h"
+
+// ---- types
+
+constexpr int half_slots = 5;
+constexpr int rope_slots = 3;
+constexpr int weight_slots = 2;
+constexpr int work_slots = 2;
+constexpr int place_slots = 2;
+
+// Where a row of the output lies, or of the partial state, and what its sums are multiplied by.
+struct Target {
+    uint64_t values; // 0: there is no such row
+    float factor;    // 0: zeros, whatever the sums hold
+    uint32_t reserved;
+};
+
+// Where keys begin that lie side by side.
+struct KeyPlace {
+    int32_t row;  // in the page, or of the whole tensor
+    int32_t page; // -1: none, zeros
+};
+
+// A record as one block works on it: its own 64 rows at most. The last has none, and ends the list.
+struct MlaWork {
+    fb_attention_record record; // reserved: 1 where it is one
+    FB_DEVICE bool ends() const { return record.reserved == 0; }
+    FB_DEVICE int tiles() const {
+        return (record.kv_end - record.kv_start + FB_KV_TILE - 1) / FB_KV_TILE;
+    }
+};
+
+struct Barriers {
+    uint64_t half_full[half_slots];
+    uint64_t half_empty[half_slots];
+    uint64_t rope_empty[rope_slots];
+    uint64_t query_full;
+    uint64_t query_empty;
+    uint64_t weights_full[weight_slots];
+    uint64_t weights_empty[weight_slots];
+    uint64_t go[weight_slots];
+    uint64_t target_full;
+    uint64_t target_empty;
+    uint64_t work_full[work_slots];
+    uint64_t work_empty[work_slots];
+    uint64_t places_full[place_slots];
+    uint64_t places_empty[place_slots];
+    uint64_t ask;
+};
+
+// ---- shared memory
+
+struct Memory {
+    unsigned char halves[half_slots][half_pieces][piece_bytes];
+    unsigned char ropes[rope_slots][piece_bytes];
+    unsigned char queries[key_pieces - kept_pieces][piece_bytes];
+    unsigned char weights[weight_slots][piece_bytes];
+    float2 factors[weight_slots][32]; // of the older sums of rows lane / 4 and lane / 4 + 8 a warp
+    Target targets[FB_QUERY_TILE];
+    RowFacts rows;
+    MlaWork work[work_slots];
+    KeyPlace places[place_slots][tile_boxes]; // of a tile's boxes
+    Divider by_page;
+    Barriers barriers;
+};
+static_assert(sizeof(Memory) == FB_SHARED_BYTES, "the family's formula is another");
+
+#define FB_AT(member) FB_OFFSET(Memory, member)
+
+struct Block {
+    const fb_attention_map_params& maps;
+    const fb_attention_params& p;
+    Memory& memory;
+    uint32_t shared; // its address
+
+    FB_DEVICE uint32_t barrier(uint32_t at, uint32_t slot = 0) const {
+        return shared + at + 8 * slot;
+    }
+};
+
+// ---- barriers
+
+// Slots are taken in turn; the parity of their barriers changes every round.
+template <uint32_t Size> struct Ring {
+    uint32_t state = 0; // slot and parity: registers are few
+
+    FB_DEVICE uint32_t slot() const { return state / 2; }
+    FB_DEVICE uint32_t parity() const { return state % 2; }
+    FB_DEVICE void advance() {
+        state += 2;
+        if (state >= 2 * Size) state = state % 2 ^ 1;
+    }
+};
+
+// A ring of one or two slots, in one register.
+template <uint32_t Size> struct Turn {
+    static_assert(Size == 1 || Size == 2, "a power of two");
+    uint32_t count = 0;
+
+    FB_DEVICE uint32_t slot() const { return count % Size; }
+    FB_DEVICE uint32_t parity() const { return count / Size % 2; }
+    FB_DEVICE void advance() { count++; }
+};
+
+// By one lane of each warp that has read what is filled for both blocks.
+FB_DEVICE void release(uint32_t barrier) {
+    if (FB_CLUSTER == 1) return mbarrier_arrive(barrier);
+    mbarrier_arrive_cluster_read(map_shared(barrier, 0));
+    mbarrier_arrive_cluster_read(map_shared(barrier, 1));
+}
+
+FB_DEVICE void release_work(const Block& b, uint32_t slot) {
+    const uint32_t barrier = b.barrier(FB_AT(barriers.work_empty), slot);
+    if (FB_CLUSTER == 1) mbarrier_arrive(barrier);
+    else mbarrier_arrive_cluster_read(map_shared(barrier, 0));
+}
+
+FB_DEVICE const MlaWork& wait_work(const Block& b, const Turn<work_slots>& turn) {
+    const uint32_t full = b.barrier(FB_AT(barriers.work_full), turn.slot());
+    if (FB_CLUSTER == 1) mbarrier_wait(full, turn.parity());
+    else mbarrier_wait_cluster(full, turn.parity());
+    return b.memory.work[turn.slot()];
+}
+
+FB_DEVICE void init_barriers(const Block& b) {
+    const auto init = [&](uint32_t at, int slots, uint32_t arrivals) {
+        for (int i = 0; i < slots; i++) mbarrier_init(b.barrier(at, uint32_t(i)), arrivals);
+    };
+    init(FB_AT(barriers.half_full), half_slots, 1);
+    init(FB_AT(barriers.half_empty), half_slots, 4 * FB_CLUSTER);
+    init(FB_AT(barriers.rope_empty), rope_slots, 4 * FB_CLUSTER);
+    init(FB_AT(barriers.query_full), 1, 1);
+    init(FB_AT(barriers.query_empty), 1, score_warps);
+    init(FB_AT(barriers.weights_full), weight_slots, score_warps);
+    init(FB_AT(barriers.weights_empty), weight_slots, value_warps);
+    init(FB_AT(barriers.go), weight_slots, score_warps);
+    init(FB_AT(barriers.target_full), 1, score_warps);
+    init(FB_AT(barriers.target_empty), 1, value_warps);
+    init(FB_AT(barriers.work_full), work_slots, record_ints);
+    constexpr int readers = 1 + gather_warps + score_warps + value_warps;
+    init(FB_AT(barriers.work_empty), work_slots, readers * FB_CLUSTER);
+    init(FB_AT(barriers.places_full), place_slots, 1);
+    init(FB_AT(barriers.places_empty), place_slots, 1);
+    init(FB_AT(barriers.ask), 1, 1);
+    fence_mbarrier_init();
+}

@@ -1,0 +1,176 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mla } from "../../src/attention/families/mla.ts";
+import { type AttentionOptions, resolveOptions } from "../../src/attention/options.ts";
+import type { Device } from "../../src/device/device.ts";
+import { OptionError } from "../../src/errors.ts";
+import { architectureFacts } from "../../src/jit/architectures.ts";
+import { createBatch } from "../../src/kv/batch.ts";
+import { raggedLayout } from "../../src/kv/layout.ts";
+import { blockMaskLayout } from "../../src/kv/sparse-layout.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
+import { type Case, caseOf } from "../support/cases.ts";
+import { concatenate, indptrOf } from "../support/numbers.ts";
+import { type HostRequest, optionsOf, raggedTensors, Rig, runCase, World } from "../support/rig.ts";
+import { gpuTarget } from "../support/targets.ts";
+import { warmUp } from "../support/warm.ts";
+
+const shape = { kvHeads: 1, headDim: 576, valueDim: 512, dtype: "bf16", latent: true } as const;
+
+function latentCase(name: string, over: Partial<Case>): Case {
+  return caseOf(name, { ...shape, pageSize: 64, scale: 1 / Math.sqrt(192), ...over });
+}
+
+const lengths = { queryLengths: [1, 1, 1, 1, 1], kvLengths: [1, 64, 65, 200, 127] };
+
+/** Each varies one thing: heads, new tokens, pages, dtypes, what a record leaves behind. */
+const cases: readonly Case[] = [
+  ...[1, 16, 20, 64, 100, 128].map((queryHeads) =>
+    latentCase(`${queryHeads} heads`, { ...lengths, queryHeads, seed: queryHeads }),
+  ),
+  latentCase("256 heads are two records", { ...lengths, queryHeads: 256 }),
+  ...[2, 3, 8].map((count) =>
+    latentCase(`${count} new tokens`, {
+      ...{ queryHeads: 16, queryLengths: [count, 1, count], kvLengths: [count, 70, 130 + count] },
+    }),
+  ),
+  latentCase("2 new tokens of 128 heads", {
+    ...{ queryHeads: 128, queryLengths: [2, 2], kvLengths: [65, 130] },
+  }),
+  latentCase("a prompt", { queryHeads: 16, queryLengths: [70], kvLengths: [90] }),
+  ...[1, 5, 16, 48, 128].map((pageSize) =>
+    latentCase(`pages of ${pageSize}`, { ...lengths, queryHeads: 16, pageSize }),
+  ),
+  ...[16, 128].map((queryHeads) =>
+    latentCase(`ragged, ${queryHeads} heads`, { ...lengths, queryHeads, pageSize: 0 }),
+  ),
+  latentCase("not causal", {
+    ...{ queryHeads: 16, causal: false, queryLengths: [3, 5], kvLengths: [100, 5] },
+  }),
+  latentCase("ragged, more queries than keys", {
+    ...{ queryHeads: 128, pageSize: 0, queryLengths: [3, 1, 1], kvLengths: [1, 0, 130] },
+  }),
+  latentCase("empty requests", {
+    ...{ queryHeads: 16, queryLengths: [0, 1, 0], kvLengths: [0, 66, 3] },
+  }),
+  latentCase("f16", { ...lengths, queryHeads: 16, dtype: "f16", kvDtype: "f16", outDtype: "f16" }),
+  latentCase("outputs in f32", { ...lengths, queryHeads: 128, outDtype: "f32" }),
+  latentCase("split rows, 16 heads", { queryHeads: 16, queryLengths: [1], kvLengths: [4000] }),
+  latentCase("split rows, 128 heads", {
+    ...{ queryHeads: 128, queryLengths: [2, 1], kvLengths: [1500, 300] },
+  }),
+  latentCase("sinks, base 2", { ...lengths, queryHeads: 20, sinks: true, lseBase: "2" }),
+  latentCase("raw states", { ...lengths, queryHeads: 20, sinks: true, finalize: false }),
+  latentCase("scales by request", { ...lengths, queryHeads: 16, scales: "request" }),
+  latentCase("a negative scale", { ...lengths, queryHeads: 16, scale: -0.1 }),
+  latentCase("large logits", { ...lengths, queryHeads: 16, scale: 3 }),
+  latentCase("batch-invariant", {
+    ...{ queryHeads: 128, batchInvariant: true, queryLengths: [1, 1, 2], kvLengths: [600, 3, 70] },
+  }),
+];
+
+const target = gpuTarget();
+const opened = await target?.open(1);
+const able = opened?.properties.computeMajor === 9;
+
+describe.if(able)(`latent attention on ${target?.name}`, () => {
+  const device: Device = opened!;
+  beforeAll(async () => {
+    await warmUp(device, cases.map(optionsOf));
+  }, 600_000);
+  afterAll(() => device[Symbol.asyncDispose]());
+
+  test.each(cases.map((c) => [c.name, c] as const))("%s", (_, c) => {
+    runCase(device, c);
+  });
+
+  test.each([12, 32, 64])("ragged keys in columns of %d", (blockColumns) => {
+    const c = latentCase("columns", {
+      ...{ queryHeads: 16, pageSize: 0, queryLengths: [5, 1], kvLengths: [300, 250] },
+    });
+    using rig = new Rig(device, c);
+    const keeps = (request: number, column: number) => (request + column) % 3 !== 1;
+    const indptr = [0];
+    const indices: number[] = [];
+    for (const [request, keys] of c.kvLengths.entries()) {
+      for (let column = 0; column * blockColumns < keys; column++)
+        if (keeps(request, column)) indices.push(column);
+      indptr.push(indices.length);
+    }
+    const layout = blockMaskLayout({
+      queryIndptr: indptrOf(c.queryLengths),
+      kvIndptr: indptrOf(c.kvLengths),
+      ...{ blockRows: 16, blockColumns, indptr, indices },
+    });
+    const requests = c.kvLengths.map((keys, request): HostRequest => {
+      const q = rig.queries(c.queryLengths[request]);
+      const k = rig.rows(keys, c.headDim, q);
+      const visible = (_: number, __: number, key: number) =>
+        keeps(request, Math.floor(key / blockColumns));
+      return { q, k, v: rig.values(keys, k), visible };
+    });
+    const { k, v } = raggedTensors(rig, requests);
+    const { queryLengths, kvLengths } = c;
+    rig.check(createBatch({ queryLengths, kvLengths, layout }), requests, { k, v });
+    const launched = rig.attention.lastPlan!.launches.filter(({ grid }) => grid > 0);
+    expect(launched.map(({ kernelClass }) => kernelClass)).toContain("mla.rows128");
+    k[Symbol.dispose]();
+    v[Symbol.dispose]();
+  });
+
+  test("queries whose heads lie apart", () => {
+    const c = latentCase("strides", { queryHeads: 20, pageSize: 0, queryLengths: [2, 1] });
+    using rig = new Rig(device, { ...c, kvLengths: [70, 3] });
+    const numbers = [2, 1].map((count) => rig.queries(count));
+    const requests = [70, 3].map((keys, r): HostRequest => {
+      const k = rig.rows(keys, c.headDim, numbers[r]);
+      return { q: numbers[r]!, k, v: rig.values(keys, k) };
+    });
+    const { k, v } = raggedTensors(rig, requests);
+    using room = Tensor.zeros(device, [20, 4, 584], c.dtype);
+    const q = room.permute(1, 0, 2).slice(0, 0, 3).slice(2, 8, 584);
+    using dense = rig.upload(concatenate(numbers), c.dtype, 20, 576);
+    q.copyFrom(dense);
+    const layout = raggedLayout([0, 2, 3], [0, 70, 73]);
+    const batch = createBatch({ queryLengths: [2, 1], kvLengths: [70, 3], layout });
+    rig.check(batch, requests, { k, v, q });
+    k[Symbol.dispose]();
+    v[Symbol.dispose]();
+  });
+
+  test("requests share a prefix as a level of its own", () => {
+    using world = new World(device, latentCase("levels", { queryHeads: 16 }), { pages: 40 });
+    const first = world.create();
+    world.step([first], [130]);
+    const others = [first, world.fork(first), world.fork(first)];
+    world.step(others, [1, 2, 1]);
+    world.step(others, [1, 1, 1], { share: true });
+  });
+});
+
+const options: AttentionOptions = {
+  ...{ queryHeads: 128, kvHeads: 1, headDim: 576, valueDim: 512, dtype: "bf16" },
+  ...{ keyPlane: "latent", valuePlane: "latent" },
+};
+
+test("what the family leaves to others", () => {
+  const offer = (over: Partial<AttentionOptions>, architecture = "sm_90a") =>
+    mla.offer(architectureFacts(architecture), resolveOptions({ ...options, ...over }));
+  expect(offer({})).not.toBeInstanceOf(OptionError);
+  for (const architecture of ["sm_80", "sm_89", "sm_100a", "sm_120a"])
+    expect(offer({}, architecture)).toBeInstanceOf(OptionError);
+  const others: Partial<AttentionOptions>[] = [
+    { headDim: 512 },
+    { valueDim: 576 },
+    { kvHeads: 2 },
+    { valuePlane: "value" },
+    { dtype: "f32" },
+    { kvDtype: "f8e4m3" },
+    { windowLeft: 100 },
+    { mask: "tail" },
+    { rope: { theta: 1e4 } },
+    { tokenScales: true },
+    { deviceLengths: true },
+    { softCap: 30 },
+  ];
+  for (const over of others) expect(offer(over), Object.keys(over)[0]).toBeInstanceOf(OptionError);
+});
