@@ -70,7 +70,7 @@ function failed(
   log: string,
 ): CompileError {
   const lines = log.trim().split("\n");
-  const more = lines.length > logLinesShown ? ["... (the rest stands in the error's log)"] : [];
+  const more = lines.length > logLinesShown ? ["... (the rest is in the error's log)"] : [];
   const what = `${describeSpecialization(specialization)} for ${architecture}`;
   const shown = [...lines.slice(0, logLinesShown), ...more].join("\n");
   return new CompileError(`${what} did not compile: ${failure}\n${shown}`, log);

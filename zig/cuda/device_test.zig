@@ -108,7 +108,7 @@ fn expect_sentence(part: []const u8) !void {
     return error.WrongSentence;
 }
 
-test "memory that queued work may use is not handed out again before the work is through" {
+test "memory that queued work may use is not handed out again before the work is done" {
     var bench: Bench = undefined;
     try bench.open(1 << 30);
     stub.state.held = true;
@@ -230,7 +230,7 @@ test "a handle that the context does not know is tried again with the context ma
     try bench.close();
 }
 
-test "a broken capture is told once more at its end, and the stream goes on" {
+test "a broken capture is reported once more at its end, and the stream goes on" {
     var bench: Bench = undefined;
     try bench.open(1 << 30);
     try expectEqual(0, call(bench.stream, "begin_capture", .{}));

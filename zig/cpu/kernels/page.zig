@@ -26,14 +26,9 @@ fn run_append(p: *const params.fb_append_params, index: u32, scratch: [*]align(6
         if (slot < 0) continue;
         const page = @divFloor(slot, p.page_size);
         const within = slot - page * p.page_size;
-        for (0..@intCast(p.plane_count)) |plane| append_token(
-            p,
-            plane,
-            token,
-            page,
-            within,
-            scratch,
-        );
+        for (0..@intCast(p.plane_count)) |plane| {
+            append_token(p, plane, token, page, within, scratch);
+        }
     }
     return 0;
 }
@@ -51,16 +46,12 @@ fn append_token(
     const to: Dtype = @fromBackingInt(@intCast(p.plane_dtypes[i]));
     const dim: usize = @intCast(p.dims[i]);
     const scale = p.scales[i];
-    const request: i64 = if (p.token_requests == 0) 0 else @max(
-        0,
-        items(i32, p.token_requests)[token],
-    );
+    const known = p.token_requests != 0;
+    const request: i64 = if (known) @max(0, items(i32, p.token_requests)[token]) else 0;
     for (0..@intCast(p.heads[i])) |h| {
         const head: i64 = @intCast(h);
-        const read = @as(
-            i64,
-            @intCast(token),
-        ) * p.source_stride_token[i] + head * p.source_stride_head[i];
+        const read = @as(i64, @intCast(token)) * p.source_stride_token[i] +
+            head * p.source_stride_head[i];
         const source = items(u8, offset(p.sources[i], read, from.bytes()));
         const write = page * plane.stride_page + head * plane.stride_head +
             within * plane.stride_token;

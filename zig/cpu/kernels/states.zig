@@ -36,14 +36,9 @@ pub const Sum = struct {
             s.maximum = maximum;
         }
         switch (kind) {
-            inline .f32, .f16, .bf16, .f8e4m3, .f8e5m2 => |k| add_row(
-                k,
-                s.values,
-                state,
-                s.dim,
-                keep,
-                weight,
-            ),
+            inline .f32, .f16, .bf16, .f8e4m3, .f8e5m2 => |known| {
+                add_row(known, s.values, state, s.dim, keep, weight);
+            },
             else => unreachable,
         }
     }

@@ -40,12 +40,9 @@ fn normal(comptime kind: Dtype, p: *const params.fb_random_params, index: u32) v
             simd.store(kind, lanes, out + i * size, x);
         } else {
             const tail: [lanes]f32 = x;
-            for (tail[0..@intCast(end - i)], 0..) |value, j| simd.store(
-                kind,
-                1,
-                out + (i + j) * size,
-                .{value},
-            );
+            for (tail[0..@intCast(end - i)], i..) |value, at| {
+                simd.store(kind, 1, out + at * size, .{value});
+            }
         }
     }
 }
@@ -53,11 +50,9 @@ fn normal(comptime kind: Dtype, p: *const params.fb_random_params, index: u32) v
 /// Standard normal numbers of elements from first on: Box-Muller on a hash of (seed, element).
 fn gauss(seed: u64, first: u64) F {
     const W = @Vector(lanes, u64);
-    var z = (@as(W, @splat(first)) +% std.simd.iota(u64, lanes)) *% @as(
-        W,
-        @splat(0x9e3779b97f4a7c15),
-    ) +%
-        @as(W, @splat(seed *% 0xd1342543de82ef95 +% 0x2545f4914f6cdd1d));
+    const elements = @as(W, @splat(first)) +% std.simd.iota(u64, lanes);
+    const offset: W = @splat(seed *% 0xd1342543de82ef95 +% 0x2545f4914f6cdd1d);
+    var z = elements *% @as(W, @splat(0x9e3779b97f4a7c15)) +% offset;
     z = (z ^ (z >> @splat(30))) *% @as(W, @splat(0xbf58476d1ce4e5b9));
     z = (z ^ (z >> @splat(27))) *% @as(W, @splat(0x94d049bb133111eb));
     z ^= z >> @splat(31);
@@ -79,11 +74,8 @@ fn log(x: F) F {
     const r = (m - simd.splat(1)) / (m + simd.splat(1));
     const s = r * r;
     var q = simd.splat(2.0 / 9.0);
-    inline for (.{ 2.0 / 7.0, 2.0 / 5.0, 2.0 / 3.0, 2.0 }) |c| q = simd.mul_add(
-        q,
-        s,
-        simd.splat(c),
-    );
+    inline for (.{ 2.0 / 7.0, 2.0 / 5.0, 2.0 / 3.0, 2.0 }) |c|
+        q = simd.mul_add(q, s, simd.splat(c));
     return simd.mul_add(exponent, simd.splat(simd.ln_2), r * q);
 }
 

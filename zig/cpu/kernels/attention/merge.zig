@@ -53,11 +53,9 @@ fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
         } else {
             simd.narrow_row(kind, sum.values, target, dim, sum.factor());
         }
-        if (p.lse != 0)
-            items(
-                f32,
-                p.lse,
-            )[@intCast(@as(i64, token) * p.query_heads + head)] = sum.log_sum() * p.lse_factor;
+        if (p.lse == 0) continue;
+        const place: usize = @intCast(@as(i64, token) * p.query_heads + head);
+        items(f32, p.lse)[place] = sum.log_sum() * p.lse_factor;
     }
     return 0;
 }
