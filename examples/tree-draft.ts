@@ -13,7 +13,9 @@ await using prefill = await Attention.create(device, { ...shape, causal: true })
 // "tail": the mask is about the last queryLength keys, all keys before them are visible.
 await using verify = await Attention.create(device, { ...shape, mask: "tail" });
 
-function run(attention: Attention, batch: Batch, mask: { mask?: Tensor; maskIndptr?: Tensor }) {
+type Mask = { maskBits?: Tensor; maskIndptr?: Tensor };
+
+function run(attention: Attention, batch: Batch, mask: Mask) {
   const random = (heads: number, seed: number) =>
     Tensor.randomNormal(device, [batch.tokenCount, heads, 64], "f32", { seed });
   using q = random(8, 1);
@@ -45,11 +47,11 @@ for (let draft = 0; draft < parents.length; draft++) {
 const positions = depths.map((depth) => sequence.length + depth); // siblings share a position
 const drafts = cache.reserve([sequence], [parents.length], { positions });
 if (!drafts.ok) throw drafts.error;
-using mask = Tensor.from(device, bits, [bits.length], "u8");
+using maskBits = Tensor.from(device, bits, [bits.length], "u8");
 using maskIndptr = Tensor.from(device, [0], [1], "i32");
-const out = run(verify, drafts, { mask, maskIndptr });
+const out = run(verify, drafts, { maskBits, maskIndptr });
 console.log(`${parents.length} drafts checked in one step, ${out.length} outputs`);
 
-// Say the model agrees with the path 0, 2, 5: their K/V move together, the others go.
+// Say the model agrees with the path 0, 2, 5: their K/V move together, the others are dropped.
 sequence.compact([0, 2, 5]);
 console.log(`the sequence now holds ${sequence.length} tokens`);
