@@ -12,10 +12,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as flashbun from "../src/index.ts";
 import { readmeProgram } from "./support/readme.ts";
-import { root } from "./support/sources.ts";
+import { filesOf, root } from "./support/sources.ts";
 
 const readme = readFileSync(join(root, "README.md"), "utf8");
-const pages = ["README.md", ...new Bun.Glob("docs/*.md").scanSync({ cwd: root })];
+const pages = filesOf("*.md", "docs/**/*.md");
 
 /** The first column of the table under a heading, without its marks. */
 function column(heading: string): string[] {
