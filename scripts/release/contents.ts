@@ -16,7 +16,7 @@ interface Limits {
 }
 
 /** Of the package of sources. */
-export const main: Limits = {
+export const sourcePackage: Limits = {
   allowed:
     /^(src|kernels|types)\/[^.][^\n]*$|^docs\/(kernels\/)?[\w-]+\.(md|svg)$|^(package\.json|(README|CHANGELOG)\.md|LICENSE)$/,
   required: [
@@ -36,7 +36,7 @@ export const main: Limits = {
 };
 
 /** Of a package of libraries. */
-export const platform: Limits = {
+export const libraryPackage: Limits = {
   allowed: /^(package\.json|README\.md|LICENSE|libflashbun(-\w+)?\.so)$/,
   required: ["package.json", "README.md", "LICENSE", ...libraries],
   megabytesMax: 2,
@@ -59,7 +59,10 @@ export function contentFaults({ path, files }: Tarball, limits: Limits): string[
   const { allowed, required, megabytesMax } = limits;
   const found: string[] = [];
   for (const name of files.keys())
-    if (!allowed.test(name) || (limits === main && /\.(so|node|cubin|test\.ts)$/.test(name)))
+    if (
+      !allowed.test(name) ||
+      (limits === sourcePackage && /\.(so|node|cubin|test\.ts)$/.test(name))
+    )
       found.push(`${name} does not belong into ${path}.`);
   for (const name of required) if (!files.has(name)) found.push(`${path} lacks ${name}.`);
   const megabytes = Bun.file(path).size / 1e6;

@@ -11,9 +11,9 @@ import { findZig, must, read, root } from "../toolchain.ts";
 import {
   contentFaults,
   glibcFaults,
-  main as mainLimits,
+  libraryPackage,
   openTarball,
-  platform as platformLimits,
+  sourcePackage,
   type Tarball,
 } from "./contents.ts";
 import { fillPlatform, libraries, manifestOf, platforms, versionFaults } from "./packages.ts";
@@ -55,7 +55,7 @@ async function pack(packageFolder: string): Promise<Tarball> {
   await must(`packing ${name}`, command, "read the message above.", join(root, packageFolder));
   const path = join(folder, `${name.replace("@", "").replace("/", "-")}-${version}.tgz`);
   const tarball = await openTarball(path);
-  stopOn(contentFaults(tarball, packageFolder === "." ? mainLimits : platformLimits));
+  stopOn(contentFaults(tarball, packageFolder === "." ? sourcePackage : libraryPackage));
   const publint = join(root, "node_modules", "publint", "src", "cli.js");
   const lint = [process.execPath, publint, "run", path, "--strict"];
   await must(`checking ${basename(path)}`, lint, "read publint's message above.");

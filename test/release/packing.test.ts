@@ -1,12 +1,20 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:test";
-import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
   contentFaults,
   glibcFaults,
-  main as mainLimits,
-  platform as platformLimits,
+  libraryPackage,
+  sourcePackage,
 } from "../../scripts/release/contents.ts";
 import { libraries, manifestOf, platforms } from "../../scripts/release/packages.ts";
 import { root } from "../support/sources.ts";
@@ -85,6 +93,15 @@ describe.each([".", platform])("packing %s", (folder) => {
       notBuilt,
     ],
     [
+      "a library of another ABI",
+      () => {
+        const path = join(clone, platform, "build.json");
+        const record = JSON.parse(readFileSync(path, "utf8")) as { abi: number };
+        writeFileSync(path, JSON.stringify({ ...record, abi: record.abi - 1 }));
+      },
+      notBuilt,
+    ],
+    [
       "versions that differ",
       () => edit(platform, { version: "9.0.0" }),
       `has version 9.0.0, flashbun has ${version}. Fix: give both the same version`,
@@ -118,16 +135,18 @@ describe("a tarball", () => {
     files: new Map(names.map((name) => [name, 1])),
   });
   test("of flashbun holds no library, test or stray file", () => {
-    expect(contentFaults(tarball(...mainLimits.required, "docs/cuda.md"), mainLimits)).toEqual([]);
+    expect(
+      contentFaults(tarball(...sourcePackage.required, "docs/cuda.md"), sourcePackage),
+    ).toEqual([]);
     const stray = ["src/libflashbun.so", "src/kv/batch.test.ts", "docs/api/index.html", "a.ts"];
-    expect(contentFaults(tarball(...mainLimits.required, ...stray), mainLimits)).toEqual(
+    expect(contentFaults(tarball(...sourcePackage.required, ...stray), sourcePackage)).toEqual(
       stray.map((name) => `${name} does not belong into flashbun.tgz.`),
     );
   });
 
   test("of a platform holds every library", () => {
-    const some = platformLimits.required.filter((name) => name !== "libflashbun.so");
-    expect(contentFaults(tarball(...some), platformLimits)).toEqual([
+    const some = libraryPackage.required.filter((name) => name !== "libflashbun.so");
+    expect(contentFaults(tarball(...some), libraryPackage)).toEqual([
       "flashbun.tgz lacks libflashbun.so.",
     ]);
   });
