@@ -46,57 +46,61 @@ export class PrefixIndex {
   }
 
   /**
-   * The longest indexed prefix of `tokens` in whole pages, for pool.create({ prefix }); it goes
-   * stale with the next eviction. To have a query to run, match all but the prompt's last token.
+   * The longest indexed prefix of the first `length` tokens in whole pages, for
+   * pool.create({ prefix }); it goes stale with the next eviction. To have a query to run, match
+   * all but the prompt's last token.
    */
-  match(tokens: Int32Array): PrefixMatch {
-    requireTokens(tokens);
+  match(tokens: Int32Array, length?: number): PrefixMatch {
+    const end = tokensEnd(tokens, length);
     const { pageSize, groups, state } = this.#pool;
-    const found: number[] = [];
+    const pages: number[] = [];
+    let matched = 0;
     let last: PrefixNode | null = null;
-    let node = this.#tree.find(this.#tree.root, tokens, 0);
+    let node = this.#tree.find(this.#tree.root, tokens, 0, end);
     while (node !== null) {
-      const common = this.#tree.common(node, tokens, (found.length / groups.length) * pageSize);
-      for (let i = 0; i < common * groups.length; i++) found.push(node.pages[i]);
+      const common = this.#tree.common(node, tokens, matched, end);
+      for (let i = 0; i < common * groups.length; i++) pages.push(node.pages[i]);
+      matched += common * pageSize;
       last = node;
       if (common * pageSize < node.tokens.length) break;
-      node = this.#tree.find(node, tokens, (found.length / groups.length) * pageSize);
+      node = this.#tree.find(node, tokens, matched, end);
     }
     if (last !== null) this.#tree.touch(last);
-    const columns = usableColumns(state, found);
+    const columns = usableColumns(state, pages);
     this.#lookups++;
-    this.#lookupTokens += tokens.length;
+    this.#lookupTokens += end;
     if (columns > 0) this.#hits++;
     this.#hitTokens += columns * pageSize;
-    const pages = Int32Array.from(found.slice(0, columns * groups.length));
+    pages.length = columns * groups.length;
     return new Match(this, this.#version, columns * pageSize, pages, state);
   }
 
   /**
-   * Indexes the full pages of `tokens`, the first tokens of a sequence whose K/V were computed, and
-   * returns how many pages it holds more. Pages of tokens already indexed stay as they are.
+   * Indexes the full pages of the first `length` tokens, which are the first of a sequence whose
+   * K/V were computed, and returns how many pages it holds more. Pages of tokens already indexed
+   * stay as they are.
    */
-  insert(tokens: Int32Array, sequence: Sequence): number {
-    requireTokens(tokens);
-    this.#checkSequence(tokens, sequence);
+  insert(tokens: Int32Array, sequence: Sequence, length?: number): number {
+    const given = tokensEnd(tokens, length);
+    this.#checkSequence(given, sequence);
     const { pageSize, groups } = this.#pool;
-    const columns = Math.floor(tokens.length / pageSize);
+    const columns = Math.floor(given / pageSize);
+    const end = columns * pageSize;
     const before = this.#pages;
     let column = 0;
     let node = this.#tree.root;
     while (column < columns) {
-      let child = this.#tree.find(node, tokens, column * pageSize);
+      const at = column * pageSize;
+      let child = this.#tree.find(node, tokens, at, end);
+      let common = columns - column;
       if (child === null) {
-        const part = tokens.slice(column * pageSize, columns * pageSize);
-        child = this.#tree.add(
-          node,
-          part,
-          new Int32Array((columns - column) * groups.length).fill(-1),
-        );
+        const pages = new Int32Array(common * groups.length).fill(-1);
+        child = this.#tree.add(node, tokens.slice(at, end), pages);
+      } else {
+        common = this.#tree.common(child, tokens, at, end);
+        if (common * pageSize < child.tokens.length && column + common < columns)
+          child = this.#tree.split(child, common);
       }
-      const common = this.#tree.common(child, tokens, column * pageSize);
-      if (common * pageSize < child.tokens.length && column + common < columns)
-        child = this.#tree.split(child, common);
       this.#hold(child, common, sequence, column);
       column += common;
       node = child;
@@ -144,14 +148,14 @@ export class PrefixIndex {
     return version !== this.#version;
   }
 
-  #checkSequence(tokens: Int32Array, sequence: Sequence): void {
+  #checkSequence(length: number, sequence: Sequence): void {
     if (sequence.pool !== this.#pool)
       throw new OptionError("sequence", sequence, "a sequence of the index's pool", "use its own.");
     if (sequence.slot < 0) throw new DisposedError(`sequence ${sequence.id}`);
-    if (tokens.length > sequence.length)
+    if (length > sequence.length)
       throw new OptionError(
         "tokens.length",
-        tokens.length,
+        length,
         `at most the sequence's length (${sequence.length})`,
         "insert only tokens whose K/V were computed.",
       );
@@ -217,7 +221,7 @@ class Match implements PrefixMatch {
     index: PrefixIndex,
     version: number,
     readonly tokens: number,
-    readonly pages: Int32Array,
+    readonly pages: readonly number[],
     readonly state: SequenceState,
   ) {
     this.#index = index;
@@ -248,7 +252,11 @@ function usableColumns(state: SequenceState, pages: readonly number[]): number {
   return columns;
 }
 
-function requireTokens(tokens: unknown): asserts tokens is Int32Array {
+/** Where the tokens end that a caller means: all of them, or the first `length`. */
+function tokensEnd(tokens: unknown, length: number | undefined): number {
   if (!(tokens instanceof Int32Array))
     throw new OptionError("tokens", tokens, "an Int32Array of token ids", "use Int32Array.from.");
+  if (length === undefined) return tokens.length;
+  requireInteger("length", length, 0, tokens.length);
+  return length;
 }

@@ -36,17 +36,17 @@ export class PrefixTree {
     this.#groups = groups;
   }
 
-  /** The child whose first page is tokens[at, at + pageSize), or null. */
-  find(node: PrefixNode, tokens: Int32Array, at: number): PrefixNode | null {
-    if (node.children === null || at + this.#pageSize > tokens.length) return null;
+  /** The child whose first page is tokens[at, at + pageSize), or null; the tokens go to `end`. */
+  find(node: PrefixNode, tokens: Int32Array, at: number, end = tokens.length): PrefixNode | null {
+    if (node.children === null || at + this.#pageSize > end) return null;
     let child = node.children.get(this.#hash(tokens, at, this.#pageSize)) ?? null;
     while (child !== null && !this.#samePage(child, 0, tokens, at)) child = child.sibling;
     return child;
   }
 
-  /** Pages of the node's edge that tokens[at...] begins with. */
-  common(node: PrefixNode, tokens: Int32Array, at: number): number {
-    const pages = Math.min(node.tokens.length, tokens.length - at) / this.#pageSize;
+  /** Pages of the node's edge that tokens[at, end) begins with. */
+  common(node: PrefixNode, tokens: Int32Array, at: number, end = tokens.length): number {
+    const pages = Math.min(node.tokens.length, end - at) / this.#pageSize;
     let page = 0;
     while (page + 1 <= pages && this.#samePage(node, page, tokens, at)) page++;
     return page;

@@ -12,7 +12,7 @@ export interface PrefixMatch {
   /** Matched tokens, a multiple of the page size. */
   readonly tokens: number;
   /** Pages by [column, group], -1 where a window group keeps none. */
-  readonly pages: Int32Array;
+  readonly pages: readonly number[];
   /** The books that the pages belong to. */
   readonly state: SequenceState;
   /** True once the index has dropped pages since: match again. */

@@ -156,7 +156,7 @@ export class Replay implements AsyncDisposable {
     const readCeilingGBs = Math.max(before, await this.#readCeiling());
     return resultOf(
       {
-        visits: traffic.visits,
+        traffic,
         steps: this.#steps,
         seconds,
         preemptions: this.scheduler.usage().preemptions,

@@ -9,7 +9,7 @@ import type {
 
 /** What a run leaves behind, beside its steps. */
 export interface Outcome {
-  visits: Traffic["visits"];
+  traffic: Traffic;
   steps: StepRecord[];
   seconds: number;
   preemptions: number;
@@ -23,10 +23,11 @@ export interface Outcome {
 
 /** Sums a run up. */
 export function resultOf(outcome: Outcome, options: ReplayOptions): ReplayResult {
-  const { visits, steps, dtype, ...rest } = outcome;
+  const { traffic, steps, dtype, ...rest } = outcome;
+  const times = traffic.tokenSeconds();
   let found = 0;
   let lookedUp = 0;
-  for (const { job } of visits) {
+  for (const { job } of traffic.visits) {
     if (job === null || Number.isNaN(job.startSeconds)) continue;
     found += job.cachedTokens;
     lookedUp += job.promptLength;
@@ -34,7 +35,9 @@ export function resultOf(outcome: Outcome, options: ReplayOptions): ReplayResult
   const most = steps.reduce((pages, step) => Math.max(pages, step.pagesUsed), 0);
   return {
     ...rest,
-    requests: visits.map(recordOf).sort((a, b) => a.id - b.id),
+    requests: traffic.visits
+      .map((visit, i) => recordOf(visit, times[i]))
+      .sort((a, b) => a.id - b.id),
     steps,
     prefixHitRate: lookedUp === 0 ? 0 : found / lookedUp,
     pageUsePeak: most / options.pages,
@@ -59,16 +62,16 @@ function readRateOf(steps: readonly StepRecord[]): number {
   return microseconds === 0 ? 0 : bytes / microseconds / 1e3;
 }
 
-function recordOf({ request, arrivalSeconds, job, ...visit }: Visit): RequestRecord {
-  const { generated } = visit;
-  const tokenSeconds = visit.tokenSeconds.slice(0, generated);
+function recordOf(visit: Visit, tokenSeconds: Float64Array): RequestRecord {
+  const { request, arrivalSeconds, job } = visit;
+  const outputTokens = tokenSeconds.length;
   return {
     id: request.id,
     arrivalSeconds,
-    firstTokenSeconds: generated > 0 ? tokenSeconds[0] : NaN,
-    finishSeconds: job?.ending === "length" ? tokenSeconds[generated - 1] : NaN,
+    firstTokenSeconds: outputTokens > 0 ? tokenSeconds[0] : NaN,
+    finishSeconds: job?.ending === "length" ? tokenSeconds[outputTokens - 1] : NaN,
     promptTokens: request.promptTokens.length,
-    outputTokens: generated,
+    outputTokens,
     tokenSeconds,
     cachedTokens: job?.cachedTokens ?? 0,
     preemptions: job?.preemptions ?? 0,

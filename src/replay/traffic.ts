@@ -6,16 +6,13 @@ import type { Step } from "../serve/step.ts";
 import { outputToken } from "./rows.ts";
 import type { ReplayRequest } from "./types.ts";
 
-/** A request of a trace, from before it arrives until after it has ended. */
+/** A request of a trace at a scheduler. */
 export interface Visit {
   readonly request: ReplayRequest;
   /** After scaling by the speed. */
   readonly arrivalSeconds: number;
   /** Null until it has arrived. */
   job: Job | null;
-  /** Tokens that came out, and when each did: [0, generated) are valid. */
-  generated: number;
-  readonly tokenSeconds: Float64Array;
 }
 
 /** How a trace is played. */
@@ -29,13 +26,17 @@ export interface TrafficOptions {
 export class Traffic {
   /** In order of arrival. */
   readonly visits: readonly Visit[];
-  finishedCount = 0;
   readonly #scheduler: Scheduler;
   readonly #seed: number;
   #arrived = 0;
-  /** Those that gained a token by the last advance. */
-  readonly #gained: Visit[] = [];
+  /** Of the step that advances. */
   readonly #tokens: number[] = [];
+  /** Of all tokens as they came out, whose each is: its place in `visits`. */
+  #owners = new Int32Array(1024);
+  #tokenCount = 0;
+  /** By stamp: when it was, and the tokens that had come out by then. */
+  readonly #stampSeconds: number[] = [];
+  readonly #stampCounts: number[] = [];
 
   /**
    * Nobody else adds to `scheduler`. Errors: OptionError, also for a request that all pages
@@ -60,13 +61,15 @@ export class Traffic {
       request,
       arrivalSeconds: speed === Infinity ? 0 : request.arrivalSeconds / speed,
       job: null,
-      generated: 0,
-      tokenSeconds: new Float64Array(request.outputTokens),
     }));
     this.visits = visits.sort((a, b) => a.arrivalSeconds - b.arrivalSeconds);
   }
 
-  /** True when every request has all its tokens. */
+  /** Requests that have all their tokens. */
+  get finishedCount(): number {
+    return this.#arrived - this.#scheduler.count;
+  }
+
   get done(): boolean {
     return this.finishedCount === this.visits.length;
   }
@@ -87,26 +90,42 @@ export class Traffic {
   /** Advances the scheduler with invented tokens; returns how many came out. */
   advance(step: Step): number {
     const { sampled } = step;
-    const gained = this.#gained;
     const tokens = this.#tokens;
+    const first = this.#tokenCount;
+    if (first + sampled.length > this.#owners.length) this.#grow(sampled.length);
     for (let i = 0; i < sampled.length; i++) {
-      const visit = this.visits[sampled[i].order];
-      const { request } = visit;
-      gained[i] = visit;
-      tokens[i] = outputToken(this.#seed, request.id, visit.generated++);
-      if (visit.generated === request.outputTokens) this.finishedCount++;
+      const job = sampled[i];
+      this.#owners[first + i] = job.order;
+      tokens[i] = outputToken(this.#seed, job.id, job.generated);
     }
-    gained.length = tokens.length = sampled.length;
+    this.#tokenCount += sampled.length;
     this.#scheduler.advance(step, tokens);
-    return gained.length;
+    return sampled.length;
   }
 
-  /** Notes when the tokens of the last `advance` came out. */
+  /** Notes that the tokens of the last `advance` are out now. */
   stamp(now: number): void {
-    for (let i = 0; i < this.#gained.length; i++) {
-      const { tokenSeconds, generated } = this.#gained[i];
-      tokenSeconds[generated - 1] = now;
-    }
+    this.#stampSeconds.push(now);
+    this.#stampCounts.push(this.#tokenCount);
+  }
+
+  /** When each token came out, by visit; those that were not stamped are left out. */
+  tokenSeconds(): Float64Array[] {
+    const seconds = this.visits.map(({ job }) => new Float64Array(job?.generated ?? 0));
+    const next = new Int32Array(seconds.length);
+    let token = 0;
+    for (let i = 0; i < this.#stampCounts.length; i++)
+      for (; token < this.#stampCounts[i]; token++) {
+        const owner = this.#owners[token];
+        seconds[owner][next[owner]++] = this.#stampSeconds[i];
+      }
+    return seconds.map((times, owner) => times.subarray(0, next[owner]));
+  }
+
+  #grow(more: number): void {
+    const owners = new Int32Array(2 * (this.#owners.length + more));
+    owners.set(this.#owners);
+    this.#owners = owners;
   }
 }
 

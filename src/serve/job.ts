@@ -7,51 +7,60 @@ export type Ending = "length" | "end" | "abort";
 /** Generated tokens that a job has room for at first; the room doubles. */
 const roomAtFirst = 32;
 
-/** A request on its way through a scheduler, which alone writes it. */
+/**
+ * A request on its way through a scheduler, which alone writes it. What a step reads of each comes
+ * first: between two steps the device has swept the caches, and each line is fetched again.
+ */
 export class Job {
-  readonly id: number;
-  readonly promptLength: number;
-  readonly maxTokens: number;
-  /** Prompt, then generated tokens; [0, length) are known. A new array when it has to grow. */
-  tokens: Int32Array;
+  /** Prompt and generated tokens that are known. */
   length: number;
   /** Tokens whose K/V its sequence holds, those of the step under way not counted. */
   computed = 0;
   /** Tokens in the step under way. */
   scheduled = 0;
+  readonly promptLength: number;
   /** Its pages while it runs. */
   sequence: Sequence | null = null;
-  /** Null until it has ended. */
-  ending: Ending | null = null;
+  /** [0, length) are valid. A new array when it has to grow. */
+  tokens: Int32Array;
   /** True once aborted in a step under way, with which it ends. */
   aborted = false;
-  /** When it first got pages, by the scheduler's clock; NaN before. */
+  readonly maxTokens: number;
+  readonly #endTokens: readonly number[] | undefined;
+  readonly id: number;
+  /** Counts a scheduler's requests as they were added, from 0. */
+  readonly order: number;
+  /** Its place among all requests, first by this and then by `order`. */
+  readonly rank: number;
+  /** When it came, by the scheduler's clock. */
+  readonly arrivalSeconds: number;
+  /** When it first got pages; NaN before. */
   startSeconds = NaN;
+  /** Null until it has ended. */
+  ending: Ending | null = null;
   /** Prompt tokens found in cached pages when it first started. */
   cachedTokens = 0;
   /** Times that it lost its pages to others. */
   preemptions = 0;
-  readonly #endTokens: readonly number[];
 
-  /**
-   * @param order counts a scheduler's requests as they were added, from 0
-   * @param arrivalSeconds when it came, by the scheduler's clock
-   * @param rank its place among all requests, first by this and then by `order`
-   */
+  /** @param rankSeconds what its priority adds to its arrival */
   constructor(
     request: ServeRequest,
     maxTokens: number,
-    readonly order: number,
-    readonly arrivalSeconds: number,
-    readonly rank: number,
+    order: number,
+    arrivalSeconds: number,
+    rankSeconds: number,
   ) {
-    const { id, prompt, endTokens = [] } = request;
+    const { id, prompt, endTokens } = request;
     this.id = id;
     this.promptLength = this.length = prompt.length;
     this.maxTokens = maxTokens;
     this.tokens = new Int32Array(prompt.length + Math.min(maxTokens, roomAtFirst));
     this.tokens.set(prompt);
     this.#endTokens = endTokens;
+    this.order = order;
+    this.arrivalSeconds = arrivalSeconds;
+    this.rank = arrivalSeconds + rankSeconds;
   }
 
   /** Tokens generated so far. */
@@ -68,7 +77,7 @@ export class Job {
   push(token: number): Ending | null {
     if (this.length === this.tokens.length) this.#grow();
     this.tokens[this.length++] = token;
-    if (this.#endTokens.includes(token)) return "end";
+    if (this.#endTokens?.includes(token)) return "end";
     return this.generated === this.maxTokens ? "length" : null;
   }
 

@@ -21,7 +21,8 @@ export class JobQueue {
 
   /** Takes out a job that waits here. */
   remove(job: Job): void {
-    this.#jobs.splice(this.#placeOf(job), 1);
+    if (job === this.first) this.#jobs.pop();
+    else this.#jobs.splice(this.#placeOf(job), 1);
   }
 
   /** The first place whose job's turn is not after the given one's. */

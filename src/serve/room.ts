@@ -66,11 +66,12 @@ export class Room {
    * what is promised, so that no request is preempted at once; one that runs alone always fits.
    */
   start(job: Job, alone: boolean): boolean {
-    const match = this.#index.match(job.tokens.subarray(0, job.length - 1));
+    const match = this.#index.match(job.tokens, job.length - 1);
     const { groups } = this.#pool;
-    const cached = this.#index.stats.pages;
-    for (let g = 0; g < groups.length && !alone; g++)
-      if (this.#missing(g, match.tokens, job.length) > cached) return false;
+    for (let g = 0; g < groups.length && !alone; g++) {
+      const missing = this.#missing(g, match.tokens, job.length);
+      if (missing > 0 && missing > this.#index.stats.pages) return false;
+    }
     // With its sequence the job uses the matched pages: they are not evicted for it.
     const sequence = this.#pool.create({ prefix: match });
     for (let g = 0; g < groups.length; g++) {

@@ -17,7 +17,7 @@ export interface SchedulerOptions {
   tokenBudget: number;
   /** Most requests that run at once. */
   maxBatch: number;
-  /** What a level of priority is worth: so many seconds of arrival. Default 10. */
+  /** Seconds of arrival that one level of priority is worth. Default 10. */
   levelSeconds?: number;
   /** Reserves a step of so many tokens in all; absent: the pool does, without padding. */
   reserve?(
@@ -30,26 +30,26 @@ export interface SchedulerOptions {
 const levelSecondsDefault = 10;
 
 /**
- * Continuous batching over a pool of pages, as a pure policy: it sees requests, pages and lengths,
- * and of time only the `now` that it is given. `add` requests as they come; again and again, run
- * what `step` returns and hand the tokens that came out to `advance`.
+ * Continuous batching over a pool of pages, as a pure policy: it knows requests, pages and lengths,
+ * and of time only the `now` that it is given. `add` requests as they arrive. For each step, run
+ * what `step` returns and pass the tokens that came out to `advance`.
  *
- * Order. The rank of a request is its arrival plus `levelSeconds` for each level of its priority;
- * equal ranks go by the order of `add`. So within a priority who comes first is served first, and
- * a request lets pass only what is more urgent and comes soon enough.
+ * Order. A request's rank is its arrival plus `levelSeconds` for each level of its priority. The
+ * lowest rank is first; equal ranks go by the order of `add`. Within a priority this is first come,
+ * first served. Across priorities, only more urgent requests pass one, and only those that arrive
+ * less than `levelSeconds` per level of difference after it.
  *
  * A step takes one token of every running request that generates, then fills the token budget with
- * chunks of prompts, in order. Waiting requests start in order, none past one that does not fit,
- * while free and cached pages cover what all that run know and a page more each. Prefixes found in
- * cached pages are not computed again, and sharers are neighbours in the batch.
+ * chunks of prompts. Waiting requests start in order, none before one that does not fit, while free
+ * and cached pages cover the known tokens of all that run and one page more each. Prefixes found in
+ * cached pages are not computed again, and requests that share one are neighbours in the batch.
  *
- * When pages run out, cached ones that no sequence uses go first. Then the running request that is
- * last in order gives its pages up and waits at its old rank; it keeps its tokens and computes
+ * When pages run out, cached pages that no sequence uses are freed first. Then the running request
+ * that is last in order loses its pages and waits at its old rank. It keeps its tokens and computes
  * their K/V again, as far as they are no longer cached.
  *
- * Nobody starves: the first in order of those that run advances in every step and never gives its
- * pages up, no request starts before the first that waits, and only finitely many requests pass
- * one.
+ * No request starves: finitely many can pass it, none starts before the first that waits, and the
+ * first in order of those that run has tokens in every step and is never preempted.
  */
 export class Scheduler implements Disposable {
   readonly index: PrefixIndex;
@@ -111,7 +111,7 @@ export class Scheduler implements Disposable {
     if (this.#jobs.has(id)) throw idTaken(id);
     const maxTokens = this.#room.maxTokens(request);
     const { levelSeconds = levelSecondsDefault } = this.#options;
-    const job = new Job(request, maxTokens, this.#added++, now, now + priority * levelSeconds);
+    const job = new Job(request, maxTokens, this.#added++, now, priority * levelSeconds);
     this.#jobs.set(id, job);
     this.#waiting.add(job);
     if (this.#waiting.first === job) this.#full = false;
@@ -172,19 +172,19 @@ export class Scheduler implements Disposable {
   advance(step: Step, tokens: ArrayLike<number>): void {
     this.#checkAdvance(step, tokens);
     this.#underWay = false;
-    const { jobs, sampled, decodeTokens, prefillTokens } = step;
+    const { jobs } = step;
     let row = 0;
     let ended = 0;
     for (let i = 0; i < jobs.length; i++) {
       const job = jobs[i];
-      const isWhole = job === sampled[row];
+      const isWhole = job.computed + job.scheduled === job.length;
       const ending = this.#settle(job, isWhole ? tokens[row++] : undefined);
       if (ending === null) continue;
       this.#end(job, ending);
       ended++;
     }
     if (ended > 0) this.#running.drop();
-    this.#counts.computedTokens += decodeTokens + prefillTokens;
+    this.#counts.computedTokens += step.decodeTokens + step.prefillTokens;
   }
 
   /** A snapshot; it looks at every page that a running request holds. */
@@ -265,7 +265,7 @@ export class Scheduler implements Disposable {
 
   /** Lets later prompts share what the job has computed. */
   #keep(job: Job): void {
-    this.index.insert(job.tokens.subarray(0, job.computed), job.sequence!);
+    this.index.insert(job.tokens, job.sequence!, job.computed);
   }
 
   #end(job: Job, ending: Ending): void {

@@ -24,11 +24,12 @@ function play(requests: ReplayRequest[], more?: Partial<TrafficOptions>): number
     expect(traffic.advance(step)).toBe(step.sampled.length);
     traffic.stamp(now + 1);
   }
-  for (const { job, request, tokenSeconds, generated } of traffic.visits) {
-    expect([job!.ending, generated]).toEqual(["length", request.outputTokens]);
-    for (let i = 1; i < tokenSeconds.length; i++)
-      expect(tokenSeconds[i]).toBeGreaterThan(tokenSeconds[i - 1]);
-  }
+  const seconds = traffic.tokenSeconds();
+  traffic.visits.forEach(({ job, request }, i) => {
+    expect([job!.ending, seconds[i].length]).toEqual(["length", request.outputTokens]);
+    for (let t = 1; t < seconds[i].length; t++)
+      expect(seconds[i][t]).toBeGreaterThan(seconds[i][t - 1]);
+  });
   return requests.map(({ id }) => {
     const { tokens, promptLength, length } = traffic.visits.find(({ job }) => job!.id === id)!.job!;
     return [...tokens.subarray(promptLength, length)];
