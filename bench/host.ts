@@ -169,6 +169,7 @@ class StepWorld implements Disposable {
     this.#sequences = Array.from({ length: requests }, () => this.#cache.sequence());
     const first = this.#cache.reserve(this.#sequences, new Int32Array(requests).fill(1));
     if (!first.ok) throw first.error;
+    this.#cache.markWritten(first);
   }
 
   enqueue(): void {

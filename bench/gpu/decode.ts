@@ -120,6 +120,7 @@ export class DecodeWorld implements Disposable {
   step(): Batch {
     const batch = this.cache.reserve(this.sequences, this.#newTokens);
     if (!batch.ok) throw batch.error;
+    this.cache.markWritten(batch);
     this.attention.plan(batch);
     return (this.batch = batch);
   }
@@ -156,6 +157,7 @@ export class DecodeWorld implements Disposable {
       const counts = left.map((tokens) => Math.min(tokens, pageSize));
       const batch = this.cache.reserve(this.sequences, counts);
       if (!batch.ok) throw batch.error;
+      this.cache.markWritten(batch);
       counts.forEach((count, i) => (left[i] -= count));
     }
     for (const [i, sequence] of this.sequences.entries()) sequence.truncate(lengths[i] - 1);

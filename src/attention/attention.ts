@@ -142,12 +142,13 @@ export class Attention extends Owner implements AsyncDisposable {
    */
   run(tensors: RunTensors): void {
     this.guard();
-    this.#requireFresh();
+    this.#requireFresh(tensors.batch);
     const plan = this.#plan!;
     const batch = this.#batch!;
-    const { cache, stream = this.device.stream } = tensors;
+    const { cache, layer = 0, stream = this.device.stream } = tensors;
     const bound = this.#bound;
     bound.bind(plan, batch, tensors);
+    if (!this.device.capturing) cache?.requireWritten(layer);
     // A kernel that starts early must not read what the one before it may be writing.
     bound.params.pagesSettled = cache?.sync(batch, stream) === false ? 1 : 0;
     this.#sections.sync(plan, stream);
@@ -171,14 +172,23 @@ export class Attention extends Owner implements AsyncDisposable {
     this.#rope?.[Symbol.dispose]();
   }
 
-  /** Errors: PlanError unless the last batch was planned and not reserved again since. */
-  #requireFresh(): void {
-    if (this.#batch === undefined) {
+  /** Errors: PlanError unless the last plan is of a batch in use, and of `batch` if given. */
+  #requireFresh(batch?: Batch): void {
+    const planned = this.#batch;
+    if (planned === undefined) {
       throw new PlanError("no batch was planned. Fix: call attention.plan(batch) once per step.");
     }
-    if (this.#batch.generation === this.#plan!.batchGeneration) return;
+    if (planned.stale) {
+      throw new PlanError(
+        "the plan is stale: its cache reserved another step since, or rolled this one back. " +
+          "Fix: plan each step's batch.",
+      );
+    }
+    if (batch === undefined || batch === planned) return;
+    requireBatch(batch);
     throw new PlanError(
-      "the plan is stale: its batch was reserved again since. Fix: plan each step's batch.",
+      "the batch of the run is not the one that was planned last. " +
+        "Fix: plan it, and end a step before the next one is planned on the same attention.",
     );
   }
 

@@ -1,4 +1,5 @@
 import type { PagedCache } from "../cache/paged-cache.ts";
+import type { Batch } from "../kv/batch.ts";
 import type { Stream } from "../device/stream.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { VariantInputs } from "./variant/inputs.ts";
@@ -14,6 +15,11 @@ export interface RunTensors {
   /** Where keys and values lie, with the layer to read; or k and v. */
   cache?: PagedCache;
   layer?: number;
+  /**
+   * The batch that the run is of: refused unless it is the one planned last. Pass it wherever
+   * several loops share an attention object. Default: the one planned last.
+   */
+  batch?: Batch;
   /** Ragged [tokens, kvHeads, dim], or pages [pages, pageSize, kvHeads, dim] with pageTable. */
   k?: Tensor;
   v?: Tensor;

@@ -51,8 +51,6 @@ export class PagedCache extends Owner {
   readonly #copies: CopyTable[] = [];
   readonly #upload: StepUpload;
   readonly #appender: Appender;
-  /** The step reserved last: what a replayed graph appends. */
-  #batch: Batch | undefined;
 
   private constructor(
     readonly device: Device,
@@ -64,7 +62,7 @@ export class PagedCache extends Owner {
     this.layerGroups = new Int32Array(options.layers);
     groups.forEach((group, g) => group.layers.forEach((layer) => (this.layerGroups[layer] = g)));
     const { pageSize, maxSequences = 512 } = options;
-    this.pool = new SequencePool({ pageSize, maxSequences, groups });
+    this.pool = new SequencePool({ pageSize, maxSequences, groups, layers: options.layers });
     this.#appender = new Appender(device);
     try {
       for (let layer = 0; layer < options.layers; layer++) {
@@ -109,6 +107,9 @@ export class PagedCache extends Owner {
   /**
    * Grows each sequence by its number of new tokens and returns the step: lengths, positions, slot
    * mapping, levels. Out of pages is a result (`ok: false`), not a throw; then nothing has changed.
+   * One step at a time: the batch of the step before is stale. Errors: PlanError, and nothing has
+   * changed, while sequences hold tokens of the step before that were not appended in every layer;
+   * `rollback` gives them back.
    */
   reserve(
     sequences: readonly Sequence[],
@@ -117,9 +118,41 @@ export class PagedCache extends Owner {
   ): Batch | OutOfPages {
     this.guard();
     refuseCapture(this.device, "reserve");
-    const batch = this.pool.reserve(sequences, newTokens, options);
-    if (batch.ok) this.#batch = batch;
-    return batch;
+    return this.pool.reserve(sequences, newTokens, options);
+  }
+
+  /**
+   * Gives back what the last step took, such as after a throw between `reserve` and the last layer:
+   * sequences have the lengths and pages of before, and the batch is stale. Pages that a window had
+   * passed stay free; a page that the step copied to write it stays a copy where another sequence
+   * has written or freed the original. Errors: PlanError for a batch that is stale or of another
+   * cache.
+   */
+  rollback(batch: Batch): void {
+    this.guard();
+    refuseCapture(this.device, "rollback");
+    this.pool.rollback(batch);
+  }
+
+  /**
+   * Says that the step's new tokens are in all layers without `append`: kernels of your own wrote
+   * them. Errors: PlanError for a batch that is stale or of another cache.
+   */
+  markWritten(batch: Batch): void {
+    this.guard();
+    for (let layer = 0; layer < this.options.layers; layer++) this.pool.wrote(batch, layer);
+  }
+
+  /**
+   * Throws a PlanError unless a layer holds the new tokens of the step. Called by attention, which
+   * would read rows that nobody wrote.
+   */
+  requireWritten(layer: number): void {
+    if (this.pool.state.writes.has(layer)) return;
+    throw new PlanError(
+      `layer ${layer} does not hold the step's new tokens. ` +
+        "Fix: append before run, or call markWritten where kernels of your own write them.",
+    );
   }
 
   /** Turns prefixes that neighbours in the batch share into a level of their own, where it pays. */
@@ -149,7 +182,8 @@ export class PagedCache extends Owner {
       appender.plane(optionOf(name), this.#views[layer][i], source, scaleOf(tensors, name));
     }
     appender.launch(stream);
-    if (this.device.capturing) this.#watch(batch.paddedTokens);
+    if (this.device.capturing) this.#watch(layer, batch.paddedTokens);
+    else this.pool.wrote(batch, layer);
   }
 
   /**
@@ -201,15 +235,20 @@ export class PagedCache extends Owner {
     throw new OptionError(optionOf(name), source, "a tensor", fix);
   }
 
-  /** A replay needs the buffers and the padded tokens of the capture; then its step is uploaded. */
-  #watch(paddedTokens: number): void {
+  /**
+   * A replay needs the buffers and the padded tokens of the capture; then its step is uploaded, and
+   * written in the captured layers.
+   */
+  #watch(layer: number, paddedTokens: number): void {
+    const { device, pool } = this;
     const check = this.#upload.captured(paddedTokens);
-    this.device.onReplay(this, (replayed) => {
+    device.onReplay(this, (replayed) => {
       this.guard();
-      const batch = this.#batch!;
+      const batch = pool.lastBatch!;
       check(batch);
       this.sync(batch, replayed);
     });
+    device.afterReplay(() => pool.wrote(pool.lastBatch!, layer));
   }
 
   /** Adds the planes of layers that share pages. */

@@ -3,7 +3,7 @@ import { out, valueOf } from "../ffi/foreign.ts";
 import { native } from "../ffi/library.ts";
 import { check, Status } from "../ffi/status.ts";
 import type { GraphHandle } from "../ffi/symbols.ts";
-import { Graph, type ReplayCheck } from "./graph.ts";
+import { Graph, type ReplayCheck, type ReplayHooks } from "./graph.ts";
 import type { LaunchObservers } from "./launch.ts";
 import type { MemoryPool } from "./memory.ts";
 import type { Owner } from "./owner.ts";
@@ -17,7 +17,7 @@ export class Captures {
   readonly #observers: LaunchObservers;
   #busy = false;
   /** Of a capture whose body runs; a recording has none. */
-  #checks: ReplayCheck[] | undefined;
+  #hooks: ReplayHooks | undefined;
   /** The keys for which there is a check already. */
   readonly #checked = new Set<object>();
 
@@ -28,7 +28,7 @@ export class Captures {
 
   /** True while {@link capture} runs its body. */
   get capturing(): boolean {
-    return this.#checks !== undefined;
+    return this.#hooks !== undefined;
   }
 
   /** True while {@link capture} or {@link record} runs its body. */
@@ -38,13 +38,13 @@ export class Captures {
 
   /** As Device.capture. Errors: DeviceError, OptionError, and what the body throws. */
   capture(stream: Stream, body: () => void, label: string): Graph {
-    const checks: ReplayCheck[] = [];
-    return this.#record(stream, label, checks, () => {
-      this.#checks = checks;
+    const hooks: ReplayHooks = { checks: [], queued: [] };
+    return this.#record(stream, label, hooks, () => {
+      this.#hooks = hooks;
       try {
         return body();
       } finally {
-        this.#checks = undefined;
+        this.#hooks = undefined;
         this.#checked.clear();
       }
     });
@@ -55,14 +55,19 @@ export class Captures {
    * nothing. All that it needs must be on the device. For benchmarks of single launches.
    */
   record(stream: Stream, body: () => void, label: string): Graph {
-    return this.#record(stream, label, [], body);
+    return this.#record(stream, label, { checks: [], queued: [] }, body);
   }
 
   /** As Device.onReplay. */
   onReplay(key: object, replayCheck: ReplayCheck): void {
-    if (this.#checks === undefined || this.#checked.has(key)) return;
+    if (this.#hooks === undefined || this.#checked.has(key)) return;
     this.#checked.add(key);
-    this.#checks.push(replayCheck);
+    this.#hooks.checks.push(replayCheck);
+  }
+
+  /** As Device.afterReplay. */
+  afterReplay(queued: () => void): void {
+    this.#hooks?.queued.push(queued);
   }
 
   /** As Device.needOnReplay. */
@@ -70,7 +75,7 @@ export class Captures {
     for (const owner of owners) this.onReplay(owner, () => owner.guard());
   }
 
-  #record(stream: Stream, label: string, checks: ReplayCheck[], body: () => unknown): Graph {
+  #record(stream: Stream, label: string, hooks: ReplayHooks, body: () => unknown): Graph {
     stream.guard();
     if (this.#busy) {
       throw new DeviceError(Status.capture, "a capture runs already. Fix: end it before the next.");
@@ -85,22 +90,22 @@ export class Captures {
       }
     } catch (error) {
       try {
-        this.#end(stream, checks, label)[Symbol.dispose]();
+        this.#end(stream, hooks, label)[Symbol.dispose]();
       } catch {
         // A capture that broke has no graph; what broke it is thrown below.
       }
       throw error;
     }
-    return this.#end(stream, checks, label);
+    return this.#end(stream, hooks, label);
   }
 
-  #end(stream: Stream, checks: ReplayCheck[], label: string): Graph {
+  #end(stream: Stream, hooks: ReplayHooks, label: string): Graph {
     this.#busy = false;
     const held = this.#memory.takeHeld();
     const status = native().fb_capture_end(stream.handle, graphOut);
     if (status !== Status.ok) for (const address of held) this.#memory.free(address);
     check(status, label);
-    const parts = { memory: this.#memory, observers: this.#observers, checks, held };
+    const parts = { memory: this.#memory, observers: this.#observers, hooks, held };
     return new Graph(stream.device, valueOf(graphOut), label, parts);
   }
 }

@@ -169,6 +169,11 @@ export class Device extends Context implements AsyncDisposable {
     this.captures.onReplay(key, replayCheck);
   }
 
+  /** Adds what every replay of the graph being captured calls once it is queued. */
+  afterReplay(queued: () => void): void {
+    this.captures.afterReplay(queued);
+  }
+
   /** Makes every replay of the graph being captured throw once one of these was disposed. */
   needOnReplay(...owners: readonly Owner[]): void {
     this.captures.needOnReplay(owners);

@@ -11,10 +11,18 @@ import type { Stream } from "./stream.ts";
 /** Something a graph captured that must still hold when it is replayed; throws when it does not. */
 export type ReplayCheck = (stream: Stream) => void;
 
+/** What a capture registers for the replays of its graph. */
+export interface ReplayHooks {
+  /** Made before anything is launched. */
+  readonly checks: ReplayCheck[];
+  /** Called once a replay is queued. */
+  readonly queued: (() => void)[];
+}
+
 /** What a captured graph shows its replays to, and holds on to. */
 export interface GraphParts {
   readonly observers: LaunchObservers;
-  readonly checks: ReplayCheck[];
+  readonly hooks: ReplayHooks;
   readonly memory: MemoryPool;
   /** Blocks freed while the graph was captured: it still uses them. */
   readonly held: Address[];
@@ -26,7 +34,7 @@ export interface GraphParts {
  */
 export class Graph extends Owner {
   readonly #parts: GraphParts;
-  #checks: ReplayCheck[];
+  #hooks: ReplayHooks;
 
   constructor(
     readonly device: Context,
@@ -37,7 +45,7 @@ export class Graph extends Owner {
   ) {
     super(label);
     this.#parts = parts;
-    this.#checks = parts.checks;
+    this.#hooks = parts.hooks;
   }
 
   /**
@@ -50,11 +58,13 @@ export class Graph extends Owner {
     if (stream.device !== this.device) {
       throw new OptionError("stream", stream.label, "of the graph's device", "capture there.");
     }
-    for (let i = 0; i < this.#checks.length; i++) this.#checks[i](stream);
+    const { checks, queued } = this.#hooks;
+    for (let i = 0; i < checks.length; i++) checks[i](stream);
     const { observers } = this.#parts;
     const seen = observers.launching(stream, this.label, 1);
     check(native().fb_graph_launch(this.handle, stream.handle), this.label);
     if (seen !== undefined) observers.launched(seen);
+    for (let i = 0; i < queued.length; i++) queued[i]();
   }
 
   /**
@@ -68,7 +78,7 @@ export class Graph extends Owner {
       throw new OptionError("newer", newer.label, "another graph of the device", "capture it.");
     }
     check(native().fb_graph_update(this.handle, newer.handle), this.label);
-    this.#checks = newer.#checks;
+    this.#hooks = newer.#hooks;
     this.#parts.held.push(...newer.#parts.held.splice(0));
     newer[Symbol.dispose]();
   }

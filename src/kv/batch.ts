@@ -1,16 +1,20 @@
-import { OptionError, OutOfPagesError } from "../errors.ts";
+import { OptionError, OutOfPagesError, PlanError } from "../errors.ts";
 import { checkLayout, type Layout } from "./layout.ts";
 import { integers, maxInt32, requireLength } from "./validate.ts";
 
 /**
  * One step: which requests, how many new tokens each, where their K/V lie. Arrays may be longer
- * than the counts say and are reused by the next step of the same owner, which raises
- * `generation`.
+ * than the counts say and are reused by the next step of the same owner: then the batch is stale.
  */
 export interface Batch {
   ok: true;
-  /** Raised each time the arrays are rewritten; a plan of an older generation is stale. */
+  /** Number of the step among those of its owner. */
   generation: number;
+  /**
+   * True once its owner reserved another step or rolled this one back. Every use of a stale batch,
+   * reading its arrays included, throws a PlanError.
+   */
+  readonly stale: boolean;
   /** The SequencePool the batch belongs to, or null for one made by createBatch. */
   owner: object | null;
   requestCount: number;
@@ -56,14 +60,25 @@ export class OutOfPagesResult implements OutOfPages {
 }
 
 /**
- * Throws unless `batch` is one: the error of a step that did not fit, or an OptionError for
- * anything else.
+ * Throws unless `batch` is one that may be used: a PlanError for a stale one, the error of a step
+ * that did not fit, or an OptionError for anything else.
  */
 export function requireBatch(batch: Batch | OutOfPages | undefined): void {
-  if (batch?.ok === true) return;
+  if (batch?.ok === true) {
+    if (batch.stale) throw staleBatch();
+    return;
+  }
   if (batch?.ok === false) throw batch.error;
   const fix = "pass what cache.reserve or createBatch returned.";
   throw new OptionError("batch", batch, "a batch", fix);
+}
+
+/** The error for a batch whose step is over. */
+export function staleBatch(): PlanError {
+  return new PlanError(
+    "the batch is stale: its cache reserved another step since, or rolled this one back. " +
+      "Fix: use the batch that reserve returned last, and end a step before you reserve the next.",
+  );
 }
 
 /** What createBatch takes; lengths in tokens. */
@@ -109,6 +124,7 @@ export function createBatch(options: BatchOptions): Batch {
   return {
     ok: true,
     generation: 1,
+    stale: false,
     owner: null,
     requestCount,
     tokenCount,

@@ -7,6 +7,7 @@ export class PageAllocator {
   #free: Int32Array;
   #freeCount: number;
   #references: Int32Array;
+  #freedCount = 0;
 
   /** @param pageCount pages of the group, 1 or more */
   constructor(pageCount: number) {
@@ -25,6 +26,11 @@ export class PageAllocator {
 
   get usedCount(): number {
     return this.pageCount - this.#freeCount;
+  }
+
+  /** Times that a page lost its last user: while it stays the same, no page changed hands. */
+  get freedCount(): number {
+    return this.#freedCount;
   }
 
   /**
@@ -57,6 +63,7 @@ export class PageAllocator {
     if (!(this.#references[page] > 0)) throw this.#notInUse(page);
     if (--this.#references[page] > 0) return false;
     this.#free[this.#freeCount++] = page;
+    this.#freedCount++;
     return true;
   }
 

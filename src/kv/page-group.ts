@@ -17,8 +17,16 @@ export class PageGroup {
   /** Tokens before a query that it still sees, -1: all. */
   readonly windowLeft: number;
   /** (source token, target token, tokens) to copy in order before the next append. */
-  pendingMoves = new Int32Array(3 * 64);
+  pendingMoves: Int32Array = new Int32Array(3 * 64);
   moveCount = 0;
+  /**
+   * (request, column, page) where the last step put a copy in the place of a shared page, in order;
+   * page -1: what was copied is written over.
+   */
+  copies: Int32Array = new Int32Array(3 * 16);
+  copyCount = 0;
+  /** The allocator's freedCount when the last step was reserved. */
+  freedBefore = 0;
   /** By slot, the first column whose page the sequence still holds. */
   readonly firstColumns: Int32Array;
   /** By page, users that the step being checked would remove; all 0 between steps. */
@@ -53,16 +61,12 @@ export class PageGroup {
 
   /** Notes a copy of `count` tokens within the group's pages. */
   move(source: number, target: number, count: number): void {
-    const at = 3 * this.moveCount;
-    if (at === this.pendingMoves.length) {
-      const grown = new Int32Array(2 * at);
-      grown.set(this.pendingMoves);
-      this.pendingMoves = grown;
-    }
-    this.pendingMoves[at] = source;
-    this.pendingMoves[at + 1] = target;
-    this.pendingMoves[at + 2] = count;
-    this.moveCount++;
+    this.pendingMoves = withTriple(this.pendingMoves, this.moveCount++, source, target, count);
+  }
+
+  /** Notes that the step put a copy in the place of a page. */
+  copied(request: number, column: number, page: number): void {
+    this.copies = withTriple(this.copies, this.copyCount++, request, column, page);
   }
 
   /** Notes that the step being checked would end one use of a page; returns how many by now. */
@@ -87,4 +91,24 @@ export class PageGroup {
     if (this.windowLeft < 0 || length <= this.windowLeft) return 0;
     return Math.floor((length - this.windowLeft) / pageSize);
   }
+}
+
+/** Writes a triple at a place, in an array of twice the size where it is full. */
+function withTriple(
+  triples: Int32Array,
+  place: number,
+  a: number,
+  b: number,
+  c: number,
+): Int32Array {
+  let result = triples;
+  const at = 3 * place;
+  if (at === triples.length) {
+    result = new Int32Array(2 * at);
+    result.set(triples);
+  }
+  result[at] = a;
+  result[at + 1] = b;
+  result[at + 2] = c;
+  return result;
 }

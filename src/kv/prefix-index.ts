@@ -152,11 +152,13 @@ export class PrefixIndex {
     if (sequence.pool !== this.#pool)
       throw new OptionError("sequence", sequence, "a sequence of the index's pool", "use its own.");
     if (sequence.slot < 0) throw new DisposedError(`sequence ${sequence.id}`);
-    if (length > sequence.length)
+    const unwritten = this.#pool.state.unwritten(sequence.slot);
+    if (length > sequence.length - unwritten)
       throw new OptionError(
         "tokens.length",
         length,
-        `at most the sequence's length (${sequence.length})`,
+        `at most the sequence's length (${sequence.length})` +
+          (unwritten > 0 ? ` without the ${unwritten} that not every layer has written` : ""),
         "insert only tokens whose K/V were computed.",
       );
   }

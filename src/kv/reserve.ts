@@ -1,4 +1,3 @@
-import { DisposedError, OptionError } from "../errors.ts";
 import {
   checkPositions,
   OutOfPagesResult,
@@ -8,17 +7,9 @@ import {
 } from "./batch.ts";
 import type { PageGroup } from "./page-group.ts";
 import type { SequenceState } from "./sequence-state.ts";
-import type { StepBatch } from "./step-batch.ts";
-import { maxInt32, requireLength } from "./validate.ts";
-
-/** What a step needs to know of a sequence. */
-export interface Reservable {
-  readonly id: number;
-  /** Its page-table row, -1 once freed. */
-  readonly slot: number;
-  /** The books it belongs to. */
-  readonly state: SequenceState;
-}
+import type { StepArrays } from "./step-batch.ts";
+import { checkSequences, type Reservable, requireWritten } from "./step-checks.ts";
+import { maxInt32 } from "./validate.ts";
 
 /** Options of a step. */
 export interface ReserveOptions {
@@ -29,16 +20,17 @@ export interface ReserveOptions {
 }
 
 /**
- * Grows sequences by newTokens[i] tokens each and writes the step to `batch`. First checks
- * everything, then changes everything: on a throw or out of pages nothing has changed.
+ * Grows sequences by newTokens[i] tokens each and writes the step to `batch`; returns null. First
+ * checks everything, then changes everything: on a throw or out of pages nothing has changed.
  */
 export function reserveStep(
   state: SequenceState,
-  batch: StepBatch,
+  batch: StepArrays,
   sequences: readonly Reservable[],
   newTokens: ArrayLike<number>,
   options: ReserveOptions | undefined,
-): StepBatch | OutOfPages {
+): OutOfPages | null {
+  if (state.writes.step >= 0) requireWritten(state, batch);
   const tokens = checkSequences(state, sequences, newTokens);
   const count = sequences.length;
   const padded = paddedCount(options?.padTo, tokens);
@@ -62,43 +54,8 @@ export function reserveStep(
   }
   writeStep(state, batch, count);
   if (options?.positions !== undefined) writePositions(batch, options.positions);
-  return batch;
-}
-
-let step = 0;
-
-/** Tokens of the step; throws for sequences that are not live, not of this pool, or given twice. */
-function checkSequences(
-  state: SequenceState,
-  sequences: readonly Reservable[],
-  newTokens: ArrayLike<number>,
-): number {
-  if (!Array.isArray(sequences))
-    throw new OptionError("sequences", sequences, "an array of sequences", "pass [sequence].");
-  requireLength("newTokens", newTokens, sequences.length);
-  step = step === maxInt32 ? 1 : step + 1;
-  const { stamps, lengths, stepSlots, stepTokens } = state;
-  let tokens = 0;
-  let longest = 0;
-  for (let i = 0; i < sequences.length; i++) {
-    const sequence: Reservable | undefined = sequences[i];
-    if (sequence?.state !== state) throw notOfPool(i, sequence);
-    const { slot } = sequence;
-    if (slot < 0) throw new DisposedError(`sequence ${sequence.id}`);
-    if (stamps[slot] === step) throw givenTwice(i, sequence.id);
-    stamps[slot] = step;
-    const count = newTokens[i];
-    if ((count | 0) !== count || count < 0) throw badCount(i, count);
-    if (count > maxInt32 - lengths[slot])
-      throw tooManyTokens(`newTokens[${i}]`, lengths[slot] + count);
-    stepSlots[i] = slot;
-    stepTokens[i] = count;
-    tokens += count;
-    longest = Math.max(longest, lengths[slot] + count);
-  }
-  state.stepLongest = longest;
-  if (tokens > maxInt32) throw tooManyTokens("newTokens", tokens);
-  return tokens;
+  state.writes.begin(batch.generation, tokens);
+  return null;
 }
 
 /**
@@ -165,6 +122,7 @@ function growTables(state: SequenceState): void {
 function takePages(state: SequenceState, group: PageGroup): void {
   const { pageSize, lengths, pageCounts, stepSlots, stepTokens } = state;
   const { allocator, table } = group;
+  group.copyCount = 0;
   for (let i = 0; i < group.passingCount; i++)
     state.releasePassed(group, stepSlots[group.passing[i]]);
   for (let i = 0; i < group.changingCount; i++) {
@@ -174,11 +132,29 @@ function takePages(state: SequenceState, group: PageGroup): void {
     const room = pages * pageSize - lengths[slot];
     if (room > 0) {
       const page = table.data[slot * table.stride + pages - 1];
-      if (allocator.referenceCount(page) > 1)
+      if (allocator.referenceCount(page) > 1) {
+        group.copied(request, pages - 1, page);
         state.ownPage(group, slot, pages - 1, pageSize - room);
+      } else if (group.copyCount > 0) {
+        writeOver(state, group, page, pageSize - room);
+      }
     }
     const end = Math.ceil((lengths[slot] + stepTokens[request]) / pageSize);
     for (let column = pages; column < end; column++) table.set(slot, column, allocator.take());
+  }
+  group.freedBefore = allocator.freedCount;
+}
+
+/**
+ * The last user of a page writes it from its token `kept` on: a request that copied more of it than
+ * that cannot have it back.
+ */
+function writeOver(state: SequenceState, group: PageGroup, page: number, kept: number): void {
+  const { copies, copyCount } = group;
+  for (let at = 0; at < 3 * copyCount; at += 3) {
+    if (copies[at + 2] !== page) continue;
+    const length = state.lengths[state.stepSlots[copies[at]]];
+    if (length - copies[at + 1] * state.pageSize > kept) copies[at + 2] = -1;
   }
 }
 
@@ -217,10 +193,11 @@ function mapTokens(
 }
 
 /** Writes what all groups share, and grows the sequences. */
-function writeStep(state: SequenceState, batch: StepBatch, requests: number): void {
+function writeStep(state: SequenceState, batch: StepArrays, requests: number): void {
   const { lengths, pageCounts, lastTokens, pageSize, stepSlots, stepTokens } = state;
-  const { queryIndptr, kvLengths, positions, tokenRequests } = batch;
+  const { queryIndptr, kvLengths, positions, tokenRequests, lastTokensBefore } = batch;
   const { slots } = batch.whole;
+  const step = ++batch.generation;
   let token = 0;
   for (let i = 0; i < requests; i++) {
     const slot = stepSlots[i];
@@ -235,7 +212,9 @@ function writeStep(state: SequenceState, batch: StepBatch, requests: number): vo
     kvLengths[i] = position;
     slots[i] = slot;
     lengths[slot] = position;
+    lastTokensBefore[i] = lastTokens[slot];
     lastTokens[slot] = count;
+    state.steps[slot] = step;
     if (position > pageCounts[slot] * pageSize) pageCounts[slot] = Math.ceil(position / pageSize);
   }
   if (token < batch.paddedTokens) {
@@ -245,39 +224,11 @@ function writeStep(state: SequenceState, batch: StepBatch, requests: number): vo
   batch.whole.rowCount = batch.whole.requestRows = requests;
   batch.layout.levels = batch.wholeLevels;
   batch.customPositions = false;
-  batch.generation++;
 }
 
-function writePositions(batch: StepBatch, positions: ArrayLike<number>): void {
+function writePositions(batch: StepArrays, positions: ArrayLike<number>): void {
   for (let token = 0; token < batch.tokenCount; token++) {
     if (batch.positions[token] !== positions[token]) batch.customPositions = true;
     batch.positions[token] = positions[token];
   }
-}
-
-function notOfPool(index: number, sequence: unknown): OptionError {
-  return new OptionError(
-    `sequences[${index}]`,
-    sequence,
-    "a sequence of this pool",
-    "make sequences with the cache they are used with.",
-  );
-}
-
-function givenTwice(index: number, id: number): OptionError {
-  return new OptionError(
-    `sequences[${index}]`,
-    `sequence ${id}`,
-    "given once per step",
-    "add up its new tokens, or fork it.",
-  );
-}
-
-function badCount(index: number, count: unknown): OptionError {
-  return new OptionError(
-    `newTokens[${index}]`,
-    count,
-    `an integer from 0 to ${maxInt32}`,
-    "give the new tokens of each sequence.",
-  );
 }

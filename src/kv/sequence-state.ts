@@ -1,6 +1,7 @@
 import { OptionError, OutOfPagesError } from "../errors.ts";
 import { requireInteger } from "../require.ts";
 import { PageGroup, type PageGroupOptions } from "./page-group.ts";
+import { StepWrites } from "./step-writes.ts";
 
 /** What a SequencePool is made of; sizes in tokens, pages and sequences. */
 export interface SequencePoolOptions {
@@ -11,6 +12,11 @@ export interface SequencePoolOptions {
   maxSequences: number;
   /** Pages a sequence's table row has room for at first; the tables grow by doubling. */
   columns?: number;
+  /**
+   * Layers that have to write a step's tokens before they may be built upon, each announced by
+   * `wrote`. Default 0: what is reserved counts as written.
+   */
+  layers?: number;
 }
 
 /**
@@ -27,7 +33,11 @@ export class SequenceState {
   readonly lastTokens: Int32Array;
   /** By slot: raised whenever pages in the row change or leave it, not when pages are added. */
   readonly versions: Int32Array;
-  /** By slot: the last step it was seen in, to find a sequence given twice. */
+  /** By slot: the step that its sequence was in last; 0 when in none. */
+  readonly steps: Int32Array;
+  /** Whether the last step's tokens are written. */
+  readonly writes: StepWrites;
+  /** By slot: the last check it was seen in, to find a sequence given twice. */
   readonly stamps: Int32Array;
   /** The step being reserved, by request: slot and new tokens. */
   readonly stepSlots: Int32Array;
@@ -38,10 +48,11 @@ export class SequenceState {
   #freeCount: number;
 
   constructor(options: SequencePoolOptions) {
-    const { pageSize, maxSequences, columns = 64 } = options;
+    const { pageSize, maxSequences, columns = 64, layers = 0 } = options;
     requireInteger("pageSize", pageSize, 1, 0x7fffffff);
     requireInteger("maxSequences", maxSequences, 1, 1 << 24);
     requireInteger("columns", columns, 1, Math.floor(0x7fffffff / maxSequences));
+    requireInteger("layers", layers, 0, 1 << 16);
     if (!Array.isArray(options.groups) || options.groups.length === 0)
       throw new OptionError(
         "groups",
@@ -62,6 +73,8 @@ export class SequenceState {
     this.pageCounts = new Int32Array(maxSequences);
     this.lastTokens = new Int32Array(maxSequences);
     this.versions = new Int32Array(maxSequences);
+    this.steps = new Int32Array(maxSequences);
+    this.writes = new StepWrites(layers);
     this.stamps = new Int32Array(maxSequences);
     this.stepSlots = new Int32Array(maxSequences);
     this.stepTokens = new Int32Array(maxSequences);
@@ -85,8 +98,14 @@ export class SequenceState {
       );
     const slot = this.#freeSlots[--this.#freeCount];
     this.lengths[slot] = this.pageCounts[slot] = this.lastTokens[slot] = 0;
+    this.steps[slot] = 0;
     for (const group of this.groups) group.firstColumns[slot] = 0;
     return slot;
+  }
+
+  /** Tokens at a sequence's end that were reserved and that a layer has not written yet. */
+  unwritten(slot: number): number {
+    return this.steps[slot] === this.writes.step ? this.lastTokens[slot] : 0;
   }
 
   /** Releases a slot's pages and the slot. */
@@ -112,9 +131,13 @@ export class SequenceState {
     return copy;
   }
 
-  /** Whether the window pages that a sequence cut to `length` would look back on are still held. */
+  /** Whether a sequence may be cut to `length`. */
   canCut(slot: number, length: number): boolean {
-    if (length === 0) return true;
+    return length === 0 || this.holdsWindow(slot, length);
+  }
+
+  /** Whether the pages that a query at position `length` looks back on are still held. */
+  holdsWindow(slot: number, length: number): boolean {
     for (const group of this.groups) {
       if (group.firstColumns[slot] > group.windowColumn(length, this.pageSize)) return false;
     }

@@ -1,10 +1,12 @@
-import { DisposedError, OptionError } from "../errors.ts";
+import { DisposedError, OptionError, PlanError } from "../errors.ts";
 import { requireInteger } from "../require.ts";
-import type { Batch, OutOfPages } from "./batch.ts";
+import { type Batch, type OutOfPages, requireBatch } from "./batch.ts";
 import type { PageGroup } from "./page-group.ts";
 import { reserveStep, type ReserveOptions } from "./reserve.ts";
+import { rollbackStep } from "./rollback.ts";
 import { SequenceState, type SequencePoolOptions } from "./sequence-state.ts";
-import { StepBatch } from "./step-batch.ts";
+import { StepArrays, StepBatch } from "./step-batch.ts";
+import { notWritten } from "./step-checks.ts";
 import { requireList } from "./validate.ts";
 
 /** Cached pages that a new sequence may start from; found by PrefixIndex.match. */
@@ -23,12 +25,13 @@ export interface PrefixMatch {
 export class SequencePool {
   /** The books: for SequencePool's own family, not for users. */
   readonly state: SequenceState;
-  readonly #batch: StepBatch;
+  readonly #arrays: StepArrays;
+  #lastBatch: Batch | undefined;
   #nextId = 0;
 
   constructor(options: SequencePoolOptions) {
     this.state = new SequenceState(options);
-    this.#batch = new StepBatch(this, options.pageSize, options.groups.length);
+    this.#arrays = new StepArrays(this, options.pageSize, options.groups.length);
   }
 
   get pageSize(): number {
@@ -65,17 +68,48 @@ export class SequencePool {
     return new Sequence(this, this.#nextId++, slot);
   }
 
+  /** What `reserve` returned last, stale once rolled back. */
+  get lastBatch(): Batch | undefined {
+    return this.#lastBatch;
+  }
+
   /**
-   * Grows sequences[i] by newTokens[i] tokens, which the caller then appends, and returns the step:
-   * the same Batch object each time. Out of pages is a result; bad input throws OptionError or
-   * DisposedError; either way nothing has changed.
+   * Grows sequences[i] by newTokens[i] tokens, which the caller then appends, and returns the step;
+   * the batch of the step before is stale then. Out of pages is a result; bad input throws
+   * OptionError or DisposedError, and a PlanError says that a sequence holds tokens of the step
+   * before that a layer has not written; either way nothing has changed.
    */
   reserve(
     sequences: readonly Sequence[],
     newTokens: ArrayLike<number>,
     options?: ReserveOptions,
   ): Batch | OutOfPages {
-    return reserveStep(this.state, this.#batch, sequences, newTokens, options);
+    const refused = reserveStep(this.state, this.#arrays, sequences, newTokens, options);
+    return refused ?? (this.#lastBatch = new StepBatch(this.#arrays));
+  }
+
+  /**
+   * Gives back what the pool's last step took: its sequences that were not freed since have the
+   * lengths and the pages of before, and its batch is stale. Of the pages, those that a window had
+   * passed stay free, and a page that was copied to be written stays a copy where another sequence
+   * has written or freed the original. Errors: PlanError for a batch that is stale or of another
+   * pool.
+   */
+  rollback(batch: Batch): void {
+    this.#require(batch);
+    rollbackStep(this.state, this.#arrays);
+  }
+
+  /** Notes that a layer holds the new tokens of the pool's last step. Errors as rollback. */
+  wrote(batch: Batch, layer: number): void {
+    this.#require(batch);
+    this.state.writes.add(layer);
+  }
+
+  #require(batch: Batch): void {
+    requireBatch(batch);
+    if (batch.owner === this) return;
+    throw new PlanError("the batch is not of this cache. Fix: use what its own reserve returned.");
   }
 
   #checkPrefix(prefix: PrefixMatch): void {
@@ -143,9 +177,10 @@ export class Sequence {
 
   /**
    * A copy that shares all pages; whichever writes first copies the last page if it is not full.
+   * Errors: PlanError while a layer has not written its last tokens.
    */
   fork(): Sequence {
-    return this.pool.adopt(this.state.forkSlot(this.#live()));
+    return this.pool.adopt(this.state.forkSlot(this.#written()));
   }
 
   /**
@@ -168,12 +203,13 @@ export class Sequence {
   /**
    * Keeps, of the n tokens reserved in the last step, those at the ascending indices `accepted` in
    * [0, n), and drops the others. Throws OutOfPagesError, with nothing changed, if a page shared
-   * with a fork has to be copied and none is free.
+   * with a fork has to be copied and none is free, and PlanError, unless all are dropped, while a
+   * layer has not written them.
    */
   compact(accepted: ArrayLike<number>): void {
-    const slot = this.#live();
-    const last = this.state.lastTokens[slot];
     const count = requireList("accepted", accepted);
+    const slot = count === 0 ? this.#live() : this.#written();
+    const last = this.state.lastTokens[slot];
     let least = 0;
     for (let i = 0; i < count; i++) {
       requireInteger(`accepted[${i}]`, accepted[i], least, last - 1, "ascend within the last step");
@@ -191,6 +227,13 @@ export class Sequence {
 
   [Symbol.dispose](): void {
     this.free();
+  }
+
+  #written(): number {
+    const slot = this.#live();
+    const tokens = this.state.unwritten(slot);
+    if (tokens > 0) throw notWritten(`sequence ${this.id}`, tokens);
+    return slot;
   }
 
   #live(): number {

@@ -1,9 +1,9 @@
 import { DisposedError, OptionError } from "../errors.ts";
 import type { Batch } from "./batch.ts";
 import { createLevel } from "./layout.ts";
-import type { Reservable } from "./reserve.ts";
 import type { SequenceState } from "./sequence-state.ts";
-import { identity, roomFor, StepBatch } from "./step-batch.ts";
+import { identity, roomFor, type StepArrays, StepBatch } from "./step-batch.ts";
+import type { Reservable } from "./step-checks.ts";
 
 /** Whether a prefix of so many tokens, read once for so many requests and query tokens, pays. */
 export type WorthSharing = (sharedTokens: number, requests: number, queryTokens: number) => boolean;
@@ -13,6 +13,7 @@ export type WorthSharing = (sharedTokens: number, requests: number, queryTokens:
  * reads each shared prefix once for its run of requests (rows without one have length 0), level 1
  * each request's rest. `sequences` are those of the batch's reserve, best in prefix order. Runs are
  * chosen to spare the most K/V reads, then kept if worthSharing. False, and one level, if none is.
+ * Errors: OptionError, PlanError for a stale batch.
  */
 export function sharePrefixes(
   batch: Batch,
@@ -21,8 +22,9 @@ export function sharePrefixes(
 ): boolean {
   if (!(batch instanceof StepBatch))
     throw new OptionError("batch", batch, "a batch made by reserve", "reserve the step first.");
-  const count = batch.requestCount;
-  const { slots } = batch.whole;
+  const { arrays } = batch;
+  const count = arrays.requestCount;
+  const { slots } = arrays.whole;
   if (sequences.length !== count)
     throw new OptionError(
       "sequences.length",
@@ -41,12 +43,12 @@ export function sharePrefixes(
       );
   }
   if (count < 2) return false;
-  let sharer = sharers.get(batch);
-  if (sharer === undefined) sharers.set(batch, (sharer = new PrefixSharer()));
-  return sharer.share(batch, sequences[0].state, worthSharing);
+  let sharer = sharers.get(arrays);
+  if (sharer === undefined) sharers.set(arrays, (sharer = new PrefixSharer()));
+  return sharer.share(arrays, sequences[0].state, worthSharing);
 }
 
-const sharers = new WeakMap<StepBatch, PrefixSharer>();
+const sharers = new WeakMap<StepArrays, PrefixSharer>();
 
 /** Remembers from step to step which neighbours share what, and owns the two levels. */
 class PrefixSharer {
@@ -66,7 +68,7 @@ class PrefixSharer {
   #runEnds = new Int32Array(0);
   #runPages = new Int32Array(0);
 
-  share(batch: StepBatch, state: SequenceState, worthSharing: WorthSharing): boolean {
+  share(batch: StepArrays, state: SequenceState, worthSharing: WorthSharing): boolean {
     this.#ensure(batch.requestCount);
     if (this.#compare(batch, state)) this.#choose(batch.requestCount);
     if (this.#best[0] === 0) return false;
@@ -91,7 +93,7 @@ class PrefixSharer {
   }
 
   /** Brings the shared page counts up to date; true when any has changed. */
-  #compare(batch: StepBatch, state: SequenceState): boolean {
+  #compare(batch: StepArrays, state: SequenceState): boolean {
     const count = batch.requestCount;
     const { slots } = batch.whole;
     let changed = count !== this.#count;
@@ -150,7 +152,7 @@ class PrefixSharer {
   }
 
   /** Writes both levels; false when no run is worth sharing. */
-  #write(batch: StepBatch, state: SequenceState, worthSharing: WorthSharing): boolean {
+  #write(batch: StepArrays, state: SequenceState, worthSharing: WorthSharing): boolean {
     const { queryIndptr, kvLengths, requestCount } = batch;
     const { slots } = batch.whole;
     const rest = this.#rest;
@@ -183,7 +185,7 @@ class PrefixSharer {
     return true;
   }
 
-  #pushRow(batch: StepBatch, request: number, tokens: number): void {
+  #pushRow(batch: StepArrays, request: number, tokens: number): void {
     const level = this.#shared;
     const row = level.rowCount++;
     level.requestRows = level.rowCount;

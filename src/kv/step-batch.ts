@@ -1,9 +1,9 @@
-import type { Batch } from "./batch.ts";
+import { type Batch, staleBatch } from "./batch.ts";
 import { createLevel, type Layout, type Level } from "./layout.ts";
 
-/** The batch a pool reuses for every step; its arrays grow by doubling. */
-export class StepBatch implements Batch {
-  readonly ok = true;
+/** The arrays that a pool writes every step to; they grow by doubling. */
+export class StepArrays {
+  /** Raised when a step is written, and when it is given back. */
   generation = 0;
   requestCount = 0;
   tokenCount = 0;
@@ -15,12 +15,15 @@ export class StepBatch implements Batch {
   slotMappings: Int32Array[];
   layout: Layout;
   customPositions = false;
+  /** `[requestCount]`: what `lastTokens` of each request's slot said before the step. */
+  lastTokensBefore = new Int32Array(0);
   /** The whole sequences: one row per request. Shares queryIndptr and kvLengths with the batch. */
   readonly whole: Level = createLevel(0);
   /** Levels of a step without shared prefixes. */
   readonly wholeLevels: Level[] = [this.whole];
 
   constructor(
+    /** The pool. */
     readonly owner: object,
     pageSize: number,
     groups: number,
@@ -44,7 +47,8 @@ export class StepBatch implements Batch {
     const requests = identity(size);
     const slots = new Int32Array(size);
     const positionStarts = new Int32Array(size);
-    Object.assign(this, { queryIndptr, kvLengths });
+    const lastTokensBefore = new Int32Array(size);
+    Object.assign(this, { queryIndptr, kvLengths, lastTokensBefore });
     Object.assign(this.whole, { queryIndptr, kvLengths, requests, slots, positionStarts });
   }
 
@@ -53,6 +57,76 @@ export class StepBatch implements Batch {
     const tokenRequests = new Int32Array(size);
     const slotMappings = this.slotMappings.map(() => new Int32Array(size));
     Object.assign(this, { positions, tokenRequests, slotMappings });
+  }
+}
+
+/**
+ * One step's handle on a pool's arrays. It is stale from the next step on: then every use of it,
+ * reading included, throws a PlanError, so that no step is ever taken for another.
+ */
+export class StepBatch implements Batch {
+  readonly ok = true;
+  readonly generation: number;
+  readonly #arrays: StepArrays;
+
+  constructor(arrays: StepArrays) {
+    this.generation = arrays.generation;
+    this.#arrays = arrays;
+  }
+
+  get stale(): boolean {
+    return this.generation !== this.#arrays.generation;
+  }
+
+  get owner(): object {
+    return this.#arrays.owner;
+  }
+
+  /** What the pool wrote: for its own family. Errors: PlanError when stale. */
+  get arrays(): StepArrays {
+    const arrays = this.#arrays;
+    if (this.generation !== arrays.generation) throw staleBatch();
+    return arrays;
+  }
+
+  get requestCount(): number {
+    return this.arrays.requestCount;
+  }
+
+  get tokenCount(): number {
+    return this.arrays.tokenCount;
+  }
+
+  get paddedTokens(): number {
+    return this.arrays.paddedTokens;
+  }
+
+  get queryIndptr(): Int32Array {
+    return this.arrays.queryIndptr;
+  }
+
+  get kvLengths(): Int32Array {
+    return this.arrays.kvLengths;
+  }
+
+  get positions(): Int32Array {
+    return this.arrays.positions;
+  }
+
+  get tokenRequests(): Int32Array {
+    return this.arrays.tokenRequests;
+  }
+
+  get slotMappings(): Int32Array[] {
+    return this.arrays.slotMappings;
+  }
+
+  get layout(): Layout {
+    return this.arrays.layout;
+  }
+
+  get customPositions(): boolean {
+    return this.arrays.customPositions;
   }
 }
 

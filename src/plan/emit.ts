@@ -47,7 +47,6 @@ export class Emitter {
     this.#merges.emit(plan);
     this.#writeColumns(batch);
     this.#size(batch);
-    plan.batchGeneration = batch.generation;
     plan.generation++;
     return plan;
   }

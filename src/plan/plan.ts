@@ -23,8 +23,6 @@ export interface PlanOffsets {
 export interface Plan {
   /** Raised by every plan. */
   generation: number;
-  /** Generation of the planned batch. */
-  batchGeneration: number;
   sections: Int32Array;
   /** Ints of `sections` that are valid. */
   sectionInts: number;
@@ -51,7 +49,6 @@ export interface Plan {
 export function emptyPlan(classes: readonly { readonly name: string }[]): Plan {
   return {
     generation: 0,
-    batchGeneration: -1,
     sections: new Int32Array(0),
     sectionInts: 0,
     capacityInts: 0,

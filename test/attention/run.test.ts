@@ -201,6 +201,7 @@ describe("refused, with nothing changed", () => {
     const batch = cache.reserve([sequence], [2]);
     if (!batch.ok) throw batch.error;
     attention.plan(batch);
+    cache.markWritten(batch);
     cache.reserve([sequence], [1]);
     expect(() => attention.run({ q, out, cache })).toThrow(/stale/);
     attention[Symbol.dispose]();

@@ -83,6 +83,14 @@ export class NaiveCache {
     }
   }
 
+  /** Writes the first rows of a step that then fails: no sequence is to hold them. */
+  scribble(batch: Batch, rows: number): void {
+    this.copy();
+    for (let token = 0; token < rows; token++) {
+      this.storage.forEach((tokens, g) => (tokens[batch.slotMappings[g][token]] = -1));
+    }
+  }
+
   /**
    * Compares everything that can be seen; `held` adds users of pages beyond the sequences,
    * `contents` says whether to compare what the pages hold too.

@@ -4,24 +4,7 @@ import type { Batch } from "../../src/kv/batch.ts";
 import { Sequence, SequencePool } from "../../src/kv/sequence.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 import { NaiveCache, pagesMissing } from "./model.ts";
-
-function randomPool(random: Random): SequencePool {
-  const groups = Array.from({ length: random.integer(1, 3) }, () => ({
-    pages: random.integer(20, 60),
-    windowLeft: random.pick([-1, -1, 0, 1, 7, 20]),
-  }));
-  const pageSize = random.pick([1, 2, 5, 16]);
-  return new SequencePool({ pageSize, groups, maxSequences: random.integer(2, 12), columns: 1 });
-}
-
-function shuffled<T>(random: Random, values: readonly T[]): T[] {
-  const result = [...values];
-  for (let i = result.length - 1; i > 0; i--) {
-    const j = random.integer(0, i);
-    [result[i], result[j]] = [result[j], result[i]];
-  }
-  return result;
-}
+import { compact, drop, randomPool, shuffled, truncate } from "./operations.ts";
 
 /** Reserves for some sequences and checks the batch; frees one when pages ran out. */
 function step(random: Random, pool: SequencePool, cache: NaiveCache): void {
@@ -98,46 +81,6 @@ function checkBatch(
   }
 }
 
-function drop(cache: NaiveCache, sequence: Sequence): void {
-  sequence.free();
-  cache.values.delete(sequence);
-}
-
-function truncate(random: Random, cache: NaiveCache, sequence: Sequence): void {
-  const values = cache.values.get(sequence)!;
-  const length = random.chance(0.1)
-    ? 0
-    : values.length - random.integer(0, Math.min(6, values.length));
-  const { pool } = cache;
-  const held = pool.groups.every(({ windowLeft }, g) => {
-    const passed = sequence.pages(g).findIndex((page) => page >= 0);
-    const first = passed < 0 ? sequence.pageCount : passed;
-    return windowLeft < 0 || first * pool.pageSize <= Math.max(0, length - windowLeft);
-  });
-  if (held || length === 0) {
-    sequence.truncate(length);
-    values.length = length;
-  } else {
-    expect(() => sequence.truncate(length)).toThrow(/length must be 0, or long enough/);
-  }
-}
-
-function compact(random: Random, cache: NaiveCache, sequence: Sequence): void {
-  const values = cache.values.get(sequence)!;
-  const last = cache.pool.state.lastTokens[sequence.slot];
-  const accepted = Array.from({ length: last }, (_, i) => i).filter(() => random.chance(0.6));
-  try {
-    sequence.compact(accepted);
-  } catch (error) {
-    expect(error).toBeInstanceOf(OutOfPagesError);
-    return;
-  }
-  const base = values.length - last;
-  const kept = accepted.map((index) => values[base + index]);
-  values.length = base;
-  values.push(...kept);
-}
-
 describe("SequencePool", () => {
   test("agrees with a naive cache over 10,000 operations and leaks no page", () => {
     let operations = 0;
@@ -194,13 +137,14 @@ describe("SequencePool", () => {
     expect(pool.groups[0].allocator.usedCount).toBe(4);
   });
 
-  test("the same batch comes back each step, with the next generation", () => {
+  test("each step has a batch of its own, with the next generation and the same arrays", () => {
     const pool = new SequencePool({ pageSize: 4, groups: [{ pages: 8 }], maxSequences: 2 });
     const sequence = pool.create();
     const first = pool.reserve([sequence], [1]) as Batch;
-    const generation = first.generation;
-    expect(pool.reserve([sequence], [1])).toBe(first);
-    expect(first.generation).toBe(generation + 1);
+    const { positions } = first;
+    const second = pool.reserve([sequence], [1]) as Batch;
+    expect(second.generation).toBe(first.generation + 1);
+    expect(second.positions).toBe(positions);
   });
 
   test("own positions are kept and marked when they differ from the usual", () => {
@@ -209,8 +153,8 @@ describe("SequencePool", () => {
     const batch = pool.reserve([sequence], [3], { positions: [0, 1, 1], padTo: 4 }) as Batch;
     expect(batch.customPositions).toBe(true);
     expect([...batch.positions.subarray(0, 4)]).toEqual([0, 1, 1, 0]);
-    pool.reserve([sequence], [2], { positions: [3, 4] });
-    expect(batch.customPositions).toBe(false);
+    const usual = pool.reserve([sequence], [2], { positions: [3, 4] }) as Batch;
+    expect(usual.customPositions).toBe(false);
   });
 
   test("a window group frees what it passed and needs no more pages than the window", () => {

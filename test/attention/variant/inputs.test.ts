@@ -219,6 +219,7 @@ test("a captured run keeps its inputs: it needs the graph's sizes, and refuses f
   const batch = cache.reserve([cache.sequence()], [1]);
   if (!batch.ok) throw batch.error;
   attention.plan(batch);
+  cache.markWritten(batch);
   const [q, out] = [zeros(2, 4, 16), zeros(2, 4, 16)];
   const variantInputs = { bias: zeros(1) };
   const run = () => attention.run({ q, out, cache, variantInputs });

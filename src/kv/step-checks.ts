@@ -1,0 +1,94 @@
+/** What reserve refuses before it changes anything. */
+import { DisposedError, OptionError, PlanError } from "../errors.ts";
+import { tooManyTokens } from "./batch.ts";
+import type { SequenceState } from "./sequence-state.ts";
+import type { StepArrays } from "./step-batch.ts";
+import { maxInt32, requireLength } from "./validate.ts";
+
+/** What a step needs to know of a sequence. */
+export interface Reservable {
+  readonly id: number;
+  /** Its page-table row, -1 once freed. */
+  readonly slot: number;
+  /** The books it belongs to. */
+  readonly state: SequenceState;
+}
+
+/** Throws a PlanError while a sequence holds tokens that a layer has not written. */
+export function requireWritten(state: SequenceState, before: StepArrays): void {
+  for (let r = 0; r < before.requestCount; r++) {
+    const tokens = state.unwritten(before.whole.slots[r]);
+    if (tokens > 0) throw notWritten(`request ${r} of the step before`, tokens);
+  }
+}
+
+let check = 0;
+
+/** Tokens of the step; throws for sequences that are not live, not of this pool, or given twice. */
+export function checkSequences(
+  state: SequenceState,
+  sequences: readonly Reservable[],
+  newTokens: ArrayLike<number>,
+): number {
+  if (!Array.isArray(sequences))
+    throw new OptionError("sequences", sequences, "an array of sequences", "pass [sequence].");
+  requireLength("newTokens", newTokens, sequences.length);
+  check = check === maxInt32 ? 1 : check + 1;
+  const { stamps, lengths, stepSlots, stepTokens } = state;
+  let tokens = 0;
+  let longest = 0;
+  for (let i = 0; i < sequences.length; i++) {
+    const sequence: Reservable | undefined = sequences[i];
+    if (sequence?.state !== state) throw notOfPool(i, sequence);
+    const { slot } = sequence;
+    if (slot < 0) throw new DisposedError(`sequence ${sequence.id}`);
+    if (stamps[slot] === check) throw givenTwice(i, sequence.id);
+    stamps[slot] = check;
+    const count = newTokens[i];
+    if ((count | 0) !== count || count < 0) throw badCount(i, count);
+    if (count > maxInt32 - lengths[slot])
+      throw tooManyTokens(`newTokens[${i}]`, lengths[slot] + count);
+    stepSlots[i] = slot;
+    stepTokens[i] = count;
+    tokens += count;
+    longest = Math.max(longest, lengths[slot] + count);
+  }
+  state.stepLongest = longest;
+  if (tokens > maxInt32) throw tooManyTokens("newTokens", tokens);
+  return tokens;
+}
+
+/** The error for tokens that were reserved and that a layer has not written. */
+export function notWritten(what: string, tokens: number): PlanError {
+  return new PlanError(
+    `${what} holds ${tokens} tokens that not every layer has written; nothing was changed. Fix: ` +
+      "append every layer of a step before you go on, or give it back with cache.rollback(batch).",
+  );
+}
+
+function notOfPool(index: number, sequence: unknown): OptionError {
+  return new OptionError(
+    `sequences[${index}]`,
+    sequence,
+    "a sequence of this pool",
+    "make sequences with the cache they are used with.",
+  );
+}
+
+function givenTwice(index: number, id: number): OptionError {
+  return new OptionError(
+    `sequences[${index}]`,
+    `sequence ${id}`,
+    "given once per step",
+    "add up its new tokens, or fork it.",
+  );
+}
+
+function badCount(index: number, count: unknown): OptionError {
+  return new OptionError(
+    `newTokens[${index}]`,
+    count,
+    `an integer from 0 to ${maxInt32}`,
+    "give the new tokens of each sequence.",
+  );
+}
