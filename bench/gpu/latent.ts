@@ -1,5 +1,4 @@
-import { Attention, PagedCache, Tensor } from "../../src/index.ts";
-import type { Sequence } from "../../src/kv/sequence.ts";
+import { Attention, createBatch, Tensor, userPages } from "../../src/index.ts";
 import {
   copiesOf,
   type GpuBench,
@@ -22,6 +21,8 @@ interface Row {
   queries?: number;
   pageSize?: number;
   skewed?: boolean;
+  /** Pages of all requests by turns, as steps append them; else in no order. */
+  byTurns?: boolean;
   unit: "TFLOP/s" | "GB/s" | "us";
 }
 
@@ -32,6 +33,8 @@ const rows: Row[] = [
   { batch: 64, heads: 64, keys: 8192, unit: "TFLOP/s" },
   { batch: 128, heads: 16, keys: 4096, unit: "GB/s" },
   { batch: 64, heads: 16, keys: 8192, unit: "GB/s" },
+  { batch: 128, heads: 128, keys: 4096, byTurns: true, unit: "TFLOP/s" },
+  { batch: 128, heads: 16, keys: 4096, byTurns: true, unit: "GB/s" },
   { batch: 1, heads: 128, keys: 8192, unit: "us" },
   { batch: 1, heads: 64, keys: 8192, unit: "us" },
   { batch: 1, heads: 16, keys: 8192, unit: "us" },
@@ -43,8 +46,10 @@ const rows: Row[] = [
   { batch: 64, heads: 16, keys: 8192, pageSize: 1, unit: "GB/s" },
 ];
 
-function nameOf({ batch, heads, keys, queries = 1, pageSize = 64, skewed }: Row): string {
-  const ending = `${queries === 1 ? "" : `_q${queries}`}${skewed ? "_skewed" : ""}`;
+function nameOf({ batch, heads, keys, queries = 1, pageSize = 64, ...row }: Row): string {
+  const { skewed, byTurns } = row;
+  const count = queries === 1 ? "" : `_q${queries}`;
+  const ending = `${count}${skewed ? "_skewed" : ""}${byTurns ? "_by-turns" : ""}`;
   return `mla/bf16/b${batch}_h${heads}_kv${keys}_p${pageSize}${ending}`;
 }
 
@@ -73,25 +78,20 @@ async function measure(bench: GpuBench, row: Row): Promise<GpuRow[]> {
     ...{ queryHeads: heads, kvHeads: 1, headDim, valueDim, dtype: "bf16", causal: true },
     ...{ keyPlane: "latent", valuePlane: "latent", scale: 1 / Math.sqrt(192) },
   });
-  const pages = lengths.reduce((sum, keys) => sum + Math.ceil(keys / pageSize), 0);
-  const planes: Tensor[] = [];
-  using cache = PagedCache.create(device, {
-    ...{ layers, kvHeads: 1, headDim, dtype: "bf16", pages, pageSize, maxSequences: batch },
-    planes: [{ name: "latent", heads: 1, dim: headDim, dtype: "bf16" }],
-    storage: (layer) => {
-      const shape = [pages, pageSize, 1, headDim];
-      return (planes[layer] = Tensor.randomNormal(device, shape, "bf16", { seed: layer }));
-    },
-  });
-  const sequences = lengths.map(() => cache.sequence());
-  grow(cache, sequences, lengths, queries, pageSize);
-  const step = cache.reserve(sequences, new Int32Array(batch).fill(queries));
-  if (!step.ok) throw step.error;
-  attention.plan(step);
+  const pages = pagesOf(row, lengths, queries, pageSize);
+  const { table, stride, layout, kvLengths } = pages;
+  using pageTable = Tensor.from(device, table, [batch, stride], "i32");
+  const planes = Array.from({ length: layers }, (_, seed) =>
+    Tensor.randomNormal(device, [pages.count, pageSize, 1, headDim], "bf16", { seed }),
+  );
+  const queryLengths = lengths.map(() => queries);
+  attention.plan(createBatch({ queryLengths, kvLengths, layout }));
   const noise = [batch * queries, heads, headDim];
   using q = Tensor.randomNormal(device, noise, "bf16", { seed: 1000 });
   using out = Tensor.empty(device, [batch * queries, heads, valueDim], "bf16");
-  const run = (layer: number) => attention.run({ layer, q, cache, out });
+  const latents = planes.map((k) => k.slice(3, 0, valueDim));
+  const run = (layer: number) =>
+    attention.run({ q, k: planes[layer], v: latents[layer], pageTable, out });
   run(0);
   const ms = await timeOf(bench, runsOf(bench, layers), (turn) => run(turn % layers));
   for (const plane of planes) plane[Symbol.dispose]();
@@ -104,20 +104,34 @@ async function measure(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   return [{ ...bareRow("", values[unit], unit), ofRoofline }];
 }
 
-/** All keys but the new ones: page by page in turn, so that a sequence's pages lie apart. */
-function grow(
-  cache: PagedCache,
-  sequences: readonly Sequence[],
-  lengths: readonly number[],
-  queries: number,
-  pageSize: number,
-): void {
-  const left = lengths.map((keys) => Math.max(0, keys - queries));
-  const chunk = Math.max(pageSize, 16);
-  while (left.some((tokens) => tokens > 0)) {
-    const counts = left.map((tokens) => Math.min(tokens, chunk));
-    const batch = cache.reserve(sequences, counts);
-    if (!batch.ok) throw batch.error;
-    counts.forEach((count, i) => (left[i] -= count));
+/** Each request's pages: a page of each in turn, or in no order. */
+function pagesOf({ byTurns }: Row, lengths: number[], queries: number, pageSize: number) {
+  const counts = lengths.map((keys) => Math.ceil(keys / pageSize));
+  const indptr = indptrOf(counts);
+  const count = indptr[lengths.length];
+  const order = Array.from({ length: count }, (_, page) => page);
+  let state = 1;
+  for (let i = count - 1; i > 0 && !byTurns; i--) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0; // Numerical Recipes
+    const at = Math.floor((state / 2 ** 32) * (i + 1));
+    [order[i], order[at]] = [order[at], order[i]];
   }
+  const indices = new Int32Array(count);
+  let next = 0;
+  for (let turn = 0; next < count; turn++)
+    counts.forEach((own, r) => {
+      if (turn < own) indices[indptr[r] + turn] = order[next++];
+    });
+  const made = userPages({
+    queryIndptr: indptrOf(lengths.map(() => queries)),
+    lastPageLength: lengths.map((keys) => ((keys - 1) % pageSize) + 1),
+    ...{ indptr, indices, pageSize, pageCount: count },
+  });
+  return { ...made, count };
+}
+
+function indptrOf(counts: readonly number[]): number[] {
+  const starts = [0];
+  for (const count of counts) starts.push(starts[starts.length - 1] + count);
+  return starts;
 }

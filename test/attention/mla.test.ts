@@ -40,6 +40,12 @@ const cases: readonly Case[] = [
   ...[1, 5, 16, 48, 128].map((pageSize) =>
     latentCase(`pages of ${pageSize}`, { ...lengths, queryHeads: 16, pageSize }),
   ),
+  ...[64, 5].map((pageSize) =>
+    latentCase(`strided pages of ${pageSize}`, {
+      ...{ ...lengths, queryHeads: 16, pageSize, storage: "strided" },
+    }),
+  ),
+  latentCase("pages between others", { ...lengths, queryHeads: 16, storage: "combined" }),
   ...[16, 128].map((queryHeads) =>
     latentCase(`ragged, ${queryHeads} heads`, { ...lengths, queryHeads, pageSize: 0 }),
   ),

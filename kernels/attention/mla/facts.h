@@ -46,7 +46,8 @@ static_assert(load_registers + score_registers + 2 * value_registers == 4 * 128,
 constexpr int piece_bytes = 64 * 128;
 constexpr int key_pieces = FB_KEY_DIM / 64;
 // Rows of a box at least, and boxes of a tile at most: rows that lie further apart are gathered.
-constexpr int least_box = 16;
+// One thread cannot issue boxes of 16 rows as fast as two warps copy them.
+constexpr int least_box = 32;
 constexpr int tile_boxes = FB_KV_TILE / least_box;
 // Of a row's nine pieces of queries these are kept in registers, the others in shared memory.
 constexpr int kept_pieces = 6;

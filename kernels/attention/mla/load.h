@@ -26,18 +26,20 @@ FB_DEVICE KeyPlace find_key(const Block& b, const fb_attention_record& r, int32_
     return {logical - column * b.p.page_size, read_int(b.p.page_table, first + column)};
 }
 
-// Pieces [first, first + count) of a tile's keys to where they lie one after the other. In a
+// `Count` pieces from `First` on of a tile's keys to where they lie one after the other. In a
 // cluster each block loads every other piece, for both.
-FB_DEVICE void load_pieces(const Block& b, const KeyPlace* places, int box, int first, int count,
-                           uint32_t to, uint32_t full) {
+template <int First, int Count>
+FB_DEVICE void load_pieces(const Block& b, const KeyPlace* places, int box, uint32_t to,
+                           uint32_t full) {
     const int rank = FB_CLUSTER == 1 ? 0 : int(cluster_rank());
+    if (Count == 1 && rank > 0) return;
     FB_NO_UNROLL
     for (int row = 0; row < FB_KV_TILE; row += box) {
         const KeyPlace place = places[row / box];
-        FB_NO_UNROLL
-        for (int c = (first + rank) % FB_CLUSTER; c < count; c += FB_CLUSTER) {
-            const uint32_t target = to + c * piece_bytes + row * 128;
-            const int at[3] = {(first + c) * 64, place.row, place.page};
+        FB_UNROLL
+        for (int c = 0; c < Count; c += FB_CLUSTER) {
+            const uint32_t target = to + (c + rank) * piece_bytes + row * 128;
+            const int at[3] = {(First + c + rank) * 64, place.row, place.page};
             if (FB_CLUSTER == 1) tensor_load(target, &b.maps.k, full, at);
             else tensor_load_multicast(target, &b.maps.k, full, at, 3);
         }
@@ -52,8 +54,10 @@ FB_DEVICE bool dense_queries(const fb_attention_params& p) {
     return p.q_stride_token == p.query_heads * p.q_stride_head;
 }
 
-FB_DEVICE void load_query(const Block& b, const fb_attention_record& r, int piece, uint32_t to,
-                          uint32_t full) {
+// `Count` pieces from `First` on.
+template <int First, int Count>
+FB_DEVICE void load_queries(const Block& b, const fb_attention_record& r, uint32_t to,
+                            uint32_t full) {
     const bool dense = dense_queries(b.p);
     const int heads = b.p.query_heads;
     const int box = dense ? FB_QUERY_TILE : min(heads & -heads, FB_QUERY_TILE);
@@ -61,8 +65,11 @@ FB_DEVICE void load_query(const Block& b, const fb_attention_record& r, int piec
     for (int i = 0; i < FB_QUERY_TILE; i += box) {
         const int row = r.row_start + i;
         const int token = dense ? 0 : row / heads;
-        const int at[3] = {piece * 64, row - token * heads, token};
-        tensor_load(to + i * 128, &b.maps.q, full, at);
+        FB_UNROLL
+        for (int c = 0; c < Count; c++) {
+            const int at[3] = {(First + c) * 64, row - token * heads, token};
+            tensor_load(to + c * piece_bytes + i * 128, &b.maps.q, full, at);
+        }
     }
 }
 
@@ -94,13 +101,13 @@ FB_DEVICE void load(const Block& b) {
         const fb_attention_record& r = work.record;
         const int tiles = work.tiles();
         const int box = key_box(b.p, r);
-        FB_NO_UNROLL
-        for (int from = 0; from < (tiles > 0 ? kept_pieces : 0); from += half_pieces) {
-            const int count = min(kept_pieces - from, half_pieces);
-            const uint32_t full = acquire(count * piece_bytes);
-            FB_NO_UNROLL
-            for (int c = 0; c < count; c++)
-                load_query(b, r, from + c, half_at() + c * piece_bytes, full);
+        if (tiles > 0) {
+            uint32_t full = acquire(half_pieces * piece_bytes);
+            load_queries<0, half_pieces>(b, r, half_at(), full);
+            half.advance();
+            constexpr int rest = kept_pieces - half_pieces;
+            full = acquire(rest * piece_bytes);
+            load_queries<half_pieces, rest>(b, r, half_at(), full);
             half.advance();
         }
         FB_NO_UNROLL
@@ -111,9 +118,9 @@ FB_DEVICE void load(const Block& b) {
                 const uint32_t full = acquire((half_pieces + 1) * piece_bytes);
                 mbarrier_wait(b.barrier(FB_AT(barriers.rope_empty), rope.slot()),
                               rope.parity() ^ 1);
-                load_pieces(b, places, box, 0, half_pieces, half_at(), full);
-                load_pieces(b, places, box, 2 * half_pieces, 1,
-                            b.shared + FB_AT(ropes) + rope.slot() * piece_bytes, full);
+                load_pieces<0, half_pieces>(b, places, box, half_at(), full);
+                load_pieces<2 * half_pieces, 1>(
+                    b, places, box, b.shared + FB_AT(ropes) + rope.slot() * piece_bytes, full);
             }
             rope.advance();
             half.advance();
@@ -121,15 +128,13 @@ FB_DEVICE void load(const Block& b) {
                 mbarrier_wait(b.barrier(FB_AT(barriers.query_empty)), query.parity() ^ 1);
                 query.advance();
                 const uint32_t full = b.barrier(FB_AT(barriers.query_full));
-                mbarrier_arrive_expect(full, (key_pieces - kept_pieces) * piece_bytes);
-                FB_NO_UNROLL
-                for (int c = kept_pieces; c < key_pieces; c++)
-                    load_query(b, r, c,
-                               b.shared + FB_AT(queries) + (c - kept_pieces) * piece_bytes, full);
+                constexpr int last = key_pieces - kept_pieces;
+                mbarrier_arrive_expect(full, last * piece_bytes);
+                load_queries<kept_pieces, last>(b, r, b.shared + FB_AT(queries), full);
             }
             if (box >= least_box) {
                 const uint32_t full = acquire(half_pieces * piece_bytes);
-                load_pieces(b, places, box, half_pieces, half_pieces, half_at(), full);
+                load_pieces<half_pieces, half_pieces>(b, places, box, half_at(), full);
             }
             mbarrier_arrive(b.barrier(FB_AT(barriers.places_empty), found.slot()));
             found.advance();

@@ -210,7 +210,6 @@ FB_DEVICE void score(const Block& b) {
         wgmma_commit();
         wgmma_wait<0>();
     };
-    pdl_wait();
     FB_NO_UNROLL
     for (;; works.advance()) {
         const MlaWork& work = wait_work(b, works);
@@ -219,6 +218,7 @@ FB_DEVICE void score(const Block& b) {
         const int tiles = work.tiles();
         const int thread = int(threadIdx.x) % 128;
         if (thread < FB_QUERY_TILE) describe_row(b.p, r, b.memory.rows, thread);
+        if (works.count == 0) pdl_wait(); // what rows are described by came by a copy
         barrier_sync(score_barrier, 128);
         ScoreRows rows = {{no_base, no_base}, {0, 0}};
         if (tiles > 0) {

@@ -80,7 +80,7 @@ const sharedBytes = (() => {
   const factors = 2 * tile * 4;
   const targets = tile * 16;
   const rows = 16 + 3 * tile * 4 + 8;
-  const [work, places, divider, barriers] = [2 * 64, 2 * 4 * 8, 8, 32 * 8];
+  const [work, places, divider, barriers] = [2 * 64, 2 * 2 * 8, 8, 32 * 8];
   return pieces * piece + factors + targets + rows + work + places + divider + barriers;
 })();
 
@@ -157,7 +157,8 @@ function bindMap(maps: AttentionMaps, name: "q" | "k", tensor: Tensor, rows: Row
   const { address, dtype, device } = tensor;
   const bytes = dtypeBytes(dtype);
   const { extents, box } = rows;
-  const strides = rows.strides.map((elements) => elements * bytes);
+  // Of an axis of one the stride may be anything, which a map does not take.
+  const strides = rows.strides.map((step, axis) => (extents[axis + 1] === 1 ? 16 : step * bytes));
   const map = { address, dtype, extents, strides, box: [tile, box, 1], swizzleBytes: 128 } as const;
   encodeTensorMap(device, map, maps[name]);
 }
