@@ -24,6 +24,9 @@ const machinePaths = new RegExp(
 /** Files whose lines a generator writes. */
 const generated = /\.gen\.ts$/;
 
+/** Spreads of literals, which say nothing that their parts would not say themselves. */
+const packsLiteral = /^\s*\.\.\.(\{( .*\},?)?|\[.*\],?|\(\[.*\] as const\),?)$/;
+
 /** Every rule's findings as "path:line: what". */
 function findings(source: Source): string[] {
   const found: string[] = [];
@@ -40,6 +43,7 @@ function findings(source: Source): string[] {
     if (markerPattern.test(line)) say(at, "a note to self");
     if (machinePaths.test(line)) say(at, "a path of some machine");
     if (typescript && usesAny(line)) say(at, "the type any");
+    if (typescript && packsLiteral.test(line)) say(at, "a literal spread into another");
     if (inSource && !source.path.startsWith("src/cli/") && /\bconsole\.\w+\(/.test(line))
       say(at, "console");
     if (inSource && isUndocumented(source, at)) say(at, "an export without a sentence about it");
@@ -184,6 +188,8 @@ describe("the rules see", () => {
     ["any", "test/x.ts", "let x: any = 1;", /type any/],
     ["any in generics", "test/x.ts", "const x = new Map<string, any>();", /type any/],
     ["any casts", "test/x.ts", "f(x as any);", /type any/],
+    ["packed objects", "test/x.ts", "  ...{ a, b: [1] },", /literal spread/],
+    ["packed lists", "src/kv/x.ts", '  ...(["a", "b"] as const),', /literal spread/],
     ["console", "src/kv/x.ts", `console.log("x");`, /console/],
     ["exports without a sentence", "src/kv/x.ts", "\nexport class Foo {}", /without a sentence/],
     [
@@ -214,6 +220,8 @@ describe("the rules see", () => {
     const text = [
       "/** Doc. */",
       "export const company = 1; // any of them",
+      "/** Doc. */",
+      "export const most = {\n  ...base,\n  ...(odd ? {} : { a }),\n  ...[1, 2].map(f),\n};",
       `/** Doc. */\nexport function f(many: number): string {\n  return "as any, console";\n}`,
     ].join("\n");
     expect(findings(sourceOf("src/kv/x.ts", text))).toEqual([]);

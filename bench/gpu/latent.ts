@@ -75,8 +75,15 @@ async function measure(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   const layers = copiesOf(bench, bytes);
   const { device, ceilings } = bench;
   using attention = await Attention.create(device, {
-    ...{ queryHeads: heads, kvHeads: 1, headDim, valueDim, dtype: "bf16", causal: true },
-    ...{ keyPlane: "latent", valuePlane: "latent", scale: 1 / Math.sqrt(192) },
+    queryHeads: heads,
+    kvHeads: 1,
+    headDim,
+    valueDim,
+    dtype: "bf16",
+    causal: true,
+    keyPlane: "latent",
+    valuePlane: "latent",
+    scale: 1 / Math.sqrt(192),
   });
   const pages = pagesOf(row, lengths, queries, pageSize);
   const { table, stride, layout, kvLengths } = pages;
@@ -125,7 +132,10 @@ function pagesOf({ byTurns }: Row, lengths: number[], queries: number, pageSize:
   const made = userPages({
     queryIndptr: indptrOf(lengths.map(() => queries)),
     lastPageLength: lengths.map((keys) => ((keys - 1) % pageSize) + 1),
-    ...{ indptr, indices, pageSize, pageCount: count },
+    indptr,
+    indices,
+    pageSize,
+    pageCount: count,
   });
   return { ...made, count };
 }

@@ -7,8 +7,8 @@ import { Peer } from "../peers/peer.ts";
 import { figure, parseCount, parseRegex, Table } from "../table.ts";
 import { type GpuBench, type GpuCase, type GpuRow, measureCeilings } from "./bench.ts";
 import { decodeCases, moreDecodeCases } from "./decode.ts";
-import { operatorCases } from "./operators.ts";
 import { latentCases } from "./latent.ts";
+import { operatorCases } from "./operators.ts";
 import { morePrefillCases, prefillCases } from "./prefill.ts";
 import { stepCases } from "./steps.ts";
 import { variantCases } from "./variants.ts";
@@ -151,7 +151,7 @@ function peersLine({ peers }: GpuRow): string {
     .join(", ");
 }
 
-/** Rounds what no measurement tells apart. */
+/** Rounds to what a measurement can distinguish. */
 function jsonFields(_: string, value: unknown): unknown {
   return typeof value === "number" ? Number(value.toPrecision(6)) : value;
 }

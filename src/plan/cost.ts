@@ -16,7 +16,7 @@ export interface CostModel {
   readonly splitKeys?: number;
 }
 
-/** Costs seen on CPUs: a decode row is bound by memory up to about eight rows a key. */
+/** Costs seen on CPUs: a decode row is bound by memory up to about eight rows per key. */
 export const defaultCosts: CostModel = {
   pieceKeys: 24,
   rowKeys: 0.08,

@@ -62,8 +62,8 @@ export function walk(
       left -= cost;
       rest -= cost - (cut < end ? costs.pieceKeys : 0);
       start = cut;
-      // A cut ends the processor's stretch, and so does a full one. What rounding left undone is
-      // shared anew; what it took ahead makes no later share smaller, so that pieces stay alike.
+      // A cut ends the processor's stretch, and so does a full one. A deficit from rounding is
+      // shared again; a surplus makes no later share smaller, so that pieces stay alike.
       if ((start < end || left <= 0) && processor < processors - 1) {
         processor++;
         left = share = Math.max(wanted, shareOf(costs, rest, processors - processor));

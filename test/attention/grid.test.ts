@@ -2,9 +2,10 @@ import { afterAll, beforeAll, describe, test } from "bun:test";
 import { Device } from "../../src/device/device.ts";
 import { gridCases, randomCase } from "../support/cases.ts";
 import { forSeeds } from "../support/random.ts";
-import { optionsOf, runCase } from "../support/rig.ts";
+import { optionsOf } from "../support/rig.ts";
 import { caseOn, targetsHere } from "../support/targets.ts";
 import { warmUp } from "../support/warm.ts";
+import { runCase } from "../support/world.ts";
 
 describe.each(await targetsHere())("attention on $name", (target) => {
   let device: Device;

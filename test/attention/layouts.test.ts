@@ -11,9 +11,10 @@ import { Tensor } from "../../src/tensor/tensor.ts";
 import { type Case, caseOf } from "../support/cases.ts";
 import { expectState } from "../support/compare.ts";
 import { concatenate, indptrOf, normals, poisoned } from "../support/numbers.ts";
-import { type HostRequest, raggedTensors, Rig } from "../support/rig.ts";
+import { type HostRequest, Rig } from "../support/rig.ts";
 import { targetsHere } from "../support/targets.ts";
 import { expectedOf } from "../support/tolerance.ts";
+import { raggedTensors } from "../support/world.ts";
 
 const shape = { queryHeads: 6, kvHeads: 2, headDim: 32, pageSize: 0, causal: false } as const;
 

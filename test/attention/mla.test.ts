@@ -10,9 +10,10 @@ import { blockMaskLayout } from "../../src/kv/sparse-layout.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { type Case, caseOf } from "../support/cases.ts";
 import { concatenate, indptrOf } from "../support/numbers.ts";
-import { type HostRequest, optionsOf, raggedTensors, Rig, runCase, World } from "../support/rig.ts";
+import { type HostRequest, optionsOf, Rig } from "../support/rig.ts";
 import { gpuTarget } from "../support/targets.ts";
 import { warmUp } from "../support/warm.ts";
+import { raggedTensors, runCase, World } from "../support/world.ts";
 
 const shape = { kvHeads: 1, headDim: 576, valueDim: 512, dtype: "bf16", latent: true } as const;
 
@@ -30,11 +31,15 @@ const cases: readonly Case[] = [
   latentCase("256 heads are two records", { ...lengths, queryHeads: 256 }),
   ...[2, 3, 8].map((count) =>
     latentCase(`${count} new tokens`, {
-      ...{ queryHeads: 16, queryLengths: [count, 1, count], kvLengths: [count, 70, 130 + count] },
+      queryHeads: 16,
+      queryLengths: [count, 1, count],
+      kvLengths: [count, 70, 130 + count],
     }),
   ),
   latentCase("2 new tokens of 128 heads", {
-    ...{ queryHeads: 128, queryLengths: [2, 2], kvLengths: [65, 130] },
+    queryHeads: 128,
+    queryLengths: [2, 2],
+    kvLengths: [65, 130],
   }),
   latentCase("a prompt", { queryHeads: 16, queryLengths: [70], kvLengths: [90] }),
   ...[1, 5, 16, 48, 128].map((pageSize) =>
@@ -42,7 +47,10 @@ const cases: readonly Case[] = [
   ),
   ...[64, 5].map((pageSize) =>
     latentCase(`strided pages of ${pageSize}`, {
-      ...{ ...lengths, queryHeads: 16, pageSize, storage: "strided" },
+      ...lengths,
+      queryHeads: 16,
+      pageSize,
+      storage: "strided",
     }),
   ),
   latentCase("pages between others", { ...lengths, queryHeads: 16, storage: "combined" }),
@@ -50,19 +58,29 @@ const cases: readonly Case[] = [
     latentCase(`ragged, ${queryHeads} heads`, { ...lengths, queryHeads, pageSize: 0 }),
   ),
   latentCase("not causal", {
-    ...{ queryHeads: 16, causal: false, queryLengths: [3, 5], kvLengths: [100, 5] },
+    queryHeads: 16,
+    causal: false,
+    queryLengths: [3, 5],
+    kvLengths: [100, 5],
   }),
   latentCase("ragged, more queries than keys", {
-    ...{ queryHeads: 128, pageSize: 0, queryLengths: [3, 1, 1], kvLengths: [1, 0, 130] },
+    queryHeads: 128,
+    pageSize: 0,
+    queryLengths: [3, 1, 1],
+    kvLengths: [1, 0, 130],
   }),
   latentCase("empty requests", {
-    ...{ queryHeads: 16, queryLengths: [0, 1, 0], kvLengths: [0, 66, 3] },
+    queryHeads: 16,
+    queryLengths: [0, 1, 0],
+    kvLengths: [0, 66, 3],
   }),
   latentCase("f16", { ...lengths, queryHeads: 16, dtype: "f16", kvDtype: "f16", outDtype: "f16" }),
   latentCase("outputs in f32", { ...lengths, queryHeads: 128, outDtype: "f32" }),
   latentCase("split rows, 16 heads", { queryHeads: 16, queryLengths: [1], kvLengths: [4000] }),
   latentCase("split rows, 128 heads", {
-    ...{ queryHeads: 128, queryLengths: [2, 1], kvLengths: [1500, 300] },
+    queryHeads: 128,
+    queryLengths: [2, 1],
+    kvLengths: [1500, 300],
   }),
   latentCase("sinks, base 2", { ...lengths, queryHeads: 20, sinks: true, lseBase: "2" }),
   latentCase("raw states", { ...lengths, queryHeads: 20, sinks: true, finalize: false }),
@@ -70,7 +88,10 @@ const cases: readonly Case[] = [
   latentCase("a negative scale", { ...lengths, queryHeads: 16, scale: -0.1 }),
   latentCase("large logits", { ...lengths, queryHeads: 16, scale: 3 }),
   latentCase("batch-invariant", {
-    ...{ queryHeads: 128, batchInvariant: true, queryLengths: [1, 1, 2], kvLengths: [600, 3, 70] },
+    queryHeads: 128,
+    batchInvariant: true,
+    queryLengths: [1, 1, 2],
+    kvLengths: [600, 3, 70],
   }),
 ];
 
@@ -91,7 +112,10 @@ describe.if(able)(`latent attention on ${target?.name}`, () => {
 
   test.each([12, 32, 64])("ragged keys in columns of %d", (blockColumns) => {
     const c = latentCase("columns", {
-      ...{ queryHeads: 16, pageSize: 0, queryLengths: [5, 1], kvLengths: [300, 250] },
+      queryHeads: 16,
+      pageSize: 0,
+      queryLengths: [5, 1],
+      kvLengths: [300, 250],
     });
     using rig = new Rig(device, c);
     const keeps = (request: number, column: number) => (request + column) % 3 !== 1;
@@ -105,7 +129,10 @@ describe.if(able)(`latent attention on ${target?.name}`, () => {
     const layout = blockMaskLayout({
       queryIndptr: indptrOf(c.queryLengths),
       kvIndptr: indptrOf(c.kvLengths),
-      ...{ blockRows: 16, blockColumns, indptr, indices },
+      blockRows: 16,
+      blockColumns,
+      indptr,
+      indices,
     });
     const requests = c.kvLengths.map((keys, request): HostRequest => {
       const q = rig.queries(c.queryLengths[request]);
@@ -129,7 +156,7 @@ describe.if(able)(`latent attention on ${target?.name}`, () => {
     const numbers = [2, 1].map((count) => rig.queries(count));
     const requests = [70, 3].map((keys, r): HostRequest => {
       const k = rig.rows(keys, c.headDim, numbers[r]);
-      return { q: numbers[r]!, k, v: rig.values(keys, k) };
+      return { q: numbers[r], k, v: rig.values(keys, k) };
     });
     const { k, v } = raggedTensors(rig, requests);
     using room = Tensor.zeros(device, [20, 4, 584], c.dtype);
@@ -154,8 +181,13 @@ describe.if(able)(`latent attention on ${target?.name}`, () => {
 });
 
 const options: AttentionOptions = {
-  ...{ queryHeads: 128, kvHeads: 1, headDim: 576, valueDim: 512, dtype: "bf16" },
-  ...{ keyPlane: "latent", valuePlane: "latent" },
+  queryHeads: 128,
+  kvHeads: 1,
+  headDim: 576,
+  valueDim: 512,
+  dtype: "bf16",
+  keyPlane: "latent",
+  valuePlane: "latent",
 };
 
 test("what the family leaves to others", () => {

@@ -10,9 +10,10 @@ import type { Sequence } from "../../src/kv/sequence.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { caseOf } from "../support/cases.ts";
 import { indptrOf } from "../support/numbers.ts";
-import { type HostRequest, raggedTensors, Rig } from "../support/rig.ts";
+import { type HostRequest, Rig } from "../support/rig.ts";
 import { targetsHere } from "../support/targets.ts";
 import { createNow } from "../support/warm.ts";
+import { raggedTensors } from "../support/world.ts";
 
 const shape = { queryHeads: 4, kvHeads: 2, headDim: 32, pageSize: 0 } as const;
 

@@ -4,8 +4,8 @@ import { OutOfPagesError } from "../../src/errors.ts";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { caseOf, storages } from "../support/cases.ts";
 import { forSeeds, type Random } from "../support/random.ts";
-import { World } from "../support/rig.ts";
 import { targetsHere } from "../support/targets.ts";
+import { World } from "../support/world.ts";
 
 /** One random life of a cache: sequences come, fork, grow, shrink and go; every step is checked. */
 function session(device: Device, random: Random): void {

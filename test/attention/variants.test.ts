@@ -12,10 +12,11 @@ import { type LibraryCase, libraryCases } from "../support/library.ts";
 import { indptrOf } from "../support/numbers.ts";
 import { randomVariant } from "../support/random-variant.ts";
 import { forSeeds } from "../support/random.ts";
-import { optionsOf, raggedTensors, Rig, runCase, World } from "../support/rig.ts";
+import { optionsOf, Rig } from "../support/rig.ts";
 import { caseOn, targetsHere } from "../support/targets.ts";
 import { hostTensor, uploadInputs } from "../support/variants.ts";
 import { warmUp } from "../support/warm.ts";
+import { raggedTensors, runCase, World } from "../support/world.ts";
 
 /**
  * A case of a variant; dims and dtypes are always the same, so a GPU compiles each variant once.

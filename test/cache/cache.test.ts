@@ -7,8 +7,9 @@ import { Tensor } from "../../src/tensor/tensor.ts";
 import { caseOf } from "../support/cases.ts";
 import { concatenate, normals, poisoned } from "../support/numbers.ts";
 import { seeded } from "../support/random.ts";
-import { Rig, World } from "../support/rig.ts";
+import { Rig } from "../support/rig.ts";
 import { targetsHere } from "../support/targets.ts";
+import { World } from "../support/world.ts";
 
 const none: Float64Array = new Float64Array(0);
 const shape = { queryHeads: 6, kvHeads: 2, headDim: 32, pageSize: 5, kvDtype: "bf16" } as const;

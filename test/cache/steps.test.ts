@@ -7,7 +7,7 @@ import type { Batch } from "../../src/kv/batch.ts";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { caseOf } from "../support/cases.ts";
-import { World } from "../support/rig.ts";
+import { World } from "../support/world.ts";
 
 const shape = { layers: 2, queryHeads: 2, kvHeads: 2, headDim: 16, dtype: "f32" } as const;
 let device: Device;

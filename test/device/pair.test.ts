@@ -20,8 +20,8 @@ import { dtypeCode } from "../../src/tensor/dtype.ts";
 import { encodeTensorMap } from "../../src/tensor/tensor-map.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { type Case, caseOf } from "../support/cases.ts";
-import { runCase, World } from "../support/rig.ts";
 import { gpuTarget } from "../support/targets.ts";
+import { runCase, World } from "../support/world.ts";
 
 const [headDim, valueDim] = [64, 32];
 const kvTile = 64;

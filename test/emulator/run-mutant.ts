@@ -7,7 +7,7 @@ import { Device } from "../../src/device/device.ts";
 import { Module } from "../../src/device/kernel.ts";
 import type { Specialization } from "../../src/jit/specialization.ts";
 import type { Case } from "../support/cases.ts";
-import { World } from "../support/rig.ts";
+import { World } from "../support/world.ts";
 
 /** What the child gets as JSON. */
 export interface Job {

@@ -1,7 +1,7 @@
+import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { createLevel, type Layout, type Level } from "../../src/kv/layout.ts";
 import type { PlannerOptions } from "../../src/plan/options.ts";
-import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import type { ClassTraits } from "../../src/plan/traits.ts";
 import type { Random } from "../support/random.ts";
 

@@ -4,8 +4,8 @@ import { raggedLayout } from "../../src/kv/layout.ts";
 import { IntList, Piece, pieceInts } from "../../src/plan/list.ts";
 import { Planner } from "../../src/plan/planner.ts";
 import { Makespan } from "../../src/plan/whole.ts";
-import { forSeeds } from "../support/random.ts";
 import { indptrOf } from "../support/numbers.ts";
+import { forSeeds } from "../support/random.ts";
 
 const costs = { pieceKeys: 192, rowKeys: 0, mergeKeys: 4, sharedRowKeys: 64, leastKeys: 256 };
 const tiles = { name: "whole", queryTile: 64, kvTile: 64, cluster: 1, blocksPerProcessor: 1 };
@@ -13,7 +13,10 @@ const tiles = { name: "whole", queryTile: 64, kvTile: 64, cluster: 1, blocksPerP
 /** Records of decodes of so many keys, and how many parts merge. */
 function recordsOf(keys: number[], splitKeys: number, processors = 66): [number, number] {
   const planner = new Planner({
-    ...{ queryHeads: 64, kvHeads: 1, keyDim: 576, valueDim: 512, kvElementBytes: 2, processors },
+    queryHeads: 64,
+    kvHeads: 1,
+    valueDim: 512,
+    processors,
     classes: [{ ...tiles, schedule: "whole", take: "longest-first" }],
     costs: { ...costs, splitKeys },
   });

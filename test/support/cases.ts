@@ -212,7 +212,9 @@ function optionCases(): Case[] {
     caseOf(`decode: ${name}`, { queryLengths: [1, 1, 1], kvLengths: [37, 1, 80], ...over }),
     caseOf(`prefill: ${name}`, { queryLengths: [40, 3, 33], kvLengths: [40, 50, 65], ...over }),
     caseOf(`ragged: ${name}`, {
-      ...{ pageSize: 0, queryLengths: [7, 1], kvLengths: [20, 66] },
+      pageSize: 0,
+      queryLengths: [7, 1],
+      kvLengths: [20, 66],
       ...over,
     }),
   ]);
@@ -227,7 +229,11 @@ function longCases(): Case[] {
       ...heads,
       queryLengths: [1],
       kvLengths: [5000],
-      ...{ sinks: true, softCap: 20, alibi: true, kvDtype: "f8e4m3", scales: "token" },
+      sinks: true,
+      softCap: 20,
+      alibi: true,
+      kvDtype: "f8e4m3",
+      scales: "token",
       rope: { dim: 64, interleaved: false, theta: 1e4 },
     }),
     caseOf("a long row among short ones", {
@@ -237,14 +243,24 @@ function longCases(): Case[] {
     }),
     ...(["bf16", "f8e4m3", "f32"] as const).map((kvDtype) =>
       caseOf(`long rows of many heads in ${kvDtype}`, {
-        ...{ queryHeads: 24, kvHeads: 8, headDim: 128, kvDtype, sinks: true, windowLeft: 1500 },
-        ...{ queryLengths: [1, 1, 2], kvLengths: [2000, 1, 1100] },
+        queryHeads: 24,
+        kvHeads: 8,
+        headDim: 128,
+        kvDtype,
+        sinks: true,
+        windowLeft: 1500,
+        queryLengths: [1, 1, 2],
+        kvLengths: [2000, 1, 1100],
       }),
     ),
     caseOf("a long prefill", { ...heads, queryLengths: [300], kvLengths: [900], dtype: "bf16" }),
     caseOf("a raw state of a split row", {
       ...heads,
-      ...{ queryLengths: [2], kvLengths: [4000], finalize: false, sinks: true, lseBase: "2" },
+      queryLengths: [2],
+      kvLengths: [4000],
+      finalize: false,
+      sinks: true,
+      lseBase: "2",
     }),
   ];
 }
@@ -270,8 +286,15 @@ export function randomCase(random: Random): Case {
     kvLengths.push(outnumbered ? history : queries + history);
   }
   return caseOf(`SEED=${random.seed}`, {
-    ...{ seed: random.seed, queryLengths, kvLengths, queryHeads: group * kvHeads, kvHeads },
-    ...{ headDim, pageSize, kvDtype, rope },
+    seed: random.seed,
+    queryLengths,
+    kvLengths,
+    queryHeads: group * kvHeads,
+    kvHeads,
+    headDim,
+    pageSize,
+    kvDtype,
+    rope,
     valueDim: random.chance(0.3) ? 8 * random.integer(1, 20) : headDim,
     dtype: random.pick<DType>(["f32", "f16", "bf16"]),
     outDtype: random.pick<DType>(["f32", "f16", "bf16"]),

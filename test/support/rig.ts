@@ -1,15 +1,11 @@
 import type { Attention } from "../../src/attention/attention.ts";
-import type { RunTensors } from "../../src/attention/tensors.ts";
 import type { KernelFamily } from "../../src/attention/families/family.ts";
 import type { AttentionOptions } from "../../src/attention/options.ts";
-import { PagedCache } from "../../src/cache/paged-cache.ts";
+import type { RunTensors } from "../../src/attention/tensors.ts";
 import type { Device } from "../../src/device/device.ts";
-import { type Batch, createBatch } from "../../src/kv/batch.ts";
-import { raggedLayout } from "../../src/kv/layout.ts";
-import type { ReserveOptions } from "../../src/kv/reserve.ts";
-import type { PrefixMatch, Sequence } from "../../src/kv/sequence.ts";
+import { type Batch } from "../../src/kv/batch.ts";
 import { ropeFrequencies } from "../../src/ops/rope.ts";
-import { decode, type DType, dtypeBytes, encode, roundTo } from "../../src/tensor/dtype.ts";
+import { decode, type DType, dtypeBytes, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import type { Case } from "./cases.ts";
 import { expectState } from "./compare.ts";
@@ -41,8 +37,21 @@ export function optionsOf(c: Case): AttentionOptions {
   const { queryHeads, kvHeads, headDim, valueDim, dtype, kvDtype, outDtype } = c;
   const { causal, windowLeft, softCap, alibi, sinks, mask, lseBase, finalize } = c;
   return {
-    ...{ queryHeads, kvHeads, headDim, valueDim, dtype, kvDtype, outDtype },
-    ...{ causal, windowLeft, softCap, alibi, sinks, mask, lseBase, finalize },
+    queryHeads,
+    kvHeads,
+    headDim,
+    valueDim,
+    dtype,
+    kvDtype,
+    outDtype,
+    causal,
+    windowLeft,
+    softCap,
+    alibi,
+    sinks,
+    mask,
+    lseBase,
+    finalize,
     batchInvariant: c.batchInvariant,
     variant: c.variant?.variant,
     tokenScales: c.scales === "token",
@@ -51,6 +60,9 @@ export function optionsOf(c: Case): AttentionOptions {
     ...(c.rope === undefined ? {} : { rope: c.rope }),
   };
 }
+
+/** Families to choose kernels from. */
+export type Families = readonly KernelFamily[];
 
 /** An attention object with what is needed to check its runs against the oracle. */
 export class Rig implements Disposable {
@@ -179,7 +191,11 @@ export class Rig implements Disposable {
     const k = source.cache?.plane(0, this.attention.options.keyPlane) ?? source.k!;
     const { queryHeads, kvHeads, headDim, valueDim } = c;
     const sizes = {
-      ...{ queryHeads, kvHeads, headDim, valueDim, tokens: batch.tokenCount },
+      queryHeads,
+      kvHeads,
+      headDim,
+      valueDim,
+      tokens: batch.tokenCount,
       slots: k.shape.length === 4 ? k.shape[0] * k.shape[1] : k.shape[0],
       queryLengths: requests.map(({ q }) => q.length / (queryHeads * headDim)),
       kvLengths: requests.map((request) => request.k.length / (kvHeads * headDim)),
@@ -240,10 +256,22 @@ export class Rig implements Disposable {
     };
     const rounding = this.device.kind === "cpu" ? undefined : gpuRounding(c.dtype);
     return {
-      ...{ q, k, v, queryPositions, visible, rope, rounding },
-      ...{ queryHeads: c.queryHeads, kvHeads: c.kvHeads, keyDim: c.headDim, valueDim: c.valueDim },
-      ...{ causal: c.causal, windowLeft: c.windowLeft, softCap: c.softCap },
-      ...{ lseBase: c.lseBase, finalize: c.finalize },
+      q,
+      k,
+      v,
+      queryPositions,
+      visible,
+      rope,
+      rounding,
+      queryHeads: c.queryHeads,
+      kvHeads: c.kvHeads,
+      keyDim: c.headDim,
+      valueDim: c.valueDim,
+      causal: c.causal,
+      windowLeft: c.windowLeft,
+      softCap: c.softCap,
+      lseBase: c.lseBase,
+      finalize: c.finalize,
       ...(c.scale === 0 ? {} : { scale: c.scale }),
     };
   }
@@ -300,229 +328,4 @@ function clamp(input: OracleInput, keys?: number, queries?: number): OracleInput
   if (keys === undefined) return { ...input, q };
   const k = input.k.slice(0, keys * kvHeads * keyDim);
   return { ...input, q, k, v: input.v.slice(0, keys * kvHeads * valueDim) };
-}
-
-/** A paged cache over poisoned storage, with a copy on the host of what each sequence holds. */
-export class World implements Disposable {
-  readonly rig: Rig;
-  readonly cache: PagedCache;
-  readonly sequences = new Map<Sequence, { k: Float64Array; v: Float64Array }>();
-  readonly #storage: Tensor[] = [];
-
-  readonly c: Case;
-
-  constructor(
-    readonly device: Device,
-    wanted: Case,
-    options: {
-      pages: number;
-      attention?: Partial<AttentionOptions>;
-      windowLeft?: number;
-      families?: Families | undefined;
-    },
-  ) {
-    this.rig = new Rig(device, wanted, options.attention, options.families);
-    const { c } = this.rig;
-    this.c = c;
-    const { kvHeads, headDim, valueDim, kvDtype: dtype, pageSize } = c;
-    const planes = [{ name: "latent", heads: kvHeads, dim: headDim, dtype }];
-    this.cache = PagedCache.create(device, {
-      ...{ layers: 1, kvHeads, headDim, valueDim, dtype, pages: options.pages, pageSize },
-      ...(c.latent ? { planes } : {}),
-      ...(options.windowLeft === undefined
-        ? {}
-        : { groups: [{ layers: [0], pages: options.pages, windowLeft: options.windowLeft }] }),
-      storage: (_, { dim }) => this.#allocate(options.pages, dim),
-    });
-  }
-
-  /** A new sequence, empty or starting with the matched tokens of another one. */
-  create(prefix?: PrefixMatch, of?: Sequence): Sequence {
-    const sequence = this.cache.sequence({ prefix });
-    this.sequences.set(sequence, { k: new Float64Array(0), v: new Float64Array(0) });
-    if (prefix === undefined || of === undefined) return sequence;
-    this.sequences.set(sequence, { ...this.sequences.get(of)! });
-    this.#keep(
-      sequence,
-      Array.from({ length: prefix.tokens }, (_, token) => token),
-    );
-    return sequence;
-  }
-
-  fork(sequence: Sequence): Sequence {
-    const copy = sequence.fork();
-    this.sequences.set(copy, { ...this.sequences.get(sequence)! });
-    return copy;
-  }
-
-  free(sequence: Sequence): void {
-    sequence.free();
-    this.sequences.delete(sequence);
-  }
-
-  truncate(sequence: Sequence, length: number): void {
-    sequence.truncate(length);
-    this.#keep(
-      sequence,
-      Array.from({ length }, (_, token) => token),
-    );
-  }
-
-  /** Keeps the accepted of the last `drafts` tokens. */
-  compact(sequence: Sequence, drafts: number, accepted: number[]): void {
-    const before = sequence.length - drafts;
-    sequence.compact(accepted);
-    const head = Array.from({ length: before }, (_, token) => token);
-    this.#keep(sequence, [...head, ...accepted.map((index) => before + index)]);
-  }
-
-  /** Reserves and appends new tokens, on the device and on the host. */
-  grow(
-    sequences: Sequence[],
-    counts: number[],
-    needles: Float64Array[] = [],
-    options?: ReserveOptions,
-  ): Batch {
-    const { c, rig } = this;
-    const batch = this.cache.reserve(sequences, counts, options);
-    if (!batch.ok) throw batch.error;
-    const k = counts.map((count, i) => rig.rows(count, c.headDim, needles[i]));
-    const v = k.map((keys, i) => rig.values(counts[i], keys));
-    using keys = rig.upload(concatenate(k), "f32", c.kvHeads, c.headDim);
-    using values = rig.upload(concatenate(v), "f32", c.kvHeads, c.valueDim);
-    const given = c.latent ? { planes: { latent: keys } } : { k: keys, v: values };
-    this.cache.append({ layer: 0, batch, ...given });
-    sequences.forEach((sequence, i) => {
-      const held = this.sequences.get(sequence)!;
-      held.k = concatenate([held.k, k[i]]);
-      held.v = concatenate([held.v, v[i]]);
-    });
-    return batch;
-  }
-
-  /** The batch's requests on the host. */
-  requests(sequences: Sequence[], queries: Float64Array[]): HostRequest[] {
-    const { pageSize } = this.c;
-    return sequences.map((sequence, i) => {
-      const pages = sequence.pages();
-      const places = Int32Array.from(
-        { length: sequence.length },
-        (_, token) => pages[Math.floor(token / pageSize)] * pageSize + (token % pageSize),
-      );
-      return { q: queries[i], ...this.sequences.get(sequence)!, places };
-    });
-  }
-
-  /** One step: grow, perhaps share prefixes, run, check. Returns the output's bytes. */
-  step(
-    sequences: Sequence[],
-    counts: number[],
-    options: { share?: boolean | "perhaps"; padTo?: number } = {},
-  ): Uint8Array {
-    const queries = counts.map((count) => this.rig.queries(count));
-    const { padTo } = options;
-    const batch = this.grow(sequences, counts, queries, { padTo });
-    const shared = options.share && this.cache.sharePrefixes(batch, sequences, () => true);
-    if (options.share === true && !shared) throw new Error("nothing was shared");
-    return this.rig.check(batch, this.requests(sequences, queries), { cache: this.cache });
-  }
-
-  [Symbol.dispose](): void {
-    this.rig[Symbol.dispose]();
-    this.cache[Symbol.dispose]();
-    for (const tensor of this.#storage) tensor[Symbol.dispose]();
-  }
-
-  #keep(sequence: Sequence, tokens: number[]): void {
-    const { kvHeads, headDim, valueDim } = this.c;
-    const held = this.sequences.get(sequence)!;
-    const pick = (x: Float64Array, row: number) =>
-      concatenate(tokens.map((token) => x.subarray(token * row, (token + 1) * row)));
-    held.k = pick(held.k, kvHeads * headDim);
-    held.v = pick(held.v, kvHeads * valueDim);
-  }
-
-  /** [pages, pageSize, heads, dim] in the case's order, poisoned. */
-  #allocate(pages: number, dim: number): Tensor {
-    const { device, c } = this;
-    const { pageSize, kvHeads, kvDtype } = c;
-    const make = (shape: number[]) => {
-      const tensor = poisoned(device, shape, kvDtype);
-      this.#storage.push(tensor);
-      return tensor;
-    };
-    switch (c.storage) {
-      case "NHD":
-        return make([pages, pageSize, kvHeads, dim]);
-      case "HND":
-        return make([pages, kvHeads, pageSize, dim]).permute(0, 2, 1, 3);
-      case "combined":
-        return make([pages, 2, pageSize, kvHeads, dim]).select(1, 1);
-      case "strided":
-        return make([pages, pageSize + 1, kvHeads + 1, dim + 16])
-          .slice(1, 0, pageSize)
-          .slice(2, 1, kvHeads + 1)
-          .slice(3, 16, dim + 16);
-    }
-  }
-}
-
-type Families = readonly KernelFamily[];
-
-/** Builds a case's batch, runs it and checks it. */
-export function runCase(device: Device, c: Case, families?: Families): Uint8Array {
-  return c.pageSize === 0 ? runRagged(device, c, families) : runPaged(device, c, families);
-}
-
-function runPaged(device: Device, c: Case, families?: Families): Uint8Array {
-  const pages = c.kvLengths.reduce((sum, length) => sum + Math.ceil(length / c.pageSize), 0) + 3;
-  using world = new World(device, c, { pages, families });
-  const sequences = c.kvLengths.map(() => world.create());
-  const queries = c.queryLengths.map((count) => world.rig.queries(count));
-  // History comes in two steps, so that pages of the requests interleave.
-  const history = c.kvLengths.map((length, i) => length - c.queryLengths[i]);
-  const first = history.map((length) => length >> 1);
-  world.grow(sequences, first, queries);
-  world.grow(
-    sequences,
-    history.map((length, i) => length - first[i]),
-    queries,
-  );
-  const batch = world.grow(sequences, c.queryLengths, queries);
-  return world.rig.check(batch, world.requests(sequences, queries), { cache: world.cache });
-}
-
-function runRagged(device: Device, wanted: Case, families?: Families): Uint8Array {
-  using rig = new Rig(device, wanted, {}, families);
-  const { c } = rig;
-  const requests: HostRequest[] = [];
-  let token = 0;
-  for (const [i, keys] of c.kvLengths.entries()) {
-    const q = rig.queries(c.queryLengths[i]);
-    const places = Int32Array.from({ length: keys }, (_, key) => token + key);
-    const k = rig.rows(keys, c.headDim, q);
-    requests.push({ q, k, v: rig.values(keys, k), places });
-    token += keys;
-  }
-  const { k, v } = raggedTensors(rig, requests);
-  const layout = raggedLayout(indptrOf(c.queryLengths), indptrOf(c.kvLengths));
-  const { queryLengths, kvLengths } = c;
-  const bytes = rig.check(createBatch({ queryLengths, kvLengths, layout }), requests, { k, v });
-  k[Symbol.dispose]();
-  v[Symbol.dispose]();
-  return bytes;
-}
-
-/** All requests' keys and values as ragged tensors, with poison behind the last token. */
-export function raggedTensors(rig: Rig, requests: readonly HostRequest[]) {
-  const { device, c } = rig;
-  const make = (rows: Float64Array, dim: number) => {
-    const tokens = rows.length / (c.kvHeads * dim);
-    const bytes = new Uint8Array((tokens + 3) * c.kvHeads * dim * dtypeBytes(c.kvDtype)).fill(0xff);
-    encode(c.kvDtype, rows, bytes.subarray(0, rows.length * dtypeBytes(c.kvDtype)));
-    return Tensor.fromBits(device, bytes, [tokens + 3, c.kvHeads, dim], c.kvDtype);
-  };
-  const k = make(concatenate(requests.map((r) => r.k)), c.headDim);
-  if (c.latent) return { k, v: k.slice(2, 0, c.valueDim) };
-  return { k, v: make(concatenate(requests.map((r) => r.v)), c.valueDim) };
 }

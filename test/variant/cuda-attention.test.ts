@@ -7,10 +7,11 @@ import { type Case, caseOf } from "../support/cases.ts";
 import { type Grid, randomExpression, type RandomExpression } from "../support/expressions.ts";
 import { normals } from "../support/numbers.ts";
 import { forSeeds, type Random } from "../support/random.ts";
-import { optionsOf, raggedTensors, Rig, runCase } from "../support/rig.ts";
+import { optionsOf, Rig } from "../support/rig.ts";
 import { gpuTarget } from "../support/targets.ts";
 import { evaluated, hostTensor, type VariantCase } from "../support/variants.ts";
 import { warmUp } from "../support/warm.ts";
+import { raggedTensors, runCase } from "../support/world.ts";
 
 const target = gpuTarget();
 
