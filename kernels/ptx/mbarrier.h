@@ -1,6 +1,6 @@
 // Barriers in shared memory, eight aligned bytes each (sm_90). A phase ends when as many threads
 // have arrived as mbarrier_init said and as many bytes as were expected; then the next one begins.
-// Phases are told apart by parity: the first has 0, and waiting for 1 on a new barrier returns.
+// Phases are distinguished by parity: the first has 0, and waiting for 1 on a new barrier returns.
 #pragma once
 #include "base.h"
 

@@ -1,6 +1,6 @@
 import type { PagedCache } from "../cache/paged-cache.ts";
-import type { Batch } from "../kv/batch.ts";
 import type { Stream } from "../device/stream.ts";
+import type { Batch } from "../kv/batch.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { VariantInputs } from "./variant/inputs.ts";
 

@@ -1,8 +1,8 @@
 import { OptionError } from "../../errors.ts";
 import type { CostModel } from "../../plan/cost.ts";
 import { dtypeBytes, dtypeCode } from "../../tensor/dtype.ts";
-import type { Tensor } from "../../tensor/tensor.ts";
 import { encodeTensorMap } from "../../tensor/tensor-map.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { cudaVariant } from "../variant/cuda.ts";
 import { cudaMerge } from "./cuda.ts";
