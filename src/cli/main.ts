@@ -62,7 +62,7 @@ function addReplay(root: Command): void {
     )
     .option("--lenient", "skip malformed lines of the trace and count them")
     .option("--shape <name>", "model shape, such as llama-3.1-8b or tiny", "llama-3.1-8b");
-  addEngineOptions(command);
+  addReplayOptions(command);
   command
     .option("--json <file>", "write the summary as JSON")
     .option("--report <file>", "write a report with charts, one HTML file")
@@ -74,7 +74,7 @@ function addReplay(root: Command): void {
     });
 }
 
-function addEngineOptions(command: Command): void {
+function addReplayOptions(command: Command): void {
   command
     .option("--layers <n>", "layers to run, or all of the shape", countOrAll("--layers"), 2)
     .option(

@@ -18,7 +18,7 @@ export function dtypeOn(device: Device, options: ReplayOptions): "f32" | "f16" |
   return options.dtype ?? (device.kind === "cpu" ? "f32" : "bf16");
 }
 
-/** What an engine is made of beside its options. */
+/** What a replay is made of beside its options. */
 export interface Parts {
   attention: Attention;
   /** Attention with fixed sizes, where steps are captured. */

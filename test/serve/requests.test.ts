@@ -251,6 +251,17 @@ describe("a step", () => {
     expect(job.generated).toBe(12);
   });
 
+  test("takes in a prompt longer than all pages beside others, where a window lets pages go", () => {
+    const pool = poolOf({ pages: 14, pageSize: 4, maxBatch: 2, windowLeft: 6 });
+    const scheduler = new Scheduler(pool, options);
+    const first = scheduler.add(requestOf(0, 12, { maxTokens: 20 }), 0);
+    stepOf(scheduler, 0);
+    const long = scheduler.add(requestOf(1, 90), 1);
+    expect(stepOf(scheduler, 1)!.jobs).toContain(long);
+    while (scheduler.count > 0) stepOf(scheduler, 2);
+    expect([first.preemptions, long.preemptions]).toEqual([0, 0]);
+  });
+
   test("runs over groups of pages of which one has a window", () => {
     const groups = [{ pages: 40 }, { pages: 9, windowLeft: 6 }];
     const pool = new SequencePool({ pageSize: 4, maxSequences: 2, groups });
