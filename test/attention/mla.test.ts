@@ -1,15 +1,20 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { Attention } from "../../src/attention/attention.ts";
 import { mla } from "../../src/attention/families/mla.ts";
 import { type AttentionOptions, resolveOptions } from "../../src/attention/options.ts";
+import { PagedCache } from "../../src/cache/paged-cache.ts";
 import type { Device } from "../../src/device/device.ts";
+import type { Graph } from "../../src/device/graph.ts";
 import { OptionError } from "../../src/errors.ts";
 import { architectureFacts } from "../../src/jit/architectures.ts";
 import { createBatch } from "../../src/kv/batch.ts";
 import { raggedLayout } from "../../src/kv/layout.ts";
 import { blockMaskLayout } from "../../src/kv/sparse-layout.ts";
+import { worthSharing } from "../../src/plan/cost.ts";
+import { decode } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { type Case, caseOf } from "../support/cases.ts";
-import { concatenate, indptrOf } from "../support/numbers.ts";
+import { concatenate, indptrOf, poisoned } from "../support/numbers.ts";
 import { type HostRequest, optionsOf, Rig } from "../support/rig.ts";
 import { gpuTarget } from "../support/targets.ts";
 import { warmUp } from "../support/warm.ts";
@@ -170,6 +175,54 @@ describe.if(able)(`latent attention on ${target?.name}`, () => {
     v[Symbol.dispose]();
   });
 
+  test("a captured graph gives the bits of the calls", async () => {
+    const { kvHeads, headDim, valueDim, dtype } = shape;
+    const graph = { maxBatch: 3, maxQueryTokens: 3, maxQueryLength: 1, maxColumns: 16 };
+    const own = { ...optionsOf(latentCase("graph", { queryHeads: 128, outDtype: dtype })), graph };
+    using captured = await Attention.create(device, own);
+    using direct = await Attention.create(device, own);
+    const planes = [{ name: "latent", heads: kvHeads, dim: headDim, dtype }];
+    using cache = PagedCache.create(device, {
+      layers: 1,
+      kvHeads,
+      headDim,
+      dtype,
+      pages: 40,
+      pageSize: 64,
+      planes,
+    });
+    const sequences = [cache.sequence(), cache.sequence(), cache.sequence()];
+    const grow = (counts: number[], seed: number) => {
+      const batch = cache.reserve(sequences, counts);
+      if (!batch.ok) throw batch.error;
+      const tokens = counts.reduce((sum, count) => sum + count);
+      using latent = Tensor.randomNormal(device, [tokens, 1, headDim], dtype, { seed });
+      cache.append({ layer: 0, batch, planes: { latent } });
+      return batch;
+    };
+    grow([700, 63, 1], 1);
+    using q = Tensor.empty(device, [3, 128, headDim], dtype);
+    using out = poisoned(device, [3, 128, valueDim], dtype);
+    let recorded: Graph | undefined;
+    for (let step = 0; step < 4; step++) {
+      using noise = Tensor.randomNormal(device, q.shape, dtype, { seed: 10 + step });
+      q.copyFrom(noise);
+      const batch = grow([1, 1, 1], 20 + step);
+      captured.plan(batch);
+      if (recorded === undefined) {
+        captured.run({ q, cache, out });
+        recorded = device.capture(device.stream, () => captured.run({ q, cache, out }));
+      }
+      recorded.replay(device.stream);
+      const bits = out.toBytes();
+      direct.plan(batch);
+      direct.run({ q, cache, out });
+      expect(bits).toEqual(out.toBytes());
+      expect(decode(dtype, bits).every(Number.isFinite)).toBe(true);
+    }
+    recorded![Symbol.dispose]();
+  });
+
   test("requests share a prefix as a level of its own", () => {
     using world = new World(device, latentCase("levels", { queryHeads: 16 }), { pages: 40 });
     const first = world.create();
@@ -189,6 +242,18 @@ const options: AttentionOptions = {
   keyPlane: "latent",
   valuePlane: "latent",
 };
+
+test("a prefix is shared where rows wait for keys", () => {
+  for (const queryHeads of [16, 128]) {
+    const offer = mla.offer(
+      architectureFacts("sm_90a"),
+      resolveOptions({ ...options, queryHeads }),
+    );
+    if (offer instanceof OptionError) throw offer;
+    const shared = (tokens: number) => worthSharing(offer.costs, tokens, 32, 32, queryHeads);
+    expect([shared(1000), shared(8192)]).toEqual([false, queryHeads === 16]);
+  }
+});
 
 test("what the family leaves to others", () => {
   const offer = (over: Partial<AttentionOptions>, architecture = "sm_90a") =>

@@ -30,14 +30,17 @@ const [headDim, valueDim] = [576, 512];
  * Costs as one H200 showed them: a record's start costs about three tiles, a merge about eight, and
  * parts of less than four tiles gain nothing. A block takes as long for one row as for all of its.
  */
-const costs: CostModel = {
-  pieceKeys: 3 * tile,
-  rowKeys: 0,
-  mergeKeys: 4,
-  sharedRowKeys: 64,
-  leastKeys: 4 * tile,
-  splitKeys: 8 * tile,
-};
+function costsOf({ queryHeads }: ResolvedOptions): CostModel {
+  return {
+    pieceKeys: 3 * tile,
+    rowKeys: 0,
+    mergeKeys: 4,
+    // Reads that a shared level saves are not what whole tiles of rows wait for.
+    sharedRowKeys: queryHeads < tile ? 64 : Infinity,
+    leastKeys: 4 * tile,
+    splitKeys: 8 * tile,
+  };
+}
 
 /** A merge of 128 rows and 512 columns is work for as many blocks, 128 columns of a row each. */
 const mergeShares = { most: 512, blocksPerProcessor: 16 };
@@ -48,7 +51,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   return {
     classes: [kernelClass(options, 1), kernelClass(options, 2)],
     merge: cudaMerge(undefined, mergeShares),
-    costs,
+    costs: costsOf(options),
   };
 }
 
