@@ -9,6 +9,7 @@
 
 #define FB_DEVICE inline
 #define FB_UNROLL
+#define FB_UNROLL_BY(count)
 #define FB_NO_UNROLL
 
 #else
@@ -29,6 +30,8 @@ typedef unsigned long uintptr_t;
 
 #define FB_DEVICE __device__ __forceinline__
 #define FB_UNROLL _Pragma("unroll")
+#define FB_UNROLL_BY(count) FB_PRAGMA(unroll count)
+#define FB_PRAGMA(text) _Pragma(#text)
 #define FB_NO_UNROLL _Pragma("unroll 1")
 
 // The block's dynamic shared memory, 1024-byte aligned as the widest swizzle wants it.

@@ -51,6 +51,14 @@ FB_DEVICE void wgmma_wait() {
 #endif
 }
 
+// To the compiler the registers change here: it moves no access of accumulators across.
+template <int n> FB_DEVICE void wgmma_tie(float (&d)[n]) {
+#ifndef FB_EMULATED
+    FB_UNROLL
+    for (int i = 0; i < n; i++) asm volatile("" : "+f"(d[i])::"memory");
+#endif
+}
+
 // FB_WGMMA(bf16, 128) gives products of 128 columns, told apart by the size of d:
 //   wgmma_bf16<a_along_m, b_along_n>(d, a_operand, b_operand, accumulate)
 //   wgmma_bf16<b_along_n>(d, a_registers, b_operand, accumulate)

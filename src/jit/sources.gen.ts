@@ -7,6 +7,13 @@ import attention_common_records_h from "../../kernels/attention/common/records.h
 import attention_common_rows_h from "../../kernels/attention/common/rows.h" with { type: "text" };
 import attention_common_scores_h from "../../kernels/attention/common/scores.h" with { type: "text" };
 import attention_hooks_h from "../../kernels/attention/hooks.h" with { type: "text" };
+import attention_hopper_compute_h from "../../kernels/attention/hopper/compute.h" with { type: "text" };
+import attention_hopper_facts_h from "../../kernels/attention/hopper/facts.h" with { type: "text" };
+import attention_hopper_load_h from "../../kernels/attention/hopper/load.h" with { type: "text" };
+import attention_hopper_prefill_cu from "../../kernels/attention/hopper/prefill.cu" with { type: "text" };
+import attention_hopper_softmax_h from "../../kernels/attention/hopper/softmax.h" with { type: "text" };
+import attention_hopper_store_h from "../../kernels/attention/hopper/store.h" with { type: "text" };
+import attention_hopper_tasks_h from "../../kernels/attention/hopper/tasks.h" with { type: "text" };
 import attention_merge_cu from "../../kernels/attention/merge.cu" with { type: "text" };
 import attention_mla_decode_cu from "../../kernels/attention/mla/decode.cu" with { type: "text" };
 import attention_mla_facts_h from "../../kernels/attention/mla/facts.h" with { type: "text" };
@@ -72,6 +79,13 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/common/rows.h": attention_common_rows_h,
   "attention/common/scores.h": attention_common_scores_h,
   "attention/hooks.h": attention_hooks_h,
+  "attention/hopper/compute.h": attention_hopper_compute_h,
+  "attention/hopper/facts.h": attention_hopper_facts_h,
+  "attention/hopper/load.h": attention_hopper_load_h,
+  "attention/hopper/prefill.cu": attention_hopper_prefill_cu,
+  "attention/hopper/softmax.h": attention_hopper_softmax_h,
+  "attention/hopper/store.h": attention_hopper_store_h,
+  "attention/hopper/tasks.h": attention_hopper_tasks_h,
   "attention/merge.cu": attention_merge_cu,
   "attention/mla/decode.cu": attention_mla_decode_cu,
   "attention/mla/facts.h": attention_mla_facts_h,

@@ -7,6 +7,7 @@ import { emptyPlan, type Plan } from "./plan.ts";
 import { AttentionRecordField as Field, attentionRecordInts } from "./record.gen.ts";
 import type { Schedule } from "./schedule.ts";
 import { Sections } from "./sections.ts";
+import { type ClassTraits, placesOf } from "./traits.ts";
 import {
   boundRows,
   columnCapacity,
@@ -107,7 +108,7 @@ export class Emitter {
   #writeRecords(batch: Batch): void {
     const plan = this.plan;
     const out = this.#out;
-    const { graph, classes } = this.#options;
+    const { graph, classes, kvHeads } = this.#options;
     const { blockSize } = batch.layout;
     const { order, intervals } = this.#schedule;
     plan.offsets.records = out.at;
@@ -116,7 +117,11 @@ export class Emitter {
       const launch = plan.launches[c];
       launch.firstRecord = first;
       if (c === 0) this.#writeEmpty(batch, intervals.empty);
-      this.#writeClass(batch, order.starts[c], order.starts[c + 1]);
+      const [start, end] = [order.starts[c], order.starts[c + 1]];
+      const heads = this.#headsAtOnce(classes[c], end - start);
+      for (let head = 0; head < kvHeads; head += heads) {
+        this.#writeClass(batch, start, end, head, Math.min(head + heads, kvHeads));
+      }
       launch.recordCount = (out.at - plan.offsets.records) / attentionRecordInts - first;
       launch.grid = launch.recordCount;
       if (graph !== undefined) {
@@ -131,10 +136,23 @@ export class Emitter {
   }
 
   /**
-   * Records of the pieces at places [start, end) of the order, those of one piece side by side.
+   * KV heads whose records stand together: all, or as few as give every place two pieces, so that
+   * the last of them end at about the same time.
+   */
+  #headsAtOnce(traits: ClassTraits, pieces: number): number {
+    const { kvHeads, processors } = this.#options;
+    if (traits.take !== "few-heads" || this.#schedule.tiles.headGroups > 1) return kvHeads;
+    const least = Math.ceil((2 * placesOf(traits, processors)) / Math.max(1, pieces));
+    const turns = Math.max(1, Math.floor(kvHeads / least));
+    return Math.ceil(kvHeads / turns);
+  }
+
+  /**
+   * Records of KV heads [firstHead, lastHead) of the pieces at places [start, end) of the order,
+   * those of one piece side by side.
    * One plain loop over local arrays: this is where most of a plan's time goes.
    */
-  #writeClass(batch: Batch, start: number, end: number): void {
+  #writeClass(batch: Batch, start: number, end: number, firstHead: number, lastHead: number): void {
     const schedule = this.#schedule;
     const order = schedule.order.pieces;
     const tiles = schedule.tiles.list.data;
@@ -143,7 +161,7 @@ export class Emitter {
     const group = this.#group;
     const { kvHeads } = this.#options;
     const out = this.#out;
-    const each = (schedule.tiles.headGroups > 1 ? 1 : kvHeads) * attentionRecordInts;
+    const each = (schedule.tiles.headGroups > 1 ? 1 : lastHead - firstHead) * attentionRecordInts;
     out.ensure(out.at + (end - start) * each);
     const { data } = out;
     let { at } = out;
@@ -151,8 +169,8 @@ export class Emitter {
       const piece = order[i] * pieceInts;
       const tile = pieces[piece + Piece.tile] * tileInts;
       const head = tiles[tile + Tile.kvHead];
-      const first = head < 0 ? 0 : head;
-      const last = head < 0 ? kvHeads : head + 1;
+      const first = head < 0 ? firstHead : head;
+      const last = head < 0 ? lastHead : head + 1;
       const rowStart = tiles[tile + Tile.rowStart];
       const rows = tiles[tile + Tile.rowCount];
       const l = tiles[tile + Tile.level];
@@ -170,9 +188,14 @@ export class Emitter {
       if (fullEnd > kvEnd) fullEnd = kvEnd;
       if (fullStart >= fullEnd) fullStart = fullEnd = kvStart;
       const isPartial = tiles[tile + Tile.partial] === 1;
-      let partial = isPartial ? this.#partialRows : -1;
-      pieces[piece + Piece.partialRow] = partial;
-      if (isPartial) this.#partialRows += rows * (last - first);
+      let partial = -1;
+      if (isPartial) {
+        if (firstHead === 0) {
+          pieces[piece + Piece.partialRow] = this.#partialRows;
+          this.#partialRows += rows * (head < 0 ? kvHeads : 1);
+        }
+        partial = pieces[piece + Piece.partialRow] + rows * (head < 0 ? firstHead : 0);
+      }
       for (let kvHead = first; kvHead < last; kvHead++) {
         data[at + Field.kvHead] = kvHead;
         data[at + Field.queryHeadStart] = kvHead * group;

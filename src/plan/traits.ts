@@ -14,8 +14,11 @@ export interface ClassTraits {
    * "whole": not cut, unless a walk ends earlier by more than splitting costs.
    */
   readonly schedule: "walk" | "share" | "whole";
-  /** How pieces are taken. */
-  readonly take: "as-made" | "longest-first";
+  /**
+   * How pieces are taken; "few-heads": longest first, those of a few KV heads before those of
+   * others, so that the keys and values of few stand in a cache.
+   */
+  readonly take: "as-made" | "longest-first" | "few-heads";
 }
 
 /** Records that are in flight at once on so many processors. */

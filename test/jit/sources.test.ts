@@ -24,7 +24,9 @@ test("every kernel expands to a text that needs no other file", () => {
 const dependents: [family: string, sources: string[]][] = [
   [
     "attention",
-    ["merge", "mla/decode", "tiled/decode", "tiled/prefill"].map((name) => `attention/${name}.cu`),
+    ["hopper/prefill", "merge", "mla/decode", "tiled/decode", "tiled/prefill"].map(
+      (name) => `attention/${name}.cu`,
+    ),
   ],
   ["device", []],
   ["gather", ["gather/gather.cu"]],

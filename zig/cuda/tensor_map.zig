@@ -14,7 +14,7 @@ const allocator = std.heap.c_allocator;
 const entries_max = 4096;
 
 const no_interleave = 0;
-const promote_128_bytes = 2;
+const promote_256_bytes = 3;
 const fill_zeros = 0;
 
 /// Holds the device's mutex.
@@ -45,7 +45,7 @@ pub const Cache = struct {
             &steps,
             no_interleave,
             swizzle(spec.swizzle_bytes).?,
-            promote_128_bytes,
+            promote_256_bytes,
             fill_zeros,
         );
         if (result != driver.success) return failure.check(device, result);

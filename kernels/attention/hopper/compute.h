@@ -1,0 +1,440 @@
+// A warpgroup that computes: 64 rows against the tiles that arrive, from the last to the first.
+#pragma once
+#include "softmax.h"
+#include "store.h"
+
+// ---- operands in shared memory
+
+// Eight rows of a panel and the next eight are this far apart.
+constexpr uint32_t eight_rows = 8 * panel_row;
+
+FB_DEVICE uint64_t operand(uint32_t address, uint32_t leading = 16) {
+    return wgmma_operand(address, 128, leading, eight_rows);
+}
+
+// From the first step of 16 key columns to step k: panels have four steps.
+template <int panel> FB_DEVICE constexpr uint32_t key_step(int k) {
+    return k / 4 * panel + k % 4 * 32;
+}
+
+struct Compute {
+    const Block& b;
+    Turn<FB_STAGES> keys; // where tiles come next
+    Turn<FB_STAGES> values;
+    Turn<FB_QUERY_BUFFERS> buffer; // of the task's queries
+    float factor; // above 0: takes products to base 2
+    bool negative;
+    RowState rows;
+    Scores s;
+    Sums sums;
+    uint32_t probabilities[FB_KV_TILE / 16][4];
+    uint32_t queries[FB_QUERIES_KEPT ? FB_KEY_DIM / 16 : 1][4];
+
+    FB_DEVICE explicit Compute(const Block& block) : b(block) {}
+
+    FB_DEVICE Barriers& barriers() const { return b.shared.barriers; }
+    // Among those that compute: the warpgroup, and the warp's and the thread's first row.
+    static FB_DEVICE int group() { return uniform(thread_now() / 128 - 1); }
+    static FB_DEVICE int warp_row() { return (thread_now() / 32 - 4) * 16; }
+    static FB_DEVICE int own() { return warp_row() + lane_now() / 4; }
+
+    // ---- barriers
+
+    FB_DEVICE void arrive_warp(const uint64_t& barrier) const {
+        if (lane_now() == 0) arrive(barrier);
+    }
+
+    // In every block of the cluster: each of them writes this stage.
+    FB_DEVICE void release(const uint64_t& barrier) const {
+        const int lane = lane_now();
+        if (FB_CLUSTER == 1) arrive_warp(barrier);
+        else if (lane < FB_CLUSTER)
+            mbarrier_arrive_cluster_read(map_shared(shared_address(&barrier), uint32_t(lane)));
+    }
+
+    FB_DEVICE void wait_keys() const { wait(barriers().keys_full[keys.slot()], keys.parity()); }
+    FB_DEVICE void wait_values() const {
+        wait(barriers().values_full[values.slot()], values.parity());
+    }
+    FB_DEVICE void release_keys() {
+        release(barriers().keys_empty[keys.slot()]);
+        keys.advance();
+        keys.place = uniform(keys.place);
+    }
+    FB_DEVICE void release_values() {
+        release(barriers().values_empty[values.slot()]);
+        values.advance();
+        values.place = uniform(values.place);
+    }
+    FB_DEVICE void pass_keys() {
+        wait_keys();
+        release_keys();
+    }
+    FB_DEVICE void pass_values() {
+        wait_values();
+        release_values();
+    }
+
+    // Tiles that these rows do not see: keys and values in turn, as those take them who do.
+    FB_DEVICE void pass(int count) {
+        FB_NO_UNROLL
+        for (; count > 0; count--) {
+            pass_keys();
+            pass_values();
+        }
+    }
+
+    // ---- products
+
+    FB_DEVICE uint32_t query_tile() const {
+        return shared_address(b.shared.queries[buffer.slot()]);
+    }
+    FB_DEVICE uint32_t key_tile() const {
+        return shared_address(b.shared.keys[keys.slot()]);
+    }
+    FB_DEVICE uint32_t value_tile() const {
+        return shared_address(b.shared.values[values.slot()]);
+    }
+
+    // The warp's queries of step k, as the first operand of a product.
+    FB_DEVICE void load_queries(int k, uint32_t (&a)[4]) const {
+        const int lane = lane_now();
+        const uint32_t row = query_tile() + (warp_row() + lane % 16) * panel_row;
+        ldmatrix_x4(a, row + k / 4 * query_panel + swizzled_piece(lane, k % 4 * 2 + lane / 16));
+    }
+
+    FB_DEVICE void keep_queries() {
+        if constexpr (FB_QUERIES_KEPT) {
+            FB_UNROLL
+            for (int k = 0; k < FB_KEY_DIM / 16; k++) load_queries(k, queries[k]);
+            __syncwarp();
+            arrive_warp(barriers().queries_empty[buffer.slot()]);
+        }
+    }
+    FB_DEVICE void release_queries() const {
+        if (!FB_QUERIES_KEPT) arrive_warp(barriers().queries_empty[buffer.slot()]);
+    }
+
+    FB_DEVICE void issue_scores() {
+        const uint64_t q = operand(query_tile() + uint32_t(group() * (group_rows * panel_row)));
+        const uint64_t k = operand(key_tile());
+        wgmma_tie(s);
+        wgmma_fence();
+        FB_UNROLL
+        for (int i = 0; i < FB_KEY_DIM / 16; i++) {
+            const uint64_t step = k + (key_step<tile_panel>(i) >> 4);
+            if constexpr (FB_QUERIES_KEPT) FB_PRODUCT<0>(s, queries[i], step, i > 0);
+            else FB_PRODUCT<0, 0>(s, q + (key_step<query_panel>(i) >> 4), step, i > 0);
+        }
+        wgmma_commit();
+    }
+
+    FB_DEVICE void issue_values() {
+        const uint64_t v = operand(value_tile(), tile_panel);
+        wgmma_tie(sums);
+        wgmma_fence();
+        FB_UNROLL
+        for (int k = 0; k < FB_KV_TILE / 16; k++)
+            FB_PRODUCT<1>(sums, probabilities[k], v + (k * 16 * panel_row >> 4), true);
+        wgmma_commit();
+    }
+
+    FB_DEVICE void clear_sums() {
+        FB_UNROLL
+        for (int i = 0; i < FB_VALUE_DIM / 2; i++) sums[i] = 0;
+    }
+
+    FB_DEVICE void pack() {
+        FB_UNROLL
+        for (int i = 0; i < FB_KV_TILE / 4; i++)
+            probabilities[i / 4][i % 4] = pack_pair<FB_Q_TYPE>(s[2 * i], s[2 * i + 1]);
+    }
+
+    FB_DEVICE void negate_scores() {
+        if (!negative) return;
+        FB_UNROLL
+        for (int i = 0; i < FB_KV_TILE / 2; i++) s[i] = -s[i];
+    }
+
+    // The warp's scores once more, by the warp's own tensor core instructions.
+    FB_DEVICE void scores_again() {
+        FB_UNROLL
+        for (int i = 0; i < FB_KV_TILE / 2; i++) s[i] = 0;
+        const int lane = lane_now();
+        const uint32_t row = key_tile() + (lane % 8 + lane / 16 * 8) * panel_row;
+        FB_UNROLL
+        for (int k = 0; k < FB_KEY_DIM / 16; k++) {
+            uint32_t a[4], keys[4];
+            if constexpr (FB_QUERIES_KEPT) copy(queries[k], a);
+            else load_queries(k, a);
+            FB_UNROLL
+            for (int i = 0; i < FB_KV_TILE / 16; i++) {
+                ldmatrix_x4(keys, row + k / 4 * tile_panel + i * (16 * panel_row) +
+                                      swizzled_piece(lane, k % 4 * 2 + lane / 8 % 2));
+                add_product(a, keys[0], keys[1], 8 * i);
+                add_product(a, keys[2], keys[3], 8 * i + 4);
+            }
+        }
+        negate_scores();
+    }
+
+    static FB_DEVICE void copy(const uint32_t (&from)[4], uint32_t (&to)[4]) {
+        FB_UNROLL
+        for (int i = 0; i < 4; i++) to[i] = from[i];
+    }
+
+    FB_DEVICE void add_product(const uint32_t (&a)[4], uint32_t b0, uint32_t b1, int at) {
+        float d[4] = {s[at], s[at + 1], s[at + 2], s[at + 3]};
+        if (FB_Q_TYPE == FB_BF16) mma_m16n8k16_bf16(d, a, b0, b1);
+        else mma_m16n8k16_f16(d, a, b0, b1);
+        FB_UNROLL
+        for (int i = 0; i < 4; i++) s[at + i] = d[i];
+    }
+
+    // A tile that all rows see whole, behind one that gave them a reference: the maximum of later
+    // scores is not looked for. The sums show when one may have outgrown the reference by `slack`;
+    // then the scores are computed again and the exact way is taken.
+    FB_DEVICE bool softmax_lagging(float (&alpha)[2]) {
+        const float2 sum = exponentiate<false>(factor, rows, s);
+        const bool again = __any_sync(0xffffffffu, !(fmaxf(sum.x, sum.y) <= lagging_most));
+        if (!again) {
+            rows.sum[0] += sum.x;
+            rows.sum[1] += sum.y;
+            return false;
+        }
+        scores_again();
+        return softmax_exact<false>(factor, rows, alpha, s);
+    }
+
+    // ---- a task
+
+    // A task's values past its last key may be anything, and 0 times anything is not 0: all threads
+    // that compute make them zeros, before any of them passes the tile. `at`: its stage.
+    FB_DEVICE void clear_tail(const Task& task, const Turn<FB_STAGES>& at) {
+        const int32_t count = task.record.kv_end - task.start - (task.blocks - 1) * FB_KV_TILE;
+        if (task.blocks == 0 || task.box_rows == 0 || count % task.box_rows == 0) return;
+        wait(barriers().values_full[at.slot()], at.parity());
+        const uint32_t tile = shared_address(b.shared.values[at.slot()]);
+        constexpr int row_pieces = 8 * value_panels;
+        FB_NO_UNROLL
+        for (int i = thread_now() - 128; i < (FB_KV_TILE - count) * row_pieces;
+             i += 128 * computing_groups) {
+            const int row = count + i / row_pieces;
+            const int piece = i % row_pieces;
+            store_shared_16(tile + piece / 8 * tile_panel + row * panel_row + piece % 8 * 16,
+                            make_uint4(0, 0, 0, 0));
+        }
+        fence_proxy_async_shared();
+        barrier_sync(1, 128 * computing_groups);
+    }
+
+    FB_DEVICE void open(const Task& task) {
+        const float scale = score_factor(b.attention(), task.record);
+        factor = base_2_factor(scale);
+        negative = scale < 0;
+        keep_queries();
+    }
+
+    // From the scores of a task's first tile, which are there, to the start of its probabilities.
+    FB_DEVICE void take_first(const Task& task, const Reach& reach) {
+        release_keys();
+        if (reach.end - 1 == reach.begin) release_queries();
+        negate_scores();
+        hide(task, own(), task.start + (reach.end - 1) * FB_KV_TILE, s);
+        softmax_first(factor, rows, s);
+    }
+
+    // The first tile of a task alone.
+    FB_DEVICE void begin(const Task& task, const Reach& reach) {
+        pass(uniform(task.blocks) - reach.end);
+        wait_keys();
+        issue_scores();
+        wgmma_wait<0>();
+        wgmma_tie(s);
+        take_first(task, reach);
+        pack();
+        if (reach.end - 1 > reach.begin) wait_keys();
+    }
+
+    // Scores of tile `tile` beside the product of the one before it in time.
+    template <bool masked>
+    FB_DEVICE void step(const Task& task, const Reach& reach, int tile) {
+        float alpha[2];
+        issue_scores();
+        wait_values();
+        issue_values();
+        wgmma_wait<1>();
+        wgmma_tie(s);
+        constexpr bool keeps_keys = !masked; // until it is known that they need no second look
+        if (!keeps_keys) release_keys();
+        if (!keeps_keys && tile == reach.begin) release_queries();
+        negate_scores();
+        bool moves;
+        if constexpr (masked) hide(task, own(), task.start + tile * FB_KV_TILE, s);
+        if constexpr (keeps_keys) {
+            moves = softmax_lagging(alpha);
+            __syncwarp();
+            release_keys();
+            if (tile == reach.begin) release_queries();
+        } else {
+            moves = softmax_exact<masked>(factor, rows, alpha, s);
+        }
+        wgmma_tie(s);
+        // A wait in a loop of its own keeps the next one, which names no registers, below the
+        // softmax.
+        if (tile > reach.begin) wait_keys();
+        wgmma_wait<0>();
+        wgmma_tie(sums);
+        wgmma_tie(s);
+        release_values();
+        pack();
+        if (moves) {
+            FB_UNROLL
+            for (int i = 0; i < FB_VALUE_DIM / 2; i++) sums[i] *= alpha[i / 2 % 2];
+        }
+    }
+
+    // All tiles but the first.
+    FB_DEVICE void go_on(const Task& task, const Reach& reach) {
+        FB_NO_UNROLL
+        for (int tile = reach.end - 2; tile >= reach.begin;) {
+            // Tiles that some row does not see whole lie before and behind those that all see.
+            FB_NO_UNROLL
+            for (; tile >= reach.begin && (tile >= reach.whole_end || tile < reach.whole_begin);
+                 tile--) {
+                step<true>(task, reach, tile);
+            }
+            FB_NO_UNROLL
+            for (; tile >= reach.whole_begin && tile < reach.whole_end; tile--) {
+                step<false>(task, reach, tile);
+            }
+        }
+    }
+
+    // The product that is left at the end of a task, alone.
+    FB_DEVICE void end(const Reach& reach) {
+        wait_values();
+        issue_values();
+        wgmma_wait<0>();
+        wgmma_tie(sums);
+        release_values();
+        pass(reach.begin);
+    }
+
+    // Whether the end of a task may overlap the beginning of the next. Keys that are passed on the
+    // way must fit the ring: who sees them waits for values that are released only afterwards.
+    static constexpr bool crosses = FB_QUERIES_KEPT || FB_QUERY_BUFFERS > 1;
+    FB_DEVICE Reach reach_of(const Task& task) const {
+        const Reach& r = task.reach[group()];
+        return {uniform(r.begin), uniform(r.end), uniform(r.whole_begin), uniform(r.whole_end)};
+    }
+
+    FB_DEVICE bool can_cross(const Reach& reach, const Task& next) const {
+        if (next.blocks <= 0 || reach.begin > 0) return false;
+        const Reach& after = next.reach[group()];
+        return after.begin < after.end && next.blocks - after.end < FB_STAGES;
+    }
+
+    // The product that is left beside the scores of the next task's first tile.
+    FB_DEVICE void cross(const Task& next) {
+        const Reach reach = reach_of(next);
+        const int passed = uniform(next.blocks) - reach.end;
+        auto after = values;
+        after.advance();
+        clear_tail(next, after);
+        FB_NO_UNROLL
+        for (int i = 0; i < passed; i++) pass_keys();
+        wait_keys();
+        issue_scores();
+        wait_values();
+        issue_values();
+        wgmma_wait<1>();
+        wgmma_tie(s);
+        take_first(next, reach);
+        wgmma_tie(s);
+        if (reach.end - 1 > reach.begin) wait_keys();
+        wgmma_wait<0>();
+        wgmma_tie(sums);
+        wgmma_tie(s);
+        release_values();
+        FB_NO_UNROLL
+        for (int i = 0; i < passed; i++) pass_values();
+        pack();
+    }
+
+    // ---- tasks
+
+    FB_DEVICE const Task& wait_task(const Turn<task_count>& turn) const {
+        wait(barriers().rows_full[turn.slot()], turn.parity());
+        return b.shared.tasks[turn.slot()];
+    }
+
+    // Rows that see nothing.
+    FB_DEVICE void pass_task(const Task& task) {
+        release_queries();
+        pass(uniform(task.blocks));
+        store(b, task, own(), {{no_base, no_base}, {0, 0}}, sums);
+    }
+
+    FB_DEVICE RowSums row_sums() const {
+        RowSums done;
+        FB_UNROLL
+        for (int h = 0; h < 2; h++) {
+            done.base[h] = rows.top[h] == -FB_INFINITY ? no_base : rows.top[h] * factor;
+            done.sum[h] = rows.sum[h];
+        }
+        return done;
+    }
+
+    // Rows that see something; `begun`: the first tile is taken. Returns whether that of the next
+    // task is.
+    FB_DEVICE bool take_task(const Task& task, const Reach& reach, bool begun,
+                             const Turn<task_count>& turn) {
+        if (!begun) begin(task, reach);
+        go_on(task, reach);
+        const RowSums done = row_sums();
+        buffer.advance();
+        bool goes_on = false;
+        if constexpr (crosses) {
+            auto after = turn;
+            after.advance();
+            wait(barriers().rows_full[after.slot()], after.parity());
+            const Task& next = b.shared.tasks[after.slot()];
+            goes_on = uniform(can_cross(reach, next));
+            if (goes_on) {
+                open(next);
+                cross(next);
+            }
+        }
+        if (!goes_on) end(reach);
+        store(b, task, own(), done, sums);
+        clear_sums();
+        return goes_on;
+    }
+
+    FB_DEVICE void run() {
+        Turn<task_count> turn;
+        bool begun = false;
+        clear_sums();
+        FB_NO_UNROLL
+        for (;; turn.advance()) {
+            wait(barriers().rows_full[turn.slot()], turn.parity());
+            const Task& task = b.shared.tasks[turn.slot()];
+            if (uniform(task.blocks) < 0) break;
+            const Reach reach = reach_of(task);
+            if (!begun) {
+                open(task);
+                clear_tail(task, values); // who passes tiles waits for those who compute
+            }
+            if (reach.begin == reach.end) {
+                pass_task(task);
+                buffer.advance();
+                begun = false;
+            } else {
+                begun = take_task(task, reach, begun, turn);
+            }
+            __syncwarp();
+            arrive_warp(barriers().task_empty[turn.slot()]);
+        }
+    }
+};

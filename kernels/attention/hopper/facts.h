@@ -1,0 +1,187 @@
+#pragma once
+// What a specialisation of the Hopper kernel is made of: macros that stand before the source. They
+// are those of ../common/facts.h (the FB_CLUSTER blocks share a record's rows out), and:
+//
+//   FB_STAGES         tiles of keys, and of values, in flight
+//   FB_QUERY_BUFFERS  1, or 2: the next record's queries arrive while these are in use
+//   FB_QUERIES_KEPT   1: queries move to registers as soon as they are there
+//
+// A block is a warpgroup that loads and two or three that compute 64 rows each.
+//
+// Rounding: queries, keys and values are as they come, probabilities are rounded once to FB_Q_TYPE
+// before the second product; all else is f32. Scores come in base 2.
+#include "../common/finish.h"
+#include "../../params/attention.h"
+
+#include "../../ptx/barrier.h"
+#include "../../ptx/cluster.h"
+#include "../../ptx/fence.h"
+#include "../../ptx/ldmatrix.h"
+#include "../../ptx/mbarrier.h"
+#include "../../ptx/mma.h"
+#include "../../ptx/tma.h"
+#include "../../ptx/wgmma.h"
+
+// ---- static asserts and sizes
+
+constexpr int computing_groups = FB_THREADS / 128 - 1; // warpgroups of 64 rows each
+constexpr int computing_warps = 4 * computing_groups;
+constexpr int group_rows = 64;
+constexpr int block_rows = group_rows * computing_groups;
+static_assert(FB_QUERY_TILE == FB_CLUSTER * block_rows, "a record has the rows of its cluster");
+static_assert(FB_KEY_DIM % 16 == 0 && FB_VALUE_DIM % 8 == 0, "whole steps of the products");
+static_assert(FB_KV_TYPE == FB_Q_TYPE, "no conversion on the way");
+static_assert(!queries_change && !keys_change && !values_change, "nor a change of elements");
+static_assert(!scores_change && !pairs_hide && !FB_DEVICE_LENGTHS, "positions alone hide keys");
+
+// setmaxnreg: 168 (384 threads) or 128 (512) registers of each thread at entry are what there is.
+constexpr int loading_registers = computing_groups == 2 ? 40 : 32;
+constexpr int computing_registers = computing_groups == 2 ? 232 : 160;
+
+// A tile in shared memory is made of panels of 64 columns: rows of 128 bytes under the TMA's
+// swizzle. The same image of a tile is K-major for the first product and, as values, MN-major for
+// the second.
+constexpr int panel_row = 128;
+constexpr int key_panels = round_up(FB_KEY_DIM, 64) / 64;
+constexpr int value_panels = round_up(FB_VALUE_DIM, 64) / 64;
+constexpr int query_panel = block_rows * panel_row;
+constexpr int tile_panel = FB_KV_TILE * panel_row;
+constexpr int query_bytes = key_panels * query_panel;
+constexpr int key_bytes = key_panels * tile_panel;
+constexpr int value_tile_bytes = value_panels * tile_panel;
+constexpr int least_box = 8; // rows: below them the swizzle's pattern would not begin anew
+static_assert(tile_panel % 1024 == 0, "panels begin where the swizzle's pattern does");
+static_assert(key_panels * (FB_KV_TILE / least_box) <= 32 * FB_CLUSTER &&
+                  value_panels * (FB_KV_TILE / least_box) <= 32 * FB_CLUSTER,
+              "a lane loads one box at most");
+
+// Keys of which a row's first reference is the maximum, at least: of fewer it may lie too low.
+constexpr int reference_keys = 32;
+
+// ---- types
+
+// Blocks of keys, counted from the task's first, that a warpgroup's rows see.
+struct Reach {
+    int32_t begin; // [begin, end): some row sees some key
+    int32_t end;
+    int32_t whole_begin; // [whole_begin, whole_end): every row sees every key, and the tile before
+    int32_t whole_end;
+};
+
+// A record as the block takes it.
+struct Task {
+    fb_attention_record record; // the block's own rows of it
+    int32_t start;              // kept token at which the first block of keys begins
+    int32_t blocks;             // of keys; -1: there is no record left
+    int32_t box_rows;           // rows of a box of the tensor maps; 0: rows are gathered
+    int32_t early;              // tile at which the next record is wanted
+    Source source;              // where its keys and values lie
+    Reach reach[computing_groups];
+    int32_t low[block_rows]; // kept tokens [low, high] that each row sees
+    int32_t high[block_rows];
+};
+
+// ---- shared memory
+
+constexpr int task_count = 2;
+constexpr int mail_count = 8; // tickets that the cluster's first block may be ahead of the others
+
+struct Barriers {
+    uint64_t keys_full[FB_STAGES];
+    uint64_t keys_empty[FB_STAGES];
+    uint64_t values_full[FB_STAGES];
+    uint64_t values_empty[FB_STAGES];
+    uint64_t task_wanted;
+    uint64_t task_full[task_count]; // for those who load
+    uint64_t rows_full[task_count]; // for those who compute: the queries are there, too
+    uint64_t task_empty[task_count];
+    uint64_t queries_empty[FB_QUERY_BUFFERS];
+    uint64_t mail_full[mail_count];
+};
+
+struct Shared {
+    alignas(1024) unsigned char queries[FB_QUERY_BUFFERS][query_bytes];
+    unsigned char keys[FB_STAGES][key_bytes];
+    unsigned char values[FB_STAGES][value_tile_bytes];
+    Task tasks[task_count];
+    Barriers barriers;
+    uint32_t mail[mail_count];
+};
+static_assert(sizeof(Shared) == FB_SHARED_BYTES, "the planner's formula is another");
+
+// Where one stands in a ring of slots, whose barriers change parity with every round.
+template <int slots> struct Turn {
+    int place = 0; // of two rounds
+
+    // The n-th turn.
+    static FB_DEVICE Turn at(uint32_t n) { return {int(n % (2 * slots))}; }
+
+    FB_DEVICE int slot() const { return place < slots ? place : place - slots; }
+    FB_DEVICE uint32_t parity() const { return place < slots ? 0 : 1; }
+    FB_DEVICE void advance() { place = place == 2 * slots - 1 ? 0 : place + 1; }
+};
+
+struct Block {
+    const fb_attention_map_params& p;
+    Shared& shared;
+
+    FB_DEVICE const fb_attention_params& attention() const { return p.attention; }
+};
+
+// The same value, of which the compiler knows that it is that of the whole warp: descriptors and
+// loops that depend on it need no registers of each thread.
+FB_DEVICE int32_t uniform(int32_t x) { return __shfl_sync(0xffffffffu, x, 0); }
+
+FB_DEVICE uint32_t rank_in_cluster() { return FB_CLUSTER > 1 ? cluster_rank() : 0; }
+
+
+// Of a row in a panel, where the 16-byte piece `piece` lies.
+FB_DEVICE uint32_t swizzled_piece(int row, int piece) { return uint32_t((piece ^ (row & 7)) * 16); }
+
+// ---- barriers
+
+FB_DEVICE void wait(const uint64_t& barrier, uint32_t parity) {
+    mbarrier_wait(shared_address(&barrier), parity);
+}
+
+FB_DEVICE void arrive(const uint64_t& barrier) { mbarrier_arrive(shared_address(&barrier)); }
+
+FB_DEVICE void init(const uint64_t& barrier, uint32_t arrivals) {
+    mbarrier_init(shared_address(&barrier), arrivals);
+}
+
+// By one thread.
+FB_DEVICE void init_barriers(Barriers& b) {
+    constexpr uint32_t releases = computing_warps * FB_CLUSTER; // all blocks write a stage
+    for (int i = 0; i < FB_STAGES; i++) {
+        init(b.keys_full[i], 1);
+        init(b.keys_empty[i], releases);
+        init(b.values_full[i], 1);
+        init(b.values_empty[i], releases);
+    }
+    for (int i = 0; i < task_count; i++) {
+        init(b.task_full[i], 1);
+        init(b.rows_full[i], 2);
+        init(b.task_empty[i], computing_warps + 2);
+    }
+    init(b.task_wanted, 1);
+    for (int i = 0; i < FB_QUERY_BUFFERS; i++) init(b.queries_empty[i], computing_warps);
+    for (int i = 0; i < mail_count; i++) init(b.mail_full[i], 1);
+    fence_mbarrier_init();
+}
+
+// ---- products
+
+#if FB_Q_TYPE == FB_BF16
+FB_WGMMA(bf16, FB_KV_TILE)
+#if FB_VALUE_DIM != FB_KV_TILE
+FB_WGMMA(bf16, FB_VALUE_DIM)
+#endif
+#define FB_PRODUCT wgmma_bf16
+#else
+FB_WGMMA(f16, FB_KV_TILE)
+#if FB_VALUE_DIM != FB_KV_TILE
+FB_WGMMA(f16, FB_VALUE_DIM)
+#endif
+#define FB_PRODUCT wgmma_f16
+#endif

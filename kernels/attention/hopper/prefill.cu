@@ -1,0 +1,31 @@
+// Attention of many query rows on Hopper: a warpgroup loads tiles by bulk copies (TMA), two or
+// three compute by wgmma. docs/kernels/hopper.md draws it.
+#include "compute.h"
+#include "load.h"
+
+#include "../../ptx/pdl.h"
+
+FB_KERNEL(attention_hopper, fb_attention_map_params, FB_THREADS, FB_MIN_BLOCKS) {
+    FB_DYNAMIC_SHARED(memory);
+    const Block b = {p, *reinterpret_cast<Shared*>(memory)};
+    if (threadIdx.x == 0) {
+        tensor_prefetch(&p.k);
+        tensor_prefetch(&p.v);
+        init_barriers(b.shared.barriers);
+    }
+    if (FB_CLUSTER > 1) cluster_sync();
+    else __syncthreads();
+    pdl_wait();
+    pdl_launch_dependents();
+    if (uniform(thread_now() / 128) == 0) {
+        registers_decrease<loading_registers>();
+        const int warp = uniform(thread_now() / 32);
+        if (warp < 2) load_tasks(b);
+        else if (warp == 2) load_tiles<KeySide>(b);
+        else load_tiles<ValueSide>(b);
+    } else {
+        registers_increase<computing_registers>();
+        Compute(b).run();
+    }
+    if (FB_CLUSTER > 1) cluster_sync(); // nobody leaves while others may still arrive here
+}

@@ -1,0 +1,111 @@
+// Scores in a warpgroup's accumulators become probabilities. Of every 8 columns j a thread holds
+// rows lane / 4 and lane / 4 + 8 (h) of its warp's 16, columns 2 (lane % 4) + e: s[4 j + 2 h + e].
+#pragma once
+#include "facts.h"
+
+using Scores = float[FB_KV_TILE / 2];
+using Sums = float[FB_VALUE_DIM / 2];
+
+// Of a thread's two rows.
+struct RowState {
+    float top[2]; // the reference of exponents, as the product gave it; -inf: no key so far
+    float sum[2]; // of this thread's columns
+};
+
+// The reference need not be the maximum while no probability exceeds 2^slack: a thread's sum of a
+// tile, which it takes anyway, shows that none does. A key that outweighs all others by more than
+// the 8 bits of bf16 resolve thus always gives the reference: its probability is 1, exactly.
+constexpr float lagging_most = 256;
+static_assert(slack == 8, "2^slack");
+
+// Scores hidden from the rows: those of kept tokens outside of [low, high], which count from the
+// thread's first column; `both`: low hides any.
+template <bool both> FB_DEVICE void hide_outside(int32_t low, int32_t high, int h, Scores& s) {
+    FB_UNROLL
+    for (int j = 0; j < FB_KV_TILE / 8; j++) {
+        FB_UNROLL
+        for (int e = 0; e < 2; e++)
+            if ((both && 8 * j + e < low) || 8 * j + e > high)
+                s[4 * j + 2 * h + e] = -FB_INFINITY;
+    }
+}
+
+// `first`: the token of the tile's first column.
+FB_DEVICE void hide(const Task& task, int row, int32_t first, Scores& s) {
+    const int32_t own = first + lane_now() % 4 * 2;
+    FB_UNROLL
+    for (int h = 0; h < 2; h++) {
+        const int32_t low = task.low[row + 8 * h] - own;
+        const int32_t high = task.high[row + 8 * h] - own;
+        if (__any_sync(0xffffffffu, low > 0)) hide_outside<true>(low, high, h, s);
+        else hide_outside<false>(low, high, h, s);
+    }
+}
+
+// `factor`, above 0, takes scores to base 2. Returns this thread's sums.
+template <bool masked>
+FB_DEVICE float2 exponentiate(float factor, const RowState& rows, Scores& s) {
+    float base[2], sum[2][2] = {};
+    FB_UNROLL
+    for (int h = 0; h < 2; h++)
+        base[h] = masked && rows.top[h] == -FB_INFINITY ? 0 : rows.top[h] * factor;
+    FB_UNROLL
+    for (int j = 0; j < FB_KV_TILE / 8; j++) {
+        FB_UNROLL
+        for (int h = 0; h < 2; h++) {
+            FB_UNROLL
+            for (int e = 0; e < 2; e++) {
+                float& x = s[4 * j + 2 * h + e];
+                x = exp2_approx(x * factor - base[h]);
+                sum[h][e] += x;
+            }
+        }
+    }
+    return make_float2(sum[0][0] + sum[0][1], sum[1][0] + sum[1][1]);
+}
+
+// The first tile of a task: the references are its maxima.
+FB_DEVICE void softmax_first(float factor, RowState& rows, Scores& s) {
+    FB_UNROLL
+    for (int h = 0; h < 2; h++) {
+        float top = fmaxf(s[2 * h], s[2 * h + 1]);
+        FB_UNROLL
+        for (int j = 1; j < FB_KV_TILE / 8; j++)
+            top = fmaxf(top, fmaxf(s[4 * j + 2 * h], s[4 * j + 2 * h + 1]));
+        rows.top[h] = quad_max(top);
+    }
+    const float2 sum = exponentiate<true>(factor, rows, s);
+    rows.sum[0] = sum.x;
+    rows.sum[1] = sum.y;
+}
+
+// A later tile. Where a row of the warp outgrows its reference by `slack`, references move to the
+// maxima; then (and only then) older sums must be multiplied by `alpha`.
+template <bool masked>
+FB_DEVICE bool softmax_exact(float factor, RowState& rows, float (&alpha)[2], Scores& s) {
+    float top[2];
+    FB_UNROLL
+    for (int h = 0; h < 2; h++) {
+        top[h] = fmaxf(s[2 * h], s[2 * h + 1]);
+        FB_UNROLL
+        for (int j = 1; j < FB_KV_TILE / 8; j++)
+            top[h] = fmaxf(top[h], fmaxf(s[4 * j + 2 * h], s[4 * j + 2 * h + 1]));
+    }
+    const float step = slack / factor;
+    const bool grows = top[0] > rows.top[0] + step || top[1] > rows.top[1] + step;
+    const bool moves = __any_sync(0xffffffffu, grows);
+    if (moves) {
+        FB_UNROLL
+        for (int h = 0; h < 2; h++) {
+            const float now = fmaxf(quad_max(top[h]), rows.top[h]);
+            const float base = masked && now == -FB_INFINITY ? 0 : now * factor;
+            alpha[h] = exp2_approx(rows.top[h] * factor - base);
+            rows.sum[h] *= alpha[h];
+            rows.top[h] = now;
+        }
+    }
+    const float2 sum = exponentiate<masked>(factor, rows, s);
+    rows.sum[0] += sum.x;
+    rows.sum[1] += sum.y;
+    return moves;
+}

@@ -1,0 +1,81 @@
+// What a warpgroup writes when its rows' keys are done.
+#pragma once
+#include "softmax.h"
+
+// Whether 16-byte stores reach the output's rows.
+FB_DEVICE bool wide_rows(const fb_attention_params& p) {
+    return ((p.out | 2 * p.out_stride_token | 2 * p.out_stride_head) & 15) == 0;
+}
+
+// 32 columns of a row as a quad holds them, 8 neighbouring ones to each lane: the quad transposes
+// pairs of columns.
+FB_DEVICE uint4 eight_columns(uint32_t (&pairs)[4]) {
+    const int quad = lane_now() % 4;
+    FB_UNROLL
+    for (int bit = 1; bit <= 2; bit *= 2) {
+        FB_UNROLL
+        for (int i = 0; i < 4; i++) {
+            if (i & bit) continue;
+            const bool upper = quad & bit;
+            const uint32_t sent = upper ? pairs[i] : pairs[i | bit];
+            const uint32_t got = __shfl_xor_sync(0xffffffffu, sent, bit);
+            if (upper) pairs[i] = got;
+            else pairs[i | bit] = got;
+        }
+    }
+    return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+
+// Row h of a thread, by whole quads; `inside`: there is such a row.
+FB_DEVICE void store_row(const fb_attention_params& p, const RowTarget& target, bool wide,
+                         bool inside, int h, const Sums& sums) {
+    const int quad = lane_now() % 4;
+    if constexpr (FB_OUT_TYPE != FB_F32 && FB_VALUE_DIM % 32 == 0) {
+        if (wide) {
+            FB_UNROLL
+            for (int g = 0; g < FB_VALUE_DIM / 32; g++) {
+                uint32_t pairs[4];
+                FB_UNROLL
+                for (int i = 0; i < 4; i++) {
+                    const float* x = &sums[16 * g + 4 * i + 2 * h];
+                    pairs[i] = target.empty ? 0
+                                            : pack_pair<FB_OUT_TYPE>(x[0] * target.factor,
+                                                                     x[1] * target.factor);
+                }
+                const uint4 eight = eight_columns(pairs);
+                if (inside) store_16(target.values + 2 * (32 * g + 8 * quad), eight);
+            }
+            return;
+        }
+    }
+    if (!inside) return;
+    FB_UNROLL
+    for (int j = 0; j < FB_VALUE_DIM / 8; j++) {
+        const float* x = &sums[4 * j + 2 * h];
+        write_pair(p, target, 8 * j + 2 * quad, x[0], x[1]);
+    }
+}
+
+// What is left of a thread's two rows: the base of exponents of 2, and the sum of this thread's
+// columns.
+struct RowSums {
+    float base[2]; // no_base: no key
+    float sum[2];
+};
+
+// A thread's rows `row` and `row` + 8 of the block.
+FB_DEVICE void store(const Block& b, const Task& task, int row, const RowSums& rows,
+                     const Sums& sums) {
+    const fb_attention_params& p = b.attention();
+    const fb_attention_record& r = task.record;
+    const bool wide = r.partial_row < 0 && wide_rows(p);
+    FB_UNROLL
+    for (int h = 0; h < 2; h++) {
+        const int at = row + 8 * h;
+        const float sum = quad_sum(rows.sum[h]);
+        const bool inside = at < r.row_count;
+        RowTarget target = {};
+        if (inside) target = finish_row(p, r, at, rows.base[h], sum, lane_now() % 4 == 0);
+        store_row(p, target, wide, inside, h, sums);
+    }
+}

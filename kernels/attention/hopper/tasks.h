@@ -1,0 +1,64 @@
+// Which records a cluster takes, and how the blocks of one agree on them.
+#pragma once
+#include "facts.h"
+
+// The ticket after the n-th task, drawn (records.h) by the first warp of the cluster's first block
+// and mailed to all blocks.
+FB_DEVICE void draw_ticket(const Block& b, uint32_t n) {
+    const fb_attention_params& p = b.attention();
+    if (!draws_tickets() || !shares_records(p)) return;
+    const uint32_t ticket = take_ticket(p);
+    const uint32_t letter = shared_address(&b.shared.mail[n % mail_count]);
+    const uint32_t full = shared_address(&b.shared.barriers.mail_full[n % mail_count]);
+    store_shared_4(letter, ticket);
+    for (uint32_t other = 1; other < FB_CLUSTER; other++)
+        store_async_4(map_shared(letter, other), ticket, map_shared(full, other));
+}
+
+// What all lanes of all blocks go on with.
+FB_DEVICE uint32_t open_letter(const Block& b, uint32_t n) {
+    const fb_attention_params& p = b.attention();
+    if (!shares_records(p)) return uint32_t(p.record_count);
+    const auto mail = Turn<mail_count>::at(n);
+    if (rank_in_cluster() > 0) {
+        const uint32_t full = shared_address(&b.shared.barriers.mail_full[mail.slot()]);
+        if (lane_now() == 0) mbarrier_arrive_expect(full, sizeof(uint32_t));
+        mbarrier_wait(full, mail.parity());
+    }
+    __syncwarp();
+    return load_shared_4(shared_address(&b.shared.mail[mail.slot()]));
+}
+
+// Rows of the boxes that bindMaps (src/attention/families/hopper.ts) encodes, of which a page has a
+// whole number; 0: such boxes would be too small, or a list of columns cuts ragged rows otherwise.
+FB_DEVICE int32_t box_rows_of(const fb_attention_params& p, const fb_attention_record& r) {
+    if (p.contiguous) return r.column_offset < 0 ? FB_KV_TILE : 0;
+    const int32_t both = p.page_size | FB_KV_TILE;
+    const int32_t rows = both & -both;
+    return rows < least_box ? 0 : rows;
+}
+
+// By the warp whose lanes hold the words of the record at `ticket`.
+FB_DEVICE void write_task(const Block& b, Task& task, const Divider& by_page, int32_t word) {
+    const int lane = lane_now();
+    if (lane < record_ints) reinterpret_cast<int32_t*>(&task.record)[lane] = word;
+    __syncwarp();
+    if (lane != 0) return;
+    fb_attention_record& r = task.record;
+    const fb_attention_params& p = b.attention();
+    task.blocks = -1;
+    if (r.row_count == 0) return; // the end of the list
+    const int32_t before = int32_t(rank_in_cluster()) * block_rows;
+    r.row_start += before;
+    r.row_count = max(0, min(r.row_count - before, block_rows));
+    if (r.partial_row >= 0) r.partial_row += before;
+    task.box_rows = box_rows_of(p, r);
+    // Boxes lie inside of pages, gathered and ragged rows begin anywhere.
+    const bool aligned = !p.contiguous && task.box_rows > 0;
+    task.start = aligned ? r.kv_start & -task.box_rows : r.kv_start;
+    task.blocks = (r.kv_end - task.start + FB_KV_TILE - 1) / FB_KV_TILE;
+    task.source = source_of(p, r, by_page);
+    // Late, so that a block within a long record reserves no more work; yet early enough for the
+    // next record's rows and queries to be there at its end.
+    task.early = min(4, task.blocks - 1);
+}

@@ -1,0 +1,187 @@
+import { OptionError } from "../../errors.ts";
+import type { TensorMap } from "../../ffi/params.gen.ts";
+import { dtypeCode } from "../../tensor/dtype.ts";
+import { encodeTensorMap } from "../../tensor/tensor-map.ts";
+import type { Tensor } from "../../tensor/tensor.ts";
+import type { ResolvedOptions } from "../options.ts";
+import { cudaVariant } from "../variant/cuda.ts";
+import type { DeviceFacts, KernelClass, KernelFamily, KernelOffer } from "./family.ts";
+import { tiled } from "./tiled.ts";
+
+/**
+ * Many query rows on Hopper (9.0), by warpgroup-wide products and bulk copies
+ * (kernels/attention/hopper); requests of few rows go to the tiled kernels. Takes what positions
+ * alone decide: no hooks, mask bits, rotation, fp8 or lengths known only on the device.
+ */
+export const hopper: KernelFamily = { name: "hopper", offer };
+
+/** How the kernel is cut for some dims. */
+interface Cut {
+  /** Elements of a key head and of a value head. */
+  readonly keyDim: number;
+  readonly valueDim: number;
+  /** Keys at a time. */
+  readonly kvTile: number;
+  /** Warpgroups that compute 64 rows each. */
+  readonly groups: number;
+  readonly stages: number;
+  readonly queryBuffers: number;
+  /** Queries move to registers. */
+  readonly keepsQueries: boolean;
+}
+
+/** What fits registers and shared memory and measured best (docs/kernels/hopper.md). */
+const cuts: readonly Cut[] = [
+  cutOf(64, 64, 128, 3, 2, true),
+  cutOf(96, 96, 128, 3, 1, true),
+  cutOf(128, 128, 128, 3, 1, true),
+  cutOf(192, 128, 112, 2, 1, false),
+  cutOf(192, 192, 96, 2, 1, false),
+  cutOf(256, 256, 64, 2, 1, false),
+];
+
+function cutOf(
+  keyDim: number,
+  valueDim: number,
+  kvTile: number,
+  stages: number,
+  queryBuffers: number,
+  keepsQueries: boolean,
+): Cut {
+  return { keyDim, valueDim, kvTile, groups: 2, stages, queryBuffers, keepsQueries };
+}
+
+const cluster = 2;
+const panelColumns = 64;
+const panelRowBytes = 128;
+/** Boxes of fewer rows than this would not begin where the swizzle's pattern does. */
+const leastBoxRows = 8;
+
+function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | OptionError {
+  const refused = refusal(facts, options);
+  if (refused !== undefined) return refused;
+  const { headDim, valueDim } = options;
+  const cut = cuts.find((each) => each.keyDim === headDim && each.valueDim === valueDim);
+  if (cut === undefined || sharedBytesOf(cut) > facts.sharedBytesPerBlock) {
+    const allowed = cuts.map((each) => `${each.keyDim}/${each.valueDim}`).join(", ");
+    return refuse("headDim", `${headDim}/${valueDim}`, allowed);
+  }
+  const others = tiled.offer(facts, options);
+  if (others instanceof OptionError) return others;
+  const row = kernelClass(cut, options);
+  const smaller = others.classes.filter(({ queryTile }) => queryTile < row.queryTile / cluster);
+  return { ...others, classes: [...smaller, row] };
+}
+
+/** Why these kernels do not take the options there, if they do not. */
+function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | undefined {
+  const { computeMajor, computeMinor } = facts;
+  const { dtype, kvDtype, mask, rope } = options;
+  if (computeMajor !== 9) {
+    return refuse("device", `compute ${computeMajor}.${computeMinor}`, "compute 9.0");
+  }
+  if (dtype === "f32" || kvDtype !== dtype) {
+    return refuse("kvDtype", `${kvDtype} beside ${dtype}`, "f16 or bf16, as the queries");
+  }
+  // What options like a cap of logits become, too.
+  if (cudaVariant(options) !== undefined) return refuse("variant", "given", "left out");
+  if (mask !== "none") return refuse("mask", mask, "none");
+  if (rope !== undefined) return refuse("rope", "given", "left out");
+  if (options.tokenScales) return refuse("tokenScales", true, "false");
+  if (options.deviceLengths) return refuse("deviceLengths", true, "false");
+  // Its plans put every row into the largest tile, of which a decode fills little.
+  if (options.batchInvariant) return refuse("batchInvariant", true, "false");
+  return undefined;
+}
+
+function refuse(option: string, value: unknown, allowed: string): OptionError {
+  const fix = "use kernels of another family, or a GPU of compute capability 9.0.";
+  return new OptionError(option, value, `${allowed} for the Hopper kernels`, fix);
+}
+
+function kernelClass(cut: Cut, options: ResolvedOptions): KernelClass {
+  const { kvTile, groups } = cut;
+  const threads = 128 * (groups + 1);
+  const sharedBytes = sharedBytesOf(cut);
+  return {
+    name: `hopper.tile${64 * groups * cluster}`,
+    queryTile: 64 * groups * cluster,
+    kvTile,
+    cluster,
+    blocksPerProcessor: 1,
+    schedule: "share",
+    take: "few-heads",
+    entry: "attention_hopper",
+    image: { source: "attention/hopper/prefill.cu", constants: constantsOf(cut, options) },
+    launch: { threads, sharedBytes, persistent: true, programmatic: true },
+    bindMaps: ({ k, v }, { headDim, valueDim }, maps) => {
+      bindPlane(k, headDim, kvTile, maps.k);
+      bindPlane(v, valueDim, kvTile, maps.v);
+    },
+  };
+}
+
+function constantsOf(cut: Cut, options: ResolvedOptions) {
+  const { headDim, valueDim, dtype, outDtype } = options;
+  const type = dtypeCode(dtype);
+  return {
+    FB_QUERY_TILE: 64 * cut.groups * cluster,
+    FB_KV_TILE: cut.kvTile,
+    FB_THREADS: 128 * (cut.groups + 1),
+    FB_MIN_BLOCKS: 1,
+    FB_CLUSTER: cluster,
+    FB_STAGES: cut.stages,
+    FB_QUERY_BUFFERS: cut.queryBuffers,
+    FB_QUERIES_KEPT: cut.keepsQueries ? 1 : 0,
+    FB_SHARED_BYTES: sharedBytesOf(cut),
+    FB_KEY_DIM: headDim,
+    FB_VALUE_DIM: valueDim,
+    FB_Q_TYPE: type,
+    FB_KV_TYPE: type,
+    FB_OUT_TYPE: dtypeCode(outDtype),
+    FB_MASK: 0,
+    FB_ROPE: 0,
+    FB_K_TOKEN_SCALE: 0,
+    FB_V_TOKEN_SCALE: 0,
+    FB_DEVICE_LENGTHS: 0,
+  };
+}
+
+/** Shared memory of kernels/attention/hopper/facts.h. */
+function sharedBytesOf({ keyDim, valueDim, kvTile, groups, stages, queryBuffers }: Cut): number {
+  const panels = (dim: number) => Math.ceil(dim / panelColumns);
+  const rows = 64 * groups;
+  const queries = queryBuffers * panels(keyDim) * rows * panelRowBytes;
+  const tiles = stages * (panels(keyDim) + panels(valueDim)) * kvTile * panelRowBytes;
+  const tasks = 2 * (64 + 48 + 16 * groups + 8 * rows);
+  const barriers = 8 * (4 * stages + 7 + queryBuffers + 8);
+  const mail = 4 * 8;
+  return Math.ceil((queries + tiles + tasks + barriers + mail) / 1024) * 1024;
+}
+
+/** Rows of a box: a whole number of them makes a page, and a tile. */
+function boxRows(pageSize: number, kvTile: number): number {
+  const both = pageSize | kvTile;
+  return Math.max(leastBoxRows, both & -both);
+}
+
+/** The map of keys or values: [columns, rows, heads, pages], in boxes of a panel's columns. */
+function bindPlane(plane: Tensor, dim: number, kvTile: number, map: TensorMap): void {
+  const paged = plane.shape.length === 4;
+  const [pages, rows, heads] = paged ? plane.shape : [1, ...plane.shape];
+  const [pageStride, rowStride, headStride] = paged ? plane.strides : [0, ...plane.strides];
+  // The stride along an axis of one element is never used, and may be anything.
+  const bytes = (extent: number, stride: number) => (extent === 1 ? 16 : 2 * stride);
+  encodeTensorMap(
+    plane.device,
+    {
+      address: plane.address,
+      dtype: plane.dtype,
+      extents: [dim, rows!, heads!, pages!],
+      strides: [bytes(rows!, rowStride!), bytes(heads!, headStride!), bytes(pages!, pageStride!)],
+      box: [panelColumns, paged ? boxRows(rows!, kvTile) : kvTile, 1, 1],
+      swizzleBytes: 128,
+    },
+    map,
+  );
+}
