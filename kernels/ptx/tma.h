@@ -5,7 +5,7 @@
 // Plain copies: multiples of 16 bytes, 16-byte aligned on both sides. Tiles: boxes of a tensor map
 // at element coordinates, innermost axis first, whose innermost one is a multiple of 16 bytes (an
 // H100 calls others an illegal instruction). Their shared memory is 128-byte aligned (1024 for the
-// pattern of a 128-byte swizzle to begin anew) and dense, but rows of a swizzled box begin at
+// pattern of a 128-byte swizzle to start over) and dense, but rows of a swizzled box begin at
 // multiples of the swizzle's span. What lies outside of the tensor is loaded as zeros, counted like
 // the rest, and not stored; but a store writes the 16 bytes that hold a row's last element as a
 // whole (so an H100), and wants coordinates of at least 0.

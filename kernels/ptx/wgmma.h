@@ -4,9 +4,9 @@
 // Warp w of the group holds rows 16w to 16w + 15 as mma.h's d, for each 8 columns in turn: d[4j] to
 // d[4j + 3] are columns 8j to 8j + 7. An `a` from registers is mma.h's a of these 16 rows.
 //
-// wgmma_fence, products, wgmma_commit, wgmma_wait: the fence stands before the first product after
-// every commit; between a product and its wait nobody touches its accumulators or registers of a.
-// Ordinary writes to operands in shared memory need fence_proxy_async_shared and a barrier.
+// wgmma_fence, products, wgmma_commit, wgmma_wait: the fence comes before the first product after
+// every commit; between a product and its wait nothing may touch its accumulators or registers of
+// a. Ordinary writes to operands in shared memory need fence_proxy_async_shared and a barrier.
 #pragma once
 #include "base.h"
 
@@ -59,7 +59,7 @@ template <int n> FB_DEVICE void wgmma_tie(float (&d)[n]) {
 #endif
 }
 
-// FB_WGMMA(bf16, 128) gives products of 128 columns, told apart by the size of d:
+// FB_WGMMA(bf16, 128) gives products of 128 columns, distinguished by the size of d:
 //   wgmma_bf16<a_along_m, b_along_n>(d, a_operand, b_operand, accumulate)
 //   wgmma_bf16<b_along_n>(d, a_registers, b_operand, accumulate)
 // with 1 for an MN-major operand, 0 for a K-major one. Kinds bf16 and f16; FB_WGMMA_FP8 takes e4m3

@@ -136,7 +136,7 @@ export class Emitter {
   }
 
   /**
-   * KV heads whose records stand together: all, or as few as give every place two pieces, so that
+   * KV heads whose records come together: all, or as few as give every place two pieces, so that
    * the last of them end at about the same time.
    */
   #headsAtOnce(traits: ClassTraits, pieces: number): number {

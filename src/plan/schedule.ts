@@ -3,7 +3,7 @@ import type { Intervals } from "./merges.ts";
 import type { PieceOrder } from "./order.ts";
 import type { Tiles } from "./tiles.ts";
 
-/** What a planner makes of a batch, in lists that it fills anew for each. */
+/** What a planner makes of a batch, in lists that it refills for each. */
 export interface Schedule {
   /** Packed rows against their visible keys. */
   readonly tiles: Tiles;

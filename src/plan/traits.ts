@@ -16,7 +16,7 @@ export interface ClassTraits {
   readonly schedule: "walk" | "share" | "whole";
   /**
    * How pieces are taken; "few-heads": longest first, those of a few KV heads before those of
-   * others, so that the keys and values of few stand in a cache.
+   * others, so that the keys and values of a few stay in a cache.
    */
   readonly take: "as-made" | "longest-first" | "few-heads";
 }

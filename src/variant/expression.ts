@@ -154,7 +154,7 @@ export interface TensorSpec {
   readonly shape: readonly Extent[];
 }
 
-/** A number that every run may give anew. */
+/** A number that each run may set. */
 export interface ScalarSpec {
   readonly name: string;
   readonly type: "f32" | "i32";

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { resolveOptions } from "../../src/attention/options.ts";
 import { offerOf } from "../../src/attention/families/resolve.ts";
 import { families } from "../../src/attention/families/table.ts";
+import { resolveOptions } from "../../src/attention/options.ts";
 import { type Case, caseOf } from "../support/cases.ts";
 import { optionsOf } from "../support/rig.ts";
 import { gpuTarget } from "../support/targets.ts";

@@ -1,5 +1,5 @@
-// Signals: a fault inside a kernel ends the kernel, not the process. All others go to whoever
-// handled them before; this may be a JavaScript engine, which lives on them.
+// Signals: a fault inside a kernel ends the kernel, not the process. All others go to the handlers
+// that were there before, such as those of a JavaScript engine, which depends on them.
 #include <signal.h>
 #include <stdlib.h>
 #include <ucontext.h>

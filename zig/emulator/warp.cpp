@@ -185,7 +185,7 @@ int barrier_count(bool yes, uint32_t id) {
     Barrier& b = my_block()->barriers[id];
     b.yes += yes;
     barrier(id, 0, true);
-    // Nobody can have come through the next one before everybody read this.
+    // No lane can have passed the next one before all have read this.
     const int result = int(b.result);
     barrier(id, 0, true);
     return result;

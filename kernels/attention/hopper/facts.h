@@ -1,5 +1,5 @@
 #pragma once
-// What a specialisation of the Hopper kernel is made of: macros that stand before the source. They
+// What a specialisation of the Hopper kernel is made of: macros that come before the source. They
 // are those of ../common/facts.h (the FB_CLUSTER blocks share a record's rows out), and:
 //
 //   FB_STAGES         tiles of keys, and of values, in flight
@@ -49,7 +49,7 @@ constexpr int tile_panel = FB_KV_TILE * panel_row;
 constexpr int query_bytes = key_panels * query_panel;
 constexpr int key_bytes = key_panels * tile_panel;
 constexpr int value_tile_bytes = value_panels * tile_panel;
-constexpr int least_box = 8; // rows: below them the swizzle's pattern would not begin anew
+constexpr int least_box = 8; // rows: below them the swizzle's pattern would not start over
 static_assert(tile_panel % 1024 == 0, "panels begin where the swizzle's pattern does");
 static_assert(key_panels * (FB_KV_TILE / least_box) <= 32 * FB_CLUSTER &&
                   value_panels * (FB_KV_TILE / least_box) <= 32 * FB_CLUSTER,
@@ -109,7 +109,7 @@ struct Shared {
 };
 static_assert(sizeof(Shared) == FB_SHARED_BYTES, "the planner's formula is another");
 
-// Where one stands in a ring of slots, whose barriers change parity with every round.
+// The position in a ring of slots, whose barriers change parity with every round.
 template <int slots> struct Turn {
     int place = 0; // of two rounds
 

@@ -177,9 +177,9 @@ function bindPlane(plane: Tensor, dim: number, kvTile: number, map: TensorMap): 
     {
       address: plane.address,
       dtype: plane.dtype,
-      extents: [dim, rows!, heads!, pages!],
-      strides: [bytes(rows!, rowStride!), bytes(heads!, headStride!), bytes(pages!, pageStride!)],
-      box: [panelColumns, paged ? boxRows(rows!, kvTile) : kvTile, 1, 1],
+      extents: [dim, rows, heads, pages],
+      strides: [bytes(rows, rowStride), bytes(heads, headStride), bytes(pages, pageStride)],
+      box: [panelColumns, paged ? boxRows(rows, kvTile) : kvTile, 1, 1],
       swizzleBytes: 128,
     },
     map,

@@ -24,8 +24,8 @@ const level = { small: 19, large: 9 };
 const smallBytesMax = 2 ** 22;
 
 /**
- * Takes kernels out of an entry's image, packs it anew, or both; what would not get smaller stays.
- * Packed images are read by drivers since 550.54 (CUDA 12.4).
+ * Takes kernels out of an entry's image, compresses it again, or both; what would not get smaller
+ * stays. Packed images are read by drivers since 550.54 (CUDA 12.4).
  * @throws DebloatError when the image cannot be read
  */
 export function editEntry(

@@ -156,7 +156,7 @@ async function look(
   return (_, entry) => found.get(entry);
 }
 
-/** Takes kernels out of images and packs them anew. */
+/** Takes kernels out of images and compresses them again. */
 async function edit(
   library: Library,
   plans: readonly SectionPlan[],

@@ -11,7 +11,7 @@ export interface DeviceComparison {
   readonly containers: number;
   /** Wrappers' and other pointers to containers. */
   readonly pointers: number;
-  /** Images with the same bytes, packed anew, with fewer kernels, and gone. */
+  /** Images with the same bytes, compressed again, with fewer kernels, and gone. */
   readonly images: { same: number; repacked: number; trimmed: number; gone: number };
   /** Kernels of images that kernels were taken out of: left, and gone. */
   readonly kernels: { left: number; gone: number };

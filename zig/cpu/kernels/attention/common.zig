@@ -199,7 +199,7 @@ pub const Facts = struct {
 };
 
 /// Facts of a row, or only its request and planned position; `request` where the batch does not
-/// tell.
+/// say.
 pub fn facts_of(p: *const Params, token: i32, head: i32, request: i32, all: bool) Facts {
     const row: usize = @intCast(token);
     var f: Facts = .{ .token = token, .head = head };
