@@ -7,7 +7,7 @@ export { alibiSlopes, Attention } from "./attention/attention.ts";
 export type { RunTensors } from "./attention/tensors.ts";
 export type { CacheGroupOptions, PagedCacheOptions, PlaneOptions } from "./cache/options.ts";
 export type { AttentionOptions, GraphOptions, ResolvedOptions } from "./attention/options.ts";
-export { type AppendTensors, PagedCache } from "./cache/paged-cache.ts";
+export { type AppendTensors, type CacheMemory, PagedCache } from "./cache/paged-cache.ts";
 export type { VariantInputs } from "./attention/variant/inputs.ts";
 export { Device } from "./device/device.ts";
 export { Graph } from "./device/graph.ts";

@@ -92,7 +92,8 @@ export class BoundParams {
     if (cache !== undefined) {
       const group = cache.layerGroups[layer];
       params.pageTable = cache.tableAddress(group);
-      params.tableStride = cache.tableStride(group);
+      // The slots of a cache's layouts are first entries of their rows.
+      params.tableStride = 1;
     }
     if (plan.generation === this.#pointedPlan && workspace.counters === this.#workspace) return;
     this.#pointedPlan = plan.generation;

@@ -38,6 +38,16 @@ export interface AppendTensors {
   stream?: Stream;
 }
 
+/** What a cache takes of memory, in bytes. */
+export interface CacheMemory {
+  /** Keys and values in storage of the cache's own. */
+  planeBytes: number;
+  /** Page tables on the device. */
+  tableBytes: number;
+  /** Books on the host: by sequence, by page, and the host's copy of the page tables. */
+  hostBytes: number;
+}
+
 /** A paged KV cache: storage of all layers, page tables, and the sequences that live in it. */
 export class PagedCache extends Owner {
   readonly pool: SequencePool;
@@ -198,14 +208,18 @@ export class PagedCache extends Owner {
     return this.#upload.send(batch, stream);
   }
 
-  /** Address of a group's device page table, int32 [maxSequences, stride]. */
+  /** Address of a group's device page table, int32: a layout row's pages from its slot on. */
   tableAddress(group: number): number {
     return this.#upload.tableAddress(group);
   }
 
-  /** Entries per row of a group's page table. */
-  tableStride(group: number): number {
-    return this.pool.groups[group].table.stride;
+  /** Bytes that the cache takes; `device.memoryStats()` shows the tables as "page table". */
+  memoryStats(): CacheMemory {
+    let planeBytes = 0;
+    for (const { shape, dtype } of this.#owned)
+      planeBytes += shape.reduce((product, size) => product * size, dtypeBytes(dtype));
+    const { hostBytes } = this.pool.state;
+    return { planeBytes, tableBytes: this.#upload.tableBytes, hostBytes };
   }
 
   /** A layer's plane as [pages, pageSize, heads, dim]. Errors: OptionError. */

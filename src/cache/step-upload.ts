@@ -3,15 +3,18 @@ import { GrowingBuffer, PinnedRing } from "../device/ring.ts";
 import type { Stream } from "../device/stream.ts";
 import { PlanError } from "../errors.ts";
 import type { Batch } from "../kv/batch.ts";
+import type { PageTable } from "../kv/page-table.ts";
 import type { SequencePool } from "../kv/sequence.ts";
 import { type CopyTable, queueTableUpdates } from "./page.ts";
 
 /** A page group on the device: its table and the planes that its moves touch. */
 interface DeviceGroup {
   readonly table: GrowingBuffer;
-  version: number;
   readonly copies: CopyTable;
 }
+
+/** A stretch of more page-table entries than this is a copy of its own. */
+const stretchLeast = 256;
 
 /** Throws a PlanError while a graph is captured. */
 export function refuseCapture(device: Device, what: string): void {
@@ -43,13 +46,25 @@ export class StepUpload implements Disposable {
     this.#ring = new PinnedRing(device, "cache upload ring");
     this.#step = new GrowingBuffer(device, "cache step");
     this.#groups = copies.map((each) => {
-      return { table: new GrowingBuffer(device, "page table"), version: 0, copies: each };
+      return { table: new GrowingBuffer(device, "page table"), copies: each };
     });
+    // Rows are blocks of at least 16 and at most twice their pages: without prefixes that many
+    // share, tables of this size never move, which captured graphs rely on.
+    for (let g = 0; g < this.#groups.length; g++) {
+      const { pageCount } = pool.groups[g].allocator;
+      const entries = 2 * pageCount + 16 * Math.min(pool.maxSequences, pageCount);
+      this.#groups[g].table.ensure(4 * entries, true);
+    }
   }
 
-  /** Address of a group's page table, int32 [maxSequences, stride]. */
+  /** Address of a group's page table, int32 by entry. */
   tableAddress(group: number): number {
     return this.#groups[group].table.address;
+  }
+
+  /** Bytes of the page tables on the device. */
+  get tableBytes(): number {
+    return this.#groups.reduce((sum, { table }) => sum + table.byteLength, 0);
   }
 
   /** Address of a group's slot mappings of the step, int32 [paddedTokens]. */
@@ -81,7 +96,7 @@ export class StepUpload implements Disposable {
    */
   captured(paddedTokens: number): (batch: Batch) => void {
     const { version } = this.#step;
-    const strides = this.#pool.groups.map(({ table }) => table.stride);
+    const versions = this.#groups.map(({ table }) => table.version);
     return (batch) => {
       if (batch.paddedTokens !== paddedTokens) {
         throw new PlanError(
@@ -89,7 +104,10 @@ export class StepUpload implements Disposable {
             `Fix: reserve with { padTo: ${paddedTokens} }.`,
         );
       }
-      const grew = this.#pool.groups.some(({ table }, g) => table.stride !== strides[g]);
+      const { end } = this.#pool.state.rows;
+      const grew = this.#groups.some(
+        ({ table }, g) => table.version !== versions[g] || !table.fits(4 * end),
+      );
       const full = !this.#step.fits(this.#ints(batch) * 4);
       if (grew || full || this.#step.version !== version) {
         throw new PlanError(
@@ -110,8 +128,7 @@ export class StepUpload implements Disposable {
     const { groups } = this.#pool;
     for (let g = 0; g < groups.length; g++) {
       const { table, moveCount } = groups[g];
-      if (table.updateCount > 0 || moveCount > 0) return true;
-      if (table.version !== this.#groups[g].version) return true;
+      if (table.changedCount > 0 || table.moveCount > 0 || moveCount > 0) return true;
     }
     return false;
   }
@@ -123,7 +140,8 @@ export class StepUpload implements Disposable {
   }
 
   /**
-   * Lays out [slot mappings by group | token requests | per group: updates, moves]; returns ints.
+   * Lays out [slot mappings by group | token requests | per group: page-table entries, moves];
+   * returns ints.
    */
   #write(batch: Batch): number {
     const { groups } = this.#pool;
@@ -139,45 +157,90 @@ export class StepUpload implements Disposable {
     }
     for (let g = 0; g < groups.length; g++) {
       const { table, pendingMoves, moveCount } = groups[g];
-      const updates = this.#isWhole(g) ? table.data : table.updates;
-      const updateInts = this.#groupInts(g) - 3 * moveCount;
-      copyInts(i32, offset, updates, updateInts);
-      offset += updateInts;
+      offset = writeEntries(table, i32, offset);
       copyInts(i32, offset, pendingMoves, 3 * moveCount);
       offset += 3 * moveCount;
     }
     return ints;
   }
 
-  /** True when the table moved or grew: then all of it is sent, not its differences. */
-  #isWhole(g: number): boolean {
-    return this.#pool.groups[g].table.version !== this.#groups[g].version;
-  }
-
   #groupInts(g: number): number {
     const { table, moveCount } = this.#pool.groups[g];
-    return (this.#isWhole(g) ? table.data.length : 2 * table.updateCount) + 3 * moveCount;
+    return pairsOf(table) * 2 + stretchesOf(table) + 3 * moveCount;
   }
 
   /** Queues a group's updates and copies, which begin at an offset in ints; returns their end. */
   #queueGroup(g: number, offset: number, stream: Stream): number {
     const { table, moveCount } = this.#pool.groups[g];
-    const target = this.#groups[g];
-    const address = this.#step.address + 4 * offset;
-    const moves = offset + this.#groupInts(g) - 3 * moveCount;
-    if (this.#isWhole(g)) {
-      target.table.ensure(table.data.length * 4);
-      stream.copy(target.table.address, address, table.data.length * 4);
-      target.version = table.version;
-    } else if (table.updateCount > 0) {
-      queueTableUpdates(this.#device, stream, target.table.address, address, table.updateCount);
+    const { copies, table: target } = this.#groups[g];
+    target.keep(4 * table.rows.end, stream);
+    for (let i = 0; i < 3 * table.moveCount; i += 3) {
+      const from = target.address + 4 * table.moves[i];
+      const to = target.address + 4 * table.moves[i + 1];
+      stream.copy(to, from, 4 * table.moves[i + 2]);
     }
-    const { pageSize } = this.#pool;
-    target.copies.queue(stream, this.#step.address + 4 * moves, moveCount, pageSize);
+    const pairs = pairsOf(table);
+    if (pairs > 0) {
+      const address = this.#step.address + 4 * offset;
+      queueTableUpdates(this.#device, stream, target.address, address, pairs);
+    }
+    let at = offset + 2 * pairs;
+    for (let i = 0; i < table.changedCount; i++) {
+      const slot = table.changed[i];
+      const count = table.to[slot] - table.from[slot];
+      if (count < stretchLeast) continue;
+      const first = table.rows.starts[slot] + table.from[slot];
+      stream.copy(target.address + 4 * first, this.#step.address + 4 * at, 4 * count);
+      at += count;
+    }
+    copies.queue(stream, this.#step.address + 4 * at, moveCount, this.#pool.pageSize);
     table.clearUpdates();
     this.#pool.groups[g].clearMoves();
-    return moves + 3 * moveCount;
+    return at + 3 * moveCount;
   }
+}
+
+/** Entries that are sent one by one. */
+function pairsOf({ changed, changedCount, from, to }: PageTable): number {
+  let pairs = 0;
+  for (let i = 0; i < changedCount; i++) {
+    const count = to[changed[i]] - from[changed[i]];
+    if (count > 0 && count < stretchLeast) pairs += count;
+  }
+  return pairs;
+}
+
+/** Entries that are sent in stretches. */
+function stretchesOf({ changed, changedCount, from, to }: PageTable): number {
+  let entries = 0;
+  for (let i = 0; i < changedCount; i++) {
+    const count = to[changed[i]] - from[changed[i]];
+    if (count >= stretchLeast) entries += count;
+  }
+  return entries;
+}
+
+/** Writes what the device lacks: pairs (entry, page), then stretches of pages; returns the end. */
+function writeEntries(table: PageTable, into: Int32Array, offset: number): number {
+  const { changed, changedCount, from, to, rows } = table;
+  let at = offset;
+  for (let i = 0; i < changedCount; i++) {
+    const slot = changed[i];
+    if (to[slot] - from[slot] >= stretchLeast) continue;
+    for (let column = from[slot]; column < to[slot]; column++) {
+      const entry = rows.starts[slot] + column;
+      into[at++] = entry;
+      into[at++] = table.at(entry);
+    }
+  }
+  for (let i = 0; i < changedCount; i++) {
+    const slot = changed[i];
+    const count = to[slot] - from[slot];
+    if (count < stretchLeast) continue;
+    table.read(rows.starts[slot] + from[slot], count, into, at);
+    at += count;
+  }
+  return at;
 }
 
 /**

@@ -90,20 +90,40 @@ export class GrowingBuffer extends Owner {
     return this.#memory?.address ?? 0;
   }
 
+  get byteLength(): number {
+    return this.#memory?.byteLength ?? 0;
+  }
+
   /** True when `bytes` need no growth. */
   fits(bytes: number): boolean {
     return this.#memory !== undefined && this.#memory.byteLength >= bytes;
   }
 
-  /** Makes room for `bytes`; contents do not survive growth. */
-  ensure(bytes: number): void {
+  /** Makes room for `bytes`, `exact` or to the next doubling; contents do not survive growth. */
+  ensure(bytes: number, exact = false): void {
     if (this.fits(bytes)) return;
     this.guard();
-    const capacity = 2 ** Math.ceil(Math.log2(Math.max(bytes, 4096)));
+    const capacity = exact ? bytes : 2 ** Math.ceil(Math.log2(Math.max(bytes, 4096)));
     const grown = this.device.alloc(capacity, this.label);
     this.#memory?.[Symbol.dispose]();
     this.#memory = grown;
     this.version++;
+  }
+
+  /** Makes room for `bytes`; contents survive, copied on `stream`. */
+  keep(bytes: number, stream: Stream): void {
+    if (this.fits(bytes)) return;
+    const before = this.#memory;
+    this.#memory = undefined;
+    try {
+      this.ensure(bytes);
+    } catch (error) {
+      this.#memory = before;
+      throw error;
+    }
+    if (before === undefined) return;
+    stream.copy(this.address, before.address, before.byteLength);
+    before[Symbol.dispose]();
   }
 
   protected override release(): void {

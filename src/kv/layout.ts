@@ -19,7 +19,10 @@ export interface Level {
   queryIndptr: Int32Array;
   /** First batch request of each request-row. */
   requests: Int32Array;
-  /** By layout row: its page-table row, or its first token when the layout is contiguous. */
+  /**
+   * By layout row: its page-table row, or its first token when the layout is contiguous. Of a
+   * pool's batch, the first entry of its row: as a table, the pool's has a stride of 1.
+   */
   slots: Int32Array;
   /** By layout row: kept tokens (dense: all of the row's tokens). */
   kvLengths: Int32Array;

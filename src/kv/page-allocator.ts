@@ -28,6 +28,11 @@ export class PageAllocator {
     return this.pageCount - this.#freeCount;
   }
 
+  /** Bytes of its books. */
+  get hostBytes(): number {
+    return this.#free.byteLength + this.#references.byteLength;
+  }
+
   /** Times that a page lost its last user: while it stays the same, no page changed hands. */
   get freedCount(): number {
     return this.#freedCount;

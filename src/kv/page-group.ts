@@ -1,6 +1,7 @@
 import { requireInteger } from "../require.ts";
 import { PageAllocator } from "./page-allocator.ts";
-import { PageTable } from "./page-table.ts";
+import { PageTable, withTriple } from "./page-table.ts";
+import type { RowSpace } from "./row-space.ts";
 
 /** Layers that share pages: how many, and how far back they look. */
 export interface PageGroupOptions {
@@ -43,15 +44,23 @@ export class PageGroup {
   readonly passing: Int32Array;
   passingCount = 0;
 
-  constructor(options: PageGroupOptions, name: string, slots: number, columns: number) {
+  constructor(options: PageGroupOptions, name: string, rows: RowSpace) {
+    const slots = rows.starts.length;
     requireInteger(`${name}.windowLeft`, options.windowLeft ?? -1, -1, 0x7fffffff);
     this.allocator = new PageAllocator(options.pages);
-    this.table = new PageTable(slots, columns);
+    this.table = new PageTable(rows);
     this.windowLeft = options.windowLeft ?? -1;
     this.firstColumns = new Int32Array(slots);
     this.leaving = new Int32Array(options.pages);
     this.changing = new Int32Array(slots);
     this.passing = new Int32Array(slots);
+  }
+
+  /** Bytes of its books on the host. */
+  get hostBytes(): number {
+    const bySlot =
+      this.firstColumns.byteLength + this.changing.byteLength + this.passing.byteLength;
+    return this.allocator.hostBytes + this.table.hostBytes + this.leaving.byteLength + bySlot;
   }
 
   /** Forgets the waiting copies, after they were queued on the device. */
@@ -91,24 +100,4 @@ export class PageGroup {
     if (this.windowLeft < 0 || length <= this.windowLeft) return 0;
     return Math.floor((length - this.windowLeft) / pageSize);
   }
-}
-
-/** Writes a triple at a place, in an array of twice the size where it is full. */
-function withTriple(
-  triples: Int32Array,
-  place: number,
-  a: number,
-  b: number,
-  c: number,
-): Int32Array {
-  let result = triples;
-  const at = 3 * place;
-  if (at === triples.length) {
-    result = new Int32Array(2 * at);
-    result.set(triples);
-  }
-  result[at] = a;
-  result[at + 1] = b;
-  result[at + 2] = c;
-  return result;
 }

@@ -168,9 +168,9 @@ export class PrefixIndex {
     const { groups } = this.#pool;
     for (let g = 0; g < groups.length; g++) {
       const { table, allocator } = groups[g];
-      const row = sequence.slot * table.stride + column;
+      const row = table.rows.starts[sequence.slot] + column;
       for (let i = 0; i < count; i++) {
-        const page = table.data[row + i];
+        const page = table.at(row + i);
         if (page < 0 || node.pages[i * groups.length + g] >= 0) continue;
         allocator.retain(page);
         node.pages[i * groups.length + g] = page;

@@ -1,15 +1,8 @@
-import {
-  checkPositions,
-  OutOfPagesResult,
-  paddedCount,
-  tooManyTokens,
-  type OutOfPages,
-} from "./batch.ts";
+import { checkPositions, OutOfPagesResult, paddedCount, type OutOfPages } from "./batch.ts";
 import type { PageGroup } from "./page-group.ts";
 import type { SequenceState } from "./sequence-state.ts";
 import type { StepArrays } from "./step-batch.ts";
 import { checkSequences, type Reservable, requireWritten } from "./step-checks.ts";
-import { maxInt32 } from "./validate.ts";
 
 /** Options of a step. */
 export interface ReserveOptions {
@@ -41,7 +34,7 @@ export function reserveStep(
     const missing = group.needed - group.allocator.freeCount;
     if (missing > 0) return new OutOfPagesResult(missing, g);
   }
-  growTables(state);
+  growRows(state);
   batch.ensure(count, padded);
   batch.requestCount = count;
   batch.tokenCount = tokens;
@@ -67,15 +60,15 @@ function countPages(state: SequenceState, group: PageGroup, requests: number): v
   group.changingCount = group.passingCount = 0;
   if (group.windowLeft >= 0) countPassed(state, group, requests);
   const { pageSize, lengths, pageCounts, stepSlots, stepTokens } = state;
-  const { allocator } = group;
-  const { data, stride } = group.table;
+  const { allocator, table } = group;
+  const { starts } = state.rows;
   for (let i = 0; i < requests; i++) {
     const count = stepTokens[i];
     if (count === 0) continue;
     const slot = stepSlots[i];
     const pages = pageCounts[slot];
     const room = pages * pageSize - lengths[slot];
-    const page = room === 0 ? -1 : data[slot * stride + pages - 1];
+    const page = room === 0 ? -1 : table.at(starts[slot] + pages - 1);
     const users = room === 0 ? 1 : allocator.referenceCount(page);
     if (count <= room && users === 1) continue;
     group.changing[group.changingCount++] = i;
@@ -90,14 +83,13 @@ function countPages(state: SequenceState, group: PageGroup, requests: number): v
 /** Counts the pages that windows have passed and that nothing else uses. */
 function countPassed(state: SequenceState, group: PageGroup, requests: number): void {
   const { stepSlots, stepTokens } = state;
-  const { data, stride } = group.table;
   for (let i = 0; i < requests; i++) {
     const slot = stepSlots[i];
     if (stepTokens[i] === 0 || !hasPassed(state, group, slot)) continue;
     group.passing[group.passingCount++] = i;
     const end = group.windowColumn(state.lengths[slot], state.pageSize);
     for (let column = group.firstColumns[slot]; column < end; column++) {
-      const page = data[slot * stride + column];
+      const page = group.table.get(slot, column);
       if (group.leave(page) === group.allocator.referenceCount(page)) group.needed--;
     }
   }
@@ -108,14 +100,14 @@ function hasPassed(state: SequenceState, group: PageGroup, slot: number): boolea
   return (group.firstColumns[slot] + 1) * state.pageSize + group.windowLeft <= state.lengths[slot];
 }
 
-function growTables(state: SequenceState): void {
-  const { pageSize, stepLongest: longest } = state;
-  const { stride } = state.groups[0].table;
-  if (longest <= stride * pageSize) return;
-  const columns = Math.ceil(longest / pageSize);
-  const most = Math.floor(maxInt32 / state.maxSequences);
-  if (columns > most) throw tooManyTokens("newTokens", longest);
-  for (const group of state.groups) group.table.grow(Math.min(most, Math.max(columns, 2 * stride)));
+/** Makes room in the rows of the sequences that take more pages: in every group the same. */
+function growRows(state: SequenceState): void {
+  const { pageSize, lengths, stepSlots, stepTokens } = state;
+  const { changing, changingCount } = state.groups[0];
+  for (let i = 0; i < changingCount; i++) {
+    const slot = stepSlots[changing[i]];
+    state.growRow(slot, Math.ceil((lengths[slot] + stepTokens[changing[i]]) / pageSize));
+  }
 }
 
 /** Frees what windows passed, then copies shared last pages and adds new ones. */
@@ -131,7 +123,7 @@ function takePages(state: SequenceState, group: PageGroup): void {
     const pages = pageCounts[slot];
     const room = pages * pageSize - lengths[slot];
     if (room > 0) {
-      const page = table.data[slot * table.stride + pages - 1];
+      const page = table.get(slot, pages - 1);
       if (allocator.referenceCount(page) > 1) {
         group.copied(request, pages - 1, page);
         state.ownPage(group, slot, pages - 1, pageSize - room);
@@ -166,27 +158,27 @@ function mapTokens(
   requests: number,
 ): void {
   const { pageSize, lengths, pageCounts, stepSlots, stepTokens } = state;
-  const { data, stride } = group.table;
+  const { table } = group;
   let token = 0;
   for (let i = 0; i < requests; i++) {
     const count = stepTokens[i];
     if (count === 0) continue;
     const slot = stepSlots[i];
-    let index = slot * stride + pageCounts[slot];
+    let index = table.rows.starts[slot] + pageCounts[slot];
     let offset = lengths[slot] - pageCounts[slot] * pageSize;
     // A negative offset lies in the last page the sequence had, which is not full.
     if (offset < 0) {
       index--;
       offset += pageSize;
     }
-    let place = data[index] * pageSize + offset;
+    let place = table.at(index) * pageSize + offset;
     const end = token + count;
     while (true) {
       mapping[token++] = place++;
       if (token === end) break;
       if (++offset === pageSize) {
         offset = 0;
-        place = data[++index] * pageSize;
+        place = table.at(++index) * pageSize;
       }
     }
   }
@@ -196,7 +188,9 @@ function mapTokens(
 function writeStep(state: SequenceState, batch: StepArrays, requests: number): void {
   const { lengths, pageCounts, lastTokens, pageSize, stepSlots, stepTokens } = state;
   const { queryIndptr, kvLengths, positions, tokenRequests, lastTokensBefore } = batch;
-  const { slots } = batch.whole;
+  const { slots } = batch;
+  const starts = batch.whole.slots;
+  const rowStarts = state.rows.starts;
   const step = ++batch.generation;
   let token = 0;
   for (let i = 0; i < requests; i++) {
@@ -211,6 +205,7 @@ function writeStep(state: SequenceState, batch: StepArrays, requests: number): v
     queryIndptr[i + 1] = token;
     kvLengths[i] = position;
     slots[i] = slot;
+    starts[i] = rowStarts[slot];
     lengths[slot] = position;
     lastTokensBefore[i] = lastTokens[slot];
     lastTokens[slot] = count;

@@ -10,13 +10,13 @@ import type { StepArrays } from "./step-batch.ts";
  */
 export function rollbackStep(state: SequenceState, step: StepArrays): void {
   const { lengths, lastTokens, steps } = state;
-  const { kvLengths, queryIndptr, whole, lastTokensBefore } = step;
+  const { kvLengths, queryIndptr, slots, lastTokensBefore } = step;
   for (let g = 0; g < state.groups.length; g++) {
     const group = state.groups[g];
     if (group.allocator.freedCount !== group.freedBefore) group.copyCount = 0;
   }
   for (let r = step.requestCount - 1; r >= 0; r--) {
-    const slot = whole.slots[r];
+    const slot = slots[r];
     if (steps[slot] !== step.generation) continue;
     const before = kvLengths[r] - queryIndptr[r + 1] + queryIndptr[r];
     const length = Math.min(before, lengths[slot]);
@@ -39,7 +39,7 @@ function shareAgain(state: SequenceState, group: PageGroup, request: number, slo
     const column = copies[at + 1];
     const page = copies[at + 2];
     if (copies[at] !== request || page < 0 || column >= state.pageCounts[slot]) continue;
-    allocator.release(table.data[slot * table.stride + column]);
+    allocator.release(table.get(slot, column));
     allocator.retain(page);
     table.set(slot, column, page);
     state.versions[slot]++;

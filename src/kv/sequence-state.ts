@@ -1,6 +1,7 @@
 import { OptionError, OutOfPagesError } from "../errors.ts";
 import { requireInteger } from "../require.ts";
 import { PageGroup, type PageGroupOptions } from "./page-group.ts";
+import { RowSpace } from "./row-space.ts";
 import { StepWrites } from "./step-writes.ts";
 
 /** What a SequencePool is made of; sizes in tokens, pages and sequences. */
@@ -10,8 +11,6 @@ export interface SequencePoolOptions {
   groups: readonly PageGroupOptions[];
   /** Most sequences alive at once: rows of the page tables. */
   maxSequences: number;
-  /** Pages a sequence's table row has room for at first; the tables grow by doubling. */
-  columns?: number;
   /**
    * Layers that have to write a step's tokens before they may be built upon, each announced by
    * `wrote`. Default 0: what is reserved counts as written.
@@ -26,6 +25,8 @@ export interface SequencePoolOptions {
 export class SequenceState {
   readonly pageSize: number;
   readonly groups: readonly PageGroup[];
+  /** Where the rows of all groups' page tables lie. */
+  readonly rows: RowSpace;
   readonly maxSequences: number;
   /** By slot: tokens, pages (released ones counted), tokens of the last step. */
   readonly lengths: Int32Array;
@@ -42,16 +43,13 @@ export class SequenceState {
   /** The step being reserved, by request: slot and new tokens. */
   readonly stepSlots: Int32Array;
   readonly stepTokens: Int32Array;
-  /** Tokens of its longest sequence, once grown. */
-  stepLongest = 0;
   #freeSlots: Int32Array;
   #freeCount: number;
 
   constructor(options: SequencePoolOptions) {
-    const { pageSize, maxSequences, columns = 64, layers = 0 } = options;
+    const { pageSize, maxSequences, layers = 0 } = options;
     requireInteger("pageSize", pageSize, 1, 0x7fffffff);
     requireInteger("maxSequences", maxSequences, 1, 1 << 24);
-    requireInteger("columns", columns, 1, Math.floor(0x7fffffff / maxSequences));
     requireInteger("layers", layers, 0, 1 << 16);
     if (!Array.isArray(options.groups) || options.groups.length === 0)
       throw new OptionError(
@@ -66,9 +64,8 @@ export class SequenceState {
     );
     this.pageSize = pageSize;
     this.maxSequences = maxSequences;
-    this.groups = options.groups.map(
-      (group, g) => new PageGroup(group, `groups[${g}]`, maxSequences, columns),
-    );
+    this.rows = new RowSpace(maxSequences);
+    this.groups = options.groups.map((group, g) => new PageGroup(group, `groups[${g}]`, this.rows));
     this.lengths = new Int32Array(maxSequences);
     this.pageCounts = new Int32Array(maxSequences);
     this.lastTokens = new Int32Array(maxSequences);
@@ -81,6 +78,12 @@ export class SequenceState {
     this.#freeCount = maxSequences;
     this.#freeSlots = new Int32Array(maxSequences);
     for (let i = 0; i < maxSequences; i++) this.#freeSlots[i] = maxSequences - 1 - i;
+  }
+
+  /** Bytes of the books: by slot here and in the rows, by page and by row in the groups. */
+  get hostBytes(): number {
+    const bySlot = 11 * this.lengths.byteLength;
+    return this.groups.reduce((sum, { hostBytes }) => sum + hostBytes, bySlot);
   }
 
   get liveCount(): number {
@@ -111,19 +114,28 @@ export class SequenceState {
   /** Releases a slot's pages and the slot. */
   freeSlot(slot: number): void {
     this.cut(slot, 0);
+    this.rows.release(slot);
     this.#freeSlots[this.#freeCount++] = slot;
+  }
+
+  /** Makes room for so many columns in a slot's rows. Errors: OptionError. */
+  growRow(slot: number, columns: number): void {
+    if (columns <= this.rows.capacities[slot]) return;
+    const before = this.rows.grow(slot, columns);
+    for (const { table } of this.groups) table.moved(slot, before, this.pageCounts[slot]);
   }
 
   /** A new slot sharing all pages of `slot`. */
   forkSlot(slot: number): number {
     const copy = this.takeSlot();
+    this.growRow(copy, this.pageCounts[slot]);
     this.lengths[copy] = this.lengths[slot];
     this.pageCounts[copy] = this.pageCounts[slot];
     this.lastTokens[copy] = this.lastTokens[slot];
     for (const { table, allocator, firstColumns } of this.groups) {
       firstColumns[copy] = firstColumns[slot];
       for (let column = 0; column < this.pageCounts[slot]; column++) {
-        const page = table.data[slot * table.stride + column];
+        const page = table.get(slot, column);
         if (page >= 0) allocator.retain(page);
         table.set(copy, column, page);
       }
@@ -148,10 +160,10 @@ export class SequenceState {
   cut(slot: number, length: number): void {
     const pages = Math.ceil(length / this.pageSize);
     for (const { table, allocator, firstColumns } of this.groups) {
-      const row = slot * table.stride;
       const from = Math.max(pages, firstColumns[slot]);
       for (let column = this.pageCounts[slot] - 1; column >= from; column--)
-        allocator.release(table.data[row + column]);
+        allocator.release(table.get(slot, column));
+      table.cut(slot, pages);
       if (length === 0) firstColumns[slot] = 0;
     }
     const removed = this.lengths[slot] - length;
@@ -166,7 +178,7 @@ export class SequenceState {
    * copied before the next append. A free page must be there.
    */
   ownPage(group: PageGroup, slot: number, column: number, used: number): void {
-    const page = group.table.data[slot * group.table.stride + column];
+    const page = group.table.get(slot, column);
     const copy = group.allocator.take();
     group.move(page * this.pageSize, copy * this.pageSize, used);
     group.allocator.release(page);
@@ -179,7 +191,7 @@ export class SequenceState {
     const { table, allocator, firstColumns } = group;
     const end = group.windowColumn(this.lengths[slot], this.pageSize);
     for (let column = firstColumns[slot]; column < end; column++) {
-      allocator.release(table.data[slot * table.stride + column]);
+      allocator.release(table.get(slot, column));
       table.set(slot, column, -1);
       this.versions[slot]++;
     }
@@ -216,7 +228,7 @@ export class SequenceState {
     const { table, allocator } = group;
     let shared = 0;
     for (let column = from; column < to; column++) {
-      if (allocator.referenceCount(table.data[slot * table.stride + column]) > 1) shared++;
+      if (allocator.referenceCount(table.get(slot, column)) > 1) shared++;
     }
     return shared;
   }
@@ -224,7 +236,7 @@ export class SequenceState {
   #ownPages(group: PageGroup, slot: number, from: number, to: number): void {
     const { table, allocator } = group;
     for (let column = from; column < to; column++) {
-      if (allocator.referenceCount(table.data[slot * table.stride + column]) === 1) continue;
+      if (allocator.referenceCount(table.get(slot, column)) === 1) continue;
       const used = Math.min(this.pageSize, this.lengths[slot] - column * this.pageSize);
       this.ownPage(group, slot, column, used);
     }
@@ -254,8 +266,7 @@ export class SequenceState {
   }
 
   #token(group: PageGroup, slot: number, position: number): number {
-    const { data, stride } = group.table;
-    const page = data[slot * stride + Math.floor(position / this.pageSize)];
+    const page = group.table.get(slot, Math.floor(position / this.pageSize));
     return page * this.pageSize + (position % this.pageSize);
   }
 }

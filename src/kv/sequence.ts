@@ -126,6 +126,7 @@ export class SequencePool {
     const { state } = this;
     const { groups, pageSize } = state;
     const columns = prefix.tokens / pageSize;
+    state.growRow(slot, columns);
     for (let g = 0; g < groups.length; g++) {
       const { table, allocator, firstColumns } = groups[g];
       const first = groups[g].windowColumn(prefix.tokens, pageSize);
@@ -167,12 +168,11 @@ export class Sequence {
     return this.state.pageCounts[this.#live()];
   }
 
-  /** Its page ids in a group, by column; a view, valid until the sequence changes. -1: passed. */
+  /** A copy of its page ids in a group, by column. -1: passed. */
   pages(group = 0): Int32Array {
     const slot = this.#live();
     requireInteger("group", group, 0, this.state.groups.length - 1);
-    const { data, stride } = this.state.groups[group].table;
-    return data.subarray(slot * stride, slot * stride + this.state.pageCounts[slot]);
+    return this.state.groups[group].table.copy(slot, this.state.pageCounts[slot]);
   }
 
   /**

@@ -24,7 +24,7 @@ export function sharePrefixes(
     throw new OptionError("batch", batch, "a batch made by reserve", "reserve the step first.");
   const { arrays } = batch;
   const count = arrays.requestCount;
-  const { slots } = arrays.whole;
+  const { slots } = arrays;
   if (sequences.length !== count)
     throw new OptionError(
       "sequences.length",
@@ -95,7 +95,7 @@ class PrefixSharer {
   /** Brings the shared page counts up to date; true when any has changed. */
   #compare(batch: StepArrays, state: SequenceState): boolean {
     const count = batch.requestCount;
-    const { slots } = batch.whole;
+    const { slots } = batch;
     let changed = count !== this.#count;
     let changedBefore = false;
     for (let i = 0; i < count; i++) {
@@ -200,11 +200,11 @@ class PrefixSharer {
 function commonPages(state: SequenceState, a: number, b: number): number {
   let common = Math.floor(Math.min(state.lengths[a], state.lengths[b]) / state.pageSize);
   for (let g = 0; g < state.groups.length; g++) {
-    const { data, stride } = state.groups[g].table;
-    const rowA = a * stride;
-    const rowB = b * stride;
+    const { table } = state.groups[g];
+    const rowA = table.rows.starts[a];
+    const rowB = table.rows.starts[b];
     let column = 0;
-    while (column < common && data[rowA + column] === data[rowB + column]) column++;
+    while (column < common && table.at(rowA + column) === table.at(rowB + column)) column++;
     common = column;
   }
   return common;
@@ -243,12 +243,12 @@ function comparePages(a: Reservable, b: Reservable): number {
   const { pageCounts, groups } = a.state;
   let group = 0;
   while (group + 1 < groups.length && groups[group].windowLeft >= 0) group++;
-  const { data, stride } = groups[group].table;
+  const { table } = groups[group];
   const columns = Math.min(pageCounts[a.slot], pageCounts[b.slot]);
-  const rowA = a.slot * stride;
-  const rowB = b.slot * stride;
+  const rowA = table.rows.starts[a.slot];
+  const rowB = table.rows.starts[b.slot];
   for (let column = 0; column < columns; column++) {
-    const difference = data[rowA + column] - data[rowB + column];
+    const difference = table.at(rowA + column) - table.at(rowB + column);
     if (difference !== 0) return difference;
   }
   return pageCounts[a.slot] - pageCounts[b.slot];

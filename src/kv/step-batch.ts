@@ -15,6 +15,8 @@ export class StepArrays {
   slotMappings: Int32Array[];
   layout: Layout;
   customPositions = false;
+  /** `[requestCount]`: slot of each request's sequence. */
+  slots = new Int32Array(0);
   /** `[requestCount]`: what `lastTokens` of each request's slot said before the step. */
   lastTokensBefore = new Int32Array(0);
   /** The whole sequences: one row per request. Shares queryIndptr and kvLengths with the batch. */
@@ -46,10 +48,11 @@ export class StepArrays {
     const kvLengths = new Int32Array(size);
     const requests = identity(size);
     const slots = new Int32Array(size);
+    const starts = new Int32Array(size);
     const positionStarts = new Int32Array(size);
     const lastTokensBefore = new Int32Array(size);
-    Object.assign(this, { queryIndptr, kvLengths, lastTokensBefore });
-    Object.assign(this.whole, { queryIndptr, kvLengths, requests, slots, positionStarts });
+    Object.assign(this, { queryIndptr, kvLengths, slots, lastTokensBefore });
+    Object.assign(this.whole, { queryIndptr, kvLengths, requests, slots: starts, positionStarts });
   }
 
   #growTokens(size: number): void {

@@ -17,7 +17,7 @@ export interface Reservable {
 /** Throws a PlanError while a sequence holds tokens that a layer has not written. */
 export function requireWritten(state: SequenceState, before: StepArrays): void {
   for (let r = 0; r < before.requestCount; r++) {
-    const tokens = state.unwritten(before.whole.slots[r]);
+    const tokens = state.unwritten(before.slots[r]);
     if (tokens > 0) throw notWritten(`request ${r} of the step before`, tokens);
   }
 }
@@ -36,7 +36,6 @@ export function checkSequences(
   check = check === maxInt32 ? 1 : check + 1;
   const { stamps, lengths, stepSlots, stepTokens } = state;
   let tokens = 0;
-  let longest = 0;
   for (let i = 0; i < sequences.length; i++) {
     const sequence: Reservable | undefined = sequences[i];
     if (sequence?.state !== state) throw notOfPool(i, sequence);
@@ -51,9 +50,7 @@ export function checkSequences(
     stepSlots[i] = slot;
     stepTokens[i] = count;
     tokens += count;
-    longest = Math.max(longest, lengths[slot] + count);
   }
-  state.stepLongest = longest;
   if (tokens > maxInt32) throw tooManyTokens("newTokens", tokens);
   return tokens;
 }

@@ -59,16 +59,16 @@ export class PageCounter {
 
   /** Looks at every page of the jobs that run. */
   count(running: readonly Job[]): PageUsage {
-    const { data, stride } = this.#group.table;
+    const { table } = this.#group;
     const { pageCount: total, freeCount: free } = this.#group.allocator;
     const round = ++this.#round;
     let count = 0;
     for (let i = 0; i < running.length; i++) {
       const sequence = running[i].sequence!;
-      const row = sequence.slot * stride;
+      const row = table.rows.starts[sequence.slot];
       const end = row + sequence.pageCount;
       for (let at = row; at < end; at++) {
-        const page = data[at];
+        const page = table.at(at);
         if (page < 0 || this.#seen[page] === round) continue;
         this.#seen[page] = round;
         count++;

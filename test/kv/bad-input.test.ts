@@ -195,7 +195,7 @@ describe("SequencePool refuses", () => {
     ["pageSize", { ...good, pageSize: 0 }],
     ["pageSize", { ...good, pageSize: NaN }],
     ["maxSequences", { ...good, maxSequences: 0 }],
-    ["columns", { ...good, columns: -1 }],
+    ["layers", { ...good, layers: -1 }],
     ["groups", { ...good, groups: [] }],
     ["groups", { ...good, groups: undefined as unknown as typeof groups }],
     ["groups[0].pages", { ...good, groups: [{ pages: 0 }] }],

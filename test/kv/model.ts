@@ -3,28 +3,38 @@ import type { Batch } from "../../src/kv/batch.ts";
 import type { PageTable } from "../../src/kv/page-table.ts";
 import type { Sequence, SequencePool } from "../../src/kv/sequence.ts";
 
-/** A page table as a device would keep it: from differences, or whole when the version says so. */
+/** A page table as a device would keep it: from moved rows and changed columns. */
 export class DeviceTable {
-  data: Int32Array;
-  #version: number;
+  /** By entry. */
+  readonly data: number[] = [];
 
-  constructor(readonly table: PageTable) {
-    this.data = table.data.slice();
-    this.#version = table.version;
+  constructor(readonly table: PageTable) {}
+
+  /** Takes the changes; returns how many entries came from the host. */
+  sync(): number {
+    const { table } = this;
+    const { moves, moveCount, changed, changedCount } = table;
+    for (let i = 0; i < moveCount; i++) {
+      const [before, start, count] = moves.subarray(3 * i, 3 * i + 3);
+      for (let entry = 0; entry < count; entry++)
+        this.data[start + entry] = this.data[before + entry];
+    }
+    expect(new Set(changed.subarray(0, changedCount)).size).toBe(changedCount);
+    let sent = 0;
+    for (const slot of changed.subarray(0, changedCount)) {
+      for (let column = table.from[slot]; column < table.to[slot]; column++, sent++)
+        this.data[table.rows.starts[slot] + column] = table.get(slot, column);
+    }
     table.clearUpdates();
+    return sent;
   }
 
-  /** Takes the changes; true when that was the whole table. */
-  sync(): boolean {
-    const { table } = this;
-    const whole = table.version !== this.#version;
-    if (whole) this.data = table.data.slice();
-    else
-      for (let i = 0; i < table.updateCount; i++)
-        this.data[table.updates[2 * i]] = table.updates[2 * i + 1];
-    this.#version = table.version;
-    table.clearUpdates();
-    return whole;
+  /** A slot's pages, -1 where the host says that nothing is held. */
+  pages(slot: number, columns: number): number[] {
+    return Array.from({ length: columns }, (_, column) => {
+      const page = this.data[this.table.rows.starts[slot] + column];
+      return this.table.get(slot, column) < 0 ? -1 : page;
+    });
   }
 }
 
@@ -103,13 +113,11 @@ export class NaiveCache {
       const users = new Int32Array(group.allocator.pageCount);
       if (held !== undefined) users.forEach((_, page) => (users[page] = held(g, page)));
       this.devices[g].sync();
-      expect(this.devices[g].data).toEqual(group.table.data);
       for (const [sequence, values] of this.values) {
         expect(sequence.length).toBe(values.length);
         const pages = sequence.pages(g);
         expect(pages.length).toBe(Math.ceil(values.length / pool.pageSize));
-        const row = sequence.slot * group.table.stride;
-        expect(group.table.data.subarray(row, row + pages.length)).toEqual(pages);
+        expect(this.devices[g].pages(sequence.slot, pages.length)).toEqual([...pages]);
         for (const page of pages) if (page >= 0) users[page]++;
         if (ready) this.#checkValues(g, sequence, values);
       }
@@ -189,10 +197,14 @@ export function snapshot(pool: SequencePool, batch?: Batch): string {
     versions: [...state.versions],
     generation: batch?.generation,
     kvLengths: batch && [...batch.kvLengths],
-    groups: pool.groups.map((group) => ({
-      table: [...group.table.data],
-      updates: [...group.table.updates.subarray(0, 2 * group.table.updateCount)],
-      version: group.table.version,
+    groups: pool.groups.map(({ table, ...group }) => ({
+      rows: Array.from(state.lengths, (_, slot) => [...table.copy(slot, state.pageCounts[slot])]),
+      changed: Array.from(table.changed.subarray(0, table.changedCount), (slot) => [
+        slot,
+        table.from[slot],
+        table.to[slot],
+      ]),
+      rowMoves: [...table.moves.subarray(0, 3 * table.moveCount)],
       moves: [...group.pendingMoves.subarray(0, 3 * group.moveCount)],
       first: [...group.firstColumns],
       leaving: group.leaving.some((count) => count !== 0),

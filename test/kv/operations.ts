@@ -11,7 +11,7 @@ export function randomPool(random: Random): SequencePool {
     windowLeft: random.pick([-1, -1, 0, 1, 7, 20]),
   }));
   const pageSize = random.pick([1, 2, 5, 16]);
-  return new SequencePool({ pageSize, groups, maxSequences: random.integer(2, 12), columns: 1 });
+  return new SequencePool({ pageSize, groups, maxSequences: random.integer(2, 12) });
 }
 
 /** The values in random order. */

@@ -54,7 +54,7 @@ function checkBatch(
   sequences.forEach((sequence, r) => {
     expect(batch.queryIndptr[r]).toBe(token);
     expect(batch.kvLengths[r]).toBe(before[r] + counts[r]);
-    expect([level.requests[r], level.slots[r]]).toEqual([r, sequence.slot]);
+    expect([level.requests[r], level.slots[r]]).toEqual([r, pool.state.rows.starts[sequence.slot]]);
     expect([level.positionStarts[r], level.kvLengths[r]]).toEqual([0, sequence.length]);
     expect(level.queryIndptr[r]).toBe(token);
     for (let i = 0; i < counts[r]; i++, token++) {
