@@ -30,9 +30,9 @@ export class Traffic {
   readonly #seed: number;
   #arrived = 0;
   /** Of the step that advances. */
-  readonly #tokens: number[] = [];
+  #tokens: Int32Array = new Int32Array(64);
   /** Of all tokens as they came out, whose each is: its place in `visits`. */
-  #owners = new Int32Array(1024);
+  #owners: Int32Array = new Int32Array(1024);
   #tokenCount = 0;
   /** By stamp: when it was, and the tokens that had come out by then. */
   readonly #stampSeconds: number[] = [];
@@ -90,17 +90,18 @@ export class Traffic {
   /** Advances the scheduler with invented tokens; returns how many came out. */
   advance(step: Step): number {
     const { sampled } = step;
-    const tokens = this.#tokens;
+    const count = sampled.length;
     const first = this.#tokenCount;
-    if (first + sampled.length > this.#owners.length) this.#grow(sampled.length);
-    for (let i = 0; i < sampled.length; i++) {
-      const job = sampled[i];
-      this.#owners[first + i] = job.order;
-      tokens[i] = outputToken(this.#seed, job.id, job.generated);
+    const tokens = (this.#tokens = roomIn(this.#tokens, count));
+    const owners = (this.#owners = roomIn(this.#owners, first + count));
+    for (let i = 0; i < count; i++) {
+      const { id, order, length, promptLength } = sampled[i];
+      owners[first + i] = order;
+      tokens[i] = outputToken(this.#seed, id, length - promptLength);
     }
-    this.#tokenCount += sampled.length;
+    this.#tokenCount += count;
     this.#scheduler.advance(step, tokens);
-    return sampled.length;
+    return count;
   }
 
   /** Notes that the tokens of the last `advance` are out now. */
@@ -121,12 +122,14 @@ export class Traffic {
       }
     return seconds.map((times, owner) => times.subarray(0, next[owner]));
   }
+}
 
-  #grow(more: number): void {
-    const owners = new Int32Array(2 * (this.#owners.length + more));
-    owners.set(this.#owners);
-    this.#owners = owners;
-  }
+/** The array, or its contents in one twice as large as `count` if that does not fit. */
+function roomIn(array: Int32Array, count: number): Int32Array {
+  if (count <= array.length) return array;
+  const larger = new Int32Array(2 * count);
+  larger.set(array);
+  return larger;
 }
 
 function servedAs({ id, promptTokens, outputTokens }: ReplayRequest) {

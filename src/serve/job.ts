@@ -4,8 +4,8 @@ import type { ServeRequest } from "./request.ts";
 /** Why a job ended: its most tokens were out, or one that ends it was, or it was aborted. */
 export type Ending = "length" | "end" | "abort";
 
-/** Generated tokens that a job has room for at first; the room doubles. */
-const roomAtFirst = 32;
+/** Generated tokens that a job has room for at first, more than most generate; it doubles. */
+const roomAtFirst = 256;
 
 /**
  * A request on its way through a scheduler, which alone writes it. What a step reads of each comes

@@ -133,6 +133,14 @@ describe("an end", () => {
     );
   });
 
+  test("of a long output comes with every token in its place", () => {
+    const scheduler = schedulerOf(600);
+    const job = scheduler.add(requestOf(1, 5, { maxTokens: 2000 }), 0);
+    for (let token = 0; scheduler.count > 0; token++) stepOf(scheduler, token, token);
+    const expected = Int32Array.from({ length: 2005 }, (_, i) => (i < 5 ? 1000 + i : i - 5));
+    expect(job.tokens.subarray(0, job.length)).toEqual(expected);
+  });
+
   test("by abort comes at once, for who waits and who runs", () => {
     const scheduler = schedulerOf(64, { maxBatch: 1 });
     const [first, second, third] = [0, 1, 2].map((id) => scheduler.add(requestOf(id, 5), 0));
