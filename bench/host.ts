@@ -125,19 +125,31 @@ async function step({ device, quick }: Bench, prefills: number, targetUs: number
 }
 
 /**
- * The longest reserve of a sequence that grows to a million tokens beside 10,000 short ones, a page
- * for each token.
+ * The longest reserve while a sequence grows to a million tokens beside 10,000 short ones, a page
+ * for each token. Every round makes the same calls: of each the fastest counts, so that what else
+ * the machine does is left out.
  */
 async function books({ quick }: Bench): Promise<Measured> {
+  const rounds = quick ? 1 : 5;
+  const times: number[] = [];
+  for (let round = 0; round < rounds; round++) growBeside(quick, times);
+  const value = Math.max(...times);
+  return { ...plainRow("", value, "ms worst"), target: "under 5 ms", met: value < 5 };
+}
+
+/** Keeps in `times` the milliseconds of each reserve where they are fewer. */
+function growBeside(quick: boolean, times: number[]): void {
   const tokens = quick ? 1 << 16 : 1 << 20;
-  const maxSequences = quick ? 100 : 10_001;
+  const maxSequences = quick ? 101 : 10_001;
   const groups = [{ pages: tokens + 100 * maxSequences }];
   const pool = new SequencePool({ pageSize: 1, groups, maxSequences });
-  const times: number[] = [];
+  let call = 0;
   const grow = (sequence: Sequence, count: number) => {
     const started = performance.now();
     if (!pool.reserve([sequence], [count]).ok) throw new Error("out of pages");
-    times.push(performance.now() - started);
+    const ms = performance.now() - started;
+    times[call] = Math.min(times[call] ?? ms, ms);
+    call++;
     pool.groups[0].table.clearUpdates();
   };
   const long = pool.create();
@@ -146,8 +158,6 @@ async function books({ quick }: Bench): Promise<Measured> {
     if (i % 40 === 0 && long.length < tokens) grow(long, 4096);
   }
   while (long.length < tokens) grow(long, 4096);
-  const value = Math.max(...times);
-  return { ...plainRow("", value, "ms worst"), target: "under 5 ms", met: value < 5 };
 }
 
 /** How late 1 ms timers are while a kernel takes all processors of the device. */

@@ -1,6 +1,7 @@
 import { OptionError } from "../errors.ts";
 import type { Batch, OutOfPages } from "../kv/batch.ts";
 import { PrefixIndex } from "../kv/prefix-index.ts";
+import { notWritten } from "../kv/step-checks.ts";
 import type { Sequence, SequencePool } from "../kv/sequence.ts";
 import { requireInteger } from "../require.ts";
 import { type Ending, Job } from "./job.ts";
@@ -8,7 +9,7 @@ import { JobQueue } from "./queue.ts";
 import { checkRequest, requireSeconds, type ServeRequest } from "./request.ts";
 import { Room } from "./room.ts";
 import { Running } from "./running.ts";
-import { Step } from "./step.ts";
+import { requireTokens, Step } from "./step.ts";
 import { noCounts, PageCounter, type Usage } from "./usage.ts";
 
 /** Limits of a scheduler, and who reserves its steps. */
@@ -167,10 +168,15 @@ export class Scheduler implements Disposable {
   /**
    * Moves on to after the step, which the device may still run: later steps see its K/V, and its
    * prompts may be shared. `tokens` holds one of each of `step.sampled`, in order; that of an
-   * aborted request is not looked at. Errors: OptionError, and the step is still under way.
+   * aborted request is not looked at. Errors: OptionError, PlanError when not every layer of the
+   * cache has appended the step; then it is still under way.
    */
   advance(step: Step, tokens: ArrayLike<number>): void {
-    this.#checkAdvance(step, tokens);
+    this.#requireUnderWay(step);
+    requireTokens(step, tokens);
+    const { decodeTokens, prefillTokens } = step;
+    if (this.#pool.state.writes.step >= 0)
+      throw notWritten("the step", decodeTokens + prefillTokens);
     this.#underWay = false;
     const { jobs } = step;
     let row = 0;
@@ -184,7 +190,24 @@ export class Scheduler implements Disposable {
       ended++;
     }
     if (ended > 0) this.#running.drop();
-    this.#counts.computedTokens += step.decodeTokens + step.prefillTokens;
+    this.#counts.computedTokens += decodeTokens + prefillTokens;
+  }
+
+  /**
+   * Gives back a step that failed: `advance` does not follow, and the next `step` schedules its
+   * tokens again. Requests aborted meanwhile end. Errors: OptionError.
+   */
+  rollback(step: Step): void {
+    this.#requireUnderWay(step);
+    // The cache may have given it back already.
+    if (!step.batch.stale) this.#pool.rollback(step.batch);
+    this.#underWay = false;
+    const { jobs } = step;
+    for (let i = 0; i < jobs.length; i++) {
+      jobs[i].scheduled = 0;
+      if (jobs[i].aborted) this.#end(jobs[i], "abort");
+    }
+    this.#running.drop();
   }
 
   /** A snapshot; it looks at every page that a running request holds. */
@@ -277,23 +300,9 @@ export class Scheduler implements Disposable {
     this.#full = false;
   }
 
-  #checkAdvance(step: Step, tokens: ArrayLike<number>): void {
-    if (!this.#underWay || step !== this.#step)
-      throw new OptionError("step", step, "the one under way", "pass what step returned, once.");
-    const { sampled } = step;
-    if (tokens.length < sampled.length)
-      throw new OptionError(
-        "tokens.length",
-        tokens.length,
-        `${sampled.length} or more`,
-        "give a token for each of step.sampled.",
-      );
-    for (let i = 0; i < sampled.length; i++) {
-      const token = tokens[i];
-      if (((token | 0) === token && token >= 0) || sampled[i].aborted) continue;
-      const fix = `give the token of request ${sampled[i].id}, or abort it.`;
-      throw new OptionError(`tokens[${i}]`, token, "a token id of 0 or more", fix);
-    }
+  #requireUnderWay(step: Step): void {
+    if (this.#underWay && step === this.#step) return;
+    throw new OptionError("step", step, "the one under way", "pass what step returned, once.");
   }
 }
 

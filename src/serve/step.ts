@@ -1,3 +1,4 @@
+import { OptionError } from "../errors.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { Sequence } from "../kv/sequence.ts";
 import type { Job } from "./job.ts";
@@ -54,5 +55,22 @@ export class Step {
     this.newTokens = this.#views[count] ??= counts.subarray(0, count);
     this.decodeTokens = decodes;
     this.prefillTokens = tokens - decodes;
+  }
+}
+
+/** Throws an OptionError unless there is a token for each sampled job that goes on. */
+export function requireTokens({ sampled }: Step, tokens: ArrayLike<number>): void {
+  if (tokens.length < sampled.length)
+    throw new OptionError(
+      "tokens.length",
+      tokens.length,
+      `${sampled.length} or more`,
+      "give a token for each of step.sampled.",
+    );
+  for (let i = 0; i < sampled.length; i++) {
+    const token = tokens[i];
+    if (((token | 0) === token && token >= 0) || sampled[i].aborted) continue;
+    const fix = `give the token of request ${sampled[i].id}, or abort it.`;
+    throw new OptionError(`tokens[${i}]`, token, "a token id of 0 or more", fix);
   }
 }

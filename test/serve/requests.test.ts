@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { OptionError, OutOfPagesError } from "../../src/errors.ts";
+import { OptionError, OutOfPagesError, PlanError } from "../../src/errors.ts";
+import type { Batch } from "../../src/kv/batch.ts";
 import { SequencePool } from "../../src/kv/sequence.ts";
 import type { ServeRequest } from "../../src/serve/request.ts";
 import { Scheduler, type SchedulerOptions } from "../../src/serve/scheduler.ts";
@@ -243,6 +244,50 @@ describe("a step", () => {
       generatedTokens: 10,
       pages: [{ running: 0, cached: 4, free: 60 }],
     });
+  });
+
+  test("a step that failed is given back, and its tokens are scheduled again", () => {
+    const pool = poolOf({ pages: 64, pageSize: 4, maxBatch: 2 });
+    const scheduler = new Scheduler(pool, options);
+    const [first, second] = [0, 1].map((id) => scheduler.add(requestOf(id, 6), 0));
+    stepOf(scheduler, 0);
+    const used = pool.groups[0].allocator.usedCount;
+    for (const giveBack of [() => {}, (batch: Batch) => pool.rollback(batch)]) {
+      const step = scheduler.step(1)!;
+      expect([...step.newTokens]).toEqual([1, 1]);
+      giveBack(step.batch);
+      scheduler.rollback(step);
+      expect(() => scheduler.rollback(step)).toThrow(OptionError);
+      expect(() => scheduler.advance(step, [7, 7])).toThrow(OptionError);
+      expect(pool.groups[0].allocator.usedCount).toBe(used);
+      expect([first, second].map(({ computed, sequence }) => [computed, sequence!.length])).toEqual(
+        [
+          [6, 6],
+          [6, 6],
+        ],
+      );
+    }
+    const step = scheduler.step(2)!;
+    expect(scheduler.abort(1)).toBe(true);
+    scheduler.rollback(step);
+    expect([first.ending, second.ending, second.sequence]).toEqual([null, "abort", null]);
+    while (scheduler.count > 0) stepOf(scheduler, 3);
+    expect(first.generated).toBe(4);
+  });
+
+  test("does not go on to after a step that a layer has not appended", () => {
+    const groups = [{ pages: 16 }];
+    const pool = new SequencePool({ pageSize: 4, maxSequences: 2, groups, layers: 2 });
+    const scheduler = new Scheduler(pool, options);
+    const job = scheduler.add(requestOf(0, 6), 0);
+    const step = scheduler.step(0)!;
+    pool.wrote(step.batch, 1);
+    expect(() => scheduler.advance(step, [7])).toThrow(PlanError);
+    expect(() => scheduler.advance(step, [7])).toThrow(/the step holds 6 tokens/);
+    expect([job.computed, job.generated]).toEqual([0, 0]);
+    pool.wrote(step.batch, 0);
+    scheduler.advance(step, [7]);
+    expect([job.computed, job.generated]).toEqual([6, 1]);
   });
 
   test("that nothing fits says so, and loses nothing", () => {
