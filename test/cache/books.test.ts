@@ -5,6 +5,7 @@ import { Device } from "../../src/device/device.ts";
 import type { Address } from "../../src/ffi/symbols.ts";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
+import { deviceTargets } from "../support/targets.ts";
 
 const million = 1 << 20;
 const short = 10_000;
@@ -83,49 +84,55 @@ test.each([1, 16])(
   },
 );
 
-test("rows that move give the outputs of rows that lie still, and captured graphs go on", async () => {
-  await using device = await Device.open("cpu", { threads: 2 });
-  const shape = { queryHeads: 2, kvHeads: 1, headDim: 16, dtype: "f32" } as const;
-  const graph = { maxBatch: 3, maxQueryTokens: 3, maxColumns: 2000 };
-  using attention = Attention.createSync(device, { ...shape, causal: true, graph });
-  using eager = Attention.createSync(device, { ...shape, causal: true });
-  using cache = PagedCache.create(device, { ...shape, layers: 1, pages: 4000, pageSize: 1 });
-  const sequences = [cache.sequence(), cache.sequence(), cache.sequence()];
-  using history = Tensor.randomNormal(device, [700, 1, 16], "f32", { seed: 1 });
-  const fill = (sequence: Sequence, tokens: number) => {
-    const batch = cache.reserve([sequence], [tokens]);
-    if (!batch.ok) throw batch.error;
-    cache.append({ layer: 0, batch, k: history, v: history });
-  };
-  fill(sequences[0], 700);
-  sequences[0].truncate(500);
-  fill(sequences[1], 13);
-  fill(sequences[2], 60);
-  using q = Tensor.randomNormal(device, [3, 2, 16], "f32", { seed: 2 });
-  using k = Tensor.randomNormal(device, [3, 1, 16], "f32", { seed: 3 });
-  using out = Tensor.zeros(device, [3, 2, 16], "f32");
-  const starts = new Set<number>();
-  const step = (queue: () => void) => {
-    const batch = cache.reserve(sequences, [1, 1, 1]);
-    if (!batch.ok) throw batch.error;
-    attention.plan(batch);
-    queue();
-    const bits = out.toBytes();
-    eager.plan(batch);
-    eager.run({ q, cache, out });
-    starts.add(cache.pool.state.rows.starts[sequences[0].slot]);
-    return [bits, out.toBytes()];
-  };
-  const layer = () => {
-    cache.append({ layer: 0, batch: cache.pool.lastBatch!, k, v: k });
-    attention.run({ q, cache, out });
-  };
-  step(layer);
-  using captured = device.capture(device.stream, layer);
-  for (let i = 0; i < 40; i++) {
-    const [replayed, expected] = step(() => captured.replay(device.stream));
-    expect(replayed).toEqual(expected);
-    if (i === 20) fill(sequences[0], 700);
-  }
-  expect(starts.size).toBeGreaterThan(1);
-});
+test.each(await deviceTargets())(
+  "rows move and captured graphs go on, on $name",
+  async (target) => {
+    await using device = await target.open(2);
+    const shape = { queryHeads: 2, kvHeads: 1, headDim: 64, dtype: "bf16" } as const;
+    const graph = { maxBatch: 3, maxQueryTokens: 3, maxColumns: 2000 };
+    using attention = await Attention.create(device, { ...shape, causal: true, graph });
+    const options = { ...shape, layers: 1, pages: 4000, pageSize: 1 };
+    using cache = PagedCache.create(device, options);
+    using still = PagedCache.create(device, options);
+    const caches = [cache, still];
+    const sequences = caches.map((each) => [each.sequence(), each.sequence(), each.sequence()]);
+    using history = Tensor.randomNormal(device, [1400, 1, 64], "bf16", { seed: 1 });
+    const fill = (c: number, i: number, tokens: number) => {
+      const batch = caches[c].reserve([sequences[c][i]], [tokens]);
+      if (!batch.ok) throw batch.error;
+      caches[c].append({ layer: 0, batch, k: history, v: history });
+    };
+    // In the second cache rows have all their room from the start.
+    for (const i of [0, 1, 2]) {
+      fill(1, i, 1400 >> i);
+      sequences[1][i].truncate(0);
+    }
+    fill(0, 0, 700);
+    sequences[0][0].truncate(0);
+    for (const c of [0, 1]) [500, 13, 60].forEach((tokens, i) => fill(c, i, tokens));
+    using q = Tensor.randomNormal(device, [3, 2, 64], "bf16", { seed: 2 });
+    using k = Tensor.randomNormal(device, [3, 1, 64], "bf16", { seed: 3 });
+    using out = Tensor.zeros(device, [3, 2, 64], "bf16");
+    const starts = [0, 1].map(() => new Set<string>());
+    const layer = (c: number) => {
+      caches[c].append({ layer: 0, batch: caches[c].pool.lastBatch!, k, v: k });
+      attention.run({ q, cache: caches[c], out });
+    };
+    const step = (c: number, queue: () => void) => {
+      const batch = caches[c].reserve(sequences[c], [1, 1, 1]);
+      if (!batch.ok) throw batch.error;
+      attention.plan(batch);
+      queue();
+      starts[c].add(caches[c].pool.state.rows.starts.subarray(0, 3).join());
+      return out.toBytes();
+    };
+    for (const c of [1, 0]) step(c, () => layer(c));
+    using captured = device.capture(device.stream, () => layer(0));
+    for (let i = 0; i < 40; i++) {
+      const expected = step(1, () => layer(1));
+      expect(step(0, () => captured.replay(device.stream))).toEqual(expected);
+      if (i === 20) for (const c of [0, 1]) fill(c, 0, 700);
+    }
+    expect(starts.map(({ size }) => size)).toEqual([5, 1]);
+  },
+);
