@@ -66,12 +66,15 @@ struct Compute {
         values.advance();
         values.place = uniform(values.place);
     }
+    // All lanes must have seen a phase before the warp lets it end.
     FB_DEVICE void pass_keys() {
         wait_keys();
+        __syncwarp();
         release_keys();
     }
     FB_DEVICE void pass_values() {
         wait_values();
+        __syncwarp();
         release_values();
     }
 
