@@ -1,8 +1,8 @@
 import { OptionError } from "../errors.ts";
 import type { Batch, OutOfPages } from "../kv/batch.ts";
 import { PrefixIndex } from "../kv/prefix-index.ts";
-import { notWritten } from "../kv/step-checks.ts";
 import type { Sequence, SequencePool } from "../kv/sequence.ts";
+import { notWritten } from "../kv/step-checks.ts";
 import { requireInteger } from "../require.ts";
 import { type Ending, Job } from "./job.ts";
 import { JobQueue } from "./queue.ts";
