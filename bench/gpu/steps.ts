@@ -96,6 +96,8 @@ async function steps(
       world.run(layer);
     }
   };
+  // The plan and changes of the page table go up once per step, whatever layers there are.
+  queue();
   const launches = launchesOf(device, queue).filter(({ grid }) => grid > 0);
   using graph = device.capture(stream, queue, "decode step");
   const kernelMs = await sumOfKernels(bench, launches, layers);
