@@ -27,7 +27,7 @@ export async function findGpu(): Promise<Gpu | undefined> {
   await using device = await target.open(1);
   const { driverVersion, emulated, computeMajor, computeMinor } = device.properties;
   const version = `${Math.floor(driverVersion / 1000)}.${Math.floor((driverVersion % 1000) / 10)}`;
-  const folders = ["device", "tensor", "ops", "attention"];
+  const folders = ["device", "tensor", "ops", "cache", "attention"];
   // The conformance tests of the PTX wrappers hold instructions that only Hopper has.
   if (computeMajor === 9 && computeMinor === 0) folders.push("emulator");
   const name = `${device.name}, driver of CUDA ${version}`;
