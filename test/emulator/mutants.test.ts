@@ -70,13 +70,13 @@ const subjects: Record<string, Subject> = {
     }),
     sms: 1,
   },
-  // A block merges columns in three turns, however few its rows.
+  // A block merges more than one piece of rows and columns: its turns share the slices.
   merge: {
     kernel: "merge",
     c: caseOf("merge", {
       ...common,
       valueDim: 264,
-      queryLengths: [2, 1],
+      queryLengths: [8, 1],
       kvLengths: [4000, 90],
     }),
     sms: 32,
