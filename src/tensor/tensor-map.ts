@@ -13,7 +13,7 @@ export interface TensorMapOptions {
   readonly dtype: DType;
   /** Elements along each of 1 to 5 axes. */
   readonly extents: readonly number[];
-  /** Bytes from one element to the next, of axes 1 and up: multiples of 16. */
+  /** Bytes between neighbours along axes 1 and up: multiples of 16; any where the extent is 1. */
   readonly strides: readonly number[];
   /** Elements of a tile along each axis, 1 to 256. */
   readonly box: readonly number[];
@@ -22,6 +22,7 @@ export interface TensorMapOptions {
 }
 
 const axesMost = 5;
+const strideUnitBytes = 16;
 const spec = new TensorMapSpec();
 
 /**
@@ -47,7 +48,8 @@ export function encodeTensorMap(device: Device, options: TensorMapOptions, out: 
     spec.setBox(axis, box[axis]);
     if (axis === 0) continue;
     requireInteger("strides", strides[axis - 1], 0);
-    spec.setStrides(axis - 1, strides[axis - 1]);
+    // A step along one element is never taken; the driver wants a right one all the same.
+    spec.setStrides(axis - 1, extents[axis] === 1 ? strideUnitBytes : strides[axis - 1]);
   }
   const status = native().fb_tensor_map_encode(device.handle, spec.view, out.view);
   check(status, "tensor map");

@@ -1,6 +1,8 @@
 import type { CostModel } from "../../plan/cost.ts";
-import { type DType, isFp8 } from "../../tensor/dtype.ts";
+import { type DType, dtypeCode, isFp8 } from "../../tensor/dtype.ts";
 import type { CudaVariant } from "../../variant/emit-cuda.ts";
+import type { ResolvedOptions } from "../options.ts";
+import { cudaVariant } from "../variant/cuda.ts";
 import type { MergeKernel } from "./family.ts";
 
 const mergeThreads = 128;
@@ -31,6 +33,39 @@ export function cudaMerge(
       return Math.max(1, Math.min(most, room));
     },
   };
+}
+
+/** The constants that options give every attention kernel; its class adds how it is cut. */
+export function optionConstants(options: ResolvedOptions) {
+  const { headDim, valueDim, dtype, kvDtype, outDtype, mask, rope } = options;
+  const tokenScale = options.tokenScales ? 1 : 0;
+  return {
+    FB_KEY_DIM: headDim,
+    FB_VALUE_DIM: valueDim,
+    FB_Q_TYPE: dtypeCode(dtype),
+    FB_KV_TYPE: dtypeCode(kvDtype),
+    FB_OUT_TYPE: dtypeCode(outDtype),
+    FB_MASK: mask === "none" ? 0 : 1,
+    FB_ROPE: rope === undefined ? 0 : rope.interleaved ? 2 : 1,
+    FB_K_TOKEN_SCALE: tokenScale,
+    FB_V_TOKEN_SCALE: tokenScale,
+    FB_DEVICE_LENGTHS: options.deviceLengths ? 1 : 0,
+  };
+}
+
+/**
+ * The first option that more than positions decide about, its value and what is taken: for kernels
+ * without hooks (soft-cap and ALiBi are some), mask bits, rotation, token scales or device lengths.
+ */
+export function beyondPositions(
+  options: ResolvedOptions,
+): readonly [option: string, value: unknown, allowed: string] | undefined {
+  if (cudaVariant(options) !== undefined) return ["variant", "given", "left out"];
+  if (options.mask !== "none") return ["mask", options.mask, "none"];
+  if (options.rope !== undefined) return ["rope", "given", "left out"];
+  if (options.tokenScales) return ["tokenScales", true, "false"];
+  if (options.deviceLengths) return ["deviceLengths", true, "false"];
+  return undefined;
 }
 
 /**

@@ -1,10 +1,9 @@
 import { OptionError } from "../../errors.ts";
 import type { TensorMap } from "../../ffi/params.gen.ts";
-import { dtypeCode } from "../../tensor/dtype.ts";
 import { encodeTensorMap } from "../../tensor/tensor-map.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { ResolvedOptions } from "../options.ts";
-import { cudaVariant } from "../variant/cuda.ts";
+import { beyondPositions, optionConstants } from "./cuda.ts";
 import type { DeviceFacts, KernelClass, KernelFamily, KernelOffer } from "./family.ts";
 import { tiled } from "./tiled.ts";
 
@@ -76,19 +75,15 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
 /** Why these kernels do not take the options there, if they do not. */
 function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | undefined {
   const { computeMajor, computeMinor } = facts;
-  const { dtype, kvDtype, mask, rope } = options;
+  const { dtype, kvDtype } = options;
   if (computeMajor !== 9) {
     return refuse("device", `compute ${computeMajor}.${computeMinor}`, "compute 9.0");
   }
   if (dtype === "f32" || kvDtype !== dtype) {
     return refuse("kvDtype", `${kvDtype} beside ${dtype}`, "f16 or bf16, as the queries");
   }
-  // What options like a cap of logits become, too.
-  if (cudaVariant(options) !== undefined) return refuse("variant", "given", "left out");
-  if (mask !== "none") return refuse("mask", mask, "none");
-  if (rope !== undefined) return refuse("rope", "given", "left out");
-  if (options.tokenScales) return refuse("tokenScales", true, "false");
-  if (options.deviceLengths) return refuse("deviceLengths", true, "false");
+  const beyond = beyondPositions(options);
+  if (beyond !== undefined) return refuse(...beyond);
   // Its plans put every row into the largest tile, of which a decode fills little.
   if (options.batchInvariant) return refuse("batchInvariant", true, "false");
   return undefined;
@@ -122,9 +117,8 @@ function kernelClass(cut: Cut, options: ResolvedOptions): KernelClass {
 }
 
 function constantsOf(cut: Cut, options: ResolvedOptions) {
-  const { headDim, valueDim, dtype, outDtype } = options;
-  const type = dtypeCode(dtype);
   return {
+    ...optionConstants(options),
     FB_QUERY_TILE: 64 * cut.groups * cluster,
     FB_KV_TILE: cut.kvTile,
     FB_THREADS: 128 * (cut.groups + 1),
@@ -134,16 +128,6 @@ function constantsOf(cut: Cut, options: ResolvedOptions) {
     FB_QUERY_BUFFERS: cut.queryBuffers,
     FB_QUERIES_KEPT: cut.keepsQueries ? 1 : 0,
     FB_SHARED_BYTES: sharedBytesOf(cut),
-    FB_KEY_DIM: headDim,
-    FB_VALUE_DIM: valueDim,
-    FB_Q_TYPE: type,
-    FB_KV_TYPE: type,
-    FB_OUT_TYPE: dtypeCode(outDtype),
-    FB_MASK: 0,
-    FB_ROPE: 0,
-    FB_K_TOKEN_SCALE: 0,
-    FB_V_TOKEN_SCALE: 0,
-    FB_DEVICE_LENGTHS: 0,
   };
 }
 
@@ -170,15 +154,13 @@ function bindPlane(plane: Tensor, dim: number, kvTile: number, map: TensorMap): 
   const paged = plane.shape.length === 4;
   const [pages, rows, heads] = paged ? plane.shape : [1, ...plane.shape];
   const [pageStride, rowStride, headStride] = paged ? plane.strides : [0, ...plane.strides];
-  // The stride along an axis of one element is never used, and may be anything.
-  const bytes = (extent: number, stride: number) => (extent === 1 ? 16 : 2 * stride);
   encodeTensorMap(
     plane.device,
     {
       address: plane.address,
       dtype: plane.dtype,
       extents: [dim, rows, heads, pages],
-      strides: [bytes(rows, rowStride), bytes(heads, headStride), bytes(pages, pageStride)],
+      strides: [2 * rowStride, 2 * headStride, 2 * pageStride],
       box: [panelColumns, paged ? boxRows(rows, kvTile) : kvTile, 1, 1],
       swizzleBytes: 128,
     },

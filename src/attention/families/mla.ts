@@ -1,11 +1,10 @@
 import { OptionError } from "../../errors.ts";
 import type { CostModel } from "../../plan/cost.ts";
-import { dtypeBytes, dtypeCode } from "../../tensor/dtype.ts";
+import { dtypeBytes } from "../../tensor/dtype.ts";
 import { encodeTensorMap } from "../../tensor/tensor-map.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { ResolvedOptions } from "../options.ts";
-import { cudaVariant } from "../variant/cuda.ts";
-import { cudaMerge } from "./cuda.ts";
+import { beyondPositions, cudaMerge, optionConstants } from "./cuda.ts";
 import type {
   AttentionMaps,
   DeviceFacts,
@@ -68,12 +67,8 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   if (keyPlane !== valuePlane) return no("valuePlane", valuePlane, keyPlane);
   if (dtypeBytes(dtype) !== 2 || kvDtype !== dtype) return no("kvDtype", kvDtype, "f16 or bf16");
   if (options.windowLeft >= 0) return no("windowLeft", options.windowLeft, "-1");
-  if (options.mask !== "none") return no("mask", options.mask, "none");
-  if (options.rope !== undefined) return no("rope", options.rope, "left out");
-  if (options.tokenScales) return no("tokenScales", true, "false");
-  if (options.deviceLengths) return no("deviceLengths", true, "false");
-  if (cudaVariant(options) !== undefined) return no("variant", "given", "left out");
-  return undefined;
+  const beyond = beyondPositions(options);
+  return beyond && no(...beyond);
 }
 
 /** Bytes of struct Memory in kernels/attention/mla/memory.h. */
@@ -91,7 +86,6 @@ const threads = 512;
 
 /** Records of up to 64 rows for each block of a cluster. */
 function kernelClass(options: ResolvedOptions, cluster: 1 | 2): KernelClass {
-  const { dtype, outDtype } = options;
   return {
     name: `mla.rows${tile * cluster}`,
     queryTile: tile * cluster,
@@ -104,21 +98,12 @@ function kernelClass(options: ResolvedOptions, cluster: 1 | 2): KernelClass {
     image: {
       source: "attention/mla/decode.cu",
       constants: {
+        ...optionConstants(options),
         FB_QUERY_TILE: tile,
         FB_KV_TILE: tile,
         FB_THREADS: threads,
         FB_SHARED_BYTES: sharedBytes,
         FB_CLUSTER: cluster,
-        FB_KEY_DIM: headDim,
-        FB_VALUE_DIM: valueDim,
-        FB_Q_TYPE: dtypeCode(dtype),
-        FB_KV_TYPE: dtypeCode(dtype),
-        FB_OUT_TYPE: dtypeCode(outDtype),
-        FB_MASK: 0,
-        FB_ROPE: 0,
-        FB_K_TOKEN_SCALE: 0,
-        FB_V_TOKEN_SCALE: 0,
-        FB_DEVICE_LENGTHS: 0,
       },
     },
     launch: { threads, sharedBytes, persistent: true, programmatic: true },
@@ -160,8 +145,7 @@ function bindMap(maps: AttentionMaps, name: "q" | "k", tensor: Tensor, rows: Row
   const { address, dtype, device } = tensor;
   const bytes = dtypeBytes(dtype);
   const { extents, box } = rows;
-  // Of an axis of one the stride may be anything, which a map does not take.
-  const strides = rows.strides.map((step, axis) => (extents[axis + 1] === 1 ? 16 : step * bytes));
+  const strides = rows.strides.map((step) => step * bytes);
   const map = { address, dtype, extents, strides, box: [tile, box, 1], swizzleBytes: 128 } as const;
   encodeTensorMap(device, map, maps[name]);
 }

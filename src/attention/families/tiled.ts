@@ -1,10 +1,10 @@
 import { OptionError } from "../../errors.ts";
-import { dtypeBytes, dtypeCode, isFp8 } from "../../tensor/dtype.ts";
+import { dtypeBytes, isFp8 } from "../../tensor/dtype.ts";
 import type { CudaVariant } from "../../variant/emit-cuda.ts";
 import type { HookName } from "../../variant/expression.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { cudaVariant } from "../variant/cuda.ts";
-import { cudaCosts, cudaMerge } from "./cuda.ts";
+import { cudaCosts, cudaMerge, optionConstants } from "./cuda.ts";
 import type { DeviceFacts, KernelClass, KernelFamily, KernelOffer } from "./family.ts";
 import { type TiledClass, tiledClasses } from "./tiled-classes.ts";
 
@@ -87,23 +87,13 @@ function kernelClass(
 
 /** What a specialisation of the attention kernels is compiled for. */
 function constantsOf(options: ResolvedOptions, row: TiledClass) {
-  const { headDim, valueDim, dtype, kvDtype, outDtype, rope } = options;
   return {
+    ...optionConstants(options),
     FB_QUERY_TILE: row.queryTile,
     FB_KV_TILE: row.kvTile,
     FB_THREADS: row.threads,
     FB_MIN_BLOCKS: row.blocksPerProcessor,
     FB_STAGES: row.stages,
     FB_SHARED_BYTES: row.sharedBytes,
-    FB_KEY_DIM: headDim,
-    FB_VALUE_DIM: valueDim,
-    FB_Q_TYPE: dtypeCode(dtype),
-    FB_KV_TYPE: dtypeCode(kvDtype),
-    FB_OUT_TYPE: dtypeCode(outDtype),
-    FB_MASK: options.mask === "none" ? 0 : 1,
-    FB_ROPE: rope === undefined ? 0 : rope.interleaved ? 2 : 1,
-    FB_K_TOKEN_SCALE: options.tokenScales ? 1 : 0,
-    FB_V_TOKEN_SCALE: options.tokenScales ? 1 : 0,
-    FB_DEVICE_LENGTHS: options.deviceLengths ? 1 : 0,
   };
 }
