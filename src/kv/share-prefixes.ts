@@ -34,7 +34,7 @@ export function sharePrefixes(
     );
   for (let i = 0; i < count; i++) {
     if (sequences[i].slot < 0) throw new DisposedError(`sequence ${sequences[i].id}`);
-    if (sequences[i].slot !== slots[i])
+    if (sequences[i].state !== arrays.owner.state || sequences[i].slot !== slots[i])
       throw new OptionError(
         `sequences[${i}]`,
         `sequence ${sequences[i].id}`,

@@ -1,5 +1,6 @@
 import { type Batch, staleBatch } from "./batch.ts";
 import { createLevel, type Layout, type Level } from "./layout.ts";
+import type { SequenceState } from "./sequence-state.ts";
 
 /** The arrays that a pool writes every step to; they grow by doubling. */
 export class StepArrays {
@@ -26,7 +27,7 @@ export class StepArrays {
 
   constructor(
     /** The pool. */
-    readonly owner: object,
+    readonly owner: { readonly state: SequenceState },
     pageSize: number,
     groups: number,
   ) {

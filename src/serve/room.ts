@@ -16,12 +16,15 @@ export class Room {
   readonly #tokenBudget: number;
   /** By group, pages that jobs which run have yet to take. */
   readonly #promised: number[];
+  /** Whether pages come back from jobs that run, as windows pass them. */
+  readonly hasWindows: boolean;
 
   constructor(pool: SequencePool, index: PrefixIndex, tokenBudget: number) {
     this.#pool = pool;
     this.#index = index;
     this.#tokenBudget = tokenBudget;
     this.#promised = pool.groups.map(() => 0);
+    this.hasWindows = pool.groups.some(({ windowLeft }) => windowLeft >= 0);
   }
 
   /**
@@ -92,8 +95,7 @@ export class Room {
   evict({ pagesMissing, group }: OutOfPages): boolean {
     if (this.#index.evict(pagesMissing, group) > 0) return true;
     // The index gives pages up from a prompt's end, where a window still looks.
-    const hasWindows = this.#pool.groups.some(({ windowLeft }) => windowLeft >= 0);
-    return hasWindows && this.forget();
+    return this.hasWindows && this.forget();
   }
 
   /**

@@ -28,23 +28,37 @@ export class Running {
   }
 
   /**
-   * Schedules one token of each job that generates, and the next chunk of the one that does not
-   * yet: others start only when it leaves tokens over. Returns what is left of `tokens`.
+   * Schedules one token of each job that generates, then in order chunks of those that do not yet:
+   * one, or after a rollback all that had started. Returns what is left of `tokens`.
    */
   schedule(tokens: number): number {
     const { jobs } = this;
     let left = tokens;
-    let prompt: Job | undefined;
+    let prompts = 0;
     for (let i = 0; i < jobs.length; i++) {
       const job = jobs[i];
       const generates = job.length - job.computed === 1;
       job.scheduled = generates ? 1 : 0;
       if (generates) left--;
-      else if (prompt === undefined || job.isBefore(prompt)) prompt = job;
+      else prompts++;
     }
-    if (prompt === undefined) return left;
-    prompt.scheduled = Math.min(left, prompt.length - prompt.computed);
-    return left - prompt.scheduled;
+    for (; prompts > 0 && left > 0; prompts--) {
+      const prompt = this.#firstIdle();
+      prompt.scheduled = Math.min(left, prompt.length - prompt.computed);
+      left -= prompt.scheduled;
+    }
+    return left;
+  }
+
+  /** Whose turn is first among those without tokens in the step; there is one. */
+  #firstIdle(): Job {
+    const { jobs } = this;
+    let first: Job | undefined;
+    for (let i = 0; i < jobs.length; i++) {
+      const job = jobs[i];
+      if (job.scheduled === 0 && (first === undefined || job.isBefore(first))) first = job;
+    }
+    return first!;
   }
 
   /** Whose turn is after all others'. */

@@ -9,7 +9,7 @@ import { JobQueue } from "./queue.ts";
 import { checkRequest, requireSeconds, type ServeRequest } from "./request.ts";
 import { Room } from "./room.ts";
 import { Running } from "./running.ts";
-import { requireTokens, Step } from "./step.ts";
+import { notAdvanced, replaced, requireTokens, Step } from "./step.ts";
 import { noCounts, PageCounter, type Usage } from "./usage.ts";
 
 /** Limits of a scheduler, and who reserves its steps. */
@@ -66,7 +66,10 @@ export class Scheduler implements Disposable {
   readonly #step: Step;
   /** True from `step` to `advance`. */
   #underWay = false;
-  /** True after the first that waits did not fit, until pages come back or another is first. */
+  /**
+   * True after the first that waits did not fit, until pages come back, more may be cached of its
+   * prompt, or another is first.
+   */
   #full = false;
   #added = 0;
 
@@ -190,19 +193,22 @@ export class Scheduler implements Disposable {
       ended++;
     }
     if (ended > 0) this.#running.drop();
+    if (prefillTokens > 0 || this.#room.hasWindows) this.#full = false;
     this.#counts.computedTokens += decodeTokens + prefillTokens;
   }
 
   /**
    * Gives back a step that failed: `advance` does not follow, and the next `step` schedules its
-   * tokens again. Requests aborted meanwhile end. Errors: OptionError.
+   * tokens again. Requests aborted meanwhile end. Errors: OptionError, PlanError when others have
+   * reserved pages of the pool since; then it is still under way.
    */
   rollback(step: Step): void {
     this.#requireUnderWay(step);
-    // The cache may have given it back already.
-    if (!step.batch.stale) this.#pool.rollback(step.batch);
-    this.#underWay = false;
     const { jobs } = step;
+    if (!step.batch.stale) this.#pool.rollback(step.batch);
+    // The cache may have given it back already: then the sequences are as before.
+    else if (jobs.some((job) => job.sequence!.length !== job.computed)) throw replaced();
+    this.#underWay = false;
     for (let i = 0; i < jobs.length; i++) {
       jobs[i].scheduled = 0;
       if (jobs[i].aborted) this.#end(jobs[i], "abort");
@@ -309,9 +315,4 @@ export class Scheduler implements Disposable {
 function idTaken(id: number): OptionError {
   const fix = "number requests on, or wait until that one has ended.";
   return new OptionError("id", id, "of no request that waits or runs", fix);
-}
-
-function notAdvanced(): OptionError {
-  const fix = "pass its tokens to advance first.";
-  return new OptionError("step", "a step under way", "called after advance", fix);
 }

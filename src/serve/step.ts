@@ -1,4 +1,4 @@
-import { OptionError } from "../errors.ts";
+import { OptionError, PlanError } from "../errors.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { Sequence } from "../kv/sequence.ts";
 import type { Job } from "./job.ts";
@@ -73,4 +73,19 @@ export function requireTokens({ sampled }: Step, tokens: ArrayLike<number>): voi
     const fix = `give the token of request ${sampled[i].id}, or abort it.`;
     throw new OptionError(`tokens[${i}]`, token, "a token id of 0 or more", fix);
   }
+}
+
+/** The error for a step that is asked for before the one before has ended. */
+export function notAdvanced(): OptionError {
+  const fix = "pass its tokens to advance first.";
+  return new OptionError("step", "a step under way", "called after advance", fix);
+}
+
+/** The error for a step that cannot be given back any more. */
+export function replaced(): PlanError {
+  return new PlanError(
+    "the pool has reserved another step since this one, which is no longer known; nothing was " +
+      "changed. Fix: roll a step back before others reserve; else first truncate each of " +
+      "step.sequences to its job's computed tokens.",
+  );
 }

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { OptionError } from "../../src/errors.ts";
 import type { Batch } from "../../src/kv/batch.ts";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { SequencePool } from "../../src/kv/sequence.ts";
@@ -137,6 +138,22 @@ describe("sharePrefixes", () => {
     expect([...shared.kvLengths.subarray(0, shared.rowCount)]).toEqual([0, 8]);
     expect([...shared.queryIndptr.subarray(0, shared.rowCount + 1)]).toEqual([0, 2, 7]);
   });
+});
+
+test("sharePrefixes refuses sequences of another pool whose slots are the same", () => {
+  const pools = [0, 1].map(
+    () => new SequencePool({ pageSize: 4, groups: [{ pages: 50 }], maxSequences: 9 }),
+  );
+  const [own, others] = pools.map((pool) => {
+    const root = pool.create();
+    pool.reserve([root], [8]);
+    return [root, root.fork()];
+  });
+  const batch = pools[0].reserve(own, [1, 1]) as Batch;
+  const share = () => sharePrefixes(batch, others, () => true);
+  expect(share).toThrow(OptionError);
+  expect(share).toThrow("sequences[0] must be the one reserved at this place");
+  expect(sharePrefixes(batch, own, () => true)).toBe(true);
 });
 
 describe("orderByPrefix", () => {

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { OptionError, OutOfPagesError } from "../../src/errors.ts";
+import { OptionError, OutOfPagesError, PlanError } from "../../src/errors.ts";
 import { type Sequence, SequencePool } from "../../src/kv/sequence.ts";
 import type { ServeRequest } from "../../src/serve/request.ts";
 import { Scheduler } from "../../src/serve/scheduler.ts";
@@ -26,6 +26,7 @@ class Trial {
   #nextId = 0;
   #now = 0;
   exhausted = 0;
+  rolledBack = 0;
   refused = 0;
 
   constructor(readonly random: Random) {
@@ -55,6 +56,7 @@ class Trial {
     else if (draw < 0.2) this.#takeOrGive();
     else if (this.#step === null) this.#schedule();
     else if (draw < 0.25) expect(() => this.#scheduler.step(this.#now)).toThrow(OptionError);
+    else if (draw < 0.3) this.#rollback();
     else this.#advance();
     const { groups } = this.#pool;
     this.model.compare(groups.map((_, g) => this.#outsider?.pages(g) ?? new Int32Array(0)));
@@ -135,6 +137,18 @@ class Trial {
     else if (this.model.living.size > 0) fail("it idles");
   }
 
+  #rollback(): void {
+    if (this.#step!.batch.stale) {
+      // The outsider has reserved since.
+      expect(() => this.#scheduler.rollback(this.#step!)).toThrow(PlanError);
+      return this.#advance();
+    }
+    this.#scheduler.rollback(this.#step!);
+    this.model.rollback();
+    this.#step = null;
+    this.rolledBack++;
+  }
+
   #advance(): void {
     const { random } = this;
     const tokens = this.#step!.sampled.map(({ aborted }) =>
@@ -147,7 +161,15 @@ class Trial {
 }
 
 test(`${operations} random operations a seed: nothing lost, nobody starved, nothing twice`, () => {
-  const total = { preemptions: 0, exhausted: 0, refused: 0, cached: 0, ends: 0, aborts: 0 };
+  const total = {
+    preemptions: 0,
+    exhausted: 0,
+    refused: 0,
+    cached: 0,
+    ends: 0,
+    aborts: 0,
+    back: 0,
+  };
   forSeeds(8, (random) => {
     const trial = new Trial(random);
     for (let i = 0; i < operations; i++) trial.operate();
@@ -159,6 +181,7 @@ test(`${operations} random operations a seed: nothing lost, nobody starved, noth
     total.cached += cachedTokens;
     total.ends += ended.end;
     total.aborts += ended.abort;
+    total.back += trial.rolledBack;
   });
   if (process.env["SEED"] !== undefined) return;
   for (const count of Object.values(total)) expect(count).toBeGreaterThan(20);

@@ -154,6 +154,14 @@ export class Model {
       if (mirror.aborted && mirror.ending === null) this.#end(mirror, "abort");
   }
 
+  /** The step under way failed: as if it had not been, but for who started and was preempted. */
+  rollback(): void {
+    const rows = this.#rows;
+    this.#rows = [];
+    for (const mirror of this.living.values()) mirror.steps--;
+    for (const { mirror } of rows) if (mirror.aborted) this.#end(mirror, "abort");
+  }
+
   /** Compares all that can be seen; `outside` are pages that others than the scheduler hold. */
   compare(outside: readonly Int32Array[]): void {
     const { scheduler, pool } = this;

@@ -275,6 +275,53 @@ describe("a step", () => {
     expect(first.generated).toBe(4);
   });
 
+  test("after one that failed, all prompts that had started go on in order", () => {
+    const scheduler = schedulerOf(64, { maxBatch: 4, tokenBudget: 8 });
+    const jobs = [3, 3, 9].map((length, id) => scheduler.add(requestOf(id, length), id));
+    scheduler.rollback(scheduler.step(3)!);
+    const late = scheduler.add(requestOf(3, 2), 4);
+    const step = scheduler.step(4)!;
+    expect(step.jobs.map(({ id, scheduled }) => [id, scheduled]).sort()).toEqual([
+      [0, 3],
+      [1, 3],
+      [2, 2],
+    ]);
+    expect([late.sequence, ...jobs.map(({ computed }) => computed)]).toEqual([null, 0, 0, 0]);
+  });
+
+  test("is not given back once others have reserved, until its sequences are cut by hand", () => {
+    const pool = new SequencePool({ pageSize: 4, maxSequences: 3, groups: [{ pages: 64 }] });
+    const scheduler = new Scheduler(pool, options);
+    const job = scheduler.add(requestOf(0, 6), 0);
+    const step = scheduler.step(0)!;
+    pool.reserve([pool.create()], [1]);
+    expect(() => scheduler.rollback(step)).toThrow(PlanError);
+    expect(() => scheduler.rollback(step)).toThrow("the pool has reserved another step");
+    expect([job.scheduled, job.sequence!.length]).toEqual([6, 6]);
+    for (const { sequence, computed } of step.jobs) sequence!.truncate(computed);
+    scheduler.rollback(step);
+    expect([...scheduler.step(1)!.newTokens]).toEqual([6]);
+  });
+
+  test("starts a request that did not fit before more of its prompt was cached", () => {
+    const scheduler = schedulerOf(10, { tokenBudget: 8 });
+    const first = scheduler.add(requestOf(0, 30, { maxTokens: 8 }), 0);
+    const second = scheduler.add({ id: 1, prompt: requestOf(0, 30).prompt, maxTokens: 4 }, 0);
+    for (let now = 0; now < 4; now++) expect(stepOf(scheduler, now)!.jobs).toEqual([first]);
+    expect(stepOf(scheduler, 4)!.jobs).toContain(second);
+    expect(second.cachedTokens).toBe(28);
+  });
+
+  test("starts a request that did not fit before a window had passed pages", () => {
+    const pool = poolOf({ pages: 8, pageSize: 4, maxBatch: 2, windowLeft: 6 });
+    const scheduler = new Scheduler(pool, options);
+    const first = scheduler.add(requestOf(0, 40, { maxTokens: 20 }), 0);
+    scheduler.add(requestOf(1, 12), 0);
+    const counts = new Set<number>();
+    while (first.ending === null) counts.add(stepOf(scheduler, 1)!.jobs.length);
+    expect([...counts]).toEqual([1, 2]);
+  });
+
   test("does not go on to after a step that a layer has not appended", () => {
     const groups = [{ pages: 16 }];
     const pool = new SequencePool({ pageSize: 4, maxSequences: 2, groups, layers: 2 });
