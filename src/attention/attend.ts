@@ -33,7 +33,7 @@ const made = new WeakMap<Device, WeakMap<object, Map<string, Attention>>>();
  * Attention of one request without a cache or a plan of your own: q [queries, queryHeads, dim] over
  * k, v [keys, kvHeads, dim]. Queues the work and returns the output and its log-sum-exp, NaN where
  * a variant has no softmax. Define a variant once, not in each call. Errors: OptionError for
- * shapes, dtypes and options.
+ * shapes, dtypes and options, DeviceError where a GPU's kernels have to be compiled first.
  */
 export function attend(
   q: Tensor,

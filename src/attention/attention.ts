@@ -8,7 +8,6 @@ import { RopeTable } from "../ops/rope.ts";
 import { worthSharing } from "../plan/cost.ts";
 import type { Plan } from "../plan/plan.ts";
 import { Planner } from "../plan/planner.ts";
-import { classesFor } from "../plan/traits.ts";
 import { boundRanges } from "../variant/bound-ranges.ts";
 import { BoundParams } from "./bound.ts";
 import type { KernelFamily } from "./families/family.ts";
@@ -46,9 +45,7 @@ export class Attention extends Owner implements AsyncDisposable {
     super("attention");
     this.options = resolved;
     const group = resolved.queryHeads / resolved.kvHeads;
-    const { costs, classes: all, bind } = kernels.offer;
-    const longestQuery = resolved.graph?.maxQueryLength;
-    const classes = longestQuery === undefined ? all : classesFor(all, longestQuery * group);
+    const { costs, classes, bind } = kernels.offer;
     this.worthSharing = (sharedTokens, requests, queryTokens) =>
       worthSharing(costs, sharedTokens, requests, queryTokens, group);
     this.#planner = new Planner({
@@ -126,9 +123,9 @@ export class Attention extends Owner implements AsyncDisposable {
       const fix = "leave positions out, or give the lengths with the batch.";
       throw new OptionError("positions", "custom", "not used with deviceLengths", fix);
     }
-    const plan = this.#planner.plan(batch);
-    // A table that grew is uploaded on the default stream.
+    // A table that grew is uploaded on the default stream; one that cannot leaves the last plan.
     if (this.#rope?.ensure(longest(batch))) this.#sections.waitFor(this.device.stream);
+    const plan = this.#planner.plan(batch);
     this.#plan = plan;
     this.#batch = batch;
     return plan;
@@ -153,7 +150,7 @@ export class Attention extends Owner implements AsyncDisposable {
     bound.params.pagesSettled = cache?.sync(batch, stream) === false ? 1 : 0;
     this.#sections.sync(plan, stream);
     const workspace = Workspace.of(this.device, stream);
-    workspace.ensure(this.options.graph === undefined ? plan.workspaceBytes : plan.boundBytes);
+    workspace.ensure(plan.workspaceBytes);
     const { address } = this.#sections.buffer;
     bound.point(plan, address, workspace, this.#rope?.address ?? 0, tensors);
     launchPlan(this.device, stream, this.#kernels, bound, plan, address);
@@ -205,6 +202,7 @@ export class Attention extends Owner implements AsyncDisposable {
     const owners = [...Object.values(tensors), ...inputs].filter((each) => each instanceof Owner);
     this.device.needOnReplay(...owners);
     const grids = captured.launches.map(({ grid }) => grid);
+    const { columns } = captured.offsets;
     const buffers = [
       this.#sections.buffer,
       Workspace.of(this.device, stream).buffer,
@@ -217,17 +215,19 @@ export class Attention extends Owner implements AsyncDisposable {
       const plan = this.#plan!;
       let same = this.#batch!.owner === owner;
       for (let i = 0; i < grids.length; i++) same &&= plan.launches[i].grid === grids[i];
+      same &&= plan.sectionInts === plan.offsets.columns || plan.offsets.columns === columns;
       if (!same) {
         throw new PlanError(
           "the plan is of another bucket or layout than the captured one. " +
             "Fix: replay that bucket's graph.",
         );
       }
+      // The upload may be what makes a buffer grow.
+      this.#sections.sync(plan, replayed);
       for (let i = 0; i < buffers.length; i++) {
         if (buffers[i].version === versions[i]) continue;
         throw new PlanError("a buffer grew since the capture. Fix: capture again.");
       }
-      this.#sections.sync(plan, replayed);
     });
   }
 }

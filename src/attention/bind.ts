@@ -44,7 +44,7 @@ export function bindTensors(
   checkRows("out", out, rows, queryHeads, valueDim, options.outDtype);
   if (device.kind === "cuda") {
     requireAligned("q", q, rowUnit(q, headDim));
-    requireAligned("out", out, 2 * dtypeBytes(out.dtype));
+    requireAligned("out", out, 4 * dtypeBytes(out.dtype));
   }
   params.q = q.address;
   params.qStrideToken = q.strides[0];

@@ -136,7 +136,7 @@ export class BoundParams {
     if (cache !== this.#cache) this.#layers = [];
     this.#cache = cache;
     if (cache !== undefined) {
-      this.#layers[layer] = {
+      this.#layers[layer] ??= {
         planes: this.params.i32.slice(0, planeInts),
         maps: this.#planeMaps.map((maps) => maps?.slice()),
       };

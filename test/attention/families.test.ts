@@ -38,6 +38,18 @@ describe("families", () => {
     expect(namesOf(list, "sm_120a")[0]).toBe("cuda.decode16");
   });
 
+  test("a graph of short queries has only the classes that it launches", () => {
+    const graph = { maxBatch: 4, maxQueryTokens: 64, maxColumns: 9 };
+    const namesFor = (maxQueryLength?: number) => {
+      const captured = { ...options, graph: { ...graph, maxQueryLength } };
+      return offerOf([tiled], facts, captured).classes.map(({ name }) => name);
+    };
+    expect(namesFor()).toEqual(["cuda.decode16", "cuda.tile64", "cuda.tile128"]);
+    // Four query heads of a KV head are rows of a tile.
+    expect(namesFor(1)).toEqual(["cuda.decode16"]);
+    expect(namesFor(5)).toEqual(["cuda.decode16", "cuda.tile64"]);
+  });
+
   test("where none does, the last says why", () => {
     const refuses = (option: string): KernelFamily => ({
       name: option,

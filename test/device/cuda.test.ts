@@ -9,9 +9,12 @@ import { PinnedRing } from "../../src/device/ring.ts";
 import { Stream } from "../../src/device/stream.ts";
 import { DisposedError, OptionError, OutOfMemoryError } from "../../src/errors.ts";
 import { ProbeParams } from "../../src/ffi/params.gen.ts";
+import { createBatch } from "../../src/kv/batch.ts";
+import { raggedLayout } from "../../src/kv/layout.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { runBun } from "../support/run.ts";
 import { gpuTarget } from "../support/targets.ts";
+import { createNow } from "../support/warm.ts";
 import { root } from "../support/zig.ts";
 
 const target = gpuTarget();
@@ -60,6 +63,18 @@ describe.if(target !== undefined)(`faults on ${target?.name}`, () => {
     expect(Attention.create(device, f32)).rejects.toThrow(/^dtype must be f16, bf16/);
     const mixed = { ...shape, kvDtype: "f16" } as const;
     expect(Attention.create(device, mixed)).rejects.toThrow(/^kvDtype must be bf16/);
+  });
+
+  test("outputs whose rows begin where a merge cannot write four elements", () => {
+    using attention = createNow(device, shape);
+    const layout = raggedLayout([0, 1], [0, 1]);
+    attention.plan(createBatch({ queryLengths: [1], kvLengths: [1], layout }));
+    using q = Tensor.zeros(device, [1, 4, 64], "bf16");
+    using k = Tensor.zeros(device, [1, 2, 64], "bf16");
+    using wide = Tensor.zeros(device, [1, 4, 68], "bf16");
+    attention.run({ q, k, v: k, out: wide.slice(2, 4, 68) });
+    const run = () => attention.run({ q, k, v: k, out: wide.slice(2, 2, 66) });
+    expect(run).toThrow(/^out must be rows at multiples of 8 bytes/);
   });
 
   test("memory of the GPU is not the host's", () => {

@@ -2,7 +2,6 @@ import type { CostModel } from "../../plan/cost.ts";
 import { type DType, dtypeCode, isFp8 } from "../../tensor/dtype.ts";
 import type { CudaVariant } from "../../variant/emit-cuda.ts";
 import type { ResolvedOptions } from "../options.ts";
-import { cudaVariant } from "../variant/cuda.ts";
 import type { MergeKernel } from "./family.ts";
 
 const mergeThreads = 128;
@@ -60,7 +59,9 @@ export function optionConstants(options: ResolvedOptions) {
 export function beyondPositions(
   options: ResolvedOptions,
 ): readonly [option: string, value: unknown, allowed: string] | undefined {
-  if (cudaVariant(options) !== undefined) return ["variant", "given", "left out"];
+  if (options.variant !== undefined) return ["variant", "given", "left out"];
+  if (options.softCap !== 0) return ["softCap", options.softCap, "0"];
+  if (options.alibi) return ["alibi", true, "false"];
   if (options.mask !== "none") return ["mask", options.mask, "none"];
   if (options.rope !== undefined) return ["rope", "given", "left out"];
   if (options.tokenScales) return ["tokenScales", true, "false"];

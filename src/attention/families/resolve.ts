@@ -6,6 +6,7 @@ import { AttentionMapParams, AttentionParams } from "../../ffi/params.gen.ts";
 import { Status } from "../../ffi/status.ts";
 import { type Image, imageNow, imageOf } from "../../jit/image.ts";
 import type { Target } from "../../jit/target.ts";
+import { classesFor } from "../../plan/traits.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { atUsersLine } from "../variant/errors.ts";
 import type {
@@ -39,10 +40,18 @@ export function offerOf(
   let refused: OptionError | undefined;
   for (const family of among) {
     const offer = family.offer(facts, options);
-    if (!(offer instanceof OptionError)) return offer;
+    if (!(offer instanceof OptionError)) return launched(offer, options);
     refused = offer;
   }
   throw refused!;
+}
+
+/** What is left of an offer where a graph launches no classes for long queries. */
+function launched(offer: KernelOffer, options: ResolvedOptions): KernelOffer {
+  const longest = options.graph?.maxQueryLength;
+  if (longest === undefined) return offer;
+  const rows = longest * (options.queryHeads / options.kvHeads);
+  return { ...offer, classes: classesFor(offer.classes, rows) };
 }
 
 /** Resolves the kernels of the options; compiles what no cache holds. Errors: CompileError. */
