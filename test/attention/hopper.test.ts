@@ -6,7 +6,8 @@ import { type Case, caseOf } from "../support/cases.ts";
 import { optionsOf } from "../support/rig.ts";
 import { gpuTarget } from "../support/targets.ts";
 import { warmUp } from "../support/warm.ts";
-import { runCase } from "../support/world.ts";
+import { poisoned } from "../support/numbers.ts";
+import { runCase, World } from "../support/world.ts";
 
 /** Tiles of 256 rows and their rests, beside requests that go to smaller tiles. */
 const lengths = { queryLengths: [150, 1, 70, 0, 40], kvLengths: [150, 60, 333, 9, 40] };
@@ -85,6 +86,31 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
     },
     60_000,
   );
+
+  test("values before a window may be anything", () => {
+    const c = many("window", {
+      queryLengths: [70],
+      kvLengths: [333],
+      windowLeft: 100,
+      pageSize: 16,
+    });
+    using world = new World(device, c, { pages: 30 });
+    const sequence = world.create();
+    world.grow([sequence], [263]);
+    const queries = [world.rig.queries(70)];
+    const batch = world.grow([sequence], [70], queries);
+    const hidden = 263 - 100;
+    for (const [i, page] of sequence.pages().entries()) {
+      const tokens = Math.min(c.pageSize, hidden - i * c.pageSize);
+      if (tokens <= 0) break;
+      const values = world.cache.plane(0, "value").select(0, page).slice(0, 0, tokens);
+      using nan = poisoned(device, [...values.shape], c.kvDtype);
+      values.copyFrom(nan);
+    }
+    world.rig.check(batch, world.requests([sequence], queries), { cache: world.cache });
+    const { launches } = world.rig.attention.lastPlan!;
+    expect(launches.at(-1)!.grid).toBeGreaterThan(0);
+  });
 });
 
 if (opened !== undefined && !able) await opened[Symbol.asyncDispose]();

@@ -44,11 +44,16 @@ FB_DEVICE bool shares_records(const fb_attention_params& p) {
     return uint32_t(p.record_count) > cluster_count();
 }
 
-// Index of the next record, for the thread that draws: asked for before the record ends, it is
-// there when it is needed.
+// Index of the next record, by one thread of a cluster that shares records.
+FB_DEVICE uint32_t draw_ticket(const fb_attention_params& p) {
+    return cluster_count() + atomicAdd(reinterpret_cast<uint32_t*>(p.counters), 1u);
+}
+
+// The same, for the thread that draws: asked for before the record ends, it is there when it is
+// needed.
 FB_DEVICE uint32_t take_ticket(const fb_attention_params& p) {
     if (!draws_tickets() || !shares_records(p)) return uint32_t(p.record_count);
-    return cluster_count() + atomicAdd(reinterpret_cast<uint32_t*>(p.counters), 1u);
+    return draw_ticket(p);
 }
 
 // Hands what the first block drew to all of a cluster, whose threads are done with the record.
@@ -77,12 +82,17 @@ FB_DEVICE bool next_record(int32_t word, Work& work) {
     return work.record.row_count > 0;
 }
 
-FB_DEVICE void close_records(const fb_attention_params& p) {
-    if (!draws_tickets() || !shares_records(p)) return;
+// Ends a launch, by one thread of a cluster that shares records.
+FB_DEVICE void leave_records(const fb_attention_params& p) {
     auto* counters = reinterpret_cast<uint32_t*>(p.counters);
     if (atomic_add_acq_rel_4(counters + 1, 1) != cluster_count() - 1) return;
     counters[0] = 0;
     counters[1] = 0;
+}
+
+// The same, for the thread that draws.
+FB_DEVICE void close_records(const fb_attention_params& p) {
+    if (draws_tickets() && shares_records(p)) leave_records(p);
 }
 
 // Packed row `i` of a record.

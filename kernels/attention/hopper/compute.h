@@ -206,6 +206,7 @@ struct Compute {
             return false;
         }
         scores_again();
+        fence_proxy_async_shared(); // keys that lanes have read are overwritten by bulk copies
         return softmax_exact<false>(factor, rows, alpha, s);
     }
 
@@ -215,7 +216,7 @@ struct Compute {
     // that compute make them zeros, before any of them passes the tile. `at`: its stage.
     FB_DEVICE void clear_tail(const Task& task, const Turn<FB_STAGES>& at) {
         const int32_t count = task.record.kv_end - task.start - (task.blocks - 1) * FB_KV_TILE;
-        if (task.blocks == 0 || task.box_rows == 0 || count % task.box_rows == 0) return;
+        if (task.box_rows == 0 || count % task.box_rows == 0) return;
         wait(barriers().values_full[at.slot()], at.parity());
         const uint32_t tile = shared_address(b.shared.values[at.slot()]);
         constexpr int row_pieces = 8 * value_panels;
@@ -401,8 +402,7 @@ struct Compute {
         if constexpr (crosses) {
             auto after = turn;
             after.advance();
-            wait(barriers().rows_full[after.slot()], after.parity());
-            const Task& next = b.shared.tasks[after.slot()];
+            const Task& next = wait_task(after);
             goes_on = uniform(can_cross(reach, next));
             if (goes_on) {
                 open(next);
@@ -421,8 +421,7 @@ struct Compute {
         clear_sums();
         FB_NO_UNROLL
         for (;; turn.advance()) {
-            wait(barriers().rows_full[turn.slot()], turn.parity());
-            const Task& task = b.shared.tasks[turn.slot()];
+            const Task& task = wait_task(turn);
             if (uniform(task.blocks) < 0) break;
             const Reach reach = reach_of(task);
             if (!begun) {

@@ -100,13 +100,13 @@ template <class Side> struct TileLoader {
         stage.advance();
     }
 
-    // Page ids are asked for a tile ahead.
-    FB_DEVICE void load_boxes(const Task& task) {
+    // All tiles from `first` on; page ids are asked for a tile ahead.
+    FB_DEVICE void load_boxes(const Task& task, int first) {
         int32_t row, page;
         FB_NO_UNROLL
-        for (int tile = task.blocks; tile >= 0; tile--) {
+        for (int tile = task.blocks; tile >= first; tile--) {
             const int32_t this_row = row, this_page = page;
-            if (tile > 0) {
+            if (tile > first) {
                 const Place place = find_box(task, tile - 1);
                 row = place.row;
                 page = place.page == nullptr ? 0 : *place.page;
@@ -117,19 +117,20 @@ template <class Side> struct TileLoader {
         }
     }
 
-    // Rows one by one, by each block for itself. A tile counts as full when the next one's copies
-    // are under way.
-    FB_DEVICE void gather(const Task& task) {
+    // The last `count` tiles that are left, row by row, by each block for itself. A tile counts as
+    // full when the next one's copies are under way.
+    FB_DEVICE void gather(const Task& task, int count) {
         uint64_t* before = nullptr;
         FB_NO_UNROLL
-        for (int tile = task.blocks - 1; tile >= 0; tile--) {
+        for (int tile = count - 1; tile >= 0; tile--) {
             want_next(task, tile);
             wait(Side::empty(b, stage.slot()), stage.parity() ^ 1);
             FB_NO_UNROLL
             for (int first = 0; first < FB_KV_TILE; first += 32) {
                 const int32_t token = task.start + tile * FB_KV_TILE + first + lane_now();
-                const Place place =
-                    find(b.attention(), task.record, task.source, token, task.record.kv_end);
+                const bool before_first = token < task.record.kv_start;
+                const int32_t end = before_first ? token : task.record.kv_end;
+                const Place place = find(b.attention(), task.record, task.source, token, end);
                 const int32_t page = place.page == nullptr ? 0 : *place.page;
                 const uint64_t address =
                     place.position == past_end ? 0 : Side::row(b, task.source, page, place.row);
@@ -159,9 +160,13 @@ template <class Side> struct TileLoader {
             arrive(b.shared.barriers.task_wanted);
     }
 
+    // Values before a task's first key may be anything, and 0 times anything is not 0: the tile
+    // that has any is gathered, without them.
     FB_DEVICE void load(const Task& task) {
-        if (task.box_rows > 0) load_boxes(task);
-        else gather(task);
+        const bool begins_early = !Side::leads && task.start < task.record.kv_start;
+        const int gathered = task.box_rows == 0 ? task.blocks : begins_early ? 1 : 0;
+        if (gathered < task.blocks) load_boxes(task, gathered);
+        if (gathered > 0) gather(task, gathered);
     }
 };
 
@@ -175,7 +180,6 @@ template <class Side> FB_DEVICE void load_tiles(const Block& b) {
         wait(barriers.task_full[turn.slot()], turn.parity());
         const Task& task = b.shared.tasks[turn.slot()];
         if (task.blocks < 0) break;
-        if (Side::leads && task.blocks == 0 && lane_now() == 0) arrive(barriers.task_wanted);
         loader.load(task);
         __syncwarp();
         if (lane_now() == 0) arrive(barriers.task_empty[turn.slot()]);
@@ -315,7 +319,7 @@ FB_DEVICE void load_tasks(const Block& b) {
             uint32_t index = cluster_index();
             if (n > 0) {
                 wait(barriers.task_wanted, n - 1 & 1);
-                draw_ticket(b, n - 1);
+                mail_ticket(b, n - 1);
                 index = open_letter(b, n - 1);
             }
             const int32_t word = record_word(p, index);

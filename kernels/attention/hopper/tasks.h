@@ -4,10 +4,10 @@
 
 // The ticket after the n-th task, drawn (records.h) by the first warp of the cluster's first block
 // and mailed to all blocks.
-FB_DEVICE void draw_ticket(const Block& b, uint32_t n) {
+FB_DEVICE void mail_ticket(const Block& b, uint32_t n) {
     const fb_attention_params& p = b.attention();
     if (!draws_tickets() || !shares_records(p)) return;
-    const uint32_t ticket = take_ticket(p);
+    const uint32_t ticket = draw_ticket(p);
     const uint32_t letter = shared_address(&b.shared.mail[n % mail_count]);
     const uint32_t full = shared_address(&b.shared.barriers.mail_full[n % mail_count]);
     store_shared_4(letter, ticket);

@@ -1,4 +1,4 @@
-// What a specialisation of the kernel is made of: the macros of ../tiled/facts.h, of which
+// What a specialisation of the kernel is made of: the macros of ../common/facts.h, of which
 //
 //   FB_QUERY_TILE   rows of a block: 64
 //   FB_KV_TILE      tokens of a tile: 64
@@ -11,7 +11,7 @@
 // A value is the key's first FB_VALUE_DIM elements. Rounding: probabilities are rounded once to
 // FB_Q_TYPE before the second product; all else is f32.
 #pragma once
-#include "../tiled/facts.h"
+#include "../common/facts.h"
 
 // ---- static asserts
 

@@ -308,7 +308,6 @@ FB_DEVICE void dispatch(const Block& b) {
     const int word = lane_now() % record_ints;
     const int rank = lane_now() / record_ints;
     const auto records = uint32_t(b.p.record_count);
-    auto* counters = reinterpret_cast<uint32_t*>(b.p.counters);
     uint32_t index = cluster_index();
     Turn<work_slots> works;
     for (;;) {
@@ -324,12 +323,8 @@ FB_DEVICE void dispatch(const Block& b) {
         mbarrier_wait(b.barrier(FB_AT(barriers.ask)), works.count % 2);
         works.advance();
         uint32_t ticket = records;
-        if (lane_now() == 0 && shares_records(b.p))
-            ticket = cluster_count() + atomicAdd(counters, 1u);
+        if (lane_now() == 0 && shares_records(b.p)) ticket = draw_ticket(b.p);
         index = __shfl_sync(~0u, ticket, 0);
     }
-    if (lane_now() != 0 || !shares_records(b.p)) return;
-    if (atomic_add_acq_rel_4(counters + 1, 1) != cluster_count() - 1) return;
-    counters[0] = 0;
-    counters[1] = 0;
+    if (lane_now() == 0 && shares_records(b.p)) leave_records(b.p);
 }
