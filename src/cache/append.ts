@@ -8,11 +8,6 @@ import { dtypeCode, isFloat } from "../tensor/dtype.ts";
 import { scaleStrides } from "../tensor/scale.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 
-/** Scales that divide a plane's new rows before they are rounded. */
-export interface AppendScales {
-  scale: Tensor;
-}
-
 /** Packs and launches the append kernel: new rows of up to four planes into their slots. */
 export class Appender {
   readonly #device: Device;
@@ -26,25 +21,22 @@ export class Appender {
     this.#kernel = device.kernel("append");
   }
 
-  /** Starts a launch; `slotMapping` is the address of int32 [paddedTokens]. */
-  begin(pageSize: number, batch: Batch, slotMapping: number): void {
+  /** Starts a launch; the last two are addresses of int32 [paddedTokens]. */
+  begin(pageSize: number, batch: Batch, slotMapping: number, tokenRequests: number): void {
     this.#batch = batch;
     this.#params.planeCount = 0;
     this.#params.pageSize = pageSize;
     this.#params.tokenCount = batch.paddedTokens;
     this.#params.slotMapping = slotMapping;
-  }
-
-  /** Address of int32 [paddedTokens], the request of each token. */
-  set tokenRequests(address: number) {
-    this.#params.tokenRequests = address;
+    this.#params.tokenRequests = tokenRequests;
   }
 
   /**
    * Adds a plane: `target` [pages, pageSize, heads, dim], `source` [tokens, heads, dim] with as
-   * many tokens as the batch, or more. Errors: OptionError.
+   * many tokens as the batch, or more; `scale` divides the rows before they are rounded. Errors:
+   * OptionError.
    */
-  plane(name: string, target: Tensor, source: Tensor, scales: AppendScales | undefined): void {
+  plane(name: string, target: Tensor, source: Tensor, scale: Tensor | undefined): void {
     const [, , heads, dim] = target.shape;
     this.#checkSource(name, source, target);
     if (this.#device.capturing) this.#device.needOnReplay(source);
@@ -62,14 +54,14 @@ export class Appender {
     params.setSourceDtypes(i, dtypeCode(source.dtype));
     params.setPlaneDtypes(i, dtypeCode(target.dtype));
     const { requestCount: requests } = this.#batch!;
-    scales?.scale.requireOn(this.#device, `${name}Scale`);
+    scale?.requireOn(this.#device, `${name}Scale`);
     const reach = { heads, pages: target.shape[0], pageTokens: target.shape[1], requests };
-    const scale = scaleStrides(`${name}Scale`, scales?.scale, reach);
-    params.setScalesData(i, scale.address);
-    params.setScalesStrideRequest(i, scale.request);
-    params.setScalesStrideHead(i, scale.head);
-    params.setScalesStridePage(i, scale.page);
-    params.setScalesStrideToken(i, scale.token);
+    const strides = scaleStrides(`${name}Scale`, scale, reach);
+    params.setScalesData(i, strides.address);
+    params.setScalesStrideRequest(i, strides.request);
+    params.setScalesStrideHead(i, strides.head);
+    params.setScalesStridePage(i, strides.page);
+    params.setScalesStrideToken(i, strides.token);
     params.planeCount = i + 1;
   }
 

@@ -10,7 +10,7 @@ import { sharePrefixes, type WorthSharing } from "../kv/share-prefixes.ts";
 import { requireInteger } from "../require.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { type AppendScales, Appender } from "./append.ts";
+import { Appender } from "./append.ts";
 import {
   checkCacheOptions,
   groupsOf,
@@ -184,8 +184,8 @@ export class PagedCache extends Owner {
     this.sync(batch, stream);
     const group = this.layerGroups[layer];
     const appender = this.#appender;
-    appender.begin(this.pageSize, batch, this.#upload.slotMapping(group));
-    appender.tokenRequests = this.#upload.tokenRequests;
+    const { tokenRequests } = this.#upload;
+    appender.begin(this.pageSize, batch, this.#upload.slotMapping(group), tokenRequests);
     for (let i = 0; i < this.planes.length; i++) {
       const { name } = this.planes[i];
       const source = this.#sourceOf(tensors, name);
@@ -283,7 +283,6 @@ function optionOf(plane: string): string {
   return plane === "key" ? "k" : plane === "value" ? "v" : `planes.${plane}`;
 }
 
-function scaleOf(tensors: AppendTensors, name: string): AppendScales | undefined {
-  const scale = name === "key" ? tensors.kScale : name === "value" ? tensors.vScale : undefined;
-  return scale === undefined ? undefined : { scale };
+function scaleOf(tensors: AppendTensors, name: string): Tensor | undefined {
+  return name === "key" ? tensors.kScale : name === "value" ? tensors.vScale : undefined;
 }

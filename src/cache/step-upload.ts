@@ -50,10 +50,15 @@ export class StepUpload implements Disposable {
     });
     // Rows are blocks of at least 16 and at most twice their pages: without prefixes that many
     // share, tables of this size never move, which captured graphs rely on.
-    for (let g = 0; g < this.#groups.length; g++) {
-      const { pageCount } = pool.groups[g].allocator;
-      const entries = 2 * pageCount + 16 * Math.min(pool.maxSequences, pageCount);
-      this.#groups[g].table.ensure(4 * entries, true);
+    try {
+      for (let g = 0; g < this.#groups.length; g++) {
+        const { pageCount } = pool.groups[g].allocator;
+        const entries = 2 * pageCount + 16 * Math.min(pool.maxSequences, pageCount);
+        this.#groups[g].table.ensure(4 * entries, true);
+      }
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
     }
   }
 
@@ -166,7 +171,7 @@ export class StepUpload implements Disposable {
 
   #groupInts(g: number): number {
     const { table, moveCount } = this.#pool.groups[g];
-    return pairsOf(table) * 2 + stretchesOf(table) + 3 * moveCount;
+    return 2 * entriesOf(table, false) + entriesOf(table, true) + 3 * moveCount;
   }
 
   /** Queues a group's updates and copies, which begin at an offset in ints; returns their end. */
@@ -179,7 +184,7 @@ export class StepUpload implements Disposable {
       const to = target.address + 4 * table.moves[i + 1];
       stream.copy(to, from, 4 * table.moves[i + 2]);
     }
-    const pairs = pairsOf(table);
+    const pairs = entriesOf(table, false);
     if (pairs > 0) {
       const address = this.#step.address + 4 * offset;
       queueTableUpdates(this.#device, stream, target.address, address, pairs);
@@ -200,22 +205,12 @@ export class StepUpload implements Disposable {
   }
 }
 
-/** Entries that are sent one by one. */
-function pairsOf({ changed, changedCount, from, to }: PageTable): number {
-  let pairs = 0;
-  for (let i = 0; i < changedCount; i++) {
-    const count = to[changed[i]] - from[changed[i]];
-    if (count > 0 && count < stretchLeast) pairs += count;
-  }
-  return pairs;
-}
-
-/** Entries that are sent in stretches. */
-function stretchesOf({ changed, changedCount, from, to }: PageTable): number {
+/** Entries that are sent in stretches, or those that are sent one by one. */
+function entriesOf({ changed, changedCount, from, to }: PageTable, inStretches: boolean): number {
   let entries = 0;
   for (let i = 0; i < changedCount; i++) {
     const count = to[changed[i]] - from[changed[i]];
-    if (count >= stretchLeast) entries += count;
+    if (count > 0 && count >= stretchLeast === inStretches) entries += count;
   }
   return entries;
 }

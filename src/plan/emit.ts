@@ -99,10 +99,8 @@ export class Emitter {
       at += count;
     }
     const { data, length } = this.#schedule.tiles.columns;
-    // What the list holds past its length lies behind the sections: whole arrays copy fastest.
-    out.ensure(at + data.length);
-    out.data.set(data, at);
-    out.close(at + length);
+    out.at = at;
+    out.copy(data, length, length);
   }
 
   #writeRecords(batch: Batch): void {

@@ -65,9 +65,8 @@ export const Piece = {
   kvStart: 1,
   kvEnd: 2,
   partialRow: 3,
-  processor: 4,
-  cost: 5,
+  cost: 4,
 } as const;
 
 /** Ints of a piece. */
-export const pieceInts = 6;
+export const pieceInts = 5;

@@ -113,7 +113,7 @@ export class VisibleKeys {
     const from = data[0] - origin;
     const to = data[count * rangeInts - 2] - origin;
     const before = this.columns.length;
-    if (this.#gaps() >= step) {
+    if (this.#options.columnsMost > 0 && this.#gaps() >= step) {
       this.#begin();
       let last = -1;
       for (let i = 0; i < count * rangeInts; i += rangeInts) {

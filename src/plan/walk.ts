@@ -57,7 +57,7 @@ export function walk(
         }
       }
       const cost = pieceCost(costs, rows, cut - start);
-      addPiece(pieces, t, start, cut, processor, cost);
+      addPiece(pieces, t, start, cut, cost);
       data[at + Tile.pieceCount]++;
       left -= cost;
       rest -= cost - (cut < end ? costs.pieceKeys : 0);
@@ -86,7 +86,6 @@ export function addPiece(
   tile: number,
   start: number,
   end: number,
-  processor: number,
   cost: number,
 ): void {
   const at = pieces.add();
@@ -95,6 +94,5 @@ export function addPiece(
   data[at + Piece.kvStart] = start;
   data[at + Piece.kvEnd] = end;
   data[at + Piece.partialRow] = -1;
-  data[at + Piece.processor] = processor;
   data[at + Piece.cost] = cost < maxCost ? cost : maxCost;
 }

@@ -20,7 +20,7 @@ export function leaveWhole(
     data[at + Tile.pieceCount] = end > start ? 1 : 0;
     if (end <= start) continue;
     const cost = pieceCost(costs, data[at + Tile.rowCount], end - start);
-    addPiece(pieces, t, start, end, -1, Math.ceil(cost));
+    addPiece(pieces, t, start, end, Math.ceil(cost));
     total += cost;
   }
   return total;
