@@ -1,4 +1,4 @@
-import { Attention, createBatch, Tensor, userPages } from "../../src/index.ts";
+import { Attention, createBatch, Tensor } from "../../src/index.ts";
 import {
   copiesOf,
   type GpuBench,
@@ -8,6 +8,7 @@ import {
   runsOf,
   timeOf,
 } from "./bench.ts";
+import { pagesOf } from "./pages.ts";
 
 /** Latent attention (MLA): one head of 576 elements, whose first 512 are the value. */
 const headDim = 576;
@@ -85,13 +86,13 @@ async function measure(bench: GpuBench, row: Row): Promise<GpuRow[]> {
     valuePlane: "latent",
     scale: 1 / Math.sqrt(192),
   });
-  const pages = pagesOf(row, lengths, queries, pageSize);
+  const queryLengths = lengths.map(() => queries);
+  const pages = pagesOf({ lengths, queryLengths, pageSize, byTurns: row.byTurns });
   const { table, stride, layout, kvLengths } = pages;
   using pageTable = Tensor.from(device, table, [batch, stride], "i32");
   const planes = Array.from({ length: layers }, (_, seed) =>
     Tensor.randomNormal(device, [pages.count, pageSize, 1, headDim], "bf16", { seed }),
   );
-  const queryLengths = lengths.map(() => queries);
   attention.plan(createBatch({ queryLengths, kvLengths, layout }));
   const noise = [batch * queries, heads, headDim];
   using q = Tensor.randomNormal(device, noise, "bf16", { seed: 1000 });
@@ -109,39 +110,4 @@ async function measure(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   const ofMatmul = matmul === null ? null : tflops / matmul;
   const ofRoofline = unit === "TFLOP/s" ? ofMatmul : gbs / ceilings.readGBs;
   return [{ ...bareRow("", values[unit], unit), ofRoofline }];
-}
-
-/** Each request's pages: a page of each in turn, or in no order. */
-function pagesOf({ byTurns }: Row, lengths: number[], queries: number, pageSize: number) {
-  const counts = lengths.map((keys) => Math.ceil(keys / pageSize));
-  const indptr = indptrOf(counts);
-  const count = indptr[lengths.length];
-  const order = Array.from({ length: count }, (_, page) => page);
-  let state = 1;
-  for (let i = count - 1; i > 0 && !byTurns; i--) {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0; // Numerical Recipes
-    const at = Math.floor((state / 2 ** 32) * (i + 1));
-    [order[i], order[at]] = [order[at], order[i]];
-  }
-  const indices = new Int32Array(count);
-  let next = 0;
-  for (let turn = 0; next < count; turn++)
-    counts.forEach((own, r) => {
-      if (turn < own) indices[indptr[r] + turn] = order[next++];
-    });
-  const made = userPages({
-    queryIndptr: indptrOf(lengths.map(() => queries)),
-    lastPageLength: lengths.map((keys) => ((keys - 1) % pageSize) + 1),
-    indptr,
-    indices,
-    pageSize,
-    pageCount: count,
-  });
-  return { ...made, count };
-}
-
-function indptrOf(counts: readonly number[]): number[] {
-  const starts = [0];
-  for (const count of counts) starts.push(starts[starts.length - 1] + count);
-  return starts;
 }

@@ -8,6 +8,7 @@ import { figure, parseCount, parseRegex, Table } from "../table.ts";
 import { type GpuBench, type GpuCase, type GpuRow, measureCeilings } from "./bench.ts";
 import { decodeCases, moreDecodeCases } from "./decode.ts";
 import { latentCases } from "./latent.ts";
+import { machineLine } from "./machine.ts";
 import { operatorCases } from "./operators.ts";
 import { morePrefillCases, prefillCases } from "./prefill.ts";
 import { stepCases } from "./steps.ts";
@@ -121,22 +122,6 @@ async function runCases(
     longest = Math.max(longest, performance.now() - started);
   }
   return rows;
-}
-
-/** Name, driver, clocks and power as the driver's own tool says, else what the driver said. */
-function machineLine({ name, properties }: Device): string {
-  const { driverVersion } = properties;
-  const version = `${Math.floor(driverVersion / 1000)}.${Math.floor((driverVersion % 1000) / 10)}`;
-  const tool = Bun.which("nvidia-smi");
-  if (tool === null) return `${name}, CUDA ${version}`;
-  const fields = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.draw,temperature.gpu";
-  const query = Bun.spawnSync([tool, `--query-gpu=${fields}`, "--format=csv,noheader"]);
-  const [first] = query.stdout.toString().trim().split("\n");
-  const [driver, clock, highest, memory, power, heat] = (first ?? "").split(", ");
-  return (
-    `${name}, CUDA ${version}, driver ${driver}, ${clock} of ${highest}, ` +
-    `memory ${memory}, ${power}, ${heat} C`
-  );
 }
 
 function peerLine(peer: Peer | undefined, wanted: Options): string {

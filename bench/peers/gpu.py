@@ -44,6 +44,7 @@ DTYPES = {
     "f8e5m2": torch.float8_e5m2,
 }
 LEAST_LAUNCHES = 20
+LONG_MS = 5.0  # a call that takes as long fills a graph by itself
 LEAST_REPLAYS = 20
 WARM_UP_MS = 50
 COLD = 5.2  # times the L2 cache
@@ -64,15 +65,19 @@ class Skip(Exception):
 
 def measure(calls, seconds):
     """Seconds of one call: median and deciles."""
-    launches = math.ceil(LEAST_LAUNCHES / len(calls)) * len(calls)
     for call in calls[:3]:
         call()
-    torch.cuda.synchronize()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    calls[0]()
+    end.record()
+    end.synchronize()
+    long = start.elapsed_time(end) > LONG_MS
+    launches = len(calls) * (1 if long else math.ceil(LEAST_LAUNCHES / len(calls)))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         for i in range(launches):
             calls[i % len(calls)]()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def replay():
         start.record()
@@ -119,6 +124,7 @@ def parse(case):
     c.value_dim = case.get("valueDim", c.dim)
     c.page_size = case.get("pageSize", 0)
     c.variant = case.get("variant")
+    c.listed = isinstance(c.queries, list)
     c.queries, c.keys = (
         x if isinstance(x, list) else [x] * c.batch for x in (c.queries, c.keys)
     )
@@ -257,6 +263,46 @@ def flex(c):
     )
 
 
+def varlen(c, turn=None):
+    """FlashAttention-2 over contiguous keys of requests of any lengths; `turn` changes the keys."""
+    if not c.listed:
+        raise Skip("lengths as lists only")
+    cumulative = [starts(lengths).to(DEVICE) for lengths in (c.queries, c.keys)]
+    longest = (max(c.queries), max(c.keys))
+    keys = [noise(c.dtype, c.kept, c.kvHeads, c.dim) for _ in range(c.copies)]
+    values = [noise(c.dtype, c.kept, c.kvHeads, c.value_dim) for _ in range(c.copies)]
+    queries = queries_of(c)
+
+    def attend(q, k, v):
+        k = k if turn is None else turn(k)
+        forward = torch.ops.aten._flash_attention_forward
+        return forward(q, k, v, *cumulative, *longest, 0.0, c.causal, False)[0]
+
+    inputs = list(zip(queries, keys, values))
+    q, k, v = inputs[0]
+    k = k if turn is None else turn(k)
+    mine = (x[: c.keys[0]] for x in (k, v))
+    error = error_of(c, attend(*inputs[0]), q, *mine)
+    return [functools.partial(attend, *x) for x in inputs], error
+
+
+def rope_then_flash(c):
+    """All keys rotated by their positions into a copy (compiled), then attention."""
+    if not c.listed:
+        raise Skip("lengths as lists only")
+    places = torch.cat([torch.arange(length, device=DEVICE) for length in c.keys])
+    frequencies = 10000.0 ** (-torch.arange(0, c.dim, 2, device=DEVICE) / c.dim)
+    angles = places[:, None, None] * frequencies
+    cos, sin = (x.to(torch.float32) for x in (angles.cos(), angles.sin()))
+
+    @torch.compile(dynamic=False)
+    def turn(k):
+        first, second = k.float().chunk(2, -1)
+        return torch.cat((first * cos - second * sin, first * sin + second * cos), -1).to(k.dtype)
+
+    return varlen(c, turn)
+
+
 # ---- FlashInfer
 
 
@@ -349,6 +395,8 @@ BACKENDS = {
     "cudnn": functools.partial(sdpa, SDPBackend.CUDNN_ATTENTION),
     "flash": functools.partial(sdpa, SDPBackend.FLASH_ATTENTION),
     "flex": flex,
+    "varlen": varlen,
+    "rope-flash": rope_then_flash,
 }
 if flashinfer is not None:
     BACKENDS["flashinfer"] = functools.partial(flashinfer_any, "auto")

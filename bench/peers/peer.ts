@@ -11,8 +11,8 @@ export interface PeerCase {
   queryHeads: number;
   kvHeads: number;
   dim: number;
-  queries: number;
   /** Of each request, or of all. */
+  queries: number | readonly number[];
   keys: number | readonly number[];
   causal: boolean;
   /** How scores differ, by a name that gpu.py knows; absent: not at all. */

@@ -1,0 +1,79 @@
+import { figure } from "../table.ts";
+import { type Measurement, type PaperRow, type PaperTable, ratioOf } from "./table.ts";
+
+/** A row and what was measured of it. */
+export interface PaperResult {
+  row: PaperRow;
+  measured: Measurement;
+}
+
+/** Headings of a table's columns. */
+export function headingsOf({ other, paperOther }: PaperTable): string[] {
+  return ["Shape", "FlashInfer", paperOther, "ratio", "flashbun", other, "ratio"];
+}
+
+/** A row's cells, the paper's before ours. */
+export function cellsOf({ unit }: PaperTable, { row, measured }: PaperResult): string[] {
+  const { paper } = row;
+  const theirs = paper === null ? null : ratioOf(unit, paper.flashinfer, paper.other);
+  const ours = ratioOf(unit, measured.flashbun, measured.other);
+  return [
+    row.shape,
+    figure(paper?.flashinfer ?? null),
+    figure(paper?.other ?? null),
+    times(theirs),
+    figure(measured.flashbun),
+    figure(measured.other),
+    times(ours),
+  ];
+}
+
+function times(ratio: number | null): string {
+  return ratio === null ? "" : `${ratio.toFixed(2)}x`;
+}
+
+/** The page docs/paper.md, in Markdown. */
+export function pageOf(
+  machine: string,
+  day: string,
+  results: readonly { table: PaperTable; rows: readonly PaperResult[] }[],
+): string {
+  const head = [
+    "# The FlashInfer paper's kernel tables, measured again",
+    wrapped(
+      "FlashInfer (arXiv 2501.01005) measured its kernels on an H100 80 GB SXM, CUDA 12.4, f16, " +
+        "in 2024. `bun run bench:paper` measures the same shapes here, in f16, beside what PyTorch " +
+        "offers in the same run, and writes this page. The first columns are the paper's own " +
+        "figures: compare ratios, not rates, since the machines differ. A ratio says how many " +
+        "times as fast as the column before it.",
+    ),
+    wrapped(`Measured on ${day}: ${machine}.`),
+  ];
+  const parts = results.flatMap(({ table, rows }) => {
+    const cells = rows.map((row) => cellsOf(table, row));
+    return [
+      `## ${table.title}`,
+      table.unit === "us" ? "In us: small is fast." : `In ${table.unit}.`,
+      markdown(headingsOf(table), cells),
+      table.notes.map((note) => wrapped(`- ${note}`, "  ")).join("\n"),
+    ];
+  });
+  return `${[...head, ...parts].join("\n\n")}\n`;
+}
+
+/** Lines of up to 100 columns, all but the first indented. */
+function wrapped(text: string, indent = ""): string {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const line = lines.at(-1)!;
+    if (line.length + 1 + word.length > 100) lines.push(indent + word);
+    else lines[lines.length - 1] = line === "" ? word : `${line} ${word}`;
+  }
+  return lines.join("\n");
+}
+
+function markdown(headings: string[], rows: string[][]): string {
+  const line = (cells: string[]) => `| ${cells.join(" | ")} |`;
+  const rule = headings.map((_, i) => (i === 0 ? "---" : "---:"));
+  return [line(headings), line(rule), ...rows.map(line)].join("\n");
+}
