@@ -65,7 +65,6 @@ async function measure(
   const sequences = Array.from({ length: batch }, () => parent.fork());
   grow(cache, sequences, own - 1);
   const step = grow(cache, sequences, 1);
-  const options = { queryHeads, ...shape, causal: true };
   const rows = [batch, queryHeads, dim];
   using q = Tensor.randomNormal(device, rows, dtype, { seed: 1000 });
   using out = Tensor.empty(device, rows, dtype);
