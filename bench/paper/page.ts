@@ -41,8 +41,8 @@ export function pageOf(
   const head = [
     "# The FlashInfer paper's kernel tables, measured again",
     wrapped(
-      "FlashInfer (arXiv 2501.01005) measured its kernels on an H100 80 GB SXM, CUDA 12.4, f16, " +
-        "in 2024. `bun run bench:paper` measures the same shapes here, in f16, beside what PyTorch " +
+      "FlashInfer (arXiv 2501.01005) measured its kernels on an H100 80 GB SXM, CUDA 12.4, f16. " +
+        "`bun run bench:paper` measures the same shapes here, in f16, beside what PyTorch " +
         "offers in the same run, and writes this page. The first columns are the paper's own " +
         "figures: compare ratios, not rates, since the machines differ. A ratio says how many " +
         "times as fast as the column before it.",
