@@ -1,8 +1,9 @@
-import { DeviceError, OptionError } from "../errors.ts";
+import { DeviceError, DisposedError, OptionError } from "../errors.ts";
 import { out, valueOf } from "../ffi/foreign.ts";
 import { native } from "../ffi/library.ts";
 import { check, Status } from "../ffi/status.ts";
 import type { GraphHandle } from "../ffi/symbols.ts";
+import type { Context } from "./context.ts";
 import { Graph, type ReplayCheck, type ReplayHooks } from "./graph.ts";
 import type { LaunchObservers } from "./launch.ts";
 import type { MemoryPool } from "./memory.ts";
@@ -13,6 +14,7 @@ const graphOut = out<GraphHandle>();
 
 /** Captures of a device, one at a time, and the checks that what is captured registers. */
 export class Captures {
+  readonly #device: Context;
   readonly #memory: MemoryPool;
   readonly #observers: LaunchObservers;
   #busy = false;
@@ -20,8 +22,11 @@ export class Captures {
   #hooks: ReplayHooks | undefined;
   /** The keys for which there is a check already. */
   readonly #checked = new Set<object>();
+  /** What the captured work reads and writes. */
+  readonly #needed = new Set<Owner>();
 
-  constructor(memory: MemoryPool, observers: LaunchObservers) {
+  constructor(device: Context, memory: MemoryPool, observers: LaunchObservers) {
+    this.#device = device;
     this.#memory = memory;
     this.#observers = observers;
   }
@@ -42,10 +47,15 @@ export class Captures {
     return this.#record(stream, label, hooks, () => {
       this.#hooks = hooks;
       try {
-        return body();
+        const result: unknown = body();
+        // What the body disposed was for itself, and is kept by the graph.
+        const needed = [...this.#needed].filter(lives);
+        hooks.checks.unshift(() => needed.forEach((owner) => owner.guard()));
+        return result;
       } finally {
         this.#hooks = undefined;
         this.#checked.clear();
+        this.#needed.clear();
       }
     });
   }
@@ -72,11 +82,16 @@ export class Captures {
 
   /** As Device.needOnReplay. */
   needOnReplay(owners: readonly Owner[]): void {
-    for (const owner of owners) this.onReplay(owner, () => owner.guard());
+    if (this.#hooks === undefined) return;
+    for (const owner of owners) this.#needed.add(owner);
   }
 
   #record(stream: Stream, label: string, hooks: ReplayHooks, body: () => unknown): Graph {
     stream.guard();
+    if (stream.device !== this.#device) {
+      const fix = "capture on the stream's own device.";
+      throw new OptionError("stream", stream.label, "a stream of this device", fix);
+    }
     if (this.#busy) {
       throw new DeviceError(Status.capture, "a capture runs already. Fix: end it before the next.");
     }
@@ -107,5 +122,15 @@ export class Captures {
     check(status, label);
     const parts = { memory: this.#memory, observers: this.#observers, hooks, held };
     return new Graph(stream.device, valueOf(graphOut), label, parts);
+  }
+}
+
+function lives(owner: Owner): boolean {
+  try {
+    owner.guard();
+    return true;
+  } catch (error) {
+    if (error instanceof DisposedError) return false;
+    throw error;
   }
 }

@@ -52,7 +52,7 @@ export class Device extends Context implements AsyncDisposable {
     this.name = nameOf(this);
     this.stream = this.createStream("default stream");
     this.#memory = new MemoryPool(this, this.stream);
-    this.captures = new Captures(this.#memory, this.#observers);
+    this.captures = new Captures(this, this.#memory, this.#observers);
     this.#log = LaunchLog.fromEnvironment(this.stream, this.captures);
     if (this.#log !== undefined) this.observe(this.#log);
   }
@@ -139,8 +139,9 @@ export class Device extends Context implements AsyncDisposable {
       const allowed = "a stream of this device";
       throw new OptionError("stream", stream.label, allowed, "use its own stream.");
     }
-    const seen = this.#observers.launching(stream, kernel.name, grid, kernel, params);
     const { handle, paramsBytes } = kernel;
+    if (params.view.byteLength < paramsBytes) throw tooFew(kernel, params);
+    const seen = this.#observers.launching(stream, kernel.name, grid, kernel, params);
     const status = native().fb_launch(stream.handle, handle, params.view, paramsBytes, grid);
     if (status !== Status.ok) check(status, kernel.name);
     if (seen !== undefined) this.#observers.launched(seen);
@@ -188,9 +189,17 @@ export class Device extends Context implements AsyncDisposable {
 
   /** Frees the device at once; what is queued is waited for. */
   override [Symbol.dispose](): void {
-    if (!this.disposed) this.#log?.close();
-    super[Symbol.dispose]();
+    try {
+      if (!this.disposed) this.#log?.close();
+    } finally {
+      super[Symbol.dispose]();
+    }
   }
+}
+
+function tooFew({ name, paramsBytes }: Kernel, { view }: Params): OptionError {
+  const allowed = `${paramsBytes} bytes or more, as ${name} reads`;
+  return new OptionError("params", `${view.byteLength} bytes`, allowed, "pass its own struct.");
 }
 
 function nameOf({ kind, properties }: Context): string {

@@ -79,7 +79,9 @@ export class Graph extends Owner {
     }
     check(native().fb_graph_update(this.handle, newer.handle), this.label);
     this.#hooks = newer.#hooks;
-    this.#parts.held.push(...newer.#parts.held.splice(0));
+    const { held, memory } = this.#parts;
+    for (const address of held.splice(0)) memory.free(address);
+    held.push(...newer.#parts.held.splice(0));
     newer[Symbol.dispose]();
   }
 
@@ -92,6 +94,7 @@ export class Graph extends Owner {
   protected override release(): void {
     if (this.device.disposed) return;
     native().fb_graph_free(this.handle);
-    for (const address of this.#parts.held) this.#parts.memory.free(address);
+    const { held, memory } = this.#parts;
+    for (const address of held) memory.free(address);
   }
 }

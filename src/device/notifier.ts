@@ -70,6 +70,7 @@ export class Notifier {
     const abort = () => {
       this.#waiters = this.#waiters.filter((other) => other !== waiter);
       waiter.reject(signal.reason);
+      this.#giveBack(waiter.stream);
     };
     const { resolve, reject } = waiter;
     signal.addEventListener("abort", abort, { once: true });
@@ -118,8 +119,11 @@ export class Notifier {
       settled.push(waiter.stream);
     }
     waiters.length = kept;
-    for (const stream of new Set(settled)) {
-      if (stream.disposed && !this.isWaitedFor(stream)) stream.destroy();
-    }
+    for (const stream of new Set(settled)) this.#giveBack(stream);
+  }
+
+  /** Gives back the native stream of one that was disposed, once no one waits for it. */
+  #giveBack(stream: Awaited): void {
+    if (stream.disposed && !this.isWaitedFor(stream)) stream.destroy();
   }
 }

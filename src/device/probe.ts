@@ -21,6 +21,7 @@ export async function readRate(
   using start = device.createEvent();
   using end = device.createEvent();
   const { stream } = device;
+  const kernel = device.kernel("probe_read");
   // Pages that were never written are one and the same page of zeros.
   stream.fill(data.address, 1, bytes);
   const params = new ProbeParams();
@@ -31,7 +32,7 @@ export async function readRate(
   let best = Infinity;
   for (let pass = 0; pass < passes; pass++) {
     start.record(stream);
-    device.launch(stream, device.kernel("probe_read"), params, slices);
+    device.launch(stream, kernel, params, slices);
     end.record(stream);
     await stream.done();
     best = Math.min(best, start.elapsedMs(end));

@@ -18,7 +18,8 @@ export function cString(text: string): Uint8Array<ArrayBuffer> {
 
 /** Native memory as an ArrayBuffer that borrows it: not to be used after the memory is freed. */
 export function borrow(address: Address, byteLength: number): ArrayBuffer {
-  return toArrayBuffer(address, 0, byteLength);
+  // bun:ffi takes 0 bytes for a text that ends somewhere.
+  return byteLength === 0 ? new ArrayBuffer(0) : toArrayBuffer(address, 0, byteLength);
 }
 
 /**

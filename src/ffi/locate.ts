@@ -35,22 +35,25 @@ export function locate(fileName: string): string {
     ...(given ? [dirname(resolve(given))] : []),
     join(import.meta.dir, "..", "..", "zig-out", "lib"),
     dirname(process.execPath),
-    ...platformFolder(),
   ];
   const paths = folders.map((folder) => join(folder, fileName));
-  const found = paths.find((path) => existsSync(path));
-  if (found !== undefined) return found;
+  const near = paths.find((path) => existsSync(path));
+  if (near !== undefined) return near;
+  // Last, since the report that tells glibc from musl takes a while.
+  const folder = platformFolder();
+  if (folder !== undefined) paths.push(join(folder, fileName));
+  if (folder !== undefined && existsSync(paths.at(-1)!)) return paths.at(-1)!;
   throw new LibraryError(`no ${fileName} was found. ${whyNot(paths)}`);
 }
 
 /** The installed platform package's folder; none where npm left it out. */
-function platformFolder(): string[] {
+function platformFolder(): string | undefined {
   const name = platformPackage();
-  if (name === undefined) return [];
+  if (name === undefined) return undefined;
   try {
-    return [dirname(createRequire(import.meta.url).resolve(`${name}/package.json`))];
+    return dirname(createRequire(import.meta.url).resolve(`${name}/package.json`));
   } catch {
-    return [];
+    return undefined;
   }
 }
 

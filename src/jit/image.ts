@@ -26,12 +26,9 @@ let cache: ImageCache | undefined;
 
 /** The image of a specialisation: embedded, cached on disk, or compiled now and cached. */
 export async function imageOf(specialization: Specialization, target: Target): Promise<Image> {
-  const text = expand(specialization);
-  dumpSource(specialization.source, text);
-  const found = find(text, target);
+  const { text, found } = sought(specialization, target);
   if (found !== undefined) return found;
-  const [architecture] = target.architectures;
-  const hash = imageHash(text, architecture, compilerOf(architecture));
+  const { architecture, hash } = ownName(text, target);
   let work = underWay.get(hash);
   if (work === undefined) {
     work = compileAndKeep(specialization, text, architecture, hash);
@@ -43,20 +40,27 @@ export async function imageOf(specialization: Specialization, target: Target): P
 
 /** The image where it is embedded, cached or already compiled; never compiles. */
 export function imageNow(specialization: Specialization, target: Target): Image | undefined {
-  const text = expand(specialization);
-  dumpSource(specialization.source, text);
-  return find(text, target);
+  return sought(specialization, target).found;
 }
 
 /** As imageOf, but what has to be compiled is compiled while this thread waits. */
 export function imageSync(specialization: Specialization, target: Target): Image {
+  const { text, found } = sought(specialization, target);
+  if (found !== undefined) return found;
+  const { architecture, hash } = ownName(text, target);
+  return keep(specialization, architecture, hash, compileSync(specialization, text, architecture));
+}
+
+/** The text to compile, and its image where there is one already. */
+function sought(specialization: Specialization, target: Target) {
   const text = expand(specialization);
   dumpSource(specialization.source, text);
-  const found = find(text, target);
-  if (found !== undefined) return found;
-  const [architecture] = target.architectures;
-  const hash = imageHash(text, architecture, compilerOf(architecture));
-  return keep(specialization, architecture, hash, compileSync(specialization, text, architecture));
+  return { text, found: find(text, target) };
+}
+
+/** What an image that is compiled here is for, and its hash. */
+function ownName(text: string, { architectures: [architecture] }: Target) {
+  return { architecture, hash: imageHash(text, architecture, compilerOf(architecture)) };
 }
 
 async function compileAndKeep(

@@ -1,8 +1,8 @@
 import type { Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { MergeParams } from "../ffi/params.gen.ts";
-import { type DType, dtypeCode, isFloat } from "../tensor/dtype.ts";
-import { Tensor } from "../tensor/tensor.ts";
+import { type DType, dtypeCode, isFloat, requireDType } from "../tensor/dtype.ts";
+import { requireTensor, Tensor } from "../tensor/tensor.ts";
 
 /** Base of a log-sum-exp. */
 export type LseBase = "e" | "2";
@@ -34,6 +34,9 @@ export function mergeStates(
   if (first === undefined) throw new OptionError("states", 0, "one state or more", "pass states.");
   for (const [i, state] of states.entries()) checkState(i, state, first);
   const { device, shape, dtype } = first.out;
+  const { dtype: outDtype = dtype } = options;
+  requireDType("dtype", outDtype);
+  if (!isFloat(outDtype)) throw new OptionError("dtype", outDtype, "a float dtype", "use f32.");
   const [tokens, heads, dim] = shape;
   const stream = options.stream ?? device.stream;
   using stacked = Tensor.empty(device, [states.length, tokens, heads, dim], dtype);
@@ -42,7 +45,7 @@ export function mergeStates(
     stacked.select(0, i).copyFrom(state.out, stream);
     lses.select(0, i).copyFrom(state.lse, stream);
   }
-  const out = Tensor.empty(device, [tokens, heads, dim], options.dtype ?? dtype);
+  const out = Tensor.empty(device, [tokens, heads, dim], outDtype);
   const lse = Tensor.empty(device, [tokens, heads], "f32");
   params.states = stacked.address;
   params.lses = lses.address;
@@ -54,8 +57,9 @@ export function mergeStates(
   params.rowCount = tokens * heads;
   params.dim = dim;
   params.inDtype = dtypeCode(dtype);
-  params.outDtype = dtypeCode(out.dtype);
+  params.outDtype = dtypeCode(outDtype);
   params.logBase = first.lseBase === "2" ? Math.LN2 : 1;
+  if (device.capturing) device.needOnReplay(out, lse);
   const kernel = device.kernel("merge_states");
   device.launch(stream, kernel, params, Math.ceil(params.rowCount / kernel.itemRows));
   return { out, lse, lseBase: first.lseBase };
@@ -64,6 +68,8 @@ export function mergeStates(
 function checkState(index: number, state: AttentionState, first: AttentionState): void {
   const { out, lse, lseBase } = state;
   const name = `states[${index}]`;
+  requireTensor(`${name}.out`, out);
+  requireTensor(`${name}.lse`, lse);
   out.requireOn(first.out.device, `${name}.out`);
   lse.requireOn(first.out.device, `${name}.lse`);
   if (lseBase !== first.lseBase) {

@@ -1,6 +1,7 @@
 /** The struct by which libraries exchange tensors: DLManagedTensorVersioned of DLPack 1.x. */
 import { InputError } from "../errors.ts";
 import { type DType, dtypeBytes } from "./dtype.ts";
+import { denseStrides } from "./shape.ts";
 
 /**
  * Bytes at an address as a view of exactly that length. It throws for memory that is not there when
@@ -160,9 +161,7 @@ function readAxes(memory: MemoryView, view: DataView): { shape: number[]; stride
     throw unreadable(`${axes} axes`, `reshape the tensor to at most ${axesLimit} axes.`);
   const shape = readList(memory, read64(view, at.shape, "shape"), axes, "shape");
   const given = read64(view, at.strides, "strides");
-  if (given !== 0) return { shape, strides: readList(memory, given, axes, "strides") };
-  const strides = shape.map(() => 1);
-  for (let axis = axes - 2; axis >= 0; axis--) strides[axis] = strides[axis + 1] * shape[axis + 1];
+  const strides = given === 0 ? denseStrides(shape) : readList(memory, given, axes, "strides");
   return { shape, strides };
 }
 

@@ -11,9 +11,9 @@ export interface TensorMapOptions {
   /** A multiple of 16. */
   readonly address: number;
   readonly dtype: DType;
-  /** Elements along each of 1 to 5 axes. */
+  /** Elements along each of 1 to 5 axes; 0 in a tensor that holds none. */
   readonly extents: readonly number[];
-  /** Bytes between neighbours along axes 1 and up: multiples of 16; any where the extent is 1. */
+  /** Bytes between neighbours along axes 1 and up: multiples of 16; any for extents of 1 or 0. */
   readonly strides: readonly number[];
   /** Elements of a tile along each axis, 1 to 256. */
   readonly box: readonly number[];
@@ -23,6 +23,8 @@ export interface TensorMapOptions {
 
 const axesMost = 5;
 const strideUnitBytes = 16;
+/** Of the driver: strides take 40 bits. */
+const strideMost = 2 ** 40 - strideUnitBytes;
 const spec = new TensorMapSpec();
 
 /**
@@ -35,27 +37,29 @@ export function encodeTensorMap(device: Device, options: TensorMapOptions, out: 
   requireInteger("address", address, 16);
   requireDType("dtype", dtype);
   requireInteger("extents.length", extents.length, 1, axesMost);
-  requireCount("strides", strides, extents.length - 1);
-  requireCount("box", box, extents.length);
+  requireLength("strides", strides, extents.length - 1);
+  requireLength("box", box, extents.length);
   spec.address = address;
   spec.dtype = dtypeCode(dtype);
   spec.rank = extents.length;
   spec.swizzleBytes = swizzleBytes;
   for (let axis = 0; axis < extents.length; axis++) {
-    requireInteger("extents", extents[axis], 1, 2 ** 32);
+    requireInteger("extents", extents[axis], 0, 2 ** 32);
     requireInteger("box", box[axis], 1, 256);
-    spec.setExtents(axis, extents[axis]);
+    // The driver refuses an axis of nothing, of which no kernel asks for an element.
+    spec.setExtents(axis, Math.max(1, extents[axis]));
     spec.setBox(axis, box[axis]);
     if (axis === 0) continue;
-    requireInteger("strides", strides[axis - 1], 0);
     // A step along one element is never taken; the driver wants a right one all the same.
-    spec.setStrides(axis - 1, extents[axis] === 1 ? strideUnitBytes : strides[axis - 1]);
+    const stride = extents[axis] <= 1 ? strideUnitBytes : strides[axis - 1];
+    requireInteger("strides", stride, 0, strideMost);
+    spec.setStrides(axis - 1, stride);
   }
   const status = native().fb_tensor_map_encode(device.handle, spec.view, out.view);
   check(status, "tensor map");
 }
 
-function requireCount(option: string, values: readonly number[], count: number): void {
+function requireLength(option: string, values: readonly number[], count: number): void {
   if (values.length === count) return;
   throw new OptionError(option, `${values.length} numbers`, `${count}`, "give one for each axis.");
 }

@@ -146,8 +146,8 @@ export class Tensor extends Owner {
   ): Tensor {
     requireDType("dtype", dtype);
     requireInteger("address", address, 1);
-    const strides = options.strides ?? denseStrides(checkShape(shape));
     checkShape(shape);
+    const strides = options.strides ?? denseStrides(shape);
     if (strides.length !== shape.length || !strides.every(Number.isSafeInteger)) {
       throw new OptionError("strides", strides, `${shape.length} integers`, "one for each axis.");
     }

@@ -209,10 +209,12 @@ describe.each(targets)("a device: $name", (target) => {
     });
   });
 
-  test("a wrong kernel name or parameter size is a typed error", () => {
+  test("a wrong kernel name or a struct too small for the kernel is a typed error", () => {
     expect(() => device.kernel("no_such_kernel")).toThrow("no kernel is named no_such_kernel");
     const kernel = device.kernel("append");
-    expect(() => device.launch(device.stream, kernel, new RandomParams(), -1)).toThrow(DeviceError);
+    const launch = () => device.launch(device.stream, kernel, new RandomParams(), 1);
+    expect(launch).toThrow(OptionError);
+    expect(launch).toThrow(/^params must be \d+ bytes or more, as append reads/);
   });
 });
 

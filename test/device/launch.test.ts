@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import type { Device } from "../../src/device/device.ts";
+import { Device } from "../../src/device/device.ts";
 import type { Launch } from "../../src/device/launch.ts";
 import { DeviceError, DisposedError, OptionError } from "../../src/errors.ts";
 import { ProbeParams } from "../../src/ffi/params.gen.ts";
@@ -109,6 +109,37 @@ describe.each(await deviceTargets())("launches: $name", (target) => {
       [],
     );
     device.stream.wait();
+  });
+
+  test("a stream of another device is not captured", async () => {
+    await using other = await Device.open("cpu", { threads: 1 });
+    const capture = () => device.capture(other.stream, () => {});
+    expect(capture).toThrow(OptionError);
+    expect(capture).toThrow("stream must be a stream of this device");
+    expect(device.captures.busy).toBe(false);
+  });
+
+  test("a graph that takes over another gives back what it held", () => {
+    const heldBytes = () =>
+      device.memoryStats().owners.find(({ label }) => label === "held")?.bytes ?? 0;
+    const capture = () =>
+      device.capture(device.stream, () => {
+        using held = device.alloc(64, "held");
+        device.stream.fill(held.address, 1, 64);
+      });
+    using graph = capture();
+    for (let i = 0; i < 3; i++) graph.update(capture());
+    expect(heldBytes()).toBe(64);
+    graph.replay(device.stream);
+    device.stream.wait();
+    graph[Symbol.dispose]();
+    expect(heldBytes()).toBe(0);
+  });
+
+  test("memory of no bytes reads as nothing", () => {
+    using memory = device.alloc(0, "nothing", true);
+    expect(memory.hostBytes().byteLength).toBe(0);
+    expect(device.download(memory.address, 0)).toEqual(new Uint8Array(0));
   });
 
   test("addresses from outside are checked before they are read", () => {

@@ -253,6 +253,9 @@ describe.if(able)(`clusters and tensor maps on ${target?.name}`, () => {
     expect(encoding({ address: (1 << 20) + 8 })).toThrow(/multiple of 16/);
     expect(encoding({ swizzleBytes: 256 })).toThrow(/swizzles 0, 32, 64 or 128/);
     expect(encoding({ strides: [24] })).toThrow(/CUDA_ERROR_INVALID_VALUE/);
-    expect(encoding({ extents: [8, 1], strides: [24] })).not.toThrow();
+    expect(encoding({ strides: [2 ** 40] })).toThrow(/^strides must be an integer from 0 to/);
+    for (const rows of [0, 1])
+      for (const stride of [24, -8, 2 ** 40])
+        expect(encoding({ extents: [8, rows], strides: [stride] })).not.toThrow();
   });
 });

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { type LseBase, mergeStates } from "../../src/ops/states.ts";
+import { DisposedError, OptionError } from "../../src/errors.ts";
+import { type AttentionState, type LseBase, mergeStates } from "../../src/ops/states.ts";
 import { type DType, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { expectState } from "../support/compare.ts";
@@ -62,5 +63,34 @@ describe.each(await targetsHere())("mergeStates on $name", (target) => {
         lse[Symbol.dispose]();
       }
     });
+  });
+
+  test("is captured with its temporaries, and refuses what is no float or no tensor", async () => {
+    await using device = await target.open(2);
+    using out = Tensor.from(device, [1, 3], [1, 1, 2], "f32");
+    using lse = Tensor.from(device, [0], [1, 1], "f32");
+    const state = { out, lse, lseBase: "e" } as const;
+    const merge = () => mergeStates([state, state]);
+    // Loads the kernels.
+    merge();
+    let merged = state as AttentionState;
+    using graph = device.capture(device.stream, () => {
+      merged = merge();
+    });
+    out.copyFrom(Tensor.from(device, [5, -2], [1, 1, 2], "f32"));
+    graph.replay(device.stream);
+    const [x, y] = merged.out.toFloat64Array();
+    expect(x).toBeCloseTo(5, 5);
+    expect(y).toBeCloseTo(-2, 5);
+    expect(merged.lse.toFloat64Array()[0]).toBeCloseTo(Math.LN2, 6);
+    for (const dtype of ["i32", "f64"] as DType[]) {
+      const refused = () => mergeStates([state], { dtype });
+      expect(refused).toThrow(OptionError);
+      expect(refused).toThrow(/^dtype must be/);
+    }
+    const none = () => mergeStates([{ ...state, lse: undefined as unknown as Tensor }]);
+    expect(none).toThrow("states[0].lse must be a tensor");
+    merged.lse[Symbol.dispose]();
+    expect(() => graph.replay(device.stream)).toThrow(DisposedError);
   });
 });
