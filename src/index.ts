@@ -12,7 +12,8 @@ export type { VariantInputs } from "./attention/variant/inputs.ts";
 export { Device } from "./device/device.ts";
 export { Graph } from "./device/graph.ts";
 export { type CpuLevel, cpuLevels, type DeviceKind, type DeviceOptions } from "./device/open.ts";
-export type { MemoryStats } from "./device/memory.ts";
+export type { Context } from "./device/context.ts";
+export type { Memory, MemoryStats } from "./device/memory.ts";
 export { Event, Stream } from "./device/stream.ts";
 export * from "./errors.ts";
 export { libraryPath } from "./ffi/library.ts";
@@ -20,6 +21,8 @@ export { type Batch, type BatchOptions, createBatch, type OutOfPages } from "./k
 export { type Layout, type Level, pagesLayout, raggedLayout } from "./kv/layout.ts";
 export { PrefixIndex, type PrefixStats } from "./kv/prefix-index.ts";
 export { type PrefixMatch, Sequence, SequencePool } from "./kv/sequence.ts";
+export type { PageGroupOptions } from "./kv/page-group.ts";
+export type { SequencePoolOptions } from "./kv/sequence-state.ts";
 export type { ReserveOptions } from "./kv/reserve.ts";
 export type { WorthSharing } from "./kv/share-prefixes.ts";
 export {
@@ -42,10 +45,9 @@ export { planTrace, type TimelineOptions } from "./plan/timeline.ts";
 export type { ClassTraits } from "./plan/traits.ts";
 export { type ExportOptions, fromDLPack, toDLPack } from "./tensor/dlpack.ts";
 export { type DType, dtypes } from "./tensor/dtype.ts";
-export { encodeTensorMap, type TensorMapOptions } from "./tensor/tensor-map.ts";
 export { Tensor } from "./tensor/tensor.ts";
 export type { Pairing } from "./variant/builtin.ts";
-export type { VariantTensor } from "./variant/context.ts";
+export type { HookInputs, KeyInput, RowInput, VariantTensor } from "./variant/context.ts";
 export type { ScalarDeclaration, TensorDeclaration } from "./variant/declare.ts";
 export {
   type CudaVariantDefinition,
@@ -53,6 +55,11 @@ export {
   defineVariant,
   type Hook,
   type HookContext,
+  type ScalarDeclarations,
+  type ScalarValue,
+  type TensorDeclarations,
+  type TensorElement,
+  type TensorIndices,
   type VariantDefinition,
 } from "./variant/define.ts";
 export {
@@ -62,12 +69,16 @@ export {
   Evaluator,
 } from "./variant/evaluate.ts";
 export type {
+  DimName,
   Extent,
   HookName,
   InputName,
+  Node as ExpressionNode,
+  Op,
   ScalarSpec,
   TensorDtype,
   TensorSpec,
+  ValueType,
 } from "./variant/expression.ts";
 export * as variants from "./variant/library.ts";
 export { Bool, F32, I32 } from "./variant/values.ts";

@@ -76,9 +76,15 @@ export class Attention extends Owner implements AsyncDisposable {
 
   /**
    * Makes an attention object and resolves every kernel its options can choose: plan and run never
-   * compile. `among`: kernel families to choose from. Errors: OptionError naming the option,
-   * CompileError.
+   * compile. Errors: OptionError naming the option, CompileError.
    */
+  static create(device: Device, options: AttentionOptions): Promise<Attention>;
+  /** @internal `among`: kernel families to choose from. */
+  static create(
+    device: Device,
+    options: AttentionOptions,
+    among: readonly KernelFamily[] | undefined,
+  ): Promise<Attention>;
   static async create(
     device: Device,
     options: AttentionOptions,
@@ -93,6 +99,13 @@ export class Attention extends Owner implements AsyncDisposable {
    * As create, where no kernel has to be compiled: on the CPU, and on a GPU for options that were
    * compiled before. Errors: OptionError, DeviceError when one has to be compiled.
    */
+  static createSync(device: Device, options: AttentionOptions): Attention;
+  /** @internal `among`: kernel families to choose from. */
+  static createSync(
+    device: Device,
+    options: AttentionOptions,
+    among: readonly KernelFamily[] | undefined,
+  ): Attention;
   static createSync(
     device: Device,
     options: AttentionOptions,

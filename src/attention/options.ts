@@ -153,12 +153,11 @@ const schemas = {
   layers: integer(1, 65536),
 };
 
-/** Options that stay undefined where they are not given. */
-type Optional = "rope" | "graph" | "variant";
-
-/** The options with every default filled in. */
-export type ResolvedOptions = Required<Omit<AttentionOptions, Optional | "layers">> &
-  Pick<AttentionOptions, Optional>;
+/** The options with every default filled in; rope, graph and variant have none. */
+export type ResolvedOptions = Required<
+  Omit<AttentionOptions, "rope" | "graph" | "variant" | "layers">
+> &
+  Pick<AttentionOptions, "rope" | "graph" | "variant">;
 
 /** Checks the options and fills the defaults in. Errors: OptionError. */
 export function resolveOptions(options: AttentionOptions): ResolvedOptions {

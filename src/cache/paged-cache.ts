@@ -154,8 +154,8 @@ export class PagedCache extends Owner {
   }
 
   /**
-   * Throws a PlanError unless a layer holds the new tokens of the step. Called by attention, which
-   * would read rows that nobody wrote.
+   * @internal Throws a PlanError unless a layer holds the new tokens of the step. Called by
+   * attention, which would read rows that nobody wrote.
    */
   requireWritten(layer: number): void {
     if (this.pool.state.writes.has(layer)) return;
@@ -197,8 +197,9 @@ export class PagedCache extends Owner {
   }
 
   /**
-   * Uploads what the step needs on the device, once per step: page-table differences, page copies,
-   * slot mappings. Called by append and by attention. Returns whether it queued anything.
+   * @internal Uploads what the step needs on the device, once per step: page-table differences,
+   * page copies, slot mappings. Called by append and by attention. Returns whether it queued
+   * anything.
    */
   sync(batch: Batch, stream: Stream): boolean {
     requireBatch(batch);
@@ -208,7 +209,9 @@ export class PagedCache extends Owner {
     return this.#upload.send(batch, stream);
   }
 
-  /** Address of a group's device page table, int32: a layout row's pages from its slot on. */
+  /**
+   * @internal Address of a group's device page table, int32: a layout row's pages from its slot on.
+   */
   tableAddress(group: number): number {
     return this.#upload.tableAddress(group);
   }

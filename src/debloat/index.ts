@@ -25,11 +25,14 @@ export {
   subtractProfiles,
 } from "./profile/profile.ts";
 export { parseProfile, formatProfile } from "./profile/text.ts";
+export type { PageRun, Piece, Sidecar, SidecarIndex } from "./shrink/sidecar.ts";
 export { restoreFile } from "./shrink/restore.ts";
 export { type RunOptions, runShrunk, type ShrunkRun } from "./run.ts";
 export type { SectionReport, ShrinkReport, Sizes } from "./shrink/decide.ts";
 export { type ShrinkOptions } from "./shrink/options.ts";
-export type { Level } from "./shrink/plan.ts";
+export type { ContainerPlan, EntryPlan, Level } from "./shrink/plan.ts";
+export type { Compression } from "./fatbin/compression.ts";
+export type { Container, Entry, EntryKind } from "./fatbin/fatbin.ts";
 export { shrinkLibrary, sidecarName } from "./shrink/shrink.ts";
 export { type Ended } from "./process/spawn.ts";
 export { traceCommand, type Traced, type TraceOptions } from "./profile/trace.ts";

@@ -7,19 +7,19 @@ import { Notifier } from "./notifier.ts";
 import type { Opened } from "./open.ts";
 import { Owner } from "./owner.ts";
 
-/** A native device as its streams, events, graphs, memory and modules know it. */
+/** A device as its streams, events and graphs know it: each of them is one of a Device. */
 export class Context extends Owner {
   readonly kind: "cpu" | "cuda";
   /** Number of the GPU; 0 for the CPU. */
   readonly ordinal: number;
-  /** What the driver says of a GPU; zeros for the CPU. */
+  /** @internal What the driver says of a GPU; zeros for the CPU. */
   readonly properties: DeviceProperties;
-  /** Native handle. */
+  /** @internal Native handle. */
   readonly handle: DeviceHandle;
-  /** Wakes those who wait for a stream of this device. */
+  /** @internal Wakes those who wait for a stream of this device. */
   readonly notifier: Notifier;
 
-  /** Takes over a native device that was just opened. */
+  /** @internal Takes over a native device that was just opened. */
   constructor({ handle, kind, ordinal }: Opened) {
     const properties = new DeviceProperties();
     check(native().fb_device_properties(handle, properties.view), "device properties");

@@ -35,7 +35,7 @@ export class Device extends Context implements AsyncDisposable {
   readonly lastLevelCacheBytes: number;
   /** The default stream. */
   readonly stream: Stream;
-  /** Captures, and recordings of code that does not know about them. */
+  /** @internal Captures, and recordings of code that does not know about them. */
   readonly captures: Captures;
   readonly #memory: MemoryPool;
   readonly #observers = new LaunchObservers();
@@ -116,8 +116,8 @@ export class Device extends Context implements AsyncDisposable {
   }
 
   /**
-   * A kernel by name, loaded when it is first asked for, within a capture too. Errors: DeviceError
-   * when there is none, CompileError.
+   * @internal A kernel by name, loaded when it is first asked for, within a capture too. Errors:
+   * DeviceError when there is none, CompileError.
    */
   kernel(name: string): Kernel {
     this.guard();
@@ -130,7 +130,7 @@ export class Device extends Context implements AsyncDisposable {
   }
 
   /**
-   * Queues `grid` items of a kernel; the parameters are copied now. Errors: OptionError,
+   * @internal Queues `grid` items of a kernel; the parameters are copied now. Errors: OptionError,
    * DeviceError.
    */
   launch(stream: Stream, kernel: Kernel, params: Params, grid: number): void {
@@ -147,35 +147,40 @@ export class Device extends Context implements AsyncDisposable {
     if (seen !== undefined) this.#observers.launched(seen);
   }
 
-  /** Shows the observer every launch and replay until what is returned is disposed. */
+  /** @internal Shows the observer every launch and replay until what is returned is disposed. */
   observe(observer: LaunchObserver): Disposable {
     return this.#observers.add(observer);
   }
 
   /**
-   * Captures what `body` queues on `stream` instead of running it. Captured plans register what a
-   * replay has to check by {@link onReplay}.
+   * Captures what `body` queues on `stream` instead of running it; a replay checks the plans that
+   * were captured.
    */
   capture(stream: Stream, body: () => void, label = "graph"): Graph {
     return this.captures.capture(stream, body, label);
   }
 
-  /** True while {@link capture} runs its body. */
+  /** @internal True while {@link capture} runs its body. */
   get capturing(): boolean {
     return this.captures.capturing;
   }
 
-  /** Adds a check that every replay of the graph being captured makes first, once per `key`. */
+  /**
+   * @internal Adds a check that every replay of the graph being captured makes first, once per
+   * `key`.
+   */
   onReplay(key: object, replayCheck: ReplayCheck): void {
     this.captures.onReplay(key, replayCheck);
   }
 
-  /** Adds what every replay of the graph being captured calls once it is queued. */
+  /** @internal Adds what every replay of the graph being captured calls once it is queued. */
   afterReplay(queued: () => void): void {
     this.captures.afterReplay(queued);
   }
 
-  /** Makes every replay of the graph being captured throw once one of these was disposed. */
+  /**
+   * @internal Makes every replay of the graph being captured throw once one of these was disposed.
+   */
   needOnReplay(...owners: readonly Owner[]): void {
     this.captures.needOnReplay(owners);
   }

@@ -36,9 +36,10 @@ export class Graph extends Owner {
   readonly #parts: GraphParts;
   #hooks: ReplayHooks;
 
+  /** @internal */
   constructor(
     readonly device: Context,
-    /** Native handle. */
+    /** @internal Native handle. */
     readonly handle: GraphHandle,
     label: string,
     parts: GraphParts,
@@ -85,7 +86,7 @@ export class Graph extends Owner {
     newer[Symbol.dispose]();
   }
 
-  /** Throws DisposedError when the graph or its device was disposed. */
+  /** @internal Throws DisposedError when the graph or its device was disposed. */
   override guard(): void {
     super.guard();
     this.device.guard();

@@ -31,6 +31,7 @@ const forgotten = new FinalizationRegistry<{ pool: MemoryPool; address: Address 
 export class Memory extends Owner {
   readonly #pool: MemoryPool;
 
+  /** @internal */
   constructor(
     pool: MemoryPool,
     readonly address: Address,

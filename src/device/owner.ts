@@ -4,6 +4,7 @@ import { DisposedError } from "../errors.ts";
 export abstract class Owner implements Disposable {
   #disposed = false;
 
+  /** @param label what errors and reports call it */
   constructor(readonly label: string) {}
 
   /** True once disposed. */
@@ -11,7 +12,7 @@ export abstract class Owner implements Disposable {
     return this.#disposed;
   }
 
-  /** Throws DisposedError after disposal. */
+  /** @internal Throws DisposedError after disposal. */
   guard(): void {
     if (this.#disposed) throw new DisposedError(this.label);
   }

@@ -14,11 +14,13 @@ const milliseconds = new Float64Array(new ArrayBuffer(8));
 
 /** An ordered queue of work on a device: copies, launches and events run in the order they came. */
 export class Stream extends Owner {
+  /** @internal */
   constructor(
     readonly device: Context,
-    /** Native handle. */
+    /** @internal Native handle. */
     readonly handle: StreamHandle,
     label: string,
+    /** @internal */
     readonly borrowed = false,
   ) {
     super(label);
@@ -104,14 +106,14 @@ export class Stream extends Owner {
     check(native().fb_memory_fill(this.handle, target, byte, bytes), "fill");
   }
 
-  /** Throws DisposedError when the stream or its device was disposed. */
+  /** @internal Throws DisposedError when the stream or its device was disposed. */
   override guard(): void {
     // Each launch comes by: a call of super is slower than to look first.
     if (this.disposed) super.guard();
     this.device.guard();
   }
 
-  /** Gives the native stream back, once no one waits for it. For the notifier. */
+  /** @internal Gives the native stream back, once no one waits for it. For the notifier. */
   destroy(): void {
     if (this.borrowed || this.device.disposed) return;
     native().fb_stream_destroy(this.handle);
@@ -126,9 +128,10 @@ export class Stream extends Owner {
 export class Event extends Owner {
   #stream: Stream | undefined;
 
+  /** @internal */
   constructor(
     readonly device: Context,
-    /** Native handle. */
+    /** @internal Native handle. */
     readonly handle: EventHandle,
     label: string,
   ) {
@@ -172,7 +175,7 @@ export class Event extends Owner {
     return milliseconds[0];
   }
 
-  /** Throws DisposedError when the event or its device was disposed. */
+  /** @internal Throws DisposedError when the event or its device was disposed. */
   override guard(): void {
     super.guard();
     this.device.guard();

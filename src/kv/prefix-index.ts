@@ -143,7 +143,7 @@ export class PrefixIndex {
     this.clear();
   }
 
-  /** Whether a match of that version may still be used: for its own matches. */
+  /** @internal Whether a match of that version may still be used: for its own matches. */
   isStale(version: number): boolean {
     return version !== this.#version;
   }

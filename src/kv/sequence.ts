@@ -15,7 +15,7 @@ export interface PrefixMatch {
   readonly tokens: number;
   /** Pages by [column, group], -1 where a window group keeps none. */
   readonly pages: readonly number[];
-  /** The books that the pages belong to. */
+  /** @internal The books that the pages belong to. */
   readonly state: SequenceState;
   /** True once the index has dropped pages since: match again. */
   readonly stale: boolean;
@@ -23,7 +23,7 @@ export interface PrefixMatch {
 
 /** The sequences, pages and page tables of a paged cache; pure state, no device memory. */
 export class SequencePool {
-  /** The books: for SequencePool's own family, not for users. */
+  /** @internal The books. */
   readonly state: SequenceState;
   readonly #arrays: StepArrays;
   #lastBatch: Batch | undefined;
@@ -38,6 +38,7 @@ export class SequencePool {
     return this.state.pageSize;
   }
 
+  /** @internal */
   get groups(): readonly PageGroup[] {
     return this.state.groups;
   }
@@ -63,7 +64,7 @@ export class SequencePool {
     return this.adopt(slot);
   }
 
-  /** The handle of a taken slot. */
+  /** @internal The handle of a taken slot. */
   adopt(slot: number): Sequence {
     return new Sequence(this, this.#nextId++, slot);
   }
@@ -100,7 +101,9 @@ export class SequencePool {
     rollbackStep(this.state, this.#arrays);
   }
 
-  /** Notes that a layer holds the new tokens of the pool's last step. Errors as rollback. */
+  /**
+   * @internal Notes that a layer holds the new tokens of the pool's last step. Errors as rollback.
+   */
   wrote(batch: Batch, layer: number): void {
     this.#require(batch);
     this.state.writes.add(layer);
@@ -145,12 +148,14 @@ export class SequencePool {
 /** One sequence of tokens in a pool: a handle on a page-table row, and disposable. */
 export class Sequence {
   readonly pool: SequencePool;
+  /** @internal */
   readonly state: SequenceState;
   /** Unlike a slot, never used again. */
   readonly id: number;
-  /** Its page-table row, -1 once freed. */
+  /** @internal Its page-table row, -1 once freed. */
   slot: number;
 
+  /** @internal */
   constructor(pool: SequencePool, id: number, slot: number) {
     this.pool = pool;
     this.state = pool.state;

@@ -46,7 +46,9 @@ export class Tensor extends Owner {
     readonly dtype: DType,
     /** Address of element [0, 0, ...]. */
     readonly address: number,
+    /** @internal */
     readonly storage: Storage,
+    /** @internal */
     readonly ownsStorage: boolean,
   ) {
     super(`${dtype} tensor [${shape.join(", ")}]`);
@@ -287,7 +289,10 @@ export class Tensor extends Owner {
     }
   }
 
-  /** Throws unless the tensor is live and on `device`; `option` names it. Errors: OptionError. */
+  /**
+   * @internal Throws unless the tensor is live and on `device`; `option` names it. Errors:
+   * OptionError.
+   */
   requireOn(device: Device, option: string): void {
     this.guard();
     if (this.device === device) return;
@@ -295,7 +300,7 @@ export class Tensor extends Owner {
     throw new OptionError(option, where, `on ${device.label}`, "copy it there over the host.");
   }
 
-  /** Throws DisposedError when this view or the storage under it was disposed. */
+  /** @internal Throws DisposedError when this view or the storage under it was disposed. */
   override guard(): void {
     super.guard();
     this.storage.memory?.guard();

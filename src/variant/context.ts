@@ -13,7 +13,21 @@ import type { Trace } from "./trace.ts";
 import { kindOf, noteUses } from "./value.ts";
 import { F32, I32 } from "./values.ts";
 
-const rowInputs = [
+/** An input that belongs to a query row. */
+export type RowInput =
+  | "query"
+  | "queryToken"
+  | "queryIndex"
+  | "request"
+  | "head"
+  | "kvHead"
+  | "queryLength"
+  | "kvLength";
+
+/** An input that belongs to a key. */
+export type KeyInput = "key" | "slot";
+
+const rowInputs: RowInput[] = [
   "query",
   "queryToken",
   "queryIndex",
@@ -22,20 +36,29 @@ const rowInputs = [
   "kvHead",
   "queryLength",
   "kvLength",
-] as const;
-const keyInputs = ["key", "slot"] as const;
+];
+const keyInputs: KeyInput[] = ["key", "slot"];
 const pairInputs = [...rowInputs, ...keyInputs];
-const keyVectorInputs = [...keyInputs, "kvHead", "element"] as const;
+const keyVectorInputs: HookInputs["key"][] = [...keyInputs, "kvHead", "element"];
 
 /** What each hook is given besides x, the variant's tensors and its scalars. */
-export const hookInputs = {
+export interface HookInputs {
+  query: RowInput | "element";
+  key: KeyInput | "kvHead" | "element";
+  value: KeyInput | "kvHead" | "element";
+  logits: RowInput | KeyInput;
+  mask: RowInput | KeyInput;
+  output: RowInput | "element" | "lse";
+}
+
+const hookInputs: { readonly [H in HookName]: readonly HookInputs[H][] } = {
   query: [...rowInputs, "element"],
   key: keyVectorInputs,
   value: keyVectorInputs,
   logits: pairInputs,
   mask: pairInputs,
   output: [...rowInputs, "element", "lse"],
-} as const satisfies Record<HookName, readonly InputName[]>;
+};
 
 /** Type of a tensor's elements in hooks. */
 export function loadType(dtype: TensorDtype): "f32" | "i32" {

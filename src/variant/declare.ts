@@ -1,6 +1,5 @@
 import { OptionError } from "../errors.ts";
 import {
-  dimNames,
   type Extent,
   inputAxes,
   type ScalarSpec,
@@ -23,7 +22,16 @@ export type ScalarDeclaration =
   "f32" | "i32" | { readonly type: "f32" | "i32"; readonly fallback?: number };
 
 const dtypes = ["f32", "f16", "bf16", "f8e4m3", "f8e5m2", "i32", "u8", "bool"] as const;
-const extents = [...dimNames, "any"] as const;
+const extents: readonly Extent[] = [
+  "queryHeads",
+  "kvHeads",
+  "headDim",
+  "valueDim",
+  "requests",
+  "tokens",
+  "slots",
+  "any",
+];
 const parts = ["name", "tensors", "scalars", "softmax", "visible"];
 const hookNamesAreFunctions = ["query", "key", "value", "logits", "mask", "output", "visible"];
 

@@ -1,5 +1,5 @@
 import { OptionError, VariantError } from "../errors.ts";
-import { contextOf, type hookInputs, type VariantTensor } from "./context.ts";
+import { contextOf, type HookInputs, type VariantTensor } from "./context.ts";
 import { checkDefinition, type ScalarDeclaration, type TensorDeclaration } from "./declare.ts";
 import { type Extent, type HookName, hookNames, type Node } from "./expression.ts";
 import { Graph, nodesOf } from "./graph.ts";
@@ -9,28 +9,49 @@ import { kindOf, used, type Value } from "./value.ts";
 import { Bool, F32, type I32 } from "./values.ts";
 import type { Variant, Visible } from "./variant.ts";
 
-type Tensors = Readonly<Record<string, TensorDeclaration>>;
-type Scalars = Readonly<Record<string, ScalarDeclaration>>;
+/** A variant's tensors by name. */
+export type TensorDeclarations = Readonly<Record<string, TensorDeclaration>>;
+/** A variant's scalars by name. */
+export type ScalarDeclarations = Readonly<Record<string, ScalarDeclaration>>;
 
-type Indices<S extends readonly Extent[]> = { [Axis in keyof S]: I32 | number };
-type Loaded<T extends TensorDeclaration> = T["dtype"] extends "i32" | "u8" | "bool" ? I32 : F32;
-type Given<S extends ScalarDeclaration> = S extends "i32" | { type: "i32" } ? I32 : F32;
+/** An index for each axis of a declared tensor. */
+export type TensorIndices<S extends readonly Extent[]> = { [Axis in keyof S]: I32 | number };
+/** An element of a declared tensor, in a hook. */
+export type TensorElement<T extends TensorDeclaration> = T["dtype"] extends "i32" | "u8" | "bool"
+  ? I32
+  : F32;
+/** A declared scalar, in a hook. */
+export type ScalarValue<S extends ScalarDeclaration> = S extends "i32" | { type: "i32" }
+  ? I32
+  : F32;
 
 /** What a hook gets: its inputs, and the variant's tensors and scalars, each by its name. */
-export type HookContext<H extends HookName, T extends Tensors, S extends Scalars> = {
-  readonly [Name in (typeof hookInputs)[H][number]]: Name extends "lse" ? F32 : I32;
-} & { readonly [Name in keyof T]: VariantTensor<Loaded<T[Name]>, Indices<T[Name]["shape"]>> } & {
-  readonly [Name in keyof S]: Given<S[Name]>;
+export type HookContext<
+  H extends HookName,
+  T extends TensorDeclarations,
+  S extends ScalarDeclarations,
+> = {
+  readonly [Name in HookInputs[H]]: Name extends "lse" ? F32 : I32;
+} & {
+  readonly [Name in keyof T]: VariantTensor<
+    TensorElement<T[Name]>,
+    TensorIndices<T[Name]["shape"]>
+  >;
+} & {
+  readonly [Name in keyof S]: ScalarValue<S[Name]>;
 };
 
 /** A hook over a value or a vector. */
-export type Hook<H extends HookName, T extends Tensors, S extends Scalars> = (
+export type Hook<H extends HookName, T extends TensorDeclarations, S extends ScalarDeclarations> = (
   x: F32,
   context: HookContext<H, T, S>,
 ) => F32;
 
 /** How an attention differs from softmax(q k^T) v; every part but the name may be left out. */
-export interface VariantDefinition<T extends Tensors = Tensors, S extends Scalars = Scalars> {
+export interface VariantDefinition<
+  T extends TensorDeclarations = TensorDeclarations,
+  S extends ScalarDeclarations = ScalarDeclarations,
+> {
   /** For messages and files; two variants may share one. */
   name: string;
   /** Tensors that each run gives, by name: at most 8 of at most 4 axes. */
@@ -61,8 +82,8 @@ export interface VariantDefinition<T extends Tensors = Tensors, S extends Scalar
  * line, for what a hook does.
  */
 export function defineVariant<
-  const T extends Tensors = Readonly<Record<never, never>>,
-  const S extends Scalars = Readonly<Record<never, never>>,
+  const T extends TensorDeclarations = Readonly<Record<never, never>>,
+  const S extends ScalarDeclarations = Readonly<Record<never, never>>,
 >(definition: VariantDefinition<T, S>): Variant {
   const { tensors, scalars } = checkDefinition(definition, [...hookNames]);
   const { name, softmax = true, visible } = definition;
@@ -84,8 +105,8 @@ export interface CudaVariantDefinition {
   source: string;
   /** Which hooks it defines. */
   hooks: readonly HookName[];
-  tensors?: Tensors;
-  scalars?: Scalars;
+  tensors?: TensorDeclarations;
+  scalars?: ScalarDeclarations;
   softmax?: boolean;
   visible?: Visible;
 }

@@ -80,6 +80,22 @@ export const operations = {
 /** Name of an operation. */
 export type Op = keyof typeof operations;
 
+/** Name of an input of hooks; inputAxes says what each is. */
+export type InputName =
+  | "query"
+  | "queryToken"
+  | "queryIndex"
+  | "request"
+  | "head"
+  | "kvHead"
+  | "queryLength"
+  | "kvLength"
+  | "key"
+  | "slot"
+  | "x"
+  | "element"
+  | "lse";
+
 /**
  * Names of inputs with their axes. Positions count in the sequence, lengths in tokens of the
  * request; `queryToken` counts over the batch, `queryIndex` within the request's new tokens; `slot`
@@ -104,10 +120,7 @@ export const inputAxes = {
   element: Axis.element,
   /** Output only: the row's log-sum-exp, base e. */
   lse: Axis.row,
-} as const satisfies Record<string, number>;
-
-/** Name of an input. */
-export type InputName = keyof typeof inputAxes;
+} as const satisfies Record<InputName, number>;
 
 /** A value of an expression graph; equal nodes are one. */
 export interface Node {
@@ -130,19 +143,12 @@ export interface Node {
 /** What a node is made of, besides its id and the axes, which follow from its inputs. */
 export type Parts = Pick<Node, "op" | "type" | "inputs"> & Partial<Pick<Node, "value" | "clamped">>;
 
-/** Axes of tensors whose extent follows from the attention's or the batch's sizes. */
-export const dimNames = [
-  "queryHeads",
-  "kvHeads",
-  "headDim",
-  "valueDim",
-  "requests",
-  "tokens",
-  "slots",
-] as const;
+/** A size of the attention or the batch that a tensor's extent may follow. */
+export type DimName =
+  "queryHeads" | "kvHeads" | "headDim" | "valueDim" | "requests" | "tokens" | "slots";
 
 /** A tensor's extent along an axis: a number, a size by name, or whatever the tensor has. */
-export type Extent = number | (typeof dimNames)[number] | "any";
+export type Extent = number | DimName | "any";
 
 /** Dtypes of a variant's tensors; f32 and narrower load as f32, the others as i32. */
 export type TensorDtype = "f32" | "f16" | "bf16" | "f8e4m3" | "f8e5m2" | "i32" | "u8" | "bool";
@@ -162,11 +168,11 @@ export interface ScalarSpec {
   readonly fallback: number | undefined;
 }
 
-/** Hooks, in the order in which they apply. */
-export const hookNames = ["query", "key", "value", "logits", "mask", "output"] as const;
-
 /** Name of a hook. */
-export type HookName = (typeof hookNames)[number];
+export type HookName = "query" | "key" | "value" | "logits" | "mask" | "output";
+
+/** Hooks, in the order in which they apply. */
+export const hookNames: readonly HookName[] = ["query", "key", "value", "logits", "mask", "output"];
 
 /** Most tensors, axes of a tensor, and scalars; see kernels/params/variant.h. */
 export const tensorsMax = 8;

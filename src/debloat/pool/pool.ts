@@ -16,7 +16,7 @@ export class Pool {
   }
 
   /**
-   * Does a job on a library.
+   * @internal Does a job on a library.
    * @throws DebloatError what the job threw
    */
   async run<K extends Job["kind"]>(
