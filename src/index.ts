@@ -44,7 +44,7 @@ export { type DrawOptions, drawPlan } from "./plan/draw.ts";
 export { planTrace, type TimelineOptions } from "./plan/timeline.ts";
 export type { ClassTraits } from "./plan/traits.ts";
 export { type ExportOptions, fromDLPack, toDLPack } from "./tensor/dlpack.ts";
-export { type DType, dtypes } from "./tensor/dtype.ts";
+export { type DType, dtypes, type TypedArray } from "./tensor/dtype.ts";
 export { Tensor } from "./tensor/tensor.ts";
 export type { Pairing } from "./variant/builtin.ts";
 export type { HookInputs, KeyInput, RowInput, VariantTensor } from "./variant/context.ts";

@@ -241,3 +241,27 @@ function smallTable(format: SmallFloat): Float64Array {
   }
   return table;
 }
+
+/** What a tensor's elements are in JavaScript; bf16 and fp8 are their bits. */
+export type TypedArray =
+  Float32Array | Float16Array | Uint16Array | Uint8Array | Int8Array | Int32Array | BigInt64Array;
+
+/** The elements that a buffer holds, as the typed array of the dtype. */
+export function typedArrayOf(dtype: DType, buffer: ArrayBuffer): TypedArray {
+  switch (dtype) {
+    case "f32":
+      return new Float32Array(buffer);
+    case "f16":
+      return new Float16Array(buffer);
+    case "bf16":
+      return new Uint16Array(buffer);
+    case "i8":
+      return new Int8Array(buffer);
+    case "i32":
+      return new Int32Array(buffer);
+    case "i64":
+      return new BigInt64Array(buffer);
+    default:
+      return new Uint8Array(buffer);
+  }
+}

@@ -12,6 +12,8 @@ import {
   encode,
   isFloat,
   requireDType,
+  type TypedArray,
+  typedArrayOf,
 } from "./dtype.ts";
 import { axesMax, checkShape, denseStrides, requireCount } from "./shape.ts";
 
@@ -262,31 +264,8 @@ export class Tensor extends Owner {
   }
 
   /** As the typed array of the dtype; bf16 and fp8 as their bits. Blocks as toBytes does. */
-  toTypedArray():
-    | Float32Array
-    | Float16Array
-    | Uint16Array
-    | Uint8Array
-    | Int8Array
-    | Int32Array
-    | BigInt64Array {
-    const { buffer } = this.toBytes();
-    switch (this.dtype) {
-      case "f32":
-        return new Float32Array(buffer);
-      case "f16":
-        return new Float16Array(buffer);
-      case "bf16":
-        return new Uint16Array(buffer);
-      case "i8":
-        return new Int8Array(buffer);
-      case "i32":
-        return new Int32Array(buffer);
-      case "i64":
-        return new BigInt64Array(buffer);
-      default:
-        return new Uint8Array(buffer);
-    }
+  toTypedArray(): TypedArray {
+    return typedArrayOf(this.dtype, this.toBytes().buffer);
   }
 
   /**
