@@ -65,7 +65,8 @@ export const Piece = {
   kvStart: 1,
   kvEnd: 2,
   partialRow: 3,
-  cost: 4,
+  /** What is taken first has most: its cost, in a walk what is left of its stretch. */
+  weight: 4,
 } as const;
 
 /** Ints of a piece. */

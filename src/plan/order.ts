@@ -23,10 +23,10 @@ export class PieceOrder {
   }
 
   /**
-   * As asMade, the longest first, ties by lowest index; costs within a thousandth of the longest
-   * count as equal.
+   * As asMade, what weighs most first, ties by lowest index; weights within a thousandth of the
+   * largest count as equal.
    */
-  longestFirst(list: IntList, kernelClass: number, first: number): void {
+  heaviestFirst(list: IntList, kernelClass: number, first: number): void {
     this.#grow(list.length);
     this.starts[kernelClass] = first;
     this.starts[kernelClass + 1] = list.length;
@@ -36,16 +36,16 @@ export class PieceOrder {
     offsets.fill(0);
     let most = 1;
     for (let p = first; p < list.length; p++) {
-      const cost = data[p * pieceInts + Piece.cost];
-      if (cost > most) most = cost;
+      const weight = data[p * pieceInts + Piece.weight];
+      if (weight > most) most = weight;
     }
     const scale = (buckets - 1) / most;
     for (let p = first; p < list.length; p++) {
-      offsets[buckets - ((data[p * pieceInts + Piece.cost] * scale) | 0)]++;
+      offsets[buckets - ((data[p * pieceInts + Piece.weight] * scale) | 0)]++;
     }
     for (let b = 1; b <= buckets; b++) offsets[b] += offsets[b - 1];
     for (let p = first; p < list.length; p++) {
-      const bucket = buckets - 1 - ((data[p * pieceInts + Piece.cost] * scale) | 0);
+      const bucket = buckets - 1 - ((data[p * pieceInts + Piece.weight] * scale) | 0);
       pieces[first + offsets[bucket]++] = p;
     }
   }

@@ -6,6 +6,7 @@ import { IntList, pieceInts } from "./list.ts";
 import { Intervals } from "./merges.ts";
 import { checkPlannerOptions, type PlannerOptions } from "./options.ts";
 import { PieceOrder } from "./order.ts";
+import { Packing } from "./pack.ts";
 import type { Plan } from "./plan.ts";
 import { cutAtMultiples, cutToShare } from "./share.ts";
 import { Tiles } from "./tiles.ts";
@@ -30,6 +31,7 @@ export class Planner {
   readonly #intervals = new Intervals();
   readonly #order: PieceOrder;
   readonly #makespan: Makespan;
+  readonly #packing: Packing;
   readonly #emitter: Emitter;
   readonly #buckets: number[];
   readonly #group: number;
@@ -62,6 +64,7 @@ export class Planner {
     this.#headPlaces = this.#places.map((places) => replicas(kvHeads, places));
     this.#order = new PieceOrder(classes.length);
     this.#makespan = new Makespan(Math.max(...this.#places));
+    this.#packing = new Packing(this.#tiles.list, this.#costs, Math.max(...this.#places));
     this.#emitter = new Emitter(options, {
       tiles: this.#tiles,
       pieces: this.#pieces,
@@ -100,7 +103,7 @@ export class Planner {
       // Every tile is of the last class.
       for (let c = 0; c < classes.length - 1; c++) this.#order.asMade(pieces, c, 0);
       cutAtMultiples(list, pieces, invariantChunk, this.#costs);
-      this.#order.longestFirst(pieces, classes.length - 1, 0);
+      this.#order.heaviestFirst(pieces, classes.length - 1, 0);
       return;
     }
     for (let c = 0; c < classes.length; c++) {
@@ -111,25 +114,28 @@ export class Planner {
       if (schedule === "share") {
         const copies = apart ? 1 : this.options.kvHeads;
         cutToShare(list, pieces, c, kvTile, places, copies, this.#costs);
-      } else if (schedule === "walk" || !this.#leavesWhole(c, headPlaces)) {
+      } else if (schedule === "walk" || !this.#cutsLittle(c, headPlaces)) {
         walk(list, pieces, c, kvTile, headPlaces, this.#costs);
       }
       if (take === "as-made") this.#order.asMade(pieces, c, first);
-      else this.#order.longestFirst(pieces, c, first);
+      else this.#order.heaviestFirst(pieces, c, first);
     }
   }
 
-  /** Makes pieces of a class's whole tiles, if no walk would end earlier by more than it costs. */
-  #leavesWhole(c: number, places: number): boolean {
+  /**
+   * Makes pieces of a class's whole tiles, unless an even share would end earlier by more than
+   * cutting costs; then packs them. False: a walk is better.
+   */
+  #cutsLittle(c: number, places: number): boolean {
     const pieces = this.#pieces;
     const costs = this.#costs;
     const first = pieces.length;
     const total = leaveWhole(this.#tiles.list, pieces, c, costs);
-    this.#order.longestFirst(pieces, c, first);
+    this.#order.heaviestFirst(pieces, c, first);
     const last = this.#makespan.of(places, pieces, this.#order.pieces, first, pieces.length);
     if (last <= shareOf(costs, total, places) + (costs.splitKeys ?? 0)) return true;
     takeBack(this.#tiles.list, pieces, first);
-    return false;
+    return this.#packing.pack(pieces, c, this.options.classes[c].kvTile, places);
   }
 
   /** The bucket's batch size, 0 without a graph. */

@@ -55,7 +55,7 @@ function cutTile(
   const cost = pieceCost(costs, rows, end - start);
   data[at + Tile.firstPiece] = pieces.length;
   if (cost <= share) {
-    addPiece(pieces, tile, start, end, Math.ceil(cost));
+    addPiece(pieces, tile, start, end, cost);
     data[at + Tile.pieceCount] = 1;
     return;
   }
@@ -67,7 +67,7 @@ function cutTile(
     const cut = Math.round((start + ((end - start) * part) / parts) / kvTile) * kvTile;
     const to = part === parts ? end : Math.min(cut, end);
     if (to <= from) continue;
-    addPiece(pieces, tile, from, to, Math.ceil(pieceCost(costs, rows, to - from)));
+    addPiece(pieces, tile, from, to, pieceCost(costs, rows, to - from));
     data[at + Tile.pieceCount]++;
     from = to;
   }
@@ -88,7 +88,7 @@ export function cutAtMultiples(
     data[at + Tile.firstPiece] = pieces.length;
     for (let from = data[at + Tile.kvStart]; from < end;) {
       const to = Math.min(end, (Math.floor(from / chunk) + 1) * chunk);
-      addPiece(pieces, tile, from, to, Math.ceil(pieceCost(costs, rows, to - from)));
+      addPiece(pieces, tile, from, to, pieceCost(costs, rows, to - from));
       data[at + Tile.pieceCount]++;
       from = to;
     }

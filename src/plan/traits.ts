@@ -11,12 +11,13 @@ export interface ClassTraits {
   readonly blocksPerProcessor: number;
   /**
    * "walk": memory-bound, cut contiguously; "share": compute-bound, cut where above a share;
-   * "whole": not cut, unless a walk ends earlier by more than splitting costs.
+   * "whole": not cut, or packed where an even share ends earlier by more than splitting costs.
    */
   readonly schedule: "walk" | "share" | "whole";
   /**
-   * How pieces are taken; "few-heads": longest first, those of a few KV heads before those of
-   * others, so that the keys and values of a few stay in a cache.
+   * How pieces are taken; "longest-first": those of a walk as they begin in their stretches;
+   * "few-heads": longest first, those of a few KV heads before those of others, so that the keys
+   * and values of a few stay in a cache.
    */
   readonly take: "as-made" | "longest-first" | "few-heads";
 }

@@ -5,7 +5,9 @@ import { type IntList, Piece, Tile, tileInts } from "./list.ts";
  * The decode schedule: tiles in order, cut into contiguous stretches of equal cost, one for each
  * processor. A processor's stretch ends inside at most one tile and begins inside at most one, so
  * it writes at most two partial states; a tile cut in k pieces has k - 1 cuts, of which there are
- * fewer than processors. Cuts fall on multiples of `kvTile`.
+ * fewer than processors. Cuts fall on multiples of `kvTile`. A piece weighs what is left of its
+ * stretch: taken in this order, pieces begin about when they do in their stretches, whoever takes
+ * them.
  */
 export function walk(
   tiles: IntList,
@@ -57,7 +59,7 @@ export function walk(
         }
       }
       const cost = pieceCost(costs, rows, cut - start);
-      addPiece(pieces, t, start, cut, cost);
+      addPiece(pieces, t, start, cut, left);
       data[at + Tile.pieceCount]++;
       left -= cost;
       rest -= cost - (cut < end ? costs.pieceKeys : 0);
@@ -77,8 +79,8 @@ export function shareOf(costs: CostModel, cost: number, processors: number): num
   return (cost + costs.pieceKeys * (processors - 1)) / processors;
 }
 
-/** Costs only order pieces: what int32 cannot hold counts as equal. */
-const maxCost = 0x7fffffff;
+/** Weights only order pieces: what int32 cannot hold counts as equal. */
+const maxWeight = 0x7fffffff;
 
 /** Appends a piece. */
 export function addPiece(
@@ -86,7 +88,7 @@ export function addPiece(
   tile: number,
   start: number,
   end: number,
-  cost: number,
+  weight: number,
 ): void {
   const at = pieces.add();
   const { data } = pieces;
@@ -94,5 +96,5 @@ export function addPiece(
   data[at + Piece.kvStart] = start;
   data[at + Piece.kvEnd] = end;
   data[at + Piece.partialRow] = -1;
-  data[at + Piece.cost] = cost < maxCost ? cost : maxCost;
+  data[at + Piece.weight] = weight < maxWeight ? Math.ceil(weight) : maxWeight;
 }

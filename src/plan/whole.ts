@@ -20,7 +20,7 @@ export function leaveWhole(
     data[at + Tile.pieceCount] = end > start ? 1 : 0;
     if (end <= start) continue;
     const cost = pieceCost(costs, data[at + Tile.rowCount], end - start);
-    addPiece(pieces, t, start, end, Math.ceil(cost));
+    addPiece(pieces, t, start, end, cost);
     total += cost;
   }
   return total;
@@ -51,7 +51,7 @@ export class Makespan {
     free.fill(0);
     let last = 0;
     for (let i = start; i < end; i++) {
-      const done = free[0] + pieces.data[order[i] * pieceInts + Piece.cost];
+      const done = free[0] + pieces.data[order[i] * pieceInts + Piece.weight];
       if (done > last) last = done;
       this.#occupy(places, done);
     }
