@@ -1,5 +1,8 @@
+/** Bits of a token id. */
+const idBits = 17;
+
 /** Token ids are below this. */
-export const vocabulary = 1 << 17;
+export const vocabulary = 1 << idBits;
 
 /** A token id from two numbers: the same pair gives the same id, on every machine. */
 export function tokenOf(source: number, index: number): number {
@@ -8,5 +11,5 @@ export function tokenOf(source: number, index: number): number {
   z ^= Math.imul(Math.floor(source / 4294967296) | 0, 0xc2b2ae3d);
   z = Math.imul(z ^ (z >>> 16), 0x21f0aaad);
   z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
-  return (z ^ (z >>> 15)) >>> 15;
+  return (z ^ (z >>> 15)) >>> (32 - idBits);
 }

@@ -73,18 +73,19 @@ const notBuilt =
   `@flashbun/linux-x64-gnu ${version} is not built, so nothing can be packed. ` +
   "Fix: bun run release";
 const pack = [bun, "pm", "pack", "--dry-run"];
-const npmPack = ["npm", "pack", "--dry-run"];
+const packs: [string, string[]][] = [
+  ["bun pm pack", pack],
+  ["npm pack", ["npm", "pack", "--dry-run"]],
+];
+const publishing: [string, string[]] = ["npm publish", ["npm", "publish", "--dry-run"]];
 
 describe.each([".", platform])("packing %s", (folder) => {
-  test.each([pack, npmPack, ["npm", "publish", "--dry-run"]].map((command) => [command]))(
-    "fails without a build: %p",
-    (command) => {
-      rmSync(join(clone, platform, "build.json"));
-      const { exitCode, text } = said(command, folder);
-      expect(exitCode).not.toBe(0);
-      expect(text).toContain(notBuilt);
-    },
-  );
+  test.each([...packs, publishing])("by %s fails without a build", (_, command) => {
+    rmSync(join(clone, platform, "build.json"));
+    const { exitCode, text } = said(command, folder);
+    expect(exitCode).not.toBe(0);
+    expect(text).toContain(notBuilt);
+  });
 
   const cases: [string, () => void, string][] = [
     [
@@ -119,14 +120,11 @@ describe.each([".", platform])("packing %s", (folder) => {
     expect(text).toContain(sentence);
   });
 
-  test.each([pack, npmPack].map((command) => [command]))(
-    "succeeds after a build: %p",
-    (command) => {
-      const { exitCode, text } = said(command, folder);
-      expect(exitCode).toBe(0);
-      expect(text).toContain("README.md");
-    },
-  );
+  test.each(packs)("by %s succeeds after a build", (_, command) => {
+    const { exitCode, text } = said(command, folder);
+    expect(exitCode).toBe(0);
+    expect(text).toContain("README.md");
+  });
 });
 
 describe("a tarball", () => {

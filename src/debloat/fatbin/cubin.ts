@@ -8,7 +8,6 @@ import {
   readSymbols,
   type Section,
   sectionFlag,
-  sectionNamed,
   sectionType,
 } from "../elf/elf.ts";
 
@@ -197,9 +196,4 @@ export function isDebug(name: string): boolean {
 export function ptxKernels(image: Uint8Array): string[] {
   const text = Buffer.from(image.buffer, image.byteOffset, image.byteLength).toString("latin1");
   return [...text.matchAll(/\.entry\s+([\w$]+)/g)].map(([, name]) => name);
-}
-
-/** The section of symbols that most others link to. */
-export function symbolTable(elf: Elf): Section | undefined {
-  return sectionNamed(elf, ".symtab");
 }

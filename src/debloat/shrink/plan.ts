@@ -1,6 +1,6 @@
 /** Decides what of a library's device code stays: pure, with a reason for every item. */
 import type { Contents } from "../fatbin/contents.ts";
-import { archName, type Container, type Entry } from "../fatbin/fatbin.ts";
+import { type Container, type Entry } from "../fatbin/fatbin.ts";
 import { isUnknown, neededByAny, runsOn, type Target } from "../fatbin/select.ts";
 import { fatbinSections, type FatbinSection, type Library } from "../library.ts";
 import type { ProfiledLibrary } from "../profile/profile.ts";
@@ -175,9 +175,4 @@ function usage(library: Library, options: DeviceOptions, known: Known): Usage {
       (keep !== undefined && name.search(keep) >= 0) ||
       (names.has(name) && (isLoaded || !placed.has(name))),
   };
-}
-
-/** One line about an entry, as a dry run prints it. */
-export function describeEntry({ entry, action, reason }: EntryPlan): string {
-  return `${action} ${archName(entry)} ${entry.headerBytes + entry.paddedBytes} bytes: ${reason}`;
 }
