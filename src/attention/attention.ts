@@ -157,7 +157,7 @@ export class Attention extends Owner implements AsyncDisposable {
     const batch = this.#batch!;
     const { cache, layer = 0, stream = this.device.stream } = tensors;
     const bound = this.#bound;
-    bound.bind(plan, batch, tensors);
+    bound.bind(batch, tensors);
     if (!this.device.capturing) cache?.requireWritten(layer);
     // A kernel that starts early must not read what the one before it may be writing.
     bound.params.pagesSettled = cache?.sync(batch, stream) === false ? 1 : 0;

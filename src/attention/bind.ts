@@ -70,7 +70,6 @@ export function bindTensors(
     queryHeads,
   );
   params.sinks = paired("sinks", options.sinks, "sinkLogits", tensors.sinkLogits, queryHeads);
-  bindMask(params, options, batch, tensors);
   return { q, k, v, out };
 }
 
@@ -84,7 +83,8 @@ function maskBytes(options: ResolvedOptions, batch: Batch): number {
   return Math.ceil(bits / 8);
 }
 
-function bindMask(
+/** Masks as long as the batch's requests ask for. Errors: OptionError. */
+export function bindMask(
   params: AttentionParams,
   options: ResolvedOptions,
   batch: Batch,

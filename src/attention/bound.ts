@@ -6,7 +6,7 @@ import type { Batch } from "../kv/batch.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { keysOf } from "./bind-keys.ts";
-import { bindOptions, bindTensors } from "./bind.ts";
+import { bindMask, bindOptions, bindTensors } from "./bind.ts";
 import type { KernelClass } from "./families/family.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { type RunTensors, tensorNames } from "./tensors.ts";
@@ -23,10 +23,11 @@ interface LayerPlanes {
 }
 
 /**
- * The parameters of an attention object's kernels. The first run after plan() binds its tensors and
- * points at what the plan has on the device; a later run of the same tensors puts the planes of its
- * layer in place and no more. Other tensors are bound again, another workspace is pointed at again;
- * what was bound within a capture, or refused halfway, is not remembered.
+ * The parameters of an attention object's kernels. The first run binds its tensors; a later run of
+ * the same tensors for no more tokens and requests, of whatever plan, puts the planes of its layer
+ * in place and no more. The first run after plan() points at what the plan has on the device. Other
+ * tensors are bound again, another workspace is pointed at again; what was bound within a capture,
+ * or refused halfway, is not remembered.
  */
 export class BoundParams {
   /** What the kernels of all classes take, behind the maps of those that take some. */
@@ -37,8 +38,9 @@ export class BoundParams {
   /** Of each class whose kernel takes maps; and in it, the maps of keys and values. */
   readonly #mapped: readonly (AttentionMapParams | undefined)[];
   readonly #planeMaps: readonly (Int32Array | undefined)[];
-  /** The plan of which these tensors are bound; -1: bind. */
-  #boundPlan = -1;
+  /** Tokens and requests for which these tensors are bound; -1: bind. */
+  #tokens = -1;
+  #requests = -1;
   readonly #tensors: (Tensor | undefined)[] = new Array(tensorNames.length);
   #cache: PagedCache | undefined;
   /** Of the cache's layers that were bound, from whatever plan. */
@@ -65,18 +67,19 @@ export class BoundParams {
   }
 
   /** Checks the tensors of a run and writes them. Errors: OptionError. */
-  bind(plan: Plan, batch: Batch, tensors: RunTensors): void {
-    if (this.#holds(plan, tensors)) {
+  bind(batch: Batch, tensors: RunTensors): void {
+    if (this.#holds(batch, tensors)) {
       this.#putLayer(this.#layers[tensors.layer ?? 0]!);
     } else {
       // What is refused halfway is not bound, and a captured run needs rows for the whole graph.
-      this.#boundPlan = -1;
+      this.#tokens = -1;
       const mapped = bindTensors(this.#device, this.params, this.#options, batch, tensors);
       for (let i = 0; i < this.#classes.length; i++)
         this.#classes[i].bindMaps?.(mapped, this.#options, this.#mapped[i]!);
       requireWindow(tensors, this.#options.windowLeft);
-      if (!this.#device.capturing) this.#keep(plan, tensors);
+      if (!this.#device.capturing) this.#keep(batch, tensors);
     }
+    bindMask(this.params, this.#options, batch, tensors);
     this.#bindVariant(batch, tensors);
   }
 
@@ -116,8 +119,9 @@ export class BoundParams {
   /**
    * Whether everything except the layer's planes is bound already, and the planes were bound once.
    */
-  #holds(plan: Plan, tensors: RunTensors): boolean {
-    if (plan.generation !== this.#boundPlan || this.#device.capturing) return false;
+  #holds({ tokenCount, requestCount }: Batch, tensors: RunTensors): boolean {
+    if (tokenCount > this.#tokens || requestCount > this.#requests) return false;
+    if (this.#device.capturing) return false;
     if (tensors.cache === undefined || tensors.cache !== this.#cache) return false;
     if (this.#layers[tensors.layer ?? 0] === undefined) return false;
     for (let i = 0; i < tensorNames.length; i++) {
@@ -129,10 +133,11 @@ export class BoundParams {
     return true;
   }
 
-  #keep(plan: Plan, tensors: RunTensors): void {
+  #keep({ tokenCount, requestCount }: Batch, tensors: RunTensors): void {
     const { cache, layer = 0, kScale, vScale } = tensors;
     // Scales are checked against the pages of each layer.
-    if (kScale === undefined && vScale === undefined) this.#boundPlan = plan.generation;
+    if (kScale === undefined && vScale === undefined) this.#tokens = tokenCount;
+    this.#requests = requestCount;
     if (cache !== this.#cache) this.#layers = [];
     this.#cache = cache;
     if (cache !== undefined) {

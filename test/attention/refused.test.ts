@@ -151,3 +151,36 @@ describe("scales that leave a request or a token without one are refused", () =>
     run(5)();
   });
 });
+
+test("what was bound for a smaller step is looked at again for a larger one", () => {
+  using attention = Attention.createSync(device, {
+    ...shape,
+    causal: true,
+    mask: "all",
+    deviceLengths: true,
+  });
+  using cache = PagedCache.create(device, { ...storage, pages: 64 });
+  using q = zeros(20, 4, 16);
+  using long = zeros(40, 4, 16);
+  using k = zeros(40, 2, 16);
+  using kvLengths = Tensor.zeros(device, [3], "i32");
+  using maskBits = Tensor.zeros(device, [40], "u8");
+  using maskIndptr = Tensor.zeros(device, [8], "i32");
+  const bound = { cache, kvLengths, maskBits, maskIndptr };
+  const run = (tokens: number[], rows = q) => {
+    const batch = stepOf(cache, ...tokens);
+    cache.append({ layer: 0, batch, k, v: k });
+    attention.plan(batch);
+    attention.run({ q: rows, out: rows, ...bound });
+  };
+  run([3, 5]);
+  run([1, 1]);
+  expect(() => run([21])).toThrow("q must be [21 or more, 4, 16]");
+  run([2, 2]);
+  expect(() => run([1, 1, 1, 1])).toThrow("kvLengths must be a contiguous i32 tensor of 4");
+  run([2, 2]);
+  // As many bits as the squares of the queries: 40 bytes hold 17 queries of one request.
+  run([17], long);
+  expect(() => run([18], long)).toThrow("maskBits must be a contiguous u8 tensor of 41");
+  run([9, 8], long);
+});
