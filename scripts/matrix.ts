@@ -13,9 +13,10 @@ export interface MatrixEntry extends Specialization {
 }
 
 /**
- * What images are compiled for ahead of time: sm_80 code runs on every GPU of 8.x, sm_90a on 9.0.
+ * What images are compiled for ahead of time: sm_75 code runs on a T4 and all of its generation,
+ * sm_80 code on every GPU of 8.x, sm_90a on 9.0.
  */
-export const architectures: readonly string[] = ["sm_80", "sm_90a"];
+export const architectures: readonly string[] = ["sm_75", "sm_80", "sm_90a"];
 
 type Shape = Pick<
   AttentionOptions,
@@ -45,7 +46,9 @@ const always: readonly MatrixEntry[] = operatorSources().map((source) => ({
 
 /** What is compiled for an architecture. */
 export function matrixOf(architecture: string): readonly MatrixEntry[] {
-  const attention = shapes.flatMap((shape) => {
+  // Turing knows no bf16.
+  const some = shapes.filter(({ dtype }) => dtype === "f16" || architecture !== "sm_75");
+  const attention = some.flatMap((shape) => {
     // Heads, masks and everything else that is no constant of the kernels may be anything.
     const options = resolveOptions({ queryHeads: 1, kvHeads: 1, ...shape });
     const { classes } = offerOf(families.cuda, architectureFacts(architecture), options);

@@ -10,6 +10,8 @@
 constexpr int spin_threads = 32;
 constexpr int read_threads = 256;
 constexpr int fma_threads = 256;
+// On a multiprocessor, as many as it has threads for.
+constexpr int most_blocks = FB_ARCH < 800 ? 4 : 8;
 
 // 16-byte loads that a thread has in flight.
 constexpr int read_unroll = 4;
@@ -28,7 +30,7 @@ FB_OPERATOR(probe_spin, fb_probe_params, spin_threads, 1, 1) {
 }
 
 // Reads every `iterations`-th tile from tile `item` on; out[item] is a checksum.
-FB_OPERATOR(probe_read, fb_probe_params, read_threads, 8, 1) {
+FB_OPERATOR(probe_read, fb_probe_params, read_threads, most_blocks, 1) {
     FB_SHARED(uint32_t, checksum, [1]);
     if (p.fail != 0) trap();
     if (threadIdx.x == 0) checksum[0] = 0;
@@ -55,7 +57,7 @@ FB_OPERATOR(probe_read, fb_probe_params, read_threads, 8, 1) {
 }
 
 // Chains of multiply-adds, `iterations` long; out[item] counts the operations, two for each.
-FB_OPERATOR(probe_fma, fb_probe_params, fma_threads, 8, 1) {
+FB_OPERATOR(probe_fma, fb_probe_params, fma_threads, most_blocks, 1) {
     if (p.fail != 0) trap();
     float sums[fma_chains];
     FB_UNROLL

@@ -4,8 +4,18 @@
 #pragma once
 #include "base.h"
 
+#if FB_ARCH < 800
+FB_DEVICE uint32_t rounded_bf16(float x) {
+    const uint32_t bits = __float_as_uint(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffu;
+    return (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+}
+#endif
+
 FB_DEVICE uint32_t pack_bf16(float low, float high) {
-#ifdef FB_EMULATED
+#if FB_ARCH < 800
+    return rounded_bf16(low) | rounded_bf16(high) << 16;
+#elif defined FB_EMULATED
     return emu::float_to_bf16(low) | uint32_t(emu::float_to_bf16(high)) << 16;
 #else
     uint32_t r;
@@ -17,6 +27,12 @@ FB_DEVICE uint32_t pack_bf16(float low, float high) {
 FB_DEVICE uint32_t pack_f16(float low, float high) {
 #ifdef FB_EMULATED
     return emu::float_to_f16(low) | uint32_t(emu::float_to_f16(high)) << 16;
+#elif FB_ARCH < 800
+    uint32_t r;
+    asm("{ .reg .b16 l, h; cvt.rn.f16.f32 l, %1; cvt.rn.f16.f32 h, %2; mov.b32 %0, {l, h}; }"
+        : "=r"(r)
+        : "f"(low), "f"(high));
+    return r;
 #else
     uint32_t r;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
@@ -55,7 +71,7 @@ FB_DEVICE uint32_t mul_f16x2(uint32_t a, uint32_t b) {
 }
 
 FB_DEVICE uint32_t mul_bf16x2(uint32_t a, uint32_t b) {
-#ifdef FB_EMULATED
+#if FB_ARCH < 800 || defined FB_EMULATED
     return pack_bf16(bf16_low(a) * bf16_low(b), bf16_high(a) * bf16_high(b));
 #else
     uint32_t r; // -0 as the addend keeps the sign of a zero product

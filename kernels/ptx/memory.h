@@ -99,9 +99,15 @@ FB_DEVICE uint4 load_nc_once_16(const void* p) {
     return emu::load_global<uint4>(p);
 #else
     uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.b32 {%0,%1,%2,%3}, [%4];"
+#if FB_ARCH >= 800
+#define FB_ONCE "ld.global.nc.L1::no_allocate.L2::256B.v4.b32"
+#else
+#define FB_ONCE "ld.global.nc.L1::no_allocate.v4.b32"
+#endif
+    asm volatile(FB_ONCE " {%0,%1,%2,%3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(p));
+#undef FB_ONCE
     return v;
 #endif
 }

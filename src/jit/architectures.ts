@@ -20,6 +20,7 @@ const small = { sharedBytesPerBlock: 101_376, sharedBytesPerProcessor: 102_400 }
  * C++ Programming Guide 13.0, table of technical specifications).
  */
 const architectures: Readonly<Record<string, SharedMemory>> = {
+  sm_75: { sharedBytesPerBlock: 65_536, sharedBytesPerProcessor: 65_536 },
   sm_80: middle,
   sm_86: small,
   sm_87: middle,

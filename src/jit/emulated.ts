@@ -30,8 +30,13 @@ let identity: string | undefined;
 
 /** The compiler's flags, which FLASHBUN_EMULATOR has a part in. */
 function flagsNow(): string[] {
-  const races = process.env["FLASHBUN_EMULATOR"]?.split(",").includes("races") ?? false;
-  return races ? [...flags, ...raceFlags] : flags;
+  const options = process.env["FLASHBUN_EMULATOR"]?.split(",") ?? [];
+  const compute = options.find((option) => option.startsWith("compute="))?.slice(8);
+  return [
+    ...flags,
+    ...(compute === undefined ? [] : [`-DFB_ARCH=${compute}0`]),
+    ...(options.includes("races") ? raceFlags : []),
+  ];
 }
 
 /** Names the compiler of emulated images: the flags and the headers that end up in each of them. */

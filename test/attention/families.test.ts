@@ -4,6 +4,7 @@ import type { KernelFamily } from "../../src/attention/families/family.ts";
 import { offerOf } from "../../src/attention/families/resolve.ts";
 import { families } from "../../src/attention/families/table.ts";
 import { tiled } from "../../src/attention/families/tiled.ts";
+import type { TiledClass } from "../../src/attention/families/tiled-classes.ts";
 import { resolveOptions } from "../../src/attention/options.ts";
 import { OptionError } from "../../src/errors.ts";
 import { architectureFacts } from "../../src/jit/architectures.ts";
@@ -36,6 +37,20 @@ describe("families", () => {
     expect(namesOf(list, "sm_90a")).toEqual(["cuda.decode16", "mixed.tile"]);
     expect(namesOf(list, "sm_80")).toEqual(["cuda.decode16", "cuda.tile64", "cuda.tile128"]);
     expect(namesOf(list, "sm_120a")[0]).toBe("cuda.decode16");
+  });
+
+  test("before 8.0 attention takes f16 alone, in tiles that fit", () => {
+    const turing = architectureFacts("sm_75");
+    expect(() => offerOf(families.cuda, turing, options)).toThrow(
+      /^dtype must be f16 on a GPU of compute capability 7\.5 \(got bf16\)/,
+    );
+    for (const headDim of [64, 128, 256]) {
+      const wanted = resolveOptions({ ...options, headDim, dtype: "f16", kvDtype: undefined });
+      const { classes } = offerOf(families.cuda, turing, wanted);
+      expect(classes.map(({ queryTile }) => queryTile)).toContain(16);
+      for (const { sharedBytes } of classes as readonly TiledClass[])
+        expect(sharedBytes).toBeLessThanOrEqual(65_536);
+    }
   });
 
   test("a graph of short queries has only the classes that it launches", () => {

@@ -4,7 +4,8 @@ import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { compileMatrix, resourcesPage } from "../../scripts/images.ts";
 import { architectures, matrixOf } from "../../scripts/matrix.ts";
-import type { Compiled } from "../../scripts/nvcc.ts";
+import { type Compiled, compileWithNvcc } from "../../scripts/nvcc.ts";
+import { findNvcc } from "../../scripts/toolchain.ts";
 import { libraryPath } from "../../src/ffi/library.ts";
 import { compile } from "../../src/jit/compile.ts";
 import { embeddedImages } from "../../src/jit/embedded.ts";
@@ -30,6 +31,7 @@ describe("the matrix", () => {
 
   test("is found without a compiler by every device that runs it", () => {
     const capabilities: [number, number, string][] = [
+      [7, 5, "sm_75"],
       [8, 0, "sm_80"],
       [8, 6, "sm_80"],
       [8, 9, "sm_80"],
@@ -58,6 +60,16 @@ describe("the matrix", () => {
       const registers = Math.ceil(kernels[0].registers / 8) * 8;
       expect(registers * FB_THREADS * FB_MIN_BLOCKS).toBeLessThanOrEqual(65536);
     }
+  });
+
+  // Not embedded: no such GPU has run them.
+  test.each(["sm_100a", "sm_120a"])("can be compiled for %s", async (architecture) => {
+    const nvcc = await findNvcc();
+    const some = matrixOf(architecture).filter(({ name }) => name.endsWith("d128 bf16/bf16"));
+    const made = await Promise.all(some.map((entry) => compileWithNvcc(nvcc, entry, architecture)));
+    expect(made.map(({ entry }) => entry.name)).toEqual(some.map(({ name }) => name));
+    expect(made.flatMap(({ faults }) => faults)).toEqual([]);
+    expect(made).toHaveLength(3);
   });
 
   test("fits a library of less than 40 MB", () => {

@@ -81,10 +81,14 @@ function realDriver(): boolean {
   return existsSync("/dev/nvidiactl") || existsSync("/dev/nvidia0");
 }
 
-/** The case in what the device computes in: GPUs take 16-bit queries, and keys alike or in fp8. */
+/**
+ * The case in what the device computes in: GPUs take 16-bit queries (before 8.0 no bf16), and keys
+ * alike or in fp8.
+ */
 export function caseOn(device: Device, c: Case): Case {
   if (device.kind === "cpu") return c;
-  const dtype = c.dtype === "f32" ? (c.seed % 2 === 0 ? "f16" : "bf16") : c.dtype;
+  const either = c.dtype === "f32" ? (c.seed % 2 === 0 ? "f16" : "bf16") : c.dtype;
+  const dtype = device.properties.computeMajor < 8 ? "f16" : either;
   const kvDtype = isFp8(c.kvDtype) ? c.kvDtype : dtype;
   return { ...c, dtype, kvDtype };
 }

@@ -21,8 +21,8 @@ const fail = status_file.fail;
 
 const allocator = std.heap.c_allocator;
 
-/// The oldest architecture that the kernels are written for: cp.async, bf16 matrix instructions.
-const oldest_major = 8;
+/// The oldest that the kernels are written for, Turing: ldmatrix and matrix products of f16.
+const oldest_capability = 75;
 
 pub const Device = struct {
     handle: handles.Device = .{ .backend = .cuda },
@@ -75,13 +75,14 @@ pub const Device = struct {
         facts.emulated = @intFromBool(found.emulated);
         facts.driver_version = found.version;
         facts.total_bytes = @min(limit_bytes, facts.physical_bytes);
-        if (facts.compute_major < oldest_major) {
-            const sentence = "{s} has compute capability {d}.{d}, {d}.0 or later is needed";
+        if (10 * facts.compute_major + facts.compute_minor < oldest_capability) {
+            const sentence = "{s} has compute capability {d}.{d}, {d}.{d} or later is needed";
             return fail(.unsupported, sentence, .{
                 std.mem.sliceTo(&facts.name, 0),
                 facts.compute_major,
                 facts.compute_minor,
-                oldest_major,
+                oldest_capability / 10,
+                oldest_capability % 10,
             });
         }
         const device = allocator.create(Device) catch return status_file.out_of_host_memory();

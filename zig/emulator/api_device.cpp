@@ -91,21 +91,21 @@ static int attribute(int id) {
     case 38:
         return 50 << 20; // L2_CACHE_SIZE
     case 39:
-        return int(threads_per_processor);
+        return int(capability().threads_per_processor);
     case 40:
         return 3; // ASYNC_ENGINE_COUNT
     case 75:
-        return 9; // COMPUTE_CAPABILITY_MAJOR
+        return options().compute / 10; // COMPUTE_CAPABILITY_MAJOR
     case 76:
-        return 0; // COMPUTE_CAPABILITY_MINOR
+        return options().compute % 10; // COMPUTE_CAPABILITY_MINOR
     case 81:
-        return int(shared_per_processor);
+        return int(capability().shared_per_processor);
     case 97:
-        return int(shared_max); // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        return int(capability().shared_per_block()); // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
     case 106:
-        return int(blocks_per_processor);
+        return int(capability().blocks_per_processor);
     case 111:
-        return int(shared_reserved);
+        return int(capability().shared_reserved);
     default:
         return 0;
     }

@@ -83,7 +83,7 @@ static Result cuKernelGetAttribute(int* value, int id, Function* function, int) 
 static Result cuKernelSetAttribute(int id, int value, Function* function, int) {
     switch (id) {
     case max_dynamic_shared_bytes:
-        if (value < 0 || value > int(shared_max)) return invalid_value;
+        if (value < 0 || value > int(capability().shared_per_block())) return invalid_value;
         function->shared_max = uint32_t(value);
         return success;
     case non_portable_cluster_size:

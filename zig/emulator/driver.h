@@ -39,10 +39,22 @@ enum Result : int {
     invalid_cluster_size = 912,
 };
 
-// What an H100 has.
-constexpr uint32_t registers_per_processor = 65536, threads_per_processor = 2048,
-                   blocks_per_processor = 32, shared_per_processor = 228 << 10,
-                   shared_reserved = 1 << 10, shared_without_opt_in = 48 << 10;
+// What GPUs of a compute capability have: H100, A100, T4.
+struct Capability {
+    uint32_t shared_per_processor, shared_reserved, threads_per_processor, blocks_per_processor;
+
+    uint32_t shared_per_block() const { return shared_per_processor - shared_reserved; }
+};
+
+inline const Capability& capability() {
+    static constexpr Capability hopper = {228 << 10, 1 << 10, 2048, 32};
+    static constexpr Capability ampere = {164 << 10, 1 << 10, 2048, 32};
+    static constexpr Capability turing = {64 << 10, 0, 1024, 16};
+    const int compute = options().compute;
+    return compute == 75 ? turing : compute == 80 ? ampere : hopper;
+}
+
+constexpr uint32_t registers_per_processor = 65536, shared_without_opt_in = 48 << 10;
 
 struct ExecutableGraph;
 struct Graph;

@@ -7,10 +7,12 @@
 namespace emu {
 
 uint32_t resident_blocks(uint32_t threads, size_t shared_bytes) {
-    if (threads == 0 || threads > 1024 || shared_bytes > shared_max) return 0;
-    const uint32_t shared = (uint32_t(shared_bytes) + shared_reserved + 127) / 128 * 128;
-    return std::min({blocks_per_processor, threads_per_processor / ((threads + 31) / 32 * 32),
-                     shared_per_processor / shared});
+    const Capability& has = capability();
+    if (threads == 0 || threads > 1024 || shared_bytes > has.shared_per_block()) return 0;
+    const uint32_t shared = (uint32_t(shared_bytes) + has.shared_reserved + 127) / 128 * 128;
+    const uint32_t by_shared = shared == 0 ? ~0u : has.shared_per_processor / shared;
+    const uint32_t by_threads = has.threads_per_processor / ((threads + 31) / 32 * 32);
+    return std::min({has.blocks_per_processor, by_threads, by_shared});
 }
 
 static Result run_kernel(const Operation& operation, std::string& failure) {

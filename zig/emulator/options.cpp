@@ -47,7 +47,10 @@ static bool set(Options& o, const std::string& name, const std::string& value) {
         o.timeout_seconds = uint32_t(number(value, good));
     else if (name == "driver")
         o.driver = int(number(value, good));
-    else if (name == "races")
+    else if (name == "compute") {
+        o.compute = int(number(value, good));
+        good = good && (o.compute == 75 || o.compute == 80 || o.compute == 90);
+    } else if (name == "races")
         good = o.races = race::watched();
     else if (name == "verbose")
         o.verbose = true;
@@ -70,7 +73,8 @@ static Options read() {
         fprintf(
             stderr,
             "FLASHBUN_EMULATOR: \"%s\" is none of order=fifo|greedy|random, landing=lazy|eager, "
-            "seed=, sms=, devices=, threads=, memory=, timeout=, driver=, verbose, or races where "
+            "seed=, sms=, devices=, threads=, memory=, timeout=, driver=, compute=75|80|90, "
+            "verbose, or races where "
             "the race detector is preloaded\n",
             item.c_str());
         exit(2);

@@ -18,6 +18,7 @@ struct Options {
     uint64_t memory = uint64_t(4) << 30;
     uint32_t timeout_seconds = 20; // of blocks that only poll
     int driver = 13000;
+    int compute = 90; // capability: 75 is 7.5
     bool races = false; // kernels are compiled for the race detector, which is here
     bool verbose = false;
 };

@@ -8,11 +8,11 @@ import { cudaCosts, cudaMerge, optionConstants } from "./cuda.ts";
 import type { DeviceFacts, KernelClass, KernelFamily, KernelOffer } from "./family.ts";
 import { type TiledClass, tiledClasses } from "./tiled-classes.ts";
 
-/** The kernels of every GPU from 8.0 up, on warp-wide matrix products (kernels/attention/tiled). */
+/** The kernels of every GPU from 7.5 up, on warp-wide matrix products (kernels/attention/tiled). */
 export const tiled: KernelFamily = { name: "tiled", offer };
 
 function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | OptionError {
-  const refused = refusedDtypes(options);
+  const refused = refusedDtypes(facts, options);
   if (refused !== undefined) return refused;
   const { headDim, valueDim, dtype, kvDtype, rope } = options;
   const variant = cudaVariant(options);
@@ -43,11 +43,18 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
 }
 
 /** Why matrix units do not take the dtypes, if they do not. */
-function refusedDtypes({ dtype, kvDtype }: ResolvedOptions): OptionError | undefined {
+function refusedDtypes(
+  { computeMajor, computeMinor }: DeviceFacts,
+  { dtype, kvDtype }: ResolvedOptions,
+): OptionError | undefined {
   if (dtype === "f32" || kvDtype === "f32") {
     const option = dtype === "f32" ? "dtype" : "kvDtype";
     const fix = 'use bf16 or f16, or open the "cpu" device.';
     return new OptionError(option, "f32", "f16, bf16 or (keys and values) fp8 on a GPU", fix);
+  }
+  if (dtype === "bf16" && computeMajor < 8) {
+    const allowed = `f16 on a GPU of compute capability ${computeMajor}.${computeMinor}`;
+    return new OptionError("dtype", dtype, allowed, "its matrix units know no bf16: take f16.");
   }
   if (kvDtype === dtype || isFp8(kvDtype)) return undefined;
   const fix = "keep the cache in the dtype of queries, or in fp8.";
