@@ -4,7 +4,6 @@ import type { KernelFamily } from "../../src/attention/families/family.ts";
 import { offerOf } from "../../src/attention/families/resolve.ts";
 import { families } from "../../src/attention/families/table.ts";
 import { tiled } from "../../src/attention/families/tiled.ts";
-import type { TiledClass } from "../../src/attention/families/tiled-classes.ts";
 import { resolveOptions } from "../../src/attention/options.ts";
 import { OptionError } from "../../src/errors.ts";
 import { architectureFacts } from "../../src/jit/architectures.ts";
@@ -42,14 +41,13 @@ describe("families", () => {
   test("before 8.0 attention takes f16 alone, in tiles that fit", () => {
     const turing = architectureFacts("sm_75");
     expect(() => offerOf(families.cuda, turing, options)).toThrow(
-      /^dtype must be f16 on a GPU of compute capability 7\.5 \(got bf16\)/,
+      /^dtype must be f16 on a GPU of compute capability 7\.5 \(got "bf16"\)/,
     );
     for (const headDim of [64, 128, 256]) {
       const wanted = resolveOptions({ ...options, headDim, dtype: "f16", kvDtype: undefined });
       const { classes } = offerOf(families.cuda, turing, wanted);
       expect(classes.map(({ queryTile }) => queryTile)).toContain(16);
-      for (const { sharedBytes } of classes as readonly TiledClass[])
-        expect(sharedBytes).toBeLessThanOrEqual(65_536);
+      for (const { launch } of classes) expect(launch!.sharedBytes).toBeLessThanOrEqual(65_536);
     }
   });
 
