@@ -105,7 +105,8 @@ const scaling = object(
   'an object { kind, factor }, with kind "llama3" more',
 );
 
-const schemas = {
+/** What each option may be. */
+export const schemas = {
   queryHeads: integer(1, 65536),
   kvHeads: integer(1, 65536),
   headDim: { ...integer(8, 576), multipleOf: 8, description: "a multiple of 8 from 8 to 576" },

@@ -47,6 +47,11 @@ export function scaleStrides(
   if (shape.length === 1 && shape[0] === heads) return { ...noScale, address, head: strides[0] };
   if (shape.length === 2 && shape[1] === heads) {
     requireReach(option, scale, shape[0] >= requests, `[${requests} or more, ${heads}]`);
+    if (shape[0] > requests && shape[0] === pages * pageTokens) {
+      const fix = `by token, reshape it to [pages, pageSize, ${heads}]; by request, slice it.`;
+      const allowed = `[${requests}, ${heads}], or [${pages}, ${pageTokens}, ${heads}] by token`;
+      throw new OptionError(option, scale.label, allowed, fix);
+    }
     return { ...noScale, address, request: strides[0], head: strides[1] };
   }
   const plane = shape.length === 3 || (shape.length === 4 && shape[3] === 1);

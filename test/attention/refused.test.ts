@@ -140,6 +140,28 @@ describe("scales that leave a request or a token without one are refused", () =>
     }
   });
 
+  test("a row for each token in two axes, which are by request", () => {
+    using attention = Attention.createSync(device, shape);
+    const layout = raggedLayout([0, 1, 2], [0, 3, 5]);
+    attention.plan(createBatch({ queryLengths: [1, 1], layout }));
+    const [keys, queries] = [zeros(5, 2, 16), zeros(2, 4, 16)];
+    const run = (...dims: number[]) =>
+      attention.run({
+        q: queries,
+        out: queries.to("f32"),
+        k: keys,
+        v: keys,
+        kScale: zeros(...dims),
+      });
+    expect(() => run(5, 2)).toThrow("kScale must be [2, 2], or [1, 5, 2] by token");
+    for (const dims of [
+      [1, 5, 2],
+      [2, 2],
+      [4, 2],
+    ])
+      run(...dims);
+  });
+
   test("too few tokens of ragged keys", () => {
     using attention = Attention.createSync(device, shape);
     const layout = raggedLayout([0, 1], [0, 5]);

@@ -1,4 +1,4 @@
-import type { DType } from "../../src/tensor/dtype.ts";
+import { type DType, isFp8 } from "../../src/tensor/dtype.ts";
 import type { Random } from "./random.ts";
 import type { VariantCase } from "./variants.ts";
 
@@ -34,6 +34,8 @@ export interface Case {
   mask: "none" | "all" | "tail";
   rope: { dim: number; interleaved: boolean; theta: number } | undefined;
   scales: (typeof scaleKinds)[number];
+  /** Left out: the default, or true where bf16 keys have scales by token. */
+  tokenScales?: boolean;
   lseBase: "e" | "2";
   finalize: boolean;
   batchInvariant: boolean;
@@ -174,6 +176,7 @@ function dtypeCases(): Case[] {
             kvDtype,
             outDtype,
             storage: storages[cases.length % storages.length],
+            causal: cases.length % 2 === 0,
             headDim: 64,
             queryLengths: [1, 20],
             kvLengths: [70, 33],
@@ -208,6 +211,11 @@ function optionCases(): Case[] {
   for (const scales of scaleKinds)
     for (const kvDtype of ["f8e4m3", "f8e5m2", "bf16"] as const)
       options.push([`${scales} scales, ${kvDtype}`, { scales, kvDtype }]);
+  for (const scales of ["none", "tensor", "head", "request"] as const)
+    options.push([
+      `${scales} scales, f8e4m3, no tokenScales`,
+      { scales, kvDtype: "f8e4m3", tokenScales: false },
+    ]);
   return options.flatMap(([name, over]) => [
     caseOf(`decode: ${name}`, { queryLengths: [1, 1, 1], kvLengths: [37, 1, 80], ...over }),
     caseOf(`prefill: ${name}`, { queryLengths: [40, 3, 33], kvLengths: [40, 50, 65], ...over }),
@@ -267,6 +275,7 @@ function longCases(): Case[] {
 
 /** A random case over every option; the seed of `random` names it. */
 export function randomCase(random: Random): Case {
+  const scales = random.chance(0.4) ? random.pick(scaleKinds) : "none";
   const group = random.integer(1, 16);
   const kvHeads = random.integer(1, group > 8 ? 2 : 3);
   const headDim = 8 * random.integer(1, random.chance(0.2) ? 72 : 20);
@@ -306,7 +315,8 @@ export function randomCase(random: Random): Case {
     alibi: random.chance(0.3),
     sinks: random.chance(0.3),
     mask: random.pick(["none", "none", "all", "tail"]),
-    scales: random.chance(0.4) ? random.pick(scaleKinds) : "none",
+    scales,
+    ...(isFp8(kvDtype) && scales !== "token" && random.chance(0.5) ? { tokenScales: false } : {}),
     lseBase: random.pick(["e", "2"]),
     finalize: random.chance(0.8),
     batchInvariant: random.chance(0.2),

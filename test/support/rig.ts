@@ -5,7 +5,7 @@ import type { RunTensors } from "../../src/attention/tensors.ts";
 import type { Device } from "../../src/device/device.ts";
 import { type Batch } from "../../src/kv/batch.ts";
 import { ropeFrequencies } from "../../src/ops/rope.ts";
-import { decode, type DType, dtypeBytes, roundTo } from "../../src/tensor/dtype.ts";
+import { decode, type DType, dtypeBytes, isFp8, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import type { Case } from "./cases.ts";
 import { expectState } from "./compare.ts";
@@ -54,8 +54,9 @@ export function optionsOf(c: Case): AttentionOptions {
     finalize,
     batchInvariant: c.batchInvariant,
     variant: c.variant?.variant,
-    tokenScales: c.scales === "token",
     ...(c.latent ? { keyPlane: "latent", valuePlane: "latent" } : {}),
+    ...(c.scales === "token" && !isFp8(c.kvDtype) ? { tokenScales: true } : {}),
+    ...(c.tokenScales === undefined ? {} : { tokenScales: c.tokenScales }),
     ...(c.scale === 0 ? {} : { scale: c.scale }),
     ...(c.rope === undefined ? {} : { rope: c.rope }),
   };

@@ -81,11 +81,17 @@ function realDriver(): boolean {
   return existsSync("/dev/nvidiactl") || existsSync("/dev/nvidia0");
 }
 
+/** What a case depends on. */
+export interface CaseDevice {
+  readonly kind: "cpu" | "cuda";
+  readonly properties: { readonly computeMajor: number };
+}
+
 /**
  * The case in what the device computes in: GPUs take 16-bit queries (before 8.0 no bf16), and keys
  * alike or in fp8.
  */
-export function caseOn(device: Device, c: Case): Case {
+export function caseOn(device: CaseDevice, c: Case): Case {
   if (device.kind === "cpu") return c;
   const either = c.dtype === "f32" ? (c.seed % 2 === 0 ? "f16" : "bf16") : c.dtype;
   const dtype = device.properties.computeMajor < 8 ? "f16" : either;

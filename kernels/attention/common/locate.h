@@ -138,8 +138,13 @@ FB_DEVICE float constant_scale(const fb_scale& s, const fb_attention_record& r) 
 }
 
 // Copies a token's scale to shared memory, with the cp.async group that is open; 0 unless `kept`.
+// Where scales are by tensor, head or request, or none, it is 1: constant_scale has them.
 FB_DEVICE void copy_scale(const fb_scale& s, const fb_attention_record& r, int32_t page,
                           int32_t row, bool kept, float* target) {
+    if (!by_token(s)) {
+        *target = 1;
+        return;
+    }
     const int64_t at = r.request * s.stride_request + r.kv_head * s.stride_head +
                        page * s.stride_page + row * s.stride_token;
     cp_async_4(shared_address(target), reinterpret_cast<const float*>(s.data) + (kept ? at : 0),
