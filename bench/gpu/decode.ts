@@ -20,8 +20,8 @@ import {
   runsOf,
 } from "./bench.ts";
 
-/** Elements of a head in all decode rows. */
-export const dim = 128;
+/** Elements of a head where a row does not say. */
+export const usualDim = 128;
 const pageSize = 16;
 /** Pages of room for each request: measured steps go on from its keys. */
 const spareColumns = 8;
@@ -30,6 +30,10 @@ const spareColumns = 8;
 export interface DecodeShape {
   queryHeads: number;
   kvHeads: number;
+  /** Elements of a head. */
+  headDim: number;
+  /** New tokens of each request. */
+  queries: number;
   kvDtype: DType;
   layout: "NHD" | "HND";
   /** Keys of each request. */
@@ -48,7 +52,6 @@ export class DecodeWorld implements Disposable {
   readonly out: Tensor;
   readonly sequences: Sequence[];
   batch: Batch;
-  /** One token each. */
   readonly #newTokens: Int32Array;
   readonly #planes: Tensor[] = [];
 
@@ -58,14 +61,14 @@ export class DecodeWorld implements Disposable {
     attention: Attention,
   ) {
     const { device } = bench;
-    const { queryHeads, kvHeads, kvDtype, lengths, layers } = shape;
+    const { queryHeads, kvHeads, headDim, queries, kvDtype, lengths, layers } = shape;
     this.attention = attention;
     const pages = lengths.reduce((sum, keys) => sum + Math.ceil(keys / pageSize) + spareColumns, 0);
     const copies = Math.min(layers, copiesOf(bench, this.layerBytes));
     this.cache = PagedCache.create(device, {
       layers,
       kvHeads,
-      headDim: dim,
+      headDim,
       dtype: kvDtype,
       pages,
       pageSize,
@@ -77,31 +80,32 @@ export class DecodeWorld implements Disposable {
         return shape.layout === "HND" ? plane.permute(0, 2, 1, 3) : plane;
       },
     });
+    const tokens = lengths.length * queries;
     const noise = (heads: number, seed: number) =>
-      Tensor.randomNormal(device, [lengths.length, heads, dim], "bf16", { seed });
+      Tensor.randomNormal(device, [tokens, heads, headDim], "bf16", { seed });
     this.q = noise(queryHeads, 1000);
     this.k = noise(kvHeads, 1001);
-    this.out = Tensor.empty(device, [lengths.length, queryHeads, dim], "bf16");
+    this.out = Tensor.empty(device, [tokens, queryHeads, headDim], "bf16");
     this.sequences = lengths.map(() => this.cache.sequence());
-    this.#newTokens = new Int32Array(lengths.length).fill(1);
+    this.#newTokens = new Int32Array(lengths.length).fill(queries);
     this.#grow();
     this.batch = this.step();
   }
 
   /** Compiles, allocates and plans. Errors: CompileError, OutOfMemoryError. */
   static async create(bench: GpuBench, shape: DecodeShape): Promise<DecodeWorld> {
-    const { queryHeads, kvHeads, kvDtype, lengths } = shape;
+    const { queryHeads, kvHeads, headDim, queries, kvDtype, lengths } = shape;
     const maxBatch = lengths.length;
     const maxColumns = Math.ceil(Math.max(...lengths) / pageSize) + spareColumns;
     const attention = await Attention.create(bench.device, {
       queryHeads,
       kvHeads,
-      headDim: dim,
+      headDim,
       dtype: "bf16",
       kvDtype,
       causal: true,
       graph: shape.graph
-        ? { maxBatch, maxQueryTokens: maxBatch, maxQueryLength: 1, maxColumns }
+        ? { maxBatch, maxQueryTokens: maxBatch * queries, maxQueryLength: queries, maxColumns }
         : undefined,
       // Scales by token are another kernel; this one has none.
       tokenScales: false,
@@ -111,12 +115,12 @@ export class DecodeWorld implements Disposable {
 
   /** Bytes of keys and values that one layer reads. */
   get layerBytes(): number {
-    const { lengths, kvHeads, kvDtype } = this.shape;
+    const { lengths, kvHeads, headDim, kvDtype } = this.shape;
     const keys = lengths.reduce((sum, count) => sum + count, 0);
-    return 2 * keys * kvHeads * dim * dtypeBytes(kvDtype);
+    return 2 * keys * kvHeads * headDim * dtypeBytes(kvDtype);
   }
 
-  /** Reserves and plans one more token for each request. */
+  /** Reserves and plans the new tokens of each request. */
   step(): Batch {
     const batch = this.cache.reserve(this.sequences, this.#newTokens);
     if (!batch.ok) throw batch.error;
@@ -125,9 +129,10 @@ export class DecodeWorld implements Disposable {
     return (this.batch = batch);
   }
 
-  /** Takes the last token of each request back. */
+  /** Takes the last new tokens of each request back. */
   rewind(): void {
-    for (const sequence of this.sequences) sequence.truncate(sequence.length - 1);
+    const { queries } = this.shape;
+    for (const sequence of this.sequences) sequence.truncate(sequence.length - queries);
   }
 
   /** Queues a layer's attention. */
@@ -147,11 +152,11 @@ export class DecodeWorld implements Disposable {
   }
 
   /**
-   * All keys but the last: page by page in turn, so that a sequence's pages lie apart. First some
+   * All keys but the new ones: page by page in turn, so that a sequence's pages lie apart. First some
    * more, so that the page table does not grow while steps are measured.
    */
   #grow(): void {
-    const { lengths } = this.shape;
+    const { lengths, queries } = this.shape;
     const left = lengths.map((keys) => keys + (spareColumns - 1) * pageSize);
     while (left.some((tokens) => tokens > 0)) {
       const counts = left.map((tokens) => Math.min(tokens, pageSize));
@@ -160,7 +165,7 @@ export class DecodeWorld implements Disposable {
       this.cache.markWritten(batch);
       counts.forEach((count, i) => (left[i] -= count));
     }
-    for (const [i, sequence] of this.sequences.entries()) sequence.truncate(lengths[i] - 1);
+    for (const [i, sequence] of this.sequences.entries()) sequence.truncate(lengths[i] - queries);
   }
 }
 
@@ -168,17 +173,19 @@ export class DecodeWorld implements Disposable {
 function noisyPlane(
   device: GpuBench["device"],
   pages: number,
-  { kvHeads, kvDtype, layout }: DecodeShape,
+  { kvHeads, headDim, kvDtype, layout }: DecodeShape,
   seed: number,
 ): Tensor {
   const heads = layout === "HND" ? [kvHeads, pageSize] : [pageSize, kvHeads];
-  return Tensor.randomNormal(device, [pages, ...heads, dim], kvDtype, { seed });
+  return Tensor.randomNormal(device, [pages, ...heads, headDim], kvDtype, { seed });
 }
 
 interface Row {
   batch: number;
   heads: readonly [number, number];
   keys: number;
+  dim?: number;
+  queries?: number;
   kvDtype?: DType;
   layout?: "NHD" | "HND";
   targets?: readonly PeerTarget[];
@@ -208,8 +215,15 @@ const first: Row[] = [
 
 const fp8: Row[] = [
   { batch: 64, heads: grouped, keys: 4096, kvDtype: "f8e4m3" },
+  { batch: 1, heads: grouped, keys: 1024, kvDtype: "f8e4m3" },
   { batch: 1, heads: grouped, keys: 8192, kvDtype: "f8e4m3" },
   { batch: 128, heads: grouped, keys: 8192, kvDtype: "f8e4m3" },
+];
+
+const other: Row[] = [
+  { batch: 64, heads: grouped, keys: 4096, dim: 64 },
+  { batch: 64, heads: [64, 1], keys: 4096 },
+  ...[2, 4, 8].map((queries): Row => ({ batch: 64, heads: grouped, keys: 4096, queries })),
 ];
 
 const rest: Row[] = [
@@ -224,9 +238,11 @@ const rest: Row[] = [
   ),
 ];
 
-function nameOf({ batch, heads, keys, kvDtype = "bf16", layout = "NHD" }: Row): string {
-  const ending = layout === "HND" ? "_hnd" : "";
-  return `decode/${kvDtype}/b${batch}_h${heads.join("_")}_d${dim}_kv${keys}_p${pageSize}${ending}`;
+function nameOf(row: Row): string {
+  const { batch, heads, keys, dim = usualDim, queries = 1, kvDtype = "bf16" } = row;
+  const shape = `b${batch}_h${heads.join("_")}_d${dim}_kv${keys}_p${pageSize}`;
+  const drafts = queries === 1 ? "" : `_q${queries}`;
+  return `decode/${kvDtype}/${shape}${drafts}${row.layout === "HND" ? "_hnd" : ""}`;
 }
 
 function caseOf(row: Row): GpuCase {
@@ -236,17 +252,19 @@ function caseOf(row: Row): GpuCase {
 /** The rows that the targets speak of. */
 export const decodeCases: GpuCase[] = [
   ...first.map(caseOf),
-  { name: `decode/bf16/zipf_b64_h32_8_d${dim}_kv4096_p${pageSize}`, run: skewed },
+  { name: `decode/bf16/zipf_b64_h32_8_d${usualDim}_kv4096_p${pageSize}`, run: skewed },
   ...fp8.map(caseOf),
+  ...other.map(caseOf),
 ];
 
 /** Further shapes. */
 export const moreDecodeCases: GpuCase[] = rest
-  .filter((row) => !first.some((other) => nameOf(other) === nameOf(row)))
+  .filter((row) => !first.some((known) => nameOf(known) === nameOf(row)))
   .map(caseOf);
 
 async function decode(bench: GpuBench, row: Row): Promise<GpuRow[]> {
-  const { kvDtype = "bf16", layout = "NHD", targets = [asFlashInfer] } = row;
+  const { dim = usualDim, queries = 1, kvDtype = "bf16", layout = "NHD" } = row;
+  const { targets = [asFlashInfer] } = row;
   const [queryHeads, kvHeads] = row.heads;
   const batch = bench.quick ? Math.min(2, row.batch) : row.batch;
   const keys = bench.quick ? 80 : row.keys;
@@ -256,6 +274,8 @@ async function decode(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   using world = await DecodeWorld.create(bench, {
     queryHeads,
     kvHeads,
+    headDim: dim,
+    queries,
     kvDtype,
     layout,
     lengths,
@@ -269,9 +289,9 @@ async function decode(bench: GpuBench, row: Row): Promise<GpuRow[]> {
     queryHeads,
     kvHeads,
     dim,
-    queries: 1,
+    queries,
     keys,
-    causal: false,
+    causal: queries > 1,
     pageSize,
     copies: layers,
   };
@@ -295,7 +315,8 @@ async function skewed(bench: GpuBench): Promise<GpuRow[]> {
   const sum = harmonic.reduce((all, part) => all + part, 0);
   const lengths = harmonic.map((part) => Math.max(1, Math.round((total * part) / sum)));
   const [queryHeads, kvHeads] = grouped;
-  const common = { queryHeads, kvHeads, kvDtype: "bf16", layout: "NHD", layers: 2 } as const;
+  const heads = { queryHeads, kvHeads, headDim: usualDim, queries: 1 };
+  const common = { ...heads, kvDtype: "bf16", layout: "NHD", layers: 2 } as const;
   using zipf = await DecodeWorld.create(bench, { ...common, lengths });
   const even = new Array<number>(batch).fill(keys);
   using uniform = await DecodeWorld.create(bench, { ...common, lengths: even });
@@ -323,7 +344,7 @@ async function skewed(bench: GpuBench): Promise<GpuRow[]> {
     batch,
     queryHeads,
     kvHeads,
-    dim,
+    dim: usualDim,
     queries: 1,
     keys: lengths,
     causal: false,

@@ -12,7 +12,7 @@ import {
   replayTimes,
   timeOf,
 } from "./bench.ts";
-import { DecodeWorld } from "./decode.ts";
+import { DecodeWorld, usualDim } from "./decode.ts";
 
 /** Layers of a measured step. */
 const stepLayers = 32;
@@ -28,8 +28,9 @@ function worldOf(bench: GpuBench, batch: number, keys: number, layers: number, g
   const lengths = new Array<number>(bench.quick ? Math.min(batch, 2) : batch).fill(
     bench.quick ? 80 : keys,
   );
-  const heads = { queryHeads: 32, kvHeads: 8, kvDtype: "bf16", layout: "NHD" } as const;
-  return DecodeWorld.create(bench, { ...heads, lengths, layers, graph });
+  const heads = { queryHeads: 32, kvHeads: 8, headDim: usualDim, queries: 1 };
+  const rows = { ...heads, kvDtype: "bf16", layout: "NHD", lengths, layers, graph } as const;
+  return DecodeWorld.create(bench, rows);
 }
 
 /** Host time of attention.run above the bare launches of the same kernels. */

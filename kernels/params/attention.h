@@ -29,7 +29,7 @@ struct fb_attention_record {
     int32_t partial_row;    // first row of the partial state, or -1: write the output
     int32_t request;        // the layout row's first request
     int32_t level;
-    int32_t reserved;
+    int32_t first_merge;    // of the partial rows, which its kernel counts; -1: a launch merges them
 };
 
 // Rows whose state was split: part_count partial states merge, in order, into the output.
@@ -74,7 +74,8 @@ struct fb_attention_params {
     uint64_t alibi_slopes;   // f32 [query head], or 0
     uint64_t sinks;          // f32 [query head], or 0
     uint64_t rope_table;     // f32 [position, rope_dim / 2, (cos, sin)], or 0
-    uint64_t counters;       // int32 [2]: records taken and blocks gone, 0 between launches (CUDA)
+    uint64_t counters;       // int32 [64]: records taken and blocks gone, then [merge]: parts that
+                             // have come; 0 between launches (CUDA)
     struct fb_variant variant;
     int32_t table_stride;
     int32_t page_size;

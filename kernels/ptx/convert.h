@@ -103,13 +103,20 @@ FB_DEVICE uint32_t e4m3x2_to_f16x2(uint16_t pair) {
 
 // Four bytes to two pairs.
 FB_DEVICE void e4m3x4_to_f16x4(uint32_t bytes, uint32_t (&pairs)[2]) {
+#if !defined(FB_EMULATED) && FB_ARCH >= 890
+    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %2; cvt.rn.f16x2.e4m3x2 %0, low; "
+        "cvt.rn.f16x2.e4m3x2 %1, high; }"
+        : "=r"(pairs[0]), "=r"(pairs[1])
+        : "r"(bytes)); // without a shift for the upper half
+#else
     pairs[0] = e4m3x2_to_f16x2(uint16_t(bytes));
     pairs[1] = e4m3x2_to_f16x2(uint16_t(bytes >> 16));
+#endif
 }
 
 FB_DEVICE void e5m2x4_to_f16x4(uint32_t bytes, uint32_t (&pairs)[2]) {
-    pairs[0] = e5m2x2_to_f16x2(uint16_t(bytes));
-    pairs[1] = e5m2x2_to_f16x2(uint16_t(bytes >> 16));
+    pairs[0] = __byte_perm(bytes, 0, 0x1404);
+    pairs[1] = __byte_perm(bytes, 0, 0x3424);
 }
 
 // --- f32 to fp8

@@ -23,7 +23,7 @@ export function launchPlan(
     params.recordCount = launch.grid;
     device.launch(stream, kernels[i], bound.of(i), launch.grid);
   }
-  if (plan.mergeGrid === 0) return;
+  if (plan.mergeGrid === 0 || plan.mergedByKernels) return;
   const shares = offer.merge.shares(plan.mergeGrid, device.processors);
   device.launch(stream, merge, params, plan.mergeGrid * shares);
 }

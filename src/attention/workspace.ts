@@ -2,11 +2,12 @@ import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
 import { GrowingBuffer } from "../device/ring.ts";
 import type { Stream } from "../device/stream.ts";
+import { countedMerges } from "../plan/workspace.ts";
 
 const byStream = new WeakMap<Stream, Workspace>();
 
-/** Bytes at the start of a workspace for the kernels' ticket counters. */
-const counterBytes = 256;
+/** Bytes at the start of a workspace for the counters of tickets, then those of merges. */
+const counterBytes = 256 + 4 * countedMerges;
 
 /** Room for the partial states of split rows; one per stream serves all attention objects on it. */
 export class Workspace extends Owner {
@@ -27,7 +28,7 @@ export class Workspace extends Owner {
     return workspace;
   }
 
-  /** int32 [2] counters, zero between launches. */
+  /** int32 counters of tickets [64] and of merges [countedMerges], zero between launches. */
   get counters(): number {
     return this.buffer.address;
   }

@@ -225,6 +225,12 @@ export class AttentionRecord extends Params {
   get level(): number {
     return this.i32[14]!;
   }
+  set firstMerge(value: number) {
+    this.i32[15] = value;
+  }
+  get firstMerge(): number {
+    return this.i32[15]!;
+  }
 }
 
 /** Packs `struct fb_merge_record` (32 bytes). */

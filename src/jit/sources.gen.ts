@@ -1,5 +1,6 @@
 // Written by `bun run sources`: do not edit.
 /// <reference path="./text.d.ts" />
+import attention_common_arrive_h from "../../kernels/attention/common/arrive.h" with { type: "text" };
 import attention_common_facts_h from "../../kernels/attention/common/facts.h" with { type: "text" };
 import attention_common_finish_h from "../../kernels/attention/common/finish.h" with { type: "text" };
 import attention_common_locate_h from "../../kernels/attention/common/locate.h" with { type: "text" };
@@ -15,6 +16,7 @@ import attention_hopper_softmax_h from "../../kernels/attention/hopper/softmax.h
 import attention_hopper_store_h from "../../kernels/attention/hopper/store.h" with { type: "text" };
 import attention_hopper_tasks_h from "../../kernels/attention/hopper/tasks.h" with { type: "text" };
 import attention_merge_cu from "../../kernels/attention/merge.cu" with { type: "text" };
+import attention_merge_h from "../../kernels/attention/merge.h" with { type: "text" };
 import attention_mla_decode_cu from "../../kernels/attention/mla/decode.cu" with { type: "text" };
 import attention_mla_facts_h from "../../kernels/attention/mla/facts.h" with { type: "text" };
 import attention_mla_load_h from "../../kernels/attention/mla/load.h" with { type: "text" };
@@ -72,6 +74,7 @@ import tensor_tensor_cu from "../../kernels/tensor/tensor.cu" with { type: "text
 
 /** Text of every kernel source and header, by its path below kernels/. */
 export const sources: Readonly<Record<string, string>> = {
+  "attention/common/arrive.h": attention_common_arrive_h,
   "attention/common/facts.h": attention_common_facts_h,
   "attention/common/finish.h": attention_common_finish_h,
   "attention/common/locate.h": attention_common_locate_h,
@@ -87,6 +90,7 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/hopper/store.h": attention_hopper_store_h,
   "attention/hopper/tasks.h": attention_hopper_tasks_h,
   "attention/merge.cu": attention_merge_cu,
+  "attention/merge.h": attention_merge_h,
   "attention/mla/decode.cu": attention_mla_decode_cu,
   "attention/mla/facts.h": attention_mla_facts_h,
   "attention/mla/load.h": attention_mla_load_h,

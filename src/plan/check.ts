@@ -192,10 +192,29 @@ class Proof {
         }
       }
     }
+    if (this.plan.mergedByKernels) this.#arrivals();
     for (const [key, parts] of this.#parts) {
       const direct = parts.length === 1 && parts[0].partialRow < 0;
       must(direct !== merged.has(key), "a row is written once");
     }
+  }
+
+  /** As kernels count them, from a record's first merge on, every merge gets all its parts. */
+  #arrivals(): void {
+    const merges = mergesOf(this.plan);
+    const arrived = new Array<number>(merges.length).fill(0);
+    for (const record of recordsOf(this.plan)) {
+      const { firstMerge, partialRow, queryHeadStart, rowStart, rowCount } = record;
+      must(firstMerge >= 0 === partialRow >= 0, "partial rows have a merge");
+      for (let m = firstMerge; m >= 0 && m < merges.length; m++) {
+        const merge = merges[m];
+        if (merge.queryHeadStart !== queryHeadStart || merge.rowStart >= rowStart + rowCount) break;
+        must(merge.rowStart >= rowStart, "a record's merges begin in its rows");
+        arrived[m]++;
+      }
+    }
+    for (const [m, { partCount }] of merges.entries())
+      must(arrived[m] === partCount, "every part of a merge is counted once");
   }
 
   /** Every visible key of the row is in exactly one of its parts. */

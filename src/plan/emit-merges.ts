@@ -5,7 +5,7 @@ import type { Plan } from "./plan.ts";
 import { MergeRecordField as Field, mergeRecordInts } from "./record.gen.ts";
 import type { Schedule } from "./schedule.ts";
 import type { Sections } from "./sections.ts";
-import { mergeCapacity, requireRoom } from "./workspace.ts";
+import { countedMerges, mergeCapacity, requireRoom } from "./workspace.ts";
 
 /** Writes the merges of split rows and their parts, once all records are written. */
 export class MergeEmitter {
@@ -19,6 +19,23 @@ export class MergeEmitter {
     this.#schedule = schedule;
     this.#out = out;
     this.#group = options.queryHeads / options.kvHeads;
+  }
+
+  /** Whether the kernels of all split rows merge them; under a graph, those of any step. */
+  byKernels(bucket: number): boolean {
+    const { graph, classes, kvHeads } = this.#options;
+    if (graph !== undefined) {
+      const most = mergeCapacity(this.#options, bucket);
+      return most <= countedMerges && classes.every(({ mergesRows }) => mergesRows);
+    }
+    const { tiles, intervals } = this.#schedule;
+    if (intervals.merged.length * kvHeads > countedMerges) return false;
+    const { data, length } = tiles.list;
+    for (let at = 0; at < length * tileInts; at += tileInts) {
+      if (data[at + Tile.partial] === 0) continue;
+      if (!classes[data[at + Tile.kernelClass]].mergesRows) return false;
+    }
+    return true;
   }
 
   /** Errors: PlanError for more merges than the graph's bucket can have. */
@@ -35,9 +52,10 @@ export class MergeEmitter {
     out.close(out.at);
     plan.offsets.parts = out.at;
     let at = plan.offsets.merges;
-    for (let i = 0; i < merged.length; i++) {
-      const head = merged.data[i * intervalInts + Interval.headGroup];
-      for (let h = 0; h < each; h++, at += mergeRecordInts) {
+    // Those of a record's rows lie side by side.
+    for (let h = 0; h < each; h++) {
+      for (let i = 0; i < merged.length; i++, at += mergeRecordInts) {
+        const head = merged.data[i * intervalInts + Interval.headGroup];
         this.#write(plan, at, i, each === 1 ? head : h, h);
       }
     }

@@ -44,6 +44,7 @@ export class Emitter {
     this.#partialRows = 0;
     plan.bucket = bucket;
     this.#writeBatch(batch);
+    plan.mergedByKernels = this.#merges.byKernels(bucket);
     this.#writeRecords(batch);
     this.#merges.emit(plan);
     this.#writeColumns(batch);
@@ -156,6 +157,8 @@ export class Emitter {
     const tiles = schedule.tiles.list.data;
     const pieces = schedule.pieces.data;
     const { levels } = batch.layout;
+    const { plan } = this;
+    const merged = schedule.intervals.merged.length;
     const group = this.#group;
     const { kvHeads } = this.#options;
     const out = this.#out;
@@ -186,6 +189,7 @@ export class Emitter {
       if (fullEnd > kvEnd) fullEnd = kvEnd;
       if (fullStart >= fullEnd) fullStart = fullEnd = kvStart;
       const isPartial = tiles[tile + Tile.partial] === 1;
+      const merge = isPartial && plan.mergedByKernels ? tiles[tile + Tile.firstMerge] : -1;
       let partial = -1;
       if (isPartial) {
         if (firstHead === 0) {
@@ -210,7 +214,7 @@ export class Emitter {
         data[at + Field.partialRow] = partial;
         data[at + Field.request] = request;
         data[at + Field.level] = l;
-        data[at + attentionRecordInts - 1] = 0;
+        data[at + Field.firstMerge] = merge < 0 ? -1 : merge + (head < 0 ? kvHead : 0) * merged;
         at += attentionRecordInts;
         if (isPartial) partial += rows;
       }
@@ -241,6 +245,7 @@ export class Emitter {
           data[at + Field.rowCount] = Math.min(most, end - row);
           data[at + Field.columnOffset] = -1;
           data[at + Field.partialRow] = -1;
+          data[at + Field.firstMerge] = -1;
           data[at + Field.request] = batch.tokenRequests[Math.floor(row / group)];
         }
       }

@@ -53,7 +53,8 @@ export const Tile = {
   /** 1: pieces write partial states. */
   partial: 13,
   columnOffset: 14,
-  reserved: 15,
+  /** Of the merges of its rows, as intervals; -1: none. */
+  firstMerge: 15,
 } as const;
 
 /** Ints of a tile. */

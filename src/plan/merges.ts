@@ -58,6 +58,7 @@ export class Intervals {
         addInterval(this.empty, group, start, row, 0, 0);
       } else if (count > 1) {
         data[at + Tile.partial] = 1;
+        data[at + Tile.firstMerge] = this.merged.length;
         addInterval(this.merged, group, start, row, this.tiles.length, 1);
         this.#addTile(t);
       }
@@ -101,6 +102,10 @@ export class Intervals {
         addInterval(this.empty, group, row, next, 0, 0);
         this.tiles.length = firstTile;
       } else if (partial === 1) {
+        for (let i = firstTile; i < this.tiles.length; i++) {
+          const at = this.tiles.data[i] * tileInts;
+          if (data[at + Tile.firstMerge] < 0) data[at + Tile.firstMerge] = this.merged.length;
+        }
         addInterval(this.merged, group, row, next, firstTile, this.tiles.length - firstTile);
       } else {
         this.tiles.length = firstTile;

@@ -32,8 +32,10 @@ export interface Plan {
   launches: PlanLaunch[];
   recordCount: number;
   mergeCount: number;
-  /** Items of the merge launch; 0 without split rows, fixed under a graph. */
+  /** Merges that there is room for: mergeCount, or more under a graph. */
   mergeGrid: number;
+  /** No launch merges: the kernels of all split rows do, each in the block whose piece is last. */
+  mergedByKernels: boolean;
   /** Rows of partial state, and how many the workspace is laid out for. */
   partialRows: number;
   partialCapacity: number;
@@ -68,6 +70,7 @@ export function emptyPlan(classes: readonly { readonly name: string }[]): Plan {
     recordCount: 0,
     mergeCount: 0,
     mergeGrid: 0,
+    mergedByKernels: false,
     partialRows: 0,
     partialCapacity: 0,
     workspaceBytes: 0,

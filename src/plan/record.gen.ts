@@ -20,6 +20,7 @@ export const AttentionRecordField = {
   partialRow: 12,
   request: 13,
   level: 14,
+  firstMerge: 15,
 } as const;
 
 /** Ints of a `struct fb_merge_record`. */

@@ -130,6 +130,7 @@ export class Tiles {
         data[at + Tile.kernelClass] = kernelClass;
         data[at + Tile.columnOffset] = offset;
         data[at + Tile.partial] = 0;
+        data[at + Tile.firstMerge] = -1;
         data[at + Tile.pieceCount] = 0;
         data[at + Tile.firstPiece] = 0;
         const first = tokens === 1 ? firstToken : firstToken + ((start / group) | 0);

@@ -20,6 +20,8 @@ export interface ClassTraits {
    * and values of a few stay in a cache.
    */
   readonly take: "as-made" | "longest-first" | "few-heads";
+  /** Its kernel merges split rows whose last piece it has taken: no launch has to. */
+  readonly mergesRows?: boolean;
 }
 
 /** Records that are in flight at once on so many processors. */

@@ -55,6 +55,9 @@ function tilesOf(options: PlannerOptions, { queryTile }: ClassTraits, batch: num
   return batch + Math.ceil((graph!.maxQueryTokens * (queryHeads / kvHeads)) / queryTile);
 }
 
+/** Merges that kernels can count: a plan of more has a launch that merges. */
+export const countedMerges = 32_704;
+
 /** Errors: PlanError for more records or merges than the graph's grid holds. */
 export function requireRoom(needed: number, grid: number): void {
   if (needed <= grid) return;

@@ -34,7 +34,8 @@ describe("families", () => {
   test("the first that makes an offer is taken, by the compute capability", () => {
     const list = [mixed, tiled];
     expect(namesOf(list, "sm_90a")).toEqual(["cuda.decode16", "mixed.tile"]);
-    expect(namesOf(list, "sm_80")).toEqual(["cuda.decode16", "cuda.tile64", "cuda.tile128"]);
+    const all = ["cuda.decode16", "cuda.decode32", "cuda.tile64", "cuda.tile128"];
+    expect(namesOf(list, "sm_80")).toEqual(all);
     expect(namesOf(list, "sm_120a")[0]).toBe("cuda.decode16");
   });
 
@@ -57,10 +58,12 @@ describe("families", () => {
       const captured = { ...options, graph: { ...graph, maxQueryLength } };
       return offerOf([tiled], facts, captured).classes.map(({ name }) => name);
     };
-    expect(namesFor()).toEqual(["cuda.decode16", "cuda.tile64", "cuda.tile128"]);
+    const all = ["cuda.decode16", "cuda.decode32", "cuda.tile64", "cuda.tile128"];
+    expect(namesFor()).toEqual(all);
     // Four query heads of a KV head are rows of a tile.
     expect(namesFor(1)).toEqual(["cuda.decode16"]);
-    expect(namesFor(5)).toEqual(["cuda.decode16", "cuda.tile64"]);
+    expect(namesFor(5)).toEqual(all.slice(0, 2));
+    expect(namesFor(9)).toEqual(all.slice(0, 3));
   });
 
   test("where none does, the last says why", () => {

@@ -47,6 +47,18 @@ const subjects: Record<string, Subject> = {
     kept: [790, 20, 0, 1, 0, 250],
     sms: 1,
   },
+  // Elements are widened, and queries with them; rows are split and merge in the kernel.
+  "split decode": {
+    kernel: "cuda.decode16",
+    c: caseOf("split decode", {
+      ...common,
+      kvDtype: "f8e4m3",
+      scales: "token",
+      queryLengths: [2, 1],
+      kvLengths: [4000, 90],
+    }),
+    sms: 32,
+  },
   // Elements change, tiles have two stages.
   prefill: {
     kernel: "cuda.tile64",
@@ -76,7 +88,7 @@ const subjects: Record<string, Subject> = {
     c: caseOf("merge", {
       ...common,
       valueDim: 264,
-      queryLengths: [8, 1],
+      queryLengths: [20, 1],
       kvLengths: [4000, 90],
     }),
     sms: 32,
@@ -94,9 +106,14 @@ const looseBounds: [keyof typeof subjects, string, string, string][] = [
   ["decode", "stores a column too many", "column < FB_VALUE_DIM", "column <= FB_VALUE_DIM"],
   ["prefill", "stores a row too many", "if (row >= r.row_count)", "if (row > r.row_count)"],
   ["decode", "stores a row too many", "if (row >= r.row_count)", "if (row > r.row_count)"],
-  ["merge", "one part too many", "min(32, to - first)", "min(32, to - first + 1)"],
-  ["merge", "stores columns too many", "if (column >= p.value_dim)", "if (column > p.value_dim)"],
-  ["merge", "stores a row too many", "i = first; i < pieces", "i = first; i <= pieces"],
+  ["merge", "one part too many", "min(flight, to - first)", "min(flight, to - first + 1)"],
+  [
+    "merge",
+    "stores columns too many",
+    "if (piece.column >= p.value_dim)",
+    "if (piece.column > p.value_dim)",
+  ],
+  ["merge", "stores a row too many", "; first < count; first", "; first <= count; first"],
 ];
 
 /** Mutants that run right here, and why: docs/emulator.md lists them too. */

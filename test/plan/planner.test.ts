@@ -60,6 +60,8 @@ describe("decode", () => {
       kvElementBytes: 2,
       keysChange: false,
       valuesChange: false,
+      keysWiden: false,
+      valuesWiden: false,
       masked: false,
       plain: true,
       rowWords: 0,

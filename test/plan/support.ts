@@ -18,6 +18,7 @@ export function randomOptions(random: Random): PlannerOptions {
     queryTile: random.pick(c === 0 ? [8, 16] : [16, 32, 64]),
     kvTile: random.pick([8, 16, 64]),
     schedule: random.pick([row.schedule, "whole"]),
+    mergesRows: random.chance(0.7),
   }));
   const leastKeys = random.pick([1, 8, 32, 128]);
   return {

@@ -169,29 +169,29 @@ FB_DEVICE float quad_sum(float x) {
 template <int M, int N, int C>
 FB_DEVICE void move_bases(float factor, const float (&s)[M][N][4], RowStates<M>& state,
                           float (&out)[M][C][4]) {
-    float alpha[2 * M];
+    float top[2 * M]; // of this thread's keys
     bool moves = false;
     FB_UNROLL
     for (int i = 0; i < 2 * M; i++) {
-        float top = s[i / 2][0][i % 2 * 2];
+        top[i] = s[i / 2][0][i % 2 * 2];
         FB_UNROLL
         for (int n = 0; n < N; n++)
-            top = fmaxf(top, fmaxf(s[i / 2][n][i % 2 * 2], s[i / 2][n][i % 2 * 2 + 1]));
-        top = quad_max(top) * factor;
-        float& base = state.base[i / 2][i % 2];
-        const bool grows = top - base > slack;
-        alpha[i] = grows ? exp2_approx(base - top) : 1;
-        if (grows) base = top;
-        moves |= grows;
+            top[i] = fmaxf(top[i], fmaxf(s[i / 2][n][i % 2 * 2], s[i / 2][n][i % 2 * 2 + 1]));
+        moves |= top[i] * factor - state.base[i / 2][i % 2] > slack;
     }
     if (!__any_sync(0xffffffffu, moves)) return;
     FB_UNROLL
     for (int i = 0; i < 2 * M; i++) {
-        state.sum[i / 2][i % 2] *= alpha[i];
+        float& base = state.base[i / 2][i % 2];
+        const float highest = quad_max(top[i]) * factor;
+        const bool grows = highest - base > slack;
+        const float alpha = grows ? exp2_approx(base - highest) : 1;
+        if (grows) base = highest;
+        state.sum[i / 2][i % 2] *= alpha;
         FB_UNROLL
         for (int c = 0; c < C; c++) {
-            out[i / 2][c][i % 2 * 2] *= alpha[i];
-            out[i / 2][c][i % 2 * 2 + 1] *= alpha[i];
+            out[i / 2][c][i % 2 * 2] *= alpha;
+            out[i / 2][c][i % 2 * 2 + 1] *= alpha;
         }
     }
 }
@@ -216,14 +216,15 @@ FB_DEVICE void exponentiate(float factor, float (&s)[M][N][4], RowStates<M>& sta
     }
 }
 
-// A value's token scale goes into its probability.
-template <int M, int N> FB_DEVICE void scale_values(const float* scales, float (&s)[M][N][4]) {
+// A value's token scale, times a factor, goes into its probability.
+template <int M, int N>
+FB_DEVICE void scale_values(const float* scales, float factor, float (&s)[M][N][4]) {
     const int own = own_key();
     FB_UNROLL
     for (int n = 0; n < N; n++) {
         FB_UNROLL
         for (int e = 0; e < 2; e++) {
-            const float scale = scales[own + n * 8 + e];
+            const float scale = scales[own + n * 8 + e] * factor;
             FB_UNROLL
             for (int m = 0; m < M; m++) {
                 s[m][n][e] *= scale;
@@ -233,12 +234,40 @@ template <int M, int N> FB_DEVICE void scale_values(const float* scales, float (
     }
 }
 
+// Where f16 holds probabilities (2^slack at most) times scales, these are relative to the largest
+// so far, of which a power of two becomes 2^scale_room. Exponents as f32 has them.
+constexpr int scale_room = 6;
+constexpr int least_scale_power = scale_room + 1;
+
+FB_DEVICE float power_of_two(int exponent) { return __int_as_float(max(exponent, 0) << 23); }
+
+// What is left to multiply sums by.
+FB_DEVICE float scale_unit(int power) { return power_of_two(power - scale_room); }
+
+template <int M, int N, int C>
+FB_DEVICE void scale_f16_values(const float* scales, float (&s)[M][N][4], int& power,
+                                float (&out)[M][C][4]) {
+    const int own = own_key();
+    float top = 0;
+    FB_UNROLL
+    for (int n = 0; n < N; n++)
+        top = fmaxf(top, fmaxf(fabsf(scales[own + n * 8]), fabsf(scales[own + n * 8 + 1])));
+    const int wanted = __float_as_int(quad_max(top)) >> 23;
+    if (wanted > power) {
+        const float keep = power_of_two(127 + power - wanted);
+        power = wanted;
+        FB_UNROLL
+        for (int i = 0; i < M * C * 4; i++) out[i / 4 / C][i / 4 % C][i % 4] *= keep;
+    }
+    scale_values(scales, power_of_two(254 + scale_room - power), s);
+}
+
 // What softmax() takes scores to base 2 by: above 0, since 0 must not meet the -inf of hidden keys.
 FB_DEVICE float base_2_factor(float factor) {
     return scores_change ? 1 : fmaxf(fabsf(factor), 1e-30f);
 }
 
-// All of the above, in order.
+// All of this, in order, but for the scales of values.
 template <int M, int N, int C>
 FB_DEVICE void probabilities(const fb_attention_params& p, const RowFacts& rows, int first_row,
                              const Keys& keys, float factor, float (&s)[M][N][4],
@@ -250,5 +279,4 @@ FB_DEVICE void probabilities(const fb_attention_params& p, const RowFacts& rows,
         move_bases(base_2_factor(factor), s, state, out);
         exponentiate(base_2_factor(factor), s, state);
     }
-    if (FB_V_TOKEN_SCALE) scale_values(keys.run.v_scale, s);
 }

@@ -286,7 +286,7 @@ FB_DEVICE int32_t own_word(int32_t value, int word, int rank, bool is_record) {
     if (word == word_of(row_start)) return value + first;
     if (word == word_of(row_count)) return max(0, min(value - first, FB_QUERY_TILE));
     if (word == word_of(partial_row)) return value < 0 ? value : value + first;
-    return word == word_of(reserved) ? int32_t(is_record) : value;
+    return word == word_of(level) ? int32_t(is_record) : value;
 }
 
 // Hands a word of a record to a block of the cluster.

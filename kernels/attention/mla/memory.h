@@ -45,8 +45,8 @@ struct KeyPlace {
 
 // A record as one block works on it: its own 64 rows at most. The last has none, and ends the list.
 struct MlaWork {
-    fb_attention_record record; // reserved: 1 where it is one
-    FB_DEVICE bool ends() const { return record.reserved == 0; }
+    fb_attention_record record; // level: 1 where it is one
+    FB_DEVICE bool ends() const { return record.level == 0; }
     FB_DEVICE int tiles() const {
         return (record.kv_end - record.kv_start + FB_KV_TILE - 1) / FB_KV_TILE;
     }

@@ -206,6 +206,7 @@ FB_DEVICE void score(const Block& b, int tile, int first, Scores& s) {
 FB_DEVICE void add(const Block& b, int tile, int first, const Keys& keys, Scores& s, Sums& sums) {
     const float factor = b.state().factor;
     probabilities(b.p, b.rows(), first_row(b), keys, factor, s, sums.rows, sums.out);
+    if (FB_V_TOKEN_SCALE) scale_values(keys.run.v_scale, 1, s);
     const int at = value_tiles_at + (values_change ? 0 : tile % FB_STAGES) * value_tile_bytes;
     const uint32_t values = b.shared + at + first * ValueTile::row_bytes;
     add_values<ValueTile>(s, row_base<ValueTile>(values, first_column(b) / 8), sums.out);

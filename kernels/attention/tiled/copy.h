@@ -62,7 +62,7 @@ FB_DEVICE void copy_tokens(uint32_t target, const uint64_t* rows, int count, int
     using Raw = RawRows<Dim>;
     if constexpr (Change)
         copy_rows<Raw, Raw::unit, Raw::chunks, Rows, Threads>(target, rows, count, thread);
-    else copy_rows<Layout, 16, Dim / 8, Rows, Threads>(target, rows, count, thread);
+    else copy_rows<Layout, 16, Dim * value_bytes / 16, Rows, Threads>(target, rows, count, thread);
 }
 
 // Rotary embedding of elements [first, first + 8) of a row, which x holds.

@@ -22,6 +22,28 @@ template <class Layout> FB_DEVICE uint32_t key_base(uint32_t tile) {
     return tile + Layout::at(lane % 8 + lane / 16 * 8, lane / 8 % 2);
 }
 
+// A lane's first address in a tile of fp8 rows, keys or values.
+template <class Layout, int Rows> FB_DEVICE uint32_t wide_base(uint32_t tile) {
+    return tile + Layout::at(lane_now() % Rows, 0);
+}
+
+template <int A, int B>
+FB_DEVICE void copy_words(const uint32_t (&from)[A][B], uint32_t (&to)[A][B]) {
+    FB_UNROLL
+    for (int i = 0; i < A * B; i++) to[i / B][i % B] = from[i / B][i % B];
+}
+
+// N matrices of eight rows.
+template <int N> FB_DEVICE void load_matrices(uint32_t (&r)[N], uint32_t address) {
+    if constexpr (N == 2) ldmatrix_x2(r, address);
+    else ldmatrix_x4(r, address);
+}
+
+template <int N> FB_DEVICE void load_matrices_trans(uint32_t (&r)[N], uint32_t address) {
+    if constexpr (N == 2) ldmatrix_x2_trans(r, address);
+    else ldmatrix_x4_trans(r, address);
+}
+
 template <int A, int B> FB_DEVICE void clear(float (&x)[A][B][4]) {
     FB_UNROLL
     for (int a = 0; a < A; a++) {
@@ -49,20 +71,45 @@ FB_DEVICE void add_scores(const uint32_t (&q)[M][4], uint32_t keys, int step,
     }
 }
 
+// Four fp8 of a register to two pairs of f16: those of the lower half, and of the upper half.
+FB_DEVICE void widen_4(uint32_t bytes, uint32_t (&pairs)[2]) {
+    if (FB_KV_TYPE == FB_F8E4M3) e4m3x4_to_f16x4(bytes, pairs);
+    else e5m2x4_to_f16x4(bytes, pairs);
+}
+
+// The same of fp8 keys: a lane gets four neighbours of a key where 16-bit elements would be two,
+// and has queries in that order (widen_queries); keys: wide_base().
+template <class Layout, int M, int N>
+FB_DEVICE void add_wide_scores(const uint32_t (&q)[M][4], uint32_t keys, int step,
+                               float (&scores)[M][N][4]) {
+    uint32_t raw[N];
+    load_matrices(raw, Layout::step(keys, 0, step));
+    FB_UNROLL
+    for (int n = 0; n < N; n++) {
+        uint32_t b[2];
+        widen_4(raw[n], b);
+        FB_UNROLL
+        for (int m = 0; m < M; m++) mma_m16n8k16_f16(scores[m][n], q[m], b[0], b[1]);
+    }
+}
+
+// The left operand of the second product: 16 keys' probabilities, rounded.
+template <int Type, int M, int N>
+FB_DEVICE void round_scores(const float (&s)[M][N][4], int n, uint32_t (&a)[M][4]) {
+    FB_UNROLL
+    for (int i = 0; i < 4 * M; i++) {
+        const float(&x)[4] = s[i / 4][n + i % 4 / 2];
+        a[i / 4][i % 4] = pack_pair<Type>(x[i % 2 * 2], x[i % 2 * 2 + 1]);
+    }
+}
+
 // out += probabilities, rounded, x values; values: row_base() of the first.
 template <class Layout, int M, int N, int C>
 FB_DEVICE void add_values(const float (&s)[M][N][4], uint32_t values, float (&out)[M][C][4]) {
     FB_UNROLL
     for (int n = 0; n < N; n += 2) {
         uint32_t a[M][4];
-        FB_UNROLL
-        for (int m = 0; m < M; m++) {
-            FB_UNROLL
-            for (int i = 0; i < 4; i++) {
-                const float(&x)[4] = s[m][n + i / 2];
-                a[m][i] = pack_pair<FB_Q_TYPE>(x[i % 2 * 2], x[i % 2 * 2 + 1]);
-            }
-        }
+        round_scores<FB_Q_TYPE>(s, n, a);
         FB_UNROLL
         for (int c = 0; c < C; c += 2) {
             uint32_t b[4];
@@ -71,6 +118,32 @@ FB_DEVICE void add_values(const float (&s)[M][N][4], uint32_t values, float (&ou
             for (int m = 0; m < M; m++) {
                 multiply(out[m][c], a[m], b[0], b[1]);
                 multiply(out[m][c + 1], a[m], b[2], b[3]);
+            }
+        }
+    }
+}
+
+// The same of fp8 values: a lane gets two neighbours of two keys where 16-bit elements would be one
+// of each, so that of 16 columns the even ones are a product and the odd ones; values: wide_base().
+template <class Layout, int M, int N, int C>
+FB_DEVICE void add_wide_values(const float (&s)[M][N][4], uint32_t values,
+                               float (&out)[M][C][4]) {
+    uint32_t a[N / 2][M][4];
+    FB_UNROLL
+    for (int n = 0; n < N; n += 2) round_scores<FB_F16>(s, n, a[n / 2]);
+    FB_UNROLL
+    for (int c = 0; c < C; c += 2) {
+        uint32_t raw[N];
+        load_matrices_trans(raw, Layout::step(values, 0, c / 2));
+        FB_UNROLL
+        for (int n = 0; n < N; n += 2) {
+            uint32_t b[2][2];
+            widen_4(__byte_perm(raw[n], 0, 0x3120), b[0]);
+            widen_4(__byte_perm(raw[n + 1], 0, 0x3120), b[1]);
+            FB_UNROLL
+            for (int m = 0; m < M; m++) {
+                mma_m16n8k16_f16(out[m][c], a[n / 2][m], b[0][0], b[1][0]);
+                mma_m16n8k16_f16(out[m][c + 1], a[n / 2][m], b[0][1], b[1][1]);
             }
         }
     }

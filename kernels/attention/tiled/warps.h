@@ -1,35 +1,54 @@
-// Each warp takes keys of its own, 16 at a time, against all 16 query rows: no barrier among the
+// Each warp takes keys of its own, 16 or 32 at a time, against all query rows: no barrier among the
 // keys, and as many bytes in flight as shared memory holds. The warps' sums are merged at the end.
+//
+// fp8 that nothing else changes is widened to f16, exactly, on its way from shared memory to the
+// products; queries for it are f16, too.
 #pragma once
 #include "copy.h"
+#include "../../ptx/pdl.h"
+#include "../common/arrive.h"
 #include "../common/finish.h"
 #include "products.h"
 #include "../common/scores.h"
 
 // ---- shared memory
 
-static_assert(FB_QUERY_TILE == 16 && FB_KV_TILE == 16 * warp_count, "16 rows, 16 keys per warp");
+constexpr int step_keys = FB_STEP_KEYS;
+constexpr int row_blocks = FB_QUERY_TILE / 16;
+static_assert(FB_QUERY_TILE % 16 == 0 && (step_keys == 16 || step_keys == 32), "whole products");
 
-constexpr int step_keys = 16;
+// Without softmax, weights may be more than f16 holds.
+constexpr bool keys_widen =
+    value_bytes == 1 && FB_ROPE == 0 && !Variant::has_key && FB_KEY_DIM % 16 == 0;
+constexpr bool values_widen =
+    value_bytes == 1 && Variant::softmax && !Variant::has_value && FB_VALUE_DIM % 16 == 0;
+// Others that change pass through f32 to a tile of their own.
+constexpr bool keys_pass = keys_change && !keys_widen;
+constexpr bool values_pass = values_change && !values_widen;
+
 constexpr int value_chunks = round_up(FB_VALUE_DIM, 16) / 8;
-using ValueTile = Tile<value_chunks>;
+using KeyRows = Tile<keys_widen ? FB_KEY_DIM / 16 : key_chunks>;
+using ValueRows = Tile<values_widen ? FB_VALUE_DIM / 16 : value_chunks>;
 using StepTokens = Tokens<step_keys>;
 
 // A warp's ring of key and value rows, then the tiles that changed rows are written to. At the end
 // its sums lie there, rows eight floats apart from a power of two.
-constexpr int key_tile_bytes = step_keys * KeyTile::row_bytes;
-constexpr int value_tile_bytes = step_keys * ValueTile::row_bytes;
-constexpr int stage_keys =
-    keys_change ? step_keys * RawRows<FB_KEY_DIM>::row_bytes : key_tile_bytes;
+constexpr int key_tile_bytes = step_keys * KeyRows::row_bytes;
+constexpr int value_tile_bytes = step_keys * ValueRows::row_bytes;
+constexpr int stage_keys = keys_pass ? step_keys * RawRows<FB_KEY_DIM>::row_bytes : key_tile_bytes;
 constexpr int stage_values =
-    values_change ? step_keys * RawRows<FB_VALUE_DIM>::row_bytes : value_tile_bytes;
+    values_pass ? step_keys * RawRows<FB_VALUE_DIM>::row_bytes : value_tile_bytes;
 constexpr int stage_bytes = stage_keys + stage_values;
 constexpr int changed_keys_at = FB_STAGES * stage_bytes;
-constexpr int changed_values_at = changed_keys_at + (keys_change ? key_tile_bytes : 0);
-constexpr int ring_bytes = changed_values_at + (values_change ? value_tile_bytes : 0);
+constexpr int changed_values_at = changed_keys_at + (keys_pass ? key_tile_bytes : 0);
+constexpr int ring_bytes = changed_values_at + (values_pass ? value_tile_bytes : 0);
 constexpr int sums_stride = value_chunks * 8 + 8;
-constexpr int sums_bytes = 16 * sums_stride * 4;
+constexpr int sums_bytes = FB_QUERY_TILE * sums_stride * 4;
 constexpr int warp_bytes = ring_bytes > sums_bytes ? ring_bytes : sums_bytes;
+// Where all that is done with, rows merge.
+using Room = MergeRoom<FB_MIN_BLOCKS <= 2 ? 4 : 2>;
+constexpr int warps_bytes = warp_count * warp_bytes > int(sizeof(Room)) ? warp_count * warp_bytes
+                                                                       : int(sizeof(Room));
 
 struct RowSum {
     float base;
@@ -39,13 +58,15 @@ struct RowSum {
 struct State {
     Work work;
     RowFacts rows;
-    RowSum sums[warp_count][16];
+    RowSum sums[warp_count][FB_QUERY_TILE];
+    float units[FB_QUERY_TILE]; // of queries that were widened
+    Arrivals arrivals;
     RowAddresses<step_keys> addresses[warp_count];
     StepTokens tokens[warp_count][FB_STAGES];
 };
 
-constexpr int warps_at = 16 * KeyTile::row_bytes;
-constexpr int state_at = warps_at + warp_count * warp_bytes;
+constexpr int warps_at = FB_QUERY_TILE * KeyTile::row_bytes;
+constexpr int state_at = warps_at + warps_bytes;
 constexpr int shared_bytes = state_at + int(sizeof(State));
 static_assert(shared_bytes == FB_SHARED_BYTES, "the planner's formula is another");
 
@@ -57,6 +78,7 @@ struct Block {
     FB_DEVICE int warp() const { return int(threadIdx.x) / 32; }
     FB_DEVICE State& state() const { return *reinterpret_cast<State*>(memory + state_at); }
     FB_DEVICE const fb_attention_record& record() const { return state().work.record; }
+    FB_DEVICE Room& room() const { return *reinterpret_cast<Room*>(memory + warps_at); }
     FB_DEVICE unsigned char* ring() const { return memory + warps_at + warp() * warp_bytes; }
     FB_DEVICE uint32_t ring_address() const { return shared + warps_at + warp() * warp_bytes; }
 };
@@ -68,9 +90,9 @@ FB_DEVICE int32_t step_start(const Block& b, const KeptRange& range, int step) {
     return range.start + (step * warp_count + b.warp()) * step_keys;
 }
 
-// The token that a lane finds in a step: lanes 0 to 15 those of keys, the others those of values.
+// The token that a lane finds in a step: of its key, its value or, where there are 32, of both.
 FB_DEVICE Place find_step(const Block& b, const Source& from, const KeptRange& range, int step) {
-    const int32_t token = step_start(b, range, step) + int(threadIdx.x % 16);
+    const int32_t token = step_start(b, range, step) + int(threadIdx.x % step_keys);
     return find(b.p, b.record(), from, token, range.end);
 }
 
@@ -97,13 +119,14 @@ FB_DEVICE void copy_step(const Block& b, const Source& from, const KeptRange& ra
         StepTokens& tokens = b.state().tokens[b.warp()][stage];
         const bool kept = token.position != past_end;
         const int32_t row = without_full_bit(token.row);
-        const int at = lane % 16;
-        if (lane < 16) {
+        const int at = lane % step_keys;
+        if (lane < step_keys) {
             addresses.k[at] = row_address(b.p.k, from.k, token.page, row);
             tokens.position[at] = token.position;
             if (FB_K_TOKEN_SCALE)
                 copy_scale(b.p.k_scale, r, token.page, row, kept, &tokens.k_scale[at]);
-        } else {
+        }
+        if (lane >= 32 - step_keys) {
             addresses.v[at] = row_address(b.p.v, from.v, token.page, row);
             if (pairs_hide || Variant::reads_slots) tokens.row[at] = token.row;
             if (Variant::reads_slots) tokens.page[at] = token.page;
@@ -112,49 +135,116 @@ FB_DEVICE void copy_step(const Block& b, const Source& from, const KeptRange& ra
         }
         __syncwarp();
         const uint32_t to = b.ring_address() + stage * stage_bytes;
-        copy_tokens<KeyTile, FB_KEY_DIM, keys_change, step_keys, 32>(to, addresses.k, count, lane);
-        copy_tokens<ValueTile, FB_VALUE_DIM, values_change, step_keys, 32>(to + stage_keys,
-                                                                         addresses.v, count, lane);
+        copy_tokens<KeyRows, FB_KEY_DIM, keys_pass, step_keys, 32>(to, addresses.k, count, lane);
+        copy_tokens<ValueRows, FB_VALUE_DIM, values_pass, step_keys, 32>(to + stage_keys,
+                                                                       addresses.v, count, lane);
     }
     cp_async_commit();
 }
 
-// Asks for the rows of a launch's first steps while the kernels before still run, so that they are
-// in the L2 cache when those are done. One step: more of them only delayed the copies of the first.
-FB_DEVICE void prefetch_step(const Block& b) {
+// Before it, nothing may be read that the kernels before write.
+FB_DEVICE void begin_launch() {
+    pdl_wait();
+    pdl_launch_dependents();
+}
+
+// Whether a record's first tokens can be found without what the kernels before write.
+FB_DEVICE bool found_early(const Block& b) {
+    return !queries_change && !needs_trim(b.record()) && (b.p.contiguous || b.p.pages_settled);
+}
+
+// Asks for the rows of a lane's token of a launch's first step while the kernels before still run,
+// so that they are in the L2 cache when those are done. One step: more of them only delayed the
+// copies of the first.
+FB_DEVICE void prefetch_rows(const Block& b, const Source& from, const PagedToken& token) {
     constexpr uint32_t key_bytes = FB_KEY_DIM * value_bytes;
     constexpr uint32_t row_bytes = FB_VALUE_DIM * value_bytes;
-    const fb_attention_record& r = b.record();
-    const bool settled = b.p.contiguous || b.p.pages_settled;
-    if (key_bytes % 16 != 0 || row_bytes % 16 != 0 || needs_trim(r) || !settled) return;
-    const Source from = source_of(b.p, r, b.state().work.by_page);
-    const PagedToken token = ask(find_step(b, from, {r.kv_start, r.kv_end}, 0));
-    if (token.position == past_end) return;
+    if (key_bytes % 16 != 0 || row_bytes % 16 != 0 || token.position == past_end) return;
     const int32_t row = without_full_bit(token.row);
-    const bool is_key = threadIdx.x % 32 < 16;
-    const uint64_t address = is_key ? row_address(b.p.k, from.k, token.page, row)
-                                    : row_address(b.p.v, from.v, token.page, row);
-    prefetch_l2_bulk(reinterpret_cast<const void*>(address), is_key ? key_bytes : row_bytes);
+    const int lane = int(threadIdx.x % 32);
+    const uint64_t key = row_address(b.p.k, from.k, token.page, row);
+    const uint64_t value = row_address(b.p.v, from.v, token.page, row);
+    if (lane < step_keys) prefetch_l2_bulk(reinterpret_cast<const void*>(key), key_bytes);
+    if (lane >= 32 - step_keys) prefetch_l2_bulk(reinterpret_cast<const void*>(value), row_bytes);
+}
+
+// ---- queries of fp8 keys
+
+// f16 holds the elements of a bf16 row that is times a power of two down to 2^-32 of the largest;
+// what f16 rounds below that is beneath the rounding of the row's sums.
+constexpr bool scales_queries = keys_widen && FB_Q_TYPE == FB_BF16;
+
+// Exponent, as f32 has it, of the power of two that takes a row whose largest element is `top` to
+// between 2^14 and 2^15.
+FB_DEVICE uint32_t query_power(float top) {
+    return 14 + 254 - max(__float_as_uint(top) >> 23, 15u);
+}
+
+FB_DEVICE uint32_t bf16_to_f16(uint32_t pair, float factor) {
+    return pack_f16(bf16_low(pair) * factor, bf16_high(pair) * factor);
+}
+
+// Makes the queries in the tile f16, in the order of elements in which fp8 keys come: of 16, those
+// at 4i and 4i + 1 in the first chunk, those at 4i + 2 and 4i + 3 in the second. A warp has a row.
+FB_DEVICE void widen_queries(const Block& b) {
+    constexpr int quads = 2 * key_chunks;
+    constexpr int turns = (quads + 31) / 32;
+    const int lane = int(threadIdx.x % 32);
+    for (int row = b.warp(); row < FB_QUERY_TILE; row += warp_count) {
+        uint2 x[turns];
+        float top = 0;
+        FB_UNROLL
+        for (int i = 0; i < turns; i++) {
+            const int quad = lane + i * 32;
+            x[i] = make_uint2(0, 0);
+            if (quad < quads)
+                x[i] = *reinterpret_cast<const uint2*>(b.memory + KeyTile::at(row, quad / 2) +
+                                                       quad % 2 * 8);
+            top = fmaxf(top, fmaxf(fabsf(bf16_low(x[i].x)), fabsf(bf16_high(x[i].x))));
+            top = fmaxf(top, fmaxf(fabsf(bf16_low(x[i].y)), fabsf(bf16_high(x[i].y))));
+        }
+        FB_UNROLL
+        for (int distance = 16; distance > 0; distance /= 2)
+            top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, distance));
+        const uint32_t power = query_power(top);
+        const float factor = __uint_as_float(power << 23);
+        if (scales_queries && lane == 0)
+            b.state().units[row] = __uint_as_float((254 - power) << 23);
+        __syncwarp(); // all lanes have read their part of the row
+        FB_UNROLL
+        for (int i = 0; i < turns; i++) {
+            const int quad = lane + i * 32;
+            if (quad >= quads) continue;
+            const uint32_t first = scales_queries ? bf16_to_f16(x[i].x, factor) : x[i].x;
+            const uint32_t second = scales_queries ? bf16_to_f16(x[i].y, factor) : x[i].y;
+            const int chunk = quad / 4 * 2, at = quad % 4 * 4;
+            *reinterpret_cast<uint32_t*>(b.memory + KeyTile::at(row, chunk) + at) = first;
+            *reinterpret_cast<uint32_t*>(b.memory + KeyTile::at(row, chunk + 1) + at) = second;
+        }
+    }
 }
 
 // ---- compute
 
 // Queries stay in registers where they fit beside the sums.
-constexpr bool keeps_queries = FB_KEY_DIM <= 128;
+constexpr bool keeps_queries = FB_KEY_DIM * row_blocks <= 128;
 constexpr int key_steps = key_chunks / 2;
 
 struct Sums {
-    RowStates<1> rows;
-    float out[1][value_chunks][4];
+    RowStates<row_blocks> rows;
+    float out[row_blocks][value_chunks][4];
+    int scale_power; // of the largest value scale, where f16 holds probabilities times them
 };
 
 struct Queries {
     uint32_t tile;
-    uint32_t kept[keeps_queries ? key_steps : 1][4];
+    uint32_t kept[keeps_queries ? key_steps : 1][row_blocks][4];
 };
 
-FB_DEVICE void load_query(const Queries& queries, int step, uint32_t (&q)[4]) {
-    ldmatrix_x4(q, KeyTile::step(queries.tile, 0, step * 2));
+FB_DEVICE void load_query(const Queries& queries, int step, uint32_t (&q)[row_blocks][4]) {
+    FB_UNROLL
+    for (int m = 0; m < row_blocks; m++)
+        ldmatrix_x4(q[m], KeyTile::step(queries.tile, m * 16, step * 2));
 }
 
 FB_DEVICE void keep_queries(const Block& b, Queries& queries) {
@@ -165,6 +255,30 @@ FB_DEVICE void keep_queries(const Block& b, Queries& queries) {
     }
 }
 
+// A step's scores, of queries that are times their rows' units.
+FB_DEVICE void score(const Block& b, uint32_t keys, const Queries& queries,
+                     float (&s)[row_blocks][step_keys / 8][4]) {
+    clear(s);
+    FB_UNROLL
+    for (int i = 0; i < key_steps; i++) {
+        uint32_t q[row_blocks][4];
+        if constexpr (keeps_queries) copy_words(queries.kept[i], q);
+        else load_query(queries, i, q);
+        if constexpr (keys_widen) add_wide_scores<KeyRows>(q, keys, i, s);
+        else add_scores<KeyRows>(q, keys, i, s);
+    }
+    if (!scales_queries) return;
+    FB_UNROLL
+    for (int i = 0; i < 2 * row_blocks; i++) {
+        const float unit = b.state().units[own_row() + i * 8];
+        FB_UNROLL
+        for (int n = 0; n < step_keys / 8; n++) {
+            s[i / 2][n][i % 2 * 2] *= unit;
+            s[i / 2][n][i % 2 * 2 + 1] *= unit;
+        }
+    }
+}
+
 FB_DEVICE void add_step(const Block& b, const KeptRange& range, int step, int stage,
                         const Bounds& bounds, float factor, const Queries& queries, Sums& sums) {
     Keys keys = {view_of(b.record(), b.state().tokens[b.warp()][stage])};
@@ -172,29 +286,27 @@ FB_DEVICE void add_step(const Block& b, const KeptRange& range, int step, int st
     if (!look_at_keys(b.record(), bounds, step_start(b, range, step), step_keys, keys)) return;
     const uint32_t from = b.ring_address() + stage * stage_bytes;
     const unsigned char* raw = b.ring() + stage * stage_bytes;
-    if (keys_change)
-        change_rows<KeyTile, KeyChange, step_keys, 32>(
+    if (keys_pass)
+        change_rows<KeyRows, KeyChange, step_keys, 32>(
             b.p, raw, b.ring_address() + changed_keys_at, keys.run, int(threadIdx.x % 32));
-    if (values_change)
-        change_rows<ValueTile, ValueChange, step_keys, 32>(b.p, raw + stage_keys,
+    if (values_pass)
+        change_rows<ValueRows, ValueChange, step_keys, 32>(b.p, raw + stage_keys,
                                                            b.ring_address() + changed_values_at,
                                                            keys.run, int(threadIdx.x % 32));
-    if (keys_change || values_change) __syncwarp();
+    if (keys_pass || values_pass) __syncwarp();
     const uint32_t own = b.ring_address();
-    const uint32_t k = key_base<KeyTile>(keys_change ? own + changed_keys_at : from);
-    const uint32_t v = row_base<ValueTile>(values_change ? own + changed_values_at
-                                                         : from + stage_keys);
-    float s[1][2][4];
-    clear(s);
-    FB_UNROLL
-    for (int i = 0; i < key_steps; i++) {
-        uint32_t q[1][4];
-        if (!keeps_queries) load_query(queries, i, q[0]);
-        for (int j = 0; keeps_queries && j < 4; j++) q[0][j] = queries.kept[i][j];
-        add_scores<KeyTile>(q, k, i, s);
-    }
+    const uint32_t k = keys_pass ? own + changed_keys_at : from;
+    const uint32_t v = values_pass ? own + changed_values_at : from + stage_keys;
+    float s[row_blocks][step_keys / 8][4];
+    score(b, keys_widen ? wide_base<KeyRows, step_keys>(k) : key_base<KeyRows>(k), queries, s);
     probabilities(b.p, b.state().rows, 0, keys, factor, s, sums.rows, sums.out);
-    add_values<ValueTile>(s, v, sums.out);
+    if constexpr (values_widen) {
+        if (FB_V_TOKEN_SCALE) scale_f16_values(keys.run.v_scale, s, sums.scale_power, sums.out);
+        add_wide_values<ValueRows>(s, wide_base<ValueRows, step_keys>(v), sums.out);
+    } else {
+        if (FB_V_TOKEN_SCALE) scale_values(keys.run.v_scale, 1, s);
+        add_values<ValueRows>(s, row_base<ValueRows>(v), sums.out);
+    }
 }
 
 // ---- store
@@ -205,20 +317,31 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
     State& state = b.state();
     const int lane = int(threadIdx.x % 32);
     auto* own = reinterpret_cast<float*>(b.ring());
+    const bool scaled = values_widen && FB_V_TOKEN_SCALE;
+    const float unit = scaled ? scale_unit(sums.scale_power) : 1;
     FB_UNROLL
-    for (int h = 0; h < 2; h++) {
-        const int row = h * 8 + lane / 4;
-        const float sum = quad_sum(sums.rows.sum[0][h]);
-        if (lane % 4 == 0) state.sums[b.warp()][row] = {sums.rows.base[0][h], sum};
+    for (int i = 0; i < 2 * row_blocks; i++) {
+        const int m = i / 2, h = i % 2;
+        const int row = i * 8 + lane / 4;
+        const float sum = quad_sum(sums.rows.sum[m][h]);
+        if (lane % 4 == 0) state.sums[b.warp()][row] = {sums.rows.base[m][h], sum};
         FB_UNROLL
-        for (int c = 0; c < value_chunks; c++) {
-            const float2 pair = make_float2(sums.out[0][c][2 * h], sums.out[0][c][2 * h + 1]);
-            const int column = c * 8 + lane % 4 * 2;
-            *reinterpret_cast<float2*>(own + row * sums_stride + column) = pair;
+        for (int c = 0; c < value_chunks; c += 2) {
+            float x[4] = {sums.out[m][c][2 * h], sums.out[m][c][2 * h + 1],
+                          sums.out[m][c + 1][2 * h], sums.out[m][c + 1][2 * h + 1]};
+            for (int j = 0; scaled && j < 4; j++) x[j] *= unit;
+            float* to = own + row * sums_stride + c * 8;
+            if (values_widen) {
+                // Even columns, then odd ones.
+                *reinterpret_cast<float4*>(to + lane % 4 * 4) = make_float4(x[0], x[2], x[1], x[3]);
+                continue;
+            }
+            *reinterpret_cast<float2*>(to + lane % 4 * 2) = make_float2(x[0], x[1]);
+            *reinterpret_cast<float2*>(to + 8 + lane % 4 * 2) = make_float2(x[2], x[3]);
         }
     }
     __syncthreads();
-    constexpr int row_threads = FB_THREADS / 16;
+    constexpr int row_threads = FB_THREADS / FB_QUERY_TILE;
     const int row = int(threadIdx.x) / row_threads;
     if (row >= r.row_count) return;
     float top = no_base;
@@ -246,15 +369,17 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
 
 // ---- the record
 
-// Returns this thread's part of the record that comes next.
-FB_DEVICE int32_t attend(const Block& b) {
+// Returns this thread's part of the record that comes next; `first`: of the launch.
+FB_DEVICE int32_t attend(const Block& b, bool first) {
     const fb_attention_record& r = b.record();
+    const bool early = first && found_early(b);
+    if (first && !early) begin_launch();
     RowFacts& rows = b.state().rows;
     const Divider by_page = b.state().work.by_page;
     const Source source = source_of(b.p, r, by_page);
     KeptRange range = {r.kv_start, r.kv_end};
     if (queries_change || needs_trim(r)) {
-        if (threadIdx.x < 16) describe_row(b.p, r, rows, int(threadIdx.x));
+        if (threadIdx.x < FB_QUERY_TILE) describe_row(b.p, r, rows, int(threadIdx.x));
         __syncthreads();
         if (needs_trim(r)) range = trim(b.p, r, rows, by_page);
     }
@@ -262,27 +387,37 @@ FB_DEVICE int32_t attend(const Block& b) {
     FB_UNROLL
     for (int i = 0; i < FB_STAGES; i++) found[i] = ask(find_step(b, source, range, i));
     PagedToken ahead = ask(find_step(b, source, range, FB_STAGES));
+    if (early) {
+        prefetch_rows(b, source, found[0]);
+        begin_launch();
+    }
     load_queries<FB_THREADS>(b.p, r, rows, b.shared, int(threadIdx.x));
     cp_async_commit();
     FB_UNROLL
     for (int i = 0; i < FB_STAGES; i++) copy_step(b, source, range, i, i, found[i]);
-    if (!queries_change && !needs_trim(r) && threadIdx.x < 16)
+    if (!queries_change && !needs_trim(r) && threadIdx.x < FB_QUERY_TILE)
         describe_row(b.p, r, rows, int(threadIdx.x));
+    if (b.warp() == warp_count - 1) note_merges(b.p, r, b.state().arrivals);
     cp_async_wait<FB_STAGES>();
     __syncthreads(); // rows and queries are there
-    const Bounds bounds = bounds_of(rows, 0, 16, r.row_count);
+    if (keys_widen) {
+        widen_queries(b);
+        __syncthreads();
+    }
+    const Bounds bounds = bounds_of(rows, 0, FB_QUERY_TILE, r.row_count);
     const float factor = score_factor(b.p, r);
     Queries queries;
     keep_queries(b, queries);
     Sums sums;
-    sums.rows = no_state<1>();
+    sums.rows = no_state<row_blocks>();
+    sums.scale_power = least_scale_power;
     clear(sums.out);
     uint32_t next = 0;
     if (range.start >= range.end) next = take_ticket(b.p);
     int stage = 0;
     FB_NO_UNROLL
     for (int step = 0; step_start(b, range, step) < range.end; step++) {
-        if (range.end - step_start(b, range, step) <= FB_KV_TILE) next = take_ticket(b.p);
+        if (range.end - step_start(b, range, step) <= warp_count * step_keys) next = take_ticket(b.p);
         cp_async_wait<FB_STAGES - 1>();
         __syncwarp(); // the step's rows are there for all lanes
         add_step(b, range, step, stage, bounds, factor, queries, sums);
@@ -293,5 +428,6 @@ FB_DEVICE int32_t attend(const Block& b) {
     cp_async_wait<0>();
     const int32_t word = fetch_record(b.p, next);
     finish_sums(b, sums);
+    merge_rows(b.p, r, b.room(), b.state().arrivals);
     return word;
 }

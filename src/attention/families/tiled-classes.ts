@@ -10,6 +10,8 @@ export interface TiledClass extends ClassTraits {
   readonly threads: number;
   /** Tiles of keys and values in flight. */
   readonly stages: number;
+  /** Keys that a warp of the decode kernel takes at a time. */
+  readonly stepKeys?: number;
   readonly sharedBytes: number;
 }
 
@@ -21,6 +23,9 @@ export interface TiledShape extends SharedLimits {
   /** Keys (values) pass through f32 before the product: fp8, a rotation of keys, a hook. */
   readonly keysChange: boolean;
   readonly valuesChange: boolean;
+  /** The decode kernel widens fp8 keys (values) in registers: they do not pass through f32. */
+  readonly keysWiden: boolean;
+  readonly valuesWiden: boolean;
   /** Packed mask bits. */
   readonly masked: boolean;
   /** Scores meet no hook, token scale or mask bit, and elements do not change. */
@@ -44,6 +49,10 @@ const mostRegisters = 256;
 const fewRegisters = 168;
 /** Shared memory that the driver keeps for each block. */
 const reservedBytes = 1024;
+/** Bytes of keys and values that a warp of the decode kernel takes at a time, about. */
+const stepBytes = 8192;
+/** Room for a merge of split rows in kernels/attention/merge.h. */
+const mergeRoomBytes = 12288;
 /** Wider rows than this do not fit a warp's registers: warps divide their columns among them. */
 const warpColumnsMost = 256;
 
@@ -53,34 +62,39 @@ const warpColumnsMost = 256;
  */
 export function tiledClasses(shape: TiledShape): readonly TiledClass[] {
   const wide = shape.headDim > warpColumnsMost || shape.valueDim > warpColumnsMost;
-  const classes = [wide ? tileClass("cuda.wide16", 16, shape) : decodeClass(shape)];
+  const classes = [wide ? tileClass("cuda.wide16", 16, shape) : decodeClass(16, shape)];
+  if (shape.headDim <= 128 && shape.valueDim <= 128) classes.push(decodeClass(32, shape));
   classes.push(tileClass("cuda.tile64", 64, shape));
   if (!wide) classes.push(tileClass("cuda.tile128", 128, shape));
   return classes.filter((row) => row !== undefined);
 }
 
-/** 16 rows against keys that each warp takes for itself, as many in flight as memory holds. */
-function decodeClass(shape: TiledShape): TiledClass | undefined {
-  const warps = Math.max(shape.headDim, shape.valueDim) > 128 ? 2 : 4;
+/** 16 or 32 rows against keys that each warp takes for itself, as many in flight as memory holds. */
+function decodeClass(queryTile: number, shape: TiledShape): TiledClass | undefined {
+  const { headDim, valueDim, kvElementBytes } = shape;
+  const warps = Math.max(headDim, valueDim) > 128 ? 2 : 4;
+  const stepKeys = (headDim + valueDim) * kvElementBytes <= stepBytes / 32 ? 32 : 16;
   const cuts = [4, 3, 2, 1].map((stages) => {
-    const cut = { queryTile: 16, threads: 32 * warps, kvTile: 16 * warps, stages };
+    const cut = { queryTile, threads: 32 * warps, kvTile: 16 * warps, stepKeys, stages };
     return { cut, sharedBytes: decodeBytes(cut, shape) };
   });
   const paired = cuts.find(({ sharedBytes }) => resident(sharedBytes, shape) >= 2);
   const fit = paired ?? firstFit(cuts, shape);
   if (fit === undefined) return undefined;
   const { cut, sharedBytes } = fit;
-  const most = Math.floor(processorRegisters / (cut.threads * fewRegisters));
+  const registers = queryTile === 16 ? fewRegisters : mostRegisters;
+  const most = Math.floor(processorRegisters / (cut.threads * registers));
   const blocks = Math.min(resident(sharedBytes, shape), most);
   return {
     ...cut,
-    name: "cuda.decode16",
+    name: `cuda.decode${queryTile}`,
     kernel: "decode",
     sharedBytes,
     cluster: 1,
     blocksPerProcessor: blocks,
     schedule: "walk",
     take: "longest-first",
+    mergesRows: true,
   };
 }
 
@@ -143,20 +157,29 @@ function resident(sharedBytes: number, shape: TiledShape): number {
 }
 
 /** Shared memory of kernels/attention/tiled/warps.h. */
-function decodeBytes({ queryTile, threads, stages }: Cut, shape: TiledShape): number {
-  const { headDim, valueDim, keysChange, valuesChange } = shape;
+function decodeBytes(
+  { queryTile, threads, stages, stepKeys }: Cut & { stepKeys: number },
+  shape: TiledShape,
+): number {
+  const { headDim, valueDim } = shape;
   const warps = threads / 32;
   const keyRow = rowBytes(roundUp(headDim, 16) / 8);
   const valueRow = rowBytes(roundUp(valueDim, 16) / 8);
+  const keysPass = shape.keysChange && !shape.keysWiden;
+  const valuesPass = shape.valuesChange && !shape.valuesWiden;
+  const storedKey = shape.keysWiden ? rowBytes(headDim / 16) : keyRow;
+  const storedValue = shape.valuesWiden ? rowBytes(valueDim / 16) : valueRow;
   const stage =
-    (keysChange ? rawBytes(headDim, shape) : keyRow) +
-    (valuesChange ? rawBytes(valueDim, shape) : valueRow);
-  const changed = (keysChange ? keyRow : 0) + (valuesChange ? valueRow : 0);
-  const ring = 16 * (stages * stage + changed);
-  const sums = 16 * 4 * (roundUp(valueDim, 16) + 8);
-  const tokens = 16 * (16 + 20 * stages);
-  const state = rowFactBytes(queryTile, shape) + 80 + warps * 16 * 8;
-  return queryTile * keyRow + warps * (Math.max(ring, sums) + tokens) + state;
+    (keysPass ? rawBytes(headDim, shape) : storedKey) +
+    (valuesPass ? rawBytes(valueDim, shape) : storedValue);
+  const changed = (keysPass ? keyRow : 0) + (valuesPass ? valueRow : 0);
+  const ring = stepKeys * (stages * stage + changed);
+  const sums = queryTile * 4 * (roundUp(valueDim, 16) + 8);
+  const tokens = stepKeys * (16 + 20 * stages);
+  const state = rowFactBytes(queryTile, shape) + 376 + queryTile * (8 * warps + 4);
+  // Of warps that are done, as room for a merge.
+  const rings = Math.max(warps * Math.max(ring, sums), mergeRoomBytes);
+  return queryTile * keyRow + rings + warps * tokens + state;
 }
 
 /** Shared memory of kernels/attention/tiled/block.h. */

@@ -23,6 +23,9 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
     valueDim,
     keysChange,
     valuesChange,
+    keysWiden: isFp8(kvDtype) && rope === undefined && !hasHook(variant, "key") && whole(headDim),
+    valuesWiden:
+      isFp8(kvDtype) && variant?.softmax !== false && !hasHook(variant, "value") && whole(valueDim),
     kvElementBytes: dtypeBytes(kvDtype),
     masked: options.mask !== "none",
     plain: !keysChange && !valuesChange && !changesScores(options, variant),
@@ -59,6 +62,11 @@ function refusedDtypes(
   if (kvDtype === dtype || isFp8(kvDtype)) return undefined;
   const fix = "keep the cache in the dtype of queries, or in fp8.";
   return new OptionError("kvDtype", kvDtype, `${dtype}, f8e4m3 or f8e5m2 on a GPU`, fix);
+}
+
+/** Whether rows of fp8 are whole chunks of 16 bytes. */
+function whole(dim: number): boolean {
+  return dim % 16 === 0;
 }
 
 function hasHook(variant: CudaVariant | undefined, hook: HookName): boolean {
@@ -101,6 +109,7 @@ function constantsOf(options: ResolvedOptions, row: TiledClass) {
     FB_THREADS: row.threads,
     FB_MIN_BLOCKS: row.blocksPerProcessor,
     FB_STAGES: row.stages,
+    ...(row.stepKeys === undefined ? {} : { FB_STEP_KEYS: row.stepKeys }),
     FB_SHARED_BYTES: row.sharedBytes,
   };
 }

@@ -1,0 +1,230 @@
+// Rows whose keys were split: partial states merge by log-sum-exp (or, without softmax, are added),
+// in the order of their parts. A warp merges a row of few parts; a row of many is cut into slices of
+// parts, which merge in order. Which it is follows from the row's own parts alone, so that a row's
+// bits do as well.
+#pragma once
+#include "../ptx/base.h"
+#include "../ptx/convert.h"
+#include "../ptx/math.h"
+#include "../ptx/memory.h"
+#include "row.h"
+#include "variant.h"
+
+#include "../params/attention.h"
+
+// ---- facts
+
+constexpr int merge_warps = FB_THREADS / 32;
+// Parts up to which one warp takes the whole row.
+constexpr int few_parts = 8;
+// Slices of a row of more parts.
+constexpr int slice_count = 4;
+// Columns that a warp sums at once: four for each lane.
+constexpr int column_step = 128;
+// Parts whose values a lane has in flight.
+constexpr int flight = 8;
+// Below all log-sum-exps, and unlike -inf fit for subtraction.
+constexpr float no_state_yet = -1e30f;
+
+// ---- where things lie
+
+// Columns of a row of a merge, four of them a lane's.
+struct MergePiece {
+    int32_t index; // of the row within the record
+    int32_t token;
+    int32_t head;
+    int32_t column;
+};
+
+// Pieces of a merge: the columns of its rows, 128 at a time.
+FB_DEVICE int piece_count(const fb_attention_params& p, const fb_merge_record& m) {
+    return m.row_count * ((p.value_dim + column_step - 1) / column_step);
+}
+
+FB_DEVICE MergePiece merge_piece(const fb_attention_params& p, const fb_merge_record& m, int i) {
+    const int steps = (p.value_dim + column_step - 1) / column_step;
+    const int index = i / steps;
+    const int32_t row = m.row_start + index;
+    const int32_t token = int32_t(uint32_t(row) / uint32_t(m.query_head_count));
+    const int column = i % steps * column_step + int(threadIdx.x % 32) * 4;
+    return {index, token, m.query_head_start + row - token * m.query_head_count, column};
+}
+
+// ---- compute
+
+// A sum of states: of 2^(lse - base), and of what goes with it in the lane's columns.
+struct Slice {
+    float base;
+    float sum;
+    float4 out;
+};
+
+FB_DEVICE void add_weighted(float4& sum, const float4& x, float weight) {
+    sum.x += x.x * weight;
+    sum.y += x.y * weight;
+    sum.z += x.z * weight;
+    sum.w += x.w * weight;
+}
+
+// Moves a slice to a base that is not below its own.
+FB_DEVICE void move_base(Slice& s, float base) {
+    const float keep = exp2_approx(s.base - base);
+    s.base = base;
+    s.sum *= keep;
+    s.out = make_float4(s.out.x * keep, s.out.y * keep, s.out.z * keep, s.out.w * keep);
+}
+
+// Merges parts [from, to) of N pieces, by a whole warp, a flight at a time: what all pieces need is
+// asked for before the first of it is used. A lane looks up a part.
+template <int N>
+FB_DEVICE void merge_parts(const fb_attention_params& p, const int32_t* parts,
+                           const MergePiece (&pieces)[N], int from, int to,
+                           Slice (&slices)[N]) {
+    const int lane = int(threadIdx.x % 32);
+    const auto* sums = reinterpret_cast<const float*>(p.partial_lse);
+    const auto* values = reinterpret_cast<const float*>(p.partial_out);
+    FB_UNROLL
+    for (int n = 0; n < N; n++) slices[n] = {no_state_yet, 0, make_float4(0, 0, 0, 0)};
+    for (int first = from; first < to; first += flight) {
+        const int count = min(flight, to - first);
+        const int32_t at = parts[first + min(lane, count - 1)];
+        float exponents[N];
+        float4 x[N][flight];
+        FB_UNROLL
+        for (int n = 0; n < N; n++) {
+            const int32_t row = at + pieces[n].index;
+            exponents[n] = Variant::softmax ? sums[row] * log2_e : 0;
+            FB_UNROLL
+            for (int i = 0; i < flight; i++) {
+                const int64_t part = __shfl_sync(~0u, row, i);
+                x[n][i] = make_float4(0, 0, 0, 0);
+                if (pieces[n].column >= p.value_dim || i >= count) continue;
+                x[n][i] = *reinterpret_cast<const float4*>(values + part * p.value_dim +
+                                                           pieces[n].column);
+            }
+        }
+        FB_UNROLL
+        for (int n = 0; n < N; n++) {
+            Slice& s = slices[n];
+            float weight = lane < count ? 1 : 0;
+            if (Variant::softmax) {
+                float top = lane < count ? exponents[n] : -FB_INFINITY;
+                FB_UNROLL
+                for (int distance = flight / 2; distance > 0; distance /= 2)
+                    top = fmaxf(top, __shfl_xor_sync(~0u, top, distance));
+                move_base(s, fmaxf(s.base, __shfl_sync(~0u, top, 0)));
+                weight = lane < count ? exp2_approx(exponents[n] - s.base) : 0;
+                float sum = weight;
+                FB_UNROLL
+                for (int distance = flight / 2; distance > 0; distance /= 2)
+                    sum += __shfl_xor_sync(~0u, sum, distance);
+                s.sum += __shfl_sync(~0u, sum, 0);
+            }
+            FB_UNROLL
+            for (int i = 0; i < flight; i++)
+                add_weighted(s.out, x[n][i], __shfl_sync(~0u, weight, i));
+        }
+    }
+}
+
+// ---- store
+
+FB_DEVICE float4 hooked(const fb_attention_params& p, const MergePiece& piece, float lse,
+                        const float4& x) {
+    const int32_t request = read_int(p.token_requests, piece.token);
+    if (!p.finalize || request < 0) return x;
+    const int32_t kv_head = piece.head / (p.query_heads / p.kv_heads);
+    const bool device_lengths = (p.kv_lengths | p.query_lengths) != 0;
+    const RowInputs in =
+        row_inputs(p, request, piece.token, piece.head, kv_head, device_lengths);
+    if (in.query_index >= in.query_length) return x;
+    return make_float4(Variant::output(p, in, lse, piece.column, x.x),
+                       Variant::output(p, in, lse, piece.column + 1, x.y),
+                       Variant::output(p, in, lse, piece.column + 2, x.z),
+                       Variant::output(p, in, lse, piece.column + 3, x.w));
+}
+
+FB_DEVICE void write_values(const fb_attention_params& p, const MergePiece& piece, float factor,
+                            float lse, float4 x) {
+    if (piece.column >= p.value_dim) return;
+    x = make_float4(x.x * factor, x.y * factor, x.z * factor, x.w * factor);
+    if (Variant::has_output) x = hooked(p, piece, lse, x);
+    const int64_t at = piece.token * p.out_stride_token + piece.head * p.out_stride_head + piece.column;
+    if (p.out_dtype == FB_F32) {
+        *reinterpret_cast<float4*>(p.out + 4 * at) = x;
+    } else {
+        const bool half = p.out_dtype == FB_F16;
+        const uint32_t low = half ? pack_f16(x.x, x.y) : pack_bf16(x.x, x.y);
+        const uint32_t high = half ? pack_f16(x.z, x.w) : pack_bf16(x.z, x.w);
+        *reinterpret_cast<uint2*>(p.out + 2 * at) = make_uint2(low, high);
+    }
+}
+
+// Finalises a piece and writes it; a sink is a state of value 0.
+FB_DEVICE void write_piece(const fb_attention_params& p, const MergePiece& piece, Slice s) {
+    if (p.finalize && p.sinks != 0) {
+        const float sink = reinterpret_cast<const float*>(p.sinks)[piece.head] * log2_e;
+        move_base(s, fmaxf(s.base, sink));
+        s.sum += exp2_approx(sink - s.base);
+    }
+    const float factor = !Variant::softmax ? 1 : s.sum == 0 ? 0 : 1 / s.sum;
+    const float lse = s.sum == 0 ? -FB_INFINITY : (s.base + log2_approx(s.sum)) * ln_2;
+    write_values(p, piece, factor, lse, s.out);
+    if (p.lse == 0 || piece.column != 0) return;
+    const int64_t at = int64_t(piece.token) * p.query_heads + piece.head;
+    reinterpret_cast<float*>(p.lse)[at] = lse * p.lse_factor;
+}
+
+// ---- the rows of a merge
+
+// Pieces that a block merges at once.
+template <int N> struct MergeRoom {
+    Slice slices[N][slice_count][32];
+};
+
+// Pieces first, first + stride and so on of a merge, by a whole block, N at a time.
+template <int N>
+FB_DEVICE void merge_pieces(const fb_attention_params& p, const fb_merge_record& m,
+                            const int32_t* parts, int first, int stride, MergeRoom<N>& room) {
+    const int warp = int(threadIdx.x) / 32;
+    const int lane = int(threadIdx.x % 32);
+    const int count = piece_count(p, m);
+    if (m.part_count <= few_parts) {
+        for (int i = first + warp * stride; i < count; i += stride * merge_warps) {
+            const MergePiece piece[1] = {merge_piece(p, m, i)};
+            Slice slice[1];
+            merge_parts(p, parts, piece, 0, m.part_count, slice);
+            write_piece(p, piece[0], slice[0]);
+        }
+        return;
+    }
+    for (; first < count; first += stride * N) {
+        MergePiece pieces[N]; // past the last: of it
+        FB_UNROLL
+        for (int n = 0; n < N; n++)
+            pieces[n] = merge_piece(p, m, min(first + n * stride, count - 1));
+        for (int s = warp; s < slice_count; s += merge_warps) {
+            const int from = m.part_count * s / slice_count;
+            const int to = m.part_count * (s + 1) / slice_count;
+            Slice slices[N];
+            merge_parts(p, parts, pieces, from, to, slices);
+            FB_UNROLL
+            for (int n = 0; n < N; n++) room.slices[n][s][lane] = slices[n];
+        }
+        __syncthreads();
+        for (int n = warp; n < N; n += merge_warps) {
+            if (first + n * stride >= count) continue;
+            Slice sum = room.slices[n][0][lane];
+            for (int s = 1; s < slice_count; s++) {
+                Slice next = room.slices[n][s][lane];
+                const float base = fmaxf(sum.base, next.base);
+                move_base(sum, base);
+                move_base(next, base);
+                sum.sum += next.sum;
+                add_weighted(sum.out, next.out, 1);
+            }
+            write_piece(p, merge_piece(p, m, first + n * stride), sum);
+        }
+        __syncthreads();
+    }
+}
