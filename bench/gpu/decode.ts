@@ -152,8 +152,8 @@ export class DecodeWorld implements Disposable {
   }
 
   /**
-   * All keys but the new ones: page by page in turn, so that a sequence's pages lie apart. First some
-   * more, so that the page table does not grow while steps are measured.
+   * All keys but the new ones: page by page in turn, so that a sequence's pages lie apart. First
+   * some more, so that the page table does not grow while steps are measured.
    */
   #grow(): void {
     const { lengths, queries } = this.shape;

@@ -1,7 +1,7 @@
-// Rows whose keys were split: partial states merge by log-sum-exp (or, without softmax, are added),
-// in the order of their parts. A warp merges a row of few parts; a row of many is cut into slices of
-// parts, which merge in order. Which it is follows from the row's own parts alone, so that a row's
-// bits do as well.
+// Rows whose keys were split: partial states merge by log-sum-exp (or, without softmax, are
+// added), in the order of their parts. A warp merges a row of few parts; a row of many is cut into
+// slices of parts, which merge in order. Which it is follows from the row's own parts alone, so
+// that a row's bits do as well.
 #pragma once
 #include "../ptx/base.h"
 #include "../ptx/convert.h"
@@ -149,7 +149,8 @@ FB_DEVICE void write_values(const fb_attention_params& p, const MergePiece& piec
     if (piece.column >= p.value_dim) return;
     x = make_float4(x.x * factor, x.y * factor, x.z * factor, x.w * factor);
     if (Variant::has_output) x = hooked(p, piece, lse, x);
-    const int64_t at = piece.token * p.out_stride_token + piece.head * p.out_stride_head + piece.column;
+    const int64_t at =
+        piece.token * p.out_stride_token + piece.head * p.out_stride_head + piece.column;
     if (p.out_dtype == FB_F32) {
         *reinterpret_cast<float4*>(p.out + 4 * at) = x;
     } else {

@@ -29,7 +29,7 @@ struct fb_attention_record {
     int32_t partial_row;    // first row of the partial state, or -1: write the output
     int32_t request;        // the layout row's first request
     int32_t level;
-    int32_t first_merge;    // of the partial rows, which its kernel counts; -1: a launch merges them
+    int32_t first_merge;    // of the partial rows, where its kernel counts; -1: a launch merges
 };
 
 // Rows whose state was split: part_count partial states merge, in order, into the output.

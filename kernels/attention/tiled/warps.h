@@ -417,7 +417,8 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
     int stage = 0;
     FB_NO_UNROLL
     for (int step = 0; step_start(b, range, step) < range.end; step++) {
-        if (range.end - step_start(b, range, step) <= warp_count * step_keys) next = take_ticket(b.p);
+        const int32_t left = range.end - step_start(b, range, step);
+        if (left <= warp_count * step_keys) next = take_ticket(b.p);
         cp_async_wait<FB_STAGES - 1>();
         __syncwarp(); // the step's rows are there for all lanes
         add_step(b, range, step, stage, bounds, factor, queries, sums);

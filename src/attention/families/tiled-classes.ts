@@ -69,7 +69,7 @@ export function tiledClasses(shape: TiledShape): readonly TiledClass[] {
   return classes.filter((row) => row !== undefined);
 }
 
-/** 16 or 32 rows against keys that each warp takes for itself, as many in flight as memory holds. */
+/** 16 or 32 rows; each warp takes keys of its own, as many in flight as memory holds. */
 function decodeClass(queryTile: number, shape: TiledShape): TiledClass | undefined {
   const { headDim, valueDim, kvElementBytes } = shape;
   const warps = Math.max(headDim, valueDim) > 128 ? 2 : 4;
