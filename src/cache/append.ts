@@ -8,24 +8,29 @@ import { dtypeCode, isFloat } from "../tensor/dtype.ts";
 import { scaleStrides } from "../tensor/scale.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 
-/** Packs and launches the append kernel: new rows of up to four planes into their slots. */
+/**
+ * Packs and launches the append kernel of one layer: new rows of up to four planes into their
+ * slots. A source that was bound once is bound for every later step of no more tokens.
+ */
 export class Appender {
   readonly #device: Device;
   readonly #kernel: Kernel;
   readonly #params = new AppendParams();
   #batch: Batch | undefined;
+  /** By plane, the source that is bound; undefined: bind. */
+  readonly #sources: (Tensor | undefined)[] = [];
 
   /** Loads the kernels of pages, so that no step waits for them. Errors: CompileError. */
-  constructor(device: Device) {
+  constructor(device: Device, pageSize: number) {
     this.#device = device;
     this.#kernel = device.kernel("append");
+    this.#params.pageSize = pageSize;
   }
 
   /** Starts a launch; the last two are addresses of int32 [paddedTokens]. */
-  begin(pageSize: number, batch: Batch, slotMapping: number, tokenRequests: number): void {
+  begin(batch: Batch, slotMapping: number, tokenRequests: number): void {
     this.#batch = batch;
     this.#params.planeCount = 0;
-    this.#params.pageSize = pageSize;
     this.#params.tokenCount = batch.paddedTokens;
     this.#params.slotMapping = slotMapping;
     this.#params.tokenRequests = tokenRequests;
@@ -37,11 +42,27 @@ export class Appender {
    * OptionError.
    */
   plane(name: string, target: Tensor, source: Tensor, scale: Tensor | undefined): void {
-    const [, , heads, dim] = target.shape;
-    this.#checkSource(name, source, target);
+    const i = this.#params.planeCount;
+    const isBound = source === this.#sources[i] && scale === undefined;
+    if (!isBound || source.shape[0] < this.#batch!.tokenCount)
+      this.#bind(i, name, target, source, scale);
+    target.guard();
+    source.guard();
     if (this.#device.capturing) this.#device.needOnReplay(source);
+    this.#params.planeCount = i + 1;
+  }
+
+  /** Queues the kernel. */
+  launch(stream: Stream): void {
+    const grid = Math.ceil(this.#params.tokenCount / this.#kernel.itemRows);
+    this.#device.launch(stream, this.#kernel, this.#params, grid);
+  }
+
+  #bind(i: number, name: string, target: Tensor, source: Tensor, scale: Tensor | undefined): void {
+    this.#sources[i] = undefined;
+    this.#checkSource(name, source, target);
+    const [, , heads, dim] = target.shape;
     const params = this.#params;
-    const i = params.planeCount;
     params.setPlanesData(i, target.address);
     params.setPlanesStridePage(i, target.strides[0]);
     params.setPlanesStrideToken(i, target.strides[1]);
@@ -62,19 +83,13 @@ export class Appender {
     params.setScalesStrideHead(i, strides.head);
     params.setScalesStridePage(i, strides.page);
     params.setScalesStrideToken(i, strides.token);
-    params.planeCount = i + 1;
-  }
-
-  /** Queues the kernel. */
-  launch(stream: Stream): void {
-    const grid = Math.ceil(this.#params.tokenCount / this.#kernel.itemRows);
-    this.#device.launch(stream, this.#kernel, this.#params, grid);
+    // Scales are checked against the requests of each step.
+    if (scale === undefined) this.#sources[i] = source;
   }
 
   #checkSource(name: string, source: Tensor, target: Tensor): void {
     requireTensor(name, source);
     source.requireOn(this.#device, name);
-    target.guard();
     const { shape, strides, dtype } = source;
     const [, , heads, dim] = target.shape;
     const tokens = this.#batch!.tokenCount;

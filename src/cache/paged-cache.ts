@@ -60,7 +60,8 @@ export class PagedCache extends Owner {
   /** By page group, the planes that its moves touch. */
   readonly #copies: CopyTable[] = [];
   readonly #upload: StepUpload;
-  readonly #appender: Appender;
+  /** By layer. */
+  readonly #appenders: Appender[] = [];
 
   private constructor(
     readonly device: Device,
@@ -73,9 +74,9 @@ export class PagedCache extends Owner {
     groups.forEach((group, g) => group.layers.forEach((layer) => (this.layerGroups[layer] = g)));
     const { pageSize, maxSequences = 512 } = options;
     this.pool = new SequencePool({ pageSize, maxSequences, groups, layers: options.layers });
-    this.#appender = new Appender(device);
     try {
       for (let layer = 0; layer < options.layers; layer++) {
+        this.#appenders.push(new Appender(device, pageSize));
         const { pages } = groups[this.layerGroups[layer]];
         const { views, owned } = layerStorage(device, options, this.planes, layer, pages);
         this.#views.push(views);
@@ -183,9 +184,9 @@ export class PagedCache extends Owner {
     const stream = tensors.stream ?? this.device.stream;
     this.sync(batch, stream);
     const group = this.layerGroups[layer];
-    const appender = this.#appender;
+    const appender = this.#appenders[layer];
     const { tokenRequests } = this.#upload;
-    appender.begin(this.pageSize, batch, this.#upload.slotMapping(group), tokenRequests);
+    appender.begin(batch, this.#upload.slotMapping(group), tokenRequests);
     for (let i = 0; i < this.planes.length; i++) {
       const { name } = this.planes[i];
       const source = this.#sourceOf(tensors, name);

@@ -3,7 +3,7 @@ import { attend } from "../../src/attention/attend.ts";
 import { Attention } from "../../src/attention/attention.ts";
 import { PagedCache } from "../../src/cache/paged-cache.ts";
 import { Device } from "../../src/device/device.ts";
-import { OptionError, OutOfPagesError } from "../../src/errors.ts";
+import { DisposedError, OptionError, OutOfPagesError } from "../../src/errors.ts";
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { raggedLayout } from "../../src/kv/layout.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
@@ -205,4 +205,24 @@ test("what was bound for a smaller step is looked at again for a larger one", ()
   run([17], long);
   expect(() => run([18], long)).toThrow("maskBits must be a contiguous u8 tensor of 41");
   run([9, 8], long);
+});
+
+test("new tokens are looked at again for a larger step, and once they are disposed", () => {
+  using cache = PagedCache.create(device, storage);
+  const [k, v] = [zeros(3, 2, 16), zeros(9, 2, 16)];
+  const append = (tokens: number, source = k) => {
+    const batch = stepOf(cache, tokens);
+    try {
+      cache.append({ layer: 0, batch, k: source, v });
+    } finally {
+      cache.rollback(batch);
+    }
+  };
+  append(2);
+  append(3);
+  expect(() => append(4)).toThrow("k must be a tensor [4 or more, 2, 16]");
+  append(4, v);
+  append(1);
+  k[Symbol.dispose]();
+  expect(() => append(1)).toThrow(DisposedError);
 });
