@@ -1,4 +1,3 @@
-import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Device } from "../device/device.ts";
 import { OptionError } from "../errors.ts";
 import { AttentionMapParams, AttentionParams, TensorMap } from "../ffi/params.gen.ts";
@@ -9,7 +8,7 @@ import { keysOf } from "./bind-keys.ts";
 import { bindMask, bindOptions, bindTensors } from "./bind.ts";
 import type { KernelClass } from "./families/family.ts";
 import type { ResolvedOptions } from "./options.ts";
-import { type RunTensors, tensorNames } from "./tensors.ts";
+import { type RunTensors, sameTensors, tensorNames } from "./tensors.ts";
 import { bindVariant } from "./variant/inputs.ts";
 import type { Workspace } from "./workspace.ts";
 
@@ -41,8 +40,9 @@ export class BoundParams {
   /** Tokens and requests for which these tensors are bound; -1: bind. */
   #tokens = -1;
   #requests = -1;
-  readonly #tensors: (Tensor | undefined)[] = new Array(tensorNames.length);
-  #cache: PagedCache | undefined;
+  #bound: RunTensors | undefined;
+  /** Those of them that are given. */
+  #given: Tensor[] = [];
   /** Of the cache's layers that were bound, from whatever plan. */
   #layers: (LayerPlanes | undefined)[] = [];
   /** The plan and the workspace that are pointed at. */
@@ -122,14 +122,13 @@ export class BoundParams {
   #holds({ tokenCount, requestCount }: Batch, tensors: RunTensors): boolean {
     if (tokenCount > this.#tokens || requestCount > this.#requests) return false;
     if (this.#device.capturing) return false;
-    if (tensors.cache === undefined || tensors.cache !== this.#cache) return false;
-    if (this.#layers[tensors.layer ?? 0] === undefined) return false;
-    for (let i = 0; i < tensorNames.length; i++) {
-      const tensor = tensors[tensorNames[i]];
-      if (tensor !== this.#tensors[i]) return false;
-      tensor?.guard();
-    }
-    this.#cache.guard();
+    const { cache, layer = 0 } = tensors;
+    const bound = this.#bound!;
+    if (cache === undefined || cache !== bound.cache || this.#layers[layer] === undefined)
+      return false;
+    if (!sameTensors(tensors, bound)) return false;
+    for (let i = 0; i < this.#given.length; i++) this.#given[i].guard();
+    cache.guard();
     return true;
   }
 
@@ -138,19 +137,20 @@ export class BoundParams {
     // Scales are checked against the pages of each layer.
     if (kScale === undefined && vScale === undefined) this.#tokens = tokenCount;
     this.#requests = requestCount;
-    if (cache !== this.#cache) this.#layers = [];
-    this.#cache = cache;
+    if (cache !== this.#bound?.cache) this.#layers = [];
     if (cache !== undefined) {
       this.#layers[layer] ??= {
         planes: this.params.i32.slice(0, planeInts),
         maps: this.#planeMaps.map((maps) => maps?.slice()),
       };
     }
-    for (let i = 0; i < tensorNames.length; i++) this.#tensors[i] = tensors[tensorNames[i]];
+    this.#bound = { ...tensors };
+    this.#given = tensorNames.flatMap((name) => tensors[name] ?? []);
   }
 
   #putLayer({ planes, maps }: LayerPlanes): void {
-    this.params.i32.set(planes);
+    const { i32 } = this.params;
+    for (let i = 0; i < planeInts; i++) i32[i] = planes[i];
     for (let i = 0; i < maps.length; i++) this.#planeMaps[i]?.set(maps[i]!);
   }
 

@@ -58,3 +58,23 @@ export const tensorNames = [
   "alibiSlopes",
   "sinkLogits",
 ] as const;
+
+/** Whether two runs have the same tensors. By name, not in a loop: what each run asks is fast. */
+export function sameTensors(a: RunTensors, b: RunTensors): boolean {
+  return (
+    a.q === b.q &&
+    a.out === b.out &&
+    a.lse === b.lse &&
+    a.k === b.k &&
+    a.v === b.v &&
+    a.pageTable === b.pageTable &&
+    a.kScale === b.kScale &&
+    a.vScale === b.vScale &&
+    a.kvLengths === b.kvLengths &&
+    a.queryLengths === b.queryLengths &&
+    a.maskBits === b.maskBits &&
+    a.maskIndptr === b.maskIndptr &&
+    a.alibiSlopes === b.alibiSlopes &&
+    a.sinkLogits === b.sinkLogits
+  );
+}

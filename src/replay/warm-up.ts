@@ -13,6 +13,12 @@ const little = { requests: 4, promptMean: 8, outputMean: 4 };
 /** A few requests go on alone: what runs once per step is compiled well after a thousand steps. */
 const lasting = { requests: 4, outputTokens: 1000 };
 
+/** Later layers go another way than the first. */
+const layersMost = 2;
+
+/** Fewer than the full batches need with what stays cached: some is evicted, as in long runs. */
+const pages = 800;
+
 /**
  * Runs a small workload first, a third of a second, as serving engines do, full batches and then
  * many steps: those that count wait neither for JavaScript to be compiled nor for native threads to
@@ -24,7 +30,7 @@ export async function warmUp(options: ReplayOptions, device?: Device): Promise<v
   const onCpu = (device?.kind ?? "cpu") === "cpu";
   const dtype = onCpu ? "f32" : options.dtype;
   const shape: ModelShape = onCpu
-    ? { name: "warm-up", layers: 1, headDim: 8, ...heads }
+    ? { name: "warm-up", layers: layersMost, headDim: 8, ...heads }
     : { ...options.shape, ...heads };
   const emulated = device?.properties.emulated === 1;
   const requests = generateWorkload(emulated ? little : full);
@@ -32,9 +38,9 @@ export async function warmUp(options: ReplayOptions, device?: Device): Promise<v
     requests[i].outputTokens = lasting.outputTokens;
   const replayOptions: ReplayOptions = {
     shape,
-    layers: 1,
+    layers: Math.min(layersMost, options.layers),
     dtype,
-    pages: 2048,
+    pages,
     pageSize: 16,
     tokenBudget: 512,
     maxBatch: 64,
