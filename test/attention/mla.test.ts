@@ -28,15 +28,18 @@ function latentCase(name: string, over: Partial<Case>): Case {
 
 const lengths = { queryLengths: [1, 1, 1, 1, 1], kvLengths: [1, 64, 65, 200, 127] };
 
+/** Blocks of few rows, of which products are turned around, and of 64. */
+const rows = [12, 20, 40];
+
 /** Each varies one thing: heads, new tokens, pages, dtypes, what a record leaves behind. */
 const cases: readonly Case[] = [
-  ...[1, 16, 20, 64, 100, 128].map((queryHeads) =>
+  ...[1, 16, 17, 32, 33, 64, 100, 128].map((queryHeads) =>
     latentCase(`${queryHeads} heads`, { ...lengths, queryHeads, seed: queryHeads }),
   ),
   latentCase("256 heads are two records", { ...lengths, queryHeads: 256 }),
-  ...[2, 3, 8].map((count) =>
+  ...[2, 3, 4, 5, 6, 7, 8].map((count) =>
     latentCase(`${count} new tokens`, {
-      queryHeads: 16,
+      queryHeads: count < 4 ? 8 : 16,
       queryLengths: [count, 1, count],
       kvLengths: [count, 70, 130 + count],
     }),
@@ -47,21 +50,31 @@ const cases: readonly Case[] = [
     kvLengths: [65, 130],
   }),
   latentCase("a prompt", { queryHeads: 16, queryLengths: [70], kvLengths: [90] }),
-  ...[1, 5, 16, 48, 128].map((pageSize) =>
-    latentCase(`pages of ${pageSize}`, { ...lengths, queryHeads: 16, pageSize }),
+  ...rows.flatMap((queryHeads) => {
+    const over = { ...lengths, queryHeads };
+    const few = (name: string, more: Partial<Case>) =>
+      latentCase(`${name}, ${queryHeads} heads`, { ...over, ...more });
+    return [
+      ...[1, 5, 16, 48, 128].map((pageSize) => few(`pages of ${pageSize}`, { pageSize })),
+      ...[64, 5].map((pageSize) =>
+        few(`strided pages of ${pageSize}`, { pageSize, storage: "strided" }),
+      ),
+      few("pages between others", { storage: "combined" }),
+      few("ragged", { pageSize: 0 }),
+      few("f16", { dtype: "f16", kvDtype: "f16", outDtype: "f16" }),
+      few("outputs in f32", { outDtype: "f32" }),
+      few("split rows", { queryLengths: [1], kvLengths: [1000] }),
+      few("sinks, base 2", { sinks: true, lseBase: "2" }),
+      few("raw states", { sinks: true, finalize: false }),
+      few("scales by request", { scales: "request" }),
+      few("a negative scale", { scale: -0.1 }),
+      few("large logits", { scale: 3 }),
+    ];
+  }),
+  ...[1, 16].map((pageSize) =>
+    latentCase(`pages of ${pageSize}, 128 heads`, { ...lengths, queryHeads: 128, pageSize }),
   ),
-  ...[64, 5].map((pageSize) =>
-    latentCase(`strided pages of ${pageSize}`, {
-      ...lengths,
-      queryHeads: 16,
-      pageSize,
-      storage: "strided",
-    }),
-  ),
-  latentCase("pages between others", { ...lengths, queryHeads: 16, storage: "combined" }),
-  ...[16, 128].map((queryHeads) =>
-    latentCase(`ragged, ${queryHeads} heads`, { ...lengths, queryHeads, pageSize: 0 }),
-  ),
+  latentCase("ragged, 128 heads", { ...lengths, queryHeads: 128, pageSize: 0 }),
   latentCase("not causal", {
     queryHeads: 16,
     causal: false,
@@ -79,19 +92,12 @@ const cases: readonly Case[] = [
     queryLengths: [0, 1, 0],
     kvLengths: [0, 66, 3],
   }),
-  latentCase("f16", { ...lengths, queryHeads: 16, dtype: "f16", kvDtype: "f16", outDtype: "f16" }),
-  latentCase("outputs in f32", { ...lengths, queryHeads: 128, outDtype: "f32" }),
-  latentCase("split rows, 16 heads", { queryHeads: 16, queryLengths: [1], kvLengths: [4000] }),
+  latentCase("outputs in f32, 128 heads", { ...lengths, queryHeads: 128, outDtype: "f32" }),
   latentCase("split rows, 128 heads", {
     queryHeads: 128,
     queryLengths: [2, 1],
-    kvLengths: [1500, 300],
+    kvLengths: [500, 300],
   }),
-  latentCase("sinks, base 2", { ...lengths, queryHeads: 20, sinks: true, lseBase: "2" }),
-  latentCase("raw states", { ...lengths, queryHeads: 20, sinks: true, finalize: false }),
-  latentCase("scales by request", { ...lengths, queryHeads: 16, scales: "request" }),
-  latentCase("a negative scale", { ...lengths, queryHeads: 16, scale: -0.1 }),
-  latentCase("large logits", { ...lengths, queryHeads: 16, scale: 3 }),
   latentCase("batch-invariant", {
     queryHeads: 128,
     batchInvariant: true,

@@ -39,7 +39,8 @@ const { entry, launch, image: specialization } = at < 0 ? offer.merge : offer.cl
 if (image !== undefined) {
   const module = new Module(device, readFileSync(image), "mutant");
   // Kernels are resolved once per device: the attention object holds this very one.
-  Object.assign(at < 0 ? merge : kernels[at], module.kernel(entry, launch!));
+  const cluster = at < 0 ? 1 : offer.classes[at].cluster;
+  Object.assign(at < 0 ? merge : kernels[at], module.kernel(entry, { ...launch!, cluster }));
 }
 
 const sequences = c.kvLengths.map(() => world.create());

@@ -24,7 +24,7 @@ test("every kernel expands to a text that needs no other file", () => {
 const dependents: [family: string, sources: string[]][] = [
   [
     "attention",
-    ["hopper/prefill", "merge", "mla/decode", "tiled/decode", "tiled/prefill"].map(
+    ["hopper/prefill", "merge", "mla/decode", "mla/narrow", "tiled/decode", "tiled/prefill"].map(
       (name) => `attention/${name}.cu`,
     ),
   ],

@@ -1,6 +1,6 @@
 // What a specialisation of the kernel is made of: the macros of ../common/facts.h, of which
 //
-//   FB_QUERY_TILE   rows of a block: 64
+//   FB_QUERY_TILE   rows of a block: 64, or 16 or 32, whose products are turned around (narrow.h)
 //   FB_KV_TILE      tokens of a tile: 64
 //   FB_THREADS      512: four warpgroups
 //
@@ -15,10 +15,13 @@
 
 // ---- static asserts
 
-static_assert(FB_QUERY_TILE == 64 && FB_KV_TILE == 64, "a product has 64 rows, a piece 64 tokens");
+static_assert(FB_QUERY_TILE == 64 || FB_QUERY_TILE == 32 || FB_QUERY_TILE == 16,
+              "a product has 64 rows, or so many columns");
+static_assert(FB_KV_TILE == 64, "a piece has 64 tokens");
 static_assert(FB_THREADS == 512, "two warpgroups for values, one for scores, one that loads");
 static_assert(FB_KEY_DIM == 576 && FB_VALUE_DIM == 512, "nine pieces of keys, eight of values");
-static_assert(FB_CLUSTER == 1 || FB_CLUSTER == 2, "tiles are loaded for one block or two");
+static_assert(FB_CLUSTER == 1 || FB_CLUSTER == 2 && FB_QUERY_TILE == 64,
+              "tiles are loaded for one block or two");
 static_assert(FB_KV_TYPE == FB_Q_TYPE && FB_ROPE == 0, "keys go into the products as they are");
 static_assert(!FB_MASK && !FB_K_TOKEN_SCALE && !FB_V_TOKEN_SCALE && !FB_DEVICE_LENGTHS,
               "a position decides what a row sees, and the plan which tokens there are");
@@ -34,23 +37,27 @@ constexpr int dispatch_warp = 13;
 constexpr int gather_warp = 14;
 constexpr int gather_warps = 2;
 // Named barriers; 1 and 2 are those of the warpgroups that multiply values.
-constexpr int score_barrier = 3;
-constexpr int gather_barrier = 4;
+constexpr int gather_barrier = 3;
+constexpr int score_barrier = 4;
 // Registers of a thread: 512 for four threads of four warpgroups, as at entry.
 constexpr int load_registers = 32;
 constexpr int score_registers = 160;
 constexpr int value_registers = 160;
 static_assert(load_registers + score_registers + 2 * value_registers == 4 * 128, "65536 in all");
 
+// Rows are columns of the products, whose rows are tokens and value elements.
+constexpr bool narrow = FB_QUERY_TILE < 64;
+
 // 64 rows of 64 elements under the 128-byte swizzle: what a box brings, an operand of four steps.
 constexpr int piece_bytes = 64 * 128;
+constexpr int query_bytes = FB_QUERY_TILE * 128; // a piece of queries, or of weights
 constexpr int key_pieces = FB_KEY_DIM / 64;
 // Rows of a box at least, and boxes of a tile at most: rows that lie further apart are gathered.
 // One thread cannot issue boxes of 16 rows as fast as two warps copy them.
 constexpr int least_box = 32;
 constexpr int tile_boxes = FB_KV_TILE / least_box;
 // Of a row's nine pieces of queries these are kept in registers, the others in shared memory.
-constexpr int kept_pieces = 6;
+constexpr int kept_pieces = narrow ? 0 : 6;
 constexpr int half_pieces = 4;
 // Of the 36 steps of the next scores those that are issued before the weights are stored.
 constexpr int early_steps = 4;

@@ -35,7 +35,7 @@ FB_DEVICE void load_pieces(const Block& b, const KeyPlace* places, int box, uint
     if (Count == 1 && rank > 0) return;
     FB_NO_UNROLL
     for (int row = 0; row < FB_KV_TILE; row += box) {
-        const KeyPlace place = places[row / box];
+        const KeyPlace place = *places++;
         FB_UNROLL
         for (int c = 0; c < Count; c += FB_CLUSTER) {
             const uint32_t target = to + (c + rank) * piece_bytes + row * 128;
@@ -68,7 +68,7 @@ FB_DEVICE void load_queries(const Block& b, const fb_attention_record& r, uint32
         FB_UNROLL
         for (int c = 0; c < Count; c++) {
             const int at[3] = {(First + c) * 64, row - token * heads, token};
-            tensor_load(to + c * piece_bytes + i * 128, &b.maps.q, full, at);
+            tensor_load(to + c * query_bytes + i * 128, &b.maps.q, full, at);
         }
     }
 }
@@ -83,7 +83,7 @@ FB_DEVICE void load(const Block& b) {
     Ring<rope_slots> rope;
     Turn<place_slots> found;
     Turn<work_slots> works;
-    Turn<1> query;
+    Turn<query_slots> query;
     const auto acquire = [&](uint32_t bytes) { // the next half, to be full with so many bytes
         mbarrier_wait(b.barrier(FB_AT(barriers.half_empty), half.slot()), half.parity() ^ 1);
         const uint32_t full = b.barrier(FB_AT(barriers.half_full), half.slot());
@@ -101,11 +101,11 @@ FB_DEVICE void load(const Block& b) {
         const fb_attention_record& r = work.record;
         const int tiles = work.tiles();
         const int box = key_box(b.p, r);
-        if (tiles > 0) {
+        if (tiles > 0 && !narrow) {
             uint32_t full = acquire(half_pieces * piece_bytes);
             load_queries<0, half_pieces>(b, r, half_at(), full);
             half.advance();
-            constexpr int rest = kept_pieces - half_pieces;
+            constexpr int rest = narrow ? 0 : kept_pieces - half_pieces;
             full = acquire(rest * piece_bytes);
             load_queries<half_pieces, rest>(b, r, half_at(), full);
             half.advance();
@@ -125,12 +125,14 @@ FB_DEVICE void load(const Block& b) {
             rope.advance();
             half.advance();
             if (tile == 0) {
-                mbarrier_wait(b.barrier(FB_AT(barriers.query_empty)), query.parity() ^ 1);
+                const uint32_t slot = query.slot();
+                mbarrier_wait(b.barrier(FB_AT(barriers.query_empty), slot), query.parity() ^ 1);
                 query.advance();
-                const uint32_t full = b.barrier(FB_AT(barriers.query_full));
+                const uint32_t full = b.barrier(FB_AT(barriers.query_full), slot);
                 constexpr int last = key_pieces - kept_pieces;
-                mbarrier_arrive_expect(full, last * piece_bytes);
-                load_queries<kept_pieces, last>(b, r, b.shared + FB_AT(queries), full);
+                mbarrier_arrive_expect(full, last * query_bytes);
+                load_queries<kept_pieces, last>(
+                    b, r, b.shared + FB_AT(queries) + slot * (last * query_bytes), full);
             }
             if (box >= least_box) {
                 const uint32_t full = acquire(half_pieces * piece_bytes);
@@ -250,15 +252,29 @@ FB_DEVICE void gather(const Block& b, const MlaWork& work, Ring<half_slots>& hal
     announce(b, after);
 }
 
+// The last position that row `i` sees; rows past the last are never written.
+FB_DEVICE int32_t last_seen(const fb_attention_params& p, const fb_attention_record& r, int i) {
+    if (i >= r.row_count) return last_position;
+    const RowInputs row = row_inputs(p, r, i);
+    return row.request < 0 ? no_position : p.causal ? row.query : last_position;
+}
+
+// The warps that find and gather keys know a record early: they describe its rows as well.
 FB_DEVICE void find_keys(const Block& b) {
     Ring<half_slots> half;
     Ring<rope_slots> rope;
     Turn<place_slots> found;
     Turn<work_slots> works;
-    if (!b.p.contiguous && !b.p.pages_settled) pdl_wait();
     for (;; works.advance()) {
         const MlaWork& work = wait_work(b, works);
         if (work.ends()) return;
+        const int row = threadIdx.x % (32 * gather_warps);
+        if (row < FB_QUERY_TILE)
+            b.memory.last_seen[works.slot()][row] = last_seen(b.p, work.record, row);
+        __syncwarp();
+        if (lane_now() == 0) mbarrier_arrive(b.barrier(FB_AT(barriers.rows_full), works.slot()));
+        // What rows are described by came by a copy.
+        if (works.count == 0 && !b.p.contiguous && !b.p.pages_settled) pdl_wait();
         const int tiles = work.tiles();
         const int box = key_box(b.p, work.record);
         for (int from = 0; from < (tiles > 0 ? kept_pieces : 0); from += half_pieces)

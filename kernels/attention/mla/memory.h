@@ -11,6 +11,7 @@
 //   target      score                                  values, the record's rows written
 //   work        dispatch, into both blocks             all others: the record is done
 //   places      gather: where a tile's boxes begin     load
+//   rows        gather: what a record's rows see       (with the work)
 //   ask         load: the record's last tile is on its way
 //
 // Halves are emptied for both blocks of a cluster, whose tiles come together; so are records.
@@ -25,7 +26,8 @@
 // ---- types
 
 constexpr int half_slots = 5;
-constexpr int rope_slots = 3;
+constexpr int rope_slots = FB_QUERY_TILE == 32 ? 2 : 3;
+constexpr int query_slots = FB_QUERY_TILE == 16 ? 2 : 1;
 constexpr int weight_slots = 2;
 constexpr int work_slots = 2;
 constexpr int place_slots = 2;
@@ -52,12 +54,20 @@ struct MlaWork {
     }
 };
 
+// What the scoring warps tell each other where rows are columns.
+template <bool Narrow> struct Exchange {
+    int32_t votes[weight_slots][score_warps]; // 1: some weights of the warp's tokens are too large
+    float2 peaks[score_warps][FB_QUERY_TILE];  // whether a row's base rises, its highest score
+    float2 states[score_warps][FB_QUERY_TILE]; // base and sum, when the keys are done
+};
+template <> struct Exchange<false> { uint64_t nothing; };
+
 struct Barriers {
     uint64_t half_full[half_slots];
     uint64_t half_empty[half_slots];
     uint64_t rope_empty[rope_slots];
-    uint64_t query_full;
-    uint64_t query_empty;
+    uint64_t query_full[query_slots];
+    uint64_t query_empty[query_slots];
     uint64_t weights_full[weight_slots];
     uint64_t weights_empty[weight_slots];
     uint64_t go[weight_slots];
@@ -67,6 +77,7 @@ struct Barriers {
     uint64_t work_empty[work_slots];
     uint64_t places_full[place_slots];
     uint64_t places_empty[place_slots];
+    uint64_t rows_full[work_slots];
     uint64_t ask;
 };
 
@@ -75,11 +86,13 @@ struct Barriers {
 struct Memory {
     unsigned char halves[half_slots][half_pieces][piece_bytes];
     unsigned char ropes[rope_slots][piece_bytes];
-    unsigned char queries[key_pieces - kept_pieces][piece_bytes];
-    unsigned char weights[weight_slots][piece_bytes];
-    float2 factors[weight_slots][32]; // of the older sums of rows lane / 4 and lane / 4 + 8 a warp
+    unsigned char queries[query_slots][key_pieces - kept_pieces][query_bytes];
+    unsigned char weights[weight_slots][query_bytes];
+    // Of the older sums: of rows lane / 4 and lane / 4 + 8 of each warp in turn, or of neighbours.
+    float2 factors[weight_slots][FB_QUERY_TILE / 2];
+    Exchange<narrow> exchange;
     Target targets[FB_QUERY_TILE];
-    RowFacts rows;
+    int32_t last_seen[work_slots][FB_QUERY_TILE]; // the last position that a row sees
     MlaWork work[work_slots];
     KeyPlace places[place_slots][tile_boxes]; // of a tile's boxes
     Divider by_page;
@@ -151,8 +164,8 @@ FB_DEVICE void init_barriers(const Block& b) {
     init(FB_AT(barriers.half_full), half_slots, 1);
     init(FB_AT(barriers.half_empty), half_slots, 4 * FB_CLUSTER);
     init(FB_AT(barriers.rope_empty), rope_slots, 4 * FB_CLUSTER);
-    init(FB_AT(barriers.query_full), 1, 1);
-    init(FB_AT(barriers.query_empty), 1, score_warps);
+    init(FB_AT(barriers.query_full), query_slots, 1);
+    init(FB_AT(barriers.query_empty), query_slots, score_warps);
     init(FB_AT(barriers.weights_full), weight_slots, score_warps);
     init(FB_AT(barriers.weights_empty), weight_slots, value_warps);
     init(FB_AT(barriers.go), weight_slots, score_warps);
@@ -163,6 +176,7 @@ FB_DEVICE void init_barriers(const Block& b) {
     init(FB_AT(barriers.work_empty), work_slots, readers * FB_CLUSTER);
     init(FB_AT(barriers.places_full), place_slots, 1);
     init(FB_AT(barriers.places_empty), place_slots, 1);
+    init(FB_AT(barriers.rows_full), work_slots, gather_warps);
     init(FB_AT(barriers.ask), 1, 1);
     fence_mbarrier_init();
 }

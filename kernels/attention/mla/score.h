@@ -59,26 +59,21 @@ FB_DEVICE FullTiles full_tiles(const fb_attention_record& r) {
             (r.full_end - r.kv_start) / FB_KV_TILE};
 }
 
-FB_DEVICE void hide_tokens(const Block& b, const fb_attention_record& r, int32_t token,
-                           float (&s)[32]) {
-    const int row = thread_now() % 128 / 32 * 16 + own_row();
-    const RowFacts& rows = b.memory.rows;
-    FB_UNROLL
-    for (int n = 0; n < 8; n++) {
-        FB_UNROLL
-        for (int e = 0; e < 2; e++) {
-            const int32_t kept = token + n * 8 + own_key() + e;
-            int32_t position = past_end;
-            if (kept < r.kv_end)
-                position = r.position_start + logical_token(b.p, r, b.memory.by_page, kept);
-            FB_UNROLL
-            for (int h = 0; h < 2; h++) {
-                const bool seen =
-                    position >= rows.low[row + 8 * h] && position <= rows.high[row + 8 * h];
-                if (!seen) s[n * 4 + 2 * h + e] = -FB_INFINITY;
-            }
-        }
+FB_DEVICE void hide_tokens(const Block& b, const fb_attention_record& r, uint32_t slot,
+                           int32_t token, float (&s)[32]) {
+    const int32_t* last = b.memory.last_seen[slot] + thread_now() % 128 / 32 * 16 + own_row();
+    uint32_t hidden[2] = {0, 0}; // a bit for each of the thread's tokens
+    FB_NO_UNROLL // little code for few tiles: the others jump across it
+    for (int i = 0; i < 16; i++) {
+        const int32_t kept = token + i / 2 * 8 + own_key() + i % 2;
+        int32_t position = past_end;
+        if (kept < r.kv_end)
+            position = r.position_start + logical_token(b.p, r, b.memory.by_page, kept);
+        for (int h = 0; h < 2; h++) hidden[h] |= uint32_t(position > last[8 * h]) << i;
     }
+    FB_UNROLL
+    for (int j = 0; j < 32; j++)
+        if (hidden[j / 2 % 2] >> (j / 4 * 2 + j % 2) & 1) s[j] = -FB_INFINITY;
 }
 
 // The weights of a tile relative to the rows' bases, as operand a; their sums.
@@ -210,16 +205,14 @@ FB_DEVICE void score(const Block& b) {
         wgmma_commit();
         wgmma_wait<0>();
     };
+    pdl_wait();
     FB_NO_UNROLL
     for (;; works.advance()) {
         const MlaWork& work = wait_work(b, works);
         if (work.ends()) return;
         const fb_attention_record& r = work.record;
         const int tiles = work.tiles();
-        const int thread = int(threadIdx.x) % 128;
-        if (thread < FB_QUERY_TILE) describe_row(b.p, r, b.memory.rows, thread);
-        if (works.count == 0) pdl_wait(); // what rows are described by came by a copy
-        barrier_sync(score_barrier, 128);
+        mbarrier_wait(b.barrier(FB_AT(barriers.rows_full), works.slot()), works.parity());
         ScoreRows rows = {{no_base, no_base}, {0, 0}};
         if (tiles > 0) {
             const float signed_factor = score_factor(b.p, r);
@@ -244,15 +237,17 @@ FB_DEVICE void score(const Block& b) {
                     FB_UNROLL
                     for (int j = 0; j < 32; j++) s[j] = -s[j];
                 }
-                if (!full.has(tile)) hide_tokens(b, r, r.kv_start + tile * FB_KV_TILE, s);
+                if (!full.has(tile))
+                    hide_tokens(b, r, works.slot(), r.kv_start + tile * FB_KV_TILE, s);
                 float alpha[2] = {1, 1};
                 float sum[2];
                 uint32_t weights[16];
-                exponentiate(factor, rows, s, weights, sum);
-                const bool fits = sum[0] <= most_weight && sum[1] <= most_weight;
-                if (!__all_sync(~0u, fits)) {
-                    raise_bases(factor, s, sum, rows, alpha);
+                FB_NO_UNROLL
+                for (bool raised = false;; raised = true) {
                     exponentiate(factor, rows, s, weights, sum);
+                    const bool fits = sum[0] <= most_weight && sum[1] <= most_weight;
+                    if (raised || __all_sync(~0u, fits)) break;
+                    raise_bases(factor, s, sum, rows, alpha);
                 }
                 rows.sum[0] += sum[0];
                 rows.sum[1] += sum[1];
@@ -273,7 +268,6 @@ FB_DEVICE void score(const Block& b) {
             }
         }
         store_targets(b, r, works.count % 2, rows);
-        barrier_sync(score_barrier, 128); // nobody reads the rows or the record any more
         if (lane_now() == 0) release_work(b, works.slot());
     }
 }

@@ -1,12 +1,11 @@
 // The two warpgroups that multiply values: sums += weights x values, each for one half of the
 // columns. The first begins as soon as the weights are there, beside the next scores, and frees its
 // half early; the second after the next scores, so that the tensor cores have work during the next
-// softmax. The 128 sums leave few registers: everything else lives short.
+// softmax. The sums of 64 rows leave few registers: everything else lives short. What they are, and
+// their products, come from sums.h or narrow.h.
 #pragma once
+#include "../../ptx/pdl.h"
 #include "memory.h"
-#include "products.h"
-
-// ---- one tile
 
 // Whatever lies behind the record's last token: 0 * NaN is NaN.
 FB_DEVICE void clear_tail(const Block& b, uint32_t slot, int kept, int group) {
@@ -21,55 +20,13 @@ FB_DEVICE void clear_tail(const Block& b, uint32_t slot, int kept, int group) {
     else barrier_sync(2, 128);
 }
 
-FB_DEVICE void shrink(const Block& b, uint32_t slot, float (&sums)[2][64]) {
-    const float2 factor = b.memory.factors[slot][threadIdx.x % 128 / 4];
-    if (!__any_sync(~0u, factor.x != 1 || factor.y != 1)) return;
-    FB_UNROLL
-    for (int j = 0; j < 128; j++) sums[j / 64][j % 64] *= j % 4 < 2 ? factor.x : factor.y;
-}
-
-FB_DEVICE void multiply_tile(const Block& b, uint32_t half, uint32_t turn, bool first,
-                             float (&sums)[2][64]) {
-    const uint64_t weights = row_operand(b.shared + FB_AT(weights) + turn * piece_bytes);
-    const uint64_t values =
-        value_operand(b.shared + FB_AT(halves) + half * (half_pieces * piece_bytes));
-    wgmma_fence();
-    FB_UNROLL
-    for (int k = 0; k < 8; k++) // 128 columns, 16 tokens each
-        add_weighted(sums[k / 4], weights + operand_step(k % 4 * 32),
-                     values + operand_step(k / 4 * 2 * piece_bytes + k % 4 * 2048),
-                     k % 4 > 0 || !first);
-    wgmma_commit();
-    wgmma_wait<0>();
-}
-
-// ---- the record's rows
-
-FB_DEVICE void write_sums(const Block& b, bool partial, int group, const float (&sums)[2][64]) {
-    FB_UNROLL
-    for (int h = 0; h < 2; h++) {
-        const int row = thread_now() % 128 / 32 * 16 + own_row() + 8 * h;
-        const Target target = b.memory.targets[row];
-        if (target.values == 0) continue;
-        RowTarget to = {};
-        to.values = reinterpret_cast<uint8_t*>(target.values);
-        to.factor = target.factor;
-        to.empty = target.factor == 0;
-        to.partial = partial;
-        FB_UNROLL
-        for (int j = 0; j < 32; j++)
-            write_pair(b.p, to, group * (FB_VALUE_DIM / 2) + j * 8 + own_key(),
-                       sums[j / 16][j % 16 * 4 + 2 * h], sums[j / 16][j % 16 * 4 + 2 * h + 1]);
-    }
-}
-
 // ---- a warpgroup, 0 or 1
 
 FB_DEVICE void multiply_values(const Block& b, int group) {
     Ring<half_slots> half;
     Turn<weight_slots> turn;
     Turn<work_slots> works;
-    float sums[2][64];
+    Sums sums;
     pdl_wait();
     FB_NO_UNROLL
     for (;; works.advance()) {
@@ -88,7 +45,7 @@ FB_DEVICE void multiply_values(const Block& b, int group) {
             mbarrier_wait(b.barrier(FB_AT(barriers.weights_full), turn.slot()), turn.parity());
             if (tile == tiles - 1 && tail < FB_KV_TILE) clear_tail(b, half.slot(), tail, group);
             if (tile > 0) shrink(b, turn.slot(), sums);
-            if (group == 1)
+            if (group == 1 && !narrow)
                 mbarrier_wait(b.barrier(FB_AT(barriers.go), turn.slot()), turn.parity());
             multiply_tile(b, half.slot(), turn.slot(), tile == 0, sums);
             if (threadIdx.x % 32 == 0) {

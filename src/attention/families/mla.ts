@@ -27,7 +27,7 @@ const [headDim, valueDim] = [576, 512];
 
 /**
  * Costs as one H200 showed them: a record's start costs about three tiles, a merge about eight, and
- * parts of less than four tiles gain nothing. A block takes as long for one row as for all of its.
+ * parts of less than two tiles gain nothing. A block takes as long for one row as for all of its.
  */
 function costsOf({ queryHeads }: ResolvedOptions): CostModel {
   return {
@@ -36,22 +36,38 @@ function costsOf({ queryHeads }: ResolvedOptions): CostModel {
     mergeKeys: 4,
     // Reads that a shared level saves are not what whole tiles of rows wait for.
     sharedRowKeys: queryHeads < tile ? 64 : Infinity,
-    leastKeys: 4 * tile,
+    leastKeys: 2 * tile,
     splitKeys: 8 * tile,
   };
 }
 
 /** A merge of 128 rows and 512 columns is work for as many blocks, 128 columns of a row each. */
-const mergeShares = { most: 512, blocksPerProcessor: 16 };
+const mergeShares = { most: 512, blocksPerProcessor: 8 };
 
 function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | OptionError {
   const refused = refusal(facts, options);
   if (refused !== undefined) return refused;
   return {
-    classes: [kernelClass(options, 1), kernelClass(options, 2)],
+    classes: classesOf(options),
     merge: cudaMerge(undefined, mergeShares),
     costs: costsOf(options),
   };
+}
+
+/** Rows of a block and blocks of a cluster, of each class; blocks of few rows have own kernels. */
+const shapes = [
+  [16, 1],
+  [32, 1],
+  [tile, 1],
+  [tile, 2],
+] as const;
+
+/** Classes that some request may need: it has a row for each query head at least. */
+function classesOf(options: ResolvedOptions): KernelClass[] {
+  const least = Math.min(options.queryHeads, 2 * tile);
+  return shapes
+    .filter(([rows, cluster]) => rows * cluster >= least)
+    .map(([rows, cluster]) => kernelClass(options, rows, cluster));
 }
 
 /** Why the family does not take the options, if it does not. */
@@ -59,7 +75,7 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   const no = (option: string, value: unknown, allowed: string) =>
     new OptionError(option, value, allowed, "other kernels take it.");
   if (facts.computeMajor !== 9) return no("device", facts.computeMajor, "of compute capability 9");
-  if (facts.sharedBytesPerBlock < sharedBytes) return no("device", "small", "with 227 KiB");
+  if (facts.sharedBytesPerBlock < sharedBytesOf(tile)) return no("device", "small", "with 227 KiB");
   const { kvHeads, dtype, kvDtype, keyPlane, valuePlane } = options;
   if (options.headDim !== headDim) return no("headDim", options.headDim, `${headDim}`);
   if (options.valueDim !== valueDim) return no("valueDim", options.valueDim, `${valueDim}`);
@@ -71,24 +87,32 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   return beyond && no(...beyond);
 }
 
-/** Bytes of struct Memory in kernels/attention/mla/memory.h. */
-const sharedBytes = (() => {
+/** Bytes of struct Memory in kernels/attention/mla/memory.h, for so many rows of a block. */
+function sharedBytesOf(rows: number): number {
   const piece = tile * 128;
-  const pieces = 5 * 4 + 3 + 3 + 2; // halves, ropes, queries, weights
-  const factors = 2 * tile * 4;
-  const targets = tile * 16;
-  const rows = 16 + 3 * tile * 4 + 8;
-  const [work, places, divider, barriers] = [2 * 64, 2 * 2 * 8, 8, 32 * 8];
-  return pieces * piece + factors + targets + rows + work + places + divider + barriers;
-})();
+  const narrow = rows < tile;
+  const ropes = rows === 32 ? 2 : 3;
+  const querySlots = rows === 16 ? 2 : 1;
+  const keys = (5 * 4 + ropes) * piece;
+  const queries = (querySlots * (narrow ? 9 : 3) + 2) * rows * 128; // and weights
+  const factors = 2 * rows * 4;
+  const exchange = narrow ? 2 * 4 * 4 + 2 * 4 * rows * 8 : 8;
+  const targets = rows * 16;
+  const lastSeen = 2 * rows * 4;
+  const barriers = (29 + ropes + 2 * querySlots) * 8;
+  const [work, places, divider] = [2 * 64, 2 * 2 * 8, 8];
+  const small = factors + exchange + targets + lastSeen + work + places + divider + barriers;
+  return keys + queries + small;
+}
 
 const threads = 512;
 
-/** Records of up to 64 rows for each block of a cluster. */
-function kernelClass(options: ResolvedOptions, cluster: 1 | 2): KernelClass {
+/** Records of up to `rows` rows for each block of a cluster. */
+function kernelClass(options: ResolvedOptions, rows: number, cluster: 1 | 2): KernelClass {
+  const sharedBytes = sharedBytesOf(rows);
   return {
-    name: `mla.rows${tile * cluster}`,
-    queryTile: tile * cluster,
+    name: `mla.rows${rows * cluster}`,
+    queryTile: rows * cluster,
     kvTile: tile,
     cluster,
     blocksPerProcessor: 1,
@@ -96,10 +120,10 @@ function kernelClass(options: ResolvedOptions, cluster: 1 | 2): KernelClass {
     take: "longest-first",
     entry: "attention_mla",
     image: {
-      source: "attention/mla/decode.cu",
+      source: `attention/mla/${rows < tile ? "narrow" : "decode"}.cu`,
       constants: {
         ...optionConstants(options),
-        FB_QUERY_TILE: tile,
+        FB_QUERY_TILE: rows,
         FB_KV_TILE: tile,
         FB_THREADS: threads,
         FB_SHARED_BYTES: sharedBytes,
@@ -107,31 +131,35 @@ function kernelClass(options: ResolvedOptions, cluster: 1 | 2): KernelClass {
       },
     },
     launch: { threads, sharedBytes, persistent: true, programmatic: true },
-    bindMaps,
+    bindMaps: (tensors, options, maps) => bindMaps(tensors, options, maps, rows),
   };
 }
 
 /** Maps of 64 elements by rows that lie side by side. Errors: OptionError. */
-function bindMaps({ q, k, v }: MappedTensors, options: ResolvedOptions, maps: AttentionMaps): void {
+function bindMaps(
+  { q, k, v }: MappedTensors,
+  { queryHeads }: ResolvedOptions,
+  maps: AttentionMaps,
+  rows: number,
+): void {
   requireView(k, v);
-  const dense = q.strides[0] === options.queryHeads * q.strides[1];
-  const rows = dense ? q.shape[0] * options.queryHeads : options.queryHeads;
+  const dense = q.strides[0] === queryHeads * q.strides[1];
   bindMap(maps, "q", q, {
-    extents: [headDim, rows, dense ? 1 : q.shape[0]],
+    extents: [headDim, dense ? q.shape[0] * queryHeads : queryHeads, dense ? 1 : q.shape[0]],
     strides: [q.strides[1], q.strides[0]],
-    box: dense ? tile : lowestPower(options.queryHeads),
+    box: dense ? rows : Math.min(lowestPower(queryHeads), rows),
   });
   const paged = k.shape.length === 4;
   bindMap(maps, "k", k, {
     extents: [headDim, paged ? k.shape[1] : k.shape[0], paged ? k.shape[0] : 1],
     strides: paged ? [k.strides[1], k.strides[0]] : [k.strides[0], k.strides[0]],
-    box: paged ? lowestPower(k.shape[1]) : tile,
+    box: paged ? Math.min(lowestPower(k.shape[1]), tile) : tile,
   });
 }
 
-/** The largest power of two that divides a count, of at most a tile. */
+/** The largest power of two that divides a count. */
 function lowestPower(count: number): number {
-  return Math.min(count & -count, tile);
+  return count & -count;
 }
 
 interface Rows {
