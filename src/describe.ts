@@ -6,6 +6,10 @@ export function describe(value: unknown): string {
   if (Array.isArray(value))
     return `[${value.slice(0, 8).map(describe).join(", ")}${value.length > 8 ? ", ..." : ""}]`;
   if (ArrayBuffer.isView(value)) return `${value.constructor.name} of ${value.byteLength} bytes`;
-  if (typeof value === "object" && value !== null) return value.constructor?.name ?? "object";
+  if (typeof value === "object" && value !== null) {
+    const { constructor } = value;
+    return typeof constructor === "function" ? constructor.name : "object";
+  }
+  if (typeof value === "function") return value.name ? `function ${value.name}` : "a function";
   return String(value);
 }

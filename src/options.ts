@@ -47,9 +47,24 @@ export function checkOptions(
     compiled.set(schemas, (checked = compile(object(schemas, required, "an object of options"))));
   }
   const { schema, validator } = checked;
-  if (validator.Check(options)) return;
-  const path = validator.Errors(options)[1][0]?.instancePath.split("/").slice(1) ?? [];
+  const hole = holeIn(options);
+  if (hole === undefined && validator.Check(options)) return;
+  const path = hole ?? validator.Errors(options)[1][0]?.instancePath.split("/").slice(1) ?? [];
   throw failureOf(name, "", schema, options, path);
+}
+
+/** The path to a list's entry that was never set, which validators skip. */
+function holeIn(value: unknown, depth = 4): string[] | undefined {
+  if (depth === 0 || typeof value !== "object" || value === null || ArrayBuffer.isView(value))
+    return undefined;
+  const isList = Array.isArray(value);
+  if (!isList && Object.getPrototypeOf(value) !== Object.prototype) return undefined;
+  for (const key of isList ? value.keys() : Object.keys(value)) {
+    if (isList && !(key in value)) return [String(key)];
+    const inner = holeIn((value as Record<string, unknown>)[key], depth - 1);
+    if (inner !== undefined) return [String(key), ...inner];
+  }
+  return undefined;
 }
 
 function compile(schema: OptionSchema): Checked {

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import ts from "typescript";
 import { typedoc } from "../scripts/docs.ts";
 import * as variants from "../src/variant/library.ts";
+import { calls } from "./api/calls.ts";
 import { filesOf, root } from "./support/sources.ts";
 
 /** What TypeDoc's JSON holds of a name, as far as this test looks. */
@@ -15,7 +16,13 @@ interface Reflection {
   readonly comment?: { readonly summary: readonly { readonly text: string }[] };
   readonly children?: readonly Reflection[];
   readonly signatures?: readonly Reflection[];
+  /** TypeDoc's number of what it is. */
+  readonly kind: number;
+  readonly flags?: { readonly isStatic?: boolean };
 }
+
+/** Of {@link Reflection}. */
+const kinds = { namespace: 4, function: 64, class: 128, method: 2048, accessor: 262144 };
 
 const doors: Readonly<Record<string, string>> = {
   flashbun: "src/index.ts",
@@ -92,6 +99,27 @@ test("every variant of the library has its page and sentence", () => {
   expect(names).toEqual(expect.arrayContaining(Object.keys(variants)));
   expect(namespace.children!.filter((child) => !/\w{2}/.test(sentence(child)))).toEqual([]);
   expect(names.filter((name) => !hasPage(`flashbun.variants.${name}`))).toEqual([]);
+});
+
+/** Public functions, methods and accessors, as test/api/calls.ts names them. */
+function callsIn({ name, kind, children = [] }: Reflection): string[] {
+  if (kind === kinds.function) return [name];
+  if (kind === kinds.namespace) return children.flatMap(callsIn).map((call) => `${name}.${call}`);
+  // Values of hooks are called in hooks, errors and what a Device extends are not called.
+  const apart = /^(F32|I32|Bool|VariantTensor|Context|\w+Error)$/.test(name);
+  if (kind !== kinds.class || apart) return [];
+  return children
+    .filter((member) => [kinds.method, kinds.accessor].includes(member.kind))
+    .filter((member) => member.name !== "[asyncDispose]")
+    .map((member) => `${name}${member.flags?.isStatic === true ? "." : "#"}${member.name}`);
+}
+
+test("the fuzz test calls every public function, method and accessor", () => {
+  const own = modules.flatMap(({ children = [] }) => children);
+  // Constructors, a function in a property, and a class of which only the type is exported.
+  const others = /^new |^Memory#|#worthSharing$/;
+  const fuzzed = Object.keys(calls).filter((name) => !others.test(name));
+  expect(fuzzed.sort()).toEqual([...new Set(own.flatMap(callsIn))].sort());
 });
 
 test("the pages of docs/ are part of it", () => {

@@ -6,7 +6,7 @@ import { raggedLayout } from "../kv/layout.ts";
 import type { AttentionState } from "../ops/states.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
 import { Attention } from "./attention.ts";
-import type { AttentionOptions } from "./options.ts";
+import { type AttentionOptions, resolveOptions } from "./options.ts";
 import type { VariantInputs } from "./variant/inputs.ts";
 
 /**
@@ -25,6 +25,9 @@ export type AttendOptions = Omit<
   variantInputs?: VariantInputs;
   stream?: Stream;
 };
+
+/** Attention objects that are kept for a device and a variant: those used last. */
+const keptMost = 64;
 
 /** By device, then by variant (the device itself where there is none), then by other options. */
 const made = new WeakMap<Device, WeakMap<object, Map<string, Attention>>>();
@@ -48,6 +51,8 @@ export function attend(
     const fix = "add or select the axis.";
     throw new OptionError(name, tensor.label, "[tokens, heads, dim]", fix);
   }
+  if (typeof options !== "object" || options === null)
+    throw new OptionError("options", options, "an object of options", "leave it out for none.");
   const { alibiSlopes, sinkLogits, maskBits, kScale, vScale, variantInputs, stream, ...rest } =
     options;
   const { device } = q;
@@ -87,17 +92,22 @@ export function attend(
   return { out, lse, lseBase: attention.options.lseBase };
 }
 
+/** The attention of these options, made where there is none; checked before it is a key. */
 function attentionOf(device: Device, options: AttentionOptions): Attention {
-  const { variant = device, ...rest } = options;
+  const { variant = device, ...rest } = resolveOptions(options);
   let byVariant = made.get(device);
   if (byVariant === undefined) made.set(device, (byVariant = new WeakMap()));
   let attentions = byVariant.get(variant);
   if (attentions === undefined) byVariant.set(variant, (attentions = new Map()));
   const key = JSON.stringify(rest);
-  let attention = attentions.get(key);
-  if (attention === undefined) {
-    attention = Attention.createSync(device, options);
-    attentions.set(key, attention);
+  const attention = attentions.get(key) ?? Attention.createSync(device, options);
+  // Those used last stand last.
+  attentions.delete(key);
+  attentions.set(key, attention);
+  if (attentions.size > keptMost) {
+    const [oldest, unused] = attentions.entries().next().value!;
+    attentions.delete(oldest);
+    unused[Symbol.dispose]();
   }
   return attention;
 }

@@ -1,9 +1,11 @@
+import { requireDevice } from "../device/context.ts";
 import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError, PlanError } from "../errors.ts";
 import { type Batch, requireBatch } from "../kv/batch.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
+import { requireInteger } from "../require.ts";
 import { RopeTable } from "../ops/rope.ts";
 import { worthSharing } from "../plan/cost.ts";
 import type { Plan } from "../plan/plan.ts";
@@ -88,16 +90,17 @@ export class Attention extends Owner implements AsyncDisposable {
   static async create(
     device: Device,
     options: AttentionOptions,
-    among: readonly KernelFamily[] = families[device.kind],
+    among?: readonly KernelFamily[],
   ): Promise<Attention> {
-    device.guard();
+    requireDevice(device);
     const resolved = resolveOptions(options);
-    return new Attention(device, resolved, await resolveKernels(device, resolved, among));
+    const from = among ?? families[device.kind];
+    return new Attention(device, resolved, await resolveKernels(device, resolved, from));
   }
 
   /**
-   * As create, where no kernel has to be compiled: on the CPU, and on a GPU for options that were
-   * compiled before. Errors: OptionError, DeviceError when one has to be compiled.
+   * As create; kernels that no cache holds are compiled while this thread waits, on a GPU for some
+   * seconds. Errors: OptionError, CompileError.
    */
   static createSync(device: Device, options: AttentionOptions): Attention;
   /** @internal `among`: kernel families to choose from. */
@@ -109,11 +112,12 @@ export class Attention extends Owner implements AsyncDisposable {
   static createSync(
     device: Device,
     options: AttentionOptions,
-    among: readonly KernelFamily[] = families[device.kind],
+    among?: readonly KernelFamily[],
   ): Attention {
-    device.guard();
+    requireDevice(device);
     const resolved = resolveOptions(options);
-    return new Attention(device, resolved, resolveKernelsNow(device, resolved, among));
+    const from = among ?? families[device.kind];
+    return new Attention(device, resolved, resolveKernelsNow(device, resolved, from));
   }
 
   /** The plan of the last `plan` call: work lists, workspace bytes, a description to draw. */
@@ -152,6 +156,8 @@ export class Attention extends Owner implements AsyncDisposable {
    */
   run(tensors: RunTensors): void {
     this.guard();
+    if (typeof tensors !== "object" || tensors === null)
+      throw new OptionError("tensors", tensors, "an object of tensors", "pass { q, out, ... }.");
     this.#requireFresh(tensors.batch);
     const plan = this.#plan!;
     const batch = this.#batch!;
@@ -257,9 +263,11 @@ function longest(batch: Batch): number {
   return positions;
 }
 
+const headsMost = 65536;
+
 /** Standard ALiBi slopes of `heads` heads (arXiv 2108.12409, section 3). */
 export function alibiSlopes(heads: number): Float32Array {
-  if (!(heads >= 1)) throw new OptionError("heads", heads, "1 or more", "pass the query heads.");
+  requireInteger("heads", heads, 1, headsMost, "pass the query heads");
   const closest = 2 ** Math.floor(Math.log2(heads));
   const slopes = new Float32Array(heads);
   for (let head = 0; head < heads; head++) {

@@ -15,7 +15,7 @@ import {
 import { type DType, isFp8 } from "../tensor/dtype.ts";
 import type { HookName } from "../variant/expression.ts";
 import { nodesOf } from "../variant/graph.ts";
-import type { Variant } from "../variant/variant.ts";
+import { requireVariant, type Variant } from "../variant/variant.ts";
 
 /** Fixed sizes for graph capture: addresses and grids then depend on the bucket only. */
 export interface GraphOptions {
@@ -253,9 +253,7 @@ const softmaxOptions = ["softCap", "alibi", "sinks"] as const;
 
 /** Refuses options in place of a hook that the variant defines too. */
 function checkVariant(variant: Variant, options: AttentionOptions): void {
-  if (typeof variant?.hooks !== "object" || typeof variant.softmax !== "boolean") {
-    throw new OptionError("variant", variant, schemas.variant.description, "pass what it returns.");
-  }
+  requireVariant("variant", variant);
   const { name } = variant;
   if (variant.visible !== undefined && !hasHook(variant, "mask")) {
     const fix = "add mask: keys next to visible ones may be read with them.";

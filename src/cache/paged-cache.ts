@@ -1,3 +1,4 @@
+import { requireDevice } from "../device/context.ts";
 import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
 import type { Stream } from "../device/stream.ts";
@@ -92,7 +93,7 @@ export class PagedCache extends Owner {
 
   /** Allocates a cache. Errors: OptionError naming the option, OutOfMemoryError. */
   static create(device: Device, options: PagedCacheOptions): PagedCache {
-    device.guard();
+    requireDevice(device);
     checkCacheOptions(options);
     return new PagedCache(device, options);
   }
@@ -179,6 +180,13 @@ export class PagedCache extends Owner {
    */
   append(tensors: AppendTensors): void {
     this.guard();
+    if (typeof tensors !== "object" || tensors === null)
+      throw new OptionError(
+        "tensors",
+        tensors,
+        "an object of tensors",
+        "pass { layer, batch, k, v }.",
+      );
     const { layer, batch } = tensors;
     requireInteger("layer", layer, 0, this.options.layers - 1);
     const stream = tensors.stream ?? this.device.stream;

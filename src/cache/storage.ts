@@ -1,7 +1,7 @@
 /** Storage of a cache's planes: its own tensors, or those that the caller gives. */
 import type { Device } from "../device/device.ts";
 import { OptionError } from "../errors.ts";
-import { Tensor } from "../tensor/tensor.ts";
+import { requireTensor, Tensor } from "../tensor/tensor.ts";
 import type { PagedCacheOptions, PlaneOptions } from "./options.ts";
 
 /** The planes of one layer. */
@@ -73,6 +73,7 @@ function foreign(
   const tensor = options.storage!(layer, plane);
   const shape = [pages, options.pageSize, plane.heads, plane.dim];
   const option = `storage(${layer}, ${plane.name})`;
+  requireTensor(option, tensor);
   if (tensor.shape.join() !== shape.join() || tensor.strides[3] !== 1) {
     const allowed = `a view [${shape.join(", ")}] whose innermost stride is 1`;
     const got = `[${tensor.shape.join(", ")}] with strides [${tensor.strides.join(", ")}]`;

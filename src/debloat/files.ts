@@ -10,6 +10,7 @@ import {
   writeSync,
 } from "node:fs";
 import { DebloatError } from "../errors.ts";
+import { requireText } from "../require.ts";
 import { mapReadOnly } from "../ffi/mapping.ts";
 
 const pieceBytes = 2 ** 24;
@@ -33,6 +34,7 @@ export interface Writer {
  * @throws DebloatError when it cannot be written
  */
 export function writeAtomically(path: string, mode: number, fill: (writer: Writer) => void): void {
+  requireText("output", path);
   const temporary = `${path}.${process.pid}.part`;
   let descriptor: number | undefined;
   try {
@@ -97,6 +99,7 @@ const causes = new Map<string, readonly [string, string]>([
  * @throws DebloatError when it is not there, is empty, or cannot be read
  */
 export function mapFile(path: string): { data: Uint8Array; mode: number } {
+  requireText("file", path);
   try {
     const { mode, size } = statSync(path);
     if (size === 0) throw new DebloatError(path, "it is empty", "give a shared library.");
@@ -133,6 +136,7 @@ export function hashFile(file: string): string {
  */
 export function isSameFile(a: string, b: string): boolean {
   const [first, second] = [a, b].map((path) => {
+    requireText("file", path);
     try {
       return statSync(path, { throwIfNoEntry: false });
     } catch (cause) {

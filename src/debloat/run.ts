@@ -5,6 +5,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } fr
 import { homedir, tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { DebloatError } from "../errors.ts";
+import { requireOptions, requireText } from "../require.ts";
 import { hashFile, releaseMapping } from "./files.ts";
 import { readLibraryId } from "./library.ts";
 import { Pool } from "./pool/pool.ts";
@@ -12,7 +13,8 @@ import { companionPath, preload, withoutSeparators } from "./process/companions.
 import { redirectTo, type Replacement } from "./process/redirect.ts";
 import { type Ended, runCommand } from "./process/spawn.ts";
 import type { Profile } from "./profile/profile.ts";
-import type { ShrinkOptions } from "./shrink/options.ts";
+import { requireProfile } from "./profile/read.ts";
+import { choose, type ShrinkOptions } from "./shrink/options.ts";
 import { shrinkLibrary, sidecarName } from "./shrink/shrink.ts";
 
 /** How to run, and how to shrink: as ShrinkOptions, but for the files. */
@@ -25,6 +27,20 @@ export interface RunOptions extends Omit<ShrinkOptions, "profile" | "sidecar" | 
   /** Called with a sentence for each library that stays as it is. */
   readonly onProblem?: (problem: string) => void;
 }
+
+const runOptions = [
+  "profile",
+  "cache",
+  "onShrink",
+  "onProblem",
+  "arch",
+  "level",
+  "keep",
+  "host",
+  "strip",
+  "dropRel",
+  "recompress",
+];
 
 /** What came of a run. */
 export interface ShrunkRun {
@@ -59,6 +75,10 @@ export async function runShrunk(
   command: readonly string[],
   options: RunOptions,
 ): Promise<ShrunkRun> {
+  requireOptions("options", options, runOptions);
+  requireProfile("profile", options.profile);
+  if (options.cache !== undefined) requireText("cache", options.cache);
+  choose({ ...options, sidecar: "" }, true);
   const cached = await shrunkLibraries(options);
   const folder = mkdtempSync(join(tmpdir(), "flashbun-run-"));
   try {

@@ -3,12 +3,13 @@ import { out, valueOf } from "../ffi/foreign.ts";
 import { native } from "../ffi/library.ts";
 import { check, Status } from "../ffi/status.ts";
 import type { GraphHandle } from "../ffi/symbols.ts";
+import { requireText } from "../require.ts";
 import type { Context } from "./context.ts";
 import { Graph, type ReplayCheck, type ReplayHooks } from "./graph.ts";
 import type { LaunchObservers } from "./launch.ts";
 import type { MemoryPool } from "./memory.ts";
 import type { Owner } from "./owner.ts";
-import type { Stream } from "./stream.ts";
+import { requireStream, type Stream } from "./stream.ts";
 
 const graphOut = out<GraphHandle>();
 
@@ -43,6 +44,8 @@ export class Captures {
 
   /** As Device.capture. Errors: DeviceError, OptionError, and what the body throws. */
   capture(stream: Stream, body: () => void, label: string): Graph {
+    if (typeof body !== "function")
+      throw new OptionError("body", body, "a function", "queue the work in a function.");
     const hooks: ReplayHooks = { checks: [], queued: [] };
     return this.#record(stream, label, hooks, () => {
       this.#hooks = hooks;
@@ -87,11 +90,8 @@ export class Captures {
   }
 
   #record(stream: Stream, label: string, hooks: ReplayHooks, body: () => unknown): Graph {
-    stream.guard();
-    if (stream.device !== this.#device) {
-      const fix = "capture on the stream's own device.";
-      throw new OptionError("stream", stream.label, "a stream of this device", fix);
-    }
+    requireStream(stream, this.#device);
+    requireText("label", label);
     if (this.#busy) {
       throw new DeviceError(Status.capture, "a capture runs already. Fix: end it before the next.");
     }

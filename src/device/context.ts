@@ -1,4 +1,4 @@
-import type { DeviceError } from "../errors.ts";
+import { type DeviceError, OptionError } from "../errors.ts";
 import { native } from "../ffi/library.ts";
 import { DeviceProperties } from "../ffi/params.gen.ts";
 import { check, failureOf, Status } from "../ffi/status.ts";
@@ -6,6 +6,14 @@ import type { DeviceHandle } from "../ffi/symbols.ts";
 import { Notifier } from "./notifier.ts";
 import type { Opened } from "./open.ts";
 import { Owner } from "./owner.ts";
+
+/** Throws unless `value` is a device that is open. Errors: OptionError, DisposedError. */
+export function requireDevice(value: Context | undefined): asserts value is Context {
+  // By what it can do: after a hot reload devices of the class before still serve.
+  if (typeof value?.failure !== "function" || typeof value.guard !== "function")
+    throw new OptionError("device", value, "a device", "pass what Device.open gave.");
+  value.guard();
+}
 
 /** A device as its streams, events and graphs know it: each of them is one of a Device. */
 export class Context extends Owner {
@@ -33,6 +41,12 @@ export class Context extends Owner {
 
   /** The failure that stopped this device, if any. */
   failure(): DeviceError | undefined {
+    this.guard();
+    return this.failureNow();
+  }
+
+  /** @internal As failure, while the device is being disposed too. */
+  failureNow(): DeviceError | undefined {
     const status = native().fb_device_failure(this.handle);
     return status === Status.ok ? undefined : (failureOf(status, this.label) as DeviceError);
   }

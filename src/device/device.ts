@@ -20,7 +20,7 @@ import {
 } from "./open.ts";
 import { jitTarget, loadKernels } from "./operators.ts";
 import type { Owner } from "./owner.ts";
-import { Event, Stream } from "./stream.ts";
+import { Event, requireStream, Stream } from "./stream.ts";
 
 /** A device: its threads or processors, memory and streams. */
 export class Device extends Context implements AsyncDisposable {
@@ -134,11 +134,7 @@ export class Device extends Context implements AsyncDisposable {
    * DeviceError.
    */
   launch(stream: Stream, kernel: Kernel, params: Params, grid: number): void {
-    stream.guard();
-    if (stream.device !== this) {
-      const allowed = "a stream of this device";
-      throw new OptionError("stream", stream.label, allowed, "use its own stream.");
-    }
+    requireStream(stream, this);
     const { handle, paramsBytes } = kernel;
     if (params.view.byteLength < paramsBytes) throw tooFew(kernel, params);
     const seen = this.#observers.launching(stream, kernel.name, grid, kernel, params);

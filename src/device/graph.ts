@@ -6,7 +6,7 @@ import type { Context } from "./context.ts";
 import type { LaunchObservers } from "./launch.ts";
 import type { MemoryPool } from "./memory.ts";
 import { Owner } from "./owner.ts";
-import type { Stream } from "./stream.ts";
+import { requireStream, type Stream } from "./stream.ts";
 
 /** Something a graph captured that must still hold when it is replayed; throws when it does not. */
 export type ReplayCheck = (stream: Stream) => void;
@@ -55,10 +55,7 @@ export class Graph extends Owner {
    */
   replay(stream: Stream): void {
     this.guard();
-    stream.guard();
-    if (stream.device !== this.device) {
-      throw new OptionError("stream", stream.label, "of the graph's device", "capture there.");
-    }
+    requireStream(stream, this.device);
     const { checks, queued } = this.#hooks;
     for (let i = 0; i < checks.length; i++) checks[i](stream);
     const { observers } = this.#parts;
@@ -74,10 +71,10 @@ export class Graph extends Owner {
    */
   update(newer: Graph): void {
     this.guard();
-    newer.guard();
-    if (newer.device !== this.device || newer === this) {
-      throw new OptionError("newer", newer.label, "another graph of the device", "capture it.");
+    if (typeof newer?.replay !== "function" || newer === this || newer.device !== this.device) {
+      throw new OptionError("newer", newer, "another graph of the device", "capture it.");
     }
+    newer.guard();
     check(native().fb_graph_update(this.handle, newer.handle), this.label);
     this.#hooks = newer.#hooks;
     const { held, memory } = this.#parts;

@@ -3,7 +3,7 @@ import { borrow, out, valueOf } from "../ffi/foreign.ts";
 import { native } from "../ffi/library.ts";
 import { check, failureOf, Status } from "../ffi/status.ts";
 import type { Address } from "../ffi/symbols.ts";
-import { requireInteger } from "../require.ts";
+import { requireInteger, requireText } from "../require.ts";
 import type { Context } from "./context.ts";
 import { Owner } from "./owner.ts";
 import type { Stream } from "./stream.ts";
@@ -83,6 +83,7 @@ export class MemoryPool {
   alloc(bytes: number, label: string, pinned = false): Memory {
     this.#device.guard();
     requireInteger("bytes", bytes, 0);
+    requireText("label", label);
     const { handle, kind } = this.#device;
     const size = Math.max(bytes, 1);
     const status = native().fb_memory_alloc(handle, size, pinned ? 1 : 0, blockOut);
@@ -143,6 +144,9 @@ export class MemoryPool {
 
   /** As Device.upload. */
   upload(target: Address, bytes: Uint8Array): void {
+    requireInteger("target", target, 1);
+    if (!(bytes instanceof Uint8Array))
+      throw new OptionError("bytes", bytes, "a Uint8Array", "make a view of the bytes.");
     for (let at = 0; at < bytes.byteLength; at += stagingBytes) {
       const part = bytes.subarray(at, at + stagingBytes);
       using staging = this.alloc(part.byteLength, "upload staging", true);

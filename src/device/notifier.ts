@@ -2,10 +2,10 @@ import { DisposedError } from "../errors.ts";
 
 /** A queue that can be waited for: a stream. */
 export interface Awaited {
-  readonly device: { readonly label: string; failure(): Error | undefined };
+  readonly device: { readonly label: string; failureNow(): Error | undefined };
   readonly disposed: boolean;
   /** Operations completed so far. */
-  completed(): number;
+  completedNow(): number;
   /** Gives the native stream back, once no one waits for it. */
   destroy(): void;
 }
@@ -109,11 +109,11 @@ export class Notifier {
     let kept = 0;
     for (let i = 0; i < waiters.length; i++) {
       const waiter = waiters[i];
-      if (waiter.stream.completed() < waiter.ticket) {
+      if (waiter.stream.completedNow() < waiter.ticket) {
         waiters[kept++] = waiter;
         continue;
       }
-      const failure = waiter.stream.device.failure();
+      const failure = waiter.stream.device.failureNow();
       if (failure === undefined) waiter.resolve();
       else waiter.reject(failure);
       settled.push(waiter.stream);

@@ -5,7 +5,7 @@ import { native } from "../ffi/library.ts";
 import { DriverProperties } from "../ffi/params.gen.ts";
 import { check, failureOf, Status } from "../ffi/status.ts";
 import type { DeviceHandle } from "../ffi/symbols.ts";
-import { requireInteger } from "../require.ts";
+import { requireInteger, requireOptions, requireText } from "../require.ts";
 
 /** What to open: "auto" takes a real GPU where one answers, else the CPU. */
 export type DeviceKind = "auto" | "cpu" | `cuda:${number}`;
@@ -43,7 +43,6 @@ export interface Driver {
   emulated: boolean;
 }
 
-const optionNames = ["threads", "level", "memoryLimitBytes"];
 const opened = out<DeviceHandle>();
 
 /**
@@ -65,15 +64,12 @@ export function openDriver(): Driver {
 
 /** Opens a native device. Errors: OptionError, DriverError. */
 export function openNative(kind: DeviceKind, options: DeviceOptions): Opened {
-  for (const option of Object.keys(options)) {
-    if (optionNames.includes(option)) continue;
-    const allowed = `one of ${optionNames.join(", ")}`;
-    throw new OptionError(`options.${option}`, "an option", allowed, "remove or rename it.");
-  }
+  requireOptions("options", options, ["threads", "level", "memoryLimitBytes"]);
   const limit = options.memoryLimitBytes ?? 2 ** 47;
   requireInteger("memoryLimitBytes", limit, 1);
   if (kind === "cpu") return openCpu(options, limit, "asked for by name");
   if (kind === "auto") return openBest(options, limit);
+  requireText("kind", kind);
   const ordinal = /^cuda:(\d{1,3})$/.exec(kind)?.[1];
   if (ordinal === undefined) {
     throw new OptionError("kind", kind, '"auto", "cpu" or "cuda:0"', 'open "auto".');

@@ -3,14 +3,28 @@ import { out, valueOf } from "../ffi/foreign.ts";
 import { native } from "../ffi/library.ts";
 import { check, Status } from "../ffi/status.ts";
 import type { EventHandle, StreamHandle } from "../ffi/symbols.ts";
-import { requireInteger } from "../require.ts";
-import type { Context } from "./context.ts";
+import { requireInteger, requireOptions, requireText } from "../require.ts";
+import { type Context, requireDevice } from "./context.ts";
 import { Owner } from "./owner.ts";
 
 const streamOut = out<StreamHandle>();
 const eventOut = out<EventHandle>();
 const counts = new Float64Array(new ArrayBuffer(16));
 const milliseconds = new Float64Array(new ArrayBuffer(8));
+
+/** Throws unless `value` is a stream of the device. Errors: OptionError, DisposedError. */
+export function requireStream(
+  value: Stream | undefined,
+  device: Context,
+  option = "stream",
+): asserts value is Stream {
+  const allowed = `a stream of ${device.label}`;
+  if (typeof value?.waitFor !== "function")
+    throw new OptionError(option, value, allowed, "make one by device.createStream.");
+  value.guard();
+  if (value.device === device) return;
+  throw new OptionError(option, value.label, allowed, "use a stream of the same device.");
+}
 
 /** An ordered queue of work on a device: copies, launches and events run in the order they came. */
 export class Stream extends Owner {
@@ -28,7 +42,8 @@ export class Stream extends Owner {
 
   /** A new stream of a device. Errors: DeviceError. */
   static create(device: Context, label: string): Stream {
-    device.guard();
+    requireDevice(device);
+    requireText("label", label);
     check(native().fb_stream_create(device.handle, streamOut), "create stream");
     return new Stream(device, valueOf(streamOut), label);
   }
@@ -39,7 +54,7 @@ export class Stream extends Owner {
    * OptionError, CudaError.
    */
   static wrap(device: Context, handle: number): Stream {
-    device.guard();
+    requireDevice(device);
     requireInteger("handle", handle, 1);
     const label = `stream ${handle.toString(16)}`;
     check(native().fb_stream_wrap(device.handle, handle, streamOut), label);
@@ -50,10 +65,14 @@ export class Stream extends Owner {
    * Resolves when all that is queued now is done, without blocking the event loop. Rejects with
    * the device's first failure, or with the signal's reason.
    */
-  done(options?: { signal?: AbortSignal }): Promise<void> {
+  done(options: { signal?: AbortSignal } = {}): Promise<void> {
+    requireOptions("options", options, ["signal"]);
+    const { signal } = options;
+    if (signal !== undefined && !(signal instanceof AbortSignal))
+      throw new OptionError("signal", signal, "an AbortSignal", "pass controller.signal.");
     this.guard();
     check(native().fb_stream_notify(this.handle, counts), this.label);
-    return this.device.notifier.wait(this, counts[0], options?.signal);
+    return this.device.notifier.wait(this, counts[0], signal);
   }
 
   /** Blocks until all that is queued now is done; throws the device's first failure. */
@@ -64,6 +83,12 @@ export class Stream extends Owner {
 
   /** Operations completed so far. */
   completed(): number {
+    this.guard();
+    return this.completedNow();
+  }
+
+  /** @internal As completed, of a disposed stream that somebody still waits for too. */
+  completedNow(): number {
     native().fb_stream_query(this.handle, counts);
     return counts[1];
   }
@@ -78,10 +103,7 @@ export class Stream extends Owner {
   /** Later work of this stream starts after what `event` recorded last. */
   waitFor(event: Event): void {
     this.guard();
-    event.guard();
-    if (event.device !== this.device) {
-      throw new OptionError("event", event.label, "of this device", "use an event of its own.");
-    }
+    requireEvent("event", event, this.device);
     check(
       native().fb_event_wait(event.handle, this.handle),
       `${this.label} waits for ${event.label}`,
@@ -124,6 +146,14 @@ export class Stream extends Owner {
   }
 }
 
+function requireEvent(option: string, value: Event | undefined, device: Context): void {
+  if (typeof value?.elapsedMs !== "function")
+    throw new OptionError(option, value, "an event", "make one by device.createEvent.");
+  value.guard();
+  if (value.device === device) return;
+  throw new OptionError(option, value.label, `of ${device.label}`, "use its own events.");
+}
+
 /** A mark in a stream that can be asked about, timed and waited for by other streams. */
 export class Event extends Owner {
   #stream: Stream | undefined;
@@ -140,7 +170,8 @@ export class Event extends Owner {
 
   /** A new event of a device. Errors: DeviceError. */
   static create(device: Context, label: string): Event {
-    device.guard();
+    requireDevice(device);
+    requireText("label", label);
     check(native().fb_event_create(device.handle, eventOut), "create event");
     return new Event(device, valueOf(eventOut), label);
   }
@@ -148,10 +179,7 @@ export class Event extends Owner {
   /** Marks the end of what `stream` holds now. */
   record(stream: Stream): void {
     this.guard();
-    stream.guard();
-    if (stream.device !== this.device) {
-      throw new OptionError("stream", stream.label, "of the event's device", "use its own events.");
-    }
+    requireStream(stream, this.device);
     // Records are reached in their order: one on another stream waits for the one before.
     if (this.#stream !== undefined && this.#stream !== stream && !this.reached) {
       stream.waitFor(this);
@@ -169,7 +197,7 @@ export class Event extends Owner {
   /** Milliseconds from this event to `later`; both must have been reached. */
   elapsedMs(later: Event): number {
     this.guard();
-    later.guard();
+    requireEvent("later", later, this.device);
     const status = native().fb_event_elapsed(this.handle, later.handle, milliseconds);
     check(status, `${this.label} to ${later.label}`);
     return milliseconds[0];

@@ -1,6 +1,8 @@
 import { OptionError, OutOfPagesError, PlanError } from "../errors.ts";
+import { isMade, made } from "../made.ts";
+import { requireLength, requireOptions } from "../require.ts";
 import { checkLayout, type Layout } from "./layout.ts";
-import { integers, maxInt32, requireLength } from "./validate.ts";
+import { integers, maxInt32 } from "./validate.ts";
 
 /**
  * One step: which requests, how many new tokens each, where their K/V lie. Arrays may be longer
@@ -64,11 +66,11 @@ export class OutOfPagesResult implements OutOfPages {
  * that did not fit, or an OptionError for anything else.
  */
 export function requireBatch(batch: Batch | OutOfPages | undefined): void {
-  if (batch?.ok === true) {
-    if (batch.stale) throw staleBatch();
+  if (isMade("batch", batch)) {
+    if ((batch as Batch).stale) throw staleBatch();
     return;
   }
-  if (batch?.ok === false) throw batch.error;
+  if (batch instanceof OutOfPagesResult) throw batch.error;
   const fix = "pass what cache.reserve or createBatch returned.";
   throw new OptionError("batch", batch, "a batch", fix);
 }
@@ -101,13 +103,15 @@ export interface BatchOptions {
  * layout do not fit each other.
  */
 export function createBatch(options: BatchOptions): Batch {
+  const known = ["queryLengths", "kvLengths", "layout", "positions", "slotMappings", "padTo"];
+  requireOptions("options", options, known);
   const queryLengths = integers("queryLengths", options.queryLengths);
   const requestCount = queryLengths.length;
   const queryIndptr = new Int32Array(requestCount + 1);
   let tokenCount = 0;
   for (let r = 0; r < requestCount; r++) {
     tokenCount += queryLengths[r];
-    if (tokenCount > maxInt32) throw tooManyTokens("queryLengths", tokenCount);
+    if (tokenCount > tokensMost) throw tooManyTokens("queryLengths", tokenCount);
     queryIndptr[r + 1] = tokenCount;
   }
   checkLayout(options.layout, tokenCount, requestCount);
@@ -121,7 +125,7 @@ export function createBatch(options: BatchOptions): Batch {
     for (let token = queryIndptr[r]; token < end; token++)
       positions[token] = kvLengths[r] - end + token;
   }
-  return {
+  return made<Batch>("batch", {
     ok: true,
     generation: 1,
     stale: false,
@@ -136,17 +140,17 @@ export function createBatch(options: BatchOptions): Batch {
     slotMappings: batchSlotMappings(options.slotMappings ?? [], tokenCount, paddedTokens),
     layout: options.layout,
     customPositions: writePositions(positions, options.positions, tokenCount),
-  };
+  });
 }
 
 /** Tokens after padding to `padTo`; throws OptionError when that is fewer than `tokenCount`. */
 export function paddedCount(padTo: number | undefined, tokenCount: number): number {
   if (padTo === undefined) return tokenCount;
-  if (Number.isInteger(padTo) && padTo >= tokenCount && padTo <= maxInt32) return padTo;
+  if (Number.isInteger(padTo) && padTo >= tokenCount && padTo <= tokensMost) return padTo;
   throw new OptionError(
     "padTo",
     padTo,
-    `an integer from ${tokenCount} (the step's tokens) to ${maxInt32}`,
+    `an integer from ${tokenCount} (the step's tokens) to ${tokensMost}`,
     "choose a larger padding or fewer new tokens.",
   );
 }
@@ -156,7 +160,7 @@ export function checkPositions(positions: ArrayLike<number>, tokenCount: number)
   requireLength("positions", positions, tokenCount);
   for (let token = 0; token < tokenCount; token++) {
     const value = positions[token];
-    if ((value | 0) !== value || value < 0)
+    if (typeof value !== "number" || (value | 0) !== value || value < 0)
       throw new OptionError(
         `positions[${token}]`,
         value,
@@ -166,9 +170,12 @@ export function checkPositions(positions: ArrayLike<number>, tokenCount: number)
   }
 }
 
-/** The error for a step or a sequence of more tokens than an int32 counts. */
-export function tooManyTokens(option: string, tokens: number): OptionError {
-  return new OptionError(option, tokens, `at most ${maxInt32} tokens`, "split the step.");
+/** New tokens of a step, at most: every array by token stays below 64 MB. */
+export const tokensMost = 1 << 24;
+
+/** The error for a step or a sequence of too many tokens. */
+export function tooManyTokens(option: string, tokens: number, most = tokensMost): OptionError {
+  return new OptionError(option, tokens, `at most ${most} tokens`, "split the step.");
 }
 
 /** Writes the caller's positions over the default ones; true when any differs. */
@@ -192,7 +199,9 @@ function batchSlotMappings(
   tokenCount: number,
   paddedTokens: number,
 ): Int32Array[] {
-  return given.map((mapping, group) => {
+  if (!Array.isArray(given))
+    throw new OptionError("slotMappings", given, "a list of lists", "give one by page group.");
+  return Array.from(given, (mapping: ArrayLike<number>, group) => {
     requireLength(`slotMappings[${group}]`, mapping, tokenCount);
     const result = new Int32Array(paddedTokens).fill(-1, tokenCount);
     result.set(integers(`slotMappings[${group}]`, mapping, -1));

@@ -1,5 +1,6 @@
 import { OptionError } from "../errors.ts";
-import { indptr } from "./validate.ts";
+import { requireInteger, requireLength } from "../require.ts";
+import { indptr, maxInt32 } from "./validate.ts";
 
 /**
  * One level: rows of KV, each serving a contiguous range of the batch's query tokens. Arrays may
@@ -96,6 +97,12 @@ export function pagesLayout(
   slots: Int32Array,
   kvLengths: Int32Array,
 ): Layout {
+  requireInteger("pageSize", pageSize, 1, maxInt32);
+  for (const [option, value] of Object.entries({ queryIndptr, slots, kvLengths }))
+    if (!(value instanceof Int32Array))
+      throw new OptionError(option, value, "an Int32Array", "use Int32Array.from.");
+  requireLength("queryIndptr", queryIndptr, kvLengths.length + 1);
+  requireLength("slots", slots, kvLengths.length);
   const level = createLevel(kvLengths.length);
   level.rowCount = level.requestRows = kvLengths.length;
   level.queryIndptr = queryIndptr;
@@ -113,8 +120,7 @@ export function checkLayout(layout: Layout, tokenCount: number, requestCount: nu
   if (typeof layout !== "object" || layout === null)
     throw layoutError("layout", layout, "a layout, such as of raggedLayout");
   const { levels, blockSize } = layout;
-  if (!Number.isInteger(blockSize) || blockSize < 1)
-    throw layoutError("layout.blockSize", blockSize, "an integer of 1 or more");
+  requireInteger("layout.blockSize", blockSize, 1, maxInt32);
   if (!Array.isArray(levels) || levels.length === 0)
     throw layoutError("layout.levels", levels, "a list of one level or more");
   for (let i = 0; i < levels.length; i++)
@@ -128,10 +134,16 @@ function checkLevel(
   tokenCount: number,
   requestCount: number,
 ): void {
+  if (typeof level !== "object" || level === null)
+    throw layoutError(name, level, "a level, such as of raggedLayout");
+  for (const part of ["queryIndptr", "requests", "slots", "kvLengths", "positionStarts"] as const)
+    if (!(level[part] instanceof Int32Array))
+      throw layoutError(`${name}.${part}`, level[part], "an Int32Array");
   const rows = level.rowCount;
   if (!Number.isInteger(rows) || rows < 0 || level.slots.length < rows)
     throw layoutError(`${name}.rowCount`, rows, `an integer from 0 to ${level.slots.length}`);
   const { requestRows } = level;
+  requireInteger(`${name}.requestRows`, requestRows, 0, maxInt32);
   if (!Number.isInteger(rows / (requestRows || 1)) || (!level.perHead && requestRows !== rows))
     throw layoutError(`${name}.requestRows`, requestRows, "rowCount, or rowCount / kvHeads");
   let before = 0;
@@ -157,7 +169,10 @@ function checkLevel(
         layout.contiguous ? "0 or more" : `a multiple of blockSize (${layout.blockSize})`,
       );
   }
-  if (level.columns !== null) checkColumns(name, level, level.columns);
+  if (level.columns === null) return;
+  if (!(level.columns instanceof Int32Array) || !(level.columnIndptr instanceof Int32Array))
+    throw layoutError(`${name}.columns`, level.columns, "Int32Arrays, with columnIndptr");
+  checkColumns(name, level, level.columns);
 }
 
 function checkColumns(name: string, level: Level, columns: Int32Array): void {

@@ -1,7 +1,7 @@
 import { DisposedError, OptionError } from "../errors.ts";
 import { requireInteger } from "../require.ts";
 import { PrefixTree, type PrefixNode } from "./prefix-tree.ts";
-import type { SequenceState } from "./sequence-state.ts";
+import { SequenceState } from "./sequence-state.ts";
 import type { PrefixMatch, Sequence, SequencePool } from "./sequence.ts";
 import { orderByPrefix } from "./share-prefixes.ts";
 
@@ -31,6 +31,8 @@ export class PrefixIndex {
   #hitTokens = 0;
 
   constructor(pool: SequencePool) {
+    if (!(pool?.state instanceof SequenceState) || typeof pool.create !== "function")
+      throw new OptionError("pool", pool, "a SequencePool", "pass a cache's pool, or its own.");
     this.#pool = pool;
     this.#tree = new PrefixTree(pool.pageSize, pool.groups.length);
   }
@@ -149,7 +151,7 @@ export class PrefixIndex {
   }
 
   #checkSequence(length: number, sequence: Sequence): void {
-    if (sequence.pool !== this.#pool)
+    if (sequence?.pool !== this.#pool)
       throw new OptionError("sequence", sequence, "a sequence of the index's pool", "use its own.");
     if (sequence.slot < 0) throw new DisposedError(`sequence ${sequence.id}`);
     const unwritten = this.#pool.state.unwritten(sequence.slot);

@@ -1,3 +1,4 @@
+import { requireOptions } from "../require.ts";
 import { checkPositions, OutOfPagesResult, paddedCount, type OutOfPages } from "./batch.ts";
 import type { PageGroup } from "./page-group.ts";
 import type { SequenceState } from "./sequence-state.ts";
@@ -23,6 +24,7 @@ export function reserveStep(
   newTokens: ArrayLike<number>,
   options: ReserveOptions | undefined,
 ): OutOfPages | null {
+  if (options !== undefined) requireOptions("options", options, ["padTo", "positions"]);
   if (state.writes.step >= 0) requireWritten(state, batch);
   const tokens = checkSequences(state, sequences, newTokens);
   const count = sequences.length;

@@ -1,5 +1,5 @@
 import { OptionError, OutOfPagesError } from "../errors.ts";
-import { requireInteger } from "../require.ts";
+import { requireInteger, requireOptions } from "../require.ts";
 import { PageGroup, type PageGroupOptions } from "./page-group.ts";
 import { RowSpace } from "./row-space.ts";
 import { StepWrites } from "./step-writes.ts";
@@ -17,6 +17,9 @@ export interface SequencePoolOptions {
    */
   layers?: number;
 }
+
+/** Pages of a group, at most: books take some 20 bytes for each. */
+const pagesMost = 1 << 26;
 
 /**
  * The pool's books: flat arrays by slot, so that a step touches no objects. Everything here trusts
@@ -47,9 +50,10 @@ export class SequenceState {
   #freeCount: number;
 
   constructor(options: SequencePoolOptions) {
+    requireOptions("options", options, ["pageSize", "maxSequences", "groups", "layers"]);
     const { pageSize, maxSequences, layers = 0 } = options;
     requireInteger("pageSize", pageSize, 1, 0x7fffffff);
-    requireInteger("maxSequences", maxSequences, 1, 1 << 24);
+    requireInteger("maxSequences", maxSequences, 1, 1 << 20);
     requireInteger("layers", layers, 0, 1 << 16);
     if (!Array.isArray(options.groups) || options.groups.length === 0)
       throw new OptionError(
@@ -58,10 +62,11 @@ export class SequenceState {
         "a list of one page group or more",
         "give groups: [{ pages }].",
       );
-    const mostPages = Math.floor(0x7fffffff / pageSize);
-    options.groups.forEach((group, g) =>
-      requireInteger(`groups[${g}].pages`, group.pages, 1, mostPages, "tokens count in int32"),
-    );
+    const mostPages = Math.min(pagesMost, Math.floor(0x7fffffff / pageSize));
+    options.groups.forEach((group: PageGroupOptions, g) => {
+      requireOptions(`groups[${g}]`, group, ["pages", "windowLeft", "layers"]);
+      requireInteger(`groups[${g}].pages`, group.pages, 1, mostPages, "tokens count in int32");
+    });
     this.pageSize = pageSize;
     this.maxSequences = maxSequences;
     this.rows = new RowSpace(maxSequences);

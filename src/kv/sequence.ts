@@ -1,5 +1,5 @@
 import { DisposedError, OptionError, PlanError } from "../errors.ts";
-import { requireInteger } from "../require.ts";
+import { requireInteger, requireList, requireOptions } from "../require.ts";
 import { type Batch, type OutOfPages, requireBatch } from "./batch.ts";
 import type { PageGroup } from "./page-group.ts";
 import { reserveStep, type ReserveOptions } from "./reserve.ts";
@@ -7,7 +7,6 @@ import { rollbackStep } from "./rollback.ts";
 import { SequenceState, type SequencePoolOptions } from "./sequence-state.ts";
 import { StepArrays, StepBatch } from "./step-batch.ts";
 import { notWritten } from "./step-checks.ts";
-import { requireList } from "./validate.ts";
 
 /** Cached pages that a new sequence may start from; found by PrefixIndex.match. */
 export interface PrefixMatch {
@@ -57,6 +56,7 @@ export class SequencePool {
    * many.
    */
   create(options: { prefix?: PrefixMatch } = {}): Sequence {
+    requireOptions("options", options, ["prefix"]);
     const { prefix } = options;
     if (prefix !== undefined) this.#checkPrefix(prefix);
     const slot = this.state.takeSlot();
@@ -116,6 +116,8 @@ export class SequencePool {
   }
 
   #checkPrefix(prefix: PrefixMatch): void {
+    if (typeof prefix !== "object" || prefix === null)
+      throw new OptionError("prefix", prefix, "a match", "pass what index.match returned.");
     if (prefix.state !== this.state || prefix.stale)
       throw new OptionError(
         "prefix",

@@ -1,7 +1,7 @@
 import { DisposedError, OptionError } from "../errors.ts";
 import type { Batch } from "./batch.ts";
 import { createLevel } from "./layout.ts";
-import type { SequenceState } from "./sequence-state.ts";
+import { SequenceState } from "./sequence-state.ts";
 import { identity, roomFor, type StepArrays, StepBatch } from "./step-batch.ts";
 import type { Reservable } from "./step-checks.ts";
 
@@ -22,6 +22,9 @@ export function sharePrefixes(
 ): boolean {
   if (!(batch instanceof StepBatch))
     throw new OptionError("batch", batch, "a batch made by reserve", "reserve the step first.");
+  checkList(sequences);
+  if (typeof worthSharing !== "function")
+    throw new OptionError("worthSharing", worthSharing, "a function", "pass that of an attention.");
   const { arrays } = batch;
   const count = arrays.requestCount;
   const { slots } = arrays;
@@ -46,6 +49,17 @@ export function sharePrefixes(
   let sharer = sharers.get(arrays);
   if (sharer === undefined) sharers.set(arrays, (sharer = new PrefixSharer()));
   return sharer.share(arrays, sequences[0].state, worthSharing);
+}
+
+function checkList(sequences: readonly Reservable[]): void {
+  const state = Array.isArray(sequences) ? (sequences[0] as Reservable | undefined)?.state : null;
+  if (state === null)
+    throw new OptionError("sequences", sequences, "an array of sequences", "pass [sequence].");
+  for (let i = 0; i < sequences.length; i++) {
+    const sequence: Reservable | undefined = sequences[i];
+    if (!(sequence?.state instanceof SequenceState) || sequence.state !== state)
+      throw new OptionError(`sequences[${i}]`, sequence, "of one cache", "pass its sequences.");
+  }
 }
 
 const sharers = new WeakMap<StepArrays, PrefixSharer>();
@@ -215,6 +229,9 @@ function commonPages(state: SequenceState, a: number, b: number): number {
  * the same leading pages are together, deeper shares closer. Keeps the order of equals.
  */
 export function orderByPrefix(sequences: readonly Reservable[], into: Int32Array): void {
+  checkList(sequences);
+  if (!(into instanceof Int32Array))
+    throw new OptionError("into", into, "an Int32Array", "give room for every sequence.");
   if (into.length < sequences.length)
     throw new OptionError(
       "into.length",

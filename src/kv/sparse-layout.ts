@@ -1,7 +1,7 @@
 import { OptionError } from "../errors.ts";
-import { requireInteger } from "../require.ts";
+import { requireInteger, requireLength, requireOptions } from "../require.ts";
 import { createLevel, type Layout } from "./layout.ts";
-import { indptr, integers, requireLength } from "./validate.ts";
+import { indptr, integers } from "./validate.ts";
 
 /** Ragged K/V of which each block of query rows keeps some blocks of columns. */
 export interface BlockMaskOptions {
@@ -23,11 +23,23 @@ export interface BlockMaskOptions {
   full?: ArrayLike<number>;
 }
 
+const blockMaskOptions = [
+  "queryIndptr",
+  "kvIndptr",
+  "blockRows",
+  "blockColumns",
+  "indptr",
+  "indices",
+  "kvHeads",
+  "full",
+];
+
 /**
  * The layout of a block mask; OptionError for columns that are out of range, repeated or
  * unordered.
  */
 export function blockMaskLayout(options: BlockMaskOptions): Layout {
+  requireOptions("options", options, blockMaskOptions);
   const { blockRows, blockColumns, kvHeads } = options;
   requireInteger("blockRows", blockRows, 1, 0x7fffffff);
   requireInteger("blockColumns", blockColumns, 1, 0x7fffffff);
@@ -80,6 +92,7 @@ export interface TokenMaskOptions {
  * The layout of a token mask, block size 1; neighbouring query tokens with equal rows share one.
  */
 export function tokenMaskLayout(options: TokenMaskOptions): Layout {
+  requireOptions("options", options, ["queryIndptr", "kvIndptr", "mask", "kvHeads"]);
   const { mask, kvHeads } = options;
   const builder = new SparseBuilder(options.queryIndptr, options.kvIndptr, 1, kvHeads);
   const { queries, keys, heads } = builder;

@@ -1,3 +1,4 @@
+import { made } from "../made.ts";
 import { type Batch, staleBatch } from "./batch.ts";
 import { createLevel, type Layout, type Level } from "./layout.ts";
 import type { SequenceState } from "./sequence-state.ts";
@@ -133,6 +134,8 @@ export class StepBatch implements Batch {
     return this.arrays.customPositions;
   }
 }
+
+made("batch", StepBatch.prototype);
 
 /** [0, 1, ..., count - 1]. */
 export function identity(count: number): Int32Array {

@@ -1,9 +1,10 @@
 /** What reserve refuses before it changes anything. */
 import { DisposedError, OptionError, PlanError } from "../errors.ts";
-import { tooManyTokens } from "./batch.ts";
+import { requireLength } from "../require.ts";
+import { tokensMost, tooManyTokens } from "./batch.ts";
 import type { SequenceState } from "./sequence-state.ts";
 import type { StepArrays } from "./step-batch.ts";
-import { maxInt32, requireLength } from "./validate.ts";
+import { maxInt32 } from "./validate.ts";
 
 /** What a step needs to know of a sequence. */
 export interface Reservable {
@@ -44,15 +45,19 @@ export function checkSequences(
     if (stamps[slot] === check) throw givenTwice(i, sequence.id);
     stamps[slot] = check;
     const count = newTokens[i];
-    if ((count | 0) !== count || count < 0) throw badCount(i, count);
+    if (!isCount(count)) throw badCount(i, count);
     if (count > maxInt32 - lengths[slot])
-      throw tooManyTokens(`newTokens[${i}]`, lengths[slot] + count);
+      throw tooManyTokens(`newTokens[${i}]`, lengths[slot] + count, maxInt32);
     stepSlots[i] = slot;
     stepTokens[i] = count;
     tokens += count;
   }
-  if (tokens > maxInt32) throw tooManyTokens("newTokens", tokens);
+  if (tokens > tokensMost) throw tooManyTokens("newTokens", tokens);
   return tokens;
+}
+
+function isCount(count: unknown): boolean {
+  return typeof count === "number" && (count | 0) === count && count >= 0;
 }
 
 /** The error for tokens that were reserved and that a layer has not written. */

@@ -1,8 +1,8 @@
 import { OptionError } from "../errors.ts";
-import { requireInteger } from "../require.ts";
+import { requireInteger, requireLength, requireOptions } from "../require.ts";
 import { pagesLayout, type Layout } from "./layout.ts";
 import { identity } from "./step-batch.ts";
-import { indptr, integers, maxInt32, requireLength } from "./validate.ts";
+import { indptr, integers, maxInt32 } from "./validate.ts";
 
 /** Pages that the caller manages, as FlashInfer's wrappers take them. */
 export interface UserPagesOptions {
@@ -34,14 +34,25 @@ export interface UserPages {
   slotMapping: Int32Array;
 }
 
+const optionNames = [
+  "queryIndptr",
+  "indptr",
+  "indices",
+  "lastPageLength",
+  "pageSize",
+  "pageCount",
+  "writes",
+];
+
 /**
  * A layout over the caller's own page lists. Throws OptionError for ids out of range, a page twice
  * in a request, or a page that a request writes and another one uses.
  */
 export function userPages(options: UserPagesOptions): UserPages {
+  requireOptions("options", options, optionNames);
   const { pageSize, pageCount, writes = true } = options;
   requireInteger("pageSize", pageSize, 1, maxInt32);
-  requireInteger("pageCount", pageCount, 1, Math.floor(maxInt32 / pageSize));
+  requireInteger("pageCount", pageCount, 1, Math.min(1 << 26, Math.floor(maxInt32 / pageSize)));
   const queries = indptr("queryIndptr", options.queryIndptr);
   const requests = queries.length - 1;
   const starts = indptr("indptr", options.indptr, requests + 1);

@@ -1,4 +1,5 @@
 import { OptionError } from "../errors.ts";
+import { requireList } from "../require.ts";
 
 /** The largest int32: every packed length, position and token index stays at or below it. */
 export const maxInt32 = 0x7fffffff;
@@ -49,17 +50,4 @@ export function indptr(option: string, values: ArrayLike<number>, entries?: numb
       );
   }
   return result;
-}
-
-/** Throws an OptionError unless a list has exactly `length` entries. */
-export function requireLength(option: string, values: ArrayLike<number>, length: number): void {
-  if (requireList(option, values) !== length)
-    throw new OptionError(`${option}.length`, values.length, `${length}`, `resize ${option}.`);
-}
-
-/** Length of a list of numbers; OptionError if it is none. */
-export function requireList(option: string, values: ArrayLike<number>): number {
-  const length = (values as ArrayLike<number> | null | undefined)?.length;
-  if (Number.isSafeInteger(length) && typeof values === "object") return length as number;
-  throw new OptionError(option, values, "a list of numbers", "give an Int32Array or an array.");
 }

@@ -1,6 +1,7 @@
-import type { Stream } from "../device/stream.ts";
+import { requireStream, type Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { RmsNormParams } from "../ffi/params.gen.ts";
+import { requireNumber, requireOptions } from "../require.ts";
 import { type DType, dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
 
@@ -30,15 +31,13 @@ const params = new RmsNormParams();
  * row. `out` may be x, and may overlap nothing else. Errors: OptionError.
  */
 export function rmsNorm(x: Tensor, weight: Tensor, options: RmsNormOptions = {}): Tensor {
+  requireOptions("options", options, ["eps", "out", "stream"]);
   const { eps = 1e-6 } = options;
   checkInputs(x, weight, eps);
   const { device, dtype } = x;
   const [rows, dim] = x.shape;
   const { stream = device.stream } = options;
-  if (stream.device !== device) {
-    const allowed = `a stream of ${device.label}`;
-    throw new OptionError("stream", stream.label, allowed, "use a stream of x's device.");
-  }
+  requireStream(stream, device);
   if (options.out !== undefined) checkOut(options.out, x, weight);
   const out = options.out ?? Tensor.empty(device, [rows, dim], dtype, "rmsNorm");
   if (rows === 0) return out;
@@ -72,13 +71,7 @@ function checkInputs(x: Tensor, weight: Tensor, eps: number): void {
     const allowed = `a dense ${x.dtype} or f32 tensor [${dim}]`;
     throw new OptionError("weight", weight.label, allowed, "pass one weight for each column.");
   }
-  if (!(eps >= epsLeast && eps <= 1))
-    throw new OptionError(
-      "eps",
-      eps,
-      `a number from ${epsLeast} to 1`,
-      "models have 1e-5 or 1e-6.",
-    );
+  requireNumber("eps", eps, epsLeast, 1);
 }
 
 function checkOut(out: Tensor, x: Tensor, weight: Tensor): void {

@@ -1,6 +1,7 @@
-import type { Stream } from "../device/stream.ts";
+import { requireStream, type Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { MergeParams } from "../ffi/params.gen.ts";
+import { requireOptions } from "../require.ts";
 import { type DType, dtypeCode, isFloat, requireDType } from "../tensor/dtype.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
 
@@ -30,8 +31,11 @@ export function mergeStates(
   states: readonly AttentionState[],
   options: { dtype?: DType; stream?: Stream } = {},
 ): AttentionState {
-  const [first] = states;
-  if (first === undefined) throw new OptionError("states", 0, "one state or more", "pass states.");
+  if (!Array.isArray(states) || states.length === 0)
+    throw new OptionError("states", states, "a list of one state or more", "pass states.");
+  requireOptions("options", options, ["dtype", "stream"]);
+  for (let i = 0; i < states.length; i++) requireState(`states[${i}]`, states[i]);
+  const first: AttentionState = states[0];
   for (const [i, state] of states.entries()) checkState(i, state, first);
   const { device, shape, dtype } = first.out;
   const { dtype: outDtype = dtype } = options;
@@ -39,6 +43,7 @@ export function mergeStates(
   if (!isFloat(outDtype)) throw new OptionError("dtype", outDtype, "a float dtype", "use f32.");
   const [tokens, heads, dim] = shape;
   const stream = options.stream ?? device.stream;
+  requireStream(stream, device);
   using stacked = Tensor.empty(device, [states.length, tokens, heads, dim], dtype);
   using lses = Tensor.empty(device, [states.length, tokens, heads], "f32");
   for (const [i, state] of states.entries()) {
@@ -63,6 +68,15 @@ export function mergeStates(
   const kernel = device.kernel("merge_states");
   device.launch(stream, kernel, params, Math.ceil(params.rowCount / kernel.itemRows));
   return { out, lse, lseBase: first.lseBase };
+}
+
+function requireState(name: string, state: AttentionState | undefined): void {
+  if (typeof state !== "object" || state === null)
+    throw new OptionError(name, state, "{ out, lse, lseBase }", "pass what attend returned.");
+  requireTensor(`${name}.out`, state.out);
+  requireTensor(`${name}.lse`, state.lse);
+  if (state.lseBase === "e" || state.lseBase === "2") return;
+  throw new OptionError(`${name}.lseBase`, state.lseBase, '"e" or "2"', "say which it is.");
 }
 
 function checkState(index: number, state: AttentionState, first: AttentionState): void {

@@ -1,8 +1,9 @@
-import type { Batch } from "../kv/batch.ts";
+import { PlanError } from "../errors.ts";
+import { type Batch, requireBatch } from "../kv/batch.ts";
 import type { Level } from "../kv/layout.ts";
 import { KeysOfBatch } from "./check-keys.ts";
-import type { PlannerOptions } from "./options.ts";
-import type { Plan } from "./plan.ts";
+import { checkPlannerOptions, type PlannerOptions } from "./options.ts";
+import { type Plan, requirePlan } from "./plan.ts";
 import { attentionRecordInts, mergeRecordInts } from "./record.gen.ts";
 import { mergesOf, type PlanRecord, recordsOf } from "./record.ts";
 import { partialBytes } from "./workspace.ts";
@@ -20,10 +21,13 @@ interface Part {
  * Proves a plan of one batch: every (query row, head, visible key) is covered exactly once,
  * ranges called full are visible to all their rows, sections lie in bounds, partial rows are
  * disjoint, the workspace is exact, and merges list every part in the order of level and key. What
- * a variant's visible() names for a single query must be covered in its tile. Throws an Error that
- * says what is wrong.
+ * a variant's visible() names for a single query must be covered in its tile. `options` are those
+ * that the plan was made with. Errors: PlanError that says what is wrong, OptionError.
  */
 export function checkPlan(plan: Plan, batch: Batch, options: PlannerOptions): void {
+  requirePlan(plan);
+  requireBatch(batch);
+  checkPlannerOptions(options);
   new Proof(plan, batch, options).run();
 }
 
@@ -92,7 +96,8 @@ class Proof {
 
   #record(record: PlanRecord): void {
     const { kvHead, rowStart, rowCount, kvStart, kvEnd, fullStart, fullEnd } = record;
-    const traits = this.options.classes.find(({ name }) => name === record.kernelClass)!;
+    const traits = this.options.classes.find(({ name }) => name === record.kernelClass);
+    must(traits !== undefined, `the class ${record.kernelClass} is one of the options'`);
     must(rowCount > 0 && rowCount <= traits.queryTile, "a record's rows fit its class");
     must(rowStart >= 0 && rowStart + rowCount <= this.#rows, "a record's rows are in the batch");
     must(kvHead >= 0 && kvHead < this.options.kvHeads, "KV head");
@@ -283,6 +288,6 @@ function inOrder(a: Part, b: Part): number {
   return a.level - b.level || a.kvStart - b.kvStart;
 }
 
-function must(holds: boolean, what: string): void {
-  if (!holds) throw new Error(`the plan breaks a rule: ${what}`);
+function must(holds: boolean, what: string): asserts holds {
+  if (!holds) throw new PlanError(`the plan breaks a rule: ${what}. Fix: report it.`);
 }

@@ -1,3 +1,5 @@
+import { requireInteger, requireNumber, requireOptions } from "../require.ts";
+
 /** What the planner weighs, in units of one key and value read for one record. */
 export interface CostModel {
   /** Fixed cost of a piece: taking the record, starting the softmax, writing its rows. */
@@ -25,6 +27,16 @@ export const defaultCosts: CostModel = {
   leastKeys: 128,
 };
 
+const costNames = ["pieceKeys", "rowKeys", "mergeKeys", "sharedRowKeys", "leastKeys"] as const;
+const costOptions = [...costNames, "splitKeys"];
+
+/** Throws an OptionError unless each cost is a number of 0 or more. */
+export function requireCosts(costs: CostModel): void {
+  requireOptions("costs", costs, costOptions);
+  for (const name of costNames) requireNumber(name, costs[name], 0, Infinity);
+  requireNumber("splitKeys", costs.splitKeys ?? 0, 0, Infinity);
+}
+
 /** Cost of one piece: `keys` visible keys for `rows` packed rows. */
 export function pieceCost(costs: CostModel, rows: number, keys: number): number {
   return costs.pieceKeys + keys * (1 + costs.rowKeys * rows);
@@ -42,6 +54,11 @@ export function worthSharing(
   queryTokens: number,
   group: number,
 ): boolean {
+  requireCosts(costs);
+  requireNumber("sharedTokens", sharedTokens);
+  requireNumber("requests", requests);
+  requireNumber("queryTokens", queryTokens);
+  requireInteger("group", group, 1);
   if (requests < 2 || sharedTokens <= 0) return false;
   const rows = queryTokens * group;
   const apart = requests * pieceCost(costs, rows / requests, sharedTokens);

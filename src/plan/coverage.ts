@@ -1,5 +1,5 @@
-import type { Batch } from "../kv/batch.ts";
-import type { Plan } from "./plan.ts";
+import { type Batch, requireBatch } from "../kv/batch.ts";
+import { type Plan, requirePlan } from "./plan.ts";
 import { recordsOf } from "./record.ts";
 
 /** How much of attention's square a plan leaves: pairs of a query row and a key, over all heads. */
@@ -14,6 +14,8 @@ export interface Coverage {
 
 /** What a plan of a batch computes, against all pairs: how well masks were narrowed. */
 export function coverageOf(plan: Plan, batch: Batch): Coverage {
+  requirePlan(plan);
+  requireBatch(batch);
   let planned = 0;
   let full = 0;
   let heads = 0;

@@ -1,5 +1,12 @@
 import type { Plan } from "./plan.ts";
-import { type Slice, type Timeline, timelineOf, type TimelineOptions } from "./timeline.ts";
+import { requireInteger, requireText } from "../require.ts";
+import {
+  checkTimeline,
+  type Slice,
+  type Timeline,
+  timelineOf,
+  type TimelineOptions,
+} from "./timeline.ts";
 
 /** How a plan is drawn. */
 export interface DrawOptions extends TimelineOptions {
@@ -33,7 +40,9 @@ const legendHeight = 78;
 
 /** Draws a plan as an SVG document: processors down, time to the right, partial work hatched. */
 export function drawPlan(plan: Plan, options: DrawOptions): string {
-  const { processors, width = 960, title = "One plan" } = options;
+  const { processors, width = 960, title = "One plan" } = checkTimeline(plan, options);
+  requireInteger("width", width, 200, 1 << 16);
+  requireText("title", title);
   const timeline = timelineOf(plan, options);
   const laneHeight = processors <= 16 ? 30 : processors <= 48 ? 16 : 7;
   const bottom = top + processors * laneHeight;
@@ -151,7 +160,8 @@ function phases(slices: readonly Slice[], scale: number, bottom: number, width: 
 function ticks(end: number, scale: number, bottom: number): string[] {
   const step = niceStep(end / 6);
   const lines: string[] = [];
-  for (let at = 0; at <= end + 1e-9; at += step) {
+  for (let tick = 0; tick * step <= end * (1 + 1e-9); tick++) {
+    const at = tick * step;
     const x = round(left + at * scale);
     lines.push(`<path d="M${x} ${bottom}v5" stroke="#57606a"/>`);
     lines.push(text(x, bottom + 18, grouped(round(at)), `text-anchor="middle" fill="#57606a"`));

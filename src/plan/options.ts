@@ -1,7 +1,7 @@
 import { OptionError } from "../errors.ts";
 import { requireInteger } from "../require.ts";
 import type { Visible } from "../variant/variant.ts";
-import type { CostModel } from "./cost.ts";
+import { type CostModel, requireCosts } from "./cost.ts";
 import type { ClassTraits } from "./traits.ts";
 
 /** Graph sizes: what fixes a plan's sections, grids and addresses. */
@@ -39,20 +39,31 @@ export interface PlannerOptions {
   readonly costs?: CostModel;
 }
 
+/** Threads or multiprocessors, or the blocks that are resident on them, at most. */
+export const processorsMost = 16384;
+
+function isClass(traits: ClassTraits | undefined): boolean {
+  return typeof traits?.name === "string" && Number.isInteger(traits.queryTile);
+}
+
 /** Errors: OptionError naming the option. */
 export function checkPlannerOptions(options: PlannerOptions): void {
+  if (typeof options !== "object" || options === null)
+    throw new OptionError("options", options, "an object of options", "pass the planner's.");
   const { queryHeads, kvHeads, classes, processors, graph } = options;
   requireInteger("kvHeads", kvHeads, 1);
   requireInteger("queryHeads", queryHeads, 1);
-  requireInteger("processors", processors, 1);
+  requireInteger("processors", processors, 1, processorsMost);
+  requireInteger("windowLeft", options.windowLeft ?? -1, -1);
   requireInteger("valueDim", options.valueDim, 1);
   if (queryHeads % kvHeads !== 0) {
     const fix = "give every KV head as many query heads.";
     throw new OptionError("queryHeads", queryHeads, `a multiple of kvHeads (${kvHeads})`, fix);
   }
-  if (classes.length === 0) {
-    throw new OptionError("classes", "none", "one class or more", "pass those of a device.");
+  if (!Array.isArray(classes) || classes.length === 0 || !Array.from(classes).every(isClass)) {
+    throw new OptionError("classes", classes, "one class or more", "pass those of a device.");
   }
+  if (options.costs !== undefined) requireCosts(options.costs);
   if (graph === undefined) return;
   requireInteger("graph.maxBatch", graph.maxBatch, 1);
   requireInteger("graph.maxQueryTokens", graph.maxQueryTokens, 1);

@@ -1,3 +1,6 @@
+import { OptionError } from "../errors.ts";
+import { isMade, made } from "../made.ts";
+
 /** One kernel launch of a plan: records [firstRecord, firstRecord + recordCount). */
 export interface PlanLaunch {
   kernelClass: string;
@@ -47,9 +50,15 @@ export interface Plan {
   bucket: number;
 }
 
+/** Throws an OptionError unless `value` is what a planner made. */
+export function requirePlan(value: Plan | undefined): asserts value is Plan {
+  if (isMade("plan", value)) return;
+  throw new OptionError("plan", value, "a plan", "pass what attention.plan returned.");
+}
+
 /** A plan of nothing for these classes. */
 export function emptyPlan(classes: readonly { readonly name: string }[]): Plan {
-  return {
+  return made<Plan>("plan", {
     generation: 0,
     sections: new Int32Array(0),
     sectionInts: 0,
@@ -76,5 +85,5 @@ export function emptyPlan(classes: readonly { readonly name: string }[]): Plan {
     workspaceBytes: 0,
     boundBytes: 0,
     bucket: 0,
-  };
+  });
 }

@@ -1,6 +1,7 @@
-import { requireInteger } from "../require.ts";
-import { type CostModel, defaultCosts, pieceCost } from "./cost.ts";
-import type { Plan } from "./plan.ts";
+import { requireInteger, requireOptions } from "../require.ts";
+import { type CostModel, defaultCosts, pieceCost, requireCosts } from "./cost.ts";
+import { processorsMost } from "./options.ts";
+import { type Plan, requirePlan } from "./plan.ts";
 import { mergesOf, type PlanMerge, type PlanRecord, recordsOf } from "./record.ts";
 
 /** What a plan is run on. */
@@ -43,14 +44,22 @@ export interface Timeline {
   busy: number;
 }
 
+/** The options after a check. Errors: OptionError. */
+export function checkTimeline<Options extends TimelineOptions>(plan: Plan, options: Options) {
+  requirePlan(plan);
+  requireOptions("options", options, ["processors", "costs", "title", "width"]);
+  requireInteger("processors", options.processors, 1, processorsMost);
+  if (options.costs !== undefined) requireCosts(options.costs);
+  return options;
+}
+
 /**
  * Runs a plan on the cost model: launch after launch, each record is taken in order by the
  * processor that is free first (ties: the lowest), as threads with a shared counter do.
  * Errors: OptionError.
  */
 export function timelineOf(plan: Plan, options: TimelineOptions): Timeline {
-  const { processors, costs = defaultCosts } = options;
-  requireInteger("processors", processors, 1);
+  const { processors, costs = defaultCosts } = checkTimeline(plan, options);
   const free = new Float64Array(processors);
   const slices: Slice[] = [];
   let work = 0;
@@ -106,6 +115,7 @@ function mergeSlice(merge: PlanMerge): Omit<Slice, "lane" | "start" | "end"> {
 
 /** A plan's timeline in the Chrome trace format, for Perfetto; a cost unit is shown as 1 us. */
 export function planTrace(plan: Plan, options: TimelineOptions): string {
+  checkTimeline(plan, options);
   const events: object[] = [];
   for (let lane = 0; lane < options.processors; lane++) {
     const args = { name: `processor ${lane}` };

@@ -1,9 +1,11 @@
 import type { Device } from "../device/device.ts";
+import { requireDevice } from "../device/context.ts";
 import { Owner } from "../device/owner.ts";
-import type { Stream } from "../device/stream.ts";
+import { requireStream, type Stream } from "../device/stream.ts";
 import { callDeleter, nativeView, out, valueOf } from "../ffi/foreign.ts";
 import { exportDeleter, native } from "../ffi/library.ts";
 import { check } from "../ffi/status.ts";
+import { requireInteger, requireOptions } from "../require.ts";
 import {
   deviceTypes,
   type DLPackTensor,
@@ -14,7 +16,7 @@ import {
   writeManaged,
 } from "./dlpack-struct.ts";
 import { axesMax } from "./shape.ts";
-import { Tensor } from "./tensor.ts";
+import { requireTensor, Tensor } from "./tensor.ts";
 
 /** Owns an imported struct: disposal notifies its producer, once, that it is no longer read. */
 export class Imported extends Owner {
@@ -62,8 +64,11 @@ let sweeper: ReturnType<typeof setInterval> | undefined;
  * before, unless it is handed over.
  */
 export function toDLPack(tensor: Tensor, options: ExportOptions = {}): number {
+  requireTensor("tensor", tensor);
   tensor.guard();
+  requireOptions("options", options, ["transfer", "readOnly", "stream"]);
   const { device } = tensor;
+  if (options.stream !== undefined) requireStream(options.stream, device);
   if (options.stream === undefined) {
     device.stream.wait();
   } else {
@@ -118,7 +123,9 @@ export function fromDLPack(
   managed: number,
   options: { allowReadOnly?: boolean } = {},
 ): Tensor {
-  device.guard();
+  requireDevice(device);
+  requireInteger("managed", managed, 1);
+  requireOptions("options", options, ["allowReadOnly"]);
   const found = readManaged(nativeView, managed);
   if (!reaches(device, found))
     throw unreadable(

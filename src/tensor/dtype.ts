@@ -82,8 +82,7 @@ export function encode(
   const wanted = data.length * dtypeBytes(dtype);
   if (bytes.length !== wanted)
     throw new OptionError("bytes", bytes, `${wanted} bytes`, "size it by dtypeBytes.");
-  if (typeof data[0] === "bigint" && dtype !== "i64")
-    throw new OptionError("data", data[0], `numbers for ${dtype}`, "convert bigints by Number().");
+  checkNumbers(dtype, data);
   if (bytes.byteOffset % dtypeBytes(dtype) !== 0) {
     const aligned = new Uint8Array(wanted);
     encode(dtype, data, aligned);
@@ -193,6 +192,16 @@ function encodeInteger(
   const out = dtype === "i32" ? new Int32Array(buffer, byteOffset, data.length) : bytes;
   for (let i = 0; i < data.length; i++)
     out[i] = Math.max(least, Math.min(most, Math.trunc(data[i]) || 0));
+}
+
+/** Views hold numbers of one kind; other lists may hold anything. */
+function checkNumbers(dtype: DType, data: ArrayLike<unknown>): void {
+  const count = ArrayBuffer.isView(data) ? Math.min(1, data.length) : data.length;
+  for (let i = 0; i < count; i++) {
+    if (typeof data[i] === "number" || (typeof data[i] === "bigint" && dtype === "i64")) continue;
+    const fix = "convert others by Number().";
+    throw new OptionError(`data[${i}]`, data[i], `a number for ${dtype}`, fix);
+  }
 }
 
 function encodeI64(

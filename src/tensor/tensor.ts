@@ -1,9 +1,11 @@
 import type { Device } from "../device/device.ts";
+import { requireDevice } from "../device/context.ts";
 import type { Memory } from "../device/memory.ts";
 import { Owner } from "../device/owner.ts";
+import { requireStream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { ConvertParams, RandomParams } from "../ffi/params.gen.ts";
-import { requireInteger } from "../require.ts";
+import { requireInteger, requireList, requireNumber, requireOptions } from "../require.ts";
 import {
   decode,
   type DType,
@@ -59,6 +61,7 @@ export class Tensor extends Owner {
 
   /** A tensor of whatever the memory holds. Errors: OptionError, OutOfMemoryError. */
   static empty(device: Device, shape: readonly number[], dtype: DType, label = "tensor"): Tensor {
+    requireDevice(device);
     requireDType("dtype", dtype);
     const strides = denseStrides(checkShape(shape));
     const bytes = shape.reduce((product, size) => product * size, dtypeBytes(dtype));
@@ -86,7 +89,7 @@ export class Tensor extends Owner {
     label?: string,
   ): Tensor {
     requireDType("dtype", dtype);
-    requireCount(data.length, checkShape(shape));
+    requireCount(requireList("data", data), checkShape(shape));
     const bytes = new Uint8Array(data.length * dtypeBytes(dtype));
     encode(dtype, data, bytes);
     const tensor = Tensor.empty(device, shape, dtype, label);
@@ -103,6 +106,8 @@ export class Tensor extends Owner {
     label?: string,
   ): Tensor {
     requireDType("dtype", dtype);
+    if (!ArrayBuffer.isView(bits))
+      throw new OptionError("bits", bits, "a typed array", "give the elements' bits.");
     requireCount(bits.byteLength / dtypeBytes(dtype), checkShape(shape));
     const tensor = Tensor.empty(device, shape, dtype, label);
     device.upload(tensor.address, new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength));
@@ -116,16 +121,20 @@ export class Tensor extends Owner {
     dtype: DType,
     options: { seed: number; mean?: number; deviation?: number },
   ): Tensor {
-    requireInteger("seed", options.seed, 0);
+    requireOptions("options", options, ["seed", "mean", "deviation"]);
+    const { seed, mean = 0, deviation = 1 } = options;
+    requireInteger("seed", seed, 0);
+    requireNumber("mean", mean);
+    requireNumber("deviation", deviation);
     if (!isFloat(dtype)) {
       throw new OptionError("dtype", dtype, "a float dtype", "make floats, then convert them.");
     }
     const tensor = Tensor.empty(device, shape, dtype);
     randomParams.out = tensor.address;
     randomParams.count = tensor.elements;
-    randomParams.seed = options.seed;
-    randomParams.mean = options.mean ?? 0;
-    randomParams.deviation = options.deviation ?? 1;
+    randomParams.seed = seed;
+    randomParams.mean = mean;
+    randomParams.deviation = deviation;
     randomParams.dtype = dtypeCode(dtype);
     const kernel = device.kernel("random_normal");
     device.launch(
@@ -148,11 +157,17 @@ export class Tensor extends Owner {
     dtype: DType,
     options: { strides?: readonly number[]; keep?: unknown } = {},
   ): Tensor {
+    requireDevice(device);
     requireDType("dtype", dtype);
     requireInteger("address", address, 1);
     checkShape(shape);
+    requireOptions("options", options, ["strides", "keep"]);
     const strides = options.strides ?? denseStrides(shape);
-    if (strides.length !== shape.length || !strides.every(Number.isSafeInteger)) {
+    if (
+      !Array.isArray(strides) ||
+      strides.length !== shape.length ||
+      !strides.every(Number.isSafeInteger)
+    ) {
       throw new OptionError("strides", strides, `${shape.length} integers`, "one for each axis.");
     }
     const storage = { memory: undefined, keep: options.keep };
@@ -217,7 +232,9 @@ export class Tensor extends Owner {
    */
   copyFrom(source: Tensor, stream = this.device.stream): void {
     this.guard();
+    requireTensor("source", source);
     source.guard();
+    requireStream(stream, this.device);
     if (source.device !== this.device) {
       throw new OptionError("source", source.label, "of the same device", "copy it over the host.");
     }

@@ -1,13 +1,17 @@
-import { VariantError } from "../errors.ts";
+import { OptionError, VariantError } from "../errors.ts";
+import { made } from "../made.ts";
 import { type HookName, hookNames, type Node, scalarsMax, tensorsMax } from "./expression.ts";
 import { Graph, rebuild } from "./graph.ts";
-import type { Variant } from "./variant.ts";
+import { requireVariant, type Variant } from "./variant.ts";
 
 /**
  * One variant of several that hold different hooks: tensors and scalars of all, each by its name.
  * Errors: VariantError where two have the same hook, the same name, or both define what is visible.
  */
 export function compose(variants: readonly Variant[]): Variant {
+  if (!Array.isArray(variants) || variants.length === 0)
+    throw new OptionError("variants", variants, "a list of variants", "pass [first, second].");
+  for (let i = 0; i < variants.length; i++) requireVariant(`variants[${i}]`, variants[i]);
   if (variants.length === 1) return variants[0];
   const graph = new Graph();
   const hooks: Partial<Record<HookName, Node>> = {};
@@ -29,7 +33,7 @@ export function compose(variants: readonly Variant[]): Variant {
   const tensors = variants.flatMap((variant) => variant.tensors);
   const scalars = variants.flatMap((variant) => variant.scalars);
   refuseClashes(variants);
-  return {
+  return made("variant", {
     name: nameOf(variants),
     tensors,
     scalars,
@@ -37,7 +41,7 @@ export function compose(variants: readonly Variant[]): Variant {
     softmax: variants.every(({ softmax }) => softmax),
     visible: variants.find(({ visible }) => visible !== undefined)?.visible,
     cuda: variants.find(({ cuda }) => cuda !== undefined)?.cuda,
-  };
+  });
 }
 
 /** The hooks that a variant has, traced or in CUDA. */

@@ -1,3 +1,6 @@
+import { OptionError } from "../errors.ts";
+import { isMade } from "../made.ts";
+import { requireInteger, requireList, requireOptions } from "../require.ts";
 import { arithmetic } from "./arithmetic.ts";
 import { Axis, type InputName, type Node } from "./expression.ts";
 import { inputName, nodesOf } from "./graph.ts";
@@ -37,6 +40,8 @@ export class Evaluator {
   #element: { x: number; element: number } | undefined;
 
   constructor(root: Node) {
+    if (!isMade("expression", root))
+      throw new OptionError("root", root, "an expression", "pass a hook of a variant.");
     const nodes = nodesOf([root]);
     const places = new Map(nodes.map((node, place) => [node, place]));
     this.#steps = nodes.map((node) => {
@@ -47,7 +52,7 @@ export class Evaluator {
 
   /** The value, bool as 0 and 1, of an expression without elements. */
   run(environment: Environment): number {
-    this.#environment = environment;
+    this.#environment = checkEnvironment(environment);
     this.#element = undefined;
     const values = new Float64Array(this.#steps.length);
     this.#steps.forEach(({ inputs, compute }, place) => {
@@ -59,7 +64,9 @@ export class Evaluator {
 
   /** The values of a vector hook for a whole vector of raw elements `x`. */
   vector(x: ArrayLike<number>, environment: Environment): Float64Array {
-    this.#environment = environment;
+    this.#environment = checkEnvironment(environment);
+    const count = requireList("x", x);
+    for (let i = 0; i < count; i++) requireValue(`x[${i}]`, x[i]);
     const vectors: Float64Array[] = [];
     for (const step of this.#steps) {
       const { op, value: pairing } = step.node;
@@ -94,36 +101,47 @@ export class Evaluator {
   #computing(node: Node): Step["compute"] {
     const { op, value } = node;
     if (op === "constant") return () => value;
-    if (op === "scalar") return () => this.#environment.scalars![value];
+    if (op === "scalar")
+      return () => requireValue(`scalars[${value}]`, this.#environment.scalars?.[value]);
     if (op === "input") return this.#reading(inputName(node));
     if (op === "load") return (indices) => this.#load(node, indices);
     if (op === "store") return (operands) => this.#store(node, operands);
     const compute = arithmetic(op, node.inputs[0].type);
     if (compute !== undefined) return (operands) => compute(operands[0], operands[1], operands[2]);
     return () => {
-      throw new Error(`no value of ${op} outside of vectors`);
+      throw new OptionError("root", op, "without vectors in run", "use vector().");
     };
   }
 
   #reading(name: InputName): Step["compute"] {
-    const read = () => this.#environment.inputs[name] ?? missing(name);
+    const read = () => requireValue(`inputs.${name}`, this.#environment.inputs[name]);
     if (name !== "x" && name !== "element") return read;
     return () => (this.#element === undefined ? read() : this.#element[name]);
   }
 
   #load(node: Node, indices: Float64Array): number {
-    const { data, sizes, strides = rowMajor(sizes) } = this.#environment.tensors![node.value];
-    return data[
-      sizes.reduce((offset, size, axis) => {
-        const clamped = ((node.clamped >> axis) & 1) !== 0;
-        const index = clamped ? Math.max(0, Math.min(size - 1, indices[axis])) : indices[axis];
-        return offset + index * strides[axis];
-      }, 0)
-    ];
+    const { data, sizes, strides = rowMajor(sizes) } = this.#tensor(node.value);
+    const offset = sizes.reduce((sum, size, axis) => {
+      const clamped = ((node.clamped >> axis) & 1) !== 0;
+      const index = clamped ? Math.max(0, Math.min(size - 1, indices[axis])) : indices[axis];
+      return sum + index * strides[axis];
+    }, 0);
+    return requireValue(`tensors[${node.value}].data[${offset}]`, data[offset]);
+  }
+
+  #tensor(index: number): EvaluationTensor {
+    const tensor = this.#environment.tensors?.[index];
+    requireOptions(`tensors[${index}]`, tensor, ["data", "sizes", "strides", "put"]);
+    const { data, sizes, strides } = tensor;
+    requireList(`tensors[${index}].data`, data);
+    for (const axes of [sizes, strides ?? []])
+      for (let i = 0; i < requireList(`tensors[${index}].sizes`, axes); i++)
+        requireInteger(`tensors[${index}].sizes`, axes[i], -(2 ** 31));
+    return tensor;
   }
 
   #store(node: Node, operands: Float64Array): number {
-    const { sizes, strides = rowMajor(sizes), put } = this.#environment.tensors![node.value];
+    const { sizes, strides = rowMajor(sizes), put } = this.#tensor(node.value);
     const indices = sizes.map((_, axis) => operands[axis + 2]);
     if (indices.every((index, axis) => index >= 0 && index < sizes[axis])) {
       const offset = indices.reduce((sum, index, axis) => sum + index * strides[axis], 0);
@@ -155,6 +173,15 @@ function rowMajor(sizes: readonly number[]): number[] {
   return strides;
 }
 
-function missing(name: InputName): never {
-  throw new Error(`the expression needs the input ${name}`);
+/** What is in the environment is looked at where the expression needs it. Errors: OptionError. */
+function checkEnvironment(environment: Environment): Environment {
+  requireOptions("environment", environment, ["inputs", "scalars", "tensors"]);
+  const { inputs } = environment;
+  if (typeof inputs === "object" && inputs !== null) return environment;
+  throw new OptionError("inputs", inputs, "an object of numbers by name", "pass {} for none.");
+}
+
+function requireValue(option: string, value: unknown): number {
+  if (typeof value === "number") return value;
+  throw new OptionError(option, value, "a number", "the expression needs it.");
 }

@@ -1,3 +1,4 @@
+import { made } from "../made.ts";
 import {
   Axis,
   type InputName,
@@ -59,7 +60,7 @@ export class Graph implements NodeMaker {
     const key = `${op} ${type} ${axes} ${number} ${clamped} ${inputs.map(({ id }) => id).join()}`;
     let node = this.#nodes.get(key);
     if (node === undefined) {
-      node = { id: this.#nodes.size, op, type, axes, inputs, value, clamped };
+      node = made("expression", { id: this.#nodes.size, op, type, axes, inputs, value, clamped });
       this.#nodes.set(key, node);
     }
     return node;

@@ -1,10 +1,15 @@
 /** Variants that are known by a name, each in a few lines of the variant language. */
+import { OptionError } from "../errors.ts";
+import { requireInteger, requireList, requireNumber, requireOptions } from "../require.ts";
+import { addBand, documentAt } from "./bands.ts";
 import { capped, type Pairing, turned } from "./builtin.ts";
 import { defineVariant } from "./define.ts";
 import type { F32 } from "./values.ts";
-import type { Variant, VisibleRanges } from "./variant.ts";
+import type { Variant } from "./variant.ts";
 
 export { compose } from "./compose.ts";
+
+const maxInt32 = 2 ** 31 - 1;
 
 /**
  * Weights are sigmoid(logit + bias), without a softmax (FlashSigmoid, arXiv 2409.04431).
@@ -12,6 +17,7 @@ export { compose } from "./compose.ts";
  * Scalar: bias, default -log of the usual number of keys.
  */
 export function flashSigmoid(options: { bias: number }): Variant {
+  requireOptions("options", options, ["bias"]);
   return defineVariant({
     name: "FlashSigmoid",
     scalars: { bias: { type: "f32", fallback: options.bias } },
@@ -22,6 +28,7 @@ export function flashSigmoid(options: { bias: number }): Variant {
 
 /** Logits limited to -cap and cap by tanh (Gemma 2, arXiv 2408.00118). Scalar: cap. */
 export function softCap(options: { cap: number }): Variant {
+  requireOptions("options", options, ["cap"]);
   return defineVariant({
     name: "soft cap",
     scalars: { cap: { type: "f32", fallback: options.cap } },
@@ -54,7 +61,12 @@ export interface SinkOptions {
  *
  * Tensor, with rope: table, f32 [positions, dim / 2, 2] of cosines and sines.
  */
-export function slidingWindowWithSinks({ window, sinks, rope }: SinkOptions): Variant {
+export function slidingWindowWithSinks(options: SinkOptions): Variant {
+  requireOptions("options", options, ["window", "sinks", "rope"]);
+  const { window, sinks, rope } = options;
+  requireInteger("window", window, 0, maxInt32);
+  requireInteger("sinks", sinks, 0, maxInt32);
+  if (rope !== undefined) requirePairing(rope);
   const shape = ["any", (rope?.dim ?? 2) / 2, 2] as const;
   const tensors = { table: { dtype: "f32", shape } } as const;
   return defineVariant({
@@ -80,7 +92,9 @@ export function slidingWindowWithSinks({ window, sinks, rope }: SinkOptions): Va
  * request, and is read while planning; without it every key is read.
  */
 export function prefixLm(options: { prefixes?: ArrayLike<number> } = {}): Variant {
+  requireOptions("options", options, ["prefixes"]);
   const { prefixes: planned } = options;
+  if (planned !== undefined) requireList("prefixes", planned);
   return defineVariant({
     name: "prefix LM",
     tensors: { prefixes: { dtype: "i32", shape: ["requests"] } },
@@ -105,7 +119,10 @@ export function documentMask(options: {
   causal: boolean;
   starts?: (request: number) => ArrayLike<number>;
 }): Variant {
+  requireOptions("options", options, ["causal", "starts"]);
   const { causal, starts } = options;
+  if (starts !== undefined && typeof starts !== "function")
+    throw new OptionError("starts", starts, "a function", "give starts as (request) => [0, ...].");
   return defineVariant({
     name: "documents",
     tensors: { documents: { dtype: "i32", shape: ["requests", "any"] } },
@@ -159,7 +176,11 @@ export function blockMask(options: {
   seen: ArrayLike<number>;
   columns: number;
 }): Variant {
+  requireOptions("options", options, ["block", "seen", "columns"]);
   const { block, seen, columns } = options;
+  requireInteger("block", block, 1, maxInt32);
+  requireInteger("columns", columns, 1, maxInt32);
+  requireList("seen", seen);
   return defineVariant({
     name: "block mask",
     tensors: { blocks: { dtype: "u8", shape: ["any", "any"] } },
@@ -179,7 +200,11 @@ export function blockMask(options: {
 }
 
 /** The query's own position and those `stride`, 2 stride, ... before it, `count` in all. */
-export function dilated({ stride, count }: { stride: number; count: number }): Variant {
+export function dilated(options: { stride: number; count: number }): Variant {
+  requireOptions("options", options, ["stride", "count"]);
+  const { stride, count } = options;
+  requireInteger("stride", stride, 1, maxInt32);
+  requireInteger("count", count, 1, Math.floor(maxInt32 / stride));
   return defineVariant({
     name: "dilated",
     mask: ({ query, key }) => {
@@ -195,7 +220,8 @@ export function dilated({ stride, count }: { stride: number; count: number }): V
         const start = Math.max(0, queryStart - stride * (count - 1));
         return ranges.add(start, Math.min(queryEnd, kvLength), false);
       }
-      for (let back = stride * (count - 1); back >= 0; back -= stride) {
+      const most = Math.min(count - 1, Math.floor((queryEnd - 1) / stride));
+      for (let back = stride * most; back >= 0; back -= stride) {
         const start = Math.max(0, queryStart - back);
         const end = Math.min(queryEnd - back, kvLength);
         if (start < end) ranges.add(start, end, queryEnd - queryStart === 1);
@@ -209,13 +235,11 @@ export function dilated({ stride, count }: { stride: number; count: number }): V
  *
  * Tensors: queryWeights and keyWeights, f32 [headDim].
  */
-export function qkNorm({
-  headDim,
-  epsilon = 1e-6,
-}: {
-  headDim: number;
-  epsilon?: number;
-}): Variant {
+export function qkNorm(options: { headDim: number; epsilon?: number }): Variant {
+  requireOptions("options", options, ["headDim", "epsilon"]);
+  const { headDim, epsilon = 1e-6 } = options;
+  requireInteger("headDim", headDim, 1, 65536);
+  requireNumber("epsilon", epsilon, 0);
   const normalised = (x: F32) =>
     x.mul(
       x
@@ -287,24 +311,9 @@ export function dumpLogits(): Variant {
   });
 }
 
-/** Adds [start, end), of which all queries see [fullStart, fullEnd), in up to three parts. */
-function addBand(
-  ranges: VisibleRanges,
-  start: number,
-  fullStart: number,
-  fullEnd: number,
-  end: number,
-): void {
-  const last = Math.min(fullEnd, end);
-  const [from, to] = fullStart < last ? [fullStart, last] : [end, end];
-  if (start < from) ranges.add(start, from, false);
-  if (from < to) ranges.add(from, to, true);
-  if (to < end) ranges.add(to, end, false);
-}
-
-/** The document of a position. */
-function documentAt(starts: ArrayLike<number>, position: number): number {
-  let document = 0;
-  while (document + 1 < starts.length && starts[document + 1] <= position) document++;
-  return document;
+function requirePairing(rope: Pairing): void {
+  requireOptions("rope", rope, ["dim", "interleaved"]);
+  requireInteger("rope.dim", rope.dim, 2, 65536);
+  if (rope.dim % 2 !== 0)
+    throw new OptionError("rope.dim", rope.dim, "even", "rotation works on pairs.");
 }

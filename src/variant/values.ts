@@ -1,5 +1,5 @@
 import { Axis, type Node, type Op } from "./expression.ts";
-import { noteUses, type Tracer, used, Value } from "./value.ts";
+import { noteUses, type Tracer, used, Value, kindOf } from "./value.ts";
 
 /** What F32 and I32 have in common. */
 export abstract class Numeric<Self extends Value> extends Value {
@@ -139,21 +139,26 @@ export class F32 extends Numeric<F32> {
     turn: (pair: I32) => readonly [cos: F32, sin: F32],
   ): F32 {
     const { trace } = this;
-    const { dim, interleaved = false } = pairing;
     this.#wantVector("rotate");
+    if (typeof pairing !== "object" || pairing === null || typeof turn !== "function")
+      trace.fail("rotate got no pairing or no function", "write x.rotate({ dim }, (pair) => ...)");
+    const { dim, interleaved = false } = pairing;
     if (!Number.isInteger(dim) || dim < 2 || dim % 2 !== 0)
       trace.fail(`rotate got dim ${dim}`, "give an even number of 2 or more");
     const element = new I32(trace, trace.graph.input("element"));
     const half = dim / 2;
     const first = interleaved ? element.and(1).eq(0) : element.lt(half);
     const pair = pairOf(element, half, interleaved);
-    const [cos, sin] = turn(pair);
+    const turned = turn(pair);
+    if (!Array.isArray(turned))
+      trace.fail(`rotate's function gave ${kindOf(turned)}`, "return [cosine, sine]");
+    const [cos, sin] = turned as readonly [F32, F32];
     const { graph } = trace;
     const value = interleaved ? -dim : dim;
     const parts = { op: "partner", type: "f32", inputs: [this.node], value } as const;
     const partner = new F32(trace, graph.make(parts));
-    const turned = this.mul(cos).add(partner.mul(first.select(sin.neg(), sin)));
-    return element.lt(dim).select(turned, this);
+    const result = this.mul(cos).add(partner.mul(first.select(sin.neg(), sin)));
+    return element.lt(dim).select(result, this);
   }
 
   #reduce(op: "reduceSum" | "reduceMax"): F32 {

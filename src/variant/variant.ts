@@ -1,3 +1,5 @@
+import { OptionError } from "../errors.ts";
+import { isMade } from "../made.ts";
 import type { HookName, Node, ScalarSpec, TensorSpec } from "./expression.ts";
 
 /**
@@ -15,6 +17,13 @@ export interface Variant {
   readonly visible: Visible | undefined;
   /** CUDA source instead of, or beside, traced hooks. */
   readonly cuda: CudaSource | undefined;
+}
+
+/** Throws an OptionError unless `value` is a variant. */
+export function requireVariant(option: string, value: Variant | undefined): void {
+  if (isMade("variant", value)) return;
+  const allowed = "a variant, as defineVariant makes it";
+  throw new OptionError(option, value, allowed, "pass what it returned.");
 }
 
 /** Hooks written in CUDA C++. */

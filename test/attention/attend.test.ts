@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { attend } from "../../src/attention/attend.ts";
 import { Device } from "../../src/device/device.ts";
 import { OptionError } from "../../src/errors.ts";
 import { type AttentionState, mergeStates } from "../../src/ops/states.ts";
@@ -10,7 +11,6 @@ import { mergeOracle, oracle } from "../support/oracle.ts";
 import { seeded } from "../support/random.ts";
 import { targetsHere } from "../support/targets.ts";
 import { expectedOf, limitsOf } from "../support/tolerance.ts";
-import { attendNow as attend } from "../support/warm.ts";
 
 const heads = { queryHeads: 10, kvHeads: 2, keyDim: 24, valueDim: 40 };
 

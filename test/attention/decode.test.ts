@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { attend } from "../../src/attention/attend.ts";
 import { Device } from "../../src/device/device.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { type Case, caseOf } from "../support/cases.ts";
@@ -6,7 +7,7 @@ import { normals } from "../support/numbers.ts";
 import { seeded } from "../support/random.ts";
 import { optionsOf } from "../support/rig.ts";
 import { caseOn, targetsHere } from "../support/targets.ts";
-import { attendNow, warmUp } from "../support/warm.ts";
+import { warmUp } from "../support/warm.ts";
 import { runCase } from "../support/world.ts";
 
 const bf16 = { dtype: "bf16", outDtype: "f32", queryHeads: 8, kvHeads: 2, headDim: 128 } as const;
@@ -89,7 +90,7 @@ describe.each((await targetsHere()).slice(-2))("decode on $name", (target) => {
       const sized = numbers.map((x, i) => x * 2 ** (i < dim ? power : -power / 2));
       using q = Tensor.from(device, sized, [1, 2, dim], "bf16");
       const scale = 2 ** -power / 8;
-      const { out, lse } = attendNow(q, k, k, { scale, tokenScales: false, outDtype: "f32" });
+      const { out, lse } = attend(q, k, k, { scale, tokenScales: false, outDtype: "f32" });
       const first = out.toFloat64Array().slice(0, dim);
       out[Symbol.dispose]();
       lse[Symbol.dispose]();

@@ -12,7 +12,6 @@ import { caseOf } from "../support/cases.ts";
 import { indptrOf } from "../support/numbers.ts";
 import { type HostRequest, Rig } from "../support/rig.ts";
 import { targetsHere } from "../support/targets.ts";
-import { createNow } from "../support/warm.ts";
 import { raggedTensors } from "../support/world.ts";
 
 const shape = { queryHeads: 4, kvHeads: 2, headDim: 32, pageSize: 0 } as const;
@@ -125,8 +124,8 @@ describe.each(await targetsHere())("runs on $name", (target) => {
     const dtype = target.kind === "cpu" ? "f32" : "bf16";
     const { queryHeads, kvHeads, headDim } = shape;
     const options = { queryHeads, kvHeads, headDim, dtype } as const;
-    using eager = createNow(device, { ...options, causal: true, graph });
-    using captured = createNow(device, { ...options, causal: true, graph });
+    using eager = Attention.createSync(device, { ...options, causal: true, graph });
+    using captured = Attention.createSync(device, { ...options, causal: true, graph });
     const cacheOptions = { ...options, layers: 1, pages: 100, pageSize: 16 };
     using cache = PagedCache.create(device, cacheOptions);
     using eagerCache = PagedCache.create(device, cacheOptions);

@@ -14,7 +14,6 @@ import { raggedLayout } from "../../src/kv/layout.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { runBun } from "../support/run.ts";
 import { gpuTarget } from "../support/targets.ts";
-import { createNow } from "../support/warm.ts";
 import { root } from "../support/zig.ts";
 
 const target = gpuTarget();
@@ -66,7 +65,7 @@ describe.if(target !== undefined)(`faults on ${target?.name}`, () => {
   });
 
   test("outputs whose rows begin where a merge cannot write four elements", () => {
-    using attention = createNow(device, shape);
+    using attention = Attention.createSync(device, shape);
     const layout = raggedLayout([0, 1], [0, 1]);
     attention.plan(createBatch({ queryLengths: [1], kvLengths: [1], layout }));
     using q = Tensor.zeros(device, [1, 4, 64], "bf16");

@@ -135,9 +135,7 @@ describe.each(targets)("a device: $name", (target) => {
 
   test("a stream of another device is refused", async () => {
     await using other = await Device.open("cpu", { threads: 1 });
-    expect(() => spin(device, 1, 1, other.stream)).toThrow(
-      "stream must be a stream of this device",
-    );
+    expect(() => spin(device, 1, 1, other.stream)).toThrow("stream must be a stream of");
   });
 
   test("a frozen pool refuses allocations until it is thawed", () => {

@@ -115,7 +115,7 @@ describe.each(await deviceTargets())("launches: $name", (target) => {
     await using other = await Device.open("cpu", { threads: 1 });
     const capture = () => device.capture(other.stream, () => {});
     expect(capture).toThrow(OptionError);
-    expect(capture).toThrow("stream must be a stream of this device");
+    expect(capture).toThrow("stream must be a stream of");
     expect(device.captures.busy).toBe(false);
   });
 

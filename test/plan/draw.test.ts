@@ -4,6 +4,7 @@ import { cpuClasses } from "../../src/attention/families/cpu.ts";
 import { SequencePool } from "../../src/kv/sequence.ts";
 import { sharePrefixes } from "../../src/kv/share-prefixes.ts";
 import { drawPlan } from "../../src/plan/draw.ts";
+import { emptyPlan } from "../../src/plan/plan.ts";
 import { Planner } from "../../src/plan/planner.ts";
 import { recordsOf } from "../../src/plan/record.ts";
 import { planTrace, timelineOf } from "../../src/plan/timeline.ts";
@@ -54,8 +55,7 @@ test("titles are escaped, and a plan of nothing is drawn too", () => {
   expect(drawPlan(examplePlan(), { ...options, title: "a < b & c" })).toContain(
     "a &#60; b &#38; c",
   );
-  const nothing = { ...examplePlan(), launches: [], mergeCount: 0 };
-  expect(drawPlan(nothing, options)).not.toContain("NaN");
+  expect(drawPlan(emptyPlan([]), options)).not.toContain("NaN");
 });
 
 test("thousands of records stay a small drawing, one record is drawn too", () => {

@@ -1,4 +1,4 @@
-import type { Attention } from "../../src/attention/attention.ts";
+import { Attention } from "../../src/attention/attention.ts";
 import type { KernelFamily } from "../../src/attention/families/family.ts";
 import type { AttentionOptions } from "../../src/attention/options.ts";
 import type { RunTensors } from "../../src/attention/tensors.ts";
@@ -15,7 +15,6 @@ import { type Random, seeded } from "./random.ts";
 import { caseOn } from "./targets.ts";
 import { expectedOf } from "./tolerance.ts";
 import { evaluated, type HostInputs, inputsOf, uploadInputs } from "./variants.ts";
-import { createNow } from "./warm.ts";
 
 /** One request's numbers on the host, as the kernels see them: rounded to their dtypes. */
 export interface HostRequest {
@@ -79,7 +78,7 @@ export class Rig implements Disposable {
     families?: Families,
   ) {
     const c = (this.c = caseOn(device, wanted));
-    this.attention = createNow(device, { ...optionsOf(c), ...over }, families);
+    this.attention = Attention.createSync(device, { ...optionsOf(c), ...over }, families);
     this.random = seeded(c.seed);
   }
 

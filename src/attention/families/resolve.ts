@@ -4,7 +4,7 @@ import { jitTarget } from "../../device/operators.ts";
 import { DeviceError, OptionError } from "../../errors.ts";
 import { AttentionMapParams, AttentionParams } from "../../ffi/params.gen.ts";
 import { Status } from "../../ffi/status.ts";
-import { type Image, imageNow, imageOf } from "../../jit/image.ts";
+import { type Image, imageOf, imageSync } from "../../jit/image.ts";
 import type { Target } from "../../jit/target.ts";
 import { classesFor } from "../../plan/traits.ts";
 import type { ResolvedOptions } from "../options.ts";
@@ -67,7 +67,7 @@ export async function resolveKernels(
   return loadAll(device, offer, images);
 }
 
-/** As resolveKernels, of kernels that are built in or cached. Errors: DeviceError if not. */
+/** As resolveKernels; this thread waits while kernels are compiled. Errors: CompileError. */
 export function resolveKernelsNow(
   device: Device,
   options: ResolvedOptions,
@@ -76,8 +76,12 @@ export function resolveKernelsNow(
   const offer = offerOf(among, device.properties, options);
   if (device.kind === "cpu") return loadAll(device, offer, []);
   const target = jitTarget(device);
-  const images = sourcesOf(offer).map((source) => cachedImage(source, target));
-  return loadAll(device, offer, images);
+  try {
+    const images = sourcesOf(offer).map(({ image }) => imageSync(image!, target));
+    return loadAll(device, offer, images);
+  } catch (error) {
+    throw atUsersLine(error, options.variant);
+  }
 }
 
 /**
@@ -111,16 +115,6 @@ async function compileAll(
 /** The merge, then the classes by rising query tile. */
 function sourcesOf({ classes, merge }: KernelOffer): readonly KernelSource[] {
   return [merge, ...classes];
-}
-
-function cachedImage({ image, entry }: KernelSource, target: Target): Image {
-  const found = imageNow(image!, target);
-  if (found !== undefined) return found;
-  throw new DeviceError(
-    Status.notFound,
-    `${entry} was never compiled for ${target.architectures[0]} with these options. ` +
-      "Fix: await Attention.create(device, options) with the same options once, first.",
-  );
 }
 
 function loadAll(device: Device, offer: KernelOffer, images: readonly Image[]): AttentionKernels {

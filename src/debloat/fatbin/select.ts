@@ -1,5 +1,6 @@
 /** Which images of a container a GPU's driver may take. */
 import { OptionError } from "../../errors.ts";
+import { requireText } from "../../require.ts";
 import type { Entry } from "./fatbin.ts";
 
 /** A GPU architecture: 90 for sm_90. */
@@ -11,6 +12,7 @@ export type Target = number;
  * @throws OptionError
  */
 export function parseTarget(text: string): Target {
+  requireText("arch", text);
   const match = /^(?:sm_|compute_)?(\d{2,3})[af]?$/.exec(text.trim());
   if (match !== null) return Number(match[1]);
   throw new OptionError(

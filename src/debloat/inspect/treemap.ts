@@ -1,5 +1,6 @@
 /** A page that shows libraries as areas: sections, architectures, images, kernels. */
 import { basename } from "node:path";
+import { OptionError } from "../../errors.ts";
 import type { ContainerFigures, ImageFigures, Inspection, Saving } from "./inspect.ts";
 
 /** A rectangle: its name, its bytes, what it is, and what is inside. */
@@ -24,6 +25,8 @@ const imagesOpened = 60;
  * @param inspections libraries, each a map of its own
  */
 export async function treemapPage(inspections: readonly Inspection[]): Promise<string> {
+  if (!Array.isArray(inspections) || !inspections.every(isInspection))
+    throw new OptionError("inspections", inspections, "a list", "pass what inspectLibrary gave.");
   const [template, script] = await Promise.all([
     Bun.file(new URL("./treemap.html", import.meta.url)).text(),
     Bun.file(new URL("./treemap-page.js", import.meta.url)).text(),
@@ -36,6 +39,11 @@ export async function treemapPage(inspections: readonly Inspection[]): Promise<s
   // Inside a script, "</" would end it.
   const data = JSON.stringify(libraries).replaceAll("</", "<\\/");
   return template.replace("/*{script}*/", () => script).replace("/*{libraries}*/ []", () => data);
+}
+
+function isInspection(value: Partial<Inspection> | undefined): boolean {
+  const { file, sections, containers, savings } = value ?? {};
+  return typeof file === "string" && [sections, containers, savings].every(Array.isArray);
 }
 
 /** A library as nested areas. */

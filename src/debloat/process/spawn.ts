@@ -17,6 +17,7 @@ export async function runCommand(
   command: readonly string[],
   environment: Record<string, string>,
 ): Promise<Ended> {
+  requireCommand(command);
   const started = performance.now();
   const child = start(command, { ...process.env, ...environment });
   const pass = (signal: NodeJS.Signals) => void child.kill(signal);
@@ -31,6 +32,16 @@ export async function runCommand(
   const seconds = (performance.now() - started) / 1000;
   const signal = Object.entries(constants.signals).find(([name]) => name === child.signalCode);
   return { exitCode: signal === undefined ? (child.exitCode ?? 1) : 128 + signal[1], seconds };
+}
+
+function requireCommand(command: readonly string[]): void {
+  if (Array.isArray(command) && command.length > 0 && command.every(isArgument)) return;
+  const fix = "give the program and its arguments.";
+  throw new OptionError("command", command, "a list of texts", fix);
+}
+
+function isArgument(part: unknown): boolean {
+  return typeof part === "string" && !part.includes("\0");
 }
 
 function start(command: readonly string[], env: Record<string, string | undefined>) {

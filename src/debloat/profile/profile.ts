@@ -1,51 +1,11 @@
 import { DebloatError } from "../../errors.ts";
-import { countOf, joinRanges, type Ranges, subtractRanges } from "../elf/ranges.ts";
+import { countOf, joinRanges, subtractRanges } from "../elf/ranges.ts";
+import { requireText } from "../../require.ts";
+import { joinCubins, joinFunctions, joinNames, keyOf } from "./join.ts";
+import { requireProfile } from "./read.ts";
+import type { ProfiledLibrary, Profile } from "./types.ts";
 
-/** What of the host code a traced run watched: 4 KiB pages, functions, or nothing. */
-export type HostMode = "pages" | "functions" | "off";
-
-/** One traced run of a command. */
-export interface ProfileRun {
-  command: string[];
-  /** ISO 8601, UTC. */
-  date: string;
-  host: HostMode;
-  /** Architecture of the GPU that ran, such as sm_90; null without one. */
-  gpu: string | null;
-  /** Version of the driver, such as 580.159; null without a GPU. */
-  driver: string | null;
-  /** CUDA version the driver speaks, such as 13.0; null without a GPU. */
-  cuda: string | null;
-}
-
-/** A device image as the driver loaded it, uncompressed: its size and CRC-32. */
-export interface CubinId {
-  bytes: number;
-  crc32: number;
-}
-
-/** What runs used of one build of a library. Lists are sorted and hold nothing twice. */
-export interface ProfiledLibrary {
-  path: string;
-  bytes: number;
-  /** Mangled names. */
-  kernels: string[];
-  cubins: CubinId[];
-  globals: string[];
-  /** 4 KiB pages of virtual addresses in executable segments: [first page, count]. */
-  pages: Ranges;
-  /** Entered functions: [virtual address, bytes]. */
-  functions: [vaddr: number, bytes: number][];
-}
-
-/** What runs used, by build of the library: its build id in hex, or sha256:hex of the file. */
-export interface Profile {
-  version: 1;
-  runs: ProfileRun[];
-  libraries: Record<string, ProfiledLibrary>;
-  /** Kernels and images that are in none of the libraries, such as those compiled at run time. */
-  unresolved: { kernels: string[]; cubins: CubinId[] };
-}
+export type { HostMode, ProfileRun, CubinId, ProfiledLibrary, Profile } from "./types.ts";
 
 /** Bytes of a page as profiles count them. */
 export const profilePageBytes = 4096;
@@ -57,6 +17,7 @@ export function emptyProfile(): Profile {
 
 /** Everything that either profile holds; a build that both hold is joined. */
 export function mergeProfiles(...profiles: readonly Profile[]): Profile {
+  profiles.forEach((profile, i) => requireProfile(`profiles[${i}]`, profile));
   const merged = emptyProfile();
   for (const { runs, libraries, unresolved } of profiles) {
     merged.runs.push(...runs);
@@ -86,36 +47,12 @@ function joinLibraries(a: ProfiledLibrary, b: ProfiledLibrary): ProfiledLibrary 
   };
 }
 
-/** Names of both lists, sorted by code unit, each once. */
-export function joinNames(a: readonly string[], b: readonly string[]): string[] {
-  return [...new Set([...a, ...b])].sort();
-}
-
-/** Images of both lists, sorted, each once. */
-export function joinCubins(a: readonly CubinId[], b: readonly CubinId[]): CubinId[] {
-  const byKey = new Map([...a, ...b].map((cubin) => [keyOf(cubin), cubin]));
-  return [...byKey.values()].sort((x, y) => x.bytes - y.bytes || x.crc32 - y.crc32);
-}
-
-/** Functions of both lists, sorted by address, each once. */
-export function joinFunctions(
-  a: ProfiledLibrary["functions"],
-  b: ProfiledLibrary["functions"],
-): ProfiledLibrary["functions"] {
-  const byAddress = new Map<number, number>();
-  for (const [vaddr, bytes] of [...a, ...b])
-    byAddress.set(vaddr, Math.max(bytes, byAddress.get(vaddr) ?? 0));
-  return [...byAddress].sort((x, y) => x[0] - y[0]);
-}
-
-function keyOf({ bytes, crc32 }: CubinId): string {
-  return `${bytes}:${crc32}`;
-}
-
 /**
  * What `from` used and `other` did not. Runs are those of `from`; libraries with nothing left out.
  */
 export function subtractProfiles(from: Profile, other: Profile): Profile {
+  requireProfile("from", from);
+  requireProfile("other", other);
   const left: Profile = { ...emptyProfile(), runs: from.runs };
   for (const [id, library] of Object.entries(from.libraries)) {
     const rest = subtractLibrary(library, other.libraries[id]);
@@ -159,6 +96,9 @@ export function profiledLibrary(
   id: string,
   path: string,
 ): ProfiledLibrary | undefined {
+  requireProfile("profile", profile);
+  requireText("id", id);
+  requireText("path", path);
   const known = profile.libraries[id];
   if (known !== undefined) return known;
   const name = fileName(path);

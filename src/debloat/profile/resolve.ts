@@ -13,11 +13,10 @@ import { type Entry, imageOf, readFatbins } from "../fatbin/fatbin.ts";
 import { neededByAny } from "../fatbin/select.ts";
 import { hashFile, mapFile, releaseMapping } from "../files.ts";
 import { fatbinSections } from "../library.ts";
+import { joinCubins, joinNames } from "./join.ts";
 import {
   type CubinId,
   emptyProfile,
-  joinCubins,
-  joinNames,
   mergeProfiles,
   type Profile,
   type ProfiledLibrary,

@@ -1,21 +1,7 @@
 import { InputError } from "../../errors.ts";
-import { joinRanges } from "../elf/ranges.ts";
-import {
-  type CubinId,
-  type HostMode,
-  joinCubins,
-  joinFunctions,
-  joinNames,
-  type Profile,
-  type ProfiledLibrary,
-  type ProfileRun,
-} from "./profile.ts";
-
-/** Reads one value of a profile's JSON; `at` names its place, as in libraries.ab12.bytes. */
-type Reader<T> = (value: unknown, at: string) => T;
-
-/** Where a value is wrong, before anyone knows the file's name. */
-class Misfit extends Error {}
+import { requireText } from "../../require.ts";
+import type { Profile } from "./profile.ts";
+import { Misfit, readProfile, requireProfile } from "./read.ts";
 
 /**
  * Reads the JSON text of a profile; lists come out sorted, whatever order they had.
@@ -23,6 +9,8 @@ class Misfit extends Error {}
  * @throws InputError naming the file, the place in it and what is allowed there
  */
 export function parseProfile(text: string, source: string): Profile {
+  requireText("text", text);
+  requireText("source", source);
   try {
     return readProfile(parseJson(text), "");
   } catch (cause) {
@@ -34,6 +22,7 @@ export function parseProfile(text: string, source: string): Profile {
 
 /** The JSON text of a profile, one line per library: two profiles can be compared as text. */
 export function formatProfile(profile: Profile): string {
+  requireProfile("profile", profile);
   const libraries = Object.entries(profile.libraries)
     .sort(([a], [b]) => (a < b ? -1 : 1))
     .map(([id, library]) => `    ${JSON.stringify(id)}: ${JSON.stringify(library)}`);
@@ -62,121 +51,3 @@ function parseJson(text: string): unknown {
     throw new Misfit(`it is not JSON (${(cause as Error).message})`);
   }
 }
-
-function misfit(at: string, allowed: string): Misfit {
-  return new Misfit(`${at === "" ? "it" : at} must be ${allowed}`);
-}
-
-/** An object with exactly these properties. */
-function record<T extends object>(readers: { [K in keyof T]: Reader<T[K]> }): Reader<T> {
-  const names = Object.keys(readers) as (keyof T & string)[];
-  return (value, at) => {
-    const object = objectAt(value, at);
-    const read = names.map((name) => [name, readers[name](object[name], join(at, name))]);
-    const unknown = Object.keys(object).find((key) => !Object.hasOwn(readers, key));
-    if (unknown !== undefined)
-      throw new Misfit(`${join(at, unknown)} is not known; known are ${names.join(", ")}`);
-    return Object.fromEntries(read) as T;
-  };
-}
-
-function objectAt(value: unknown, at: string): Record<string, unknown> {
-  if (typeof value !== "object" || value === null || Array.isArray(value))
-    throw misfit(at, "an object");
-  return value as Record<string, unknown>;
-}
-
-function join(at: string, name: string): string {
-  return at === "" ? name : `${at}.${name}`;
-}
-
-function list<T>(reader: Reader<T>): Reader<T[]> {
-  return (value, at) => {
-    if (!Array.isArray(value)) throw misfit(at, "a list");
-    return value.map((item: unknown, index) => reader(item, `${at}[${index}]`));
-  };
-}
-
-/** A reader whose result is put in order. */
-function ordered<T, U>(reader: Reader<T>, order: (value: T) => U): Reader<U> {
-  return (value, at) => order(reader(value, at));
-}
-
-const text: Reader<string> = (value, at) => {
-  if (typeof value !== "string") throw misfit(at, "a string");
-  return value;
-};
-
-const textOrNull: Reader<string | null> = (value, at) => {
-  if (typeof value !== "string" && value !== null) throw misfit(at, "a string or null");
-  return value;
-};
-
-function integer(most: number): Reader<number> {
-  return (value, at) => {
-    if (!Number.isSafeInteger(value) || (value as number) < 0 || (value as number) > most)
-      throw misfit(at, `an integer from 0 to ${most}`);
-    return value as number;
-  };
-}
-
-/** [start, length] within addresses of 2^48 bytes, in whichever unit. */
-const span: Reader<[number, number]> = (value, at) => {
-  if (!Array.isArray(value) || value.length !== 2) throw misfit(at, "a pair of numbers");
-  const [start, length] = value.map((item: unknown, index) =>
-    integer(2 ** 48)(item, `${at}[${index}]`),
-  );
-  return [start, length];
-};
-
-const hostMode: Reader<HostMode> = (value, at) => {
-  if (value !== "pages" && value !== "functions" && value !== "off")
-    throw misfit(at, "pages, functions or off");
-  return value;
-};
-
-const idPattern = /^(([0-9a-f]{2}){1,64}|sha256:[0-9a-f]{64})$/;
-
-const cubin = record<CubinId>({ bytes: integer(2 ** 48), crc32: integer(2 ** 32 - 1) });
-const cubins = ordered(list(cubin), (read) => joinCubins(read, []));
-const names = ordered(list(text), (read) => joinNames(read, []));
-
-const run = record<ProfileRun>({
-  command: list(text),
-  date: text,
-  host: hostMode,
-  gpu: textOrNull,
-  driver: textOrNull,
-  cuda: textOrNull,
-});
-
-const library = record<ProfiledLibrary>({
-  path: text,
-  bytes: integer(2 ** 48),
-  kernels: names,
-  cubins,
-  globals: names,
-  pages: ordered(list(span), joinRanges),
-  functions: ordered(list(span), (read) => joinFunctions(read, [])),
-});
-
-const libraries: Reader<Record<string, ProfiledLibrary>> = (value, at) => {
-  const entries = Object.entries(objectAt(value, at)).map(([id, item]) => {
-    if (!idPattern.test(id)) throw misfit(`the key ${JSON.stringify(id)} of ${at}`, allowedId);
-    return [id, library(item, join(at, id))] as const;
-  });
-  return Object.fromEntries(entries);
-};
-const allowedId = "a build id in hex, or sha256: and 64 digits";
-
-const versionOne: Reader<1> = (value, at) => {
-  if (value !== 1) throw misfit(at, "1, the only version that this flashbun reads");
-  return 1;
-};
-
-const readProfile = record<Profile>({
-  version: versionOne,
-  runs: list(run),
-  libraries,
-  unresolved: record<Profile["unresolved"]>({ kernels: names, cubins }),
-});

@@ -2,6 +2,8 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { OptionError } from "../../errors.ts";
+import { requireOptions, requireText } from "../../require.ts";
 import { companionPath, preload, withoutSeparators } from "../process/companions.ts";
 import { type Ended, runCommand } from "../process/spawn.ts";
 import type { HostMode, Profile } from "./profile.ts";
@@ -37,7 +39,11 @@ export async function traceCommand(
   command: readonly string[],
   options: TraceOptions = {},
 ): Promise<Traced> {
+  requireOptions("options", options, ["host", "cupti", "onProblem"]);
   const { host = "pages", cupti, onProblem } = options;
+  if (!["pages", "functions", "off"].includes(host))
+    throw new OptionError("host", host, "pages, functions or off", "leave it out for pages.");
+  if (cupti !== undefined) requireText("cupti", cupti);
   const folder = mkdtempSync(join(tmpdir(), "flashbun-trace-"));
   try {
     const library = withoutSeparators(companionPath("trace"), folder);

@@ -1,8 +1,9 @@
 /** What a library is shrunk by. */
 import { OptionError } from "../../errors.ts";
-import { requireInteger } from "../../require.ts";
+import { requireInteger, requireText } from "../../require.ts";
 import { parseTarget, type Target } from "../fatbin/select.ts";
 import type { Profile } from "../profile/profile.ts";
+import { requireProfile } from "../profile/read.ts";
 import type { Level } from "./plan.ts";
 
 /** What to take out of a library. */
@@ -35,13 +36,33 @@ export interface Chosen extends ShrinkOptions {
   readonly level: Level;
 }
 
+function requireOneOf(option: string, value: unknown, allowed: readonly string[]): void {
+  if (value === undefined || allowed.includes(value as string)) return;
+  throw new OptionError(
+    option,
+    value,
+    `one of ${allowed.join(", ")}`,
+    "leave it out for the default.",
+  );
+}
+
 /**
  * The options after a check.
  * @param isWritten whether a file is written: removed pages then need a sidecar to come back from
  * @throws OptionError
  */
 export function choose(options: ShrinkOptions, isWritten: boolean): Chosen {
-  const { profile, keep, host, sidecar, recompress } = options;
+  if (typeof options !== "object" || options === null)
+    throw new OptionError("options", options, "an object of options", "pass { arch } or more.");
+  const { arch, profile, keep, host, sidecar, recompress } = options;
+  if (arch !== undefined && !Array.isArray(arch))
+    throw new OptionError("arch", arch, "a list such as [sm_90]", "name the GPUs.");
+  if (profile !== undefined) requireProfile("profile", profile);
+  if (keep !== undefined && !(keep instanceof RegExp))
+    throw new OptionError("keep", keep, "a RegExp", "match mangled names of kernels.");
+  if (sidecar !== undefined) requireText("sidecar", sidecar);
+  requireOneOf("host", host, ["off", "pages"]);
+  requireOneOf("level", options.level, ["arch", "cubin", "kernel"]);
   const level = options.level ?? ((profile ?? keep) ? "kernel" : "arch");
   if (level !== "arch" && profile === undefined && keep === undefined)
     throw new OptionError("level", level, "arch without a profile", "give --profile or --keep.");
@@ -56,6 +77,6 @@ export function choose(options: ShrinkOptions, isWritten: boolean): Chosen {
     );
   if (recompress !== undefined) requireInteger("recompress", recompress, 1, 22);
   const ran = (profile?.runs ?? []).flatMap(({ gpu }) => gpu ?? []);
-  const targets = [...new Set((options.arch ?? ran).map(parseTarget))].sort((a, b) => a - b);
+  const targets = [...new Set((arch ?? ran).map(parseTarget))].sort((a, b) => a - b);
   return { ...options, level, targets };
 }

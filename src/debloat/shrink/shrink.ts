@@ -2,6 +2,7 @@
 import { mkdirSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { DebloatError } from "../../errors.ts";
+import { requireText } from "../../require.ts";
 import { asDebloatError, hashFile, isSameFile, mapFile } from "../files.ts";
 import { type Library, readLibrary } from "../library.ts";
 import type { Pool } from "../pool/pool.ts";
@@ -81,5 +82,7 @@ function profiledOf(library: Library, options: Chosen): ProfiledLibrary | undefi
 
 /** The name of a library's sidecar: its build id, by which programs find it, else its own name. */
 export function sidecarName(buildId: string | undefined, file: string): string {
+  requireText("file", file);
+  if (buildId !== undefined) requireText("buildId", buildId);
   return `${buildId ?? basename(file)}.side`;
 }

@@ -4,6 +4,7 @@ import { Attention } from "../../../src/attention/attention.ts";
 import { PagedCache } from "../../../src/cache/paged-cache.ts";
 import { Device } from "../../../src/device/device.ts";
 import { DisposedError, OptionError } from "../../../src/errors.ts";
+import { made } from "../../../src/made.ts";
 import { createBatch } from "../../../src/kv/batch.ts";
 import { raggedLayout } from "../../../src/kv/layout.ts";
 import { Tensor } from "../../../src/tensor/tensor.ts";
@@ -22,7 +23,7 @@ afterAll(() => device[Symbol.asyncDispose]());
 /** A variant of declarations alone. */
 function variantOf(tensors: TensorSpec[], over: Partial<Variant> = {}): Variant {
   const nothing = { hooks: {}, softmax: true, visible: undefined, cuda: undefined };
-  return { name: "tested", tensors, scalars: [], ...nothing, ...over };
+  return made("variant", { name: "tested", tensors, scalars: [], ...nothing, ...over });
 }
 
 const bias: TensorSpec = { name: "bias", dtype: "f32", shape: ["queryHeads", "any"] };
