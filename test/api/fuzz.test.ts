@@ -5,10 +5,12 @@ import { join } from "node:path";
 import { sweep } from "../support/deep.ts";
 import { runBun } from "../support/run.ts";
 import { gpuTarget } from "../support/targets.ts";
-import { refusedWhenRight } from "./fuzz.ts";
 
 test("right arguments are taken, but for files and commands that are not there", async () => {
-  const refused = await refusedWhenRight();
+  const program = join(import.meta.dir, "fuzz.ts");
+  const { stdout, stderr } = await runBun([program, "right"]);
+  expect(stderr).toBe("");
+  const refused = stdout.split("\n");
   expect(refused.filter((line) => !/none(\.so|-such)/.test(line))).toEqual([]);
   expect(refused.map((line) => line.split(":")[0])).toEqual([
     "inspectLibrary",

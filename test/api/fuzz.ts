@@ -3,6 +3,7 @@
  * prints a line for each call that does not end in a value or a FlashbunError.
  *
  * Usage: bun test/api/fuzz.ts SEED CALLS LOG [cpu | cuda:0]
+ *        bun test/api/fuzz.ts right: says which calls refuse their right arguments
  * LOG is a file that takes each call before it is made. On a GPU nothing is called that compiles.
  */
 import { writeSync, openSync, mkdtempSync, rmSync } from "node:fs";
@@ -113,7 +114,7 @@ async function worldBy(random: Random, kind: Kind): Promise<World> {
 }
 
 /** The calls that refuse their right arguments, each in a world of its own. */
-export async function refusedWhenRight(): Promise<string[]> {
+async function refusedWhenRight(): Promise<string[]> {
   const refused: string[] = [];
   for (const [name, rightArguments] of allCalls()) {
     const world = await makeWorld();
@@ -164,7 +165,10 @@ async function fuzz(seed: number, count: number, log: number, kind: Kind): Promi
   return failed;
 }
 
-if (import.meta.main) {
+if (process.argv[2] === "right") {
+  process.stdout.write((await refusedWhenRight()).join("\n"));
+  process.exit(0);
+} else {
   const [seed, count, log, kind = "cpu"] = process.argv.slice(2);
   const folder = mkdtempSync(join(tmpdir(), "flashbun-fuzz-"));
   // Odd names of files are below here.
