@@ -21,7 +21,13 @@ const floors: Record<string, readonly string[]> = {
 };
 
 /** Files in src itself that every folder may import: they import nothing above themselves. */
-const pureShared = ["src/errors.ts", "src/require.ts", "src/describe.ts", "src/made.ts"];
+const pureShared = [
+  "src/errors.ts",
+  "src/require.ts",
+  "src/describe.ts",
+  "src/made.ts",
+  "src/shown.ts",
+];
 const shared = [...pureShared, "src/options.ts"];
 const pure = ["kv", "plan", "serve", "variant"];
 

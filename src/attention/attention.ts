@@ -176,6 +176,15 @@ export class Attention extends Owner implements AsyncDisposable {
     if (this.device.capturing) this.#watch(stream, plan, batch, tensors);
   }
 
+  /** @internal */
+  override toString(): string {
+    const { queryHeads, kvHeads, headDim, valueDim, dtype, kvDtype, causal } = this.options;
+    const heads = `${queryHeads} query heads and ${kvHeads} KV heads of ${headDim} and ${valueDim}`;
+    const kinds = `${dtype} over ${kvDtype}${causal ? ", causal" : ""}`;
+    const what = `Attention on ${this.device.label}: ${heads}, ${kinds}`;
+    return `${what}; ${this.gone ? "disposed" : (this.#plan ?? "no plan")}`;
+  }
+
   /** Waits for the default stream, then frees the object. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.disposed && !this.device.disposed) await this.device.stream.done();

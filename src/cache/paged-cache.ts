@@ -9,6 +9,7 @@ import type { ReserveOptions } from "../kv/reserve.ts";
 import { type PrefixMatch, type Sequence, SequencePool } from "../kv/sequence.ts";
 import { sharePrefixes, type WorthSharing } from "../kv/share-prefixes.ts";
 import { requireInteger } from "../require.ts";
+import { counted } from "../shown.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { Appender } from "./append.ts";
@@ -244,6 +245,16 @@ export class PagedCache extends Owner {
       throw new OptionError("plane", name, `one of ${names}`, "name a plane of this cache.");
     }
     return this.#views[layer][index];
+  }
+
+  /** @internal */
+  override toString(): string {
+    const planes = this.planes.map(
+      ({ name, dtype, heads, dim }) => `${name} ${dtype} [${heads}, ${dim}]`,
+    );
+    const layers = counted(this.options.layers, "layer");
+    const what = `PagedCache on ${this.device.label}: ${layers} of ${planes.join(" and ")}`;
+    return `${what}; ${this.pool.describe()}${this.gone ? " (disposed)" : ""}`;
   }
 
   protected override release(): void {

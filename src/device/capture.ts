@@ -1,4 +1,4 @@
-import { DeviceError, DisposedError, OptionError } from "../errors.ts";
+import { DeviceError, OptionError } from "../errors.ts";
 import { out, valueOf } from "../ffi/foreign.ts";
 import { native } from "../ffi/library.ts";
 import { check, Status } from "../ffi/status.ts";
@@ -52,7 +52,7 @@ export class Captures {
       try {
         const result: unknown = body();
         // What the body disposed was for itself, and is kept by the graph.
-        const needed = [...this.#needed].filter(lives);
+        const needed = [...this.#needed].filter(({ gone }) => !gone);
         hooks.checks.unshift(() => needed.forEach((owner) => owner.guard()));
         return result;
       } finally {
@@ -122,15 +122,5 @@ export class Captures {
     check(status, label);
     const parts = { memory: this.#memory, observers: this.#observers, hooks, held };
     return new Graph(stream.device, valueOf(graphOut), label, parts);
-  }
-}
-
-function lives(owner: Owner): boolean {
-  try {
-    owner.guard();
-    return true;
-  } catch (error) {
-    if (error instanceof DisposedError) return false;
-    throw error;
   }
 }

@@ -3,6 +3,7 @@ import { native } from "../ffi/library.ts";
 import type { Params } from "../ffi/params.ts";
 import { check, Status } from "../ffi/status.ts";
 import type { Address } from "../ffi/symbols.ts";
+import { counted } from "../shown.ts";
 import { Captures } from "./capture.ts";
 import { Context } from "./context.ts";
 import type { Graph, ReplayCheck } from "./graph.ts";
@@ -179,6 +180,14 @@ export class Device extends Context implements AsyncDisposable {
    */
   needOnReplay(...owners: readonly Owner[]): void {
     this.captures.needOnReplay(owners);
+  }
+
+  /** @internal */
+  override toString(): string {
+    const what = `Device ${this.label}, ${this.name}`;
+    if (this.gone) return `${what} (disposed)`;
+    const { usedBytes, owners } = this.memoryStats();
+    return `${what}: ${usedBytes} bytes used by ${counted(owners.length, "owner")}`;
   }
 
   /** Waits for all queued work without blocking, then frees the device and what it owns. */

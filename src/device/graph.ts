@@ -83,6 +83,11 @@ export class Graph extends Owner {
     newer[Symbol.dispose]();
   }
 
+  /** @internal */
+  override toString(): string {
+    return `${super.toString()} on ${this.device.label}`;
+  }
+
   /** @internal Throws DisposedError when the graph or its device was disposed. */
   override guard(): void {
     super.guard();

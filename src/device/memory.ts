@@ -59,6 +59,11 @@ export class Memory extends Owner {
     return borrow(this.address, this.byteLength);
   }
 
+  /** @internal */
+  override toString(): string {
+    return `${super.toString()}: ${this.byteLength} bytes`;
+  }
+
   protected override release(): void {
     forgotten.unregister(this);
     this.#pool.free(this.address);

@@ -1,4 +1,5 @@
 import { DisposedError } from "../errors.ts";
+import { showAsText } from "../shown.ts";
 
 /** Base of everything that owns native memory: names itself in errors and is disposed once. */
 export abstract class Owner implements Disposable {
@@ -17,6 +18,22 @@ export abstract class Owner implements Disposable {
     if (this.#disposed) throw new DisposedError(this.label);
   }
 
+  /** @internal Whether a call would throw DisposedError. */
+  get gone(): boolean {
+    try {
+      this.guard();
+      return false;
+    } catch (error) {
+      if (error instanceof DisposedError) return true;
+      throw error;
+    }
+  }
+
+  /** @internal What console.log and JSON show. */
+  toString(): string {
+    return `${this.constructor.name} ${this.label}${this.gone ? " (disposed)" : ""}`;
+  }
+
   /**
    * Frees what is owned, after the work queued so far; never blocks. A second call does nothing.
    */
@@ -28,3 +45,5 @@ export abstract class Owner implements Disposable {
 
   protected abstract release(): void;
 }
+
+showAsText(Owner.prototype);

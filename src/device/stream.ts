@@ -128,6 +128,11 @@ export class Stream extends Owner {
     check(native().fb_memory_fill(this.handle, target, byte, bytes), "fill");
   }
 
+  /** @internal */
+  override toString(): string {
+    return `${super.toString()} on ${this.device.label}`;
+  }
+
   /** @internal Throws DisposedError when the stream or its device was disposed. */
   override guard(): void {
     // Each launch comes by: a call of super is slower than to look first.
@@ -201,6 +206,11 @@ export class Event extends Owner {
     const status = native().fb_event_elapsed(this.handle, later.handle, milliseconds);
     check(status, `${this.label} to ${later.label}`);
     return milliseconds[0];
+  }
+
+  /** @internal */
+  override toString(): string {
+    return `${super.toString()} on ${this.device.label}`;
   }
 
   /** @internal Throws DisposedError when the event or its device was disposed. */

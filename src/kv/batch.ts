@@ -1,5 +1,6 @@
 import { OptionError, OutOfPagesError, PlanError } from "../errors.ts";
 import { isMade, made } from "../made.ts";
+import { counted, showAs } from "../shown.ts";
 import { requireLength, requireOptions } from "../require.ts";
 import { checkLayout, type Layout } from "./layout.ts";
 import { integers, maxInt32 } from "./validate.ts";
@@ -75,6 +76,13 @@ export function requireBatch(batch: Batch | OutOfPages | undefined): void {
   throw new OptionError("batch", batch, "a batch", fix);
 }
 
+/** A batch in a line. */
+export function describeBatch({ requestCount, tokenCount, paddedTokens, layout }: Batch): string {
+  const padding = paddedTokens > tokenCount ? ` and ${paddedTokens - tokenCount} of padding` : "";
+  const what = `${counted(requestCount, "request")}, ${counted(tokenCount, "token")}${padding}`;
+  return `Batch: ${what}, ${counted(layout.levels.length, "level")}`;
+}
+
 /** The error for a batch whose step is over. */
 export function staleBatch(): PlanError {
   return new PlanError(
@@ -125,7 +133,7 @@ export function createBatch(options: BatchOptions): Batch {
     for (let token = queryIndptr[r]; token < end; token++)
       positions[token] = kvLengths[r] - end + token;
   }
-  return made<Batch>("batch", {
+  const batch: Batch = {
     ok: true,
     generation: 1,
     stale: false,
@@ -140,7 +148,8 @@ export function createBatch(options: BatchOptions): Batch {
     slotMappings: batchSlotMappings(options.slotMappings ?? [], tokenCount, paddedTokens),
     layout: options.layout,
     customPositions: writePositions(positions, options.positions, tokenCount),
-  });
+  };
+  return showAs(made("batch", batch), describeBatch);
 }
 
 /** Tokens after padding to `padTo`; throws OptionError when that is fewer than `tokenCount`. */

@@ -1,5 +1,6 @@
 import { OptionError } from "../errors.ts";
 import { requireInteger, requireLength } from "../require.ts";
+import { counted, showAs } from "../shown.ts";
 import { indptr, maxInt32 } from "./validate.ts";
 
 /**
@@ -53,7 +54,7 @@ export const denseBlockSize = 64;
 
 /** An empty dense level with room for `rows` layout rows, one per request-row. */
 export function createLevel(rows: number): Level {
-  return {
+  const level: Level = {
     rowCount: 0,
     requestRows: 0,
     perHead: false,
@@ -65,6 +66,23 @@ export function createLevel(rows: number): Level {
     columnIndptr: null,
     columns: null,
   };
+  return showAs(level, describeLevel);
+}
+
+function describeLevel({ rowCount, perHead, kvLengths, columns }: Level): string {
+  const keys = kvLengths.subarray(0, rowCount).reduce((sum, length) => sum + length, 0);
+  const kind = `${columns === null ? "dense" : "sparse"}${perHead ? ", by KV head" : ""}`;
+  return `Level: ${counted(rowCount, "row")} of ${counted(keys, "key")} in all, ${kind}`;
+}
+
+/** A layout, which console.log shows in a line. */
+export function createLayout(blockSize: number, contiguous: boolean, levels: Level[]): Layout {
+  return showAs({ blockSize, contiguous, levels }, describeLayout);
+}
+
+function describeLayout({ blockSize, contiguous, levels }: Layout): string {
+  const kind = contiguous ? "ragged" : "paged";
+  return `Layout: ${kind}, ${blockSize} tokens per block; ${levels.map(describeLevel).join("; ")}`;
 }
 
 /**
@@ -84,7 +102,7 @@ export function raggedLayout(queryIndptr: ArrayLike<number>, kvIndptr: ArrayLike
     level.slots[row] = keys[row];
     level.kvLengths[row] = keys[row + 1] - keys[row];
   }
-  return { blockSize: denseBlockSize, contiguous: true, levels: [level] };
+  return createLayout(denseBlockSize, true, [level]);
 }
 
 /**
@@ -109,7 +127,7 @@ export function pagesLayout(
   level.slots = slots;
   level.kvLengths = kvLengths;
   for (let row = 0; row < level.rowCount; row++) level.requests[row] = row;
-  return { blockSize: pageSize, contiguous: false, levels: [level] };
+  return createLayout(pageSize, false, [level]);
 }
 
 /**

@@ -1,5 +1,6 @@
 import { DisposedError, OptionError } from "../errors.ts";
 import { requireInteger } from "../require.ts";
+import { counted, showAsText } from "../shown.ts";
 import { PrefixTree, type PrefixNode } from "./prefix-tree.ts";
 import { SequenceState } from "./sequence-state.ts";
 import type { PrefixMatch, Sequence, SequencePool } from "./sequence.ts";
@@ -145,6 +146,12 @@ export class PrefixIndex {
     this.clear();
   }
 
+  /** @internal */
+  toString(): string {
+    const lookups = counted(this.#lookups, "lookup");
+    return `PrefixIndex: ${counted(this.#pages, "page")} held, ${this.#hits} hits in ${lookups}`;
+  }
+
   /** @internal Whether a match of that version may still be used: for its own matches. */
   isStale(version: number): boolean {
     return version !== this.#version;
@@ -235,7 +242,13 @@ class Match implements PrefixMatch {
   get stale(): boolean {
     return this.#index.isStale(this.#version);
   }
+
+  toString(): string {
+    return `PrefixMatch: ${counted(this.tokens, "token")}${this.stale ? " (stale)" : ""}`;
+  }
 }
+
+for (const { prototype } of [PrefixIndex, Match]) showAsText(prototype);
 
 /** The most leading columns after which every group holds what its next query sees. */
 function usableColumns(state: SequenceState, pages: readonly number[]): number {

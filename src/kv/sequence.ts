@@ -1,5 +1,6 @@
 import { DisposedError, OptionError, PlanError } from "../errors.ts";
 import { requireInteger, requireList, requireOptions } from "../require.ts";
+import { counted, showAsText } from "../shown.ts";
 import { type Batch, type OutOfPages, requireBatch } from "./batch.ts";
 import type { PageGroup } from "./page-group.ts";
 import { reserveStep, type ReserveOptions } from "./reserve.ts";
@@ -107,6 +108,20 @@ export class SequencePool {
   wrote(batch: Batch, layer: number): void {
     this.#require(batch);
     this.state.writes.add(layer);
+  }
+
+  /** @internal Pages and sequences in a few words. */
+  describe(): string {
+    const groups = this.groups.map(({ allocator }) => {
+      return `${allocator.freeCount} of ${counted(allocator.pageCount, "page")} free`;
+    });
+    const sequences = counted(this.sequenceCount, "sequence");
+    return `${groups.join(" and ")}, ${this.pageSize} tokens per page, ${sequences}`;
+  }
+
+  /** @internal */
+  toString(): string {
+    return `SequencePool: ${this.describe()}`;
   }
 
   #require(batch: Batch): void {
@@ -236,6 +251,13 @@ export class Sequence {
     this.free();
   }
 
+  /** @internal */
+  toString(): string {
+    if (this.slot < 0) return `Sequence ${this.id} (freed)`;
+    const pages = counted(this.pageCount, "page");
+    return `Sequence ${this.id}: ${counted(this.length, "token")} in ${pages}`;
+  }
+
   #written(): number {
     const slot = this.#live();
     const tokens = this.state.unwritten(slot);
@@ -248,3 +270,5 @@ export class Sequence {
     return this.slot;
   }
 }
+
+for (const { prototype } of [SequencePool, Sequence]) showAsText(prototype);

@@ -1,6 +1,6 @@
 import { OptionError } from "../errors.ts";
 import { requireInteger, requireLength, requireOptions } from "../require.ts";
-import { createLevel, type Layout } from "./layout.ts";
+import { createLayout, createLevel, type Layout } from "./layout.ts";
 import { indptr, integers } from "./validate.ts";
 
 /** Ragged K/V of which each block of query rows keeps some blocks of columns. */
@@ -194,6 +194,6 @@ class SparseBuilder {
     level.kvLengths = Int32Array.from(this.#kvLengths);
     level.columnIndptr = Int32Array.from(this.#columnIndptr);
     level.columns = Int32Array.from(this.#columns);
-    return { blockSize: this.#blockSize, contiguous: true, levels: [level] };
+    return createLayout(this.#blockSize, true, [level]);
   }
 }

@@ -1,6 +1,7 @@
 import { made } from "../made.ts";
-import { type Batch, staleBatch } from "./batch.ts";
-import { createLevel, type Layout, type Level } from "./layout.ts";
+import { showByLine } from "../shown.ts";
+import { type Batch, describeBatch, staleBatch } from "./batch.ts";
+import { createLayout, createLevel, type Layout, type Level } from "./layout.ts";
 import type { SequenceState } from "./sequence-state.ts";
 
 /** The arrays that a pool writes every step to; they grow by doubling. */
@@ -33,7 +34,7 @@ export class StepArrays {
     groups: number,
   ) {
     this.slotMappings = Array.from({ length: groups }, () => new Int32Array(0));
-    this.layout = { blockSize: pageSize, contiguous: false, levels: this.wholeLevels };
+    this.layout = createLayout(pageSize, false, this.wholeLevels);
   }
 
   /**
@@ -133,9 +134,13 @@ export class StepBatch implements Batch {
   get customPositions(): boolean {
     return this.arrays.customPositions;
   }
+
+  toString(): string {
+    return this.stale ? `Batch of step ${this.generation} (stale)` : describeBatch(this);
+  }
 }
 
-made("batch", StepBatch.prototype);
+showByLine(made("batch", StepBatch.prototype));
 
 /** [0, 1, ..., count - 1]. */
 export function identity(count: number): Int32Array {

@@ -1,5 +1,6 @@
 import { OptionError } from "../errors.ts";
 import { requireInteger, requireLength, requireOptions } from "../require.ts";
+import { counted, showAs } from "../shown.ts";
 import { pagesLayout, type Layout } from "./layout.ts";
 import { identity } from "./step-batch.ts";
 import { indptr, integers, maxInt32 } from "./validate.ts";
@@ -84,7 +85,12 @@ export function userPages(options: UserPagesOptions): UserPages {
     }
   }
   const layout = pagesLayout(pageSize, queries, identity(requests), kvLengths);
-  return { layout, table, stride, kvLengths, slotMapping };
+  return showAs({ layout, table, stride, kvLengths, slotMapping }, describeUserPages);
+}
+
+function describeUserPages({ kvLengths, stride, slotMapping }: UserPages): string {
+  const rows = `${counted(kvLengths.length, "row")} of up to ${counted(stride, "page")}`;
+  return `UserPages: ${rows}, ${counted(slotMapping.length, "new token")}`;
 }
 
 /** Requests that use each page; OptionError for a page twice in one request. */

@@ -1,5 +1,6 @@
 import { OptionError } from "../errors.ts";
 import { isMade, made } from "../made.ts";
+import { counted, showAs } from "../shown.ts";
 
 /** One kernel launch of a plan: records [firstRecord, firstRecord + recordCount). */
 export interface PlanLaunch {
@@ -58,7 +59,7 @@ export function requirePlan(value: Plan | undefined): asserts value is Plan {
 
 /** A plan of nothing for these classes. */
 export function emptyPlan(classes: readonly { readonly name: string }[]): Plan {
-  return made<Plan>("plan", {
+  const plan: Plan = {
     generation: 0,
     sections: new Int32Array(0),
     sectionInts: 0,
@@ -85,5 +86,12 @@ export function emptyPlan(classes: readonly { readonly name: string }[]): Plan {
     workspaceBytes: 0,
     boundBytes: 0,
     bucket: 0,
-  });
+  };
+  return showAs(made("plan", plan), describePlan);
+}
+
+function describePlan({ launches, recordCount, mergeCount, workspaceBytes }: Plan): string {
+  const grids = launches.map(({ kernelClass, grid }) => `${kernelClass} ${grid}`).join(", ");
+  const counts = `${counted(recordCount, "record")}, ${counted(mergeCount, "merge")}`;
+  return `Plan: ${counts}, ${workspaceBytes} bytes of workspace; launches: ${grids}`;
 }

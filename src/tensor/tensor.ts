@@ -4,8 +4,9 @@ import type { Memory } from "../device/memory.ts";
 import { Owner } from "../device/owner.ts";
 import { requireStream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
-import { ConvertParams, RandomParams } from "../ffi/params.gen.ts";
+import { RandomParams } from "../ffi/params.gen.ts";
 import { requireInteger, requireList, requireNumber, requireOptions } from "../require.ts";
+import { convertParams } from "./convert.ts";
 import {
   decode,
   type DType,
@@ -17,9 +18,9 @@ import {
   type TypedArray,
   typedArrayOf,
 } from "./dtype.ts";
-import { axesMax, checkShape, denseStrides, requireCount } from "./shape.ts";
+import { firstValues } from "./preview.ts";
+import { checkShape, denseStrides, requireCount } from "./shape.ts";
 
-const convertParams = new ConvertParams();
 const randomParams = new RandomParams();
 
 /** Where a tensor's bytes lie: memory it owns, or an address that another owner keeps alive. */
@@ -247,19 +248,9 @@ export class Tensor extends Owner {
       );
     }
     if (this.elements === 0) return;
-    const params = convertParams;
-    params.source = source.address;
-    params.target = this.address;
-    params.sourceDtype = dtypeCode(source.dtype);
-    params.targetDtype = dtypeCode(this.dtype);
-    for (let i = 0; i < axesMax; i++) {
-      const axis = i - axesMax + this.shape.length;
-      params.setSizes(i, axis < 0 ? 1 : this.shape[axis]);
-      params.setSourceStrides(i, axis < 0 ? 0 : source.strides[axis]);
-      params.setTargetStrides(i, axis < 0 ? 0 : this.strides[axis]);
-    }
     if (this.device.capturing) this.device.needOnReplay(source, this);
     const kernel = this.device.kernel("convert");
+    const params = convertParams(source, this);
     this.device.launch(stream, kernel, params, Math.ceil(this.elements / kernel.itemRows));
   }
 
@@ -308,6 +299,14 @@ export class Tensor extends Owner {
     this.storage.memory?.[Symbol.dispose]();
     const keep = this.storage.keep as Partial<Disposable> | undefined;
     keep?.[Symbol.dispose]?.();
+  }
+
+  /** @internal Such as "Tensor f32 [2, 2] on cpu device: 1, 2, 3, 4"; waits as toBytes does. */
+  override toString(): string {
+    const what = `Tensor ${this.dtype} [${this.shape.join(", ")}] on ${this.device.label}`;
+    if (this.gone) return `${what} (disposed)`;
+    if (this.elements === 0 || this.device.capturing) return what;
+    return `${what}: ${this.device.failure() === undefined ? firstValues(this) : "(failed)"}`;
   }
 
   #view(shape: readonly number[], strides: readonly number[], offset: number): Tensor {

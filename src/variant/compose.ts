@@ -1,8 +1,7 @@
 import { OptionError, VariantError } from "../errors.ts";
-import { made } from "../made.ts";
 import { type HookName, hookNames, type Node, scalarsMax, tensorsMax } from "./expression.ts";
 import { Graph, rebuild } from "./graph.ts";
-import { requireVariant, type Variant } from "./variant.ts";
+import { madeVariant, requireVariant, type Variant } from "./variant.ts";
 
 /**
  * One variant of several that hold different hooks: tensors and scalars of all, each by its name.
@@ -33,7 +32,7 @@ export function compose(variants: readonly Variant[]): Variant {
   const tensors = variants.flatMap((variant) => variant.tensors);
   const scalars = variants.flatMap((variant) => variant.scalars);
   refuseClashes(variants);
-  return made("variant", {
+  return madeVariant({
     name: nameOf(variants),
     tensors,
     scalars,

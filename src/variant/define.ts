@@ -1,5 +1,4 @@
 import { OptionError, VariantError } from "../errors.ts";
-import { made } from "../made.ts";
 import { contextOf, type HookInputs, type VariantTensor } from "./context.ts";
 import { checkDefinition, type ScalarDeclaration, type TensorDeclaration } from "./declare.ts";
 import { type Extent, type HookName, hookNames, type Node } from "./expression.ts";
@@ -8,7 +7,7 @@ import { placeOf } from "./place.ts";
 import { type Draft, Trace } from "./trace.ts";
 import { kindOf, used, type Value } from "./value.ts";
 import { Bool, F32, type I32 } from "./values.ts";
-import { type Variant, type Visible } from "./variant.ts";
+import { madeVariant, type Variant, type Visible } from "./variant.ts";
 
 /** A variant's tensors by name. */
 export type TensorDeclarations = Readonly<Record<string, TensorDeclaration>>;
@@ -96,7 +95,7 @@ export function defineVariant<
     if (body !== undefined) hooks[hook] = traceHook(new Trace(graph, draft, hook), body);
   }
   refuseReadAndStored(draft, hooks);
-  return made("variant", { name, tensors, scalars, hooks, softmax, visible, cuda: undefined });
+  return madeVariant({ name, tensors, scalars, hooks, softmax, visible, cuda: undefined });
 }
 
 /** A variant whose hooks are CUDA C++; see docs/variants.md for their signatures. */
@@ -130,7 +129,7 @@ export function defineCudaVariant(definition: CudaVariantDefinition): Variant {
       "name each hook that the source defines, once.",
     );
   const cuda = { source, hooks: [...hooks], place: placeOf(new Error()) };
-  return made("variant", { name, tensors, scalars, hooks: {}, softmax, visible, cuda });
+  return madeVariant({ name, tensors, scalars, hooks: {}, softmax, visible, cuda });
 }
 
 type UserHook = (...given: unknown[]) => unknown;

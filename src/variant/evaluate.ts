@@ -1,6 +1,7 @@
 import { OptionError } from "../errors.ts";
 import { isMade } from "../made.ts";
 import { requireInteger, requireList, requireOptions } from "../require.ts";
+import { counted, showAsText } from "../shown.ts";
 import { arithmetic } from "./arithmetic.ts";
 import { Axis, type InputName, type Node } from "./expression.ts";
 import { inputName, nodesOf } from "./graph.ts";
@@ -81,6 +82,11 @@ export class Evaluator {
     return vectors[vectors.length - 1];
   }
 
+  /** @internal */
+  toString(): string {
+    return `Evaluator of ${counted(this.#steps.length, "step")}`;
+  }
+
   #fill(
     values: Float64Array,
     { node, inputs, compute }: Step,
@@ -150,6 +156,8 @@ export class Evaluator {
     return operands[0];
   }
 }
+
+showAsText(Evaluator.prototype);
 
 /** The value of an expression without elements, evaluated once; see Evaluator. */
 export function evaluate(node: Node, environment: Environment): number {

@@ -1,5 +1,6 @@
 import { OptionError } from "../errors.ts";
-import { isMade } from "../made.ts";
+import { isMade, made } from "../made.ts";
+import { showAs } from "../shown.ts";
 import type { HookName, Node, ScalarSpec, TensorSpec } from "./expression.ts";
 
 /**
@@ -17,6 +18,18 @@ export interface Variant {
   readonly visible: Visible | undefined;
   /** CUDA source instead of, or beside, traced hooks. */
   readonly cuda: CudaSource | undefined;
+}
+
+/** A variant as flashbun made it. */
+export function madeVariant(variant: Variant): Variant {
+  return showAs(made("variant", variant), describeVariant);
+}
+
+function describeVariant({ name, tensors, scalars, hooks, cuda, softmax }: Variant): string {
+  const inputs = [...tensors, ...scalars].map((spec) => spec.name).join(", ") || "no inputs";
+  const parts = [...Object.keys(hooks), ...(cuda?.hooks ?? []).map((hook) => `${hook} in CUDA`)];
+  const kind = softmax ? "" : ", without softmax";
+  return `Variant ${name}: ${parts.join(", ") || "no hooks"}${kind}; ${inputs}`;
 }
 
 /** Throws an OptionError unless `value` is a variant. */

@@ -1,5 +1,7 @@
 import { availableParallelism } from "node:os";
 import { DebloatError } from "../../errors.ts";
+import { requireInteger } from "../../require.ts";
+import { counted, showAsText } from "../../shown.ts";
 import { type Job, type JobOf, type JobResults, runJob } from "./jobs.ts";
 import type { Reply, Request } from "./worker.ts";
 
@@ -12,6 +14,7 @@ export class Pool {
 
   /** @param threads workers; 0 does all work in this thread */
   constructor(threads = Math.min(8, availableParallelism())) {
+    requireInteger("threads", threads, 0, 1024);
     this.#threads = threads;
   }
 
@@ -38,6 +41,11 @@ export class Pool {
     for (const worker of this.#workers) worker.terminate();
   }
 
+  /** @internal */
+  toString(): string {
+    return `Pool of ${counted(this.#threads, "thread")}`;
+  }
+
   #take(): Promise<Worker> {
     const idle = this.#idle.pop();
     if (idle !== undefined) return Promise.resolve(idle);
@@ -55,6 +63,8 @@ export class Pool {
     else waiting(worker);
   }
 }
+
+showAsText(Pool.prototype);
 
 function ask(worker: Worker, request: Request): Promise<unknown> {
   return new Promise((resolve, reject) => {

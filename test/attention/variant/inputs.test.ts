@@ -4,13 +4,12 @@ import { Attention } from "../../../src/attention/attention.ts";
 import { PagedCache } from "../../../src/cache/paged-cache.ts";
 import { Device } from "../../../src/device/device.ts";
 import { DisposedError, OptionError } from "../../../src/errors.ts";
-import { made } from "../../../src/made.ts";
 import { createBatch } from "../../../src/kv/batch.ts";
 import { raggedLayout } from "../../../src/kv/layout.ts";
 import { Tensor } from "../../../src/tensor/tensor.ts";
 import { defineVariant } from "../../../src/variant/define.ts";
 import type { Node, TensorSpec } from "../../../src/variant/expression.ts";
-import type { Variant } from "../../../src/variant/variant.ts";
+import { madeVariant, type Variant } from "../../../src/variant/variant.ts";
 
 const shape = { queryHeads: 4, kvHeads: 2, headDim: 16, dtype: "f32" } as const;
 
@@ -23,7 +22,7 @@ afterAll(() => device[Symbol.asyncDispose]());
 /** A variant of declarations alone. */
 function variantOf(tensors: TensorSpec[], over: Partial<Variant> = {}): Variant {
   const nothing = { hooks: {}, softmax: true, visible: undefined, cuda: undefined };
-  return made("variant", { name: "tested", tensors, scalars: [], ...nothing, ...over });
+  return madeVariant({ name: "tested", tensors, scalars: [], ...nothing, ...over });
 }
 
 const bias: TensorSpec = { name: "bias", dtype: "f32", shape: ["queryHeads", "any"] };
