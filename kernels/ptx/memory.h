@@ -21,6 +21,16 @@ FB_DEVICE uint32_t load_shared_4(uint32_t address) {
 #endif
 }
 
+FB_DEVICE uint2 load_shared_8(uint32_t address) {
+#ifdef FB_EMULATED
+    return emu::load_shared<uint2>(address);
+#else
+    uint2 v;
+    asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
+    return v;
+#endif
+}
+
 FB_DEVICE uint4 load_shared_16(uint32_t address) {
 #ifdef FB_EMULATED
     return emu::load_shared<uint4>(address);

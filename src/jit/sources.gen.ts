@@ -11,6 +11,7 @@ import attention_hooks_h from "../../kernels/attention/hooks.h" with { type: "te
 import attention_hopper_compute_h from "../../kernels/attention/hopper/compute.h" with { type: "text" };
 import attention_hopper_facts_h from "../../kernels/attention/hopper/facts.h" with { type: "text" };
 import attention_hopper_load_h from "../../kernels/attention/hopper/load.h" with { type: "text" };
+import attention_hopper_pairs_h from "../../kernels/attention/hopper/pairs.h" with { type: "text" };
 import attention_hopper_prefill_cu from "../../kernels/attention/hopper/prefill.cu" with { type: "text" };
 import attention_hopper_softmax_h from "../../kernels/attention/hopper/softmax.h" with { type: "text" };
 import attention_hopper_store_h from "../../kernels/attention/hopper/store.h" with { type: "text" };
@@ -89,6 +90,7 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/hopper/compute.h": attention_hopper_compute_h,
   "attention/hopper/facts.h": attention_hopper_facts_h,
   "attention/hopper/load.h": attention_hopper_load_h,
+  "attention/hopper/pairs.h": attention_hopper_pairs_h,
   "attention/hopper/prefill.cu": attention_hopper_prefill_cu,
   "attention/hopper/softmax.h": attention_hopper_softmax_h,
   "attention/hopper/store.h": attention_hopper_store_h,

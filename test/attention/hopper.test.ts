@@ -2,7 +2,9 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { offerOf } from "../../src/attention/families/resolve.ts";
 import { families } from "../../src/attention/families/table.ts";
 import { resolveOptions } from "../../src/attention/options.ts";
+import { defineCudaVariant, defineVariant } from "../../src/variant/define.ts";
 import { type Case, caseOf } from "../support/cases.ts";
+import { type LibraryCase, libraryCases } from "../support/library.ts";
 import { optionsOf } from "../support/rig.ts";
 import { gpuTarget } from "../support/targets.ts";
 import { warmUp } from "../support/warm.ts";
@@ -41,6 +43,7 @@ function cases(): Case[] {
       }),
     ),
   );
+  const long = { queryHeads: 2, queryLengths: [90], kvLengths: [1500], pageSize: 16 };
   const options: [string, Partial<Case>][] = [
     ["not causal", { causal: false }],
     ["window 0", { windowLeft: 0 }],
@@ -62,9 +65,66 @@ function cases(): Case[] {
     ["dim 192", { headDim: 192, pageSize: 16 }],
     ["dim 256", { headDim: 256, pageSize: 64 }],
     ["dim 256 in f16", { headDim: 256, dtype: "f16" }],
+    ["a soft cap", { softCap: 5 }],
+    ["a soft cap, split rows, f16", { ...long, softCap: 20, dtype: "f16" }],
+    ["a soft cap of dim 256", { softCap: 5, headDim: 256, pageSize: 64 }],
+    ["ALiBi", { alibi: true }],
+    ["ALiBi, not causal, dim 64", { alibi: true, causal: false, headDim: 64, pageSize: 16 }],
+    ["ALiBi, a soft cap, sinks", { alibi: true, softCap: 8, sinks: true, windowLeft: 90 }],
+    ["ALiBi of large logits", { alibi: true, scale: 3, causal: false }],
+    ["a mask over all keys", { mask: "all", causal: false, pageSize: 16 }],
+    ["a mask over all keys, causal", { mask: "all", headDim: 64 }],
+    ["a mask over the tail", { mask: "tail", causal: false }],
+    ["a mask over the tail, split rows", { ...long, mask: "tail", alibi: true }],
+    ["scales by token", { scales: "token", pageSize: 16 }],
+    ["scales by token, ragged, f16", { scales: "token", dtype: "f16", headDim: 96 }],
+    ["scales by token, ALiBi", { scales: "token", alibi: true, pageSize: 5, scale: -0.1 }],
   ];
-  return [...dims, ...groups, ...pages, ...options.map(([name, over]) => many(name, over))];
+  const hooked = variants.map(({ name, over, ...variant }) =>
+    many(name, { headDim: 64, pageSize: 16, ...over, variant }),
+  );
+  const list = options.map(([name, over]) => many(name, over));
+  return [...dims, ...groups, ...pages, ...list, ...hooked];
 }
+
+/** Variants that leave keys and values as they are: others go to the tiled kernels. */
+const variants: LibraryCase[] = [
+  ...libraryCases.filter(({ variant: { hooks } }) => !hooks.key && !hooks.value),
+  {
+    name: "normalised queries",
+    variant: defineVariant({
+      name: "normalised queries",
+      query: (x, { head }) => x.mul(x.mul(x).sum().add(1e-6).rsqrt()).mul(head.add(5).toF32()),
+    }),
+  },
+  {
+    name: "hooks in CUDA",
+    variant: defineCudaVariant({
+      name: "written",
+      hooks: ["logits", "mask"],
+      source: `
+        FB_DEVICE float logits(const fb_attention_params& p, const RowInputs& row,
+                               const KeyInputs& key, float x) {
+            return x + 0.25f * float((row.query + key.key) % 3);
+        }
+        FB_DEVICE bool mask(const fb_attention_params& p, const RowInputs& row,
+                            const KeyInputs& key) {
+            return (key.key + row.head) % 5 != 0;
+        }`,
+    }),
+    meaning: () => ({
+      softmax: true,
+      logits: (x, { query }, { key }) => x + 0.25 * ((query + key) % 3),
+      mask: ({ head }, { key }) => (key + head) % 5 !== 0,
+    }),
+  },
+];
+
+const clamped = [
+  many("causal", { headDim: 64 }),
+  many("full, ALiBi", { causal: false, alibi: true }),
+  many("a window", { windowLeft: 60, headDim: 64 }),
+].map((c) => ({ ...c, pageSize: 16, queryLengths: [150, 70, 40], kvLengths: [150, 333, 400] }));
 
 const wanted = new RegExp(process.env["FLASHBUN_TEST_CASES"] ?? "");
 const chosen = cases().filter(({ name }) => wanted.test(name));
@@ -74,7 +134,10 @@ const able = opened !== undefined && opened.properties.computeMajor === 9;
 
 describe.if(able)(`Hopper attention on ${target?.name}`, () => {
   const device = opened!;
-  beforeAll(() => warmUp(device, chosen.map(optionsOf)), 600_000);
+  beforeAll(() => {
+    const options = clamped.map((c) => ({ ...optionsOf(c), deviceLengths: true }));
+    return warmUp(device, [...chosen.map(optionsOf), ...options]);
+  }, 600_000);
   afterAll(() => device[Symbol.asyncDispose]());
 
   test.each(chosen.map((c) => [c.name, c] as const))(
@@ -83,6 +146,29 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
       const { classes } = offerOf(families.cuda, device.properties, resolveOptions(optionsOf(c)));
       expect(classes.at(-1)!.name).toBe("hopper.tile256");
       runCase(device, c);
+    },
+    60_000,
+  );
+
+  test.each(clamped.map((c) => [c.name, c] as const))(
+    "lengths that only the device knows: %s",
+    (_, c) => {
+      for (const kept of [
+        {},
+        { kv: [90, 333, 41] },
+        { kv: [150, 200, 40], queries: [1, 33, 40] },
+      ]) {
+        using world = new World(device, c, { pages: 60, attention: { deviceLengths: true } });
+        const sequences = c.kvLengths.map(() => world.create());
+        const queries = c.queryLengths.map((count) => world.rig.queries(count));
+        world.grow(
+          sequences,
+          c.kvLengths.map((length, i) => length - c.queryLengths[i]),
+        );
+        const batch = world.grow(sequences, c.queryLengths, queries);
+        world.rig.check(batch, world.requests(sequences, queries), { cache: world.cache }, kept);
+        expect(world.rig.attention.lastPlan!.launches.at(-1)!.grid).toBeGreaterThan(0);
+      }
     },
     60_000,
   );

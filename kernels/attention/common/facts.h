@@ -44,6 +44,9 @@ constexpr int32_t last_position = past_end - 1;
 
 FB_DEVICE constexpr int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
+// Neighbouring lanes that hold the 8-element chunks of a row, or 0: they are anywhere.
+FB_DEVICE constexpr int row_lanes(int chunks) { return 32 % chunks == 0 ? chunks : 0; }
+
 // Registers are full of sums: what follows from the thread's index is cheaper to compute again.
 FB_DEVICE int thread_now() { return recomputed(int(threadIdx.x)); }
 FB_DEVICE int lane_now() { return recomputed(int(threadIdx.x)) % 32; }

@@ -151,6 +151,15 @@ FB_DEVICE void copy_scale(const fb_scale& s, const fb_attention_record& r, int32
                kept ? 4 : 0);
 }
 
+// A token's scale; 0 unless `kept`.
+FB_DEVICE float token_scale(const fb_scale& s, const fb_attention_record& r, int32_t page,
+                            int32_t row, bool kept) {
+    if (!kept) return 0;
+    const int64_t at = r.request * s.stride_request + r.kv_head * s.stride_head +
+                       page * s.stride_page + row * s.stride_token;
+    return reinterpret_cast<const float*>(s.data)[at];
+}
+
 // First kept token of [from, to) whose position is above `bound`: positions ascend.
 FB_DEVICE int32_t first_after(const fb_attention_params& p, const fb_attention_record& r,
                               Divider by_page, int32_t from, int32_t to, int32_t bound) {

@@ -38,67 +38,96 @@ FB_DEVICE MaskRow mask_row(const fb_attention_params& p, const RowInputs& row) {
     return {first_bit + int64_t(row.query_index) * width - start, start, start + width};
 }
 
+// A row and the positions [low, high] that it may see.
+struct RowSight {
+    RowInputs row;
+    int32_t low;
+    int32_t high;
+};
+
 // Row `i`; rows past the last are never written: they see everything, or nothing where hooks would
 // store what they see.
-FB_DEVICE void describe_row(const fb_attention_params& p, const fb_attention_record& r,
-                            RowFacts& rows, int i) {
-    int32_t low = Variant::stores ? past_end : no_position;
-    int32_t high = Variant::stores ? no_position : last_position;
-    RowInputs row = {};
-    Variant::Row words = {};
-    if (i < r.row_count) {
-        low = no_position;
-        high = last_position;
-        row = row_inputs(p, r, i);
-        if (row.request >= 0) {
-            if (FB_DEVICE_LENGTHS)
-                high = row.query_index < row.query_length ? row.kv_length - 1 : no_position;
-            if (FB_MASK) rows.mask[i] = mask_row(p, row);
-            if (Variant::has_bounds) {
-                low = max(low, Variant::low(p, row));
-                high = min(high, Variant::high(p, row));
-            }
-            words = Variant::row(p, row);
-        }
-        if (p.causal) high = min(high, row.query);
-        if (p.window_left >= 0) low = max(low, row.query - p.window_left);
-        if (row.request < 0 || high < 0) {
-            low = past_end;
-            high = no_position;
+FB_DEVICE RowSight sight_of(const fb_attention_params& p, const fb_attention_record& r, int i) {
+    if (i >= r.row_count) {
+        if (Variant::stores) return {{}, past_end, no_position};
+        return {{}, no_position, last_position};
+    }
+    const RowInputs row = row_inputs(p, r, i);
+    int32_t low = no_position;
+    int32_t high = last_position;
+    if (row.request >= 0) {
+        if (FB_DEVICE_LENGTHS)
+            high = row.query_index < row.query_length ? row.kv_length - 1 : no_position;
+        if (Variant::has_bounds) {
+            low = max(low, Variant::low(p, row));
+            high = min(high, Variant::high(p, row));
         }
     }
-    if (FB_MASK && (i >= r.row_count || high == no_position))
-        rows.mask[i] = {0, past_end, past_end};
-    rows.low[i] = low;
-    rows.high[i] = high;
-    rows.position[i] = row.query;
-    if (Variant::row_words > 0) rows.words[i] = words;
+    if (p.causal) high = min(high, row.query);
+    if (p.window_left >= 0) low = max(low, row.query - p.window_left);
+    if (row.request < 0 || high < 0) return {row, past_end, no_position};
+    return {row, low, high};
 }
 
-// Positions that some row of a range sees, and those that all of its rows see.
+// What bits and hooks know of row `i`, whose sight it is.
+template <class Facts>
+FB_DEVICE void note_row(const fb_attention_params& p, const fb_attention_record& r, Facts& rows,
+                        int i, const RowSight& sight) {
+    const bool asks = i < r.row_count && sight.row.request >= 0;
+    if (FB_MASK) {
+        if (asks && sight.high != no_position) rows.mask[i] = mask_row(p, sight.row);
+        else rows.mask[i] = {0, past_end, past_end};
+    }
+    if constexpr (Variant::row_words > 0) {
+        if (asks) rows.words[i] = Variant::row(p, sight.row);
+        else rows.words[i] = {};
+    }
+}
+
+FB_DEVICE void describe_row(const fb_attention_params& p, const fb_attention_record& r,
+                            RowFacts& rows, int i) {
+    const RowSight sight = sight_of(p, r, i);
+    note_row(p, r, rows, i, sight);
+    rows.low[i] = sight.low;
+    rows.high[i] = sight.high;
+    rows.position[i] = sight.row.query;
+}
+
+// Positions (or kept tokens) that some row of a range sees, and those that all of its rows see.
 struct Bounds {
     int32_t any_low;
     int32_t any_high;
     int32_t all_low;
     int32_t all_high;
+
+    FB_DEVICE void add(int32_t low, int32_t high) {
+        all_low = max(all_low, low);
+        all_high = min(all_high, high);
+        if (low > high) return;
+        any_low = min(any_low, low);
+        any_high = max(any_high, high);
+    }
+
+    // Of the rows that any lane of a warp has added.
+    FB_DEVICE void join() {
+        FB_UNROLL
+        for (int distance = 16; distance > 0; distance /= 2) {
+            any_low = min(any_low, __shfl_xor_sync(0xffffffffu, any_low, distance));
+            any_high = max(any_high, __shfl_xor_sync(0xffffffffu, any_high, distance));
+            all_low = max(all_low, __shfl_xor_sync(0xffffffffu, all_low, distance));
+            all_high = min(all_high, __shfl_xor_sync(0xffffffffu, all_high, distance));
+        }
+    }
 };
+
+FB_DEVICE Bounds no_bounds() { return {past_end, no_position, no_position, last_position}; }
 
 // By a whole warp, of rows [first, first + count) of the tile.
 FB_DEVICE Bounds bounds_of(const RowFacts& rows, int first, int count, int row_count) {
-    Bounds b = {past_end, no_position, no_position, last_position};
-    for (int i = first + int(threadIdx.x % 32); i < min(first + count, row_count); i += 32) {
-        b.any_low = min(b.any_low, rows.low[i]);
-        b.any_high = max(b.any_high, rows.high[i]);
-        b.all_low = max(b.all_low, rows.low[i]);
-        b.all_high = min(b.all_high, rows.high[i]);
-    }
-    FB_UNROLL
-    for (int distance = 16; distance > 0; distance /= 2) {
-        b.any_low = min(b.any_low, __shfl_xor_sync(0xffffffffu, b.any_low, distance));
-        b.any_high = max(b.any_high, __shfl_xor_sync(0xffffffffu, b.any_high, distance));
-        b.all_low = max(b.all_low, __shfl_xor_sync(0xffffffffu, b.all_low, distance));
-        b.all_high = min(b.all_high, __shfl_xor_sync(0xffffffffu, b.all_high, distance));
-    }
+    Bounds b = no_bounds();
+    for (int i = first + int(threadIdx.x % 32); i < min(first + count, row_count); i += 32)
+        b.add(rows.low[i], rows.high[i]);
+    b.join();
     return b;
 }
 
@@ -112,10 +141,9 @@ FB_DEVICE bool needs_trim(const fb_attention_record& r) {
     return FB_DEVICE_LENGTHS || Variant::has_bounds || r.column_offset >= 0;
 }
 
-// After the rows are described, by whole warps.
+// Of a record whose rows have these bounds.
 FB_DEVICE KeptRange trim(const fb_attention_params& p, const fb_attention_record& r,
-                         const RowFacts& rows, Divider by_page) {
-    const Bounds b = bounds_of(rows, 0, FB_QUERY_TILE, r.row_count);
+                         const Bounds& b, Divider by_page) {
     KeptRange range = {r.kv_start, r.kv_end};
     range.end = first_after(p, r, by_page, range.start, range.end, b.any_high);
     if (b.any_low > no_position)
@@ -123,9 +151,14 @@ FB_DEVICE KeptRange trim(const fb_attention_params& p, const fb_attention_record
     return range;
 }
 
-// Whether the packed mask lets row i see the key at a position.
-FB_DEVICE bool bit_visible(const fb_attention_params& p, const RowFacts& rows, int i, int32_t key) {
-    const MaskRow row = rows.mask[i];
+// After the rows are described, by whole warps.
+FB_DEVICE KeptRange trim(const fb_attention_params& p, const fb_attention_record& r,
+                         const RowFacts& rows, Divider by_page) {
+    return trim(p, r, bounds_of(rows, 0, FB_QUERY_TILE, r.row_count), by_page);
+}
+
+// Whether the packed mask lets a row see the key at a position.
+FB_DEVICE bool bit_visible(const fb_attention_params& p, const MaskRow& row, int32_t key) {
     if (key < row.start) return true;
     if (key >= row.end) return false;
     const uint64_t bit = uint64_t(row.bit + key);

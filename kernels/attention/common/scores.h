@@ -84,7 +84,7 @@ template <int M> struct Sight {
                         int32_t position, const Variant::Key& key) const {
         bool visible = position >= low[i] && position <= high[i];
         if (FB_MASK && keys.bits && visible)
-            visible = bit_visible(p, rows, row + i * 8, position);
+            visible = bit_visible(p, rows.mask[row + i * 8], position);
         if (Variant::has_mask && keys.bits && visible) visible = Variant::mask(p, words[i], key);
         return visible;
     }

@@ -1,5 +1,6 @@
 // A warpgroup that computes: 64 rows against the tiles that arrive, from the last to the first.
 #pragma once
+#include "pairs.h"
 #include "softmax.h"
 #include "store.h"
 
@@ -22,7 +23,7 @@ struct Compute {
     Turn<FB_STAGES> keys; // where tiles come next
     Turn<FB_STAGES> values;
     Turn<FB_QUERY_BUFFERS> buffer; // of the task's queries
-    float factor; // above 0: takes products to base 2
+    float factor; // of products; where nothing else changes them, above 0
     bool negative;
     RowState rows;
     Scores s;
@@ -66,6 +67,12 @@ struct Compute {
         values.advance();
         values.place = uniform(values.place);
     }
+    // Lanes have read them on their own.
+    FB_DEVICE void release_read_keys() {
+        __syncwarp();
+        release_keys();
+    }
+
     // All lanes must have seen a phase before the warp lets it end.
     FB_DEVICE void pass_keys() {
         wait_keys();
@@ -159,8 +166,31 @@ struct Compute {
         for (int i = 0; i < FB_KV_TILE / 2; i++) s[i] = -s[i];
     }
 
+    // What takes scores to base 2.
+    FB_DEVICE float base_2() const { return scores_change ? 1 : factor; }
+
+    FB_DEVICE Pairs pairs_of(const Task& task, int tile) const {
+        return Pairs::of(b, task, keys.slot(), own(), tile);
+    }
+
+    // Products of a tile become scores.
+    FB_DEVICE void change_scores(const Task& task, int tile) {
+        if constexpr (scores_change) pairs_of(task, tile).change(factor, s);
+        else negate_scores();
+    }
+
+    // The scores of what a row does not see.
+    FB_DEVICE void hide_scores(const Task& task, int tile) {
+        hide(task, own(), task.start + tile * FB_KV_TILE, s);
+        if constexpr (pairs_hide) pairs_of(task, tile).hide(s);
+    }
+
+    FB_DEVICE void scale_values(const Task& task, int tile) {
+        if constexpr (FB_V_TOKEN_SCALE) pairs_of(task, tile).scale_values(s);
+    }
+
     // The warp's scores once more, by the warp's own tensor core instructions.
-    FB_DEVICE void scores_again() {
+    FB_DEVICE void scores_again(const Task& task, int tile) {
         FB_UNROLL
         for (int i = 0; i < FB_KV_TILE / 2; i++) s[i] = 0;
         const int lane = lane_now();
@@ -178,7 +208,10 @@ struct Compute {
                 add_product(a, keys[2], keys[3], 8 * i + 4);
             }
         }
-        negate_scores();
+        // Keys that lanes have read are overwritten by bulk copies. Besides, the compiler reads
+        // notes again behind it, and keeps nothing of the first reading in registers.
+        fence_proxy_async_shared();
+        change_scores(task, tile);
     }
 
     static FB_DEVICE void copy(const uint32_t (&from)[4], uint32_t (&to)[4]) {
@@ -197,17 +230,25 @@ struct Compute {
     // A tile that all rows see whole, behind one that gave them a reference: the maximum of later
     // scores is not looked for. The sums show when one may have outgrown the reference by `slack`;
     // then the scores are computed again and the exact way is taken.
-    FB_DEVICE bool softmax_lagging(float (&alpha)[2]) {
-        const float2 sum = exponentiate<false>(factor, rows, s);
+    FB_DEVICE bool softmax_lagging(const Task& task, int tile, float (&alpha)[2]) {
+        const float2 sum = exponentiate<false>(base_2(), rows, s);
         const bool again = __any_sync(0xffffffffu, !(fmaxf(sum.x, sum.y) <= lagging_most));
         if (!again) {
             rows.sum[0] += sum.x;
             rows.sum[1] += sum.y;
             return false;
         }
-        scores_again();
-        fence_proxy_async_shared(); // keys that lanes have read are overwritten by bulk copies
-        return softmax_exact<false>(factor, rows, alpha, s);
+        scores_again(task, tile);
+        return softmax_exact<loses_keys>(base_2(), rows, alpha, s);
+    }
+
+    // Scores become probabilities; `whole`: every row sees every key of the tile, and has a
+    // reference. Returns whether older sums are to be multiplied by `alpha`.
+    template <bool whole>
+    FB_DEVICE bool softmax(const Task& task, int tile, float (&alpha)[2]) {
+        if constexpr (!Variant::softmax) return false;
+        else if constexpr (whole) return softmax_lagging(task, tile, alpha);
+        else return softmax_exact<true>(base_2(), rows, alpha, s);
     }
 
     // ---- a task
@@ -234,18 +275,21 @@ struct Compute {
 
     FB_DEVICE void open(const Task& task) {
         const float scale = score_factor(b.attention(), task.record);
-        factor = base_2_factor(scale);
+        factor = scores_change ? scale : base_2_factor(scale);
         negative = scale < 0;
         keep_queries();
     }
 
     // From the scores of a task's first tile, which are there, to the start of its probabilities.
     FB_DEVICE void take_first(const Task& task, const Reach& reach) {
-        release_keys();
-        if (reach.end - 1 == reach.begin) release_queries();
-        negate_scores();
-        hide(task, own(), task.start + (reach.end - 1) * FB_KV_TILE, s);
-        softmax_first(factor, rows, s);
+        const int tile = reach.end - 1;
+        if (!reads_notes) release_keys();
+        if (tile == reach.begin) release_queries();
+        change_scores(task, tile);
+        hide_scores(task, tile);
+        if constexpr (Variant::softmax) softmax_first(base_2(), rows, s);
+        scale_values(task, tile);
+        if (reads_notes) release_read_keys();
     }
 
     // The first tile of a task alone.
@@ -269,20 +313,16 @@ struct Compute {
         issue_values();
         wgmma_wait<1>();
         wgmma_tie(s);
-        constexpr bool keeps_keys = !masked; // until it is known that they need no second look
+        constexpr bool keeps_queries = !masked; // until it is known that they need no second look
+        constexpr bool keeps_keys = keeps_queries || reads_notes;
         if (!keeps_keys) release_keys();
-        if (!keeps_keys && tile == reach.begin) release_queries();
-        negate_scores();
-        bool moves;
-        if constexpr (masked) hide(task, own(), task.start + tile * FB_KV_TILE, s);
-        if constexpr (keeps_keys) {
-            moves = softmax_lagging(alpha);
-            __syncwarp();
-            release_keys();
-            if (tile == reach.begin) release_queries();
-        } else {
-            moves = softmax_exact<masked>(factor, rows, alpha, s);
-        }
+        if (!keeps_queries && tile == reach.begin) release_queries();
+        change_scores(task, tile);
+        if constexpr (masked) hide_scores(task, tile);
+        const bool moves = softmax<!masked>(task, tile, alpha);
+        scale_values(task, tile);
+        if (keeps_keys) release_read_keys();
+        if (keeps_queries && tile == reach.begin) release_queries();
         wgmma_tie(s);
         // A wait in a loop of its own keeps the next one, which names no registers, below the
         // softmax.
@@ -328,7 +368,7 @@ struct Compute {
     // Whether the end of a task may overlap the beginning of the next. Keys that are passed on the
     // way must fit the ring: who sees them waits for values that are released only afterwards.
     static constexpr bool crosses = FB_QUERIES_KEPT || FB_QUERY_BUFFERS > 1;
-    FB_DEVICE Reach reach_of(const Task& task) const {
+    FB_DEVICE Reach own_reach(const Task& task) const {
         const Reach& r = task.reach[group()];
         return {uniform(r.begin), uniform(r.end), uniform(r.whole_begin), uniform(r.whole_end)};
     }
@@ -341,7 +381,7 @@ struct Compute {
 
     // The product that is left beside the scores of the next task's first tile.
     FB_DEVICE void cross(const Task& next) {
-        const Reach reach = reach_of(next);
+        const Reach reach = own_reach(next);
         const int passed = uniform(next.blocks) - reach.end;
         auto after = values;
         after.advance();
@@ -384,7 +424,7 @@ struct Compute {
         RowSums done;
         FB_UNROLL
         for (int h = 0; h < 2; h++) {
-            done.base[h] = rows.top[h] == -FB_INFINITY ? no_base : rows.top[h] * factor;
+            done.base[h] = rows.top[h] == -FB_INFINITY ? no_base : rows.top[h] * base_2();
             done.sum[h] = rows.sum[h];
         }
         return done;
@@ -423,7 +463,7 @@ struct Compute {
         for (;; turn.advance()) {
             const Task& task = wait_task(turn);
             if (uniform(task.blocks) < 0) break;
-            const Reach reach = reach_of(task);
+            const Reach reach = own_reach(task);
             if (!begun) {
                 open(task);
                 clear_tail(task, values); // who passes tiles waits for those who compute

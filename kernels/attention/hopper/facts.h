@@ -30,9 +30,7 @@ constexpr int group_rows = 64;
 constexpr int block_rows = group_rows * computing_groups;
 static_assert(FB_QUERY_TILE == FB_CLUSTER * block_rows, "a record has the rows of its cluster");
 static_assert(FB_KEY_DIM % 16 == 0 && FB_VALUE_DIM % 8 == 0, "whole steps of the products");
-static_assert(FB_KV_TYPE == FB_Q_TYPE, "no conversion on the way");
-static_assert(!queries_change && !keys_change && !values_change, "nor a change of elements");
-static_assert(!scores_change && !pairs_hide && !FB_DEVICE_LENGTHS, "positions alone hide keys");
+static_assert(!FB_ROPE && !keys_change && !values_change, "no change of keys on the way");
 
 // setmaxnreg: 168 (384 threads) or 128 (512) registers of each thread at entry are what there is.
 constexpr int loading_registers = computing_groups == 2 ? 40 : 32;
@@ -58,6 +56,15 @@ static_assert(key_panels * (FB_KV_TILE / least_box) <= 32 * FB_CLUSTER &&
 // Keys of which a row's first reference is the maximum, at least: of fewer it may lie too low.
 constexpr int reference_keys = 32;
 
+// More than products and ranges of positions decides what a key counts: tiles are noted.
+constexpr bool noted = scores_change || pairs_hide || FB_V_TOKEN_SCALE;
+// What is noted is read, and besides positions pages are.
+constexpr bool reads_notes =
+    Variant::reads_keys || FB_MASK || FB_K_TOKEN_SCALE || FB_V_TOKEN_SCALE;
+constexpr bool notes_pages = Variant::reads_slots || FB_K_TOKEN_SCALE || FB_V_TOKEN_SCALE;
+// A logit may be -inf, or a key hidden, in a tile whose positions all rows see.
+constexpr bool loses_keys = Variant::has_logits || pairs_hide;
+
 // ---- types
 
 // Blocks of keys, counted from the task's first, that a warpgroup's rows see.
@@ -79,6 +86,16 @@ struct Task {
     Reach reach[computing_groups];
     int32_t low[block_rows]; // kept tokens [low, high] that each row sees
     int32_t high[block_rows];
+    MaskRow mask[FB_MASK ? block_rows : 1];
+    Variant::Row words[Variant::row_words == 0 ? 1 : block_rows];
+};
+
+// What is known of a tile's keys.
+struct Notes {
+    int32_t position[FB_KV_TILE];
+    int32_t slot[FB_KV_TILE]; // as KeyInputs has it
+    float k_scale[FB_KV_TILE];
+    float v_scale[FB_KV_TILE];
 };
 
 // ---- shared memory
@@ -99,15 +116,30 @@ struct Barriers {
     uint64_t mail_full[mail_count];
 };
 
-struct Shared {
+struct Tiles {
     alignas(1024) unsigned char queries[FB_QUERY_BUFFERS][query_bytes];
     unsigned char keys[FB_STAGES][key_bytes];
     unsigned char values[FB_STAGES][value_tile_bytes];
+};
+
+// Of the keys in the same stage.
+template <bool> struct NotesOf {
+    Notes notes[FB_STAGES];
+};
+template <> struct NotesOf<false> {};
+
+struct Shared : Tiles, NotesOf<noted> {
     Task tasks[task_count];
     Barriers barriers;
     uint32_t mail[mail_count];
 };
 static_assert(sizeof(Shared) == FB_SHARED_BYTES, "the planner's formula is another");
+
+// Those of a stage; null: nothing is noted.
+template <class Memory> FB_DEVICE Notes* notes_of(Memory& shared, int stage) {
+    if constexpr (noted) return &shared.notes[stage];
+    else return nullptr;
+}
 
 // The position in a ring of slots, whose barriers change parity with every round.
 template <int slots> struct Turn {
@@ -133,7 +165,6 @@ struct Block {
 FB_DEVICE int32_t uniform(int32_t x) { return __shfl_sync(0xffffffffu, x, 0); }
 
 FB_DEVICE uint32_t rank_in_cluster() { return FB_CLUSTER > 1 ? cluster_rank() : 0; }
-
 
 // Of a row in a panel, where the 16-byte piece `piece` lies.
 FB_DEVICE uint32_t swizzled_piece(int row, int piece) { return uint32_t((piece ^ (row & 7)) * 16); }

@@ -80,11 +80,37 @@ template <class Side> struct TileLoader {
         const int32_t token = task.start + tile * FB_KV_TILE + row;
         if (row >= FB_KV_TILE || token >= task.record.kv_end)
             return {nullptr, -FB_KV_TILE, past_end};
-        return find(b.attention(), task.record, task.source, token, past_end);
+        Place place = find(b.attention(), task.record, task.source, token, past_end);
+        place.row = without_full_bit(place.row);
+        return place;
     }
 
-    FB_DEVICE void load_box(const Task& task, int32_t page, int32_t row) {
+    // What hooks, bits and scales by token ask of the keys that come next.
+    FB_DEVICE void note_keys(const Task& task, int tile) const {
+        if constexpr (Side::leads && reads_notes) {
+            const fb_attention_params& p = b.attention();
+            const fb_attention_record& r = task.record;
+            Notes& notes = *notes_of(b.shared, stage.slot());
+            FB_NO_UNROLL
+            for (int i = lane_now(); i < FB_KV_TILE; i += 32) {
+                const int32_t token = task.start + tile * FB_KV_TILE + i;
+                const Place place = find(p, r, task.source, token, r.kv_end);
+                notes.position[i] = place.position;
+                if (!notes_pages) continue;
+                const bool kept = place.position != past_end;
+                const int32_t row = kept ? without_full_bit(place.row) : 0;
+                const int32_t page = place.page == nullptr ? 0 : *place.page;
+                notes.slot[i] = page * p.page_size + row;
+                if (FB_K_TOKEN_SCALE) notes.k_scale[i] = token_scale(p.k_scale, r, page, row, kept);
+                if (FB_V_TOKEN_SCALE) notes.v_scale[i] = token_scale(p.v_scale, r, page, row, kept);
+            }
+        }
+    }
+
+    FB_DEVICE void load_box(const Task& task, int tile, int32_t page, int32_t row) {
         wait(Side::empty(b, stage.slot()), stage.parity() ^ 1);
+        note_keys(task, tile);
+        if (Side::leads && reads_notes) __syncwarp();
         const uint32_t full = shared_address(&Side::full(b, stage.slot()));
         if (lane_now() == 0) mbarrier_arrive_expect(full, Side::bytes);
         __syncwarp();
@@ -113,7 +139,7 @@ template <class Side> struct TileLoader {
             }
             if (tile == task.blocks) continue;
             want_next(task, tile);
-            load_box(task, this_page, this_row);
+            load_box(task, tile, this_page, this_row);
         }
     }
 
@@ -125,6 +151,7 @@ template <class Side> struct TileLoader {
         for (int tile = count - 1; tile >= 0; tile--) {
             want_next(task, tile);
             wait(Side::empty(b, stage.slot()), stage.parity() ^ 1);
+            note_keys(task, tile);
             FB_NO_UNROLL
             for (int first = 0; first < FB_KV_TILE; first += 32) {
                 const int32_t token = task.start + tile * FB_KV_TILE + first + lane_now();
@@ -132,8 +159,9 @@ template <class Side> struct TileLoader {
                 const int32_t end = before_first ? token : task.record.kv_end;
                 const Place place = find(b.attention(), task.record, task.source, token, end);
                 const int32_t page = place.page == nullptr ? 0 : *place.page;
+                const int32_t row = without_full_bit(place.row);
                 const uint64_t address =
-                    place.position == past_end ? 0 : Side::row(b, task.source, page, place.row);
+                    place.position == past_end ? 0 : Side::row(b, task.source, page, row);
                 copy_rows_of<Side::dim, tile_panel>(shared_address(Side::tile(b, stage.slot())),
                                                     first, min(32, FB_KV_TILE - first), address);
             }
@@ -188,106 +216,110 @@ template <class Side> FB_DEVICE void load_tiles(const Block& b) {
 
 // ---- queries, and what they see
 
+// Blocks of keys that a warpgroup's rows see.
+FB_DEVICE Reach reach_of(const Task& task, const Bounds& rows) {
+    if (rows.any_low > rows.any_high) return {0, 0, 0, 0};
+    const fb_attention_record& r = task.record;
+    const int32_t begin = (rows.any_low - task.start) / FB_KV_TILE;
+    const int32_t end = (rows.any_high - task.start) / FB_KV_TILE + 1;
+    const int32_t low = pairs_hide ? max(rows.all_low, r.full_start) : rows.all_low;
+    const int32_t high = pairs_hide ? min(rows.all_high, r.full_end - 1) : rows.all_high;
+    if (low > high) return {begin, end, 0, 0};
+    // The first tile gives the rows their references, and is none of these; nor is the one behind
+    // it, if some row sees too little of the first.
+    const int32_t first = end - 1;
+    const int32_t whole_begin = (low - task.start + FB_KV_TILE - 1) / FB_KV_TILE;
+    int32_t whole_end = min((high + 1 - task.start) / FB_KV_TILE, first);
+    if (high + 1 - task.start - first * FB_KV_TILE < reference_keys)
+        whole_end = min(whole_end, first - 1);
+    if (whole_begin >= whole_end) return {begin, end, 0, 0};
+    return {begin, end, whole_begin, whole_end};
+}
+
+// Kept tokens that a row sees: positions ascend with them, so that they are a range.
 struct Seen {
     int32_t low;
     int32_t high;
 };
 
-// Kept tokens that a row sees: positions ascend with them, so that they are a range.
-FB_DEVICE Seen tokens_seen(const Block& b, const Task& task, int row) {
+FB_DEVICE Seen tokens_seen(const Block& b, const Task& task, const RowSight& sight) {
     const Divider by_page = task.source.by_page;
     const fb_attention_params& p = b.attention();
     const fb_attention_record& r = task.record;
-    int32_t low = no_position;
-    int32_t high = last_position;
-    if (row < r.row_count && (p.causal || p.window_left >= 0 || p.token_requests != 0)) {
-        const RowInputs inputs = row_inputs(p, r, row);
-        if (p.causal) high = inputs.query;
-        if (p.window_left >= 0) low = inputs.query - p.window_left;
-        if (inputs.request < 0 || high < 0) return {past_end, no_position};
-    }
     if (r.column_offset >= 0) {
-        const int32_t end = high >= last_position
-                                ? r.kv_end
-                                : first_after(p, r, by_page, r.kv_start, r.kv_end, high);
-        const int32_t begin = low == no_position
+        const int32_t end =
+            sight.high >= last_position
+                ? r.kv_end
+                : first_after(p, r, by_page, r.kv_start, r.kv_end, sight.high);
+        const int32_t begin = sight.low == no_position
                                   ? r.kv_start
-                                  : first_after(p, r, by_page, r.kv_start, end, low - 1);
+                                  : first_after(p, r, by_page, r.kv_start, end, sight.low - 1);
         return {begin, end - 1};
     }
     // Compared before the subtraction, which cannot overflow then.
     const int32_t origin = r.position_start;
-    low = max(low, origin + r.kv_start) - origin;
-    high = max(min(high, origin + r.kv_end - 1), origin - 1) - origin;
-    return {low, high};
+    return {max(sight.low, origin + r.kv_start) - origin,
+            max(min(sight.high, origin + r.kv_end - 1), origin - 1) - origin};
 }
 
-FB_DEVICE int32_t warp_least(int32_t x) {
-    FB_UNROLL
-    for (int distance = 16; distance > 0; distance /= 2)
-        x = min(x, __shfl_xor_sync(0xffffffffu, x, distance));
-    return x;
-}
-
-FB_DEVICE int32_t warp_most(int32_t x) {
-    FB_UNROLL
-    for (int distance = 16; distance > 0; distance /= 2)
-        x = max(x, __shfl_xor_sync(0xffffffffu, x, distance));
-    return x;
+// Whether rows may see different keys, or are asked for more.
+FB_DEVICE bool rows_differ(const fb_attention_params& p) {
+    if (FB_DEVICE_LENGTHS || FB_MASK || Variant::has_bounds || Variant::row_words > 0) return true;
+    return p.causal || p.window_left >= 0 || p.token_requests != 0;
 }
 
 // The rows of one warpgroup, by a whole warp.
 FB_DEVICE void describe_rows(const Block& b, Task& task, int group) {
-    int32_t any_low = past_end, any_high = -1, all_low = 0, all_high = last_position;
+    const fb_attention_params& p = b.attention();
+    Bounds bounds = no_bounds();
     FB_NO_UNROLL
     for (int row = lane_now(); row < group_rows; row += 32) {
         const int at = group * group_rows + row;
-        const Seen seen = tokens_seen(b, task, at);
+        RowSight sight = {{}, no_position, last_position};
+        if (rows_differ(p) || at >= task.record.row_count)
+            sight = sight_of(p, task.record, at);
+        const Seen seen = tokens_seen(b, task, sight);
         task.low[at] = seen.low;
         task.high[at] = seen.high;
-        if (at >= task.record.row_count) continue;
-        if (seen.low <= seen.high) {
-            any_low = min(any_low, seen.low);
-            any_high = max(any_high, seen.high);
-        }
-        all_low = max(all_low, seen.low);
-        all_high = min(all_high, seen.high);
+        note_row(p, task.record, task, at, sight);
+        if (at < task.record.row_count) bounds.add(seen.low, seen.high);
     }
-    any_low = warp_least(any_low);
-    any_high = warp_most(any_high);
-    all_low = warp_most(all_low);
-    all_high = warp_least(all_high);
-    if (lane_now() != 0) return;
-    Reach& reach = task.reach[group];
-    reach = {0, 0, 0, 0};
-    if (any_low > any_high) return;
-    reach.begin = (any_low - task.start) / FB_KV_TILE;
-    reach.end = (any_high - task.start) / FB_KV_TILE + 1;
-    if (all_low > all_high) return;
-    // The first tile gives the rows their references, and is none of these; nor is the one behind
-    // it, if some row sees too little of the first.
-    const int32_t first = reach.end - 1;
-    const int32_t whole_begin = (all_low - task.start + FB_KV_TILE - 1) / FB_KV_TILE;
-    int32_t whole_end = min((all_high + 1 - task.start) / FB_KV_TILE, first);
-    if (all_high + 1 - task.start - first * FB_KV_TILE < reference_keys)
-        whole_end = min(whole_end, first - 1);
-    if (whole_begin < whole_end) {
-        reach.whole_begin = whole_begin;
-        reach.whole_end = whole_end;
-    }
+    bounds.join();
+    if (lane_now() == 0) task.reach[group] = reach_of(task, bounds);
+}
+
+// Address of a row's queries; 0: there are none.
+FB_DEVICE uint64_t query_address(const fb_attention_params& p, const Task& task, int row) {
+    if (row >= task.record.row_count) return 0;
+    const QueryRow at = query_row(task.record, row);
+    return p.q + 2 * (at.token * p.q_stride_token + at.head * p.q_stride_head);
 }
 
 FB_DEVICE void copy_queries(const Block& b, const Task& task, uint32_t tile, int group) {
-    const fb_attention_params& p = b.attention();
     FB_NO_UNROLL
     for (int first = group * group_rows; first < (group + 1) * group_rows; first += 32) {
-        const int row = first + lane_now();
-        uint64_t address = 0;
-        if (row < task.record.row_count) {
-            const QueryRow at = query_row(task.record, row);
-            address = p.q + 2 * (at.token * p.q_stride_token + at.head * p.q_stride_head);
-        }
+        const uint64_t address = query_address(b.attention(), task, first + lane_now());
         copy_rows_of<FB_KEY_DIM, query_panel>(tile, first, 32, address);
+    }
+}
+
+// Queries that a hook changes, once their rows are described.
+FB_DEVICE void change_queries(const Block& b, const Task& task, uint32_t tile, int group) {
+    const fb_attention_params& p = b.attention();
+    constexpr int pieces = FB_KEY_DIM / 8;
+    FB_NO_UNROLL
+    for (int i = lane_now(); i < group_rows * pieces; i += 32) {
+        const int row = group * group_rows + i / pieces;
+        const int piece = i % pieces;
+        const uint64_t address = query_address(p, task, row);
+        Vector<FB_KEY_DIM, row_lanes(pieces), FB_Q_TYPE> v = {
+            reinterpret_cast<const void*>(address == 0 ? p.q : address), piece * 8};
+        v.load();
+        if constexpr (Variant::has_query)
+            Variant::query(p, task.words[Variant::row_words == 0 ? 0 : row], v);
+        store_shared_16(tile + piece / 8 * query_panel + row * panel_row +
+                            swizzled_piece(row, piece % 8),
+                        address == 0 ? make_uint4(0, 0, 0, 0) : round_8<FB_Q_TYPE>(v.x));
     }
 }
 
@@ -296,12 +328,19 @@ FB_DEVICE void load_rows(const Block& b, Task& task, uint32_t n) {
     const auto buffer = Turn<FB_QUERY_BUFFERS>::at(n);
     wait(b.shared.barriers.queries_empty[buffer.slot()], buffer.parity() ^ 1);
     const uint32_t tile = shared_address(b.shared.queries[buffer.slot()]);
+    if constexpr (!queries_change) {
+        FB_NO_UNROLL
+        for (int group = thread_now() / 32; group < computing_groups; group += 2)
+            copy_queries(b, task, tile, group);
+    }
     FB_NO_UNROLL
-    for (int group = thread_now() / 32; group < computing_groups; group += 2)
-        copy_queries(b, task, tile, group);
-    FB_NO_UNROLL
-    for (int group = thread_now() / 32; group < computing_groups; group += 2)
+    for (int group = thread_now() / 32; group < computing_groups; group += 2) {
         describe_rows(b, task, group); // while the queries arrive
+        if constexpr (queries_change) {
+            __syncwarp();
+            change_queries(b, task, tile, group);
+        }
+    }
     cp_async_wait_all();
     fence_proxy_async_shared();
 }

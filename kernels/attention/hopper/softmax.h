@@ -18,6 +18,9 @@ struct RowState {
 constexpr float lagging_most = 256;
 static_assert(slack == 8, "2^slack");
 
+// A score of what is hidden, or a weight.
+FB_DEVICE float hidden() { return Variant::softmax ? -FB_INFINITY : 0; }
+
 // Scores hidden from the rows: those of kept tokens outside of [low, high], which count from the
 // thread's first column; `both`: low hides any.
 template <bool both> FB_DEVICE void hide_outside(int32_t low, int32_t high, int h, Scores& s) {
@@ -26,7 +29,7 @@ template <bool both> FB_DEVICE void hide_outside(int32_t low, int32_t high, int 
         FB_UNROLL
         for (int e = 0; e < 2; e++)
             if ((both && 8 * j + e < low) || 8 * j + e > high)
-                s[4 * j + 2 * h + e] = -FB_INFINITY;
+                s[4 * j + 2 * h + e] = hidden();
     }
 }
 
@@ -42,7 +45,8 @@ FB_DEVICE void hide(const Task& task, int row, int32_t first, Scores& s) {
     }
 }
 
-// `factor`, above 0, takes scores to base 2. Returns this thread's sums.
+// `factor`, above 0, takes scores to base 2. Returns this thread's sums. `masked`: a row may have
+// seen no key.
 template <bool masked>
 FB_DEVICE float2 exponentiate(float factor, const RowState& rows, Scores& s) {
     float base[2], sum[2][2] = {};

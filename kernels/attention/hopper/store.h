@@ -30,7 +30,7 @@ FB_DEVICE uint4 eight_columns(uint32_t (&pairs)[4]) {
 FB_DEVICE void store_row(const fb_attention_params& p, const RowTarget& target, bool wide,
                          bool inside, int h, const Sums& sums) {
     const int quad = lane_now() % 4;
-    if constexpr (FB_OUT_TYPE != FB_F32 && FB_VALUE_DIM % 32 == 0) {
+    if constexpr (FB_OUT_TYPE != FB_F32 && FB_VALUE_DIM % 32 == 0 && !Variant::has_output) {
         if (wide) {
             FB_UNROLL
             for (int g = 0; g < FB_VALUE_DIM / 32; g++) {

@@ -38,14 +38,32 @@ FB_DEVICE int32_t box_rows_of(const fb_attention_params& p, const fb_attention_r
     return rows < least_box ? 0 : rows;
 }
 
+// A record without the kept tokens at its ends that no row sees, of which one stays; by a whole
+// warp. Its rows are those of all blocks, which thus agree.
+FB_DEVICE void trim_record(const fb_attention_params& p, fb_attention_record& r,
+                           const Divider& by_page) {
+    Bounds bounds = no_bounds();
+    FB_NO_UNROLL
+    for (int i = lane_now(); i < r.row_count; i += 32) {
+        const RowSight sight = sight_of(p, r, i);
+        bounds.add(sight.low, sight.high);
+    }
+    bounds.join();
+    if (lane_now() != 0) return;
+    const KeptRange range = trim(p, r, bounds, by_page);
+    r.kv_start = min(range.start, r.kv_end - 1);
+    r.kv_end = max(range.end, r.kv_start + 1);
+}
+
 // By the warp whose lanes hold the words of the record at `ticket`.
 FB_DEVICE void write_task(const Block& b, Task& task, const Divider& by_page, int32_t word) {
     const int lane = lane_now();
     if (lane < record_ints) reinterpret_cast<int32_t*>(&task.record)[lane] = word;
     __syncwarp();
-    if (lane != 0) return;
     fb_attention_record& r = task.record;
     const fb_attention_params& p = b.attention();
+    if (FB_DEVICE_LENGTHS || Variant::has_bounds) trim_record(p, r, by_page);
+    if (lane != 0) return;
     task.blocks = -1;
     if (r.row_count == 0) return; // the end of the list
     const int32_t before = int32_t(rank_in_cluster()) * block_rows;

@@ -84,9 +84,6 @@ FB_DEVICE void rotate(const fb_attention_params& p, const void* row, int32_t pos
     }
 }
 
-// Neighbouring lanes that hold the chunks of a row, or 0: they are anywhere.
-FB_DEVICE constexpr int row_lanes(int chunks) { return 32 % chunks == 0 ? chunks : 0; }
-
 // How keys change on their way, and values.
 struct KeyChange {
     static constexpr int dim = FB_KEY_DIM;

@@ -2,15 +2,17 @@ import { OptionError } from "../../errors.ts";
 import type { TensorMap } from "../../ffi/params.gen.ts";
 import { encodeTensorMap } from "../../tensor/tensor-map.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
+import type { CudaVariant } from "../../variant/emit-cuda.ts";
 import type { ResolvedOptions } from "../options.ts";
-import { beyondPositions, optionConstants } from "./cuda.ts";
+import { cudaVariant } from "../variant/cuda.ts";
+import { optionConstants } from "./cuda.ts";
 import type { DeviceFacts, KernelClass, KernelFamily, KernelOffer } from "./family.ts";
 import { tiled } from "./tiled.ts";
 
 /**
  * Many query rows on Hopper (9.0), by warpgroup-wide products and bulk copies
- * (kernels/attention/hopper); requests of few rows go to the tiled kernels. Takes what positions
- * alone decide: no hooks, mask bits, rotation, fp8 or lengths known only on the device.
+ * (kernels/attention/hopper); requests of few rows go to the tiled kernels. Takes keys and values as
+ * they are: no rotation, fp8, or hooks that change them.
  */
 export const hopper: KernelFamily = { name: "hopper", offer };
 
@@ -29,11 +31,16 @@ interface Cut {
   readonly keepsQueries: boolean;
 }
 
-/** What fits registers and shared memory and measured best (docs/kernels/hopper.md). */
+/**
+ * What fits registers and shared memory and measured best (docs/kernels/hopper.md): of some dims
+ * the first that does, since notes of keys and rows take memory.
+ */
 const cuts: readonly Cut[] = [
   cutOf(64, 64, 128, 3, 2, true),
   cutOf(96, 96, 128, 3, 1, true),
+  cutOf(96, 96, 112, 3, 1, true),
   cutOf(128, 128, 128, 3, 1, true),
+  cutOf(128, 128, 112, 3, 1, true),
   cutOf(192, 128, 112, 2, 1, false),
   cutOf(192, 192, 96, 2, 1, false),
   cutOf(256, 256, 64, 2, 1, false),
@@ -60,14 +67,18 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   const refused = refusal(facts, options);
   if (refused !== undefined) return refused;
   const { headDim, valueDim } = options;
-  const cut = cuts.find((each) => each.keyDim === headDim && each.valueDim === valueDim);
-  if (cut === undefined || sharedBytesOf(cut) > facts.sharedBytesPerBlock) {
+  const variant = cudaVariant(options);
+  const asked = askedBy(options, variant);
+  const cut = cuts
+    .filter((each) => each.keyDim === headDim && each.valueDim === valueDim)
+    .find((each) => sharedBytesOf(each, asked) <= facts.sharedBytesPerBlock);
+  if (cut === undefined) {
     const allowed = cuts.map((each) => `${each.keyDim}/${each.valueDim}`).join(", ");
     return refuse("headDim", `${headDim}/${valueDim}`, allowed);
   }
   const others = tiled.offer(facts, options);
   if (others instanceof OptionError) return others;
-  const row = kernelClass(cut, options);
+  const row = kernelClass(cut, options, asked, variant?.attention);
   const smaller = others.classes.filter(({ queryTile }) => queryTile < row.queryTile / cluster);
   return { ...others, classes: [...smaller, row] };
 }
@@ -82,8 +93,12 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   if (dtype === "f32" || kvDtype !== dtype) {
     return refuse("kvDtype", `${kvDtype} beside ${dtype}`, "f16 or bf16, as the queries");
   }
-  const beyond = beyondPositions(options);
-  if (beyond !== undefined) return refuse(...beyond);
+  if (options.rope !== undefined) return refuse("rope", "given", "left out");
+  for (const hook of ["key", "value"] as const) {
+    const { variant } = options;
+    if (variant?.hooks[hook] !== undefined || variant?.cuda?.hooks.includes(hook))
+      return refuse("variant", variant.name, `without a hook of the ${hook}`);
+  }
   // Its plans put every row into the largest tile, of which a decode fills little.
   if (options.batchInvariant) return refuse("batchInvariant", true, "false");
   return undefined;
@@ -94,10 +109,36 @@ function refuse(option: string, value: unknown, allowed: string): OptionError {
   return new OptionError(option, value, `${allowed} for the Hopper kernels`, fix);
 }
 
-function kernelClass(cut: Cut, options: ResolvedOptions): KernelClass {
+/** What options ask of shared memory beside the tiles. */
+interface Asked {
+  /** Mask bits lie somewhere for each row. */
+  readonly masked: boolean;
+  /** 32-bit words that hooks keep of a row. */
+  readonly rowWords: number;
+  /** Tiles are noted: positions, slots and scales of their keys. */
+  readonly noted: boolean;
+}
+
+function askedBy(options: ResolvedOptions, variant: CudaVariant | undefined): Asked {
+  const masked = options.mask !== "none";
+  const hooked = variant?.hooks.has("logits") || variant?.hooks.has("mask");
+  const weighs = variant?.softmax === false;
+  return {
+    masked,
+    rowWords: variant?.rowWords ?? 0,
+    noted: masked || options.tokenScales || hooked === true || weighs,
+  };
+}
+
+function kernelClass(
+  cut: Cut,
+  options: ResolvedOptions,
+  asked: Asked,
+  variant: string | undefined,
+): KernelClass {
   const { kvTile, groups } = cut;
   const threads = 128 * (groups + 1);
-  const sharedBytes = sharedBytesOf(cut);
+  const sharedBytes = sharedBytesOf(cut, asked);
   return {
     name: `hopper.tile${64 * groups * cluster}`,
     queryTile: 64 * groups * cluster,
@@ -107,7 +148,11 @@ function kernelClass(cut: Cut, options: ResolvedOptions): KernelClass {
     schedule: "share",
     take: "few-heads",
     entry: "attention_hopper",
-    image: { source: "attention/hopper/prefill.cu", constants: constantsOf(cut, options) },
+    image: {
+      source: "attention/hopper/prefill.cu",
+      constants: { ...constantsOf(cut, options), FB_SHARED_BYTES: sharedBytes },
+      variant,
+    },
     launch: { threads, sharedBytes, persistent: true, programmatic: true },
     bindMaps: ({ k, v }, { headDim, valueDim }, maps) => {
       bindPlane(k, headDim, kvTile, maps.k);
@@ -127,20 +172,22 @@ function constantsOf(cut: Cut, options: ResolvedOptions) {
     FB_STAGES: cut.stages,
     FB_QUERY_BUFFERS: cut.queryBuffers,
     FB_QUERIES_KEPT: cut.keepsQueries ? 1 : 0,
-    FB_SHARED_BYTES: sharedBytesOf(cut),
   };
 }
 
 /** Shared memory of kernels/attention/hopper/facts.h. */
-function sharedBytesOf({ keyDim, valueDim, kvTile, groups, stages, queryBuffers }: Cut): number {
+function sharedBytesOf(cut: Cut, { masked, rowWords, noted }: Asked): number {
+  const { keyDim, valueDim, kvTile, groups, stages, queryBuffers } = cut;
   const panels = (dim: number) => Math.ceil(dim / panelColumns);
   const rows = 64 * groups;
   const queries = queryBuffers * panels(keyDim) * rows * panelRowBytes;
   const tiles = stages * (panels(keyDim) + panels(valueDim)) * kvTile * panelRowBytes;
-  const tasks = 2 * (64 + 48 + 16 * groups + 8 * rows);
+  const notes = noted ? stages * 16 * kvTile : 0;
+  const rowFacts = 8 * rows + 16 * (masked ? rows : 1) + Math.max(8, 4 * rowWords * rows);
+  const tasks = 2 * (64 + 48 + 16 * groups + rowFacts);
   const barriers = 8 * (4 * stages + 7 + queryBuffers + 8);
   const mail = 4 * 8;
-  return Math.ceil((queries + tiles + tasks + barriers + mail) / 1024) * 1024;
+  return Math.ceil((queries + tiles + notes + tasks + barriers + mail) / 1024) * 1024;
 }
 
 /** Rows of a box: a whole number of them makes a page, and a tile. */
