@@ -77,7 +77,7 @@ function cases(): Case[] {
     ["a mask over the tail", { mask: "tail", causal: false }],
     ["a mask over the tail, split rows", { ...long, mask: "tail", alibi: true }],
     ["scales by token", { scales: "token", pageSize: 16 }],
-    ["scales by token, ragged, f16", { scales: "token", dtype: "f16", headDim: 96 }],
+    ["scales by token, ragged", { scales: "token", headDim: 96 }],
     ["scales by token, ALiBi", { scales: "token", alibi: true, pageSize: 5, scale: -0.1 }],
   ];
   const hooked = variants.map(({ name, over, ...variant }) =>
@@ -196,7 +196,7 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
     world.rig.check(batch, world.requests([sequence], queries), { cache: world.cache });
     const { launches } = world.rig.attention.lastPlan!;
     expect(launches.at(-1)!.grid).toBeGreaterThan(0);
-  });
+  }, 60_000);
 });
 
 if (opened !== undefined && !able) await opened[Symbol.asyncDispose]();

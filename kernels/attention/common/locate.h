@@ -151,9 +151,10 @@ FB_DEVICE void copy_scale(const fb_scale& s, const fb_attention_record& r, int32
                kept ? 4 : 0);
 }
 
-// A token's scale; 0 unless `kept`.
+// A token's scale, as copy_scale has it.
 FB_DEVICE float token_scale(const fb_scale& s, const fb_attention_record& r, int32_t page,
                             int32_t row, bool kept) {
+    if (!by_token(s)) return 1;
     if (!kept) return 0;
     const int64_t at = r.request * s.stride_request + r.kv_head * s.stride_head +
                        page * s.stride_page + row * s.stride_token;

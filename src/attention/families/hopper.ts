@@ -93,6 +93,8 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   if (dtype === "f32" || kvDtype !== dtype) {
     return refuse("kvDtype", `${kvDtype} beside ${dtype}`, "f16 or bf16, as the queries");
   }
+  // Probabilities times scales may exceed what f16 holds.
+  if (options.tokenScales && dtype === "f16") return refuse("tokenScales", true, "false in f16");
   if (options.rope !== undefined) return refuse("rope", "given", "left out");
   for (const hook of ["key", "value"] as const) {
     const { variant } = options;
