@@ -26,7 +26,10 @@ FB_DEVICE uint2 load_shared_8(uint32_t address) {
     return emu::load_shared<uint2>(address);
 #else
     uint2 v;
-    asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
+    asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];"
+                 : "=r"(v.x), "=r"(v.y)
+                 : "r"(address)
+                 : "memory");
     return v;
 #endif
 }

@@ -11,8 +11,8 @@ import { tiled } from "./tiled.ts";
 
 /**
  * Many query rows on Hopper (9.0), by warpgroup-wide products and bulk copies
- * (kernels/attention/hopper); requests of few rows go to the tiled kernels. Takes keys and values as
- * they are: no rotation, fp8, or hooks that change them.
+ * (kernels/attention/hopper); requests of few rows go to the tiled kernels. Takes keys and values
+ * as they are: no rotation, fp8, or hooks that change them.
  */
 export const hopper: KernelFamily = { name: "hopper", offer };
 
