@@ -122,7 +122,7 @@ export class Attention extends Owner implements AsyncDisposable {
 
   /** The plan of the last `plan` call: work lists, workspace bytes, a description to draw. */
   get lastPlan(): Plan | undefined {
-    return this.#plan;
+    return this.device.disposed ? undefined : this.#plan;
   }
 
   /**
@@ -142,7 +142,7 @@ export class Attention extends Owner implements AsyncDisposable {
     }
     // A table that grew is uploaded on the default stream; one that cannot leaves the last plan.
     if (this.#rope?.ensure(longest(batch))) this.#sections.waitFor(this.device.stream);
-    const plan = this.#planner.plan(batch);
+    const plan = this.#planner.plan(batch, this.#sections.room);
     this.#plan = plan;
     this.#batch = batch;
     return plan;
@@ -192,6 +192,8 @@ export class Attention extends Owner implements AsyncDisposable {
   }
 
   protected override release(): void {
+    // The sections of a plan may lie in memory that goes now.
+    if (this.#plan !== undefined) this.#plan.sections = new Int32Array(0);
     this.#sections[Symbol.dispose]();
     this.#owned?.[Symbol.dispose]();
     this.#rope?.[Symbol.dispose]();

@@ -16,13 +16,17 @@ export class PlanSections extends Owner {
   /** What the next upload waits for: the streams that read the sections, first their uploader. */
   readonly #readers: Stream[] = [];
   #generation = -1;
-  #view: Int32Array | undefined;
 
   constructor(device: Device) {
     super("plan sections");
     this.#device = device;
     this.#ring = new PinnedRing(device, "plan upload ring");
     this.buffer = new GrowingBuffer(device, this.label);
+  }
+
+  /** Where a plan may be written so that its upload needs no copy, if that is free. */
+  get room(): Int32Array | undefined {
+    return this.#ring.room;
   }
 
   /**
@@ -54,18 +58,12 @@ export class PlanSections extends Owner {
     for (const reader of this.#readers) if (reader !== stream) after(stream, reader);
     this.#readers.length = 0;
     this.#readers.push(stream);
-    const { i32 } = this.#ring.take(plan.sectionInts);
-    i32.set(this.#valid(plan));
+    const { sections } = plan;
+    // As large as the array that it did fit, so that a later plan can be written there.
+    if (!this.#ring.isNext(sections)) this.#ring.take(sections.length).i32.set(sections);
     this.buffer.ensure(plan.capacityInts * 4);
     this.#ring.upload(stream, this.buffer.address, plan.sectionInts);
     this.#generation = plan.generation;
-  }
-
-  /** The valid part: a view that is kept while its size stays the same, as it does in decode. */
-  #valid({ sections, sectionInts }: Plan): Int32Array {
-    const view = this.#view;
-    if (view?.buffer === sections.buffer && view.length === sectionInts) return view;
-    return (this.#view = sections.subarray(0, sectionInts));
   }
 }
 

@@ -27,6 +27,9 @@ const forgotten = new FinalizationRegistry<{ pool: MemoryPool; address: Address 
   ({ pool, address }) => pool.free(address),
 );
 
+/** Whose bytes a host view has: they are not forgotten while someone reads them. */
+const borrowed = new WeakMap<ArrayBuffer, Memory>();
+
 /** A block of device memory, at least 64-byte aligned. */
 export class Memory extends Owner {
   readonly #pool: MemoryPool;
@@ -56,7 +59,9 @@ export class Memory extends Owner {
       const fix = "copy it by device.download, or allocate pinned memory.";
       throw new OptionError("memory", this.label, "memory that the host can reach", fix);
     }
-    return borrow(this.address, this.byteLength);
+    const bytes = borrow(this.address, this.byteLength);
+    borrowed.set(bytes, this);
+    return bytes;
   }
 
   /** @internal */

@@ -49,6 +49,17 @@ export class PinnedRing extends Owner {
     return grown;
   }
 
+  /** The next block's ints where they are free at once, to write an upload that needs no copy. */
+  get room(): Int32Array | undefined {
+    const block = this.#blocks[this.#next];
+    return block?.event.reached ? block.i32 : undefined;
+  }
+
+  /** Whether these are the ints of the next block. */
+  isNext(ints: Int32Array): boolean {
+    return this.#blocks[this.#next]?.i32 === ints;
+  }
+
   /** Queues the copy of the block's first `ints` to `target` and frees the block behind it. */
   upload(stream: Stream, target: number, ints: number): void {
     const block = this.#blocks[this.#next]!;

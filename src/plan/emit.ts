@@ -37,10 +37,13 @@ export class Emitter {
     this.plan.boundBytes = partialBytes(boundRows(options), options.valueDim);
   }
 
-  /** Fills the plan from the schedule; `bucket`: the graph's batch size, 0 without a graph. */
-  emit(batch: Batch, bucket: number): Plan {
+  /**
+   * Fills the plan from the schedule; `bucket`: the graph's batch size, 0 without a graph; `into`:
+   * where its sections are written if they fit.
+   */
+  emit(batch: Batch, bucket: number, into?: Int32Array): Plan {
     const plan = this.plan;
-    this.#out.at = 0;
+    this.#out.start(into);
     this.#partialRows = 0;
     plan.bucket = bucket;
     this.#writeBatch(batch);

@@ -27,6 +27,10 @@ export interface PlanOffsets {
 export interface Plan {
   /** Raised by every plan. */
   generation: number;
+  /**
+   * Those of an attention object may lie in memory that its device reads: they are valid until the
+   * next plan, and no longer than both of them.
+   */
   sections: Int32Array;
   /** Ints of `sections` that are valid. */
   sectionInts: number;

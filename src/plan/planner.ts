@@ -75,10 +75,11 @@ export class Planner {
   }
 
   /**
-   * Plans one batch. The Plan is reused by the next call. Errors: PlanError for a batch over the
-   * graph's sizes, OptionError for several levels under batchInvariant.
+   * Plans one batch, its sections in `into` if they fit there. The Plan is reused by the next call.
+   * Errors: PlanError for a batch over the graph's sizes, OptionError for several levels under
+   * batchInvariant.
    */
-  plan(batch: Batch): Plan {
+  plan(batch: Batch, into?: Int32Array): Plan {
     const bucket = this.#bucketOf(batch);
     const { levels } = batch.layout;
     if (this.options.batchInvariant && levels.length > 1) {
@@ -90,7 +91,7 @@ export class Planner {
     this.#tiles.build(batch, apart);
     this.#cut(apart);
     this.#intervals.sweep(this.#tiles, batch.tokenCount * this.#group);
-    return this.#emitter.emit(batch, bucket);
+    return this.#emitter.emit(batch, bucket, into);
   }
 
   /** Cuts the tiles into pieces and orders them; `apart`: those of each KV head. */

@@ -3,16 +3,29 @@ const sectionUnit = 16;
 
 /** A growing block of int32 with a place to write at; it keeps its memory from plan to plan. */
 export class Sections {
-  data = new Int32Array(4096);
+  data: Int32Array;
   /** Where the next int is written. */
   at = 0;
+  /** What is written to when no other block is given, or when that is too small. */
+  #own: Int32Array = new Int32Array(4096);
+
+  constructor() {
+    this.data = this.#own;
+  }
+
+  /** Starts again: in the given block, which is left for a larger one once it is full. */
+  start(data = this.#own): void {
+    this.data = data;
+    this.at = 0;
+  }
 
   /** Makes room for `ints` in all: `data` may be another array then. */
   ensure(ints: number): void {
-    if (ints <= this.data.length) return;
-    const grown = new Int32Array(Math.max(ints, 2 * this.data.length));
-    grown.set(this.data);
-    this.data = grown;
+    const before = this.data;
+    if (ints <= before.length) return;
+    if (ints > this.#own.length) this.#own = new Int32Array(Math.max(ints, 2 * this.#own.length));
+    this.#own.set(before);
+    this.data = this.#own;
   }
 
   /** Zeros up to `end`, and moves on to it. */

@@ -44,6 +44,32 @@ test("plans that run on two streams in turn give the bits of one stream", async 
   outs.forEach((out, i) => expect(out.toBytes()).toEqual(expected[i]));
 });
 
+test("steps queued far ahead of the device give the bits of steps one by one", async () => {
+  await using device = await Device.open("cpu", { threads: 2 });
+  using attention = Attention.createSync(device, { ...shape, causal: true });
+  const noise = (tokens: number, heads: number, seed: number) =>
+    Tensor.randomNormal(device, [tokens, heads, 32], "f32", { seed });
+  const [q, k, v] = [noise(64, 4, 1), noise(900, 2, 2), noise(900, 2, 3)];
+  const cases = Array.from({ length: 12 }, (_, i) => ragged(1 + ((i * 29) % 64), 900 - 67 * i));
+  const run = (batch: (typeof cases)[number]) => {
+    const out = Tensor.zeros(device, [64, 4, 32], "f32");
+    attention.plan(batch);
+    // Planned once more, and in the end not run: what is queued stays as it is.
+    attention.plan(cases[0]);
+    attention.plan(batch);
+    attention.run({ q, k, v, out });
+    return out;
+  };
+  const expected = cases.map((batch) => run(batch).toBytes());
+  const busy = new ProbeParams();
+  busy.microseconds = 3000;
+  device.launch(device.stream, device.kernel("probe_spin"), busy, 1);
+  const outs = cases.map(run);
+  attention.plan(cases[0]);
+  await device.stream.done();
+  outs.forEach((out, i) => expect(out.toBytes()).toEqual(expected[i]));
+});
+
 test("a layer whose pages a window freed refuses attention that looks further back", async () => {
   await using device = await Device.open("cpu", { threads: 1 });
   const groups = [{ layers: [0], pages: 8, windowLeft: 16 }];

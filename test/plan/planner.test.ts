@@ -32,6 +32,24 @@ function pagedBatch(queries: number[], keys: number[]) {
   return createBatch({ queryLengths: queries, kvLengths: keys, layout });
 }
 
+test("a plan is written where it is asked for, and where it does not fit, elsewhere", () => {
+  const planner = new Planner(options);
+  const batches = [
+    pagedBatch([1, 40], [700, 80]),
+    pagedBatch(Array(200).fill(1), Array(200).fill(9)),
+  ];
+  for (const batch of batches) {
+    const { sections, sectionInts } = planner.plan(batch);
+    const expected = sections.slice(0, sectionInts);
+    for (const ints of [16, sectionInts >> 1, 1 << 16]) {
+      const into = new Int32Array(ints).fill(-1);
+      const plan = planner.plan(batch, into);
+      expect(plan.sections === into).toBe(ints === 1 << 16);
+      expect(plan.sections.subarray(0, plan.sectionInts)).toEqual(expected);
+    }
+  }
+});
+
 describe("decode", () => {
   test("one long request keeps every processor busy with equal stretches", () => {
     const single = { ...options, queryHeads: 4, kvHeads: 1, processors: 8 };
