@@ -34,7 +34,7 @@ export class RowSpace {
    * of the block it had, which is free again. Errors: OptionError beyond what int32 can index.
    */
   grow(slot: number, columns: number): number {
-    const order = Math.max(leastOrder, Math.ceil(Math.log2(columns)));
+    const order = Math.max(leastOrder, 32 - Math.clz32(columns - 1));
     const start = this.#take(order);
     const before = this.starts[slot];
     this.release(slot);
@@ -50,15 +50,16 @@ export class RowSpace {
     this.starts[slot] = this.capacities[slot] = 0;
     if (size === 0) return;
     // Two halves of a block make it whole.
-    while (this.#free[Math.log2(size)].delete(start ^ size)) {
+    while (this.#free[orderOf(size)].delete(start ^ size)) {
       start &= ~size;
       size *= 2;
     }
-    this.#free[Math.log2(size)].add(start);
+    this.#free[orderOf(size)].add(start);
   }
 
   #take(order: number): number {
     for (let n = order; n < this.#free.length; n++) {
+      if (this.#free[n].size === 0) continue;
       for (const start of this.#free[n]) {
         this.#free[n].delete(start);
         this.#freeBetween(start + 2 ** order, start + 2 ** n);
@@ -82,8 +83,13 @@ export class RowSpace {
       // The lowest set bit of `at` says which blocks may start there.
       let size = at === 0 ? 2 ** 30 : at & -at;
       while (at + size > to) size /= 2;
-      this.#free[Math.log2(size)].add(at);
+      this.#free[orderOf(size)].add(at);
       at += size;
     }
   }
+}
+
+/** The power of two that a size is. */
+function orderOf(size: number): number {
+  return 31 - Math.clz32(size);
 }
