@@ -1,11 +1,13 @@
 /**
  * Writes src/jit/sources.gen.ts: every file under kernels/ as text, so that run-time compilation
- * works from the package and from one compiled executable.
+ * works from the package and from one compiled executable; and src/other-runtime.gen.js, which Node
+ * and Deno get in place of the package's doors.
  *
  * Usage: bun scripts/sources.ts
  */
 import { globSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { engines } from "../package.json";
 
 const root = join(import.meta.dir, "..");
 
@@ -27,10 +29,33 @@ export function sourcesModule(paths: readonly string[]): string {
   ].join("");
 }
 
+/**
+ * A module that says what flashbun needs. It exports every name, since an import of a missing one
+ * fails before the module says a word.
+ */
+export function otherRuntimeModule(names: readonly string[]): string {
+  const sentence = `flashbun needs Bun ${engines.bun.slice(2)} or later: run this program with bun.`;
+  const sorted = [...new Set(names)].sort();
+  return [
+    "// Written by `bun run sources`: do not edit.\n",
+    `export let ${sorted.join(",\n  ")};\n`,
+    `throw new Error("${sentence}");\n`,
+  ].join("");
+}
+
+/** Names of values that the package's doors export. */
+export async function exportedNames(): Promise<string[]> {
+  const doors = [await import("../src/index.ts"), await import("../src/debloat/index.ts")];
+  return doors.flatMap((door) => Object.keys(door));
+}
+
 /** Files below kernels/ that take part in a compilation. */
 export function kernelFiles(): string[] {
   return globSync("**/*.{cu,h}", { cwd: join(root, "kernels") });
 }
 
-if (import.meta.main)
+if (import.meta.main) {
   writeFileSync(join(root, "src", "jit", "sources.gen.ts"), sourcesModule(kernelFiles()));
+  const otherRuntime = otherRuntimeModule(await exportedNames());
+  writeFileSync(join(root, "src", "other-runtime.gen.js"), otherRuntime);
+}

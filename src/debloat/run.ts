@@ -9,7 +9,7 @@ import { requireOptions, requireText } from "../require.ts";
 import { hashFile, releaseMapping } from "./files.ts";
 import { readLibraryId } from "./library.ts";
 import { Pool } from "./pool/pool.ts";
-import { companionPath, preload, withoutSeparators } from "./process/companions.ts";
+import { companionPath, preload, preloadable } from "./process/companions.ts";
 import { redirectTo, type Replacement } from "./process/redirect.ts";
 import { type Ended, runCommand } from "./process/spawn.ts";
 import type { Profile } from "./profile/profile.ts";
@@ -83,7 +83,7 @@ export async function runShrunk(
   const folder = mkdtempSync(join(tmpdir(), "flashbun-run-"));
   try {
     const log = join(folder, "pages");
-    const path = (name: "redirect" | "pager") => withoutSeparators(companionPath(name), folder);
+    const path = (name: "redirect" | "pager") => preloadable(companionPath(name), folder);
     const redirected = redirectTo(cached, mkdirIn(folder, "libraries"), path("redirect"));
     const ended = await runCommand(command, {
       ...redirected,

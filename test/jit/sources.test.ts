@@ -1,7 +1,12 @@
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { kernelFiles, sourcesModule } from "../../scripts/sources.ts";
+import {
+  exportedNames,
+  kernelFiles,
+  otherRuntimeModule,
+  sourcesModule,
+} from "../../scripts/sources.ts";
 import { versions } from "../../scripts/toolchain.ts";
 import { pinnedVersion } from "../../src/jit/nvrtc.ts";
 import { sources } from "../../src/jit/sources.gen.ts";
@@ -13,6 +18,12 @@ test("every file below kernels/ is carried as text (`bun run sources` writes the
   expect(written).toBe(sourcesModule(kernelFiles()));
   for (const [path, text] of Object.entries(sources))
     expect(text).toBe(readFileSync(join(root, "kernels", path), "utf8"));
+});
+
+test("other runtimes are told what flashbun needs (`bun run sources` writes the module)", async () => {
+  const written = readFileSync(join(root, "src", "other-runtime.gen.js"), "utf8");
+  expect(written).toBe(otherRuntimeModule(await exportedNames()));
+  expect(written).toContain("flashbun needs Bun 1.4.5 or later");
 });
 
 test("every kernel expands to a text that needs no other file", () => {

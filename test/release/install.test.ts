@@ -1,7 +1,16 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { manifestOf, platforms } from "../../scripts/release/packages.ts";
 import { publish } from "../../scripts/release/publish.ts";
 import { readmeProgram } from "../support/readme.ts";
@@ -184,18 +193,44 @@ describe("an installed flashbun", () => {
   );
 
   test(
-    "compiles into one executable, with the library beside it or named",
+    "compiles into one executable that holds the library, and bundles with it beside",
     () => {
-      const elsewhere = join(folder, "elsewhere");
-      const executable = join(elsewhere, "program");
-      const library = join(path, "node_modules", "@flashbun", "linux-x64-gnu", "libflashbun.so");
-      mkdirSync(elsewhere);
+      const executable = join(folder, "elsewhere", "program");
       run([bun, "build", "--compile", "program.ts", "--outfile", executable], path);
-      expect(run([executable], "/", { FLASHBUN_LIB: library })).toBe(printed);
-      expect(() => run([executable], "/")).toThrow("no libflashbun.so was found");
-      copyFileSync(library, join(elsewhere, "libflashbun.so"));
       expect(run([executable], "/")).toBe(printed);
+      const bundle = join(folder, "bundle");
+      run([bun, "build", "program.ts", "--target", "bun", "--outdir", bundle], path);
+      expect(run([bun, join(bundle, "program.js")], "/")).toBe(printed);
     },
     2 * minutes,
   );
+
+  test(
+    "compiled without the library, says where to copy it, and runs with it there",
+    async () => {
+      const without = await project("without");
+      const packages = join(without, "node_modules");
+      cpSync(join(path, "node_modules"), packages, { recursive: true });
+      const installed = join(packages, "@flashbun", "linux-x64-gnu", "libflashbun.so");
+      const library = join(without, "libflashbun.so");
+      renameSync(installed, library);
+      const executable = join(folder, "alone", "program");
+      run([bun, "build", "--compile", "program.ts", "--outfile", executable], without);
+      expect(() => run([executable], "/")).toThrow(
+        `copy its libflashbun*.so next to the executable, to ${dirname(executable)}`,
+      );
+      copyFileSync(library, join(dirname(executable), "libflashbun.so"));
+      expect(run([executable], "/")).toBe(printed);
+      expect(run([executable], "/", { FLASHBUN_LIB: library })).toBe(printed);
+    },
+    2 * minutes,
+  );
+
+  test.each(["flashbun", "flashbun/debloat"])("says to Node that %s needs Bun", async (door) => {
+    const name = door === "flashbun" ? "attend" : "inspectLibrary";
+    await Bun.write(join(path, "other.mjs"), `import { ${name} } from "${door}";\n`);
+    const { exitCode, said } = tried(["node", "other.mjs"], path);
+    expect(exitCode).toBe(1);
+    expect(said).toContain("Error: flashbun needs Bun 1.4.5 or later: run this program with bun.");
+  });
 });

@@ -1,6 +1,9 @@
 /** A page that shows libraries as areas: sections, architectures, images, kernels. */
-import { basename } from "node:path";
+import { basename, resolve } from "node:path";
 import { OptionError } from "../../errors.ts";
+import pageFile from "./treemap.html" with { type: "file" };
+// @ts-expect-error a script for browsers, without types
+import codeFile from "./treemap-page.js" with { type: "file" };
 import type { ContainerFigures, ImageFigures, Inspection, Saving } from "./inspect.ts";
 
 /** A rectangle: its name, its bytes, what it is, and what is inside. */
@@ -27,10 +30,7 @@ const imagesOpened = 60;
 export async function treemapPage(inspections: readonly Inspection[]): Promise<string> {
   if (!Array.isArray(inspections) || !inspections.every(isInspection))
     throw new OptionError("inspections", inspections, "a list", "pass what inspectLibrary gave.");
-  const [template, script] = await Promise.all([
-    Bun.file(new URL("./treemap.html", import.meta.url)).text(),
-    Bun.file(new URL("./treemap-page.js", import.meta.url)).text(),
-  ]);
+  const [template, script] = await Promise.all([pageFile, codeFile].map(textOf));
   const libraries = inspections.map((inspection) => ({
     area: areaOf(inspection),
     buildId: inspection.buildId,
@@ -39,6 +39,11 @@ export async function treemapPage(inspections: readonly Inspection[]): Promise<s
   // Inside a script, "</" would end it.
   const data = JSON.stringify(libraries).replaceAll("</", "<\\/");
   return template.replace("/*{script}*/", () => script).replace("/*{libraries}*/ []", () => data);
+}
+
+/** Imported as files, so that bundles have them; types of imports do not know that. */
+function textOf(file: unknown): Promise<string> {
+  return Bun.file(resolve(import.meta.dir, String(file))).text();
 }
 
 function isInspection(value: Partial<Inspection> | undefined): boolean {

@@ -1,9 +1,13 @@
+import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
+import { join } from "node:path";
 import { DebloatError } from "../../errors.ts";
 import { requireInteger } from "../../require.ts";
 import { counted, showAsText } from "../../shown.ts";
 import { type Job, type JobOf, type JobResults, runJob } from "./jobs.ts";
 import type { Reply, Request } from "./worker.ts";
+
+const workerFile = join(import.meta.dir, "worker.ts");
 
 /** Threads that work on one library after another; each maps the file itself. */
 export class Pool {
@@ -15,7 +19,8 @@ export class Pool {
   /** @param threads workers; 0 does all work in this thread */
   constructor(threads = Math.min(8, availableParallelism())) {
     requireInteger("threads", threads, 0, 1024);
-    this.#threads = threads;
+    // A bundle does not hold the worker's file.
+    this.#threads = existsSync(workerFile) ? threads : 0;
   }
 
   /**
@@ -50,7 +55,7 @@ export class Pool {
     const idle = this.#idle.pop();
     if (idle !== undefined) return Promise.resolve(idle);
     if (this.#workers.length < this.#threads) {
-      const worker = new Worker(new URL("./worker.ts", import.meta.url));
+      const worker = new Worker(workerFile);
       this.#workers.push(worker);
       return Promise.resolve(worker);
     }

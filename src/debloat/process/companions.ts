@@ -1,4 +1,4 @@
-import { copyFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { locate } from "../../ffi/locate.ts";
 
@@ -19,10 +19,16 @@ export function preload(...libraries: string[]): string {
   return [...libraries, ...(before ? [before] : [])].join(":");
 }
 
-/** LD_PRELOAD splits at spaces and colons: a library with those in its path is copied. */
-export function withoutSeparators(library: string, folder: string): string {
-  if (!/[ :]/.test(library)) return library;
+/** What an executable of `bun build --compile` holds lies below here, for its own process alone. */
+const embedded = "/$bunfs/";
+
+/**
+ * A path that other processes can preload. LD_PRELOAD splits at spaces and colons: a library with
+ * those in its path is copied, and one that only this process sees.
+ */
+export function preloadable(library: string, folder: string): string {
+  if (!/[ :]/.test(library) && !library.startsWith(embedded)) return library;
   const copy = join(folder, library.slice(library.lastIndexOf("/") + 1));
-  copyFileSync(library, copy);
+  writeFileSync(copy, readFileSync(library));
   return copy;
 }

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { OptionError } from "../../errors.ts";
 import { requireOptions, requireText } from "../../require.ts";
-import { companionPath, preload, withoutSeparators } from "../process/companions.ts";
+import { companionPath, preload, preloadable } from "../process/companions.ts";
 import { type Ended, runCommand } from "../process/spawn.ts";
 import type { HostMode, Profile } from "./profile.ts";
 import { resolveTrace } from "./resolve.ts";
@@ -46,7 +46,7 @@ export async function traceCommand(
   if (cupti !== undefined) requireText("cupti", cupti);
   const folder = mkdtempSync(join(tmpdir(), "flashbun-trace-"));
   try {
-    const library = withoutSeparators(companionPath("trace"), folder);
+    const library = preloadable(companionPath("trace"), folder);
     const date = new Date().toISOString();
     const ended = await runCommand(command, {
       LD_PRELOAD: preload(library),
