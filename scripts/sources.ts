@@ -34,12 +34,12 @@ export function sourcesModule(paths: readonly string[]): string {
  * fails before the module says a word.
  */
 export function otherRuntimeModule(names: readonly string[]): string {
-  const sentence = `flashbun needs Bun ${engines.bun.slice(2)} or later: run this program with bun.`;
+  const bun = `Bun ${engines.bun.slice(2)} or later`;
   const sorted = [...new Set(names)].sort();
   return [
     "// Written by `bun run sources`: do not edit.\n",
     `export let ${sorted.join(",\n  ")};\n`,
-    `throw new Error("${sentence}");\n`,
+    `throw new Error("flashbun needs ${bun}: run this program with bun.");\n`,
   ].join("");
 }
 

@@ -22,7 +22,7 @@ const machinePaths = new RegExp(
 );
 
 /** Files whose lines a generator writes. */
-const generated = /\.gen\.ts$/;
+const generated = /\.gen\.[jt]s$/;
 
 /** Spreads of literals, which say nothing that their parts would not say themselves. */
 const packsLiteral = /^\s*\.\.\.(\{( .*\},?)?|\[.*\],?|\(\[.*\] as const\),?)$/;
