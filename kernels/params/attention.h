@@ -73,7 +73,7 @@ struct fb_attention_params {
     uint64_t mask_indptr;    // int32 [request]: first byte of each request
     uint64_t alibi_slopes;   // f32 [query head], or 0
     uint64_t sinks;          // f32 [query head], or 0
-    uint64_t rope_table;     // f32 [position, rope_dim / 2, (cos, sin)], or 0
+    uint64_t rope_rates;     // int32 [pair, 2]: turns per position, in 2^-32 and 2^-64, or 0
     uint64_t counters;       // int32 [64]: records taken and blocks gone, then [merge]: parts that
                              // have come; 0 between launches (CUDA)
     struct fb_variant variant;
@@ -92,6 +92,8 @@ struct fb_attention_params {
     int32_t mask_mode;
     int32_t rope_dim;
     int32_t rope_interleaved;
+    int32_t rope_first;      // elements [rope_first, rope_first + rope_dim) of a head turn
+    float rope_factor;       // of turned queries
     int32_t finalize;        // 0: raw state, no sinks
     int32_t record_count;
     int32_t merge_count;
@@ -109,5 +111,5 @@ struct fb_attention_map_params {
     struct fb_tensor_map v;   // of the layer's values
     struct fb_tensor_map out; // of the run's outputs
     struct fb_attention_params attention;
-    int32_t reserved[14]; // to a multiple of 64 bytes, the alignment of a tensor map
+    int32_t reserved[12]; // to a multiple of 64 bytes, the alignment of a tensor map
 };

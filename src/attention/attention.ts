@@ -6,7 +6,7 @@ import { OptionError, PlanError } from "../errors.ts";
 import { type Batch, requireBatch } from "../kv/batch.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { requireInteger } from "../require.ts";
-import { RopeTable } from "../ops/rope.ts";
+import { RopeRates } from "../ops/rope.ts";
 import { worthSharing } from "../plan/cost.ts";
 import type { Plan } from "../plan/plan.ts";
 import { Planner } from "../plan/planner.ts";
@@ -33,7 +33,7 @@ export class Attention extends Owner implements AsyncDisposable {
   readonly #kernels: AttentionKernels;
   readonly #sections: PlanSections;
   readonly #bound: BoundParams;
-  readonly #rope: RopeTable | undefined;
+  readonly #rope: RopeRates | undefined;
   /** What the family bound. */
   readonly #owned: Disposable | undefined;
   #batch: Batch | undefined;
@@ -71,7 +71,8 @@ export class Attention extends Owner implements AsyncDisposable {
     this.#bound = new BoundParams(device, resolved, classes);
     this.#owned = bind?.(device, this.#bound.params);
     if (resolved.rope !== undefined) {
-      this.#rope = new RopeTable(device, resolved.rope, resolved.headDim);
+      this.#rope = new RopeRates(device, resolved.rope, resolved.headDim);
+      this.#bound.params.ropeRates = this.#rope.address;
       this.#sections.waitFor(device.stream);
     }
   }
@@ -140,8 +141,6 @@ export class Attention extends Owner implements AsyncDisposable {
       const fix = "leave positions out, or give the lengths with the batch.";
       throw new OptionError("positions", "custom", "not used with deviceLengths", fix);
     }
-    // A table that grew is uploaded on the default stream; one that cannot leaves the last plan.
-    if (this.#rope?.ensure(longest(batch))) this.#sections.waitFor(this.device.stream);
     const plan = this.#planner.plan(batch, this.#sections.room);
     this.#plan = plan;
     this.#batch = batch;
@@ -171,7 +170,7 @@ export class Attention extends Owner implements AsyncDisposable {
     const workspace = Workspace.of(this.device, stream);
     workspace.ensure(plan.workspaceBytes);
     const { address } = this.#sections.buffer;
-    bound.point(plan, address, workspace, this.#rope?.address ?? 0, tensors);
+    bound.point(plan, address, workspace, tensors);
     launchPlan(this.device, stream, this.#kernels, bound, plan, address);
     if (this.device.capturing) this.#watch(stream, plan, batch, tensors);
   }
@@ -233,11 +232,7 @@ export class Attention extends Owner implements AsyncDisposable {
     this.device.needOnReplay(...owners);
     const grids = captured.launches.map(({ grid }) => grid);
     const { columns } = captured.offsets;
-    const buffers = [
-      this.#sections.buffer,
-      Workspace.of(this.device, stream).buffer,
-      ...(this.#rope ? [this.#rope] : []),
-    ];
+    const buffers = [this.#sections.buffer, Workspace.of(this.device, stream).buffer];
     const versions = buffers.map(({ version }) => version);
     this.device.onReplay(this, (replayed) => {
       this.guard();
@@ -260,18 +255,6 @@ export class Attention extends Owner implements AsyncDisposable {
       }
     });
   }
-}
-
-function longest(batch: Batch): number {
-  let positions = 0;
-  for (let r = 0; r < batch.requestCount; r++) {
-    if (batch.kvLengths[r] > positions) positions = batch.kvLengths[r];
-  }
-  if (!batch.customPositions) return positions;
-  for (let token = 0; token < batch.tokenCount; token++) {
-    if (batch.positions[token] >= positions) positions = batch.positions[token] + 1;
-  }
-  return positions;
 }
 
 const headsMost = 65536;

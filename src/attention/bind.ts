@@ -2,6 +2,7 @@ import type { Device } from "../device/device.ts";
 import { OptionError } from "../errors.ts";
 import type { AttentionParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
+import { ropeRange } from "../ops/rope.ts";
 import { type DType, dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 import { bindKeysAndValues } from "./bind-keys.ts";
@@ -167,6 +168,11 @@ export function bindOptions(params: AttentionParams, options: ResolvedOptions): 
   params.softCap = options.softCap;
   params.lseFactor = options.lseBase === "2" ? Math.LOG2E : 1;
   params.finalize = options.finalize ? 1 : 0;
-  params.ropeDim = options.rope === undefined ? 0 : (options.rope.dim ?? options.headDim);
-  params.ropeInterleaved = options.rope?.interleaved ? 1 : 0;
+  const { rope, headDim } = options;
+  if (rope === undefined) return;
+  const { first, dim } = ropeRange(rope, headDim);
+  params.ropeFirst = first;
+  params.ropeDim = dim;
+  params.ropeInterleaved = rope.interleaved ? 1 : 0;
+  params.ropeFactor = 1;
 }

@@ -88,7 +88,6 @@ export class BoundParams {
     plan: Plan,
     sections: number,
     workspace: Workspace,
-    ropeTable: number,
     { cache, layer = 0 }: RunTensors,
   ): void {
     const { params } = this;
@@ -113,7 +112,6 @@ export class BoundParams {
     params.partialOut = workspace.partials;
     params.partialLse = workspace.partials + 4 * plan.partialCapacity * this.#options.valueDim;
     params.mergeCount = plan.mergeGrid;
-    params.ropeTable = ropeTable;
   }
 
   /**

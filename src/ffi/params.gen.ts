@@ -17,7 +17,7 @@ export const FB_VARIANT_SCALARS = 16;
 export const FB_MASK_NONE = 0;
 export const FB_MASK_ALL = 1;
 export const FB_MASK_TAIL = 2;
-export const FB_ABI_VERSION = 5;
+export const FB_ABI_VERSION = 6;
 
 /** Packs `struct fb_plane` (32 bytes). */
 export class Plane extends Params {
@@ -277,11 +277,11 @@ export class MergeRecord extends Params {
   }
 }
 
-/** Packs `struct fb_attention_params` (840 bytes). */
+/** Packs `struct fb_attention_params` (848 bytes). */
 export class AttentionParams extends Params {
-  static readonly byteLength = 840;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(840), offset = 0) {
-    super(memory, offset, 840);
+  static readonly byteLength = 848;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(848), offset = 0) {
+    super(memory, offset, 848);
   }
   set kData(value: number) {
     this.write64(0, value);
@@ -535,10 +535,10 @@ export class AttentionParams extends Params {
   get sinks(): number {
     return this.read64(82);
   }
-  set ropeTable(value: number) {
+  set ropeRates(value: number) {
     this.write64(84, value);
   }
-  get ropeTable(): number {
+  get ropeRates(): number {
     return this.read64(84);
   }
   set counters(value: number) {
@@ -661,47 +661,59 @@ export class AttentionParams extends Params {
   get ropeInterleaved(): number {
     return this.i32[202]!;
   }
-  set finalize(value: number) {
+  set ropeFirst(value: number) {
     this.i32[203] = value;
   }
-  get finalize(): number {
+  get ropeFirst(): number {
     return this.i32[203]!;
   }
-  set recordCount(value: number) {
-    this.i32[204] = value;
+  set ropeFactor(value: number) {
+    this.f32[204] = value;
   }
-  get recordCount(): number {
-    return this.i32[204]!;
+  get ropeFactor(): number {
+    return this.f32[204]!;
   }
-  set mergeCount(value: number) {
+  set finalize(value: number) {
     this.i32[205] = value;
   }
-  get mergeCount(): number {
+  get finalize(): number {
     return this.i32[205]!;
   }
+  set recordCount(value: number) {
+    this.i32[206] = value;
+  }
+  get recordCount(): number {
+    return this.i32[206]!;
+  }
+  set mergeCount(value: number) {
+    this.i32[207] = value;
+  }
+  get mergeCount(): number {
+    return this.i32[207]!;
+  }
   set scale(value: number) {
-    this.f32[206] = value;
-  }
-  get scale(): number {
-    return this.f32[206]!;
-  }
-  set softCap(value: number) {
-    this.f32[207] = value;
-  }
-  get softCap(): number {
-    return this.f32[207]!;
-  }
-  set lseFactor(value: number) {
     this.f32[208] = value;
   }
-  get lseFactor(): number {
+  get scale(): number {
     return this.f32[208]!;
   }
+  set softCap(value: number) {
+    this.f32[209] = value;
+  }
+  get softCap(): number {
+    return this.f32[209]!;
+  }
+  set lseFactor(value: number) {
+    this.f32[210] = value;
+  }
+  get lseFactor(): number {
+    return this.f32[210]!;
+  }
   set pagesSettled(value: number) {
-    this.i32[209] = value;
+    this.i32[211] = value;
   }
   get pagesSettled(): number {
-    return this.i32[209]!;
+    return this.i32[211]!;
   }
 }
 

@@ -36,8 +36,10 @@ import attention_tiled_decode_cu from "../../kernels/attention/tiled/decode.cu" 
 import attention_tiled_facts_h from "../../kernels/attention/tiled/facts.h" with { type: "text" };
 import attention_tiled_prefill_cu from "../../kernels/attention/tiled/prefill.cu" with { type: "text" };
 import attention_tiled_products_h from "../../kernels/attention/tiled/products.h" with { type: "text" };
+import attention_tiled_rotate_h from "../../kernels/attention/tiled/rotate.h" with { type: "text" };
 import attention_tiled_warps_h from "../../kernels/attention/tiled/warps.h" with { type: "text" };
 import attention_variant_h from "../../kernels/attention/variant.h" with { type: "text" };
+import common_angles_h from "../../kernels/common/angles.h" with { type: "text" };
 import common_chunk_h from "../../kernels/common/chunk.h" with { type: "text" };
 import common_element_h from "../../kernels/common/element.h" with { type: "text" };
 import common_operator_h from "../../kernels/common/operator.h" with { type: "text" };
@@ -115,8 +117,10 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/tiled/facts.h": attention_tiled_facts_h,
   "attention/tiled/prefill.cu": attention_tiled_prefill_cu,
   "attention/tiled/products.h": attention_tiled_products_h,
+  "attention/tiled/rotate.h": attention_tiled_rotate_h,
   "attention/tiled/warps.h": attention_tiled_warps_h,
   "attention/variant.h": attention_variant_h,
+  "common/angles.h": common_angles_h,
   "common/chunk.h": common_chunk_h,
   "common/element.h": common_element_h,
   "common/operator.h": common_operator_h,

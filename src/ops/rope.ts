@@ -1,6 +1,6 @@
 import type { Device } from "../device/device.ts";
+import type { Memory } from "../device/memory.ts";
 import { Owner } from "../device/owner.ts";
-import { GrowingBuffer } from "../device/ring.ts";
 import { OptionError } from "../errors.ts";
 import { requireInteger } from "../require.ts";
 
@@ -10,12 +10,12 @@ import { requireInteger } from "../require.ts";
 export interface RopeOptions {
   /** Base of the frequencies; default 10000. */
   theta?: number;
-  /** Leading elements of a head that rotate; default all. Even. */
+  /** Elements of a head that rotate; default all from `first` on. Even. */
   dim?: number;
+  /** The first of them; default 0. */
+  first?: number;
   /** True: pairs (0, 1), (2, 3) ...; false: (i, i + dim / 2). */
   interleaved?: boolean;
-  /** Positions that the table holds at first; it grows with the plan. Default 4096. */
-  maxPositions?: number;
   /** Divides positions (linear) or frequencies by wavelength (llama3). */
   scaling?:
     | { kind: "linear"; factor: number }
@@ -33,8 +33,10 @@ export interface RopeOptions {
  * `headDim` elements.
  */
 export function checkRope(options: RopeOptions, headDim: number): void {
-  const { dim = headDim, scaling } = options;
-  requireInteger("rope.dim", dim, 2, headDim);
+  const { scaling } = options;
+  const { first, dim } = ropeRange(options, headDim);
+  requireInteger("rope.first", first, 0, headDim - 2);
+  requireInteger("rope.dim", dim, 2, headDim - first);
   if (dim % 2 !== 0) throw new OptionError("rope.dim", dim, "even", "rotation works on pairs.");
   if (scaling?.kind !== "llama3") return;
   const { lowFrequencyFactor: low, highFrequencyFactor: high, originalPositions } = scaling;
@@ -45,9 +47,18 @@ export function checkRope(options: RopeOptions, headDim: number): void {
   requireInteger("rope.scaling.originalPositions", originalPositions, 1);
 }
 
+/** The elements [first, first + dim) of a head that rotate. */
+export function ropeRange(
+  { first = 0, dim }: RopeOptions,
+  headDim: number,
+): { readonly first: number; readonly dim: number } {
+  return { first, dim: dim ?? headDim - first };
+}
+
 /** Inverse frequencies of the rotated pairs, [dim / 2], after scaling. */
 export function ropeFrequencies(options: RopeOptions, headDim: number): Float64Array {
-  const { theta = 10000, dim = headDim, scaling } = options;
+  const { theta = 10000, scaling } = options;
+  const { dim } = ropeRange(options, headDim);
   const frequencies = new Float64Array(dim / 2);
   for (let i = 0; i < frequencies.length; i++) {
     const frequency = theta ** ((-2 * i) / dim);
@@ -66,51 +77,42 @@ function scaled(frequency: number, scaling: NonNullable<RopeOptions["scaling"]>)
   return ((1 - smooth) * frequency) / factor + smooth * frequency;
 }
 
-/** The cosines and sines of every position, f32 [positions, dim / 2, 2], on the device. */
-export class RopeTable extends Owner {
-  readonly #buffer: GrowingBuffer;
-  readonly #frequencies: Float64Array;
-  #positions = 0;
+/**
+ * What pairs turn by per position, int32 [pairs, 2]: whole turns in 2^-32 and, signed, 2^-64. Its
+ * products with positions wrap around whole turns, so devices find the angle of any position in
+ * integers. `pairs` is rounded up to whole vectors of a CPU; those past the last are 0.
+ */
+export function ropeRates(frequencies: Float64Array): Int32Array {
+  const rates = new Int32Array(2 * pairVector * Math.ceil(frequencies.length / pairVector));
+  frequencies.forEach((frequency, pair) => {
+    const turns = frequency / (2 * Math.PI);
+    const parts = BigInt(Math.round((turns - Math.floor(turns)) * 2 ** 64));
+    const low = BigInt.asIntN(32, parts);
+    rates[2 * pair] = Number(BigInt.asIntN(32, (parts - low) >> 32n));
+    rates[2 * pair + 1] = Number(low);
+  });
+  return rates;
+}
+
+/** Pairs that a CPU turns at a time, at most. */
+const pairVector = 16;
+
+/** The rates of an attention's pairs on its device. */
+export class RopeRates extends Owner {
+  readonly #memory: Memory;
 
   constructor(device: Device, options: RopeOptions, headDim: number) {
-    super("rope table");
-    this.#buffer = new GrowingBuffer(device, this.label);
-    this.#frequencies = ropeFrequencies(options, headDim);
-    this.ensure(options.maxPositions ?? 4096);
+    super("rope rates");
+    const rates = ropeRates(ropeFrequencies(options, headDim));
+    this.#memory = device.alloc(rates.byteLength, this.label);
+    device.upload(this.address, new Uint8Array(rates.buffer));
   }
 
   get address(): number {
-    return this.#buffer.address;
-  }
-
-  /** Raised when the table moved: captured graphs then hold an old address. */
-  get version(): number {
-    return this.#buffer.version;
-  }
-
-  /**
-   * Makes the table hold `positions` positions, doubling as it grows. True when it grew: the upload
-   * runs on the default stream, which others then have to wait for.
-   */
-  ensure(positions: number): boolean {
-    if (positions <= this.#positions) return false;
-    const count = Math.max(positions, 2 * this.#positions);
-    const pairs = this.#frequencies.length;
-    const table = new Float32Array(count * pairs * 2);
-    for (let position = 0, at = 0; position < count; position++) {
-      for (let pair = 0; pair < pairs; pair++, at += 2) {
-        const angle = position * this.#frequencies[pair];
-        table[at] = Math.cos(angle);
-        table[at + 1] = Math.sin(angle);
-      }
-    }
-    this.#buffer.ensure(table.byteLength);
-    this.#buffer.device.upload(this.address, new Uint8Array(table.buffer));
-    this.#positions = count;
-    return true;
+    return this.#memory.address;
   }
 
   protected override release(): void {
-    this.#buffer[Symbol.dispose]();
+    this.#memory[Symbol.dispose]();
   }
 }

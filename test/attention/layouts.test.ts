@@ -125,6 +125,19 @@ describe.each(await targetsHere())("layouts on $name", (target) => {
     runRagged(device, c, layout, undefined, [39, 3, 0, 17, 17, 6, 2, 4]);
   });
 
+  test.each([false, true])("rotation at any position, interleaved: %p", (interleaved) => {
+    const rope = { first: 8, interleaved, theta: 5e6 };
+    const far = { ...shape, queryLengths: [5, 3], kvLengths: [40, 7], rope };
+    const positions = [0, 999_999, 1_000_000, 131_071, 2 ** 24 + 1, 9_000_000, 7, 2 ** 31 - 2];
+    // Queries that outnumber the keys begin before position 0.
+    const before = { ...shape, queryLengths: [90, 3], kvLengths: [40, 7], rope };
+    for (const lengths of [far, before]) {
+      const c = caseOf("rotation", lengths);
+      const layout = raggedLayout(indptrOf(c.queryLengths), indptrOf(c.kvLengths));
+      runRagged(device, c, layout, undefined, lengths === far ? positions : undefined);
+    }
+  });
+
   test("ragged levels: one prefix that all share, then each request's own keys", () => {
     for (const over of [{}, { windowLeft: 30, sinks: true }, { mask: "all" } as const]) {
       const c = caseOf("ragged levels", {

@@ -2,6 +2,7 @@
 #include "conformance.h"
 
 #include "attention/hooks.h"
+#include "common/angles.h"
 #include "ptx/convert.h"
 #include "ptx/math.h"
 #include "ptx/memory.h"
@@ -109,6 +110,18 @@ FB_KERNEL(moves, probe, 32, 1) {
     prefetch_l2_bulk(in, 128);
     store_4(out + 120, buffer[threadIdx.x * 2].y);
     store_4(out + 124, 0);
+}
+
+// Cosines and sines of numbers[0] pairs' rates, which come first, at numbers[1] positions.
+FB_KERNEL(rotation_angles, probe, 128, 1) {
+    const int pairs = p.numbers[0];
+    const auto* rates = reinterpret_cast<const TurnRate*>(p.in);
+    const auto* positions = reinterpret_cast<const int32_t*>(p.in) + 2 * pairs;
+    for (int i = int(threadIdx.x); i < pairs * p.numbers[1]; i += int(blockDim.x)) {
+        const Angle angle = angle_at(positions[i / pairs], rates[i % pairs]);
+        words_out(p)[2 * i] = __float_as_uint(angle.cos);
+        words_out(p)[2 * i + 1] = __float_as_uint(angle.sin);
+    }
 }
 
 // Blocks count up and the last one signals; every block waits for that.

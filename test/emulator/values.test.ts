@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { ropeFrequencies, ropeRates } from "../../src/ops/rope.ts";
 import { available, emulated } from "./cuda.ts";
 import { decode, type Format, formats, round } from "./numbers.ts";
 import { type Constants, kernelOf, run } from "./rig.ts";
@@ -166,6 +167,30 @@ describe.skipIf(!available)("values", () => {
       const want = [...own.slice(0, 28), own[23], own[20], own[21], 0];
       expect([...out.subarray(t * 32, t * 32 + 32)]).toEqual(want);
     }
+  });
+
+  test("angles of rotation are right to 1e-5 at any position", async () => {
+    const kernel = await kernelOf("values.cu", "rotation_angles");
+    const frequencies = ropeFrequencies({ theta: 5e6 }, 128);
+    const rates = ropeRates(frequencies);
+    const pairs = frequencies.length;
+    const places = [0, 1, 2, 1000, 131_071, 999_999, 1_000_000, 2 ** 31 - 1];
+    const positions = [...places, ...places.map((place) => -place - 1)];
+    const numbers = [pairs, positions.length];
+    const data = new Int32Array([...rates, ...positions]);
+    const bytes = 8 * pairs * positions.length;
+    const out = new Float32Array(run({ kernel, threads: 128, bytes, data, numbers }));
+    let worst = 0;
+    positions.forEach((position, row) =>
+      frequencies.forEach((frequency, pair) => {
+        const at = 2 * (row * pairs + pair);
+        const cos = Math.abs(out[at] - Math.cos(position * frequency));
+        worst = Math.max(worst, cos, Math.abs(out[at + 1] - Math.sin(position * frequency)));
+      }),
+    );
+    expect(worst).toBeLessThan(1e-5);
+    const first = Array.from({ length: 2 * pairs }, (_, i) => (i % 2 === 0 ? 1 : 0));
+    expect([...out.subarray(0, 2 * pairs)]).toEqual(first);
   });
 
   test("blocks wait for each other", async () => {

@@ -80,6 +80,7 @@ describe("decode", () => {
       valuesChange: false,
       keysWiden: false,
       valuesWiden: false,
+      rotates: false,
       masked: false,
       plain: true,
       rowWords: 0,

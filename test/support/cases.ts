@@ -1,3 +1,4 @@
+import type { RopeOptions } from "../../src/ops/rope.ts";
 import { type DType, isFp8 } from "../../src/tensor/dtype.ts";
 import type { Random } from "./random.ts";
 import type { VariantCase } from "./variants.ts";
@@ -32,7 +33,7 @@ export interface Case {
   alibi: boolean;
   sinks: boolean;
   mask: "none" | "all" | "tail";
-  rope: { dim: number; interleaved: boolean; theta: number } | undefined;
+  rope: (RopeOptions & { interleaved: boolean }) | undefined;
   scales: (typeof scaleKinds)[number];
   /** Left out: the default, or true where bf16 keys have scales by token. */
   tokenScales?: boolean;
@@ -205,6 +206,8 @@ function optionCases(): Case[] {
     ["rope", { rope: { dim: 32, interleaved: false, theta: 1e4 } }],
     ["rope, interleaved", { rope: { dim: 32, interleaved: true, theta: 1e4 } }],
     ["rope of some elements", { rope: { dim: 12, interleaved: false, theta: 5e5 } }],
+    ["rope of the last elements", { rope: { first: 16, interleaved: false } }],
+    ["rope of elements between", { rope: { first: 6, dim: 20, interleaved: true } }],
     ["LSE of base 2", { lseBase: "2", sinks: true }],
     ["batch invariant", { batchInvariant: true }],
   ];
@@ -281,17 +284,14 @@ export function randomCase(random: Random): Case {
   const headDim = 8 * random.integer(1, random.chance(0.2) ? 72 : 20);
   const pageSize = random.pick([0, 1, 5, 16, 64]);
   const kvDtype = random.pick<DType>(["f32", "f16", "bf16", "f8e4m3", "f8e5m2"]);
-  const rope = random.chance(0.3)
-    ? { dim: 2 * random.integer(1, headDim / 2), interleaved: random.chance(0.5), theta: 1e4 }
-    : undefined;
+  const rope = random.chance(0.3) ? randomRope(random, headDim) : undefined;
   const queryLengths: number[] = [];
   const kvLengths: number[] = [];
   for (let r = random.integer(1, 5); r > 0; r--) {
     const queries = random.pick([0, 1, 1, 1, random.integer(2, 8), random.integer(9, 40)]);
     const history = random.pick([0, 1, random.integer(2, 30), random.integer(31, 200)]);
     queryLengths.push(queries);
-    // Queries before position 0 have no rotation.
-    const outnumbered = pageSize === 0 && rope === undefined && random.chance(0.2);
+    const outnumbered = pageSize === 0 && random.chance(0.2);
     kvLengths.push(outnumbered ? history : queries + history);
   }
   return caseOf(`SEED=${random.seed}`, {
@@ -321,4 +321,10 @@ export function randomCase(random: Random): Case {
     finalize: random.chance(0.8),
     batchInvariant: random.chance(0.2),
   });
+}
+
+function randomRope(random: Random, headDim: number): Case["rope"] {
+  const first = random.chance(0.5) ? 0 : random.integer(0, headDim - 2);
+  const dim = 2 * random.integer(1, Math.floor((headDim - first) / 2));
+  return { first, dim, interleaved: random.chance(0.5), theta: 1e4 };
 }

@@ -95,7 +95,7 @@ describe("the oracle", () => {
   test("rotation depends on the distance only, in both pairings", () => {
     const frequencies = Float64Array.of(1, 0.1, 0.01);
     for (const interleaved of [false, true]) {
-      const rope = { frequencies, interleaved };
+      const rope = { frequencies, first: 0, interleaved };
       const input = problem(1, 1, { rope });
       const near = oracle({ ...input, queryPositions: [0] });
       const far = oracle({ ...input, queryPositions: [5] });

@@ -1,10 +1,12 @@
 import { type DType, roundTo } from "../../src/tensor/dtype.ts";
 
-/** Rotation of pairs of the first `2 * frequencies.length` elements of a head. */
+/** Rotation of pairs of `2 * frequencies.length` elements of a head. */
 export interface OracleRope {
   /** Radians a position, by pair. */
   frequencies: Float64Array;
-  /** True: pairs (0, 1), (2, 3) ...; false: (i, i + pairs). */
+  /** The first element that rotates. */
+  first: number;
+  /** True: pairs (0, 1), (2, 3) ... from there on; false: (i, i + pairs). */
   interleaved: boolean;
 }
 
@@ -226,7 +228,9 @@ function prepare(
   return rounding.transform === undefined ? result : roundTo(rounding.transform, result);
 }
 
-function rotate(x: Float64Array, { frequencies, interleaved }: OracleRope, position: number): void {
+function rotate(head: Float64Array, rope: OracleRope, position: number): void {
+  const { frequencies, interleaved } = rope;
+  const x = head.subarray(rope.first);
   const pairs = frequencies.length;
   for (let pair = 0; pair < pairs; pair++) {
     const first = interleaved ? 2 * pair : pair;

@@ -252,6 +252,7 @@ export class Rig implements Disposable {
     const { c } = this;
     const rope = c.rope && {
       frequencies: ropeFrequencies(c.rope, c.headDim),
+      first: c.rope.first ?? 0,
       interleaved: c.rope.interleaved,
     };
     const rounding = this.device.kind === "cpu" ? undefined : gpuRounding(c.dtype);

@@ -11,7 +11,8 @@
 //   FB_Q_TYPE          FB_F16 or FB_BF16: queries, and the operands of both products
 //   FB_KV_TYPE         FB_F16, FB_BF16, FB_F8E4M3 or FB_F8E5M2
 //   FB_OUT_TYPE        FB_F32, FB_F16 or FB_BF16
-//   FB_ROPE            0: none, 1: the halves of rope_dim are pairs, 2: neighbours are pairs
+//   FB_ROPE            0: none, 1: pairs of the elements of two halves turn, 2: of neighbours
+//   FB_ROPE_FIRST, FB_ROPE_DIM   the elements that turn; with a FB_ROPE of 1 or 2
 //   FB_DEVICE_LENGTHS  1: kv_lengths or query_lengths clamp what was planned
 //   FB_MASK            1: packed mask bits
 //   FB_K_TOKEN_SCALE, FB_V_TOKEN_SCALE   1: used
@@ -27,12 +28,18 @@
 #ifndef FB_CLUSTER
 #define FB_CLUSTER 1
 #endif
+#if FB_ROPE == 0
+#define FB_ROPE_FIRST 0
+#define FB_ROPE_DIM 0
+#endif
 
 constexpr int value_bytes = FB_KV_TYPE == FB_F16 || FB_KV_TYPE == FB_BF16 ? 2 : 1;
 // Queries (keys, values) pass through f32 between global memory and the product.
-constexpr bool queries_change = FB_ROPE != 0 || Variant::has_query;
-constexpr bool keys_change = FB_KV_TYPE != FB_Q_TYPE || FB_ROPE != 0 || Variant::has_key;
+constexpr bool queries_change = Variant::has_query;
+constexpr bool keys_change = FB_KV_TYPE != FB_Q_TYPE || Variant::has_key;
 constexpr bool values_change = FB_KV_TYPE != FB_Q_TYPE || Variant::has_value;
+// Queries and keys turn by their positions, after that.
+constexpr bool rotates = FB_ROPE != 0;
 // Scores change between the first product and the mask.
 constexpr bool scores_change = FB_K_TOKEN_SCALE || Variant::has_logits || !Variant::softmax;
 // More than its position decides whether a row sees a key.
@@ -53,5 +60,5 @@ FB_DEVICE int lane_now() { return recomputed(int(threadIdx.x)) % 32; }
 
 static_assert(FB_KEY_DIM % 8 == 0 && FB_VALUE_DIM % 8 == 0, "dims are multiples of 8");
 static_assert(FB_Q_TYPE == FB_F16 || FB_Q_TYPE == FB_BF16, "products take f16 and bf16");
-static_assert(FB_ROPE == 0 || !(Variant::has_query || Variant::has_key), "one owner a hook");
+static_assert(!rotates || !(Variant::has_query || Variant::has_key), "one owner a hook");
 static_assert(FB_KV_TILE % 16 == 0, "the second product takes 16 keys at a time");

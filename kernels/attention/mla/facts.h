@@ -22,7 +22,7 @@ static_assert(FB_THREADS == 512, "two warpgroups for values, one for scores, one
 static_assert(FB_KEY_DIM == 576 && FB_VALUE_DIM == 512, "nine pieces of keys, eight of values");
 static_assert(FB_CLUSTER == 1 || FB_CLUSTER == 2 && FB_QUERY_TILE == 64,
               "tiles are loaded for one block or two");
-static_assert(FB_KV_TYPE == FB_Q_TYPE && FB_ROPE == 0, "keys go into the products as they are");
+static_assert(FB_KV_TYPE == FB_Q_TYPE && !rotates, "keys go into the products as they are");
 static_assert(!FB_MASK && !FB_K_TOKEN_SCALE && !FB_V_TOKEN_SCALE && !FB_DEVICE_LENGTHS,
               "a position decides what a row sees, and the plan which tokens there are");
 

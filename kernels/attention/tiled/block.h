@@ -9,6 +9,7 @@
 #include "copy.h"
 #include "../common/finish.h"
 #include "products.h"
+#include "rotate.h"
 #include "../common/scores.h"
 
 // ---- shared memory
@@ -156,6 +157,14 @@ FB_DEVICE void change_tile(const Block& b, int tile) {
     if (values_change)
         change_rows<ValueTile, ValueChange, FB_KV_TILE, FB_THREADS>(
             b.p, b.memory + raw_values_at, b.shared + value_tiles_at, tokens, b.thread());
+    __syncthreads();
+}
+
+FB_DEVICE void rotate_tile(const Block& b, int tile) {
+    const int at = key_tiles_at + (keys_change ? 0 : tile % FB_STAGES) * key_tile_bytes;
+    rotate_rows<KeyTile, FB_KV_TILE, FB_THREADS, 1>(b.p, b.memory + at, b.tokens(tile).position, 1,
+                                                    b.thread());
+    __syncthreads();
 }
 
 // ---- compute
@@ -260,6 +269,9 @@ FB_DEVICE void begin_record(const Block& b) {
     cp_async_wait<0>();
     __syncthreads();
     for (int tile = 0; tile < 2; tile++) note_token(b, source, tile);
+    if constexpr (rotates)
+        rotate_rows<KeyTile, FB_QUERY_TILE, FB_THREADS, 1>(b.p, b.memory, b.rows().position,
+                                                           b.p.rope_factor, b.thread());
     __syncthreads();
     copy_ahead(b, 0);
 }
@@ -286,10 +298,8 @@ FB_DEVICE int32_t attend(const Block& b) {
     for (int tile = 0; tokens_left(b, tile) > 0; tile++) {
         cp_async_wait<0>();
         __syncthreads(); // the tile is there, and the one before is done with
-        if (changes) {
-            change_tile(b, tile);
-            __syncthreads();
-        }
+        if (changes) change_tile(b, tile);
+        if constexpr (rotates) rotate_tile(b, tile);
         look_ahead(b, tile);
         if (FB_STAGES == 2) copy_ahead(b, tile + 1);
         else {

@@ -65,24 +65,6 @@ FB_DEVICE void copy_tokens(uint32_t target, const uint64_t* rows, int count, int
     else copy_rows<Layout, 16, Dim * value_bytes / 16, Rows, Threads>(target, rows, count, thread);
 }
 
-// Rotary embedding of elements [first, first + 8) of a row, which x holds.
-template <int type>
-FB_DEVICE void rotate(const fb_attention_params& p, const void* row, int32_t position, int first,
-                      float (&x)[8]) {
-    const int half = p.rope_dim / 2;
-    const auto* table = reinterpret_cast<const float2*>(p.rope_table) + int64_t(position) * half;
-    FB_UNROLL
-    for (int e = 0; e < 8; e++) {
-        const int d = first + e;
-        if (d >= 2 * half) continue;
-        const bool second = FB_ROPE == 2 ? d & 1 : d >= half;
-        const int pair = FB_ROPE == 2 ? d / 2 : second ? d - half : d;
-        const int other = FB_ROPE == 2 ? d ^ 1 : second ? d - half : d + half;
-        const float2 turn = table[pair]; // cos, sin
-        const float y = widen_1<type>(row, other);
-        x[e] = x[e] * turn.x + (second ? y : -y) * turn.y;
-    }
-}
 
 // How keys change on their way, and values.
 struct KeyChange {
@@ -91,8 +73,6 @@ struct KeyChange {
     template <class V>
     static FB_DEVICE void apply(const fb_attention_params& p, const TokenView& tokens, int i,
                                 V& v) {
-        if (FB_ROPE != 0)
-            rotate<FB_KV_TYPE>(p, v.raw, max(tokens.position[i], 0), v.first, v.x);
         if constexpr (Variant::has_key) Variant::key(p, tokens.inputs(p, i), v);
     }
 };
@@ -176,8 +156,6 @@ FB_DEVICE void load_queries(const fb_attention_params& p, const fb_attention_rec
         Vector<FB_KEY_DIM, row_lanes(key_chunks), FB_Q_TYPE> v = {source, item.chunk * 8};
         if (Variant::has_query || filled) v.load();
         const int own = min(item.row, FB_QUERY_TILE - 1);
-        if (FB_ROPE != 0 && filled)
-            rotate<FB_Q_TYPE>(p, source, max(rows.position[own], 0), v.first, v.x);
         if constexpr (Variant::has_query)
             Variant::query(p, rows.words[Variant::row_words == 0 ? 0 : own], v);
         if (!outside)

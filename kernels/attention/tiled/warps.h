@@ -9,6 +9,7 @@
 #include "../common/arrive.h"
 #include "../common/finish.h"
 #include "products.h"
+#include "rotate.h"
 #include "../common/scores.h"
 
 // ---- shared memory
@@ -19,7 +20,7 @@ static_assert(FB_QUERY_TILE % 16 == 0 && (step_keys == 16 || step_keys == 32), "
 
 // Without softmax, weights may be more than f16 holds.
 constexpr bool keys_widen =
-    value_bytes == 1 && FB_ROPE == 0 && !Variant::has_key && FB_KEY_DIM % 16 == 0;
+    value_bytes == 1 && !rotates && !Variant::has_key && FB_KEY_DIM % 16 == 0;
 constexpr bool values_widen =
     value_bytes == 1 && Variant::softmax && !Variant::has_value && FB_VALUE_DIM % 16 == 0;
 // Others that change pass through f32 to a tile of their own.
@@ -294,6 +295,12 @@ FB_DEVICE void add_step(const Block& b, const KeptRange& range, int step, int st
                                                            b.ring_address() + changed_values_at,
                                                            keys.run, int(threadIdx.x % 32));
     if (keys_pass || values_pass) __syncwarp();
+    if constexpr (rotates) {
+        const int at = keys_pass ? changed_keys_at : stage * stage_bytes;
+        rotate_rows<KeyTile, step_keys, 32, 4>(b.p, b.ring() + at, keys.run.position, 1,
+                                               int(threadIdx.x % 32));
+        __syncwarp();
+    }
     const uint32_t own = b.ring_address();
     const uint32_t k = keys_pass ? own + changed_keys_at : from;
     const uint32_t v = values_pass ? own + changed_values_at : from + stage_keys;
@@ -402,6 +409,11 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
     __syncthreads(); // rows and queries are there
     if (keys_widen) {
         widen_queries(b);
+        __syncthreads();
+    }
+    if constexpr (rotates) {
+        rotate_rows<KeyTile, FB_QUERY_TILE, FB_THREADS, 1>(b.p, b.memory, rows.position,
+                                                           b.p.rope_factor, int(threadIdx.x));
         __syncthreads();
     }
     const Bounds bounds = bounds_of(rows, 0, FB_QUERY_TILE, r.row_count);

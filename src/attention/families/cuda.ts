@@ -1,3 +1,4 @@
+import { type RopeOptions, ropeRange } from "../../ops/rope.ts";
 import type { CostModel } from "../../plan/cost.ts";
 import { type DType, dtypeCode, isFp8 } from "../../tensor/dtype.ts";
 import type { CudaVariant } from "../../variant/emit-cuda.ts";
@@ -45,11 +46,17 @@ export function optionConstants(options: ResolvedOptions) {
     FB_KV_TYPE: dtypeCode(kvDtype),
     FB_OUT_TYPE: dtypeCode(outDtype),
     FB_MASK: mask === "none" ? 0 : 1,
-    FB_ROPE: rope === undefined ? 0 : rope.interleaved ? 2 : 1,
+    ...ropeConstants(rope, headDim),
     FB_K_TOKEN_SCALE: tokenScale,
     FB_V_TOKEN_SCALE: tokenScale,
     FB_DEVICE_LENGTHS: options.deviceLengths ? 1 : 0,
   };
+}
+
+function ropeConstants(rope: RopeOptions | undefined, headDim: number): Record<string, number> {
+  if (rope === undefined) return { FB_ROPE: 0 };
+  const { first, dim } = ropeRange(rope, headDim);
+  return { FB_ROPE: rope.interleaved ? 2 : 1, FB_ROPE_FIRST: first, FB_ROPE_DIM: dim };
 }
 
 /**

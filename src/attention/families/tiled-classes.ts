@@ -20,12 +20,14 @@ export interface TiledShape extends SharedLimits {
   readonly headDim: number;
   readonly valueDim: number;
   readonly kvElementBytes: number;
-  /** Keys (values) pass through f32 before the product: fp8, a rotation of keys, a hook. */
+  /** Keys (values) pass through f32 before the product: fp8, a hook. */
   readonly keysChange: boolean;
   readonly valuesChange: boolean;
   /** The decode kernel widens fp8 keys (values) in registers: they do not pass through f32. */
   readonly keysWiden: boolean;
   readonly valuesWiden: boolean;
+  /** Keys turn in their tile. */
+  readonly rotates: boolean;
   /** Packed mask bits. */
   readonly masked: boolean;
   /** Scores meet no hook, token scale or mask bit, and elements do not change. */
@@ -100,12 +102,12 @@ function decodeClass(queryTile: number, shape: TiledShape): TiledClass | undefin
 
 /** 64 or 128 rows (or 16 of wide ones) against tiles of keys that the whole block takes. */
 function tileClass(name: string, queryTile: number, shape: TiledShape): TiledClass | undefined {
-  const { headDim, valueDim, plain } = shape;
+  const { headDim, valueDim, plain, rotates } = shape;
   const threads = tileThreads(queryTile, valueDim);
   // Where a warp has 32 rows, wide keys and options leave registers for half a tile at a time.
   const tall = queryTile > threads / 2;
   const halves = tall && valueDim > 64 && (headDim > 128 || !plain);
-  const few = tall ? valueDim <= 64 && plain : threads === 128 && valueDim <= 128;
+  const few = tall ? valueDim <= 64 && plain && !rotates : threads === 128 && valueDim <= 128;
   const registers = few ? fewRegisters : mostRegisters;
   const most = Math.max(1, Math.floor(processorRegisters / (threads * registers)));
   let best: { cut: Cut; sharedBytes: number; blocks: number } | undefined;

@@ -16,7 +16,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   if (refused !== undefined) return refused;
   const { headDim, valueDim, dtype, kvDtype, rope } = options;
   const variant = cudaVariant(options);
-  const keysChange = kvDtype !== dtype || rope !== undefined || hasHook(variant, "key");
+  const keysChange = kvDtype !== dtype || hasHook(variant, "key");
   const valuesChange = kvDtype !== dtype || hasHook(variant, "value");
   const rows = tiledClasses({
     headDim,
@@ -27,6 +27,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
     valuesWiden:
       isFp8(kvDtype) && variant?.softmax !== false && !hasHook(variant, "value") && whole(valueDim),
     kvElementBytes: dtypeBytes(kvDtype),
+    rotates: rope !== undefined,
     masked: options.mask !== "none",
     plain: !keysChange && !valuesChange && !changesScores(options, variant),
     rowWords: variant?.rowWords ?? 0,

@@ -1,6 +1,7 @@
 //! What both attention kernels share: where tokens lie, what a query row may see, how scores
 //! change, what is written at the end.
 const std = @import("std");
+const angles = @import("../angles.zig");
 const params = @import("params");
 const pointers = @import("../pointers.zig");
 const simd = @import("../simd.zig");
@@ -336,7 +337,7 @@ pub fn load_query(w: *const Work, i: usize, out: [*]f32, padded: usize) void {
     const dim: usize = @intCast(p.key_dim);
     const hooks = w.hooks(.query);
     simd.widen_row(kind, items(u8, source), out, dim, if (hooks) 1 else w.query_factor);
-    if (p.rope_table != 0) rotate(p, out, w.rows.position[i]);
+    if (p.rope_rates != 0) rotate(p, out, w.rows.position[i], p.rope_factor);
     for (dim..padded) |d| out[d] = 0;
     if (hooks) w.variant.?.transform(.query, i, 1, out, 0, dim, &.{w.query_factor});
 }
@@ -378,25 +379,39 @@ fn stage_side(
         const row = out + i * row_stride;
         const factor = if (hooks or scales == null) 1 else scales.?[i];
         simd.widen_row(w.kind, items(u8, addresses[i]), row, dim, factor);
-        if (side == .key and p.rope_table != 0) rotate(p, row, tokens.position[i]);
+        if (side == .key and p.rope_rates != 0) rotate(p, row, tokens.position[i], 1);
         for (dim..padded) |d| row[d] = 0;
     }
     if (hooks) w.variant.?.transform(side, 0, count, out, row_stride, dim, scales);
 }
 
-/// Rotary embedding of the first rope_dim elements.
-fn rotate(p: *const Params, x: [*]f32, position: i32) void {
-    const half: usize = @intCast(@divFloor(p.rope_dim, 2));
-    const table = items(f32, p.rope_table) + @as(usize, @intCast(@max(position, 0))) * half * 2;
-    for (0..half) |i| {
-        const c = table[2 * i];
-        const s = table[2 * i + 1];
-        const a = if (p.rope_interleaved != 0) 2 * i else i;
-        const b = if (p.rope_interleaved != 0) 2 * i + 1 else i + half;
-        const u = x[a];
-        const v = x[b];
-        x[a] = u * c - v * s;
-        x[b] = u * s + v * c;
+/// Rotary embedding of elements [rope_first, rope_first + rope_dim), times a factor.
+fn rotate(p: *const Params, row: [*]f32, position: i32, factor: f32) void {
+    const pairs: usize = @intCast(@divFloor(p.rope_dim, 2));
+    const x = row + @as(usize, @intCast(p.rope_first));
+    var first: usize = 0;
+    while (first < pairs) : (first += simd.lanes) {
+        const angle = angles.at(position, p.rope_rates, first);
+        const c = angle.cos * simd.splat(factor);
+        const s = angle.sin * simd.splat(factor);
+        if (p.rope_interleaved == 0 and first + simd.lanes <= pairs) {
+            const u: F = x[first..][0..simd.lanes].*;
+            const v: F = x[first + pairs ..][0..simd.lanes].*;
+            x[first..][0..simd.lanes].* = u * c - v * s;
+            x[first + pairs ..][0..simd.lanes].* = u * s + v * c;
+            continue;
+        }
+        const cs: [simd.lanes]f32 = c;
+        const ss: [simd.lanes]f32 = s;
+        for (cs[0..@min(simd.lanes, pairs - first)], 0..) |cos, i| {
+            const pair = first + i;
+            const a = if (p.rope_interleaved != 0) 2 * pair else pair;
+            const b = if (p.rope_interleaved != 0) 2 * pair + 1 else pair + pairs;
+            const u = x[a];
+            const v = x[b];
+            x[a] = u * cos - v * ss[i];
+            x[b] = u * ss[i] + v * cos;
+        }
     }
 }
 

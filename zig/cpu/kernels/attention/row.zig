@@ -72,7 +72,7 @@ fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
 }
 
 fn is_staged(p: *const common.Params) bool {
-    return @rem(p.key_dim, lanes) != 0 or @rem(p.value_dim, lanes) != 0 or p.rope_table != 0;
+    return @rem(p.key_dim, lanes) != 0 or @rem(p.value_dim, lanes) != 0 or p.rope_rates != 0;
 }
 
 /// The planner cuts long work into several pieces a thread, so whole teams still leave enough to
