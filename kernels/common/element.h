@@ -2,6 +2,7 @@
 #pragma once
 #include "../ptx/base.h"
 #include "../ptx/convert.h"
+#include "../ptx/memory.h"
 
 #include "../params/types.h"
 
@@ -36,6 +37,28 @@ template <int type> FB_DEVICE void widen_8(const void* source, float (&x)[8]) {
             widen_pair<FB_F16>(pairs[0], x[4 * i], x[4 * i + 1]);
             widen_pair<FB_F16>(pairs[1], x[4 * i + 2], x[4 * i + 3]);
         }
+    }
+}
+
+// Eight neighbours in shared memory as another type that holds them exactly.
+template <int from, int to> FB_DEVICE uint4 convert_8(uint32_t address) {
+    if constexpr (from == to) return load_shared_16(address);
+    else {
+        const uint2 raw = load_shared_8(address);
+        const uint32_t words[2] = {raw.x, raw.y};
+        uint32_t pairs[4];
+        FB_UNROLL
+        for (int i = 0; i < 2; i++) {
+            uint32_t halves[2];
+            if (from == FB_F8E4M3) e4m3x4_to_f16x4(words[i], halves);
+            else e5m2x4_to_f16x4(words[i], halves);
+            FB_UNROLL
+            for (int h = 0; h < 2; h++)
+                pairs[2 * i + h] = to == FB_F16 ? halves[h]
+                                                : pack_pair<to>(f16_low(halves[h]),
+                                                                f16_high(halves[h]));
+        }
+        return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
     }
 }
 

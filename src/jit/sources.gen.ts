@@ -8,6 +8,7 @@ import attention_common_records_h from "../../kernels/attention/common/records.h
 import attention_common_rows_h from "../../kernels/attention/common/rows.h" with { type: "text" };
 import attention_common_scores_h from "../../kernels/attention/common/scores.h" with { type: "text" };
 import attention_hooks_h from "../../kernels/attention/hooks.h" with { type: "text" };
+import attention_hopper_change_h from "../../kernels/attention/hopper/change.h" with { type: "text" };
 import attention_hopper_compute_h from "../../kernels/attention/hopper/compute.h" with { type: "text" };
 import attention_hopper_facts_h from "../../kernels/attention/hopper/facts.h" with { type: "text" };
 import attention_hopper_load_h from "../../kernels/attention/hopper/load.h" with { type: "text" };
@@ -89,6 +90,7 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/common/rows.h": attention_common_rows_h,
   "attention/common/scores.h": attention_common_scores_h,
   "attention/hooks.h": attention_hooks_h,
+  "attention/hopper/change.h": attention_hopper_change_h,
   "attention/hopper/compute.h": attention_hopper_compute_h,
   "attention/hopper/facts.h": attention_hopper_facts_h,
   "attention/hopper/load.h": attention_hopper_load_h,

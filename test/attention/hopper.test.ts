@@ -44,6 +44,7 @@ function cases(): Case[] {
     ),
   );
   const long = { queryHeads: 2, queryLengths: [90], kvLengths: [1500], pageSize: 16 };
+  const fp8 = { kvDtype: "f8e4m3", pageSize: 16 } as const;
   const options: [string, Partial<Case>][] = [
     ["not causal", { causal: false }],
     ["window 0", { windowLeft: 0 }],
@@ -78,6 +79,15 @@ function cases(): Case[] {
     ["a mask over the tail, split rows", { ...long, mask: "tail", alibi: true }],
     ["scales by token", { scales: "token", pageSize: 16 }],
     ["scales by token, ragged", { scales: "token", headDim: 96 }],
+    ["fp8 keys", { kvDtype: "f8e4m3", pageSize: 16 }],
+    ["fp8 keys, ragged, not causal", { kvDtype: "f8e4m3", causal: false, scales: "head" }],
+    ["fp8 keys of e5m2, dim 64", { kvDtype: "f8e5m2", headDim: 64, pageSize: 64 }],
+    ["fp8 keys, scales by token", { kvDtype: "f8e4m3", scales: "token", pageSize: 16 }],
+    ["fp8 keys, scales by request, a window", { ...fp8, scales: "request", windowLeft: 90 }],
+    ["fp8 keys of 192, values of 128", { ...fp8, headDim: 192, valueDim: 128, windowLeft: 10 }],
+    ["fp8 keys of dim 96, gathered", { kvDtype: "f8e5m2", headDim: 96, pageSize: 5 }],
+    ["fp8 keys, split rows, a soft cap", { ...long, kvDtype: "f8e4m3", softCap: 20, alibi: true }],
+    ["fp8 keys, strided pages", { ...fp8, storage: "strided" }],
     ["scales by token, ALiBi", { scales: "token", alibi: true, pageSize: 5, scale: -0.1 }],
   ];
   const hooked = variants.map(({ name, over, ...variant }) =>
@@ -87,14 +97,22 @@ function cases(): Case[] {
   return [...dims, ...groups, ...pages, ...list, ...hooked];
 }
 
-/** Variants that leave keys and values as they are: others go to the tiled kernels. */
 const variants: LibraryCase[] = [
-  ...libraryCases.filter(({ variant: { hooks } }) => !hooks.key && !hooks.value),
+  // The library's own is of heads of 32.
+  ...libraryCases.filter(({ name }) => !name.startsWith("QK norm")),
   {
     name: "normalised queries",
     variant: defineVariant({
       name: "normalised queries",
       query: (x, { head }) => x.mul(x.mul(x).sum().add(1e-6).rsqrt()).mul(head.add(5).toF32()),
+    }),
+  },
+  {
+    name: "normalised queries and keys",
+    variant: defineVariant({
+      name: "normalised queries and keys",
+      query: (x) => x.mul(x.mul(x).sum().add(1e-6).rsqrt()).mul(8),
+      key: (x, { key }) => x.mul(x.mul(x).sum().add(1e-6).rsqrt()).mul(key.and(3).add(3).toF32()),
     }),
   },
   {

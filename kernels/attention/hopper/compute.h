@@ -35,8 +35,8 @@ struct Compute {
 
     FB_DEVICE Barriers& barriers() const { return b.shared.barriers; }
     // Among those that compute: the warpgroup, and the warp's and the thread's first row.
-    static FB_DEVICE int group() { return uniform(thread_now() / 128 - 1); }
-    static FB_DEVICE int warp_row() { return (thread_now() / 32 - 4) * 16; }
+    static FB_DEVICE int group() { return uniform(thread_now() / 128 - first_computing); }
+    static FB_DEVICE int warp_row() { return (thread_now() / 32 - 4 * first_computing) * 16; }
     static FB_DEVICE int own() { return warp_row() + lane_now() / 4; }
 
     // ---- barriers
@@ -45,10 +45,10 @@ struct Compute {
         if (lane_now() == 0) arrive(barrier);
     }
 
-    // In every block of the cluster: each of them writes this stage.
-    FB_DEVICE void release(const uint64_t& barrier) const {
+    // In every block of the cluster: each of them writes this stage, if it is loaded.
+    FB_DEVICE void release(const uint64_t& barrier, bool changed) const {
         const int lane = lane_now();
-        if (FB_CLUSTER == 1) arrive_warp(barrier);
+        if (FB_CLUSTER == 1 || changed) arrive_warp(barrier);
         else if (lane < FB_CLUSTER)
             mbarrier_arrive_cluster_read(map_shared(shared_address(&barrier), uint32_t(lane)));
     }
@@ -58,12 +58,12 @@ struct Compute {
         wait(barriers().values_full[values.slot()], values.parity());
     }
     FB_DEVICE void release_keys() {
-        release(barriers().keys_empty[keys.slot()]);
+        release(barriers().keys_empty[keys.slot()], keys_land_raw);
         keys.advance();
         keys.place = uniform(keys.place);
     }
     FB_DEVICE void release_values() {
-        release(barriers().values_empty[values.slot()]);
+        release(barriers().values_empty[values.slot()], values_land_raw);
         values.advance();
         values.place = uniform(values.place);
     }
@@ -257,12 +257,12 @@ struct Compute {
     // that compute make them zeros, before any of them passes the tile. `at`: its stage.
     FB_DEVICE void clear_tail(const Task& task, const Turn<FB_STAGES>& at) {
         const int32_t count = task.record.kv_end - task.start - (task.blocks - 1) * FB_KV_TILE;
-        if (task.box_rows == 0 || count % task.box_rows == 0) return;
+        if (values_land_raw || task.box_rows == 0 || count % task.box_rows == 0) return;
         wait(barriers().values_full[at.slot()], at.parity());
         const uint32_t tile = shared_address(b.shared.values[at.slot()]);
         constexpr int row_pieces = 8 * value_panels;
         FB_NO_UNROLL
-        for (int i = thread_now() - 128; i < (FB_KV_TILE - count) * row_pieces;
+        for (int i = thread_now() - 128 * first_computing; i < (FB_KV_TILE - count) * row_pieces;
              i += 128 * computing_groups) {
             const int row = count + i / row_pieces;
             const int piece = i % row_pieces;

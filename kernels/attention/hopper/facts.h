@@ -6,10 +6,11 @@
 //   FB_QUERY_BUFFERS  1, or 2: the next record's queries arrive while these are in use
 //   FB_QUERIES_KEPT   1: queries move to registers as soon as they are there
 //
-// A block is a warpgroup that loads and two or three that compute 64 rows each.
+// A block is a warpgroup that loads, one that changes tiles where their elements are not yet what
+// the products take, and two or three that compute 64 rows each.
 //
-// Rounding: queries, keys and values are as they come, probabilities are rounded once to FB_Q_TYPE
-// before the second product; all else is f32. Scores come in base 2.
+// Rounding: queries, keys and values are rounded once to FB_Q_TYPE after conversion and hooks,
+// probabilities once before the second product; all else is f32. Scores come in base 2.
 #include "../common/finish.h"
 #include "../../params/attention.h"
 
@@ -24,17 +25,25 @@
 
 // ---- static asserts and sizes
 
-constexpr int computing_groups = FB_THREADS / 128 - 1; // warpgroups of 64 rows each
+// Keys (values) land raw, and are changed on their way to the products. Keys are whenever values
+// are: what is noted of them serves both.
+constexpr bool keys_land_raw = keys_change || values_change;
+constexpr bool values_land_raw = values_change;
+constexpr int changing_groups = keys_land_raw ? 1 : 0;
+constexpr int changing_warps = 4 * changing_groups;
+constexpr int first_computing = 1 + changing_groups;
+constexpr int computing_groups = FB_THREADS / 128 - first_computing; // of 64 rows each
 constexpr int computing_warps = 4 * computing_groups;
 constexpr int group_rows = 64;
 constexpr int block_rows = group_rows * computing_groups;
 static_assert(FB_QUERY_TILE == FB_CLUSTER * block_rows, "a record has the rows of its cluster");
 static_assert(FB_KEY_DIM % 16 == 0 && FB_VALUE_DIM % 8 == 0, "whole steps of the products");
-static_assert(!FB_ROPE && !keys_change && !values_change, "no change of keys on the way");
+static_assert(!FB_ROPE, "no rotation");
 
 // setmaxnreg: 168 (384 threads) or 128 (512) registers of each thread at entry are what there is.
 constexpr int loading_registers = computing_groups == 2 ? 40 : 32;
-constexpr int computing_registers = computing_groups == 2 ? 232 : 160;
+constexpr int changing_registers = 56;
+constexpr int computing_registers = computing_groups == 3 ? 160 : keys_land_raw ? 208 : 232;
 
 // A tile in shared memory is made of panels of 64 columns: rows of 128 bytes under the TMA's
 // swizzle. The same image of a tile is K-major for the first product and, as values, MN-major for
@@ -47,6 +56,9 @@ constexpr int tile_panel = FB_KV_TILE * panel_row;
 constexpr int query_bytes = key_panels * query_panel;
 constexpr int key_bytes = key_panels * tile_panel;
 constexpr int value_tile_bytes = value_panels * tile_panel;
+constexpr int raw_key_row = FB_KEY_DIM * value_bytes;
+constexpr int raw_value_row = FB_VALUE_DIM * value_bytes;
+constexpr int raw_stages = 2;
 constexpr int least_box = 8; // rows: below them the swizzle's pattern would not start over
 static_assert(tile_panel % 1024 == 0, "panels begin where the swizzle's pattern does");
 static_assert(key_panels * (FB_KV_TILE / least_box) <= 32 * FB_CLUSTER &&
@@ -62,6 +74,7 @@ constexpr bool noted = scores_change || pairs_hide || FB_V_TOKEN_SCALE;
 constexpr bool reads_notes =
     Variant::reads_keys || FB_MASK || FB_K_TOKEN_SCALE || FB_V_TOKEN_SCALE;
 constexpr bool notes_pages = Variant::reads_slots || FB_K_TOKEN_SCALE || FB_V_TOKEN_SCALE;
+constexpr bool changes_by_notes = Variant::has_key || Variant::has_value;
 // A logit may be -inf, or a key hidden, in a tile whose positions all rows see.
 constexpr bool loses_keys = Variant::has_logits || pairs_hide;
 
@@ -104,6 +117,10 @@ constexpr int task_count = 2;
 constexpr int mail_count = 8; // tickets that the cluster's first block may be ahead of the others
 
 struct Barriers {
+    uint64_t raw_keys_full[raw_stages];
+    uint64_t raw_keys_empty[raw_stages];
+    uint64_t raw_values_full[raw_stages];
+    uint64_t raw_values_empty[raw_stages];
     uint64_t keys_full[FB_STAGES];
     uint64_t keys_empty[FB_STAGES];
     uint64_t values_full[FB_STAGES];
@@ -128,7 +145,18 @@ template <bool> struct NotesOf {
 };
 template <> struct NotesOf<false> {};
 
-struct Shared : Tiles, NotesOf<noted> {
+// Rows as they lie in global memory.
+template <bool, int Row, class> struct RawOf {
+    alignas(128) unsigned char tiles[raw_stages][FB_KV_TILE * Row];
+    FB_DEVICE unsigned char* at(int i) { return tiles[i]; }
+};
+template <int Row, class Of> struct RawOf<false, Row, Of> {
+    FB_DEVICE unsigned char* at(int) { return nullptr; }
+};
+struct RawKeys : RawOf<keys_land_raw, raw_key_row, RawKeys> {};
+struct RawValues : RawOf<values_land_raw, raw_value_row, RawValues> {};
+
+struct Shared : Tiles, RawKeys, RawValues, NotesOf<noted || keys_land_raw> {
     Task tasks[task_count];
     Barriers barriers;
     uint32_t mail[mail_count];
@@ -137,7 +165,7 @@ static_assert(sizeof(Shared) == FB_SHARED_BYTES, "the planner's formula is anoth
 
 // Those of a stage; null: nothing is noted.
 template <class Memory> FB_DEVICE Notes* notes_of(Memory& shared, int stage) {
-    if constexpr (noted) return &shared.notes[stage];
+    if constexpr (noted || keys_land_raw) return &shared.notes[stage];
     else return nullptr;
 }
 
@@ -183,17 +211,24 @@ FB_DEVICE void init(const uint64_t& barrier, uint32_t arrivals) {
 
 // By one thread.
 FB_DEVICE void init_barriers(Barriers& b) {
-    constexpr uint32_t releases = computing_warps * FB_CLUSTER; // all blocks write a stage
+    // All blocks write a stage that is loaded, each its own one that is changed.
+    const auto releases = [](bool raw) { return computing_warps * (raw ? 1 : FB_CLUSTER); };
     for (int i = 0; i < FB_STAGES; i++) {
-        init(b.keys_full[i], 1);
-        init(b.keys_empty[i], releases);
-        init(b.values_full[i], 1);
-        init(b.values_empty[i], releases);
+        init(b.keys_full[i], keys_land_raw ? changing_warps : 1);
+        init(b.keys_empty[i], releases(keys_land_raw));
+        init(b.values_full[i], values_land_raw ? changing_warps : 1);
+        init(b.values_empty[i], releases(values_land_raw));
+    }
+    for (int i = 0; i < raw_stages && keys_land_raw; i++) {
+        init(b.raw_keys_full[i], 1);
+        init(b.raw_keys_empty[i], changing_warps * FB_CLUSTER);
+        init(b.raw_values_full[i], 1);
+        init(b.raw_values_empty[i], changing_warps * FB_CLUSTER);
     }
     for (int i = 0; i < task_count; i++) {
         init(b.task_full[i], 1);
         init(b.rows_full[i], 2);
-        init(b.task_empty[i], computing_warps + 2);
+        init(b.task_empty[i], computing_warps + changing_warps + 2);
     }
     init(b.task_wanted, 1);
     for (int i = 0; i < FB_QUERY_BUFFERS; i++) init(b.queries_empty[i], computing_warps);

@@ -5,12 +5,28 @@
 
 // ---- tiles of keys and values
 
-// What makes keys differ from values.
+// What makes keys differ from values: `full`, `empty` and `tile` are of what products take, the
+// raw ones of what is to be changed first.
 struct KeySide {
+    static constexpr bool raw = keys_land_raw;
+    static constexpr bool hooked = Variant::has_key;
+    template <class V>
+    static FB_DEVICE void change(const fb_attention_params& p, const KeyInputs& key, V& v) {
+        Variant::key(p, key, v);
+    }
+    static constexpr int raw_row = raw_key_row;
     static constexpr bool leads = true; // says when the next task is wanted
     static constexpr int dim = FB_KEY_DIM;
     static constexpr int panels = key_panels;
-    static constexpr int bytes = key_bytes;
+    static FB_DEVICE unsigned char* raw_tile(const Block& b, int i) {
+        return static_cast<RawKeys&>(b.shared).at(i);
+    }
+    static FB_DEVICE uint64_t& raw_full(const Block& b, int i) {
+        return b.shared.barriers.raw_keys_full[i];
+    }
+    static FB_DEVICE uint64_t& raw_empty(const Block& b, int i) {
+        return b.shared.barriers.raw_keys_empty[i];
+    }
     static FB_DEVICE const fb_tensor_map* map(const Block& b) { return &b.p.k; }
     static FB_DEVICE unsigned char* tile(const Block& b, int i) { return b.shared.keys[i]; }
     static FB_DEVICE uint64_t& full(const Block& b, int i) {
@@ -25,10 +41,25 @@ struct KeySide {
 };
 
 struct ValueSide {
+    static constexpr bool raw = values_land_raw;
+    static constexpr bool hooked = Variant::has_value;
+    template <class V>
+    static FB_DEVICE void change(const fb_attention_params& p, const KeyInputs& key, V& v) {
+        Variant::value(p, key, v);
+    }
+    static constexpr int raw_row = raw_value_row;
     static constexpr bool leads = false;
     static constexpr int dim = FB_VALUE_DIM;
     static constexpr int panels = value_panels;
-    static constexpr int bytes = value_tile_bytes;
+    static FB_DEVICE unsigned char* raw_tile(const Block& b, int i) {
+        return static_cast<RawValues&>(b.shared).at(i);
+    }
+    static FB_DEVICE uint64_t& raw_full(const Block& b, int i) {
+        return b.shared.barriers.raw_values_full[i];
+    }
+    static FB_DEVICE uint64_t& raw_empty(const Block& b, int i) {
+        return b.shared.barriers.raw_values_empty[i];
+    }
     static FB_DEVICE const fb_tensor_map* map(const Block& b) { return &b.p.v; }
     static FB_DEVICE unsigned char* tile(const Block& b, int i) { return b.shared.values[i]; }
     static FB_DEVICE uint64_t& full(const Block& b, int i) {
@@ -42,10 +73,20 @@ struct ValueSide {
     }
 };
 
+// Where 16-byte pieces of rows lie: in panels, or one after the other.
+template <int Panel> struct InPanels {
+    static FB_DEVICE uint32_t at(int row, int piece) {
+        return piece / 8 * Panel + row * panel_row + swizzled_piece(row, piece % 8);
+    }
+};
+template <int Row> struct InRows {
+    static FB_DEVICE uint32_t at(int row, int piece) { return row * Row + piece * 16; }
+};
+
 // Copies rows [first, first + rows) of a tile, whose addresses the lanes hold; 0: zeros.
-template <int Dim, int Panel>
+template <class Layout, int RowBytes>
 FB_DEVICE void copy_rows_of(uint32_t tile, int first, int rows, uint64_t address) {
-    constexpr int pieces = Dim / 8;
+    constexpr int pieces = RowBytes / 16;
     const int lane = lane_now();
     FB_UNROLL_BY(4)
     for (int i = 0; i < pieces; i++) {
@@ -53,24 +94,60 @@ FB_DEVICE void copy_rows_of(uint32_t tile, int first, int rows, uint64_t address
         const int piece = (lane + i * 32) % pieces;
         const uint64_t from = __shfl_sync(0xffffffffu, address, row);
         if (row >= rows) continue;
-        const uint32_t to = tile + piece / 8 * Panel + (first + row) * panel_row +
-                            swizzled_piece(first + row, piece % 8);
+        const uint32_t to = tile + Layout::at(first + row, piece);
         const uint64_t source = from == 0 ? 0 : from + piece * 16;
         cp_async_16(to, reinterpret_cast<const void*>(source), from == 0 ? 0 : 16);
     }
 }
 
+// What hooks, bits and scales by token ask of a tile's keys, by every `step`-th thread.
+FB_DEVICE void note_keys(const Block& b, const Task& task, int tile, int stage, int thread,
+                         int step) {
+    const fb_attention_params& p = b.attention();
+    const fb_attention_record& r = task.record;
+    Notes& notes = *notes_of(b.shared, stage);
+    FB_NO_UNROLL
+    for (int i = thread; i < FB_KV_TILE; i += step) {
+        const int32_t token = task.start + tile * FB_KV_TILE + i;
+        const Place place = find(p, r, task.source, token, r.kv_end);
+        notes.position[i] = place.position;
+        if (!notes_pages) continue;
+        const bool kept = place.position != past_end;
+        const int32_t row = kept ? without_full_bit(place.row) : 0;
+        const int32_t page = place.page == nullptr ? 0 : *place.page;
+        notes.slot[i] = page * p.page_size + row;
+        if (FB_K_TOKEN_SCALE) notes.k_scale[i] = token_scale(p.k_scale, r, page, row, kept);
+        if (FB_V_TOKEN_SCALE) notes.v_scale[i] = token_scale(p.v_scale, r, page, row, kept);
+    }
+}
+
 // Loads the tiles of a task from the last to the first, by a whole warp.
 template <class Side> struct TileLoader {
+    static constexpr bool raw = Side::raw;
+    static constexpr int panels = raw ? 1 : Side::panels;
+    static constexpr int row_bytes = raw ? Side::raw_row : panel_row; // of a panel
+    static constexpr int panel_bytes = FB_KV_TILE * row_bytes;
+
     const Block& b;
-    Turn<FB_STAGES> stage;
+    Turn<raw ? raw_stages : FB_STAGES> stage;
+
+    FB_DEVICE uint64_t& full() const {
+        return raw ? Side::raw_full(b, stage.slot()) : Side::full(b, stage.slot());
+    }
+    FB_DEVICE uint64_t& empty() const {
+        return raw ? Side::raw_empty(b, stage.slot()) : Side::empty(b, stage.slot());
+    }
+    FB_DEVICE uint32_t tile() const {
+        return shared_address(raw ? Side::raw_tile(b, stage.slot()) : Side::tile(b, stage.slot()));
+    }
+    FB_DEVICE void wait_empty() const { wait(empty(), stage.parity() ^ 1); }
 
     // A lane's box of the tensor map: of some rows and one panel. The blocks of a cluster share the
     // boxes of a tile out and load each for all.
     static FB_DEVICE int box_index() { return lane_now() * FB_CLUSTER + int(rank_in_cluster()); }
-    static FB_DEVICE int box_panel() { return box_index() % Side::panels; }
+    static FB_DEVICE int box_panel() { return box_index() % panels; }
     static FB_DEVICE int box_row(const Task& task) {
-        return box_index() / Side::panels * task.box_rows;
+        return box_index() / panels * task.box_rows;
     }
 
     // Page (of ragged rows: none) and first row of what a lane loads; past the end a row that is
@@ -85,42 +162,26 @@ template <class Side> struct TileLoader {
         return place;
     }
 
-    // What hooks, bits and scales by token ask of the keys that come next.
-    FB_DEVICE void note_keys(const Task& task, int tile) const {
-        if constexpr (Side::leads && reads_notes) {
-            const fb_attention_params& p = b.attention();
-            const fb_attention_record& r = task.record;
-            Notes& notes = *notes_of(b.shared, stage.slot());
-            FB_NO_UNROLL
-            for (int i = lane_now(); i < FB_KV_TILE; i += 32) {
-                const int32_t token = task.start + tile * FB_KV_TILE + i;
-                const Place place = find(p, r, task.source, token, r.kv_end);
-                notes.position[i] = place.position;
-                if (!notes_pages) continue;
-                const bool kept = place.position != past_end;
-                const int32_t row = kept ? without_full_bit(place.row) : 0;
-                const int32_t page = place.page == nullptr ? 0 : *place.page;
-                notes.slot[i] = page * p.page_size + row;
-                if (FB_K_TOKEN_SCALE) notes.k_scale[i] = token_scale(p.k_scale, r, page, row, kept);
-                if (FB_V_TOKEN_SCALE) notes.v_scale[i] = token_scale(p.v_scale, r, page, row, kept);
-            }
+    FB_DEVICE void note(const Task& task, int tile) const {
+        if constexpr (Side::leads && reads_notes && !raw) {
+            note_keys(b, task, tile, stage.slot(), lane_now(), 32);
+            __syncwarp();
         }
     }
 
     FB_DEVICE void load_box(const Task& task, int tile, int32_t page, int32_t row) {
-        wait(Side::empty(b, stage.slot()), stage.parity() ^ 1);
-        note_keys(task, tile);
-        if (Side::leads && reads_notes) __syncwarp();
-        const uint32_t full = shared_address(&Side::full(b, stage.slot()));
-        if (lane_now() == 0) mbarrier_arrive_expect(full, Side::bytes);
+        wait_empty();
+        note(task, tile);
+        const uint32_t barrier = shared_address(&full());
+        if (lane_now() == 0) mbarrier_arrive_expect(barrier, panels * panel_bytes);
         __syncwarp();
         if (box_row(task) < FB_KV_TILE) {
-            const uint32_t to = shared_address(Side::tile(b, stage.slot())) +
-                                box_panel() * tile_panel + box_row(task) * panel_row;
+            const uint32_t to =
+                this->tile() + box_panel() * panel_bytes + box_row(task) * row_bytes;
             const int at[4] = {box_panel() * 64, row, task.record.kv_head, page};
             if (FB_CLUSTER > 1)
-                tensor_load_multicast(to, Side::map(b), full, at, (1 << FB_CLUSTER) - 1);
-            else tensor_load(to, Side::map(b), full, at);
+                tensor_load_multicast(to, Side::map(b), barrier, at, (1 << FB_CLUSTER) - 1);
+            else tensor_load(to, Side::map(b), barrier, at);
         }
         __syncwarp();
         stage.advance();
@@ -150,8 +211,8 @@ template <class Side> struct TileLoader {
         FB_NO_UNROLL
         for (int tile = count - 1; tile >= 0; tile--) {
             want_next(task, tile);
-            wait(Side::empty(b, stage.slot()), stage.parity() ^ 1);
-            note_keys(task, tile);
+            wait_empty();
+            note(task, tile);
             FB_NO_UNROLL
             for (int first = 0; first < FB_KV_TILE; first += 32) {
                 const int32_t token = task.start + tile * FB_KV_TILE + first + lane_now();
@@ -162,15 +223,18 @@ template <class Side> struct TileLoader {
                 const int32_t row = without_full_bit(place.row);
                 const uint64_t address =
                     place.position == past_end ? 0 : Side::row(b, task.source, page, row);
-                copy_rows_of<Side::dim, tile_panel>(shared_address(Side::tile(b, stage.slot())),
-                                                    first, min(32, FB_KV_TILE - first), address);
+                const int rows = min(32, FB_KV_TILE - first);
+                if constexpr (raw)
+                    copy_rows_of<InRows<row_bytes>, row_bytes>(this->tile(), first, rows, address);
+                else copy_rows_of<InPanels<panel_bytes>, 2 * Side::dim>(this->tile(), first, rows,
+                                                                      address);
             }
             cp_async_commit();
             if (before != nullptr) {
                 cp_async_wait<1>();
                 landed(*before);
             }
-            before = &Side::full(b, stage.slot());
+            before = &full();
             stage.advance();
         }
         cp_async_wait<0>();
@@ -191,7 +255,7 @@ template <class Side> struct TileLoader {
     // Values before a task's first key may be anything, and 0 times anything is not 0: the tile
     // that has any is gathered, without them.
     FB_DEVICE void load(const Task& task) {
-        const bool begins_early = !Side::leads && task.start < task.record.kv_start;
+        const bool begins_early = !Side::leads && !raw && task.start < task.record.kv_start;
         const int gathered = task.box_rows == 0 ? task.blocks : begins_early ? 1 : 0;
         if (gathered < task.blocks) load_boxes(task, gathered);
         if (gathered > 0) gather(task, gathered);
@@ -299,7 +363,7 @@ FB_DEVICE void copy_queries(const Block& b, const Task& task, uint32_t tile, int
     FB_NO_UNROLL
     for (int first = group * group_rows; first < (group + 1) * group_rows; first += 32) {
         const uint64_t address = query_address(b.attention(), task, first + lane_now());
-        copy_rows_of<FB_KEY_DIM, query_panel>(tile, first, 32, address);
+        copy_rows_of<InPanels<query_panel>, 2 * FB_KEY_DIM>(tile, first, 32, address);
     }
 }
 
@@ -317,8 +381,7 @@ FB_DEVICE void change_queries(const Block& b, const Task& task, uint32_t tile, i
         v.load();
         if constexpr (Variant::has_query)
             Variant::query(p, task.words[Variant::row_words == 0 ? 0 : row], v);
-        store_shared_16(tile + piece / 8 * query_panel + row * panel_row +
-                            swizzled_piece(row, piece % 8),
+        store_shared_16(tile + InPanels<query_panel>::at(row, piece),
                         address == 0 ? make_uint4(0, 0, 0, 0) : round_8<FB_Q_TYPE>(v.x));
     }
 }

@@ -1,5 +1,7 @@
-// Attention of many query rows on Hopper: a warpgroup loads tiles by bulk copies (TMA), two or
-// three compute by wgmma. docs/kernels/hopper.md draws it.
+// Attention of many query rows on Hopper: a warpgroup loads tiles by bulk copies (TMA), another one
+// changes them where they are not yet what products take, two or three compute by wgmma.
+// docs/kernels/hopper.md draws it.
+#include "change.h"
 #include "compute.h"
 #include "load.h"
 
@@ -23,6 +25,11 @@ FB_KERNEL(attention_hopper, fb_attention_map_params, FB_THREADS, FB_MIN_BLOCKS) 
         if (warp < 2) load_tasks(b);
         else if (warp == 2) load_tiles<KeySide>(b);
         else load_tiles<ValueSide>(b);
+    } else if (keys_land_raw && uniform(thread_now() / 128) == 1) {
+        if constexpr (keys_land_raw) {
+            registers_decrease<changing_registers>();
+            Changer{b}.run();
+        }
     } else {
         registers_increase<computing_registers>();
         Compute(b).run();

@@ -1,6 +1,7 @@
 import { OptionError } from "../../errors.ts";
 import type { TensorMap } from "../../ffi/params.gen.ts";
 import { encodeTensorMap } from "../../tensor/tensor-map.ts";
+import { dtypeBytes, isFp8 } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { CudaVariant } from "../../variant/emit-cuda.ts";
 import type { ResolvedOptions } from "../options.ts";
@@ -11,8 +12,7 @@ import { tiled } from "./tiled.ts";
 
 /**
  * Many query rows on Hopper (9.0), by warpgroup-wide products and bulk copies
- * (kernels/attention/hopper); requests of few rows go to the tiled kernels. Takes keys and values
- * as they are: no rotation, fp8, or hooks that change them.
+ * (kernels/attention/hopper); requests of few rows go to the tiled kernels. Rotates nothing.
  */
 export const hopper: KernelFamily = { name: "hopper", offer };
 
@@ -46,6 +46,22 @@ const cuts: readonly Cut[] = [
   cutOf(256, 256, 64, 2, 1, false),
 ];
 
+/**
+ * The same where keys, or keys and values, are changed on their way: raw tiles take memory, too,
+ * and a block of four warpgroups has no registers for products of more than 128 columns.
+ */
+const changingCuts: readonly Cut[] = [
+  cutOf(64, 64, 128, 2, 1, false),
+  cutOf(64, 64, 96, 2, 1, false),
+  cutOf(96, 96, 112, 2, 1, false),
+  cutOf(96, 96, 96, 2, 1, false),
+  cutOf(128, 128, 112, 2, 1, false),
+  cutOf(128, 128, 96, 2, 1, false),
+  cutOf(128, 128, 80, 2, 1, false),
+  cutOf(192, 128, 80, 2, 1, false),
+  cutOf(192, 128, 48, 2, 1, false),
+];
+
 function cutOf(
   keyDim: number,
   valueDim: number,
@@ -57,9 +73,13 @@ function cutOf(
   return { keyDim, valueDim, kvTile, groups: 2, stages, queryBuffers, keepsQueries };
 }
 
+/** Keys at a time where hooks take registers and warps that change tiles do, too. */
+const hookedKeysMost = 96;
 const cluster = 2;
 const panelColumns = 64;
 const panelRowBytes = 128;
+/** Raw tiles of keys, and of values, in flight. */
+const rawStages = 2;
 /** Boxes of fewer rows than this would not begin where the swizzle's pattern does. */
 const leastBoxRows = 8;
 
@@ -69,7 +89,8 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   const { headDim, valueDim } = options;
   const variant = cudaVariant(options);
   const asked = askedBy(options, variant);
-  const cut = cuts
+  const cut = (asked.rawKeyBytes > 0 ? changingCuts : cuts)
+    .filter(({ kvTile }) => kvTile <= hookedKeysMost || !asked.hooked || asked.rawKeyBytes === 0)
     .filter((each) => each.keyDim === headDim && each.valueDim === valueDim)
     .find((each) => sharedBytesOf(each, asked) <= facts.sharedBytesPerBlock);
   if (cut === undefined) {
@@ -90,17 +111,12 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   if (computeMajor !== 9) {
     return refuse("device", `compute ${computeMajor}.${computeMinor}`, "compute 9.0");
   }
-  if (dtype === "f32" || kvDtype !== dtype) {
-    return refuse("kvDtype", `${kvDtype} beside ${dtype}`, "f16 or bf16, as the queries");
+  if (dtype === "f32" || (kvDtype !== dtype && !isFp8(kvDtype))) {
+    return refuse("kvDtype", `${kvDtype} beside ${dtype}`, "f16 or bf16, as the queries, or fp8");
   }
   // Probabilities times scales may exceed what f16 holds.
   if (options.tokenScales && dtype === "f16") return refuse("tokenScales", true, "false in f16");
   if (options.rope !== undefined) return refuse("rope", "given", "left out");
-  for (const hook of ["key", "value"] as const) {
-    const { variant } = options;
-    if (variant?.hooks[hook] !== undefined || variant?.cuda?.hooks.includes(hook))
-      return refuse("variant", variant.name, `without a hook of the ${hook}`);
-  }
   // Its plans put every row into the largest tile, of which a decode fills little.
   if (options.batchInvariant) return refuse("batchInvariant", true, "false");
   return undefined;
@@ -115,20 +131,31 @@ function refuse(option: string, value: unknown, allowed: string): OptionError {
 interface Asked {
   /** Mask bits lie somewhere for each row. */
   readonly masked: boolean;
+  /** A hook of logits or masks. */
+  readonly hooked: boolean;
   /** 32-bit words that hooks keep of a row. */
   readonly rowWords: number;
   /** Tiles are noted: positions, slots and scales of their keys. */
   readonly noted: boolean;
+  /** Bytes of an element of keys and values that are changed on their way; 0: they are not. */
+  readonly rawKeyBytes: number;
+  readonly rawValueBytes: number;
 }
 
 function askedBy(options: ResolvedOptions, variant: CudaVariant | undefined): Asked {
   const masked = options.mask !== "none";
-  const hooked = variant?.hooks.has("logits") || variant?.hooks.has("mask");
+  const hooked = variant?.hooks.has("logits") === true || variant?.hooks.has("mask") === true;
   const weighs = variant?.softmax === false;
+  const { dtype, kvDtype } = options;
+  const rawValues = kvDtype !== dtype || variant?.hooks.has("value") === true;
+  const rawKeys = rawValues || variant?.hooks.has("key") === true;
   return {
+    rawKeyBytes: rawKeys ? dtypeBytes(kvDtype) : 0,
+    rawValueBytes: rawValues ? dtypeBytes(kvDtype) : 0,
     masked,
+    hooked,
     rowWords: variant?.rowWords ?? 0,
-    noted: masked || options.tokenScales || hooked === true || weighs,
+    noted: masked || options.tokenScales || hooked || weighs || rawKeys,
   };
 }
 
@@ -139,7 +166,7 @@ function kernelClass(
   variant: string | undefined,
 ): KernelClass {
   const { kvTile, groups } = cut;
-  const threads = 128 * (groups + 1);
+  const threads = 128 * (groups + (asked.rawKeyBytes > 0 ? 2 : 1));
   const sharedBytes = sharedBytesOf(cut, asked);
   return {
     name: `hopper.tile${64 * groups * cluster}`,
@@ -152,13 +179,17 @@ function kernelClass(
     entry: "attention_hopper",
     image: {
       source: "attention/hopper/prefill.cu",
-      constants: { ...constantsOf(cut, options), FB_SHARED_BYTES: sharedBytes },
+      constants: {
+        ...constantsOf(cut, options),
+        FB_THREADS: threads,
+        FB_SHARED_BYTES: sharedBytes,
+      },
       variant,
     },
     launch: { threads, sharedBytes, persistent: true, programmatic: true },
     bindMaps: ({ k, v }, { headDim, valueDim }, maps) => {
-      bindPlane(k, headDim, kvTile, maps.k);
-      bindPlane(v, valueDim, kvTile, maps.v);
+      bindPlane(k, headDim, kvTile, asked.rawKeyBytes > 0, maps.k);
+      bindPlane(v, valueDim, kvTile, asked.rawValueBytes > 0, maps.v);
     },
   };
 }
@@ -168,7 +199,6 @@ function constantsOf(cut: Cut, options: ResolvedOptions) {
     ...optionConstants(options),
     FB_QUERY_TILE: 64 * cut.groups * cluster,
     FB_KV_TILE: cut.kvTile,
-    FB_THREADS: 128 * (cut.groups + 1),
     FB_MIN_BLOCKS: 1,
     FB_CLUSTER: cluster,
     FB_STAGES: cut.stages,
@@ -178,18 +208,20 @@ function constantsOf(cut: Cut, options: ResolvedOptions) {
 }
 
 /** Shared memory of kernels/attention/hopper/facts.h. */
-function sharedBytesOf(cut: Cut, { masked, rowWords, noted }: Asked): number {
+function sharedBytesOf(cut: Cut, asked: Asked): number {
+  const { masked, rowWords, noted, rawKeyBytes, rawValueBytes } = asked;
   const { keyDim, valueDim, kvTile, groups, stages, queryBuffers } = cut;
   const panels = (dim: number) => Math.ceil(dim / panelColumns);
   const rows = 64 * groups;
   const queries = queryBuffers * panels(keyDim) * rows * panelRowBytes;
   const tiles = stages * (panels(keyDim) + panels(valueDim)) * kvTile * panelRowBytes;
+  const raw = rawStages * kvTile * (keyDim * rawKeyBytes + valueDim * rawValueBytes);
   const notes = noted ? stages * 16 * kvTile : 0;
   const rowFacts = 8 * rows + 16 * (masked ? rows : 1) + Math.max(8, 4 * rowWords * rows);
   const tasks = 2 * (64 + 48 + 16 * groups + rowFacts);
-  const barriers = 8 * (4 * stages + 7 + queryBuffers + 8);
+  const barriers = 8 * (4 * rawStages + 4 * stages + 7 + queryBuffers + 8);
   const mail = 4 * 8;
-  return Math.ceil((queries + tiles + notes + tasks + barriers + mail) / 1024) * 1024;
+  return Math.ceil((queries + tiles + raw + notes + tasks + barriers + mail) / 1024) * 1024;
 }
 
 /** Rows of a box: a whole number of them makes a page, and a tile. */
@@ -198,8 +230,12 @@ function boxRows(pageSize: number, kvTile: number): number {
   return Math.max(leastBoxRows, both & -both);
 }
 
-/** The map of keys or values: [columns, rows, heads, pages], in boxes of a panel's columns. */
-function bindPlane(plane: Tensor, dim: number, kvTile: number, map: TensorMap): void {
+/**
+ * The map of keys or values: [columns, rows, heads, pages], in boxes of a panel's columns, or of
+ * whole rows where they land raw.
+ */
+function bindPlane(plane: Tensor, dim: number, kvTile: number, raw: boolean, map: TensorMap) {
+  const bytes = dtypeBytes(plane.dtype);
   const paged = plane.shape.length === 4;
   const [pages, rows, heads] = paged ? plane.shape : [1, ...plane.shape];
   const [pageStride, rowStride, headStride] = paged ? plane.strides : [0, ...plane.strides];
@@ -209,9 +245,9 @@ function bindPlane(plane: Tensor, dim: number, kvTile: number, map: TensorMap): 
       address: plane.address,
       dtype: plane.dtype,
       extents: [dim, rows, heads, pages],
-      strides: [2 * rowStride, 2 * headStride, 2 * pageStride],
-      box: [panelColumns, paged ? boxRows(rows, kvTile) : kvTile, 1, 1],
-      swizzleBytes: 128,
+      strides: [bytes * rowStride, bytes * headStride, bytes * pageStride],
+      box: [raw ? dim : panelColumns, paged ? boxRows(rows, kvTile) : kvTile, 1, 1],
+      swizzleBytes: raw ? 0 : 128,
     },
     map,
   );
