@@ -69,8 +69,9 @@ struct fb_attention_params {
     uint64_t planned_kv_lengths; // int32 [request]
     uint64_t kv_lengths;     // int32 [request]: clamps known only on the device, or 0
     uint64_t query_lengths;  // int32 [request], or 0
-    uint64_t mask;           // bits, little-endian within a byte, [query, key] of a request
+    uint64_t mask;           // [query, key] of each request: bits from a byte's lowest, or bytes
     uint64_t mask_indptr;    // int32 [request]: first byte of each request
+    uint64_t mask_elements;  // bytes of mask
     uint64_t alibi_slopes;   // f32 [query head], or 0
     uint64_t sinks;          // f32 [query head], or 0
     uint64_t rope_rates;     // int32 [pair, 2]: turns per position, in 2^-32 and 2^-64, or 0
@@ -90,6 +91,8 @@ struct fb_attention_params {
     int32_t causal;
     int32_t window_left;     // -1: none
     int32_t mask_mode;
+    int32_t mask_shift;      // log2 of the pairs in a byte of mask: 3 or 0
+    int32_t page_count;      // pages of k and v, where page_table is the caller's; else 0
     int32_t rope_dim;
     int32_t rope_interleaved;
     int32_t rope_first;      // elements [rope_first, rope_first + rope_dim) of a head turn
@@ -111,5 +114,5 @@ struct fb_attention_map_params {
     struct fb_tensor_map v;   // of the layer's values
     struct fb_tensor_map out; // of the run's outputs
     struct fb_attention_params attention;
-    int32_t reserved[12]; // to a multiple of 64 bytes, the alignment of a tensor map
+    int32_t reserved[8]; // to a multiple of 64 bytes, the alignment of a tensor map
 };

@@ -1,11 +1,12 @@
 import type { Device } from "../device/device.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
-import { createBatch } from "../kv/batch.ts";
+import { type Batch, createBatch } from "../kv/batch.ts";
 import { raggedLayout } from "../kv/layout.ts";
 import type { AttentionState } from "../ops/states.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
 import { Attention } from "./attention.ts";
+import { maskElements } from "./bind-mask.ts";
 import { type AttentionOptions, resolveOptions } from "./options.ts";
 import type { VariantInputs } from "./variant/inputs.ts";
 
@@ -18,7 +19,7 @@ export type AttendOptions = Omit<
 > & {
   alibiSlopes?: Tensor;
   sinkLogits?: Tensor;
-  /** Packed bits of the one request, u8. */
+  /** A bool for each [query, key], or these bits packed as u8, lowest first. */
   maskBits?: Tensor;
   kScale?: Tensor;
   vScale?: Tensor;
@@ -67,7 +68,9 @@ export function attend(
   });
   const [queries, queryHeads] = q.shape;
   const layout = raggedLayout([0, queries], [0, k.shape[0]]);
-  attention.plan(createBatch({ queryLengths: [queries], kvLengths: [k.shape[0]], layout }));
+  const batch = createBatch({ queryLengths: [queries], kvLengths: [k.shape[0]], layout });
+  attention.plan(batch);
+  if (maskBits !== undefined) requireWhole(attention, batch, maskBits);
   const outDtype = attention.options.outDtype;
   const out = Tensor.empty(device, [queries, queryHeads, v.shape[2]], outDtype);
   const lse = Tensor.empty(device, [queries, queryHeads], "f32");
@@ -90,6 +93,17 @@ export function attend(
     stream,
   });
   return { out, lse, lseBase: attention.options.lseBase };
+}
+
+/** A mask of one request has no room to spare: another size is that of something else. */
+function requireWhole({ options }: Attention, batch: Batch, maskBits: Tensor): void {
+  if (options.mask === "none" || !["u8", "bool"].includes(maskBits.dtype)) return;
+  const isPacked = maskBits.dtype === "u8";
+  const elements = maskElements(options, batch, 0, isPacked);
+  if (maskBits.elements === elements) return;
+  const allowed = `${elements} elements, ${isPacked ? "8 pairs" : "a pair"} each`;
+  const fix = "pass a bool for each [query, key], or pack these into u8.";
+  throw new OptionError("maskBits", maskBits.label, allowed, fix);
 }
 
 /** The attention of these options, made where there is none; checked before it is a key. */

@@ -11,7 +11,9 @@ import { worthSharing } from "../plan/cost.ts";
 import type { Plan } from "../plan/plan.ts";
 import { Planner } from "../plan/planner.ts";
 import { boundRanges } from "../variant/bound-ranges.ts";
+import { bindMask } from "./bind-mask.ts";
 import { BoundParams } from "./bound.ts";
+import { Contents } from "./contents.ts";
 import type { KernelFamily } from "./families/family.ts";
 import { type AttentionKernels, resolveKernels, resolveKernelsNow } from "./families/resolve.ts";
 import { families } from "./families/table.ts";
@@ -33,6 +35,8 @@ export class Attention extends Owner implements AsyncDisposable {
   readonly #kernels: AttentionKernels;
   readonly #sections: PlanSections;
   readonly #bound: BoundParams;
+  /** Where index tensors are looked at before kernels follow them. */
+  readonly #contents: Contents | undefined;
   readonly #rope: RopeRates | undefined;
   /** What the family bound. */
   readonly #owned: Disposable | undefined;
@@ -69,6 +73,7 @@ export class Attention extends Owner implements AsyncDisposable {
     this.#kernels = kernels;
     this.#sections = new PlanSections(device);
     this.#bound = new BoundParams(device, resolved, classes);
+    if (device.checksContents) this.#contents = new Contents(resolved);
     this.#owned = bind?.(device, this.#bound.params);
     if (resolved.rope !== undefined) {
       this.#rope = new RopeRates(device, resolved.rope, resolved.headDim);
@@ -162,7 +167,10 @@ export class Attention extends Owner implements AsyncDisposable {
     const batch = this.#batch!;
     const { cache, layer = 0, stream = this.device.stream } = tensors;
     const bound = this.#bound;
-    bound.bind(batch, tensors);
+    // A captured run is replayed with all requests of its bucket.
+    const requests = this.device.capturing ? plan.bucket : batch.requestCount;
+    bound.bind(batch, requests, tensors);
+    if (!this.device.capturing) this.#contents?.check(plan, batch, tensors, stream);
     if (!this.device.capturing) cache?.requireWritten(layer);
     // A kernel that starts early must not read what the one before it may be writing.
     bound.params.pagesSettled = cache?.sync(batch, stream) === false ? 1 : 0;
@@ -247,6 +255,8 @@ export class Attention extends Owner implements AsyncDisposable {
             "Fix: replay that bucket's graph.",
         );
       }
+      bindMask(this.#bound.params, this.options, this.#batch!, 0, tensors);
+      this.#contents?.check(plan, this.#batch!, tensors, replayed);
       // The upload may be what makes a buffer grow.
       this.#sections.sync(plan, replayed);
       for (let i = 0; i < buffers.length; i++) {

@@ -6,6 +6,7 @@ import type { DType } from "../tensor/dtype.ts";
 import { type ScaleStrides, scaleStrides } from "../tensor/scale.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ResolvedOptions } from "./options.ts";
+import { requireOrder } from "../tensor/page-order.ts";
 import { denseAddress, requireAligned, rowUnit } from "./tensor-checks.ts";
 import type { RunTensors } from "./tensors.ts";
 
@@ -14,6 +15,7 @@ function bindScales(
   params: AttentionParams,
   options: ResolvedOptions,
   batch: Batch,
+  requests: number,
   tensors: RunTensors,
   k: Tensor,
 ): void {
@@ -22,7 +24,7 @@ function bindScales(
     heads: options.kvHeads,
     pages: contiguous ? 1 : k.shape[0],
     pageTokens: contiguous ? k.shape[0] : blockSize,
-    requests: batch.requestCount,
+    requests,
   };
   const kScale = scaleStrides("kScale", tensors.kScale, reach);
   const vScale = scaleStrides("vScale", tensors.vScale, reach);
@@ -59,6 +61,7 @@ export function bindKeysAndValues(
   params: AttentionParams,
   options: ResolvedOptions,
   batch: Batch,
+  requests: number,
   tensors: RunTensors,
 ): { k: Tensor; v: Tensor } {
   const { kvHeads, headDim, valueDim, kvDtype } = options;
@@ -78,7 +81,7 @@ export function bindKeysAndValues(
     requireAligned("k", k, rowUnit(k, headDim));
     requireAligned("v", v, rowUnit(v, valueDim));
   }
-  bindScales(params, options, batch, tensors, k);
+  bindScales(params, options, batch, requests, tensors, k);
   const tokenAxis = contiguous ? 0 : 1;
   params.kData = k.address;
   params.kStridePage = contiguous ? 0 : k.strides[0];
@@ -88,7 +91,10 @@ export function bindKeysAndValues(
   params.vStridePage = contiguous ? 0 : v.strides[0];
   params.vStrideToken = v.strides[tokenAxis];
   params.vStrideHead = v.strides[tokenAxis + 1];
+  params.pageCount = 0;
   if (cache === undefined) bindPages(params, batch, tensors, k, v);
+  else if (tensors.pageTable !== undefined)
+    throw new OptionError("pageTable", "given", "left out beside a cache", "remove it.");
   return { k, v };
 }
 
@@ -101,7 +107,10 @@ function bindPages(
   v: Tensor,
 ): void {
   params.pageTable = 0;
+  params.pageCount = Math.min(k.shape[0], v.shape[0]);
   if (batch.layout.contiguous) return requireTokens(batch, k, v);
+  requireOrder("k", k, tensors.layout);
+  requireOrder("v", v, tensors.layout);
   const table = tensors.pageTable;
   if (table === undefined || table.shape.length !== 2) {
     throw new OptionError("pageTable", table, "int32 [slots, columns]", "pass the page table.");

@@ -4,6 +4,7 @@ import type { AttentionParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
 import { ropeRange } from "../ops/rope.ts";
 import { type DType, dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
+import { isInPlace, requireApart, requireDistinct } from "../tensor/overlap.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 import { bindKeysAndValues } from "./bind-keys.ts";
 import type { MappedTensors } from "./families/family.ts";
@@ -12,14 +13,15 @@ import { denseAddress, requireAligned, rowUnit } from "./tensor-checks.ts";
 import { type RunTensors, tensorNames } from "./tensors.ts";
 
 /**
- * Checks the tensors of a run and writes them into the parameters; returns those that tensor maps
- * are made of. Errors: OptionError.
+ * Checks the tensors of a run of up to so many requests and writes them into the parameters;
+ * returns those that tensor maps are made of. Errors: OptionError.
  */
 export function bindTensors(
   device: Device,
   params: AttentionParams,
   options: ResolvedOptions,
   batch: Batch,
+  requests: number,
   tensors: RunTensors,
 ): MappedTensors {
   const { queryHeads, headDim, valueDim } = options;
@@ -53,9 +55,15 @@ export function bindTensors(
   params.out = out.address;
   params.outStrideToken = out.strides[0];
   params.outStrideHead = out.strides[1];
-  params.lse = lse === undefined ? 0 : denseAddress("lse", lse, "f32", rows * queryHeads);
-  const { k, v } = bindKeysAndValues(params, options, batch, tensors);
-  const requests = batch.requestCount;
+  params.lse = lse === undefined ? 0 : denseAddress("lse", lse, "f32", rows, queryHeads);
+  const { k, v } = bindKeysAndValues(params, options, batch, requests, tensors);
+  requireDistinct("out", out);
+  // A row of queries is read before its output is written, and by nobody else.
+  if (!isInPlace(out, q)) requireApart("out", out, "q", q);
+  requireApart("out", out, "k", k);
+  requireApart("out", out, "v", v);
+  if (lse !== undefined) requireApart("lse", lse, "out", out);
+  if (lse !== undefined) requireApart("lse", lse, "q", q);
   if (!options.deviceLengths && (tensors.kvLengths ?? tensors.queryLengths) !== undefined) {
     const option = tensors.kvLengths === undefined ? "queryLengths" : "kvLengths";
     const fix = "create with { deviceLengths: true }.";
@@ -72,38 +80,6 @@ export function bindTensors(
   );
   params.sinks = paired("sinks", options.sinks, "sinkLogits", tensors.sinkLogits, queryHeads);
   return { q, k, v, out };
-}
-
-/** Bytes that the masks of all requests take at least. */
-function maskBytes(options: ResolvedOptions, batch: Batch): number {
-  let bits = 0;
-  for (let r = 0; r < batch.requestCount; r++) {
-    const queries = batch.queryIndptr[r + 1] - batch.queryIndptr[r];
-    bits += queries * (options.mask === "all" ? batch.kvLengths[r] : queries);
-  }
-  return Math.ceil(bits / 8);
-}
-
-/** Masks as long as the batch's requests ask for. Errors: OptionError. */
-export function bindMask(
-  params: AttentionParams,
-  options: ResolvedOptions,
-  batch: Batch,
-  tensors: RunTensors,
-): void {
-  const { maskBits, maskIndptr } = tensors;
-  if (options.mask === "none") {
-    if (maskBits === undefined) return;
-    const fix = 'create with { mask: "all" or "tail" }.';
-    throw new OptionError("maskBits", maskBits.label, "left out", fix);
-  }
-  if (maskBits === undefined || maskIndptr === undefined) {
-    const allowed = `given: the options say mask "${options.mask}"`;
-    const fix = "pass maskBits (u8) and maskIndptr (i32).";
-    throw new OptionError("maskBits", maskBits, allowed, fix);
-  }
-  params.mask = denseAddress("maskBits", maskBits, "u8", maskBytes(options, batch));
-  params.maskIndptr = denseAddress("maskIndptr", maskIndptr, "i32", batch.requestCount);
 }
 
 function checkRows(
@@ -147,6 +123,10 @@ function paired(
   tensor: Tensor | undefined,
   elements: number,
 ): number {
+  if (tensor !== undefined && tensor.elements > elements) {
+    const fix = "give a number for each query head.";
+    throw new OptionError(option, tensor.label, `an f32 tensor [${elements}]`, fix);
+  }
   if (wanted === (tensor !== undefined)) return optional(option, tensor, "f32", elements);
   const allowed = wanted ? `given: the options say ${flag}` : "left out";
   throw new OptionError(option, tensor?.label, allowed, `create with { ${flag}: ${!wanted} }.`);

@@ -5,7 +5,8 @@ import type { Batch } from "../kv/batch.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { keysOf } from "./bind-keys.ts";
-import { bindMask, bindOptions, bindTensors } from "./bind.ts";
+import { bindMask } from "./bind-mask.ts";
+import { bindOptions, bindTensors } from "./bind.ts";
 import type { KernelClass } from "./families/family.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { type RunTensors, sameTensors, tensorNames } from "./tensors.ts";
@@ -66,20 +67,29 @@ export class BoundParams {
     return mapped;
   }
 
-  /** Checks the tensors of a run and writes them. Errors: OptionError. */
-  bind(batch: Batch, tensors: RunTensors): void {
+  /**
+   * Checks the tensors of a run, of up to so many requests, and writes them. Errors: OptionError.
+   */
+  bind(batch: Batch, requests: number, tensors: RunTensors): void {
     if (this.#holds(batch, tensors)) {
       this.#putLayer(this.#layers[tensors.layer ?? 0]!);
     } else {
       // What is refused halfway is not bound, and a captured run needs rows for the whole graph.
       this.#tokens = -1;
-      const mapped = bindTensors(this.#device, this.params, this.#options, batch, tensors);
+      const mapped = bindTensors(
+        this.#device,
+        this.params,
+        this.#options,
+        batch,
+        requests,
+        tensors,
+      );
       for (let i = 0; i < this.#classes.length; i++)
         this.#classes[i].bindMaps?.(mapped, this.#options, this.#mapped[i]!);
       requireWindow(tensors, this.#options.windowLeft);
       if (!this.#device.capturing) this.#keep(batch, tensors);
     }
-    bindMask(this.params, this.#options, batch, tensors);
+    bindMask(this.params, this.#options, batch, requests, tensors);
     this.#bindVariant(batch, tensors);
   }
 

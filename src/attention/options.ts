@@ -58,7 +58,7 @@ export interface AttentionOptions {
   alibi?: boolean;
   /** One logit per head that takes part in the softmax and has no value; run takes sinkLogits. */
   sinks?: boolean;
-  /** Packed bits: over all keys, or over only the last queryLength keys; run takes maskBits. */
+  /** Bits for pairs with all keys, or with only the last queryLength keys; run takes maskBits. */
   mask?: "none" | "all" | "tail";
   /** Rotates queries and keys while they are read; the cache then holds unrotated keys. */
   rope?: RopeOptions;

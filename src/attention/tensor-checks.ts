@@ -20,16 +20,25 @@ export function requireAligned(option: string, tensor: Tensor, unit: number): vo
   throw new OptionError(option, given, allowed, "pad the strides, or copy it by to(dtype).");
 }
 
-/** Address of a contiguous tensor of at least so many elements. Errors: OptionError. */
+/**
+ * Address of a contiguous tensor of at least so many elements, or with `heads` of at least so many
+ * rows [rows, heads]. Errors: OptionError.
+ */
 export function denseAddress(
   option: string,
   tensor: Tensor,
   dtype: DType,
-  elements: number,
+  count: number,
+  heads?: number,
 ): number {
-  if (tensor.dtype === dtype && tensor.contiguous && tensor.elements >= elements) {
-    return tensor.address;
-  }
-  const allowed = `a contiguous ${dtype} tensor of ${elements} elements or more`;
+  const { shape, elements } = tensor;
+  const fits =
+    heads === undefined
+      ? elements >= count
+      : shape.length === 2 && shape[0] >= count && shape[1] === heads;
+  if (tensor.dtype === dtype && tensor.contiguous && fits) return tensor.address;
+  const wanted =
+    heads === undefined ? `of ${count} elements or more` : `[${count} or more, ${heads}]`;
+  const allowed = `a contiguous ${dtype} tensor ${wanted}`;
   throw new OptionError(option, tensor.label, allowed, "copy it by to(dtype).");
 }

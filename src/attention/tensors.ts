@@ -1,6 +1,7 @@
 import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Stream } from "../device/stream.ts";
 import type { Batch } from "../kv/batch.ts";
+import type { PageOrder } from "../tensor/page-order.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { VariantInputs } from "./variant/inputs.ts";
 
@@ -8,7 +9,7 @@ import type { VariantInputs } from "./variant/inputs.ts";
 export interface RunTensors {
   /** [tokens, queryHeads, headDim] in the query dtype. */
   q: Tensor;
-  /** [tokens, queryHeads, valueDim] in the output dtype. */
+  /** [tokens, queryHeads, valueDim] in the output dtype: q itself, or memory apart from it. */
   out: Tensor;
   /** f32 [tokens, queryHeads]: log-sum-exp in the base of the options. */
   lse?: Tensor;
@@ -25,13 +26,22 @@ export interface RunTensors {
   v?: Tensor;
   /** int32 [slots, columns], for pages that are not in a cache. */
   pageTable?: Tensor;
+  /**
+   * Order of k and v in memory within a page, whose view is [pages, pageSize, kvHeads, dim]: needed
+   * only where pages hold as many tokens as heads.
+   */
+  layout?: PageOrder;
   kScale?: Tensor;
   vScale?: Tensor;
   /** int32 [requests], known only on the device; the plan's lengths are upper bounds. */
   kvLengths?: Tensor;
   queryLengths?: Tensor;
-  /** u8: bits of all requests, each request starting at byte maskIndptr[request]. */
+  /**
+   * A bool for each pair [query, key] of a request, requests one after the other; or as u8 [bytes]
+   * their bits, lowest first, each request at a byte of its own.
+   */
   maskBits?: Tensor;
+  /** int32 [requests]: the element of maskBits at which each request starts. */
   maskIndptr?: Tensor;
   /** f32 [queryHeads]. */
   alibiSlopes?: Tensor;

@@ -2,6 +2,7 @@ import { OptionError } from "../errors.ts";
 import { checkOptions, flag, integer, list, object, oneOf, unchecked } from "../options.ts";
 import { requireInteger } from "../require.ts";
 import { type DType, dtypes } from "../tensor/dtype.ts";
+import type { PageOrder } from "../tensor/page-order.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 /** A plane of a cache page: `heads` rows of `dim` elements per token. */
@@ -37,8 +38,11 @@ export interface PagedCacheOptions {
   /** Tokens per page. */
   pageSize: number;
   queryHeads?: number;
-  /** Order within a page: "NHD" tokens, heads, dim; "HND" heads, tokens, dim. */
-  layout?: "NHD" | "HND";
+  /**
+   * Order within a page: "NHD" tokens, heads, dim; "HND" heads, tokens, dim. Default NHD. Beside
+   * `storage` it is needed where pages hold as many tokens as heads.
+   */
+  layout?: PageOrder;
   /** True: key and value of a layer lie in one tensor [pages, 2, ...]. */
   combined?: boolean;
   /** Most sequences alive at once; default 512. */

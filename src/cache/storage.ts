@@ -1,6 +1,7 @@
 /** Storage of a cache's planes: its own tensors, or those that the caller gives. */
 import type { Device } from "../device/device.ts";
 import { OptionError } from "../errors.ts";
+import { requireOrder } from "../tensor/page-order.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
 import type { PagedCacheOptions, PlaneOptions } from "./options.ts";
 
@@ -81,5 +82,6 @@ function foreign(
   }
   if (tensor.dtype !== plane.dtype)
     throw new OptionError(option, tensor.dtype, plane.dtype, "match.");
+  requireOrder(option, tensor, options.layout);
   return tensor;
 }

@@ -34,6 +34,11 @@ export class Device extends Context implements AsyncDisposable {
   /** CPU kernels that run; "baseline" for a GPU. */
   readonly level: CpuLevel;
   readonly lastLevelCacheBytes: number;
+  /**
+   * Whether attention looks at index tensors, and waits for them, before a kernel follows them: on
+   * the CPU, and on a GPU under FLASHBUN_SYNC=1.
+   */
+  readonly checksContents: boolean;
   /** The default stream. */
   readonly stream: Stream;
   /** @internal Captures, and recordings of code that does not know about them. */
@@ -51,6 +56,7 @@ export class Device extends Context implements AsyncDisposable {
     this.level = cpuLevels[properties.level];
     this.lastLevelCacheBytes = properties.lastLevelCacheBytes;
     this.name = nameOf(this);
+    this.checksContents = this.kind === "cpu" || process.env["FLASHBUN_SYNC"] === "1";
     this.stream = this.createStream("default stream");
     this.#memory = new MemoryPool(this, this.stream);
     this.captures = new Captures(this, this.#memory, this.#observers);

@@ -17,7 +17,7 @@ export const FB_VARIANT_SCALARS = 16;
 export const FB_MASK_NONE = 0;
 export const FB_MASK_ALL = 1;
 export const FB_MASK_TAIL = 2;
-export const FB_ABI_VERSION = 6;
+export const FB_ABI_VERSION = 7;
 
 /** Packs `struct fb_plane` (32 bytes). */
 export class Plane extends Params {
@@ -277,11 +277,11 @@ export class MergeRecord extends Params {
   }
 }
 
-/** Packs `struct fb_attention_params` (848 bytes). */
+/** Packs `struct fb_attention_params` (864 bytes). */
 export class AttentionParams extends Params {
-  static readonly byteLength = 848;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(848), offset = 0) {
-    super(memory, offset, 848);
+  static readonly byteLength = 864;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(864), offset = 0) {
+    super(memory, offset, 864);
   }
   set kData(value: number) {
     this.write64(0, value);
@@ -523,197 +523,215 @@ export class AttentionParams extends Params {
   get maskIndptr(): number {
     return this.read64(78);
   }
-  set alibiSlopes(value: number) {
+  set maskElements(value: number) {
     this.write64(80, value);
   }
-  get alibiSlopes(): number {
+  get maskElements(): number {
     return this.read64(80);
   }
-  set sinks(value: number) {
+  set alibiSlopes(value: number) {
     this.write64(82, value);
   }
-  get sinks(): number {
+  get alibiSlopes(): number {
     return this.read64(82);
   }
-  set ropeRates(value: number) {
+  set sinks(value: number) {
     this.write64(84, value);
   }
-  get ropeRates(): number {
+  get sinks(): number {
     return this.read64(84);
   }
-  set counters(value: number) {
+  set ropeRates(value: number) {
     this.write64(86, value);
   }
-  get counters(): number {
+  get ropeRates(): number {
     return this.read64(86);
   }
-  set variantProgram(value: number) {
+  set counters(value: number) {
     this.write64(88, value);
   }
-  get variantProgram(): number {
+  get counters(): number {
     return this.read64(88);
   }
+  set variantProgram(value: number) {
+    this.write64(90, value);
+  }
+  get variantProgram(): number {
+    return this.read64(90);
+  }
   setVariantData(index: number, value: number): void {
-    this.write64(90 + index * 2, value);
+    this.write64(92 + index * 2, value);
   }
   setVariantSizes(index: number, value: number): void {
-    this.i32[106 + index * 1] = value;
+    this.i32[108 + index * 1] = value;
   }
   setVariantStrides(index: number, value: number): void {
-    this.i32[138 + index * 1] = value;
+    this.i32[140 + index * 1] = value;
   }
   setVariantScalars(index: number, value: number): void {
-    this.i32[170 + index * 1] = value;
+    this.i32[172 + index * 1] = value;
   }
   set variantProgramWords(value: number) {
-    this.i32[186] = value;
-  }
-  get variantProgramWords(): number {
-    return this.i32[186]!;
-  }
-  set tableStride(value: number) {
     this.i32[188] = value;
   }
-  get tableStride(): number {
+  get variantProgramWords(): number {
     return this.i32[188]!;
   }
-  set pageSize(value: number) {
-    this.i32[189] = value;
-  }
-  get pageSize(): number {
-    return this.i32[189]!;
-  }
-  set contiguous(value: number) {
+  set tableStride(value: number) {
     this.i32[190] = value;
   }
-  get contiguous(): number {
+  get tableStride(): number {
     return this.i32[190]!;
   }
-  set queryHeads(value: number) {
+  set pageSize(value: number) {
     this.i32[191] = value;
   }
-  get queryHeads(): number {
+  get pageSize(): number {
     return this.i32[191]!;
   }
-  set kvHeads(value: number) {
+  set contiguous(value: number) {
     this.i32[192] = value;
   }
-  get kvHeads(): number {
+  get contiguous(): number {
     return this.i32[192]!;
   }
-  set keyDim(value: number) {
+  set queryHeads(value: number) {
     this.i32[193] = value;
   }
-  get keyDim(): number {
+  get queryHeads(): number {
     return this.i32[193]!;
   }
-  set valueDim(value: number) {
+  set kvHeads(value: number) {
     this.i32[194] = value;
   }
-  get valueDim(): number {
+  get kvHeads(): number {
     return this.i32[194]!;
   }
-  set qDtype(value: number) {
+  set keyDim(value: number) {
     this.i32[195] = value;
   }
-  get qDtype(): number {
+  get keyDim(): number {
     return this.i32[195]!;
   }
-  set kvDtype(value: number) {
+  set valueDim(value: number) {
     this.i32[196] = value;
   }
-  get kvDtype(): number {
+  get valueDim(): number {
     return this.i32[196]!;
   }
-  set outDtype(value: number) {
+  set qDtype(value: number) {
     this.i32[197] = value;
   }
-  get outDtype(): number {
+  get qDtype(): number {
     return this.i32[197]!;
   }
-  set causal(value: number) {
+  set kvDtype(value: number) {
     this.i32[198] = value;
   }
-  get causal(): number {
+  get kvDtype(): number {
     return this.i32[198]!;
   }
-  set windowLeft(value: number) {
+  set outDtype(value: number) {
     this.i32[199] = value;
   }
-  get windowLeft(): number {
+  get outDtype(): number {
     return this.i32[199]!;
   }
-  set maskMode(value: number) {
+  set causal(value: number) {
     this.i32[200] = value;
   }
-  get maskMode(): number {
+  get causal(): number {
     return this.i32[200]!;
   }
-  set ropeDim(value: number) {
+  set windowLeft(value: number) {
     this.i32[201] = value;
   }
-  get ropeDim(): number {
+  get windowLeft(): number {
     return this.i32[201]!;
   }
-  set ropeInterleaved(value: number) {
+  set maskMode(value: number) {
     this.i32[202] = value;
   }
-  get ropeInterleaved(): number {
+  get maskMode(): number {
     return this.i32[202]!;
   }
-  set ropeFirst(value: number) {
+  set maskShift(value: number) {
     this.i32[203] = value;
   }
-  get ropeFirst(): number {
+  get maskShift(): number {
     return this.i32[203]!;
   }
-  set ropeFactor(value: number) {
-    this.f32[204] = value;
+  set pageCount(value: number) {
+    this.i32[204] = value;
   }
-  get ropeFactor(): number {
-    return this.f32[204]!;
+  get pageCount(): number {
+    return this.i32[204]!;
   }
-  set finalize(value: number) {
+  set ropeDim(value: number) {
     this.i32[205] = value;
   }
-  get finalize(): number {
+  get ropeDim(): number {
     return this.i32[205]!;
   }
-  set recordCount(value: number) {
+  set ropeInterleaved(value: number) {
     this.i32[206] = value;
   }
-  get recordCount(): number {
+  get ropeInterleaved(): number {
     return this.i32[206]!;
   }
-  set mergeCount(value: number) {
+  set ropeFirst(value: number) {
     this.i32[207] = value;
   }
-  get mergeCount(): number {
+  get ropeFirst(): number {
     return this.i32[207]!;
   }
-  set scale(value: number) {
+  set ropeFactor(value: number) {
     this.f32[208] = value;
   }
-  get scale(): number {
+  get ropeFactor(): number {
     return this.f32[208]!;
   }
-  set softCap(value: number) {
-    this.f32[209] = value;
+  set finalize(value: number) {
+    this.i32[209] = value;
   }
-  get softCap(): number {
-    return this.f32[209]!;
+  get finalize(): number {
+    return this.i32[209]!;
   }
-  set lseFactor(value: number) {
-    this.f32[210] = value;
+  set recordCount(value: number) {
+    this.i32[210] = value;
   }
-  get lseFactor(): number {
-    return this.f32[210]!;
+  get recordCount(): number {
+    return this.i32[210]!;
   }
-  set pagesSettled(value: number) {
+  set mergeCount(value: number) {
     this.i32[211] = value;
   }
-  get pagesSettled(): number {
+  get mergeCount(): number {
     return this.i32[211]!;
+  }
+  set scale(value: number) {
+    this.f32[212] = value;
+  }
+  get scale(): number {
+    return this.f32[212]!;
+  }
+  set softCap(value: number) {
+    this.f32[213] = value;
+  }
+  get softCap(): number {
+    return this.f32[213]!;
+  }
+  set lseFactor(value: number) {
+    this.f32[214] = value;
+  }
+  get lseFactor(): number {
+    return this.f32[214]!;
+  }
+  set pagesSettled(value: number) {
+    this.i32[215] = value;
+  }
+  get pagesSettled(): number {
+    return this.i32[215]!;
   }
 }
 

@@ -2,7 +2,8 @@ import { requireStream, type Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { RmsNormParams } from "../ffi/params.gen.ts";
 import { requireNumber, requireOptions } from "../require.ts";
-import { type DType, dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
+import { type DType, dtypeCode } from "../tensor/dtype.ts";
+import { requireApart } from "../tensor/overlap.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
 
 /** How rows are normalised, and where to. */
@@ -88,9 +89,8 @@ function checkOut(out: Tensor, x: Tensor, weight: Tensor): void {
     throw new OptionError("out", `a row stride of ${out.strides[0]}`, allowed, "make it dense.");
   }
   const isX = out.address === x.address && (rows === 1 || out.strides[0] === x.strides[0]);
-  if ((isX || !overlap(out, x)) && !overlap(out, weight)) return;
-  const allowed = "x itself, or memory apart from x and weight";
-  throw new OptionError("out", out.label, allowed, "leave it out to get a new one.");
+  if (!isX) requireApart("out", out, "x, or x itself", x);
+  requireApart("out", out, "weight", weight);
 }
 
 function checkRows(option: string, { label, shape, strides }: Tensor): void {
@@ -99,15 +99,4 @@ function checkRows(option: string, { label, shape, strides }: Tensor): void {
   if (isMatrix && (dim === 1 || strides[1] === 1) && strides[0] >= 0) return;
   const allowed = `a tensor [rows, 1 to ${dimMost}] with innermost stride 1`;
   throw new OptionError(option, label, allowed, "reshape or copy it.");
-}
-
-/** Whether any byte from the first to the last element of one is within the other. */
-function overlap(a: Tensor, b: Tensor): boolean {
-  return a.address < endOf(b) && b.address < endOf(a);
-}
-
-function endOf({ address, shape, strides, dtype }: Tensor): number {
-  if (shape.includes(0)) return address;
-  const last = shape.reduce((sum, size, axis) => sum + (size - 1) * strides[axis], 0);
-  return address + (last + 1) * dtypeBytes(dtype);
 }

@@ -18,6 +18,7 @@ import {
   type TypedArray,
   typedArrayOf,
 } from "./dtype.ts";
+import { isInPlace, requireApart, requireDistinct } from "./overlap.ts";
 import { firstValues } from "./preview.ts";
 import { checkShape, denseStrides, requireCount } from "./shape.ts";
 
@@ -248,6 +249,8 @@ export class Tensor extends Owner {
       );
     }
     if (this.elements === 0) return;
+    requireDistinct("target", this);
+    if (!isInPlace(this, source)) requireApart("target", this, "source", source);
     if (this.device.capturing) this.device.needOnReplay(source, this);
     const kernel = this.device.kernel("convert");
     const params = convertParams(source, this);

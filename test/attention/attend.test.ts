@@ -61,6 +61,21 @@ describe.each(await targetsHere())("attend and mergeStates on $name", (target) =
     expectState(last, tail(expectedOf(input, "f32"), 2), 10, 40);
   });
 
+  test("a mask of bools is that of its packed bits, and of another size is refused", () => {
+    const noise = (tokens: number, heads: number, seed: number) =>
+      Tensor.randomNormal(device, [tokens, heads, 32], dtype, { seed });
+    const [q, k, v] = [noise(3, 4, 1), noise(6, 2, 2), noise(6, 2, 3)];
+    const pairs = [1, 1, 0, 1, 0, 0, 1, 0, 1, 0, 1, 1, 0, 0, 1, 1, 1, 0];
+    const packed = new Uint8Array(3);
+    pairs.forEach((bit, i) => (packed[i >> 3] |= bit << (i & 7)));
+    const bits = Tensor.from(device, packed, [3], "u8");
+    const bools = Tensor.from(device, pairs, [3, 6], "bool");
+    const masked = (maskBits: Tensor) => attend(q, k, v, { mask: "all", maskBits });
+    expect(masked(bools).out.toBytes()).toEqual(masked(bits).out.toBytes());
+    expect(() => masked(bools.to("u8"))).toThrow("maskBits must be 3 elements, 8 pairs each");
+    expect(() => masked(bools.slice(0, 0, 2))).toThrow("maskBits must be 18 elements, a pair each");
+  });
+
   test("sinks, slopes, packed masks and scales as tensors", () => {
     const { input, q, k, v } = problem(4, 30);
     const random = seeded(2);

@@ -4,7 +4,7 @@ import { PagedCache } from "../../src/cache/paged-cache.ts";
 import { Device } from "../../src/device/device.ts";
 import { OutOfMemoryError } from "../../src/errors.ts";
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
-import { createLevel, type Layout, raggedLayout } from "../../src/kv/layout.ts";
+import { createLevel, type Layout, pagesLayout, raggedLayout } from "../../src/kv/layout.ts";
 import { blockMaskLayout, tokenMaskLayout } from "../../src/kv/sparse-layout.ts";
 import { userPages } from "../../src/kv/user-pages.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
@@ -220,6 +220,33 @@ describe.each(await targetsHere())("layouts on $name", (target) => {
     const { layout } = made;
     const batch = createBatch({ queryLengths: [2], kvLengths: [7], layout });
     rig.check(batch, [request], { k, v, pageTable });
+  });
+
+  test("pages of as many tokens as heads, whose order no shape shows", () => {
+    const { queryHeads, kvHeads, headDim } = shape;
+    using attention = Attention.createSync(device, { queryHeads, kvHeads, headDim, dtype: "bf16" });
+    const layout = pagesLayout(2, Int32Array.of(0, 1), Int32Array.of(0), Int32Array.of(4));
+    const dims = [2, 2, 2, 32];
+    const k = Tensor.randomNormal(device, dims, "bf16", { seed: 1 });
+    const swapped = Tensor.empty(device, dims, "bf16");
+    const hnd = swapped.permute(0, 2, 1, 3);
+    hnd.copyFrom(k);
+    const q = Tensor.randomNormal(device, [1, queryHeads, 32], "bf16", { seed: 2 });
+    const pageTable = Tensor.from(device, [1, 0], [1, 2], "i32");
+    attention.plan(createBatch({ queryLengths: [1], kvLengths: [4], layout }));
+    const run = (pages: Tensor, order?: "NHD" | "HND") => {
+      const out = Tensor.zeros(device, [1, queryHeads, 32], "bf16");
+      attention.run({ q, k: pages, v: pages, out, pageTable, layout: order });
+      return out.toBytes();
+    };
+    const bytes = run(k, "NHD");
+    expect(run(hnd)).toEqual(bytes);
+    expect(run(hnd, "HND")).toEqual(bytes);
+    expect(() => run(swapped)).toThrow(
+      /^k must be of a known order, as tokens are as many as heads/,
+    );
+    expect(() => run(swapped, "HND")).toThrow(/^k must be \[pages, pageSize, heads, dim\] over/);
+    expect(() => run(hnd, "NHD")).toThrow(/^k must be/);
   });
 
   test("pages that the caller manages", () => {

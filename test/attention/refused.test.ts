@@ -82,6 +82,23 @@ describe("options within options are named", () => {
   });
 });
 
+test("storage of pages of as many tokens as heads has to say its order", () => {
+  const pages = zeros(4, 4, 4, 16);
+  const create = (view: Tensor, layout?: "NHD" | "HND") =>
+    PagedCache.create(device, { ...storage, kvHeads: 4, layout, storage: () => view });
+  const swapped = pages.permute(0, 2, 1, 3);
+  for (const [view, layout] of [
+    [pages, "NHD"],
+    [swapped, "HND"],
+    [swapped, undefined],
+  ] as const) {
+    create(view, layout)[Symbol.dispose]();
+  }
+  expect(() => create(pages)).toThrow("storage(0, key) must be of a known order");
+  expect(() => create(pages, "HND")).toThrow(/^storage\(0, key\) must be/);
+  expect(() => create(swapped, "NHD")).toThrow(/^storage\(0, key\) must be/);
+});
+
 test("what is no batch is refused, a step that did not fit with its own error", () => {
   using cache = PagedCache.create(device, storage);
   using attention = Attention.createSync(device, shape);

@@ -8,8 +8,8 @@ import { createBatch } from "../../src/kv/batch.ts";
 import { raggedLayout } from "../../src/kv/layout.ts";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
-import { caseOf } from "../support/cases.ts";
-import { indptrOf } from "../support/numbers.ts";
+import { type Case, caseOf } from "../support/cases.ts";
+import { indptrOf, poisoned } from "../support/numbers.ts";
 import { type HostRequest, Rig } from "../support/rig.ts";
 import { targetsHere } from "../support/targets.ts";
 import { raggedTensors } from "../support/world.ts";
@@ -56,14 +56,49 @@ describe.each(await targetsHere())("runs on $name", (target) => {
       using rig = new Rig(device, c, { deviceLengths: true });
       const requests = requestsOf(rig);
       // What lies past a clamp is poison: nothing may read it.
-      const poisoned = requests.map((request, r) => {
+      const past = requests.map((request, r) => {
         const [k, v] = [request.k.slice(), request.v.slice()];
         k.fill(NaN, (kv?.[r] ?? kvLengths[r]) * 64);
         v.fill(NaN, (kv?.[r] ?? kvLengths[r]) * 64);
         return { ...request, k, v };
       });
-      const { k, v } = raggedTensors(rig, poisoned);
+      const { k, v } = raggedTensors(rig, past);
       rig.check(raggedBatch(queryLengths, kvLengths), requests, { k, v }, { kv, queries });
+    }
+  });
+
+  test("an output in the place of its queries has the bits of one apart", () => {
+    const cases: [string, number[], number[], Partial<Case>][] = [
+      ["decode", [1, 1], [90, 7], {}],
+      ["split decode", [1], [3000], {}],
+      ["prefill", [40, 3], [70, 17], { causal: false }],
+    ];
+    for (const [name, queryLengths, kvLengths, over] of cases) {
+      const c = { ...shape, queryLengths, kvLengths, outDtype: "bf16", dtype: "bf16", ...over };
+      using rig = new Rig(device, caseOf(name, { ...c, kvDtype: "bf16" } as Partial<Case>));
+      const { queryHeads } = rig.c;
+      const { k, v } = raggedTensors(rig, requestsOf(rig));
+      const dims = [sum(queryLengths), queryHeads, 32];
+      using q = Tensor.randomNormal(device, dims, rig.c.dtype, { seed: 3 });
+      using out = poisoned(device, dims, rig.c.dtype);
+      rig.attention.plan(raggedBatch(queryLengths, kvLengths));
+      rig.attention.run({ q, k, v, out });
+      rig.attention.run({ q, k, v, out: q });
+      expect(q.toBytes()).toEqual(out.toBytes());
+    }
+  });
+
+  test.each(["e", "2"] as const)("the LSE of one key with logit 0 is 0 in base %s", (lseBase) => {
+    for (const queries of [1, 40]) {
+      using rig = new Rig(device, caseOf("zero", { ...shape, lseBase, causal: false }));
+      const { dtype, kvDtype } = rig.c;
+      using q = Tensor.zeros(device, [queries, 4, 32], dtype);
+      using k = Tensor.randomNormal(device, [1, 2, 32], kvDtype, { seed: 1 });
+      using out = Tensor.zeros(device, [queries, 4, 32], dtype);
+      using lse = poisoned(device, [queries, 4], "f32");
+      rig.attention.plan(raggedBatch([queries], [1]));
+      rig.attention.run({ q, k, v: k, out, lse });
+      expect(lse.toFloat64Array()).toEqual(new Float64Array(queries * 4));
     }
   });
 
@@ -225,6 +260,8 @@ describe("refused, with nothing changed", () => {
       [{ v: make(5, 2, 31) }, /^v must be/],
       [{ k: undefined }, /^cache must be/],
       [{ lse: make(2, 2) }, /^lse must be/],
+      [{ lse: make(4, 2) }, /^lse must be a contiguous f32 tensor \[2 or more, 4\]/],
+      [{ lse: make(8) }, /^lse must be/],
       [{ sinkLogits: make(4) }, /^sinkLogits must be left out/],
       [{ alibiSlopes: make(4) }, /^alibiSlopes must be left out/],
       [{ maskBits: make(4) }, /^maskBits must be left out/],
@@ -239,6 +276,50 @@ describe("refused, with nothing changed", () => {
     const gone = make(2, 4, 32);
     gone[Symbol.dispose]();
     expect(() => attention.run({ ...good, q: gone })).toThrow(DisposedError);
+  });
+
+  test("outputs that overlap what is read, or themselves", async () => {
+    await using device = await Device.open("cpu");
+    using attention = Attention.createSync(device, options);
+    attention.plan(raggedBatch([2], [2]));
+    // Rows of queries, keys, values and outputs are columns of one matrix.
+    using all = Tensor.zeros(device, [3, 12, 32], "f32");
+    const columns = (first: number, count: number, row = 0) =>
+      all.slice(0, row, row + 2).slice(1, first, first + count);
+    const good = { q: columns(0, 4), k: columns(4, 2), v: columns(6, 2) };
+    attention.run({ ...good, out: columns(8, 4) });
+    attention.run({ ...good, out: columns(0, 4) });
+    const wrong: [Tensor, string][] = [
+      [columns(0, 4, 1), "out must be memory apart from q"],
+      [columns(1, 4), "out must be memory apart from q"],
+      [columns(5, 4), "out must be memory apart from k"],
+      [columns(7, 4), "out must be memory apart from v"],
+    ];
+    for (const [out, sentence] of wrong)
+      expect(() => attention.run({ ...good, out })).toThrow(sentence);
+    const { address } = all;
+    const twice = { strides: [0, 32, 1] };
+    const out = Tensor.fromPointer(device, address + 4 * 8 * 32, [2, 4, 32], "f32", twice);
+    expect(() => attention.run({ ...good, out })).toThrow(/^out must be of elements that each/);
+    using lse = all.select(0, 0).reshape(384).slice(0, 0, 8).reshape(2, 4);
+    const run = () => attention.run({ ...good, out: columns(8, 4), lse });
+    expect(run).toThrow("lse must be memory apart from q");
+  });
+
+  test("slopes and sinks for more heads than there are", async () => {
+    await using device = await Device.open("cpu");
+    using attention = Attention.createSync(device, { ...options, sinks: true });
+    attention.plan(raggedBatch([2], [2]));
+    const make = (...dims: number[]) => Tensor.zeros(device, dims, "f32");
+    const tensors = {
+      q: make(2, 4, 32),
+      out: make(2, 4, 32),
+      k: make(2, 2, 32),
+      v: make(2, 2, 32),
+    };
+    const run = (count: number) => attention.run({ ...tensors, sinkLogits: make(count) });
+    run(4);
+    expect(() => run(8)).toThrow("sinkLogits must be an f32 tensor [4]");
   });
 
   test("a run that is refused halfway leaves nothing of itself to the next", async () => {

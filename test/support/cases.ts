@@ -33,6 +33,8 @@ export interface Case {
   alibi: boolean;
   sinks: boolean;
   mask: "none" | "all" | "tail";
+  /** A mask's dtype: packed, or a byte for each pair. */
+  maskDtype: "u8" | "bool";
   rope: (RopeOptions & { interleaved: boolean }) | undefined;
   scales: (typeof scaleKinds)[number];
   /** Left out: the default, or true where bf16 keys have scales by token. */
@@ -65,6 +67,7 @@ const plain: Omit<Case, "name"> = {
   alibi: false,
   sinks: false,
   mask: "none",
+  maskDtype: "u8",
   rope: undefined,
   scales: "none",
   lseBase: "e",
@@ -203,6 +206,8 @@ function optionCases(): Case[] {
     ["mask over all keys, causal", { mask: "all" }],
     ["mask over the tail", { mask: "tail", causal: false }],
     ["mask over the tail, window", { mask: "tail", windowLeft: 12 }],
+    ["bool mask over all keys", { mask: "all", maskDtype: "bool", causal: false }],
+    ["bool mask over the tail", { mask: "tail", maskDtype: "bool" }],
     ["rope", { rope: { dim: 32, interleaved: false, theta: 1e4 } }],
     ["rope, interleaved", { rope: { dim: 32, interleaved: true, theta: 1e4 } }],
     ["rope of some elements", { rope: { dim: 12, interleaved: false, theta: 5e5 } }],
@@ -315,6 +320,7 @@ export function randomCase(random: Random): Case {
     alibi: random.chance(0.3),
     sinks: random.chance(0.3),
     mask: random.pick(["none", "none", "all", "tail"]),
+    maskDtype: random.pick(["u8", "bool"]),
     scales,
     ...(isFp8(kvDtype) && scales !== "token" && random.chance(0.5) ? { tokenScales: false } : {}),
     lseBase: random.pick(["e", "2"]),

@@ -227,11 +227,16 @@ export class Rig implements Disposable {
     }
     const masks = c.mask === "none" ? [] : requests.map((r) => this.#maskOf(r));
     if (c.mask !== "none") {
-      // The first request's bits start at byte 3.
-      const starts = indptrOf([3, ...masks.map((bits) => bits.length)]).slice(1, -1);
-      const parts = masks.map((bits) => Float64Array.from(bits));
+      const parts = masks.map((bits, r) => {
+        const pairs = c.maskDtype === "bool" ? this.#pairsOf(requests[r]) : bits.length;
+        return Float64Array.from({ length: pairs }, (_, i) =>
+          c.maskDtype === "bool" ? (bits[i >> 3] >> (i & 7)) & 1 : bits[i],
+        );
+      });
+      // The first request's mask starts at element 3.
+      const starts = indptrOf([3, ...parts.map(({ length }) => length)]).slice(1, -1);
       const all = concatenate([new Float64Array(3), ...parts]);
-      tensors.maskBits = Tensor.from(device, all, [all.length], "u8");
+      tensors.maskBits = Tensor.from(device, all, [all.length], c.maskDtype);
       tensors.maskIndptr = Tensor.from(device, starts, [starts.length], "i32");
     }
     const kScale = this.#scaleOf(requests, source);
@@ -277,11 +282,17 @@ export class Rig implements Disposable {
     };
   }
 
-  #maskOf({ q, k }: HostRequest): Uint8Array {
-    const { c, random } = this;
+  /** Pairs of a request that its mask speaks of. */
+  #pairsOf({ q, k }: HostRequest): number {
+    const { c } = this;
     const queries = q.length / (c.queryHeads * c.headDim);
     const keys = k.length / (c.kvHeads * c.headDim);
-    const bits = queries * (c.mask === "all" ? keys : queries);
+    return queries * (c.mask === "all" ? keys : queries);
+  }
+
+  #maskOf(request: HostRequest): Uint8Array {
+    const { random } = this;
+    const bits = this.#pairsOf(request);
     const bytes = new Uint8Array(Math.ceil(bits / 8));
     for (let i = 0; i < bits; i++) if (random.chance(0.7)) bytes[i >> 3] |= 1 << (i & 7);
     return bytes;

@@ -128,6 +128,11 @@ describe.each(await deviceTargets())("tensors on $name", (target) => {
     expect(() => tensor.reshape(5)).toThrow("data must be");
     using other = Tensor.zeros(device, [3, 2], "f32");
     expect(() => tensor.copyFrom(other)).toThrow("source must be");
+    using square = Tensor.zeros(device, [3, 3], "f32");
+    expect(() => square.copyFrom(square.permute(1, 0))).toThrow("target must be memory apart");
+    expect(() => square.slice(0, 0, 2).copyFrom(square.slice(0, 1, 3))).toThrow("target must be");
+    square.slice(1, 0, 1).copyFrom(square.slice(1, 2, 3));
+    square.copyFrom(square);
   });
 
   test("a disposed tensor and views of it throw DisposedError", () => {

@@ -3,6 +3,9 @@
 /// Scratch memory of a thread, which every call of a kernel may use.
 pub const scratch_bytes = 4 << 20;
 
+/// What run() returns where an index tensor leads out of its target.
+pub const leads_out: i32 = 3;
+
 pub const Run = *const fn (
     params: *const anyopaque,
     index: u32,

@@ -34,7 +34,7 @@ FB_DEVICE MaskRow mask_row(const fb_attention_params& p, const RowInputs& row) {
     const bool tail = p.mask_mode == FB_MASK_TAIL;
     const int32_t width = tail ? queries : keys;
     const int32_t start = tail ? keys - queries : 0;
-    const int64_t first_bit = int64_t(read_int(p.mask_indptr, row.request)) * 8;
+    const int64_t first_bit = int64_t(read_int(p.mask_indptr, row.request)) << p.mask_shift;
     return {first_bit + int64_t(row.query_index) * width - start, start, start + width};
 }
 
@@ -162,5 +162,6 @@ FB_DEVICE bool bit_visible(const fb_attention_params& p, const MaskRow& row, int
     if (key < row.start) return true;
     if (key >= row.end) return false;
     const uint64_t bit = uint64_t(row.bit + key);
-    return reinterpret_cast<const uint8_t*>(p.mask)[bit >> 3] >> (bit & 7) & 1;
+    const uint32_t within = uint32_t(bit) & ((1u << p.mask_shift) - 1);
+    return reinterpret_cast<const uint8_t*>(p.mask)[bit >> p.mask_shift] >> within & 1;
 }

@@ -4,6 +4,7 @@ const params = @import("params");
 const handles = @import("../../handle.zig");
 const lock = @import("../../lock.zig");
 const status_file = @import("../../status.zig");
+const leads_out = @import("../kernel.zig").leads_out;
 const levels = @import("levels.zig");
 const memory = @import("memory.zig");
 const threads = @import("threads.zig");
@@ -118,8 +119,10 @@ pub const Device = struct {
     /// The same with the mutex held.
     pub fn failure(device: *Device) i32 {
         if (device.failure_status == 0) return 0;
-        const sentence = "kernel {s} failed with status {d}; the device takes no more work";
-        return fail(.device_failed, sentence, .{ device.failure_kernel, device.failure_status });
+        const status = device.failure_status;
+        const reason = if (status != leads_out) "" else ": mask offsets or page ids lead out";
+        const sentence = "kernel {s} failed with status {d}{s}; the device takes no more work";
+        return fail(.device_failed, sentence, .{ device.failure_kernel, status, reason });
     }
 
     /// All memory of a CPU device is host memory.

@@ -3,6 +3,7 @@
 const std = @import("std");
 const angles = @import("../angles.zig");
 const params = @import("params");
+const indices = @import("indices.zig");
 const pointers = @import("../pointers.zig");
 const simd = @import("../simd.zig");
 const variants = @import("../variant/variant.zig");
@@ -34,7 +35,7 @@ pub const Rows = extern struct {
     high: [max_rows]i32 align(64),
     position: [max_rows]i32 align(64),
     slope: [max_rows]f32 align(64), // ALiBi, times log2(e)
-    mask_bit: [max_rows]i64, // bit of key position 0
+    mask_bit: [max_rows]i64, // pair of key position 0
     mask_start: [max_rows]i32, // positions before it are visible
     mask_end: [max_rows]i32,
 };
@@ -69,6 +70,7 @@ pub const Work = struct {
     v_by_token: bool,
     adjusts: bool, // scores change between product and mask
     has_bits: bool,
+    leads_out: bool, // an index tensor names a page or mask that is not there: read nothing
     staged: bool, // tokens are widened (and rotated) to f32 rows before use
     variant: ?*const Variant,
     weighs: bool, // scores become weights by softmax
@@ -129,12 +131,14 @@ pub fn prepare(
         .v_by_token = by_token(p.v_scale),
         .adjusts = false,
         .has_bits = p.mask_mode != params.FB_MASK_NONE and p.mask != 0,
+        .leads_out = false,
         .staged = staged,
         .variant = variant,
         .weighs = if (variant) |v| v.weighs() else true,
     };
     w.adjusts = w.k_by_token or p.soft_cap > 0 or p.alibi_slopes != 0;
     describe_rows(&w);
+    if (indices.pages_lead_out(&w)) w.leads_out = true;
     return w;
 }
 
@@ -239,15 +243,7 @@ fn describe_row(w: *Work, i: usize, clamped: bool) void {
     var high: i32 = if (clamped) f.keys - 1 else any_position;
     if (p.causal != 0) high = @min(high, f.position);
     if (high < 0 or !f.alive) high = no_position;
-    if (w.has_bits and f.request >= 0) {
-        const tail = p.mask_mode == params.FB_MASK_TAIL;
-        const width = if (tail) f.planned_queries else f.planned_keys;
-        const from = if (tail) f.planned_keys - f.planned_queries else 0;
-        const first_byte: i64 = items(i32, p.mask_indptr)[@intCast(f.request)];
-        rows.mask_bit[i] = first_byte * 8 + @as(i64, f.index) * width - from;
-        rows.mask_start[i] = from;
-        rows.mask_end[i] = from + width;
-    }
+    if (w.has_bits and f.request >= 0) indices.describe_mask(w, i, &f);
     rows.low[i] = if (p.window_left >= 0) f.position - p.window_left else no_position;
     rows.high[i] = high;
     rows.position[i] = f.position;
@@ -429,7 +425,9 @@ pub inline fn bit_visible(w: *const Work, i: usize, key: i32) bool {
     if (key < w.rows.mask_start[i]) return true;
     if (key >= w.rows.mask_end[i]) return false;
     const bit: u64 = @intCast(w.rows.mask_bit[i] + key);
-    return items(u8, w.p.mask)[@intCast(bit >> 3)] >> @intCast(bit & 7) & 1 != 0;
+    const shift: u6 = @intCast(w.p.mask_shift);
+    const within: u3 = @intCast(bit & ((@as(u64, 1) << shift) - 1));
+    return items(u8, w.p.mask)[@intCast(bit >> shift)] >> within & 1 != 0;
 }
 
 /// Writes row i's state: `maximum` in base 2, `sum` of 2 ** (score - maximum), unnormalised `sums`.

@@ -5,6 +5,7 @@ const scratch_bytes = @import("../../kernel.zig").scratch_bytes;
 const pointers = @import("../pointers.zig");
 const simd = @import("../simd.zig");
 const common = @import("common.zig");
+const leads_out = @import("indices.zig").leads_out;
 const row_kernels = @import("row_kernels.zig");
 const variants = @import("../variant/variant.zig");
 
@@ -67,8 +68,8 @@ fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
     const variant = variants.Variant.open(&p.variant, &s.variant, dim) catch
         return variants.bad_program;
     const hooks = if (variant) |*v| v.has(.key) or v.has(.value) else false;
-    run_team(p, records[index..][0..count], staged or hooks, if (variant) |*v| v else null, s);
-    return 0;
+    const team = records[index..][0..count];
+    return run_team(p, team, staged or hooks, if (variant) |*v| v else null, s);
 }
 
 fn is_staged(p: *const common.Params) bool {
@@ -102,15 +103,17 @@ fn run_team(
     staged: bool,
     variant: ?*const variants.Variant,
     s: *Scratch,
-) void {
+) i32 {
     var first: i32 = 0;
     while (first < team[0].row_count) : (first += pass_rows) {
         const count: usize = @intCast(@min(pass_rows, team[0].row_count - first));
         var works: [team_size]Work = undefined;
         for (team, works[0..team.len], s.members[0..team.len]) |*record, *w, *member|
             w.* = common.prepare(p, record, &member.rows, first, count, staged, variant);
+        if (works[0].leads_out) return leads_out;
         run_pass(works[0..team.len], s);
     }
+    return 0;
 }
 
 fn padded(dim: i32) usize {

@@ -8,6 +8,7 @@ const scratch_bytes = @import("../../kernel.zig").scratch_bytes;
 const pointers = @import("../pointers.zig");
 const simd = @import("../simd.zig");
 const common = @import("common.zig");
+const leads_out = @import("indices.zig").leads_out;
 const variants = @import("../variant/variant.zig");
 
 const F = simd.F;
@@ -57,6 +58,7 @@ fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
         const count: usize = @intCast(@min(max_rows, record.row_count - first));
         const v = if (variant) |*v| v else null;
         const w = common.prepare(p, record, &s.rows, first, count, true, v);
+        if (w.leads_out) return leads_out;
         run_pass(&w, s);
     }
     return 0;
