@@ -45,7 +45,7 @@ test.each(places)(
   async (device) => {
     const file = join(folder, "gpu.json");
     const only =
-      "b64_h32_8_d128_kv4096_p16|zipf|f8e4m3/b1_|d128_s16384_causal|launch|step32_b1|" +
+      "b64_h32_8_d128_kv4096_p16|zipf|f8e4m3/b1_|d128_s16384_causal|launch|step32_b1|4x512|" +
       "append/bf16|merge";
     const args = ["--quick", "--no-peer", "--only", only, "--json", file, "--device", device];
     const { code, stdout, stderr } = await runBun([gpuScript, ...args]);
@@ -57,6 +57,7 @@ test.each(places)(
     expect(names).toEqual([...new Set(names)]);
     for (const name of [
       "decode/bf16/b64_h32_8_d128_kv4096_p16",
+      "mixed/bf16/60x4096_and_4x512/step",
       "decode/bf16/b64_h32_8_d128_kv4096_p16_hnd",
       "decode/f8e4m3/b1_h32_8_d128_kv8192_p16",
       "prefill/bf16/ragged/b1_h16_d128_s16384_causal",

@@ -10,6 +10,7 @@ import { decodeCases, moreDecodeCases } from "./decode.ts";
 import { latentCases } from "./latent.ts";
 import { machineLine } from "./machine.ts";
 import { operatorCases } from "./operators.ts";
+import { mixedCases } from "./mixed.ts";
 import { morePrefillCases, prefillCases } from "./prefill.ts";
 import { stepCases } from "./steps.ts";
 import { variantCases } from "./variants.ts";
@@ -30,6 +31,7 @@ const cases: GpuCase[] = [
   ...prefillCases,
   ...latentCases,
   ...stepCases,
+  ...mixedCases,
   ...variantCases,
   ...operatorCases,
   ...moreDecodeCases,

@@ -1,7 +1,8 @@
 import { besidePeers, type GpuBench } from "../gpu/bench.ts";
+import { PagedWorld, shortened } from "../gpu/paged.ts";
 import { shuffle } from "../gpu/pages.ts";
+import { dim, dtype } from "./shape.ts";
 import type { Measurement, PaperFigure, PaperRow, PaperTable } from "./table.ts";
-import { dim, PagedWorld, shortened } from "./world.ts";
 
 const batch = 16;
 const mean = 1024;
@@ -117,7 +118,13 @@ async function decode(
   lengths: number[],
 ): Promise<Measurement> {
   const queryLengths = lengths.map(() => 1);
-  using world = await PagedWorld.create(bench, { queryHeads, kvHeads, lengths, queryLengths });
+  using world = await PagedWorld.create(bench, {
+    dtype,
+    queryHeads,
+    kvHeads,
+    lengths,
+    queryLengths,
+  });
   const percent = (ms: number) => (100 * world.bytes) / ms / 1e6 / bench.ceilings.readGBs;
   return measured(bench, world, percent);
 }
@@ -127,7 +134,7 @@ async function prefill(
   { queryHeads, kvHeads }: (typeof heads)[number],
   lengths: number[],
 ): Promise<Measurement> {
-  const work = { queryHeads, kvHeads, lengths, queryLengths: lengths };
+  const work = { dtype, queryHeads, kvHeads, lengths, queryLengths: lengths };
   using world = await PagedWorld.create(bench, work);
   const pairs = lengths.reduce((all, length) => all + (length * (length + 1)) / 2, 0);
   const operations = 4 * pairs * queryHeads * dim;

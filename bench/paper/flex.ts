@@ -8,7 +8,7 @@ import {
 import { besidePeers, type GpuBench } from "../gpu/bench.ts";
 import { indptrOf } from "../gpu/pages.ts";
 import type { Measurement, PaperTable } from "./table.ts";
-import { dim, dtype } from "./world.ts";
+import { dim, dtype } from "./shape.ts";
 
 const heads = 16;
 const window = 1024;

@@ -2,7 +2,7 @@ import { Attention, PagedCache, Tensor } from "../../src/index.ts";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { copiesOf, type GpuBench, runsOf, timeOf } from "../gpu/bench.ts";
 import type { Measurement, PaperTable } from "./table.ts";
-import { dim, dtype } from "./world.ts";
+import { dim, dtype } from "./shape.ts";
 
 const [queryHeads, kvHeads] = [32, 8];
 const pageSize = 16;

@@ -1,6 +1,7 @@
 import { besidePeers, type GpuBench } from "../gpu/bench.ts";
+import { PagedWorld, shortened } from "../gpu/paged.ts";
+import { dtype } from "./shape.ts";
 import type { Measurement, PaperFigure, PaperTable } from "./table.ts";
-import { PagedWorld, shortened } from "./world.ts";
 
 const heads = 32;
 const batch = 16;
@@ -33,7 +34,13 @@ export const ropeTable: PaperTable = {
 
 async function measure(bench: GpuBench, length: number): Promise<Measurement> {
   const lengths = shortened(bench, new Array<number>(batch).fill(length));
-  const counts = { queryHeads: heads, kvHeads: heads, lengths, queryLengths: lengths.map(() => 1) };
+  const counts = {
+    dtype,
+    queryHeads: heads,
+    kvHeads: heads,
+    lengths,
+    queryLengths: lengths.map(() => 1),
+  };
   using world = await PagedWorld.create(bench, { ...counts, options: { rope: {} } });
   const percent = (ms: number) => (100 * world.bytes) / ms / 1e6 / bench.ceilings.readGBs;
   const unfused = { ...bench, backends: bench.backends.filter((name) => name === "rope-flash") };

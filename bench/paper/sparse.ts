@@ -2,7 +2,7 @@ import { Attention, blockMaskLayout, createBatch, Tensor } from "../../src/index
 import { besidePeers, copiesOf, type GpuBench, runsOf } from "../gpu/bench.ts";
 import { shuffle } from "../gpu/pages.ts";
 import type { Measurement, PaperFigure, PaperTable } from "./table.ts";
-import { dim, dtype } from "./world.ts";
+import { dim, dtype } from "./shape.ts";
 
 const heads = 32;
 const block = 16;

@@ -75,8 +75,8 @@ struct fb_attention_params {
     uint64_t alibi_slopes;   // f32 [query head], or 0
     uint64_t sinks;          // f32 [query head], or 0
     uint64_t rope_rates;     // int32 [pair, 2]: turns per position, in 2^-32 and 2^-64, or 0
-    uint64_t counters;       // int32 [64]: records taken and blocks gone, then [merge]: parts that
-                             // have come; 0 between launches (CUDA)
+    uint64_t counters;       // int32 [32][2]: records taken and blocks gone of each launch, then
+                             // [merge]: parts that have come; 0 between launches (CUDA)
     struct fb_variant variant;
     int32_t table_stride;
     int32_t page_size;
@@ -104,6 +104,8 @@ struct fb_attention_params {
     float soft_cap;          // 0: none
     float lse_factor;        // 1 for base e, log2(e) for base 2
     int32_t pages_settled;   // 1: the kernel queued before does not write the page table
+    int32_t beside;          // launches of this plan right before this one, it overlaps (CUDA)
+    int32_t reserved;
 };
 
 // What attention kernels take that load and store by bulk copies (TMA). Each class of kernels has
@@ -114,5 +116,5 @@ struct fb_attention_map_params {
     struct fb_tensor_map v;   // of the layer's values
     struct fb_tensor_map out; // of the run's outputs
     struct fb_attention_params attention;
-    int32_t reserved[8]; // to a multiple of 64 bytes, the alignment of a tensor map
+    int32_t reserved[6]; // to a multiple of 64 bytes, the alignment of a tensor map
 };

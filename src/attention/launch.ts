@@ -5,7 +5,10 @@ import type { Plan } from "../plan/plan.ts";
 import type { BoundParams } from "./bound.ts";
 import type { AttentionKernels } from "./families/resolve.ts";
 
-/** Queues a plan's launches, whose sections start at an address, then the merge of split rows. */
+/**
+ * Queues a plan's launches, whose sections start at an address, then the merge of split rows. Those
+ * of large tiles go first: of those that run beside each other, small ones fit in between.
+ */
 export function launchPlan(
   device: Device,
   stream: Stream,
@@ -15,13 +18,17 @@ export function launchPlan(
   sections: number,
 ): void {
   const { params } = bound;
-  for (let i = 0; i < plan.launches.length; i++) {
+  let beside = 0;
+  for (let i = plan.launches.length - 1; i >= 0; i--) {
     const launch = plan.launches[i];
     if (launch.grid === 0) continue;
+    const alone = offer.classes[i].rowsPerKey === undefined;
+    params.beside = alone ? 0 : beside;
+    beside = alone ? 0 : beside + 1;
     const first = plan.offsets.records * 4 + launch.firstRecord * AttentionRecord.byteLength;
     params.records = sections + first;
     params.recordCount = launch.grid;
-    device.launch(stream, kernels[i], bound.of(i), launch.grid);
+    device.launch(stream, kernels[i], bound.of(i), launch.itemsAtOnce);
   }
   if (plan.mergeGrid === 0 || plan.mergedByKernels) return;
   const shares = offer.merge.shares(plan.mergeGrid, device.processors);

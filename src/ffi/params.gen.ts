@@ -277,11 +277,11 @@ export class MergeRecord extends Params {
   }
 }
 
-/** Packs `struct fb_attention_params` (864 bytes). */
+/** Packs `struct fb_attention_params` (872 bytes). */
 export class AttentionParams extends Params {
-  static readonly byteLength = 864;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(864), offset = 0) {
-    super(memory, offset, 864);
+  static readonly byteLength = 872;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(872), offset = 0) {
+    super(memory, offset, 872);
   }
   set kData(value: number) {
     this.write64(0, value);
@@ -732,6 +732,12 @@ export class AttentionParams extends Params {
   }
   get pagesSettled(): number {
     return this.i32[215]!;
+  }
+  set beside(value: number) {
+    this.i32[216] = value;
+  }
+  get beside(): number {
+    return this.i32[216]!;
   }
 }
 

@@ -132,6 +132,7 @@ export class Emitter {
         requireRoom(launch.recordCount, launch.grid);
         out.clearTo(plan.offsets.records + (first + launch.grid) * attentionRecordInts);
       }
+      launch.itemsAtOnce = launch.grid;
       first += launch.grid;
     }
     plan.recordCount = first;

@@ -9,6 +9,11 @@ export interface PlanLaunch {
   recordCount: number;
   /** Items launched: recordCount, or more under a graph (the rest are empty records). */
   grid: number;
+  /**
+   * Of them, those that take records at once, at most: fewer than grid where it leaves processors
+   * to a launch that runs beside it.
+   */
+  itemsAtOnce: number;
 }
 
 /** Where each section starts in `sections`, in int32 units, multiples of 16. */
@@ -79,7 +84,7 @@ export function emptyPlan(classes: readonly { readonly name: string }[]): Plan {
       columns: 0,
     },
     launches: classes.map(({ name }) => {
-      return { kernelClass: name, firstRecord: 0, recordCount: 0, grid: 0 };
+      return { kernelClass: name, firstRecord: 0, recordCount: 0, grid: 0, itemsAtOnce: 0 };
     }),
     recordCount: 0,
     mergeCount: 0,

@@ -1,5 +1,6 @@
 import { OptionError, PlanError } from "../errors.ts";
 import type { Batch } from "../kv/batch.ts";
+import { Division } from "./beside.ts";
 import { type CostModel, defaultCosts } from "./cost.ts";
 import { Emitter } from "./emit.ts";
 import { IntList, pieceInts } from "./list.ts";
@@ -33,6 +34,7 @@ export class Planner {
   readonly #makespan: Makespan;
   readonly #packing: Packing;
   readonly #emitter: Emitter;
+  readonly #division: Division;
   readonly #buckets: number[];
   readonly #group: number;
   /** Places where records of each class run at once. */
@@ -71,6 +73,7 @@ export class Planner {
       order: this.#order,
       intervals: this.#intervals,
     });
+    this.#division = new Division(classes, options.processors);
     this.#buckets = graph === undefined ? [] : bucketsOf(graph);
   }
 
@@ -91,7 +94,10 @@ export class Planner {
     this.#tiles.build(batch, apart);
     this.#cut(apart);
     this.#intervals.sweep(this.#tiles, batch.tokenCount * this.#group);
-    return this.#emitter.emit(batch, bucket, into);
+    const plan = this.#emitter.emit(batch, bucket, into);
+    // A graph's grids are those of any step.
+    if (bucket === 0) this.#division.divide(this.#tiles.list, this.#copies(apart), plan.launches);
+    return plan;
   }
 
   /** Cuts the tiles into pieces and orders them; `apart`: those of each KV head. */
@@ -113,14 +119,18 @@ export class Planner {
       const headPlaces = apart ? places : this.#headPlaces[c];
       const first = pieces.length;
       if (schedule === "share") {
-        const copies = apart ? 1 : this.options.kvHeads;
-        cutToShare(list, pieces, c, kvTile, places, copies, this.#costs);
+        cutToShare(list, pieces, c, kvTile, places, this.#copies(apart), this.#costs);
       } else if (schedule === "walk" || !this.#cutsLittle(c, headPlaces)) {
         walk(list, pieces, c, kvTile, headPlaces, this.#costs);
       }
       if (take === "as-made") this.#order.asMade(pieces, c, first);
       else this.#order.heaviestFirst(pieces, c, first);
     }
+  }
+
+  /** Records of a tile: one for each KV head, unless tiles are of one head each. */
+  #copies(apart: boolean): number {
+    return apart ? 1 : this.options.kvHeads;
   }
 
   /**

@@ -3,10 +3,16 @@ import { type IntList, Tile, tileInts } from "./list.ts";
 import { addPiece } from "./walk.ts";
 
 /**
+ * What a part may exceed a place's share by: parts a little shorter would be more than the places,
+ * and the last of them would run in a round of their own.
+ */
+const excess = 1.1;
+
+/**
  * The prefill schedule, whose pieces are taken longest first (Graham 1969). A tile is cut along its
- * keys only where it would hold more than a place's share, into equal parts at multiples of the
- * class's key tile: as at most `places` tiles are longer than the share, parts number under twice
- * the places. Every piece has a record in each of `copies` heads.
+ * keys only where it would hold more than about a place's share, into equal parts at multiples of
+ * the class's key tile: as at most `places` tiles are longer than the share, parts number under
+ * twice the places. Every piece has a record in each of `copies` heads.
  */
 export function cutToShare(
   tiles: IntList,
@@ -54,14 +60,14 @@ function cutTile(
   if (end <= start) return;
   const cost = pieceCost(costs, rows, end - start);
   data[at + Tile.firstPiece] = pieces.length;
-  if (cost <= share) {
+  if (cost <= excess * share) {
     addPiece(pieces, tile, start, end, cost);
     data[at + Tile.pieceCount] = 1;
     return;
   }
   const keyTiles = Math.ceil(end / kvTile) - Math.floor(start / kvTile);
   const most = Math.max(1, Math.floor((end - start) / costs.leastKeys));
-  const parts = Math.min(Math.ceil(cost / share - 1e-9), most, keyTiles);
+  const parts = Math.min(Math.ceil(cost / (excess * share) - 1e-9), most, keyTiles);
   let from = start;
   for (let part = 1; part <= parts; part++) {
     const cut = Math.round((start + ((end - start) * part) / parts) / kvTile) * kvTile;

@@ -20,6 +20,12 @@ export interface ClassTraits {
    * and values of a few stay in a cache.
    */
   readonly take: "as-made" | "longest-first" | "few-heads";
+  /**
+   * Packed rows that a processor multiplies with a key and value while its share of the memory's
+   * rate brings them: beyond, arithmetic is what a record waits for. Launches of classes that have
+   * it run beside each other; absent: one after the other.
+   */
+  readonly rowsPerKey?: number;
   /** Its kernel merges split rows whose last piece it has taken: no launch has to. */
   readonly mergesRows?: boolean;
 }

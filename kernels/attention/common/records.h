@@ -4,6 +4,7 @@
 #pragma once
 #include "../../ptx/cluster.h"
 #include "../../ptx/memory.h"
+#include "../../ptx/pdl.h"
 #include "locate.h"
 
 constexpr int record_ints = sizeof(fb_attention_record) / 4;
@@ -33,7 +34,7 @@ FB_DEVICE bool draws_tickets() {
 }
 
 // Begins a launch: what is the same for all records, and this thread's part of the first. Records
-// come by a copy, not from a kernel: they may be read before pdl_wait().
+// come by a copy, not from a kernel: they may be read before begin_beside().
 FB_DEVICE int32_t open_records(const fb_attention_params& p, Work& work) {
     if (threadIdx.x == 0) work.by_page = divider_of(uint32_t(p.page_size));
     return record_word(p, cluster_index());
@@ -44,9 +45,26 @@ FB_DEVICE bool shares_records(const fb_attention_params& p) {
     return uint32_t(p.record_count) > cluster_count();
 }
 
+// A launch may run beside those before it of the same plan: when it starts, all of their blocks are
+// past their wait for what came before, and so it need not wait. At its end it waits for them, so
+// that whoever waits for it waits for them, too.
+FB_DEVICE void begin_beside(const fb_attention_params& p) {
+    if (p.beside == 0) pdl_wait();
+    pdl_launch_dependents();
+}
+
+FB_DEVICE void end_beside(const fb_attention_params& p) {
+    if (p.beside != 0) pdl_wait();
+}
+
+// This launch's counters: records taken, blocks gone.
+FB_DEVICE uint32_t* tickets(const fb_attention_params& p) {
+    return reinterpret_cast<uint32_t*>(p.counters) + 2 * p.beside;
+}
+
 // Index of the next record, by one thread of a cluster that shares records.
 FB_DEVICE uint32_t draw_ticket(const fb_attention_params& p) {
-    return cluster_count() + atomicAdd(reinterpret_cast<uint32_t*>(p.counters), 1u);
+    return cluster_count() + atomicAdd(tickets(p), 1u);
 }
 
 // The same, for the thread that draws: asked for before the record ends, it is there when it is
@@ -84,7 +102,7 @@ FB_DEVICE bool next_record(int32_t word, Work& work) {
 
 // Ends a launch, by one thread of a cluster that shares records.
 FB_DEVICE void leave_records(const fb_attention_params& p) {
-    auto* counters = reinterpret_cast<uint32_t*>(p.counters);
+    uint32_t* counters = tickets(p);
     if (atomic_add_acq_rel_4(counters + 1, 1) != cluster_count() - 1) return;
     counters[0] = 0;
     counters[1] = 0;

@@ -5,8 +5,6 @@
 #include "compute.h"
 #include "load.h"
 
-#include "../../ptx/pdl.h"
-
 FB_KERNEL(attention_hopper, fb_attention_map_params, FB_THREADS, FB_MIN_BLOCKS) {
     FB_DYNAMIC_SHARED(memory);
     const Block b = {p, *reinterpret_cast<Shared*>(memory)};
@@ -17,8 +15,7 @@ FB_KERNEL(attention_hopper, fb_attention_map_params, FB_THREADS, FB_MIN_BLOCKS) 
     }
     if (FB_CLUSTER > 1) cluster_sync();
     else __syncthreads();
-    pdl_wait();
-    pdl_launch_dependents();
+    begin_beside(p.attention);
     if (uniform(thread_now() / 128) == 0) {
         registers_decrease<loading_registers>();
         const int warp = uniform(thread_now() / 32);
@@ -34,5 +31,6 @@ FB_KERNEL(attention_hopper, fb_attention_map_params, FB_THREADS, FB_MIN_BLOCKS) 
         registers_increase<computing_registers>();
         Compute(b).run();
     }
+    end_beside(p.attention);
     if (FB_CLUSTER > 1) cluster_sync(); // nobody leaves while others may still arrive here
 }

@@ -8,6 +8,7 @@ FB_KERNEL(attention_decode, fb_attention_params, FB_THREADS, FB_MIN_BLOCKS) {
     bool first = true;
     for (int32_t word = open_records(p, work); next_record(word, work); first = false)
         word = attend(b, first);
-    if (first) begin_launch();
+    if (first) begin_beside(p);
     close_records(p);
+    end_beside(p);
 }

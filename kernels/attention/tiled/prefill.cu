@@ -2,14 +2,12 @@
 // to 16, whose keys or values, above 256 elements, do not fit the registers of one warp.
 #include "block.h"
 
-#include "../../ptx/pdl.h"
-
 FB_KERNEL(attention_prefill, fb_attention_params, FB_THREADS, FB_MIN_BLOCKS) {
     FB_DYNAMIC_SHARED(memory);
     const Block b = {p, memory, shared_address(memory)};
     int32_t word = open_records(p, b.state().work);
-    pdl_wait();
-    pdl_launch_dependents();
+    begin_beside(p);
     while (next_record(word, b.state().work)) word = attend(b);
     close_records(p);
+    end_beside(p);
 }

@@ -5,7 +5,6 @@
 // products; queries for it are f16, too.
 #pragma once
 #include "copy.h"
-#include "../../ptx/pdl.h"
 #include "../common/arrive.h"
 #include "../common/finish.h"
 #include "products.h"
@@ -141,12 +140,6 @@ FB_DEVICE void copy_step(const Block& b, const Source& from, const KeptRange& ra
                                                                        addresses.v, count, lane);
     }
     cp_async_commit();
-}
-
-// Before it, nothing may be read that the kernels before write.
-FB_DEVICE void begin_launch() {
-    pdl_wait();
-    pdl_launch_dependents();
 }
 
 // Whether a record's first tokens can be found without what the kernels before write.
@@ -380,7 +373,7 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
 FB_DEVICE int32_t attend(const Block& b, bool first) {
     const fb_attention_record& r = b.record();
     const bool early = first && found_early(b);
-    if (first && !early) begin_launch();
+    if (first && !early) begin_beside(b.p);
     RowFacts& rows = b.state().rows;
     const Divider by_page = b.state().work.by_page;
     const Source source = source_of(b.p, r, by_page);
@@ -396,7 +389,7 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
     PagedToken ahead = ask(find_step(b, source, range, FB_STAGES));
     if (early) {
         prefetch_rows(b, source, found[0]);
-        begin_launch();
+        begin_beside(b.p);
     }
     load_queries<FB_THREADS>(b.p, r, rows, b.shared, int(threadIdx.x));
     cp_async_commit();

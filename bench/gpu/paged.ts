@@ -1,15 +1,16 @@
 import { Attention, type AttentionOptions, createBatch, Tensor } from "../../src/index.ts";
-import { copiesOf, type GpuBench, runsOf } from "../gpu/bench.ts";
-import { indptrOf, pagesOf } from "../gpu/pages.ts";
+import type { DType } from "../../src/tensor/dtype.ts";
 import type { PeerCase } from "../peers/peer.ts";
+import { copiesOf, type GpuBench, runsOf } from "./bench.ts";
+import { indptrOf, pagesOf } from "./pages.ts";
 
-/** The paper measured in f16. */
-export const dtype = "f16";
-export const dim = 128;
+/** Elements of a head. */
+const dim = 128;
 const pageSize = 16;
 
 /** An attention over pages of noise. */
 export interface PagedWork {
+  dtype: DType;
   queryHeads: number;
   kvHeads: number;
   /** Keys of each request. */
@@ -32,7 +33,7 @@ export class PagedWorld implements Disposable {
     readonly attention: Attention,
   ) {
     const { device } = bench;
-    const { queryHeads, kvHeads, lengths, queryLengths } = work;
+    const { dtype, queryHeads, kvHeads, lengths, queryLengths } = work;
     const { table, stride, layout, kvLengths, count } = pagesOf({
       lengths,
       queryLengths,
@@ -54,7 +55,7 @@ export class PagedWorld implements Disposable {
 
   /** Compiles, allocates and plans. Errors: CompileError, OutOfMemoryError. */
   static async create(bench: GpuBench, work: PagedWork): Promise<PagedWorld> {
-    const { queryHeads, kvHeads, options } = work;
+    const { dtype, queryHeads, kvHeads, options } = work;
     const shape = { queryHeads, kvHeads, headDim: dim, dtype, causal: true } as const;
     return new PagedWorld(
       bench,
@@ -70,7 +71,7 @@ export class PagedWorld implements Disposable {
 
   /** What a peer is asked for the same work. */
   get peerCase(): Omit<PeerCase, "seconds"> {
-    const { queryHeads, kvHeads, lengths, queryLengths } = this.work;
+    const { dtype, queryHeads, kvHeads, lengths, queryLengths } = this.work;
     return {
       dtype,
       batch: lengths.length,
