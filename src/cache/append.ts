@@ -44,8 +44,7 @@ export class Appender {
   plane(name: string, target: Tensor, source: Tensor, scale: Tensor | undefined): void {
     const i = this.#params.planeCount;
     const isBound = source === this.#sources[i] && scale === undefined;
-    if (!isBound || source.shape[0] < this.#batch!.tokenCount)
-      this.#bind(i, name, target, source, scale);
+    if (!isBound || source.shape[0] < this.#tokens) this.#bind(i, name, target, source, scale);
     target.guard();
     source.guard();
     if (this.#device.capturing) this.#device.needOnReplay(source);
@@ -56,6 +55,11 @@ export class Appender {
   launch(stream: Stream): void {
     const grid = Math.ceil(this.#params.tokenCount / this.#kernel.itemRows);
     this.#device.launch(stream, this.#kernel, this.#params, grid);
+  }
+
+  /** Rows that sources have: a captured launch is replayed with up to all that it is padded to. */
+  get #tokens(): number {
+    return this.#device.capturing ? this.#batch!.paddedTokens : this.#batch!.tokenCount;
   }
 
   #bind(i: number, name: string, target: Tensor, source: Tensor, scale: Tensor | undefined): void {
@@ -92,7 +96,7 @@ export class Appender {
     source.requireOn(this.#device, name);
     const { shape, strides, dtype } = source;
     const [, , heads, dim] = target.shape;
-    const tokens = this.#batch!.tokenCount;
+    const tokens = this.#tokens;
     const fits = shape.length === 3 && shape[1] === heads && shape[2] === dim;
     if (!fits || shape[0] < tokens || (strides[2] !== 1 && dim > 1)) {
       const allowed = `a tensor [${tokens} or more, ${heads}, ${dim}] with innermost stride 1`;

@@ -11,6 +11,7 @@ import { sharePrefixes, type WorthSharing } from "../kv/share-prefixes.ts";
 import { requireInteger } from "../require.ts";
 import { counted } from "../shown.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
+import { scaleStrides } from "../tensor/scale.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { Appender } from "./append.ts";
 import {
@@ -202,7 +203,7 @@ export class PagedCache extends Owner {
       appender.plane(optionOf(name), this.#views[layer][i], source, scaleOf(tensors, name));
     }
     appender.launch(stream);
-    if (this.device.capturing) this.#watch(layer, batch.paddedTokens);
+    if (this.device.capturing) this.#watch(tensors);
     else this.pool.wrote(batch, layer);
   }
 
@@ -273,12 +274,20 @@ export class PagedCache extends Owner {
   }
 
   /**
-   * A replay needs the buffers and the padded tokens of the capture; then its step is uploaded, and
-   * written in the captured layers.
+   * A replay needs the buffers and the padded tokens of the capture, and scales of all its
+   * requests; then its step is uploaded, and written in the captured layers.
    */
-  #watch(layer: number, paddedTokens: number): void {
+  #watch({ layer, batch: { paddedTokens }, kScale, vScale }: AppendTensors): void {
     const { device, pool } = this;
     const check = this.#upload.captured(paddedTokens);
+    for (const scale of [kScale, vScale]) {
+      if (scale?.shape.length !== 2) continue;
+      const reach = { heads: scale.shape[1], pages: 0, pageTokens: 0 };
+      const option = scale === kScale ? "kScale" : "vScale";
+      device.onReplay(scale, () =>
+        scaleStrides(option, scale, { ...reach, requests: pool.lastBatch!.requestCount }),
+      );
+    }
     device.onReplay(this, (replayed) => {
       this.guard();
       const batch = pool.lastBatch!;

@@ -190,18 +190,24 @@ function checkLevel(
   if (level.columns === null) return;
   if (!(level.columns instanceof Int32Array) || !(level.columnIndptr instanceof Int32Array))
     throw layoutError(`${name}.columns`, level.columns, "Int32Arrays, with columnIndptr");
-  checkColumns(name, level, level.columns);
+  checkColumns(name, level, level.columns, layout.blockSize);
 }
 
-function checkColumns(name: string, level: Level, columns: Int32Array): void {
+function checkColumns(name: string, level: Level, columns: Int32Array, blockSize: number): void {
   let before = 0;
   for (let row = 0; row <= level.rowCount; row++) {
     const start = level.columnIndptr?.[row] ?? -1;
     if (!(start >= before && start <= columns.length))
       throw layoutError(`${name}.columnIndptr[${row}]`, start, `${before} to ${columns.length}`);
-    for (let i = before + 1; i < start; i++) {
-      if (columns[i] >> 1 <= columns[i - 1] >> 1)
-        throw layoutError(`${name}.columns[${i}]`, columns[i] >> 1, "ascending within its row");
+    for (let i = before; i < start; i++) {
+      const least = i === before ? 0 : (columns[i - 1] >> 1) + 1;
+      if (columns[i] >> 1 < least)
+        throw layoutError(`${name}.columns[${i}]`, columns[i] >> 1, `ascending from ${least} on`);
+    }
+    const count = start - before;
+    if (row > 0 && Math.ceil(level.kvLengths[row - 1] / blockSize) !== count) {
+      const allowed = `tokens of the row's ${count} columns, ${blockSize} each but the last`;
+      throw layoutError(`${name}.kvLengths[${row - 1}]`, level.kvLengths[row - 1], allowed);
     }
     before = start;
   }

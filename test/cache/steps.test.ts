@@ -176,6 +176,31 @@ test("a replay writes the layers that were captured, and no others", () => {
   expect(sequence.length).toBe(3);
 });
 
+test("a captured append takes what a replay of all its tokens and requests needs", () => {
+  using cache = cacheOf();
+  const sequences = [cache.sequence(), cache.sequence()];
+  const [few, k] = [noise(1, 1), noise(4, 1)];
+  const kScale = Tensor.from(device, [1, 1], [1, 2], "f32");
+  const step = (counts: number[]) => {
+    const batch = cache.reserve(sequences.slice(0, counts.length), counts, { padTo: 4 });
+    if (!batch.ok) throw batch.error;
+    return batch;
+  };
+  const capture = (batch: Batch, tensors: object) =>
+    device.capture(device.stream, () => {
+      for (const layer of [0, 1]) cache.append({ layer, batch, k, v: k, ...tensors });
+    });
+  const batch = step([1]);
+  for (const layer of [0, 1]) cache.append({ layer, batch, k: few, v: few });
+  expect(() => capture(batch, { k: few })).toThrow("k must be a tensor [4 or more");
+  using recorded = capture(batch, { kScale });
+  step([4]);
+  recorded.replay(device.stream);
+  step([1, 1]);
+  expect(() => recorded.replay(device.stream)).toThrow("kScale must be [2 or more, 2]");
+  cache.rollback(cache.pool.lastBatch!);
+});
+
 test("what was appended before a step failed is right after it is rolled back", () => {
   using world = new World(device, caseOf("failed", { kvHeads: 2, headDim: 32, pageSize: 5 }), {
     pages: 60,

@@ -306,6 +306,31 @@ describe("createBatch", () => {
         },
       },
     ],
+    ...(
+      [
+        ["columns[0]", [-2, 2], 2],
+        ["kvLengths[0]", [0, 2], 3],
+        ["kvLengths[0]", [0, 2], 1],
+      ] as const
+    ).map(([option, columns, kept]): [string, Partial<BatchOptions>] => [
+      `layout.levels[0].${option}`,
+      {
+        layout: {
+          blockSize: 1,
+          contiguous: true,
+          levels: [
+            {
+              ...level,
+              rowCount: 1,
+              requestRows: 1,
+              kvLengths: Int32Array.of(kept),
+              columns: Int32Array.from(columns),
+              columnIndptr: Int32Array.of(0, 2),
+            },
+          ],
+        },
+      },
+    ]),
     [
       "layout.levels[0].columnIndptr[1]",
       {
