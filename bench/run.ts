@@ -7,7 +7,7 @@ import { type Bench, type Ceilings, type Measured, measureCeilings } from "./ben
 import { demoCases } from "./demo.ts";
 import { hostCases } from "./host.ts";
 import { Peer } from "./peers/peer.ts";
-import { parseCount, parseRegex, Table } from "./table.ts";
+import { namesOf, parseCount, parseRegex, Table } from "./table.ts";
 import { variantCases } from "./variants.ts";
 
 interface Options {
@@ -33,7 +33,7 @@ async function main(options: Options): Promise<void> {
   const all = [...hostCases, ...demoCases, ...attentionCases, ...variantCases];
   const cases = all.filter(({ name }) => options.only.test(name));
   if (cases.length === 0) {
-    process.stderr.write(`bench: no row matches ${options.only}\n`);
+    process.stderr.write(`bench: no row matches ${options.only}; there are\n${namesOf(all)}`);
     process.exitCode = 2;
     return;
   }

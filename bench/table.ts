@@ -49,3 +49,8 @@ export function parseCount(least: number, most: number): (text: string) => numbe
     throw new InvalidArgumentError(`it must be an integer from ${least} to ${most}.`);
   };
 }
+
+/** The names of rows, one a line, for whoever asked for others. */
+export function namesOf(rows: readonly { readonly name: string }[]): string {
+  return rows.map(({ name }) => `  ${name}\n`).join("");
+}

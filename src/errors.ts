@@ -140,6 +140,22 @@ export class InputError extends FlashbunError {
   }
 }
 
+/** A file or folder that cannot be written: which, and why. */
+export class OutputError extends FlashbunError {
+  /**
+   * @param path what cannot be written
+   * @param reason why, without a full stop
+   * @param fix what to do, a sentence without "Fix:"
+   */
+  constructor(
+    readonly path: string,
+    readonly reason: string,
+    fix: string,
+  ) {
+    super("OUTPUT", `${path}: ${reason}. Fix: ${fix}`);
+  }
+}
+
 /** A library, profile or sidecar that debloat cannot work with; the file was not changed. */
 export class DebloatError extends FlashbunError {
   /**

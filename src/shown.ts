@@ -28,6 +28,6 @@ export function showAsText<T extends Shown>(shown: T): T {
 }
 
 /** "1 page", "2 pages". */
-export function counted(count: number, unit: string): string {
-  return `${count} ${unit}${count === 1 ? "" : "s"}`;
+export function counted(count: number, unit: string, units = `${unit}s`): string {
+  return `${count} ${count === 1 ? unit : units}`;
 }

@@ -28,7 +28,7 @@ const pureShared = [
   "src/made.ts",
   "src/shown.ts",
 ];
-const shared = [...pureShared, "src/options.ts"];
+const shared = [...pureShared, "src/options.ts", "src/part-files.ts"];
 const pure = ["kv", "plan", "serve", "variant"];
 
 /** Sentences about imports that climb, or that leave the pure wing. */

@@ -4,7 +4,7 @@ import { Command } from "commander";
 import type { DeviceKind } from "../../src/device/open.ts";
 import { Device, FlashbunError } from "../../src/index.ts";
 import { Peer } from "../peers/peer.ts";
-import { figure, parseCount, parseRegex, Table } from "../table.ts";
+import { figure, namesOf, parseCount, parseRegex, Table } from "../table.ts";
 import { type GpuBench, type GpuCase, type GpuRow, measureCeilings } from "./bench.ts";
 import { decodeCases, moreDecodeCases } from "./decode.ts";
 import { latentCases } from "./latent.ts";
@@ -63,7 +63,7 @@ async function main(options: Options): Promise<void> {
   const started = performance.now();
   const chosen = cases.filter(({ name }) => options.only.test(name));
   if (chosen.length === 0) {
-    process.stderr.write(`bench:gpu: no row matches ${options.only}\n`);
+    process.stderr.write(`bench:gpu: no row matches ${options.only}; there are\n${namesOf(cases)}`);
     process.exitCode = 2;
     return;
   }

@@ -16,7 +16,7 @@ function program(): Command {
     .description("Attention for LLM serving on Bun: replay a trace, check the installation.")
     .version(version, "-V, --version", "print the version")
     .helpOption("-h, --help", "print this help")
-    .helpCommand(false)
+    .helpCommand("help [command]", "print the help of a command")
     .exitOverride()
     .configureOutput({ outputError: (text, write) => write(`flashbun: ${oneLine(text)}\n`) });
   addReplay(root);
@@ -37,7 +37,10 @@ function addReplay(root: Command): void {
   const command = root
     .command("replay")
     .description("run a trace of LLM requests through paged attention")
-    .option("--trace <file>", "Azure 2023 CSV or Mooncake JSONL; absent: generated requests")
+    .option(
+      "--trace <file>",
+      "trace to run, see the README for formats; absent: generated requests",
+    )
     .option("--requests <n>", "requests to run, or all of the trace", countOrAll("--requests"), 200)
     .option(
       "--scale-lengths <f>",
@@ -59,6 +62,11 @@ function addReplay(root: Command): void {
       new Option("--lengths <kind>", "spread of generated lengths: log-normal (default), zipf")
         .argParser(oneOf("--lengths", ["log-normal", "zipf"]))
         .conflicts("trace"),
+    )
+    .option(
+      "--hash-block <n>",
+      "tokens that one of the trace's hash_ids stands for (default: 512)",
+      integer("--hash-block", 1, 1 << 16),
     )
     .option("--lenient", "skip malformed lines of the trace and count them")
     .option("--shape <name>", "model shape, such as llama-3.1-8b or tiny", "llama-3.1-8b");
@@ -150,10 +158,11 @@ function report(error: unknown, root: Command): number {
 }
 
 // The reader of a pipe may stop early, as head does.
-process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code !== "EPIPE") throw error;
-  process.exit(exitCode);
-});
+for (const stream of [process.stdout, process.stderr])
+  stream.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE") throw error;
+    process.exit(exitCode);
+  });
 const root = program();
 try {
   await root.parseAsync(process.argv.slice(2), { from: "user" });

@@ -54,7 +54,7 @@ async function openBar(
   const bar = new SingleBar(
     {
       format:
-        "{bar} {value}/{total} requests | {rate} tokens/s | batch {batch} | pages {pages} % " +
+        "{bar} {value}/{total} requests | {rate} | batch {batch} | pages {pages} % " +
         `| ${device}`,
       stream,
       hideCursor: true,
@@ -64,7 +64,7 @@ async function openBar(
     },
     Presets.shades_classic,
   );
-  bar.start(total, 0, { rate: "-", batch: 0, pages: 0 });
+  bar.start(total, 0, { rate: "measuring memory", batch: 0, pages: 0 });
   const rate = new Rate();
   let last: [number, object] = [0, {}];
   return {
@@ -72,7 +72,7 @@ async function openBar(
       rate.add(step);
       const perSecond = rate.read(barPeriod);
       if (Number.isNaN(perSecond) && done < total) return;
-      const shown = Number.isNaN(perSecond) ? {} : { rate: Math.round(perSecond) };
+      const shown = Number.isNaN(perSecond) ? {} : { rate: `${Math.round(perSecond)} tokens/s` };
       const use = Math.round((100 * step.pagesUsed) / pages);
       last = [done, { ...shown, batch: step.runningRequests, pages: use }];
       bar.update(...last);

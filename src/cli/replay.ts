@@ -5,7 +5,8 @@ import { summarize, summaryTable } from "../replay/metrics.ts";
 import { shapeOf } from "../replay/shapes.ts";
 import type { ReplayOptions, ReplayRequest, ReplayResult } from "../replay/types.ts";
 import { requireInteger } from "../require.ts";
-import { requireWritable, writeWhole } from "./files.ts";
+import { requireWritable, textStream, writeWhole } from "./outputs.ts";
+import { counted } from "../shown.ts";
 import { openProgress } from "./progress.ts";
 
 /** Options of `flashbun replay`, as the command line parsed them. */
@@ -17,6 +18,8 @@ export interface ReplayArguments {
   rate?: number;
   lengths?: "log-normal" | "zipf";
   lenient?: boolean;
+  /** Tokens of one of a trace's hash ids. */
+  hashBlock?: number;
   shape: string;
   layers: number;
   pages?: number;
@@ -53,9 +56,12 @@ const pagesDefault = 2048;
  * @throws FlashbunError for options and input that cannot be used
  */
 export async function replayCommand(options: ReplayArguments): Promise<number> {
-  requireWritable("--json", options.json);
-  requireWritable("--report", options.report);
-  requireWritable("--trace-events", options.traceEvents);
+  const outputs = {
+    "--json": options.json,
+    "--report": options.report,
+    "--trace-events": options.traceEvents,
+  };
+  requireWritable(outputs, { "--trace": options.trace });
   const shape = shapeOf(options.shape);
   if (options.layers !== Infinity) requireInteger("layers", options.layers, 1, shape.layers);
   const say = (text: string) => void (options.quiet || process.stderr.write(`replay: ${text}\n`));
@@ -85,7 +91,7 @@ export async function replayCommand(options: ReplayArguments): Promise<number> {
   const summary = summarize(result);
   if (!options.quiet) {
     if (result.interrupted) say("interrupted; the figures are those up to here");
-    process.stdout.write(`\n${summaryTable(summary)}`);
+    textStream(outputs).write(`\n${summaryTable(summary)}`);
   }
   await writeOutputs(options, result, say);
   if (summary.verified.failed > 0) {
@@ -100,7 +106,7 @@ async function loadWorkload(
   options: ReplayArguments,
   say: (text: string) => void,
 ): Promise<Workload> {
-  const { trace: path, requests: count, scaleLengths, seed, lenient } = options;
+  const { trace: path, requests: count, scaleLengths, seed, lenient, hashBlock } = options;
   if (path === undefined) {
     const { generateWorkload, workloadDefaults: defaults } = await import("../replay/workload.ts");
     const scaled = (length: number) => Math.max(1, Math.round(length * scaleLengths));
@@ -116,9 +122,9 @@ async function loadWorkload(
     return { name: `generated (${options.lengths ?? defaults.lengths}, seed ${seed})`, requests };
   }
   const { readTrace } = await import("../replay/trace.ts");
-  const trace = await readTrace(path, { requests: count, scaleLengths, lenient, seed });
+  const trace = await readTrace(path, { requests: count, scaleLengths, lenient, seed, hashBlock });
   if (trace.skipped > 0)
-    say(`skipped ${trace.skipped} malformed lines of ${path}, the first: ${trace.firstSkipped}`);
+    say(`skipped ${counted(trace.skipped, "line")} of ${path}: ${trace.whySkipped}`);
   const scale = scaleLengths === 1 ? "" : `, lengths x ${scaleLengths}`;
   return { name: `${basename(path)} (${trace.format}${scale})`, requests: trace.requests };
 }
@@ -140,9 +146,10 @@ function introduction({ name, requests }: Workload, options: ReplayOptions): str
   }
   const { shape, layers, dtype, pages, pageSize } = options;
   return (
-    `${requests.length} requests, ${prompt} prompt and ${output} output tokens, ${name}; ` +
-    `${shape.name}, ${layers} of ${shape.layers} layers, ${dtype}, ` +
-    `${pages} pages of ${pageSize} tokens`
+    `${counted(requests.length, "request")}, ${prompt} prompt and ` +
+    `${counted(output, "output token")}, ${name}; ` +
+    `${shape.name}, ${layers} of ${counted(shape.layers, "layer")}, ${dtype}, ` +
+    `${counted(pages, "page")} of ${counted(pageSize, "token")}`
   );
 }
 
@@ -195,16 +202,20 @@ async function writeOutputs(
 ): Promise<void> {
   if (options.json !== undefined) {
     await writeWhole(options.json, `${JSON.stringify(summarize(result), null, 2)}\n`);
-    say(`summary in ${options.json}`);
+    say(`summary in ${placeOf(options.json)}`);
   }
   if (options.report !== undefined) {
     const { reportPage } = await import("../replay/report.ts");
     await writeWhole(options.report, await reportPage(result));
-    say(`report in ${options.report}`);
+    say(`report in ${placeOf(options.report)}`);
   }
   if (options.traceEvents !== undefined) {
     const { traceEvents } = await import("../replay/perfetto.ts");
     await writeWhole(options.traceEvents, JSON.stringify(traceEvents(result)));
-    say(`events for Perfetto in ${options.traceEvents} (open at ui.perfetto.dev)`);
+    say(`events for Perfetto in ${placeOf(options.traceEvents)} (open at ui.perfetto.dev)`);
   }
+}
+
+function placeOf(path: string): string {
+  return path === "-" ? "the standard output" : path;
 }

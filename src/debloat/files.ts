@@ -10,6 +10,7 @@ import {
   writeSync,
 } from "node:fs";
 import { DebloatError } from "../errors.ts";
+import { partOf } from "../part-files.ts";
 import { requireText } from "../require.ts";
 import { mapReadOnly } from "../ffi/mapping.ts";
 
@@ -35,7 +36,7 @@ export interface Writer {
  */
 export function writeAtomically(path: string, mode: number, fill: (writer: Writer) => void): void {
   requireText("output", path);
-  const temporary = `${path}.${process.pid}.part`;
+  const temporary = partOf(path);
   let descriptor: number | undefined;
   try {
     descriptor = openSync(temporary, "wx", 0o600);

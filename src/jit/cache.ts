@@ -14,6 +14,7 @@ import {
 } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { partOf } from "../part-files.ts";
 
 // A file: magic, seal, bytes of the label, label, image.
 const magic = Buffer.from("flashbun image 2\n");
@@ -35,7 +36,6 @@ export class ImageCache {
   readonly directory: string;
   #usable: boolean | undefined;
   #warned = new Set<string>();
-  #files = 0;
 
   constructor(directory = cacheDirectory()) {
     this.directory = directory;
@@ -64,7 +64,7 @@ export class ImageCache {
   write(hash: string, image: Uint8Array, label: string): void {
     if (!this.#isPrivate()) return;
     const path = this.#path(hash);
-    const unfinished = `${path}.${process.pid}.${this.#files++}.part`;
+    const unfinished = partOf(path);
     try {
       mkdirSync(this.directory, { recursive: true, mode: 0o700 });
       const file = openSync(unfinished, "w", 0o600);
@@ -82,6 +82,19 @@ export class ImageCache {
       this.#warn("write", `cannot be written (${codeOf(error)}); images are compiled in each run`);
       removeIfThere(unfinished);
     }
+  }
+
+  /** Why nothing can be kept, as the system names it; undefined where images can be written. */
+  writeFailure(): string | undefined {
+    const probe = join(this.directory, `${"0".repeat(64)}.image.${process.pid}.0.part`);
+    try {
+      mkdirSync(this.directory, { recursive: true, mode: 0o700 });
+      closeSync(openSync(probe, "w", 0o600));
+      unlinkSync(probe);
+    } catch (error) {
+      return codeOf(error);
+    }
+    return this.#isPrivate() ? undefined : "not this user's alone";
   }
 
   /** How many images it holds, and their size; undefined where it is not used. */

@@ -2,8 +2,8 @@ import { InputError } from "../errors.ts";
 
 /** One line of a text file: `text` is null when `fault` says why it could not be read. */
 export interface Line {
-  /** Counts from 1. */
-  number: number;
+  /** Counts from 1; of items of an array, none. */
+  number: number | undefined;
   text: string | null;
   fault: string;
 }
@@ -61,18 +61,95 @@ export class LineSplitter {
   }
 }
 
+const [openBrace, closeBrace, quote, backslash] = [...'{}"\\'].map((c) => c.charCodeAt(0));
+const openBracket = "[".charCodeAt(0);
+
+/** Cuts a JSON array of objects into its items, holding no more than one item and one chunk. */
+class ItemSplitter {
+  readonly #decoder = new TextDecoder();
+  #parts: Uint8Array[] = [];
+  #bytes = 0;
+  #items = 0;
+  #depth = 0;
+  #inText = false;
+  #escaped = false;
+
+  /** The items that end within this chunk. */
+  *push(chunk: Uint8Array): Generator<Line> {
+    let start = this.#depth > 0 ? 0 : -1;
+    for (let i = 0; i < chunk.length; i++) {
+      const byte = chunk[i];
+      if (this.#inText) {
+        if (this.#escaped) this.#escaped = false;
+        else if (byte === backslash) this.#escaped = true;
+        else if (byte === quote) this.#inText = false;
+      } else if (byte === quote) {
+        this.#inText = true;
+      } else if (byte === openBrace) {
+        if (this.#depth++ === 0) start = i;
+      } else if (byte === closeBrace && this.#depth > 0 && --this.#depth === 0) {
+        this.#keep(chunk.subarray(start, i + 1));
+        start = -1;
+        yield this.#take();
+      }
+    }
+    if (start >= 0) this.#keep(chunk.subarray(start));
+  }
+
+  /** What is left when the array is cut short. */
+  *end(): Generator<Line> {
+    const fault = "its last item has no end";
+    if (this.#depth > 0) yield { number: undefined, text: null, fault };
+  }
+
+  #keep(part: Uint8Array): void {
+    this.#bytes += part.length;
+    if (this.#bytes <= itemBytesMax) this.#parts.push(part);
+  }
+
+  #take(): Line {
+    const bytes = this.#bytes;
+    const text = this.#decoder.decode(Buffer.concat(this.#parts));
+    this.#parts = [];
+    this.#bytes = 0;
+    this.#items++;
+    const fault = `item ${this.#items} has ${bytes} bytes, at most ${itemBytesMax}`;
+    const isShort = bytes <= itemBytesMax;
+    return { number: undefined, text: isShort ? text : null, fault: isShort ? "" : fault };
+  }
+}
+
+/** Longest item of an array that is kept: a conversation of some days. */
+const itemBytesMax = 1 << 24;
+
 /**
- * The lines of a file, read piece by piece; stopping early closes it.
+ * The lines of a file, or the items where it is a JSON array, unpacked if gzip packed it; read piece
+ * by piece, and closed when reading stops early.
  * @throws InputError when the file cannot be read
  */
 export async function* readLines(path: string): AsyncGenerator<Line> {
-  const splitter = new LineSplitter();
+  let splitter: LineSplitter | ItemSplitter | undefined;
   try {
-    for await (const chunk of Bun.file(path).stream()) yield* splitter.push(chunk);
+    for await (const chunk of await bytesOf(path)) {
+      splitter ??= firstByte(chunk) === openBracket ? new ItemSplitter() : new LineSplitter();
+      yield* splitter.push(chunk);
+    }
   } catch (cause) {
     throw unreadable(path, cause);
   }
-  yield* splitter.end();
+  yield* splitter?.end() ?? [];
+}
+
+/** The first byte that is neither a byte order mark nor space. */
+function firstByte(chunk: Uint8Array): number | undefined {
+  return chunk.find((byte) => byte > 0x20 && ![0xef, 0xbb, 0xbf].includes(byte));
+}
+
+async function bytesOf(path: string): Promise<AsyncIterable<Uint8Array>> {
+  const file = Bun.file(path);
+  const [first, second] = await file.slice(0, 2).bytes();
+  const isGzip = first === 0x1f && second === 0x8b;
+  return isGzip ? file.stream().pipeThrough(new DecompressionStream("gzip")) : file.stream();
 }
 
 function unreadable(path: string, cause: unknown): InputError {
@@ -81,6 +158,8 @@ function unreadable(path: string, cause: unknown): InputError {
     ENOENT: ["no such file", "check the path"],
     EISDIR: ["it is a directory", "name a file in it"],
     EACCES: ["no permission to read it", "check its permissions"],
+    Z_DATA_ERROR: ["what gzip packed is damaged", "pack it again"],
+    Z_BUF_ERROR: ["what gzip packed is cut short", "pack it again"],
   };
   const [reason, fix] = reasons[code] ?? [`it cannot be read (${code})`, "check the file"];
   return new InputError(path, undefined, reason, `${fix}.`);

@@ -53,12 +53,6 @@ export async function createParts(
   return { attention, graphed: await Attention.create(device, { ...common, graph: sizes }) };
 }
 
-/** Bytes to read for the ceiling: far beyond a GPU's caches, next to none where it is emulated. */
-export function probeBytes({ kind, properties }: Device): number | undefined {
-  if (kind === "cpu") return undefined;
-  return properties.emulated ? 1 << 20 : 1 << 30;
-}
-
 /** Errors: OptionError. */
 export function checkOptions(options: ReplayOptions): void {
   requireInteger("layers", options.layers, 1, options.shape.layers);

@@ -2,7 +2,6 @@ import type { Attention } from "../attention/attention.ts";
 import type { RunTensors } from "../attention/tensors.ts";
 import { type AppendTensors, PagedCache } from "../cache/paged-cache.ts";
 import type { Device } from "../device/device.ts";
-import { readRate } from "../device/probe.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { Sequence } from "../kv/sequence.ts";
 import { drawPlan } from "../plan/draw.ts";
@@ -10,17 +9,11 @@ import { Scheduler } from "../serve/scheduler.ts";
 import type { Step } from "../serve/step.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import { measureAgain, readCeiling } from "./ceiling.ts";
 import { DecodeGraphs } from "./graphs.ts";
 import { keysRead } from "./keys-read.ts";
 import { NoiseModel } from "./noise-model.ts";
-import {
-  cacheOptions,
-  checkOptions,
-  createParts,
-  openDevice,
-  type Parts,
-  probeBytes,
-} from "./parts.ts";
+import { cacheOptions, checkOptions, createParts, openDevice, type Parts } from "./parts.ts";
 import { Random } from "./random.ts";
 import { resultOf } from "./result.ts";
 import { LayerTimer } from "./timer.ts";
@@ -139,7 +132,7 @@ export class Replay implements AsyncDisposable {
   async run(): Promise<ReplayResult> {
     const traffic = this.#traffic;
     const { options, device } = this;
-    const before = await this.#readCeiling();
+    const before = await readCeiling(device, options);
     for (const { request } of traffic.visits) this.#tokensLeft += request.outputTokens;
     this.#started = performance.now();
     while (true) {
@@ -152,15 +145,13 @@ export class Replay implements AsyncDisposable {
     }
     const seconds = this.#now();
     if (this.#steps.length > 0 && this.#planSvg === null) this.#drawPlan();
-    // Others on the machine may have held one of the two back.
-    const readCeilingGBs = Math.max(before, await this.#readCeiling());
-    return resultOf(
+    const result = resultOf(
       {
         traffic,
         steps: this.#steps,
         seconds,
         preemptions: this.scheduler.usage().preemptions,
-        readCeilingGBs,
+        readCeilingGBs: before,
         verified: await this.#verifier.check(),
         device: device.name,
         dtype: this.#attention.options.dtype,
@@ -169,6 +160,9 @@ export class Replay implements AsyncDisposable {
       },
       options,
     );
+    // Who interrupts does not wait for more.
+    if (!result.interrupted) await measureAgain(device, options, result);
+    return result;
   }
 
   /** Frees all that the run held, and the device if the run opened it. */
@@ -180,11 +174,6 @@ export class Replay implements AsyncDisposable {
     const owners = [this.#attention, this.#model, this.#out, this.#verifier, this.#timer];
     for (const owner of [...owners, this.cache]) owner[Symbol.dispose]();
     if (this.ownsDevice) await this.device[Symbol.asyncDispose]();
-  }
-
-  async #readCeiling(): Promise<number> {
-    if (this.options.probe === false) return 0;
-    return await readRate(this.device, probeBytes(this.device));
   }
 
   #now(): number {

@@ -1,3 +1,4 @@
+import { counted } from "../shown.ts";
 import type { Traffic, Visit } from "./traffic.ts";
 import type {
   ReplayOptions,
@@ -42,9 +43,13 @@ export function resultOf(outcome: Outcome, options: ReplayOptions): ReplayResult
     prefixHitRate: lookedUp === 0 ? 0 : found / lookedUp,
     pageUsePeak: most / options.pages,
     kvReadGBs: readRateOf(steps),
-    shape: `${options.shape.name}, ${options.layers} of ${options.shape.layers} layers, ${dtype}`,
+    shape: shapeOf(options, dtype),
     trace: options.trace ?? "requests",
   };
+}
+
+function shapeOf({ shape, layers }: ReplayOptions, dtype: string): string {
+  return `${shape.name}, ${layers} of ${counted(shape.layers, "layer")}, ${dtype}`;
 }
 
 /**

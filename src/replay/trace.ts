@@ -1,5 +1,7 @@
 import { InputError, OptionError } from "../errors.ts";
 import { requireInteger } from "../require.ts";
+import { counted } from "../shown.ts";
+import { Failed, formats, formatsInWords, Malformed, type Parser, type Row } from "./formats.ts";
 import { type Line, readLines } from "./lines.ts";
 import { tokenOf } from "./tokens.ts";
 import type { ReplayRequest } from "./types.ts";
@@ -14,86 +16,118 @@ export interface TraceOptions {
   lenient?: boolean;
   /** Seeds the token ids of traces that hold none. */
   seed?: number;
+  /** Tokens that one of a Mooncake trace's hash ids stands for; default 512. */
+  hashBlock?: number;
 }
-
-/** Formats that `readTrace` knows, by what their first line looks like. */
-export type TraceFormat = "azure-csv" | "mooncake-jsonl";
 
 /** A trace in memory, requests in order of arrival, the first at 0 seconds. */
 export interface Trace {
-  format: TraceFormat;
+  /** Its name, such as azure-csv. */
+  format: string;
   requests: ReplayRequest[];
-  /** Malformed lines left out (lenient only), and what was wrong with the first. */
+  /** Lines left out: requests that failed, and with `lenient` malformed ones. */
   skipped: number;
-  firstSkipped: string | null;
+  /** Why: each reason with how often and where first; empty when none was. */
+  whySkipped: string;
 }
 
-/** Limits on what a file may ask for: tokens of one length, and of all prompts together. */
-const lengthMax = 1 << 22;
+/** Tokens of all prompts together, at most. */
 const promptTokensMax = 1 << 28;
 
-/** Tokens that one of Mooncake's hash ids represents. */
-const blockTokens = 512;
-
-/** What one line says, before scaling. */
-interface Row {
-  /** On the trace's own clock. */
-  seconds: number;
-  promptTokens: number;
-  outputTokens: number;
-  hashIds: readonly number[] | null;
-}
-
-/** A line that is not what it should be; the message is the reason. */
-class Malformed extends Error {}
+/** Tokens of one of the hash ids that Mooncake published. */
+const hashBlockDefault = 512;
 
 /**
- * Reads a serving trace: the Azure 2023 CSV or Mooncake's JSONL, recognised by content.
+ * Reads a serving trace of one of the formats that src/replay/formats.ts lists, recognised by
+ * content, packed by gzip or not.
  * @throws OptionError for options outside their range
  * @throws InputError for a file that cannot be read, of another format, with a malformed line
  *   (naming line and reason), or without a request
  */
 export async function readTrace(path: string, options: TraceOptions = {}): Promise<Trace> {
   const { requests: limit = Infinity, scaleLengths = 1, lenient = false, seed = 1 } = options;
+  const { hashBlock = hashBlockDefault } = options;
   if (limit !== Infinity) requireInteger("requests", limit, 1);
+  requireInteger("hashBlock", hashBlock, 1, 1 << 16);
   requireScale(scaleLengths);
   const requests: ReplayRequest[] = [];
-  let format: TraceFormat | null = null;
-  let skipped = 0;
-  let firstSkipped: string | null = null;
+  const skipped = new Skipped();
+  let found: { format: string; parse: Parser } | undefined;
   let tokens = 0;
   for await (const line of readLines(path)) {
     if (line.text === "") continue;
-    if (format === null) {
-      format = recognise(path, line);
-      if (isHeader(line)) continue;
+    if (found === undefined) {
+      const { format, parse, isHeader } = recognise(path, line, hashBlock);
+      found = { format, parse };
+      if (isHeader) continue;
     }
-    let row: Row;
-    try {
-      row = parse(line, format);
-    } catch (cause) {
-      if (!(cause instanceof Malformed)) throw cause;
-      const error = new InputError(path, line.number, cause.message, malformedFix);
-      if (!lenient) throw error;
-      skipped++;
-      firstSkipped ??= `line ${line.number}: ${cause.message}`;
-      continue;
+    const rows = rowsOf(path, line, found.parse, lenient, skipped);
+    for (let i = 0; i < rows.length && requests.length < limit; i++) {
+      const request = toRequest(rows[i], requests.length, scaleLengths, seed);
+      tokens += request.promptTokens.length;
+      if (tokens > promptTokensMax)
+        throw new InputError(
+          path,
+          line.number,
+          `the prompts up to here hold more than ${promptTokensMax} tokens`,
+          "read fewer requests (--requests) or shorter ones (--scale-lengths).",
+        );
+      requests.push(request);
     }
-    const request = toRequest(row, requests.length, scaleLengths, seed);
-    tokens += request.promptTokens.length;
-    if (tokens > promptTokensMax)
-      throw new InputError(
-        path,
-        line.number,
-        `the prompts up to here hold more than ${promptTokensMax} tokens`,
-        "read fewer requests (--requests) or shorter ones (--scale-lengths).",
-      );
-    requests.push(request);
     if (requests.length >= limit) break;
   }
-  if (requests.length === 0 || format === null)
-    throw new InputError(path, undefined, "it holds no request", "give a trace with requests.");
-  return { format, requests: fromFirstArrival(requests), skipped, firstSkipped };
+  if (requests.length === 0 || found === undefined) throw nothingIn(path, skipped);
+  const { count, reasons } = skipped;
+  const { format } = found;
+  return { format, requests: fromFirstArrival(requests), skipped: count, whySkipped: reasons };
+}
+
+/** Lines that were left out, by reason. */
+class Skipped {
+  count = 0;
+  readonly #byReason = new Map<string, { lines: number; first: string }>();
+
+  add(line: Line, reason: string): void {
+    this.count++;
+    // Numbers differ from line to line, the reason does not.
+    const kind = reason.replace(/\d+|\(got .*\)/g, "");
+    const known = this.#byReason.get(kind);
+    if (known === undefined) {
+      const first = line.number === undefined ? reason : `line ${line.number}: ${reason}`;
+      this.#byReason.set(kind, { lines: 1, first });
+    } else known.lines++;
+  }
+
+  get reasons(): string {
+    const all = [...this.#byReason.values()].sort((a, b) => b.lines - a.lines);
+    return all.map(({ lines, first }) => (lines > 1 ? `${lines} as ${first}` : first)).join("; ");
+  }
+}
+
+function rowsOf(
+  path: string,
+  line: Line,
+  parse: Parser,
+  lenient: boolean,
+  skipped: Skipped,
+): Row[] {
+  try {
+    if (line.text === null) throw new Malformed(line.fault);
+    return parse(line.text);
+  } catch (cause) {
+    if (!(cause instanceof Malformed) && !(cause instanceof Failed)) throw cause;
+    if (cause instanceof Malformed && !lenient)
+      throw new InputError(path, line.number, cause.message, malformedFix);
+    skipped.add(line, cause.message);
+    return [];
+  }
+}
+
+function nothingIn(path: string, { count, reasons }: Skipped): InputError {
+  const fix = "give a trace with requests.";
+  if (count === 0) return new InputError(path, undefined, "it holds no request", fix);
+  const why = `it holds no request: ${counted(count, "line")} skipped, ${reasons}`;
+  return new InputError(path, undefined, why, fix);
 }
 
 const malformedFix = "correct the line, or skip such lines with --lenient.";
@@ -104,116 +138,26 @@ function requireScale(scale: number): void {
   throw new OptionError("scaleLengths", scale, "a number above 0, at most 1000", fix);
 }
 
-const csvHeader = /^timestamp,contexttokens,generatedtokens$/i;
-const csvRow = /^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d+)?(?:Z|\+00:00)?,([^,]*),([^,]*)$/;
-
-function isHeader(line: Line): boolean {
-  return csvHeader.test(line.text ?? "");
-}
-
-function recognise(path: string, line: Line): TraceFormat {
-  const text = line.text ?? "";
-  if (isHeader(line) || csvRow.test(text)) return "azure-csv";
-  if (text.startsWith("{")) return "mooncake-jsonl";
-  throw new InputError(
-    path,
-    line.number,
-    line.fault || "neither the Azure CSV header nor a JSON object",
-    "give an Azure 2023 CSV (TIMESTAMP,ContextTokens,GeneratedTokens) or a Mooncake JSONL file.",
-  );
-}
-
-function parse(line: Line, format: TraceFormat): Row {
-  if (line.text === null) throw new Malformed(line.fault);
-  return format === "azure-csv" ? parseCsv(line.text) : parseJson(line.text);
-}
-
-function parseCsv(text: string): Row {
-  const match = csvRow.exec(text);
-  if (match === null) {
-    const fields = text.split(",").length;
-    throw new Malformed(
-      fields === 3
-        ? `TIMESTAMP must be a date and time such as 2023-11-16 18:15:46.68 (got ${shown(text)})`
-        : `${fields} fields, not the 3 of TIMESTAMP,ContextTokens,GeneratedTokens`,
-    );
+function recognise(path: string, line: Line, hashBlock: number) {
+  for (const { name, start } of line.text === null ? [] : formats) {
+    const started = start(line.text!, { hashBlock });
+    if (started !== undefined) return { format: name, ...started };
   }
-  const milliseconds = Date.parse(`${match[1]}T${match[2]}Z`);
-  if (Number.isNaN(milliseconds)) throw new Malformed(`TIMESTAMP is no date (${shown(text)})`);
-  return {
-    seconds: milliseconds / 1000 + Number(match[3] ?? 0),
-    promptTokens: csvLength("ContextTokens", match[4]),
-    outputTokens: csvLength("GeneratedTokens", match[5]),
-    hashIds: null,
-  };
-}
-
-function csvLength(name: string, text: string): number {
-  // Number("") is 0 and Number("1e3") is 1000: neither is a count in this format.
-  return lengthOf(name, /^\d+$/.test(text) ? Number(text) : text);
-}
-
-function parseJson(text: string): Row {
-  let value: Record<string, unknown>;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    throw new Malformed(`not JSON (${shown(text)})`);
-  }
-  if (typeof value !== "object" || value === null || Array.isArray(value))
-    throw new Malformed("not a JSON object");
-  const { timestamp, input_length: input, output_length: output, hash_ids: ids } = value;
-  if (typeof timestamp !== "number" || !(timestamp >= 0 && timestamp <= 1e15))
-    throw new Malformed(`timestamp must be milliseconds, 0 or more (got ${shown(timestamp)})`);
-  const promptTokens = lengthOf("input_length", input);
-  return {
-    seconds: timestamp / 1000,
-    promptTokens,
-    outputTokens: lengthOf("output_length", output),
-    hashIds: hashIdsOf(ids, promptTokens),
-  };
-}
-
-function hashIdsOf(ids: unknown, promptTokens: number): readonly number[] {
-  if (!Array.isArray(ids)) throw new Malformed(`hash_ids must be an array (got ${shown(ids)})`);
-  const blocks = Math.ceil(promptTokens / blockTokens);
-  if (ids.length !== blocks)
-    throw new Malformed(
-      `hash_ids has ${ids.length} ids where input_length ${promptTokens} takes ${blocks}`,
-    );
-  for (const id of ids as unknown[])
-    if (!Number.isSafeInteger(id) || (id as number) < 0)
-      throw new Malformed(`hash_ids must hold integers of 0 or more (got ${shown(id)})`);
-  return ids as number[];
-}
-
-function lengthOf(name: string, value: unknown): number {
-  if (Number.isSafeInteger(value) && (value as number) >= 1 && (value as number) <= lengthMax)
-    return value as number;
-  throw new Malformed(`${name} must be an integer from 1 to ${lengthMax} (got ${shown(value)})`);
-}
-
-/** A value as a message shows it: short, on one line, without control characters. */
-function shown(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > 60 ? `${text.slice(0, 57)}...` : text;
+  const reason = line.fault || "it is of no format that is known";
+  throw new InputError(path, line.number, reason, `give ${formatsInWords}.`);
 }
 
 /**
  * Scales a row and makes its tokens. A scaled prompt samples the original one evenly, so prompts
- * that share leading hash ids share a prefix at every scale.
+ * that begin alike share a prefix at every scale.
  */
 function toRequest(row: Row, id: number, scale: number, seed: number): ReplayRequest {
   const length = scaled(row.promptTokens, scale);
   const promptTokens = new Int32Array(length);
-  const { hashIds } = row;
+  const { tokenAt } = row;
   for (let i = 0; i < length; i++) {
-    if (hashIds === null) {
-      promptTokens[i] = tokenOf(seed * 65_537 + id, i);
-    } else {
-      const at = Math.min(Math.floor(i / scale), row.promptTokens - 1);
-      promptTokens[i] = tokenOf(hashIds[Math.floor(at / blockTokens)], at % blockTokens);
-    }
+    const at = Math.min(Math.floor(i / scale), row.promptTokens - 1);
+    promptTokens[i] = tokenAt?.(at) ?? tokenOf(seed * 65_537 + id, i);
   }
   const outputTokens = scaled(row.outputTokens, scale);
   return { id, arrivalSeconds: row.seconds, promptTokens, outputTokens };

@@ -149,7 +149,7 @@ describe("bad input: exit code 1 and the reason", () => {
     expect(strict.err).not.toMatch(/\n\s+at /);
     const lenient = await flashbun(...options, "--lenient");
     expect(lenient.code).toBe(0);
-    expect(lenient.err).toMatch(/skipped 1 malformed lines .* the first: line 41: ContextTokens/);
+    expect(lenient.err).toMatch(/skipped 1 line of .*: line 41: ContextTokens/);
     expect(lenient.out).toMatch(/requests +40\n/);
   });
 });

@@ -51,6 +51,7 @@ describe("the summary", () => {
     "kvReadGBs",
     "readCeilingGBs",
     "verified",
+    "interrupted",
     "device",
     "shape",
     "trace",
@@ -94,6 +95,17 @@ describe("the summary", () => {
     const table = summaryTable(summarize(replayResult()));
     expect(table).toMatch(/tokens +300 prompt \+ 11 output/);
     expect(table).toMatch(/KV read rate +6.0 GB\/s, 50.0 % of the measured 12.0/);
+    const above = summaryTable(summarize(replayResult({ readCeilingGBs: 4 })));
+    expect(above).toMatch(
+      /6.0 GB\/s, above the 4.0 that reading memory reached: partly from caches/,
+    );
+    const early = { verified: { checked: 0, failed: 0, maxRelError: 0, misses: [] } };
+    const said = (interrupted: boolean) =>
+      /verified +(.*)/.exec(summaryTable(summarize(replayResult({ ...early, interrupted }))))![1];
+    expect([said(true), said(false)]).toEqual([
+      "nothing, it ended too early",
+      "nothing (--verify 0)",
+    ]);
     expect(table).toMatch(/verified +64 outputs against f64, none off/);
     const verified = { checked: 64, failed: 2, maxRelError: 3, misses: [] };
     expect(summaryTable(summarize(replayResult({ verified })))).toMatch(

@@ -112,7 +112,7 @@ describe("azure", () => {
     });
     expect(lenient.requests.length).toBe(3);
     expect(lenient.skipped).toBe(1);
-    expect(lenient.firstSkipped).toMatch(reason);
+    expect(lenient.whySkipped).toMatch(reason);
   });
 });
 
@@ -173,6 +173,120 @@ describe("mooncake", () => {
   });
 });
 
+describe("burstgpt", () => {
+  const older = `Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
+5,ChatGPT,472,18,490,Conversation log
+45,ChatGPT,1087,230,1317,Conversation log
+118,GPT-4,417,0,417,API log
+`;
+
+  test("times and lengths; requests that failed are left out, and that is said", async () => {
+    const { format, requests, skipped, whySkipped } = await readTrace(file(older));
+    expect(format).toBe("burstgpt-csv");
+    expect(requests.map(({ arrivalSeconds }) => arrivalSeconds)).toEqual([0, 40]);
+    expect(requests.map(({ promptTokens }) => promptTokens.length)).toEqual([472, 1087]);
+    expect(requests.map(({ outputTokens }) => outputTokens)).toEqual([18, 230]);
+    expect(skipped).toBe(1);
+    expect(whySkipped).toBe("line 4: Response tokens is 0: the request failed");
+  });
+
+  test("columns are found by their names", async () => {
+    const names = "Timestamp,Session ID,Model,Request tokens,Response tokens,Total tokens,Log Type";
+    const newer = `${names}\n1.5,7,GPT-4,10,20,30,API log\n`;
+    const { requests } = await readTrace(file(newer));
+    expect([requests[0].promptTokens.length, requests[0].outputTokens]).toEqual([10, 20]);
+    expect((await failure(`${newer}2,7,GPT-4,10,20\n`)).reason).toMatch(/5 fields .* header has 7/);
+    expect((await failure(newer.replace("1.5", "soon"))).reason).toMatch(
+      /Timestamp must be seconds/,
+    );
+  });
+});
+
+describe("sharegpt", () => {
+  const said = (from: string, value: string) => ({ from, value });
+  const conversations = [
+    {
+      id: "a",
+      conversations: [
+        said("human", "What is a page? ".repeat(4)),
+        said("gpt", 'A "page" holds {16} tokens.\\'),
+        said("human", "And a table?"),
+        said("gpt", "It names the pages."),
+      ],
+    },
+    { id: "b", conversations: [said("human", "What is a page? ".repeat(4)), said("gpt", "Ask.")] },
+  ];
+
+  test("each answer is a request; conversations that begin alike share a prefix", async () => {
+    const texts = [
+      JSON.stringify(conversations),
+      JSON.stringify(conversations, null, 2),
+      jsonl(...conversations),
+    ];
+    for (const text of texts) {
+      const { format, requests } = await readTrace(file(text));
+      expect(format).toBe("sharegpt-json");
+      expect(requests.map(({ promptTokens }) => promptTokens.length)).toEqual([16, 26, 16]);
+      expect(requests.map(({ outputTokens }) => outputTokens)).toEqual([7, 5, 1]);
+      const [first, second, third] = requests.map(({ promptTokens }) => promptTokens);
+      expect(second.subarray(0, 16)).toEqual(first);
+      expect(third).toEqual(first);
+      expect(new Set(first).size).toBeGreaterThan(3);
+    }
+    expect((await readTrace(file(texts[0]), { requests: 2 })).requests.length).toBe(2);
+  });
+
+  test("what is wrong is said, and left out if asked for", async () => {
+    const bad = [{ conversations: 5 }, { conversations: [said("human", "alone")] }, {}];
+    const text = JSON.stringify([...bad, ...conversations]).replace("[", '[{"conversations":[7]},');
+    expect((await failure(text)).reason).toMatch(/a turn must have texts/);
+    const { requests, skipped, whySkipped } = await readTrace(file(text), { lenient: true });
+    expect([requests.length, skipped]).toEqual([3, 4]);
+    expect(whySkipped).toMatch(/2 as conversations must be an array; a turn .*; .* no answer/);
+    expect((await failure(JSON.stringify(conversations).slice(0, 60))).reason).toMatch(/no end/);
+  });
+});
+
+describe("hash blocks", () => {
+  const blocks = (size: number) =>
+    jsonl(
+      ...[40, 35, 100].map((length, i) => {
+        const ids = Array.from({ length: Math.ceil(length / size) }, (_, at) => at);
+        return block(1000 * i, length, 5, ids);
+      }),
+    );
+
+  test("of any size, which the message names where another is assumed", async () => {
+    const { requests } = await readTrace(file(blocks(16)), { hashBlock: 16 });
+    expect(requests[1].promptTokens).toEqual(requests[0].promptTokens.subarray(0, 35));
+    expect((await failure(blocks(16))).reason).toBe(
+      "hash_ids has 3 ids where input_length 40 takes 1 of 512 tokens each; " +
+        "blocks of 16 would fit: --hash-block 16",
+    );
+    const skipped = await failure(blocks(16), { lenient: true });
+    expect(skipped.reason).toStartWith(
+      "it holds no request: 3 lines skipped, 3 as line 1: hash_ids",
+    );
+    for (const hashBlock of [0, 1.5, 2 ** 20])
+      expect(readTrace(file(blocks(16)), { hashBlock })).rejects.toBeInstanceOf(OptionError);
+  });
+});
+
+describe("packed by gzip", () => {
+  test("every format is read, whatever the file is called; damage is said", async () => {
+    for (const text of [azure, jsonl(block(0, 100, 5, [1])), '[{"conversations":[]}]']) {
+      const plain = await readTrace(file(text)).catch((error: Error) => error.message.slice(-60));
+      const packed = Bun.gzipSync(Buffer.from(text));
+      const read = await readTrace(file(packed)).catch((error: Error) => error.message.slice(-60));
+      expect(read).toEqual(plain);
+    }
+    const packed = Bun.gzipSync(Buffer.from(azure));
+    expect((await failure(packed.slice(0, 40))).reason).toMatch(/gzip packed is|cannot be read/);
+    packed.fill(7, 20, 40);
+    expect((await failure(packed)).reason).toMatch(/gzip packed is|cannot be read/);
+  });
+});
+
 describe("files", () => {
   test("an absent file and a folder are typed errors", async () => {
     await expect(readTrace(join(folder, "absent.csv"))).rejects.toThrow(
@@ -185,11 +299,14 @@ describe("files", () => {
   test("empty, blank, header only", async () => {
     for (const text of ["", "\n\n", `${header}\n`])
       expect((await failure(text)).reason).toBe("it holds no request");
-    expect((await failure(`${header}\nx\n`, { lenient: true })).reason).toBe("it holds no request");
+    const skipped = await failure(`${header}\nx\n`, { lenient: true });
+    expect(skipped.reason).toStartWith(
+      "it holds no request: 1 line skipped, line 2: 1 fields, not",
+    );
   });
 
   test("other formats and binaries", async () => {
-    expect((await failure("a,b,c\n1,2,3\n")).reason).toMatch(/neither the Azure CSV/);
+    expect((await failure("a,b,c\n1,2,3\n")).reason).toMatch(/of no format/);
     expect((await failure(new Uint8Array([0xff, 0xfe, 10]))).reason).toMatch(/not UTF-8/);
     const latin = Buffer.concat([Buffer.from(azure), Buffer.from([0x32, 0xe9, 0x0a])]);
     const error = await failure(latin);

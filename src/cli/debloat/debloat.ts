@@ -14,7 +14,7 @@ export function addDebloat(root: Command, end: (exitCode: number) => void): void
   const debloat = root
     .command("debloat")
     .description("find and remove what a CUDA library ships and never runs")
-    .helpCommand(false);
+    .helpCommand("help [command]", "print the help of a command");
   addInspect(debloat, end);
   addShrink(debloat, end);
   addVerify(debloat, end);
@@ -139,7 +139,7 @@ function addProfile(debloat: Command, end: (exitCode: number) => void): void {
   const profile = debloat
     .command("profile")
     .description("join, compare and print profiles that trace wrote")
-    .helpCommand(false);
+    .helpCommand("help [command]", "print the help of a command");
   profile
     .command("merge")
     .description("write one profile that holds what all of them hold")

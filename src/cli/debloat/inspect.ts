@@ -1,8 +1,9 @@
 import { basename } from "node:path";
+import { counted } from "../../shown.ts";
 import { inspectLibrary, type Inspection } from "../../debloat/inspect/inspect.ts";
 import { treemapPage } from "../../debloat/inspect/treemap.ts";
 import { Pool } from "../../debloat/pool/pool.ts";
-import { requireWritable, writeWhole } from "../files.ts";
+import { inputs, requireWritable, textStream, writeWhole } from "../outputs.ts";
 import { megabytes, share, table } from "../table.ts";
 
 /** Options of `flashbun debloat inspect`, as the command line parsed them. */
@@ -19,14 +20,15 @@ export interface InspectArguments {
  * @throws FlashbunError for files that cannot be read and outputs that cannot be written
  */
 export async function inspectCommand(files: string[], options: InspectArguments): Promise<number> {
-  requireWritable("--json", options.json);
-  requireWritable("--html", options.html);
+  const outputs = { "--json": options.json, "--html": options.html };
+  requireWritable(outputs, inputs(files));
+  const text = textStream(outputs);
   using pool = new Pool();
   const found: Inspection[] = [];
   for (const file of files) {
     const inspection = await inspectLibrary(file, pool, options.kernels);
     found.push(inspection);
-    if (!options.quiet) process.stdout.write(`${summaryOf(inspection)}\n`);
+    if (!options.quiet) text.write(`${summaryOf(inspection)}\n`);
     // The mapping of a library goes with its object, and the next one may be as large.
     Bun.gc(true);
   }
@@ -101,6 +103,8 @@ function notes({ containers, opaque }: Inspection): string {
     ...opaque.map(({ section, bytes, reason }) => {
       return `  left as it is, ${megabytes(bytes)} of ${section}: ${reason}\n`;
     }),
-    ...(odd.length === 0 ? [] : [`  left as they are, ${odd.length} images: ${odd[0].note}\n`]),
+    ...(odd.length === 0
+      ? []
+      : [`  left as they are, ${counted(odd.length, "image")}: ${odd[0].note}\n`]),
   ].join("");
 }

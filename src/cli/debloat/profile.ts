@@ -5,14 +5,15 @@ import {
   profileFigures,
   subtractProfiles,
 } from "../../debloat/profile/profile.ts";
+import { counted } from "../../shown.ts";
 import { formatProfile } from "../../debloat/profile/text.ts";
-import { requireWritable, writeWhole } from "../files.ts";
+import { requireWritable, writeWhole } from "../outputs.ts";
 import { megabytes, table } from "../table.ts";
 import { readProfile } from "./trace.ts";
 
 /** Writes one profile with the contents of all. */
 export async function profileMerge(files: string[], options: { output: string }): Promise<number> {
-  requireWritable("--output", options.output);
+  requireWritable({ "--output": options.output });
   const merged = mergeProfiles(...files.map(readProfile));
   await writeWhole(options.output, formatProfile(merged));
   return 0;
@@ -66,7 +67,9 @@ function describe(profile: Profile, names = false): string {
   const lines = rows.length === 0 ? "" : table([head, ...rows], [0, 6]);
   const [kernels, images] = [unresolved.kernels.length, unresolved.cubins.length];
   const rest =
-    kernels + images === 0 ? "" : `  in no library: ${kernels} kernels, ${images} images\n`;
+    kernels + images === 0
+      ? ""
+      : `  in no library: ${counted(kernels, "kernel")}, ${counted(images, "image")}\n`;
   const listed = [...Object.values(libraries), unresolved].flatMap(({ kernels }) => kernels);
   return lines + rest + (names ? listed.map((name) => `  ${name}\n`).join("") : "");
 }

@@ -1,5 +1,6 @@
 import { basename } from "node:path";
 import { runShrunk } from "../../debloat/run.ts";
+import { counted } from "../../shown.ts";
 import { megabytes, share } from "../table.ts";
 import { readProfile } from "./trace.ts";
 
@@ -33,10 +34,11 @@ export async function debloatRun(command: string[], options: RunArguments): Prom
   const { libraries, bytesBefore, bytesAfter, pagesBack, ended } = run;
   const sizes = `${megabytes(bytesBefore)} -> ${megabytes(bytesAfter)}`;
   const saved = share(bytesAfter - bytesBefore, bytesBefore);
-  say(`${libraries} shrunk libraries, ${sizes}, ${saved}; ${ended.seconds.toFixed(2)} s`);
+  const count = counted(libraries, "shrunk library", "shrunk libraries");
+  say(`${count}, ${sizes}, ${saved}; ${ended.seconds.toFixed(2)} s`);
   for (const [library, pages] of pagesBack)
     say(
-      `${pages} removed pages of ${basename(library)} were needed and came back: ` +
+      `${counted(pages, "removed page")} of ${basename(library)} needed after all, and back: ` +
         "trace this run too, with --append",
     );
   return ended.exitCode;

@@ -8,7 +8,8 @@ import type { ShrinkReport } from "../../debloat/shrink/decide.ts";
 import type { ShrinkOptions } from "../../debloat/shrink/options.ts";
 import { shrinkLibrary, sidecarName } from "../../debloat/shrink/shrink.ts";
 import { DebloatError, OptionError } from "../../errors.ts";
-import { requireWritable, writeWhole } from "../files.ts";
+import { inputs, requireWritable, textStream, writeWhole } from "../outputs.ts";
+import { counted } from "../../shown.ts";
 import { megabytes, share, table } from "../table.ts";
 
 /** Options of `flashbun debloat shrink`, as the command line parsed them. */
@@ -33,8 +34,12 @@ export interface ShrinkArguments {
  * @throws FlashbunError; libraries before the one that failed are written
  */
 export async function shrinkCommand(files: string[], options: ShrinkArguments): Promise<number> {
-  requireWritable("--json", options.json);
+  const outputs = { "--json": options.json };
+  requireWritable(outputs, inputs(files));
+  const text = textStream(outputs);
   requireOneOutputEach(files);
+  // Files are written in one go: an end in between would leave a part of one.
+  process.on("SIGINT", () => process.exit(130)).on("SIGTERM", () => process.exit(143));
   const { output, sidecar, profile: profilePath, json, quiet, ...rest } = options;
   const profile = profilePath === undefined ? undefined : readProfile(profilePath);
   using pool = new Pool();
@@ -50,12 +55,12 @@ export async function shrinkCommand(files: string[], options: ShrinkArguments): 
     };
     const report = await shrinkLibrary(file, path, library, pool);
     reports.push(report);
-    if (!quiet) process.stdout.write(lineOf(report));
-    if (!quiet && output === undefined) process.stdout.write(`${reasonsOf(report)}\n`);
+    if (!quiet) text.write(lineOf(report));
+    if (!quiet && output === undefined) text.write(`${reasonsOf(report)}\n`);
     // The mapping of a library goes with its object, and the next one may be as large.
     Bun.gc(true);
   }
-  if (!quiet) process.stdout.write(totalOf(reports, performance.now() - started));
+  if (!quiet) text.write(totalOf(reports, performance.now() - started));
   if (json !== undefined)
     await writeWhole(json, `${JSON.stringify(reports.map(asJson), undefined, 1)}\n`);
   return 0;
@@ -141,7 +146,7 @@ function reasonsOf({ device }: ShrinkReport): string {
     return [`  ${action}`, section, arch, String(images), megabytes(bytes), reason];
   });
   const more = sorted.length - shown.length;
-  const rest = more > 0 ? `  and ${more} more lines: --json lists every item\n` : "";
+  const rest = more > 0 ? `  and ${counted(more, "more line")}: --json lists every item\n` : "";
   return table(shown, [0, 1, 2, 5]) + rest;
 }
 
@@ -154,7 +159,7 @@ function totalOf(reports: readonly ShrinkReport[], milliseconds: number): string
     const [from, to] = [sum("before", part), sum("after", part)];
     return `${megabytes(from)} -> ${megabytes(to)}, ${share(to - from, from)}`;
   };
-  const count = `${reports.length} ${reports.length === 1 ? "library" : "libraries"}`;
+  const count = counted(reports.length, "library", "libraries");
   const seconds = (milliseconds / 1e3).toFixed(1);
   return `${count} in ${seconds} s: files ${change("file")}; fat binaries ${change("fatbin")}\n`;
 }

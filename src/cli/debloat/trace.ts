@@ -3,7 +3,8 @@ import { mergeProfiles, type HostMode, type Profile } from "../../debloat/profil
 import { formatProfile, parseProfile } from "../../debloat/profile/text.ts";
 import { traceCommand } from "../../debloat/profile/trace.ts";
 import { OptionError } from "../../errors.ts";
-import { requireWritable, writeWhole } from "../files.ts";
+import { counted } from "../../shown.ts";
+import { requireWritable, writeWhole } from "../outputs.ts";
 import { share } from "../table.ts";
 
 /** Options of `flashbun debloat trace`, as the command line parsed them. */
@@ -22,7 +23,7 @@ export interface TraceArguments {
  */
 export async function debloatTrace(command: string[], options: TraceArguments): Promise<number> {
   const { output, host, append, cupti, quiet } = options;
-  requireWritable("--output", output);
+  requireWritable({ "--output": output });
   if (cupti !== undefined && !existsSync(cupti))
     throw new OptionError("--cupti", cupti, "the path of libcupti", "give a file that is there.");
   // A profile that cannot be added to is refused before the run, not after.
@@ -33,9 +34,9 @@ export async function debloatTrace(command: string[], options: TraceArguments): 
   say(summaryOf(traced.profile));
   const { ended, processes, tracerSeconds, functions } = traced;
   const milliseconds = (1000 * tracerSeconds).toFixed(1);
-  const entered = functions > 0 ? `, ${functions} functions entered` : "";
+  const entered = functions > 0 ? `, ${counted(functions, "function")} entered` : "";
   say(
-    `${processes} ${processes === 1 ? "process" : "processes"} in ${ended.seconds.toFixed(2)} s` +
+    `${counted(processes, "process", "processes")} in ${ended.seconds.toFixed(2)} s` +
       `${entered}; the tracer took ${milliseconds} ms (${share(tracerSeconds, ended.seconds)})`,
   );
   say(`profile in ${output}`);
@@ -47,8 +48,9 @@ function summaryOf({ libraries, unresolved }: Profile): string {
   const kernels = all.reduce((sum, library) => sum + library.kernels.length, 0);
   const cubins = all.reduce((sum, library) => sum + library.cubins.length, 0);
   const elsewhere = unresolved.kernels.length;
-  const rest = elsewhere > 0 ? `, ${elsewhere} more kernels that no library holds` : "";
-  return `${all.length} libraries, ${kernels} kernels in ${cubins} images${rest}`;
+  const rest = elsewhere > 0 ? `, ${counted(elsewhere, "more kernel")} that no library holds` : "";
+  const held = `${counted(kernels, "kernel")} in ${counted(cubins, "image")}`;
+  return `${counted(all.length, "library", "libraries")}, ${held}${rest}`;
 }
 
 /**

@@ -16,7 +16,8 @@ import { redirectTo } from "../../debloat/process/redirect.ts";
 import { sidecarName } from "../../debloat/shrink/shrink.ts";
 import { type Check, checked, verifyLibrary } from "../../debloat/verify/verify.ts";
 import { OptionError } from "../../errors.ts";
-import { requireWritable, writeWhole } from "../files.ts";
+import { counted } from "../../shown.ts";
+import { inputs, requireWritable, textStream, writeWhole } from "../outputs.ts";
 import { loadProgram } from "./load.ts";
 
 /** Options of `flashbun debloat verify`, as the command line parsed them. */
@@ -39,9 +40,11 @@ interface Pair {
  * @throws FlashbunError for files that cannot be read
  */
 export async function verifyCommand(files: string[], options: VerifyArguments): Promise<number> {
-  requireWritable("--json", options.json);
+  const outputs = { "--json": options.json };
+  requireWritable(outputs, inputs(files));
   const pairs = pairsOf(files, options.sidecar);
-  const say = (text: string) => options.quiet || process.stdout.write(text);
+  const stream = textStream(outputs);
+  const say = (text: string) => options.quiet || stream.write(text);
   const found: (Pair & { checks: Check[] })[] = [];
   for (const pair of pairs) {
     say(`${basename(pair.original)}\n`);
@@ -59,7 +62,7 @@ export async function verifyCommand(files: string[], options: VerifyArguments): 
   const wrong = [...found.flatMap(({ checks }) => checks), ...runs].filter(
     ({ verdict }) => verdict === "wrong",
   );
-  say(wrong.length === 0 ? "all is right\n" : `${wrong.length} checks failed\n`);
+  say(wrong.length === 0 ? "all is right\n" : `${counted(wrong.length, "check")} failed\n`);
   return wrong.length === 0 ? 0 : 1;
 }
 
@@ -198,7 +201,7 @@ function endOf({ end, stderr }: Outcome): string {
 }
 
 function pagedBack({ paged }: Outcome): string {
-  return paged === 0 ? "" : `, ${paged} runs of host code came back`;
+  return paged === 0 ? "" : `, ${counted(paged, "run")} of host code came back`;
 }
 
 /** readelf may not warn of anything that it did not warn of before. */

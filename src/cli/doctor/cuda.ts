@@ -7,20 +7,20 @@ import { ImageCache } from "../../jit/cache.ts";
 import { embeddedImages } from "../../jit/embedded.ts";
 import { findNvrtc, pinnedVersion } from "../../jit/nvrtc.ts";
 import { operatorSources } from "../../jit/operators.ts";
+import { counted } from "../../shown.ts";
 import { megabytes } from "../jit/list.ts";
-
-type Say = (name: string, value: string, ok?: boolean) => void;
+import type { Say } from "./finding.ts";
 
 /** Prints what there is of CUDA: driver, compiler, embedded and cached kernels, and each GPU. */
 export async function lookAtCuda(say: Say): Promise<void> {
   const driver = lookAtDriver(say);
-  lookAtKernels(say);
+  lookAtKernels(say, driver !== undefined);
   for (let ordinal = 0; ordinal < (driver?.deviceCount ?? 0); ordinal++) {
     try {
       await lookAtGpu(say, ordinal);
     } catch (error) {
       if (!(error instanceof FlashbunError)) throw error;
-      say(`cuda:${ordinal}`, error.message, false);
+      say(`cuda:${ordinal}`, error.message, "FAIL");
     }
   }
 }
@@ -29,28 +29,34 @@ export async function lookAtCuda(say: Say): Promise<void> {
 function lookAtDriver(say: Say): Driver | undefined {
   try {
     const driver = openDriver();
-    const gpus = driver.deviceCount === 1 ? "1 GPU" : `${driver.deviceCount} GPUs`;
+    const gpus = counted(driver.deviceCount, "GPU");
     say("driver", `CUDA ${driver.version}, ${gpus}${driver.emulated ? ", emulated" : ""}`);
     return driver;
   } catch (error) {
     if (!(error instanceof DriverError)) throw error;
-    say("driver", error.message, error.absent && !process.env["FLASHBUN_LIBCUDA"]);
+    const isAbsent = error.absent && !process.env["FLASHBUN_LIBCUDA"];
+    say("driver", error.message, isAbsent ? "none" : "FAIL");
     return undefined;
   }
 }
 
-function lookAtKernels(say: Say): void {
+/** A compiler is missed where there is a driver. */
+function lookAtKernels(say: Say, isNeeded: boolean): void {
   const { found, tried } = findNvrtc();
   const apart = found?.version === pinnedVersion ? "" : `, images are those of ${pinnedVersion}`;
   const none = `not found (${tried.length} places); only embedded and cached kernels run`;
-  say("NVRTC", found === undefined ? none : `${found.version}, ${found.library}${apart}`);
+  if (found !== undefined) say("NVRTC", `${found.version}, ${found.library}${apart}`);
+  else say("NVRTC", none, isNeeded ? "warn" : "none");
   const embedded = [...embeddedImages().values()];
   const bytes = embedded.reduce((sum, image) => sum + image.bytes.length, 0);
-  say("embedded", `${embedded.length} images, ${megabytes(bytes)}`);
+  say("embedded", `${counted(embedded.length, "image")}, ${megabytes(bytes)}`);
   const cache = new ImageCache();
   const held = cache.contents();
-  const content = held && `${held.images} images, ${megabytes(held.bytes)}`;
-  say("cache", `${cache.directory}: ${content ?? "not used"}`, held !== undefined);
+  const content = held && `${counted(held.images, "image")}, ${megabytes(held.bytes)}`;
+  const failure = cache.writeFailure();
+  if (content === undefined) say("cache", `${cache.directory}: not used`, "FAIL");
+  else if (failure === undefined) say("cache", `${cache.directory}: ${content}`);
+  else say("cache", `${cache.directory} cannot be written (${failure}): ${content}`, "warn");
 }
 
 async function lookAtGpu(say: Say, ordinal: number): Promise<void> {

@@ -6,23 +6,27 @@ import { type CpuLevel, cpuLevels } from "../../device/open.ts";
 import { readRate } from "../../device/probe.ts";
 import { FlashbunError } from "../../errors.ts";
 import { attend, libraryPath, Tensor } from "../../index.ts";
-import { requireWritable, writeWhole } from "../files.ts";
+import { requireWritable, textStream, writeWhole } from "../outputs.ts";
 import { lookAtCuda } from "./cuda.ts";
+import type { Say, State } from "./finding.ts";
 
-/** One thing that was looked at: `ok` is false when something is wrong with it. */
 interface Finding {
   name: string;
+  state: State;
+  /** Whether the state is "ok". */
   ok: boolean;
   value: string;
 }
 
-/** Checks what flashbun needs, prints it, and returns 1 when something is missing or wrong. */
+/** Checks what flashbun needs, prints it, and returns 1 when something is wrong. */
 export async function doctor(options: { json?: string }): Promise<number> {
-  requireWritable("--json", options.json);
+  const outputs = { "--json": options.json };
+  requireWritable(outputs);
+  const text = textStream(outputs);
   const findings: Finding[] = [];
-  const say = (name: string, value: string, ok = true) => {
-    findings.push({ name, ok, value });
-    process.stdout.write(`${ok ? "ok  " : "FAIL"}  ${name.padEnd(10)}  ${value}\n`);
+  const say: Say = (name, value, state = "ok") => {
+    findings.push({ name, state, ok: state === "ok", value });
+    text.write(`${state.padEnd(4)}  ${name.padEnd(10)}  ${value}\n`);
   };
   say("flashbun", `${version} on Bun ${process.versions.bun}, ${process.platform} ${process.arch}`);
   try {
@@ -32,22 +36,24 @@ export async function doctor(options: { json?: string }): Promise<number> {
     await lookAtCuda(say);
   } catch (error) {
     if (!(error instanceof FlashbunError)) throw error;
-    say("device", error.message, false);
+    say("device", error.message, "FAIL");
   }
   if (options.json !== undefined)
     await writeWhole(options.json, `${JSON.stringify({ findings }, null, 2)}\n`);
-  return findings.every(({ ok }) => ok) ? 0 : 1;
+  return findings.some(({ state }) => state === "FAIL") ? 1 : 0;
 }
 
-async function lookAtCpu(say: (name: string, value: string, ok?: boolean) => void) {
+async function lookAtCpu(say: Say) {
   await using device = await Device.open("cpu");
   const cache = (device.lastLevelCacheBytes / 2 ** 20).toFixed(0);
   const memory = (totalmem() / 2 ** 30).toFixed(0);
   say("device", `${device.name}, ${cache} MiB of last-level cache, ${memory} GiB of memory`);
   for (const level of cpuLevels) {
     const worst = await errorAt(level);
-    if (worst === undefined) say(level, "not on this processor");
-    else say(level, `attention against f64: largest error ${worst.toExponential(1)}`, worst < 1e-4);
+    const state = worst === undefined ? "none" : worst < 1e-4 ? "ok" : "FAIL";
+    const error = worst?.toExponential(1);
+    const right = `attention against f64: largest error ${error}`;
+    say(level, worst === undefined ? "not on this processor" : right, state);
   }
   say("reading", `${(await readRate(device)).toFixed(1)} GB/s`);
 }

@@ -1,4 +1,5 @@
 import { ImageCache } from "../../jit/cache.ts";
+import { counted } from "../../shown.ts";
 import { megabytes } from "./list.ts";
 
 /** Removes the images of the kernel cache; returns the exit code. */
@@ -7,6 +8,7 @@ export function jitClear(): number {
   const removed = cache.clear();
   if (removed === undefined) return 1;
   const { images, bytes } = removed;
-  process.stdout.write(`removed ${images} images, ${megabytes(bytes)} from ${cache.directory}\n`);
+  const removedImages = `${counted(images, "image")}, ${megabytes(bytes)}`;
+  process.stdout.write(`removed ${removedImages} from ${cache.directory}\n`);
   return 0;
 }

@@ -5,7 +5,7 @@ export function addJit(root: Command, done: (exitCode: number) => void): void {
   const jit = root
     .command("jit")
     .description("compile kernels ahead of their first use; look at the cache of kernels")
-    .helpCommand(false);
+    .helpCommand("help [command]", "print the help of a command");
   jit
     .command("warm")
     .argument("<files...>", "modules whose default export is options of an attention, or a list")

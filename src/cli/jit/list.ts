@@ -1,4 +1,5 @@
 import { ImageCache } from "../../jit/cache.ts";
+import { counted } from "../../shown.ts";
 
 /** Lists the images of the kernel cache, the oldest first; returns the exit code. */
 export function jitList(): number {
@@ -12,7 +13,9 @@ export function jitList(): number {
     process.stdout.write(`${hash.slice(0, 12)}  ${when}  ${size}  ${what}\n`);
   }
   const bytes = images.reduce((sum, image) => sum + image.bytes, 0);
-  process.stdout.write(`${images.length} images, ${megabytes(bytes)} in ${cache.directory}\n`);
+  process.stdout.write(
+    `${counted(images.length, "image")}, ${megabytes(bytes)} in ${cache.directory}\n`,
+  );
   return 0;
 }
 

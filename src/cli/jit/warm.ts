@@ -11,10 +11,12 @@ import {
 import { Device } from "../../device/device.ts";
 import { openDriver } from "../../device/open.ts";
 import { jitTarget, operatorImages } from "../../device/operators.ts";
-import { DriverError, FlashbunError, InputError, OptionError } from "../../errors.ts";
+import { DriverError, FlashbunError, InputError, OptionError, OutputError } from "../../errors.ts";
 import { architectureFacts } from "../../jit/architectures.ts";
+import { ImageCache } from "../../jit/cache.ts";
 import type { Image } from "../../jit/image.ts";
 import type { Target } from "../../jit/target.ts";
+import { counted } from "../../shown.ts";
 
 /** For what `jit warm` compiles. */
 interface Goal {
@@ -39,6 +41,14 @@ export async function jitWarm(
   files: readonly string[],
   options: { arch?: string },
 ): Promise<number> {
+  const cache = new ImageCache();
+  const failure = cache.writeFailure();
+  if (failure !== undefined)
+    throw new OutputError(
+      cache.directory,
+      `kernels cannot be kept there (${failure})`,
+      "make it writable for you alone, or name another folder by FLASHBUN_CACHE.",
+    );
   const attentions = (await Promise.all(files.map(wishesOf))).flat();
   const { facts, target } = await goalOf(options.arch);
   const wishes = [
@@ -124,7 +134,7 @@ function summaryOf(images: readonly Image[], ms: number): string {
     const count = images.filter((image) => image.origin === origin).length;
     return count === 0 ? [] : [`${count} ${origin}`];
   });
-  return `${images.length} kernels, ${counts.join(", ")} (${(ms / 1000).toFixed(2)} s)`;
+  return `${counted(images.length, "kernel")}, ${counts.join(", ")} (${(ms / 1000).toFixed(2)} s)`;
 }
 
 /** A line once compiling takes longer than a second: moving on a terminal, new ones in a log. */
