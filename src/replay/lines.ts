@@ -123,7 +123,7 @@ class ItemSplitter {
 const itemBytesMax = 1 << 24;
 
 /**
- * The lines of a file, or the items where it is a JSON array, unpacked if gzip packed it; read piece
+ * The lines of a file, or the items of a JSON array, unpacked where gzip packed them; read piece
  * by piece, and closed when reading stops early.
  * @throws InputError when the file cannot be read
  */
