@@ -91,10 +91,10 @@ describe.each(await targetsHere())("runs on $name", (target) => {
   test.each(["e", "2"] as const)("the LSE of one key with logit 0 is 0 in base %s", (lseBase) => {
     for (const queries of [1, 40]) {
       using rig = new Rig(device, caseOf("zero", { ...shape, lseBase, causal: false }));
-      const { dtype, kvDtype } = rig.c;
+      const { dtype, kvDtype, outDtype } = rig.c;
       using q = Tensor.zeros(device, [queries, 4, 32], dtype);
       using k = Tensor.randomNormal(device, [1, 2, 32], kvDtype, { seed: 1 });
-      using out = Tensor.zeros(device, [queries, 4, 32], dtype);
+      using out = Tensor.zeros(device, [queries, 4, 32], outDtype);
       using lse = poisoned(device, [queries, 4], "f32");
       rig.attention.plan(raggedBatch([queries], [1]));
       rig.attention.run({ q, k, v: k, out, lse });
