@@ -50,7 +50,7 @@ FB_DEVICE void merge_pairs(const fb_attention_params& p, const fb_merge_record& 
 }
 
 FB_KERNEL(attention_merge, fb_attention_params, FB_THREADS, Variant::has_output ? 4 : 6) {
-    FB_SHARED(MergeRoom<1>, room, [1]);
+    FB_SHARED(MergeRoom, room, [1]);
     // What comes next may start while the attention kernel drains: it waits for this one anyway.
     pdl_launch_dependents();
     const int share = max(1, int(gridDim.x) / max(1, p.merge_count));

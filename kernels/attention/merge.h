@@ -74,57 +74,45 @@ FB_DEVICE void move_base(Slice& s, float base) {
     s.out = make_float4(s.out.x * keep, s.out.y * keep, s.out.z * keep, s.out.w * keep);
 }
 
-// Merges parts [from, to) of N pieces, by a whole warp, a flight at a time: what all pieces need is
-// asked for before the first of it is used. A lane looks up a part.
-template <int N>
-FB_DEVICE void merge_parts(const fb_attention_params& p, const int32_t* parts,
-                           const MergePiece (&pieces)[N], int from, int to,
-                           Slice (&slices)[N]) {
+// Merges parts [from, to) of a piece, by a whole warp, a flight at a time. A lane looks up a part.
+FB_DEVICE Slice merge_parts(const fb_attention_params& p, const int32_t* parts,
+                            const MergePiece& piece, int from, int to) {
     const int lane = int(threadIdx.x % 32);
     const auto* sums = reinterpret_cast<const float*>(p.partial_lse);
-    const auto* values = reinterpret_cast<const float*>(p.partial_out);
-    FB_UNROLL
-    for (int n = 0; n < N; n++) slices[n] = {no_state_yet, 0, make_float4(0, 0, 0, 0)};
+    // Lanes past the last column read the first ones, and write nothing.
+    const int column = piece.column < p.value_dim ? piece.column : 0;
+    const auto* values = reinterpret_cast<const uint8_t*>(p.partial_out) + column * 4;
+    const uint32_t row_bytes = uint32_t(p.value_dim) * 4;
+    Slice s = {no_state_yet, 0, make_float4(0, 0, 0, 0)};
+    FB_NO_UNROLL
     for (int first = from; first < to; first += flight) {
         const int count = min(flight, to - first);
-        const int32_t at = parts[first + min(lane, count - 1)];
-        float exponents[N];
-        float4 x[N][flight];
+        // Past the last part, it again.
+        const int32_t row = parts[first + min(lane, count - 1)] + piece.index;
+        const float exponent = Variant::softmax ? sums[row] * log2_e : 0;
+        float4 x[flight];
         FB_UNROLL
-        for (int n = 0; n < N; n++) {
-            const int32_t row = at + pieces[n].index;
-            exponents[n] = Variant::softmax ? sums[row] * log2_e : 0;
+        for (int i = 0; i < flight; i++) {
+            const uint32_t part = uint32_t(__shfl_sync(~0u, row, i));
+            x[i] = *reinterpret_cast<const float4*>(values + uint64_t(part) * row_bytes);
+        }
+        float weight = lane < count ? 1 : 0;
+        if (Variant::softmax) {
+            float top = lane < count ? exponent : -FB_INFINITY;
             FB_UNROLL
-            for (int i = 0; i < flight; i++) {
-                const int64_t part = __shfl_sync(~0u, row, i);
-                x[n][i] = make_float4(0, 0, 0, 0);
-                if (pieces[n].column >= p.value_dim || i >= count) continue;
-                x[n][i] = *reinterpret_cast<const float4*>(values + part * p.value_dim +
-                                                           pieces[n].column);
-            }
+            for (int distance = flight / 2; distance > 0; distance /= 2)
+                top = fmaxf(top, __shfl_xor_sync(~0u, top, distance));
+            move_base(s, fmaxf(s.base, __shfl_sync(~0u, top, 0)));
+            weight = lane < count ? exp2_approx(exponent - s.base) : 0;
         }
         FB_UNROLL
-        for (int n = 0; n < N; n++) {
-            Slice& s = slices[n];
-            float weight = lane < count ? 1 : 0;
-            if (Variant::softmax) {
-                float top = lane < count ? exponents[n] : -FB_INFINITY;
-                FB_UNROLL
-                for (int distance = flight / 2; distance > 0; distance /= 2)
-                    top = fmaxf(top, __shfl_xor_sync(~0u, top, distance));
-                move_base(s, fmaxf(s.base, __shfl_sync(~0u, top, 0)));
-                weight = lane < count ? exp2_approx(exponents[n] - s.base) : 0;
-                float sum = weight;
-                FB_UNROLL
-                for (int distance = flight / 2; distance > 0; distance /= 2)
-                    sum += __shfl_xor_sync(~0u, sum, distance);
-                s.sum += __shfl_sync(~0u, sum, 0);
-            }
-            FB_UNROLL
-            for (int i = 0; i < flight; i++)
-                add_weighted(s.out, x[n][i], __shfl_sync(~0u, weight, i));
+        for (int i = 0; i < flight; i++) {
+            const float part = __shfl_sync(~0u, weight, i);
+            s.sum += part;
+            if (i < count) add_weighted(s.out, x[i], part);
         }
     }
+    return s;
 }
 
 // ---- store
@@ -178,54 +166,51 @@ FB_DEVICE void write_piece(const fb_attention_params& p, const MergePiece& piece
 
 // ---- the rows of a merge
 
-// Pieces that a block merges at once.
-template <int N> struct MergeRoom {
-    Slice slices[N][slice_count][32];
+struct MergeRoom {
+    Slice slices[slice_count][32];
 };
 
-// Pieces first, first + stride and so on of a merge, by a whole block, N at a time.
-template <int N>
+// The slices of a piece in order.
+FB_DEVICE Slice join_slices(const MergeRoom& room) {
+    const int lane = int(threadIdx.x % 32);
+    Slice sum = room.slices[0][lane];
+    FB_NO_UNROLL
+    for (int s = 1; s < slice_count; s++) {
+        Slice next = room.slices[s][lane];
+        const float base = fmaxf(sum.base, next.base);
+        move_base(sum, base);
+        move_base(next, base);
+        sum.sum += next.sum;
+        add_weighted(sum.out, next.out, 1);
+    }
+    return sum;
+}
+
+// Pieces first, first + stride and so on of a merge, by a whole block. Little code: it comes into
+// the instruction cache at the end of a kernel, to run once.
 FB_DEVICE void merge_pieces(const fb_attention_params& p, const fb_merge_record& m,
-                            const int32_t* parts, int first, int stride, MergeRoom<N>& room) {
+                            const int32_t* parts, int first, int stride, MergeRoom& room) {
     const int warp = int(threadIdx.x) / 32;
     const int lane = int(threadIdx.x % 32);
+    const bool alone = m.part_count <= few_parts;
+    const int slices = alone ? 1 : slice_count;
     const int count = piece_count(p, m);
-    if (m.part_count <= few_parts) {
-        for (int i = first + warp * stride; i < count; i += stride * merge_warps) {
-            const MergePiece piece[1] = {merge_piece(p, m, i)};
-            Slice slice[1];
-            merge_parts(p, parts, piece, 0, m.part_count, slice);
-            write_piece(p, piece[0], slice[0]);
+    const int step = alone ? stride * merge_warps : stride;
+    FB_NO_UNROLL
+    for (int i = alone ? first + warp * stride : first; i < count; i += step) {
+        const MergePiece piece = merge_piece(p, m, i);
+        Slice sum;
+        FB_NO_UNROLL
+        for (int s = alone ? 0 : warp; s < slices; s += merge_warps) {
+            const int from = m.part_count * s / slices;
+            sum = merge_parts(p, parts, piece, from, m.part_count * (s + 1) / slices);
+            if (!alone) room.slices[s][lane] = sum;
         }
-        return;
-    }
-    for (; first < count; first += stride * N) {
-        MergePiece pieces[N]; // past the last: of it
-        FB_UNROLL
-        for (int n = 0; n < N; n++)
-            pieces[n] = merge_piece(p, m, min(first + n * stride, count - 1));
-        for (int s = warp; s < slice_count; s += merge_warps) {
-            const int from = m.part_count * s / slice_count;
-            const int to = m.part_count * (s + 1) / slice_count;
-            Slice slices[N];
-            merge_parts(p, parts, pieces, from, to, slices);
-            FB_UNROLL
-            for (int n = 0; n < N; n++) room.slices[n][s][lane] = slices[n];
+        if (!alone) {
+            __syncthreads();
+            if (warp == 0) sum = join_slices(room);
         }
-        __syncthreads();
-        for (int n = warp; n < N; n += merge_warps) {
-            if (first + n * stride >= count) continue;
-            Slice sum = room.slices[n][0][lane];
-            for (int s = 1; s < slice_count; s++) {
-                Slice next = room.slices[n][s][lane];
-                const float base = fmaxf(sum.base, next.base);
-                move_base(sum, base);
-                move_base(next, base);
-                sum.sum += next.sum;
-                add_weighted(sum.out, next.out, 1);
-            }
-            write_piece(p, merge_piece(p, m, first + n * stride), sum);
-        }
-        __syncthreads();
+        if (alone || warp == 0) write_piece(p, piece, sum);
+        if (!alone) __syncthreads();
     }
 }

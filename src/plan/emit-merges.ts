@@ -5,6 +5,7 @@ import type { Plan } from "./plan.ts";
 import { MergeRecordField as Field, mergeRecordInts } from "./record.gen.ts";
 import type { Schedule } from "./schedule.ts";
 import type { Sections } from "./sections.ts";
+import { placesOf } from "./traits.ts";
 import { countedMerges, mergeCapacity, requireRoom } from "./workspace.ts";
 
 /** Writes the merges of split rows and their parts, once all records are written. */
@@ -21,9 +22,14 @@ export class MergeEmitter {
     this.#group = options.queryHeads / options.kvHeads;
   }
 
-  /** Whether the kernels of all split rows merge them; under a graph, those of any step. */
-  byKernels(bucket: number): boolean {
-    const { graph, classes, kvHeads } = this.#options;
+  /**
+   * Whether the kernels of all split rows merge them (under a graph, those of any step): where rows
+   * have few parts, since tiles, over all heads, are at least a quarter of what runs at once. One
+   * block takes longer than a launch for many parts.
+   */
+  byKernels(requests: number, bucket: number): boolean {
+    const { graph, classes, kvHeads, processors } = this.#options;
+    if (4 * kvHeads * (bucket || requests) < placesOf(classes[0], processors)) return false;
     if (graph !== undefined) {
       const most = mergeCapacity(this.#options, bucket);
       return most <= countedMerges && classes.every(({ mergesRows }) => mergesRows);

@@ -47,7 +47,7 @@ export class Emitter {
     this.#partialRows = 0;
     plan.bucket = bucket;
     this.#writeBatch(batch);
-    plan.mergedByKernels = this.#merges.byKernels(bucket);
+    plan.mergedByKernels = this.#merges.byKernels(batch.requestCount, bucket);
     this.#writeRecords(batch);
     this.#merges.emit(plan);
     this.#writeColumns(batch);

@@ -43,9 +43,8 @@ FB_DEVICE void note_merges(const fb_attention_params& p, const fb_attention_reco
 
 // Counts a record whose partial rows the block has written in the merges of its rows, and merges
 // those that are complete.
-template <int N>
 FB_DEVICE void merge_rows(const fb_attention_params& p, const fb_attention_record& r,
-                          MergeRoom<N>& room, Arrivals& arrivals) {
+                          MergeRoom& room, Arrivals& arrivals) {
     if (!merges_rows(r)) return;
     __syncthreads(); // all rows are written, and the room is free
     if (threadIdx.x < 32) {

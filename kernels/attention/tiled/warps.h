@@ -46,9 +46,9 @@ constexpr int sums_stride = value_chunks * 8 + 8;
 constexpr int sums_bytes = FB_QUERY_TILE * sums_stride * 4;
 constexpr int warp_bytes = ring_bytes > sums_bytes ? ring_bytes : sums_bytes;
 // Where all that is done with, rows merge.
-using Room = MergeRoom<FB_MIN_BLOCKS <= 2 ? 4 : 2>;
-constexpr int warps_bytes = warp_count * warp_bytes > int(sizeof(Room)) ? warp_count * warp_bytes
-                                                                       : int(sizeof(Room));
+constexpr int room_bytes = int(sizeof(MergeRoom));
+constexpr int warps_bytes =
+    warp_count * warp_bytes > room_bytes ? warp_count * warp_bytes : room_bytes;
 
 struct RowSum {
     float base;
@@ -78,7 +78,7 @@ struct Block {
     FB_DEVICE int warp() const { return int(threadIdx.x) / 32; }
     FB_DEVICE State& state() const { return *reinterpret_cast<State*>(memory + state_at); }
     FB_DEVICE const fb_attention_record& record() const { return state().work.record; }
-    FB_DEVICE Room& room() const { return *reinterpret_cast<Room*>(memory + warps_at); }
+    FB_DEVICE MergeRoom& room() const { return *reinterpret_cast<MergeRoom*>(memory + warps_at); }
     FB_DEVICE unsigned char* ring() const { return memory + warps_at + warp() * warp_bytes; }
     FB_DEVICE uint32_t ring_address() const { return shared + warps_at + warp() * warp_bytes; }
 };

@@ -56,7 +56,7 @@ const reservedBytes = 1024;
 /** Bytes of keys and values that a warp of the decode kernel takes at a time, about. */
 const stepBytes = 8192;
 /** Room for a merge of split rows in kernels/attention/merge.h. */
-const mergeRoomBytes = 12288;
+const mergeRoomBytes = 3072;
 /** Wider rows than this do not fit a warp's registers: warps divide their columns among them. */
 const warpColumnsMost = 256;
 
@@ -65,7 +65,7 @@ const warpColumnsMost = 256;
  * tiles fit the shared memory, of which there may be none.
  */
 export function tiledClasses(shape: TiledShape): readonly TiledClass[] {
-  const wide = shape.headDim > warpColumnsMost || shape.valueDim > warpColumnsMost;
+  const wide = isWide(shape);
   const classes = [wide ? tileClass("cuda.wide16", 16, shape) : decodeClass(16, shape)];
   if (shape.headDim <= 128 && shape.valueDim <= 128) classes.push(decodeClass(32, shape));
   classes.push(tileClass("cuda.tile64", 64, shape));
@@ -77,7 +77,9 @@ export function tiledClasses(shape: TiledShape): readonly TiledClass[] {
 function decodeClass(queryTile: number, shape: TiledShape): TiledClass | undefined {
   const { headDim, valueDim, kvElementBytes } = shape;
   const warps = Math.max(headDim, valueDim) > 128 ? 2 : 4;
-  const stepKeys = (headDim + valueDim) * kvElementBytes <= stepBytes / 32 ? 32 : 16;
+  const short = (headDim + valueDim) * kvElementBytes <= stepBytes / 32;
+  // The scores of 32 rows and keys do not fit the registers beside wide sums.
+  const stepKeys = short && queryTile * valueDim <= 2048 ? 32 : 16;
   const cuts = [4, 3, 2, 1].map((stages) => {
     const cut = { queryTile, threads: 32 * warps, kvTile: 16 * warps, stepKeys, stages };
     return { cut, sharedBytes: decodeBytes(cut, shape) };
@@ -110,7 +112,7 @@ function tileClass(name: string, queryTile: number, shape: TiledShape): TiledCla
   // Where a warp has 32 rows, wide keys and options leave registers for half a tile at a time.
   const tall = queryTile > threads / 2;
   const halves = tall && valueDim > 64 && (headDim > 128 || !plain);
-  const few = tall ? valueDim <= 64 && plain && !rotates : threads === 128 && valueDim <= 128;
+  const few = tall ? valueDim <= 64 && plain && !rotates : threads === 128 && valueDim <= 64;
   const registers = few ? fewRegisters : mostRegisters;
   const most = Math.max(1, Math.floor(processorRegisters / (threads * registers)));
   let best: { cut: Cut; sharedBytes: number; blocks: number } | undefined;
@@ -132,10 +134,16 @@ function tileClass(name: string, queryTile: number, shape: TiledShape): TiledCla
     sharedBytes: best.sharedBytes,
     cluster: 1,
     blocksPerProcessor: best.blocks,
-    schedule: queryTile === 16 ? "walk" : "share",
+    // Up to 64 rows wait for memory, unless the class has to take all larger requests, too.
+    schedule: queryTile === 16 || (queryTile === 64 && !isWide(shape)) ? "walk" : "share",
     take: "longest-first",
     rowsPerKey: rowsPerByte * shape.kvElementBytes,
   };
+}
+
+/** Whether columns do not fit a warp. */
+function isWide({ headDim, valueDim }: TiledShape): boolean {
+  return headDim > warpColumnsMost || valueDim > warpColumnsMost;
 }
 
 function changes({ keysChange, valuesChange }: TiledShape): boolean {
