@@ -118,7 +118,7 @@ template <int Dim, int Threads, int Type> struct Vector {
         return reduce(f, 0, [](float a, float b) { return a + b; });
     }
     template <class F> FB_DEVICE float max(F f) const {
-        return reduce(f, -FB_INFINITY, [](float a, float b) { return fmaxf(a, b); });
+        return reduce(f, -FB_INFINITY, [](float a, float b) { return max_nan(a, b); });
     }
 
     // The element that one of the first N is paired with: of the other half, or, where N is

@@ -1,4 +1,5 @@
-// The special function unit: fast approximations, about 2^-22 relative (tanh: 2^-11).
+// The special function unit: fast approximations, about 2^-22 relative (tanh: 2^-11); minima and
+// maxima.
 #pragma once
 #include "base.h"
 
@@ -80,6 +81,27 @@ FB_DEVICE float sqrt_approx(float x) {
 #else
     float r;
     asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+#endif
+}
+
+// The smaller and the larger number; NaN if either is (unlike fminf and fmaxf).
+FB_DEVICE float min_nan(float a, float b) {
+#if defined FB_EMULATED || FB_ARCH < 800
+    return a != a || a < b ? a : b;
+#else
+    float r;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+    return r;
+#endif
+}
+
+FB_DEVICE float max_nan(float a, float b) {
+#if defined FB_EMULATED || FB_ARCH < 800
+    return a != a || a > b ? a : b;
+#else
+    float r;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
     return r;
 #endif
 }

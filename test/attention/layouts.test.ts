@@ -61,7 +61,8 @@ describe.each(await targetsHere())("layouts on $name", (target) => {
   };
 
   test.each([undefined, 2])("block masks, by KV head: %p", (kvHeads) => {
-    for (const over of [{}, { causal: true }, { softCap: 8, alibi: true, sinks: true }]) {
+    const options = { softCap: 8, alibi: true, sinks: true };
+    for (const over of [{}, { causal: true }, { causal: true, notFinite: true }, options]) {
       const c = caseOf("block mask", { ...shape, ...lengths, ...over, seed: 5 });
       const [blockRows, blockColumns] = [16, 12];
       const keeps = (r: number, blockRow: number, head: number, column: number) =>
@@ -76,7 +77,7 @@ describe.each(await targetsHere())("layouts on $name", (target) => {
             indptr.push(indices.length);
           }
       // Under causal, blocks on the diagonal need the mask test: none is marked as full.
-      const full = over.causal ? indices.map(() => 0) : undefined;
+      const full = "causal" in over ? indices.map(() => 0) : undefined;
       const layout = blockMaskLayout({
         ...indptrs,
         blockRows,
@@ -94,7 +95,8 @@ describe.each(await targetsHere())("layouts on $name", (target) => {
   });
 
   test.each([undefined, 2])("token masks, by KV head: %p", (kvHeads) => {
-    for (const over of [{}, { kvDtype: "f8e4m3", dtype: "bf16", headDim: 40 } as const]) {
+    const small = { kvDtype: "f8e4m3", dtype: "bf16", headDim: 40 } as const;
+    for (const over of [{}, { notFinite: true }, small]) {
       const c = caseOf("token mask", { ...shape, ...lengths, ...over, seed: 6 });
       const keeps = (r: number, query: number, head: number, key: number) =>
         (r * 7 + (query >> 1) * 3 + head * 2 + key * 5) % 7 > 2 && query !== 4;
@@ -139,7 +141,8 @@ describe.each(await targetsHere())("layouts on $name", (target) => {
   });
 
   test("ragged levels: one prefix that all share, then each request's own keys", () => {
-    for (const over of [{}, { windowLeft: 30, sinks: true }, { mask: "all" } as const]) {
+    const masked = { mask: "all", notFinite: true } as const;
+    for (const over of [{}, { notFinite: true }, { windowLeft: 30, sinks: true }, masked]) {
       const c = caseOf("ragged levels", {
         ...shape,
         causal: true,

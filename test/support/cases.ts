@@ -44,6 +44,8 @@ export interface Case {
   batchInvariant: boolean;
   /** Values are the first elements of the keys, in the one plane "latent". */
   latent: boolean;
+  /** Some elements, scales, sinks and slopes are NaN or infinite. */
+  notFinite: boolean;
   variant?: VariantCase;
 }
 
@@ -74,6 +76,7 @@ const plain: Omit<Case, "name"> = {
   finalize: true,
   batchInvariant: false,
   latent: false,
+  notFinite: false,
 };
 
 /** A plain decode with some fields changed; valueDim follows headDim, kv and out follow dtype. */
@@ -326,6 +329,7 @@ export function randomCase(random: Random): Case {
     lseBase: random.pick(["e", "2"]),
     finalize: random.chance(0.8),
     batchInvariant: random.chance(0.2),
+    notFinite: random.chance(0.3),
   });
 }
 

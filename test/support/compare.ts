@@ -11,9 +11,7 @@ export interface Difference {
   firstBad: number;
 }
 
-/**
- * Compares with a limit for each row of `dim` elements; NaN is always bad, infinities must agree.
- */
+/** Compares with a limit for each row of `dim` elements; NaN and infinities must agree. */
 export function difference(
   actual: ArrayLike<number>,
   expected: ArrayLike<number>,
@@ -27,7 +25,7 @@ export function difference(
   let squaresExpected = 0;
   for (let i = 0; i < expected.length; i++) {
     const [a, e] = [actual[i], expected[i]];
-    const apart = a === e ? 0 : Math.abs(a - e);
+    const apart = a === e || (Number.isNaN(a) && Number.isNaN(e)) ? 0 : Math.abs(a - e);
     if (!(apart <= limits[Math.floor(i / dim)]) && firstBad < 0) firstBad = i;
     maxAbsolute = Math.max(maxAbsolute, apart);
     if (!Number.isFinite(e)) continue;

@@ -99,15 +99,16 @@ export interface OracleInput {
 export interface OracleResult {
   /** [queries, queryHeads, valueDim] */
   out: Float64Array;
-  /** [queries, queryHeads]; -Infinity where no key is visible. */
+  /** [queries, queryHeads]; -Infinity where no key is visible, or all scores are -Infinity. */
   lse: Float64Array;
-  /** [queries, queryHeads]: the largest sum of p |v| among the value's elements. */
+  /** [queries, queryHeads]: the largest sum of p |v| among the value's elements, if finite. */
   magnitudes: Float64Array;
 }
 
 /**
- * Attention by its definition: for each query and head, all scores, a softmax, a weighted sum. Slow
- * and meant to be read; nothing else in the tests is the truth.
+ * Attention by its definition: for each query and head, all scores, a softmax, a weighted sum. NaN
+ * and infinities go where arithmetic takes them from visible pairs; hidden pairs take part in
+ * nothing. Slow and meant to be read; nothing else in the tests is the truth.
  */
 export function oracle(input: OracleInput): OracleResult {
   const { queryHeads, kvHeads, keyDim, valueDim, rounding = {} } = input;
@@ -139,31 +140,33 @@ export function oracle(input: OracleInput): OracleResult {
   const ks = hooked(input.k, kvHeads, keyDim, byKey(variant.key));
   const vs = hooked(input.v, kvHeads, valueDim, byKey(variant.value));
   const q = prepare(qs, queryHeads, keyDim, input, position);
-  const k = prepare(ks, kvHeads, keyDim, input, (key) => key, input.kScale);
+  const k = prepare(ks, kvHeads, keyDim, input, (key) => key);
   const v = prepare(vs, kvHeads, valueDim, { rounding }, () => 0, input.vScale);
   const out = new Float64Array(queries * queryHeads * valueDim);
   const lse = new Float64Array(queries * queryHeads);
   const magnitudes = new Float64Array(queries * queryHeads);
   const scores = new Float64Array(keys);
+  const seen: boolean[] = Array.from({ length: keys });
   for (let query = 0; query < queries; query++) {
     for (let head = 0; head < queryHeads; head++) {
       const row = query * queryHeads + head;
       const kvHead = Math.floor(head / group);
       for (let key = 0; key < keys; key++) {
         const of = rowAt(query, head);
-        const seen =
+        seen[key] =
           isVisible(input, query, kvHead, key, position(query), queries, keys) &&
           (variant.mask?.(of, keyAt(key, kvHead)) ?? true);
-        const at = key * kvHeads + kvHead;
-        const x = seen ? dot(q, row * keyDim, k, at * keyDim, keyDim) : 0;
+        scores[key] = 0;
+        if (!seen[key]) continue;
+        const product = dot(q, row * keyDim, k, (key * kvHeads + kvHead) * keyDim, keyDim);
+        const x = product * (input.kScale?.(kvHead, key) ?? 1);
         const plain = logit(input, x, head, key - position(query));
-        const score = seen ? (variant.logits?.(plain, of, keyAt(key, kvHead)) ?? plain) : 0;
-        scores[key] = seen ? score : variant.softmax ? -Infinity : 0;
+        scores[key] = variant.logits?.(plain, of, keyAt(key, kvHead)) ?? plain;
       }
       const target = out.subarray(row * valueDim, (row + 1) * valueDim);
       const result = variant.softmax
-        ? softmaxRow(input, scores, head, kvHead, v, target)
-        : sumRow(input, scores, kvHead, v, target);
+        ? softmaxRow(input, scores, seen, head, kvHead, v, target)
+        : sumRow(input, scores, seen, kvHead, v, target);
       lse[row] = result.lse;
       magnitudes[row] = result.magnitude;
       if (variant.output === undefined || input.finalize === false) continue;
@@ -276,38 +279,30 @@ function logit(input: OracleInput, product: number, head: number, distance: numb
 function softmaxRow(
   input: OracleInput,
   scores: Float64Array,
+  seen: readonly boolean[],
   head: number,
   kvHead: number,
   v: Float64Array,
   out: Float64Array,
 ): { lse: number; magnitude: number } {
-  const { kvHeads, valueDim, sinks, lseBase = "e", finalize = true, rounding = {} } = input;
+  const { sinks, lseBase = "e", finalize = true } = input;
   const sink = finalize && sinks !== undefined ? sinks[head] : -Infinity;
-  let maximum = sink;
-  for (const score of scores) maximum = Math.max(maximum, score);
+  const visible = scores.filter((_, key) => seen[key]);
+  const maximum = Math.max(sink, ...visible); // NaN, if one is
   if (maximum === -Infinity) return { lse: -Infinity, magnitude: 0 };
-  let probabilities = scores.map((score) => Math.exp(score - maximum));
-  const sum = probabilities.reduce((total, p) => total + p, Math.exp(sink - maximum));
-  if (rounding.probabilities !== undefined)
-    probabilities = roundTo(rounding.probabilities, probabilities);
-  const sums = new Float64Array(valueDim);
-  for (let key = 0; key < scores.length; key++) {
-    if (probabilities[key] === 0) continue;
-    const at = (key * kvHeads + kvHead) * valueDim;
-    const p = probabilities[key] / sum;
-    for (let d = 0; d < valueDim; d++) {
-      out[d] += p * v[at + d];
-      sums[d] += p * Math.abs(v[at + d]);
-    }
-  }
+  const weights = scores.map((score, key) => (seen[key] ? Math.exp(score - maximum) : 0));
+  const sum = weights.reduce((total, p) => total + p, Math.exp(sink - maximum));
+  const { magnitude } = sumRow(input, weights, seen, kvHead, v, out);
+  for (let d = 0; d < out.length; d++) out[d] /= sum;
   const lse = (maximum + Math.log(sum)) / (lseBase === "2" ? Math.LN2 : 1);
-  return { lse, magnitude: sums.reduce((most, x) => Math.max(most, x), 0) };
+  return { lse, magnitude: magnitude / sum };
 }
 
 /** Writes a row's sum of weighted values: there is no log-sum-exp. */
 function sumRow(
   { kvHeads, valueDim, rounding = {} }: OracleInput,
   scores: Float64Array,
+  seen: readonly boolean[],
   kvHead: number,
   v: Float64Array,
   out: Float64Array,
@@ -316,14 +311,14 @@ function sumRow(
   const weights = probabilities === undefined ? scores : roundTo(probabilities, scores);
   const sums = new Float64Array(valueDim);
   for (let key = 0; key < scores.length; key++) {
-    if (weights[key] === 0) continue;
+    if (!seen[key]) continue;
     const at = (key * kvHeads + kvHead) * valueDim;
     for (let d = 0; d < valueDim; d++) {
       out[d] += weights[key] * v[at + d];
       sums[d] += Math.abs(weights[key] * v[at + d]);
     }
   }
-  return { lse: 0, magnitude: sums.reduce((most, x) => Math.max(most, x), 0) };
+  return { lse: 0, magnitude: sums.reduce((most, x) => (x < Infinity && x > most ? x : most), 0) };
 }
 
 function dot(a: Float64Array, i: number, b: Float64Array, j: number, count: number): number {
@@ -348,6 +343,7 @@ export function mergeOracle(
     const sum = states.reduce((total, state) => total + Math.exp(state.lse[row] - maximum), 0);
     lse[row] = maximum + Math.log(sum);
     for (const state of states) {
+      if (state.lse[row] === -Infinity) continue; // whatever it holds
       const weight = Math.exp(state.lse[row] - lse[row]);
       for (let d = 0; d < dim; d++) out[row * dim + d] += weight * state.out[row * dim + d];
     }

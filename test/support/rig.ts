@@ -61,6 +61,8 @@ export function optionsOf(c: Case): AttentionOptions {
   };
 }
 
+const odd = [NaN, NaN, Infinity, -Infinity];
+
 /** Families to choose kernels from. */
 export type Families = readonly KernelFamily[];
 
@@ -84,7 +86,9 @@ export class Rig implements Disposable {
 
   /** Queries for `tokens` tokens. */
   queries(tokens: number): Float64Array {
-    return normals(this.random, tokens * this.c.queryHeads * this.c.headDim, this.c.dtype);
+    const { queryHeads, headDim, dtype } = this.c;
+    const rows = normals(this.random, tokens * queryHeads * headDim, dtype);
+    return this.#spoilt(rows, headDim, 0.05);
   }
 
   /**
@@ -100,7 +104,14 @@ export class Rig implements Disposable {
         for (let d = 0; d < dim; d++) rows[row * dim + d] = needles[query * dim + d] * 0.7;
       }
     }
-    return roundTo(c.kvDtype, rows);
+    const spoilt = this.#spoilt(rows, dim, needles === undefined ? 0.04 : 0.01);
+    // An infinite number becomes the largest of fp8, beside which others drown in f32's error.
+    if (isFp8(c.kvDtype) && c.notFinite)
+      return roundTo(
+        c.kvDtype,
+        spoilt.map((x) => (Math.abs(x) === Infinity ? NaN : x)),
+      );
+    return roundTo(c.kvDtype, spoilt);
   }
 
   /** Values of the tokens whose keys these are. */
@@ -174,6 +185,15 @@ export class Rig implements Disposable {
     return bytes.subarray(0, rows * c.valueDim * dtypeBytes(c.outDtype));
   }
 
+  /** An element of some rows becomes NaN or infinite, where the case has such; never of most. */
+  #spoilt<T extends Float32Array | Float64Array>(rows: T, dim: number, share: number): T {
+    const { c, random } = this;
+    const count = Math.min(3, (rows.length / dim) * share);
+    for (let i = 0; c.notFinite && i < count; i++)
+      if (random.chance(0.7)) rows[random.integer(0, rows.length - 1)] = random.pick(odd);
+    return rows;
+  }
+
   /** A tensor [tokens, heads, dim] of numbers. */
   upload(data: Float64Array, dtype: DType, heads: number, dim: number): Tensor {
     return Tensor.from(this.device, data, [data.length / (heads * dim), heads, dim], dtype);
@@ -218,11 +238,19 @@ export class Rig implements Disposable {
     const tensors: Partial<Record<Extra, Tensor>> = {};
     const common: Partial<OracleInput> = {};
     if (c.alibi) {
-      common.alibiSlopes = floats(c.queryHeads).map((x) => 0.2 * x);
+      common.alibiSlopes = this.#spoilt(
+        floats(c.queryHeads).map((x) => 0.2 * x),
+        1,
+        0.1,
+      );
       tensors.alibiSlopes = Tensor.from(device, common.alibiSlopes, [c.queryHeads], "f32");
     }
     if (c.sinks) {
-      common.sinks = floats(c.queryHeads).map((x) => 4 * x - 3);
+      common.sinks = this.#spoilt(
+        floats(c.queryHeads).map((x) => 4 * x - 3),
+        1,
+        0.1,
+      );
       tensors.sinkLogits = Tensor.from(device, common.sinks, [c.queryHeads], "f32");
     }
     const masks = c.mask === "none" ? [] : requests.map((r) => this.#maskOf(r));
@@ -315,6 +343,8 @@ export class Rig implements Disposable {
     const shape = shapes[c.scales];
     const count = shape.reduce((product, size) => product * size, 1);
     const values = Float32Array.from({ length: count }, () => 0.5 + this.random.next());
+    // One infinite scale of many values may multiply their sum, which loses their signs: only NaN.
+    if (c.notFinite && this.random.chance(0.3)) values[this.random.integer(0, count - 1)] = NaN;
     const tensor = Tensor.from(this.device, values, shape, "f32");
     const at = (request: number, head: number, key: number) => {
       if (c.scales === "tensor") return values[0];

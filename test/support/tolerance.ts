@@ -54,7 +54,8 @@ export function expectedOf(input: OracleInput, outDtype: DType): Expected {
   const limits = limitsOf(exact.out, naive.out, input.valueDim, outDtype);
   if (probabilities !== undefined) {
     const part = roundings[probabilities]! / 2;
-    for (let row = 0; row < limits.length; row++) limits[row] += part * exact.magnitudes[row];
+    for (let row = 0; row < limits.length; row++)
+      if (exact.magnitudes[row] < Infinity) limits[row] += part * exact.magnitudes[row];
   }
   const lseLimit = naive.lse.reduce((most, lse, row) => {
     return Number.isFinite(lse) ? Math.max(most, 2 * Math.abs(lse - exact.lse[row])) : most;
@@ -62,7 +63,7 @@ export function expectedOf(input: OracleInput, outDtype: DType): Expected {
   return { ...exact, limits, lseLimit };
 }
 
-/** By row: twice the naive error plus the floor times the row's RMS. */
+/** By row, of finite elements: twice the naive error plus the floor times the row's RMS. */
 export function limitsOf(
   exact: Float64Array,
   naive: Float64Array,
@@ -74,6 +75,7 @@ export function limitsOf(
     let squares = 0;
     let worst = 0;
     for (let i = row * dim; i < (row + 1) * dim; i++) {
+      if (!Number.isFinite(exact[i]) || !Number.isFinite(naive[i])) continue;
       squares += exact[i] ** 2;
       worst = Math.max(worst, Math.abs(naive[i] - exact[i]));
     }

@@ -68,12 +68,24 @@ pub inline fn max(a: anytype, b: @TypeOf(a)) @TypeOf(a) {
     return @select(f32, a > b, a, b);
 }
 
+/// Larger of two numbers each; NaN if either is (IEEE 754-2019, unlike @max).
+pub inline fn maximum(a: F, b: F) F {
+    return @select(f32, a != a, a, max(a, b));
+}
+
+/// Smaller of two numbers each; NaN if either is.
+pub inline fn minimum(a: F, b: F) F {
+    return -maximum(-a, -b);
+}
+
 /// 2 ** x for x <= 0 with a relative error of 1.6e-7, exactly 1 at 0, so that the LSE of one key is
-/// its logit; exactly 0 below 2 ** -126, so for -inf. A minimax polynomial of which p(0) = 1.
+/// its logit; exactly 0 below 2 ** -126, so for -inf; NaN for NaN. A minimax polynomial
+/// of which p(0) = 1.
 pub inline fn exp2(x: anytype) @TypeOf(x) {
     const V = @TypeOf(x);
     const n = @typeInfo(V).vector.len;
-    const magic: V = @splat(0x1.8p23);
+    // Its last bits are the exponent of 1: those of the sum become that of 2 ** round(x).
+    const magic: V = @splat(0x1.8p23 + 127);
     const shifted = x + magic;
     const f = x - (shifted - magic);
     var p: V = @splat(1.3264738954603672e-3);
@@ -82,9 +94,8 @@ pub inline fn exp2(x: anytype) @TypeOf(x) {
         6.931470036506653e-1, 1.0,
     }) |c| p = mul_add(p, f, @as(V, @splat(c)));
     const Bits = @Vector(n, u32);
-    const exponent = @as(Bits, @bitCast(shifted)) << @splat(23);
-    const scaled: V = @bitCast(@as(Bits, @bitCast(p)) +% exponent);
-    return @select(f32, x < @as(V, @splat(-126)), @as(V, @splat(0)), scaled);
+    const power: V = @bitCast(@as(Bits, @bitCast(shifted)) << @splat(23));
+    return @select(f32, x < @as(V, @splat(-126)), @as(V, @splat(0)), p * power);
 }
 
 /// 2 ** x of one number, as exp2.

@@ -6,6 +6,7 @@ const params = @import("params");
 const indices = @import("indices.zig");
 const pointers = @import("../pointers.zig");
 const simd = @import("../simd.zig");
+const hidden = @import("hidden.zig");
 const variants = @import("../variant/variant.zig");
 const Variant = variants.Variant;
 
@@ -339,7 +340,8 @@ pub fn load_query(w: *const Work, i: usize, out: [*]f32, padded: usize) void {
 }
 
 /// Widens a block of tokens to f32 rows, `row_stride` apart, through a variant's hooks. With
-/// `scaled`, scales by token multiply the rows; else that is left for later.
+/// `scaled`, scales by token multiply the rows; else that is left for later. False if it `asks`
+/// whether values are finite, and some are not.
 pub fn stage(
     w: *const Work,
     tokens: *const Tokens,
@@ -347,15 +349,12 @@ pub fn stage(
     keys: [*]f32,
     values: [*]f32,
     scaled: bool,
-) void {
-    stage_side(w, .key, &tokens.k, tokens, count, keys, if (scaled and w.k_by_token)
-        &tokens.k_scale
-    else
-        null);
-    stage_side(w, .value, &tokens.v, tokens, count, values, if (scaled and w.v_by_token)
-        &tokens.v_scale
-    else
-        null);
+    asks: bool,
+) bool {
+    const k_scales: ?[*]const f32 = if (scaled and w.k_by_token) &tokens.k_scale else null;
+    const v_scales: ?[*]const f32 = if (scaled and w.v_by_token) &tokens.v_scale else null;
+    _ = stage_side(w, .key, &tokens.k, tokens, count, keys, k_scales, false);
+    return stage_side(w, .value, &tokens.v, tokens, count, values, v_scales, asks);
 }
 
 fn stage_side(
@@ -366,19 +365,24 @@ fn stage_side(
     count: usize,
     out: [*]f32,
     scales: ?[*]const f32,
-) void {
+    asks: bool,
+) bool {
     const p = w.p;
     const hooks = w.hooks(side);
     const dim: usize = @intCast(if (side == .key) p.key_dim else p.value_dim);
     const padded = (dim + simd.lanes - 1) / simd.lanes * simd.lanes;
+    var finite = true;
     for (0..count) |i| {
         const row = out + i * row_stride;
         const factor = if (hooks or scales == null) 1 else scales.?[i];
         simd.widen_row(w.kind, items(u8, addresses[i]), row, dim, factor);
         if (side == .key and p.rope_rates != 0) rotate(p, row, tokens.position[i], 1);
         for (dim..padded) |d| row[d] = 0;
+        if (asks and !hooks) finite = finite and hidden.is_finite(row, 1, padded);
     }
-    if (hooks) w.variant.?.transform(side, 0, count, out, row_stride, dim, scales);
+    if (!hooks) return finite;
+    w.variant.?.transform(side, 0, count, out, row_stride, dim, scales);
+    return !asks or hidden.is_finite(out, count, padded);
 }
 
 /// Rotary embedding of elements [rope_first, rope_first + rope_dim), times a factor.
@@ -431,18 +435,20 @@ pub inline fn bit_visible(w: *const Work, i: usize, key: i32) bool {
 }
 
 /// Writes row i's state: `maximum` in base 2, `sum` of 2 ** (score - maximum), unnormalised `sums`.
-pub fn finish(w: *const Work, i: usize, sums: [*]const f32, maximum: f32, sum: f32) void {
+/// Where no key has a weight, `sum` is 0, and values count for nothing.
+pub fn finish(w: *const Work, i: usize, sums: [*]f32, maximum: f32, sum: f32) void {
     const p = w.p;
     const dim: usize = @intCast(p.value_dim);
     const row = w.r.row_start + w.first + @as(i32, @intCast(i));
     const token = @divFloor(row, w.r.query_head_count);
     const head = w.r.query_head_start + row - token * w.r.query_head_count;
-    const empty = maximum == -simd.inf;
+    const empty = sum == 0;
+    if (empty) @memset(sums[0..dim], 0);
     if (w.r.partial_row >= 0) {
         const at: usize = @intCast(w.r.partial_row + w.first + @as(i32, @intCast(i)));
         const factor = if (empty) 0 else w.value_factor / sum;
         const target = items(u8, p.partial_out) + at * dim * 4;
-        write_row(.f32, sums, target, dim, factor, empty);
+        simd.narrow_row(.f32, sums, target, dim, factor);
         items(
             f32,
             p.partial_lse,
@@ -451,7 +457,7 @@ pub fn finish(w: *const Work, i: usize, sums: [*]const f32, maximum: f32, sum: f
     }
     var top = maximum;
     var total = sum;
-    var factor = w.value_factor;
+    var factor = if (empty) 0 else w.value_factor;
     if (p.finalize != 0 and p.sinks != 0) {
         const sink = items(f32, p.sinks)[@intCast(head)] * simd.log2_e;
         top = @max(maximum, sink);
@@ -470,25 +476,13 @@ pub fn finish(w: *const Work, i: usize, sums: [*]const f32, maximum: f32, sum: f
         -simd.inf
     else
         (top + @log2(total)) * simd.ln_2;
-    if (empty) factor = 0 else factor /= total;
+    if (total != 0) factor /= total;
     if (hooks) {
         const line = w.variant.?.output(i, lse, sums, factor, dim);
-        write_row(kind, line, target, dim, 1, false);
+        simd.narrow_row(kind, line, target, dim, 1);
     } else {
-        write_row(kind, sums, target, dim, factor, empty);
+        simd.narrow_row(kind, sums, target, dim, factor);
     }
     if (p.lse != 0)
         items(f32, p.lse)[@intCast(@as(i64, token) * p.query_heads + head)] = lse * p.lse_factor;
-}
-
-fn write_row(
-    kind: Dtype,
-    sums: [*]const f32,
-    target: [*]u8,
-    dim: usize,
-    factor: f32,
-    empty: bool,
-) void {
-    if (empty) return @memset(target[0 .. dim * kind.bytes()], 0);
-    simd.narrow_row(kind, sums, target, dim, factor);
 }

@@ -5,6 +5,7 @@ const scratch_bytes = @import("../../kernel.zig").scratch_bytes;
 const pointers = @import("../pointers.zig");
 const simd = @import("../simd.zig");
 const common = @import("common.zig");
+const hidden = @import("hidden.zig");
 const leads_out = @import("indices.zig").leads_out;
 const row_kernels = @import("row_kernels.zig");
 const variants = @import("../variant/variant.zig");
@@ -43,6 +44,7 @@ const Scratch = extern struct {
     scores: [pass_rows * block]f32 align(64),
     keys: [block * row_stride]f32 align(64),
     values: [block * row_stride]f32 align(64),
+    kept: [pass_rows * row_stride]f32 align(64),
     members: [team_size]Member,
     variant: variants.State,
 };
@@ -194,7 +196,33 @@ fn run_block(
         .vectors = padded(w.p.value_dim) / lanes,
         .ahead = plan_ahead(s, works, i, next_count, .v, next),
     };
+    const dim = values.vectors * lanes;
+    if (masked) hidden.keep(&m.out, w.count, dim, &s.kept);
     row_kernels.add(kind, w.count, &s.scores, &s.alphas, &m.out, &values);
+    if (masked and hidden.restore(&m.out, w.count, dim, &s.kept))
+        add_seen(w, s, m, tokens, kind, &values);
+}
+
+/// Adds to each row the values of the tokens that it sees.
+fn add_seen(
+    w: *const Work,
+    s: *Scratch,
+    m: *Member,
+    tokens: *const common.Tokens,
+    kind: simd.Dtype,
+    values: *const row_kernels.Step,
+) void {
+    for (0..w.count) |i| {
+        const out = m.out[i * row_stride ..].ptr;
+        const alpha = s.alphas[i..].ptr;
+        for (0..values.count) |t| {
+            var step = values.*;
+            step.tokens += t;
+            step.count = @intFromBool(hidden.sees(w, i, tokens, t));
+            row_kernels.add(kind, 1, s.scores[i * block + t ..].ptr, alpha, out, &step);
+            alpha[0] = 1;
+        }
+    }
 }
 
 fn block_count(w: *const Work, t: i32, most: usize) usize {
@@ -203,7 +231,7 @@ fn block_count(w: *const Work, t: i32, most: usize) usize {
 
 /// Widens a block to f32 rows in scratch and points its tokens there.
 fn stage(w: *const Work, s: *Scratch, tokens: *common.Tokens, count: usize) void {
-    common.stage(w, tokens, count, &s.keys, &s.values, false);
+    _ = common.stage(w, tokens, count, &s.keys, &s.values, false, false);
     for (0..count) |i| {
         tokens.k[i] = @intFromPtr(s.keys[i * row_stride ..].ptr);
         tokens.v[i] = @intFromPtr(s.values[i * row_stride ..].ptr);

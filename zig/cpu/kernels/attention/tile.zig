@@ -8,6 +8,7 @@ const scratch_bytes = @import("../../kernel.zig").scratch_bytes;
 const pointers = @import("../pointers.zig");
 const simd = @import("../simd.zig");
 const common = @import("common.zig");
+const hidden = @import("hidden.zig");
 const leads_out = @import("indices.zig").leads_out;
 const variants = @import("../variant/variant.zig");
 
@@ -87,15 +88,15 @@ fn run_pass(w: *const Work, s: *Scratch) void {
         if (ahead_count > 0) common.locate(w, next, ahead_count, ahead);
         const tokens = &s.tokens[turn];
         if (w.variant) |v| v.set_keys(&tokens.position, &tokens.slot, count);
-        common.stage(w, tokens, count, &s.keys, &s.values, true);
-        for (count..round_up(count, height)) |i| @memset(s.keys[i * row_stride ..][0..key_dim], 0);
         const masked = w.masked(t, next);
+        const finite = common.stage(w, tokens, count, &s.keys, &s.values, true, masked);
+        for (count..round_up(count, height)) |i| @memset(s.keys[i * row_stride ..][0..key_dim], 0);
         var first: usize = 0;
         while (first < w.count) : (first += panel) {
             const from = ahead_count * first / w.count;
             const to = ahead_count * @min(w.count, first + panel) / w.count;
             fetch(w, ahead, from, to);
-            attend(w, s, tokens, count, first, masked, key_dim, value_dim);
+            attend(w, s, tokens, count, first, masked, !finite, key_dim, value_dim);
         }
         turn = 1 - turn;
         t = next;
@@ -154,7 +155,7 @@ fn bounds_of(w: *const Work, first: usize) Bounds {
     return b;
 }
 
-/// One panel of queries against the staged span.
+/// One panel of queries against the staged span. `apart`: a row is only to meet values it sees.
 fn attend(
     w: *const Work,
     s: *Scratch,
@@ -162,6 +163,7 @@ fn attend(
     count: usize,
     first: usize,
     masked: bool,
+    apart: bool,
     key_dim: usize,
     value_dim: usize,
 ) void {
@@ -187,6 +189,10 @@ fn attend(
         hide(w, s, tokens, begin, end, first, rows);
     }
     if (w.weighs) for (0..vectors) |c| softmax(s, begin, end, first, c);
+    if (apart) {
+        for (0..rows) |i| add_seen(w, s, tokens, begin, end, first, i, value_dim);
+        return;
+    }
     var row: usize = 0;
     while (row < rows) : (row += height) {
         const p = s.scores[row..].ptr;
@@ -202,6 +208,26 @@ fn attend(
             out + c,
         );
         if (c < value_dim) add(1, p, s.values[c..].ptr, begin, end, s.alphas[row..].ptr, out + c);
+    }
+}
+
+/// Adds to row i of a panel the values of the tokens that it sees.
+fn add_seen(
+    w: *const Work,
+    s: *Scratch,
+    tokens: *const common.Tokens,
+    begin: usize,
+    end: usize,
+    first: usize,
+    i: usize,
+    value_dim: usize,
+) void {
+    const out = s.out[(first + i) * row_stride ..][0..value_dim];
+    for (out) |*sum| sum.* *= s.alphas[i];
+    for (begin..end) |t| {
+        if (!hidden.sees(w, first + i, tokens, t)) continue;
+        const p = s.scores[t * panel + i];
+        for (out, s.values[t * row_stride ..][0..value_dim]) |*sum, value| sum.* += p * value;
     }
 }
 

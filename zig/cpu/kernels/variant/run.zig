@@ -119,8 +119,8 @@ inline fn compute(comptime op: Op, a: F, b: F, c: F) F {
         .mul_f => a * b,
         .div_f => a / b,
         .mod_f => math.modulo(a, b),
-        .min_f => @min(a, b),
-        .max_f => @max(a, b),
+        .min_f => simd.minimum(a, b),
+        .max_f => simd.maximum(a, b),
         .pow => math.pow(a, b),
         .neg_f => -a,
         .abs_f => @abs(a),
@@ -219,11 +219,16 @@ fn reduce(
             const given: F = from[c];
             const x = if (c < whole) given else @select(f32, lane < rest, given, neutral);
             if (c > whole) break;
-            total = if (kind == .sum) total + x else @max(total, x);
+            total = if (kind == .sum) total + x else simd.maximum(total, x);
         }
-        const value = if (kind == .sum) simd.sum(total) else @reduce(.Max, total);
+        const value = if (kind == .sum) simd.sum(total) else greatest(total);
         for (to[g * f.vectors ..][0..f.vectors]) |*v| v.* = simd.splat(value);
     }
+}
+
+/// The greatest lane; NaN if one is.
+fn greatest(x: F) f32 {
+    return if (@reduce(.Or, x != x)) std.math.nan(f32) else @reduce(.Max, x);
 }
 
 /// Elements change places with the other half of those that take part, or with their neighbours.

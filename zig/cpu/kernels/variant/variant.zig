@@ -178,6 +178,13 @@ pub const Variant = struct {
         v.give(x, stride, &f, f.vectors * lanes, null);
     }
 
+    /// Whether the mask lets a row see a key of the block that set_keys() took.
+    pub fn sees(v: *const Variant, row: usize, key: usize) bool {
+        if (!v.has(.visible)) return true;
+        v.run(.visible, &.{ .vectors = 1, .rows = .{ .first = row }, .keys = .{ .first = key } });
+        return @as(i32, @bitCast(v.register(format.visible_register)[0][0])) != 0;
+    }
+
     /// A hook changes `count` vectors that lie `stride` apart, of rows or keys from `first` on;
     /// then factors multiply them, one each.
     pub fn transform(
@@ -221,7 +228,7 @@ pub const Variant = struct {
         dim: usize,
     ) [*]const f32 {
         const line = &v.state.line;
-        for (line[0..dim], sums) |*x, sum| x.* = if (factor == 0) 0 else sum * factor;
+        for (line[0..dim], sums) |*x, sum| x.* = sum * factor;
         v.row_word(.lse)[i] = @bitCast(lse);
         if (v.state.alive[i]) v.transform(.output, i, 1, line, 0, dim, null);
         return line;
@@ -270,8 +277,8 @@ pub const Variant = struct {
         const visible = v.register(format.visible_register);
         const x = v.register(format.x_register);
         for (x[0 .. f.groups * f.vectors], visible[0 .. f.groups * f.vectors]) |*y, seen| {
-            const sees: I = @bitCast(@as(F, seen));
-            y.* = @select(f32, sees != @as(I, @splat(0)), @as(F, y.*), hidden);
+            const flags: I = @bitCast(@as(F, seen));
+            y.* = @select(f32, flags != @as(I, @splat(0)), @as(F, y.*), hidden);
         }
     }
 
@@ -282,13 +289,13 @@ pub const Variant = struct {
         const high = v.row_word(.high)[b.row..].ptr;
         const visible = v.register(format.visible_register);
         for (0..f.groups) |g| {
-            for (visible[g * f.vectors ..][0..f.vectors], 0..) |*sees, c| {
+            for (visible[g * f.vectors ..][0..f.vectors], 0..) |*seen, c| {
                 const at = c * lanes;
                 const key: I = if (b.keys_inside) keys[at..][0..lanes].* else @splat(keys[g]);
                 const least: I = if (b.keys_inside) @splat(low[g]) else low[at..][0..lanes].*;
                 const most: I = if (b.keys_inside) @splat(high[g]) else high[at..][0..lanes].*;
-                const below = @select(f32, key < least, simd.splat(0), @as(F, sees.*));
-                sees.* = @select(f32, key > most, simd.splat(0), below);
+                const below = @select(f32, key < least, simd.splat(0), @as(F, seen.*));
+                seen.* = @select(f32, key > most, simd.splat(0), below);
             }
         }
     }
@@ -303,11 +310,11 @@ pub const Variant = struct {
         const width = f.vectors * lanes;
         const visible: [*]i32 = @ptrCast(v.register(format.visible_register));
         for (0..f.groups) |g| {
-            for (visible[g * width ..][0..width], 0..) |*sees, j| {
-                if (sees.* == 0) continue;
+            for (visible[g * width ..][0..width], 0..) |*seen, j| {
+                if (seen.* == 0) continue;
                 const row = b.row + if (b.keys_inside) g else j;
                 const key = v.state.keys[0][b.key + if (b.keys_inside) j else g];
-                if (!common.bit_visible(w, row, key)) sees.* = 0;
+                if (!common.bit_visible(w, row, key)) seen.* = 0;
             }
         }
     }
