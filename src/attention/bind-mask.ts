@@ -5,6 +5,9 @@ import type { ResolvedOptions } from "./options.ts";
 import { denseAddress } from "./tensor-checks.ts";
 import type { RunTensors } from "./tensors.ts";
 
+/** Bytes to spare that packed masks may have even if they are then as many as the pairs. */
+const unpackedLeast = 16;
+
 /** Elements that one request's mask takes: bytes of packed bits, or a bool for each pair. */
 export function maskElements(
   { mask }: ResolvedOptions,
@@ -46,8 +49,9 @@ export function bindMask(
     pairs += maskElements(options, batch, r, false);
   }
   const { shape } = maskBits;
-  // A bool mask made u8: for a graph the size may be that of another step.
-  const isUnpacked = elements < pairs && maskBits.elements === pairs && options.graph === undefined;
+  // A bool mask made u8, unless room is left on purpose: a graph's is for other steps too.
+  const roomy = pairs - elements < unpackedLeast || options.graph !== undefined;
+  const isUnpacked = maskBits.elements === pairs && !roomy;
   if (isPacked && maskBits.dtype === "u8" && (shape.length !== 1 || isUnpacked)) {
     const fix = 'pass the bool tensor itself, or pack its bits, 8 to a byte, into a "u8" tensor.';
     throw new OptionError("maskBits", maskBits.label, `packed bits, [${elements}]`, fix);
