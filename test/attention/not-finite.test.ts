@@ -28,9 +28,7 @@ const lengths: Record<string, Partial<Case>> = {
   "split rows": { queryLengths: [3], kvLengths: [1500], kvHeads: 1 },
 };
 
-const targets = (await targetsHere()).filter(({ kind }) => kind === "cpu");
-
-describe.each(targets)("NaN and infinities on $name", (target) => {
+describe.each(await targetsHere())("NaN and infinities on $name", (target) => {
   let device: Device;
   beforeAll(async () => {
     device = await target.open(2);
@@ -39,7 +37,7 @@ describe.each(targets)("NaN and infinities on $name", (target) => {
     await device[Symbol.asyncDispose]();
   });
 
-  const rounds = target.kind === "cpu" ? 4 : 2;
+  const rounds = 4;
   function runAll(over: Partial<Case>) {
     for (const [name, of] of Object.entries(lengths)) {
       for (let round = 0; round < rounds; round++) {
@@ -50,15 +48,17 @@ describe.each(targets)("NaN and infinities on $name", (target) => {
     }
   }
 
-  test.each(Object.keys(ways))("%s", (way) => runAll(ways[way]), 120_000);
+  // A GPU's tiles still weigh hidden values by 0, which keeps NaN and infinities.
+  const here = target.kind === "cpu";
+  test.if(here).each(Object.keys(ways))("%s", (way) => runAll(ways[way]), 120_000);
 
-  test.each(libraryCases.map((each) => [each.variant.name, each] as const))(
+  test.if(here).each(libraryCases.map((each) => [each.variant.name, each] as const))(
     "variant: %s",
     (_, { over, ...variant }) => runAll({ ...over, variant }),
     120_000,
   );
 
-  test("a prefix that requests share", () => {
+  test.if(here)("a prefix that requests share", () => {
     for (let seed = 1; seed <= 2 * rounds; seed += 2) {
       const c = caseOf("levels", { notFinite: true, kvDtype: "f32", pageSize: 16, seed });
       using world = new World(device, c, { pages: 64 });
@@ -76,7 +76,8 @@ describe.each(targets)("NaN and infinities on $name", (target) => {
     Tensor.from(device, new Float32Array(tokens * dim).fill(value), [tokens, 1, dim], dtype);
   const values = () => Tensor.randomNormal(device, [tokens, 1, dim], dtype, { seed: 3 });
 
-  test("scores far below zero are scores", () => {
+  // On a GPU such scores are beyond what one fused product and difference resolves.
+  test.if(here)("scores far below zero are scores", () => {
     for (const factor of [1e10, 1e15, 1e18]) {
       using v = values();
       const [q, k] = [filled(factor), filled(-factor)];
@@ -99,7 +100,7 @@ describe.each(targets)("NaN and infinities on $name", (target) => {
     const { out, lse } = attend(filled(1), filled(-Infinity), v, {});
     expect(out.toFloat64Array().every((x) => x === 0)).toBe(true);
     expect(lse.toFloat64Array().every((x) => x === -Infinity)).toBe(true);
-  });
+  }, 120_000);
 
   test("a NaN of any bits stays NaN", () => {
     const all = dtype === "f32" ? [0x7fc00000, 0x7f800001, -1, 0x7fffffff] : [0x7fc0, 0x7f81, -1];
@@ -114,5 +115,5 @@ describe.each(targets)("NaN and infinities on $name", (target) => {
       expect(out.toFloat64Array().every(Number.isNaN)).toBe(true);
       expect(lse.toFloat64Array().every(Number.isNaN)).toBe(true);
     }
-  });
+  }, 120_000);
 });

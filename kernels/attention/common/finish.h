@@ -19,7 +19,8 @@ struct RowTarget {
 // thread of the row's `writes` its log-sum-exp.
 FB_DEVICE RowTarget finish_row(const fb_attention_params& p, const fb_attention_record& r, int i,
                                float base, float sum, bool writes) {
-    const bool empty = Variant::softmax && base == no_base;
+    // A sum of NaN has seen a key, whose score never raised the base.
+    const bool empty = Variant::softmax && base == no_base && sum == 0;
     const float maximum = empty ? -FB_INFINITY : base;
     const float scale = constant_scale(p.v_scale, r);
     if (r.partial_row >= 0) {
