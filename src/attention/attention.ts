@@ -261,7 +261,10 @@ export class Attention extends Owner implements AsyncDisposable {
       this.#sections.sync(plan, replayed);
       for (let i = 0; i < buffers.length; i++) {
         if (buffers[i].version === versions[i]) continue;
-        throw new PlanError("a buffer grew since the capture. Fix: capture again.");
+        throw new PlanError(
+          `the ${buffers[i].label} grew since the capture, for a plan of many shared prefixes or ` +
+            "another attention on the stream. Fix: capture again, after a run of that one.",
+        );
       }
     });
   }

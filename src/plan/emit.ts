@@ -10,7 +10,7 @@ import { Sections } from "./sections.ts";
 import { type ClassTraits, placesOf } from "./traits.ts";
 import {
   boundRows,
-  columnCapacity,
+  graphInts,
   invariantRows,
   partialBytes,
   recordCapacity,
@@ -70,8 +70,8 @@ export class Emitter {
     plan.workspaceBytes = partialBytes(plan.partialCapacity, valueDim);
     plan.sections = this.#out.data;
     plan.sectionInts = this.#out.at;
-    const columnsMost = graph === undefined ? 0 : columnCapacity(this.#options);
-    plan.capacityInts = Math.max(plan.sectionInts, plan.offsets.columns + columnsMost);
+    const more = graph === undefined ? 0 : graphInts(this.#options, batch.layout.blockSize);
+    plan.capacityInts = Math.max(plan.sectionInts, plan.offsets.records + more);
   }
 
   /** The batch's own arrays, at sizes fixed by the graph if there is one. */

@@ -1,5 +1,5 @@
 /** Sections start at multiples of so many ints. */
-const sectionUnit = 16;
+export const sectionUnit = 16;
 
 /** A growing block of int32 with a place to write at; it keeps its memory from plan to plan. */
 export class Sections {

@@ -1,5 +1,7 @@
 import { PlanError } from "../errors.ts";
 import type { GraphSizes, PlannerOptions } from "./options.ts";
+import { attentionRecordInts, mergeRecordInts } from "./record.gen.ts";
+import { sectionUnit } from "./sections.ts";
 import { type ClassTraits, placesOf } from "./traits.ts";
 
 /** Levels that a captured step may have: a shared prefix and the rest. */
@@ -47,6 +49,18 @@ export function mergeCapacity(options: PlannerOptions, batch: number): number {
     merges += 2 * options.kvHeads * graphLevels * tilesOf(options, traits, batch);
   }
   return merges;
+}
+
+/** Ints of a plan from its records on that a graph has room for, whatever the plan's bucket. */
+export function graphInts(options: PlannerOptions, blockSize: number): number {
+  const { maxBatch } = options.graph!;
+  let records = 0;
+  for (const traits of options.classes)
+    records += recordCapacity(options, traits, maxBatch, blockSize);
+  const merges = Math.min(records, mergeCapacity(options, maxBatch));
+  const sections = [records * attentionRecordInts, merges * mergeRecordInts, 2 * records];
+  const ints = sections.reduce((sum, section) => sum + section + sectionUnit, 0);
+  return ints + columnCapacity(options);
 }
 
 /** Tiles of one class and level, for each KV head. */

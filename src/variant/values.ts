@@ -1,3 +1,4 @@
+import { describe } from "../describe.ts";
 import { Axis, type Node, type Op } from "./expression.ts";
 import { noteUses, type Tracer, used, Value, kindOf } from "./value.ts";
 
@@ -144,7 +145,7 @@ export class F32 extends Numeric<F32> {
       trace.fail("rotate got no pairing or no function", "write x.rotate({ dim }, (pair) => ...)");
     const { dim, interleaved = false } = pairing;
     if (!Number.isInteger(dim) || dim < 2 || dim % 2 !== 0)
-      trace.fail(`rotate got dim ${dim}`, "give an even number of 2 or more");
+      trace.fail(`rotate got dim ${describe(dim)}`, "give an even number of 2 or more");
     const element = new I32(trace, trace.graph.input("element"));
     const half = dim / 2;
     const first = interleaved ? element.and(1).eq(0) : element.lt(half);
