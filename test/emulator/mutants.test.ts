@@ -114,7 +114,7 @@ const looseBounds: [keyof typeof subjects, string, string, string][] = [
     "if (piece.column >= p.value_dim)",
     "if (piece.column > p.value_dim)",
   ],
-  ["split decode", "merges a row too many", "+ n * stride >= count", "+ n * stride > count"],
+  ["merge", "merges a row too many", "i < count; i += step", "i <= count; i += step"],
 ];
 
 /** Mutants that run right here, and why: docs/emulator.md lists them too. */
