@@ -30,6 +30,7 @@ import attention_mla_products_h from "../../kernels/attention/mla/products.h" wi
 import attention_mla_score_h from "../../kernels/attention/mla/score.h" with { type: "text" };
 import attention_mla_sums_h from "../../kernels/attention/mla/sums.h" with { type: "text" };
 import attention_mla_values_h from "../../kernels/attention/mla/values.h" with { type: "text" };
+import attention_mla_widen_h from "../../kernels/attention/mla/widen.h" with { type: "text" };
 import attention_row_h from "../../kernels/attention/row.h" with { type: "text" };
 import attention_tiled_block_h from "../../kernels/attention/tiled/block.h" with { type: "text" };
 import attention_tiled_copy_h from "../../kernels/attention/tiled/copy.h" with { type: "text" };
@@ -112,6 +113,7 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/mla/score.h": attention_mla_score_h,
   "attention/mla/sums.h": attention_mla_sums_h,
   "attention/mla/values.h": attention_mla_values_h,
+  "attention/mla/widen.h": attention_mla_widen_h,
   "attention/row.h": attention_row_h,
   "attention/tiled/block.h": attention_tiled_block_h,
   "attention/tiled/copy.h": attention_tiled_copy_h,

@@ -98,6 +98,25 @@ const cases: readonly Case[] = [
     queryLengths: [2, 1],
     kvLengths: [500, 300],
   }),
+  ...[16, 20, 40].flatMap((queryHeads) => {
+    const fp8 = { ...lengths, queryHeads, kvDtype: "f8e4m3", tokenScales: false } as const;
+    return [
+      ...[64, 1, 16, 128].map((pageSize) =>
+        latentCase(`fp8 in pages of ${pageSize}, ${queryHeads} heads`, { ...fp8, pageSize }),
+      ),
+      latentCase(`fp8, ragged, f16, ${queryHeads} heads`, { ...fp8, pageSize: 0, dtype: "f16" }),
+      latentCase(`fp8, scales by request, ${queryHeads} heads`, { ...fp8, scales: "request" }),
+      ...[64, 5, 0].map((pageSize) =>
+        latentCase(`fp8, scales by token in pages of ${pageSize}, ${queryHeads} heads`, {
+          ...lengths,
+          queryHeads,
+          pageSize,
+          kvDtype: "f8e4m3",
+          scales: "token",
+        }),
+      ),
+    ];
+  }),
   latentCase("batch-invariant", {
     queryHeads: 128,
     batchInvariant: true,
@@ -265,6 +284,7 @@ test("what the family leaves to others", () => {
   const offer = (over: Partial<AttentionOptions>, architecture = "sm_90a") =>
     mla.offer(architectureFacts(architecture), resolveOptions({ ...options, ...over }));
   expect(offer({})).not.toBeInstanceOf(OptionError);
+  expect(offer({ kvDtype: "f8e4m3" })).not.toBeInstanceOf(OptionError);
   for (const architecture of ["sm_80", "sm_89", "sm_100a", "sm_120a"])
     expect(offer({}, architecture)).toBeInstanceOf(OptionError);
   const others: Partial<AttentionOptions>[] = [
@@ -273,7 +293,7 @@ test("what the family leaves to others", () => {
     { kvHeads: 2 },
     { valuePlane: "value" },
     { dtype: "f32" },
-    { kvDtype: "f8e4m3" },
+    { kvDtype: "f8e5m2" },
     { windowLeft: 100 },
     { mask: "tail" },
     { rope: { theta: 1e4 } },

@@ -16,16 +16,6 @@ FB_DEVICE int key_box(const fb_attention_params& p, const fb_attention_record& r
     return r.column_offset < 0 || power == FB_KV_TILE ? FB_KV_TILE : 1;
 }
 
-FB_DEVICE KeyPlace find_key(const Block& b, const fb_attention_record& r, int32_t token) {
-    if (token >= r.kv_end) return {0, -1};
-    const Divider by_page = b.memory.by_page;
-    const int32_t logical = logical_token(b.p, r, by_page, token);
-    if (b.p.contiguous) return {r.slot + logical, 0};
-    const int32_t column = divide(logical, by_page);
-    const int64_t first = int64_t(r.slot) * b.p.table_stride + divide(r.position_start, by_page);
-    return {logical - column * b.p.page_size, read_int(b.p.page_table, first + column)};
-}
-
 // `Count` pieces from `First` on of a tile's keys to where they lie one after the other. In a
 // cluster each block loads every other piece, for both.
 template <int First, int Count>
@@ -43,6 +33,21 @@ FB_DEVICE void load_pieces(const Block& b, const KeyPlace* places, int box, uint
             if (FB_CLUSTER == 1) tensor_load(target, &b.maps.k, full, at);
             else tensor_load_multicast(target, &b.maps.k, full, at, 3);
         }
+    }
+}
+
+// A third of a tile's rows, to be widened.
+FB_DEVICE void load_third(const Block& b, const KeyPlace* places, int box, int third,
+                          Ring<third_slots>& ring) {
+    mbarrier_wait(b.barrier(FB_AT(barriers.third_empty), ring.slot()), ring.parity() ^ 1);
+    const uint32_t full = b.barrier(FB_AT(barriers.third_full), ring.slot());
+    mbarrier_arrive_expect(full, third_bytes);
+    const uint32_t to = b.shared + FB_AT(thirds) + ring.slot() * third_bytes;
+    FB_NO_UNROLL
+    for (int row = 0; row < FB_KV_TILE; row += box) {
+        const KeyPlace place = *places++;
+        const int at[3] = {third * third_elements, place.row, place.page};
+        tensor_load(to + row * third_elements, &b.maps.k, full, at);
     }
 }
 
@@ -81,6 +86,7 @@ FB_DEVICE void load_queries(const Block& b, const fb_attention_record& r, uint32
 FB_DEVICE void load(const Block& b) {
     Ring<half_slots> half;
     Ring<rope_slots> rope;
+    Ring<third_slots> third;
     Turn<place_slots> found;
     Turn<work_slots> works;
     Turn<query_slots> query;
@@ -92,6 +98,16 @@ FB_DEVICE void load(const Block& b) {
     };
     const auto half_at = [&] {
         return b.shared + FB_AT(halves) + half.slot() * (half_pieces * piece_bytes);
+    };
+    const auto load_rest = [&](const fb_attention_record& r) {
+        const uint32_t slot = query.slot();
+        mbarrier_wait(b.barrier(FB_AT(barriers.query_empty), slot), query.parity() ^ 1);
+        query.advance();
+        const uint32_t full = b.barrier(FB_AT(barriers.query_full), slot);
+        constexpr int last = key_pieces - kept_pieces;
+        mbarrier_arrive_expect(full, last * query_bytes);
+        load_queries<kept_pieces, last>(
+            b, r, b.shared + FB_AT(queries) + slot * (last * query_bytes), full);
     };
     pdl_wait();
     pdl_launch_dependents();
@@ -114,7 +130,12 @@ FB_DEVICE void load(const Block& b) {
         for (int tile = 0; tile < tiles; tile++) {
             const KeyPlace* places = b.memory.places[found.slot()];
             mbarrier_wait(b.barrier(FB_AT(barriers.places_full), found.slot()), found.parity());
-            if (box >= least_box) {
+            for (int i = 0; i < 3 && widened; i++) {
+                if (box >= least_box) load_third(b, places, box, i, third);
+                third.advance();
+                if (tile == 0 && i == 0) load_rest(r);
+            }
+            if (box >= least_box && !widened) {
                 const uint32_t full = acquire((half_pieces + 1) * piece_bytes);
                 mbarrier_wait(b.barrier(FB_AT(barriers.rope_empty), rope.slot()),
                               rope.parity() ^ 1);
@@ -124,17 +145,8 @@ FB_DEVICE void load(const Block& b) {
             }
             rope.advance();
             half.advance();
-            if (tile == 0) {
-                const uint32_t slot = query.slot();
-                mbarrier_wait(b.barrier(FB_AT(barriers.query_empty), slot), query.parity() ^ 1);
-                query.advance();
-                const uint32_t full = b.barrier(FB_AT(barriers.query_full), slot);
-                constexpr int last = key_pieces - kept_pieces;
-                mbarrier_arrive_expect(full, last * query_bytes);
-                load_queries<kept_pieces, last>(
-                    b, r, b.shared + FB_AT(queries) + slot * (last * query_bytes), full);
-            }
-            if (box >= least_box) {
+            if (tile == 0 && !widened) load_rest(r);
+            if (box >= least_box && !widened) {
                 const uint32_t full = acquire(half_pieces * piece_bytes);
                 load_pieces<half_pieces, half_pieces>(b, places, box, half_at(), full);
             }
@@ -178,7 +190,7 @@ FB_DEVICE void skip_tile(const Block& b, Turn<place_slots>& found) {
 FB_DEVICE uint64_t key_row(const Block& b, const KeyPlace& place) {
     if (place.page < 0) return 0;
     return b.p.k.data +
-           2 * (place.page * b.p.k.stride_page + place.row * b.p.k.stride_token);
+           value_bytes * (place.page * b.p.k.stride_page + place.row * b.p.k.stride_token);
 }
 
 // `Count` pieces from `first` on of a warp's 32 rows, of which each lane knows one: eight lanes
@@ -200,13 +212,14 @@ FB_DEVICE void gather_pieces(const Block& b, uint64_t own, int first_row, int fi
     cp_async_commit();
 }
 
-// A half that has landed, by all gathering threads: two before `next`.
-FB_DEVICE void announce(const Block& b, const Ring<half_slots>& next) {
+// What has landed, by all gathering threads: two before `next`, of the barriers at `full`.
+template <uint32_t Slots>
+FB_DEVICE void announce(const Block& b, uint32_t full, const Ring<Slots>& next) {
     fence_proxy_async_shared();
     barrier_sync(gather_barrier, 32 * gather_warps);
     if (threadIdx.x != 32 * gather_warp) return;
-    const uint32_t slot = next.slot() < 2 ? next.slot() + half_slots - 2 : next.slot() - 2;
-    mbarrier_arrive(b.barrier(FB_AT(barriers.half_full), slot));
+    const uint32_t slot = next.slot() < 2 ? next.slot() + Slots - 2 : next.slot() - 2;
+    mbarrier_arrive(b.barrier(full, slot));
 }
 
 // Keys of a record whose rows lie apart. A half is announced when the second after it has been
@@ -233,23 +246,65 @@ FB_DEVICE void gather(const Block& b, const MlaWork& work, Ring<half_slots>& hal
         rope.advance();
         if (tile > 0) {
             cp_async_wait<3>(); // all but the last half and this one
-            announce(b, half);
+            announce(b, FB_AT(barriers.half_full), half);
         }
         half.advance();
         mbarrier_wait(b.barrier(FB_AT(barriers.half_empty), half.slot()), half.parity() ^ 1);
         gather_pieces<half_pieces>(b, own, first_row, half_pieces, half_at());
         if (tile > 0) {
             cp_async_wait<3>();
-            announce(b, half);
+            announce(b, FB_AT(barriers.half_full), half);
         }
         half.advance();
     }
     cp_async_wait<1>();
-    announce(b, half);
+    announce(b, FB_AT(barriers.half_full), half);
     cp_async_wait<0>();
     Ring<half_slots> after = half;
     after.advance();
-    announce(b, after);
+    announce(b, FB_AT(barriers.half_full), after);
+}
+
+// The same of keys that are to be widened, by thirds of rows, 192 bytes each.
+FB_DEVICE void gather_thirds(const Block& b, const MlaWork& work, Ring<third_slots>& third,
+                             Turn<place_slots>& found) {
+    constexpr int chunks = third_elements / 16;
+    const fb_attention_record& r = work.record;
+    const int lane = lane_now();
+    const int first_row = threadIdx.x / 32 % gather_warps * 32;
+    pdl_wait();
+    FB_NO_UNROLL
+    for (int tile = 0; tile < work.tiles(); tile++) {
+        skip_tile(b, found);
+        const int32_t token = r.kv_start + tile * FB_KV_TILE + first_row + lane;
+        const uint64_t own = key_row(b, find_key(b, r, token));
+        FB_NO_UNROLL
+        for (int i = 0; i < 3; i++) {
+            mbarrier_wait(b.barrier(FB_AT(barriers.third_empty), third.slot()),
+                          third.parity() ^ 1);
+            const uint32_t to = b.shared + FB_AT(thirds) + third.slot() * third_bytes;
+            FB_NO_UNROLL
+            for (int n = lane; n < 32 * chunks; n += 32) {
+                const uint64_t row = __shfl_sync(~0u, own, n / chunks);
+                const uint64_t from =
+                    (row == 0 ? b.p.k.data : row) + i * third_elements + n % chunks * 16;
+                cp_async_16(to + (first_row * chunks + n) * 16, reinterpret_cast<void*>(from),
+                            row == 0 ? 0 : 16);
+            }
+            cp_async_commit();
+            if (tile > 0 || i == 2) {
+                cp_async_wait<2>(); // all but the last third and this one
+                announce(b, FB_AT(barriers.third_full), third);
+            }
+            third.advance();
+        }
+    }
+    cp_async_wait<1>();
+    announce(b, FB_AT(barriers.third_full), third);
+    cp_async_wait<0>();
+    Ring<third_slots> after = third;
+    after.advance();
+    announce(b, FB_AT(barriers.third_full), after);
 }
 
 // The last position that row `i` sees; rows past the last are never written.
@@ -263,6 +318,7 @@ FB_DEVICE int32_t last_seen(const fb_attention_params& p, const fb_attention_rec
 FB_DEVICE void find_keys(const Block& b) {
     Ring<half_slots> half;
     Ring<rope_slots> rope;
+    Ring<third_slots> third;
     Turn<place_slots> found;
     Turn<work_slots> works;
     for (;; works.advance()) {
@@ -280,13 +336,15 @@ FB_DEVICE void find_keys(const Block& b) {
         for (int from = 0; from < (tiles > 0 ? kept_pieces : 0); from += half_pieces)
             half.advance(); // queries pass through
         if (tiles > 0 && box < least_box) {
-            gather(b, work, half, rope, found);
+            if (widened) gather_thirds(b, work, third, found);
+            else gather(b, work, half, rope, found);
         } else {
             if (threadIdx.x / 32 == gather_warp) find_boxes(b, work.record, tiles, box, found);
             for (int tile = 0; tile < tiles; tile++) {
                 half.advance();
                 half.advance();
                 rope.advance();
+                for (int i = 0; i < 3; i++) third.advance();
             }
         }
         if (lane_now() == 0) release_work(b, works.slot());

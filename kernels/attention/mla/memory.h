@@ -3,7 +3,9 @@
 //   barrier     filled by                              emptied by
 //   half        bytes of a tile's left or right half   left: values 0, right: values 1, queries:
 //               (or of queries for registers), or      score
-//               gather: its copies are done
+//               gather: its copies are done, or widen
+//   third       where keys are widened: bytes of a     widen
+//               third of a tile, or gather
 //   rope        (with its left half)                   score, its product done
 //   query       bytes                                  score, a record's last product done
 //   weights     score                                  values, their product done
@@ -25,9 +27,10 @@
 
 // ---- types
 
-constexpr int half_slots = 5;
-constexpr int rope_slots = FB_QUERY_TILE == 32 ? 2 : 3;
-constexpr int query_slots = FB_QUERY_TILE == 16 ? 2 : 1;
+constexpr int half_slots = widened ? 4 : 5;
+constexpr int rope_slots = (FB_QUERY_TILE == 32 ? 2 : 3) - widened;
+constexpr int query_slots = FB_QUERY_TILE == 16 && !widened ? 2 : 1;
+constexpr int third_slots = FB_QUERY_TILE == 16 ? 4 : 3;
 constexpr int weight_slots = 2;
 constexpr int work_slots = 2;
 constexpr int place_slots = 2;
@@ -62,9 +65,15 @@ template <bool Narrow> struct Exchange {
 };
 template <> struct Exchange<false> { uint64_t nothing; };
 
+// Keys that are to be widened.
+template <bool Widened> struct Thirds { unsigned char bytes[third_slots][third_bytes]; };
+template <> struct Thirds<false> { uint64_t nothing; };
+
 struct Barriers {
     uint64_t half_full[half_slots];
     uint64_t half_empty[half_slots];
+    uint64_t third_full[third_slots];
+    uint64_t third_empty[third_slots];
     uint64_t rope_empty[rope_slots];
     uint64_t query_full[query_slots];
     uint64_t query_empty[query_slots];
@@ -88,6 +97,7 @@ struct Memory {
     unsigned char ropes[rope_slots][piece_bytes];
     unsigned char queries[query_slots][key_pieces - kept_pieces][query_bytes];
     unsigned char weights[weight_slots][query_bytes];
+    Thirds<widened> thirds;
     // Of the older sums: of rows lane / 4 and lane / 4 + 8 of each warp in turn, or of neighbours.
     float2 factors[weight_slots][FB_QUERY_TILE / 2];
     Exchange<narrow> exchange;
@@ -112,6 +122,24 @@ struct Block {
         return shared + at + 8 * slot;
     }
 };
+
+// ---- keys
+
+// Where a kept token of a record lies.
+FB_DEVICE KeyPlace place_of(const Block& b, const fb_attention_record& r, int32_t token) {
+    const Divider by_page = b.memory.by_page;
+    const int32_t logical = logical_token(b.p, r, by_page, token);
+    if (b.p.contiguous) return {r.slot + logical, 0};
+    const int32_t column = divide(logical, by_page);
+    const int64_t first = int64_t(r.slot) * b.p.table_stride + divide(r.position_start, by_page);
+    return {logical - column * b.p.page_size, read_int(b.p.page_table, first + column)};
+}
+
+// The same of tokens that may lie past the last.
+FB_DEVICE KeyPlace find_key(const Block& b, const fb_attention_record& r, int32_t token) {
+    if (token >= r.kv_end) return {0, -1};
+    return place_of(b, r, token);
+}
 
 // ---- barriers
 
@@ -161,8 +189,12 @@ FB_DEVICE void init_barriers(const Block& b) {
     const auto init = [&](uint32_t at, int slots, uint32_t arrivals) {
         for (int i = 0; i < slots; i++) mbarrier_init(b.barrier(at, uint32_t(i)), arrivals);
     };
-    init(FB_AT(barriers.half_full), half_slots, 1);
+    init(FB_AT(barriers.half_full), half_slots, widened ? widen_warps : 1);
     init(FB_AT(barriers.half_empty), half_slots, 4 * FB_CLUSTER);
+    if (widened) {
+        init(FB_AT(barriers.third_full), third_slots, 1);
+        init(FB_AT(barriers.third_empty), third_slots, widen_warps);
+    }
     init(FB_AT(barriers.rope_empty), rope_slots, 4 * FB_CLUSTER);
     init(FB_AT(barriers.query_full), query_slots, 1);
     init(FB_AT(barriers.query_empty), query_slots, score_warps);
@@ -172,7 +204,7 @@ FB_DEVICE void init_barriers(const Block& b) {
     init(FB_AT(barriers.target_full), 1, score_warps);
     init(FB_AT(barriers.target_empty), 1, value_warps);
     init(FB_AT(barriers.work_full), work_slots, record_ints);
-    constexpr int readers = 1 + gather_warps + score_warps + value_warps;
+    constexpr int readers = 1 + gather_warps + score_warps + value_warps + widen_warps;
     init(FB_AT(barriers.work_empty), work_slots, readers * FB_CLUSTER);
     init(FB_AT(barriers.places_full), place_slots, 1);
     init(FB_AT(barriers.places_empty), place_slots, 1);

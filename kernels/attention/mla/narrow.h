@@ -69,9 +69,46 @@ FB_DEVICE void hide_tokens(const Block& b, const fb_attention_record& r, uint32_
     }
 }
 
+// Scales of a thread's two tokens: those of the next tile are looked up before the products of this
+// one, and asked for after them.
+struct TokenScales {
+    KeyPlace place[2];
+    float k[2];
+    float v[2];
+};
+
+// Past the last token it serves again, without a branch: see hide_tokens().
+FB_DEVICE void find_tokens(const Block& b, const fb_attention_record& r, int32_t token,
+                           TokenScales& scales) {
+    FB_UNROLL
+    for (int h = 0; h < 2; h++) {
+        const int32_t kept = token + thread_now() % 128 / 32 * 16 + own_row() + 8 * h;
+        if (FB_K_TOKEN_SCALE || FB_V_TOKEN_SCALE)
+            scales.place[h] = place_of(b, r, min(kept, r.kv_end - 1));
+    }
+}
+
+// 1 where a scale is not by token.
+FB_DEVICE float token_scale(const fb_scale& s, const fb_attention_record& r,
+                            const KeyPlace& place) {
+    if (!by_token(s)) return 1;
+    const int64_t at = r.request * s.stride_request + r.kv_head * s.stride_head +
+                       place.page * s.stride_page + place.row * s.stride_token;
+    return reinterpret_cast<const float*>(s.data)[at];
+}
+
+FB_DEVICE void load_scales(const Block& b, const fb_attention_record& r, TokenScales& scales) {
+    FB_UNROLL
+    for (int h = 0; h < 2; h++) {
+        if (FB_K_TOKEN_SCALE) scales.k[h] = token_scale(b.p.k_scale, r, scales.place[h]);
+        if (FB_V_TOKEN_SCALE) scales.v[h] = token_scale(b.p.v_scale, r, scales.place[h]);
+    }
+}
+
 // The weights of a tile relative to the rows' bases, and their sums.
 FB_DEVICE void exponentiate(float factor, const ScoreRows& rows, const float (&s)[thread_values],
-                            uint32_t (&weights)[thread_rows], float (&sum)[thread_rows]) {
+                            const TokenScales& scales, uint32_t (&weights)[thread_rows],
+                            float (&sum)[thread_rows]) {
     FB_UNROLL
     for (int i = 0; i < thread_rows; i++) sum[i] = 0;
     FB_UNROLL
@@ -81,7 +118,8 @@ FB_DEVICE void exponentiate(float factor, const ScoreRows& rows, const float (&s
         const float y = exp2_approx(fmaf(s[2 * k + 1], factor, -rows.base[i + 1]));
         sum[i] += x;
         sum[i + 1] += y;
-        weights[k] = pack_pair<FB_Q_TYPE>(x, y);
+        const float scale = FB_V_TOKEN_SCALE ? scales.v[k % 2] : 1;
+        weights[k] = pack_pair<FB_Q_TYPE>(x * scale, y * scale);
     }
 }
 
@@ -243,21 +281,30 @@ FB_DEVICE void score(const Block& b) {
             rows.sum[i] = 0;
         }
         const float signed_factor = score_factor(b.p, r);
-        const float factor = base_2_factor(signed_factor);
+        // Above 0, since 0 must not meet the -inf of hidden keys.
+        const float factor = fmaxf(fabsf(signed_factor), 1e-30f);
         const uint32_t queries =
             b.shared + FB_AT(queries) + query.slot() * (key_pieces * query_bytes);
+        TokenScales scales;
+        TokenScales next;
+        if (tiles > 0) {
+            find_tokens(b, r, r.kv_start, next);
+            load_scales(b, r, next);
+        }
         FB_NO_UNROLL
         for (int tile = 0; tile < tiles; tile++) {
+            scales = next;
+            find_tokens(b, r, r.kv_start + (tile + 1) * FB_KV_TILE, next);
             const uint32_t left = next_half();
             if (tile == 0)
                 mbarrier_wait(b.barrier(FB_AT(barriers.query_full), query.slot()), query.parity());
             wgmma_fence();
             score_steps<0, 4 * half_pieces>(left, queries, s);
-            const uint32_t ropes = b.shared + FB_AT(ropes) + rope.slot() * piece_bytes;
-            score_steps<8 * half_pieces, 4>(ropes, queries, s);
             const uint32_t right = next_half();
             wgmma_fence();
             score_steps<4 * half_pieces, 4 * half_pieces>(right, queries, s);
+            const uint32_t ropes = b.shared + FB_AT(ropes) + rope.slot() * piece_bytes;
+            score_steps<8 * half_pieces, 4>(ropes, queries, s);
             wgmma_commit();
             wgmma_wait<0>();
             if (leads) {
@@ -266,6 +313,11 @@ FB_DEVICE void score(const Block& b) {
                     mbarrier_arrive(b.barrier(FB_AT(barriers.query_empty), query.slot()));
             }
             rope.advance();
+            load_scales(b, r, next);
+            if (FB_K_TOKEN_SCALE) {
+                FB_UNROLL
+                for (int i = 0; i < thread_values; i++) s[i] *= scales.k[i / 2 % 2];
+            }
             if (signed_factor < 0) {
                 FB_UNROLL
                 for (int i = 0; i < thread_values; i++) s[i] = -s[i];
@@ -277,10 +329,10 @@ FB_DEVICE void score(const Block& b) {
             uint32_t weights[thread_rows];
             FB_UNROLL
             for (int i = 0; i < thread_rows; i++) alpha[i] = 1;
-            exponentiate(factor, rows, s, weights, sum);
+            exponentiate(factor, rows, s, scales, weights, sum);
             if (!all_fit(b, turn.slot(), sum)) {
                 raise_bases(b, factor, s, sum, rows, alpha);
-                exponentiate(factor, rows, s, weights, sum);
+                exponentiate(factor, rows, s, scales, weights, sum);
             }
             FB_UNROLL
             for (int i = 0; i < thread_rows; i++) rows.sum[i] += sum[i];

@@ -1,6 +1,6 @@
 import { OptionError } from "../../errors.ts";
 import type { CostModel } from "../../plan/cost.ts";
-import { dtypeBytes } from "../../tensor/dtype.ts";
+import { dtypeBytes, isFp8 } from "../../tensor/dtype.ts";
 import { encodeTensorMap } from "../../tensor/tensor-map.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { ResolvedOptions } from "../options.ts";
@@ -56,18 +56,23 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
 
 /** Rows of a block and blocks of a cluster, of each class; blocks of few rows have own kernels. */
 const shapes = [
-  [16, 1],
-  [32, 1],
-  [tile, 1],
-  [tile, 2],
-] as const;
+  { rows: 16, cluster: 1 },
+  { rows: 32, cluster: 1 },
+  { rows: tile, cluster: 1 },
+  { rows: tile, cluster: 2 },
+];
 
-/** Classes that some request may need: it has a row for each query head at least. */
+/**
+ * Classes that some request may need: it has a row for each query head at least. Blocks of many
+ * rows have no room to widen fp8 keys in.
+ */
 function classesOf(options: ResolvedOptions): KernelClass[] {
-  const least = Math.min(options.queryHeads, 2 * tile);
-  return shapes
-    .filter(([rows, cluster]) => rows * cluster >= least)
-    .map(([rows, cluster]) => kernelClass(options, rows, cluster));
+  const fitting = shapes.filter(({ rows }) => rows < tile || !isFp8(options.kvDtype));
+  const most = Math.max(...fitting.map(({ rows, cluster }) => rows * cluster));
+  const least = Math.min(options.queryHeads, most);
+  return fitting
+    .filter(({ rows, cluster }) => rows * cluster >= least)
+    .map(({ rows, cluster }) => kernelClass(options, rows, cluster));
 }
 
 /** Why the family does not take the options, if it does not. */
@@ -81,35 +86,43 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   if (options.valueDim !== valueDim) return no("valueDim", options.valueDim, `${valueDim}`);
   if (kvHeads !== 1) return no("kvHeads", kvHeads, "1");
   if (keyPlane !== valuePlane) return no("valuePlane", valuePlane, keyPlane);
-  if (dtypeBytes(dtype) !== 2 || kvDtype !== dtype) return no("kvDtype", kvDtype, "f16 or bf16");
+  if (dtypeBytes(dtype) !== 2) return no("dtype", dtype, "f16 or bf16");
+  if (kvDtype !== dtype && kvDtype !== "f8e4m3")
+    return no("kvDtype", kvDtype, `${dtype} or f8e4m3`);
   if (options.windowLeft >= 0) return no("windowLeft", options.windowLeft, "-1");
-  const beyond = beyondPositions(options);
+  // Blocks of few rows, the only ones that widen fp8 keys, scale tokens.
+  const scaled = options.tokenScales && kvDtype === dtype;
+  const beyond = beyondPositions({ ...options, tokenScales: scaled });
   return beyond && no(...beyond);
 }
 
 /** Bytes of struct Memory in kernels/attention/mla/memory.h, for so many rows of a block. */
-function sharedBytesOf(rows: number): number {
+function sharedBytesOf(rows: number, widened = false): number {
   const piece = tile * 128;
   const narrow = rows < tile;
-  const ropes = rows === 32 ? 2 : 3;
-  const querySlots = rows === 16 ? 2 : 1;
-  const keys = (5 * 4 + ropes) * piece;
+  const ropes = (rows === 32 ? 2 : 3) - (widened ? 1 : 0);
+  const querySlots = rows === 16 && !widened ? 2 : 1;
+  const thirdSlots = rows === 16 ? 4 : 3;
+  const keys = ((widened ? 4 : 5) * 4 + ropes) * piece;
+  const thirds = widened ? (thirdSlots * tile * headDim) / 3 : 8;
   const queries = (querySlots * (narrow ? 9 : 3) + 2) * rows * 128; // and weights
   const factors = 2 * rows * 4;
   const exchange = narrow ? 2 * 4 * 4 + 2 * 4 * rows * 8 : 8;
   const targets = rows * 16;
   const lastSeen = 2 * rows * 4;
-  const barriers = (29 + ropes + 2 * querySlots) * 8;
+  const halves = 2 * (widened ? 4 : 5);
+  const barriers = (19 + halves + 2 * thirdSlots + ropes + 2 * querySlots) * 8;
   const [work, places, divider] = [2 * 64, 2 * 2 * 8, 8];
   const small = factors + exchange + targets + lastSeen + work + places + divider + barriers;
-  return keys + queries + small;
+  return keys + thirds + queries + small;
 }
 
-const threads = 512;
-
 /** Records of up to `rows` rows for each block of a cluster. */
-function kernelClass(options: ResolvedOptions, rows: number, cluster: 1 | 2): KernelClass {
-  const sharedBytes = sharedBytesOf(rows);
+function kernelClass(options: ResolvedOptions, rows: number, cluster: number): KernelClass {
+  const widened = isFp8(options.kvDtype);
+  const sharedBytes = sharedBytesOf(rows, widened);
+  // Two warpgroups widen keys.
+  const threads = widened ? 768 : 512;
   return {
     name: `mla.rows${rows * cluster}`,
     queryTile: rows * cluster,
@@ -151,6 +164,8 @@ function bindMaps(
   });
   const paged = k.shape.length === 4;
   bindMap(maps, "k", k, {
+    // As they lie in memory, to be widened, a third of a row at a time.
+    ...(isFp8(k.dtype) ? { columns: headDim / 3, swizzleBytes: 0 } : {}),
     extents: [headDim, paged ? k.shape[1] : k.shape[0], paged ? k.shape[0] : 1],
     strides: paged ? [k.strides[1], k.strides[0]] : [k.strides[0], k.strides[0]],
     box: paged ? Math.min(lowestPower(k.shape[1]), tile) : tile,
@@ -167,15 +182,18 @@ interface Rows {
   /** Elements. */
   readonly strides: readonly number[];
   readonly box: number;
+  /** Of a box; default a tile of 16-bit elements, whose pieces lie as products want them. */
+  readonly columns?: number;
+  readonly swizzleBytes?: 0 | 128;
 }
 
 function bindMap(maps: AttentionMaps, name: "q" | "k", tensor: Tensor, rows: Rows): void {
   const { address, dtype, device } = tensor;
   const bytes = dtypeBytes(dtype);
-  const { extents, box } = rows;
+  const { extents, columns = tile, swizzleBytes = 128 } = rows;
   const strides = rows.strides.map((step) => step * bytes);
-  const map = { address, dtype, extents, strides, box: [tile, box, 1], swizzleBytes: 128 } as const;
-  encodeTensorMap(device, map, maps[name]);
+  const box = [columns, rows.box, 1];
+  encodeTensorMap(device, { address, dtype, extents, strides, box, swizzleBytes }, maps[name]);
 }
 
 /** One plane for both, said by the options, must be one tensor. */
