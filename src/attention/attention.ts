@@ -8,7 +8,7 @@ import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { requireInteger } from "../require.ts";
 import { RopeRates } from "../ops/rope.ts";
 import { worthSharing } from "../plan/cost.ts";
-import type { Plan } from "../plan/plan.ts";
+import { livesUntil, type Plan } from "../plan/plan.ts";
 import { Planner } from "../plan/planner.ts";
 import { boundRanges } from "../variant/bound-ranges.ts";
 import { bindMask } from "./bind-mask.ts";
@@ -147,6 +147,8 @@ export class Attention extends Owner implements AsyncDisposable {
       throw new OptionError("positions", "custom", "not used with deviceLengths", fix);
     }
     const plan = this.#planner.plan(batch, this.#sections.room);
+    // The planner has one plan.
+    if (this.#plan === undefined) livesUntil(plan, () => this.disposed || this.device.disposed);
     this.#plan = plan;
     this.#batch = batch;
     return plan;

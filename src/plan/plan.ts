@@ -1,4 +1,4 @@
-import { OptionError } from "../errors.ts";
+import { DisposedError, OptionError } from "../errors.ts";
 import { isMade, made } from "../made.ts";
 import { counted, showAs } from "../shown.ts";
 
@@ -60,9 +60,20 @@ export interface Plan {
   bucket: number;
 }
 
-/** Throws an OptionError unless `value` is what a planner made. */
+const goneBy = new WeakMap<Plan, () => boolean>();
+
+/** Notes when the memory goes that a plan's sections may lie in. */
+export function livesUntil(plan: Plan, gone: () => boolean): void {
+  goneBy.set(plan, gone);
+}
+
+/** Throws unless `value` is what a planner made and still there. OptionError, DisposedError. */
 export function requirePlan(value: Plan | undefined): asserts value is Plan {
-  if (isMade("plan", value)) return;
+  if (isMade("plan", value)) {
+    if (goneBy.get(value as Plan)?.() === true)
+      throw new DisposedError("the attention of the plan");
+    return;
+  }
   throw new OptionError("plan", value, "a plan", "pass what attention.plan returned.");
 }
 
