@@ -169,28 +169,28 @@ struct Compute {
     // What takes scores to base 2.
     FB_DEVICE float base_2() const { return scores_change ? 1 : factor; }
 
-    FB_DEVICE Pairs pairs_of(const Task& task, int tile) const {
-        return Pairs::of(b, task, keys.slot(), own(), tile);
+    FB_DEVICE Pairs pairs_of(const TaskRows& seen, int tile) const {
+        return Pairs::of(b, seen, keys.slot(), own(), tile);
     }
 
     // Products of a tile become scores.
-    FB_DEVICE void change_scores(const Task& task, int tile) {
-        if constexpr (scores_change) pairs_of(task, tile).change(factor, s);
+    FB_DEVICE void change_scores(const TaskRows& seen, int tile) {
+        if constexpr (scores_change) pairs_of(seen, tile).change(factor, s);
         else negate_scores();
     }
 
     // The scores of what a row does not see.
-    FB_DEVICE void hide_scores(const Task& task, int tile) {
-        hide(task, own(), task.start + tile * FB_KV_TILE, s);
-        if constexpr (pairs_hide) pairs_of(task, tile).hide(s);
+    FB_DEVICE void hide_scores(const TaskRows& seen, int tile) {
+        hide(seen, own(), seen.start + tile * FB_KV_TILE, s);
+        if constexpr (pairs_hide) pairs_of(seen, tile).hide(s);
     }
 
-    FB_DEVICE void scale_values(const Task& task, int tile) {
-        if constexpr (FB_V_TOKEN_SCALE) pairs_of(task, tile).scale_values(s);
+    FB_DEVICE void scale_values(const TaskRows& seen, int tile) {
+        if constexpr (FB_V_TOKEN_SCALE) pairs_of(seen, tile).scale_values(s);
     }
 
     // The warp's scores once more, by the warp's own tensor core instructions.
-    FB_DEVICE void scores_again(const Task& task, int tile) {
+    FB_DEVICE void scores_again(const TaskRows& seen, int tile) {
         FB_UNROLL
         for (int i = 0; i < FB_KV_TILE / 2; i++) s[i] = 0;
         const int lane = lane_now();
@@ -211,7 +211,7 @@ struct Compute {
         // Keys that lanes have read are overwritten by bulk copies. Besides, the compiler reads
         // notes again behind it, and keeps nothing of the first reading in registers.
         fence_proxy_async_shared();
-        change_scores(task, tile);
+        change_scores(seen, tile);
     }
 
     static FB_DEVICE void copy(const uint32_t (&from)[4], uint32_t (&to)[4]) {
@@ -230,7 +230,7 @@ struct Compute {
     // A tile that all rows see whole, behind one that gave them a reference: the maximum of later
     // scores is not looked for. The sums show when one may have outgrown the reference by `slack`;
     // then the scores are computed again and the exact way is taken.
-    FB_DEVICE bool softmax_lagging(const Task& task, int tile, float (&alpha)[2]) {
+    FB_DEVICE bool softmax_lagging(const TaskRows& seen, int tile, float (&alpha)[2]) {
         const float2 sum = exponentiate<false>(base_2(), rows, s);
         const bool again = __any_sync(0xffffffffu, !(fmaxf(sum.x, sum.y) <= lagging_most));
         if (!again) {
@@ -238,16 +238,16 @@ struct Compute {
             rows.sum[1] += sum.y;
             return false;
         }
-        scores_again(task, tile);
+        scores_again(seen, tile);
         return softmax_exact<loses_keys>(base_2(), rows, alpha, s);
     }
 
     // Scores become probabilities; `whole`: every row sees every key of the tile, and has a
     // reference. Returns whether older sums are to be multiplied by `alpha`.
     template <bool whole>
-    FB_DEVICE bool softmax(const Task& task, int tile, float (&alpha)[2]) {
+    FB_DEVICE bool softmax(const TaskRows& seen, int tile, float (&alpha)[2]) {
         if constexpr (!Variant::softmax) return false;
-        else if constexpr (whole) return softmax_lagging(task, tile, alpha);
+        else if constexpr (whole) return softmax_lagging(seen, tile, alpha);
         else return softmax_exact<true>(base_2(), rows, alpha, s);
     }
 
@@ -281,32 +281,32 @@ struct Compute {
     }
 
     // From the scores of a task's first tile, which are there, to the start of its probabilities.
-    FB_DEVICE void take_first(const Task& task, const Reach& reach) {
+    FB_DEVICE void take_first(const TaskRows& seen, const Reach& reach) {
         const int tile = reach.end - 1;
         if (!reads_notes) release_keys();
         if (tile == reach.begin) release_queries();
-        change_scores(task, tile);
-        hide_scores(task, tile);
+        change_scores(seen, tile);
+        hide_scores(seen, tile);
         if constexpr (Variant::softmax) softmax_first(base_2(), rows, s);
-        scale_values(task, tile);
+        scale_values(seen, tile);
         if (reads_notes) release_read_keys();
     }
 
     // The first tile of a task alone.
-    FB_DEVICE void begin(const Task& task, const Reach& reach) {
+    FB_DEVICE void begin(const Task& task, const TaskRows& seen, const Reach& reach) {
         pass(uniform(task.blocks) - reach.end);
         wait_keys();
         issue_scores();
         wgmma_wait<0>();
         wgmma_tie(s);
-        take_first(task, reach);
+        take_first(seen, reach);
         pack();
         if (reach.end - 1 > reach.begin) wait_keys();
     }
 
     // Scores of tile `tile` beside the product of the one before it in time.
     template <bool masked>
-    FB_DEVICE void step(const Task& task, const Reach& reach, int tile) {
+    FB_DEVICE void step(const TaskRows& seen, const Reach& reach, int tile) {
         float alpha[2];
         issue_scores();
         wait_values();
@@ -317,10 +317,10 @@ struct Compute {
         constexpr bool keeps_keys = keeps_queries || reads_notes;
         if (!keeps_keys) release_keys();
         if (!keeps_queries && tile == reach.begin) release_queries();
-        change_scores(task, tile);
-        if constexpr (masked) hide_scores(task, tile);
-        const bool moves = softmax<!masked>(task, tile, alpha);
-        scale_values(task, tile);
+        change_scores(seen, tile);
+        if constexpr (masked) hide_scores(seen, tile);
+        const bool moves = softmax<!masked>(seen, tile, alpha);
+        scale_values(seen, tile);
         if (keeps_keys) release_read_keys();
         if (keeps_queries && tile == reach.begin) release_queries();
         wgmma_tie(s);
@@ -339,18 +339,18 @@ struct Compute {
     }
 
     // All tiles but the first.
-    FB_DEVICE void go_on(const Task& task, const Reach& reach) {
+    FB_DEVICE void go_on(const TaskRows& seen, const Reach& reach) {
         FB_NO_UNROLL
         for (int tile = reach.end - 2; tile >= reach.begin;) {
             // Tiles that some row does not see whole lie before and behind those that all see.
             FB_NO_UNROLL
             for (; tile >= reach.begin && (tile >= reach.whole_end || tile < reach.whole_begin);
                  tile--) {
-                step<true>(task, reach, tile);
+                step<true>(seen, reach, tile);
             }
             FB_NO_UNROLL
             for (; tile >= reach.whole_begin && tile < reach.whole_end; tile--) {
-                step<false>(task, reach, tile);
+                step<false>(seen, reach, tile);
             }
         }
     }
@@ -368,20 +368,20 @@ struct Compute {
     // Whether the end of a task may overlap the beginning of the next. Keys that are passed on the
     // way must fit the ring: who sees them waits for values that are released only afterwards.
     static constexpr bool crosses = FB_QUERIES_KEPT || FB_QUERY_BUFFERS > 1;
-    FB_DEVICE Reach own_reach(const Task& task) const {
-        const Reach& r = task.reach[group()];
+    FB_DEVICE Reach own_reach(const TaskRows& seen) const {
+        const Reach& r = seen.reach[group()];
         return {uniform(r.begin), uniform(r.end), uniform(r.whole_begin), uniform(r.whole_end)};
     }
 
-    FB_DEVICE bool can_cross(const Reach& reach, const Task& next) const {
+    FB_DEVICE bool can_cross(const Reach& reach, const Task& next, const TaskRows& seen) const {
         if (next.blocks <= 0 || reach.begin > 0) return false;
-        const Reach& after = next.reach[group()];
+        const Reach& after = seen.reach[group()];
         return after.begin < after.end && next.blocks - after.end < FB_STAGES;
     }
 
     // The product that is left beside the scores of the next task's first tile.
-    FB_DEVICE void cross(const Task& next) {
-        const Reach reach = own_reach(next);
+    FB_DEVICE void cross(const Task& next, const TaskRows& seen) {
+        const Reach reach = own_reach(seen);
         const int passed = uniform(next.blocks) - reach.end;
         auto after = values;
         after.advance();
@@ -394,7 +394,7 @@ struct Compute {
         issue_values();
         wgmma_wait<1>();
         wgmma_tie(s);
-        take_first(next, reach);
+        take_first(seen, reach);
         wgmma_tie(s);
         if (reach.end - 1 > reach.begin) wait_keys();
         wgmma_wait<0>();
@@ -408,9 +408,28 @@ struct Compute {
 
     // ---- tasks
 
-    FB_DEVICE const Task& wait_task(const Turn<task_count>& turn) const {
-        wait(barriers().rows_full[turn.slot()], turn.parity());
-        return b.shared.tasks[turn.slot()];
+    // A task and its rows have rings of their own.
+    struct TaskTurn {
+        Turn<task_count> task;
+        Turn<rows_count> rows;
+
+        FB_DEVICE void advance() {
+            task.advance();
+            rows.advance();
+        }
+    };
+
+    FB_DEVICE const Task& wait_task(const TaskTurn& turn) const {
+        wait(barriers().rows_full[turn.rows.slot()], turn.rows.parity());
+        return b.shared.tasks[turn.task.slot()];
+    }
+    FB_DEVICE const TaskRows& rows_of(const TaskTurn& turn) const {
+        return b.shared.rows[turn.rows.slot()];
+    }
+    // Others can be described when their keys are done with: before they are stored.
+    FB_DEVICE void release_rows(const TaskTurn& turn) const {
+        __syncwarp();
+        arrive_warp(barriers().rows_empty[turn.rows.slot()]);
     }
 
     // Rows that see nothing.
@@ -433,9 +452,10 @@ struct Compute {
     // Rows that see something; `begun`: the first tile is taken. Returns whether that of the next
     // task is.
     FB_DEVICE bool take_task(const Task& task, const Reach& reach, bool begun,
-                             const Turn<task_count>& turn) {
-        if (!begun) begin(task, reach);
-        go_on(task, reach);
+                             const TaskTurn& turn) {
+        if (!begun) begin(task, rows_of(turn), reach);
+        go_on(rows_of(turn), reach);
+        release_rows(turn);
         const RowSums done = row_sums();
         buffer.advance();
         bool goes_on = false;
@@ -443,10 +463,10 @@ struct Compute {
             auto after = turn;
             after.advance();
             const Task& next = wait_task(after);
-            goes_on = uniform(can_cross(reach, next));
+            goes_on = uniform(can_cross(reach, next, rows_of(after)));
             if (goes_on) {
                 open(next);
-                cross(next);
+                cross(next, rows_of(after));
             }
         }
         if (!goes_on) end(reach);
@@ -456,19 +476,20 @@ struct Compute {
     }
 
     FB_DEVICE void run() {
-        Turn<task_count> turn;
+        TaskTurn turn;
         bool begun = false;
         clear_sums();
         FB_NO_UNROLL
         for (;; turn.advance()) {
             const Task& task = wait_task(turn);
             if (uniform(task.blocks) < 0) break;
-            const Reach reach = own_reach(task);
+            const Reach reach = own_reach(rows_of(turn));
             if (!begun) {
                 open(task);
                 clear_tail(task, values); // who passes tiles waits for those who compute
             }
             if (reach.begin == reach.end) {
+                release_rows(turn);
                 pass_task(task);
                 buffer.advance();
                 begun = false;
@@ -476,7 +497,7 @@ struct Compute {
                 begun = take_task(task, reach, begun, turn);
             }
             __syncwarp();
-            arrive_warp(barriers().task_empty[turn.slot()]);
+            arrive_warp(barriers().task_empty[turn.task.slot()]);
         }
     }
 };

@@ -96,8 +96,14 @@ struct Task {
     int32_t box_rows;           // rows of a box of the tensor maps; 0: rows are gathered
     int32_t early;              // tile at which the next record is wanted
     Source source;              // where its keys and values lie
+};
+
+// What a task's rows see.
+struct TaskRows {
     Reach reach[computing_groups];
-    int32_t low[block_rows]; // kept tokens [low, high] that each row sees
+    int32_t start; // as the task has it
+    int32_t kv_head;
+    int32_t low[block_rows]; // kept tokens [low, high] of each row
     int32_t high[block_rows];
     MaskRow mask[FB_MASK ? block_rows : 1];
     Variant::Row words[Variant::row_words == 0 ? 1 : block_rows];
@@ -113,7 +119,8 @@ struct Notes {
 
 // ---- shared memory
 
-constexpr int task_count = 2;
+constexpr int task_count = 3; // one that is stored, one that is computed, one that is loaded
+constexpr int rows_count = 2;
 constexpr int mail_count = 8; // tickets that the cluster's first block may be ahead of the others
 
 struct Barriers {
@@ -127,8 +134,9 @@ struct Barriers {
     uint64_t values_empty[FB_STAGES];
     uint64_t task_wanted;
     uint64_t task_full[task_count]; // for those who load
-    uint64_t rows_full[task_count]; // for those who compute: the queries are there, too
     uint64_t task_empty[task_count];
+    uint64_t rows_full[rows_count]; // for those who compute: the queries are there, too
+    uint64_t rows_empty[rows_count];
     uint64_t queries_empty[FB_QUERY_BUFFERS];
     uint64_t mail_full[mail_count];
 };
@@ -158,6 +166,7 @@ struct RawValues : RawOf<values_land_raw, raw_value_row, RawValues> {};
 
 struct Shared : Tiles, RawKeys, RawValues, NotesOf<noted || keys_land_raw> {
     Task tasks[task_count];
+    TaskRows rows[rows_count];
     Barriers barriers;
     uint32_t mail[mail_count];
 };
@@ -227,8 +236,11 @@ FB_DEVICE void init_barriers(Barriers& b) {
     }
     for (int i = 0; i < task_count; i++) {
         init(b.task_full[i], 1);
-        init(b.rows_full[i], 2);
         init(b.task_empty[i], computing_warps + changing_warps + 2);
+    }
+    for (int i = 0; i < rows_count; i++) {
+        init(b.rows_full[i], 2);
+        init(b.rows_empty[i], computing_warps);
     }
     init(b.task_wanted, 1);
     for (int i = 0; i < FB_QUERY_BUFFERS; i++) init(b.queries_empty[i], computing_warps);

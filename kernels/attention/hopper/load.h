@@ -333,7 +333,7 @@ FB_DEVICE bool rows_differ(const fb_attention_params& p) {
 }
 
 // The rows of one warpgroup, by a whole warp.
-FB_DEVICE void describe_rows(const Block& b, Task& task, int group) {
+FB_DEVICE void describe_rows(const Block& b, const Task& task, TaskRows& rows, int group) {
     const fb_attention_params& p = b.attention();
     Bounds bounds = no_bounds();
     FB_NO_UNROLL
@@ -343,13 +343,17 @@ FB_DEVICE void describe_rows(const Block& b, Task& task, int group) {
         if (rows_differ(p) || at >= task.record.row_count)
             sight = sight_of(p, task.record, at);
         const Seen seen = tokens_seen(b, task, sight);
-        task.low[at] = seen.low;
-        task.high[at] = seen.high;
-        note_row(p, task.record, task, at, sight);
+        rows.low[at] = seen.low;
+        rows.high[at] = seen.high;
+        note_row(p, task.record, rows, at, sight);
         if (at < task.record.row_count) bounds.add(seen.low, seen.high);
     }
     bounds.join();
-    if (lane_now() == 0) task.reach[group] = reach_of(task, bounds);
+    if (lane_now() != 0) return;
+    rows.reach[group] = reach_of(task, bounds);
+    if (group > 0) return;
+    rows.start = task.start;
+    rows.kv_head = task.record.kv_head;
 }
 
 // Address of a row's queries; 0: there are none.
@@ -368,7 +372,8 @@ FB_DEVICE void copy_queries(const Block& b, const Task& task, uint32_t tile, int
 }
 
 // Queries that a hook changes, once their rows are described.
-FB_DEVICE void change_queries(const Block& b, const Task& task, uint32_t tile, int group) {
+FB_DEVICE void change_queries(const Block& b, const Task& task, const TaskRows& rows,
+                              uint32_t tile, int group) {
     const fb_attention_params& p = b.attention();
     constexpr int pieces = FB_KEY_DIM / 8;
     FB_NO_UNROLL
@@ -380,14 +385,16 @@ FB_DEVICE void change_queries(const Block& b, const Task& task, uint32_t tile, i
             reinterpret_cast<const void*>(address == 0 ? p.q : address), piece * 8};
         v.load();
         if constexpr (Variant::has_query)
-            Variant::query(p, task.words[Variant::row_words == 0 ? 0 : row], v);
+            Variant::query(p, rows.words[Variant::row_words == 0 ? 0 : row], v);
         store_shared_16(tile + InPanels<query_panel>::at(row, piece),
                         address == 0 ? make_uint4(0, 0, 0, 0) : round_8<FB_Q_TYPE>(v.x));
     }
 }
 
 // A task's rows, by two warps: a warpgroup's, or every other's, each.
-FB_DEVICE void load_rows(const Block& b, Task& task, uint32_t n) {
+FB_DEVICE void load_rows(const Block& b, const Task& task, uint32_t n) {
+    const auto turn = Turn<rows_count>::at(n);
+    TaskRows& rows = b.shared.rows[turn.slot()];
     const auto buffer = Turn<FB_QUERY_BUFFERS>::at(n);
     wait(b.shared.barriers.queries_empty[buffer.slot()], buffer.parity() ^ 1);
     const uint32_t tile = shared_address(b.shared.queries[buffer.slot()]);
@@ -396,12 +403,13 @@ FB_DEVICE void load_rows(const Block& b, Task& task, uint32_t n) {
         for (int group = thread_now() / 32; group < computing_groups; group += 2)
             copy_queries(b, task, tile, group);
     }
+    wait(b.shared.barriers.rows_empty[turn.slot()], turn.parity() ^ 1);
     FB_NO_UNROLL
     for (int group = thread_now() / 32; group < computing_groups; group += 2) {
-        describe_rows(b, task, group); // while the queries arrive
+        describe_rows(b, task, rows, group); // while the queries arrive
         if constexpr (queries_change) {
             __syncwarp();
-            change_queries(b, task, tile, group);
+            change_queries(b, task, rows, tile, group);
         }
     }
     cp_async_wait_all();
@@ -426,7 +434,7 @@ FB_DEVICE void load_tasks(const Block& b) {
             }
             const int32_t word = record_word(p, index);
             wait(barriers.task_empty[turn.slot()], turn.parity() ^ 1);
-            write_task(b, task, by_page, word);
+            write_task(b, task, by_page, word, n);
             __syncwarp();
             if (lane_now() == 0) arrive(barriers.task_full[turn.slot()]);
         } else {
@@ -435,7 +443,7 @@ FB_DEVICE void load_tasks(const Block& b) {
         const bool last = task.blocks < 0;
         if (!last) load_rows(b, task, n);
         __syncwarp();
-        if (lane_now() == 0) arrive(barriers.rows_full[turn.slot()]);
+        if (lane_now() == 0) arrive(barriers.rows_full[Turn<rows_count>::at(n).slot()]);
         if (last) break;
     }
     close_records(p);

@@ -6,15 +6,15 @@
 // (j) two neighbours (e).
 struct Pairs {
     const Block& b;
-    const Task& task;
+    const TaskRows& seen;
     uint32_t notes; // address of the tile's, from the thread's first column on
     int row;
     int32_t first; // token of the thread's first column
 
-    FB_DEVICE static Pairs of(const Block& b, const Task& task, int stage, int row, int tile) {
+    FB_DEVICE static Pairs of(const Block& b, const TaskRows& seen, int stage, int row, int tile) {
         const int own = lane_now() % 4 * 2;
-        return {b, task, shared_address(notes_of(b.shared, stage)) + 4 * own, row,
-                task.start + tile * FB_KV_TILE + own};
+        return {b, seen, shared_address(notes_of(b.shared, stage)) + 4 * own, row,
+                seen.start + tile * FB_KV_TILE + own};
     }
 
     FB_DEVICE const fb_attention_params& p() const { return b.attention(); }
@@ -43,7 +43,7 @@ struct Pairs {
         if constexpr (Variant::reads_keys) {
             uint2 slot = {};
             if (Variant::reads_slots) slot = noted_pair(FB_OFFSET(Notes, slot), j);
-            const int32_t head = task.record.kv_head;
+            const int32_t head = seen.kv_head;
             of.key[0] = Variant::key_words(p(), {of.position[0], int32_t(slot.x), head});
             of.key[1] = Variant::key_words(p(), {of.position[1], int32_t(slot.y), head});
         }
@@ -52,19 +52,19 @@ struct Pairs {
 
     FB_DEVICE Variant::Row words(int h) const {
         if constexpr (Variant::row_words == 0) return {};
-        else return task.words[row + 8 * h];
+        else return seen.words[row + 8 * h];
     }
 
     // Whether bits and the mask hook let a row see a key.
     FB_DEVICE bool shown(int h, int e, const Variant::Row& words, const Columns& columns) const {
-        if (FB_MASK && !bit_visible(p(), task.mask[row + 8 * h], columns.position[e])) return false;
+        if (FB_MASK && !bit_visible(p(), seen.mask[row + 8 * h], columns.position[e])) return false;
         if constexpr (Variant::has_mask) return Variant::mask(p(), words, columns.key[e]);
         return true;
     }
 
     FB_DEVICE bool in_range(int h, int j, int e) const {
         const int32_t token = first + 8 * j + e;
-        return token >= task.low[row + 8 * h] && token <= task.high[row + 8 * h];
+        return token >= seen.low[row + 8 * h] && token <= seen.high[row + 8 * h];
     }
 
     // Products become scores in base 2, or weights.

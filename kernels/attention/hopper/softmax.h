@@ -34,12 +34,12 @@ template <bool both> FB_DEVICE void hide_outside(int32_t low, int32_t high, int 
 }
 
 // `first`: the token of the tile's first column.
-FB_DEVICE void hide(const Task& task, int row, int32_t first, Scores& s) {
+FB_DEVICE void hide(const TaskRows& seen, int row, int32_t first, Scores& s) {
     const int32_t own = first + lane_now() % 4 * 2;
     FB_UNROLL
     for (int h = 0; h < 2; h++) {
-        const int32_t low = task.low[row + 8 * h] - own;
-        const int32_t high = task.high[row + 8 * h] - own;
+        const int32_t low = seen.low[row + 8 * h] - own;
+        const int32_t high = seen.high[row + 8 * h] - own;
         if (__any_sync(0xffffffffu, low > 0)) hide_outside<true>(low, high, h, s);
         else hide_outside<false>(low, high, h, s);
     }

@@ -55,8 +55,9 @@ FB_DEVICE void trim_record(const fb_attention_params& p, fb_attention_record& r,
     r.kv_end = max(range.end, r.kv_start + 1);
 }
 
-// By the warp whose lanes hold the words of the record at `ticket`.
-FB_DEVICE void write_task(const Block& b, Task& task, const Divider& by_page, int32_t word) {
+// The n-th task, by the warp whose lanes hold the words of its record.
+FB_DEVICE void write_task(const Block& b, Task& task, const Divider& by_page, int32_t word,
+                          uint32_t n) {
     const int lane = lane_now();
     if (lane < record_ints) reinterpret_cast<int32_t*>(&task.record)[lane] = word;
     __syncwarp();
@@ -66,7 +67,9 @@ FB_DEVICE void write_task(const Block& b, Task& task, const Divider& by_page, in
     if (lane != 0) return;
     task.blocks = -1;
     if (r.row_count == 0) return; // the end of the list
-    const int32_t before = int32_t(rank_in_cluster()) * block_rows;
+    // In turn: causal rows see the more keys the later they are, and no block shall always have
+    // the work of the later ones.
+    const int32_t before = int32_t((rank_in_cluster() + n) % FB_CLUSTER) * block_rows;
     r.row_start += before;
     r.row_count = max(0, min(r.row_count - before, block_rows));
     if (r.partial_row >= 0) r.partial_row += before;

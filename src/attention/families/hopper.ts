@@ -224,8 +224,8 @@ function sharedBytesOf(cut: Cut, asked: Asked): number {
   const raw = rawStages * kvTile * (keyDim * rawKeyBytes + valueDim * rawValueBytes);
   const notes = noted ? stages * 16 * kvTile : 0;
   const rowFacts = 8 * rows + 16 * (masked ? rows : 1) + Math.max(8, 4 * rowWords * rows);
-  const tasks = 2 * (64 + 48 + 16 * groups + rowFacts);
-  const barriers = 8 * (4 * rawStages + 4 * stages + 7 + queryBuffers + 8);
+  const tasks = 3 * (64 + 48) + 2 * (16 * groups + 8 + rowFacts);
+  const barriers = 8 * (4 * rawStages + 4 * stages + 11 + queryBuffers + 8);
   const mail = 4 * 8;
   return Math.ceil((queries + tiles + raw + notes + tasks + barriers + mail) / 1024) * 1024;
 }
