@@ -5,6 +5,7 @@ import attention_common_facts_h from "../../kernels/attention/common/facts.h" wi
 import attention_common_finish_h from "../../kernels/attention/common/finish.h" with { type: "text" };
 import attention_common_locate_h from "../../kernels/attention/common/locate.h" with { type: "text" };
 import attention_common_records_h from "../../kernels/attention/common/records.h" with { type: "text" };
+import attention_common_rotate_h from "../../kernels/attention/common/rotate.h" with { type: "text" };
 import attention_common_rows_h from "../../kernels/attention/common/rows.h" with { type: "text" };
 import attention_common_scores_h from "../../kernels/attention/common/scores.h" with { type: "text" };
 import attention_hooks_h from "../../kernels/attention/hooks.h" with { type: "text" };
@@ -38,7 +39,6 @@ import attention_tiled_decode_cu from "../../kernels/attention/tiled/decode.cu" 
 import attention_tiled_facts_h from "../../kernels/attention/tiled/facts.h" with { type: "text" };
 import attention_tiled_prefill_cu from "../../kernels/attention/tiled/prefill.cu" with { type: "text" };
 import attention_tiled_products_h from "../../kernels/attention/tiled/products.h" with { type: "text" };
-import attention_tiled_rotate_h from "../../kernels/attention/tiled/rotate.h" with { type: "text" };
 import attention_tiled_warps_h from "../../kernels/attention/tiled/warps.h" with { type: "text" };
 import attention_variant_h from "../../kernels/attention/variant.h" with { type: "text" };
 import common_angles_h from "../../kernels/common/angles.h" with { type: "text" };
@@ -88,6 +88,7 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/common/finish.h": attention_common_finish_h,
   "attention/common/locate.h": attention_common_locate_h,
   "attention/common/records.h": attention_common_records_h,
+  "attention/common/rotate.h": attention_common_rotate_h,
   "attention/common/rows.h": attention_common_rows_h,
   "attention/common/scores.h": attention_common_scores_h,
   "attention/hooks.h": attention_hooks_h,
@@ -121,7 +122,6 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/tiled/facts.h": attention_tiled_facts_h,
   "attention/tiled/prefill.cu": attention_tiled_prefill_cu,
   "attention/tiled/products.h": attention_tiled_products_h,
-  "attention/tiled/rotate.h": attention_tiled_rotate_h,
   "attention/tiled/warps.h": attention_tiled_warps_h,
   "attention/variant.h": attention_variant_h,
   "common/angles.h": common_angles_h,

@@ -44,6 +44,7 @@ function cases(): Case[] {
     ),
   );
   const long = { queryHeads: 2, queryLengths: [90], kvLengths: [1500], pageSize: 16 };
+  const turning = { dim: 128, interleaved: false, theta: 1e4 };
   const fp8 = { kvDtype: "f8e4m3", pageSize: 16 } as const;
   const options: [string, Partial<Case>][] = [
     ["not causal", { causal: false }],
@@ -88,6 +89,13 @@ function cases(): Case[] {
     ["fp8 keys of dim 96, gathered", { kvDtype: "f8e5m2", headDim: 96, pageSize: 5 }],
     ["fp8 keys, split rows, a soft cap", { ...long, kvDtype: "f8e4m3", softCap: 20, alibi: true }],
     ["fp8 keys, strided pages", { ...fp8, storage: "strided" }],
+    ["rope", { rope: turning }],
+    ["rope, interleaved, pages", { rope: { ...turning, interleaved: true }, pageSize: 16 }],
+    ["rope of some elements, dim 64", { rope: { ...turning, dim: 12 }, headDim: 64, pageSize: 5 }],
+    ["rope, dim 96, ALiBi", { rope: { ...turning, dim: 96 }, headDim: 96, alibi: true }],
+    ["rope, keys of 192", { ...fp8, rope: turning, headDim: 192, valueDim: 128, kvDtype: "bf16" }],
+    ["rope, fp8 keys, a window", { ...fp8, rope: turning, windowLeft: 100 }],
+    ["rope in f16, split rows", { ...long, rope: { ...turning, dim: 64 }, dtype: "f16" }],
     ["scales by token, ALiBi", { scales: "token", alibi: true, pageSize: 5, scale: -0.1 }],
   ];
   const hooked = variants.map(({ name, over, ...variant }) =>

@@ -54,6 +54,19 @@ FB_DEVICE constexpr int round_up(int n, int unit) { return (n + unit - 1) / unit
 // Neighbouring lanes that hold the 8-element chunks of a row, or 0: they are anywhere.
 FB_DEVICE constexpr int row_lanes(int chunks) { return 32 % chunks == 0 ? chunks : 0; }
 
+// The chunk that a thread takes in turn `i`.
+struct Item {
+    int row;
+    int chunk;
+};
+
+template <int Chunks, int Threads> FB_DEVICE Item item_of(int thread, int i) {
+    if constexpr (Threads % Chunks == 0)
+        return {thread / Chunks + i * (Threads / Chunks), thread % Chunks};
+    const int item = thread + i * Threads;
+    return {item / Chunks, item % Chunks};
+}
+
 // Registers are full of sums: what follows from the thread's index is cheaper to compute again.
 FB_DEVICE int thread_now() { return recomputed(int(threadIdx.x)); }
 FB_DEVICE int lane_now() { return recomputed(int(threadIdx.x)) % 32; }

@@ -1,6 +1,8 @@
 // The warpgroup that changes tiles on their way: elements of another type become what the products
-// take, hooks see them in f32. What is outside of a task's keys becomes zeros.
+// take, hooks see them in f32, keys turn. What lands raw and is outside of a task's keys becomes
+// zeros.
 #pragma once
+#include "../common/rotate.h"
 #include "load.h"
 
 #include "../../common/element.h"
@@ -11,8 +13,6 @@ struct Changer {
     const Block& b;
     Turn<FB_STAGES> keys;
     Turn<FB_STAGES> values;
-    Turn<raw_stages> raw_keys;
-    Turn<raw_stages> raw_values;
 
     static FB_DEVICE int own() { return thread_now() % 128; }
 
@@ -31,17 +31,15 @@ struct Changer {
         }
     }
 
+    // From raw rows to panels.
     template <class Side>
-    FB_DEVICE void change_tile(const Task& task, int tile, Turn<raw_stages>& raw,
-                               Turn<FB_STAGES>& to, const Notes& notes) {
+    FB_DEVICE void change_rows(const Task& task, int tile, int stage, const Notes& notes) const {
         constexpr int chunks = Side::dim / 8;
         constexpr int total = FB_KV_TILE * chunks;
         static_assert(total % 32 == 0, "whole warps");
         const int32_t first = task.start + tile * FB_KV_TILE;
-        const unsigned char* rows = Side::raw_tile(b, raw.slot());
-        const uint32_t target = shared_address(Side::tile(b, to.slot()));
-        wait(Side::raw_full(b, raw.slot()), raw.parity());
-        wait(Side::empty(b, to.slot()), to.parity() ^ 1);
+        const unsigned char* rows = Side::raw_tile(b, stage);
+        const uint32_t target = shared_address(Side::tile(b, stage));
         FB_UNROLL_BY(4)
         for (int item = own(); item < total; item += 128) {
             const int row = item / chunks;
@@ -52,21 +50,35 @@ struct Changer {
                 change<Side>(task, rows + row * Side::raw_row, chunk, kept, notes, row);
             store_shared_16(target + InPanels<FB_KV_TILE * panel_row>::at(row, chunk), eight);
         }
+    }
+
+    template <class Side>
+    FB_DEVICE void change_tile(const Task& task, int tile, Turn<FB_STAGES>& at, const Notes& notes) {
+        const int stage = at.slot();
+        wait(Side::landed(b, stage), at.parity());
+        if constexpr (Side::raw) {
+            wait(Side::empty(b, stage), at.parity() ^ 1);
+            change_rows<Side>(task, tile, stage, notes);
+        }
+        if constexpr (Side::turns) {
+            if (Side::raw) barrier_sync(changing_barrier, 128);
+            rotate_rows<InPanels<FB_KV_TILE * panel_row>, FB_KV_TILE, 128, 1>(
+                b.attention(), Side::tile(b, stage), notes.position, 1, own());
+        }
         // Products read what is written, bulk copies replace what is read.
         fence_proxy_async_shared();
         __syncwarp();
         const int lane = lane_now();
-        if (lane == 0) arrive(Side::full(b, to.slot()));
-        if (lane < FB_CLUSTER) {
-            const uint32_t empty = shared_address(&Side::raw_empty(b, raw.slot()));
+        if (lane == 0) arrive(Side::full(b, stage));
+        if (Side::raw && lane < FB_CLUSTER) {
+            const uint32_t empty = shared_address(&Side::raw_empty(b, stage));
             mbarrier_arrive_cluster_read(map_shared(empty, uint32_t(lane)));
         }
-        raw.advance();
-        to.advance();
+        at.advance();
     }
 
     // Those of the keys' stage; values of the tile are changed before it comes again.
-    FB_DEVICE const Notes& note(const Task& task, int tile) {
+    FB_DEVICE const Notes& note(const Task& task, int tile) const {
         if constexpr (reads_notes || changes_by_notes) {
             wait(b.shared.barriers.keys_empty[keys.slot()], keys.parity() ^ 1);
             note_keys(b, task, tile, keys.slot(), own(), 128);
@@ -75,19 +87,34 @@ struct Changer {
         return *notes_of(b.shared, keys.slot());
     }
 
+    // A task's queries and rows, for those who compute.
+    FB_DEVICE void turn_queries(const Task& task, uint32_t n) const {
+        const auto turn = Turn<rows_count>::at(n);
+        const int buffer = Turn<FB_QUERY_BUFFERS>::at(n).slot();
+        wait(b.shared.barriers.rows_landed[turn.slot()], turn.parity());
+        if (task.blocks > 0) {
+            rotate_rows<InPanels<query_panel>, block_rows, 128, 1>(
+                b.attention(), b.shared.queries[buffer], b.shared.rows[turn.slot()].position,
+                b.attention().rope_factor, own());
+            fence_proxy_async_shared();
+        }
+        __syncwarp();
+        if (lane_now() == 0) arrive(b.shared.barriers.rows_full[turn.slot()]);
+    }
+
     FB_DEVICE void run() {
         FB_NO_UNROLL
         for (uint32_t n = 0;; n++) {
             const auto turn = Turn<task_count>::at(n);
             wait(b.shared.barriers.task_full[turn.slot()], turn.parity());
             const Task& task = b.shared.tasks[turn.slot()];
+            if constexpr (rotates) turn_queries(task, n);
             if (task.blocks < 0) break;
             FB_NO_UNROLL
             for (int tile = task.blocks - 1; tile >= 0; tile--) {
                 const Notes& notes = note(task, tile);
-                change_tile<KeySide>(task, tile, raw_keys, keys, notes);
-                if constexpr (values_land_raw)
-                    change_tile<ValueSide>(task, tile, raw_values, values, notes);
+                change_tile<KeySide>(task, tile, keys, notes);
+                if constexpr (values_land_raw) change_tile<ValueSide>(task, tile, values, notes);
             }
             __syncwarp();
             if (lane_now() == 0) arrive(b.shared.barriers.task_empty[turn.slot()]);

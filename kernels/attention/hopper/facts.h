@@ -29,7 +29,9 @@
 // are: what is noted of them serves both.
 constexpr bool keys_land_raw = keys_change || values_change;
 constexpr bool values_land_raw = values_change;
-constexpr int changing_groups = keys_land_raw ? 1 : 0;
+// What has landed waits for those who change it, or turn it in place.
+constexpr bool keys_wait = keys_land_raw || rotates;
+constexpr int changing_groups = keys_wait ? 1 : 0;
 constexpr int changing_warps = 4 * changing_groups;
 constexpr int first_computing = 1 + changing_groups;
 constexpr int computing_groups = FB_THREADS / 128 - first_computing; // of 64 rows each
@@ -38,12 +40,11 @@ constexpr int group_rows = 64;
 constexpr int block_rows = group_rows * computing_groups;
 static_assert(FB_QUERY_TILE == FB_CLUSTER * block_rows, "a record has the rows of its cluster");
 static_assert(FB_KEY_DIM % 16 == 0 && FB_VALUE_DIM % 8 == 0, "whole steps of the products");
-static_assert(!FB_ROPE, "no rotation");
 
 // setmaxnreg: 168 (384 threads) or 128 (512) registers of each thread at entry are what there is.
 constexpr int loading_registers = computing_groups == 2 ? 40 : 32;
 constexpr int changing_registers = 56;
-constexpr int computing_registers = computing_groups == 3 ? 160 : keys_land_raw ? 208 : 232;
+constexpr int computing_registers = computing_groups == 3 ? 160 : keys_wait ? 208 : 232;
 
 // A tile in shared memory is made of panels of 64 columns: rows of 128 bytes under the TMA's
 // swizzle. The same image of a tile is K-major for the first product and, as values, MN-major for
@@ -58,7 +59,6 @@ constexpr int key_bytes = key_panels * tile_panel;
 constexpr int value_tile_bytes = value_panels * tile_panel;
 constexpr int raw_key_row = FB_KEY_DIM * value_bytes;
 constexpr int raw_value_row = FB_VALUE_DIM * value_bytes;
-constexpr int raw_stages = 2;
 constexpr int least_box = 8; // rows: below them the swizzle's pattern would not start over
 static_assert(tile_panel % 1024 == 0, "panels begin where the swizzle's pattern does");
 static_assert(key_panels * (FB_KV_TILE / least_box) <= 32 * FB_CLUSTER &&
@@ -69,12 +69,12 @@ static_assert(key_panels * (FB_KV_TILE / least_box) <= 32 * FB_CLUSTER &&
 constexpr int reference_keys = 32;
 
 // More than products and ranges of positions decides what a key counts: tiles are noted.
-constexpr bool noted = scores_change || pairs_hide || FB_V_TOKEN_SCALE;
+constexpr bool noted = scores_change || pairs_hide || FB_V_TOKEN_SCALE || keys_wait;
 // What is noted is read, and besides positions pages are.
 constexpr bool reads_notes =
     Variant::reads_keys || FB_MASK || FB_K_TOKEN_SCALE || FB_V_TOKEN_SCALE;
 constexpr bool notes_pages = Variant::reads_slots || FB_K_TOKEN_SCALE || FB_V_TOKEN_SCALE;
-constexpr bool changes_by_notes = Variant::has_key || Variant::has_value;
+constexpr bool changes_by_notes = Variant::has_key || Variant::has_value || rotates;
 // A logit may be -inf, or a key hidden, in a tile whose positions all rows see.
 constexpr bool loses_keys = Variant::has_logits || pairs_hide;
 
@@ -105,6 +105,7 @@ struct TaskRows {
     int32_t kv_head;
     int32_t low[block_rows]; // kept tokens [low, high] of each row
     int32_t high[block_rows];
+    int32_t position[rotates ? block_rows : 2];
     MaskRow mask[FB_MASK ? block_rows : 1];
     Variant::Row words[Variant::row_words == 0 ? 1 : block_rows];
 };
@@ -124,10 +125,10 @@ constexpr int rows_count = 2;
 constexpr int mail_count = 8; // tickets that the cluster's first block may be ahead of the others
 
 struct Barriers {
-    uint64_t raw_keys_full[raw_stages];
-    uint64_t raw_keys_empty[raw_stages];
-    uint64_t raw_values_full[raw_stages];
-    uint64_t raw_values_empty[raw_stages];
+    uint64_t keys_landed[FB_STAGES]; // where they wait
+    uint64_t raw_keys_empty[FB_STAGES];
+    uint64_t values_landed[FB_STAGES];
+    uint64_t raw_values_empty[FB_STAGES];
     uint64_t keys_full[FB_STAGES];
     uint64_t keys_empty[FB_STAGES];
     uint64_t values_full[FB_STAGES];
@@ -135,6 +136,7 @@ struct Barriers {
     uint64_t task_wanted;
     uint64_t task_full[task_count]; // for those who load
     uint64_t task_empty[task_count];
+    uint64_t rows_landed[rows_count]; // for those who turn queries
     uint64_t rows_full[rows_count]; // for those who compute: the queries are there, too
     uint64_t rows_empty[rows_count];
     uint64_t queries_empty[FB_QUERY_BUFFERS];
@@ -155,7 +157,7 @@ template <> struct NotesOf<false> {};
 
 // Rows as they lie in global memory.
 template <bool, int Row, class> struct RawOf {
-    alignas(128) unsigned char tiles[raw_stages][FB_KV_TILE * Row];
+    alignas(128) unsigned char tiles[FB_STAGES][FB_KV_TILE * Row];
     FB_DEVICE unsigned char* at(int i) { return tiles[i]; }
 };
 template <int Row, class Of> struct RawOf<false, Row, Of> {
@@ -164,7 +166,7 @@ template <int Row, class Of> struct RawOf<false, Row, Of> {
 struct RawKeys : RawOf<keys_land_raw, raw_key_row, RawKeys> {};
 struct RawValues : RawOf<values_land_raw, raw_value_row, RawValues> {};
 
-struct Shared : Tiles, RawKeys, RawValues, NotesOf<noted || keys_land_raw> {
+struct Shared : Tiles, RawKeys, RawValues, NotesOf<noted> {
     Task tasks[task_count];
     TaskRows rows[rows_count];
     Barriers barriers;
@@ -174,7 +176,7 @@ static_assert(sizeof(Shared) == FB_SHARED_BYTES, "the planner's formula is anoth
 
 // Those of a stage; null: nothing is noted.
 template <class Memory> FB_DEVICE Notes* notes_of(Memory& shared, int stage) {
-    if constexpr (noted || keys_land_raw) return &shared.notes[stage];
+    if constexpr (noted) return &shared.notes[stage];
     else return nullptr;
 }
 
@@ -223,15 +225,15 @@ FB_DEVICE void init_barriers(Barriers& b) {
     // All blocks write a stage that is loaded, each its own one that is changed.
     const auto releases = [](bool raw) { return computing_warps * (raw ? 1 : FB_CLUSTER); };
     for (int i = 0; i < FB_STAGES; i++) {
-        init(b.keys_full[i], keys_land_raw ? changing_warps : 1);
+        init(b.keys_full[i], keys_wait ? changing_warps : 1);
         init(b.keys_empty[i], releases(keys_land_raw));
         init(b.values_full[i], values_land_raw ? changing_warps : 1);
         init(b.values_empty[i], releases(values_land_raw));
     }
-    for (int i = 0; i < raw_stages && keys_land_raw; i++) {
-        init(b.raw_keys_full[i], 1);
+    for (int i = 0; i < FB_STAGES && keys_wait; i++) {
+        init(b.keys_landed[i], 1);
         init(b.raw_keys_empty[i], changing_warps * FB_CLUSTER);
-        init(b.raw_values_full[i], 1);
+        init(b.values_landed[i], 1);
         init(b.raw_values_empty[i], changing_warps * FB_CLUSTER);
     }
     for (int i = 0; i < task_count; i++) {
@@ -239,7 +241,8 @@ FB_DEVICE void init_barriers(Barriers& b) {
         init(b.task_empty[i], computing_warps + changing_warps + 2);
     }
     for (int i = 0; i < rows_count; i++) {
-        init(b.rows_full[i], 2);
+        init(b.rows_landed[i], 2);
+        init(b.rows_full[i], rotates ? changing_warps : 2);
         init(b.rows_empty[i], computing_warps);
     }
     init(b.task_wanted, 1);

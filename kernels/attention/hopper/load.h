@@ -5,10 +5,12 @@
 
 // ---- tiles of keys and values
 
-// What makes keys differ from values: `full`, `empty` and `tile` are of what products take, the
-// raw ones of what is to be changed first.
+// What makes keys differ from values: `full`, `empty` and `tile` are of what products take, `landed`
+// of what waits to be changed, where it is `raw` in a place of its own.
 struct KeySide {
     static constexpr bool raw = keys_land_raw;
+    static constexpr bool waits = keys_wait;
+    static constexpr bool turns = rotates;
     static constexpr bool hooked = Variant::has_key;
     template <class V>
     static FB_DEVICE void change(const fb_attention_params& p, const KeyInputs& key, V& v) {
@@ -21,8 +23,8 @@ struct KeySide {
     static FB_DEVICE unsigned char* raw_tile(const Block& b, int i) {
         return static_cast<RawKeys&>(b.shared).at(i);
     }
-    static FB_DEVICE uint64_t& raw_full(const Block& b, int i) {
-        return b.shared.barriers.raw_keys_full[i];
+    static FB_DEVICE uint64_t& landed(const Block& b, int i) {
+        return b.shared.barriers.keys_landed[i];
     }
     static FB_DEVICE uint64_t& raw_empty(const Block& b, int i) {
         return b.shared.barriers.raw_keys_empty[i];
@@ -42,6 +44,8 @@ struct KeySide {
 
 struct ValueSide {
     static constexpr bool raw = values_land_raw;
+    static constexpr bool waits = values_land_raw;
+    static constexpr bool turns = false;
     static constexpr bool hooked = Variant::has_value;
     template <class V>
     static FB_DEVICE void change(const fb_attention_params& p, const KeyInputs& key, V& v) {
@@ -54,8 +58,8 @@ struct ValueSide {
     static FB_DEVICE unsigned char* raw_tile(const Block& b, int i) {
         return static_cast<RawValues&>(b.shared).at(i);
     }
-    static FB_DEVICE uint64_t& raw_full(const Block& b, int i) {
-        return b.shared.barriers.raw_values_full[i];
+    static FB_DEVICE uint64_t& landed(const Block& b, int i) {
+        return b.shared.barriers.values_landed[i];
     }
     static FB_DEVICE uint64_t& raw_empty(const Block& b, int i) {
         return b.shared.barriers.raw_values_empty[i];
@@ -129,10 +133,10 @@ template <class Side> struct TileLoader {
     static constexpr int panel_bytes = FB_KV_TILE * row_bytes;
 
     const Block& b;
-    Turn<raw ? raw_stages : FB_STAGES> stage;
+    Turn<FB_STAGES> stage;
 
     FB_DEVICE uint64_t& full() const {
-        return raw ? Side::raw_full(b, stage.slot()) : Side::full(b, stage.slot());
+        return Side::waits ? Side::landed(b, stage.slot()) : Side::full(b, stage.slot());
     }
     FB_DEVICE uint64_t& empty() const {
         return raw ? Side::raw_empty(b, stage.slot()) : Side::empty(b, stage.slot());
@@ -163,7 +167,7 @@ template <class Side> struct TileLoader {
     }
 
     FB_DEVICE void note(const Task& task, int tile) const {
-        if constexpr (Side::leads && reads_notes && !raw) {
+        if constexpr (Side::leads && reads_notes && !Side::waits) {
             note_keys(b, task, tile, stage.slot(), lane_now(), 32);
             __syncwarp();
         }
@@ -232,16 +236,16 @@ template <class Side> struct TileLoader {
             cp_async_commit();
             if (before != nullptr) {
                 cp_async_wait<1>();
-                landed(*before);
+                announce(*before);
             }
             before = &full();
             stage.advance();
         }
         cp_async_wait<0>();
-        if (before != nullptr) landed(*before);
+        if (before != nullptr) announce(*before);
     }
 
-    FB_DEVICE void landed(const uint64_t& full) {
+    FB_DEVICE void announce(const uint64_t& full) {
         fence_proxy_async_shared();
         __syncwarp();
         if (lane_now() == 0) arrive(full);
@@ -328,7 +332,8 @@ FB_DEVICE Seen tokens_seen(const Block& b, const Task& task, const RowSight& sig
 
 // Whether rows may see different keys, or are asked for more.
 FB_DEVICE bool rows_differ(const fb_attention_params& p) {
-    if (FB_DEVICE_LENGTHS || FB_MASK || Variant::has_bounds || Variant::row_words > 0) return true;
+    if (FB_DEVICE_LENGTHS || FB_MASK || Variant::has_bounds || Variant::row_words > 0 || rotates)
+        return true;
     return p.causal || p.window_left >= 0 || p.token_requests != 0;
 }
 
@@ -345,6 +350,7 @@ FB_DEVICE void describe_rows(const Block& b, const Task& task, TaskRows& rows, i
         const Seen seen = tokens_seen(b, task, sight);
         rows.low[at] = seen.low;
         rows.high[at] = seen.high;
+        if (rotates) rows.position[at] = sight.row.query;
         note_row(p, task.record, rows, at, sight);
         if (at < task.record.row_count) bounds.add(seen.low, seen.high);
     }
@@ -443,7 +449,8 @@ FB_DEVICE void load_tasks(const Block& b) {
         const bool last = task.blocks < 0;
         if (!last) load_rows(b, task, n);
         __syncwarp();
-        if (lane_now() == 0) arrive(barriers.rows_full[Turn<rows_count>::at(n).slot()]);
+        const int rows = Turn<rows_count>::at(n).slot();
+        if (lane_now() == 0) arrive(rotates ? barriers.rows_landed[rows] : barriers.rows_full[rows]);
         if (last) break;
     }
     close_records(p);

@@ -22,8 +22,8 @@ FB_KERNEL(attention_hopper, fb_attention_map_params, FB_THREADS, FB_MIN_BLOCKS) 
         if (warp < 2) load_tasks(b);
         else if (warp == 2) load_tiles<KeySide>(b);
         else load_tiles<ValueSide>(b);
-    } else if (keys_land_raw && uniform(thread_now() / 128) == 1) {
-        if constexpr (keys_land_raw) {
+    } else if (keys_wait && uniform(thread_now() / 128) == 1) {
+        if constexpr (keys_wait) {
             registers_decrease<changing_registers>();
             Changer{b}.run();
         }

@@ -9,7 +9,7 @@
 #include "copy.h"
 #include "../common/finish.h"
 #include "products.h"
-#include "rotate.h"
+#include "../common/rotate.h"
 #include "../common/scores.h"
 
 // ---- shared memory

@@ -18,19 +18,6 @@ template <int Dim> struct RawRows {
     static FB_DEVICE uint32_t at(int row, int chunk) { return row * row_bytes + chunk * unit; }
 };
 
-// The chunk that a thread copies in turn `i`.
-struct Item {
-    int row;
-    int chunk;
-};
-
-template <int Chunks, int Threads> FB_DEVICE Item item_of(int thread, int i) {
-    if constexpr (Threads % Chunks == 0)
-        return {thread / Chunks + i * (Threads / Chunks), thread % Chunks};
-    const int item = thread + i * Threads;
-    return {item / Chunks, item % Chunks};
-}
-
 // Copies `Rows` rows whose first `Filled` chunks exist; the other chunks, and rows from `count` on,
 // become 0. All addresses are read first: a read between two copies would wait for the first.
 template <class Layout, int Unit, int Filled, int Rows, int Threads>

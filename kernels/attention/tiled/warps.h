@@ -8,7 +8,7 @@
 #include "../common/arrive.h"
 #include "../common/finish.h"
 #include "products.h"
-#include "rotate.h"
+#include "../common/rotate.h"
 #include "../common/scores.h"
 
 // ---- shared memory

@@ -62,6 +62,17 @@ const changingCuts: readonly Cut[] = [
   cutOf(192, 128, 48, 2, 1, false),
 ];
 
+/** The same where keys turn in their place, by a fourth warpgroup. */
+const turningCuts: readonly Cut[] = [
+  cutOf(64, 64, 128, 3, 2, true),
+  cutOf(64, 64, 96, 3, 2, true),
+  cutOf(96, 96, 112, 3, 1, true),
+  cutOf(96, 96, 96, 3, 1, true),
+  cutOf(128, 128, 96, 3, 1, true),
+  cutOf(128, 128, 96, 3, 1, true),
+  cutOf(192, 128, 96, 2, 1, false),
+];
+
 function cutOf(
   keyDim: number,
   valueDim: number,
@@ -83,8 +94,6 @@ const cluster = 2;
 const rowsPerKey = 147;
 const panelColumns = 64;
 const panelRowBytes = 128;
-/** Raw tiles of keys, and of values, in flight. */
-const rawStages = 2;
 /** Boxes of fewer rows than this would not begin where the swizzle's pattern does. */
 const leastBoxRows = 8;
 
@@ -94,8 +103,9 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   const { headDim, valueDim } = options;
   const variant = cudaVariant(options);
   const asked = askedBy(options, variant);
-  const cut = (asked.rawKeyBytes > 0 ? changingCuts : cuts)
-    .filter(({ kvTile }) => kvTile <= hookedKeysMost || !asked.hooked || asked.rawKeyBytes === 0)
+  const fits = asked.rawKeyBytes > 0 ? changingCuts : asked.rotates ? turningCuts : cuts;
+  const cut = fits
+    .filter(({ kvTile }) => kvTile <= hookedKeysMost || !asked.hooked || fits === cuts)
     .filter((each) => each.keyDim === headDim && each.valueDim === valueDim)
     .find((each) => sharedBytesOf(each, asked) <= facts.sharedBytesPerBlock);
   if (cut === undefined) {
@@ -121,7 +131,6 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   }
   // Probabilities times scales may exceed what f16 holds.
   if (options.tokenScales && dtype === "f16") return refuse("tokenScales", true, "false in f16");
-  if (options.rope !== undefined) return refuse("rope", "given", "left out");
   // Its plans put every row into the largest tile, of which a decode fills little.
   if (options.batchInvariant) return refuse("batchInvariant", true, "false");
   return undefined;
@@ -140,6 +149,7 @@ interface Asked {
   readonly hooked: boolean;
   /** 32-bit words that hooks keep of a row. */
   readonly rowWords: number;
+  readonly rotates: boolean;
   /** Tiles are noted: positions, slots and scales of their keys. */
   readonly noted: boolean;
   /** Bytes of an element of keys and values that are changed on their way; 0: they are not. */
@@ -148,6 +158,7 @@ interface Asked {
 }
 
 function askedBy(options: ResolvedOptions, variant: CudaVariant | undefined): Asked {
+  const rotates = options.rope !== undefined;
   const masked = options.mask !== "none";
   const hooked = variant?.hooks.has("logits") === true || variant?.hooks.has("mask") === true;
   const weighs = variant?.softmax === false;
@@ -159,8 +170,9 @@ function askedBy(options: ResolvedOptions, variant: CudaVariant | undefined): As
     rawValueBytes: rawValues ? dtypeBytes(kvDtype) : 0,
     masked,
     hooked,
+    rotates,
     rowWords: variant?.rowWords ?? 0,
-    noted: masked || options.tokenScales || hooked || weighs || rawKeys,
+    noted: masked || options.tokenScales || hooked || weighs || rawKeys || rotates,
   };
 }
 
@@ -171,7 +183,7 @@ function kernelClass(
   variant: string | undefined,
 ): KernelClass {
   const { kvTile, groups } = cut;
-  const threads = 128 * (groups + (asked.rawKeyBytes > 0 ? 2 : 1));
+  const threads = 128 * (groups + (asked.rawKeyBytes > 0 || asked.rotates ? 2 : 1));
   const sharedBytes = sharedBytesOf(cut, asked);
   return {
     name: `hopper.tile${64 * groups * cluster}`,
@@ -215,17 +227,19 @@ function constantsOf(cut: Cut, options: ResolvedOptions) {
 
 /** Shared memory of kernels/attention/hopper/facts.h. */
 function sharedBytesOf(cut: Cut, asked: Asked): number {
-  const { masked, rowWords, noted, rawKeyBytes, rawValueBytes } = asked;
+  const { masked, rotates, rowWords, noted, rawKeyBytes, rawValueBytes } = asked;
   const { keyDim, valueDim, kvTile, groups, stages, queryBuffers } = cut;
   const panels = (dim: number) => Math.ceil(dim / panelColumns);
   const rows = 64 * groups;
   const queries = queryBuffers * panels(keyDim) * rows * panelRowBytes;
   const tiles = stages * (panels(keyDim) + panels(valueDim)) * kvTile * panelRowBytes;
-  const raw = rawStages * kvTile * (keyDim * rawKeyBytes + valueDim * rawValueBytes);
+  const raw = stages * kvTile * (keyDim * rawKeyBytes + valueDim * rawValueBytes);
   const notes = noted ? stages * 16 * kvTile : 0;
-  const rowFacts = 8 * rows + 16 * (masked ? rows : 1) + Math.max(8, 4 * rowWords * rows);
+  const positions = rotates ? 4 * rows : 8;
+  const words = Math.max(8, 4 * rowWords * rows);
+  const rowFacts = 8 * rows + positions + 16 * (masked ? rows : 1) + words;
   const tasks = 3 * (64 + 48) + 2 * (16 * groups + 8 + rowFacts);
-  const barriers = 8 * (4 * rawStages + 4 * stages + 11 + queryBuffers + 8);
+  const barriers = 8 * (8 * stages + 13 + queryBuffers + 8);
   const mail = 4 * 8;
   return Math.ceil((queries + tiles + raw + notes + tasks + barriers + mail) / 1024) * 1024;
 }

@@ -2,7 +2,7 @@
 #pragma once
 #include "../../common/angles.h"
 #include "../../common/element.h"
-#include "copy.h"
+#include "facts.h"
 
 constexpr int rope_pairs = FB_ROPE_DIM / 2;
 // A thread turns the eight pairs of two chunks at a time: of two halves, or neighbours. Where pairs
