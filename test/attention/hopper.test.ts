@@ -44,8 +44,6 @@ function cases(): Case[] {
     ),
   );
   const long = { queryHeads: 2, queryLengths: [90], kvLengths: [1500], pageSize: 16 };
-  const turning = { dim: 128, interleaved: false, theta: 1e4 };
-  const fp8 = { kvDtype: "f8e4m3", pageSize: 16 } as const;
   const options: [string, Partial<Case>][] = [
     ["not causal", { causal: false }],
     ["window 0", { windowLeft: 0 }],
@@ -80,28 +78,12 @@ function cases(): Case[] {
     ["a mask over the tail, split rows", { ...long, mask: "tail", alibi: true }],
     ["scales by token", { scales: "token", pageSize: 16 }],
     ["scales by token, ragged", { scales: "token", headDim: 96 }],
-    ["fp8 keys", { kvDtype: "f8e4m3", pageSize: 16 }],
-    ["fp8 keys, ragged, not causal", { kvDtype: "f8e4m3", causal: false, scales: "head" }],
-    ["fp8 keys of e5m2, dim 64", { kvDtype: "f8e5m2", headDim: 64, pageSize: 64 }],
-    ["fp8 keys, scales by token", { kvDtype: "f8e4m3", scales: "token", pageSize: 16 }],
-    ["fp8 keys, scales by request, a window", { ...fp8, scales: "request", windowLeft: 90 }],
-    ["fp8 keys of 192, values of 128", { ...fp8, headDim: 192, valueDim: 128, windowLeft: 10 }],
-    ["fp8 keys of dim 96, gathered", { kvDtype: "f8e5m2", headDim: 96, pageSize: 5 }],
-    ["fp8 keys, split rows, a soft cap", { ...long, kvDtype: "f8e4m3", softCap: 20, alibi: true }],
-    ["fp8 keys, strided pages", { ...fp8, storage: "strided" }],
-    ["rope", { rope: turning }],
-    ["rope, interleaved, pages", { rope: { ...turning, interleaved: true }, pageSize: 16 }],
-    ["rope of some elements, dim 64", { rope: { ...turning, dim: 12 }, headDim: 64, pageSize: 5 }],
-    ["rope, dim 96, ALiBi", { rope: { ...turning, dim: 96 }, headDim: 96, alibi: true }],
-    ["rope, keys of 192", { ...fp8, rope: turning, headDim: 192, valueDim: 128, kvDtype: "bf16" }],
-    ["rope, fp8 keys, a window", { ...fp8, rope: turning, windowLeft: 100 }],
-    ["rope in f16, split rows", { ...long, rope: { ...turning, dim: 64 }, dtype: "f16" }],
     ["scales by token, ALiBi", { scales: "token", alibi: true, pageSize: 5, scale: -0.1 }],
   ];
   const hooked = variants.map(({ name, over, ...variant }) =>
     many(name, { headDim: 64, pageSize: 16, ...over, variant }),
   );
-  const list = options.map(([name, over]) => many(name, over));
+  const list = [...options, ...changing(long)].map(([name, over]) => many(name, over));
   return [...dims, ...groups, ...pages, ...list, ...hooked];
 }
 
@@ -145,6 +127,30 @@ const variants: LibraryCase[] = [
     }),
   },
 ];
+
+/** Keys and values that a warpgroup changes or turns on their way. */
+function changing(long: Partial<Case>): [string, Partial<Case>][] {
+  const turning = { dim: 128, interleaved: false, theta: 1e4 };
+  const fp8 = { kvDtype: "f8e4m3", pageSize: 16 } as const;
+  return [
+    ["fp8 keys", { kvDtype: "f8e4m3", pageSize: 16 }],
+    ["fp8 keys, ragged, not causal", { kvDtype: "f8e4m3", causal: false, scales: "head" }],
+    ["fp8 keys of e5m2, dim 64", { kvDtype: "f8e5m2", headDim: 64, pageSize: 64 }],
+    ["fp8 keys, scales by token", { kvDtype: "f8e4m3", scales: "token", pageSize: 16 }],
+    ["fp8 keys, scales by request, a window", { ...fp8, scales: "request", windowLeft: 90 }],
+    ["fp8 keys of 192, values of 128", { ...fp8, headDim: 192, valueDim: 128, windowLeft: 10 }],
+    ["fp8 keys of dim 96, gathered", { kvDtype: "f8e5m2", headDim: 96, pageSize: 5 }],
+    ["fp8 keys, split rows, a soft cap", { ...long, kvDtype: "f8e4m3", softCap: 20, alibi: true }],
+    ["fp8 keys, strided pages", { ...fp8, storage: "strided" }],
+    ["rope", { rope: turning }],
+    ["rope, interleaved, pages", { rope: { ...turning, interleaved: true }, pageSize: 16 }],
+    ["rope of some elements, dim 64", { rope: { ...turning, dim: 12 }, headDim: 64, pageSize: 5 }],
+    ["rope, dim 96, ALiBi", { rope: { ...turning, dim: 96 }, headDim: 96, alibi: true }],
+    ["rope, keys of 192", { ...fp8, rope: turning, headDim: 192, valueDim: 128, kvDtype: "bf16" }],
+    ["rope, fp8 keys, a window", { ...fp8, rope: turning, windowLeft: 100 }],
+    ["rope in f16, split rows", { ...long, rope: { ...turning, dim: 64 }, dtype: "f16" }],
+  ];
+}
 
 const clamped = [
   many("causal", { headDim: 64 }),

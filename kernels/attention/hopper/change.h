@@ -53,7 +53,8 @@ struct Changer {
     }
 
     template <class Side>
-    FB_DEVICE void change_tile(const Task& task, int tile, Turn<FB_STAGES>& at, const Notes& notes) {
+    FB_DEVICE void change_tile(const Task& task, int tile, Turn<FB_STAGES>& at,
+                               const Notes& notes) {
         const int stage = at.slot();
         wait(Side::landed(b, stage), at.parity());
         if constexpr (Side::raw) {

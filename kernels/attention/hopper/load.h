@@ -5,8 +5,8 @@
 
 // ---- tiles of keys and values
 
-// What makes keys differ from values: `full`, `empty` and `tile` are of what products take, `landed`
-// of what waits to be changed, where it is `raw` in a place of its own.
+// What makes keys differ from values: `full`, `empty` and `tile` are of what products take,
+// `landed` of what waits to be changed, where it is `raw` in a place of its own.
 struct KeySide {
     static constexpr bool raw = keys_land_raw;
     static constexpr bool waits = keys_wait;
@@ -450,7 +450,8 @@ FB_DEVICE void load_tasks(const Block& b) {
         if (!last) load_rows(b, task, n);
         __syncwarp();
         const int rows = Turn<rows_count>::at(n).slot();
-        if (lane_now() == 0) arrive(rotates ? barriers.rows_landed[rows] : barriers.rows_full[rows]);
+        const uint64_t& full = rotates ? barriers.rows_landed[rows] : barriers.rows_full[rows];
+        if (lane_now() == 0) arrive(full);
         if (last) break;
     }
     close_records(p);
