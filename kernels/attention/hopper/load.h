@@ -397,6 +397,11 @@ FB_DEVICE void change_queries(const Block& b, const Task& task, const TaskRows& 
     }
 }
 
+FB_DEVICE void wait_rows_empty(const Block& b, uint32_t n) {
+    const auto turn = Turn<rows_count>::at(n);
+    wait(b.shared.barriers.rows_empty[turn.slot()], turn.parity() ^ 1);
+}
+
 // A task's rows, by two warps: a warpgroup's, or every other's, each.
 FB_DEVICE void load_rows(const Block& b, const Task& task, uint32_t n) {
     const auto turn = Turn<rows_count>::at(n);
@@ -409,7 +414,7 @@ FB_DEVICE void load_rows(const Block& b, const Task& task, uint32_t n) {
         for (int group = thread_now() / 32; group < computing_groups; group += 2)
             copy_queries(b, task, tile, group);
     }
-    wait(b.shared.barriers.rows_empty[turn.slot()], turn.parity() ^ 1);
+    wait_rows_empty(b, n);
     FB_NO_UNROLL
     for (int group = thread_now() / 32; group < computing_groups; group += 2) {
         describe_rows(b, task, rows, group); // while the queries arrive
@@ -447,7 +452,8 @@ FB_DEVICE void load_tasks(const Block& b) {
             wait(barriers.task_full[turn.slot()], turn.parity());
         }
         const bool last = task.blocks < 0;
-        if (!last) load_rows(b, task, n);
+        if (last) wait_rows_empty(b, n);
+        else load_rows(b, task, n);
         __syncwarp();
         const int rows = Turn<rows_count>::at(n).slot();
         const uint64_t& full = rotates ? barriers.rows_landed[rows] : barriers.rows_full[rows];
