@@ -1,4 +1,5 @@
 import { basename } from "node:path";
+import { version } from "../../package.json";
 import type { Device } from "../device/device.ts";
 import type { DeviceKind } from "../device/open.ts";
 import { summarize, summaryTable } from "../replay/metrics.ts";
@@ -206,7 +207,7 @@ async function writeOutputs(
   }
   if (options.report !== undefined) {
     const { reportPage } = await import("../replay/report.ts");
-    await writeWhole(options.report, await reportPage(result));
+    await writeWhole(options.report, await reportPage(result, aboutRun()));
     say(`report in ${placeOf(options.report)}`);
   }
   if (options.traceEvents !== undefined) {
@@ -214,6 +215,11 @@ async function writeOutputs(
     await writeWhole(options.traceEvents, JSON.stringify(traceEvents(result)));
     say(`events for Perfetto in ${placeOf(options.traceEvents)} (open at ui.perfetto.dev)`);
   }
+}
+
+function aboutRun(): string {
+  const command = ["flashbun", ...process.argv.slice(2)].join(" ");
+  return `${command}; flashbun ${version}, ${new Date().toISOString().slice(0, 16)} UTC`;
 }
 
 function placeOf(path: string): string {

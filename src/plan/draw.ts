@@ -40,7 +40,7 @@ const legendHeight = 78;
 
 /** Draws a plan as an SVG document: processors down, time to the right, partial work hatched. */
 export function drawPlan(plan: Plan, options: DrawOptions): string {
-  const { processors, width = 960, title = "One plan" } = checkTimeline(plan, options);
+  const { processors, width = 960, title = titleOf(plan) } = checkTimeline(plan, options);
   requireInteger("width", width, 200, 1 << 16);
   requireText("title", title);
   const timeline = timelineOf(plan, options);
@@ -75,6 +75,10 @@ export function drawPlan(plan: Plan, options: DrawOptions): string {
     "</svg>\n",
   ];
   return lines.join("\n");
+}
+
+function titleOf({ recordCount }: Plan): string {
+  return `Plan of ${grouped(recordCount)} record${recordCount === 1 ? "" : "s"}`;
 }
 
 /** Pixels below which neighbours are drawn as one. */
@@ -151,7 +155,8 @@ function phases(slices: readonly Slice[], scale: number, bottom: number, width: 
     const name = last || room > 8 * kernelClass.length ? kernelClass : "";
     const anchor = last ? ` text-anchor="end"` : "";
     const place = last ? width - right : x + 4;
-    lines.push(`<path d="M${x} ${top - 22}V${bottom}" stroke="#57606a" stroke-dasharray="3 3"/>`);
+    const from = last && name !== "" ? top - 4 : top - 22;
+    lines.push(`<path d="M${x} ${from}V${bottom}" stroke="#57606a" stroke-dasharray="3 3"/>`);
     lines.push(text(place, top - 10, escape(name), `fill="#57606a"${anchor}`));
   }
   return lines;
@@ -199,7 +204,13 @@ function box(slice: Slice, scale: number, laneHeight: number): string {
 function fillOf({ kind, request, shared }: Slice): string {
   if (kind === "merge") return mergeFill;
   if (request === manyRequests) return manyFill;
-  return shared ? sharedFill : fills[Math.max(request, 0) % fills.length];
+  return shared ? sharedFill : fillOfRequest(Math.max(request, 0));
+}
+
+/** Past the first few, hues a golden angle apart, so that no two requests look alike. */
+function fillOfRequest(request: number): string {
+  if (request < fills.length) return fills[request];
+  return `hsl(${round((request * 137.508) % 360)} ${45 + (request % 3) * 12}% 76%)`;
 }
 
 /** Outlines letters, so that they read over hatching. */

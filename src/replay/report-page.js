@@ -4,6 +4,30 @@ const charts = [];
 const probe = document.createElement("i");
 document.body.append(probe);
 
+/** Upright lines at percentiles, each with its name. */
+function marks(named) {
+  return (chart) => {
+    const { ctx, bbox } = chart;
+    ctx.save();
+    ctx.strokeStyle = ctx.fillStyle = colour("ink", 0.75);
+    ctx.font = `${12 * devicePixelRatio}px system-ui`;
+    ctx.setLineDash([4 * devicePixelRatio, 3 * devicePixelRatio]);
+    for (const [at, [name, value]] of Object.entries(named).entries()) {
+      const x = chart.valToPos(value, "x", true);
+      if (value === null || x > bbox.left + bbox.width) continue;
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.stroke();
+      const isRight = x > bbox.left + bbox.width - 40 * devicePixelRatio;
+      ctx.textAlign = isRight ? "right" : "left";
+      const beside = (isRight ? -4 : 4) * devicePixelRatio;
+      ctx.fillText(name, x + beside, bbox.top + (12 + 14 * at) * devicePixelRatio);
+    }
+    ctx.restore();
+  };
+}
+
 /** A colour of the page as the canvas takes it. */
 function colour(name, alpha = 1) {
   probe.style.color = `var(--${name})`;
@@ -42,7 +66,7 @@ function line(label, name) {
   };
 }
 
-function draw(id, columns, series, unit, height = 220, end = null) {
+function draw(id, columns, series, unit, { height = 220, end = null, hooks = {} } = {}) {
   const host = document.getElementById(id);
   const options = {
     width: host.clientWidth,
@@ -53,13 +77,14 @@ function draw(id, columns, series, unit, height = 220, end = null) {
     },
     axes: axes(unit),
     series: [{ label: unit, value: (_, value) => short(value) }, ...series],
+    hooks,
     cursor: { points: { size: 7 }, drag: { x: true, y: false } },
   };
   charts.push([new uPlot(options, columns, host), host, height]);
 }
 
 function bars(id, label, name, histogram) {
-  const { x, count, width, beyond } = histogram;
+  const { x, count, width, beyond, percentiles } = histogram;
   const series = {
     ...line(label, name),
     fill: () => colour(name, 0.75),
@@ -67,23 +92,22 @@ function bars(id, label, name, histogram) {
     paths: uPlot.paths.bars({ size: [0.9, 60] }),
   };
   const end = x[x.length - 1] + width / 2;
-  draw(id, [x, count], [series], "ms", 220, end);
+  draw(id, [x, count], [series], "ms", { end, hooks: { draw: [marks(percentiles)] } });
   if (beyond === 0) return;
   const note = document.createElement("p");
-  note.textContent = `The last bar holds ${beyond} beyond ${short(end)} ms too.`;
+  note.className = "beyond";
+  note.textContent = `${short(beyond)} ${label} beyond ${short(end)} ms are in the last bar.`;
   document.getElementById(id).append(note);
 }
 
 const { x, prefill, decode, running, waiting, pages } = data.time;
-draw(
-  "throughput",
-  [x, prefill, decode],
-  [line("prompt", "blue"), line("output", "orange")],
-  "s",
-  260,
-);
+draw("throughput", [x, prefill, decode], [line("prompt", "blue"), line("output", "orange")], "s", {
+  height: 260,
+});
 draw("batch", [x, running, waiting], [line("running", "blue"), line("waiting", "orange")], "s");
-draw("pages", [x, pages], [line("pages", "green")], "s");
+const capacity = { ...line("all", "soft"), fill: null, dash: [6, 4], width: 1 };
+const all = x.map(() => data.pages);
+draw("pages", [x, pages, all], [line("in use", "green"), capacity], "s");
 bars("ttft", "requests", "blue", data.ttft);
 bars("itl", "tokens", "blue", data.itl);
 

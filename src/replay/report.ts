@@ -26,6 +26,8 @@ export interface Histogram {
   width: number;
   /** Values beyond the last bin, which counts them too. */
   beyond: number;
+  /** Marked in the chart; null of no values. */
+  percentiles: { p50: number | null; p99: number | null };
 }
 
 const timeBins = 240;
@@ -84,11 +86,14 @@ export function histogram(sorted: Float64Array): Histogram {
     if (value >= end) beyond++;
     count[Math.min(histogramBins - 1, Math.max(0, Math.floor(value / width)))]++;
   }
-  return { x: count.map((_, bin) => (bin + 0.5) * width), count, width, beyond };
+  const percentiles = { p50: percentile(sorted, 50), p99: percentile(sorted, 99) };
+  return { x: count.map((_, bin) => (bin + 0.5) * width), count, width, beyond, percentiles };
 }
 
-/** The report of a run: one HTML page that needs nothing but itself. */
-export async function reportPage(result: ReplayResult): Promise<string> {
+/**
+ * The report of a run: one HTML page that needs nothing but itself. `about`: what ran, and when.
+ */
+export async function reportPage(result: ReplayResult, about = ""): Promise<string> {
   const summary = summarize(result);
   const [template, script, uplotScript, uplotStyle] = await Promise.all([
     Bun.file(new URL("./report.html", import.meta.url)).text(),
@@ -100,9 +105,11 @@ export async function reportPage(result: ReplayResult): Promise<string> {
     time: timeSeries(result.steps, result.seconds),
     ttft: histogram(timesToFirstToken(result.requests)),
     itl: histogram(interTokenTimes(result.requests)),
+    pages: result.pages,
   };
   const parts: Record<string, string> = {
     title: escape(`Replay of ${result.trace}`),
+    about: escape(about),
     subtitle: escape(`${result.shape} on ${result.device}`),
     note: result.interrupted ? `<p class="note">Interrupted: the figures are partial.</p>` : "",
     tiles: tiles(summary),
@@ -128,7 +135,11 @@ function tiles(summary: Summary): string {
   const { ttftMs, itlMs, verified } = summary;
   const number = (value: number | null, digits = 0) =>
     value === null ? "-" : value.toLocaleString("en-US", { maximumFractionDigits: digits });
-  const share = summary.readCeilingGBs > 0 ? summary.kvReadGBs / summary.readCeilingGBs : 0;
+  const { kvReadGBs, readCeilingGBs } = summary;
+  const share =
+    kvReadGBs > readCeilingGBs
+      ? `above the ${number(readCeilingGBs, 1)} of memory`
+      : `${number((kvReadGBs / readCeilingGBs) * 100)} % of the read ceiling`;
   const right = verified.failed === 0;
   const tile = (name: string, value: string, unit: string, detail: string) =>
     `<div class="tile"><span>${name}</span><b>${value}<small>${unit}</small></b>` +
@@ -138,12 +149,7 @@ function tiles(summary: Summary): string {
     tile("First token", number(ttftMs.p50, 1), " ms", `p99 ${number(ttftMs.p99, 1)} ms`),
     tile("Between tokens", number(itlMs.p50, 1), " ms", `p99 ${number(itlMs.p99, 1)} ms`),
     tile("Prefix hits", number(summary.prefixHitRate * 100, 1), " %", "of prompt tokens"),
-    tile(
-      "KV read rate",
-      number(summary.kvReadGBs, 1),
-      " GB/s",
-      `${number(share * 100)} % of the read ceiling`,
-    ),
+    tile("KV read rate", number(summary.kvReadGBs, 1), " GB/s", readCeilingGBs > 0 ? share : ""),
     tile(
       "Verified",
       right ? number(verified.checked) : `${number(verified.failed)} wrong`,

@@ -42,6 +42,7 @@ export function resultOf(outcome: Outcome, options: ReplayOptions): ReplayResult
     steps,
     prefixHitRate: lookedUp === 0 ? 0 : found / lookedUp,
     pageUsePeak: most / options.pages,
+    pages: options.pages,
     kvReadGBs: readRateOf(steps),
     shape: shapeOf(options, dtype),
     trace: options.trace ?? "requests",

@@ -91,6 +91,8 @@ export interface ReplayResult {
   prefixHitRate: number;
   /** Most pages in use at once over all pages, 0 to 1. */
   pageUsePeak: number;
+  /** All pages of the cache. */
+  pages: number;
   /**
    * Bytes of keys and values over the time of the attention kernels, in 1e9 bytes per second, of
    * the steps without prompts if there are any: prompts are bound by arithmetic.

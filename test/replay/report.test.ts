@@ -70,7 +70,7 @@ describe("the page", () => {
     expect(page).not.toContain("<script>alert");
     expect(page).toContain("&lt;script&gt;alert");
     const data = /<script type="application\/json" id="data">([\s\S]*?)<\/script>/.exec(page)![1];
-    expect(Object.keys(JSON.parse(data))).toEqual(["time", "ttft", "itl"]);
+    expect(Object.keys(JSON.parse(data))).toEqual(["time", "ttft", "itl", "pages"]);
   });
 
   test("of an empty run that was interrupted", async () => {

@@ -58,6 +58,7 @@ export function replayResult(changes: Partial<ReplayResult> = {}): ReplayResult 
     prefixHitRate: 0.32,
     pageUsePeak: 0.5,
     kvReadGBs: 6,
+    pages: 100,
     readCeilingGBs: 12,
     verified: { checked: 64, failed: 0, maxRelError: 1e-6, misses: [] },
     device: "a device",

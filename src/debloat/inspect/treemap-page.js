@@ -35,6 +35,13 @@ function colour(part) {
   return `hsl(${archs.get(part)} 40% 41%)`;
 }
 
+/** Neighbours of one kind differ in lightness, by their place among them. */
+function shade(area, siblings) {
+  const alike = siblings.filter(({ part }) => part === area.part);
+  const step = [0, 7, -7, 12, -12][alike.indexOf(area) % 5];
+  return colour(area.part).replace(/(\d+)%\)$/, (_, light) => `${+light + step}%)`);
+}
+
 function size(bytes) {
   if (bytes >= 1e6) return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 2 : 1)} MB`;
   return bytes >= 1e3 ? `${(bytes / 1e3).toFixed(1)} kB` : `${bytes} B`;
@@ -79,6 +86,9 @@ function layOut(areas, box, visit) {
   }
 }
 
+/** Pixels of a letter, about. */
+const letterWidth = 6.6;
+
 let library = 0;
 let path = [];
 
@@ -86,7 +96,8 @@ function draw() {
   const { area: root, buildId, savings } = libraries[library];
   const here = path.at(-1) ?? root;
   element("title").textContent = root.name;
-  element("about").textContent = `${size(root.bytes)}, build ${buildId ?? "unknown"}`;
+  const what = `${size(root.bytes)}, build ${buildId ?? "unknown"}`;
+  element("about").textContent = `${what}. Click an area to walk into it, Escape goes back.`;
   document.title = `What is in ${root.name}`;
   drawLibraries();
   drawPath(root);
@@ -100,22 +111,25 @@ function draw() {
 
 /** Areas inside areas as long as there is room to see them. */
 function drawAreas(map, parent, box, all, depth, trail) {
-  layOut(parent.inside ?? [parent], box, (area, place) => {
+  const siblings = parent.inside ?? [parent];
+  layOut(siblings, box, (area, place) => {
     if (place.width < 2 || place.height < 2) return;
     const node = document.createElement("div");
     node.className = `area${area.inside ? " open" : ""}${area.isRest ? " rest" : ""}`;
     node.style.cssText =
       `left:${place.x}px;top:${place.y}px;width:${place.width}px;` +
-      `height:${place.height}px;background:${colour(area.part)}`;
+      `height:${place.height}px;background:${shade(area, siblings)}`;
     const isSplit = area.inside && depth < 2 && place.width >= 60 && place.height >= 44;
-    const roomy = place.width > 46 && place.height > 17;
+    // Half a name or more; what is cut ends in dots, and the tip has all of it.
+    const fits = Math.min(area.name.length, Math.max(5, area.name.length / 2)) * letterWidth;
+    const roomy = place.width > fits + 10 && place.height > 17;
     if (roomy) node.append(`${area.name} `);
     if (roomy && (place.width > 110 || (!isSplit && place.height > 60))) {
       const small = document.createElement("small");
       small.textContent = size(area.bytes);
       node.append(small);
     }
-    if (!isSplit && place.width > 60 && place.height > 60) node.classList.add("wide");
+    if (!isSplit && place.height > 60) node.classList.add("high");
     const next = parent === area ? trail : [...trail, area];
     node.onpointermove = (event) => point(event, area, all);
     node.onpointerleave = () => (element("tip").hidden = true);
@@ -211,7 +225,7 @@ function drawParts(here, root) {
       `${((100 * area.bytes) / root.bytes).toFixed(1)} %`,
     ]);
     const mark = document.createElement("i");
-    mark.style.background = colour(area.part);
+    mark.style.background = shade(area, here.inside ?? [here]);
     const name = area.name.length > 44 ? `${area.name.slice(0, 41)}...` : area.name;
     line.cells[0].append(mark, name);
     line.cells[0].title = area.name;
@@ -225,7 +239,8 @@ function drawSavings(savings, root) {
     const bar = document.createElement("div");
     bar.style.width = `${(100 * bytes) / root.bytes}%`;
     bar.className = isBound ? "bound" : "";
-    const line = row(table, [option, bar, `${isBound ? "up to " : ""}${size(bytes)}`]);
+    const share = `${((100 * bytes) / root.bytes).toFixed(1)} %`;
+    const line = row(table, [option, bar, `${isBound ? "up to " : ""}${size(bytes)}`, share]);
     line.cells[1].className = "bar";
   }
 }
