@@ -45,6 +45,7 @@ export { planTrace, type TimelineOptions } from "./plan/timeline.ts";
 export type { ClassTraits } from "./plan/traits.ts";
 export { type ExportOptions, fromDLPack, toDLPack } from "./tensor/dlpack.ts";
 export { type DType, dtypes, type TypedArray } from "./tensor/dtype.ts";
+export type { PageOrder } from "./tensor/page-order.ts";
 export { Tensor } from "./tensor/tensor.ts";
 export type { Pairing } from "./variant/builtin.ts";
 export type { HookInputs, KeyInput, RowInput, VariantTensor } from "./variant/context.ts";
