@@ -49,6 +49,7 @@ FB_DEVICE void trim_record(const fb_attention_params& p, fb_attention_record& r,
         bounds.add(sight.low, sight.high);
     }
     bounds.join();
+    __syncwarp(); // all lanes have read what the first one writes
     if (lane_now() != 0) return;
     const KeptRange range = trim(p, r, bounds, by_page);
     r.kv_start = min(range.start, r.kv_end - 1);
