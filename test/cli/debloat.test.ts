@@ -64,6 +64,11 @@ describe("flashbun debloat shrink and restore", () => {
     expect(readdirSync(folder)).toEqual(before);
   });
 
+  test("says for which GPUs there is no code at all", async () => {
+    const said = await flashbun("debloat", "shrink", library, "--arch", "sm_90,sm_50");
+    expect(said).toMatchObject({ code: 0, err: "debloat: libmade.so has no code for sm_50\n" });
+  });
+
   test("there and back", async () => {
     const [out, sides, json] = ["out", "sides", "s.json"].map((name) => join(folder, name));
     mkdirSync(sides);

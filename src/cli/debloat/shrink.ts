@@ -1,6 +1,7 @@
 import { readFileSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { archName } from "../../debloat/fatbin/fatbin.ts";
+import { neededByAny, parseTarget } from "../../debloat/fatbin/select.ts";
 import { readLibraryId } from "../../debloat/library.ts";
 import { Pool } from "../../debloat/pool/pool.ts";
 import { parseProfile } from "../../debloat/profile/text.ts";
@@ -55,6 +56,8 @@ export async function shrinkCommand(files: string[], options: ShrinkArguments): 
     };
     const report = await shrinkLibrary(file, path, library, pool);
     reports.push(report);
+    for (const arch of quiet ? [] : strangersTo(report, rest.arch ?? []))
+      process.stderr.write(`debloat: ${basename(file)} has no code for ${arch}\n`);
     if (!quiet) text.write(lineOf(report));
     if (!quiet && output === undefined) text.write(`${reasonsOf(report)}\n`);
     // The mapping of a library goes with its object, and the next one may be as large.
@@ -64,6 +67,16 @@ export async function shrinkCommand(files: string[], options: ShrinkArguments): 
   if (json !== undefined)
     await writeWhole(json, `${JSON.stringify(reports.map(asJson), undefined, 1)}\n`);
   return 0;
+}
+
+/** The GPUs for which a library has device code, but none that they can take. */
+function strangersTo({ device }: ShrinkReport, archs: readonly string[]): string[] {
+  const containers = device.flatMap((section) => section.containers);
+  if (containers.length === 0) return [];
+  return archs.filter((arch) => {
+    const target = [parseTarget(arch)];
+    return containers.every(({ container }) => neededByAny(container.entries, target).size === 0);
+  });
 }
 
 function requireOneOutputEach(files: readonly string[]): void {
