@@ -2,7 +2,6 @@
 // take, hooks see them in f32, keys turn. What lands raw and is outside of a task's keys becomes
 // zeros.
 #pragma once
-#include "../common/rotate.h"
 #include "load.h"
 
 #include "../../common/element.h"
@@ -62,9 +61,16 @@ struct Changer {
             change_rows<Side>(task, tile, stage, notes);
         }
         if constexpr (Side::turns) {
-            if (Side::raw) barrier_sync(changing_barrier, 128);
-            rotate_rows<InPanels<FB_KV_TILE * panel_row>, FB_KV_TILE, 128, 1>(
-                b.attention(), Side::tile(b, stage), notes.position, 1, own());
+            using Panels = InPanels<FB_KV_TILE * panel_row>;
+            const Rotation& rotation = *rotation_of(b.shared);
+            if constexpr (Side::raw) {
+                barrier_sync(changing_barrier, 128);
+                rotate_rows<Panels, FB_KV_TILE, 128>(rotation, Side::tile(b, stage),
+                                                     notes.position, 1, own());
+            } else {
+                rotate_keys<Panels, FB_KV_TILE, 128, 1>(rotation, Side::tile(b, stage),
+                                                        notes.position, own());
+            }
         }
         // Products read what is written, bulk copies replace what is read.
         fence_proxy_async_shared();
@@ -94,8 +100,8 @@ struct Changer {
         const int buffer = Turn<FB_QUERY_BUFFERS>::at(n).slot();
         wait(b.shared.barriers.rows_landed[turn.slot()], turn.parity());
         if (task.blocks > 0) {
-            rotate_rows<InPanels<query_panel>, block_rows, 128, 1>(
-                b.attention(), b.shared.queries[buffer], b.shared.rows[turn.slot()].position,
+            rotate_rows<InPanels<query_panel>, block_rows, 128>(
+                *rotation_of(b.shared), b.shared.queries[buffer], b.shared.rows[turn.slot()].position,
                 b.attention().rope_factor, own());
             fence_proxy_async_shared();
         }

@@ -12,6 +12,7 @@
 // Rounding: queries, keys and values are rounded once to FB_Q_TYPE after conversion and hooks,
 // probabilities once before the second product; all else is f32. Scores come in base 2.
 #include "../common/finish.h"
+#include "../common/rotate.h"
 #include "../../params/attention.h"
 
 #include "../../ptx/barrier.h"
@@ -166,7 +167,12 @@ template <int Row, class Of> struct RawOf<false, Row, Of> {
 struct RawKeys : RawOf<keys_land_raw, raw_key_row, RawKeys> {};
 struct RawValues : RawOf<values_land_raw, raw_value_row, RawValues> {};
 
-struct Shared : Tiles, RawKeys, RawValues, NotesOf<noted> {
+template <bool> struct RotationOf {
+    alignas(16) Rotation rotation;
+};
+template <> struct RotationOf<false> {};
+
+struct Shared : Tiles, RawKeys, RawValues, RotationOf<rotates>, NotesOf<noted> {
     Task tasks[task_count];
     TaskRows rows[rows_count];
     Barriers barriers;
@@ -177,6 +183,12 @@ static_assert(sizeof(Shared) == FB_SHARED_BYTES, "the planner's formula is anoth
 // Those of a stage; null: nothing is noted.
 template <class Memory> FB_DEVICE Notes* notes_of(Memory& shared, int stage) {
     if constexpr (noted) return &shared.notes[stage];
+    else return nullptr;
+}
+
+// What turns queries and keys; null: nothing does.
+template <class Memory> FB_DEVICE Rotation* rotation_of(Memory& shared) {
+    if constexpr (rotates) return &shared.rotation;
     else return nullptr;
 }
 

@@ -13,6 +13,8 @@ FB_KERNEL(attention_hopper, fb_attention_map_params, FB_THREADS, FB_MIN_BLOCKS) 
         tensor_prefetch(&p.v);
         init_barriers(b.shared.barriers);
     }
+    if constexpr (rotates)
+        begin_rotation(p.attention, *rotation_of(b.shared), row_stride(FB_KV_TILE, 128));
     if (FB_CLUSTER > 1) cluster_sync();
     else __syncthreads();
     begin_beside(p.attention);

@@ -1,5 +1,6 @@
 import { OptionError } from "../../errors.ts";
 import type { TensorMap } from "../../ffi/params.gen.ts";
+import { ropeRange } from "../../ops/rope.ts";
 import { encodeTensorMap } from "../../tensor/tensor-map.ts";
 import { dtypeBytes, isFp8 } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
@@ -103,7 +104,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   const { headDim, valueDim } = options;
   const variant = cudaVariant(options);
   const asked = askedBy(options, variant);
-  const fits = asked.rawKeyBytes > 0 ? changingCuts : asked.rotates ? turningCuts : cuts;
+  const fits = asked.rawKeyBytes > 0 ? changingCuts : asked.turnedPairs > 0 ? turningCuts : cuts;
   const cut = fits
     .filter(({ kvTile }) => kvTile <= hookedKeysMost || !asked.hooked || fits === cuts)
     .filter((each) => each.keyDim === headDim && each.valueDim === valueDim)
@@ -149,7 +150,8 @@ interface Asked {
   readonly hooked: boolean;
   /** 32-bit words that hooks keep of a row. */
   readonly rowWords: number;
-  readonly rotates: boolean;
+  /** Pairs of a key that turn; 0 without rotation. */
+  readonly turnedPairs: number;
   /** Tiles are noted: positions, slots and scales of their keys. */
   readonly noted: boolean;
   /** Bytes of an element of keys and values that are changed on their way; 0: they are not. */
@@ -158,7 +160,8 @@ interface Asked {
 }
 
 function askedBy(options: ResolvedOptions, variant: CudaVariant | undefined): Asked {
-  const rotates = options.rope !== undefined;
+  const { rope, headDim } = options;
+  const rotates = rope !== undefined;
   const masked = options.mask !== "none";
   const hooked = variant?.hooks.has("logits") === true || variant?.hooks.has("mask") === true;
   const weighs = variant?.softmax === false;
@@ -170,7 +173,7 @@ function askedBy(options: ResolvedOptions, variant: CudaVariant | undefined): As
     rawValueBytes: rawValues ? dtypeBytes(kvDtype) : 0,
     masked,
     hooked,
-    rotates,
+    turnedPairs: rotates ? ropeRange(rope, headDim).dim / 2 : 0,
     rowWords: variant?.rowWords ?? 0,
     noted: masked || options.tokenScales || hooked || weighs || rawKeys || rotates,
   };
@@ -183,7 +186,7 @@ function kernelClass(
   variant: string | undefined,
 ): KernelClass {
   const { kvTile, groups } = cut;
-  const threads = 128 * (groups + (asked.rawKeyBytes > 0 || asked.rotates ? 2 : 1));
+  const threads = 128 * (groups + (asked.rawKeyBytes > 0 || asked.turnedPairs > 0 ? 2 : 1));
   const sharedBytes = sharedBytesOf(cut, asked);
   return {
     name: `hopper.tile${64 * groups * cluster}`,
@@ -227,7 +230,7 @@ function constantsOf(cut: Cut, options: ResolvedOptions) {
 
 /** Shared memory of kernels/attention/hopper/facts.h. */
 function sharedBytesOf(cut: Cut, asked: Asked): number {
-  const { masked, rotates, rowWords, noted, rawKeyBytes, rawValueBytes } = asked;
+  const { masked, turnedPairs, rowWords, noted, rawKeyBytes, rawValueBytes } = asked;
   const { keyDim, valueDim, kvTile, groups, stages, queryBuffers } = cut;
   const panels = (dim: number) => Math.ceil(dim / panelColumns);
   const rows = 64 * groups;
@@ -235,13 +238,16 @@ function sharedBytesOf(cut: Cut, asked: Asked): number {
   const tiles = stages * (panels(keyDim) + panels(valueDim)) * kvTile * panelRowBytes;
   const raw = stages * kvTile * (keyDim * rawKeyBytes + valueDim * rawValueBytes);
   const notes = noted ? stages * 16 * kvTile : 0;
-  const positions = rotates ? 4 * rows : 8;
+  const positions = turnedPairs > 0 ? 4 * rows : 8;
   const words = Math.max(8, 4 * rowWords * rows);
   const rowFacts = 8 * rows + positions + 16 * (masked ? rows : 1) + words;
   const tasks = 3 * (64 + 48) + 2 * (16 * groups + 8 + rowFacts);
   const barriers = 8 * (8 * stages + 13 + queryBuffers + 8);
   const mail = 4 * 8;
-  return Math.ceil((queries + tiles + raw + notes + tasks + barriers + mail) / 1024) * 1024;
+  return (
+    Math.ceil((queries + tiles + raw + 16 * turnedPairs + notes + tasks + barriers + mail) / 1024) *
+    1024
+  );
 }
 
 /** Rows of a box: a whole number of them makes a page, and a tile. */
