@@ -101,8 +101,8 @@ struct Changer {
         wait(b.shared.barriers.rows_landed[turn.slot()], turn.parity());
         if (task.blocks > 0) {
             rotate_rows<InPanels<query_panel>, block_rows, 128>(
-                *rotation_of(b.shared), b.shared.queries[buffer], b.shared.rows[turn.slot()].position,
-                b.attention().rope_factor, own());
+                *rotation_of(b.shared), b.shared.queries[buffer],
+                b.shared.rows[turn.slot()].position, b.attention().rope_factor, own());
             fence_proxy_async_shared();
         }
         __syncwarp();
