@@ -80,7 +80,7 @@ describe("decode", () => {
       valuesChange: false,
       keysWiden: false,
       valuesWiden: false,
-      turnedPairs: 0,
+      rotates: false,
       masked: false,
       plain: true,
       rowWords: 0,

@@ -1,6 +1,5 @@
 import { OptionError } from "../../errors.ts";
 import { dtypeBytes, isFp8 } from "../../tensor/dtype.ts";
-import { ropeRange } from "../../ops/rope.ts";
 import type { CudaVariant } from "../../variant/emit-cuda.ts";
 import type { HookName } from "../../variant/expression.ts";
 import type { ResolvedOptions } from "../options.ts";
@@ -28,7 +27,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
     valuesWiden:
       isFp8(kvDtype) && variant?.softmax !== false && !hasHook(variant, "value") && whole(valueDim),
     kvElementBytes: dtypeBytes(kvDtype),
-    turnedPairs: rope === undefined ? 0 : ropeRange(rope, headDim).dim / 2,
+    rotates: rope !== undefined,
     masked: options.mask !== "none",
     plain: !keysChange && !valuesChange && !changesScores(options, variant),
     rowWords: variant?.rowWords ?? 0,
