@@ -15,6 +15,26 @@ export function requireDevice(value: Context | undefined): asserts value is Cont
   value.guard();
 }
 
+/** What is left of a device that nobody can reach any more. */
+interface Remains {
+  readonly handle: DeviceHandle;
+  readonly notifier: Notifier;
+}
+
+const key = Symbol.for("flashbun forgotten devices");
+const home = globalThis as { [key]?: FinalizationRegistry<Remains> };
+
+/**
+ * Closes forgotten devices, which would keep their threads: a hot reload leaves one behind each
+ * time. On globalThis, as the registry of a module that was reloaded would be forgotten too.
+ */
+const forgotten = (home[key] ??= new FinalizationRegistry(close));
+
+function close({ handle, notifier }: Remains): void {
+  notifier.close();
+  native().fb_device_close(handle);
+}
+
 /** A device as its streams, events and graphs know it: each of them is one of a Device. */
 export class Context extends Owner {
   readonly kind: "cpu" | "cuda";
@@ -37,6 +57,7 @@ export class Context extends Owner {
     this.handle = handle;
     this.properties = properties;
     this.notifier = new Notifier(properties.notifyFd);
+    forgotten.register(this, { handle, notifier: this.notifier }, this);
   }
 
   /** The failure that stopped this device, if any. */
@@ -52,7 +73,7 @@ export class Context extends Owner {
   }
 
   protected override release(): void {
-    this.notifier.close();
-    native().fb_device_close(this.handle);
+    forgotten.unregister(this);
+    close(this);
   }
 }

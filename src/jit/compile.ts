@@ -11,7 +11,10 @@ const compilersMax = Math.min(availableParallelism(), 16);
 const patienceMs = 1000;
 const logLinesShown = 20;
 
-const idle: Worker[] = [];
+const key = Symbol.for("flashbun compilers");
+const home = globalThis as { [key]?: Worker[] };
+/** Workers without a job: on globalThis, so that a hot reload starts no others. */
+const idle = (home[key] ??= []);
 const waiting: (() => void)[] = [];
 let running = 0;
 let unfinished = 0;
