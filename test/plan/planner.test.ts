@@ -80,7 +80,7 @@ describe("decode", () => {
       valuesChange: false,
       keysWiden: false,
       valuesWiden: false,
-      rotates: false,
+      turnedPairs: 0,
       masked: false,
       plain: true,
       rowWords: 0,

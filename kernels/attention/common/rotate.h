@@ -11,18 +11,68 @@ constexpr bool turns_chunks = FB_ROPE_FIRST % 8 == 0 && rope_pairs % 8 == 0;
 constexpr int item_pairs = turns_chunks ? 8 : 1;
 constexpr int row_items = rotates ? rope_pairs / item_pairs : 1;
 
-struct alignas(turns_chunks ? 16 : 8) ItemRates {
-    TurnRate pair[item_pairs];
+// Rows from one of a thread's to its next, where it has the same pairs of them all; else 0.
+FB_DEVICE constexpr int row_stride(int rows, int threads) {
+    const int stride = threads % row_items == 0 ? threads / row_items : 0;
+    return turns_chunks && stride > 0 && rows > stride && rows % stride == 0 ? stride : 0;
+}
+
+// Something of each pair. The first two of all items, then the next: lanes with items side by side
+// read different banks.
+template <class T> struct PairTable {
+    static constexpr int width = item_pairs == 1 ? 1 : 2;
+    struct alignas(width * sizeof(T)) Unit {
+        T of[width];
+    };
+    Unit units[rotates ? rope_pairs / width : 1];
+
+    FB_DEVICE T& at(int pair) {
+        const int i = pair % item_pairs;
+        return units[i / width * row_items + pair / item_pairs].of[i % width];
+    }
+    FB_DEVICE void item(int item, T (&x)[item_pairs]) const {
+        FB_UNROLL
+        for (int i = 0; i < item_pairs; i += width) {
+            const Unit unit = units[i / width * row_items + item];
+            for (int j = 0; j < width; j++) x[i + j] = unit.of[j];
+        }
+    }
 };
 
-FB_DEVICE ItemRates item_rates(const fb_attention_params& p, int item) {
-    return reinterpret_cast<const ItemRates*>(p.rope_rates)[item];
+// In shared memory.
+struct Rotation {
+    PairTable<TurnRate> rates;
+    PairTable<Angle> strides; // of a row stride
+};
+
+constexpr int rotation_bytes = rotates ? int(sizeof(Rotation)) : 0;
+
+// By the whole block, whose threads then have to meet.
+FB_DEVICE void begin_rotation(const fb_attention_params& p, Rotation& rotation, int stride) {
+    for (int pair = int(threadIdx.x); pair < rope_pairs; pair += FB_THREADS) {
+        const TurnRate rate = reinterpret_cast<const TurnRate*>(p.rope_rates)[pair];
+        rotation.rates.at(pair) = rate;
+        rotation.strides.at(pair) = angle_at(stride, rate);
+    }
 }
 
-FB_DEVICE void turn_pair(float& x, float& y, int32_t position, TurnRate rate, float factor) {
-    const Angle angle = angle_at(position, rate);
-    turn_pair(x, y, {angle.cos * factor, angle.sin * factor});
-}
+struct ItemAngles {
+    Angle pair[item_pairs];
+
+    FB_DEVICE void begin(const Rotation& rotation, int item, int32_t position, float factor = 1) {
+        TurnRate rates[item_pairs];
+        rotation.rates.item(item, rates);
+        FB_UNROLL
+        for (int i = 0; i < item_pairs; i++) {
+            const Angle angle = angle_at(position, rates[i]);
+            pair[i] = {angle.cos * factor, angle.sin * factor};
+        }
+    }
+    FB_DEVICE void advance(const Angle (&by)[item_pairs]) {
+        FB_UNROLL
+        for (int i = 0; i < item_pairs; i++) turn_pair(pair[i].cos, pair[i].sin, by[i]);
+    }
+};
 
 // The two chunks of an item.
 template <class Layout> struct ChunkPair {
@@ -30,7 +80,7 @@ template <class Layout> struct ChunkPair {
 
     static FB_DEVICE uint4& at(unsigned char* tile, Item item, int i) {
         const int first = FB_ROPE_FIRST / 8;
-        const int chunk = FB_ROPE == 2 ? 2 * item.chunk + i : item.chunk + i * rope_pairs / 8;
+        const int chunk = FB_ROPE == 2 ? 2 * item.chunk + i : item.chunk + i * (rope_pairs / 8);
         return *reinterpret_cast<uint4*>(tile + Layout::at(item.row, first + chunk));
     }
     FB_DEVICE void load(unsigned char* tile, Item item) {
@@ -39,14 +89,14 @@ template <class Layout> struct ChunkPair {
     FB_DEVICE void store(unsigned char* tile, Item item) const {
         for (int i = 0; i < 2; i++) at(tile, item, i) = chunks[i];
     }
-    FB_DEVICE void turn(int32_t position, const ItemRates& rates, float factor) {
+    FB_DEVICE void turn(const ItemAngles& angles) {
         float x[2][8];
         for (int i = 0; i < 2; i++) widen_8<FB_Q_TYPE>(&chunks[i], x[i]);
         FB_UNROLL
-        for (int i = 0; i < 8; i++) {
+        for (int i = 0; i < item_pairs; i++) {
             float& first = FB_ROPE == 2 ? x[i / 4][i % 4 * 2] : x[0][i];
             float& second = FB_ROPE == 2 ? x[i / 4][i % 4 * 2 + 1] : x[1][i];
-            turn_pair(first, second, position, rates.pair[i], factor);
+            turn_pair(first, second, angles.pair[i]);
         }
         for (int i = 0; i < 2; i++) chunks[i] = round_8<FB_Q_TYPE>(x[i]);
     }
@@ -59,44 +109,68 @@ template <class Layout> FB_DEVICE uint16_t& element_at(unsigned char* tile, Item
 }
 
 template <class Layout>
-FB_DEVICE void turn_elements(unsigned char* tile, Item item, int32_t position, TurnRate rate,
-                             float factor) {
+FB_DEVICE void turn_elements(unsigned char* tile, Item item, Angle by) {
     uint16_t& first = element_at<Layout>(tile, item, 0);
     uint16_t& second = element_at<Layout>(tile, item, 1);
     float x = widen_1<FB_Q_TYPE>(&first, 0);
     float y = widen_1<FB_Q_TYPE>(&second, 0);
-    turn_pair(x, y, position, rate, factor);
+    turn_pair(x, y, by);
     const uint32_t both = pack_pair<FB_Q_TYPE>(x, y);
     first = uint16_t(both);
     second = uint16_t(both >> 16);
 }
 
-// Rows of a tile at their positions, times a factor. `Batch` items of a thread are read before the
-// first is written: a read after a write would wait for it.
-template <class Layout, int Rows, int Threads, int Batch>
-FB_DEVICE void rotate_rows(const fb_attention_params& p, unsigned char* tile,
-                           const int32_t* positions, float factor, int thread) {
-    constexpr int turns = (Rows * row_items + Threads - 1) / Threads;
-    constexpr int batch = turns_chunks && Batch < turns ? Batch : turns_chunks ? turns : 1;
-    ItemRates rates = item_rates(p, item_of<row_items, Threads>(thread, 0).chunk);
+// Rows at any positions, times a factor.
+template <class Layout, int Rows, int Threads>
+FB_DEVICE void rotate_rows(const Rotation& rotation, unsigned char* tile, const int32_t* positions,
+                           float factor, int thread) {
     FB_NO_UNROLL
-    for (int first = 0; first < turns; first += batch) {
-        ChunkPair<Layout> pairs[batch];
-        FB_UNROLL
-        for (int i = 0; turns_chunks && i < batch; i++) {
-            const Item item = item_of<row_items, Threads>(thread, first + i);
-            if (item.row < Rows) pairs[i].load(tile, item);
-        }
-        FB_UNROLL
-        for (int i = 0; i < batch; i++) {
-            const Item item = item_of<row_items, Threads>(thread, first + i);
-            if (item.row >= Rows) continue;
-            const int32_t position = positions[item.row];
-            if (Threads % row_items != 0) rates = item_rates(p, item.chunk);
-            if constexpr (turns_chunks) {
-                pairs[i].turn(position, rates, factor);
-                pairs[i].store(tile, item);
-            } else turn_elements<Layout>(tile, item, position, rates.pair[0], factor);
+    for (int i = 0; i < (Rows * row_items + Threads - 1) / Threads; i++) {
+        const Item item = item_of<row_items, Threads>(thread, i);
+        if (item.row >= Rows) continue;
+        ItemAngles angles;
+        angles.begin(rotation, item.chunk, positions[item.row], factor);
+        if constexpr (turns_chunks) {
+            ChunkPair<Layout> pairs;
+            pairs.load(tile, item);
+            pairs.turn(angles);
+            pairs.store(tile, item);
+        } else turn_elements<Layout>(tile, item, angles.pair[0]);
+    }
+}
+
+// Rows of keys: where a thread's are so many positions apart as they are rows, angles follow from
+// those of the first. A few rows are read before the first is written: a read after a write would
+// wait for it.
+template <class Layout, int Rows, int Threads, int Batch>
+FB_DEVICE void rotate_keys(const Rotation& rotation, unsigned char* tile, const int32_t* positions,
+                           int thread) {
+    constexpr int stride = row_stride(Rows, Threads);
+    bool steady = stride > 0;
+    for (int row = thread / row_items + stride; steady && row < Rows; row += stride)
+        steady = positions[row] - positions[row - stride] == stride;
+    if (!__all_sync(0xffffffffu, steady))
+        return rotate_rows<Layout, Rows, Threads>(rotation, tile, positions, 1, thread);
+    if constexpr (stride > 0) {
+        constexpr int turns = Rows / stride;
+        constexpr int batch = turns < Batch ? turns : Batch;
+        const Item item = item_of<row_items, Threads>(thread, 0);
+        ItemAngles angles;
+        angles.begin(rotation, item.chunk, positions[item.row]);
+        Angle strides[item_pairs];
+        rotation.strides.item(item.chunk, strides);
+        FB_NO_UNROLL
+        for (int first = 0; first < turns; first += batch) {
+            ChunkPair<Layout> pairs[batch];
+            FB_UNROLL
+            for (int i = 0; i < batch; i++)
+                pairs[i].load(tile, {item.row + (first + i) * stride, item.chunk});
+            FB_UNROLL
+            for (int i = 0; i < batch; i++) {
+                pairs[i].turn(angles);
+                pairs[i].store(tile, {item.row + (first + i) * stride, item.chunk});
+                angles.advance(strides);
+            }
         }
     }
 }

@@ -64,7 +64,8 @@ struct BlockState {
     Bounds bounds[warp_count];
 };
 
-constexpr int shared_bytes = state_at + int(sizeof(BlockState));
+constexpr int rotation_at = round_up(state_at + int(sizeof(BlockState)), 16);
+constexpr int shared_bytes = rotation_at + rotation_bytes;
 static_assert(shared_bytes == FB_SHARED_BYTES, "the planner's formula is another");
 
 struct Block {
@@ -75,6 +76,9 @@ struct Block {
     FB_DEVICE int thread() const { return thread_now(); }
     FB_DEVICE BlockState& state() const {
         return *reinterpret_cast<BlockState*>(memory + state_at);
+    }
+    FB_DEVICE Rotation& rotation() const {
+        return *reinterpret_cast<Rotation*>(memory + rotation_at);
     }
     FB_DEVICE const fb_attention_record& record() const { return state().work.record; }
     FB_DEVICE RowFacts& rows() const { return *reinterpret_cast<RowFacts*>(memory + rows_at); }
@@ -162,8 +166,8 @@ FB_DEVICE void change_tile(const Block& b, int tile) {
 
 FB_DEVICE void rotate_tile(const Block& b, int tile) {
     const int at = key_tiles_at + (keys_change ? 0 : tile % FB_STAGES) * key_tile_bytes;
-    rotate_rows<KeyTile, FB_KV_TILE, FB_THREADS, 1>(b.p, b.memory + at, b.tokens(tile).position, 1,
-                                                    b.thread());
+    rotate_keys<KeyTile, FB_KV_TILE, FB_THREADS, 1>(b.rotation(), b.memory + at,
+                                                    b.tokens(tile).position, b.thread());
     __syncthreads();
 }
 
@@ -270,8 +274,9 @@ FB_DEVICE void begin_record(const Block& b) {
     __syncthreads();
     for (int tile = 0; tile < 2; tile++) note_token(b, source, tile);
     if constexpr (rotates)
-        rotate_rows<KeyTile, FB_QUERY_TILE, FB_THREADS, 1>(b.p, b.memory, b.rows().position,
-                                                           b.p.rope_factor, b.thread());
+        rotate_rows<KeyTile, FB_QUERY_TILE, FB_THREADS>(b.rotation(), b.memory,
+                                                        b.rows().position, b.p.rope_factor,
+                                                        b.thread());
     __syncthreads();
     copy_ahead(b, 0);
 }

@@ -5,6 +5,7 @@ FB_KERNEL(attention_decode, fb_attention_params, FB_THREADS, FB_MIN_BLOCKS) {
     FB_DYNAMIC_SHARED(memory);
     const Block b = {p, memory, shared_address(memory)};
     Work& work = b.state().work;
+    if constexpr (rotates) begin_rotation(p, b.rotation(), row_stride(step_keys, 32));
     bool first = true;
     for (int32_t word = open_records(p, work); next_record(word, work); first = false)
         word = attend(b, first);

@@ -67,7 +67,8 @@ struct State {
 
 constexpr int warps_at = FB_QUERY_TILE * KeyTile::row_bytes;
 constexpr int state_at = warps_at + warps_bytes;
-constexpr int shared_bytes = state_at + int(sizeof(State));
+constexpr int rotation_at = round_up(state_at + int(sizeof(State)), 16);
+constexpr int shared_bytes = rotation_at + rotation_bytes;
 static_assert(shared_bytes == FB_SHARED_BYTES, "the planner's formula is another");
 
 struct Block {
@@ -77,6 +78,9 @@ struct Block {
 
     FB_DEVICE int warp() const { return int(threadIdx.x) / 32; }
     FB_DEVICE State& state() const { return *reinterpret_cast<State*>(memory + state_at); }
+    FB_DEVICE Rotation& rotation() const {
+        return *reinterpret_cast<Rotation*>(memory + rotation_at);
+    }
     FB_DEVICE const fb_attention_record& record() const { return state().work.record; }
     FB_DEVICE MergeRoom& room() const { return *reinterpret_cast<MergeRoom*>(memory + warps_at); }
     FB_DEVICE unsigned char* ring() const { return memory + warps_at + warp() * warp_bytes; }
@@ -290,7 +294,7 @@ FB_DEVICE void add_step(const Block& b, const KeptRange& range, int step, int st
     if (keys_pass || values_pass) __syncwarp();
     if constexpr (rotates) {
         const int at = keys_pass ? changed_keys_at : stage * stage_bytes;
-        rotate_rows<KeyTile, step_keys, 32, 4>(b.p, b.ring() + at, keys.run.position, 1,
+        rotate_keys<KeyTile, step_keys, 32, 4>(b.rotation(), b.ring() + at, keys.run.position,
                                                int(threadIdx.x % 32));
         __syncwarp();
     }
@@ -405,8 +409,8 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
         __syncthreads();
     }
     if constexpr (rotates) {
-        rotate_rows<KeyTile, FB_QUERY_TILE, FB_THREADS, 1>(b.p, b.memory, rows.position,
-                                                           b.p.rope_factor, int(threadIdx.x));
+        rotate_rows<KeyTile, FB_QUERY_TILE, FB_THREADS>(b.rotation(), b.memory, rows.position,
+                                                        b.p.rope_factor, int(threadIdx.x));
         __syncthreads();
     }
     const Bounds bounds = bounds_of(rows, 0, FB_QUERY_TILE, r.row_count);

@@ -26,8 +26,8 @@ export interface TiledShape extends SharedLimits {
   /** The decode kernel widens fp8 keys (values) in registers: they do not pass through f32. */
   readonly keysWiden: boolean;
   readonly valuesWiden: boolean;
-  /** Keys turn in their tile. */
-  readonly rotates: boolean;
+  /** Pairs of a key that turn in its tile; 0 without rotation. */
+  readonly turnedPairs: number;
   /** Packed mask bits. */
   readonly masked: boolean;
   /** Scores meet no hook, token scale or mask bit, and elements do not change. */
@@ -107,12 +107,14 @@ function decodeClass(queryTile: number, shape: TiledShape): TiledClass | undefin
 
 /** 64 or 128 rows (or 16 of wide ones) against tiles of keys that the whole block takes. */
 function tileClass(name: string, queryTile: number, shape: TiledShape): TiledClass | undefined {
-  const { headDim, valueDim, plain, rotates } = shape;
+  const { headDim, valueDim, plain, turnedPairs } = shape;
   const threads = tileThreads(queryTile, valueDim);
   // Where a warp has 32 rows, wide keys and options leave registers for half a tile at a time.
   const tall = queryTile > threads / 2;
   const halves = tall && valueDim > 64 && (headDim > 128 || !plain);
-  const few = tall ? valueDim <= 64 && plain && !rotates : threads === 128 && valueDim <= 64;
+  const few = tall
+    ? valueDim <= 64 && plain && turnedPairs === 0
+    : threads === 128 && valueDim <= 64;
   const registers = few ? fewRegisters : mostRegisters;
   const most = Math.max(1, Math.floor(processorRegisters / (threads * registers)));
   let best: { cut: Cut; sharedBytes: number; blocks: number } | undefined;
@@ -193,7 +195,7 @@ function decodeBytes(
   const state = rowFactBytes(queryTile, shape) + 376 + queryTile * (8 * warps + 4);
   // Of warps that are done, as room for a merge.
   const rings = Math.max(warps * Math.max(ring, sums), mergeRoomBytes);
-  return queryTile * keyRow + rings + warps * tokens + state;
+  return withRotation(queryTile * keyRow + rings + warps * tokens + state, shape);
 }
 
 /** Shared memory of kernels/attention/tiled/block.h. */
@@ -210,7 +212,12 @@ function tileBytes({ queryTile, kvTile, threads, stages }: Cut, shape: TiledShap
     (keysChange ? rawBytes(headDim, shape) : 0) + (valuesChange ? rawBytes(valueDim, shape) : 0);
   const places = 4 * 36 * kvTile;
   const state = rowFactBytes(queryTile, shape) + 128 + 16 * warps;
-  return queryTile * keyRow + kvTile * (tiles + raw) + places + state;
+  return withRotation(queryTile * keyRow + kvTile * (tiles + raw) + places + state, shape);
+}
+
+/** Bytes with Rotation of kernels/attention/tiled/rotate.h behind them. */
+function withRotation(bytes: number, { turnedPairs }: TiledShape): number {
+  return roundUp(bytes, 16) + 16 * turnedPairs;
 }
 
 /** Bytes of RowFacts in kernels/attention/common/rows.h. */

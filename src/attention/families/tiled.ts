@@ -1,5 +1,6 @@
 import { OptionError } from "../../errors.ts";
 import { dtypeBytes, isFp8 } from "../../tensor/dtype.ts";
+import { ropeRange } from "../../ops/rope.ts";
 import type { CudaVariant } from "../../variant/emit-cuda.ts";
 import type { HookName } from "../../variant/expression.ts";
 import type { ResolvedOptions } from "../options.ts";
@@ -27,7 +28,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
     valuesWiden:
       isFp8(kvDtype) && variant?.softmax !== false && !hasHook(variant, "value") && whole(valueDim),
     kvElementBytes: dtypeBytes(kvDtype),
-    rotates: rope !== undefined,
+    turnedPairs: rope === undefined ? 0 : ropeRange(rope, headDim).dim / 2,
     masked: options.mask !== "none",
     plain: !keysChange && !valuesChange && !changesScores(options, variant),
     rowWords: variant?.rowWords ?? 0,
