@@ -123,7 +123,7 @@ test("what cannot be warmed is refused in one sentence", async () => {
     expect(err.trim().split("\n")).toHaveLength(1);
     expect(code).toBeGreaterThan(0);
   }
-}, 60_000);
+}, 300_000);
 
 test("a listing ends quietly where its reader does", async () => {
   const cache = join(folder, "long");

@@ -46,4 +46,4 @@ test("devices that a hot reload leaves behind give back their threads", async ()
   } finally {
     rmSync(folder, { recursive: true });
   }
-}, 60_000);
+}, 300_000);
