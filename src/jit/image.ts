@@ -107,8 +107,12 @@ function load(hash: string, architecture: string): Image | undefined {
   return remember({ hash, architecture, bytes, origin: embedded ? "embedded" : "cached" });
 }
 
+/** Images that this process remembers, those of variants that it defines again and again too. */
+const knownMost = 512;
+
 function remember(image: Image): Image {
   known.set(image.hash, image);
+  if (known.size > knownMost) known.delete(known.keys().next().value!);
   return image;
 }
 
