@@ -44,9 +44,9 @@ test.skipIf(!hasNvrtc)(
     const first = await warm();
     expect({ code: first.code, out: first.out }).toEqual({
       code: 0,
-      out: expect.stringMatching(/^two\.ts\[\d\].*: 4 kernels, .* s\)$/m),
+      out: expect.stringMatching(/^two\.ts\[\d\].*: 5 kernels, .* s\)$/m),
     });
-    expect(first.out).toContain("two.ts[1] (my cap): 4 kernels");
+    expect(first.out).toContain("two.ts[1] (my cap): 5 kernels");
     const operators = operatorSources().length;
     expect(first.out).toContain(`operators: ${operators} kernels, ${operators} compiled`);
     expect(first.out).toContain("compiled");
@@ -59,7 +59,7 @@ test.skipIf(!hasNvrtc)(
       /^[0-9a-f]{12} {2}\d{4}-\d\d-\d\d \d\d:\d\d +\d+ kB {2}sm_90a attention\/tiled\/decode\.cu/m,
     );
     const [, count] = /(\d+) images, [\d.]+ MB in /.exec(list.out)!;
-    expect(Number(count)).toBe(4 + operators);
+    expect(Number(count)).toBe(5 + operators);
     const clear = await jit(["clear"]);
     expect(clear.out).toStartWith(`removed ${count} images`);
     expect(readdirSync(join(folder, "cache"))).toEqual([]);
@@ -95,7 +95,7 @@ test("warm takes the GPU at hand", async () => {
   const { FLASHBUN_CACHE = "" } = process.env;
   const { code, out, err } = await jit(["warm", file], { ...env, FLASHBUN_CACHE });
   expect({ code, err }).toEqual({ code: 0, err: expect.any(String) });
-  expect(out).toMatch(/^plain\.ts: 4 kernels, \d+ (compiled|cached|embedded)/m);
+  expect(out).toMatch(/^plain\.ts: 5 kernels, \d+ (compiled|cached|embedded)/m);
 }, 300_000);
 
 test("what cannot be warmed is refused in one sentence", async () => {
@@ -104,7 +104,7 @@ test("what cannot be warmed is refused in one sentence", async () => {
   for (const [args, message, env] of [
     [["warm"], "missing required argument 'files'"],
     [["warm", "absent.ts"], 'FILE must be a TypeScript or JavaScript file (got "absent.ts")'],
-    [["warm", good, "--arch", "sm_70"], "--arch must be one of sm_80, sm_86"],
+    [["warm", good, "--arch", "sm_70"], "--arch must be one of sm_75, sm_80, sm_86"],
     [["warm", good], "--arch must be given where there is no GPU", none],
     [["warm", moduleOf("none.ts", ""), "--arch", "sm_90a"], "must be options of an attention"],
     [["warm", moduleOf("empty.ts", "export default [];"), "--arch", "sm_90a"], "(got [])"],

@@ -121,7 +121,7 @@ const looseBounds: [keyof typeof subjects, string, string, string][] = [
 const harmless: Record<string, string> = {
   "block.h, begin_sums: __syncwarp() #1": "a barrier of the block stands before the first read",
   "warps.h, attend: cp_async_wait<0>() #1": "each copy is waited for at the step that reads it",
-  "warps.h, add_step: __syncwarp() #2":
+  "warps.h, add_step: __syncwarp() #1":
     "lanes meet at the ldmatrix that follows, which here orders what they wrote before it",
   "warps.h, widen_queries: __syncwarp() #1": "lanes meet in the shuffles of what they have read",
   "arrive.h, merge_rows: __syncthreads() #1":

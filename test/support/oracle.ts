@@ -290,11 +290,15 @@ function softmaxRow(
   const visible = scores.filter((_, key) => seen[key]);
   const maximum = Math.max(sink, ...visible); // NaN, if one is
   if (maximum === -Infinity) return { lse: -Infinity, magnitude: 0 };
+  // Where no key has a weight, a sink alone has: values count for nothing, as without keys.
+  const inBase = lseBase === "2" ? Math.LN2 : 1;
+  if (Number.isFinite(sink) && visible.every((score) => score === -Infinity))
+    return { lse: sink / inBase, magnitude: 0 };
   const weights = scores.map((score, key) => (seen[key] ? Math.exp(score - maximum) : 0));
   const sum = weights.reduce((total, p) => total + p, Math.exp(sink - maximum));
   const { magnitude } = sumRow(input, weights, seen, kvHead, v, out);
   for (let d = 0; d < out.length; d++) out[d] /= sum;
-  const lse = (maximum + Math.log(sum)) / (lseBase === "2" ? Math.LN2 : 1);
+  const lse = (maximum + Math.log(sum)) / inBase;
   return { lse, magnitude: magnitude / sum };
 }
 

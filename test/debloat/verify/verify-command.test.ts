@@ -107,7 +107,7 @@ test(
       ["run, EAGER", "right"],
     ]);
     expect(runs[0].detail).toContain("1 of 1 libraries loaded, 7 bytes of output compared");
-    expect(runs[0].detail).toContain("1 runs of host code came back");
+    expect(runs[0].detail).toContain("1 run of host code came back");
     expect([original, needing].map((path) => Bun.hash(readFileSync(path)))).toEqual(before);
   },
   minutes,
