@@ -127,7 +127,7 @@ const harmless: Record<string, string> = {
   "arrive.h, merge_rows: __syncthreads() #1":
     "blocks run one after another, so that none reads what a warp of another has yet to write",
   "records.h, end_beside: pdl_wait() #1":
-    "kernels of a stream run one after the other, so that what follows waits for all of them anyway",
+    "kernels of a stream run one after the other, so that what follows waits for all of them",
 };
 
 const schedules = ["fifo", "greedy", "random,seed=1", "random,seed=2", "random,seed=3"];
