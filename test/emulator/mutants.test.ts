@@ -123,6 +123,7 @@ const harmless: Record<string, string> = {
   "warps.h, attend: cp_async_wait<0>() #1": "each copy is waited for at the step that reads it",
   "warps.h, add_step: __syncwarp() #1":
     "lanes meet at the ldmatrix that follows, which here orders what they wrote before it",
+  "warps.h, add_step: __syncwarp() #2": "likewise",
   "warps.h, widen_queries: __syncwarp() #1": "lanes meet in the shuffles of what they have read",
   "arrive.h, merge_rows: __syncthreads() #1":
     "blocks run one after another, so that none reads what a warp of another has yet to write",
