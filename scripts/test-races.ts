@@ -18,16 +18,12 @@ if (gpu === undefined) {
   process.stderr.write(`flashbun: ${what}. Fix: bun run check builds both.\n`);
   process.exit(1);
 }
-/** Under the detector Hopper's kernels for fp8 keys do not end; why is not known yet. */
-const stuck = "Hopper attention .* fp8 keys";
-const watched = `^(?!.*${stuck}).*(?:${fewTests})`;
-
 for (const order of ["order=greedy", "order=random,seed=1"]) {
   process.stderr.write(`flashbun: races under ${order}\n`);
   const folder = mkdtempSync(join(tmpdir(), "flashbun-races-"));
   try {
     Object.assign(process.env, watchedIn(folder, order), { FLASHBUN_TEST_CASES: fewTests });
-    const tests = gpuTests(gpu, "--only-failures", "-t", watched, ...process.argv.slice(2));
+    const tests = gpuTests(gpu, "--only-failures", "-t", fewTests, ...process.argv.slice(2));
     const code = await run(tests, true);
     const reports = reportsIn(folder);
     process.stderr.write(reports);

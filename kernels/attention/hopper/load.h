@@ -175,6 +175,9 @@ template <class Side> struct TileLoader {
 
     FB_DEVICE void load_box(const Task& task, int tile, int32_t page, int32_t row) {
         wait_empty();
+        // A tile may be one box, which another block loads: it then goes through this stage without
+        // this warp, and a lane that has yet to look would miss the phase.
+        __syncwarp();
         note(task, tile);
         const uint32_t barrier = shared_address(&full());
         if (lane_now() == 0) mbarrier_arrive_expect(barrier, panels * panel_bytes);
