@@ -42,6 +42,7 @@ test.skipIf(!existsSync(emulator))(
     const { code, out } = await doctorWith({ FLASHBUN_LIBCUDA: emulator });
     expect(code).toBe(0);
     expect(out).toMatch(/ok +driver +CUDA 13\.0, 1 GPU, emulated/);
+    expect(out).not.toMatch(/^warn/m);
     expect(out).toMatch(/ok +cuda:0 +flashbun emulated GPU .* GiB/);
     expect(out).toMatch(/ok +kernels +.*page\/page\.cu (cached|compiled) for emulated, /);
   },

@@ -14,7 +14,7 @@ import type { Say } from "./finding.ts";
 /** Prints what there is of CUDA: driver, compiler, embedded and cached kernels, and each GPU. */
 export async function lookAtCuda(say: Say): Promise<void> {
   const driver = lookAtDriver(say);
-  lookAtKernels(say, driver !== undefined);
+  lookAtKernels(say, driver !== undefined && !driver.emulated);
   for (let ordinal = 0; ordinal < (driver?.deviceCount ?? 0); ordinal++) {
     try {
       await lookAtGpu(say, ordinal);
@@ -40,7 +40,7 @@ function lookAtDriver(say: Say): Driver | undefined {
   }
 }
 
-/** A compiler is missed where there is a driver. */
+/** A compiler is missed where there is a GPU: an emulated one compiles with Zig. */
 function lookAtKernels(say: Say, isNeeded: boolean): void {
   const { found, tried } = findNvrtc();
   const apart = found?.version === pinnedVersion ? "" : `, images are those of ${pinnedVersion}`;
