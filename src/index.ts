@@ -35,6 +35,15 @@ export { type UserPages, userPages, type UserPagesOptions } from "./kv/user-page
 export { rmsNorm, type RmsNormOptions } from "./ops/norm.ts";
 export { type AttentionState, type LseBase, mergeStates } from "./ops/states.ts";
 export type { RopeOptions } from "./ops/rope.ts";
+export {
+  type DynamicScaling,
+  type LinearScaling,
+  type Llama3Scaling,
+  type LongRopeScaling,
+  type RopeScaling,
+  type YarnScaling,
+  yarnMscale,
+} from "./ops/rope-scaling.ts";
 export type { GraphSizes, PlannerOptions } from "./plan/options.ts";
 export type { Plan, PlanLaunch, PlanOffsets } from "./plan/plan.ts";
 export { checkPlan } from "./plan/check.ts";

@@ -35,12 +35,14 @@ const compiled = new WeakMap<OptionSchemas, Checked>();
 /**
  * Throws an OptionError for the first option that is unknown, missing or not allowed. TypeBox is
  * loaded and the schemas are compiled on first use, not when the package is imported.
+ * `prefix` begins the options' names.
  */
 export function checkOptions(
   name: string,
   schemas: OptionSchemas,
   required: readonly string[],
   options: unknown,
+  prefix = "",
 ): void {
   let checked = compiled.get(schemas);
   if (checked === undefined) {
@@ -50,7 +52,7 @@ export function checkOptions(
   const hole = holeIn(options);
   if (hole === undefined && validator.Check(options)) return;
   const path = hole ?? validator.Errors(options)[1][0]?.instancePath.split("/").slice(1) ?? [];
-  throw failureOf(name, "", schema, options, path);
+  throw failureOf(name, prefix, schema, options, path);
 }
 
 /** The path to a list's entry that was never set, which validators skip. */

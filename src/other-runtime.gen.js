@@ -66,5 +66,6 @@ export let Attention,
   userPages,
   variants,
   verifyLibrary,
-  worthSharing;
+  worthSharing,
+  yarnMscale;
 throw new Error("flashbun needs Bun 1.4.5 or later: run this program with bun.");

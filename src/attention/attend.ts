@@ -37,7 +37,9 @@ const made = new WeakMap<Device, WeakMap<object, Map<string, Attention>>>();
  * Attention of one request without a cache or a plan of your own: q [queries, queryHeads, dim] over
  * k, v [keys, kvHeads, dim]. Queues the work and returns the output and its log-sum-exp, NaN where
  * a variant has no softmax. Define a variant once, not in each call. Errors: OptionError for
- * shapes, dtypes and options, DeviceError where a GPU's kernels have to be compiled first.
+ * shapes, dtypes and options, CompileError. The first call compiles what a GPU lacks, some seconds
+ * that a terminal is told of; `await Attention.create` of the same heads, dims, dtypes and options
+ * does that ahead, beside other work.
  */
 export function attend(
   q: Tensor,

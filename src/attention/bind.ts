@@ -3,6 +3,7 @@ import { OptionError } from "../errors.ts";
 import type { AttentionParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
 import { ropeRange } from "../ops/rope.ts";
+import { attentionFactorOf } from "../ops/rope-scaling.ts";
 import { type DType, dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
 import { isInPlace, requireApart, requireDistinct } from "../tensor/overlap.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
@@ -154,5 +155,6 @@ export function bindOptions(params: AttentionParams, options: ResolvedOptions): 
   params.ropeFirst = first;
   params.ropeDim = dim;
   params.ropeInterleaved = rope.interleaved ? 1 : 0;
-  params.ropeFactor = 1;
+  // Of queries alone: keys stay as the cache has them, and products count both factors.
+  params.ropeFactor = attentionFactorOf(rope.scaling) ** 2;
 }

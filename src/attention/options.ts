@@ -1,17 +1,7 @@
 import { OptionError } from "../errors.ts";
-import { checkRope, type RopeOptions } from "../ops/rope.ts";
+import { checkRope, type RopeOptions, ropeSchema } from "../ops/rope.ts";
 import type { LseBase } from "../ops/states.ts";
-import {
-  checkOptions,
-  finite,
-  flag,
-  integer,
-  list,
-  object,
-  oneOf,
-  positive,
-  unchecked,
-} from "../options.ts";
+import { checkOptions, finite, flag, integer, list, object, oneOf, unchecked } from "../options.ts";
 import { type DType, isFp8 } from "../tensor/dtype.ts";
 import type { HookName } from "../variant/expression.ts";
 import { nodesOf } from "../variant/graph.ts";
@@ -93,18 +83,6 @@ export interface AttentionOptions {
 const floats = ["f32", "f16", "bf16"];
 const kvFloats = [...floats, "f8e4m3", "f8e5m2"];
 
-const scaling = object(
-  {
-    kind: oneOf(["linear", "llama3"]),
-    factor: positive,
-    lowFrequencyFactor: positive,
-    highFrequencyFactor: positive,
-    originalPositions: integer(1),
-  },
-  ["kind", "factor"],
-  'an object { kind, factor }, with kind "llama3" more',
-);
-
 /** What each option may be. */
 export const schemas = {
   queryHeads: integer(1, 65536),
@@ -121,17 +99,7 @@ export const schemas = {
   alibi: flag,
   sinks: flag,
   mask: oneOf(["none", "all", "tail"]),
-  rope: object(
-    {
-      theta: positive,
-      dim: integer(2, 576),
-      interleaved: flag,
-      first: integer(0, 574),
-      scaling,
-    },
-    [],
-    "an object { theta, dim, first, interleaved, scaling }",
-  ),
+  rope: ropeSchema,
   lseBase: oneOf(["e", "2"]),
   finalize: flag,
   batchInvariant: flag,

@@ -2,11 +2,11 @@ import type { Device } from "../device/device.ts";
 import type { Memory } from "../device/memory.ts";
 import { Owner } from "../device/owner.ts";
 import { OptionError } from "../errors.ts";
+import { flag, integer, object, positive } from "../options.ts";
 import { requireInteger } from "../require.ts";
+import { checkScaling, type RopeScaling, scaledFrequencies } from "./rope-scaling.ts";
 
-/**
- * Rotary position embedding (RoFormer, arXiv 2104.09864), with Llama 3.1's scaling if asked for.
- */
+/** Rotary position embedding (RoFormer, arXiv 2104.09864). */
 export interface RopeOptions {
   /** Base of the frequencies; default 10000. */
   theta?: number;
@@ -16,35 +16,36 @@ export interface RopeOptions {
   first?: number;
   /** True: pairs (0, 1), (2, 3) ...; false: (i, i + dim / 2). */
   interleaved?: boolean;
-  /** Divides positions (linear) or frequencies by wavelength (llama3). */
-  scaling?:
-    | { kind: "linear"; factor: number }
-    | {
-        kind: "llama3";
-        factor: number;
-        lowFrequencyFactor: number;
-        highFrequencyFactor: number;
-        originalPositions: number;
-      };
+  /** For lengths beyond those that a model was trained on. */
+  scaling?: RopeScaling;
 }
+
+/** What each of the options may be; checkRope looks at those of a scaling. */
+export const ropeSchema = object(
+  {
+    theta: positive,
+    dim: integer(2, 576),
+    interleaved: flag,
+    first: integer(0, 574),
+    scaling: { type: "object", description: "an object { kind, factor } and more by kind" },
+  },
+  [],
+  "an object { theta, dim, first, interleaved, scaling }",
+);
+
+const defaultTheta = 10_000;
 
 /**
  * Throws OptionError unless the options, each of them in its range, go together and fit a head of
  * `headDim` elements.
  */
 export function checkRope(options: RopeOptions, headDim: number): void {
-  const { scaling } = options;
+  const { scaling, theta = defaultTheta } = options;
   const { first, dim } = ropeRange(options, headDim);
   requireInteger("rope.first", first, 0, headDim - 2);
   requireInteger("rope.dim", dim, 2, headDim - first);
   if (dim % 2 !== 0) throw new OptionError("rope.dim", dim, "even", "rotation works on pairs.");
-  if (scaling?.kind !== "llama3") return;
-  const { lowFrequencyFactor: low, highFrequencyFactor: high, originalPositions } = scaling;
-  if (!(low < high)) {
-    const allowed = `a number above lowFrequencyFactor (${low})`;
-    throw new OptionError("rope.scaling.highFrequencyFactor", high, allowed, "Llama has 1 and 4.");
-  }
-  requireInteger("rope.scaling.originalPositions", originalPositions, 1);
+  if (scaling !== undefined) checkScaling(scaling, theta, dim / 2);
 }
 
 /** The elements [first, first + dim) of a head that rotate. */
@@ -57,24 +58,8 @@ export function ropeRange(
 
 /** Inverse frequencies of the rotated pairs, [dim / 2], after scaling. */
 export function ropeFrequencies(options: RopeOptions, headDim: number): Float64Array {
-  const { theta = 10000, scaling } = options;
-  const { dim } = ropeRange(options, headDim);
-  const frequencies = new Float64Array(dim / 2);
-  for (let i = 0; i < frequencies.length; i++) {
-    const frequency = theta ** ((-2 * i) / dim);
-    frequencies[i] = scaling === undefined ? frequency : scaled(frequency, scaling);
-  }
-  return frequencies;
-}
-
-function scaled(frequency: number, scaling: NonNullable<RopeOptions["scaling"]>): number {
-  if (scaling.kind === "linear") return frequency / scaling.factor;
-  const { factor, lowFrequencyFactor: low, highFrequencyFactor: high } = scaling;
-  const turns = (scaling.originalPositions * frequency) / (2 * Math.PI);
-  if (turns > high) return frequency;
-  if (turns < low) return frequency / factor;
-  const smooth = (turns - low) / (high - low);
-  return ((1 - smooth) * frequency) / factor + smooth * frequency;
+  const { theta = defaultTheta, scaling } = options;
+  return scaledFrequencies(scaling, theta, ropeRange(options, headDim).dim / 2);
 }
 
 /**

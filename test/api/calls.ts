@@ -45,6 +45,7 @@ const none = () => [];
 
 /** Arguments of each call in a world. */
 export const calls: Readonly<Record<string, (world: World) => readonly unknown[]>> = {
+  yarnMscale: () => [40, 0.7],
   attend: ({ q }) => [q, q, q, { causal: true, windowLeft: 4, softCap: 5, rope: { theta: 1e4 } }],
   "Attention.create": ({ device }) => [device, { ...shape, valueDim: 8, rope, graph: graphSizes }],
   "Attention.createSync": ({ device, variant }) => [device, { ...shape, variant, lseBase: "2" }],

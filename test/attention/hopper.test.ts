@@ -131,6 +131,7 @@ const variants: LibraryCase[] = [
 /** Keys and values that a warpgroup changes or turns on their way. */
 function changing(long: Partial<Case>): [string, Partial<Case>][] {
   const turning = { dim: 128, interleaved: false, theta: 1e4 };
+  const yarn = { kind: "yarn", factor: 4, originalPositions: 64, attentionFactor: 1.5 } as const;
   const fp8 = { kvDtype: "f8e4m3", pageSize: 16 } as const;
   return [
     ["fp8 keys", { kvDtype: "f8e4m3", pageSize: 16 }],
@@ -144,6 +145,7 @@ function changing(long: Partial<Case>): [string, Partial<Case>][] {
     ["fp8 keys, strided pages", { ...fp8, storage: "strided" }],
     ["rope", { rope: turning }],
     ["rope, interleaved, pages", { rope: { ...turning, interleaved: true }, pageSize: 16 }],
+    ["rope by YaRN", { rope: { ...turning, scaling: yarn } }],
     ["rope of some elements, dim 64", { rope: { ...turning, dim: 12 }, headDim: 64, pageSize: 5 }],
     ["rope, dim 96, ALiBi", { rope: { ...turning, dim: 96 }, headDim: 96, alibi: true }],
     ["rope, keys of 192", { ...fp8, rope: turning, headDim: 192, valueDim: 128, kvDtype: "bf16" }],

@@ -11,6 +11,15 @@ import { Tensor } from "../../src/tensor/tensor.ts";
 const shape = { queryHeads: 4, kvHeads: 2, headDim: 16, dtype: "f32" } as const;
 const storage = { ...shape, layers: 1, pages: 4, pageSize: 4 };
 const llama3 = { kind: "llama3", factor: 8, lowFrequencyFactor: 1, highFrequencyFactor: 4 };
+const yarn = { kind: "yarn", factor: 8, originalPositions: 4096 };
+const longrope = {
+  kind: "longrope",
+  factor: 8,
+  originalPositions: 4096,
+  lengthTokens: 8192,
+  shortFactors: new Array<number>(8).fill(1),
+  longFactors: new Array<number>(7).fill(2),
+};
 
 let device: Device;
 beforeAll(async () => {
@@ -39,7 +48,23 @@ describe("options within options are named", () => {
     [{ rope: { dim: 32 } }, "rope.dim must be an integer from 2 to 16 (got 32)"],
     [{ rope: { dim: 3 } }, "rope.dim must be even (got 3)"],
     [{ rope: 1 }, "rope must be an object { theta"],
-    [{ rope: { scaling: { kind: "yarn", factor: 2 } } }, "rope.scaling.kind must be one of linear"],
+    [{ rope: { scaling: { kind: "ntk", factor: 2 } } }, "rope.scaling.kind must be one of linear"],
+    [{ rope: { scaling: {} } }, "rope.scaling.kind must be one of linear"],
+    [{ rope: { scaling: 2 } }, "rope.scaling must be an object { kind, factor }"],
+    [{ rope: { scaling: { ...yarn, betaMost: 2 } } }, "rope.scaling.betaMost must be one of the"],
+    [{ rope: { scaling: { ...yarn, factor: 0 } } }, "rope.scaling.factor must be a finite number"],
+    [{ rope: { scaling: { ...yarn, betaSlow: 40 } } }, "rope.scaling.betaSlow must be at most"],
+    [{ rope: { scaling: yarn, theta: 1 } }, "rope.theta must be above 1 with yarn (got 1)"],
+    [{ rope: { scaling: { kind: "yarn", factor: 2 } } }, "rope.scaling.originalPositions must be"],
+    [
+      { rope: { scaling: { ...yarn, kind: "dynamic" } } },
+      "rope.scaling.lengthTokens must be an int",
+    ],
+    [{ rope: { scaling: longrope } }, 'rope.scaling.longFactors must be 8 (got "7 numbers")'],
+    [
+      { rope: { scaling: { ...longrope, longFactors: [1, 0] } } },
+      "rope.scaling.longFactors[1] must be a finite number above 0 (got 0)",
+    ],
     [{ rope: { scaling: { kind: "linear" } } }, "rope.scaling.factor must be a finite number"],
     [{ rope: { scaling: { kind: "linear", factor: NaN } } }, "rope.scaling.factor must be"],
     [{ rope: { scaling: llama3 } }, "rope.scaling.originalPositions must be"],

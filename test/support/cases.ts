@@ -1,4 +1,5 @@
 import type { RopeOptions } from "../../src/ops/rope.ts";
+import type { RopeScaling } from "../../src/ops/rope-scaling.ts";
 import { type DType, isFp8 } from "../../src/tensor/dtype.ts";
 import type { Random } from "./random.ts";
 import type { VariantCase } from "./variants.ts";
@@ -48,6 +49,14 @@ export interface Case {
   notFinite: boolean;
   variant?: VariantCase;
 }
+
+/** Whose factor of rotated elements is 1.5. */
+const yarn: RopeScaling = {
+  kind: "yarn",
+  factor: 4,
+  originalPositions: 64,
+  attentionFactor: 1.5,
+};
 
 const plain: Omit<Case, "name"> = {
   seed: 1,
@@ -216,6 +225,7 @@ function optionCases(): Case[] {
     ["rope of some elements", { rope: { dim: 12, interleaved: false, theta: 5e5 } }],
     ["rope of the last elements", { rope: { first: 16, interleaved: false } }],
     ["rope of elements between", { rope: { first: 6, dim: 20, interleaved: true } }],
+    ["rope by YaRN", { rope: { dim: 16, interleaved: false, scaling: yarn } }],
     ["LSE of base 2", { lseBase: "2", sinks: true }],
     ["batch invariant", { batchInvariant: true }],
   ];
@@ -336,5 +346,6 @@ export function randomCase(random: Random): Case {
 function randomRope(random: Random, headDim: number): Case["rope"] {
   const first = random.chance(0.5) ? 0 : random.integer(0, headDim - 2);
   const dim = 2 * random.integer(1, Math.floor((headDim - first) / 2));
-  return { first, dim, interleaved: random.chance(0.5), theta: 1e4 };
+  const scaling = random.chance(0.5) ? { scaling: yarn } : {};
+  return { first, dim, interleaved: random.chance(0.5), theta: 1e4, ...scaling };
 }

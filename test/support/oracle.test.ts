@@ -105,6 +105,16 @@ describe("the oracle", () => {
     }
   });
 
+  test("a factor of rotated queries is its root on cosines and sines of both", () => {
+    const frequencies = Float64Array.of(1, 0.1);
+    const rope = { frequencies, first: 2, interleaved: false };
+    const input = problem(2, 6);
+    const longer = (x: Float64Array) => x.map((value, i) => (isTurned(i) ? 1.5 * value : value));
+    const isTurned = (i: number) => i % input.keyDim >= 2 && i % input.keyDim < 6;
+    const both = oracle({ ...input, rope, q: longer(input.q), k: longer(input.k) });
+    close(oracle({ ...input, rope: { ...rope, factor: 2.25 } }).out, both.out);
+  });
+
   test("scales, soft cap, ALiBi and base 2 mean what they say", () => {
     const input = problem(2, 6);
     const scaled = oracle({ ...input, kScale: () => 2, vScale: () => 3 });

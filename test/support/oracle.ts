@@ -8,6 +8,8 @@ export interface OracleRope {
   first: number;
   /** True: pairs (0, 1), (2, 3) ... from there on; false: (i, i + pairs). */
   interleaved: boolean;
+  /** Multiplies what turned of queries, default 1: as if its root did of queries and of keys. */
+  factor?: number;
 }
 
 /** Where a real implementation rounds; without it everything is f64. */
@@ -140,7 +142,8 @@ export function oracle(input: OracleInput): OracleResult {
   const ks = hooked(input.k, kvHeads, keyDim, byKey(variant.key));
   const vs = hooked(input.v, kvHeads, valueDim, byKey(variant.value));
   const q = prepare(qs, queryHeads, keyDim, input, position);
-  const k = prepare(ks, kvHeads, keyDim, input, (key) => key);
+  const keyRope = input.rope && { ...input.rope, factor: 1 };
+  const k = prepare(ks, kvHeads, keyDim, { rope: keyRope, rounding }, (key) => key);
   const v = prepare(vs, kvHeads, valueDim, { rounding }, () => 0, input.vScale);
   const out = new Float64Array(queries * queryHeads * valueDim);
   const lse = new Float64Array(queries * queryHeads);
@@ -232,14 +235,14 @@ function prepare(
 }
 
 function rotate(head: Float64Array, rope: OracleRope, position: number): void {
-  const { frequencies, interleaved } = rope;
+  const { frequencies, interleaved, factor = 1 } = rope;
   const x = head.subarray(rope.first);
   const pairs = frequencies.length;
   for (let pair = 0; pair < pairs; pair++) {
     const first = interleaved ? 2 * pair : pair;
     const second = interleaved ? 2 * pair + 1 : pair + pairs;
-    const cos = Math.cos(position * frequencies[pair]);
-    const sin = Math.sin(position * frequencies[pair]);
+    const cos = factor * Math.cos(position * frequencies[pair]);
+    const sin = factor * Math.sin(position * frequencies[pair]);
     const [a, b] = [x[first], x[second]];
     x[first] = a * cos - b * sin;
     x[second] = a * sin + b * cos;

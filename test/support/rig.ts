@@ -5,6 +5,7 @@ import type { RunTensors } from "../../src/attention/tensors.ts";
 import type { Device } from "../../src/device/device.ts";
 import { type Batch } from "../../src/kv/batch.ts";
 import { ropeFrequencies } from "../../src/ops/rope.ts";
+import { attentionFactorOf } from "../../src/ops/rope-scaling.ts";
 import { decode, type DType, dtypeBytes, isFp8, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import type { Case } from "./cases.ts";
@@ -287,6 +288,7 @@ export class Rig implements Disposable {
       frequencies: ropeFrequencies(c.rope, c.headDim),
       first: c.rope.first ?? 0,
       interleaved: c.rope.interleaved,
+      factor: attentionFactorOf(c.rope.scaling) ** 2,
     };
     const rounding = this.device.kind === "cpu" ? undefined : gpuRounding(c.dtype);
     return {
