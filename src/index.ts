@@ -5,6 +5,7 @@
 export { attend, type AttendOptions } from "./attention/attend.ts";
 export { alibiSlopes, Attention } from "./attention/attention.ts";
 export type { RunTensors } from "./attention/tensors.ts";
+export { appendPages, type AppendPagesOptions, type PageRows } from "./cache/append-pages.ts";
 export type { CacheGroupOptions, PagedCacheOptions, PlaneOptions } from "./cache/options.ts";
 export type { AttentionOptions, GraphOptions, ResolvedOptions } from "./attention/options.ts";
 export { type AppendTensors, type CacheMemory, PagedCache } from "./cache/paged-cache.ts";

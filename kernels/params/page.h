@@ -2,8 +2,10 @@
 #pragma once
 #include "plane.h"
 
-// New tokens' rows into the planes of one layer; slot_mapping[token] = page * page_size + offset,
-// -1 skips.
+// New tokens' rows into the planes of one layer. slot_mapping[token] = page * page_size + offset;
+// without one, a token lies at positions[token] of request r = token_requests[token], whose pages
+// are page_table[row_indptr[r]..row_indptr[r + 1]), or row r of the table. What names no slot,
+// request, entry or page is left out.
 struct fb_append_params {
     struct fb_plane planes[4];
     uint64_t sources[4];
@@ -14,11 +16,18 @@ struct fb_append_params {
     int32_t source_dtypes[4];
     int32_t plane_dtypes[4];
     struct fb_scale scales[4];  // divides before rounding to fp8
-    uint64_t slot_mapping;      // int32 [token]
-    uint64_t token_requests;    // int32 [token]
+    uint64_t slot_mapping;      // int32 [token], or 0
+    uint64_t token_requests;    // int32 [token], or 0
+    uint64_t positions;         // int32 [token], without slot_mapping
+    uint64_t page_table;        // int32 [table_entries], without slot_mapping
+    uint64_t row_indptr;        // int32 [request + 1], or 0: rows of table_stride entries
     int32_t plane_count;
     int32_t token_count;
     int32_t page_size;
+    int32_t page_count;         // pages of every plane
+    int32_t request_count;      // rows of page_table
+    int32_t table_stride;       // entries of a row, without row_indptr
+    int32_t table_entries;
     int32_t reserved;
 };
 

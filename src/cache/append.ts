@@ -3,22 +3,46 @@ import type { Kernel } from "../device/kernel.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { AppendParams } from "../ffi/params.gen.ts";
-import type { Batch } from "../kv/batch.ts";
 import { dtypeCode, isFloat } from "../tensor/dtype.ts";
 import { scaleStrides } from "../tensor/scale.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 
+/** The tokens of a launch. */
+export interface AppendTokens {
+  /** Tokens of the launch, padding included. */
+  readonly paddedTokens: number;
+  /** Of them, those that sources have rows for. */
+  readonly tokenCount: number;
+  readonly requestCount: number;
+}
+
+/**
+ * A page table: int32 [requests, stride], or [entries] with the entries of request r from indptr[r]
+ * to indptr[r + 1]. Addresses; no indptr is 0.
+ */
+export interface AppendTable {
+  readonly address: number;
+  readonly entries: number;
+  readonly stride: number;
+  readonly indptr: number;
+  readonly requests: number;
+}
+
+/** Pages that a token may lie in where no plane was added. */
+const anyPage = 0x7fffffff;
+
 /**
  * Packs and launches the append kernel of one layer: new rows of up to four planes into their
- * slots. A source that was bound once is bound for every later step of no more tokens.
+ * places. A source that was bound once is bound for every later step of no more tokens.
  */
 export class Appender {
   readonly #device: Device;
   readonly #kernel: Kernel;
   readonly #params = new AppendParams();
-  #batch: Batch | undefined;
-  /** By plane, the source that is bound; undefined: bind. */
+  #step: AppendTokens | undefined;
+  /** By plane, the source and the target that are bound; undefined: bind. */
   readonly #sources: (Tensor | undefined)[] = [];
+  readonly #targets: (Tensor | undefined)[] = [];
 
   /** Loads the kernels of pages, so that no step waits for them. Errors: CompileError. */
   constructor(device: Device, pageSize: number) {
@@ -27,13 +51,30 @@ export class Appender {
     this.#params.pageSize = pageSize;
   }
 
-  /** Starts a launch; the last two are addresses of int32 [paddedTokens]. */
-  begin(batch: Batch, slotMapping: number, tokenRequests: number): void {
-    this.#batch = batch;
+  /** Starts a launch; `tokenRequests` is the address of int32 [paddedTokens], or 0. */
+  begin(step: AppendTokens, tokenRequests: number): void {
+    this.#step = step;
     this.#params.planeCount = 0;
-    this.#params.tokenCount = batch.paddedTokens;
-    this.#params.slotMapping = slotMapping;
+    this.#params.pageCount = anyPage;
+    this.#params.tokenCount = step.paddedTokens;
     this.#params.tokenRequests = tokenRequests;
+  }
+
+  /** Tokens go to slots: int32 [paddedTokens] at an address. */
+  bySlot(slotMapping: number): void {
+    this.#params.slotMapping = slotMapping;
+  }
+
+  /** Tokens go to positions, int32 [paddedTokens] at an address, of their requests in a table. */
+  byTable(positions: number, table: AppendTable): void {
+    const params = this.#params;
+    params.slotMapping = 0;
+    params.positions = positions;
+    params.pageTable = table.address;
+    params.rowIndptr = table.indptr;
+    params.requestCount = table.requests;
+    params.tableStride = table.stride;
+    params.tableEntries = table.entries;
   }
 
   /**
@@ -42,13 +83,16 @@ export class Appender {
    * OptionError.
    */
   plane(name: string, target: Tensor, source: Tensor, scale: Tensor | undefined): void {
-    const i = this.#params.planeCount;
-    const isBound = source === this.#sources[i] && scale === undefined;
+    const params = this.#params;
+    const i = params.planeCount;
+    const isSame = source === this.#sources[i] && target === this.#targets[i];
+    const isBound = isSame && scale === undefined;
     if (!isBound || source.shape[0] < this.#tokens) this.#bind(i, name, target, source, scale);
     target.guard();
     source.guard();
     if (this.#device.capturing) this.#device.needOnReplay(source);
-    this.#params.planeCount = i + 1;
+    params.planeCount = i + 1;
+    if (target.shape[0] < params.pageCount) params.pageCount = target.shape[0];
   }
 
   /** Queues the kernel. */
@@ -59,7 +103,7 @@ export class Appender {
 
   /** Rows that sources have: a captured launch is replayed with up to all that it is padded to. */
   get #tokens(): number {
-    return this.#device.capturing ? this.#batch!.paddedTokens : this.#batch!.tokenCount;
+    return this.#device.capturing ? this.#step!.paddedTokens : this.#step!.tokenCount;
   }
 
   #bind(i: number, name: string, target: Tensor, source: Tensor, scale: Tensor | undefined): void {
@@ -78,7 +122,7 @@ export class Appender {
     params.setDims(i, dim);
     params.setSourceDtypes(i, dtypeCode(source.dtype));
     params.setPlaneDtypes(i, dtypeCode(target.dtype));
-    const { requestCount: requests } = this.#batch!;
+    const { requestCount: requests } = this.#step!;
     scale?.requireOn(this.#device, `${name}Scale`);
     const reach = { heads, pages: target.shape[0], pageTokens: target.shape[1], requests };
     const strides = scaleStrides(`${name}Scale`, scale, reach);
@@ -88,7 +132,9 @@ export class Appender {
     params.setScalesStridePage(i, strides.page);
     params.setScalesStrideToken(i, strides.token);
     // Scales are checked against the requests of each step.
-    if (scale === undefined) this.#sources[i] = source;
+    if (scale !== undefined) return;
+    this.#sources[i] = source;
+    this.#targets[i] = target;
   }
 
   #checkSource(name: string, source: Tensor, target: Tensor): void {

@@ -195,8 +195,8 @@ export class PagedCache extends Owner {
     this.sync(batch, stream);
     const group = this.layerGroups[layer];
     const appender = this.#appenders[layer];
-    const { tokenRequests } = this.#upload;
-    appender.begin(batch, this.#upload.slotMapping(group), tokenRequests);
+    appender.begin(batch, this.#upload.tokenRequests);
+    appender.bySlot(this.#upload.slotMapping(group));
     for (let i = 0; i < this.planes.length; i++) {
       const { name } = this.planes[i];
       const source = this.#sourceOf(tensors, name);

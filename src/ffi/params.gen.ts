@@ -1165,11 +1165,11 @@ export class RmsNormParams extends Params {
   }
 }
 
-/** Packs `struct fb_append_params` (480 bytes). */
+/** Packs `struct fb_append_params` (520 bytes). */
 export class AppendParams extends Params {
-  static readonly byteLength = 480;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(480), offset = 0) {
-    super(memory, offset, 480);
+  static readonly byteLength = 520;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(520), offset = 0) {
+    super(memory, offset, 520);
   }
   setPlanesData(index: number, value: number): void {
     this.write64(0 + index * 8, value);
@@ -1231,23 +1231,65 @@ export class AppendParams extends Params {
   get tokenRequests(): number {
     return this.read64(114);
   }
+  set positions(value: number) {
+    this.write64(116, value);
+  }
+  get positions(): number {
+    return this.read64(116);
+  }
+  set pageTable(value: number) {
+    this.write64(118, value);
+  }
+  get pageTable(): number {
+    return this.read64(118);
+  }
+  set rowIndptr(value: number) {
+    this.write64(120, value);
+  }
+  get rowIndptr(): number {
+    return this.read64(120);
+  }
   set planeCount(value: number) {
-    this.i32[116] = value;
+    this.i32[122] = value;
   }
   get planeCount(): number {
-    return this.i32[116]!;
+    return this.i32[122]!;
   }
   set tokenCount(value: number) {
-    this.i32[117] = value;
+    this.i32[123] = value;
   }
   get tokenCount(): number {
-    return this.i32[117]!;
+    return this.i32[123]!;
   }
   set pageSize(value: number) {
-    this.i32[118] = value;
+    this.i32[124] = value;
   }
   get pageSize(): number {
-    return this.i32[118]!;
+    return this.i32[124]!;
+  }
+  set pageCount(value: number) {
+    this.i32[125] = value;
+  }
+  get pageCount(): number {
+    return this.i32[125]!;
+  }
+  set requestCount(value: number) {
+    this.i32[126] = value;
+  }
+  get requestCount(): number {
+    return this.i32[126]!;
+  }
+  set tableStride(value: number) {
+    this.i32[127] = value;
+  }
+  get tableStride(): number {
+    return this.i32[127]!;
+  }
+  set tableEntries(value: number) {
+    this.i32[128] = value;
+  }
+  get tableEntries(): number {
+    return this.i32[128]!;
   }
 }
 

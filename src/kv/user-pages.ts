@@ -1,23 +1,26 @@
 import { OptionError } from "../errors.ts";
-import { requireInteger, requireLength, requireOptions } from "../require.ts";
+import { requireInteger, requireLength, requireList, requireOptions } from "../require.ts";
 import { counted, showAs } from "../shown.ts";
 import { pagesLayout, type Layout } from "./layout.ts";
 import { identity } from "./step-batch.ts";
-import { indptr, integers, maxInt32 } from "./validate.ts";
+import { indptr, type Integers, integers, maxInt32 } from "./validate.ts";
 
 /** Pages that the caller manages, as FlashInfer's wrappers take them. */
 export interface UserPagesOptions {
   /** `[requests + 1]`: new query tokens of each request. */
-  queryIndptr: ArrayLike<number>;
+  queryIndptr: Integers;
   /** `[requests + 1]`: request r's pages are `indices[indptr[r]...indptr[r + 1])`. */
-  indptr: ArrayLike<number>;
-  indices: ArrayLike<number>;
+  indptr: Integers;
+  /** May be longer than indptr says. */
+  indices: Integers;
   /** `[requests]`: tokens in the last page, new ones included; 0 for a request without pages. */
-  lastPageLength: ArrayLike<number>;
+  lastPageLength?: Integers | null;
+  /** Or `[requests]`: tokens in all of its pages, new ones included. Pages may be to spare. */
+  kvLengths?: Integers | null;
   pageSize: number;
   /** Pages of the cache: ids are below it. */
   pageCount: number;
-  /** False when nothing is appended; then queries may outnumber K/V and pages be shared at will. */
+  /** False when nothing is appended; then queries may outnumber K/V and pages stand anywhere. */
   writes?: boolean;
 }
 
@@ -40,14 +43,15 @@ const optionNames = [
   "indptr",
   "indices",
   "lastPageLength",
+  "kvLengths",
   "pageSize",
   "pageCount",
   "writes",
 ];
 
 /**
- * A layout over the caller's own page lists. Throws OptionError for ids out of range, a page twice
- * in a request, or a page that a request writes and another one uses.
+ * A layout over the caller's own page lists. Throws OptionError for ids out of range, and where
+ * tokens are written for a page twice in a request, or one that another request uses.
  */
 export function userPages(options: UserPagesOptions): UserPages {
   requireOptions("options", options, optionNames);
@@ -57,22 +61,22 @@ export function userPages(options: UserPagesOptions): UserPages {
   const queries = indptr("queryIndptr", options.queryIndptr);
   const requests = queries.length - 1;
   const starts = indptr("indptr", options.indptr, requests + 1);
-  requireLength("indices", options.indices, starts[requests]);
-  requireLength("lastPageLength", options.lastPageLength, requests);
-  const indices = integers("indices", options.indices, 0, pageCount - 1);
-  const last = integers("lastPageLength", options.lastPageLength, 0, pageSize);
-  const kvLengths = new Int32Array(requests);
+  const used = starts[requests];
+  if (requireList("indices", options.indices) < used)
+    throw new OptionError(
+      "indices.length",
+      options.indices.length,
+      `${used} or more`,
+      "give as many page ids as indptr says.",
+    );
+  const indices = integers("indices", options.indices, 0, pageCount - 1, used);
+  const kvLengths = lengthsInPages(options, starts, pageSize);
   let stride = 1;
-  for (let r = 0; r < requests; r++) {
-    const pages = starts[r + 1] - starts[r];
-    stride = Math.max(stride, pages);
-    if ((last[r] === 0) !== (pages === 0)) throw badLastPage(r, last[r], pages, pageSize);
-    kvLengths[r] = pages === 0 ? 0 : (pages - 1) * pageSize + last[r];
-  }
+  for (let r = 0; r < requests; r++) stride = Math.max(stride, starts[r + 1] - starts[r]);
   const table = new Int32Array(requests * stride).fill(-1);
   for (let r = 0; r < requests; r++)
     table.set(indices.subarray(starts[r], starts[r + 1]), r * stride);
-  const users = countUsers(indices, starts, pageCount);
+  const users = writes ? countUsers(indices, starts, pageCount) : none;
   const slotMapping = new Int32Array(queries[requests]).fill(-1);
   for (let r = 0; writes && r < requests; r++) {
     const start = kvLengths[r] - (queries[r + 1] - queries[r]);
@@ -86,6 +90,46 @@ export function userPages(options: UserPagesOptions): UserPages {
   }
   const layout = pagesLayout(pageSize, queries, identity(requests), kvLengths);
   return showAs({ layout, table, stride, kvLengths, slotMapping }, describeUserPages);
+}
+
+const none = new Int32Array(0);
+
+/**
+ * Tokens of each request, whose pages lie between `starts`: from lastPageLength or kvLengths,
+ * whichever is given. Errors: OptionError.
+ */
+export function lengthsInPages(
+  given: Pick<UserPagesOptions, "lastPageLength" | "kvLengths">,
+  starts: Int32Array,
+  pageSize: number,
+): Int32Array {
+  const lastPageLength = given.lastPageLength ?? undefined;
+  const kvLengths = given.kvLengths ?? undefined;
+  const requests = starts.length - 1;
+  if ((lastPageLength === undefined) === (kvLengths === undefined))
+    throw new OptionError(
+      "lastPageLength",
+      lastPageLength,
+      "given, or kvLengths instead of it",
+      "say how many tokens the pages hold once.",
+    );
+  if (kvLengths !== undefined) {
+    requireLength("kvLengths", kvLengths, requests);
+    const lengths = integers("kvLengths", kvLengths);
+    for (let r = 0; r < requests; r++) {
+      const most = (starts[r + 1] - starts[r]) * pageSize;
+      if (lengths[r] > most) throw tooLong(r, lengths[r], most);
+    }
+    return lengths;
+  }
+  requireLength("lastPageLength", lastPageLength!, requests);
+  const lengths = integers("lastPageLength", lastPageLength!, 0, pageSize);
+  for (let r = 0; r < requests; r++) {
+    const pages = starts[r + 1] - starts[r];
+    if ((lengths[r] === 0) !== (pages === 0)) throw badLastPage(r, lengths[r], pages, pageSize);
+    if (pages > 0) lengths[r] += (pages - 1) * pageSize;
+  }
+  return lengths;
 }
 
 function describeUserPages({ kvLengths, stride, slotMapping }: UserPages): string {
@@ -120,6 +164,15 @@ function badLastPage(request: number, value: number, pages: number, pageSize: nu
     value,
     pages === 0 ? "0 for a request without pages" : `an integer from 1 to ${pageSize}`,
     "count the tokens in the request's last page.",
+  );
+}
+
+function tooLong(request: number, length: number, most: number): OptionError {
+  return new OptionError(
+    `kvLengths[${request}]`,
+    length,
+    `0 to ${most}, the room in the request's pages`,
+    "give the request a page for each of its tokens.",
   );
 }
 

@@ -4,22 +4,28 @@ import { requireList } from "../require.ts";
 /** The largest int32: every packed length, position and token index stays at or below it. */
 export const maxInt32 = 0x7fffffff;
 
+/** A list of whole numbers: an array, an Int32Array, a BigInt64Array ... */
+export type Integers = ArrayLike<number> | ArrayLike<bigint>;
+
 /**
- * Copies `values` to int32, each an integer from `least` to `most`; OptionError names the bad one.
+ * Copies the first `count` of `values` (default all) to int32, each an integer from `least` to
+ * `most`; OptionError names the bad one.
  */
 export function integers(
   option: string,
-  values: ArrayLike<number>,
+  values: Integers,
   least = 0,
   most = maxInt32,
+  count = requireList(option, values),
 ): Int32Array {
-  const result = new Int32Array(requireList(option, values));
+  const result = new Int32Array(count);
   for (let i = 0; i < result.length; i++) {
-    const value = values[i];
+    const given = values[i];
+    const value = typeof given === "bigint" ? Number(given) : given;
     if (!Number.isInteger(value) || value < least || value > most)
       throw new OptionError(
         `${option}[${i}]`,
-        value,
+        given,
         `an integer from ${least} to ${most}`,
         `correct entry ${i} of ${option}.`,
       );
@@ -29,7 +35,7 @@ export function integers(
 }
 
 /** Copies an indptr to int32: it starts at 0, never decreases and has at least one entry. */
-export function indptr(option: string, values: ArrayLike<number>, entries?: number): Int32Array {
+export function indptr(option: string, values: Integers, entries?: number): Int32Array {
   const result = integers(option, values);
   if (result.length === 0 || (entries !== undefined && result.length !== entries))
     throw new OptionError(

@@ -1,5 +1,44 @@
-import { OptionError } from "../errors.ts";
-import type { Tensor } from "./tensor.ts";
+import type { Device } from "../device/device.ts";
+import { OptionError, PlanError } from "../errors.ts";
+import { requireNumber } from "../require.ts";
+import { requireTensor, Tensor } from "./tensor.ts";
+
+/** Numbers that are kept as tensors, by device: those used last. */
+const numbers = new WeakMap<Device, Map<number, Tensor>>();
+const numbersMost = 256;
+
+/** A scale as a tensor: a number becomes one of a single element. Errors: OptionError. */
+export function scaleTensor(
+  device: Device,
+  option: string,
+  scale: Tensor | number | null | undefined,
+): Tensor | undefined {
+  if (scale === undefined || scale === null) return undefined;
+  if (typeof scale !== "number") {
+    requireTensor(option, scale);
+    scale.requireOn(device, option);
+    return scale;
+  }
+  requireNumber(option, scale);
+  let kept = numbers.get(device);
+  if (kept === undefined) numbers.set(device, (kept = new Map()));
+  let tensor = kept.get(scale);
+  if (tensor === undefined) {
+    if (device.capturing) {
+      const what = `${option} is a number that no step had before`;
+      throw new PlanError(`${what}. Fix: run the step once before the capture.`);
+    }
+    tensor = Tensor.from(device, [scale], [1], "f32", "scale");
+    // Streams other than the default one do not wait for its upload.
+    device.stream.wait();
+  } else kept.delete(scale);
+  kept.set(scale, tensor);
+  if (kept.size <= numbersMost) return tensor;
+  const [[oldest, unused]] = kept;
+  kept.delete(oldest);
+  unused[Symbol.dispose]();
+  return tensor;
+}
 
 /** Strides of f32 scales, in elements; an axis that the scales do not have has stride 0. */
 export interface ScaleStrides {

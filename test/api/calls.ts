@@ -8,6 +8,7 @@ const shape = { queryHeads: 2, kvHeads: 2, headDim: 16, dtype: "f32" };
 const cacheOptions = { ...shape, layers: 2, pages: 4, pageSize: 4 };
 const poolOptions = { pageSize: 4, maxSequences: 4, groups: [{ pages: 8, windowLeft: 4 }] };
 const indptr = () => Int32Array.of(0, 2, 4);
+const { Tensor } = flashbun;
 const costs = { pieceKeys: 24, rowKeys: 0.08, mergeKeys: 4, sharedRowKeys: 56, leastKeys: 128 };
 
 const address = ({ memory }: World) => new Trusted(memory.address);
@@ -178,6 +179,14 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
       pageSize: 4,
       pageCount: 8,
       writes: true,
+    },
+  ],
+  appendPages: ({ device, tensor }) => [
+    {
+      planes: [{ rows: tensor, pages: Tensor.zeros(device, [4, 4, 2], "f32"), scale: 2 }],
+      slotMapping: Tensor.from(device, [0, 9], [2], "i32"),
+      layout: "NHD",
+      stream: device.stream,
     },
   ],
   rmsNorm: ({ device, tensor, weight }) => [

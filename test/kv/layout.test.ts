@@ -199,7 +199,30 @@ describe("userPages", () => {
     expect(() => userPages(shared)).toThrow(OptionError);
   });
 
+  test("takes lengths instead of those of last pages, 64-bit lists, and lists to spare", () => {
+    const whole = userPages(good);
+    const same = { ...good, lastPageLength: null, kvLengths: [5, 0, 9] };
+    const longer = { ...same, indices: BigInt64Array.of(4n, 1n, 4n, 0n, 7n, 99n) };
+    for (const options of [same, longer]) {
+      const made = userPages(options);
+      expect([...made.table]).toEqual([...whole.table]);
+      expect([...made.slotMapping]).toEqual([...whole.slotMapping]);
+    }
+    const fewer = { ...same, indices: [4, 1, 6, 0, 7], kvLengths: [2, 0, 1] };
+    expect([...userPages(fewer).slotMapping]).toEqual([12, 13, 18]);
+  });
+
+  test("without writes, a page may stand twice in a request", () => {
+    const twice = { ...good, indices: [4, 4, 4, 0, 4] };
+    expect([...userPages({ ...twice, writes: false }).kvLengths]).toEqual([5, 0, 9]);
+  });
+
   test.each([
+    ["kvLengths[0]", { lastPageLength: undefined, kvLengths: [7, 0, 9] }],
+    ["kvLengths[1]", { lastPageLength: undefined, kvLengths: [6, 1, 9] }],
+    ["kvLengths.length", { lastPageLength: undefined, kvLengths: [6, 0] }],
+    ["lastPageLength", { lastPageLength: undefined }],
+    ["lastPageLength", { kvLengths: [5, 0, 9] }],
     ["indices[1]", { indices: [4, 8, 4, 0, 7] }],
     ["indices[1]", { indices: [4, -1, 4, 0, 7] }],
     ["indices[1]", { indices: [4, NaN, 4, 0, 7] }],

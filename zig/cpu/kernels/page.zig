@@ -22,15 +22,41 @@ fn run_append(p: *const params.fb_append_params, index: u32, scratch: [*]align(6
     const count: usize = @intCast(p.token_count);
     const first = @as(usize, index) * append_tokens;
     for (first..@max(first, @min(count, first + append_tokens))) |token| {
-        const slot = items(i32, p.slot_mapping)[token];
-        if (slot < 0) continue;
-        const page = @divFloor(slot, p.page_size);
-        const within = slot - page * p.page_size;
+        const at = if (p.slot_mapping != 0) place_of_slot(p, token) else place_in_table(p, token);
+        if (at.page < 0 or at.page >= p.page_count) continue;
         for (0..@intCast(p.plane_count)) |plane| {
-            append_token(p, plane, token, page, within, scratch);
+            append_token(p, plane, token, at.page, at.within, scratch);
         }
     }
     return 0;
+}
+
+/// Where a token goes; page -1: nowhere.
+const Place = struct { page: i64 = -1, within: i64 = 0 };
+
+fn place_of_slot(p: *const params.fb_append_params, token: usize) Place {
+    const slot = items(i32, p.slot_mapping)[token];
+    const page = @divFloor(slot, p.page_size);
+    return .{ .page = page, .within = slot - page * p.page_size };
+}
+
+/// The page at a token's place in its request's row of the table.
+fn place_in_table(p: *const params.fb_append_params, token: usize) Place {
+    const request = items(i32, p.token_requests)[token];
+    const position = items(i32, p.positions)[token];
+    if (request < 0 or request >= p.request_count or position < 0) return .{};
+    const column = @divFloor(position, p.page_size);
+    const r: usize = @intCast(request);
+    var start = @as(i64, request) * p.table_stride;
+    var end = start + p.table_stride;
+    if (p.row_indptr != 0) {
+        start = items(i32, p.row_indptr)[r];
+        end = items(i32, p.row_indptr)[r + 1];
+    }
+    const entry = start + column;
+    if (start < 0 or entry >= end or entry >= p.table_entries) return .{};
+    const page = items(i32, p.page_table)[@intCast(entry)];
+    return .{ .page = page, .within = position - column * p.page_size };
 }
 
 fn append_token(
