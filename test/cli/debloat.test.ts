@@ -64,9 +64,19 @@ describe("flashbun debloat shrink and restore", () => {
     expect(readdirSync(folder)).toEqual(before);
   });
 
-  test("says for which GPUs there is no code at all", async () => {
-    const said = await flashbun("debloat", "shrink", library, "--arch", "sm_90,sm_50");
-    expect(said).toMatchObject({ code: 0, err: "debloat: libmade.so has no code for sm_50\n" });
+  test("refuses a GPU for which there is no code, and says which there are", async () => {
+    const out = join(folder, "none");
+    const arch = ["--arch", "sm_90,sm_50", "-o", out];
+    const said = await flashbun("debloat", "shrink", library, ...arch);
+    expect(said).toMatchObject({ code: 1, out: "" });
+    expect(said.err).toContain("libmade.so: no image for sm_50; it has sm_80, sm_90. Fix: name");
+    expect(existsSync(join(out, "libmade.so"))).toBe(false);
+  });
+
+  test("without any option, says what could be chosen", async () => {
+    const said = await flashbun("debloat", "shrink", library);
+    expect(said).toMatchObject({ code: 0, err: "" });
+    expect(said.out).toMatch(/^nothing was chosen to go: --arch .*--recompress need no choice\.$/m);
   });
 
   test("there and back", async () => {

@@ -1,7 +1,6 @@
 import { readFileSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { archName } from "../../debloat/fatbin/fatbin.ts";
-import { neededByAny, parseTarget } from "../../debloat/fatbin/select.ts";
 import { readLibraryId } from "../../debloat/library.ts";
 import { Pool } from "../../debloat/pool/pool.ts";
 import { parseProfile } from "../../debloat/profile/text.ts";
@@ -56,27 +55,28 @@ export async function shrinkCommand(files: string[], options: ShrinkArguments): 
     };
     const report = await shrinkLibrary(file, path, library, pool);
     reports.push(report);
-    for (const arch of quiet ? [] : strangersTo(report, rest.arch ?? []))
-      process.stderr.write(`debloat: ${basename(file)} has no code for ${arch}\n`);
     if (!quiet) text.write(lineOf(report));
     if (!quiet && output === undefined) text.write(`${reasonsOf(report)}\n`);
     // The mapping of a library goes with its object, and the next one may be as large.
     Bun.gc(true);
   }
   if (!quiet) text.write(totalOf(reports, performance.now() - started));
+  if (!quiet) text.write(choices(files, { ...rest, profile }));
   if (json !== undefined)
     await writeWhole(json, `${JSON.stringify(reports.map(asJson), undefined, 1)}\n`);
   return 0;
 }
 
-/** The GPUs for which a library has device code, but none that they can take. */
-function strangersTo({ device }: ShrinkReport, archs: readonly string[]): string[] {
-  const containers = device.flatMap((section) => section.containers);
-  if (containers.length === 0) return [];
-  return archs.filter((arch) => {
-    const target = [parseTarget(arch)];
-    return containers.every(({ container }) => neededByAny(container.entries, target).size === 0);
-  });
+/** What there is to choose from, where nothing was chosen. */
+function choices(files: readonly string[], options: ShrinkOptions): string {
+  const { arch, profile, keep, strip, dropRel, recompress } = options;
+  if (arch || profile || keep || strip || dropRel || recompress) return "";
+  const [file] = files;
+  return (
+    "nothing was chosen to go: --arch keeps the code of GPUs that you name, --profile what a run " +
+    "used, --keep kernels by name; --strip, --drop-rel and --recompress need no choice.\n" +
+    `What each would save: flashbun debloat inspect ${file}\n`
+  );
 }
 
 function requireOneOutputEach(files: readonly string[]): void {

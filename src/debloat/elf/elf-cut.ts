@@ -29,6 +29,8 @@ export interface Replacement {
 export interface Cut {
   /** Runs of whole pages inside loaded segments, [file offset, bytes]. */
   readonly holes: Ranges;
+  /** What nobody needs any more, [file offset, bytes]: holes, and what is left beside them. */
+  readonly free: Ranges;
   /** Sections that may have holes: what else lies in one is an error. */
   readonly holed: ReadonlySet<number>;
   /** New sizes by section. */
@@ -61,7 +63,7 @@ export function cutFile(elf: Elf, cut: Cut): CutResult {
   const holes = elf.segments.length + cut.holes.length < segmentsMax ? cut.holes : [];
   const removed = joinRanges([...holes, ...strippedRuns(elf, cut)]);
   const moved = mover(removed);
-  const segments = elf.segments.flatMap((segment) => split(segment, holes));
+  const segments = elf.segments.flatMap((segment) => split(segment, holes, cut.free));
   const isLonger = segments.length > elf.segments.length;
   const end = moved(elf.bytes.length);
   const room = isLonger ? roomAtEnd(segments, end, cut.pageBytes) : undefined;
@@ -88,13 +90,18 @@ interface Room {
 
 /**
  * Room behind all that is there, in a page of its own: pages of a hole are no place for it, as code
- * that is called after all must fault there.
+ * that is called after all must fault there. No section stands for it, so GNU strip and objcopy put
+ * it right behind the last loaded byte of the file, at the address that it had: it is as far into
+ * its page as that byte, for both to agree, even where that is no multiple of 8.
  */
 function roomAtEnd(segments: readonly Segment[], end: number, pageBytes: number): Room {
   const pageUp = (value: number) => pageBytes * Math.ceil(value / pageBytes);
   const loaded = segments.filter(({ type }) => type === segmentType.load);
-  const last = Math.max(...loaded.map(({ address, memoryBytes }) => address + memoryBytes));
-  return { offset: pageUp(end), address: pageUp(last) };
+  const last = loaded.reduce((a, b) => (b.address > a.address ? b : a));
+  const intoPage = (last.address + last.fileBytes) % pageBytes;
+  const address = pageUp(last.address + last.memoryBytes) + intoPage;
+  const offset = pageUp(end - intoPage) + intoPage;
+  return { offset, address };
 }
 
 /** New file offsets of old ones; an offset inside a removed run becomes that of its end. */
@@ -173,11 +180,16 @@ function strippedRuns(elf: Elf, { stripped, pageBytes }: Cut): Ranges {
     .filter(([, bytes]) => bytes > 0);
 }
 
-/** A segment without its holes; what memory lies past the file's bytes stays with the last part. */
-function split(segment: Segment, holes: Ranges): Segment[] {
+/**
+ * A segment without its holes; what memory lies past the file's bytes stays with the last part. A
+ * last part that nobody needs goes: tools do not know what to do with it.
+ */
+function split(segment: Segment, holes: Ranges, free: Ranges): Segment[] {
   const { type, offset, fileBytes, memoryBytes, address } = segment;
   if (type !== segmentType.load || fileBytes === 0) return [segment];
   const parts = subtractRanges([[offset, fileBytes]], holes);
+  const isLastNeeded = subtractRanges(parts.slice(-1), free).length > 0;
+  if (parts.length > 1 && memoryBytes === fileBytes && !isLastNeeded) parts.pop();
   if (parts.length === 0) return [{ ...segment, fileBytes: 0, memoryBytes: 0 }];
   return parts.map(([start, bytes], at) => ({
     ...segment,

@@ -56,6 +56,7 @@ export function strippable(elf: Elf): Section[] {
 export function assemble(library: Library, decisions: Decisions): Assembly {
   const { elf, pageBytes } = library;
   const holes: [number, number][] = [];
+  const freed: [number, number][] = [];
   const holed = new Set<number>();
   const sizes = new Map<number, number>();
   const fatbinBytes = new Map<string, number>();
@@ -67,6 +68,7 @@ export function assemble(library: Library, decisions: Decisions): Assembly {
     sizes.set(section.index, packed.bytes);
     fatbinBytes.set(section.name, packed.bytes);
     const free: [number, number] = [section.offset + packed.bytes, section.bytes - packed.bytes];
+    freed.push(free);
     const runs = wholePages(free, pageBytes);
     if (runs.length > 0) holed.add(section.index);
     holes.push(...runs);
@@ -82,6 +84,7 @@ export function assemble(library: Library, decisions: Decisions): Assembly {
   holes.push(...pages.map(([, bytes, offset]): [number, number] => [offset, bytes]));
   const cut: Cut = {
     holes: joinRanges(holes),
+    free: joinRanges(freed),
     holed,
     sizes,
     pageBytes,

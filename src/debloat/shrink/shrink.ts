@@ -3,6 +3,8 @@ import { mkdirSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { DebloatError } from "../../errors.ts";
 import { requireText } from "../../require.ts";
+import { archName } from "../fatbin/fatbin.ts";
+import { neededByAny, type Target } from "../fatbin/select.ts";
 import { asDebloatError, hashFile, isSameFile, mapFile } from "../files.ts";
 import { type Library, readLibrary } from "../library.ts";
 import type { Pool } from "../pool/pool.ts";
@@ -26,6 +28,7 @@ export async function shrinkLibrary(
   const { data, mode } = mapFile(file);
   requireOtherFiles(file, output, options.sidecar);
   const library = readLibrary(data, file);
+  requireCode(library, options.arch === undefined ? [] : chosen.targets);
   const profiled = profiledOf(library, chosen);
   const hash =
     output !== undefined && options.sidecar !== undefined
@@ -47,6 +50,23 @@ export async function shrinkLibrary(
     sidecarBytes = writeSidecar(sidecar, assembly, { ...source, shrunkHash });
   });
   return { ...report, sidecarBytes };
+}
+
+/** A GPU that was named and that none of the images is for would leave a library empty. */
+function requireCode({ file, fatbins }: Library, targets: readonly Target[]): void {
+  const containers = fatbins.flatMap((section) => section.containers);
+  if (containers.length === 0) return;
+  const missing = targets.filter((target) =>
+    containers.every(({ entries }) => neededByAny(entries, [target]).size === 0),
+  );
+  if (missing.length === 0) return;
+  const all = containers.flatMap(({ entries }) => entries).sort((a, b) => a.arch - b.arch);
+  const names = [...new Set(all.map(archName))].join(", ");
+  throw new DebloatError(
+    file,
+    `no image for ${missing.map((target) => `sm_${target}`).join(" or ")}; it has ${names}`,
+    "name GPUs that it has code for, or leave the library as it is.",
+  );
 }
 
 function makeFolderOf(path: string): void {

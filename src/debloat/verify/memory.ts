@@ -7,6 +7,7 @@ import {
   type Section,
   sectionBytes,
   sectionFlag,
+  sectionHeaderBytes,
   sectionNamed,
   type Segment,
   segmentHeaderBytes,
@@ -28,7 +29,7 @@ export interface MemoryComparison {
 
 /**
  * Compares what the loader maps, byte by byte. Fat binaries, pointers to them, the file's header
- * and the table of segments may differ; parts of fat binaries and of .text may be missing; no more.
+ * and its tables may differ; parts of fat binaries and of .text may be missing; no more.
  */
 export function compareMemory(original: Library, shrunk: Library): MemoryComparison {
   const [before, after] = [original.elf, shrunk.elf];
@@ -73,11 +74,15 @@ function mappedRanges(elf: Elf): Ranges {
   );
 }
 
-/** Addresses of the file's header and of the table of segments, where they are mapped. */
+/**
+ * Addresses of the file's header and of its tables, where they are mapped: patchelf leaves the
+ * table of sections inside a segment, though nothing that runs reads it.
+ */
 function tablesOf(elf: Elf): Ranges {
   const tables: [number, number][] = [
     [0, elfHeaderBytes],
     [elf.segmentsOffset, elf.segments.length * segmentHeaderBytes],
+    [elf.sectionsOffset, elf.sections.length * sectionHeaderBytes],
   ];
   return tables.flatMap(([offset, bytes]) => {
     const address = addressOf(elf, offset);

@@ -150,7 +150,7 @@ test("every byte that is left is mapped where it was, and sections hold what the
     const stripped = made.elf.sections.filter(
       ({ name, flags }) => name === "part" && (flags & 2) === 0 && random.chance(0.7),
     );
-    const after = apply(made, { holes, holed, stripped, sizes: new Map(), pageBytes });
+    const after = apply(made, { holes, free: [], holed, stripped, sizes: new Map(), pageBytes });
     const memory = load(after);
     for (const { type, offset, address, fileBytes } of made.elf.segments) {
       if (type !== 1) continue;
@@ -190,7 +190,14 @@ test("a hole where something else lies is refused", () => {
     const made = makeElf(random);
     const { holes } = randomHoles(made, random);
     if (holes.length === 0) return;
-    const cut = { holes, holed: new Set<number>(), stripped: [], sizes: new Map(), pageBytes };
+    const cut = {
+      holes,
+      free: [],
+      holed: new Set<number>(),
+      stripped: [],
+      sizes: new Map(),
+      pageBytes,
+    };
     expect(() => cutFile(made.elf, cut)).toThrow("section part overlaps another that is to shrink");
     const outside: Ranges = [[pageBytes * Math.ceil(made.bytes.length / pageBytes), pageBytes]];
     expect(() => cutFile(made.elf, { ...cut, holes: outside })).toThrow("lies in no segment");

@@ -184,6 +184,15 @@ describe("options", () => {
     expect(existsSync(join(folder, "never.so"))).toBe(false);
   });
 
+  test("GPUs that the library has no code for", async () => {
+    const out = join(folder, "none", "lib.so");
+    for (const arch of [["sm_50"], ["sm_90", "sm_120"]])
+      await expect(shrinkLibrary(library, out, { arch }, pool)).rejects.toThrow(
+        `no image for ${arch.at(-1)}; it has sm_90, sm_100. Fix: name GPUs that it has code for`,
+      );
+    expect(existsSync(out)).toBe(false);
+  });
+
   test("a profile of another build, or of other libraries", async () => {
     const other = { path: "/elsewhere/libmade.so", bytes: 1, kernels: [], cubins: [], globals: [] };
     const rest = { pages: [], functions: [] };
@@ -198,6 +207,16 @@ describe("options", () => {
     );
     await shrinkLibrary(library, undefined, { profile, level: "arch" }, pool);
   });
+});
+
+test("what a killed run left behind goes at the next", async () => {
+  const at = (name: string) => join(folder, "killed", name);
+  const ended = Bun.spawnSync(["true"]).pid;
+  for (const name of ["a.so", "a.side"]) await Bun.write(at(`${name}.${ended}.0.part`), "half");
+  await Bun.write(at(`a.so.${process.pid}.999.part`), "of a run that goes on");
+  await shrinkLibrary(library, at("a.so"), { arch: ["sm_90"], sidecar: at("a.side") }, pool);
+  const left = ["a.side", "a.so", `a.so.${process.pid}.999.part`];
+  expect(readdirSync(join(folder, "killed")).sort()).toEqual(left);
 });
 
 describe("restore", () => {

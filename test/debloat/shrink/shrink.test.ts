@@ -162,13 +162,15 @@ describe("by architecture", () => {
     expect(before.file - after.file).toBeGreaterThan(1.4 * before.fatbin - 4 * 4096);
   });
 
-  test("several GPUs keep an image each; a GPU that no image is for keeps none", async () => {
+  test("several GPUs keep an image each; a traced GPU that no image is for keeps none", async () => {
     const both = await shrink(plain, { arch: ["sm_86", "sm_90a"] });
     expectToWork(both.shrunk);
     const { fatbins } = await read(both.shrunk);
     for (const { entries } of fatbins[0].containers)
       expect(entries.map(archName)).toEqual(["sm_80", "sm_90"]);
-    const none = await shrink(plain, { arch: ["sm_70"] });
+    const run = { command: [], date: "", host: "off", gpu: "sm_70", driver: null, cuda: null };
+    const profile = { ...emptyProfile(), runs: [run] } as Profile;
+    const none = await shrink(plain, { profile, level: "arch" });
     expectToWork(none.shrunk);
     expect(leftIn(await read(none.shrunk))).toEqual(containers.map(() => []));
     expect(none.report.after.fatbin).toBe(16 * containers.length);

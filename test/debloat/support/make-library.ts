@@ -108,15 +108,15 @@ export function temporaryFolder(name: string): string {
  * container n, `relocatable(n)` likewise, and `spare_N` is a function that no test calls.
  */
 export async function makeLibrary(path: string, made: MadeLibrary): Promise<void> {
-  const {
-    loaded,
-    relocatable = [],
-    spareFunctions = 0,
-    pinned,
-    unreferenced = [],
-    more = [],
-    flags = [],
-  } = made;
+  const source = writeLibrarySource(path, made);
+  const command = ["cc", "-target", "x86_64-linux-gnu", "-shared", "-o", path, source];
+  await zig(...command, "-Wl,--build-id=sha1", "-Wl,-z,now", ...(made.flags ?? []));
+}
+
+/** Writes the assembly of such a library beside it; returns its path. */
+export function writeLibrarySource(path: string, made: MadeLibrary): string {
+  const { loaded, relocatable = [], spareFunctions = 0, pinned } = made;
+  const { unreferenced = [], more = [] } = made;
   const folder = join(path, "..");
   mkdirSync(folder, { recursive: true });
   const blob = (name: string, containers: readonly Uint8Array[]) => {
@@ -162,8 +162,7 @@ export async function makeLibrary(path: string, made: MadeLibrary): Promise<void
   ];
   const source = `${path}.s`;
   writeFileSync(source, `${lines.join("\n")}\n`);
-  const command = ["cc", "-target", "x86_64-linux-gnu", "-shared", "-o", path, source];
-  await zig(...command, "-Wl,--build-id=sha1", "-Wl,-z,now", ...flags);
+  return source;
 }
 
 /** A function of the word that the n-th wrapper's container begins with. */
