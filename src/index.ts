@@ -4,6 +4,7 @@
  */
 export { attend, type AttendOptions } from "./attention/attend.ts";
 export { alibiSlopes, Attention } from "./attention/attention.ts";
+export type { PlanSettings } from "./attention/settings.ts";
 export type { RunTensors } from "./attention/tensors.ts";
 export { appendPages, type AppendPagesOptions, type PageRows } from "./cache/append-pages.ts";
 export type { CacheGroupOptions, PagedCacheOptions, PlaneOptions } from "./cache/options.ts";

@@ -5,7 +5,7 @@ import type { Stream } from "../device/stream.ts";
 import { OptionError, PlanError } from "../errors.ts";
 import { type Batch, requireBatch } from "../kv/batch.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
-import { requireInteger } from "../require.ts";
+import { requireInteger, requireNumber } from "../require.ts";
 import { RopeRates } from "../ops/rope.ts";
 import { worthSharing } from "../plan/cost.ts";
 import { livesUntil, type Plan } from "../plan/plan.ts";
@@ -20,7 +20,8 @@ import { families } from "./families/table.ts";
 import { launchPlan } from "./launch.ts";
 import { type AttentionOptions, hasHook, type ResolvedOptions, resolveOptions } from "./options.ts";
 import { PlanSections } from "./plan-sections.ts";
-import type { RunTensors } from "./tensors.ts";
+import { type PlanSettings, sameSettings, settingsOf } from "./settings.ts";
+import { type PlainTensors, plainTensors, type RunTensors } from "./tensors.ts";
 import { Workspace } from "./workspace.ts";
 
 /**
@@ -40,6 +41,8 @@ export class Attention extends Owner implements AsyncDisposable {
   readonly #rope: RopeRates | undefined;
   /** What the family bound. */
   readonly #owned: Disposable | undefined;
+  /** Of the last plan. */
+  #settings: Required<PlanSettings>;
   #batch: Batch | undefined;
   #plan: Plan | undefined;
 
@@ -49,7 +52,7 @@ export class Attention extends Owner implements AsyncDisposable {
     kernels: AttentionKernels,
   ) {
     super("attention");
-    this.options = resolved;
+    this.options = this.#settings = resolved;
     const group = resolved.queryHeads / resolved.kvHeads;
     const { costs, classes, bind } = kernels.offer;
     this.worthSharing = (sharedTokens, requests, queryTokens) =>
@@ -132,11 +135,11 @@ export class Attention extends Owner implements AsyncDisposable {
   }
 
   /**
-   * Schedules a batch, once per step for all layers; on the host, without a wait. Errors: PlanError
-   * for a batch over the graph's sizes, OptionError for levels under batchInvariant,
-   * OutOfPagesError for a step that did not fit.
+   * Schedules a batch, once per step for all layers; on the host, without a wait. Settings are for
+   * the runs of this plan. Errors: PlanError for a batch over the graph's sizes, OptionError for
+   * levels under batchInvariant, OutOfPagesError for a step that did not fit.
    */
-  plan(batch: Batch): Plan {
+  plan(batch: Batch, settings?: PlanSettings): Plan {
     this.guard();
     requireBatch(batch);
     if (this.device.capturing) {
@@ -146,7 +149,10 @@ export class Attention extends Owner implements AsyncDisposable {
       const fix = "leave positions out, or give the lengths with the batch.";
       throw new OptionError("positions", "custom", "not used with deviceLengths", fix);
     }
-    const plan = this.#planner.plan(batch, this.#sections.room);
+    const settled = settingsOf(this.options, this.#kernels.offer.windows !== false, settings);
+    const plan = this.#planner.plan(batch, this.#sections.room, settled.windowLeft);
+    this.#settings = settled;
+    this.#bound.settle(settled);
     // The planner has one plan.
     if (this.#plan === undefined) livesUntil(plan, () => this.disposed || this.device.disposed);
     this.#plan = plan;
@@ -160,11 +166,14 @@ export class Attention extends Owner implements AsyncDisposable {
    * cache's layer, or k and v. Errors: PlanError without a fresh plan, OptionError for shapes and
    * dtypes.
    */
-  run(tensors: RunTensors): void {
+  run(given: RunTensors): void {
     this.guard();
-    if (typeof tensors !== "object" || tensors === null)
-      throw new OptionError("tensors", tensors, "an object of tensors", "pass { q, out, ... }.");
-    this.#requireFresh(tensors.batch);
+    if (typeof given !== "object" || given === null)
+      throw new OptionError("tensors", given, "an object of tensors", "pass { q, out, ... }.");
+    this.#requireFresh(given.batch);
+    const tensors = plainTensors(this.device, given);
+    const { qScale = 1 } = tensors;
+    requireNumber("qScale", qScale);
     const plan = this.#plan!;
     const batch = this.#batch!;
     const { cache, layer = 0, stream = this.device.stream } = tensors;
@@ -172,6 +181,7 @@ export class Attention extends Owner implements AsyncDisposable {
     // A captured run is replayed with all requests of its bucket.
     const requests = this.device.capturing ? plan.bucket : batch.requestCount;
     bound.bind(batch, requests, tensors);
+    bound.params.scale = this.#settings.scale * qScale;
     if (!this.device.capturing) this.#contents?.check(plan, batch, tensors, stream);
     if (!this.device.capturing) cache?.requireWritten(layer);
     // A kernel that starts early must not read what the one before it may be writing.
@@ -229,7 +239,8 @@ export class Attention extends Owner implements AsyncDisposable {
   }
 
   /** What a replay must still find: a fresh plan of the same bucket at the same addresses. */
-  #watch(stream: Stream, captured: Plan, capturedBatch: Batch, tensors: RunTensors): void {
+  #watch(stream: Stream, captured: Plan, capturedBatch: Batch, tensors: PlainTensors): void {
+    const settings = this.#settings;
     if (this.options.graph === undefined) {
       throw new PlanError("run was captured without graph sizes. Fix: create with { graph }.");
     }
@@ -251,6 +262,11 @@ export class Attention extends Owner implements AsyncDisposable {
       let same = this.#batch!.owner === owner;
       for (let i = 0; i < grids.length; i++) same &&= plan.launches[i].grid === grids[i];
       same &&= plan.sectionInts === plan.offsets.columns || plan.offsets.columns === columns;
+      if (!sameSettings(this.#settings, settings)) {
+        throw new PlanError(
+          "the plan has other settings than the captured one. Fix: plan with those, or capture.",
+        );
+      }
       if (!same) {
         throw new PlanError(
           "the plan is of another bucket or layout than the captured one. " +

@@ -6,9 +6,9 @@ import type { DType } from "../tensor/dtype.ts";
 import { type ScaleStrides, scaleStrides } from "../tensor/scale.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ResolvedOptions } from "./options.ts";
-import { requireOrder } from "../tensor/page-order.ts";
+import { pagesInOrder } from "../tensor/page-order.ts";
 import { denseAddress, requireAligned, rowUnit } from "./tensor-checks.ts";
-import type { RunTensors } from "./tensors.ts";
+import type { PlainTensors } from "./tensors.ts";
 
 /** Scales reach as far as the keys do. */
 function bindScales(
@@ -16,7 +16,7 @@ function bindScales(
   options: ResolvedOptions,
   batch: Batch,
   requests: number,
-  tensors: RunTensors,
+  tensors: PlainTensors,
   k: Tensor,
 ): void {
   const { contiguous, blockSize } = batch.layout;
@@ -62,19 +62,25 @@ export function bindKeysAndValues(
   options: ResolvedOptions,
   batch: Batch,
   requests: number,
-  tensors: RunTensors,
+  tensors: PlainTensors,
 ): { k: Tensor; v: Tensor } {
   const { kvHeads, headDim, valueDim, kvDtype } = options;
   const { cache, layer = 0 } = tensors;
   const { contiguous, blockSize } = batch.layout;
   params.contiguous = contiguous ? 1 : 0;
   params.pageSize = blockSize;
-  const k = keysOf(options, tensors);
-  const v = cache === undefined ? tensors.v : cache.plane(layer, options.valuePlane);
-  if (k === undefined || v === undefined || (cache !== undefined && tensors.k !== undefined)) {
+  const givenK = keysOf(options, tensors);
+  const givenV = cache === undefined ? tensors.v : cache.plane(layer, options.valuePlane);
+  const isTwice = cache !== undefined && tensors.k !== undefined;
+  if (givenK === undefined || givenV === undefined || isTwice) {
     const fix = "pass cache and layer, or k and v.";
     throw new OptionError("cache", cache, "given unless k and v are", fix);
   }
+  const isUsers = cache === undefined && !contiguous;
+  const ordered = (option: string, pages: Tensor) =>
+    isUsers ? pagesInOrder(option, pages, tensors.layout, kvHeads) : pages;
+  const k = ordered("k", givenK);
+  const v = ordered("v", givenV);
   checkKeys("k", k, contiguous, kvHeads, headDim, kvDtype, blockSize);
   checkKeys("v", v, contiguous, kvHeads, valueDim, kvDtype, blockSize);
   if (k.device.kind === "cuda") {
@@ -102,45 +108,52 @@ export function bindKeysAndValues(
 function bindPages(
   params: AttentionParams,
   batch: Batch,
-  tensors: RunTensors,
+  tensors: PlainTensors,
   k: Tensor,
   v: Tensor,
 ): void {
   params.pageTable = 0;
   params.pageCount = Math.min(k.shape[0], v.shape[0]);
   if (batch.layout.contiguous) return requireTokens(batch, k, v);
-  requireOrder("k", k, tensors.layout);
-  requireOrder("v", v, tensors.layout);
   const table = tensors.pageTable;
-  if (table === undefined || table.shape.length !== 2) {
-    throw new OptionError("pageTable", table, "int32 [slots, columns]", "pass the page table.");
+  if (table === undefined || table.shape.length < 1 || table.shape.length > 2) {
+    const allowed = "int32 [slots, columns] or [entries]";
+    throw new OptionError("pageTable", table, allowed, "pass the page table.");
   }
   requirePages(batch, table);
   params.pageTable = denseAddress("pageTable", table, "i32", 0);
-  params.tableStride = table.shape[1];
+  params.tableStride = strideOf(table);
 }
 
 /** Where a run's keys lie. */
-export function keysOf({ keyPlane }: ResolvedOptions, tensors: RunTensors): Tensor | undefined {
+export function keysOf({ keyPlane }: ResolvedOptions, tensors: PlainTensors): Tensor | undefined {
   const { cache, layer = 0, k } = tensors;
   return cache === undefined ? k : cache.plane(layer, keyPlane);
+}
+
+/** Entries from one slot of a page table to the next. */
+export function strideOf({ shape }: Tensor): number {
+  return shape.length === 1 ? 1 : shape[1];
 }
 
 /** Every row's slot and columns must lie within the page table. */
 function requirePages(batch: Batch, table: Tensor): void {
   const { levels, blockSize } = batch.layout;
+  const isList = table.shape.length === 1;
   let slots = 0;
   let columns = 0;
   for (const level of levels) {
     for (let row = 0; row < level.rowCount; row++) {
       const tokens = rowTokens(level, row, blockSize);
       if (tokens === 0) continue;
-      slots = Math.max(slots, level.slots[row] + 1);
-      columns = Math.max(columns, Math.ceil((level.positionStarts[row] + tokens) / blockSize));
+      const pages = Math.ceil((level.positionStarts[row] + tokens) / blockSize);
+      const end = level.slots[row] + (isList ? pages : 1);
+      if (end > slots) slots = end;
+      if (pages > columns) columns = pages;
     }
   }
-  if (table.shape[0] >= slots && table.shape[1] >= columns) return;
-  const allowed = `[${slots} or more, ${columns} or more]`;
+  if (table.shape[0] >= slots && (isList || table.shape[1] >= columns)) return;
+  const allowed = isList ? `[${slots} or more]` : `[${slots} or more, ${columns} or more]`;
   throw new OptionError("pageTable", table.label, allowed, "match the layout's slots and lengths.");
 }
 

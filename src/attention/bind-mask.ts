@@ -3,7 +3,7 @@ import type { AttentionParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { denseAddress } from "./tensor-checks.ts";
-import type { RunTensors } from "./tensors.ts";
+import type { PlainTensors } from "./tensors.ts";
 
 /** Bytes to spare that packed masks may have even if they are then as many as the pairs. */
 const unpackedLeast = 16;
@@ -29,7 +29,7 @@ export function bindMask(
   options: ResolvedOptions,
   batch: Batch,
   requests: number,
-  { maskBits, maskIndptr }: RunTensors,
+  { maskBits, maskIndptr }: PlainTensors,
 ): void {
   if (options.mask === "none") {
     if (maskBits === undefined) return;

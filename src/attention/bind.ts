@@ -11,7 +11,7 @@ import { bindKeysAndValues } from "./bind-keys.ts";
 import type { MappedTensors } from "./families/family.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { denseAddress, requireAligned, rowUnit } from "./tensor-checks.ts";
-import { type RunTensors, tensorNames } from "./tensors.ts";
+import { type PlainTensors, tensorNames } from "./tensors.ts";
 
 /**
  * Checks the tensors of a run of up to so many requests and writes them into the parameters;
@@ -23,7 +23,7 @@ export function bindTensors(
   options: ResolvedOptions,
   batch: Batch,
   requests: number,
-  tensors: RunTensors,
+  tensors: PlainTensors,
 ): MappedTensors {
   const { queryHeads, headDim, valueDim } = options;
   const { q, out, lse } = tensors;

@@ -9,7 +9,8 @@ import { bindMask } from "./bind-mask.ts";
 import { bindOptions, bindTensors } from "./bind.ts";
 import type { KernelClass } from "./families/family.ts";
 import type { ResolvedOptions } from "./options.ts";
-import { type RunTensors, sameTensors, tensorNames } from "./tensors.ts";
+import type { PlanSettings } from "./settings.ts";
+import { type PlainTensors, sameTensors, tensorNames } from "./tensors.ts";
 import { bindVariant } from "./variant/inputs.ts";
 import type { Workspace } from "./workspace.ts";
 
@@ -41,7 +42,7 @@ export class BoundParams {
   /** Tokens and requests for which these tensors are bound; -1: bind. */
   #tokens = -1;
   #requests = -1;
-  #bound: RunTensors | undefined;
+  #bound: PlainTensors | undefined;
   /** Those of them that are given. */
   #given: Tensor[] = [];
   /** Of the cache's layers that were bound, from whatever plan. */
@@ -59,6 +60,12 @@ export class BoundParams {
     bindOptions(this.params, options);
   }
 
+  /** What the plan says of all runs. */
+  settle({ softCap, windowLeft }: Required<PlanSettings>): void {
+    this.params.softCap = softCap;
+    this.params.windowLeft = windowLeft;
+  }
+
   /** The parameters of a class's kernel, as all others have them now. */
   of(kernelClass: number): AttentionParams | AttentionMapParams {
     const mapped = this.#mapped[kernelClass];
@@ -70,7 +77,7 @@ export class BoundParams {
   /**
    * Checks the tensors of a run, of up to so many requests, and writes them. Errors: OptionError.
    */
-  bind(batch: Batch, requests: number, tensors: RunTensors): void {
+  bind(batch: Batch, requests: number, tensors: PlainTensors): void {
     if (this.#holds(batch, tensors)) {
       this.#putLayer(this.#layers[tensors.layer ?? 0]!);
     } else {
@@ -86,9 +93,9 @@ export class BoundParams {
       );
       for (let i = 0; i < this.#classes.length; i++)
         this.#classes[i].bindMaps?.(mapped, this.#options, this.#mapped[i]!);
-      requireWindow(tensors, this.#options.windowLeft);
       if (!this.#device.capturing) this.#keep(batch, tensors);
     }
+    requireWindow(tensors, this.params.windowLeft);
     bindMask(this.params, this.#options, batch, requests, tensors);
     this.#bindVariant(batch, tensors);
   }
@@ -98,7 +105,7 @@ export class BoundParams {
     plan: Plan,
     sections: number,
     workspace: Workspace,
-    { cache, layer = 0 }: RunTensors,
+    { cache, layer = 0 }: PlainTensors,
   ): void {
     const { params } = this;
     if (cache !== undefined) {
@@ -127,7 +134,7 @@ export class BoundParams {
   /**
    * Whether everything except the layer's planes is bound already, and the planes were bound once.
    */
-  #holds({ tokenCount, requestCount }: Batch, tensors: RunTensors): boolean {
+  #holds({ tokenCount, requestCount }: Batch, tensors: PlainTensors): boolean {
     if (tokenCount > this.#tokens || requestCount > this.#requests) return false;
     if (this.#device.capturing) return false;
     const { cache, layer = 0 } = tensors;
@@ -140,7 +147,7 @@ export class BoundParams {
     return true;
   }
 
-  #keep({ tokenCount, requestCount }: Batch, tensors: RunTensors): void {
+  #keep({ tokenCount, requestCount }: Batch, tensors: PlainTensors): void {
     const { cache, layer = 0, kScale, vScale } = tensors;
     // Scales are checked against the pages of each layer.
     if (kScale === undefined && vScale === undefined) this.#tokens = tokenCount;
@@ -163,7 +170,7 @@ export class BoundParams {
   }
 
   /** Layers may bring inputs of their own: they are looked at in each run. */
-  #bindVariant(batch: Batch, tensors: RunTensors): void {
+  #bindVariant(batch: Batch, tensors: PlainTensors): void {
     const { variantInputs } = tensors;
     if (this.#options.variant !== undefined) {
       const k = keysOf(this.#options, tensors)!;
@@ -182,11 +189,11 @@ function planeMapsOf({ i32 }: AttentionMapParams): Int32Array {
 }
 
 /** A page group keeps the keys of its window, of which attention may see all or fewer. */
-function requireWindow({ cache, layer = 0 }: RunTensors, windowLeft: number): void {
+function requireWindow({ cache, layer = 0 }: PlainTensors, windowLeft: number): void {
   if (cache === undefined) return;
   const kept = cache.pool.groups[cache.layerGroups[layer]].windowLeft;
   if (kept < 0 || (windowLeft >= 0 && windowLeft <= kept)) return;
-  const fix = `create the attention of layer ${layer} with that windowLeft.`;
+  const fix = `create the attention of layer ${layer}, or plan its steps, with that windowLeft.`;
   const allowed = `at most ${kept}: the layer's page group keeps no more`;
   throw new OptionError("windowLeft", windowLeft, allowed, fix);
 }

@@ -5,9 +5,10 @@ import type { Batch } from "../kv/batch.ts";
 import type { Plan } from "../plan/plan.ts";
 import { AttentionRecordField as Field, attentionRecordInts } from "../plan/record.gen.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { strideOf } from "./bind-keys.ts";
 import { maskElements } from "./bind-mask.ts";
 import type { ResolvedOptions } from "./options.ts";
-import type { RunTensors } from "./tensors.ts";
+import type { PlainTensors } from "./tensors.ts";
 
 /** Looks at index tensors once for each plan, not in each layer. */
 export class Contents {
@@ -24,7 +25,7 @@ export class Contents {
    * Waits for the stream, then checks every entry of mask offsets and page tables that kernels of
    * the plan would follow. Errors: OptionError naming the entry.
    */
-  check(plan: Plan, batch: Batch, tensors: RunTensors, stream: Stream): void {
+  check(plan: Plan, batch: Batch, tensors: PlainTensors, stream: Stream): void {
     const { maskBits, maskIndptr, pageTable } = tensors;
     const isSame = maskIndptr === this.#maskIndptr && pageTable === this.#pageTable;
     if (isSame && plan.generation === this.#plan) return;
@@ -62,13 +63,13 @@ function checkMasks(
 function checkPages(
   plan: Plan,
   batch: Batch,
-  { k, v, kvLengths }: RunTensors,
+  { k, v, kvLengths }: PlainTensors,
   pageTable: Tensor,
   stream: Stream,
 ): void {
   const table = valuesOf(pageTable, stream);
   const lengths = kvLengths && valuesOf(kvLengths, stream);
-  const [, stride] = pageTable.shape;
+  const stride = strideOf(pageTable);
   const pages = Math.min(k!.shape[0], v!.shape[0]);
   const { blockSize } = batch.layout;
   const { sections, offsets } = plan;
@@ -89,7 +90,8 @@ function checkPages(
         if (page >= 0 && page < pages) continue;
         const fix = "give every column that the layout reads a page of k and v.";
         const allowed = `a page from 0 to ${pages - 1}`;
-        throw new OptionError(`pageTable[${slot}, ${place}]`, page, allowed, fix);
+        const at = pageTable.shape.length === 1 ? slot + place : `${slot}, ${place}`;
+        throw new OptionError(`pageTable[${at}]`, page, allowed, fix);
       }
     }
   }

@@ -1,18 +1,23 @@
+import type { Device } from "../device/device.ts";
 import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Stream } from "../device/stream.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { PageOrder } from "../tensor/page-order.ts";
+import { scaleTensor } from "../tensor/scale.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { VariantInputs } from "./variant/inputs.ts";
 
-/** Tensors of one run. Leading axes may be longer than the batch needs. */
+/**
+ * Tensors of one run. Leading axes may be longer than the batch needs; null is the same as left
+ * out. Index tensors are i32, or i64, which each run copies.
+ */
 export interface RunTensors {
   /** [tokens, queryHeads, headDim] in the query dtype. */
   q: Tensor;
   /** [tokens, queryHeads, valueDim] in the output dtype: q itself, or memory apart from it. */
   out: Tensor;
   /** f32 [tokens, queryHeads]: log-sum-exp in the base of the options. */
-  lse?: Tensor;
+  lse?: Tensor | null;
   /** Where keys and values lie, with the layer to read; or k and v. */
   cache?: PagedCache;
   layer?: number;
@@ -22,33 +27,78 @@ export interface RunTensors {
    */
   batch?: Batch;
   /** Ragged [tokens, kvHeads, dim], or pages [pages, pageSize, kvHeads, dim] with pageTable. */
-  k?: Tensor;
-  v?: Tensor;
-  /** int32 [slots, columns], for pages that are not in a cache. */
-  pageTable?: Tensor;
+  k?: Tensor | null;
+  v?: Tensor | null;
   /**
-   * Order of k and v in memory within a page, whose view is [pages, pageSize, kvHeads, dim]: needed
-   * only where pages hold as many tokens as heads.
+   * For pages that are not in a cache: [slots, columns], or [entries] where the layout's slots are
+   * the first entries of their rows.
+   */
+  pageTable?: Tensor | null;
+  /**
+   * Order within a page of k and v: "NHD" [pages, pageSize, kvHeads, dim], or "HND" [pages,
+   * kvHeads, pageSize, dim], also permuted to the former. Needed for "HND" as it lies, and where
+   * pages hold as many tokens as heads.
    */
   layout?: PageOrder;
-  kScale?: Tensor;
-  vScale?: Tensor;
-  /** int32 [requests], known only on the device; the plan's lengths are upper bounds. */
-  kvLengths?: Tensor;
-  queryLengths?: Tensor;
+  /** Factor of this run's queries, beside the scale of the options or the plan. */
+  qScale?: number;
+  /** f32: by which fp8 keys and values are multiplied; a tensor, or one number for all. */
+  kScale?: Tensor | number | null;
+  vScale?: Tensor | number | null;
+  /** [requests], known only on the device; the plan's lengths are upper bounds. */
+  kvLengths?: Tensor | null;
+  queryLengths?: Tensor | null;
   /**
    * A bool for each pair [query, key] of a request, requests one after the other; or as u8 [bytes]
    * their bits, lowest first, each request at a byte of its own.
    */
-  maskBits?: Tensor;
-  /** int32 [requests]: the element of maskBits at which each request starts. */
-  maskIndptr?: Tensor;
+  maskBits?: Tensor | null;
+  /** [requests]: the element of maskBits at which each request starts. */
+  maskIndptr?: Tensor | null;
   /** f32 [queryHeads]. */
-  alibiSlopes?: Tensor;
-  sinkLogits?: Tensor;
+  alibiSlopes?: Tensor | null;
+  sinkLogits?: Tensor | null;
   /** Tensors and scalars that the variant declares, by name; a captured run keeps its scalars. */
   variantInputs?: VariantInputs;
   stream?: Stream;
+}
+
+/** Tensors of a run as kernels take them: what is null is left out. */
+export type PlainTensors = Omit<RunTensors, (typeof tensorNames)[number]> & {
+  q: Tensor;
+  out: Tensor;
+} & { [Name in Exclude<(typeof tensorNames)[number], "q" | "out">]?: Tensor };
+
+const indexNames = ["pageTable", "kvLengths", "queryLengths", "maskIndptr"] as const;
+const scaleNames = ["kScale", "vScale"] as const;
+
+/** The tensors as kernels take them: themselves, where they are so. Errors: OptionError. */
+export function plainTensors(device: Device, given: RunTensors): PlainTensors {
+  if (isPlain(given)) return given;
+  const plain = { ...given };
+  for (const name of scaleNames) plain[name] = scaleTensor(device, name, given[name]);
+  for (const name of indexNames) {
+    const tensor = given[name] ?? undefined;
+    plain[name] = tensor?.dtype === "i64" ? tensor.to("i32") : tensor;
+  }
+  for (const name of tensorNames) if (plain[name] === null) delete plain[name];
+  return plain as PlainTensors;
+}
+
+/** By name, not in a loop: what each run asks is fast. */
+function isPlain(t: RunTensors): t is PlainTensors {
+  const isNull =
+    t.lse === null || t.k === null || t.v === null || t.maskBits === null || t.pageTable === null;
+  const isNullToo = t.alibiSlopes === null || t.sinkLogits === null || t.maskIndptr === null;
+  const isNumber = typeof t.kScale === "number" || typeof t.vScale === "number";
+  if (isNull || isNullToo || isNumber || t.kScale === null || t.vScale === null) return false;
+  if (t.kvLengths === null || t.queryLengths === null) return false;
+  return (
+    t.pageTable?.dtype !== "i64" &&
+    t.kvLengths?.dtype !== "i64" &&
+    t.queryLengths?.dtype !== "i64" &&
+    t.maskIndptr?.dtype !== "i64"
+  );
 }
 
 /** The tensors among them. */
@@ -70,7 +120,7 @@ export const tensorNames = [
 ] as const;
 
 /** Whether two runs have the same tensors. By name, not in a loop: what each run asks is fast. */
-export function sameTensors(a: RunTensors, b: RunTensors): boolean {
+export function sameTensors(a: PlainTensors, b: PlainTensors): boolean {
   return (
     a.q === b.q &&
     a.out === b.out &&

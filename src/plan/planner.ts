@@ -54,7 +54,6 @@ export class Planner {
       group: this.#group,
       kvHeads,
       causal: options.causal ?? false,
-      windowLeft: options.windowLeft ?? -1,
       mask: options.mask ?? "none",
       deviceLengths: options.deviceLengths ?? false,
       batchInvariant: options.batchInvariant ?? false,
@@ -78,11 +77,12 @@ export class Planner {
   }
 
   /**
-   * Plans one batch, its sections in `into` if they fit there. The Plan is reused by the next call.
+   * Plans one batch, its sections in `into` if they fit there, with the window of the options or
+   * another. The Plan is reused by the next call.
    * Errors: PlanError for a batch over the graph's sizes, OptionError for several levels under
    * batchInvariant.
    */
-  plan(batch: Batch, into?: Int32Array): Plan {
+  plan(batch: Batch, into?: Int32Array, windowLeft = this.options.windowLeft ?? -1): Plan {
     const bucket = this.#bucketOf(batch);
     const { levels } = batch.layout;
     if (this.options.batchInvariant && levels.length > 1) {
@@ -91,7 +91,7 @@ export class Planner {
     }
     let apart = this.#headPlaces.includes(0) && !this.options.batchInvariant;
     for (let l = 0; l < levels.length; l++) apart ||= levels[l].perHead;
-    this.#tiles.build(batch, apart);
+    this.#tiles.build(batch, apart, windowLeft);
     this.#cut(apart);
     this.#intervals.sweep(this.#tiles, batch.tokenCount * this.#group);
     const plan = this.#emitter.emit(batch, bucket, into);

@@ -12,7 +12,6 @@ export interface TileOptions {
   readonly group: number;
   readonly kvHeads: number;
   readonly causal: boolean;
-  readonly windowLeft: number;
   readonly mask: "none" | "all" | "tail";
   /** Lengths are known only on the device: keys are trimmed there. */
   readonly deviceLengths: boolean;
@@ -42,6 +41,8 @@ export class Tiles {
   readonly columns: IntList;
   readonly #options: TileOptions;
   #batch!: Batch;
+  /** Keys before a query's own position that it sees; -1: all. */
+  #windowLeft = -1;
   #minPosition = 0;
   #maxPosition = 0;
   #history = 0;
@@ -64,8 +65,9 @@ export class Tiles {
   }
 
   /** Rebuilds the tiles; `apart` makes them for each KV head. */
-  build(batch: Batch, apart: boolean): void {
+  build(batch: Batch, apart: boolean, windowLeft: number): void {
     this.#batch = batch;
+    this.#windowLeft = windowLeft;
     this.list.clear();
     this.starts.clear();
     this.headGroups = apart ? this.#options.kvHeads : 1;
@@ -174,7 +176,8 @@ export class Tiles {
   }
 
   #dense(data: Int32Array, at: number, level: Level, row: number): void {
-    const { causal, windowLeft, mask, deviceLengths, batchInvariant, hookMasks } = this.#options;
+    const { causal, mask, deviceLengths, batchInvariant, hookMasks } = this.#options;
+    const windowLeft = this.#windowLeft;
     const length = level.kvLengths[row];
     const origin = level.positionStarts[row];
     const least = this.#minPosition - origin;
@@ -213,7 +216,8 @@ export class Tiles {
     first: number,
     last: number,
   ): void {
-    const { causal, windowLeft, mask, classes } = this.#options;
+    const { causal, mask, classes } = this.#options;
+    const windowLeft = this.#windowLeft;
     const { blockSize } = this.#batch.layout;
     const origin = level.positionStarts[row];
     const length = level.kvLengths[row];
@@ -246,7 +250,8 @@ export class Tiles {
    * Sparse rows: whole kept columns are trimmed at both ends; the first run of full ones is noted.
    */
   #sparse(at: number, level: Level, row: number): void {
-    const { causal, windowLeft, mask, deviceLengths, hookMasks } = this.#options;
+    const { causal, mask, deviceLengths, hookMasks } = this.#options;
+    const windowLeft = this.#windowLeft;
     const { blockSize } = this.#batch.layout;
     const columns = level.columns!;
     const base = level.columnIndptr![row];

@@ -50,13 +50,13 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
   attend: ({ q }) => [q, q, q, { causal: true, windowLeft: 4, softCap: 5, rope: { theta: 1e4 } }],
   "Attention.create": ({ device }) => [device, { ...shape, valueDim: 8, rope, graph: graphSizes }],
   "Attention.createSync": ({ device, variant }) => [device, { ...shape, variant, lseBase: "2" }],
-  "Attention#plan": ({ batch }) => [batch],
+  "Attention#plan": ({ batch }) => [batch, { scale: 0.5, softCap: 0, windowLeft: 4 }],
   "Attention#lastPlan": none,
   "Attention#disposed": none,
   "Attention#[dispose]": none,
   "Attention#run": ({ attention, batch, q, out, lse }) => {
     if (!attention.disposed) attention.plan(batch);
-    return [{ q, k: q, v: q, out, lse, batch }];
+    return [{ q, k: q, v: q, out, lse, batch, qScale: 2, kScale: 2, maskBits: null }];
   },
   "Attention#worthSharing": () => [64, 2, 2],
   alibiSlopes: () => [8],

@@ -45,6 +45,8 @@ export interface Case {
   batchInvariant: boolean;
   /** Values are the first elements of the keys, in the one plane "latent". */
   latent: boolean;
+  /** Window, soft cap and scale are said by each plan: those of the options are others. */
+  atPlan: boolean;
   /** Some elements, scales, sinks and slopes are NaN or infinite. */
   notFinite: boolean;
   variant?: VariantCase;
@@ -85,6 +87,7 @@ const plain: Omit<Case, "name"> = {
   finalize: true,
   batchInvariant: false,
   latent: false,
+  atPlan: false,
   notFinite: false,
 };
 
@@ -211,6 +214,7 @@ function optionCases(): Case[] {
     ["window beyond all", { windowLeft: 1000 }],
     ["soft cap", { softCap: 5 }],
     ["scale", { scale: 0.4 }],
+    ["window, soft cap and scale at plan", { windowLeft: 9, softCap: 4, scale: 0.4, atPlan: true }],
     ["ALiBi", { alibi: true }],
     ["sinks", { sinks: true }],
     ["raw state", { sinks: true, finalize: false }],
@@ -340,6 +344,7 @@ export function randomCase(random: Random): Case {
     finalize: random.chance(0.8),
     batchInvariant: random.chance(0.2),
     notFinite: random.chance(0.3),
+    atPlan: random.chance(0.3),
   });
 }
 

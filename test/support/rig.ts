@@ -57,9 +57,15 @@ export function optionsOf(c: Case): AttentionOptions {
     ...(c.latent ? { keyPlane: "latent", valuePlane: "latent" } : {}),
     ...(c.scales === "token" && !isFp8(c.kvDtype) ? { tokenScales: true } : {}),
     ...(c.tokenScales === undefined ? {} : { tokenScales: c.tokenScales }),
-    ...(c.scale === 0 ? {} : { scale: c.scale }),
+    ...(c.scale === 0 || c.atPlan ? {} : { scale: c.scale }),
+    ...(c.atPlan ? { windowLeft: -1, softCap: c.softCap * 2 } : {}),
     ...(c.rope === undefined ? {} : { rope: c.rope }),
   };
+}
+
+/** What the case's plan says. The run's query scale is 2, so that half of it is left. */
+function settingsOf({ windowLeft, softCap, scale, headDim }: Case) {
+  return { windowLeft, softCap, scale: (scale === 0 ? 1 / Math.sqrt(headDim) : scale) / 2 };
 }
 
 const odd = [NaN, NaN, Infinity, -Infinity];
@@ -134,7 +140,7 @@ export class Rig implements Disposable {
     clamps: { kv?: number[]; queries?: number[] } = {},
   ): Uint8Array {
     const { c, device } = this;
-    this.attention.plan(batch);
+    this.attention.plan(batch, c.atPlan ? settingsOf(c) : undefined);
     const [queryHeads, tokens] = [c.queryHeads, batch.tokenCount];
     using q = this.upload(concatenate(requests.map((r) => r.q)), c.dtype, queryHeads, c.headDim);
     using out = poisoned(device, [tokens + 2, queryHeads, c.valueDim], c.outDtype);
@@ -148,7 +154,9 @@ export class Rig implements Disposable {
     using queryLengths = lengths(clamps.queries);
     const known = { kvLengths, queryLengths };
     const { variantInputs } = variant;
-    this.attention.run({ q, out, ...lseOf, ...source, ...extras.tensors, variantInputs, ...known });
+    const said = c.atPlan ? { qScale: 2 } : {};
+    const inputs = { ...extras.tensors, variantInputs, ...known, ...said };
+    this.attention.run({ q, out, ...lseOf, ...source, ...inputs });
     const bytes = out.toBytes();
     const outputs = decode(c.outDtype, bytes);
     const sums = lse.toFloat64Array();

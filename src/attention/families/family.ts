@@ -66,6 +66,8 @@ export interface KernelOffer {
   readonly classes: readonly KernelClass[];
   readonly merge: MergeKernel;
   readonly costs: CostModel;
+  /** False where the kernels know no windows. */
+  readonly windows?: boolean;
   /** Binds what only this family's kernels read; what is returned is freed with the attention. */
   readonly bind?: (device: Device, params: AttentionParams) => Disposable | undefined;
 }

@@ -51,6 +51,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
     classes: classesOf(options),
     merge: cudaMerge(undefined, mergeShares),
     costs: costsOf(options),
+    windows: false,
   };
 }
 
