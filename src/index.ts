@@ -34,7 +34,14 @@ export {
   type TokenMaskOptions,
 } from "./kv/sparse-layout.ts";
 export { type UserPages, userPages, type UserPagesOptions } from "./kv/user-pages.ts";
-export { rmsNorm, type RmsNormOptions } from "./ops/norm.ts";
+export {
+  addRmsNorm,
+  layerNorm,
+  type LayerNormOptions,
+  rmsNorm,
+  type RmsNormOptions,
+} from "./ops/norm.ts";
+export type { OutOptions, RowOptions } from "./ops/rows.ts";
 export { type AttentionState, type LseBase, mergeStates } from "./ops/states.ts";
 export type { RopeOptions } from "./ops/rope.ts";
 export {

@@ -1,18 +1,20 @@
 // Norms of rows.
 #pragma once
-#include "types.h"
+#include "rows.h"
 
-// out = x / sqrt(mean(x^2) + eps) * weight, of each row by itself.
-struct fb_rms_norm_params {
-    uint64_t x;
+// out = (x - mean) / sqrt(variance + eps) * (weight + weight_offset) + bias, of each row by itself.
+// With a residual x is added to it first, and the rounded sum, which it keeps, is what is
+// normalised.
+struct fb_norm_params {
+    struct fb_rows_params x;
+    struct fb_rows_params residual;
+    struct fb_rows_params out; // may be x
+    struct fb_span_params span;
+    struct fb_scaling_params scaling;
     uint64_t weight; // [dim]
-    uint64_t out;    // may be x
-    int64_t x_stride; // from one row to the next
-    int64_t out_stride;
-    int32_t row_count;
-    int32_t dim;
-    int32_t dtype; // of x and out
-    int32_t weight_dtype;
+    uint64_t bias;   // [dim]; 0: none
+    int32_t weight_dtype; // of the bias too
+    float weight_offset;
     float eps;
-    int32_t reserved;
+    int32_t centered; // 0: the mean counts as 0 (RMSNorm)
 };

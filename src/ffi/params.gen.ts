@@ -1097,71 +1097,159 @@ export class GatherParams extends Params {
   }
 }
 
-/** Packs `struct fb_rms_norm_params` (64 bytes). */
-export class RmsNormParams extends Params {
-  static readonly byteLength = 64;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(64), offset = 0) {
-    super(memory, offset, 64);
+/** Packs `struct fb_rows_params` (32 bytes). */
+export class RowsParams extends Params {
+  static readonly byteLength = 32;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(32), offset = 0) {
+    super(memory, offset, 32);
   }
-  set x(value: number) {
+  set address(value: number) {
     this.write64(0, value);
   }
-  get x(): number {
+  get address(): number {
     return this.read64(0);
   }
-  set weight(value: number) {
+  set outerStride(value: number) {
     this.write64(2, value);
   }
-  get weight(): number {
+  get outerStride(): number {
     return this.read64(2);
   }
-  set out(value: number) {
+  set stride(value: number) {
     this.write64(4, value);
   }
-  get out(): number {
+  get stride(): number {
     return this.read64(4);
   }
-  set xStride(value: number) {
-    this.write64(6, value);
+  set inner(value: number) {
+    this.i32[6] = value;
   }
-  get xStride(): number {
-    return this.read64(6);
-  }
-  set outStride(value: number) {
-    this.write64(8, value);
-  }
-  get outStride(): number {
-    return this.read64(8);
-  }
-  set rowCount(value: number) {
-    this.i32[10] = value;
-  }
-  get rowCount(): number {
-    return this.i32[10]!;
-  }
-  set dim(value: number) {
-    this.i32[11] = value;
-  }
-  get dim(): number {
-    return this.i32[11]!;
+  get inner(): number {
+    return this.i32[6]!;
   }
   set dtype(value: number) {
-    this.i32[12] = value;
+    this.i32[7] = value;
   }
   get dtype(): number {
-    return this.i32[12]!;
+    return this.i32[7]!;
+  }
+}
+
+/** Packs `struct fb_span_params` (32 bytes). */
+export class SpanParams extends Params {
+  static readonly byteLength = 32;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(32), offset = 0) {
+    super(memory, offset, 32);
+  }
+  set live(value: number) {
+    this.write64(0, value);
+  }
+  get live(): number {
+    return this.read64(0);
+  }
+  set outer(value: number) {
+    this.i32[2] = value;
+  }
+  get outer(): number {
+    return this.i32[2]!;
+  }
+  set inner(value: number) {
+    this.i32[3] = value;
+  }
+  get inner(): number {
+    return this.i32[3]!;
+  }
+  set dim(value: number) {
+    this.i32[4] = value;
+  }
+  get dim(): number {
+    return this.i32[4]!;
+  }
+  set lanes(value: number) {
+    this.i32[5] = value;
+  }
+  get lanes(): number {
+    return this.i32[5]!;
+  }
+  set parts(value: number) {
+    this.i32[6] = value;
+  }
+  get parts(): number {
+    return this.i32[6]!;
+  }
+}
+
+/** Packs `struct fb_scaling_params` (16 bytes). */
+export class ScalingParams extends Params {
+  static readonly byteLength = 16;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(16), offset = 0) {
+    super(memory, offset, 16);
+  }
+  set scale(value: number) {
+    this.write64(0, value);
+  }
+  get scale(): number {
+    return this.read64(0);
+  }
+  set tokenScales(value: number) {
+    this.write64(2, value);
+  }
+  get tokenScales(): number {
+    return this.read64(2);
+  }
+}
+
+/** Packs `struct fb_norm_params` (176 bytes). */
+export class NormParams extends Params {
+  static readonly byteLength = 176;
+  readonly x: RowsParams;
+  readonly residual: RowsParams;
+  readonly out: RowsParams;
+  readonly span: SpanParams;
+  readonly scaling: ScalingParams;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(176), offset = 0) {
+    super(memory, offset, 176);
+    this.x = new RowsParams(memory, offset + 0);
+    this.residual = new RowsParams(memory, offset + 32);
+    this.out = new RowsParams(memory, offset + 64);
+    this.span = new SpanParams(memory, offset + 96);
+    this.scaling = new ScalingParams(memory, offset + 128);
+  }
+  set weight(value: number) {
+    this.write64(36, value);
+  }
+  get weight(): number {
+    return this.read64(36);
+  }
+  set bias(value: number) {
+    this.write64(38, value);
+  }
+  get bias(): number {
+    return this.read64(38);
   }
   set weightDtype(value: number) {
-    this.i32[13] = value;
+    this.i32[40] = value;
   }
   get weightDtype(): number {
-    return this.i32[13]!;
+    return this.i32[40]!;
+  }
+  set weightOffset(value: number) {
+    this.f32[41] = value;
+  }
+  get weightOffset(): number {
+    return this.f32[41]!;
   }
   set eps(value: number) {
-    this.f32[14] = value;
+    this.f32[42] = value;
   }
   get eps(): number {
-    return this.f32[14]!;
+    return this.f32[42]!;
+  }
+  set centered(value: number) {
+    this.i32[43] = value;
+  }
+  get centered(): number {
+    return this.i32[43]!;
   }
 }
 

@@ -45,6 +45,7 @@ import common_angles_h from "../../kernels/common/angles.h" with { type: "text" 
 import common_chunk_h from "../../kernels/common/chunk.h" with { type: "text" };
 import common_element_h from "../../kernels/common/element.h" with { type: "text" };
 import common_operator_h from "../../kernels/common/operator.h" with { type: "text" };
+import common_rows_h from "../../kernels/common/rows.h" with { type: "text" };
 import gather_gather_cu from "../../kernels/gather/gather.cu" with { type: "text" };
 import norm_norm_cu from "../../kernels/norm/norm.cu" with { type: "text" };
 import page_page_cu from "../../kernels/page/page.cu" with { type: "text" };
@@ -55,6 +56,7 @@ import params_norm_h from "../../kernels/params/norm.h" with { type: "text" };
 import params_page_h from "../../kernels/params/page.h" with { type: "text" };
 import params_plane_h from "../../kernels/params/plane.h" with { type: "text" };
 import params_probe_h from "../../kernels/params/probe.h" with { type: "text" };
+import params_rows_h from "../../kernels/params/rows.h" with { type: "text" };
 import params_states_h from "../../kernels/params/states.h" with { type: "text" };
 import params_tensor_h from "../../kernels/params/tensor.h" with { type: "text" };
 import params_tensor_map_h from "../../kernels/params/tensor_map.h" with { type: "text" };
@@ -128,6 +130,7 @@ export const sources: Readonly<Record<string, string>> = {
   "common/chunk.h": common_chunk_h,
   "common/element.h": common_element_h,
   "common/operator.h": common_operator_h,
+  "common/rows.h": common_rows_h,
   "gather/gather.cu": gather_gather_cu,
   "norm/norm.cu": norm_norm_cu,
   "page/page.cu": page_page_cu,
@@ -138,6 +141,7 @@ export const sources: Readonly<Record<string, string>> = {
   "params/page.h": params_page_h,
   "params/plane.h": params_plane_h,
   "params/probe.h": params_probe_h,
+  "params/rows.h": params_rows_h,
   "params/states.h": params_states_h,
   "params/tensor.h": params_tensor_h,
   "params/tensor_map.h": params_tensor_map_h,

@@ -1,102 +1,132 @@
-import { requireStream, type Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
-import { RmsNormParams } from "../ffi/params.gen.ts";
+import { NormParams } from "../ffi/params.gen.ts";
 import { requireNumber, requireOptions } from "../require.ts";
-import { type DType, dtypeCode } from "../tensor/dtype.ts";
-import { requireApart } from "../tensor/overlap.ts";
-import { requireTensor, Tensor } from "../tensor/tensor.ts";
+import { dtypeCode } from "../tensor/dtype.ts";
+import { requireApart, requireDistinct } from "../tensor/overlap.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import {
+  dimOf,
+  launchRows,
+  needRows,
+  outOf,
+  outOptions,
+  type OutOptions,
+  placeRows,
+  placeScaling,
+  requireAllApart,
+  requireDense,
+  requireRows,
+  requireShape,
+} from "./rows.ts";
 
 /** How rows are normalised, and where to. */
-export interface RmsNormOptions {
+export interface RmsNormOptions extends OutOptions {
   /** Added to the mean of squares; default 1e-6. At least 1e-38. */
   eps?: number;
-  /** Takes the result: of x's shape and dtype, x itself or memory apart from it. */
-  out?: Tensor;
-  /** Default: the device's own. */
-  stream?: Stream;
+  /** Weights are kept less 1, as Gemma's are: rows are multiplied by 1 + weight. */
+  zeroCentered?: boolean;
 }
 
-const dtypes: readonly DType[] = ["f32", "f16", "bf16"];
-/** Most elements of a row: a thread of the CPU holds the row and the weight as f32. */
-const dimMost = 1 << 18;
-/** Longest row that one warp of a GPU takes; longer ones have a block. */
-const shortDim = 512;
-const epsLeast = 1e-38;
+/** How rows are normalised, and where to. */
+export interface LayerNormOptions extends OutOptions {
+  /** Added to the variance; default 1e-5. At least 1e-38. */
+  eps?: number;
+  /** [dim], of the weight's dtype, added last. */
+  bias?: Tensor;
+}
 
-const params = new RmsNormParams();
+const epsLeast = 1e-38;
+const kernels = { short: "norm_short", long: "norm_long" };
+const params = new NormParams();
 
 /**
- * Queues out = x / sqrt(mean(x^2) + eps) * weight, of each row of x [rows, dim] by itself (RMSNorm,
- * arXiv 1910.07467); returns out. `x` is f32, f16 or bf16 with any distance between rows, `weight`
- * [dim] of that dtype or f32. Computed in f32 and rounded once; a row's bits depend on no other
- * row. `out` may be x, and may overlap nothing else. Errors: OptionError.
+ * Queues out = x / sqrt(mean(x^2) + eps) * weight, of each row of x [..., dim] by itself (RMSNorm,
+ * arXiv 1910.07467); returns out. `x` is f32, f16 or bf16 of up to three axes with any strides but
+ * 1 within a row, so that it may be the queries or keys [tokens, heads, headDim] within a product
+ * of both (QK norm). `weight` [dim] is of that dtype or f32. Computed in f32 and rounded once; a
+ * row's bits depend on no other row. `out` may be x, and may overlap nothing else. Errors:
+ * OptionError.
  */
 export function rmsNorm(x: Tensor, weight: Tensor, options: RmsNormOptions = {}): Tensor {
-  requireOptions("options", options, ["eps", "out", "stream"]);
-  const { eps = 1e-6 } = options;
-  checkInputs(x, weight, eps);
-  const { device, dtype } = x;
-  const [rows, dim] = x.shape;
-  const { stream = device.stream } = options;
-  requireStream(stream, device);
-  if (options.out !== undefined) checkOut(options.out, x, weight);
-  const out = options.out ?? Tensor.empty(device, [rows, dim], dtype, "rmsNorm");
-  if (rows === 0) return out;
-  if (device.capturing) device.needOnReplay(x, weight, out);
-  params.x = x.address;
-  params.weight = weight.address;
-  params.out = out.address;
-  params.xStride = x.strides[0];
-  params.outStride = out.strides[0];
-  params.rowCount = rows;
-  params.dim = dim;
-  params.dtype = dtypeCode(dtype);
-  params.weightDtype = dtypeCode(weight.dtype);
-  params.eps = eps;
-  const kernel = device.kernel(dim <= shortDim ? "rms_norm_short" : "rms_norm");
-  device.launch(stream, kernel, params, Math.ceil(rows / kernel.itemRows));
-  return out;
+  requireOptions("options", options, ["eps", "zeroCentered", ...outOptions]);
+  return norm("rmsNorm", x, weight, options, { eps: options.eps ?? 1e-6 });
 }
 
-function checkInputs(x: Tensor, weight: Tensor, eps: number): void {
-  requireTensor("x", x);
-  requireTensor("weight", weight);
-  x.guard();
-  weight.requireOn(x.device, "weight");
-  checkRows("x", x);
-  const [, dim] = x.shape;
-  if (!dtypes.includes(x.dtype))
-    throw new OptionError("x", x.label, `of ${dtypes.join(", ")}`, "convert it by x.to(dtype).");
-  const isRow = weight.shape.length === 1 && weight.shape[0] === dim && weight.contiguous;
-  if (!isRow || (weight.dtype !== x.dtype && weight.dtype !== "f32")) {
-    const allowed = `a dense ${x.dtype} or f32 tensor [${dim}]`;
-    throw new OptionError("weight", weight.label, allowed, "pass one weight for each column.");
-  }
+/**
+ * Queues residual += x, rounded to residual's dtype, then out = rmsNorm(residual); returns out.
+ * Both give the bits that two operators would. `residual` is of x's shape, f32, f16 or bf16, and is
+ * written; `out` may be x. All else is as in {@link rmsNorm}. Errors: OptionError.
+ */
+export function addRmsNorm(
+  x: Tensor,
+  residual: Tensor,
+  weight: Tensor,
+  options: RmsNormOptions = {},
+): Tensor {
+  requireOptions("options", options, ["eps", "zeroCentered", ...outOptions]);
+  requireRows("x", x, undefined);
+  requireRows("residual", residual, x.device);
+  requireShape("residual", residual, x.shape);
+  requireDistinct("residual", residual);
+  requireApart("residual", residual, "x", x);
+  return norm("addRmsNorm", x, weight, options, { eps: options.eps ?? 1e-6, residual });
+}
+
+/**
+ * Queues out = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias, of each row of x [..., dim]
+ * by itself (layer normalisation, arXiv 1607.06450); returns out. All else is as in
+ * {@link rmsNorm}. Errors: OptionError.
+ */
+export function layerNorm(x: Tensor, weight: Tensor, options: LayerNormOptions = {}): Tensor {
+  requireOptions("options", options, ["eps", "bias", ...outOptions]);
+  const { eps = 1e-5, bias } = options;
+  return norm("layerNorm", x, weight, options, { eps, bias, centered: true });
+}
+
+interface Kind {
+  eps: number;
+  centered?: boolean;
+  residual?: Tensor | undefined;
+  bias?: Tensor | undefined;
+}
+
+function norm(
+  label: string,
+  x: Tensor,
+  weight: Tensor,
+  options: OutOptions & { zeroCentered?: boolean },
+  { eps, centered = false, residual, bias }: Kind,
+): Tensor {
+  const { zeroCentered = false, scale, tokenScales, rowCount } = options;
+  requireRows("x", x, undefined);
+  const { device } = x;
+  const dim = dimOf(x);
+  requireDense("weight", weight, device, [dim], [x.dtype, "f32"]);
+  if (bias !== undefined) requireDense("bias", bias, device, [dim], [weight.dtype]);
   requireNumber("eps", eps, epsLeast, 1);
-}
-
-function checkOut(out: Tensor, x: Tensor, weight: Tensor): void {
-  requireTensor("out", out);
-  out.requireOn(x.device, "out");
-  const [rows, dim] = x.shape;
-  if (out.dtype !== x.dtype || out.shape.join() !== x.shape.join()) {
-    const allowed = `a ${x.dtype} tensor [${rows}, ${dim}] like x`;
-    throw new OptionError("out", out.label, allowed, "leave it out to get a new one.");
-  }
-  checkRows("out", out);
-  if (rows > 1 && out.strides[0] < dim) {
-    const allowed = `of rows that lie ${dim} elements apart or more`;
-    throw new OptionError("out", `a row stride of ${out.strides[0]}`, allowed, "make it dense.");
-  }
-  const isX = out.address === x.address && (rows === 1 || out.strides[0] === x.strides[0]);
-  if (!isX) requireApart("out", out, "x, or x itself", x);
-  requireApart("out", out, "weight", weight);
-}
-
-function checkRows(option: string, { label, shape, strides }: Tensor): void {
-  const [rows, dim] = shape;
-  const isMatrix = shape.length === 2 && dim >= 1 && dim <= dimMost && rows < 2 ** 31;
-  if (isMatrix && (dim === 1 || strides[1] === 1) && strides[0] >= 0) return;
-  const allowed = `a tensor [rows, 1 to ${dimMost}] with innermost stride 1`;
-  throw new OptionError(option, label, allowed, "reshape or copy it.");
+  if (typeof zeroCentered !== "boolean")
+    throw new OptionError(
+      "zeroCentered",
+      zeroCentered,
+      "a boolean",
+      "say true for Gemma's weights.",
+    );
+  const reads = { weight, bias, scale };
+  if (residual !== undefined) requireAllApart("residual", residual, { ...reads, rowCount });
+  const out = outOf(label, x, x.shape, options, { x }, { ...reads, residual });
+  if (x.elements === 0) return out;
+  needRows(device, x, weight, out, residual, bias, scale, tokenScales, rowCount);
+  placeRows(params.x, x);
+  placeRows(params.out, out);
+  if (residual === undefined) params.residual.address = 0;
+  else placeRows(params.residual, residual);
+  placeScaling(params.scaling, options);
+  params.weight = weight.address;
+  params.bias = bias?.address ?? 0;
+  params.weightDtype = dtypeCode(weight.dtype);
+  params.weightOffset = zeroCentered ? 1 : 0;
+  params.eps = eps;
+  params.centered = centered ? 1 : 0;
+  launchRows(kernels, params, x, options);
+  return out;
 }

@@ -192,7 +192,18 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
   rmsNorm: ({ device, tensor, weight }) => [
     tensor,
     weight,
-    { eps: 1e-5, out: tensor, stream: device.stream },
+    { eps: 1e-5, zeroCentered: true, out: tensor, stream: device.stream },
+  ],
+  addRmsNorm: ({ tensor, residual, weight, scale }) => [
+    tensor,
+    residual,
+    weight,
+    { eps: 1e-5, dtype: "f8e4m3", scale },
+  ],
+  layerNorm: ({ tensor, weight, tokenScales, rowCount }) => [
+    tensor,
+    weight,
+    { eps: 1e-5, bias: weight, dtype: "i8", tokenScales, rowCount },
   ],
   mergeStates: ({ out, lse }) => [
     [

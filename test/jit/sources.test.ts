@@ -41,6 +41,7 @@ const dependents: [family: string, sources: string[]][] = [
   ],
   ["device", []],
   ["gather", ["gather/gather.cu"]],
+  ["norm", ["norm/norm.cu"]],
   ["page", ["page/page.cu"]],
   ["probe", ["probe/probe.cu"]],
   ["states", ["states/states.cu"]],

@@ -1,68 +1,77 @@
 //! Norms of rows: sums in f32, in an order that follows from the row's length alone.
-const std = @import("std");
 const params = @import("params");
 const Kernel = @import("../kernel.zig").Kernel;
 const pointers = @import("pointers.zig");
+const rows = @import("rows.zig");
 const simd = @import("simd.zig");
 
-const Dtype = simd.Dtype;
 const F = simd.F;
-const items = pointers.items;
 
-/// Rows that one grid index handles.
+/// Rows that one grid index handles, narrow ones more.
 const norm_rows = 16;
-/// Sums that a row's squares go to in turn.
-const chains = 4;
 
 pub const kernels = [_]Kernel{
-    .of("rms_norm", params.fb_rms_norm_params, norm_rows, run),
-    .of("rms_norm_short", params.fb_rms_norm_params, norm_rows, run),
+    .of("norm_long", params.fb_norm_params, norm_rows, run),
+    .of("norm_short", params.fb_norm_params, norm_rows, run),
 };
 
-/// Writes rows [16 * index, ...) of x / sqrt(mean(x^2) + eps) * weight.
-fn run(p: *const params.fb_rms_norm_params, index: u32, scratch: [*]align(64) u8) i32 {
-    const kind: Dtype = @fromBackingInt(@intCast(p.dtype));
-    const dim: usize = @intCast(p.dim);
-    const padded = std.mem.alignForward(usize, dim, chains * simd.lanes);
+/// The rows of an item; x, the weight, the bias and the residual fill the scratch memory.
+fn run(p: *const params.fb_norm_params, index: u32, scratch: [*]align(64) u8) i32 {
+    const dim: usize = @intCast(p.span.dim);
+    const padded = rows.padded_of(dim);
     const x: [*]f32 = @ptrCast(scratch);
     const weight = x + padded;
-    const weight_kind: Dtype = @fromBackingInt(@intCast(p.weight_dtype));
-    simd.widen_row(weight_kind, items(u8, p.weight), weight, dim, 1);
-    @memset(weight[dim..padded], 0);
-    const count: usize = @intCast(p.row_count);
-    const first = @as(usize, index) * norm_rows;
-    for (first..@max(first, @min(count, first + norm_rows))) |i| {
-        const row: i64 = @intCast(i);
-        const source = pointers.offset(p.x, row * p.x_stride, kind.bytes());
-        const target = pointers.offset(p.out, row * p.out_stride, kind.bytes());
-        simd.widen_row(kind, items(u8, source), x, dim, 1);
-        // The row before may have left NaN there.
-        @memset(x[dim..padded], 0);
-        const mean = square_sum(x, padded) / @as(f32, @floatFromInt(dim));
-        multiply(x, weight, padded, 1 / @sqrt(mean + p.eps));
-        simd.narrow_row(kind, x, items(u8, target), dim, 1);
+    const bias = weight + padded;
+    const residual = bias + padded;
+    const weight_kind = rows.dtype_of(p.weight_dtype);
+    rows.widen(weight_kind, @intCast(p.weight), weight, dim);
+    for (0..dim) |i| weight[i] += p.weight_offset;
+    if (p.bias != 0) rows.widen(weight_kind, @intCast(p.bias), bias, dim);
+    const first, const end = rows.of_item(&p.span, index, norm_rows);
+    for (first..@max(first, end)) |row| {
+        rows.widen(rows.dtype_of(p.x.dtype), rows.address(&p.x, row), x, dim);
+        if (p.residual.address != 0) add_residual(&p.residual, row, x, residual, dim);
+        normalize(p, x, weight, bias, dim);
+        rows.finish(&p.scaling, &p.out, row, x, dim);
     }
     return 0;
 }
 
-fn square_sum(x: [*]const f32, padded: usize) f32 {
-    var sums: [chains]F = @splat(@splat(0));
+/// x becomes the sum, as the residual keeps it.
+fn add_residual(t: *const rows.Rows, row: usize, x: [*]f32, residual: [*]f32, dim: usize) void {
+    const kind = rows.dtype_of(t.dtype);
+    const place = rows.address(t, row);
+    rows.widen(kind, place, residual, dim);
     var at: usize = 0;
-    while (at < padded) : (at += chains * simd.lanes) {
-        inline for (0..chains) |chain| {
-            const part: F = x[at + chain * simd.lanes ..][0..simd.lanes].*;
-            sums[chain] = simd.mul_add(part, part, sums[chain]);
-        }
+    while (at < rows.padded_of(dim)) : (at += simd.lanes) {
+        const a: F = x[at..][0..simd.lanes].*;
+        const b: F = residual[at..][0..simd.lanes].*;
+        x[at..][0..simd.lanes].* = a + b;
     }
-    inline for (1..chains) |chain| sums[0] += sums[chain];
-    return simd.sum(sums[0]);
+    rows.narrow(kind, x, place, dim);
+    if (kind != .f32) rows.widen(kind, place, x, dim);
 }
 
-fn multiply(x: [*]f32, weight: [*]const f32, padded: usize, factor: f32) void {
+fn normalize(
+    p: *const params.fb_norm_params,
+    x: [*]f32,
+    weight: [*]const f32,
+    bias: [*]const f32,
+    dim: usize,
+) void {
+    const padded = rows.padded_of(dim);
+    const count: f32 = @floatFromInt(dim);
+    if (p.centered != 0) {
+        const mean = rows.sum(x, padded, false) / count;
+        for (0..dim) |i| x[i] -= mean;
+    }
+    const factor = simd.splat(1 / @sqrt(rows.sum(x, padded, true) / count + p.eps));
     var at: usize = 0;
     while (at < padded) : (at += simd.lanes) {
         const part: F = x[at..][0..simd.lanes].*;
         const by: F = weight[at..][0..simd.lanes].*;
-        x[at..][0..simd.lanes].* = part * simd.splat(factor) * by;
+        var y = part * factor * by;
+        if (p.bias != 0) y += @as(F, bias[at..][0..simd.lanes].*);
+        x[at..][0..simd.lanes].* = y;
     }
 }
