@@ -42,6 +42,7 @@ export {
   type RmsNormOptions,
 } from "./ops/norm.ts";
 export type { OutOptions, RowOptions } from "./ops/rows.ts";
+export { type Activation, matmul, type MatmulOptions } from "./ops/matmul.ts";
 export { type AttentionState, type LseBase, mergeStates } from "./ops/states.ts";
 export type { RopeOptions } from "./ops/rope.ts";
 export {
@@ -65,6 +66,7 @@ export { type ExportOptions, fromDLPack, toDLPack } from "./tensor/dlpack.ts";
 export { type DType, dtypes, type TypedArray } from "./tensor/dtype.ts";
 export type { PageOrder } from "./tensor/page-order.ts";
 export { Tensor } from "./tensor/tensor.ts";
+export { type DenseScheme, Weight, type WeightScheme } from "./tensor/weight.ts";
 export type { Pairing } from "./variant/builtin.ts";
 export type { HookInputs, KeyInput, RowInput, VariantTensor } from "./variant/context.ts";
 export type { ScalarDeclaration, TensorDeclaration } from "./variant/declare.ts";

@@ -18,6 +18,10 @@ export const FB_MASK_NONE = 0;
 export const FB_MASK_ALL = 1;
 export const FB_MASK_TAIL = 2;
 export const FB_ABI_VERSION = 7;
+export const FB_ACTIVATION_NONE = 0;
+export const FB_ACTIVATION_SILU = 1;
+export const FB_ACTIVATION_GELU = 2;
+export const FB_ACTIVATION_GELU_TANH = 3;
 
 /** Packs `struct fb_plane` (32 bytes). */
 export class Plane extends Params {
@@ -1094,6 +1098,128 @@ export class GatherParams extends Params {
   }
   get rowCount(): number {
     return this.i32[8]!;
+  }
+}
+
+/** Packs `struct fb_matmul_params` (112 bytes). */
+export class MatmulParams extends Params {
+  static readonly byteLength = 112;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(112), offset = 0) {
+    super(memory, offset, 112);
+  }
+  set x(value: number) {
+    this.write64(0, value);
+  }
+  get x(): number {
+    return this.read64(0);
+  }
+  set weight(value: number) {
+    this.write64(2, value);
+  }
+  get weight(): number {
+    return this.read64(2);
+  }
+  set bias(value: number) {
+    this.write64(4, value);
+  }
+  get bias(): number {
+    return this.read64(4);
+  }
+  set residual(value: number) {
+    this.write64(6, value);
+  }
+  get residual(): number {
+    return this.read64(6);
+  }
+  set out(value: number) {
+    this.write64(8, value);
+  }
+  get out(): number {
+    return this.read64(8);
+  }
+  set xStride(value: number) {
+    this.write64(10, value);
+  }
+  get xStride(): number {
+    return this.read64(10);
+  }
+  set weightStride(value: number) {
+    this.write64(12, value);
+  }
+  get weightStride(): number {
+    return this.read64(12);
+  }
+  set residualStride(value: number) {
+    this.write64(14, value);
+  }
+  get residualStride(): number {
+    return this.read64(14);
+  }
+  set outStride(value: number) {
+    this.write64(16, value);
+  }
+  get outStride(): number {
+    return this.read64(16);
+  }
+  set rowCount(value: number) {
+    this.i32[18] = value;
+  }
+  get rowCount(): number {
+    return this.i32[18]!;
+  }
+  set outputs(value: number) {
+    this.i32[19] = value;
+  }
+  get outputs(): number {
+    return this.i32[19]!;
+  }
+  set inputs(value: number) {
+    this.i32[20] = value;
+  }
+  get inputs(): number {
+    return this.i32[20]!;
+  }
+  set xDtype(value: number) {
+    this.i32[21] = value;
+  }
+  get xDtype(): number {
+    return this.i32[21]!;
+  }
+  set weightDtype(value: number) {
+    this.i32[22] = value;
+  }
+  get weightDtype(): number {
+    return this.i32[22]!;
+  }
+  set biasDtype(value: number) {
+    this.i32[23] = value;
+  }
+  get biasDtype(): number {
+    return this.i32[23]!;
+  }
+  set residualDtype(value: number) {
+    this.i32[24] = value;
+  }
+  get residualDtype(): number {
+    return this.i32[24]!;
+  }
+  set outDtype(value: number) {
+    this.i32[25] = value;
+  }
+  get outDtype(): number {
+    return this.i32[25]!;
+  }
+  set activation(value: number) {
+    this.i32[26] = value;
+  }
+  get activation(): number {
+    return this.i32[26]!;
+  }
+  set gated(value: number) {
+    this.i32[27] = value;
+  }
+  get gated(): number {
+    return this.i32[27]!;
   }
 }
 

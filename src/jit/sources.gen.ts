@@ -41,17 +41,24 @@ import attention_tiled_prefill_cu from "../../kernels/attention/tiled/prefill.cu
 import attention_tiled_products_h from "../../kernels/attention/tiled/products.h" with { type: "text" };
 import attention_tiled_warps_h from "../../kernels/attention/tiled/warps.h" with { type: "text" };
 import attention_variant_h from "../../kernels/attention/variant.h" with { type: "text" };
+import common_activate_h from "../../kernels/common/activate.h" with { type: "text" };
 import common_angles_h from "../../kernels/common/angles.h" with { type: "text" };
 import common_chunk_h from "../../kernels/common/chunk.h" with { type: "text" };
 import common_element_h from "../../kernels/common/element.h" with { type: "text" };
 import common_operator_h from "../../kernels/common/operator.h" with { type: "text" };
 import common_rows_h from "../../kernels/common/rows.h" with { type: "text" };
 import gather_gather_cu from "../../kernels/gather/gather.cu" with { type: "text" };
+import matmul_any_cu from "../../kernels/matmul/any.cu" with { type: "text" };
+import matmul_few_cu from "../../kernels/matmul/few.cu" with { type: "text" };
+import matmul_item_h from "../../kernels/matmul/item.h" with { type: "text" };
+import matmul_slices_h from "../../kernels/matmul/slices.h" with { type: "text" };
+import matmul_tile_cu from "../../kernels/matmul/tile.cu" with { type: "text" };
 import norm_norm_cu from "../../kernels/norm/norm.cu" with { type: "text" };
 import page_page_cu from "../../kernels/page/page.cu" with { type: "text" };
 import params_attention_h from "../../kernels/params/attention.h" with { type: "text" };
 import params_device_h from "../../kernels/params/device.h" with { type: "text" };
 import params_gather_h from "../../kernels/params/gather.h" with { type: "text" };
+import params_matmul_h from "../../kernels/params/matmul.h" with { type: "text" };
 import params_norm_h from "../../kernels/params/norm.h" with { type: "text" };
 import params_page_h from "../../kernels/params/page.h" with { type: "text" };
 import params_plane_h from "../../kernels/params/plane.h" with { type: "text" };
@@ -126,17 +133,24 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/tiled/products.h": attention_tiled_products_h,
   "attention/tiled/warps.h": attention_tiled_warps_h,
   "attention/variant.h": attention_variant_h,
+  "common/activate.h": common_activate_h,
   "common/angles.h": common_angles_h,
   "common/chunk.h": common_chunk_h,
   "common/element.h": common_element_h,
   "common/operator.h": common_operator_h,
   "common/rows.h": common_rows_h,
   "gather/gather.cu": gather_gather_cu,
+  "matmul/any.cu": matmul_any_cu,
+  "matmul/few.cu": matmul_few_cu,
+  "matmul/item.h": matmul_item_h,
+  "matmul/slices.h": matmul_slices_h,
+  "matmul/tile.cu": matmul_tile_cu,
   "norm/norm.cu": norm_norm_cu,
   "page/page.cu": page_page_cu,
   "params/attention.h": params_attention_h,
   "params/device.h": params_device_h,
   "params/gather.h": params_gather_h,
+  "params/matmul.h": params_matmul_h,
   "params/norm.h": params_norm_h,
   "params/page.h": params_page_h,
   "params/plane.h": params_plane_h,

@@ -189,6 +189,15 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
       stream: device.stream,
     },
   ],
+  matmul: ({ tensor, linear, weight }) => [
+    tensor,
+    linear,
+    { bias: weight, activation: "silu", gated: false, residual: tensor, invariant: true },
+  ],
+  "Weight.dense": ({ tensor }) => [tensor],
+  "Weight#device": none,
+  "Weight#disposed": none,
+  "Weight#[dispose]": none,
   rmsNorm: ({ device, tensor, weight }) => [
     tensor,
     weight,

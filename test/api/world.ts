@@ -12,6 +12,7 @@ const {
   raggedLayout,
   SequencePool,
   Tensor,
+  Weight,
 } = flashbun;
 
 const graph = { maxBatch: 2, maxQueryTokens: 4, maxColumns: 8 };
@@ -53,7 +54,6 @@ export async function makeWorld(kind: "cpu" | "cuda:0" = "cpu") {
     kvLengths: [2, 2],
     layout: raggedLayout([0, 2, 4], [0, 2, 4]),
   });
-  const plan = attention.plan(batch);
   const variant = flashbun.defineVariant({ name: "scaled", logits: (x) => x.mul(2) });
   const pool = new SequencePool({ pageSize: 4, maxSequences: 4, groups: [{ pages: 8 }] });
   const stream = device.createStream();
@@ -75,7 +75,7 @@ export async function makeWorld(kind: "cpu" | "cuda:0" = "cpu") {
     step,
     append,
     batch,
-    plan,
+    plan: attention.plan(batch),
     variant,
     pool,
     stream,
@@ -89,6 +89,7 @@ export async function makeWorld(kind: "cpu" | "cuda:0" = "cpu") {
     scale: Tensor.from(device, [1], [1], "f32"),
     tokenScales: Tensor.zeros(device, [2], "f32"),
     rowCount: Tensor.from(device, [2], [1], "i32"),
+    linear: Weight.dense(Tensor.from(device, [1, 2, 3, 4], [2, 2], "f32")),
     masked: flashbun.variants.packedMask(),
     evaluator: new Evaluator(variant.hooks.logits!),
     poolIndex: new PrefixIndex(pool),
@@ -133,5 +134,6 @@ export function objectsOf(world: World): Record<string, unknown> {
     SequencePool: world.pool,
     Stream: world.stream,
     Tensor: world.tensor,
+    Weight: world.linear,
   };
 }

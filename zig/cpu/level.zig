@@ -7,6 +7,7 @@ const kernels = @import("kernels/attention/merge.zig").kernels ++
     @import("kernels/attention/row.zig").kernels ++
     @import("kernels/attention/tile.zig").kernels ++
     @import("kernels/gather.zig").kernels ++
+    @import("kernels/matmul/matmul.zig").kernels ++
     @import("kernels/norm.zig").kernels ++
     @import("kernels/page.zig").kernels ++
     @import("kernels/probe.zig").kernels ++

@@ -23,7 +23,7 @@ static uint32_t whole_pages(uint32_t bytes) { return (bytes + page - 1) / page *
 // Static memory may not run into the guard page before the dynamic one.
 static uint32_t static_room(const Block& block) {
     const uint32_t room = window_used - whole_pages(block.dynamic_bytes + 1023) - 2 * page;
-    return room < static_max ? room / page * page : static_max;
+    return room < static_open ? room / page * page : static_open;
 }
 
 static void open_window(Block& block) {

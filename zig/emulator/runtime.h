@@ -31,7 +31,9 @@ struct Warp;
 constexpr uint32_t window_bytes = 1u << 24, window_used = 256 << 10;
 constexpr uint32_t places_max = 16;
 constexpr uint32_t page = 4096;
+// A page beside the 48 KiB of static memory is for the gaps behind its variables.
 constexpr uint32_t static_start = page, static_max = 48 << 10, static_gap = 64;
+constexpr uint32_t static_open = static_max + page;
 constexpr uint32_t shared_max = 227 << 10;
 constexpr uint32_t stack_bytes = 64 << 10, stack_guard = 64 << 10;
 

@@ -54,9 +54,10 @@ void* static_shared(const void* site, uint32_t bytes, uint32_t alignment) {
         (static_start + block.static_bytes + alignment - 1) / alignment * alignment;
     const uint32_t end = offset + bytes + static_gap;
     const auto dynamic = uint32_t(block.dynamic - block.window);
-    if (end > static_start + static_max || end + page > dynamic / page * page ||
-        end - static_start + block.dynamic_bytes >
-            shared_max + block.statics.size() * 2 * static_gap)
+    const auto gaps = uint32_t(block.statics.size() + 1) * 2 * static_gap;
+    if (end > static_start + static_max + gaps || end > static_start + static_open ||
+        end + page > dynamic / page * page ||
+        end - static_start + block.dynamic_bytes > shared_max + gaps)
         fail("%u bytes of static shared memory do not fit", bytes);
     block.static_bytes = end - static_start;
     block.statics.push_back({site, offset, bytes});

@@ -1,0 +1,33 @@
+// Products of rows with weights.
+#pragma once
+#include "types.h"
+
+// What happens to a product and its bias before the residual is added.
+#define FB_ACTIVATION_NONE 0
+#define FB_ACTIVATION_SILU 1
+#define FB_ACTIVATION_GELU 2
+#define FB_ACTIVATION_GELU_TANH 3
+
+// out[r][n] = f(sum over k of x[r][k] weight[n][k] + bias[n]) + residual[r][n]. Gated, weight and
+// bias have twice as many rows: f(gate) times up, of which row n and row outputs + n are the sums.
+struct fb_matmul_params {
+    uint64_t x;        // [row_count, inputs]
+    uint64_t weight;   // [outputs, inputs]
+    uint64_t bias;     // [outputs]; 0: none
+    uint64_t residual; // [row_count, outputs]; 0: none
+    uint64_t out;
+    int64_t x_stride; // from one row to the next
+    int64_t weight_stride;
+    int64_t residual_stride;
+    int64_t out_stride;
+    int32_t row_count;
+    int32_t outputs; // columns of out
+    int32_t inputs;
+    int32_t x_dtype;
+    int32_t weight_dtype;
+    int32_t bias_dtype;
+    int32_t residual_dtype;
+    int32_t out_dtype;
+    int32_t activation;
+    int32_t gated;
+};

@@ -1,0 +1,53 @@
+import type { Device } from "../device/device.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { Weight } from "../tensor/weight.ts";
+
+/** A kernel of products: which rows it is for, and how many of them an item takes. */
+export interface MatmulKernel {
+  /** Most rows that it is chosen for. */
+  readonly most: number;
+  readonly name: string;
+  /** Rows of x that an item of the grid covers; its outputs are what the kernel itself says. */
+  readonly itemRows: number;
+}
+
+/**
+ * By rows: the first whose `most` is not below them is taken. All kernels of a table add a row's
+ * products in the same order, so its bits do not depend on the choice.
+ */
+const cpu: readonly MatmulKernel[] = [
+  { most: 8, name: "matmul_few", itemRows: 8 },
+  { most: Infinity, name: "matmul", itemRows: 128 },
+];
+const tensorCores: readonly MatmulKernel[] = [
+  { most: 8, name: "matmul_8", itemRows: 8 },
+  { most: 16, name: "matmul_16", itemRows: 16 },
+  { most: 32, name: "matmul_32", itemRows: 32 },
+  { most: 64, name: "matmul_64", itemRows: 64 },
+  { most: Infinity, name: "matmul_128", itemRows: 128 },
+];
+const cudaCores: readonly MatmulKernel[] = [{ most: Infinity, name: "matmul_any", itemRows: 8 }];
+
+/** The kernel for a product, by its operands' types, the bucket of its rows and the device. */
+export function matmulKernel(x: Tensor, weight: Weight): MatmulKernel {
+  const rows = x.shape[0];
+  return tableOf(x, weight).find(({ most }) => rows <= most)!;
+}
+
+function tableOf(x: Tensor, weight: Weight): readonly MatmulKernel[] {
+  if (x.device.kind === "cpu") return cpu;
+  const { values } = weight.scheme;
+  const fits = x.dtype === values.dtype && multiplies(x.device, x.dtype);
+  const reaches = weight.inputs % 8 === 0 && isAligned(x) && isAligned(values);
+  return fits && reaches ? tensorCores : cudaCores;
+}
+
+/** Whether the device's tensor cores take the dtype. */
+function multiplies({ properties }: Device, dtype: string): boolean {
+  return dtype === "f16" || (dtype === "bf16" && properties.computeMajor >= 8);
+}
+
+/** Whether copies of 16 bytes reach every row of a 16-bit type. */
+function isAligned({ address, strides }: Tensor): boolean {
+  return address % 16 === 0 && strides[0] % 8 === 0;
+}

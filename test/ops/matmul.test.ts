@@ -1,0 +1,244 @@
+import { describe, expect, test } from "bun:test";
+import type { Device } from "../../src/device/device.ts";
+import { OptionError } from "../../src/errors.ts";
+import { type Activation, matmul, type MatmulOptions } from "../../src/ops/matmul.ts";
+import { type DType, roundTo } from "../../src/tensor/dtype.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
+import { Weight } from "../../src/tensor/weight.ts";
+import { expectedProduct, expectProduct } from "../support/matmul.ts";
+import { forSeeds, type Random, seeded } from "../support/random.ts";
+import { targetsHere } from "../support/targets.ts";
+
+interface Case {
+  rows: number;
+  inputs: number;
+  outputs: number;
+  dtype: DType;
+  weightDtype?: DType;
+  outDtype?: DType;
+  bias?: boolean;
+  residual?: boolean;
+  activation?: Activation;
+  gated?: boolean;
+  invariant?: boolean;
+  /** Elements between rows that belong to nobody. */
+  gap?: number;
+}
+
+const activations: Activation[] = ["none", "silu", "gelu", "gelu-tanh"];
+
+function numbersOf(random: Random, count: number, dtype: DType, scale = 1): Float64Array {
+  return roundTo(
+    dtype,
+    Float64Array.from({ length: count }, () => scale * random.normal()),
+  );
+}
+
+/** A tensor [rows, columns] whose rows lie `gap` elements apart, which are NaN. */
+function spaced(device: Device, values: Float64Array, rows: number, gap: number, dtype: DType) {
+  const columns = values.length / rows;
+  const all = new Float64Array(rows * (columns + gap)).fill(NaN);
+  for (let row = 0; row < rows; row++)
+    all.set(values.subarray(row * columns, (row + 1) * columns), row * (columns + gap));
+  const memory = Tensor.from(device, all, [rows, columns + gap], dtype);
+  return { memory, view: memory.slice(1, 0, columns) };
+}
+
+/** Runs a case and compares it with the oracle. */
+function check(device: Device, c: Case, random: Random): void {
+  const { rows, inputs, outputs, dtype, weightDtype = dtype, outDtype = dtype, gap = 0 } = c;
+  const columns = c.gated ? outputs / 2 : outputs;
+  const x = numbersOf(random, rows * inputs, dtype);
+  const values = numbersOf(random, outputs * inputs, weightDtype, 1 / Math.sqrt(inputs));
+  const biases = c.bias ? numbersOf(random, outputs, "f32") : undefined;
+  const residuals = c.residual ? numbersOf(random, rows * columns, dtype) : undefined;
+  const input = spaced(device, x, rows, gap, dtype);
+  const held = spaced(device, values, outputs, gap, weightDtype);
+  const output = spaced(device, new Float64Array(rows * columns).fill(NaN), rows, gap, outDtype);
+  using bias = biases && Tensor.from(device, biases, [outputs], "f32");
+  using residual = residuals && Tensor.from(device, residuals, [rows, columns], dtype);
+  const { activation, gated, invariant } = c;
+  const options: MatmulOptions = { activation, gated, invariant, bias, residual };
+  const result = matmul(input.view, Weight.dense(held.view), { ...options, out: output.view });
+  expect(result).toBe(output.view);
+  const product = { rows, inputs, outputs, x, weight: values, bias: biases, residual: residuals };
+  const wanted = expectedProduct({ ...product, activation, gated });
+  expectProduct(output.view.toFloat64Array(), wanted, outDtype, JSON.stringify(c));
+  expect(output.memory.toFloat64Array().filter(Number.isNaN).length).toBe(rows * gap);
+  for (const tensor of [input.memory, held.memory, output.memory]) tensor[Symbol.dispose]();
+}
+
+describe.each(await targetsHere())("matmul on $name", (target) => {
+  test("agrees with f64, of any size, type, bucket of rows and distance", async () => {
+    await using device = await target.open(2);
+    const random = seeded(71);
+    const inputs = [1, 7, 8, 31, 32, 33, 64, 96, 127, 256, 1023, 1056, 2100];
+    const rows = [1, 2, 5, 6, 7, 8, 9, 13, 16, 17, 33, 64, 129];
+    const outputs = [1, 3, 4, 16, 17, 63, 64, 65, 130];
+    for (const [i, size] of inputs.entries()) {
+      for (const dtype of ["f32", "f16", "bf16"] as const) {
+        const turn = 3 * i + ["f32", "f16", "bf16"].indexOf(dtype);
+        const [row, output] = [rows[turn % rows.length], outputs[turn % outputs.length]];
+        const gap = [0, 8, 3][turn % 3];
+        check(device, { rows: row, inputs: size, outputs: output, dtype, gap }, random);
+      }
+    }
+  });
+
+  test("bias, activation, gate and residual follow in that order", async () => {
+    await using device = await target.open(2);
+    const random = seeded(72);
+    for (const [i, activation] of activations.entries()) {
+      for (const rows of [1, 3, 12, 70]) {
+        const sizes = { rows, inputs: 40 + 24 * i, outputs: 68 };
+        for (const gated of [false, true]) {
+          const rest = { activation, gated, bias: i !== 1, residual: i !== 2 };
+          check(device, { ...sizes, ...rest, dtype: "f16" }, random);
+          check(device, { ...sizes, ...rest, dtype: "bf16", outDtype: "f32" }, random);
+        }
+      }
+    }
+  });
+
+  test("random cases agree", async () => {
+    await using device = await target.open(2);
+    forSeeds(25, (random) => {
+      const dtype = random.pick(["f32", "f16", "bf16"] as const);
+      const c: Case = {
+        rows: random.integer(1, random.pick([4, 20, 140])),
+        inputs: random.integer(1, 300),
+        outputs: 2 * random.integer(1, 70),
+        dtype,
+        weightDtype: random.pick([dtype, "f32", "bf16"]),
+        outDtype: random.pick([dtype, "f32"]),
+        bias: random.chance(0.5),
+        residual: random.chance(0.5),
+        activation: random.pick(activations),
+        gated: random.chance(0.3),
+        invariant: random.chance(0.3),
+        gap: random.integer(0, 9),
+      };
+      check(device, c, random);
+    });
+  });
+
+  test("a row's bits do not depend on how many others there are", async () => {
+    await using device = await target.open(2);
+    const random = seeded(5);
+    for (const dtype of ["f32", "f16", "bf16"] as const) {
+      const [rows, inputs, outputs] = [150, 1088, 40];
+      const values = numbersOf(random, outputs * inputs, dtype);
+      using x = Tensor.from(device, numbersOf(random, rows * inputs, dtype), [rows, inputs], dtype);
+      using weight = Weight.dense(Tensor.from(device, values, [outputs, inputs], dtype));
+      using all = matmul(x, weight, { invariant: true });
+      using again = matmul(x, weight, { invariant: true });
+      expect(again.toBytes()).toEqual(all.toBytes());
+      for (const [first, end] of [
+        [0, 1],
+        [3, 7],
+        [149, 150],
+        [60, 68],
+        [10, 50],
+        [20, 120],
+      ]) {
+        using some = matmul(x.slice(0, first, end), weight, { invariant: true });
+        expect(some.toBytes()).toEqual(all.slice(0, first, end).toBytes());
+      }
+    }
+  });
+
+  test("NaN and infinity stay in their row or output, and residual may be out", async () => {
+    await using device = await target.open(1);
+    for (const rows of [2, 20]) {
+      using x = Tensor.from(
+        device,
+        Array.from({ length: rows * 8 }, (_, i) => (i === 3 ? NaN : 1)),
+        [rows, 8],
+        "bf16",
+      );
+      using weight = Weight.dense(
+        Tensor.from(
+          device,
+          Array.from({ length: 16 }, (_, i) => (i === 9 ? Infinity : 0.5)),
+          [2, 8],
+          "bf16",
+        ),
+      );
+      using out = Tensor.from(device, new Array(rows * 2).fill(1), [rows, 2], "bf16");
+      matmul(x, weight, { residual: out, out });
+      expect([...out.toFloat64Array()]).toEqual(
+        Array.from({ length: rows * 2 }, (_, i) => (i < 2 ? NaN : i % 2 === 0 ? 5 : Infinity)),
+      );
+    }
+  });
+
+  test("a graph replays it on new numbers", async () => {
+    await using device = await target.open(1);
+    using x = Tensor.from(device, [1, 2], [1, 2], "f32");
+    using weight = Weight.dense(Tensor.from(device, [1, 10], [1, 2], "f32"));
+    using out = Tensor.zeros(device, [1, 1], "f32");
+    using graph = device.capture(device.stream, () => matmul(x, weight, { out }));
+    using other = Tensor.from(device, [3, 4], [1, 2], "f32");
+    x.copyFrom(other);
+    graph.replay(device.stream);
+    expect([...out.toFloat64Array()]).toEqual([43]);
+    weight[Symbol.dispose]();
+    expect(() => graph.replay(device.stream)).toThrow("was disposed");
+  });
+});
+
+test("bad input is refused by name, and nothing is written", async () => {
+  const [target] = await targetsHere();
+  await using device = await target.open(1);
+  await using elsewhere = await target.open(1);
+  const ones = (shape: number[], dtype: DType = "f32", on: Device = device) =>
+    Tensor.from(on, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
+  const x = ones([3, 8]);
+  const values = ones([4, 8]);
+  const weight = Weight.dense(values);
+  const other = { ...weight } as unknown as Weight;
+  const refused: [string, Tensor, Weight, MatmulOptions?][] = [
+    ["x", ones([8]), weight],
+    ["x", ones([3, 7]), weight],
+    ["x", ones([8, 3]).permute(1, 0), weight],
+    ["x", ones([3, 8], "i32"), weight],
+    ["x", undefined as unknown as Tensor, weight],
+    ["weight", x, undefined as unknown as Weight],
+    ["weight", x, other],
+    ["weight", x, values as unknown as Weight],
+    ["weight", x, Weight.dense(ones([4, 8], "f32", elsewhere))],
+    ["weight", x, Weight.dense(ones([3, 8])), { gated: true }],
+    ["bias", x, weight, { bias: ones([3]) }],
+    ["bias", x, weight, { bias: ones([4], "bf16") }],
+    ["bias", x, weight, { bias: ones([4], "f32", elsewhere) }],
+    ["residual", x, weight, { residual: ones([3, 8]) }],
+    ["residual", x, weight, { residual: ones([3, 4], "f16") }],
+    ["residual", x, weight, { residual: ones([3, 4]), gated: true }],
+    ["activation", x, weight, { activation: "relu" as Activation }],
+    ["gated", x, weight, { gated: 1 as unknown as boolean }],
+    ["invariant", x, weight, { invariant: 1 as unknown as boolean }],
+    ["options.scale", x, weight, { scale: 1 } as MatmulOptions],
+    ["stream", x, weight, { stream: elsewhere.stream }],
+    ["out", x, weight, { out: ones([3, 8]) }],
+    ["out", x, weight, { out: ones([3, 4], "bf16") }],
+    ["out", x, weight, { out: x.slice(1, 0, 4) }],
+    ["out", x, weight, { out: values.slice(1, 0, 4).slice(0, 0, 3) }],
+    ["out", x, weight, { out: values.slice(0, 0, 3).slice(1, 0, 4), residual: ones([3, 4]) }],
+  ];
+  for (const [option, input, by, options] of refused) {
+    let error: unknown;
+    try {
+      matmul(input, by, options);
+    } catch (thrown) {
+      error = thrown;
+    }
+    expect(error).toBeInstanceOf(OptionError);
+    expect({ option: (error as OptionError).option }).toEqual({ option });
+  }
+  for (const tensor of [x, values])
+    expect(tensor.toFloat64Array().every((value) => value === 1)).toBe(true);
+  for (const wrong of [ones([8]), ones([4, 8], "i8"), ones([8, 4]).permute(1, 0), ones([0, 8])])
+    expect(() => Weight.dense(wrong)).toThrow(OptionError);
+  weight[Symbol.dispose]();
+  expect(() => matmul(x, weight)).toThrow("was disposed");
+});

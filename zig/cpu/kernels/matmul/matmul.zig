@@ -1,0 +1,179 @@
+//! Products of rows with weights. An item is a block of rows and outputs; inputs go through it in
+//! spans, whose sums stay vectors until the last (tile.zig says why their order is a row's own).
+const params = @import("params");
+const Kernel = @import("../../kernel.zig").Kernel;
+const scratch_bytes = @import("../../kernel.zig").scratch_bytes;
+const pointers = @import("../pointers.zig");
+const simd = @import("../simd.zig");
+const finish = @import("finish.zig").finish;
+const Item = @import("finish.zig").Item;
+const tile = @import("tile.zig");
+
+const Dtype = simd.Dtype;
+const Params = params.fb_matmul_params;
+const Rows = tile.Rows;
+
+pub const kernels = [_]Kernel{
+    .of("matmul_few", Params, few.outputs, few.kernel()),
+    .of("matmul", Params, many.outputs, many.kernel()),
+};
+
+/// Rows as in src/ops/matmul-kernels.ts. Few widen a weight as they read it, many share one that is
+/// widened before.
+const few: Shape = .{ .rows = 8, .outputs = 16, .stages = false };
+const many: Shape = .{ .rows = 128, .outputs = 64, .stages = true };
+
+/// Inputs of one span: a tile's rows of x stay in the first cache, an item's weights in the second.
+const span = 1024;
+
+/// What an item covers, at most.
+const Shape = struct {
+    rows: usize,
+    outputs: usize,
+    stages: bool,
+
+    /// Sums of a row, a few more than its outputs, so that rows do not meet in a set of the cache.
+    fn sums_stride(comptime shape: Shape) usize {
+        return shape.outputs + 2;
+    }
+
+    fn Scratch(comptime shape: Shape) type {
+        return extern struct {
+            sums: [shape.rows * shape.sums_stride()]tile.Sum align(64),
+            x: [shape.rows * span]f32 align(64),
+            weight: [if (shape.stages) shape.outputs * span else 1]f32 align(64),
+
+            comptime {
+                if (@sizeOf(@This()) > scratch_bytes) @compileError("scratch is too small");
+            }
+        };
+    }
+
+    fn kernel(comptime shape: Shape) fn (*const Params, u32, [*]align(64) u8) i32 {
+        return struct {
+            fn run(p: *const Params, index: u32, scratch: [*]align(64) u8) i32 {
+                run_item(shape, p, index, @ptrCast(scratch));
+                return 0;
+            }
+        }.run;
+    }
+};
+
+/// Items of the same outputs follow each other. Gated, half of an item's weights are gates.
+fn run_item(
+    comptime shape: Shape,
+    p: *const Params,
+    index: u32,
+    s: *shape.Scratch(),
+) void {
+    const row_blocks = (count_of(p.row_count) + shape.rows - 1) / shape.rows;
+    const row = index % row_blocks * shape.rows;
+    const parts: usize = if (p.gated != 0) 2 else 1;
+    const width = shape.outputs / parts;
+    const output = index / row_blocks * width;
+    const item: Item = .{
+        .row = row,
+        .rows = @min(shape.rows, count_of(p.row_count) - row),
+        .output = output,
+        .outputs = @min(width, count_of(p.outputs) - output),
+        .parts = parts,
+    };
+    const x_kind: Dtype = @fromBackingInt(@intCast(p.x_dtype));
+    const weight_kind: Dtype = @fromBackingInt(@intCast(p.weight_dtype));
+    switch (tile.product_of(x_kind, weight_kind)) {
+        .pairs => multiply(shape, .pairs, .bf16, p, item, s),
+        .f32 => switch (weight_kind) {
+            inline .f32, .f16, .bf16 => |kind| multiply(shape, .f32, kind, p, item, s),
+            else => unreachable,
+        },
+    }
+    finish(shape.outputs, p, item, &s.sums, shape.sums_stride());
+}
+
+fn multiply(
+    comptime shape: Shape,
+    comptime product: tile.Product,
+    comptime kind: Dtype,
+    p: *const Params,
+    item: Item,
+    s: *shape.Scratch(),
+) void {
+    const staged = shape.stages and product == .f32 and kind != .f32;
+    const stride = count_of(p.weight_stride) * kind.bytes();
+    var k: usize = 0;
+    while (k < count_of(p.inputs)) : (k += span) {
+        const count = @min(span, count_of(p.inputs) - k);
+        const x = rows_of(product, p, item, &s.x, k, count);
+        for (0..item.parts) |part| {
+            const row = item.output + part * count_of(p.outputs);
+            const first = pointers.items(u8, p.weight) + row * stride + k * kind.bytes();
+            var weight: Rows = .{ .first = first, .stride = stride };
+            if (staged) weight = widened(kind, weight, &s.weight, item.outputs, count);
+            const tile_kind = if (staged) .f32 else kind;
+            const sums = s.sums[part * shape.outputs / 2 ..].ptr;
+            const sums_stride = shape.sums_stride();
+            add_tiles(product, tile_kind, item, x, weight, count, sums, sums_stride, k == 0);
+        }
+    }
+}
+
+/// The inputs [k, k + count) of an item's rows as the product takes them.
+fn rows_of(
+    comptime product: tile.Product,
+    p: *const Params,
+    item: Item,
+    target: [*]f32,
+    k: usize,
+    count: usize,
+) Rows {
+    const kind: Dtype = @fromBackingInt(@intCast(p.x_dtype));
+    const stride = count_of(p.x_stride) * kind.bytes();
+    const first = pointers.items(u8, p.x) + item.row * stride + k * kind.bytes();
+    const rows: Rows = .{ .first = first, .stride = stride };
+    if (kind == product.x_kind()) return rows;
+    return widened(kind, rows, target, item.rows, count);
+}
+
+/// Rows of f32 numbers, `span` apart.
+fn widened(kind: Dtype, rows: Rows, target: [*]f32, row_count: usize, count: usize) Rows {
+    for (0..row_count) |row|
+        simd.widen_row(kind, rows.first + row * rows.stride, target + row * span, count, 1);
+    return .{ .first = @ptrCast(target), .stride = span * @sizeOf(f32) };
+}
+
+/// All tiles of an item: those of the same rows of x after each other.
+fn add_tiles(
+    comptime product: tile.Product,
+    comptime kind: Dtype,
+    item: Item,
+    x: Rows,
+    weight: Rows,
+    count: usize,
+    sums: [*]tile.Sum,
+    sums_stride: usize,
+    fresh: bool,
+) void {
+    var r: usize = 0;
+    while (r < item.rows) {
+        const rows = tile_height(item.rows - r);
+        var c: usize = 0;
+        while (c < item.outputs) : (c += tile.tile_columns) {
+            const columns = @min(tile.tile_columns, item.outputs - c);
+            const into = sums + r * sums_stride + c;
+            const left = x.from(r);
+            const right = weight.from(c);
+            tile.add(product, kind, rows, columns, left, right, count, into, sums_stride, fresh);
+        }
+        r += rows;
+    }
+}
+
+/// Rows of the next tile: the last two share what is left.
+fn tile_height(left: usize) usize {
+    if (left <= tile.tile_rows) return left;
+    return if (left < 2 * tile.tile_rows) (left + 1) / 2 else tile.tile_rows;
+}
+
+inline fn count_of(n: anytype) usize {
+    return @intCast(n);
+}
