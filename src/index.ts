@@ -9,6 +9,12 @@ export type { RunTensors } from "./attention/tensors.ts";
 export { appendPages, type AppendPagesOptions, type PageRows } from "./cache/append-pages.ts";
 export type { CacheGroupOptions, PagedCacheOptions, PlaneOptions } from "./cache/options.ts";
 export type { AttentionOptions, GraphOptions, ResolvedOptions } from "./attention/options.ts";
+export {
+  type PageListLevel,
+  PageLists,
+  type PageListsOptions,
+  type PageStepOptions,
+} from "./cache/page-lists.ts";
 export { type AppendTensors, type CacheMemory, PagedCache } from "./cache/paged-cache.ts";
 export type { VariantInputs } from "./attention/variant/inputs.ts";
 export { Device } from "./device/device.ts";
@@ -34,6 +40,7 @@ export {
   type TokenMaskOptions,
 } from "./kv/sparse-layout.ts";
 export { type UserPages, userPages, type UserPagesOptions } from "./kv/user-pages.ts";
+export type { Integers } from "./kv/validate.ts";
 export {
   addRmsNorm,
   layerNorm,

@@ -1,3 +1,4 @@
+import { listsOf } from "../cache/page-lists.ts";
 import { requireDevice } from "../device/context.ts";
 import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
@@ -181,11 +182,12 @@ export class Attention extends Owner implements AsyncDisposable {
     // A captured run is replayed with all requests of its bucket.
     const requests = this.device.capturing ? plan.bucket : batch.requestCount;
     bound.bind(batch, requests, tensors);
-    bound.params.scale = this.#settings.scale * qScale;
-    if (!this.device.capturing) this.#contents?.check(plan, batch, tensors, stream);
     if (!this.device.capturing) cache?.requireWritten(layer);
+    bound.params.scale = this.#settings.scale * qScale;
     // A kernel that starts early must not read what the one before it may be writing.
-    bound.params.pagesSettled = cache?.sync(batch, stream) === false ? 1 : 0;
+    const steps = cache ?? listsOf(batch);
+    bound.params.pagesSettled = steps?.sync(batch, stream) === false ? 1 : 0;
+    if (!this.device.capturing) this.#contents?.check(plan, batch, tensors, stream);
     this.#sections.sync(plan, stream);
     const workspace = Workspace.of(this.device, stream);
     workspace.ensure(plan.workspaceBytes);
@@ -246,7 +248,8 @@ export class Attention extends Owner implements AsyncDisposable {
     }
     const { owner } = capturedBatch;
     if (owner === null) {
-      throw new PlanError("only a cache's batches can be captured. Fix: use cache.reserve.");
+      const fix = "use cache.reserve, or step of page lists";
+      throw new PlanError(`only batches of a cache or of page lists can be captured. Fix: ${fix}.`);
     }
     const inputs = Object.values(tensors.variantInputs ?? {});
     const owners = [...Object.values(tensors), ...inputs].filter((each) => each instanceof Owner);
@@ -273,6 +276,7 @@ export class Attention extends Owner implements AsyncDisposable {
             "Fix: replay that bucket's graph.",
         );
       }
+      listsOf(this.#batch!)?.sync(this.#batch!, replayed);
       bindMask(this.#bound.params, this.options, this.#batch!, 0, tensors);
       this.#contents?.check(plan, this.#batch!, tensors, replayed);
       // The upload may be what makes a buffer grow.

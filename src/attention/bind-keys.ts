@@ -1,3 +1,4 @@
+import { listsOf } from "../cache/page-lists.ts";
 import { OptionError } from "../errors.ts";
 import type { AttentionParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
@@ -115,7 +116,8 @@ function bindPages(
   params.pageTable = 0;
   params.pageCount = Math.min(k.shape[0], v.shape[0]);
   if (batch.layout.contiguous) return requireTokens(batch, k, v);
-  const table = tensors.pageTable;
+  const table = pageTableOf(batch, tensors);
+  listsOf(batch)?.requireRoom("k", params.pageCount, k.shape[1]);
   if (table === undefined || table.shape.length < 1 || table.shape.length > 2) {
     const allowed = "int32 [slots, columns] or [entries]";
     throw new OptionError("pageTable", table, allowed, "pass the page table.");
@@ -129,6 +131,14 @@ function bindPages(
 export function keysOf({ keyPlane }: ResolvedOptions, tensors: PlainTensors): Tensor | undefined {
   const { cache, layer = 0, k } = tensors;
   return cache === undefined ? k : cache.plane(layer, keyPlane);
+}
+
+/** The page table of a run: the caller's, or that of its step's page lists. Errors: OptionError. */
+export function pageTableOf(batch: Batch, { pageTable }: PlainTensors): Tensor | undefined {
+  const lists = listsOf(batch);
+  if (lists === undefined || pageTable === undefined) return pageTable ?? lists?.table;
+  const allowed = "left out: the batch's page lists are on the device";
+  throw new OptionError("pageTable", pageTable.label, allowed, "remove it.");
 }
 
 /** Entries from one slot of a page table to the next. */

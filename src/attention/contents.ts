@@ -5,7 +5,7 @@ import type { Batch } from "../kv/batch.ts";
 import type { Plan } from "../plan/plan.ts";
 import { AttentionRecordField as Field, attentionRecordInts } from "../plan/record.gen.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { strideOf } from "./bind-keys.ts";
+import { pageTableOf, strideOf } from "./bind-keys.ts";
 import { maskElements } from "./bind-mask.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { PlainTensors } from "./tensors.ts";
@@ -26,7 +26,8 @@ export class Contents {
    * the plan would follow. Errors: OptionError naming the entry.
    */
   check(plan: Plan, batch: Batch, tensors: PlainTensors, stream: Stream): void {
-    const { maskBits, maskIndptr, pageTable } = tensors;
+    const { maskBits, maskIndptr } = tensors;
+    const pageTable = tensors.k && pageTableOf(batch, tensors);
     const isSame = maskIndptr === this.#maskIndptr && pageTable === this.#pageTable;
     if (isSame && plan.generation === this.#plan) return;
     this.#plan = -1;

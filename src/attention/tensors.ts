@@ -53,7 +53,7 @@ export interface RunTensors {
    * their bits, lowest first, each request at a byte of its own.
    */
   maskBits?: Tensor | null;
-  /** [requests]: the element of maskBits at which each request starts. */
+  /** By request, the element of maskBits at which its mask starts. */
   maskIndptr?: Tensor | null;
   /** f32 [queryHeads]. */
   alibiSlopes?: Tensor | null;

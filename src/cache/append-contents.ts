@@ -1,38 +1,35 @@
 /** What index tensors of an append hold: looked at before a kernel follows them. */
-import type { Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
-import type { Tensor } from "../tensor/tensor.ts";
 import type { AppendTable } from "./append.ts";
 
-/** Index tensors by which tokens find their pages, and how many of those there are. */
-export interface Places {
-  readonly requests?: Tensor;
-  readonly positions?: Tensor;
-  readonly pageTable?: Tensor;
-  readonly indptr?: Tensor;
-  readonly table: AppendTable;
-  readonly pageCount: number;
-  readonly pageSize: number;
+/** Indices by which tokens find their pages. */
+export interface PlaceIndices {
+  /** By token; -1: it is left out. */
+  readonly requests: Int32Array;
+  readonly positions: Int32Array;
+  /** By entry. */
+  readonly pages: Int32Array;
+  readonly indptr: Int32Array | undefined;
 }
 
-/** Waits for the stream, then checks each slot. Errors: OptionError naming the entry. */
-export function checkSlots(slotMapping: Tensor, slots: number, stream: Stream): void {
-  const values = valuesOf(slotMapping, stream);
-  for (let i = 0; i < values.length; i++) {
-    if (values[i] >= -1 && values[i] < slots) continue;
+/** Checks each slot. Errors: OptionError naming the entry. */
+export function checkSlots(slotMapping: Int32Array, slots: number): void {
+  for (let i = 0; i < slotMapping.length; i++) {
+    if (slotMapping[i] >= -1 && slotMapping[i] < slots) continue;
     const fix = "give each token page * pageSize + offset, or -1 to leave it out.";
-    throw new OptionError(`slotMapping[${i}]`, values[i], `-1 to ${slots - 1}`, fix);
+    throw new OptionError(`slotMapping[${i}]`, slotMapping[i], `-1 to ${slots - 1}`, fix);
   }
 }
 
-/** Waits for the stream, then checks each token's place. Errors: OptionError naming the entry. */
-export function checkPlaces(places: Places, stream: Stream): void {
-  const { table, pageCount, pageSize } = places;
-  const requests = valuesOf(places.requests!, stream);
-  const positions = valuesOf(places.positions!, stream);
-  const pages = valuesOf(places.pageTable!, stream);
-  const indptr = places.indptr && valuesOf(places.indptr, stream);
-  for (let i = 0; i < requests.length; i++) {
+/** Checks the places of the first `tokens` tokens. Errors: OptionError naming the entry. */
+export function checkPlaces(
+  { requests, positions, pages, indptr }: PlaceIndices,
+  tokens: number,
+  table: AppendTable,
+  pageCount: number,
+  pageSize: number,
+): void {
+  for (let i = 0; i < tokens; i++) {
     const request = requests[i];
     if (request === -1) continue;
     if (!(request >= 0 && request < table.requests)) {
@@ -56,9 +53,4 @@ export function checkPlaces(places: Places, stream: Stream): void {
     const place = indptr === undefined ? `${request}, ${entry - start}` : entry;
     throw new OptionError(`pageTable[${place}]`, pages[entry], `0 to ${pageCount - 1}`, fix);
   }
-}
-
-function valuesOf(tensor: Tensor, stream: Stream): Int32Array {
-  stream.wait();
-  return new Int32Array(tensor.toBytes().buffer);
 }

@@ -1,16 +1,19 @@
 /** New tokens into pages that the caller manages. */
 import type { Device } from "../device/device.ts";
 import type { Stream } from "../device/stream.ts";
+import type { Owner } from "../device/owner.ts";
 import { requireStream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
+import { type Batch, requireBatch } from "../kv/batch.ts";
 import { requireOptions } from "../require.ts";
 import { requireApart } from "../tensor/overlap.ts";
 import { type PageOrder, pagesInOrder, withHeads } from "../tensor/page-order.ts";
 import { scaleTensor } from "../tensor/scale.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
-import { Appender, type AppendTable } from "./append.ts";
+import { Appender, type AppendTable, type AppendTokens } from "./append.ts";
 import { checkPlaces, checkSlots } from "./append-contents.ts";
 import { planesMax } from "./options.ts";
+import { listsOf } from "./page-lists.ts";
 
 /** New rows of one plane, and the pages they go to. */
 export interface PageRows {
@@ -37,6 +40,8 @@ export interface AppendPagesOptions {
   /** then i32 or i64 [requests, columns]: page ids; or with indptr [requests + 1] all in a row. */
   pageTable?: Tensor | null;
   indptr?: Tensor | null;
+  /** Or the batch of a step of page lists, which knows all of it. */
+  batch?: Batch | null;
   /** Order within a page, "NHD" by default; needed where pages hold as many tokens as heads. */
   layout?: PageOrder;
   stream?: Stream;
@@ -49,6 +54,7 @@ const optionNames = [
   "positions",
   "pageTable",
   "indptr",
+  "batch",
   "layout",
   "stream",
 ];
@@ -59,49 +65,151 @@ const appenders = new WeakMap<Device, Map<number, Appender>>();
 /**
  * Writes new tokens' rows into pages that the caller manages, as one kernel: all planes at once,
  * rounded to the dtype of the pages. It reads indices on the device and can be captured; the CPU
- * device looks at them first, a GPU leaves out what names no page. Errors: OptionError.
+ * device looks at them first, a GPU leaves out what names no page. Errors: OptionError, PlanError
+ * for a stale batch, or one that writes nothing.
  */
 export function appendPages(options: AppendPagesOptions): void {
   requireOptions("options", options, optionNames);
-  const { layout } = options;
   const planes = planesOf(options);
   const [{ pages }] = planes;
   const { device } = pages;
   const stream = options.stream ?? device.stream;
   requireStream(stream, device);
-  const indices = indicesOf(device, options);
-  const table = indices.slotMapping === undefined ? tableOf(indices) : undefined;
-  const tokens = (indices.slotMapping ?? indices.positions)!.elements;
-  for (const [i, plane] of planes.entries()) {
-    if (table === undefined && plane.scale?.shape.length === 2) {
-      const fix = "pass requests, positions and pageTable instead of slotMapping.";
-      const allowed = "scales by tensor, head or token: slots are of no request";
-      throw new OptionError(`planes[${i}].scale`, plane.scale.label, allowed, fix);
-    }
-    requireApart(`planes[${i}].pages`, plane.pages, `planes[${i}].rows`, plane.rows);
-    if (plane.pages.shape[1] === pages.shape[1]) continue;
-    const allowed = `pages of ${pages.shape[1]} tokens, as the first plane's`;
-    const fix = `give all planes pages of one size${layout === undefined ? ", or layout" : ""}.`;
-    throw new OptionError(`planes[${i}].pages`, plane.pages.label, allowed, fix);
-  }
+  const { batch } = options;
+  const where =
+    batch === undefined || batch === null
+      ? placesOfTensors(device, options)
+      : placesOfBatch(device, options, batch);
+  checkPlanes(planes, where.bySlot);
+  const pageSize = pages.shape[1];
   const pageCount = Math.min(...planes.map((plane) => plane.pages.shape[0]));
-  const check = () => {
-    if (table === undefined) checkSlots(indices.slotMapping!, pageCount * pages.shape[1], stream);
-    else checkPlaces({ ...indices, table, pageCount, pageSize: pages.shape[1] }, stream);
-  };
-  const appender = appenderOf(device, pages.shape[1]);
-  const step = { paddedTokens: tokens, tokenCount: tokens, requestCount: table?.requests ?? 1 };
-  appender.begin(step, indices.requests?.address ?? 0);
-  if (table === undefined) appender.bySlot(indices.slotMapping!.address);
-  else appender.byTable(indices.positions!.address, table);
+  where.fits?.(pageCount, pageSize);
+  const appender = appenderOf(device, pageSize);
+  appender.begin(where.step, where.tokenRequests);
+  where.aim(appender);
   for (const [i, plane] of planes.entries())
     appender.plane(`planes[${i}].rows`, plane.pages, plane.rows, plane.scale);
+  const check = (checked: Stream) => {
+    where.send?.(checked);
+    if (!device.checksContents) return;
+    checked.wait();
+    where.check(pageCount, pageSize);
+  };
   if (device.capturing) {
-    const given = Object.values(indices).filter((each) => each !== undefined);
-    device.needOnReplay(...given, ...options.planes.flatMap(({ pages, rows }) => [pages, rows]));
-    if (device.checksContents) device.onReplay(pages, check);
-  } else if (device.checksContents) check();
+    where.send?.(stream);
+    const owners = options.planes.flatMap(({ pages, rows }) => [pages, rows]);
+    device.needOnReplay(...where.owners, ...owners);
+    device.onReplay(pages, (replayed) => {
+      where.replayed?.();
+      check(replayed);
+    });
+  } else check(stream);
   appender.launch(stream);
+}
+
+/** Where tokens go. */
+interface Places {
+  readonly step: AppendTokens;
+  /** Address of the request of each token, or 0. */
+  readonly tokenRequests: number;
+  readonly bySlot: boolean;
+  /** What a captured launch reads. */
+  readonly owners: readonly Owner[];
+  aim(appender: Appender): void;
+  /** Errors: OptionError unless planes of so many pages hold all that is named. */
+  fits?(pageCount: number, pageSize: number): void;
+  /** Queues what the device lacks. */
+  send?(stream: Stream): void;
+  /** Looks at the indices. Errors: OptionError. */
+  check(pageCount: number, pageSize: number): void;
+  /** Errors: PlanError unless the step of a replay is one that the captured launch serves. */
+  replayed?(): void;
+}
+
+/** Places in the caller's tensors. Errors: OptionError. */
+function placesOfTensors(device: Device, options: AppendPagesOptions): Places {
+  const { slotMapping, requests, positions, pageTable, indptr } = indicesOf(device, options);
+  const tokens = (slotMapping ?? positions)!.elements;
+  const of = (requestCount: number) => {
+    return { paddedTokens: tokens, tokenCount: tokens, requestCount };
+  };
+  if (slotMapping !== undefined) {
+    return {
+      step: of(1),
+      tokenRequests: 0,
+      bySlot: true,
+      owners: [slotMapping],
+      aim: (appender) => appender.bySlot(slotMapping.address),
+      check: (pages, size) => checkSlots(valuesOf(slotMapping), pages * size),
+    };
+  }
+  const table = tableOf(pageTable!, indptr);
+  const named = [requests!, positions!, pageTable!];
+  return {
+    step: of(table.requests),
+    tokenRequests: requests!.address,
+    bySlot: false,
+    owners: indptr === undefined ? named : [...named, indptr],
+    aim: (appender) => appender.byTable(positions!.address, table),
+    check: (pageCount, pageSize) => {
+      const [inRequests, atPositions, pages] = named.map(valuesOf);
+      const rows = indptr && valuesOf(indptr);
+      const indices = { requests: inRequests, positions: atPositions, pages, indptr: rows };
+      checkPlaces(indices, tokens, table, pageCount, pageSize);
+    },
+  };
+}
+
+/** Places of a step of page lists. Errors: OptionError, PlanError. */
+function placesOfBatch(device: Device, options: AppendPagesOptions, batch: Batch): Places {
+  requireBatch(batch);
+  const lists = listsOf(batch);
+  if (lists === undefined || lists.device !== device) {
+    const allowed = "a step of page lists on the device of the pages";
+    throw new OptionError("batch", batch, allowed, "use lists.step, or cache.append.");
+  }
+  for (const name of ["slotMapping", "requests", "positions", "pageTable", "indptr"] as const) {
+    if ((options[name] ?? undefined) === undefined) continue;
+    throw new OptionError(name, options[name], "left out beside a batch", "remove one of them.");
+  }
+  const { paddedTokens } = batch;
+  const { tokenRequests, places, table } = lists.target;
+  const requestCount = device.capturing ? table.requests : batch.requestCount;
+  return {
+    step: { paddedTokens, tokenCount: batch.tokenCount, requestCount },
+    tokenRequests,
+    bySlot: false,
+    owners: [lists],
+    aim: (appender) => appender.byTable(places, table),
+    fits: (pageCount, pageSize) => lists.requireRoom("planes", pageCount, pageSize),
+    send: (stream) => void lists.sync(lists.lastBatch!, stream),
+    check: (pageCount, pageSize) => {
+      const { tokenCount } = lists.lastBatch!;
+      checkPlaces(lists.readTarget(), tokenCount, table, pageCount, pageSize);
+    },
+    replayed: () => lists.requirePadding(paddedTokens),
+  };
+}
+
+/** Planes of one page size, apart from their rows. Errors: OptionError. */
+function checkPlanes(planes: readonly Plane[], bySlot: boolean): void {
+  const pageSize = planes[0].pages.shape[1];
+  for (const [i, { pages, rows, scale }] of planes.entries()) {
+    if (bySlot && scale?.shape.length === 2) {
+      const fix = "pass requests, positions and pageTable instead of slotMapping.";
+      const allowed = "scales by tensor, head or token: slots are of no request";
+      throw new OptionError(`planes[${i}].scale`, scale.label, allowed, fix);
+    }
+    requireApart(`planes[${i}].pages`, pages, `planes[${i}].rows`, rows);
+    if (pages.shape[1] === pageSize) continue;
+    const allowed = `pages of ${pageSize} tokens, as the first plane's`;
+    const fix = "give all planes pages of one size, or say the layout.";
+    throw new OptionError(`planes[${i}].pages`, pages.label, allowed, fix);
+  }
+}
+
+function valuesOf(tensor: Tensor): Int32Array {
+  return new Int32Array(tensor.toBytes().buffer);
 }
 
 interface Plane {
@@ -178,12 +286,12 @@ function indexTensor(device: Device, option: string, given?: Tensor | null): Ten
   throw new OptionError(option, given.label, "a dense i32 or an i64 tensor", "copy it by to(i32).");
 }
 
-function tableOf({ pageTable, indptr }: Indices): AppendTable {
-  const { shape, elements, address } = pageTable!;
+function tableOf(pageTable: Tensor, indptr: Tensor | undefined): AppendTable {
+  const { shape, elements, address } = pageTable;
   const axes = indptr === undefined ? 2 : 1;
   if (shape.length !== axes || (indptr !== undefined && indptr.elements === 0)) {
     const allowed = "[requests, columns], or [entries] with indptr [requests + 1]";
-    throw new OptionError("pageTable", pageTable!.label, allowed, "reshape it, or pass indptr.");
+    throw new OptionError("pageTable", pageTable.label, allowed, "reshape it, or pass indptr.");
   }
   return {
     address,

@@ -1,6 +1,7 @@
 import { DisposedError, OptionError } from "../errors.ts";
 import type { Batch } from "./batch.ts";
 import { createLevel } from "./layout.ts";
+import { PrefixRuns } from "./prefix-runs.ts";
 import { SequenceState } from "./sequence-state.ts";
 import { identity, roomFor, type StepArrays, StepBatch } from "./step-batch.ts";
 import type { Reservable } from "./step-checks.ts";
@@ -26,6 +27,7 @@ export function sharePrefixes(
   if (typeof worthSharing !== "function")
     throw new OptionError("worthSharing", worthSharing, "a function", "pass that of an attention.");
   const { arrays } = batch;
+  const owner: { readonly state?: SequenceState } = arrays.owner;
   const count = arrays.requestCount;
   const { slots } = arrays;
   if (sequences.length !== count)
@@ -37,7 +39,7 @@ export function sharePrefixes(
     );
   for (let i = 0; i < count; i++) {
     if (sequences[i].slot < 0) throw new DisposedError(`sequence ${sequences[i].id}`);
-    if (sequences[i].state !== arrays.owner.state || sequences[i].slot !== slots[i])
+    if (sequences[i].state !== owner.state || sequences[i].slot !== slots[i])
       throw new OptionError(
         `sequences[${i}]`,
         `sequence ${sequences[i].id}`,
@@ -76,16 +78,12 @@ class PrefixSharer {
   #count = 0;
   #slots = new Int32Array(0);
   #versions = new Int32Array(0);
-  #common = new Int32Array(0);
-  // From request 0, each stretch [i, #runEnds[i]) shares #runPages[i] pages, 0 for no run.
-  #best = new Int32Array(0);
-  #runEnds = new Int32Array(0);
-  #runPages = new Int32Array(0);
+  readonly #runs = new PrefixRuns();
 
   share(batch: StepArrays, state: SequenceState, worthSharing: WorthSharing): boolean {
     this.#ensure(batch.requestCount);
-    if (this.#compare(batch, state)) this.#choose(batch.requestCount);
-    if (this.#best[0] === 0) return false;
+    if (this.#compare(batch, state)) this.#runs.choose(batch.requestCount);
+    if (this.#runs.spared === 0) return false;
     if (!this.#write(batch, state, worthSharing)) return false;
     batch.layout.levels = this.#levels;
     return true;
@@ -100,16 +98,14 @@ class PrefixSharer {
     this.#count = 0;
     this.#slots = new Int32Array(size);
     this.#versions = new Int32Array(size);
-    this.#common = new Int32Array(size);
-    this.#best = new Int32Array(size + 1);
-    this.#runEnds = new Int32Array(size);
-    this.#runPages = new Int32Array(size);
+    this.#runs.resize(size);
   }
 
   /** Brings the shared page counts up to date; true when any has changed. */
   #compare(batch: StepArrays, state: SequenceState): boolean {
     const count = batch.requestCount;
     const { slots } = batch;
+    const { common } = this.#runs;
     let changed = count !== this.#count;
     let changedBefore = false;
     for (let i = 0; i < count; i++) {
@@ -119,8 +115,8 @@ class PrefixSharer {
       const known = same && !changedBefore && i > 0;
       if (!known && i > 0) {
         const pages = commonPages(state, slots[i - 1], slot);
-        if (pages !== this.#common[i - 1]) changed = true;
-        this.#common[i - 1] = pages;
+        if (pages !== common[i - 1]) changed = true;
+        common[i - 1] = pages;
       }
       changedBefore = !same;
       this.#slots[i] = slot;
@@ -128,41 +124,6 @@ class PrefixSharer {
     }
     this.#count = count;
     return changed;
-  }
-
-  /**
-   * Chooses the runs that spare the most page reads: best[i] is what requests i... can spare, found
-   * from the last request back. Runs need only part where the shared page count changes.
-   */
-  #choose(count: number): void {
-    const common = this.#common;
-    const best = this.#best;
-    best[count] = 0;
-    let after = count;
-    for (let start = count - 1; start >= 0; start--) {
-      if (!this.#parts(start, count)) continue;
-      best[start] = best[after];
-      this.#runEnds[start] = after;
-      this.#runPages[start] = 0;
-      let pages = start + 1 < count ? common[start] : 0;
-      for (let end = start + 2; end <= count && pages > 0; end++) {
-        const saving = pages * (end - 1 - start) + best[end];
-        if (this.#parts(end, count) && saving > best[start]) {
-          best[start] = saving;
-          this.#runEnds[start] = end;
-          this.#runPages[start] = pages;
-        }
-        if (end < count) pages = Math.min(pages, common[end - 1]);
-      }
-      after = start;
-    }
-  }
-
-  /** Whether a run may start or end before request i: not inside a stretch of equal shares. */
-  #parts(i: number, count: number): boolean {
-    if (i < 2 || i > count - 2) return true;
-    const pages = this.#common[i - 1];
-    return pages !== this.#common[i - 2] || pages !== this.#common[i];
   }
 
   /** Writes both levels; false when no run is worth sharing. */
@@ -176,8 +137,8 @@ class PrefixSharer {
     rest.slots = slots;
     let next = 0;
     for (let start = 0, end = 0; start < requestCount; start = end) {
-      end = this.#runEnds[start];
-      const tokens = this.#runPages[start] * state.pageSize;
+      end = this.#runs.ends[start];
+      const tokens = this.#runs.pages[start] * state.pageSize;
       if (tokens === 0) continue;
       if (!worthSharing(tokens, end - start, queryIndptr[end] - queryIndptr[start])) continue;
       if (next < start) this.#pushRow(batch, next, 0);

@@ -2,9 +2,8 @@ import { made } from "../made.ts";
 import { showByLine } from "../shown.ts";
 import { type Batch, describeBatch, staleBatch } from "./batch.ts";
 import { createLayout, createLevel, type Layout, type Level } from "./layout.ts";
-import type { SequenceState } from "./sequence-state.ts";
 
-/** The arrays that a pool writes every step to; they grow by doubling. */
+/** The arrays that an owner writes every step to; they grow by doubling. */
 export class StepArrays {
   /** Raised when a step is written, and when it is given back. */
   generation = 0;
@@ -28,8 +27,8 @@ export class StepArrays {
   readonly wholeLevels: Level[] = [this.whole];
 
   constructor(
-    /** The pool. */
-    readonly owner: { readonly state: SequenceState },
+    /** The pool, or the page lists. */
+    readonly owner: object,
     pageSize: number,
     groups: number,
   ) {
@@ -67,7 +66,7 @@ export class StepArrays {
 }
 
 /**
- * One step's handle on a pool's arrays. It is stale from the next step on: then every use of it,
+ * One step's handle on its owner's arrays. It is stale from the next step on: then every use of it,
  * reading included, throws a PlanError, so that no step is ever taken for another.
  */
 export class StepBatch implements Batch {
@@ -88,7 +87,7 @@ export class StepBatch implements Batch {
     return this.#arrays.owner;
   }
 
-  /** What the pool wrote: for its own family. Errors: PlanError when stale. */
+  /** What the owner wrote: for its own family. Errors: PlanError when stale. */
   get arrays(): StepArrays {
     const arrays = this.#arrays;
     if (this.generation !== arrays.generation) throw staleBatch();

@@ -96,37 +96,39 @@ const none = new Int32Array(0);
 
 /**
  * Tokens of each request, whose pages lie between `starts`: from lastPageLength or kvLengths,
- * whichever is given. Errors: OptionError.
+ * whichever is given. Errors: OptionError, whose options begin with `prefix`.
  */
 export function lengthsInPages(
   given: Pick<UserPagesOptions, "lastPageLength" | "kvLengths">,
   starts: Int32Array,
   pageSize: number,
+  prefix = "",
 ): Int32Array {
   const lastPageLength = given.lastPageLength ?? undefined;
   const kvLengths = given.kvLengths ?? undefined;
   const requests = starts.length - 1;
   if ((lastPageLength === undefined) === (kvLengths === undefined))
     throw new OptionError(
-      "lastPageLength",
+      `${prefix}lastPageLength`,
       lastPageLength,
       "given, or kvLengths instead of it",
       "say how many tokens the pages hold once.",
     );
   if (kvLengths !== undefined) {
-    requireLength("kvLengths", kvLengths, requests);
-    const lengths = integers("kvLengths", kvLengths);
+    requireLength(`${prefix}kvLengths`, kvLengths, requests);
+    const lengths = integers(`${prefix}kvLengths`, kvLengths);
     for (let r = 0; r < requests; r++) {
       const most = (starts[r + 1] - starts[r]) * pageSize;
-      if (lengths[r] > most) throw tooLong(r, lengths[r], most);
+      if (lengths[r] > most) throw tooLong(`${prefix}kvLengths[${r}]`, lengths[r], most);
     }
     return lengths;
   }
-  requireLength("lastPageLength", lastPageLength!, requests);
-  const lengths = integers("lastPageLength", lastPageLength!, 0, pageSize);
+  requireLength(`${prefix}lastPageLength`, lastPageLength!, requests);
+  const lengths = integers(`${prefix}lastPageLength`, lastPageLength!, 0, pageSize);
   for (let r = 0; r < requests; r++) {
     const pages = starts[r + 1] - starts[r];
-    if ((lengths[r] === 0) !== (pages === 0)) throw badLastPage(r, lengths[r], pages, pageSize);
+    if ((lengths[r] === 0) !== (pages === 0))
+      throw badLastPage(`${prefix}lastPageLength[${r}]`, lengths[r], pages, pageSize);
     if (pages > 0) lengths[r] += (pages - 1) * pageSize;
   }
   return lengths;
@@ -158,18 +160,18 @@ function countUsers(indices: Int32Array, starts: Int32Array, pageCount: number):
   return users;
 }
 
-function badLastPage(request: number, value: number, pages: number, pageSize: number): OptionError {
+function badLastPage(option: string, value: number, pages: number, pageSize: number): OptionError {
   return new OptionError(
-    `lastPageLength[${request}]`,
+    option,
     value,
     pages === 0 ? "0 for a request without pages" : `an integer from 1 to ${pageSize}`,
     "count the tokens in the request's last page.",
   );
 }
 
-function tooLong(request: number, length: number, most: number): OptionError {
+function tooLong(option: string, length: number, most: number): OptionError {
   return new OptionError(
-    `kvLengths[${request}]`,
+    option,
     length,
     `0 to ${most}, the room in the request's pages`,
     "give the request a page for each of its tokens.",

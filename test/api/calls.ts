@@ -181,6 +181,24 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
       writes: true,
     },
   ],
+  "PageLists.create": ({ device }) => [
+    device,
+    { pageSize: 4, pageCount: 8, maxBatch: 2, maxQueryTokens: 4, maxEntries: 16 },
+  ],
+  "PageLists#step": ({ device }) => [
+    {
+      queryIndptr: [0, 1, 2],
+      indptr: [0, 1, 2],
+      indices: Tensor.from(device, [1, 2], [2], "i32"),
+      kvLengths: [4, 3],
+      shared: [{ queryIndptr: [0, 2], indptr: [0, 1], indices: [3], lastPageLength: [4] }],
+      writes: true,
+      padTo: 4,
+    },
+  ],
+  "PageLists#lastBatch": none,
+  "PageLists#disposed": none,
+  "PageLists#[dispose]": none,
   appendPages: ({ device, tensor }) => [
     {
       planes: [{ rows: tensor, pages: Tensor.zeros(device, [4, 4, 2], "f32"), scale: 2 }],

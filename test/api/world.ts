@@ -8,6 +8,7 @@ const {
   Device,
   Evaluator,
   PagedCache,
+  PageLists,
   PrefixIndex,
   raggedLayout,
   SequencePool,
@@ -15,6 +16,7 @@ const {
   Weight,
 } = flashbun;
 
+const listSizes = { pageSize: 4, pageCount: 8, maxBatch: 2, maxQueryTokens: 4, maxEntries: 16 };
 const graph = { maxBatch: 2, maxQueryTokens: 4, maxColumns: 8 };
 
 /** One object of each public class, by its name, and what calls need besides. */
@@ -76,6 +78,7 @@ export async function makeWorld(kind: "cpu" | "cuda:0" = "cpu") {
     append,
     batch,
     plan: attention.plan(batch),
+    lists: PageLists.create(device, listSizes),
     variant,
     pool,
     stream,
@@ -113,6 +116,7 @@ export const profile = JSON.stringify({
 /** Frees what a caller would free, each by itself; what is left of it refuses everything. */
 export function disposeObjects(world: World): void {
   const { tensor, q, lse, out, stream, event, attention, cache, memory, graph, index } = world;
+  world.lists[Symbol.dispose]();
   for (const each of [world.sequence, world.other, world.poolSequence]) each.free();
   for (const each of [tensor, q, lse, out, stream, event, attention, memory, graph, index, cache])
     each[Symbol.dispose]();
@@ -128,6 +132,7 @@ export function objectsOf(world: World): Record<string, unknown> {
     Graph: world.graph,
     Memory: world.memory,
     PagedCache: world.cache,
+    PageLists: world.lists,
     Pool: world.jobs,
     PrefixIndex: world.index,
     Sequence: world.sequence,

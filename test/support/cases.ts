@@ -45,6 +45,8 @@ export interface Case {
   batchInvariant: boolean;
   /** Values are the first elements of the keys, in the one plane "latent". */
   latent: boolean;
+  /** Pages of a block manager of the caller's, not of a cache. */
+  callers: boolean;
   /** Window, soft cap and scale are said by each plan: those of the options are others. */
   atPlan: boolean;
   /** Some elements, scales, sinks and slopes are NaN or infinite. */
@@ -87,6 +89,7 @@ const plain: Omit<Case, "name"> = {
   finalize: true,
   batchInvariant: false,
   latent: false,
+  callers: false,
   atPlan: false,
   notFinite: false,
 };
@@ -215,6 +218,8 @@ function optionCases(): Case[] {
     ["soft cap", { softCap: 5 }],
     ["scale", { scale: 0.4 }],
     ["window, soft cap and scale at plan", { windowLeft: 9, softCap: 4, scale: 0.4, atPlan: true }],
+    ["pages of the caller", { callers: true }],
+    ["pages of the caller, HND", { callers: true, storage: "HND", kvDtype: "f8e4m3" }],
     ["ALiBi", { alibi: true }],
     ["sinks", { sinks: true }],
     ["raw state", { sinks: true, finalize: false }],
@@ -345,6 +350,7 @@ export function randomCase(random: Random): Case {
     batchInvariant: random.chance(0.2),
     notFinite: random.chance(0.3),
     atPlan: random.chance(0.3),
+    callers: random.chance(0.3),
   });
 }
 

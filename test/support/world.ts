@@ -8,7 +8,9 @@ import type { PrefixMatch, Sequence } from "../../src/kv/sequence.ts";
 import { dtypeBytes, encode } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import type { Case } from "./cases.ts";
+import { Engine, forms } from "./engine.ts";
 import { concatenate, indptrOf, poisoned } from "./numbers.ts";
+import { seeded } from "./random.ts";
 import { type Families, type HostRequest, Rig } from "./rig.ts";
 
 /** A paged cache over poisoned storage, with a copy on the host of what each sequence holds. */
@@ -184,7 +186,20 @@ export class World implements Disposable {
 
 /** Builds a case's batch, runs it and checks it. */
 export function runCase(device: Device, c: Case, families?: Families): Uint8Array {
-  return c.pageSize === 0 ? runRagged(device, c, families) : runPaged(device, c, families);
+  if (c.pageSize === 0) return runRagged(device, c, families);
+  return c.callers ? runCallers(device, c, families) : runPaged(device, c, families);
+}
+
+function runCallers(device: Device, c: Case, families?: Families): Uint8Array {
+  const random = seeded(c.seed);
+  const pages = c.kvLengths.reduce((sum, length) => sum + Math.ceil(length / c.pageSize), 0) + 3;
+  using engine = new Engine(device, c, { pages, families }, random);
+  const requests = c.kvLengths.map(() => engine.create());
+  const queries = c.queryLengths.map((count) => engine.rig.queries(count));
+  const history = c.kvLengths.map((length, i) => length - c.queryLengths[i]);
+  engine.grow(requests, history, queries, random.pick(forms));
+  const batch = engine.grow(requests, c.queryLengths, queries, random.pick(forms));
+  return engine.check(batch, requests, queries);
 }
 
 function runPaged(device: Device, c: Case, families?: Families): Uint8Array {

@@ -1,0 +1,215 @@
+/** An engine with a block manager of its own: pages by a list, steps by page lists. */
+import { appendPages } from "../../src/cache/append-pages.ts";
+import { type PageListLevel, PageLists } from "../../src/cache/page-lists.ts";
+import type { Device } from "../../src/device/device.ts";
+import type { Batch } from "../../src/kv/batch.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
+import type { Case } from "./cases.ts";
+import { concatenate, indptrOf, poisoned } from "./numbers.ts";
+import type { Random } from "./random.ts";
+import { type Families, type HostRequest, Rig } from "./rig.ts";
+
+/** A request: its pages, and what they hold on the host. */
+export interface EngineRequest {
+  pages: number[];
+  k: Float64Array;
+  v: Float64Array;
+}
+
+/** How a step hands its lists over. */
+export const forms = ["lists", "64-bit lists", "tensors", "all in tensors", "table"] as const;
+
+/** The caller's pages in the case's order, with the rig that checks steps over them. */
+export class Engine implements Disposable {
+  readonly rig: Rig;
+  readonly c: Case;
+  readonly lists: PageLists;
+  readonly layout: "NHD" | "HND";
+  readonly k: Tensor;
+  readonly v: Tensor;
+  readonly #free: number[];
+  readonly #random: Random;
+  /** What must live until the step is over. */
+  #owned: Tensor[] = [];
+
+  constructor(
+    readonly device: Device,
+    wanted: Case,
+    options: { pages: number; families?: Families | undefined; graph?: boolean },
+    random: Random,
+  ) {
+    const sizes = { maxBatch: 8, maxQueryTokens: 400, maxColumns: 64 };
+    const over = options.graph ? { graph: sizes } : {};
+    this.rig = new Rig(device, wanted, over, options.families);
+    const { c } = this.rig;
+    this.c = c;
+    this.#random = random;
+    const { pageSize, kvHeads, kvDtype } = c;
+    const pageCount = options.pages;
+    this.#free = Array.from({ length: pageCount }, (_, page) => (7 * page) % pageCount);
+    if (new Set(this.#free).size < pageCount) this.#free = [...this.#free.keys()];
+    this.layout = c.storage === "HND" ? "HND" : "NHD";
+    const make = (dim: number) =>
+      this.layout === "HND"
+        ? poisoned(device, [pageCount, kvHeads, pageSize, dim], kvDtype)
+        : poisoned(device, [pageCount, pageSize, kvHeads, dim], kvDtype);
+    this.k = make(c.headDim);
+    this.v = c.latent ? this.k.slice(3, 0, c.valueDim) : make(c.valueDim);
+    const tokens = c.kvLengths.reduce((sum, length) => sum + length, 0);
+    this.lists = PageLists.create(device, {
+      pageSize,
+      pageCount,
+      maxBatch: Math.max(sizes.maxBatch, c.kvLengths.length),
+      maxQueryTokens: Math.max(sizes.maxQueryTokens, tokens),
+      maxEntries: Math.max(4, c.kvLengths.length) * pageCount,
+    });
+  }
+
+  create(): EngineRequest {
+    return { pages: [], k: new Float64Array(0), v: new Float64Array(0) };
+  }
+
+  length({ k }: EngineRequest): number {
+    return k.length / (this.c.kvHeads * this.c.headDim);
+  }
+
+  /** A copy that shares the request's full pages. */
+  fork(request: EngineRequest): EngineRequest {
+    const full = Math.floor(this.length(request) / this.c.pageSize);
+    const tokens = full * this.c.pageSize * this.c.kvHeads;
+    return {
+      pages: request.pages.slice(0, full),
+      k: request.k.slice(0, tokens * this.c.headDim),
+      v: request.v.slice(0, tokens * this.c.valueDim),
+    };
+  }
+
+  /** Gives the requests pages for so many new tokens. */
+  allot(requests: readonly EngineRequest[], counts: readonly number[]): void {
+    for (const [i, request] of requests.entries())
+      while (request.pages.length * this.c.pageSize < this.length(request) + counts[i])
+        request.pages.push(this.#free.pop()!);
+  }
+
+  /** Lists of rows of pages in one of the forms; `spare` pages stand beyond what indptr says. */
+  level(
+    queryIndptr: number[],
+    rows: readonly (readonly number[])[],
+    kvLengths: number[],
+    form: (typeof forms)[number],
+  ): PageListLevel {
+    const indptr = indptrOf(rows.map(({ length }) => length));
+    const random = this.#random;
+    const spare = random.chance(0.5) ? [99_999] : [];
+    const indices = [...rows.flat(), ...(form === "lists" ? [] : spare)];
+    const up = (values: number[], shape = [values.length]) => {
+      const tensor = Tensor.from(this.device, values, shape, random.pick(["i32", "i64"]));
+      this.#owned.push(tensor);
+      return tensor;
+    };
+    const { pageSize } = this.c;
+    const isWhole = rows.every(({ length }, r) => Math.ceil(kvLengths[r] / pageSize) === length);
+    const last = kvLengths.map((length) => (length === 0 ? 0 : ((length - 1) % pageSize) + 1));
+    const lengths =
+      isWhole && random.chance(0.5)
+        ? { lastPageLength: last }
+        : { kvLengths, lastPageLength: null };
+    switch (form) {
+      case "lists":
+        return { queryIndptr, indptr, indices, ...lengths };
+      case "64-bit lists": {
+        const long = BigInt64Array.from(rows.flat().map(BigInt));
+        return { queryIndptr: Int32Array.from(queryIndptr), indptr, indices: long, ...lengths };
+      }
+      case "tensors":
+        return { queryIndptr, indptr, indices: up(indices), ...lengths };
+      case "all in tensors":
+        return {
+          queryIndptr: up(queryIndptr),
+          indptr: up(indptr),
+          indices: up(indices),
+          kvLengths: up(kvLengths),
+        };
+      case "table": {
+        const columns = Math.max(1, ...rows.map(({ length }) => length));
+        const table = rows.flatMap((pages) =>
+          Array.from({ length: columns }, (_, column) => pages[column] ?? -5),
+        );
+        const wide = up(table, [rows.length, columns]);
+        return { queryIndptr, indices: wide, kvLengths };
+      }
+    }
+  }
+
+  /** New rows of the requests: on the host now, on the device when they are appended. */
+  newRows(requests: readonly EngineRequest[], counts: readonly number[], needles: Float64Array[]) {
+    const { c, rig } = this;
+    const k = counts.map((count, i) => rig.rows(count, c.headDim, needles[i]));
+    const v = k.map((keys, i) => rig.values(counts[i], keys));
+    for (const [i, request] of requests.entries()) {
+      request.k = concatenate([request.k, k[i]]);
+      request.v = concatenate([request.v, v[i]]);
+    }
+    const keys = rig.upload(concatenate(k), "f32", c.kvHeads, c.headDim);
+    const values = rig.upload(concatenate(v), "f32", c.kvHeads, c.valueDim);
+    this.#owned.push(keys, values);
+    return { keys, values };
+  }
+
+  append(batch: Batch, { keys, values }: { keys: Tensor; values: Tensor }): void {
+    const planes = [{ rows: keys, pages: this.k }];
+    if (!this.c.latent) planes.push({ rows: values, pages: this.v });
+    appendPages({ planes, batch, layout: this.layout });
+  }
+
+  /** Allots, appends and makes the batch of a step. */
+  grow(
+    requests: readonly EngineRequest[],
+    counts: readonly number[],
+    needles: Float64Array[],
+    form: (typeof forms)[number],
+    share = false,
+  ): Batch {
+    this.allot(requests, counts);
+    const kvLengths = requests.map((request, i) => this.length(request) + counts[i]);
+    const rows = requests.map(({ pages }) => pages);
+    const own = this.level(indptrOf(counts), rows, kvLengths, form);
+    const batch = this.lists.step({ ...own, ...(share ? { share: () => true } : {}) });
+    this.append(batch, this.newRows(requests, counts, needles));
+    return batch;
+  }
+
+  /** The requests as the rig checks them. */
+  hosts(requests: readonly EngineRequest[], queries: Float64Array[]): HostRequest[] {
+    const { pageSize } = this.c;
+    return requests.map((request, i) => {
+      const places = Int32Array.from(
+        { length: this.length(request) },
+        (_, key) => request.pages[Math.floor(key / pageSize)] * pageSize + (key % pageSize),
+      );
+      return { q: queries[i], k: request.k, v: request.v, places };
+    });
+  }
+
+  /** Runs the batch and checks it. */
+  check(batch: Batch, requests: readonly EngineRequest[], queries: Float64Array[]): Uint8Array {
+    const { k, v, layout } = this;
+    const bytes = this.rig.check(batch, this.hosts(requests, queries), { k, v, layout });
+    this.over();
+    return bytes;
+  }
+
+  /** Frees what the step needed. */
+  over(): void {
+    for (const tensor of this.#owned) tensor[Symbol.dispose]();
+    this.#owned = [];
+  }
+
+  [Symbol.dispose](): void {
+    this.over();
+    this.rig[Symbol.dispose]();
+    this.lists[Symbol.dispose]();
+    this.k[Symbol.dispose]();
+    if (!this.c.latent) this.v[Symbol.dispose]();
+  }
+}
