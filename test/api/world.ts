@@ -51,11 +51,8 @@ export async function makeWorld(kind: "cpu" | "cuda:0" = "cpu") {
   captured.run({ layer: 0, q, cache, out });
   const recorded = () =>
     device.capture(device.stream, () => captured.run({ layer: 0, q, cache, out }));
-  const batch = createBatch({
-    queryLengths: [2, 2],
-    kvLengths: [2, 2],
-    layout: raggedLayout([0, 2, 4], [0, 2, 4]),
-  });
+  const layout = raggedLayout([0, 2, 4], [0, 2, 4]);
+  const batch = createBatch({ queryLengths: [2, 2], kvLengths: [2, 2], layout });
   const variant = flashbun.defineVariant({ name: "scaled", logits: (x) => x.mul(2) });
   const pool = new SequencePool({ pageSize: 4, maxSequences: 4, groups: [{ pages: 8 }] });
   const stream = device.createStream();
