@@ -6,6 +6,7 @@ import { attentionCases } from "./attention.ts";
 import { type Bench, type Ceilings, type Measured, measureCeilings } from "./bench.ts";
 import { demoCases } from "./demo.ts";
 import { hostCases } from "./host.ts";
+import { operatorCases } from "./operators.ts";
 import { Peer } from "./peers/peer.ts";
 import { namesOf, parseCount, parseRegex, Table } from "./table.ts";
 import { variantCases } from "./variants.ts";
@@ -30,7 +31,7 @@ const command = new Command("bench")
 await main(command.opts<Options>());
 
 async function main(options: Options): Promise<void> {
-  const all = [...hostCases, ...demoCases, ...attentionCases, ...variantCases];
+  const all = [hostCases, demoCases, attentionCases, operatorCases, variantCases].flat();
   const cases = all.filter(({ name }) => options.only.test(name));
   if (cases.length === 0) {
     process.stderr.write(`bench: no row matches ${options.only}; there are\n${namesOf(all)}`);

@@ -51,7 +51,8 @@ export {
 export type { OutOptions, RowOptions } from "./ops/rows.ts";
 export { type Activation, matmul, type MatmulOptions } from "./ops/matmul.ts";
 export { type AttentionState, type LseBase, mergeStates } from "./ops/states.ts";
-export type { RopeOptions } from "./ops/rope.ts";
+export { applyRope, type ApplyRopeOptions } from "./ops/apply-rope.ts";
+export { Rope, type RopeOptions } from "./ops/rope.ts";
 export {
   type DynamicScaling,
   type LinearScaling,

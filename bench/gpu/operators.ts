@@ -105,7 +105,7 @@ async function norm(bench: GpuBench, rows: number, dim: number): Promise<GpuRow[
 }
 
 /** Bytes read and written, against what plain copying moves. */
-function moved({ ceilings }: GpuBench, bytes: number, milliseconds: number): GpuRow {
+export function moved({ ceilings }: GpuBench, bytes: number, milliseconds: number): GpuRow {
   const value = bytes / milliseconds / 1e6;
   return { ...bareRow("", value, "GB/s"), ofRoofline: value / ceilings.copyGBs };
 }

@@ -12,6 +12,7 @@ import { machineLine } from "./machine.ts";
 import { operatorCases } from "./operators.ts";
 import { mixedCases } from "./mixed.ts";
 import { morePrefillCases, prefillCases } from "./prefill.ts";
+import { ropeCases } from "./rope.ts";
 import { stepCases } from "./steps.ts";
 import { variantCases } from "./variants.ts";
 
@@ -34,6 +35,7 @@ const cases: GpuCase[] = [
   ...mixedCases,
   ...variantCases,
   ...operatorCases,
+  ...ropeCases,
   ...moreDecodeCases,
   ...morePrefillCases,
 ];

@@ -7,7 +7,7 @@ import { OptionError, PlanError } from "../errors.ts";
 import { type Batch, requireBatch } from "../kv/batch.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { requireInteger, requireNumber } from "../require.ts";
-import { RopeRates } from "../ops/rope.ts";
+import { Rope } from "../ops/rope.ts";
 import { worthSharing } from "../plan/cost.ts";
 import { livesUntil, type Plan } from "../plan/plan.ts";
 import { Planner } from "../plan/planner.ts";
@@ -39,7 +39,7 @@ export class Attention extends Owner implements AsyncDisposable {
   readonly #bound: BoundParams;
   /** Where index tensors are looked at before kernels follow them. */
   readonly #contents: Contents | undefined;
-  readonly #rope: RopeRates | undefined;
+  readonly #rope: Rope | undefined;
   /** What the family bound. */
   readonly #owned: Disposable | undefined;
   /** Of the last plan. */
@@ -80,8 +80,8 @@ export class Attention extends Owner implements AsyncDisposable {
     if (device.checksContents) this.#contents = new Contents(resolved);
     this.#owned = bind?.(device, this.#bound.params);
     if (resolved.rope !== undefined) {
-      this.#rope = new RopeRates(device, resolved.rope, resolved.headDim);
-      this.#bound.params.ropeRates = this.#rope.address;
+      this.#rope = Rope.create(device, resolved.headDim, resolved.rope);
+      this.#bound.params.ropeRates = this.#rope.rates;
       this.#sections.waitFor(device.stream);
     }
   }

@@ -141,6 +141,11 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     throw new OptionError("mask", "tail", 'not "tail" with deviceLengths', fix);
   }
   if (options.rope !== undefined) checkRope(options.rope, headDim);
+  if (options.rope?.sections !== undefined) {
+    const allowed = "left out: attention turns by one position of a token";
+    const fix = "turn queries and keys by applyRope before append.";
+    throw new OptionError("rope.sections", options.rope.sections, allowed, fix);
+  }
   if (options.variant !== undefined) checkVariant(options.variant, options);
   const {
     valueDim = headDim,

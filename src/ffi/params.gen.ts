@@ -1665,6 +1665,137 @@ export class ProbeParams extends Params {
   }
 }
 
+/** Packs `struct fb_turn_params` (48 bytes). */
+export class TurnParams extends Params {
+  static readonly byteLength = 48;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(48), offset = 0) {
+    super(memory, offset, 48);
+  }
+  set rates(value: number) {
+    this.write64(0, value);
+  }
+  get rates(): number {
+    return this.read64(0);
+  }
+  set axes(value: number) {
+    this.write64(2, value);
+  }
+  get axes(): number {
+    return this.read64(2);
+  }
+  set positions(value: number) {
+    this.write64(4, value);
+  }
+  get positions(): number {
+    return this.read64(4);
+  }
+  set axisStride(value: number) {
+    this.write64(6, value);
+  }
+  get axisStride(): number {
+    return this.read64(6);
+  }
+  set first(value: number) {
+    this.i32[8] = value;
+  }
+  get first(): number {
+    return this.i32[8]!;
+  }
+  set dim(value: number) {
+    this.i32[9] = value;
+  }
+  get dim(): number {
+    return this.i32[9]!;
+  }
+  set interleaved(value: number) {
+    this.i32[10] = value;
+  }
+  get interleaved(): number {
+    return this.i32[10]!;
+  }
+  set factor(value: number) {
+    this.f32[11] = value;
+  }
+  get factor(): number {
+    return this.f32[11]!;
+  }
+}
+
+/** Packs `struct fb_heads` (32 bytes). */
+export class Heads extends Params {
+  static readonly byteLength = 32;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(32), offset = 0) {
+    super(memory, offset, 32);
+  }
+  set data(value: number) {
+    this.write64(0, value);
+  }
+  get data(): number {
+    return this.read64(0);
+  }
+  set strideToken(value: number) {
+    this.write64(2, value);
+  }
+  get strideToken(): number {
+    return this.read64(2);
+  }
+  set strideHead(value: number) {
+    this.write64(4, value);
+  }
+  get strideHead(): number {
+    return this.read64(4);
+  }
+  set count(value: number) {
+    this.i32[6] = value;
+  }
+  get count(): number {
+    return this.i32[6]!;
+  }
+  set dtype(value: number) {
+    this.i32[7] = value;
+  }
+  get dtype(): number {
+    return this.i32[7]!;
+  }
+}
+
+/** Packs `struct fb_rope_params` (120 bytes). */
+export class RopeParams extends Params {
+  static readonly byteLength = 120;
+  readonly turn: TurnParams;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(120), offset = 0) {
+    super(memory, offset, 120);
+    this.turn = new TurnParams(memory, offset + 0);
+  }
+  setHeadsData(index: number, value: number): void {
+    this.write64(12 + index * 8, value);
+  }
+  setHeadsStrideToken(index: number, value: number): void {
+    this.write64(14 + index * 8, value);
+  }
+  setHeadsStrideHead(index: number, value: number): void {
+    this.write64(16 + index * 8, value);
+  }
+  setHeadsCount(index: number, value: number): void {
+    this.i32[18 + index * 8] = value;
+  }
+  setHeadsDtype(index: number, value: number): void {
+    this.i32[19 + index * 8] = value;
+  }
+  set tokenCount(value: number) {
+    this.i32[28] = value;
+  }
+  get tokenCount(): number {
+    return this.i32[28]!;
+  }
+  set headLanes(value: number) {
+    this.i32[29] = value;
+  }
+  get headLanes(): number {
+    return this.i32[29]!;
+  }
+}
+
 /** Packs `struct fb_merge_params` (72 bytes). */
 export class MergeParams extends Params {
   static readonly byteLength = 72;

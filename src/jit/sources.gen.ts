@@ -63,6 +63,7 @@ import params_norm_h from "../../kernels/params/norm.h" with { type: "text" };
 import params_page_h from "../../kernels/params/page.h" with { type: "text" };
 import params_plane_h from "../../kernels/params/plane.h" with { type: "text" };
 import params_probe_h from "../../kernels/params/probe.h" with { type: "text" };
+import params_rope_h from "../../kernels/params/rope.h" with { type: "text" };
 import params_rows_h from "../../kernels/params/rows.h" with { type: "text" };
 import params_states_h from "../../kernels/params/states.h" with { type: "text" };
 import params_tensor_h from "../../kernels/params/tensor.h" with { type: "text" };
@@ -87,6 +88,8 @@ import ptx_special_h from "../../kernels/ptx/special.h" with { type: "text" };
 import ptx_stmatrix_h from "../../kernels/ptx/stmatrix.h" with { type: "text" };
 import ptx_tma_h from "../../kernels/ptx/tma.h" with { type: "text" };
 import ptx_wgmma_h from "../../kernels/ptx/wgmma.h" with { type: "text" };
+import rope_rope_cu from "../../kernels/rope/rope.cu" with { type: "text" };
+import rope_unit_h from "../../kernels/rope/unit.h" with { type: "text" };
 import states_states_cu from "../../kernels/states/states.cu" with { type: "text" };
 import tensor_tensor_cu from "../../kernels/tensor/tensor.cu" with { type: "text" };
 
@@ -155,6 +158,7 @@ export const sources: Readonly<Record<string, string>> = {
   "params/page.h": params_page_h,
   "params/plane.h": params_plane_h,
   "params/probe.h": params_probe_h,
+  "params/rope.h": params_rope_h,
   "params/rows.h": params_rows_h,
   "params/states.h": params_states_h,
   "params/tensor.h": params_tensor_h,
@@ -179,6 +183,8 @@ export const sources: Readonly<Record<string, string>> = {
   "ptx/stmatrix.h": ptx_stmatrix_h,
   "ptx/tma.h": ptx_tma_h,
   "ptx/wgmma.h": ptx_wgmma_h,
+  "rope/rope.cu": rope_rope_cu,
+  "rope/unit.h": rope_unit_h,
   "states/states.cu": states_states_cu,
   "tensor/tensor.cu": tensor_tensor_cu,
 };

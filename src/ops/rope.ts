@@ -1,10 +1,16 @@
+import { requireDevice } from "../device/context.ts";
 import type { Device } from "../device/device.ts";
 import type { Memory } from "../device/memory.ts";
 import { Owner } from "../device/owner.ts";
 import { OptionError } from "../errors.ts";
-import { flag, integer, object, positive } from "../options.ts";
+import { checkOptions, flag, integer, list, object, positive } from "../options.ts";
 import { requireInteger } from "../require.ts";
-import { checkScaling, type RopeScaling, scaledFrequencies } from "./rope-scaling.ts";
+import {
+  attentionFactorOf,
+  checkScaling,
+  type RopeScaling,
+  scaledFrequencies,
+} from "./rope-scaling.ts";
 
 /** Rotary position embedding (RoFormer, arXiv 2104.09864). */
 export interface RopeOptions {
@@ -18,19 +24,33 @@ export interface RopeOptions {
   interleaved?: boolean;
   /** For lengths beyond those that a model was trained on. */
   scaling?: RopeScaling;
+  /**
+   * Multimodal sections (Qwen2-VL, arXiv 2409.12191): how many pairs turn by each axis of a token's
+   * positions, such as [16, 24, 24] for time, height and width. For applyRope, not for attention.
+   */
+  sections?: readonly number[];
+  /** True: pairs take turns at the axes (Qwen3-VL), those left over have the first. */
+  interleavedSections?: boolean;
 }
+
+/** Most axes of positions. */
+const axesMost = 4;
+/** Longest head. */
+const dimMost = 576;
 
 /** What each of the options may be; checkRope looks at those of a scaling. */
 export const ropeSchema = object(
   {
     theta: positive,
-    dim: integer(2, 576),
+    dim: integer(2, dimMost),
     interleaved: flag,
-    first: integer(0, 574),
+    first: integer(0, dimMost - 2),
     scaling: { type: "object", description: "an object { kind, factor } and more by kind" },
+    sections: list(integer(0, dimMost), "a list of numbers of pairs"),
+    interleavedSections: flag,
   },
   [],
-  "an object { theta, dim, first, interleaved, scaling }",
+  "an object { theta, dim, first, interleaved, scaling, sections, interleavedSections }",
 );
 
 const defaultTheta = 10_000;
@@ -46,6 +66,27 @@ export function checkRope(options: RopeOptions, headDim: number): void {
   requireInteger("rope.dim", dim, 2, headDim - first);
   if (dim % 2 !== 0) throw new OptionError("rope.dim", dim, "even", "rotation works on pairs.");
   if (scaling !== undefined) checkScaling(scaling, theta, dim / 2);
+  checkSections(options, dim / 2);
+}
+
+function checkSections(
+  { sections, interleavedSections = false }: RopeOptions,
+  pairs: number,
+): void {
+  if (sections === undefined) {
+    if (!interleavedSections) return;
+    const fix = "give the sections too.";
+    throw new OptionError("rope.interleavedSections", true, "false without sections", fix);
+  }
+  const axes = sections.length;
+  const sum = sections.reduce((total, count) => total + count, 0);
+  // The last pair that turns by an axis has to be one of the head's.
+  const last = (count: number, axis: number) => (axis === 0 ? 0 : axis + axes * (count - 1));
+  const reach = interleavedSections ? Math.max(...sections.map(last)) : 0;
+  if (axes <= axesMost && sum === pairs && reach < pairs) return;
+  const allowed = `1 to ${axesMost} numbers of pairs, ${pairs} together`;
+  const fix = "say by which axis each pair turns.";
+  throw new OptionError("rope.sections", sections, allowed, fix);
 }
 
 /** The elements [first, first + dim) of a head that rotate. */
@@ -82,22 +123,75 @@ export function ropeRates(frequencies: Float64Array): Int32Array {
 /** Pairs that a CPU turns at a time, at most. */
 const pairVector = 16;
 
-/** The rates of an attention's pairs on its device. */
-export class RopeRates extends Owner {
-  readonly #memory: Memory;
+/** By pair, the axis of its positions: int32 [pairs], rounded up as rates are. */
+function ropeAxes(sections: readonly number[], interleaved: boolean, pairs: number): Int32Array {
+  const axes = new Int32Array(pairVector * Math.ceil(pairs / pairVector));
+  let first = 0;
+  sections.forEach((count, axis) => {
+    if (!interleaved) axes.fill(axis, first, first + count);
+    else if (axis > 0) for (let i = 0; i < count; i++) axes[axis + sections.length * i] = axis;
+    first += count;
+  });
+  return axes;
+}
 
-  constructor(device: Device, options: RopeOptions, headDim: number) {
-    super("rope rates");
+/**
+ * Rotary embedding of heads of `headDim` elements on a device: what {@link applyRope} turns by.
+ * Make it once for a model; it holds a few numbers by pair, none by position.
+ */
+export class Rope extends Owner {
+  readonly #table: Memory;
+  /** The elements [first, first + dim) of a head turn. */
+  readonly first: number;
+  readonly dim: number;
+  /** @internal Factor of what turned. */
+  readonly factor: number;
+
+  private constructor(
+    readonly device: Device,
+    readonly headDim: number,
+    readonly options: RopeOptions,
+  ) {
+    super("rope");
+    const { sections, interleavedSections = false, scaling } = options;
+    ({ first: this.first, dim: this.dim } = ropeRange(options, headDim));
+    this.factor = attentionFactorOf(scaling);
     const rates = ropeRates(ropeFrequencies(options, headDim));
-    this.#memory = device.alloc(rates.byteLength, this.label);
-    device.upload(this.address, new Uint8Array(rates.buffer));
+    const axes = ropeAxes(sections ?? [], interleavedSections, this.dim / 2);
+    this.#table = device.alloc(rates.byteLength + axes.byteLength, this.label);
+    device.upload(this.rates, new Uint8Array(rates.buffer));
+    device.upload(this.rates + rates.byteLength, new Uint8Array(axes.buffer));
   }
 
-  get address(): number {
-    return this.#memory.address;
+  /** Errors: OptionError naming the option. */
+  static create(device: Device, headDim: number, options: RopeOptions = {}): Rope {
+    requireDevice(device);
+    requireInteger("headDim", headDim, 2, dimMost);
+    checkOptions("options", { rope: ropeSchema }, ["rope"], { rope: options });
+    checkRope(options, headDim);
+    return new Rope(device, headDim, structuredClone(options));
+  }
+
+  /** @internal Address of int32 [pair, 2], the rates. */
+  get rates(): number {
+    return this.#table.address;
+  }
+
+  /** @internal Address of int32 [pair], the axes; 0 where all pairs have the first. */
+  get axes(): number {
+    if (this.options.sections === undefined) return 0;
+    return this.rates + 8 * pairVector * Math.ceil(this.dim / 2 / pairVector);
+  }
+
+  /** @internal */
+  override toString(): string {
+    const { first, dim, headDim, options } = this;
+    const kind = options.scaling === undefined ? "" : `, ${options.scaling.kind}`;
+    const what = `Rope on ${this.device.label}: elements ${first} to ${first + dim} of ${headDim}`;
+    return `${what}${kind}${this.gone ? " (disposed)" : ""}`;
   }
 
   protected override release(): void {
-    this.#memory[Symbol.dispose]();
+    this.#table?.[Symbol.dispose]();
   }
 }

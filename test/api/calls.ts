@@ -47,6 +47,16 @@ const none = () => [];
 /** Arguments of each call in a world. */
 export const calls: Readonly<Record<string, (world: World) => readonly unknown[]>> = {
   yarnMscale: () => [40, 0.7],
+  applyRope: ({ q, out, positions, device, rope: turns }) => [
+    q,
+    out,
+    positions,
+    turns,
+    { stream: device.stream },
+  ],
+  "Rope.create": ({ device }) => [device, 16, { ...rope, sections: [3, 5] }],
+  "Rope#disposed": none,
+  "Rope#[dispose]": none,
   attend: ({ q }) => [q, q, q, { causal: true, windowLeft: 4, softCap: 5, rope: { theta: 1e4 } }],
   "Attention.create": ({ device }) => [device, { ...shape, valueDim: 8, rope, graph: graphSizes }],
   "Attention.createSync": ({ device, variant }) => [device, { ...shape, variant, lseBase: "2" }],

@@ -84,18 +84,27 @@ export async function makeWorld(kind: "cpu" | "cuda:0" = "cpu") {
     graph: recorded(),
     recorded,
     captured,
-    weight: Tensor.zeros(device, [2], "f32"),
-    residual: Tensor.zeros(device, [2, 2], "f32"),
-    scale: Tensor.from(device, [1], [1], "f32"),
-    tokenScales: Tensor.zeros(device, [2], "f32"),
-    rowCount: Tensor.from(device, [2], [1], "i32"),
-    linear: Weight.dense(Tensor.from(device, [1, 2, 3, 4], [2, 2], "f32")),
+    ...operandsOf(device),
     masked: flashbun.variants.packedMask(),
     evaluator: new Evaluator(variant.hooks.logits!),
     poolIndex: new PrefixIndex(pool),
     poolSequence: pool.create(),
     profile: debloat.parseProfile(profile, "profile"),
     jobs: new debloat.Pool(0),
+  };
+}
+
+/** What operators take besides the tensors that all have. */
+function operandsOf(device: flashbun.Device) {
+  return {
+    weight: Tensor.zeros(device, [2], "f32"),
+    residual: Tensor.zeros(device, [2, 2], "f32"),
+    scale: Tensor.from(device, [1], [1], "f32"),
+    tokenScales: Tensor.zeros(device, [2], "f32"),
+    rowCount: Tensor.from(device, [2], [1], "i32"),
+    linear: Weight.dense(Tensor.from(device, [1, 2, 3, 4], [2, 2], "f32")),
+    rope: flashbun.Rope.create(device, 16),
+    positions: Tensor.zeros(device, [4], "i32"),
   };
 }
 
@@ -132,6 +141,7 @@ export function objectsOf(world: World): Record<string, unknown> {
     PageLists: world.lists,
     Pool: world.jobs,
     PrefixIndex: world.index,
+    Rope: world.rope,
     Sequence: world.sequence,
     SequencePool: world.pool,
     Stream: world.stream,

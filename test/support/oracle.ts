@@ -229,20 +229,25 @@ function prepare(
       const factor = scale(row % heads, token);
       for (let d = 0; d < dim; d++) values[d] *= factor;
     }
-    if (rope !== undefined) rotate(values, rope, position(token));
+    if (rope !== undefined) rotate(values, rope, () => position(token));
   }
   return rounding.transform === undefined ? result : roundTo(rounding.transform, result);
 }
 
-function rotate(head: Float64Array, rope: OracleRope, position: number): void {
+/** Turns a head in place, each pair by its position. */
+export function rotate(
+  head: Float64Array,
+  rope: OracleRope,
+  position: (pair: number) => number,
+): void {
   const { frequencies, interleaved, factor = 1 } = rope;
   const x = head.subarray(rope.first);
   const pairs = frequencies.length;
   for (let pair = 0; pair < pairs; pair++) {
     const first = interleaved ? 2 * pair : pair;
     const second = interleaved ? 2 * pair + 1 : pair + pairs;
-    const cos = factor * Math.cos(position * frequencies[pair]);
-    const sin = factor * Math.sin(position * frequencies[pair]);
+    const cos = factor * Math.cos(position(pair) * frequencies[pair]);
+    const sin = factor * Math.sin(position(pair) * frequencies[pair]);
     const [a, b] = [x[first], x[second]];
     x[first] = a * cos - b * sin;
     x[second] = a * sin + b * cos;

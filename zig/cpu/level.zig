@@ -11,6 +11,7 @@ const kernels = @import("kernels/attention/merge.zig").kernels ++
     @import("kernels/norm.zig").kernels ++
     @import("kernels/page.zig").kernels ++
     @import("kernels/probe.zig").kernels ++
+    @import("kernels/rope.zig").kernels ++
     @import("kernels/states.zig").kernels ++
     @import("kernels/tensor.zig").kernels ++
     @import("kernels/variant/probe.zig").kernels;

@@ -9,13 +9,12 @@ const I = simd.I;
 
 pub const Angles = struct { cos: F, sin: F };
 
-/// Angles of pairs [first, first + lanes) at a position; `rates`: int32 [pair, 2], turns per
+/// Angles of pairs [first, first + lanes), each at its place; `rates`: int32 [pair, 2], turns per
 /// position in 2^-32 and 2^-64, with whole vectors of pairs. Within 2e-7.
-pub inline fn at(position: i32, rates: u64, first: usize) Angles {
+pub inline fn at(places: I, rates: u64, first: usize) Angles {
     const Wide = @Vector(lanes, i64);
     const both: @Vector(2 * lanes, i32) = items(i32, rates)[2 * first ..][0 .. 2 * lanes].*;
     const high: I, const low: I = .{ strided(both, 0), strided(both, 1) };
-    const places: I = @splat(position);
     const carried: Wide = (@as(Wide, low) * @as(Wide, places)) >> @splat(32);
     return of_turn(places *% high +% @as(I, @truncate(carried)));
 }

@@ -6,6 +6,7 @@ const params = @import("params");
 const indices = @import("indices.zig");
 const pointers = @import("../pointers.zig");
 const simd = @import("../simd.zig");
+const turn = @import("../turn.zig");
 const hidden = @import("hidden.zig");
 const variants = @import("../variant/variant.zig");
 const Variant = variants.Variant;
@@ -391,27 +392,10 @@ fn rotate(p: *const Params, row: [*]f32, position: i32, factor: f32) void {
     const x = row + @as(usize, @intCast(p.rope_first));
     var first: usize = 0;
     while (first < pairs) : (first += simd.lanes) {
-        const angle = angles.at(position, p.rope_rates, first);
-        const c = angle.cos * simd.splat(factor);
-        const s = angle.sin * simd.splat(factor);
-        if (p.rope_interleaved == 0 and first + simd.lanes <= pairs) {
-            const u: F = x[first..][0..simd.lanes].*;
-            const v: F = x[first + pairs ..][0..simd.lanes].*;
-            x[first..][0..simd.lanes].* = u * c - v * s;
-            x[first + pairs ..][0..simd.lanes].* = u * s + v * c;
-            continue;
-        }
-        const cs: [simd.lanes]f32 = c;
-        const ss: [simd.lanes]f32 = s;
-        for (cs[0..@min(simd.lanes, pairs - first)], 0..) |cos, i| {
-            const pair = first + i;
-            const a = if (p.rope_interleaved != 0) 2 * pair else pair;
-            const b = if (p.rope_interleaved != 0) 2 * pair + 1 else pair + pairs;
-            const u = x[a];
-            const v = x[b];
-            x[a] = u * cos - v * ss[i];
-            x[b] = u * ss[i] + v * cos;
-        }
+        const angle = angles.at(@splat(position), p.rope_rates, first);
+        const cos = angle.cos * simd.splat(factor);
+        const sin = angle.sin * simd.splat(factor);
+        turn.vector(x, pairs, first, p.rope_interleaved != 0, cos, sin);
     }
 }
 

@@ -1,0 +1,91 @@
+// Heads of new tokens in units that a lane holds, and how one turns.
+#pragma once
+#include "../common/angles.h"
+#include "../common/chunk.h"
+#include "../params/rope.h"
+
+// ---- where things lie
+
+// Up to sixteen elements of a head, as two chunks: both halves of eight pairs, or neighbours.
+struct Unit {
+    int32_t at[2]; // the first element of each
+    int32_t count[2];
+    int32_t pair; // the first of its pairs; -1: nothing turns
+};
+
+FB_DEVICE int32_t within_chunk(int32_t count) {
+    return count < 0 ? 0 : count < chunk ? count : chunk;
+}
+
+// Units of so many elements.
+FB_DEVICE int32_t unit_count(int32_t elements) { return (elements + 2 * chunk - 1) / (2 * chunk); }
+
+// Neighbours from `start` on, up to `end`.
+FB_DEVICE Unit straight_unit(int32_t start, int32_t end) {
+    return {{start, start + chunk},
+            {within_chunk(end - start), within_chunk(end - start - chunk)},
+            -1};
+}
+
+// The `index`-th of what turns.
+FB_DEVICE Unit turning_unit(const fb_turn_params& t, int32_t index) {
+    const int32_t pair = chunk * index;
+    if (t.interleaved) {
+        Unit unit = straight_unit(t.first + 2 * pair, t.first + t.dim);
+        unit.pair = pair;
+        return unit;
+    }
+    const int32_t pairs = t.dim / 2;
+    const int32_t count = within_chunk(pairs - pair);
+    return {{t.first + pair, t.first + pairs + pair}, {count, count}, pair};
+}
+
+FB_DEVICE uint64_t head_address(const fb_heads& heads, int64_t token, int32_t head) {
+    return heads.data + element_bytes(heads.dtype) * (token * heads.stride_token +
+                                                      head * heads.stride_head);
+}
+
+// ---- load
+
+FB_DEVICE void load_unit(int32_t dtype, uint64_t row, const Unit& unit, float (&x)[2][chunk]) {
+    FB_UNROLL
+    for (int i = 0; i < 2; i++)
+        load_chunk(dtype, row + element_bytes(dtype) * unit.at[i], unit.count[i], x[i]);
+}
+
+// ---- compute
+
+FB_DEVICE void turn_unit(const fb_turn_params& t, const Unit& unit, int32_t token,
+                         float (&x)[2][chunk]) {
+    const int32_t* const positions = items<const int32_t>(t.positions) + token;
+    const int32_t first = positions[0];
+    Angle by[chunk];
+    FB_UNROLL
+    for (int i = 0; i < chunk; i += 2) {
+        const uint4 rates = items<const uint4>(t.rates)[(unit.pair + i) / 2];
+        int32_t at[2] = {first, first};
+        for (int j = 0; t.axes != 0 && j < 2; j++)
+            at[j] = positions[items<const int32_t>(t.axes)[unit.pair + i + j] * t.axis_stride];
+        by[i] = angle_at(at[0], {int32_t(rates.x), int32_t(rates.y)});
+        by[i + 1] = angle_at(at[1], {int32_t(rates.z), int32_t(rates.w)});
+    }
+    FB_UNROLL
+    for (int i = 0; i < chunk; i++) {
+        by[i].cos *= t.factor;
+        by[i].sin *= t.factor;
+    }
+    FB_UNROLL
+    for (int i = 0; i < chunk; i++) {
+        if (t.interleaved) turn_pair(x[i / 4][i % 4 * 2], x[i / 4][i % 4 * 2 + 1], by[i]);
+        else turn_pair(x[0][i], x[1][i], by[i]);
+    }
+}
+
+// ---- store
+
+FB_DEVICE void store_unit(int32_t dtype, uint64_t row, const Unit& unit,
+                          const float (&x)[2][chunk]) {
+    FB_UNROLL
+    for (int i = 0; i < 2; i++)
+        store_chunk(dtype, row + element_bytes(dtype) * unit.at[i], unit.count[i], x[i]);
+}
