@@ -1,8 +1,9 @@
-// Products of any floating-point types and strides, by the CUDA cores.
+// Products of any types and strides, by the CUDA cores.
 #include "../ptx/base.h"
 #include "../params/matmul.h"
 #include "../ptx/pdl.h"
 #include "item.h"
+#include "weight.h"
 
 // ---- facts
 
@@ -18,19 +19,19 @@ static_assert(any_threads == 32 * any_warps, "a warp has 32 threads");
 // The sums of one row of the weight: lane l adds chunks l, l + 32, ...
 FB_DEVICE void add_row(const fb_matmul_params& p, int32_t row, int32_t weight_row,
                        float (&sums)[any_rows]) {
-    const int32_t bytes = element_bytes(p.x_dtype), weight_bytes = element_bytes(p.weight_dtype);
-    const uint64_t weight = p.weight + weight_bytes * (weight_row * p.weight_stride);
+    const int32_t bytes = element_bytes(p.x_dtype);
     for (int32_t k = threadIdx.x % 32 * chunk; k < p.inputs; k += 32 * chunk) {
         const int32_t count = p.inputs - k < chunk ? p.inputs - k : chunk;
         float w[chunk], x[chunk];
-        load_chunk(p.weight_dtype, weight + weight_bytes * int64_t(k), count, w);
+        load_weights(p, weight_row, k, count, w);
         FB_UNROLL
         for (int r = 0; r < any_rows; r++) {
             if (row + r >= p.row_count) break;
             load_chunk(p.x_dtype, p.x + bytes * ((row + r) * p.x_stride + k), count, x);
+            const float scale = x_scale(p, row + r, k);
             FB_UNROLL
             for (int i = 0; i < chunk; i++)
-                if (i < count) sums[r] = fmaf(w[i], x[i], sums[r]);
+                if (i < count) sums[r] = fmaf(w[i], x[i] * scale, sums[r]);
         }
     }
 }

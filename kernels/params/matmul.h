@@ -10,19 +10,33 @@
 
 // out[r][n] = f(sum over k of x[r][k] weight[n][k] + bias[n]) + residual[r][n]. Gated, weight and
 // bias have twice as many rows: f(gate) times up, of which row n and row outputs + n are the sums.
+//
+// weight_dtype says how a weight is held. f32, f16, bf16: as it is. f8e4m3, f8e5m2: code times
+// scale, f32. i8: code times scale plus minimum, f16. u8: two codes of four bits a byte, 32 inputs
+// in 16 bytes, of which byte j has input j in its low and input 16 + j in its high half; code times
+// scale plus minimum, or code - 8 times scale. The scale of weight[n][k] is scales[n / scale_rows]
+// [k / scale_inputs], and minimums lie alike.
 struct fb_matmul_params {
-    uint64_t x;        // [row_count, inputs]
-    uint64_t weight;   // [outputs, inputs]
-    uint64_t bias;     // [outputs]; 0: none
-    uint64_t residual; // [row_count, outputs]; 0: none
+    uint64_t x;         // [row_count, inputs]
+    uint64_t weight;    // [outputs, inputs]
+    uint64_t scales;
+    uint64_t minimums;  // 0: none
+    uint64_t x_scales;  // f32 of x in f8e4m3: x_scales[r * x_scale_stride + k / x_scale_inputs]
+    uint64_t bias;      // [outputs]; 0: none
+    uint64_t residual;  // [row_count, outputs]; 0: none
     uint64_t out;
-    int64_t x_stride; // from one row to the next
+    int64_t x_stride; // from one row to the next, in elements as they lie
     int64_t weight_stride;
+    int64_t scale_stride; // from one row of scales to the next
     int64_t residual_stride;
     int64_t out_stride;
     int32_t row_count;
     int32_t outputs; // columns of out
     int32_t inputs;
+    int32_t scale_rows;
+    int32_t scale_inputs;
+    int32_t x_scale_stride;
+    int32_t x_scale_inputs;
     int32_t x_dtype;
     int32_t weight_dtype;
     int32_t bias_dtype;

@@ -1101,11 +1101,11 @@ export class GatherParams extends Params {
   }
 }
 
-/** Packs `struct fb_matmul_params` (112 bytes). */
+/** Packs `struct fb_matmul_params` (160 bytes). */
 export class MatmulParams extends Params {
-  static readonly byteLength = 112;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(112), offset = 0) {
-    super(memory, offset, 112);
+  static readonly byteLength = 160;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(160), offset = 0) {
+    super(memory, offset, 160);
   }
   set x(value: number) {
     this.write64(0, value);
@@ -1119,107 +1119,155 @@ export class MatmulParams extends Params {
   get weight(): number {
     return this.read64(2);
   }
-  set bias(value: number) {
+  set scales(value: number) {
     this.write64(4, value);
   }
-  get bias(): number {
+  get scales(): number {
     return this.read64(4);
   }
-  set residual(value: number) {
+  set minimums(value: number) {
     this.write64(6, value);
   }
-  get residual(): number {
+  get minimums(): number {
     return this.read64(6);
   }
-  set out(value: number) {
+  set xScales(value: number) {
     this.write64(8, value);
   }
-  get out(): number {
+  get xScales(): number {
     return this.read64(8);
   }
-  set xStride(value: number) {
+  set bias(value: number) {
     this.write64(10, value);
   }
-  get xStride(): number {
+  get bias(): number {
     return this.read64(10);
   }
-  set weightStride(value: number) {
+  set residual(value: number) {
     this.write64(12, value);
   }
-  get weightStride(): number {
+  get residual(): number {
     return this.read64(12);
   }
-  set residualStride(value: number) {
+  set out(value: number) {
     this.write64(14, value);
   }
-  get residualStride(): number {
+  get out(): number {
     return this.read64(14);
   }
-  set outStride(value: number) {
+  set xStride(value: number) {
     this.write64(16, value);
   }
-  get outStride(): number {
+  get xStride(): number {
     return this.read64(16);
   }
+  set weightStride(value: number) {
+    this.write64(18, value);
+  }
+  get weightStride(): number {
+    return this.read64(18);
+  }
+  set scaleStride(value: number) {
+    this.write64(20, value);
+  }
+  get scaleStride(): number {
+    return this.read64(20);
+  }
+  set residualStride(value: number) {
+    this.write64(22, value);
+  }
+  get residualStride(): number {
+    return this.read64(22);
+  }
+  set outStride(value: number) {
+    this.write64(24, value);
+  }
+  get outStride(): number {
+    return this.read64(24);
+  }
   set rowCount(value: number) {
-    this.i32[18] = value;
-  }
-  get rowCount(): number {
-    return this.i32[18]!;
-  }
-  set outputs(value: number) {
-    this.i32[19] = value;
-  }
-  get outputs(): number {
-    return this.i32[19]!;
-  }
-  set inputs(value: number) {
-    this.i32[20] = value;
-  }
-  get inputs(): number {
-    return this.i32[20]!;
-  }
-  set xDtype(value: number) {
-    this.i32[21] = value;
-  }
-  get xDtype(): number {
-    return this.i32[21]!;
-  }
-  set weightDtype(value: number) {
-    this.i32[22] = value;
-  }
-  get weightDtype(): number {
-    return this.i32[22]!;
-  }
-  set biasDtype(value: number) {
-    this.i32[23] = value;
-  }
-  get biasDtype(): number {
-    return this.i32[23]!;
-  }
-  set residualDtype(value: number) {
-    this.i32[24] = value;
-  }
-  get residualDtype(): number {
-    return this.i32[24]!;
-  }
-  set outDtype(value: number) {
-    this.i32[25] = value;
-  }
-  get outDtype(): number {
-    return this.i32[25]!;
-  }
-  set activation(value: number) {
     this.i32[26] = value;
   }
-  get activation(): number {
+  get rowCount(): number {
     return this.i32[26]!;
   }
-  set gated(value: number) {
+  set outputs(value: number) {
     this.i32[27] = value;
   }
-  get gated(): number {
+  get outputs(): number {
     return this.i32[27]!;
+  }
+  set inputs(value: number) {
+    this.i32[28] = value;
+  }
+  get inputs(): number {
+    return this.i32[28]!;
+  }
+  set scaleRows(value: number) {
+    this.i32[29] = value;
+  }
+  get scaleRows(): number {
+    return this.i32[29]!;
+  }
+  set scaleInputs(value: number) {
+    this.i32[30] = value;
+  }
+  get scaleInputs(): number {
+    return this.i32[30]!;
+  }
+  set xScaleStride(value: number) {
+    this.i32[31] = value;
+  }
+  get xScaleStride(): number {
+    return this.i32[31]!;
+  }
+  set xScaleInputs(value: number) {
+    this.i32[32] = value;
+  }
+  get xScaleInputs(): number {
+    return this.i32[32]!;
+  }
+  set xDtype(value: number) {
+    this.i32[33] = value;
+  }
+  get xDtype(): number {
+    return this.i32[33]!;
+  }
+  set weightDtype(value: number) {
+    this.i32[34] = value;
+  }
+  get weightDtype(): number {
+    return this.i32[34]!;
+  }
+  set biasDtype(value: number) {
+    this.i32[35] = value;
+  }
+  get biasDtype(): number {
+    return this.i32[35]!;
+  }
+  set residualDtype(value: number) {
+    this.i32[36] = value;
+  }
+  get residualDtype(): number {
+    return this.i32[36]!;
+  }
+  set outDtype(value: number) {
+    this.i32[37] = value;
+  }
+  get outDtype(): number {
+    return this.i32[37]!;
+  }
+  set activation(value: number) {
+    this.i32[38] = value;
+  }
+  get activation(): number {
+    return this.i32[38]!;
+  }
+  set gated(value: number) {
+    this.i32[39] = value;
+  }
+  get gated(): number {
+    return this.i32[39]!;
   }
 }
 

@@ -53,6 +53,7 @@ import matmul_few_cu from "../../kernels/matmul/few.cu" with { type: "text" };
 import matmul_item_h from "../../kernels/matmul/item.h" with { type: "text" };
 import matmul_slices_h from "../../kernels/matmul/slices.h" with { type: "text" };
 import matmul_tile_cu from "../../kernels/matmul/tile.cu" with { type: "text" };
+import matmul_weight_h from "../../kernels/matmul/weight.h" with { type: "text" };
 import norm_norm_cu from "../../kernels/norm/norm.cu" with { type: "text" };
 import page_page_cu from "../../kernels/page/page.cu" with { type: "text" };
 import params_attention_h from "../../kernels/params/attention.h" with { type: "text" };
@@ -148,6 +149,7 @@ export const sources: Readonly<Record<string, string>> = {
   "matmul/item.h": matmul_item_h,
   "matmul/slices.h": matmul_slices_h,
   "matmul/tile.cu": matmul_tile_cu,
+  "matmul/weight.h": matmul_weight_h,
   "norm/norm.cu": norm_norm_cu,
   "page/page.cu": page_page_cu,
   "params/attention.h": params_attention_h,

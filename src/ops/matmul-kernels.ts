@@ -37,7 +37,8 @@ export function matmulKernel(x: Tensor, weight: Weight): MatmulKernel {
 function tableOf(x: Tensor, weight: Weight): readonly MatmulKernel[] {
   if (x.device.kind === "cpu") return cpu;
   const { values } = weight.scheme;
-  const fits = x.dtype === values.dtype && multiplies(x.device, x.dtype);
+  const fits =
+    weight.scheme.kind === "dense" && x.dtype === values.dtype && multiplies(x.device, x.dtype);
   const reaches = weight.inputs % 8 === 0 && isAligned(x) && isAligned(values);
   return fits && reaches ? tensorCores : cudaCores;
 }

@@ -2,10 +2,10 @@ import { requireStream, type Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { MatmulParams } from "../ffi/params.gen.ts";
 import { requireOptions } from "../require.ts";
-import { dtypeCode } from "../tensor/dtype.ts";
+import { type DType, dtypeCode, isFp8 } from "../tensor/dtype.ts";
 import { isInPlace, requireApart } from "../tensor/overlap.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
-import { requireWeight, type Weight } from "../tensor/weight.ts";
+import { requireWeight, type Weight, type WeightScheme } from "../tensor/weight.ts";
 import { matmulKernel } from "./matmul-kernels.ts";
 import { needRows, numbers, requireDense } from "./rows.ts";
 
@@ -23,6 +23,11 @@ export interface MatmulOptions {
    * activation(gate) * up, of half the columns. Default false.
    */
   gated?: boolean;
+  /**
+   * f32, of x in f8e4m3 or f8e5m2: [1], [rows] or, for each 128 inputs, [rows, inputs / 128]
+   * rounded up. The result is then bf16 where `out` does not say f32 or f16.
+   */
+  scales?: Tensor;
   /** Added last: of out's shape, f32 or x's dtype. It may be `out`. */
   residual?: Tensor;
   /**
@@ -42,6 +47,7 @@ const known = [
   "bias",
   "activation",
   "gated",
+  "scales",
   "residual",
   "invariant",
   "out",
@@ -68,14 +74,18 @@ export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): 
   const columns = gated ? weight.outputs / 2 : weight.outputs;
   const { stream = device.stream } = options;
   requireStream(stream, device);
-  if (bias !== undefined) requireDense("bias", bias, device, [weight.outputs], [x.dtype, "f32"]);
+  const { scales } = options;
+  checkScales(scales, x);
+  const dtype = isFp8(x.dtype) ? "bf16" : x.dtype;
+  if (bias !== undefined) requireDense("bias", bias, device, [weight.outputs], typesOf(x));
   if (residual !== undefined) checkRows("residual", residual, x, rows, columns);
   if (options.out !== undefined) checkOut(options.out, x, weight, options, columns);
-  const out = options.out ?? Tensor.empty(device, [rows, columns], x.dtype, "matmul");
+  const out = options.out ?? Tensor.empty(device, [rows, columns], dtype, "matmul");
   if (rows === 0) return out;
   if (device.capturing) device.needOnReplay(weight);
-  needRows(device, x, out, bias, residual);
+  needRows(device, x, out, bias, residual, scales);
   place(x, weight, out);
+  placeInputScales(scales);
   params.bias = bias?.address ?? 0;
   params.biasDtype = dtypeCode(bias?.dtype ?? x.dtype);
   params.residual = residual?.address ?? 0;
@@ -90,8 +100,14 @@ export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): 
   return out;
 }
 
+/** Inputs, and outputs, that share a scale of blocks. */
+const block = 128;
+/** More than there are, and few enough for i32. */
+const all = 2 ** 30;
+
 function place(x: Tensor, weight: Weight, out: Tensor): void {
   const { values } = weight.scheme;
+  placeScales(weight.scheme);
   params.x = x.address;
   params.xStride = x.strides[0];
   params.xDtype = dtypeCode(x.dtype);
@@ -105,6 +121,50 @@ function place(x: Tensor, weight: Weight, out: Tensor): void {
   params.inputs = weight.inputs;
 }
 
+function placeScales(scheme: WeightScheme): void {
+  params.scales = params.minimums = params.scaleStride = 0;
+  params.scaleRows = params.scaleInputs = all;
+  if (scheme.kind === "dense") return;
+  const { scales } = scheme;
+  params.scales = scales.address;
+  if (scheme.kind === "grouped") {
+    params.minimums = scheme.minimums?.address ?? 0;
+    params.scaleRows = 1;
+    params.scaleStride = scales.shape[1];
+    params.scaleInputs = scheme.group;
+  } else if (scales.shape.length === 2) {
+    params.scaleRows = params.scaleInputs = block;
+    params.scaleStride = scales.shape[1];
+  } else if (scales.shape[0] > 1) {
+    params.scaleRows = params.scaleStride = 1;
+  }
+}
+
+/** The scales of x: one for all, for each row, or for each block of a row. */
+function placeInputScales(scales: Tensor | undefined): void {
+  params.xScales = scales?.address ?? 0;
+  const [rows, blocks] = scales?.shape ?? [1];
+  params.xScaleStride = blocks ?? (rows > 1 ? 1 : 0);
+  params.xScaleInputs = blocks === undefined ? all : block;
+}
+
+function checkScales(scales: Tensor | undefined, x: Tensor): void {
+  if (scales === undefined && !isFp8(x.dtype)) return;
+  const [rows, inputs] = x.shape;
+  const shapes = [[1], [rows], [rows, Math.ceil(inputs / block)]];
+  const names = shapes.map((shape) => `[${shape.join(", ")}]`);
+  const allowed = `a dense f32 tensor ${names.join(" or ")}`;
+  if (scales === undefined)
+    throw new OptionError("scales", undefined, allowed, "say what x's codes are worth.");
+  if (!isFp8(x.dtype))
+    throw new OptionError("scales", scales.label, "left out", "only fp8 x has scales.");
+  requireTensor("scales", scales);
+  scales.requireOn(x.device, "scales");
+  const isShape = shapes.some((shape) => String(shape) === String(scales.shape));
+  if (isShape && scales.dtype === "f32" && scales.contiguous) return;
+  throw new OptionError("scales", scales.label, allowed, "give one for all, row or block.");
+}
+
 function checkInputs(x: Tensor, weight: Weight, gated: boolean): void {
   requireTensor("x", x);
   requireWeight("weight", weight);
@@ -114,8 +174,9 @@ function checkInputs(x: Tensor, weight: Weight, gated: boolean): void {
     const where = `${weight.label} on ${weight.device.label}`;
     throw new OptionError("weight", where, `on ${x.device.label}`, "copy it there over the host.");
   }
-  if (!numbers.includes(x.dtype))
-    throw new OptionError("x", x.label, `of ${numbers.join(", ")}`, "convert it by x.to(dtype).");
+  const dtypes: readonly DType[] = [...numbers, "f8e4m3", "f8e5m2"];
+  if (!dtypes.includes(x.dtype))
+    throw new OptionError("x", x.label, `of ${dtypes.join(", ")}`, "convert it by x.to(dtype).");
   const isMatrix = x.shape.length === 2 && x.shape[0] < 2 ** 31 && x.strides[0] >= 0;
   if (!isMatrix || x.shape[1] !== weight.inputs || (weight.inputs > 1 && x.strides[1] !== 1)) {
     const allowed = `a tensor [rows, ${weight.inputs}] with innermost stride 1`;
@@ -138,6 +199,11 @@ function requireFlag(option: string, value: unknown): void {
   throw new OptionError(option, value, "true or false", "leave it out for false.");
 }
 
+/** Types of what goes with x: its own or f32, and any that are wider than fp8. */
+function typesOf({ dtype }: Tensor): readonly DType[] {
+  return isFp8(dtype) ? numbers : dtype === "f32" ? ["f32"] : [dtype, "f32"];
+}
+
 /** Of a residual or out: [rows, columns] of x's dtype or f32. */
 function checkRows(option: string, it: Tensor, x: Tensor, rows: number, columns: number): void {
   requireTensor(option, it);
@@ -145,8 +211,9 @@ function checkRows(option: string, it: Tensor, x: Tensor, rows: number, columns:
   const { shape, strides, dtype } = it;
   const isShape = shape.length === 2 && shape[0] === rows && shape[1] === columns;
   const isNear = (columns === 1 || strides[1] === 1) && strides[0] >= 0;
-  if (isShape && isNear && (dtype === x.dtype || dtype === "f32")) return;
-  const allowed = `a ${x.dtype} or f32 tensor [${rows}, ${columns}] with innermost stride 1`;
+  const dtypes = typesOf(x);
+  if (isShape && isNear && dtypes.includes(dtype)) return;
+  const allowed = `a ${dtypes.join(" or ")} tensor [${rows}, ${columns}] with innermost stride 1`;
   throw new OptionError(option, it.label, allowed, "leave it out, or give it that shape.");
 }
 
@@ -154,7 +221,7 @@ function checkOut(
   out: Tensor,
   x: Tensor,
   weight: Weight,
-  { bias, residual }: MatmulOptions,
+  { bias, residual, scales }: MatmulOptions,
   columns: number,
 ): void {
   const rows = x.shape[0];
@@ -164,8 +231,9 @@ function checkOut(
     throw new OptionError("out", `a row stride of ${out.strides[0]}`, allowed, "make it dense.");
   }
   requireApart("out", out, "x", x);
-  requireApart("out", out, "weight", weight.scheme.values);
+  for (const tensor of weight.tensors) requireApart("out", out, "weight", tensor);
   if (bias !== undefined) requireApart("out", out, "bias", bias);
+  if (scales !== undefined) requireApart("out", out, "scales", scales);
   if (residual !== undefined && !isInPlace(out, residual))
     requireApart("out", out, "residual, or the residual itself", residual);
 }

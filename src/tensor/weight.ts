@@ -11,29 +11,49 @@ export interface DenseScheme {
   readonly values: Tensor;
 }
 
-/** How the numbers of a weight are held. */
-export type WeightScheme = DenseScheme;
+/** Numbers of eight bits times scales. */
+export interface Fp8Scheme {
+  readonly kind: "fp8";
+  /** [outputs, inputs] of f8e4m3 or f8e5m2. */
+  readonly values: Tensor;
+  /** f32: [1] for all, [outputs], or one for each block of 128 x 128. */
+  readonly scales: Tensor;
+}
 
-const denseTypes: readonly DType[] = ["f32", "f16", "bf16"];
+/** Whole numbers of four or eight bits in groups of inputs, each with a scale. */
+export interface GroupedScheme {
+  readonly kind: "grouped";
+  readonly bits: 4 | 8;
+  /** Inputs of a group: 16, 32 or 128. */
+  readonly group: number;
+  /** i8 [outputs, inputs], or u8 [outputs, inputs / 2] of four bits. */
+  readonly values: Tensor;
+  /** f16 [outputs, inputs / group]. */
+  readonly scales: Tensor;
+  /** f16 like the scales: added to code times scale. */
+  readonly minimums: Tensor | undefined;
+}
+
+/** How the numbers of a weight are held. */
+export type WeightScheme = DenseScheme | Fp8Scheme | GroupedScheme;
+
 /** Most inputs and outputs of a weight. */
 const sizeMost = 2 ** 24;
+/** Rows and columns of a block that has one scale. */
+const block = 128;
+const groups = [16, 32, 128];
 
 /**
  * The weight of a linear layer, [outputs, inputs], however it is held. Loaders make weights and
  * `matmul` takes them; nothing else looks inside. Disposing it disposes its tensors.
  */
 export class Weight extends Owner {
-  readonly outputs: number;
-  readonly inputs: number;
-
   private constructor(
-    shape: readonly number[],
+    readonly outputs: number,
+    readonly inputs: number,
     readonly scheme: WeightScheme,
   ) {
-    const [outputs, inputs] = shape;
-    super(`${scheme.values.dtype} weight [${outputs}, ${inputs}]`);
-    this.outputs = outputs;
-    this.inputs = inputs;
+    super(`${scheme.kind} ${scheme.values.dtype} weight [${outputs}, ${inputs}]`);
   }
 
   /**
@@ -41,14 +61,60 @@ export class Weight extends Owner {
    * 1 and any distance between rows. Errors: OptionError.
    */
   static dense(values: Tensor): Weight {
-    requireTensor("values", values);
-    values.guard();
-    if (!denseTypes.includes(values.dtype)) {
-      const allowed = `of ${denseTypes.join(", ")}`;
-      throw new OptionError("values", values.label, allowed, "convert it by values.to(dtype).");
+    requireMatrix("values", values, ["f32", "f16", "bf16"]);
+    const [outputs, inputs] = values.shape;
+    return new Weight(outputs, inputs, { kind: "dense", values });
+  }
+
+  /**
+   * A weight of f8e4m3 or f8e5m2 `values` [outputs, inputs], each times its scale: `scales` is f32
+   * [1] for all of them, [outputs], or [outputs / 128, inputs / 128], rounded up, of blocks.
+   * Errors: OptionError.
+   */
+  static fp8(values: Tensor, scales: Tensor): Weight {
+    requireMatrix("values", values, ["f8e4m3", "f8e5m2"]);
+    const [outputs, inputs] = values.shape;
+    const blocks = [Math.ceil(outputs / block), Math.ceil(inputs / block)];
+    requireTensor("scales", scales);
+    scales.requireOn(values.device, "scales");
+    const shapes = [[1], [outputs], blocks].map(String);
+    if (scales.dtype !== "f32" || !scales.contiguous || !shapes.includes(`${scales.shape}`)) {
+      const allowed = `a dense f32 tensor [1], [${outputs}] or [${blocks.join(", ")}]`;
+      throw new OptionError("scales", scales.label, allowed, "give one for all, output or block.");
     }
-    requireRows("values", values);
-    return new Weight(values.shape, { kind: "dense", values });
+    return new Weight(outputs, inputs, { kind: "fp8", values, scales });
+  }
+
+  /**
+   * A weight of whole numbers: code times scale plus minimum. `values` is i8 [outputs, inputs], or
+   * u8 [outputs, inputs / 2] of four bits, in which each 32 inputs are 16 bytes: byte j has input j
+   * in its low and input 16 + j in its high half; without minimums 8 is subtracted from them.
+   * `scales` and `minimums` are f16 [outputs, inputs / group] of groups of 16, 32 or 128. So GGUF's
+   * Q4_0, Q4_1, Q4_K, Q8_0, Q6_K (as i8 by 16) and AWQ fit. Errors: OptionError.
+   */
+  static grouped(values: Tensor, scales: Tensor, minimums?: Tensor): Weight {
+    requireMatrix("values", values, ["i8", "u8"]);
+    const bits = values.dtype === "u8" ? 4 : 8;
+    const outputs = values.shape[0];
+    const inputs = (values.shape[1] * 8) / bits;
+    requireMatrix("scales", scales, ["f16"]);
+    scales.requireOn(values.device, "scales");
+    const group = inputs / scales.shape[1];
+    const isWhole = inputs % Math.max(group, bits === 4 ? 32 : 16) === 0;
+    if (scales.shape[0] !== outputs || !groups.includes(group) || !isWhole || !scales.contiguous) {
+      const sizes = `[${outputs}, ${inputs} / group]`;
+      const allowed = `a dense f16 tensor ${sizes} of groups of ${groups.join(", ")}`;
+      throw new OptionError("scales", scales.label, allowed, "give one for each group of inputs.");
+    }
+    if (minimums !== undefined) {
+      requireMatrix("minimums", minimums, ["f16"]);
+      minimums.requireOn(values.device, "minimums");
+      if (`${minimums.shape}` !== `${scales.shape}` || !minimums.contiguous) {
+        const allowed = `a dense f16 tensor [${scales.shape.join(", ")}] like scales`;
+        throw new OptionError("minimums", minimums.label, allowed, "give one for each group.");
+      }
+    }
+    return new Weight(outputs, inputs, { kind: "grouped", bits, group, values, scales, minimums });
   }
 
   /** The device of its tensors. */
@@ -56,14 +122,26 @@ export class Weight extends Owner {
     return this.scheme.values.device;
   }
 
+  /** @internal All tensors that hold it. */
+  get tensors(): readonly Tensor[] {
+    const { scheme } = this;
+    if (scheme.kind === "dense") return [scheme.values];
+    const held = [scheme.values, scheme.scales];
+    return scheme.kind === "grouped" && scheme.minimums ? [...held, scheme.minimums] : held;
+  }
+
   /** @internal Throws DisposedError when the weight or one of its tensors was disposed. */
   override guard(): void {
     super.guard();
-    this.scheme.values.guard();
+    const { scheme } = this;
+    scheme.values.guard();
+    if (scheme.kind === "dense") return;
+    scheme.scales.guard();
+    if (scheme.kind === "grouped") scheme.minimums?.guard();
   }
 
   protected override release(): void {
-    this.scheme.values[Symbol.dispose]();
+    for (const tensor of this.tensors) tensor[Symbol.dispose]();
   }
 }
 
@@ -75,11 +153,20 @@ export function requireWeight(option: string, value: Weight | undefined): assert
   throw new OptionError(option, value, "a Weight", fix);
 }
 
-function requireRows(option: string, { label, shape, strides }: Tensor): void {
-  const [outputs, inputs] = shape;
-  const fits = shape.length === 2 && inputs >= 1 && inputs <= sizeMost && outputs >= 1;
-  const dense = (inputs === 1 || strides[1] === 1) && (outputs === 1 || strides[0] >= inputs);
-  if (fits && outputs <= sizeMost && dense) return;
-  const allowed = `a tensor [outputs, inputs] of 1 to ${sizeMost} each, with innermost stride 1`;
+function requireMatrix(
+  option: string,
+  tensor: Tensor | undefined,
+  dtypes: readonly DType[],
+): asserts tensor is Tensor {
+  requireTensor(option, tensor);
+  tensor.guard();
+  const { label, shape, strides, dtype } = tensor;
+  if (!dtypes.includes(dtype))
+    throw new OptionError(option, label, `of ${dtypes.join(", ")}`, "convert it by to(dtype).");
+  const [rows, columns] = shape;
+  const fits = shape.length === 2 && columns >= 1 && columns <= sizeMost && rows >= 1;
+  const isNear = (columns === 1 || strides[1] === 1) && (rows === 1 || strides[0] >= columns);
+  if (fits && rows <= sizeMost && isNear) return;
+  const allowed = `a tensor [1 to ${sizeMost}, 1 to ${sizeMost}] with innermost stride 1`;
   throw new OptionError(option, label, allowed, "reshape or copy it.");
 }

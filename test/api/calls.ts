@@ -223,6 +223,8 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
     { bias: weight, activation: "silu", gated: false, residual: tensor, invariant: true },
   ],
   "Weight.dense": ({ tensor }) => [tensor],
+  "Weight.fp8": ({ codes, scale }) => [codes, scale],
+  "Weight.grouped": ({ grouped, groupScales }) => [grouped, groupScales, groupScales],
   "Weight#device": none,
   "Weight#disposed": none,
   "Weight#[dispose]": none,

@@ -58,7 +58,6 @@ export async function makeWorld(kind: "cpu" | "cuda:0" = "cpu") {
   const stream = device.createStream();
   const event = device.createEvent();
   event.record(stream);
-  stream.wait();
   return {
     device,
     tensor,
@@ -103,6 +102,9 @@ function operandsOf(device: flashbun.Device) {
     tokenScales: Tensor.zeros(device, [2], "f32"),
     rowCount: Tensor.from(device, [2], [1], "i32"),
     linear: Weight.dense(Tensor.from(device, [1, 2, 3, 4], [2, 2], "f32")),
+    codes: Tensor.zeros(device, [2, 2], "f8e4m3"),
+    grouped: Tensor.zeros(device, [2, 16], "u8"),
+    groupScales: Tensor.zeros(device, [2, 1], "f16"),
     rope: flashbun.Rope.create(device, 16),
     positions: Tensor.zeros(device, [4], "i32"),
   };

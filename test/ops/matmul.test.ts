@@ -2,12 +2,13 @@ import { describe, expect, test } from "bun:test";
 import type { Device } from "../../src/device/device.ts";
 import { OptionError } from "../../src/errors.ts";
 import { type Activation, matmul, type MatmulOptions } from "../../src/ops/matmul.ts";
-import { type DType, roundTo } from "../../src/tensor/dtype.ts";
+import type { DType } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { Weight } from "../../src/tensor/weight.ts";
 import { expectedProduct, expectProduct } from "../support/matmul.ts";
 import { forSeeds, type Random, seeded } from "../support/random.ts";
 import { targetsHere } from "../support/targets.ts";
+import { codes, type Held, heldWeight, numbersOf, spaced } from "../support/weights.ts";
 
 interface Case {
   rows: number;
@@ -26,23 +27,6 @@ interface Case {
 }
 
 const activations: Activation[] = ["none", "silu", "gelu", "gelu-tanh"];
-
-function numbersOf(random: Random, count: number, dtype: DType, scale = 1): Float64Array {
-  return roundTo(
-    dtype,
-    Float64Array.from({ length: count }, () => scale * random.normal()),
-  );
-}
-
-/** A tensor [rows, columns] whose rows lie `gap` elements apart, which are NaN. */
-function spaced(device: Device, values: Float64Array, rows: number, gap: number, dtype: DType) {
-  const columns = values.length / rows;
-  const all = new Float64Array(rows * (columns + gap)).fill(NaN);
-  for (let row = 0; row < rows; row++)
-    all.set(values.subarray(row * columns, (row + 1) * columns), row * (columns + gap));
-  const memory = Tensor.from(device, all, [rows, columns + gap], dtype);
-  return { memory, view: memory.slice(1, 0, columns) };
-}
 
 /** Runs a case and compares it with the oracle. */
 function check(device: Device, c: Case, random: Random): void {
@@ -66,6 +50,32 @@ function check(device: Device, c: Case, random: Random): void {
   expectProduct(output.view.toFloat64Array(), wanted, outDtype, JSON.stringify(c));
   expect(output.memory.toFloat64Array().filter(Number.isNaN).length).toBe(rows * gap);
   for (const tensor of [input.memory, held.memory, output.memory]) tensor[Symbol.dispose]();
+}
+
+/** Rows of x, in codes with scales if it is fp8, times a weight that is held in some way. */
+function checkHeld(device: Device, rows: number, dtype: DType, held: Held, random: Random): void {
+  const [outputs, inputs] = [2 * random.integer(1, 70), 128 * random.integer(1, 3)];
+  const values = numbersOf(random, rows * inputs, dtype);
+  const shape = random.pick([[1], [rows], [rows, inputs / 128]]);
+  const isFp8 = dtype.startsWith("f8");
+  const worth = isFp8 ? numbersOf(random, rows * inputs, "f32") : undefined;
+  const at = (row: number, k: number) =>
+    [0, row, row * (inputs / 128) + Math.floor(k / 128)][shape.length === 2 ? 2 : +(shape[0] > 1)];
+  const numbers = worth?.subarray(
+    0,
+    shape.reduce((a, b) => a * b),
+  );
+  using scales = numbers && Tensor.from(device, numbers, shape, "f32");
+  const x = values.map((value, i) =>
+    numbers ? value * numbers[at(Math.floor(i / inputs), i % inputs)] : value,
+  );
+  using input = Tensor.from(device, values, [rows, inputs], dtype);
+  const { weight, values: weights } = heldWeight(device, random, held, outputs, inputs);
+  using out = matmul(input, weight, { scales, gated: true });
+  const wanted = expectedProduct({ rows, inputs, outputs, x, weight: weights, gated: true });
+  const what = JSON.stringify({ rows, inputs, outputs, dtype, held, shape });
+  expectProduct(out.toFloat64Array(), wanted, out.dtype, what);
+  weight[Symbol.dispose]();
 }
 
 describe.each(await targetsHere())("matmul on $name", (target) => {
@@ -120,6 +130,18 @@ describe.each(await targetsHere())("matmul on $name", (target) => {
       };
       check(device, c, random);
     });
+  });
+
+  test("weights in codes and fp8 rows agree with what they are worth", async () => {
+    await using device = await target.open(2);
+    const random = seeded(73);
+    for (const [i, held] of codes.entries()) {
+      checkHeld(device, [1, 5, 40][i % 3], (["bf16", "f16"] as const)[i % 2], held, random);
+      checkHeld(device, [2, 9, 33][i % 3], "f8e4m3", held, random);
+    }
+    checkHeld(device, 3, "f8e5m2", { dtype: "f8e5m2", scales: "block" }, random);
+    checkHeld(device, 130, "f32", { dtype: "u8", group: 32, minimums: true }, random);
+    checkHeld(device, 9, "f8e4m3", { dtype: "f32" }, random);
   });
 
   test("a row's bits do not depend on how many others there are", async () => {
@@ -217,6 +239,10 @@ test("bad input is refused by name, and nothing is written", async () => {
     ["activation", x, weight, { activation: "relu" as Activation }],
     ["gated", x, weight, { gated: 1 as unknown as boolean }],
     ["invariant", x, weight, { invariant: 1 as unknown as boolean }],
+    ["scales", x, weight, { scales: ones([1]) }],
+    ["scales", ones([3, 8], "f8e4m3"), weight],
+    ["scales", ones([3, 8], "f8e4m3"), weight, { scales: ones([2]) }],
+    ["scales", ones([3, 8], "f8e4m3"), weight, { scales: ones([1], "f16") }],
     ["options.scale", x, weight, { scale: 1 } as MatmulOptions],
     ["stream", x, weight, { stream: elsewhere.stream }],
     ["out", x, weight, { out: ones([3, 8]) }],
@@ -239,6 +265,13 @@ test("bad input is refused by name, and nothing is written", async () => {
     expect(tensor.toFloat64Array().every((value) => value === 1)).toBe(true);
   for (const wrong of [ones([8]), ones([4, 8], "i8"), ones([8, 4]).permute(1, 0), ones([0, 8])])
     expect(() => Weight.dense(wrong)).toThrow(OptionError);
+  expect(() => Weight.fp8(ones([4, 8], "f8e4m3"), ones([5]))).toThrow("scales must be");
+  expect(() => Weight.fp8(ones([4, 8]), ones([1]))).toThrow("values must be");
+  for (const scales of [ones([4, 3], "f16"), ones([4, 2]), ones([3, 2], "f16")])
+    expect(() => Weight.grouped(ones([4, 64], "i8"), scales)).toThrow("scales must be");
+  const scales = ones([4, 2], "f16");
+  const fewer = () => Weight.grouped(ones([4, 64], "i8"), scales, ones([4, 1], "f16"));
+  expect(fewer).toThrow("minimums must be");
   weight[Symbol.dispose]();
   expect(() => matmul(x, weight)).toThrow("was disposed");
 });

@@ -8,6 +8,8 @@ const simd = @import("../simd.zig");
 const finish = @import("finish.zig").finish;
 const Item = @import("finish.zig").Item;
 const tile = @import("tile.zig");
+const widen_weight = @import("widen.zig").widen_weight;
+const widen_x = @import("widen.zig").widen_x;
 
 const Dtype = simd.Dtype;
 const Params = params.fb_matmul_params;
@@ -18,10 +20,9 @@ pub const kernels = [_]Kernel{
     .of("matmul", Params, many.outputs, many.kernel()),
 };
 
-/// Rows as in src/ops/matmul-kernels.ts. Few widen a weight as they read it, many share one that is
-/// widened before.
-const few: Shape = .{ .rows = 8, .outputs = 16, .stages = false };
-const many: Shape = .{ .rows = 128, .outputs = 64, .stages = true };
+/// Rows as in src/ops/matmul-kernels.ts.
+const few: Shape = .{ .rows = 8, .outputs = 16 };
+const many: Shape = .{ .rows = 128, .outputs = 64 };
 
 /// Inputs of one span: a tile's rows of x stay in the first cache, an item's weights in the second.
 const span = 1024;
@@ -30,7 +31,6 @@ const span = 1024;
 const Shape = struct {
     rows: usize,
     outputs: usize,
-    stages: bool,
 
     /// Sums of a row, a few more than its outputs, so that rows do not meet in a set of the cache.
     fn sums_stride(comptime shape: Shape) usize {
@@ -41,7 +41,7 @@ const Shape = struct {
         return extern struct {
             sums: [shape.rows * shape.sums_stride()]tile.Sum align(64),
             x: [shape.rows * span]f32 align(64),
-            weight: [if (shape.stages) shape.outputs * span else 1]f32 align(64),
+            weight: [shape.outputs * span]f32 align(64),
 
             comptime {
                 if (@sizeOf(@This()) > scratch_bytes) @compileError("scratch is too small");
@@ -83,7 +83,9 @@ fn run_item(
     switch (tile.product_of(x_kind, weight_kind)) {
         .pairs => multiply(shape, .pairs, .bf16, p, item, s),
         .f32 => switch (weight_kind) {
-            inline .f32, .f16, .bf16 => |kind| multiply(shape, .f32, kind, p, item, s),
+            inline .f32, .f16, .bf16, .f8e4m3, .f8e5m2, .i8, .u8 => |kind| {
+                multiply(shape, .f32, kind, p, item, s);
+            },
             else => unreachable,
         },
     }
@@ -98,7 +100,7 @@ fn multiply(
     item: Item,
     s: *shape.Scratch(),
 ) void {
-    const staged = shape.stages and product == .f32 and kind != .f32;
+    const staged = product == .f32 and (shape.rows > few.rows or !is_plain(kind));
     const stride = count_of(p.weight_stride) * kind.bytes();
     var k: usize = 0;
     while (k < count_of(p.inputs)) : (k += span) {
@@ -106,15 +108,29 @@ fn multiply(
         const x = rows_of(product, p, item, &s.x, k, count);
         for (0..item.parts) |part| {
             const row = item.output + part * count_of(p.outputs);
-            const first = pointers.items(u8, p.weight) + row * stride + k * kind.bytes();
-            var weight: Rows = .{ .first = first, .stride = stride };
-            if (staged) weight = widened(kind, weight, &s.weight, item.outputs, count);
-            const tile_kind = if (staged) .f32 else kind;
+            const at = if (kind == .u8) k / 2 else k * kind.bytes();
+            const first = pointers.items(u8, p.weight) + row * stride + at;
+            const held: Rows = .{ .first = first, .stride = stride };
             const sums = s.sums[part * shape.outputs / 2 ..].ptr;
             const sums_stride = shape.sums_stride();
-            add_tiles(product, tile_kind, item, x, weight, count, sums, sums_stride, k == 0);
+            if (staged and kind != .f32) {
+                const weights: [*]f32 = &s.weight;
+                for (0..item.outputs) |i| {
+                    const from = held.from(i).first;
+                    widen_weight(kind, p, row + i, k, from, weights + i * span, count);
+                }
+                const wide = widened(weights);
+                add_tiles(product, .f32, item, x, wide, count, sums, sums_stride, k == 0);
+            } else if (comptime is_plain(kind)) {
+                add_tiles(product, kind, item, x, held, count, sums, sums_stride, k == 0);
+            }
         }
     }
+}
+
+/// Types that a tile widens as it reads them.
+fn is_plain(comptime kind: Dtype) bool {
+    return kind == .f32 or kind == .f16 or kind == .bf16;
 }
 
 /// The inputs [k, k + count) of an item's rows as the product takes them.
@@ -131,14 +147,14 @@ fn rows_of(
     const first = pointers.items(u8, p.x) + item.row * stride + k * kind.bytes();
     const rows: Rows = .{ .first = first, .stride = stride };
     if (kind == product.x_kind()) return rows;
-    return widened(kind, rows, target, item.rows, count);
+    for (0..item.rows) |i|
+        widen_x(p, item.row + i, k, rows.from(i).first, target + i * span, count);
+    return widened(target);
 }
 
 /// Rows of f32 numbers, `span` apart.
-fn widened(kind: Dtype, rows: Rows, target: [*]f32, row_count: usize, count: usize) Rows {
-    for (0..row_count) |row|
-        simd.widen_row(kind, rows.first + row * rows.stride, target + row * span, count, 1);
-    return .{ .first = @ptrCast(target), .stride = span * @sizeOf(f32) };
+fn widened(rows: [*]f32) Rows {
+    return .{ .first = @ptrCast(rows), .stride = span * @sizeOf(f32) };
 }
 
 /// All tiles of an item: those of the same rows of x after each other.
