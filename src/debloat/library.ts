@@ -15,17 +15,14 @@ import {
   segmentType,
 } from "./elf/elf.ts";
 import { addressesInCode, type Pointer, pointersInto } from "./elf/relocations.ts";
-import { type Container, type Fatbins, readFatbins } from "./fatbin/fatbin.ts";
+import { type Fatbins, readFatbins } from "./fatbin/fatbin.ts";
 import { mapFile } from "./files.ts";
+import { containerAt, type DeviceSection, type LooseSection, readLoose } from "./loose.ts";
 
 /** A section of fat binaries. */
-export interface FatbinSection extends Fatbins {
-  readonly section: Section;
-  readonly data: Uint8Array;
+export interface FatbinSection extends Fatbins, DeviceSection {
   /** Pointers that move with a container, by its offset in the section. */
   readonly pointers: ReadonlyMap<number, readonly Pointer[]>;
-  /** Why containers cannot move, by their offset in the section. */
-  readonly pins: ReadonlyMap<number, string>;
 }
 
 /** A library as read. */
@@ -36,6 +33,8 @@ export interface Library {
   /** Bytes that the file's pages must be cut by: 4096, or 65536 where pages can be that large. */
   readonly pageBytes: number;
   readonly fatbins: readonly FatbinSection[];
+  /** Sections with device code outside fat binaries. */
+  readonly loose: readonly LooseSection[];
 }
 
 /** Containers that the driver loads, and those that it links first (`nvcc -rdc=true`). */
@@ -78,7 +77,8 @@ export function readLibrary(data: Uint8Array, file: string): Library {
     const section = sectionNamed(elf, name);
     return section === undefined ? [] : [readFatbinSection(elf, section)];
   });
-  return { file, elf, buildId: buildIdOf(elf), pageBytes, fatbins };
+  const known = fatbins.map(({ section }) => section);
+  return { file, elf, buildId: buildIdOf(elf), pageBytes, fatbins, loose: readLoose(elf, known) };
 }
 
 /** Whether debloat wrote these bytes. */
@@ -144,19 +144,6 @@ function readFatbinSection(elf: Elf, section: Section): FatbinSection {
 function dynamicSymbols(elf: Elf): { value: number }[] {
   const table = sectionNamed(elf, ".dynsym");
   return table === undefined ? [] : readSymbols(elf, table);
-}
-
-/** The container that holds an offset of the section; containers ascend. */
-function containerAt(containers: readonly Container[], at: number): Container | undefined {
-  let low = 0;
-  let high = containers.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (containers[middle].offset + containers[middle].bytes <= at) low = middle + 1;
-    else high = middle;
-  }
-  const found = containers[low];
-  return found !== undefined && found.offset <= at ? found : undefined;
 }
 
 /**

@@ -181,7 +181,7 @@ function keyOf(path: string, id: string, options: RunOptions): string {
 }
 
 /** Increase it when the same options give different libraries. */
-const formatVersion = 1;
+const formatVersion = 2;
 
 function cacheFolder(): string {
   const { FLASHBUN_CACHE, XDG_CACHE_HOME } = process.env;

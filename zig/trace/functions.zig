@@ -114,7 +114,7 @@ fn arm(library: *const loaded.Library, path: [:0]const u8) bool {
     const table_at = image.unwind_table orelse return true;
     const functions = frames.Iterator.of(image.memory, table_at) orelse return false;
     // What ran of it before now met no breakpoint.
-    pages.say(library);
+    pages.say_code(library);
     const entries = shared_entries(library.base, path, functions, image.code) orelse return false;
     tables[slot] = .{
         .library = library,

@@ -1,6 +1,6 @@
 //! The pager: a library that the loader puts into a program (LD_PRELOAD) which runs with shrunk
-//! libraries. A page of host code that was removed and is needed after all comes back from the
-//! library's sidecar, and that is said.
+//! libraries. A page of host or device code that was removed and is needed after all comes back
+//! from the library's sidecar, and that is said.
 //!
 //! FLASHBUN_SIDECARS lists the folders of sidecars, separated by colons;
 //! src/debloat/shrink/sidecar.ts gives their format. FLASHBUN_PAGER_LOG is a file for JSON lines;
@@ -9,25 +9,15 @@ const std = @import("std");
 const builtin = @import("builtin");
 const loaded = @import("loaded.zig");
 const log = @import("log.zig");
+const sidecars_of = @import("sidecar.zig");
 const signals = @import("signals.zig");
 const system = @import("system.zig");
 const linux = std.os.linux;
+const Run = sidecars_of.Run;
 
 pub const panic = std.debug.no_panic;
 
-/// The start of a sidecar, as far as a page needs it.
-const Header = extern struct {
-    magic: [8]u8,
-    original_bytes: u64,
-    shrunk_bytes: u64,
-    hashes: [64]u8,
-    table_offset: u64,
-    table_count: u64,
-};
-
-const Run = extern struct { vaddr: u64, bytes: u64, file_offset: u64 };
-
-const Sidecar = struct {
+const Known = struct {
     library: std.atomic.Value(?*const loaded.Library) = .init(null),
     ready: std.atomic.Value(bool) = .init(false),
     base: usize = 0,
@@ -48,7 +38,7 @@ const Scratch = struct {
 var scratch: Scratch = .{};
 
 /// By library; those without a sidecar have no runs.
-var sidecars: [1 << 13]Sidecar = @splat(.{});
+var sidecars: [1 << 13]Known = @splat(.{});
 var folders: [:0]const u8 = "";
 
 export const fb_pager_start: *const Constructor linksection(".init_array") = &start;
@@ -72,17 +62,41 @@ fn on_fault(info: *const linux.siginfo_t, context: *anyopaque) bool {
     const unmapped = 1;
     const forbidden = 2;
     if (info.code != unmapped and info.code != forbidden) return false;
-    // Code is never written to.
-    if (is_write(context)) return false;
     const address = @intFromPtr(info.fields.sigfault.addr);
     const library = loaded.below(address) orelse return false;
     const sidecar = sidecar_of(library) orelse return false;
     const page = std.mem.alignBackward(u64, address - library.base, system.page_bytes);
     const run = run_of(sidecar, page) orelse return false;
-    const offset = run.file_offset + (page - run.vaddr);
-    if (!bring(sidecar.file, offset, library.base + page)) return false;
+    const rights = run.rights();
+    if (is_write(context) and !rights.WRITE) return false;
+    const offset = run.file_offset + (page - run.vaddr());
+    if (rights.WRITE) return bring_writable(sidecar, offset, library.base, page, rights);
+    if (!bring(sidecar.file, offset, library.base + page, rights)) return false;
     say(sidecar, page);
     return true;
+}
+
+/// What another thread wrote must not be lost: the second to come finds the page there.
+fn bring_writable(
+    sidecar: *const Known,
+    offset: u64,
+    base: usize,
+    page: u64,
+    rights: linux.PROT,
+) bool {
+    const before = lock();
+    defer unlock(before);
+    if (is_readable(base + page)) return true;
+    if (!bring(sidecar.file, offset, base + page, rights)) return false;
+    say(sidecar, page);
+    return true;
+}
+
+/// The kernel reads a set of signals before it sees that nothing is to be done with it.
+fn is_readable(address: usize) bool {
+    const nothing: usize = 99;
+    const result = linux.syscall4(.rt_sigprocmask, nothing, address, 0, @sizeOf(u64));
+    return linux.errno(result) != .FAULT;
 }
 
 fn is_write(context: *anyopaque) bool {
@@ -93,35 +107,34 @@ fn is_write(context: *anyopaque) bool {
     return registers[error_code] & write != 0;
 }
 
-fn run_of(sidecar: *const Sidecar, page: u64) ?Run {
+fn run_of(sidecar: *const Known, page: u64) ?Run {
     const runs = (sidecar.runs orelse return null)[0..sidecar.run_count];
     const at = std.sort.upperBound(Run, runs, page, order);
     if (at == 0) return null;
     const run = runs[at - 1];
-    return if (page < run.vaddr + run.bytes) run else null;
+    return if (page < run.vaddr() + run.bytes) run else null;
 }
 
 fn order(page: u64, run: Run) std.math.Order {
-    return std.math.order(page, run.vaddr);
+    return std.math.order(page, run.vaddr());
 }
 
 /// Another thread may be bringing the same page: the second takes the place of the first, whole.
-fn bring(file: i32, offset: u64, address: usize) bool {
-    const code: linux.PROT = .{ .READ = true, .EXEC = true };
+fn bring(file: i32, offset: u64, address: usize, rights: linux.PROT) bool {
     const at: [*]u8 = @ptrFromInt(address);
     const here: linux.MAP = .{ .TYPE = .PRIVATE, .FIXED = true };
-    const mapped = linux.mmap(at, system.page_bytes, code, here, file, @intCast(offset));
+    const mapped = linux.mmap(at, system.page_bytes, rights, here, file, @intCast(offset));
     if (system.value(mapped) != null) return true;
     // The folder may forbid code, or be of a kind that cannot be mapped.
     const copy = system.allocate(system.page_bytes) orelse return false;
     if (!system.read_at(file, copy[0..system.page_bytes], offset)) return false;
-    if (system.value(linux.mprotect(copy, system.page_bytes, code)) == null) return false;
+    if (system.value(linux.mprotect(copy, system.page_bytes, rights)) == null) return false;
     const flags: linux.MREMAP = .{ .MAYMOVE = true, .FIXED = true };
     const moved = linux.mremap(copy, system.page_bytes, system.page_bytes, flags, at);
     return system.value(moved) != null;
 }
 
-fn say(sidecar: *const Sidecar, page: u64) void {
+fn say(sidecar: *const Known, page: u64) void {
     var line: log.Line = .begin("page");
     line.text("library", std.mem.span(sidecar.path orelse ""));
     line.number("page", page / system.page_bytes);
@@ -129,7 +142,7 @@ fn say(sidecar: *const Sidecar, page: u64) void {
 }
 
 /// The sidecar of a library, opened by the first fault that asks.
-fn sidecar_of(library: *const loaded.Library) ?*const Sidecar {
+fn sidecar_of(library: *const loaded.Library) ?*const Known {
     const hash = @intFromPtr(library) / @alignOf(loaded.Library);
     for (0..sidecars.len) |step| {
         const sidecar = &sidecars[(hash +% step) % sidecars.len];
@@ -145,67 +158,37 @@ fn sidecar_of(library: *const loaded.Library) ?*const Sidecar {
 }
 
 /// With signals held: a handler that faulted here would wait for itself.
-fn fill(sidecar: *Sidecar, library: *const loaded.Library) void {
+fn lock() linux.sigset_t {
     var before: linux.sigset_t = undefined;
     const all = linux.sigfillset();
     _ = linux.sigprocmask(linux.SIG.BLOCK, &all, &before);
     while (scratch.busy.swap(true, .acquire)) std.atomic.spinLoopHint();
-    sidecar.base = library.base;
-    sidecar.dynamic = library.dynamic;
-    open(sidecar, library);
-    sidecar.ready.store(true, .release);
+    return before;
+}
+
+fn unlock(before: linux.sigset_t) void {
     scratch.busy.store(false, .release);
     _ = linux.sigprocmask(linux.SIG.SETMASK, &before, null);
 }
 
-fn open(sidecar: *Sidecar, library: *const loaded.Library) void {
+fn fill(sidecar: *Known, library: *const loaded.Library) void {
+    const before = lock();
+    sidecar.base = library.base;
+    sidecar.dynamic = library.dynamic;
+    open(sidecar, library);
+    sidecar.ready.store(true, .release);
+    unlock(before);
+}
+
+fn open(sidecar: *Known, library: *const loaded.Library) void {
     const kept = system.allocate(loaded.path_bytes_max) orelse return;
     const path_bytes = kept[0..loaded.path_bytes_max];
     const path = loaded.mapped_at(library.dynamic, &scratch.line, path_bytes) orelse return;
     sidecar.path = path;
     const file = system.open(path, .{}) orelse return;
     defer system.close(file);
-    const library_bytes = system.size_of(file) orelse return;
-    var id_buffer: [loaded.build_id_bytes_max]u8 = undefined;
-    const id = loaded.build_id(file, &id_buffer);
-    if (id.len == 0) return;
-    var digits: [2 * loaded.build_id_bytes_max]u8 = undefined;
-    for (id, 0..) |byte, index| {
-        digits[2 * index] = "0123456789abcdef"[byte >> 4];
-        digits[2 * index + 1] = "0123456789abcdef"[byte & 15];
-    }
-    var names = std.mem.splitScalar(u8, folders, ':');
-    while (names.next()) |folder| {
-        const parts = [_][]const u8{ folder, "/", digits[0 .. 2 * id.len], ".side" };
-        const name = system.join(&scratch.name, &parts) orelse continue;
-        const found = system.open(name, .{}) orelse continue;
-        const runs = read_runs(found, library_bytes) orelse {
-            system.close(found);
-            continue;
-        };
-        sidecar.runs = runs.ptr;
-        sidecar.run_count = runs.len;
-        sidecar.file = found;
-        return;
-    }
-}
-
-/// The page table, when all of it lies in the file and it is of this library.
-fn read_runs(file: i32, library_bytes: u64) ?[]const Run {
-    const bytes = system.size_of(file) orelse return null;
-    var header: Header = undefined;
-    if (!system.read_at(file, std.mem.asBytes(&header), 0)) return null;
-    if (!std.mem.eql(u8, &header.magic, "FBSIDE\x00\x01")) return null;
-    if (library_bytes != header.shrunk_bytes) return null;
-    if (header.table_count > bytes / @sizeOf(Run)) return null;
-    const table_bytes = header.table_count * @sizeOf(Run);
-    if (header.table_offset > bytes - table_bytes) return null;
-    if (header.table_offset % @alignOf(Run) != 0) return null;
-    const memory = system.map_shared(file, bytes, false) orelse return null;
-    const runs = std.mem.bytesAsSlice(Run, memory[header.table_offset..][0..table_bytes]);
-    for (runs) |run| {
-        const aligned = (run.vaddr | run.bytes | run.file_offset) % system.page_bytes == 0;
-        if (!aligned or run.bytes > bytes or run.file_offset > bytes - run.bytes) return null;
-    }
-    return @alignCast(runs);
+    const found = sidecars_of.of(file, folders, &scratch.name) orelse return;
+    sidecar.runs = found.runs.ptr;
+    sidecar.run_count = found.runs.len;
+    sidecar.file = found.file;
 }

@@ -1,5 +1,5 @@
-//! Which pages of libraries' code are in this process's memory: those it touched, and those that
-//! the kernel brought along with them (up to 64 KiB around).
+//! Which pages of libraries are in this process's memory: those it touched, and those that the
+//! kernel brought along with them (up to 64 KiB around).
 const std = @import("std");
 const loaded = @import("loaded.zig");
 const log = @import("log.zig");
@@ -8,12 +8,21 @@ const system = @import("system.zig");
 /// Bits of an entry of /proc/self/pagemap: in memory, or in swap.
 const touched: u64 = 3 << 62;
 
-pub fn say_all() void {
+/// Says which pages of code were touched, and which pages of whatever there is.
+pub fn say_all(with_code: bool) void {
     var libraries = loaded.iterate();
-    while (libraries.next()) |library| say(library);
+    while (libraries.next()) |library| {
+        if (with_code) say_code(library);
+        say(library, "touched", false);
+    }
 }
 
-pub fn say(library: *const loaded.Library) void {
+/// Says which pages of a library's code were touched.
+pub fn say_code(library: *const loaded.Library) void {
+    say(library, "pages", true);
+}
+
+fn say(library: *const loaded.Library, event: []const u8, only_code: bool) void {
     const map = system.open("/proc/self/pagemap", .{}) orelse return;
     defer system.close(map);
     var buffer: [loaded.path_bytes_max]u8 = undefined;
@@ -21,13 +30,13 @@ pub fn say(library: *const loaded.Library) void {
     const file = system.open(path, .{}) orelse return;
     defer system.close(file);
     var segments = loaded.Segments.of(file) orelse return;
-    var line: log.Line = .begin("pages");
+    var line: log.Line = .begin(event);
     line.text("library", path);
     line.key("pages");
     line.raw("[");
     var runs: Runs = .{ .line = &line };
     while (segments.next()) |segment| {
-        if (segment.type != .LOAD or !segment.flags.X) continue;
+        if (segment.type != .LOAD or (only_code and !segment.flags.X)) continue;
         read(map, library.base, segment, &runs);
     }
     runs.end();

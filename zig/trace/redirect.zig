@@ -1,17 +1,25 @@
 //! The redirector: an audit library (LD_AUDIT, see rtld-audit(7)) that hands the loader other files
 //! than it asks for. It lives in a name space of its own, without libc.
 //!
+//! With FLASHBUN_SIDECARS, as the pager has it, removed pages of data that a program may write to
+//! are closed as soon as a library is there, so that the pager sees when one is needed.
+//!
 //! FLASHBUN_REDIRECT is a file of entries {u64 device, u64 inode, u64 folderBytes, path, zero}: a
 //! process that would open the file of that inode gets the one at that path. A path is that of a
 //! folder, folderBytes long, followed by that of the original inside it: a library looks for its
 //! neighbours from where it thinks it is.
 const std = @import("std");
+const loaded = @import("loaded.zig");
+const sidecars = @import("sidecar.zig");
 const system = @import("system.zig");
 const linux = std.os.linux;
 
 pub const panic = std.debug.no_panic;
 
 var table: []const u8 = &.{};
+var folders_buffer: [8192]u8 = undefined;
+var folders: []const u8 = "";
+var sidecar_name: [loaded.path_bytes_max]u8 = undefined;
 
 const Entry = struct {
     device: u64,
@@ -57,6 +65,22 @@ export fn la_objsearch(name: [*:0]const u8, _: *usize, flag: c_uint) ?[*:0]const
     return replacement(wanted) orelse wanted;
 }
 
+/// Called when a library is mapped, with the loader's lock held, before it is relocated.
+export fn la_objopen(library: *const loaded.Library, _: c_long, _: *usize) c_uint {
+    const no_symbols = 0;
+    if (folders.len == 0 or library.name[0] == 0) return no_symbols;
+    const file = system.open(library.name, .{}) orelse return no_symbols;
+    defer system.close(file);
+    const sidecar = sidecars.of(file, folders, &sidecar_name) orelse return no_symbols;
+    defer system.close(sidecar.file);
+    for (sidecar.runs) |run| {
+        if (!run.rights().WRITE) continue;
+        const start: [*]u8 = @ptrFromInt(library.base + run.vaddr());
+        _ = linux.mprotect(start, run.bytes, .{});
+    }
+    return no_symbols;
+}
+
 fn replacement(name: [*:0]const u8) ?[*:0]const u8 {
     var facts: linux.Statx = undefined;
     const mask: linux.STATX = .{ .INO = true };
@@ -76,14 +100,18 @@ fn read_table() void {
     var whole: [8192]u8 = undefined;
     var variables: system.Lines = .{ .file = environment, .end = 0, .buffer = &whole };
     while (variables.next()) |variable| {
+        const sidecars_key = "FLASHBUN_SIDECARS=";
+        if (std.mem.startsWith(u8, variable, sidecars_key)) {
+            folders = system.join(&folders_buffer, &.{variable[sidecars_key.len..]}) orelse "";
+            continue;
+        }
         const key = "FLASHBUN_REDIRECT=";
         if (!std.mem.startsWith(u8, variable, key)) continue;
         var buffer: [4096]u8 = undefined;
         const path = system.join(&buffer, &.{variable[key.len..]}) orelse return;
-        const file = system.open(path, .{}) orelse return;
+        const file = system.open(path, .{}) orelse continue;
         defer system.close(file);
-        const bytes = system.size_of(file) orelse return;
-        if (bytes > 0) table = (system.map_shared(file, bytes, false) orelse return)[0..bytes];
-        return;
+        const bytes = system.size_of(file) orelse continue;
+        if (bytes > 0) table = (system.map_shared(file, bytes, false) orelse continue)[0..bytes];
     }
 }

@@ -132,8 +132,12 @@ fn on_list() void {
     const list = loaded.list().?;
     switch (mode) {
         // What goes away takes along which of its pages were touched.
-        .pages => if (list.state == .delete) pages.say_all(),
-        .functions => if (list.state == .consistent) functions.follow(),
+        .pages => if (list.state == .delete) pages.say_all(true),
+        .functions => switch (list.state) {
+            .consistent => functions.follow(),
+            .delete => pages.say_all(false),
+            else => {},
+        },
         .off => {},
     }
     _ = log.spent.fetchAdd(system.now() - before, .monotonic);
@@ -156,7 +160,7 @@ fn cost_of_trap() u64 {
 fn end() void {
     if (!active) return;
     const before = system.now();
-    if (mode == .pages) pages.say_all();
+    if (mode != .off) pages.say_all(mode == .pages);
     var libraries = loaded.iterate();
     while (libraries.next()) |library| {
         var buffer: [loaded.path_bytes_max]u8 = undefined;

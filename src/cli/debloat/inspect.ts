@@ -98,7 +98,17 @@ function notes({ containers, opaque }: Inspection): string {
     if (container.pinned !== undefined)
       pinned.set(container.pinned, (pinned.get(container.pinned) ?? 0) + container.bytes);
   const odd = containers.flatMap(({ images }) => images.filter(({ note }) => note !== undefined));
+  const isForAny = ({ kind }: { kind: string }) => kind === "ptx" || kind === "lto";
+  const forAny = containers
+    .flatMap(({ isLoose, images }) => (isLoose ? images.filter(isForAny) : []))
+    .reduce((sum, image) => sum + image.bytes, 0);
   return [
+    ...(forAny === 0
+      ? []
+      : [
+          `  outside fat binaries, ${megabytes(forAny)} of PTX and LTO-IR may serve any GPU: ` +
+            "they go by profile only\n",
+        ]),
     ...[...pinned].map(([why, bytes]) => `  pinned, ${megabytes(bytes)}: ${why}\n`),
     ...opaque.map(({ section, bytes, reason }) => {
       return `  left as it is, ${megabytes(bytes)} of ${section}: ${reason}\n`;

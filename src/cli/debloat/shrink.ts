@@ -131,6 +131,7 @@ function lineOf({ file, before, after, sidecarBytes, hostKept }: ShrinkReport): 
   const parts = [
     ...part("fat binaries", before.fatbin, after.fatbin),
     ...part("relocatable", before.relocatable, after.relocatable),
+    ...part("outside them", before.loose, after.loose),
     ...part("host code", before.text, after.text),
     ...(hostKept === undefined ? [] : [`host code stays: ${hostKept}`]),
     ...(sidecarBytes === 0 ? [] : [`sidecar ${megabytes(sidecarBytes)}`]),

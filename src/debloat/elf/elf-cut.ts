@@ -7,15 +7,15 @@ import { Patch } from "../bytes.ts";
 import {
   type Elf,
   elfHeaderBytes,
-  type Section,
   sectionFlag,
   sectionHeaderBytes,
-  sectionType,
   type Segment,
   segmentHeaderBytes,
   segmentType,
 } from "./elf.ts";
 import { joinRanges, type Ranges, subtractRanges } from "./ranges.ts";
+import type { Cut } from "./cut.ts";
+import { sectionTable } from "./section-table.ts";
 
 /** Bytes that replace those of the original: new ones, or a run from elsewhere in the original. */
 export interface Replacement {
@@ -23,21 +23,6 @@ export interface Replacement {
   readonly at: number;
   readonly bytes: number;
   readonly source: Uint8Array | number;
-}
-
-/** What to take out of a file. */
-export interface Cut {
-  /** Runs of whole pages inside loaded segments, [file offset, bytes]. */
-  readonly holes: Ranges;
-  /** What nobody needs any more, [file offset, bytes]: holes, and what is left beside them. */
-  readonly free: Ranges;
-  /** Sections that may have holes: what else lies in one is an error. */
-  readonly holed: ReadonlySet<number>;
-  /** New sizes by section. */
-  readonly sizes: ReadonlyMap<number, number>;
-  /** Sections that are not loaded and go. */
-  readonly stripped: readonly Section[];
-  readonly pageBytes: number;
 }
 
 /** Where the original's bytes go. */
@@ -63,22 +48,31 @@ export function cutFile(elf: Elf, cut: Cut): CutResult {
   const holes = elf.segments.length + cut.holes.length < segmentsMax ? cut.holes : [];
   const removed = joinRanges([...holes, ...strippedRuns(elf, cut)]);
   const moved = mover(removed);
-  const segments = elf.segments.flatMap((segment) => split(segment, holes, cut.free));
+  const segments = elf.segments.flatMap((segment) => split(segment, holes, cut));
+  const sections = sectionTable(elf, cut, holes, moved);
   const isLonger = segments.length > elf.segments.length;
   const end = moved(elf.bytes.length);
   const room = isLonger ? roomAtEnd(segments, end, cut.pageBytes) : undefined;
   const table = segmentTable(elf, segments, moved, cut.pageBytes, room);
+  const tail: { at: number; bytes: Uint8Array }[] = [];
+  if (room !== undefined) tail.push({ at: room.offset, bytes: table });
+  const tailEnd = room === undefined ? end : room.offset + table.length;
+  const hasParts = sections.length > elf.sections.length * sectionHeaderBytes;
+  const sectionsAt = hasParts ? 8 * Math.ceil(tailEnd / 8) : moved(elf.sectionsOffset);
+  if (hasParts) tail.push({ at: sectionsAt, bytes: sections });
   const replacements: Replacement[] = [];
   const replace = (at: number, source: Uint8Array) =>
     void replacements.push({ at, bytes: source.length, source });
   if (room === undefined) replace(elf.segmentsOffset, table);
-  replace(elf.sectionsOffset, sectionTable(elf, cut, holes, moved));
+  if (!hasParts) replace(elf.sectionsOffset, sections);
   const header = new Patch(elf.bytes.slice(0, elfHeaderBytes));
-  header.u64(32, room?.offset ?? moved(elf.segmentsOffset)).u64(40, moved(elf.sectionsOffset));
-  header.u16(56, table.length / segmentHeaderBytes);
+  header.u64(32, room?.offset ?? moved(elf.segmentsOffset)).u64(40, sectionsAt);
+  header.u16(56, table.length / segmentHeaderBytes).u16(60, sections.length / sectionHeaderBytes);
   replace(0, header.bytes);
-  const appended = new Uint8Array(room === undefined ? 0 : room.offset - end + table.length);
-  if (room !== undefined) appended.set(table, room.offset - end);
+  const appended = new Uint8Array(
+    Math.max(0, ...tail.map(({ at, bytes }) => at + bytes.length - end)),
+  );
+  for (const { at, bytes } of tail) appended.set(bytes, at - end);
   return { removed, replacements: replacements.sort((a, b) => a.at - b.at), appended };
 }
 
@@ -184,20 +178,31 @@ function strippedRuns(elf: Elf, { stripped, pageBytes }: Cut): Ranges {
  * A segment without its holes; what memory lies past the file's bytes stays with the last part. A
  * last part that nobody needs goes: tools do not know what to do with it.
  */
-function split(segment: Segment, holes: Ranges, free: Ranges): Segment[] {
+function split(segment: Segment, holes: Ranges, { free, zeros }: Cut): Segment[] {
   const { type, offset, fileBytes, memoryBytes, address } = segment;
   if (type !== segmentType.load || fileBytes === 0) return [segment];
   const parts = subtractRanges([[offset, fileBytes]], holes);
+  // Zeros from the start on need a part that they follow.
+  if (isInside([offset, parts[0]?.[0] ?? offset + fileBytes], zeros)) parts.unshift([offset, 0]);
   const isLastNeeded = subtractRanges(parts.slice(-1), free).length > 0;
   if (parts.length > 1 && memoryBytes === fileBytes && !isLastNeeded) parts.pop();
   if (parts.length === 0) return [{ ...segment, fileBytes: 0, memoryBytes: 0 }];
-  return parts.map(([start, bytes], at) => ({
-    ...segment,
-    offset: start,
-    address: address + (start - offset),
-    fileBytes: bytes,
-    memoryBytes: at === parts.length - 1 ? bytes + (memoryBytes - fileBytes) : bytes,
-  }));
+  return parts.map(([start, bytes], at) => {
+    const next = at === parts.length - 1 ? offset + memoryBytes : parts[at + 1][0];
+    const hasZeros = at === parts.length - 1 || isInside([start + bytes, next], zeros);
+    return {
+      ...segment,
+      offset: start,
+      address: address + (start - offset),
+      fileBytes: bytes,
+      memoryBytes: hasZeros ? next - start : bytes,
+    };
+  });
+}
+
+/** Whether [start, end), which is not empty, lies in one of the runs. */
+function isInside([start, end]: [number, number], runs: Ranges): boolean {
+  return start < end && runs.some(([at, bytes]) => start >= at && end <= at + bytes);
 }
 
 /** The table in place, or in `room` with a segment more that maps it. */
@@ -241,30 +246,4 @@ function segmentTable(
     .u64(at + 32, tableBytes)
     .u64(at + 40, tableBytes);
   return table.u64(at + 48, pageBytes).bytes;
-}
-
-function sectionTable(
-  elf: Elf,
-  { sizes, stripped }: Cut,
-  holes: Ranges,
-  moved: (offset: number) => number,
-): Uint8Array {
-  const length = elf.sections.length * sectionHeaderBytes;
-  const table = new Patch(elf.bytes.slice(elf.sectionsOffset, length));
-  const gone = new Set(stripped.map(({ index }) => index));
-  for (const { index, offset, fileBytes: bytes, type } of elf.sections) {
-    const at = index * sectionHeaderBytes;
-    if (index === 0 || type === sectionType.null) continue;
-    // Others refer to sections by number: one that goes leaves an empty place.
-    if (gone.has(index)) {
-      table.bytes.fill(0, at, at + sectionHeaderBytes);
-      continue;
-    }
-    table.u64(at + 24, moved(offset));
-    if (bytes === 0) continue;
-    const hole = holes.find(([start]) => start >= offset && start < offset + bytes);
-    const contiguous = hole === undefined ? bytes : hole[0] - offset;
-    table.u64(at + 32, Math.min(sizes.get(index) ?? bytes, contiguous));
-  }
-  return table.bytes;
 }

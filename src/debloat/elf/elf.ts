@@ -67,7 +67,7 @@ const cudaNobits = [0x70000007, 0x70000009, 0x7000000a, 0x70000015];
 /** The machine of cubins. */
 export const machineCuda = 190;
 /** Flags of a section. */
-export const sectionFlag = { alloc: 2, exec: 4, infoLink: 0x40 } as const;
+export const sectionFlag = { alloc: 2, exec: 4, infoLink: 0x40, threadLocal: 0x400 } as const;
 /** Types of a segment. */
 export const segmentType = { load: 1, dynamic: 2, interpreter: 3, table: 6 } as const;
 

@@ -104,7 +104,7 @@ function relaPointers(
   return found;
 }
 
-/** DT_RELR: an address, then bitmaps of 63 words each; the targets are stored at the locations. */
+/** DT_RELR's targets are stored at its places. */
 function relrPointers(
   elf: Elf,
   dynamic: Map<number, number>,
@@ -112,26 +112,48 @@ function relrPointers(
   high: number,
 ): Pointer[] {
   const { bytes } = elf;
-  const [offset, length] = table(elf, dynamic, tag.relr, tag.relrBytes);
-  const found: Pointer[] = [];
-  const visit = (location: number) => {
+  return relrPlaces(elf, dynamic).flatMap((location) => {
     const at = fileOffsetOf(elf, location, 8);
     if (at === undefined) throw bytes.fail("a relocation lies outside its segments");
     const target = bytes.u32(at + 4) * 2 ** 32 + bytes.u32(at);
-    if (target >= low && target < high) found.push({ location, target, fileOffset: at });
-  };
+    return target >= low && target < high ? [{ location, target, fileOffset: at }] : [];
+  });
+}
+
+/** DT_RELR: an address, then bitmaps of 63 words each. */
+function relrPlaces(elf: Elf, dynamic: Map<number, number>): number[] {
+  const { bytes } = elf;
+  const [offset, length] = table(elf, dynamic, tag.relr, tag.relrBytes);
+  const found: number[] = [];
   let next = 0;
   for (let at = offset; at + 8 <= offset + length; at += 8) {
     const word = [bytes.u32(at), bytes.u32(at + 4)];
     if ((word[0] & 1) === 0) {
       next = bytes.u64(at);
-      visit(next);
+      found.push(next);
       next += 8;
       continue;
     }
     for (let bit = 1; bit < 64; bit++)
-      if ((word[bit >> 5] >>> (bit & 31)) & 1) visit(next + 8 * (bit - 1));
+      if ((word[bit >> 5] >>> (bit & 31)) & 1) found.push(next + 8 * (bit - 1));
     next += 8 * 63;
+  }
+  return found;
+}
+
+/** Addresses in [low, high) where the loader writes, of any kind of relocation. */
+export function relocatedPlaces(elf: Elf, low: number, high: number): number[] {
+  const dynamic = readDynamic(elf);
+  const found = relrPlaces(elf, dynamic).filter((place) => place >= low && place < high);
+  for (const [start, length] of [
+    [tag.rela, tag.relaBytes],
+    [tag.pltRela, tag.pltRelaBytes],
+  ]) {
+    const [offset, bytes] = table(elf, dynamic, start, length);
+    for (let at = offset; at + 24 <= offset + bytes; at += 24) {
+      const place = elf.bytes.u32(at + 4) * 2 ** 32 + elf.bytes.u32(at);
+      if (place >= low && place < high) found.push(place);
+    }
   }
   return found;
 }

@@ -39,9 +39,16 @@ function unpackZstd(packed: Uint8Array, rawBytes: number): Uint8Array {
   return raw;
 }
 
-/** The size that a zstd frame's header names (RFC 8878, 3.1.1.1); undefined when it names none. */
-function zstdContentBytes(frame: Uint8Array): number | undefined {
-  if (frame.length < 6) return undefined;
+/** The header of a zstd frame (RFC 8878, 3.1.1.1). */
+interface FrameHeader {
+  readonly bytes: number;
+  /** What it unpacks to; undefined when the header does not say. */
+  readonly contentBytes: number | undefined;
+  readonly hasChecksum: boolean;
+}
+
+function readFrameHeader(frame: Uint8Array): FrameHeader | undefined {
+  if (frame.length < 14) return undefined;
   const view = new DataView(frame.buffer, frame.byteOffset, frame.byteLength);
   if (view.getUint32(0, true) !== 0xfd2fb528) return undefined;
   const descriptor = frame[4];
@@ -49,12 +56,72 @@ function zstdContentBytes(frame: Uint8Array): number | undefined {
   const dictionaryBytes = [0, 1, 2, 4][descriptor & 3];
   const at = 5 + (isSingleSegment ? 0 : 1) + dictionaryBytes;
   const sizeBytes = [isSingleSegment ? 1 : 0, 2, 4, 8][descriptor >> 6];
-  if (sizeBytes === 0 || at + sizeBytes > frame.length) return undefined;
-  if (sizeBytes === 1) return frame[at];
-  if (sizeBytes === 2) return view.getUint16(at, true) + 256;
-  if (sizeBytes === 4) return view.getUint32(at, true);
-  return view.getUint32(at + 4, true) * 2 ** 32 + view.getUint32(at, true);
+  if (at + sizeBytes > frame.length || (descriptor & 8) !== 0) return undefined;
+  const sizes: Record<number, () => number | undefined> = {
+    0: () => undefined,
+    1: () => frame[at],
+    2: () => view.getUint16(at, true) + 256,
+    4: () => view.getUint32(at, true),
+    8: () => view.getUint32(at + 4, true) * 2 ** 32 + view.getUint32(at, true),
+  };
+  return {
+    bytes: at + sizeBytes,
+    contentBytes: sizes[sizeBytes](),
+    hasChecksum: (descriptor & 4) !== 0,
+  };
 }
+
+/** The size that a zstd frame's header names; undefined when it names none. */
+function zstdContentBytes(frame: Uint8Array): number | undefined {
+  return readFrameHeader(frame)?.contentBytes;
+}
+
+/** Blocks of zstd: raw, one byte over and over, compressed. */
+const blockKinds = { raw: 0, repeated: 1, compressed: 2 };
+const blockHeaderBytes = 3;
+const blockBytesMax = 2 ** 17;
+
+function blockAt(data: Uint8Array, at: number) {
+  const word = data[at] | (data[at + 1] << 8) | (data[at + 2] << 16);
+  const kind = (word >> 1) & 3;
+  const bytes = kind === blockKinds.repeated ? 1 : word >> 3;
+  return { isLast: (word & 1) !== 0, kind, end: at + blockHeaderBytes + bytes };
+}
+
+/** The size of the zstd frame that bytes begin with, and of what it unpacks to; else undefined. */
+export function zstdFrame(data: Uint8Array): { bytes: number; rawBytes: number } | undefined {
+  const header = readFrameHeader(data);
+  if (header?.contentBytes === undefined) return undefined;
+  for (let at = header.bytes; at + blockHeaderBytes <= data.length;) {
+    const { isLast, kind, end } = blockAt(data, at);
+    if (kind > blockKinds.compressed || end - at > blockHeaderBytes + blockBytesMax) break;
+    at = end;
+    if (!isLast) continue;
+    const bytes = at + (header.hasChecksum ? 4 : 0);
+    return bytes > data.length ? undefined : { bytes, rawBytes: header.contentBytes };
+  }
+  return undefined;
+}
+
+/** What the first block of a zstd frame unpacks to: enough to see what the whole is. */
+export function firstOfZstd(frame: Uint8Array): Uint8Array | undefined {
+  const header = readFrameHeader(frame);
+  if (header === undefined) return undefined;
+  const { end } = blockAt(frame, header.bytes);
+  // A copy even of a Buffer, whose slice is none.
+  const block = Uint8Array.from(frame.subarray(header.bytes, end));
+  block[0] |= 1;
+  // No size, no checksum, and a window of 128 KiB, which holds any block.
+  const head = [0x28, 0xb5, 0x2f, 0xfd, 0, 8 * 7];
+  try {
+    return Bun.zstdDecompressSync(Buffer.concat([Uint8Array.from(head), block]));
+  } catch {
+    return undefined;
+  }
+}
+
+/** Up to here bytes are copied one by one: a call costs more. */
+const shortBytes = 32;
 
 /** One LZ4 block: tokens of literals and of matches at most 65535 bytes back. */
 function unpackLz4(packed: Uint8Array, rawBytes: number): Uint8Array {
@@ -76,9 +143,11 @@ function unpackLz4(packed: Uint8Array, rawBytes: number): Uint8Array {
     const literals = lengthAt(token >> 4);
     if (from + literals > packed.length || to + literals > rawBytes)
       throw new UnpackError("its LZ4 block is damaged");
-    raw.set(packed.subarray(from, from + literals), to);
-    from += literals;
-    to += literals;
+    if (literals > shortBytes) {
+      raw.set(packed.subarray(from, from + literals), to);
+      from += literals;
+      to += literals;
+    } else for (let i = 0; i < literals; i++) raw[to++] = packed[from++];
     if (from === packed.length) break;
     const back = packed[from] | ((packed[from + 1] ?? 0) << 8);
     from += 2;
@@ -86,9 +155,10 @@ function unpackLz4(packed: Uint8Array, rawBytes: number): Uint8Array {
     if (back === 0 || back > to || to + matched > rawBytes)
       throw new UnpackError("its LZ4 block is damaged");
     // A match may reach into what it writes: then it repeats with that period.
-    if (back >= matched) raw.copyWithin(to, to - back, to - back + matched);
-    else for (let i = 0; i < matched; i++) raw[to + i] = raw[to + i - back];
-    to += matched;
+    if (matched > shortBytes && back >= matched) {
+      raw.copyWithin(to, to - back, to - back + matched);
+      to += matched;
+    } else for (const end = to + matched; to < end; to++) raw[to] = raw[to - back];
   }
   if (to !== rawBytes) throw new UnpackError(`it unpacks to ${to} bytes`);
   return raw;

@@ -93,7 +93,7 @@ function skipPadding(section: Uint8Array, at: number): number {
 }
 
 /** A container, or why it is none. */
-function readContainer(bytes: Bytes, at: number): Container | string {
+export function readContainer(bytes: Bytes, at: number): Container | string {
   if (at + containerHeaderBytes > bytes.length) return "too short for a container";
   if (bytes.u32(at) !== containerMagic) return `no container begins at offset ${at}`;
   const version = bytes.u16(at + 4);

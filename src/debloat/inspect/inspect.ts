@@ -1,18 +1,14 @@
 /** What a library consists of, and what each way of shrinking it would save. */
-import { type Elf, sectionFlag, sectionNamed } from "../elf/elf.ts";
+import { sectionFlag, sectionNamed } from "../elf/elf.ts";
 import { readFunctions } from "../elf/functions.ts";
 import type { Contents } from "../fatbin/contents.ts";
 import { archName, type Entry } from "../fatbin/fatbin.ts";
 import { mapFile } from "../files.ts";
-import {
-  fatbinSections,
-  type FatbinSection,
-  type Library,
-  readLibrary,
-  shrunkFrom,
-} from "../library.ts";
+import { fatbinSections, type Library, readLibrary, shrunkFrom } from "../library.ts";
+import type { DeviceSection } from "../loose.ts";
 import { batches } from "../pool/jobs.ts";
 import type { Pool } from "../pool/pool.ts";
+import { pagesToGo, planLoose } from "../shrink/loose.ts";
 import { type DeviceOptions, planDevice } from "../shrink/plan.ts";
 import { type Decisions, assemble, strippable } from "../shrink/rewrite.ts";
 
@@ -46,6 +42,8 @@ export interface ContainerFigures {
   bytes: number;
   /** Relocated pointers that refer to it. */
   pointers: number;
+  /** Whether it lies outside the sections of fat binaries. */
+  isLoose: boolean;
   pinned?: string;
   images: ImageFigures[];
 }
@@ -113,7 +111,7 @@ export async function inspectLibrary(
     bytes: data.length,
     buildId: library.buildId ?? null,
     shrunkFrom: shrunk?.bytes ?? null,
-    sections: sectionsOf(elf, data.length),
+    sections: sectionsOf(library, data.length),
     archs: archsOf(containers),
     containers,
     opaque: library.fatbins.flatMap(({ section, opaque }) =>
@@ -137,6 +135,9 @@ export async function inspectLibrary(
   };
 }
 
+/** The part of device code that no section of fat binaries holds. */
+export const looseCode = "device code outside fat binaries";
+
 const parts: [RegExp, string][] = [
   [/^\.nv_fatbin$/, "fat binaries"],
   [/^__nv_relfatbin$/, "relocatable fat binaries"],
@@ -149,13 +150,19 @@ const parts: [RegExp, string][] = [
 ];
 
 /** Sections with bytes in the file, and what no section holds. */
-function sectionsOf(elf: Elf, fileBytes: number): SectionFigures[] {
+function sectionsOf({ elf, loose }: Library, fileBytes: number): SectionFigures[] {
   const sections = elf.sections
     .filter(({ fileBytes }) => fileBytes > 0)
-    .map(({ name, fileBytes: bytes, flags }): SectionFigures => {
+    .flatMap((section): SectionFigures[] => {
+      const { name, fileBytes: bytes, flags } = section;
       const isLoaded = (flags & sectionFlag.alloc) !== 0;
       const known = parts.find(([pattern]) => pattern.test(name))?.[1];
-      return { name, bytes, part: known ?? (isLoaded ? "data" : "other") };
+      const part = known ?? (isLoaded ? "data" : "other");
+      const device = loose.find((found) => found.section === section)?.containers ?? [];
+      const deviceBytes = device.reduce((sum, container) => sum + container.bytes, 0);
+      if (deviceBytes === 0) return [{ name, bytes, part }];
+      const rest = { name, bytes: bytes - deviceBytes, part };
+      return [{ name, bytes: deviceBytes, part: looseCode }, ...(rest.bytes > 0 ? [rest] : [])];
     });
   const rest = fileBytes - sections.reduce((sum, { bytes }) => sum + bytes, 0);
   if (rest > 0) sections.push({ name: "(headers and padding)", bytes: rest, part: "other" });
@@ -169,7 +176,7 @@ async function figuresOf(
 ): Promise<ContainerFigures[]> {
   const found = new Map<Entry, Contents>();
   await Promise.all(
-    library.fatbins.flatMap(({ section, containers }) => {
+    [...library.fatbins, ...library.loose].flatMap(({ section, containers }) => {
       const entries = containers.flatMap((container) => container.entries);
       return batches(entries, ({ paddedBytes }) => paddedBytes).map(async (batch) => {
         const range = { offset: section.offset, bytes: section.bytes };
@@ -179,14 +186,16 @@ async function figuresOf(
       });
     }),
   );
-  return library.fatbins.flatMap((source) =>
+  return [...library.fatbins, ...library.loose].flatMap((source) =>
     source.containers.map(({ offset, bytes, entries }): ContainerFigures => {
       const pinned = source.pins.get(offset);
+      const isLoose = !("pointers" in source);
       return {
         section: source.section.name,
         offset,
         bytes,
-        pointers: source.pointers.get(offset)?.length ?? 0,
+        isLoose,
+        pointers: isLoose ? 0 : (source.pointers.get(offset)?.length ?? 0),
         ...(pinned === undefined ? {} : { pinned }),
         images: entries.map((entry) => imageFigures(entry, found.get(entry), allKernels)),
       };
@@ -240,42 +249,49 @@ function archsOf(containers: readonly ContainerFigures[]): ArchFigures[] {
 
 /** Exact for what needs no profile: the file is planned with each option alone. */
 function savingsOf(library: Library, functionBytes: number): Saving[] {
-  const { elf, fatbins } = library;
+  const { elf, fatbins, loose } = library;
   const fileBytes = (decisions: Partial<Decisions>) =>
     assemble(library, {
       device: [],
       hostPages: [],
+      loose: [],
       stripped: [],
       edited: () => undefined,
       ...decisions,
     }).bytes;
   const whole = fileBytes({});
-  const device = (options: Partial<DeviceOptions>) =>
-    planDevice(
-      library,
-      { targets: [], level: "arch", dropRel: false, ...options },
-      () => undefined,
-    );
+  const device = (more: Partial<DeviceOptions>): Partial<Decisions> => {
+    const options: DeviceOptions = { targets: [], level: "arch", dropRel: false, ...more };
+    const nothing = () => undefined;
+    const loose = planLoose(library, options, nothing);
+    return {
+      device: planDevice(library, options, nothing),
+      loose: loose.map((plan) => pagesToGo(plan, "arch", library.pageBytes)),
+    };
+  };
   const exact = (option: string, decisions: Partial<Decisions>): Saving => {
     return { option, bytes: whole - fileBytes(decisions), isBound: false };
   };
-  const targets = targetsOf(fatbins);
+  const targets = targetsOf([...fatbins, ...loose]);
   const savings = targets.map((target) =>
-    exact(`--arch sm_${target}`, { device: device({ targets: [target] }) }),
+    exact(`--arch sm_${target}`, device({ targets: [target] })),
   );
   if (fatbins.some(({ section }) => section.name === fatbinSections.relocatable))
-    savings.push(exact("--drop-rel", { device: device({ dropRel: true }) }));
+    savings.push(exact("--drop-rel", device({ dropRel: true })));
   savings.push(exact("--strip", { stripped: strippable(elf) }));
-  const loaded = fatbins.find(({ section }) => section.name === fatbinSections.loaded);
-  if (loaded !== undefined)
-    savings.push({ option: "--level kernel", bytes: loaded.section.bytes, isBound: true });
+  const isLoaded = ({ section }: DeviceSection) => section.name !== fatbinSections.relocatable;
+  const bytes = [...fatbins, ...loose]
+    .filter(isLoaded)
+    .flatMap(({ containers }) => containers)
+    .reduce((sum, container) => sum + container.bytes, 0);
+  if (bytes > 0) savings.push({ option: "--level kernel", bytes, isBound: true });
   savings.push({ option: "--host pages", bytes: functionBytes, isBound: true });
   return savings;
 }
 
 /** GPUs that cubins of a library are made for. */
-function targetsOf(fatbins: readonly FatbinSection[]): number[] {
-  const archs = fatbins
+function targetsOf(sections: readonly DeviceSection[]): number[] {
+  const archs = sections
     .flatMap(({ containers }) => containers.flatMap(({ entries }) => entries))
     .flatMap(({ kind, arch }) => (kind === "cubin" ? [arch] : []));
   return [...new Set(archs)].sort((a, b) => a - b);

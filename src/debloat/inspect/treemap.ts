@@ -54,7 +54,8 @@ function isInspection(value: Partial<Inspection> | undefined): boolean {
 /** A library as nested areas. */
 export function areaOf({ file, bytes, sections, containers }: Inspection): Area {
   const inside = sections.map(({ name, bytes: held, part }): Area => {
-    const here = containers.filter(({ section }) => section === name);
+    const hasCode = part.includes("fat binaries");
+    const here = hasCode ? containers.filter(({ section }) => section === name) : [];
     return { name, bytes: held, part, ...(here.length === 0 ? {} : { inside: archAreas(here) }) };
   });
   return { name: basename(file), bytes, part: "file", inside };

@@ -11,7 +11,7 @@ import { profilePageBytes } from "./profile.ts";
 const paddingBytesMax = 64;
 /** Runs below this are not worth a segment of their own. */
 const runBytesMin = 16_384;
-/** Most segments that host code is split into: each costs the loader a mapping. */
+/** Most segments that a part of a library is split into: each costs the loader a mapping. */
 const runsMax = 1000;
 
 /**
@@ -36,7 +36,7 @@ export function unusedPages(
     ...calledByLoader(library, functions),
   ]);
   const free = subtractRanges([[text.address, text.bytes]], kept);
-  return largest(free.flatMap((run) => wholePages(run, pageBytes)));
+  return largestRuns(free.flatMap((run) => wholePages(run, pageBytes)));
 }
 
 /** The whole pages of a run, if any. */
@@ -46,7 +46,8 @@ export function wholePages([start, bytes]: readonly [number, number], pageBytes:
   return last > first ? [[first, last - first]] : [];
 }
 
-function largest(runs: Ranges): Ranges {
+/** The runs that are worth it, so many that a loader can map what is left. */
+export function largestRuns(runs: Ranges): Ranges {
   return runs
     .filter(([, bytes]) => bytes >= runBytesMin)
     .sort((a, b) => b[1] - a[1])

@@ -1,4 +1,5 @@
 /** What two profiles hold of the same kind, together. */
+import { joinRanges, type Ranges } from "../elf/ranges.ts";
 import type { CubinId, ProfiledLibrary } from "./types.ts";
 
 /** Names of both lists, sorted by code unit, each once. */
@@ -21,6 +22,14 @@ export function joinFunctions(
   for (const [vaddr, bytes] of [...a, ...b])
     byAddress.set(vaddr, Math.max(bytes, byAddress.get(vaddr) ?? 0));
   return [...byAddress].sort((x, y) => x[0] - y[0]);
+}
+
+/** Pages of both lists; nothing is known where one of them was not watched. */
+export function joinPages(
+  a: ProfiledLibrary["devicePages"],
+  b: ProfiledLibrary["devicePages"],
+): Ranges | undefined {
+  return a && b ? joinRanges([...a, ...b]) : undefined;
 }
 
 /** What tells images apart. */

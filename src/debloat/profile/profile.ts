@@ -1,7 +1,7 @@
 import { DebloatError } from "../../errors.ts";
 import { countOf, joinRanges, subtractRanges } from "../elf/ranges.ts";
 import { requireText } from "../../require.ts";
-import { joinCubins, joinFunctions, joinNames, keyOf } from "./join.ts";
+import { joinCubins, joinFunctions, joinNames, joinPages, keyOf } from "./join.ts";
 import { requireProfile } from "./read.ts";
 import type { ProfiledLibrary, Profile } from "./types.ts";
 
@@ -43,6 +43,7 @@ function joinLibraries(a: ProfiledLibrary, b: ProfiledLibrary): ProfiledLibrary 
     cubins: joinCubins(a.cubins, b.cubins),
     globals: joinNames(a.globals, b.globals),
     pages: joinRanges([...a.pages, ...b.pages]),
+    devicePages: joinPages(a.devicePages, b.devicePages),
     functions: joinFunctions(a.functions, b.functions),
   };
 }
@@ -75,10 +76,11 @@ function subtractLibrary(
   const cubins = without(from.cubins, other.cubins, keyOf);
   const globals = without(from.globals, other.globals, String);
   const pages = subtractRanges(from.pages, other.pages);
+  const devicePages = subtractRanges(from.devicePages ?? [], other.devicePages ?? []);
   const functions = without(from.functions, other.functions, ([vaddr]) => vaddr);
-  if ([kernels, cubins, globals, pages, functions].every((list) => list.length === 0))
-    return undefined;
-  return { path: from.path, bytes: from.bytes, kernels, cubins, globals, pages, functions };
+  const left = { kernels, cubins, globals, pages, devicePages, functions };
+  if (Object.values(left).every((list) => list.length === 0)) return undefined;
+  return { path: from.path, bytes: from.bytes, ...left };
 }
 
 function without<T>(list: readonly T[], taken: readonly T[], key: (item: T) => unknown): T[] {

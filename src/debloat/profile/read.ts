@@ -60,6 +60,11 @@ function ordered<T, U>(reader: Reader<T>, order: (value: T) => U): Reader<U> {
   return (value, at) => order(reader(value, at));
 }
 
+/** A reader of what may be absent. */
+function optional<T>(reader: Reader<T>): Reader<T | undefined> {
+  return (value, at) => (value === undefined ? undefined : reader(value, at));
+}
+
 const text: Reader<string> = (value, at) => {
   if (typeof value !== "string") throw misfit(at, "a string");
   return value;
@@ -115,6 +120,7 @@ const library = record<ProfiledLibrary>({
   cubins,
   globals: names,
   pages: ordered(list(span), joinRanges),
+  devicePages: optional(ordered(list(span), joinRanges)),
   functions: ordered(list(span), (read) => joinFunctions(read, [])),
 });
 

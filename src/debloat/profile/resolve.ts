@@ -7,18 +7,21 @@ import { DebloatError } from "../../errors.ts";
 import { Bytes } from "../bytes.ts";
 import { buildIdOf, type Elf, readElf, sectionBytes, sectionNamed } from "../elf/elf.ts";
 import { readFunctions } from "../elf/functions.ts";
+import { joinRanges, type Ranges, subtractRanges } from "../elf/ranges.ts";
 import { reachableFunctions } from "../elf/jumps.ts";
 import { contentsOf } from "../fatbin/contents.ts";
-import { type Entry, imageOf, readFatbins } from "../fatbin/fatbin.ts";
+import { type Container, type Entry, imageOf, readFatbins } from "../fatbin/fatbin.ts";
 import { neededByAny } from "../fatbin/select.ts";
 import { hashFile, mapFile, releaseMapping } from "../files.ts";
 import { fatbinSections } from "../library.ts";
+import { type LooseSection, readLoose } from "../loose.ts";
 import { joinCubins, joinNames } from "./join.ts";
 import {
   type CubinId,
   emptyProfile,
   mergeProfiles,
   type Profile,
+  profilePageBytes,
   type ProfiledLibrary,
 } from "./profile.ts";
 import type { TracedLibrary, TraceEvents } from "./trace-events.ts";
@@ -31,6 +34,8 @@ interface Missing {
   readonly foundCubins: Set<CubinId>;
   /** The GPU that ran. */
   readonly targets: readonly number[];
+  /** Whether what some process touched is not known. */
+  readonly isLost: boolean;
 }
 
 /**
@@ -48,6 +53,7 @@ export function resolveTrace(
     foundNames: new Set(),
     foundCubins: new Set(),
     targets: gpu === null ? [] : [gpu.arch],
+    isLost: events.lost > 0,
   };
   const profiles: Profile[] = [];
   for (const [path, traced] of events.libraries) {
@@ -78,7 +84,9 @@ function resolveLibrary(
 ): { id: string; library: ProfiledLibrary } {
   const { data } = mapFile(path);
   const elf = readElf(new Bytes(data, path));
-  const device = findInFatbins(elf, missing);
+  const fatbins = elf.sections.filter(({ name }) => name === fatbinSections.loaded);
+  const loose = readLoose(elf, fatbins);
+  const device = findIn(elf, missing, loose);
   const host = traced.untraced ? { pages: [], functions: [] } : hostOf(elf, traced);
   const library = {
     path: realpathSync(path),
@@ -86,9 +94,24 @@ function resolveLibrary(
     kernels: joinNames([...traced.kernels], device.kernels),
     cubins: joinCubins(device.cubins, []),
     globals: joinNames([...traced.globals], device.globals),
+    devicePages: missing.isLost ? undefined : touchedOf(loose, traced.touched),
     ...host,
   };
   return { id: buildIdOf(elf) ?? `sha256:${hashFile(path)}`, library };
+}
+
+/** Of the pages that were touched, those with device code outside fat binaries. */
+function touchedOf(loose: readonly LooseSection[], touched: Ranges | undefined) {
+  if (touched === undefined) return undefined;
+  const pages = joinRanges(
+    loose.flatMap(({ section: { address }, containers }) =>
+      containers.map(({ offset, bytes }): [number, number] => {
+        const first = Math.floor((address + offset) / profilePageBytes);
+        return [first, Math.ceil((address + offset + bytes) / profilePageBytes) - first];
+      }),
+    ),
+  );
+  return subtractRanges(pages, subtractRanges(pages, touched));
 }
 
 /** Functions that were not watched count as entered: they may have been. */
@@ -101,14 +124,27 @@ function hostOf(elf: Elf, { pages, watched, entered }: TracedLibrary) {
   return { pages, functions: reachableFunctions(elf, functions, kept) };
 }
 
-/** Which of the missing names and images a library's fat binaries hold. */
-function findInFatbins(elf: Elf, missing: Missing) {
+/** Which of the missing names and images a library holds. */
+function findIn(elf: Elf, missing: Missing, loose: readonly LooseSection[]) {
   const found = { kernels: [] as string[], globals: [] as string[], cubins: [] as CubinId[] };
+  if (missing.names.size === 0 && missing.cubins.length === 0) return found;
   const section = sectionNamed(elf, fatbinSections.loaded);
-  if (section === undefined) return found;
-  const data = sectionBytes(elf, section);
-  const { file } = elf.bytes;
-  for (const { entries } of readFatbins(data, file).containers) {
+  if (section !== undefined) {
+    const data = sectionBytes(elf, section);
+    findInContainers(data, readFatbins(data, elf.bytes.file).containers, elf, missing, found);
+  }
+  for (const { data, containers } of loose) findInContainers(data, containers, elf, missing, found);
+  return found;
+}
+
+function findInContainers(
+  data: Uint8Array,
+  containers: readonly Container[],
+  { bytes: { file } }: Elf,
+  missing: Missing,
+  found: { kernels: string[]; globals: string[]; cubins: CubinId[] },
+): void {
+  for (const { entries } of containers) {
     const needed = neededByAny(entries, missing.targets);
     for (const entry of entries) {
       const cubins = cubinsIn(data, entry, file, missing);
@@ -125,7 +161,6 @@ function findInFatbins(elf: Elf, missing: Missing) {
       found.globals.push(...variables);
     }
   }
-  return found;
 }
 
 /** The missing images that are this entry's. */

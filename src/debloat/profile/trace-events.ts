@@ -13,6 +13,8 @@ export interface TracedLibrary {
   readonly kernels: Set<string>;
   readonly globals: Set<string>;
   pages: Ranges;
+  /** Pages of code or data that were touched; undefined where that was not said. */
+  touched: Ranges | undefined;
   /** Functions that were watched, [vaddr, bytes], and the addresses of those that were entered. */
   watched: [vaddr: number, bytes: number][];
   readonly entered: Set<number>;
@@ -96,6 +98,9 @@ function take(events: TraceEvents, line: string): string | undefined {
     case "pages":
       library!.pages = joinRanges([...library!.pages, ...event.pages!]);
       break;
+    case "touched":
+      library!.touched = joinRanges([...(library!.touched ?? []), ...event.pages!]);
+      break;
     case "untraced":
       library!.untraced = true;
       break;
@@ -126,6 +131,7 @@ function libraryAt(events: TraceEvents, path: string): TracedLibrary {
       globals: new Set<string>(),
       entered: new Set<number>(),
       pages: [],
+      touched: undefined,
       watched: [],
       untraced: false,
     };

@@ -34,6 +34,11 @@ export interface ProfiledLibrary {
   globals: string[];
   /** 4 KiB pages of virtual addresses in executable segments: [first page, count]. */
   pages: Ranges;
+  /**
+   * Pages that were touched of device code outside fat binaries: [first page, count]; absent where
+   * that was not watched.
+   */
+  devicePages?: Ranges;
   /** Entered functions: [virtual address, bytes]. */
   functions: [vaddr: number, bytes: number][];
 }

@@ -1,17 +1,26 @@
 /** Decides what goes out of a library, and puts what is left together. */
 import { readFunctions } from "../elf/functions.ts";
-import { countOf, type Ranges } from "../elf/ranges.ts";
+import type { Ranges } from "../elf/ranges.ts";
 import { relocatesText } from "../elf/relocations.ts";
 import type { Contents } from "../fatbin/contents.ts";
 import type { Edited, EditOptions } from "../fatbin/edit.ts";
 import type { Entry } from "../fatbin/fatbin.ts";
-import { fatbinSections, type FatbinSection, type Library } from "../library.ts";
+import { fatbinSections, type Library } from "../library.ts";
+import type { DeviceSection } from "../loose.ts";
 import { batches } from "../pool/jobs.ts";
 import type { Pool } from "../pool/pool.ts";
 import { unusedPages } from "../profile/host.ts";
 import type { ProfiledLibrary } from "../profile/profile.ts";
 import type { Chosen } from "./options.ts";
-import { type DeviceOptions, type Known, planDevice, type SectionPlan } from "./plan.ts";
+import { pagesToGo, planLoose } from "./loose.ts";
+import {
+  type DeviceOptions,
+  type EntryPlan,
+  type Known,
+  notLookedInto,
+  planDevice,
+  type SectionPlan,
+} from "./plan.ts";
 import { type Assembly, assemble, strippable } from "./rewrite.ts";
 
 /** Bytes of a library by what they are. */
@@ -19,11 +28,13 @@ export interface Sizes {
   readonly file: number;
   readonly fatbin: number;
   readonly relocatable: number;
+  /** Device code outside fat binaries. */
+  readonly loose: number;
   /** Host code in .text. */
   readonly text: number;
 }
 
-/** What became of a section of fat binaries. */
+/** What became of a section with device code. */
 export interface SectionReport {
   readonly name: string;
   /** In the original's file. */
@@ -66,14 +77,17 @@ export async function decide(
     dropRel: options.dropRel === true,
   };
   const byArch = planDevice(library, { ...device, level: "arch" }, () => undefined);
-  const known: Known =
-    level === "arch" ? () => undefined : await look(library, byArch, options, pool);
+  const unknown: Known = () => undefined;
+  const wanted = [...imagesOf(byArch), ...imagesOf(planLoose(library, device, unknown))];
+  const known = level === "arch" ? unknown : await look(library, wanted, options, pool);
   const plans = level === "arch" ? byArch : planDevice(library, device, known);
+  const loose = planLoose(library, device, known);
   const edits = await edit(library, plans, options, pool);
   const [hostPages, hostKept] = hostRuns(library, options, profiled);
   const stripped = options.strip === true ? strippable(library.elf) : [];
   const assembly = assemble(library, {
     device: plans,
+    loose: loose.map((plan) => pagesToGo(plan, level, library.pageBytes)),
     hostPages,
     stripped,
     edited: (entry) => edits.get(entry)?.content,
@@ -89,7 +103,7 @@ export async function decide(
     file: library.file,
     buildId: library.buildId,
     before,
-    device: plans.map(({ source: { section }, containers }) => {
+    device: [...plans, ...loose].map(({ source: { section }, containers }) => {
       return { name: section.name, offset: section.offset, containers };
     }),
     droppedKernels,
@@ -101,19 +115,25 @@ export async function decide(
       file: assembly.bytes,
       fatbin: assembly.fatbinBytes.get(fatbinSections.loaded) ?? 0,
       relocatable: assembly.fatbinBytes.get(fatbinSections.relocatable) ?? 0,
-      text: before.text - countOf(assembly.pages.map(([at, bytes]) => [at, bytes])),
+      loose: before.loose - sumOf(assembly.pages.filter(({ isHost }) => !isHost)),
+      text: before.text - sumOf(assembly.pages.filter(({ isHost }) => isHost)),
     },
   };
   return { report, assembly };
 }
 
-function sizesOf({ elf, fatbins }: Library): Sizes {
+function sumOf(items: readonly { readonly bytes: number }[]): number {
+  return items.reduce((sum, { bytes }) => sum + bytes, 0);
+}
+
+function sizesOf({ elf, fatbins, loose }: Library): Sizes {
   const bytesOf = (name: string) =>
     fatbins.reduce((sum, { section }) => sum + (section.name === name ? section.bytes : 0), 0);
   return {
     file: elf.bytes.length,
     fatbin: bytesOf(fatbinSections.loaded),
     relocatable: bytesOf(fatbinSections.relocatable),
+    loose: loose.reduce((sum, { containers }) => sum + sumOf(containers), 0),
     text: elf.sections.find(({ name }) => name === ".text")?.bytes ?? 0,
   };
 }
@@ -130,21 +150,36 @@ function hostRuns(
   return [unusedPages(library, readFunctions(library.elf), profiled)];
 }
 
-/** Looks into every image that may stay. */
+interface Images {
+  readonly source: DeviceSection;
+  readonly entries: readonly Entry[];
+}
+
+/** The images about which what they hold decides. */
+function imagesOf(plans: readonly SectionPlan<DeviceSection>[]): Images[] {
+  return plans.flatMap(({ source, containers }) => {
+    if (source.section.name === fatbinSections.relocatable) return [];
+    const isOpen = ({ action, reason }: EntryPlan) =>
+      "isWritable" in source ? reason === notLookedInto : action !== "drop";
+    const entries = containers
+      .filter(({ pinned }) => pinned === undefined)
+      .flatMap((container) => container.entries.filter(isOpen))
+      .map(({ entry }) => entry);
+    return [{ source, entries }];
+  });
+}
+
+/** Looks into images. */
 async function look(
   library: Library,
-  plans: readonly SectionPlan[],
+  images: readonly Images[],
   options: Chosen,
   pool: Pool,
 ): Promise<Known> {
   const found = new Map<Entry, Contents>();
-  const step = progress(options, plans);
+  const step = progress(options, images);
   await Promise.all(
-    plans.flatMap(({ source, containers }) => {
-      if (source.section.name !== fatbinSections.loaded) return [];
-      const entries = containers
-        .flatMap((container) => (container.pinned === undefined ? container.entries : []))
-        .flatMap(({ entry, action }) => (action === "drop" ? [] : [entry]));
+    images.flatMap(({ source, entries }) => {
       return batches(entries, bytesOf).map(async (batch) => {
         const job = { kind: "look", section: rangeOf(source), entries: batch } as const;
         const contents = await pool.run(job, library.elf.bytes.data, library.file);
@@ -185,7 +220,7 @@ async function edit(
   return found;
 }
 
-function rangeOf({ section }: FatbinSection): { offset: number; bytes: number } {
+function rangeOf({ section }: DeviceSection): { offset: number; bytes: number } {
   return { offset: section.offset, bytes: section.bytes };
 }
 
@@ -193,7 +228,7 @@ function bytesOf({ headerBytes, paddedBytes }: Entry): number {
   return headerBytes + paddedBytes;
 }
 
-function progress({ onProgress }: Chosen, plans: readonly SectionPlan[]) {
+function progress({ onProgress }: Chosen, plans: readonly { source: DeviceSection }[]) {
   const all = plans.reduce((sum, { source }) => sum + source.section.bytes, 0);
   let done = 0;
   return (entries: readonly Entry[]) => {

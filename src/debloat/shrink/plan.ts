@@ -3,6 +3,7 @@ import type { Contents } from "../fatbin/contents.ts";
 import { type Container, type Entry } from "../fatbin/fatbin.ts";
 import { isUnknown, neededByAny, runsOn, type Target } from "../fatbin/select.ts";
 import { fatbinSections, type FatbinSection, type Library } from "../library.ts";
+import type { DeviceSection } from "../loose.ts";
 import type { ProfiledLibrary } from "../profile/profile.ts";
 
 /** How fine device code is removed: whole images by architecture, by use, or kernels inside. */
@@ -38,14 +39,17 @@ export interface ContainerPlan {
   readonly entries: readonly EntryPlan[];
 }
 
-/** What becomes of a section of fat binaries. */
-export interface SectionPlan {
-  readonly source: FatbinSection;
+/** What becomes of a section with device code: of fat binaries, or of what lies outside them. */
+export interface SectionPlan<Source extends DeviceSection = FatbinSection> {
+  readonly source: Source;
   readonly containers: readonly ContainerPlan[];
 }
 
 /** What is known of the images of entries that may stay; none is asked for at level `arch`. */
-export type Known = (source: FatbinSection, entry: Entry) => Contents | undefined;
+export type Known = (source: DeviceSection, entry: Entry) => Contents | undefined;
+
+/** Why an image stays of which nothing is known yet. */
+export const notLookedInto = "it was not looked into";
 
 /** The plan for all fat binaries of a library. */
 export function planDevice(library: Library, options: DeviceOptions, known: Known): SectionPlan[] {
@@ -75,25 +79,30 @@ export function planDevice(library: Library, options: DeviceOptions, known: Know
   }));
 }
 
-function keep(entry: Entry, reason: string): EntryPlan {
+/** Plans that an entry stays. */
+export function keep(entry: Entry, reason: string): EntryPlan {
   return { entry, action: "keep", reason };
 }
 
-function drop(entry: Entry, reason: string): EntryPlan {
+/** Plans that an entry goes. */
+export function drop(entry: Entry, reason: string): EntryPlan {
   return { entry, action: "drop", reason };
 }
 
-function unknownBecause({ kindCode, unknownFlags }: Entry): string {
+/** Why an entry that is not known stays. */
+export function unknownBecause({ kindCode, unknownFlags }: Entry): string {
   return unknownFlags === 0
     ? `kind ${kindCode} is not known`
     : `flags 0x${unknownFlags.toString(16)} are not known`;
 }
 
-function namesOf(targets: readonly Target[]): string {
+/** GPUs in a sentence. */
+export function namesOf(targets: readonly Target[]): string {
   return targets.map((target) => `sm_${target}`).join(" or ");
 }
 
-function takenBy({ targets }: DeviceOptions): string {
+/** Why an entry stays that a GPU takes. */
+export function takenBy({ targets }: DeviceOptions): string {
   return targets.length === 0 ? "every architecture stays" : `${namesOf(targets)} takes it`;
 }
 
@@ -118,13 +127,13 @@ function linkedElsewhere(
 }
 
 /** Decides about one image that a GPU takes. */
-function planImage(
+export function planImage(
   entry: Entry,
   contents: Contents | undefined,
   isUsed: Usage,
   { level }: DeviceOptions,
 ): EntryPlan {
-  if (contents === undefined) return keep(entry, "it was not looked into");
+  if (contents === undefined) return keep(entry, notLookedInto);
   if (contents.unreadable !== undefined) return keep(entry, `unreadable: ${contents.unreadable}`);
   const { kernels, globals } = contents;
   const isLoaded = isUsed.image(contents);
@@ -142,7 +151,13 @@ function planImage(
   return { entry, action: "trim", reason, kernels: used };
 }
 
-interface Usage {
+/** Whether a kernel is to stay by its name; search, unlike test, keeps no state between names. */
+export function matches(pattern: RegExp | undefined, name: string): boolean {
+  return pattern !== undefined && name.search(pattern) >= 0;
+}
+
+/** What counts as used. */
+export interface Usage {
   /** Whether a run loaded exactly this image. */
   image(contents: Contents): boolean;
   /** Whether a kernel or variable of an image counts as used. */
@@ -150,17 +165,17 @@ interface Usage {
 }
 
 /**
- * What counts as used. One name may occur in many images: where a run loaded some of them, it is
- * used in those alone.
+ * What counts as used of a library. One name may occur in many images: where a run loaded some of
+ * them, it is used in those alone.
  */
-function usage(library: Library, options: DeviceOptions, known: Known): Usage {
+export function usage(library: Library, options: DeviceOptions, known: Known): Usage {
   const { profiled, keep } = options;
   const images = new Set(profiled?.cubins.map(({ bytes, crc32 }) => `${bytes} ${crc32}`));
   const names = new Set([...(profiled?.kernels ?? []), ...(profiled?.globals ?? [])]);
   const image = ({ bytes, crc32 }: Contents) => images.has(`${bytes} ${crc32}`);
   const placed = new Set<string>();
   if (images.size > 0)
-    for (const source of library.fatbins)
+    for (const source of [...library.fatbins, ...library.loose])
       for (const { entries } of source.containers)
         for (const entry of entries) {
           const contents = known(source, entry);
@@ -171,8 +186,6 @@ function usage(library: Library, options: DeviceOptions, known: Known): Usage {
   return {
     image,
     name: (name, isLoaded) =>
-      // Unlike test, search keeps no state from one name to the next.
-      (keep !== undefined && name.search(keep) >= 0) ||
-      (names.has(name) && (isLoaded || !placed.has(name))),
+      matches(keep, name) || (names.has(name) && (isLoaded || !placed.has(name))),
   };
 }

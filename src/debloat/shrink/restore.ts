@@ -24,6 +24,8 @@ export interface SidecarSource {
   readonly shrunkHash: string;
 }
 
+const rightsMask = 7;
+
 /** Writes what the shrunk library lacks of the original. Returns the sidecar's size. */
 export function writeSidecar(path: string, assembly: Assembly, source: SidecarSource): number {
   const { data, buildId } = source;
@@ -31,12 +33,12 @@ export function writeSidecar(path: string, assembly: Assembly, source: SidecarSo
   writeAtomically(path, 0o644, (writer) => {
     // Runs of pages follow the header's page: all begin at a page.
     writer.write(new Uint8Array(sidecarHeaderBytes));
-    const pages = assembly.pages.map(([address, bytes, offset]): PageRun => {
-      const run: PageRun = [address, bytes, writer.bytes];
+    const pages = assembly.pages.map(({ address, bytes, offset, flags }): PageRun => {
+      const run: PageRun = [address, bytes, writer.bytes, flags & rightsMask];
       writer.write(data.subarray(offset, offset + bytes));
       return run;
     });
-    const places = assembly.pages.map(([, bytes, offset], run): Place => [
+    const places = assembly.pages.map(({ bytes, offset }, run): Place => [
       offset,
       bytes,
       "sidecar",

@@ -1,7 +1,8 @@
 /** Puts a shrunk library together, as runs of the original and new bytes, and writes it. */
 import { DebloatError } from "../../errors.ts";
-import { type Cut, cutFile, type Replacement } from "../elf/elf-cut.ts";
-import { type Elf, type Section, sectionFlag, sectionNamed } from "../elf/elf.ts";
+import type { Cut } from "../elf/cut.ts";
+import { cutFile, type Replacement } from "../elf/elf-cut.ts";
+import { type Elf, loadedSegments, type Section, sectionFlag, sectionNamed } from "../elf/elf.ts";
 import { joinRanges, type Ranges, subtractRanges } from "../elf/ranges.ts";
 import type { Entry } from "../fatbin/fatbin.ts";
 import { type Library, shrunkMark, shrunkMarkBytes } from "../library.ts";
@@ -15,15 +16,34 @@ export interface Part {
   readonly source: Uint8Array | number;
 }
 
+/** A run of pages that a program may need after all. */
+export interface GonePages {
+  readonly address: number;
+  readonly bytes: number;
+  /** In the original. */
+  readonly offset: number;
+  /** Rights of its segment, as ELF has them. */
+  readonly flags: number;
+  /** Host code, else device code. */
+  readonly isHost: boolean;
+}
+
 /** A library taken apart for writing. */
 export interface Assembly {
   /** The new file from its start to its end. */
   readonly parts: readonly Part[];
   readonly bytes: number;
-  /** Host pages that are in no part: [virtual address, bytes, offset in the original]. */
-  readonly pages: readonly [address: number, bytes: number, offset: number][];
+  /** Pages that are in no part and come back one by one, by ascending address. */
+  readonly pages: readonly GonePages[];
   /** New bytes of each section of fat binaries, by its name. */
   readonly fatbinBytes: ReadonlyMap<string, number>;
+}
+
+/** Pages of a section that go: the program reads zeros there where it may write. */
+export interface LoosePages {
+  readonly section: Section;
+  readonly isWritable: boolean;
+  readonly runs: Ranges;
 }
 
 /** What is decided about a library. */
@@ -33,6 +53,8 @@ export interface Decisions {
   readonly edited: (entry: Entry) => Uint8Array | undefined;
   /** Runs of pages of host code to remove, [virtual address, bytes]. */
   readonly hostPages: Ranges;
+  /** Runs of pages of device code outside fat binaries, [file offset, bytes]. */
+  readonly loose: readonly LoosePages[];
   readonly stripped: readonly Section[];
 }
 
@@ -73,17 +95,15 @@ export function assemble(library: Library, decisions: Decisions): Assembly {
     if (runs.length > 0) holed.add(section.index);
     holes.push(...runs);
   }
+  const pages = gonePages(elf, decisions);
+  for (const { section, runs } of decisions.loose) if (runs.length > 0) holed.add(section.index);
   const text = sectionNamed(elf, ".text");
-  const shift = text === undefined ? 0 : text.offset - text.address;
-  const pages = decisions.hostPages.map(([address, bytes]): [number, number, number] => [
-    address,
-    bytes,
-    address + shift,
-  ]);
-  if (text !== undefined && pages.length > 0) holed.add(text.index);
-  holes.push(...pages.map(([, bytes, offset]): [number, number] => [offset, bytes]));
+  if (text !== undefined && decisions.hostPages.length > 0) holed.add(text.index);
+  holes.push(...pages.map(({ bytes, offset }): [number, number] => [offset, bytes]));
+  const zeros = decisions.loose.flatMap(({ isWritable, runs }) => (isWritable ? runs : []));
   const cut: Cut = {
     holes: joinRanges(holes),
+    zeros: joinRanges(zeros),
     free: joinRanges(freed),
     holed,
     sizes,
@@ -102,18 +122,39 @@ export function assemble(library: Library, decisions: Decisions): Assembly {
     fatbinBytes,
     bytes: written + mark.length,
     // A file that would have too many segments keeps them.
-    pages: pages.flatMap(([address, bytes, offset]) => isGone(address, bytes, offset)),
+    pages: pages.flatMap(isGone),
   };
 }
 
+/** Host code and device code that goes by pages. */
+function gonePages(elf: Elf, { hostPages, loose }: Decisions): GonePages[] {
+  const text = sectionNamed(elf, ".text");
+  const shift = text === undefined ? 0 : text.offset - text.address;
+  const device = joinRanges(loose.flatMap(({ runs }) => runs));
+  const host = subtractRanges(
+    hostPages.map(([address, bytes]) => [address + shift, bytes]),
+    device,
+  );
+  const pagesOf = (isHost: boolean, [offset, bytes]: [number, number]): GonePages => {
+    const home = loadedSegments(elf).find(
+      (segment) => offset >= segment.offset && offset < segment.offset + segment.fileBytes,
+    )!;
+    const address = home.address + (offset - home.offset);
+    return { address, bytes, offset, flags: home.flags, isHost };
+  };
+  return [
+    ...host.map((run) => pagesOf(true, run)),
+    ...device.map((run) => pagesOf(false, run)),
+  ].sort((a, b) => a.address - b.address);
+}
+
 function isRemoved(removed: Ranges) {
-  return (address: number, bytes: number, offset: number): [number, number, number][] => {
+  return (pages: GonePages): GonePages[] => {
+    const { address, offset, bytes } = pages;
     const kept = subtractRanges([[offset, bytes]], removed);
-    return subtractRanges([[offset, bytes]], kept).map(([start, length]) => [
-      address + (start - offset),
-      length,
-      start,
-    ]);
+    return subtractRanges([[offset, bytes]], kept).map(([start, length]) => {
+      return { ...pages, address: address + (start - offset), bytes: length, offset: start };
+    });
   };
 }
 

@@ -53,8 +53,8 @@ export async function shrinkLibrary(
 }
 
 /** A GPU that was named and that none of the images is for would leave a library empty. */
-function requireCode({ file, fatbins }: Library, targets: readonly Target[]): void {
-  const containers = fatbins.flatMap((section) => section.containers);
+function requireCode({ file, fatbins, loose }: Library, targets: readonly Target[]): void {
+  const containers = [...fatbins, ...loose].flatMap((section) => section.containers);
   if (containers.length === 0) return;
   const missing = targets.filter((target) =>
     containers.every(({ entries }) => neededByAny(entries, [target]).size === 0),
@@ -91,7 +91,8 @@ function profiledOf(library: Library, options: Chosen): ProfiledLibrary | undefi
   if (profile === undefined) return undefined;
   const id = library.buildId ?? `sha256:${hashFile(library.file)}`;
   const found = profiledLibrary(profile, id, library.file);
-  const needsDevice = level !== "arch" && library.fatbins.length > 0;
+  const hasDevice = library.fatbins.length + library.loose.length > 0;
+  const needsDevice = level !== "arch" && hasDevice;
   if (found !== undefined || (!needsDevice && host !== "pages")) return found;
   throw new DebloatError(
     library.file,

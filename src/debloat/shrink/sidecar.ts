@@ -1,6 +1,6 @@
 /**
  * A sidecar holds what a shrunk library lacks, so that the original comes back bit for bit, and the
- * removed pages of host code such that a program can map them straight from it.
+ * removed pages of host and device code such that a program can map them straight from it.
  *
  * File, little-endian; a page is 4096 bytes, offsets count from the file's start:
  *
@@ -13,10 +13,10 @@
  *     96   8   pageTableCount
  *     104  8   offset of the index
  *     112  8   bytes of the index
- *     4096     removed host pages, each run at a multiple of 4096
+ *     4096     removed pages, each run at a multiple of 4096
  *     ...      everything else that was removed or changed
  *     ...      page table: {u64 vaddr, u64 bytes, u64 fileOffset}, multiples of 4096, by ascending
- *              vaddr
+ *              vaddr; to vaddr the rights of its segment are added: 1 execute, 2 write, 4 read
  *     ...      index: JSON, see SidecarIndex
  *
  * A program finds the sidecar of a library as `<build id>.side` in the folders that
@@ -33,8 +33,11 @@ export const sidecarMagic = "FBSIDE\0\x01";
 /** A run of the original: `from` says which file holds it now, at which offset. */
 export type Piece = [from: "shrunk" | "sidecar", offset: number, bytes: number];
 
-/** A run of removed host pages: where it was mapped and where the sidecar holds it. */
-export type PageRun = [address: number, bytes: number, fileOffset: number];
+/**
+ * A run of removed pages: where it was mapped, where the sidecar holds it, and its rights (1
+ * execute, 2 write, 4 read).
+ */
+export type PageRun = [address: number, bytes: number, fileOffset: number, rights: number];
 
 /** The index of a sidecar, JSON. */
 export interface SidecarIndex {
@@ -76,7 +79,12 @@ export function sidecarHeader(
 /** The page table in the file's format. */
 export function pageTable(pages: readonly PageRun[]): Uint8Array {
   const table = new Patch(new Uint8Array(24 * pages.length));
-  pages.forEach((run, index) => run.forEach((value, at) => table.u64(24 * index + 8 * at, value)));
+  pages.forEach(([address, bytes, fileOffset, rights], index) =>
+    table
+      .u64(24 * index, address + rights)
+      .u64(24 * index + 8, bytes)
+      .u64(24 * index + 16, fileOffset),
+  );
   return table.bytes;
 }
 
@@ -96,11 +104,11 @@ export function readSidecar(data: Uint8Array, file: string): Sidecar {
   const hex = (at: number) => Buffer.from(bytes.slice(at, 32)).toString("hex");
   const tableOffset = bytes.u64(88);
   const table = new Bytes(bytes.slice(tableOffset, 24 * bytes.u64(96)), file);
-  const pages = Array.from({ length: bytes.u64(96) }, (_, run): PageRun => [
-    table.u64(24 * run),
-    table.u64(24 * run + 8),
-    table.u64(24 * run + 16),
-  ]);
+  const pages = Array.from({ length: bytes.u64(96) }, (_, run): PageRun => {
+    const address = table.u64(24 * run);
+    const rights = address % 8;
+    return [address - rights, table.u64(24 * run + 8), table.u64(24 * run + 16), rights];
+  });
   const sidecar = {
     ...parseIndex(bytes.slice(bytes.u64(104), bytes.u64(112)), file),
     originalBytes: bytes.u64(8),

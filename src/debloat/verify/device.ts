@@ -1,10 +1,42 @@
 /** Whether the fat binaries of a shrunk library are a part of the original's. */
 import { DebloatError } from "../../errors.ts";
+import { countOf, type Ranges, subtractRanges } from "../elf/ranges.ts";
 import { type Pointer, pointersInto } from "../elf/relocations.ts";
 import { readCubin } from "../fatbin/cubin.ts";
 import { type Container, type Entry, imageOf } from "../fatbin/fatbin.ts";
 import type { FatbinSection, Library } from "../library.ts";
+import { wholePages } from "../profile/host.ts";
 import { compareCubins } from "./cubin.ts";
+
+/** What became of device code outside fat binaries. */
+export interface LooseComparison {
+  readonly same: number;
+  readonly gone: number;
+  /** What is wrong, in sentences. */
+  readonly problems: readonly string[];
+}
+
+/**
+ * Images outside fat binaries are there as they were, which memory's comparison says, or lack all
+ * of their whole pages: none may lack a part.
+ * @param missing runs that come from the file no more, [address, bytes]
+ */
+export function compareLoose({ loose, pageBytes }: Library, missing: Ranges): LooseComparison {
+  const found = { same: 0, gone: 0, problems: [] as string[] };
+  for (const { section, containers } of loose)
+    for (const { offset, headerBytes, paddedBytes } of containers.flatMap((c) => c.entries)) {
+      const image: [number, number] = [section.address + offset + headerBytes, paddedBytes];
+      const there = subtractRanges([image], missing);
+      if (countOf(there) === paddedBytes) {
+        found.same++;
+        continue;
+      }
+      found.gone++;
+      if (there.some((run) => wholePages(run, pageBytes).length > 0))
+        found.problems.push(`${section.name}: the image at offset ${offset} lacks a part`);
+    }
+  return found;
+}
 
 /** What became of the images of a library. */
 export interface DeviceComparison {

@@ -24,25 +24,29 @@ export interface MemoryComparison {
   readonly sameBytes: number;
   /** Runs of .text that are not mapped any more, [address, bytes]. */
   readonly missingText: Ranges;
+  /** Runs of device code outside fat binaries that come from the file no more, likewise. */
+  readonly missingLoose: Ranges;
   readonly problems: readonly string[];
 }
 
 /**
  * Compares what the loader maps, byte by byte. Fat binaries, pointers to them, the file's header
- * and its tables may differ; parts of fat binaries and of .text may be missing; no more.
+ * and its tables may differ; parts of device code and of .text may be missing; no more.
  */
 export function compareMemory(original: Library, shrunk: Library): MemoryComparison {
   const [before, after] = [original.elf, shrunk.elf];
   const problems = [
     ...headerProblems(before, after),
-    ...segmentProblems(before, after, original.pageBytes),
+    ...segmentProblems(original, after),
     ...sectionProblems(before, after),
   ];
   const fatbins = original.fatbins.map(({ section }) => rangeOf(section));
   const text = sectionNamed(before, ".text");
   const [was, is] = [mappedRanges(before), mappedRanges(after)];
   const missing = subtractRanges(was, is);
-  const missingText = subtractRanges(missing, joinRanges(fatbins));
+  const elsewhere = subtractRanges(missing, joinRanges(fatbins));
+  const missingText = subtractRanges(elsewhere, looseRanges(original));
+  const missingLoose = subtractRanges(elsewhere, missingText);
   const lost = subtractRanges(missingText, text === undefined ? [] : [rangeOf(text)]);
   if (lost.length > 0) problems.push(`${countOf(lost)} bytes at ${hex(lost[0][0])} are not mapped`);
   const mayDiffer = joinRanges([
@@ -57,7 +61,24 @@ export function compareMemory(original: Library, shrunk: Library): MemoryCompari
     const at = firstDifference(before, after, address, bytes);
     if (at !== undefined) problems.push(`the byte at address ${hex(at)} has changed`);
   }
-  return { sameBytes: countOf(compared), missingText, problems };
+  return { sameBytes: countOf(compared), missingText, missingLoose, problems };
+}
+
+/** Zeros between images are nobody's, where the program may have zeros there. */
+const zerosBytesMax = 4096;
+
+/** Device code outside fat binaries, with the padding between images, [address, bytes]. */
+function looseRanges({ loose }: Library): Ranges {
+  return joinRanges(
+    loose.flatMap(({ section, data, containers }) =>
+      containers.map(({ offset, bytes }, at): [number, number] => {
+        const next = containers[at + 1]?.offset ?? offset + bytes;
+        const between = data.subarray(offset + bytes, next);
+        const isPadding = between.length < zerosBytesMax && !between.some(Boolean);
+        return [section.address + offset, isPadding ? next - offset : bytes];
+      }),
+    ),
+  );
 }
 
 function hex(address: number): string {
@@ -146,7 +167,9 @@ function headerProblems(before: Elf, after: Elf): string[] {
  * Segments must be parts of the original's, on whole pages, in order; tables must be where they
  * were.
  */
-function segmentProblems(before: Elf, after: Elf, pageBytes: number): string[] {
+function segmentProblems(original: Library, after: Elf): string[] {
+  const { elf: before, pageBytes } = original;
+  const mayBeZeros = looseRanges(original);
   const problems: string[] = [];
   const loaded = loadedSegments(before);
   const memory = (segments: readonly Segment[]) =>
@@ -166,8 +189,9 @@ function segmentProblems(before: Elf, after: Elf, pageBytes: number): string[] {
     if (!isWhole(address, home?.address) || !isWhole(address + fileBytes, fileEndOf(home)))
       problems.push(`${place} is cut within a page`);
     // Zeros over what was left out would hide that it is missing.
-    const hasZeros = memoryBytes !== fileBytes;
-    if (hasZeros && address + memoryBytes !== memoryEndOf(home))
+    const zeros: Ranges = [[address + fileBytes, memoryBytes - fileBytes]];
+    const isLoose = isWritable(home) && subtractRanges(zeros, mayBeZeros).length === 0;
+    if (memoryBytes !== fileBytes && address + memoryBytes !== memoryEndOf(home) && !isLoose)
       problems.push(`${place} has other memory`);
     if (fileBytes > 0 && offset < fileEnd) problems.push(`${place} holds bytes of another`);
     fileEnd = Math.max(fileEnd, offset + fileBytes);
@@ -187,6 +211,11 @@ function segmentProblems(before: Elf, after: Elf, pageBytes: number): string[] {
   if (was.length !== is.length) problems.push("it has other tables");
   else problems.push(...was.flatMap((segment, at) => tableProblem(after, segment, is[at])));
   return problems;
+}
+
+function isWritable(segment: Segment | undefined): boolean {
+  const write = 2;
+  return segment !== undefined && (segment.flags & write) !== 0;
 }
 
 function fileEndOf(segment: Segment | undefined): number | undefined {
@@ -225,9 +254,23 @@ function tableProblem(after: Elf, was: Segment, is: Segment): string[] {
     : [`the table at ${hex(was.address)} (type ${was.type}) has changed`];
 }
 
-/** Sections that are not loaded stay or, if they are for debuggers and linkers, go. */
+/**
+ * Sections that are not loaded stay or, if they are for debuggers and linkers, go; behind all there
+ * may be later parts of loaded ones.
+ */
 function sectionProblems(before: Elf, after: Elf): string[] {
-  if (before.sections.length !== after.sections.length) return ["it has other sections"];
+  const isPart = ({ name, flags, address, bytes }: Section) =>
+    before.sections.some(
+      (was) =>
+        was.name === name &&
+        was.flags === flags &&
+        (flags & sectionFlag.alloc) !== 0 &&
+        address > was.address &&
+        address + bytes <= was.address + was.bytes,
+    );
+  const more = after.sections.slice(before.sections.length);
+  if (before.sections.length > after.sections.length || !more.every(isPart))
+    return ["it has other sections"];
   const mayGo = new Set(strippable(before));
   return before.sections.flatMap((was, index) => {
     const is = after.sections[index];

@@ -1,12 +1,12 @@
 /** Checks a shrunk library against its original, by reading both: nothing is loaded or run. */
 import { DebloatError } from "../../errors.ts";
-import { fileOffsetOf } from "../elf/elf.ts";
+import { fileOffsetOf, loadedSegments } from "../elf/elf.ts";
 import { countOf, joinRanges, type Ranges, subtractRanges } from "../elf/ranges.ts";
 import { hashFile, mapFile } from "../files.ts";
 import { isShrunk, type Library, readLibrary, shrunkMarkBytes } from "../library.ts";
-import { readSidecar } from "../shrink/sidecar.ts";
-import { compareDevice, type DeviceComparison } from "./device.ts";
-import { compareMemory } from "./memory.ts";
+import { type PageRun, readSidecar } from "../shrink/sidecar.ts";
+import { compareDevice, compareLoose, type DeviceComparison } from "./device.ts";
+import { compareMemory, type MemoryComparison } from "./memory.ts";
 
 /** One thing that was checked. */
 export interface Check {
@@ -45,6 +45,7 @@ export function verifyLibrary(original: string, shrunk: string, sidecar?: string
     );
   const memory = compareMemory(before, after);
   const device = compareDevice(before, after);
+  const loose = compareLoose(before, memory.missingLoose);
   const missing = countOf(memory.missingText);
   const memoryDetail =
     `${memory.sameBytes} bytes are where and what they were` +
@@ -52,7 +53,16 @@ export function verifyLibrary(original: string, shrunk: string, sidecar?: string
   return [
     checked("memory", memoryDetail, memory.problems),
     checked("fat binaries", describe(device), device.problems),
-    checkSidecar(before, after, memory.missingText, sidecar),
+    ...(before.loose.length === 0
+      ? []
+      : [
+          checked(
+            "device code outside fat binaries",
+            `${loose.same} images are the same, ${loose.gone} are gone`,
+            loose.problems,
+          ),
+        ]),
+    checkSidecar(before, after, memory, sidecar),
   ];
 }
 
@@ -82,7 +92,7 @@ function describe({ containers, pointers, images, kernels }: DeviceComparison): 
 function checkSidecar(
   before: Library,
   after: Library,
-  missingText: Ranges,
+  { missingText, missingLoose }: MemoryComparison,
   sidecar: string | undefined,
 ): Check {
   const name = "sidecar";
@@ -100,31 +110,34 @@ function checkSidecar(
     hasher.update(from[source].subarray(offset, offset + bytes));
   if (hasher.digest("hex") !== read.originalHash)
     problems.push("the original does not come out of it");
-  problems.push(...pageProblems(before, read.pages, from.sidecar, missingText));
+  const missing = joinRanges([...missingText, ...missingLoose]);
+  problems.push(...pageProblems(before, read.pages, from.sidecar, missing));
   const restored = `the original's ${read.originalBytes} bytes come out of it`;
-  const pages = read.pages.length === 0 ? "" : `, with ${read.pages.length} runs of host code`;
+  const pages = read.pages.length === 0 ? "" : `, with ${read.pages.length} runs of pages`;
   return checked(name, restored + pages, problems);
 }
 
-/** What the pager reads: every page that is left out, with the original's bytes. */
+/** What the pager reads: every page that is left out, with the original's bytes and rights. */
 function pageProblems(
   { elf }: Library,
-  pages: readonly (readonly [address: number, bytes: number, fileOffset: number])[],
+  pages: readonly PageRun[],
   data: Uint8Array,
-  missingText: Ranges,
+  missing: Ranges,
 ): string[] {
   const held = joinRanges(pages.map(([address, bytes]) => [address, bytes]));
-  const without = countOf(subtractRanges(missingText, held));
-  const wrong = pages.filter(([address, bytes, offset]) => {
+  const without = countOf(subtractRanges(missing, held));
+  const wrong = pages.filter(([address, bytes, offset, rights]) => {
+    const home = loadedSegments(elf).find(
+      (segment) => address >= segment.address && address < segment.address + segment.fileBytes,
+    );
+    if (home?.flags !== rights) return true;
     const at = fileOffsetOf(elf, address, bytes);
     const original = at === undefined ? undefined : elf.bytes.slice(at, bytes);
     const held = data.subarray(offset, offset + bytes);
     return original === undefined || Buffer.compare(original, held) !== 0;
   });
   return [
-    ...(without === 0 ? [] : [`${without} bytes of host code could not come back from it`]),
-    ...(wrong.length === 0
-      ? []
-      : [`${wrong.length} of its runs of host code are not the original's`]),
+    ...(without === 0 ? [] : [`${without} bytes of its pages could not come back from it`]),
+    ...(wrong.length === 0 ? [] : [`${wrong.length} of its runs of pages are not the original's`]),
   ];
 }

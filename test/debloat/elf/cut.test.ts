@@ -150,7 +150,15 @@ test("every byte that is left is mapped where it was, and sections hold what the
     const stripped = made.elf.sections.filter(
       ({ name, flags }) => name === "part" && (flags & 2) === 0 && random.chance(0.7),
     );
-    const after = apply(made, { holes, free: [], holed, stripped, sizes: new Map(), pageBytes });
+    const after = apply(made, {
+      holes,
+      free: [],
+      zeros: [],
+      holed,
+      stripped,
+      sizes: new Map(),
+      pageBytes,
+    });
     const memory = load(after);
     for (const { type, offset, address, fileBytes } of made.elf.segments) {
       if (type !== 1) continue;
@@ -193,6 +201,7 @@ test("a hole where something else lies is refused", () => {
     const cut = {
       holes,
       free: [],
+      zeros: [],
       holed: new Set<number>(),
       stripped: [],
       sizes: new Map(),

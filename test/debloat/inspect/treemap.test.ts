@@ -17,7 +17,7 @@ function library(): Inspection {
       const image = { arch, kind: "cubin", compression: "zstd", bytes, rawBytes: 10 * bytes };
       return { ...image, kernels, kernelNames: names };
     });
-    return { section: ".nv_fatbin", offset: n, bytes: 0, pointers: 1, images };
+    return { section: ".nv_fatbin", offset: n, bytes: 0, pointers: 1, isLoose: false, images };
   });
   const fatbin = containers.flatMap(({ images }) => images).reduce((sum, i) => sum + i.bytes, 0);
   const sections = [

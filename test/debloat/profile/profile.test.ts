@@ -36,6 +36,7 @@ function drawnLibrary(random: Random): ProfiledLibrary {
       .map((n) => ({ bytes: n, crc32: 7 * n })),
     globals: [...new Set(some(random, 3, () => `g${random.integer(0, 4)}`))].sort(),
     pages: joinRanges(pages),
+    devicePages: joinRanges(pages.map(([first, count]) => [first + 50, count])),
     functions: [...new Set(functions)].map((n) => [n * 64, 16 + n]),
   };
 }
@@ -65,6 +66,7 @@ function words({ libraries, unresolved }: Profile): Set<string> {
     for (const { bytes, crc32 } of library.cubins) found.add(`${id} cubin ${bytes} ${crc32}`);
     for (const name of library.globals) found.add(`${id} global ${name}`);
     for (const page of numbers(library.pages)) found.add(`${id} page ${page}`);
+    for (const page of numbers(library.devicePages ?? [])) found.add(`${id} device page ${page}`);
     for (const [vaddr] of library.functions) found.add(`${id} function ${vaddr}`);
   }
   return found;
@@ -116,6 +118,19 @@ describe("profiles", () => {
       expect(words(mergeProfiles(b, a))).toEqual(words(merged));
       expect(mergeProfiles(merged, merged).libraries).toEqual(merged.libraries);
     });
+  });
+
+  test("what one of two did not watch is not known of both", () => {
+    const library = { path: "/x.so", bytes: 1, kernels: [], cubins: [], globals: [], pages: [] };
+    const profile = (devicePages?: [number, number][]): Profile => ({
+      ...emptyProfile(),
+      libraries: { ab: { ...library, functions: [], devicePages } },
+    });
+    const pagesOf = (...profiles: Profile[]) =>
+      mergeProfiles(...profiles).libraries["ab"].devicePages;
+    expect(pagesOf(profile([[1, 2]]), profile([[3, 1]]))).toEqual([[1, 3]]);
+    expect(pagesOf(profile([[1, 2]]), profile())).toBeUndefined();
+    expect(pagesOf(profile(), profile([[1, 2]]))).toBeUndefined();
   });
 
   test("of two files of one build the larger names it", () => {

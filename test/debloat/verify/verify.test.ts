@@ -198,7 +198,7 @@ describe("a sidecar", () => {
         const table = Number(view.getBigUint64(88, true));
         view.setBigUint64(table + 16, view.getBigUint64(table + 16, true) + 4096n, true);
       },
-      "of its runs of host code are not the original's",
+      "of its runs of pages are not the original's",
     ],
     [
       "that lacks pages",
@@ -206,7 +206,7 @@ describe("a sidecar", () => {
         const view = new DataView(bytes.buffer);
         view.setBigUint64(96, 0n, true);
       },
-      "bytes of host code could not come back from it",
+      "bytes of its pages could not come back from it",
     ],
   ];
   test.each(changes)("%s is wrong", (_, change, problem) => {
