@@ -50,9 +50,16 @@ export {
 } from "./ops/norm.ts";
 export type { OutOptions, RowOptions } from "./ops/rows.ts";
 export { type Activation, matmul, type MatmulOptions } from "./ops/matmul.ts";
-export { type AttentionState, type LseBase, mergeStates } from "./ops/states.ts";
 export { applyRope, type ApplyRopeOptions } from "./ops/apply-rope.ts";
 export { Rope, type RopeOptions } from "./ops/rope.ts";
+export { packBits, type PackBitsOptions, type SegmentBits, segmentPackBits } from "./ops/bits.ts";
+export {
+  type AttentionState,
+  type LseBase,
+  type MergeOptions,
+  mergeStates,
+  type StackedStates,
+} from "./ops/states.ts";
 export {
   type DynamicScaling,
   type LinearScaling,

@@ -1,6 +1,5 @@
-import { MergeParams } from "../../src/ffi/params.gen.ts";
-import { PagedCache, rmsNorm, Tensor } from "../../src/index.ts";
-import { dtypeBytes, dtypeCode } from "../../src/tensor/dtype.ts";
+import { mergeStates, PagedCache, rmsNorm, Tensor } from "../../src/index.ts";
+import { dtypeBytes } from "../../src/tensor/dtype.ts";
 import {
   bareRow,
   copiesOf,
@@ -59,30 +58,25 @@ async function merge(bench: GpuBench): Promise<GpuRow[]> {
   const [states, rows] = [2, (quick ? 8 : 8192) * 32];
   const bytes = (states + 1) * rows * (dim * 2 + 4);
   const copies = copiesOf(bench, bytes);
-  const all = Array.from({ length: copies }, (_, seed) => ({
-    states: Tensor.randomNormal(device, [states, rows, dim], "bf16", { seed }),
-    lses: Tensor.randomNormal(device, [states, rows], "f32", { seed }),
-    out: Tensor.empty(device, [rows, dim], "bf16"),
-    lse: Tensor.empty(device, [rows], "f32"),
-  }));
-  const params = new MergeParams();
-  params.stateStride = rows * dim;
-  params.lseStride = rows;
-  params.stateCount = states;
-  params.rowCount = rows;
-  params.dim = dim;
-  params.inDtype = params.outDtype = dtypeCode("bf16");
-  params.logBase = 1;
-  const kernel = device.kernel("merge_states");
-  const ms = await timeOf(bench, runsOf(bench, copies), (run) => {
-    const copy = all[run % copies];
-    params.states = copy.states.address;
-    params.lses = copy.lses.address;
-    params.out = copy.out.address;
-    params.lse = copy.lse.address;
-    device.launch(device.stream, kernel, params, Math.ceil(rows / kernel.itemRows));
+  const stateOf = (seed: number) => ({
+    out: Tensor.randomNormal(device, [rows, 1, dim], "bf16", { seed }),
+    lse: Tensor.randomNormal(device, [rows, 1], "f32", { seed }),
+    lseBase: "e" as const,
   });
-  for (const copy of all) for (const tensor of Object.values(copy)) tensor[Symbol.dispose]();
+  const all = Array.from({ length: copies }, (_, seed) => ({
+    given: [stateOf(2 * seed), stateOf(2 * seed + 1)],
+    out: Tensor.empty(device, [rows, 1, dim], "bf16"),
+    lse: Tensor.empty(device, [rows, 1], "f32"),
+  }));
+  const ms = await timeOf(bench, runsOf(bench, copies), (run) => {
+    const { given, out, lse } = all[run % copies];
+    mergeStates(given, { out, lse });
+  });
+  for (const { given, out, lse } of all)
+    for (const state of [...given, { out, lse }]) {
+      state.out[Symbol.dispose]();
+      state.lse[Symbol.dispose]();
+    }
   return [moved(bench, bytes, ms)];
 }
 

@@ -24,6 +24,9 @@ export type AttendOptions = Omit<
   kScale?: Tensor;
   vScale?: Tensor;
   variantInputs?: VariantInputs;
+  /** Where the output and its log-sum-exp go; left out, new tensors. */
+  out?: Tensor;
+  lse?: Tensor;
   stream?: Stream;
 };
 
@@ -56,10 +59,12 @@ export function attend(
   }
   if (typeof options !== "object" || options === null)
     throw new OptionError("options", options, "an object of options", "leave it out for none.");
-  const { alibiSlopes, sinkLogits, maskBits, kScale, vScale, variantInputs, stream, ...rest } =
-    options;
+  const { alibiSlopes, sinkLogits, maskBits, kScale, vScale, variantInputs, ...others } = options;
+  const { stream, out: givenOut, lse: givenLse, ...rest } = others;
   const { device } = q;
+  if (givenOut !== undefined) requireTensor("out", givenOut);
   const attention = attentionOf(device, {
+    ...(givenOut === undefined ? {} : { outDtype: givenOut.dtype }),
     ...rest,
     queryHeads: q.shape[1],
     kvHeads: k.shape[1],
@@ -74,8 +79,8 @@ export function attend(
   attention.plan(batch);
   if (maskBits !== undefined) requireWhole(attention, batch, maskBits);
   const outDtype = attention.options.outDtype;
-  const out = Tensor.empty(device, [queries, queryHeads, v.shape[2]], outDtype);
-  const lse = Tensor.empty(device, [queries, queryHeads], "f32");
+  const out = givenOut ?? Tensor.empty(device, [queries, queryHeads, v.shape[2]], outDtype);
+  const lse = givenLse ?? Tensor.empty(device, [queries, queryHeads], "f32");
   const weighs = options.variant?.softmax !== false;
   if (!weighs) (stream ?? device.stream).fill(lse.address, 0xff, lse.elements * 4);
   using maskIndptr = maskBits && Tensor.from(device, [0], [1], "i32");
@@ -84,7 +89,7 @@ export function attend(
     k,
     v,
     out,
-    lse: weighs ? lse : undefined,
+    lse: weighs ? lse : givenLse,
     maskBits,
     maskIndptr,
     alibiSlopes,

@@ -22,6 +22,7 @@ export const FB_ACTIVATION_NONE = 0;
 export const FB_ACTIVATION_SILU = 1;
 export const FB_ACTIVATION_GELU = 2;
 export const FB_ACTIVATION_GELU_TANH = 3;
+export const FB_STATES = 8;
 
 /** Packs `struct fb_plane` (32 bytes). */
 export class Plane extends Params {
@@ -760,6 +761,56 @@ export class AttentionMapParams extends Params {
     this.v = new TensorMap(memory, offset + 256);
     this.out = new TensorMap(memory, offset + 384);
     this.attention = new AttentionParams(memory, offset + 512);
+  }
+}
+
+/** Packs `struct fb_bits_params` (48 bytes). */
+export class BitsParams extends Params {
+  static readonly byteLength = 48;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(48), offset = 0) {
+    super(memory, offset, 48);
+  }
+  set source(value: number) {
+    this.write64(0, value);
+  }
+  get source(): number {
+    return this.read64(0);
+  }
+  set target(value: number) {
+    this.write64(2, value);
+  }
+  get target(): number {
+    return this.read64(2);
+  }
+  set boolIndptr(value: number) {
+    this.write64(4, value);
+  }
+  get boolIndptr(): number {
+    return this.read64(4);
+  }
+  set byteIndptr(value: number) {
+    this.write64(6, value);
+  }
+  get byteIndptr(): number {
+    return this.read64(6);
+  }
+  set byteCount(value: number) {
+    this.i32[8] = value;
+  }
+  get byteCount(): number {
+    return this.i32[8]!;
+  }
+  set segmentCount(value: number) {
+    this.i32[9] = value;
+  }
+  get segmentCount(): number {
+    return this.i32[9]!;
+  }
+  set highestFirst(value: number) {
+    this.i32[10] = value;
+  }
+  get highestFirst(): number {
+    return this.i32[10]!;
   }
 }
 
@@ -1844,83 +1895,175 @@ export class RopeParams extends Params {
   }
 }
 
-/** Packs `struct fb_merge_params` (72 bytes). */
-export class MergeParams extends Params {
-  static readonly byteLength = 72;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(72), offset = 0) {
-    super(memory, offset, 72);
-  }
-  set states(value: number) {
-    this.write64(0, value);
-  }
-  get states(): number {
-    return this.read64(0);
-  }
-  set lses(value: number) {
-    this.write64(2, value);
-  }
-  get lses(): number {
-    return this.read64(2);
+/** Packs `struct fb_state` (48 bytes). */
+export class State extends Params {
+  static readonly byteLength = 48;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(48), offset = 0) {
+    super(memory, offset, 48);
   }
   set out(value: number) {
-    this.write64(4, value);
+    this.write64(0, value);
   }
   get out(): number {
-    return this.read64(4);
+    return this.read64(0);
   }
   set lse(value: number) {
-    this.write64(6, value);
+    this.write64(2, value);
   }
   get lse(): number {
+    return this.read64(2);
+  }
+  set strideToken(value: number) {
+    this.write64(4, value);
+  }
+  get strideToken(): number {
+    return this.read64(4);
+  }
+  set strideHead(value: number) {
+    this.write64(6, value);
+  }
+  get strideHead(): number {
     return this.read64(6);
   }
-  set stateStride(value: number) {
+  set lseStrideToken(value: number) {
     this.write64(8, value);
   }
-  get stateStride(): number {
+  get lseStrideToken(): number {
     return this.read64(8);
   }
-  set lseStride(value: number) {
+  set lseStrideHead(value: number) {
     this.write64(10, value);
   }
-  get lseStride(): number {
+  get lseStrideHead(): number {
     return this.read64(10);
   }
+}
+
+/** Packs `struct fb_merge_params` (496 bytes). */
+export class MergeParams extends Params {
+  static readonly byteLength = 496;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(496), offset = 0) {
+    super(memory, offset, 496);
+  }
+  setStatesOut(index: number, value: number): void {
+    this.write64(0 + index * 12, value);
+  }
+  setStatesLse(index: number, value: number): void {
+    this.write64(2 + index * 12, value);
+  }
+  setStatesStrideToken(index: number, value: number): void {
+    this.write64(4 + index * 12, value);
+  }
+  setStatesStrideHead(index: number, value: number): void {
+    this.write64(6 + index * 12, value);
+  }
+  setStatesLseStrideToken(index: number, value: number): void {
+    this.write64(8 + index * 12, value);
+  }
+  setStatesLseStrideHead(index: number, value: number): void {
+    this.write64(10 + index * 12, value);
+  }
+  set mergedOut(value: number) {
+    this.write64(96, value);
+  }
+  get mergedOut(): number {
+    return this.read64(96);
+  }
+  set mergedLse(value: number) {
+    this.write64(98, value);
+  }
+  get mergedLse(): number {
+    return this.read64(98);
+  }
+  set mergedStrideToken(value: number) {
+    this.write64(100, value);
+  }
+  get mergedStrideToken(): number {
+    return this.read64(100);
+  }
+  set mergedStrideHead(value: number) {
+    this.write64(102, value);
+  }
+  get mergedStrideHead(): number {
+    return this.read64(102);
+  }
+  set mergedLseStrideToken(value: number) {
+    this.write64(104, value);
+  }
+  get mergedLseStrideToken(): number {
+    return this.read64(104);
+  }
+  set mergedLseStrideHead(value: number) {
+    this.write64(106, value);
+  }
+  get mergedLseStrideHead(): number {
+    return this.read64(106);
+  }
+  set stateStride(value: number) {
+    this.write64(108, value);
+  }
+  get stateStride(): number {
+    return this.read64(108);
+  }
+  set lseStateStride(value: number) {
+    this.write64(110, value);
+  }
+  get lseStateStride(): number {
+    return this.read64(110);
+  }
+  set indptr(value: number) {
+    this.write64(112, value);
+  }
+  get indptr(): number {
+    return this.read64(112);
+  }
+  set mask(value: number) {
+    this.write64(114, value);
+  }
+  get mask(): number {
+    return this.read64(114);
+  }
   set stateCount(value: number) {
-    this.i32[12] = value;
+    this.i32[116] = value;
   }
   get stateCount(): number {
-    return this.i32[12]!;
+    return this.i32[116]!;
   }
   set rowCount(value: number) {
-    this.i32[13] = value;
+    this.i32[117] = value;
   }
   get rowCount(): number {
-    return this.i32[13]!;
+    return this.i32[117]!;
+  }
+  set heads(value: number) {
+    this.i32[118] = value;
+  }
+  get heads(): number {
+    return this.i32[118]!;
   }
   set dim(value: number) {
-    this.i32[14] = value;
+    this.i32[119] = value;
   }
   get dim(): number {
-    return this.i32[14]!;
+    return this.i32[119]!;
   }
   set inDtype(value: number) {
-    this.i32[15] = value;
+    this.i32[120] = value;
   }
   get inDtype(): number {
-    return this.i32[15]!;
+    return this.i32[120]!;
   }
   set outDtype(value: number) {
-    this.i32[16] = value;
+    this.i32[121] = value;
   }
   get outDtype(): number {
-    return this.i32[16]!;
+    return this.i32[121]!;
   }
   set logBase(value: number) {
-    this.f32[17] = value;
+    this.f32[122] = value;
   }
   get logBase(): number {
-    return this.f32[17]!;
+    return this.f32[122]!;
   }
 }
 

@@ -41,6 +41,7 @@ import attention_tiled_prefill_cu from "../../kernels/attention/tiled/prefill.cu
 import attention_tiled_products_h from "../../kernels/attention/tiled/products.h" with { type: "text" };
 import attention_tiled_warps_h from "../../kernels/attention/tiled/warps.h" with { type: "text" };
 import attention_variant_h from "../../kernels/attention/variant.h" with { type: "text" };
+import bits_bits_cu from "../../kernels/bits/bits.cu" with { type: "text" };
 import common_activate_h from "../../kernels/common/activate.h" with { type: "text" };
 import common_angles_h from "../../kernels/common/angles.h" with { type: "text" };
 import common_chunk_h from "../../kernels/common/chunk.h" with { type: "text" };
@@ -57,6 +58,7 @@ import matmul_weight_h from "../../kernels/matmul/weight.h" with { type: "text" 
 import norm_norm_cu from "../../kernels/norm/norm.cu" with { type: "text" };
 import page_page_cu from "../../kernels/page/page.cu" with { type: "text" };
 import params_attention_h from "../../kernels/params/attention.h" with { type: "text" };
+import params_bits_h from "../../kernels/params/bits.h" with { type: "text" };
 import params_device_h from "../../kernels/params/device.h" with { type: "text" };
 import params_gather_h from "../../kernels/params/gather.h" with { type: "text" };
 import params_matmul_h from "../../kernels/params/matmul.h" with { type: "text" };
@@ -137,6 +139,7 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/tiled/products.h": attention_tiled_products_h,
   "attention/tiled/warps.h": attention_tiled_warps_h,
   "attention/variant.h": attention_variant_h,
+  "bits/bits.cu": bits_bits_cu,
   "common/activate.h": common_activate_h,
   "common/angles.h": common_angles_h,
   "common/chunk.h": common_chunk_h,
@@ -153,6 +156,7 @@ export const sources: Readonly<Record<string, string>> = {
   "norm/norm.cu": norm_norm_cu,
   "page/page.cu": page_page_cu,
   "params/attention.h": params_attention_h,
+  "params/bits.h": params_bits_h,
   "params/device.h": params_device_h,
   "params/gather.h": params_gather_h,
   "params/matmul.h": params_matmul_h,

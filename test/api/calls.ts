@@ -57,7 +57,12 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
   "Rope.create": ({ device }) => [device, 16, { ...rope, sections: [3, 5] }],
   "Rope#disposed": none,
   "Rope#[dispose]": none,
-  attend: ({ q }) => [q, q, q, { causal: true, windowLeft: 4, softCap: 5, rope: { theta: 1e4 } }],
+  attend: ({ q, out, lse }) => [
+    q,
+    q,
+    q,
+    { causal: true, windowLeft: 4, softCap: 5, rope: { theta: 1e4 }, out, lse },
+  ],
   "Attention.create": ({ device }) => [device, { ...shape, valueDim: 8, rope, graph: graphSizes }],
   "Attention.createSync": ({ device, variant }) => [device, { ...shape, variant, lseBase: "2" }],
   "Attention#plan": ({ batch }) => [batch, { scale: 0.5, softCap: 0, windowLeft: 4 }],
@@ -250,6 +255,12 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
       { out, lse, lseBase: "e" },
     ],
     { dtype: "bf16" },
+  ],
+  packBits: ({ device }) => [Tensor.zeros(device, [9], "bool"), { order: "big" }],
+  segmentPackBits: ({ device }) => [
+    Tensor.zeros(device, [9], "u8"),
+    [0, 3, 9],
+    { order: "little" },
   ],
   checkPlan: ({ plan, batch }) => [
     plan,

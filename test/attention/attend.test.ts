@@ -48,6 +48,23 @@ describe.each(await targetsHere())("attend and mergeStates on $name", (target) =
     return { out: out.toFloat64Array(), lse: lse.toFloat64Array() };
   }
 
+  test("results go into tensors of the caller", () => {
+    const { q, k, v } = problem(9, 50);
+    const wanted = attend(q, k, v, { causal: true, outDtype: "bf16" });
+    const rows = Tensor.zeros(device, [10, 11, 40], "bf16");
+    const out = rows.slice(0, 1, 10).slice(1, 0, 10);
+    const lse = Tensor.zeros(device, [9, 10], "f32");
+    const state = attend(q, k, v, { causal: true, out, lse });
+    expect([state.out, state.lse]).toEqual([out, lse]);
+    expect(out.toBytes()).toEqual(wanted.out.toBytes());
+    expect(lse.toBytes()).toEqual(wanted.lse.toBytes());
+    const refuse = (options: object) => expect(() => attend(q, k, v, options));
+    refuse({ out: rows.slice(0, 0, 8) }).toThrow(/^out must be \[9 or more, 10, 40\]/);
+    refuse({ out, outDtype: "f32" }).toThrow(/^out must be f32/);
+    refuse({ lse: lse.slice(0, 0, 8) }).toThrow(/^lse must be a contiguous f32 tensor/);
+    refuse({ out: 1 }).toThrow(/^out must be a tensor/);
+  });
+
   test("one request without a plan, with options and without", () => {
     const { input, q, k, v } = problem(9, 50);
     expectState(read(attend(q, k, v, plain)), expectedOf(input, "f32"), 10, 40);

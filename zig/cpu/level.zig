@@ -6,6 +6,7 @@ const Table = @import("kernel.zig").Table;
 const kernels = @import("kernels/attention/merge.zig").kernels ++
     @import("kernels/attention/row.zig").kernels ++
     @import("kernels/attention/tile.zig").kernels ++
+    @import("kernels/bits.zig").kernels ++
     @import("kernels/gather.zig").kernels ++
     @import("kernels/matmul/matmul.zig").kernels ++
     @import("kernels/norm.zig").kernels ++

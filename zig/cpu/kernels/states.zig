@@ -84,24 +84,43 @@ fn add_row(
 /// Merges rows [64 * index, ...) of user-given states.
 fn run(p: *const params.fb_merge_params, index: u32, scratch: [*]align(64) u8) i32 {
     const dim: usize = @intCast(p.dim);
-    const in: Dtype = @fromBackingInt(@intCast(p.in_dtype));
-    const out: Dtype = @fromBackingInt(@intCast(p.out_dtype));
-    const to_base_2 = p.log_base * simd.log2_e;
     var sum: Sum = .{ .values = @ptrCast(scratch), .dim = dim };
     const count: usize = @intCast(p.row_count);
     const first = @as(usize, index) * state_rows;
     for (first..@max(first, @min(count, first + state_rows))) |row| {
-        sum.reset();
-        for (0..@intCast(p.state_count)) |state| {
-            const s: i64 = @intCast(state);
-            const r: i64 = @intCast(row);
-            const lse = items(f32, pointers.offset(p.lses, s * p.lse_stride + r, 4))[0];
-            const at = pointers.offset(p.states, s * p.state_stride + r * p.dim, in.bytes());
-            sum.add(in, items(u8, at), lse * to_base_2);
-        }
-        const target = items(u8, p.out) + row * dim * out.bytes();
-        simd.narrow_row(out, sum.values, target, dim, sum.factor());
-        if (p.lse != 0) items(f32, p.lse)[row] = sum.log_sum() / p.log_base;
+        const token = @divFloor(row, @as(usize, @intCast(p.heads)));
+        if (p.mask != 0 and items(u8, p.mask)[token] == 0) continue;
+        const head = row - token * @as(usize, @intCast(p.heads));
+        merge_row(p, @intCast(token), @intCast(head), &sum);
     }
     return 0;
+}
+
+fn merge_row(p: *const params.fb_merge_params, token: i64, head: i64, sum: *Sum) void {
+    const in: Dtype = @fromBackingInt(@intCast(p.in_dtype));
+    const out: Dtype = @fromBackingInt(@intCast(p.out_dtype));
+    const to_base_2 = p.log_base * simd.log2_e;
+    var state: i64 = 0;
+    var end: i64 = p.state_count;
+    if (p.indptr != 0) {
+        const indptr = items(i32, p.indptr);
+        state = @max(0, indptr[@intCast(token)]);
+        end = @min(end, indptr[@intCast(token + 1)]);
+    }
+    sum.reset();
+    while (state < end) : (state += 1) {
+        const s = &p.states[if (p.state_stride == 0) @intCast(state) else 0];
+        const lse_at = state * p.lse_state_stride + token * s.lse_stride_token +
+            head * s.lse_stride_head;
+        const lse = items(f32, pointers.offset(s.lse, lse_at, 4))[0];
+        const at = state * p.state_stride + token * s.stride_token + head * s.stride_head;
+        sum.add(in, items(u8, pointers.offset(s.out, at, in.bytes())), lse * to_base_2);
+    }
+    const to = &p.merged;
+    const at = token * to.stride_token + head * to.stride_head;
+    const target = items(u8, pointers.offset(to.out, at, out.bytes()));
+    simd.narrow_row(out, sum.values, target, sum.dim, sum.factor());
+    if (to.lse == 0) return;
+    const lse_at = token * to.lse_stride_token + head * to.lse_stride_head;
+    items(f32, pointers.offset(to.lse, lse_at, 4))[0] = sum.log_sum() / p.log_base;
 }
