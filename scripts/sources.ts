@@ -8,6 +8,7 @@
 import { globSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { engines } from "../package.json";
+import { doors } from "./doors.ts";
 
 const root = join(import.meta.dir, "..");
 
@@ -45,8 +46,8 @@ export function otherRuntimeModule(names: readonly string[]): string {
 
 /** Names of values that the package's doors export. */
 export async function exportedNames(): Promise<string[]> {
-  const doors = [await import("../src/index.ts"), await import("../src/debloat/index.ts")];
-  return doors.flatMap((door) => Object.keys(door));
+  const modules = await Promise.all(Object.values(doors).map((path) => import(join(root, path))));
+  return modules.flatMap((door) => Object.keys(door as object));
 }
 
 /** Files below kernels/ that take part in a compilation. */

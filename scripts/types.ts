@@ -6,6 +6,7 @@
  */
 import { globSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { doors } from "./doors.ts";
 
 const root = join(import.meta.dir, "..");
 const types = join(root, "types");
@@ -26,7 +27,7 @@ for (const name of globSync("**/*.d.ts", { cwd: types })) {
   let text = readFileSync(path, "utf8")
     // Every resolution mode finds ./x.d.ts behind "./x.js"; not every one behind "./x.ts".
     .replace(/((?:from|import\()\s*"\.[^"]*)\.ts"/g, '$1.js"');
-  if (["index.d.ts", "debloat/index.d.ts"].includes(name)) {
+  if (Object.values(doors).includes(`src/${name.replace(/\.d\.ts$/, ".ts")}`)) {
     text = libraries.map((lib) => `/// <reference lib="${lib}" />\n`).join("") + text;
   }
   writeFileSync(path, text);

@@ -81,7 +81,13 @@ export { type ExportOptions, fromDLPack, toDLPack } from "./tensor/dlpack.ts";
 export { type DType, dtypes, type TypedArray } from "./tensor/dtype.ts";
 export type { PageOrder } from "./tensor/page-order.ts";
 export { Tensor } from "./tensor/tensor.ts";
-export { type DenseScheme, Weight, type WeightScheme } from "./tensor/weight.ts";
+export {
+  type DenseScheme,
+  type Fp8Scheme,
+  type GroupedScheme,
+  Weight,
+  type WeightScheme,
+} from "./tensor/weight.ts";
 export type { Pairing } from "./variant/builtin.ts";
 export type { HookInputs, KeyInput, RowInput, VariantTensor } from "./variant/context.ts";
 export type { ScalarDeclaration, TensorDeclaration } from "./variant/declare.ts";

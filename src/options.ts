@@ -101,7 +101,8 @@ function failureOf(
     const allowed = properties[missing].description;
     return new OptionError(`${prefix}${missing}`, undefined, allowed, `set ${prefix}${missing}.`);
   }
-  const unknown = Object.keys(values).find((option) => !known.includes(option));
+  // Validators count properties that are not enumerable, as those of a RegExp.
+  const unknown = Object.getOwnPropertyNames(values).find((option) => !known.includes(option));
   if (unknown !== undefined) {
     const allowed = `one of the options ${known.join(", ")}`;
     return new OptionError(`${name}.${unknown}`, values[unknown], allowed, `remove or rename it.`);

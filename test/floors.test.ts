@@ -12,11 +12,16 @@ const floors: Record<string, readonly string[]> = {
   jit: ["ffi"],
   device: ["jit", "ffi"],
   tensor: ["device", "ffi"],
+  text: [],
+  weights: ["text", "tensor"],
   ops: ["tensor", "device", "ffi"],
   cache: ["tensor", "device", "ffi", "kv"],
   attention: ["cache", "ops", "tensor", "device", "ffi", "jit", "plan", "kv", "variant"],
   replay: ["serve", "attention", "cache", "ops", "tensor", "device", "plan", "kv"],
-  cli: ["debloat", "replay", "attention", "device", "jit", "ffi"],
+  models: ["weights", "attention", "cache", "ops", "tensor", "device", "kv"],
+  engine: ["models", "weights", "text", "serve", "device"],
+  server: ["engine", "text"],
+  cli: ["server", "engine", "debloat", "replay", "attention", "device", "jit", "ffi"],
   debloat: ["ffi"],
 };
 

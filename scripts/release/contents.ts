@@ -31,6 +31,8 @@ export const sourcePackage: Limits = {
     "kernels/params/types.h",
     "types/index.d.ts",
     "types/debloat/index.d.ts",
+    "types/engine/index.d.ts",
+    "types/server/index.d.ts",
   ],
   megabytesMax: 1,
 };

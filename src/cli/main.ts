@@ -1,10 +1,11 @@
 #!/usr/bin/env bun
-/** The command line: `flashbun replay`, `doctor`, `jit`, `debloat`. Commands load when they run. */
+/** The command line: models, `replay`, `doctor`, `jit`, `debloat`. Commands load when they run. */
 import { Command, CommanderError, Option } from "commander";
 import { version } from "../../package.json";
 import { FlashbunError, OptionError } from "../errors.ts";
 import { addDebloat } from "./debloat/debloat.ts";
 import { addJit } from "./jit/jit.ts";
+import { addModelCommands } from "./model/model.ts";
 import { countOrAll, device, integer, oneOf, positive } from "./parse.ts";
 import type { ReplayArguments } from "./replay.ts";
 
@@ -13,12 +14,13 @@ let exitCode = 0;
 
 function program(): Command {
   const root = new Command("flashbun")
-    .description("Attention for LLM serving on Bun: replay a trace, check the installation.")
+    .description("LLM serving on Bun: serve a model, replay a trace, check the installation.")
     .version(version, "-V, --version", "print the version")
     .helpOption("-h, --help", "print this help")
     .helpCommand("help [command]", "print the help of a command")
     .exitOverride()
     .configureOutput({ outputError: (text, write) => write(`flashbun: ${oneLine(text)}\n`) });
+  addModelCommands(root, (code) => void (exitCode = code));
   addReplay(root);
   root
     .command("doctor")

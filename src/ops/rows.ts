@@ -129,7 +129,9 @@ export type Named = Readonly<Record<string, Tensor | undefined>>;
 export function requireAllApart(option: string, written: Tensor, reads: Named): void {
   for (const name in reads) {
     const read = reads[name];
-    if (read !== undefined) requireApart(option, written, name, read);
+    if (read === undefined) continue;
+    requireTensor(name, read);
+    requireApart(option, written, name, read);
   }
 }
 
@@ -137,7 +139,9 @@ export function requireAllApart(option: string, written: Tensor, reads: Named): 
 function requireInPlace(option: string, written: Tensor, reads: Named): void {
   for (const name in reads) {
     const read = reads[name];
-    if (read === undefined || isSamePlace(written, read)) continue;
+    if (read === undefined) continue;
+    requireTensor(name, read);
+    if (isSamePlace(written, read)) continue;
     requireApart(option, written, `${name}, or ${name} itself`, read);
   }
 }

@@ -10,7 +10,9 @@ import { writeSync, openSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as debloat from "../../src/debloat/index.ts";
+import * as engine from "../../src/engine/index.ts";
 import * as flashbun from "../../src/index.ts";
+import * as server from "../../src/server/index.ts";
 import { seeded, type Random } from "../support/random.ts";
 import { calls } from "./calls.ts";
 import { oddArguments, shown, withTrusted } from "./odd.ts";
@@ -19,7 +21,12 @@ import { disposeObjects, makeWorld, objectsOf, type World } from "./world.ts";
 type Kind = "cpu" | "cuda:0";
 type Callable = (...args: unknown[]) => unknown;
 
-const doors: Readonly<Record<string, unknown>> = { ...flashbun, ...debloat };
+const doors: Readonly<Record<string, unknown>> = {
+  ...flashbun,
+  ...debloat,
+  ...engine,
+  ...server,
+};
 
 function memberOf(object: unknown, key: string): unknown {
   return Reflect.get(object as object, key === "[dispose]" ? Symbol.dispose : key);

@@ -1,6 +1,7 @@
 /** Objects of every public class, alive and gone, and right arguments of every public call. */
 import * as flashbun from "../../src/index.ts";
 import * as debloat from "../../src/debloat/index.ts";
+import { modelWorld } from "./model.ts";
 
 const {
   Attention,
@@ -90,6 +91,7 @@ export async function makeWorld(kind: "cpu" | "cuda:0" = "cpu") {
     poolSequence: pool.create(),
     profile: debloat.parseProfile(profile, "profile"),
     jobs: new debloat.Pool(0),
+    model: await modelWorld(),
   };
 }
 
@@ -133,8 +135,11 @@ export function disposeObjects(world: World): void {
 /** Instances of the public classes by name; the methods are called on them. */
 export function objectsOf(world: World): Record<string, unknown> {
   return {
+    ApiServer: world.model.server,
     Attention: world.attention,
+    ChatTemplate: world.model.engine.chatTemplate,
     Device: world.device,
+    Engine: world.model.engine,
     Evaluator: world.evaluator,
     Event: world.event,
     Graph: world.graph,
@@ -148,6 +153,7 @@ export function objectsOf(world: World): Record<string, unknown> {
     SequencePool: world.pool,
     Stream: world.stream,
     Tensor: world.tensor,
+    Tokenizer: world.model.engine.tokenizer,
     Weight: world.linear,
   };
 }

@@ -1,0 +1,35 @@
+import { basename } from "node:path";
+import { ApiServer } from "../../server/index.ts";
+import { type EngineArguments, onSignals, openEngine } from "./engine.ts";
+
+/** Options of `flashbun serve`. */
+export interface ServeArguments extends EngineArguments {
+  host: string;
+  port: number;
+  name?: string;
+  apiKey?: string;
+  maxRequests: number;
+}
+
+/** Serves until Ctrl-C or SIGTERM, then lets requests end. Returns the exit code. */
+export async function serveCommand(model: string, options: ServeArguments): Promise<number> {
+  const { host, port, maxRequests, quiet } = options;
+  const apiKey = options.apiKey ?? process.env["FLASHBUN_API_KEY"];
+  await using engine = await openEngine(model, options);
+  const name = options.name ?? basename(model).replace(/\.gguf$/, "");
+  const server = new ApiServer(engine, {
+    model: name,
+    host,
+    port,
+    maxRequests,
+    ...(apiKey ? { apiKey } : {}),
+    ...(quiet ? {} : { log: (line: string) => process.stdout.write(`${line}\n`) }),
+  });
+  process.stderr.write(`flashbun: ${name} at ${server.url}/v1\n`);
+  const { promise, resolve } = Promise.withResolvers<void>();
+  using _ = onSignals(resolve);
+  await promise;
+  process.stderr.write("flashbun: no new requests; those that run end first\n");
+  await server.stop();
+  return 0;
+}

@@ -1,0 +1,23 @@
+/**
+ * Models that answer many requests at once: weights in, tokens out.
+ * @module flashbun/engine
+ */
+export { Engine, EngineClosedError, type EngineOptions } from "./engine.ts";
+export type {
+  FinishReason,
+  GeneratedToken,
+  GenerateOptions,
+  Generation,
+  GenerationUsage,
+} from "./request.ts";
+export type { SamplingOptions } from "./sampling.ts";
+export type { EngineStats } from "./stats.ts";
+export {
+  type ChatMessage,
+  ChatTemplate,
+  TemplateError,
+  type TemplateInputs,
+} from "../text/chat-template.ts";
+export { type AddedToken, Tokenizer, type TokenizerJson } from "../text/tokenizer.ts";
+export { CheckpointError } from "../weights/errors.ts";
+export { FetchError, fetchSmolLm2 } from "../weights/smollm2.ts";

@@ -1,0 +1,157 @@
+import { flag, integer, list, object, type OptionSchemas, unchecked } from "../options.ts";
+import type { ChatMessage } from "../text/chat-template.ts";
+import { counted, showAsText } from "../shown.ts";
+import { StopStrings } from "../text/stop-strings.ts";
+import { TextStream } from "../text/text-stream.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { type SamplingOptions, samplingSchemas } from "./sampling.ts";
+import { TokenQueue } from "./token-queue.ts";
+
+/** What is to be generated: one of messages, prompt and tokens, and how. */
+export interface GenerateOptions {
+  /** A conversation, put into the model's chat template. */
+  messages?: readonly ChatMessage[];
+  /** Tools that the chat template shows to the model. */
+  tools?: readonly unknown[];
+  /** Variables of the chat template, such as enable_thinking. */
+  templateVariables?: Readonly<Record<string, unknown>>;
+  /** A text to go on with. */
+  prompt?: string;
+  /** Token ids to go on with. */
+  tokens?: ArrayLike<number>;
+  sampling?: SamplingOptions;
+  /** Most tokens to generate; default: as many as the context holds. */
+  maxTokens?: number;
+  /** Strings that end the text, which does not hold them. */
+  stop?: string | readonly string[];
+  /** Token ids that end the text beside the model's own. */
+  stopTokens?: readonly number[];
+  /** True: the model's own end tokens do not end the text. */
+  ignoreEnd?: boolean;
+  /** 0 (default) comes first. */
+  priority?: number;
+  /** Ends the generation; the reader gets the reason. */
+  signal?: AbortSignal;
+}
+
+const text = { type: "string", minLength: 1, description: "a text" };
+
+/** What each of them may be; lists of numbers are checked one by one. */
+export const generateSchemas: OptionSchemas = {
+  messages: unchecked("a list of messages"),
+  tools: list(unchecked("a tool"), "a list of tools"),
+  templateVariables: { type: "object", description: "an object of variables" },
+  prompt: { type: "string", description: "a text" },
+  tokens: unchecked("a list of token ids"),
+  sampling: object(samplingSchemas, [], `an object of ${Object.keys(samplingSchemas).join(", ")}`),
+  maxTokens: integer(1),
+  stop: {
+    anyOf: [text, list(text, "texts")],
+    description: "a text or a list of texts, none empty",
+  },
+  stopTokens: list(integer(0), "a list of token ids"),
+  ignoreEnd: flag,
+  priority: integer(0),
+  signal: unchecked("an AbortSignal"),
+};
+
+/** One token as it comes. */
+export interface GeneratedToken {
+  readonly token: number;
+  /** What became whole with it; "" within a character, or for a token that is no text. */
+  readonly text: string;
+}
+
+/** Why a generation ended: its length, an end or stop token, a stop string, or an abort. */
+export type FinishReason = "length" | "stop" | "abort";
+
+/** What a request took. */
+export interface GenerationUsage {
+  readonly promptTokens: number;
+  /** Prompt tokens whose keys and values were cached. */
+  readonly cachedTokens: number;
+  readonly generatedTokens: number;
+}
+
+/** A request that runs: reads as its tokens. Leaving the loop early aborts it. */
+export class Generation implements AsyncIterable<GeneratedToken> {
+  /** Null until it has ended. */
+  finishReason: FinishReason | null = null;
+  /** The stop string that ended it. */
+  stopString: string | undefined;
+  cachedTokens = 0;
+  generatedTokens = 0;
+  readonly #queue = new TokenQueue<GeneratedToken>();
+  readonly #text: TextStream;
+  readonly #stops: StopStrings;
+
+  /** @internal */
+  constructor(
+    readonly id: number,
+    readonly prompt: Int32Array,
+    tokenizer: Tokenizer,
+    readonly sampling: Required<SamplingOptions>,
+    stops: readonly string[],
+    /** Takes it out of the engine; without effect once it has ended. */
+    private readonly leave: () => void,
+  ) {
+    this.#text = new TextStream(tokenizer);
+    this.#stops = new StopStrings(stops);
+  }
+
+  /** What it took so far. */
+  get usage(): GenerationUsage {
+    const { cachedTokens, generatedTokens } = this;
+    return { promptTokens: this.prompt.length, cachedTokens, generatedTokens };
+  }
+
+  /** All of its text, once it has ended. Errors: what ended it early. */
+  async text(): Promise<string> {
+    let text = "";
+    for await (const piece of this) text += piece.text;
+    return text;
+  }
+
+  /** Ends it early; its pages come back within a step. Without effect once it has ended. */
+  abort(): void {
+    this.leave();
+  }
+
+  /** @internal What console.log and JSON show. */
+  toString(): string {
+    const { promptTokens, generatedTokens } = this.usage;
+    const counts = `${counted(promptTokens, "prompt token")}, ${generatedTokens} generated`;
+    return `Generation ${this.id}: ${counts}, ${this.finishReason ?? "running"}`;
+  }
+
+  /** @internal Takes the next token; `ending` says that it is the last. Returns whether it is. */
+  take(token: number, ending: FinishReason | null): boolean {
+    this.generatedTokens++;
+    const stops = this.#stops;
+    let text = stops.push(this.#text.push(token));
+    if (ending !== null && stops.found === undefined)
+      text += stops.push(this.#text.end()) + stops.end();
+    this.#queue.push({ token, text });
+    if (stops.found !== undefined) this.stopString = stops.found;
+    if (ending === null && stops.found === undefined) return false;
+    this.end(stops.found === undefined ? ending! : "stop");
+    return true;
+  }
+
+  /** @internal No token follows. */
+  end(reason: FinishReason, failure?: unknown): void {
+    if (this.finishReason !== null) return;
+    this.finishReason = reason;
+    this.#queue.end(failure);
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<GeneratedToken, void> {
+    try {
+      yield* this.#queue;
+    } finally {
+      this.leave();
+    }
+  }
+}
+
+showAsText(Generation.prototype);

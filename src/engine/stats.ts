@@ -1,0 +1,42 @@
+import type { Usage } from "../serve/usage.ts";
+
+/** An engine at one moment. */
+export interface EngineStats {
+  /** Requests that wait or run. */
+  readonly requests: number;
+  readonly waiting: number;
+  readonly running: number;
+  readonly pages: number;
+  /** Held by requests that run or kept for prompts to come. */
+  readonly pagesUsed: number;
+  /** Of the requests that got pages so far. */
+  readonly promptTokens: number;
+  /** Of those, found in cached pages. */
+  readonly cachedTokens: number;
+  readonly generatedTokens: number;
+  readonly preemptions: number;
+  readonly steps: number;
+}
+
+/** The snapshot of a scheduler after so many steps. */
+export function statsOf(usage: Usage, steps: number): EngineStats {
+  const { waiting, running, promptTokens, cachedTokens, generatedTokens, preemptions } = usage;
+  let pages = 0;
+  let pagesUsed = 0;
+  for (const { total, free } of usage.pages) {
+    pages += total;
+    pagesUsed += total - free;
+  }
+  return {
+    requests: waiting + running,
+    waiting,
+    running,
+    pages,
+    pagesUsed,
+    promptTokens,
+    cachedTokens,
+    generatedTokens,
+    preemptions,
+    steps,
+  };
+}

@@ -1,0 +1,134 @@
+import type { Job } from "../serve/job.ts";
+import { Scheduler } from "../serve/scheduler.ts";
+import type { Step } from "../serve/step.ts";
+import type { Model } from "../models/model.ts";
+import type { Generation } from "./request.ts";
+import type { Sampler } from "./sampler.ts";
+
+/** Limits of a loop. */
+export interface LoopOptions {
+  readonly tokenBudget: number;
+  readonly maxBatch: number;
+}
+
+/** What a request is, beside the tokens that it gives. */
+export interface LoopRequest {
+  readonly generation: Generation;
+  readonly maxTokens: number;
+  readonly endTokens: readonly number[];
+  readonly priority: number;
+}
+
+/** Runs steps while there are requests: schedules, launches, waits, and hands out the tokens. */
+export class StepLoop {
+  readonly scheduler: Scheduler;
+  readonly #model: Model;
+  readonly #sampler: Sampler;
+  readonly #generations = new Map<number, Generation>();
+  readonly #tokens: Int32Array;
+  /** Settles when the loop rests: no request is left, or it was stopped. */
+  #resting: Promise<void> = Promise.resolve();
+  #runs = false;
+  #stopped = false;
+  /** Steps that were run. */
+  steps = 0;
+
+  constructor(model: Model, sampler: Sampler, { tokenBudget, maxBatch }: LoopOptions) {
+    this.#model = model;
+    this.#sampler = sampler;
+    this.#tokens = new Int32Array(tokenBudget);
+    this.scheduler = new Scheduler(model.cache.pool, { tokenBudget, maxBatch });
+  }
+
+  /** Takes a request. Errors: OptionError for one that the pages cannot hold. */
+  add({ generation, maxTokens, endTokens, priority }: LoopRequest): void {
+    const { id, prompt } = generation;
+    this.scheduler.add({ id, prompt, maxTokens, endTokens, priority }, now());
+    this.#generations.set(id, generation);
+    if (!this.#runs) this.#resting = this.#run();
+  }
+
+  /** Takes a request out; its pages come back at once, or with the step under way. */
+  abort(generation: Generation, failure?: unknown): void {
+    if (!this.#generations.delete(generation.id)) return;
+    this.scheduler.abort(generation.id);
+    generation.end("abort", failure);
+  }
+
+  /** Ends all requests and waits for the step under way. */
+  async stop(failure: unknown): Promise<void> {
+    this.#stopped = true;
+    for (const generation of [...this.#generations.values()]) this.abort(generation, failure);
+    await this.#resting;
+    this.scheduler[Symbol.dispose]();
+  }
+
+  async #run(): Promise<void> {
+    this.#runs = true;
+    try {
+      while (!this.#stopped) {
+        const step = this.scheduler.step(now());
+        if (step === null) return;
+        await this.#runStep(step);
+      }
+    } catch (error) {
+      // Not even the step was given back: whoever waits gets the reason.
+      for (const generation of [...this.#generations.values()]) this.abort(generation, error);
+    } finally {
+      this.#runs = false;
+    }
+  }
+
+  /** A step that fails ends the requests in it, and no others. */
+  async #runStep(step: Step): Promise<void> {
+    let chosen: Int32Array;
+    try {
+      this.#launch(step);
+      chosen = await this.#sampler.sample(step);
+    } catch (error) {
+      this.scheduler.rollback(step);
+      for (const { id } of step.jobs.slice()) {
+        const generation = this.#generations.get(id);
+        if (generation !== undefined) this.abort(generation, error);
+      }
+      return;
+    }
+    const sampled = step.sampled.slice();
+    this.scheduler.advance(step, chosen);
+    this.steps++;
+    sampled.forEach((job, row) => this.#hand(job, chosen[row]));
+  }
+
+  #launch(step: Step): void {
+    const { kit, cache } = this.#model;
+    const { device } = cache;
+    let count = 0;
+    for (const { tokens, computed, scheduled } of step.jobs) {
+      this.#tokens.set(tokens.subarray(computed, computed + scheduled), count);
+      count += scheduled;
+    }
+    const wanted = step.sampled.length;
+    device.upload(kit.tokens.address, bytesOf(this.#tokens, count));
+    device.upload(kit.wantedRows.address, bytesOf(step.logitRows, wanted));
+    this.#model.forward(step.batch, wanted);
+  }
+
+  #hand(job: Job, token: number): void {
+    const generation = this.#generations.get(job.id);
+    if (generation === undefined) return;
+    generation.cachedTokens = job.cachedTokens;
+    const ending = job.ending === "end" ? "stop" : job.ending;
+    if (!generation.take(token, ending)) return;
+    this.#generations.delete(job.id);
+    // A stop string was found, of which the scheduler does not know.
+    if (job.ending === null) this.scheduler.abort(job.id);
+  }
+}
+
+function bytesOf(values: Int32Array, count: number): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, 4 * count);
+}
+
+function now(): number {
+  return performance.now() / 1000;
+}

@@ -1,0 +1,13 @@
+import type { Config } from "./config.ts";
+import type { ModelFamily } from "./family.ts";
+import { llama } from "./llama.ts";
+
+const families: readonly ModelFamily[] = [llama] as readonly ModelFamily[];
+
+/** The family that takes a model. Errors: CheckpointError naming those that there are. */
+export function familyOf(config: Config): ModelFamily {
+  const found = families.find(({ modelTypes }) => modelTypes.includes(config.modelType));
+  if (found !== undefined) return found;
+  const known = families.flatMap(({ modelTypes }) => modelTypes);
+  throw config.wrong("model_type", `one of ${known.join(", ")}`);
+}

@@ -1,0 +1,32 @@
+import type { RopeOptions } from "../ops/rope.ts";
+
+/** How some layers attend. */
+export interface AttentionKind {
+  /** Keys before a query's own position that it sees; -1: all. */
+  readonly windowLeft: number;
+  readonly rope: RopeOptions;
+  /** Default 1 / sqrt(headDim). */
+  readonly scale?: number;
+  readonly softCap?: number;
+}
+
+/** Sizes of a decoder, and what of them the cache and the attention must know. */
+export interface DecoderShape {
+  readonly layers: number;
+  /** Elements of the residual stream. */
+  readonly hidden: number;
+  /** Elements between a layer's up and down projections. */
+  readonly intermediate: number;
+  readonly queryHeads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  /** Rows of the embedding and of the head. */
+  readonly vocabulary: number;
+  /** Positions that the model was made for. */
+  readonly contextTokens: number;
+  readonly normEps: number;
+  /** The ways to attend that there are. */
+  readonly attention: readonly AttentionKind[];
+  /** Which of them a layer has. */
+  attentionOf(layer: number): number;
+}

@@ -1,0 +1,129 @@
+import type { Device } from "../device/device.ts";
+import { dtypeBytes, type DType, encode } from "../tensor/dtype.ts";
+import { Tensor } from "../tensor/tensor.ts";
+import { Weight } from "../tensor/weight.ts";
+import type { Checkpoint } from "../weights/checkpoint.ts";
+import { CheckpointError } from "../weights/errors.ts";
+import type { StoredTensor } from "../weights/stored.ts";
+import { dtypeOf, unpack } from "../weights/unpack.ts";
+
+/** Takes a checkpoint's tensors by name and puts them on the device, where they stay its own. */
+export class WeightSource implements Disposable {
+  readonly #owned: Tensor[];
+
+  constructor(
+    readonly device: Device,
+    readonly checkpoint: Checkpoint,
+    /** Of activations, and of weights that are not quantised. */
+    readonly dtype: DType,
+    readonly prefix = "",
+    owned: Tensor[] = [],
+  ) {
+    this.#owned = owned;
+  }
+
+  /** The same for names behind `prefix.`. */
+  below(prefix: string): WeightSource {
+    const { device, checkpoint, dtype } = this;
+    return new WeightSource(device, checkpoint, dtype, `${this.prefix}${prefix}.`, this.#owned);
+  }
+
+  /** Whether there is a weight of that name. */
+  has(name: string): boolean {
+    return this.checkpoint.tensors.has(this.#nameOf(name));
+  }
+
+  /** A norm's weight, f32 [length]. Errors: CheckpointError. */
+  vector(name: string, length: number): Tensor {
+    const stored = this.#stored(name, [length]);
+    return this.#own(Tensor.from(this.device, unpack(stored), [length], "f32", stored.name));
+  }
+
+  /** The same where there is one. */
+  vectorIfThere(name: string, length: number): Tensor | undefined {
+    return this.has(name) ? this.vector(name, length) : undefined;
+  }
+
+  /** Biases of a linear layer's outputs, one after the other, where the first of them is there. */
+  biasIfThere(outputs: Readonly<Record<string, number>>): Tensor | undefined {
+    const parts = Object.entries(outputs);
+    if (!this.checkpoint.tensors.has(this.#nameOf(parts[0][0], "bias"))) return undefined;
+    const values = parts.flatMap(([name, count]) => [
+      ...unpack(this.#stored(name, [count], "bias")),
+    ]);
+    return this.#own(Tensor.from(this.device, values, [values.length], "f32", "biases"));
+  }
+
+  /** A table of which rows are looked up, [rows, columns]. Errors: CheckpointError. */
+  table(name: string, rows: number, columns: number): Tensor {
+    return this.#stack(columns, { [name]: rows });
+  }
+
+  /**
+   * A linear layer of `inputs` columns whose outputs stand one below the other, by name and count.
+   * Errors: CheckpointError.
+   */
+  linear(inputs: number, outputs: Readonly<Record<string, number>>): Weight {
+    return Weight.dense(this.#stack(inputs, outputs));
+  }
+
+  /** The linear layer that shares an embedding's memory. */
+  tied(embedding: Tensor): Weight {
+    return Weight.dense(embedding);
+  }
+
+  /** Bytes of all that it put on the device. */
+  get bytes(): number {
+    return this.#owned.reduce((sum, { elements, dtype }) => sum + elements * dtypeBytes(dtype), 0);
+  }
+
+  /** Frees all that it put on the device. */
+  [Symbol.dispose](): void {
+    for (const owner of this.#owned.splice(0)) owner[Symbol.dispose]();
+  }
+
+  #stack(inputs: number, outputs: Readonly<Record<string, number>>): Tensor {
+    const { device, dtype } = this;
+    const parts = Object.entries(outputs);
+    const rows = parts.reduce((sum, [, count]) => sum + count, 0);
+    const label = `${this.prefix}${parts.map(([name]) => name).join(" ")}`;
+    const tensor = this.#own(Tensor.empty(device, [rows, inputs], dtype, label));
+    let { address } = tensor;
+    for (const [name, count] of parts) {
+      const bytes = bytesIn(dtype, this.#stored(name, [count, inputs]));
+      device.upload(address, bytes);
+      address += bytes.length;
+    }
+    return tensor;
+  }
+
+  #stored(name: string, shape: readonly number[], kind = "weight"): StoredTensor {
+    const { path, tensors } = this.checkpoint;
+    const full = this.#nameOf(name, kind);
+    const stored = tensors.get(full);
+    const fix = "use a checkpoint whose config.json and weights belong together.";
+    if (stored === undefined) throw new CheckpointError(path, `it has no tensor ${full}`, fix);
+    if (stored.shape.join() === shape.join()) return stored;
+    const [is, wanted] = [stored.shape.join(", "), shape.join(", ")];
+    throw new CheckpointError(path, `tensor ${full} is [${is}], and [${wanted}] is wanted`, fix);
+  }
+
+  #nameOf(name: string, kind = "weight"): string {
+    return `${this.prefix}${name}.${kind}`;
+  }
+
+  #own(tensor: Tensor): Tensor {
+    this.#owned.push(tensor);
+    return tensor;
+  }
+}
+
+/** A stored tensor's elements, rounded to a dtype. */
+function bytesIn(dtype: DType, stored: StoredTensor): Uint8Array {
+  if (dtypeOf[stored.format.name] === dtype) return stored.bytes;
+  const values = unpack(stored);
+  if (dtype === "f32") return new Uint8Array(values.buffer);
+  const bytes = new Uint8Array(values.length * dtypeBytes(dtype));
+  encode(dtype, values, bytes);
+  return bytes;
+}

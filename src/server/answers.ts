@@ -1,0 +1,89 @@
+import type { Engine } from "../engine/engine.ts";
+import type { GenerateOptions, Generation } from "../engine/request.ts";
+
+/** A piece of one of a request's answers. */
+export interface AnswerPiece {
+  readonly index: number;
+  readonly text: string;
+  /** Null while the answer goes on. */
+  readonly finishReason: "stop" | "length" | null;
+}
+
+/** OpenAI's count of a request's tokens. */
+export interface Usage {
+  prompt_tokens: number;
+  completion_tokens: number;
+  total_tokens: number;
+  prompt_tokens_details: { cached_tokens: number };
+}
+
+/** The answers to one request: as many generations of one prompt, which run beside each other. */
+export class Answers {
+  readonly #generations: readonly Generation[];
+
+  /** Starts them; a seed goes up by one from answer to answer. Errors: as Engine.generate. */
+  constructor(engine: Engine, options: GenerateOptions, count: number) {
+    const { sampling } = options;
+    const generations: Generation[] = [];
+    try {
+      for (let i = 0; i < count; i++) {
+        const seed = sampling?.seed;
+        const own = seed === undefined ? sampling : { ...sampling, seed: seed + i };
+        generations.push(engine.generate({ ...options, ...(own && { sampling: own }) }));
+      }
+    } catch (error) {
+      for (const generation of generations) generation.abort();
+      throw error;
+    }
+    this.#generations = generations;
+  }
+
+  /** Their pieces as they come; leaving early aborts those that run. */
+  async *pieces(): AsyncGenerator<AnswerPiece, void> {
+    const readers = this.#generations.map((generation) => generation[Symbol.asyncIterator]());
+    const next = async (index: number) => ({ index, result: await readers[index].next() });
+    const pending = new Map(readers.map((_, index) => [index, next(index)]));
+    try {
+      while (pending.size > 0) {
+        const { index, result } = await Promise.race(pending.values());
+        const { finishReason } = this.#generations[index];
+        if (!result.done) {
+          pending.set(index, next(index));
+          if (result.value.text !== "")
+            yield { index, text: result.value.text, finishReason: null };
+          continue;
+        }
+        pending.delete(index);
+        yield { index, text: "", finishReason: finishReason === "length" ? "length" : "stop" };
+      }
+    } finally {
+      for (const generation of this.#generations) generation.abort();
+    }
+  }
+
+  /** Each answer whole, in order. */
+  async whole(): Promise<{ text: string; finishReason: "stop" | "length" }[]> {
+    const answers = this.#generations.map(() => ({ text: "", finishReason: "stop" as const }));
+    const whole: { text: string; finishReason: "stop" | "length" }[] = answers;
+    for await (const { index, text, finishReason } of this.pieces()) {
+      whole[index].text += text;
+      if (finishReason !== null) whole[index].finishReason = finishReason;
+    }
+    return whole;
+  }
+
+  /** What they took together; the prompt counts once. */
+  get usage(): Usage {
+    const [{ usage: first }] = this.#generations;
+    const completion_tokens = this.#generations.reduce(
+      (sum, { generatedTokens }) => sum + generatedTokens,
+      0,
+    );
+    return {
+      prompt_tokens: first.promptTokens,
+      completion_tokens,
+      total_tokens: first.promptTokens + completion_tokens,
+      prompt_tokens_details: { cached_tokens: first.cachedTokens },
+    };
+  }
+}

@@ -1,0 +1,147 @@
+import { randomUUID } from "node:crypto";
+import type { Engine } from "../engine/engine.ts";
+import type { GenerateOptions } from "../engine/request.ts";
+import { checkOptions, integer, list, type OptionSchemas, unchecked } from "../options.ts";
+import type { ChatMessage } from "../text/chat-template.ts";
+import { type AnswerPiece, Answers } from "./answers.ts";
+import { generateOptionsOf, type GenerationFields, generationSchemas } from "./fields.ts";
+import { errorEvent } from "./http-errors.ts";
+import { eventStream } from "./sse.ts";
+
+/** A body of `/v1/chat/completions`. */
+interface ChatBody extends GenerationFields {
+  messages: ChatMessage[];
+  max_completion_tokens?: number | null;
+  chat_template_kwargs?: Record<string, unknown>;
+}
+
+/** A body of `/v1/completions`. */
+interface TextBody extends GenerationFields {
+  prompt: string | number[];
+}
+
+const chatSchemas: OptionSchemas = {
+  ...generationSchemas,
+  messages: unchecked("a list of messages"),
+  max_completion_tokens: generationSchemas["max_tokens"],
+  chat_template_kwargs: unchecked("variables of the chat template"),
+};
+
+const textSchemas: OptionSchemas = {
+  ...generationSchemas,
+  prompt: {
+    anyOf: [{ type: "string" }, list(integer(0), "token ids")],
+    description: "a text or a list of token ids",
+  },
+};
+
+/** Who is asked, under which name, and how the client says that it left. */
+export interface Asked {
+  readonly engine: Engine;
+  readonly model: string;
+  readonly signal: AbortSignal;
+}
+
+/** How one of the two kinds of completions is written. */
+interface Form {
+  /** Of the whole answer, and of its pieces. */
+  readonly objects: readonly [whole: string, piece: string];
+  readonly idPrefix: string;
+  choice(index: number, text: string, finishReason: string): object;
+  piece(piece: AnswerPiece): object;
+  /** Events before an answer's first piece. */
+  opening(index: number): object | undefined;
+}
+
+const chatForm: Form = {
+  objects: ["chat.completion", "chat.completion.chunk"],
+  idPrefix: "chatcmpl-",
+  choice: (index, content, finish_reason) => ({
+    index,
+    message: { role: "assistant", content },
+    logprobs: null,
+    finish_reason,
+  }),
+  piece: ({ index, text, finishReason }) => ({
+    index,
+    delta: finishReason === null ? { content: text } : {},
+    logprobs: null,
+    finish_reason: finishReason,
+  }),
+  opening: (index) => ({
+    index,
+    delta: { role: "assistant", content: "" },
+    logprobs: null,
+    finish_reason: null,
+  }),
+};
+
+const textForm: Form = {
+  objects: ["text_completion", "text_completion"],
+  idPrefix: "cmpl-",
+  choice: (index, text, finish_reason) => ({ index, text, logprobs: null, finish_reason }),
+  piece: ({ index, text, finishReason }) => ({
+    index,
+    text,
+    logprobs: null,
+    finish_reason: finishReason,
+  }),
+  opening: () => undefined,
+};
+
+/** Answers a body of `/v1/chat/completions`. Errors: OptionError, TemplateError. */
+export async function chatCompletion(asked: Asked, body: unknown) {
+  checkOptions("body", chatSchemas, ["messages"], body);
+  const fields = body as ChatBody;
+  const { messages, max_completion_tokens, chat_template_kwargs: templateVariables } = fields;
+  const max_tokens = max_completion_tokens ?? fields.max_tokens ?? null;
+  const options = generateOptionsOf({ ...fields, max_tokens });
+  const given = { ...options, messages, ...(templateVariables && { templateVariables }) };
+  return await complete(asked, chatForm, fields, given);
+}
+
+/** Answers a body of `/v1/completions`. Errors: OptionError. */
+export async function textCompletion(asked: Asked, body: unknown) {
+  checkOptions("body", textSchemas, ["prompt"], body);
+  const fields = body as TextBody;
+  const { prompt } = fields;
+  const given = typeof prompt === "string" ? { prompt } : { tokens: prompt };
+  // OpenAI's default of this endpoint.
+  const max_tokens = fields.max_tokens ?? 16;
+  const options = { ...generateOptionsOf({ ...fields, max_tokens }), ...given };
+  return await complete(asked, textForm, fields, options);
+}
+
+async function complete(
+  { engine, model, signal }: Asked,
+  form: Form,
+  fields: GenerationFields,
+  options: GenerateOptions,
+): Promise<Response> {
+  const answers = new Answers(engine, { ...options, signal }, fields.n ?? 1);
+  const created = Math.floor(Date.now() / 1000);
+  const head = { id: `${form.idPrefix}${randomUUID()}`, created, model };
+  const withUsage = fields.stream_options?.include_usage === true;
+  if (fields.stream === true)
+    return eventStream(events(answers, form, head, fields.n ?? 1, withUsage), errorEvent);
+  const choices = (await answers.whole()).map(({ text, finishReason }, index) =>
+    form.choice(index, text, finishReason),
+  );
+  return Response.json({ ...head, object: form.objects[0], choices, usage: answers.usage });
+}
+
+async function* events(
+  answers: Answers,
+  form: Form,
+  head: object,
+  count: number,
+  withUsage: boolean,
+): AsyncGenerator<object, void> {
+  const chunk = { ...head, object: form.objects[1], ...(withUsage && { usage: null }) };
+  for (let index = 0; index < count; index++) {
+    const opening = form.opening(index);
+    if (opening !== undefined) yield { ...chunk, choices: [opening] };
+  }
+  for await (const piece of answers.pieces()) yield { ...chunk, choices: [form.piece(piece)] };
+  if (withUsage) yield { ...chunk, choices: [], usage: answers.usage };
+}

@@ -1,0 +1,78 @@
+import type { GenerateOptions } from "../engine/request.ts";
+import {
+  finite,
+  flag,
+  integer,
+  list,
+  object,
+  type OptionSchema,
+  type OptionSchemas,
+} from "../options.ts";
+
+/** Fields that chat and text completions share. */
+export interface GenerationFields {
+  model?: string;
+  max_tokens?: number | null;
+  temperature?: number | null;
+  top_p?: number | null;
+  top_k?: number | null;
+  min_p?: number | null;
+  seed?: number | null;
+  stop?: string | string[] | null;
+  ignore_eos?: boolean | null;
+  n?: number | null;
+  stream?: boolean | null;
+  stream_options?: { include_usage?: boolean } | null;
+  user?: string;
+}
+
+/** Null stands for absent, as OpenAI's clients send it. */
+function orNull(schema: OptionSchema): OptionSchema {
+  const { description } = schema;
+  return { anyOf: [schema, { type: "null" }], description: `${description}, or null` };
+}
+
+const text: OptionSchema = { type: "string", description: "a text" };
+
+/** Most answers to one request. */
+const answersMost = 128;
+
+/** What each of them may be. */
+export const generationSchemas: OptionSchemas = {
+  model: text,
+  max_tokens: orNull(integer(1)),
+  temperature: orNull(finite(0, 100)),
+  top_p: orNull(finite(0, 1)),
+  top_k: orNull(integer(0)),
+  min_p: orNull(finite(0, 1)),
+  seed: orNull(integer(0)),
+  stop: {
+    anyOf: [text, list(text, "a list of texts"), { type: "null" }],
+    description: "a text, a list of texts, or null",
+  },
+  ignore_eos: orNull(flag),
+  n: orNull(integer(1, answersMost)),
+  stream: orNull(flag),
+  stream_options: orNull(object({ include_usage: flag }, [], "{ include_usage }")),
+  user: text,
+};
+
+/** What they mean to the engine; those that are absent are left to it. */
+export function generateOptionsOf(fields: GenerationFields): GenerateOptions {
+  const { temperature, top_p, top_k, min_p, seed, max_tokens, stop, ignore_eos } = fields;
+  const sampling = given({
+    temperature: temperature ?? 1,
+    topP: top_p,
+    topK: top_k,
+    minP: min_p,
+    seed,
+  });
+  return given({ sampling, maxTokens: max_tokens, stop, ignoreEnd: ignore_eos });
+}
+
+/** An object's properties that are neither undefined nor null. */
+function given<T extends object>(options: T): { [K in keyof T]?: NonNullable<T[K]> } {
+  return Object.fromEntries(
+    Object.entries(options).filter(([, value]) => value !== undefined && value !== null),
+  ) as { [K in keyof T]?: NonNullable<T[K]> };
+}

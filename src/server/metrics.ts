@@ -1,0 +1,48 @@
+import { Counter, Gauge, Registry } from "prom-client";
+import type { Engine } from "../engine/engine.ts";
+
+/** Prometheus metrics of an engine, read from its stats when they are asked for. */
+export class Metrics {
+  readonly #registry = new Registry();
+
+  constructor(engine: Engine) {
+    const registers = [this.#registry];
+    const gauge = (name: string, help: string, value: () => number) =>
+      new Gauge({
+        name: `flashbun_${name}`,
+        help,
+        registers,
+        collect() {
+          this.set(value());
+        },
+      });
+    const counter = (name: string, help: string, value: () => number) =>
+      new Counter({
+        name: `flashbun_${name}_total`,
+        help,
+        registers,
+        collect() {
+          this.reset();
+          this.inc(value());
+        },
+      });
+    gauge("requests_running", "Requests with pages", () => engine.stats().running);
+    gauge("requests_waiting", "Requests that wait for pages", () => engine.stats().waiting);
+    gauge("pages_used", "Pages of requests and cached prefixes", () => engine.stats().pagesUsed);
+    gauge("pages", "Pages of the KV cache", () => engine.stats().pages);
+    counter("prompt_tokens", "Prompt tokens", () => engine.stats().promptTokens);
+    counter("cached_tokens", "Prompt tokens found cached", () => engine.stats().cachedTokens);
+    counter("generated_tokens", "Generated tokens", () => engine.stats().generatedTokens);
+    counter("steps", "Steps", () => engine.stats().steps);
+    counter("preemptions", "Times that a request lost its pages", () => engine.stats().preemptions);
+  }
+
+  get contentType(): string {
+    return this.#registry.contentType;
+  }
+
+  /** The exposition format. */
+  text(): Promise<string> {
+    return this.#registry.metrics();
+  }
+}

@@ -1,0 +1,29 @@
+/**
+ * A response of server-sent events: each value as JSON, `[DONE]` at the end. A client that leaves
+ * returns the generator, which frees what the request holds. What it throws becomes the last event.
+ */
+export function eventStream(
+  events: AsyncGenerator<object, void>,
+  onError: (error: unknown) => object,
+): Response {
+  const encoder = new TextEncoder();
+  const line = (data: string) => encoder.encode(`data: ${data}\n\n`);
+  const body = new ReadableStream<Uint8Array>({
+    async pull(controller) {
+      try {
+        const { done, value } = await events.next();
+        controller.enqueue(line(done ? "[DONE]" : JSON.stringify(value)));
+        if (done) controller.close();
+      } catch (error) {
+        controller.enqueue(line(JSON.stringify(onError(error))));
+        controller.close();
+      }
+    },
+    async cancel() {
+      await events.return();
+    },
+  });
+  return new Response(body, {
+    headers: { "content-type": "text/event-stream", "cache-control": "no-cache" },
+  });
+}

@@ -1,0 +1,42 @@
+import type { Tokenizer } from "./tokenizer.ts";
+
+/** Stands where bytes are not, or not yet, whole characters. */
+const replacement = "\ufffd";
+
+/**
+ * The text of tokens as they come: each call gives what became whole. A character whose bytes are
+ * spread over tokens comes with its last one. Each token is decoded with some before it, since a
+ * tokenizer may write a word's first space by what stands before (vLLM's detokenizer does so too).
+ */
+export class TextStream {
+  readonly #tokenizer: Tokenizer;
+  /** Tokens from the last two cuts on. */
+  #ids: number[] = [];
+  /** How many of them gave text already. */
+  #told = 0;
+
+  constructor(tokenizer: Tokenizer) {
+    this.#tokenizer = tokenizer;
+  }
+
+  /** What the next token adds; "" for one that is special or ends within a character. */
+  push(id: number): string {
+    if (this.#tokenizer.isSpecial(id)) return "";
+    this.#ids.push(id);
+    const before = this.#tokenizer.decode(this.#ids.slice(0, this.#told));
+    const now = this.#tokenizer.decode(this.#ids);
+    if (now.length <= before.length || now.endsWith(replacement)) return "";
+    this.#ids = this.#ids.slice(this.#told);
+    this.#told = this.#ids.length;
+    return now.slice(before.length);
+  }
+
+  /** What is left at the end: bytes that never became a character, as U+FFFD. */
+  end(): string {
+    const before = this.#tokenizer.decode(this.#ids.slice(0, this.#told));
+    const rest = this.#tokenizer.decode(this.#ids).slice(before.length);
+    this.#ids = [];
+    this.#told = 0;
+    return rest;
+  }
+}

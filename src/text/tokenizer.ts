@@ -1,0 +1,101 @@
+import { Tokenizer as Encoder } from "@huggingface/tokenizers";
+import { OptionError } from "../errors.ts";
+import { counted, showAsText } from "../shown.ts";
+import { requireInteger, requireList, requireOptions } from "../require.ts";
+
+/** What a Hugging Face `tokenizer.json` holds. */
+export type TokenizerJson = Record<string, unknown> & {
+  readonly model: { readonly vocab: unknown; readonly [field: string]: unknown };
+  readonly added_tokens?: readonly AddedToken[];
+  readonly pre_tokenizer?: unknown;
+};
+
+/** A token beside the vocabulary, such as one that ends a turn. */
+export interface AddedToken {
+  readonly id: number;
+  readonly content: string;
+  readonly special: boolean;
+}
+
+/** Texts to token ids and back, by the Hugging Face library for `tokenizer.json`. */
+export class Tokenizer {
+  readonly #encoder: Encoder;
+  readonly #ids: ReadonlyMap<string, number>;
+  readonly #special: ReadonlySet<number>;
+  /** One more than the highest id. */
+  readonly vocabularySize: number;
+
+  constructor(json: TokenizerJson, config: Record<string, unknown> = {}) {
+    const pre_tokenizer = withNumbers(json.pre_tokenizer);
+    this.#encoder = new Encoder({ ...json, pre_tokenizer }, config);
+    const added = json.added_tokens ?? [];
+    this.#ids = new Map(added.map(({ content, id }) => [content, id]));
+    this.#special = new Set(added.filter(({ special }) => special).map(({ id }) => id));
+    this.vocabularySize = 1 + Math.max(highestId(json.model.vocab), ...added.map(({ id }) => id));
+  }
+
+  /**
+   * Token ids of a text; with `addSpecial` (default false) those that the tokenizer puts around it.
+   * Special tokens that the text spells out become theirs.
+   */
+  encode(text: string, options: { addSpecial?: boolean } = {}): Int32Array {
+    requireOptions("options", options, ["addSpecial"]);
+    const { addSpecial = false } = options;
+    if (typeof text !== "string") throw new OptionError("text", text, "a string", "give text.");
+    return Int32Array.from(this.#encoder.encode(text, { add_special_tokens: addSpecial }).ids);
+  }
+
+  /** The text of token ids, special ones left out unless `keepSpecial`. */
+  decode(ids: ArrayLike<number>, options: { keepSpecial?: boolean } = {}): string {
+    requireOptions("options", options, ["keepSpecial"]);
+    const { keepSpecial = false } = options;
+    const count = requireList("ids", ids);
+    for (let i = 0; i < count; i++) requireInteger(`ids[${i}]`, ids[i], 0, this.vocabularySize - 1);
+    if (count === 0) return "";
+    return this.#encoder.decode(Array.from(ids), {
+      skip_special_tokens: !keepSpecial,
+      clean_up_tokenization_spaces: false,
+    });
+  }
+
+  /** @internal What console.log and JSON show. */
+  toString(): string {
+    return `Tokenizer of ${counted(this.vocabularySize, "token")}`;
+  }
+
+  /** The id of an added token by its text; undefined when there is none. */
+  idOf(content: string): number | undefined {
+    return this.#ids.get(content);
+  }
+
+  /** Whether an id is of a special token, which stands for no text. */
+  isSpecial(id: number): boolean {
+    return this.#special.has(id);
+  }
+}
+
+function highestId(vocab: unknown): number {
+  // BPE and WordPiece map texts to ids, Unigram lists its pieces in their order.
+  if (Array.isArray(vocab)) return vocab.length - 1;
+  return Object.values(vocab as Record<string, number>).reduce(
+    (most, id) => Math.max(most, id),
+    -1,
+  );
+}
+
+/**
+ * A pre-tokenizer with each `Digits` as the pattern of all numeric characters, as the library in
+ * Rust has it; the one in JavaScript takes decimal digits alone.
+ */
+function withNumbers(pre: unknown): unknown {
+  if (typeof pre !== "object" || pre === null) return pre;
+  const { type, individual_digits: alone, pretokenizers } = pre as Record<string, unknown>;
+  if (type === "Digits") {
+    const pattern = { Regex: alone === true ? "\\p{N}" : "\\p{N}+" };
+    return { type: "Split", pattern, behavior: "Isolated", invert: false };
+  }
+  if (!Array.isArray(pretokenizers)) return pre;
+  return { ...pre, pretokenizers: pretokenizers.map(withNumbers) };
+}
+
+showAsText(Tokenizer.prototype);

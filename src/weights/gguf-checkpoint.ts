@@ -1,0 +1,170 @@
+import { type GgufVocabulary, ggufCuts, tokenizerJsonOf } from "../text/gguf-tokenizer.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import { CheckpointError } from "./errors.ts";
+import { type GgufFile, type GgufValue, openGguf } from "./gguf.ts";
+import type { StoredTensor } from "./stored.ts";
+
+/** Keys behind the architecture's name, and what a Hugging Face config calls them. */
+const configKeys: Readonly<Record<string, string>> = {
+  block_count: "num_hidden_layers",
+  context_length: "max_position_embeddings",
+  embedding_length: "hidden_size",
+  feed_forward_length: "intermediate_size",
+  "attention.head_count": "num_attention_heads",
+  "attention.head_count_kv": "num_key_value_heads",
+  "attention.key_length": "head_dim",
+  "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+  "attention.sliding_window": "sliding_window",
+  "rope.freq_base": "rope_theta",
+  expert_count: "num_experts",
+  expert_used_count: "num_experts_per_tok",
+};
+
+/** Parts of ggml's tensor names inside a block, and Hugging Face's. */
+const partNames: Readonly<Record<string, string>> = {
+  attn_norm: "input_layernorm",
+  attn_q: "self_attn.q_proj",
+  attn_k: "self_attn.k_proj",
+  attn_v: "self_attn.v_proj",
+  attn_output: "self_attn.o_proj",
+  attn_q_norm: "self_attn.q_norm",
+  attn_k_norm: "self_attn.k_norm",
+  ffn_norm: "post_attention_layernorm",
+  ffn_gate: "mlp.gate_proj",
+  ffn_up: "mlp.up_proj",
+  ffn_down: "mlp.down_proj",
+};
+
+const topNames: Readonly<Record<string, string>> = {
+  token_embd: "model.embed_tokens",
+  output_norm: "model.norm",
+  output: "lm_head",
+};
+
+/** A GGUF file, told in Hugging Face's names and orders. Errors: CheckpointError. */
+export function openGgufCheckpoint(path: string): Checkpoint {
+  const file = openGguf(path);
+  const architecture = text(file, "general.architecture");
+  const config = configOf(file, architecture);
+  const tensors = new Map<string, StoredTensor>();
+  for (const tensor of file.tensors.values()) {
+    const name = nameOf(tensor.name);
+    tensors.set(name, asStoredThere(architecture, config, name, tensor));
+  }
+  const vocabulary = vocabularyOf(file);
+  const { tokens } = vocabulary;
+  const json = tokenizerJsonOf(vocabulary);
+  if (json === undefined)
+    throw new CheckpointError(
+      path,
+      `its tokenizer is ${vocabulary.model} with ${vocabulary.pre}, not gpt2 with one of ` +
+        ggufCuts.join(", "),
+      "use the Hugging Face folder of the model, which has a tokenizer.json.",
+    );
+  const end = whole(file, "tokenizer.ggml.eos_token_id");
+  const begin = whole(file, "tokenizer.ggml.bos_token_id");
+  return {
+    path,
+    config,
+    tensors,
+    tokenizer: { json, config: {} },
+    chatTemplate: file.metadata.get("tokenizer.chat_template")?.toString(),
+    templateTokens: {
+      ...(begin === undefined ? {} : { bos_token: tokens[begin] }),
+      ...(end === undefined ? {} : { eos_token: tokens[end] }),
+    },
+    endTokens: [end, whole(file, "tokenizer.ggml.eot_token_id")].filter((id) => id !== undefined),
+  };
+}
+
+function configOf(file: GgufFile, architecture: string): Record<string, unknown> {
+  const config: Record<string, unknown> = { model_type: architecture };
+  for (const [key, name] of Object.entries(configKeys)) {
+    const value = file.metadata.get(`${architecture}.${key}`);
+    if (value !== undefined) config[name] = value;
+  }
+  config["vocab_size"] = list(file, "tokenizer.ggml.tokens").length;
+  config["tie_word_embeddings"] = !file.tensors.has("output.weight");
+  return config;
+}
+
+function nameOf(name: string): string {
+  const block = /^blk\.(\d+)\.(\w+)\.(weight|bias)$/.exec(name);
+  if (block !== null) {
+    const [, layer, part, kind] = block;
+    return `model.layers.${layer}.${partNames[part] ?? part}.${kind}`;
+  }
+  const top = /^(\w+)\.(weight|bias)$/.exec(name);
+  return top === null ? name : `${topNames[top[1]] ?? top[1]}.${top[2]}`;
+}
+
+/**
+ * Of architecture `llama` ggml's converter reorders rows of Q and K, so that RoPE turns neighbours:
+ * row 2i + j of a head there is row j * headDim / 2 + i here.
+ */
+function asStoredThere(
+  architecture: string,
+  config: Readonly<Record<string, unknown>>,
+  name: string,
+  tensor: StoredTensor,
+): StoredTensor {
+  const part = /\.self_attn\.(q|k)_proj\.(weight|bias)$/.exec(name)?.[1];
+  if (architecture !== "llama" || part === undefined) return { ...tensor, name };
+  const headCount = config[part === "q" ? "num_attention_heads" : "num_key_value_heads"];
+  const { shape, format } = tensor;
+  const headRows = shape[0] / Number(headCount ?? config["num_attention_heads"]);
+  return {
+    name,
+    shape,
+    format,
+    get bytes() {
+      return unpermuted(tensor, headRows);
+    },
+  };
+}
+
+function unpermuted({ shape, bytes }: StoredTensor, headRows: number): Uint8Array {
+  const rows = shape[0];
+  const rowBytes = bytes.length / rows;
+  const half = headRows / 2;
+  const out = new Uint8Array(bytes.length);
+  for (let row = 0; row < rows; row++) {
+    const inHead = row % headRows;
+    const from = row - inHead + 2 * (inHead % half) + Math.floor(inHead / half);
+    out.set(bytes.subarray(from * rowBytes, (from + 1) * rowBytes), row * rowBytes);
+  }
+  return out;
+}
+
+function vocabularyOf(file: GgufFile): GgufVocabulary {
+  const begins = file.metadata.get("tokenizer.ggml.add_bos_token") === true;
+  return {
+    model: text(file, "tokenizer.ggml.model"),
+    pre: file.metadata.get("tokenizer.ggml.pre")?.toString() ?? "gpt-2",
+    tokens: list(file, "tokenizer.ggml.tokens") as string[],
+    kinds: list(file, "tokenizer.ggml.token_type") as number[],
+    merges: (file.metadata.get("tokenizer.ggml.merges") ?? []) as string[],
+    bos: begins ? whole(file, "tokenizer.ggml.bos_token_id") : undefined,
+  };
+}
+
+function text(file: GgufFile, key: string): string {
+  const value = file.metadata.get(key);
+  if (typeof value === "string") return value;
+  throw missing(file, key);
+}
+
+function list(file: GgufFile, key: string): GgufValue[] {
+  const value = file.metadata.get(key);
+  if (Array.isArray(value)) return value;
+  throw missing(file, key);
+}
+
+function whole(file: GgufFile, key: string): number | undefined {
+  const value = file.metadata.get(key);
+  return typeof value === "number" ? value : undefined;
+}
+
+function missing({ path }: GgufFile, key: string): CheckpointError {
+  return new CheckpointError(path, `its metadata has no ${key}`, "convert the model anew.");
+}

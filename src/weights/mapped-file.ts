@@ -1,0 +1,123 @@
+import { statSync } from "node:fs";
+import { CheckpointError } from "./errors.ts";
+
+/** Maps a file into memory; its bytes are read when they are first touched. */
+export function mapFile(path: string): Uint8Array {
+  let bytes: number;
+  try {
+    const found = statSync(path);
+    if (!found.isFile()) throw new CheckpointError(path, "it is not a file", "give a file.");
+    bytes = found.size;
+  } catch (error) {
+    if (error instanceof CheckpointError) throw error;
+    const { code } = error as NodeJS.ErrnoException;
+    throw new CheckpointError(path, `it cannot be read (${code})`, "give a file that exists.", {
+      cause: error,
+    });
+  }
+  // An empty file cannot be mapped.
+  if (bytes === 0) throw new CheckpointError(path, "it is empty", "fetch it again.");
+  try {
+    return Bun.mmap(path, { shared: false });
+  } catch (error) {
+    throw new CheckpointError(path, `it cannot be mapped (${error})`, "copy it to a local disk.", {
+      cause: error,
+    });
+  }
+}
+
+/** Reads little-endian values one after the other; past the end it throws a CheckpointError. */
+export class FileReader {
+  readonly #view: DataView;
+  at = 0;
+
+  constructor(
+    readonly path: string,
+    readonly bytes: Uint8Array,
+  ) {
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  }
+
+  /** Bytes that are left. */
+  get left(): number {
+    return this.bytes.length - this.at;
+  }
+
+  /** An error about this file. */
+  wrong(what: string): CheckpointError {
+    return new CheckpointError(this.path, what, "fetch the file again, or convert it anew.");
+  }
+
+  /** Where the next `bytes` lie; moves past them. */
+  take(bytes: number, what: string): number {
+    if (bytes > this.left)
+      throw this.wrong(`it ends within ${what} (byte ${this.at} of ${this.bytes.length})`);
+    const at = this.at;
+    this.at += bytes;
+    return at;
+  }
+
+  u8(what: string): number {
+    return this.#view.getUint8(this.take(1, what));
+  }
+
+  i8(what: string): number {
+    return this.#view.getInt8(this.take(1, what));
+  }
+
+  u16(what: string): number {
+    return this.#view.getUint16(this.take(2, what), true);
+  }
+
+  i16(what: string): number {
+    return this.#view.getInt16(this.take(2, what), true);
+  }
+
+  u32(what: string): number {
+    return this.#view.getUint32(this.take(4, what), true);
+  }
+
+  i32(what: string): number {
+    return this.#view.getInt32(this.take(4, what), true);
+  }
+
+  f32(what: string): number {
+    return this.#view.getFloat32(this.take(4, what), true);
+  }
+
+  f64(what: string): number {
+    return this.#view.getFloat64(this.take(8, what), true);
+  }
+
+  /** A 64-bit count or offset; above 2^53 it is refused, since no file is that long. */
+  u64(what: string): number {
+    return this.#safe(this.#view.getBigUint64(this.take(8, what), true), what);
+  }
+
+  i64(what: string): number {
+    return this.#safe(this.#view.getBigInt64(this.take(8, what), true), what);
+  }
+
+  /** How many of something follow, each of at least `leastBytes`. */
+  count(what: string, leastBytes: number): number {
+    const count = this.u64(what);
+    if (count * leastBytes > this.left)
+      throw this.wrong(`${what} is ${count}, more than the file can hold`);
+    return count;
+  }
+
+  /** UTF-8 text behind its 64-bit length. */
+  text(what: string): string {
+    const length = this.count(`the length of ${what}`, 1);
+    const at = this.take(length, what);
+    return utf8.decode(this.bytes.subarray(at, at + length));
+  }
+
+  #safe(value: bigint, what: string): number {
+    if (value > BigInt(Number.MAX_SAFE_INTEGER) || value < BigInt(Number.MIN_SAFE_INTEGER))
+      throw this.wrong(`${what} is ${value}, out of range`);
+    return Number(value);
+  }
+}
+
+const utf8 = new TextDecoder();

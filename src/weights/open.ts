@@ -1,0 +1,69 @@
+import { statSync } from "node:fs";
+import { join } from "node:path";
+import { OptionError } from "../errors.ts";
+import type { TokenizerJson } from "../text/tokenizer.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import { CheckpointError } from "./errors.ts";
+import { openGgufCheckpoint } from "./gguf-checkpoint.ts";
+import { openSafetensorsFolder, readJson, readTextIfThere } from "./safetensors.ts";
+
+/**
+ * Opens a model: a GGUF file, or a Hugging Face folder with config.json, tokenizer.json and
+ * safetensors. Weights are mapped, not read. Errors: OptionError, CheckpointError.
+ */
+export function openCheckpoint(path: string): Checkpoint {
+  if (typeof path !== "string" || path === "" || path.includes("\0"))
+    throw new OptionError("path", path, "a folder or a .gguf file", "give where the model lies.");
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (found?.isDirectory()) return openFolder(path);
+  return openGgufCheckpoint(path);
+}
+
+function openFolder(path: string): Checkpoint {
+  const config = readJson(join(path, "config.json"));
+  const tokenizer = readJson(join(path, "tokenizer.json"));
+  if (typeof tokenizer["model"] !== "object" || tokenizer["model"] === null)
+    throw new CheckpointError(join(path, "tokenizer.json"), "it has no model", "fetch it again.");
+  const tokenizerConfig = jsonIfThere(join(path, "tokenizer_config.json"));
+  const generation = jsonIfThere(join(path, "generation_config.json"));
+  return {
+    path,
+    config,
+    tensors: openSafetensorsFolder(path),
+    tokenizer: { json: tokenizer as TokenizerJson, config: tokenizerConfig },
+    chatTemplate: templateOf(path, tokenizerConfig),
+    templateTokens: templateTokens(tokenizerConfig),
+    endTokens: endTokens(generation["eos_token_id"] ?? config["eos_token_id"]),
+  };
+}
+
+function jsonIfThere(path: string): Record<string, unknown> {
+  return readTextIfThere(path) === undefined ? {} : readJson(path);
+}
+
+/** Newer folders have a file of its own; a list of named templates holds one called default. */
+function templateOf(path: string, config: Record<string, unknown>): string | undefined {
+  const own = readTextIfThere(join(path, "chat_template.jinja"));
+  if (own !== undefined) return own;
+  const template = config["chat_template"];
+  if (typeof template === "string") return template;
+  if (!Array.isArray(template)) return undefined;
+  const named = template as { name?: string; template?: string }[];
+  return (named.find(({ name }) => name === "default") ?? named[0])?.template;
+}
+
+function templateTokens(config: Record<string, unknown>): Record<string, string> {
+  const tokens: Record<string, string> = {};
+  for (const [key, value] of Object.entries(config)) {
+    if (!key.endsWith("_token")) continue;
+    // A text, or an object that says how it is found in texts.
+    const content = (value as { content?: unknown } | null)?.content ?? value;
+    if (typeof content === "string") tokens[key] = content;
+  }
+  return tokens;
+}
+
+function endTokens(value: unknown): number[] {
+  const ids: unknown[] = Array.isArray(value) ? value : [value];
+  return ids.filter((id): id is number => Number.isInteger(id));
+}

@@ -1,0 +1,167 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Engine, type EngineOptions } from "../../src/engine/index.ts";
+import { seeded } from "../support/random.ts";
+import {
+  naiveGreedy,
+  tinyModel,
+  type TinyShape,
+  vocabularySize,
+  writeFolder,
+  writeGguf,
+} from "../support/tiny-llama.ts";
+
+const shape: TinyShape = {
+  layers: 2,
+  hidden: 32,
+  intermediate: 48,
+  queryHeads: 4,
+  kvHeads: 2,
+  headDim: 8,
+  context: 128,
+  tied: false,
+};
+const folder = mkdtempSync(join(tmpdir(), "flashbun-engine-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+const model = tinyModel(1, shape);
+const path = writeFolder(join(folder, "tiny"), model);
+
+/** Prompts of several lengths, some of which begin alike. */
+function promptsOf(seed: number, count: number): number[][] {
+  const random = seeded(seed);
+  const tokens = (length: number) =>
+    Array.from({ length }, () => random.integer(0, vocabularySize - 3));
+  const system = tokens(19);
+  return Array.from({ length: count }, (_, i) => [
+    ...(i % 2 === 0 ? system : []),
+    ...tokens(random.integer(1, 12)),
+  ]);
+}
+
+const prompts = promptsOf(7, 6);
+const expected = prompts.map((prompt) => naiveGreedy(model, prompt, 12));
+
+async function tokensOf(engine: Engine, prompt: readonly number[]): Promise<number[]> {
+  const generation = engine.generate({ tokens: prompt, maxTokens: 12, ignoreEnd: true });
+  const tokens: number[] = [];
+  for await (const { token } of generation) tokens.push(token);
+  expect(generation.finishReason).toBe("length");
+  return tokens;
+}
+
+test("the two best logits are far enough apart to compare tokens", () => {
+  expect(Math.min(...expected.map(({ margin }) => margin))).toBeGreaterThan(1e-4);
+  const distinct = new Set(expected.flatMap(({ tokens }) => tokens));
+  expect(distinct.size).toBeGreaterThan(10);
+});
+
+describe("greedy tokens are those of a recompute in f64", () => {
+  const cases: [string, EngineOptions][] = [
+    ["by default", {}],
+    ["prompts in chunks of five tokens", { tokenBudget: 5, maxBatch: 5 }],
+    ["one after the other", { maxBatch: 1 }],
+    ["with pages for two, preempted", { pages: 14, pageSize: 4 }],
+    ["with pages of one token", { pageSize: 1 }],
+  ];
+  test.each(cases)("%s", async (_, options) => {
+    await using engine = await Engine.load(path, options);
+    const tokens = await Promise.all(prompts.map((prompt) => tokensOf(engine, prompt)));
+    expect(tokens).toEqual(expected.map((each) => each.tokens));
+    // A second time from cached prompts.
+    const again = await Promise.all(prompts.map((prompt) => tokensOf(engine, prompt)));
+    expect(again).toEqual(tokens);
+    const stats = engine.stats();
+    expect(stats.cachedTokens).toBeGreaterThan(0);
+    expect([stats.requests, stats.generatedTokens]).toEqual([0, 2 * 12 * prompts.length]);
+  });
+
+  test("from a GGUF file, whose rows of Q and K are reordered", async () => {
+    await using engine = await Engine.load(writeGguf(join(folder, "tiny.gguf"), model));
+    expect(await tokensOf(engine, prompts[0])).toEqual(expected[0].tokens);
+  });
+
+  test("with the head tied to the embedding", async () => {
+    const tied = tinyModel(3, { ...shape, tied: true });
+    await using engine = await Engine.load(writeFolder(join(folder, "tied"), tied));
+    expect(await tokensOf(engine, prompts[1])).toEqual(naiveGreedy(tied, prompts[1], 12).tokens);
+  });
+});
+
+describe("requests end", () => {
+  test("by a stop string, which the text does not hold", async () => {
+    await using engine = await Engine.load(path);
+    const whole = engine.generate({ tokens: prompts[0], maxTokens: 12, ignoreEnd: true });
+    const text = await whole.text();
+    const stop = text.slice(Math.floor(text.length / 2), Math.floor(text.length / 2) + 2);
+    const cut = engine.generate({ tokens: prompts[0], maxTokens: 12, ignoreEnd: true, stop });
+    expect(await cut.text()).toBe(text.slice(0, text.indexOf(stop)));
+    expect([cut.finishReason, cut.stopString]).toEqual(["stop", stop]);
+    expect(engine.stats().requests).toBe(0);
+  });
+
+  test("by a stop token, which is given", async () => {
+    await using engine = await Engine.load(path);
+    const [, , third] = expected[0].tokens;
+    const first = expected[0].tokens.indexOf(third);
+    const generation = engine.generate({ tokens: prompts[0], stopTokens: [third] });
+    const tokens: number[] = [];
+    for await (const { token } of generation) tokens.push(token);
+    expect(tokens).toEqual(expected[0].tokens.slice(0, first + 1));
+    expect(generation.finishReason).toBe("stop");
+  });
+
+  test("by leaving the loop, by abort and by a signal: pages come back", async () => {
+    await using engine = await Engine.load(path);
+    const options = { tokens: prompts[0], maxTokens: 90, ignoreEnd: true };
+    for await (const _ of engine.generate(options)) break;
+    const aborted = engine.generate(options);
+    aborted.abort();
+    expect(await aborted.text()).toBe("");
+    expect(aborted.finishReason).toBe("abort");
+    const abort = new AbortController();
+    const signalled = engine.generate({ ...options, signal: abort.signal });
+    const failure = signalled.text().catch(String);
+    abort.abort(new Error("enough"));
+    expect(await failure).toBe("Error: enough");
+    await tokensOf(engine, prompts[1]);
+    expect(engine.stats().requests).toBe(0);
+  });
+
+  test("when the engine closes", async () => {
+    const engine = await Engine.load(path);
+    const generation = engine.generate({ tokens: prompts[0], maxTokens: 90, ignoreEnd: true });
+    const failure = generation.text().catch(String);
+    await engine[Symbol.asyncDispose]();
+    expect(await failure).toMatch(/the engine was closed/);
+    expect(() => engine.generate({ prompt: "x" })).toThrow(/the engine was closed/);
+  });
+});
+
+describe("what is wrong is said", () => {
+  test("of requests", async () => {
+    await using engine = await Engine.load(path);
+    const wrong: [object, RegExp][] = [
+      [{}, /options must be one of messages, prompt and tokens/],
+      [{ prompt: "a", tokens: [1] }, /options must be one of/],
+      [{ tokens: [vocabularySize] }, /tokens\[0\] must be/],
+      [{ tokens: [] }, /prompt tokens must be/],
+      [{ tokens: Array(128).fill(1) }, /prompt tokens must be/],
+      [{ prompt: "a", maxTokens: 0 }, /maxTokens must be/],
+      [{ prompt: "a", maxTokens: 128 }, /maxTokens must be/],
+      [{ prompt: "a", stop: "" }, /stop must be a text or a list of texts, none empty/],
+      [{ messages: [] }, /messages must be one or more/],
+      [{ prompt: "a", surprise: 1 }, /surprise/],
+    ];
+    for (const [options, said] of wrong)
+      expect(() => engine.generate(options as never), JSON.stringify(options)).toThrow(said);
+    expect(engine.stats().requests).toBe(0);
+  });
+
+  test("of models", async () => {
+    await expect(Engine.load("/absent")).rejects.toThrow(/cannot be read \(ENOENT\)/);
+    await expect(Engine.load(path, { surprise: 1 } as never)).rejects.toThrow(/surprise/);
+    await expect(Engine.load(path, { maxBatch: 600 })).rejects.toThrow(/maxBatch must be/);
+  });
+});

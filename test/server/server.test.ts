@@ -1,0 +1,193 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import OpenAI from "openai";
+import { Engine } from "../../src/engine/index.ts";
+import { ApiServer } from "../../src/server/index.ts";
+import { tinyModel, writeFolder } from "../support/tiny-llama.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "flashbun-server-"));
+const shape = { layers: 1, hidden: 32, intermediate: 48, queryHeads: 4, kvHeads: 2, headDim: 8 };
+const path = writeFolder(folder, tinyModel(1, { ...shape, context: 512, tied: true }));
+const key = "secret";
+const lines: string[] = [];
+let engine: Engine;
+let server: ApiServer;
+let client: OpenAI;
+
+beforeAll(async () => {
+  engine = await Engine.load(path);
+  const log = (line: string) => void lines.push(line);
+  server = new ApiServer(engine, { model: "tiny", port: 0, apiKey: key, maxRequests: 8, log });
+  client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: key, maxRetries: 0 });
+});
+
+afterAll(async () => {
+  await server.stop(0);
+  await engine[Symbol.asyncDispose]();
+  rmSync(folder, { recursive: true });
+});
+
+const messages = [{ role: "user" as const, content: "hello w" }];
+const greedy = { model: "tiny", temperature: 0, max_tokens: 8 };
+const post = (at: string, body: unknown, headers: Record<string, string> = {}) =>
+  fetch(`${server.url}${at}`, {
+    method: "POST",
+    headers: { authorization: `Bearer ${key}`, ...headers },
+    body: typeof body === "string" ? body : JSON.stringify(body),
+  });
+
+/** What the engine says of the same prompt, without a server. */
+async function direct(maxTokens = 8): Promise<string> {
+  return await engine.generate({ messages, maxTokens }).text();
+}
+
+describe("the openai client", () => {
+  test("lists the model", async () => {
+    const models = await client.models.list();
+    expect(models.data.map(({ id }) => id)).toEqual(["tiny"]);
+  });
+
+  test("gets a whole answer", async () => {
+    const answer = await client.chat.completions.create({ ...greedy, messages });
+    const { role, content } = answer.choices[0].message;
+    expect([role, content]).toEqual(["assistant", await direct()]);
+    expect(answer.choices[0].finish_reason).toBe("length");
+    const { prompt_tokens, completion_tokens, total_tokens } = answer.usage!;
+    expect(completion_tokens).toBe(8);
+    expect(total_tokens).toBe(prompt_tokens + 8);
+  });
+
+  test("gets a stream, with usage at its end", async () => {
+    const stream = await client.chat.completions.create({
+      ...greedy,
+      messages,
+      stream: true,
+      stream_options: { include_usage: true },
+    });
+    let text = "";
+    const reasons: (string | null)[] = [];
+    let tokens: number | undefined;
+    for await (const { choices, usage } of stream) {
+      text += choices[0]?.delta.content ?? "";
+      if (choices.length > 0) reasons.push(choices[0].finish_reason);
+      tokens = usage?.completion_tokens;
+    }
+    expect(text).toBe(await direct());
+    expect(reasons.filter((reason) => reason !== null)).toEqual(["length"]);
+    expect(tokens).toBe(8);
+  });
+
+  test("gets several answers to one prompt, and a stop string", async () => {
+    const text = await direct();
+    const stop = text.slice(3, 5);
+    const answer = await client.chat.completions.create({ ...greedy, messages, n: 3, stop });
+    const cut = text.slice(0, text.indexOf(stop));
+    const got = answer.choices.map(({ index, message, finish_reason: reason }) => [
+      index,
+      message.content,
+      reason,
+    ]);
+    expect(got).toEqual([0, 1, 2].map((index) => [index, cut, "stop"]));
+  });
+
+  test("goes on with a text", async () => {
+    const answer = await client.completions.create({ ...greedy, prompt: "hello" });
+    const prompt = engine.generate({ prompt: "hello", maxTokens: 8 });
+    expect(answer.choices[0].text).toBe(await prompt.text());
+  });
+
+  test("is told what is wrong", async () => {
+    const asked = client.chat.completions.create({ ...greedy, messages, temperature: 101 });
+    const error = await asked.catch((failure: unknown) => failure);
+    expect(error).toBeInstanceOf(OpenAI.BadRequestError);
+    expect((error as { param: string }).param).toBe("temperature");
+  });
+});
+
+describe("refused", () => {
+  const chat = "/v1/chat/completions";
+  const cases: [what: string, at: string, body: unknown, status: number, said: RegExp][] = [
+    ["no JSON", chat, "{", 400, /the body is no JSON/],
+    ["a list", chat, [], 400, /messages must be a list/],
+    ["a field that is not known", chat, { messages, functions: [] }, 400, /functions/],
+    ["no messages", chat, {}, 400, /messages/],
+    ["messages without a role", chat, { messages: [{}] }, 400, /messages\[0\]\.role/],
+    ["another model", chat, { messages, model: "gpt" }, 404, /model "gpt" is not here/],
+    ["another path", "/v1/nothing", {}, 404, /there is no \/v1\/nothing/],
+    ["another method", "/v1/models", {}, 405, /takes GET, not POST/],
+    ["too long a prompt", "/v1/completions", { prompt: "a".repeat(600) }, 400, /prompt tokens/],
+  ];
+  test.each(cases)("%s", async (_, at, body, status, said) => {
+    const response = await post(at, body);
+    expect(response.status).toBe(status);
+    expect(((await response.json()) as { error: { message: string } }).error.message).toMatch(said);
+  });
+
+  test("a wrong key, and none", async () => {
+    for (const authorization of ["Bearer wrong", ""])
+      expect((await post(chat, { messages }, { authorization })).status).toBe(401);
+    // Health and metrics are for machines that have none.
+    expect((await fetch(`${server.url}/health`)).status).toBe(200);
+  });
+
+  test("more requests than are allowed, which may come again later", async () => {
+    const many = Array.from({ length: 8 }, () =>
+      engine.generate({ messages, maxTokens: 400, ignoreEnd: true }),
+    );
+    const response = await post(chat, { messages });
+    expect([response.status, response.headers.get("retry-after")]).toEqual([429, "1"]);
+    for (const generation of many) generation.abort();
+  });
+});
+
+test("a client that leaves frees its pages", async () => {
+  const leave = new AbortController();
+  const body = JSON.stringify({
+    ...greedy,
+    messages,
+    max_tokens: 450,
+    ignore_eos: true,
+    stream: true,
+  });
+  const headers = { authorization: `Bearer ${key}` };
+  const response = await fetch(`${server.url}/v1/chat/completions`, {
+    method: "POST",
+    headers,
+    body,
+    signal: leave.signal,
+  });
+  const reader = response.body!.getReader();
+  await reader.read();
+  leave.abort();
+  const deadline = performance.now() + 5000;
+  while (engine.stats().requests > 0 && performance.now() < deadline) await Bun.sleep(5);
+  expect(engine.stats().requests).toBe(0);
+  expect(engine.stats().generatedTokens).toBeGreaterThan(0);
+});
+
+test("metrics are Prometheus's, and each request is a line of JSON", async () => {
+  const text = await (await fetch(`${server.url}/metrics`)).text();
+  expect(text).toMatch(/^# TYPE flashbun_generated_tokens_total counter$/m);
+  expect(text).toMatch(/^flashbun_generated_tokens_total [1-9]\d*$/m);
+  const response = await post("/v1/completions", { prompt: "a" }, { "x-request-id": "mine" });
+  expect(response.headers.get("x-request-id")).toBe("mine");
+  const line = JSON.parse(lines.at(-1)!) as Record<string, unknown>;
+  expect(line).toMatchObject({ id: "mine", method: "POST", path: "/v1/completions", status: 200 });
+});
+
+test("a server that stops lets requests end, and takes none", async () => {
+  const own = new ApiServer(engine, { model: "tiny", port: 0 });
+  const generation = engine.generate({ messages, maxTokens: 50, ignoreEnd: true });
+  const reading = generation.text();
+  const stopped = own.stop();
+  const response = await fetch(`${own.url}/v1/completions`, {
+    method: "POST",
+    body: JSON.stringify({ prompt: "a" }),
+  });
+  expect(response.status).toBe(503);
+  await stopped;
+  expect((await reading).length).toBeGreaterThan(0);
+  expect(await fetch(own.url).catch(() => "closed")).toBe("closed");
+});

@@ -1,0 +1,241 @@
+/** Tiny random models on disk, and what they should say by plain f64 arithmetic. */
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { tokenizerJsonOf } from "../../src/text/gguf-tokenizer.ts";
+import { type GgufEntry, ggufBytes } from "./gguf.ts";
+import { seeded } from "./random.ts";
+import { safetensorsBytes } from "./safetensors.ts";
+import { byteVocabulary } from "./vocabulary.ts";
+
+/** Sizes of a tiny model. */
+export interface TinyShape {
+  readonly layers: number;
+  readonly hidden: number;
+  readonly intermediate: number;
+  readonly queryHeads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly context: number;
+  readonly tied: boolean;
+}
+
+/** A model whose every tensor is a matrix of numbers, by Hugging Face's names. */
+export interface TinyModel {
+  readonly shape: TinyShape;
+  readonly tensors: ReadonlyMap<string, { shape: number[]; values: Float32Array<ArrayBuffer> }>;
+}
+
+const theta = 10_000;
+const eps = 1e-5;
+const vocabulary = byteVocabulary();
+/** Ids that the model can give. */
+export const vocabularySize = vocabulary.tokens.length;
+
+/** A model whose tokens differ: weights of a size that keeps logits apart. */
+export function tinyModel(seed: number, shape: TinyShape): TinyModel {
+  const random = seeded(seed);
+  const { layers, hidden, intermediate, queryHeads, kvHeads, headDim, tied } = shape;
+  const tensors: [string, { shape: number[]; values: Float32Array<ArrayBuffer> }][] = [];
+  const add = (name: string, sizes: number[], mean = 0) => {
+    const count = sizes.reduce((product, size) => product * size, 1);
+    const spread = mean === 0 ? 1.5 / Math.sqrt(sizes.at(-1)!) : 0.2;
+    const values = Float32Array.from({ length: count }, () => mean + spread * random.normal());
+    tensors.push([`${name}.weight`, { shape: sizes, values }]);
+  };
+  add("model.embed_tokens", [vocabularySize, hidden]);
+  for (let layer = 0; layer < layers; layer++) {
+    const at = `model.layers.${layer}`;
+    add(`${at}.input_layernorm`, [hidden], 1);
+    add(`${at}.self_attn.q_proj`, [queryHeads * headDim, hidden]);
+    add(`${at}.self_attn.k_proj`, [kvHeads * headDim, hidden]);
+    add(`${at}.self_attn.v_proj`, [kvHeads * headDim, hidden]);
+    add(`${at}.self_attn.o_proj`, [hidden, queryHeads * headDim]);
+    add(`${at}.post_attention_layernorm`, [hidden], 1);
+    add(`${at}.mlp.gate_proj`, [intermediate, hidden]);
+    add(`${at}.mlp.up_proj`, [intermediate, hidden]);
+    add(`${at}.mlp.down_proj`, [hidden, intermediate]);
+  }
+  add("model.norm", [hidden], 1);
+  if (!tied) add("lm_head", [vocabularySize, hidden]);
+  return { shape, tensors: new Map(tensors) };
+}
+
+const template =
+  "{% for m in messages %}<user>{{ m.content }}{% endfor %}" +
+  "{% if add_generation_prompt %}\n{% endif %}";
+
+/** Writes it as a Hugging Face folder; returns its path. */
+export function writeFolder(folder: string, { shape, tensors }: TinyModel): string {
+  mkdirSync(folder, { recursive: true });
+  const config = {
+    model_type: "llama",
+    num_hidden_layers: shape.layers,
+    hidden_size: shape.hidden,
+    intermediate_size: shape.intermediate,
+    num_attention_heads: shape.queryHeads,
+    num_key_value_heads: shape.kvHeads,
+    head_dim: shape.headDim,
+    max_position_embeddings: shape.context,
+    rms_norm_eps: eps,
+    rope_theta: theta,
+    vocab_size: vocabularySize,
+    tie_word_embeddings: shape.tied,
+    eos_token_id: vocabulary.tokens.indexOf("<end>"),
+  };
+  const json = (name: string, value: object) =>
+    writeFileSync(join(folder, name), JSON.stringify(value));
+  json("config.json", config);
+  json("tokenizer.json", tokenizerJsonOf({ ...ggufVocabulary, bos: undefined })!);
+  json("tokenizer_config.json", { chat_template: template, eos_token: { content: "<end>" } });
+  const stored = [...tensors].map(([name, { shape: sizes, values }]) => [
+    name,
+    { dtype: "F32", shape: sizes, bytes: new Uint8Array(values.buffer) },
+  ]);
+  writeFileSync(join(folder, "model.safetensors"), safetensorsBytes(Object.fromEntries(stored)));
+  return folder;
+}
+
+const ggufVocabulary = { model: "gpt2", pre: "smollm", ...vocabulary };
+
+const ggufParts: readonly [theirs: string, ours: string][] = [
+  ["attn_norm", "input_layernorm"],
+  ["attn_q", "self_attn.q_proj"],
+  ["attn_k", "self_attn.k_proj"],
+  ["attn_v", "self_attn.v_proj"],
+  ["attn_output", "self_attn.o_proj"],
+  ["ffn_norm", "post_attention_layernorm"],
+  ["ffn_gate", "mlp.gate_proj"],
+  ["ffn_up", "mlp.up_proj"],
+  ["ffn_down", "mlp.down_proj"],
+  ["token_embd", "model.embed_tokens"],
+  ["output_norm", "model.norm"],
+  ["output", "lm_head"],
+];
+
+/** Writes it as a GGUF file, rows of Q and K reordered as ggml wants them; returns its path. */
+export function writeGguf(path: string, { shape, tensors }: TinyModel): string {
+  const u32 = (value: number): GgufEntry => ({ type: "u32", value });
+  const metadata: Record<string, GgufEntry> = {
+    "general.architecture": { type: "string", value: "llama" },
+    "llama.block_count": u32(shape.layers),
+    "llama.context_length": u32(shape.context),
+    "llama.embedding_length": u32(shape.hidden),
+    "llama.feed_forward_length": u32(shape.intermediate),
+    "llama.attention.head_count": u32(shape.queryHeads),
+    "llama.attention.head_count_kv": u32(shape.kvHeads),
+    "llama.attention.key_length": u32(shape.headDim),
+    "llama.attention.layer_norm_rms_epsilon": { type: "f32", value: eps },
+    "llama.rope.freq_base": { type: "f32", value: theta },
+    "tokenizer.ggml.model": { type: "string", value: "gpt2" },
+    "tokenizer.ggml.pre": { type: "string", value: "smollm" },
+    "tokenizer.ggml.tokens": { type: "strings", value: vocabulary.tokens },
+    "tokenizer.ggml.token_type": { type: "i32s", value: vocabulary.kinds },
+    "tokenizer.ggml.merges": { type: "strings", value: vocabulary.merges },
+    "tokenizer.ggml.eos_token_id": u32(vocabulary.tokens.indexOf("<end>")),
+    "tokenizer.chat_template": { type: "string", value: template },
+  };
+  const stored = [...tensors].map(([name, { shape: sizes, values }]) => ({
+    name: ggufName(name),
+    shape: sizes,
+    format: 0,
+    bytes: new Uint8Array(permuted(name, sizes, values, shape.headDim).buffer),
+  }));
+  writeFileSync(path, ggufBytes(metadata, stored));
+  return path;
+}
+
+function ggufName(name: string): string {
+  const layer = /^model\.layers\.(\d+)\./.exec(name);
+  const rest = layer === null ? name : name.slice(layer[0].length);
+  const [theirs] = ggufParts.find(([, ours]) => rest === `${ours}.weight`)!;
+  return layer === null ? `${theirs}.weight` : `blk.${layer[1]}.${theirs}.weight`;
+}
+
+/** Row i of a head's half h goes to row 2i + h. */
+function permuted(name: string, shape: number[], values: Float32Array<ArrayBuffer>, dim: number) {
+  if (!/[qk]_proj/.test(name)) return values;
+  const [rows, columns] = shape;
+  const out = new Float32Array(values.length);
+  for (let row = 0; row < rows; row++) {
+    const inHead = row % dim;
+    const to = row - inHead + 2 * (inHead % (dim / 2)) + Math.floor(inHead / (dim / 2));
+    out.set(values.subarray(row * columns, (row + 1) * columns), to * columns);
+  }
+  return out;
+}
+
+/** The logits after each token, all of them computed anew in f64. */
+export function naiveLogits({ shape, tensors }: TinyModel, tokens: ArrayLike<number>) {
+  const { layers, hidden, queryHeads, kvHeads, headDim, tied } = shape;
+  const weight = (name: string) => tensors.get(`${name}.weight`)!;
+  const times = (name: string, x: number[]): number[] => {
+    const { shape: sizes, values } = weight(name);
+    const columns = x.length;
+    return Array.from({ length: sizes[0] }, (_, row) =>
+      x.reduce((sum, value, i) => sum + value * values[row * columns + i], 0),
+    );
+  };
+  const norm = (name: string, x: number[]): number[] => {
+    const mean = x.reduce((sum, value) => sum + value * value, 0) / x.length;
+    return x.map((value, i) => (value / Math.sqrt(mean + eps)) * weight(name).values[i]);
+  };
+  const rotate = (heads: number[], position: number): number[] =>
+    heads.map((value, at) => {
+      const i = at % headDim;
+      const half = headDim / 2;
+      const angle = position * theta ** (-(i % half) / half);
+      const other = i < half ? -heads[at + half] : heads[at - half];
+      return value * Math.cos(angle) + other * Math.sin(angle);
+    });
+  const embedding = weight("model.embed_tokens").values;
+  const streams = Array.from(tokens, (token) => [
+    ...embedding.subarray(token * hidden, (token + 1) * hidden),
+  ]);
+  for (let layer = 0; layer < layers; layer++) {
+    const at = `model.layers.${layer}`;
+    const normed = streams.map((x) => norm(`${at}.input_layernorm`, x));
+    const q = normed.map((x, i) => rotate(times(`${at}.self_attn.q_proj`, x), i));
+    const k = normed.map((x, i) => rotate(times(`${at}.self_attn.k_proj`, x), i));
+    const v = normed.map((x) => times(`${at}.self_attn.v_proj`, x));
+    streams.forEach((x, i) => {
+      const out: number[] = [];
+      for (let head = 0; head < queryHeads; head++) {
+        const kvHead = Math.floor((head * kvHeads) / queryHeads);
+        const part = (row: number[], of: number) => row.slice(of * headDim, (of + 1) * headDim);
+        const query = part(q[i], head);
+        const logits = k.slice(0, i + 1).map((key) => {
+          const own = part(key, kvHead);
+          return query.reduce((sum, value, d) => sum + value * own[d], 0) / Math.sqrt(headDim);
+        });
+        const most = Math.max(...logits);
+        const weights = logits.map((logit) => Math.exp(logit - most));
+        const total = weights.reduce((sum, value) => sum + value, 0);
+        for (let d = 0; d < headDim; d++)
+          out.push(weights.reduce((sum, w, j) => sum + (w / total) * part(v[j], kvHead)[d], 0));
+      }
+      times(`${at}.self_attn.o_proj`, out).forEach((value, d) => (x[d] += value));
+    });
+    for (const x of streams) {
+      const h = norm(`${at}.post_attention_layernorm`, x);
+      const up = times(`${at}.mlp.up_proj`, h);
+      const gated = times(`${at}.mlp.gate_proj`, h).map((g, i) => (g / (1 + Math.exp(-g))) * up[i]);
+      times(`${at}.mlp.down_proj`, gated).forEach((value, d) => (x[d] += value));
+    }
+  }
+  const head = tied ? "model.embed_tokens" : "lm_head";
+  return streams.map((x) => times(head, norm("model.norm", x)));
+}
+
+/** The tokens that it gives greedily, each computed anew; also how far the two best were apart. */
+export function naiveGreedy(model: TinyModel, prompt: readonly number[], count: number) {
+  const tokens = [...prompt];
+  let margin = Infinity;
+  while (tokens.length < prompt.length + count) {
+    const logits = naiveLogits(model, tokens).at(-1)!;
+    const best = logits.indexOf(Math.max(...logits));
+    const second = Math.max(...logits.filter((_, i) => i !== best));
+    margin = Math.min(margin, logits[best] - second);
+    tokens.push(best);
+  }
+  return { tokens: tokens.slice(prompt.length), margin };
+}
