@@ -21,6 +21,11 @@ export interface BlockMaskOptions {
   kvHeads?: number;
   /** By index, 1 where the block needs no further mask test; by default all of them. */
   full?: ArrayLike<number>;
+  /**
+   * By index, the pairs of its block, [blockRows, blockColumns]; 0 leaves one out. The layout is
+   * then of tokens, and keeps what blocks with `full` have whole.
+   */
+  mask?: ArrayLike<number>;
 }
 
 const blockMaskOptions = [
@@ -32,6 +37,7 @@ const blockMaskOptions = [
   "indices",
   "kvHeads",
   "full",
+  "mask",
 ];
 
 /**
@@ -43,7 +49,9 @@ export function blockMaskLayout(options: BlockMaskOptions): Layout {
   const { blockRows, blockColumns, kvHeads } = options;
   requireInteger("blockRows", blockRows, 1, 0x7fffffff);
   requireInteger("blockColumns", blockColumns, 1, 0x7fffffff);
-  const builder = new SparseBuilder(options.queryIndptr, options.kvIndptr, blockColumns, kvHeads);
+  const { full, mask } = options;
+  const width = mask === undefined ? blockColumns : 1;
+  const builder = new SparseBuilder(options.queryIndptr, options.kvIndptr, width, kvHeads);
   const { queries } = builder;
   let blocks = 0;
   for (let r = 0; r + 1 < queries.length; r++)
@@ -51,27 +59,81 @@ export function blockMaskLayout(options: BlockMaskOptions): Layout {
   const starts = indptr("indptr", options.indptr, blocks * builder.heads + 1);
   const indices = integers("indices", options.indices);
   requireLength("indices", options.indices, starts[blocks * builder.heads]);
-  const { full } = options;
   if (full !== undefined) requireLength("full", full, indices.length);
+  if (mask !== undefined) requireLength("mask", mask, indices.length * blockRows * blockColumns);
+  const bsr = { starts, indices, blockRows, blockColumns, full, mask };
   let row = 0;
   for (let r = 0; r + 1 < queries.length; r++) {
     for (let token = queries[r]; token < queries[r + 1]; token += blockRows) {
-      builder.startRequestRow(r, token);
-      for (let head = 0; head < builder.heads; head++, row++) {
-        for (let i = starts[row]; i < starts[row + 1]; i++) {
-          if (!builder.keep(indices[i], full === undefined || Boolean(full[i])))
-            throw new OptionError(
-              `indices[${i}]`,
-              indices[i],
-              `above the row's index before it and below ${builder.columnCount(r)}`,
-              "sort each row's column blocks, each once and within its request.",
-            );
-        }
-        builder.endRow();
+      if (mask === undefined) keepBlocks(builder, bsr, row, r, token);
+      else {
+        const end = Math.min(token + blockRows, queries[r + 1]);
+        for (let each = token; each < end; each++)
+          keepPairs(builder, bsr, row, r, each, each - token);
       }
+      row += builder.heads;
     }
   }
   return builder.layout();
+}
+
+/** A block mask that was checked. */
+interface Bsr {
+  readonly starts: Int32Array;
+  readonly indices: Int32Array;
+  readonly blockRows: number;
+  readonly blockColumns: number;
+  readonly full: ArrayLike<number> | undefined;
+  readonly mask: ArrayLike<number> | undefined;
+}
+
+/** Keeps the blocks of a block row, whose rows by head begin at `row`. Errors: OptionError. */
+function keepBlocks(builder: SparseBuilder, bsr: Bsr, row: number, r: number, token: number): void {
+  const { starts, indices, full } = bsr;
+  builder.startRequestRow(r, token);
+  for (let head = 0; head < builder.heads; head++) {
+    for (let i = starts[row + head]; i < starts[row + head + 1]; i++)
+      if (!builder.keep(indices[i], full === undefined || Boolean(full[i])))
+        throw unsorted(i, indices[i], builder.columnCount(r));
+    builder.endRow();
+  }
+}
+
+/** Keeps what one query token of a block row sees within its blocks. Errors: OptionError. */
+function keepPairs(
+  builder: SparseBuilder,
+  bsr: Bsr,
+  row: number,
+  r: number,
+  token: number,
+  within: number,
+): void {
+  const { starts, indices, blockRows, blockColumns, full } = bsr;
+  const keys = builder.columnCount(r);
+  const columns = Math.ceil(keys / blockColumns);
+  builder.startRequestRow(r, token);
+  for (let head = 0; head < builder.heads; head++) {
+    for (let i = starts[row + head]; i < starts[row + head + 1]; i++) {
+      const isNext = i === starts[row + head] || indices[i] > indices[i - 1];
+      if (!isNext || indices[i] >= columns) throw unsorted(i, indices[i], columns);
+      const first = indices[i] * blockColumns;
+      const count = Math.min(blockColumns, keys - first);
+      const at = (i * blockRows + within) * blockColumns;
+      const isWhole = full !== undefined && Boolean(full[i]);
+      for (let column = 0; column < count; column++)
+        if (isWhole || bsr.mask![at + column]) builder.keep(first + column, true);
+    }
+    builder.endRow();
+  }
+}
+
+function unsorted(index: number, column: number, columns: number): OptionError {
+  return new OptionError(
+    `indices[${index}]`,
+    column,
+    `above the row's index before it and below ${columns}`,
+    "sort each row's column blocks, each once and within its request.",
+  );
 }
 
 /** Ragged K/V of which each query token keeps some tokens. */

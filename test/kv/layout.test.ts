@@ -72,7 +72,8 @@ describe("blockMaskLayout", () => {
       const kvHeads = random.pick([undefined, 1, 3]);
       const heads = kvHeads ?? 1;
       const expected = new Set<string>();
-      const [indptr, indices, full]: number[][] = [[0], [], []];
+      const paired = new Set<string>();
+      const [indptr, indices, full, mask]: number[][] = [[0], [], [], []];
       for (let r = 0; r < requests; r++) {
         const keyCount = kvIndptr[r + 1] - kvIndptr[r];
         for (let q = queryIndptr[r]; q < queryIndptr[r + 1]; q += blockRows) {
@@ -81,9 +82,14 @@ describe("blockMaskLayout", () => {
               if (random.chance(0.5)) continue;
               indices.push(column);
               full.push(random.integer(0, 1));
-              for (let t = q; t < Math.min(q + blockRows, queryIndptr[r + 1]); t++)
-                for (let k = 0; k < blockColumns && column * blockColumns + k < keyCount; k++)
-                  expected.add(`${t} ${head} ${kvIndptr[r] + column * blockColumns + k}`);
+              for (let t = q; t < q + blockRows; t++)
+                for (let k = 0; k < blockColumns; k++) {
+                  mask.push(random.integer(0, 1));
+                  if (t >= queryIndptr[r + 1] || column * blockColumns + k >= keyCount) continue;
+                  const pair = `${t} ${head} ${kvIndptr[r] + column * blockColumns + k}`;
+                  expected.add(pair);
+                  if (mask.at(-1) === 1 || full.at(-1) === 1) paired.add(pair);
+                }
             }
             indptr.push(indices.length);
           }
@@ -94,6 +100,7 @@ describe("blockMaskLayout", () => {
       expect(keptTokens(layout, heads)).toEqual(expected);
       expect([...layout.levels[0].columns!].map((column) => column & 1)).toEqual(full);
       expect(blockMaskLayout(options).levels[0].columns!.every((column) => column & 1)).toBe(true);
+      expect(keptTokens(blockMaskLayout({ ...options, full, mask }), heads)).toEqual(paired);
     });
   });
 
@@ -122,6 +129,15 @@ describe("blockMaskLayout", () => {
     blockMaskLayout(good);
     expect(() => blockMaskLayout({ ...good, ...change })).toThrow(OptionError);
     expect(() => blockMaskLayout({ ...good, ...change })).toThrow(`${option} must be`);
+  });
+
+  test.each([
+    ["indices[1]", { indices: [2, 0, 1] }],
+    ["indices[1]", { indices: [0, 3, 1] }],
+    ["mask.length", { mask: [1] }],
+  ])("refuses a bad %s beside masks in blocks", (option, change) => {
+    const mask = new Array<number>(24).fill(1);
+    expect(() => blockMaskLayout({ ...good, mask, ...change })).toThrow(`${option} must be`);
   });
 });
 
