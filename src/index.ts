@@ -42,6 +42,12 @@ export {
 export { type UserPages, userPages, type UserPagesOptions } from "./kv/user-pages.ts";
 export type { Integers } from "./kv/validate.ts";
 export {
+  type ActivationOptions,
+  geluAndMul,
+  geluTanhAndMul,
+  siluAndMul,
+} from "./ops/activation.ts";
+export {
   addRmsNorm,
   layerNorm,
   type LayerNormOptions,

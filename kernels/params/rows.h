@@ -19,8 +19,8 @@ struct fb_span_params {
     int32_t inner;
     int32_t dim;
     int32_t lanes; // threads of a GPU that share a short row: a power of two up to 32
-    int32_t parts; // of a long row, each an item of its own
-    int32_t reserved;
+    int32_t parts; // of a long row, each an item of its own; more than 1 for some operators
+    int32_t part_elements; // of a part, whole chunks for each thread of a block
 };
 
 // What results are divided by before they are rounded; without either they are not.

@@ -18,6 +18,12 @@ export const FB_MASK_NONE = 0;
 export const FB_MASK_ALL = 1;
 export const FB_MASK_TAIL = 2;
 export const FB_ABI_VERSION = 7;
+export const FB_MAP_SCALE = 0;
+export const FB_MAP_ADD = 1;
+export const FB_MAP_SILU = 2;
+export const FB_MAP_GELU = 3;
+export const FB_MAP_GELU_TANH = 4;
+export const FB_MAP_CAP = 5;
 export const FB_ACTIVATION_NONE = 0;
 export const FB_ACTIVATION_SILU = 1;
 export const FB_ACTIVATION_GELU = 2;
@@ -1152,6 +1158,168 @@ export class GatherParams extends Params {
   }
 }
 
+/** Packs `struct fb_rows_params` (32 bytes). */
+export class RowsParams extends Params {
+  static readonly byteLength = 32;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(32), offset = 0) {
+    super(memory, offset, 32);
+  }
+  set address(value: number) {
+    this.write64(0, value);
+  }
+  get address(): number {
+    return this.read64(0);
+  }
+  set outerStride(value: number) {
+    this.write64(2, value);
+  }
+  get outerStride(): number {
+    return this.read64(2);
+  }
+  set stride(value: number) {
+    this.write64(4, value);
+  }
+  get stride(): number {
+    return this.read64(4);
+  }
+  set inner(value: number) {
+    this.i32[6] = value;
+  }
+  get inner(): number {
+    return this.i32[6]!;
+  }
+  set dtype(value: number) {
+    this.i32[7] = value;
+  }
+  get dtype(): number {
+    return this.i32[7]!;
+  }
+}
+
+/** Packs `struct fb_span_params` (32 bytes). */
+export class SpanParams extends Params {
+  static readonly byteLength = 32;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(32), offset = 0) {
+    super(memory, offset, 32);
+  }
+  set live(value: number) {
+    this.write64(0, value);
+  }
+  get live(): number {
+    return this.read64(0);
+  }
+  set outer(value: number) {
+    this.i32[2] = value;
+  }
+  get outer(): number {
+    return this.i32[2]!;
+  }
+  set inner(value: number) {
+    this.i32[3] = value;
+  }
+  get inner(): number {
+    return this.i32[3]!;
+  }
+  set dim(value: number) {
+    this.i32[4] = value;
+  }
+  get dim(): number {
+    return this.i32[4]!;
+  }
+  set lanes(value: number) {
+    this.i32[5] = value;
+  }
+  get lanes(): number {
+    return this.i32[5]!;
+  }
+  set parts(value: number) {
+    this.i32[6] = value;
+  }
+  get parts(): number {
+    return this.i32[6]!;
+  }
+  set partElements(value: number) {
+    this.i32[7] = value;
+  }
+  get partElements(): number {
+    return this.i32[7]!;
+  }
+}
+
+/** Packs `struct fb_scaling_params` (16 bytes). */
+export class ScalingParams extends Params {
+  static readonly byteLength = 16;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(16), offset = 0) {
+    super(memory, offset, 16);
+  }
+  set scale(value: number) {
+    this.write64(0, value);
+  }
+  get scale(): number {
+    return this.read64(0);
+  }
+  set tokenScales(value: number) {
+    this.write64(2, value);
+  }
+  get tokenScales(): number {
+    return this.read64(2);
+  }
+}
+
+/** Packs `struct fb_map_params` (176 bytes). */
+export class MapParams extends Params {
+  static readonly byteLength = 176;
+  readonly a: RowsParams;
+  readonly b: RowsParams;
+  readonly out: RowsParams;
+  readonly span: SpanParams;
+  readonly scaling: ScalingParams;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(176), offset = 0) {
+    super(memory, offset, 176);
+    this.a = new RowsParams(memory, offset + 0);
+    this.b = new RowsParams(memory, offset + 32);
+    this.out = new RowsParams(memory, offset + 64);
+    this.span = new SpanParams(memory, offset + 96);
+    this.scaling = new ScalingParams(memory, offset + 128);
+  }
+  set sources(value: number) {
+    this.write64(36, value);
+  }
+  get sources(): number {
+    return this.read64(36);
+  }
+  set targets(value: number) {
+    this.write64(38, value);
+  }
+  get targets(): number {
+    return this.read64(38);
+  }
+  set sourceRows(value: number) {
+    this.i32[40] = value;
+  }
+  get sourceRows(): number {
+    return this.i32[40]!;
+  }
+  set targetRows(value: number) {
+    this.i32[41] = value;
+  }
+  get targetRows(): number {
+    return this.i32[41]!;
+  }
+  set operation(value: number) {
+    this.i32[42] = value;
+  }
+  get operation(): number {
+    return this.i32[42]!;
+  }
+  set factor(value: number) {
+    this.f32[43] = value;
+  }
+  get factor(): number {
+    return this.f32[43]!;
+  }
+}
+
 /** Packs `struct fb_matmul_params` (160 bytes). */
 export class MatmulParams extends Params {
   static readonly byteLength = 160;
@@ -1319,108 +1487,6 @@ export class MatmulParams extends Params {
   }
   get gated(): number {
     return this.i32[39]!;
-  }
-}
-
-/** Packs `struct fb_rows_params` (32 bytes). */
-export class RowsParams extends Params {
-  static readonly byteLength = 32;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(32), offset = 0) {
-    super(memory, offset, 32);
-  }
-  set address(value: number) {
-    this.write64(0, value);
-  }
-  get address(): number {
-    return this.read64(0);
-  }
-  set outerStride(value: number) {
-    this.write64(2, value);
-  }
-  get outerStride(): number {
-    return this.read64(2);
-  }
-  set stride(value: number) {
-    this.write64(4, value);
-  }
-  get stride(): number {
-    return this.read64(4);
-  }
-  set inner(value: number) {
-    this.i32[6] = value;
-  }
-  get inner(): number {
-    return this.i32[6]!;
-  }
-  set dtype(value: number) {
-    this.i32[7] = value;
-  }
-  get dtype(): number {
-    return this.i32[7]!;
-  }
-}
-
-/** Packs `struct fb_span_params` (32 bytes). */
-export class SpanParams extends Params {
-  static readonly byteLength = 32;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(32), offset = 0) {
-    super(memory, offset, 32);
-  }
-  set live(value: number) {
-    this.write64(0, value);
-  }
-  get live(): number {
-    return this.read64(0);
-  }
-  set outer(value: number) {
-    this.i32[2] = value;
-  }
-  get outer(): number {
-    return this.i32[2]!;
-  }
-  set inner(value: number) {
-    this.i32[3] = value;
-  }
-  get inner(): number {
-    return this.i32[3]!;
-  }
-  set dim(value: number) {
-    this.i32[4] = value;
-  }
-  get dim(): number {
-    return this.i32[4]!;
-  }
-  set lanes(value: number) {
-    this.i32[5] = value;
-  }
-  get lanes(): number {
-    return this.i32[5]!;
-  }
-  set parts(value: number) {
-    this.i32[6] = value;
-  }
-  get parts(): number {
-    return this.i32[6]!;
-  }
-}
-
-/** Packs `struct fb_scaling_params` (16 bytes). */
-export class ScalingParams extends Params {
-  static readonly byteLength = 16;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(16), offset = 0) {
-    super(memory, offset, 16);
-  }
-  set scale(value: number) {
-    this.write64(0, value);
-  }
-  get scale(): number {
-    return this.read64(0);
-  }
-  set tokenScales(value: number) {
-    this.write64(2, value);
-  }
-  get tokenScales(): number {
-    return this.read64(2);
   }
 }
 

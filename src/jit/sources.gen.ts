@@ -49,6 +49,7 @@ import common_element_h from "../../kernels/common/element.h" with { type: "text
 import common_operator_h from "../../kernels/common/operator.h" with { type: "text" };
 import common_rows_h from "../../kernels/common/rows.h" with { type: "text" };
 import gather_gather_cu from "../../kernels/gather/gather.cu" with { type: "text" };
+import map_map_cu from "../../kernels/map/map.cu" with { type: "text" };
 import matmul_any_cu from "../../kernels/matmul/any.cu" with { type: "text" };
 import matmul_few_cu from "../../kernels/matmul/few.cu" with { type: "text" };
 import matmul_item_h from "../../kernels/matmul/item.h" with { type: "text" };
@@ -61,6 +62,7 @@ import params_attention_h from "../../kernels/params/attention.h" with { type: "
 import params_bits_h from "../../kernels/params/bits.h" with { type: "text" };
 import params_device_h from "../../kernels/params/device.h" with { type: "text" };
 import params_gather_h from "../../kernels/params/gather.h" with { type: "text" };
+import params_map_h from "../../kernels/params/map.h" with { type: "text" };
 import params_matmul_h from "../../kernels/params/matmul.h" with { type: "text" };
 import params_norm_h from "../../kernels/params/norm.h" with { type: "text" };
 import params_page_h from "../../kernels/params/page.h" with { type: "text" };
@@ -147,6 +149,7 @@ export const sources: Readonly<Record<string, string>> = {
   "common/operator.h": common_operator_h,
   "common/rows.h": common_rows_h,
   "gather/gather.cu": gather_gather_cu,
+  "map/map.cu": map_map_cu,
   "matmul/any.cu": matmul_any_cu,
   "matmul/few.cu": matmul_few_cu,
   "matmul/item.h": matmul_item_h,
@@ -159,6 +162,7 @@ export const sources: Readonly<Record<string, string>> = {
   "params/bits.h": params_bits_h,
   "params/device.h": params_device_h,
   "params/gather.h": params_gather_h,
+  "params/map.h": params_map_h,
   "params/matmul.h": params_matmul_h,
   "params/norm.h": params_norm_h,
   "params/page.h": params_page_h,

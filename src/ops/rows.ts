@@ -48,6 +48,8 @@ export const dimMost = 1 << 18;
 const heldElements = 32;
 /** Longest row that lanes of one warp share. */
 const shortMost = 32 * heldElements;
+/** Threads of a GPU's block, and elements that each takes at once. */
+const blockElements = 256 * 8;
 
 /** A kernel by the length of its rows. */
 export interface RowKernels {
@@ -225,26 +227,30 @@ export function placeScaling(params: ScalingParams, options: OutOptions): void {
   params.tokenScales = options.tokenScales?.address ?? 0;
 }
 
-/** Queues a kernel over the rows of `like`; `segment`: elements of a part of a long row. */
+/**
+ * Queues a kernel over the rows of `like`. Long ones are `split` among blocks of a GPU where no
+ * result depends on the whole row: into pieces of four chunks a thread, or one where rows are few.
+ */
 export function launchRows(
   { short, long }: RowKernels,
   params: SpannedParams,
   like: Tensor,
   { rowCount, stream }: RowOptions,
-  segment?: number,
+  split = false,
 ): void {
   const { device, shape } = like;
   const { span } = params;
   const dim = dimOf(like);
   const rows = rowsOf(like);
   const isShort = dim <= shortMost;
-  const onCpu = device.kind === "cpu";
   span.live = rowCount?.address ?? 0;
   span.outer = shape.length === 1 ? 1 : shape[0];
   span.inner = shape.length === 3 ? shape[1] : 1;
   span.dim = dim;
   span.lanes = isShort ? lanesOf(dim) : 32;
-  span.parts = isShort || onCpu || segment === undefined ? 1 : Math.ceil(dim / segment);
+  const isSplit = split && !isShort && device.kind !== "cpu";
+  span.partElements = isSplit ? blockElements * (rows > 128 ? 4 : 1) : dim;
+  span.parts = Math.ceil(dim / span.partElements);
   const kernel = device.kernel(isShort ? short : long);
   const itemRows = (kernel.itemRows * 32) / span.lanes;
   device.launch(stream ?? device.stream, kernel, params, Math.ceil(rows / itemRows) * span.parts);

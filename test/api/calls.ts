@@ -253,6 +253,15 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
     weight,
     { eps: 1e-5, zeroCentered: true, out: tensor, stream: device.stream },
   ],
+  siluAndMul: ({ tensor, residual, device }) => [
+    tensor,
+    { up: residual, out: tensor, stream: device.stream },
+  ],
+  geluAndMul: ({ tensor, scale }) => [tensor, { dtype: "f8e5m2", scale }],
+  geluTanhAndMul: ({ tensor, tokenScales, rowCount }) => [
+    tensor,
+    { dtype: "f8e4m3", tokenScales, rowCount },
+  ],
   addRmsNorm: ({ tensor, residual, weight, scale }) => [
     tensor,
     residual,

@@ -41,6 +41,7 @@ const dependents: [family: string, sources: string[]][] = [
   ],
   ["device", []],
   ["gather", ["gather/gather.cu"]],
+  ["map", ["map/map.cu"]],
   ["norm", ["norm/norm.cu"]],
   ["page", ["page/page.cu"]],
   ["probe", ["probe/probe.cu"]],

@@ -38,3 +38,29 @@ export function byRow(
 export function scaleOf(x: Float64Array, most: number): number {
   return Math.max(x.reduce((top, value) => Math.max(top, Math.abs(value)), 0) / most, 2 ** -126);
 }
+
+/** erf by its series below 3, by its continued fraction above: within 1e-13. */
+export function erf(x: number): number {
+  const z = Math.abs(x);
+  if (z > 6) return Math.sign(x);
+  if (z > 3) {
+    let fraction = z;
+    for (let n = 60; n >= 1; n--) fraction = z + n / 2 / fraction;
+    return Math.sign(x) * (1 - Math.exp(-z * z) / Math.sqrt(Math.PI) / fraction);
+  }
+  let term = x;
+  let sum = x;
+  for (let n = 1; n < 100; n++) {
+    term *= (-x * x) / n;
+    sum += term / (2 * n + 1);
+  }
+  return (2 / Math.sqrt(Math.PI)) * sum;
+}
+
+/** Activations of one number. */
+export const activations = {
+  silu: (x: number) => x / (1 + Math.exp(-x)),
+  gelu: (x: number) => 0.5 * x * (1 + erf(x / Math.SQRT2)),
+  geluTanh: (x: number) =>
+    0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+};

@@ -32,7 +32,7 @@ fn run(p: *const params.fb_norm_params, index: u32, scratch: [*]align(64) u8) i3
         rows.widen(rows.dtype_of(p.x.dtype), rows.address(&p.x, row), x, dim);
         if (p.residual.address != 0) add_residual(&p.residual, row, x, residual, dim);
         normalize(p, x, weight, bias, dim);
-        rows.finish(&p.scaling, &p.out, row, x, dim);
+        rows.finish(&p.scaling, &p.out, .{ .row = row, .target = row }, x, dim);
     }
     return 0;
 }

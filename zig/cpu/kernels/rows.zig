@@ -133,15 +133,18 @@ pub fn scale_of(most: f32, kind: Dtype) f32 {
     return if (scale < scale_least) scale_least else scale;
 }
 
-/// Scales the results of a row, a padded one, and writes them.
-pub fn finish(s: *const Scaling, out: *const Rows, row: usize, x: [*]f32, dim: usize) void {
+/// Where results go: those of row `row`, from element `at` of row `target` on.
+pub const Place = struct { row: usize, target: usize, at: usize = 0 };
+
+/// Scales results, a padded row or a part of one, and writes them.
+pub fn finish(s: *const Scaling, out: *const Rows, place: Place, x: [*]f32, dim: usize) void {
     const kind = dtype_of(out.dtype);
     if (s.token_scales != 0) {
         const scale = scale_of(most_of(x, padded_of(dim)), kind);
-        items(f32, s.token_scales)[row] = scale;
+        items(f32, s.token_scales)[place.row] = scale;
         multiply(x, padded_of(dim), 1 / scale);
     } else if (s.scale != 0) {
         multiply(x, padded_of(dim), 1 / items(f32, s.scale)[0]);
     }
-    narrow(kind, x, address(out, row), dim);
+    narrow(kind, x, address(out, place.target) + place.at * kind.bytes(), dim);
 }
