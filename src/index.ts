@@ -47,6 +47,9 @@ export {
   geluTanhAndMul,
   siluAndMul,
 } from "./ops/activation.ts";
+export { argmax, type ArgmaxOptions } from "./ops/argmax.ts";
+export { add, capLogits } from "./ops/elementwise.ts";
+export { type GatherOptions, gatherRows, scatterRows } from "./ops/gather.ts";
 export {
   addRmsNorm,
   layerNorm,

@@ -30,6 +30,132 @@ export const FB_ACTIVATION_GELU = 2;
 export const FB_ACTIVATION_GELU_TANH = 3;
 export const FB_STATES = 8;
 
+/** Packs `struct fb_rows_params` (32 bytes). */
+export class RowsParams extends Params {
+  static readonly byteLength = 32;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(32), offset = 0) {
+    super(memory, offset, 32);
+  }
+  set address(value: number) {
+    this.write64(0, value);
+  }
+  get address(): number {
+    return this.read64(0);
+  }
+  set outerStride(value: number) {
+    this.write64(2, value);
+  }
+  get outerStride(): number {
+    return this.read64(2);
+  }
+  set stride(value: number) {
+    this.write64(4, value);
+  }
+  get stride(): number {
+    return this.read64(4);
+  }
+  set inner(value: number) {
+    this.i32[6] = value;
+  }
+  get inner(): number {
+    return this.i32[6]!;
+  }
+  set dtype(value: number) {
+    this.i32[7] = value;
+  }
+  get dtype(): number {
+    return this.i32[7]!;
+  }
+}
+
+/** Packs `struct fb_span_params` (32 bytes). */
+export class SpanParams extends Params {
+  static readonly byteLength = 32;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(32), offset = 0) {
+    super(memory, offset, 32);
+  }
+  set live(value: number) {
+    this.write64(0, value);
+  }
+  get live(): number {
+    return this.read64(0);
+  }
+  set outer(value: number) {
+    this.i32[2] = value;
+  }
+  get outer(): number {
+    return this.i32[2]!;
+  }
+  set inner(value: number) {
+    this.i32[3] = value;
+  }
+  get inner(): number {
+    return this.i32[3]!;
+  }
+  set dim(value: number) {
+    this.i32[4] = value;
+  }
+  get dim(): number {
+    return this.i32[4]!;
+  }
+  set lanes(value: number) {
+    this.i32[5] = value;
+  }
+  get lanes(): number {
+    return this.i32[5]!;
+  }
+  set parts(value: number) {
+    this.i32[6] = value;
+  }
+  get parts(): number {
+    return this.i32[6]!;
+  }
+  set partElements(value: number) {
+    this.i32[7] = value;
+  }
+  get partElements(): number {
+    return this.i32[7]!;
+  }
+}
+
+/** Packs `struct fb_scaling_params` (16 bytes). */
+export class ScalingParams extends Params {
+  static readonly byteLength = 16;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(16), offset = 0) {
+    super(memory, offset, 16);
+  }
+  set scale(value: number) {
+    this.write64(0, value);
+  }
+  get scale(): number {
+    return this.read64(0);
+  }
+  set tokenScales(value: number) {
+    this.write64(2, value);
+  }
+  get tokenScales(): number {
+    return this.read64(2);
+  }
+}
+
+/** Packs `struct fb_argmax_params` (72 bytes). */
+export class ArgmaxParams extends Params {
+  static readonly byteLength = 72;
+  readonly x: RowsParams;
+  readonly span: SpanParams;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(72), offset = 0) {
+    super(memory, offset, 72);
+    this.x = new RowsParams(memory, offset + 0);
+    this.span = new SpanParams(memory, offset + 32);
+  }
+  set out(value: number) {
+    this.write64(16, value);
+  }
+  get out(): number {
+    return this.read64(16);
+  }
+}
+
 /** Packs `struct fb_plane` (32 bytes). */
 export class Plane extends Params {
   static readonly byteLength = 32;
@@ -1155,114 +1281,6 @@ export class GatherParams extends Params {
   }
   get rowCount(): number {
     return this.i32[8]!;
-  }
-}
-
-/** Packs `struct fb_rows_params` (32 bytes). */
-export class RowsParams extends Params {
-  static readonly byteLength = 32;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(32), offset = 0) {
-    super(memory, offset, 32);
-  }
-  set address(value: number) {
-    this.write64(0, value);
-  }
-  get address(): number {
-    return this.read64(0);
-  }
-  set outerStride(value: number) {
-    this.write64(2, value);
-  }
-  get outerStride(): number {
-    return this.read64(2);
-  }
-  set stride(value: number) {
-    this.write64(4, value);
-  }
-  get stride(): number {
-    return this.read64(4);
-  }
-  set inner(value: number) {
-    this.i32[6] = value;
-  }
-  get inner(): number {
-    return this.i32[6]!;
-  }
-  set dtype(value: number) {
-    this.i32[7] = value;
-  }
-  get dtype(): number {
-    return this.i32[7]!;
-  }
-}
-
-/** Packs `struct fb_span_params` (32 bytes). */
-export class SpanParams extends Params {
-  static readonly byteLength = 32;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(32), offset = 0) {
-    super(memory, offset, 32);
-  }
-  set live(value: number) {
-    this.write64(0, value);
-  }
-  get live(): number {
-    return this.read64(0);
-  }
-  set outer(value: number) {
-    this.i32[2] = value;
-  }
-  get outer(): number {
-    return this.i32[2]!;
-  }
-  set inner(value: number) {
-    this.i32[3] = value;
-  }
-  get inner(): number {
-    return this.i32[3]!;
-  }
-  set dim(value: number) {
-    this.i32[4] = value;
-  }
-  get dim(): number {
-    return this.i32[4]!;
-  }
-  set lanes(value: number) {
-    this.i32[5] = value;
-  }
-  get lanes(): number {
-    return this.i32[5]!;
-  }
-  set parts(value: number) {
-    this.i32[6] = value;
-  }
-  get parts(): number {
-    return this.i32[6]!;
-  }
-  set partElements(value: number) {
-    this.i32[7] = value;
-  }
-  get partElements(): number {
-    return this.i32[7]!;
-  }
-}
-
-/** Packs `struct fb_scaling_params` (16 bytes). */
-export class ScalingParams extends Params {
-  static readonly byteLength = 16;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(16), offset = 0) {
-    super(memory, offset, 16);
-  }
-  set scale(value: number) {
-    this.write64(0, value);
-  }
-  get scale(): number {
-    return this.read64(0);
-  }
-  set tokenScales(value: number) {
-    this.write64(2, value);
-  }
-  get tokenScales(): number {
-    return this.read64(2);
   }
 }
 

@@ -1,5 +1,6 @@
 // Written by `bun run sources`: do not edit.
 /// <reference path="./text.d.ts" />
+import argmax_argmax_cu from "../../kernels/argmax/argmax.cu" with { type: "text" };
 import attention_common_arrive_h from "../../kernels/attention/common/arrive.h" with { type: "text" };
 import attention_common_facts_h from "../../kernels/attention/common/facts.h" with { type: "text" };
 import attention_common_finish_h from "../../kernels/attention/common/finish.h" with { type: "text" };
@@ -58,6 +59,7 @@ import matmul_tile_cu from "../../kernels/matmul/tile.cu" with { type: "text" };
 import matmul_weight_h from "../../kernels/matmul/weight.h" with { type: "text" };
 import norm_norm_cu from "../../kernels/norm/norm.cu" with { type: "text" };
 import page_page_cu from "../../kernels/page/page.cu" with { type: "text" };
+import params_argmax_h from "../../kernels/params/argmax.h" with { type: "text" };
 import params_attention_h from "../../kernels/params/attention.h" with { type: "text" };
 import params_bits_h from "../../kernels/params/bits.h" with { type: "text" };
 import params_device_h from "../../kernels/params/device.h" with { type: "text" };
@@ -100,6 +102,7 @@ import tensor_tensor_cu from "../../kernels/tensor/tensor.cu" with { type: "text
 
 /** Text of every kernel source and header, by its path below kernels/. */
 export const sources: Readonly<Record<string, string>> = {
+  "argmax/argmax.cu": argmax_argmax_cu,
   "attention/common/arrive.h": attention_common_arrive_h,
   "attention/common/facts.h": attention_common_facts_h,
   "attention/common/finish.h": attention_common_finish_h,
@@ -158,6 +161,7 @@ export const sources: Readonly<Record<string, string>> = {
   "matmul/weight.h": matmul_weight_h,
   "norm/norm.cu": norm_norm_cu,
   "page/page.cu": page_page_cu,
+  "params/argmax.h": params_argmax_h,
   "params/attention.h": params_attention_h,
   "params/bits.h": params_bits_h,
   "params/device.h": params_device_h,

@@ -2,7 +2,7 @@ import type { Attention } from "../attention/attention.ts";
 import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Device } from "../device/device.ts";
 import type { Batch } from "../kv/batch.ts";
-import { gatherRows } from "../ops/gather.ts";
+import { copyRows } from "../ops/copy-rows.ts";
 import { type Activation, matmul } from "../ops/matmul.ts";
 import { rmsNorm } from "../ops/norm.ts";
 import type { DType } from "../tensor/dtype.ts";
@@ -64,7 +64,7 @@ export class Kit implements Disposable {
   embed(embedding: Tensor): Tensor {
     const { tokenCount } = this.#batch!;
     const x = this.#buffers.rows("residual", tokenCount, this.#options.shape.hidden);
-    gatherRows(this.#device.stream, embedding, this.tokens.address, x, tokenCount);
+    copyRows(this.#device.stream, embedding, this.tokens.address, x, tokenCount);
     return x;
   }
 
@@ -115,7 +115,7 @@ export class Kit implements Disposable {
   /** The rows that want logits, [wanted, hidden]. */
   wanted(x: Tensor): Tensor {
     const rows = this.#logits.rows("wanted", this.#wanted, x.shape[1]);
-    gatherRows(this.#device.stream, x, this.wantedRows.address, rows, this.#wanted);
+    copyRows(this.#device.stream, x, this.wantedRows.address, rows, this.#wanted);
     return rows;
   }
 

@@ -2,7 +2,7 @@ import type { Device } from "../device/device.ts";
 import { GrowingBuffer, PinnedRing } from "../device/ring.ts";
 import type { Stream } from "../device/stream.ts";
 import type { Batch } from "../kv/batch.ts";
-import { gatherRows } from "../ops/gather.ts";
+import { copyRows } from "../ops/copy-rows.ts";
 import type { Job } from "../serve/job.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
@@ -94,9 +94,9 @@ export class NoiseModel implements Inputs, Disposable {
     const keys = this.#indices.address + 4 * layer * paddedTokens;
     const queries = keys + 4 * this.#layers * paddedTokens;
     const rows = count * paddedTokens;
-    gatherRows(stream, this.keyBank, keys, into.k, rows);
-    gatherRows(stream, this.valueBank, keys, into.v, rows);
-    gatherRows(stream, this.queryBank, queries, into.q, rows);
+    copyRows(stream, this.keyBank, keys, into.k, rows);
+    copyRows(stream, this.valueBank, keys, into.v, rows);
+    copyRows(stream, this.queryBank, queries, into.q, rows);
   }
 
   [Symbol.dispose](): void {

@@ -262,6 +262,16 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
     tensor,
     { dtype: "f8e4m3", tokenScales, rowCount },
   ],
+  add: ({ tensor, residual, device }) => [tensor, residual, { out: tensor, stream: device.stream }],
+  capLogits: ({ tensor, rowCount }) => [tensor, 30, { out: tensor, rowCount }],
+  gatherRows: ({ tensor, rowCount }) => [tensor, rowCount, { factor: 2, dtype: "bf16" }],
+  scatterRows: ({ tensor, indices, residual, rowCount }) => [
+    tensor,
+    indices,
+    residual,
+    { rowCount },
+  ],
+  argmax: ({ tensor, indices, rowCount }) => [tensor, { out: indices, rowCount }],
   addRmsNorm: ({ tensor, residual, weight, scale }) => [
     tensor,
     residual,

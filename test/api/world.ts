@@ -102,6 +102,7 @@ function operandsOf(device: flashbun.Device) {
     residual: Tensor.zeros(device, [2, 2], "f32"),
     scale: Tensor.from(device, [1], [1], "f32"),
     tokenScales: Tensor.zeros(device, [2], "f32"),
+    indices: Tensor.from(device, [1, 0], [2], "i32"),
     rowCount: Tensor.from(device, [2], [1], "i32"),
     linear: Weight.dense(Tensor.from(device, [1, 2, 3, 4], [2, 2], "f32")),
     codes: Tensor.zeros(device, [2, 2], "f8e4m3"),

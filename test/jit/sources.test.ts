@@ -33,6 +33,7 @@ test("every kernel expands to a text that needs no other file", () => {
 
 /** Sources whose images depend on the structs of a family. */
 const dependents: [family: string, sources: string[]][] = [
+  ["argmax", ["argmax/argmax.cu"]],
   [
     "attention",
     ["hopper/prefill", "merge", "mla/decode", "mla/narrow", "tiled/decode", "tiled/prefill"].map(
