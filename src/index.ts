@@ -15,6 +15,7 @@ export {
   type PageListsOptions,
   type PageStepOptions,
 } from "./cache/page-lists.ts";
+export { normRopeAppend, type NormRopeAppendTensors } from "./cache/norm-rope-append.ts";
 export { type AppendTensors, type CacheMemory, PagedCache } from "./cache/paged-cache.ts";
 export type { VariantInputs } from "./attention/variant/inputs.ts";
 export { Device } from "./device/device.ts";
@@ -59,7 +60,7 @@ export {
 } from "./ops/norm.ts";
 export type { OutOptions, RowOptions } from "./ops/rows.ts";
 export { type Activation, matmul, type MatmulOptions } from "./ops/matmul.ts";
-export { applyRope, type ApplyRopeOptions } from "./ops/apply-rope.ts";
+export { applyRope } from "./ops/apply-rope.ts";
 export { Rope, type RopeOptions } from "./ops/rope.ts";
 export { packBits, type PackBitsOptions, type SegmentBits, segmentPackBits } from "./ops/bits.ts";
 export {

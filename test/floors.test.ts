@@ -15,7 +15,7 @@ const floors: Record<string, readonly string[]> = {
   text: [],
   weights: ["text", "tensor"],
   ops: ["tensor", "device", "ffi"],
-  cache: ["tensor", "device", "ffi", "kv"],
+  cache: ["ops", "tensor", "device", "ffi", "kv"],
   attention: ["cache", "ops", "tensor", "device", "ffi", "jit", "plan", "kv", "variant"],
   replay: ["serve", "attention", "cache", "ops", "tensor", "device", "plan", "kv"],
   models: ["weights", "attention", "cache", "ops", "tensor", "device", "kv"],

@@ -1,6 +1,6 @@
-// Rotary embedding of new tokens.
+// Rotary embedding of new tokens, by itself and on the way into pages.
 #pragma once
-#include "types.h"
+#include "page.h"
 
 // Which elements of a head turn, and by what.
 struct fb_turn_params {
@@ -27,6 +27,22 @@ struct fb_heads {
 struct fb_rope_params {
     struct fb_turn_params turn;
     struct fb_heads heads[2]; // of queries and of keys
+    uint64_t live; // int32 [1]: how many of the tokens there are; 0: all
     int32_t token_count;
     int32_t head_lanes; // lanes of a GPU that share a head: a power of two up to 32
+};
+
+// Queries and keys are normalised, times (weight + weight_offset), and turned; then keys and values
+// are appended.
+struct fb_rope_append_params {
+    struct fb_append_params append; // of keys and values
+    struct fb_turn_params turn;
+    struct fb_heads queries;
+    struct fb_heads query_out; // may be queries
+    uint64_t weights[2];       // [head dim], of queries and of keys; 0: these are not normalised
+    int32_t weight_dtypes[2];
+    float weight_offset;
+    float eps;
+    int32_t head_lanes;
+    int32_t reserved;
 };

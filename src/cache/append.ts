@@ -31,24 +31,30 @@ export interface AppendTable {
 /** Pages that a token may lie in where no plane was added. */
 const anyPage = 0x7fffffff;
 
+/** Rows that sources have: a captured launch is replayed with up to all that it is padded to. */
+export function rowsOf(device: Device, step: AppendTokens): number {
+  return device.capturing ? step.paddedTokens : step.tokenCount;
+}
+
 /**
  * Packs and launches the append kernel of one layer: new rows of up to four planes into their
  * places. A source that was bound once is bound for every later step of no more tokens.
  */
 export class Appender {
-  readonly #device: Device;
+  protected readonly device: Device;
   readonly #kernel: Kernel;
-  readonly #params = new AppendParams();
+  readonly #params: AppendParams;
   #step: AppendTokens | undefined;
   /** By plane, the source and the target that are bound; undefined: bind. */
   readonly #sources: (Tensor | undefined)[] = [];
   readonly #targets: (Tensor | undefined)[] = [];
 
   /** Loads the kernels of pages, so that no step waits for them. Errors: CompileError. */
-  constructor(device: Device, pageSize: number) {
-    this.#device = device;
+  constructor(device: Device, pageSize: number, params = new AppendParams()) {
+    this.device = device;
     this.#kernel = device.kernel("append");
-    this.#params.pageSize = pageSize;
+    this.#params = params;
+    params.pageSize = pageSize;
   }
 
   /** Starts a launch; `tokenRequests` is the address of int32 [paddedTokens], or 0. */
@@ -90,7 +96,7 @@ export class Appender {
     if (!isBound || source.shape[0] < this.#tokens) this.#bind(i, name, target, source, scale);
     target.guard();
     source.guard();
-    if (this.#device.capturing) this.#device.needOnReplay(source);
+    if (this.device.capturing) this.device.needOnReplay(source);
     params.planeCount = i + 1;
     if (target.shape[0] < params.pageCount) params.pageCount = target.shape[0];
   }
@@ -98,12 +104,11 @@ export class Appender {
   /** Queues the kernel. */
   launch(stream: Stream): void {
     const grid = Math.ceil(this.#params.tokenCount / this.#kernel.itemRows);
-    this.#device.launch(stream, this.#kernel, this.#params, grid);
+    this.device.launch(stream, this.#kernel, this.#params, grid);
   }
 
-  /** Rows that sources have: a captured launch is replayed with up to all that it is padded to. */
   get #tokens(): number {
-    return this.#device.capturing ? this.#step!.paddedTokens : this.#step!.tokenCount;
+    return rowsOf(this.device, this.#step!);
   }
 
   #bind(i: number, name: string, target: Tensor, source: Tensor, scale: Tensor | undefined): void {
@@ -123,7 +128,7 @@ export class Appender {
     params.setSourceDtypes(i, dtypeCode(source.dtype));
     params.setPlaneDtypes(i, dtypeCode(target.dtype));
     const { requestCount: requests } = this.#step!;
-    scale?.requireOn(this.#device, `${name}Scale`);
+    scale?.requireOn(this.device, `${name}Scale`);
     const reach = { heads, pages: target.shape[0], pageTokens: target.shape[1], requests };
     const strides = scaleStrides(`${name}Scale`, scale, reach);
     params.setScalesData(i, strides.address);
@@ -139,7 +144,7 @@ export class Appender {
 
   #checkSource(name: string, source: Tensor, target: Tensor): void {
     requireTensor(name, source);
-    source.requireOn(this.#device, name);
+    source.requireOn(this.device, name);
     const { shape, strides, dtype } = source;
     const [, , heads, dim] = target.shape;
     const tokens = this.#tokens;

@@ -180,21 +180,21 @@ export class PagedCache extends Owner {
    * rounded to the cache's dtype. Errors: OptionError for shapes and dtypes, PlanError for a batch
    * that is stale or of another cache.
    */
-  append(tensors: AppendTensors): void {
+  append(tensors: AppendTensors): void;
+  /** @internal `by`: what launches the kernel. */
+  append(tensors: AppendTensors, by: Appender | undefined): void;
+  append(tensors: AppendTensors, by?: Appender): void {
     this.guard();
-    if (typeof tensors !== "object" || tensors === null)
-      throw new OptionError(
-        "tensors",
-        tensors,
-        "an object of tensors",
-        "pass { layer, batch, k, v }.",
-      );
+    if (typeof tensors !== "object" || tensors === null) {
+      const fix = "pass { layer, batch, k, v }.";
+      throw new OptionError("tensors", tensors, "an object of tensors", fix);
+    }
     const { layer, batch } = tensors;
     requireInteger("layer", layer, 0, this.options.layers - 1);
     const stream = tensors.stream ?? this.device.stream;
     this.sync(batch, stream);
     const group = this.layerGroups[layer];
-    const appender = this.#appenders[layer];
+    const appender = by ?? this.#appenders[layer];
     appender.begin(batch, this.#upload.tokenRequests);
     appender.bySlot(this.#upload.slotMapping(group));
     for (let i = 0; i < this.planes.length; i++) {

@@ -1942,12 +1942,12 @@ export class Heads extends Params {
   }
 }
 
-/** Packs `struct fb_rope_params` (120 bytes). */
+/** Packs `struct fb_rope_params` (128 bytes). */
 export class RopeParams extends Params {
-  static readonly byteLength = 120;
+  static readonly byteLength = 128;
   readonly turn: TurnParams;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(120), offset = 0) {
-    super(memory, offset, 120);
+  constructor(memory: ArrayBuffer = new ArrayBuffer(128), offset = 0) {
+    super(memory, offset, 128);
     this.turn = new TurnParams(memory, offset + 0);
   }
   setHeadsData(index: number, value: number): void {
@@ -1965,17 +1965,119 @@ export class RopeParams extends Params {
   setHeadsDtype(index: number, value: number): void {
     this.i32[19 + index * 8] = value;
   }
+  set live(value: number) {
+    this.write64(28, value);
+  }
+  get live(): number {
+    return this.read64(28);
+  }
   set tokenCount(value: number) {
-    this.i32[28] = value;
+    this.i32[30] = value;
   }
   get tokenCount(): number {
-    return this.i32[28]!;
+    return this.i32[30]!;
   }
   set headLanes(value: number) {
-    this.i32[29] = value;
+    this.i32[31] = value;
   }
   get headLanes(): number {
-    return this.i32[29]!;
+    return this.i32[31]!;
+  }
+}
+
+/** Packs `struct fb_rope_append_params` (672 bytes). */
+export class RopeAppendParams extends Params {
+  static readonly byteLength = 672;
+  readonly append: AppendParams;
+  readonly turn: TurnParams;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(672), offset = 0) {
+    super(memory, offset, 672);
+    this.append = new AppendParams(memory, offset + 0);
+    this.turn = new TurnParams(memory, offset + 520);
+  }
+  set queriesData(value: number) {
+    this.write64(142, value);
+  }
+  get queriesData(): number {
+    return this.read64(142);
+  }
+  set queriesStrideToken(value: number) {
+    this.write64(144, value);
+  }
+  get queriesStrideToken(): number {
+    return this.read64(144);
+  }
+  set queriesStrideHead(value: number) {
+    this.write64(146, value);
+  }
+  get queriesStrideHead(): number {
+    return this.read64(146);
+  }
+  set queriesCount(value: number) {
+    this.i32[148] = value;
+  }
+  get queriesCount(): number {
+    return this.i32[148]!;
+  }
+  set queriesDtype(value: number) {
+    this.i32[149] = value;
+  }
+  get queriesDtype(): number {
+    return this.i32[149]!;
+  }
+  set queryOutData(value: number) {
+    this.write64(150, value);
+  }
+  get queryOutData(): number {
+    return this.read64(150);
+  }
+  set queryOutStrideToken(value: number) {
+    this.write64(152, value);
+  }
+  get queryOutStrideToken(): number {
+    return this.read64(152);
+  }
+  set queryOutStrideHead(value: number) {
+    this.write64(154, value);
+  }
+  get queryOutStrideHead(): number {
+    return this.read64(154);
+  }
+  set queryOutCount(value: number) {
+    this.i32[156] = value;
+  }
+  get queryOutCount(): number {
+    return this.i32[156]!;
+  }
+  set queryOutDtype(value: number) {
+    this.i32[157] = value;
+  }
+  get queryOutDtype(): number {
+    return this.i32[157]!;
+  }
+  setWeights(index: number, value: number): void {
+    this.write64(158 + index * 2, value);
+  }
+  setWeightDtypes(index: number, value: number): void {
+    this.i32[162 + index * 1] = value;
+  }
+  set weightOffset(value: number) {
+    this.f32[164] = value;
+  }
+  get weightOffset(): number {
+    return this.f32[164]!;
+  }
+  set eps(value: number) {
+    this.f32[165] = value;
+  }
+  get eps(): number {
+    return this.f32[165]!;
+  }
+  set headLanes(value: number) {
+    this.i32[166] = value;
+  }
+  get headLanes(): number {
+    return this.i32[166]!;
   }
 }
 

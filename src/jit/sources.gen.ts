@@ -58,6 +58,7 @@ import matmul_slices_h from "../../kernels/matmul/slices.h" with { type: "text" 
 import matmul_tile_cu from "../../kernels/matmul/tile.cu" with { type: "text" };
 import matmul_weight_h from "../../kernels/matmul/weight.h" with { type: "text" };
 import norm_norm_cu from "../../kernels/norm/norm.cu" with { type: "text" };
+import page_append_h from "../../kernels/page/append.h" with { type: "text" };
 import page_page_cu from "../../kernels/page/page.cu" with { type: "text" };
 import params_argmax_h from "../../kernels/params/argmax.h" with { type: "text" };
 import params_attention_h from "../../kernels/params/attention.h" with { type: "text" };
@@ -160,6 +161,7 @@ export const sources: Readonly<Record<string, string>> = {
   "matmul/tile.cu": matmul_tile_cu,
   "matmul/weight.h": matmul_weight_h,
   "norm/norm.cu": norm_norm_cu,
+  "page/append.h": page_append_h,
   "page/page.cu": page_page_cu,
   "params/argmax.h": params_argmax_h,
   "params/attention.h": params_attention_h,

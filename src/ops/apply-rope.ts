@@ -1,21 +1,16 @@
-import { requireStream, type Stream } from "../device/stream.ts";
+import { requireStream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { RopeParams, type TurnParams } from "../ffi/params.gen.ts";
 import { requireOptions } from "../require.ts";
-import { type DType, dtypeCode } from "../tensor/dtype.ts";
+import { dtypeCode } from "../tensor/dtype.ts";
 import { requireApart, requireDistinct } from "../tensor/overlap.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 import { Rope } from "./rope.ts";
+import { numbers, requireDense, type RowOptions } from "./rows.ts";
 
-/** What {@link applyRope} may be told. */
-export interface ApplyRopeOptions {
-  /** Default: the device's own. */
-  stream?: Stream;
-}
-
-const dtypes: readonly DType[] = ["f32", "f16", "bf16"];
-/** Elements that a lane of a GPU holds (kernels/rope/unit.h), and lanes that may share a head. */
-const unitElements = 16;
+/** Elements that a lane of a GPU holds (kernels/rope/unit.h). */
+export const unitElements = 16;
+/** Lanes that may share a head. */
 const lanesMost = 32;
 
 const params = new RopeParams();
@@ -34,28 +29,33 @@ export function applyRope(
   k: Tensor | undefined,
   positions: Tensor,
   rope: Rope,
-  options: ApplyRopeOptions = {},
+  options: RowOptions = {},
 ): void {
-  requireOptions("options", options, ["stream"]);
+  requireOptions("options", options, ["rowCount", "stream"]);
   requireRope(rope);
   const { device } = rope;
-  const { stream = device.stream } = options;
+  const { rowCount, stream = device.stream } = options;
+  if (rowCount !== undefined) requireDense("rowCount", rowCount, device, [1], ["i32"]);
   requireStream(stream, device);
-  requireHeads("q", q, rope);
+  requireHeads("q", q, rope, 0);
   requireDistinct("q", q);
   const tokens = q.shape[0];
   params.setHeadsCount(1, 0);
   if (k !== undefined) {
     requireHeads("k", k, rope, tokens);
+    requireTokens("k", k, tokens);
     requireDistinct("k", k);
     requireApart("k", k, "q", q);
     bindHeads(1, k);
   }
   requirePositions(positions, rope, tokens);
+  requireTokens("positions", positions, tokens);
   requireApart("positions", positions, "q", q);
   if (k !== undefined) requireApart("positions", positions, "k", k);
+  if (rowCount !== undefined) requireApart("rowCount", rowCount, "q", q);
   bindHeads(0, q);
   bindTurn(params.turn, positions, rope);
+  params.live = rowCount?.address ?? 0;
   params.tokenCount = tokens;
   params.headLanes = lanesFor(Math.ceil(rope.dim / unitElements));
   const heads = q.shape[1] + (k?.shape[1] ?? 0);
@@ -63,6 +63,7 @@ export function applyRope(
   if (device.capturing) {
     device.needOnReplay(q, positions, rope);
     if (k !== undefined) device.needOnReplay(k);
+    if (rowCount !== undefined) device.needOnReplay(rowCount);
   }
   const kernel = device.kernel("apply_rope");
   const lanes = requireGrid(tokens * heads * params.headLanes);
@@ -76,21 +77,21 @@ export function requireRope(rope: Rope): void {
   rope.guard();
 }
 
-/** Throws an OptionError unless a tensor holds heads that `rope` turns, of so many tokens. */
-export function requireHeads(option: string, x: Tensor, rope: Rope, tokens?: number): void {
+/** Throws an OptionError unless a tensor holds heads that `rope` turns, of enough tokens. */
+export function requireHeads(option: string, x: Tensor, rope: Rope, tokens: number): void {
   requireTensor(option, x);
   x.requireOn(rope.device, option);
   const { shape, strides, dtype, label } = x;
   const fits = shape.length === 3 && shape[2] === rope.headDim && strides[2] === 1;
-  if (!fits || (tokens !== undefined && shape[0] !== tokens)) {
-    const allowed = `[${tokens ?? "tokens"}, heads, ${rope.headDim}] with innermost stride 1`;
+  if (!fits || shape[0] < tokens) {
+    const allowed = `[${tokens} or more, heads, ${rope.headDim}] with innermost stride 1`;
     throw new OptionError(option, label, allowed, "reshape or copy it.");
   }
-  if (dtypes.includes(dtype)) return;
-  throw new OptionError(option, label, `of ${dtypes.join(", ")}`, "convert it by .to(dtype).");
+  if (numbers.includes(dtype)) return;
+  throw new OptionError(option, label, `of ${numbers.join(", ")}`, "convert it by .to(dtype).");
 }
 
-/** Throws an OptionError unless `positions` holds those of so many tokens. */
+/** Throws an OptionError unless `positions` holds those of so many tokens or more. */
 export function requirePositions(positions: Tensor, { device, options }: Rope, tokens: number) {
   requireTensor("positions", positions);
   positions.requireOn(device, "positions");
@@ -99,10 +100,16 @@ export function requirePositions(positions: Tensor, { device, options }: Rope, t
   const isRow = shape.length === 1 || (shape.length === 2 && shape[0] === axes);
   const count = shape[shape.length - 1];
   const isDense = strides[strides.length - 1] === 1 || count <= 1;
-  if (isRow && count === tokens && isDense && dtype === "i32") return;
+  if (isRow && count >= tokens && isDense && dtype === "i32") return;
   const more = axes === undefined ? "" : ` or [${axes}, ${tokens}]`;
   const allowed = `an i32 tensor [${tokens}]${more} with innermost stride 1`;
   throw new OptionError("positions", label, allowed, "give each token its position.");
+}
+
+/** Throws an OptionError unless a tensor's tokens are so many. */
+function requireTokens(option: string, { shape, label }: Tensor, tokens: number): void {
+  if (shape[option === "k" ? 0 : shape.length - 1] === tokens) return;
+  throw new OptionError(option, label, `of ${tokens} tokens, as q`, "slice it.");
 }
 
 /** Writes what turns, and by what, into the parameters. */

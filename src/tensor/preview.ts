@@ -1,3 +1,5 @@
+import { FlashbunError } from "../errors.ts";
+
 /** What of a tensor's elements a line of text shows. */
 
 /** A tensor, as far as this looks. */
@@ -11,8 +13,20 @@ interface Viewed {
 
 const shownMost = 8;
 
-/** The first elements in row-major order: "1, 2.5, 3, ...". Reads no more than these. */
+/**
+ * The first elements in row-major order: "1, 2.5, 3, ...". Reads no more than these; "(unread)"
+ * where the device cannot give them, such as for want of memory that was frozen.
+ */
 export function firstValues(tensor: Viewed): string {
+  try {
+    return readFirst(tensor);
+  } catch (error) {
+    if (error instanceof FlashbunError) return "(unread)";
+    throw error;
+  }
+}
+
+function readFirst(tensor: Viewed): string {
   let view = tensor;
   let rowElements = view.elements / (view.shape[0] ?? 1);
   while (view.elements > shownMost && view.shape.length > 1 && rowElements > shownMost) {

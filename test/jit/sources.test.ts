@@ -44,7 +44,7 @@ const dependents: [family: string, sources: string[]][] = [
   ["gather", ["gather/gather.cu"]],
   ["map", ["map/map.cu"]],
   ["norm", ["norm/norm.cu"]],
-  ["page", ["page/page.cu"]],
+  ["page", ["page/page.cu", "rope/rope.cu"]],
   ["probe", ["probe/probe.cu"]],
   ["states", ["states/states.cu"]],
   ["tensor", ["tensor/tensor.cu"]],

@@ -247,6 +247,24 @@ describe.each(await targetsHere())("applyRope on $name", (target) => {
       );
   });
 
+  test("a row count of the device leaves what lies behind it alone", async () => {
+    await using device = await target.open(1);
+    using x = Tensor.from(device, new Array(5 * 2 * 4).fill(1), [5, 2, 4], "f32");
+    using positions = Tensor.from(device, [1, 1, 1, 1, 1], [5], "i32");
+    using rope = Rope.create(device, 4);
+    for (const [count, turned] of [
+      [3, 3],
+      [-1, 0],
+      [9, 5],
+    ]) {
+      using rowCount = Tensor.from(device, [count], [1], "i32");
+      using before = x.to("f32");
+      applyRope(x, undefined, positions, rope, { rowCount });
+      const [was, is] = [before.toFloat64Array(), x.toFloat64Array()];
+      for (let row = 0; row < 5; row++) expect(is[row * 8] !== was[row * 8]).toBe(row < turned);
+    }
+  });
+
   test("a graph replays it at new positions", async () => {
     await using device = await target.open(1);
     using x = Tensor.from(device, [1, 0], [1, 1, 2], "f32");
@@ -309,6 +327,7 @@ test("bad input is refused by name, and nothing is written", async () => {
     ["positions", q, k, ones([3, 3], "i32"), rope],
     ["positions", q, k, ones([3, 2], "i32").select(1, 0), rope],
     ["rope", q, k, positions, {} as Rope],
+    ["rowCount", q, k, positions, rope, { rowCount: positions }],
     ["stream", q, k, positions, rope, { stream: elsewhere.stream }],
     ["options.out", q, k, positions, rope, { out: q } as object],
   ];

@@ -22,17 +22,22 @@ fn run_append(p: *const params.fb_append_params, index: u32, scratch: [*]align(6
     const count: usize = @intCast(p.token_count);
     const first = @as(usize, index) * append_tokens;
     for (first..@max(first, @min(count, first + append_tokens))) |token| {
-        const at = if (p.slot_mapping != 0) place_of_slot(p, token) else place_in_table(p, token);
-        if (at.page < 0 or at.page >= p.page_count) continue;
+        const at = place_of(p, token) orelse continue;
         for (0..@intCast(p.plane_count)) |plane| {
-            append_token(p, plane, token, at.page, at.within, scratch);
+            append_token(p, plane, token, at, scratch);
         }
     }
     return 0;
 }
 
 /// Where a token goes; page -1: nowhere.
-const Place = struct { page: i64 = -1, within: i64 = 0 };
+pub const Place = struct { page: i64 = -1, within: i64 = 0 };
+
+/// Where a token goes, within the pages that there are.
+pub fn place_of(p: *const params.fb_append_params, token: usize) ?Place {
+    const at = if (p.slot_mapping != 0) place_of_slot(p, token) else place_in_table(p, token);
+    return if (at.page < 0 or at.page >= p.page_count) null else at;
+}
 
 fn place_of_slot(p: *const params.fb_append_params, token: usize) Place {
     const slot = items(i32, p.slot_mapping)[token];
@@ -59,45 +64,79 @@ fn place_in_table(p: *const params.fb_append_params, token: usize) Place {
     return .{ .page = page, .within = position - column * p.page_size };
 }
 
+/// A head's row of a token: what is read, and where it goes.
+pub const Row = struct {
+    source: usize,
+    target: usize,
+    from: Dtype,
+    to: Dtype,
+    /// Divides the row before it is rounded; null: there are no scales.
+    scale: ?f32,
+};
+
+/// That of plane `i`.
+pub inline fn row_of(
+    p: *const params.fb_append_params,
+    i: usize,
+    token: usize,
+    head: i64,
+    at: Place,
+) Row {
+    const plane = &p.planes[i];
+    const from: Dtype = @fromBackingInt(@intCast(p.source_dtypes[i]));
+    const to: Dtype = @fromBackingInt(@intCast(p.plane_dtypes[i]));
+    const read = @as(i64, @intCast(token)) * p.source_stride_token[i] +
+        head * p.source_stride_head[i];
+    const write = at.page * plane.stride_page + head * plane.stride_head +
+        at.within * plane.stride_token;
+    return .{
+        .source = offset(p.sources[i], read, from.bytes()),
+        .target = offset(plane.data, write, to.bytes()),
+        .from = from,
+        .to = to,
+        .scale = if (p.scales[i].data == 0) null else scale_of(p, i, token, head, at),
+    };
+}
+
+fn scale_of(
+    p: *const params.fb_append_params,
+    i: usize,
+    token: usize,
+    head: i64,
+    at: Place,
+) f32 {
+    const scale = &p.scales[i];
+    const known = p.token_requests != 0;
+    const request: i64 = if (known) @max(0, items(i32, p.token_requests)[token]) else 0;
+    const place = request * scale.stride_request + head * scale.stride_head +
+        at.page * scale.stride_page + at.within * scale.stride_token;
+    return items(f32, offset(scale.data, place, 4))[0];
+}
+
 fn append_token(
     p: *const params.fb_append_params,
     i: usize,
     token: usize,
-    page: i64,
-    within: i64,
+    at: Place,
     scratch: [*]align(64) u8,
 ) void {
-    const plane = p.planes[i];
-    const from: Dtype = @fromBackingInt(@intCast(p.source_dtypes[i]));
-    const to: Dtype = @fromBackingInt(@intCast(p.plane_dtypes[i]));
     const dim: usize = @intCast(p.dims[i]);
-    const scale = p.scales[i];
-    const known = p.token_requests != 0;
-    const request: i64 = if (known) @max(0, items(i32, p.token_requests)[token]) else 0;
-    for (0..@intCast(p.heads[i])) |h| {
-        const head: i64 = @intCast(h);
-        const read = @as(i64, @intCast(token)) * p.source_stride_token[i] +
-            head * p.source_stride_head[i];
-        const source = items(u8, offset(p.sources[i], read, from.bytes()));
-        const write = page * plane.stride_page + head * plane.stride_head +
-            within * plane.stride_token;
-        const target = items(u8, offset(plane.data, write, to.bytes()));
-        if (from == to and scale.data == 0) {
-            @memcpy(target[0 .. dim * to.bytes()], source[0 .. dim * to.bytes()]);
+    for (0..@intCast(p.heads[i])) |head| {
+        const row = row_of(p, i, token, @intCast(head), at);
+        const source = items(u8, row.source);
+        const target = items(u8, row.target);
+        if (row.from == row.to and row.scale == null) {
+            @memcpy(target[0 .. dim * row.to.bytes()], source[0 .. dim * row.to.bytes()]);
             continue;
         }
         const wide: [*]f32 = @ptrCast(scratch);
-        simd.widen_row(from, source, wide, dim, 1);
-        if (scale.data != 0) {
-            const at = request * scale.stride_request + head * scale.stride_head +
-                page * scale.stride_page + within * scale.stride_token;
-            divide(wide[0..dim], items(f32, offset(scale.data, at, 4))[0]);
-        }
-        simd.narrow_row(to, wide, target, dim, 1);
+        simd.widen_row(row.from, source, wide, dim, 1);
+        if (row.scale) |scale| divide(wide[0..dim], scale);
+        simd.narrow_row(row.to, wide, target, dim, 1);
     }
 }
 
-fn divide(row: []f32, scale: f32) void {
+pub fn divide(row: []f32, scale: f32) void {
     for (row) |*x| x.* /= scale;
 }
 
