@@ -1,4 +1,4 @@
-/** Temporary names of files that are written whole or not at all. */
+/** Temporary names of files and folders that are written whole or not at all. */
 import { readdirSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 
@@ -10,15 +10,19 @@ export function partOf(path: string): string {
   return `${path}.${process.pid}.${count++}.part`;
 }
 
-/** Removes parts of the file whose process is gone: it was killed before it could. */
+/** Removes parts of the file or folder whose process is gone: it was killed before it could. */
 function removeLeft(path: string): void {
   const folder = dirname(path);
   const before = `${basename(path)}.`;
   for (const name of namesIn(folder)) {
     if (!name.startsWith(before)) continue;
     const pid = /^(\d+)\.\d+\.part$/.exec(name.slice(before.length))?.[1];
-    if (pid !== undefined && !lives(Number(pid))) rmSync(join(folder, name), { force: true });
+    if (pid !== undefined && !lives(Number(pid))) remove(join(folder, name));
   }
+}
+
+function remove(path: string): void {
+  rmSync(path, { recursive: true, force: true });
 }
 
 function namesIn(folder: string): string[] {

@@ -27,7 +27,15 @@ export {
 export { parseProfile, formatProfile } from "./profile/text.ts";
 export type { PageRun, Piece, Sidecar, SidecarIndex } from "./shrink/sidecar.ts";
 export { restoreFile } from "./shrink/restore.ts";
+export { type AutoOptions, autoRun, type AutoRun } from "./auto.ts";
 export { type RunOptions, runShrunk, type ShrunkRun } from "./run.ts";
+export {
+  restoreTree,
+  slimTree,
+  type TreeLibrary,
+  type TreeOptions,
+  type TreeReport,
+} from "./tree/tree.ts";
 export type { SectionReport, ShrinkReport, Sizes } from "./shrink/decide.ts";
 export { type ShrinkOptions } from "./shrink/options.ts";
 export type { ContainerPlan, EntryPlan, Level } from "./shrink/plan.ts";

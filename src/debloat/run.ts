@@ -54,7 +54,7 @@ export interface ShrunkRun {
 }
 
 /** A shrunk library in the cache. */
-interface Cached extends Replacement {
+export interface Cached extends Replacement {
   readonly sidecars: string;
   readonly bytesBefore: number;
   readonly bytesAfter: number;
@@ -111,7 +111,8 @@ function mkdirIn(folder: string, name: string): string {
   return path;
 }
 
-async function shrunkLibraries(options: RunOptions): Promise<Cached[]> {
+/** Shrinks what the profile's runs loaded, unless the cache has it. */
+export async function shrunkLibraries(options: RunOptions): Promise<Cached[]> {
   const { profile, onProblem } = options;
   const found: Cached[] = [];
   using pool = new Pool();
@@ -137,7 +138,11 @@ function isSmall(path: string): boolean {
   return (statSync(path, { throwIfNoEntry: false })?.size ?? bytesMin) < bytesMin;
 }
 
-function requireBuild(path: string, id: string): void {
+/**
+ * Requires that a library is there as the profile knows it.
+ * @throws DebloatError
+ */
+export function requireBuild(path: string, id: string): void {
   if (!existsSync(path)) throw new DebloatError(path, "it is not there", "trace again.");
   const now = readLibraryId(path) ?? `sha256:${hashFile(path)}`;
   if (now === id) return;
@@ -183,7 +188,8 @@ function keyOf(path: string, id: string, options: RunOptions): string {
 /** Increase it when the same options give different libraries. */
 const formatVersion = 2;
 
-function cacheFolder(): string {
+/** Where shrunk libraries are kept unless another folder is named. */
+export function cacheFolder(): string {
   const { FLASHBUN_CACHE, XDG_CACHE_HOME } = process.env;
   const folder = FLASHBUN_CACHE || join(XDG_CACHE_HOME || join(homedir(), ".cache"), "flashbun");
   return join(folder, "debloat");

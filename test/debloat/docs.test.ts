@@ -22,7 +22,7 @@ function listedUnder(heading: string): string[] {
   return cells.flatMap((cell) => [...cell.matchAll(/--[\w-]+/g)].map(([option]) => option));
 }
 
-test.each(["inspect", "trace", "shrink", "verify", "restore", "run"])(
+test.each(["inspect", "trace", "shrink", "verify", "restore", "run", "auto", "tree"])(
   "%s: the page lists its options",
   async (command) => {
     const options = await optionsOf(command);

@@ -1,9 +1,11 @@
 import { type Command } from "commander";
 import { integer, list, oneOf, pattern } from "../parse.ts";
+import type { AutoArguments } from "./auto.ts";
 import type { InspectArguments } from "./inspect.ts";
 import type { RunArguments } from "./run.ts";
 import type { ShrinkArguments } from "./shrink.ts";
 import type { TraceArguments } from "./trace.ts";
+import type { TreeArguments } from "./tree.ts";
 import type { VerifyArguments } from "./verify.ts";
 
 /**
@@ -22,6 +24,8 @@ export function addDebloat(root: Command, end: (exitCode: number) => void): void
   addTrace(debloat, end);
   addProfile(debloat, end);
   addRun(debloat, end);
+  addAuto(debloat, end);
+  addTree(debloat, end);
 }
 
 function addInspect(debloat: Command, end: (exitCode: number) => void): void {
@@ -105,12 +109,12 @@ function addRestore(debloat: Command, end: (exitCode: number) => void): void {
   debloat
     .command("restore")
     .description("bring an original back, bit for bit")
-    .argument("<lib>", "a shrunk library")
+    .argument("<lib>", "a shrunk library, or a folder that tree made")
     .requiredOption("--sidecar <path>", "its .side file, or the folder that holds it")
     .requiredOption("-o, --output <file>", "where the original goes")
     .action(async (file: string, options: { sidecar: string; output: string }) => {
       const { restoreCommand } = await import("./restore.ts");
-      end(restoreCommand(file, options));
+      end(await restoreCommand(file, options));
     });
 }
 
@@ -172,11 +176,55 @@ function addProfile(debloat: Command, end: (exitCode: number) => void): void {
 }
 
 function addRun(debloat: Command, end: (exitCode: number) => void): void {
-  debloat
+  const run = debloat
     .command("run")
     .description("run a command with shrunk libraries from a cache; what is installed stays")
     .argument("<command...>", "the command and its arguments, after --")
-    .requiredOption("--profile <file>", "what runs used, as `flashbun debloat trace` wrote it")
+    .requiredOption("--profile <file>", "what runs used, as `flashbun debloat trace` wrote it");
+  addChoices(run)
+    .option("--cache <folder>", "folder of shrunk libraries (default: in the user's cache)")
+    .option("-q, --quiet", "print nothing but errors, and what the command prints")
+    .action(async (command: string[], options: RunArguments) => {
+      const { debloatRun } = await import("./run.ts");
+      end(await debloatRun(command, options));
+    });
+}
+
+function addAuto(debloat: Command, end: (exitCode: number) => void): void {
+  const auto = debloat
+    .command("auto")
+    .description("run a command: traced the first time, with shrunk libraries from then on")
+    .argument("<command...>", "the command and its arguments, after --");
+  addChoices(auto)
+    .option("--cache <folder>", "folder of profiles and libraries (default: in the user's cache)")
+    .option("-q, --quiet", "print nothing but errors, and what the command prints")
+    .action(async (command: string[], options: AutoArguments) => {
+      const { debloatAuto } = await import("./auto.ts");
+      end(await debloatAuto(command, options));
+    });
+}
+
+function addTree(debloat: Command, end: (exitCode: number) => void): void {
+  const tree = debloat
+    .command("tree")
+    .description("make a slim copy of a whole environment, for an image or another place")
+    .argument("<folder>", "an environment, such as a virtual one of Python; it is only read")
+    .requiredOption("-o, --output <folder>", "the copy; it must not be there yet")
+    .option("--profile <file>", "what runs used, as `flashbun debloat trace` wrote it");
+  addChoices(tree)
+    .option("--sidecar <folder>", "new folder for what is removed, for restore and the pager")
+    .option("--json <file>", "write the figures of every library as JSON")
+    .option("--html <file>", "write a treemap of what is left, one HTML file")
+    .option("-q, --quiet", "print nothing but errors")
+    .action(async (folder: string, options: TreeArguments) => {
+      const { treeCommand } = await import("./tree.ts");
+      end(await treeCommand(folder, options));
+    });
+}
+
+/** What commands that shrink by a profile have in common. */
+function addChoices(command: Command): Command {
+  return command
     .option("--arch <list>", "GPUs to keep code for (default: those of the profile)", list)
     .option(
       "--level <level>",
@@ -191,11 +239,5 @@ function addRun(debloat: Command, end: (exitCode: number) => void): void {
     )
     .option("--strip", "remove symbol tables and debug information")
     .option("--drop-rel", "remove device code that is there linked as well (-rdc)")
-    .option("--keep <regex>", "kernels that stay, by mangled name", pattern("--keep"))
-    .option("--cache <folder>", "folder of shrunk libraries (default: in the user's cache)")
-    .option("-q, --quiet", "print nothing but errors, and what the command prints")
-    .action(async (command: string[], options: RunArguments) => {
-      const { debloatRun } = await import("./run.ts");
-      end(await debloatRun(command, options));
-    });
+    .option("--keep <regex>", "kernels that stay, by mangled name", pattern("--keep"));
 }

@@ -3,16 +3,24 @@ import { join } from "node:path";
 import { readLibraryId } from "../../debloat/library.ts";
 import { restoreFile } from "../../debloat/shrink/restore.ts";
 import { sidecarName } from "../../debloat/shrink/shrink.ts";
+import { restoreTree } from "../../debloat/tree/tree.ts";
+import { counted } from "../../shown.ts";
 
 /**
- * Brings an original back from a shrunk library and its sidecar.
+ * Brings an original back from a shrunk library or folder and what was kept beside it.
  * @returns the exit code
  * @throws DebloatError when the two do not belong together
  */
-export function restoreCommand(
+export async function restoreCommand(
   file: string,
   { sidecar, output }: { sidecar: string; output: string },
-): number {
+): Promise<number> {
+  if (statSync(file, { throwIfNoEntry: false })?.isDirectory() === true) {
+    const { files, libraries } = await restoreTree(file, sidecar, output);
+    const count = counted(libraries.length, "library", "libraries");
+    process.stdout.write(`${output}: ${counted(files, "file")}, ${count} as they were\n`);
+    return 0;
+  }
   const isFolder = statSync(sidecar, { throwIfNoEntry: false })?.isDirectory() === true;
   const path = isFolder ? join(sidecar, sidecarName(readLibraryId(file), file)) : sidecar;
   const { name, originalBytes } = restoreFile(file, path, output);

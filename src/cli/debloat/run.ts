@@ -1,5 +1,5 @@
 import { basename } from "node:path";
-import { runShrunk } from "../../debloat/run.ts";
+import { runShrunk, type ShrunkRun } from "../../debloat/run.ts";
 import { counted } from "../../shown.ts";
 import { megabytes, share } from "../table.ts";
 import { readProfile } from "./trace.ts";
@@ -31,6 +31,12 @@ export async function debloatRun(command: string[], options: RunArguments): Prom
     onShrink: (library) => say(`shrinking ${basename(library)}`),
     onProblem: say,
   });
+  sayRun(run, say);
+  return run.ended.exitCode;
+}
+
+/** Says what came of a run. */
+export function sayRun(run: ShrunkRun, say: (text: string) => void): void {
   const { libraries, bytesBefore, bytesAfter, pagesBack, ended } = run;
   const sizes = `${megabytes(bytesBefore)} -> ${megabytes(bytesAfter)}`;
   const saved = share(bytesAfter - bytesBefore, bytesBefore);
@@ -41,5 +47,4 @@ export async function debloatRun(command: string[], options: RunArguments): Prom
       `${counted(pages, "removed page")} of ${basename(library)} needed after all, and back: ` +
         "trace this run too, with --append",
     );
-  return ended.exitCode;
 }
