@@ -169,7 +169,7 @@ export class Rope extends Owner {
     requireInteger("headDim", headDim, 2, dimMost);
     checkOptions("options", { rope: ropeSchema }, ["rope"], { rope: options });
     checkRope(options, headDim);
-    return new Rope(device, headDim, structuredClone(options));
+    return new Rope(device, headDim, structuredClone({ ...options }));
   }
 
   /** @internal Address of int32 [pair, 2], the rates. */
