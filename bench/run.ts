@@ -8,6 +8,7 @@ import { demoCases } from "./demo.ts";
 import { hostCases } from "./host.ts";
 import { operatorCases } from "./operators.ts";
 import { Peer } from "./peers/peer.ts";
+import { samplingCases } from "./sampling.ts";
 import { namesOf, parseCount, parseRegex, Table } from "./table.ts";
 import { variantCases } from "./variants.ts";
 
@@ -31,7 +32,14 @@ const command = new Command("bench")
 await main(command.opts<Options>());
 
 async function main(options: Options): Promise<void> {
-  const all = [hostCases, demoCases, attentionCases, operatorCases, variantCases].flat();
+  const all = [
+    hostCases,
+    demoCases,
+    attentionCases,
+    operatorCases,
+    samplingCases,
+    variantCases,
+  ].flat();
   const cases = all.filter(({ name }) => options.only.test(name));
   if (cases.length === 0) {
     process.stderr.write(`bench: no row matches ${options.only}; there are\n${namesOf(all)}`);

@@ -50,6 +50,9 @@ export const fewTests = [
   "a long row among",
   "^(threads|matrices|copies|clusters|values|wgmma) ",
   "tensor maps",
+  "without clusters",
+  "rows without a number",
+  "no mass, end with",
 ].join("|");
 
 /** The command that runs a GPU's test files. */

@@ -52,6 +52,19 @@ export { argmax, type ArgmaxOptions } from "./ops/argmax.ts";
 export { add, capLogits } from "./ops/elementwise.ts";
 export { type GatherOptions, gatherRows, scatterRows } from "./ops/gather.ts";
 export {
+  adjustLogits,
+  type AdjustOptions,
+  type CountOptions,
+  countTokens,
+} from "./ops/adjust-logits.ts";
+export {
+  type DraftOptions,
+  matchDrafts,
+  type Verified,
+  verifyDrafts,
+  type VerifyOptions,
+} from "./ops/drafts.ts";
+export {
   addRmsNorm,
   layerNorm,
   type LayerNormOptions,
@@ -70,6 +83,26 @@ export {
   mergeStates,
   type StackedStates,
 } from "./ops/states.ts";
+export type { PerRow } from "./ops/token-rows.ts";
+export {
+  type FilterOptions,
+  maskLogits,
+  type KeptRowsOptions,
+  renormalize,
+  sample,
+  type SampleOptions,
+  sampleStatus,
+  softmax,
+  type SoftmaxOptions,
+} from "./ops/sample.ts";
+export {
+  logProbs,
+  type LogProbOptions,
+  type LogProbs,
+  type TopK,
+  topK,
+  type TopKOptions,
+} from "./ops/top-k.ts";
 export {
   type DynamicScaling,
   type LinearScaling,

@@ -13,6 +13,7 @@ import { operatorCases } from "./operators.ts";
 import { mixedCases } from "./mixed.ts";
 import { morePrefillCases, prefillCases } from "./prefill.ts";
 import { ropeCases } from "./rope.ts";
+import { samplingCases } from "./sampling.ts";
 import { stepCases } from "./steps.ts";
 import { variantCases } from "./variants.ts";
 
@@ -36,6 +37,7 @@ const cases: GpuCase[] = [
   ...variantCases,
   ...operatorCases,
   ...ropeCases,
+  ...samplingCases,
   ...moreDecodeCases,
   ...morePrefillCases,
 ];

@@ -6,8 +6,9 @@
 //
 // A kernel that every GPU has beside attention. Its launcher reads this line from the source: the
 // threads of a block, and the rows, tokens or elements that one item of the grid covers, each a
-// number or the name of a constant of the same file that is one.
-#define FB_OPERATOR(name, Params, threads, min_blocks, item_rows) \
+// number or the name of a constant of the same file that is one. A sixth, if there is one, is the
+// blocks of a cluster that takes an item together (sm_90).
+#define FB_OPERATOR(name, Params, threads, min_blocks, ...) \
     FB_KERNEL(name, Params, threads, min_blocks)
 
 // The address as a pointer to items of T.

@@ -18,7 +18,7 @@ export function loadKernels(device: Context, name: string): readonly Kernel[] {
   const module = new Module(device, image.bytes, source);
   return [...table.values()]
     .filter((kernel) => kernel.source === source)
-    .map(({ name, threads, itemRows }) => module.kernel(name, { threads, itemRows }));
+    .map((kernel) => module.kernel(kernel.name, kernel));
 }
 
 /** Images of all operators, so that no first use has to wait for one. Errors: CompileError. */

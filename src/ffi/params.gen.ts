@@ -28,6 +28,11 @@ export const FB_ACTIVATION_NONE = 0;
 export const FB_ACTIVATION_SILU = 1;
 export const FB_ACTIVATION_GELU = 2;
 export const FB_ACTIVATION_GELU_TANH = 3;
+export const FB_SAMPLE_NAN = 1;
+export const FB_SAMPLE_NO_MASS = 2;
+export const FB_SAMPLE_PARAMETER = 4;
+export const FB_SAMPLE_PROBABILITIES = 1;
+export const FB_SAMPLE_MASKED = 2;
 export const FB_STATES = 8;
 
 /** Packs `struct fb_rows_params` (32 bytes). */
@@ -2078,6 +2083,610 @@ export class RopeAppendParams extends Params {
   }
   get headLanes(): number {
     return this.i32[166]!;
+  }
+}
+
+/** Packs `struct fb_sample_params` (160 bytes). */
+export class SampleParams extends Params {
+  static readonly byteLength = 160;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(160), offset = 0) {
+    super(memory, offset, 160);
+  }
+  set x(value: number) {
+    this.write64(0, value);
+  }
+  get x(): number {
+    return this.read64(0);
+  }
+  set tokens(value: number) {
+    this.write64(2, value);
+  }
+  get tokens(): number {
+    return this.read64(2);
+  }
+  set out(value: number) {
+    this.write64(4, value);
+  }
+  get out(): number {
+    return this.read64(4);
+  }
+  set status(value: number) {
+    this.write64(6, value);
+  }
+  get status(): number {
+    return this.read64(6);
+  }
+  set temperatures(value: number) {
+    this.write64(8, value);
+  }
+  get temperatures(): number {
+    return this.read64(8);
+  }
+  set topKs(value: number) {
+    this.write64(10, value);
+  }
+  get topKs(): number {
+    return this.read64(10);
+  }
+  set topPs(value: number) {
+    this.write64(12, value);
+  }
+  get topPs(): number {
+    return this.read64(12);
+  }
+  set minPs(value: number) {
+    this.write64(14, value);
+  }
+  get minPs(): number {
+    return this.read64(14);
+  }
+  set seeds(value: number) {
+    this.write64(16, value);
+  }
+  get seeds(): number {
+    return this.read64(16);
+  }
+  set positions(value: number) {
+    this.write64(18, value);
+  }
+  get positions(): number {
+    return this.read64(18);
+  }
+  set seed(value: number) {
+    this.write64(20, value);
+  }
+  get seed(): number {
+    return this.read64(20);
+  }
+  set position(value: number) {
+    this.write64(22, value);
+  }
+  get position(): number {
+    return this.read64(22);
+  }
+  set xStride(value: number) {
+    this.write64(24, value);
+  }
+  get xStride(): number {
+    return this.read64(24);
+  }
+  set outStride(value: number) {
+    this.write64(26, value);
+  }
+  get outStride(): number {
+    return this.read64(26);
+  }
+  set temperature(value: number) {
+    this.f32[28] = value;
+  }
+  get temperature(): number {
+    return this.f32[28]!;
+  }
+  set topK(value: number) {
+    this.i32[29] = value;
+  }
+  get topK(): number {
+    return this.i32[29]!;
+  }
+  set topP(value: number) {
+    this.f32[30] = value;
+  }
+  get topP(): number {
+    return this.f32[30]!;
+  }
+  set minP(value: number) {
+    this.f32[31] = value;
+  }
+  get minP(): number {
+    return this.f32[31]!;
+  }
+  set rowCount(value: number) {
+    this.i32[32] = value;
+  }
+  get rowCount(): number {
+    return this.i32[32]!;
+  }
+  set vocabulary(value: number) {
+    this.i32[33] = value;
+  }
+  get vocabulary(): number {
+    return this.i32[33]!;
+  }
+  set dtype(value: number) {
+    this.i32[34] = value;
+  }
+  get dtype(): number {
+    return this.i32[34]!;
+  }
+  set outDtype(value: number) {
+    this.i32[35] = value;
+  }
+  get outDtype(): number {
+    return this.i32[35]!;
+  }
+  set outKind(value: number) {
+    this.i32[36] = value;
+  }
+  get outKind(): number {
+    return this.i32[36]!;
+  }
+  set isProbabilities(value: number) {
+    this.i32[37] = value;
+  }
+  get isProbabilities(): number {
+    return this.i32[37]!;
+  }
+  set isJoint(value: number) {
+    this.i32[38] = value;
+  }
+  get isJoint(): number {
+    return this.i32[38]!;
+  }
+  set isPositionRow(value: number) {
+    this.i32[39] = value;
+  }
+  get isPositionRow(): number {
+    return this.i32[39]!;
+  }
+}
+
+/** Packs `struct fb_top_k_params` (96 bytes). */
+export class TopKParams extends Params {
+  static readonly byteLength = 96;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(96), offset = 0) {
+    super(memory, offset, 96);
+  }
+  set x(value: number) {
+    this.write64(0, value);
+  }
+  get x(): number {
+    return this.read64(0);
+  }
+  set values(value: number) {
+    this.write64(2, value);
+  }
+  get values(): number {
+    return this.read64(2);
+  }
+  set indices(value: number) {
+    this.write64(4, value);
+  }
+  get indices(): number {
+    return this.read64(4);
+  }
+  set tokens(value: number) {
+    this.write64(6, value);
+  }
+  get tokens(): number {
+    return this.read64(6);
+  }
+  set chosen(value: number) {
+    this.write64(8, value);
+  }
+  get chosen(): number {
+    return this.read64(8);
+  }
+  set status(value: number) {
+    this.write64(10, value);
+  }
+  get status(): number {
+    return this.read64(10);
+  }
+  set xStride(value: number) {
+    this.write64(12, value);
+  }
+  get xStride(): number {
+    return this.read64(12);
+  }
+  set valuesStride(value: number) {
+    this.write64(14, value);
+  }
+  get valuesStride(): number {
+    return this.read64(14);
+  }
+  set indicesStride(value: number) {
+    this.write64(16, value);
+  }
+  get indicesStride(): number {
+    return this.read64(16);
+  }
+  set temperature(value: number) {
+    this.f32[18] = value;
+  }
+  get temperature(): number {
+    return this.f32[18]!;
+  }
+  set rowCount(value: number) {
+    this.i32[19] = value;
+  }
+  get rowCount(): number {
+    return this.i32[19]!;
+  }
+  set rowLength(value: number) {
+    this.i32[20] = value;
+  }
+  get rowLength(): number {
+    return this.i32[20]!;
+  }
+  set k(value: number) {
+    this.i32[21] = value;
+  }
+  get k(): number {
+    return this.i32[21]!;
+  }
+  set dtype(value: number) {
+    this.i32[22] = value;
+  }
+  get dtype(): number {
+    return this.i32[22]!;
+  }
+  set isLogProbabilities(value: number) {
+    this.i32[23] = value;
+  }
+  get isLogProbabilities(): number {
+    return this.i32[23]!;
+  }
+}
+
+/** Packs `struct fb_adjust_params` (160 bytes). */
+export class AdjustParams extends Params {
+  static readonly byteLength = 160;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(160), offset = 0) {
+    super(memory, offset, 160);
+  }
+  set x(value: number) {
+    this.write64(0, value);
+  }
+  get x(): number {
+    return this.read64(0);
+  }
+  set out(value: number) {
+    this.write64(2, value);
+  }
+  get out(): number {
+    return this.read64(2);
+  }
+  set bias(value: number) {
+    this.write64(4, value);
+  }
+  get bias(): number {
+    return this.read64(4);
+  }
+  set allowed(value: number) {
+    this.write64(6, value);
+  }
+  get allowed(): number {
+    return this.read64(6);
+  }
+  set prompts(value: number) {
+    this.write64(8, value);
+  }
+  get prompts(): number {
+    return this.read64(8);
+  }
+  set counts(value: number) {
+    this.write64(10, value);
+  }
+  get counts(): number {
+    return this.read64(10);
+  }
+  set slots(value: number) {
+    this.write64(12, value);
+  }
+  get slots(): number {
+    return this.read64(12);
+  }
+  set repetitions(value: number) {
+    this.write64(14, value);
+  }
+  get repetitions(): number {
+    return this.read64(14);
+  }
+  set presences(value: number) {
+    this.write64(16, value);
+  }
+  get presences(): number {
+    return this.read64(16);
+  }
+  set frequencies(value: number) {
+    this.write64(18, value);
+  }
+  get frequencies(): number {
+    return this.read64(18);
+  }
+  set xStride(value: number) {
+    this.write64(20, value);
+  }
+  get xStride(): number {
+    return this.read64(20);
+  }
+  set outStride(value: number) {
+    this.write64(22, value);
+  }
+  get outStride(): number {
+    return this.read64(22);
+  }
+  set biasStride(value: number) {
+    this.write64(24, value);
+  }
+  get biasStride(): number {
+    return this.read64(24);
+  }
+  set allowedStride(value: number) {
+    this.write64(26, value);
+  }
+  get allowedStride(): number {
+    return this.read64(26);
+  }
+  set promptsStride(value: number) {
+    this.write64(28, value);
+  }
+  get promptsStride(): number {
+    return this.read64(28);
+  }
+  set countsStride(value: number) {
+    this.write64(30, value);
+  }
+  get countsStride(): number {
+    return this.read64(30);
+  }
+  set repetition(value: number) {
+    this.f32[32] = value;
+  }
+  get repetition(): number {
+    return this.f32[32]!;
+  }
+  set presence(value: number) {
+    this.f32[33] = value;
+  }
+  get presence(): number {
+    return this.f32[33]!;
+  }
+  set frequency(value: number) {
+    this.f32[34] = value;
+  }
+  get frequency(): number {
+    return this.f32[34]!;
+  }
+  set rowCount(value: number) {
+    this.i32[35] = value;
+  }
+  get rowCount(): number {
+    return this.i32[35]!;
+  }
+  set slotCount(value: number) {
+    this.i32[36] = value;
+  }
+  get slotCount(): number {
+    return this.i32[36]!;
+  }
+  set vocabulary(value: number) {
+    this.i32[37] = value;
+  }
+  get vocabulary(): number {
+    return this.i32[37]!;
+  }
+  set dtype(value: number) {
+    this.i32[38] = value;
+  }
+  get dtype(): number {
+    return this.i32[38]!;
+  }
+}
+
+/** Packs `struct fb_count_tokens_params` (48 bytes). */
+export class CountTokensParams extends Params {
+  static readonly byteLength = 48;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(48), offset = 0) {
+    super(memory, offset, 48);
+  }
+  set counts(value: number) {
+    this.write64(0, value);
+  }
+  get counts(): number {
+    return this.read64(0);
+  }
+  set tokens(value: number) {
+    this.write64(2, value);
+  }
+  get tokens(): number {
+    return this.read64(2);
+  }
+  set slots(value: number) {
+    this.write64(4, value);
+  }
+  get slots(): number {
+    return this.read64(4);
+  }
+  set countsStride(value: number) {
+    this.write64(6, value);
+  }
+  get countsStride(): number {
+    return this.read64(6);
+  }
+  set rowCount(value: number) {
+    this.i32[8] = value;
+  }
+  get rowCount(): number {
+    return this.i32[8]!;
+  }
+  set slotCount(value: number) {
+    this.i32[9] = value;
+  }
+  get slotCount(): number {
+    return this.i32[9]!;
+  }
+  set vocabulary(value: number) {
+    this.i32[10] = value;
+  }
+  get vocabulary(): number {
+    return this.i32[10]!;
+  }
+}
+
+/** Packs `struct fb_drafts_params` (160 bytes). */
+export class DraftsParams extends Params {
+  static readonly byteLength = 160;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(160), offset = 0) {
+    super(memory, offset, 160);
+  }
+  set tokens(value: number) {
+    this.write64(0, value);
+  }
+  get tokens(): number {
+    return this.read64(0);
+  }
+  set parents(value: number) {
+    this.write64(2, value);
+  }
+  get parents(): number {
+    return this.read64(2);
+  }
+  set counts(value: number) {
+    this.write64(4, value);
+  }
+  get counts(): number {
+    return this.read64(4);
+  }
+  set targets(value: number) {
+    this.write64(6, value);
+  }
+  get targets(): number {
+    return this.read64(6);
+  }
+  set drafts(value: number) {
+    this.write64(8, value);
+  }
+  get drafts(): number {
+    return this.read64(8);
+  }
+  set out(value: number) {
+    this.write64(10, value);
+  }
+  get out(): number {
+    return this.read64(10);
+  }
+  set path(value: number) {
+    this.write64(12, value);
+  }
+  get path(): number {
+    return this.read64(12);
+  }
+  set accepted(value: number) {
+    this.write64(14, value);
+  }
+  get accepted(): number {
+    return this.read64(14);
+  }
+  set status(value: number) {
+    this.write64(16, value);
+  }
+  get status(): number {
+    return this.read64(16);
+  }
+  set seeds(value: number) {
+    this.write64(18, value);
+  }
+  get seeds(): number {
+    return this.read64(18);
+  }
+  set positions(value: number) {
+    this.write64(20, value);
+  }
+  get positions(): number {
+    return this.read64(20);
+  }
+  set seed(value: number) {
+    this.write64(22, value);
+  }
+  get seed(): number {
+    return this.read64(22);
+  }
+  set position(value: number) {
+    this.write64(24, value);
+  }
+  get position(): number {
+    return this.read64(24);
+  }
+  set targetStride(value: number) {
+    this.write64(26, value);
+  }
+  get targetStride(): number {
+    return this.read64(26);
+  }
+  set targetNodeStride(value: number) {
+    this.write64(28, value);
+  }
+  get targetNodeStride(): number {
+    return this.read64(28);
+  }
+  set draftStride(value: number) {
+    this.write64(30, value);
+  }
+  get draftStride(): number {
+    return this.read64(30);
+  }
+  set draftNodeStride(value: number) {
+    this.write64(32, value);
+  }
+  get draftNodeStride(): number {
+    return this.read64(32);
+  }
+  set rowCount(value: number) {
+    this.i32[34] = value;
+  }
+  get rowCount(): number {
+    return this.i32[34]!;
+  }
+  set draftCount(value: number) {
+    this.i32[35] = value;
+  }
+  get draftCount(): number {
+    return this.i32[35]!;
+  }
+  set vocabulary(value: number) {
+    this.i32[36] = value;
+  }
+  get vocabulary(): number {
+    return this.i32[36]!;
+  }
+  set targetDtype(value: number) {
+    this.i32[37] = value;
+  }
+  get targetDtype(): number {
+    return this.i32[37]!;
+  }
+  set draftDtype(value: number) {
+    this.i32[38] = value;
+  }
+  get draftDtype(): number {
+    return this.i32[38]!;
+  }
+  set isPositionRow(value: number) {
+    this.i32[39] = value;
+  }
+  get isPositionRow(): number {
+    return this.i32[39]!;
   }
 }
 

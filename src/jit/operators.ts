@@ -10,6 +10,8 @@ export interface OperatorKernel {
   readonly threads: number;
   /** Rows, tokens or elements that one item of the grid covers. */
   readonly itemRows: number;
+  /** Blocks of a cluster that takes an item together; absent: a block does. */
+  readonly cluster?: number;
 }
 
 const declaration = /^FB_OPERATOR\(([^)]*)\)/gm;
@@ -31,17 +33,18 @@ export function operatorSources(): string[] {
 
 /**
  * What the FB_OPERATOR lines of a source say (kernels/common/operator.h). Errors: OptionError for a
- * line of which threads or rows are neither a number nor a constant that is one.
+ * line of which threads, rows or cluster are neither a number nor a constant that is one.
  */
 export function operatorsOf(source: string, text: string): OperatorKernel[] {
   return [...text.matchAll(declaration)].map(([line, list]) => {
-    const [name, , threads, , itemRows] = list.split(",").map((part) => part.trim());
+    const [name, , threads, , itemRows, cluster] = list.split(",").map((part) => part.trim());
     const number = (word = "") => {
       const stated = new RegExp(`^constexpr int ${word} = (\\d+);`, "m").exec(text)?.[1] ?? word;
       if (/^[1-9]\d*$/.test(stated)) return Number(stated);
-      const allowed = "five arguments, of which the third and the last are numbers";
+      const allowed = "five arguments, of which the third and those from the fifth are numbers";
       throw new OptionError(source, line, allowed, `state ${word} as \`constexpr int\`.`);
     };
-    return { name: name, source, threads: number(threads), itemRows: number(itemRows) };
+    const facts = { name: name, source, threads: number(threads), itemRows: number(itemRows) };
+    return cluster === undefined ? facts : { ...facts, cluster: number(cluster) };
   });
 }

@@ -48,6 +48,7 @@ import common_angles_h from "../../kernels/common/angles.h" with { type: "text" 
 import common_chunk_h from "../../kernels/common/chunk.h" with { type: "text" };
 import common_element_h from "../../kernels/common/element.h" with { type: "text" };
 import common_operator_h from "../../kernels/common/operator.h" with { type: "text" };
+import common_philox_h from "../../kernels/common/philox.h" with { type: "text" };
 import common_rows_h from "../../kernels/common/rows.h" with { type: "text" };
 import gather_gather_cu from "../../kernels/gather/gather.cu" with { type: "text" };
 import map_map_cu from "../../kernels/map/map.cu" with { type: "text" };
@@ -73,6 +74,7 @@ import params_plane_h from "../../kernels/params/plane.h" with { type: "text" };
 import params_probe_h from "../../kernels/params/probe.h" with { type: "text" };
 import params_rope_h from "../../kernels/params/rope.h" with { type: "text" };
 import params_rows_h from "../../kernels/params/rows.h" with { type: "text" };
+import params_sampling_h from "../../kernels/params/sampling.h" with { type: "text" };
 import params_states_h from "../../kernels/params/states.h" with { type: "text" };
 import params_tensor_h from "../../kernels/params/tensor.h" with { type: "text" };
 import params_tensor_map_h from "../../kernels/params/tensor_map.h" with { type: "text" };
@@ -98,6 +100,18 @@ import ptx_tma_h from "../../kernels/ptx/tma.h" with { type: "text" };
 import ptx_wgmma_h from "../../kernels/ptx/wgmma.h" with { type: "text" };
 import rope_rope_cu from "../../kernels/rope/rope.cu" with { type: "text" };
 import rope_unit_h from "../../kernels/rope/unit.h" with { type: "text" };
+import sampling_adjust_cu from "../../kernels/sampling/adjust.cu" with { type: "text" };
+import sampling_drafts_cu from "../../kernels/sampling/drafts.cu" with { type: "text" };
+import sampling_race_h from "../../kernels/sampling/race.h" with { type: "text" };
+import sampling_row_h from "../../kernels/sampling/row.h" with { type: "text" };
+import sampling_sample_cu from "../../kernels/sampling/sample.cu" with { type: "text" };
+import sampling_sample_h from "../../kernels/sampling/sample.h" with { type: "text" };
+import sampling_sample_cluster_cu from "../../kernels/sampling/sample_cluster.cu" with { type: "text" };
+import sampling_select_h from "../../kernels/sampling/select.h" with { type: "text" };
+import sampling_team_h from "../../kernels/sampling/team.h" with { type: "text" };
+import sampling_top_k_cu from "../../kernels/sampling/top_k.cu" with { type: "text" };
+import sampling_top_k_h from "../../kernels/sampling/top_k.h" with { type: "text" };
+import sampling_top_k_cluster_cu from "../../kernels/sampling/top_k_cluster.cu" with { type: "text" };
 import states_states_cu from "../../kernels/states/states.cu" with { type: "text" };
 import tensor_tensor_cu from "../../kernels/tensor/tensor.cu" with { type: "text" };
 
@@ -151,6 +165,7 @@ export const sources: Readonly<Record<string, string>> = {
   "common/chunk.h": common_chunk_h,
   "common/element.h": common_element_h,
   "common/operator.h": common_operator_h,
+  "common/philox.h": common_philox_h,
   "common/rows.h": common_rows_h,
   "gather/gather.cu": gather_gather_cu,
   "map/map.cu": map_map_cu,
@@ -176,6 +191,7 @@ export const sources: Readonly<Record<string, string>> = {
   "params/probe.h": params_probe_h,
   "params/rope.h": params_rope_h,
   "params/rows.h": params_rows_h,
+  "params/sampling.h": params_sampling_h,
   "params/states.h": params_states_h,
   "params/tensor.h": params_tensor_h,
   "params/tensor_map.h": params_tensor_map_h,
@@ -201,6 +217,18 @@ export const sources: Readonly<Record<string, string>> = {
   "ptx/wgmma.h": ptx_wgmma_h,
   "rope/rope.cu": rope_rope_cu,
   "rope/unit.h": rope_unit_h,
+  "sampling/adjust.cu": sampling_adjust_cu,
+  "sampling/drafts.cu": sampling_drafts_cu,
+  "sampling/race.h": sampling_race_h,
+  "sampling/row.h": sampling_row_h,
+  "sampling/sample.cu": sampling_sample_cu,
+  "sampling/sample.h": sampling_sample_h,
+  "sampling/sample_cluster.cu": sampling_sample_cluster_cu,
+  "sampling/select.h": sampling_select_h,
+  "sampling/team.h": sampling_team_h,
+  "sampling/top_k.cu": sampling_top_k_cu,
+  "sampling/top_k.h": sampling_top_k_h,
+  "sampling/top_k_cluster.cu": sampling_top_k_cluster_cu,
   "states/states.cu": states_states_cu,
   "tensor/tensor.cu": tensor_tensor_cu,
 };

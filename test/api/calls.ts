@@ -42,6 +42,15 @@ const variant = {
   logits: (x: unknown) => x,
 };
 
+const filters = {
+  from: "logits",
+  temperature: 0.5,
+  topK: 2,
+  topP: 0.9,
+  minP: 0.1,
+  order: "joint",
+};
+
 const none = () => [];
 
 /** Arguments of each call in a world. */
@@ -298,6 +307,24 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
     weight,
     { eps: 1e-5, bias: weight, dtype: "i8", tokenScales, rowCount },
   ],
+  sample: ({ tensor, ids }) => [tensor, { ...filters, seed: 1, position: 2, out: ids }],
+  softmax: ({ tensor, ids }) => [tensor, { temperature: 0.5, out: tensor, status: ids }],
+  renormalize: ({ device, tensor }) => [tensor, { ...filters, stream: device.stream }],
+  maskLogits: ({ tensor, weight }) => [tensor, { ...filters, topP: weight, out: tensor }],
+  topK: ({ tensor, ids }) => [tensor, 1, { status: ids }],
+  logProbs: ({ tensor, ids, weight }) => [tensor, { tokens: ids, top: 1, out: weight }],
+  adjustLogits: ({ tensor, weight, drafts }) => [
+    tensor,
+    { counts: drafts, repetition: weight, presence: 0.5, out: tensor },
+  ],
+  countTokens: ({ device, drafts, ids }) => [drafts, ids, { stream: device.stream }],
+  verifyDrafts: ({ drafts, targetProbs, draftProbs, ids }) => [
+    drafts,
+    targetProbs,
+    draftProbs,
+    { seed: 1, position: 2, accepted: ids },
+  ],
+  matchDrafts: ({ drafts, targets, ids }) => [drafts, targets, { accepted: ids }],
   mergeStates: ({ out, lse }) => [
     [
       { out, lse, lseBase: "e" },

@@ -85,6 +85,7 @@ export async function makeWorld(kind: "cpu" | "cuda:0" = "cpu") {
     recorded,
     captured,
     ...operandsOf(device),
+    ...tokensOf(device),
     masked: flashbun.variants.packedMask(),
     evaluator: new Evaluator(variant.hooks.logits!),
     poolIndex: new PrefixIndex(pool),
@@ -110,6 +111,17 @@ function operandsOf(device: flashbun.Device) {
     groupScales: Tensor.zeros(device, [2, 1], "f16"),
     rope: flashbun.Rope.create(device, 16),
     positions: Tensor.zeros(device, [4], "i32"),
+  };
+}
+
+/** What operators that choose tokens take. */
+function tokensOf(device: flashbun.Device) {
+  return {
+    ids: Tensor.zeros(device, [2], "i32"),
+    drafts: Tensor.zeros(device, [2, 2], "i32"),
+    targets: Tensor.zeros(device, [2, 3], "i32"),
+    targetProbs: Tensor.zeros(device, [2, 3, 2], "f32"),
+    draftProbs: Tensor.zeros(device, [2, 2, 2], "f32"),
   };
 }
 

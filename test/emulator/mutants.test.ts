@@ -1,12 +1,20 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { compileEmulated } from "../../src/jit/emulated.ts";
 import { expand } from "../../src/jit/specialization.ts";
 import { type Case, caseOf } from "../support/cases.ts";
 import { emulatedLibrary } from "../support/targets.ts";
-import { type Mutant, withoutEachWait, withOther } from "./mutants.ts";
+import {
+  each,
+  imageOf,
+  type Mutant,
+  outcomeOf,
+  schedules,
+  withoutEachWait,
+  withOther,
+  wrong,
+} from "./mutants.ts";
 import type { Job, Outcome } from "./run-mutant.ts";
 
 /** A specialisation of a kernel, by a case that runs it. */
@@ -131,46 +139,15 @@ const harmless: Record<string, string> = {
     "kernels of a stream run one after the other, so that what follows waits for all of them",
 };
 
-const schedules = ["fifo", "greedy", "random,seed=1", "random,seed=2", "random,seed=3"];
-const patienceMs = 30_000;
-
 const folder = mkdtempSync(join(tmpdir(), "flashbun-mutants-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-let images = 0;
-
-/** Compiles a text; returns the image's file and bytes. */
-async function imageOf(text: string): Promise<{ path: string; bytes: Uint8Array }> {
-  const answer = await compileEmulated(text);
-  if ("failure" in answer) throw new Error(`${answer.failure}\n${answer.log}`);
-  const path = join(folder, `${images++}.so`);
-  writeFileSync(path, answer.image);
-  return { path, bytes: answer.image };
-}
-
 /** What a child process says of a subject's case, run with an image in the kernel's place. */
-async function outcomeOf(subject: Subject, order: string, image?: string): Promise<string> {
+function run(subject: Subject, order: string, image?: string): Promise<string> {
   const { sms, ...rest } = subject;
   const job: Job = image === undefined ? rest : { ...rest, image };
-  const command = [process.execPath, join(import.meta.dir, "run-mutant.ts"), JSON.stringify(job)];
-  const FLASHBUN_EMULATOR = `order=${order},sms=${sms},threads=1,timeout=2`;
-  const child = Bun.spawn(command, {
-    env: { ...process.env, FLASHBUN_LIBCUDA: emulatedLibrary, FLASHBUN_EMULATOR },
-    stdout: "pipe",
-    stderr: "pipe",
-    timeout: patienceMs,
-  });
-  const [said, complained] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-  ]);
-  if ((await child.exited) === 0) return said;
-  if (child.signalCode !== null) return `stopped by ${child.signalCode}`;
-  return /^\w*rror: .*$/m.exec(complained)?.[0] ?? complained;
+  return outcomeOf("run-mutant.ts", job, order, sms);
 }
-
-/** What the driver or the comparison, and nothing else, say of a kernel that goes wrong. */
-const wrong = /^\{|^stopped|CUDA_ERROR_|error: (request|rows past)/;
 
 /** A subject's text and image, and what it prints. */
 interface Original {
@@ -182,31 +159,19 @@ interface Original {
 }
 
 async function original([name, subject]: [string, Subject]): Promise<Original> {
-  const expected = await outcomeOf(subject, "fifo");
+  const expected = await run(subject, "fifo");
   expect(expected).toStartWith("{");
   const text = expand((JSON.parse(expected) as Outcome).specialization);
-  return { name, subject, text, expected, image: await imageOf(text) };
-}
-
-/** The results of some work for each item, two at a time. */
-async function each<T, R>(list: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
-  const results: R[] = [];
-  const queue = [...list.entries()];
-  const worker = async () => {
-    for (let next = queue.shift(); next !== undefined; next = queue.shift())
-      results[next[0]] = await work(next[1]);
-  };
-  await Promise.all([worker(), worker()]);
-  return results;
+  return { name, subject, text, expected, image: await imageOf(text, folder) };
 }
 
 /** How a mutant of a subject is caught; undefined: it is not. */
 async function catchMutant(of: Original, { text }: Mutant): Promise<string | undefined> {
-  const image = await imageOf(text);
+  const image = await imageOf(text, folder);
   // The change is in code that this specialisation leaves out.
   if (Buffer.compare(image.bytes, of.image.bytes) === 0) return undefined;
   for (const order of schedules) {
-    const outcome = await outcomeOf(of.subject, order, image.path);
+    const outcome = await run(of.subject, order, image.path);
     if (outcome === of.expected) continue;
     expect(outcome).toMatch(wrong);
     return `${of.name}, ${order}: ${outcome}`;
@@ -258,7 +223,7 @@ describe.skipIf(skipped)("an attention kernel", () => {
     originals = await each(Object.entries(subjects), original);
     await each(originals, async ({ name, subject, image, expected }) => {
       for (const order of schedules) {
-        const outcome = await outcomeOf(subject, order, image.path);
+        const outcome = await run(subject, order, image.path);
         expect([name, order, outcome]).toEqual([name, order, expected]);
       }
     });

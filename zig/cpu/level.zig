@@ -15,6 +15,10 @@ const kernels = @import("kernels/argmax.zig").kernels ++
     @import("kernels/page.zig").kernels ++
     @import("kernels/probe.zig").kernels ++
     @import("kernels/rope.zig").kernels ++
+    @import("kernels/sampling/adjust.zig").kernels ++
+    @import("kernels/sampling/drafts.zig").kernels ++
+    @import("kernels/sampling/sample.zig").kernels ++
+    @import("kernels/sampling/top_k.zig").kernels ++
     @import("kernels/states.zig").kernels ++
     @import("kernels/tensor.zig").kernels ++
     @import("kernels/variant/probe.zig").kernels;
@@ -26,6 +30,7 @@ comptime {
 }
 
 test {
+    _ = @import("kernels/sampling/philox.zig");
     _ = @import("kernels/simd.zig");
     _ = @import("kernels/variant/math.zig");
 }

@@ -1,0 +1,151 @@
+// Where a row is cut: its elements stand in one order, by value and of equal ones the first first,
+// and a sum over them, of ones or of weights, is reached at one of them. Found digit by digit from
+// histograms, in at most seven passes over the row. All sums are integers: they are the same
+// however a row is spread over threads.
+#pragma once
+#include "team.h"
+
+// ---- facts
+
+constexpr int digit_bits = 8;
+constexpr int index_bits = 24;
+constexpr int place_bits = 32 + index_bits;
+// A weight of 1.
+constexpr float weight_one = 0x1p45f;
+
+// ---- compute
+
+// Larger for larger numbers; -0 is 0.
+FB_DEVICE uint32_t key_of(float x) {
+    const uint32_t bits = __float_as_uint(x + 0.0f);
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+FB_DEVICE float value_of(uint32_t key) {
+    return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
+}
+
+// Larger for what comes first.
+FB_DEVICE uint64_t place_of(float x, int32_t index) {
+    return uint64_t(key_of(x)) << index_bits | uint32_t(0xffffff - index);
+}
+
+FB_DEVICE int32_t index_of(uint64_t place) { return 0xffffff - int32_t(place & 0xffffff); }
+
+FB_DEVICE uint64_t integer_weight(float weight) { return uint64_t(weight * weight_one + 0.5f); }
+
+template <bool weighted, int size>
+FB_DEVICE void add_to_bin(Team<size>& team, uint32_t bin, float weight) {
+    const int copy = threadIdx.x % bin_copies;
+    auto& bins = team.shared.bins[team.bins_turn];
+    atomicAdd(&bins[0][bin][copy], 1u);
+    if (!weighted) return;
+    const uint64_t whole = integer_weight(weight);
+    FB_UNROLL
+    for (int part = 0; part < part_count; part++) {
+        const uint32_t bits = uint32_t(whole >> part * part_bits) &
+                              (part + 1 < part_count ? (1u << part_bits) - 1 : ~0u);
+        if (bits != 0) atomicAdd(&bins[1 + part][bin][copy], bits);
+    }
+}
+
+FB_DEVICE void clear_bins(TeamShared& shared, int turn) {
+    uint32_t* const words = &shared.bins[turn][0][0][0];
+    for (int i = threadIdx.x; i < (1 + part_count) * bin_count * bin_copies; i += team_threads)
+        words[i] = 0;
+}
+
+// A block's team, with empty histograms.
+template <int size> FB_DEVICE Team<size> make_team(TeamShared& shared) {
+    clear_bins(shared, 0);
+    __syncthreads();
+    return {shared};
+}
+
+struct Bin {
+    uint64_t sum;
+    uint32_t count;
+};
+
+// What the whole team added to this thread's bin.
+template <bool weighted, int size> FB_DEVICE Bin team_bin(Team<size>& team, int turn) {
+    Bin bin = {0, 0};
+    if (threadIdx.x >= bin_count) return bin;
+    FB_NO_UNROLL
+    for (int other = 0; other < size; other++) {
+        FB_UNROLL
+        for (int part = 0; part < (weighted ? 1 + part_count : 1); part++) {
+            const uint4 copies =
+                team.load_16(team.in(other, team.shared.bins[turn][part][threadIdx.x]));
+            const uint64_t sum = uint64_t(copies.x) + copies.y + copies.z + copies.w;
+            if (part == 0) bin.count += uint32_t(sum);
+            else bin.sum += sum << (part - 1) * part_bits;
+        }
+    }
+    if (!weighted) bin.sum = bin.count;
+    return bin;
+}
+
+// The sum of this thread's and all earlier bins; its last is `shared.total`.
+FB_DEVICE uint64_t scan_bins(TeamShared& shared, uint64_t sum) {
+    const int lane = threadIdx.x % 32;
+    FB_UNROLL
+    for (int distance = 1; distance < 32; distance *= 2) {
+        const uint32_t low = __shfl_up_sync(~0u, uint32_t(sum), distance);
+        const uint32_t high = __shfl_up_sync(~0u, uint32_t(sum >> 32), distance);
+        if (lane >= distance) sum += uint64_t(high) << 32 | low;
+    }
+    if (lane == 31) shared.warp_sums[threadIdx.x / 32] = sum;
+    __syncthreads();
+    for (int warp = 0; warp < int(threadIdx.x) / 32; warp++) sum += shared.warp_sums[warp];
+    if (threadIdx.x == bin_count - 1) shared.total = sum;
+    __syncthreads();
+    return sum;
+}
+
+// What a search ends with: the last place that belongs to the sum.
+struct Cut {
+    uint64_t place; // 0: all, as the sum is not reached
+    uint64_t total; // the sum over everything that was searched
+};
+
+// The place at which the sum over the row reaches the target, which target_of(total) names. Each
+// element comes by `each(add)`, as add(place, weight).
+template <bool weighted, int size, class Each, class Target>
+FB_DEVICE Cut find_cut(Team<size>& team, Each each, Target target_of) {
+    TeamShared& shared = team.shared;
+    uint64_t prefix = 0;
+    uint64_t total = 0;
+    uint64_t target = 0; // what is left of it
+    FB_NO_UNROLL
+    for (int shift = place_bits - digit_bits; shift >= 0; shift -= digit_bits) {
+        each([&](uint64_t place, float weight) {
+            if (place >> shift >> digit_bits != prefix) return;
+            const uint32_t digit = uint32_t(place >> shift) % bin_count;
+            add_to_bin<weighted>(team, bin_count - 1 - digit, weight);
+        });
+        team.sync();
+        const Bin bin = team_bin<weighted>(team, team.bins_turn);
+        team.bins_turn ^= 1;
+        clear_bins(shared, team.bins_turn);
+        const uint64_t sum = scan_bins(shared, bin.sum);
+        if (shift == place_bits - digit_bits) {
+            total = shared.total;
+            target = target_of(total);
+            if (target > total || total == 0) break;
+        }
+        if (threadIdx.x < bin_count && sum >= target && sum - bin.sum < target) {
+            shared.found[0] = bin_count - 1 - threadIdx.x;
+            shared.found[1] = sum - bin.sum;
+            shared.found[2] = bin.sum;
+            shared.found[3] = bin.count;
+        }
+        __syncthreads();
+        prefix = prefix << digit_bits | shared.found[0];
+        target -= shared.found[1];
+        // Alone in its bin, or the bin belongs to the sum as a whole. The last digit tells all
+        // apart.
+        if (shared.found[3] == 1 || target == shared.found[2]) return {prefix << shift, total};
+    }
+    return {0, total};
+}

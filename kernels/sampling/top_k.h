@@ -1,0 +1,157 @@
+// The k largest of each row in falling order, as they are or as log-probabilities.
+#pragma once
+#include "row.h"
+#include "../ptx/pdl.h"
+
+// ---- facts
+
+// As many places are sorted in shared memory.
+constexpr int sorted_most = 1024;
+
+struct TopKShared {
+    TeamShared team;
+    uint64_t places[sorted_most];
+    uint32_t next;
+};
+
+// Logarithms of probabilities to base e.
+struct LogProbabilities {
+    Weights weights;
+    float log_mass; // to base 2, as weights are
+
+    FB_DEVICE float of(float x) const {
+        const float weight = x == weights.largest ? 0 : (x - weights.largest) * weights.scale;
+        return (weight - log_mass) * 0.693147181f;
+    }
+};
+
+// ---- load
+
+// The row of results: places as pairs of a value and an index.
+struct Results {
+    uint64_t values;
+    int32_t* indices;
+    int32_t dtype;
+
+    FB_DEVICE float value(int32_t at) const {
+        if (dtype == FB_F32) return items<const float>(values)[at];
+        const uint16_t bits = items<const uint16_t>(values)[at];
+        return dtype == FB_F16 ? f16_to_float(bits) : bf16_to_float(bits);
+    }
+
+    FB_DEVICE void set_value(int32_t at, float x) const {
+        if (dtype == FB_F32) items<float>(values)[at] = x;
+        else items<uint16_t>(values)[at] =
+            uint16_t(dtype == FB_F16 ? pack_f16(x, 0) : pack_bf16(x, 0));
+    }
+
+    FB_DEVICE uint64_t get(int32_t at) const { return place_of(value(at), indices[at]); }
+
+    FB_DEVICE void set(int32_t at, uint64_t place) const {
+        set_value(at, value_of(uint32_t(place >> index_bits)));
+        indices[at] = index_of(place);
+    }
+};
+
+// ---- compute
+
+// Falling, by a network in which every exchange puts the larger first, so that what is missing
+// behind `count` would stay there.
+template <class Get, class Set> FB_DEVICE void sort_falling(int32_t count, Get get, Set set) {
+    for (int64_t size = 2; size / 2 < count; size *= 2)
+        for (int64_t distance = size / 2; distance > 0; distance /= 2) {
+            for (int64_t pair = threadIdx.x; 2 * pair - distance < count; pair += team_threads) {
+                const int64_t low = pair / distance * 2 * distance + pair % distance;
+                // The first step of a size compares with the mirrored place.
+                const int64_t high =
+                    distance == size / 2 ? (low | (size - 1)) - low % size : low + distance;
+                if (low >= count || high >= count) continue;
+                const uint64_t a = get(int32_t(low));
+                const uint64_t b = get(int32_t(high));
+                if (a >= b) continue;
+                set(int32_t(low), b);
+                set(int32_t(high), a);
+            }
+            __syncthreads();
+        }
+}
+
+// What stands at `last` or before it, in any order.
+template <int size>
+FB_DEVICE void gather(Team<size>& team, const Row<size>& row, uint64_t last, uint32_t& next,
+                      const Results& results) {
+    uint64_t mine = 0;
+    row.each([&](int32_t index, float x) { mine += place_of(x, index) >= last ? 1 : 0; });
+    // A block's places come behind those of the blocks before it.
+    const uint64_t before = team.template reduce<Sum>(mine, team.rank());
+    if (threadIdx.x == 0) next = uint32_t(before);
+    __syncthreads();
+    row.each([&](int32_t index, float x) {
+        const uint64_t place = place_of(x, index);
+        if (place >= last) results.set(int32_t(atomicAdd(&next, 1u)), place);
+    });
+}
+
+// By the first block of the team.
+FB_DEVICE void sort_results(uint64_t* places, int32_t k, const Results& results) {
+    if (k > sorted_most) {
+        sort_falling(
+            k, [&](int32_t at) { return results.get(at); },
+            [&](int32_t at, uint64_t place) { results.set(at, place); });
+        return;
+    }
+    for (int32_t at = threadIdx.x; at < k; at += team_threads) places[at] = results.get(at);
+    __syncthreads();
+    sort_falling(
+        k, [&](int32_t at) { return places[at]; },
+        [&](int32_t at, uint64_t place) { places[at] = place; });
+    for (int32_t at = threadIdx.x; at < k; at += team_threads) results.set(at, places[at]);
+}
+
+// ---- the kernel
+
+// Row `item`, by its team.
+template <int size> FB_DEVICE void top_k_row(const fb_top_k_params& p, TopKShared& shared) {
+    Team<size> team = make_team<size>(shared.team);
+    const int64_t index = blockIdx.x / size;
+    if (index >= p.row_count) return;
+    const Row<size> row = {p.x + index * p.x_stride * element_bytes(p.dtype), p.dtype,
+                           p.row_length, false};
+    const bool is_log = p.is_log_probabilities != 0;
+    uint32_t status = 0;
+    const uint64_t first = row.largest(team, status);
+    const bool has_mass = (status & FB_SAMPLE_NO_MASS) == 0;
+    LogProbabilities log_of = {
+        weights_of(value_of(uint32_t(first >> index_bits)), p.temperature, false), FB_INFINITY};
+    if (is_log && has_mass) log_of.log_mass = log2f(row.mass(team, log_of.weights, 0, 0));
+    const bool is_first = team.rank() == 0;
+    if (is_first && threadIdx.x == 0) {
+        if (p.status != 0) items<int32_t>(p.status)[index] = int32_t(status);
+        if (p.tokens != 0) {
+            const int32_t token = items<const int32_t>(p.tokens)[index];
+            const bool is_there = token >= 0 && token < p.row_length && has_mass;
+            items<float>(p.chosen)[index] = is_there ? log_of.of(row.at(token)) : -FB_INFINITY;
+        }
+    }
+    if (p.k > 0) {
+        const int32_t dtype = is_log ? FB_F32 : p.dtype;
+        const Results results = {p.values + index * p.values_stride * element_bytes(dtype),
+                                 items<int32_t>(p.indices) + index * p.indices_stride, dtype};
+        const auto each = [&](auto add) {
+            row.each([&](int32_t at, float x) { add(place_of(x, at), 1.0f); });
+        };
+        const uint64_t k = uint64_t(p.k);
+        const uint64_t last =
+            p.k < p.row_length ? find_cut<false>(team, each, [=](uint64_t) { return k; }).place : 0;
+        gather(team, row, last, shared.next, results);
+        team.sync();
+        if (is_first) {
+            sort_results(shared.places, p.k, results);
+            __syncthreads();
+            for (int32_t at = threadIdx.x; is_log && at < p.k; at += team_threads)
+                results.set_value(at, has_mass ? log_of.of(results.value(at)) : -FB_INFINITY);
+        }
+    }
+    // Nobody leaves while others may still read its memory.
+    if (size > 1) team.sync();
+}

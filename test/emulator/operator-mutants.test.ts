@@ -1,0 +1,64 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { operatorKernels } from "../../src/jit/operators.ts";
+import { expand } from "../../src/jit/specialization.ts";
+import { emulatedLibrary } from "../support/targets.ts";
+import { each, imageOf, outcomeOf, schedules, withoutEachWait, wrong } from "./mutants.ts";
+import type { Job } from "./run-operator.ts";
+
+/** Kernels of which blocks, and clusters, work on rows together. */
+const kernels = [
+  "sample_rows",
+  "sample_rows_cluster",
+  "top_k_rows",
+  "top_k_rows_cluster",
+  "verify_drafts",
+];
+
+/** Mutants that run right here, and why. */
+const harmless: Record<string, string> = {};
+
+const folder = mkdtempSync(join(tmpdir(), "flashbun-operator-mutants-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+function run(kernel: string, order: string, image?: string): Promise<string> {
+  const job: Job = image === undefined ? { kernel } : { kernel, image };
+  return outcomeOf("run-operator.ts", job, order, 4);
+}
+
+const skipped = !existsSync(emulatedLibrary) || process.env["FLASHBUN_EMULATOR"] !== undefined;
+
+describe.skipIf(skipped)("a kernel that shares rows", () => {
+  test("is wrong without any of its barriers", async () => {
+    const originals = await each(kernels, async (kernel) => {
+      const { source } = operatorKernels().get(kernel)!;
+      const expected = await run(kernel, "fifo");
+      expect(expected).toStartWith("{");
+      return { kernel, expected, text: expand({ source, constants: {} }) };
+    });
+    const all = originals.flatMap((of) =>
+      withoutEachWait(of.text, "sampling/")
+        // Kernels of a stream run one after the other here.
+        .filter(({ name }) => !name.includes("pdl_wait"))
+        .map((mutant) => ({ of, mutant })),
+    );
+    const byName = Map.groupBy(all, ({ mutant }) => mutant.name);
+    const found = await each([...byName], async ([name, some]) => {
+      for (const { of, mutant } of some) {
+        const image = await imageOf(mutant.text, folder);
+        for (const order of schedules) {
+          const outcome = await run(of.kernel, order, image.path);
+          if (outcome === of.expected) continue;
+          expect(outcome).toMatch(wrong);
+          return { name, isCaught: true };
+        }
+      }
+      return { name, isCaught: false };
+    });
+    expect(found.length).toBeGreaterThan(10);
+    const survivors = found.filter(({ isCaught }) => !isCaught).map(({ name }) => name);
+    expect(survivors.toSorted()).toEqual(Object.keys(harmless).toSorted());
+  }, 600_000);
+});

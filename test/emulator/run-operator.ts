@@ -1,0 +1,69 @@
+// Runs an operator on small data, with its kernel's image exchanged, and prints a hash of what it
+// writes. A process of its own: the device of a kernel that failed is lost to its process.
+import { readFileSync } from "node:fs";
+import { Device } from "../../src/device/device.ts";
+import { Module } from "../../src/device/kernel.ts";
+import { operatorKernels } from "../../src/jit/operators.ts";
+import { verifyDrafts } from "../../src/ops/drafts.ts";
+import { renormalize, sample } from "../../src/ops/sample.ts";
+import { topK } from "../../src/ops/top-k.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
+import { seeded } from "../support/random.ts";
+
+/** What the child gets as JSON. */
+export interface Job {
+  /** Name of the kernel. */
+  readonly kernel: string;
+  /** File of the image that takes its place; none: the kernel stays. */
+  readonly image?: string;
+}
+
+/** Rows of logits, many of which are equal. */
+function logits(device: Device, rows: number, length: number): Tensor {
+  const random = seeded(length);
+  const values = Array.from({ length: rows * length }, () => Math.round(random.normal() * 8) / 4);
+  return Tensor.from(device, values, [rows, length], "f32");
+}
+
+function sampled(device: Device, rows: number, length: number): Tensor[] {
+  const x = logits(device, rows, length);
+  const options = { topK: Math.ceil(length / 3), topP: 0.8, seed: 5 };
+  return [sample(x, options), renormalize(x, options)];
+}
+
+function largest(device: Device, length: number, ks: readonly number[]): Tensor[] {
+  const x = logits(device, 1, length);
+  return ks.flatMap((k) => Object.values(topK(x, k)));
+}
+
+function verified(device: Device): Tensor[] {
+  const [rows, count, length] = [4, 3, 900];
+  const probabilities = (nodes: number) =>
+    renormalize(logits(device, rows * nodes, length)).reshape(rows, nodes, length);
+  const drafts = Tensor.from(device, new Array(rows * count).fill(7), [rows, count], "i32");
+  const parents = Tensor.zeros(device, [rows, count], "i32");
+  const target = probabilities(count + 1);
+  const got = verifyDrafts(drafts, target, probabilities(count), { parents, seed: 3 });
+  return [got.tokens, got.accepted];
+}
+
+const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
+  sample_rows: (device) => sampled(device, 2, 3000),
+  sample_rows_cluster: (device) => sampled(device, 1, 16_500),
+  top_k_rows: (device) => largest(device, 1500, [33, 1100]),
+  top_k_rows_cluster: (device) => largest(device, 16_500, [600]),
+  verify_drafts: verified,
+};
+
+const { kernel, image } = JSON.parse(process.argv[2]) as Job;
+await using device = await Device.open("cuda:0");
+if (image !== undefined) {
+  const mutant = new Module(device, readFileSync(image), "mutant").kernel(
+    kernel,
+    operatorKernels().get(kernel)!,
+  );
+  const found = device.kernel.bind(device);
+  device.kernel = (name) => (name === kernel ? mutant : found(name));
+}
+const bytes = subjects[kernel](device).map((tensor) => tensor.toBytes());
+console.log(`{${bytes.map((each) => Bun.hash(each).toString(16)).join()}}`);
