@@ -34,11 +34,13 @@ describe("the table of operators", () => {
       "FB_OPERATOR(first, fb_params, 64, 8, some_rows) {",
       "FB_OPERATOR(second, fb_params,",
       "            32, 1, 1) {",
+      "FB_OPERATOR(third, fb_params, 32, 1, 1, 8) {",
       "// FB_OPERATOR(none, fb_params, 1, 1, 1)",
     ].join("\n");
     expect(operatorsOf("a.cu", text)).toEqual([
       { name: "first", source: "a.cu", threads: 64, itemRows: 12 },
       { name: "second", source: "a.cu", threads: 32, itemRows: 1 },
+      { name: "third", source: "a.cu", threads: 32, itemRows: 1, cluster: 8 },
     ]);
   });
 
