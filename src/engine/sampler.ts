@@ -15,7 +15,7 @@ export class Sampler {
   async sample({ sampled }: Step): Promise<Int32Array> {
     const { kit, cache } = this.#model;
     await cache.device.stream.done();
-    const logits = kit.logitRows.toFloat64Array();
+    const logits = kit.logitsOf(sampled.length).toFloat64Array();
     const { vocabulary } = this.#model.shape;
     for (let row = 0; row < sampled.length; row++) {
       let best = 0;

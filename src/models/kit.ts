@@ -33,8 +33,6 @@ export class Kit implements Disposable {
   readonly tokens: Tensor;
   /** int32 [maxBatch]: the tokens of the step whose logits are wanted. */
   readonly wantedRows: Tensor;
-  /** [maxBatch, vocabulary] in the kit's dtype: what the last step left. */
-  readonly logitRows: Tensor;
   readonly #device: Device;
   readonly #options: KitOptions;
   readonly #buffers: StepBuffers;
@@ -43,7 +41,7 @@ export class Kit implements Disposable {
   #wanted = 0;
 
   constructor(options: KitOptions) {
-    const { cache, tokenBudget, maxBatch, shape, dtype } = options;
+    const { cache, tokenBudget, maxBatch, dtype } = options;
     const { device } = cache;
     this.#device = device;
     this.#options = options;
@@ -51,7 +49,6 @@ export class Kit implements Disposable {
     this.#logits = new StepBuffers(device, dtype, maxBatch);
     this.tokens = Tensor.empty(device, [tokenBudget], "i32", "token ids");
     this.wantedRows = Tensor.empty(device, [maxBatch], "i32", "rows of logits");
-    this.logitRows = this.#logits.rows("logits", maxBatch, shape.vocabulary);
   }
 
   /** Begins a step of a planned batch, `wanted` of whose rows want logits. */
@@ -119,10 +116,14 @@ export class Kit implements Disposable {
     return rows;
   }
 
-  /** Leaves the logits of the wanted rows in `logitRows`. */
+  /** Computes the logits of the wanted rows. */
   logits(x: Tensor, head: Weight): void {
-    const { vocabulary } = this.#options.shape;
-    matmul(x, head, { out: this.#logits.rows("logits", this.#wanted, vocabulary) });
+    matmul(x, head, { out: this.logitsOf(this.#wanted) });
+  }
+
+  /** The logits of the first `rows` wanted rows of the last step, [rows, vocabulary]. */
+  logitsOf(rows: number): Tensor {
+    return this.#logits.rows("logits", rows, this.#options.shape.vocabulary);
   }
 
   #headsOf(qkv: Tensor): readonly Tensor[] {

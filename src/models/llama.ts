@@ -77,7 +77,7 @@ export const llama: ModelFamily<LlamaWeights> = {
       norm: source.vector("model.norm", hidden),
       head: source.has("lm_head")
         ? source.linear(hidden, { lm_head: vocabulary })
-        : source.tied(embedding),
+        : source.tied("model.embed_tokens", embedding),
     };
   },
 

@@ -2,6 +2,7 @@ import type { Device } from "../device/device.ts";
 import { dtypeBytes, type DType, encode } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { Weight } from "../tensor/weight.ts";
+import { type Codes, codesOf, stackCodes } from "../weights/codes.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
 import { CheckpointError } from "../weights/errors.ts";
 import type { StoredTensor } from "../weights/stored.ts";
@@ -64,12 +65,19 @@ export class WeightSource implements Disposable {
    * Errors: CheckpointError.
    */
   linear(inputs: number, outputs: Readonly<Record<string, number>>): Weight {
-    return Weight.dense(this.#stack(inputs, outputs));
+    const stored = Object.entries(outputs).map(([name, count]) =>
+      this.#stored(name, [count, inputs]),
+    );
+    const codes = stored.map(codesOf);
+    if (codes.some((part) => part === undefined)) return Weight.dense(this.#stack(inputs, outputs));
+    return this.#grouped(inputs, stackCodes(codes as Codes[]));
   }
 
-  /** The linear layer that shares an embedding's memory. */
-  tied(embedding: Tensor): Weight {
-    return Weight.dense(embedding);
+  /** The linear layer of a table: in its memory, or for one that is quantised in its codes. */
+  tied(name: string, table: Tensor): Weight {
+    const [rows, columns] = table.shape;
+    const codes = codesOf(this.#stored(name, [rows, columns]));
+    return codes === undefined ? Weight.dense(table) : this.#grouped(columns, codes);
   }
 
   /** Bytes of all that it put on the device. */
@@ -80,6 +88,21 @@ export class WeightSource implements Disposable {
   /** Frees all that it put on the device. */
   [Symbol.dispose](): void {
     for (const owner of this.#owned.splice(0)) owner[Symbol.dispose]();
+  }
+
+  #grouped(inputs: number, { bits, group, values, scales, minimums }: Codes): Weight {
+    const columns = (inputs * bits) / 8;
+    const rows = values.length / columns;
+    const { device } = this;
+    const halves = (data: Float16Array, label: string) =>
+      this.#own(Tensor.fromBits(device, data, [rows, inputs / group], "f16", label));
+    return Weight.grouped(
+      this.#own(
+        Tensor.fromBits(device, values, [rows, columns], bits === 4 ? "u8" : "i8", "codes"),
+      ),
+      halves(scales, "scales"),
+      minimums && halves(minimums, "minimums"),
+    );
   }
 
   #stack(inputs: number, outputs: Readonly<Record<string, number>>): Tensor {

@@ -70,21 +70,29 @@ function unpackNibbles(
   }
 }
 
-/** Eight groups of 32: f16 scale and minimum of all, six bits of scale and minimum a group. */
+/** Eight groups of 32 codes. */
 function unpackQ4K(view: DataView, at: number, out: Float32Array, to: number): void {
-  const scale = view.getFloat16(at, true);
-  const minimum = view.getFloat16(at + 2, true);
   for (let group = 0; group < 8; group++) {
-    const groupScale = scale * sixBits(view, at + 4, group, 0);
-    const groupMinimum = minimum * sixBits(view, at + 4, group, 4);
+    const [scale, minimum] = q4KScales(view, at, group);
     // Two groups share 32 bytes: the even one has the low nibbles.
     const from = at + 16 + (group >> 1) * 32;
     const shift = (group & 1) * 4;
     for (let i = 0; i < 32; i++) {
       const q = (view.getUint8(from + i) >> shift) & 15;
-      out[to + group * 32 + i] = groupScale * q - groupMinimum;
+      out[to + group * 32 + i] = scale * q + minimum;
     }
   }
+}
+
+/**
+ * Scale and minimum of a group of the Q4_K block at `at`: six bits of each, times a f16 scale and a
+ * f16 minimum of the block.
+ */
+export function q4KScales(view: DataView, at: number, group: number): [number, number] {
+  return [
+    view.getFloat16(at, true) * sixBits(view, at + 4, group, 0),
+    -view.getFloat16(at + 2, true) * sixBits(view, at + 4, group, 4),
+  ];
 }
 
 /**
@@ -97,16 +105,19 @@ function sixBits(view: DataView, at: number, group: number, first: 0 | 4): numbe
   return low | ((view.getUint8(at + first + group - 4) >> 6) << 4);
 }
 
-/** 16 groups of 16: four low bits, two high bits, an i8 scale each, and one f16 scale of all. */
+/** 16 groups of 16: an i8 scale each, and one f16 scale of all. */
 function unpackQ6K(view: DataView, at: number, out: Float32Array, to: number): void {
   const scale = view.getFloat16(at + 208, true);
-  for (let i = 0; i < 256; i++) {
-    const half = i >> 7;
-    const quarter = (i >> 5) & 3;
-    const lane = i & 31;
-    const low = view.getUint8(at + half * 64 + (quarter & 1) * 32 + lane);
-    const high = view.getUint8(at + 128 + half * 32 + lane);
-    const q = ((low >> ((quarter >> 1) * 4)) & 15) | (((high >> (quarter * 2)) & 3) << 4);
-    out[to + i] = scale * view.getInt8(at + 192 + (i >> 4)) * (q - 32);
-  }
+  for (let i = 0; i < 256; i++)
+    out[to + i] = scale * view.getInt8(at + 192 + (i >> 4)) * q6KCode(view, at, i);
+}
+
+/** Code i of the Q6_K block at `at`, -32 to 31: four low bits, two high bits. */
+export function q6KCode(view: DataView, at: number, i: number): number {
+  const half = i >> 7;
+  const quarter = (i >> 5) & 3;
+  const lane = i & 31;
+  const low = view.getUint8(at + half * 64 + (quarter & 1) * 32 + lane);
+  const high = view.getUint8(at + 128 + half * 32 + lane);
+  return (((low >> ((quarter >> 1) * 4)) & 15) | (((high >> (quarter * 2)) & 3) << 4)) - 32;
 }

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { type Codes, codesOf, stackCodes } from "../../src/weights/codes.ts";
 import { CheckpointError } from "../../src/weights/errors.ts";
 import { openGguf } from "../../src/weights/gguf.ts";
 import { storedFormat } from "../../src/weights/stored.ts";
@@ -56,6 +57,56 @@ describe("blocks are those of ggml's reference", () => {
       const limit = 4e-7 * Math.max(1, Math.abs(expected[i]));
       expect(Math.abs(got[i] - expected[i])).toBeLessThanOrEqual(limit);
     }
+  });
+});
+
+describe("blocks become codes with scales, which say the same", () => {
+  const storedOf = (name: keyof typeof golden, rows: number) => {
+    const { blocks } = golden[name];
+    const bytes = new Uint8Array(Buffer.from(blocks, "base64"));
+    const format = storedFormat(name);
+    const columns = ((bytes.length / format.blockBytes) * format.blockElements) / rows;
+    return { name, shape: [rows, columns], format, bytes };
+  };
+  /** Numbers of codes by their definition; their scales are f16. */
+  const numbersOf = ({ bits, group, values, scales, minimums }: Codes) =>
+    Float64Array.from({ length: (values.length * 8) / bits }, (_, i) => {
+      const byte = values[bits === 8 ? i : (i >> 5) * 16 + (i & 15)];
+      const code = bits === 8 ? (byte << 24) >> 24 : (byte >> (i & 16 ? 4 : 0)) & 15;
+      const g = Math.floor(i / group);
+      if (minimums !== undefined) return code * scales[g] + minimums[g];
+      return (bits === 4 ? code - 8 : code) * scales[g];
+    });
+  const expectClose = (got: ArrayLike<number>, expected: ArrayLike<number>) => {
+    expect(got.length).toBe(expected.length);
+    for (let i = 0; i < got.length; i++) {
+      // Scale and minimum are each rounded to 11 bits, of numbers up to 64 times the value.
+      const limit = 2 ** -10 * Math.max(0.01, Math.abs(expected[i])) * 4;
+      expect(Math.abs(got[i] - expected[i])).toBeLessThanOrEqual(limit);
+    }
+  };
+  const names = Object.keys(golden) as (keyof typeof golden)[];
+
+  test.each(names)("%s", (name) => {
+    const stored = storedOf(name, 3);
+    expectClose(numbersOf(codesOf(stored)!), unpack(stored));
+  });
+
+  test("those of different kinds stand below each other", () => {
+    for (const one of names)
+      for (const other of names) {
+        const parts = [storedOf(one, 3), storedOf(other, 3)];
+        const stacked = stackCodes(parts.map((part) => codesOf(part)!));
+        expectClose(
+          numbersOf(stacked),
+          parts.flatMap((part) => [...unpack(part)]),
+        );
+      }
+  });
+
+  test("dense formats have none", () => {
+    const format = storedFormat("F16");
+    expect(codesOf({ name: "x", shape: [1], format, bytes: new Uint8Array(2) })).toBeUndefined();
   });
 });
 
