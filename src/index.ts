@@ -72,8 +72,10 @@ export {
   type RmsNormOptions,
 } from "./ops/norm.ts";
 export type { OutOptions, RowOptions } from "./ops/rows.ts";
-export { type Activation, matmul, type MatmulOptions } from "./ops/matmul.ts";
 export { applyRope } from "./ops/apply-rope.ts";
+export { ExpertRouting, routeExperts, type RouteOptions } from "./ops/routing.ts";
+export { type Activation, matmul, type MatmulOptions, type RowGroups } from "./ops/matmul.ts";
+export { combineExperts, type CombineOptions, moe, type MoeOptions } from "./ops/moe.ts";
 export { Rope, type RopeOptions } from "./ops/rope.ts";
 export { packBits, type PackBitsOptions, type SegmentBits, segmentPackBits } from "./ops/bits.ts";
 export {

@@ -38,6 +38,10 @@ FB_DEVICE void add_slice(const fb_matmul_params& p, const Item<few_outputs>& ite
     const uint64_t weight_low = p.weight + 2 * (low * p.weight_stride);
     const uint64_t weight_high = p.weight + 2 * (high * p.weight_stride);
     const uint4 zero = make_uint4(0, 0, 0, 0);
+    int32_t rows[groups];
+    FB_UNROLL
+    for (int group = 0; group < groups; group++)
+        rows[group] = item.x_row(p, item.row + 8 * group + g);
     FB_UNROLL_BY(4)
     for (int32_t start = first; start < end; start += 32) {
         const int32_t k = start + 8 * t;
@@ -48,9 +52,8 @@ FB_DEVICE void add_slice(const fb_matmul_params& p, const Item<few_outputs>& ite
             has && high >= 0 ? load_nc_once_16(items<void>(weight_high + 2 * k)) : zero;
         FB_UNROLL
         for (int group = 0; group < groups; group++) {
-            const int32_t row = item.row + 8 * group + g;
-            const uint64_t source = p.x + 2 * (row * p.x_stride + k);
-            const uint4 x = has && row < p.row_count ? *items<const uint4>(source) : zero;
+            const uint64_t source = p.x + 2 * (rows[group] * p.x_stride + k);
+            const uint4 x = has && rows[group] >= 0 ? *items<const uint4>(source) : zero;
             multiply_32<type>(sums[group], a, b, x);
         }
     }
@@ -60,6 +63,7 @@ FB_DEVICE void add_slice(const fb_matmul_params& p, const Item<few_outputs>& ite
 template <int type, int groups>
 FB_DEVICE void multiply_few(const fb_matmul_params& p, float* parts) {
     const Item<few_outputs> item(p, 8 * groups);
+    if (item.row >= item.end) return;
     float sums[groups][4] = {};
     add_slice<type, groups>(p, item, sums);
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
@@ -84,7 +88,7 @@ FB_DEVICE void multiply_few(const fb_matmul_params& p, float* parts) {
             if (p.gated) up[i] += part[item.width + column + i];
         }
     }
-    finish_chunk(p, item.row + row, item.output + column, gate, up);
+    finish_chunk(p, item, item.row + row, item.output + column, gate, up);
 }
 
 template <int groups> FB_DEVICE void multiply_rows(const fb_matmul_params& p, float* parts) {

@@ -7,18 +7,65 @@
 
 // ---- facts
 
+// Rows [first, end) of out.
+struct ExpertRows {
+    int32_t first = 0, end = 0;
+};
+
+// None where the list says what cannot be.
+FB_DEVICE ExpertRows expert_rows(const fb_matmul_params& p, int32_t expert) {
+    const int32_t* const starts = items<const int32_t>(p.starts);
+    const int32_t first = starts[expert] > 0 ? starts[expert] : 0;
+    const int32_t end = starts[expert + 1] < p.row_count ? starts[expert + 1] : p.row_count;
+    return {first, end > first ? end : first};
+}
+
 // A block of out, by `most` rows of the weight and some rows of x. Blocks of the same weight rows
 // follow each other. Gated, half of the weight's rows are gates, half go through them.
 template <int most> struct Item {
-    int32_t row;    // first of x and out
+    int32_t row;    // first of out
+    int32_t end;    // past the last; no rows where it is not above `row`
     int32_t output; // first column of out
     int32_t width;  // columns of out that there is room for
+    int32_t expert;
 
-    FB_DEVICE Item(const fb_matmul_params& p, int most_rows) {
-        const int32_t row_blocks = (p.row_count + most_rows - 1) / most_rows;
+    // By whole warps.
+    FB_DEVICE Item(const fb_matmul_params& p, int32_t most_rows) {
+        int32_t row_blocks = (p.row_count + most_rows - 1) / most_rows;
+        if (p.starts != 0) row_blocks += p.experts - 1;
         width = p.gated ? most / 2 : most;
-        row = blockIdx.x % row_blocks * most_rows;
         output = blockIdx.x / row_blocks * width;
+        row = blockIdx.x % row_blocks * most_rows;
+        end = p.row_count;
+        expert = 0;
+        if (p.starts != 0) find_expert(p, blockIdx.x % row_blocks, most_rows);
+    }
+
+    // The block of this index among those of all experts: lanes count an expert's each.
+    FB_DEVICE void find_expert(const fb_matmul_params& p, int32_t index, int32_t most_rows) {
+        const int32_t lane = threadIdx.x % 32;
+        row = end = 0;
+        for (int32_t first = 0; first < p.experts; first += 32) {
+            ExpertRows rows;
+            if (first + lane < p.experts) rows = expert_rows(p, first + lane);
+            const int32_t blocks = (rows.end - rows.first + most_rows - 1) / most_rows;
+            int32_t sum = blocks;
+            FB_UNROLL
+            for (int distance = 1; distance < 32; distance *= 2) {
+                const int32_t before = __shfl_up_sync(~0u, sum, distance);
+                if (lane >= distance) sum += before;
+            }
+            const uint32_t has = __ballot_sync(~0u, sum > index);
+            if (has != 0) {
+                const int owner = __ffs(int(has)) - 1;
+                expert = first + owner;
+                const int32_t before = __shfl_sync(~0u, sum - blocks, owner);
+                row = __shfl_sync(~0u, rows.first, owner) + (index - before) * most_rows;
+                end = __shfl_sync(~0u, rows.end, owner);
+                return;
+            }
+            index -= __shfl_sync(~0u, sum, 31);
+        }
     }
 
     // Row of the weight for sum `i` of the item, -1 past the last.
@@ -26,24 +73,39 @@ template <int most> struct Item {
         const bool is_up = i >= width;
         const int32_t column = output + (is_up ? i - width : i);
         if (column >= p.outputs) return -1;
-        return is_up ? column + p.outputs : column;
+        return first_of(p, is_up) + column;
+    }
+
+    // Row of the weight and its bias for column 0 of out.
+    FB_DEVICE int32_t first_of(const fb_matmul_params& p, bool is_up) const {
+        return (p.gated ? 2 * expert + is_up : expert) * p.outputs;
+    }
+
+    // Row of x for a row of out, -1 where there is none.
+    FB_DEVICE int32_t x_row(const fb_matmul_params& p, int32_t out_row) const {
+        if (out_row >= end) return -1;
+        if (p.rows == 0) return out_row;
+        const int32_t of_x = items<const int32_t>(p.rows)[out_row];
+        return of_x < p.x_row_count ? of_x : -1;
     }
 };
 
 // ---- store
 
 // Up to a chunk of outputs of a row: `gate` are their sums, `up` those of the second half.
-FB_DEVICE void finish_chunk(const fb_matmul_params& p, int32_t row, int32_t output,
-                            const float* gate, const float* up) {
+template <int most>
+FB_DEVICE void finish_chunk(const fb_matmul_params& p, const Item<most>& item, int32_t row,
+                            int32_t output, const float* gate, const float* up) {
     const int32_t left = p.outputs - output;
     const int32_t count = left < chunk ? left : chunk;
-    if (row >= p.row_count || count <= 0) return;
+    if (row >= item.end || count <= 0) return;
     float y[chunk], other[chunk];
     const int32_t bias_bytes = element_bytes(p.bias_dtype);
     FB_UNROLL
     for (int i = 0; i < chunk; i++) y[i] = gate[i];
     if (p.bias != 0) {
-        load_chunk(p.bias_dtype, p.bias + bias_bytes * int64_t(output), count, other);
+        const int64_t at = item.first_of(p, false) + output;
+        load_chunk(p.bias_dtype, p.bias + bias_bytes * at, count, other);
         FB_UNROLL
         for (int i = 0; i < chunk; i++) y[i] += other[i];
     }
@@ -52,7 +114,7 @@ FB_DEVICE void finish_chunk(const fb_matmul_params& p, int32_t row, int32_t outp
     if (p.gated) {
         FB_UNROLL
         for (int i = 0; i < chunk; i++) other[i] = 0;
-        const int64_t at = int64_t(output) + p.outputs;
+        const int64_t at = item.first_of(p, true) + output;
         if (p.bias != 0) load_chunk(p.bias_dtype, p.bias + bias_bytes * at, count, other);
         FB_UNROLL
         for (int i = 0; i < chunk; i++) y[i] *= up[i] + other[i];

@@ -51,10 +51,8 @@ FB_DEVICE void load_stage(const fb_matmul_params& p, const Item<tile_outputs>& i
         const int i = copy / 4;
         const int32_t input = k + copy % 4 * 8;
         const bool is_weight = i < tile_outputs;
-        const int32_t x_row = item.row + i - tile_outputs;
-        const int32_t row = is_weight              ? item.weight_row(p, i)
-                            : x_row < p.row_count ? x_row
-                                                   : -1;
+        const int32_t row = is_weight ? item.weight_row(p, i)
+                                      : item.x_row(p, item.row + i - tile_outputs);
         const bool has = row >= 0 && input < p.inputs;
         const uint64_t base = is_weight ? p.weight : p.x;
         const int64_t at = row * (is_weight ? p.weight_stride : p.x_stride) + input;
@@ -129,7 +127,7 @@ FB_DEVICE void store_tile(const fb_matmul_params& p, const Item<tile_outputs>& i
         for (int at = threadIdx.x; at < turn_rows<S> * chunks; at += tile_threads) {
             const int row = at / chunks, column = at % chunks * chunk;
             const float* const gate = shared + row * sum_stride + column;
-            finish_chunk(p, item.row + turn * turn_rows<S> + row, item.output + column, gate,
+            finish_chunk(p, item, item.row + turn * turn_rows<S> + row, item.output + column, gate,
                          gate + (p.gated ? item.width : 0));
         }
     }
@@ -140,6 +138,7 @@ FB_DEVICE void store_tile(const fb_matmul_params& p, const Item<tile_outputs>& i
 template <int type, class S>
 FB_DEVICE void multiply_tile(const fb_matmul_params& p, unsigned char* shared) {
     const Item<tile_outputs> item(p, S::tokens);
+    if (item.row >= item.end) return;
     const uint32_t stages = shared_address(shared);
     const int32_t steps = (p.inputs + step_inputs - 1) / step_inputs;
     const int32_t slice_steps = slice_inputs(p.inputs) / step_inputs;

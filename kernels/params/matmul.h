@@ -16,6 +16,10 @@
 // in 16 bytes, of which byte j has input j in its low and input 16 + j in its high half; code times
 // scale plus minimum, or code - 8 times scale. The scale of weight[n][k] is scales[n / scale_rows]
 // [k / scale_inputs], and minimums lie alike.
+//
+// With starts there is a weight for each of `experts`, one below another, as are their biases:
+// rows [starts[e], starts[e + 1]) of out take expert e's. With rows, row r of out takes row rows[r]
+// of x's x_row_count; without a row there, it takes zeros.
 struct fb_matmul_params {
     uint64_t x;         // [row_count, inputs]
     uint64_t weight;    // [outputs, inputs]
@@ -25,6 +29,8 @@ struct fb_matmul_params {
     uint64_t bias;      // [outputs]; 0: none
     uint64_t residual;  // [row_count, outputs]; 0: none
     uint64_t out;
+    uint64_t starts;    // i32 [experts + 1]; 0: one weight for all rows
+    uint64_t rows;      // i32 [row_count]; 0: each its own
     int64_t x_stride; // from one row to the next, in elements as they lie
     int64_t weight_stride;
     int64_t scale_stride; // from one row of scales to the next
@@ -44,4 +50,6 @@ struct fb_matmul_params {
     int32_t out_dtype;
     int32_t activation;
     int32_t gated;
+    int32_t experts;
+    int32_t x_row_count;
 };

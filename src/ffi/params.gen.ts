@@ -1343,11 +1343,11 @@ export class MapParams extends Params {
   }
 }
 
-/** Packs `struct fb_matmul_params` (160 bytes). */
+/** Packs `struct fb_matmul_params` (184 bytes). */
 export class MatmulParams extends Params {
-  static readonly byteLength = 160;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(160), offset = 0) {
-    super(memory, offset, 160);
+  static readonly byteLength = 184;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(184), offset = 0) {
+    super(memory, offset, 184);
   }
   set x(value: number) {
     this.write64(0, value);
@@ -1397,119 +1397,345 @@ export class MatmulParams extends Params {
   get out(): number {
     return this.read64(14);
   }
-  set xStride(value: number) {
+  set starts(value: number) {
     this.write64(16, value);
   }
-  get xStride(): number {
+  get starts(): number {
     return this.read64(16);
   }
-  set weightStride(value: number) {
+  set rows(value: number) {
     this.write64(18, value);
   }
-  get weightStride(): number {
+  get rows(): number {
     return this.read64(18);
   }
-  set scaleStride(value: number) {
+  set xStride(value: number) {
     this.write64(20, value);
   }
-  get scaleStride(): number {
+  get xStride(): number {
     return this.read64(20);
   }
-  set residualStride(value: number) {
+  set weightStride(value: number) {
     this.write64(22, value);
   }
-  get residualStride(): number {
+  get weightStride(): number {
     return this.read64(22);
   }
-  set outStride(value: number) {
+  set scaleStride(value: number) {
     this.write64(24, value);
   }
-  get outStride(): number {
+  get scaleStride(): number {
     return this.read64(24);
   }
+  set residualStride(value: number) {
+    this.write64(26, value);
+  }
+  get residualStride(): number {
+    return this.read64(26);
+  }
+  set outStride(value: number) {
+    this.write64(28, value);
+  }
+  get outStride(): number {
+    return this.read64(28);
+  }
   set rowCount(value: number) {
-    this.i32[26] = value;
-  }
-  get rowCount(): number {
-    return this.i32[26]!;
-  }
-  set outputs(value: number) {
-    this.i32[27] = value;
-  }
-  get outputs(): number {
-    return this.i32[27]!;
-  }
-  set inputs(value: number) {
-    this.i32[28] = value;
-  }
-  get inputs(): number {
-    return this.i32[28]!;
-  }
-  set scaleRows(value: number) {
-    this.i32[29] = value;
-  }
-  get scaleRows(): number {
-    return this.i32[29]!;
-  }
-  set scaleInputs(value: number) {
     this.i32[30] = value;
   }
-  get scaleInputs(): number {
+  get rowCount(): number {
     return this.i32[30]!;
   }
-  set xScaleStride(value: number) {
+  set outputs(value: number) {
     this.i32[31] = value;
   }
-  get xScaleStride(): number {
+  get outputs(): number {
     return this.i32[31]!;
   }
-  set xScaleInputs(value: number) {
+  set inputs(value: number) {
     this.i32[32] = value;
   }
-  get xScaleInputs(): number {
+  get inputs(): number {
     return this.i32[32]!;
   }
-  set xDtype(value: number) {
+  set scaleRows(value: number) {
     this.i32[33] = value;
   }
-  get xDtype(): number {
+  get scaleRows(): number {
     return this.i32[33]!;
   }
-  set weightDtype(value: number) {
+  set scaleInputs(value: number) {
     this.i32[34] = value;
   }
-  get weightDtype(): number {
+  get scaleInputs(): number {
     return this.i32[34]!;
   }
-  set biasDtype(value: number) {
+  set xScaleStride(value: number) {
     this.i32[35] = value;
   }
-  get biasDtype(): number {
+  get xScaleStride(): number {
     return this.i32[35]!;
   }
-  set residualDtype(value: number) {
+  set xScaleInputs(value: number) {
     this.i32[36] = value;
   }
-  get residualDtype(): number {
+  get xScaleInputs(): number {
     return this.i32[36]!;
   }
-  set outDtype(value: number) {
+  set xDtype(value: number) {
     this.i32[37] = value;
   }
-  get outDtype(): number {
+  get xDtype(): number {
     return this.i32[37]!;
   }
-  set activation(value: number) {
+  set weightDtype(value: number) {
     this.i32[38] = value;
   }
-  get activation(): number {
+  get weightDtype(): number {
     return this.i32[38]!;
   }
-  set gated(value: number) {
+  set biasDtype(value: number) {
     this.i32[39] = value;
   }
-  get gated(): number {
+  get biasDtype(): number {
     return this.i32[39]!;
+  }
+  set residualDtype(value: number) {
+    this.i32[40] = value;
+  }
+  get residualDtype(): number {
+    return this.i32[40]!;
+  }
+  set outDtype(value: number) {
+    this.i32[41] = value;
+  }
+  get outDtype(): number {
+    return this.i32[41]!;
+  }
+  set activation(value: number) {
+    this.i32[42] = value;
+  }
+  get activation(): number {
+    return this.i32[42]!;
+  }
+  set gated(value: number) {
+    this.i32[43] = value;
+  }
+  get gated(): number {
+    return this.i32[43]!;
+  }
+  set experts(value: number) {
+    this.i32[44] = value;
+  }
+  get experts(): number {
+    return this.i32[44]!;
+  }
+  set xRowCount(value: number) {
+    this.i32[45] = value;
+  }
+  get xRowCount(): number {
+    return this.i32[45]!;
+  }
+}
+
+/** Packs `struct fb_route_params` (104 bytes). */
+export class RouteParams extends Params {
+  static readonly byteLength = 104;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(104), offset = 0) {
+    super(memory, offset, 104);
+  }
+  set logits(value: number) {
+    this.write64(0, value);
+  }
+  get logits(): number {
+    return this.read64(0);
+  }
+  set bias(value: number) {
+    this.write64(2, value);
+  }
+  get bias(): number {
+    return this.read64(2);
+  }
+  set weights(value: number) {
+    this.write64(4, value);
+  }
+  get weights(): number {
+    return this.read64(4);
+  }
+  set experts(value: number) {
+    this.write64(6, value);
+  }
+  get experts(): number {
+    return this.read64(6);
+  }
+  set starts(value: number) {
+    this.write64(8, value);
+  }
+  get starts(): number {
+    return this.read64(8);
+  }
+  set rows(value: number) {
+    this.write64(10, value);
+  }
+  get rows(): number {
+    return this.read64(10);
+  }
+  set places(value: number) {
+    this.write64(12, value);
+  }
+  get places(): number {
+    return this.read64(12);
+  }
+  set ticket(value: number) {
+    this.write64(14, value);
+  }
+  get ticket(): number {
+    return this.read64(14);
+  }
+  set logitsStride(value: number) {
+    this.write64(16, value);
+  }
+  get logitsStride(): number {
+    return this.read64(16);
+  }
+  set tokenCount(value: number) {
+    this.i32[18] = value;
+  }
+  get tokenCount(): number {
+    return this.i32[18]!;
+  }
+  set expertCount(value: number) {
+    this.i32[19] = value;
+  }
+  get expertCount(): number {
+    return this.i32[19]!;
+  }
+  set topK(value: number) {
+    this.i32[20] = value;
+  }
+  get topK(): number {
+    return this.i32[20]!;
+  }
+  set dtype(value: number) {
+    this.i32[21] = value;
+  }
+  get dtype(): number {
+    return this.i32[21]!;
+  }
+  set sigmoid(value: number) {
+    this.i32[22] = value;
+  }
+  get sigmoid(): number {
+    return this.i32[22]!;
+  }
+  set renormalize(value: number) {
+    this.i32[23] = value;
+  }
+  get renormalize(): number {
+    return this.i32[23]!;
+  }
+  set scale(value: number) {
+    this.f32[24] = value;
+  }
+  get scale(): number {
+    return this.f32[24]!;
+  }
+}
+
+/** Packs `struct fb_combine_params` (96 bytes). */
+export class CombineParams extends Params {
+  static readonly byteLength = 96;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(96), offset = 0) {
+    super(memory, offset, 96);
+  }
+  set y(value: number) {
+    this.write64(0, value);
+  }
+  get y(): number {
+    return this.read64(0);
+  }
+  set weights(value: number) {
+    this.write64(2, value);
+  }
+  get weights(): number {
+    return this.read64(2);
+  }
+  set places(value: number) {
+    this.write64(4, value);
+  }
+  get places(): number {
+    return this.read64(4);
+  }
+  set residual(value: number) {
+    this.write64(6, value);
+  }
+  get residual(): number {
+    return this.read64(6);
+  }
+  set out(value: number) {
+    this.write64(8, value);
+  }
+  get out(): number {
+    return this.read64(8);
+  }
+  set yStride(value: number) {
+    this.write64(10, value);
+  }
+  get yStride(): number {
+    return this.read64(10);
+  }
+  set residualStride(value: number) {
+    this.write64(12, value);
+  }
+  get residualStride(): number {
+    return this.read64(12);
+  }
+  set outStride(value: number) {
+    this.write64(14, value);
+  }
+  get outStride(): number {
+    return this.read64(14);
+  }
+  set tokenCount(value: number) {
+    this.i32[16] = value;
+  }
+  get tokenCount(): number {
+    return this.i32[16]!;
+  }
+  set entryCount(value: number) {
+    this.i32[17] = value;
+  }
+  get entryCount(): number {
+    return this.i32[17]!;
+  }
+  set topK(value: number) {
+    this.i32[18] = value;
+  }
+  get topK(): number {
+    return this.i32[18]!;
+  }
+  set dim(value: number) {
+    this.i32[19] = value;
+  }
+  get dim(): number {
+    return this.i32[19]!;
+  }
+  set yDtype(value: number) {
+    this.i32[20] = value;
+  }
+  get yDtype(): number {
+    return this.i32[20]!;
+  }
+  set residualDtype(value: number) {
+    this.i32[21] = value;
+  }
+  get residualDtype(): number {
+    return this.i32[21]!;
+  }
+  set outDtype(value: number) {
+    this.i32[22] = value;
+  }
+  get outDtype(): number {
+    return this.i32[22]!;
   }
 }
 

@@ -58,6 +58,8 @@ import matmul_item_h from "../../kernels/matmul/item.h" with { type: "text" };
 import matmul_slices_h from "../../kernels/matmul/slices.h" with { type: "text" };
 import matmul_tile_cu from "../../kernels/matmul/tile.cu" with { type: "text" };
 import matmul_weight_h from "../../kernels/matmul/weight.h" with { type: "text" };
+import moe_combine_cu from "../../kernels/moe/combine.cu" with { type: "text" };
+import moe_route_cu from "../../kernels/moe/route.cu" with { type: "text" };
 import norm_norm_cu from "../../kernels/norm/norm.cu" with { type: "text" };
 import page_append_h from "../../kernels/page/append.h" with { type: "text" };
 import page_page_cu from "../../kernels/page/page.cu" with { type: "text" };
@@ -68,6 +70,7 @@ import params_device_h from "../../kernels/params/device.h" with { type: "text" 
 import params_gather_h from "../../kernels/params/gather.h" with { type: "text" };
 import params_map_h from "../../kernels/params/map.h" with { type: "text" };
 import params_matmul_h from "../../kernels/params/matmul.h" with { type: "text" };
+import params_moe_h from "../../kernels/params/moe.h" with { type: "text" };
 import params_norm_h from "../../kernels/params/norm.h" with { type: "text" };
 import params_page_h from "../../kernels/params/page.h" with { type: "text" };
 import params_plane_h from "../../kernels/params/plane.h" with { type: "text" };
@@ -175,6 +178,8 @@ export const sources: Readonly<Record<string, string>> = {
   "matmul/slices.h": matmul_slices_h,
   "matmul/tile.cu": matmul_tile_cu,
   "matmul/weight.h": matmul_weight_h,
+  "moe/combine.cu": moe_combine_cu,
+  "moe/route.cu": moe_route_cu,
   "norm/norm.cu": norm_norm_cu,
   "page/append.h": page_append_h,
   "page/page.cu": page_page_cu,
@@ -185,6 +190,7 @@ export const sources: Readonly<Record<string, string>> = {
   "params/gather.h": params_gather_h,
   "params/map.h": params_map_h,
   "params/matmul.h": params_matmul_h,
+  "params/moe.h": params_moe_h,
   "params/norm.h": params_norm_h,
   "params/page.h": params_page_h,
   "params/plane.h": params_plane_h,

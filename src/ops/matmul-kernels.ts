@@ -28,10 +28,10 @@ const tensorCores: readonly MatmulKernel[] = [
 ];
 const cudaCores: readonly MatmulKernel[] = [{ most: Infinity, name: "matmul_any", itemRows: 8 }];
 
-/** The kernel for a product, by its operands' types, the bucket of its rows and the device. */
-export function matmulKernel(x: Tensor, weight: Weight): MatmulKernel {
-  const rows = x.shape[0];
-  return tableOf(x, weight).find(({ most }) => rows <= most)!;
+/** The kernel for a product, by its operands' types, the device and the bucket of `rows`. */
+export function matmulKernel(x: Tensor, weight: Weight, rows: number): MatmulKernel {
+  const each = rows / (weight.experts ?? 1);
+  return tableOf(x, weight).find(({ most }) => each <= most)!;
 }
 
 function tableOf(x: Tensor, weight: Weight): readonly MatmulKernel[] {
@@ -50,5 +50,5 @@ function multiplies({ properties }: Device, dtype: string): boolean {
 
 /** Whether copies of 16 bytes reach every row of a 16-bit type. */
 function isAligned({ address, strides }: Tensor): boolean {
-  return address % 16 === 0 && strides[0] % 8 === 0;
+  return address % 16 === 0 && strides.at(-2)! % 8 === 0;
 }

@@ -7,14 +7,24 @@ import { isInPlace, requireApart } from "../tensor/overlap.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
 import { requireWeight, type Weight, type WeightScheme } from "../tensor/weight.ts";
 import { matmulKernel } from "./matmul-kernels.ts";
-import { needRows, numbers, requireDense } from "./rows.ts";
+import { needRows, numbers, requireAllApart, requireDense } from "./rows.ts";
 
 /** An activation function: x times the logistic or the normal distribution of x, or tanh's. */
 export type Activation = "none" | "silu" | "gelu" | "gelu-tanh";
 
+/** Which rows take which weight of a stack (a mixture of experts, LoRA's adapters). */
+export interface RowGroups {
+  /** i32 [experts + 1]: rows [starts[e], starts[e + 1]) of out take weight e. The rest is kept. */
+  starts: Tensor;
+  /** i32: of each row of out the row of x; -1 stands for zeros. Default: its own. */
+  rows?: Tensor;
+}
+
 /** What a product is followed by, and where to it goes. */
 export interface MatmulOptions {
-  /** [weight.outputs], added to each row; f32 or x's dtype. */
+  /** For a weight of experts, which must then have it. */
+  groups?: RowGroups;
+  /** [weight.outputs], of experts [experts, outputs], added to each row; f32 or x's dtype. */
   bias?: Tensor;
   /** Follows the bias; default "none". */
   activation?: Activation;
@@ -44,6 +54,7 @@ export interface MatmulOptions {
 /** In the order of kernels/params/matmul.h. */
 const activations: readonly Activation[] = ["none", "silu", "gelu", "gelu-tanh"];
 const known = [
+  "groups",
   "bias",
   "activation",
   "gated",
@@ -70,22 +81,27 @@ export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): 
   requireFlag("gated", gated);
   requireFlag("invariant", invariant);
   const { device } = x;
-  const rows = x.shape[0];
+  const { groups } = options;
+  checkGroups(groups, weight, x);
+  const rows = (groups?.rows ?? x).shape[0];
   const columns = gated ? weight.outputs / 2 : weight.outputs;
   const { stream = device.stream } = options;
   requireStream(stream, device);
   const { scales } = options;
   checkScales(scales, x);
   const dtype = isFp8(x.dtype) ? "bf16" : x.dtype;
-  if (bias !== undefined) requireDense("bias", bias, device, [weight.outputs], typesOf(x));
+  if (bias !== undefined) requireDense("bias", bias, device, biasShape(weight), typesOf(x));
   if (residual !== undefined) checkRows("residual", residual, x, rows, columns);
-  if (options.out !== undefined) checkOut(options.out, x, weight, options, columns);
+  if (options.out !== undefined) checkOut(options.out, x, weight, options, [rows, columns]);
   const out = options.out ?? Tensor.empty(device, [rows, columns], dtype, "matmul");
   if (rows === 0) return out;
   if (device.capturing) device.needOnReplay(weight);
-  needRows(device, x, out, bias, residual, scales);
+  needRows(device, x, out, bias, residual, scales, groups?.starts, groups?.rows);
   place(x, weight, out);
   placeInputScales(scales);
+  params.starts = groups?.starts.address ?? 0;
+  params.rows = groups?.rows?.address ?? 0;
+  params.experts = weight.experts ?? 1;
   params.bias = bias?.address ?? 0;
   params.biasDtype = dtypeCode(bias?.dtype ?? x.dtype);
   params.residual = residual?.address ?? 0;
@@ -93,10 +109,11 @@ export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): 
   params.residualDtype = dtypeCode(residual?.dtype ?? x.dtype);
   params.activation = activations.indexOf(activation);
   params.gated = gated ? 1 : 0;
-  const { name, itemRows } = matmulKernel(x, weight);
+  const { name, itemRows } = matmulKernel(x, weight, rows);
   const kernel = device.kernel(name);
-  const blocks = Math.ceil(rows / itemRows) * Math.ceil(weight.outputs / kernel.itemRows);
-  device.launch(stream, kernel, params, blocks);
+  // Each expert's last rows may not fill a block.
+  const rowBlocks = Math.ceil(rows / itemRows) + (weight.experts ?? 1) - 1;
+  device.launch(stream, kernel, params, rowBlocks * Math.ceil(weight.outputs / kernel.itemRows));
   return out;
 }
 
@@ -112,12 +129,13 @@ function place(x: Tensor, weight: Weight, out: Tensor): void {
   params.xStride = x.strides[0];
   params.xDtype = dtypeCode(x.dtype);
   params.weight = values.address;
-  params.weightStride = values.strides[0];
+  params.weightStride = values.strides.at(-2)!;
   params.weightDtype = dtypeCode(values.dtype);
   params.out = out.address;
   params.outStride = out.strides[0];
   params.outDtype = dtypeCode(out.dtype);
   [params.rowCount, params.outputs] = out.shape;
+  params.xRowCount = x.shape[0];
   params.inputs = weight.inputs;
 }
 
@@ -130,12 +148,12 @@ function placeScales(scheme: WeightScheme): void {
   if (scheme.kind === "grouped") {
     params.minimums = scheme.minimums?.address ?? 0;
     params.scaleRows = 1;
-    params.scaleStride = scales.shape[1];
+    params.scaleStride = scales.shape.at(-1)!;
     params.scaleInputs = scheme.group;
-  } else if (scales.shape.length === 2) {
+  } else if (scales.shape.length === scheme.values.shape.length) {
     params.scaleRows = params.scaleInputs = block;
-    params.scaleStride = scales.shape[1];
-  } else if (scales.shape[0] > 1) {
+    params.scaleStride = scales.shape.at(-1)!;
+  } else if (scales.elements > 1) {
     params.scaleRows = params.scaleStride = 1;
   }
 }
@@ -188,6 +206,25 @@ function checkInputs(x: Tensor, weight: Weight, gated: boolean): void {
   }
 }
 
+function biasShape({ experts, outputs }: Weight): number[] {
+  return experts === undefined ? [outputs] : [experts, outputs];
+}
+
+function checkGroups(groups: RowGroups | undefined, { experts, label }: Weight, x: Tensor): void {
+  if (groups === undefined && experts === undefined) return;
+  if (groups === undefined) {
+    const fix = "say by { starts } which rows are whose.";
+    throw new OptionError("groups", groups, `there, for ${label}`, fix);
+  }
+  requireOptions("groups", groups, ["starts", "rows"]);
+  if (experts === undefined)
+    throw new OptionError("groups", groups, `left out for ${label}`, "give it a stack of weights.");
+  requireDense("groups.starts", groups.starts, x.device, [experts + 1], ["i32"]);
+  const { rows } = groups;
+  if (rows !== undefined)
+    requireDense("groups.rows", rows, x.device, [rows.shape?.[0] ?? 0], ["i32"]);
+}
+
 function checkActivation(activation: Activation): void {
   if (activations.includes(activation)) return;
   const allowed = `one of ${activations.join(", ")}`;
@@ -221,19 +258,16 @@ function checkOut(
   out: Tensor,
   x: Tensor,
   weight: Weight,
-  { bias, residual, scales }: MatmulOptions,
-  columns: number,
+  { bias, residual, scales, groups }: MatmulOptions,
+  [rows, columns]: readonly number[],
 ): void {
-  const rows = x.shape[0];
   checkRows("out", out, x, rows, columns);
   if (rows > 1 && out.strides[0] < columns) {
     const allowed = `of rows that lie ${columns} elements apart or more`;
     throw new OptionError("out", `a row stride of ${out.strides[0]}`, allowed, "make it dense.");
   }
-  requireApart("out", out, "x", x);
   for (const tensor of weight.tensors) requireApart("out", out, "weight", tensor);
-  if (bias !== undefined) requireApart("out", out, "bias", bias);
-  if (scales !== undefined) requireApart("out", out, "scales", scales);
+  requireAllApart("out", out, { x, bias, scales, starts: groups?.starts, rows: groups?.rows });
   if (residual !== undefined && !isInPlace(out, residual))
     requireApart("out", out, "residual, or the residual itself", residual);
 }

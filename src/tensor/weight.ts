@@ -48,41 +48,49 @@ const groups = [16, 32, 128];
  * `matmul` takes them; nothing else looks inside. Disposing it disposes its tensors.
  */
 export class Weight extends Owner {
+  readonly outputs: number;
+  readonly inputs: number;
+  /** Weights that lie one behind another, for one of which a row is; undefined: one for all. */
+  readonly experts: number | undefined;
+
   private constructor(
-    readonly outputs: number,
-    readonly inputs: number,
+    shape: readonly number[],
     readonly scheme: WeightScheme,
   ) {
-    super(`${scheme.kind} ${scheme.values.dtype} weight [${outputs}, ${inputs}]`);
+    super(`${scheme.kind} ${scheme.values.dtype} weight [${shape.join(", ")}]`);
+    [this.outputs, this.inputs] = shape.slice(-2);
+    this.experts = shape.length === 3 ? shape[0] : undefined;
   }
 
   /**
    * A weight of plain numbers: `values` [outputs, inputs] of f32, f16 or bf16 with innermost stride
-   * 1 and any distance between rows. Errors: OptionError.
+   * 1 and any distance between rows; or, dense, [experts, outputs, inputs]. Errors: OptionError.
    */
   static dense(values: Tensor): Weight {
     requireMatrix("values", values, ["f32", "f16", "bf16"]);
-    const [outputs, inputs] = values.shape;
-    return new Weight(outputs, inputs, { kind: "dense", values });
+    return new Weight(values.shape, { kind: "dense", values });
   }
 
   /**
    * A weight of f8e4m3 or f8e5m2 `values` [outputs, inputs], each times its scale: `scales` is f32
-   * [1] for all of them, [outputs], or [outputs / 128, inputs / 128], rounded up, of blocks.
-   * Errors: OptionError.
+   * [1] for all of them, [outputs], or [outputs / 128, inputs / 128], rounded up, of blocks. Of
+   * experts both have an axis more, and blocks only where they fill the outputs. Errors:
+   * OptionError.
    */
   static fp8(values: Tensor, scales: Tensor): Weight {
     requireMatrix("values", values, ["f8e4m3", "f8e5m2"]);
-    const [outputs, inputs] = values.shape;
+    const [outputs, inputs] = values.shape.slice(-2);
     const blocks = [Math.ceil(outputs / block), Math.ceil(inputs / block)];
+    const stack = values.shape.slice(0, -2);
     requireTensor("scales", scales);
     scales.requireOn(values.device, "scales");
-    const shapes = [[1], [outputs], blocks].map(String);
-    if (scales.dtype !== "f32" || !scales.contiguous || !shapes.includes(`${scales.shape}`)) {
-      const allowed = `a dense f32 tensor [1], [${outputs}] or [${blocks.join(", ")}]`;
+    const shapes = [[1], [...stack, outputs]];
+    if (stack.length === 0 || outputs % block === 0) shapes.push([...stack, ...blocks]);
+    if (scales.dtype !== "f32" || !scales.contiguous || !isOneOf(scales.shape, shapes)) {
+      const allowed = `a dense f32 tensor [${shapes.join("] or [")}]`;
       throw new OptionError("scales", scales.label, allowed, "give one for all, output or block.");
     }
-    return new Weight(outputs, inputs, { kind: "fp8", values, scales });
+    return new Weight(values.shape, { kind: "fp8", values, scales });
   }
 
   /**
@@ -90,31 +98,33 @@ export class Weight extends Owner {
    * u8 [outputs, inputs / 2] of four bits, in which each 32 inputs are 16 bytes: byte j has input j
    * in its low and input 16 + j in its high half; without minimums 8 is subtracted from them.
    * `scales` and `minimums` are f16 [outputs, inputs / group] of groups of 16, 32 or 128. So GGUF's
-   * Q4_0, Q4_1, Q4_K, Q8_0, Q6_K (as i8 by 16) and AWQ fit. Errors: OptionError.
+   * Q4_0, Q4_1, Q4_K, Q8_0, Q6_K (as i8 by 16) and AWQ fit. Of experts all have an axis more, the
+   * first. Errors: OptionError.
    */
   static grouped(values: Tensor, scales: Tensor, minimums?: Tensor): Weight {
     requireMatrix("values", values, ["i8", "u8"]);
     const bits = values.dtype === "u8" ? 4 : 8;
-    const outputs = values.shape[0];
-    const inputs = (values.shape[1] * 8) / bits;
+    const inputs = (values.shape.at(-1)! * 8) / bits;
     requireMatrix("scales", scales, ["f16"]);
     scales.requireOn(values.device, "scales");
-    const group = inputs / scales.shape[1];
+    const rows = values.shape.slice(0, -1);
+    const group = inputs / scales.shape.at(-1)!;
     const isWhole = inputs % Math.max(group, bits === 4 ? 32 : 16) === 0;
-    if (scales.shape[0] !== outputs || !groups.includes(group) || !isWhole || !scales.contiguous) {
-      const sizes = `[${outputs}, ${inputs} / group]`;
+    const shape = [...rows, inputs / group];
+    if (!groups.includes(group) || !isWhole || !isDense(scales, shape)) {
+      const sizes = `[${rows.join(", ")}, ${inputs} / group]`;
       const allowed = `a dense f16 tensor ${sizes} of groups of ${groups.join(", ")}`;
       throw new OptionError("scales", scales.label, allowed, "give one for each group of inputs.");
     }
     if (minimums !== undefined) {
       requireMatrix("minimums", minimums, ["f16"]);
       minimums.requireOn(values.device, "minimums");
-      if (`${minimums.shape}` !== `${scales.shape}` || !minimums.contiguous) {
-        const allowed = `a dense f16 tensor [${scales.shape.join(", ")}] like scales`;
+      const allowed = `a dense f16 tensor [${shape.join(", ")}] like scales`;
+      if (!isDense(minimums, shape))
         throw new OptionError("minimums", minimums.label, allowed, "give one for each group.");
-      }
     }
-    return new Weight(outputs, inputs, { kind: "grouped", bits, group, values, scales, minimums });
+    const scheme: GroupedScheme = { kind: "grouped", bits, group, values, scales, minimums };
+    return new Weight([...rows, inputs], scheme);
   }
 
   /** The device of its tensors. */
@@ -163,10 +173,20 @@ function requireMatrix(
   const { label, shape, strides, dtype } = tensor;
   if (!dtypes.includes(dtype))
     throw new OptionError(option, label, `of ${dtypes.join(", ")}`, "convert it by to(dtype).");
-  const [rows, columns] = shape;
-  const fits = shape.length === 2 && columns >= 1 && columns <= sizeMost && rows >= 1;
-  const isNear = (columns === 1 || strides[1] === 1) && (rows === 1 || strides[0] >= columns);
+  const [rows, columns] = shape.slice(-2);
+  const isStack = shape.length === 3 && tensor.contiguous && shape[0] >= 1;
+  const fits = (shape.length === 2 || isStack) && columns >= 1 && columns <= sizeMost && rows >= 1;
+  const [stride, step] = strides.slice(-2);
+  const isNear = (columns === 1 || step === 1) && (rows === 1 || stride >= columns);
   if (fits && rows <= sizeMost && isNear) return;
   const allowed = `a tensor [1 to ${sizeMost}, 1 to ${sizeMost}] with innermost stride 1`;
-  throw new OptionError(option, label, allowed, "reshape or copy it.");
+  throw new OptionError(option, label, allowed, "reshape or copy it; one of experts is dense.");
+}
+
+function isOneOf(shape: readonly number[], shapes: readonly (readonly number[])[]): boolean {
+  return shapes.some((each) => String(each) === String(shape));
+}
+
+function isDense({ shape, contiguous }: Tensor, wanted: readonly number[]): boolean {
+  return contiguous && isOneOf(shape, [wanted]);
 }

@@ -70,7 +70,7 @@ function checkHeld(device: Device, rows: number, dtype: DType, held: Held, rando
     numbers ? value * numbers[at(Math.floor(i / inputs), i % inputs)] : value,
   );
   using input = Tensor.from(device, values, [rows, inputs], dtype);
-  const { weight, values: weights } = heldWeight(device, random, held, outputs, inputs);
+  const { weight, values: weights } = heldWeight(device, random, held, [outputs, inputs]);
   using out = matmul(input, weight, { scales, gated: true });
   const wanted = expectedProduct({ rows, inputs, outputs, x, weight: weights, gated: true });
   const what = JSON.stringify({ rows, inputs, outputs, dtype, held, shape });

@@ -31,27 +31,29 @@ export const codes: readonly Held[] = [
   { dtype: "u8", group: 128, minimums: true },
 ];
 
-/** A random weight of numbers around N(0, 1 / inputs), on the device. */
+/** A random weight [outputs, inputs] or [experts, outputs, inputs] around N(0, 1 / inputs). */
 export function heldWeight(
   device: Device,
   random: Random,
   held: Held,
-  outputs: number,
-  inputs: number,
+  shapeOf: readonly number[],
 ): HeldWeight {
+  const rows = shapeOf.slice(0, -1);
+  const inputs = shapeOf.at(-1)!;
+  const outputs = rows.reduce((a, b) => a * b);
   const spread = 1 / Math.sqrt(inputs);
-  if ("group" in held) return groupedWeight(device, random, held, outputs, inputs);
+  if ("group" in held) return groupedWeight(device, random, held, rows, inputs);
   const scaled = "scales" in held;
   const values = numbersOf(random, outputs * inputs, held.dtype, scaled ? 1 : spread);
-  const tensor = Tensor.from(device, values, [outputs, inputs], held.dtype);
+  const tensor = Tensor.from(device, values, shapeOf, held.dtype);
   if (!scaled) return { weight: Weight.dense(tensor), values };
-  const blocks = [Math.ceil(outputs / 128), Math.ceil(inputs / 128)];
-  const shape = { all: [1], output: [outputs], block: blocks }[held.scales];
+  const blocks = [...rows.slice(0, -1), Math.ceil(rows.at(-1)! / 128), Math.ceil(inputs / 128)];
+  const shape = { all: [1], output: rows, block: blocks }[held.scales];
   const count = shape.reduce((a, b) => a * b);
   const scales = numbersOf(random, count, "f32", spread);
   const worth = values.map((value, at) => {
     const [n, k] = [Math.floor(at / inputs), at % inputs];
-    const block = Math.floor(n / 128) * blocks[1] + Math.floor(k / 128);
+    const block = Math.floor(n / 128) * blocks.at(-1)! + Math.floor(k / 128);
     return value * scales[{ all: 0, output: n, block }[held.scales]];
   });
   const weight = Weight.fp8(tensor, Tensor.from(device, scales, shape, "f32"));
@@ -62,19 +64,20 @@ function groupedWeight(
   device: Device,
   random: Random,
   { dtype, group, minimums }: Extract<Held, { group: number }>,
-  outputs: number,
+  rows: readonly number[],
   inputs: number,
 ): HeldWeight {
+  const outputs = rows.reduce((a, b) => a * b);
   const [least, most] = dtype === "u8" ? [0, 15] : [-128, 127];
   const codesOf = Int32Array.from({ length: outputs * inputs }, () => random.integer(least, most));
-  const shape = [outputs, inputs / group];
+  const shape = [...rows, inputs / group];
   const spread = 1 / Math.sqrt(inputs) / most;
-  const scales = numbersOf(random, shape[0] * shape[1], "f16", spread);
+  const scales = numbersOf(random, codesOf.length / group, "f16", spread);
   const added = minimums ? numbersOf(random, scales.length, "f16", 4 * spread) : undefined;
   const tensor =
     dtype === "i8"
-      ? Tensor.from(device, codesOf, [outputs, inputs], "i8")
-      : Tensor.fromBits(device, nibbles(codesOf), [outputs, inputs / 2], "u8");
+      ? Tensor.from(device, codesOf, [...rows, inputs], "i8")
+      : Tensor.fromBits(device, nibbles(codesOf), [...rows, inputs / 2], "u8");
   const offset = dtype === "u8" && !minimums ? 8 : 0;
   const values = Float64Array.from(codesOf, (code, at) => {
     const index = Math.floor(at / group);

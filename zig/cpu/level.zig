@@ -11,6 +11,7 @@ const kernels = @import("kernels/argmax.zig").kernels ++
     @import("kernels/gather.zig").kernels ++
     @import("kernels/matmul/matmul.zig").kernels ++
     @import("kernels/map.zig").kernels ++
+    @import("kernels/moe.zig").kernels ++
     @import("kernels/norm.zig").kernels ++
     @import("kernels/page.zig").kernels ++
     @import("kernels/probe.zig").kernels ++

@@ -9,8 +9,22 @@ const F = simd.F;
 const Sum = @import("tile.zig").Sum;
 const Params = params.fb_matmul_params;
 
-/// A block of out; `parts` is 2 where a weight has a gate and an up row for each output.
-pub const Item = struct { row: usize, rows: usize, output: usize, outputs: usize, parts: usize };
+/// A block of out.
+pub const Item = struct {
+    row: usize,
+    rows: usize,
+    output: usize,
+    outputs: usize,
+    /// 2 where a weight has a gate and an up row for each output.
+    parts: usize,
+    expert: usize,
+
+    /// The first row of the weight and its bias, of gates or of what goes through them.
+    pub fn weight_row(item: Item, p: *const Params, part: usize) usize {
+        const outputs: usize = @intCast(p.outputs);
+        return (item.expert * item.parts + part) * outputs + item.output;
+    }
+};
 
 /// Writes an item's outputs. Sums [row][column] have those of the up rows from column most / 2 on.
 pub fn finish(
@@ -24,7 +38,7 @@ pub fn finish(
     var bias: [most]f32 align(64) = @splat(0);
     var other: [most]f32 align(64) = @splat(0);
     if (p.bias != 0) for (0..item.parts) |part| {
-        const at: i64 = @intCast(item.output + part * @as(usize, @intCast(p.outputs)));
+        const at: i64 = @intCast(item.weight_row(p, part));
         widen(p.bias, at, p.bias_dtype, bias[part * most / 2 ..].ptr, item.outputs);
     };
     for (0..item.rows) |r| {

@@ -5,6 +5,7 @@ const Kernel = @import("../../kernel.zig").Kernel;
 const scratch_bytes = @import("../../kernel.zig").scratch_bytes;
 const pointers = @import("../pointers.zig");
 const simd = @import("../simd.zig");
+const experts = @import("experts.zig");
 const finish = @import("finish.zig").finish;
 const Item = @import("finish.zig").Item;
 const tile = @import("tile.zig");
@@ -66,17 +67,18 @@ fn run_item(
     index: u32,
     s: *shape.Scratch(),
 ) void {
-    const row_blocks = (count_of(p.row_count) + shape.rows - 1) / shape.rows;
-    const row = index % row_blocks * shape.rows;
     const parts: usize = if (p.gated != 0) 2 else 1;
     const width = shape.outputs / parts;
+    const row_blocks = experts.block_count(p, shape.rows);
+    const block = experts.block_of(p, index % row_blocks, shape.rows) orelse return;
     const output = index / row_blocks * width;
     const item: Item = .{
-        .row = row,
-        .rows = @min(shape.rows, count_of(p.row_count) - row),
+        .row = block.row,
+        .rows = block.rows,
         .output = output,
         .outputs = @min(width, count_of(p.outputs) - output),
         .parts = parts,
+        .expert = block.expert,
     };
     const x_kind: Dtype = @fromBackingInt(@intCast(p.x_dtype));
     const weight_kind: Dtype = @fromBackingInt(@intCast(p.weight_dtype));
@@ -107,7 +109,7 @@ fn multiply(
         const count = @min(span, count_of(p.inputs) - k);
         const x = rows_of(product, p, item, &s.x, k, count);
         for (0..item.parts) |part| {
-            const row = item.output + part * count_of(p.outputs);
+            const row = item.weight_row(p, part);
             const at = if (kind == .u8) k / 2 else k * kind.bytes();
             const first = pointers.items(u8, p.weight) + row * stride + at;
             const held: Rows = .{ .first = first, .stride = stride };
@@ -144,11 +146,19 @@ fn rows_of(
 ) Rows {
     const kind: Dtype = @fromBackingInt(@intCast(p.x_dtype));
     const stride = count_of(p.x_stride) * kind.bytes();
-    const first = pointers.items(u8, p.x) + item.row * stride + k * kind.bytes();
-    const rows: Rows = .{ .first = first, .stride = stride };
-    if (kind == product.x_kind()) return rows;
-    for (0..item.rows) |i|
-        widen_x(p, item.row + i, k, rows.from(i).first, target + i * span, count);
+    const first = pointers.items(u8, p.x) + k * kind.bytes();
+    const x: Rows = .{ .first = first, .stride = stride };
+    if (kind == product.x_kind() and p.rows == 0) return x.from(item.row);
+    for (0..item.rows) |i| {
+        const into = target + i * span;
+        const row = experts.x_row(p, item.row + i) orelse {
+            @memset(into[0..count], 0);
+            continue;
+        };
+        const bytes: [*]u8 = @ptrCast(into);
+        if (product == .pairs) @memcpy(bytes[0 .. 2 * count], x.from(row).first[0 .. 2 * count]) //
+        else widen_x(p, row, k, x.from(row).first, into, count);
+    }
     return widened(target);
 }
 

@@ -1,0 +1,182 @@
+// Which experts tokens go to: a warp has a token, and the block that ends last sorts the entries.
+#include "../ptx/base.h"
+#include "../params/moe.h"
+#include "../ptx/memory.h"
+#include "../ptx/pdl.h"
+#include "../common/activate.h"
+#include "../common/chunk.h"
+
+// ---- facts
+
+constexpr int route_threads = 256;
+constexpr int route_tokens = 8;
+constexpr int experts_most = 1024;
+
+static_assert(route_threads == 32 * route_tokens, "a warp has a token");
+static_assert(route_tokens * experts_most * 4 <= 40 * 1024, "keys are in static shared memory");
+
+// ---- load
+
+FB_DEVICE float load_logit(const fb_route_params& p, int32_t token, int32_t expert) {
+    const int64_t at = token * p.logits_stride + expert;
+    float x;
+    switch (p.dtype) {
+    case FB_F32: x = items<const float>(p.logits)[at]; break;
+    case FB_F16: x = f16_to_float(items<const uint16_t>(p.logits)[at]); break;
+    default: x = bf16_to_float(items<const uint16_t>(p.logits)[at]);
+    }
+    return x == x ? x : -FB_INFINITY;
+}
+
+// ---- compute
+
+FB_DEVICE float warp_max(float x) {
+    FB_UNROLL
+    for (int distance = 16; distance > 0; distance /= 2)
+        x = fmaxf(x, __shfl_xor_sync(~0u, x, distance));
+    return x;
+}
+
+FB_DEVICE float warp_sum(float x) {
+    FB_UNROLL
+    for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(~0u, x, distance);
+    return x;
+}
+
+// What logits become scores by: the largest of a token, and the sum of exponentials.
+struct Softmax {
+    float largest, sum;
+};
+
+FB_DEVICE float score_of(const fb_route_params& p, const Softmax& softmax, float logit) {
+    return p.sigmoid ? sigmoid(logit) : expf(logit - softmax.largest) / softmax.sum;
+}
+
+FB_DEVICE Softmax load_keys(const fb_route_params& p, int32_t token, float* keys) {
+    const int lane = threadIdx.x % 32;
+    Softmax softmax = {-FB_INFINITY, 0};
+    for (int e = lane; e < p.expert_count; e += 32) {
+        keys[e] = load_logit(p, token, e);
+        softmax.largest = fmaxf(softmax.largest, keys[e]);
+    }
+    softmax.largest = warp_max(softmax.largest);
+    for (int e = lane; e < p.expert_count; e += 32)
+        softmax.sum += expf(keys[e] - softmax.largest);
+    softmax.sum = warp_sum(softmax.sum);
+    if (p.bias != 0) {
+        for (int e = lane; e < p.expert_count; e += 32)
+            keys[e] = score_of(p, softmax, keys[e]) + items<const float>(p.bias)[e];
+    }
+    return softmax;
+}
+
+// The largest key that was not taken, of those the one of the lowest index.
+FB_DEVICE int32_t take_largest(const fb_route_params& p, float* keys) {
+    float largest = -FB_INFINITY;
+    int32_t best = p.expert_count;
+    for (int e = threadIdx.x % 32; e < p.expert_count; e += 32) {
+        const bool is_first = best == p.expert_count && keys[e] == keys[e];
+        if (!(keys[e] > largest || is_first)) continue;
+        largest = keys[e];
+        best = e;
+    }
+    FB_UNROLL
+    for (int distance = 16; distance > 0; distance /= 2) {
+        const float other = __shfl_xor_sync(~0u, largest, distance);
+        const int32_t index = __shfl_xor_sync(~0u, best, distance);
+        if (!(other > largest || (other == largest && index < best))) continue;
+        largest = other;
+        best = index;
+    }
+    if (best >= p.expert_count) best = 0; // only NaN biases are left
+    if (threadIdx.x % 32 == best % 32) keys[best] = __int_as_float(0x7fffffff);
+    __syncwarp();
+    return best;
+}
+
+FB_DEVICE void choose_experts(const fb_route_params& p, int32_t token, float* keys) {
+    const Softmax softmax = load_keys(p, token, keys);
+    __syncwarp();
+    int32_t* const experts = items<int32_t>(p.experts) + int64_t(token) * p.top_k;
+    float* const weights = items<float>(p.weights) + int64_t(token) * p.top_k;
+    float total = 0, own = 0;
+    for (int32_t slot = 0; slot < p.top_k; slot++) {
+        const int32_t expert = take_largest(p, keys);
+        const float score = score_of(p, softmax, load_logit(p, token, expert));
+        total += score;
+        if (threadIdx.x % 32 != slot) continue;
+        experts[slot] = expert;
+        own = score;
+    }
+    const float factor = p.renormalize ? p.scale / total : p.scale;
+    if (int(threadIdx.x % 32) < p.top_k) weights[threadIdx.x % 32] = own * factor;
+}
+
+// ---- store
+
+// Entries by experts, in their order: counts, then where each expert's begin, then places.
+FB_DEVICE void sort_entries(const fb_route_params& p, int32_t* next) {
+    const int32_t count = p.token_count * p.top_k;
+    const int32_t* const experts = items<const int32_t>(p.experts);
+    for (int e = threadIdx.x; e < p.expert_count; e += route_threads) next[e] = 0;
+    __syncthreads();
+    for (int32_t i = threadIdx.x; i < count; i += route_threads) atomicAdd(next + experts[i], 1);
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        int32_t before = 0;
+        for (int first = 0; first < p.expert_count; first += 32) {
+            const int e = first + threadIdx.x;
+            const int32_t own = e < p.expert_count ? next[e] : 0;
+            int32_t sum = own;
+            FB_UNROLL
+            for (int distance = 1; distance < 32; distance *= 2) {
+                const int32_t lower = __shfl_up_sync(~0u, sum, distance);
+                if (int(threadIdx.x) >= distance) sum += lower;
+            }
+            if (e < p.expert_count) {
+                next[e] = before + sum - own;
+                items<int32_t>(p.starts)[e] = next[e];
+            }
+            before += __shfl_sync(~0u, sum, 31);
+        }
+        if (threadIdx.x == 0) items<int32_t>(p.starts)[p.expert_count] = before;
+    }
+    for (int32_t first = 0; first < count; first += route_threads) {
+        const int32_t i = first + threadIdx.x;
+        const int32_t expert = i < count ? experts[i] : -1;
+        const uint32_t same = __match_any_sync(~0u, expert);
+        const uint32_t lower = same & ((1u << threadIdx.x % 32) - 1);
+        for (int warp = 0; warp < route_threads / 32; warp++) {
+            __syncthreads();
+            if (int(threadIdx.x / 32) != warp) continue;
+            const int32_t begin = expert < 0 ? 0 : next[expert];
+            __syncwarp();
+            if (expert < 0) continue;
+            const int32_t place = begin + __popc(lower);
+            items<int32_t>(p.rows)[place] = i / p.top_k;
+            items<int32_t>(p.places)[i] = place;
+            if (lower == 0) next[expert] = begin + __popc(same);
+        }
+    }
+}
+
+// ---- the kernel
+
+// Tokens [route_tokens * item, ...).
+FB_OPERATOR(moe_route, fb_route_params, route_threads, 2, route_tokens) {
+    FB_SHARED(float, keys, [route_tokens * experts_most]);
+    FB_SHARED(int32_t, is_last, [1]);
+    pdl_wait();
+    pdl_launch_dependents();
+    const int warp = threadIdx.x / 32;
+    const int32_t token = blockIdx.x * route_tokens + warp;
+    if (token < p.token_count) choose_experts(p, token, keys + warp * experts_most);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        const bool last = atomic_add_acq_rel_4(items<void>(p.ticket), 1) == gridDim.x - 1;
+        if (last) *items<int32_t>(p.ticket) = 0;
+        is_last[0] = last;
+    }
+    __syncthreads();
+    if (is_last[0]) sort_entries(p, reinterpret_cast<int32_t*>(keys));
+}
