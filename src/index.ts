@@ -50,6 +50,15 @@ export {
 } from "./ops/activation.ts";
 export { argmax, type ArgmaxOptions } from "./ops/argmax.ts";
 export { add, capLogits } from "./ops/elementwise.ts";
+export {
+  dequantize,
+  type DequantizeOptions,
+  quantize,
+  type Quantized,
+  type QuantizeOptions,
+  type ScaleBlock,
+  scaleBlocks,
+} from "./ops/quantize.ts";
 export { type GatherOptions, gatherRows, scatterRows } from "./ops/gather.ts";
 export {
   adjustLogits,

@@ -28,6 +28,10 @@ export const FB_ACTIVATION_NONE = 0;
 export const FB_ACTIVATION_SILU = 1;
 export const FB_ACTIVATION_GELU = 2;
 export const FB_ACTIVATION_GELU_TANH = 3;
+export const FB_QUANTIZE = 0;
+export const FB_DEQUANTIZE = 1;
+export const FB_QUANTIZE_GROUPS = 2;
+export const FB_BLOCK_SCALES = 3;
 export const FB_SAMPLE_NAN = 1;
 export const FB_SAMPLE_NO_MASS = 2;
 export const FB_SAMPLE_PARAMETER = 4;
@@ -2076,6 +2080,50 @@ export class ProbeParams extends Params {
   }
   get fail(): number {
     return this.i32[8]!;
+  }
+}
+
+/** Packs `struct fb_quantize_params` (128 bytes). */
+export class QuantizeParams extends Params {
+  static readonly byteLength = 128;
+  readonly x: RowsParams;
+  readonly out: RowsParams;
+  readonly span: SpanParams;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(128), offset = 0) {
+    super(memory, offset, 128);
+    this.x = new RowsParams(memory, offset + 0);
+    this.out = new RowsParams(memory, offset + 32);
+    this.span = new SpanParams(memory, offset + 64);
+  }
+  set scales(value: number) {
+    this.write64(24, value);
+  }
+  get scales(): number {
+    return this.read64(24);
+  }
+  set blockRows(value: number) {
+    this.write64(26, value);
+  }
+  get blockRows(): number {
+    return this.read64(26);
+  }
+  set blockColumns(value: number) {
+    this.i32[28] = value;
+  }
+  get blockColumns(): number {
+    return this.i32[28]!;
+  }
+  set columnBlocks(value: number) {
+    this.i32[29] = value;
+  }
+  get columnBlocks(): number {
+    return this.i32[29]!;
+  }
+  set mode(value: number) {
+    this.i32[30] = value;
+  }
+  get mode(): number {
+    return this.i32[30]!;
   }
 }
 

@@ -75,6 +75,7 @@ import params_norm_h from "../../kernels/params/norm.h" with { type: "text" };
 import params_page_h from "../../kernels/params/page.h" with { type: "text" };
 import params_plane_h from "../../kernels/params/plane.h" with { type: "text" };
 import params_probe_h from "../../kernels/params/probe.h" with { type: "text" };
+import params_quantize_h from "../../kernels/params/quantize.h" with { type: "text" };
 import params_rope_h from "../../kernels/params/rope.h" with { type: "text" };
 import params_rows_h from "../../kernels/params/rows.h" with { type: "text" };
 import params_sampling_h from "../../kernels/params/sampling.h" with { type: "text" };
@@ -101,6 +102,7 @@ import ptx_special_h from "../../kernels/ptx/special.h" with { type: "text" };
 import ptx_stmatrix_h from "../../kernels/ptx/stmatrix.h" with { type: "text" };
 import ptx_tma_h from "../../kernels/ptx/tma.h" with { type: "text" };
 import ptx_wgmma_h from "../../kernels/ptx/wgmma.h" with { type: "text" };
+import quantize_quantize_cu from "../../kernels/quantize/quantize.cu" with { type: "text" };
 import rope_rope_cu from "../../kernels/rope/rope.cu" with { type: "text" };
 import rope_unit_h from "../../kernels/rope/unit.h" with { type: "text" };
 import sampling_adjust_cu from "../../kernels/sampling/adjust.cu" with { type: "text" };
@@ -195,6 +197,7 @@ export const sources: Readonly<Record<string, string>> = {
   "params/page.h": params_page_h,
   "params/plane.h": params_plane_h,
   "params/probe.h": params_probe_h,
+  "params/quantize.h": params_quantize_h,
   "params/rope.h": params_rope_h,
   "params/rows.h": params_rows_h,
   "params/sampling.h": params_sampling_h,
@@ -221,6 +224,7 @@ export const sources: Readonly<Record<string, string>> = {
   "ptx/stmatrix.h": ptx_stmatrix_h,
   "ptx/tma.h": ptx_tma_h,
   "ptx/wgmma.h": ptx_wgmma_h,
+  "quantize/quantize.cu": quantize_quantize_cu,
   "rope/rope.cu": rope_rope_cu,
   "rope/unit.h": rope_unit_h,
   "sampling/adjust.cu": sampling_adjust_cu,

@@ -230,6 +230,7 @@ export function placeScaling(params: ScalingParams, options: OutOptions): void {
 /**
  * Queues a kernel over the rows of `like`. Long ones are `split` among blocks of a GPU where no
  * result depends on the whole row: into pieces of four chunks a thread, or one where rows are few.
+ * Short ones have `lanesLeast` threads or more.
  */
 export function launchRows(
   { short, long }: RowKernels,
@@ -237,6 +238,7 @@ export function launchRows(
   like: Tensor,
   { rowCount, stream }: RowOptions,
   split = false,
+  lanesLeast = 1,
 ): void {
   const { device, shape } = like;
   const { span } = params;
@@ -247,7 +249,7 @@ export function launchRows(
   span.outer = shape.length === 1 ? 1 : shape[0];
   span.inner = shape.length === 3 ? shape[1] : 1;
   span.dim = dim;
-  span.lanes = isShort ? lanesOf(dim) : 32;
+  span.lanes = isShort ? Math.max(lanesLeast, lanesOf(dim)) : 32;
   const isSplit = split && !isShort && device.kind !== "cpu";
   span.partElements = isSplit ? blockElements * (rows > 128 ? 4 : 1) : dim;
   span.parts = Math.ceil(dim / span.partElements);

@@ -316,6 +316,12 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
     residual,
     { rowCount },
   ],
+  quantize: ({ tensor, tokenScales, rowCount }) => [
+    tensor,
+    "token",
+    { dtype: "i8", outScales: tokenScales, rowCount },
+  ],
+  dequantize: ({ codes, tokenScales }) => [codes, tokenScales, "token", { dtype: "f32" }],
   argmax: ({ tensor, indices, rowCount }) => [tensor, { out: indices, rowCount }],
   addRmsNorm: ({ tensor, residual, weight, scale }) => [
     tensor,

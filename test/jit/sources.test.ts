@@ -46,6 +46,7 @@ const dependents: [family: string, sources: string[]][] = [
   ["norm", ["norm/norm.cu"]],
   ["page", ["page/page.cu", "rope/rope.cu"]],
   ["probe", ["probe/probe.cu"]],
+  ["quantize", ["quantize/quantize.cu"]],
   ["states", ["states/states.cu"]],
   ["tensor", ["tensor/tensor.cu"]],
   ["variant_probe", []],

@@ -15,6 +15,7 @@ const kernels = @import("kernels/argmax.zig").kernels ++
     @import("kernels/norm.zig").kernels ++
     @import("kernels/page.zig").kernels ++
     @import("kernels/probe.zig").kernels ++
+    @import("kernels/quantize.zig").kernels ++
     @import("kernels/rope.zig").kernels ++
     @import("kernels/sampling/adjust.zig").kernels ++
     @import("kernels/sampling/drafts.zig").kernels ++
