@@ -23,8 +23,8 @@ constexpr int slice_count = 4;
 constexpr int column_step = 128;
 // Parts whose values a lane has in flight.
 constexpr int flight = 8;
-// Below all log-sum-exps, and unlike -inf fit for subtraction.
-constexpr float no_state_yet = -1e30f;
+// Not above any log-sum-exp, and unlike -inf fit for subtraction.
+constexpr float no_state_yet = -3.40282347e38f;
 
 // ---- where things lie
 

@@ -60,7 +60,8 @@ export function bindTensors(
   const { k, v } = bindKeysAndValues(params, options, batch, requests, tensors);
   requireDistinct("out", out);
   // A row of queries is read before its output is written, and by nobody else.
-  if (!isInPlace(out, q)) requireApart("out", out, "q", q);
+  const isSame = options.headDim === options.valueDim && isInPlace(out, q);
+  if (!isSame) requireApart("out", out, "q", q);
   requireApart("out", out, "k", k);
   requireApart("out", out, "v", v);
   if (lse !== undefined) requireApart("lse", lse, "out", out);

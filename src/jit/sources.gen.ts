@@ -1,6 +1,7 @@
 // Written by `bun run sources`: do not edit.
 /// <reference path="./text.d.ts" />
 import argmax_argmax_cu from "../../kernels/argmax/argmax.cu" with { type: "text" };
+import attention_common_again_h from "../../kernels/attention/common/again.h" with { type: "text" };
 import attention_common_arrive_h from "../../kernels/attention/common/arrive.h" with { type: "text" };
 import attention_common_facts_h from "../../kernels/attention/common/facts.h" with { type: "text" };
 import attention_common_finish_h from "../../kernels/attention/common/finish.h" with { type: "text" };
@@ -123,6 +124,7 @@ import tensor_tensor_cu from "../../kernels/tensor/tensor.cu" with { type: "text
 /** Text of every kernel source and header, by its path below kernels/. */
 export const sources: Readonly<Record<string, string>> = {
   "argmax/argmax.cu": argmax_argmax_cu,
+  "attention/common/again.h": attention_common_again_h,
   "attention/common/arrive.h": attention_common_arrive_h,
   "attention/common/facts.h": attention_common_facts_h,
   "attention/common/finish.h": attention_common_finish_h,

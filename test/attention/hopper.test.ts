@@ -6,6 +6,7 @@ import { defineCudaVariant, defineVariant } from "../../src/variant/define.ts";
 import { type Case, caseOf } from "../support/cases.ts";
 import { type LibraryCase, libraryCases } from "../support/library.ts";
 import { optionsOf } from "../support/rig.ts";
+import { sweepCases } from "../support/deep.ts";
 import { gpuTarget } from "../support/targets.ts";
 import { warmUp } from "../support/warm.ts";
 import { poisoned } from "../support/numbers.ts";
@@ -183,6 +184,12 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
     },
     60_000,
   );
+
+  // Weights that f32 takes for 0 make NaN of an infinite value, and the oracle's infinity.
+  const moderate = chosen.filter(({ scale }) => scale < 1);
+  sweepCases("NaN and infinities", moderate, 24, (c, seed) => {
+    runCase(device, { ...c, seed, notFinite: true });
+  });
 
   test.each(clamped.map((c) => [c.name, c] as const))(
     "lengths that only the device knows: %s",

@@ -16,6 +16,7 @@ import { Tensor } from "../../src/tensor/tensor.ts";
 import { type Case, caseOf } from "../support/cases.ts";
 import { concatenate, indptrOf, poisoned } from "../support/numbers.ts";
 import { type HostRequest, optionsOf, Rig } from "../support/rig.ts";
+import { sweepCases } from "../support/deep.ts";
 import { gpuTarget } from "../support/targets.ts";
 import { warmUp } from "../support/warm.ts";
 import { raggedTensors, runCase, World } from "../support/world.ts";
@@ -138,6 +139,12 @@ describe.if(able)(`latent attention on ${target?.name}`, () => {
 
   test.each(cases.map((c) => [c.name, c] as const))("%s", (_, c) => {
     runCase(device, c);
+  });
+
+  // Weights that f32 takes for 0 make NaN of an infinite value, and the oracle's infinity.
+  const moderate = cases.filter(({ scale }) => scale < 1);
+  sweepCases("NaN and infinities", moderate, 24, (c, seed) => {
+    runCase(device, { ...c, seed, notFinite: true });
   });
 
   test.each([12, 32, 64])("ragged keys in columns of %d", (blockColumns) => {

@@ -72,13 +72,15 @@ describe.each(await targetsHere())("runs on $name", (target) => {
       ["decode", [1, 1], [90, 7], {}],
       ["split decode", [1], [3000], {}],
       ["prefill", [40, 3], [70, 17], { causal: false }],
+      ["rows attended again", [40, 3], [70, 17], { notFinite: true }],
+      ["wide rows attended again", [5, 3], [70, 17], { notFinite: true, headDim: 512 }],
     ];
     for (const [name, queryLengths, kvLengths, over] of cases) {
       const c = { ...shape, queryLengths, kvLengths, outDtype: "bf16", dtype: "bf16", ...over };
       using rig = new Rig(device, caseOf(name, { ...c, kvDtype: "bf16" } as Partial<Case>));
       const { queryHeads } = rig.c;
       const { k, v } = raggedTensors(rig, requestsOf(rig));
-      const dims = [sum(queryLengths), queryHeads, 32];
+      const dims = [sum(queryLengths), queryHeads, rig.c.headDim];
       using q = Tensor.randomNormal(device, dims, rig.c.dtype, { seed: 3 });
       using out = poisoned(device, dims, rig.c.dtype);
       rig.attention.plan(raggedBatch(queryLengths, kvLengths));

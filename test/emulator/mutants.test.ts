@@ -78,13 +78,14 @@ const subjects: Record<string, Subject> = {
     }),
     sms: 1,
   },
-  // Tiles have one stage; rows are trimmed.
+  // Tiles have one stage; rows are trimmed, and some are attended again.
   "wide decode": {
     kernel: "cuda.wide16",
     c: caseOf("wide decode", {
       ...common,
       headDim: 512,
       valueDim: 512,
+      notFinite: true,
       queryLengths: [1, 2, 1, 1],
       kvLengths: [144, 20, 208, 1],
     }),

@@ -1,4 +1,5 @@
 import { test } from "bun:test";
+import { seeded } from "./random.ts";
 
 /** How many cases a sweep takes: a slice in every run of the tests, the whole in `check:deep`. */
 export interface Sizes {
@@ -18,4 +19,30 @@ export function sweep(
   const seed = Number(process.env["SEED"] ?? 1);
   const cases = process.env["FLASHBUN_DEEP"] === "1" ? whole : slice;
   test(`${title}: ${cases} cases of SEED=${seed}`, () => body(seed, cases), 600_000);
+}
+
+/**
+ * A test over a list of cases, each of a seed of its own: `slice` of them, which the seed picks, or
+ * each of them twice.
+ */
+export function sweepCases<C extends { name: string }>(
+  title: string,
+  list: readonly C[],
+  slice: number,
+  body: (c: C, seed: number) => void,
+): void {
+  const sizes = { slice: Math.min(slice, list.length), whole: 2 * list.length };
+  sweep(title, sizes, async (first, count) => {
+    const random = seeded(first);
+    const drawn = list.map((c) => ({ c, place: random.next() }));
+    const order = drawn.sort((a, b) => a.place - b.place).map(({ c }) => c);
+    for (let i = 0; i < count; i++) {
+      const [c, seed] = [order[i % list.length], first + i];
+      try {
+        body(c, seed);
+      } catch (cause) {
+        throw new Error(`${c.name}, seed ${seed}: ${(cause as Error).message}`, { cause });
+      }
+    }
+  });
 }

@@ -209,7 +209,10 @@ function steepness(hook: (x: Float64Array) => ArrayLike<number>, row: Float64Arr
   const step = 1e-4;
   const before = hook(row.slice());
   const after = hook(row.map((x) => x + step));
-  return row.reduce((most, _, d) => Math.max(most, Math.abs(after[d] - before[d]) / step), 0);
+  return row.reduce((most, _, d) => {
+    const rise = Math.abs(after[d] - before[d]) / step;
+    return rise > most ? rise : most; // none of what is not finite
+  }, 0);
 }
 
 /** Scales, rotates and rounds the rows of a tensor [tokens, heads, dim]. */

@@ -20,7 +20,7 @@ struct RowTarget {
 FB_DEVICE RowTarget finish_row(const fb_attention_params& p, const fb_attention_record& r, int i,
                                float base, float sum, bool writes) {
     // A sum of NaN has seen a key, whose score never raised the base.
-    const bool empty = Variant::softmax && base == no_base && sum == 0;
+    bool empty = Variant::softmax && base == no_base && sum == 0;
     const float maximum = empty ? -FB_INFINITY : base;
     const float scale = constant_scale(p.v_scale, r);
     if (r.partial_row >= 0) {
@@ -44,6 +44,7 @@ FB_DEVICE RowTarget finish_row(const fb_attention_params& p, const fb_attention_
         const float kept = exp2_approx(maximum - top);
         total = sum * kept + exp2_approx(sink - top);
         factor *= kept;
+        empty &= total == total; // a sink may be NaN
     }
     const float lse = total == 0 ? -FB_INFINITY : (top + log2_approx(total)) * ln_2;
     if (writes && p.lse != 0) {

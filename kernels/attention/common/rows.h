@@ -69,19 +69,23 @@ FB_DEVICE RowSight sight_of(const fb_attention_params& p, const fb_attention_rec
     return {row, low, high};
 }
 
-// What bits and hooks know of row `i`, whose sight it is.
+// What bits and hooks know of a row; `asks`: it is one of a request.
+FB_DEVICE MaskRow mask_of(const fb_attention_params& p, const RowSight& sight, bool asks) {
+    if (asks && sight.high != no_position) return mask_row(p, sight.row);
+    return {0, past_end, past_end};
+}
+FB_DEVICE Variant::Row words_of(const fb_attention_params& p, const RowSight& sight, bool asks) {
+    if (Variant::row_words == 0 || !asks) return {};
+    return Variant::row(p, sight.row);
+}
+
+// The same of row `i`, whose sight it is.
 template <class Facts>
 FB_DEVICE void note_row(const fb_attention_params& p, const fb_attention_record& r, Facts& rows,
                         int i, const RowSight& sight) {
     const bool asks = i < r.row_count && sight.row.request >= 0;
-    if (FB_MASK) {
-        if (asks && sight.high != no_position) rows.mask[i] = mask_row(p, sight.row);
-        else rows.mask[i] = {0, past_end, past_end};
-    }
-    if constexpr (Variant::row_words > 0) {
-        if (asks) rows.words[i] = Variant::row(p, sight.row);
-        else rows.words[i] = {};
-    }
+    if (FB_MASK) rows.mask[i] = mask_of(p, sight, asks);
+    if (Variant::row_words > 0) rows.words[i] = words_of(p, sight, asks);
 }
 
 FB_DEVICE void describe_row(const fb_attention_params& p, const fb_attention_record& r,

@@ -10,8 +10,9 @@
 // then reach 2^slack, which f16 holds.
 constexpr float slack = 8;
 
-// Base of a row that has seen no key: below all scores, and unlike -inf fit for subtraction.
-constexpr float no_base = -1e30f;
+// Base of a row that has seen no key: no score is below it, and unlike -inf it is fit for
+// subtraction.
+constexpr float no_base = -3.40282347e38f;
 
 template <int M> struct RowStates {
     float base[M][2]; // of exponents: the maximum, in base 2, or up to `slack` below it
@@ -122,13 +123,16 @@ FB_DEVICE void change_scores(const fb_attention_params& p, const RowFacts& rows,
     }
 }
 
-template <int M, int N> FB_DEVICE void negate(float (&s)[M][N][4]) {
+// What is left of a factor that is not above 0 beside base_2_factor(): -1, 0 or NaN.
+FB_DEVICE float factor_sign(float factor) { return factor < 0 ? -1 : factor; }
+
+template <int M, int N> FB_DEVICE void multiply_scores(float by, float (&s)[M][N][4]) {
     FB_UNROLL
     for (int m = 0; m < M; m++) {
         FB_UNROLL
         for (int n = 0; n < N; n++) {
             FB_UNROLL
-            for (int i = 0; i < 4; i++) s[m][n][i] = -s[m][n][i];
+            for (int i = 0; i < 4; i++) s[m][n][i] *= by;
         }
     }
 }
@@ -273,7 +277,7 @@ FB_DEVICE void probabilities(const fb_attention_params& p, const RowFacts& rows,
                              const Keys& keys, float factor, float (&s)[M][N][4],
                              RowStates<M>& state, float (&out)[M][C][4]) {
     if (scores_change) change_scores(p, rows, first_row, keys, factor, s);
-    else if (factor < 0) negate(s);
+    else if (!(factor > 0)) multiply_scores(factor_sign(factor), s);
     if (keys.masked) hide_keys(p, rows, first_row, keys, s);
     if (Variant::softmax) {
         move_bases(base_2_factor(factor), s, state, out);

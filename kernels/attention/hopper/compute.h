@@ -24,7 +24,7 @@ struct Compute {
     Turn<FB_STAGES> values;
     Turn<FB_QUERY_BUFFERS> buffer; // of the task's queries
     float factor; // of products; where nothing else changes them, above 0
-    bool negative;
+    float sign;   // what scores are multiplied by besides
     RowState rows;
     Scores s;
     Sums sums;
@@ -160,10 +160,10 @@ struct Compute {
             probabilities[i / 4][i % 4] = pack_pair<FB_Q_TYPE>(s[2 * i], s[2 * i + 1]);
     }
 
-    FB_DEVICE void negate_scores() {
-        if (!negative) return;
+    FB_DEVICE void sign_scores() {
+        if (sign > 0) return;
         FB_UNROLL
-        for (int i = 0; i < FB_KV_TILE / 2; i++) s[i] = -s[i];
+        for (int i = 0; i < FB_KV_TILE / 2; i++) s[i] *= sign;
     }
 
     // What takes scores to base 2.
@@ -176,7 +176,7 @@ struct Compute {
     // Products of a tile become scores.
     FB_DEVICE void change_scores(const TaskRows& seen, int tile) {
         if constexpr (scores_change) pairs_of(seen, tile).change(factor, s);
-        else negate_scores();
+        else sign_scores();
     }
 
     // The scores of what a row does not see.
@@ -276,7 +276,7 @@ struct Compute {
     FB_DEVICE void open(const Task& task) {
         const float scale = score_factor(b.attention(), task.record);
         factor = scores_change ? scale : base_2_factor(scale);
-        negative = scale < 0;
+        sign = factor_sign(scale);
         keep_queries();
     }
 
@@ -470,7 +470,9 @@ struct Compute {
             }
         }
         if (!goes_on) end(reach);
-        store(b, task, own(), done, sums);
+        const uint32_t wrong = store(b, task, own(), done, sums);
+        attend_wrong<2>(b.attention(), task.record, task.source.by_page, wrong,
+                        {0, FB_VALUE_DIM / 8}, true, [](int h) { return own() + 8 * h; });
         clear_sums();
         return goes_on;
     }

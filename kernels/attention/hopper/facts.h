@@ -11,8 +11,7 @@
 //
 // Rounding: queries, keys and values are rounded once to FB_Q_TYPE after conversion and hooks,
 // probabilities once before the second product; all else is f32. Scores come in base 2.
-#include "../common/finish.h"
-#include "../common/rotate.h"
+#include "../common/again.h"
 #include "../../params/attention.h"
 
 #include "../../ptx/barrier.h"

@@ -26,6 +26,15 @@ FB_DEVICE uint4 eight_columns(uint32_t (&pairs)[4]) {
     return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
 
+// Of all columns that a thread has of its row h.
+FB_DEVICE float row_total(int h, const Sums& sums) {
+    float total = 0;
+    FB_UNROLL
+    for (int j = 0; j < FB_VALUE_DIM / 8; j++)
+        total += sums[4 * j + 2 * h] + sums[4 * j + 2 * h + 1];
+    return total;
+}
+
 // Row h of a thread, by whole quads; `inside`: there is such a row.
 FB_DEVICE void store_row(const fb_attention_params& p, const RowTarget& target, bool wide,
                          bool inside, int h, const Sums& sums) {
@@ -63,19 +72,26 @@ struct RowSums {
     float sum[2];
 };
 
-// A thread's rows `row` and `row` + 8 of the block.
-FB_DEVICE void store(const Block& b, const Task& task, int row, const RowSums& rows,
-                     const Sums& sums) {
+// A thread's rows `row` and `row` + 8 of the block; returns a bit for each that is wrong, and not
+// stored.
+FB_DEVICE uint32_t store(const Block& b, const Task& task, int row, const RowSums& rows,
+                         const Sums& sums) {
     const fb_attention_params& p = b.attention();
     const fb_attention_record& r = task.record;
     const bool wide = r.partial_row < 0 && wide_rows(p);
+    uint32_t wrong = 0;
     FB_UNROLL
     for (int h = 0; h < 2; h++) {
         const int at = row + 8 * h;
         const float sum = quad_sum(rows.sum[h]);
-        const bool inside = at < r.row_count;
+        bool inside = at < r.row_count;
         RowTarget target = {};
         if (inside) target = finish_row(p, r, at, rows.base[h], sum, lane_now() % 4 == 0);
+        if (quad_is_wrong(rows.base[h], sum, row_total(h, sums)) && inside) {
+            wrong |= 1u << h;
+            inside = false;
+        }
         store_row(p, target, wide, inside, h, sums);
     }
+    return wrong;
 }

@@ -22,7 +22,7 @@
 #include "../../ptx/cluster.h"
 #include "../../ptx/fence.h"
 #include "../../ptx/mbarrier.h"
-#include "../common/finish.h"
+#include "../common/again.h"
 #include "facts.h"
 
 // ---- types
@@ -38,9 +38,23 @@ constexpr int place_slots = 2;
 // Where a row of the output lies, or of the partial state, and what its sums are multiplied by.
 struct Target {
     uint64_t values; // 0: there is no such row
-    float factor;    // 0: zeros, whatever the sums hold
-    uint32_t reserved;
+    float factor;
+    float base; // of exponents; -inf: zeros, whatever the sums hold
+
+    FB_DEVICE bool empty() const { return base == -FB_INFINITY; }
+    FB_DEVICE float of(float sum) const { return empty() ? 0 : sum * factor; }
+    // Of a row's sums, or some of them: a factor of NaN is one of weights that are.
+    FB_DEVICE bool wrong(float total) const { return !empty() && is_wrong(base, factor, total); }
 };
+
+// Of row `i` of a record, whose log-sum-exp the thread `writes`.
+FB_DEVICE Target target_of(const fb_attention_params& p, const fb_attention_record& r, int i,
+                           float base, float sum, bool writes) {
+    if (i >= r.row_count) return {0, 0, -FB_INFINITY};
+    const RowTarget found = finish_row(p, r, i, base, sum, writes);
+    return {reinterpret_cast<uint64_t>(found.values), found.factor,
+            found.empty ? -FB_INFINITY : base};
+}
 
 // Where keys begin that lie side by side.
 struct KeyPlace {

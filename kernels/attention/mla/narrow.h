@@ -226,13 +226,7 @@ FB_DEVICE void store_targets(const Block& b, const fb_attention_record& r, uint3
         float sum = 0;
         FB_UNROLL
         for (int w = 0; w < score_warps; w++) sum += states[w][row].y;
-        Target target = {0, 0, 0};
-        if (row < r.row_count) {
-            const RowTarget found = finish_row(b.p, r, row, states[0][row].x, sum, true);
-            target.values = reinterpret_cast<uint64_t>(found.values);
-            target.factor = found.empty ? 0 : found.factor;
-        }
-        b.memory.targets[row] = target;
+        b.memory.targets[row] = target_of(b.p, r, row, states[0][row].x, sum, true);
     }
     __syncwarp();
     if (lane_now() == 0) mbarrier_arrive(b.barrier(FB_AT(barriers.target_full)));
@@ -318,9 +312,10 @@ FB_DEVICE void score(const Block& b) {
                 FB_UNROLL
                 for (int i = 0; i < thread_values; i++) s[i] *= scales.k[i / 2 % 2];
             }
-            if (signed_factor < 0) {
+            if (!(signed_factor > 0)) {
+                const float sign = factor_sign(signed_factor);
                 FB_UNROLL
-                for (int i = 0; i < thread_values; i++) s[i] = -s[i];
+                for (int i = 0; i < thread_values; i++) s[i] *= sign;
             }
             if (!is_full(r, tile))
                 hide_tokens(b, r, works.slot(), r.kv_start + tile * FB_KV_TILE, s);
@@ -383,22 +378,32 @@ FB_DEVICE void multiply_tile(const Block& b, uint32_t half, uint32_t turn, bool 
     wgmma_wait<0>();
 }
 
-FB_DEVICE void write_sums(const Block& b, bool partial, int group,
+FB_DEVICE void write_sums(const Block& b, const fb_attention_record& r, int group,
                           const Sums& sums) {
+    const bool partial = r.partial_row >= 0;
+    uint32_t wrong = 0; // a bit for each of the thread's rows
     const int own = own_row(); // element
     const int first = group * (FB_VALUE_DIM / 2) + thread_now() % 128 / 32 * 16;
     FB_UNROLL
     for (int j = 0; j < thread_rows / 2; j++) {
-        const Target two[2] = {b.memory.targets[own_row_of(2 * j)],
-                               b.memory.targets[own_row_of(2 * j + 1)]};
+        Target two[2] = {b.memory.targets[own_row_of(2 * j)],
+                         b.memory.targets[own_row_of(2 * j + 1)]};
+        FB_UNROLL
+        for (int e = 0; e < 2; e++) {
+            float total = 0;
+            FB_UNROLL
+            for (int i = 0; i < 2 * half_pieces; i++) total += sums[i / 2][4 * j + i % 2 * 2 + e];
+            if (lanes_max(two[e].wrong(total) ? 1 : 0) == 0) continue;
+            wrong |= 1u << (2 * j + e);
+            two[e].values = 0;
+        }
         FB_UNROLL
         for (int c = 0; c < half_pieces; c++) {
             FB_UNROLL
             for (int h = 0; h < 2; h++) {
                 float x[2];
                 FB_UNROLL
-                for (int e = 0; e < 2; e++) // whatever the sums hold
-                    x[e] = two[e].factor == 0 ? 0 : sums[c][4 * j + 2 * h + e] * two[e].factor;
+                for (int e = 0; e < 2; e++) x[e] = two[e].of(sums[c][4 * j + 2 * h + e]);
                 const int at = first + c * 64 + 8 * h;
                 if (partial || FB_OUT_TYPE == FB_F32) {
                     FB_UNROLL
@@ -417,4 +422,8 @@ FB_DEVICE void write_sums(const Block& b, bool partial, int group,
             }
         }
     }
+    // Of each piece the warp has 16 elements.
+    attend_wrong<thread_rows>(b.p, r, b.memory.by_page, wrong, {first, 2 * half_pieces, 64},
+                              group == 0 && thread_now() % 128 < 32,
+                              [](int i) { return own_row_of(i); });
 }

@@ -136,12 +136,7 @@ FB_DEVICE void store_targets(const Block& b, const fb_attention_record& r, uint3
         const int row = thread_now() % 128 / 32 * 16 + own_row() + 8 * h;
         const float sum = quad_sum(rows.sum[h]);
         const bool writes = lane_now() % 4 == 0;
-        Target target = {0, 0, 0};
-        if (row < r.row_count) {
-            const RowTarget found = finish_row(b.p, r, row, rows.base[h], sum, writes);
-            target.values = reinterpret_cast<uint64_t>(found.values);
-            target.factor = found.empty ? 0 : found.factor;
-        }
+        const Target target = target_of(b.p, r, row, rows.base[h], sum, writes);
         if (writes) b.memory.targets[row] = target;
     }
     __syncwarp();
@@ -233,9 +228,10 @@ FB_DEVICE void score(const Block& b) {
                     if (last) mbarrier_arrive(b.barrier(FB_AT(barriers.query_empty)));
                 }
                 rope.advance();
-                if (signed_factor < 0) {
+                if (!(signed_factor > 0)) {
+                    const float sign = factor_sign(signed_factor);
                     FB_UNROLL
-                    for (int j = 0; j < 32; j++) s[j] = -s[j];
+                    for (int j = 0; j < 32; j++) s[j] *= sign;
                 }
                 if (!full.has(tile))
                     hide_tokens(b, r, works.slot(), r.kv_start + tile * FB_KV_TILE, s);

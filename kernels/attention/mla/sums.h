@@ -57,17 +57,27 @@ FB_DEVICE void write_16(uint64_t to, uint32_t (&x)[4]) {
     if (to != 0) store_run(to + lane_now() % 4 * 16, make_uint4(x[0], x[1], x[2], x[3]));
 }
 
-FB_DEVICE void write_sums(const Block& b, bool partial, int group, const Sums& sums) {
+FB_DEVICE void write_sums(const Block& b, const fb_attention_record& r, int group,
+                          Sums& sums) {
+    const bool partial = r.partial_row >= 0;
+    const int first = group * (FB_VALUE_DIM / 2);
+    uint32_t wrong = 0; // a bit for each of the thread's rows
     FB_UNROLL
     for (int h = 0; h < 2; h++) {
         const int row = thread_now() % 128 / 32 * 16 + own_row() + 8 * h;
-        const Target target = b.memory.targets[row];
+        Target target = b.memory.targets[row];
         const auto pair = [&](int j) { // columns 8 j and on
             const float* two = sums[j / 16] + j % 16 * 4 + 2 * h;
-            if (target.factor == 0) return make_float2(0, 0); // whatever the sums hold
-            return make_float2(two[0] * target.factor, two[1] * target.factor);
+            return make_float2(target.of(two[0]), target.of(two[1]));
         };
-        const int first = group * (FB_VALUE_DIM / 2);
+        float total = 0;
+        FB_UNROLL
+        for (int j = 0; j < 128; j++)
+            if (j / 2 % 2 == h) total += sums[j / 64][j % 64];
+        if (quad_max(target.wrong(total) ? 1 : 0) > 0) {
+            wrong |= 1u << h;
+            target.values = 0;
+        }
         if (partial || FB_OUT_TYPE == FB_F32) {
             auto* to = reinterpret_cast<float2*>(target.values) + (first + own_key()) / 2;
             FB_UNROLL
@@ -87,4 +97,10 @@ FB_DEVICE void write_sums(const Block& b, bool partial, int group, const Sums& s
             }
         }
     }
+    if (!__any_sync(~0u, wrong != 0)) return;
+    attend_wrong<2>(b.p, r, b.memory.by_page, wrong, {first, FB_VALUE_DIM / 16}, group == 0,
+                    [](int h) { return thread_now() % 128 / 32 * 16 + own_row() + 8 * h; });
+    // The next product takes no older sums, but its registers: these need not be kept until then.
+    FB_UNROLL
+    for (int j = 0; j < 128; j++) sums[j / 64][j % 64] = 0;
 }

@@ -57,7 +57,7 @@ FB_DEVICE void multiply_values(const Block& b, int group) {
             turn.advance();
         }
         mbarrier_wait(b.barrier(FB_AT(barriers.target_full)), works.count % 2);
-        write_sums(b, work.record.partial_row >= 0, group, sums);
+        write_sums(b, work.record, group, sums);
         __syncwarp();
         if (lane_now() == 0) {
             mbarrier_arrive(b.barrier(FB_AT(barriers.target_empty)));

@@ -7,9 +7,8 @@
 // then written to the one tile.
 #pragma once
 #include "copy.h"
-#include "../common/finish.h"
+#include "../common/again.h"
 #include "products.h"
-#include "../common/rotate.h"
 #include "../common/scores.h"
 
 // ---- shared memory
@@ -227,28 +226,57 @@ FB_DEVICE void add(const Block& b, int tile, int first, const Keys& keys, Scores
 
 // ---- store
 
+// Bits of the lane's rows that are wrong. Warps that have the same rows agree on them.
+FB_DEVICE uint32_t wrong_rows(const Block& b, const Sums& sums,
+                              const float (&weights)[2 * row_blocks]) {
+    uint32_t wrong = 0;
+    FB_UNROLL
+    for (int i = 0; i < 2 * row_blocks; i++) {
+        float total = 0;
+        FB_UNROLL
+        for (int c = 0; c < warp_columns / 8; c++)
+            total += sums.out[i / 2][c][i % 2 * 2] + sums.out[i / 2][c][i % 2 * 2 + 1];
+        if (quad_is_wrong(sums.rows.base[i / 2][i % 2], weights[i], total)) wrong |= 1u << i;
+    }
+    if (column_warps == 1) return wrong;
+    // Positions have been read: one that no row has marks a row.
+    int32_t* marks = b.rows().position + first_row(b) + own_row();
+    FB_UNROLL
+    for (int i = 0; i < 2 * row_blocks; i++)
+        if (wrong >> i & 1) marks[8 * i] = no_position;
+    __syncthreads();
+    FB_UNROLL
+    for (int i = 0; i < 2 * row_blocks; i++)
+        if (marks[8 * i] == no_position) wrong |= 1u << i;
+    return wrong;
+}
+
 FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
     const fb_attention_record& r = b.record();
-    const int lane = lane_now();
+    float weights[2 * row_blocks];
     FB_UNROLL
-    for (int m = 0; m < row_blocks; m++) {
+    for (int i = 0; i < 2 * row_blocks; i++) weights[i] = quad_sum(sums.rows.sum[i / 2][i % 2]);
+    uint32_t wrong = wrong_rows(b, sums, weights);
+    FB_UNROLL
+    for (int i = 0; i < 2 * row_blocks; i++) {
+        const int row = first_row(b) + i * 8 + own_row();
+        if (row >= r.row_count) wrong &= ~(1u << i);
+        if (row >= r.row_count || wrong >> i & 1) continue;
+        const bool writes = lane_now() % 4 == 0 && first_column(b) == 0;
+        const float base = sums.rows.base[i / 2][i % 2];
+        const RowTarget target = finish_row(b.p, r, row, base, weights[i], writes);
         FB_UNROLL
-        for (int h = 0; h < 2; h++) {
-            const int row = first_row(b) + m * 16 + h * 8 + lane / 4;
-            const float sum = quad_sum(sums.rows.sum[m][h]);
-            const float base = sums.rows.base[m][h];
-            if (row >= r.row_count) continue;
-            const bool writes = lane % 4 == 0 && first_column(b) == 0;
-            const RowTarget target = finish_row(b.p, r, row, base, sum, writes);
-            FB_UNROLL
-            for (int c = 0; c < warp_columns / 8; c++) {
-                const int column = first_column(b) + c * 8 + lane % 4 * 2;
-                if (column < FB_VALUE_DIM)
-                    write_pair(b.p, target, column, sums.out[m][c][2 * h],
-                               sums.out[m][c][2 * h + 1]);
-            }
+        for (int c = 0; c < warp_columns / 8; c++) {
+            const int column = first_column(b) + c * 8 + own_key();
+            if (column < FB_VALUE_DIM)
+                write_pair(b.p, target, column, sums.out[i / 2][c][i % 2 * 2],
+                           sums.out[i / 2][c][i % 2 * 2 + 1]);
         }
     }
+    const Columns columns = {first_column(b), warp_columns / 8};
+    const auto row_of = [&](int i) { return first_row(b) + i * 8 + own_row(); };
+    attend_wrong<2 * row_blocks>(b.p, r, b.state().work.by_page, wrong, columns,
+                                 first_column(b) == 0, row_of);
 }
 
 // ---- the record

@@ -6,9 +6,8 @@
 #pragma once
 #include "copy.h"
 #include "../common/arrive.h"
-#include "../common/finish.h"
+#include "../common/again.h"
 #include "products.h"
-#include "../common/rotate.h"
 #include "../common/scores.h"
 
 // ---- shared memory
@@ -51,7 +50,7 @@ constexpr int warps_bytes =
     warp_count * warp_bytes > room_bytes ? warp_count * warp_bytes : room_bytes;
 
 struct RowSum {
-    float base;
+    float base; // inf: what the warp has of values is wrong
     float sum;
 };
 
@@ -315,7 +314,35 @@ FB_DEVICE void add_step(const Block& b, const KeptRange& range, int step, int st
 
 // ---- store
 
-// Merges the warps' sums in their order and writes the rows.
+// Merges the warps' sums of a row in their order and writes it, by the threads of the row; false:
+// it is wrong.
+FB_DEVICE bool write_row(const Block& b, int row, int first, int threads) {
+    const State& state = b.state();
+    float top = no_base;
+    for (int w = 0; w < warp_count; w++) top = fmaxf(top, state.sums[w][row].base);
+    if (top == FB_INFINITY || scores_too_large(top)) return false;
+    float weight[warp_count];
+    float total = 0;
+    for (int w = 0; w < warp_count; w++) {
+        const RowSum part = state.sums[w][row];
+        weight[w] = exp2_approx(part.base - top);
+        total += part.sum * weight[w];
+    }
+    const RowTarget target = finish_row(b.p, b.record(), row, top, total, first == 0);
+    const auto* all = reinterpret_cast<const float*>(b.memory + warps_at) + row * sums_stride;
+    for (int column = first * 2; column < FB_VALUE_DIM; column += threads * 2) {
+        float2 pair = make_float2(0, 0);
+        for (int w = 0; w < warp_count; w++) {
+            const auto part = *reinterpret_cast<const float2*>(all + w * (warp_bytes / 4) + column);
+            pair.x += part.x * weight[w];
+            pair.y += part.y * weight[w];
+        }
+        write_pair(b.p, target, column, pair.x, pair.y);
+    }
+    return true;
+}
+
+// Hands the warps' sums over and writes the rows.
 FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
     const fb_attention_record& r = b.record();
     State& state = b.state();
@@ -327,13 +354,13 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
     for (int i = 0; i < 2 * row_blocks; i++) {
         const int m = i / 2, h = i % 2;
         const int row = i * 8 + lane / 4;
-        const float sum = quad_sum(sums.rows.sum[m][h]);
-        if (lane % 4 == 0) state.sums[b.warp()][row] = {sums.rows.base[m][h], sum};
+        float total = 0;
         FB_UNROLL
         for (int c = 0; c < value_chunks; c += 2) {
             float x[4] = {sums.out[m][c][2 * h], sums.out[m][c][2 * h + 1],
                           sums.out[m][c + 1][2 * h], sums.out[m][c + 1][2 * h + 1]};
             for (int j = 0; scaled && j < 4; j++) x[j] *= unit;
+            total += x[0] + x[1] + x[2] + x[3];
             float* to = own + row * sums_stride + c * 8;
             if (values_widen) {
                 // Even columns, then odd ones.
@@ -343,32 +370,18 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
             *reinterpret_cast<float2*>(to + lane % 4 * 2) = make_float2(x[0], x[1]);
             *reinterpret_cast<float2*>(to + 8 + lane % 4 * 2) = make_float2(x[2], x[3]);
         }
+        const float base = sums.rows.base[m][h];
+        const float sum = quad_sum(sums.rows.sum[m][h]);
+        const bool wrong = quad_is_wrong(base, sum, total);
+        if (lane % 4 == 0) state.sums[b.warp()][row] = {wrong ? FB_INFINITY : base, sum};
     }
     __syncthreads();
     constexpr int row_threads = FB_THREADS / FB_QUERY_TILE;
     const int row = int(threadIdx.x) / row_threads;
-    if (row >= r.row_count) return;
-    float top = no_base;
-    for (int w = 0; w < warp_count; w++) top = fmaxf(top, state.sums[w][row].base);
-    float weight[warp_count];
-    float total = 0;
-    for (int w = 0; w < warp_count; w++) {
-        const RowSum part = state.sums[w][row];
-        weight[w] = exp2_approx(part.base - top);
-        total += part.sum * weight[w];
-    }
-    const int first = int(threadIdx.x) % row_threads;
-    const RowTarget target = finish_row(b.p, r, row, top, total, first == 0);
-    const auto* all = reinterpret_cast<const float*>(b.memory + warps_at) + row * sums_stride;
-    for (int column = first * 2; column < FB_VALUE_DIM; column += row_threads * 2) {
-        float2 pair = make_float2(0, 0);
-        for (int w = 0; w < warp_count; w++) {
-            const auto part = *reinterpret_cast<const float2*>(all + w * (warp_bytes / 4) + column);
-            pair.x += part.x * weight[w];
-            pair.y += part.y * weight[w];
-        }
-        write_pair(b.p, target, column, pair.x, pair.y);
-    }
+    bool right = true;
+    if (row < r.row_count) right = write_row(b, row, int(threadIdx.x) % row_threads, row_threads);
+    attend_wrong<1>(b.p, r, state.work.by_page, !right, {0, FB_VALUE_DIM / 8}, true,
+                    [&](int) { return row; });
 }
 
 // ---- the record
