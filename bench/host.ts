@@ -4,7 +4,15 @@ import { measure } from "mitata";
 import { cpuClasses } from "../src/attention/families/cpu.ts";
 import { libraryPath, native } from "../src/ffi/library.ts";
 import { ProbeParams, RandomParams } from "../src/ffi/params.gen.ts";
-import { Attention, PagedCache, Tensor, type Variant, variants } from "../src/index.ts";
+import {
+  appendPages,
+  Attention,
+  PagedCache,
+  PageLists,
+  Tensor,
+  type Variant,
+  variants,
+} from "../src/index.ts";
 import { type Sequence, SequencePool } from "../src/kv/sequence.ts";
 import { Planner } from "../src/plan/planner.ts";
 import { emitBytecode } from "../src/variant/emit-bytecode.ts";
@@ -24,6 +32,7 @@ export const hostCases: Case[] = [
   { name: "plan/b224_prefill32", run: () => plan(32) },
   { name: "step/decode_b256", run: (bench) => step(bench, 0, 50) },
   { name: "step/decode224_prefill32", run: (bench) => step(bench, 32, 120) },
+  { name: "step/callers_pages_b256", run: callersStep },
   { name: "loop/lag_p99", run: loopLag },
   { name: "heap/steps10000", run: heap },
   { name: "books/1m_beside_10000", run: books },
@@ -102,10 +111,36 @@ async function plan(prefills: number): Promise<Measured> {
  */
 async function step({ device, quick }: Bench, prefills: number, targetUs: number) {
   const rounds = quick ? 20 : prefills > 0 ? 300 : 3000;
+  using world = new StepWorld(device, prefills);
+  return timeSteps(device, world, prefills > 0 ? 1 : 20, rounds, targetUs);
+}
+
+/**
+ * The same over pages of the caller, whose ids lie in a tensor; without the look at indices that a
+ * CPU device takes before kernels follow them, and a GPU does not.
+ */
+async function callersStep({ device, quick }: Bench): Promise<Measured> {
+  const looks = Object.getOwnPropertyDescriptor(device, "checksContents")!;
+  Object.defineProperty(device, "checksContents", { ...looks, value: false });
+  try {
+    using world = new CallersWorld(device);
+    return await timeSteps(device, world, 20, quick ? 20 : 3000, 50);
+  } finally {
+    Object.defineProperty(device, "checksContents", looks);
+  }
+}
+
+/** Median of the microseconds that a step of a world takes the host. */
+async function timeSteps(
+  device: Bench["device"],
+  world: { enqueue(): void; rewind(): void },
+  roundsOfLengths: number,
+  rounds: number,
+  targetUs: number,
+): Promise<Measured> {
   const times: number[] = [];
   const spin = new ProbeParams();
   spin.microseconds = 1000;
-  using world = new StepWorld(device, prefills);
   for (let round = 0; round < rounds; round++) {
     device.launch(device.stream, device.kernel("probe_spin"), spin, 1);
     for (let i = 0; i < 3; i++) {
@@ -114,7 +149,7 @@ async function step({ device, quick }: Bench, prefills: number, targetUs: number
       times.push((performance.now() - started) * 1000);
     }
     device.stream.wait();
-    if (prefills > 0 || round % 20 === 19) world.rewind();
+    if (round % roundsOfLengths === roundsOfLengths - 1) world.rewind();
   }
   const value = median(times.slice(times.length >> 1));
   return {
@@ -226,6 +261,51 @@ class StepWorld implements Disposable {
 
   [Symbol.dispose](): void {
     this.#cache[Symbol.dispose]();
+    this.#attention[Symbol.dispose]();
+    for (const tensor of this.#tensors) tensor[Symbol.dispose]();
+  }
+}
+
+/** 256 requests of an engine with pages of its own, eight for each. */
+class CallersWorld implements Disposable {
+  readonly #lists: PageLists;
+  readonly #attention: Attention;
+  readonly #tensors: Tensor[];
+  readonly #queryIndptr = Int32Array.from({ length: requests + 1 }, (_, i) => i);
+  readonly #kvLengths = new Int32Array(requests).fill(1);
+
+  constructor(device: Bench["device"]) {
+    const { kvHeads, queryHeads } = shape;
+    const [headDim, pageSize, pageCount] = [8, 16, 8 * requests];
+    const sizes = { maxBatch: requests, maxQueryTokens: requests, maxEntries: pageCount };
+    this.#lists = PageLists.create(device, { pageSize, pageCount, ...sizes });
+    const dtype = "bf16";
+    this.#attention = Attention.createSync(device, { ...shape, headDim, dtype, causal: true });
+    const make = (...dims: number[]) => Tensor.zeros(device, [...dims, headDim], dtype);
+    const pages = make(pageCount, pageSize, kvHeads);
+    const ids = Int32Array.from({ length: pageCount }, (_, i) => i);
+    const table = Tensor.from(device, ids, [requests, 8], "i32");
+    const rows = [make(requests, queryHeads), make(requests, kvHeads), make(requests, queryHeads)];
+    this.#tensors = [...rows, pages, table];
+  }
+
+  enqueue(): void {
+    const [q, k, out, pages, indices] = this.#tensors;
+    const [queryIndptr, kvLengths] = [this.#queryIndptr, this.#kvLengths];
+    for (let r = 0; r < requests; r++) kvLengths[r]++;
+    const batch = this.#lists.step({ queryIndptr, indices, kvLengths });
+    this.#attention.plan(batch);
+    appendPages({ planes: [{ rows: k, pages }], batch });
+    this.#attention.run({ q, k: pages, v: pages, out });
+  }
+
+  /** Back to the first lengths. */
+  rewind(): void {
+    this.#kvLengths.fill(1);
+  }
+
+  [Symbol.dispose](): void {
+    this.#lists[Symbol.dispose]();
     this.#attention[Symbol.dispose]();
     for (const tensor of this.#tensors) tensor[Symbol.dispose]();
   }

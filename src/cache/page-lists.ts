@@ -284,8 +284,9 @@ export class PageLists extends Owner {
     }
     if (isTable) {
       const rows = Math.min(shape[0], lists.queryIndptr.length - 1);
-      lists.indptr = Int32Array.from({ length: rows + 1 }, (_, row) => row * shape[1]);
-      return { ...lists, indices: null };
+      const indptr = new Int32Array(rows + 1);
+      for (let row = 1; row <= rows; row++) indptr[row] = row * shape[1];
+      return { ...lists, indptr, indices: null };
     }
     const used = Number(lists.indptr?.[lists.indptr.length - 1] ?? 0);
     if (used <= elements) return { ...lists, indices: null };

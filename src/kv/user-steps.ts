@@ -1,7 +1,7 @@
 import { OptionError } from "../errors.ts";
 import { requireList } from "../require.ts";
 import { createLevel, type Level } from "./layout.ts";
-import { PrefixRuns } from "./prefix-runs.ts";
+import { ListSharer } from "./share-lists.ts";
 import type { WorthSharing } from "./share-prefixes.ts";
 import { StepArrays, StepBatch } from "./step-batch.ts";
 import { lengthsInPages } from "./user-pages.ts";
@@ -64,9 +64,7 @@ export class UserSteps {
   writes = false;
   readonly #sizes: UserStepSizes;
   readonly #levels: Level[] = [];
-  /** The level that neighbours' lists make. */
-  readonly #shared: Level;
-  readonly #runs = new PrefixRuns();
+  readonly #sharer: ListSharer;
   readonly #users: Int32Array;
 
   /** @param owner of the batches */
@@ -78,8 +76,7 @@ export class UserSteps {
     this.rowIndptr = new Int32Array(sizes.maxBatch + 1);
     this.places = new Int32Array(sizes.maxQueryTokens);
     this.#users = new Int32Array(sizes.pageCount);
-    this.#shared = createLevel(sizes.maxBatch);
-    this.#runs.resize(sizes.maxBatch);
+    this.#sharer = new ListSharer(sizes.pageSize, sizes.maxBatch);
   }
 
   /**
@@ -102,7 +99,8 @@ export class UserSteps {
     arrays.layout.levels = this.#levels.slice(0, all.length);
     this.#writeLengths(all.length);
     const { share } = options;
-    if (share !== undefined && last.pages !== null) this.#share(last, share);
+    if (share !== undefined && last.pages !== null)
+      arrays.layout.levels = this.#sharer.share(this.#levels[0], last, last.pages, share);
     return new StepBatch(arrays);
   }
 
@@ -151,20 +149,20 @@ export class UserSteps {
     const { pageSize } = this.#sizes;
     const users = this.#users;
     const last = all[all.length - 1];
-    for (const { pages } of all) for (const page of pages ?? []) users[page]++;
+    for (let l = 0; l < all.length; l++) count(users, all[l].pages);
     let failure: OptionError | undefined;
     for (let r = 0; r < last.lengths.length && failure === undefined; r++) {
-      const count = last.queries[r + 1] - last.queries[r];
-      const start = last.lengths[r] - count;
-      if (start < 0) failure = tooManyQueries(r, count, last.lengths[r]);
-      if (last.pages === null || count === 0 || start < 0) continue;
+      const tokens = last.queries[r + 1] - last.queries[r];
+      const start = last.lengths[r] - tokens;
+      if (start < 0) failure = tooManyQueries(r, tokens, last.lengths[r]);
+      if (last.pages === null || tokens === 0 || start < 0) continue;
       const end = Math.ceil(last.lengths[r] / pageSize);
       for (let column = Math.floor(start / pageSize); column < end; column++) {
         const at = last.starts[r] + column;
         if (users[last.pages[at]] > 1) failure ??= writtenTwice(at, last.pages[at], r);
       }
     }
-    for (const { pages } of all) for (const page of pages ?? []) users[page] = 0;
+    for (let l = 0; l < all.length; l++) forget(users, all[l].pages);
     if (failure !== undefined) throw failure;
   }
 
@@ -233,47 +231,16 @@ export class UserSteps {
         positions[token] = kvLengths[r] - end + token;
     }
   }
+}
 
-  /** Makes a level of the full pages that neighbours' lists begin with, where it pays. */
-  #share(last: Lists, worthSharing: WorthSharing): void {
-    const { pageSize } = this.#sizes;
-    const { lengths, starts, queries } = last;
-    const pages = last.pages!;
-    const count = lengths.length;
-    const runs = this.#runs;
-    for (let r = 0; r + 1 < count; r++) {
-      const most = Math.floor(Math.min(lengths[r], lengths[r + 1]) / pageSize);
-      let common = 0;
-      while (common < most && pages[starts[r] + common] === pages[starts[r + 1] + common]) common++;
-      runs.common[r] = common;
-    }
-    if (count < 2) return;
-    runs.choose(count);
-    const rest = this.#levels[0];
-    const shared = this.#shared;
-    let rows = 0;
-    let isShared = false;
-    for (let start = 0, end = 0; start < count; start = end) {
-      end = runs.spared === 0 ? count : runs.ends[start];
-      const most = runs.spared === 0 ? 0 : runs.pages[start] * pageSize;
-      const tokens = queries[end] - queries[start];
-      const shares = most > 0 && worthSharing(most, end - start, tokens);
-      isShared ||= shares;
-      shared.queryIndptr[rows] = queries[start];
-      shared.requests[rows] = start;
-      shared.slots[rows] = starts[start];
-      shared.positionStarts[rows] = 0;
-      shared.kvLengths[rows++] = shares ? most : 0;
-      for (let r = start; shares && r < end; r++) {
-        rest.positionStarts[r] = most;
-        rest.kvLengths[r] -= most;
-      }
-    }
-    if (!isShared) return;
-    shared.rowCount = shared.requestRows = rows;
-    shared.queryIndptr[rows] = queries[count];
-    this.arrays.layout.levels = [shared, rest];
-  }
+function count(users: Int32Array, pages: Int32Array | null): void {
+  if (pages === null) return;
+  for (let i = 0; i < pages.length; i++) users[pages[i]]++;
+}
+
+function forget(users: Int32Array, pages: Int32Array | null): void {
+  if (pages === null) return;
+  for (let i = 0; i < pages.length; i++) users[pages[i]] = 0;
 }
 
 /** Each row of a level reads what lies before within one row of the level before. */

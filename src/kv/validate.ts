@@ -18,6 +18,9 @@ export function integers(
   most = maxInt32,
   count = requireList(option, values),
 ): Int32Array {
+  // Numbers that are int32 already only have to be in range.
+  if (values instanceof Int32Array && inRange(values, least, most, count))
+    return values.slice(0, count);
   const result = new Int32Array(count);
   for (let i = 0; i < result.length; i++) {
     const given = values[i];
@@ -32,6 +35,11 @@ export function integers(
     result[i] = value;
   }
   return result;
+}
+
+function inRange(values: Int32Array, least: number, most: number, count: number): boolean {
+  for (let i = 0; i < count; i++) if (values[i] < least || values[i] > most) return false;
+  return values.length >= count;
 }
 
 /** Copies an indptr to int32: it starts at 0, never decreases and has at least one entry. */
