@@ -255,22 +255,27 @@ function smallTable(format: SmallFloat): Float64Array {
 export type TypedArray =
   Float32Array | Float16Array | Uint16Array | Uint8Array | Int8Array | Int32Array | BigInt64Array;
 
-/** The elements that a buffer holds, as the typed array of the dtype. */
-export function typedArrayOf(dtype: DType, buffer: ArrayBuffer): TypedArray {
+/** Elements that a buffer holds from a byte on, by default all, as the typed array of the dtype. */
+export function typedArrayOf(
+  dtype: DType,
+  buffer: ArrayBuffer,
+  byteOffset = 0,
+  elements?: number,
+): TypedArray {
   switch (dtype) {
     case "f32":
-      return new Float32Array(buffer);
+      return new Float32Array(buffer, byteOffset, elements);
     case "f16":
-      return new Float16Array(buffer);
+      return new Float16Array(buffer, byteOffset, elements);
     case "bf16":
-      return new Uint16Array(buffer);
+      return new Uint16Array(buffer, byteOffset, elements);
     case "i8":
-      return new Int8Array(buffer);
+      return new Int8Array(buffer, byteOffset, elements);
     case "i32":
-      return new Int32Array(buffer);
+      return new Int32Array(buffer, byteOffset, elements);
     case "i64":
-      return new BigInt64Array(buffer);
+      return new BigInt64Array(buffer, byteOffset, elements);
     default:
-      return new Uint8Array(buffer);
+      return new Uint8Array(buffer, byteOffset, elements);
   }
 }

@@ -18,6 +18,13 @@ export function checkShape(shape: readonly number[]): readonly number[] {
   return shape;
 }
 
+/** Throws an OptionError unless there is an integer for each axis. */
+export function checkStrides(strides: readonly number[], shape: readonly number[]): void {
+  const isList = Array.isArray(strides) && strides.length === shape.length;
+  if (isList && strides.every(Number.isSafeInteger)) return;
+  throw new OptionError("strides", strides, `${shape.length} integers`, "one for each axis.");
+}
+
 /** Strides, in elements, of a row-major tensor without gaps. */
 export function denseStrides(shape: readonly number[]): number[] {
   const strides = shape.map(() => 1);

@@ -4,25 +4,22 @@ import type { Memory } from "../device/memory.ts";
 import { Owner } from "../device/owner.ts";
 import { requireStream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
-import { RandomParams } from "../ffi/params.gen.ts";
-import { requireInteger, requireList, requireNumber, requireOptions } from "../require.ts";
+import { requireInteger, requireOptions } from "../require.ts";
 import { convertParams } from "./convert.ts";
 import {
   decode,
   type DType,
   dtypeBytes,
-  dtypeCode,
-  encode,
   isFloat,
   requireDType,
   type TypedArray,
   typedArrayOf,
 } from "./dtype.ts";
+import { bytesOfBits, bytesOfNumbers, hostViewOf } from "./host.ts";
 import { isInPlace, requireApart, requireDistinct } from "./overlap.ts";
 import { firstValues } from "./preview.ts";
-import { checkShape, denseStrides, requireCount } from "./shape.ts";
-
-const randomParams = new RandomParams();
+import { fillNormal, type NormalOptions, requireNormal } from "./random.ts";
+import { checkShape, checkStrides, denseStrides, requireCount } from "./shape.ts";
 
 /** Where a tensor's bytes lie: memory it owns, or an address that another owner keeps alive. */
 interface Storage {
@@ -90,10 +87,7 @@ export class Tensor extends Owner {
     dtype: DType,
     label?: string,
   ): Tensor {
-    requireDType("dtype", dtype);
-    requireCount(requireList("data", data), checkShape(shape));
-    const bytes = new Uint8Array(data.length * dtypeBytes(dtype));
-    encode(dtype, data, bytes);
+    const bytes = bytesOfNumbers(dtype, data, shape);
     const tensor = Tensor.empty(device, shape, dtype, label);
     device.upload(tensor.address, bytes);
     return tensor;
@@ -107,12 +101,9 @@ export class Tensor extends Owner {
     dtype: DType,
     label?: string,
   ): Tensor {
-    requireDType("dtype", dtype);
-    if (!ArrayBuffer.isView(bits))
-      throw new OptionError("bits", bits, "a typed array", "give the elements' bits.");
-    requireCount(bits.byteLength / dtypeBytes(dtype), checkShape(shape));
+    const bytes = bytesOfBits(dtype, bits, shape);
     const tensor = Tensor.empty(device, shape, dtype, label);
-    device.upload(tensor.address, new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength));
+    device.upload(tensor.address, bytes);
     return tensor;
   }
 
@@ -121,30 +112,14 @@ export class Tensor extends Owner {
     device: Device,
     shape: readonly number[],
     dtype: DType,
-    options: { seed: number; mean?: number; deviation?: number },
+    options: NormalOptions,
   ): Tensor {
-    requireOptions("options", options, ["seed", "mean", "deviation"]);
-    const { seed, mean = 0, deviation = 1 } = options;
-    requireInteger("seed", seed, 0);
-    requireNumber("mean", mean);
-    requireNumber("deviation", deviation);
+    requireNormal(options);
     if (!isFloat(dtype)) {
       throw new OptionError("dtype", dtype, "a float dtype", "make floats, then convert them.");
     }
     const tensor = Tensor.empty(device, shape, dtype);
-    randomParams.out = tensor.address;
-    randomParams.count = tensor.elements;
-    randomParams.seed = seed;
-    randomParams.mean = mean;
-    randomParams.deviation = deviation;
-    randomParams.dtype = dtypeCode(dtype);
-    const kernel = device.kernel("random_normal");
-    device.launch(
-      device.stream,
-      kernel,
-      randomParams,
-      Math.ceil(tensor.elements / kernel.itemRows),
-    );
+    fillNormal(tensor, options);
     return tensor;
   }
 
@@ -165,13 +140,7 @@ export class Tensor extends Owner {
     checkShape(shape);
     requireOptions("options", options, ["strides", "keep"]);
     const strides = options.strides ?? denseStrides(shape);
-    if (
-      !Array.isArray(strides) ||
-      strides.length !== shape.length ||
-      !strides.every(Number.isSafeInteger)
-    ) {
-      throw new OptionError("strides", strides, `${shape.length} integers`, "one for each axis.");
-    }
+    checkStrides(strides, shape);
     const storage = { memory: undefined, keep: options.keep };
     return new Tensor(device, [...shape], [...strides], dtype, address, storage, true);
   }
@@ -241,12 +210,8 @@ export class Tensor extends Owner {
       throw new OptionError("source", source.label, "of the same device", "copy it over the host.");
     }
     if (source.shape.join() !== this.shape.join()) {
-      throw new OptionError(
-        "source",
-        source.label,
-        `of shape [${this.shape}]`,
-        "match the shapes.",
-      );
+      const allowed = `of shape [${this.shape}]`;
+      throw new OptionError("source", source.label, allowed, "match the shapes.");
     }
     if (this.elements === 0) return;
     requireDistinct("target", this);
@@ -255,6 +220,32 @@ export class Tensor extends Owner {
     const kernel = this.device.kernel("convert");
     const params = convertParams(source, this);
     this.device.launch(stream, kernel, params, Math.ceil(this.elements / kernel.itemRows));
+  }
+
+  /**
+   * Writes numbers over all elements, in row-major order and rounded to nearest even; `data` is
+   * free at once, and what was queued before sees the elements before. Errors: OptionError.
+   */
+  set(data: ArrayLike<number> | ArrayLike<bigint>): void {
+    this.guard();
+    this.#write(bytesOfNumbers(this.dtype, data, this.shape));
+  }
+
+  /** As {@link set}, of raw element bits, such as a Uint16Array of bf16. Errors: OptionError. */
+  setBits(bits: ArrayBufferView): void {
+    this.guard();
+    this.#write(bytesOfBits(this.dtype, bits, this.shape));
+  }
+
+  /**
+   * The elements themselves, without a copy, as the typed array of the dtype (bf16 and fp8 as their
+   * bits): of a contiguous tensor on the CPU. It borrows: wait for the stream before reading, queue
+   * nothing that uses the elements while writing, and do not use it after disposal. Errors:
+   * OptionError.
+   */
+  hostView(): TypedArray {
+    this.guard();
+    return hostViewOf(this, this.storage.memory);
   }
 
   /** All elements in row-major order as f64; blocks until the default stream is done. */
@@ -310,6 +301,14 @@ export class Tensor extends Owner {
     if (this.gone) return `${what} (disposed)`;
     if (this.elements === 0 || this.device.capturing) return what;
     return `${what}: ${this.device.failure() === undefined ? firstValues(this) : "(failed)"}`;
+  }
+
+  #write(bytes: Uint8Array): void {
+    if (this.elements === 0) return;
+    if (this.contiguous) return this.device.upload(this.address, bytes);
+    requireDistinct("tensor", this);
+    using dense = Tensor.fromBits(this.device, bytes, this.shape, this.dtype);
+    this.copyFrom(dense);
   }
 
   #view(shape: readonly number[], strides: readonly number[], offset: number): Tensor {

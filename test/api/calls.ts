@@ -177,7 +177,10 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
   "Event#reached": none,
   "Event#disposed": none,
   "Event#[dispose]": none,
-  "Event#elapsedMs": ({ event }) => [event],
+  "Event#elapsedMs": ({ event, stream }) => {
+    if (!stream.disposed) stream.wait();
+    return [event];
+  },
   createBatch: ({ batch }) => [
     {
       queryLengths: [2, 2],
@@ -403,6 +406,9 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
   "Tensor#toTypedArray": none,
   "Tensor#disposed": none,
   "Tensor#[dispose]": none,
+  "Tensor#set": () => [[1, 2, 3, 4]],
+  "Tensor#setBits": () => [new Float32Array(4)],
+  "Tensor#hostView": none,
   "Tensor#copyFrom": ({ tensor, device }) => [tensor, device.stream],
   defineVariant: () => [variant],
   defineCudaVariant: () => [

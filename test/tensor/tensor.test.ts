@@ -104,6 +104,51 @@ describe.each(await deviceTargets())("tensors on $name", (target) => {
     });
   });
 
+  test("numbers and bits are written in place, into views too", () => {
+    for (const dtype of dtypes) {
+      using tensor = Tensor.from(device, [1, 1, 1, 1, 1, 1], [2, 3], dtype);
+      tensor.slice(1, 1, 3).set([0, 1, 1, 0]);
+      expect([...tensor.toFloat64Array()]).toEqual([1, 0, 1, 1, 1, 0]);
+      using other = Tensor.from(device, [0, 1, 0, 1, 0, 1], [2, 3], dtype);
+      tensor.setBits(other.toTypedArray());
+      expect([...tensor.toFloat64Array()]).toEqual([0, 1, 0, 1, 0, 1]);
+      tensor.permute(1, 0).setBits(other.toTypedArray());
+      expect([...tensor.toFloat64Array()]).toEqual([0, 0, 0, 1, 1, 1]);
+    }
+    using rounded = Tensor.zeros(device, [2], "bf16");
+    rounded.set([1.00390625, -3e38]);
+    expect(rounded.toFloat64Array()).toEqual(roundTo("bf16", [1.00390625, -3e38]));
+    const repeated = Tensor.fromPointer(device, rounded.address, [3], "bf16", { strides: [0] });
+    expect(() => rounded.set([1, 2, 3])).toThrow(OptionError);
+    expect(() => rounded.setBits(new Uint8Array(3))).toThrow(OptionError);
+    expect(() => rounded.setBits([1, 2] as unknown as Uint8Array)).toThrow(OptionError);
+    expect(() => repeated.set([1, 2, 3])).toThrow(OptionError);
+    expect(rounded.toFloat64Array()).toEqual(roundTo("bf16", [1.00390625, -3e38]));
+  });
+
+  test("a view of the host is the elements themselves on the CPU, and refused elsewhere", () => {
+    for (const dtype of dtypes) {
+      using tensor = Tensor.from(device, [1, 0, 1, 0, 1, 1], [3, 2], dtype);
+      const part = tensor.slice(0, 1, 3);
+      if (target.kind !== "cpu") {
+        expect(() => part.hostView()).toThrow("a tensor on the CPU");
+        continue;
+      }
+      device.stream.wait();
+      const view = part.hostView();
+      expect(view).toEqual(part.toTypedArray());
+      view[0] = tensor.hostView()[1];
+      expect([...tensor.toFloat64Array()]).toEqual([1, 0, 0, 0, 1, 1]);
+      expect(() => tensor.slice(1, 0, 1).hostView()).toThrow("contiguous");
+      const foreign = Tensor.fromPointer(device, tensor.address, [2], dtype);
+      expect(() => foreign.hostView()).toThrow("in memory of the device");
+    }
+    const gone = Tensor.zeros(device, [2], "f32");
+    gone[Symbol.dispose]();
+    expect(() => gone.hostView()).toThrow(DisposedError);
+    expect(() => gone.set([1, 2])).toThrow(DisposedError);
+  });
+
   test("foreign memory can be viewed, and stays referenced", () => {
     const memory = device.alloc(64, "foreign", true);
     new Float32Array(memory.hostBytes()).set([1, 2, 3, 4, 5, 6, 7, 8]);
