@@ -6,6 +6,7 @@ export { attend, type AttendOptions } from "./attention/attend.ts";
 export { alibiSlopes, Attention } from "./attention/attention.ts";
 export type { PlanSettings } from "./attention/settings.ts";
 export type { RunTensors } from "./attention/tensors.ts";
+export type { AppendIndices } from "./cache/append-indices.ts";
 export { appendPages, type AppendPagesOptions, type PageRows } from "./cache/append-pages.ts";
 export type { CacheGroupOptions, PagedCacheOptions, PlaneOptions } from "./cache/options.ts";
 export type { AttentionOptions, GraphOptions, ResolvedOptions } from "./attention/options.ts";
@@ -16,7 +17,8 @@ export {
   type PageStepOptions,
 } from "./cache/page-lists.ts";
 export { normRopeAppend, type NormRopeAppendTensors } from "./cache/norm-rope-append.ts";
-export { type AppendTensors, type CacheMemory, PagedCache } from "./cache/paged-cache.ts";
+export { type CacheMemory, PagedCache } from "./cache/paged-cache.ts";
+export type { AppendTensors } from "./cache/step-appends.ts";
 export type { VariantInputs } from "./attention/variant/inputs.ts";
 export { Device } from "./device/device.ts";
 export { Graph } from "./device/graph.ts";

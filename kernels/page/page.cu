@@ -84,6 +84,14 @@ FB_DEVICE void append_chunks(const fb_append_params& p, int32_t plane, int32_t f
     }
 }
 
+FB_DEVICE void append_position(const fb_append_params& p, int32_t token) {
+    const AppendTarget at = target_of(p, token);
+    if (at.page < 0) return;
+    const int32_t* const positions = items<const int32_t>(p.new_positions);
+    items<int32_t>(p.key_positions)[at.page * p.page_size + at.within] =
+        positions == nullptr ? -1 : positions[token];
+}
+
 // ---- compute: moves
 
 // Tokens of a run, from the end when the target lies above: runs may overlap.
@@ -123,11 +131,12 @@ FB_DEVICE void copy_words(const fb_copy_params& p, const fb_copy_plane& plane) {
 
 // ---- the kernels
 
-// Writes tokens [append_rows * item, ...) of every plane into their slots.
+// Writes tokens [append_rows * item, ...) of every plane, and their positions, into their slots.
 FB_OPERATOR(append, fb_append_params, append_threads, 8, append_rows) {
     pdl_wait();
     pdl_launch_dependents();
     const int32_t first = blockIdx.x * append_rows;
+    if (p.key_positions != 0 && threadIdx.x < append_rows) append_position(p, first + threadIdx.x);
     // Units count through the planes, so that the last threads of one go on with the next.
     int32_t unit = threadIdx.x;
     for (int32_t plane = 0; plane < p.plane_count; plane++) {

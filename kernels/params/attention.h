@@ -64,6 +64,8 @@ struct fb_attention_params {
     uint64_t partial_out;    // f32 [partial row, value_dim], normalised
     uint64_t partial_lse;    // f32 [partial row], base e
     uint64_t positions;      // int32 [token]
+    uint64_t key_positions;  // int32 [page, page_size], of a contiguous tensor [token]; a key's is
+                             // its place in the sequence where this is 0, or negative
     uint64_t token_requests; // int32 [token], -1: padding
     uint64_t query_indptr;   // int32 [request + 1]
     uint64_t planned_kv_lengths; // int32 [request]
@@ -116,5 +118,5 @@ struct fb_attention_map_params {
     struct fb_tensor_map v;   // of the layer's values
     struct fb_tensor_map out; // of the run's outputs
     struct fb_attention_params attention;
-    int32_t reserved[6]; // to a multiple of 64 bytes, the alignment of a tensor map
+    int32_t reserved[4]; // to a multiple of 64 bytes, the alignment of a tensor map
 };

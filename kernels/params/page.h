@@ -21,6 +21,8 @@ struct fb_append_params {
     uint64_t positions;         // int32 [token], without slot_mapping
     uint64_t page_table;        // int32 [table_entries], without slot_mapping
     uint64_t row_indptr;        // int32 [request + 1], or 0: rows of table_stride entries
+    uint64_t key_positions;     // int32 [page, page_size], which gets new_positions; or 0
+    uint64_t new_positions;     // int32 [token], or 0: each key's is its place (-1)
     int32_t plane_count;
     int32_t token_count;
     int32_t page_size;

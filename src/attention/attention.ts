@@ -18,6 +18,7 @@ import { Contents } from "./contents.ts";
 import type { KernelFamily } from "./families/family.ts";
 import { type AttentionKernels, resolveKernels, resolveKernelsNow } from "./families/resolve.ts";
 import { families } from "./families/table.ts";
+import { requireCaptured, requirePositions } from "./key-positions.ts";
 import { launchPlan } from "./launch.ts";
 import { type AttentionOptions, hasHook, type ResolvedOptions, resolveOptions } from "./options.ts";
 import { PlanSections } from "./plan-sections.ts";
@@ -146,11 +147,8 @@ export class Attention extends Owner implements AsyncDisposable {
     if (this.device.capturing) {
       throw new PlanError("plan cannot be captured. Fix: plan before the capture and each replay.");
     }
-    if (this.options.deviceLengths && batch.customPositions) {
-      const fix = "leave positions out, or give the lengths with the batch.";
-      throw new OptionError("positions", "custom", "not used with deviceLengths", fix);
-    }
     const settled = settingsOf(this.options, this.#kernels.offer.windows !== false, settings);
+    requirePositions(this.options, settled.windowLeft, batch, this.device.kind);
     const plan = this.#planner.plan(batch, this.#sections.room, settled.windowLeft);
     this.#settings = settled;
     this.#bound.settle(settled);
@@ -256,6 +254,8 @@ export class Attention extends Owner implements AsyncDisposable {
     this.device.needOnReplay(...owners);
     const grids = captured.launches.map(({ grid }) => grid);
     const { columns } = captured.offsets;
+    const { keyPositions, windowLeft } = this.#bound.params;
+    const bound = { keyPositions, windowLeft };
     const buffers = [this.#sections.buffer, Workspace.of(this.device, stream).buffer];
     const versions = buffers.map(({ version }) => version);
     this.device.onReplay(this, (replayed) => {
@@ -276,6 +276,7 @@ export class Attention extends Owner implements AsyncDisposable {
             "Fix: replay that bucket's graph.",
         );
       }
+      requireCaptured(this.options, bound, this.#batch!);
       listsOf(this.#batch!)?.sync(this.#batch!, replayed);
       bindMask(this.#bound.params, this.options, this.#batch!, 0, tensors);
       this.#contents?.check(plan, this.#batch!, tensors, replayed);

@@ -8,6 +8,7 @@ import { keysOf } from "./bind-keys.ts";
 import { bindMask } from "./bind-mask.ts";
 import { bindOptions, bindTensors } from "./bind.ts";
 import type { KernelClass } from "./families/family.ts";
+import { keyPositionsOf } from "./key-positions.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { PlanSettings } from "./settings.ts";
 import { type PlainTensors, sameTensors, tensorNames } from "./tensors.ts";
@@ -97,6 +98,15 @@ export class BoundParams {
     }
     requireWindow(tensors, this.params.windowLeft);
     bindMask(this.params, this.#options, batch, requests, tensors);
+    const { capturing } = this.#device;
+    const { params } = this;
+    params.keyPositions = keyPositionsOf(
+      this.#options,
+      params.windowLeft,
+      batch,
+      tensors,
+      capturing,
+    );
     this.#bindVariant(batch, tensors);
   }
 

@@ -67,6 +67,11 @@ export interface AttentionOptions {
    * for fp8 keys and values. The CPU takes them either way.
    */
   tokenScales?: boolean;
+  /**
+   * Keys may stand at other positions than their places in the sequence, which a GPU's kernels are
+   * compiled for: those given to reserve. Default false. The CPU takes them either way.
+   */
+  keyPositions?: boolean;
   /** Planes of the cache that hold keys and values; a value may be the head of the key's plane. */
   keyPlane?: string;
   valuePlane?: string;
@@ -105,6 +110,7 @@ export const schemas = {
   batchInvariant: flag,
   deviceLengths: flag,
   tokenScales: flag,
+  keyPositions: flag,
   keyPlane: { type: "string", description: "the name of a plane" },
   valuePlane: { type: "string", description: "the name of a plane" },
   graph: object(
@@ -140,6 +146,10 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     const fix = 'use mask "all", or give the lengths with the batch.';
     throw new OptionError("mask", "tail", 'not "tail" with deviceLengths', fix);
   }
+  if (options.deviceLengths && options.keyPositions) {
+    const fix = "leave keyPositions out, or give the lengths with the batch.";
+    throw new OptionError("keyPositions", true, "false with deviceLengths", fix);
+  }
   if (options.rope !== undefined) checkRope(options.rope, headDim);
   if (options.rope?.sections !== undefined) {
     const allowed = "left out: attention turns by one position of a token";
@@ -163,6 +173,7 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     batchInvariant = false,
     deviceLengths = false,
     tokenScales = isFp8(kvDtype),
+    keyPositions = false,
     keyPlane = "key",
     valuePlane = "value",
     rope,
@@ -189,6 +200,7 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     batchInvariant,
     deviceLengths,
     tokenScales,
+    keyPositions,
     keyPlane,
     valuePlane,
     rope,

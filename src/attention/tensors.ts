@@ -40,6 +40,11 @@ export interface RunTensors {
    * pages hold as many tokens as heads.
    */
   layout?: PageOrder;
+  /**
+   * [pages, pageSize], or [tokens] of ragged keys: the position of each key, of a batch made with
+   * keyPositions. From 0 to 2^31 - 2; below 0: its place in the request.
+   */
+  keyPositions?: Tensor | null;
   /** Factor of this run's queries, beside the scale of the options or the plan. */
   qScale?: number;
   /** f32: by which fp8 keys and values are multiplied; a tensor, or one number for all. */
@@ -69,7 +74,13 @@ export type PlainTensors = Omit<RunTensors, (typeof tensorNames)[number]> & {
   out: Tensor;
 } & { [Name in Exclude<(typeof tensorNames)[number], "q" | "out">]?: Tensor };
 
-const indexNames = ["pageTable", "kvLengths", "queryLengths", "maskIndptr"] as const;
+const indexNames = [
+  "pageTable",
+  "keyPositions",
+  "kvLengths",
+  "queryLengths",
+  "maskIndptr",
+] as const;
 const scaleNames = ["kScale", "vScale"] as const;
 
 /** The tensors as kernels take them: themselves, where they are so. Errors: OptionError. */
@@ -92,9 +103,10 @@ function isPlain(t: RunTensors): t is PlainTensors {
   const isNullToo = t.alibiSlopes === null || t.sinkLogits === null || t.maskIndptr === null;
   const isNumber = typeof t.kScale === "number" || typeof t.vScale === "number";
   if (isNull || isNullToo || isNumber || t.kScale === null || t.vScale === null) return false;
-  if (t.kvLengths === null || t.queryLengths === null) return false;
+  if (t.kvLengths === null || t.queryLengths === null || t.keyPositions === null) return false;
   return (
     t.pageTable?.dtype !== "i64" &&
+    t.keyPositions?.dtype !== "i64" &&
     t.kvLengths?.dtype !== "i64" &&
     t.queryLengths?.dtype !== "i64" &&
     t.maskIndptr?.dtype !== "i64"
@@ -109,6 +121,7 @@ export const tensorNames = [
   "k",
   "v",
   "pageTable",
+  "keyPositions",
   "kScale",
   "vScale",
   "kvLengths",
@@ -128,6 +141,7 @@ export function sameTensors(a: PlainTensors, b: PlainTensors): boolean {
     a.k === b.k &&
     a.v === b.v &&
     a.pageTable === b.pageTable &&
+    a.keyPositions === b.keyPositions &&
     a.kScale === b.kScale &&
     a.vScale === b.vScale &&
     a.kvLengths === b.kvLengths &&

@@ -10,8 +10,9 @@ import { requireApart } from "../tensor/overlap.ts";
 import { type PageOrder, pagesInOrder, withHeads } from "../tensor/page-order.ts";
 import { scaleTensor } from "../tensor/scale.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
-import { Appender, type AppendTable, type AppendTokens } from "./append.ts";
+import { Appender, type AppendTokens } from "./append.ts";
 import { checkPlaces, checkSlots } from "./append-contents.ts";
+import { type AppendIndices, indicesOf, positionsOf, tableOf } from "./append-indices.ts";
 import { planesMax } from "./options.ts";
 import { listsOf } from "./page-lists.ts";
 
@@ -29,17 +30,9 @@ export interface PageRows {
 }
 
 /** What {@link appendPages} writes, and where. */
-export interface AppendPagesOptions {
+export interface AppendPagesOptions extends AppendIndices {
   /** Up to four planes: keys and values, or MLA's latent rows and their rotated part. */
   planes: readonly PageRows[];
-  /** i32 or i64 [tokens]: page * pageSize + offset of each token; -1 leaves a token out. */
-  slotMapping?: Tensor | null;
-  /** Or i32 or i64 [tokens]: the request of each token (-1 leaves it out) and its place in it; */
-  requests?: Tensor | null;
-  positions?: Tensor | null;
-  /** then i32 or i64 [requests, columns]: page ids; or with indptr [requests + 1] all in a row. */
-  pageTable?: Tensor | null;
-  indptr?: Tensor | null;
   /** Or the batch of a step of page lists, which knows all of it. */
   batch?: Batch | null;
   /** Order within a page, "NHD" by default; needed where pages hold as many tokens as heads. */
@@ -55,6 +48,8 @@ const optionNames = [
   "pageTable",
   "indptr",
   "batch",
+  "keyPositions",
+  "newPositions",
   "layout",
   "stream",
 ];
@@ -87,6 +82,9 @@ export function appendPages(options: AppendPagesOptions): void {
   const appender = appenderOf(device, pageSize);
   appender.begin(where.step, where.tokenRequests);
   where.aim(appender);
+  const positions = positionsOf(device, options, where.step.paddedTokens, pageCount, pageSize);
+  if (positions.length > 0)
+    appender.withPositions(positions[0].address, positions[1]?.address ?? 0);
   for (const [i, plane] of planes.entries())
     appender.plane(`planes[${i}].rows`, plane.pages, plane.rows, plane.scale);
   const check = (checked: Stream) => {
@@ -98,7 +96,7 @@ export function appendPages(options: AppendPagesOptions): void {
   if (device.capturing) {
     where.send?.(stream);
     const owners = options.planes.flatMap(({ pages, rows }) => [pages, rows]);
-    device.needOnReplay(...where.owners, ...owners);
+    device.needOnReplay(...where.owners, ...positions, ...owners);
     device.onReplay(pages, (replayed) => {
       where.replayed?.();
       check(replayed);
@@ -241,65 +239,6 @@ function planesOf({ planes, layout }: AppendPagesOptions): Plane[] {
     }
     return { pages, rows, scale: scaleTensor(device, `${option}.scale`, plane.scale) };
   });
-}
-
-interface Indices {
-  readonly slotMapping?: Tensor;
-  readonly requests?: Tensor;
-  readonly positions?: Tensor;
-  readonly pageTable?: Tensor;
-  readonly indptr?: Tensor;
-}
-
-/** The index tensors as i32, those of one way to say where tokens go. Errors: OptionError. */
-function indicesOf(device: Device, options: AppendPagesOptions): Indices {
-  const slotMapping = indexTensor(device, "slotMapping", options.slotMapping);
-  const requests = indexTensor(device, "requests", options.requests);
-  const positions = indexTensor(device, "positions", options.positions);
-  const pageTable = indexTensor(device, "pageTable", options.pageTable);
-  const indptr = indexTensor(device, "indptr", options.indptr);
-  const table = [requests, positions, pageTable];
-  const isBySlot = slotMapping !== undefined && [...table, indptr].every((each) => !each);
-  const isByTable = slotMapping === undefined && table.every(Boolean);
-  if (!isBySlot && !isByTable) {
-    const allowed = "slotMapping alone, or requests, positions and pageTable";
-    throw new OptionError("slotMapping", slotMapping, allowed, "say once where tokens go.");
-  }
-  const tokens = (slotMapping ?? positions)!.elements;
-  if (requests !== undefined && requests.elements !== tokens)
-    throw new OptionError(
-      "requests",
-      requests.label,
-      `[${tokens}]`,
-      "give each token its request.",
-    );
-  return { slotMapping, requests, positions, pageTable, indptr };
-}
-
-/** A dense i32 tensor of these indices, or undefined for none. */
-function indexTensor(device: Device, option: string, given?: Tensor | null): Tensor | undefined {
-  if (given === undefined || given === null) return undefined;
-  requireTensor(option, given);
-  given.requireOn(device, option);
-  if (given.dtype === "i64") return given.to("i32");
-  if (given.dtype === "i32" && given.contiguous) return given;
-  throw new OptionError(option, given.label, "a dense i32 or an i64 tensor", "copy it by to(i32).");
-}
-
-function tableOf(pageTable: Tensor, indptr: Tensor | undefined): AppendTable {
-  const { shape, elements, address } = pageTable;
-  const axes = indptr === undefined ? 2 : 1;
-  if (shape.length !== axes || (indptr !== undefined && indptr.elements === 0)) {
-    const allowed = "[requests, columns], or [entries] with indptr [requests + 1]";
-    throw new OptionError("pageTable", pageTable.label, allowed, "reshape it, or pass indptr.");
-  }
-  return {
-    address,
-    entries: elements,
-    stride: axes === 2 ? shape[1] : 0,
-    indptr: indptr?.address ?? 0,
-    requests: indptr === undefined ? shape[0] : indptr.elements - 1,
-  };
 }
 
 function appenderOf(device: Device, pageSize: number): Appender {

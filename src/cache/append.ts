@@ -60,6 +60,7 @@ export class Appender {
   /** Starts a launch; `tokenRequests` is the address of int32 [paddedTokens], or 0. */
   begin(step: AppendTokens, tokenRequests: number): void {
     this.#step = step;
+    this.#params.keyPositions = 0;
     this.#params.planeCount = 0;
     this.#params.pageCount = anyPage;
     this.#params.tokenCount = step.paddedTokens;
@@ -81,6 +82,15 @@ export class Appender {
     params.requestCount = table.requests;
     params.tableStride = table.stride;
     params.tableEntries = table.entries;
+  }
+
+  /**
+   * Positions go to `keyPositions`, int32 [pages, pageSize]: `newPositions`, int32 [paddedTokens],
+   * or with 0 that each key stands at its place. Addresses.
+   */
+  withPositions(keyPositions: number, newPositions: number): void {
+    this.#params.keyPositions = keyPositions;
+    this.#params.newPositions = newPositions;
   }
 
   /**

@@ -19,7 +19,8 @@ import { dtypeCode, isFloat } from "../tensor/dtype.ts";
 import { isInPlace, requireApart, requireDistinct } from "../tensor/overlap.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 import { Appender, rowsOf } from "./append.ts";
-import { type AppendTensors, PagedCache } from "./paged-cache.ts";
+import { PagedCache } from "./paged-cache.ts";
+import type { AppendTensors } from "./step-appends.ts";
 
 /** What {@link normRopeAppend} reads and writes; heads are [tokens, heads, dim]. */
 export interface NormRopeAppendTensors extends Omit<AppendTensors, "planes"> {

@@ -45,6 +45,13 @@ export interface PagedCacheOptions {
   layout?: PageOrder;
   /** True: key and value of a layer lie in one tensor [pages, 2, ...]. */
   combined?: boolean;
+  /**
+   * True: keys keep the positions that they were appended with from the first step on, wherever
+   * `compact` moves them. Default: from the first step on that is given positions which are not its
+   * tokens' places in their sequences; until then keys stand at their places. A step that is
+   * captured before that cannot be replayed after.
+   */
+  keyPositions?: boolean;
   /** Most sequences alive at once; default 512. */
   maxSequences?: number;
   /** Planes instead of key and value, such as one latent plane. At most 4. */
@@ -69,6 +76,7 @@ const schemas = {
   queryHeads: integer(1, 65536),
   layout: oneOf(["NHD", "HND"]),
   combined: flag,
+  keyPositions: flag,
   maxSequences: integer(1, 1 << 20),
   planes: list(
     object(

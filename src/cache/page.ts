@@ -47,13 +47,30 @@ export class CopyTable extends Owner {
     this.#planes.push(plane);
   }
 
-  /** Sends the planes to the device; call once after the last `add`. */
+  /**
+   * Adds a plane of one int32 for each token, `view` [pages, pageSize, 1, 1], to those that were
+   * sent. Errors: OutOfMemoryError, with nothing changed.
+   */
+  addLater(view: Tensor): void {
+    const before = this.#memory;
+    this.add(view, 1, 4);
+    try {
+      this.upload();
+    } catch (error) {
+      this.#planes.pop();
+      throw error;
+    }
+    before?.[Symbol.dispose]();
+  }
+
+  /** Sends the planes to the device; call after the last `add`. */
   upload(): void {
     const bytes = new Uint8Array(this.#planes.length * CopyPlane.byteLength);
     this.#planes.forEach((plane, i) => bytes.set(plane.view, i * CopyPlane.byteLength));
-    this.#memory = this.#device.alloc(bytes.byteLength, this.label);
-    this.#device.upload(this.#memory.address, bytes);
-    this.#params.planes = this.#memory.address;
+    const memory = this.#device.alloc(bytes.byteLength, this.label);
+    this.#device.upload(memory.address, bytes);
+    this.#memory = memory;
+    this.#params.planes = memory.address;
     this.#params.planeCount = this.#planes.length;
   }
 

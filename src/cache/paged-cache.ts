@@ -13,7 +13,8 @@ import { counted } from "../shown.ts";
 import { dtypeBytes } from "../tensor/dtype.ts";
 import { scaleStrides } from "../tensor/scale.ts";
 import { Tensor } from "../tensor/tensor.ts";
-import { Appender } from "./append.ts";
+import type { Appender } from "./append.ts";
+import { KeyPositions } from "./key-positions.ts";
 import {
   checkCacheOptions,
   groupsOf,
@@ -22,29 +23,16 @@ import {
   planesOf,
 } from "./options.ts";
 import { CopyTable } from "./page.ts";
+import { type AppendTensors, StepAppends } from "./step-appends.ts";
 import { refuseCapture, StepUpload } from "./step-upload.ts";
 import { layerStorage } from "./storage.ts";
-
-/** What one append writes; each tensor is [tokens, heads, dim] with innermost stride 1. */
-export interface AppendTensors {
-  layer: number;
-  batch: Batch;
-  /** New keys: the plane "key". */
-  k?: Tensor;
-  /** New values: the plane "value". */
-  v?: Tensor;
-  /** Other planes by name. */
-  planes?: Record<string, Tensor>;
-  /** f32 scales that divide keys and values before they are rounded to fp8. */
-  kScale?: Tensor;
-  vScale?: Tensor;
-  stream?: Stream;
-}
 
 /** What a cache takes of memory, in bytes. */
 export interface CacheMemory {
   /** Keys and values in storage of the cache's own. */
   planeBytes: number;
+  /** Positions of keys; 0 until they are kept. */
+  positionBytes: number;
   /** Page tables on the device. */
   tableBytes: number;
   /** Books on the host: by sequence, by page, and the host's copy of the page tables. */
@@ -63,8 +51,9 @@ export class PagedCache extends Owner {
   /** By page group, the planes that its moves touch. */
   readonly #copies: CopyTable[] = [];
   readonly #upload: StepUpload;
-  /** By layer. */
-  readonly #appenders: Appender[] = [];
+  /** Once positions of keys are kept. */
+  #positions: KeyPositions | undefined;
+  readonly #appends: StepAppends;
 
   private constructor(
     readonly device: Device,
@@ -75,11 +64,10 @@ export class PagedCache extends Owner {
     this.planes = planesOf(options);
     this.layerGroups = new Int32Array(options.layers);
     groups.forEach((group, g) => group.layers.forEach((layer) => (this.layerGroups[layer] = g)));
-    const { pageSize, maxSequences = 512 } = options;
-    this.pool = new SequencePool({ pageSize, maxSequences, groups, layers: options.layers });
+    const { pageSize, layers, keyPositions, maxSequences = 512 } = options;
+    this.pool = new SequencePool({ pageSize, maxSequences, groups, layers, keyPositions });
     try {
       for (let layer = 0; layer < options.layers; layer++) {
-        this.#appenders.push(new Appender(device, pageSize));
         const { pages } = groups[this.layerGroups[layer]];
         const { views, owned } = layerStorage(device, options, this.planes, layer, pages);
         this.#views.push(views);
@@ -87,6 +75,8 @@ export class PagedCache extends Owner {
       }
       for (const { layers } of groups) this.#addCopies(layers);
       this.#upload = new StepUpload(device, this.pool, this.#copies);
+      this.#appends = new StepAppends(device, this.planes, this.#views, this.#upload, pageSize);
+      if (keyPositions) this.#positions = this.#makePositions();
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -132,7 +122,9 @@ export class PagedCache extends Owner {
   ): Batch | OutOfPages {
     this.guard();
     refuseCapture(this.device, "reserve");
-    return this.pool.reserve(sequences, newTokens, options);
+    const batch = this.pool.reserve(sequences, newTokens, options);
+    if (this.#positions === undefined && this.pool.state.places.kept) this.#keepPositions();
+    return batch;
   }
 
   /**
@@ -154,6 +146,11 @@ export class PagedCache extends Owner {
    */
   markWritten(batch: Batch): void {
     this.guard();
+    const positions = this.#positions?.tensors ?? [];
+    for (let g = 0; g < positions.length; g++) {
+      this.sync(batch, this.device.stream);
+      this.#appends.queuePositions(batch, g, positions[g], this.device.stream);
+    }
     for (let layer = 0; layer < this.options.layers; layer++) this.pool.wrote(batch, layer);
   }
 
@@ -194,15 +191,7 @@ export class PagedCache extends Owner {
     const stream = tensors.stream ?? this.device.stream;
     this.sync(batch, stream);
     const group = this.layerGroups[layer];
-    const appender = by ?? this.#appenders[layer];
-    appender.begin(batch, this.#upload.tokenRequests);
-    appender.bySlot(this.#upload.slotMapping(group));
-    for (let i = 0; i < this.planes.length; i++) {
-      const { name } = this.planes[i];
-      const source = this.#sourceOf(tensors, name);
-      appender.plane(optionOf(name), this.#views[layer][i], source, scaleOf(tensors, name));
-    }
-    appender.launch(stream);
+    this.#appends.queue(tensors, group, this.#positions?.tensors[group], stream, by);
     if (this.device.capturing) this.#watch(tensors);
     else this.pool.wrote(batch, layer);
   }
@@ -233,7 +222,19 @@ export class PagedCache extends Owner {
     for (const { shape, dtype } of this.#owned)
       planeBytes += shape.reduce((product, size) => product * size, dtypeBytes(dtype));
     const { hostBytes } = this.pool.state;
-    return { planeBytes, tableBytes: this.#upload.tableBytes, hostBytes };
+    const positions = this.#positions?.tensors ?? [];
+    const positionBytes = positions.reduce((sum, { elements }) => sum + 4 * elements, 0);
+    return { planeBytes, positionBytes, tableBytes: this.#upload.tableBytes, hostBytes };
+  }
+
+  /**
+   * Positions of a layer's keys, int32 [pages, pageSize], below 0 where a key stands at its place
+   * in the sequence; undefined while all do. Errors: OptionError.
+   */
+  keyPositions(layer: number): Tensor | undefined {
+    this.guard();
+    requireInteger("layer", layer, 0, this.options.layers - 1);
+    return this.#positions?.tensors[this.layerGroups[layer]];
   }
 
   /** A layer's plane as [pages, pageSize, heads, dim]. Errors: OptionError. */
@@ -261,16 +262,24 @@ export class PagedCache extends Owner {
   protected override release(): void {
     for (const tensor of this.#owned) tensor[Symbol.dispose]();
     for (const copies of this.#copies) copies[Symbol.dispose]();
+    this.#positions?.[Symbol.dispose]();
     this.#upload?.[Symbol.dispose]();
   }
 
-  #sourceOf(tensors: AppendTensors, name: string): Tensor {
-    const source =
-      tensors.planes?.[name] ??
-      (name === "key" ? tensors.k : name === "value" ? tensors.v : undefined);
-    if (source !== undefined) return source;
-    const fix = `pass the new tokens of plane ${name}.`;
-    throw new OptionError(optionOf(name), source, "a tensor", fix);
+  #makePositions(): KeyPositions {
+    const pages = this.pool.groups.map(({ allocator }) => allocator.pageCount);
+    return new KeyPositions(this.device, pages, this.pageSize, this.#copies);
+  }
+
+  /** From now on; what was reserved is given back if there is no memory. */
+  #keepPositions(): void {
+    try {
+      this.#positions = this.#makePositions();
+    } catch (error) {
+      this.pool.rollback(this.pool.lastBatch!);
+      this.pool.state.places.kept = false;
+      throw error;
+    }
   }
 
   /**
@@ -308,13 +317,4 @@ export class PagedCache extends Owner {
     }
     copies.upload();
   }
-}
-
-/** The option of append that holds a plane's new tokens. */
-function optionOf(plane: string): string {
-  return plane === "key" ? "k" : plane === "value" ? "v" : `planes.${plane}`;
-}
-
-function scaleOf(tensors: AppendTensors, name: string): Tensor | undefined {
-  return name === "key" ? tensors.kScale : name === "value" ? tensors.vScale : undefined;
 }

@@ -36,7 +36,7 @@ export class StepUpload implements Disposable {
   readonly #step: GrowingBuffer;
   /** Generation of the batch that was sent last. */
   #generation = -1;
-  /** Where the slot mappings of each group begin in the step, then the token requests; in ints. */
+  /** Where the slot mappings of each group begin, token requests and positions; in ints. */
   readonly #offsets: number[] = [];
 
   /** @param copies by page group, the planes in which its pages are copied */
@@ -82,6 +82,11 @@ export class StepUpload implements Disposable {
     return this.#step.address + 4 * this.#offsets[this.#groups.length];
   }
 
+  /** Address of the position of each token of the step, int32 [paddedTokens], if kept. */
+  get positions(): number {
+    return this.#step.address + 4 * this.#offsets[this.#groups.length + 1];
+  }
+
   /** Sends a batch of the pool, unless that was done. Returns whether it queued anything. */
   send(batch: Batch, stream: Stream): boolean {
     if (batch.generation === this.#generation && !this.#pending()) return false;
@@ -90,7 +95,7 @@ export class StepUpload implements Disposable {
     this.#step.ensure(ints * 4);
     this.#ring.upload(stream, this.#step.address, ints);
     this.#generation = batch.generation;
-    let offset = this.#offsets[this.#groups.length] + batch.paddedTokens;
+    let offset = this.#lists * batch.paddedTokens;
     for (let g = 0; g < this.#groups.length; g++) offset = this.#queueGroup(g, offset, stream);
     return true;
   }
@@ -102,11 +107,18 @@ export class StepUpload implements Disposable {
   captured(paddedTokens: number): (batch: Batch) => void {
     const { version } = this.#step;
     const versions = this.#groups.map(({ table }) => table.version);
+    const lists = this.#lists;
     return (batch) => {
       if (batch.paddedTokens !== paddedTokens) {
         throw new PlanError(
           `the step holds ${batch.paddedTokens} padded tokens, the capture ${paddedTokens}. ` +
             `Fix: reserve with { padTo: ${paddedTokens} }.`,
+        );
+      }
+      if (this.#lists !== lists) {
+        throw new PlanError(
+          "a step was given positions since the capture, which the captured append does not " +
+            "write. Fix: create the cache with { keyPositions: true }, and capture again.",
         );
       }
       const { end } = this.#pool.state.rows;
@@ -129,6 +141,11 @@ export class StepUpload implements Disposable {
     this.#step[Symbol.dispose]();
   }
 
+  /** Ints for each token of a step. */
+  get #lists(): number {
+    return this.#groups.length + (this.#pool.state.places.kept ? 2 : 1);
+  }
+
   #pending(): boolean {
     const { groups } = this.#pool;
     for (let g = 0; g < groups.length; g++) {
@@ -139,14 +156,14 @@ export class StepUpload implements Disposable {
   }
 
   #ints(batch: Batch): number {
-    let ints = batch.paddedTokens * (this.#groups.length + 1);
+    let ints = batch.paddedTokens * this.#lists;
     for (let g = 0; g < this.#groups.length; g++) ints += this.#groupInts(g);
     return ints;
   }
 
   /**
-   * Lays out [slot mappings by group | token requests | per group: page-table entries, moves];
-   * returns ints.
+   * Lays out [slot mappings by group | token requests | positions, if kept | per group: page-table
+   * entries, moves]; returns ints.
    */
   #write(batch: Batch): number {
     const { groups } = this.#pool;
@@ -154,8 +171,11 @@ export class StepUpload implements Disposable {
     const ints = this.#ints(batch);
     const { i32 } = this.#ring.take(ints);
     let offset = 0;
-    for (let g = 0; g <= groups.length; g++) {
-      const source = g < groups.length ? batch.slotMappings[g] : batch.tokenRequests;
+    const lists = this.#lists;
+    for (let g = 0; g < lists; g++) {
+      const { slotMappings, tokenRequests, positions } = batch;
+      const rest = g === groups.length ? tokenRequests : positions;
+      const source = g < groups.length ? slotMappings[g] : rest;
       copyInts(i32, offset, source, tokens);
       this.#offsets[g] = offset;
       offset += tokens;

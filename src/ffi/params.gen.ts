@@ -17,7 +17,7 @@ export const FB_VARIANT_SCALARS = 16;
 export const FB_MASK_NONE = 0;
 export const FB_MASK_ALL = 1;
 export const FB_MASK_TAIL = 2;
-export const FB_ABI_VERSION = 7;
+export const FB_ABI_VERSION = 8;
 export const FB_MAP_SCALE = 0;
 export const FB_MAP_ADD = 1;
 export const FB_MAP_SILU = 2;
@@ -423,11 +423,11 @@ export class MergeRecord extends Params {
   }
 }
 
-/** Packs `struct fb_attention_params` (872 bytes). */
+/** Packs `struct fb_attention_params` (880 bytes). */
 export class AttentionParams extends Params {
-  static readonly byteLength = 872;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(872), offset = 0) {
-    super(memory, offset, 872);
+  static readonly byteLength = 880;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(880), offset = 0) {
+    super(memory, offset, 880);
   }
   set kData(value: number) {
     this.write64(0, value);
@@ -627,263 +627,269 @@ export class AttentionParams extends Params {
   get positions(): number {
     return this.read64(64);
   }
-  set tokenRequests(value: number) {
+  set keyPositions(value: number) {
     this.write64(66, value);
   }
-  get tokenRequests(): number {
+  get keyPositions(): number {
     return this.read64(66);
   }
-  set queryIndptr(value: number) {
+  set tokenRequests(value: number) {
     this.write64(68, value);
   }
-  get queryIndptr(): number {
+  get tokenRequests(): number {
     return this.read64(68);
   }
-  set plannedKvLengths(value: number) {
+  set queryIndptr(value: number) {
     this.write64(70, value);
   }
-  get plannedKvLengths(): number {
+  get queryIndptr(): number {
     return this.read64(70);
   }
-  set kvLengths(value: number) {
+  set plannedKvLengths(value: number) {
     this.write64(72, value);
   }
-  get kvLengths(): number {
+  get plannedKvLengths(): number {
     return this.read64(72);
   }
-  set queryLengths(value: number) {
+  set kvLengths(value: number) {
     this.write64(74, value);
   }
-  get queryLengths(): number {
+  get kvLengths(): number {
     return this.read64(74);
   }
-  set mask(value: number) {
+  set queryLengths(value: number) {
     this.write64(76, value);
   }
-  get mask(): number {
+  get queryLengths(): number {
     return this.read64(76);
   }
-  set maskIndptr(value: number) {
+  set mask(value: number) {
     this.write64(78, value);
   }
-  get maskIndptr(): number {
+  get mask(): number {
     return this.read64(78);
   }
-  set maskElements(value: number) {
+  set maskIndptr(value: number) {
     this.write64(80, value);
   }
-  get maskElements(): number {
+  get maskIndptr(): number {
     return this.read64(80);
   }
-  set alibiSlopes(value: number) {
+  set maskElements(value: number) {
     this.write64(82, value);
   }
-  get alibiSlopes(): number {
+  get maskElements(): number {
     return this.read64(82);
   }
-  set sinks(value: number) {
+  set alibiSlopes(value: number) {
     this.write64(84, value);
   }
-  get sinks(): number {
+  get alibiSlopes(): number {
     return this.read64(84);
   }
-  set ropeRates(value: number) {
+  set sinks(value: number) {
     this.write64(86, value);
   }
-  get ropeRates(): number {
+  get sinks(): number {
     return this.read64(86);
   }
-  set counters(value: number) {
+  set ropeRates(value: number) {
     this.write64(88, value);
   }
-  get counters(): number {
+  get ropeRates(): number {
     return this.read64(88);
   }
-  set variantProgram(value: number) {
+  set counters(value: number) {
     this.write64(90, value);
   }
-  get variantProgram(): number {
+  get counters(): number {
     return this.read64(90);
   }
+  set variantProgram(value: number) {
+    this.write64(92, value);
+  }
+  get variantProgram(): number {
+    return this.read64(92);
+  }
   setVariantData(index: number, value: number): void {
-    this.write64(92 + index * 2, value);
+    this.write64(94 + index * 2, value);
   }
   setVariantSizes(index: number, value: number): void {
-    this.i32[108 + index * 1] = value;
+    this.i32[110 + index * 1] = value;
   }
   setVariantStrides(index: number, value: number): void {
-    this.i32[140 + index * 1] = value;
+    this.i32[142 + index * 1] = value;
   }
   setVariantScalars(index: number, value: number): void {
-    this.i32[172 + index * 1] = value;
+    this.i32[174 + index * 1] = value;
   }
   set variantProgramWords(value: number) {
-    this.i32[188] = value;
-  }
-  get variantProgramWords(): number {
-    return this.i32[188]!;
-  }
-  set tableStride(value: number) {
     this.i32[190] = value;
   }
-  get tableStride(): number {
+  get variantProgramWords(): number {
     return this.i32[190]!;
   }
-  set pageSize(value: number) {
-    this.i32[191] = value;
-  }
-  get pageSize(): number {
-    return this.i32[191]!;
-  }
-  set contiguous(value: number) {
+  set tableStride(value: number) {
     this.i32[192] = value;
   }
-  get contiguous(): number {
+  get tableStride(): number {
     return this.i32[192]!;
   }
-  set queryHeads(value: number) {
+  set pageSize(value: number) {
     this.i32[193] = value;
   }
-  get queryHeads(): number {
+  get pageSize(): number {
     return this.i32[193]!;
   }
-  set kvHeads(value: number) {
+  set contiguous(value: number) {
     this.i32[194] = value;
   }
-  get kvHeads(): number {
+  get contiguous(): number {
     return this.i32[194]!;
   }
-  set keyDim(value: number) {
+  set queryHeads(value: number) {
     this.i32[195] = value;
   }
-  get keyDim(): number {
+  get queryHeads(): number {
     return this.i32[195]!;
   }
-  set valueDim(value: number) {
+  set kvHeads(value: number) {
     this.i32[196] = value;
   }
-  get valueDim(): number {
+  get kvHeads(): number {
     return this.i32[196]!;
   }
-  set qDtype(value: number) {
+  set keyDim(value: number) {
     this.i32[197] = value;
   }
-  get qDtype(): number {
+  get keyDim(): number {
     return this.i32[197]!;
   }
-  set kvDtype(value: number) {
+  set valueDim(value: number) {
     this.i32[198] = value;
   }
-  get kvDtype(): number {
+  get valueDim(): number {
     return this.i32[198]!;
   }
-  set outDtype(value: number) {
+  set qDtype(value: number) {
     this.i32[199] = value;
   }
-  get outDtype(): number {
+  get qDtype(): number {
     return this.i32[199]!;
   }
-  set causal(value: number) {
+  set kvDtype(value: number) {
     this.i32[200] = value;
   }
-  get causal(): number {
+  get kvDtype(): number {
     return this.i32[200]!;
   }
-  set windowLeft(value: number) {
+  set outDtype(value: number) {
     this.i32[201] = value;
   }
-  get windowLeft(): number {
+  get outDtype(): number {
     return this.i32[201]!;
   }
-  set maskMode(value: number) {
+  set causal(value: number) {
     this.i32[202] = value;
   }
-  get maskMode(): number {
+  get causal(): number {
     return this.i32[202]!;
   }
-  set maskShift(value: number) {
+  set windowLeft(value: number) {
     this.i32[203] = value;
   }
-  get maskShift(): number {
+  get windowLeft(): number {
     return this.i32[203]!;
   }
-  set pageCount(value: number) {
+  set maskMode(value: number) {
     this.i32[204] = value;
   }
-  get pageCount(): number {
+  get maskMode(): number {
     return this.i32[204]!;
   }
-  set ropeDim(value: number) {
+  set maskShift(value: number) {
     this.i32[205] = value;
   }
-  get ropeDim(): number {
+  get maskShift(): number {
     return this.i32[205]!;
   }
-  set ropeInterleaved(value: number) {
+  set pageCount(value: number) {
     this.i32[206] = value;
   }
-  get ropeInterleaved(): number {
+  get pageCount(): number {
     return this.i32[206]!;
   }
-  set ropeFirst(value: number) {
+  set ropeDim(value: number) {
     this.i32[207] = value;
   }
-  get ropeFirst(): number {
+  get ropeDim(): number {
     return this.i32[207]!;
   }
-  set ropeFactor(value: number) {
-    this.f32[208] = value;
+  set ropeInterleaved(value: number) {
+    this.i32[208] = value;
   }
-  get ropeFactor(): number {
-    return this.f32[208]!;
+  get ropeInterleaved(): number {
+    return this.i32[208]!;
   }
-  set finalize(value: number) {
+  set ropeFirst(value: number) {
     this.i32[209] = value;
   }
-  get finalize(): number {
+  get ropeFirst(): number {
     return this.i32[209]!;
   }
-  set recordCount(value: number) {
-    this.i32[210] = value;
+  set ropeFactor(value: number) {
+    this.f32[210] = value;
   }
-  get recordCount(): number {
-    return this.i32[210]!;
+  get ropeFactor(): number {
+    return this.f32[210]!;
   }
-  set mergeCount(value: number) {
+  set finalize(value: number) {
     this.i32[211] = value;
   }
-  get mergeCount(): number {
+  get finalize(): number {
     return this.i32[211]!;
   }
+  set recordCount(value: number) {
+    this.i32[212] = value;
+  }
+  get recordCount(): number {
+    return this.i32[212]!;
+  }
+  set mergeCount(value: number) {
+    this.i32[213] = value;
+  }
+  get mergeCount(): number {
+    return this.i32[213]!;
+  }
   set scale(value: number) {
-    this.f32[212] = value;
-  }
-  get scale(): number {
-    return this.f32[212]!;
-  }
-  set softCap(value: number) {
-    this.f32[213] = value;
-  }
-  get softCap(): number {
-    return this.f32[213]!;
-  }
-  set lseFactor(value: number) {
     this.f32[214] = value;
   }
-  get lseFactor(): number {
+  get scale(): number {
     return this.f32[214]!;
   }
+  set softCap(value: number) {
+    this.f32[215] = value;
+  }
+  get softCap(): number {
+    return this.f32[215]!;
+  }
+  set lseFactor(value: number) {
+    this.f32[216] = value;
+  }
+  get lseFactor(): number {
+    return this.f32[216]!;
+  }
   set pagesSettled(value: number) {
-    this.i32[215] = value;
+    this.i32[217] = value;
   }
   get pagesSettled(): number {
-    return this.i32[215]!;
+    return this.i32[217]!;
   }
   set beside(value: number) {
-    this.i32[216] = value;
+    this.i32[218] = value;
   }
   get beside(): number {
-    return this.i32[216]!;
+    return this.i32[218]!;
   }
 }
 
@@ -1797,11 +1803,11 @@ export class NormParams extends Params {
   }
 }
 
-/** Packs `struct fb_append_params` (520 bytes). */
+/** Packs `struct fb_append_params` (536 bytes). */
 export class AppendParams extends Params {
-  static readonly byteLength = 520;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(520), offset = 0) {
-    super(memory, offset, 520);
+  static readonly byteLength = 536;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(536), offset = 0) {
+    super(memory, offset, 536);
   }
   setPlanesData(index: number, value: number): void {
     this.write64(0 + index * 8, value);
@@ -1881,47 +1887,59 @@ export class AppendParams extends Params {
   get rowIndptr(): number {
     return this.read64(120);
   }
+  set keyPositions(value: number) {
+    this.write64(122, value);
+  }
+  get keyPositions(): number {
+    return this.read64(122);
+  }
+  set newPositions(value: number) {
+    this.write64(124, value);
+  }
+  get newPositions(): number {
+    return this.read64(124);
+  }
   set planeCount(value: number) {
-    this.i32[122] = value;
-  }
-  get planeCount(): number {
-    return this.i32[122]!;
-  }
-  set tokenCount(value: number) {
-    this.i32[123] = value;
-  }
-  get tokenCount(): number {
-    return this.i32[123]!;
-  }
-  set pageSize(value: number) {
-    this.i32[124] = value;
-  }
-  get pageSize(): number {
-    return this.i32[124]!;
-  }
-  set pageCount(value: number) {
-    this.i32[125] = value;
-  }
-  get pageCount(): number {
-    return this.i32[125]!;
-  }
-  set requestCount(value: number) {
     this.i32[126] = value;
   }
-  get requestCount(): number {
+  get planeCount(): number {
     return this.i32[126]!;
   }
-  set tableStride(value: number) {
+  set tokenCount(value: number) {
     this.i32[127] = value;
   }
-  get tableStride(): number {
+  get tokenCount(): number {
     return this.i32[127]!;
   }
-  set tableEntries(value: number) {
+  set pageSize(value: number) {
     this.i32[128] = value;
   }
-  get tableEntries(): number {
+  get pageSize(): number {
     return this.i32[128]!;
+  }
+  set pageCount(value: number) {
+    this.i32[129] = value;
+  }
+  get pageCount(): number {
+    return this.i32[129]!;
+  }
+  set requestCount(value: number) {
+    this.i32[130] = value;
+  }
+  get requestCount(): number {
+    return this.i32[130]!;
+  }
+  set tableStride(value: number) {
+    this.i32[131] = value;
+  }
+  get tableStride(): number {
+    return this.i32[131]!;
+  }
+  set tableEntries(value: number) {
+    this.i32[132] = value;
+  }
+  get tableEntries(): number {
+    return this.i32[132]!;
   }
 }
 
@@ -2264,99 +2282,99 @@ export class RopeParams extends Params {
   }
 }
 
-/** Packs `struct fb_rope_append_params` (672 bytes). */
+/** Packs `struct fb_rope_append_params` (688 bytes). */
 export class RopeAppendParams extends Params {
-  static readonly byteLength = 672;
+  static readonly byteLength = 688;
   readonly append: AppendParams;
   readonly turn: TurnParams;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(672), offset = 0) {
-    super(memory, offset, 672);
+  constructor(memory: ArrayBuffer = new ArrayBuffer(688), offset = 0) {
+    super(memory, offset, 688);
     this.append = new AppendParams(memory, offset + 0);
-    this.turn = new TurnParams(memory, offset + 520);
+    this.turn = new TurnParams(memory, offset + 536);
   }
   set queriesData(value: number) {
-    this.write64(142, value);
-  }
-  get queriesData(): number {
-    return this.read64(142);
-  }
-  set queriesStrideToken(value: number) {
-    this.write64(144, value);
-  }
-  get queriesStrideToken(): number {
-    return this.read64(144);
-  }
-  set queriesStrideHead(value: number) {
     this.write64(146, value);
   }
-  get queriesStrideHead(): number {
+  get queriesData(): number {
     return this.read64(146);
   }
-  set queriesCount(value: number) {
-    this.i32[148] = value;
+  set queriesStrideToken(value: number) {
+    this.write64(148, value);
   }
-  get queriesCount(): number {
-    return this.i32[148]!;
+  get queriesStrideToken(): number {
+    return this.read64(148);
   }
-  set queriesDtype(value: number) {
-    this.i32[149] = value;
-  }
-  get queriesDtype(): number {
-    return this.i32[149]!;
-  }
-  set queryOutData(value: number) {
+  set queriesStrideHead(value: number) {
     this.write64(150, value);
   }
-  get queryOutData(): number {
+  get queriesStrideHead(): number {
     return this.read64(150);
   }
-  set queryOutStrideToken(value: number) {
-    this.write64(152, value);
+  set queriesCount(value: number) {
+    this.i32[152] = value;
   }
-  get queryOutStrideToken(): number {
-    return this.read64(152);
+  get queriesCount(): number {
+    return this.i32[152]!;
   }
-  set queryOutStrideHead(value: number) {
+  set queriesDtype(value: number) {
+    this.i32[153] = value;
+  }
+  get queriesDtype(): number {
+    return this.i32[153]!;
+  }
+  set queryOutData(value: number) {
     this.write64(154, value);
   }
-  get queryOutStrideHead(): number {
+  get queryOutData(): number {
     return this.read64(154);
   }
+  set queryOutStrideToken(value: number) {
+    this.write64(156, value);
+  }
+  get queryOutStrideToken(): number {
+    return this.read64(156);
+  }
+  set queryOutStrideHead(value: number) {
+    this.write64(158, value);
+  }
+  get queryOutStrideHead(): number {
+    return this.read64(158);
+  }
   set queryOutCount(value: number) {
-    this.i32[156] = value;
+    this.i32[160] = value;
   }
   get queryOutCount(): number {
-    return this.i32[156]!;
+    return this.i32[160]!;
   }
   set queryOutDtype(value: number) {
-    this.i32[157] = value;
+    this.i32[161] = value;
   }
   get queryOutDtype(): number {
-    return this.i32[157]!;
+    return this.i32[161]!;
   }
   setWeights(index: number, value: number): void {
-    this.write64(158 + index * 2, value);
+    this.write64(162 + index * 2, value);
   }
   setWeightDtypes(index: number, value: number): void {
-    this.i32[162 + index * 1] = value;
+    this.i32[166 + index * 1] = value;
   }
   set weightOffset(value: number) {
-    this.f32[164] = value;
+    this.f32[168] = value;
   }
   get weightOffset(): number {
-    return this.f32[164]!;
+    return this.f32[168]!;
   }
   set eps(value: number) {
-    this.f32[165] = value;
+    this.f32[169] = value;
   }
   get eps(): number {
-    return this.f32[165]!;
+    return this.f32[169]!;
   }
   set headLanes(value: number) {
-    this.i32[166] = value;
+    this.i32[170] = value;
   }
   get headLanes(): number {
-    return this.i32[166]!;
+    return this.i32[170]!;
   }
 }
 

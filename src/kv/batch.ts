@@ -37,6 +37,11 @@ export interface Batch {
   layout: Layout;
   /** True when positions do not count up by one to the request's last key: look at each. */
   customPositions: boolean;
+  /**
+   * `[requestCount]`: of each request, the leading keys whose position is their place, its token's
+   * number in the request; those behind may have been given others. null: all keys' are.
+   */
+  plainLengths: Int32Array | null;
 }
 
 /** Too few free pages for a step; nothing was changed. */
@@ -100,19 +105,30 @@ export interface BatchOptions {
   layout: Layout;
   /** Position of each query token; by default the last queryLength positions of the K/V. */
   positions?: ArrayLike<number>;
+  /** True: the run takes keyPositions, which say where keys stand. Default: at their places. */
+  keyPositions?: boolean;
   /** By page group, page * pageSize + offset of each query token, -1 to skip it. */
   slotMappings?: ArrayLike<number>[];
   /** Pads the token arrays up to this many tokens. */
   padTo?: number;
 }
 
+const batchOptions = [
+  "queryLengths",
+  "kvLengths",
+  "layout",
+  "positions",
+  "keyPositions",
+  "slotMappings",
+  "padTo",
+];
+
 /**
  * A batch over any layout, made once and not reused. Throws OptionError when lengths, positions and
  * layout do not fit each other.
  */
 export function createBatch(options: BatchOptions): Batch {
-  const known = ["queryLengths", "kvLengths", "layout", "positions", "slotMappings", "padTo"];
-  requireOptions("options", options, known);
+  requireOptions("options", options, batchOptions);
   const queryLengths = integers("queryLengths", options.queryLengths);
   const requestCount = queryLengths.length;
   const queryIndptr = new Int32Array(requestCount + 1);
@@ -148,6 +164,7 @@ export function createBatch(options: BatchOptions): Batch {
     slotMappings: batchSlotMappings(options.slotMappings ?? [], tokenCount, paddedTokens),
     layout: options.layout,
     customPositions: writePositions(positions, options.positions, tokenCount),
+    plainLengths: options.keyPositions ? new Int32Array(requestCount) : null,
   };
   return showAs(made("batch", batch), describeBatch);
 }
@@ -164,16 +181,16 @@ export function paddedCount(padTo: number | undefined, tokenCount: number): numb
   );
 }
 
-/** Throws an OptionError unless `positions` holds `tokenCount` non-negative int32. */
+/** Throws an OptionError unless `positions` holds `tokenCount` integers from 0 to 2^31 - 2. */
 export function checkPositions(positions: ArrayLike<number>, tokenCount: number): void {
   requireLength("positions", positions, tokenCount);
   for (let token = 0; token < tokenCount; token++) {
     const value = positions[token];
-    if (typeof value !== "number" || (value | 0) !== value || value < 0)
+    if (typeof value !== "number" || (value | 0) !== value || value < 0 || value === maxInt32)
       throw new OptionError(
         `positions[${token}]`,
         value,
-        `an integer from 0 to ${maxInt32}`,
+        `an integer from 0 to ${maxInt32 - 1}`,
         "give each new token's position in its sequence.",
       );
   }

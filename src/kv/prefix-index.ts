@@ -81,7 +81,7 @@ export class PrefixIndex {
   /**
    * Indexes the full pages of the first `length` tokens, which are the first of a sequence whose
    * K/V were computed, and returns how many pages it holds more. Pages of tokens already indexed
-   * stay as they are.
+   * stay as they are. Keys must stand at their places, as those of the sequences that match will.
    */
   insert(tokens: Int32Array, sequence: Sequence, length?: number): number {
     const given = tokensEnd(tokens, length);
@@ -169,6 +169,15 @@ export class PrefixIndex {
         `at most the sequence's length (${sequence.length})` +
           (unwritten > 0 ? ` without the ${unwritten} that not every layer has written` : ""),
         "insert only tokens whose K/V were computed.",
+      );
+    const { places, pageSize } = this.#pool.state;
+    const plain = places.plainLengths[sequence.slot];
+    if (length - (length % pageSize) > plain)
+      throw new OptionError(
+        "tokens.length",
+        length,
+        `at most ${plain}: keys from there on stand at positions of their own`,
+        "insert the tokens before them.",
       );
   }
 

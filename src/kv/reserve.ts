@@ -3,13 +3,16 @@ import { checkPositions, OutOfPagesResult, paddedCount, type OutOfPages } from "
 import type { PageGroup } from "./page-group.ts";
 import type { SequenceState } from "./sequence-state.ts";
 import type { StepArrays } from "./step-batch.ts";
-import { checkSequences, type Reservable, requireWritten } from "./step-checks.ts";
+import { checkSequences, checkWindows, type Reservable, requireWritten } from "./step-checks.ts";
 
 /** Options of a step. */
 export interface ReserveOptions {
   /** Pads the token arrays up to this many tokens. */
   padTo?: number;
-  /** Position of each new token; by default they count up from the sequence's length. */
+  /**
+   * Position of each new token, from 0 to 2^31 - 2, as a query and as a key; by default they count
+   * up from the sequence's length.
+   */
   positions?: ArrayLike<number>;
 }
 
@@ -29,7 +32,10 @@ export function reserveStep(
   const tokens = checkSequences(state, sequences, newTokens);
   const count = sequences.length;
   const padded = paddedCount(options?.padTo, tokens);
-  if (options?.positions !== undefined) checkPositions(options.positions, tokens);
+  if (options?.positions !== undefined) {
+    checkPositions(options.positions, tokens);
+    checkWindows(state, count, options.positions);
+  }
   for (let g = 0; g < state.groups.length; g++) {
     const group = state.groups[g];
     countPages(state, group, count);
@@ -48,7 +54,8 @@ export function reserveStep(
     if (padded > tokens) batch.slotMappings[g].fill(-1, tokens, padded);
   }
   writeStep(state, batch, count);
-  if (options?.positions !== undefined) writePositions(batch, options.positions);
+  if (options?.positions !== undefined) writePositions(state, batch, options.positions);
+  notePlain(state, batch);
   state.writes.begin(batch.generation, tokens);
   return null;
 }
@@ -89,7 +96,7 @@ function countPassed(state: SequenceState, group: PageGroup, requests: number): 
     const slot = stepSlots[i];
     if (stepTokens[i] === 0 || !hasPassed(state, group, slot)) continue;
     group.passing[group.passingCount++] = i;
-    const end = group.windowColumn(state.lengths[slot], state.pageSize);
+    const end = state.windowColumn(group, slot);
     for (let column = group.firstColumns[slot]; column < end; column++) {
       const page = group.table.get(slot, column);
       if (group.leave(page) === group.allocator.referenceCount(page)) group.needed--;
@@ -99,7 +106,8 @@ function countPassed(state: SequenceState, group: PageGroup, requests: number): 
 
 /** Whether the slot's first held page lies wholly before the window of the next query. */
 function hasPassed(state: SequenceState, group: PageGroup, slot: number): boolean {
-  return (group.firstColumns[slot] + 1) * state.pageSize + group.windowLeft <= state.lengths[slot];
+  const end = (group.firstColumns[slot] + 1) * state.pageSize;
+  return end + group.windowLeft <= state.lengths[slot] && end <= state.places.plainLengths[slot];
 }
 
 /** Makes room in the rows of the sequences that take more pages: in every group the same. */
@@ -194,6 +202,7 @@ function writeStep(state: SequenceState, batch: StepArrays, requests: number): v
   const starts = batch.whole.slots;
   const rowStarts = state.rows.starts;
   const step = ++batch.generation;
+  state.places.begin(positions);
   let token = 0;
   for (let i = 0; i < requests; i++) {
     const slot = stepSlots[i];
@@ -212,6 +221,7 @@ function writeStep(state: SequenceState, batch: StepArrays, requests: number): v
     lastTokensBefore[i] = lastTokens[slot];
     lastTokens[slot] = count;
     state.steps[slot] = step;
+    state.places.add(slot, queryIndptr[i]);
     if (position > pageCounts[slot] * pageSize) pageCounts[slot] = Math.ceil(position / pageSize);
   }
   if (token < batch.paddedTokens) {
@@ -223,9 +233,27 @@ function writeStep(state: SequenceState, batch: StepArrays, requests: number): v
   batch.customPositions = false;
 }
 
-function writePositions(batch: StepArrays, positions: ArrayLike<number>): void {
+/** Writes the caller's positions, and which sequences have keys that no longer stand at places. */
+function writePositions(
+  state: SequenceState,
+  batch: StepArrays,
+  positions: ArrayLike<number>,
+): void {
   for (let token = 0; token < batch.tokenCount; token++) {
-    if (batch.positions[token] !== positions[token]) batch.customPositions = true;
+    const place = batch.positions[token];
+    if (place === positions[token]) continue;
+    state.places.give(batch.slots[batch.tokenRequests[token]], place);
+    batch.customPositions = true;
     batch.positions[token] = positions[token];
+  }
+}
+
+/** Notes the step's keys that stand at their places, if not all do. */
+function notePlain(state: SequenceState, batch: StepArrays): void {
+  batch.plainLengths = null;
+  if (!state.places.kept) return;
+  for (let r = 0; r < batch.requestCount; r++) {
+    batch.plain[r] = state.places.plainLengths[batch.slots[r]];
+    if (batch.plain[r] < batch.kvLengths[r]) batch.plainLengths = batch.plain;
   }
 }

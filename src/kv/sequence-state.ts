@@ -1,5 +1,6 @@
 import { OptionError, OutOfPagesError } from "../errors.ts";
 import { requireInteger, requireOptions } from "../require.ts";
+import { KeyPlaces } from "./key-places.ts";
 import { PageGroup, type PageGroupOptions } from "./page-group.ts";
 import { RowSpace } from "./row-space.ts";
 import { StepWrites } from "./step-writes.ts";
@@ -16,7 +17,11 @@ export interface SequencePoolOptions {
    * `wrote`. Default 0: what is reserved counts as written.
    */
   layers?: number;
+  /** Whether positions of keys are kept from the first step on; default: once some are given. */
+  keyPositions?: boolean;
 }
+
+const poolOptions = ["pageSize", "maxSequences", "groups", "layers", "keyPositions"];
 
 /** Pages of a group, at most: books take some 20 bytes for each. */
 const pagesMost = 1 << 26;
@@ -39,6 +44,8 @@ export class SequenceState {
   readonly versions: Int32Array;
   /** By slot: the step that its sequence was in last; 0 when in none. */
   readonly steps: Int32Array;
+  /** Which keys stand at their places. */
+  readonly places: KeyPlaces;
   /** Whether the last step's tokens are written. */
   readonly writes: StepWrites;
   /** By slot: the last check it was seen in, to find a sequence given twice. */
@@ -50,8 +57,8 @@ export class SequenceState {
   #freeCount: number;
 
   constructor(options: SequencePoolOptions) {
-    requireOptions("options", options, ["pageSize", "maxSequences", "groups", "layers"]);
-    const { pageSize, maxSequences, layers = 0 } = options;
+    requireOptions("options", options, poolOptions);
+    const { pageSize, maxSequences, layers = 0, keyPositions = false } = options;
     requireInteger("pageSize", pageSize, 1, 0x7fffffff);
     requireInteger("maxSequences", maxSequences, 1, 1 << 20);
     requireInteger("layers", layers, 0, 1 << 16);
@@ -76,6 +83,7 @@ export class SequenceState {
     this.lastTokens = new Int32Array(maxSequences);
     this.versions = new Int32Array(maxSequences);
     this.steps = new Int32Array(maxSequences);
+    this.places = new KeyPlaces(maxSequences, keyPositions);
     this.writes = new StepWrites(layers);
     this.stamps = new Int32Array(maxSequences);
     this.stepSlots = new Int32Array(maxSequences);
@@ -87,7 +95,7 @@ export class SequenceState {
 
   /** Bytes of the books: by slot here and in the rows, by page and by row in the groups. */
   get hostBytes(): number {
-    const bySlot = 11 * this.lengths.byteLength;
+    const bySlot = 14 * this.lengths.byteLength;
     return this.groups.reduce((sum, { hostBytes }) => sum + hostBytes, bySlot);
   }
 
@@ -107,6 +115,7 @@ export class SequenceState {
     const slot = this.#freeSlots[--this.#freeCount];
     this.lengths[slot] = this.pageCounts[slot] = this.lastTokens[slot] = 0;
     this.steps[slot] = 0;
+    this.places.cut(slot, 0);
     for (const group of this.groups) group.firstColumns[slot] = 0;
     return slot;
   }
@@ -137,6 +146,7 @@ export class SequenceState {
     this.lengths[copy] = this.lengths[slot];
     this.pageCounts[copy] = this.pageCounts[slot];
     this.lastTokens[copy] = this.lastTokens[slot];
+    this.places.plainLengths[copy] = this.places.plainLengths[slot];
     for (const { table, allocator, firstColumns } of this.groups) {
       firstColumns[copy] = firstColumns[slot];
       for (let column = 0; column < this.pageCounts[slot]; column++) {
@@ -174,6 +184,7 @@ export class SequenceState {
     const removed = this.lengths[slot] - length;
     this.lastTokens[slot] = Math.max(0, this.lastTokens[slot] - removed);
     this.lengths[slot] = length;
+    this.places.cut(slot, length);
     this.pageCounts[slot] = pages;
     this.versions[slot]++;
   }
@@ -191,10 +202,19 @@ export class SequenceState {
     this.versions[slot]++;
   }
 
+  /**
+   * First column that the window of a query at the sequence's end has not passed: keys at positions
+   * of their own, and all behind them, stay.
+   */
+  windowColumn(group: PageGroup, slot: number): number {
+    const column = group.windowColumn(this.lengths[slot], this.pageSize);
+    return Math.min(column, Math.floor(this.places.plainLengths[slot] / this.pageSize));
+  }
+
   /** Releases the pages that the window of a query at the sequence's end has passed. */
   releasePassed(group: PageGroup, slot: number): void {
     const { table, allocator, firstColumns } = group;
-    const end = group.windowColumn(this.lengths[slot], this.pageSize);
+    const end = this.windowColumn(group, slot);
     for (let column = firstColumns[slot]; column < end; column++) {
       allocator.release(table.get(slot, column));
       table.set(slot, column, -1);
@@ -225,6 +245,7 @@ export class SequenceState {
         this.#moveAccepted(group, slot, base, accepted, first);
       }
     }
+    this.places.compact(slot, base, accepted, first);
     this.cut(slot, base + accepted.length);
     this.lastTokens[slot] = accepted.length;
   }

@@ -17,6 +17,9 @@ export class StepArrays {
   slotMappings: Int32Array[];
   layout: Layout;
   customPositions = false;
+  plainLengths: Int32Array | null = null;
+  /** `[requestCount]`: what plainLengths is, where any key was given a position. */
+  plain = new Int32Array(0);
   /** `[requestCount]`: slot of each request's sequence. */
   slots = new Int32Array(0);
   /** `[requestCount]`: what `lastTokens` of each request's slot said before the step. */
@@ -53,7 +56,8 @@ export class StepArrays {
     const starts = new Int32Array(size);
     const positionStarts = new Int32Array(size);
     const lastTokensBefore = new Int32Array(size);
-    Object.assign(this, { queryIndptr, kvLengths, slots, lastTokensBefore });
+    const plain = new Int32Array(size);
+    Object.assign(this, { queryIndptr, kvLengths, slots, lastTokensBefore, plain });
     Object.assign(this.whole, { queryIndptr, kvLengths, requests, slots: starts, positionStarts });
   }
 
@@ -132,6 +136,10 @@ export class StepBatch implements Batch {
 
   get customPositions(): boolean {
     return this.arrays.customPositions;
+  }
+
+  get plainLengths(): Int32Array | null {
+    return this.arrays.plainLengths;
   }
 
   toString(): string {

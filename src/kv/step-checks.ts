@@ -56,6 +56,28 @@ export function checkSequences(
   return tokens;
 }
 
+/** Errors: OptionError for a position whose window reaches keys that a page group has freed. */
+export function checkWindows(
+  state: SequenceState,
+  requests: number,
+  positions: ArrayLike<number>,
+): void {
+  for (const [g, group] of state.groups.entries()) {
+    if (group.windowLeft < 0) continue;
+    for (let i = 0, token = 0; i < requests; i++) {
+      const slot = state.stepSlots[i];
+      const column = Math.max(group.firstColumns[slot], state.windowColumn(group, slot));
+      const least = column * state.pageSize + group.windowLeft;
+      for (let end = token + state.stepTokens[i]; token < end; token++) {
+        if (column === 0 || positions[token] >= least) continue;
+        const allowed = `${least} or more: page group ${g} has freed what its window reaches else`;
+        const fix = "give positions from the sequence's length on.";
+        throw new OptionError(`positions[${token}]`, positions[token], allowed, fix);
+      }
+    }
+  }
+}
+
 function isCount(count: unknown): boolean {
   return typeof count === "number" && (count | 0) === count && count >= 0;
 }

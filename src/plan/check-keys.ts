@@ -87,6 +87,16 @@ export class KeysOfBatch {
     return positionStart + logical * blockSize + (kept % blockSize);
   }
 
+  /**
+   * Whether the key at a place may have been given another position: causal mask and window then
+   * decide on the device.
+   */
+  moved(place: number, row: number): boolean {
+    const { plainLengths, tokenRequests } = this.#batch;
+    if (plainLengths === null) return false;
+    return place >= plainLengths[tokenRequests[Math.floor(row / this.#group)]];
+  }
+
   /** Whether causal mask and window let a row see a position (masks restrict further). */
   sees(position: number, row: number): boolean {
     const { causal = false, windowLeft = -1 } = this.#options;

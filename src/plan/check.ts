@@ -128,11 +128,14 @@ class Proof {
     if (fullStart >= fullEnd) return;
     const { visible, hookMasks } = this.options;
     must(visible !== undefined || !hookMasks, "a mask that nobody knows leaves nothing full");
+    const { causal = false, windowLeft = -1 } = this.options;
+    const decides = causal || windowLeft >= 0;
     const step = visible === undefined ? Math.max(1, fullEnd - 1 - fullStart) : 1;
     const named = visible && this.#keys.named(row);
     for (let kept = fullStart; kept < fullEnd; kept += step) {
       const position = this.#keys.position(record, kept);
       must(this.#keys.sees(position, row), "full keys are visible");
+      must(!decides || !this.#keys.moved(position, row), "full keys stand at their places");
       must(named === undefined || named.has(position), "full keys are named by visible()");
       must(this.#keys.unmasked(record, row, position), "full keys need no mask");
     }
@@ -245,8 +248,12 @@ class Proof {
     const query = this.batch.positions[Math.floor(row / this.#group)];
     const origin = level.positionStarts[layoutRow];
     const length = level.kvLengths[layoutRow];
-    const end = causal ? Math.min(length, query - origin + 1) : length;
+    let end = causal ? Math.min(length, query - origin + 1) : length;
     let at = windowLeft < 0 ? 0 : Math.max(0, query - windowLeft - origin);
+    for (let kept = length - 1; kept >= 0 && this.#keys.moved(origin + kept, row); kept--) {
+      end = length;
+      at = Math.min(at, kept);
+    }
     for (const { kvStart, kvEnd } of own) {
       if (kvStart <= at && at < kvEnd) at = kvEnd;
     }
@@ -259,7 +266,8 @@ class Proof {
     for (let kept = 0; kept < length; kept++) {
       if (own.some(({ kvStart, kvEnd }) => kvStart <= kept && kept < kvEnd)) continue;
       const position = this.#keys.position(record, kept);
-      must(!this.#keys.sees(position, row), `kept key ${kept} of row ${row} is covered`);
+      const hidden = !this.#keys.sees(position, row) && !this.#keys.moved(position, row);
+      must(hidden, `kept key ${kept} of row ${row} is covered`);
     }
   }
 
@@ -278,7 +286,8 @@ class Proof {
     const named = this.options.deviceLengths ? undefined : this.#keys.named(row);
     for (let kept = 0; kept < level.kvLengths[layoutRow]; kept++) {
       const position = this.#keys.position(whole, kept);
-      const needed = this.#keys.sees(position, row) && (named?.has(position) ?? true);
+      const seen = this.#keys.sees(position, row) && (named?.has(position) ?? true);
+      const needed = seen || this.#keys.moved(position, row);
       must(!needed || covered.has(position), `key ${position} of row ${row} is covered`);
     }
   }

@@ -138,7 +138,8 @@ export class Tiles {
         const first = tokens === 1 ? firstToken : firstToken + ((start / group) | 0);
         const last = tokens === 1 ? firstToken : firstToken + (((start + count - 1) / group) | 0);
         this.#span(first, last);
-        if (this.#visible !== undefined) this.#narrow(this.#visible, at, level, row, first, last);
+        const narrows = this.#plainEnd(request) === maxPosition ? this.#visible : undefined;
+        if (narrows !== undefined) this.#narrow(narrows, at, level, row, first, last);
         else if (columnIndptr === null) this.#dense(data, at, level, row);
         else this.#sparse(at, level, row);
       }
@@ -175,11 +176,19 @@ export class Tiles {
     return history;
   }
 
+  /** Positions below which keys of a request stand at their places; beyond all: everywhere. */
+  #plainEnd(request: number): number {
+    const { plainLengths, kvLengths } = this.#batch;
+    const plain = plainLengths === null ? maxPosition : plainLengths[request];
+    return plain < kvLengths[request] ? plain : maxPosition;
+  }
+
   #dense(data: Int32Array, at: number, level: Level, row: number): void {
     const { causal, mask, deviceLengths, batchInvariant, hookMasks } = this.#options;
     const windowLeft = this.#windowLeft;
     const length = level.kvLengths[row];
     const origin = level.positionStarts[row];
+    const plain = clamp(this.#plainEnd(data[at + Tile.request]) - origin, 0, length);
     const least = this.#minPosition - origin;
     const most = this.#maxPosition - origin;
     let start = 0;
@@ -190,14 +199,15 @@ export class Tiles {
       fullEnd = 0;
     } else {
       if (causal) {
-        end = clamp(most + 1, 0, length);
-        fullEnd = clamp(least + 1, 0, length);
+        if (plain === length) end = clamp(most + 1, 0, length);
+        fullEnd = clamp(least + 1, 0, plain);
       }
       if (windowLeft >= 0) {
-        start = clamp(least - windowLeft, 0, end);
+        start = clamp(least - windowLeft, 0, plain < end ? plain : end);
         fullStart = clamp(most - windowLeft, 0, end);
+        fullEnd = fullEnd < plain ? fullEnd : plain;
       }
-      if (mask === "all" || hookMasks) fullEnd = 0;
+      if (mask === "all" || hookMasks || this.#visible !== undefined) fullEnd = 0;
       else if (mask === "tail") fullEnd = clamp(this.#history - origin, 0, fullEnd);
       if (batchInvariant) start -= start % this.#kvTile;
     }
@@ -258,8 +268,12 @@ export class Tiles {
     const count = level.columnIndptr![row + 1] - base;
     const length = level.kvLengths[row];
     const origin = level.positionStarts[row];
-    const most = causal && !deviceLengths ? this.#maxPosition : 0x7fffffff;
-    const least = windowLeft >= 0 && !deviceLengths ? this.#minPosition - windowLeft : -1;
+    const { data } = this.list;
+    const plain = this.#plainEnd(data[at + Tile.request]);
+    const cuts = causal && !deviceLengths && plain === maxPosition;
+    const most = cuts ? this.#maxPosition : maxPosition;
+    const passed = windowLeft >= 0 && !deviceLengths ? this.#minPosition - windowLeft : -1;
+    const least = passed < plain ? passed : plain;
     let first = 0;
     while (
       first < count &&
@@ -276,9 +290,10 @@ export class Tiles {
     }
     let fullFirst = first;
     let full = first;
-    for (let c = first; c < end && !deviceLengths && !hookMasks; c++) {
+    for (let c = first; c < end && !deviceLengths && !hookMasks && !this.#visible; c++) {
       const start = origin + (columns[base + c] >> 1) * blockSize;
       const isFull =
+        (start + blockSize <= plain || (!causal && windowLeft < 0)) &&
         (mask === "none" || (columns[base + c] & 1) === 1) &&
         (!causal || start + blockSize - 1 <= this.#minPosition) &&
         (windowLeft < 0 || start >= this.#maxPosition - windowLeft);
@@ -286,7 +301,6 @@ export class Tiles {
       else if (full > fullFirst) break;
       else fullFirst = full = c + 1;
     }
-    const { data } = this.list;
     data[at + Tile.kvStart] = Math.min(first * blockSize, length);
     data[at + Tile.kvEnd] = Math.min(seen, length);
     data[at + Tile.fullStart] = Math.min(fullFirst * blockSize, length);

@@ -1,6 +1,7 @@
 import type { Attention } from "../attention/attention.ts";
 import type { RunTensors } from "../attention/tensors.ts";
-import type { AppendTensors, PagedCache } from "../cache/paged-cache.ts";
+import type { AppendTensors } from "../cache/step-appends.ts";
+import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Graph } from "../device/graph.ts";
 import type { Stream } from "../device/stream.ts";
 import { PlanError } from "../errors.ts";

@@ -1,6 +1,7 @@
 import type { Attention } from "../attention/attention.ts";
 import type { RunTensors } from "../attention/tensors.ts";
-import { type AppendTensors, PagedCache } from "../cache/paged-cache.ts";
+import type { AppendTensors } from "../cache/step-appends.ts";
+import { PagedCache } from "../cache/paged-cache.ts";
 import type { Device } from "../device/device.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { Sequence } from "../kv/sequence.ts";

@@ -137,6 +137,7 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
   "PagedCache#disposed": none,
   "PagedCache#[dispose]": none,
   "PagedCache#plane": () => [0, "key"],
+  "PagedCache#keyPositions": () => [0],
   "Device.open": () => ["cpu", { threads: 1, level: "baseline", memoryLimitBytes: 1e6 }],
   "Device#createStream": () => ["stream"],
   "Device#createEvent": () => ["event"],
@@ -260,6 +261,8 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
     {
       planes: [{ rows: tensor, pages: Tensor.zeros(device, [4, 4, 2], "f32"), scale: 2 }],
       slotMapping: Tensor.from(device, [0, 9], [2], "i32"),
+      keyPositions: Tensor.zeros(device, [4, 4], "i32"),
+      newPositions: Tensor.from(device, [0, 9], [2], "i32"),
       layout: "NHD",
       stream: device.stream,
     },

@@ -75,6 +75,7 @@ function constantsOf({ dtype, kvDtype, outDtype }: ResolvedOptions) {
     FB_K_TOKEN_SCALE: 0,
     FB_V_TOKEN_SCALE: 0,
     FB_DEVICE_LENGTHS: 0,
+    FB_KEY_POSITIONS: 0,
   };
 }
 

@@ -82,6 +82,7 @@ describe("decode", () => {
       valuesWiden: false,
       turnedPairs: 0,
       masked: false,
+      keyPositions: false,
       plain: true,
       rowWords: 0,
       sharedBytesPerBlock: 232_448,

@@ -49,6 +49,8 @@ export interface Case {
   callers: boolean;
   /** Window, soft cap and scale are said by each plan: those of the options are others. */
   atPlan: boolean;
+  /** Keys, and queries, stand at other positions than their places in the request. */
+  keyPositions: boolean;
   /** Some elements, scales, sinks and slopes are NaN or infinite. */
   notFinite: boolean;
   variant?: VariantCase;
@@ -90,6 +92,7 @@ const plain: Omit<Case, "name"> = {
   batchInvariant: false,
   latent: false,
   callers: false,
+  keyPositions: false,
   atPlan: false,
   notFinite: false,
 };
@@ -237,6 +240,7 @@ function optionCases(): Case[] {
     ["rope by YaRN", { rope: { dim: 16, interleaved: false, scaling: yarn } }],
     ["LSE of base 2", { lseBase: "2", sinks: true }],
     ["batch invariant", { batchInvariant: true }],
+    ...positionCases(),
   ];
   for (const scales of scaleKinds)
     for (const kvDtype of ["f8e4m3", "f8e5m2", "bf16"] as const)
@@ -256,6 +260,21 @@ function optionCases(): Case[] {
       ...over,
     }),
   ]);
+}
+
+/** Keys at positions of their own, beside what reads positions or places. */
+function positionCases(): [string, Partial<Case>][] {
+  const beside: [string, Partial<Case>][] = [
+    ["causal", {}],
+    ["window", { windowLeft: 9, causal: false }],
+    ["ALiBi", { alibi: true, causal: false }],
+    ["rope", { rope: { dim: 32, interleaved: false, theta: 1e4 }, causal: false }],
+    ["masks over all keys", { mask: "all", windowLeft: 20 }],
+    ["masks over the tail", { mask: "tail" }],
+    ["scales by token", { scales: "token", kvDtype: "f8e4m3", headDim: 256, mask: "tail" }],
+    ["batch invariant", { batchInvariant: true }],
+  ];
+  return beside.map(([name, over]) => [`key positions, ${name}`, { keyPositions: true, ...over }]);
 }
 
 /** Long rows, which the planner splits, and one row far longer than its neighbours. */
@@ -348,6 +367,7 @@ export function randomCase(random: Random): Case {
     lseBase: random.pick(["e", "2"]),
     finalize: random.chance(0.8),
     batchInvariant: random.chance(0.2),
+    keyPositions: random.chance(0.2),
     notFinite: random.chance(0.3),
     atPlan: random.chance(0.3),
     callers: random.chance(0.3),

@@ -72,6 +72,8 @@ export interface OracleInput {
   scale?: number;
   /** Position of each query; default bottom-right: the last `queries` of the keys' positions. */
   queryPositions?: ArrayLike<number>;
+  /** Position of each key; default its place. Mask bits and `visible` go by places. */
+  keyPositions?: ArrayLike<number>;
   /** Key positions <= the query's. */
   causal?: boolean;
   /** Key positions >= the query's - windowLeft; -1: all. */
@@ -118,6 +120,7 @@ export function oracle(input: OracleInput): OracleResult {
   const keys = input.k.length / (kvHeads * keyDim);
   const group = queryHeads / kvHeads;
   const position = (query: number) => input.queryPositions?.[query] ?? keys - queries + query;
+  const keyPosition = (key: number) => input.keyPositions?.[key] ?? key;
   const { variant = plainVariant, place } = input;
   const rowAt = (query: number, head: number): OracleRow => ({
     query: position(query),
@@ -130,7 +133,7 @@ export function oracle(input: OracleInput): OracleResult {
     queryToken: (place?.firstToken ?? 0) + query,
   });
   const keyAt = (key: number, kvHead: number): OracleKey => {
-    return { key, kvHead, slot: place?.slots[key] ?? key };
+    return { key: keyPosition(key), kvHead, slot: place?.slots[key] ?? key };
   };
   const byRow = (hook: OracleVariant["query"]) =>
     hook && ((x: Float64Array, query: number, head: number) => hook(x, rowAt(query, head)));
@@ -143,7 +146,7 @@ export function oracle(input: OracleInput): OracleResult {
   const vs = hooked(input.v, kvHeads, valueDim, byKey(variant.value));
   const q = prepare(qs, queryHeads, keyDim, input, position);
   const keyRope = input.rope && { ...input.rope, factor: 1 };
-  const k = prepare(ks, kvHeads, keyDim, { rope: keyRope, rounding }, (key) => key);
+  const k = prepare(ks, kvHeads, keyDim, { rope: keyRope, rounding }, keyPosition);
   const v = prepare(vs, kvHeads, valueDim, { rounding }, () => 0, input.vScale);
   const out = new Float64Array(queries * queryHeads * valueDim);
   const lse = new Float64Array(queries * queryHeads);
@@ -163,7 +166,7 @@ export function oracle(input: OracleInput): OracleResult {
         if (!seen[key]) continue;
         const product = dot(q, row * keyDim, k, (key * kvHeads + kvHead) * keyDim, keyDim);
         const x = product * (input.kScale?.(kvHead, key) ?? 1);
-        const plain = logit(input, x, head, key - position(query));
+        const plain = logit(input, x, head, keyPosition(key) - position(query));
         scores[key] = variant.logits?.(plain, of, keyAt(key, kvHead)) ?? plain;
       }
       const target = out.subarray(row * valueDim, (row + 1) * valueDim);
@@ -267,8 +270,9 @@ function isVisible(
   keys: number,
 ): boolean {
   const { causal = false, windowLeft = -1, mask, visible } = input;
-  if (causal && key > position) return false;
-  if (windowLeft >= 0 && key < position - windowLeft) return false;
+  const at = input.keyPositions?.[key] ?? key;
+  if (causal && at > position) return false;
+  if (windowLeft >= 0 && at < position - windowLeft) return false;
   if (visible !== undefined && !visible(query, kvHead, key)) return false;
   if (mask === undefined) return true;
   const width = mask.mode === "all" ? keys : queries;

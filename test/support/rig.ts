@@ -27,6 +27,7 @@ export interface HostRequest {
   /** Page * pageSize + offset of each key (ragged: its token), for scales by token. */
   places?: Int32Array;
   queryPositions?: ArrayLike<number>;
+  keyPositions?: ArrayLike<number>;
   visible?: (query: number, kvHead: number, key: number) => boolean;
 }
 
@@ -56,6 +57,7 @@ export function optionsOf(c: Case): AttentionOptions {
     variant: c.variant?.variant,
     ...(c.latent ? { keyPlane: "latent", valuePlane: "latent" } : {}),
     ...(c.scales === "token" && !isFp8(c.kvDtype) ? { tokenScales: true } : {}),
+    ...(c.keyPositions ? { keyPositions: true } : {}),
     ...(c.tokenScales === undefined ? {} : { tokenScales: c.tokenScales }),
     ...(c.scale === 0 || c.atPlan ? {} : { scale: c.scale }),
     ...(c.atPlan ? { windowLeft: -1, softCap: c.softCap * 2 } : {}),
@@ -290,7 +292,7 @@ export class Rig implements Disposable {
     return { tensors, inputs };
   }
 
-  #input({ q, k, v, queryPositions, visible }: HostRequest): OracleInput {
+  #input({ q, k, v, queryPositions, keyPositions, visible }: HostRequest): OracleInput {
     const { c } = this;
     const rope = c.rope && {
       frequencies: ropeFrequencies(c.rope, c.headDim),
@@ -304,6 +306,7 @@ export class Rig implements Disposable {
       k,
       v,
       queryPositions,
+      keyPositions,
       visible,
       rope,
       rounding,

@@ -13,11 +13,18 @@ import { concatenate, indptrOf, poisoned } from "./numbers.ts";
 import { seeded } from "./random.ts";
 import { type Families, type HostRequest, Rig } from "./rig.ts";
 
+/** A sequence's rows, and the position of each. */
+interface Held {
+  k: Float64Array;
+  v: Float64Array;
+  positions: number[];
+}
+
 /** A paged cache over poisoned storage, with a copy on the host of what each sequence holds. */
 export class World implements Disposable {
   readonly rig: Rig;
   readonly cache: PagedCache;
-  readonly sequences = new Map<Sequence, { k: Float64Array; v: Float64Array }>();
+  readonly sequences = new Map<Sequence, Held>();
   readonly #storage: Tensor[] = [];
 
   readonly c: Case;
@@ -56,7 +63,11 @@ export class World implements Disposable {
   /** A new sequence, empty or starting with the matched tokens of another one. */
   create(prefix?: PrefixMatch, of?: Sequence): Sequence {
     const sequence = this.cache.sequence({ prefix });
-    this.sequences.set(sequence, { k: new Float64Array(0), v: new Float64Array(0) });
+    this.sequences.set(sequence, {
+      k: new Float64Array(0),
+      v: new Float64Array(0),
+      positions: [],
+    });
     if (prefix === undefined || of === undefined) return sequence;
     this.sequences.set(sequence, { ...this.sequences.get(of)! });
     this.#keep(
@@ -113,6 +124,8 @@ export class World implements Disposable {
       const held = this.sequences.get(sequence)!;
       held.k = concatenate([held.k, k[i]]);
       held.v = concatenate([held.v, v[i]]);
+      const [from, to] = batch.queryIndptr.subarray(i, i + 2);
+      held.positions = [...held.positions, ...batch.positions.subarray(from, to)];
     });
     return batch;
   }
@@ -126,7 +139,12 @@ export class World implements Disposable {
         { length: sequence.length },
         (_, token) => pages[Math.floor(token / pageSize)] * pageSize + (token % pageSize),
       );
-      return { q: queries[i], ...this.sequences.get(sequence)!, places };
+      const { k, v, positions } = this.sequences.get(sequence)!;
+      const q = queries[i];
+      const first = positions.length - q.length / (this.c.queryHeads * this.c.headDim);
+      if (positions.every((position, place) => position === place)) return { q, k, v, places };
+      const queryPositions = positions.slice(first);
+      return { q, k, v, places, queryPositions, keyPositions: positions };
     });
   }
 
@@ -157,6 +175,9 @@ export class World implements Disposable {
       concatenate(tokens.map((token) => x.subarray(token * row, (token + 1) * row)));
     held.k = pick(held.k, kvHeads * headDim);
     held.v = pick(held.v, kvHeads * valueDim);
+    // Keys stand at their places until positions are kept.
+    const kept = this.cache.keyPositions(0) !== undefined;
+    held.positions = tokens.map((token, place) => (kept ? held.positions[token] : place));
   }
 
   /** [pages, pageSize, heads, dim] in the case's order, poisoned. */
@@ -187,7 +208,9 @@ export class World implements Disposable {
 /** Builds a case's batch, runs it and checks it. */
 export function runCase(device: Device, c: Case, families?: Families): Uint8Array {
   if (c.pageSize === 0) return runRagged(device, c, families);
-  return c.callers ? runCallers(device, c, families) : runPaged(device, c, families);
+  return c.callers && !c.keyPositions
+    ? runCallers(device, c, families)
+    : runPaged(device, c, families);
 }
 
 function runCallers(device: Device, c: Case, families?: Families): Uint8Array {
@@ -211,13 +234,20 @@ function runPaged(device: Device, c: Case, families?: Families): Uint8Array {
   const history = c.kvLengths.map((length, i) => length - c.queryLengths[i]);
   const first = history.map((length) => length >> 1);
   world.grow(sequences, first, queries);
-  world.grow(
-    sequences,
-    history.map((length, i) => length - first[i]),
-    queries,
-  );
-  const batch = world.grow(sequences, c.queryLengths, queries);
+  const rest = history.map((length, i) => length - first[i]);
+  world.grow(sequences, rest, queries, positionsFor(world.rig, first, rest));
+  const given = positionsFor(world.rig, history, c.queryLengths);
+  const batch = world.grow(sequences, c.queryLengths, queries, given);
   return world.rig.check(batch, world.requests(sequences, queries), { cache: world.cache });
+}
+
+/** What a step is reserved with: positions around its tokens' places, if the case has such. */
+function positionsFor({ c, random }: Rig, before: number[], counts: number[]): ReserveOptions {
+  if (!c.keyPositions) return {};
+  const places = before.flatMap((start, i) =>
+    Array.from({ length: counts[i] }, (_, token) => start + token),
+  );
+  return { positions: places.map((place) => Math.max(0, place + random.integer(-4, 4))) };
 }
 
 function runRagged(device: Device, wanted: Case, families?: Families): Uint8Array {
@@ -229,13 +259,26 @@ function runRagged(device: Device, wanted: Case, families?: Families): Uint8Arra
     const q = rig.queries(c.queryLengths[i]);
     const places = Int32Array.from({ length: keys }, (_, key) => token + key);
     const k = rig.rows(keys, c.headDim, q);
-    requests.push({ q, k, v: rig.values(keys, k), places });
+    const v = rig.values(keys, k);
+    const { positions: queryPositions } = positionsFor(
+      rig,
+      [keys - c.queryLengths[i]],
+      [c.queryLengths[i]],
+    );
+    const { positions: keyPositions } = positionsFor(rig, [0], [keys]);
+    requests.push({ q, k, v, places, queryPositions, keyPositions });
     token += keys;
   }
   const { k, v } = raggedTensors(rig, requests);
   const layout = raggedLayout(indptrOf(c.queryLengths), indptrOf(c.kvLengths));
-  const { queryLengths, kvLengths } = c;
-  const bytes = rig.check(createBatch({ queryLengths, kvLengths, layout }), requests, { k, v });
+  const { queryLengths, kvLengths, keyPositions } = c;
+  const given = (of: "queryPositions" | "keyPositions") =>
+    keyPositions ? requests.flatMap((request) => Array.from(request[of]!)) : undefined;
+  const positions = given("queryPositions");
+  const all = given("keyPositions");
+  using placed = all && Tensor.from(device, [...all, 0, 0, 0], [all.length + 3], "i32");
+  const batch = createBatch({ queryLengths, kvLengths, layout, positions, keyPositions });
+  const bytes = rig.check(batch, requests, { k, v, keyPositions: placed });
   k[Symbol.dispose]();
   v[Symbol.dispose]();
   return bytes;

@@ -86,12 +86,12 @@ struct AgainRow {
     Variant::Row words;
     float query[key_turns][8];
 
-    FB_DEVICE bool sees(const fb_attention_params& p, const Place& place,
+    FB_DEVICE bool sees(const fb_attention_params& p, const Place& place, int32_t position,
                         const Variant::Key& key) const {
-        const bool visible = place.position != past_end && place.position >= sight.low &&
-                             place.position <= sight.high;
+        const bool visible =
+            place.place != past_end && position >= sight.low && position <= sight.high;
         if (!visible || !pairs_hide || place.row < 0) return visible;
-        if (FB_MASK && !bit_visible(p, mask, place.position)) return false;
+        if (FB_MASK && !bit_visible(p, mask, place.place)) return false;
         if constexpr (Variant::has_mask) return Variant::mask(p, words, key);
         return true;
     }
@@ -181,13 +181,14 @@ FB_DEVICE void add_tokens(const fb_attention_params& p, const fb_attention_recor
                           int32_t first, AgainSums& sums) {
     const int lane = lane_now();
     const Place place = find(p, r, from, first + lane, r.kv_end);
-    const bool kept = place.position != past_end;
+    const bool kept = place.place != past_end;
     const int32_t page = place.page == nullptr ? 0 : *place.page;
     const int32_t at = kept ? without_full_bit(place.row) : 0;
-    const KeyInputs key = {place.position, kept ? page * p.page_size + at : 0, r.kv_head};
+    const int32_t position = position_of(p, page, at, place.place);
+    const KeyInputs key = {position, kept ? page * p.page_size + at : 0, r.kv_head};
     Variant::Key words = {};
     if constexpr (Variant::reads_keys) words = Variant::key_words(p, key);
-    const uint32_t seen = __ballot_sync(0xffffffffu, row.sees(p, place, words));
+    const uint32_t seen = __ballot_sync(0xffffffffu, row.sees(p, place, position, words));
     const auto of = [&](int other) { // the inputs of another lane's key
         return KeyInputs{__shfl_sync(0xffffffffu, key.key, other),
                          __shfl_sync(0xffffffffu, key.slot, other), key.kv_head};

@@ -15,6 +15,7 @@
 //   FB_ROPE_FIRST, FB_ROPE_DIM   the elements that turn; with a FB_ROPE of 1 or 2
 //   FB_DEVICE_LENGTHS  1: kv_lengths or query_lengths clamp what was planned
 //   FB_MASK            1: packed mask bits
+//   FB_KEY_POSITIONS   1: keys may have been given positions (key_positions)
 //   FB_K_TOKEN_SCALE, FB_V_TOKEN_SCALE   1: used
 //
 // And of the hooks of `struct Variant`. Everything else is read from fb_attention_params. Scores
@@ -44,6 +45,8 @@ constexpr bool rotates = FB_ROPE != 0;
 constexpr bool scores_change = FB_K_TOKEN_SCALE || Variant::has_logits || !Variant::softmax;
 // More than its position decides whether a row sees a key.
 constexpr bool pairs_hide = FB_MASK || Variant::has_mask;
+// Bits of a mask are found by places, which are then no positions.
+constexpr bool keeps_places = FB_KEY_POSITIONS && FB_MASK;
 constexpr int32_t no_position = -0x7fffffff - 1;
 // Position of tokens past the end: no row sees it.
 constexpr int32_t past_end = 0x7fffffff;

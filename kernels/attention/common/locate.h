@@ -1,6 +1,7 @@
 // Where kept tokens lie.
 #pragma once
 #include "../../ptx/cp_async.h"
+#include "../row.h"
 #include "facts.h"
 
 // Division by the page size, of integers from 0 to 2^31 - 1.
@@ -42,7 +43,7 @@ FB_DEVICE Source source_of(const fb_attention_params& p, const fb_attention_reco
 struct Place {
     const int32_t* page; // null: no token, or no pages
     int32_t row;         // in the page, or in the whole tensor; full_bit besides, where pairs hide
-    int32_t position;    // past_end: no token
+    int32_t place;       // in the sequence; past_end: no token
 };
 
 // In a token's row: its column is visible to every query.
@@ -56,8 +57,19 @@ template <int N> struct RowAddresses {
     uint64_t v[N];
 };
 
-template <int N> struct Tokens {
-    int32_t position[N];
+// The place in the sequence of each of N tokens, where it is no position.
+template <int N, bool Kept = keeps_places> struct Places {
+    int32_t place[N];
+    FB_DEVICE void note(int i, int32_t x) { place[i] = x; }
+    FB_DEVICE const int32_t* from(int first, const int32_t*) const { return place + first; }
+};
+template <int N> struct Places<N, false> {
+    FB_DEVICE void note(int, int32_t) {}
+    FB_DEVICE const int32_t* from(int, const int32_t* positions) const { return positions; }
+};
+
+template <int N> struct Tokens : Places<N> {
+    int32_t position[N]; // past_end: no token
     int32_t page[N];
     int32_t row[N];
     float k_scale[N];
@@ -67,6 +79,7 @@ template <int N> struct Tokens {
 // A run of tokens of one KV head.
 struct TokenView {
     const int32_t* position;
+    const int32_t* place;
     const int32_t* page;
     const int32_t* row;
     const float* k_scale;
@@ -89,8 +102,10 @@ struct TokenView {
 
 template <int N>
 FB_DEVICE TokenView view_of(const fb_attention_record& r, const Tokens<N>& tokens, int first = 0) {
-    return {tokens.position + first, tokens.page + first,    tokens.row + first,
-            tokens.k_scale + first,  tokens.v_scale + first, r.kv_head};
+    const int32_t* const positions = tokens.position + first;
+    return {positions,           tokens.from(first, positions), tokens.page + first,
+            tokens.row + first,  tokens.k_scale + first,        tokens.v_scale + first,
+            r.kv_head};
 }
 
 // Logical token within the layout row.
@@ -113,12 +128,20 @@ FB_DEVICE Place find(const fb_attention_params& p, const fb_attention_record& r,
                      int32_t token, int32_t end) {
     if (token >= end) return {nullptr, pairs_hide ? full_bit : 0, past_end};
     const int32_t logical = logical_token(p, r, from.by_page, token);
-    const int32_t position = r.position_start + logical;
+    const int32_t place = r.position_start + logical;
     const int32_t full = pairs_hide && in_full_column(p, r, from.by_page, token) ? full_bit : 0;
-    if (p.contiguous) return {nullptr, (r.slot + logical) | full, position};
+    if (p.contiguous) return {nullptr, (r.slot + logical) | full, place};
     const int32_t column = divide(logical, from.by_page);
     const auto* pages = reinterpret_cast<const int32_t*>(from.pages);
-    return {pages + column, (logical - column * p.page_size) | full, position};
+    return {pages + column, (logical - column * p.page_size) | full, place};
+}
+
+// Position of a token at a place in its sequence: what it was given, if it was.
+FB_DEVICE int32_t position_of(const fb_attention_params& p, int32_t page, int32_t row,
+                              int32_t place) {
+    if (!FB_KEY_POSITIONS || p.key_positions == 0 || place == past_end) return place;
+    const int32_t given = read_int(p.key_positions, int64_t(page) * p.page_size + row);
+    return given < 0 ? place : given;
 }
 
 // Address of a row; `head`: of the head's first.
@@ -161,7 +184,7 @@ FB_DEVICE float token_scale(const fb_scale& s, const fb_attention_record& r, int
     return reinterpret_cast<const float*>(s.data)[at];
 }
 
-// First kept token of [from, to) whose position is above `bound`: positions ascend.
+// First kept token of [from, to) whose place is above `bound`: places ascend.
 FB_DEVICE int32_t first_after(const fb_attention_params& p, const fb_attention_record& r,
                               Divider by_page, int32_t from, int32_t to, int32_t bound) {
     while (from < to) {

@@ -1,12 +1,11 @@
 // What each query row of a record may see: positions low to high, then mask bits.
 #pragma once
-#include "../row.h"
 #include "locate.h"
 #include "records.h"
 
 struct MaskRow {
-    int64_t bit;   // of key position 0
-    int32_t start; // positions before it are visible
+    int64_t bit;   // of the key at place 0
+    int32_t start; // places before it are visible
     int32_t end;
 };
 
@@ -149,6 +148,7 @@ FB_DEVICE bool needs_trim(const fb_attention_record& r) {
 FB_DEVICE KeptRange trim(const fb_attention_params& p, const fb_attention_record& r,
                          const Bounds& b, Divider by_page) {
     KeptRange range = {r.kv_start, r.kv_end};
+    if (FB_KEY_POSITIONS && p.key_positions != 0) return range; // given positions do not ascend
     range.end = first_after(p, r, by_page, range.start, range.end, b.any_high);
     if (b.any_low > no_position)
         range.start = first_after(p, r, by_page, range.start, range.end, b.any_low - 1);
@@ -161,11 +161,11 @@ FB_DEVICE KeptRange trim(const fb_attention_params& p, const fb_attention_record
     return trim(p, r, bounds_of(rows, 0, FB_QUERY_TILE, r.row_count), by_page);
 }
 
-// Whether the packed mask lets a row see the key at a position.
-FB_DEVICE bool bit_visible(const fb_attention_params& p, const MaskRow& row, int32_t key) {
-    if (key < row.start) return true;
-    if (key >= row.end) return false;
-    const uint64_t bit = uint64_t(row.bit + key);
+// Whether the packed mask lets a row see the key at a place.
+FB_DEVICE bool bit_visible(const fb_attention_params& p, const MaskRow& row, int32_t place) {
+    if (place < row.start) return true;
+    if (place >= row.end) return false;
+    const uint64_t bit = uint64_t(row.bit + place);
     const uint32_t within = uint32_t(bit) & ((1u << p.mask_shift) - 1);
     return reinterpret_cast<const uint8_t*>(p.mask)[bit >> p.mask_shift] >> within & 1;
 }

@@ -52,16 +52,19 @@ struct Keys {
 };
 
 // By a whole warp: what is hidden of `count` kept tokens from `start` on; whether any row sees any.
-FB_DEVICE bool look_at_keys(const fb_attention_record& r, const Bounds& bounds, int32_t start,
-                            int count, Keys& keys) {
+FB_DEVICE bool look_at_keys(const fb_attention_params& p, const fb_attention_record& r,
+                            const Bounds& bounds, int32_t start, int count, Keys& keys) {
+    // Given positions are in no order.
+    const bool given = FB_KEY_POSITIONS && p.key_positions != 0;
     const int32_t low = keys.run.position[0];
     const int32_t high = keys.run.position[count - 1];
-    if (low > bounds.any_high || high < bounds.any_low) return false;
+    if (!given && (low > bounds.any_high || high < bounds.any_low)) return false;
     if (pairs_hide) {
         keys.bits = start < r.full_start || start + count > r.full_end;
         if (keys.bits && r.column_offset >= 0) keys.bits = !keys.run.full(count);
     }
-    keys.masked = keys.bits || low < bounds.all_low || high > bounds.all_high;
+    if (given) keys.masked = start < r.full_start || start + count > r.full_end;
+    else keys.masked = keys.bits || low < bounds.all_low || high > bounds.all_high;
     return true;
 }
 
@@ -82,10 +85,11 @@ template <int M> struct Sight {
     }
 
     FB_DEVICE bool sees(const fb_attention_params& p, const RowFacts& rows, const Keys& keys, int i,
-                        int32_t position, const Variant::Key& key) const {
+                        int k, const Variant::Key& key) const {
+        const int32_t position = keys.run.position[k];
         bool visible = position >= low[i] && position <= high[i];
         if (FB_MASK && keys.bits && visible)
-            visible = bit_visible(p, rows.mask[row + i * 8], position);
+            visible = bit_visible(p, rows.mask[row + i * 8], keys.run.place[k]);
         if (Variant::has_mask && keys.bits && visible) visible = Variant::mask(p, words[i], key);
         return visible;
     }
@@ -114,7 +118,7 @@ FB_DEVICE void change_scores(const fb_attention_params& p, const RowFacts& rows,
                 float& x = s[i / 2][n][i % 2 * 2 + e];
                 const bool stored =
                     Variant::stores && keys.stored &&
-                    sight.sees(p, rows, keys, i, keys.run.position[k], key);
+                    sight.sees(p, rows, keys, i, k, key);
                 if constexpr (Variant::has_logits)
                     x = Variant::logits(p, sight.words[i], key, {x, scale, stored});
                 else x *= scale;
@@ -148,11 +152,10 @@ FB_DEVICE void hide_keys(const fb_attention_params& p, const RowFacts& rows, int
         FB_UNROLL
         for (int e = 0; e < 2; e++) {
             const int k = own + n * 8 + e;
-            const int32_t position = keys.run.position[k];
             const Variant::Key key = key_words(p, keys, k);
             FB_UNROLL
             for (int i = 0; i < 2 * M; i++)
-                if (!sight.sees(p, rows, keys, i, position, key))
+                if (!sight.sees(p, rows, keys, i, k, key))
                     s[i / 2][n][i % 2 * 2 + e] = Variant::softmax ? -FB_INFINITY : 0;
         }
     }

@@ -39,6 +39,7 @@ constexpr int computing_warps = 4 * computing_groups;
 constexpr int group_rows = 64;
 constexpr int block_rows = group_rows * computing_groups;
 static_assert(FB_QUERY_TILE == FB_CLUSTER * block_rows, "a record has the rows of its cluster");
+static_assert(!FB_KEY_POSITIONS, "a row sees a range of tokens");
 static_assert(FB_KEY_DIM % 16 == 0 && FB_VALUE_DIM % 8 == 0, "whole steps of the products");
 
 // setmaxnreg: 168 (384 threads) or 128 (512) registers of each thread at entry are what there is.

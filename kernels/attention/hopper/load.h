@@ -114,9 +114,9 @@ FB_DEVICE void note_keys(const Block& b, const Task& task, int tile, int stage, 
     for (int i = thread; i < FB_KV_TILE; i += step) {
         const int32_t token = task.start + tile * FB_KV_TILE + i;
         const Place place = find(p, r, task.source, token, r.kv_end);
-        notes.position[i] = place.position;
+        notes.position[i] = place.place;
         if (!notes_pages) continue;
-        const bool kept = place.position != past_end;
+        const bool kept = place.place != past_end;
         const int32_t row = kept ? without_full_bit(place.row) : 0;
         const int32_t page = place.page == nullptr ? 0 : *place.page;
         notes.slot[i] = page * p.page_size + row;
@@ -229,7 +229,7 @@ template <class Side> struct TileLoader {
                 const int32_t page = place.page == nullptr ? 0 : *place.page;
                 const int32_t row = without_full_bit(place.row);
                 const uint64_t address =
-                    place.position == past_end ? 0 : Side::row(b, task.source, page, row);
+                    place.place == past_end ? 0 : Side::row(b, task.source, page, row);
                 const int rows = min(32, FB_KV_TILE - first);
                 if constexpr (raw)
                     copy_rows_of<InRows<row_bytes>, row_bytes>(this->tile(), first, rows, address);

@@ -26,7 +26,7 @@ static_assert(FB_CLUSTER == 1 || FB_CLUSTER == 2 && FB_QUERY_TILE == 64,
 static_assert(FB_KV_TYPE == FB_Q_TYPE || FB_KV_TYPE == FB_F8E4M3 && FB_QUERY_TILE < 64,
               "keys go into the products as they are, or there is room to widen them");
 static_assert(!rotates, "keys come rotated");
-static_assert(!FB_MASK && !FB_DEVICE_LENGTHS,
+static_assert(!FB_MASK && !FB_DEVICE_LENGTHS && !FB_KEY_POSITIONS,
               "a position decides what a row sees, and the plan which tokens there are");
 static_assert(!FB_K_TOKEN_SCALE && !FB_V_TOKEN_SCALE || FB_QUERY_TILE < 64, "tokens are columns");
 

@@ -91,6 +91,11 @@ struct Block {
 
 // ---- load
 
+// Tokens of the range from a tile on.
+FB_DEVICE int tokens_left(const Block& b, int tile) {
+    return b.state().range.end - b.state().range.start - tile * FB_KV_TILE;
+}
+
 // Tokens of a tile are found, a page id each, and noted, as addresses, when the id is there.
 // Threads [0, FB_KV_TILE) note keys, as many after them note values and find.
 FB_DEVICE void find_token(const Block& b, const Source& from, const KeptRange& range, int tile) {
@@ -99,7 +104,8 @@ FB_DEVICE void find_token(const Block& b, const Source& from, const KeptRange& r
     BlockTokens& tokens = b.tokens(tile);
     const int32_t token = range.start + tile * FB_KV_TILE + i;
     const Place place = find(b.p, b.record(), from, token, range.end);
-    tokens.position[i] = place.position;
+    tokens.position[i] = place.place;
+    tokens.note(i, place.place);
     tokens.row[i] = place.row;
     if (place.page != nullptr) cp_async_4(shared_address(&tokens.page[i]), place.page);
     else tokens.page[i] = 0;
@@ -110,7 +116,7 @@ FB_DEVICE void note_token(const Block& b, const Source& from, int tile) {
     if (thread >= 2 * FB_KV_TILE) return;
     const int i = thread % FB_KV_TILE;
     BlockTokens& tokens = b.tokens(tile);
-    const bool kept = tokens.position[i] != past_end;
+    const bool kept = i < tokens_left(b, tile);
     const int32_t page = tokens.page[i];
     const int32_t row = without_full_bit(tokens.row[i]);
     // Scales land with whatever copy is committed next, which is waited for before the tile's own.
@@ -118,16 +124,13 @@ FB_DEVICE void note_token(const Block& b, const Source& from, int tile) {
         b.addresses(tile).k[i] = row_address(b.p.k, from.k, page, row);
         if (FB_K_TOKEN_SCALE)
             copy_scale(b.p.k_scale, b.record(), page, row, kept, &tokens.k_scale[i]);
+        if (FB_KEY_POSITIONS)
+            tokens.position[i] = position_of(b.p, page, row, tokens.position[i]);
     } else {
         b.addresses(tile).v[i] = row_address(b.p.v, from.v, page, row);
         if (FB_V_TOKEN_SCALE)
             copy_scale(b.p.v_scale, b.record(), page, row, kept, &tokens.v_scale[i]);
     }
-}
-
-// Tokens of the range from a tile on.
-FB_DEVICE int tokens_left(const Block& b, int tile) {
-    return b.state().range.end - b.state().range.start - tile * FB_KV_TILE;
 }
 
 FB_DEVICE void copy_keys(const Block& b, int tile, int count) {
@@ -197,7 +200,7 @@ FB_DEVICE bool look_at(const Block& b, int tile, int first, Keys& keys) {
     const int32_t start = b.state().range.start + tile * FB_KV_TILE + first;
     keys = {view_of(b.record(), b.tokens(tile), first)};
     keys.stored = first_column(b) == 0;
-    return look_at_keys(b.record(), bounds, start, part_keys, keys);
+    return look_at_keys(b.p, b.record(), bounds, start, part_keys, keys);
 }
 
 FB_DEVICE void score(const Block& b, int tile, int first, Scores& s) {

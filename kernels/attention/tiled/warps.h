@@ -103,11 +103,11 @@ FB_DEVICE Place find_step(const Block& b, const Source& from, const KeptRange& r
 struct PagedToken {
     int32_t page;
     int32_t row;
-    int32_t position;
+    int32_t place;
 };
 
 FB_DEVICE PagedToken ask(const Place& place) {
-    return {place.page == nullptr ? 0 : *place.page, place.row, place.position};
+    return {place.page == nullptr ? 0 : *place.page, place.row, place.place};
 }
 
 // Starts the copies of a step, whose token the lane has found, when all are done with the last.
@@ -120,12 +120,13 @@ FB_DEVICE void copy_step(const Block& b, const Source& from, const KeptRange& ra
     if (count > 0) {
         RowAddresses<step_keys>& addresses = b.state().addresses[b.warp()];
         StepTokens& tokens = b.state().tokens[b.warp()][stage];
-        const bool kept = token.position != past_end;
+        const bool kept = token.place != past_end;
         const int32_t row = without_full_bit(token.row);
         const int at = lane % step_keys;
         if (lane < step_keys) {
             addresses.k[at] = row_address(b.p.k, from.k, token.page, row);
-            tokens.position[at] = token.position;
+            tokens.position[at] = position_of(b.p, token.page, row, token.place);
+            tokens.note(at, token.place);
             if (FB_K_TOKEN_SCALE)
                 copy_scale(b.p.k_scale, r, token.page, row, kept, &tokens.k_scale[at]);
         }
@@ -156,7 +157,7 @@ FB_DEVICE bool found_early(const Block& b) {
 FB_DEVICE void prefetch_rows(const Block& b, const Source& from, const PagedToken& token) {
     constexpr uint32_t key_bytes = FB_KEY_DIM * value_bytes;
     constexpr uint32_t row_bytes = FB_VALUE_DIM * value_bytes;
-    if (key_bytes % 16 != 0 || row_bytes % 16 != 0 || token.position == past_end) return;
+    if (key_bytes % 16 != 0 || row_bytes % 16 != 0 || token.place == past_end) return;
     const int32_t row = without_full_bit(token.row);
     const int lane = int(threadIdx.x % 32);
     const uint64_t key = row_address(b.p.k, from.k, token.page, row);
@@ -280,7 +281,7 @@ FB_DEVICE void add_step(const Block& b, const KeptRange& range, int step, int st
                         const Bounds& bounds, float factor, const Queries& queries, Sums& sums) {
     Keys keys = {view_of(b.record(), b.state().tokens[b.warp()][stage])};
     keys.stored = true;
-    if (!look_at_keys(b.record(), bounds, step_start(b, range, step), step_keys, keys)) return;
+    if (!look_at_keys(b.p, b.record(), bounds, step_start(b, range, step), step_keys, keys)) return;
     const uint32_t from = b.ring_address() + stage * stage_bytes;
     const unsigned char* raw = b.ring() + stage * stage_bytes;
     if (keys_pass)

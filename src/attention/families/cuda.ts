@@ -50,6 +50,7 @@ export function optionConstants(options: ResolvedOptions) {
     FB_K_TOKEN_SCALE: tokenScale,
     FB_V_TOKEN_SCALE: tokenScale,
     FB_DEVICE_LENGTHS: options.deviceLengths ? 1 : 0,
+    FB_KEY_POSITIONS: options.keyPositions ? 1 : 0,
   };
 }
 
@@ -61,7 +62,8 @@ function ropeConstants(rope: RopeOptions | undefined, headDim: number): Record<s
 
 /**
  * The first option that more than positions decide about, its value and what is taken: for kernels
- * without hooks (soft-cap and ALiBi are some), mask bits, rotation, token scales or device lengths.
+ * without hooks (soft-cap and ALiBi are some), mask bits, rotation, token scales, positions of keys
+ * or device lengths.
  */
 export function beyondPositions(
   options: ResolvedOptions,
@@ -72,6 +74,7 @@ export function beyondPositions(
   if (options.mask !== "none") return ["mask", options.mask, "none"];
   if (options.rope !== undefined) return ["rope", "given", "left out"];
   if (options.tokenScales) return ["tokenScales", true, "false"];
+  if (options.keyPositions) return ["keyPositions", true, "false"];
   if (options.deviceLengths) return ["deviceLengths", true, "false"];
   return undefined;
 }

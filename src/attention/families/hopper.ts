@@ -130,6 +130,8 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   if (dtype === "f32" || (kvDtype !== dtype && !isFp8(kvDtype))) {
     return refuse("kvDtype", `${kvDtype} beside ${dtype}`, "f16 or bf16, as the queries, or fp8");
   }
+  // Rows see a range of tokens: positions that are places ascend.
+  if (options.keyPositions) return refuse("keyPositions", true, "false");
   // Probabilities times scales may exceed what f16 holds.
   if (options.tokenScales && dtype === "f16") return refuse("tokenScales", true, "false in f16");
   // Its plans put every row into the largest tile, of which a decode fills little.

@@ -30,6 +30,8 @@ export interface TiledShape extends SharedLimits {
   readonly turnedPairs: number;
   /** Packed mask bits. */
   readonly masked: boolean;
+  /** Keys may have been given positions. */
+  readonly keyPositions: boolean;
   /** Scores meet no hook, token scale or mask bit, and elements do not change. */
   readonly plain: boolean;
   /** 32-bit words that a variant's hooks keep of a row. */
@@ -191,7 +193,7 @@ function decodeBytes(
   const changed = (keysPass ? keyRow : 0) + (valuesPass ? valueRow : 0);
   const ring = stepKeys * (stages * stage + changed);
   const sums = queryTile * 4 * (roundUp(valueDim, 16) + 8);
-  const tokens = stepKeys * (16 + 20 * stages);
+  const tokens = stepKeys * (16 + tokenBytes(shape) * stages);
   const state = rowFactBytes(queryTile, shape) + 376 + queryTile * (8 * warps + 4);
   // Of warps that are done, as room for a merge.
   const rings = Math.max(warps * Math.max(ring, sums), mergeRoomBytes);
@@ -210,9 +212,14 @@ function tileBytes({ queryTile, kvTile, threads, stages }: Cut, shape: TiledShap
   const tiles = (keysChange ? 1 : stages) * keyRow + (valuesChange ? 1 : stages) * valueRow;
   const raw =
     (keysChange ? rawBytes(headDim, shape) : 0) + (valuesChange ? rawBytes(valueDim, shape) : 0);
-  const places = 4 * 36 * kvTile;
+  const places = 4 * (16 + tokenBytes(shape)) * kvTile;
   const state = rowFactBytes(queryTile, shape) + 128 + 16 * warps;
   return withRotation(queryTile * keyRow + kvTile * (tiles + raw) + places + state, shape);
+}
+
+/** Bytes of one of Tokens of kernels/attention/common/locate.h. */
+function tokenBytes({ masked, keyPositions }: TiledShape): number {
+  return masked && keyPositions ? 24 : 20;
 }
 
 /** Bytes with Rotation of kernels/attention/tiled/rotate.h behind them. */

@@ -30,6 +30,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
     kvElementBytes: dtypeBytes(kvDtype),
     turnedPairs: rope === undefined ? 0 : ropeRange(rope, headDim).dim / 2,
     masked: options.mask !== "none",
+    keyPositions: options.keyPositions,
     plain: !keysChange && !valuesChange && !changesScores(options, variant),
     rowWords: variant?.rowWords ?? 0,
     sharedBytesPerBlock: facts.sharedBytesPerBlock,

@@ -17,12 +17,17 @@ pub const kernels = [_]Kernel{
     .of("table_update", params.fb_table_params, 1, run_table),
 };
 
-/// Writes tokens [16 * index, ...) of every plane into their slots.
+/// Writes tokens [16 * index, ...) of every plane, and their positions, into their slots.
 fn run_append(p: *const params.fb_append_params, index: u32, scratch: [*]align(64) u8) i32 {
     const count: usize = @intCast(p.token_count);
     const first = @as(usize, index) * append_tokens;
     for (first..@max(first, @min(count, first + append_tokens))) |token| {
         const at = place_of(p, token) orelse continue;
+        if (p.key_positions != 0) {
+            const slot: usize = @intCast(at.page * p.page_size + at.within);
+            items(i32, p.key_positions)[slot] =
+                if (p.new_positions == 0) -1 else items(i32, p.new_positions)[token];
+        }
         for (0..@intCast(p.plane_count)) |plane| {
             append_token(p, plane, token, at, scratch);
         }

@@ -37,8 +37,8 @@ pub const Rows = extern struct {
     high: [max_rows]i32 align(64),
     position: [max_rows]i32 align(64),
     slope: [max_rows]f32 align(64), // ALiBi, times log2(e)
-    mask_bit: [max_rows]i64, // pair of key position 0
-    mask_start: [max_rows]i32, // positions before it are visible
+    mask_bit: [max_rows]i64, // pair of the key at place 0
+    mask_start: [max_rows]i32, // places before it are visible
     mask_end: [max_rows]i32,
 };
 
@@ -47,6 +47,7 @@ pub const Tokens = extern struct {
     k: [span]usize align(64),
     v: [span]usize align(64),
     position: [span]i32 align(64),
+    place: [span]i32 align(64), // in the sequence: its position, unless it was given another
     k_scale: [span]f32 align(64),
     v_scale: [span]f32 align(64),
     slot: [span]i32 align(64), // page * page size + offset, for variants
@@ -77,8 +78,8 @@ pub const Work = struct {
     variant: ?*const Variant,
     weighs: bool, // scores become weights by softmax
 
-    /// Position of kept token t in its sequence.
-    pub fn position(w: *const Work, t: i32) i32 {
+    /// Place of kept token t in its sequence.
+    pub fn place(w: *const Work, t: i32) i32 {
         if (w.r.column_offset < 0) return w.r.position_start + t;
         const size = w.p.page_size;
         const column = @divFloor(t, size);
@@ -184,6 +185,7 @@ fn describe_rows(w: *Work) void {
         w.full_start = any_position;
         w.full_end = no_position;
     }
+    if (p.key_positions != 0) return; // given positions do not ascend
     // Tokens that no row may see are never read: past a clamp they may be poison.
     if (highest != any_position) w.end = first_after(w, w.start, w.end, highest);
     if (lowest != no_position and w.end > w.start)
@@ -255,13 +257,13 @@ fn describe_row(w: *Work, i: usize, clamped: bool) void {
     )[@intCast(head)] * simd.log2_e;
 }
 
-/// First kept token of [from, to) whose position is above `bound`: positions ascend.
+/// First kept token of [from, to) whose place is above `bound`: places ascend.
 fn first_after(w: *const Work, from: i32, to: i32, bound: i32) i32 {
     var low = from;
     var high = to;
     while (low < high) {
         const middle = low + @divFloor(high - low, 2);
-        if (w.position(middle) > bound) high = middle else low = middle + 1;
+        if (w.place(middle) > bound) high = middle else low = middle + 1;
     }
     return low;
 }
@@ -299,10 +301,11 @@ pub fn locate(w: *const Work, from: i32, count: usize, out: *Tokens) void {
         for (i..i + run, 0..) |t, j| {
             out.k[t] = k;
             out.v[t] = v;
-            out.position[t] = w.r.position_start + start + @as(i32, @intCast(j));
+            out.place[t] = w.r.position_start + start + @as(i32, @intCast(j));
             k +%= k_step;
             v +%= v_step;
         }
+        place_keys(p, out, i, run, page * p.page_size + row);
         if (w.variant != null) {
             const slot = page * size + row;
             for (out.slot[i..][0..run], 0..) |*at, j|
@@ -314,6 +317,15 @@ pub fn locate(w: *const Work, from: i32, count: usize, out: *Tokens) void {
         column += 1;
         within = 0;
     }
+}
+
+/// Positions of tokens [i, i + run), which lie one behind the other from a slot on.
+fn place_keys(p: *const Params, out: *Tokens, i: usize, run: usize, slot: i64) void {
+    const places = out.place[i..][0..run];
+    const positions = out.position[i..][0..run];
+    if (p.key_positions == 0) return @memcpy(positions, places);
+    const given = items(i32, p.key_positions)[@intCast(slot)..][0..run];
+    for (positions, given, places) |*x, own, place| x.* = if (own < 0) place else own;
 }
 
 fn token_scales(s: params.fb_scale, r: *const Record, page: i64, row: i64, out: []f32) void {
@@ -408,11 +420,11 @@ pub inline fn adjust(w: *const Work, score: F, k_scale: F, key: I, query: I, slo
     return x;
 }
 
-/// Whether the packed mask lets row i see the key at a position.
-pub inline fn bit_visible(w: *const Work, i: usize, key: i32) bool {
-    if (key < w.rows.mask_start[i]) return true;
-    if (key >= w.rows.mask_end[i]) return false;
-    const bit: u64 = @intCast(w.rows.mask_bit[i] + key);
+/// Whether the packed mask lets row i see the key at a place.
+pub inline fn bit_visible(w: *const Work, i: usize, place: i32) bool {
+    if (place < w.rows.mask_start[i]) return true;
+    if (place >= w.rows.mask_end[i]) return false;
+    const bit: u64 = @intCast(w.rows.mask_bit[i] + place);
     const shift: u6 = @intCast(w.p.mask_shift);
     const within: u3 = @intCast(bit & ((@as(u64, 1) << shift) - 1));
     return items(u8, w.p.mask)[@intCast(bit >> shift)] >> within & 1 != 0;

@@ -45,6 +45,6 @@ pub fn restore(sums: [*]f32, rows: usize, dim: usize, kept: [*]const f32) bool {
 pub fn sees(w: *const common.Work, i: usize, tokens: *const common.Tokens, t: usize) bool {
     const key = tokens.position[t];
     if (key < w.rows.low[i] or key > w.rows.high[i]) return false;
-    if (w.has_bits and !common.bit_visible(w, i, key)) return false;
+    if (w.has_bits and !common.bit_visible(w, i, tokens.place[t])) return false;
     return if (w.variant) |v| v.sees(i, t) else true;
 }

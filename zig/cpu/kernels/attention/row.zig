@@ -187,7 +187,7 @@ fn run_block(
     row_kernels.score(kind, w.count, &m.q, &s.scores, &keys);
     const hides = masked and w.variant == null;
     if (w.adjusts or hides) for (0..w.count) |row| change(w, s, tokens, row, count, hides);
-    if (w.variant) |v| vary(w, v, s, count, masked);
+    if (w.variant) |v| vary(w, v, s, tokens, count, masked);
     for (0..w.count) |row| weigh(w, s, m, tokens, row, count);
     var values: row_kernels.Step = .{
         .tokens = &tokens.v,
@@ -301,10 +301,17 @@ fn weigh(
 }
 
 /// A variant changes and hides the scores of a block, some rows at a time.
-fn vary(w: *const Work, v: *const variants.Variant, s: *Scratch, count: usize, masked: bool) void {
+fn vary(
+    w: *const Work,
+    v: *const variants.Variant,
+    s: *Scratch,
+    tokens: *const common.Tokens,
+    count: usize,
+    masked: bool,
+) void {
     const most = variants.most_groups((count + lanes - 1) / lanes);
-    const hides: variants.Hides =
-        .{ .bounds = masked, .mask = masked, .bits = masked and w.has_bits };
+    const bits: ?[*]const i32 = if (masked and w.has_bits) &tokens.place else null;
+    const hides: variants.Hides = .{ .bounds = masked, .mask = masked, .bits = bits };
     var row: usize = 0;
     while (row < w.count) : (row += most) {
         const rows = @min(most, w.count - row);
@@ -349,8 +356,10 @@ fn change(
         }
         at.* = score;
         if (masked and w.has_bits) {
+            const places = tokens.place[c * lanes ..][0..lanes];
             inline for (0..lanes) |j| {
-                if (score[j] != -simd.inf and !common.bit_visible(w, i, key[j])) at[j] = -simd.inf;
+                if (score[j] != -simd.inf and !common.bit_visible(w, i, places[j]))
+                    at[j] = -simd.inf;
             }
         }
     }

@@ -333,10 +333,10 @@ fn vary(
     var t = begin;
     while (t < end) : (t += most) {
         const keys = @min(most, end - t);
-        const outside = tokens.position[t] < bounds.all_low or
+        const outside = w.p.key_positions != 0 or tokens.position[t] < bounds.all_low or
             tokens.position[t + keys - 1] > bounds.all_high;
-        const hides: variants.Hides =
-            .{ .bounds = outside, .mask = masked, .bits = masked and w.has_bits };
+        const bits: ?[*]const i32 = if (masked and w.has_bits) &tokens.place else null;
+        const hides: variants.Hides = .{ .bounds = outside, .mask = masked, .bits = bits };
         const b: variants.Block =
             .{ .keys_inside = false, .row = first, .rows = rows, .key = t, .keys = keys };
         v.change(w, b, s.scores[t * panel ..].ptr, panel, hides);
@@ -356,7 +356,7 @@ fn hide(
     for (0..rows) |i| {
         if (w.rows.high[first + i] < 0) continue;
         for (begin..end) |t| {
-            if (!common.bit_visible(w, first + i, tokens.position[t]))
+            if (!common.bit_visible(w, first + i, tokens.place[t]))
                 s.scores[t * panel + i] = -simd.inf;
         }
     }

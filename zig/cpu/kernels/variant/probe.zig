@@ -94,7 +94,7 @@ fn pairs(p: *const params.fb_variant_probe_params, v: *const variants.Variant, s
         else
             .{ .keys_inside = false, .row = 0, .rows = rows, .key = group, .keys = count };
         const masked = p.masked != 0;
-        const hides: variants.Hides = .{ .bounds = masked, .mask = masked, .bits = false };
+        const hides: variants.Hides = .{ .bounds = masked, .mask = masked, .bits = null };
         v.change(undefined, b, s.x[group * stride ..].ptr, stride, hides);
     }
     for (0..rows) |i| {

@@ -42,7 +42,7 @@ pub const Block = struct {
 pub const Hides = struct {
     bounds: bool, // keys may lie outside of what rows see
     mask: bool, // the variant's mask has a say
-    bits: bool, // the packed mask has a say
+    bits: ?[*]const i32, // places of the keys, of which the packed mask has a say
 };
 
 /// A variant with its program, bound to a thread's scratch.
@@ -164,7 +164,7 @@ pub const Variant = struct {
         };
         const changes = v.has(.logits);
         // Padding, which lies outside of all bounds, has no bits, and nothing is stored for it.
-        const bounds = hides.bounds or hides.bits or v.program.header.flags.stores;
+        const bounds = hides.bounds or hides.bits != null or v.program.header.flags.stores;
         const mask = hides.mask and v.has(.visible);
         const tests = bounds or mask;
         if (!changes and !tests) return;
@@ -172,7 +172,7 @@ pub const Variant = struct {
         if (mask) v.run(.visible, &f);
         if (bounds and !mask) @memset(v.register(format.visible_register), @splat(all_seen));
         if (bounds) v.hide_outside(&b, &f);
-        if (hides.bits) v.hide_bits(w, &b, &f);
+        if (hides.bits) |places| v.hide_bits(w, &b, &f, places);
         if (changes) v.run(.logits, &f);
         if (tests) v.hide(&f);
         v.give(x, stride, &f, f.vectors * lanes, null);
@@ -306,6 +306,7 @@ pub const Variant = struct {
         w: *const common.Work,
         b: *const Block,
         f: *const machine.Frame,
+        places: [*]const i32,
     ) void {
         const width = f.vectors * lanes;
         const visible: [*]i32 = @ptrCast(v.register(format.visible_register));
@@ -313,8 +314,8 @@ pub const Variant = struct {
             for (visible[g * width ..][0..width], 0..) |*seen, j| {
                 if (seen.* == 0) continue;
                 const row = b.row + if (b.keys_inside) g else j;
-                const key = v.state.keys[0][b.key + if (b.keys_inside) j else g];
-                if (!common.bit_visible(w, row, key)) seen.* = 0;
+                const place = places[b.key + if (b.keys_inside) j else g];
+                if (!common.bit_visible(w, row, place)) seen.* = 0;
             }
         }
     }
