@@ -118,12 +118,39 @@ export fn sigaction(number: c_int, action: ?*const Action, old: ?*Action) c_int 
         return 0;
     }
     const real = hidden(SigactionFn, "sigaction");
+    defer if (old) |to| show_default(to);
     var copy = (action orelse return real(number, null, old)).*;
     copy.mask[0] &= ~bit.load(.acquire);
+    if (copy.handler == default_handler and stands_in(number)) copy = ending_action;
     return real(number, &copy, old);
 }
 
+/// Stands where the program has the system's default, for signals that end it.
+var ending_action: Action = .{ .handler = default_handler };
+var ending_set: u64 = 0;
+pub const stand_in_flags: c_ulong = linux.SA.RESETHAND | linux.SA.NODEFER;
+
+/// Puts a handler where the program leaves or restores the default of these signals.
+pub fn stand_in(handler: *const fn (c_int) callconv(.c) void, set: u64) void {
+    ending_action = .{ .handler = @intFromPtr(handler), .flags = @bitCast(@as(c_uint, stand_in_flags)) };
+    ending_set = set;
+}
+
+fn stands_in(number: c_int) bool {
+    return number > 0 and number < 64 and ending_set >> @intCast(number - 1) & 1 != 0;
+}
+
+fn show_default(action: *Action) void {
+    if (ending_set != 0 and action.handler == ending_action.handler)
+        action.* = .{ .handler = default_handler };
+}
+
 export fn signal(number: c_int, handler: usize) usize {
+    if (stands_in(number)) {
+        const action: Action = .{ .handler = handler, .flags = linux.SA.RESTART };
+        var old: Action = undefined;
+        return if (sigaction(number, &action, &old) == 0) old.handler else std.math.maxInt(usize);
+    }
     if (!is_ours(number)) return hidden(SignalFn, "signal")(number, handler);
     const before = installed().handler;
     remember(&.{ .handler = handler, .flags = linux.SA.RESTART });

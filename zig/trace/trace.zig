@@ -6,6 +6,7 @@
 const std = @import("std");
 const builtin = @import("builtin");
 const cupti = @import("cupti.zig");
+const endings = @import("endings.zig");
 const exec = @import("exec.zig");
 const functions = @import("functions.zig");
 const loaded = @import("loaded.zig");
@@ -59,6 +60,7 @@ fn start(
     line.raw("]");
     line.end();
     _ = __register_atfork(null, null, &forked, null);
+    endings.watch(&end);
     if (mode != .off) watch();
     _ = log.spent.fetchAdd(system.now() - before, .monotonic);
 }

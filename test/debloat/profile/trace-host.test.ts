@@ -10,6 +10,7 @@ import { readLibraryId } from "../../../src/debloat/library.ts";
 import { companionPath } from "../../../src/debloat/process/companions.ts";
 import type { ProfiledLibrary } from "../../../src/debloat/profile/profile.ts";
 import { readTrace } from "../../../src/debloat/profile/trace-events.ts";
+import { root } from "../../support/zig.ts";
 import { makeLibrary, temporaryFolder, zig } from "../support/make-library.ts";
 import { compile, compileLibrary, programs } from "../support/native.ts";
 import { traceWith, type TracedRun } from "../support/run-trace.ts";
@@ -120,6 +121,57 @@ describe("pages", () => {
     expect(countOf(library_.pages)).toBeLessThan(64);
   });
 });
+
+describe("a program that a signal ends", () => {
+  const source = `
+    #include <dlfcn.h>
+    #include <signal.h>
+    #include <stdlib.h>
+    int main(int count, char **words) {
+      int (*function)(void) = dlsym(dlopen(words[1], RTLD_NOW), "spare_1000");
+      function();
+      int number = atoi(words[2]);
+      struct sigaction old;
+      sigaction(number, 0, &old);
+      if (old.sa_handler != SIG_DFL) return 1;
+      if (signal(number, SIG_IGN) != SIG_DFL || signal(number, SIG_DFL) != SIG_IGN) return 2;
+      if (number == SIGABRT) abort();
+      if (number == SIGSEGV) *(volatile int *)words[3] = 1;
+      raise(number);
+      return 3;
+    }`;
+  beforeAll(async () => {
+    const path = join(folder, "ends");
+    await Bun.write(`${path}.c`, source);
+    await zig("cc", "-target", "x86_64-linux-gnu", "-o", path, `${path}.c`);
+  }, 60_000);
+
+  // HUP, INT, ABRT, SEGV, PIPE, TERM.
+  test.each([1, 2, 6, 11, 13, 15])("%i keeps its pages, and sees the default", async (number) => {
+    const run = await traceWith([join(folder, "ends"), library, `${number}`], { host: "pages" });
+    expect(run.problems).toEqual([]);
+    expect(run.traced.ended.exitCode).toBe(128 + number);
+    expect(holds(used(run, library), addresses(library).get("spare_1000")!)).toBe(true);
+  });
+});
+
+test("the tracer, the pager and the redirector compile for aarch64", async () => {
+  const output = join(folder, "libtrace-aarch64.so");
+  for (const name of ["trace", "pager", "redirect"]) {
+    const file = join(root, "zig", "trace", `${name}.zig`);
+    const options = [
+      "-dynamic",
+      "-fPIC",
+      "-target",
+      "aarch64-linux-gnu.2.28",
+      "-O",
+      "ReleaseSmall",
+    ];
+    await zig("build-lib", ...options, "-lc", `-femit-bin=${output}`, file);
+    const elf = readElf(new Bytes(mapFile(output).data, output));
+    expect([elf.machine, elf.type]).toEqual([183, 3]);
+  }
+}, 120_000);
 
 describe("off", () => {
   test("the libraries alone, and no signal is touched", async () => {
