@@ -81,7 +81,9 @@ pub fn start() void {
         line.text("problem", problem);
         line.end();
     }
-    _ = log.spent.fetchAdd(system.now() - before, .monotonic);
+    const spent = system.now() - before;
+    log.opening = spent;
+    _ = log.spent.fetchAdd(spent, .monotonic);
 }
 
 fn subscribe() ?[]const u8 {
@@ -124,6 +126,8 @@ fn open() ?*anyopaque {
         for (folders) |relative| for (names) |name| {
             var buffer: [4096]u8 = undefined;
             const candidate = system.join(&buffer, &.{ folder, relative, name }) orelse continue;
+            // The loader makes much of a file that is not there, and there are hundreds of these.
+            if (!system.exists(candidate)) continue;
             if (std.c.dlopen(candidate, at_once)) |found| return found;
         };
     }
@@ -137,6 +141,7 @@ fn on_call(_: ?*anyopaque, domain: u32, id: u32, data: *const anyopaque) callcon
     if (domain == domain_resource) {
         const resource: *const Resource = @ptrCast(@alignCast(data));
         if (id == module_loaded) on_image(resource.descriptor);
+        _ = log.images.fetchAdd(system.now() - before, .monotonic);
     } else if (domain == domain_driver) {
         const call: *const Call = @ptrCast(@alignCast(data));
         const succeeded = if (call.result) |result| result.* == 0 else true;

@@ -12,6 +12,9 @@ var busy: std.atomic.Value(bool) = .init(false);
 
 /// Nanoseconds in the tracer that were not said yet.
 pub var spent: std.atomic.Value(u64) = .init(0);
+/// Of these, those that opening CUPTI took, and looking at images that were loaded.
+pub var opening: u64 = 0;
+pub var images: std.atomic.Value(u64) = .init(0);
 
 /// From now on lines go to files in this folder.
 pub fn use_folder(name: [:0]const u8) void {

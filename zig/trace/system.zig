@@ -27,6 +27,12 @@ pub fn close(file: i32) void {
     _ = linux.close(file);
 }
 
+/// Whether a file can be read.
+pub fn exists(path: [*:0]const u8) bool {
+    const read = 4;
+    return value(linux.access(path, read)) != null;
+}
+
 /// Reads exactly `into.len` bytes.
 pub fn read_at(file: i32, into: []u8, offset: u64) bool {
     var done: usize = 0;

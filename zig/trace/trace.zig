@@ -171,8 +171,12 @@ fn end() void {
         line.text("library", path);
         line.end();
     }
-    _ = log.spent.fetchAdd(system.now() - before, .monotonic);
+    const ending = system.now() - before;
+    _ = log.spent.fetchAdd(ending, .monotonic);
     var line: log.Line = .begin("end");
+    line.number("openingNanoseconds", log.opening);
+    line.number("imageNanoseconds", log.images.swap(0, .monotonic));
+    line.number("endingNanoseconds", ending);
     // A child that shares this memory until it execs says what was spent so far.
     line.number("nanoseconds", log.spent.swap(0, .monotonic));
     line.number("trapNanoseconds", trap_ns);

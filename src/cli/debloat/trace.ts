@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { mergeProfiles, type HostMode, type Profile } from "../../debloat/profile/profile.ts";
 import { formatProfile, parseProfile } from "../../debloat/profile/text.ts";
-import { traceCommand } from "../../debloat/profile/trace.ts";
+import { traceCommand, type Traced } from "../../debloat/profile/trace.ts";
 import { OptionError } from "../../errors.ts";
 import { counted } from "../../shown.ts";
 import { requireWritable, writeWhole } from "../outputs.ts";
@@ -32,15 +32,28 @@ export async function debloatTrace(command: string[], options: TraceArguments): 
   const traced = await traceCommand(command, { host, cupti, onProblem: say });
   await writeWhole(output, formatProfile(mergeProfiles(...before, traced.profile)));
   say(summaryOf(traced.profile));
-  const { ended, processes, tracerSeconds, functions } = traced;
+  const { ended, processes, tracerSeconds, tracerParts, functions } = traced;
   const milliseconds = (1000 * tracerSeconds).toFixed(1);
   const entered = functions > 0 ? `, ${counted(functions, "function")} entered` : "";
   say(
     `${counted(processes, "process", "processes")} in ${ended.seconds.toFixed(2)} s` +
-      `${entered}; the tracer took ${milliseconds} ms (${share(tracerSeconds, ended.seconds)})`,
+      `${entered}; the tracer took ${milliseconds} ms (${share(tracerSeconds, ended.seconds)})` +
+      partsOf(tracerParts),
   );
   say(`profile in ${output}`);
   return ended.exitCode;
+}
+
+/** What took the tracer longest, where it is worth a word. */
+function partsOf({ opening, images, ending }: Traced["tracerParts"]): string {
+  const parts = [
+    ["opening CUPTI", opening],
+    ["sums of images", images],
+    ["ends", ending],
+  ] as const;
+  const shown = parts.filter(([, seconds]) => seconds >= 0.001);
+  const texts = shown.map(([name, seconds]) => `${name} ${(1000 * seconds).toFixed(0)} ms`);
+  return texts.length === 0 ? "" : `: ${texts.join(", ")}`;
 }
 
 function summaryOf({ libraries, unresolved }: Profile): string {

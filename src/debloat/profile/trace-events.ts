@@ -35,6 +35,8 @@ export interface TraceEvents {
   lost: number;
   /** Time that processes spent in the tracer, together, without entering functions. */
   tracerSeconds: number;
+  /** Parts of that: opening CUPTI, looking at images that were loaded, the ends of processes. */
+  readonly parts: { opening: number; images: number; ending: number };
   /** What entering a watched function for the first time costs. */
   trapSeconds: number;
   readonly problems: Set<string>;
@@ -50,6 +52,9 @@ interface Event {
   arch?: number;
   cuda?: number;
   nanoseconds?: number;
+  openingNanoseconds?: number;
+  imageNanoseconds?: number;
+  endingNanoseconds?: number;
   trapNanoseconds?: number;
   problem?: string;
 }
@@ -66,6 +71,7 @@ export function readTrace(folder: string): TraceEvents {
     processes: 0,
     lost: 0,
     tracerSeconds: 0,
+    parts: { opening: 0, images: 0, ending: 0 },
     trapSeconds: 0,
   };
   const names = readdirSync(folder).sort();
@@ -117,6 +123,9 @@ function take(events: TraceEvents, line: string): string | undefined {
       break;
     case "end":
       events.tracerSeconds += event.nanoseconds! / 1e9;
+      events.parts.opening += (event.openingNanoseconds ?? 0) / 1e9;
+      events.parts.images += (event.imageNanoseconds ?? 0) / 1e9;
+      events.parts.ending += (event.endingNanoseconds ?? 0) / 1e9;
       events.trapSeconds = event.trapNanoseconds! / 1e9;
       break;
   }

@@ -27,6 +27,12 @@ export interface Traced {
   readonly processes: number;
   /** Time that its processes spent in the tracer, together. */
   readonly tracerSeconds: number;
+  /** Of it: opening CUPTI, looking at images that were loaded, and the ends of processes. */
+  readonly tracerParts: {
+    readonly opening: number;
+    readonly images: number;
+    readonly ending: number;
+  };
   /** Functions that were entered, where they were watched. */
   readonly functions: number;
 }
@@ -65,7 +71,7 @@ export async function traceCommand(
     let functions = 0;
     for (const { entered } of libraries.values()) functions += entered.size;
     const tracerSeconds = events.tracerSeconds + functions * trapSeconds;
-    return { profile, ended, processes, tracerSeconds, functions };
+    return { profile, ended, processes, tracerSeconds, tracerParts: events.parts, functions };
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
