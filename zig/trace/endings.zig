@@ -1,5 +1,5 @@
-//! Signals that would end the program: what is known only at the end is said before it. A handler of
-//! ours stands where the program left the system's default, which is all that the program sees.
+//! Signals that would end the program: what is known only at the end is said before it. A handler
+//! of ours stands where the program left the system's default, which is all that the program sees.
 const std = @import("std");
 const signals = @import("signals.zig");
 const linux = std.os.linux;

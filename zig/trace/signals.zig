@@ -132,7 +132,8 @@ pub const stand_in_flags: c_ulong = linux.SA.RESETHAND | linux.SA.NODEFER;
 
 /// Puts a handler where the program leaves or restores the default of these signals.
 pub fn stand_in(handler: *const fn (c_int) callconv(.c) void, set: u64) void {
-    ending_action = .{ .handler = @intFromPtr(handler), .flags = @bitCast(@as(c_uint, stand_in_flags)) };
+    const flags: c_uint = stand_in_flags;
+    ending_action = .{ .handler = @intFromPtr(handler), .flags = @bitCast(flags) };
     ending_set = set;
 }
 
