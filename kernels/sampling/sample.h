@@ -54,7 +54,7 @@ FB_DEVICE uint64_t last_kept(Team<size>& team, const Row<size>& row, Weights wei
             const uint64_t place = place_of(x, index);
             if (place < from) return;
             const float weight = weights.of(x);
-            if (weight > 0 && weight >= least) add(place, weight);
+            if (weight >= least) add(place, weight);
         });
     };
     const double part = n.top_p;

@@ -55,10 +55,9 @@ FB_DEVICE void clear_bins(TeamShared& shared, int turn) {
         words[i] = 0;
 }
 
-// A block's team, with empty histograms.
+// A block's team, with empty histograms once it has reduced something.
 template <int size> FB_DEVICE Team<size> make_team(TeamShared& shared) {
     clear_bins(shared, 0);
-    __syncthreads();
     return {shared};
 }
 
@@ -143,9 +142,10 @@ FB_DEVICE Cut find_cut(Team<size>& team, Each each, Target target_of) {
         __syncthreads();
         prefix = prefix << digit_bits | shared.found[0];
         target -= shared.found[1];
-        // Alone in its bin, or the bin belongs to the sum as a whole. The last digit tells all
-        // apart.
-        if (shared.found[3] == 1 || target == shared.found[2]) return {prefix << shift, total};
+        // Alone in its bin, or the bin is wanted as a whole (a sum of weights may be reached before
+        // its end, where weights are 0). The last digit tells all apart.
+        if (shared.found[3] == 1 || (!weighted && target == shared.found[2]))
+            return {prefix << shift, total};
     }
     return {0, total};
 }

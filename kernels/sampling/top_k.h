@@ -147,7 +147,7 @@ template <int size> FB_DEVICE void top_k_row(const fb_top_k_params& p, TopKShare
         team.sync();
         if (is_first) {
             sort_results(shared.places, p.k, results);
-            __syncthreads();
+            // Each thread its own: what it stored last, or all did before a barrier.
             for (int32_t at = threadIdx.x; is_log && at < p.k; at += team_threads)
                 results.set_value(at, has_mass ? log_of.of(results.value(at)) : -FB_INFINITY);
         }

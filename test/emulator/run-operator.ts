@@ -6,7 +6,7 @@ import { Module } from "../../src/device/kernel.ts";
 import { operatorKernels } from "../../src/jit/operators.ts";
 import { verifyDrafts } from "../../src/ops/drafts.ts";
 import { renormalize, sample } from "../../src/ops/sample.ts";
-import { topK } from "../../src/ops/top-k.ts";
+import { logProbs, topK } from "../../src/ops/top-k.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { seeded } from "../support/random.ts";
 
@@ -27,13 +27,15 @@ function logits(device: Device, rows: number, length: number): Tensor {
 
 function sampled(device: Device, rows: number, length: number): Tensor[] {
   const x = logits(device, rows, length);
-  const options = { topK: Math.ceil(length / 3), topP: 0.8, seed: 5 };
-  return [sample(x, options), renormalize(x, options)];
+  const filters = { topK: Math.ceil(length / 3), topP: 0.8 };
+  return [sample(x, { ...filters, seed: 5 }), renormalize(x, filters)];
 }
 
 function largest(device: Device, length: number, ks: readonly number[]): Tensor[] {
   const x = logits(device, 1, length);
-  return ks.flatMap((k) => Object.values(topK(x, k)));
+  using tokens = Tensor.from(device, [3], [1], "i32");
+  const { chosen } = logProbs(x, { tokens });
+  return [chosen!, ...ks.flatMap((k) => Object.values(topK(x, k)))];
 }
 
 function verified(device: Device): Tensor[] {

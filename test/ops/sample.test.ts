@@ -12,7 +12,8 @@ import {
 } from "../../src/ops/sample.ts";
 import { type DType, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
-import { forSeeds, type Random, seeded } from "../support/random.ts";
+import { sweep } from "../support/deep.ts";
+import { type Random, seeded } from "../support/random.ts";
 import { chiSquare, type Filter, keptOf, race } from "../support/sampling.ts";
 import { targetsHere } from "../support/targets.ts";
 
@@ -43,26 +44,38 @@ const choices = {
   ties: [false, true],
 } as const;
 
-function caseOf(random: Random, most: number): Case {
-  const any = <T>(values: readonly T[]) => random.pick(values);
+type Choices = { [Name in keyof typeof choices]: (typeof choices)[Name][number] };
+
+/** A case with some options given, and any of the choices for the others. */
+function caseOf(random: Random, most: number, given: Partial<Choices> = {}): Case {
+  const any = Object.entries(choices).map(([name, values]) => [name, random.pick([...values])]);
+  const { temperature, topK, topP, minP, order, ...rest } = {
+    ...(Object.fromEntries(any) as Choices),
+    ...given,
+  };
   const length = random.integer(1, most);
-  const from = any(choices.from);
-  const temperature = any(choices.temperature);
-  const topK = any(choices.topK);
   return {
+    ...rest,
     rows: random.integer(1, 4),
     length,
-    dtype: any(choices.dtype),
-    outDtype: any(choices.outDtype),
-    from,
-    ...(from === "logits" && temperature !== undefined ? { temperature } : {}),
+    ...(rest.from === "logits" && temperature !== undefined ? { temperature } : {}),
     ...(topK !== undefined ? { topK: Math.min(topK, length) } : {}),
-    topP: any(choices.topP) ?? 1,
-    minP: any(choices.minP) ?? 0,
-    order: any(choices.order) ?? "topKFirst",
-    spread: any(choices.spread),
-    ties: any(choices.ties),
+    topP: topP ?? 1,
+    minP: minP ?? 0,
+    order: order ?? "topKFirst",
   };
+}
+
+/** Two options of every kind with each two of their values. */
+function pairs(): Partial<Choices>[] {
+  const options = Object.entries(choices);
+  return options.flatMap(([name, values], at) =>
+    options
+      .slice(at + 1)
+      .flatMap(([other, others]) =>
+        values.flatMap((value) => others.map((its) => ({ [name]: value, [other]: its }))),
+      ),
+  );
 }
 
 function rowsOf(random: Random, { rows, length, dtype, from, spread, ties }: Case): Float64Array {
@@ -138,10 +151,23 @@ function withoutClusters(device: Device): void {
 }
 
 describe.each(await targetsHere())("sampling on $name", (target) => {
-  test("agrees with its definition in f64: every pair of options in random cases", async () => {
+  const isGpu = target.kind === "cuda";
+  const all = pairs();
+  const some = { slice: isGpu ? 12 : all.length, whole: all.length };
+  sweep("agrees with f64 for every pair of options", some, async (seed, cases) => {
     await using device = await target.open(2);
-    const cases = isSlow(device) ? 12 : 100;
-    forSeeds(cases, (random) => check(device, caseOf(random, random.pick([9, 300, 3000])), random));
+    const random = seeded(seed);
+    for (let i = 0; i < cases; i++) {
+      const pair = cases === all.length ? all[i] : random.pick(all);
+      check(device, caseOf(random, random.pick([9, 300, 1000]), pair), random);
+    }
+  });
+
+  const sizes = isGpu ? { slice: 6, whole: 300 } : { slice: 30, whole: 3000 };
+  sweep("random cases agree", sizes, async (seed, cases) => {
+    await using device = await target.open(2);
+    const random = seeded(seed);
+    for (let i = 0; i < cases; i++) check(device, caseOf(random, 4000), random);
   });
 
   test.skipIf(target.kind === "cpu")("has the same bits without clusters", async () => {

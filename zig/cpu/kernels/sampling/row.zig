@@ -199,7 +199,9 @@ pub const Row = struct {
             const bin = bins[found];
             prefix = prefix << digit_bits | found;
             const sum = if (weighted) bin.sum else bin.count;
-            if (bin.count == 1 or target == sum) return prefix << shift;
+            // Alone in its bin, or the bin is wanted as a whole (a sum of weights may be reached
+            // before its end, where weights are 0).
+            if (bin.count == 1 or (!weighted and target == sum)) return prefix << shift;
             listed = if (shift == 32 + index_bits - digit_bits)
                 row.list_digit(weighted, weights, kept, found)
             else
@@ -225,7 +227,7 @@ pub const Row = struct {
             const keys: [lanes]u32 = keys_of(lanes, x);
             for (0..@min(lanes, row.length - at)) |lane| {
                 const place = @as(u64, keys[lane]) << index_bits | (index_mask - (at + lane));
-                if (!kept.has(place, w[lane]) or (weighted and w[lane] <= 0)) continue;
+                if (!kept.has(place, w[lane])) continue;
                 const bin = &bins[keys[lane] >> 24];
                 bin.count += 1;
                 if (weighted) bin.sum += integer(w[lane]);
@@ -269,9 +271,8 @@ pub const Row = struct {
             const w: [lanes]f32 = if (is_plain) @splat(1) else weights.each(lanes, x);
             for (0..@min(lanes, row.length - at)) |lane| {
                 const place = place_of(row.x[at + lane], at + lane);
-                const is_kept = kept.has(place, w[lane]) and (!weighted or w[lane] > 0);
                 row.indices[count] = @intCast(at + lane);
-                count += @intFromBool(matches[lane] and is_kept);
+                count += @intFromBool(matches[lane] and kept.has(place, w[lane]));
             }
         }
         return count;
