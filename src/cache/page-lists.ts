@@ -9,7 +9,7 @@ import { type Batch, requireBatch } from "../kv/batch.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { type HostLists, UserSteps } from "../kv/user-steps.ts";
 import { type Integers, maxInt32 } from "../kv/validate.ts";
-import { requireInteger, requireOptions } from "../require.ts";
+import { requireInteger, requireList, requireOptions } from "../require.ts";
 import { counted } from "../shown.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { AppendTable } from "./append.ts";
@@ -249,9 +249,11 @@ export class PageLists extends Owner {
   /** Queues the copy of page ids to entries [from, to). */
   #copy(indices: Tensor, from: number, to: number, stream: Stream): void {
     indices.requireOn(this.device, "indices");
+    if (from === to) return;
     if (indices.dtype === "i32" && indices.contiguous)
       return stream.copy(this.table.address + 4 * from, indices.address, 4 * (to - from));
-    const rows = indices.shape.length === 1 ? indices.slice(0, 0, to - from) : indices;
+    const columns = indices.shape.length === 1 ? 1 : indices.shape[1];
+    const rows = indices.slice(0, 0, (to - from) / columns);
     const target = this.table.slice(0, from, to).reshape(...rows.shape);
     target.copyFrom(rows, stream);
   }
@@ -283,7 +285,11 @@ export class PageLists extends Owner {
       );
     }
     if (isTable) {
-      const rows = Math.min(shape[0], lists.queryIndptr.length - 1);
+      const rows = Math.max(0, requireList(`${option}queryIndptr`, lists.queryIndptr) - 1);
+      if (shape[0] < rows) {
+        const fix = "give each row of query tokens its pages.";
+        throw new OptionError(`${option}indices`, label, `[${rows} or more, columns]`, fix);
+      }
       const indptr = new Int32Array(rows + 1);
       for (let row = 1; row <= rows; row++) indptr[row] = row * shape[1];
       return { ...lists, indptr, indices: null };

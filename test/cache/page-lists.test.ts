@@ -185,6 +185,7 @@ describe.each(await deviceTargets())("page lists of an engine on $name", (target
       [{ shared: [{ ...good, extra: 1 }] }, "shared[0].extra"],
       [{ indices: Tensor.zeros(device, [3], "f32") }, "indices"],
       [{ indices: ints([3, 4]) }, "indices"],
+      [{ indices: ints([3, 4], [1, 2]), indptr: null }, "indices"],
       [
         { indices: ints([3, 4, 7, 8], [2, 2]), indptr: null, kvLengths: null, lastPageLength },
         "kvLengths",

@@ -135,10 +135,24 @@ export class Engine implements Disposable {
         const table = rows.flatMap((pages) =>
           Array.from({ length: columns }, (_, column) => pages[column] ?? -5),
         );
-        const wide = up(table, [rows.length, columns]);
+        // Rows to spare, and sometimes the first columns of a wider table.
+        const spareRows = random.integer(0, 2);
+        const filled = [...table, ...new Array<number>(spareRows * columns).fill(-5)];
+        const whole = up(filled, [rows.length + spareRows, columns]);
+        const wide = random.chance(0.5) ? whole : this.#widened(whole);
         return { queryIndptr, indices: wide, kvLengths };
       }
     }
+  }
+
+  /** The same numbers as columns of a tensor that has more of them. */
+  #widened(table: Tensor): Tensor {
+    const [rows, columns] = table.shape;
+    const wide = Tensor.zeros(this.device, [rows, columns + 3], table.dtype);
+    this.#owned.push(wide);
+    const view = wide.slice(1, 1, columns + 1);
+    view.copyFrom(table);
+    return view;
   }
 
   /** New rows of the requests: on the host now, on the device when they are appended. */
