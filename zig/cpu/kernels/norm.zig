@@ -25,7 +25,7 @@ fn run(p: *const params.fb_norm_params, index: u32, scratch: [*]align(64) u8) i3
     const residual = bias + padded;
     const weight_kind = rows.dtype_of(p.weight_dtype);
     rows.widen(weight_kind, @intCast(p.weight), weight, dim);
-    for (0..dim) |i| weight[i] += p.weight_offset;
+    if (p.weight_offset != 0) rows.add(weight, padded, p.weight_offset);
     if (p.bias != 0) rows.widen(weight_kind, @intCast(p.bias), bias, dim);
     const first, const end = rows.of_item(&p.span, index, norm_rows);
     for (first..@max(first, end)) |row| {
@@ -63,15 +63,31 @@ fn normalize(
     const count: f32 = @floatFromInt(dim);
     if (p.centered != 0) {
         const mean = rows.sum(x, padded, false) / count;
-        for (0..dim) |i| x[i] -= mean;
+        rows.add(x, padded, -mean);
+        // Padding is no part of the sum of squares.
+        @memset(x[dim..padded], 0);
     }
-    const factor = simd.splat(1 / @sqrt(rows.sum(x, padded, true) / count + p.eps));
+    const factor = 1 / @sqrt(rows.sum(x, padded, true) / count + p.eps);
+    switch (p.bias != 0) {
+        inline else => |biased| weigh(biased, x, weight, bias, padded, factor),
+    }
+}
+
+/// x * factor * weight, with the bias where there is one.
+fn weigh(
+    comptime biased: bool,
+    x: [*]f32,
+    weight: [*]const f32,
+    bias: [*]const f32,
+    padded: usize,
+    factor: f32,
+) void {
     var at: usize = 0;
     while (at < padded) : (at += simd.lanes) {
         const part: F = x[at..][0..simd.lanes].*;
         const by: F = weight[at..][0..simd.lanes].*;
-        var y = part * factor * by;
-        if (p.bias != 0) y += @as(F, bias[at..][0..simd.lanes].*);
+        var y = part * simd.splat(factor) * by;
+        if (biased) y += @as(F, bias[at..][0..simd.lanes].*);
         x[at..][0..simd.lanes].* = y;
     }
 }

@@ -122,6 +122,15 @@ pub fn multiply(x: [*]f32, padded: usize, factor: f32) void {
     }
 }
 
+/// x += more, of a padded row.
+pub fn add(x: [*]f32, padded: usize, more: f32) void {
+    var at: usize = 0;
+    while (at < padded) : (at += lanes) {
+        const part: F = x[at..][0..lanes].*;
+        x[at..][0..lanes].* = part + simd.splat(more);
+    }
+}
+
 /// The scale by which a largest magnitude becomes the largest number of the dtype.
 pub fn scale_of(most: f32, kind: Dtype) f32 {
     const largest: f32 = switch (kind) {
