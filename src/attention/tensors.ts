@@ -3,6 +3,7 @@ import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Stream } from "../device/stream.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { PageOrder } from "../tensor/page-order.ts";
+import { narrowed } from "../tensor/indices.ts";
 import { scaleTensor } from "../tensor/scale.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { VariantInputs } from "./variant/inputs.ts";
@@ -90,7 +91,7 @@ export function plainTensors(device: Device, given: RunTensors): PlainTensors {
   for (const name of scaleNames) plain[name] = scaleTensor(device, name, given[name]);
   for (const name of indexNames) {
     const tensor = given[name] ?? undefined;
-    plain[name] = tensor?.dtype === "i64" ? tensor.to("i32") : tensor;
+    plain[name] = tensor?.dtype === "i64" ? narrowed(name, tensor) : tensor;
   }
   for (const name of tensorNames) if (plain[name] === null) delete plain[name];
   return plain as PlainTensors;

@@ -1,6 +1,7 @@
 /** Index tensors of appends into pages that the caller manages. */
 import type { Device } from "../device/device.ts";
 import { OptionError } from "../errors.ts";
+import { narrowed } from "../tensor/indices.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 import type { AppendTable } from "./append.ts";
 
@@ -89,7 +90,7 @@ function indexTensor(device: Device, option: string, given?: Tensor | null): Ten
   if (given === undefined || given === null) return undefined;
   requireTensor(option, given);
   given.requireOn(device, option);
-  if (given.dtype === "i64") return given.to("i32");
+  if (given.dtype === "i64") return narrowed(option, given);
   if (given.dtype === "i32" && given.contiguous) return given;
   throw new OptionError(option, given.label, "a dense i32 or an i64 tensor", "copy it by to(i32).");
 }

@@ -11,6 +11,7 @@ import { type HostLists, UserSteps } from "../kv/user-steps.ts";
 import { type Integers, maxInt32 } from "../kv/validate.ts";
 import { requireInteger, requireList, requireOptions } from "../require.ts";
 import { counted } from "../shown.ts";
+import { requireNarrow } from "../tensor/indices.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { AppendTable } from "./append.ts";
 import { refuseCapture } from "./step-upload.ts";
@@ -254,6 +255,7 @@ export class PageLists extends Owner {
       return stream.copy(this.table.address + 4 * from, indices.address, 4 * (to - from));
     const columns = indices.shape.length === 1 ? 1 : indices.shape[1];
     const rows = indices.slice(0, 0, (to - from) / columns);
+    requireNarrow("indices", rows);
     const target = this.table.slice(0, from, to).reshape(...rows.shape);
     target.copyFrom(rows, stream);
   }

@@ -159,6 +159,7 @@ describe.each(await deviceTargets())("pages that the caller manages on $name", (
     const wrong: [Partial<AppendPagesOptions>, string][] = [
       [{ slotMapping: ints([0, 8, 1]) }, "slotMapping[1]"],
       [{ slotMapping: ints([0, 1, -2]) }, "slotMapping[2]"],
+      [{ slotMapping: Tensor.from(device, [0, 2 ** 33, 1], [3], "i64") }, "slotMapping[1]"],
       [{ ...table, pageTable: ints([3, -1, 4, -1], [2, 2]) }, "pageTable[1, 0]"],
       [{ ...table, pageTable: ints([3], [1, 1]) }, "requests[1]"],
       [{ ...table, positions: ints([2, 0, 0]), pageTable: ints([3, 1], [2, 1]) }, "positions[0]"],

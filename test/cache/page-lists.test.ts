@@ -212,5 +212,9 @@ describe.each(await deviceTargets())("page lists of an engine on $name", (target
     lists.step({ ...good, indices: ints([3, 4, 20]) });
     if (device.checksContents)
       expect(append({ batch: lists.lastBatch })).toThrow(/^pageTable\[2\] must be 0 to 19/);
+    const long = Tensor.from(device, BigInt64Array.of(3n, 2n ** 32n + 4n, 7n), [3], "i64");
+    lists.step({ ...good, indices: long });
+    if (device.checksContents)
+      expect(append({ batch: lists.lastBatch })).toThrow(/^indices\[1\] must be an index of 32/);
   });
 });
