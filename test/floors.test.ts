@@ -19,7 +19,7 @@ const floors: Record<string, readonly string[]> = {
   attention: ["cache", "ops", "tensor", "device", "ffi", "jit", "plan", "kv", "variant"],
   replay: ["serve", "attention", "cache", "ops", "tensor", "device", "plan", "kv"],
   models: ["weights", "attention", "cache", "ops", "tensor", "device", "kv"],
-  engine: ["models", "weights", "text", "serve", "device"],
+  engine: ["models", "weights", "text", "serve", "ops", "tensor", "device"],
   server: ["engine", "text"],
   cli: ["server", "engine", "debloat", "replay", "attention", "device", "jit", "ffi"],
   debloat: ["ffi"],

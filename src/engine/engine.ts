@@ -12,6 +12,7 @@ import { Tokenizer } from "../text/tokenizer.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
 import { openCheckpoint } from "../weights/open.ts";
 import { type GenerateOptions, generateSchemas, Generation } from "./request.ts";
+import { samplingFor } from "./sampling.ts";
 import { Sampler } from "./sampler.ts";
 import { type EngineStats, statsOf } from "./stats.ts";
 import { StepLoop } from "./step-loop.ts";
@@ -57,6 +58,7 @@ export class Engine implements AsyncDisposable {
   readonly tokenizer: Tokenizer;
   readonly chatTemplate: ChatTemplate | undefined;
   readonly #loop: StepLoop;
+  readonly #sampler: Sampler;
   readonly #checkpoint: Checkpoint;
   #lastId = 0;
   #closed = false;
@@ -73,7 +75,8 @@ export class Engine implements AsyncDisposable {
     this.tokenizer = new Tokenizer(tokenizer.json, tokenizer.config);
     this.chatTemplate =
       chatTemplate === undefined ? undefined : new ChatTemplate(chatTemplate, templateTokens);
-    this.#loop = new StepLoop(model, new Sampler(model, limits.maxBatch), limits);
+    this.#sampler = new Sampler(model, limits.maxBatch);
+    this.#loop = new StepLoop(model, this.#sampler, limits);
   }
 
   /**
@@ -117,7 +120,8 @@ export class Engine implements AsyncDisposable {
     const left = contextTokens - prompt.length;
     const { maxTokens = left } = options;
     requireInteger("maxTokens", maxTokens, 1, left);
-    const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, seed: 0, ...options.sampling };
+    const sampling = samplingFor(options.sampling ?? {}, this.#checkpoint.sampling);
+    this.#checkBiased(sampling.logitBias);
     const generation: Generation = new Generation(
       ++this.#lastId,
       prompt,
@@ -160,6 +164,7 @@ export class Engine implements AsyncDisposable {
     if (this.#closed) return;
     this.#closed = true;
     await this.#loop.stop(new EngineClosedError());
+    this.#sampler[Symbol.dispose]();
     await this.model[Symbol.asyncDispose]();
     await this.device[Symbol.asyncDispose]();
   }
@@ -185,6 +190,12 @@ export class Engine implements AsyncDisposable {
       ...(templateVariables && { variables: templateVariables }),
     });
     return this.tokenizer.encode(text);
+  }
+
+  #checkBiased(logitBias: Readonly<Record<number, number>>): void {
+    const { vocabulary } = this.model.shape;
+    for (const token of Object.keys(logitBias))
+      requireInteger("logitBias token", Number(token), 0, vocabulary - 1);
   }
 
   #checked(tokens: ArrayLike<number>): Int32Array {

@@ -9,7 +9,9 @@ export type {
   GenerateOptions,
   Generation,
   GenerationUsage,
+  TokenLogProb,
 } from "./request.ts";
+export { SamplingError } from "./sampler.ts";
 export type { SamplingOptions } from "./sampling.ts";
 export type { EngineStats } from "./stats.ts";
 export {

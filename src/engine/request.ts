@@ -55,11 +55,20 @@ export const generateSchemas: OptionSchemas = {
   signal: unchecked("an AbortSignal"),
 };
 
+/** Log-probabilities, to base e, of a token and of the likeliest in its place. */
+export interface TokenLogProb {
+  readonly logProb: number;
+  /** Falling. */
+  readonly top: readonly { readonly token: number; readonly logProb: number }[];
+}
+
 /** One token as it comes. */
 export interface GeneratedToken {
   readonly token: number;
   /** What became whole with it; "" within a character, or for a token that is no text. */
   readonly text: string;
+  /** Where sampling.logprobs asked for it. */
+  readonly logProb?: TokenLogProb;
 }
 
 /** Why a generation ended: its length, an end or stop token, a stop string, or an abort. */
@@ -80,7 +89,8 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   /** The stop string that ended it. */
   stopString: string | undefined;
   cachedTokens = 0;
-  generatedTokens = 0;
+  /** @internal Tokens generated so far. */
+  readonly taken: number[] = [];
   readonly #queue = new TokenQueue<GeneratedToken>();
   readonly #text: TextStream;
   readonly #stops: StopStrings;
@@ -101,8 +111,8 @@ export class Generation implements AsyncIterable<GeneratedToken> {
 
   /** What it took so far. */
   get usage(): GenerationUsage {
-    const { cachedTokens, generatedTokens } = this;
-    return { promptTokens: this.prompt.length, cachedTokens, generatedTokens };
+    const { prompt, cachedTokens, taken } = this;
+    return { promptTokens: prompt.length, cachedTokens, generatedTokens: taken.length };
   }
 
   /** All of its text, once it has ended. Errors: what ended it early. */
@@ -125,13 +135,13 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   }
 
   /** @internal Takes the next token; `ending` says that it is the last. Returns whether it is. */
-  take(token: number, ending: FinishReason | null): boolean {
-    this.generatedTokens++;
+  take(token: number, ending: FinishReason | null, logProb?: TokenLogProb): boolean {
+    this.taken.push(token);
     const stops = this.#stops;
     let text = stops.push(this.#text.push(token));
     if (ending !== null && stops.found === undefined)
       text += stops.push(this.#text.end()) + stops.end();
-    this.#queue.push({ token, text });
+    this.#queue.push({ token, text, ...(logProb && { logProb }) });
     if (stops.found !== undefined) this.stopString = stops.found;
     if (ending === null && stops.found === undefined) return false;
     this.end(stops.found === undefined ? ending! : "stop");

@@ -1,28 +1,161 @@
+import { FlashbunError } from "../errors.ts";
 import type { Model } from "../models/model.ts";
-import type { Step } from "../serve/step.ts";
+import { sample, sampleStatus } from "../ops/sample.ts";
+import { logProbs } from "../ops/top-k.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { Penalties } from "./penalties.ts";
+import type { Generation, TokenLogProb } from "./request.ts";
+import { RowColumn } from "./row-columns.ts";
+import { adjusts } from "./sampling.ts";
 
-/** Chooses a token for each row of logits that a step left. */
-export class Sampler {
+/** A row of logits from which no token can be chosen: NaN, or nothing above -inf. */
+export class SamplingError extends FlashbunError {
+  constructor(readonly position: number) {
+    super(
+      "SAMPLING",
+      `the logits after ${position} tokens hold NaN or nothing that may be chosen. ` +
+        "Fix: check the weights, the dtype and logitBias.",
+    );
+  }
+}
+
+/** What was chosen for a row. */
+export interface Chosen {
+  readonly token: number;
+  /** Log-probabilities where they were asked for. */
+  readonly logProb: TokenLogProb | undefined;
+  readonly failure: SamplingError | undefined;
+}
+
+/** A row to choose for: whose, and how many tokens stand before the new one. */
+export interface SampledRow {
+  readonly generation: Generation;
+  readonly position: number;
+}
+
+/** Chooses a token for each row of logits that a step left, on the device. */
+export class Sampler implements Disposable {
   readonly #model: Model;
-  readonly #chosen: Int32Array;
+  readonly #maxBatch: number;
+  readonly #temperature: RowColumn<Float32Array>;
+  readonly #topK: RowColumn<Int32Array>;
+  readonly #topP: RowColumn<Float32Array>;
+  readonly #minP: RowColumn<Float32Array>;
+  readonly #seed: RowColumn<BigInt64Array>;
+  /** Low and high halves of the seeds. */
+  readonly #seedWords: Uint32Array;
+  readonly #position: RowColumn<Int32Array>;
+  readonly #tokens: RowColumn<Int32Array>;
+  readonly #status: RowColumn<Int32Array>;
+  #penalties: Penalties | undefined;
 
+  /** @param maxBatch most rows */
   constructor(model: Model, maxBatch: number) {
+    const { device } = model.cache;
     this.#model = model;
-    this.#chosen = new Int32Array(maxBatch);
+    this.#maxBatch = maxBatch;
+    this.#temperature = new RowColumn(device, "temperatures", new Float32Array(maxBatch));
+    this.#topK = new RowColumn(device, "top-k", new Int32Array(maxBatch));
+    this.#topP = new RowColumn(device, "top-p", new Float32Array(maxBatch));
+    this.#minP = new RowColumn(device, "min-p", new Float32Array(maxBatch));
+    this.#seed = new RowColumn(device, "seeds", new BigInt64Array(maxBatch));
+    this.#seedWords = new Uint32Array(this.#seed.values.buffer);
+    this.#position = new RowColumn(device, "positions", new Int32Array(maxBatch));
+    this.#tokens = new RowColumn(device, "tokens", new Int32Array(maxBatch));
+    this.#status = new RowColumn(device, "status", new Int32Array(maxBatch));
   }
 
-  /** A token of each of step.sampled, in their order; waits for the device. */
-  async sample({ sampled }: Step): Promise<Int32Array> {
+  /** A choice for each row, in their order; waits for the device. */
+  async sample(rows: readonly SampledRow[]): Promise<Chosen[]> {
     const { kit, cache } = this.#model;
-    await cache.device.stream.done();
-    const logits = kit.logitsOf(sampled.length).toFloat64Array();
-    const { vocabulary } = this.#model.shape;
-    for (let row = 0; row < sampled.length; row++) {
-      let best = 0;
-      for (let i = 1; i < vocabulary; i++)
-        if (logits[row * vocabulary + i] > logits[row * vocabulary + best]) best = i;
-      this.#chosen[row] = best;
+    if (rows.length === 0) {
+      await cache.device.stream.done();
+      return [];
     }
-    return this.#chosen;
+    const raw = kit.logitsOf(rows.length);
+    const generations = rows.map(({ generation }) => generation);
+    const isAdjusted = generations.some(({ sampling }) => adjusts(sampling));
+    const logits = isAdjusted ? this.#adjuster().adjust(raw, generations) : raw;
+    const tokens = this.#choose(logits, rows);
+    if (isAdjusted) this.#adjuster().count(tokens);
+    const wanted = Math.max(...generations.map(({ sampling }) => sampling.logprobs));
+    const probs = wanted < 0 ? undefined : logProbs(raw, { tokens, top: wanted });
+    await cache.device.stream.done();
+    const ids = tokens.toTypedArray() as Int32Array;
+    const status = this.#status.rows(rows.length).toTypedArray() as Int32Array;
+    const told = probs && {
+      chosen: probs.chosen!.toTypedArray() as Float32Array,
+      values: probs.values.toTypedArray() as Float32Array,
+      indices: probs.indices.toTypedArray() as Int32Array,
+    };
+    for (const made of [probs?.chosen, probs?.values, probs?.indices]) made?.[Symbol.dispose]();
+    return rows.map(({ generation, position }, row) => ({
+      token: ids[row],
+      logProb: told && logProbOf(told, row, wanted, generation.sampling.logprobs),
+      failure: status[row] & isOdd ? new SamplingError(position) : undefined,
+    }));
   }
+
+  /** A request that ended. */
+  forget(generation: Generation): void {
+    this.#penalties?.forget(generation);
+  }
+
+  [Symbol.dispose](): void {
+    this.#penalties?.[Symbol.dispose]();
+    const filters = [this.#temperature, this.#topK, this.#topP, this.#minP];
+    for (const column of [...filters, this.#seed, this.#position, this.#tokens, this.#status])
+      column[Symbol.dispose]();
+  }
+
+  #adjuster(): Penalties {
+    const { cache, shape } = this.#model;
+    return (this.#penalties ??= new Penalties(cache.device, this.#maxBatch, shape.vocabulary));
+  }
+
+  #choose(logits: Tensor, rows: readonly SampledRow[]): Tensor {
+    const count = rows.length;
+    const out = this.#tokens.rows(count);
+    const status = this.#status.rows(count);
+    if (rows.every(({ generation }) => generation.sampling.temperature === 0))
+      return sample(logits, { temperature: 0, out, status });
+    const [, vocabulary] = logits.shape;
+    rows.forEach(({ generation: { sampling }, position }, row) => {
+      this.#temperature.values[row] = sampling.temperature;
+      this.#topK.values[row] = sampling.topK === 0 ? vocabulary : sampling.topK;
+      this.#topP.values[row] = sampling.topP;
+      this.#minP.values[row] = sampling.minP;
+      this.#seedWords[2 * row] = sampling.seed % 2 ** 32;
+      this.#seedWords[2 * row + 1] = Math.floor(sampling.seed / 2 ** 32);
+      this.#position.values[row] = position;
+    });
+    return sample(logits, {
+      temperature: this.#temperature.upload(count),
+      topK: this.#topK.upload(count),
+      topP: this.#topP.upload(count),
+      minP: this.#minP.upload(count),
+      seed: this.#seed.upload(count),
+      position: this.#position.upload(count),
+      out,
+      status,
+    });
+  }
+}
+
+const isOdd = sampleStatus.nan | sampleStatus.noMass;
+
+interface Told {
+  readonly chosen: Float32Array;
+  readonly values: Float32Array;
+  readonly indices: Int32Array;
+}
+
+/** What a row asked for of `wanted` likeliest tokens; -1 asks for nothing. */
+function logProbOf(told: Told, row: number, wanted: number, asked: number) {
+  if (asked < 0) return undefined;
+  const top = Array.from({ length: asked }, (_, i) => ({
+    token: told.indices[row * wanted + i],
+    logProb: told.values[row * wanted + i],
+  }));
+  return { logProb: told.chosen[row], top };
 }

@@ -2,7 +2,7 @@ import { finite, integer, type OptionSchemas, positive } from "../options.ts";
 
 /** How a request's tokens are chosen from the logits. */
 export interface SamplingOptions {
-  /** Divides the logits; 0 takes the largest. Default: the model's own, else 0. */
+  /** Divides the logits; 0 takes the largest. Default: the model's own, else 1. */
   temperature?: number;
   /** Keeps so many of the most probable; 0: all. Default: the model's own, else 0. */
   topK?: number;
@@ -12,6 +12,19 @@ export interface SamplingOptions {
   minP?: number;
   /** The same seed gives the same tokens, whatever else runs; default: random. */
   seed?: number;
+  /**
+   * Logits of tokens that were said or asked are divided by it where above 0, and multiplied where
+   * below. Default: the model's own, else 1.
+   */
+  repetitionPenalty?: number;
+  /** Subtracted from the logits of tokens that were generated, -2 to 2. Default 0. */
+  presencePenalty?: number;
+  /** Subtracted as often as a token was generated, -2 to 2. Default 0. */
+  frequencyPenalty?: number;
+  /** Added to the logits of tokens by their ids, -100 to 100. */
+  logitBias?: Readonly<Record<number, number>>;
+  /** Log-probabilities of each token and of so many of the likeliest; -1, the default: none. */
+  logprobs?: number;
 }
 
 /** What each of them may be. */
@@ -21,4 +34,42 @@ export const samplingSchemas: OptionSchemas = {
   topP: { ...positive, maximum: 1, description: "a number above 0, at most 1" },
   minP: finite(0, 1),
   seed: integer(0, Number.MAX_SAFE_INTEGER),
+  repetitionPenalty: { ...positive, maximum: 100, description: "a number above 0, at most 100" },
+  presencePenalty: finite(-2, 2),
+  frequencyPenalty: finite(-2, 2),
+  logitBias: {
+    type: "object",
+    additionalProperties: { type: "number", minimum: -100, maximum: 100 },
+    propertyNames: { pattern: "^\\d{1,7}$" },
+    description: "an object of numbers from -100 to 100 by token id",
+  },
+  logprobs: integer(-1, 20),
 };
+
+/** Whether a request's logits are changed before a token is chosen. */
+export function adjusts(sampling: Required<SamplingOptions>): boolean {
+  const { repetitionPenalty, presencePenalty, frequencyPenalty, logitBias } = sampling;
+  const penalised = repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0;
+  return penalised || Object.keys(logitBias).length > 0;
+}
+
+/** What a request says, else what the model's files say, else the defaults. */
+export function samplingFor(
+  options: SamplingOptions,
+  own: Readonly<SamplingOptions>,
+): Required<SamplingOptions> {
+  return {
+    temperature: 1,
+    topK: 0,
+    topP: 1,
+    minP: 0,
+    seed: Math.floor(Math.random() * Number.MAX_SAFE_INTEGER),
+    repetitionPenalty: 1,
+    presencePenalty: 0,
+    frequencyPenalty: 0,
+    logitBias: {},
+    logprobs: -1,
+    ...own,
+    ...options,
+  };
+}

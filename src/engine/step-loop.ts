@@ -3,7 +3,7 @@ import { Scheduler } from "../serve/scheduler.ts";
 import type { Step } from "../serve/step.ts";
 import type { Model } from "../models/model.ts";
 import type { Generation } from "./request.ts";
-import type { Sampler } from "./sampler.ts";
+import type { Chosen, SampledRow, Sampler } from "./sampler.ts";
 
 /** Limits of a loop. */
 export interface LoopOptions {
@@ -51,6 +51,7 @@ export class StepLoop {
   /** Takes a request out; its pages come back at once, or with the step under way. */
   abort(generation: Generation, failure?: unknown): void {
     if (!this.#generations.delete(generation.id)) return;
+    this.#sampler.forget(generation);
     this.scheduler.abort(generation.id);
     generation.end("abort", failure);
   }
@@ -81,10 +82,10 @@ export class StepLoop {
 
   /** A step that fails ends the requests in it, and no others. */
   async #runStep(step: Step): Promise<void> {
-    let chosen: Int32Array;
+    let chosen: Chosen[];
     try {
       this.#launch(step);
-      chosen = await this.#sampler.sample(step);
+      chosen = await this.#sampler.sample(this.#rowsOf(step));
     } catch (error) {
       this.scheduler.rollback(step);
       for (const { id } of step.jobs.slice()) {
@@ -94,9 +95,17 @@ export class StepLoop {
       return;
     }
     const sampled = step.sampled.slice();
-    this.scheduler.advance(step, chosen);
+    const tokens = chosen.map(({ token }) => token);
+    this.scheduler.advance(step, tokens);
     this.steps++;
     sampled.forEach((job, row) => this.#hand(job, chosen[row]));
+  }
+
+  #rowsOf({ sampled }: Step): SampledRow[] {
+    return sampled.map(({ id, length }) => ({
+      generation: this.#generations.get(id)!,
+      position: length,
+    }));
   }
 
   #launch(step: Step): void {
@@ -113,13 +122,15 @@ export class StepLoop {
     this.#model.forward(step.batch, wanted);
   }
 
-  #hand(job: Job, token: number): void {
+  #hand(job: Job, { token, logProb, failure }: Chosen): void {
     const generation = this.#generations.get(job.id);
     if (generation === undefined) return;
+    if (failure !== undefined) return this.abort(generation, failure);
     generation.cachedTokens = job.cachedTokens;
     const ending = job.ending === "end" ? "stop" : job.ending;
-    if (!generation.take(token, ending)) return;
+    if (!generation.take(token, ending, logProb)) return;
     this.#generations.delete(job.id);
+    this.#sampler.forget(generation);
     // A stop string was found, of which the scheduler does not know.
     if (job.ending === null) this.scheduler.abort(job.id);
   }

@@ -76,7 +76,7 @@ export class Answers {
   get usage(): Usage {
     const [{ usage: first }] = this.#generations;
     const completion_tokens = this.#generations.reduce(
-      (sum, { generatedTokens }) => sum + generatedTokens,
+      (sum, { usage }) => sum + usage.generatedTokens,
       0,
     );
     return {

@@ -1,13 +1,6 @@
 import type { GenerateOptions } from "../engine/request.ts";
-import {
-  finite,
-  flag,
-  integer,
-  list,
-  object,
-  type OptionSchema,
-  type OptionSchemas,
-} from "../options.ts";
+import { samplingSchemas } from "../engine/sampling.ts";
+import { flag, integer, list, object, type OptionSchema, type OptionSchemas } from "../options.ts";
 
 /** Fields that chat and text completions share. */
 export interface GenerationFields {
@@ -18,6 +11,10 @@ export interface GenerationFields {
   top_k?: number | null;
   min_p?: number | null;
   seed?: number | null;
+  presence_penalty?: number | null;
+  frequency_penalty?: number | null;
+  repetition_penalty?: number | null;
+  logit_bias?: Record<string, number> | null;
   stop?: string | string[] | null;
   ignore_eos?: boolean | null;
   n?: number | null;
@@ -41,11 +38,15 @@ const answersMost = 128;
 export const generationSchemas: OptionSchemas = {
   model: text,
   max_tokens: orNull(integer(1)),
-  temperature: orNull(finite(0, 100)),
-  top_p: orNull(finite(0, 1)),
-  top_k: orNull(integer(0)),
-  min_p: orNull(finite(0, 1)),
-  seed: orNull(integer(0)),
+  temperature: orNull(samplingSchemas["temperature"]),
+  top_p: orNull(samplingSchemas["topP"]),
+  top_k: orNull(samplingSchemas["topK"]),
+  min_p: orNull(samplingSchemas["minP"]),
+  seed: orNull(integer(0, Number.MAX_SAFE_INTEGER)),
+  presence_penalty: orNull(samplingSchemas["presencePenalty"]),
+  frequency_penalty: orNull(samplingSchemas["frequencyPenalty"]),
+  repetition_penalty: orNull(samplingSchemas["repetitionPenalty"]),
+  logit_bias: orNull(samplingSchemas["logitBias"]),
   stop: {
     anyOf: [text, list(text, "a list of texts"), { type: "null" }],
     description: "a text, a list of texts, or null",
@@ -59,13 +60,17 @@ export const generationSchemas: OptionSchemas = {
 
 /** What they mean to the engine; those that are absent are left to it. */
 export function generateOptionsOf(fields: GenerationFields): GenerateOptions {
-  const { temperature, top_p, top_k, min_p, seed, max_tokens, stop, ignore_eos } = fields;
+  const { max_tokens, stop, ignore_eos } = fields;
   const sampling = given({
-    temperature: temperature ?? 1,
-    topP: top_p,
-    topK: top_k,
-    minP: min_p,
-    seed,
+    temperature: fields.temperature,
+    topP: fields.top_p,
+    topK: fields.top_k,
+    minP: fields.min_p,
+    seed: fields.seed,
+    presencePenalty: fields.presence_penalty,
+    frequencyPenalty: fields.frequency_penalty,
+    repetitionPenalty: fields.repetition_penalty,
+    logitBias: fields.logit_bias,
   });
   return given({ sampling, maxTokens: max_tokens, stop, ignoreEnd: ignore_eos });
 }

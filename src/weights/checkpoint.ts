@@ -15,6 +15,13 @@ export interface Checkpoint {
   readonly chatTemplate: string | undefined;
   /** Tokens that templates name: `bos_token`, `eos_token`. */
   readonly templateTokens: Readonly<Record<string, string>>;
+  /** How its makers sample, where they say so. */
+  readonly sampling: {
+    readonly temperature?: number;
+    readonly topK?: number;
+    readonly topP?: number;
+    readonly repetitionPenalty?: number;
+  };
   /** Ids that end a text. */
   readonly endTokens: readonly number[];
 }

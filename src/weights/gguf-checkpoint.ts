@@ -73,6 +73,7 @@ export function openGgufCheckpoint(path: string): Checkpoint {
       ...(begin === undefined ? {} : { bos_token: tokens[begin] }),
       ...(end === undefined ? {} : { eos_token: tokens[end] }),
     },
+    sampling: {},
     endTokens: [end, whole(file, "tokenizer.ggml.eot_token_id")].filter((id) => id !== undefined),
   };
 }

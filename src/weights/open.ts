@@ -33,6 +33,7 @@ function openFolder(path: string): Checkpoint {
     tokenizer: { json: tokenizer as TokenizerJson, config: tokenizerConfig },
     chatTemplate: templateOf(path, tokenizerConfig),
     templateTokens: templateTokens(tokenizerConfig),
+    sampling: samplingOf(generation),
     endTokens: endTokens(generation["eos_token_id"] ?? config["eos_token_id"]),
   };
 }
@@ -66,4 +67,19 @@ function templateTokens(config: Record<string, unknown>): Record<string, string>
 function endTokens(value: unknown): number[] {
   const ids: unknown[] = Array.isArray(value) ? value : [value];
   return ids.filter((id): id is number => Number.isInteger(id));
+}
+
+function samplingOf(generation: Record<string, unknown>): Checkpoint["sampling"] {
+  if (generation["do_sample"] !== true) return {};
+  const number = (field: string) => {
+    const value = generation[field];
+    return typeof value === "number" && Number.isFinite(value) ? value : undefined;
+  };
+  const given = {
+    temperature: number("temperature") ?? 1,
+    topK: number("top_k"),
+    topP: number("top_p"),
+    repetitionPenalty: number("repetition_penalty"),
+  };
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
 }

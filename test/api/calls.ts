@@ -94,7 +94,12 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
     { pages: 8, pageSize: 4, tokenBudget: 8, maxBatch: 2 },
   ],
   "Engine#generate": () => [
-    { prompt: "hello", maxTokens: 2, stop: ["x"], sampling: { temperature: 0, seed: 1 } },
+    {
+      prompt: "hello",
+      maxTokens: 2,
+      stop: ["x"],
+      sampling: { temperature: 1, seed: 1, logitBias: { 1: 2 } },
+    },
   ],
   "Engine#stats": none,
   "Engine#summary": none,

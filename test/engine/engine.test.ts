@@ -44,7 +44,12 @@ const prompts = promptsOf(7, 6);
 const expected = prompts.map((prompt) => naiveGreedy(model, prompt, 12));
 
 async function tokensOf(engine: Engine, prompt: readonly number[]): Promise<number[]> {
-  const generation = engine.generate({ tokens: prompt, maxTokens: 12, ignoreEnd: true });
+  const generation = engine.generate({
+    tokens: prompt,
+    maxTokens: 12,
+    ignoreEnd: true,
+    sampling: { temperature: 0 },
+  });
   const tokens: number[] = [];
   for await (const { token } of generation) tokens.push(token);
   expect(generation.finishReason).toBe("length");
@@ -89,13 +94,26 @@ describe("greedy tokens are those of a recompute in f64", () => {
   });
 });
 
+const sampling = { temperature: 0 };
+
 describe("requests end", () => {
   test("by a stop string, which the text does not hold", async () => {
     await using engine = await Engine.load(path);
-    const whole = engine.generate({ tokens: prompts[0], maxTokens: 12, ignoreEnd: true });
+    const whole = engine.generate({
+      tokens: prompts[0],
+      maxTokens: 12,
+      ignoreEnd: true,
+      sampling,
+    });
     const text = await whole.text();
     const stop = text.slice(Math.floor(text.length / 2), Math.floor(text.length / 2) + 2);
-    const cut = engine.generate({ tokens: prompts[0], maxTokens: 12, ignoreEnd: true, stop });
+    const cut = engine.generate({
+      tokens: prompts[0],
+      maxTokens: 12,
+      ignoreEnd: true,
+      stop,
+      sampling,
+    });
     expect(await cut.text()).toBe(text.slice(0, text.indexOf(stop)));
     expect([cut.finishReason, cut.stopString]).toEqual(["stop", stop]);
     expect(engine.stats().requests).toBe(0);
@@ -105,7 +123,7 @@ describe("requests end", () => {
     await using engine = await Engine.load(path);
     const [, , third] = expected[0].tokens;
     const first = expected[0].tokens.indexOf(third);
-    const generation = engine.generate({ tokens: prompts[0], stopTokens: [third] });
+    const generation = engine.generate({ tokens: prompts[0], stopTokens: [third], sampling });
     const tokens: number[] = [];
     for await (const { token } of generation) tokens.push(token);
     expect(tokens).toEqual(expected[0].tokens.slice(0, first + 1));
@@ -153,6 +171,8 @@ describe("what is wrong is said", () => {
       [{ prompt: "a", stop: "" }, /stop must be a text or a list of texts, none empty/],
       [{ messages: [] }, /messages must be one or more/],
       [{ prompt: "a", surprise: 1 }, /surprise/],
+      [{ prompt: "a", sampling: { topP: 0 } }, /sampling\.topP must be a number above 0/],
+      [{ prompt: "a", sampling: { logitBias: { 9999: 1 } } }, /logitBias token must be/],
     ];
     for (const [options, said] of wrong)
       expect(() => engine.generate(options as never), JSON.stringify(options)).toThrow(said);
