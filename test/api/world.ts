@@ -59,6 +59,7 @@ export async function makeWorld(kind: "cpu" | "cuda:0" = "cpu") {
   const stream = device.createStream();
   const event = device.createEvent();
   event.record(stream);
+  stream.wait();
   return {
     device,
     tensor,
