@@ -1,7 +1,6 @@
 import {
   add,
   addRmsNorm,
-  applyRope,
   argmax,
   type Device,
   gatherRows,
@@ -9,7 +8,6 @@ import {
   layerNorm,
   quantize,
   rmsNorm,
-  Rope,
   siluAndMul,
   Tensor,
 } from "../src/index.ts";
@@ -137,8 +135,6 @@ export const operatorCases: Case[] = [
       run: (bench: Bench) => overRows(bench, subject, dtype),
     })),
   ),
-  { name: "rope/bf16_t8192_h40_d128", run: (bench) => rope(bench, "bf16") },
-  { name: "rope/f32_t8192_h40_d128", run: (bench) => rope(bench, "f32") },
 ];
 
 async function overRows(bench: Bench, subject: Subject, dtype: Dtype): Promise<Measured> {
@@ -150,20 +146,8 @@ async function overRows(bench: Bench, subject: Subject, dtype: Dtype): Promise<M
   return row;
 }
 
-async function rope(bench: Bench, dtype: "bf16" | "f32"): Promise<Measured> {
-  const { device, quick } = bench;
-  const [tokens, queryHeads, heads, dim] = [quick ? 16 : 8192, 32, 40, 128];
-  using x = Tensor.randomNormal(device, [tokens, heads, dim], dtype, { seed: 1 });
-  using turns = Rope.create(device, dim, { theta: 5e5 });
-  const at = Int32Array.from({ length: tokens }, (_, token) => token);
-  using positions = Tensor.from(device, at, [tokens], "i32");
-  const [q, k] = [x.slice(1, 0, queryHeads), x.slice(1, queryHeads, heads)];
-  const bytes = 2 * x.elements * (dtype === "f32" ? 4 : 2);
-  return moved(bench, bytes, () => applyRope(q, k, positions, turns));
-}
-
 /** Bytes read and written, against the rate of reading. */
-async function moved(bench: Bench, bytes: number, queue: () => void): Promise<Measured> {
+export async function moved(bench: Bench, bytes: number, queue: () => void): Promise<Measured> {
   const paired = await pairedWithCeilings(bench, bench.seconds, bytes, 0, queue);
   const { ms, ceilings, ofRoofline } = paired;
   const row = { name: "", value: bytes / ms / 1e6, unit: "GB/s", ofRoofline };

@@ -8,6 +8,7 @@ import { demoCases } from "./demo.ts";
 import { hostCases } from "./host.ts";
 import { operatorCases } from "./operators.ts";
 import { Peer } from "./peers/peer.ts";
+import { ropeCases } from "./rope.ts";
 import { samplingCases } from "./sampling.ts";
 import { namesOf, parseCount, parseRegex, Table } from "./table.ts";
 import { variantCases } from "./variants.ts";
@@ -37,6 +38,7 @@ async function main(options: Options): Promise<void> {
     demoCases,
     attentionCases,
     operatorCases,
+    ropeCases,
     samplingCases,
     variantCases,
   ].flat();

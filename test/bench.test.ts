@@ -16,7 +16,7 @@ const rowKeys = ["name", "value", "unit", "ofRoofline", "peer", "ofPeer"];
 
 test("the benchmarks run, print their ceilings and write rows as JSON", async () => {
   const file = join(folder, "bench.json");
-  const only = "noop|plan/b256|append|demo|b16_h32_8|prefill/f32|variant/f32/mask";
+  const only = "noop|plan/b256|append|rope|demo|b16_h32_8|prefill/f32|variant/f32/mask";
   const args = ["--quick", "--no-peer", "--only", only, "--json", file];
   const { code, stdout, stderr } = await runBun([script, ...args]);
   expect({ code, stderr }).toEqual({ code: 0, stderr: "" });

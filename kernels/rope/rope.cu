@@ -101,13 +101,16 @@ FB_DEVICE float square_sum(const float (&x)[2][chunk], float sum) {
     return sum;
 }
 
-FB_DEVICE void multiply_unit(const fb_rope_append_params& p, const Head& head,
-                             const Unit& unit, float factor, float (&x)[2][chunk]) {
-    float weight[2][chunk];
-    load_unit(head.weight_dtype, head.weight, unit, weight);
+FB_DEVICE void multiply_unit(const fb_rope_append_params& p, const Head& head, const Unit& unit,
+                             float factor, float (&x)[2][chunk]) {
     FB_UNROLL
-    for (int i = 0; i < 2 * chunk; i++)
-        x[i / chunk][i % chunk] *= factor * (weight[i / chunk][i % chunk] + p.weight_offset);
+    for (int c = 0; c < 2; c++) {
+        float weight[chunk];
+        const uint64_t address = head.weight + element_bytes(head.weight_dtype) * unit.at[c];
+        load_chunk(head.weight_dtype, address, unit.count[c], weight);
+        FB_UNROLL
+        for (int i = 0; i < chunk; i++) x[c][i] *= factor * (weight[i] + p.weight_offset);
+    }
 }
 
 FB_DEVICE void finish_unit(const fb_rope_append_params& p, const Head& head, const Unit& unit,
@@ -145,7 +148,7 @@ FB_OPERATOR(apply_rope, fb_rope_params, rope_threads, 8, rope_threads) {
 
 // Normalises and turns lanes [rope_threads * item, ...), and writes keys and values into their
 // slots. A lane keeps its first unit from the sum to the end.
-FB_OPERATOR(norm_rope_append, fb_rope_append_params, rope_threads, 4, rope_threads) {
+FB_OPERATOR(norm_rope_append, fb_rope_append_params, rope_threads, 6, rope_threads) {
     pdl_wait();
     pdl_launch_dependents();
     const int32_t heads = p.queries.count + p.append.heads[0] + p.append.heads[1];

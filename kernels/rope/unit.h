@@ -55,29 +55,30 @@ FB_DEVICE void load_unit(int32_t dtype, uint64_t row, const Unit& unit, float (&
 
 // ---- compute
 
+FB_DEVICE Angle angle_of(const fb_turn_params& t, int32_t position, uint32_t high, uint32_t low) {
+    const Angle angle = angle_at(position, {int32_t(high), int32_t(low)});
+    return {angle.cos * t.factor, angle.sin * t.factor};
+}
+
 FB_DEVICE void turn_unit(const fb_turn_params& t, const Unit& unit, int32_t token,
                          float (&x)[2][chunk]) {
     const int32_t* const positions = items<const int32_t>(t.positions) + token;
-    const int32_t first = positions[0];
-    Angle by[chunk];
+    const int32_t position = positions[0];
     FB_UNROLL
     for (int i = 0; i < chunk; i += 2) {
         const uint4 rates = items<const uint4>(t.rates)[(unit.pair + i) / 2];
-        int32_t at[2] = {first, first};
+        int32_t at[2] = {position, position};
         for (int j = 0; t.axes != 0 && j < 2; j++)
             at[j] = positions[items<const int32_t>(t.axes)[unit.pair + i + j] * t.axis_stride];
-        by[i] = angle_at(at[0], {int32_t(rates.x), int32_t(rates.y)});
-        by[i + 1] = angle_at(at[1], {int32_t(rates.z), int32_t(rates.w)});
-    }
-    FB_UNROLL
-    for (int i = 0; i < chunk; i++) {
-        by[i].cos *= t.factor;
-        by[i].sin *= t.factor;
-    }
-    FB_UNROLL
-    for (int i = 0; i < chunk; i++) {
-        if (t.interleaved) turn_pair(x[i / 4][i % 4 * 2], x[i / 4][i % 4 * 2 + 1], by[i]);
-        else turn_pair(x[0][i], x[1][i], by[i]);
+        const Angle by[2] = {angle_of(t, at[0], rates.x, rates.y),
+                             angle_of(t, at[1], rates.z, rates.w)};
+        FB_UNROLL
+        for (int j = 0; j < 2; j++) {
+            const int pair = i + j;
+            float(&both)[chunk] = x[pair / 4];
+            if (t.interleaved) turn_pair(both[pair % 4 * 2], both[pair % 4 * 2 + 1], by[j]);
+            else turn_pair(x[0][pair], x[1][pair], by[j]);
+        }
     }
 }
 

@@ -81,6 +81,7 @@ const Room = struct {
             if (data == 0) continue;
             simd.widen_row(@fromBackingInt(@intCast(code)), items(u8, data), row, dim, 1);
             for (row[0..dim]) |*weight| weight.* += p.weight_offset;
+            @memset(row[dim..], 0);
         }
     }
 };
@@ -157,6 +158,12 @@ fn normalise(x: [*]f32, weight: [*]const f32, dim: usize, eps: f32) void {
         const part: simd.F = x[at..][0..simd.lanes].*;
         squares = simd.mul_add(part, part, squares);
     }
-    const factor = 1 / @sqrt(simd.sum(squares) / @as(f32, @floatFromInt(dim)) + eps);
-    for (x[0..dim], weight[0..dim]) |*value, by| value.* *= factor * by;
+    const mean = simd.sum(squares) / @as(f32, @floatFromInt(dim));
+    const factor = simd.splat(1 / @sqrt(mean + eps));
+    at = 0;
+    while (at < padded) : (at += simd.lanes) {
+        const part: simd.F = x[at..][0..simd.lanes].*;
+        const by: simd.F = weight[at..][0..simd.lanes].*;
+        x[at..][0..simd.lanes].* = part * factor * by;
+    }
 }
