@@ -59,3 +59,13 @@ FB_DEVICE float scale_of(const fb_append_params& p, int32_t plane, int32_t token
                                           at.page * scale.stride_page +
                                           at.within * scale.stride_token];
 }
+
+// ---- store
+
+FB_DEVICE void append_position(const fb_append_params& p, int32_t token) {
+    const AppendTarget at = target_of(p, token);
+    if (at.page < 0) return;
+    const int32_t* const positions = items<const int32_t>(p.new_positions);
+    items<int32_t>(p.key_positions)[at.page * p.page_size + at.within] =
+        positions == nullptr ? -1 : positions[token];
+}

@@ -154,6 +154,8 @@ FB_OPERATOR(norm_rope_append, fb_rope_append_params, rope_threads, 6, rope_threa
     const int32_t heads = p.queries.count + p.append.heads[0] + p.append.heads[1];
     const HeadPlace place = place_of(heads, p.head_lanes);
     const Head head = head_of(p, place);
+    if (p.append.key_positions != 0 && place.head == 0 && place.lane == 0)
+        append_position(p.append, place.token);
     const bool works = place.lane < head.unit_count;
     Unit unit = {};
     float x[2][chunk] = {};

@@ -50,7 +50,7 @@ export class StepAppends {
 
   /**
    * Queues a layer's append, of a batch that was sent; its positions go to `keyPositions`. `by`:
-   * what launches the kernel, without positions. Errors: OptionError.
+   * what launches the kernel. Errors: OptionError.
    */
   queue(
     tensors: AppendTensors,
@@ -60,10 +60,8 @@ export class StepAppends {
     by: Appender | undefined,
   ): void {
     const { layer, batch } = tensors;
-    if (by !== undefined && keyPositions !== undefined)
-      this.queuePositions(batch, group, keyPositions, stream);
     const appender = by ?? this.#appenders[layer];
-    this.#begin(appender, batch, group, by === undefined ? keyPositions : undefined);
+    this.#begin(appender, batch, group, keyPositions);
     for (let i = 0; i < this.#planes.length; i++) {
       const { name } = this.#planes[i];
       const source = sourceOf(tensors, name);

@@ -82,7 +82,8 @@ export function requireHeads(option: string, x: Tensor, rope: Rope, tokens: numb
   requireTensor(option, x);
   x.requireOn(rope.device, option);
   const { shape, strides, dtype, label } = x;
-  const fits = shape.length === 3 && shape[2] === rope.headDim && strides[2] === 1;
+  const isHeads = shape.length === 3 && shape[1] >= 1 && shape[2] === rope.headDim;
+  const fits = isHeads && strides[2] === 1;
   if (!fits || shape[0] < tokens) {
     const allowed = `[${tokens} or more, heads, ${rope.headDim}] with innermost stride 1`;
     throw new OptionError(option, label, allowed, "reshape or copy it.");

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { Attention } from "../../src/attention/attention.ts";
 import { normRopeAppend, type NormRopeAppendTensors } from "../../src/cache/norm-rope-append.ts";
+import type { PagedCacheOptions } from "../../src/cache/options.ts";
 import { PagedCache } from "../../src/cache/paged-cache.ts";
 import type { Device } from "../../src/device/device.ts";
 import { DisposedError, OptionError, PlanError } from "../../src/errors.ts";
@@ -125,7 +126,12 @@ interface Made {
 }
 
 /** A step of a fresh cache; q, k and v are views of one product, with more behind each head. */
-function make(device: Device, c: Case, random: Random): Made {
+function make(
+  device: Device,
+  c: Case,
+  random: Random,
+  over: Partial<PagedCacheOptions> = {},
+): Made {
   const { lengths, queryHeads, kvHeads, headDim, valueDim, dtype, layout } = c;
   const cache = PagedCache.create(device, {
     layers: 2,
@@ -136,12 +142,15 @@ function make(device: Device, c: Case, random: Random): Made {
     pages: 24,
     pageSize: 4,
     layout,
+    ...over,
   });
   const tokens = lengths.reduce((sum, length) => sum + length, 0);
   const batch = cache.reserve(
     lengths.map(() => cache.sequence()),
     lengths,
-    { padTo: tokens + c.padding },
+    over.keyPositions
+      ? { positions: Int32Array.from({ length: tokens }, (_, i) => 7 * i + 2) }
+      : { padTo: tokens + c.padding },
   );
   if (!batch.ok) throw batch.error;
   const heads = queryHeads + 2 * kvHeads;
@@ -302,6 +311,15 @@ describe.each(await targetsHere())("normRopeAppend on $name", (target) => {
       );
     expect(apart(queries, q.toFloat64Array())).toBeLessThan(most);
     expect(apart(keys, fused.cache.plane(1, "key").toFloat64Array())).toBeLessThan(most);
+  });
+
+  test("positions of keys are kept with them", async () => {
+    await using device = await target.open(1);
+    const { cache, tensors, batch } = make(device, plain, seeded(16), { keyPositions: true });
+    normRopeAppend(cache, tensors);
+    const kept = cache.keyPositions(1)!.toFloat64Array();
+    for (let token = 0; token < batch.tokenCount; token++)
+      expect(kept[batch.slotMappings[0][token]]).toBe(batch.positions[token]);
   });
 
   test("a graph replays it for the next step, padding left alone", async () => {

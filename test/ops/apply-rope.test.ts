@@ -314,6 +314,7 @@ test("bad input is refused by name, and nothing is written", async () => {
   const refused: [string, ...Parameters<typeof applyRope>][] = [
     ["q", ones([3, 16]), k, positions, rope],
     ["q", ones([3, 2, 6]), k, positions, rope],
+    ["q", ones([3, 0, 8]), k, positions, rope],
     ["q", ones([3, 8, 2]).permute(0, 2, 1), k, positions, rope],
     ["q", ones([3, 2, 8], "f8e4m3"), k, positions, rope],
     ["q", ones([3, 2, 8], "f32", elsewhere), k, positions, rope],

@@ -23,11 +23,7 @@ fn run_append(p: *const params.fb_append_params, index: u32, scratch: [*]align(6
     const first = @as(usize, index) * append_tokens;
     for (first..@max(first, @min(count, first + append_tokens))) |token| {
         const at = place_of(p, token) orelse continue;
-        if (p.key_positions != 0) {
-            const slot: usize = @intCast(at.page * p.page_size + at.within);
-            items(i32, p.key_positions)[slot] =
-                if (p.new_positions == 0) -1 else items(i32, p.new_positions)[token];
-        }
+        if (p.key_positions != 0) append_position(p, token, at);
         for (0..@intCast(p.plane_count)) |plane| {
             append_token(p, plane, token, at, scratch);
         }
@@ -38,8 +34,15 @@ fn run_append(p: *const params.fb_append_params, index: u32, scratch: [*]align(6
 /// Where a token goes; page -1: nowhere.
 pub const Place = struct { page: i64 = -1, within: i64 = 0 };
 
+/// Keeps a token's position, in pages of positions.
+pub fn append_position(p: *const params.fb_append_params, token: usize, at: Place) void {
+    const slot: usize = @intCast(at.page * p.page_size + at.within);
+    items(i32, p.key_positions)[slot] =
+        if (p.new_positions == 0) -1 else items(i32, p.new_positions)[token];
+}
+
 /// Where a token goes, within the pages that there are.
-pub fn place_of(p: *const params.fb_append_params, token: usize) ?Place {
+pub inline fn place_of(p: *const params.fb_append_params, token: usize) ?Place {
     const at = if (p.slot_mapping != 0) place_of_slot(p, token) else place_in_table(p, token);
     return if (at.page < 0 or at.page >= p.page_count) null else at;
 }

@@ -108,6 +108,8 @@ fn run_append(
         room.angles.at(&p.turn, token);
         if (head < queries) {
             finish(p, room, 0, query_row(p, token, head), x);
+            if (head > 0 or p.append.key_positions == 0) continue;
+            if (page.place_of(&p.append, token)) |at| page.append_position(&p.append, token, at);
         } else if (page.place_of(&p.append, token)) |at| {
             const key = head - queries;
             const plane: usize = if (key < keys) 0 else 1;
