@@ -3,6 +3,7 @@
  * shrunk libraries in turn, device code loaded lazily and eagerly: results, times and memory.
  *
  * Usage: bun bench/debloat/gpu.ts [--site <folder>] [--rounds <n>] [--traced <n>] [--json <file>]
+ *                                 [--program <file> [words...]]
  */
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -33,17 +34,26 @@ const figures = [
   ["GPU memory", "gpuBytes", "MB"],
 ] as const;
 
-const options = new Command("bench:debloat:gpu")
+const parsed = new Command("bench:debloat:gpu")
   .description("Runs a PyTorch program on a GPU with its original and with shrunk libraries.")
   .option("--site <folder>", "PYTHONPATH of PyTorch; default: what python3 imports")
   .option("--rounds <n>", "runs of each kind", parseCount(1, 100), 3)
   .option("--traced <n>", "runs with the tracer, to see its cost", parseCount(0, 100), 3)
   .option("--json <file>", "write everything as JSON")
-  .parse()
-  .opts<{ site?: string; rounds: number; traced: number; json?: string }>();
+  .option("--program <file>", "another program, which writes its report to its last argument")
+  .argument("[words...]", "arguments of the program")
+  .parse();
+const options = parsed.opts<{
+  site?: string;
+  rounds: number;
+  traced: number;
+  json?: string;
+  program?: string;
+}>();
 
 const answer = join(benchFolder, "gpu.json");
-const command = ["python3", join(import.meta.dir, "gpu_program.py"), answer];
+const program = options.program ?? join(import.meta.dir, "gpu_program.py");
+const command = ["python3", program, ...parsed.args, answer];
 const folders = { cache: join(benchFolder, "gpu-cache") };
 const choices = { level: "kernel", host: "pages", strip: true, dropRel: true } as const;
 

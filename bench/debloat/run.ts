@@ -2,7 +2,7 @@
  * Shrinks PyTorch's CUDA libraries by each option and prints what is left beside the paper's
  * figures; then runs a program of the CPU with the original and with the shrunk libraries.
  *
- * Usage: bun run bench:debloat [--site <folder>] [--only <regex>] [--json <file>]
+ * Usage: bun run bench:debloat [--site <folder>] [--only <regex>] [--json <file>] [--workloads]
  */
 import { existsSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -12,6 +12,7 @@ import { root } from "../../scripts/toolchain.ts";
 import { parseRegex } from "../table.ts";
 import { benchFolder, type Installed, installed, namesOf, torchVersion } from "./install.ts";
 import type { StepRequest, StepSums } from "./step.ts";
+import { runWorkloads } from "./workloads.ts";
 
 /** A row: one way of shrinking. */
 interface Row {
@@ -86,9 +87,20 @@ const command = new Command("bench:debloat")
   .option("--site <folder>", `use PyTorch ${torchVersion} of this folder; nothing is fetched`)
   .option("--only <regex>", "run the rows whose name matches", parseRegex, /./)
   .option("--json <file>", "write the rows as JSON")
+  .option("--workloads", "run the paper's workloads instead, as far as this machine can")
   .parse();
 
-process.exitCode = await main(command.opts<{ site?: string; only: RegExp; json?: string }>());
+const options = command.opts<{
+  site?: string;
+  only: RegExp;
+  json?: string;
+  workloads?: boolean;
+}>();
+if (options.workloads) {
+  const found = await runWorkloads();
+  if (options.json !== undefined)
+    writeFileSync(options.json, `${JSON.stringify(found, undefined, 1)}\n`);
+} else process.exitCode = await main(options);
 
 async function main(options: { site?: string; only: RegExp; json?: string }): Promise<number> {
   const libraries = await installed(options.site);

@@ -1,0 +1,146 @@
+/**
+ * The paper's evaluation: ten workloads of four frameworks on a GPU, and wheels that need none to
+ * be shrunk by architecture. Where no GPU is, rows say so with the command that measures them.
+ */
+import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { must, root } from "../../scripts/toolchain.ts";
+import { inspectLibrary, Pool, slimTree } from "../../src/debloat/index.ts";
+import { benchFolder } from "./install.ts";
+
+/** A program that gpu.ts runs with the originals and with shrunk libraries. */
+interface Workload {
+  readonly name: string;
+  /** Packages of PyPI that it needs. */
+  readonly packages: readonly string[];
+  readonly command: readonly string[];
+}
+
+const torch = ["torch==2.11.0", "numpy"];
+const jax = ["jax[cuda13]"];
+const cupy = ["cupy-cuda13x[ctk]"];
+
+const workloads: readonly Workload[] = [
+  ...["mobilenet", "transformer"].flatMap((model) =>
+    ["infer", "train"].map((way) => ({
+      name: `PyTorch ${model} ${way}`,
+      packages: torch,
+      command: ["torch_model.py", model, way],
+    })),
+  ),
+  ...["generate", "train"].flatMap((way) => [
+    {
+      name: `Transformers Llama ${way}`,
+      packages: [...torch, "transformers"],
+      command: ["llama.py", way],
+    },
+    { name: `JAX Llama ${way}`, packages: jax, command: ["jax_model.py", way] },
+  ]),
+  ...["linalg", "fft"].map((way) => ({
+    name: `CuPy ${way}`,
+    packages: cupy,
+    command: ["cupy_math.py", way],
+  })),
+];
+
+/** Wheels whose libraries are shrunk by architecture alone. */
+const wheels = ["onnxruntime-gpu", "tensorflow", "vllm"];
+
+/** What is left of a wheel. */
+export interface WheelRow {
+  readonly name: string;
+  readonly libraries: number;
+  readonly shrunk: number;
+  readonly files: readonly [before: number, after: number];
+  readonly deviceCode: readonly [before: number, after: number];
+  readonly hostCode: number;
+  readonly seconds: number;
+}
+
+/** Runs what can be run here; returns the rows of the wheels. */
+export async function runWorkloads(): Promise<WheelRow[]> {
+  const hasGpu = existsSync("/dev/nvidia0");
+  for (const workload of workloads) {
+    const { name, packages, command } = workload;
+    const site = join(benchFolder, "workloads", packages.join("+").replace(/[^\w.+-]/g, "_"));
+    const program = join("bench", "debloat", "workloads", command[0]);
+    const words = ["bench/debloat/gpu.ts", "--site", site, "--program", program];
+    const line = [...words, ...command.slice(1)];
+    if (!hasGpu) {
+      const shown = line.join(" ").replace(`${root}/`, "");
+      process.stdout.write(`${name}: not measured, bun ${shown}\n`);
+      continue;
+    }
+    process.stdout.write(`\n${name}\n`);
+    await install(site, packages);
+    const child = Bun.spawn([process.execPath, ...line], { stdout: "inherit", stderr: "inherit" });
+    if ((await child.exited) !== 0) process.stdout.write(`${name}: FAILED\n`);
+  }
+  const rows: WheelRow[] = [];
+  for (const name of wheels) rows.push(await shrinkWheel(name));
+  return rows;
+}
+
+async function install(site: string, packages: readonly string[]): Promise<void> {
+  if (existsSync(site)) return;
+  const part = `${site}.part`;
+  rmSync(part, { recursive: true, force: true });
+  const python = Bun.which("python3") ?? "python3";
+  const pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"];
+  const options = ["--only-binary=:all:", "--target", part];
+  await must(`fetching ${packages.join(", ")}`, [...pip, ...options, ...packages], "run it again.");
+  renameSync(part, site);
+}
+
+async function shrinkWheel(name: string): Promise<WheelRow> {
+  const site = join(benchFolder, "wheels-of", name);
+  await install(site, ["--no-deps", name]);
+  const slim = `${site}.slim`;
+  rmSync(slim, { recursive: true, force: true });
+  mkdirSync(benchFolder, { recursive: true });
+  const started = performance.now();
+  const report = await slimTree(site, slim, { arch: ["sm_90"], strip: true, dropRel: true });
+  const seconds = (performance.now() - started) / 1000;
+  const before = await codeOf(site, report.libraries);
+  const after = await codeOf(slim, report.libraries);
+  rmSync(slim, { recursive: true });
+  const row: WheelRow = {
+    name,
+    libraries: before.libraries,
+    shrunk: report.libraries.length,
+    files: [report.bytesBefore, report.bytesAfter],
+    deviceCode: [before.device, after.device],
+    hostCode: before.host,
+    seconds,
+  };
+  process.stdout.write(`${textOf(row)}\n`);
+  return row;
+}
+
+/** Bytes of code of the libraries that were shrunk, and how many libraries there are at all. */
+async function codeOf(site: string, shrunk: readonly { readonly name: string }[]) {
+  const libraries = [...new Bun.Glob("**/*.so*").scanSync({ cwd: site })].length;
+  const sums = { libraries, device: 0, host: 0 };
+  using pool = new Pool();
+  for (const { name } of shrunk) {
+    const { sections } = await inspectLibrary(join(site, name), pool);
+    for (const { part, bytes } of sections) {
+      if (part.includes("fat binaries")) sums.device += bytes;
+      if (part === "host code") sums.host += bytes;
+    }
+    Bun.gc(true);
+  }
+  return sums;
+}
+
+function textOf({ name, libraries, shrunk, files, deviceCode, hostCode, seconds }: WheelRow) {
+  const change = ([before, after]: readonly [number, number]) => {
+    const share = before === 0 ? 0 : (100 * (after - before)) / before;
+    return `${(before / 1e6).toFixed(0)} -> ${(after / 1e6).toFixed(0)} MB (${share.toFixed(1)} %)`;
+  };
+  return (
+    `${name}, sm_90, strip, drop-rel: ${shrunk} of ${libraries} libraries, files ` +
+    `${change(files)}, device code ${change(deviceCode)}, host code ` +
+    `${(hostCode / 1e6).toFixed(0)} MB; ${seconds.toFixed(1)} s`
+  );
+}
