@@ -126,9 +126,10 @@ function checkHistory(x: Tensor, options: AdjustOptions): number {
   }
   if (allowed !== undefined) checkOutRows("allowed", allowed, device, [rows, words], ["i32"]);
   if (slots !== undefined) checkColumn("slots", slots, device, rows, "i32");
-  const [history] = tensorsOf(counts, prompts);
+  if (counts !== undefined) requireTensor("counts", counts);
+  if (prompts !== undefined) requireTensor("prompts", prompts);
+  const history = counts ?? prompts;
   if (history === undefined) return 0;
-  requireTensor(counts === undefined ? "prompts" : "counts", history);
   const slotCount = history.shape[0];
   if (slots === undefined && slotCount !== rows)
     throw new OptionError("slots", slots, "given", `name the row of counts of ${rows} rows.`);
