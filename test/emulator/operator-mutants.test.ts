@@ -10,12 +10,17 @@ import type { Job } from "./run-operator.ts";
 
 /** Kernels of which blocks, and clusters, work on rows together. */
 const kernels = [
+  "argmax_long",
+  "norm_long",
   "sample_rows",
   "sample_rows_cluster",
   "top_k_rows",
   "top_k_rows_cluster",
   "verify_drafts",
 ];
+
+/** Where what they wait for is. */
+const folders = ["sampling/", "argmax/", "norm/", "common/rows.h"];
 
 /** Mutants that run right here, and why. */
 const harmless: Record<string, string> = {};
@@ -39,7 +44,8 @@ describe.skipIf(skipped)("a kernel that shares rows", () => {
       return { kernel, expected, text: expand({ source, constants: {} }) };
     });
     const all = originals.flatMap((of) =>
-      withoutEachWait(of.text, "sampling/")
+      folders
+        .flatMap((folder) => withoutEachWait(of.text, folder))
         // Kernels of a stream run one after the other here.
         .filter(({ name }) => !name.includes("pdl_wait"))
         .map((mutant) => ({ of, mutant })),

@@ -4,7 +4,9 @@ import { readFileSync } from "node:fs";
 import { Device } from "../../src/device/device.ts";
 import { Module } from "../../src/device/kernel.ts";
 import { operatorKernels } from "../../src/jit/operators.ts";
+import { argmax } from "../../src/ops/argmax.ts";
 import { verifyDrafts } from "../../src/ops/drafts.ts";
+import { layerNorm } from "../../src/ops/norm.ts";
 import { renormalize, sample } from "../../src/ops/sample.ts";
 import { logProbs, topK } from "../../src/ops/top-k.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
@@ -49,7 +51,17 @@ function verified(device: Device): Tensor[] {
   return [got.tokens, got.accepted];
 }
 
+/** Three numbers of a row are joined, one after the other: mean, squares, largest result. */
+function normalized(device: Device): Tensor[] {
+  const x = logits(device, 3, 3000);
+  using weight = logits(device, 1, 3000).reshape(3000);
+  const tokenScales = Tensor.zeros(device, [3], "f32");
+  return [layerNorm(x, weight, { dtype: "i8", tokenScales }), tokenScales];
+}
+
 const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
+  argmax_long: (device) => [argmax(logits(device, 3, 3000))],
+  norm_long: normalized,
   sample_rows: (device) => sampled(device, 2, 3000),
   sample_rows_cluster: (device) => sampled(device, 1, 16_500),
   top_k_rows: (device) => largest(device, 1500, [33, 1100]),

@@ -109,6 +109,12 @@ describe.each(await targetsHere())("on $name", (target) => {
     });
   });
 
+  test("argmax takes 0 and -0 as one number", async () => {
+    await using device = await target.open(1);
+    using x = Tensor.from(device, [-1, -0, 0, 0, -0, -1], [2, 3], "f32");
+    expect([...argmax(x).toFloat64Array()]).toEqual([1, 0]);
+  });
+
   test("argmax leaves rows behind the count alone, also in a graph", async () => {
     await using device = await target.open(1);
     using x = Tensor.from(device, [1, 2, 0, 5, 4, 3, 0, 0, 9], [3, 3], "bf16");
