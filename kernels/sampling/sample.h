@@ -37,10 +37,7 @@ FB_DEVICE uint64_t last_kept(Team<size>& team, const Row<size>& row, Weights wei
     uint64_t last = 0;
     if (n.top_k < row.length) {
         const auto each = [&](auto add) {
-            row.each([&](int32_t index, float x) {
-                if (n.min_p > 0 && !is_joint && weights.of(x) < n.min_p) return;
-                add(place_of(x, index), 1.0f);
-            });
+            row.each([&](int32_t index, float x) { add(place_of(x, index), 1.0f); });
         };
         const uint64_t k = uint64_t(n.top_k);
         last = find_cut<false>(team, each, [=](uint64_t) { return k; }).place;

@@ -89,7 +89,8 @@ function padded(values: readonly number[], length: number): number[] {
 }
 
 /** Random trees of a few rows: what stands is what the definition says. */
-function checkVerify(device: Device, random: Random, isTree: boolean): number {
+function checkVerify(device: Device, random: Random, kind: "chain" | "tree" | "siblings"): number {
+  const isTree = kind !== "chain";
   const dtype = random.pick(["f32", "bf16"] as const);
   const [rows, count] = [random.integer(1, 4), random.integer(1, 6)];
   const vocabulary = random.pick([3, 8, 60, 700]);
@@ -104,7 +105,10 @@ function checkVerify(device: Device, random: Random, isTree: boolean): number {
   const requests = Array.from({ length: rows }, (_, row): Request => {
     const of = (all: Float64Array, nodes: number) => (node: number) =>
       all.subarray((row * nodes + node) * vocabulary, (row * nodes + node + 1) * vocabulary);
-    const parents = Array.from({ length: count }, (_, i) => (isTree ? random.integer(0, i) : i));
+    const parents = Array.from(
+      { length: count },
+      (_, i) => ({ chain: i, tree: random.integer(0, i), siblings: 0 })[kind],
+    );
     const draw = of(shares, count);
     const drafts = parents.map((node) => drawn(random, draw(node)));
     return { drafts, parents, p: of(p, count + 1), q: draw };
@@ -158,7 +162,8 @@ describe.each(await targetsHere())("drafts on $name", (target) => {
     await using device = await target.open(2);
     let clear = 0;
     const cases = isSlow(device) ? 16 : 120;
-    forSeeds(cases, (random) => (clear += checkVerify(device, random, random.chance(0.5))));
+    const kinds = ["chain", "tree", "siblings"] as const;
+    forSeeds(cases, (random) => (clear += checkVerify(device, random, random.pick(kinds))));
     if (process.env["SEED"] === undefined) expect(clear).toBeGreaterThan(cases);
   });
 
@@ -224,17 +229,18 @@ describe.each(await targetsHere())("drafts on $name", (target) => {
 
   test("tokens and parents that are none, and no mass, end with a stated result", async () => {
     await using device = await target.open(1);
-    using drafts = Tensor.from(device, [-1, 99, 1, 1, 1, 1], [3, 2], "i32");
-    // The third row's parents would be a circle.
-    using parents = Tensor.from(device, [0, 0, 7, -4, 2, 1], [3, 2], "i32");
+    using drafts = Tensor.from(device, [-1, 99, 1, 1, 1, 1, 1, 1], [4, 2], "i32");
+    // The third row's parents would be a circle, and the last one's first draft comes too early.
+    using parents = Tensor.from(device, [0, 0, 7, -4, 2, 1, 2, 0], [4, 2], "i32");
     const p = [1, 0, 0.5, 0.5, 0, 1];
-    using own = Tensor.from(device, [...p, ...p, 0, 0, NaN, 0, 0, 0], [3, 3, 2], "f32");
-    using draft = Tensor.from(device, new Array(12).fill(0.5), [3, 2, 2], "f32");
-    using status = Tensor.zeros(device, [3], "i32");
-    using out = Tensor.zeros(device, [3, 3], "i32");
+    const all = [...p, ...p, 0, 0, NaN, 0, 0, 0, 0, 1, 0, 1, 0, 1];
+    using own = Tensor.from(device, all, [4, 3, 2], "f32");
+    using draft = Tensor.from(device, new Array(16).fill(0.5), [4, 2, 2], "f32");
+    using status = Tensor.zeros(device, [4], "i32");
+    using out = Tensor.zeros(device, [4, 3], "i32");
     verifyDrafts(drafts, own, draft, { parents, status, out });
-    expect([...out.toFloat64Array()]).toEqual([0, -1, -1, 0, -1, -1, 0, -1, -1]);
-    expect([...status.toFloat64Array()]).toEqual([0, 0, 2]);
+    expect([...out.toFloat64Array()]).toEqual([0, -1, -1, 0, -1, -1, 0, -1, -1, 1, 1, -1]);
+    expect([...status.toFloat64Array()]).toEqual([0, 0, 2, 0]);
   });
 });
 

@@ -184,6 +184,16 @@ describe.each(await targetsHere())("sampling on $name", (target) => {
     expect(bits[1]).toEqual(bits[0]);
   });
 
+  test("filters that bound each other, in both orders", async () => {
+    await using device = await target.open(2);
+    const random = seeded(3);
+    const base = { rows: 2, length: 300, dtype: "f32", outDtype: "f32", from: "logits" } as const;
+    for (const order of ["topKFirst", "joint"] as const)
+      for (const minP of [0, 0.02])
+        for (const topP of [0.3, 0.8])
+          check(device, { ...base, order, minP, topP, topK: 30, spread: 1, ties: false }, random);
+  });
+
   test("long rows of one value, of two, and of a peak", async () => {
     await using device = await target.open(2);
     const random = seeded(8);

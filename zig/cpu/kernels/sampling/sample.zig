@@ -85,14 +85,11 @@ fn run(p: *const params.fb_sample_params, index: u32, scratch: [*]align(64) u8) 
 }
 
 fn filter(row: Row, weights: Weights, n: Numbers, is_joint: bool) Kept {
-    const min_weight = if (is_joint) 0 else n.min_p;
     var last: u64 = 0;
-    if (n.top_k < row.length) {
-        const heavy: Kept = .{ .min_weight = min_weight };
-        last = row.find_cut(weights, heavy, .{ .count = @intCast(n.top_k) });
-    }
+    if (n.top_k < row.length)
+        last = row.find_cut(weights, .{}, .{ .count = @intCast(n.top_k) });
     if (n.top_p < 1) {
-        const from: Kept = .{ .last = if (is_joint) 0 else last, .min_weight = min_weight };
+        const from: Kept = if (is_joint) .{} else .{ .last = last, .min_weight = n.min_p };
         last = @max(last, row.find_cut(weights, from, .{ .part = n.top_p }));
     }
     return .{ .last = last, .min_weight = n.min_p };
