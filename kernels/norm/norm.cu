@@ -144,7 +144,7 @@ FB_OPERATOR(norm_long, fb_norm_params, 256, 3, 1) {
 }
 
 // Shorter ones: eight rows of an item where a warp has one, more where fewer lanes do.
-FB_OPERATOR(norm_short, fb_norm_params, 256, 3, 8) {
+FB_OPERATOR(norm_short, fb_norm_params, 256, 2, 8) {
     pdl_wait();
     pdl_launch_dependents();
     norm_row(p, lanes_team(p.span));
