@@ -1,12 +1,21 @@
 import type { Engine } from "../engine/engine.ts";
-import type { GenerateOptions, Generation } from "../engine/request.ts";
+import type { GeneratedToken, GenerateOptions, Generation } from "../engine/request.ts";
 
 /** A piece of one of a request's answers. */
 export interface AnswerPiece {
   readonly index: number;
   readonly text: string;
+  /** Those that came since the piece before. */
+  readonly tokens: readonly GeneratedToken[];
   /** Null while the answer goes on. */
   readonly finishReason: "stop" | "length" | null;
+}
+
+/** One of a request's answers. */
+export interface WholeAnswer {
+  text: string;
+  tokens: GeneratedToken[];
+  finishReason: "stop" | "length";
 }
 
 /** OpenAI's count of a request's tokens. */
@@ -42,6 +51,8 @@ export class Answers {
   async *pieces(): AsyncGenerator<AnswerPiece, void> {
     const readers = this.#generations.map((generation) => generation[Symbol.asyncIterator]());
     const next = async (index: number) => ({ index, result: await readers[index].next() });
+    // Tokens within a character wait for its last one.
+    const held: GeneratedToken[][] = readers.map(() => []);
     const pending = new Map(readers.map((_, index) => [index, next(index)]));
     try {
       while (pending.size > 0) {
@@ -49,12 +60,14 @@ export class Answers {
         const { finishReason } = this.#generations[index];
         if (!result.done) {
           pending.set(index, next(index));
-          if (result.value.text !== "")
-            yield { index, text: result.value.text, finishReason: null };
+          const { text } = result.value;
+          held[index].push(result.value);
+          if (text !== "") yield { index, text, tokens: held[index].splice(0), finishReason: null };
           continue;
         }
         pending.delete(index);
-        yield { index, text: "", finishReason: finishReason === "length" ? "length" : "stop" };
+        const reason = finishReason === "length" ? "length" : "stop";
+        yield { index, text: "", tokens: held[index].splice(0), finishReason: reason };
       }
     } finally {
       for (const generation of this.#generations) generation.abort();
@@ -62,11 +75,15 @@ export class Answers {
   }
 
   /** Each answer whole, in order. */
-  async whole(): Promise<{ text: string; finishReason: "stop" | "length" }[]> {
-    const answers = this.#generations.map(() => ({ text: "", finishReason: "stop" as const }));
-    const whole: { text: string; finishReason: "stop" | "length" }[] = answers;
-    for await (const { index, text, finishReason } of this.pieces()) {
+  async whole(): Promise<WholeAnswer[]> {
+    const whole: WholeAnswer[] = this.#generations.map(() => ({
+      text: "",
+      tokens: [],
+      finishReason: "stop",
+    }));
+    for await (const { index, text, tokens, finishReason } of this.pieces()) {
       whole[index].text += text;
+      whole[index].tokens.push(...tokens);
       if (finishReason !== null) whole[index].finishReason = finishReason;
     }
     return whole;

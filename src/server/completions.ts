@@ -1,11 +1,12 @@
 import { randomUUID } from "node:crypto";
 import type { Engine } from "../engine/engine.ts";
-import type { GenerateOptions } from "../engine/request.ts";
-import { checkOptions, integer, list, type OptionSchemas, unchecked } from "../options.ts";
+import type { GeneratedToken, GenerateOptions } from "../engine/request.ts";
+import { checkOptions, flag, integer, list, type OptionSchemas, unchecked } from "../options.ts";
 import type { ChatMessage } from "../text/chat-template.ts";
-import { type AnswerPiece, Answers } from "./answers.ts";
-import { generateOptionsOf, type GenerationFields, generationSchemas } from "./fields.ts";
+import { type AnswerPiece, Answers, type WholeAnswer } from "./answers.ts";
+import { generateOptionsOf, type GenerationFields, generationSchemas, orNull } from "./fields.ts";
 import { errorEvent } from "./http-errors.ts";
+import { logprobsOf } from "./logprobs.ts";
 import { eventStream } from "./sse.ts";
 
 /** A body of `/v1/chat/completions`. */
@@ -13,6 +14,8 @@ interface ChatBody extends GenerationFields {
   messages: ChatMessage[];
   max_completion_tokens?: number | null;
   chat_template_kwargs?: Record<string, unknown>;
+  logprobs?: boolean | null;
+  top_logprobs?: number | null;
 }
 
 /** A body of `/v1/completions`. */
@@ -25,6 +28,8 @@ const chatSchemas: OptionSchemas = {
   messages: unchecked("a list of messages"),
   max_completion_tokens: generationSchemas["max_tokens"],
   chat_template_kwargs: unchecked("variables of the chat template"),
+  logprobs: orNull(flag),
+  top_logprobs: orNull(integer(0, 20)),
 };
 
 const textSchemas: OptionSchemas = {
@@ -47,8 +52,8 @@ interface Form {
   /** Of the whole answer, and of its pieces. */
   readonly objects: readonly [whole: string, piece: string];
   readonly idPrefix: string;
-  choice(index: number, text: string, finishReason: string): object;
-  piece(piece: AnswerPiece): object;
+  choice(index: number, answer: WholeAnswer, logprobs: object | null): object;
+  piece(piece: AnswerPiece, logprobs: object | null): object;
   /** Events before an answer's first piece. */
   opening(index: number): object | undefined;
 }
@@ -56,16 +61,16 @@ interface Form {
 const chatForm: Form = {
   objects: ["chat.completion", "chat.completion.chunk"],
   idPrefix: "chatcmpl-",
-  choice: (index, content, finish_reason) => ({
+  choice: (index, { text: content, finishReason }, logprobs) => ({
     index,
     message: { role: "assistant", content },
-    logprobs: null,
-    finish_reason,
+    logprobs,
+    finish_reason: finishReason,
   }),
-  piece: ({ index, text, finishReason }) => ({
+  piece: ({ index, text, finishReason }, logprobs) => ({
     index,
     delta: finishReason === null ? { content: text } : {},
-    logprobs: null,
+    logprobs,
     finish_reason: finishReason,
   }),
   opening: (index) => ({
@@ -79,7 +84,12 @@ const chatForm: Form = {
 const textForm: Form = {
   objects: ["text_completion", "text_completion"],
   idPrefix: "cmpl-",
-  choice: (index, text, finish_reason) => ({ index, text, logprobs: null, finish_reason }),
+  choice: (index, { text, finishReason }) => ({
+    index,
+    text,
+    logprobs: null,
+    finish_reason: finishReason,
+  }),
   piece: ({ index, text, finishReason }) => ({
     index,
     text,
@@ -95,8 +105,14 @@ export async function chatCompletion(asked: Asked, body: unknown) {
   const fields = body as ChatBody;
   const { messages, max_completion_tokens, chat_template_kwargs: templateVariables } = fields;
   const max_tokens = max_completion_tokens ?? fields.max_tokens ?? null;
-  const options = generateOptionsOf({ ...fields, max_tokens });
-  const given = { ...options, messages, ...(templateVariables && { templateVariables }) };
+  const { sampling, ...options } = generateOptionsOf({ ...fields, max_tokens });
+  const logprobs = fields.logprobs === true ? (fields.top_logprobs ?? 0) : -1;
+  const given = {
+    ...options,
+    sampling: { ...sampling, logprobs },
+    messages,
+    ...(templateVariables && { templateVariables }),
+  };
   return await complete(asked, chatForm, fields, given);
 }
 
@@ -122,10 +138,11 @@ async function complete(
   const created = Math.floor(Date.now() / 1000);
   const head = { id: `${form.idPrefix}${randomUUID()}`, created, model };
   const withUsage = fields.stream_options?.include_usage === true;
+  const told = (tokens: readonly GeneratedToken[]) => logprobsOf(engine.tokenizer, tokens);
   if (fields.stream === true)
-    return eventStream(events(answers, form, head, fields.n ?? 1, withUsage), errorEvent);
-  const choices = (await answers.whole()).map(({ text, finishReason }, index) =>
-    form.choice(index, text, finishReason),
+    return eventStream(events(answers, form, head, told, fields.n ?? 1, withUsage), errorEvent);
+  const choices = (await answers.whole()).map((answer, index) =>
+    form.choice(index, answer, told(answer.tokens)),
   );
   return Response.json({ ...head, object: form.objects[0], choices, usage: answers.usage });
 }
@@ -134,6 +151,7 @@ async function* events(
   answers: Answers,
   form: Form,
   head: object,
+  told: (tokens: readonly GeneratedToken[]) => object | null,
   count: number,
   withUsage: boolean,
 ): AsyncGenerator<object, void> {
@@ -142,6 +160,7 @@ async function* events(
     const opening = form.opening(index);
     if (opening !== undefined) yield { ...chunk, choices: [opening] };
   }
-  for await (const piece of answers.pieces()) yield { ...chunk, choices: [form.piece(piece)] };
+  for await (const piece of answers.pieces())
+    yield { ...chunk, choices: [form.piece(piece, told(piece.tokens))] };
   if (withUsage) yield { ...chunk, choices: [], usage: answers.usage };
 }

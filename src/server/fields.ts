@@ -24,7 +24,7 @@ export interface GenerationFields {
 }
 
 /** Null stands for absent, as OpenAI's clients send it. */
-function orNull(schema: OptionSchema): OptionSchema {
+export function orNull(schema: OptionSchema): OptionSchema {
   const { description } = schema;
   return { anyOf: [schema, { type: "null" }], description: `${description}, or null` };
 }

@@ -102,6 +102,26 @@ describe("the openai client", () => {
     expect(answer.choices[0].text).toBe(await prompt.text());
   });
 
+  test("gets log-probabilities, whole and in a stream", async () => {
+    const asked = { ...greedy, messages, logprobs: true, top_logprobs: 2 };
+    const whole = await client.chat.completions.create(asked);
+    const content = whole.choices[0].logprobs!.content!;
+    expect(content.length).toBe(8);
+    for (const { token, logprob, top_logprobs: top } of content) {
+      expect([top.length, top[0].token, top[0].logprob]).toEqual([2, token, logprob]);
+      expect(top[1].logprob).toBeLessThanOrEqual(logprob);
+    }
+    const streamed: unknown[] = [];
+    for await (const { choices } of await client.chat.completions.create({
+      ...asked,
+      stream: true,
+    }))
+      streamed.push(...(choices[0].logprobs?.content ?? []));
+    expect(streamed).toEqual(content);
+    const plain = await client.chat.completions.create({ ...greedy, messages });
+    expect(plain.choices[0].logprobs).toBeNull();
+  });
+
   test("is told what is wrong", async () => {
     const asked = client.chat.completions.create({ ...greedy, messages, temperature: 101 });
     const error = await asked.catch((failure: unknown) => failure);
