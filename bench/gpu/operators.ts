@@ -1,5 +1,6 @@
-import { mergeStates, PagedCache, rmsNorm, Tensor } from "../../src/index.ts";
+import { mergeStates, PagedCache, Tensor } from "../../src/index.ts";
 import { dtypeBytes } from "../../src/tensor/dtype.ts";
+import { bytesOf, type Subject, subjects } from "../subjects.ts";
 import {
   bareRow,
   copiesOf,
@@ -17,9 +18,12 @@ export const operatorCases: GpuCase[] = [
   { name: "append/bf16/t16384_h8_d128_p16", run: (bench) => append(bench, "bf16") },
   { name: "append/f8e4m3/t16384_h8_d128_p16", run: (bench) => append(bench, "f8e4m3") },
   { name: "merge/bf16/s2_t8192_h32_d128", run: merge },
-  { name: "rms_norm/bf16/t16384_d4096", run: (bench) => norm(bench, 16_384, 4096) },
-  { name: "rms_norm/bf16/t64_d4096", run: (bench) => norm(bench, 64, 4096) },
-  { name: "rms_norm/bf16/t524288_d128", run: (bench) => norm(bench, 524_288, 128) },
+  ...subjects.flatMap((subject) =>
+    [16_384, 64].map((rows) => ({
+      name: `${subject.name}/bf16/t${rows}_d${subject.dim}`,
+      run: (bench: GpuBench) => overRows(bench, subject, rows),
+    })),
+  ),
 ];
 
 async function append(bench: GpuBench, dtype: "bf16" | "f8e4m3"): Promise<GpuRow[]> {
@@ -80,21 +84,15 @@ async function merge(bench: GpuBench): Promise<GpuRow[]> {
   return [moved(bench, bytes, ms)];
 }
 
-async function norm(bench: GpuBench, rows: number, dim: number): Promise<GpuRow[]> {
-  const { device } = bench;
-  const shape = [bench.quick ? Math.min(rows, 64) : rows, dim];
-  const bytes = 2 * 2 * shape[0] * dim;
+async function overRows(bench: GpuBench, subject: Subject, rows: number): Promise<GpuRow[]> {
+  const { device, quick } = bench;
+  const prepare = () => subject.prepare(device, quick ? 16 : rows, subject.dim, "bf16");
+  const all = [prepare()];
+  const bytes = bytesOf(all[0].moves);
   const copies = copiesOf(bench, bytes);
-  using weight = Tensor.randomNormal(device, [dim], "bf16", { seed: 0 });
-  const all = Array.from({ length: copies }, (_, seed) => ({
-    x: Tensor.randomNormal(device, shape, "bf16", { seed }),
-    out: Tensor.empty(device, shape, "bf16"),
-  }));
-  const ms = await timeOf(bench, runsOf(bench, copies), (run) => {
-    const { x, out } = all[run % copies];
-    rmsNorm(x, weight, { out });
-  });
-  for (const { x, out } of all) for (const tensor of [x, out]) tensor[Symbol.dispose]();
+  while (all.length < copies) all.push(prepare());
+  const ms = await timeOf(bench, runsOf(bench, copies), (run) => all[run % copies].run());
+  for (const { moves } of all) for (const tensor of new Set(moves)) tensor[Symbol.dispose]();
   return [moved(bench, bytes, ms)];
 }
 
