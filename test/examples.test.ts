@@ -5,6 +5,7 @@ import { root } from "./support/sources.ts";
 
 const lastLines: Record<string, RegExp> = {
   "decode.ts": /^step 4: 104 and 11 tokens, first output -?\d\.\d{4}$/,
+  "decoder.ts": /^24 of 24 tokens are those of a full recompute$/,
   "port.ts": /^lengths 39, 26, 61, 22 in 11 pages, output -?\d\.\d{4}$/,
   "shared-prefix.ts": /^8 of 8 lookups hit$/,
   "tree-draft.ts": /^the sequence now holds 53 tokens$/,
@@ -12,7 +13,8 @@ const lastLines: Record<string, RegExp> = {
 };
 
 test("every example has a line to end with", () => {
-  expect(readdirSync(join(root, "examples")).sort()).toEqual(Object.keys(lastLines));
+  const programs = readdirSync(join(root, "examples")).filter((name) => name.endsWith(".ts"));
+  expect(programs.sort()).toEqual(Object.keys(lastLines));
 });
 
 test.each(Object.entries(lastLines))("%s runs", (name, lastLine) => {

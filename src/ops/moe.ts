@@ -84,9 +84,9 @@ function checkOut(out: Tensor, y: Tensor, residual: Tensor | undefined, shape: n
 
 /** The weights of a mixture of experts, and what lies between them. */
 export interface MoeOptions extends CombineOptions {
-  /** [experts, 2 * hidden, dim]: the gates' rows, then those that go through them. */
+  /** Rows of the gates, then those that go through them: [experts, 2 * hidden, dim]. */
   gateUp: Weight;
-  /** [experts, dim, hidden]. */
+  /** Back to the model's width: [experts, dim, hidden]. */
   down: Weight;
   /** Of the gate; default "silu". */
   activation?: Activation;
