@@ -6,6 +6,7 @@ import { attentionCases } from "./attention.ts";
 import { type Bench, type Ceilings, type Measured, measureCeilings } from "./bench.ts";
 import { demoCases } from "./demo.ts";
 import { hostCases } from "./host.ts";
+import { matmulCases } from "./matmul.ts";
 import { operatorCases } from "./operators.ts";
 import { Peer } from "./peers/peer.ts";
 import { ropeCases } from "./rope.ts";
@@ -39,6 +40,7 @@ async function main(options: Options): Promise<void> {
     attentionCases,
     operatorCases,
     ropeCases,
+    matmulCases,
     samplingCases,
     variantCases,
   ].flat();
@@ -49,7 +51,7 @@ async function main(options: Options): Promise<void> {
     return;
   }
   await using device = await Device.open("cpu", { threads: options.threads });
-  const peer = options.peer ? await Peer.start("sdpa.py", [String(options.threads)]) : undefined;
+  const peer = options.peer ? await Peer.start("cpu.py", [String(options.threads)]) : undefined;
   const ceilings = await measureCeilings(device, options.quick);
   const peerName =
     peer === undefined ? "none (torch cannot be imported)" : `PyTorch ${peer.version}`;

@@ -9,6 +9,7 @@ import { type GpuBench, type GpuCase, type GpuRow, measureCeilings } from "./ben
 import { decodeCases, moreDecodeCases } from "./decode.ts";
 import { latentCases } from "./latent.ts";
 import { machineLine } from "./machine.ts";
+import { matmulCases } from "./matmul.ts";
 import { operatorCases } from "./operators.ts";
 import { mixedCases } from "./mixed.ts";
 import { morePrefillCases, prefillCases } from "./prefill.ts";
@@ -36,6 +37,7 @@ const cases: GpuCase[] = [
   ...mixedCases,
   ...variantCases,
   ...operatorCases,
+  ...matmulCases,
   ...ropeCases,
   ...samplingCases,
   ...moreDecodeCases,

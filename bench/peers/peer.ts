@@ -25,6 +25,19 @@ export interface PeerCase {
   seconds: number;
 }
 
+/** A product of rows with a weight [outputs, inputs]. */
+export interface PeerProduct {
+  backend?: string;
+  dtype: string;
+  rows: number;
+  inputs: number;
+  outputs: number;
+  /** Copies of the weight used in turn. */
+  copies: number;
+  /** Seconds to measure for. */
+  seconds: number;
+}
+
 /** What a peer says: median seconds of one call, or why there are none. */
 export interface PeerAnswer {
   seconds?: number;
@@ -76,7 +89,7 @@ export class Peer {
   }
 
   /** Runs one case, or what else the peer knows. */
-  async ask(question: PeerCase | { backend: string }): Promise<PeerAnswer> {
+  async ask(question: PeerCase | PeerProduct | { backend: string }): Promise<PeerAnswer> {
     const { backend = "" } = question;
     if (this.#lost.has(backend)) return { error: "it failed before" };
     const { child, lines } = (this.#running ??= await this.#restarted());

@@ -1,12 +1,12 @@
-"""PyTorch's scaled_dot_product_attention as a peer: one JSON case per line in, its seconds per line
-out."""
+"""PyTorch's scaled_dot_product_attention and linear as a peer: one JSON case per line in, its
+seconds per line out."""
 
 import json
 import sys
 import time
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
@@ -45,12 +45,32 @@ def attention(case):
         return median_seconds(run, case["seconds"])
 
 
+def product(case):
+    dtype = DTYPES[case["dtype"]]
+    x = torch.randn(case["rows"], case["inputs"]).to(dtype)
+    # Copies in turn, so that weights come from memory as ours do.
+    weights = [
+        torch.randn(case["outputs"], case["inputs"]).to(dtype) for _ in range(case["copies"])
+    ]
+    turn = 0
+
+    def run():
+        nonlocal turn
+        linear(x, weights[turn % len(weights)])
+        turn += 1
+
+    with torch.no_grad():
+        return median_seconds(run, case["seconds"])
+
+
 def main():
     torch.manual_seed(0)
     torch.set_num_threads(int(sys.argv[1]))
     print(json.dumps({"version": torch.__version__}), flush=True)
     for line in sys.stdin:
-        print(json.dumps({"seconds": attention(json.loads(line))}), flush=True)
+        case = json.loads(line)
+        measure = product if "inputs" in case else attention
+        print(json.dumps({"seconds": measure(case)}), flush=True)
 
 
 if __name__ == "__main__":
