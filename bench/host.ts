@@ -55,7 +55,7 @@ async function launch({ device }: Bench): Promise<Measured> {
   params.count = 16;
   const kernel = device.kernel("random_normal");
   let queued = 0;
-  return nanoseconds(() => {
+  return await nanoseconds(() => {
     device.launch(device.stream, kernel, params, 1);
     if (++queued % 256 === 0) device.stream.wait();
   });
@@ -70,7 +70,7 @@ async function append({ device }: Bench): Promise<Measured> {
   const batch = cache.reserve(sequences, new Int32Array(requests).fill(1));
   if (!batch.ok) throw batch.error;
   let queued = 0;
-  return nanoseconds(() => {
+  return await nanoseconds(() => {
     cache.append({ layer: 0, batch, k, v: k });
     if (++queued % 64 === 0) device.stream.wait();
   });

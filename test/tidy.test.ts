@@ -49,6 +49,9 @@ function findings(source: Source): string[] {
       say(at, "console");
     if (inSource && isUndocumented(source, at)) say(at, "an export without a sentence about it");
   });
+  if (typescript)
+    for (const line of earlyDisposals(source))
+      say(line, "a promise that outlives what it uses: return await");
   if (/\.(ts|zig)$/.test(source.path) && !generated.test(source.path)) {
     for (const { line, length } of longFunctions(source.lines))
       say(line, `a function of ${length} lines, at most ${functionLinesMax}`);
@@ -95,6 +98,24 @@ function isUndocumented({ path, lines }: Source, at: number): boolean {
   for (let line = at - 1; line >= 0 && line > at - 4; line--)
     if (lines[line].startsWith(`export function ${name}(`)) return false;
   return !/\*\/\s*$/.test(lines[at - 1] ?? "");
+}
+
+/**
+ * Lines that return the promise of an async function of the file from a block with `using`: what is
+ * used is disposed before the promise is settled.
+ */
+function earlyDisposals({ text, lines }: Source): number[] {
+  const found = new Set<number>();
+  for (const [at, line] of lines.entries()) {
+    const indent = /^( *)(?:await )?using /.exec(line)?.[1];
+    if (indent === undefined) continue;
+    const rest = lines.slice(at).findIndex((next) => /\S/.test(next) && !next.startsWith(indent));
+    for (let i = at; i < (rest < 0 ? lines.length : at + rest); i++) {
+      const called = /^ *(?:if \(.*\) )?return (\w+)\(/.exec(lines[i])?.[1];
+      if (called !== undefined && text.includes(`async function ${called}(`)) found.add(i);
+    }
+  }
+  return [...found];
 }
 
 /** Functions and methods by their indentation, which the formatter guarantees. */
@@ -192,6 +213,12 @@ describe("the rules see", () => {
     ["packed objects", "test/x.ts", "  ...{ a, b: [1] },", /literal spread/],
     ["packed lists", "src/kv/x.ts", '  ...(["a", "b"] as const),', /literal spread/],
     ["console", "src/kv/x.ts", `console.log("x");`, /console/],
+    [
+      "promises of what is disposed",
+      "bench/x.ts",
+      "async function f() {}\nasync function g() {\n  using x = a();\n  return f(x);\n}",
+      /^bench\/x.ts:4: .*await/,
+    ],
     ["exports without a sentence", "src/kv/x.ts", "\nexport class Foo {}", /without a sentence/],
     [
       "long functions",

@@ -126,7 +126,7 @@ async function decode(
     queryLengths,
   });
   const percent = (ms: number) => (100 * world.bytes) / ms / 1e6 / bench.ceilings.readGBs;
-  return measured(bench, world, percent);
+  return await measured(bench, world, percent);
 }
 
 async function prefill(
@@ -140,7 +140,7 @@ async function prefill(
   const operations = 4 * pairs * queryHeads * dim;
   // Without a peer nobody measured the product: the H200's nominal rate.
   const peak = bench.ceilings.matmulTflops ?? 989;
-  return measured(bench, world, (ms) => (100 * operations) / ms / 1e9 / peak);
+  return await measured(bench, world, (ms) => (100 * operations) / ms / 1e9 / peak);
 }
 
 async function measured(

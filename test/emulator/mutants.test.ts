@@ -114,8 +114,8 @@ const looseBounds: [keyof typeof subjects, string, string, string][] = [
   ["prefill", "one token too many", "if (token >= end)", "if (token > end)"],
   ["prefill", "stores a column too many", "column < FB_VALUE_DIM", "column <= FB_VALUE_DIM"],
   ["decode", "stores a column too many", "column < FB_VALUE_DIM", "column <= FB_VALUE_DIM"],
-  ["prefill", "stores a row too many", "if (row >= r.row_count)", "if (row > r.row_count)"],
-  ["decode", "stores a row too many", "if (row >= r.row_count)", "if (row > r.row_count)"],
+  ["prefill", "stores a row too many", "row >= r.row_count ||", "row > r.row_count ||"],
+  ["decode", "stores a row too many", "if (row < r.row_count)", "if (row <= r.row_count)"],
   ["merge", "one part too many", "min(flight, to - first)", "min(flight, to - first + 1)"],
   [
     "merge",
