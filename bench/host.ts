@@ -112,7 +112,7 @@ async function plan(prefills: number): Promise<Measured> {
 async function step({ device, quick }: Bench, prefills: number, targetUs: number) {
   const rounds = quick ? 20 : prefills > 0 ? 300 : 3000;
   using world = new StepWorld(device, prefills);
-  return timeSteps(device, world, prefills > 0 ? 1 : 20, rounds, targetUs);
+  return await timeSteps(device, world, prefills > 0 ? 1 : 20, rounds, targetUs);
 }
 
 /**
