@@ -229,19 +229,17 @@ FB_DEVICE void add(const Block& b, int tile, int first, const Keys& keys, Scores
 
 // ---- store
 
-// Bits of the lane's rows that are wrong. Warps that have the same rows agree on them.
-FB_DEVICE uint32_t wrong_rows(const Block& b, const Sums& sums,
-                              const float (&weights)[2 * row_blocks]) {
-    uint32_t wrong = 0;
+// Whether a row of the lane's is wrong.
+FB_DEVICE bool row_is_wrong(const Sums& sums, int i, float weight) {
+    float total = 0;
     FB_UNROLL
-    for (int i = 0; i < 2 * row_blocks; i++) {
-        float total = 0;
-        FB_UNROLL
-        for (int c = 0; c < warp_columns / 8; c++)
-            total += sums.out[i / 2][c][i % 2 * 2] + sums.out[i / 2][c][i % 2 * 2 + 1];
-        if (quad_is_wrong(sums.rows.base[i / 2][i % 2], weights[i], total)) wrong |= 1u << i;
-    }
-    if (column_warps == 1) return wrong;
+    for (int c = 0; c < warp_columns / 8; c++)
+        total += sums.out[i / 2][c][i % 2 * 2] + sums.out[i / 2][c][i % 2 * 2 + 1];
+    return quad_is_wrong(sums.rows.base[i / 2][i % 2], weight, total);
+}
+
+// Bits of the lane's rows that warps with other columns of them found wrong, besides its own.
+FB_DEVICE uint32_t agree(const Block& b, uint32_t wrong) {
     // Positions have been read: one that no row has marks a row.
     int32_t* marks = b.rows().position + first_row(b) + own_row();
     FB_UNROLL
@@ -256,18 +254,23 @@ FB_DEVICE uint32_t wrong_rows(const Block& b, const Sums& sums,
 
 FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
     const fb_attention_record& r = b.record();
-    float weights[2 * row_blocks];
-    FB_UNROLL
-    for (int i = 0; i < 2 * row_blocks; i++) weights[i] = quad_sum(sums.rows.sum[i / 2][i % 2]);
-    uint32_t wrong = wrong_rows(b, sums, weights);
+    uint32_t wrong = 0; // a bit for each of the lane's rows
+    if constexpr (column_warps > 1) {
+        FB_UNROLL
+        for (int i = 0; i < 2 * row_blocks; i++)
+            if (row_is_wrong(sums, i, quad_sum(sums.rows.sum[i / 2][i % 2]))) wrong |= 1u << i;
+        wrong = agree(b, wrong);
+    }
     FB_UNROLL
     for (int i = 0; i < 2 * row_blocks; i++) {
         const int row = first_row(b) + i * 8 + own_row();
+        const float weight = quad_sum(sums.rows.sum[i / 2][i % 2]);
+        if (column_warps == 1 && row_is_wrong(sums, i, weight)) wrong |= 1u << i;
         if (row >= r.row_count) wrong &= ~(1u << i);
         if (row >= r.row_count || wrong >> i & 1) continue;
         const bool writes = lane_now() % 4 == 0 && first_column(b) == 0;
         const float base = sums.rows.base[i / 2][i % 2];
-        const RowTarget target = finish_row(b.p, r, row, base, weights[i], writes);
+        const RowTarget target = finish_row(b.p, r, row, base, weight, writes);
         FB_UNROLL
         for (int c = 0; c < warp_columns / 8; c++) {
             const int column = first_column(b) + c * 8 + own_key();
