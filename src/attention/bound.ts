@@ -199,9 +199,14 @@ function planeMapsOf({ i32 }: AttentionMapParams): Int32Array {
 }
 
 /** A page group keeps the keys of its window, of which attention may see all or fewer. */
-function requireWindow({ cache, layer = 0 }: PlainTensors, windowLeft: number): void {
+function requireWindow({ cache, layer = 0, kvLengths }: PlainTensors, windowLeft: number): void {
   if (cache === undefined) return;
   const kept = cache.pool.groups[cache.layerGroups[layer]].windowLeft;
+  if (kept >= 0 && kvLengths !== undefined) {
+    const fix = "give the lengths with the batch, or keep the group's pages.";
+    const allowed = "left out: the layer's page group frees pages by the batch's lengths";
+    throw new OptionError("kvLengths", kvLengths.label, allowed, fix);
+  }
   if (kept < 0 || (windowLeft >= 0 && windowLeft <= kept)) return;
   const fix = `create the attention of layer ${layer}, or plan its steps, with that windowLeft.`;
   const allowed = `at most ${kept}: the layer's page group keeps no more`;

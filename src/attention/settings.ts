@@ -14,7 +14,8 @@ export interface PlanSettings {
 }
 
 const { scale, softCap, windowLeft } = schemas;
-const planSchemas = { scale, softCap, windowLeft };
+/** What each setting may be. */
+export const planSchemas = { scale, softCap, windowLeft };
 
 /** Whether two plans say the same. */
 export function sameSettings(a: Required<PlanSettings>, b: Required<PlanSettings>): boolean {

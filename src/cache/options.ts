@@ -65,7 +65,8 @@ export interface PagedCacheOptions {
   storage?: (layer: number, plane: PlaneOptions) => Tensor;
 }
 
-const schemas = {
+/** What each option may be. */
+export const schemas = {
   layers: integer(1, 65536),
   kvHeads: integer(1, 65536),
   headDim: integer(1, 65536),

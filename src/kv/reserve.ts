@@ -16,6 +16,9 @@ export interface ReserveOptions {
   positions?: ArrayLike<number>;
 }
 
+/** The names of a step's options. */
+export const reserveOptions = ["padTo", "positions"] as const;
+
 /**
  * Grows sequences by newTokens[i] tokens each and writes the step to `batch`; returns null. First
  * checks everything, then changes everything: on a throw or out of pages nothing has changed.
@@ -27,7 +30,7 @@ export function reserveStep(
   newTokens: ArrayLike<number>,
   options: ReserveOptions | undefined,
 ): OutOfPages | null {
-  if (options !== undefined) requireOptions("options", options, ["padTo", "positions"]);
+  if (options !== undefined) requireOptions("options", options, reserveOptions);
   if (state.writes.step >= 0) requireWritten(state, batch);
   const tokens = checkSequences(state, sequences, newTokens);
   const count = sequences.length;

@@ -53,6 +53,10 @@ export interface Case {
   keyPositions: boolean;
   /** Some elements, scales, sinks and slopes are NaN or infinite. */
   notFinite: boolean;
+  /** Lengths are known only on the device, where keys are fewer. */
+  deviceLengths?: boolean;
+  /** Sizes of graphs are given. */
+  graph?: boolean;
   variant?: VariantCase;
 }
 

@@ -83,8 +83,11 @@ export interface OracleInput {
   alibiSlopes?: ArrayLike<number>;
   /** By query head: a logit that only joins the denominator. */
   sinks?: ArrayLike<number>;
-  /** Bits, little-endian in a byte, [queries, keys] or, for the tail, [queries, queries]. */
-  mask?: { bits: Uint8Array; mode: "all" | "tail" };
+  /**
+   * Bits, little-endian in a byte, [queries, keys] or, for the tail, [queries, queries]; `keys`: of a
+   * row, if more than there are.
+   */
+  mask?: { bits: Uint8Array; mode: "all" | "tail"; keys?: number };
   /** Sparse layouts: what is kept at all. */
   visible?: (query: number, kvHead: number, key: number) => boolean;
   rope?: OracleRope;
@@ -275,8 +278,9 @@ function isVisible(
   if (windowLeft >= 0 && at < position - windowLeft) return false;
   if (visible !== undefined && !visible(query, kvHead, key)) return false;
   if (mask === undefined) return true;
-  const width = mask.mode === "all" ? keys : queries;
-  const column = key - (keys - width);
+  const isTail = mask.mode === "tail";
+  const width = isTail ? queries : (mask.keys ?? keys);
+  const column = isTail ? key - (keys - width) : key;
   if (column < 0) return true;
   const bit = query * width + column;
   return ((mask.bits[bit >> 3] >> (bit & 7)) & 1) === 1;

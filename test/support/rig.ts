@@ -62,6 +62,8 @@ export function optionsOf(c: Case): AttentionOptions {
     ...(c.scale === 0 || c.atPlan ? {} : { scale: c.scale }),
     ...(c.atPlan ? { windowLeft: -1, softCap: c.softCap * 2 } : {}),
     ...(c.rope === undefined ? {} : { rope: c.rope }),
+    ...(c.deviceLengths ? { deviceLengths: true } : {}),
+    ...(c.graph ? { graph: graphSizes } : {}),
   };
 }
 
@@ -71,6 +73,19 @@ function settingsOf({ windowLeft, softCap, scale, headDim }: Case) {
 }
 
 const odd = [NaN, NaN, Infinity, -Infinity];
+
+/** Lengths known only on the device, by request. */
+export interface Clamps {
+  kv?: number[];
+  queries?: number[];
+}
+
+const graphSizes = { maxBatch: 4, maxQueryTokens: 64, maxColumns: 64 };
+
+/** Some keys less than the batch says, where lengths are known only on the device. */
+function clampsOf({ deviceLengths, kvLengths }: Case): Clamps {
+  return deviceLengths ? { kv: kvLengths.map((length) => Math.max(0, length - 5)) } : {};
+}
 
 /** Families to choose kernels from. */
 export type Families = readonly KernelFamily[];
@@ -139,7 +154,7 @@ export class Rig implements Disposable {
     batch: Batch,
     requests: readonly HostRequest[],
     source: Partial<RunTensors>,
-    clamps: { kv?: number[]; queries?: number[] } = {},
+    clamps: Clamps = clampsOf(this.c),
   ): Uint8Array {
     const { c, device } = this;
     this.attention.plan(batch, c.atPlan ? settingsOf(c) : undefined);
@@ -382,5 +397,6 @@ function clamp(input: OracleInput, keys?: number, queries?: number): OracleInput
   const q = queries === undefined ? input.q : input.q.slice(0, queries * queryHeads * keyDim);
   if (keys === undefined) return { ...input, q };
   const k = input.k.slice(0, keys * kvHeads * keyDim);
-  return { ...input, q, k, v: input.v.slice(0, keys * kvHeads * valueDim) };
+  const mask = input.mask && { ...input.mask, keys: input.k.length / (kvHeads * keyDim) };
+  return { ...input, q, k, mask, v: input.v.slice(0, keys * kvHeads * valueDim) };
 }

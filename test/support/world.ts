@@ -35,7 +35,8 @@ export class World implements Disposable {
     options: {
       pages: number;
       attention?: Partial<AttentionOptions>;
-      windowLeft?: number;
+      windowLeft?: number | undefined;
+      keyPositions?: boolean | undefined;
       families?: Families | undefined;
     },
   ) {
@@ -53,6 +54,7 @@ export class World implements Disposable {
       pages: options.pages,
       pageSize,
       ...(c.latent ? { planes } : {}),
+      ...(options.keyPositions ? { keyPositions: true } : {}),
       ...(options.windowLeft === undefined
         ? {}
         : { groups: [{ layers: [0], pages: options.pages, windowLeft: options.windowLeft }] }),
@@ -162,6 +164,22 @@ export class World implements Disposable {
     return this.rig.check(batch, this.requests(sequences, queries), { cache: this.cache });
   }
 
+  /** Builds the case's batch, runs it and checks it. */
+  run(options: ReserveOptions = {}): Uint8Array {
+    const { c, rig } = this;
+    const sequences = c.kvLengths.map(() => this.create());
+    const queries = c.queryLengths.map((count) => rig.queries(count));
+    // History comes in two steps, so that pages of the requests interleave.
+    const history = c.kvLengths.map((length, i) => length - c.queryLengths[i]);
+    const first = history.map((length) => length >> 1);
+    this.grow(sequences, first, queries);
+    const rest = history.map((length, i) => length - first[i]);
+    this.grow(sequences, rest, queries, positionsFor(rig, first, rest));
+    const given = positionsFor(rig, history, c.queryLengths);
+    const batch = this.grow(sequences, c.queryLengths, queries, { ...given, ...options });
+    return rig.check(batch, this.requests(sequences, queries), { cache: this.cache });
+  }
+
   [Symbol.dispose](): void {
     this.rig[Symbol.dispose]();
     this.cache[Symbol.dispose]();
@@ -228,17 +246,7 @@ function runCallers(device: Device, c: Case, families?: Families): Uint8Array {
 function runPaged(device: Device, c: Case, families?: Families): Uint8Array {
   const pages = c.kvLengths.reduce((sum, length) => sum + Math.ceil(length / c.pageSize), 0) + 3;
   using world = new World(device, c, { pages, families });
-  const sequences = c.kvLengths.map(() => world.create());
-  const queries = c.queryLengths.map((count) => world.rig.queries(count));
-  // History comes in two steps, so that pages of the requests interleave.
-  const history = c.kvLengths.map((length, i) => length - c.queryLengths[i]);
-  const first = history.map((length) => length >> 1);
-  world.grow(sequences, first, queries);
-  const rest = history.map((length, i) => length - first[i]);
-  world.grow(sequences, rest, queries, positionsFor(world.rig, first, rest));
-  const given = positionsFor(world.rig, history, c.queryLengths);
-  const batch = world.grow(sequences, c.queryLengths, queries, given);
-  return world.rig.check(batch, world.requests(sequences, queries), { cache: world.cache });
+  return world.run();
 }
 
 /** What a step is reserved with: positions around its tokens' places, if the case has such. */

@@ -1,0 +1,202 @@
+/** Every option of attention, cache, plan, run and step, and every pair of two of them. */
+import { schemas as attentionSchemas } from "../../src/attention/options.ts";
+import { planSchemas } from "../../src/attention/settings.ts";
+import { tensorNames } from "../../src/attention/tensors.ts";
+import { schemas as cacheSchemas } from "../../src/cache/options.ts";
+import type { Device } from "../../src/device/device.ts";
+import { reserveOptions } from "../../src/kv/reserve.ts";
+import { defineVariant } from "../../src/variant/define.ts";
+import { type Case, caseOf } from "./cases.ts";
+import { caseOn } from "./targets.ts";
+import { runCase, World } from "./world.ts";
+
+/** A case with what only a world of its own can say. */
+export interface PairCase extends Case {
+  padTo?: number;
+  /** Tokens that the layer's page group keeps before a query. */
+  groupWindow?: number;
+  /** The cache keeps positions from its first step on. */
+  cacheKeyPositions?: boolean;
+}
+
+type Over = Partial<PairCase>;
+
+/** The rooms' options, as their schemas name them. */
+export const optionNames: readonly string[] = [
+  ...Object.keys(attentionSchemas).map((name) => `attention.${name}`),
+  ...Object.keys(cacheSchemas).map((name) => `cache.${name}`),
+  ...Object.keys(planSchemas).map((name) => `plan.${name}`),
+  ...tensorNames.map((name) => `run.${name}`),
+  ...reserveOptions.map((name) => `reserve.${name}`),
+];
+
+const distance = defineVariant({
+  name: "distance",
+  logits: (x, { key, query }) => x.add(key.sub(query).toF32().mul(0.05)),
+  mask: ({ key, query }) => query.sub(key).mod(7).ne(3),
+});
+
+const latent: Over = { latent: true, valueDim: 24 };
+const clamped: Over = { deviceLengths: true };
+const callers: Over = { callers: true };
+
+/**
+ * What varies an option: cases that differ from the plain one by it, none where it is said by
+ * another option or has no say in what attention computes.
+ */
+export const variations: Readonly<Record<string, readonly Over[]>> = {
+  "attention.queryHeads": [{ queryHeads: 6 }],
+  "attention.kvHeads": [{ kvHeads: 1 }],
+  "attention.headDim": [{ headDim: 64 }],
+  "attention.valueDim": [{ valueDim: 24 }],
+  "attention.dtype": [{ dtype: "f16" }, { dtype: "bf16" }],
+  "attention.kvDtype": [{ kvDtype: "bf16" }, { kvDtype: "f8e4m3" }, { kvDtype: "f8e5m2" }],
+  "attention.outDtype": [{ outDtype: "f16" }, { outDtype: "bf16" }],
+  "attention.causal": [{ causal: true }],
+  "attention.windowLeft": [{ windowLeft: 7 }],
+  "attention.softCap": [{ softCap: 5 }],
+  "attention.scale": [{ scale: 0.4 }],
+  "attention.alibi": [{ alibi: true }],
+  "attention.sinks": [{ sinks: true }],
+  "attention.mask": [{ mask: "all" }, { mask: "tail" }],
+  "attention.rope": [{ rope: { theta: 1e4, interleaved: false } }],
+  "attention.lseBase": [{ lseBase: "2" }],
+  "attention.finalize": [{ finalize: false }],
+  "attention.batchInvariant": [{ batchInvariant: true }],
+  "attention.deviceLengths": [clamped],
+  "attention.tokenScales": [{ tokenScales: true }],
+  "attention.keyPositions": [{ keyPositions: true }],
+  "attention.keyPlane": [latent],
+  "attention.valuePlane": [], // as keyPlane
+  "attention.graph": [{ graph: true }],
+  "attention.variant": [{ variant: { variant: distance } }],
+  "attention.layers": [], // read by nobody
+  "cache.layers": [], // how many there are is no other case
+  "cache.kvHeads": [], // as attention's, like the next ones
+  "cache.headDim": [],
+  "cache.valueDim": [],
+  "cache.dtype": [],
+  "cache.queryHeads": [],
+  "cache.pages": [], // sizes
+  "cache.maxSequences": [],
+  "cache.pageSize": [{ pageSize: 5 }],
+  "cache.layout": [{ storage: "HND" }],
+  "cache.combined": [{ storage: "combined" }],
+  "cache.storage": [{ storage: "strided" }],
+  "cache.planes": [], // as attention's keyPlane
+  "cache.groups": [{ groupWindow: 12, windowLeft: 12 }],
+  "cache.keyPositions": [{ cacheKeyPositions: true }],
+  "plan.scale": [{ atPlan: true, scale: 0.3 }],
+  "plan.softCap": [{ atPlan: true, softCap: 4 }],
+  "plan.windowLeft": [{ atPlan: true, windowLeft: 9 }],
+  "run.q": [], // in every case, like the next two
+  "run.out": [],
+  "run.lse": [],
+  "run.k": [{ pageSize: 0 }],
+  "run.v": [],
+  "run.pageTable": [callers],
+  "run.keyPositions": [{ pageSize: 0, keyPositions: true }],
+  "run.kScale": (["tensor", "head", "request", "token"] as const).map((scales) => ({ scales })),
+  "run.vScale": [], // as kScale
+  "run.kvLengths": [], // as attention's deviceLengths, like the next one
+  "run.queryLengths": [],
+  "run.maskBits": [{ mask: "all", maskDtype: "bool" }],
+  "run.maskIndptr": [], // as maskBits, like the next two of alibi and sinks
+  "run.alibiSlopes": [],
+  "run.sinkLogits": [],
+  "reserve.padTo": [{ padTo: 40 }],
+  "reserve.positions": [], // as attention's keyPositions
+};
+
+/** Two options that are not used together: what an error says of them. */
+export interface Refusal {
+  readonly when: (c: PairCase) => boolean;
+  readonly says: RegExp;
+}
+
+/** All that is refused. */
+export const refusals: readonly Refusal[] = [
+  {
+    when: (c) => c.deviceLengths === true && c.mask === "tail",
+    says: /mask must be not "tail" with deviceLengths.*Fix: /s,
+  },
+  {
+    when: (c) => c.deviceLengths === true && c.keyPositions,
+    says: /keyPositions must be false with deviceLengths.*Fix: /s,
+  },
+  {
+    when: (c) => c.deviceLengths === true && c.groupWindow !== undefined,
+    says: /kvLengths must be left out: the layer's page group frees pages.*Fix: /s,
+  },
+  {
+    when: (c) => c.variant !== undefined && c.softCap > 0,
+    says: /softCap must be left out: variant distance has a logits hook.*Fix: /s,
+  },
+  {
+    when: (c) => c.variant !== undefined && c.alibi,
+    says: /alibi must be left out: variant distance has a logits hook.*Fix: /s,
+  },
+];
+
+/** A pair by the names of its options. */
+export interface Pair {
+  readonly name: string;
+  readonly c: PairCase;
+}
+
+/** Every pair of variations of two options, those that say the same twice left out. */
+export function pairs(): Pair[] {
+  const all = Object.entries(variations).flatMap(([name, list]) =>
+    list.map((over) => ({ name, over })),
+  );
+  const found: Pair[] = [];
+  for (const [i, a] of all.entries()) {
+    for (const b of all.slice(i + 1)) {
+      if (a.name === b.name || contradicts(a.over, b.over)) continue;
+      const name = `${a.name} ${say(a.over)} and ${b.name} ${say(b.over)}`;
+      const c = plain(name, { ...a.over, ...b.over });
+      // Keys that lie in no cache have none to ask, nor a step that is reserved.
+      if ((c.pageSize === 0 || c.callers) && (hasCache(c) || (c.callers && c.keyPositions)))
+        continue;
+      found.push({ name, c });
+    }
+  }
+  return found;
+}
+
+/** Whether one says of something what the other denies. */
+function contradicts(a: Over, b: Over): boolean {
+  return (Object.keys(a) as (keyof Over)[]).some((key) => key in b && a[key] !== b[key]);
+}
+
+function say(over: Over): string {
+  return JSON.stringify(over, (key, value) => (key === "variant" ? "given" : value));
+}
+
+/** A step of a decode, a prompt and drafts, of which options are asked one by one. */
+function plain(name: string, over: Over): PairCase {
+  const lengths = { queryLengths: [1, 20, 3], kvLengths: [37, 20, 50], causal: false };
+  const c: PairCase = { ...caseOf(name, lengths), valueDim: 32, ...over };
+  // Where several things hold at once, sizes follow.
+  if (c.latent) c.valueDim = 24;
+  return c;
+}
+
+/** Whether the case asks something of a cache of its own. */
+function hasCache({ padTo, groupWindow, cacheKeyPositions, storage }: PairCase): boolean {
+  return cacheKeyPositions === true || (padTo ?? groupWindow) !== undefined || storage !== "NHD";
+}
+
+/** Runs a pair against the oracle. Errors: what refused it, or an Error for a wrong result. */
+export function runPair(device: Device, c: PairCase): void {
+  const { padTo, groupWindow: windowLeft, cacheKeyPositions: keyPositions } = c;
+  if (!hasCache(c)) return void runCase(device, c);
+  using world = new World(device, c, { pages: 60, windowLeft, keyPositions });
+  world.run({ padTo });
+}
+
+/** The refusal that a case is to meet, if any. */
+export function refusalOf(device: Device, c: PairCase): Refusal | undefined {
+  const on = { ...c, ...caseOn(device, c) };
+  return refusals.find(({ when }) => when(on));
+}
