@@ -84,8 +84,8 @@ export interface OracleInput {
   /** By query head: a logit that only joins the denominator. */
   sinks?: ArrayLike<number>;
   /**
-   * Bits, little-endian in a byte, [queries, keys] or, for the tail, [queries, queries]; `keys`: of a
-   * row, if more than there are.
+   * Bits, little-endian in a byte, [queries, keys] or, for the tail, [queries, queries]; `keys`: of
+   * a row, if more than there are.
    */
   mask?: { bits: Uint8Array; mode: "all" | "tail"; keys?: number };
   /** Sparse layouts: what is kept at all. */
