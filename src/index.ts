@@ -136,6 +136,7 @@ export type { ClassTraits } from "./plan/traits.ts";
 export { type ExportOptions, fromDLPack, toDLPack } from "./tensor/dlpack.ts";
 export { type DType, dtypes, type TypedArray } from "./tensor/dtype.ts";
 export type { PageOrder } from "./tensor/page-order.ts";
+export type { NormalOptions } from "./tensor/random.ts";
 export { Tensor } from "./tensor/tensor.ts";
 export {
   type DenseScheme,
