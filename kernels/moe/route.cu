@@ -52,6 +52,7 @@ FB_DEVICE float score_of(const fb_route_params& p, const Softmax& softmax, float
     return p.sigmoid ? sigmoid(logit) : expf(logit - softmax.largest) / softmax.sum;
 }
 
+// Key e belongs to lane e % 32, which alone reads and writes it.
 FB_DEVICE Softmax load_keys(const fb_route_params& p, int32_t token, float* keys) {
     const int lane = threadIdx.x % 32;
     Softmax softmax = {-FB_INFINITY, 0};
@@ -90,13 +91,11 @@ FB_DEVICE int32_t take_largest(const fb_route_params& p, float* keys) {
     }
     if (best >= p.expert_count) best = 0; // only NaN biases are left
     if (threadIdx.x % 32 == best % 32) keys[best] = __int_as_float(0x7fffffff);
-    __syncwarp();
     return best;
 }
 
 FB_DEVICE void choose_experts(const fb_route_params& p, int32_t token, float* keys) {
     const Softmax softmax = load_keys(p, token, keys);
-    __syncwarp();
     int32_t* const experts = items<int32_t>(p.experts) + int64_t(token) * p.top_k;
     float* const weights = items<float>(p.weights) + int64_t(token) * p.top_k;
     float total = 0, own = 0;

@@ -7,9 +7,12 @@ import { operatorKernels } from "../../src/jit/operators.ts";
 import { argmax } from "../../src/ops/argmax.ts";
 import { verifyDrafts } from "../../src/ops/drafts.ts";
 import { layerNorm } from "../../src/ops/norm.ts";
+import { matmul } from "../../src/ops/matmul.ts";
+import { routeExperts } from "../../src/ops/routing.ts";
 import { renormalize, sample } from "../../src/ops/sample.ts";
 import { logProbs, topK } from "../../src/ops/top-k.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
+import { Weight } from "../../src/tensor/weight.ts";
 import { seeded } from "../support/random.ts";
 
 /** What the child gets as JSON. */
@@ -59,9 +62,27 @@ function normalized(device: Device): Tensor[] {
   return [layerNorm(x, weight, { dtype: "i8", tokenScales }), tokenScales];
 }
 
+/** Several steps of all slices, and rows and outputs that fill no tile. */
+function multiplied(device: Device, rows: number): Tensor[] {
+  const [outputs, inputs] = [136, 1032];
+  const x = Tensor.randomNormal(device, [rows, inputs], "bf16", { seed: 1 });
+  const weight = Tensor.randomNormal(device, [outputs, inputs], "bf16", { seed: 2 });
+  return [matmul(x, Weight.dense(weight))];
+}
+
+function routed(device: Device): Tensor[] {
+  const { weights, experts, starts, rows, places } = routeExperts(logits(device, 70, 40), {
+    topK: 6,
+  });
+  return [weights, experts, starts, rows, places];
+}
+
 const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
   argmax_long: (device) => [argmax(logits(device, 3, 3000))],
   norm_long: normalized,
+  matmul_32: (device) => multiplied(device, 20),
+  matmul_128: (device) => multiplied(device, 140),
+  moe_route: routed,
   sample_rows: (device) => sampled(device, 2, 3000),
   sample_rows_cluster: (device) => sampled(device, 1, 16_500),
   top_k_rows: (device) => largest(device, 1500, [33, 1100]),
