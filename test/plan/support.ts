@@ -68,7 +68,14 @@ export function randomBatch(random: Random, options: PlannerOptions, single = fa
     levels = [sparseLevel(random, queryIndptr, keys, blockSize, kind === "heads", options.kvHeads)];
   const layout: Layout = { blockSize, contiguous: false, levels };
   const positions = random.chance(0.15) ? randomPositions(random, queries, keys) : undefined;
-  return createBatch({ queryLengths: queries, kvLengths: keys, layout, positions });
+  const batch = createBatch({ queryLengths: queries, kvLengths: keys, layout, positions });
+  // Keys from somewhere on stand anywhere; those that requests share do so in all.
+  const most = random.integer(0, 300);
+  if (!single && random.chance(0.15))
+    batch.plainLengths = Int32Array.from(keys, (length) =>
+      kind === "shared" ? most : random.integer(0, length),
+    );
+  return batch;
 }
 
 function randomPositions(random: Random, queries: number[], keys: number[]): number[] {
