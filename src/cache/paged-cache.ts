@@ -1,7 +1,7 @@
 import { requireDevice } from "../device/context.ts";
 import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
-import type { Stream } from "../device/stream.ts";
+import { requireStream, type Stream } from "../device/stream.ts";
 import { OptionError, PlanError } from "../errors.ts";
 import { type Batch, type OutOfPages, requireBatch } from "../kv/batch.ts";
 import { PrefixIndex } from "../kv/prefix-index.ts";
@@ -186,9 +186,9 @@ export class PagedCache extends Owner {
       const fix = "pass { layer, batch, k, v }.";
       throw new OptionError("tensors", tensors, "an object of tensors", fix);
     }
-    const { layer, batch } = tensors;
+    const { layer, batch, stream = this.device.stream } = tensors;
     requireInteger("layer", layer, 0, this.options.layers - 1);
-    const stream = tensors.stream ?? this.device.stream;
+    requireStream(stream, this.device);
     this.sync(batch, stream);
     const group = this.layerGroups[layer];
     this.#appends.queue(tensors, group, this.#positions?.tensors[group], stream, by);

@@ -4,7 +4,7 @@ import { dirname, join, resolve } from "node:path";
 import { FlashbunError } from "../errors.ts";
 import { requireOptions, requireText } from "../require.ts";
 import { writeAtomically } from "./files.ts";
-import type { Ended } from "./process/spawn.ts";
+import { type Ended, requireCommand } from "./process/spawn.ts";
 import type { HostMode, Profile } from "./profile/profile.ts";
 import { formatProfile, parseProfile } from "./profile/text.ts";
 import { traceCommand } from "./profile/trace.ts";
@@ -56,6 +56,7 @@ export async function autoRun(
   const { onTraced, ...rest } = options;
   const { cache = cacheFolder(), onProblem } = rest;
   requireText("cache", cache);
+  requireCommand(command);
   const path = profilePath(command, cache, rest);
   const known = readKnown(path);
   if (known !== undefined) return await runShrunk(command, { ...rest, profile: known });

@@ -66,6 +66,11 @@ export function checkRope(options: RopeOptions, headDim: number): void {
   requireInteger("rope.dim", dim, 2, headDim - first);
   if (dim % 2 !== 0) throw new OptionError("rope.dim", dim, "even", "rotation works on pairs.");
   if (scaling !== undefined) checkScaling(scaling, theta, dim / 2);
+  // Numbers that are each in their range may still divide to infinity.
+  if (!scaledFrequencies(scaling, theta, dim / 2).every(Number.isFinite)) {
+    const fix = "give a theta and a factor nearer to 1.";
+    throw new OptionError("rope", options, "of finite frequencies", fix);
+  }
   checkSections(options, dim / 2);
 }
 

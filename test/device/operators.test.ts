@@ -79,9 +79,12 @@ describe.skipIf(gpu === undefined)(`operators on ${gpu?.name}`, () => {
   test("the CPU has a kernel of the same name and parameters for each", async () => {
     await using device: Device = await gpu!.open(1);
     await using cpu = await Device.open("cpu", { threads: 1 });
-    const paramsOf = (on: Device) =>
-      [...operatorKernels().keys()].map((name) => [name, on.kernel(name).paramsBytes]);
-    expect(paramsOf(cpu)).toEqual(paramsOf(device));
+    const names = [...operatorKernels().keys()];
+    // Those that differ by the rows that they take, or by the blocks of a row, have one there.
+    const twinOf = (name: string) => name.replace(/^matmul_.*/, "matmul").replace(/_cluster$/, "");
+    const paramsOf = (on: Device, nameOf: (name: string) => string) =>
+      names.map((name) => [name, on.kernel(nameOf(name)).paramsBytes]);
+    expect(paramsOf(cpu, twinOf)).toEqual(paramsOf(device, (name) => name));
   }, 300_000);
 
   test("what no source has is no kernel", async () => {

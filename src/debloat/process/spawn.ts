@@ -34,7 +34,8 @@ export async function runCommand(
   return { exitCode: signal === undefined ? (child.exitCode ?? 1) : 128 + signal[1], seconds };
 }
 
-function requireCommand(command: readonly string[]): void {
+/** Throws an OptionError unless it is a program and its arguments. */
+export function requireCommand(command: readonly string[]): void {
   if (Array.isArray(command) && command.length > 0 && command.every(isArgument)) return;
   const fix = "give the program and its arguments.";
   throw new OptionError("command", command, "a list of texts", fix);
