@@ -37,10 +37,18 @@ export class Config implements Fields {
     throw this.wrong(field, "true or false");
   }
 
+  /** Throws a CheckpointError unless a field, or `otherwise` in its absence, is one of these. */
+  requireOneOf(field: string, allowed: readonly string[], otherwise: string): void {
+    const value = this.fields[field] ?? otherwise;
+    if (!allowed.includes(value as string)) throw this.wrong(field, `one of ${allowed.join(", ")}`);
+  }
+
   /** Keys before a query that it sees in layers with a window; -1: all. */
   windowLeft(): number {
     const { sliding_window: window, use_sliding_window: used } = this.fields;
     if (window === undefined || window === null || used === false) return -1;
+    // Qwen's windows begin at some layer, which nothing here knows.
+    if (used === true) throw this.wrong("use_sliding_window", "false");
     return this.count("sliding_window") - 1;
   }
 

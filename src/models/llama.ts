@@ -37,6 +37,7 @@ export const llama: ModelFamily<LlamaWeights> = {
     const hidden = config.count("hidden_size");
     const headDim = config.count("head_dim", hidden / queryHeads);
     const layers = config.count("num_hidden_layers");
+    config.requireOneOf("hidden_act", ["silu", "swish"], "silu");
     return {
       layers,
       hidden,
@@ -47,6 +48,7 @@ export const llama: ModelFamily<LlamaWeights> = {
       vocabulary: config.count("vocab_size"),
       contextTokens: config.count("max_position_embeddings"),
       normEps: config.positive("rms_norm_eps", 1e-6),
+      isTied: config.flag("tie_word_embeddings", false),
       attention: [{ windowLeft: config.windowLeft(), rope: config.rope(headDim) }],
       attentionOf: () => 0,
     };
@@ -75,9 +77,9 @@ export const llama: ModelFamily<LlamaWeights> = {
       embedding,
       layers,
       norm: source.vector("model.norm", hidden),
-      head: source.has("lm_head")
-        ? source.linear(hidden, { lm_head: vocabulary })
-        : source.tied("model.embed_tokens", embedding),
+      head: shape.isTied
+        ? source.tied("model.embed_tokens", embedding)
+        : source.linear(hidden, { lm_head: vocabulary }),
     };
   },
 

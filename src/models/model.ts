@@ -21,6 +21,9 @@ export interface ModelOptions {
   readonly maxBatch: number;
 }
 
+/** Tables of angles, which are computed here, and a head beside an embedding that it is tied to. */
+const ignoredTensors = /rotary_emb\.inv_freq$|^rope_freqs\.weight$|^lm_head\.weight$/;
+
 /** A model on a device: its weights, its cache and attention, and the buffers of its steps. */
 export class Model implements AsyncDisposable {
   private constructor(
@@ -42,6 +45,7 @@ export class Model implements AsyncDisposable {
     await using made = new AsyncDisposableStack();
     const source = made.use(new WeightSource(device, checkpoint, dtype));
     const weights = family.weights(source, shape);
+    source.requireAllTaken(ignoredTensors);
     const { queryHeads, kvHeads, headDim } = shape;
     const heads = { kvHeads, headDim, dtype };
     const groups = groupsOf(shape, pages);

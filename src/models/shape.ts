@@ -25,6 +25,8 @@ export interface DecoderShape {
   /** Positions that the model was made for. */
   readonly contextTokens: number;
   readonly normEps: number;
+  /** Whether the head is the embedding. */
+  readonly isTied: boolean;
   /** The ways to attend that there are. */
   readonly attention: readonly AttentionKind[];
   /** Which of them a layer has. */

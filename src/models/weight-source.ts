@@ -11,6 +11,8 @@ import { dtypeOf, unpack } from "../weights/unpack.ts";
 /** Takes a checkpoint's tensors by name and puts them on the device, where they stay its own. */
 export class WeightSource implements Disposable {
   readonly #owned: Tensor[];
+  /** Full names of what was asked for. */
+  readonly #taken: Set<string>;
 
   constructor(
     readonly device: Device,
@@ -19,14 +21,17 @@ export class WeightSource implements Disposable {
     readonly dtype: DType,
     readonly prefix = "",
     owned: Tensor[] = [],
+    taken = new Set<string>(),
   ) {
     this.#owned = owned;
+    this.#taken = taken;
   }
 
   /** The same for names behind `prefix.`. */
   below(prefix: string): WeightSource {
     const { device, checkpoint, dtype } = this;
-    return new WeightSource(device, checkpoint, dtype, `${this.prefix}${prefix}.`, this.#owned);
+    const below = `${this.prefix}${prefix}.`;
+    return new WeightSource(device, checkpoint, dtype, below, this.#owned, this.#taken);
   }
 
   /** Whether there is a weight of that name. */
@@ -80,6 +85,21 @@ export class WeightSource implements Disposable {
     return codes === undefined ? Weight.dense(table) : this.#grouped(columns, codes);
   }
 
+  /**
+   * Throws a CheckpointError where a tensor was not asked for: the model would not be what its file
+   * says. `ignored` are names that stand for nothing here.
+   */
+  requireAllTaken(ignored: RegExp): void {
+    const { path, tensors } = this.checkpoint;
+    const left = [...tensors.keys()].filter(
+      (name) => !this.#taken.has(name) && !ignored.test(name),
+    );
+    if (left.length === 0) return;
+    const more = left.length > 1 ? ` and ${left.length - 1} more` : "";
+    const fix = "use a model of a supported family.";
+    throw new CheckpointError(path, `nothing here knows its tensor ${left[0]}${more}`, fix);
+  }
+
   /** Bytes of all that it put on the device. */
   get bytes(): number {
     return this.#owned.reduce((sum, { elements, dtype }) => sum + elements * dtypeBytes(dtype), 0);
@@ -124,6 +144,7 @@ export class WeightSource implements Disposable {
     const { path, tensors } = this.checkpoint;
     const full = this.#nameOf(name, kind);
     const stored = tensors.get(full);
+    this.#taken.add(full);
     const fix = "use a checkpoint whose config.json and weights belong together.";
     if (stored === undefined) throw new CheckpointError(path, `it has no tensor ${full}`, fix);
     if (stored.shape.join() === shape.join()) return stored;

@@ -3,6 +3,7 @@ import type { Checkpoint } from "./checkpoint.ts";
 import { CheckpointError } from "./errors.ts";
 import { type GgufFile, type GgufValue, openGguf } from "./gguf.ts";
 import type { StoredTensor } from "./stored.ts";
+import { unpack } from "./unpack.ts";
 
 /** Keys behind the architecture's name, and what a Hugging Face config calls them. */
 const configKeys: Readonly<Record<string, string>> = {
@@ -84,9 +85,53 @@ function configOf(file: GgufFile, architecture: string): Record<string, unknown>
     const value = file.metadata.get(`${architecture}.${key}`);
     if (value !== undefined) config[name] = value;
   }
+  const scaling = ropeScalingOf(file, architecture);
+  if (scaling !== undefined) config["rope_scaling"] = scaling;
+  const rotated = file.metadata.get(`${architecture}.rope.dimension_count`);
+  const headDim = config["head_dim"] ?? Number(config["hidden_size"]) / headCountOf(config);
+  if (typeof rotated === "number" && rotated !== headDim)
+    config["partial_rotary_factor"] = rotated / Number(headDim);
   config["vocab_size"] = list(file, "tokenizer.ggml.tokens").length;
   config["tie_word_embeddings"] = !file.tensors.has("output.weight");
   return config;
+}
+
+function headCountOf(config: Readonly<Record<string, unknown>>): number {
+  return Number(config["num_attention_heads"]);
+}
+
+/**
+ * How rotary frequencies are scaled. Llama 3.1's are in a tensor, a divisor for each pair, which is
+ * what LongRoPE has.
+ */
+function ropeScalingOf(
+  { metadata, tensors }: GgufFile,
+  architecture: string,
+): Record<string, unknown> | undefined {
+  const key = (name: string) => metadata.get(`${architecture}.rope.scaling.${name}`);
+  const divisors = tensors.get("rope_freqs.weight");
+  if (divisors !== undefined) {
+    const factors = [...unpack(divisors)];
+    return {
+      rope_type: "longrope",
+      factor: 1,
+      attention_factor: 1,
+      original_max_position_embeddings: metadata.get(`${architecture}.context_length`),
+      short_factor: factors,
+      long_factor: factors,
+    };
+  }
+  const [type, factor, attention] = ["type", "factor", "attn_factor"].map(key);
+  if (type === undefined || type === "none") return undefined;
+  return {
+    rope_type: type,
+    factor,
+    original_max_position_embeddings: key("original_context_length"),
+    // ggml's is times what YaRN has anyway.
+    ...(typeof attention === "number" && {
+      attention_factor: attention * (1 + 0.1 * Math.log(Number(factor))),
+    }),
+  };
 }
 
 function nameOf(name: string): string {

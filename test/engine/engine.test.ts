@@ -87,6 +87,20 @@ describe("greedy tokens are those of a recompute in f64", () => {
     expect(await tokensOf(engine, prompts[0])).toEqual(expected[0].tokens);
   });
 
+  test("from a GGUF file that scales the frequencies of RoPE", async () => {
+    const scaled = tinyModel(1, { ...shape, ropeDivisors: [1, 1.5, 4, 8] });
+    await using engine = await Engine.load(writeGguf(join(folder, "scaled.gguf"), scaled));
+    const { tokens } = naiveGreedy(scaled, prompts[0], 12);
+    expect(await tokensOf(engine, prompts[0])).toEqual(tokens);
+    expect(tokens).not.toEqual(expected[0].tokens);
+  });
+
+  test("with a head in the file that the embedding stands for", async () => {
+    const both = { ...model, shape: { ...shape, tied: true } };
+    await using engine = await Engine.load(writeFolder(join(folder, "both"), both));
+    expect(await tokensOf(engine, prompts[1])).toEqual(naiveGreedy(both, prompts[1], 12).tokens);
+  });
+
   test("with the head tied to the embedding", async () => {
     const tied = tinyModel(3, { ...shape, tied: true });
     await using engine = await Engine.load(writeFolder(join(folder, "tied"), tied));
@@ -177,6 +191,54 @@ describe("what is wrong is said", () => {
     for (const [options, said] of wrong)
       expect(() => engine.generate(options as never), JSON.stringify(options)).toThrow(said);
     expect(engine.stats().requests).toBe(0);
+  });
+
+  test("of models that would be something else", async () => {
+    const more = new Map(model.tensors);
+    more.set("model.layers.0.self_attn.o_proj.bias", {
+      shape: [shape.hidden],
+      values: new Float32Array(shape.hidden),
+    });
+    const loading = Engine.load(writeFolder(join(folder, "more"), { shape, tensors: more }));
+    expect(await loading.catch(String)).toMatch(
+      /knows its tensor model\.layers\.0\.self_attn\.o_proj/,
+    );
+    const wrong: [object, RegExp][] = [
+      [{ hidden_act: "gelu" }, /hidden_act is "gelu", not one of silu/],
+      [{ model_type: "other" }, /model_type is "other", not one of llama/],
+      [{ hidden_size: 31 }, /model\.layers\.0\.input_layernorm\.weight is \[32\], and \[31\]/],
+      [{ num_hidden_layers: 3 }, /it has no tensor model\.layers\.2/],
+      [{ num_hidden_layers: 1 }, /knows its tensor model\.layers\.1/],
+      [{ rope_scaling: { rope_type: "new" } }, /rope_scaling is .*, not of kind default/],
+      [{ use_sliding_window: true, sliding_window: 8 }, /use_sliding_window is true, not false/],
+      [{ rms_norm_eps: -1 }, /rms_norm_eps is -1, not a positive number/],
+    ];
+    for (const [fields, said] of wrong) {
+      const other = Engine.load(writeFolder(join(folder, "wrong"), model, fields));
+      expect(await other.catch(String)).toMatch(said);
+    }
+  });
+
+  const kinds: [string, Partial<TinyShape>][] = [
+    ["qwen2", { biased: true }],
+    ["qwen3", { headNorms: true }],
+  ];
+  test.each(kinds)("as %s has it", async (model_type, parts) => {
+    const other = tinyModel(4, { ...shape, ...parts });
+    const loading = Engine.load(writeFolder(join(folder, model_type), other, { model_type }));
+    await using engine = await loading;
+    const { tokens, margin } = naiveGreedy(other, prompts[0], 12);
+    expect(margin).toBeGreaterThan(1e-4);
+    expect(await tokensOf(engine, prompts[0])).toEqual(tokens);
+  });
+
+  test("with a window, as Mistral has one", async () => {
+    const fields = { model_type: "mistral", sliding_window: 8 };
+    await using engine = await Engine.load(writeFolder(join(folder, "window"), model, fields));
+    const windowed = { ...model, shape: { ...shape, window: 8 } };
+    const { tokens } = naiveGreedy(windowed, prompts[0], 12);
+    expect(await tokensOf(engine, prompts[0])).toEqual(tokens);
+    expect(tokens).not.toEqual(expected[0].tokens);
   });
 
   test("of models", async () => {

@@ -17,6 +17,14 @@ export interface TinyShape {
   readonly headDim: number;
   readonly context: number;
   readonly tied: boolean;
+  /** Divides the frequency of each pair; GGUF files alone hold it. */
+  readonly ropeDivisors?: readonly number[];
+  /** Biases of Q, K and V, as Qwen 2 has them. */
+  readonly biased?: boolean;
+  /** Norms of query and key heads, as Qwen 3 has them. */
+  readonly headNorms?: boolean;
+  /** Keys that a query sees, itself included; default all. */
+  readonly window?: number;
 }
 
 /** A model whose every tensor is a matrix of numbers, by Hugging Face's names. */
@@ -35,12 +43,13 @@ export const vocabularySize = vocabulary.tokens.length;
 export function tinyModel(seed: number, shape: TinyShape): TinyModel {
   const random = seeded(seed);
   const { layers, hidden, intermediate, queryHeads, kvHeads, headDim, tied } = shape;
+  const { biased, headNorms } = shape;
   const tensors: [string, { shape: number[]; values: Float32Array<ArrayBuffer> }][] = [];
-  const add = (name: string, sizes: number[], mean = 0) => {
+  const add = (name: string, sizes: number[], mean = 0, kind = "weight") => {
     const count = sizes.reduce((product, size) => product * size, 1);
     const spread = mean === 0 ? 1.5 / Math.sqrt(sizes.at(-1)!) : 0.2;
     const values = Float32Array.from({ length: count }, () => mean + spread * random.normal());
-    tensors.push([`${name}.weight`, { shape: sizes, values }]);
+    tensors.push([`${name}.${kind}`, { shape: sizes, values }]);
   };
   add("model.embed_tokens", [vocabularySize, hidden]);
   for (let layer = 0; layer < layers; layer++) {
@@ -49,6 +58,11 @@ export function tinyModel(seed: number, shape: TinyShape): TinyModel {
     add(`${at}.self_attn.q_proj`, [queryHeads * headDim, hidden]);
     add(`${at}.self_attn.k_proj`, [kvHeads * headDim, hidden]);
     add(`${at}.self_attn.v_proj`, [kvHeads * headDim, hidden]);
+    const heads = { q: queryHeads, k: kvHeads, v: kvHeads };
+    for (const [part, count] of Object.entries(heads)) {
+      if (biased) add(`${at}.self_attn.${part}_proj`, [count * headDim], 0, "bias");
+      if (headNorms && part !== "v") add(`${at}.self_attn.${part}_norm`, [headDim], 1);
+    }
     add(`${at}.self_attn.o_proj`, [hidden, queryHeads * headDim]);
     add(`${at}.post_attention_layernorm`, [hidden], 1);
     add(`${at}.mlp.gate_proj`, [intermediate, hidden]);
@@ -64,8 +78,8 @@ const template =
   "{% for m in messages %}<user>{{ m.content }}{% endfor %}" +
   "{% if add_generation_prompt %}\n{% endif %}";
 
-/** Writes it as a Hugging Face folder; returns its path. */
-export function writeFolder(folder: string, { shape, tensors }: TinyModel): string {
+/** Writes it as a Hugging Face folder, with other fields of config.json; returns its path. */
+export function writeFolder(folder: string, { shape, tensors }: TinyModel, fields = {}): string {
   mkdirSync(folder, { recursive: true });
   const config = {
     model_type: "llama",
@@ -81,6 +95,7 @@ export function writeFolder(folder: string, { shape, tensors }: TinyModel): stri
     vocab_size: vocabularySize,
     tie_word_embeddings: shape.tied,
     eos_token_id: vocabulary.tokens.indexOf("<end>"),
+    ...fields,
   };
   const json = (name: string, value: object) =>
     writeFileSync(join(folder, name), JSON.stringify(value));
@@ -140,6 +155,11 @@ export function writeGguf(path: string, { shape, tensors }: TinyModel): string {
     format: 0,
     bytes: new Uint8Array(permuted(name, sizes, values, shape.headDim).buffer),
   }));
+  if (shape.ropeDivisors !== undefined) {
+    const bytes = new Uint8Array(new Float32Array(shape.ropeDivisors).buffer);
+    const sizes = [shape.ropeDivisors.length];
+    stored.push({ name: "rope_freqs.weight", shape: sizes, format: 0, bytes });
+  }
   writeFileSync(path, ggufBytes(metadata, stored));
   return path;
 }
@@ -171,8 +191,9 @@ export function naiveLogits({ shape, tensors }: TinyModel, tokens: ArrayLike<num
   const times = (name: string, x: number[]): number[] => {
     const { shape: sizes, values } = weight(name);
     const columns = x.length;
+    const bias = tensors.get(`${name}.bias`)?.values;
     return Array.from({ length: sizes[0] }, (_, row) =>
-      x.reduce((sum, value, i) => sum + value * values[row * columns + i], 0),
+      x.reduce((sum, value, i) => sum + value * values[row * columns + i], bias?.[row] ?? 0),
     );
   };
   const norm = (name: string, x: number[]): number[] => {
@@ -183,10 +204,18 @@ export function naiveLogits({ shape, tensors }: TinyModel, tokens: ArrayLike<num
     heads.map((value, at) => {
       const i = at % headDim;
       const half = headDim / 2;
-      const angle = position * theta ** (-(i % half) / half);
+      const pair = i % half;
+      const angle = (position * theta ** (-pair / half)) / (shape.ropeDivisors?.[pair] ?? 1);
       const other = i < half ? -heads[at + half] : heads[at - half];
       return value * Math.cos(angle) + other * Math.sin(angle);
     });
+  /** Each head by itself, where the model has such a norm. */
+  const normHeads = (name: string, heads: number[]): number[] =>
+    tensors.has(`${name}.weight`)
+      ? Array.from({ length: heads.length / headDim }, (_, head) =>
+          norm(name, heads.slice(head * headDim, (head + 1) * headDim)),
+        ).flat()
+      : heads;
   const embedding = weight("model.embed_tokens").values;
   const streams = Array.from(tokens, (token) => [
     ...embedding.subarray(token * hidden, (token + 1) * hidden),
@@ -194,8 +223,12 @@ export function naiveLogits({ shape, tensors }: TinyModel, tokens: ArrayLike<num
   for (let layer = 0; layer < layers; layer++) {
     const at = `model.layers.${layer}`;
     const normed = streams.map((x) => norm(`${at}.input_layernorm`, x));
-    const q = normed.map((x, i) => rotate(times(`${at}.self_attn.q_proj`, x), i));
-    const k = normed.map((x, i) => rotate(times(`${at}.self_attn.k_proj`, x), i));
+    const turned = (part: "q" | "k") =>
+      normed.map((x, i) => {
+        const heads = times(`${at}.self_attn.${part}_proj`, x);
+        return rotate(normHeads(`${at}.self_attn.${part}_norm`, heads), i);
+      });
+    const [q, k] = [turned("q"), turned("k")];
     const v = normed.map((x) => times(`${at}.self_attn.v_proj`, x));
     streams.forEach((x, i) => {
       const out: number[] = [];
@@ -203,7 +236,8 @@ export function naiveLogits({ shape, tensors }: TinyModel, tokens: ArrayLike<num
         const kvHead = Math.floor((head * kvHeads) / queryHeads);
         const part = (row: number[], of: number) => row.slice(of * headDim, (of + 1) * headDim);
         const query = part(q[i], head);
-        const logits = k.slice(0, i + 1).map((key) => {
+        const first = Math.max(0, i + 1 - (shape.window ?? Infinity));
+        const logits = k.slice(first, i + 1).map((key) => {
           const own = part(key, kvHead);
           return query.reduce((sum, value, d) => sum + value * own[d], 0) / Math.sqrt(headDim);
         });
@@ -211,7 +245,9 @@ export function naiveLogits({ shape, tensors }: TinyModel, tokens: ArrayLike<num
         const weights = logits.map((logit) => Math.exp(logit - most));
         const total = weights.reduce((sum, value) => sum + value, 0);
         for (let d = 0; d < headDim; d++)
-          out.push(weights.reduce((sum, w, j) => sum + (w / total) * part(v[j], kvHead)[d], 0));
+          out.push(
+            weights.reduce((sum, w, j) => sum + (w / total) * part(v[first + j], kvHead)[d], 0),
+          );
       }
       times(`${at}.self_attn.o_proj`, out).forEach((value, d) => (x[d] += value));
     });
