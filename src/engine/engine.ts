@@ -6,7 +6,7 @@ import { FlashbunError, OptionError } from "../errors.ts";
 import { Model } from "../models/model.ts";
 import { checkOptions, integer, oneOf, type OptionSchemas } from "../options.ts";
 import { requireInteger, requireList } from "../require.ts";
-import { showAsText } from "../shown.ts";
+import { counted, showAsText } from "../shown.ts";
 import { ChatTemplate } from "../text/chat-template.ts";
 import { Tokenizer } from "../text/tokenizer.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
@@ -143,7 +143,7 @@ export class Engine implements AsyncDisposable {
     const megabytes = (this.model.weightBytes / 1e6).toFixed(0);
     const tokens = Math.min(contextTokens, pages! * pageSize);
     return (
-      `${basename(this.#checkpoint.path)} on ${this.device.name}: ${layers} layers, ` +
+      `${basename(this.#checkpoint.path)} on ${this.device.name}: ${counted(layers, "layer")}, ` +
       `${megabytes} MB of weights, ${pages} pages of ${pageSize} tokens, ` +
       `contexts of up to ${tokens} tokens`
     );

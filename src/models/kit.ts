@@ -4,7 +4,9 @@ import type { Device } from "../device/device.ts";
 import type { Batch } from "../kv/batch.ts";
 import { copyRows } from "../ops/copy-rows.ts";
 import { type Activation, matmul } from "../ops/matmul.ts";
+import { moe } from "../ops/moe.ts";
 import { rmsNorm } from "../ops/norm.ts";
+import { ExpertRouting, routeExperts } from "../ops/routing.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
@@ -24,6 +26,17 @@ export interface KitOptions {
   readonly maxBatch: number;
 }
 
+/** A layer's mixture of experts. */
+export interface Experts {
+  /** [experts, hidden]. */
+  readonly router: Weight;
+  /** Stacks of experts, as `moe` takes them. */
+  readonly gateUp: Weight;
+  readonly down: Weight;
+  readonly topK: number;
+  readonly renormalize: boolean;
+}
+
 /**
  * The operators of a model's block, over a few buffers that stay in place: what a verb returns is
  * good until the next call of the same verb, and for `linear` of the same name.
@@ -37,6 +50,10 @@ export class Kit implements Disposable {
   readonly #options: KitOptions;
   readonly #buffers: StepBuffers;
   readonly #logits: StepBuffers;
+  /** Rows of each token and expert. */
+  #expertRows: StepBuffers | undefined;
+  /** By row count; all layers route alike. */
+  readonly #routings: ExpertRouting[] = [];
   #batch: Batch | undefined;
   #wanted = 0;
 
@@ -89,6 +106,19 @@ export class Kit implements Disposable {
     return matmul(x, weight, { residual, out: residual });
   }
 
+  /** Adds what the experts of each row make of it to the residual stream. */
+  addExperts(residual: Tensor, x: Tensor, experts: Experts): void {
+    const { router, gateUp, down, topK, renormalize } = experts;
+    const { tokenBudget } = this.#options;
+    const [rows, dim] = x.shape;
+    const out = this.#routing(rows, router.outputs, topK);
+    const routing = routeExperts(this.linear("router", x, router), { topK, renormalize, out });
+    this.#expertRows ??= new StepBuffers(this.#device, x.dtype, tokenBudget * topK);
+    const hidden = this.#expertRows.rows("experts' insides", rows * topK, gateUp.outputs / 2);
+    const results = this.#expertRows.rows("experts' results", rows * topK, dim);
+    moe(x, routing, { gateUp, down, hidden, results, residual, out: residual });
+  }
+
   /** RMSNorm of each query and key head of rows `q | k | v`, in place. */
   normHeads(qkv: Tensor, queryNorm: Tensor, keyNorm: Tensor): void {
     const { normEps: eps } = this.#options.shape;
@@ -126,6 +156,10 @@ export class Kit implements Disposable {
     return this.#logits.rows("logits", rows, this.#options.shape.vocabulary);
   }
 
+  #routing(rows: number, experts: number, topK: number): ExpertRouting {
+    return (this.#routings[rows] ??= ExpertRouting.create(this.#device, rows, topK, experts));
+  }
+
   #headsOf(qkv: Tensor): readonly Tensor[] {
     const { queryHeads, kvHeads, headDim } = this.#options.shape;
     return this.#buffers.heads(qkv, [queryHeads, kvHeads, kvHeads], headDim);
@@ -135,6 +169,8 @@ export class Kit implements Disposable {
   [Symbol.dispose](): void {
     this.#buffers[Symbol.dispose]();
     this.#logits[Symbol.dispose]();
+    this.#expertRows?.[Symbol.dispose]();
+    for (const routing of this.#routings) routing?.[Symbol.dispose]();
     this.tokens[Symbol.dispose]();
     this.wantedRows[Symbol.dispose]();
   }

@@ -27,6 +27,18 @@ export interface DecoderShape {
   readonly normEps: number;
   /** Whether the head is the embedding. */
   readonly isTied: boolean;
+  /** Of a mixture of experts. */
+  readonly mixture?: {
+    /** Which names its tensors have. */
+    readonly names: string;
+    readonly experts: number;
+    /** Experts of a token. */
+    readonly topK: number;
+    /** Elements between an expert's up and down projections. */
+    readonly intermediate: number;
+    /** Whether the weights of a token's experts have the sum 1. */
+    readonly renormalize: boolean;
+  };
   /** The ways to attend that there are. */
   readonly attention: readonly AttentionKind[];
   /** Which of them a layer has. */

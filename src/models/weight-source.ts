@@ -78,6 +78,27 @@ export class WeightSource implements Disposable {
     return this.#grouped(inputs, stackCodes(codes as Codes[]));
   }
 
+  /**
+   * The linear layers of experts, one stack: each as in `linear`, of names behind the expert's own.
+   * Errors: CheckpointError.
+   */
+  experts(
+    count: number,
+    nameOf: (expert: number) => string,
+    inputs: number,
+    outputs: Readonly<Record<string, number>>,
+  ): Weight {
+    const { device, dtype } = this;
+    const parts = Object.entries(outputs);
+    const rows = parts.reduce((sum, [, each]) => sum + each, 0);
+    const label = `${this.prefix}${parts.map(([name]) => name).join(" ")} of experts`;
+    const tensor = this.#own(Tensor.empty(device, [count, rows, inputs], dtype, label));
+    let { address } = tensor;
+    for (let expert = 0; expert < count; expert++)
+      address = this.below(nameOf(expert)).#put(address, inputs, parts);
+    return Weight.dense(tensor);
+  }
+
   /** The linear layer of a table: in its memory, or for one that is quantised in its codes. */
   tied(name: string, table: Tensor): Weight {
     const [rows, columns] = table.shape;
@@ -131,13 +152,19 @@ export class WeightSource implements Disposable {
     const rows = parts.reduce((sum, [, count]) => sum + count, 0);
     const label = `${this.prefix}${parts.map(([name]) => name).join(" ")}`;
     const tensor = this.#own(Tensor.empty(device, [rows, inputs], dtype, label));
-    let { address } = tensor;
-    for (const [name, count] of parts) {
-      const bytes = bytesIn(dtype, this.#stored(name, [count, inputs]));
-      device.upload(address, bytes);
-      address += bytes.length;
-    }
+    this.#put(tensor.address, inputs, parts);
     return tensor;
+  }
+
+  /** Writes matrices one below the other; returns the address behind them. */
+  #put(address: number, inputs: number, parts: readonly [name: string, rows: number][]): number {
+    let to = address;
+    for (const [name, rows] of parts) {
+      const bytes = bytesIn(this.dtype, this.#stored(name, [rows, inputs]));
+      this.device.upload(to, bytes);
+      to += bytes.length;
+    }
+    return to;
   }
 
   #stored(name: string, shape: readonly number[], kind = "weight"): StoredTensor {

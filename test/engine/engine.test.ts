@@ -6,7 +6,9 @@ import { Engine, type EngineOptions } from "../../src/engine/index.ts";
 import { seeded } from "../support/random.ts";
 import {
   naiveGreedy,
+  packed,
   tinyModel,
+  type TinyMixture,
   type TinyShape,
   vocabularySize,
   writeFolder,
@@ -230,6 +232,37 @@ describe("what is wrong is said", () => {
     const { tokens, margin } = naiveGreedy(other, prompts[0], 12);
     expect(margin).toBeGreaterThan(1e-4);
     expect(await tokensOf(engine, prompts[0])).toEqual(tokens);
+  });
+
+  const mixtures: [string, TinyMixture, object][] = [
+    [
+      "mixtral",
+      { kind: "mixtral", experts: 5, topK: 2, renormalize: true },
+      { num_local_experts: 5 },
+    ],
+    [
+      "qwen3_moe",
+      { kind: "qwen3_moe", experts: 6, topK: 3, renormalize: false },
+      { num_experts: 6, moe_intermediate_size: shape.intermediate, intermediate_size: 999 },
+    ],
+  ];
+  test.each(mixtures)("a mixture of experts, as %s has it", async (model_type, mixed, fields) => {
+    const other = tinyModel(4, { ...shape, mixture: mixed, headNorms: model_type !== "mixtral" });
+    const all = { model_type, num_experts_per_tok: mixed.topK, ...fields };
+    await using engine = await Engine.load(writeFolder(join(folder, model_type), other, all));
+    const few = prompts.slice(0, 3);
+    const tokens = await Promise.all(few.map((prompt) => tokensOf(engine, prompt)));
+    const naive = few.map((prompt) => naiveGreedy(other, prompt, 12));
+    expect(Math.min(...naive.map(({ margin }) => margin))).toBeGreaterThan(1e-4);
+    expect(tokens).toEqual(naive.map((each) => each.tokens));
+  });
+
+  test("packed projections, as Phi-3 has them", async () => {
+    const fields = { model_type: "phi3" };
+    await using engine = await Engine.load(
+      writeFolder(join(folder, "phi3"), packed(model), fields),
+    );
+    expect(await tokensOf(engine, prompts[0])).toEqual(expected[0].tokens);
   });
 
   test("with a window, as Mistral has one", async () => {

@@ -23,9 +23,33 @@ export interface TinyShape {
   readonly biased?: boolean;
   /** Norms of query and key heads, as Qwen 3 has them. */
   readonly headNorms?: boolean;
+  /** A mixture of experts instead of one gated layer. */
+  readonly mixture?: TinyMixture;
   /** Keys that a query sees, itself included; default all. */
   readonly window?: number;
 }
+
+/** Experts of a layer, under the names that their makers use. */
+export interface TinyMixture {
+  readonly kind: "mixtral" | "qwen3_moe";
+  readonly experts: number;
+  readonly topK: number;
+  readonly renormalize: boolean;
+}
+
+/** Names of a mixture's router and of an expert's parts, behind the layer's. */
+const mixtureNames = {
+  mixtral: {
+    router: "block_sparse_moe.gate",
+    expert: (i: number) => `block_sparse_moe.experts.${i}`,
+    parts: ["w1", "w3", "w2"],
+  },
+  qwen3_moe: {
+    router: "mlp.gate",
+    expert: (i: number) => `mlp.experts.${i}`,
+    parts: ["gate_proj", "up_proj", "down_proj"],
+  },
+} as const;
 
 /** A model whose every tensor is a matrix of numbers, by Hugging Face's names. */
 export interface TinyModel {
@@ -65,13 +89,51 @@ export function tinyModel(seed: number, shape: TinyShape): TinyModel {
     }
     add(`${at}.self_attn.o_proj`, [hidden, queryHeads * headDim]);
     add(`${at}.post_attention_layernorm`, [hidden], 1);
-    add(`${at}.mlp.gate_proj`, [intermediate, hidden]);
-    add(`${at}.mlp.up_proj`, [intermediate, hidden]);
-    add(`${at}.mlp.down_proj`, [hidden, intermediate]);
+    if (shape.mixture !== undefined)
+      add(`${at}.${routerOf(shape.mixture)}`, [shape.mixture.experts, hidden]);
+    for (const expert of expertsOf(at, shape)) {
+      const [gate, up, down] = expert;
+      add(gate, [intermediate, hidden]);
+      add(up, [intermediate, hidden]);
+      add(down, [hidden, intermediate]);
+    }
   }
   add("model.norm", [hidden], 1);
   if (!tied) add("lm_head", [vocabularySize, hidden]);
   return { shape, tensors: new Map(tensors) };
+}
+
+function routerOf({ kind }: TinyMixture): string {
+  return mixtureNames[kind].router;
+}
+
+/** Gate, up and down of each expert of a layer; a layer without a mixture is one expert. */
+function expertsOf(at: string, { mixture }: TinyShape): string[][] {
+  if (mixture === undefined)
+    return [["gate_proj", "up_proj", "down_proj"].map((part) => `${at}.mlp.${part}`)];
+  const { expert, parts } = mixtureNames[mixture.kind];
+  return Array.from({ length: mixture.experts }, (_, i) =>
+    parts.map((part) => `${at}.${expert(i)}.${part}`),
+  );
+}
+
+/** The same model with Q, K and V in one tensor, and gate and up in one, as Phi-3 has them. */
+export function packed({ shape, tensors }: TinyModel): TinyModel {
+  const packs: [string, string[]][] = [
+    ["self_attn.qkv_proj", ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]],
+    ["mlp.gate_up_proj", ["mlp.gate_proj", "mlp.up_proj"]],
+  ];
+  const made = new Map(tensors);
+  for (let layer = 0; layer < shape.layers; layer++)
+    for (const [whole, parts] of packs) {
+      const at = (name: string) => `model.layers.${layer}.${name}.weight`;
+      const held = parts.map((name) => tensors.get(at(name))!);
+      const rows = held.reduce((sum, { shape: sizes }) => sum + sizes[0], 0);
+      const values = Float32Array.from(held.flatMap((each) => [...each.values]));
+      made.set(at(whole), { shape: [rows, shape.hidden], values });
+      for (const name of parts) made.delete(at(name));
+    }
+  return { shape, tensors: made };
 }
 
 const template =
@@ -184,6 +246,39 @@ function permuted(name: string, shape: number[], values: Float32Array<ArrayBuffe
   return out;
 }
 
+/** Weights of the experts that a token goes to. */
+function routed(logits: number[], { topK, renormalize }: TinyMixture): Map<number, number> {
+  const most = Math.max(...logits);
+  const scores = logits.map((logit) => Math.exp(logit - most));
+  const total = scores.reduce((sum, score) => sum + score, 0);
+  const best = scores
+    .map((score, expert) => ({ expert, weight: score / total }))
+    .sort((a, b) => b.weight - a.weight)
+    .slice(0, topK);
+  const sum = renormalize ? best.reduce((held, { weight }) => held + weight, 0) : 1;
+  return new Map(best.map(({ expert, weight }) => [expert, weight / sum]));
+}
+
+/** What a layer's expert, or those that a token goes to, make of it. */
+function feedForward(
+  shape: TinyShape,
+  at: string,
+  h: number[],
+  times: (name: string, x: number[]) => number[],
+): number[] {
+  const { mixture, hidden } = shape;
+  const weights = mixture && routed(times(`${at}.${routerOf(mixture)}`, h), mixture);
+  const sum = new Array<number>(hidden).fill(0);
+  for (const [e, [gate, up, down]] of expertsOf(at, shape).entries()) {
+    const factor = weights === undefined ? 1 : (weights.get(e) ?? 0);
+    if (factor === 0) continue;
+    const ups = times(up, h);
+    const gated = times(gate, h).map((g, i) => (g / (1 + Math.exp(-g))) * ups[i]);
+    times(down, gated).forEach((value, d) => (sum[d] += factor * value));
+  }
+  return sum;
+}
+
 /** The logits after each token, all of them computed anew in f64. */
 export function naiveLogits({ shape, tensors }: TinyModel, tokens: ArrayLike<number>) {
   const { layers, hidden, queryHeads, kvHeads, headDim, tied } = shape;
@@ -253,9 +348,7 @@ export function naiveLogits({ shape, tensors }: TinyModel, tokens: ArrayLike<num
     });
     for (const x of streams) {
       const h = norm(`${at}.post_attention_layernorm`, x);
-      const up = times(`${at}.mlp.up_proj`, h);
-      const gated = times(`${at}.mlp.gate_proj`, h).map((g, i) => (g / (1 + Math.exp(-g))) * up[i]);
-      times(`${at}.mlp.down_proj`, gated).forEach((value, d) => (x[d] += value));
+      feedForward(shape, at, h, times).forEach((value, d) => (x[d] += value));
     }
   }
   const head = tied ? "model.embed_tokens" : "lm_head";

@@ -17,6 +17,9 @@ export async function chatCommand(model: string, options: ChatArguments): Promis
   if (options.system !== undefined) messages.push({ role: "system", content: options.system });
   const input = createInterface({ input: process.stdin, output: process.stderr });
   let cut: (() => void) | undefined;
+  // Piped lines end while an answer to one of them still runs.
+  let isOpen = true;
+  input.on("close", () => (isOpen = false));
   input.on("SIGINT", () => (cut === undefined ? input.close() : cut()));
   try {
     input.setPrompt("> ");
@@ -34,7 +37,7 @@ export async function chatCommand(model: string, options: ChatArguments): Promis
       cut = undefined;
       process.stdout.write("\n");
       messages.push({ role: "assistant", content: answer });
-      input.prompt();
+      if (isOpen) input.prompt();
     }
   } finally {
     input.close();

@@ -1,0 +1,96 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { tinyModel, writeFolder } from "../support/tiny-llama.ts";
+import { entry, flashbun } from "./run.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "flashbun-cli-model-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+const shape = { layers: 1, hidden: 32, intermediate: 48, queryHeads: 4, kvHeads: 2, headDim: 8 };
+const model = writeFolder(
+  join(folder, "tiny"),
+  tinyModel(2, { ...shape, context: 128, tied: true }),
+);
+const greedy = ["--max-tokens", "5", "--temperature", "0"];
+
+/** Runs the command line with something on its standard input. */
+async function fed(input: string, ...args: string[]) {
+  const child = Bun.spawn([process.execPath, entry, ...args], {
+    stdin: new TextEncoder().encode(input),
+    stdout: "pipe",
+    stderr: "pipe",
+    env: process.env,
+  });
+  const [out, err, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  return { out, err, code };
+}
+
+test("generate answers, says what it took, and writes JSON", async () => {
+  const json = join(folder, "answer.json");
+  const said = await flashbun("generate", model, "hello", ...greedy, "--json", json);
+  expect(said.code).toBe(0);
+  expect(said.err).toMatch(/tiny on .*: 1 layers?, .* MB of weights, .* pages of 16 tokens/);
+  expect(said.err).toMatch(/prompt tokens, first token after \d+ ms, 5 tokens at [\d.]+ tokens\/s/);
+  const answer = JSON.parse(readFileSync(json, "utf8")) as { text: string; tokens: number[] };
+  expect(answer.tokens.length).toBe(5);
+  expect(said.out).toBe(`${answer.text}\n`);
+  // The same from standard input, and nothing but the answer.
+  const quiet = await fed("hello", "generate", model, "-", ...greedy, "--quiet");
+  expect(quiet).toEqual({ out: said.out, err: "", code: 0 });
+});
+
+test("chat remembers what was said, and ends with its input", async () => {
+  const one = await fed("hello\n", "chat", model, ...greedy);
+  expect(one.code).toBe(0);
+  const two = await fed("hello\nhello\n", "chat", model, ...greedy);
+  expect(two.out.startsWith(one.out)).toBe(true);
+  expect(two.out.length).toBeGreaterThan(one.out.length);
+});
+
+test("serve answers until it is told to stop", async () => {
+  const child = Bun.spawn([process.execPath, entry, "serve", model, "--port", "0"], {
+    stdout: "pipe",
+    stderr: "pipe",
+    env: { ...process.env, FLASHBUN_API_KEY: "key" },
+  });
+  let err = "";
+  const reader = child.stderr.pipeThrough(new TextDecoderStream()).getReader();
+  while (!/at http\S+\/v1\n/.test(err)) {
+    const { value, done } = await reader.read();
+    if (done) break;
+    err += value;
+  }
+  const [url] = /http\S+\/v1/.exec(err)!;
+  const post = (headers: Record<string, string>) =>
+    fetch(`${url}/completions`, { method: "POST", headers, body: JSON.stringify({ prompt: "a" }) });
+  expect((await post({})).status).toBe(401);
+  const response = await post({ authorization: "Bearer key" });
+  expect(((await response.json()) as { model: string }).model).toBe("tiny");
+  child.kill("SIGTERM");
+  expect(await child.exited).toBe(0);
+  const lines = (await new Response(child.stdout).text()).trim().split("\n");
+  expect(lines.map((line) => (JSON.parse(line) as { status: number }).status)).toEqual([401, 200]);
+});
+
+describe("what is wrong is said in a line", () => {
+  const cases: [args: string[], code: number, said: RegExp][] = [
+    [["generate", "/absent", "x"], 1, /\/absent: it cannot be read \(ENOENT\)\. Fix: /],
+    [["generate", model], 2, /missing required argument 'prompt'/],
+    [["generate", model, "x", "--temperature", "-1"], 2, /a number from 0 to 100/],
+    [["generate", model, "x", "--max-tokens", "0"], 2, /--max-tokens must be/],
+    [["generate", model, "x", "--max-tokens", "1000"], 2, /--max-tokens must be/],
+    [["generate", model, "x", "--json", "/absent/x.json"], 2, /--json/],
+    [["serve", model, "--port", "70000"], 2, /--port must be an integer from 0 to 65535/],
+    [["serve", model, "--device", "tpu"], 2, /--device must be cpu, auto or cuda:0/],
+  ];
+  test.each(cases)("%j", async (args, code, said) => {
+    const got = await flashbun(...args);
+    expect(got.err).toMatch(said);
+    expect(got.code).toBe(code);
+  });
+});
