@@ -5,6 +5,7 @@ const Kernel = @import("../../kernel.zig").Kernel;
 const scratch_bytes = @import("../../kernel.zig").scratch_bytes;
 const pointers = @import("../pointers.zig");
 const simd = @import("../simd.zig");
+const coded = @import("coded.zig");
 const experts = @import("experts.zig");
 const finish = @import("finish.zig").finish;
 const Item = @import("finish.zig").Item;
@@ -27,6 +28,10 @@ const many: Shape = .{ .rows = 128, .outputs = 64 };
 
 /// Inputs of one span: a tile's rows of x stay in the first cache, an item's weights in the second.
 const span = 1024;
+
+comptime {
+    if (span / 16 > coded.groups_most) @compileError("a tile has too little room for groups");
+}
 
 /// What an item covers, at most.
 const Shape = struct {
@@ -115,6 +120,11 @@ fn multiply(
             const held: Rows = .{ .first = first, .stride = stride };
             const sums = s.sums[part * shape.outputs / 2 ..].ptr;
             const sums_stride = shape.sums_stride();
+            if (comptime is_coded(kind)) if (item.rows <= few.rows) {
+                const place: coded.Place = .{ .row = row, .k = k, .x = x, .weight = held };
+                add_coded(kind, p, item, place, count, sums, sums_stride, k == 0);
+                continue;
+            };
             if (staged and kind != .f32) {
                 const weights: [*]f32 = &s.weight;
                 for (0..item.outputs) |i| {
@@ -128,6 +138,40 @@ fn multiply(
             }
         }
     }
+}
+
+/// All tiles of an item of few rows, whose weight is in codes.
+fn add_coded(
+    comptime kind: Dtype,
+    p: *const Params,
+    item: Item,
+    place: coded.Place,
+    count: usize,
+    sums: [*]tile.Sum,
+    sums_stride: usize,
+    fresh: bool,
+) void {
+    var r: usize = 0;
+    while (r < item.rows) {
+        const rows = tile_height(item.rows - r);
+        var c: usize = 0;
+        while (c < item.outputs) : (c += tile.tile_columns) {
+            const columns = @min(tile.tile_columns, item.outputs - c);
+            const at: coded.Place = .{
+                .row = place.row + c,
+                .k = place.k,
+                .x = place.x.from(r),
+                .weight = place.weight.from(c),
+            };
+            const into = sums + r * sums_stride + c;
+            coded.add(kind, p, rows, columns, at, count, into, sums_stride, fresh);
+        }
+        r += rows;
+    }
+}
+
+fn is_coded(comptime kind: Dtype) bool {
+    return kind == .u8 or kind == .i8;
 }
 
 /// Types that a tile widens as it reads them.
