@@ -98,7 +98,14 @@ export class StepLoop {
     const tokens = chosen.map(({ token }) => token);
     this.scheduler.advance(step, tokens);
     this.steps++;
-    sampled.forEach((job, row) => this.#hand(job, chosen[row]));
+    sampled.forEach((job, row) => {
+      try {
+        this.#hand(job, chosen[row]);
+      } catch (error) {
+        // What one request makes of its token is nobody else's affair.
+        this.abort(this.#generations.get(job.id)!, error);
+      }
+    });
   }
 
   #rowsOf({ sampled }: Step): SampledRow[] {

@@ -36,7 +36,7 @@ export function llamaShape(config: Config): DecoderShape {
     kvHeads: config.count("num_key_value_heads", queryHeads),
     headDim,
     vocabulary: config.count("vocab_size"),
-    contextTokens: config.count("max_position_embeddings"),
+    contextTokens: config.contextTokens(),
     normEps: config.positive("rms_norm_eps", 1e-6),
     isTied: config.flag("tie_word_embeddings", false),
     attention: [{ windowLeft: config.windowLeft(), rope: config.rope(headDim) }],

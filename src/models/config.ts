@@ -43,12 +43,23 @@ export class Config implements Fields {
     if (!allowed.includes(value as string)) throw this.wrong(field, `one of ${allowed.join(", ")}`);
   }
 
+  /** Positions that the model was made for, or is stretched to by YaRN. */
+  contextTokens(): number {
+    const { rope_parameters: newer, rope_scaling: older } = this.fields;
+    const given = (newer ?? older ?? {}) as Record<string, unknown>;
+    const own = this.count("max_position_embeddings");
+    if ((given["rope_type"] ?? given["type"]) !== "yarn") return own;
+    const original = Number(given["original_max_position_embeddings"] ?? own);
+    return Math.max(own, Math.floor(original * Number(given["factor"])) || 0);
+  }
+
   /** Keys before a query that it sees in layers with a window; -1: all. */
   windowLeft(): number {
     const { sliding_window: window, use_sliding_window: used } = this.fields;
-    if (window === undefined || window === null || used === false) return -1;
     // Qwen's windows begin at some layer, which nothing here knows.
     if (used === true) throw this.wrong("use_sliding_window", "false");
+    const hasWindow = ["mistral", "mixtral", "phi3"].includes(this.modelType);
+    if (!hasWindow || window === undefined || window === null) return -1;
     return this.count("sliding_window") - 1;
   }
 
@@ -57,9 +68,10 @@ export class Config implements Fields {
     const { rope_parameters: newer, rope_scaling: older } = this.fields;
     const given = new Config(this.path, (newer ?? older ?? {}) as Record<string, unknown>);
     const theta = given.fields["rope_theta"] ?? this.positive("rope_theta", 10_000);
-    const part = this.positive("partial_rotary_factor", 1);
+    const part = given.positive("partial_rotary_factor", this.positive("partial_rotary_factor", 1));
+    const dim = this.count("rotary_dim", Math.floor(headDim * part));
     const rope: RopeOptions = { theta: theta as number };
-    if (part !== 1) rope.dim = Math.floor(headDim * part);
+    if (dim !== headDim) rope.dim = dim;
     const scaling = ropeScaling(this, given);
     return scaling === undefined ? rope : { ...rope, scaling };
   }

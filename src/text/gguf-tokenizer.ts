@@ -14,8 +14,9 @@ export interface GgufVocabulary {
   readonly bos: number | undefined;
 }
 
-/** ggml's kinds of tokens that text does not spell. */
-const control = 3;
+/** ggml's kind of tokens such as the end of a turn. */
+export const control = 3;
+/** Its kind of tokens that were added, and are text. */
 const userDefined = 4;
 
 const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true };

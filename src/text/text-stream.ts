@@ -2,6 +2,8 @@ import type { Tokenizer } from "./tokenizer.ts";
 
 /** Stands where bytes are not, or not yet, whole characters. */
 const replacement = "\ufffd";
+/** Tokens that one character has at most: a byte each. More never become one. */
+const characterTokens = 4;
 
 /**
  * The text of tokens as they come: each call gives what became whole. A character whose bytes are
@@ -25,7 +27,8 @@ export class TextStream {
     this.#ids.push(id);
     const before = this.#tokenizer.decode(this.#ids.slice(0, this.#told));
     const now = this.#tokenizer.decode(this.#ids);
-    if (now.length <= before.length || now.endsWith(replacement)) return "";
+    const waits = now.endsWith(replacement) && this.#ids.length - this.#told <= characterTokens;
+    if (now.length <= before.length || waits) return "";
     this.#ids = this.#ids.slice(this.#told);
     this.#told = this.#ids.length;
     return now.slice(before.length);

@@ -45,7 +45,10 @@ export class Tokenizer {
     return Int32Array.from(this.#encoder.encode(text, { add_special_tokens: addSpecial }).ids);
   }
 
-  /** The text of token ids, special ones left out unless `keepSpecial`. */
+  /**
+   * The text of token ids, special ones left out unless `keepSpecial`. A model's vocabulary may be
+   * padded: ids past the tokenizer's stand for nothing.
+   */
   decode(ids: ArrayLike<number>, options: { keepSpecial?: boolean } = {}): string {
     requireOptions("options", options, ["keepSpecial"]);
     const { keepSpecial = false } = options;
@@ -68,9 +71,9 @@ export class Tokenizer {
     return this.#ids.get(content);
   }
 
-  /** Whether an id is of a special token, which stands for no text. */
+  /** Whether an id stands for no text: a special token, or one past the tokenizer's last. */
   isSpecial(id: number): boolean {
-    return this.#special.has(id);
+    return id >= this.vocabularySize || this.#special.has(id);
   }
 }
 

@@ -1,4 +1,4 @@
-import { type GgufVocabulary, ggufCuts, tokenizerJsonOf } from "../text/gguf-tokenizer.ts";
+import { control, type GgufVocabulary, ggufCuts, tokenizerJsonOf } from "../text/gguf-tokenizer.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { CheckpointError } from "./errors.ts";
 import { type GgufFile, type GgufValue, openGguf } from "./gguf.ts";
@@ -75,8 +75,17 @@ export function openGgufCheckpoint(path: string): Checkpoint {
       ...(end === undefined ? {} : { eos_token: tokens[end] }),
     },
     sampling: {},
-    endTokens: [end, whole(file, "tokenizer.ggml.eot_token_id")].filter((id) => id !== undefined),
+    endTokens: endsOf(file, vocabulary),
   };
+}
+
+/** Tokens that end a turn by their text, whatever else a file says, as ggml has them. */
+const endTexts = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>"];
+
+function endsOf(file: GgufFile, { tokens, kinds }: GgufVocabulary): number[] {
+  const said = ["eos", "eot", "eom"].map((name) => whole(file, `tokenizer.ggml.${name}_token_id`));
+  const named = endTexts.map((text) => tokens.indexOf(text)).filter((id) => kinds[id] === control);
+  return [...new Set([...said, ...named])].filter((id) => id !== undefined);
 }
 
 function configOf(file: GgufFile, architecture: string): Record<string, unknown> {
@@ -89,8 +98,7 @@ function configOf(file: GgufFile, architecture: string): Record<string, unknown>
   if (scaling !== undefined) config["rope_scaling"] = scaling;
   const rotated = file.metadata.get(`${architecture}.rope.dimension_count`);
   const headDim = config["head_dim"] ?? Number(config["hidden_size"]) / headCountOf(config);
-  if (typeof rotated === "number" && rotated !== headDim)
-    config["partial_rotary_factor"] = rotated / Number(headDim);
+  if (typeof rotated === "number" && rotated !== headDim) config["rotary_dim"] = rotated;
   config["vocab_size"] = list(file, "tokenizer.ggml.tokens").length;
   config["tie_word_embeddings"] = !file.tensors.has("output.weight");
   return config;
@@ -155,22 +163,23 @@ function asStoredThere(
   tensor: StoredTensor,
 ): StoredTensor {
   const part = /\.self_attn\.(q|k)_proj\.(weight|bias)$/.exec(name)?.[1];
-  if (architecture !== "llama" || part === undefined) return { ...tensor, name };
-  const headCount = config[part === "q" ? "num_attention_heads" : "num_key_value_heads"];
   const { shape, format } = tensor;
-  const headRows = shape[0] / Number(headCount ?? config["num_attention_heads"]);
+  const headCount =
+    config[part === "q" ? "num_attention_heads" : "num_key_value_heads"] ??
+    config["num_attention_heads"];
+  const isPermuted = architecture === "llama" && part !== undefined;
   return {
     name,
     shape,
     format,
     get bytes() {
-      return unpermuted(tensor, headRows);
+      const { bytes } = tensor;
+      return isPermuted ? unpermuted(bytes, shape[0], shape[0] / Number(headCount)) : bytes;
     },
   };
 }
 
-function unpermuted({ shape, bytes }: StoredTensor, headRows: number): Uint8Array {
-  const rows = shape[0];
+function unpermuted(bytes: Uint8Array, rows: number, headRows: number): Uint8Array {
   const rowBytes = bytes.length / rows;
   const half = headRows / 2;
   const out = new Uint8Array(bytes.length);
@@ -183,14 +192,16 @@ function unpermuted({ shape, bytes }: StoredTensor, headRows: number): Uint8Arra
 }
 
 function vocabularyOf(file: GgufFile): GgufVocabulary {
-  const begins = file.metadata.get("tokenizer.ggml.add_bos_token") === true;
+  const pre = file.metadata.get("tokenizer.ggml.pre")?.toString() ?? "gpt-2";
+  // Files of Llama 3 do not say it, and ggml begins their texts with one.
+  const begins = file.metadata.get("tokenizer.ggml.add_bos_token") ?? pre === "llama-bpe";
   return {
     model: text(file, "tokenizer.ggml.model"),
-    pre: file.metadata.get("tokenizer.ggml.pre")?.toString() ?? "gpt-2",
+    pre,
     tokens: list(file, "tokenizer.ggml.tokens") as string[],
     kinds: list(file, "tokenizer.ggml.token_type") as number[],
     merges: (file.metadata.get("tokenizer.ggml.merges") ?? []) as string[],
-    bos: begins ? whole(file, "tokenizer.ggml.bos_token_id") : undefined,
+    bos: begins === true ? whole(file, "tokenizer.ggml.bos_token_id") : undefined,
   };
 }
 

@@ -1,5 +1,5 @@
-import { FileReader, mapFile } from "./mapped-file.ts";
-import { storedFormat, type StoredFormatName, type StoredTensor } from "./stored.ts";
+import { FileReader, MappedFile } from "./mapped-file.ts";
+import { storedFormat, type StoredFormatName, storedIn, type StoredTensor } from "./stored.ts";
 
 /** A value of a GGUF file's metadata. */
 export type GgufValue = number | boolean | string | GgufValue[];
@@ -58,7 +58,7 @@ const arrayType = 9;
 
 /** Opens a GGUF file. Errors: CheckpointError. */
 export function openGguf(path: string): GgufFile {
-  const reader = new FileReader(path, mapFile(path));
+  const reader = new FileReader(new MappedFile(path));
   if (reader.u32("the magic number") !== magic) throw reader.wrong("it is no GGUF file");
   const version = reader.u32("the version");
   if (version !== 2 && version !== 3)
@@ -114,10 +114,11 @@ function readTensors(
     const elements = shape.reduce((product, size) => product * size, 1);
     const bytes = (elements / format.blockElements) * format.blockBytes;
     const from = start + offset;
-    if (!(from + bytes <= reader.bytes.length))
+    const { file } = reader;
+    if (!(from + bytes <= file.bytes))
       throw reader.wrong(`tensor ${name} ends at byte ${from + bytes}, beyond the file's end`);
     if (tensors.has(name)) throw reader.wrong(`tensor ${name} stands twice`);
-    tensors.set(name, { name, shape, format, bytes: reader.bytes.subarray(from, from + bytes) });
+    tensors.set(name, storedIn(file, { name, shape, format }, from, bytes));
   }
   return tensors;
 }

@@ -1,26 +1,50 @@
 import { statSync } from "node:fs";
 import { CheckpointError } from "./errors.ts";
 
-/** Maps a file into memory; its bytes are read when they are first touched. */
-export function mapFile(path: string): Uint8Array {
-  let bytes: number;
-  try {
-    const found = statSync(path);
+/** Bytes that a header has at most; more than any has. */
+const headMost = 1 << 30;
+/** What a mapping begins at a multiple of. */
+const page = 1 << 16;
+
+/** A file whose parts are mapped into memory when they are asked for, and read when touched. */
+export class MappedFile {
+  readonly bytes: number;
+
+  /** Errors: CheckpointError. */
+  constructor(readonly path: string) {
+    const found = statOf(path);
     if (!found.isFile()) throw new CheckpointError(path, "it is not a file", "give a file.");
-    bytes = found.size;
+    this.bytes = found.size;
+    // An empty file cannot be mapped.
+    if (this.bytes === 0) throw new CheckpointError(path, "it is empty", "fetch it again.");
+  }
+
+  /** Its beginning, where headers stand. */
+  head(): Uint8Array {
+    return this.range(0, Math.min(this.bytes, headMost));
+  }
+
+  /** The bytes [from, to), which lie in it. */
+  range(from: number, to: number): Uint8Array {
+    if (from === to) return new Uint8Array(0);
+    const offset = from - (from % page);
+    try {
+      // A mapping has at most 4 GiB: one of the whole file would not do.
+      const mapped = Bun.mmap(this.path, { shared: false, offset, size: to - offset });
+      return mapped.subarray(from - offset, to - offset);
+    } catch (error) {
+      const what = `bytes ${from} to ${to} cannot be mapped (${error})`;
+      throw new CheckpointError(this.path, what, "copy it to a local disk.", { cause: error });
+    }
+  }
+}
+
+function statOf(path: string) {
+  try {
+    return statSync(path);
   } catch (error) {
-    if (error instanceof CheckpointError) throw error;
     const { code } = error as NodeJS.ErrnoException;
     throw new CheckpointError(path, `it cannot be read (${code})`, "give a file that exists.", {
-      cause: error,
-    });
-  }
-  // An empty file cannot be mapped.
-  if (bytes === 0) throw new CheckpointError(path, "it is empty", "fetch it again.");
-  try {
-    return Bun.mmap(path, { shared: false });
-  } catch (error) {
-    throw new CheckpointError(path, `it cannot be mapped (${error})`, "copy it to a local disk.", {
       cause: error,
     });
   }
@@ -28,24 +52,24 @@ export function mapFile(path: string): Uint8Array {
 
 /** Reads little-endian values one after the other; past the end it throws a CheckpointError. */
 export class FileReader {
+  /** The file's beginning. */
+  readonly bytes: Uint8Array;
   readonly #view: DataView;
   at = 0;
 
-  constructor(
-    readonly path: string,
-    readonly bytes: Uint8Array,
-  ) {
+  constructor(readonly file: MappedFile) {
+    const bytes = (this.bytes = file.head());
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
-  /** Bytes that are left. */
+  /** Bytes that are left in the file's beginning. */
   get left(): number {
     return this.bytes.length - this.at;
   }
 
   /** An error about this file. */
   wrong(what: string): CheckpointError {
-    return new CheckpointError(this.path, what, "fetch the file again, or convert it anew.");
+    return new CheckpointError(this.file.path, what, "fetch the file again, or convert it anew.");
   }
 
   /** Where the next `bytes` lie; moves past them. */

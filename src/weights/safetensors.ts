@@ -1,8 +1,8 @@
 import { dirname, join } from "node:path";
 import { readFileSync } from "node:fs";
 import { CheckpointError } from "./errors.ts";
-import { FileReader, mapFile } from "./mapped-file.ts";
-import { storedFormat, type StoredFormatName, type StoredTensor } from "./stored.ts";
+import { FileReader, MappedFile } from "./mapped-file.ts";
+import { storedFormat, type StoredFormatName, storedIn, type StoredTensor } from "./stored.ts";
 
 const formats: Readonly<Record<string, StoredFormatName>> = {
   F64: "F64",
@@ -24,16 +24,16 @@ const headerBytesMost = 100e6;
 
 /** The tensors of a safetensors file (huggingface/safetensors, README). Errors: CheckpointError. */
 export function openSafetensors(path: string): Map<string, StoredTensor> {
-  const reader = new FileReader(path, mapFile(path));
+  const reader = new FileReader(new MappedFile(path));
   const headerBytes = reader.count("the length of the header", 1);
   if (headerBytes > headerBytesMost)
     throw reader.wrong(`its header has ${headerBytes} bytes, more than ${headerBytesMost}`);
   const at = reader.take(headerBytes, "the header");
   const header = parseObject(path, new TextDecoder().decode(reader.bytes.subarray(at, reader.at)));
-  const data = reader.bytes.subarray(reader.at);
+  const start = reader.at;
   const tensors = new Map<string, StoredTensor>();
   for (const [name, entry] of Object.entries(header)) {
-    if (name !== "__metadata__") tensors.set(name, tensorOf(reader, name, entry, data));
+    if (name !== "__metadata__") tensors.set(name, tensorOf(reader, name, entry, start));
   }
   return tensors;
 }
@@ -93,12 +93,7 @@ export function readTextIfThere(path: string): string | undefined {
   }
 }
 
-function tensorOf(
-  reader: FileReader,
-  name: string,
-  entry: unknown,
-  data: Uint8Array,
-): StoredTensor {
+function tensorOf(reader: FileReader, name: string, entry: unknown, start: number): StoredTensor {
   if (!isObject(entry)) throw reader.wrong(`the entry of tensor ${name} is no object`);
   const { dtype, shape, data_offsets: offsets } = entry;
   const known = typeof dtype === "string" ? formats[dtype] : undefined;
@@ -112,11 +107,11 @@ function tensorOf(
   const format = storedFormat(known);
   const bytes = shape.reduce((product, size) => product * size, format.blockBytes);
   const [from, to] = offsets;
-  if (to > data.length || to - from !== bytes)
-    throw reader.wrong(
-      `tensor ${name} of ${bytes} bytes lies at ${from} to ${to} of ${data.length}`,
-    );
-  return { name, shape, format, bytes: data.subarray(from, to) };
+  const { file } = reader;
+  const held = file.bytes - start;
+  if (to > held || to - from !== bytes)
+    throw reader.wrong(`tensor ${name} of ${bytes} bytes lies at ${from} to ${to} of ${held}`);
+  return storedIn(file, { name, shape, format }, start + from, bytes);
 }
 
 function parseObject(path: string, text: string): Record<string, unknown> {

@@ -1,3 +1,5 @@
+import type { MappedFile } from "./mapped-file.ts";
+
 /** How elements of a stored tensor lie: blocks of some elements along a row, of some bytes each. */
 export interface StoredFormat {
   /** The field's name, as in `Q4_K` or `BF16`. */
@@ -41,6 +43,21 @@ export interface StoredTensor {
   /** Outermost first, as PyTorch has it; blocks lie along the last. */
   readonly shape: readonly number[];
   readonly format: StoredFormat;
-  /** In row-major order; a view of the mapped file, read when it is first touched. */
+  /** In row-major order; mapped anew each time, and read when first touched. */
   readonly bytes: Uint8Array;
+}
+
+/** A tensor of `byteLength` bytes from byte `from` of a file on. */
+export function storedIn(
+  file: MappedFile,
+  described: Omit<StoredTensor, "bytes">,
+  from: number,
+  byteLength: number,
+): StoredTensor {
+  return {
+    ...described,
+    get bytes() {
+      return file.range(from, from + byteLength);
+    },
+  };
 }
