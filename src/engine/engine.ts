@@ -5,12 +5,13 @@ import type { DeviceKind } from "../device/open.ts";
 import { FlashbunError, OptionError } from "../errors.ts";
 import { Model } from "../models/model.ts";
 import { checkOptions, integer, oneOf, type OptionSchemas } from "../options.ts";
-import { requireInteger, requireList } from "../require.ts";
+import { requireInteger } from "../require.ts";
 import { counted, showAsText } from "../shown.ts";
-import { ChatTemplate } from "../text/chat-template.ts";
-import { Tokenizer } from "../text/tokenizer.ts";
+import type { ChatTemplate } from "../text/chat-template.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
 import { openCheckpoint } from "../weights/open.ts";
+import { Prompts } from "./prompts.ts";
 import { type GenerateOptions, generateSchemas, Generation } from "./request.ts";
 import { samplingFor } from "./sampling.ts";
 import { Sampler } from "./sampler.ts";
@@ -23,7 +24,7 @@ export interface EngineOptions {
   device?: DeviceKind | "auto";
   /** Of weights that are not quantised, and of activations; default f32 on the CPU, else bf16. */
   dtype?: "f32" | "f16" | "bf16";
-  /** Pages of the KV cache; default: the model's context twice over. */
+  /** Pages of the KV cache; default: the context twice over, in at most 0.4 of free memory. */
   pages?: number;
   /** Tokens per page; default 16. */
   pageSize?: number;
@@ -55,11 +56,10 @@ export class EngineClosedError extends FlashbunError {
 
 /** A model that answers many requests at once: continuous batching over a paged KV cache. */
 export class Engine implements AsyncDisposable {
-  readonly tokenizer: Tokenizer;
-  readonly chatTemplate: ChatTemplate | undefined;
   readonly #loop: StepLoop;
   readonly #sampler: Sampler;
   readonly #checkpoint: Checkpoint;
+  readonly #prompts: Prompts;
   #lastId = 0;
   #closed = false;
 
@@ -67,16 +67,23 @@ export class Engine implements AsyncDisposable {
     readonly device: Device,
     /** @internal */
     readonly model: Model,
+    prompts: Prompts,
     checkpoint: Checkpoint,
     limits: { tokenBudget: number; maxBatch: number },
   ) {
-    const { tokenizer, chatTemplate, templateTokens } = checkpoint;
     this.#checkpoint = checkpoint;
-    this.tokenizer = new Tokenizer(tokenizer.json, tokenizer.config);
-    this.chatTemplate =
-      chatTemplate === undefined ? undefined : new ChatTemplate(chatTemplate, templateTokens);
+    this.#prompts = prompts;
     this.#sampler = new Sampler(model, limits.maxBatch);
     this.#loop = new StepLoop(model, this.#sampler, limits);
+  }
+
+  get tokenizer(): Tokenizer {
+    return this.#prompts.tokenizer;
+  }
+
+  /** Undefined for a model without turns. */
+  get chatTemplate(): ChatTemplate | undefined {
+    return this.#prompts.template;
   }
 
   /**
@@ -88,16 +95,19 @@ export class Engine implements AsyncDisposable {
     const { device: kind = "cpu", pageSize = 16, tokenBudget = 512, maxBatch = 64 } = options;
     requireInteger("maxBatch", maxBatch, 1, tokenBudget);
     const checkpoint = openCheckpoint(path);
+    const prompts = new Prompts(checkpoint);
     await using made = new AsyncDisposableStack();
-    const threads = kind === "cpu" ? { threads: availableParallelism() } : {};
+    // Between two steps this thread has little to do: none is left to it.
+    const isFree = kind === "cpu" && !process.env["FLASHBUN_THREADS"];
+    const threads = isFree ? { threads: availableParallelism() } : {};
     const device = made.use(await Device.open(kind, threads));
     const { dtype = device.kind === "cpu" ? "f32" : "bf16" } = options;
-    const { pages = pagesFor(checkpoint, pageSize) } = options;
+    const { pages } = options;
     const limits = { tokenBudget, maxBatch };
     const model = made.use(
       await Model.load(device, checkpoint, { dtype, pages, pageSize, ...limits }),
     );
-    const engine = new Engine(device, model, checkpoint, limits);
+    const engine = new Engine(device, model, prompts, checkpoint, limits);
     made.move();
     return engine;
   }
@@ -108,18 +118,11 @@ export class Engine implements AsyncDisposable {
    */
   generate(options: GenerateOptions): Generation {
     if (this.#closed) throw new EngineClosedError();
-    checkOptions("options", generateSchemas, [], options);
-    const prompt = this.#promptOf(options);
-    if (options.signal !== undefined && !(options.signal instanceof AbortSignal))
-      throw new OptionError("signal", options.signal, "an AbortSignal", "pass controller.signal.");
-    options.signal?.throwIfAborted();
+    const prompt = this.encode(options);
     const { signal, stop = [], stopTokens = [], ignoreEnd = false, priority = 0 } = options;
-    const stops = typeof stop === "string" ? [stop] : stop;
-    const { contextTokens } = this.model.shape;
-    requireInteger("prompt tokens", prompt.length, 1, contextTokens - 1);
-    const left = contextTokens - prompt.length;
-    const { maxTokens = left } = options;
-    requireInteger("maxTokens", maxTokens, 1, left);
+    signal?.throwIfAborted();
+    const { maxTokens = this.roomFor(prompt.length) } = options;
+    requireInteger("maxTokens", maxTokens, 1, this.model.shape.contextTokens - prompt.length);
     const sampling = samplingFor(options.sampling ?? {}, this.#checkpoint.sampling);
     this.#checkBiased(sampling.logitBias);
     const generation: Generation = new Generation(
@@ -127,13 +130,38 @@ export class Engine implements AsyncDisposable {
       prompt,
       this.tokenizer,
       sampling,
-      stops,
+      typeof stop === "string" ? [stop] : stop,
       () => this.#loop.abort(generation),
     );
-    signal?.addEventListener("abort", () => this.#loop.abort(generation, signal.reason));
     const own = ignoreEnd ? [] : this.#checkpoint.endTokens;
     this.#loop.add({ generation, maxTokens, endTokens: [...own, ...stopTokens], priority });
+    if (signal !== undefined) {
+      const abort = () => this.#loop.abort(generation, signal.reason);
+      signal.addEventListener("abort", abort);
+      generation.onEnd = () => signal.removeEventListener("abort", abort);
+    }
     return generation;
+  }
+
+  /**
+   * @internal The token ids of what `generate` would begin with. Errors: OptionError,
+   * TemplateError.
+   */
+  encode(options: GenerateOptions): Int32Array {
+    checkOptions("options", generateSchemas, [], options);
+    const { signal } = options;
+    if (signal !== undefined && !(signal instanceof AbortSignal))
+      throw new OptionError("signal", signal, "an AbortSignal", "pass controller.signal.");
+    const { contextTokens, vocabulary } = this.model.shape;
+    return this.#prompts.encode(options, contextTokens, vocabulary);
+  }
+
+  /** @internal Most tokens that may follow a prompt: what context and pages hold, at least 1. */
+  roomFor(promptTokens: number): number {
+    const { pages, pageSize } = this.model.cache.options;
+    // The last token is never put in.
+    const inPages = pages * pageSize - promptTokens + 1;
+    return Math.max(1, Math.min(this.model.shape.contextTokens - promptTokens, inPages));
   }
 
   /** One line: the model, what its weights take, and the longest context that the pages hold. */
@@ -141,7 +169,7 @@ export class Engine implements AsyncDisposable {
     const { layers, contextTokens } = this.model.shape;
     const { pages, pageSize } = this.model.cache.options;
     const megabytes = (this.model.weightBytes / 1e6).toFixed(0);
-    const tokens = Math.min(contextTokens, pages! * pageSize);
+    const tokens = Math.min(contextTokens, pages * pageSize);
     return (
       `${basename(this.#checkpoint.path)} on ${this.device.name}: ${counted(layers, "layer")}, ` +
       `${megabytes} MB of weights, ${pages} pages of ${pageSize} tokens, ` +
@@ -169,48 +197,11 @@ export class Engine implements AsyncDisposable {
     await this.device[Symbol.asyncDispose]();
   }
 
-  #promptOf({ messages, tools, templateVariables, prompt, tokens }: GenerateOptions): Int32Array {
-    const given = [messages, prompt, tokens].filter((value) => value !== undefined);
-    if (given.length !== 1) {
-      const allowed = "one of messages, prompt and tokens";
-      throw new OptionError("options", `${given.length} of them`, allowed, "give exactly one.");
-    }
-    if (tokens !== undefined) return this.#checked(tokens);
-    if (prompt !== undefined) return this.tokenizer.encode(prompt, { addSpecial: true });
-    if (this.chatTemplate === undefined)
-      throw new OptionError(
-        "messages",
-        messages,
-        "absent for a model without a chat template",
-        "give prompt.",
-      );
-    const text = this.chatTemplate.render({
-      messages: messages!,
-      ...(tools && { tools }),
-      ...(templateVariables && { variables: templateVariables }),
-    });
-    return this.tokenizer.encode(text);
-  }
-
   #checkBiased(logitBias: Readonly<Record<number, number>>): void {
     const { vocabulary } = this.model.shape;
     for (const token of Object.keys(logitBias))
       requireInteger("logitBias token", Number(token), 0, vocabulary - 1);
   }
-
-  #checked(tokens: ArrayLike<number>): Int32Array {
-    const { vocabulary } = this.model.shape;
-    const count = requireList("tokens", tokens);
-    for (let i = 0; i < count; i++) requireInteger(`tokens[${i}]`, tokens[i], 0, vocabulary - 1);
-    return Int32Array.from(tokens);
-  }
-}
-
-/** Pages for the model's whole context, twice. */
-function pagesFor({ config }: Checkpoint, pageSize: number): number {
-  const context = config["max_position_embeddings"];
-  const tokens = Number.isSafeInteger(context) ? (context as number) : 4096;
-  return Math.ceil((2 * tokens) / pageSize);
 }
 
 showAsText(Engine.prototype);

@@ -1,3 +1,4 @@
+import { OptionError } from "../errors.ts";
 import { flag, integer, list, object, type OptionSchemas, unchecked } from "../options.ts";
 import type { ChatMessage } from "../text/chat-template.ts";
 import { counted, showAsText } from "../shown.ts";
@@ -34,7 +35,9 @@ export interface GenerateOptions {
   signal?: AbortSignal;
 }
 
-const text = { type: "string", minLength: 1, description: "a text" };
+/** Each is looked for in every piece of text. */
+const stopsMost = 16;
+const text = { type: "string", minLength: 1, maxLength: 1024, description: "a text" };
 
 /** What each of them may be; lists of numbers are checked one by one. */
 export const generateSchemas: OptionSchemas = {
@@ -46,8 +49,8 @@ export const generateSchemas: OptionSchemas = {
   sampling: object(samplingSchemas, [], `an object of ${Object.keys(samplingSchemas).join(", ")}`),
   maxTokens: integer(1),
   stop: {
-    anyOf: [text, list(text, "texts")],
-    description: "a text or a list of texts, none empty",
+    anyOf: [text, { ...list(text, "texts"), maxItems: stopsMost }],
+    description: `a text or a list of at most ${stopsMost} texts, none empty`,
   },
   stopTokens: list(integer(0), "a list of token ids"),
   ignoreEnd: flag,
@@ -94,6 +97,9 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   readonly #queue = new TokenQueue<GeneratedToken>();
   readonly #text: TextStream;
   readonly #stops: StopStrings;
+  #isRead = false;
+  /** @internal Called when it ends. */
+  onEnd: (() => void) | undefined;
 
   /** @internal */
   constructor(
@@ -153,14 +159,25 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     if (this.finishReason !== null) return;
     this.finishReason = reason;
     this.#queue.end(failure);
+    this.onEnd?.();
   }
 
-  async *[Symbol.asyncIterator](): AsyncGenerator<GeneratedToken, void> {
-    try {
-      yield* this.#queue;
-    } finally {
-      this.leave();
+  /** Its tokens, for one reader; whoever stops reading ends it. */
+  [Symbol.asyncIterator](): AsyncIterableIterator<GeneratedToken> {
+    if (this.#isRead) {
+      const fix = "keep what the first loop read.";
+      throw new OptionError("generation", this, "one that nobody has read", fix);
     }
+    this.#isRead = true;
+    const iterator: AsyncIterableIterator<GeneratedToken> = {
+      next: () => this.#queue.next(),
+      return: async () => {
+        this.leave();
+        return { done: true, value: undefined };
+      },
+      [Symbol.asyncIterator]: () => iterator,
+    };
+    return iterator;
   }
 }
 

@@ -26,6 +26,9 @@ export interface KitOptions {
   readonly maxBatch: number;
 }
 
+/** Row counts whose routing is kept: batches of decodes change slowly. */
+const routingsMost = 16;
+
 /** A layer's mixture of experts. */
 export interface Experts {
   /** [experts, hidden]. */
@@ -52,8 +55,8 @@ export class Kit implements Disposable {
   readonly #logits: StepBuffers;
   /** Rows of each token and expert. */
   #expertRows: StepBuffers | undefined;
-  /** By row count; all layers route alike. */
-  readonly #routings: ExpertRouting[] = [];
+  /** By row count, a few of them; all layers route alike. */
+  readonly #routings = new Map<number, ExpertRouting>();
   #batch: Batch | undefined;
   #wanted = 0;
 
@@ -157,7 +160,16 @@ export class Kit implements Disposable {
   }
 
   #routing(rows: number, experts: number, topK: number): ExpertRouting {
-    return (this.#routings[rows] ??= ExpertRouting.create(this.#device, rows, topK, experts));
+    let routing = this.#routings.get(rows);
+    if (routing !== undefined) return routing;
+    const [oldest] = this.#routings.keys();
+    if (this.#routings.size === routingsMost) {
+      this.#routings.get(oldest)![Symbol.dispose]();
+      this.#routings.delete(oldest);
+    }
+    routing = ExpertRouting.create(this.#device, rows, topK, experts);
+    this.#routings.set(rows, routing);
+    return routing;
   }
 
   #headsOf(qkv: Tensor): readonly Tensor[] {
@@ -170,7 +182,7 @@ export class Kit implements Disposable {
     this.#buffers[Symbol.dispose]();
     this.#logits[Symbol.dispose]();
     this.#expertRows?.[Symbol.dispose]();
-    for (const routing of this.#routings) routing?.[Symbol.dispose]();
+    for (const routing of this.#routings.values()) routing[Symbol.dispose]();
     this.tokens[Symbol.dispose]();
     this.wantedRows[Symbol.dispose]();
   }

@@ -1,8 +1,9 @@
+import { freemem } from "node:os";
 import { Attention } from "../attention/attention.ts";
 import { PagedCache } from "../cache/paged-cache.ts";
 import type { Device } from "../device/device.ts";
 import type { Batch } from "../kv/batch.ts";
-import type { DType } from "../tensor/dtype.ts";
+import { type DType, dtypeBytes } from "../tensor/dtype.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
 import { Config } from "./config.ts";
 import { familyOf } from "./families.ts";
@@ -14,7 +15,8 @@ import { WeightSource } from "./weight-source.ts";
 /** How much of a device a model takes. */
 export interface ModelOptions {
   readonly dtype: DType;
-  readonly pages: number;
+  /** Default: the model's context twice over, in at most 0.4 of the memory that is free. */
+  readonly pages: number | undefined;
   /** Tokens per page. */
   readonly pageSize: number;
   readonly tokenBudget: number;
@@ -38,7 +40,7 @@ export class Model implements AsyncDisposable {
 
   /** Errors: CheckpointError, OptionError, OutOfMemoryError, CompileError. */
   static async load(device: Device, checkpoint: Checkpoint, options: ModelOptions): Promise<Model> {
-    const { dtype, pages, pageSize, tokenBudget, maxBatch } = options;
+    const { dtype, pageSize, tokenBudget, maxBatch } = options;
     const config = new Config(checkpoint.path, checkpoint.config);
     const family = familyOf(config);
     const shape = family.shape(config);
@@ -48,6 +50,7 @@ export class Model implements AsyncDisposable {
     source.requireAllTaken(ignoredTensors);
     const { queryHeads, kvHeads, headDim } = shape;
     const heads = { kvHeads, headDim, dtype };
+    const pages = options.pages ?? pagesFor(device, shape, options);
     const groups = groupsOf(shape, pages);
     const sizes = { layers: shape.layers, pages, pageSize, maxSequences: maxBatch, groups };
     const cache = made.use(PagedCache.create(device, { ...heads, ...sizes }));
@@ -92,4 +95,15 @@ function groupsOf({ layers, attention, attentionOf }: DecoderShape, pages: numbe
     else group.push(layer);
   }
   return [...byWindow].map(([windowLeft, group]) => ({ layers: group, pages, windowLeft }));
+}
+
+const memoryShare = 0.4;
+
+function pagesFor(device: Device, shape: DecoderShape, { dtype, pageSize }: ModelOptions): number {
+  const { layers, kvHeads, headDim, contextTokens } = shape;
+  const tokenBytes = 2 * layers * kvHeads * headDim * dtypeBytes(dtype);
+  const { totalBytes } = device.properties;
+  const free = device.kind === "cpu" ? freemem() : totalBytes - device.memoryStats().usedBytes;
+  const tokens = Math.min(2 * contextTokens, (memoryShare * free) / tokenBytes);
+  return Math.max(1, Math.floor(tokens / pageSize));
 }

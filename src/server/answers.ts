@@ -53,13 +53,20 @@ export class Answers {
     const next = async (index: number) => ({ index, result: await readers[index].next() });
     // Tokens within a character wait for its last one.
     const held: GeneratedToken[][] = readers.map(() => []);
-    const pending = new Map(readers.map((_, index) => [index, next(index)]));
+    const pending = new Map<number, ReturnType<typeof next>>();
+    const ask = (index: number) => {
+      const asked = next(index);
+      // A reader that stalls may leave before it hears of a failure.
+      asked.catch(() => {});
+      pending.set(index, asked);
+    };
+    readers.forEach((_, index) => ask(index));
     try {
       while (pending.size > 0) {
         const { index, result } = await Promise.race(pending.values());
         const { finishReason } = this.#generations[index];
         if (!result.done) {
-          pending.set(index, next(index));
+          ask(index);
           const { text } = result.value;
           held[index].push(result.value);
           if (text !== "") yield { index, text, tokens: held[index].splice(0), finishReason: null };

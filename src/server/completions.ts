@@ -5,9 +5,11 @@ import { checkOptions, flag, integer, list, type OptionSchemas, unchecked } from
 import type { ChatMessage } from "../text/chat-template.ts";
 import { type AnswerPiece, Answers, type WholeAnswer } from "./answers.ts";
 import { generateOptionsOf, type GenerationFields, generationSchemas, orNull } from "./fields.ts";
-import { errorEvent } from "./http-errors.ts";
+import { bodyError, errorEvent, HttpError } from "./http-errors.ts";
+import { asTexts } from "./messages.ts";
 import { logprobsOf } from "./logprobs.ts";
 import { eventStream } from "./sse.ts";
+import type { Visit } from "./visits.ts";
 
 /** A body of `/v1/chat/completions`. */
 interface ChatBody extends GenerationFields {
@@ -40,11 +42,13 @@ const textSchemas: OptionSchemas = {
   },
 };
 
-/** Who is asked, under which name, and how the client says that it left. */
+/** Who is asked, under which name, and by whom. */
 export interface Asked {
   readonly engine: Engine;
   readonly model: string;
+  /** Aborted when the client leaves. */
   readonly signal: AbortSignal;
+  readonly visit: Visit;
 }
 
 /** How one of the two kinds of completions is written. */
@@ -99,48 +103,74 @@ const textForm: Form = {
   opening: () => undefined,
 };
 
-/** Answers a body of `/v1/chat/completions`. Errors: OptionError, TemplateError. */
-export async function chatCompletion(asked: Asked, body: unknown) {
-  checkOptions("body", chatSchemas, ["messages"], body);
-  const fields = body as ChatBody;
-  const { messages, max_completion_tokens, chat_template_kwargs: templateVariables } = fields;
+/** Answers a body of `/v1/chat/completions`. Errors: HttpError. */
+export async function chatCompletion(asked: Asked, body: unknown): Promise<Response> {
+  const fields = checked<ChatBody>(body, chatSchemas, "messages");
+  const { max_completion_tokens, chat_template_kwargs: templateVariables } = fields;
   const max_tokens = max_completion_tokens ?? fields.max_tokens ?? null;
   const { sampling, ...options } = generateOptionsOf({ ...fields, max_tokens });
+  const messages = asTexts(fields.messages);
+  if (fields.top_logprobs != null && fields.logprobs !== true) {
+    const message = "top_logprobs needs logprobs. Fix: set logprobs to true.";
+    throw new HttpError(400, "invalid_request_error", message, "top_logprobs");
+  }
   const logprobs = fields.logprobs === true ? (fields.top_logprobs ?? 0) : -1;
-  const given = {
+  const given = { messages, ...(templateVariables && { templateVariables }) };
+  return await complete(asked, chatForm, fields, given, {
     ...options,
     sampling: { ...sampling, logprobs },
-    messages,
-    ...(templateVariables && { templateVariables }),
-  };
-  return await complete(asked, chatForm, fields, given);
+  });
 }
 
-/** Answers a body of `/v1/completions`. Errors: OptionError. */
-export async function textCompletion(asked: Asked, body: unknown) {
-  checkOptions("body", textSchemas, ["prompt"], body);
-  const fields = body as TextBody;
+/** Answers a body of `/v1/completions`. Errors: HttpError. */
+export async function textCompletion(asked: Asked, body: unknown): Promise<Response> {
+  const fields = checked<TextBody>(body, textSchemas, "prompt");
   const { prompt } = fields;
   const given = typeof prompt === "string" ? { prompt } : { tokens: prompt };
-  // OpenAI's default of this endpoint.
-  const max_tokens = fields.max_tokens ?? 16;
-  const options = { ...generateOptionsOf({ ...fields, max_tokens }), ...given };
-  return await complete(asked, textForm, fields, options);
+  return await complete(asked, textForm, fields, given, generateOptionsOf(fields), textTokens);
 }
 
+/** OpenAI's default of tokens for a text. */
+const textTokens = 16;
+
+function checked<T>(body: unknown, schemas: OptionSchemas, required: string): T {
+  try {
+    checkOptions("body", schemas, [required], body);
+    return body as T;
+  } catch (error) {
+    throw bodyError(error);
+  }
+}
+
+/** @param tokensAtFirst most tokens where the body does not say; absent: what there is room for */
 async function complete(
-  { engine, model, signal }: Asked,
+  { engine, model, signal, visit }: Asked,
   form: Form,
   fields: GenerationFields,
+  given: GenerateOptions,
   options: GenerateOptions,
+  tokensAtFirst = Infinity,
 ): Promise<Response> {
-  const answers = new Answers(engine, { ...options, signal }, fields.n ?? 1);
+  const count = fields.n ?? 1;
+  visit.admit(count);
+  let answers: Answers;
+  try {
+    const tokens = engine.encode(given);
+    const maxTokens = Math.min(tokensAtFirst, engine.roomFor(tokens.length));
+    answers = new Answers(engine, { maxTokens, ...options, tokens, signal }, count);
+  } catch (error) {
+    throw bodyError(error);
+  }
   const created = Math.floor(Date.now() / 1000);
   const head = { id: `${form.idPrefix}${randomUUID()}`, created, model };
-  const withUsage = fields.stream_options?.include_usage === true;
   const told = (tokens: readonly GeneratedToken[]) => logprobsOf(engine.tokenizer, tokens);
-  if (fields.stream === true)
-    return eventStream(events(answers, form, head, told, fields.n ?? 1, withUsage), errorEvent);
+  if (fields.stream === true) {
+    const withUsage = fields.stream_options?.include_usage === true;
+    visit.streams = true;
+    return eventStream(events(answers, form, head, told, count, withUsage), errorEvent, (failure) =>
+      visit.end(failure === undefined ? 200 : signal.aborted ? 499 : 500),
+    );
+  }
   const choices = (await answers.whole()).map((answer, index) =>
     form.choice(index, answer, told(answer.tokens)),
   );

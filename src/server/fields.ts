@@ -19,8 +19,8 @@ export interface GenerationFields {
   ignore_eos?: boolean | null;
   n?: number | null;
   stream?: boolean | null;
-  stream_options?: { include_usage?: boolean } | null;
-  user?: string;
+  stream_options?: { include_usage?: boolean | null } | null;
+  user?: string | null;
 }
 
 /** Null stands for absent, as OpenAI's clients send it. */
@@ -31,6 +31,7 @@ export function orNull(schema: OptionSchema): OptionSchema {
 
 const text: OptionSchema = { type: "string", description: "a text" };
 
+const seedMost = Number.MAX_SAFE_INTEGER;
 /** Most answers to one request. */
 const answersMost = 128;
 
@@ -40,9 +41,10 @@ export const generationSchemas: OptionSchemas = {
   max_tokens: orNull(integer(1)),
   temperature: orNull(samplingSchemas["temperature"]),
   top_p: orNull(samplingSchemas["topP"]),
-  top_k: orNull(samplingSchemas["topK"]),
+  // vLLM's clients say -1 for all.
+  top_k: orNull(integer(-1)),
   min_p: orNull(samplingSchemas["minP"]),
-  seed: orNull(integer(0, Number.MAX_SAFE_INTEGER)),
+  seed: orNull(integer(-seedMost, seedMost)),
   presence_penalty: orNull(samplingSchemas["presencePenalty"]),
   frequency_penalty: orNull(samplingSchemas["frequencyPenalty"]),
   repetition_penalty: orNull(samplingSchemas["repetitionPenalty"]),
@@ -54,8 +56,8 @@ export const generationSchemas: OptionSchemas = {
   ignore_eos: orNull(flag),
   n: orNull(integer(1, answersMost)),
   stream: orNull(flag),
-  stream_options: orNull(object({ include_usage: flag }, [], "{ include_usage }")),
-  user: text,
+  stream_options: orNull(object({ include_usage: orNull(flag) }, [], "{ include_usage }")),
+  user: orNull(text),
 };
 
 /** What they mean to the engine; those that are absent are left to it. */
@@ -64,9 +66,9 @@ export function generateOptionsOf(fields: GenerationFields): GenerateOptions {
   const sampling = given({
     temperature: fields.temperature,
     topP: fields.top_p,
-    topK: fields.top_k,
+    topK: fields.top_k === -1 ? 0 : fields.top_k,
     minP: fields.min_p,
-    seed: fields.seed,
+    seed: fields.seed != null && fields.seed < 0 ? fields.seed + seedMost : fields.seed,
     presencePenalty: fields.presence_penalty,
     frequencyPenalty: fields.frequency_penalty,
     repetitionPenalty: fields.repetition_penalty,

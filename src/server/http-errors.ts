@@ -14,10 +14,10 @@ export class HttpError extends FlashbunError {
   }
 }
 
-/** The answer to a request that failed: its fault is 400, anything else 500. */
+/** The answer to a request that failed: its fault is below 500. */
 export function errorResponse(error: unknown): Response {
-  const { status, type, message, param, headers } = asHttpError(error);
-  return Response.json({ error: { message, type, param, code: null } }, { status, headers });
+  const { status, headers } = asHttpError(error);
+  return Response.json(errorEvent(error), { status, headers });
 }
 
 /** What a stream says where it fails after it began. */
@@ -26,12 +26,29 @@ export function errorEvent(error: unknown): object {
   return { error: { message, type, param, code: null } };
 }
 
-function asHttpError(error: unknown): HttpError {
-  if (error instanceof HttpError) return error;
-  if (error instanceof OptionError)
-    return new HttpError(400, "invalid_request_error", error.message, error.option);
+/** Names of the engine's options, where a body's are others. */
+const bodyNames: Readonly<Record<string, string>> = {
+  maxTokens: "max_tokens",
+  tokens: "prompt",
+  templateVariables: "chat_template_kwargs",
+  logitBias: "logit_bias",
+};
+
+/** What the engine said of a body's fields, as the body's fault and in its names. */
+export function bodyError(error: unknown): unknown {
   if (error instanceof FlashbunError && error.code === "TEMPLATE")
     return new HttpError(400, "invalid_request_error", error.message, "messages");
+  if (!(error instanceof OptionError)) return error;
+  const [first] = error.option.split(/[ .[]/);
+  const name = bodyNames[first];
+  if (name === undefined)
+    return new HttpError(400, "invalid_request_error", error.message, error.option);
+  const message = error.message.replace(first, name);
+  return new HttpError(400, "invalid_request_error", message, name);
+}
+
+function asHttpError(error: unknown): HttpError {
+  if (error instanceof HttpError) return error;
   const message = error instanceof Error ? error.message : String(error);
   return new HttpError(500, "server_error", message);
 }

@@ -1,10 +1,13 @@
 import { createHash, randomUUID, timingSafeEqual } from "node:crypto";
 import type { Engine } from "../engine/engine.ts";
+import { OptionError } from "../errors.ts";
 import { requireInteger, requireNumber } from "../require.ts";
 import { showAsText } from "../shown.ts";
+import { jsonBody } from "./body.ts";
 import { type Asked, chatCompletion, textCompletion } from "./completions.ts";
 import { errorResponse, HttpError } from "./http-errors.ts";
 import { Metrics } from "./metrics.ts";
+import { type Visit, Visits } from "./visits.ts";
 
 /** Where a server listens, and what it allows. */
 export interface ServerOptions {
@@ -24,10 +27,10 @@ export interface ServerOptions {
   log?: (line: string) => void;
 }
 
-/** Seconds after which a client that got 429 may ask again. */
-const retryAfterSeconds = 1;
+/** Seconds that a body may stand still before its end. */
+const bodySeconds = 30;
 
-type Handler = (request: Request, body: unknown) => Promise<Response> | Response;
+type Handler = (request: Request, visit: Visit) => Promise<Response> | Response;
 
 /** An OpenAI-compatible HTTP server over an engine, which stays the caller's. */
 export class ApiServer {
@@ -37,7 +40,7 @@ export class ApiServer {
   readonly #options: Required<Omit<ServerOptions, "apiKey">>;
   readonly #keyHash: Buffer | undefined;
   readonly #metrics: Metrics;
-  #draining = false;
+  readonly #visits: Visits;
 
   /** Listens at once. Errors: OptionError; what Bun.serve throws for a port that is taken. */
   constructor(engine: Engine, options: ServerOptions) {
@@ -54,25 +57,30 @@ export class ApiServer {
     requireInteger("maxBodyBytes", maxBodyBytes, 1);
     this.#engine = engine;
     this.#options = { model, host, port, maxRequests, maxBodyBytes, log };
+    // An empty one would be the key of whoever sends none.
+    if (options.apiKey === "") {
+      const fix = "leave it out for a server without keys.";
+      throw new OptionError("apiKey", "", "a text that is not empty", fix);
+    }
     this.#keyHash = options.apiKey === undefined ? undefined : hashOf(options.apiKey);
+    this.#visits = new Visits(maxRequests);
     this.#metrics = new Metrics(engine);
     this.#server = Bun.serve({
       hostname: host,
       port,
-      // A stream may be silent while its prompt waits.
-      idleTimeout: 0,
-      maxRequestBodySize: maxBodyBytes,
+      idleTimeout: bodySeconds,
+      // Larger bodies are refused here, with a sentence.
+      maxRequestBodySize: 2 * maxBodyBytes,
+      development: false,
       fetch: (request) => this.#answer(request),
     });
     this.url = this.#server.url.href.replace(/\/$/, "");
   }
 
-  /** Takes no new requests, lets those that run end for so long, then closes. */
+  /** Takes no new requests, lets responses end for so long, then closes. */
   async stop(graceMs = 30_000): Promise<void> {
     requireNumber("graceMs", graceMs, 0);
-    this.#draining = true;
-    const end = performance.now() + graceMs;
-    while (this.#engine.stats().requests > 0 && performance.now() < end) await Bun.sleep(20);
+    await this.#visits.close(graceMs);
     await this.#server.stop(true);
   }
 
@@ -84,48 +92,48 @@ export class ApiServer {
   async #answer(request: Request): Promise<Response> {
     const id = request.headers.get("x-request-id") ?? randomUUID();
     const started = performance.now();
-    const { pathname: path } = new URL(request.url);
+    const { method } = request;
+    const path = pathOf(request);
+    const visit = this.#visits.begin((status) => {
+      const ms = Math.round(performance.now() - started);
+      const line = { time: new Date().toISOString(), id, method, path, status, ms };
+      this.#options.log(JSON.stringify(line));
+    });
     let response: Response;
     try {
-      response = await this.#route(request, path);
+      response = await this.#route(request, path, visit);
     } catch (error) {
       response = errorResponse(error);
     }
-    const ms = Math.round(performance.now() - started);
     response.headers.set("x-request-id", id);
-    const { status } = response;
-    const line = { time: new Date().toISOString(), id, method: request.method, path, status, ms };
-    this.#options.log(JSON.stringify(line));
+    // The client left: nobody hears what is said.
+    if (!visit.streams) visit.end(request.signal.aborted ? 499 : response.status);
     return response;
   }
 
-  async #route(request: Request, path: string): Promise<Response> {
+  async #route(request: Request, path: string, visit: Visit): Promise<Response> {
     const { method } = request;
-    const get = this.#gets[path];
-    const post = this.#posts[path];
-    if (get === undefined && post === undefined)
-      throw new HttpError(404, "not_found_error", `there is no ${path}`);
-    const allowed = get === undefined ? "POST" : "GET";
-    if (method !== allowed) {
+    const own = `/v1/models/${encodeURIComponent(this.#options.model)}`;
+    const get = path === own ? () => Response.json(this.#described()) : this.#gets[path];
+    const isGet = get !== undefined;
+    const handler = get ?? this.#posts[path];
+    if (handler === undefined) throw new HttpError(404, "not_found_error", `there is no ${path}`);
+    const allowed = isGet ? "GET" : "POST";
+    if (method !== allowed && !(isGet && method === "HEAD")) {
       const message = `${path} takes ${allowed}, not ${method}`;
       throw new HttpError(405, "invalid_request_error", message, null, { allow: allowed });
     }
+    requireOwnOrigin(request);
     if (path.startsWith("/v1/")) this.#requireKey(request);
-    if (get !== undefined) return await get(request, undefined);
-    this.#requireRoom();
-    return await post(request, await bodyOf(request));
+    // Room is taken before the body comes: while it does, others ask too.
+    if (!isGet) visit.admit(1);
+    return await handler(request, visit);
   }
 
   readonly #gets: Readonly<Record<string, Handler>> = {
-    "/v1/models": () => {
-      const { model: id } = this.#options;
-      return Response.json({
-        object: "list",
-        data: [{ id, object: "model", created: 0, owned_by: "flashbun" }],
-      });
-    },
+    "/v1/models": () => Response.json({ object: "list", data: [this.#described()] }),
     "/health": () =>
-      this.#draining
+      this.#visits.closing
         ? Response.json({ status: "draining" }, { status: 503 })
         : Response.json({ status: "ok" }),
     "/metrics": async () => {
@@ -135,18 +143,30 @@ export class ApiServer {
   };
 
   readonly #posts: Readonly<Record<string, Handler>> = {
-    "/v1/chat/completions": (request, body) => chatCompletion(this.#asked(request, body), body),
-    "/v1/completions": (request, body) => textCompletion(this.#asked(request, body), body),
+    "/v1/chat/completions": (request, visit) => this.#complete(request, visit, chatCompletion),
+    "/v1/completions": (request, visit) => this.#complete(request, visit, textCompletion),
   };
 
-  #asked({ signal }: Request, body: unknown): Asked {
-    const { model } = this.#options;
+  async #complete(
+    request: Request,
+    visit: Visit,
+    complete: (asked: Asked, body: unknown) => Promise<Response>,
+  ): Promise<Response> {
+    const { model, maxBodyBytes } = this.#options;
+    const body = await jsonBody(request, maxBodyBytes);
+    // What follows may be silent while a prompt waits.
+    this.#server.timeout(request, 0);
     const asked = (body as { model?: unknown } | null)?.model;
-    if (asked !== undefined && asked !== model) {
+    if (asked !== undefined && asked !== null && asked !== model) {
       const message = `model ${JSON.stringify(asked)} is not here. Fix: ask for ${model}.`;
       throw new HttpError(404, "not_found_error", message, "model");
     }
-    return { engine: this.#engine, model, signal };
+    const { signal } = request;
+    return await complete({ engine: this.#engine, model, signal, visit }, body);
+  }
+
+  #described(): object {
+    return { id: this.#options.model, object: "model", created: 0, owned_by: "flashbun" };
   }
 
   #requireKey(request: Request): void {
@@ -157,27 +177,23 @@ export class ApiServer {
     const message = "the API key is missing or wrong. Fix: send Authorization: Bearer KEY.";
     throw new HttpError(401, "authentication_error", message);
   }
+}
 
-  #requireRoom(): void {
-    const later = { "retry-after": String(retryAfterSeconds) };
-    if (this.#draining)
-      throw new HttpError(503, "server_error", "the server is shutting down", null, later);
-    const { requests } = this.#engine.stats();
-    const { maxRequests } = this.#options;
-    if (requests < maxRequests) return;
-    const message = `${requests} requests wait or run already, the most allowed. Fix: ask later.`;
-    throw new HttpError(429, "rate_limit_error", message, null, later);
+function pathOf(request: Request): string {
+  try {
+    return new URL(request.url).pathname;
+  } catch {
+    // A Host header that is none.
+    return request.url;
   }
 }
 
-async function bodyOf(request: Request): Promise<unknown> {
-  const text = await request.text();
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    const message = `the body is no JSON (${(error as Error).message}). Fix: send a JSON object.`;
-    throw new HttpError(400, "invalid_request_error", message);
-  }
+/** A page of another origin must not use what runs on its reader's machine. */
+function requireOwnOrigin(request: Request): void {
+  const origin = request.headers.get("origin");
+  if (origin === null || origin.replace(/^https?:\/\//, "") === request.headers.get("host")) return;
+  const message = `pages of ${origin} may not ask. Fix: ask from a program, or through a proxy.`;
+  throw new HttpError(403, "permission_error", message);
 }
 
 function hashOf(key: string): Buffer {

@@ -1,10 +1,12 @@
 /**
  * A response of server-sent events: each value as JSON, `[DONE]` at the end. A client that leaves
  * returns the generator, which frees what the request holds. What it throws becomes the last event.
+ * `onEnd` is called once, when the last byte is out or the client is gone.
  */
 export function eventStream(
   events: AsyncGenerator<object, void>,
   onError: (error: unknown) => object,
+  onEnd: (failure?: unknown) => void,
 ): Response {
   const encoder = new TextEncoder();
   const line = (data: string) => encoder.encode(`data: ${data}\n\n`);
@@ -13,13 +15,17 @@ export function eventStream(
       try {
         const { done, value } = await events.next();
         controller.enqueue(line(done ? "[DONE]" : JSON.stringify(value)));
-        if (done) controller.close();
+        if (!done) return;
+        controller.close();
+        onEnd();
       } catch (error) {
+        onEnd(error);
         controller.enqueue(line(JSON.stringify(onError(error))));
         controller.close();
       }
     },
-    async cancel() {
+    async cancel(reason) {
+      onEnd(reason ?? new Error("the client left"));
       await events.return();
     },
   });

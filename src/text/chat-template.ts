@@ -43,7 +43,7 @@ export class ChatTemplate {
       this.#template = new Template(source);
     } catch (error) {
       throw new TemplateError(
-        `the chat template cannot be read: ${messageOf(error)}. Fix: give another by chatTemplate.`,
+        `the chat template cannot be read: ${messageOf(error)}. Fix: give prompt or tokens.`,
         { cause: error },
       );
     }

@@ -24,6 +24,8 @@ export class Tokenizer {
   readonly #special: ReadonlySet<number>;
   /** One more than the highest id. */
   readonly vocabularySize: number;
+  /** Characters of a text that one token stands for, at most. */
+  readonly longestToken: number;
 
   constructor(json: TokenizerJson, config: Record<string, unknown> = {}) {
     const pre_tokenizer = withNumbers(json.pre_tokenizer);
@@ -31,6 +33,7 @@ export class Tokenizer {
     const added = json.added_tokens ?? [];
     this.#ids = new Map(added.map(({ content, id }) => [content, id]));
     this.#special = new Set(added.filter(({ special }) => special).map(({ id }) => id));
+    this.longestToken = longest(json.model.vocab, added);
     this.vocabularySize = 1 + Math.max(highestId(json.model.vocab), ...added.map(({ id }) => id));
   }
 
@@ -53,9 +56,10 @@ export class Tokenizer {
     requireOptions("options", options, ["keepSpecial"]);
     const { keepSpecial = false } = options;
     const count = requireList("ids", ids);
-    for (let i = 0; i < count; i++) requireInteger(`ids[${i}]`, ids[i], 0, this.vocabularySize - 1);
-    if (count === 0) return "";
-    return this.#encoder.decode(Array.from(ids), {
+    for (let i = 0; i < count; i++) requireInteger(`ids[${i}]`, ids[i], 0);
+    const known = Array.from(ids).filter((id) => id < this.vocabularySize);
+    if (known.length === 0) return "";
+    return this.#encoder.decode(known, {
       skip_special_tokens: !keepSpecial,
       clean_up_tokenization_spaces: false,
     });
@@ -73,6 +77,7 @@ export class Tokenizer {
 
   /** Whether an id stands for no text: a special token, or one past the tokenizer's last. */
   isSpecial(id: number): boolean {
+    requireInteger("id", id, 0);
     return id >= this.vocabularySize || this.#special.has(id);
   }
 }
@@ -84,6 +89,17 @@ function highestId(vocab: unknown): number {
     (most, id) => Math.max(most, id),
     -1,
   );
+}
+
+function longest(vocab: unknown, added: readonly AddedToken[]): number {
+  // Unigram has pairs of a piece and its score.
+  const pieces = Array.isArray(vocab)
+    ? (vocab as [string, number][]).map(([piece]) => piece)
+    : Object.keys(vocab as object);
+  let most = 1;
+  for (const piece of pieces) most = Math.max(most, piece.length);
+  for (const { content } of added) most = Math.max(most, content.length);
+  return most;
 }
 
 /**

@@ -102,6 +102,8 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
     },
   ],
   "Engine#stats": none,
+  "Engine#tokenizer": none,
+  "Engine#chatTemplate": none,
   "Engine#summary": none,
   "Tokenizer#encode": () => ["hello", { addSpecial: true }],
   "Tokenizer#decode": () => [[1, 2], { keepSpecial: true }],

@@ -163,6 +163,22 @@ describe("requests end", () => {
     expect(engine.stats().requests).toBe(0);
   });
 
+  test("for one reader, and a signal forgets those that ended", async () => {
+    await using engine = await Engine.load(path);
+    const { signal } = new AbortController();
+    let listeners = 0;
+    signal.addEventListener = () => void listeners++;
+    signal.removeEventListener = () => void listeners--;
+    const generation = engine.generate({ tokens: prompts[0], maxTokens: 2, signal });
+    await generation.text();
+    expect(listeners).toBe(0);
+    expect(await generation.text().catch(String)).toMatch(/one that nobody has read/);
+    // Nobody read a token of it.
+    await engine.generate({ tokens: prompts[0] })[Symbol.asyncIterator]().return!();
+    await tokensOf(engine, prompts[1]);
+    expect(engine.stats().requests).toBe(0);
+  });
+
   test("when the engine closes", async () => {
     const engine = await Engine.load(path);
     const generation = engine.generate({ tokens: prompts[0], maxTokens: 90, ignoreEnd: true });
@@ -182,9 +198,11 @@ describe("what is wrong is said", () => {
       [{ tokens: [vocabularySize] }, /tokens\[0\] must be/],
       [{ tokens: [] }, /prompt tokens must be/],
       [{ tokens: Array(128).fill(1) }, /prompt tokens must be/],
+      [{ prompt: "a".repeat(2000) }, /prompt must be a text of at most \d+ characters/],
+      [{ prompt: "a", stop: Array(17).fill("x") }, /stop must be a text or a list of at most 16/],
       [{ prompt: "a", maxTokens: 0 }, /maxTokens must be/],
       [{ prompt: "a", maxTokens: 128 }, /maxTokens must be/],
-      [{ prompt: "a", stop: "" }, /stop must be a text or a list of texts, none empty/],
+      [{ prompt: "a", stop: "" }, /stop must be a text or a list of at most 16 texts/],
       [{ messages: [] }, /messages must be one or more/],
       [{ prompt: "a", surprise: 1 }, /surprise/],
       [{ prompt: "a", sampling: { topP: 0 } }, /sampling\.topP must be a number above 0/],

@@ -156,14 +156,85 @@ describe("refused", () => {
     expect((await fetch(`${server.url}/health`)).status).toBe(200);
   });
 
-  test("more requests than are allowed, which may come again later", async () => {
-    const many = Array.from({ length: 8 }, () =>
-      engine.generate({ messages, maxTokens: 400, ignoreEnd: true }),
+  test("more answers than are allowed, which may come again later", async () => {
+    const long = { ...greedy, messages, max_tokens: 400, ignore_eos: true, stream: true };
+    const leave = new AbortController();
+    const open = await Promise.all(
+      [5, 3].map((n) =>
+        fetch(`${server.url}${chat}`, {
+          method: "POST",
+          headers: { authorization: `Bearer ${key}` },
+          body: JSON.stringify({ ...long, n }),
+          signal: leave.signal,
+        }),
+      ),
     );
+    expect(open.map(({ status }) => status)).toEqual([200, 200]);
     const response = await post(chat, { messages });
     expect([response.status, response.headers.get("retry-after")]).toEqual([429, "1"]);
-    for (const generation of many) generation.abort();
+    leave.abort();
+    await settled();
+    expect((await post(chat, { ...greedy, messages })).status).toBe(200);
+    expect((await post(chat, { ...greedy, messages, n: 9 })).status).toBe(429);
   });
+
+  test("pages of other origins", async () => {
+    const response = await post(chat, { messages }, { origin: "https://elsewhere.example" });
+    expect(response.status).toBe(403);
+    const own = { ...greedy, messages };
+    expect((await post(chat, own, { origin: server.url })).status).toBe(200);
+  });
+
+  test("a key that is empty", () => {
+    expect(() => new ApiServer(engine, { model: "tiny", port: 0, apiKey: "" })).toThrow(/apiKey/);
+  });
+
+  test("a body that is too large", async () => {
+    const small = new ApiServer(engine, { model: "tiny", port: 0, maxBodyBytes: 100 });
+    const response = await fetch(`${small.url}/v1/completions`, {
+      method: "POST",
+      body: JSON.stringify({ prompt: "a".repeat(100) }),
+    });
+    expect(response.status).toBe(413);
+    await small.stop(0);
+  });
+});
+
+/** Waits until no request is left. */
+async function settled(): Promise<void> {
+  const deadline = performance.now() + 5000;
+  while (engine.stats().requests > 0 && performance.now() < deadline) await Bun.sleep(5);
+  expect(engine.stats().requests).toBe(0);
+}
+
+test("contents in text parts are one text; other parts are refused by name", async () => {
+  const parts = (...content: object[]) => ({ ...greedy, messages: [{ role: "user", content }] });
+  const text = (piece: string) => ({ type: "text", text: piece });
+  const response = await post("/v1/chat/completions", parts(text("hel"), text("lo w")));
+  const { choices } = (await response.json()) as { choices: { message: { content: string } }[] };
+  expect(choices[0].message.content).toBe(await direct());
+  const image = { type: "image_url", image_url: { url: "x" } };
+  const refused = await post("/v1/chat/completions", parts(text("a"), image));
+  expect(refused.status).toBe(400);
+  expect(await refused.text()).toMatch(/messages\[0\]\.content\[1\] is of type/);
+});
+
+test("one model is told by its name, and a head is a get without its body", async () => {
+  expect((await client.models.retrieve("tiny")).id).toBe("tiny");
+  expect((await fetch(`${server.url}/health`, { method: "HEAD" })).status).toBe(200);
+});
+
+test("defaults fit what is left of the context", async () => {
+  const prompt = Array.from({ length: 505 }, (_, i) => i % 200);
+  const response = await post("/v1/completions", { prompt, temperature: 0, ignore_eos: true });
+  const { usage } = (await response.json()) as { usage: { completion_tokens: number } };
+  expect(usage.completion_tokens).toBe(7);
+  const long = await post("/v1/completions", { prompt, max_tokens: 8 });
+  const { error } = (await long.json()) as { error: { param: string; message: string } };
+  expect([error.param, error.message]).toEqual([
+    "max_tokens",
+    expect.stringMatching(/^max_tokens/),
+  ]);
 });
 
 test("a client that leaves frees its pages", async () => {
@@ -185,9 +256,7 @@ test("a client that leaves frees its pages", async () => {
   const reader = response.body!.getReader();
   await reader.read();
   leave.abort();
-  const deadline = performance.now() + 5000;
-  while (engine.stats().requests > 0 && performance.now() < deadline) await Bun.sleep(5);
-  expect(engine.stats().requests).toBe(0);
+  await settled();
   expect(engine.stats().generatedTokens).toBeGreaterThan(0);
 });
 
@@ -201,17 +270,37 @@ test("metrics are Prometheus's, and each request is a line of JSON", async () =>
   expect(line).toMatchObject({ id: "mine", method: "POST", path: "/v1/completions", status: 200 });
 });
 
-test("a server that stops lets requests end, and takes none", async () => {
+test("a server that stops lets answers end to their last byte, and takes no more", async () => {
   const own = new ApiServer(engine, { model: "tiny", port: 0 });
-  const generation = engine.generate({ messages, maxTokens: 50, ignoreEnd: true });
-  const reading = generation.text();
+  const body = { ...greedy, messages, max_tokens: 300, ignore_eos: true, stream: true };
+  const ask = () =>
+    fetch(`${own.url}/v1/chat/completions`, { method: "POST", body: JSON.stringify(body) });
+  const response = await ask();
   const stopped = own.stop();
-  const response = await fetch(`${own.url}/v1/completions`, {
-    method: "POST",
-    body: JSON.stringify({ prompt: "a" }),
-  });
-  expect(response.status).toBe(503);
+  expect((await ask()).status).toBe(503);
+  const text = await response.text();
+  expect(text.trimEnd().endsWith("data: [DONE]")).toBe(true);
   await stopped;
-  expect((await reading).length).toBeGreaterThan(0);
-  expect(await fetch(own.url).catch(() => "closed")).toBe("closed");
+  expect(await ask().catch(() => "closed")).toBe("closed");
+});
+
+test("what one request does to its token ends no other", async () => {
+  // A vocabulary that is padded past the tokenizer's.
+  const model = tinyModel(1, { ...shape, context: 64, tied: true });
+  const embedding = model.tensors.get("model.embed_tokens.weight")!;
+  const rows = embedding.shape[0] + 8;
+  const values = new Float32Array(rows * shape.hidden);
+  values.set(embedding.values);
+  const padded = new Map(model.tensors);
+  padded.set("model.embed_tokens.weight", { shape: [rows, shape.hidden], values });
+  const wider = { shape: model.shape, tensors: padded };
+  const at = writeFolder(join(folder, "padded"), wider, { vocab_size: rows });
+  await using other = await Engine.load(at);
+  const odd = { temperature: 0, logitBias: { [rows - 1]: 100 }, logprobs: 1 };
+  const [text, plain] = await Promise.all([
+    other.generate({ messages, maxTokens: 4, sampling: odd }).text(),
+    other.generate({ messages, maxTokens: 8, sampling: { temperature: 0 } }).text(),
+  ]);
+  expect(text).toBe("");
+  expect(plain.length).toBeGreaterThan(0);
 });

@@ -71,7 +71,10 @@ describe("tokenizer", () => {
 
   test("odd arguments are refused", () => {
     expect(() => tokenizer.encode(1 as never)).toThrow(/text must be a string/);
-    expect(() => tokenizer.decode([tokens.length])).toThrow(/ids\[0\] must be/);
+    expect(() => tokenizer.decode([-1])).toThrow(/ids\[0\] must be/);
+    // A padded vocabulary has ids that stand for nothing.
+    expect(tokenizer.decode([tokens.length + 3, idOf("he")])).toBe("he");
+    expect(tokenizer.longestToken).toBe("<user>".length);
   });
 });
 
@@ -93,6 +96,15 @@ sweep(
     }
   },
 );
+
+test("bytes that never become a character are told before they are many", () => {
+  const stream = new TextStream(tokenizer);
+  const [first] = tokenizer.encode("你");
+  let told = "";
+  for (let i = 0; i < 2000; i++) told += stream.push(first);
+  expect(told.length).toBeGreaterThan(1900);
+  expect(told + stream.end()).toBe("\ufffd".repeat(2000));
+});
 
 test("bytes that never become a character end as U+FFFD", () => {
   const stream = new TextStream(tokenizer);

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { closeSync, openSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 import { CheckpointError } from "../../src/weights/errors.ts";
 import { openSafetensors, openSafetensorsFolder } from "../../src/weights/safetensors.ts";
@@ -39,6 +40,20 @@ test("a folder's tensors are where its index says", () => {
   expect(() => openSafetensorsFolder(folder)).toThrow(/not the name of a file beside it/);
   index({ b: "3.safetensors" });
   expect(() => openSafetensorsFolder(folder)).toThrow(/3\.safetensors: it cannot be read/);
+});
+
+test("tensors lie beyond 4 GiB too", () => {
+  const far = 5 * 2 ** 30;
+  const header = JSON.stringify({
+    x: { dtype: "F32", shape: [2], data_offsets: [far, far + 8] },
+  });
+  const start = withHeader(header);
+  // A hole, which takes no room on the disk.
+  const path = write("far.safetensors", start);
+  const file = openSync(path, "r+");
+  writeSync(file, new Uint8Array(Float32Array.of(3, 4).buffer), 0, 8, start.length + far);
+  closeSync(file);
+  expect(unpack(openSafetensors(path).get("x")!)).toEqual(Float32Array.of(3, 4));
 });
 
 describe("refused, by name", () => {

@@ -22,12 +22,14 @@ export async function serveCommand(model: string, options: ServeArguments): Prom
     host,
     port,
     maxRequests,
-    ...(apiKey ? { apiKey } : {}),
+    ...(apiKey !== undefined && { apiKey }),
     ...(quiet ? {} : { log: (line: string) => process.stdout.write(`${line}\n`) }),
   });
   process.stderr.write(`flashbun: ${name} at ${server.url}/v1\n`);
   const { promise, resolve } = Promise.withResolvers<void>();
-  using _ = onSignals(resolve);
+  let asked = 0;
+  // A second signal does not wait.
+  using _ = onSignals(() => (asked++ === 0 ? resolve() : void server.stop(0)));
   await promise;
   process.stderr.write("flashbun: no new requests; those that run end first\n");
   await server.stop();
