@@ -1,6 +1,6 @@
 import type { Device } from "../device/device.ts";
 import type { PagedCache } from "../cache/paged-cache.ts";
-import type { Stream } from "../device/stream.ts";
+import { requireStream, type Stream } from "../device/stream.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { PageOrder } from "../tensor/page-order.ts";
 import { narrowed } from "../tensor/indices.ts";
@@ -88,10 +88,12 @@ const scaleNames = ["kScale", "vScale"] as const;
 export function plainTensors(device: Device, given: RunTensors): PlainTensors {
   if (isPlain(given)) return given;
   const plain = { ...given };
+  const { stream = device.stream } = given;
+  requireStream(stream, device);
   for (const name of scaleNames) plain[name] = scaleTensor(device, name, given[name]);
   for (const name of indexNames) {
     const tensor = given[name] ?? undefined;
-    plain[name] = tensor?.dtype === "i64" ? narrowed(name, tensor) : tensor;
+    plain[name] = tensor?.dtype === "i64" ? narrowed(name, tensor, stream) : tensor;
   }
   for (const name of tensorNames) if (plain[name] === null) delete plain[name];
   return plain as PlainTensors;

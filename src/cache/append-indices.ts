@@ -1,5 +1,5 @@
 /** Index tensors of appends into pages that the caller manages. */
-import type { Device } from "../device/device.ts";
+import type { Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { narrowed } from "../tensor/indices.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
@@ -32,13 +32,13 @@ export interface Indices {
   readonly indptr?: Tensor;
 }
 
-/** The index tensors as i32, those of one way to say where tokens go. Errors: OptionError. */
-export function indicesOf(device: Device, options: AppendIndices): Indices {
-  const slotMapping = indexTensor(device, "slotMapping", options.slotMapping);
-  const requests = indexTensor(device, "requests", options.requests);
-  const positions = indexTensor(device, "positions", options.positions);
-  const pageTable = indexTensor(device, "pageTable", options.pageTable);
-  const indptr = indexTensor(device, "indptr", options.indptr);
+/** The index tensors as i32 on `stream`, of one way to say where tokens go. Errors: OptionError. */
+export function indicesOf(stream: Stream, options: AppendIndices): Indices {
+  const slotMapping = indexTensor(stream, "slotMapping", options.slotMapping);
+  const requests = indexTensor(stream, "requests", options.requests);
+  const positions = indexTensor(stream, "positions", options.positions);
+  const pageTable = indexTensor(stream, "pageTable", options.pageTable);
+  const indptr = indexTensor(stream, "indptr", options.indptr);
   const table = [requests, positions, pageTable];
   const isBySlot = slotMapping !== undefined && [...table, indptr].every((each) => !each);
   const isByTable = slotMapping === undefined && table.every(Boolean);
@@ -59,20 +59,20 @@ export function indicesOf(device: Device, options: AppendIndices): Indices {
 
 /** Where positions of keys go, if anywhere, and those of the new ones, if given: OptionError. */
 export function positionsOf(
-  device: Device,
+  stream: Stream,
   { keyPositions: target, newPositions }: AppendIndices,
   tokens: number,
   pageCount: number,
   pageSize: number,
 ): Tensor[] {
-  const given = indexTensor(device, "newPositions", newPositions);
+  const given = indexTensor(stream, "newPositions", newPositions);
   if (target === undefined || target === null) {
     if (given === undefined) return [];
     const fix = "pass keyPositions, or remove newPositions.";
     throw new OptionError("keyPositions", target, "given beside newPositions", fix);
   }
   requireTensor("keyPositions", target);
-  target.requireOn(device, "keyPositions");
+  target.requireOn(stream.device, "keyPositions");
   const { shape, dtype, contiguous } = target;
   const fits = shape.length === 2 && shape[0] >= pageCount && shape[1] === pageSize;
   if (dtype !== "i32" || !contiguous || !fits) {
@@ -86,11 +86,11 @@ export function positionsOf(
 }
 
 /** A dense i32 tensor of these indices, or undefined for none. */
-function indexTensor(device: Device, option: string, given?: Tensor | null): Tensor | undefined {
+function indexTensor(stream: Stream, option: string, given?: Tensor | null): Tensor | undefined {
   if (given === undefined || given === null) return undefined;
   requireTensor(option, given);
-  given.requireOn(device, option);
-  if (given.dtype === "i64") return narrowed(option, given);
+  given.requireOn(stream.device, option);
+  if (given.dtype === "i64") return narrowed(option, given, stream);
   if (given.dtype === "i32" && given.contiguous) return given;
   throw new OptionError(option, given.label, "a dense i32 or an i64 tensor", "copy it by to(i32).");
 }

@@ -6,6 +6,7 @@ import { requireStream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { type Batch, requireBatch } from "../kv/batch.ts";
 import { requireOptions } from "../require.ts";
+import { indexValues } from "../tensor/indices.ts";
 import { requireApart } from "../tensor/overlap.ts";
 import { type PageOrder, pagesInOrder, withHeads } from "../tensor/page-order.ts";
 import { scaleTensor } from "../tensor/scale.ts";
@@ -73,7 +74,7 @@ export function appendPages(options: AppendPagesOptions): void {
   const { batch } = options;
   const where =
     batch === undefined || batch === null
-      ? placesOfTensors(device, options)
+      ? placesOfTensors(stream, options)
       : placesOfBatch(device, options, batch);
   checkPlanes(planes, where.bySlot);
   const pageSize = pages.shape[1];
@@ -82,7 +83,7 @@ export function appendPages(options: AppendPagesOptions): void {
   const appender = appenderOf(device, pageSize);
   appender.begin(where.step, where.tokenRequests);
   where.aim(appender);
-  const positions = positionsOf(device, options, where.step.paddedTokens, pageCount, pageSize);
+  const positions = positionsOf(stream, options, where.step.paddedTokens, pageCount, pageSize);
   if (positions.length > 0)
     appender.withPositions(positions[0].address, positions[1]?.address ?? 0);
   for (const [i, plane] of planes.entries())
@@ -125,8 +126,8 @@ interface Places {
 }
 
 /** Places in the caller's tensors. Errors: OptionError. */
-function placesOfTensors(device: Device, options: AppendPagesOptions): Places {
-  const { slotMapping, requests, positions, pageTable, indptr } = indicesOf(device, options);
+function placesOfTensors(stream: Stream, options: AppendPagesOptions): Places {
+  const { slotMapping, requests, positions, pageTable, indptr } = indicesOf(stream, options);
   const tokens = (slotMapping ?? positions)!.elements;
   const of = (requestCount: number) => {
     return { paddedTokens: tokens, tokenCount: tokens, requestCount };
@@ -138,7 +139,9 @@ function placesOfTensors(device: Device, options: AppendPagesOptions): Places {
       bySlot: true,
       owners: [slotMapping],
       aim: (appender) => appender.bySlot(slotMapping.address),
-      check: (pages, size) => checkSlots(valuesOf(slotMapping), pages * size),
+      check: (pages, size) => {
+        checkSlots(indexValues("slotMapping", options.slotMapping!), pages * size);
+      },
     };
   }
   const table = tableOf(pageTable!, indptr);
@@ -150,9 +153,13 @@ function placesOfTensors(device: Device, options: AppendPagesOptions): Places {
     owners: indptr === undefined ? named : [...named, indptr],
     aim: (appender) => appender.byTable(positions!.address, table),
     check: (pageCount, pageSize) => {
-      const [inRequests, atPositions, pages] = named.map(valuesOf);
-      const rows = indptr && valuesOf(indptr);
-      const indices = { requests: inRequests, positions: atPositions, pages, indptr: rows };
+      // Those that were given: at a replay, the narrowed are those of the replay before.
+      const indices = {
+        requests: indexValues("requests", options.requests!),
+        positions: indexValues("positions", options.positions!),
+        pages: indexValues("pageTable", options.pageTable!),
+        indptr: options.indptr ? indexValues("indptr", options.indptr) : undefined,
+      };
       checkPlaces(indices, tokens, table, pageCount, pageSize);
     },
   };
@@ -204,10 +211,6 @@ function checkPlanes(planes: readonly Plane[], bySlot: boolean): void {
     const fix = "give all planes pages of one size, or say the layout.";
     throw new OptionError(`planes[${i}].pages`, pages.label, allowed, fix);
   }
-}
-
-function valuesOf(tensor: Tensor): Int32Array {
-  return new Int32Array(tensor.toBytes().buffer);
 }
 
 interface Plane {

@@ -255,7 +255,7 @@ export class PageLists extends Owner {
       return stream.copy(this.table.address + 4 * from, indices.address, 4 * (to - from));
     const columns = indices.shape.length === 1 ? 1 : indices.shape[1];
     const rows = indices.slice(0, 0, (to - from) / columns);
-    requireNarrow("indices", rows);
+    requireNarrow("indices", rows, stream);
     const target = this.table.slice(0, from, to).reshape(...rows.shape);
     target.copyFrom(rows, stream);
   }

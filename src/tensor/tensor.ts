@@ -1,5 +1,5 @@
 import type { Device } from "../device/device.ts";
-import { requireDevice } from "../device/context.ts";
+import { type Context, requireDevice } from "../device/context.ts";
 import type { Memory } from "../device/memory.ts";
 import { Owner } from "../device/owner.ts";
 import { requireStream } from "../device/stream.ts";
@@ -274,7 +274,7 @@ export class Tensor extends Owner {
    * @internal Throws unless the tensor is live and on `device`; `option` names it. Errors:
    * OptionError.
    */
-  requireOn(device: Device, option: string): void {
+  requireOn(device: Context, option: string): void {
     this.guard();
     if (this.device === device) return;
     const where = `${this.label} on ${this.device.label}`;

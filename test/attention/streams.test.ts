@@ -4,7 +4,7 @@ import { PagedCache } from "../../src/cache/paged-cache.ts";
 import { Device } from "../../src/device/device.ts";
 import { ProbeParams } from "../../src/ffi/params.gen.ts";
 import { createBatch } from "../../src/kv/batch.ts";
-import { raggedLayout } from "../../src/kv/layout.ts";
+import { pagesLayout, raggedLayout } from "../../src/kv/layout.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 
 const shape = { queryHeads: 4, kvHeads: 2, headDim: 32, dtype: "f32" } as const;
@@ -42,6 +42,33 @@ test("plans that run on two streams in turn give the bits of one stream", async 
   await second.done();
   await device.stream.done();
   outs.forEach((out, i) => expect(out.toBytes()).toEqual(expected[i]));
+});
+
+test("64-bit indices are narrowed on the stream of the run", async () => {
+  await using device = await Device.open("cpu", { threads: 2 });
+  const second = device.createStream("second");
+  using attention = Attention.createSync(device, { ...shape, causal: true });
+  const layout = pagesLayout(4, Int32Array.of(0, 1), Int32Array.of(0), Int32Array.of(12));
+  const batch = createBatch({ queryLengths: [1], kvLengths: [12], layout });
+  const noise = (dims: number[], seed: number) =>
+    Tensor.randomNormal(device, dims, "f32", { seed });
+  const [q, k, v] = [noise([1, 4, 32], 1), noise([8, 4, 2, 32], 2), noise([8, 4, 2, 32], 3)];
+  const columns = Tensor.from(device, [6, 1, 4], [3], "i64");
+  const outs = [device.stream, second].map((stream) => {
+    const out = Tensor.zeros(device, [1, 4, 32], "f32");
+    const pageTable = Tensor.zeros(device, [3], "i64");
+    device.stream.wait();
+    const busy = new ProbeParams();
+    busy.microseconds = 20_000;
+    device.launch(stream, device.kernel("probe_spin"), busy, 1);
+    pageTable.copyFrom(columns, stream);
+    attention.plan(batch);
+    attention.run({ q, k, v, out, pageTable, stream });
+    return out;
+  });
+  await second.done();
+  await device.stream.done();
+  expect(outs[1].toBytes()).toEqual(outs[0].toBytes());
 });
 
 test("steps queued far ahead of the device give the bits of steps one by one", async () => {

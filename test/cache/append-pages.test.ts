@@ -235,4 +235,33 @@ describe.each(await deviceTargets())("pages that the caller manages on $name", (
     if (device.checksContents)
       expect(() => graph.replay(device.stream)).toThrow(/^slotMapping\[0\]/);
   });
+
+  test("a capture of another stream narrows 64-bit indices at each replay", () => {
+    const other = device.createStream("other");
+    const planes = planesOf();
+    const slotMapping = Tensor.from(device, [0, -1, -1], [3], "i64");
+    const keyPositions = Tensor.zeros(device, [4, 2], "i32");
+    const newPositions = Tensor.from(device, [9, 9, 9], [3], "i64");
+    device.stream.wait();
+    const body = () =>
+      appendPages({ planes, slotMapping, keyPositions, newPositions, stream: other });
+    using graph = device.capture(other, body);
+    for (const slot of [5, 2]) {
+      slotMapping.set([slot, -1, -1]);
+      newPositions.set([slot + 10, 9, 9]);
+      device.stream.wait();
+      graph.replay(other);
+      other.wait();
+    }
+    const written = planes[0].pages.select(3, 0).to("f32").toFloat64Array();
+    expect([...written]).toEqual([0, 0, 1, 0, 0, 1, 0, 0]);
+    expect([...keyPositions.toFloat64Array()]).toEqual([0, 0, 12, 0, 0, 15, 0, 0]);
+    for (const [slot, message] of [
+      [8, /^slotMapping\[1\] must be/],
+      [2 ** 33, /^slotMapping\[1\] must be an index of 32 bits/],
+    ] as const) {
+      slotMapping.set([0, slot, -1]);
+      if (device.checksContents) expect(() => graph.replay(other)).toThrow(message);
+    }
+  });
 });
