@@ -106,7 +106,10 @@ export class Appender {
     if (!isBound || source.shape[0] < this.#tokens) this.#bind(i, name, target, source, scale);
     target.guard();
     source.guard();
-    if (this.device.capturing) this.device.needOnReplay(source);
+    if (this.device.capturing) {
+      this.device.needOnReplay(source);
+      if (scale !== undefined) this.device.needOnReplay(scale);
+    }
     params.planeCount = i + 1;
     if (target.shape[0] < params.pageCount) params.pageCount = target.shape[0];
   }

@@ -33,10 +33,8 @@ export function scaleTensor(
     device.stream.wait();
   } else kept.delete(scale);
   kept.set(scale, tensor);
-  if (kept.size <= numbersMost) return tensor;
-  const [[oldest, unused]] = kept;
-  kept.delete(oldest);
-  unused[Symbol.dispose]();
+  // Forgotten, not disposed: a graph that reads the oldest keeps it.
+  if (kept.size > numbersMost) kept.delete(kept.keys().next().value!);
   return tensor;
 }
 

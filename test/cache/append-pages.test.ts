@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { appendPages, type AppendPagesOptions } from "../../src/cache/append-pages.ts";
 import type { Device } from "../../src/device/device.ts";
-import { OptionError } from "../../src/errors.ts";
+import { DisposedError, OptionError } from "../../src/errors.ts";
 import { type DType, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { indptrOf, normals, poisoned } from "../support/numbers.ts";
@@ -234,6 +234,30 @@ describe.each(await deviceTargets())("pages that the caller manages on $name", (
     slotMapping.copyFrom(ints([8, -1, 4]));
     if (device.checksContents)
       expect(() => graph.replay(device.stream)).toThrow(/^slotMapping\[0\]/);
+  });
+
+  test("a captured append keeps scales that were numbers, and needs those that are tensors", async () => {
+    const pages = Tensor.zeros(device, [1, 1, 1, 8], "f8e4m3");
+    const rows = Tensor.from(device, new Float64Array(8).fill(8), [1, 1, 8], "f16");
+    const slotMapping = ints([0]);
+    const append = (scale: Tensor | number) =>
+      appendPages({ planes: [{ rows, pages, scale }], slotMapping });
+    const capture = (scale: Tensor | number) => device.capture(device.stream, () => append(scale));
+    append(2);
+    using byNumber = capture(2);
+    const scale = Tensor.from(device, [2], [1], "f32");
+    using byTensor = capture(scale);
+    for (let i = 0; i < 300; i++) append(3 + i / 8);
+    Bun.gc(true);
+    await Bun.sleep(0);
+    // Whoever gets the memory of a scale writes another number over it.
+    const others = Array.from({ length: 300 }, () => Tensor.from(device, [64], [1], "f32"));
+    byNumber.replay(device.stream);
+    expect(pages.toFloat64Array()[0]).toBe(4);
+    for (const other of others) other[Symbol.dispose]();
+    byTensor.replay(device.stream);
+    scale[Symbol.dispose]();
+    expect(() => byTensor.replay(device.stream)).toThrow(DisposedError);
   });
 
   test("a capture of another stream narrows 64-bit indices at each replay", () => {

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { Attention } from "../../src/attention/attention.ts";
 import { PagedCache } from "../../src/cache/paged-cache.ts";
 import { Device } from "../../src/device/device.ts";
-import { FlashbunError, PlanError } from "../../src/errors.ts";
+import { DisposedError, FlashbunError, PlanError } from "../../src/errors.ts";
 import type { Batch } from "../../src/kv/batch.ts";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
@@ -199,6 +199,14 @@ test("a captured append takes what a replay of all its tokens and requests needs
   step([1, 1]);
   expect(() => recorded.replay(device.stream)).toThrow("kScale must be [2 or more, 2]");
   cache.rollback(cache.pool.lastBatch!);
+  const last = step([4]);
+  for (const layer of [0, 1]) cache.append({ layer, batch: last, k, v: k });
+  for (const name of ["kScale", "vScale"]) {
+    const scale = Tensor.from(device, [2], [1], "f32");
+    using scaled = capture(last, { [name]: scale });
+    scale[Symbol.dispose]();
+    expect(() => scaled.replay(device.stream)).toThrow(DisposedError);
+  }
 });
 
 test("what was appended before a step failed is right after it is rolled back", () => {
