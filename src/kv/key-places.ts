@@ -6,7 +6,7 @@ export class KeyPlaces {
   readonly plainLengths: Int32Array;
   /** Whether keys keep the positions that they were appended with, wherever they move. */
   kept: boolean;
-  /** By slot: its first token in the step that it was in last; -1 once its tokens moved. */
+  /** By slot: its first token in the step that it was in last; -1: not known. */
   readonly #firstTokens: Int32Array;
   /** By slot: that step. */
   readonly #steps: Int32Array;
@@ -37,6 +37,18 @@ export class KeyPlaces {
   give(slot: number, place: number): void {
     this.kept = true;
     if (place < this.plainLengths[slot]) this.plainLengths[slot] = place;
+  }
+
+  /** A slot's keys are those of another one. */
+  fork(slot: number, copy: number): void {
+    this.plainLengths[copy] = this.plainLengths[slot];
+    this.#firstTokens[copy] = this.#firstTokens[slot];
+    this.#steps[copy] = this.#steps[slot];
+  }
+
+  /** Notes that a slot's last tokens are those of a step before the last. */
+  rollback(slot: number): void {
+    this.#firstTokens[slot] = -1;
   }
 
   /** Forgets the tokens of a slot from `length` on. */

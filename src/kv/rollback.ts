@@ -25,6 +25,7 @@ export function rollbackStep(state: SequenceState, step: StepArrays): void {
     // Where windows have moved on, the step before can no longer be compacted.
     lastTokens[slot] = state.holdsWindow(slot, length - last) ? last : 0;
     steps[slot] = 0;
+    state.places.rollback(slot);
     for (let g = 0; g < state.groups.length; g++) shareAgain(state, state.groups[g], r, slot);
   }
   state.writes.end();

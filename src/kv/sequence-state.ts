@@ -146,7 +146,7 @@ export class SequenceState {
     this.lengths[copy] = this.lengths[slot];
     this.pageCounts[copy] = this.pageCounts[slot];
     this.lastTokens[copy] = this.lastTokens[slot];
-    this.places.plainLengths[copy] = this.places.plainLengths[slot];
+    this.places.fork(slot, copy);
     for (const { table, allocator, firstColumns } of this.groups) {
       firstColumns[copy] = firstColumns[slot];
       for (let column = 0; column < this.pageCounts[slot]; column++) {

@@ -148,6 +148,18 @@ describe("rollback", () => {
     expect(pool.groups[0].allocator.usedCount).toBe(3 + 1 + 2);
   });
 
+  test("drafts of the step before are not taken to be at the positions of what was given back", () => {
+    const groups = [{ pages: 8 }];
+    const pool = new SequencePool({ pageSize: 4, groups, maxSequences: 1, keyPositions: true });
+    const sequence = pool.create();
+    pool.reserve([sequence], [3], { positions: [0, 1, 7] });
+    const batch = pool.reserve([sequence], [3], { positions: [9, 9, 1] });
+    if (!batch.ok) throw batch.error;
+    pool.rollback(batch);
+    sequence.compact([0, 2]);
+    expect(pool.state.places.plainLengths[sequence.slot]).toBe(1);
+  });
+
   test("a page copied for a fork is shared again, unless its last user was freed", () => {
     const pool = poolOf(0);
     const first = pool.create();

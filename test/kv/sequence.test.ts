@@ -184,6 +184,32 @@ describe("SequencePool", () => {
     expect([sequence.length, group.moveCount]).toEqual([3, 1]);
   });
 
+  test("a fork's keys stand where those of its origin do, whoever had its slot before", () => {
+    const pool = new SequencePool({
+      pageSize: 4,
+      groups: [{ pages: 8 }],
+      maxSequences: 3,
+      keyPositions: true,
+    });
+    const [first, other] = [pool.create(), pool.create()];
+    pool.reserve([first, other], [3, 3], { positions: [0, 1, 7, 0, 5, 1] });
+    other[Symbol.dispose]();
+    const fork = first.fork();
+    const right = pool.create();
+    for (const sequence of [fork, first]) sequence.compact([0, 2]);
+    const { plainLengths } = pool.state.places;
+    expect([plainLengths[first.slot], plainLengths[fork.slot]]).toEqual([1, 1]);
+    // Drafts at the place that they move to stand there, in a fork too.
+    pool.reserve([right], [4], { positions: [0, 1, 1, 2] });
+    first[Symbol.dispose]();
+    const known = right.fork();
+    for (const sequence of [known, right]) sequence.compact([0, 2, 3]);
+    expect([plainLengths[right.slot], plainLengths[known.slot]]).toEqual([
+      2 ** 31 - 1,
+      2 ** 31 - 1,
+    ]);
+  });
+
   test("decode steps make no garbage to speak of", () => {
     const pool = new SequencePool({ pageSize: 16, groups: [{ pages: 9000 }], maxSequences: 64 });
     const sequences = Array.from({ length: 64 }, () => pool.create());
