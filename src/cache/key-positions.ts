@@ -19,12 +19,16 @@ export class KeyPositions extends Owner {
     copies: readonly CopyTable[],
   ) {
     super("KV cache positions");
+    let added = 0;
     try {
       for (const count of pages)
         this.tensors.push(Tensor.empty(device, [count, pageSize], "i32", this.label));
-      for (const [g, tensor] of this.tensors.entries())
-        copies[g].addLater(tensor.reshape(pages[g], pageSize, 1, 1));
+      for (const tensor of this.tensors) {
+        copies[added].addLater(tensor.reshape(pages[added], pageSize, 1, 1));
+        added++;
+      }
     } catch (error) {
+      for (const each of copies.slice(0, added)) each.takeBack();
       this[Symbol.dispose]();
       throw error;
     }

@@ -63,6 +63,12 @@ export class CopyTable extends Owner {
     before?.[Symbol.dispose]();
   }
 
+  /** Takes back the plane that was added last, which is on the device. */
+  takeBack(): void {
+    this.#planes.pop();
+    this.#params.planeCount = this.#planes.length;
+  }
+
   /** Sends the planes to the device; call after the last `add`. */
   upload(): void {
     const bytes = new Uint8Array(this.#planes.length * CopyPlane.byteLength);

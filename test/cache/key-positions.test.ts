@@ -1,9 +1,9 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, spyOn, test } from "bun:test";
 import { Attention } from "../../src/attention/attention.ts";
 import { appendPages } from "../../src/cache/append-pages.ts";
 import { PagedCache } from "../../src/cache/paged-cache.ts";
 import { Device } from "../../src/device/device.ts";
-import { OptionError, PlanError } from "../../src/errors.ts";
+import { OptionError, OutOfMemoryError, PlanError } from "../../src/errors.ts";
 import type { ReserveOptions } from "../../src/kv/reserve.ts";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
@@ -121,6 +121,50 @@ describe.each(await deviceTargets())("keys' positions on $name", (target) => {
     sequence.truncate(0);
     expect(grow(cache, sequence, 3).plainLengths).toBeNull();
     expect(kept(cache).slice(4 * page, 4 * page + 3)).toEqual([0, 1, 2]);
+  });
+
+  test("that find no memory leave the planes that move as they were", () => {
+    const groups = [
+      { layers: [0], pages: 16 },
+      { layers: [1], pages: 16, windowLeft: 40 },
+    ];
+    using cache = cacheOf({ layers: 2, groups });
+    const sequence = cache.sequence();
+    using k = Tensor.zeros(device, [3, 1, 16], "bf16");
+    const planesMoved = (positions?: number[]) => {
+      const batch = cache.reserve([sequence], [3], { positions });
+      if (!batch.ok) throw batch.error;
+      for (const layer of [0, 1]) cache.append({ layer, batch, k, v: k });
+      sequence.compact([0, 2]);
+      const launch = spyOn(device, "launch");
+      try {
+        const next = cache.reserve([sequence], [1]);
+        if (!next.ok) throw next.error;
+        for (const layer of [0, 1]) cache.append({ layer, batch: next, k, v: k });
+        const moves = launch.mock.calls.filter(([, { name }]) => name === "copy_tokens");
+        return moves.map(([, , , grid]) => grid);
+      } finally {
+        launch.mockRestore();
+      }
+    };
+    expect(planesMoved()).toEqual([2, 2]);
+    const alloc = device.alloc.bind(device);
+    let tables = 0;
+    const failing = spyOn(device, "alloc").mockImplementation((bytes, label, ...rest) => {
+      if (label === "page copy table" && ++tables === 2)
+        throw new OutOfMemoryError(bytes, 0, "no memory");
+      return alloc(bytes, label, ...rest);
+    });
+    const { length } = sequence;
+    expect(() => cache.reserve([sequence], [2], { positions: [7, 8] })).toThrow(OutOfMemoryError);
+    failing.mockRestore();
+    expect(tables).toBe(2);
+    expect(sequence.length).toBe(length);
+    expect(cache.keyPositions(0)).toBeUndefined();
+    expect(planesMoved()).toEqual([2, 2]);
+    expect(planesMoved([7, 8, 9])).toEqual([3, 3]);
+    // The last of the three, moved from place 8 to 7.
+    expect(kept(cache)[4 * sequence.pages()[1] + 3]).toBe(9);
   });
 
   test("keep keys out of a prefix index, and in a window's pages", () => {
