@@ -144,9 +144,9 @@ class TurningAppender extends Appender {
   }
 
   #checkOut({ q, k, v, positions }: NormRopeAppendTensors, out: Tensor): void {
+    requireTensor("out", out);
     requireDistinct("out", out);
     if (out !== q) {
-      requireTensor("out", out);
       out.requireOn(this.device, "out");
       const isLike = out.shape.join() === q.shape.join() && out.dtype === q.dtype;
       if (!isLike || out.strides[2] !== 1) {

@@ -350,6 +350,11 @@ describe.each(await targetsHere())("normRopeAppend on $name", (target) => {
     });
     const padded = c.queryHeads * c.headDim;
     expect(tensors.q.toFloat64Array().subarray(padded)).toEqual(q.subarray(padded));
+    const vScale = Tensor.from(device, [2], [1], "f32");
+    const scaled = { ...tensors, batch: next, vScale };
+    using other = device.capture(device.stream, () => normRopeAppend(cache, scaled));
+    vScale[Symbol.dispose]();
+    expect(() => other.replay(device.stream)).toThrow(DisposedError);
     tensors.rope[Symbol.dispose]();
     expect(() => graph.replay(device.stream)).toThrow(DisposedError);
   });
@@ -411,6 +416,7 @@ test("bad input is refused by name, and nothing is written", async () => {
     ["zeroCentered", { zeroCentered: 1 }],
     ["out", { out: zeros([2, 4, 64], "bf16") }],
     ["out", { out: k }],
+    ["out", { out: null }],
     ["out", { out: tensors.q.slice(0, 0, 1) }],
     ["stream", { stream: elsewhere.stream }],
   ];
