@@ -4,7 +4,7 @@
 #include "../ptx/base.h"
 
 // What a number is for: different ones never meet.
-enum Purpose : uint32_t { draw_token = 0, accept_draft = 1 };
+enum Purpose : uint32_t { draw_token = 0, accept_draft = 1, draw_rest = 2 };
 
 struct Philox {
     uint64_t key;

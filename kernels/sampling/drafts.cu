@@ -160,7 +160,8 @@ FB_OPERATOR(verify_drafts, fb_drafts_params, verify_threads, 1, 1) {
     const auto weigh = [&](int32_t start, const float* x, int32_t count, float* weight) {
         left.chunk_of(start, x, count, weight);
     };
-    const Philox random = {seed, uint64_t(position + path.depth), draw_token};
+    // Not the noise of the draft that was rejected here: given that, it is no longer random.
+    const Philox random = {seed, uint64_t(position + path.depth), draw_rest};
     const uint64_t winner = race(team, left.target, random, weigh);
     if (threadIdx.x != 0) return;
     path.end(winner == 0 ? 0 : index_of_winner(winner));

@@ -65,7 +65,8 @@ const params = new DraftsParams();
  * vocabulary], the target's probabilities after the last token and after each draft;
  * `draftProbs` [rows, drafts, vocabulary], those that children of a node were drawn from. Of
  * drafts that were not drawn by chance: `sample` from the target's rows, then `matchDrafts`.
- * Rows are independent and reproducible, as sample's. Errors: OptionError.
+ * Rows are independent and reproducible, as sample's. Its noise is not sample's: drafts may be
+ * drawn with the same seed and position, but siblings with seeds that differ. Errors: OptionError.
  */
 export function verifyDrafts(
   drafts: Tensor,

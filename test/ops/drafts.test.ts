@@ -2,6 +2,7 @@ import { describe, expect, test } from "bun:test";
 import type { Device } from "../../src/device/device.ts";
 import { OptionError } from "../../src/errors.ts";
 import { matchDrafts, verifyDrafts, type VerifyOptions } from "../../src/ops/drafts.ts";
+import { sample } from "../../src/ops/sample.ts";
 import { type DType, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { forSeeds, type Random, seeded } from "../support/random.ts";
@@ -66,7 +67,7 @@ function verifyOracle(request: Request, seed: bigint, position: number): Outcome
     }
     if (next < 0) {
       const tokens = [...left.keys()].filter((token) => left[token] > 0);
-      const won = race((token) => left[token], tokens, seed, place);
+      const won = race((token) => left[token], tokens, seed, place, 2);
       if (won.lead < 1.001) outcome.isClear = false;
       outcome.tokens.push(won.token);
       return outcome;
@@ -189,6 +190,26 @@ describe.each(await targetsHere())("drafts on $name", (target) => {
     const counts = new Array<number>(vocabulary).fill(0);
     for (let row = 0; row < rows; row++) counts[all[3 * row]]++;
     expect(chiSquare(counts, p.subarray(0, vocabulary))).toBeLessThan(5);
+  });
+
+  test("drafts of sample with the same seeds leave the target's distribution as it is", async () => {
+    await using device = await target.open(2);
+    const rows = isSlow(device) ? 400 : 100_000;
+    const [p, q] = [
+      [0.1, 0.3, 0.6],
+      [0.8, 0.1, 0.1],
+    ];
+    using target1 = Tensor.from(device, [...p, ...p], [2, 3], "f32");
+    using draft1 = Tensor.from(device, q, [1, 3], "f32");
+    const spread = ({ address, shape }: Tensor) =>
+      Tensor.fromPointer(device, address, [rows, shape[0], 3], "f32", { strides: [0, 3, 1] });
+    const shares = spread(draft1);
+    const drafts = sample(shares.select(1, 0), { from: "probabilities" });
+    const got = verifyDrafts(drafts.reshape(rows, 1), spread(target1), shares);
+    const counts = [0, 0, 0];
+    const all = got.tokens.toFloat64Array();
+    for (let row = 0; row < rows; row++) counts[all[2 * row]]++;
+    expect(chiSquare(counts, p)).toBeLessThan(5);
   });
 
   test("matched: the longest path of the target's own tokens, and one more", async () => {

@@ -79,9 +79,10 @@ export function race(
   tokens: readonly number[],
   seed: bigint,
   position: bigint,
+  purpose = 0,
 ): { token: number; lead: number } {
   const scores = tokens.map((token) => {
-    const v = uniform(philox(seed, position, 0, token));
+    const v = uniform(philox(seed, position, purpose, token));
     return { token, score: weights(token) / -Math.log1p(-v) };
   });
   scores.sort((a, b) => b.score - a.score || a.token - b.token);

@@ -187,7 +187,8 @@ fn verify(p: *const Drafts, row: u32, scratch: [*]align(64) u8) i32 {
         left = Residual.of(p, row, path.node, scratch);
         random.position +%= 1;
     }
-    random.purpose = .draw_token;
+    // Not the noise of the draft that was rejected here: given that, it is no longer random.
+    random.purpose = .draw_rest;
     const winner = race.run(random, left.target.padded, Left{ .residual = left });
     path.end(@intCast(winner orelse 0));
     const status: i32 = if (winner == null) params.FB_SAMPLE_NO_MASS else 0;

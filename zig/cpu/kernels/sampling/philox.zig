@@ -6,7 +6,7 @@ const simd = @import("../simd.zig");
 pub const block = 4 * simd.lanes;
 
 /// What a number is for: different ones never meet.
-pub const Purpose = enum(u32) { draw_token = 0, accept_draft = 1 };
+pub const Purpose = enum(u32) { draw_token = 0, accept_draft = 1, draw_rest = 2 };
 
 pub const Philox = struct {
     key: u64,
