@@ -7,7 +7,7 @@ import { isInPlace, requireApart, requireDistinct } from "../tensor/overlap.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { requireWeight, type Weight } from "../tensor/weight.ts";
 import { type Activation, matmul } from "./matmul.ts";
-import { needRows, numbers, requireRows, requireShape } from "./rows.ts";
+import { needRows, numbers, requireAllApart, requireRows, requireShape } from "./rows.ts";
 import { type ExpertRouting, requireRouting } from "./routing.ts";
 
 /** Where the sum over experts goes. */
@@ -48,7 +48,7 @@ export function combineExperts(
     requireShape("residual", residual, shape);
   }
   const out = options.out ?? Tensor.empty(device, shape, y.dtype, "combineExperts");
-  checkOut(out, y, residual, shape);
+  checkOut(out, y, routing, residual);
   if (tokens === 0) return out;
   if (device.capturing) device.needOnReplay(routing);
   needRows(device, y, residual, out);
@@ -73,11 +73,16 @@ export function combineExperts(
   return out;
 }
 
-function checkOut(out: Tensor, y: Tensor, residual: Tensor | undefined, shape: number[]): void {
+function checkOut(
+  out: Tensor,
+  y: Tensor,
+  { tokens, weights, places }: ExpertRouting,
+  residual: Tensor | undefined,
+): void {
   requireRows("out", out, y.device, numbers);
-  requireShape("out", out, shape);
+  requireShape("out", out, [tokens, y.shape[1]]);
   requireDistinct("out", out);
-  requireApart("out", out, "y", y);
+  requireAllApart("out", out, { y, "routing.weights": weights, "routing.places": places });
   if (residual !== undefined && !isInPlace(out, residual))
     requireApart("out", out, "residual, or the residual itself", residual);
 }

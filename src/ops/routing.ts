@@ -27,6 +27,7 @@ export class ExpertRouting extends Owner {
   readonly places: Tensor;
   /** @internal i32 [1]: blocks of a launch that are done. */
   readonly ticket: Tensor;
+  private isTicketReady = false;
 
   private constructor(
     readonly device: Device,
@@ -35,13 +36,21 @@ export class ExpertRouting extends Owner {
     readonly expertCount: number,
   ) {
     super(`routing of ${tokens} tokens to ${topK} of ${expertCount} experts`);
-    const zeros = (...shape: number[]) => Tensor.zeros(device, shape, "i32", "routing");
-    this.weights = Tensor.zeros(device, [tokens, topK], "f32", "routing");
-    this.experts = zeros(tokens, topK);
-    this.starts = zeros(expertCount + 1);
-    this.rows = zeros(tokens * topK);
-    this.places = zeros(tokens, topK);
-    this.ticket = zeros(1);
+    const room = (...shape: number[]) => Tensor.empty(device, shape, "i32", "routing");
+    this.weights = Tensor.empty(device, [tokens, topK], "f32", "routing");
+    this.experts = room(tokens, topK);
+    this.starts = room(expertCount + 1);
+    this.rows = room(tokens * topK);
+    this.places = room(tokens, topK);
+    this.ticket = room(1);
+  }
+
+  /** @internal Zeroes the ticket ahead of the first launch, on its stream; launches leave it so. */
+  readyTicket(stream: Stream): void {
+    if (this.isTicketReady) return;
+    stream.fill(this.ticket.address, 0, 4);
+    // What is captured has not run.
+    this.isTicketReady = !this.device.captures.busy;
   }
 
   /** Room for a routing, of no use before `routeExperts` wrote it. Errors: OptionError. */
@@ -113,6 +122,7 @@ export function routeExperts(logits: Tensor, options: RouteOptions): ExpertRouti
   params.scale = scale;
   placeRouting(out);
   const kernel = device.kernel("moe_route");
+  out.readyTicket(stream);
   // One block at least: it writes that no expert has rows.
   device.launch(stream, kernel, params, Math.max(1, Math.ceil(tokens / kernel.itemRows)));
   return out;

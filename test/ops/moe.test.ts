@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import type { Device } from "../../src/device/device.ts";
 import { OptionError } from "../../src/errors.ts";
+import { ProbeParams } from "../../src/ffi/params.gen.ts";
 import { matmul } from "../../src/ops/matmul.ts";
 import { combineExperts, moe, type MoeOptions } from "../../src/ops/moe.ts";
 import { ExpertRouting, routeExperts, type RouteOptions } from "../../src/ops/routing.ts";
@@ -212,6 +213,34 @@ describe.each(await targetsHere())("mixtures of experts on $name", (target) => {
     }
   });
 
+  test("a routing on another stream does not wait for the device's own, nor is it undone", async () => {
+    await using device = await target.open(2);
+    const second = device.createStream("second");
+    using logits = Tensor.from(device, [1, 3, 2, 4, 0, 1], [2, 3], "f32");
+    await device.stream.done();
+    const busy = new ProbeParams();
+    busy.microseconds = 100_000;
+    device.launch(device.stream, device.kernel("probe_spin"), busy, 1);
+    using routing = routeExperts(logits, { topK: 1, stream: second });
+    await second.done();
+    await device.stream.done();
+    const wanted = [
+      [1, 3, 2],
+      [4, 0, 1],
+    ].map((row) => chosenOf(Float64Array.from(row), { topK: 1 }));
+    checkRouting(routing, wanted);
+    // Nor does a graph that was not replayed yet leave the ticket as it was found.
+    using fresh = ExpertRouting.create(device, 2, 1, 3);
+    fresh.ticket.set([5]);
+    using graph = device.capture(second, () => {
+      routeExperts(logits, { topK: 1, out: fresh, stream: second });
+    });
+    routeExperts(logits, { topK: 1, out: fresh });
+    checkRouting(fresh, wanted);
+    graph.replay(device.stream);
+    checkRouting(fresh, wanted);
+  });
+
   test("a layer is the weighted sum of its experts, in a graph too", async () => {
     await using device = await target.open(2);
     const random = seeded(14);
@@ -277,7 +306,8 @@ test("bad input is refused by name", async () => {
   const routing = routeExperts(logits, { topK: 2 });
   const stack = Weight.dense(zeros([4, 6, 8]));
   const x = zeros([3, 8]);
-  const starts = routing.starts;
+  const { starts, places } = routing;
+  const overPlaces = Tensor.fromPointer(device, places.address, [3, 2], "f32");
   const [gateUp, down] = [stack, Weight.dense(zeros([4, 8, 3]))];
   const refused: [string, () => unknown][] = [
     ["topK", () => routeExperts(logits, { topK: 0 })],
@@ -299,6 +329,8 @@ test("bad input is refused by name", async () => {
     ["routing", () => combineExperts(zeros([6, 8]), {} as ExpertRouting)],
     ["residual", () => combineExperts(zeros([6, 8]), routing, { residual: zeros([3, 7]) })],
     ["out", () => combineExperts(zeros([6, 8]), routing, { out: zeros([3, 7]) })],
+    ["out", () => combineExperts(zeros([6, 2]), routing, { out: routing.weights })],
+    ["out", () => combineExperts(zeros([6, 2]), routing, { out: overPlaces })],
     ["gateUp", () => moe(x, routing, { gateUp: Weight.dense(zeros([6, 8])), down })],
     ["down", () => moe(x, routing, { gateUp, down: Weight.dense(zeros([3, 8, 3])) })],
     ["x", () => moe(zeros([2, 8]), routing, { gateUp, down })],
