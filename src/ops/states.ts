@@ -33,7 +33,7 @@ export interface StackedStates {
 export interface MergeOptions {
   /** Of a new output; by default that of the states. */
   dtype?: DType;
-  /** Where the merged state goes: a state's own tensors, or others. By default new ones. */
+  /** Where the merged state goes: the tensors of a listed state, or others. Default: new ones. */
   out?: Tensor;
   lse?: Tensor;
   /** bool or u8 [tokens]: what is of a token with 0 is left alone. Needs out and lse. */
@@ -179,9 +179,10 @@ function requireTarget(
     throw new OptionError(option, target.label, allowed, "match the states.");
   }
   requireDistinct(option, target);
-  // Each row is read before it is written, and by nobody else.
+  // Each row is read before it is written, and by nobody else; an indptr names other tokens' rows.
   for (const [i, tensor] of given.read.entries())
-    if (!isInPlace(target, tensor)) requireApart(option, target, `tensor ${i} of states`, tensor);
+    if (given.indptr !== undefined || !isInPlace(target, tensor))
+      requireApart(option, target, `tensor ${i} of states`, tensor);
 }
 
 function maskOf({ out, tokens }: Given, options: MergeOptions): Tensor | undefined {

@@ -182,6 +182,15 @@ describe.each(await targetsHere())("mergeStates on $name", (target) => {
       [() => mergeStates([state], { lse: out.reshape(4, 1) }), "lse"],
       [() => mergeStates({ ...stack, indptr: out.reshape(4) }), "states.indptr"],
       [() => mergeStates(stack), "states.out"],
+      // Token 1 reads what token 0's neighbour writes.
+      [
+        () => mergeStates({ ...stack, indptr: ints([0, 2, 4]) }, { out: out.slice(0, 0, 2) }),
+        "out",
+      ],
+      [
+        () => mergeStates({ ...stack, indptr: ints([0, 2, 4]) }, { lse: lse.slice(0, 0, 2) }),
+        "lse",
+      ],
     ];
     for (const [merge, option] of refused) {
       expect(merge).toThrow(OptionError);
