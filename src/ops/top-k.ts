@@ -1,4 +1,5 @@
 import { requireStream, type Stream } from "../device/stream.ts";
+import { OptionError } from "../errors.ts";
 import { TopKParams } from "../ffi/params.gen.ts";
 import { requireInteger, requireNumber, requireOptions } from "../require.ts";
 import { type DType, dtypeCode } from "../tensor/dtype.ts";
@@ -26,7 +27,7 @@ export interface LogProbOptions extends TopKOptions {
   top?: number;
   /** Divides the logits, above 0; default 1. */
   temperature?: number;
-  /** Takes those of `tokens`: f32 [rows]. */
+  /** Takes those of `tokens`, without which it is refused: f32 [rows]. */
   out?: Tensor;
 }
 
@@ -54,6 +55,7 @@ export function topK(x: Tensor, k: number, options: TopKOptions = {}): TopK {
   requireOptions("options", options, names);
   checkRows("x", x);
   requireInteger("k", k, 1, x.shape[1]);
+  checkResults(x, k, x.dtype, options);
   const results = resultsOf(x, k, x.dtype, options);
   params.tokens = params.chosen = params.isLogProbabilities = 0;
   params.temperature = 1;
@@ -74,14 +76,18 @@ export function logProbs(x: Tensor, options: LogProbOptions = {}): LogProbs {
   requireInteger("top", top, 0, length);
   requireNumber("temperature", temperature, 1e-30, 3e38);
   if (tokens !== undefined) checkColumn("tokens", tokens, device, rows, "i32");
+  checkResults(x, top, "f32", options);
+  const written = tensorsOf(options.values, options.indices, options.status);
   if (out !== undefined) {
     checkColumn("out", out, device, rows, "f32");
-    for (const read of tensorsOf(x, tokens, options.values, options.indices))
-      requireApart("out", out, "the other tensors", read);
+    if (tokens === undefined)
+      throw new OptionError("out", out.label, "left out without tokens", "pass tokens too.");
+    for (const other of [x, tokens, ...written])
+      requireApart("out", out, "the other tensors", other);
   }
+  if (tokens !== undefined)
+    for (const result of written) requireApart("tokens", tokens, "results", result);
   const results = resultsOf(x, top, "f32", options);
-  for (const written of tensorsOf(results.values, results.indices))
-    if (tokens !== undefined) requireApart("tokens", tokens, "results", written);
   const made = () => (tokens === undefined ? undefined : Tensor.empty(device, [rows], "f32"));
   const chosen = out ?? made();
   params.tokens = tokens?.address ?? 0;
@@ -92,7 +98,7 @@ export function logProbs(x: Tensor, options: LogProbOptions = {}): LogProbs {
   return { ...results, chosen };
 }
 
-function resultsOf(x: Tensor, k: number, dtype: DType, given: TopKOptions): TopK {
+function checkResults(x: Tensor, k: number, dtype: DType, given: TopKOptions): void {
   const { device } = x;
   const shape = [x.shape[0], k];
   const { values, indices, status, stream } = given;
@@ -107,6 +113,15 @@ function resultsOf(x: Tensor, k: number, dtype: DType, given: TopKOptions): TopK
     for (const [, other] of written.slice(i + 1))
       if (other !== undefined) requireApart(option, tensor, "the other results", other);
   }
+}
+
+function resultsOf(
+  { device, shape: [rows] }: Tensor,
+  k: number,
+  dtype: DType,
+  { values, indices }: TopKOptions,
+): TopK {
+  const shape = [rows, k];
   return {
     values: values ?? Tensor.empty(device, shape, dtype, "topK values"),
     indices: indices ?? Tensor.empty(device, shape, "i32", "topK indices"),

@@ -133,6 +133,8 @@ test("bad input is refused by name", async () => {
   const zeros = (shape: number[], dtype: DType = "f32") => Tensor.zeros(device, shape, dtype);
   const x = zeros([3, 8]);
   const same = zeros([3, 2], "i32");
+  const [ints, floats] = [zeros([3], "i32"), zeros([3])];
+  const asInts = ({ address }: Tensor) => Tensor.fromPointer(device, address, [3], "i32");
   const refused: [string, () => unknown][] = [
     ["x", () => topK(zeros([8]), 1)],
     ["k", () => topK(x, 0)],
@@ -151,6 +153,9 @@ test("bad input is refused by name", async () => {
     ["temperature", () => logProbs(x, { temperature: 0 })],
     ["tokens", () => logProbs(x, { tokens: zeros([3], "i64") })],
     ["out", () => logProbs(x, { tokens: zeros([3], "i32"), out: zeros([3], "i32") })],
+    ["out", () => logProbs(x, { out: zeros([3]) })],
+    ["tokens", () => logProbs(x, { tokens: ints, status: ints })],
+    ["out", () => logProbs(x, { tokens: ints, out: floats, status: asInts(floats) })],
   ];
   for (const [option, call] of refused) {
     let error: unknown;
