@@ -51,8 +51,11 @@ export function applyRope(
   requirePositions(positions, rope, tokens);
   requireTokens("positions", positions, tokens);
   requireApart("positions", positions, "q", q);
-  if (k !== undefined) requireApart("positions", positions, "k", k);
   if (rowCount !== undefined) requireApart("rowCount", rowCount, "q", q);
+  if (k !== undefined) {
+    requireApart("positions", positions, "k", k);
+    if (rowCount !== undefined) requireApart("rowCount", rowCount, "k", k);
+  }
   bindHeads(0, q);
   bindTurn(params.turn, positions, rope);
   params.live = rowCount?.address ?? 0;

@@ -311,6 +311,7 @@ test("bad input is refused by name, and nothing is written", async () => {
     Tensor.from(on, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
   const [q, k, positions] = [ones([3, 2, 8]), ones([3, 1, 8]), ones([3], "i32")];
   const twice = { strides: [8, 8, 1] };
+  const countOver = ({ address }: Tensor) => Tensor.fromPointer(device, address, [1], "i32");
   const refused: [string, ...Parameters<typeof applyRope>][] = [
     ["q", ones([3, 16]), k, positions, rope],
     ["q", ones([3, 2, 6]), k, positions, rope],
@@ -329,6 +330,8 @@ test("bad input is refused by name, and nothing is written", async () => {
     ["positions", q, k, ones([3, 2], "i32").select(1, 0), rope],
     ["rope", q, k, positions, {} as Rope],
     ["rowCount", q, k, positions, rope, { rowCount: positions }],
+    ["rowCount", q, k, positions, rope, { rowCount: countOver(q) }],
+    ["rowCount", q, k, positions, rope, { rowCount: countOver(k) }],
     ["stream", q, k, positions, rope, { stream: elsewhere.stream }],
     ["options.out", q, k, positions, rope, { out: q } as object],
   ];
