@@ -103,8 +103,12 @@ export function quantize(x: Tensor, by: ScaleBlock, options: QuantizeOptions = {
     rowCount,
   });
   const scales = given ?? Tensor.empty(device, shape, "f32", "quantize scales");
-  if (x.elements === 0) return { values, scales };
   needRows(device, x, values, scales, rowCount);
+  if (x.elements === 0) {
+    // Of nothing: any that divides. Four bytes of 1 are 2.4e-38, above 2^-126.
+    if (options.scales === undefined) stream.fill(scales.address, 1, 4 * scales.elements);
+    return { values, scales };
+  }
   place(x, values, scales, by);
   if (options.scales !== undefined) launch(FB_QUANTIZE, x, options);
   else if (by === "token")

@@ -135,6 +135,25 @@ describe.each(await targetsHere())("quantisation on $name", (target) => {
     expect([...i8.toFloat64Array()]).toEqual(new Array(8).fill(0));
   });
 
+  test("computed scales of no elements can divide", async () => {
+    await using device = await target.open(1);
+    for (const by of ["tensor", "channel"] as const) {
+      using x = Tensor.empty(device, [0, 5], "f32");
+      using outScales = Tensor.from(
+        device,
+        new Float64Array(by === "tensor" ? 1 : 5),
+        [by === "tensor" ? 1 : 5],
+        "f32",
+      );
+      quantize(x, by, { outScales });
+      for (const scale of outScales.toFloat64Array())
+        expect(scale >= 2 ** -126 && scale < 2 ** -120).toBe(true);
+      using given = Tensor.from(device, outScales.toFloat64Array().fill(3), outScales.shape, "f32");
+      quantize(x, by, { scales: given });
+      expect(given.toFloat64Array()[0]).toBe(3);
+    }
+  });
+
   test("rows from a count of the device on are left alone and count for nothing", async () => {
     await using device = await target.open(1);
     for (const by of scaleBlocks) {
