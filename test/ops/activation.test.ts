@@ -7,7 +7,9 @@ import {
   siluAndMul,
 } from "../../src/ops/activation.ts";
 import type { DType } from "../../src/tensor/dtype.ts";
+import { matmul } from "../../src/ops/matmul.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
+import { Weight } from "../../src/tensor/weight.ts";
 import { normals } from "../support/numbers.ts";
 import { activations, erf, scaleOf } from "../support/operators.ts";
 import { forSeeds, type Random, seeded } from "../support/random.ts";
@@ -155,6 +157,31 @@ describe.each(await targetsHere())("activations on $name", (target) => {
         expect(Math.abs(got[at] / Math.fround(x[at]) - 1)).toBeLessThan(1e-6);
       for (const at of [1, 3, 5, 7]) expect(Math.abs(got[at])).toBeLessThan(1e-30);
     }
+  });
+
+  test("are those behind a product, on the CPU to the bit", async () => {
+    await using device = await target.open(1);
+    const values = Float64Array.from({ length: 400 }, (_, i) => (i - 200) / 25);
+    using x = Tensor.from(device, values, [400, 1], "f32");
+    using up = Tensor.from(
+      device,
+      values.map(() => 1),
+      [400, 1],
+      "f32",
+    );
+    using one = Weight.dense(Tensor.from(device, [1], [1, 1], "f32"));
+    for (const kind of kinds) {
+      using own = ops[kind](x, { up });
+      const activation = kind === "geluTanh" ? "gelu-tanh" : kind;
+      using behind = matmul(x, one, { activation });
+      const product = behind.toFloat64Array();
+      expectClose(own.toFloat64Array(), product, "f32", kind, { slack: 1e-6 });
+      if (device.kind === "cpu") expect(own.toBytes()).toEqual(behind.toBytes());
+    }
+    using five = Tensor.from(device, [5, 1], [1, 2], "f32");
+    const [got] = geluTanhAndMul(five).toFloat64Array();
+    if (device.kind === "cpu") expect(got).toBe(5);
+    else expect(got).toBeCloseTo(5, 5);
   });
 
   test("rows from a count of the device on are left alone, also in a graph", async () => {

@@ -1,6 +1,7 @@
 //! Rows made from others, element by element: activations, sums, caps, rows by index.
 const params = @import("params");
 const Kernel = @import("../kernel.zig").Kernel;
+const activate = @import("activate.zig").activate;
 const pointers = @import("pointers.zig");
 const rows = @import("rows.zig");
 const simd = @import("simd.zig");
@@ -79,32 +80,10 @@ inline fn element(comptime operation: i32, factor: f32, x: F, y: F) F {
     return switch (operation) {
         params.FB_MAP_SCALE => x * splat(factor),
         params.FB_MAP_ADD => x + y,
-        params.FB_MAP_SILU => x * sigmoid(x) * y,
-        params.FB_MAP_GELU => gelu(x) * y,
-        params.FB_MAP_GELU_TANH => blk: {
-            // (1 + tanh(u)) / 2 is the sigmoid of 2 u.
-            const u = simd.mul_add(splat(0.044715) * x * x, x, x);
-            break :blk x * sigmoid(splat(1.59576912) * u) * y;
-        },
+        params.FB_MAP_SILU => activate(params.FB_ACTIVATION_SILU, x) * y,
+        params.FB_MAP_GELU => activate(params.FB_ACTIVATION_GELU, x) * y,
+        params.FB_MAP_GELU_TANH => activate(params.FB_ACTIVATION_GELU_TANH, x) * y,
         params.FB_MAP_CAP => splat(factor) * simd.tanh(x / splat(factor)),
         else => comptime unreachable,
     };
-}
-
-fn sigmoid(x: F) F {
-    const e = simd.exp2(-@abs(x) * splat(simd.log2_e));
-    const smaller = e / (splat(1) + e);
-    return @select(f32, x < splat(0), smaller, splat(1) - smaller);
-}
-
-/// x (1 + erf(x / sqrt(2))) / 2 within 3e-7, by Abramowitz and Stegun 7.1.26 of the half where the
-/// result is small.
-fn gelu(x: F) F {
-    const z = @abs(x) * splat(0.707106781);
-    const t = splat(1) / simd.mul_add(z, splat(0.3275911), splat(1));
-    var q = splat(1.061405429);
-    inline for (.{ -1.453152027, 1.421413741, -0.284496736, 0.254829592 }) |c|
-        q = simd.mul_add(q, t, splat(c));
-    const tail = splat(0.5) * q * t * simd.exp2(-z * z * splat(simd.log2_e));
-    return @select(f32, x < splat(0), x * tail, x - x * tail);
 }
