@@ -323,17 +323,22 @@ FB_DEVICE bool write_row(const Block& b, int row, int first, int threads) {
     for (int w = 0; w < warp_count; w++) top = fmaxf(top, state.sums[w][row].base);
     if (top == FB_INFINITY || scores_too_large(top)) return false;
     float weight[warp_count];
+    uint32_t held = 0; // by warp, whether it saw a key: sums of those that did not may be NaN
     float total = 0;
+    FB_UNROLL
     for (int w = 0; w < warp_count; w++) {
         const RowSum part = state.sums[w][row];
         weight[w] = exp2_approx(part.base - top);
         total += part.sum * weight[w];
+        if (!Variant::softmax || part.base != no_base || part.sum != 0) held |= 1u << w;
     }
     const RowTarget target = finish_row(b.p, b.record(), row, top, total, first == 0);
     const auto* all = reinterpret_cast<const float*>(b.memory + warps_at) + row * sums_stride;
     for (int column = first * 2; column < FB_VALUE_DIM; column += threads * 2) {
         float2 pair = make_float2(0, 0);
+        FB_UNROLL
         for (int w = 0; w < warp_count; w++) {
+            if (!(held >> w & 1)) continue;
             const auto part = *reinterpret_cast<const float2*>(all + w * (warp_bytes / 4) + column);
             pair.x += part.x * weight[w];
             pair.y += part.y * weight[w];
