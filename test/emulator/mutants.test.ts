@@ -111,7 +111,8 @@ const subjects: Record<string, Subject> = {
 const looseBounds: [keyof typeof subjects, string, string, string][] = [
   ["prefill", "a column of the page table too far", "pages + column", "pages + column + 1"],
   ["decode", "a column of the page table too far", "pages + column", "pages + column + 1"],
-  ["prefill", "one token too many", "if (token >= end)", "if (token > end)"],
+  // At the end of a part: one at a row's end is hidden by its place, whatever it does to sums.
+  ["split decode", "one token too many", "if (token >= end)", "if (token > end)"],
   ["prefill", "stores a column too many", "column < FB_VALUE_DIM", "column <= FB_VALUE_DIM"],
   ["decode", "stores a column too many", "column < FB_VALUE_DIM", "column <= FB_VALUE_DIM"],
   ["prefill", "stores a row too many", "row >= r.row_count ||", "row > r.row_count ||"],
