@@ -91,7 +91,9 @@ function nvrtcJob(specialization: Specialization, text: string, architecture: st
     );
   }
   const { library, builtins } = found;
-  const options = [`--gpu-architecture=${architecture}`, ...languageFlags];
+  // Generic lambdas count as code of the host otherwise, of which NVRTC compiles none.
+  const space = "--device-as-default-execution-space";
+  const options = [`--gpu-architecture=${architecture}`, space, ...languageFlags];
   return { library, builtins, name: specialization.source, text, options };
 }
 
