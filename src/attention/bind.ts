@@ -59,8 +59,10 @@ export function bindTensors(
   params.lse = lse === undefined ? 0 : denseAddress("lse", lse, "f32", rows, queryHeads);
   const { k, v } = bindKeysAndValues(params, options, batch, requests, tensors);
   requireDistinct("out", out);
-  // A row of queries is read before its output is written, and by nobody else.
-  const isSame = options.headDim === options.valueDim && isInPlace(out, q);
+  // A row of queries is read before its output is written, and by nobody else: but for wide rows of
+  // a GPU, whose columns several warps have, one of which may have to attend it again.
+  const isShared = q.device.kind === "cuda" && options.headDim > 256;
+  const isSame = !isShared && options.headDim === options.valueDim && isInPlace(out, q);
   if (!isSame) requireApart("out", out, "q", q);
   requireApart("out", out, "k", k);
   requireApart("out", out, "v", v);

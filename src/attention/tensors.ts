@@ -15,7 +15,10 @@ import type { VariantInputs } from "./variant/inputs.ts";
 export interface RunTensors {
   /** [tokens, queryHeads, headDim] in the query dtype. */
   q: Tensor;
-  /** [tokens, queryHeads, valueDim] in the output dtype: q itself, or memory apart from it. */
+  /**
+   * [tokens, queryHeads, valueDim] in the output dtype: q itself, on a GPU with heads of up to 256,
+   * or memory apart from it.
+   */
   out: Tensor;
   /** f32 [tokens, queryHeads]: log-sum-exp in the base of the options. */
   lse?: Tensor | null;

@@ -85,8 +85,13 @@ describe.each(await targetsHere())("runs on $name", (target) => {
       using out = poisoned(device, dims, rig.c.dtype);
       rig.attention.plan(raggedBatch(queryLengths, kvLengths));
       rig.attention.run({ q, k, v, out });
+      // Warps that share the columns of a row do not wait for each other.
+      if (device.kind === "cuda" && rig.c.headDim > 256) {
+        expect(() => rig.attention.run({ q, k, v, out: q })).toThrow(/out must be memory apart/);
+        continue;
+      }
       rig.attention.run({ q, k, v, out: q });
-      expect(q.toBytes()).toEqual(out.toBytes());
+      expect(q.toBytes(), name).toEqual(out.toBytes());
     }
   });
 
