@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { tinyModel, writeFolder } from "../support/tiny-llama.ts";
-import { entry, flashbun } from "./run.ts";
+import { entry, fed, flashbun } from "./run.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "flashbun-cli-model-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -13,22 +13,6 @@ const model = writeFolder(
   tinyModel(2, { ...shape, context: 128, tied: true }),
 );
 const greedy = ["--max-tokens", "5", "--temperature", "0"];
-
-/** Runs the command line with something on its standard input. */
-async function fed(input: string, ...args: string[]) {
-  const child = Bun.spawn([process.execPath, entry, ...args], {
-    stdin: new TextEncoder().encode(input),
-    stdout: "pipe",
-    stderr: "pipe",
-    env: process.env,
-  });
-  const [out, err, code] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-    child.exited,
-  ]);
-  return { out, err, code };
-}
 
 test("generate answers, says what it took, and writes JSON", async () => {
   const json = join(folder, "answer.json");

@@ -12,8 +12,14 @@ export interface Said {
 }
 
 /** Runs the command line to its end. */
-export async function flashbun(...args: string[]): Promise<Said> {
+export function flashbun(...args: string[]): Promise<Said> {
+  return fed("", ...args);
+}
+
+/** The same with something on its standard input. */
+export async function fed(input: string, ...args: string[]): Promise<Said> {
   const child = Bun.spawn([process.execPath, entry, ...args], {
+    stdin: input === "" ? "ignore" : new TextEncoder().encode(input),
     stdout: "pipe",
     stderr: "pipe",
     // Which GPU tests run on may have been set by this process.

@@ -12,7 +12,7 @@ export interface DemoArguments extends EngineArguments {
  * Questions, the first two with the tokens that f32 arithmetic on the same weights gives greedily;
  * the best two logits are at least 0.02 apart on the way.
  */
-const questions: readonly [question: string, golden?: string][] = [
+export const questions: readonly [question: string, golden?: string][] = [
   [
     "Write two sentences about the sea.",
     "504 3426 314 253 4749 284 11965 7815 28 30055 351 1029 284 2073 282 13278 30 657 506 253 " +
