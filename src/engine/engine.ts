@@ -4,13 +4,14 @@ import { Device } from "../device/device.ts";
 import type { DeviceKind } from "../device/open.ts";
 import { FlashbunError, OptionError } from "../errors.ts";
 import { Model } from "../models/model.ts";
-import { checkOptions, integer, oneOf, type OptionSchemas } from "../options.ts";
+import { checkOptions, flag, integer, oneOf, type OptionSchemas } from "../options.ts";
 import { requireInteger } from "../require.ts";
 import { counted, showAsText } from "../shown.ts";
 import type { ChatTemplate } from "../text/chat-template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
 import { openCheckpoint } from "../weights/open.ts";
+import { randomCheckpoint } from "../weights/random.ts";
 import { Prompts } from "./prompts.ts";
 import { type GenerateOptions, generateSchemas, Generation } from "./request.ts";
 import { samplingFor } from "./sampling.ts";
@@ -32,6 +33,11 @@ export interface EngineOptions {
   tokenBudget?: number;
   /** Most requests that run at once; default 64. */
   maxBatch?: number;
+  /**
+   * True, for measuring: the path is a shape such as "llama-8b", or a config.json, and weights are
+   * random. Nothing but its length ends an answer then. Default false.
+   */
+  randomWeights?: boolean;
 }
 
 const engineSchemas: OptionSchemas = {
@@ -45,6 +51,7 @@ const engineSchemas: OptionSchemas = {
   pageSize: integer(1, 4096),
   tokenBudget: integer(1, 1 << 20),
   maxBatch: integer(1, 1 << 16),
+  randomWeights: flag,
 };
 
 /** The engine was closed while a request ran. */
@@ -94,7 +101,7 @@ export class Engine implements AsyncDisposable {
     checkOptions("options", engineSchemas, [], options);
     const { device: kind = "cpu", pageSize = 16, tokenBudget = 512, maxBatch = 64 } = options;
     requireInteger("maxBatch", maxBatch, 1, tokenBudget);
-    const checkpoint = openCheckpoint(path);
+    const checkpoint = options.randomWeights ? randomCheckpoint(path) : openCheckpoint(path);
     const prompts = new Prompts(checkpoint);
     await using made = new AsyncDisposableStack();
     // Between two steps this thread has little to do: none is left to it.

@@ -9,6 +9,7 @@ import { Config } from "./config.ts";
 import { familyOf } from "./families.ts";
 import type { ModelFamily } from "./family.ts";
 import { Kit } from "./kit.ts";
+import { RandomSource } from "./random-source.ts";
 import type { DecoderShape } from "./shape.ts";
 import { WeightSource } from "./weight-source.ts";
 
@@ -45,7 +46,8 @@ export class Model implements AsyncDisposable {
     const family = familyOf(config);
     const shape = family.shape(config);
     await using made = new AsyncDisposableStack();
-    const source = made.use(new WeightSource(device, checkpoint, dtype));
+    const Source = checkpoint.isRandom ? RandomSource : WeightSource;
+    const source = made.use(new Source(device, checkpoint, dtype));
     const weights = family.weights(source, shape);
     source.requireAllTaken(ignoredTensors);
     const { queryHeads, kvHeads, headDim } = shape;

@@ -10,39 +10,32 @@ import { dtypeOf, unpack } from "../weights/unpack.ts";
 
 /** Takes a checkpoint's tensors by name and puts them on the device, where they stay its own. */
 export class WeightSource implements Disposable {
-  readonly #owned: Tensor[];
-  /** Full names of what was asked for. */
-  readonly #taken: Set<string>;
-
   constructor(
     readonly device: Device,
     readonly checkpoint: Checkpoint,
     /** Of activations, and of weights that are not quantised. */
     readonly dtype: DType,
     readonly prefix = "",
-    owned: Tensor[] = [],
-    taken = new Set<string>(),
-  ) {
-    this.#owned = owned;
-    this.#taken = taken;
-  }
+    protected readonly owned: Tensor[] = [],
+    /** Full names of what was asked for. */
+    protected readonly taken = new Set<string>(),
+  ) {}
 
   /** The same for names behind `prefix.`. */
   below(prefix: string): WeightSource {
-    const { device, checkpoint, dtype } = this;
-    const below = `${this.prefix}${prefix}.`;
-    return new WeightSource(device, checkpoint, dtype, below, this.#owned, this.#taken);
+    const { device, checkpoint, dtype, owned, taken } = this;
+    return new WeightSource(device, checkpoint, dtype, `${this.prefix}${prefix}.`, owned, taken);
   }
 
   /** Whether there is a weight of that name. */
   has(name: string): boolean {
-    return this.checkpoint.tensors.has(this.#nameOf(name));
+    return this.checkpoint.tensors.has(this.nameOf(name));
   }
 
   /** A norm's weight, f32 [length]. Errors: CheckpointError. */
   vector(name: string, length: number): Tensor {
     const stored = this.#stored(name, [length]);
-    return this.#own(Tensor.from(this.device, unpack(stored), [length], "f32", stored.name));
+    return this.own(Tensor.from(this.device, unpack(stored), [length], "f32", stored.name));
   }
 
   /** The same where there is one. */
@@ -53,11 +46,11 @@ export class WeightSource implements Disposable {
   /** Biases of a linear layer's outputs, one after the other, where the first of them is there. */
   biasIfThere(outputs: Readonly<Record<string, number>>): Tensor | undefined {
     const parts = Object.entries(outputs);
-    if (!this.checkpoint.tensors.has(this.#nameOf(parts[0][0], "bias"))) return undefined;
+    if (!this.checkpoint.tensors.has(this.nameOf(parts[0][0], "bias"))) return undefined;
     const values = parts.flatMap(([name, count]) => [
       ...unpack(this.#stored(name, [count], "bias")),
     ]);
-    return this.#own(Tensor.from(this.device, values, [values.length], "f32", "biases"));
+    return this.own(Tensor.from(this.device, values, [values.length], "f32", "biases"));
   }
 
   /** A table of which rows are looked up, [rows, columns]. Errors: CheckpointError. */
@@ -92,7 +85,7 @@ export class WeightSource implements Disposable {
     const parts = Object.entries(outputs);
     const rows = parts.reduce((sum, [, each]) => sum + each, 0);
     const label = `${this.prefix}${parts.map(([name]) => name).join(" ")} of experts`;
-    const tensor = this.#own(Tensor.empty(device, [count, rows, inputs], dtype, label));
+    const tensor = this.own(Tensor.empty(device, [count, rows, inputs], dtype, label));
     let { address } = tensor;
     for (let expert = 0; expert < count; expert++)
       address = this.below(nameOf(expert)).#put(address, inputs, parts);
@@ -112,9 +105,7 @@ export class WeightSource implements Disposable {
    */
   requireAllTaken(ignored: RegExp): void {
     const { path, tensors } = this.checkpoint;
-    const left = [...tensors.keys()].filter(
-      (name) => !this.#taken.has(name) && !ignored.test(name),
-    );
+    const left = [...tensors.keys()].filter((name) => !this.taken.has(name) && !ignored.test(name));
     if (left.length === 0) return;
     const more = left.length > 1 ? ` and ${left.length - 1} more` : "";
     const fix = "use a model of a supported family.";
@@ -123,12 +114,12 @@ export class WeightSource implements Disposable {
 
   /** Bytes of all that it put on the device. */
   get bytes(): number {
-    return this.#owned.reduce((sum, { elements, dtype }) => sum + elements * dtypeBytes(dtype), 0);
+    return this.owned.reduce((sum, { elements, dtype }) => sum + elements * dtypeBytes(dtype), 0);
   }
 
   /** Frees all that it put on the device. */
   [Symbol.dispose](): void {
-    for (const owner of this.#owned.splice(0)) owner[Symbol.dispose]();
+    for (const owner of this.owned.splice(0)) owner[Symbol.dispose]();
   }
 
   #grouped(inputs: number, { bits, group, values, scales, minimums }: Codes): Weight {
@@ -136,11 +127,9 @@ export class WeightSource implements Disposable {
     const rows = values.length / columns;
     const { device } = this;
     const halves = (data: Float16Array, label: string) =>
-      this.#own(Tensor.fromBits(device, data, [rows, inputs / group], "f16", label));
+      this.own(Tensor.fromBits(device, data, [rows, inputs / group], "f16", label));
     return Weight.grouped(
-      this.#own(
-        Tensor.fromBits(device, values, [rows, columns], bits === 4 ? "u8" : "i8", "codes"),
-      ),
+      this.own(Tensor.fromBits(device, values, [rows, columns], bits === 4 ? "u8" : "i8", "codes")),
       halves(scales, "scales"),
       minimums && halves(minimums, "minimums"),
     );
@@ -151,7 +140,7 @@ export class WeightSource implements Disposable {
     const parts = Object.entries(outputs);
     const rows = parts.reduce((sum, [, count]) => sum + count, 0);
     const label = `${this.prefix}${parts.map(([name]) => name).join(" ")}`;
-    const tensor = this.#own(Tensor.empty(device, [rows, inputs], dtype, label));
+    const tensor = this.own(Tensor.empty(device, [rows, inputs], dtype, label));
     this.#put(tensor.address, inputs, parts);
     return tensor;
   }
@@ -169,9 +158,9 @@ export class WeightSource implements Disposable {
 
   #stored(name: string, shape: readonly number[], kind = "weight"): StoredTensor {
     const { path, tensors } = this.checkpoint;
-    const full = this.#nameOf(name, kind);
+    const full = this.nameOf(name, kind);
     const stored = tensors.get(full);
-    this.#taken.add(full);
+    this.taken.add(full);
     const fix = "use a checkpoint whose config.json and weights belong together.";
     if (stored === undefined) throw new CheckpointError(path, `it has no tensor ${full}`, fix);
     if (stored.shape.join() === shape.join()) return stored;
@@ -179,12 +168,12 @@ export class WeightSource implements Disposable {
     throw new CheckpointError(path, `tensor ${full} is [${is}], and [${wanted}] is wanted`, fix);
   }
 
-  #nameOf(name: string, kind = "weight"): string {
+  protected nameOf(name: string, kind = "weight"): string {
     return `${this.prefix}${name}.${kind}`;
   }
 
-  #own(tensor: Tensor): Tensor {
-    this.#owned.push(tensor);
+  protected own(tensor: Tensor): Tensor {
+    this.owned.push(tensor);
     return tensor;
   }
 }

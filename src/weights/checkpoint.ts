@@ -7,6 +7,8 @@ export interface Checkpoint {
   /** What config.json says. */
   readonly config: Readonly<Record<string, unknown>>;
   readonly tensors: ReadonlyMap<string, StoredTensor>;
+  /** True: there are no tensors, and weights are made up by whoever loads it. */
+  readonly isRandom?: boolean;
   readonly tokenizer: {
     readonly json: TokenizerJson;
     readonly config: Readonly<Record<string, unknown>>;

@@ -9,6 +9,7 @@ export interface EngineArguments {
   pageSize: number;
   tokenBudget: number;
   maxBatch: number;
+  randomWeights?: boolean;
   quiet?: boolean;
 }
 
@@ -25,12 +26,10 @@ export interface SamplingArguments {
 const builtIn = "smollm2";
 
 /** Opens a model by its path, or the built-in one by its name, and says so. */
-export async function openEngine(
-  model: string,
-  { device, dtype, pages, pageSize, tokenBudget, maxBatch, quiet }: EngineArguments,
-): Promise<Engine> {
+export async function openEngine(model: string, options: EngineArguments): Promise<Engine> {
+  const { device, dtype, pages, pageSize, tokenBudget, maxBatch, randomWeights, quiet } = options;
   const say = (text: string) => void (quiet || process.stderr.write(`flashbun: ${text}\n`));
-  const path = model === builtIn ? await fetchSmolLm2(say) : model;
+  const path = model === builtIn && !randomWeights ? await fetchSmolLm2(say) : model;
   const started = performance.now();
   const engine = await Engine.load(path, {
     device,
@@ -38,6 +37,7 @@ export async function openEngine(
     tokenBudget,
     maxBatch: Math.min(maxBatch, tokenBudget),
     ...(dtype && { dtype }),
+    ...(randomWeights && { randomWeights }),
     ...(pages !== undefined && { pages }),
   });
   say(`${engine.summary()}; loaded in ${((performance.now() - started) / 1000).toFixed(1)} s`);

@@ -98,7 +98,11 @@ function addEngine(command: Command): Command {
     .option("--pages <n>", "pages of the KV cache", integer("--pages", 1))
     .option("--page-size <n>", "tokens per page", integer("--page-size", 1, 4096), 16)
     .option("--token-budget <n>", "most tokens per step", integer("--token-budget", 1), 512)
-    .option("--max-batch <n>", "most requests at once", integer("--max-batch", 1, 65_536), 64);
+    .option("--max-batch <n>", "most requests at once", integer("--max-batch", 1, 65_536), 64)
+    .option(
+      "--random-weights",
+      "for measuring: the model is a shape (llama-8b, smollm2-135m and others) or a config.json",
+    );
 }
 
 function addSampling(command: Command): Command {
