@@ -44,7 +44,7 @@ beforeAll(() => {
   const zig = process.env["FLASHBUN_ZIG"] ?? join(root, ".toolchain", "zig", "ziglang", "zig");
   const built = Bun.spawnSync([zig, "build-lib", "-dynamic", "-lc", `-femit-bin=${stub}`, path]);
   expect(built.stderr.toString()).toBe("");
-});
+}, 60_000);
 
 /** What opening the driver says in a process of its own. */
 async function opening(env: Record<string, string>): Promise<string> {

@@ -43,7 +43,7 @@ test("a library of another version is a LibraryError", async () => {
   const { stdout } = await runBun(["-e", open], { env: { FLASHBUN_LIB: path } });
   expect(stdout).toStartWith("LibraryError:");
   expect(stdout).toContain("speaks ABI version 999");
-});
+}, 60_000);
 
 test("importing the package opens nothing", async () => {
   const script = `
