@@ -37,7 +37,11 @@ export class StepLoop {
     this.#model = model;
     this.#sampler = sampler;
     this.#tokens = new Int32Array(tokenBudget);
-    this.scheduler = new Scheduler(model.cache.pool, { tokenBudget, maxBatch });
+    this.scheduler = new Scheduler(model.cache.pool, {
+      tokenBudget,
+      maxBatch,
+      reserve: (sequences, newTokens, tokens) => model.reserve(sequences, newTokens, tokens),
+    });
   }
 
   /** Takes a request. Errors: OptionError for one that the pages cannot hold. */
@@ -116,17 +120,14 @@ export class StepLoop {
   }
 
   #launch(step: Step): void {
-    const { kit, cache } = this.#model;
-    const { device } = cache;
+    const ids = this.#tokens;
     let count = 0;
     for (const { tokens, computed, scheduled } of step.jobs) {
-      this.#tokens.set(tokens.subarray(computed, computed + scheduled), count);
+      ids.set(tokens.subarray(computed, computed + scheduled), count);
       count += scheduled;
     }
-    const wanted = step.sampled.length;
-    device.upload(kit.tokens.address, bytesOf(this.#tokens, count));
-    device.upload(kit.wantedRows.address, bytesOf(step.logitRows, wanted));
-    this.#model.forward(step.batch, wanted);
+    const { batch, logitRows, sampled } = step;
+    this.#model.forward({ batch, ids, logitRows, wanted: sampled.length });
   }
 
   #hand(job: Job, { token, logProb, failure }: Chosen): void {
@@ -141,10 +142,6 @@ export class StepLoop {
     // A stop string was found, of which the scheduler does not know.
     if (job.ending === null) this.scheduler.abort(job.id);
   }
-}
-
-function bytesOf(values: Int32Array, count: number): Uint8Array {
-  return new Uint8Array(values.buffer, values.byteOffset, 4 * count);
 }
 
 function now(): number {

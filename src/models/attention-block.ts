@@ -64,8 +64,7 @@ export function attentionBlock(at: WeightSource, shape: DecoderShape): Attention
 /** Adds a layer's attention to the residual stream. */
 export function addAttention(m: Kit, x: Tensor, layer: number, block: AttentionBlock): void {
   const qkv = m.linear("qkv", m.norm(x, block.norm), block.qkv, block.qkvBias);
-  if (block.queryNorm !== undefined) m.normHeads(qkv, block.queryNorm, block.keyNorm!);
-  m.addLinear(x, m.attend(layer, qkv), block.out);
+  m.addLinear(x, m.attend(layer, qkv, block), block.out);
 }
 
 /** Embedding, last norm and head. */

@@ -1,4 +1,5 @@
 import type { Attention } from "../attention/attention.ts";
+import { normRopeAppend } from "../cache/norm-rope-append.ts";
 import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Device } from "../device/device.ts";
 import type { Batch } from "../kv/batch.ts";
@@ -6,12 +7,14 @@ import { copyRows } from "../ops/copy-rows.ts";
 import { type Activation, matmul } from "../ops/matmul.ts";
 import { moe } from "../ops/moe.ts";
 import { rmsNorm } from "../ops/norm.ts";
+import type { Rope } from "../ops/rope.ts";
 import { ExpertRouting, routeExperts } from "../ops/routing.ts";
 import type { DType } from "../tensor/dtype.ts";
-import { Tensor } from "../tensor/tensor.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
 import type { DecoderShape } from "./shape.ts";
 import { StepBuffers } from "./step-buffers.ts";
+import { StepInputs } from "./step-inputs.ts";
 
 /** What a kit is made of, and the most that a step has. */
 export interface KitOptions {
@@ -20,6 +23,10 @@ export interface KitOptions {
   readonly cache: PagedCache;
   /** By kind. */
   readonly attention: readonly Attention[];
+  /** The same for steps that a graph holds; none: there are no such steps. */
+  readonly graphAttention: readonly Attention[];
+  /** By kind: how queries and keys turn. */
+  readonly ropes: readonly Rope[];
   /** Most tokens per step. */
   readonly tokenBudget: number;
   /** Most rows per step that want logits. */
@@ -28,6 +35,12 @@ export interface KitOptions {
 
 /** Row counts whose routing is kept: batches of decodes change slowly. */
 const routingsMost = 16;
+
+/** Weights of the norms of query and key heads, f32 [headDim], where a model has them. */
+export interface HeadNorms {
+  readonly queryNorm: Tensor | undefined;
+  readonly keyNorm: Tensor | undefined;
+}
 
 /** A layer's mixture of experts. */
 export interface Experts {
@@ -45,10 +58,7 @@ export interface Experts {
  * good until the next call of the same verb, and for `linear` of the same name.
  */
 export class Kit implements Disposable {
-  /** int32 [tokenBudget]: ids of the step's tokens. */
-  readonly tokens: Tensor;
-  /** int32 [maxBatch]: the tokens of the step whose logits are wanted. */
-  readonly wantedRows: Tensor;
+  readonly inputs: StepInputs;
   readonly #device: Device;
   readonly #options: KitOptions;
   readonly #buffers: StepBuffers;
@@ -59,6 +69,7 @@ export class Kit implements Disposable {
   readonly #routings = new Map<number, ExpertRouting>();
   #batch: Batch | undefined;
   #wanted = 0;
+  #attention: readonly Attention[] = [];
 
   constructor(options: KitOptions) {
     const { cache, tokenBudget, maxBatch, dtype } = options;
@@ -67,21 +78,26 @@ export class Kit implements Disposable {
     this.#options = options;
     this.#buffers = new StepBuffers(device, dtype, tokenBudget);
     this.#logits = new StepBuffers(device, dtype, maxBatch);
-    this.tokens = Tensor.empty(device, [tokenBudget], "i32", "token ids");
-    this.wantedRows = Tensor.empty(device, [maxBatch], "i32", "rows of logits");
+    this.inputs = new StepInputs(device, { tokenBudget, maxBatch });
   }
 
-  /** Begins a step of a planned batch, `wanted` of whose rows want logits. */
-  begin(batch: Batch, wanted: number): void {
+  /**
+   * Begins a step of a planned batch, `wanted` of whose rows want logits; `graphed`: one that a
+   * graph holds, which computes its padding too.
+   */
+  begin(batch: Batch, wanted: number, graphed: boolean): void {
     this.#batch = batch;
     this.#wanted = wanted;
+    const { attention, graphAttention } = this.#options;
+    this.#attention = graphed ? graphAttention : attention;
   }
 
   /** The residual stream's first values, [tokens, hidden]. */
   embed(embedding: Tensor): Tensor {
-    const { tokenCount } = this.#batch!;
-    const x = this.#buffers.rows("residual", tokenCount, this.#options.shape.hidden);
-    copyRows(this.#device.stream, embedding, this.tokens.address, x, tokenCount);
+    const { paddedTokens } = this.#batch!;
+    const x = this.#buffers.rows("residual", paddedTokens, this.#options.shape.hidden);
+    this.inputs.gather(paddedTokens);
+    copyRows(this.#device.stream, embedding, this.inputs.tokens.address, x, paddedTokens);
     return x;
   }
 
@@ -122,30 +138,38 @@ export class Kit implements Disposable {
     moe(x, routing, { gateUp, down, hidden, results, residual, out: residual });
   }
 
-  /** RMSNorm of each query and key head of rows `q | k | v`, in place. */
-  normHeads(qkv: Tensor, queryNorm: Tensor, keyNorm: Tensor): void {
-    const { normEps: eps } = this.#options.shape;
-    const [q, k] = this.#headsOf(qkv);
-    rmsNorm(q, queryNorm, { eps, out: q });
-    rmsNorm(k, keyNorm, { eps, out: k });
-  }
-
-  /** Appends the keys and values of rows `q | k | v`, and attends: [tokens, heads * headDim]. */
-  attend(layer: number, qkv: Tensor): Tensor {
-    const { cache, attention, shape } = this.#options;
-    const { queryHeads, headDim } = shape;
-    const [q, k, v] = this.#headsOf(qkv);
+  /**
+   * Attends with rows `q | k | v`: query and key heads are normalised where there are weights for
+   * it, and turned, keys and values appended. Returns [tokens, heads * headDim].
+   */
+  attend(layer: number, qkv: Tensor, norms: HeadNorms): Tensor {
+    const { cache, ropes, shape } = this.#options;
+    const { queryHeads, kvHeads, headDim, normEps: eps } = shape;
+    const { queryNorm: qWeight, keyNorm: kWeight } = norms;
+    const kind = shape.attentionOf(layer);
+    const [q, k, v] = this.#buffers.heads("qkv", [queryHeads, kvHeads, kvHeads], headDim);
     const attended = this.#buffers.rows("attended", qkv.shape[0], queryHeads * headDim);
-    const [out] = this.#buffers.heads(attended, [queryHeads], headDim);
-    cache.append({ layer, batch: this.#batch!, k, v });
-    attention[shape.attentionOf(layer)].run({ layer, q, cache, out });
+    const [out] = this.#buffers.heads("attended", [queryHeads], headDim);
+    normRopeAppend(cache, {
+      layer,
+      batch: this.#batch!,
+      q,
+      k,
+      v,
+      rope: ropes[kind],
+      positions: this.inputs.positions,
+      eps,
+      ...(qWeight && { qWeight }),
+      ...(kWeight && { kWeight }),
+    });
+    this.#attention[kind].run({ layer, q, cache, out });
     return attended;
   }
 
   /** The rows that want logits, [wanted, hidden]. */
   wanted(x: Tensor): Tensor {
     const rows = this.#logits.rows("wanted", this.#wanted, x.shape[1]);
-    copyRows(this.#device.stream, x, this.wantedRows.address, rows, this.#wanted);
+    copyRows(this.#device.stream, x, this.inputs.wantedRows.address, rows, this.#wanted);
     return rows;
   }
 
@@ -162,19 +186,16 @@ export class Kit implements Disposable {
   #routing(rows: number, experts: number, topK: number): ExpertRouting {
     let routing = this.#routings.get(rows);
     if (routing !== undefined) return routing;
-    const [oldest] = this.#routings.keys();
-    if (this.#routings.size === routingsMost) {
-      this.#routings.get(oldest)![Symbol.dispose]();
-      this.#routings.delete(oldest);
+    // Graphs hold those of their batch sizes, which are few.
+    const isKept = (count: number) => count <= this.#options.maxBatch;
+    const others = [...this.#routings.keys()].filter((count) => !isKept(count));
+    if (!isKept(rows) && others.length === routingsMost) {
+      this.#routings.get(others[0])![Symbol.dispose]();
+      this.#routings.delete(others[0]);
     }
     routing = ExpertRouting.create(this.#device, rows, topK, experts);
     this.#routings.set(rows, routing);
     return routing;
-  }
-
-  #headsOf(qkv: Tensor): readonly Tensor[] {
-    const { queryHeads, kvHeads, headDim } = this.#options.shape;
-    return this.#buffers.heads(qkv, [queryHeads, kvHeads, kvHeads], headDim);
   }
 
   /** Frees the buffers. */
@@ -183,7 +204,6 @@ export class Kit implements Disposable {
     this.#logits[Symbol.dispose]();
     this.#expertRows?.[Symbol.dispose]();
     for (const routing of this.#routings.values()) routing[Symbol.dispose]();
-    this.tokens[Symbol.dispose]();
-    this.wantedRows[Symbol.dispose]();
+    this.inputs[Symbol.dispose]();
   }
 }

@@ -1,16 +1,20 @@
 import { freemem } from "node:os";
 import { Attention } from "../attention/attention.ts";
+import type { AttentionOptions } from "../attention/options.ts";
 import { PagedCache } from "../cache/paged-cache.ts";
 import type { Device } from "../device/device.ts";
-import type { Batch } from "../kv/batch.ts";
+import type { Sequence } from "../kv/sequence.ts";
+import { Rope } from "../ops/rope.ts";
 import { type DType, dtypeBytes } from "../tensor/dtype.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
 import { Config } from "./config.ts";
 import { familyOf } from "./families.ts";
+import { bucketsOf, DecodeGraphs } from "./decode-graphs.ts";
 import type { ModelFamily } from "./family.ts";
 import { Kit } from "./kit.ts";
 import { RandomSource } from "./random-source.ts";
 import type { DecoderShape } from "./shape.ts";
+import type { StepTokens } from "./step-inputs.ts";
 import { WeightSource } from "./weight-source.ts";
 
 /** How much of a device a model takes. */
@@ -27,16 +31,24 @@ export interface ModelOptions {
 /** Tables of angles, which are computed here, and a head beside an embedding that it is tied to. */
 const ignoredTensors = /rotary_emb\.inv_freq$|^rope_freqs\.weight$|^lm_head\.weight$/;
 
+interface Parts {
+  readonly cache: PagedCache;
+  readonly attention: readonly Attention[];
+  readonly graphAttention: readonly Attention[];
+}
+
 /** A model on a device: its weights, its cache and attention, and the buffers of its steps. */
 export class Model implements AsyncDisposable {
   private constructor(
+    readonly device: Device,
     readonly shape: DecoderShape,
-    readonly cache: PagedCache,
-    readonly attention: readonly Attention[],
     readonly kit: Kit,
+    private readonly parts: Parts,
+    private readonly graphs: DecodeGraphs,
     private readonly family: ModelFamily,
     private readonly source: WeightSource,
     private readonly weights: unknown,
+    private readonly owned: AsyncDisposableStack,
   ) {}
 
   /** Errors: CheckpointError, OptionError, OutOfMemoryError, CompileError. */
@@ -50,20 +62,28 @@ export class Model implements AsyncDisposable {
     const source = made.use(new Source(device, checkpoint, dtype));
     const weights = family.weights(source, shape);
     source.requireAllTaken(ignoredTensors);
-    const { queryHeads, kvHeads, headDim } = shape;
+    const { kvHeads, headDim } = shape;
     const heads = { kvHeads, headDim, dtype };
     const pages = options.pages ?? pagesFor(device, shape, options);
     const groups = groupsOf(shape, pages);
     const sizes = { layers: shape.layers, pages, pageSize, maxSequences: maxBatch, groups };
     const cache = made.use(PagedCache.create(device, { ...heads, ...sizes }));
-    const attention: Attention[] = [];
-    for (const kind of shape.attention)
-      attention.push(
-        made.use(await Attention.create(device, { ...heads, queryHeads, causal: true, ...kind })),
-      );
-    const kit = made.use(new Kit({ shape, dtype, cache, attention, tokenBudget, maxBatch }));
-    made.move();
-    return new Model(shape, cache, attention, kit, family, source, weights);
+    const attention = await attentionOf(device, made, shape, { dtype });
+    const graphs = graphsOf(device, maxBatch);
+    made.use(graphs);
+    const maxColumns = Math.ceil(shape.contextTokens / pageSize);
+    const graph = { maxBatch, maxQueryTokens: maxBatch, maxQueryLength: 1, maxColumns };
+    const graphAttention =
+      graphs.sizes.length === 0
+        ? []
+        : await attentionOf(device, made, shape, {
+            dtype,
+            graph: { ...graph, buckets: graphs.sizes },
+          });
+    const ropes = shape.attention.map(({ rope }) => made.use(Rope.create(device, headDim, rope)));
+    const parts = { cache, attention, graphAttention, ropes };
+    const kit = made.use(new Kit({ shape, dtype, ...parts, tokenBudget, maxBatch }));
+    return new Model(device, shape, kit, parts, graphs, family, source, weights, made.move());
   }
 
   /** Bytes of its weights on the device. */
@@ -71,20 +91,54 @@ export class Model implements AsyncDisposable {
     return this.source.bytes;
   }
 
-  /** Queues a step whose token ids and wanted rows lie in the kit. */
-  forward(batch: Batch, wanted: number): void {
-    for (const attention of this.attention) attention.plan(batch);
-    this.kit.begin(batch, wanted);
-    this.family.forward(this.kit, this.weights);
+  get cache(): PagedCache {
+    return this.parts.cache;
+  }
+
+  /** Grows sequences by a step's tokens, padded to the graph that may run it. */
+  reserve(sequences: readonly Sequence[], newTokens: Int32Array, tokens: number) {
+    const padTo = this.graphs.paddedTokens(sequences.length, tokens);
+    return this.cache.reserve(sequences, newTokens, { padTo });
+  }
+
+  /** Queues a step; its logits lie in the kit. */
+  forward(step: StepTokens): void {
+    const { batch, wanted } = step;
+    const graphed = this.graphs.takes(batch, wanted);
+    const { attention, graphAttention } = this.parts;
+    for (const each of graphed ? graphAttention : attention) each.plan(batch);
+    this.kit.inputs.write(step);
+    this.kit.begin(batch, graphed ? batch.paddedTokens : wanted, graphed);
+    const queue = () => this.family.forward(this.kit, this.weights);
+    if (graphed) this.graphs.run(batch, queue);
+    else queue();
   }
 
   /** Waits for the device, and frees all that it holds there. */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.kit[Symbol.dispose]();
-    for (const attention of this.attention) await attention[Symbol.asyncDispose]();
-    this.cache[Symbol.dispose]();
-    this.source[Symbol.dispose]();
+    await this.owned[Symbol.asyncDispose]();
   }
+}
+
+/** Batch sizes with a graph: powers of two, as a GPU is launched at some cost. */
+function graphsOf(device: Device, maxBatch: number): DecodeGraphs {
+  const sizes = device.kind === "cpu" ? [] : bucketsOf(maxBatch);
+  return new DecodeGraphs(device, sizes);
+}
+
+/** The attention of each kind that a model has; keys lie turned in the cache. */
+async function attentionOf(
+  device: Device,
+  made: AsyncDisposableStack,
+  { queryHeads, kvHeads, headDim, attention }: DecoderShape,
+  options: Pick<AttentionOptions, "dtype" | "graph">,
+): Promise<Attention[]> {
+  const all: Attention[] = [];
+  for (const { rope: _, ...kind } of attention) {
+    const heads = { queryHeads, kvHeads, headDim, causal: true };
+    all.push(made.use(await Attention.create(device, { ...heads, ...kind, ...options })));
+  }
+  return all;
 }
 
 /** Layers of one window share pages, which are freed as it passes them. */

@@ -14,8 +14,8 @@ interface Buffer {
  */
 export class StepBuffers implements Disposable {
   readonly #byName = new Map<string, Buffer>();
-  /** By tensor, its columns as heads. */
-  readonly #heads = new Map<Tensor, Tensor[]>();
+  /** By name, the columns of the whole buffer as heads. */
+  readonly #heads = new Map<string, Tensor[]>();
 
   constructor(
     readonly device: Device,
@@ -28,20 +28,25 @@ export class StepBuffers implements Disposable {
   rows(name: string, rows: number, width: number): Tensor {
     let buffer = this.#byName.get(name);
     if (buffer === undefined) {
-      const whole = Tensor.empty(this.device, [this.rowsMost, width], this.dtype, name);
+      // Rows of padding may be read before they were written: let them be numbers.
+      const whole = Tensor.zeros(this.device, [this.rowsMost, width], this.dtype, name);
       this.#byName.set(name, (buffer = { whole, views: [] }));
     }
     return (buffer.views[rows] ??= buffer.whole.slice(0, 0, rows));
   }
 
-  /** Columns of such a buffer as heads: parts [rows, heads, headDim], side by side. */
-  heads(x: Tensor, counts: readonly number[], headDim: number): readonly Tensor[] {
-    let parts = this.#heads.get(x);
+  /**
+   * Columns of a buffer that there is as heads: parts [rowsMost, heads, headDim], side by side.
+   * They are the same tensors whatever a step's rows are, so that what takes them binds them once.
+   */
+  heads(name: string, counts: readonly number[], headDim: number): readonly Tensor[] {
+    let parts = this.#heads.get(name);
     if (parts === undefined) {
-      const whole = x.reshape(x.shape[0], x.shape[1] / headDim, headDim);
+      const { whole } = this.#byName.get(name)!;
+      const inHeads = whole.reshape(this.rowsMost, whole.shape[1] / headDim, headDim);
       let from = 0;
-      parts = counts.map((count) => whole.slice(1, from, (from += count)));
-      this.#heads.set(x, parts);
+      parts = counts.map((count) => inHeads.slice(1, from, (from += count)));
+      this.#heads.set(name, parts);
     }
     return parts;
   }

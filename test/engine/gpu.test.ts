@@ -46,3 +46,43 @@ test.skipIf(gpu === undefined)("a whole decoder runs on a GPU, from ids to ids",
   );
   expect(answers).toEqual(expected.map(({ tokens }) => tokens));
 });
+
+/** What a layer launches, in order; small batches merge split rows by a launch of its own. */
+const layerLaunches = [
+  "norm",
+  "matmul",
+  "norm_rope_append",
+  "attention",
+  "attention_merge",
+  "matmul",
+  "norm",
+  "matmul",
+  "matmul",
+];
+
+test.skipIf(gpu === undefined)("a step of decodes is one graph of few launches", async () => {
+  const sizes = { ...shape, context: 128, tied: false, headNorms: true };
+  const path = writeFolder(join(folder, "qwen3"), tinyModel(2, sizes), { model_type: "qwen3" });
+  await using engine = await Engine.load(path, { device: "cuda:0", dtype: "f16", maxBatch: 2 });
+  const captured: string[] = [];
+  let replays = 0;
+  using _ = engine.device.observe({
+    launching: ({ name }) => {
+      if (engine.device.capturing)
+        captured.push(name.replace(/^(attention|matmul|norm)_(?!merge|rope).*/, "$1"));
+      else if (name.startsWith("decode graph")) replays++;
+    },
+  });
+  const options = {
+    tokens: [3, 4, 5],
+    maxTokens: 6,
+    ignoreEnd: true,
+    sampling: { temperature: 0 },
+  };
+  await engine.generate(options).text();
+  // The first token is the prompt's, the second that of the step that was captured.
+  expect(replays).toBe(4);
+  const layers = [...layerLaunches, ...layerLaunches];
+  const ends = ["gather_rows", "norm", "matmul"];
+  expect(captured).toEqual(["gather_rows", "gather_rows", ...layers, ...ends]);
+});

@@ -1,0 +1,70 @@
+import type { Device } from "../device/device.ts";
+import type { Graph } from "../device/graph.ts";
+import type { Stream } from "../device/stream.ts";
+import { PlanError } from "../errors.ts";
+import type { Batch } from "../kv/batch.ts";
+
+/** Levels of a batch that a graph can run: a shared prefix and the rest. */
+const levelsMost = 2;
+
+/**
+ * Steps of one token per request as captured graphs, one for each bucket of batch sizes: a whole
+ * model in one launch.
+ */
+export class DecodeGraphs implements Disposable {
+  readonly #graphs = new Map<number, Graph>();
+
+  constructor(
+    readonly device: Device,
+    /** Batch sizes that have a graph, rising. */
+    readonly sizes: number[],
+  ) {}
+
+  /** Tokens that a step is padded to: its bucket where a graph may run it. */
+  paddedTokens(requests: number, tokens: number): number {
+    if (tokens !== requests) return tokens;
+    return this.sizes.find((size) => size >= requests) ?? tokens;
+  }
+
+  /** Whether a graph can run the step, `wanted` of whose rows want logits. */
+  takes({ requestCount, tokenCount, paddedTokens, layout }: Batch, wanted: number): boolean {
+    if (tokenCount !== requestCount || wanted !== tokenCount) return false;
+    return layout.levels.length <= levelsMost && this.sizes.includes(paddedTokens);
+  }
+
+  /** Queues a planned step: its graph, or `queue` where none was captured yet, and that then is. */
+  run({ paddedTokens }: Batch, queue: () => void): void {
+    const { device } = this;
+    const graph = this.#graphs.get(paddedTokens);
+    if (graph !== undefined && isReplayed(graph, device.stream)) return;
+    this.#graphs.delete(paddedTokens);
+    graph?.[Symbol.dispose]();
+    queue();
+    const label = `decode graph of ${paddedTokens}`;
+    this.#graphs.set(paddedTokens, device.capture(device.stream, queue, label));
+  }
+
+  /** Frees all of them. */
+  [Symbol.dispose](): void {
+    for (const graph of this.#graphs.values()) graph[Symbol.dispose]();
+    this.#graphs.clear();
+  }
+}
+
+/** Powers of two up to the largest batch, and that. */
+export function bucketsOf(maxBatch: number): number[] {
+  const sizes: number[] = [];
+  for (let size = 1; size < maxBatch; size *= 2) sizes.push(size);
+  return [...sizes, maxBatch];
+}
+
+/** False for a graph to capture again, as a buffer of it grew; then nothing was launched. */
+function isReplayed(graph: Graph, stream: Stream): boolean {
+  try {
+    graph.replay(stream);
+    return true;
+  } catch (error) {
+    if (error instanceof PlanError) return false;
+    throw error;
+  }
+}

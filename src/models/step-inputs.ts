@@ -1,0 +1,94 @@
+import type { Device } from "../device/device.ts";
+import { PinnedRing } from "../device/ring.ts";
+import type { Batch } from "../kv/batch.ts";
+import { copyRows } from "../ops/copy-rows.ts";
+import { Tensor } from "../tensor/tensor.ts";
+
+/** Most that a step has. */
+interface Limits {
+  readonly tokenBudget: number;
+  readonly maxBatch: number;
+}
+
+/** A step as its kernels want to know it. */
+export interface StepTokens {
+  readonly batch: Batch;
+  /** Ids of the batch's tokens; ~row is the one that the step before chose for that row. */
+  readonly ids: Int32Array;
+  /** Of each row whose logits are wanted, its token of the batch. */
+  readonly logitRows: Int32Array;
+  /** How many rows that are. */
+  readonly wanted: number;
+}
+
+/**
+ * What a step's kernels read beside weights and cache, in one block of a fixed place that one copy
+ * fills: which ids its tokens have, where they stand, which rows of logits are wanted. Ids that the
+ * step before chose never leave the device.
+ */
+export class StepInputs implements Disposable {
+  /** int32 [maxBatch]: the ids that a step chose, for its rows of logits. */
+  readonly chosen: Tensor;
+  /** int32 [tokenBudget]: ids of the step's tokens, after {@link gather}. */
+  readonly tokens: Tensor;
+  /** int32 [tokenBudget]: where the step's tokens stand in their sequences. */
+  readonly positions: Tensor;
+  /** int32 [maxBatch]: the tokens of the step whose logits are wanted. */
+  readonly wantedRows: Tensor;
+  readonly #limits: Limits;
+  readonly #block: Tensor;
+  /** int32 [maxBatch + tokenBudget, 1]: chosen ids, then those that the host knows. */
+  readonly #ids: Tensor;
+  /** int32 [tokenBudget]: of each token its place among #ids. */
+  readonly #places: Tensor;
+  readonly #ring: PinnedRing;
+
+  constructor(
+    readonly device: Device,
+    limits: Limits,
+  ) {
+    const { tokenBudget, maxBatch } = limits;
+    this.#limits = limits;
+    const sizes = [maxBatch, tokenBudget, tokenBudget, tokenBudget, maxBatch];
+    const ints = sizes.reduce((sum, size) => sum + size, 0);
+    this.#block = Tensor.zeros(device, [ints], "i32", "step inputs");
+    const part = (from: number, count: number) => this.#block.slice(0, from, from + count);
+    const rest = maxBatch + tokenBudget;
+    this.chosen = part(0, maxBatch);
+    this.#ids = part(0, rest).reshape(rest, 1);
+    this.#places = part(rest, tokenBudget);
+    this.positions = part(rest + tokenBudget, tokenBudget);
+    this.wantedRows = part(rest + 2 * tokenBudget, maxBatch);
+    this.tokens = Tensor.empty(device, [tokenBudget], "i32", "token ids");
+    this.#ring = new PinnedRing(device, "step inputs");
+  }
+
+  /** Queues what a step brings to the device; padding has the id 0 at position 0. */
+  write({ batch, ids, logitRows, wanted }: StepTokens): void {
+    const { tokenBudget, maxBatch } = this.#limits;
+    const { tokenCount, paddedTokens, positions } = batch;
+    const ints = 3 * tokenBudget + maxBatch;
+    const { i32 } = this.#ring.take(ints);
+    for (let i = 0; i < paddedTokens; i++) {
+      const id = i < tokenCount ? ids[i] : 0;
+      i32[i] = id;
+      i32[tokenBudget + i] = id < 0 ? ~id : maxBatch + i;
+      i32[2 * tokenBudget + i] = positions[i];
+    }
+    for (let row = 0; row < maxBatch; row++)
+      i32[3 * tokenBudget + row] = row < wanted ? logitRows[row] : 0;
+    const { stream } = this.device;
+    this.#ring.upload(stream, this.#block.address + 4 * maxBatch, ints);
+  }
+
+  /** Queues the ids of `count` tokens into {@link tokens}, wherever they came from. */
+  gather(count: number): void {
+    copyRows(this.device.stream, this.#ids, this.#places.address, this.tokens, count);
+  }
+
+  [Symbol.dispose](): void {
+    this.#ring[Symbol.dispose]();
+    this.#block[Symbol.dispose]();
+    this.tokens[Symbol.dispose]();
+  }
+}
