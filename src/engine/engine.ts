@@ -12,12 +12,15 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
 import { openCheckpoint } from "../weights/open.ts";
 import { randomCheckpoint } from "../weights/random.ts";
+import { GrammarState } from "../grammar/grammar.ts";
+import { Grammars } from "./grammars.ts";
 import { Prompts } from "./prompts.ts";
-import { type GenerateOptions, generateSchemas, Generation } from "./request.ts";
+import { type AnswerParts, type GenerateOptions, generateSchemas, Generation } from "./request.ts";
 import { samplingFor } from "./sampling.ts";
 import { Sampler } from "./sampler.ts";
 import { type EngineStats, statsOf } from "./stats.ts";
 import { StepLoop } from "./step-loop.ts";
+import { toolUse } from "./tools.ts";
 
 /** How much an engine takes, and where it runs. */
 export interface EngineOptions {
@@ -67,6 +70,7 @@ export class Engine implements AsyncDisposable {
   readonly #sampler: Sampler;
   readonly #checkpoint: Checkpoint;
   readonly #prompts: Prompts;
+  readonly #grammars: Grammars;
   #lastId = 0;
   #closed = false;
 
@@ -80,6 +84,7 @@ export class Engine implements AsyncDisposable {
   ) {
     this.#checkpoint = checkpoint;
     this.#prompts = prompts;
+    this.#grammars = new Grammars(prompts.tokenizer, model.shape.vocabulary);
     this.#sampler = new Sampler(model, limits.maxBatch);
     this.#loop = new StepLoop(model, this.#sampler, limits);
   }
@@ -126,22 +131,22 @@ export class Engine implements AsyncDisposable {
   generate(options: GenerateOptions): Generation {
     if (this.#closed) throw new EngineClosedError();
     const prompt = this.encode(options);
-    const { signal, stop = [], stopTokens = [], ignoreEnd = false, priority = 0 } = options;
+    const { signal, stopTokens = [], ignoreEnd = false, priority = 0 } = options;
     signal?.throwIfAborted();
     const { maxTokens = this.roomFor(prompt.length) } = options;
     requireInteger("maxTokens", maxTokens, 1, this.model.shape.contextTokens - prompt.length);
     const sampling = samplingFor(options.sampling ?? {}, this.#checkpoint.sampling);
     this.#checkBiased(sampling.logitBias);
+    const endTokens = [...(ignoreEnd ? [] : this.#checkpoint.endTokens), ...stopTokens];
     const generation: Generation = new Generation(
       ++this.#lastId,
       prompt,
       this.tokenizer,
       sampling,
-      typeof stop === "string" ? [stop] : stop,
+      this.#answerParts(options, endTokens),
       () => this.#loop.abort(generation),
     );
-    const own = ignoreEnd ? [] : this.#checkpoint.endTokens;
-    this.#loop.add({ generation, maxTokens, endTokens: [...own, ...stopTokens], priority });
+    this.#loop.add({ generation, maxTokens, endTokens, priority });
     if (signal !== undefined) {
       const abort = () => this.#loop.abort(generation, signal.reason);
       signal.addEventListener("abort", abort);
@@ -202,6 +207,16 @@ export class Engine implements AsyncDisposable {
     this.#sampler[Symbol.dispose]();
     await this.model[Symbol.asyncDispose]();
     await this.device[Symbol.asyncDispose]();
+  }
+
+  #answerParts(options: GenerateOptions, endTokens: readonly number[]): AnswerParts {
+    const { stop = [], json } = options;
+    const tools = toolUse(options, this.chatTemplate?.toolFormat, this.tokenizer, this.#grammars);
+    if (json !== undefined && tools !== undefined)
+      throw new OptionError("json", json, "absent beside tools", 'set toolChoice to "none".');
+    const grammar = json === undefined ? tools?.grammar : this.#grammars.ofJson(json, "json");
+    const stops = typeof stop === "string" ? [stop] : stop;
+    return { stops, tools, grammar: grammar && new GrammarState(grammar, endTokens) };
   }
 
   #checkBiased(logitBias: Readonly<Record<number, number>>): void {

@@ -11,6 +11,9 @@ export type {
   GenerationUsage,
   TokenLogProb,
 } from "./request.ts";
+export type { Tool, ToolChoice } from "./tool-options.ts";
+export type { JsonSchema } from "../grammar/json-schema.ts";
+export type { ToolCallPiece } from "../text/tool-calls.ts";
 export { SamplingError } from "./sampler.ts";
 export type { SamplingOptions } from "./sampling.ts";
 export type { EngineStats } from "./stats.ts";

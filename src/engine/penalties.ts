@@ -1,6 +1,7 @@
 import type { Device } from "../device/device.ts";
 import { adjustLogits, countTokens } from "../ops/adjust-logits.ts";
 import { gatherRows } from "../ops/gather.ts";
+import type { DType } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Generation } from "./request.ts";
 import { RowColumn } from "./row-columns.ts";
@@ -24,15 +25,18 @@ export class Penalties implements Disposable {
   readonly #presence: RowColumn<Float32Array>;
   readonly #frequency: RowColumn<Float32Array>;
 
-  /** @param slots most requests at once */
-  constructor(device: Device, slots: number, vocabulary: number) {
+  /**
+   * @param slots most requests at once
+   * @param dtype of the logits
+   */
+  constructor(device: Device, slots: number, vocabulary: number, dtype: DType) {
     this.#device = device;
     this.#free = Array.from({ length: slots }, (_, slot) => slot);
     const words = Math.ceil(vocabulary / 32);
     this.#counts = Tensor.zeros(device, [slots, vocabulary], "i32", "counts of tokens");
     this.#prompts = Tensor.zeros(device, [slots, words], "i32", "tokens of prompts");
     this.#biases = Tensor.zeros(device, [slots, vocabulary], "f32", "logit biases");
-    this.#adjusted = Tensor.empty(device, [slots, vocabulary], "f32", "adjusted logits");
+    this.#adjusted = Tensor.empty(device, [slots, vocabulary], dtype, "adjusted logits");
     this.#rowBiases = Tensor.empty(device, [slots, vocabulary], "f32", "biases of rows");
     this.#slots = new RowColumn(device, "slots", new Int32Array(slots));
     this.#repetition = new RowColumn(device, "repetition penalties", new Float32Array(slots));
@@ -40,8 +44,11 @@ export class Penalties implements Disposable {
     this.#frequency = new RowColumn(device, "frequency penalties", new Float32Array(slots));
   }
 
-  /** Queues the logits as they want them; those of the others as they are. */
-  adjust(logits: Tensor, rows: readonly Generation[]): Tensor {
+  /**
+   * Queues the logits as they want them; those of the others as they are.
+   * @param allowed the masks of grammars, if there are some
+   */
+  adjust(logits: Tensor, rows: readonly Generation[], allowed: Tensor | undefined): Tensor {
     const here = new Set(rows);
     rows.forEach((generation, row) => {
       const { repetitionPenalty, presencePenalty, frequencyPenalty } = generation.sampling;
@@ -61,6 +68,7 @@ export class Penalties implements Disposable {
       counts: this.#counts,
       prompts: this.#prompts,
       slots,
+      ...(allowed && { allowed }),
       out: this.#adjusted.slice(0, 0, count),
     });
   }

@@ -5,6 +5,7 @@ import { Tokenizer } from "../text/tokenizer.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
 import { CheckpointError } from "../weights/errors.ts";
 import type { GenerateOptions } from "./request.ts";
+import { mustCall } from "./tools.ts";
 
 /** What a model reads: texts, conversations and tokens as token ids. */
 export class Prompts {
@@ -50,7 +51,7 @@ export class Prompts {
   }
 
   #encodeText(options: GenerateOptions, contextTokens: number): Int32Array {
-    const { prompt } = options;
+    const { prompt, messages } = options;
     const text = prompt ?? this.#render(options);
     // Before it is cut into tokens, which would hold others up for as long as it takes.
     const most = contextTokens * this.tokenizer.longestToken;
@@ -59,10 +60,14 @@ export class Prompts {
       const fix = `the context has ${contextTokens} tokens.`;
       throw new OptionError("prompt", `${text.length} characters`, allowed, fix);
     }
-    return this.tokenizer.encode(text, { addSpecial: prompt !== undefined });
+    const ids = this.tokenizer.encode(text, { addSpecial: prompt !== undefined });
+    if (messages === undefined || !mustCall(options)) return ids;
+    // What must be a call begins as one.
+    const start = this.tokenizer.encode(this.template?.toolFormat?.start ?? "");
+    return Int32Array.of(...ids, ...start);
   }
 
-  #render({ messages, tools, templateVariables }: GenerateOptions): string {
+  #render({ messages, tools, toolChoice, templateVariables }: GenerateOptions): string {
     if (this.#templateFailure !== undefined) throw this.#templateFailure;
     if (this.template === undefined) {
       const allowed = "absent for a model without a chat template";
@@ -70,7 +75,7 @@ export class Prompts {
     }
     return this.template.render({
       messages: messages!,
-      ...(tools && { tools }),
+      ...(tools && toolChoice !== "none" && { tools }),
       ...(templateVariables && { variables: templateVariables }),
     });
   }

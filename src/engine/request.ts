@@ -1,19 +1,29 @@
 import { OptionError } from "../errors.ts";
 import { flag, integer, list, object, type OptionSchemas, unchecked } from "../options.ts";
+import type { GrammarState } from "../grammar/grammar.ts";
+import type { JsonSchema } from "../grammar/json-schema.ts";
 import type { ChatMessage } from "../text/chat-template.ts";
 import { counted, showAsText } from "../shown.ts";
 import { StopStrings } from "../text/stop-strings.ts";
 import { TextStream } from "../text/text-stream.ts";
+import type { ToolCallPiece, ToolCallReader } from "../text/tool-calls.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { type SamplingOptions, samplingSchemas } from "./sampling.ts";
 import { TokenQueue } from "./token-queue.ts";
+import type { Tool, ToolChoice } from "./tool-options.ts";
 
 /** What is to be generated: one of messages, prompt and tokens, and how. */
 export interface GenerateOptions {
   /** A conversation, put into the model's chat template. */
   messages?: readonly ChatMessage[];
-  /** Tools that the chat template shows to the model. */
-  tools?: readonly unknown[];
+  /** Tools that the chat template shows to the model; calls of them are read from its answer. */
+  tools?: readonly Tool[];
+  /** Which of them it calls; default "auto". "required" and a name make the answer one call. */
+  toolChoice?: ToolChoice;
+  /** Most calls of tools, after which the answer ends; default: any number. */
+  maxToolCalls?: number;
+  /** The answer is JSON: true for any object, or of a JSON Schema. See docs/engine.md. */
+  json?: JsonSchema;
   /** Variables of the chat template, such as enable_thinking. */
   templateVariables?: Readonly<Record<string, unknown>>;
   /** A text to go on with. */
@@ -43,6 +53,15 @@ const text = { type: "string", minLength: 1, maxLength: 1024, description: "a te
 export const generateSchemas: OptionSchemas = {
   messages: unchecked("a list of messages"),
   tools: list(unchecked("a tool"), "a list of tools"),
+  toolChoice: {
+    anyOf: [
+      { enum: ["auto", "none", "required"] },
+      object({ name: { type: "string", description: "a name" } }, ["name"], "{ name }"),
+    ],
+    description: "auto, none, required, or { name }",
+  },
+  maxToolCalls: integer(1),
+  json: unchecked("true or a JSON Schema"),
   templateVariables: { type: "object", description: "an object of variables" },
   prompt: { type: "string", description: "a text" },
   tokens: unchecked("a list of token ids"),
@@ -70,6 +89,8 @@ export interface GeneratedToken {
   readonly token: number;
   /** What became whole with it; "" within a character, or for a token that is no text. */
   readonly text: string;
+  /** More of calls of tools, which `text` does not hold. */
+  readonly calls?: readonly ToolCallPiece[];
   /** Where sampling.logprobs asked for it. */
   readonly logProb?: TokenLogProb;
 }
@@ -85,6 +106,14 @@ export interface GenerationUsage {
   readonly generatedTokens: number;
 }
 
+/** What an answer is looked through for, and what it may be. */
+export interface AnswerParts {
+  readonly stops: readonly string[];
+  readonly grammar: GrammarState | undefined;
+  readonly tools:
+    { readonly reader: ToolCallReader; readonly shown: ReadonlyMap<number, string> } | undefined;
+}
+
 /** A request that runs: reads as its tokens. Leaving the loop early aborts it. */
 export class Generation implements AsyncIterable<GeneratedToken> {
   /** Null until it has ended. */
@@ -97,6 +126,9 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   readonly #queue = new TokenQueue<GeneratedToken>();
   readonly #text: TextStream;
   readonly #stops: StopStrings;
+  readonly #calls: ToolCallReader | undefined;
+  /** @internal What may come next; its tokens are known before the next one is chosen. */
+  readonly grammar: GrammarState | undefined;
   #isRead = false;
   /** @internal Called when it ends. */
   onEnd: (() => void) | undefined;
@@ -107,12 +139,14 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     readonly prompt: Int32Array,
     tokenizer: Tokenizer,
     readonly sampling: Required<SamplingOptions>,
-    stops: readonly string[],
+    answer: AnswerParts,
     /** Takes it out of the engine; without effect once it has ended. */
     private readonly leave: () => void,
   ) {
-    this.#text = new TextStream(tokenizer);
-    this.#stops = new StopStrings(stops);
+    this.#text = new TextStream(tokenizer, answer.tools?.shown);
+    this.#stops = new StopStrings(answer.stops);
+    this.#calls = answer.tools?.reader;
+    this.grammar = answer.grammar;
   }
 
   /** What it took so far. */
@@ -143,15 +177,28 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   /** @internal Takes the next token; `ending` says that it is the last. Returns whether it is. */
   take(token: number, ending: FinishReason | null, logProb?: TokenLogProb): boolean {
     this.taken.push(token);
+    this.grammar?.push(token);
     const stops = this.#stops;
     let text = stops.push(this.#text.push(token));
-    if (ending !== null && stops.found === undefined)
+    const isWhole = ending === null && this.grammar?.isWhole === true;
+    if ((ending !== null || isWhole) && stops.found === undefined)
       text += stops.push(this.#text.end()) + stops.end();
-    this.#queue.push({ token, text, ...(logProb && { logProb }) });
+    const isOver = ending !== null || isWhole || stops.found !== undefined;
+    const said = this.#read(text, isOver);
+    this.#queue.push({ token, ...said, ...(logProb && { logProb }) });
     if (stops.found !== undefined) this.stopString = stops.found;
-    if (ending === null && stops.found === undefined) return false;
-    this.end(stops.found === undefined ? ending! : "stop");
+    if (!isOver && this.#calls?.isDone !== true) return false;
+    this.end(stops.found === undefined ? (ending ?? "stop") : "stop");
     return true;
+  }
+
+  /** A piece of the answer without its calls of tools. */
+  #read(piece: string, isOver: boolean): Pick<GeneratedToken, "text" | "calls"> {
+    if (this.#calls === undefined) return { text: piece };
+    const now = this.#calls.push(piece);
+    const rest = isOver ? this.#calls.end() : { text: "", calls: [] };
+    const calls = [...now.calls, ...rest.calls];
+    return { text: now.text + rest.text, ...(calls.length > 0 && { calls }) };
   }
 
   /** @internal No token follows. */

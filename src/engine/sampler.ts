@@ -1,12 +1,14 @@
 import { FlashbunError } from "../errors.ts";
 import type { Model } from "../models/model.ts";
+import { adjustLogits } from "../ops/adjust-logits.ts";
 import { sample, sampleStatus } from "../ops/sample.ts";
 import { logProbs } from "../ops/top-k.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { Tensor } from "../tensor/tensor.ts";
 import { Penalties } from "./penalties.ts";
 import type { Generation, TokenLogProb } from "./request.ts";
 import { RowColumn } from "./row-columns.ts";
 import { adjusts } from "./sampling.ts";
+import { TokenMasks } from "./token-masks.ts";
 
 /** A row of logits from which no token can be chosen: NaN, or nothing above -inf. */
 export class SamplingError extends FlashbunError {
@@ -48,6 +50,9 @@ export class Sampler implements Disposable {
   readonly #tokens: RowColumn<Int32Array>;
   readonly #status: RowColumn<Int32Array>;
   #penalties: Penalties | undefined;
+  #masks: TokenMasks | undefined;
+  /** Logits of rows that a grammar cut. */
+  #masked: Tensor | undefined;
 
   /** @param maxBatch most rows */
   constructor(model: Model, maxBatch: number) {
@@ -75,7 +80,7 @@ export class Sampler implements Disposable {
     const raw = kit.logitsOf(rows.length);
     const generations = rows.map(({ generation }) => generation);
     const isAdjusted = generations.some(({ sampling }) => adjusts(sampling));
-    const logits = isAdjusted ? this.#adjuster().adjust(raw, generations) : raw;
+    const logits = this.#adjusted(raw, generations, isAdjusted);
     const tokens = this.#choose(logits, rows);
     if (isAdjusted) this.#adjuster().count(tokens);
     const wanted = Math.max(...generations.map(({ sampling }) => sampling.logprobs));
@@ -102,15 +107,37 @@ export class Sampler implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#penalties?.[Symbol.dispose]();
+    for (const made of [this.#penalties, this.#masks, this.#masked]) made?.[Symbol.dispose]();
     const filters = [this.#temperature, this.#topK, this.#topP, this.#minP];
     for (const column of [...filters, this.#seed, this.#position, this.#tokens, this.#status])
       column[Symbol.dispose]();
   }
 
-  #adjuster(): Penalties {
+  /** Logits after penalties and grammars; `raw` itself where nobody asks for them. */
+  #adjusted(raw: Tensor, rows: readonly Generation[], isPenalised: boolean): Tensor {
+    const allowed = rows.some(({ grammar }) => grammar !== undefined)
+      ? this.#masker().upload(rows)
+      : undefined;
+    if (isPenalised) return this.#adjuster().adjust(raw, rows, allowed);
+    if (allowed === undefined) return raw;
+    this.#masked ??= this.#rowsLike(raw);
+    return adjustLogits(raw, { allowed, out: this.#masked.slice(0, 0, rows.length) });
+  }
+
+  #rowsLike({ device, shape, dtype }: Tensor): Tensor {
+    return Tensor.empty(device, [this.#maxBatch, shape[1]], dtype, "masked logits");
+  }
+
+  #masker(): TokenMasks {
     const { cache, shape } = this.#model;
-    return (this.#penalties ??= new Penalties(cache.device, this.#maxBatch, shape.vocabulary));
+    return (this.#masks ??= new TokenMasks(cache.device, this.#maxBatch, shape.vocabulary));
+  }
+
+  #adjuster(): Penalties {
+    const { cache, shape, kit } = this.#model;
+    const { dtype } = kit.logitsOf(1);
+    const sizes = [this.#maxBatch, shape.vocabulary] as const;
+    return (this.#penalties ??= new Penalties(cache.device, ...sizes, dtype));
   }
 
   #choose(logits: Tensor, rows: readonly SampledRow[]): Tensor {

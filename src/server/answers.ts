@@ -1,21 +1,28 @@
 import type { Engine } from "../engine/engine.ts";
+import type { ToolCallPiece } from "../text/tool-calls.ts";
 import type { GeneratedToken, GenerateOptions, Generation } from "../engine/request.ts";
 
 /** A piece of one of a request's answers. */
 export interface AnswerPiece {
   readonly index: number;
   readonly text: string;
+  /** More of its calls of tools. */
+  readonly calls: readonly ToolCallPiece[];
   /** Those that came since the piece before. */
   readonly tokens: readonly GeneratedToken[];
   /** Null while the answer goes on. */
-  readonly finishReason: "stop" | "length" | null;
+  readonly finishReason: FinishReason | null;
 }
+
+/** Why an answer ended, as OpenAI says it. */
+export type FinishReason = "stop" | "length" | "tool_calls";
 
 /** One of a request's answers. */
 export interface WholeAnswer {
   text: string;
+  calls: { name: string; arguments: string }[];
   tokens: GeneratedToken[];
-  finishReason: "stop" | "length";
+  finishReason: FinishReason;
 }
 
 /** OpenAI's count of a request's tokens. */
@@ -53,6 +60,7 @@ export class Answers {
     const next = async (index: number) => ({ index, result: await readers[index].next() });
     // Tokens within a character wait for its last one.
     const held: GeneratedToken[][] = readers.map(() => []);
+    const called = new Set<number>();
     const pending = new Map<number, ReturnType<typeof next>>();
     const ask = (index: number) => {
       const asked = next(index);
@@ -67,14 +75,17 @@ export class Answers {
         const { finishReason } = this.#generations[index];
         if (!result.done) {
           ask(index);
-          const { text } = result.value;
+          const { text, calls = [] } = result.value;
           held[index].push(result.value);
-          if (text !== "") yield { index, text, tokens: held[index].splice(0), finishReason: null };
+          if (calls.length > 0) called.add(index);
+          if (text !== "" || calls.length > 0)
+            yield { index, text, calls, tokens: held[index].splice(0), finishReason: null };
           continue;
         }
         pending.delete(index);
-        const reason = finishReason === "length" ? "length" : "stop";
-        yield { index, text: "", tokens: held[index].splice(0), finishReason: reason };
+        const ended = called.has(index) ? "tool_calls" : "stop";
+        const reason = finishReason === "length" ? "length" : ended;
+        yield { index, text: "", calls: [], tokens: held[index].splice(0), finishReason: reason };
       }
     } finally {
       for (const generation of this.#generations) generation.abort();
@@ -85,11 +96,16 @@ export class Answers {
   async whole(): Promise<WholeAnswer[]> {
     const whole: WholeAnswer[] = this.#generations.map(() => ({
       text: "",
+      calls: [],
       tokens: [],
       finishReason: "stop",
     }));
-    for await (const { index, text, tokens, finishReason } of this.pieces()) {
+    for await (const { index, text, calls, tokens, finishReason } of this.pieces()) {
       whole[index].text += text;
+      for (const call of calls) {
+        const held = (whole[index].calls[call.index] ??= { name: call.name!, arguments: "" });
+        held.arguments += call.arguments;
+      }
       whole[index].tokens.push(...tokens);
       if (finishReason !== null) whole[index].finishReason = finishReason;
     }

@@ -3,16 +3,18 @@ import type { Engine } from "../engine/engine.ts";
 import type { GeneratedToken, GenerateOptions } from "../engine/request.ts";
 import { checkOptions, flag, integer, list, type OptionSchemas, unchecked } from "../options.ts";
 import type { ChatMessage } from "../text/chat-template.ts";
-import { type AnswerPiece, Answers, type WholeAnswer } from "./answers.ts";
+import { Answers } from "./answers.ts";
 import { generateOptionsOf, type GenerationFields, generationSchemas, orNull } from "./fields.ts";
+import { chatForm, type Form, textForm } from "./forms.ts";
 import { bodyError, errorEvent, HttpError } from "./http-errors.ts";
 import { asTexts } from "./messages.ts";
 import { logprobsOf } from "./logprobs.ts";
 import { eventStream } from "./sse.ts";
+import { type AnswerFields, answerOptionsOf, answerSchemas } from "./tools.ts";
 import type { Visit } from "./visits.ts";
 
 /** A body of `/v1/chat/completions`. */
-interface ChatBody extends GenerationFields {
+interface ChatBody extends GenerationFields, AnswerFields {
   messages: ChatMessage[];
   max_completion_tokens?: number | null;
   chat_template_kwargs?: Record<string, unknown>;
@@ -27,6 +29,7 @@ interface TextBody extends GenerationFields {
 
 const chatSchemas: OptionSchemas = {
   ...generationSchemas,
+  ...answerSchemas,
   messages: unchecked("a list of messages"),
   max_completion_tokens: generationSchemas["max_tokens"],
   chat_template_kwargs: unchecked("variables of the chat template"),
@@ -51,58 +54,6 @@ export interface Asked {
   readonly visit: Visit;
 }
 
-/** How one of the two kinds of completions is written. */
-interface Form {
-  /** Of the whole answer, and of its pieces. */
-  readonly objects: readonly [whole: string, piece: string];
-  readonly idPrefix: string;
-  choice(index: number, answer: WholeAnswer, logprobs: object | null): object;
-  piece(piece: AnswerPiece, logprobs: object | null): object;
-  /** Events before an answer's first piece. */
-  opening(index: number): object | undefined;
-}
-
-const chatForm: Form = {
-  objects: ["chat.completion", "chat.completion.chunk"],
-  idPrefix: "chatcmpl-",
-  choice: (index, { text: content, finishReason }, logprobs) => ({
-    index,
-    message: { role: "assistant", content },
-    logprobs,
-    finish_reason: finishReason,
-  }),
-  piece: ({ index, text, finishReason }, logprobs) => ({
-    index,
-    delta: finishReason === null ? { content: text } : {},
-    logprobs,
-    finish_reason: finishReason,
-  }),
-  opening: (index) => ({
-    index,
-    delta: { role: "assistant", content: "" },
-    logprobs: null,
-    finish_reason: null,
-  }),
-};
-
-const textForm: Form = {
-  objects: ["text_completion", "text_completion"],
-  idPrefix: "cmpl-",
-  choice: (index, { text, finishReason }) => ({
-    index,
-    text,
-    logprobs: null,
-    finish_reason: finishReason,
-  }),
-  piece: ({ index, text, finishReason }) => ({
-    index,
-    text,
-    logprobs: null,
-    finish_reason: finishReason,
-  }),
-  opening: () => undefined,
-};
-
 /** Answers a body of `/v1/chat/completions`. Errors: HttpError. */
 export async function chatCompletion(asked: Asked, body: unknown): Promise<Response> {
   const fields = checked<ChatBody>(body, chatSchemas, "messages");
@@ -115,9 +66,11 @@ export async function chatCompletion(asked: Asked, body: unknown): Promise<Respo
     throw new HttpError(400, "invalid_request_error", message, "top_logprobs");
   }
   const logprobs = fields.logprobs === true ? (fields.top_logprobs ?? 0) : -1;
-  const given = { messages, ...(templateVariables && { templateVariables }) };
+  const answer = answerOptionsOf(fields);
+  const given = { messages, ...answer, ...(templateVariables && { templateVariables }) };
   return await complete(asked, chatForm, fields, given, {
     ...options,
+    ...answer,
     sampling: { ...sampling, logprobs },
   });
 }

@@ -32,6 +32,8 @@ const bodyNames: Readonly<Record<string, string>> = {
   tokens: "prompt",
   templateVariables: "chat_template_kwargs",
   logitBias: "logit_bias",
+  toolChoice: "tool_choice",
+  json: "response_format",
 };
 
 /** What the engine said of a body's fields, as the body's fault and in its names. */

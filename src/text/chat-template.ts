@@ -2,6 +2,7 @@ import { Template } from "@huggingface/jinja";
 import { FlashbunError, OptionError } from "../errors.ts";
 import { requireOptions } from "../require.ts";
 import { showAsText } from "../shown.ts";
+import { type ToolFormat, toolFormatOf } from "./tool-format.ts";
 
 /** A turn of a conversation. Fields beside these reach the template too. */
 export interface ChatMessage {
@@ -32,6 +33,8 @@ export class TemplateError extends FlashbunError {
 export class ChatTemplate {
   readonly #template: Template;
   readonly #tokens: Readonly<Record<string, string>>;
+  /** @internal How answers call tools; undefined: it shows no tools, or in no known format. */
+  readonly toolFormat: ToolFormat | undefined;
 
   /**
    * @param tokens what templates write as `bos_token`, `eos_token` and so on
@@ -39,6 +42,7 @@ export class ChatTemplate {
    */
   constructor(source: string, tokens: Readonly<Record<string, string>>) {
     this.#tokens = tokens;
+    this.toolFormat = toolFormatOf(source);
     try {
       this.#template = new Template(source);
     } catch (error) {
@@ -78,7 +82,7 @@ export class ChatTemplate {
       return this.#template.render({
         ...this.#tokens,
         ...variables,
-        messages,
+        messages: this.toolFormat === undefined ? messages : messages.map(withArguments),
         tools: tools ?? null,
         add_generation_prompt: addGenerationPrompt,
       });
@@ -89,6 +93,26 @@ export class ChatTemplate {
         { cause: error },
       );
     }
+  }
+}
+
+/** A message whose calls have their arguments as values: OpenAI's clients send their JSON. */
+function withArguments(message: ChatMessage): ChatMessage {
+  const calls = message["tool_calls"];
+  if (!Array.isArray(calls)) return message;
+  const valued = (call: { function?: { arguments?: unknown } } | null) => {
+    const { arguments: given } = call?.function ?? {};
+    if (typeof given !== "string") return call;
+    return { ...call, function: { ...call!.function, arguments: parsed(given) } };
+  };
+  return { ...message, tool_calls: calls.map(valued) };
+}
+
+function parsed(json: string): unknown {
+  try {
+    return JSON.parse(json) as unknown;
+  } catch {
+    return json;
   }
 }
 

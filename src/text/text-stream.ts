@@ -12,18 +12,24 @@ const characterTokens = 4;
  */
 export class TextStream {
   readonly #tokenizer: Tokenizer;
+  readonly #shown: ReadonlyMap<number, string>;
   /** Tokens from the last two cuts on. */
   #ids: number[] = [];
   /** How many of them gave text already. */
   #told = 0;
 
-  constructor(tokenizer: Tokenizer) {
+  /** @param shown special tokens that are text here, by id */
+  constructor(tokenizer: Tokenizer, shown: ReadonlyMap<number, string> = new Map()) {
     this.#tokenizer = tokenizer;
+    this.#shown = shown;
   }
 
   /** What the next token adds; "" for one that is special or ends within a character. */
   push(id: number): string {
-    if (this.#tokenizer.isSpecial(id)) return "";
+    if (this.#tokenizer.isSpecial(id)) {
+      const shown = this.#shown.get(id);
+      return shown === undefined ? "" : this.end() + shown;
+    }
     this.#ids.push(id);
     const before = this.#tokenizer.decode(this.#ids.slice(0, this.#told));
     const now = this.#tokenizer.decode(this.#ids);

@@ -2,32 +2,25 @@ import { Tokenizer as Encoder } from "@huggingface/tokenizers";
 import { OptionError } from "../errors.ts";
 import { counted, showAsText } from "../shown.ts";
 import { requireInteger, requireList, requireOptions } from "../require.ts";
+import { tokenBytes } from "./token-bytes.ts";
+import type { AddedToken, TokenizerJson } from "./tokenizer-json.ts";
 
-/** What a Hugging Face `tokenizer.json` holds. */
-export type TokenizerJson = Record<string, unknown> & {
-  readonly model: { readonly vocab: unknown; readonly [field: string]: unknown };
-  readonly added_tokens?: readonly AddedToken[];
-  readonly pre_tokenizer?: unknown;
-};
-
-/** A token beside the vocabulary, such as one that ends a turn. */
-export interface AddedToken {
-  readonly id: number;
-  readonly content: string;
-  readonly special: boolean;
-}
+export type { AddedToken, TokenizerJson } from "./tokenizer-json.ts";
 
 /** Texts to token ids and back, by the Hugging Face library for `tokenizer.json`. */
 export class Tokenizer {
   readonly #encoder: Encoder;
   readonly #ids: ReadonlyMap<string, number>;
   readonly #special: ReadonlySet<number>;
+  readonly #json: TokenizerJson;
+  #bytes: (Uint8Array | undefined)[] | undefined;
   /** One more than the highest id. */
   readonly vocabularySize: number;
   /** Characters of a text that one token stands for, at most. */
   readonly longestToken: number;
 
   constructor(json: TokenizerJson, config: Record<string, unknown> = {}) {
+    this.#json = json;
     const pre_tokenizer = withNumbers(json.pre_tokenizer);
     this.#encoder = new Encoder({ ...json, pre_tokenizer }, config);
     const added = json.added_tokens ?? [];
@@ -73,6 +66,12 @@ export class Tokenizer {
   /** The id of an added token by its text; undefined when there is none. */
   idOf(content: string): number | undefined {
     return this.#ids.get(content);
+  }
+
+  /** @internal The bytes that a token adds to a text, a special one its name's; none: no token. */
+  bytesOf(id: number): Uint8Array | undefined {
+    this.#bytes ??= tokenBytes(this.#json);
+    return this.#bytes[id];
   }
 
   /** Whether an id stands for no text: a special token, or one past the tokenizer's last. */

@@ -112,6 +112,15 @@ describe("what was said counts", () => {
     expect(tokens).not.toEqual(naive(16, () => {}).tokens);
   });
 
+  test("where logits are rounded to bf16", async () => {
+    const path = join(folder, "rounded");
+    await using rounded = await Engine.load(writeFolder(path, model), { dtype: "bf16" });
+    const first = naive(1, () => {}).tokens[0];
+    const sampling = { temperature: 0, logitBias: { [first]: -100 } };
+    const options = { tokens: prompt, maxTokens: 1, ignoreEnd: true, sampling };
+    for await (const { token } of rounded.generate(options)) expect(token).not.toBe(first);
+  });
+
   test("more requests than there are slots, one after the other", async () => {
     const expected = await tokensOf({ temperature: 0, presencePenalty: 2 });
     const all = await Promise.all(

@@ -1,0 +1,72 @@
+import { randomUUID } from "node:crypto";
+import type { AnswerPiece, WholeAnswer } from "./answers.ts";
+
+/** How one of the two kinds of completions is written. */
+export interface Form {
+  /** Of the whole answer, and of its pieces. */
+  readonly objects: readonly [whole: string, piece: string];
+  readonly idPrefix: string;
+  choice(index: number, answer: WholeAnswer, logprobs: object | null): object;
+  piece(piece: AnswerPiece, logprobs: object | null): object;
+  /** Events before an answer's first piece. */
+  opening(index: number): object | undefined;
+}
+
+/** Of `/v1/chat/completions`. */
+export const chatForm: Form = {
+  objects: ["chat.completion", "chat.completion.chunk"],
+  idPrefix: "chatcmpl-",
+  choice: (index, { text, calls, finishReason }, logprobs) => ({
+    index,
+    message: {
+      role: "assistant",
+      content: text === "" && calls.length > 0 ? null : text,
+      ...(calls.length > 0 && { tool_calls: calls.map(wholeCall) }),
+    },
+    logprobs,
+    finish_reason: finishReason,
+  }),
+  piece: ({ index, text, calls, finishReason }, logprobs) => ({
+    index,
+    delta: {
+      ...(text !== "" && { content: text }),
+      ...(calls.length > 0 && { tool_calls: calls.map(callPiece) }),
+    },
+    logprobs,
+    finish_reason: finishReason,
+  }),
+  opening: (index) => ({
+    index,
+    delta: { role: "assistant", content: "" },
+    logprobs: null,
+    finish_reason: null,
+  }),
+};
+
+function wholeCall(called: WholeAnswer["calls"][number]): object {
+  return { id: `call_${randomUUID()}`, type: "function", function: called };
+}
+
+function callPiece({ index, name, arguments: piece }: AnswerPiece["calls"][number]): object {
+  if (name === undefined) return { index, function: { arguments: piece } };
+  return { index, ...wholeCall({ name, arguments: piece }) };
+}
+
+/** Of `/v1/completions`. */
+export const textForm: Form = {
+  objects: ["text_completion", "text_completion"],
+  idPrefix: "cmpl-",
+  choice: (index, { text, finishReason }) => ({
+    index,
+    text,
+    logprobs: null,
+    finish_reason: finishReason,
+  }),
+  piece: ({ index, text, finishReason }) => ({
+    index,
+    text,
+    logprobs: null,
+    finish_reason: finishReason,
+  }),
+  opening: () => undefined,
+};
