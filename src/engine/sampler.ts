@@ -6,6 +6,7 @@ import { logProbs } from "../ops/top-k.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { Penalties } from "./penalties.ts";
 import type { Generation, TokenLogProb } from "./request.ts";
+import { ResultRing } from "./results.ts";
 import { RowColumn } from "./row-columns.ts";
 import { adjusts } from "./sampling.ts";
 import { TokenMasks } from "./token-masks.ts";
@@ -29,6 +30,12 @@ export interface Chosen {
   readonly failure: SamplingError | undefined;
 }
 
+/** Choices that the device is yet to make. */
+export interface Choices {
+  /** One for each row, once the device has made them. Errors: DeviceError. */
+  read(): Promise<Chosen[]>;
+}
+
 /** A row to choose for: whose, and how many tokens stand before the new one. */
 export interface SampledRow {
   readonly generation: Generation;
@@ -47,8 +54,8 @@ export class Sampler implements Disposable {
   /** Low and high halves of the seeds. */
   readonly #seedWords: Uint32Array;
   readonly #position: RowColumn<Int32Array>;
-  readonly #tokens: RowColumn<Int32Array>;
   readonly #status: RowColumn<Int32Array>;
+  readonly #results: ResultRing;
   #penalties: Penalties | undefined;
   #masks: TokenMasks | undefined;
   /** Logits of rows that a grammar cut. */
@@ -66,17 +73,14 @@ export class Sampler implements Disposable {
     this.#seed = new RowColumn(device, "seeds", new BigInt64Array(maxBatch));
     this.#seedWords = new Uint32Array(this.#seed.values.buffer);
     this.#position = new RowColumn(device, "positions", new Int32Array(maxBatch));
-    this.#tokens = new RowColumn(device, "tokens", new Int32Array(maxBatch));
     this.#status = new RowColumn(device, "status", new Int32Array(maxBatch));
+    this.#results = new ResultRing(device);
   }
 
-  /** A choice for each row, in their order; waits for the device. */
-  async sample(rows: readonly SampledRow[]): Promise<Chosen[]> {
-    const { kit, cache } = this.#model;
-    if (rows.length === 0) {
-      await cache.device.stream.done();
-      return [];
-    }
+  /** Queues a choice for each row of logits that the step before left, in their order. */
+  queue(rows: readonly SampledRow[]): Choices {
+    const { kit } = this.#model;
+    if (rows.length === 0) return this.#choices(rows, [], -1);
     const raw = kit.logitsOf(rows.length);
     const generations = rows.map(({ generation }) => generation);
     const isAdjusted = generations.some(({ sampling }) => adjusts(sampling));
@@ -84,21 +88,12 @@ export class Sampler implements Disposable {
     const tokens = this.#choose(logits, rows);
     if (isAdjusted) this.#adjuster().count(tokens);
     const wanted = Math.max(...generations.map(({ sampling }) => sampling.logprobs));
-    const probs = wanted < 0 ? undefined : logProbs(raw, { tokens, top: wanted });
-    await cache.device.stream.done();
-    const ids = tokens.toTypedArray() as Int32Array;
-    const status = this.#status.rows(rows.length).toTypedArray() as Int32Array;
-    const told = probs && {
-      chosen: probs.chosen!.toTypedArray() as Float32Array,
-      values: probs.values.toTypedArray() as Float32Array,
-      indices: probs.indices.toTypedArray() as Int32Array,
-    };
-    for (const made of [probs?.chosen, probs?.values, probs?.indices]) made?.[Symbol.dispose]();
-    return rows.map(({ generation, position }, row) => ({
-      token: ids[row],
-      logProb: told && logProbOf(told, row, wanted, generation.sampling.logprobs),
-      failure: status[row] & isOdd ? new SamplingError(position) : undefined,
-    }));
+    const status = this.#status.rows(rows.length);
+    if (wanted < 0) return this.#choices(rows, [tokens, status], wanted);
+    const { chosen, values, indices } = logProbs(raw, { tokens, top: wanted });
+    const choices = this.#choices(rows, [tokens, status, chosen!, values, indices], wanted);
+    for (const made of [chosen, values, indices]) made?.[Symbol.dispose]();
+    return choices;
   }
 
   /** A request that ended. */
@@ -109,8 +104,28 @@ export class Sampler implements Disposable {
   [Symbol.dispose](): void {
     for (const made of [this.#penalties, this.#masks, this.#masked]) made?.[Symbol.dispose]();
     const filters = [this.#temperature, this.#topK, this.#topP, this.#minP];
-    for (const column of [...filters, this.#seed, this.#position, this.#tokens, this.#status])
+    for (const column of [...filters, this.#seed, this.#position, this.#status, this.#results])
       column[Symbol.dispose]();
+  }
+
+  #choices(rows: readonly SampledRow[], tensors: readonly Tensor[], wanted: number): Choices {
+    const results = this.#results.queue(tensors);
+    return {
+      async read() {
+        await results.done;
+        if (rows.length === 0) return [];
+        const ints = (i: number) => asInts(results.part(i));
+        const [ids, status] = [ints(0), ints(1)];
+        const floats = (i: number) => asFloats(results.part(i));
+        const told =
+          wanted < 0 ? undefined : { chosen: floats(2), values: floats(3), indices: ints(4) };
+        return rows.map(({ generation, position }, row) => ({
+          token: ids[row],
+          logProb: told && logProbOf(told, row, wanted, generation.sampling.logprobs),
+          failure: status[row] & isOdd ? new SamplingError(position) : undefined,
+        }));
+      },
+    };
   }
 
   /** Logits after penalties and grammars; `raw` itself where nobody asks for them. */
@@ -142,7 +157,7 @@ export class Sampler implements Disposable {
 
   #choose(logits: Tensor, rows: readonly SampledRow[]): Tensor {
     const count = rows.length;
-    const out = this.#tokens.rows(count);
+    const out = this.#model.kit.inputs.chosenOf(count);
     const status = this.#status.rows(count);
     if (rows.every(({ generation }) => generation.sampling.temperature === 0))
       return sample(logits, { temperature: 0, out, status });
@@ -170,6 +185,14 @@ export class Sampler implements Disposable {
 }
 
 const isOdd = sampleStatus.nan | sampleStatus.noMass;
+
+function asInts({ buffer, byteOffset, byteLength }: Uint8Array<ArrayBuffer>): Int32Array {
+  return new Int32Array(buffer, byteOffset, byteLength / 4);
+}
+
+function asFloats({ buffer, byteOffset, byteLength }: Uint8Array<ArrayBuffer>): Float32Array {
+  return new Float32Array(buffer, byteOffset, byteLength / 4);
+}
 
 interface Told {
   readonly chosen: Float32Array;

@@ -3,7 +3,7 @@ import { Scheduler } from "../serve/scheduler.ts";
 import type { Step } from "../serve/step.ts";
 import type { Model } from "../models/model.ts";
 import type { Generation } from "./request.ts";
-import type { Chosen, SampledRow, Sampler } from "./sampler.ts";
+import type { Choices, Chosen, SampledRow, Sampler } from "./sampler.ts";
 
 /** Limits of a loop. */
 export interface LoopOptions {
@@ -17,6 +17,19 @@ export interface LoopRequest {
   readonly maxTokens: number;
   readonly endTokens: readonly number[];
   readonly priority: number;
+}
+
+/** A token that a step gives: the job's, at that place. */
+interface Row {
+  readonly job: Job;
+  readonly place: number;
+}
+
+/** A step that the device has, and whose tokens are not known yet. */
+interface Queued {
+  readonly jobs: readonly Job[];
+  readonly rows: readonly Row[];
+  readonly choices: Choices;
 }
 
 /** Runs steps while there are requests: schedules, launches, waits, and hands out the tokens. */
@@ -47,7 +60,9 @@ export class StepLoop {
   /** Takes a request. Errors: OptionError for one that the pages cannot hold. */
   add({ generation, maxTokens, endTokens, priority }: LoopRequest): void {
     const { id, prompt } = generation;
-    this.scheduler.add({ id, prompt, maxTokens, endTokens, priority }, now());
+    const waitsForTokens = generation.grammar !== undefined;
+    const request = { id, prompt, maxTokens, endTokens, priority, waitsForTokens };
+    this.scheduler.add(request, now());
     this.#generations.set(id, generation);
     if (!this.#runs) this.#resting = this.#run();
   }
@@ -68,14 +83,19 @@ export class StepLoop {
     this.scheduler[Symbol.dispose]();
   }
 
+  /** While the device runs a step, the next one is scheduled and queued behind it. */
   async #run(): Promise<void> {
     this.#runs = true;
+    let running: Queued | undefined;
     try {
       while (!this.#stopped) {
         const step = this.scheduler.step(now());
-        if (step === null) return;
-        await this.#runStep(step);
+        const next = step === null ? undefined : this.#queue(step);
+        if (running !== undefined) await this.#settle(running);
+        else if (step === null) return;
+        running = next;
       }
+      await running?.choices.read().catch(() => {});
     } catch (error) {
       // Not even the step was given back: whoever waits gets the reason.
       for (const generation of [...this.#generations.values()]) this.abort(generation, error);
@@ -84,32 +104,49 @@ export class StepLoop {
     }
   }
 
-  /** A step that fails ends the requests in it, and no others. */
-  async #runStep(step: Step): Promise<void> {
-    let chosen: Chosen[];
+  /** Queues a step. One that cannot be queued ends the requests in it, and no others. */
+  #queue(step: Step): Queued | undefined {
+    const rows = step.sampled.map((job) => ({ job, place: job.length }));
     try {
       this.#launch(step);
-      chosen = await this.#sampler.sample(this.#rowsOf(step));
+      const choices = this.#sampler.queue(this.#rowsOf(step));
+      const queued = { jobs: step.jobs.slice(), rows, choices };
+      this.scheduler.advance(step);
+      this.steps++;
+      return queued;
     } catch (error) {
       this.scheduler.rollback(step);
-      for (const { id } of step.jobs.slice()) {
-        const generation = this.#generations.get(id);
-        if (generation !== undefined) this.abort(generation, error);
-      }
-      return;
+      this.#abortAll(step.jobs.slice(), error);
+      return undefined;
     }
-    const sampled = step.sampled.slice();
-    const tokens = chosen.map(({ token }) => token);
-    this.scheduler.advance(step, tokens);
-    this.steps++;
-    sampled.forEach((job, row) => {
+  }
+
+  /** Waits for a step and hands out its tokens. */
+  async #settle({ jobs, rows, choices }: Queued): Promise<void> {
+    let chosen: Chosen[];
+    try {
+      chosen = await choices.read();
+    } catch (error) {
+      return this.#abortAll(jobs, error);
+    }
+    rows.forEach((row, i) => {
+      const generation = this.#generations.get(row.job.id);
+      // It may have left since, or have ended before this token.
+      if (generation === undefined) return;
       try {
-        this.#hand(job, chosen[row]);
+        this.#hand(generation, row, chosen[i]);
       } catch (error) {
         // What one request makes of its token is nobody else's affair.
-        this.abort(this.#generations.get(job.id)!, error);
+        this.abort(generation, error);
       }
     });
+  }
+
+  #abortAll(jobs: readonly Job[], failure: unknown): void {
+    for (const { id } of jobs) {
+      const generation = this.#generations.get(id);
+      if (generation !== undefined) this.abort(generation, failure);
+    }
   }
 
   #rowsOf({ sampled }: Step): SampledRow[] {
@@ -130,17 +167,16 @@ export class StepLoop {
     this.#model.forward({ batch, ids, logitRows, wanted: sampled.length });
   }
 
-  #hand(job: Job, { token, logProb, failure }: Chosen): void {
-    const generation = this.#generations.get(job.id);
-    if (generation === undefined) return;
+  #hand(generation: Generation, { job, place }: Row, chosen: Chosen): void {
+    const { token, logProb, failure } = chosen;
     if (failure !== undefined) return this.abort(generation, failure);
     generation.cachedTokens = job.cachedTokens;
-    const ending = job.ending === "end" ? "stop" : job.ending;
-    if (!generation.take(token, ending, logProb)) return;
+    const told = this.scheduler.tell(job, place, token);
+    if (!generation.take(token, told === "end" ? "stop" : told, logProb)) return;
     this.#generations.delete(job.id);
     this.#sampler.forget(generation);
     // A stop string was found, of which the scheduler does not know.
-    if (job.ending === null) this.scheduler.abort(job.id);
+    if (told === null) this.scheduler.abort(job.id);
   }
 }
 

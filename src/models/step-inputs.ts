@@ -27,8 +27,6 @@ export interface StepTokens {
  * step before chose never leave the device.
  */
 export class StepInputs implements Disposable {
-  /** int32 [maxBatch]: the ids that a step chose, for its rows of logits. */
-  readonly chosen: Tensor;
   /** int32 [tokenBudget]: ids of the step's tokens, after {@link gather}. */
   readonly tokens: Tensor;
   /** int32 [tokenBudget]: where the step's tokens stand in their sequences. */
@@ -42,6 +40,8 @@ export class StepInputs implements Disposable {
   /** int32 [tokenBudget]: of each token its place among #ids. */
   readonly #places: Tensor;
   readonly #ring: PinnedRing;
+  /** By row count. */
+  readonly #chosen: Tensor[] = [];
 
   constructor(
     readonly device: Device,
@@ -54,7 +54,6 @@ export class StepInputs implements Disposable {
     this.#block = Tensor.zeros(device, [ints], "i32", "step inputs");
     const part = (from: number, count: number) => this.#block.slice(0, from, from + count);
     const rest = maxBatch + tokenBudget;
-    this.chosen = part(0, maxBatch);
     this.#ids = part(0, rest).reshape(rest, 1);
     this.#places = part(rest, tokenBudget);
     this.positions = part(rest + tokenBudget, tokenBudget);
@@ -79,6 +78,11 @@ export class StepInputs implements Disposable {
       i32[3 * tokenBudget + row] = row < wanted ? logitRows[row] : 0;
     const { stream } = this.device;
     this.#ring.upload(stream, this.#block.address + 4 * maxBatch, ints);
+  }
+
+  /** int32 [rows]: takes the ids that a step chooses for its first rows of logits. */
+  chosenOf(rows: number): Tensor {
+    return (this.#chosen[rows] ??= this.#block.slice(0, 0, rows));
   }
 
   /** Queues the ids of `count` tokens into {@link tokens}, wherever they came from. */

@@ -1,4 +1,6 @@
+import { OptionError } from "../errors.ts";
 import type { Sequence } from "../kv/sequence.ts";
+import { requireInteger } from "../require.ts";
 import type { ServeRequest } from "./request.ts";
 
 /** Why a job ended: its most tokens were out, or one that ends it was, or it was aborted. */
@@ -21,12 +23,16 @@ export class Job {
   readonly promptLength: number;
   /** Its pages while it runs. */
   sequence: Sequence | null = null;
-  /** [0, length) are valid. A new array when it has to grow. */
+  /**
+   * [0, length) are valid, but below 0 the last of them while it is open. A new array when it has
+   * to grow.
+   */
   tokens: Int32Array;
   /** True once aborted in a step under way, with which it ends. */
   aborted = false;
   readonly maxTokens: number;
   readonly #endTokens: readonly number[] | undefined;
+  readonly #waitsForTokens: boolean;
   readonly id: number;
   /** Counts a scheduler's requests as they were added, from 0. */
   readonly order: number;
@@ -51,8 +57,9 @@ export class Job {
     arrivalSeconds: number,
     rankSeconds: number,
   ) {
-    const { id, prompt, endTokens } = request;
+    const { id, prompt, endTokens, waitsForTokens = false } = request;
     this.id = id;
+    this.#waitsForTokens = waitsForTokens;
     this.promptLength = this.length = prompt.length;
     this.maxTokens = maxTokens;
     this.tokens = new Int32Array(prompt.length + Math.min(maxTokens, roomAtFirst));
@@ -68,6 +75,11 @@ export class Job {
     return this.length - this.promptLength;
   }
 
+  /** Whether it sits a step out, since its last token is open. */
+  get waits(): boolean {
+    return this.#waitsForTokens && this.tokens[this.length - 1] < 0;
+  }
+
   /** Whether its turn is before the other's. */
   isBefore(other: Job): boolean {
     return this.rank === other.rank ? this.order < other.order : this.rank < other.rank;
@@ -77,8 +89,27 @@ export class Job {
   push(token: number): Ending | null {
     if (this.length === this.tokens.length) this.#grow();
     this.tokens[this.length++] = token;
-    if (this.#endTokens?.includes(token)) return "end";
+    if (this.endsWith(token)) return "end";
     return this.generated === this.maxTokens ? "length" : null;
+  }
+
+  /**
+   * Puts a token into its open place. Returns whether the job ends with it, and then has no tokens
+   * behind it. Errors: OptionError.
+   */
+  close(place: number, token: number): boolean {
+    requireInteger("token", token, 0, 0x7fffffff);
+    if (!(place < this.length && this.tokens[place] < 0))
+      throw new OptionError("place", place, "that of an open token", "tell each token once.");
+    this.tokens[place] = token;
+    const ends = this.ending !== "abort" && this.endsWith(token);
+    if (ends) this.length = place + 1;
+    return ends;
+  }
+
+  /** Whether a token is one that ends it. */
+  endsWith(token: number): boolean {
+    return this.#endTokens?.includes(token) ?? false;
   }
 
   #grow(): void {

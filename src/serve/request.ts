@@ -13,6 +13,8 @@ export interface ServeRequest {
   readonly endTokens?: readonly number[];
   /** Its level: 0 (default) comes first, each level above it later. */
   readonly priority?: number;
+  /** True: it has no step while a token of it is open. Default false. */
+  readonly waitsForTokens?: boolean;
 }
 
 /** Levels of priority are below this. */

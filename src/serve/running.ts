@@ -28,8 +28,9 @@ export class Running {
   }
 
   /**
-   * Schedules one token of each job that generates, then in order chunks of those that do not yet:
-   * one, or after a rollback all that had started. Returns what is left of `tokens`.
+   * Schedules one token of each job that generates, unless it waits for its last one, then in order
+   * chunks of those that do not yet: one, or after a rollback all that had started. Returns what is
+   * left of `tokens`.
    */
   schedule(tokens: number): number {
     const { jobs } = this;
@@ -38,9 +39,9 @@ export class Running {
     for (let i = 0; i < jobs.length; i++) {
       const job = jobs[i];
       const generates = job.length - job.computed === 1;
-      job.scheduled = generates ? 1 : 0;
-      if (generates) left--;
-      else prompts++;
+      job.scheduled = generates && !job.waits ? 1 : 0;
+      left -= job.scheduled;
+      if (!generates) prompts++;
     }
     for (; prompts > 0 && left > 0; prompts--) {
       const prompt = this.#firstIdle();
@@ -50,13 +51,14 @@ export class Running {
     return left;
   }
 
-  /** Whose turn is first among those without tokens in the step; there is one. */
+  /** Whose turn is first among those with a prompt and no tokens in the step; there is one. */
   #firstIdle(): Job {
     const { jobs } = this;
     let first: Job | undefined;
     for (let i = 0; i < jobs.length; i++) {
       const job = jobs[i];
-      if (job.scheduled === 0 && (first === undefined || job.isBefore(first))) first = job;
+      const isIdle = job.scheduled === 0 && job.length - job.computed > 1;
+      if (isIdle && (first === undefined || job.isBefore(first))) first = job;
     }
     return first!;
   }

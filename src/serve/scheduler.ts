@@ -1,34 +1,17 @@
 import { OptionError } from "../errors.ts";
 import type { Batch, OutOfPages } from "../kv/batch.ts";
 import { PrefixIndex } from "../kv/prefix-index.ts";
-import type { Sequence, SequencePool } from "../kv/sequence.ts";
+import type { SequencePool } from "../kv/sequence.ts";
 import { notWritten } from "../kv/step-checks.ts";
 import { requireInteger } from "../require.ts";
 import { type Ending, Job } from "./job.ts";
+import { idTaken, levelSecondsDefault, type SchedulerOptions } from "./options.ts";
 import { JobQueue } from "./queue.ts";
 import { checkRequest, requireSeconds, type ServeRequest } from "./request.ts";
 import { Room } from "./room.ts";
 import { Running } from "./running.ts";
 import { notAdvanced, replaced, requireTokens, Step } from "./step.ts";
 import { noCounts, PageCounter, type Usage } from "./usage.ts";
-
-/** Limits of a scheduler, and who reserves its steps. */
-export interface SchedulerOptions {
-  /** Most tokens per step. */
-  tokenBudget: number;
-  /** Most requests that run at once. */
-  maxBatch: number;
-  /** Seconds of arrival that one level of priority is worth. Default 10. */
-  levelSeconds?: number;
-  /** Reserves a step of so many tokens in all; absent: the pool does, without padding. */
-  reserve?(
-    sequences: readonly Sequence[],
-    newTokens: Int32Array,
-    tokens: number,
-  ): Batch | OutOfPages;
-}
-
-const levelSecondsDefault = 10;
 
 /**
  * Continuous batching over a pool of pages, as a pure policy: it knows requests, pages and lengths,
@@ -133,14 +116,12 @@ export class Scheduler implements Disposable {
       job.aborted = true;
       return true;
     }
-    if (job.sequence === null) this.#waiting.remove(job);
-    this.#end(job, "abort");
-    this.#running.drop();
+    this.#leave(job, "abort");
     return true;
   }
 
   /**
-   * What to run next, its pages reserved, or null without requests; `advance` follows. Errors:
+   * What to run next, its pages reserved, or null where nothing can; `advance` follows. Errors:
    * OptionError if it did not, OutOfPagesError if others hold pages of the pool so that not even
    * the first in order fits; then no token was lost.
    */
@@ -150,11 +131,11 @@ export class Scheduler implements Disposable {
     const running = this.#running;
     const left = running.schedule(this.#options.tokenBudget);
     this.#start(left, now);
-    if (running.count === 0) return null;
     running.sort(this.index);
     const step = this.#step;
     while (true) {
       step.list(running.jobs);
+      if (step.jobs.length === 0) return null;
       const batch = this.#reserve(step);
       if (batch.ok) {
         step.batch = batch;
@@ -171,12 +152,13 @@ export class Scheduler implements Disposable {
   /**
    * Moves on to after the step, which the device may still run: later steps see its K/V, and its
    * prompts may be shared. `tokens` holds one of each of `step.sampled`, in order; that of an
-   * aborted request is not looked at. Errors: OptionError, PlanError when not every layer of the
-   * cache has appended the step; then it is still under way.
+   * aborted request is not looked at. Without `tokens` they are open, and `~row` of step.sampled
+   * stands for each: `tell` them before the step after the next. Errors: OptionError, PlanError
+   * when not every layer of the cache has appended the step; then it is still under way.
    */
-  advance(step: Step, tokens: ArrayLike<number>): void {
+  advance(step: Step, tokens?: ArrayLike<number>): void {
     this.#requireUnderWay(step);
-    requireTokens(step, tokens);
+    if (tokens !== undefined) requireTokens(step, tokens);
     const { decodeTokens, prefillTokens } = step;
     if (this.#pool.state.writes.step >= 0)
       throw notWritten("the step", decodeTokens + prefillTokens);
@@ -187,7 +169,8 @@ export class Scheduler implements Disposable {
     for (let i = 0; i < jobs.length; i++) {
       const job = jobs[i];
       const isWhole = job.computed + job.scheduled === job.length;
-      const ending = this.#settle(job, isWhole ? tokens[row++] : undefined);
+      const ending = this.#settle(job, isWhole ? (tokens?.[row] ?? ~row) : undefined);
+      if (isWhole) row++;
       if (ending === null) continue;
       this.#end(job, ending);
       ended++;
@@ -195,6 +178,24 @@ export class Scheduler implements Disposable {
     if (ended > 0) this.#running.drop();
     if (prefillTokens > 0 || this.#room.hasWindows) this.#full = false;
     this.#counts.computedTokens += decodeTokens + prefillTokens;
+  }
+
+  /**
+   * Says which token stands in an open place of a job, between steps. Returns why the job ends
+   * there, or null when it goes on; what came behind its end is dropped. Errors: OptionError.
+   */
+  tell(job: Job, place: number, token: number): Ending | null {
+    if (this.#underWay) throw notAdvanced();
+    const { length, ending } = job;
+    if (!job.close(place, token)) return place === length - 1 ? ending : null;
+    this.#counts.generatedTokens -= length - job.length;
+    if (ending === null) this.#leave(job, "end");
+    else {
+      this.#counts.ended[ending]--;
+      this.#counts.ended.end++;
+      job.ending = "end";
+    }
+    return "end";
   }
 
   /**
@@ -263,9 +264,8 @@ export class Scheduler implements Disposable {
   }
 
   #reserve({ sequences, newTokens, decodeTokens, prefillTokens }: Step): Batch | OutOfPages {
-    const { reserve } = this.#options;
-    if (reserve === undefined) return this.#pool.reserve(sequences, newTokens);
-    return reserve(sequences, newTokens, decodeTokens + prefillTokens);
+    const batch = this.#options.reserve?.(sequences, newTokens, decodeTokens + prefillTokens);
+    return batch ?? this.#pool.reserve(sequences, newTokens);
   }
 
   /** Notes a job's tokens of a step and the one that came out; returns why it ends, if it does. */
@@ -297,6 +297,13 @@ export class Scheduler implements Disposable {
     this.index.insert(job.tokens, job.sequence!, job.computed);
   }
 
+  /** Ends a job that waits or runs, between two steps. */
+  #leave(job: Job, ending: Ending): void {
+    if (job.sequence === null) this.#waiting.remove(job);
+    this.#end(job, ending);
+    this.#running.drop();
+  }
+
   #end(job: Job, ending: Ending): void {
     job.sequence?.free();
     job.sequence = null;
@@ -310,9 +317,4 @@ export class Scheduler implements Disposable {
     if (this.#underWay && step === this.#step) return;
     throw new OptionError("step", step, "the one under way", "pass what step returned, once.");
   }
-}
-
-function idTaken(id: number): OptionError {
-  const fix = "number requests on, or wait until that one has ended.";
-  return new OptionError("id", id, "of no request that waits or runs", fix);
 }

@@ -112,6 +112,18 @@ describe("greedy tokens are those of a recompute in f64", () => {
 
 const sampling = { temperature: 0 };
 
+test("a step is queued before the tokens of the one before it are known", async () => {
+  await using engine = await Engine.load(path);
+  const steps: number[] = [];
+  const options = { tokens: prompts[0], maxTokens: 5, ignoreEnd: true, sampling };
+  for await (const { token } of engine.generate(options)) {
+    expect(token).toBe(expected[0].tokens[steps.length]);
+    steps.push(engine.stats().steps);
+  }
+  // When a token is read, one step runs and the next is queued; the last token has none behind it.
+  expect(steps).toEqual([3, 4, 5, 5, 5]);
+});
+
 describe("requests end", () => {
   test("by a stop string, which the text does not hold", async () => {
     await using engine = await Engine.load(path);

@@ -3,7 +3,8 @@ import { OptionError, OutOfPagesError, PlanError } from "../../src/errors.ts";
 import type { Batch } from "../../src/kv/batch.ts";
 import { SequencePool } from "../../src/kv/sequence.ts";
 import type { ServeRequest } from "../../src/serve/request.ts";
-import { Scheduler, type SchedulerOptions } from "../../src/serve/scheduler.ts";
+import type { SchedulerOptions } from "../../src/serve/options.ts";
+import { Scheduler } from "../../src/serve/scheduler.ts";
 import { poolOf, stepOf } from "./support.ts";
 
 const options = { tokenBudget: 16, maxBatch: 2 };

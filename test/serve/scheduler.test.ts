@@ -1,7 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import type { Job } from "../../src/serve/job.ts";
 import type { ServeRequest } from "../../src/serve/request.ts";
-import { Scheduler, type SchedulerOptions } from "../../src/serve/scheduler.ts";
+import type { SchedulerOptions } from "../../src/serve/options.ts";
+import { Scheduler } from "../../src/serve/scheduler.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 import { poolOf, promptOf } from "./support.ts";
 
