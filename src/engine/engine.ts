@@ -5,6 +5,7 @@ import type { DeviceKind } from "../device/open.ts";
 import { FlashbunError, OptionError } from "../errors.ts";
 import { Model } from "../models/model.ts";
 import { checkOptions, flag, integer, oneOf, type OptionSchemas } from "../options.ts";
+import { drawPlan } from "../plan/draw.ts";
 import { requireInteger } from "../require.ts";
 import { counted, showAsText } from "../shown.ts";
 import type { ChatTemplate } from "../text/chat-template.ts";
@@ -14,6 +15,7 @@ import { openCheckpoint } from "../weights/open.ts";
 import { randomCheckpoint } from "../weights/random.ts";
 import { GrammarState } from "../grammar/grammar.ts";
 import { Grammars } from "./grammars.ts";
+import { type EngineLive, Live } from "./live.ts";
 import { Prompts } from "./prompts.ts";
 import { type AnswerParts, type GenerateOptions, generateSchemas, Generation } from "./request.ts";
 import { samplingFor } from "./sampling.ts";
@@ -71,6 +73,7 @@ export class Engine implements AsyncDisposable {
   readonly #checkpoint: Checkpoint;
   readonly #prompts: Prompts;
   readonly #grammars: Grammars;
+  readonly #live: Live;
   #lastId = 0;
   #closed = false;
 
@@ -87,6 +90,7 @@ export class Engine implements AsyncDisposable {
     this.#grammars = new Grammars(prompts.tokenizer, model.shape.vocabulary);
     this.#sampler = new Sampler(model, limits.maxBatch);
     this.#loop = new StepLoop(model, this.#sampler, limits);
+    this.#live = new Live(this.#loop.scheduler, model.cache.pool);
   }
 
   get tokenizer(): Tokenizer {
@@ -192,6 +196,17 @@ export class Engine implements AsyncDisposable {
   /** What it does at the moment. */
   stats(): EngineStats {
     return statsOf(this.#loop.scheduler.usage(), this.#loop.steps);
+  }
+
+  /** Who runs with how many tokens, and who holds which page, at the moment. */
+  live(): EngineLive {
+    return this.#live.now();
+  }
+
+  /** @internal The plan of the last step as an SVG document; undefined before the first. */
+  planDrawing(): string | undefined {
+    const plan = this.model.lastPlan;
+    return plan && drawPlan(plan, { processors: this.device.processors, width: 460 });
   }
 
   /** @internal What console.log and JSON show. */

@@ -14,6 +14,7 @@ export type {
 export type { Tool, ToolChoice } from "./tool-options.ts";
 export type { JsonSchema } from "../grammar/json-schema.ts";
 export type { ToolCallPiece } from "../text/tool-calls.ts";
+export type { EngineLive, LiveRequest } from "./live.ts";
 export { SamplingError } from "./sampler.ts";
 export type { SamplingOptions } from "./sampling.ts";
 export type { EngineStats } from "./stats.ts";

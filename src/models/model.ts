@@ -39,6 +39,8 @@ interface Parts {
 
 /** A model on a device: its weights, its cache and attention, and the buffers of its steps. */
 export class Model implements AsyncDisposable {
+  #lastAttention: Attention | undefined;
+
   private constructor(
     readonly device: Device,
     readonly shape: DecoderShape,
@@ -86,6 +88,11 @@ export class Model implements AsyncDisposable {
     return new Model(device, shape, kit, parts, graphs, family, source, weights, made.move());
   }
 
+  /** The plan of the last step, of the first kind of attention. */
+  get lastPlan() {
+    return this.#lastAttention?.lastPlan;
+  }
+
   /** Bytes of its weights on the device. */
   get weightBytes(): number {
     return this.source.bytes;
@@ -107,6 +114,7 @@ export class Model implements AsyncDisposable {
     const graphed = this.graphs.takes(batch, wanted);
     const { attention, graphAttention } = this.parts;
     for (const each of graphed ? graphAttention : attention) each.plan(batch);
+    this.#lastAttention = (graphed ? graphAttention : attention)[0];
     this.kit.inputs.write(step);
     this.kit.begin(batch, graphed ? batch.paddedTokens : wanted, graphed);
     const queue = () => this.family.forward(this.kit, this.weights);

@@ -1,4 +1,5 @@
 import type { Engine } from "../engine/engine.ts";
+import type { Latencies } from "./latencies.ts";
 import type { ToolCallPiece } from "../text/tool-calls.ts";
 import type { GeneratedToken, GenerateOptions, Generation } from "../engine/request.ts";
 
@@ -38,7 +39,12 @@ export class Answers {
   readonly #generations: readonly Generation[];
 
   /** Starts them; a seed goes up by one from answer to answer. Errors: as Engine.generate. */
-  constructor(engine: Engine, options: GenerateOptions, count: number) {
+  constructor(
+    engine: Engine,
+    options: GenerateOptions,
+    count: number,
+    private readonly latencies: Latencies,
+  ) {
     const { sampling } = options;
     const generations: Generation[] = [];
     try {
@@ -56,6 +62,7 @@ export class Answers {
 
   /** Their pieces as they come; leaving early aborts those that run. */
   async *pieces(): AsyncGenerator<AnswerPiece, void> {
+    const told = this.#generations.map(() => this.latencies.answer());
     const readers = this.#generations.map((generation) => generation[Symbol.asyncIterator]());
     const next = async (index: number) => ({ index, result: await readers[index].next() });
     // Tokens within a character wait for its last one.
@@ -75,6 +82,7 @@ export class Answers {
         const { finishReason } = this.#generations[index];
         if (!result.done) {
           ask(index);
+          told[index]();
           const { text, calls = [] } = result.value;
           held[index].push(result.value);
           if (calls.length > 0) called.add(index);

@@ -8,6 +8,7 @@ import { generateOptionsOf, type GenerationFields, generationSchemas, orNull } f
 import { chatForm, type Form, textForm } from "./forms.ts";
 import { bodyError, errorEvent, HttpError } from "./http-errors.ts";
 import { asTexts } from "./messages.ts";
+import type { Latencies } from "./latencies.ts";
 import { logprobsOf } from "./logprobs.ts";
 import { eventStream } from "./sse.ts";
 import { type AnswerFields, answerOptionsOf, answerSchemas } from "./tools.ts";
@@ -52,6 +53,7 @@ export interface Asked {
   /** Aborted when the client leaves. */
   readonly signal: AbortSignal;
   readonly visit: Visit;
+  readonly latencies: Latencies;
 }
 
 /** Answers a body of `/v1/chat/completions`. Errors: HttpError. */
@@ -97,7 +99,7 @@ function checked<T>(body: unknown, schemas: OptionSchemas, required: string): T 
 
 /** @param tokensAtFirst most tokens where the body does not say; absent: what there is room for */
 async function complete(
-  { engine, model, signal, visit }: Asked,
+  { engine, model, signal, visit, latencies }: Asked,
   form: Form,
   fields: GenerationFields,
   given: GenerateOptions,
@@ -110,7 +112,7 @@ async function complete(
   try {
     const tokens = engine.encode(given);
     const maxTokens = Math.min(tokensAtFirst, engine.roomFor(tokens.length));
-    answers = new Answers(engine, { maxTokens, ...options, tokens, signal }, count);
+    answers = new Answers(engine, { maxTokens, ...options, tokens, signal }, count, latencies);
   } catch (error) {
     throw bodyError(error);
   }

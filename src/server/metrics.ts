@@ -1,9 +1,11 @@
 import { Counter, Gauge, Registry } from "prom-client";
 import type { Engine } from "../engine/engine.ts";
+import { Latencies } from "./latencies.ts";
 
 /** Prometheus metrics of an engine, read from its stats when they are asked for. */
 export class Metrics {
   readonly #registry = new Registry();
+  readonly latencies = new Latencies(this.#registry);
 
   constructor(engine: Engine) {
     const registers = [this.#registry];

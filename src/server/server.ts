@@ -7,6 +7,7 @@ import { jsonBody } from "./body.ts";
 import { type Asked, chatCompletion, textCompletion } from "./completions.ts";
 import { errorResponse, HttpError } from "./http-errors.ts";
 import { Metrics } from "./metrics.ts";
+import { pageFile } from "./page.ts";
 import { type Visit, Visits } from "./visits.ts";
 
 /** Where a server listens, and what it allows. */
@@ -114,7 +115,7 @@ export class ApiServer {
   async #route(request: Request, path: string, visit: Visit): Promise<Response> {
     const { method } = request;
     const own = `/v1/models/${encodeURIComponent(this.#options.model)}`;
-    const get = path === own ? () => Response.json(this.#described()) : this.#gets[path];
+    const get = path === own ? () => Response.json(this.#described()) : this.#getOf(path);
     const isGet = get !== undefined;
     const handler = get ?? this.#posts[path];
     if (handler === undefined) throw new HttpError(404, "not_found_error", `there is no ${path}`);
@@ -124,10 +125,15 @@ export class ApiServer {
       throw new HttpError(405, "invalid_request_error", message, null, { allow: allowed });
     }
     requireOwnOrigin(request);
-    if (path.startsWith("/v1/")) this.#requireKey(request);
+    if (path.startsWith("/v1/") || path.startsWith("/live")) this.#requireKey(request);
     // Room is taken before the body comes: while it does, others ask too.
     if (!isGet) visit.admit(1);
     return await handler(request, visit);
+  }
+
+  #getOf(path: string): Handler | undefined {
+    const file = pageFile(path);
+    return file === undefined ? this.#gets[path] : () => file;
   }
 
   readonly #gets: Readonly<Record<string, Handler>> = {
@@ -136,6 +142,8 @@ export class ApiServer {
       this.#visits.closing
         ? Response.json({ status: "draining" }, { status: 503 })
         : Response.json({ status: "ok" }),
+    "/live": () => Response.json(this.#live()),
+    "/live/plan.svg": () => this.#plan(),
     "/metrics": async () => {
       const { contentType } = this.#metrics;
       return new Response(await this.#metrics.text(), { headers: { "content-type": contentType } });
@@ -146,6 +154,18 @@ export class ApiServer {
     "/v1/chat/completions": (request, visit) => this.#complete(request, visit, chatCompletion),
     "/v1/completions": (request, visit) => this.#complete(request, visit, textCompletion),
   };
+
+  #live(): object {
+    const { model } = this.#options;
+    const latencies = this.#metrics.latencies.summary();
+    return { model, stats: this.#engine.stats(), latencies, ...this.#engine.live() };
+  }
+
+  #plan(): Response {
+    const drawing = this.#engine.planDrawing();
+    if (drawing === undefined) return new Response(null, { status: 204 });
+    return new Response(drawing, { headers: { "content-type": "image/svg+xml" } });
+  }
 
   async #complete(
     request: Request,
@@ -162,7 +182,8 @@ export class ApiServer {
       throw new HttpError(404, "not_found_error", message, "model");
     }
     const { signal } = request;
-    return await complete({ engine: this.#engine, model, signal, visit }, body);
+    const { latencies } = this.#metrics;
+    return await complete({ engine: this.#engine, model, signal, visit, latencies }, body);
   }
 
   #described(): object {

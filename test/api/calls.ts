@@ -102,6 +102,7 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
     },
   ],
   "Engine#stats": none,
+  "Engine#live": none,
   "Engine#tokenizer": none,
   "Engine#chatTemplate": none,
   "Engine#summary": none,
