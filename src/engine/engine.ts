@@ -30,14 +30,19 @@ export interface EngineOptions {
   device?: DeviceKind | "auto";
   /** Of weights that are not quantised, and of activations; default f32 on the CPU, else bf16. */
   dtype?: "f32" | "f16" | "bf16";
-  /** Pages of the KV cache; default: the context twice over, in at most 0.4 of free memory. */
+  /**
+   * Pages of the KV cache. Default: on the CPU for two contexts, in at most 0.4 of free memory; on
+   * a GPU for as many as there are requests, in at most 0.8.
+   */
   pages?: number;
   /** Tokens per page; default 16. */
   pageSize?: number;
-  /** Most tokens per step; default 512. */
+  /** Most tokens per step; default 512, on a GPU 2048. */
   tokenBudget?: number;
-  /** Most requests that run at once; default 64. */
+  /** Most requests that run at once; default 64, on a GPU 256. */
   maxBatch?: number;
+  /** Reads a prefix that requests share once for all of them, where that pays; default true. */
+  cascade?: boolean;
   /**
    * True, for measuring: the path is a shape such as "llama-8b", or a config.json, and weights are
    * random. Nothing but its length ends an answer then. Default false.
@@ -56,8 +61,15 @@ const engineSchemas: OptionSchemas = {
   pageSize: integer(1, 4096),
   tokenBudget: integer(1, 1 << 20),
   maxBatch: integer(1, 1 << 16),
+  cascade: flag,
   randomWeights: flag,
 };
+
+/** What is not given, by the device. */
+const defaults = {
+  cpu: { dtype: "f32", tokenBudget: 512, maxBatch: 64 },
+  cuda: { dtype: "bf16", tokenBudget: 2048, maxBatch: 256 },
+} as const;
 
 /** The engine was closed while a request ran. */
 export class EngineClosedError extends FlashbunError {
@@ -108,8 +120,7 @@ export class Engine implements AsyncDisposable {
    */
   static async load(path: string, options: EngineOptions = {}): Promise<Engine> {
     checkOptions("options", engineSchemas, [], options);
-    const { device: kind = "cpu", pageSize = 16, tokenBudget = 512, maxBatch = 64 } = options;
-    requireInteger("maxBatch", maxBatch, 1, tokenBudget);
+    const { device: kind = "cpu", pageSize = 16, cascade = true } = options;
     const checkpoint = options.randomWeights ? randomCheckpoint(path) : openCheckpoint(path);
     const prompts = new Prompts(checkpoint);
     await using made = new AsyncDisposableStack();
@@ -117,11 +128,13 @@ export class Engine implements AsyncDisposable {
     const isFree = kind === "cpu" && !process.env["FLASHBUN_THREADS"];
     const threads = isFree ? { threads: availableParallelism() } : {};
     const device = made.use(await Device.open(kind, threads));
-    const { dtype = device.kind === "cpu" ? "f32" : "bf16" } = options;
-    const { pages } = options;
+    const usual = defaults[device.kind];
+    const { dtype = usual.dtype, tokenBudget = usual.tokenBudget, pages } = options;
+    const { maxBatch = Math.min(usual.maxBatch, tokenBudget) } = options;
+    requireInteger("maxBatch", maxBatch, 1, tokenBudget);
     const limits = { tokenBudget, maxBatch };
     const model = made.use(
-      await Model.load(device, checkpoint, { dtype, pages, pageSize, ...limits }),
+      await Model.load(device, checkpoint, { dtype, pages, pageSize, cascade, ...limits }),
     );
     const engine = new Engine(device, model, prompts, checkpoint, limits);
     made.move();
@@ -195,7 +208,7 @@ export class Engine implements AsyncDisposable {
 
   /** What it does at the moment. */
   stats(): EngineStats {
-    return statsOf(this.#loop.scheduler.usage(), this.#loop.steps);
+    return statsOf(this.#loop.scheduler.usage(), this.#loop.counts);
   }
 
   /** Who runs with how many tokens, and who holds which page, at the moment. */

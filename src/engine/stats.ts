@@ -16,10 +16,20 @@ export interface EngineStats {
   readonly generatedTokens: number;
   readonly preemptions: number;
   readonly steps: number;
+  /** Seconds in which requests ran, and those of them that this thread worked on steps. */
+  readonly busySeconds: number;
+  readonly hostSeconds: number;
 }
 
-/** The snapshot of a scheduler after so many steps. */
-export function statsOf(usage: Usage, steps: number): EngineStats {
+/** What a loop has counted. */
+export interface LoopCounts {
+  steps: number;
+  busySeconds: number;
+  hostSeconds: number;
+}
+
+/** The snapshot of a scheduler and its loop. */
+export function statsOf(usage: Usage, counts: LoopCounts): EngineStats {
   const { waiting, running, promptTokens, cachedTokens, generatedTokens, preemptions } = usage;
   let pages = 0;
   let pagesUsed = 0;
@@ -37,6 +47,6 @@ export function statsOf(usage: Usage, steps: number): EngineStats {
     cachedTokens,
     generatedTokens,
     preemptions,
-    steps,
+    ...counts,
   };
 }

@@ -3,6 +3,7 @@ import { Scheduler } from "../serve/scheduler.ts";
 import type { Step } from "../serve/step.ts";
 import type { Model } from "../models/model.ts";
 import type { Generation } from "./request.ts";
+import type { LoopCounts } from "./stats.ts";
 import type { Choices, Chosen, SampledRow, Sampler } from "./sampler.ts";
 
 /** Limits of a loop. */
@@ -43,8 +44,7 @@ export class StepLoop {
   #resting: Promise<void> = Promise.resolve();
   #runs = false;
   #stopped = false;
-  /** Steps that were run. */
-  steps = 0;
+  readonly counts: LoopCounts = { steps: 0, busySeconds: 0, hostSeconds: 0 };
 
   constructor(model: Model, sampler: Sampler, { tokenBudget, maxBatch }: LoopOptions) {
     this.#model = model;
@@ -89,11 +89,14 @@ export class StepLoop {
     let running: Queued | undefined;
     try {
       while (!this.#stopped) {
-        const step = this.scheduler.step(now());
+        const began = now();
+        const step = this.scheduler.step(began);
         const next = step === null ? undefined : this.#queue(step);
+        this.counts.hostSeconds += now() - began;
         if (running !== undefined) await this.#settle(running);
         else if (step === null) return;
         running = next;
+        this.counts.busySeconds += now() - began;
       }
       await running?.choices.read().catch(() => {});
     } catch (error) {
@@ -112,7 +115,7 @@ export class StepLoop {
       const choices = this.#sampler.queue(this.#rowsOf(step));
       const queued = { jobs: step.jobs.slice(), rows, choices };
       this.scheduler.advance(step);
-      this.steps++;
+      this.counts.steps++;
       return queued;
     } catch (error) {
       this.scheduler.rollback(step);
@@ -129,6 +132,7 @@ export class StepLoop {
     } catch (error) {
       return this.#abortAll(jobs, error);
     }
+    const began = now();
     rows.forEach((row, i) => {
       const generation = this.#generations.get(row.job.id);
       // It may have left since, or have ended before this token.
@@ -140,6 +144,7 @@ export class StepLoop {
         this.abort(generation, error);
       }
     });
+    this.counts.hostSeconds += now() - began;
   }
 
   #abortAll(jobs: readonly Job[], failure: unknown): void {
@@ -163,8 +168,8 @@ export class StepLoop {
       ids.set(tokens.subarray(computed, computed + scheduled), count);
       count += scheduled;
     }
-    const { batch, logitRows, sampled } = step;
-    this.#model.forward({ batch, ids, logitRows, wanted: sampled.length });
+    const { batch, sequences, logitRows, sampled } = step;
+    this.#model.forward({ batch, sequences, ids, logitRows, wanted: sampled.length });
   }
 
   #hand(generation: Generation, { job, place }: Row, chosen: Chosen): void {

@@ -3,6 +3,7 @@ import { Attention } from "../attention/attention.ts";
 import type { AttentionOptions } from "../attention/options.ts";
 import { PagedCache } from "../cache/paged-cache.ts";
 import type { Device } from "../device/device.ts";
+import type { WorthSharing } from "../kv/share-prefixes.ts";
 import type { Sequence } from "../kv/sequence.ts";
 import { Rope } from "../ops/rope.ts";
 import { type DType, dtypeBytes } from "../tensor/dtype.ts";
@@ -20,12 +21,14 @@ import { WeightSource } from "./weight-source.ts";
 /** How much of a device a model takes. */
 export interface ModelOptions {
   readonly dtype: DType;
-  /** Default: the model's context twice over, in at most 0.4 of the memory that is free. */
+  /** Default: what the requests can fill, in a share of the memory that is free. */
   readonly pages: number | undefined;
   /** Tokens per page. */
   readonly pageSize: number;
   readonly tokenBudget: number;
   readonly maxBatch: number;
+  /** Whether a prefix that requests share is read once for all of them, where that pays. */
+  readonly cascade: boolean;
 }
 
 /** Tables of angles, which are computed here, and a head beside an embedding that it is tied to. */
@@ -35,6 +38,8 @@ interface Parts {
   readonly cache: PagedCache;
   readonly attention: readonly Attention[];
   readonly graphAttention: readonly Attention[];
+  /** Absent: prefixes are not levels of their own. */
+  readonly worthSharing: WorthSharing | undefined;
 }
 
 /** A model on a device: its weights, its cache and attention, and the buffers of its steps. */
@@ -83,7 +88,10 @@ export class Model implements AsyncDisposable {
             graph: { ...graph, buckets: graphs.sizes },
           });
     const ropes = shape.attention.map(({ rope }) => made.use(Rope.create(device, headDim, rope)));
-    const parts = { cache, attention, graphAttention, ropes };
+    // Windows pass prefixes at times of their own.
+    const cascades = options.cascade && groups.every(({ windowLeft }) => windowLeft < 0);
+    const worthSharing = cascades ? attention[0].worthSharing : undefined;
+    const parts = { cache, attention, graphAttention, ropes, worthSharing };
     const kit = made.use(new Kit({ shape, dtype, ...parts, tokenBudget, maxBatch }));
     return new Model(device, shape, kit, parts, graphs, family, source, weights, made.move());
   }
@@ -110,7 +118,9 @@ export class Model implements AsyncDisposable {
 
   /** Queues a step; its logits lie in the kit. */
   forward(step: StepTokens): void {
-    const { batch, wanted } = step;
+    const { batch, sequences, wanted } = step;
+    const { cache, worthSharing } = this.parts;
+    if (worthSharing !== undefined) cache.sharePrefixes(batch, sequences, worthSharing);
     const graphed = this.graphs.takes(batch, wanted);
     const { attention, graphAttention } = this.parts;
     for (const each of graphed ? graphAttention : attention) each.plan(batch);
@@ -161,13 +171,18 @@ function groupsOf({ layers, attention, attentionOf }: DecoderShape, pages: numbe
   return [...byWindow].map(([windowLeft, group]) => ({ layers: group, pages, windowLeft }));
 }
 
-const memoryShare = 0.4;
+/** Of free memory: on the CPU others want some, too. */
+const memoryShare = { cpu: 0.4, cuda: 0.8 };
 
-function pagesFor(device: Device, shape: DecoderShape, { dtype, pageSize }: ModelOptions): number {
+/** As many as all requests can fill, on the CPU two contexts, in a share of the memory. */
+function pagesFor(device: Device, shape: DecoderShape, options: ModelOptions): number {
   const { layers, kvHeads, headDim, contextTokens } = shape;
+  const { dtype, pageSize, maxBatch } = options;
+  const { kind } = device;
   const tokenBytes = 2 * layers * kvHeads * headDim * dtypeBytes(dtype);
   const { totalBytes } = device.properties;
-  const free = device.kind === "cpu" ? freemem() : totalBytes - device.memoryStats().usedBytes;
-  const tokens = Math.min(2 * contextTokens, (memoryShare * free) / tokenBytes);
+  const free = kind === "cpu" ? freemem() : totalBytes - device.memoryStats().usedBytes;
+  const contexts = kind === "cpu" ? 2 : maxBatch;
+  const tokens = Math.min(contexts * contextTokens, (memoryShare[kind] * free) / tokenBytes);
   return Math.max(1, Math.floor(tokens / pageSize));
 }

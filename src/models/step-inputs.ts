@@ -1,6 +1,7 @@
 import type { Device } from "../device/device.ts";
 import { PinnedRing } from "../device/ring.ts";
 import type { Batch } from "../kv/batch.ts";
+import type { Sequence } from "../kv/sequence.ts";
 import { copyRows } from "../ops/copy-rows.ts";
 import { Tensor } from "../tensor/tensor.ts";
 
@@ -13,6 +14,8 @@ interface Limits {
 /** A step as its kernels want to know it. */
 export interface StepTokens {
   readonly batch: Batch;
+  /** Those of the batch, best with such that begin alike side by side. */
+  readonly sequences: readonly Sequence[];
   /** Ids of the batch's tokens; ~row is the one that the step before chose for that row. */
   readonly ids: Int32Array;
   /** Of each row whose logits are wanted, its token of the batch. */

@@ -91,7 +91,7 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
   "ChatTemplate#render": () => [{ messages: [{ role: "user", content: "hello" }], tools: [] }],
   "Engine.load": ({ model }) => [
     model.path,
-    { pages: 8, pageSize: 4, tokenBudget: 8, maxBatch: 2, randomWeights: false },
+    { pages: 8, pageSize: 4, tokenBudget: 8, maxBatch: 2, cascade: true, randomWeights: false },
   ],
   "Engine#generate": () => [
     {

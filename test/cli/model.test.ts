@@ -78,3 +78,52 @@ describe("what is wrong is said in a line", () => {
     expect(got.code).toBe(code);
   });
 });
+
+test("bench prints figures of a closed loop and of arrivals, and writes them", async () => {
+  const json = join(folder, "bench.json");
+  const lengths = ["--prompt-tokens", "4-8", "--output-tokens", "5", "--warm-up", "2"];
+  const load = ["bench", model, "--requests", "6", ...lengths, "--json", json];
+  for (const how of [
+    ["--clients", "3"],
+    ["--rate", "50"],
+    ["--samples", "3"],
+  ]) {
+    const said = await flashbun(...load, ...how);
+    expect(said.code).toBe(0);
+    expect(said.out).toMatch(/time between tokens +[\d.]+ ms p50, [\d.]+ ms p99\n/);
+    const answers = how[0] === "--samples" ? 18 : 6;
+    const { load: told, ...figures } = JSON.parse(readFileSync(json, "utf8")) as {
+      load: { promptTokens: string };
+      answers: number;
+      outputTokens: number;
+      promptTokens: number;
+      steps: number;
+    };
+    expect([figures.answers, figures.outputTokens]).toEqual([answers, 5 * answers]);
+    expect(figures.promptTokens).toBeGreaterThanOrEqual(4 * answers);
+    expect(figures.promptTokens).toBeLessThanOrEqual(8 * answers);
+    expect(told.promptTokens).toBe("4-8");
+  }
+}, 60_000);
+
+test("bench runs a trace", async () => {
+  const trace = join(folder, "trace.csv");
+  const rows = ["0,5,3", "0.01,900,4", "0.02,7,2"].map((row) => {
+    const [seconds, input, output] = row.split(",");
+    return `2024-05-10 00:00:0${Number(seconds).toFixed(6)},${input},${output}`;
+  });
+  await Bun.write(trace, `TIMESTAMP,ContextTokens,GeneratedTokens\n${rows.join("\n")}\n`);
+  const said = await flashbun(
+    "bench",
+    model,
+    "--trace",
+    trace,
+    "--requests",
+    "3",
+    "--warm-up",
+    "0",
+  );
+  expect(said.err).not.toMatch(/Fix:/);
+  // The second keeps what its context holds.
+  expect(said.out).toMatch(/output tokens +6, /);
+}, 60_000);

@@ -7,9 +7,10 @@ export interface EngineArguments {
   dtype?: "f32" | "f16" | "bf16";
   pages?: number;
   pageSize: number;
-  tokenBudget: number;
-  maxBatch: number;
+  tokenBudget?: number;
+  maxBatch?: number;
   randomWeights?: boolean;
+  cascade: boolean;
   quiet?: boolean;
 }
 
@@ -27,15 +28,17 @@ const builtIn = "smollm2";
 
 /** Opens a model by its path, or the built-in one by its name, and says so. */
 export async function openEngine(model: string, options: EngineArguments): Promise<Engine> {
-  const { device, dtype, pages, pageSize, tokenBudget, maxBatch, randomWeights, quiet } = options;
+  const { device, dtype, pages, pageSize, tokenBudget, maxBatch, cascade, randomWeights, quiet } =
+    options;
   const say = (text: string) => void (quiet || process.stderr.write(`flashbun: ${text}\n`));
   const path = model === builtIn && !randomWeights ? await fetchSmolLm2(say) : model;
   const started = performance.now();
   const engine = await Engine.load(path, {
     device,
     pageSize,
-    tokenBudget,
-    maxBatch: Math.min(maxBatch, tokenBudget),
+    cascade,
+    ...(tokenBudget !== undefined && { tokenBudget }),
+    ...(maxBatch !== undefined && { maxBatch }),
     ...(dtype && { dtype }),
     ...(randomWeights && { randomWeights }),
     ...(pages !== undefined && { pages }),

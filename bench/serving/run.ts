@@ -1,0 +1,91 @@
+/**
+ * The serving tables of the FlashInfer paper and of issue lists, on the engine: Llama 3.1 8B's
+ * shape with random weights in bf16 on a GPU, SmolLM2 on the CPU.
+ *
+ * Usage: bun run bench:serving [--only <regex>] [--quick] [--json <file>]
+ */
+import { parseArgs } from "node:util";
+import { drive } from "../../src/cli/bench/drive.ts";
+import { type Figures, figuresOf } from "../../src/cli/bench/figures.ts";
+import { lengthsOf } from "../../src/cli/bench/lengths.ts";
+import { generatedLoad } from "../../src/cli/bench/load.ts";
+import { table } from "../../src/cli/table.ts";
+import { Engine, fetchSmolLm2 } from "../../src/engine/index.ts";
+import { type Row, rowsFor } from "./rows.ts";
+
+const { values: options } = parseArgs({
+  options: { only: { type: "string" }, quick: { type: "boolean" }, json: { type: "string" } },
+});
+
+/** The model of the device that is here. */
+async function open(): Promise<Engine> {
+  const probe = await Engine.load("smollm2-135m", {
+    device: "auto",
+    randomWeights: true,
+    pages: 64,
+  });
+  const { kind } = probe.device;
+  await probe[Symbol.asyncDispose]();
+  if (kind === "cpu") return await Engine.load(await fetchSmolLm2());
+  return await Engine.load("llama-8b", { device: "cuda:0", randomWeights: true });
+}
+
+async function measure(engine: Engine, row: Row): Promise<Figures> {
+  const { vocabulary } = engine.model.shape;
+  const { clients, rate, samples = 1 } = row;
+  const requests = options.quick ? Math.ceil(row.requests / 8) : row.requests;
+  const warmUp = Math.min(clients ?? 16, 2 * requests);
+  const load = generatedLoad({
+    requests: requests + warmUp,
+    prompt: lengthsOf("prompt", "prompt", row.prompt),
+    output: lengthsOf("output", "output", row.output),
+    sharedTokens: 0,
+    rate,
+    seed: 1,
+    vocabulary,
+  });
+  const driving = { samples, temperature: 0, signal: new AbortController().signal };
+  const warming = load.slice(0, warmUp).map((request) => ({ ...request, outputTokens: 8 }));
+  await drive(engine, warming, { ...driving, clients: clients ?? 16 });
+  const before = engine.stats();
+  const first = load[warmUp].arrivalSeconds;
+  const measured = load.slice(warmUp).map((request) => {
+    return { ...request, arrivalSeconds: request.arrivalSeconds - first };
+  });
+  const answers = await drive(engine, measured, { ...driving, clients });
+  return figuresOf(answers, before, engine.stats());
+}
+
+const engine = await open();
+process.stdout.write(`${engine.summary()}\n\n`);
+const heads = [
+  "load",
+  "TTFT p50",
+  "p99",
+  "ITL p50",
+  "p99",
+  "out tok/s",
+  "in tok/s",
+  "cached",
+  "host",
+];
+const lines: string[][] = [heads];
+const results: object[] = [];
+for (const row of rowsFor(engine.device.kind)) {
+  if (options.only !== undefined && !new RegExp(options.only).test(row.name)) continue;
+  const figures = await measure(engine, row);
+  const { ttftMs, itlMs, promptTokens, cachedTokens, hostShare } = figures;
+  const ms = (value: number | null) => value?.toFixed(2) ?? "-";
+  const cells = [ttftMs.p50, ttftMs.p99, itlMs.p50, itlMs.p99].map(ms);
+  const rates = [figures.outputTokensPerSecond, figures.promptTokensPerSecond];
+  const shares = [cachedTokens / promptTokens, hostShare].map((x) => `${(100 * x).toFixed(1)} %`);
+  lines.push([row.name, ...cells, ...rates.map((each) => each.toFixed(1)), ...shares]);
+  results.push({ ...row, ...figures });
+  process.stderr.write(`${lines.at(-1)!.join("  ")}\n`);
+}
+process.stdout.write(table(lines));
+if (options.json !== undefined) {
+  const said = { model: engine.summary(), rows: results };
+  await Bun.write(options.json, `${JSON.stringify(said, null, 2)}\n`);
+}
+await engine[Symbol.asyncDispose]();
