@@ -141,6 +141,13 @@ FB_DEVICE void write_values(const fb_attention_params& p, const MergePiece& piec
         piece.token * p.out_stride_token + piece.head * p.out_stride_head + piece.column;
     if (p.out_dtype == FB_F32) {
         *reinterpret_cast<float4*>(p.out + 4 * at) = x;
+    } else if (p.out_dtype == FB_F8E4M3 || p.out_dtype == FB_F8E5M2) {
+        const float unit = out_unit(p);
+        x = make_float4(x.x * unit, x.y * unit, x.z * unit, x.w * unit);
+        const bool wide = p.out_dtype == FB_F8E5M2;
+        const uint32_t low = wide ? pack_e5m2(x.x, x.y) : pack_e4m3(x.x, x.y);
+        const uint32_t high = wide ? pack_e5m2(x.z, x.w) : pack_e4m3(x.z, x.w);
+        *reinterpret_cast<uint32_t*>(p.out + at) = low | high << 16;
     } else {
         const bool half = p.out_dtype == FB_F16;
         const uint32_t low = half ? pack_f16(x.x, x.y) : pack_bf16(x.x, x.y);

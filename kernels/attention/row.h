@@ -6,6 +6,11 @@ FB_DEVICE int32_t read_int(uint64_t array, int64_t index) {
     return reinterpret_cast<const int32_t*>(array)[index];
 }
 
+// What fp8 outputs are multiplied by before they are rounded.
+FB_DEVICE float out_unit(const fb_attention_params& p) {
+    return p.out_scale == 0 ? 1 : 1 / *reinterpret_cast<const float*>(p.out_scale);
+}
+
 // The planned lengths are bounds: beyond them nothing was reserved.
 FB_DEVICE int32_t clamp_length(uint64_t lengths, int32_t request, int32_t planned) {
     if (lengths == 0) return planned;

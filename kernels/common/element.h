@@ -6,9 +6,11 @@
 
 #include "../params/types.h"
 
-// Two f32 rounded to a pair of f16 or bf16.
+// Two f32 rounded to a pair of a type of 16 bits or 8, in the low bits.
 template <int type> FB_DEVICE uint32_t pack_pair(float low, float high) {
-    static_assert(type == FB_F16 || type == FB_BF16, "pairs are of 16-bit types");
+    static_assert(type >= FB_F16 && type <= FB_F8E5M2, "pairs are of 16 or 8 bits");
+    if constexpr (type == FB_F8E4M3) return pack_e4m3(low, high);
+    if constexpr (type == FB_F8E5M2) return pack_e5m2(low, high);
     return type == FB_F16 ? pack_f16(low, high) : pack_bf16(low, high);
 }
 
@@ -70,6 +72,7 @@ template <int type> FB_DEVICE float widen_1(const void* source, int index) {
     return type == FB_F8E4M3 ? e4m3_to_float(byte) : e5m2_to_float(byte);
 }
 
+// Of a type of 16 bits.
 template <int type> FB_DEVICE uint4 round_8(const float (&x)[8]) {
     return make_uint4(pack_pair<type>(x[0], x[1]), pack_pair<type>(x[2], x[3]),
                       pack_pair<type>(x[4], x[5]), pack_pair<type>(x[6], x[7]));

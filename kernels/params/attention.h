@@ -49,6 +49,8 @@ struct fb_attention_params {
     struct fb_plane v;
     struct fb_scale k_scale;
     struct fb_scale v_scale;
+    struct fb_scale q_scale; // of fp8 queries: heads are query heads, tokens the batch's
+    uint64_t out_scale;      // f32: outputs are divided by it, or 0
     uint64_t q;
     uint64_t out;
     uint64_t lse;            // f32 [token, query head], or 0
@@ -118,5 +120,5 @@ struct fb_attention_map_params {
     struct fb_tensor_map v;   // of the layer's values
     struct fb_tensor_map out; // of the run's outputs
     struct fb_attention_params attention;
-    int32_t reserved[4]; // to a multiple of 64 bytes, the alignment of a tensor map
+    int32_t reserved[8]; // to a multiple of 64 bytes, the alignment of a tensor map
 };

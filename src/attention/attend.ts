@@ -21,6 +21,9 @@ export type AttendOptions = Omit<
   sinkLogits?: Tensor;
   /** A bool for each [query, key], or these bits packed as u8, lowest first. */
   maskBits?: Tensor;
+  /** Of fp8 queries, and of fp8 outputs. */
+  qScale?: Tensor | number;
+  outScale?: Tensor | number;
   kScale?: Tensor;
   vScale?: Tensor;
   variantInputs?: VariantInputs;
@@ -60,7 +63,7 @@ export function attend(
   if (typeof options !== "object" || options === null)
     throw new OptionError("options", options, "an object of options", "leave it out for none.");
   const { alibiSlopes, sinkLogits, maskBits, kScale, vScale, variantInputs, ...others } = options;
-  const { stream, out: givenOut, lse: givenLse, ...rest } = others;
+  const { qScale, outScale, stream, out: givenOut, lse: givenLse, ...rest } = others;
   const { device } = q;
   if (givenOut !== undefined) requireTensor("out", givenOut);
   const attention = attentionOf(device, {
@@ -94,6 +97,8 @@ export function attend(
     maskIndptr,
     alibiSlopes,
     sinkLogits,
+    qScale,
+    outScale,
     kScale,
     vScale,
     variantInputs,

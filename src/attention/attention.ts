@@ -171,7 +171,7 @@ export class Attention extends Owner implements AsyncDisposable {
       throw new OptionError("tensors", given, "an object of tensors", "pass { q, out, ... }.");
     this.#requireFresh(given.batch);
     const tensors = plainTensors(this.device, given);
-    const { qScale = 1 } = tensors;
+    const qScale = typeof tensors.qScale === "number" ? tensors.qScale : 1;
     requireNumber("qScale", qScale);
     const plan = this.#plan!;
     const batch = this.#batch!;

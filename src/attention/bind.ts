@@ -11,7 +11,8 @@ import { bindKeysAndValues } from "./bind-keys.ts";
 import type { MappedTensors } from "./families/family.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { denseAddress, requireAligned, rowUnit } from "./tensor-checks.ts";
-import { type PlainTensors, tensorNames } from "./tensors.ts";
+import { bindRowScales } from "./row-scales.ts";
+import { type PlainTensors, tensorNames, tensorOf } from "./tensors.ts";
 
 /**
  * Checks the tensors of a run of up to so many requests and writes them into the parameters;
@@ -28,7 +29,7 @@ export function bindTensors(
   const { queryHeads, headDim, valueDim } = options;
   const { q, out, lse } = tensors;
   for (let i = 0; i < tensorNames.length; i++) {
-    const tensor = tensors[tensorNames[i]];
+    const tensor = tensorOf(tensors[tensorNames[i]]);
     if (tensor === undefined) continue;
     requireTensor(tensorNames[i], tensor);
     tensor.requireOn(device, tensorNames[i]);
@@ -57,6 +58,7 @@ export function bindTensors(
   params.outStrideToken = out.strides[0];
   params.outStrideHead = out.strides[1];
   params.lse = lse === undefined ? 0 : denseAddress("lse", lse, "f32", rows, queryHeads);
+  bindRowScales(params, options, rows, tensors);
   const { k, v } = bindKeysAndValues(params, options, batch, requests, tensors);
   requireDistinct("out", out);
   // A row of queries is read before its output is written, and by nobody else: but for wide rows of

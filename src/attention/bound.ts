@@ -11,7 +11,7 @@ import type { KernelClass } from "./families/family.ts";
 import { keyPositionsOf } from "./key-positions.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { PlanSettings } from "./settings.ts";
-import { type PlainTensors, sameTensors, tensorNames } from "./tensors.ts";
+import { type PlainTensors, sameTensors, tensorNames, tensorOf } from "./tensors.ts";
 import { bindVariant } from "./variant/inputs.ts";
 import type { Workspace } from "./workspace.ts";
 
@@ -170,7 +170,7 @@ export class BoundParams {
       };
     }
     this.#bound = { ...tensors };
-    this.#given = tensorNames.flatMap((name) => tensors[name] ?? []);
+    this.#given = tensorNames.flatMap((name) => tensorOf(tensors[name]) ?? []);
   }
 
   #putLayer({ planes, maps }: LayerPlanes): void {

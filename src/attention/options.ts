@@ -30,11 +30,11 @@ export interface AttentionOptions {
   headDim: number;
   /** Elements of a value head; default headDim. */
   valueDim?: number;
-  /** Dtype of queries: f32, f16 or bf16. */
+  /** Dtype of queries: f32, f16, bf16 or fp8, which qScale multiplies at run. */
   dtype: DType;
   /** Dtype of keys and values; default dtype. */
   kvDtype?: DType;
-  /** Dtype of outputs; default dtype. */
+  /** Dtype of outputs: of fp8, outScale divides them at run. Default dtype, of fp8 queries bf16. */
   outDtype?: DType;
   /** Query at position p sees keys up to p; without positions the mask is bottom-right. */
   causal?: boolean;
@@ -64,7 +64,7 @@ export interface AttentionOptions {
   deviceLengths?: boolean;
   /**
    * kScale or vScale hold a scale for each token, which a GPU's kernels are compiled for; default:
-   * for fp8 keys and values. The CPU takes them either way.
+   * for fp8 keys and values, unless queries are fp8 too. The CPU takes them either way.
    */
   tokenScales?: boolean;
   /**
@@ -85,8 +85,7 @@ export interface AttentionOptions {
   layers?: number;
 }
 
-const floats = ["f32", "f16", "bf16"];
-const kvFloats = [...floats, "f8e4m3", "f8e5m2"];
+const floats = ["f32", "f16", "bf16", "f8e4m3", "f8e5m2"];
 
 /** What each option may be. */
 export const schemas = {
@@ -95,7 +94,7 @@ export const schemas = {
   headDim: { ...integer(8, 576), multipleOf: 8, description: "a multiple of 8 from 8 to 576" },
   valueDim: { ...integer(8, 576), multipleOf: 8, description: "a multiple of 8 from 8 to 576" },
   dtype: oneOf(floats),
-  kvDtype: oneOf(kvFloats),
+  kvDtype: oneOf(floats),
   outDtype: oneOf(floats),
   causal: flag,
   windowLeft: integer(-1),
@@ -160,7 +159,7 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
   const {
     valueDim = headDim,
     kvDtype = dtype,
-    outDtype = dtype,
+    outDtype = isFp8(dtype) ? "bf16" : dtype,
     causal = false,
     windowLeft = -1,
     softCap = 0,
@@ -172,7 +171,7 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     finalize = true,
     batchInvariant = false,
     deviceLengths = false,
-    tokenScales = isFp8(kvDtype),
+    tokenScales = isFp8(kvDtype) && !isFp8(dtype),
     keyPositions = false,
     keyPlane = "key",
     valuePlane = "value",

@@ -49,8 +49,13 @@ export interface RunTensors {
    * keyPositions. From 0 to 2^31 - 2; below 0: its place in the request.
    */
   keyPositions?: Tensor | null;
-  /** Factor of this run's queries, beside the scale of the options or the plan. */
-  qScale?: number;
+  /**
+   * Factor of this run's queries, beside the scale of the options or the plan; of fp8 queries also
+   * f32 [1], [queryHeads], [tokens, queryHeads] or [tokens, 1].
+   */
+  qScale?: Tensor | number | null;
+  /** f32 [1]: fp8 outputs are divided by it before they are rounded. */
+  outScale?: Tensor | number | null;
   /** f32: by which fp8 keys and values are multiplied; a tensor, or one number for all. */
   kScale?: Tensor | number | null;
   vScale?: Tensor | number | null;
@@ -76,7 +81,8 @@ export interface RunTensors {
 export type PlainTensors = Omit<RunTensors, (typeof tensorNames)[number]> & {
   q: Tensor;
   out: Tensor;
-} & { [Name in Exclude<(typeof tensorNames)[number], "q" | "out">]?: Tensor };
+  qScale?: Tensor | number;
+} & { [Name in Exclude<(typeof tensorNames)[number], "q" | "out" | "qScale">]?: Tensor };
 
 const indexNames = [
   "pageTable",
@@ -85,7 +91,7 @@ const indexNames = [
   "queryLengths",
   "maskIndptr",
 ] as const;
-const scaleNames = ["kScale", "vScale"] as const;
+const scaleNames = ["kScale", "vScale", "outScale"] as const;
 
 /** The tensors as kernels take them: themselves, where they are so. Errors: OptionError. */
 export function plainTensors(device: Device, given: RunTensors): PlainTensors {
@@ -108,6 +114,7 @@ function isPlain(t: RunTensors): t is PlainTensors {
     t.lse === null || t.k === null || t.v === null || t.maskBits === null || t.pageTable === null;
   const isNullToo = t.alibiSlopes === null || t.sinkLogits === null || t.maskIndptr === null;
   const isNumber = typeof t.kScale === "number" || typeof t.vScale === "number";
+  if (t.qScale === null || t.outScale === null || typeof t.outScale === "number") return false;
   if (isNull || isNullToo || isNumber || t.kScale === null || t.vScale === null) return false;
   if (t.kvLengths === null || t.queryLengths === null || t.keyPositions === null) return false;
   return (
@@ -128,8 +135,10 @@ export const tensorNames = [
   "v",
   "pageTable",
   "keyPositions",
+  "qScale",
   "kScale",
   "vScale",
+  "outScale",
   "kvLengths",
   "queryLengths",
   "maskBits",
@@ -137,6 +146,11 @@ export const tensorNames = [
   "alibiSlopes",
   "sinkLogits",
 ] as const;
+
+/** What is no number: one becomes part of the run's scale. */
+export function tensorOf(given: Tensor | number | undefined): Tensor | undefined {
+  return typeof given === "number" ? undefined : given;
+}
 
 /** Whether two runs have the same tensors. By name, not in a loop: what each run asks is fast. */
 export function sameTensors(a: PlainTensors, b: PlainTensors): boolean {
@@ -148,6 +162,8 @@ export function sameTensors(a: PlainTensors, b: PlainTensors): boolean {
     a.v === b.v &&
     a.pageTable === b.pageTable &&
     a.keyPositions === b.keyPositions &&
+    tensorOf(a.qScale) === tensorOf(b.qScale) &&
+    a.outScale === b.outScale &&
     a.kScale === b.kScale &&
     a.vScale === b.vScale &&
     a.kvLengths === b.kvLengths &&

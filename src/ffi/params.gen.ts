@@ -423,11 +423,11 @@ export class MergeRecord extends Params {
   }
 }
 
-/** Packs `struct fb_attention_params` (880 bytes). */
+/** Packs `struct fb_attention_params` (928 bytes). */
 export class AttentionParams extends Params {
-  static readonly byteLength = 880;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(880), offset = 0) {
-    super(memory, offset, 880);
+  static readonly byteLength = 928;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(928), offset = 0) {
+    super(memory, offset, 928);
   }
   set kData(value: number) {
     this.write64(0, value);
@@ -537,372 +537,408 @@ export class AttentionParams extends Params {
   get vScaleStrideToken(): number {
     return this.read64(34);
   }
-  set q(value: number) {
+  set qScaleData(value: number) {
     this.write64(36, value);
   }
-  get q(): number {
+  get qScaleData(): number {
     return this.read64(36);
   }
-  set out(value: number) {
+  set qScaleStrideRequest(value: number) {
     this.write64(38, value);
   }
-  get out(): number {
+  get qScaleStrideRequest(): number {
     return this.read64(38);
   }
-  set lse(value: number) {
+  set qScaleStrideHead(value: number) {
     this.write64(40, value);
   }
-  get lse(): number {
+  get qScaleStrideHead(): number {
     return this.read64(40);
   }
-  set qStrideToken(value: number) {
+  set qScaleStridePage(value: number) {
     this.write64(42, value);
   }
-  get qStrideToken(): number {
+  get qScaleStridePage(): number {
     return this.read64(42);
   }
-  set qStrideHead(value: number) {
+  set qScaleStrideToken(value: number) {
     this.write64(44, value);
   }
-  get qStrideHead(): number {
+  get qScaleStrideToken(): number {
     return this.read64(44);
   }
-  set outStrideToken(value: number) {
+  set outScale(value: number) {
     this.write64(46, value);
   }
-  get outStrideToken(): number {
+  get outScale(): number {
     return this.read64(46);
   }
-  set outStrideHead(value: number) {
+  set q(value: number) {
     this.write64(48, value);
   }
-  get outStrideHead(): number {
+  get q(): number {
     return this.read64(48);
   }
-  set pageTable(value: number) {
+  set out(value: number) {
     this.write64(50, value);
   }
-  get pageTable(): number {
+  get out(): number {
     return this.read64(50);
   }
-  set records(value: number) {
+  set lse(value: number) {
     this.write64(52, value);
   }
-  get records(): number {
+  get lse(): number {
     return this.read64(52);
   }
-  set merges(value: number) {
+  set qStrideToken(value: number) {
     this.write64(54, value);
   }
-  get merges(): number {
+  get qStrideToken(): number {
     return this.read64(54);
   }
-  set parts(value: number) {
+  set qStrideHead(value: number) {
     this.write64(56, value);
   }
-  get parts(): number {
+  get qStrideHead(): number {
     return this.read64(56);
   }
-  set columns(value: number) {
+  set outStrideToken(value: number) {
     this.write64(58, value);
   }
-  get columns(): number {
+  get outStrideToken(): number {
     return this.read64(58);
   }
-  set partialOut(value: number) {
+  set outStrideHead(value: number) {
     this.write64(60, value);
   }
-  get partialOut(): number {
+  get outStrideHead(): number {
     return this.read64(60);
   }
-  set partialLse(value: number) {
+  set pageTable(value: number) {
     this.write64(62, value);
   }
-  get partialLse(): number {
+  get pageTable(): number {
     return this.read64(62);
   }
-  set positions(value: number) {
+  set records(value: number) {
     this.write64(64, value);
   }
-  get positions(): number {
+  get records(): number {
     return this.read64(64);
   }
-  set keyPositions(value: number) {
+  set merges(value: number) {
     this.write64(66, value);
   }
-  get keyPositions(): number {
+  get merges(): number {
     return this.read64(66);
   }
-  set tokenRequests(value: number) {
+  set parts(value: number) {
     this.write64(68, value);
   }
-  get tokenRequests(): number {
+  get parts(): number {
     return this.read64(68);
   }
-  set queryIndptr(value: number) {
+  set columns(value: number) {
     this.write64(70, value);
   }
-  get queryIndptr(): number {
+  get columns(): number {
     return this.read64(70);
   }
-  set plannedKvLengths(value: number) {
+  set partialOut(value: number) {
     this.write64(72, value);
   }
-  get plannedKvLengths(): number {
+  get partialOut(): number {
     return this.read64(72);
   }
-  set kvLengths(value: number) {
+  set partialLse(value: number) {
     this.write64(74, value);
   }
-  get kvLengths(): number {
+  get partialLse(): number {
     return this.read64(74);
   }
-  set queryLengths(value: number) {
+  set positions(value: number) {
     this.write64(76, value);
   }
-  get queryLengths(): number {
+  get positions(): number {
     return this.read64(76);
   }
-  set mask(value: number) {
+  set keyPositions(value: number) {
     this.write64(78, value);
   }
-  get mask(): number {
+  get keyPositions(): number {
     return this.read64(78);
   }
-  set maskIndptr(value: number) {
+  set tokenRequests(value: number) {
     this.write64(80, value);
   }
-  get maskIndptr(): number {
+  get tokenRequests(): number {
     return this.read64(80);
   }
-  set maskElements(value: number) {
+  set queryIndptr(value: number) {
     this.write64(82, value);
   }
-  get maskElements(): number {
+  get queryIndptr(): number {
     return this.read64(82);
   }
-  set alibiSlopes(value: number) {
+  set plannedKvLengths(value: number) {
     this.write64(84, value);
   }
-  get alibiSlopes(): number {
+  get plannedKvLengths(): number {
     return this.read64(84);
   }
-  set sinks(value: number) {
+  set kvLengths(value: number) {
     this.write64(86, value);
   }
-  get sinks(): number {
+  get kvLengths(): number {
     return this.read64(86);
   }
-  set ropeRates(value: number) {
+  set queryLengths(value: number) {
     this.write64(88, value);
   }
-  get ropeRates(): number {
+  get queryLengths(): number {
     return this.read64(88);
   }
-  set counters(value: number) {
+  set mask(value: number) {
     this.write64(90, value);
   }
-  get counters(): number {
+  get mask(): number {
     return this.read64(90);
   }
-  set variantProgram(value: number) {
+  set maskIndptr(value: number) {
     this.write64(92, value);
   }
-  get variantProgram(): number {
+  get maskIndptr(): number {
     return this.read64(92);
   }
+  set maskElements(value: number) {
+    this.write64(94, value);
+  }
+  get maskElements(): number {
+    return this.read64(94);
+  }
+  set alibiSlopes(value: number) {
+    this.write64(96, value);
+  }
+  get alibiSlopes(): number {
+    return this.read64(96);
+  }
+  set sinks(value: number) {
+    this.write64(98, value);
+  }
+  get sinks(): number {
+    return this.read64(98);
+  }
+  set ropeRates(value: number) {
+    this.write64(100, value);
+  }
+  get ropeRates(): number {
+    return this.read64(100);
+  }
+  set counters(value: number) {
+    this.write64(102, value);
+  }
+  get counters(): number {
+    return this.read64(102);
+  }
+  set variantProgram(value: number) {
+    this.write64(104, value);
+  }
+  get variantProgram(): number {
+    return this.read64(104);
+  }
   setVariantData(index: number, value: number): void {
-    this.write64(94 + index * 2, value);
+    this.write64(106 + index * 2, value);
   }
   setVariantSizes(index: number, value: number): void {
-    this.i32[110 + index * 1] = value;
+    this.i32[122 + index * 1] = value;
   }
   setVariantStrides(index: number, value: number): void {
-    this.i32[142 + index * 1] = value;
+    this.i32[154 + index * 1] = value;
   }
   setVariantScalars(index: number, value: number): void {
-    this.i32[174 + index * 1] = value;
+    this.i32[186 + index * 1] = value;
   }
   set variantProgramWords(value: number) {
-    this.i32[190] = value;
-  }
-  get variantProgramWords(): number {
-    return this.i32[190]!;
-  }
-  set tableStride(value: number) {
-    this.i32[192] = value;
-  }
-  get tableStride(): number {
-    return this.i32[192]!;
-  }
-  set pageSize(value: number) {
-    this.i32[193] = value;
-  }
-  get pageSize(): number {
-    return this.i32[193]!;
-  }
-  set contiguous(value: number) {
-    this.i32[194] = value;
-  }
-  get contiguous(): number {
-    return this.i32[194]!;
-  }
-  set queryHeads(value: number) {
-    this.i32[195] = value;
-  }
-  get queryHeads(): number {
-    return this.i32[195]!;
-  }
-  set kvHeads(value: number) {
-    this.i32[196] = value;
-  }
-  get kvHeads(): number {
-    return this.i32[196]!;
-  }
-  set keyDim(value: number) {
-    this.i32[197] = value;
-  }
-  get keyDim(): number {
-    return this.i32[197]!;
-  }
-  set valueDim(value: number) {
-    this.i32[198] = value;
-  }
-  get valueDim(): number {
-    return this.i32[198]!;
-  }
-  set qDtype(value: number) {
-    this.i32[199] = value;
-  }
-  get qDtype(): number {
-    return this.i32[199]!;
-  }
-  set kvDtype(value: number) {
-    this.i32[200] = value;
-  }
-  get kvDtype(): number {
-    return this.i32[200]!;
-  }
-  set outDtype(value: number) {
-    this.i32[201] = value;
-  }
-  get outDtype(): number {
-    return this.i32[201]!;
-  }
-  set causal(value: number) {
     this.i32[202] = value;
   }
-  get causal(): number {
+  get variantProgramWords(): number {
     return this.i32[202]!;
   }
-  set windowLeft(value: number) {
-    this.i32[203] = value;
-  }
-  get windowLeft(): number {
-    return this.i32[203]!;
-  }
-  set maskMode(value: number) {
+  set tableStride(value: number) {
     this.i32[204] = value;
   }
-  get maskMode(): number {
+  get tableStride(): number {
     return this.i32[204]!;
   }
-  set maskShift(value: number) {
+  set pageSize(value: number) {
     this.i32[205] = value;
   }
-  get maskShift(): number {
+  get pageSize(): number {
     return this.i32[205]!;
   }
-  set pageCount(value: number) {
+  set contiguous(value: number) {
     this.i32[206] = value;
   }
-  get pageCount(): number {
+  get contiguous(): number {
     return this.i32[206]!;
   }
-  set ropeDim(value: number) {
+  set queryHeads(value: number) {
     this.i32[207] = value;
   }
-  get ropeDim(): number {
+  get queryHeads(): number {
     return this.i32[207]!;
   }
-  set ropeInterleaved(value: number) {
+  set kvHeads(value: number) {
     this.i32[208] = value;
   }
-  get ropeInterleaved(): number {
+  get kvHeads(): number {
     return this.i32[208]!;
   }
-  set ropeFirst(value: number) {
+  set keyDim(value: number) {
     this.i32[209] = value;
   }
-  get ropeFirst(): number {
+  get keyDim(): number {
     return this.i32[209]!;
   }
-  set ropeFactor(value: number) {
-    this.f32[210] = value;
+  set valueDim(value: number) {
+    this.i32[210] = value;
   }
-  get ropeFactor(): number {
-    return this.f32[210]!;
+  get valueDim(): number {
+    return this.i32[210]!;
   }
-  set finalize(value: number) {
+  set qDtype(value: number) {
     this.i32[211] = value;
   }
-  get finalize(): number {
+  get qDtype(): number {
     return this.i32[211]!;
   }
-  set recordCount(value: number) {
+  set kvDtype(value: number) {
     this.i32[212] = value;
   }
-  get recordCount(): number {
+  get kvDtype(): number {
     return this.i32[212]!;
   }
-  set mergeCount(value: number) {
+  set outDtype(value: number) {
     this.i32[213] = value;
   }
-  get mergeCount(): number {
+  get outDtype(): number {
     return this.i32[213]!;
   }
-  set scale(value: number) {
-    this.f32[214] = value;
+  set causal(value: number) {
+    this.i32[214] = value;
   }
-  get scale(): number {
-    return this.f32[214]!;
+  get causal(): number {
+    return this.i32[214]!;
   }
-  set softCap(value: number) {
-    this.f32[215] = value;
+  set windowLeft(value: number) {
+    this.i32[215] = value;
   }
-  get softCap(): number {
-    return this.f32[215]!;
+  get windowLeft(): number {
+    return this.i32[215]!;
   }
-  set lseFactor(value: number) {
-    this.f32[216] = value;
+  set maskMode(value: number) {
+    this.i32[216] = value;
   }
-  get lseFactor(): number {
-    return this.f32[216]!;
+  get maskMode(): number {
+    return this.i32[216]!;
   }
-  set pagesSettled(value: number) {
+  set maskShift(value: number) {
     this.i32[217] = value;
   }
-  get pagesSettled(): number {
+  get maskShift(): number {
     return this.i32[217]!;
   }
-  set beside(value: number) {
+  set pageCount(value: number) {
     this.i32[218] = value;
   }
-  get beside(): number {
+  get pageCount(): number {
     return this.i32[218]!;
+  }
+  set ropeDim(value: number) {
+    this.i32[219] = value;
+  }
+  get ropeDim(): number {
+    return this.i32[219]!;
+  }
+  set ropeInterleaved(value: number) {
+    this.i32[220] = value;
+  }
+  get ropeInterleaved(): number {
+    return this.i32[220]!;
+  }
+  set ropeFirst(value: number) {
+    this.i32[221] = value;
+  }
+  get ropeFirst(): number {
+    return this.i32[221]!;
+  }
+  set ropeFactor(value: number) {
+    this.f32[222] = value;
+  }
+  get ropeFactor(): number {
+    return this.f32[222]!;
+  }
+  set finalize(value: number) {
+    this.i32[223] = value;
+  }
+  get finalize(): number {
+    return this.i32[223]!;
+  }
+  set recordCount(value: number) {
+    this.i32[224] = value;
+  }
+  get recordCount(): number {
+    return this.i32[224]!;
+  }
+  set mergeCount(value: number) {
+    this.i32[225] = value;
+  }
+  get mergeCount(): number {
+    return this.i32[225]!;
+  }
+  set scale(value: number) {
+    this.f32[226] = value;
+  }
+  get scale(): number {
+    return this.f32[226]!;
+  }
+  set softCap(value: number) {
+    this.f32[227] = value;
+  }
+  get softCap(): number {
+    return this.f32[227]!;
+  }
+  set lseFactor(value: number) {
+    this.f32[228] = value;
+  }
+  get lseFactor(): number {
+    return this.f32[228]!;
+  }
+  set pagesSettled(value: number) {
+    this.i32[229] = value;
+  }
+  get pagesSettled(): number {
+    return this.i32[229]!;
+  }
+  set beside(value: number) {
+    this.i32[230] = value;
+  }
+  get beside(): number {
+    return this.i32[230]!;
   }
 }
 
-/** Packs `struct fb_attention_map_params` (1408 bytes). */
+/** Packs `struct fb_attention_map_params` (1472 bytes). */
 export class AttentionMapParams extends Params {
-  static readonly byteLength = 1408;
+  static readonly byteLength = 1472;
   readonly q: TensorMap;
   readonly k: TensorMap;
   readonly v: TensorMap;
   readonly out: TensorMap;
   readonly attention: AttentionParams;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(1408), offset = 0) {
-    super(memory, offset, 1408);
+  constructor(memory: ArrayBuffer = new ArrayBuffer(1472), offset = 0) {
+    super(memory, offset, 1472);
     this.q = new TensorMap(memory, offset + 0);
     this.k = new TensorMap(memory, offset + 128);
     this.v = new TensorMap(memory, offset + 256);

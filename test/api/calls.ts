@@ -118,7 +118,8 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
   "Attention#[dispose]": none,
   "Attention#run": ({ attention, batch, q, out, lse }) => {
     if (!attention.disposed) attention.plan(batch);
-    return [{ q, k: q, v: q, out, lse, batch, qScale: 2, kScale: 2, maskBits: null }];
+    const scales = { qScale: 2, kScale: 2, outScale: null };
+    return [{ q, k: q, v: q, out, lse, batch, ...scales, maskBits: null }];
   },
   "Attention#worthSharing": () => [64, 2, 2],
   alibiSlopes: () => [8],

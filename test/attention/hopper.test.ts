@@ -57,6 +57,8 @@ function cases(): Case[] {
     ["a scale of large logits", { scale: 3, causal: false }],
     ["large logits in f16", { scale: 3, dtype: "f16", kvDtype: "f16", outDtype: "f16" }],
     ["f32 out", { outDtype: "f32" }],
+    ["fp8 out", { outDtype: "f8e4m3", outScale: 0.02 }],
+    ["fp8 out of e5m2, split rows", { ...long, outDtype: "f8e5m2", pageSize: 16 }],
     ["scales by head", { scales: "head" }],
     ["scales by request", { scales: "request", pageSize: 16 }],
     ["more queries than keys", { queryLengths: [300, 90], kvLengths: [100, 0] }],

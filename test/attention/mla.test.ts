@@ -94,6 +94,20 @@ const cases: readonly Case[] = [
     kvLengths: [0, 66, 3],
   }),
   latentCase("outputs in f32, 128 heads", { ...lengths, queryHeads: 128, outDtype: "f32" }),
+  ...[16, 128].flatMap((queryHeads) => [
+    latentCase(`outputs in fp8, ${queryHeads} heads`, {
+      ...lengths,
+      queryHeads,
+      outDtype: "f8e4m3",
+      outScale: 0.02,
+    }),
+    latentCase(`outputs in fp8, split rows, ${queryHeads} heads`, {
+      queryHeads,
+      outDtype: "f8e5m2",
+      queryLengths: [2, 1],
+      kvLengths: [500, 300],
+    }),
+  ]),
   latentCase("split rows, 128 heads", {
     queryHeads: 128,
     queryLengths: [2, 1],

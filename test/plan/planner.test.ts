@@ -84,6 +84,7 @@ describe("decode", () => {
       masked: false,
       keyPositions: false,
       plain: true,
+      scalesRows: false,
       rowWords: 0,
       sharedBytesPerBlock: 232_448,
       sharedBytesPerProcessor: 233_472,

@@ -38,6 +38,10 @@ export interface Case {
   maskDtype: "u8" | "bool";
   rope: (RopeOptions & { interleaved: boolean }) | undefined;
   scales: (typeof scaleKinds)[number];
+  /** What fp8 queries are multiplied by. */
+  qScales: "none" | "tensor" | "head" | "token" | "both";
+  /** What fp8 outputs are divided by; 0: nothing. */
+  outScale: number;
   /** Left out: the default, or true where bf16 keys have scales by token. */
   tokenScales?: boolean;
   lseBase: "e" | "2";
@@ -91,6 +95,8 @@ const plain: Omit<Case, "name"> = {
   maskDtype: "u8",
   rope: undefined,
   scales: "none",
+  qScales: "none",
+  outScale: 0,
   lseBase: "e",
   finalize: true,
   batchInvariant: false,
@@ -104,7 +110,8 @@ const plain: Omit<Case, "name"> = {
 /** A plain decode with some fields changed; valueDim follows headDim, kv and out follow dtype. */
 export function caseOf(name: string, over: Partial<Case>): Case {
   const { headDim = plain.headDim, dtype = plain.dtype } = over;
-  return { ...plain, valueDim: headDim, kvDtype: dtype, outDtype: dtype, ...over, name };
+  const outDtype = isFp8(dtype) ? "bf16" : dtype;
+  return { ...plain, valueDim: headDim, kvDtype: dtype, outDtype, ...over, name };
 }
 
 /**
@@ -254,6 +261,7 @@ function optionCases(): Case[] {
       `${scales} scales, f8e4m3, no tokenScales`,
       { scales, kvDtype: "f8e4m3", tokenScales: false },
     ]);
+  options.push(...fp8Cases());
   return options.flatMap(([name, over]) => [
     caseOf(`decode: ${name}`, { queryLengths: [1, 1, 1], kvLengths: [37, 1, 80], ...over }),
     caseOf(`prefill: ${name}`, { queryLengths: [40, 3, 33], kvLengths: [40, 50, 65], ...over }),
@@ -264,6 +272,23 @@ function optionCases(): Case[] {
       ...over,
     }),
   ]);
+}
+
+/** Queries, and outputs, in fp8. */
+function fp8Cases(): [string, Partial<Case>][] {
+  const e4m3 = { dtype: "f8e4m3", kvDtype: "f8e4m3" } as const;
+  return [
+    ["fp8 queries", { ...e4m3, qScales: "tensor" }],
+    ["fp8 queries, scales by head", { ...e4m3, qScales: "head", scales: "head", sinks: true }],
+    ["fp8 queries, scales by token", { ...e4m3, qScales: "token", softCap: 5 }],
+    ["fp8 queries of e5m2, scales by both", { dtype: "f8e5m2", qScales: "both", alibi: true }],
+    ["fp8 queries, token scales", { ...e4m3, tokenScales: true, scales: "token", headDim: 64 }],
+    ["fp8 queries beside bf16", { dtype: "f8e4m3", kvDtype: "bf16", qScales: "both", headDim: 40 }],
+    ["fp8 queries, rope", { ...e4m3, rope: { interleaved: false, theta: 1e4 }, qScales: "both" }],
+    ["fp8 outputs", { outDtype: "f8e4m3", outScale: 0.02 }],
+    ["fp8 outputs of e5m2", { outDtype: "f8e5m2", kvDtype: "f8e4m3", sinks: true }],
+    ["fp8 outputs that saturate", { ...e4m3, outDtype: "f8e4m3", outScale: 1e-3 }],
+  ];
 }
 
 /** Keys at positions of their own, beside what reads positions or places. */
@@ -355,8 +380,8 @@ export function randomCase(random: Random): Case {
     kvDtype,
     rope,
     valueDim: random.chance(0.3) ? 8 * random.integer(1, 20) : headDim,
-    dtype: random.pick<DType>(["f32", "f16", "bf16"]),
-    outDtype: random.pick<DType>(["f32", "f16", "bf16"]),
+    dtype: random.pick<DType>(["f32", "f16", "bf16", "f8e4m3", "f8e5m2"]),
+    outDtype: random.pick<DType>(["f32", "f16", "bf16", "f8e4m3", "f8e5m2"]),
     storage: random.pick(storages),
     causal: random.chance(0.7),
     windowLeft: random.chance(0.3) ? random.integer(0, 100) : -1,
@@ -375,6 +400,8 @@ export function randomCase(random: Random): Case {
     notFinite: random.chance(0.3),
     atPlan: random.chance(0.3),
     callers: random.chance(0.3),
+    qScales: random.pick(["none", "tensor", "head", "token", "both"]),
+    outScale: random.chance(0.5) ? 0.1 : 0,
   });
 }
 

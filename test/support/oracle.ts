@@ -91,6 +91,9 @@ export interface OracleInput {
   /** Sparse layouts: what is kept at all. */
   visible?: (query: number, kvHead: number, key: number) => boolean;
   rope?: OracleRope;
+  /** What queries must be multiplied by, and outputs divided. */
+  qScale?: (query: number, head: number) => number;
+  outScale?: number;
   /** What keys and values must be multiplied by. */
   kScale?: (kvHead: number, key: number) => number;
   vScale?: (kvHead: number, key: number) => number;
@@ -168,7 +171,8 @@ export function oracle(input: OracleInput): OracleResult {
         scores[key] = 0;
         if (!seen[key]) continue;
         const product = dot(q, row * keyDim, k, (key * kvHeads + kvHead) * keyDim, keyDim);
-        const x = product * (input.kScale?.(kvHead, key) ?? 1);
+        const scale = (input.kScale?.(kvHead, key) ?? 1) * (input.qScale?.(query, head) ?? 1);
+        const x = product * scale;
         const plain = logit(input, x, head, keyPosition(key) - position(query));
         scores[key] = variant.logits?.(plain, of, keyAt(key, kvHead)) ?? plain;
       }
@@ -178,12 +182,16 @@ export function oracle(input: OracleInput): OracleResult {
         : sumRow(input, scores, seen, kvHead, v, target);
       lse[row] = result.lse;
       magnitudes[row] = result.magnitude;
-      if (variant.output === undefined || input.finalize === false) continue;
-      const { output } = variant;
-      const natural = result.lse * (input.lseBase === "2" ? Math.LN2 : 1);
-      const hook = (x: Float64Array) => output(x, rowAt(query, head), natural);
-      magnitudes[row] *= steepness(hook, target);
-      target.set(hook(target.slice()));
+      if (variant.output !== undefined && input.finalize !== false) {
+        const { output } = variant;
+        const natural = result.lse * (input.lseBase === "2" ? Math.LN2 : 1);
+        const hook = (x: Float64Array) => output(x, rowAt(query, head), natural);
+        magnitudes[row] *= steepness(hook, target);
+        target.set(hook(target.slice()));
+      }
+      const { outScale = 1 } = input;
+      magnitudes[row] /= outScale;
+      for (let d = 0; d < valueDim; d++) target[d] /= outScale;
     }
   }
   const rounded = rounding.output === undefined ? out : roundTo(rounding.output, out);

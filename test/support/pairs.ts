@@ -49,9 +49,9 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "attention.kvHeads": [{ kvHeads: 1 }],
   "attention.headDim": [{ headDim: 64 }],
   "attention.valueDim": [{ valueDim: 24 }],
-  "attention.dtype": [{ dtype: "f16" }, { dtype: "bf16" }],
+  "attention.dtype": [{ dtype: "f16" }, { dtype: "bf16" }, { dtype: "f8e4m3" }],
   "attention.kvDtype": [{ kvDtype: "bf16" }, { kvDtype: "f8e4m3" }, { kvDtype: "f8e5m2" }],
-  "attention.outDtype": [{ outDtype: "f16" }, { outDtype: "bf16" }],
+  "attention.outDtype": [{ outDtype: "f16" }, { outDtype: "bf16" }, { outDtype: "f8e5m2" }],
   "attention.causal": [{ causal: true }],
   "attention.windowLeft": [{ windowLeft: 7 }],
   "attention.softCap": [{ softCap: 5 }],
@@ -98,6 +98,8 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "run.keyPositions": [{ pageSize: 0, keyPositions: true }],
   "run.kScale": (["tensor", "head", "request", "token"] as const).map((scales) => ({ scales })),
   "run.vScale": [], // as kScale
+  "run.qScale": (["head", "both"] as const).map((qScales) => ({ dtype: "f8e4m3", qScales })),
+  "run.outScale": [{ outDtype: "f8e4m3", outScale: 0.02 }],
   "run.kvLengths": [], // as attention's deviceLengths, like the next one
   "run.queryLengths": [],
   "run.maskBits": [{ mask: "all", maskDtype: "bool" }],

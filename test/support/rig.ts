@@ -31,7 +31,15 @@ export interface HostRequest {
   visible?: (query: number, kvHead: number, key: number) => boolean;
 }
 
-type Extra = "alibiSlopes" | "sinkLogits" | "maskBits" | "maskIndptr" | "kScale" | "vScale";
+type Extra =
+  | "alibiSlopes"
+  | "sinkLogits"
+  | "maskBits"
+  | "maskIndptr"
+  | "qScale"
+  | "outScale"
+  | "kScale"
+  | "vScale";
 
 /** The options of Attention that a case asks for. */
 export function optionsOf(c: Case): AttentionOptions {
@@ -56,7 +64,7 @@ export function optionsOf(c: Case): AttentionOptions {
     batchInvariant: c.batchInvariant,
     variant: c.variant?.variant,
     ...(c.latent ? { keyPlane: "latent", valuePlane: "latent" } : {}),
-    ...(c.scales === "token" && !isFp8(c.kvDtype) ? { tokenScales: true } : {}),
+    ...(c.scales === "token" ? { tokenScales: true } : {}),
     ...(c.keyPositions ? { keyPositions: true } : {}),
     ...(c.tokenScales === undefined ? {} : { tokenScales: c.tokenScales }),
     ...(c.scale === 0 || c.atPlan ? {} : { scale: c.scale }),
@@ -78,6 +86,11 @@ const odd = [NaN, NaN, Infinity, -Infinity];
 export interface Clamps {
   kv?: number[];
   queries?: number[];
+}
+
+/** An infinite number becomes the largest of fp8, beside which others drown in f32's error. */
+function finiteIn<T extends Float32Array | Float64Array>(dtype: DType, rows: T): T {
+  return isFp8(dtype) ? (rows.map((x) => (Math.abs(x) === Infinity ? NaN : x)) as T) : rows;
 }
 
 const graphSizes = { maxBatch: 4, maxQueryTokens: 64, maxColumns: 64 };
@@ -112,7 +125,7 @@ export class Rig implements Disposable {
   queries(tokens: number): Float64Array {
     const { queryHeads, headDim, dtype } = this.c;
     const rows = normals(this.random, tokens * queryHeads * headDim, dtype);
-    return this.#spoilt(rows, headDim, 0.05);
+    return finiteIn(dtype, this.#spoilt(rows, headDim, 0.05));
   }
 
   /**
@@ -129,13 +142,7 @@ export class Rig implements Disposable {
       }
     }
     const spoilt = this.#spoilt(rows, dim, needles === undefined ? 0.04 : 0.01);
-    // An infinite number becomes the largest of fp8, beside which others drown in f32's error.
-    if (isFp8(c.kvDtype) && c.notFinite)
-      return roundTo(
-        c.kvDtype,
-        spoilt.map((x) => (Math.abs(x) === Infinity ? NaN : x)),
-      );
-    return roundTo(c.kvDtype, spoilt);
+    return roundTo(c.kvDtype, finiteIn(c.kvDtype, spoilt));
   }
 
   /** Values of the tokens whose keys these are. */
@@ -171,7 +178,8 @@ export class Rig implements Disposable {
     using queryLengths = lengths(clamps.queries);
     const known = { kvLengths, queryLengths };
     const { variantInputs } = variant;
-    const said = c.atPlan ? { qScale: 2 } : {};
+    // A tensor takes the place of the number.
+    const said = c.atPlan && extras.tensors.qScale === undefined ? { qScale: 2 } : {};
     const inputs = { ...extras.tensors, variantInputs, ...known, ...said };
     this.attention.run({ q, out, ...lseOf, ...source, ...inputs });
     const bytes = out.toBytes();
@@ -293,6 +301,12 @@ export class Rig implements Disposable {
       tensors.maskBits = Tensor.from(device, all, [all.length], c.maskDtype);
       tensors.maskIndptr = Tensor.from(device, starts, [starts.length], "i32");
     }
+    const qScale = this.#queryScales(requests);
+    tensors.qScale = qScale?.tensor;
+    if (c.outScale > 0 && isFp8(c.outDtype)) {
+      common.outScale = Math.fround(c.outScale);
+      tensors.outScale = Tensor.from(device, [c.outScale], [1], "f32");
+    }
     const kScale = this.#scaleOf(requests, source);
     const vScale = this.#scaleOf(requests, source);
     tensors.kScale = kScale?.tensor;
@@ -300,6 +314,7 @@ export class Rig implements Disposable {
     const inputs = requests.map((request, r) => ({
       ...this.#input(request),
       ...common,
+      qScale: qScale && ((query: number, head: number) => qScale.at(r, query, head)),
       kScale: kScale && ((head: number, key: number) => kScale.at(r, head, key)),
       vScale: vScale && ((head: number, key: number) => vScale.at(r, head, key)),
       mask: c.mask === "none" ? undefined : { mode: c.mask, bits: masks[r] },
@@ -315,7 +330,7 @@ export class Rig implements Disposable {
       interleaved: c.rope.interleaved,
       factor: attentionFactorOf(c.rope.scaling) ** 2,
     };
-    const rounding = this.device.kind === "cpu" ? undefined : gpuRounding(c.dtype);
+    const rounding = this.device.kind === "cpu" ? undefined : gpuRounding(c);
     return {
       q,
       k,
@@ -354,6 +369,31 @@ export class Rig implements Disposable {
     return bytes;
   }
 
+  /** Scales of fp8 queries, as a tensor and by request, query and head. */
+  #queryScales(requests: readonly HostRequest[]) {
+    const { device, random } = this;
+    const { queryHeads, headDim, qScales, dtype, atPlan } = this.c;
+    if (qScales === "none" || !isFp8(dtype)) return undefined;
+    const lengths = requests.map(({ q }) => q.length / (queryHeads * headDim));
+    const first = indptrOf(lengths);
+    const byToken = qScales === "token" || qScales === "both";
+    const byHead = qScales === "head" || qScales === "both";
+    const heads = byHead ? queryHeads : 1;
+    const tokens = byToken ? first.at(-1)! : 1;
+    if (tokens === 0) return undefined;
+    const factor = atPlan ? 2 : 1;
+    const values = Float32Array.from(
+      { length: tokens * heads },
+      () => factor * (0.5 + random.next()),
+    );
+    const shape = byToken ? [tokens, heads] : [heads];
+    const at = (request: number, query: number, head: number) => {
+      const row = byToken ? first[request] + query : 0;
+      return values[row * heads + (byHead ? head : 0)] / factor;
+    };
+    return { tensor: Tensor.from(device, values, shape, "f32"), at };
+  }
+
   #scaleOf(requests: readonly HostRequest[], source: Partial<RunTensors>) {
     const { c } = this;
     const heads = c.kvHeads;
@@ -387,8 +427,9 @@ export class Rig implements Disposable {
 /**
  * Tensor cores take f16 or bf16: what the transform stage and the softmax make is rounded to it.
  */
-function gpuRounding(dtype: DType): Rounding {
-  return { transform: dtype, probabilities: dtype };
+function gpuRounding({ dtype, kvDtype }: Case): Rounding {
+  const operands = !isFp8(dtype) ? dtype : isFp8(kvDtype) ? "f16" : kvDtype;
+  return { transform: operands, probabilities: operands };
 }
 
 /** What clamps known only on the device leave of a request. */

@@ -89,12 +89,13 @@ export interface CaseDevice {
 
 /**
  * The case in what the device computes in: GPUs take 16-bit queries (before 8.0 no bf16), and keys
- * alike or in fp8.
+ * alike or in fp8; beside fp8 queries keys of any of these.
  */
 export function caseOn(device: CaseDevice, c: Case): Case {
   if (device.kind === "cpu") return c;
   const either = c.dtype === "f32" ? (c.seed % 2 === 0 ? "f16" : "bf16") : c.dtype;
-  const dtype = device.properties.computeMajor < 8 ? "f16" : either;
-  const kvDtype = isFp8(c.kvDtype) ? c.kvDtype : dtype;
+  const dtype = device.properties.computeMajor < 8 && !isFp8(either) ? "f16" : either;
+  if (isFp8(dtype) && c.kvDtype === "f32") return { ...c, kvDtype: "f16" };
+  const kvDtype = isFp8(c.kvDtype) || isFp8(dtype) ? c.kvDtype : dtype;
   return { ...c, dtype, kvDtype };
 }

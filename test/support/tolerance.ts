@@ -1,4 +1,4 @@
-import { type DType, roundTo } from "../../src/tensor/dtype.ts";
+import { type DType, isFp8, roundTo } from "../../src/tensor/dtype.ts";
 import { oracle, type OracleInput, type OracleResult } from "./oracle.ts";
 
 /**
@@ -6,7 +6,13 @@ import { oracle, type OracleInput, type OracleResult } from "./oracle.ts";
  * twice the error of a naive implementation that rounds where the kernels say they round. The floor
  * stands for f32 sums, f32 exponentials and the tables of rotations.
  */
-export const floors: Partial<Record<DType, number>> = { f32: 2e-5, f16: 4e-5, bf16: 1e-4 };
+export const floors: Partial<Record<DType, number>> = {
+  f32: 2e-5,
+  f16: 4e-5,
+  bf16: 1e-4,
+  f8e4m3: 1e-4,
+  f8e5m2: 1e-4,
+};
 
 /** What a log-sum-exp may err: absolute below 1, relative above. */
 export const lseFloor = 2e-5;
@@ -46,6 +52,11 @@ const roundings: Partial<Record<DType, number>> = { f16: 2 ** -10, bf16: 2 ** -7
  */
 export function expectedOf(input: OracleInput, outDtype: DType): Expected {
   const exact = oracle({ ...input, rounding: undefined });
+  // Numbers beyond the largest of fp8 become it.
+  if (isFp8(outDtype)) {
+    const most = roundTo(outDtype, [Infinity])[0];
+    exact.out.forEach((x, i) => (exact.out[i] = Math.max(-most, Math.min(most, x))));
+  }
   const { probabilities, ...others } = input.rounding ?? {};
   const naive =
     input.rounding === undefined

@@ -84,6 +84,7 @@ struct AgainRow {
     RowSight sight;
     MaskRow mask;
     Variant::Row words;
+    float scale;
     float query[key_turns][8];
 
     FB_DEVICE bool sees(const fb_attention_params& p, const Place& place, int32_t position,
@@ -104,10 +105,12 @@ FB_DEVICE AgainRow again_row(const fb_attention_params& p, const fb_attention_re
     if (FB_MASK) row.mask = mask_of(p, row.sight, asks);
     row.words = words_of(p, row.sight, asks);
     const QueryRow at = query_row(r, i);
-    const uint64_t from = p.q + 2 * (at.token * p.q_stride_token + at.head * p.q_stride_head);
+    const uint64_t from =
+        p.q + query_element * (at.token * p.q_stride_token + at.head * p.q_stride_head);
+    row.scale = scales_rows ? query_scale(p, r, i) : 1;
     FB_UNROLL
     for (int turn = 0; turn < key_turns; turn++) {
-        auto v = chunk_at<FB_KEY_DIM, FB_Q_TYPE>(from, (lane_now() + 32 * turn) * 8);
+        auto v = chunk_at<FB_KEY_DIM, FB_QUERY_TYPE>(from, (lane_now() + 32 * turn) * 8);
         if constexpr (Variant::has_query) Variant::query(p, row.words, v);
         if (Variant::has_query) round_chunk(v);
         if constexpr (rotates) rotate_chunk(p, row.sight.row.query, p.rope_factor, v);
@@ -204,6 +207,7 @@ FB_DEVICE void add_tokens(const fb_attention_params& p, const fb_attention_recor
         const float x = product(p, row, row_of(p.k, from.k, other), of(other));
         if (lane == other) score = x;
     }
+    if (scales_rows) score *= row.scale;
     const bool own = seen >> lane & 1;
     const float factor = score_factor(p, r) * token_scale(p.k_scale, r, page, at, kept);
     if constexpr (Variant::has_logits)

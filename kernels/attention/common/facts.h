@@ -8,9 +8,10 @@
 //   FB_SHARED_BYTES    dynamic shared memory, compared with the layout
 //   FB_KEY_DIM         multiple of 8
 //   FB_VALUE_DIM       multiple of 8
-//   FB_Q_TYPE          FB_F16 or FB_BF16: queries, and the operands of both products
+//   FB_Q_TYPE          FB_F16 or FB_BF16: the operands of both products
+//   FB_QUERY_TYPE      of queries as they come: FB_Q_TYPE, where it is left out, or fp8 with scales
 //   FB_KV_TYPE         FB_F16, FB_BF16, FB_F8E4M3 or FB_F8E5M2
-//   FB_OUT_TYPE        FB_F32, FB_F16 or FB_BF16
+//   FB_OUT_TYPE        FB_F32, FB_F16, FB_BF16, FB_F8E4M3 or FB_F8E5M2
 //   FB_ROPE            0: none, 1: pairs of the elements of two halves turn, 2: of neighbours
 //   FB_ROPE_FIRST, FB_ROPE_DIM   the elements that turn; with a FB_ROPE of 1 or 2
 //   FB_DEVICE_LENGTHS  1: kv_lengths or query_lengths clamp what was planned
@@ -29,14 +30,24 @@
 #ifndef FB_CLUSTER
 #define FB_CLUSTER 1
 #endif
+#ifndef FB_QUERY_TYPE
+#define FB_QUERY_TYPE FB_Q_TYPE
+#endif
 #if FB_ROPE == 0
 #define FB_ROPE_FIRST 0
 #define FB_ROPE_DIM 0
 #endif
 
-constexpr int value_bytes = FB_KV_TYPE == FB_F16 || FB_KV_TYPE == FB_BF16 ? 2 : 1;
+FB_DEVICE constexpr bool is_fp8(int type) { return type == FB_F8E4M3 || type == FB_F8E5M2; }
+FB_DEVICE constexpr int bytes_of(int type) { return type == FB_F32 ? 4 : is_fp8(type) ? 1 : 2; }
+
+constexpr int value_bytes = bytes_of(FB_KV_TYPE);
+constexpr int query_element = bytes_of(FB_QUERY_TYPE); // bytes
+constexpr int out_element = bytes_of(FB_OUT_TYPE);
+// Products of a row are multiplied by its query's scale.
+constexpr bool scales_rows = is_fp8(FB_QUERY_TYPE);
 // Queries (keys, values) pass through f32 between global memory and the product.
-constexpr bool queries_change = Variant::has_query;
+constexpr bool queries_change = FB_QUERY_TYPE != FB_Q_TYPE || Variant::has_query;
 constexpr bool keys_change = FB_KV_TYPE != FB_Q_TYPE || Variant::has_key;
 constexpr bool values_change = FB_KV_TYPE != FB_Q_TYPE || Variant::has_value;
 // Queries and keys turn by their positions, after that.

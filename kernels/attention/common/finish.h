@@ -12,7 +12,8 @@ struct RowTarget {
     bool empty;  // zeros, whatever the sums hold
     bool hooked; // by the output hook, of:
     RowInputs row;
-    float lse; // base e
+    float lse;  // base e
+    float unit; // what is multiplied last
 };
 
 // Row `i`, with `base` in base 2 and `sum` of 2^(score - base); neither counts without softmax. One
@@ -31,7 +32,7 @@ FB_DEVICE RowTarget finish_row(const fb_attention_params& p, const fb_attention_
         }
         auto* values = reinterpret_cast<float*>(p.partial_out) + row * FB_VALUE_DIM;
         const float factor = !Variant::softmax ? scale : empty ? 0 : scale / sum;
-        return {reinterpret_cast<uint8_t*>(values), factor, true, empty, false, {}, 0};
+        return {reinterpret_cast<uint8_t*>(values), factor, true, empty, false, {}, 0, 1};
     }
     const RowInputs row = row_inputs(p, r, i);
     float top = maximum;
@@ -52,13 +53,22 @@ FB_DEVICE RowTarget finish_row(const fb_attention_params& p, const fb_attention_
         reinterpret_cast<float*>(p.lse)[at] = lse * p.lse_factor;
     }
     const int64_t at = row.query_token * p.out_stride_token + row.head * p.out_stride_head;
-    constexpr int bytes = FB_OUT_TYPE == FB_F32 ? 4 : 2;
-    auto* values = reinterpret_cast<uint8_t*>(p.out) + at * bytes;
+    auto* values = reinterpret_cast<uint8_t*>(p.out) + at * out_element;
     if (Variant::softmax) factor = empty ? 0 : factor / total;
     // Queries beyond a length that only the device knows stay 0.
     const bool is_query = row.request >= 0 && row.query_index < row.query_length;
     const bool hooked = Variant::has_output && p.finalize && is_query;
-    return {values, factor, false, empty, hooked, row, lse};
+    const float unit = is_fp8(FB_OUT_TYPE) ? out_unit(p) : 1;
+    if (is_fp8(FB_OUT_TYPE) && !hooked) factor *= unit;
+    return {values, factor, false, empty, hooked, row, lse, hooked ? unit : 1};
+}
+
+// Two neighbours, rounded to the type of outputs, which is not f32.
+FB_DEVICE void store_out_pair(uint8_t* to, float x, float y) {
+    if constexpr (is_fp8(FB_OUT_TYPE))
+        *reinterpret_cast<uint16_t*>(to) = uint16_t(pack_pair<FB_OUT_TYPE>(x, y));
+    else if constexpr (FB_OUT_TYPE != FB_F32)
+        *reinterpret_cast<uint32_t*>(to) = pack_pair<FB_OUT_TYPE>(x, y);
 }
 
 // Two neighbours of a row, from column `column` on.
@@ -69,11 +79,12 @@ FB_DEVICE void write_pair(const fb_attention_params& p, const RowTarget& target,
     if (Variant::has_output && target.hooked) {
         x = Variant::output(p, target.row, target.lse, column, x);
         y = Variant::output(p, target.row, target.lse, column + 1, y);
+        if (is_fp8(FB_OUT_TYPE)) {
+            x *= target.unit;
+            y *= target.unit;
+        }
     }
-    if (target.partial || FB_OUT_TYPE == FB_F32) {
+    if (target.partial || FB_OUT_TYPE == FB_F32)
         reinterpret_cast<float2*>(target.values)[column / 2] = make_float2(x, y);
-    } else {
-        constexpr int type = FB_OUT_TYPE == FB_F16 ? FB_F16 : FB_BF16;
-        reinterpret_cast<uint32_t*>(target.values)[column / 2] = pack_pair<type>(x, y);
-    }
+    else store_out_pair(target.values + column * out_element, x, y);
 }

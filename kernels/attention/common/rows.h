@@ -9,13 +9,32 @@ struct MaskRow {
     int32_t end;
 };
 
-struct RowFacts {
+// Of fp8 queries, by row.
+template <bool, int Rows> struct ScalesOf {
+    float scale[Rows];
+};
+template <int Rows> struct ScalesOf<false, Rows> {};
+
+template <class Facts> FB_DEVICE float scale_of(const Facts& rows, int row) {
+    if constexpr (scales_rows) return rows.scale[row];
+    else return 1;
+}
+
+struct RowFacts : ScalesOf<scales_rows, FB_QUERY_TILE> {
     MaskRow mask[FB_MASK ? FB_QUERY_TILE : 1];
     int32_t low[FB_QUERY_TILE];
     int32_t high[FB_QUERY_TILE];
     int32_t position[FB_QUERY_TILE];
     Variant::Row words[Variant::row_words == 0 ? 1 : FB_QUERY_TILE];
 };
+
+// What products of row `i` are multiplied by.
+FB_DEVICE float query_scale(const fb_attention_params& p, const fb_attention_record& r, int i) {
+    if (p.q_scale.data == 0 || i >= r.row_count) return 1;
+    const QueryRow row = query_row(r, i);
+    return reinterpret_cast<const float*>(p.q_scale.data)[row.token * p.q_scale.stride_token +
+                                                          row.head * p.q_scale.stride_head];
+}
 
 FB_DEVICE RowInputs row_inputs(const fb_attention_params& p, const fb_attention_record& r, int i) {
     const QueryRow row = query_row(r, i);
@@ -85,6 +104,7 @@ FB_DEVICE void note_row(const fb_attention_params& p, const fb_attention_record&
     const bool asks = i < r.row_count && sight.row.request >= 0;
     if (FB_MASK) rows.mask[i] = mask_of(p, sight, asks);
     if (Variant::row_words > 0) rows.words[i] = words_of(p, sight, asks);
+    if constexpr (scales_rows) rows.scale[i] = query_scale(p, r, i);
 }
 
 FB_DEVICE void describe_row(const fb_attention_params& p, const fb_attention_record& r,

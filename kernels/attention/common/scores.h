@@ -141,6 +141,20 @@ template <int M, int N> FB_DEVICE void multiply_scores(float by, float (&s)[M][N
     }
 }
 
+// Products of fp8 queries, times their rows' scales.
+template <int M, int N>
+FB_DEVICE void scale_rows(const RowFacts& rows, int first_row, float (&s)[M][N][4]) {
+    FB_UNROLL
+    for (int i = 0; i < 2 * M; i++) {
+        const float scale = scale_of(rows, first_row + own_row() + i * 8);
+        FB_UNROLL
+        for (int n = 0; n < N; n++) {
+            s[i / 2][n][i % 2 * 2] *= scale;
+            s[i / 2][n][i % 2 * 2 + 1] *= scale;
+        }
+    }
+}
+
 // Hides keys outside of a row's positions, and those that mask bits or a hook hide.
 template <int M, int N>
 FB_DEVICE void hide_keys(const fb_attention_params& p, const RowFacts& rows, int first_row,
@@ -279,6 +293,7 @@ template <int M, int N, int C>
 FB_DEVICE void probabilities(const fb_attention_params& p, const RowFacts& rows, int first_row,
                              const Keys& keys, float factor, float (&s)[M][N][4],
                              RowStates<M>& state, float (&out)[M][C][4]) {
+    if constexpr (scales_rows) scale_rows(rows, first_row, s);
     if (scores_change) change_scores(p, rows, first_row, keys, factor, s);
     else if (!(factor > 0)) multiply_scores(factor_sign(factor), s);
     if (keys.masked) hide_keys(p, rows, first_row, keys, s);

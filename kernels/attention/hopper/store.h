@@ -2,9 +2,20 @@
 #pragma once
 #include "softmax.h"
 
-// Whether 16-byte stores reach the output's rows.
+// Bytes of eight columns.
+constexpr int store_bytes = 8 * out_element;
+
+// Whether stores of eight columns reach the output's rows.
 FB_DEVICE bool wide_rows(const fb_attention_params& p) {
-    return ((p.out | 2 * p.out_stride_token | 2 * p.out_stride_head) & 15) == 0;
+    return ((p.out | out_element * p.out_stride_token | out_element * p.out_stride_head) &
+            (store_bytes - 1)) == 0;
+}
+
+FB_DEVICE void store_eight(uint8_t* to, const uint4& pairs) {
+    if constexpr (is_fp8(FB_OUT_TYPE))
+        *reinterpret_cast<uint2*>(to) =
+            make_uint2(pairs.x | pairs.y << 16, pairs.z | pairs.w << 16);
+    else store_16(to, pairs);
 }
 
 // 32 columns of a row as a quad holds them, 8 neighbouring ones to each lane: the quad transposes
@@ -52,7 +63,7 @@ FB_DEVICE void store_row(const fb_attention_params& p, const RowTarget& target, 
                                                                      x[1] * target.factor);
                 }
                 const uint4 eight = eight_columns(pairs);
-                if (inside) store_16(target.values + 2 * (32 * g + 8 * quad), eight);
+                if (inside) store_eight(target.values + out_element * (32 * g + 8 * quad), eight);
             }
             return;
         }

@@ -411,13 +411,11 @@ FB_DEVICE void write_sums(const Block& b, const fb_attention_record& r, int grou
                         if (two[e].values != 0)
                             reinterpret_cast<float*>(two[e].values)[at + own] = x[e];
                 } else { // neighbours exchange: each has two elements of one row
-                    constexpr int type = FB_OUT_TYPE == FB_F16 ? FB_F16 : FB_BF16;
                     const bool odd = own % 2;
                     const float taken = __shfl_xor_sync(~0u, odd ? x[0] : x[1], 4);
-                    const uint32_t pair = odd ? pack_pair<type>(taken, x[1])
-                                              : pack_pair<type>(x[0], taken);
                     const uint64_t to = odd ? two[1].values : two[0].values;
-                    if (to != 0) reinterpret_cast<uint32_t*>(to)[(at + own) / 2] = pair;
+                    auto* pair = reinterpret_cast<uint8_t*>(to) + (at + own - odd) * out_element;
+                    if (to != 0) store_out_pair(pair, odd ? taken : x[0], odd ? x[1] : taken);
                 }
             }
         }

@@ -83,6 +83,11 @@ FB_DEVICE void write_sums(const Block& b, const fb_attention_record& r, int grou
             FB_UNROLL
             for (int j = 0; j < 32; j++)
                 if (target.values != 0) to[j * 4] = pair(j);
+        } else if constexpr (is_fp8(FB_OUT_TYPE)) {
+            auto* to = reinterpret_cast<uint8_t*>(target.values) + first + own_key();
+            FB_UNROLL
+            for (int j = 0; j < 32; j++)
+                if (target.values != 0) store_out_pair(to + 8 * j, pair(j).x, pair(j).y);
         } else {
             const uint64_t to = target.values == 0 ? 0 : target.values + first * 2;
             FB_UNROLL

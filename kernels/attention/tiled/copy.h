@@ -130,17 +130,17 @@ FB_DEVICE void load_queries(const fb_attention_params& p, const fb_attention_rec
         const bool outside = total % Threads != 0 && item.row >= FB_QUERY_TILE;
         if (outside && !Variant::has_query) continue;
         const bool filled = item.row < r.row_count && item.chunk < FB_KEY_DIM / 8;
-        const auto* source = reinterpret_cast<const uint16_t*>(p.q);
+        const auto* source = reinterpret_cast<const uint8_t*>(p.q);
         if (queries_change ? item.row < r.row_count : filled) {
             const QueryRow row = query_row(r, item.row);
-            source += row.token * p.q_stride_token + row.head * p.q_stride_head;
+            source += query_element * (row.token * p.q_stride_token + row.head * p.q_stride_head);
         }
         const uint32_t to = tile + KeyTile::at(item.row, item.chunk);
         if (!queries_change) {
-            cp_async_16(to, filled ? source + item.chunk * 8 : source, filled ? 16 : 0);
+            cp_async_16(to, filled ? source + item.chunk * 16 : source, filled ? 16 : 0);
             continue;
         }
-        Vector<FB_KEY_DIM, row_lanes(key_chunks), FB_Q_TYPE> v = {source, item.chunk * 8};
+        Vector<FB_KEY_DIM, row_lanes(key_chunks), FB_QUERY_TYPE> v = {source, item.chunk * 8};
         if (Variant::has_query || filled) v.load();
         const int own = min(item.row, FB_QUERY_TILE - 1);
         if constexpr (Variant::has_query)

@@ -35,14 +35,24 @@ export function cudaMerge(
   };
 }
 
+/**
+ * What queries are multiplied as: themselves, or of fp8 as keys are; f16 holds all of fp8, and its
+ * probabilities are finer than those of bf16.
+ */
+export function operandType({ dtype, kvDtype }: ResolvedOptions): DType {
+  if (!isFp8(dtype)) return dtype;
+  return isFp8(kvDtype) ? "f16" : kvDtype;
+}
+
 /** The constants that options give every attention kernel; its class adds how it is cut. */
 export function optionConstants(options: ResolvedOptions) {
-  const { headDim, valueDim, dtype, kvDtype, outDtype, mask, rope } = options;
+  const { headDim, valueDim, dtype, outDtype, kvDtype, mask, rope } = options;
   const tokenScale = options.tokenScales ? 1 : 0;
   return {
     FB_KEY_DIM: headDim,
     FB_VALUE_DIM: valueDim,
-    FB_Q_TYPE: dtypeCode(dtype),
+    FB_Q_TYPE: dtypeCode(operandType(options)),
+    ...(isFp8(dtype) ? { FB_QUERY_TYPE: dtypeCode(dtype) } : {}),
     FB_KV_TYPE: dtypeCode(kvDtype),
     FB_OUT_TYPE: dtypeCode(outDtype),
     FB_MASK: mask === "none" ? 0 : 1,

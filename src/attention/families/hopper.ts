@@ -127,7 +127,7 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   if (computeMajor !== 9) {
     return refuse("device", `compute ${computeMajor}.${computeMinor}`, "compute 9.0");
   }
-  if (dtype === "f32" || (kvDtype !== dtype && !isFp8(kvDtype))) {
+  if (dtypeBytes(dtype) !== 2 || (kvDtype !== dtype && !isFp8(kvDtype))) {
     return refuse("kvDtype", `${kvDtype} beside ${dtype}`, "f16 or bf16, as the queries, or fp8");
   }
   // Rows see a range of tokens: positions that are places ascend.

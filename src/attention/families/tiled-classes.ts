@@ -34,6 +34,8 @@ export interface TiledShape extends SharedLimits {
   readonly keyPositions: boolean;
   /** Scores meet no hook, token scale or mask bit, and elements do not change. */
   readonly plain: boolean;
+  /** Rows have scales. */
+  readonly scalesRows: boolean;
   /** 32-bit words that a variant's hooks keep of a row. */
   readonly rowWords: number;
 }
@@ -228,8 +230,13 @@ function withRotation(bytes: number, { turnedPairs }: TiledShape): number {
 }
 
 /** Bytes of RowFacts in kernels/attention/common/rows.h. */
-function rowFactBytes(queryTile: number, { masked, rowWords }: TiledShape): number {
-  return 12 * queryTile + 16 * (masked ? queryTile : 1) + Math.max(8, 4 * rowWords * queryTile);
+function rowFactBytes(queryTile: number, shape: TiledShape): number {
+  const { masked, rowWords, scalesRows } = shape;
+  return (
+    (scalesRows ? 16 : 12) * queryTile +
+    16 * (masked ? queryTile : 1) +
+    Math.max(8, 4 * rowWords * queryTile)
+  );
 }
 
 /** A row of 16-byte chunks in shared memory: whole groups of eight, or an odd number. */

@@ -5,7 +5,7 @@ import type { CudaVariant } from "../../variant/emit-cuda.ts";
 import type { HookName } from "../../variant/expression.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { cudaVariant } from "../variant/cuda.ts";
-import { cudaCosts, cudaMerge, optionConstants } from "./cuda.ts";
+import { cudaCosts, cudaMerge, operandType, optionConstants } from "./cuda.ts";
 import type { DeviceFacts, KernelClass, KernelFamily, KernelOffer } from "./family.ts";
 import { type TiledClass, tiledClasses } from "./tiled-classes.ts";
 
@@ -16,9 +16,10 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   const refused = refusedDtypes(facts, options);
   if (refused !== undefined) return refused;
   const { headDim, valueDim, dtype, kvDtype, rope } = options;
+  const operands = operandType(options);
   const variant = cudaVariant(options);
-  const keysChange = kvDtype !== dtype || hasHook(variant, "key");
-  const valuesChange = kvDtype !== dtype || hasHook(variant, "value");
+  const keysChange = kvDtype !== operands || hasHook(variant, "key");
+  const valuesChange = kvDtype !== operands || hasHook(variant, "value");
   const rows = tiledClasses({
     headDim,
     valueDim,
@@ -32,6 +33,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
     masked: options.mask !== "none",
     keyPositions: options.keyPositions,
     plain: !keysChange && !valuesChange && !changesScores(options, variant),
+    scalesRows: isFp8(dtype),
     rowWords: variant?.rowWords ?? 0,
     sharedBytesPerBlock: facts.sharedBytesPerBlock,
     sharedBytesPerProcessor: facts.sharedBytesPerProcessor,
@@ -51,18 +53,21 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
 /** Why matrix units do not take the dtypes, if they do not. */
 function refusedDtypes(
   { computeMajor, computeMinor }: DeviceFacts,
-  { dtype, kvDtype }: ResolvedOptions,
+  options: ResolvedOptions,
 ): OptionError | undefined {
+  const { dtype, kvDtype } = options;
+  const operands = operandType(options);
   if (dtype === "f32" || kvDtype === "f32") {
     const option = dtype === "f32" ? "dtype" : "kvDtype";
     const fix = 'use bf16 or f16, or open the "cpu" device.';
     return new OptionError(option, "f32", "f16, bf16 or (keys and values) fp8 on a GPU", fix);
   }
-  if (dtype === "bf16" && computeMajor < 8) {
+  if (operands === "bf16" && computeMajor < 8) {
     const allowed = `f16 on a GPU of compute capability ${computeMajor}.${computeMinor}`;
-    return new OptionError("dtype", dtype, allowed, "its matrix units know no bf16: take f16.");
+    const option = dtype === "bf16" ? "dtype" : "kvDtype";
+    return new OptionError(option, "bf16", allowed, "its matrix units know no bf16: take f16.");
   }
-  if (kvDtype === dtype || isFp8(kvDtype)) return undefined;
+  if (kvDtype === operands || isFp8(kvDtype)) return undefined;
   const fix = "keep the cache in the dtype of queries, or in fp8.";
   return new OptionError("kvDtype", kvDtype, `${dtype}, f8e4m3 or f8e5m2 on a GPU`, fix);
 }

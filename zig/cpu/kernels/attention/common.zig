@@ -336,6 +336,18 @@ fn token_scales(s: params.fb_scale, r: *const Record, page: i64, row: i64, out: 
     }
 }
 
+/// The scale of a query head of a token.
+fn query_scale(p: *const Params, token: i32, head: i32) f32 {
+    if (p.q_scale.data == 0) return 1;
+    const at = token * p.q_scale.stride_token + head * p.q_scale.stride_head;
+    return items(f32, offset(p.q_scale.data, at, 4))[0];
+}
+
+/// What outputs are multiplied by before they are rounded.
+pub fn out_unit(p: *const Params) f32 {
+    return if (p.out_scale == 0) 1 else 1 / items(f32, p.out_scale)[0];
+}
+
 /// Query row `i` of the pass, rotated, times the query factor, zero-padded to `padded` floats.
 pub fn load_query(w: *const Work, i: usize, out: [*]f32, padded: usize) void {
     const p = w.p;
@@ -343,13 +355,14 @@ pub fn load_query(w: *const Work, i: usize, out: [*]f32, padded: usize) void {
     const row = w.r.row_start + w.first + @as(i32, @intCast(i));
     const token = @divFloor(row, w.r.query_head_count);
     const head = w.r.query_head_start + row - token * w.r.query_head_count;
+    const factor = w.query_factor * query_scale(p, token, head);
     const source = offset(p.q, token * p.q_stride_token + head * p.q_stride_head, kind.bytes());
     const dim: usize = @intCast(p.key_dim);
     const hooks = w.hooks(.query);
-    simd.widen_row(kind, items(u8, source), out, dim, if (hooks) 1 else w.query_factor);
+    simd.widen_row(kind, items(u8, source), out, dim, if (hooks) 1 else factor);
     if (p.rope_rates != 0) rotate(p, out, w.rows.position[i], p.rope_factor);
     for (dim..padded) |d| out[d] = 0;
-    if (hooks) w.variant.?.transform(.query, i, 1, out, 0, dim, &.{w.query_factor});
+    if (hooks) w.variant.?.transform(.query, i, 1, out, 0, dim, &.{factor});
 }
 
 /// Widens a block of tokens to f32 rows, `row_stride` apart, through a variant's hooks. With
@@ -475,9 +488,9 @@ pub fn finish(w: *const Work, i: usize, sums: [*]f32, maximum: f32, sum: f32) vo
     if (total != 0) factor /= total;
     if (hooks) {
         const line = w.variant.?.output(i, lse, sums, factor, dim);
-        simd.narrow_row(kind, line, target, dim, 1);
+        simd.narrow_row(kind, line, target, dim, out_unit(p));
     } else {
-        simd.narrow_row(kind, sums, target, dim, factor);
+        simd.narrow_row(kind, sums, target, dim, factor * out_unit(p));
     }
     if (p.lse != 0)
         items(f32, p.lse)[@intCast(@as(i64, token) * p.query_heads + head)] = lse * p.lse_factor;

@@ -49,9 +49,9 @@ fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
             var bounds: [2]i32 = .{ 0, 0 };
             v.set_rows(bounds[0..1], bounds[1..2], 1);
             const line = v.output(0, sum.log_sum(), sum.values, sum.factor(), dim);
-            simd.narrow_row(kind, line, target, dim, 1);
+            simd.narrow_row(kind, line, target, dim, common.out_unit(p));
         } else {
-            simd.narrow_row(kind, sum.values, target, dim, sum.factor());
+            simd.narrow_row(kind, sum.values, target, dim, sum.factor() * common.out_unit(p));
         }
         if (p.lse == 0) continue;
         const place: usize = @intCast(@as(i64, token) * p.query_heads + head);
