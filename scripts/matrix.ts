@@ -31,6 +31,7 @@ const shapes: readonly Shape[] = [
   { headDim: 64, dtype: "f16" },
   { headDim: 128, dtype: "f16" },
   { headDim: 128, dtype: "bf16", kvDtype: "f8e4m3" },
+  { headDim: 128, dtype: "f8e4m3" },
   { headDim: 128, dtype: "bf16", softCap: 50 },
   { headDim: 256, dtype: "bf16", softCap: 50 },
   { headDim: 128, dtype: "bf16", alibi: true },
@@ -46,8 +47,9 @@ const always: readonly MatrixEntry[] = operatorSources().map((source) => ({
 
 /** What is compiled for an architecture. */
 export function matrixOf(architecture: string): readonly MatrixEntry[] {
-  // Turing knows no bf16.
-  const some = shapes.filter(({ dtype }) => dtype === "f16" || architecture !== "sm_75");
+  // Turing knows no bf16, and before Hopper fp8 queries are compiled when they are asked for.
+  const known = { sm_75: ["f16"], sm_80: ["f16", "bf16"] }[architecture];
+  const some = shapes.filter(({ dtype }) => known?.includes(dtype) !== false);
   const attention = some.flatMap((shape) => {
     // Heads, masks and everything else that is no constant of the kernels may be anything.
     const options = resolveOptions({ queryHeads: 1, kvHeads: 1, ...shape });

@@ -15,6 +15,8 @@ const width = 2048;
 const pageSize = 16;
 
 interface Row {
+  /** Of queries, keys and values. */
+  dtype: "bf16" | "f8e4m3";
   dim: number;
   /** Tokens of a sequence. */
   length: number;
@@ -24,17 +26,17 @@ interface Row {
 
 const lengths = [16_384, 8192, 4096, 2048, 1024, 512];
 
-function rows(dims: number[], of: number[], paged: boolean): Row[] {
+function rows(dims: number[], of: number[], paged: boolean, dtype: Row["dtype"] = "bf16"): Row[] {
   return dims.flatMap((dim) =>
-    of.flatMap((length) => [true, false].map((causal) => ({ dim, length, causal, paged }))),
+    of.flatMap((length) => [true, false].map((causal) => ({ dtype, dim, length, causal, paged }))),
   );
 }
 
 function caseOf(row: Row): GpuCase {
-  const { dim, length, causal, paged } = row;
+  const { dtype, dim, length, causal, paged } = row;
   const layout = paged ? `paged${pageSize}` : "ragged";
   const shape = `b${tokensInAll / length}_h${width / dim}_d${dim}_s${length}`;
-  const name = `prefill/bf16/${layout}/${shape}_${causal ? "causal" : "full"}`;
+  const name = `prefill/${dtype}/${layout}/${shape}_${causal ? "causal" : "full"}`;
   return { name, run: (bench) => prefill(bench, row) };
 }
 
@@ -44,6 +46,8 @@ export const prefillCases: GpuCase[] = [
   ...rows([128], [16_384], true),
   ...rows([128], [2048], false),
   ...rows([64, 256], [16_384], false),
+  ...rows([128], [16_384, 2048], false, "f8e4m3"),
+  ...rows([128], [16_384], true, "f8e4m3"),
 ].map(caseOf);
 
 /** Further shapes. */
@@ -57,16 +61,16 @@ export const morePrefillCases: GpuCase[] = [
   .filter(({ name }) => !prefillCases.some((other) => other.name === name));
 
 async function prefill(bench: GpuBench, row: Row): Promise<GpuRow[]> {
-  const { dim, causal, paged } = row;
+  const { dtype, dim, causal, paged } = row;
   const { device, quick } = bench;
   const length = quick ? 40 : row.length;
   const batch = quick ? Math.min(2, tokensInAll / row.length) : tokensInAll / row.length;
   const heads = quick ? 2 : width / dim;
-  const shape = { queryHeads: heads, kvHeads: heads, headDim: dim, dtype: "bf16" } as const;
+  const shape = { queryHeads: heads, kvHeads: heads, headDim: dim, dtype };
   using attention = await Attention.create(device, { ...shape, causal });
   const tokens = batch * length;
   const noise = (seed: number) =>
-    Tensor.randomNormal(device, [tokens, heads, dim], "bf16", { seed });
+    Tensor.randomNormal(device, [tokens, heads, dim], dtype, { seed });
   using q = noise(1);
   using k = noise(2);
   using v = noise(3);
@@ -77,7 +81,7 @@ async function prefill(bench: GpuBench, row: Row): Promise<GpuRow[]> {
     layers: 1,
     kvHeads: heads,
     headDim: dim,
-    dtype: "bf16",
+    dtype,
     pages,
     pageSize,
     maxSequences: batch,
@@ -100,7 +104,7 @@ async function prefill(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   const pairs = causal ? (length * (length + 1)) / 2 : length * length;
   const tflops = (milliseconds: number) => (4 * batch * heads * dim * pairs) / milliseconds / 1e9;
   const peerCase = {
-    dtype: "bf16",
+    dtype,
     batch,
     queryHeads: heads,
     kvHeads: heads,
@@ -119,7 +123,7 @@ async function prefill(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   return [{ name: "", ...measured, ...peerColumns(peers, targets) }];
 }
 
-function targetsOf({ dim, length, paged }: Row): PeerTarget[] {
-  if (dim !== 128 || length !== tokensInAll) return [];
+function targetsOf({ dtype, dim, length, paged }: Row): PeerTarget[] {
+  if (dtype !== "bf16" || dim !== 128 || length !== tokensInAll) return [];
   return [{ backend: "flash", least: paged ? 0.92 : 1 }];
 }

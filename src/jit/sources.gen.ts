@@ -19,6 +19,7 @@ import attention_hopper_pairs_h from "../../kernels/attention/hopper/pairs.h" wi
 import attention_hopper_prefill_cu from "../../kernels/attention/hopper/prefill.cu" with { type: "text" };
 import attention_hopper_softmax_h from "../../kernels/attention/hopper/softmax.h" with { type: "text" };
 import attention_hopper_store_h from "../../kernels/attention/hopper/store.h" with { type: "text" };
+import attention_hopper_sums_h from "../../kernels/attention/hopper/sums.h" with { type: "text" };
 import attention_hopper_tasks_h from "../../kernels/attention/hopper/tasks.h" with { type: "text" };
 import attention_merge_cu from "../../kernels/attention/merge.cu" with { type: "text" };
 import attention_merge_h from "../../kernels/attention/merge.h" with { type: "text" };
@@ -142,6 +143,7 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/hopper/prefill.cu": attention_hopper_prefill_cu,
   "attention/hopper/softmax.h": attention_hopper_softmax_h,
   "attention/hopper/store.h": attention_hopper_store_h,
+  "attention/hopper/sums.h": attention_hopper_sums_h,
   "attention/hopper/tasks.h": attention_hopper_tasks_h,
   "attention/merge.cu": attention_merge_cu,
   "attention/merge.h": attention_merge_h,

@@ -1,7 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { attend } from "../../src/attention/attend.ts";
 import { offerOf } from "../../src/attention/families/resolve.ts";
 import { families } from "../../src/attention/families/table.ts";
 import { resolveOptions } from "../../src/attention/options.ts";
+import { roundTo } from "../../src/tensor/dtype.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
 import { defineCudaVariant, defineVariant } from "../../src/variant/define.ts";
 import { type Case, caseOf } from "../support/cases.ts";
 import { type LibraryCase, libraryCases } from "../support/library.ts";
@@ -9,7 +12,9 @@ import { optionsOf } from "../support/rig.ts";
 import { sweepCases } from "../support/deep.ts";
 import { gpuTarget } from "../support/targets.ts";
 import { warmUp } from "../support/warm.ts";
-import { poisoned } from "../support/numbers.ts";
+import { normals, poisoned } from "../support/numbers.ts";
+import { oracle } from "../support/oracle.ts";
+import { seeded } from "../support/random.ts";
 import { runCase, World } from "../support/world.ts";
 
 /** Tiles of 256 rows and their rests, beside requests that go to smaller tiles. */
@@ -146,6 +151,7 @@ function changing(long: Partial<Case>): [string, Partial<Case>][] {
     ["fp8 keys of dim 96, gathered", { kvDtype: "f8e5m2", headDim: 96, pageSize: 5 }],
     ["fp8 keys, split rows, a soft cap", { ...long, kvDtype: "f8e4m3", softCap: 20, alibi: true }],
     ["fp8 keys, strided pages", { ...fp8, storage: "strided" }],
+    ...fp8Products(long),
     ["rope", { rope: turning }],
     ["rope, interleaved, pages", { rope: { ...turning, interleaved: true }, pageSize: 16 }],
     ["rope by YaRN", { rope: { ...turning, scaling: yarn } }],
@@ -155,6 +161,29 @@ function changing(long: Partial<Case>): [string, Partial<Case>][] {
     ["rope, fp8 keys, a window", { ...fp8, rope: turning, windowLeft: 100 }],
     ["rope in f16, split rows", { ...long, rope: { ...turning, dim: 64 }, dtype: "f16" }],
   ];
+}
+
+/** Queries, keys and values of fp8, multiplied as such. */
+function fp8Products(long: Partial<Case>): [string, Partial<Case>][] {
+  const fp8 = { dtype: "f8e4m3", kvDtype: "f8e4m3", outDtype: "bf16" } as const;
+  const cases: [string, Partial<Case>][] = [
+    ["plain", {}],
+    ["not causal, scales by head", { causal: false, scales: "head", qScales: "head" }],
+    ["pages of 16, scales by token and head", { pageSize: 16, qScales: "both" }],
+    ["pages of 5", { pageSize: 5, qScales: "token" }],
+    ["pages of 64, scales by request", { pageSize: 64, scales: "request", qScales: "tensor" }],
+    ["strided pages, a window", { pageSize: 16, storage: "strided", windowLeft: 90 }],
+    ["a window of 10, pages of 64", { pageSize: 64, windowLeft: 10, causal: false }],
+    ["split rows", { ...long, qScales: "both", sinks: true }],
+    ["a soft cap, ALiBi", { softCap: 8, alibi: true, qScales: "both", pageSize: 16 }],
+    ["a mask over all keys", { mask: "all", causal: false, pageSize: 16 }],
+    ["a raw state in f32", { finalize: false, outDtype: "f32", lseBase: "2", qScales: "token" }],
+    ["fp8 out", { outDtype: "f8e4m3", outScale: 0.02, pageSize: 16 }],
+    ["a negative scale", { scale: -0.05, qScales: "both" }],
+    ["a scale of large logits", { scale: 3, causal: false }],
+    ["group 8", { queryHeads: 16, queryLengths: [50, 3], kvLengths: [120, 300] }],
+  ];
+  return cases.map(([name, over]) => [`fp8 products, ${name}`, { ...fp8, ...over }]);
 }
 
 const clamped = [
@@ -215,6 +244,25 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
     },
     60_000,
   );
+
+  test("sums of long rows of fp8 products lose little", () => {
+    const [queries, keys, dim] = [70, 4096, 128];
+    const random = seeded(5);
+    const numbers = (count: number) => normals(random, count * dim, "f8e4m3");
+    const [q, k] = [numbers(queries), numbers(keys)];
+    // Above 0: what is cut off adds up.
+    const v = roundTo(
+      "f8e4m3",
+      numbers(keys).map((x) => 1 + Math.abs(x)),
+    );
+    const tensor = (x: Float64Array) => Tensor.from(device, x, [x.length / dim, 1, dim], "f8e4m3");
+    const { out } = attend(tensor(q), tensor(k), tensor(v), { outDtype: "f32" });
+    const shape = { queryHeads: 1, kvHeads: 1, keyDim: dim, valueDim: dim };
+    const exact = oracle({ ...shape, q: q.slice(0, 4 * dim), k, v });
+    const actual = out.toFloat64Array();
+    const errors = exact.out.map((x, i) => actual[i] / x - 1);
+    expect(Math.abs(errors.reduce((sum, x) => sum + x, 0)) / errors.length).toBeLessThan(0.005);
+  }, 60_000);
 
   test("values before a window may be anything", () => {
     const c = many("window", {

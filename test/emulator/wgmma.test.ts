@@ -70,8 +70,16 @@ function valueOfB(k: number, n: number): number {
   return ((n * 7 + k * 2 + (n >> 3)) % 13) - 6;
 }
 
+/** Elements of the operands. */
+interface Values {
+  readonly a: (m: number, k: number) => number;
+  readonly b: (k: number, n: number) => number;
+}
+
+const small: Values = { a: valueOfA, b: valueOfB };
+
 /** The two products' operands as they lie in shared memory, then a as registers. */
-function operandsOf({ kind, width }: Case, a: Placed, b: Placed): Uint32Array {
+function operandsOf({ kind, width }: Case, a: Placed, b: Placed, of: Values): Uint32Array {
   const size = bytesOf(kind);
   const depth = 32 / size;
   const format = formats[kind];
@@ -84,9 +92,9 @@ function operandsOf({ kind, width }: Case, a: Placed, b: Placed): Uint32Array {
   for (let turn = 0; turn < 2; turn++)
     for (let k = 0; k < depth; k++) {
       for (let m = 0; m < 64; m++)
-        put(placeOf(a, turn * a.bytes, size, m, k), valueOfA(m, k + turn * depth));
+        put(placeOf(a, turn * a.bytes, size, m, k), of.a(m, k + turn * depth));
       for (let n = 0; n < width; n++)
-        put(placeOf(b, 2 * a.bytes + turn * b.bytes, size, n, k), valueOfB(k + turn * depth, n));
+        put(placeOf(b, 2 * a.bytes + turn * b.bytes, size, n, k), of.b(k + turn * depth, n));
     }
   const each = 4 / size;
   for (let t = 0; t < 128; t++)
@@ -94,27 +102,44 @@ function operandsOf({ kind, width }: Case, a: Placed, b: Placed): Uint32Array {
       const [turn, word] = [i >> 2, i & 3];
       const row = (t >> 5) * 16 + ((t & 31) >> 2) + (word & 1) * 8;
       const column = (t % 4) * each + (word >> 1) * 4 * each + turn * depth;
-      for (let e = 0; e < each; e++)
-        put(shared + t * 32 + i * 4 + e * size, valueOfA(row, column + e));
+      for (let e = 0; e < each; e++) put(shared + t * 32 + i * 4 + e * size, of.a(row, column + e));
     }
   return new Uint32Array(memory.buffer);
 }
 
-function countWrong(out: Float32Array, { kind, width }: Case, first: number): number {
-  const depth = 64 / bytesOf(kind);
+/** The sum of a row and a column that starts at `first`. */
+function sumOf(depth: number, first: number, row: number, column: number): number {
+  let sum = first;
+  for (let k = 0; k < depth; k++) sum += valueOfA(row, k) * valueOfB(k, column);
+  return sum;
+}
+
+function countWrong(
+  out: Float32Array,
+  { width }: Case,
+  want: (row: number, column: number) => number,
+): number {
   let wrong = 0;
   for (let t = 0; t < 128; t++)
     for (let i = 0; i < width / 2; i++) {
       const row = (t >> 5) * 16 + ((t & 31) >> 2) + ((i >> 1) & 1) * 8;
       const column = (i >> 2) * 8 + (t % 4) * 2 + (i & 1);
-      let want = first;
-      for (let k = 0; k < depth; k++) want += valueOfA(row, k) * valueOfB(k, column);
-      if (out[t * (width / 2) + i] !== want) wrong++;
+      if (out[t * (width / 2) + i] !== want(row, column)) wrong++;
     }
   return wrong;
 }
 
 async function check(what: Case, source: "shared" | "registers"): Promise<void> {
+  const [depth, first] = [64 / bytesOf(what.kind), source === "shared" ? 0 : 1];
+  const out = await runCase(what, source, small);
+  expect(countWrong(out, what, (row, column) => sumOf(depth, first, row, column))).toBe(0);
+}
+
+async function runCase(
+  what: Case,
+  source: "shared" | "registers",
+  values: Values,
+): Promise<Float32Array> {
   const [a, b] = [layOut(what.a, 64), layOut(what.b, what.width)];
   const constants = {
     FB_KIND: what.kind,
@@ -124,12 +149,11 @@ async function check(what: Case, source: "shared" | "registers"): Promise<void> 
     FB_WIDTHS: (what.widths ?? [what.width]).map((width) => `X(${width})`).join(" "),
   };
   const kernel = await kernelOf("wgmma.cu", `${source}_${what.width}`, constants);
-  const data = operandsOf(what, a, b);
+  const data = operandsOf(what, a, b, values);
   const numbers = [a.bytes, b.bytes, a.span, a.leading, a.stride, b.span, b.leading, b.stride];
   const shared = 2 * (a.bytes + b.bytes);
   const bytes = 128 * what.width * 2;
-  const out = new Float32Array(run({ kernel, threads: 128, shared, bytes, data, numbers }));
-  expect(countWrong(out, what, source === "shared" ? 0 : 1)).toBe(0);
+  return new Float32Array(run({ kernel, threads: 128, shared, bytes, data, numbers }));
 }
 
 const spans = [16, 32, 64, 128] as const;
@@ -166,5 +190,17 @@ describe.skipIf(!available)("wgmma", () => {
         await check({ kind, width, widths: [16, 80], a, b }, "registers");
       }
     }
+  });
+
+  test("sums of fp8 products are cut off 13 bits below their largest", async () => {
+    const what = { kind: "e4m3", width: 16, widths: [16, 80], a: alongK, b: alongK } as const;
+    // To 1, which the sums start as, rows add one product of 2^-9 to 2^-15, or 32 of 2^-15.
+    const values: Values = {
+      a: (m, k) => (k >= 32 ? 0 : m >= 32 ? 2 ** -9 : k === 0 ? 2 ** -(3 + (m % 7)) : 0),
+      b: () => 2 ** -6,
+    };
+    const out = await runCase(what, "registers", values);
+    const want = (row: number) => (row < 32 && row % 7 <= 4 ? 1 + 2 ** -(9 + (row % 7)) : 1);
+    expect(countWrong(out, what, want)).toBe(0);
   });
 });

@@ -20,6 +20,8 @@ export interface Rounding {
   transform?: DType;
   /** Probabilities relative to the row's maximum, before they meet the values. */
   probabilities?: DType;
+  /** What sums of products err, relative to the sum of magnitudes; the oracle itself does not. */
+  products?: number;
   output?: DType;
 }
 
@@ -113,6 +115,8 @@ export interface OracleResult {
   lse: Float64Array;
   /** [queries, queryHeads]: the largest sum of p |v| among the value's elements, if finite. */
   magnitudes: Float64Array;
+  /** The largest sum of |q k| of any visible pair, as its score counts it. */
+  scoreMagnitude: number;
 }
 
 /**
@@ -157,6 +161,7 @@ export function oracle(input: OracleInput): OracleResult {
   const out = new Float64Array(queries * queryHeads * valueDim);
   const lse = new Float64Array(queries * queryHeads);
   const magnitudes = new Float64Array(queries * queryHeads);
+  let scoreMagnitude = 0;
   const scores = new Float64Array(keys);
   const seen: boolean[] = Array.from({ length: keys });
   for (let query = 0; query < queries; query++) {
@@ -172,9 +177,11 @@ export function oracle(input: OracleInput): OracleResult {
         if (!seen[key]) continue;
         const product = dot(q, row * keyDim, k, (key * kvHeads + kvHead) * keyDim, keyDim);
         const scale = (input.kScale?.(kvHead, key) ?? 1) * (input.qScale?.(query, head) ?? 1);
-        const x = product * scale;
-        const plain = logit(input, x, head, keyPosition(key) - position(query));
+        const plain = logit(input, product * scale, head, keyPosition(key) - position(query));
         scores[key] = variant.logits?.(plain, of, keyAt(key, kvHead)) ?? plain;
+        if (rounding.products === undefined) continue;
+        const sum = magnitudeOf(q, row * keyDim, k, (key * kvHeads + kvHead) * keyDim, keyDim);
+        scoreMagnitude = larger(scoreMagnitude, sum * scale * (input.scale ?? keyDim ** -0.5));
       }
       const target = out.subarray(row * valueDim, (row + 1) * valueDim);
       const result = variant.softmax
@@ -195,7 +202,7 @@ export function oracle(input: OracleInput): OracleResult {
     }
   }
   const rounded = rounding.output === undefined ? out : roundTo(rounding.output, out);
-  return { out: rounded, lse, magnitudes };
+  return { out: rounded, lse, magnitudes, scoreMagnitude };
 }
 
 const plainVariant: OracleVariant = { softmax: true };
@@ -358,11 +365,23 @@ function dot(a: Float64Array, i: number, b: Float64Array, j: number, count: numb
   return sum;
 }
 
+/** The larger of two magnitudes, of those that are finite. */
+function larger(a: number, b: number): number {
+  return Math.abs(b) < Infinity && Math.abs(b) > a ? Math.abs(b) : a;
+}
+
+/** The sum of the products' magnitudes. */
+function magnitudeOf(a: Float64Array, i: number, b: Float64Array, j: number, count: number) {
+  let sum = 0;
+  for (let d = 0; d < count; d++) sum += Math.abs(a[i + d] * b[j + d]);
+  return sum;
+}
+
 /** Merges states [state][row, dim] over disjoint keys, in natural units. */
 export function mergeOracle(
-  states: readonly Omit<OracleResult, "magnitudes">[],
+  states: readonly Pick<OracleResult, "out" | "lse">[],
   dim: number,
-): Omit<OracleResult, "magnitudes"> {
+): Pick<OracleResult, "out" | "lse"> {
   const out = new Float64Array(states[0].out.length);
   const lse = new Float64Array(states[0].lse.length);
   for (let row = 0; row < lse.length; row++) {

@@ -330,7 +330,7 @@ export class Rig implements Disposable {
       interleaved: c.rope.interleaved,
       factor: attentionFactorOf(c.rope.scaling) ** 2,
     };
-    const rounding = this.device.kind === "cpu" ? undefined : gpuRounding(c);
+    const rounding = this.device.kind === "cpu" ? undefined : gpuRounding(c, this.#hopper);
     return {
       q,
       k,
@@ -367,6 +367,12 @@ export class Rig implements Disposable {
     const bytes = new Uint8Array(Math.ceil(bits / 8));
     for (let i = 0; i < bits; i++) if (random.chance(0.7)) bytes[i >> 3] |= 1 << (i & 7);
     return bytes;
+  }
+
+  /** Whether the Hopper kernels have a part in the last plan. */
+  get #hopper(): boolean {
+    const { launches } = this.attention.lastPlan!;
+    return launches.some(({ kernelClass, grid }) => grid > 0 && /^hopper/.test(kernelClass));
   }
 
   /** Scales of fp8 queries, as a tensor and by request, query and head. */
@@ -426,8 +432,11 @@ export class Rig implements Disposable {
 
 /**
  * Tensor cores take f16 or bf16: what the transform stage and the softmax make is rounded to it.
+ * The Hopper kernels multiply fp8 by fp8, whose sums keep about 14 bits.
  */
-function gpuRounding({ dtype, kvDtype }: Case): Rounding {
+function gpuRounding({ dtype, kvDtype }: Case, hopper: boolean): Rounding {
+  const isE4m3 = dtype === "f8e4m3" && kvDtype === "f8e4m3";
+  if (isE4m3 && hopper) return { probabilities: "f8e4m3", products: 2 ** -9 };
   const operands = !isFp8(dtype) ? dtype : isFp8(kvDtype) ? "f16" : kvDtype;
   return { transform: operands, probabilities: operands };
 }

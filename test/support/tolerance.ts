@@ -42,7 +42,11 @@ export interface Expected extends OracleResult {
 }
 
 /** A unit in the last place, relative to the smallest number of its binade. */
-const roundings: Partial<Record<DType, number>> = { f16: 2 ** -10, bf16: 2 ** -7 };
+const roundings: Partial<Record<DType, number>> = {
+  f16: 2 ** -10,
+  bf16: 2 ** -7,
+  f8e4m3: 2 ** -3,
+};
 
 /**
  * The oracle's answer with the limits of the table. CPU kernels work in f32 and round only outputs;
@@ -51,13 +55,15 @@ const roundings: Partial<Record<DType, number>> = { f16: 2 ** -10, bf16: 2 ** -7
  * err by what rounding each of them can do at most.
  */
 export function expectedOf(input: OracleInput, outDtype: DType): Expected {
-  const exact = oracle({ ...input, rounding: undefined });
+  const { probabilities, products, ...others } = input.rounding ?? {};
+  const exact = oracle({ ...input, rounding: products === undefined ? undefined : { products } });
+  const inBase = input.lseBase === "2" ? Math.LOG2E : 1;
+  const productsError = (products ?? 0) * exact.scoreMagnitude * inBase;
   // Numbers beyond the largest of fp8 become it.
   if (isFp8(outDtype)) {
     const most = roundTo(outDtype, [Infinity])[0];
     exact.out.forEach((x, i) => (exact.out[i] = Math.max(-most, Math.min(most, x))));
   }
-  const { probabilities, ...others } = input.rounding ?? {};
   const naive =
     input.rounding === undefined
       ? { out: roundTo(outDtype, exact.out), lse: exact.lse }
@@ -71,7 +77,7 @@ export function expectedOf(input: OracleInput, outDtype: DType): Expected {
   const lseLimit = naive.lse.reduce((most, lse, row) => {
     return Number.isFinite(lse) ? Math.max(most, 2 * Math.abs(lse - exact.lse[row])) : most;
   }, 0);
-  return { ...exact, limits, lseLimit };
+  return { ...exact, limits, lseLimit: lseLimit + productsError };
 }
 
 /** By row, of finite elements: twice the naive error plus the floor times the row's RMS. */

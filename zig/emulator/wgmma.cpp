@@ -1,5 +1,9 @@
 // Tensor cores of a warpgroup. A product runs when its warp waits for it, one warp's 16 rows at a
 // time; until then its accumulators are poisoned. Shared operands are read then, not at issue.
+#include <bit>
+#include <cmath>
+#include <limits>
+
 #include "matrix.h"
 #include "proxy.h"
 
@@ -124,10 +128,39 @@ static void check_same(const WgmmaIssue& x, const WgmmaIssue& y) {
         fail("wgmma: the lanes of the warp do not agree");
 }
 
+// Hopper adds fp8 products and the old sum at the exponent of the largest, cuts off what lies 13
+// bits below it, and does so again with the sum. `a` is a row of 32, `c` its columns.
+static void add_cut_products(const float* a, const float (&b)[32][256], float* c, int columns) {
+    float whole[256], top[256], unit[256], sum[256];
+    for (int n = 0; n < columns; ++n) {
+        whole[n] = c[n];
+        top[n] = std::fabs(c[n]);
+    }
+    for (int k = 0; k < 32; ++k)
+        for (int n = 0; n < columns; ++n) {
+            const float x = a[k] * b[k][n];
+            whole[n] += x;
+            top[n] = std::fabs(x) > top[n] ? std::fabs(x) : top[n];
+        }
+    for (int n = 0; n < columns; ++n) {
+        const uint32_t exponent = std::bit_cast<uint32_t>(top[n]) >> 23;
+        const bool fits = exponent >= 14 && exponent <= 250;
+        unit[n] = fits ? std::bit_cast<float>((267 - exponent) << 23) : 1;
+        sum[n] = std::trunc(c[n] * unit[n]);
+    }
+    for (int k = 0; k < 32; ++k)
+        for (int n = 0; n < columns; ++n) sum[n] += std::trunc(a[k] * b[k][n] * unit[n]);
+    for (int n = 0; n < columns; ++n) {
+        const uint32_t bits = std::bit_cast<uint32_t>(sum[n] / unit[n]);
+        const bool finite = std::fabs(whole[n]) < std::numeric_limits<float>::infinity();
+        c[n] = finite ? std::bit_cast<float>(bits & ~((1u << 10) - 1)) : whole[n];
+    }
+}
+
 // One product for the 16 rows of one warp.
 static void run_product(Thread** lanes, size_t number, Tiles& tiles) {
     const WgmmaIssue& first = lanes[0]->wgmmas.items[number];
-    const int columns = first.columns, each = is_fp8(first.kind) ? 4 : 2, depth = each * 8;
+    const int columns = first.columns, each = is_fp8(first.kind) ? 4 : 2;
     for (int lane = 0; lane < 32; ++lane) {
         const WgmmaIssue& issue = lanes[lane]->wgmmas.items[number];
         check_same(first, issue);
@@ -151,9 +184,11 @@ static void run_product(Thread** lanes, size_t number, Tiles& tiles) {
                      [&](uint32_t n, uint32_t k, float v) { tiles.b[k][n] = v; });
         race::release(lanes[0]->warp);
     }
-    for (int row = 0; row < 16; ++row)
-        for (int k = 0; k < depth; ++k)
+    for (int row = 0; row < 16; ++row) {
+        if (is_fp8(first.kind)) add_cut_products(tiles.a[row], tiles.b, tiles.c[row], columns);
+        for (int k = 0; k < 16 && !is_fp8(first.kind); ++k)
             for (int n = 0; n < columns; ++n) tiles.c[row][n] += tiles.a[row][k] * tiles.b[k][n];
+    }
     for (int lane = 0; lane < 32; ++lane) {
         float* d = shadow_of(lanes[lane], lanes[lane]->wgmmas.items[number].d)->values.data();
         const int g = lane / 4, t = lane % 4;

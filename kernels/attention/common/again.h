@@ -112,7 +112,7 @@ FB_DEVICE AgainRow again_row(const fb_attention_params& p, const fb_attention_re
     for (int turn = 0; turn < key_turns; turn++) {
         auto v = chunk_at<FB_KEY_DIM, FB_QUERY_TYPE>(from, (lane_now() + 32 * turn) * 8);
         if constexpr (Variant::has_query) Variant::query(p, row.words, v);
-        if (Variant::has_query) round_chunk(v);
+        if constexpr (Variant::has_query) round_chunk(v);
         if constexpr (rotates) rotate_chunk(p, row.sight.row.query, p.rope_factor, v);
         FB_UNROLL
         for (int j = 0; j < 8; j++) row.query[turn][j] = v.x[j];

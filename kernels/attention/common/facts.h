@@ -8,7 +8,7 @@
 //   FB_SHARED_BYTES    dynamic shared memory, compared with the layout
 //   FB_KEY_DIM         multiple of 8
 //   FB_VALUE_DIM       multiple of 8
-//   FB_Q_TYPE          FB_F16 or FB_BF16: the operands of both products
+//   FB_Q_TYPE          FB_F16 or FB_BF16: the operands of both products; on Hopper FB_F8E4M3, too
 //   FB_QUERY_TYPE      of queries as they come: FB_Q_TYPE, where it is left out, or fp8 with scales
 //   FB_KV_TYPE         FB_F16, FB_BF16, FB_F8E4M3 or FB_F8E5M2
 //   FB_OUT_TYPE        FB_F32, FB_F16, FB_BF16, FB_F8E4M3 or FB_F8E5M2
@@ -86,6 +86,7 @@ FB_DEVICE int thread_now() { return recomputed(int(threadIdx.x)); }
 FB_DEVICE int lane_now() { return recomputed(int(threadIdx.x)) % 32; }
 
 static_assert(FB_KEY_DIM % 8 == 0 && FB_VALUE_DIM % 8 == 0, "dims are multiples of 8");
-static_assert(FB_Q_TYPE == FB_F16 || FB_Q_TYPE == FB_BF16, "products take f16 and bf16");
+static_assert(FB_Q_TYPE == FB_F16 || FB_Q_TYPE == FB_BF16 || FB_Q_TYPE == FB_F8E4M3,
+              "products take f16, bf16 and e4m3");
 static_assert(!rotates || !(Variant::has_query || Variant::has_key), "one owner a hook");
 static_assert(FB_KV_TILE % 16 == 0, "the second product takes 16 keys at a time");

@@ -1,8 +1,9 @@
 // The warpgroup that changes tiles on their way: elements of another type become what the products
 // take, hooks see them in f32, keys turn. What lands raw and is outside of a task's keys becomes
-// zeros.
+// zeros. Values of fp8 products are transposed.
 #pragma once
 #include "load.h"
+#include "../../ptx/stmatrix.h"
 
 #include "../../common/element.h"
 
@@ -51,14 +52,66 @@ struct Changer {
         }
     }
 
+    // Bits of the bytes of a word of transposed values whose keys are the task's; `first`: the
+    // token of the first byte.
+    static FB_DEVICE uint32_t kept_bytes(const Task& task, int32_t first) {
+        uint32_t kept = 0;
+        FB_UNROLL
+        for (int i = 0; i < 4; i++) {
+            const int32_t token = first + i % 2 + i / 2 * 8;
+            const bool own = token >= task.record.kv_start && token < task.record.kv_end;
+            if (own) kept |= 0xffu << 8 * i;
+        }
+        return kept;
+    }
+
+    // Values as they landed, [key][128 columns], become [column][keys] in their place: K-major. A
+    // warp has 32 keys, of which it reads all before any warp writes.
+    //
+    // Of 16 keys the order is 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15: four of them are those that a
+    // thread has the probabilities of. Of 16 columns the even ones come first: a matrix of eight
+    // rows then lies in different banks (store_row of store.h puts them back).
+    FB_DEVICE void transpose_values(const Task& task, int tile, int stage) const {
+        constexpr int pieces = panel_row / 16;
+        const int lane = lane_now();
+        const int own_keys = own() / 32 * 32;
+        const bool has = own_keys < FB_KV_TILE;
+        const uint32_t values = shared_address(ValueSide::tile(b, stage));
+        uint32_t words[pieces][4];
+        if (has) {
+            FB_UNROLL
+            for (int i = 0; i < pieces; i++)
+                ldmatrix_x4_trans(words[i], values + (own_keys + lane) * panel_row +
+                                                swizzled_piece(lane, i));
+        }
+        barrier_sync(changing_barrier, 128);
+        if (!has) return;
+        const int32_t first = task.start + tile * FB_KV_TILE + own_keys + lane % 4 * 2;
+        const uint32_t kept[2] = {kept_bytes(task, first), kept_bytes(task, first + 16)};
+        const int row = lane / 16 * 8 + lane % 8;
+        const uint32_t to =
+            values + row * panel_row + swizzled_piece(lane, own_keys / 16 + lane / 8 % 2);
+        FB_UNROLL
+        for (int i = 0; i < pieces; i++) {
+            const uint32_t(&x)[4] = words[i];
+            const uint32_t turned[4] = {
+                __byte_perm(x[0], x[1], 0x6420) & kept[0],
+                __byte_perm(x[2], x[3], 0x6420) & kept[1],
+                __byte_perm(x[0], x[1], 0x7531) & kept[0],
+                __byte_perm(x[2], x[3], 0x7531) & kept[1],
+            };
+            stmatrix_x4(to + i * (16 * panel_row), turned);
+        }
+    }
+
     template <class Side>
     FB_DEVICE void change_tile(const Task& task, int tile, Turn<FB_STAGES>& at,
-                               const Notes& notes) {
+                               const Notes* notes) {
         const int stage = at.slot();
         wait(Side::landed(b, stage), at.parity());
         if constexpr (Side::raw) {
             wait(Side::empty(b, stage), at.parity() ^ 1);
-            change_rows<Side>(task, tile, stage, notes);
+            change_rows<Side>(task, tile, stage, *notes);
         }
         if constexpr (Side::turns) {
             using Panels = InPanels<FB_KV_TILE * panel_row>;
@@ -66,12 +119,13 @@ struct Changer {
             if constexpr (Side::raw) {
                 barrier_sync(changing_barrier, 128);
                 rotate_rows<Panels, FB_KV_TILE, 128>(rotation, Side::tile(b, stage),
-                                                     notes.position, 1, own());
+                                                     notes->position, 1, own());
             } else {
                 rotate_keys<Panels, FB_KV_TILE, 128, 1>(rotation, Side::tile(b, stage),
-                                                        notes.position, own());
+                                                        notes->position, own());
             }
         }
+        if constexpr (Side::transposes) transpose_values(task, tile, stage);
         // Products read what is written, bulk copies replace what is read.
         fence_proxy_async_shared();
         __syncwarp();
@@ -85,13 +139,13 @@ struct Changer {
     }
 
     // Those of the keys' stage; values of the tile are changed before it comes again.
-    FB_DEVICE const Notes& note(const Task& task, int tile) const {
+    FB_DEVICE const Notes* note(const Task& task, int tile) const {
         if constexpr (reads_notes || changes_by_notes) {
             wait(b.shared.barriers.keys_empty[keys.slot()], keys.parity() ^ 1);
             note_keys(b, task, tile, keys.slot(), own(), 128);
         }
         if (changes_by_notes) barrier_sync(changing_barrier, 128);
-        return *notes_of(b.shared, keys.slot());
+        return notes_of(b.shared, keys.slot());
     }
 
     // A task's queries and rows, for those who compute.
@@ -119,9 +173,14 @@ struct Changer {
             if (task.blocks < 0) break;
             FB_NO_UNROLL
             for (int tile = task.blocks - 1; tile >= 0; tile--) {
-                const Notes& notes = note(task, tile);
-                change_tile<KeySide>(task, tile, keys, notes);
-                if constexpr (values_land_raw) change_tile<ValueSide>(task, tile, values, notes);
+                if constexpr (keys_wait) {
+                    const Notes* notes = note(task, tile);
+                    change_tile<KeySide>(task, tile, keys, notes);
+                    if constexpr (values_land_raw)
+                        change_tile<ValueSide>(task, tile, values, notes);
+                } else {
+                    change_tile<ValueSide>(task, tile, values, nullptr);
+                }
             }
             __syncwarp();
             if (lane_now() == 0) arrive(b.shared.barriers.task_empty[turn.slot()]);

@@ -3,6 +3,7 @@
 #include "pairs.h"
 #include "softmax.h"
 #include "store.h"
+#include "sums.h"
 
 // ---- operands in shared memory
 
@@ -13,7 +14,7 @@ FB_DEVICE uint64_t operand(uint32_t address, uint32_t leading = 16) {
     return wgmma_operand(address, 128, leading, eight_rows);
 }
 
-// From the first step of 16 key columns to step k: panels have four steps.
+// From the first step of the key columns to step k: panels have four steps.
 template <int panel> FB_DEVICE constexpr uint32_t key_step(int k) {
     return k / 4 * panel + k % 4 * 32;
 }
@@ -23,13 +24,15 @@ struct Compute {
     Turn<FB_STAGES> keys; // where tiles come next
     Turn<FB_STAGES> values;
     Turn<FB_QUERY_BUFFERS> buffer; // of the task's queries
-    float factor; // of products; where nothing else changes them, above 0
-    float sign;   // what scores are multiplied by besides
+    float factor;    // of products that hooks change
+    Factors factors; // of others, above 0
+    Factors signs;   // what scores are multiplied by besides: products of fp8 queries by row
     RowState rows;
     Scores s;
     Sums sums;
-    uint32_t probabilities[FB_KV_TILE / 16][4];
-    uint32_t queries[FB_QUERIES_KEPT ? FB_KEY_DIM / 16 : 1][4];
+    LongSums before; // of fp8 products
+    uint32_t probabilities[value_steps][4];
+    uint32_t queries[FB_QUERIES_KEPT ? key_steps : 1][4];
 
     FB_DEVICE explicit Compute(const Block& block) : b(block) {}
 
@@ -116,7 +119,7 @@ struct Compute {
     FB_DEVICE void keep_queries() {
         if constexpr (FB_QUERIES_KEPT) {
             FB_UNROLL
-            for (int k = 0; k < FB_KEY_DIM / 16; k++) load_queries(k, queries[k]);
+            for (int k = 0; k < key_steps; k++) load_queries(k, queries[k]);
             __syncwarp();
             arrive_warp(barriers().queries_empty[buffer.slot()]);
         }
@@ -131,10 +134,10 @@ struct Compute {
         wgmma_tie(s);
         wgmma_fence();
         FB_UNROLL
-        for (int i = 0; i < FB_KEY_DIM / 16; i++) {
+        for (int i = 0; i < key_steps; i++) {
             const uint64_t step = k + (key_step<tile_panel>(i) >> 4);
-            if constexpr (FB_QUERIES_KEPT) FB_PRODUCT<0>(s, queries[i], step, i > 0);
-            else FB_PRODUCT<0, 0>(s, q + (key_step<query_panel>(i) >> 4), step, i > 0);
+            if constexpr (FB_QUERIES_KEPT) FB_SCORES(s, queries[i], step, i > 0);
+            else FB_SHARED_SCORES(s, q + (key_step<query_panel>(i) >> 4), step, i > 0);
         }
         wgmma_commit();
     }
@@ -144,8 +147,11 @@ struct Compute {
         wgmma_tie(sums);
         wgmma_fence();
         FB_UNROLL
-        for (int k = 0; k < FB_KV_TILE / 16; k++)
-            FB_PRODUCT<1>(sums, probabilities[k], v + (k * 16 * panel_row >> 4), true);
+        for (int k = 0; k < value_steps; k++) {
+            // Transposed values are one panel, others have a row for each key.
+            const int step = fp8_products ? k * 32 : k * 16 * panel_row;
+            FB_VALUES(sums, probabilities[k], v + (step >> 4), true);
+        }
         wgmma_commit();
     }
 
@@ -156,18 +162,20 @@ struct Compute {
 
     FB_DEVICE void pack() {
         FB_UNROLL
-        for (int i = 0; i < FB_KV_TILE / 4; i++)
-            probabilities[i / 4][i % 4] = pack_pair<FB_Q_TYPE>(s[2 * i], s[2 * i + 1]);
+        for (int i = 0; i < 4 * value_steps; i++) {
+            // Of fp8 two pairs of a row, eight columns apart.
+            const int at = fp8_products ? i / 2 * 8 + i % 2 * 2 : 2 * i;
+            uint32_t x = pack_pair<FB_Q_TYPE>(s[at], s[at + 1]);
+            if constexpr (fp8_products) x |= pack_pair<FB_Q_TYPE>(s[at + 4], s[at + 5]) << 16;
+            probabilities[i / 4][i % 4] = x;
+        }
     }
 
     FB_DEVICE void sign_scores() {
-        if (sign > 0) return;
+        if (signs.at(0) > 0 && signs.at(1) > 0 && !(scales_rows && scores_change)) return;
         FB_UNROLL
-        for (int i = 0; i < FB_KV_TILE / 2; i++) s[i] *= sign;
+        for (int i = 0; i < FB_KV_TILE / 2; i++) s[i] *= signs.at(i / 2 % 2);
     }
-
-    // What takes scores to base 2.
-    FB_DEVICE float base_2() const { return scores_change ? 1 : factor; }
 
     FB_DEVICE Pairs pairs_of(const TaskRows& seen, int tile) const {
         return Pairs::of(b, seen, keys.slot(), own(), tile);
@@ -175,8 +183,8 @@ struct Compute {
 
     // Products of a tile become scores.
     FB_DEVICE void change_scores(const TaskRows& seen, int tile) {
+        if constexpr (!scores_change || scales_rows) sign_scores();
         if constexpr (scores_change) pairs_of(seen, tile).change(factor, s);
-        else sign_scores();
     }
 
     // The scores of what a row does not see.
@@ -196,7 +204,7 @@ struct Compute {
         const int lane = lane_now();
         const uint32_t row = key_tile() + (lane % 8 + lane / 16 * 8) * panel_row;
         FB_UNROLL
-        for (int k = 0; k < FB_KEY_DIM / 16; k++) {
+        for (int k = 0; k < key_steps; k++) {
             uint32_t a[4], keys[4];
             if constexpr (FB_QUERIES_KEPT) copy(queries[k], a);
             else load_queries(k, a);
@@ -221,7 +229,8 @@ struct Compute {
 
     FB_DEVICE void add_product(const uint32_t (&a)[4], uint32_t b0, uint32_t b1, int at) {
         float d[4] = {s[at], s[at + 1], s[at + 2], s[at + 3]};
-        if (FB_Q_TYPE == FB_BF16) mma_m16n8k16_bf16(d, a, b0, b1);
+        if (fp8_products) mma_m16n8k32_e4m3(d, a, b0, b1);
+        else if (FB_Q_TYPE == FB_BF16) mma_m16n8k16_bf16(d, a, b0, b1);
         else mma_m16n8k16_f16(d, a, b0, b1);
         FB_UNROLL
         for (int i = 0; i < 4; i++) s[at + i] = d[i];
@@ -231,7 +240,7 @@ struct Compute {
     // scores is not looked for. The sums show when one may have outgrown the reference by `slack`;
     // then the scores are computed again and the exact way is taken.
     FB_DEVICE bool softmax_lagging(const TaskRows& seen, int tile, float (&alpha)[2]) {
-        const float2 sum = exponentiate<false>(base_2(), rows, s);
+        const float2 sum = exponentiate<false>(factors, rows, s);
         const bool again = __any_sync(0xffffffffu, !(fmaxf(sum.x, sum.y) <= lagging_most));
         if (!again) {
             rows.sum[0] += sum.x;
@@ -239,16 +248,17 @@ struct Compute {
             return false;
         }
         scores_again(seen, tile);
-        return softmax_exact<loses_keys>(base_2(), rows, alpha, s);
+        return softmax_exact<loses_keys>(factors, rows, alpha, s);
     }
 
     // Scores become probabilities; `whole`: every row sees every key of the tile, and has a
-    // reference. Returns whether older sums are to be multiplied by `alpha`.
+    // reference. Returns whether older sums are to be multiplied by `alpha`. fp8 has no room for
+    // probabilities above those of a maximum that was not looked for.
     template <bool whole>
     FB_DEVICE bool softmax(const TaskRows& seen, int tile, float (&alpha)[2]) {
         if constexpr (!Variant::softmax) return false;
-        else if constexpr (whole) return softmax_lagging(seen, tile, alpha);
-        else return softmax_exact<true>(base_2(), rows, alpha, s);
+        else if constexpr (whole && !fp8_products) return softmax_lagging(seen, tile, alpha);
+        else return softmax_exact<!whole || loses_keys>(factors, rows, alpha, s);
     }
 
     // ---- a task
@@ -257,7 +267,7 @@ struct Compute {
     // that compute make them zeros, before any of them passes the tile. `at`: its stage.
     FB_DEVICE void clear_tail(const Task& task, const Turn<FB_STAGES>& at) {
         const int32_t count = task.record.kv_end - task.start - (task.blocks - 1) * FB_KV_TILE;
-        if (values_land_raw || task.box_rows == 0 || count % task.box_rows == 0) return;
+        if (values_wait || task.box_rows == 0 || count % task.box_rows == 0) return;
         wait(barriers().values_full[at.slot()], at.parity());
         const uint32_t tile = shared_address(b.shared.values[at.slot()]);
         constexpr int row_pieces = 8 * value_panels;
@@ -273,10 +283,14 @@ struct Compute {
         barrier_sync(1, 128 * computing_groups);
     }
 
-    FB_DEVICE void open(const Task& task) {
-        const float scale = score_factor(b.attention(), task.record);
-        factor = scores_change ? scale : base_2_factor(scale);
-        sign = factor_sign(scale);
+    FB_DEVICE void open(const Task& task, const TaskRows& seen) {
+        factor = score_factor(b.attention(), task.record);
+        FB_UNROLL
+        for (int h = 0; h < (scales_rows ? 2 : 1); h++) {
+            const float scale = scale_of(seen, own() + 8 * h);
+            factors.of[h] = base_2_factor(factor * scale);
+            signs.of[h] = scores_change ? scale : factor_sign(factor * scale);
+        }
         keep_queries();
     }
 
@@ -287,7 +301,7 @@ struct Compute {
         if (tile == reach.begin) release_queries();
         change_scores(seen, tile);
         hide_scores(seen, tile);
-        if constexpr (Variant::softmax) softmax_first(base_2(), rows, s);
+        if constexpr (Variant::softmax) softmax_first(factors, rows, s);
         scale_values(seen, tile);
         if (reads_notes) release_read_keys();
     }
@@ -335,7 +349,9 @@ struct Compute {
         if (moves) {
             FB_UNROLL
             for (int i = 0; i < FB_VALUE_DIM / 2; i++) sums[i] *= alpha[i / 2 % 2];
+            before.shrink(alpha);
         }
+        before.add(b.shared, sums);
     }
 
     // All tiles but the first.
@@ -443,7 +459,9 @@ struct Compute {
         RowSums done;
         FB_UNROLL
         for (int h = 0; h < 2; h++) {
-            done.base[h] = rows.top[h] == -FB_INFINITY ? no_base : rows.top[h] * base_2();
+            done.base[h] = rows.top[h] == -FB_INFINITY
+                               ? no_base
+                               : rows.top[h] * factors.at(h) - weight_power;
             done.sum[h] = rows.sum[h];
         }
         return done;
@@ -465,11 +483,12 @@ struct Compute {
             const Task& next = wait_task(after);
             goes_on = uniform(can_cross(reach, next, rows_of(after)));
             if (goes_on) {
-                open(next);
+                open(next, rows_of(after));
                 cross(next, rows_of(after));
             }
         }
         if (!goes_on) end(reach);
+        before.join(b.shared, sums);
         const uint32_t wrong = store(b, task, own(), done, sums);
         attend_wrong<2>(b.attention(), task.record, task.source.by_page, wrong,
                         {0, FB_VALUE_DIM / 8}, true, [](int h) { return own() + 8 * h; });
@@ -487,7 +506,7 @@ struct Compute {
             if (uniform(task.blocks) < 0) break;
             const Reach reach = own_reach(rows_of(turn));
             if (!begun) {
-                open(task);
+                open(task, rows_of(turn));
                 clear_tail(task, values); // who passes tiles waits for those who compute
             }
             if (reach.begin == reach.end) {

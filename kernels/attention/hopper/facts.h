@@ -5,12 +5,20 @@
 //   FB_STAGES         tiles of keys, and of values, in flight
 //   FB_QUERY_BUFFERS  1, or 2: the next record's queries arrive while these are in use
 //   FB_QUERIES_KEPT   1: queries move to registers as soon as they are there
+//   FB_SUM_TILES      of fp8 products: tiles whose products are summed before the sums are added in
+//                     f32 to those of the tiles before
 //
 // A block is a warpgroup that loads, one that changes tiles where their elements are not yet what
 // the products take, and two or three that compute 64 rows each.
 //
 // Rounding: queries, keys and values are rounded once to FB_Q_TYPE after conversion and hooks,
 // probabilities once before the second product; all else is f32. Scores come in base 2.
+//
+// Of fp8 products (FB_Q_TYPE is FB_F8E4M3) queries, keys and values are what lies in memory. Their
+// operands are K-major: a warpgroup transposes values in their place.
+#ifndef FB_SUM_TILES
+#define FB_SUM_TILES 1
+#endif
 #include "../common/again.h"
 #include "../../params/attention.h"
 
@@ -30,8 +38,10 @@
 constexpr bool keys_land_raw = keys_change || values_change;
 constexpr bool values_land_raw = values_change;
 // What has landed waits for those who change it, or turn it in place.
+constexpr bool fp8_products = is_fp8(FB_Q_TYPE);
 constexpr bool keys_wait = keys_land_raw || rotates;
-constexpr int changing_groups = keys_wait ? 1 : 0;
+constexpr bool values_wait = values_land_raw || fp8_products;
+constexpr int changing_groups = keys_wait || values_wait ? 1 : 0;
 constexpr int changing_warps = 4 * changing_groups;
 constexpr int first_computing = 1 + changing_groups;
 constexpr int computing_groups = FB_THREADS / 128 - first_computing; // of 64 rows each
@@ -45,22 +55,32 @@ static_assert(FB_KEY_DIM % 16 == 0 && FB_VALUE_DIM % 8 == 0, "whole steps of the
 // setmaxnreg: 168 (384 threads) or 128 (512) registers of each thread at entry are what there is.
 constexpr int loading_registers = computing_groups == 2 ? 40 : 32;
 constexpr int changing_registers = 56;
-constexpr int computing_registers = computing_groups == 3 ? 160 : keys_wait ? 208 : 232;
+constexpr int computing_registers = computing_groups == 3 ? 160 : changing_groups ? 208 : 232;
 
-// A tile in shared memory is made of panels of 64 columns: rows of 128 bytes under the TMA's
-// swizzle. The same image of a tile is K-major for the first product and, as values, MN-major for
-// the second.
+// A tile in shared memory is made of panels of 64 columns, or 128 of fp8: rows of 128 bytes under
+// the TMA's swizzle. The same image of a tile is K-major for the first product and, as values of 16
+// bits, MN-major for the second.
 constexpr int panel_row = 128;
-constexpr int key_panels = round_up(FB_KEY_DIM, 64) / 64;
-constexpr int value_panels = round_up(FB_VALUE_DIM, 64) / 64;
+constexpr int operand_bytes = bytes_of(FB_Q_TYPE);
+constexpr int panel_columns = panel_row / operand_bytes;
+constexpr int key_panels = round_up(FB_KEY_DIM, panel_columns) / panel_columns;
+constexpr int value_panels = round_up(FB_VALUE_DIM, panel_columns) / panel_columns;
+// Steps of the two products, of 32 bytes of each operand along K.
+constexpr int key_steps = FB_KEY_DIM * operand_bytes / 32;
+constexpr int value_steps = FB_KV_TILE * operand_bytes / 32;
 constexpr int query_panel = block_rows * panel_row;
 constexpr int tile_panel = FB_KV_TILE * panel_row;
 constexpr int query_bytes = key_panels * query_panel;
 constexpr int key_bytes = key_panels * tile_panel;
-constexpr int value_tile_bytes = value_panels * tile_panel;
+// Transposed values are a panel of a row for each column.
+constexpr int value_tile_bytes =
+    fp8_products ? FB_VALUE_DIM * panel_row : value_panels * tile_panel;
 constexpr int raw_key_row = FB_KEY_DIM * value_bytes;
 constexpr int raw_value_row = FB_VALUE_DIM * value_bytes;
 constexpr int least_box = 8; // rows: below them the swizzle's pattern would not start over
+constexpr bool within_panel = FB_KEY_DIM % panel_columns == 0 && FB_VALUE_DIM == panel_columns &&
+                              FB_KV_TILE % 32 == 0 && FB_KV_TILE <= panel_columns;
+static_assert(!fp8_products || within_panel, "values are transposed within a panel");
 static_assert(tile_panel % 1024 == 0, "panels begin where the swizzle's pattern does");
 static_assert(key_panels * (FB_KV_TILE / least_box) <= 32 * FB_CLUSTER &&
                   value_panels * (FB_KV_TILE / least_box) <= 32 * FB_CLUSTER,
@@ -100,7 +120,7 @@ struct Task {
 };
 
 // What a task's rows see.
-struct TaskRows {
+struct TaskRows : ScalesOf<scales_rows, block_rows> {
     Reach reach[computing_groups];
     int32_t start; // as the task has it
     int32_t kv_head;
@@ -167,12 +187,23 @@ template <int Row, class Of> struct RawOf<false, Row, Of> {
 struct RawKeys : RawOf<keys_land_raw, raw_key_row, RawKeys> {};
 struct RawValues : RawOf<values_land_raw, raw_value_row, RawValues> {};
 
+// Sums of tiles before, of each thread that computes; lanes side by side use different banks.
+template <bool> struct LongSumsOf {
+    alignas(16) float4 long_sums[FB_VALUE_DIM / 8][128 * computing_groups];
+};
+template <> struct LongSumsOf<false> {};
+
 template <bool> struct RotationOf {
     alignas(16) Rotation rotation;
 };
 template <> struct RotationOf<false> {};
 
-struct Shared : Tiles, RawKeys, RawValues, RotationOf<rotates>, NotesOf<noted> {
+struct Shared : Tiles,
+                RawKeys,
+                RawValues,
+                LongSumsOf<fp8_products>,
+                RotationOf<rotates>,
+                NotesOf<noted> {
     Task tasks[task_count];
     TaskRows rows[rows_count];
     Barriers barriers;
@@ -239,10 +270,10 @@ FB_DEVICE void init_barriers(Barriers& b) {
     for (int i = 0; i < FB_STAGES; i++) {
         init(b.keys_full[i], keys_wait ? changing_warps : 1);
         init(b.keys_empty[i], releases(keys_land_raw));
-        init(b.values_full[i], values_land_raw ? changing_warps : 1);
+        init(b.values_full[i], values_wait ? changing_warps : 1);
         init(b.values_empty[i], releases(values_land_raw));
     }
-    for (int i = 0; i < FB_STAGES && keys_wait; i++) {
+    for (int i = 0; i < FB_STAGES && changing_groups > 0; i++) {
         init(b.keys_landed[i], 1);
         init(b.raw_keys_empty[i], changing_warps * FB_CLUSTER);
         init(b.values_landed[i], 1);
@@ -265,16 +296,29 @@ FB_DEVICE void init_barriers(Barriers& b) {
 
 // ---- products
 
-#if FB_Q_TYPE == FB_BF16
+// FB_SCORES takes queries from registers, FB_SHARED_SCORES from shared memory.
+#if FB_Q_TYPE == FB_F8E4M3
+FB_WGMMA_FP8(e4m3, FB_KV_TILE)
+#if FB_VALUE_DIM != FB_KV_TILE
+FB_WGMMA_FP8(e4m3, FB_VALUE_DIM)
+#endif
+#define FB_SCORES wgmma_e4m3
+#define FB_SHARED_SCORES wgmma_e4m3
+#define FB_VALUES wgmma_e4m3
+#elif FB_Q_TYPE == FB_BF16
 FB_WGMMA(bf16, FB_KV_TILE)
 #if FB_VALUE_DIM != FB_KV_TILE
 FB_WGMMA(bf16, FB_VALUE_DIM)
 #endif
-#define FB_PRODUCT wgmma_bf16
+#define FB_SCORES wgmma_bf16<0>
+#define FB_SHARED_SCORES wgmma_bf16<0, 0>
+#define FB_VALUES wgmma_bf16<1>
 #else
 FB_WGMMA(f16, FB_KV_TILE)
 #if FB_VALUE_DIM != FB_KV_TILE
 FB_WGMMA(f16, FB_VALUE_DIM)
 #endif
-#define FB_PRODUCT wgmma_f16
+#define FB_SCORES wgmma_f16<0>
+#define FB_SHARED_SCORES wgmma_f16<0, 0>
+#define FB_VALUES wgmma_f16<1>
 #endif

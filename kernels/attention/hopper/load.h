@@ -11,6 +11,7 @@ struct KeySide {
     static constexpr bool raw = keys_land_raw;
     static constexpr bool waits = keys_wait;
     static constexpr bool turns = rotates;
+    static constexpr bool transposes = false;
     static constexpr bool hooked = Variant::has_key;
     template <class V>
     static FB_DEVICE void change(const fb_attention_params& p, const KeyInputs& key, V& v) {
@@ -44,8 +45,9 @@ struct KeySide {
 
 struct ValueSide {
     static constexpr bool raw = values_land_raw;
-    static constexpr bool waits = values_land_raw;
+    static constexpr bool waits = values_wait;
     static constexpr bool turns = false;
+    static constexpr bool transposes = fp8_products;
     static constexpr bool hooked = Variant::has_value;
     template <class V>
     static FB_DEVICE void change(const fb_attention_params& p, const KeyInputs& key, V& v) {
@@ -185,7 +187,7 @@ template <class Side> struct TileLoader {
         if (box_row(task) < FB_KV_TILE) {
             const uint32_t to =
                 this->tile() + box_panel() * panel_bytes + box_row(task) * row_bytes;
-            const int at[4] = {box_panel() * 64, row, task.record.kv_head, page};
+            const int at[4] = {box_panel() * panel_columns, row, task.record.kv_head, page};
             if (FB_CLUSTER > 1)
                 tensor_load_multicast(to, Side::map(b), barrier, at, (1 << FB_CLUSTER) - 1);
             else tensor_load(to, Side::map(b), barrier, at);
@@ -233,8 +235,9 @@ template <class Side> struct TileLoader {
                 const int rows = min(32, FB_KV_TILE - first);
                 if constexpr (raw)
                     copy_rows_of<InRows<row_bytes>, row_bytes>(this->tile(), first, rows, address);
-                else copy_rows_of<InPanels<panel_bytes>, 2 * Side::dim>(this->tile(), first, rows,
-                                                                      address);
+                else
+                    copy_rows_of<InPanels<panel_bytes>, operand_bytes * Side::dim>(
+                        this->tile(), first, rows, address);
             }
             cp_async_commit();
             if (before != nullptr) {
@@ -260,9 +263,10 @@ template <class Side> struct TileLoader {
     }
 
     // Values before a task's first key may be anything, and 0 times anything is not 0: the tile
-    // that has any is gathered, without them.
+    // that has any is gathered without them, if nobody changes it.
     FB_DEVICE void load(const Task& task) {
-        const bool begins_early = !Side::leads && !raw && task.start < task.record.kv_start;
+        const bool begins_early =
+            !Side::leads && !Side::waits && task.start < task.record.kv_start;
         const int gathered = task.box_rows == 0 ? task.blocks : begins_early ? 1 : 0;
         if (gathered < task.blocks) load_boxes(task, gathered);
         if (gathered > 0) gather(task, gathered);
@@ -369,14 +373,14 @@ FB_DEVICE void describe_rows(const Block& b, const Task& task, TaskRows& rows, i
 FB_DEVICE uint64_t query_address(const fb_attention_params& p, const Task& task, int row) {
     if (row >= task.record.row_count) return 0;
     const QueryRow at = query_row(task.record, row);
-    return p.q + 2 * (at.token * p.q_stride_token + at.head * p.q_stride_head);
+    return p.q + query_element * (at.token * p.q_stride_token + at.head * p.q_stride_head);
 }
 
 FB_DEVICE void copy_queries(const Block& b, const Task& task, uint32_t tile, int group) {
     FB_NO_UNROLL
     for (int first = group * group_rows; first < (group + 1) * group_rows; first += 32) {
         const uint64_t address = query_address(b.attention(), task, first + lane_now());
-        copy_rows_of<InPanels<query_panel>, 2 * FB_KEY_DIM>(tile, first, 32, address);
+        copy_rows_of<InPanels<query_panel>, operand_bytes * FB_KEY_DIM>(tile, first, 32, address);
     }
 }
 
@@ -390,7 +394,7 @@ FB_DEVICE void change_queries(const Block& b, const Task& task, const TaskRows& 
         const int row = group * group_rows + i / pieces;
         const int piece = i % pieces;
         const uint64_t address = query_address(p, task, row);
-        Vector<FB_KEY_DIM, row_lanes(pieces), FB_Q_TYPE> v = {
+        Vector<FB_KEY_DIM, row_lanes(pieces), FB_QUERY_TYPE> v = {
             reinterpret_cast<const void*>(address == 0 ? p.q : address), piece * 8};
         v.load();
         if constexpr (Variant::has_query)

@@ -24,8 +24,8 @@ FB_KERNEL(attention_hopper, fb_attention_map_params, FB_THREADS, FB_MIN_BLOCKS) 
         if (warp < 2) load_tasks(b);
         else if (warp == 2) load_tiles<KeySide>(b);
         else load_tiles<ValueSide>(b);
-    } else if (keys_wait && uniform(thread_now() / 128) == 1) {
-        if constexpr (keys_wait) {
+    } else if (changing_groups > 0 && uniform(thread_now() / 128) == 1) {
+        if constexpr (changing_groups > 0) {
             registers_decrease<changing_registers>();
             Changer{b}.run();
         }

@@ -18,6 +18,18 @@ struct RowState {
 constexpr float lagging_most = 256;
 static_assert(slack == 8, "2^slack");
 
+// Probabilities of fp8 products are 2^weight_power at the reference, so that fp8 has bits for small
+// ones, and at most 2^(weight_power + growth), which it holds.
+constexpr float weight_power = fp8_products ? 7 : 0;
+constexpr float growth = fp8_products ? 1.75f : slack;
+
+// What takes scores to base 2, by the thread's rows; above 0.
+struct Factors {
+    float of[scales_rows ? 2 : 1];
+
+    FB_DEVICE float at(int h) const { return of[scales_rows ? h : 0]; }
+};
+
 // A score of what is hidden, or a weight.
 FB_DEVICE float hidden() { return Variant::softmax ? -FB_INFINITY : 0; }
 
@@ -45,14 +57,14 @@ FB_DEVICE void hide(const TaskRows& seen, int row, int32_t first, Scores& s) {
     }
 }
 
-// `factor`, above 0, takes scores to base 2. Returns this thread's sums. `masked`: a row may have
-// seen no key.
+// Returns this thread's sums. `masked`: a row may have seen no key.
 template <bool masked>
-FB_DEVICE float2 exponentiate(float factor, const RowState& rows, Scores& s) {
+FB_DEVICE float2 exponentiate(const Factors& factor, const RowState& rows, Scores& s) {
     float base[2], sum[2][2] = {};
     FB_UNROLL
     for (int h = 0; h < 2; h++)
-        base[h] = masked && rows.top[h] == -FB_INFINITY ? 0 : rows.top[h] * factor;
+        base[h] = (masked && rows.top[h] == -FB_INFINITY ? 0 : rows.top[h] * factor.at(h)) -
+                  weight_power;
     FB_UNROLL
     for (int j = 0; j < FB_KV_TILE / 8; j++) {
         FB_UNROLL
@@ -60,7 +72,7 @@ FB_DEVICE float2 exponentiate(float factor, const RowState& rows, Scores& s) {
             FB_UNROLL
             for (int e = 0; e < 2; e++) {
                 float& x = s[4 * j + 2 * h + e];
-                x = exp2_approx(x * factor - base[h]);
+                x = exp2_approx(x * factor.at(h) - base[h]);
                 sum[h][e] += x;
             }
         }
@@ -69,7 +81,7 @@ FB_DEVICE float2 exponentiate(float factor, const RowState& rows, Scores& s) {
 }
 
 // The first tile of a task: the references are its maxima.
-FB_DEVICE void softmax_first(float factor, RowState& rows, Scores& s) {
+FB_DEVICE void softmax_first(const Factors& factor, RowState& rows, Scores& s) {
     FB_UNROLL
     for (int h = 0; h < 2; h++) {
         float top = fmaxf(s[2 * h], s[2 * h + 1]);
@@ -83,10 +95,11 @@ FB_DEVICE void softmax_first(float factor, RowState& rows, Scores& s) {
     rows.sum[1] = sum.y;
 }
 
-// A later tile. Where a row of the warp outgrows its reference by `slack`, references move to the
+// A later tile. Where a row of the warp outgrows its reference by `growth`, references move to the
 // maxima; then (and only then) older sums must be multiplied by `alpha`.
 template <bool masked>
-FB_DEVICE bool softmax_exact(float factor, RowState& rows, float (&alpha)[2], Scores& s) {
+FB_DEVICE bool softmax_exact(const Factors& factor, RowState& rows, float (&alpha)[2],
+                             Scores& s) {
     float top[2];
     FB_UNROLL
     for (int h = 0; h < 2; h++) {
@@ -95,15 +108,15 @@ FB_DEVICE bool softmax_exact(float factor, RowState& rows, float (&alpha)[2], Sc
         for (int j = 1; j < FB_KV_TILE / 8; j++)
             top[h] = fmaxf(top[h], fmaxf(s[4 * j + 2 * h], s[4 * j + 2 * h + 1]));
     }
-    const float step = slack / factor;
-    const bool grows = top[0] > rows.top[0] + step || top[1] > rows.top[1] + step;
+    const bool grows = top[0] > rows.top[0] + growth / factor.at(0) ||
+                       top[1] > rows.top[1] + growth / factor.at(1);
     const bool moves = __any_sync(0xffffffffu, grows);
     if (moves) {
         FB_UNROLL
         for (int h = 0; h < 2; h++) {
             const float now = fmaxf(quad_max(top[h]), rows.top[h]);
-            const float base = masked && now == -FB_INFINITY ? 0 : now * factor;
-            alpha[h] = exp2_approx(rows.top[h] * factor - base);
+            const float base = masked && now == -FB_INFINITY ? 0 : now * factor.at(h);
+            alpha[h] = exp2_approx(rows.top[h] * factor.at(h) - base);
             rows.sum[h] *= alpha[h];
             rows.top[h] = now;
         }

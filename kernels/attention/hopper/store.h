@@ -50,7 +50,8 @@ FB_DEVICE float row_total(int h, const Sums& sums) {
 FB_DEVICE void store_row(const fb_attention_params& p, const RowTarget& target, bool wide,
                          bool inside, int h, const Sums& sums) {
     const int quad = lane_now() % 4;
-    if constexpr (FB_OUT_TYPE != FB_F32 && FB_VALUE_DIM % 32 == 0 && !Variant::has_output) {
+    if constexpr (FB_OUT_TYPE != FB_F32 && FB_VALUE_DIM % 32 == 0 && !Variant::has_output &&
+                  !fp8_products) {
         if (wide) {
             FB_UNROLL
             for (int g = 0; g < FB_VALUE_DIM / 32; g++) {
@@ -58,9 +59,10 @@ FB_DEVICE void store_row(const fb_attention_params& p, const RowTarget& target, 
                 FB_UNROLL
                 for (int i = 0; i < 4; i++) {
                     const float* x = &sums[16 * g + 4 * i + 2 * h];
-                    pairs[i] = target.empty ? 0
-                                            : pack_pair<FB_OUT_TYPE>(x[0] * target.factor,
-                                                                     x[1] * target.factor);
+                    pairs[i] = target.empty
+                                   ? 0
+                                   : pack_pair<FB_OUT_TYPE>(x[0] * target.factor,
+                                                            x[1] * target.factor);
                 }
                 const uint4 eight = eight_columns(pairs);
                 if (inside) store_eight(target.values + out_element * (32 * g + 8 * quad), eight);
@@ -69,6 +71,16 @@ FB_DEVICE void store_row(const fb_attention_params& p, const RowTarget& target, 
         }
     }
     if (!inside) return;
+    if constexpr (fp8_products) { // of 16 columns a quad's lanes have four each: 0 2, and 1 3
+        FB_UNROLL
+        for (int j = 0; j < FB_VALUE_DIM / 8; j += 2) {
+            const float* even = &sums[4 * j + 2 * h];
+            const float* odd = even + 4;
+            write_pair(p, target, 8 * j + 4 * quad, even[0], odd[0]);
+            write_pair(p, target, 8 * j + 4 * quad + 2, even[1], odd[1]);
+        }
+        return;
+    }
     FB_UNROLL
     for (int j = 0; j < FB_VALUE_DIM / 8; j++) {
         const float* x = &sums[4 * j + 2 * h];

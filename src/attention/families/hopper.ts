@@ -2,7 +2,7 @@ import { OptionError } from "../../errors.ts";
 import type { TensorMap } from "../../ffi/params.gen.ts";
 import { ropeRange } from "../../ops/rope.ts";
 import { encodeTensorMap } from "../../tensor/tensor-map.ts";
-import { dtypeBytes, isFp8 } from "../../tensor/dtype.ts";
+import { dtypeBytes, dtypeCode, isFp8 } from "../../tensor/dtype.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { CudaVariant } from "../../variant/emit-cuda.ts";
 import type { ResolvedOptions } from "../options.ts";
@@ -74,6 +74,11 @@ const turningCuts: readonly Cut[] = [
   cutOf(192, 128, 96, 2, 1, false),
 ];
 
+/** The same of fp8 products: rows of 128 bytes are one panel. */
+const fp8Cuts: readonly Cut[] = [cutOf(128, 128, 128, 4, 1, true), cutOf(128, 128, 96, 4, 1, true)];
+/** Tiles whose products the tensor cores sum before f32 does. */
+const sumTiles = 2;
+
 function cutOf(
   keyDim: number,
   valueDim: number,
@@ -93,6 +98,8 @@ const cluster = 2;
  * rate is 34 GB/s: 4 operations for each element of a row, 4 bytes for each of a key and value.
  */
 const rowsPerKey = 147;
+/** Half the bytes, at about 1.3 times the rate. */
+const fp8RowsPerKey = 96;
 const panelColumns = 64;
 const panelRowBytes = 128;
 /** Boxes of fewer rows than this would not begin where the swizzle's pattern does. */
@@ -104,13 +111,14 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   const { headDim, valueDim } = options;
   const variant = cudaVariant(options);
   const asked = askedBy(options, variant);
-  const fits = asked.rawKeyBytes > 0 ? changingCuts : asked.turnedPairs > 0 ? turningCuts : cuts;
+  const plain = asked.fp8Products ? fp8Cuts : cuts;
+  const fits = asked.rawKeyBytes > 0 ? changingCuts : asked.turnedPairs > 0 ? turningCuts : plain;
   const cut = fits
     .filter(({ kvTile }) => kvTile <= hookedKeysMost || !asked.hooked || fits === cuts)
     .filter((each) => each.keyDim === headDim && each.valueDim === valueDim)
     .find((each) => sharedBytesOf(each, asked) <= facts.sharedBytesPerBlock);
   if (cut === undefined) {
-    const allowed = cuts.map((each) => `${each.keyDim}/${each.valueDim}`).join(", ");
+    const allowed = fits.map((each) => `${each.keyDim}/${each.valueDim}`).join(", ");
     return refuse("headDim", `${headDim}/${valueDim}`, allowed);
   }
   const others = tiled.offer(facts, options);
@@ -124,6 +132,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
 function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | undefined {
   const { computeMajor, computeMinor } = facts;
   const { dtype, kvDtype } = options;
+  if (takesFp8(options)) return refusalOfFp8(facts, options);
   if (computeMajor !== 9) {
     return refuse("device", `compute ${computeMajor}.${computeMinor}`, "compute 9.0");
   }
@@ -136,6 +145,26 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   if (options.tokenScales && dtype === "f16") return refuse("tokenScales", true, "false in f16");
   // Its plans put every row into the largest tile, of which a decode fills little.
   if (options.batchInvariant) return refuse("batchInvariant", true, "false");
+  return undefined;
+}
+
+/** Whether products are of fp8. */
+function takesFp8({ dtype, kvDtype }: ResolvedOptions): boolean {
+  return dtype === "f8e4m3" && kvDtype === "f8e4m3";
+}
+
+/** The same of fp8 queries beside fp8 keys and values. */
+function refusalOfFp8(facts: DeviceFacts, options: ResolvedOptions): OptionError | undefined {
+  const others = refusal(facts, { ...options, dtype: "bf16" });
+  if (others !== undefined) return others;
+  const variant = cudaVariant(options);
+  // What is changed or turned is no fp8 any more.
+  if (options.rope !== undefined) return refuse("rope", "given", "left out beside fp8 queries");
+  for (const hook of ["query", "key", "value"] as const)
+    if (variant?.hooks.has(hook)) return refuse("variant", hook, "without this hook in fp8");
+  // fp8 holds probabilities, not any weight, nor their products with scales.
+  if (variant?.softmax === false) return refuse("variant", "no softmax", "one with softmax in fp8");
+  if (options.tokenScales) return refuse("tokenScales", true, "false beside fp8 queries");
   return undefined;
 }
 
@@ -156,6 +185,8 @@ interface Asked {
   readonly turnedPairs: number;
   /** Tiles are noted: positions, slots and scales of their keys. */
   readonly noted: boolean;
+  /** Products are of fp8. */
+  readonly fp8Products: boolean;
   /** Bytes of an element of keys and values that are changed on their way; 0: they are not. */
   readonly rawKeyBytes: number;
   readonly rawValueBytes: number;
@@ -168,9 +199,11 @@ function askedBy(options: ResolvedOptions, variant: CudaVariant | undefined): As
   const hooked = variant?.hooks.has("logits") === true || variant?.hooks.has("mask") === true;
   const weighs = variant?.softmax === false;
   const { dtype, kvDtype } = options;
+  const fp8Products = takesFp8(options);
   const rawValues = kvDtype !== dtype || variant?.hooks.has("value") === true;
   const rawKeys = rawValues || variant?.hooks.has("key") === true;
   return {
+    fp8Products,
     rawKeyBytes: rawKeys ? dtypeBytes(kvDtype) : 0,
     rawValueBytes: rawValues ? dtypeBytes(kvDtype) : 0,
     masked,
@@ -188,7 +221,8 @@ function kernelClass(
   variant: string | undefined,
 ): KernelClass {
   const { kvTile, groups } = cut;
-  const threads = 128 * (groups + (asked.rawKeyBytes > 0 || asked.turnedPairs > 0 ? 2 : 1));
+  const changes = asked.rawKeyBytes > 0 || asked.turnedPairs > 0 || asked.fp8Products;
+  const threads = 128 * (groups + (changes ? 2 : 1));
   const sharedBytes = sharedBytesOf(cut, asked);
   return {
     name: `hopper.tile${64 * groups * cluster}`,
@@ -198,7 +232,7 @@ function kernelClass(
     blocksPerProcessor: 1,
     schedule: "share",
     take: "few-heads",
-    rowsPerKey,
+    rowsPerKey: asked.fp8Products ? fp8RowsPerKey : rowsPerKey,
     entry: "attention_hopper",
     image: {
       source: "attention/hopper/prefill.cu",
@@ -227,29 +261,33 @@ function constantsOf(cut: Cut, options: ResolvedOptions) {
     FB_STAGES: cut.stages,
     FB_QUERY_BUFFERS: cut.queryBuffers,
     FB_QUERIES_KEPT: cut.keepsQueries ? 1 : 0,
+    ...(takesFp8(options) ? { FB_Q_TYPE: dtypeCode("f8e4m3"), FB_SUM_TILES: sumTiles } : {}),
   };
 }
 
 /** Shared memory of kernels/attention/hopper/facts.h. */
 function sharedBytesOf(cut: Cut, asked: Asked): number {
-  const { masked, turnedPairs, rowWords, noted, rawKeyBytes, rawValueBytes } = asked;
+  const { masked, turnedPairs, rowWords, noted, fp8Products, rawKeyBytes, rawValueBytes } = asked;
   const { keyDim, valueDim, kvTile, groups, stages, queryBuffers } = cut;
-  const panels = (dim: number) => Math.ceil(dim / panelColumns);
+  const panels = (dim: number) => Math.ceil(dim / (fp8Products ? panelRowBytes : panelColumns));
   const rows = 64 * groups;
   const queries = queryBuffers * panels(keyDim) * rows * panelRowBytes;
-  const tiles = stages * (panels(keyDim) + panels(valueDim)) * kvTile * panelRowBytes;
+  // Values that are transposed have a row for each column.
+  const valueRows = fp8Products ? valueDim : panels(valueDim) * kvTile;
+  const tiles = stages * (panels(keyDim) * kvTile + valueRows) * panelRowBytes;
+  const longSums = fp8Products ? 4 * rows * valueDim : 0;
   const raw = stages * kvTile * (keyDim * rawKeyBytes + valueDim * rawValueBytes);
   const notes = noted ? stages * 16 * kvTile : 0;
   const positions = turnedPairs > 0 ? 4 * rows : 8;
   const words = Math.max(8, 4 * rowWords * rows);
-  const rowFacts = 8 * rows + positions + 16 * (masked ? rows : 1) + words;
+  const scales = fp8Products ? 4 * rows : 0;
+  const rowFacts = 8 * rows + scales + positions + 16 * (masked ? rows : 1) + words;
   const tasks = 3 * (64 + 48) + 2 * (16 * groups + 8 + rowFacts);
   const barriers = 8 * (8 * stages + 13 + queryBuffers + 8);
   const mail = 4 * 8;
-  return (
-    Math.ceil((queries + tiles + raw + 16 * turnedPairs + notes + tasks + barriers + mail) / 1024) *
-    1024
-  );
+  const inAll =
+    queries + tiles + raw + longSums + 16 * turnedPairs + notes + tasks + barriers + mail;
+  return Math.ceil(inAll / 1024) * 1024;
 }
 
 /** Rows of a box: a whole number of them makes a page, and a tile. */
@@ -274,7 +312,7 @@ function bindPlane(plane: Tensor, dim: number, kvTile: number, raw: boolean, map
       dtype: plane.dtype,
       extents: [dim, rows, heads, pages],
       strides: [bytes * rowStride, bytes * headStride, bytes * pageStride],
-      box: [raw ? dim : panelColumns, paged ? boxRows(rows, kvTile) : kvTile, 1, 1],
+      box: [raw ? dim : panelRowBytes / bytes, paged ? boxRows(rows, kvTile) : kvTile, 1, 1],
       swizzleBytes: raw ? 0 : 128,
     },
     map,
