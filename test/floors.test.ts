@@ -14,13 +14,15 @@ const floors: Record<string, readonly string[]> = {
   tensor: ["device", "ffi"],
   text: [],
   grammar: [],
+  comm: ["tensor", "device", "ffi"],
   weights: ["text", "tensor"],
   ops: ["tensor", "device", "ffi"],
   cache: ["ops", "tensor", "device", "ffi", "kv"],
   attention: ["cache", "ops", "tensor", "device", "ffi", "jit", "plan", "kv", "variant"],
   replay: ["serve", "attention", "cache", "ops", "tensor", "device", "plan", "kv"],
-  models: ["weights", "attention", "cache", "ops", "tensor", "device", "kv"],
+  models: ["comm", "weights", "attention", "cache", "ops", "tensor", "device", "kv"],
   engine: [
+    "comm",
     "models",
     "weights",
     "text",
@@ -33,7 +35,7 @@ const floors: Record<string, readonly string[]> = {
     "device",
   ],
   server: ["engine", "text"],
-  cli: ["server", "engine", "debloat", "replay", "attention", "device", "jit", "ffi"],
+  cli: ["comm", "server", "engine", "debloat", "replay", "attention", "device", "jit", "ffi"],
   debloat: ["ffi"],
 };
 

@@ -8,6 +8,9 @@ const handles = @import("handle.zig");
 const interface = @import("device.zig");
 const status_file = @import("status.zig");
 const driver = @import("cuda/driver.zig");
+const comm_file = @import("comm/comm.zig");
+const mpi = @import("comm/mpi.zig");
+const nccl = @import("comm/nccl.zig");
 const CpuDevice = @import("cpu/runtime/device.zig").Device;
 const CudaDevice = @import("cuda/device.zig").Device;
 const Module = @import("cuda/module.zig").Module;
@@ -15,6 +18,7 @@ const Device = handles.Device;
 const Stream = handles.Stream;
 const Event = handles.Event;
 const Graph = handles.Graph;
+const Comm = comm_file.Comm;
 const call = interface.call;
 const call_with = interface.call_with;
 const fail = status_file.fail;
@@ -272,6 +276,85 @@ export fn fb_launch(
     if (grid == 0) return 0;
     const length: usize = @intCast(bytes);
     return call(target, "launch", .{ launched, source, length, @as(u32, @intCast(grid)) });
+}
+
+/// Opens the library of communication at this path, once per process: 0 is MPI, which starts with
+/// it, 1 is NCCL. out, of MPI: flavour (1 Open MPI, 2 MPICH), rank, ranks; of NCCL: its version.
+export fn fb_comm_open(kind: i32, path: ?[*:0]const u8, out: ?*[4]i32) i32 {
+    const opened = path orelse return null_handle("path");
+    const facts = out orelse return null_handle("facts");
+    return switch (kind) {
+        0 => mpi.open(opened, facts),
+        1 => nccl.open(opened, facts),
+        else => fail(.invalid_argument, "kind must be 0 (MPI) or 1 (NCCL) (got {d})", .{kind}),
+    };
+}
+
+/// out: the 128 bytes by which ranks of NCCL find each other, at rank 0's host:port where given.
+export fn fb_comm_identify(address: ?[*:0]const u8, out: ?*nccl.Id) i32 {
+    return nccl.identify(address, out orelse return null_handle("id"));
+}
+
+/// NCCL's ranks find each other in the background: see fb_comm_state. The id is NCCL's alone.
+export fn fb_comm_create(
+    device: ?*Device,
+    ranks: i32,
+    rank: i32,
+    id: ?*const nccl.Id,
+    timeout_ms: i32,
+    out: ?**Comm,
+) i32 {
+    const owner = device orelse return null_handle("device");
+    return Comm.create(owner, ranks, rank, id, timeout_ms, out orelse return null_handle("comm"));
+}
+
+/// 0 when it takes work, not_ready before, else what failed since.
+export fn fb_comm_state(comm: ?*Comm) i32 {
+    return (comm orelse return null_handle("comm")).state();
+}
+
+/// Queues one operation between all ranks; the numbers are those of zig/comm/comm.zig.
+export fn fb_comm_queue(
+    comm: ?*Comm,
+    stream: ?*Stream,
+    operation: i32,
+    dtype: i32,
+    to: i32,
+    from: i32,
+    count: u64,
+    source: u64,
+    target: u64,
+) i32 {
+    const group = comm orelse return null_handle("comm");
+    const queued = stream orelse return null_handle("stream");
+    const known = std.enums.fromInt(comm_file.Operation, operation) orelse
+        return fail(.invalid_argument, "there is no operation {d}", .{operation});
+    const elements = std.enums.fromInt(comm_file.DType, dtype) orelse
+        return fail(.unsupported, "elements of dtype {d} do not cross", .{dtype});
+    return group.queue(queued, .{
+        .operation = known,
+        .dtype = elements,
+        .to = to,
+        .from = from,
+        .count = count,
+        .source = source,
+        .target = target,
+    });
+}
+
+/// Gives up what is queued and under way.
+export fn fb_comm_abort(comm: ?*Comm) i32 {
+    return (comm orelse return null_handle("comm")).abort();
+}
+
+/// Frees the handle, once what was queued is done.
+export fn fb_comm_free(comm: ?*Comm) i32 {
+    return (comm orelse return null_handle("comm")).free();
+}
+
+/// The process ends: with code 0 MPI ends with it, else the whole job does.
+export fn fb_comm_end(code: i32) i32 {
+    return mpi.end(code);
 }
 
 /// Host memory for one exported DLPack tensor, zeroed; 64-aligned.

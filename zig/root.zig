@@ -11,6 +11,7 @@ pub const std_options: std.Options = .{ .signal_stack_size = null };
 test {
     _ = @import("cpu/runtime/memory.zig");
     _ = @import("cpu/kernels/variant/math.zig");
+    _ = @import("comm/sums.zig");
     _ = @import("cuda/failure.zig");
     _ = @import("cuda/image.zig");
     _ = @import("cuda/device_test.zig");

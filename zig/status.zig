@@ -16,6 +16,7 @@ pub const Status = enum(i32) {
     capture = 8,
     system = 9,
     cuda = 10,
+    ranks = 11,
 
     pub fn code(status: Status) i32 {
         return @backingInt(status);

@@ -1,5 +1,6 @@
 import { availableParallelism } from "node:os";
 import { basename } from "node:path";
+import { version } from "../../package.json";
 import { Device } from "../device/device.ts";
 import type { DeviceKind } from "../device/open.ts";
 import { FlashbunError, OptionError } from "../errors.ts";
@@ -14,10 +15,12 @@ import type { Checkpoint } from "../weights/checkpoint.ts";
 import { openCheckpoint } from "../weights/open.ts";
 import { randomCheckpoint } from "../weights/random.ts";
 import { GrammarState } from "../grammar/grammar.ts";
+import { Follower } from "./follower.ts";
 import { Grammars } from "./grammars.ts";
 import { type EngineLive, Live } from "./live.ts";
 import { Prompts } from "./prompts.ts";
 import { type AnswerParts, type GenerateOptions, generateSchemas, Generation } from "./request.ts";
+import { deviceOf, type EngineRanks, meet, ranksFor } from "./ranks.ts";
 import { samplingFor } from "./sampling.ts";
 import { Sampler } from "./sampler.ts";
 import { type EngineStats, statsOf } from "./stats.ts";
@@ -48,6 +51,11 @@ export interface EngineOptions {
    * random. Nothing but its length ends an answer then. Default false.
    */
   randomWeights?: boolean;
+  /**
+   * Processes that share the model, each with a part of every layer (tensor parallel): as many as a
+   * launcher started. Those of a rank above 0 call {@link Engine.follow}. Default 1.
+   */
+  tp?: number;
 }
 
 const engineSchemas: OptionSchemas = {
@@ -63,6 +71,7 @@ const engineSchemas: OptionSchemas = {
   maxBatch: integer(1, 1 << 16),
   cascade: flag,
   randomWeights: flag,
+  tp: integer(1, 1024),
 };
 
 /** What is not given, by the device. */
@@ -95,14 +104,36 @@ export class Engine implements AsyncDisposable {
     readonly model: Model,
     prompts: Prompts,
     checkpoint: Checkpoint,
-    limits: { tokenBudget: number; maxBatch: number },
+    private readonly limits: { readonly tokenBudget: number; readonly maxBatch: number },
+    private readonly ranks: EngineRanks | undefined,
   ) {
     this.#checkpoint = checkpoint;
     this.#prompts = prompts;
     this.#grammars = new Grammars(prompts.tokenizer, model.shape.vocabulary);
     this.#sampler = new Sampler(model, limits.maxBatch);
-    this.#loop = new StepLoop(model, this.#sampler, limits);
+    this.#loop = new StepLoop(model, this.#sampler, limits, ranks);
     this.#live = new Live(this.#loop.scheduler, model.cache.pool);
+    if (ranks !== undefined && this.rank === 0) this.#loop.keepTurning(ranks.comm.timeoutMs / 4);
+  }
+
+  /** Which of the processes that share the model this is; 0 answers requests. */
+  get rank(): number {
+    return this.ranks?.comm.rank ?? 0;
+  }
+
+  /**
+   * Runs the steps of rank 0 until its engine is closed: what all other ranks do. Errors:
+   * OptionError on rank 0, CommError, DeviceError.
+   */
+  async follow(): Promise<void> {
+    const { ranks, rank, limits, model } = this;
+    if (ranks === undefined || rank === 0)
+      throw new OptionError("rank", rank, "1 or more", "let the other ranks follow.");
+    const { comm, turns } = ranks;
+    const { scheduler } = this.#loop;
+    using follower = new Follower(model, scheduler, turns, { comm, ...limits });
+    await follower.run();
+    await comm.done();
   }
 
   get tokenizer(): Tokenizer {
@@ -127,16 +158,19 @@ export class Engine implements AsyncDisposable {
     // Between two steps this thread has little to do: none is left to it.
     const isFree = kind === "cpu" && !process.env["FLASHBUN_THREADS"];
     const threads = isFree ? { threads: availableParallelism() } : {};
-    const device = made.use(await Device.open(kind, threads));
+    const ranks = ranksFor(options.tp ?? 1);
+    const device = made.use(await Device.open(deviceOf(kind, ranks), threads));
     const usual = defaults[device.kind];
     const { dtype = usual.dtype, tokenBudget = usual.tokenBudget, pages } = options;
     const { maxBatch = Math.min(usual.maxBatch, tokenBudget) } = options;
     requireInteger("maxBatch", maxBatch, 1, tokenBudget);
     const limits = { tokenBudget, maxBatch };
-    const model = made.use(
-      await Model.load(device, checkpoint, { dtype, pages, pageSize, cascade, ...limits }),
-    );
-    const engine = new Engine(device, model, prompts, checkpoint, limits);
+    const { config } = checkpoint;
+    const met = ranks && (await meet(device, ranks, { version, config, dtype, ...limits }));
+    if (met !== undefined) made.use(met.comm);
+    const sizes = { dtype, pages, pageSize, cascade, ...limits, ranks: met?.comm };
+    const model = made.use(await Model.load(device, checkpoint, sizes));
+    const engine = new Engine(device, model, prompts, checkpoint, limits, met);
     made.move();
     return engine;
   }
@@ -147,6 +181,7 @@ export class Engine implements AsyncDisposable {
    */
   generate(options: GenerateOptions): Generation {
     if (this.#closed) throw new EngineClosedError();
+    if (this.rank !== 0) throw new OptionError("rank", this.rank, "0", "ask rank 0, and follow().");
     const prompt = this.encode(options);
     const { signal, stopTokens = [], ignoreEnd = false, priority = 0 } = options;
     signal?.throwIfAborted();
@@ -233,7 +268,9 @@ export class Engine implements AsyncDisposable {
     this.#closed = true;
     await this.#loop.stop(new EngineClosedError());
     this.#sampler[Symbol.dispose]();
+    await this.ranks?.turns[Symbol.asyncDispose]();
     await this.model[Symbol.asyncDispose]();
+    this.ranks?.comm[Symbol.dispose]();
     await this.device[Symbol.asyncDispose]();
   }
 

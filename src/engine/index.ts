@@ -3,6 +3,8 @@
  * @module flashbun/engine
  */
 export { Engine, EngineClosedError, type EngineOptions } from "./engine.ts";
+export { Communicator, type CommunicatorOptions, type Exchange } from "../comm/communicator.ts";
+export { type Ranks, ranksOf } from "../comm/ranks.ts";
 export type {
   FinishReason,
   GeneratedToken,

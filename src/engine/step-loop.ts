@@ -1,10 +1,13 @@
+import type { Communicator } from "../comm/communicator.ts";
 import type { Job } from "../serve/job.ts";
+import type { ServeRequest } from "../serve/request.ts";
 import { Scheduler } from "../serve/scheduler.ts";
 import type { Step } from "../serve/step.ts";
 import type { Model } from "../models/model.ts";
 import type { Generation } from "./request.ts";
 import type { LoopCounts } from "./stats.ts";
 import type { Choices, Chosen, SampledRow, Sampler } from "./sampler.ts";
+import { type Added, checksPlans, planBytes, type Turns } from "./turns.ts";
 
 /** Limits of a loop. */
 export interface LoopOptions {
@@ -18,6 +21,12 @@ export interface LoopRequest {
   readonly maxTokens: number;
   readonly endTokens: readonly number[];
   readonly priority: number;
+}
+
+/** What a loop tells the ranks that follow it. */
+export interface Followers {
+  readonly turns: Turns;
+  readonly comm: Communicator;
 }
 
 /** A token that a step gives: the job's, at that place. */
@@ -45,8 +54,20 @@ export class StepLoop {
   #runs = false;
   #stopped = false;
   readonly counts: LoopCounts = { steps: 0, busySeconds: 0, hostSeconds: 0 };
+  /** Who came and left since the last turn, of which the other ranks do not know. */
+  #added: Added[] = [];
+  #left: number[] = [];
+  /** What no step can follow: with it the ranks are no longer alike. */
+  #broken: unknown;
+  #beat: Timer | undefined;
 
-  constructor(model: Model, sampler: Sampler, { tokenBudget, maxBatch }: LoopOptions) {
+  /** @param followers ranks that run the same steps */
+  constructor(
+    model: Model,
+    sampler: Sampler,
+    { tokenBudget, maxBatch }: LoopOptions,
+    private readonly followers?: Followers,
+  ) {
     this.#model = model;
     this.#sampler = sampler;
     this.#tokens = new Int32Array(tokenBudget);
@@ -62,24 +83,70 @@ export class StepLoop {
     const { id, prompt } = generation;
     const waitsForTokens = generation.grammar !== undefined;
     const request = { id, prompt, maxTokens, endTokens, priority, waitsForTokens };
-    this.scheduler.add(request, now());
+    if (this.followers === undefined) this.scheduler.add(request, now());
+    else this.#tellLater(request);
     this.#generations.set(id, generation);
-    if (!this.#runs) this.#resting = this.#run();
+    this.#wake();
   }
 
   /** Takes a request out; its pages come back at once, or with the step under way. */
   abort(generation: Generation, failure?: unknown): void {
-    if (!this.#generations.delete(generation.id)) return;
+    if (generation.finishReason !== null || !this.#generations.has(generation.id)) return;
+    this.#leave(generation);
+    generation.end("abort", failure);
+  }
+
+  /** Runs turns without requests too, so that ranks that follow know that this one is there. */
+  keepTurning(everyMs: number): void {
+    this.#beat = setInterval(() => this.#wake(), everyMs);
+  }
+
+  #wake(): void {
+    if (!this.#runs) this.#resting = this.#run();
+  }
+
+  #tellLater(request: ServeRequest): void {
+    if (this.#broken !== undefined) throw this.#broken;
+    this.scheduler.check(request);
+    this.#added.push({ request, at: now() });
+  }
+
+  /** Takes it out of the scheduler: with the next turn where other ranks have to do it too. */
+  #leave(generation: Generation): void {
+    if (this.followers === undefined) this.#drop(generation);
+    else this.#left.push(generation.id);
+  }
+
+  #drop(generation: Generation): void {
+    this.#generations.delete(generation.id);
     this.#sampler.forget(generation);
     this.scheduler.abort(generation.id);
-    generation.end("abort", failure);
+  }
+
+  /** Tells the other ranks what happened since the last turn, and does it here. */
+  #turn(time: number, ends = false): void {
+    const [added, left] = [this.#added, this.#left];
+    this.#added = [];
+    this.#left = [];
+    this.followers?.turns.send({ now: time, added, left, ends });
+    for (const { request, at } of added) this.scheduler.add(request, at);
+    for (const id of left) {
+      const generation = this.#generations.get(id);
+      if (generation !== undefined) this.#drop(generation);
+    }
   }
 
   /** Ends all requests and waits for the step under way. */
   async stop(failure: unknown): Promise<void> {
     this.#stopped = true;
+    clearInterval(this.#beat);
+    const follows = this.followers !== undefined && this.followers.comm.rank > 0;
     for (const generation of [...this.#generations.values()]) this.abort(generation, failure);
     await this.#resting;
+    if (this.followers !== undefined && !follows && this.#broken === undefined) {
+      this.#turn(now(), true);
+      await this.followers.comm.done();
+    }
     this.scheduler[Symbol.dispose]();
   }
 
@@ -90,7 +157,10 @@ export class StepLoop {
     try {
       while (!this.#stopped) {
         const began = now();
+        if (this.followers !== undefined) this.#turn(began);
         const step = this.scheduler.step(began);
+        if (step !== null && checksPlans && this.followers !== undefined)
+          await this.followers.comm.requireEqual("the plan", planBytes(step));
         const next = step === null ? undefined : this.#queue(step);
         this.counts.hostSeconds += now() - began;
         if (running !== undefined) await this.#settle(running);
@@ -101,6 +171,7 @@ export class StepLoop {
       await running?.choices.read().catch(() => {});
     } catch (error) {
       // Not even the step was given back: whoever waits gets the reason.
+      if (this.followers !== undefined) this.#broken = error;
       for (const generation of [...this.#generations.values()]) this.abort(generation, error);
     } finally {
       this.#runs = false;
@@ -113,11 +184,13 @@ export class StepLoop {
     try {
       this.#launch(step);
       const choices = this.#sampler.queue(this.#rowsOf(step));
+      this.#model.shareChosen(rows.length);
       const queued = { jobs: step.jobs.slice(), rows, choices };
       this.scheduler.advance(step);
       this.counts.steps++;
       return queued;
     } catch (error) {
+      if (this.followers !== undefined) throw error;
       this.scheduler.rollback(step);
       this.#abortAll(step.jobs.slice(), error);
       return undefined;
@@ -128,8 +201,10 @@ export class StepLoop {
   async #settle({ jobs, rows, choices }: Queued): Promise<void> {
     let chosen: Chosen[];
     try {
+      await this.followers?.comm.done();
       chosen = await choices.read();
     } catch (error) {
+      if (this.followers !== undefined) throw error;
       return this.#abortAll(jobs, error);
     }
     const began = now();
@@ -162,27 +237,36 @@ export class StepLoop {
   }
 
   #launch(step: Step): void {
-    const ids = this.#tokens;
-    let count = 0;
-    for (const { tokens, computed, scheduled } of step.jobs) {
-      ids.set(tokens.subarray(computed, computed + scheduled), count);
-      count += scheduled;
-    }
+    const ids = idsOf(step, this.#tokens);
     const { batch, sequences, logitRows, sampled } = step;
     this.#model.forward({ batch, sequences, ids, logitRows, wanted: sampled.length });
   }
 
   #hand(generation: Generation, { job, place }: Row, chosen: Chosen): void {
     const { token, logProb, failure } = chosen;
+    // Ranks that follow tell their schedulers too, whatever is made of the token here.
+    const told = this.scheduler.tell(job, place, token);
+    if (generation.finishReason !== null) {
+      if (told !== null) this.#drop(generation);
+      return;
+    }
     if (failure !== undefined) return this.abort(generation, failure);
     generation.cachedTokens = job.cachedTokens;
-    const told = this.scheduler.tell(job, place, token);
     if (!generation.take(token, told === "end" ? "stop" : told, logProb)) return;
-    this.#generations.delete(job.id);
-    this.#sampler.forget(generation);
-    // A stop string was found, of which the scheduler does not know.
-    if (told === null) this.scheduler.abort(job.id);
+    // Else a stop string was found, of which the scheduler does not know.
+    if (told === null) this.#leave(generation);
+    else this.#drop(generation);
   }
+}
+
+/** Ids of a step's tokens in the order of its batch, in `room`. */
+export function idsOf({ jobs }: Step, room: Int32Array): Int32Array {
+  let count = 0;
+  for (const { tokens, computed, scheduled } of jobs) {
+    room.set(tokens.subarray(computed, computed + scheduled), count);
+    count += scheduled;
+  }
+  return room;
 }
 
 function now(): number {

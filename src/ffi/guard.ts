@@ -18,6 +18,7 @@ const checks: Readonly<Record<Kind, Check>> = {
   graph: handle,
   module: handle,
   kernel: handle,
+  comm: handle,
   address: {
     test: (x) => `${x} > 0 && Number.isSafeInteger(${x})`,
     allowed: "an address, an integer of 1 or more",

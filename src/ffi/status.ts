@@ -15,6 +15,7 @@ export const Status = {
   capture: 8,
   system: 9,
   cuda: 10,
+  ranks: 11,
 } as const;
 
 const last = new Failure();

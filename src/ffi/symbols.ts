@@ -20,6 +20,9 @@ export type ModuleHandle = Handle<"module">;
 /** A kernel, built in or of a module. */
 export type KernelHandle = Handle<"kernel">;
 
+/** A communicator between processes. */
+export type CommHandle = Handle<"comm">;
+
 /** An address in native memory, as a number below 2^53. */
 export type Address = number;
 
@@ -36,6 +39,7 @@ export interface ArgumentTypes {
   readonly graph: GraphHandle;
   readonly module: ModuleHandle;
   readonly kernel: KernelHandle;
+  readonly comm: CommHandle;
   readonly address: Address;
   /** 0 to 2^53 - 1. */
   readonly u64: number;
@@ -57,6 +61,7 @@ const crossings: Readonly<Record<Kind, "ptr" | "u64" | "i32">> = {
   graph: "ptr",
   module: "ptr",
   kernel: "ptr",
+  comm: "ptr",
   address: "u64",
   u64: "u64",
   i32: "i32",
@@ -103,6 +108,24 @@ export const functions = {
   fb_tensor_map_encode: ["device", "view spec", "view map"],
   fb_kernel_find: ["device", "view name", "kernel*", "view facts"],
   fb_launch: ["stream", "kernel", "view params", "i32 bytes", "i32 grid"],
+  fb_comm_open: ["i32 kind", "view path", "view facts"],
+  fb_comm_identify: ["view? address", "view id"],
+  fb_comm_create: ["device", "i32 ranks", "i32 rank", "view? id", "i32 timeout_ms", "comm*"],
+  fb_comm_state: ["comm"],
+  fb_comm_queue: [
+    "comm",
+    "stream",
+    "i32 operation",
+    "i32 dtype",
+    "i32 to",
+    "i32 from",
+    "u64 count",
+    "u64 source",
+    "u64 target",
+  ],
+  fb_comm_abort: ["comm"],
+  fb_comm_free: ["comm"],
+  fb_comm_end: ["i32 code"],
   fb_dlpack_create: ["u64 bytes", "address*"],
   fb_dlpack_destroy: ["address"],
 } as const satisfies Readonly<Record<string, readonly Argument[]>>;

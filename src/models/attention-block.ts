@@ -70,12 +70,13 @@ export function addAttention(m: Kit, x: Tensor, layer: number, block: AttentionB
 /** Embedding, last norm and head. */
 export function ends(source: WeightSource, shape: DecoderShape): Ends {
   const { hidden, vocabulary, isTied } = shape;
+  const [from, to] = shape.headRows ?? [0, vocabulary];
   const embedding = source.table("model.embed_tokens", vocabulary, hidden);
   return {
     embedding,
     norm: source.vector("model.norm", hidden),
     head: isTied
-      ? source.tied("model.embed_tokens", embedding)
-      : source.linear(hidden, { lm_head: vocabulary }),
+      ? source.tied("model.embed_tokens", embedding, [from, to])
+      : source.linear(hidden, { lm_head: to - from }),
   };
 }

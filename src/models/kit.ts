@@ -1,6 +1,7 @@
 import type { Attention } from "../attention/attention.ts";
 import { normRopeAppend } from "../cache/norm-rope-append.ts";
 import type { PagedCache } from "../cache/paged-cache.ts";
+import type { Communicator } from "../comm/communicator.ts";
 import type { Device } from "../device/device.ts";
 import type { Batch } from "../kv/batch.ts";
 import { copyRows } from "../ops/copy-rows.ts";
@@ -31,6 +32,8 @@ export interface KitOptions {
   readonly tokenBudget: number;
   /** Most rows per step that want logits. */
   readonly maxBatch: number;
+  /** The processes that share the model, which have the rest of each layer. */
+  readonly ranks?: Communicator | undefined;
 }
 
 /** Row counts whose routing is kept: batches of decodes change slowly. */
@@ -121,8 +124,9 @@ export class Kit implements Disposable {
   }
 
   /** Adds x times a weight to the residual stream. */
-  addLinear(residual: Tensor, x: Tensor, weight: Weight): Tensor {
-    return matmul(x, weight, { residual, out: residual });
+  addLinear(residual: Tensor, x: Tensor, weight: Weight): void {
+    matmul(x, weight, this.#onto(residual));
+    this.#options.ranks?.allReduce(residual);
   }
 
   /** Adds what the experts of each row make of it to the residual stream. */
@@ -135,7 +139,16 @@ export class Kit implements Disposable {
     this.#expertRows ??= new StepBuffers(this.#device, x.dtype, tokenBudget * topK);
     const hidden = this.#expertRows.rows("experts' insides", rows * topK, gateUp.outputs / 2);
     const results = this.#expertRows.rows("experts' results", rows * topK, dim);
-    moe(x, routing, { gateUp, down, hidden, results, residual, out: residual });
+    moe(x, routing, { gateUp, down, hidden, results, ...this.#onto(residual) });
+    this.#options.ranks?.allReduce(residual);
+  }
+
+  /** Of several ranks the first brings the residual stream, the others their part alone. */
+  #onto(residual: Tensor): { out: Tensor; residual?: Tensor } {
+    const { ranks } = this.#options;
+    return ranks === undefined || ranks.rank === 0
+      ? { residual, out: residual }
+      : { out: residual };
   }
 
   /**
@@ -173,9 +186,24 @@ export class Kit implements Disposable {
     return rows;
   }
 
-  /** Computes the logits of the wanted rows. */
+  /** Computes the logits of the wanted rows, each rank its columns, and brings them together. */
   logits(x: Tensor, head: Weight): void {
-    matmul(x, head, { out: this.logitsOf(this.#wanted) });
+    const { ranks, shape } = this.#options;
+    const rows = this.#wanted;
+    const out = this.logitsOf(rows);
+    const columns = head.outputs;
+    if (ranks === undefined || columns === shape.vocabulary) return void matmul(x, head, { out });
+    const own = matmul(x, head, { out: this.#logits.rows("own logits", rows, columns) });
+    const all = this.#gathered(rows, columns, ranks.ranks);
+    ranks.allGather(own, all);
+    out.reshape(rows, ranks.ranks, columns).copyFrom(all.permute(1, 0, 2));
+  }
+
+  /** [ranks, rows, columns]: the first of the buffer's memory. */
+  #gathered(rows: number, columns: number, ranks: number): Tensor {
+    const buffer = this.#logits.rows("gathered logits", this.#options.maxBatch, columns * ranks);
+    const elements = ranks * rows * columns;
+    return buffer.reshape(buffer.elements).slice(0, 0, elements).reshape(ranks, rows, columns);
   }
 
   /** The logits of the first `rows` wanted rows of the last step, [rows, vocabulary]. */

@@ -2,11 +2,13 @@ import { freemem } from "node:os";
 import { Attention } from "../attention/attention.ts";
 import type { AttentionOptions } from "../attention/options.ts";
 import { PagedCache } from "../cache/paged-cache.ts";
+import type { Communicator } from "../comm/communicator.ts";
 import type { Device } from "../device/device.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
 import type { Sequence } from "../kv/sequence.ts";
 import { Rope } from "../ops/rope.ts";
 import { type DType, dtypeBytes } from "../tensor/dtype.ts";
+import { Tensor } from "../tensor/tensor.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
 import { Config } from "./config.ts";
 import { familyOf } from "./families.ts";
@@ -14,6 +16,7 @@ import { bucketsOf, DecodeGraphs } from "./decode-graphs.ts";
 import type { ModelFamily } from "./family.ts";
 import { Kit } from "./kit.ts";
 import { RandomSource } from "./random-source.ts";
+import { sharedCheckpoint, sharedShape } from "./share.ts";
 import type { DecoderShape } from "./shape.ts";
 import type { StepTokens } from "./step-inputs.ts";
 import { WeightSource } from "./weight-source.ts";
@@ -29,6 +32,8 @@ export interface ModelOptions {
   readonly maxBatch: number;
   /** Whether a prefix that requests share is read once for all of them, where that pays. */
   readonly cascade: boolean;
+  /** The processes that share the model. */
+  readonly ranks?: Communicator | undefined;
 }
 
 /** Tables of angles, which are computed here, and a head beside an embedding that it is tied to. */
@@ -56,22 +61,26 @@ export class Model implements AsyncDisposable {
     private readonly source: WeightSource,
     private readonly weights: unknown,
     private readonly owned: AsyncDisposableStack,
+    /** The processes that share the model. */
+    readonly ranks: Communicator | undefined,
   ) {}
 
   /** Errors: CheckpointError, OptionError, OutOfMemoryError, CompileError. */
   static async load(device: Device, checkpoint: Checkpoint, options: ModelOptions): Promise<Model> {
-    const { dtype, pageSize, tokenBudget, maxBatch } = options;
+    const { dtype, pageSize, tokenBudget, maxBatch, ranks } = options;
     const config = new Config(checkpoint.path, checkpoint.config);
     const family = familyOf(config);
-    const shape = family.shape(config);
+    const whole = family.shape(config);
+    const shape = ranks === undefined ? whole : sharedShape(whole, ranks);
     await using made = new AsyncDisposableStack();
     const Source = checkpoint.isRandom ? RandomSource : WeightSource;
-    const source = made.use(new Source(device, checkpoint, dtype));
+    const own = ranks === undefined ? checkpoint : sharedCheckpoint(checkpoint, whole, ranks);
+    const source = made.use(new Source(device, own, dtype));
     const weights = family.weights(source, shape);
     source.requireAllTaken(ignoredTensors);
     const { kvHeads, headDim } = shape;
     const heads = { kvHeads, headDim, dtype };
-    const pages = options.pages ?? pagesFor(device, shape, options);
+    const pages = options.pages ?? (await leastOf(pagesFor(device, shape, options), ranks));
     const groups = groupsOf(shape, pages);
     const sizes = { layers: shape.layers, pages, pageSize, maxSequences: maxBatch, groups };
     const cache = made.use(PagedCache.create(device, { ...heads, ...sizes }));
@@ -92,8 +101,9 @@ export class Model implements AsyncDisposable {
     const cascades = options.cascade && groups.every(({ windowLeft }) => windowLeft < 0);
     const worthSharing = cascades ? attention[0].worthSharing : undefined;
     const parts = { cache, attention, graphAttention, ropes, worthSharing };
-    const kit = made.use(new Kit({ shape, dtype, ...parts, tokenBudget, maxBatch }));
-    return new Model(device, shape, kit, parts, graphs, family, source, weights, made.move());
+    const kit = made.use(new Kit({ shape, dtype, ...parts, tokenBudget, maxBatch, ranks }));
+    const owned = made.move();
+    return new Model(device, shape, kit, parts, graphs, family, source, weights, owned, ranks);
   }
 
   /** The plan of the last step, of the first kind of attention. */
@@ -130,6 +140,14 @@ export class Model implements AsyncDisposable {
     const queue = () => this.family.forward(this.kit, this.weights);
     if (graphed) this.graphs.run(batch, queue);
     else queue();
+  }
+
+  /** Queues the ids that rank 0 chose for so many rows to the others; undefined for none. */
+  shareChosen(rows: number): Tensor | undefined {
+    if (rows === 0) return undefined;
+    const chosen = this.kit.inputs.chosenOf(rows);
+    this.ranks?.broadcast(chosen);
+    return chosen;
   }
 
   /** Waits for the device, and frees all that it holds there. */
@@ -169,6 +187,15 @@ function groupsOf({ layers, attention, attentionOf }: DecoderShape, pages: numbe
     else group.push(layer);
   }
   return [...byWindow].map(([windowLeft, group]) => ({ layers: group, pages, windowLeft }));
+}
+
+/** The smallest of all ranks' numbers: each has as much memory. */
+async function leastOf(count: number, ranks: Communicator | undefined): Promise<number> {
+  if (ranks === undefined) return count;
+  using least = Tensor.from(ranks.device, [count], [1], "i32", "pages");
+  ranks.allReduce(least, "min");
+  await ranks.done();
+  return (least.toTypedArray() as Int32Array)[0];
 }
 
 /** Of free memory: on the CPU others want some, too. */

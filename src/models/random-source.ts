@@ -1,6 +1,7 @@
 import { fillNormal } from "../tensor/random.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { Weight } from "../tensor/weight.ts";
+import type { Range } from "../weights/slice.ts";
 import { WeightSource } from "./weight-source.ts";
 
 /** Tensors that not all models have, by `model_type`: biases of Qwen 2, norms of Qwen 3. */
@@ -54,8 +55,8 @@ export class RandomSource extends WeightSource {
     return Weight.dense(this.#normal([count, rowsOf(outputs), inputs], label));
   }
 
-  override tied(_: string, table: Tensor): Weight {
-    return Weight.dense(table);
+  override tied(_: string, table: Tensor, [from, to]: Range): Weight {
+    return Weight.dense(table.slice(0, from, to));
   }
 
   override requireAllTaken(): void {}

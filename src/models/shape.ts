@@ -39,6 +39,8 @@ export interface DecoderShape {
     /** Whether the weights of a token's experts have the sum 1. */
     readonly renormalize: boolean;
   };
+  /** Rows of the head that this process has, where several share a model; default all. */
+  readonly headRows?: readonly [from: number, to: number];
   /** The ways to attend that there are. */
   readonly attention: readonly AttentionKind[];
   /** Which of them a layer has. */

@@ -5,6 +5,7 @@ import { Weight } from "../tensor/weight.ts";
 import { type Codes, codesOf, stackCodes } from "../weights/codes.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
 import { CheckpointError } from "../weights/errors.ts";
+import { type Range, rowsOf } from "../weights/slice.ts";
 import type { StoredTensor } from "../weights/stored.ts";
 import { dtypeOf, unpack } from "../weights/unpack.ts";
 
@@ -92,11 +93,13 @@ export class WeightSource implements Disposable {
     return Weight.dense(tensor);
   }
 
-  /** The linear layer of a table: in its memory, or for one that is quantised in its codes. */
-  tied(name: string, table: Tensor): Weight {
+  /** The linear layer of a table's rows: in its memory, or if it is quantised in its codes. */
+  tied(name: string, table: Tensor, [from, to]: Range): Weight {
     const [rows, columns] = table.shape;
-    const codes = codesOf(this.#stored(name, [rows, columns]));
-    return codes === undefined ? Weight.dense(table) : this.#grouped(columns, codes);
+    const codes = codesOf(rowsOf(this.#stored(name, [rows, columns]), [[from, to]]));
+    return codes === undefined
+      ? Weight.dense(table.slice(0, from, to))
+      : this.#grouped(columns, codes);
   }
 
   /**

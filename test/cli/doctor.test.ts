@@ -22,6 +22,25 @@ test("doctor finds the library and right attention on this machine", async () =>
   }
 });
 
+test("doctor says by what ranks meet, and who this one is", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "flashbun-doctor-"));
+  try {
+    const nccl = join(folder, "libnccl.so.2");
+    await Bun.write(nccl, "no library");
+    const { out } = await doctorWith({
+      FLASHBUN_MPI: "/absent/libmpi.so",
+      FLASHBUN_NCCL: nccl,
+      RANK: "1",
+      WORLD_SIZE: "2",
+    });
+    expect(out).toMatch(/none +MPI +not found/);
+    expect(out).toMatch(/warn +NCCL +NCCL: .*libnccl\.so\.2: .* Fix: /);
+    expect(out).toMatch(/ok +ranks +rank 1 of 2, by torchrun\n/);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
 test("doctor says what is missing and exits with 1", async () => {
   const child = Bun.spawn([process.execPath, entry, "doctor"], {
     env: { ...process.env, FLASHBUN_LIB: "/absent/libflashbun.so" },

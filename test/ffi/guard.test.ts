@@ -23,6 +23,7 @@ const values: Record<Kind, { right: unknown[]; wrong: unknown[] }> = {
   graph: handles,
   module: handles,
   kernel: handles,
+  comm: handles,
   address: {
     right: [1, 2 ** 53 - 1],
     wrong: [0, -1, 0.5, NaN, Infinity, 2 ** 53, undefined, null, "64", 64n],

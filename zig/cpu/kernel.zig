@@ -6,6 +6,10 @@ pub const scratch_bytes = 4 << 20;
 /// What run() returns where an index tensor leads out of its target.
 pub const leads_out: i32 = 3;
 
+/// What an exchange between ranks returns where one did not come in time, and where one is gone.
+pub const rank_late: i32 = 20;
+pub const rank_lost: i32 = 21;
+
 pub const Run = *const fn (
     params: *const anyopaque,
     index: u32,

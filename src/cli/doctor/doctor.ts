@@ -9,6 +9,7 @@ import { attend, libraryPath, Tensor } from "../../index.ts";
 import { requireWritable, textStream, writeWhole } from "../outputs.ts";
 import { lookAtCuda } from "./cuda.ts";
 import type { Say, State } from "./finding.ts";
+import { lookAtRanks } from "./ranks.ts";
 
 interface Finding {
   name: string;
@@ -34,6 +35,7 @@ export async function doctor(options: { json?: string }): Promise<number> {
     say("library", `${path}, ${(statSync(path).size / 1e6).toFixed(1)} MB`);
     await lookAtCpu(say);
     await lookAtCuda(say);
+    lookAtRanks(say);
   } catch (error) {
     if (!(error instanceof FlashbunError)) throw error;
     say("device", error.message, "FAIL");

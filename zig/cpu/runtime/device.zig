@@ -4,7 +4,7 @@ const params = @import("params");
 const handles = @import("../../handle.zig");
 const lock = @import("../../lock.zig");
 const status_file = @import("../../status.zig");
-const leads_out = @import("../kernel.zig").leads_out;
+const kernels = @import("../kernel.zig");
 const levels = @import("levels.zig");
 const memory = @import("memory.zig");
 const threads = @import("threads.zig");
@@ -120,9 +120,18 @@ pub const Device = struct {
     pub fn failure(device: *Device) i32 {
         if (device.failure_status == 0) return 0;
         const status = device.failure_status;
-        const reason = if (status != leads_out) "" else ": mask offsets or page ids lead out";
+        const reason = switch (status) {
+            kernels.leads_out => ": mask offsets or page ids lead out",
+            kernels.rank_late => ": another rank did not come in time",
+            kernels.rank_lost => ": another rank is gone",
+            else => "",
+        };
         const sentence = "kernel {s} failed with status {d}{s}; the device takes no more work";
-        return fail(.device_failed, sentence, .{ device.failure_kernel, status, reason });
+        const kind: status_file.Status = switch (status) {
+            kernels.rank_late, kernels.rank_lost => .ranks,
+            else => .device_failed,
+        };
+        return fail(kind, sentence, .{ device.failure_kernel, status, reason });
     }
 
     /// All memory of a CPU device is host memory.

@@ -1,0 +1,96 @@
+import type { Communicator } from "../comm/communicator.ts";
+import type { Model } from "../models/model.ts";
+import type { Job } from "../serve/job.ts";
+import type { Scheduler } from "../serve/scheduler.ts";
+import type { Step } from "../serve/step.ts";
+import { type Results, ResultRing } from "./results.ts";
+import { idsOf } from "./step-loop.ts";
+import { checksPlans, planBytes, type Turn, type Turns } from "./turns.ts";
+
+interface Queued {
+  readonly rows: readonly { readonly job: Job; readonly place: number }[];
+  readonly results: Results;
+}
+
+/**
+ * The steps of a rank that others ask nothing: it schedules what rank 0 schedules, from the same
+ * requests in the same order, runs its part of the model, and is told the tokens that were chosen.
+ */
+export class Follower implements Disposable {
+  readonly #model: Model;
+  readonly #comm: Communicator;
+  readonly #turns: Turns;
+  readonly #scheduler: Scheduler;
+  readonly #ids: Int32Array;
+  readonly #ring: ResultRing;
+  /** Ids of requests that have not ended. */
+  readonly #live = new Set<number>();
+
+  constructor(
+    model: Model,
+    scheduler: Scheduler,
+    turns: Turns,
+    { comm, tokenBudget }: { readonly comm: Communicator; readonly tokenBudget: number },
+  ) {
+    this.#model = model;
+    this.#comm = comm;
+    this.#turns = turns;
+    this.#scheduler = scheduler;
+    this.#ids = new Int32Array(tokenBudget);
+    this.#ring = new ResultRing(model.device);
+  }
+
+  /** Follows rank 0 until it ends. Errors: CommError, DeviceError. */
+  async run(): Promise<void> {
+    let running: Queued | undefined;
+    while (true) {
+      const turn = await this.#turns.receive();
+      this.#take(turn);
+      if (turn.ends) return;
+      const step = this.#scheduler.step(turn.now);
+      if (step !== null && checksPlans) await this.#comm.requireEqual("the plan", planBytes(step));
+      const next = step === null ? undefined : this.#queue(step);
+      if (running !== undefined) await this.#settle(running);
+      running = next;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#ring[Symbol.dispose]();
+  }
+
+  #take({ added, left }: Turn): void {
+    for (const { request, at } of added) {
+      this.#scheduler.add(request, at);
+      this.#live.add(request.id);
+    }
+    for (const id of left) {
+      this.#live.delete(id);
+      this.#scheduler.abort(id);
+    }
+  }
+
+  #queue(step: Step): Queued {
+    const { batch, sequences, logitRows, sampled } = step;
+    const rows = sampled.map((job) => ({ job, place: job.length }));
+    const wanted = sampled.length;
+    const ids = idsOf(step, this.#ids);
+    this.#model.forward({ batch, sequences, ids, logitRows, wanted });
+    const chosen = this.#model.shareChosen(wanted);
+    const results = this.#ring.queue(chosen === undefined ? [] : [chosen]);
+    this.#scheduler.advance(step);
+    return { rows, results };
+  }
+
+  async #settle({ rows, results }: Queued): Promise<void> {
+    await this.#comm.done();
+    await results.done;
+    if (rows.length === 0) return;
+    const { buffer, byteOffset } = results.part(0);
+    const tokens = new Int32Array(buffer, byteOffset, rows.length);
+    rows.forEach(({ job, place }, row) => {
+      if (!this.#live.has(job.id)) return;
+      if (this.#scheduler.tell(job, place, tokens[row]) !== null) this.#live.delete(job.id);
+    });
+  }
+}

@@ -1,0 +1,41 @@
+import { Communicator } from "../comm/communicator.ts";
+import { type Ranks, ranksOf } from "../comm/ranks.ts";
+import type { Device } from "../device/device.ts";
+import type { DeviceKind } from "../device/open.ts";
+import { CommError } from "../errors.ts";
+import { Turns } from "./turns.ts";
+
+/** The processes that share an engine's model, met. */
+export interface EngineRanks {
+  readonly comm: Communicator;
+  readonly turns: Turns;
+}
+
+/** This process's rank among `tp`; undefined for 1. Errors: CommError. */
+export function ranksFor(tp: number): Ranks | undefined {
+  if (tp === 1) return undefined;
+  const ranks = ranksOf();
+  const fix = `start ${tp} ranks by mpirun, torchrun or srun, or flashbun serve --tp ${tp}.`;
+  if (ranks === undefined) throw new CommError(`tp is ${tp}, and no launcher is seen. Fix: ${fix}`);
+  if (ranks.ranks === tp) return ranks;
+  throw new CommError(`tp is ${tp}, and ${ranks.launcher} started ${ranks.ranks}. Fix: ${fix}`);
+}
+
+/** The device of a rank: each has a GPU of its own. */
+export function deviceOf(kind: DeviceKind | "auto", ranks: Ranks | undefined): DeviceKind | "auto" {
+  if (ranks === undefined || kind === "cpu") return kind;
+  // A launcher that shows each rank its own GPU alone has chosen already.
+  const shown = (process.env["CUDA_VISIBLE_DEVICES"] ?? "").split(",").filter(Boolean);
+  return shown.length === 1 ? "cuda:0" : `cuda:${ranks.localRank}`;
+}
+
+/** Meets the other ranks, which must want the same. Errors: CommError. */
+export async function meet(device: Device, ranks: Ranks, wanted: object): Promise<EngineRanks> {
+  await using made = new AsyncDisposableStack();
+  const comm = made.use(await Communicator.open(device, { ranks }));
+  const bytes = new TextEncoder().encode(JSON.stringify(wanted));
+  await comm.requireEqual("what is loaded", bytes);
+  const turns = await Turns.open(comm, ranks);
+  made.move();
+  return { comm, turns };
+}
