@@ -20,6 +20,10 @@ export class DecodeGraphs implements Disposable {
     readonly sizes: number[],
   ) {}
 
+  get largest(): number {
+    return this.sizes.at(-1)!;
+  }
+
   /** Tokens that a step is padded to: its bucket where a graph may run it. */
   paddedTokens(requests: number, tokens: number): number {
     if (tokens !== requests) return tokens;

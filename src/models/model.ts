@@ -87,15 +87,11 @@ export class Model implements AsyncDisposable {
     const attention = await attentionOf(device, made, shape, { dtype });
     const graphs = graphsOf(device, maxBatch);
     made.use(graphs);
+    const { sizes: buckets, largest } = graphs;
     const maxColumns = Math.ceil(shape.contextTokens / pageSize);
-    const graph = { maxBatch, maxQueryTokens: maxBatch, maxQueryLength: 1, maxColumns };
-    const graphAttention =
-      graphs.sizes.length === 0
-        ? []
-        : await attentionOf(device, made, shape, {
-            dtype,
-            graph: { ...graph, buckets: graphs.sizes },
-          });
+    const most = { maxBatch: largest, maxQueryTokens: largest, maxQueryLength: 1, maxColumns };
+    const graph = { ...most, buckets };
+    const graphAttention = await attentionOf(device, made, shape, { dtype, graph });
     const ropes = shape.attention.map(({ rope }) => made.use(Rope.create(device, headDim, rope)));
     // Windows pass prefixes at times of their own.
     const cascades = options.cascade && groups.every(({ windowLeft }) => windowLeft < 0);
@@ -156,9 +152,13 @@ export class Model implements AsyncDisposable {
   }
 }
 
-/** Batch sizes with a graph: powers of two, as a GPU is launched at some cost. */
+/** Batches that the CPU takes longer over than this thread takes to launch them. */
+const largeOnCpu = 16;
+
+/** On a GPU padding costs little, on the CPU it is computed. */
 function graphsOf(device: Device, maxBatch: number): DecodeGraphs {
-  const sizes = device.kind === "cpu" ? [] : bucketsOf(maxBatch);
+  if (device.kind !== "cpu") return new DecodeGraphs(device, bucketsOf(maxBatch));
+  const sizes = Array.from({ length: Math.min(maxBatch, largeOnCpu) }, (_, i) => i + 1);
   return new DecodeGraphs(device, sizes);
 }
 

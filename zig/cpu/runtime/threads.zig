@@ -17,7 +17,8 @@ pub const Job = struct {
     grid: u32,
     next: std.atomic.Value(u32) = .init(0),
     status: std.atomic.Value(i32) = .init(0),
-    helpers: u32 = 0,
+    /// Changed under the pool's mutex.
+    helpers: std.atomic.Value(u32) = .init(0),
     following: ?*Job = null,
 
     fn work(job: *Job, scratch: [*]align(64) u8) void {
@@ -33,6 +34,10 @@ pub const Job = struct {
     }
 };
 
+/// Looks of a thread for what comes next before it sleeps, some 40 ns each: the launches of a step
+/// follow each other faster than a sleeping thread wakes.
+const looks_most = 1000;
+
 pub const Pool = struct {
     mutex: lock.Mutex = .{},
     work: lock.Condition = .{},
@@ -42,6 +47,10 @@ pub const Pool = struct {
     ready_last: ?*Stream = null,
     stopping: bool = false,
     sleeping: u32 = 0,
+    /// Threads that lead a stream.
+    leaders: u32 = 0,
+    /// Counts what was published.
+    news: std.atomic.Value(u32) = .init(0),
     threads: []std.Thread = &.{},
     scratch: []align(64) u8 = &.{},
 
@@ -84,6 +93,7 @@ pub const Pool = struct {
         stream.following = null;
         if (pool.ready_last) |last| last.following = stream else pool.ready_first = stream;
         pool.ready_last = stream;
+        _ = pool.news.fetchAdd(1, .release);
         if (pool.sleeping > 0) pool.work.signal();
     }
 
@@ -104,13 +114,21 @@ pub const Pool = struct {
         pool.mutex.lock();
         job.following = pool.jobs;
         pool.jobs = &job;
+        _ = pool.news.fetchAdd(1, .release);
         if (pool.sleeping > 0) pool.work.broadcast();
         pool.mutex.unlock();
         job.work(scratch);
         pool.mutex.lock();
         defer pool.mutex.unlock();
         pool.unlink(&job);
-        while (job.helpers > 0) pool.idle.wait(&pool.mutex);
+        if (job.helpers.load(.monotonic) > 0) {
+            pool.mutex.unlock();
+            var looks: u32 = 0;
+            while (looks < looks_most and job.helpers.load(.acquire) > 0) : (looks += 1)
+                std.atomic.spinLoopHint();
+            pool.mutex.lock();
+        }
+        while (job.helpers.load(.monotonic) > 0) pool.idle.wait(&pool.mutex);
         return job.status.load(.monotonic);
     }
 
@@ -131,25 +149,38 @@ pub const Pool = struct {
         return null;
     }
 
+    /// Waits a moment for something to be published, without the mutex, which is held before and
+    /// after. False: nothing was.
+    fn look(pool: *Pool) bool {
+        const seen = pool.news.load(.monotonic);
+        pool.mutex.unlock();
+        var looks: u32 = 0;
+        while (looks < looks_most and pool.news.load(.acquire) == seen) : (looks += 1)
+            std.atomic.spinLoopHint();
+        pool.mutex.lock();
+        return pool.news.load(.monotonic) != seen;
+    }
+
     fn run(pool: *Pool, scratch: [*]align(64) u8) void {
         lower_priority();
         pool.mutex.lock();
         defer pool.mutex.unlock();
         while (true) {
             if (pool.open_job()) |job| {
-                job.helpers += 1;
+                _ = job.helpers.fetchAdd(1, .monotonic);
                 pool.mutex.unlock();
                 job.work(scratch);
                 pool.mutex.lock();
-                job.helpers -= 1;
-                if (job.helpers == 0) pool.idle.broadcast();
+                if (job.helpers.fetchSub(1, .release) == 1) pool.idle.broadcast();
             } else if (pool.ready_first) |stream| {
                 pool.ready_first = stream.following;
                 if (pool.ready_first == null) pool.ready_last = null;
+                pool.leaders += 1;
                 stream.drain(scratch);
+                pool.leaders -= 1;
             } else if (pool.stopping) {
                 return;
-            } else {
+            } else if (pool.leaders == 0 or !pool.look()) {
                 pool.sleeping += 1;
                 pool.work.wait(&pool.mutex);
                 pool.sleeping -= 1;

@@ -1,5 +1,6 @@
 //! Tiles of products with a weight in codes, which become numbers in registers: for few rows the
 //! widened weight would cost more to write and read again than its codes do.
+const std = @import("std");
 const params = @import("params");
 const pointers = @import("../pointers.zig");
 const simd = @import("../simd.zig");
@@ -71,18 +72,40 @@ fn multiply(
     const step = comptime inputs_of(kind);
     // Groups are of 16, 32 or 128.
     const shift: u6 = @intCast(@ctz(size(p.scale_inputs)));
-    var scales: [columns][groups_most]f32 = undefined;
-    var minimums: [columns][groups_most]f32 = undefined;
+    // Of each column so many.
     const groups = count >> shift;
-    inline for (0..columns) |c| {
+    var scales: [columns * groups_most]f32 = undefined;
+    var minimums: [columns * groups_most]f32 = undefined;
+    const is_dense = p.scale_rows == 1 and size(p.scale_stride) == groups;
+    const runs: usize = if (is_dense) 1 else columns;
+    for (0..runs) |c| {
         const at = (place.row + c) / size(p.scale_rows) * size(p.scale_stride);
-        widen_groups(kind, p, at + (place.k >> shift), groups, &scales[c], &minimums[c]);
+        const run = columns / runs * groups;
+        const first = at + (place.k >> shift);
+        widen_groups(kind, p, first, run, scales[c * groups ..].ptr, minimums[c * groups ..].ptr);
     }
+    fetch(place.weight.from(columns * tiles_ahead), columns, count * 16 / step);
     var acc: [rows][columns]F = @splat(@splat(@splat(0)));
     if (!fresh) inline for (0..rows) |r| {
         inline for (0..columns) |c| acc[r][c] = sums[r * sums_stride + c];
     };
+    // Where a tile is wider, more sums than registers would be left.
+    const is_looked_up = comptime kind == .u8 and can_look_up and rows <= 2;
     var k: usize = 0;
+    if (comptime is_looked_up) if (shift >= 5) while (k < count) : (k += step) {
+        const group = k >> shift;
+        var y: [columns][2]F = undefined;
+        inline for (0..columns) |c| {
+            const codes = place.weight.first + c * place.weight.stride + k / 2;
+            const at = c * groups + group;
+            y[c] = look_up(codes[0..16], scales[at], minimums[at]);
+        }
+        inline for (0..2) |v| inline for (0..rows) |r| {
+            const from = place.x.first + r * place.x.stride + 4 * (k + v * lanes);
+            const row = simd.load(.f32, lanes, from);
+            inline for (0..columns) |c| acc[r][c] = simd.mul_add(row, y[c][v], acc[r][c]);
+        };
+    };
     while (k < count) : (k += step) {
         inline for (0..step / lanes) |v| {
             const group = (k + v * lanes) >> shift;
@@ -90,8 +113,9 @@ fn multiply(
             inline for (0..columns) |c| {
                 const codes = place.weight.first + c * place.weight.stride + k * 16 / step;
                 const numbers: F = @floatFromInt(vector_of(kind, codes, v));
-                const scale: F = @splat(scales[c][group]);
-                y[c] = simd.mul_add(numbers, scale, @as(F, @splat(minimums[c][group])));
+                const scale: F = @splat(scales[c * groups + group]);
+                const minimum: F = @splat(minimums[c * groups + group]);
+                y[c] = simd.mul_add(numbers, scale, minimum);
             }
             inline for (0..rows) |r| {
                 const from = place.x.first + r * place.x.stride + 4 * (k + v * lanes);
@@ -105,6 +129,42 @@ fn multiply(
     }
 }
 
+/// Whether a vector has a lane for each code of four bits.
+const can_look_up = lanes == 16;
+
+/// 32 numbers of one group from their 16 bytes of codes: there are but 16 of them, so the codes
+/// choose among the lanes of a table. The same numbers as one by one.
+inline fn look_up(codes: *const [16]u8, scale: f32, minimum: f32) [2]F {
+    const all: F = @floatFromInt(std.simd.iota(i32, lanes));
+    const table = simd.mul_add(all, @as(F, @splat(scale)), @as(F, @splat(minimum)));
+    const bytes: @Vector(lanes, u8) = codes.*;
+    const both: Codes = bytes;
+    return .{ chosen(table, both), chosen(table, both >> @splat(4)) };
+}
+
+/// The lanes of a table that the low four bits of the indices say.
+inline fn chosen(table: F, indices: Codes) F {
+    return asm ("vpermps %[table], %[indices], %[out]"
+        : [out] "=v" (-> F),
+        : [indices] "v" (indices),
+          [table] "v" (table),
+    );
+}
+
+/// Tiles between the one that is multiplied and the one whose codes are fetched.
+const tiles_ahead = 2;
+
+/// Asks for the codes of a tile that comes soon: its rows are too short for the processor to see
+/// that more follow.
+inline fn fetch(weight: tile.Rows, comptime columns: usize, bytes: usize) void {
+    inline for (0..columns) |c| {
+        const row = @intFromPtr(weight.first) +% c * weight.stride;
+        var at: usize = 0;
+        while (at < bytes) : (at += 64)
+            @prefetch(@as([*]const u8, @ptrFromInt(row +% at)), .{});
+    }
+}
+
 /// The scales and minimums of `count` groups from `first` on, all at once: one by one their
 /// conversions would take longer than the products.
 fn widen_groups(
@@ -112,8 +172,8 @@ fn widen_groups(
     p: *const Params,
     first: usize,
     count: usize,
-    scales: *[groups_most]f32,
-    minimums: *[groups_most]f32,
+    scales: [*]f32,
+    minimums: [*]f32,
 ) void {
     simd.widen_row(.f16, pointers.items(u8, p.scales) + 2 * first, scales, count, 1);
     if (p.minimums != 0) {
