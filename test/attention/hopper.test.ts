@@ -183,7 +183,23 @@ function fp8Products(long: Partial<Case>): [string, Partial<Case>][] {
     ["a scale of large logits", { scale: 3, causal: false }],
     ["group 8", { queryHeads: 16, queryLengths: [50, 3], kvLengths: [120, 300] }],
   ];
-  return cases.map(([name, over]) => [`fp8 products, ${name}`, { ...fp8, ...over }]);
+  const wider: [string, Partial<Case>][] = [
+    ["dim 64", { headDim: 64, pageSize: 16, qScales: "both" }],
+    ["e5m2", { dtype: "f8e5m2", kvDtype: "f8e5m2", scales: "head", qScales: "token" }],
+    ["beside bf16", { kvDtype: "bf16", qScales: "head", causal: false }],
+    ["rope", { rope: { dim: 128, interleaved: false, theta: 1e4 }, qScales: "both" }],
+    ["keys of 192, values of 128", { headDim: 192, valueDim: 128, alibi: true }],
+  ];
+  return [
+    ...cases.map(([name, over]): [string, Partial<Case>] => [
+      `fp8 products, ${name}`,
+      { ...fp8, ...over },
+    ]),
+    ...wider.map(([name, over]): [string, Partial<Case>] => [
+      `fp8 queries, ${name}`,
+      { ...fp8, ...over },
+    ]),
+  ];
 }
 
 const clamped = [
@@ -210,7 +226,8 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
     "%s",
     (_, c) => {
       const { classes } = offerOf(families.cuda, device.properties, resolveOptions(optionsOf(c)));
-      expect(classes.at(-1)!.name).toBe("hopper.tile256");
+      const { name } = classes.at(-1)!;
+      expect(name).toBe(`hopper.${/^fp8 products/.test(c.name) ? "fp8." : ""}tile256`);
       runCase(device, c);
     },
     60_000,

@@ -330,7 +330,7 @@ export class Rig implements Disposable {
       interleaved: c.rope.interleaved,
       factor: attentionFactorOf(c.rope.scaling) ** 2,
     };
-    const rounding = this.device.kind === "cpu" ? undefined : gpuRounding(c, this.#hopper);
+    const rounding = this.device.kind === "cpu" ? undefined : gpuRounding(c, this.#fp8Products);
     return {
       q,
       k,
@@ -369,10 +369,10 @@ export class Rig implements Disposable {
     return bytes;
   }
 
-  /** Whether the Hopper kernels have a part in the last plan. */
-  get #hopper(): boolean {
+  /** Whether the last plan has products of fp8. */
+  get #fp8Products(): boolean {
     const { launches } = this.attention.lastPlan!;
-    return launches.some(({ kernelClass, grid }) => grid > 0 && /^hopper/.test(kernelClass));
+    return launches.some(({ kernelClass, grid }) => grid > 0 && /^hopper.fp8/.test(kernelClass));
   }
 
   /** Scales of fp8 queries, as a tensor and by request, query and head. */
@@ -434,9 +434,8 @@ export class Rig implements Disposable {
  * Tensor cores take f16 or bf16: what the transform stage and the softmax make is rounded to it.
  * The Hopper kernels multiply fp8 by fp8, whose sums keep about 14 bits.
  */
-function gpuRounding({ dtype, kvDtype }: Case, hopper: boolean): Rounding {
-  const isE4m3 = dtype === "f8e4m3" && kvDtype === "f8e4m3";
-  if (isE4m3 && hopper) return { probabilities: "f8e4m3", products: 2 ** -9 };
+function gpuRounding({ dtype, kvDtype }: Case, fp8Products: boolean): Rounding {
+  if (fp8Products) return { probabilities: "f8e4m3", products: 2 ** -9 };
   const operands = !isFp8(dtype) ? dtype : isFp8(kvDtype) ? "f16" : kvDtype;
   return { transform: operands, probabilities: operands };
 }

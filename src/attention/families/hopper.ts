@@ -7,7 +7,7 @@ import type { Tensor } from "../../tensor/tensor.ts";
 import type { CudaVariant } from "../../variant/emit-cuda.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { cudaVariant } from "../variant/cuda.ts";
-import { optionConstants } from "./cuda.ts";
+import { operandType, optionConstants } from "./cuda.ts";
 import type { DeviceFacts, KernelClass, KernelFamily, KernelOffer } from "./family.ts";
 import { tiled } from "./tiled.ts";
 
@@ -131,41 +131,34 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
 /** Why these kernels do not take the options there, if they do not. */
 function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | undefined {
   const { computeMajor, computeMinor } = facts;
-  const { dtype, kvDtype } = options;
-  if (takesFp8(options)) return refusalOfFp8(facts, options);
+  const { kvDtype } = options;
+  const operands = operandType(options);
   if (computeMajor !== 9) {
     return refuse("device", `compute ${computeMajor}.${computeMinor}`, "compute 9.0");
   }
-  if (dtypeBytes(dtype) !== 2 || (kvDtype !== dtype && !isFp8(kvDtype))) {
-    return refuse("kvDtype", `${kvDtype} beside ${dtype}`, "f16 or bf16, as the queries, or fp8");
+  if (dtypeBytes(operands) !== 2 || (kvDtype !== operands && !isFp8(kvDtype))) {
+    return refuse("kvDtype", kvDtype, "f16 or bf16, as the queries, or fp8");
   }
   // Rows see a range of tokens: positions that are places ascend.
   if (options.keyPositions) return refuse("keyPositions", true, "false");
   // Probabilities times scales may exceed what f16 holds.
-  if (options.tokenScales && dtype === "f16") return refuse("tokenScales", true, "false in f16");
+  if (options.tokenScales && operands === "f16") return refuse("tokenScales", true, "false in f16");
   // Its plans put every row into the largest tile, of which a decode fills little.
   if (options.batchInvariant) return refuse("batchInvariant", true, "false");
   return undefined;
 }
 
-/** Whether products are of fp8. */
-function takesFp8({ dtype, kvDtype }: ResolvedOptions): boolean {
-  return dtype === "f8e4m3" && kvDtype === "f8e4m3";
-}
-
-/** The same of fp8 queries beside fp8 keys and values. */
-function refusalOfFp8(facts: DeviceFacts, options: ResolvedOptions): OptionError | undefined {
-  const others = refusal(facts, { ...options, dtype: "bf16" });
-  if (others !== undefined) return others;
-  const variant = cudaVariant(options);
-  // What is changed or turned is no fp8 any more.
-  if (options.rope !== undefined) return refuse("rope", "given", "left out beside fp8 queries");
-  for (const hook of ["query", "key", "value"] as const)
-    if (variant?.hooks.has(hook)) return refuse("variant", hook, "without this hook in fp8");
-  // fp8 holds probabilities, not any weight, nor their products with scales.
-  if (variant?.softmax === false) return refuse("variant", "no softmax", "one with softmax in fp8");
-  if (options.tokenScales) return refuse("tokenScales", true, "false beside fp8 queries");
-  return undefined;
+/**
+ * Whether products are of fp8: nothing turns or changes what they take, and probabilities meet no
+ * scale that fp8 does not hold.
+ */
+function multipliesFp8(options: ResolvedOptions, variant: CudaVariant | undefined): boolean {
+  const { dtype, kvDtype, headDim, valueDim, rope, tokenScales } = options;
+  const isE4m3 = dtype === "f8e4m3" && kvDtype === "f8e4m3";
+  const hooks = ["query", "key", "value"] as const;
+  const changes = rope !== undefined || hooks.some((hook) => variant?.hooks.has(hook) === true);
+  const weighs = tokenScales || variant?.softmax === false;
+  return isE4m3 && headDim === 128 && valueDim === 128 && !changes && !weighs;
 }
 
 function refuse(option: string, value: unknown, allowed: string): OptionError {
@@ -187,6 +180,8 @@ interface Asked {
   readonly noted: boolean;
   /** Products are of fp8. */
   readonly fp8Products: boolean;
+  /** Rows have scales: those of fp8 queries. */
+  readonly scalesRows: boolean;
   /** Bytes of an element of keys and values that are changed on their way; 0: they are not. */
   readonly rawKeyBytes: number;
   readonly rawValueBytes: number;
@@ -199,11 +194,13 @@ function askedBy(options: ResolvedOptions, variant: CudaVariant | undefined): As
   const hooked = variant?.hooks.has("logits") === true || variant?.hooks.has("mask") === true;
   const weighs = variant?.softmax === false;
   const { dtype, kvDtype } = options;
-  const fp8Products = takesFp8(options);
-  const rawValues = kvDtype !== dtype || variant?.hooks.has("value") === true;
+  const fp8Products = multipliesFp8(options, variant);
+  const widens = kvDtype !== operandType(options) && !fp8Products;
+  const rawValues = widens || variant?.hooks.has("value") === true;
   const rawKeys = rawValues || variant?.hooks.has("key") === true;
   return {
     fp8Products,
+    scalesRows: isFp8(dtype),
     rawKeyBytes: rawKeys ? dtypeBytes(kvDtype) : 0,
     rawValueBytes: rawValues ? dtypeBytes(kvDtype) : 0,
     masked,
@@ -225,7 +222,7 @@ function kernelClass(
   const threads = 128 * (groups + (changes ? 2 : 1));
   const sharedBytes = sharedBytesOf(cut, asked);
   return {
-    name: `hopper.tile${64 * groups * cluster}`,
+    name: `hopper.${asked.fp8Products ? "fp8." : ""}tile${64 * groups * cluster}`,
     queryTile: 64 * groups * cluster,
     kvTile,
     cluster,
@@ -237,7 +234,7 @@ function kernelClass(
     image: {
       source: "attention/hopper/prefill.cu",
       constants: {
-        ...constantsOf(cut, options),
+        ...constantsOf(cut, options, asked),
         FB_THREADS: threads,
         FB_SHARED_BYTES: sharedBytes,
       },
@@ -251,7 +248,7 @@ function kernelClass(
   };
 }
 
-function constantsOf(cut: Cut, options: ResolvedOptions) {
+function constantsOf(cut: Cut, options: ResolvedOptions, { fp8Products }: Asked) {
   return {
     ...optionConstants(options),
     FB_QUERY_TILE: 64 * cut.groups * cluster,
@@ -261,7 +258,7 @@ function constantsOf(cut: Cut, options: ResolvedOptions) {
     FB_STAGES: cut.stages,
     FB_QUERY_BUFFERS: cut.queryBuffers,
     FB_QUERIES_KEPT: cut.keepsQueries ? 1 : 0,
-    ...(takesFp8(options) ? { FB_Q_TYPE: dtypeCode("f8e4m3"), FB_SUM_TILES: sumTiles } : {}),
+    ...(fp8Products ? { FB_Q_TYPE: dtypeCode("f8e4m3"), FB_SUM_TILES: sumTiles } : {}),
   };
 }
 
@@ -280,7 +277,7 @@ function sharedBytesOf(cut: Cut, asked: Asked): number {
   const notes = noted ? stages * 16 * kvTile : 0;
   const positions = turnedPairs > 0 ? 4 * rows : 8;
   const words = Math.max(8, 4 * rowWords * rows);
-  const scales = fp8Products ? 4 * rows : 0;
+  const scales = asked.scalesRows ? 4 * rows : 0;
   const rowFacts = 8 * rows + scales + positions + 16 * (masked ? rows : 1) + words;
   const tasks = 3 * (64 + 48) + 2 * (16 * groups + 8 + rowFacts);
   const barriers = 8 * (8 * stages + 13 + queryBuffers + 8);
