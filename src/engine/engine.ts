@@ -121,6 +121,11 @@ export class Engine implements AsyncDisposable {
     return this.ranks?.comm.rank ?? 0;
   }
 
+  /** Resolves with the reason when a rank is lost: nothing works then until all start again. */
+  get lost(): Promise<unknown> {
+    return this.#loop.lost;
+  }
+
   /**
    * Runs the steps of rank 0 until its engine is closed: what all other ranks do. Errors:
    * OptionError on rank 0, CommError, DeviceError.
@@ -234,10 +239,11 @@ export class Engine implements AsyncDisposable {
     const { pages, pageSize } = this.model.cache.options;
     const megabytes = (this.model.weightBytes / 1e6).toFixed(0);
     const tokens = Math.min(contextTokens, pages * pageSize);
+    const ranks = this.ranks?.comm.ranks ?? 1;
     return (
       `${basename(this.#checkpoint.path)} on ${this.device.name}: ${counted(layers, "layer")}, ` +
       `${megabytes} MB of weights, ${pages} pages of ${pageSize} tokens, ` +
-      `contexts of up to ${tokens} tokens`
+      `contexts of up to ${tokens} tokens${ranks === 1 ? "" : `, ${ranks} ranks`}`
     );
   }
 

@@ -59,6 +59,7 @@ export class StepLoop {
   #left: number[] = [];
   /** What no step can follow: with it the ranks are no longer alike. */
   #broken: unknown;
+  readonly #lost = Promise.withResolvers<unknown>();
   #beat: Timer | undefined;
 
   /** @param followers ranks that run the same steps */
@@ -94,6 +95,11 @@ export class StepLoop {
     if (generation.finishReason !== null || !this.#generations.has(generation.id)) return;
     this.#leave(generation);
     generation.end("abort", failure);
+  }
+
+  /** Resolves with the reason when ranks that share the model are lost: no step follows. */
+  get lost(): Promise<unknown> {
+    return this.#lost.promise;
   }
 
   /** Runs turns without requests too, so that ranks that follow know that this one is there. */
@@ -171,7 +177,11 @@ export class StepLoop {
       await running?.choices.read().catch(() => {});
     } catch (error) {
       // Not even the step was given back: whoever waits gets the reason.
-      if (this.followers !== undefined) this.#broken = error;
+      if (this.followers !== undefined) {
+        this.#broken = error;
+        this.#lost.resolve(error);
+        this.followers.comm.abort();
+      }
       for (const generation of [...this.#generations.values()]) this.abort(generation, error);
     } finally {
       this.#runs = false;

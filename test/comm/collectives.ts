@@ -7,7 +7,10 @@ import { Tensor } from "../../src/tensor/tensor.ts";
 
 const ranks = ranksOf()!;
 const { rank, ranks: count } = ranks;
-await using device = await Device.open("cpu", { threads: 1 });
+const isCpu = process.argv[2] !== "cuda";
+await using device = isCpu
+  ? await Device.open("cpu", { threads: 1 })
+  : await Device.open(`cuda:${ranks.localRank}`);
 using comm = await Communicator.open(device, { ranks, timeoutMs: 20_000 });
 const wrong: string[] = [];
 const everyone = Array.from({ length: count }, (_, i) => i);

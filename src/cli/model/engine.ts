@@ -1,5 +1,9 @@
 import type { DeviceKind } from "../../device/open.ts";
-import { Engine, fetchSmolLm2 } from "../../engine/index.ts";
+import { Engine, fetchSmolLm2, ranksOf } from "../../engine/index.ts";
+import { endWithParent, startRanks } from "./ranks.ts";
+import { onSignals } from "./signals.ts";
+
+export { onSignals };
 
 /** Options of an engine, as the command line parsed them. */
 export interface EngineArguments {
@@ -11,6 +15,7 @@ export interface EngineArguments {
   maxBatch?: number;
   randomWeights?: boolean;
   cascade: boolean;
+  tp?: number;
   quiet?: boolean;
 }
 
@@ -28,8 +33,13 @@ const builtIn = "smollm2";
 
 /** Opens a model by its path, or the built-in one by its name, and says so. */
 export async function openEngine(model: string, options: EngineArguments): Promise<Engine> {
-  const { device, dtype, pages, pageSize, tokenBudget, maxBatch, cascade, randomWeights, quiet } =
-    options;
+  const { device, dtype, pages, pageSize, tokenBudget, maxBatch, cascade, randomWeights } = options;
+  const { tp = 1, quiet } = options;
+  if (tp > 1 && ranksOf() === undefined) {
+    // This command again, as so many ranks.
+    const command = [process.execPath, ...process.argv.slice(1)];
+    process.exit(await startRanks(command, tp, device));
+  }
   const say = (text: string) => void (quiet || process.stderr.write(`flashbun: ${text}\n`));
   const path = model === builtIn && !randomWeights ? await fetchSmolLm2(say) : model;
   const started = performance.now();
@@ -41,8 +51,17 @@ export async function openEngine(model: string, options: EngineArguments): Promi
     ...(maxBatch !== undefined && { maxBatch }),
     ...(dtype && { dtype }),
     ...(randomWeights && { randomWeights }),
+    ...(tp > 1 && { tp }),
     ...(pages !== undefined && { pages }),
   });
+  if (tp > 1) endWithParent();
+  if (engine.rank > 0) {
+    // Signals are rank 0's: this one ends with it.
+    using _ = onSignals(() => {});
+    await engine.follow();
+    await engine[Symbol.asyncDispose]();
+    process.exit(0);
+  }
   say(`${engine.summary()}; loaded in ${((performance.now() - started) / 1000).toFixed(1)} s`);
   return engine;
 }
@@ -56,30 +75,6 @@ export function samplingOf({ maxTokens, temperature, topK, topP, seed }: Samplin
       ...(topK !== undefined && { topK }),
       ...(topP !== undefined && { topP }),
       ...(seed !== undefined && { seed }),
-    },
-  };
-}
-
-/** Calls `stop` on Ctrl-C or SIGTERM until disposed; returns the exit code of the last one. */
-export function onSignals(stop: () => void): Disposable & { readonly exitCode: number } {
-  let exitCode = 0;
-  const interrupted = () => {
-    exitCode = 130;
-    stop();
-  };
-  const terminated = () => {
-    exitCode = 143;
-    stop();
-  };
-  process.on("SIGINT", interrupted);
-  process.on("SIGTERM", terminated);
-  return {
-    get exitCode() {
-      return exitCode;
-    },
-    [Symbol.dispose]() {
-      process.off("SIGINT", interrupted);
-      process.off("SIGTERM", terminated);
     },
   };
 }

@@ -155,6 +155,12 @@ function addEngine(command: Command): Command {
       "most requests at once (default: 64, on a GPU 256)",
       integer("--max-batch", 1, 65_536),
     )
+    .option(
+      "--tp <n>",
+      "processes that share the model, each on a GPU",
+      integer("--tp", 1, 1024),
+      1,
+    )
     .option("--no-cascade", "read a prefix that requests share for each of them")
     .option(
       "--random-weights",

@@ -30,7 +30,13 @@ export async function serveCommand(model: string, options: ServeArguments): Prom
   let asked = 0;
   // A second signal does not wait.
   using _ = onSignals(() => (asked++ === 0 ? resolve() : void server.stop(0)));
-  await promise;
+  let lost: unknown;
+  await Promise.race([promise, engine.lost.then((reason) => (lost = reason))]);
+  if (lost !== undefined) {
+    process.stderr.write(`flashbun: ${(lost as Error).message}\n`);
+    await server.stop(0);
+    return 1;
+  }
   process.stderr.write("flashbun: no new requests; those that run end first\n");
   await server.stop();
   return 0;
