@@ -14,7 +14,7 @@ const floors: Record<string, readonly string[]> = {
   tensor: ["device", "ffi"],
   text: [],
   grammar: [],
-  comm: ["tensor", "device", "ffi"],
+  comm: ["ops", "tensor", "device", "ffi"],
   weights: ["text", "tensor"],
   ops: ["tensor", "device", "ffi"],
   cache: ["ops", "tensor", "device", "ffi", "kv"],

@@ -1,7 +1,7 @@
 import { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
 import { requireStream, type Stream } from "../device/stream.ts";
-import { CommError, DeviceError, OptionError } from "../errors.ts";
+import { CommError, DeviceError, type FlashbunError, OptionError } from "../errors.ts";
 import { cString, out, valueOf } from "../ffi/foreign.ts";
 import { native } from "../ffi/library.ts";
 import { check, failureOf, Status } from "../ffi/status.ts";
@@ -212,7 +212,7 @@ export class Communicator extends Owner {
     } catch (cause) {
       const isOurs = cause instanceof DeviceError && cause.status === Status.ranks;
       if (!isOurs) throw cause;
-      throw new CommError(`${cause.message}. Fix: look at what the other ranks say.`, { cause });
+      throw lost(cause);
     }
   }
 
@@ -227,8 +227,7 @@ export class Communicator extends Owner {
   #failure(): CommError | undefined {
     const status = native().fb_comm_state(this.handle);
     if (status === Status.ok || status === Status.notReady) return undefined;
-    const cause = failureOf(status, this.label);
-    return new CommError(`${cause.message}. Fix: look at what the other ranks say.`, { cause });
+    return lost(failureOf(status, this.label));
   }
 
   #queue(
@@ -250,20 +249,21 @@ export class Communicator extends Owner {
     }
     const [read, written] = [source?.address ?? 0, target?.address ?? 0];
     const code = dtypeCode(dtype);
-    check(
-      native().fb_comm_queue(
-        handle,
-        stream.handle,
-        operation,
-        code,
-        to,
-        from,
-        count,
-        read,
-        written,
-      ),
-      this.label,
+    const at = stream.handle;
+    const status = native().fb_comm_queue(
+      handle,
+      at,
+      operation,
+      code,
+      to,
+      from,
+      count,
+      read,
+      written,
     );
+    if (status === Status.ok) return;
+    const cause = failureOf(status, this.label);
+    throw status === Status.ranks ? lost(cause) : cause;
   }
 
   #requirePeer(option: string, rank: number): void {
@@ -285,6 +285,10 @@ export class Communicator extends Owner {
       like === undefined ? crossing.join(", ") : `${elements} elements of ${like.dtype}`;
     throw new OptionError(option, x.label, `a dense tensor of ${wanted}`, "pass one like this.");
   }
+}
+
+function lost(cause: FlashbunError): CommError {
+  return new CommError(`${cause.message}. Fix: look at what the other ranks say.`, { cause });
 }
 
 function requireSame({ rank, ranks, launcher }: Ranks, library: CommLibrary): void {

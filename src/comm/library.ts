@@ -6,7 +6,7 @@ import { findLibrary, type LibraryName, libraryVariables } from "./libraries.ts"
 
 /** A library of communication that is open. */
 export interface CommLibrary {
-  readonly name: LibraryName;
+  readonly name: "MPI" | "NCCL";
   readonly path: string;
   /** As in "Open MPI" or "NCCL 2.28.9". */
   readonly version: string;

@@ -62,7 +62,9 @@ const launchers: readonly Launcher[] = [
  * What the environment says of this process's rank; undefined for one that no launcher started.
  * Errors: CommError for numbers that make no sense.
  */
-export function ranksOf(environment: Environment = process.env): Ranks | undefined {
+export function ranksOf(
+  environment: Readonly<Record<string, string | undefined>> = process.env,
+): Ranks | undefined {
   for (const launcher of launchers) {
     const given = environment[launcher.ranks];
     if (!given || !environment[launcher.rank]) continue;

@@ -163,7 +163,7 @@ export class Engine implements AsyncDisposable {
     // Between two steps this thread has little to do: none is left to it.
     const isFree = kind === "cpu" && !process.env["FLASHBUN_THREADS"];
     const threads = isFree ? { threads: availableParallelism() } : {};
-    const ranks = ranksFor(options.tp ?? 1);
+    const ranks = ranksFor(options.tp);
     const device = made.use(await Device.open(deviceOf(kind, ranks), threads));
     const usual = defaults[device.kind];
     const { dtype = usual.dtype, tokenBudget = usual.tokenBudget, pages } = options;

@@ -4,6 +4,8 @@
  */
 export { Engine, EngineClosedError, type EngineOptions } from "./engine.ts";
 export { Communicator, type CommunicatorOptions, type Exchange } from "../comm/communicator.ts";
+export type { CommLibrary } from "../comm/library.ts";
+export { mergeRanks } from "../comm/merge-ranks.ts";
 export { type Ranks, ranksOf } from "../comm/ranks.ts";
 export type {
   FinishReason,

@@ -11,10 +11,13 @@ export interface EngineRanks {
   readonly turns: Turns;
 }
 
-/** This process's rank among `tp`; undefined for 1. Errors: CommError. */
-export function ranksFor(tp: number): Ranks | undefined {
-  if (tp === 1) return undefined;
-  const ranks = ranksOf();
+/**
+ * This process's rank among `tp`; undefined where nothing is said, and for 1 without a launcher.
+ * Errors: CommError.
+ */
+export function ranksFor(tp: number | undefined): Ranks | undefined {
+  const ranks = tp === undefined ? undefined : ranksOf();
+  if (tp === undefined || (tp === 1 && ranks?.ranks !== 1)) return undefined;
   const fix = `start ${tp} ranks by mpirun, torchrun or srun, or flashbun serve --tp ${tp}.`;
   if (ranks === undefined) throw new CommError(`tp is ${tp}, and no launcher is seen. Fix: ${fix}`);
   if (ranks.ranks === tp) return ranks;

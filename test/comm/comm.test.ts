@@ -23,6 +23,20 @@ test.each([
   120_000,
 );
 
+test.each([1, 2, 4])(
+  "%i ranks with parts of the keys attend as one with all",
+  async (ranks) => {
+    const { code, stdout, stderr } = await runRanks(ranks, "comm/context.ts");
+    expect(stderr).toBe("");
+    expect(code).toBe(0);
+    const lines = stdout.trim().split("\n");
+    expect(lines.length).toBe(ranks);
+    for (const line of lines)
+      for (const worst of JSON.parse(line) as number[]) expect(worst).toBeLessThan(2e-6);
+  },
+  120_000,
+);
+
 describe("a fault of one rank ends all", () => {
   /** Processes of the run that still run; those that nobody has buried do not. */
   const orphans = (stderr: string) =>
