@@ -2,19 +2,17 @@
 #include "../ptx/base.h"
 #include "../params/map.h"
 #include "../ptx/pdl.h"
+#include "../common/activate.h"
 #include "../common/rows.h"
 
 // ---- compute
 
-FB_DEVICE float sigmoid(float x) { return rcp_approx(1 + exp2_approx(x * -1.44269504f)); }
-
 FB_DEVICE float map_element(int32_t operation, float factor, float x, float y) {
     switch (operation) {
     case FB_MAP_ADD: return x + y;
-    case FB_MAP_SILU: return x * sigmoid(x) * y;
-    case FB_MAP_GELU: return 0.5f * x * (1 + erff(x * 0.707106781f)) * y;
-    // (1 + tanh(u)) / 2 is the sigmoid of 2 u.
-    case FB_MAP_GELU_TANH: return x * sigmoid(1.59576912f * fmaf(0.044715f * x * x, x, x)) * y;
+    case FB_MAP_SILU: return activate(FB_ACTIVATION_SILU, x) * y;
+    case FB_MAP_GELU: return activate(FB_ACTIVATION_GELU, x) * y;
+    case FB_MAP_GELU_TANH: return activate(FB_ACTIVATION_GELU_TANH, x) * y;
     case FB_MAP_CAP: return factor * tanhf(x / factor);
     default: return x * factor;
     }

@@ -3,7 +3,6 @@
 #include "../params/moe.h"
 #include "../ptx/memory.h"
 #include "../ptx/pdl.h"
-#include "../common/activate.h"
 #include "../common/chunk.h"
 
 // ---- facts
@@ -49,7 +48,7 @@ struct Softmax {
 };
 
 FB_DEVICE float score_of(const fb_route_params& p, const Softmax& softmax, float logit) {
-    return p.sigmoid ? sigmoid(logit) : expf(logit - softmax.largest) / softmax.sum;
+    return p.sigmoid ? 1 / (1 + expf(-logit)) : expf(logit - softmax.largest) / softmax.sum;
 }
 
 // Key e belongs to lane e % 32, which alone reads and writes it.
@@ -66,12 +65,12 @@ FB_DEVICE Softmax load_keys(const fb_route_params& p, int32_t token, float* keys
     softmax.sum = warp_sum(softmax.sum);
     if (p.bias != 0) {
         for (int e = lane; e < p.expert_count; e += 32)
-            keys[e] = score_of(p, softmax, keys[e]) + items<const float>(p.bias)[e];
+            keys[e] = fmaxf(score_of(p, softmax, keys[e]) + items<const float>(p.bias)[e], -FB_INFINITY);
     }
     return softmax;
 }
 
-// The largest key that was not taken, of those the one of the lowest index.
+// The largest key that is not NaN, as taken ones are and no others, of those the one of the lowest index.
 FB_DEVICE int32_t take_largest(const fb_route_params& p, float* keys) {
     float largest = -FB_INFINITY;
     int32_t best = p.expert_count;
@@ -89,7 +88,6 @@ FB_DEVICE int32_t take_largest(const fb_route_params& p, float* keys) {
         largest = other;
         best = index;
     }
-    if (best >= p.expert_count) best = 0; // only NaN biases are left
     if (threadIdx.x % 32 == best % 32) keys[best] = __int_as_float(0x7fffffff);
     return best;
 }
@@ -107,8 +105,8 @@ FB_DEVICE void choose_experts(const fb_route_params& p, int32_t token, float* ke
         experts[slot] = expert;
         own = score;
     }
-    const float factor = p.renormalize ? p.scale / total : p.scale;
-    if (int(threadIdx.x % 32) < p.top_k) weights[threadIdx.x % 32] = own * factor;
+    if (int(threadIdx.x % 32) >= p.top_k) return;
+    weights[threadIdx.x % 32] = (p.renormalize ? own / total : own) * p.scale;
 }
 
 // ---- store

@@ -61,6 +61,12 @@ struct Path {
 
 // ---- load
 
+// A probability as it counts: 0 for NaN and below 0, 1 above 1. Rounding never doubles one.
+FB_DEVICE float probable(float x, uint32_t& status) {
+    if (!(x < 2)) status |= FB_SAMPLE_NAN;
+    return fminf(cleaned(x, true, status), 1);
+}
+
 // What is left of the target's probabilities after a node when drafts were rejected: up to a
 // factor max(0, p - b q). Each rejection adds the mass that is left to b: p - q, normalised and
 // less q again, is a multiple of p - (1 + mass) q, and so on.
@@ -70,33 +76,35 @@ struct Residual {
     int32_t draft_dtype;
     float b;
 
-    FB_DEVICE void chunk_of(int32_t start, const float* x, int32_t count, float* r) const {
+    FB_DEVICE void chunk_of(int32_t start, const float* x, int32_t count, float* r,
+                            uint32_t& status) const {
         float q[chunk] = {};
-        uint32_t ignored = 0;
         if (b > 0)
             load_chunk(draft_dtype, draft + int64_t(start) * element_bytes(draft_dtype), count, q);
         FB_UNROLL
         for (int i = 0; i < chunk; i++) {
-            const float left = fmaf(-b, cleaned(q[i], true, ignored), x[i]);
+            const float left = fmaf(-b, probable(q[i], status), probable(x[i], status));
             r[i] = i < count && left > 0 ? left : 0;
         }
     }
 
-    FB_DEVICE float draft_at(int32_t token) const {
-        const Row<1> row = {draft, draft_dtype, target.length, true};
-        return row.at(token);
+    FB_DEVICE float draft_at(int32_t token, uint32_t& status) const {
+        float q[chunk];
+        load_chunk(draft_dtype, draft + int64_t(token) * element_bytes(draft_dtype), 1, q);
+        return probable(q[0], status);
     }
 
-    FB_DEVICE float at(int32_t token) const {
-        const float left = fmaf(-b, b > 0 ? draft_at(token) : 0, target.at(token));
+    FB_DEVICE float at(int32_t token, uint32_t& status) const {
+        const float x = fminf(target.at(token), 1);
+        const float left = fmaf(-b, b > 0 ? draft_at(token, status) : 0, x);
         return left > 0 ? left : 0;
     }
 
-    FB_DEVICE float mass(Team<1>& team) const {
+    FB_DEVICE float mass(Team<1>& team, uint32_t& status) const {
         uint64_t sum = 0;
-        target.each_chunk([&](int32_t start, const float* x, int32_t count) {
+        target.each_uncleaned([&](int32_t start, const float* x, int32_t count) {
             float r[chunk];
-            chunk_of(start, x, count, r);
+            chunk_of(start, x, count, r, status);
             FB_UNROLL
             for (int i = 0; i < chunk; i++) sum += integer_weight(r[i]);
         });
@@ -115,8 +123,8 @@ FB_DEVICE Residual residual_of(const fb_drafts_params& p, int64_t row, int32_t n
 // ---- compute
 
 // Whether one of the drafts after the path's node stands; `left` is what they leave of the target.
-FB_DEVICE bool step(Team<1>& team, Path& path, Residual& left, Philox random) {
-    const float whole = left.mass(team);
+FB_DEVICE bool step(Team<1>& team, Path& path, Residual& left, Philox random, uint32_t& status) {
+    const float whole = left.mass(team, status);
     float mass = whole;
     for (int32_t draft = path.next(path.node); draft < path.count; draft = path.next(draft + 1)) {
         const int32_t token = path.token(draft);
@@ -125,13 +133,13 @@ FB_DEVICE bool step(Team<1>& team, Path& path, Residual& left, Philox random) {
         const uint4 four = random.at(uint32_t(draft) / 4);
         const uint2 two = draft % 4 < 2 ? make_uint2(four.x, four.y) : make_uint2(four.z, four.w);
         const float u = uniform_of(draft % 2 == 0 ? two.x : two.y);
-        if (u * left.draft_at(token) * mass < left.at(token)) {
+        if (u * left.draft_at(token, status) * mass < left.at(token, status)) {
             if (threadIdx.x == 0) path.store(draft);
             path.accept(draft);
             return true;
         }
         left.b += mass;
-        mass = left.mass(team);
+        mass = left.mass(team, status);
         if (mass > 0) continue;
         // The draft's probabilities are the target's, up to rounding.
         left.b = 0;
@@ -155,17 +163,20 @@ FB_OPERATOR(verify_drafts, fb_drafts_params, verify_threads, 1, 1) {
     const int64_t of_all = p.is_position_row != 0 ? row : p.position;
     const int64_t position = p.positions == 0 ? of_all : items<const int32_t>(p.positions)[row];
     Residual left = residual_of(p, row, 0);
-    while (step(team, path, left, {seed, uint64_t(position + path.depth), accept_draft}))
+    uint32_t status = 0;
+    while (step(team, path, left, {seed, uint64_t(position + path.depth), accept_draft}, status))
         left = residual_of(p, row, path.node);
     const auto weigh = [&](int32_t start, const float* x, int32_t count, float* weight) {
-        left.chunk_of(start, x, count, weight);
+        left.chunk_of(start, x, count, weight, status);
     };
     // Not the noise of the draft that was rejected here: given that, it is no longer random.
     const Philox random = {seed, uint64_t(position + path.depth), draw_rest};
     const uint64_t winner = race(team, left.target, random, weigh);
+    status = uint32_t(team.reduce<Most>(status));
     if (threadIdx.x != 0) return;
     path.end(winner == 0 ? 0 : index_of_winner(winner));
-    if (p.status != 0) items<int32_t>(p.status)[row] = winner == 0 ? FB_SAMPLE_NO_MASS : 0;
+    if (winner == 0) status |= FB_SAMPLE_NO_MASS;
+    if (p.status != 0) items<int32_t>(p.status)[row] = int32_t(status);
 }
 
 // Rows [match_threads * item, ...): a draft stands if it is the target's token after its parent.

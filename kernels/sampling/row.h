@@ -22,16 +22,19 @@ FB_DEVICE float cleaned(float x, bool is_probability, uint32_t& status) {
 struct Weights {
     float largest;
     float scale; // of the distance from the largest, in logarithms to base 2; of probabilities
+    float lift;  // of probabilities, so that the reciprocal of the largest is a number
     bool is_probability;
 
     FB_DEVICE float of(float x) const {
         if (x == largest) return 1;
-        return is_probability ? x * scale : exp2_approx((x - largest) * scale);
+        return is_probability ? x * lift * scale : exp2_approx((x - largest) * scale);
     }
 };
 
 FB_DEVICE Weights weights_of(float largest, float temperature, bool is_probability) {
-    return {largest, is_probability ? 1 / largest : 1.44269504f / temperature, is_probability};
+    const float lift = largest < 0x1p-100f ? 0x1p100f : 1;
+    const float scale = is_probability ? 1 / (largest * lift) : 1.44269504f / temperature;
+    return {largest, scale, lift, is_probability};
 }
 
 // ---- load
@@ -42,6 +45,10 @@ template <int size> struct Row {
     int32_t dtype;
     int32_t length;
     bool is_probability;
+
+    template <class Body> FB_DEVICE void each_uncleaned(Body body) const {
+        Team<size>::each_chunk(dtype, source, length, body);
+    }
 
     template <class Body> FB_DEVICE void each_chunk(Body body) const {
         const bool probability = is_probability;

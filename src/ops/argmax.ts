@@ -4,7 +4,9 @@ import { requireOptions } from "../require.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import {
   launchRows,
+  logitsMost,
   needRows,
+  numbers,
   placeRows,
   requireAllApart,
   requireDense,
@@ -29,7 +31,7 @@ const params = new ArgmaxParams();
  */
 export function argmax(x: Tensor, options: ArgmaxOptions = {}): Tensor {
   requireOptions("options", options, ["out", "rowCount", "stream"]);
-  requireRows("x", x, undefined);
+  requireRows("x", x, undefined, numbers, logitsMost);
   const { device, shape } = x;
   const { rowCount, stream = device.stream } = options;
   requireStream(stream, device);

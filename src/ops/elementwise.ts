@@ -1,7 +1,15 @@
 import { requireNumber, requireOptions } from "../require.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { mapRows } from "./map.ts";
-import { outOf, outOptions, type OutOptions, requireRows, requireShape } from "./rows.ts";
+import {
+  logitsMost,
+  numbers,
+  outOf,
+  outOptions,
+  type OutOptions,
+  requireRows,
+  requireShape,
+} from "./rows.ts";
 
 /**
  * Queues out = x + y, such as a residual and what a block adds to it; returns out. Both are f32,
@@ -25,7 +33,7 @@ export function add(x: Tensor, y: Tensor, options: OutOptions = {}): Tensor {
  */
 export function capLogits(x: Tensor, cap: number, options: OutOptions = {}): Tensor {
   requireOptions("options", options, outOptions);
-  requireRows("x", x, undefined);
+  requireRows("x", x, undefined, numbers, logitsMost);
   requireNumber("cap", cap, 1e-6, 1e6);
   const out = outOf("capLogits", x, x.shape, options, { x }, { scale: options.scale });
   return mapRows({ operation: "cap", a: x, out, factor: cap }, options);

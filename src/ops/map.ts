@@ -7,6 +7,7 @@ import {
   FB_MAP_SILU,
   MapParams,
 } from "../ffi/params.gen.ts";
+import { dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { launchRows, needRows, type OutOptions, placeRows, placeScaling, rowsOf } from "./rows.ts";
 
@@ -48,6 +49,10 @@ export function mapRows(call: MapCall, options: OutOptions): Tensor {
   if (b === undefined) params.b.address = 0;
   else placeRows(params.b, b);
   placeRows(params.out, out);
+  // By way of f32 infinities of f8e5m2 would end as its largest number, and NaN would lose its sign.
+  const isCopy = operation === "scale" && factor === 1 && !scale && !tokenScales;
+  if (isCopy && a.dtype === out.dtype && dtypeBytes(a.dtype) === 1)
+    params.a.dtype = params.out.dtype = dtypeCode("i8");
   placeScaling(params.scaling, options);
   params.sources = sources?.address ?? 0;
   params.targets = targets?.address ?? 0;

@@ -42,8 +42,10 @@ export const numbers: readonly DType[] = ["f32", "f16", "bf16"];
 /** Types that hold results which were divided by a scale. */
 export const quantized: readonly DType[] = ["f8e4m3", "f8e5m2", "i8"];
 
-/** Most elements of a row: a thread of the CPU holds four of them as f32. */
-export const dimMost = 1 << 18;
+/** Most elements of a row: a thread of the CPU holds four of them as f32, */
+const dimMost = 1 << 18;
+/** or two, of logits. */
+export const logitsMost = 500_000;
 /** Elements that a thread of a GPU holds of a row (kernels/common/rows.h). */
 const heldElements = 32;
 /** Longest row that lanes of one warp share. */
@@ -78,6 +80,7 @@ export function requireRows(
   tensor: Tensor | undefined,
   device: Device | undefined,
   dtypes: readonly DType[] = numbers,
+  most = dimMost,
 ): asserts tensor is Tensor {
   requireTensor(option, tensor);
   if (device === undefined) tensor.guard();
@@ -85,9 +88,9 @@ export function requireRows(
   const { shape, strides, dtype, label } = tensor;
   const axes = shape.length;
   const dim = shape[axes - 1];
-  const isRows = axes >= 1 && axes <= 3 && dim >= 1 && dim <= dimMost && tensor.elements < 2 ** 47;
+  const isRows = axes >= 1 && axes <= 3 && dim >= 1 && dim <= most && tensor.elements < 2 ** 47;
   if (!isRows || (dim > 1 && strides[axes - 1] !== 1) || shape[0] >= 2 ** 31) {
-    const allowed = `a tensor [..., 1 to ${dimMost}] of up to three axes with innermost stride 1`;
+    const allowed = `a tensor [..., 1 to ${most}] of up to three axes with innermost stride 1`;
     throw new OptionError(option, label, allowed, "reshape or copy it.");
   }
   if (dtypes.includes(dtype)) return;
@@ -180,7 +183,7 @@ export function outOf(
   if (tokenScales !== undefined)
     requireAllApart("tokenScales", tokenScales, { ...inPlace, ...reads, rowCount, out });
   if (out === undefined) return Tensor.empty(device, shape, dtype, label);
-  requireRows("out", out, device, types);
+  requireRows("out", out, device, types, logitsMost);
   requireShape("out", out, shape);
   requireDistinct("out", out);
   if (options.dtype !== undefined && options.dtype !== dtype)

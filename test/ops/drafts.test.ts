@@ -263,6 +263,42 @@ describe.each(await targetsHere())("drafts on $name", (target) => {
     expect([...out.toFloat64Array()]).toEqual([0, -1, -1, 0, -1, -1, 0, -1, -1, 1, 1, -1]);
     expect([...status.toFloat64Array()]).toEqual([0, 0, 2, 0]);
   });
+
+  test("what is no probability counts as 0 or 1, and is told", async () => {
+    await using device = await target.open(1);
+    // One draft a row, of token 0: its target, its own probabilities, the token behind it.
+    const rows: [number[], number[], number, number][] = [
+      [[1, 0, 0], [1, 0, 0], 0, 0],
+      [[1 + 2 ** -20, 0, 0], [1, 0, 0], 0, 0],
+      [[1, NaN, -1], [1, 0, 0], 0, 1],
+      [[Infinity, 0, 0], [1, 0, 0], 0, 1],
+      [[1e30, 0, 0], [1, 0, 0], 0, 1],
+      [[1, 0, 0], [NaN, 0, 0], 0, 1],
+      // Rejected: the draft's row is looked at whole, and the target's rest is token 2.
+      [[0, 0, 1], [1, 0, 0], 2, 0],
+      [[0, 0, 1e38], [1, 0, 0], 2, 1],
+      [[0, 0, 1], [1, NaN, 0], 2, 1],
+      [[0, 0, 1], [1, Infinity, 0], 2, 1],
+      [[NaN, NaN, NaN], [1, 0, 0], 0, 3],
+    ];
+    const last = [0, 1, 0];
+    using drafts = Tensor.zeros(device, [rows.length, 1], "i32");
+    const targets = rows.flatMap(([target]) => [...target, ...last]);
+    using own = Tensor.from(device, targets, [rows.length, 2, 3], "f32");
+    using q = Tensor.from(
+      device,
+      rows.flatMap(([, each]) => each),
+      [rows.length, 1, 3],
+      "f32",
+    );
+    using status = Tensor.zeros(device, [rows.length], "i32");
+    const got = verifyDrafts(drafts, own, q, { status });
+    const tokens = [...got.tokens.toFloat64Array()];
+    const stands = ([target]: (typeof rows)[number]) => target[0] >= 1;
+    const wanted = rows.flatMap((row) => (stands(row) ? [0, 1] : [row[2], -1]));
+    expect(tokens).toEqual(wanted);
+    expect([...status.toFloat64Array()]).toEqual(rows.map((row) => row[3]));
+  });
 });
 
 test("bad input is refused by name", async () => {

@@ -109,6 +109,23 @@ describe.each(await targetsHere())("on $name", (target) => {
     });
   });
 
+  test("rows of a vocabulary beyond 2^18 are taken", async () => {
+    await using device = await target.open(1);
+    const vocabulary = 262_208;
+    const values = new Float64Array(2 * vocabulary);
+    values[vocabulary - 1] = values[vocabulary + 262_150] = 40;
+    using x = Tensor.from(device, values, [2, vocabulary], "f32");
+    using before = argmax(x);
+    expect([...before.toFloat64Array()]).toEqual([vocabulary - 1, 262_150]);
+    capLogits(x, 30, { out: x });
+    const capped = x.toFloat64Array();
+    for (const at of [vocabulary - 1, vocabulary + 262_150])
+      expect(capped[at]).toBeCloseTo(30 * Math.tanh(4 / 3), 4);
+    expect(capped.reduce((sum, value) => sum + value, 0)).toBeCloseTo(60 * Math.tanh(4 / 3), 3);
+    using long = Tensor.zeros(device, [1, 500_001], "f32");
+    expect(() => argmax(long)).toThrow("x must be a tensor [..., 1 to 500000]");
+  });
+
   test("argmax takes 0 and -0 as one number", async () => {
     await using device = await target.open(1);
     using x = Tensor.from(device, [-1, -0, 0, 0, -0, -1], [2, 3], "f32");

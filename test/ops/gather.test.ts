@@ -52,6 +52,16 @@ describe.each(await targetsHere())("on $name", (target) => {
     });
   });
 
+  test.each(["f8e4m3", "f8e5m2", "i8"] as const)("all codes of %s are copied", async (dtype) => {
+    await using device = await target.open(1);
+    const codes = Uint8Array.from({ length: 512 }, (_, i) => i);
+    using source = Tensor.fromBits(device, codes, [2, 256], dtype);
+    using indices = Tensor.from(device, [1, 0], [2], "i32");
+    expect(gatherRows(source, indices).toBytes()).toEqual(codes);
+    using into = Tensor.zeros(device, [2, 256], dtype);
+    expect(scatterRows(source, indices, into).toBytes()).toEqual(codes);
+  });
+
   test("a count of the device says how many, also in a graph", async () => {
     await using device = await target.open(1);
     using source = Tensor.from(device, [1, 2, 3, 4], [2, 2], "bf16");

@@ -27,7 +27,8 @@ function chosenOf(logits: Float64Array, options: RouteOptions, bias?: Float64Arr
   const scores = clean.map((x) =>
     scoring === "sigmoid" ? 1 / (1 + Math.exp(-x)) : Math.exp(x - largest) / sum,
   );
-  const keys = bias ? scores.map((score, e) => score + bias[e]) : clean;
+  const sums = scores.map((score, e) => score + (bias?.[e] ?? 0));
+  const keys = bias ? sums.map((key) => (Number.isNaN(key) ? -Infinity : key)) : clean;
   const order = [...keys.keys()].sort((a, b) =>
     keys[b] > keys[a] ? 1 : keys[b] < keys[a] ? -1 : a - b,
   );
@@ -58,6 +59,8 @@ function routed(device: Device, random: Random, tokens: number, experts: number,
   const values = numbersOf(random, tokens * experts, dtype, 2);
   // Some logits are equal, and some are NaN.
   for (let i = 0; i < values.length; i += 7) values[i] = i % 2 === 0 ? 0.5 : NaN;
+  // A token that likes no expert has different ones all the same.
+  if (random.chance(0.3)) values.fill(NaN, 0, experts);
   using logits = Tensor.from(device, values, [tokens, experts], dtype);
   const options: RouteOptions = {
     topK: random.integer(1, Math.min(experts, 8)),

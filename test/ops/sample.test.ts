@@ -307,6 +307,26 @@ describe.each(await targetsHere())("sampling on $name", (target) => {
     expect([...two.toFloat64Array()]).toEqual([nan, noMass]);
   });
 
+  test("probabilities whose reciprocal is no number keep their proportions", async () => {
+    await using device = await target.open(2);
+    const [from, least] = ["probabilities", 2 ** -149] as const;
+    using x = Tensor.from(
+      device,
+      [2, 1, 1, 0].map((part) => part * least),
+      [1, 4],
+      "f32",
+    );
+    expect([...renormalize(x, { from }).toFloat64Array()]).toEqual([0.5, 0.25, 0.25, 0]);
+    expect([...renormalize(x, { from, topP: 0.6 }).toFloat64Array()]).toEqual(
+      [2 / 3, 1 / 3, 0, 0].map(Math.fround),
+    );
+    const drawn = Array.from({ length: 40 }, (_, seed) => {
+      using token = sample(x, { from, seed });
+      return token.toFloat64Array()[0];
+    });
+    expect(new Set(drawn)).toEqual(new Set([0, 1, 2]));
+  });
+
   test("temperature 0 is the first of the largest", async () => {
     await using device = await target.open(2);
     const values = new Array(5000).fill(-4);

@@ -48,6 +48,7 @@ fn choose(p: *const Route, token: usize, keys: []f32, logits: []f32) void {
     for (keys[0..count], logits[0..count], 0..) |*key, logit, e| {
         key.* = logit;
         if (p.bias != 0) key.* = score_of(p, logit, largest, sum) + items(f32, p.bias)[e];
+        if (key.* != key.*) key.* = -simd.inf;
     }
     const experts = items(i32, p.experts)[token * top_k ..][0..top_k];
     const weights = items(f32, p.weights)[token * top_k ..][0..top_k];
@@ -58,8 +59,10 @@ fn choose(p: *const Route, token: usize, keys: []f32, logits: []f32) void {
         weight.* = score_of(p, logits[best], largest, sum);
         total += weight.*;
     }
-    const factor = if (p.renormalize != 0) p.scale / total else p.scale;
-    for (weights) |*weight| weight.* *= factor;
+    for (weights) |*weight| {
+        if (p.renormalize != 0) weight.* /= total;
+        weight.* *= p.scale;
+    }
 }
 
 fn score_of(p: *const Route, logit: f32, largest: f32, sum: f32) f32 {
@@ -67,13 +70,12 @@ fn score_of(p: *const Route, logit: f32, largest: f32, sum: f32) f32 {
     return @exp(logit - largest) / sum;
 }
 
-/// The first of the largest keys, which becomes NaN; NaN keys are taken already.
+/// The first of the largest keys, which becomes NaN: these are taken already, and no others.
 fn take_largest(keys: []f32) usize {
     var best: usize = keys.len;
     for (keys, 0..) |key, e| {
         if (key == key and (best == keys.len or key > keys[best])) best = e;
     }
-    if (best == keys.len) return 0; // only NaN biases are left
     keys[best] = std.math.nan(f32);
     return best;
 }

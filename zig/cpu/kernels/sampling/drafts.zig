@@ -76,6 +76,24 @@ const Path = struct {
     }
 };
 
+/// Probabilities as they count: 0 for NaN and below 0, 1 above 1.
+inline fn probable(comptime n: usize, x: @Vector(n, f32)) @Vector(n, f32) {
+    const V = @Vector(n, f32);
+    const held = @min(x, @as(V, @splat(1)));
+    return @select(f32, x >= @as(V, @splat(0)), held, @as(V, @splat(0)));
+}
+
+/// Whether this is no probability: rounding never doubles one.
+inline fn odd(x: f32) bool {
+    return !(x >= 0 and x < 2);
+}
+
+fn any_odd(row: []const f32) bool {
+    var found = false;
+    for (row) |x| found = found or odd(x);
+    return found;
+}
+
 /// What is left of the target's probabilities after a node, when drafts were rejected: max(0, p - b
 /// q), up to a factor (kernels/sampling/drafts.cu says why).
 const Residual = struct {
@@ -83,6 +101,8 @@ const Residual = struct {
     /// A whole number of vectors, behind the target's.
     draft: [*]f32,
     b: f32 = 0,
+    /// Whether something in the target's row is no probability.
+    is_odd: bool,
 
     fn of(p: *const Drafts, row: usize, node: usize, scratch: [*]align(64) u8) Residual {
         const first: i64 = @intCast(row);
@@ -92,7 +112,11 @@ const Residual = struct {
         const place = first * p.target_stride + to * p.target_node_stride;
         const source = items(u8, pointers.offset(p.targets, place, kind.bytes()));
         const target = rows.Row.load(kind, source, length, true, scratch);
-        const self: Residual = .{ .target = target, .draft = @ptrCast(target.indices) };
+        const self: Residual = .{
+            .target = target,
+            .draft = @ptrCast(target.indices),
+            .is_odd = target.status & params.FB_SAMPLE_NAN != 0 or any_odd(target.x[0..length]),
+        };
         @memset(self.draft[0..target.padded], 0);
         // No draft follows the last node.
         if (node >= p.draft_count) return self;
@@ -100,22 +124,25 @@ const Residual = struct {
         const draft_place = first * p.draft_stride + to * p.draft_node_stride;
         const draft = items(u8, pointers.offset(p.drafts, draft_place, draft_kind.bytes()));
         simd.widen_row(draft_kind, draft, self.draft, length, 1);
-        for (self.draft[0..length]) |*q| if (!(q.* >= 0)) {
-            q.* = 0;
-        };
         return self;
     }
 
+    /// Whether something in a row of drafts that the path looked at whole is no probability.
+    fn is_odd_draft(self: Residual) bool {
+        return self.b > 0 and any_odd(self.draft[0..self.target.length]);
+    }
+
     inline fn of_vector(self: Residual, start: usize) F {
-        const q: F = self.draft[start..][0..lanes].*;
-        const x: F = self.target.x[start..][0..lanes].*;
+        const q = probable(lanes, self.draft[start..][0..lanes].*);
+        const x = probable(lanes, self.target.x[start..][0..lanes].*);
         return @max(simd.mul_add(simd.splat(-self.b), q, x), simd.splat(0));
     }
 
     fn at(self: Residual, token: usize) f32 {
         const V = @Vector(1, f32);
         const less = @as(V, .{-self.b});
-        return @max(simd.mul_add(less, .{self.draft[token]}, .{self.target.x[token]})[0], 0);
+        const q = probable(1, .{self.draft[token]});
+        return @max(simd.mul_add(less, q, probable(1, .{self.target.x[token]}))[0], 0);
     }
 
     fn mass(self: Residual) f32 {
@@ -147,7 +174,8 @@ const Left = struct {
 };
 
 /// Whether one of the drafts after the path's node stands; `left` is what they leave of the target.
-fn step(path: *Path, left: *Residual, random: philox.Philox) bool {
+fn step(path: *Path, left: *Residual, random: philox.Philox, is_odd: *bool) bool {
+    is_odd.* = is_odd.* or left.is_odd;
     const whole = left.mass();
     var mass = whole;
     var draft = path.next(path.node);
@@ -157,11 +185,13 @@ fn step(path: *Path, left: *Residual, random: philox.Philox) bool {
         if (token < 0 or token >= path.p.vocabulary) continue;
         const at: usize = @intCast(token);
         const u = philox.uniform(@as(@Vector(1, u32), .{random.one(@intCast(draft))}))[0];
-        if (u * left.draft[at] * mass < left.at(at)) {
+        is_odd.* = is_odd.* or odd(left.draft[at]);
+        if (u * probable(1, .{left.draft[at]})[0] * mass < left.at(at)) {
             path.accept(draft);
             return true;
         }
         left.b += mass;
+        is_odd.* = is_odd.* or left.is_odd_draft();
         mass = left.mass();
         if (mass > 0) continue;
         // The draft's probabilities are the target's, up to rounding.
@@ -183,7 +213,8 @@ fn verify(p: *const Drafts, row: u32, scratch: [*]align(64) u8) i32 {
         .purpose = .accept_draft,
     };
     var left = Residual.of(p, row, 0, scratch);
-    while (step(&path, &left, random)) {
+    var is_odd = false;
+    while (step(&path, &left, random, &is_odd)) {
         left = Residual.of(p, row, path.node, scratch);
         random.position +%= 1;
     }
@@ -191,7 +222,8 @@ fn verify(p: *const Drafts, row: u32, scratch: [*]align(64) u8) i32 {
     random.purpose = .draw_rest;
     const winner = race.run(random, left.target.padded, Left{ .residual = left });
     path.end(@intCast(winner orelse 0));
-    const status: i32 = if (winner == null) params.FB_SAMPLE_NO_MASS else 0;
+    var status: i32 = if (is_odd) params.FB_SAMPLE_NAN else 0;
+    if (winner == null) status |= params.FB_SAMPLE_NO_MASS;
     if (p.status != 0) items(i32, p.status)[row] = status;
     return 0;
 }

@@ -44,18 +44,29 @@ pub inline fn index_of(place: u64) u32 {
 pub const Weights = struct {
     largest: f32,
     scale: f32,
+    /// So that the reciprocal of the largest is a number.
+    lift: f32,
     is_probability: bool,
 
     pub fn of(row: Row, temperature: f32) Weights {
-        const scale = if (row.is_probability) 1 / row.largest else simd.log2_e / temperature;
-        return .{ .largest = row.largest, .scale = scale, .is_probability = row.is_probability };
+        const is_probability = row.is_probability;
+        const lift: f32 = if (row.largest < 0x1p-100) 0x1p100 else 1;
+        return .{
+            .largest = row.largest,
+            .scale = if (is_probability) 1 / (row.largest * lift) else simd.log2_e / temperature,
+            .lift = lift,
+            .is_probability = is_probability,
+        };
     }
 
     pub inline fn each(self: Weights, comptime n: usize, x: @Vector(n, f32)) @Vector(n, f32) {
         const V = @Vector(n, f32);
         const scale: V = @splat(self.scale);
         const largest: V = @splat(self.largest);
-        const less = if (self.is_probability) x * scale else simd.exp2((x - largest) * scale);
+        const less = if (self.is_probability)
+            x * @as(V, @splat(self.lift)) * scale
+        else
+            simd.exp2((x - largest) * scale);
         return @select(f32, x == largest, @as(V, @splat(1)), less);
     }
 
