@@ -64,13 +64,16 @@ FB_DEVICE Softmax load_keys(const fb_route_params& p, int32_t token, float* keys
         softmax.sum += expf(keys[e] - softmax.largest);
     softmax.sum = warp_sum(softmax.sum);
     if (p.bias != 0) {
-        for (int e = lane; e < p.expert_count; e += 32)
-            keys[e] = fmaxf(score_of(p, softmax, keys[e]) + items<const float>(p.bias)[e], -FB_INFINITY);
+        for (int e = lane; e < p.expert_count; e += 32) {
+            const float key = score_of(p, softmax, keys[e]) + items<const float>(p.bias)[e];
+            keys[e] = key == key ? key : -FB_INFINITY;
+        }
     }
     return softmax;
 }
 
-// The largest key that is not NaN, as taken ones are and no others, of those the one of the lowest index.
+// The largest key that is not NaN, as those that were taken are and no others; of several the one
+// of the lowest index.
 FB_DEVICE int32_t take_largest(const fb_route_params& p, float* keys) {
     float largest = -FB_INFINITY;
     int32_t best = p.expert_count;

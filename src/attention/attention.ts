@@ -78,7 +78,7 @@ export class Attention extends Owner implements AsyncDisposable {
     this.#kernels = kernels;
     this.#sections = new PlanSections(device);
     this.#bound = new BoundParams(device, resolved, classes);
-    if (device.checksContents) this.#contents = new Contents(resolved);
+    if (device.checksContents) this.#contents = new Contents(device, resolved);
     this.#owned = bind?.(device, this.#bound.params);
     if (resolved.rope !== undefined) {
       this.#rope = Rope.create(device, resolved.headDim, resolved.rope);
@@ -185,14 +185,18 @@ export class Attention extends Owner implements AsyncDisposable {
     // A kernel that starts early must not read what the one before it may be writing.
     const steps = cache ?? listsOf(batch);
     bound.params.pagesSettled = steps?.sync(batch, stream) === false ? 1 : 0;
-    if (!this.device.capturing) this.#contents?.check(plan, batch, tensors, stream);
     this.#sections.sync(plan, stream);
     const workspace = Workspace.of(this.device, stream);
     workspace.ensure(plan.workspaceBytes);
     const { address } = this.#sections.buffer;
     bound.point(plan, address, workspace, tensors);
+    const { capturing } = this.device;
+    const looked = capturing
+      ? this.#contents?.capture(plan, batch, tensors, stream, bound.params)
+      : this.#contents?.check(plan, batch, tensors, stream, bound.params);
     launchPlan(this.device, stream, this.#kernels, bound, plan, address);
-    if (this.device.capturing) this.#watch(stream, plan, batch, tensors);
+    if (capturing) this.#watch(stream, plan, batch, tensors);
+    if (looked) this.device.afterReplay(() => looked(this.#batch!));
   }
 
   /** @internal */
@@ -214,6 +218,7 @@ export class Attention extends Owner implements AsyncDisposable {
     // The sections of a plan may lie in memory that goes now.
     if (this.#plan !== undefined) this.#plan.sections = new Int32Array(0);
     this.#sections[Symbol.dispose]();
+    this.#contents?.[Symbol.dispose]();
     this.#owned?.[Symbol.dispose]();
     this.#rope?.[Symbol.dispose]();
   }
@@ -256,8 +261,9 @@ export class Attention extends Owner implements AsyncDisposable {
     const { columns } = captured.offsets;
     const { keyPositions, windowLeft } = this.#bound.params;
     const bound = { keyPositions, windowLeft };
-    const buffers = [this.#sections.buffer, Workspace.of(this.device, stream).buffer];
-    const versions = buffers.map(({ version }) => version);
+    const { buffer } = this.#sections;
+    const { version } = buffer;
+    const lentBytes = Workspace.of(this.device, stream).lend(this.device);
     this.device.onReplay(this, (replayed) => {
       this.guard();
       this.#requireFresh();
@@ -279,16 +285,14 @@ export class Attention extends Owner implements AsyncDisposable {
       requireCaptured(this.options, bound, this.#batch!);
       listsOf(this.#batch!)?.sync(this.#batch!, replayed);
       bindMask(this.#bound.params, this.options, this.#batch!, 0, tensors);
-      this.#contents?.check(plan, this.#batch!, tensors, replayed);
       // The upload may be what makes a buffer grow.
       this.#sections.sync(plan, replayed);
-      for (let i = 0; i < buffers.length; i++) {
-        if (buffers[i].version === versions[i]) continue;
-        throw new PlanError(
-          `the ${buffers[i].label} grew since the capture, for a plan of many shared prefixes or ` +
-            "another attention on the stream. Fix: capture again, after a run of that one.",
-        );
-      }
+      if (buffer.version === version && plan.workspaceBytes <= lentBytes) return;
+      const grew = buffer.version === version ? "workspace" : buffer.label;
+      throw new PlanError(
+        `the ${grew} grew since the capture, for a plan of many shared prefixes. ` +
+          "Fix: capture again, after a run of that one.",
+      );
     });
   }
 }

@@ -1,110 +1,196 @@
 /** What index tensors of a run hold: looked at before a kernel that would follow it anywhere. */
+import type { Device } from "../device/device.ts";
+import type { Memory } from "../device/memory.ts";
+import { Owner } from "../device/owner.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
+import { type AttentionParams, AttentionRecord, ContentsParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
 import type { Plan } from "../plan/plan.ts";
-import { AttentionRecordField as Field, attentionRecordInts } from "../plan/record.gen.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { pageTableOf, strideOf } from "./bind-keys.ts";
 import { maskElements } from "./bind-mask.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { PlainTensors } from "./tensors.ts";
 
-/** Looks at index tensors once for each plan, not in each layer. */
-export class Contents {
+/** Of pages and of masks, the first entry that leads out and what it holds; all ones: none. */
+const reportBytes = 16;
+const none = 0xffff_ffff;
+const params = new ContentsParams();
+
+/**
+ * Looks at mask offsets and page tables by a kernel in the order of the stream: outside of a graph
+ * once for each plan, not in each layer; within one at each replay, whose attention reads a copy in
+ * which entries that lead out are 0.
+ */
+export class Contents extends Owner {
+  readonly #device: Device;
   readonly #options: ResolvedOptions;
+  #report: Report | undefined;
   #plan = -1;
   #maskIndptr: Tensor | undefined;
   #pageTable: Tensor | undefined;
 
-  constructor(options: ResolvedOptions) {
+  constructor(device: Device, options: ResolvedOptions) {
+    super("contents of index tensors");
+    this.#device = device;
     this.#options = options;
   }
 
   /**
-   * Waits for the stream, then checks every entry of mask offsets and page tables that kernels of
-   * the plan would follow. Errors: OptionError naming the entry.
+   * Waits for the stream, then throws unless kernels of the plan may follow every entry. `bound`
+   * points at all that they read. Errors: OptionError naming the entry.
    */
-  check(plan: Plan, batch: Batch, tensors: PlainTensors, stream: Stream): void {
-    const { maskBits, maskIndptr } = tensors;
-    const pageTable = tensors.k && pageTableOf(batch, tensors);
+  check(
+    plan: Plan,
+    batch: Batch,
+    tensors: PlainTensors,
+    stream: Stream,
+    bound: AttentionParams,
+  ): void {
+    const pageTable = tableOf(batch, tensors);
+    const maskIndptr = tensors.maskBits && tensors.maskIndptr;
     const isSame = maskIndptr === this.#maskIndptr && pageTable === this.#pageTable;
     if (isSame && plan.generation === this.#plan) return;
     this.#plan = -1;
-    if (maskBits !== undefined && maskIndptr !== undefined)
-      checkMasks(batch, this.#options, maskBits, valuesOf(maskIndptr, stream));
-    if (pageTable !== undefined) checkPages(plan, batch, tensors, pageTable, stream);
+    if (pageTable !== undefined || maskIndptr !== undefined) {
+      this.#report ??= new Report(this.#device);
+      this.#look(this.#report, plan, stream, bound);
+      stream.wait();
+      this.#report.require(this.#options, batch, tensors);
+    }
     this.#plan = plan.generation;
     this.#maskIndptr = maskIndptr;
     this.#pageTable = pageTable;
   }
-}
 
-function valuesOf(tensor: Tensor, stream: Stream): Int32Array {
-  stream.wait();
-  return new Int32Array(tensor.toBytes().buffer);
-}
-
-function checkMasks(
-  batch: Batch,
-  options: ResolvedOptions,
-  { dtype, elements, label }: Tensor,
-  starts: Int32Array,
-): void {
-  for (let r = 0; r < batch.requestCount; r++) {
-    const count = maskElements(options, batch, r, dtype !== "bool");
-    if (count === 0 || (starts[r] >= 0 && starts[r] <= elements - count)) continue;
-    const allowed = `0 to ${elements - count}: request ${r} takes ${count} elements of ${label}`;
-    const fix = "add up what the masks of the requests before it take.";
-    throw new OptionError(`maskIndptr[${r}]`, starts[r], allowed, fix);
+  /**
+   * Captures the look, and lets `bound` read copies. What each replay has to call once it is queued
+   * throws as check does.
+   */
+  capture(
+    plan: Plan,
+    batch: Batch,
+    tensors: PlainTensors,
+    stream: Stream,
+    bound: AttentionParams,
+  ): ((replayed: Batch) => void) | undefined {
+    const pageTable = tableOf(batch, tensors);
+    const maskIndptr = tensors.maskBits && tensors.maskIndptr;
+    if (pageTable === undefined && maskIndptr === undefined) return undefined;
+    const device = this.#device;
+    const pages = pageTable && device.alloc(4 * pageTable.elements, "checked page table");
+    const masks = maskIndptr && device.alloc(4 * maskIndptr.elements, "checked mask offsets");
+    const report = new Report(device);
+    params.pagesEntries = pageTable?.elements ?? 0;
+    params.masksEntries = maskIndptr?.elements ?? 0;
+    this.#look(report, plan, stream, bound, pages, masks);
+    if (pages !== undefined) bound.pageTable = pages.address;
+    if (masks !== undefined) bound.maskIndptr = masks.address;
+    bound.pagesSettled = 0;
+    return (replayed) => {
+      stream.wait();
+      report.require(this.#options, replayed, tensors);
+      // The graph reads them as long as it can be replayed.
+      pages?.guard();
+      masks?.guard();
+    };
   }
-}
 
-/** Page ids of the tokens in the plan's records; past lengths known only there may be anything. */
-function checkPages(
-  plan: Plan,
-  batch: Batch,
-  { k, v, kvLengths }: PlainTensors,
-  pageTable: Tensor,
-  stream: Stream,
-): void {
-  const table = valuesOf(pageTable, stream);
-  const lengths = kvLengths && valuesOf(kvLengths, stream);
-  const stride = strideOf(pageTable);
-  const pages = Math.min(k!.shape[0], v!.shape[0]);
-  const { blockSize } = batch.layout;
-  const { sections, offsets } = plan;
-  for (const { firstRecord, recordCount } of plan.launches) {
-    for (let i = firstRecord; i < firstRecord + recordCount; i++) {
-      const at = offsets.records + i * attentionRecordInts;
-      const slot = sections[at + Field.slot];
-      const start = sections[at + Field.positionStart];
-      const kept = sections[at + Field.columnOffset];
-      const limit = lengths === undefined ? Infinity : longest(batch, lengths, sections, at);
-      const end = Math.ceil(sections[at + Field.kvEnd] / blockSize);
-      let column = Math.floor(sections[at + Field.kvStart] / blockSize);
-      for (; column < end; column++) {
-        const logical = kept < 0 ? column : sections[offsets.columns + kept + column] >> 1;
-        if (start + logical * blockSize >= limit) break;
-        const place = start / blockSize + logical;
-        const page = table[slot * stride + place];
-        if (page >= 0 && page < pages) continue;
-        const fix = "give every column that the layout reads a page of k and v.";
-        const allowed = `a page from 0 to ${pages - 1}`;
-        const at = pageTable.shape.length === 1 ? slot + place : `${slot}, ${place}`;
-        throw new OptionError(`pageTable[${at}]`, page, allowed, fix);
-      }
+  protected override release(): void {
+    this.#report?.[Symbol.dispose]();
+  }
+
+  #look(
+    report: Report,
+    { launches, offsets }: Plan,
+    stream: Stream,
+    bound: AttentionParams,
+    pages?: Memory,
+    masks?: Memory,
+  ): void {
+    const kernel = this.#device.kernel("attention_contents");
+    report.clear(stream);
+    params.report = report.address;
+    params.pagesCopy = pages?.address ?? 0;
+    params.masksCopy = masks?.address ?? 0;
+    params.attention.i32.set(bound.i32);
+    const sections = bound.positions - 4 * offsets.positions;
+    for (const { firstRecord, grid } of launches) {
+      if (grid === 0) continue;
+      params.attention.records =
+        sections + 4 * offsets.records + firstRecord * AttentionRecord.byteLength;
+      params.attention.recordCount = grid;
+      this.#device.launch(stream, kernel, params, 1);
+      // The first launch copied all.
+      params.pagesEntries = params.masksEntries = 0;
     }
+    report.fetch(stream);
   }
 }
 
-/** Most tokens of K/V of the requests that a record serves. */
-function longest(batch: Batch, lengths: Int32Array, sections: Int32Array, at: number): number {
-  const heads = sections[at + Field.queryHeadCount];
-  const first = sections[at + Field.rowStart];
-  const end = first + sections[at + Field.rowCount];
-  let most = 0;
-  for (let token = Math.floor(first / heads); token * heads < end; token++)
-    most = Math.max(most, lengths[batch.tokenRequests[token]]);
-  return most;
+/** The page table that a run follows and nobody else looked at. */
+function tableOf(batch: Batch, tensors: PlainTensors): Tensor | undefined {
+  return tensors.k && pageTableOf(batch, tensors);
+}
+
+/** What kernels found, on the device and then on the host. */
+class Report extends Owner {
+  readonly #memory: Memory;
+  readonly #fetched: Memory;
+
+  constructor(device: Device) {
+    super("report on index tensors");
+    this.#memory = device.alloc(reportBytes, this.label);
+    this.#fetched = device.alloc(reportBytes, this.label, true);
+  }
+
+  get address(): number {
+    return this.#memory.address;
+  }
+
+  clear(stream: Stream): void {
+    stream.fill(this.address, 0xff, reportBytes);
+  }
+
+  fetch(stream: Stream): void {
+    stream.copy(this.#fetched.address, this.address, reportBytes);
+  }
+
+  /** Throws what the report says, once the stream was waited for. Errors: OptionError. */
+  require(options: ResolvedOptions, batch: Batch, tensors: PlainTensors): void {
+    const words = new Uint32Array(this.#fetched.hostBytes());
+    const [page, pageEntry, start, request] = words;
+    if (request !== none) refuseMask(options, batch, tensors.maskBits!, request, start | 0);
+    if (pageEntry !== none) refusePage(batch, tensors, pageEntry, page | 0);
+  }
+
+  protected override release(): void {
+    this.#memory[Symbol.dispose]();
+    this.#fetched[Symbol.dispose]();
+  }
+}
+
+function refuseMask(
+  options: ResolvedOptions,
+  batch: Batch,
+  { dtype, elements, label }: Tensor,
+  request: number,
+  start: number,
+): never {
+  const count = maskElements(options, batch, request, dtype !== "bool");
+  const takes = `request ${request} takes ${count} elements of ${label}`;
+  const allowed = `0 to ${elements - count}: ${takes}`;
+  const fix = "add up what the masks of the requests before it take.";
+  throw new OptionError(`maskIndptr[${request}]`, start, allowed, fix);
+}
+
+function refusePage(batch: Batch, tensors: PlainTensors, entry: number, page: number): never {
+  const pageTable = pageTableOf(batch, tensors)!;
+  const pages = Math.min(tensors.k!.shape[0], tensors.v!.shape[0]);
+  const stride = strideOf(pageTable);
+  const isList = pageTable.shape.length === 1;
+  const at = isList ? entry : `${Math.floor(entry / stride)}, ${entry % stride}`;
+  const fix = "give every column that the layout reads a page of k and v.";
+  throw new OptionError(`pageTable[${at}]`, page, `a page from 0 to ${pages - 1}`, fix);
 }

@@ -1,7 +1,7 @@
 import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
 import { GrowingBuffer, PinnedRing } from "../device/ring.ts";
-import { Event, type Stream } from "../device/stream.ts";
+import { after, type Stream } from "../device/stream.ts";
 import { PlanError } from "../errors.ts";
 import type { Plan } from "../plan/plan.ts";
 
@@ -65,12 +65,4 @@ export class PlanSections extends Owner {
     this.#ring.upload(stream, this.buffer.address, plan.sectionInts);
     this.#generation = plan.generation;
   }
-}
-
-/** Later work of `stream` starts after what `other` holds now. */
-function after(stream: Stream, other: Stream): void {
-  if (other.disposed) return;
-  using event = Event.create(stream.device, "plan");
-  event.record(other);
-  stream.waitFor(event);
 }

@@ -1,7 +1,7 @@
 import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
 import { GrowingBuffer } from "../device/ring.ts";
-import type { Stream } from "../device/stream.ts";
+import { after, type Stream } from "../device/stream.ts";
 import { countedMerges } from "../plan/workspace.ts";
 
 const byStream = new WeakMap<Stream, Workspace>();
@@ -24,7 +24,10 @@ export class Workspace extends Owner {
   /** The workspace of a stream of the device. */
   static of(device: Device, stream: Stream): Workspace {
     let workspace = byStream.get(stream);
-    if (workspace === undefined) byStream.set(stream, (workspace = new Workspace(device, stream)));
+    if (workspace === undefined) {
+      byStream.set(stream, (workspace = new Workspace(device, stream)));
+      stream.owned.push(workspace);
+    }
     return workspace;
   }
 
@@ -36,6 +39,23 @@ export class Workspace extends Owner {
   /** Where partial states start. */
   get partials(): number {
     return this.buffer.address + counterBytes;
+  }
+
+  /**
+   * Lets the graph that is being captured go on in the room as it is now, when the workspace grows
+   * for others and on whatever stream it is replayed. Returns the bytes of partial states there.
+   */
+  lend(device: Device): number {
+    const { stream } = this;
+    const memory = this.buffer.lend();
+    device.needOnReplay(memory);
+    let last = stream;
+    const isFirst = device.onReplay(this, (replayed) => {
+      last = replayed;
+      if (last !== stream) after(last, stream);
+    });
+    if (isFirst) device.afterReplay(() => last === stream || after(stream, last));
+    return memory.byteLength - counterBytes;
   }
 
   /** Makes room for `bytes` of partial states. */

@@ -6,6 +6,7 @@ import type { GraphHandle } from "../ffi/symbols.ts";
 import { requireText } from "../require.ts";
 import type { Context } from "./context.ts";
 import { Graph, type ReplayCheck, type ReplayHooks } from "./graph.ts";
+import type { Kernel } from "./kernel.ts";
 import type { LaunchObservers } from "./launch.ts";
 import type { MemoryPool } from "./memory.ts";
 import type { Owner } from "./owner.ts";
@@ -25,6 +26,8 @@ export class Captures {
   readonly #checked = new Set<object>();
   /** What the captured work reads and writes. */
   readonly #needed = new Set<Owner>();
+  /** What is launched since the capture began. */
+  #kernels = new Set<Kernel>();
 
   constructor(device: Context, memory: MemoryPool, observers: LaunchObservers) {
     this.#device = device;
@@ -72,10 +75,11 @@ export class Captures {
   }
 
   /** As Device.onReplay. */
-  onReplay(key: object, replayCheck: ReplayCheck): void {
-    if (this.#hooks === undefined || this.#checked.has(key)) return;
+  onReplay(key: object, replayCheck: ReplayCheck): boolean {
+    if (this.#hooks === undefined || this.#checked.has(key)) return false;
     this.#checked.add(key);
     this.#hooks.checks.push(replayCheck);
+    return true;
   }
 
   /** As Device.afterReplay. */
@@ -87,6 +91,11 @@ export class Captures {
   needOnReplay(owners: readonly Owner[]): void {
     if (this.#hooks === undefined) return;
     for (const owner of owners) this.#needed.add(owner);
+  }
+
+  /** Lets the graph being captured hold a kernel that it launches. */
+  hold(kernel: Kernel): void {
+    this.#kernels.add(kernel);
   }
 
   #record(stream: Stream, label: string, hooks: ReplayHooks, body: () => unknown): Graph {
@@ -117,10 +126,12 @@ export class Captures {
   #end(stream: Stream, hooks: ReplayHooks, label: string): Graph {
     this.#busy = false;
     const held = this.#memory.takeHeld();
+    const kernels = this.#kernels;
+    this.#kernels = new Set();
     const status = native().fb_capture_end(stream.handle, graphOut);
     if (status !== Status.ok) for (const address of held) this.#memory.free(address);
     check(status, label);
-    const parts = { memory: this.#memory, observers: this.#observers, hooks, held };
+    const parts = { memory: this.#memory, observers: this.#observers, hooks, held, kernels };
     return new Graph(stream.device, valueOf(graphOut), label, parts);
   }
 }

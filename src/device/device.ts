@@ -144,6 +144,7 @@ export class Device extends Context implements AsyncDisposable {
     requireStream(stream, this);
     const { handle, paramsBytes } = kernel;
     if (params.view.byteLength < paramsBytes) throw tooFew(kernel, params);
+    if (this.captures.busy) this.captures.hold(kernel);
     const seen = this.#observers.launching(stream, kernel.name, grid, kernel, params);
     const status = native().fb_launch(stream.handle, handle, params.view, paramsBytes, grid);
     if (status !== Status.ok) check(status, kernel.name);
@@ -170,10 +171,10 @@ export class Device extends Context implements AsyncDisposable {
 
   /**
    * @internal Adds a check that every replay of the graph being captured makes first, once per
-   * `key`.
+   * `key`: whether this is the first.
    */
-  onReplay(key: object, replayCheck: ReplayCheck): void {
-    this.captures.onReplay(key, replayCheck);
+  onReplay(key: object, replayCheck: ReplayCheck): boolean {
+    return this.captures.onReplay(key, replayCheck);
   }
 
   /** @internal Adds what every replay of the graph being captured calls once it is queued. */

@@ -3,6 +3,7 @@ import { native } from "../ffi/library.ts";
 import { check } from "../ffi/status.ts";
 import type { Address, GraphHandle } from "../ffi/symbols.ts";
 import type { Context } from "./context.ts";
+import type { Kernel } from "./kernel.ts";
 import type { LaunchObservers } from "./launch.ts";
 import type { MemoryPool } from "./memory.ts";
 import { Owner } from "./owner.ts";
@@ -26,6 +27,8 @@ export interface GraphParts {
   readonly memory: MemoryPool;
   /** Blocks freed while the graph was captured: it still uses them. */
   readonly held: Address[];
+  /** What it launches: loaded as long as the graph is. */
+  readonly kernels: Set<Kernel>;
 }
 
 /**
@@ -80,6 +83,9 @@ export class Graph extends Owner {
     const { held, memory } = this.#parts;
     for (const address of held.splice(0)) memory.free(address);
     held.push(...newer.#parts.held.splice(0));
+    const { kernels } = this.#parts;
+    kernels.clear();
+    for (const kernel of newer.#parts.kernels) kernels.add(kernel);
     newer[Symbol.dispose]();
   }
 
@@ -97,7 +103,10 @@ export class Graph extends Owner {
   protected override release(): void {
     if (this.device.disposed) return;
     native().fb_graph_free(this.handle);
-    const { held, memory } = this.#parts;
+    // They hold what only replays need.
+    this.#hooks = { checks: [], queued: [] };
+    const { held, memory, kernels } = this.#parts;
     for (const address of held) memory.free(address);
+    kernels.clear();
   }
 }

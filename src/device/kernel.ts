@@ -31,6 +31,8 @@ export interface LaunchTraits {
 
 /** What the driver says of a loaded CUDA kernel. */
 export interface CudaKernel extends Kernel {
+  /** Stays loaded as long as somebody holds one of its kernels. */
+  readonly module: Module;
   readonly blocksPerProcessor: number;
   readonly registers: number;
   /** Spills and stack of a thread. */
@@ -50,10 +52,24 @@ export function findKernel(device: Context, name: string): Kernel {
   return { name, handle: valueOf(kernelOut), paramsBytes, itemRows };
 }
 
+/** A loaded module, and its device while that is held. */
+interface Loaded {
+  readonly handle: ModuleHandle;
+  readonly device: WeakRef<Context>;
+}
+
+/** Unloads forgotten modules, once what is queued is done. A device that goes takes its own. */
+const forgotten = new FinalizationRegistry<Loaded>(({ handle, device }) => unload(handle, device));
+
+function unload(handle: ModuleHandle, device: WeakRef<Context>): void {
+  const held = device.deref();
+  if (held !== undefined && !held.disposed) native().fb_module_unload(handle);
+}
+
 /** Kernels loaded from one image (a cubin) on a CUDA device. */
 export class Module extends Owner {
   readonly #handle: ModuleHandle;
-  readonly #device: Context;
+  readonly #device: WeakRef<Context>;
 
   /** Errors: CudaError for an image that the device does not run. */
   constructor(device: Context, image: Uint8Array, label: string) {
@@ -61,7 +77,8 @@ export class Module extends Owner {
     const status = native().fb_module_load(device.handle, image, image.byteLength, moduleOut);
     check(status, label);
     this.#handle = valueOf(moduleOut);
-    this.#device = device;
+    this.#device = new WeakRef(device);
+    forgotten.register(this, { handle: this.#handle, device: this.#device }, this);
   }
 
   /** A kernel by name. Errors: CudaError for traits that do not fit the device, DeviceError. */
@@ -84,12 +101,14 @@ export class Module extends Owner {
     );
     check(status, `kernel ${name} of ${this.label}`);
     const { paramsBytes, itemRows, blocksPerProcessor, registers, localBytes } = facts;
-    const loaded = { registers, localBytes, staticSharedBytes: facts.staticSharedBytes };
+    const { staticSharedBytes } = facts;
+    const loaded = { registers, localBytes, staticSharedBytes, module: this };
     const handle = valueOf(kernelOut);
     return { name, handle, paramsBytes, itemRows, blocksPerProcessor, ...loaded };
   }
 
   protected override release(): void {
-    if (!this.#device.disposed) native().fb_module_unload(this.#handle);
+    forgotten.unregister(this);
+    unload(this.#handle, this.#device);
   }
 }

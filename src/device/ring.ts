@@ -87,6 +87,7 @@ export class PinnedRing extends Owner {
 /** Device memory that grows by doubling; `version` shows captured graphs that it moved. */
 export class GrowingBuffer extends Owner {
   #memory: Memory | undefined;
+  #isLent = false;
   version = 0;
 
   constructor(
@@ -105,6 +106,13 @@ export class GrowingBuffer extends Owner {
     return this.#memory?.byteLength ?? 0;
   }
 
+  /** The memory as it is now: it stays after growth and disposal as long as somebody holds it. */
+  lend(): Memory {
+    this.guard();
+    this.#isLent = true;
+    return this.#memory!;
+  }
+
   /** True when `bytes` need no growth. */
   fits(bytes: number): boolean {
     return this.#memory !== undefined && this.#memory.byteLength >= bytes;
@@ -116,7 +124,7 @@ export class GrowingBuffer extends Owner {
     this.guard();
     const capacity = exact ? bytes : 2 ** Math.ceil(Math.log2(Math.max(bytes, 4096)));
     const grown = this.device.alloc(capacity, this.label);
-    this.#memory?.[Symbol.dispose]();
+    this.release();
     this.#memory = grown;
     this.version++;
   }
@@ -138,6 +146,9 @@ export class GrowingBuffer extends Owner {
   }
 
   protected override release(): void {
-    this.#memory?.[Symbol.dispose]();
+    // What was lent is freed once it is forgotten.
+    if (!this.#isLent) this.#memory?.[Symbol.dispose]();
+    this.#memory = undefined;
+    this.#isLent = false;
   }
 }

@@ -28,6 +28,9 @@ export function requireStream(
 
 /** An ordered queue of work on a device: copies, launches and events run in the order they came. */
 export class Stream extends Owner {
+  /** @internal What belongs to this stream's work, and goes with it. */
+  readonly owned: Disposable[] = [];
+
   /** @internal */
   constructor(
     readonly device: Context,
@@ -147,6 +150,7 @@ export class Stream extends Owner {
   }
 
   protected override release(): void {
+    for (const owned of this.owned.splice(0)) owned[Symbol.dispose]();
     if (!this.device.notifier.isWaitedFor(this)) this.destroy();
   }
 }
@@ -222,4 +226,12 @@ export class Event extends Owner {
   protected override release(): void {
     if (!this.device.disposed) native().fb_event_destroy(this.handle);
   }
+}
+
+/** Later work of `stream` starts after what `other` holds now. */
+export function after(stream: Stream, other: Stream): void {
+  if (other.disposed || stream.disposed) return;
+  using event = Event.create(stream.device, "order of streams");
+  event.record(other);
+  stream.waitFor(event);
 }

@@ -997,6 +997,46 @@ export class BitsParams extends Params {
   }
 }
 
+/** Packs `struct fb_contents_params` (912 bytes). */
+export class ContentsParams extends Params {
+  static readonly byteLength = 912;
+  readonly attention: AttentionParams;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(912), offset = 0) {
+    super(memory, offset, 912);
+    this.attention = new AttentionParams(memory, offset + 32);
+  }
+  set report(value: number) {
+    this.write64(0, value);
+  }
+  get report(): number {
+    return this.read64(0);
+  }
+  set pagesCopy(value: number) {
+    this.write64(2, value);
+  }
+  get pagesCopy(): number {
+    return this.read64(2);
+  }
+  set masksCopy(value: number) {
+    this.write64(4, value);
+  }
+  get masksCopy(): number {
+    return this.read64(4);
+  }
+  set pagesEntries(value: number) {
+    this.i32[6] = value;
+  }
+  get pagesEntries(): number {
+    return this.i32[6]!;
+  }
+  set masksEntries(value: number) {
+    this.i32[7] = value;
+  }
+  get masksEntries(): number {
+    return this.i32[7]!;
+  }
+}
+
 /** Packs `struct fb_device_properties` (144 bytes). */
 export class DeviceProperties extends Params {
   static readonly byteLength = 144;

@@ -10,6 +10,7 @@ import attention_common_records_h from "../../kernels/attention/common/records.h
 import attention_common_rotate_h from "../../kernels/attention/common/rotate.h" with { type: "text" };
 import attention_common_rows_h from "../../kernels/attention/common/rows.h" with { type: "text" };
 import attention_common_scores_h from "../../kernels/attention/common/scores.h" with { type: "text" };
+import attention_contents_cu from "../../kernels/attention/contents.cu" with { type: "text" };
 import attention_hooks_h from "../../kernels/attention/hooks.h" with { type: "text" };
 import attention_hopper_change_h from "../../kernels/attention/hopper/change.h" with { type: "text" };
 import attention_hopper_compute_h from "../../kernels/attention/hopper/compute.h" with { type: "text" };
@@ -68,6 +69,7 @@ import page_page_cu from "../../kernels/page/page.cu" with { type: "text" };
 import params_argmax_h from "../../kernels/params/argmax.h" with { type: "text" };
 import params_attention_h from "../../kernels/params/attention.h" with { type: "text" };
 import params_bits_h from "../../kernels/params/bits.h" with { type: "text" };
+import params_contents_h from "../../kernels/params/contents.h" with { type: "text" };
 import params_device_h from "../../kernels/params/device.h" with { type: "text" };
 import params_gather_h from "../../kernels/params/gather.h" with { type: "text" };
 import params_map_h from "../../kernels/params/map.h" with { type: "text" };
@@ -134,6 +136,7 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/common/rotate.h": attention_common_rotate_h,
   "attention/common/rows.h": attention_common_rows_h,
   "attention/common/scores.h": attention_common_scores_h,
+  "attention/contents.cu": attention_contents_cu,
   "attention/hooks.h": attention_hooks_h,
   "attention/hopper/change.h": attention_hopper_change_h,
   "attention/hopper/compute.h": attention_hopper_compute_h,
@@ -192,6 +195,7 @@ export const sources: Readonly<Record<string, string>> = {
   "params/argmax.h": params_argmax_h,
   "params/attention.h": params_attention_h,
   "params/bits.h": params_bits_h,
+  "params/contents.h": params_contents_h,
   "params/device.h": params_device_h,
   "params/gather.h": params_gather_h,
   "params/map.h": params_map_h,

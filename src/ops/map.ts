@@ -49,7 +49,7 @@ export function mapRows(call: MapCall, options: OutOptions): Tensor {
   if (b === undefined) params.b.address = 0;
   else placeRows(params.b, b);
   placeRows(params.out, out);
-  // By way of f32 infinities of f8e5m2 would end as its largest number, and NaN would lose its sign.
+  // By way of f32, infinities of 8 bits would become its largest number.
   const isCopy = operation === "scale" && factor === 1 && !scale && !tokenScales;
   if (isCopy && a.dtype === out.dtype && dtypeBytes(a.dtype) === 1)
     params.a.dtype = params.out.dtype = dtypeCode("i8");

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { Attention } from "../../src/attention/attention.ts";
 import type { AttentionOptions } from "../../src/attention/options.ts";
+import { PageLists } from "../../src/cache/page-lists.ts";
 import { PagedCache } from "../../src/cache/paged-cache.ts";
 import { Device } from "../../src/device/device.ts";
 import { DeviceError, OptionError } from "../../src/errors.ts";
@@ -127,6 +128,53 @@ describe.each(await deviceTargets())("what index tensors hold, on $name", (targe
     const late = () => paged(clamped, [2, -1, -1, 1, 2, -1], { kvLengths: ints([5, 8]) });
     expect(late).toThrow("pageTable[0, 1] must be");
     await device.stream.done();
+  });
+
+  test("what a graph writes into index tensors is seen, and never followed", async () => {
+    const graph = { maxBatch: 2, maxQueryTokens: 4, maxColumns: 8 };
+    using attention = create({ mask: "tail", graph });
+    const sizes = { pageSize: 4, pageCount: 5, maxBatch: 2, maxQueryTokens: 4, maxEntries: 16 };
+    using lists = PageLists.create(device, sizes);
+    const [q, out] = [zeros(4, 4), zeros(4, 4)];
+    const k = Tensor.zeros(device, [5, 4, 2, 32], dtype);
+    using maskBits = Tensor.zeros(device, [2], "u8");
+    using maskIndptr = ints([0, 1]);
+    using starts = ints([0, 1]);
+    using pages = ints([4, 0, 1, 2]);
+    using ids = ints([4, 0, 1, 2]);
+    const step = () => {
+      const indptr = Int32Array.of(0, 2, 4);
+      const lastPageLength = Int32Array.of(4, 3);
+      const queryIndptr = Int32Array.of(0, 1, 2);
+      const batch = lists.step({ queryIndptr, indptr, indices: pages, lastPageLength, padTo: 4 });
+      attention.plan(batch);
+      return batch;
+    };
+    const run = () => attention.run({ q, k, v: k, out, maskBits, maskIndptr });
+    step();
+    run();
+    // Earlier work of the graph writes what a later attention of it follows.
+    using recorded = device.capture(device.stream, () => {
+      maskIndptr.copyFrom(starts);
+      lists.table.slice(0, 0, 4).copyFrom(ids);
+      run();
+    });
+    const replay = (startsNow: number[], idsNow: number[]) => {
+      starts.copyFrom(ints(startsNow));
+      ids.copyFrom(ints(idsNow));
+      step();
+      recorded.replay(device.stream);
+    };
+    replay([0, 1], [4, 0, 1, 2]);
+    expect(() => replay([0, 1 << 30], [4, 0, 1, 2])).toThrow(
+      "maskIndptr[1] must be 0 to 1: request 1 takes 1 elements",
+    );
+    expect(() => replay([0, 1], [4, 0, 1 << 30, -7])).toThrow(
+      `pageTable[2] must be a page from 0 to 4 (got ${1 << 30})`,
+    );
+    replay([1, 0], [0, 1, 2, 3]);
+    await device.stream.done();
+    expect(device.failure()).toBeUndefined();
   });
 
   test("a replay looks again, at sizes and at contents", async () => {

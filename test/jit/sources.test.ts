@@ -36,9 +36,15 @@ const dependents: [family: string, sources: string[]][] = [
   ["argmax", ["argmax/argmax.cu"]],
   [
     "attention",
-    ["hopper/prefill", "merge", "mla/decode", "mla/narrow", "tiled/decode", "tiled/prefill"].map(
-      (name) => `attention/${name}.cu`,
-    ),
+    [
+      "contents",
+      "hopper/prefill",
+      "merge",
+      "mla/decode",
+      "mla/narrow",
+      "tiled/decode",
+      "tiled/prefill",
+    ].map((name) => `attention/${name}.cu`),
   ],
   ["device", []],
   ["gather", ["gather/gather.cu"]],

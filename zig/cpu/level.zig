@@ -4,6 +4,7 @@ const options = @import("options");
 const Table = @import("kernel.zig").Table;
 
 const kernels = @import("kernels/argmax.zig").kernels ++
+    @import("kernels/attention/contents.zig").kernels ++
     @import("kernels/attention/merge.zig").kernels ++
     @import("kernels/attention/row.zig").kernels ++
     @import("kernels/attention/tile.zig").kernels ++

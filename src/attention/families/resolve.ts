@@ -1,5 +1,6 @@
 import type { Device } from "../../device/device.ts";
 import { type Kernel, Module } from "../../device/kernel.ts";
+import { KernelCache } from "../../device/kernel-cache.ts";
 import { jitTarget } from "../../device/operators.ts";
 import { DeviceError, OptionError } from "../../errors.ts";
 import { AttentionMapParams, AttentionParams } from "../../ffi/params.gen.ts";
@@ -26,7 +27,7 @@ export interface AttentionKernels {
   readonly merge: Kernel;
 }
 
-const loaded = new WeakMap<Device, Map<string, Kernel>>();
+const loaded = new WeakMap<Device, KernelCache>();
 
 /**
  * What the first family that takes the options offers. Errors: OptionError, as the last family
@@ -126,11 +127,18 @@ function loadAll(device: Device, offer: KernelOffer, images: readonly Image[]): 
 /** Loads a kernel once per device and checks what its class promises. Errors: DeviceError. */
 function load(device: Device, source: KernelSource, image?: Image, row?: KernelClass): Kernel {
   if (image === undefined) return device.kernel(source.entry);
-  let kernels = loaded.get(device);
-  if (kernels === undefined) loaded.set(device, (kernels = new Map()));
   const key = JSON.stringify([source.entry, source.image]);
-  const known = kernels.get(key);
-  if (known !== undefined) return known;
+  return kernelsOf(device).get(key, () => loadNow(device, source, image, row));
+}
+
+/** @internal Kernels of attention that a device has loaded. */
+export function kernelsOf(device: Device): KernelCache {
+  let kernels = loaded.get(device);
+  if (kernels === undefined) loaded.set(device, (kernels = new KernelCache()));
+  return kernels;
+}
+
+function loadNow(device: Device, source: KernelSource, image: Image, row?: KernelClass) {
   const module = new Module(device, image.bytes, source.image!.source);
   const kernel = module.kernel(source.entry, { ...source.launch!, cluster: row?.cluster ?? 1 });
   requireParams(kernel, row?.bindMaps === undefined ? AttentionParams : AttentionMapParams);
@@ -139,7 +147,6 @@ function load(device: Device, source: KernelSource, image?: Image, row?: KernelC
     const fits = `${source.entry} fits ${kernel.blocksPerProcessor} blocks on a multiprocessor`;
     throw new DeviceError(Status.unsupported, `${fits}, its class says ${promised}`);
   }
-  kernels.set(key, kernel);
   return kernel;
 }
 
