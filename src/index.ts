@@ -10,12 +10,12 @@ export type { AppendIndices } from "./cache/append-indices.ts";
 export { appendPages, type AppendPagesOptions, type PageRows } from "./cache/append-pages.ts";
 export type { CacheGroupOptions, PagedCacheOptions, PlaneOptions } from "./cache/options.ts";
 export type { AttentionOptions, GraphOptions, ResolvedOptions } from "./attention/options.ts";
-export {
-  type PageListLevel,
-  PageLists,
-  type PageListsOptions,
-  type PageStepOptions,
-} from "./cache/page-lists.ts";
+export type {
+  PageListLevel,
+  PageListsOptions,
+  PageStepOptions,
+} from "./cache/page-list-options.ts";
+export { PageLists } from "./cache/page-lists.ts";
 export { normRopeAppend, type NormRopeAppendTensors } from "./cache/norm-rope-append.ts";
 export { type CacheMemory, PagedCache } from "./cache/paged-cache.ts";
 export type { AppendTensors } from "./cache/step-appends.ts";

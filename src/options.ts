@@ -1,4 +1,5 @@
 import { OptionError } from "./errors.ts";
+import { unknownOption } from "./require.ts";
 
 /** A JSON Schema, as TypeBox compiles it. `description` says what is allowed, in words. */
 export interface OptionSchema {
@@ -104,8 +105,7 @@ function failureOf(
   // Validators count properties that are not enumerable, as those of a RegExp.
   const unknown = Object.getOwnPropertyNames(values).find((option) => !known.includes(option));
   if (unknown !== undefined) {
-    const allowed = `one of the options ${known.join(", ")}`;
-    return new OptionError(`${name}.${unknown}`, values[unknown], allowed, `remove or rename it.`);
+    return unknownOption(name, unknown, values[unknown], known);
   }
   const wrong = key ?? known[0];
   const option = `${prefix}${wrong}`;

@@ -49,9 +49,49 @@ export function requireOptions(
   for (const option in value) {
     if (known.includes(option)) continue;
     const given = (value as Record<string, unknown>)[option];
-    const one = `one of the options ${known.join(", ")}`;
-    throw new OptionError(`${name}.${option}`, given, one, "remove or rename it.");
+    throw unknownOption(name, option, given, known);
   }
+}
+
+/** The error for an option that is none, which says what it may have been meant for. */
+export function unknownOption(
+  name: string,
+  option: string,
+  given: unknown,
+  known: readonly string[],
+): OptionError {
+  const near = nearest(option, known);
+  const fix = near === undefined ? "remove or rename it." : `write ${near}, or remove it.`;
+  const allowed = `one of the options ${known.join(", ")}`;
+  return new OptionError(`${name}.${option}`, given, allowed, fix);
+}
+
+/** The name that another one is part of, or at most two letters away from. */
+function nearest(name: string, known: readonly string[]): string | undefined {
+  const [lower, lowers] = [name.toLowerCase(), known.map((each) => each.toLowerCase())];
+  const isPart = (each: string) => each.includes(lower) || lower.includes(each);
+  const part = lower.length < 3 ? -1 : lowers.findIndex((each) => each.length >= 3 && isPart(each));
+  if (part >= 0) return known[part];
+  const away = lowers.map((each) => lettersBetween(lower, each));
+  const least = Math.min(...away);
+  return least <= Math.min(2, lower.length / 3) ? known[away.indexOf(least)] : undefined;
+}
+
+/** Letters to insert, remove or replace, or neighbours to swap, from one word to another. */
+function lettersBetween(a: string, b: string): number {
+  if (Math.abs(a.length - b.length) > 2) return 3;
+  let [older, before] = [[], Array.from({ length: b.length + 1 }, (_, j) => j)] as number[][];
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const same = a[i - 1] === b[j - 1] ? 0 : 1;
+      row[j] = Math.min(before[j] + 1, row[j - 1] + 1, before[j - 1] + same);
+      const isSwap = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1];
+      if (isSwap) row[j] = Math.min(row[j], older[j - 2] + 1);
+    }
+    [older, before] = [before, row];
+  }
+  return before[b.length];
 }
 
 /** Throws an OptionError unless a list has exactly `length` entries. */

@@ -6,13 +6,14 @@ import { ropeRange } from "../ops/rope.ts";
 import { attentionFactorOf } from "../ops/rope-scaling.ts";
 import { type DType, dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
 import { isInPlace, requireApart, requireDistinct } from "../tensor/overlap.ts";
+import { requireOptions } from "../require.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 import { bindKeysAndValues } from "./bind-keys.ts";
 import type { MappedTensors } from "./families/family.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { denseAddress, requireAligned, rowUnit } from "./tensor-checks.ts";
 import { bindRowScales } from "./row-scales.ts";
-import { type PlainTensors, tensorNames, tensorOf } from "./tensors.ts";
+import { type PlainTensors, runNames, tensorNames, tensorOf } from "./tensors.ts";
 
 /**
  * Checks the tensors of a run of up to so many requests and writes them into the parameters;
@@ -27,6 +28,7 @@ export function bindTensors(
   tensors: PlainTensors,
 ): MappedTensors {
   const { queryHeads, headDim, valueDim } = options;
+  requireOptions("tensors", tensors, runNames);
   const { q, out, lse } = tensors;
   for (let i = 0; i < tensorNames.length; i++) {
     const tensor = tensorOf(tensors[tensorNames[i]]);

@@ -152,6 +152,18 @@ export function tensorOf(given: Tensor | number | undefined): Tensor | undefined
   return typeof given === "number" ? undefined : given;
 }
 
+/** All that a run takes. */
+export const runNames = [
+  ...tensorNames,
+  "cache",
+  "layer",
+  "batch",
+  "layout",
+  "qScale",
+  "variantInputs",
+  "stream",
+] as const;
+
 /** Whether two runs have the same tensors. By name, not in a loop: what each run asks is fast. */
 export function sameTensors(a: PlainTensors, b: PlainTensors): boolean {
   return (

@@ -14,13 +14,13 @@ import {
 } from "../ops/apply-rope.ts";
 import type { Rope } from "../ops/rope.ts";
 import { requireDense } from "../ops/rows.ts";
-import { requireInteger, requireNumber } from "../require.ts";
+import { requireInteger, requireNumber, requireOptions } from "../require.ts";
 import { dtypeCode, isFloat } from "../tensor/dtype.ts";
 import { isInPlace, requireApart, requireDistinct } from "../tensor/overlap.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 import { Appender, rowsOf } from "./append.ts";
 import { PagedCache } from "./paged-cache.ts";
-import type { AppendTensors } from "./step-appends.ts";
+import { appendNames, type AppendTensors } from "./step-appends.ts";
 
 /** What {@link normRopeAppend} reads and writes; heads are [tokens, heads, dim]. */
 export interface NormRopeAppendTensors extends Omit<AppendTensors, "planes"> {
@@ -61,18 +61,26 @@ export function normRopeAppend(cache: PagedCache, tensors: NormRopeAppendTensors
   }
   requireInteger("layer", tensors.layer, 0, cache.options.layers - 1);
   requireBatch(tensors.batch);
-  const appender = appenderOf(cache, tensors.layer);
+  const appender = appenderOf(cache, tensors);
   appender.turn(tensors);
   cache.append(tensors, appender);
   return tensors.out ?? tensors.q;
 }
 
 const made = new WeakMap<PagedCache, TurningAppender[]>();
+const others = ["q", "rope", "positions", "qWeight", "kWeight", "eps", "zeroCentered", "out"];
+const tensorNames = [...appendNames.filter((name) => name !== "planes"), ...others];
 
-function appenderOf(cache: PagedCache, layer: number): TurningAppender {
+/** That of the layer. The names of the tensors are looked at once, not in each step. */
+function appenderOf(cache: PagedCache, tensors: NormRopeAppendTensors): TurningAppender {
+  const { layer } = tensors;
   let appenders = made.get(cache);
   if (appenders === undefined) made.set(cache, (appenders = []));
-  return (appenders[layer] ??= new TurningAppender(cache));
+  if (appenders[layer] === undefined) {
+    requireOptions("tensors", tensors, tensorNames);
+    appenders[layer] = new TurningAppender(cache);
+  }
+  return appenders[layer];
 }
 
 /** The appends of one layer that turn what they append. */

@@ -6,7 +6,6 @@ import { PinnedRing } from "../device/ring.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError, PlanError } from "../errors.ts";
 import { type Batch, requireBatch } from "../kv/batch.ts";
-import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { type HostLists, UserSteps } from "../kv/user-steps.ts";
 import { type Integers, maxInt32 } from "../kv/validate.ts";
 import { requireInteger, requireList, requireOptions } from "../require.ts";
@@ -14,57 +13,15 @@ import { counted } from "../shown.ts";
 import { requireNarrow } from "../tensor/indices.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { AppendTable } from "./append.ts";
+import {
+  levelNames,
+  type PageListLevel,
+  type PageListsOptions,
+  type PageStepOptions,
+  sizeNames,
+  stepNames,
+} from "./page-list-options.ts";
 import { refuseCapture } from "./step-upload.ts";
-
-/** Sizes of {@link PageLists.create}, which no step goes beyond: nothing moves, as graphs need. */
-export interface PageListsOptions {
-  pageSize: number;
-  /** Pages of the cache: ids are below it. */
-  pageCount: number;
-  /** Requests of a step. */
-  maxBatch: number;
-  /** Query tokens of a step, padding included. */
-  maxQueryTokens: number;
-  /** Page ids of a step, those of all levels together. */
-  maxEntries: number;
-}
-
-/** Page lists of one level: rows of query tokens, each with pages of its own. */
-export interface PageListLevel {
-  /** `[rows + 1]`: query tokens of each row. */
-  queryIndptr: Integers | Tensor;
-  /**
-   * `[rows + 1]`: the pages of row r are `indices[indptr[r]...indptr[r + 1])`; left out where
-   * indices is a tensor [rows, columns].
-   */
-  indptr?: Integers | Tensor | null;
-  /** Page ids: a list that is checked now, or a tensor that nothing reads on the host. */
-  indices: Integers | Tensor;
-  /** `[rows]`: tokens in the last page, new ones included; 0 for a row without pages. */
-  lastPageLength?: Integers | Tensor | null;
-  /** Or `[rows]`: tokens in all of its pages, new ones included; so for a table. */
-  kvLengths?: Integers | Tensor | null;
-}
-
-/** One step over the caller's pages; a row is a request. */
-export interface PageStepOptions extends PageListLevel {
-  /**
-   * Levels that come before the requests' own pages, from the one that most of them share: each
-   * row of a level lies within a row of the level before. A level that ends within a page leaves
-   * the positions up to that page's end unused.
-   */
-  shared?: readonly PageListLevel[];
-  /** Finds such a level in lists that lie on the host: `attention.worthSharing`. */
-  share?: WorthSharing;
-  /** False when nothing is appended: then queries may outnumber K/V and pages stand anywhere. */
-  writes?: boolean;
-  /** Pads the token arrays up to this many tokens, as a captured step needs. */
-  padTo?: number;
-}
-
-const sizeNames = ["pageSize", "pageCount", "maxBatch", "maxQueryTokens", "maxEntries"] as const;
-const levelNames = ["queryIndptr", "indptr", "indices", "lastPageLength", "kvLengths"];
-const stepNames = [...levelNames, "shared", "share", "writes", "padTo"];
 
 /**
  * Page lists of the caller, step after step, on the device: what its own block manager allots.
@@ -123,11 +80,13 @@ export class PageLists extends Owner {
     this.guard();
     refuseCapture(this.device, "step");
     requireOptions("options", options, stepNames);
-    const { shared = [], share, writes = true, padTo } = options;
+    const { shared = [], share, writes = true, keyPositions = false, padTo } = options;
     if (!Array.isArray(shared))
       throw new OptionError("shared", shared, "a list of levels", "pass [{ queryIndptr, ... }].");
     if (share !== undefined && typeof share !== "function")
       throw new OptionError("share", share, "a function", "pass attention.worthSharing.");
+    if (typeof keyPositions !== "boolean")
+      throw new OptionError("keyPositions", keyPositions, "true or false", "say one.");
     if (share !== undefined && (shared.length > 0 || options.indices instanceof Tensor)) {
       const fix = "give the shared levels, or lists that lie on the host.";
       throw new OptionError("share", "given", "left out beside levels or page ids in tensors", fix);
@@ -137,7 +96,9 @@ export class PageLists extends Owner {
       return this.#onHost(`shared[${i}].`, level);
     });
     const own = this.#onHost("", options);
-    const batch = this.#steps.step(levels, own, { writes, padTo, share });
+    const positions = this.#numbers("positions", options.positions);
+    const asked = { writes, padTo, share, positions, keyPositions };
+    const batch = this.#steps.step(levels, own, asked);
     const given = [...shared, options].map(({ indices }) => indices);
     this.#onDevice = given.map((indices) => (indices instanceof Tensor ? indices : undefined));
     return (this.#lastBatch = batch);

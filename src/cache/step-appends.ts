@@ -2,6 +2,7 @@ import type { Device } from "../device/device.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import type { Batch } from "../kv/batch.ts";
+import { requireOptions } from "../require.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { Appender } from "./append.ts";
 import type { PlaneOptions } from "./options.ts";
@@ -23,6 +24,18 @@ export interface AppendTensors {
   stream?: Stream;
 }
 
+/** Names of {@link AppendTensors}. */
+export const appendNames = [
+  "layer",
+  "batch",
+  "k",
+  "v",
+  "planes",
+  "kScale",
+  "vScale",
+  "stream",
+] as const;
+
 /** The appends of a cache's steps, of all planes of a layer at once. */
 export class StepAppends {
   readonly #planes: readonly PlaneOptions[];
@@ -30,6 +43,8 @@ export class StepAppends {
   readonly #upload: StepUpload;
   /** By layer, then one for positions alone. */
   readonly #appenders: readonly Appender[];
+  /** By layer, whether names of tensors were looked at: once, not in each step. */
+  readonly #named: boolean[] = [];
 
   /** @param views [pages, pageSize, heads, dim] by layer and plane */
   constructor(
@@ -61,6 +76,12 @@ export class StepAppends {
   ): void {
     const { layer, batch } = tensors;
     const appender = by ?? this.#appenders[layer];
+    if (by === undefined && this.#named[layer] !== true) {
+      requireOptions("tensors", tensors, appendNames);
+      const names = this.#planes.map(({ name }) => name);
+      if (tensors.planes !== undefined) requireOptions("planes", tensors.planes, names);
+      this.#named[layer] = true;
+    }
     this.#begin(appender, batch, group, keyPositions);
     for (let i = 0; i < this.#planes.length; i++) {
       const { name } = this.#planes[i];

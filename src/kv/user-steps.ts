@@ -1,11 +1,11 @@
 import { OptionError } from "../errors.ts";
-import { requireList } from "../require.ts";
+import { requireLength, requireList } from "../require.ts";
 import { createLevel, type Level } from "./layout.ts";
 import { ListSharer } from "./share-lists.ts";
 import type { WorthSharing } from "./share-prefixes.ts";
 import { StepArrays, StepBatch } from "./step-batch.ts";
 import { lengthsInPages } from "./user-pages.ts";
-import { indptr, type Integers, integers } from "./validate.ts";
+import { indptr, type Integers, integers, maxInt32 } from "./validate.ts";
 
 /** Sizes that no step goes beyond. */
 export interface UserStepSizes {
@@ -44,6 +44,8 @@ export interface UserStepOptions {
   readonly writes: boolean;
   readonly padTo: number | undefined;
   readonly share: WorthSharing | undefined;
+  readonly positions: Integers | undefined;
+  readonly keyPositions: boolean;
 }
 
 /**
@@ -66,6 +68,8 @@ export class UserSteps {
   readonly #levels: Level[] = [];
   readonly #sharer: ListSharer;
   readonly #users: Int32Array;
+  /** `[maxBatch]`: no key is known to stand at its place. */
+  readonly #plainLengths: Int32Array;
 
   /** @param owner of the batches */
   constructor(owner: object, sizes: UserStepSizes) {
@@ -76,6 +80,7 @@ export class UserSteps {
     this.rowIndptr = new Int32Array(sizes.maxBatch + 1);
     this.places = new Int32Array(sizes.maxQueryTokens);
     this.#users = new Int32Array(sizes.pageCount);
+    this.#plainLengths = new Int32Array(sizes.maxBatch);
     this.#sharer = new ListSharer(sizes.pageSize, sizes.maxBatch);
   }
 
@@ -98,6 +103,11 @@ export class UserSteps {
     for (let l = 0; l < all.length; l++) this.#writeLevel(l, all);
     arrays.layout.levels = this.#levels.slice(0, all.length);
     this.#writeLengths(all.length);
+    arrays.customPositions = options.positions !== undefined;
+    if (options.positions !== undefined)
+      for (let token = 0; token < arrays.tokenCount; token++)
+        arrays.positions[token] = Number(options.positions[token]);
+    arrays.plainLengths = options.keyPositions ? this.#plainLengths : null;
     const { share } = options;
     if (share !== undefined && last.pages !== null)
       arrays.layout.levels = this.#sharer.share(this.#levels[0], last, last.pages, share);
@@ -120,6 +130,10 @@ export class UserSteps {
     const padded = options.padTo ?? tokens;
     if (!Number.isInteger(padded) || padded < tokens || padded > maxQueryTokens)
       throw beyond("padTo", padded, `${tokens} (the step's tokens) to ${maxQueryTokens}`);
+    if (options.positions !== undefined) {
+      requireLength("positions", options.positions, tokens);
+      integers("positions", options.positions, 0, maxInt32 - 1);
+    }
     if (requests > maxBatch) throw beyond("queryIndptr.length", requests + 1, `to ${maxBatch + 1}`);
     const entries = last.base + last.starts[requests];
     if (entries > maxEntries) throw beyond("indices", `${entries} pages`, `to ${maxEntries} pages`);

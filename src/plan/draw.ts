@@ -29,10 +29,31 @@ const mergeFill = "#c3c8cf";
 const sharedFill = "#7f8fb3";
 /** Slices too thin to distinguish, drawn as one. */
 const manyFill = "#b9c6d3";
+const idleFill = "#f0f2f5";
+const paper = "#ffffff";
+const quiet = "#57606a";
 const manyRequests = -2;
 /** Boxes of a drawing, about: beyond it, thin neighbours become one box. */
 const boxesMost = 3000;
 const ink = "#1b1f24";
+/** What takes a colour's place where a page is dark: a drawing is of both schemes. */
+const darkOf: Readonly<Record<string, string>> = {
+  [paper]: "#0d1117",
+  [ink]: "#e9eef4",
+  [quiet]: "#9da7b3",
+  [idleFill]: "#1a2129",
+  [mergeFill]: "#4b545f",
+  [sharedFill]: "#44588f",
+  [manyFill]: "#3b4a5a",
+  "#8ecae6": "#1c6488",
+  "#ffd166": "#7d5f0c",
+  "#a7d7a9": "#2b6d38",
+  "#f4a6a0": "#943f38",
+  "#c8b6e2": "#604893",
+  "#f6bd8b": "#8a4f18",
+  "#9adbd0": "#1b6f64",
+  "#d9cba3": "#6b5f34",
+};
 const left = 104;
 const right = 20;
 const top = 92;
@@ -57,14 +78,15 @@ export function drawPlan(plan: Plan, options: DrawOptions): string {
   ].join(", ");
   const lines = [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}"`,
-    ` height="${height}" role="img" font-family="system-ui, sans-serif" font-size="12">`,
+    ` height="${height}" class="plan-drawing" role="img" font-family="system-ui, sans-serif" font-size="12">`,
     `<title>${escape(title)}: ${counts}</title>`,
     `<defs><pattern id="plan-partial" width="6" height="6" patternUnits="userSpaceOnUse"`,
     ` patternTransform="rotate(45)"><rect width="2" height="6" fill="${ink}" opacity="0.35"/>`,
     `</pattern></defs>`,
-    `<rect width="${width}" height="${height}" fill="#ffffff"/>`,
+    darkStyle(),
+    `<rect width="${width}" height="${height}" fill="${paper}"/>`,
     text(left, 26, escape(title), `font-size="16" font-weight="600"`),
-    text(left, 46, counts, `fill="#57606a"`),
+    text(left, 46, counts, `fill="${quiet}"`),
     ...lanes(processors, laneHeight, width),
     ...ticks(timeline.end, scale, bottom),
     ...thinned(joined(timeline.slices), leastWidth(processors, width) / scale).map((slice) =>
@@ -75,6 +97,16 @@ export function drawPlan(plan: Plan, options: DrawOptions): string {
     "</svg>\n",
   ];
   return lines.join("\n");
+}
+
+/** Colours that elements say hold in every viewer; those that know schemes take these instead. */
+function darkStyle(): string {
+  const rules = Object.entries(darkOf).flatMap(([light, dark]) =>
+    ["fill", "stroke"].map((name) => `.plan-drawing [${name}="${light}"]{${name}:${dark}}`),
+  );
+  // Hues of further requests.
+  rules.push(`.plan-drawing [fill^="hsl"]{filter:brightness(0.5) saturate(1.2)}`);
+  return `<style>@media (prefers-color-scheme:dark){${rules.join("")}}</style>`;
 }
 
 function titleOf({ recordCount }: Plan): string {
@@ -135,7 +167,7 @@ function lanes(processors: number, laneHeight: number, width: number): string[] 
     const y = top + lane * laneHeight;
     const height = laneHeight - (laneHeight > 7 ? 3 : 1);
     const size = `width="${width - left - right}" height="${height}"`;
-    lines.push(`<rect x="${left}" y="${y}" ${size} fill="#f0f2f5"/>`);
+    lines.push(`<rect x="${left}" y="${y}" ${size} fill="${idleFill}"/>`);
     if (lane % every !== 0) continue;
     const middle = y + laneHeight / 2 + 3;
     lines.push(text(left - 8, middle, `processor ${lane}`, `text-anchor="end"`));
@@ -156,8 +188,8 @@ function phases(slices: readonly Slice[], scale: number, bottom: number, width: 
     const anchor = last ? ` text-anchor="end"` : "";
     const place = last ? width - right : x + 4;
     const from = last && name !== "" ? top - 4 : top - 22;
-    lines.push(`<path d="M${x} ${from}V${bottom}" stroke="#57606a" stroke-dasharray="3 3"/>`);
-    lines.push(text(place, top - 10, escape(name), `fill="#57606a"${anchor}`));
+    lines.push(`<path d="M${x} ${from}V${bottom}" stroke="${quiet}" stroke-dasharray="3 3"/>`);
+    lines.push(text(place, top - 10, escape(name), `fill="${quiet}"${anchor}`));
   }
   return lines;
 }
@@ -168,11 +200,11 @@ function ticks(end: number, scale: number, bottom: number): string[] {
   for (let tick = 0; tick * step <= end * (1 + 1e-9); tick++) {
     const at = tick * step;
     const x = round(left + at * scale);
-    lines.push(`<path d="M${x} ${bottom}v5" stroke="#57606a"/>`);
-    lines.push(text(x, bottom + 18, grouped(round(at)), `text-anchor="middle" fill="#57606a"`));
+    lines.push(`<path d="M${x} ${bottom}v5" stroke="${quiet}"/>`);
+    lines.push(text(x, bottom + 18, grouped(round(at)), `text-anchor="middle" fill="${quiet}"`));
   }
   const label = "time on the cost model, in reads of one key and value";
-  lines.push(text(left, bottom + 36, label, `fill="#57606a"`));
+  lines.push(text(left, bottom + 36, label, `fill="${quiet}"`));
   return lines;
 }
 
@@ -190,7 +222,7 @@ function box(slice: Slice, scale: number, laneHeight: number): string {
   const height = laneHeight - (laneHeight > 7 ? 3 : 1);
   const fill = fillOf(slice);
   const frame = `x="${x}" y="${y}" width="${width}" height="${height}"`;
-  const stroke = width > 3 ? ` stroke="#ffffff" stroke-width="1"` : "";
+  const stroke = width > 3 ? ` stroke="${paper}" stroke-width="1"` : "";
   const hatch = kind === "partial" ? `<rect ${frame} fill="url(#plan-partial)"/>` : "";
   const label = labelOf(slice, width);
   const words =
@@ -214,7 +246,7 @@ function fillOfRequest(request: number): string {
 }
 
 /** Outlines letters, so that they read over hatching. */
-const halo = `stroke="#ffffff" stroke-width="3" stroke-opacity="0.75" paint-order="stroke"`;
+const halo = `stroke="${paper}" stroke-width="3" stroke-opacity="0.75" paint-order="stroke"`;
 
 /** As much of a label as fits the width. */
 function labelOf(slice: Slice, width: number): string {
@@ -247,7 +279,7 @@ function legend(bottom: number, plan: Plan, { slices }: Timeline): string[] {
   if (slices.some(({ shared }) => shared)) entries.push(["shared prefix", sharedFill]);
   if (slices.some(({ kind }) => kind === "partial")) entries.push(partial);
   if (slices.some(({ kind }) => kind === "merge")) entries.push(["merge", mergeFill]);
-  entries.push(["idle", "#f0f2f5"]);
+  entries.push(["idle", idleFill]);
   const lines: string[] = [];
   let x = left;
   for (const [words, ...colours] of entries) {
@@ -259,7 +291,7 @@ function legend(bottom: number, plan: Plan, { slices }: Timeline): string[] {
     lines.push(text(x + 22, y + 11, words));
     x = Math.round(x + 40 + words.length * 6.4);
   }
-  lines.push(text(x, y + 11, `workspace ${grouped(Number(kib))} KiB`, `fill="#57606a"`));
+  lines.push(text(x, y + 11, `workspace ${grouped(Number(kib))} KiB`, `fill="${quiet}"`));
   return lines;
 }
 
@@ -267,8 +299,9 @@ function grouped(value: number): string {
   return value.toLocaleString("en-US");
 }
 
-function text(x: number, y: number, words: string, attributes = `fill="${ink}"`): string {
-  return `<text x="${round(x)}" y="${round(y)}" ${attributes}>${words}</text>`;
+function text(x: number, y: number, words: string, attributes = ""): string {
+  const fill = attributes.includes("fill=") ? "" : ` fill="${ink}"`;
+  return `<text x="${round(x)}" y="${round(y)}"${fill}${attributes && ` ${attributes}`}>${words}</text>`;
 }
 
 function round(value: number): number {

@@ -6,6 +6,7 @@ import { Device } from "../../src/device/device.ts";
 import { DisposedError, OptionError, OutOfPagesError } from "../../src/errors.ts";
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { raggedLayout } from "../../src/kv/layout.ts";
+import { userPages } from "../../src/kv/user-pages.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 
 const shape = { queryHeads: 4, kvHeads: 2, headDim: 16, dtype: "f32" } as const;
@@ -160,6 +161,39 @@ test("what is no tensor is refused by its name", () => {
     expect(() => attend(good.q, wrong, wrong)).toThrow("k must be a tensor");
   }
   expect(() => attention.run({ out: good.out, cache } as never)).toThrow("q must be a tensor");
+});
+
+test("names that nobody knows are refused, with the one that was meant", () => {
+  using cache = PagedCache.create(device, storage);
+  using attention = Attention.createSync(device, shape);
+  const batch = stepOf(cache, 3);
+  const rows = { k: zeros(3, 2, 16), v: zeros(3, 2, 16) };
+  const good = { q: zeros(3, 4, 16), out: zeros(3, 4, 16), cache };
+  const run = (over: object) => attention.run({ ...good, ...over } as never);
+  const lists = { queryIndptr: [0, 1], indptr: [0, 1], indices: [0], pageSize: 4, pageCount: 4 };
+  const cases: [() => void, string][] = [
+    [() => run({ mask: rows.k }), "Fix: write maskBits, or remove it."],
+    [() => run({ kvLenghts: rows.k }), "Fix: write kvLengths, or remove it."],
+    [() => run({ lsee: rows.k }), "Fix: write lse, or remove it."],
+    [() => run({ zebra: rows.k }), "Fix: remove or rename it."],
+    [() => userPages({ ...lists, kvLength: [1] } as never), "Fix: write kvLengths, or remove"],
+    [() => Attention.createSync(device, { ...shape, softcap: 5 } as never), "write softCap,"],
+    [() => Attention.createSync(device, { ...shape, window: 5 } as never), "write windowLeft,"],
+  ];
+  attention.plan(batch);
+  cache.append({ layer: 0, batch, ...rows });
+  for (const [use, sentence] of cases) expect(use).toThrow(sentence);
+  // Looked at before the first step of a layer.
+  using fresh = PagedCache.create(device, storage);
+  const other = stepOf(fresh, 3);
+  const wrong: [object, string][] = [
+    [{ kscale: 1 }, "Fix: write kScale, or remove it."],
+    [{ planes: { keys: rows.k } }, "planes.keys must be one of the options key"],
+  ];
+  for (const [over, sentence] of wrong)
+    expect(() => fresh.append({ layer: 0, batch: other, ...rows, ...over } as never)).toThrow(
+      sentence,
+    );
 });
 
 describe("scales that leave a request or a token without one are refused", () => {

@@ -1,8 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { appendPages } from "../../src/cache/append-pages.ts";
 import { Attention } from "../../src/attention/attention.ts";
-import { PageLists, type PageStepOptions } from "../../src/cache/page-lists.ts";
+import type { PageStepOptions } from "../../src/cache/page-list-options.ts";
+import { PageLists } from "../../src/cache/page-lists.ts";
 import type { Device } from "../../src/device/device.ts";
+import { createBatch } from "../../src/kv/batch.ts";
+import { userPages } from "../../src/kv/user-pages.ts";
 import { OptionError, PlanError } from "../../src/errors.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { caseOf } from "../support/cases.ts";
@@ -86,6 +89,53 @@ describe.each(await deviceTargets())("page lists of an engine on $name", (target
   const sizes = { pageSize: 4, pageCount: 20, maxBatch: 3, maxQueryTokens: 8, maxEntries: 40 };
   const noise = (dims: number[], seed: number) =>
     Tensor.randomNormal(device, dims, "bf16", { seed });
+
+  test("positions of queries and of keys are those that a batch made by hand has", () => {
+    const options = { ...shape, dtype: "bf16", causal: true, rope: {} } as const;
+    using lists = PageLists.create(device, sizes);
+    using attention = Attention.createSync(device, {
+      ...options,
+      mask: "tail",
+      keyPositions: true,
+    });
+    const pages = noise([20, 4, 2, 32], 1);
+    const q = noise([8, 4, 32], 2);
+    // Three drafts of a tree behind 6 tokens: two siblings, and a child of the first.
+    const positions = [6, 6, 7, 2];
+    const at = Int32Array.from({ length: 80 }, (_, i) => i % 11);
+    using keyPositions = Tensor.from(device, at, [20, 4], "i32");
+    using maskBits = Tensor.from(device, Uint8Array.of(0b01010001, 0b1, 0b1), [3], "u8");
+    using maskIndptr = Tensor.from(device, [0, 2], [2], "i32");
+    const pageIds = [3, 4, 5, 9];
+    const outs = [0, 1].map(() => Tensor.zeros(device, [8, 4, 32], "bf16"));
+    const indptr = [0, 3, 4];
+    const listed = lists.step({
+      ...{ queryIndptr: [0, 3, 4], indptr, indices: pageIds, kvLengths: [9, 3] },
+      ...{ positions, keyPositions: true },
+    });
+    const last = { queryIndptr: [0, 3, 4], indptr, indices: pageIds, kvLengths: [9, 3] };
+    const user = userPages({ ...last, pageSize: 4, pageCount: 20 });
+    const given = { kvLengths: last.kvLengths, layout: user.layout, positions };
+    const byHand = createBatch({ queryLengths: [3, 1], ...given, keyPositions: true });
+    const table = Tensor.from(device, user.table, [2, user.stride], "i32");
+    for (const [i, batch] of [listed, byHand].entries()) {
+      attention.plan(batch);
+      attention.run({
+        ...{ q, k: pages, v: pages, out: outs[i], maskBits, maskIndptr, keyPositions },
+        pageTable: i === 0 ? undefined : table,
+      });
+    }
+    expect(outs[0].toBytes()).toEqual(outs[1].toBytes());
+    const wrong: [object, RegExp][] = [
+      [{ positions: [6, 6, 7] }, /^positions.length must be 4/],
+      [{ positions: [6, 6, 7, -1] }, /^positions\[3\] must be/],
+      [{ keyPositions: 1 }, /^keyPositions must be true or false/],
+    ];
+    for (const [odd, sentence] of wrong)
+      expect(() =>
+        lists.step({ queryIndptr: [0, 3, 4], indptr, indices: pageIds, kvLengths: [9, 3], ...odd }),
+      ).toThrow(sentence);
+  });
 
   test("one capture, replayed over steps of other lengths, pages and forms", () => {
     const options = { ...shape, dtype: "bf16", causal: true } as const;

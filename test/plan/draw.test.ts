@@ -51,6 +51,21 @@ test("a trace is JSON with one event a slice, on the slice's processor", () => {
   expect(traceEvents.filter(({ ph }) => ph === "M")).toHaveLength(exampleProcessors);
 });
 
+test("every colour has another one where a page is dark", () => {
+  const drawing = exampleDrawing();
+  const colours = new Set(
+    [...drawing.matchAll(/ (fill|stroke)="(#[0-9a-f]{6})"/g)].map(([, name, colour]) =>
+      [name, colour].join(),
+    ),
+  );
+  expect(colours.size).toBeGreaterThan(8);
+  for (const colour of colours) {
+    const [name, light] = colour.split(",");
+    expect(drawing).toContain(`.plan-drawing [${name}="${light}"]{${name}:#`);
+  }
+  expect(drawing).not.toContain('<text x="96" y="110" text-anchor');
+});
+
 test("titles are escaped, and a plan of nothing is drawn too", () => {
   expect(drawPlan(examplePlan(), { ...options, title: "a < b & c" })).toContain(
     "a &#60; b &#38; c",

@@ -1,6 +1,7 @@
 /** An engine with a block manager of its own: pages by a list, steps by page lists. */
 import { appendPages } from "../../src/cache/append-pages.ts";
-import { type PageListLevel, PageLists } from "../../src/cache/page-lists.ts";
+import type { PageListLevel } from "../../src/cache/page-list-options.ts";
+import { PageLists } from "../../src/cache/page-lists.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { Batch } from "../../src/kv/batch.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
