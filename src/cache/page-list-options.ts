@@ -52,6 +52,7 @@ export interface PageStepOptions extends PageListLevel {
   padTo?: number;
 }
 
+/** Names of {@link PageListsOptions}. */
 export const sizeNames = [
   "pageSize",
   "pageCount",
@@ -59,7 +60,9 @@ export const sizeNames = [
   "maxQueryTokens",
   "maxEntries",
 ] as const;
+/** Names of {@link PageListLevel}. */
 export const levelNames = ["queryIndptr", "indptr", "indices", "lastPageLength", "kvLengths"];
+/** Names of {@link PageStepOptions}. */
 export const stepNames = [
   ...levelNames,
   "shared",

@@ -78,7 +78,8 @@ export function drawPlan(plan: Plan, options: DrawOptions): string {
   ].join(", ");
   const lines = [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}"`,
-    ` height="${height}" class="plan-drawing" role="img" font-family="system-ui, sans-serif" font-size="12">`,
+    ` height="${height}" class="plan-drawing" role="img"`,
+    ` font-family="system-ui, sans-serif" font-size="12">`,
     `<title>${escape(title)}: ${counts}</title>`,
     `<defs><pattern id="plan-partial" width="6" height="6" patternUnits="userSpaceOnUse"`,
     ` patternTransform="rotate(45)"><rect width="2" height="6" fill="${ink}" opacity="0.35"/>`,
@@ -300,8 +301,9 @@ function grouped(value: number): string {
 }
 
 function text(x: number, y: number, words: string, attributes = ""): string {
-  const fill = attributes.includes("fill=") ? "" : ` fill="${ink}"`;
-  return `<text x="${round(x)}" y="${round(y)}"${fill}${attributes && ` ${attributes}`}>${words}</text>`;
+  const fill = attributes.includes("fill=") ? "" : `fill="${ink}"`;
+  const all = [`x="${round(x)}"`, `y="${round(y)}"`, fill, attributes].filter(Boolean);
+  return `<text ${all.join(" ")}>${words}</text>`;
 }
 
 function round(value: number): number {

@@ -109,21 +109,16 @@ describe.each(await deviceTargets())("page lists of an engine on $name", (target
     const pageIds = [3, 4, 5, 9];
     const outs = [0, 1].map(() => Tensor.zeros(device, [8, 4, 32], "bf16"));
     const indptr = [0, 3, 4];
-    const listed = lists.step({
-      ...{ queryIndptr: [0, 3, 4], indptr, indices: pageIds, kvLengths: [9, 3] },
-      ...{ positions, keyPositions: true },
-    });
     const last = { queryIndptr: [0, 3, 4], indptr, indices: pageIds, kvLengths: [9, 3] };
+    const listed = lists.step({ ...last, positions, keyPositions: true });
     const user = userPages({ ...last, pageSize: 4, pageCount: 20 });
     const given = { kvLengths: last.kvLengths, layout: user.layout, positions };
     const byHand = createBatch({ queryLengths: [3, 1], ...given, keyPositions: true });
     const table = Tensor.from(device, user.table, [2, user.stride], "i32");
     for (const [i, batch] of [listed, byHand].entries()) {
       attention.plan(batch);
-      attention.run({
-        ...{ q, k: pages, v: pages, out: outs[i], maskBits, maskIndptr, keyPositions },
-        pageTable: i === 0 ? undefined : table,
-      });
+      const tensors = { q, k: pages, v: pages, out: outs[i], maskBits, maskIndptr, keyPositions };
+      attention.run({ ...tensors, pageTable: i === 0 ? undefined : table });
     }
     expect(outs[0].toBytes()).toEqual(outs[1].toBytes());
     const wrong: [object, RegExp][] = [
