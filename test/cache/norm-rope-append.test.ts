@@ -329,7 +329,7 @@ describe.each(await targetsHere())("normRopeAppend on $name", (target) => {
     normRopeAppend(cache, tensors);
     using graph = device.capture(device.stream, () => normRopeAppend(cache, tensors));
     const before = cache.plane(1, "key").toFloat64Array();
-    cache.append({ ...tensors, layer: 0 });
+    cache.append({ layer: 0, batch, k: tensors.k, v: tensors.v });
     const sequences = [cache.sequence()];
     const next = cache.reserve(sequences, [1], { padTo: 2 });
     if (!next.ok) throw next.error;
@@ -370,7 +370,7 @@ describe.each(await targetsHere())("normRopeAppend on $name", (target) => {
     const { tokenCount } = batch;
     using places = Tensor.from(device, batch.positions.slice(0, tokenCount), [tokenCount], "i32");
     const outputs = [c.options, undefined].map((rope, layer) => {
-      if (rope !== undefined) cache.append({ ...tensors, layer });
+      if (rope !== undefined) cache.append({ layer, batch, k: tensors.k, v: tensors.v });
       const q =
         rope === undefined
           ? normRopeAppend(cache, { ...tensors, positions: places })
