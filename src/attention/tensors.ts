@@ -159,7 +159,6 @@ export const runNames = [
   "layer",
   "batch",
   "layout",
-  "qScale",
   "variantInputs",
   "stream",
 ] as const;

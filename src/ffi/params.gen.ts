@@ -997,12 +997,12 @@ export class BitsParams extends Params {
   }
 }
 
-/** Packs `struct fb_contents_params` (912 bytes). */
+/** Packs `struct fb_contents_params` (960 bytes). */
 export class ContentsParams extends Params {
-  static readonly byteLength = 912;
+  static readonly byteLength = 960;
   readonly attention: AttentionParams;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(912), offset = 0) {
-    super(memory, offset, 912);
+  constructor(memory: ArrayBuffer = new ArrayBuffer(960), offset = 0) {
+    super(memory, offset, 960);
     this.attention = new AttentionParams(memory, offset + 32);
   }
   set report(value: number) {

@@ -55,11 +55,7 @@ test("what is generated from kernels/params is what its headers say", async () =
   const files = abiFiles(stdout);
   expect([...files.keys()]).toEqual(["src/ffi/params.gen.ts", "src/plan/record.gen.ts"]);
   for (const [path, text] of files) expect(text).toBe(readFileSync(join(root, path), "utf8"));
-<<<<<<< HEAD
-}, 60_000);
-=======
 }, 300_000);
->>>>>>> 79ac8a7 (The test that reads headers waits for the compiler)
 
 test("tensor maps and parameters within a struct share its memory", () => {
   const memory = new ArrayBuffer(64 + AttentionMapParams.byteLength);

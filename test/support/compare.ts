@@ -56,7 +56,7 @@ export function coordinates(index: number, shape: readonly number[]): number[] {
 /** Throws with all the figures unless outputs [token, head, dim] and LSEs [token, head] agree. */
 export function expectState(
   actual: { out: ArrayLike<number>; lse?: ArrayLike<number> },
-  expected: Omit<Expected, "magnitudes" | "lseLimit" | "scoreMagnitude"> & { lseLimit?: number },
+  expected: Pick<Expected, "out" | "lse" | "limits"> & { lseLimits?: Float64Array },
   heads: number,
   dim: number,
 ): Difference {
@@ -65,8 +65,8 @@ export function expectState(
   if (found.firstBad >= 0)
     throw mismatch("out", found, actual.out, expected.out, [tokens, heads, dim], expected.limits);
   if (actual.lse === undefined) return found;
-  const limits = expected.lse.map((x) =>
-    Number.isFinite(x) ? lseFloor * Math.max(1, Math.abs(x)) + (expected.lseLimit ?? 0) : 0,
+  const limits = expected.lse.map((x, row) =>
+    Number.isFinite(x) ? lseFloor * Math.max(1, Math.abs(x)) + (expected.lseLimits?.[row] ?? 0) : 0,
   );
   const lse = difference(actual.lse, expected.lse, limits, 1);
   if (lse.firstBad >= 0)

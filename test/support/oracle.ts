@@ -117,6 +117,8 @@ export interface OracleResult {
   magnitudes: Float64Array;
   /** The largest sum of |q k| of any visible pair, as its score counts it. */
   scoreMagnitude: number;
+  /** [queries * queryHeads]: standard deviation of the log-sum-exp, from rounding of transforms. */
+  spreads: Float64Array;
 }
 
 /**
@@ -126,25 +128,8 @@ export interface OracleResult {
  */
 export function oracle(input: OracleInput): OracleResult {
   const { queryHeads, kvHeads, keyDim, valueDim, rounding = {} } = input;
-  const queries = input.q.length / (queryHeads * keyDim);
-  const keys = input.k.length / (kvHeads * keyDim);
-  const group = queryHeads / kvHeads;
-  const position = (query: number) => input.queryPositions?.[query] ?? keys - queries + query;
-  const keyPosition = (key: number) => input.keyPositions?.[key] ?? key;
-  const { variant = plainVariant, place } = input;
-  const rowAt = (query: number, head: number): OracleRow => ({
-    query: position(query),
-    queryIndex: query,
-    head,
-    kvHead: Math.floor(head / group),
-    queryLength: queries,
-    kvLength: keys,
-    request: place?.request ?? 0,
-    queryToken: (place?.firstToken ?? 0) + query,
-  });
-  const keyAt = (key: number, kvHead: number): OracleKey => {
-    return { key: keyPosition(key), kvHead, slot: place?.slots[key] ?? key };
-  };
+  const { queries, keys, group, position, keyPosition, rowAt, keyAt } = placesOf(input);
+  const { variant = plainVariant } = input;
   const byRow = (hook: OracleVariant["query"]) =>
     hook && ((x: Float64Array, query: number, head: number) => hook(x, rowAt(query, head)));
   const byKey = (hook: OracleVariant["key"]) =>
@@ -162,6 +147,12 @@ export function oracle(input: OracleInput): OracleResult {
   const lse = new Float64Array(queries * queryHeads);
   const magnitudes = new Float64Array(queries * queryHeads);
   let scoreMagnitude = 0;
+  const spreads = new Float64Array(queries * queryHeads);
+  const errors = rounding.transform && {
+    q: variancesOf(prepare(qs, queryHeads, keyDim, { rope: input.rope }, position), q, rounding),
+    k: variancesOf(prepare(ks, kvHeads, keyDim, { rope: keyRope }, keyPosition), k, rounding),
+  };
+  const slopes = new Float64Array(keys);
   const scores = new Float64Array(keys);
   const seen: boolean[] = Array.from({ length: keys });
   for (let query = 0; query < queries; query++) {
@@ -177,8 +168,12 @@ export function oracle(input: OracleInput): OracleResult {
         if (!seen[key]) continue;
         const product = dot(q, row * keyDim, k, (key * kvHeads + kvHead) * keyDim, keyDim);
         const scale = (input.kScale?.(kvHead, key) ?? 1) * (input.qScale?.(query, head) ?? 1);
-        const plain = logit(input, product * scale, head, keyPosition(key) - position(query));
-        scores[key] = variant.logits?.(plain, of, keyAt(key, kvHead)) ?? plain;
+        const scoreOf = (x: number) => {
+          const plain = logit(input, x * scale, head, keyPosition(key) - position(query));
+          return variant.logits?.(plain, of, keyAt(key, kvHead)) ?? plain;
+        };
+        scores[key] = scoreOf(product);
+        if (errors !== undefined) slopes[key] = slopeOf(scoreOf, product);
         if (rounding.products === undefined) continue;
         const sum = magnitudeOf(q, row * keyDim, k, (key * kvHeads + kvHead) * keyDim, keyDim);
         scoreMagnitude = larger(scoreMagnitude, sum * scale * (input.scale ?? keyDim ** -0.5));
@@ -189,9 +184,16 @@ export function oracle(input: OracleInput): OracleResult {
         : sumRow(input, scores, seen, kvHead, v, target);
       lse[row] = result.lse;
       magnitudes[row] = result.magnitude;
+      const inBase = input.lseBase === "2" ? Math.LN2 : 1;
+      const natural = result.lse * inBase;
+      if (errors !== undefined && variant.softmax && Number.isFinite(natural)) {
+        const weights = scores.map((x, i) => (seen[i] ? slopes[i] * Math.exp(x - natural) : 0));
+        const of = (x: Float64Array) => x.subarray(row * keyDim, (row + 1) * keyDim);
+        const planes = { k, variances: errors.k, kvHeads, kvHead };
+        spreads[row] = spreadOf(of(q), of(errors.q), planes, weights) / inBase;
+      }
       if (variant.output !== undefined && input.finalize !== false) {
         const { output } = variant;
-        const natural = result.lse * (input.lseBase === "2" ? Math.LN2 : 1);
         const hook = (x: Float64Array) => output(x, rowAt(query, head), natural);
         magnitudes[row] *= steepness(hook, target);
         target.set(hook(target.slice()));
@@ -202,7 +204,77 @@ export function oracle(input: OracleInput): OracleResult {
     }
   }
   const rounded = rounding.output === undefined ? out : roundTo(rounding.output, out);
-  return { out: rounded, lse, magnitudes, scoreMagnitude };
+  return { out: rounded, lse, magnitudes, scoreMagnitude, spreads };
+}
+
+/** How much a score rises with a product. */
+function slopeOf(scoreOf: (product: number) => number, product: number): number {
+  const step = 1e-4 * Math.max(1, Math.abs(product));
+  return (scoreOf(product + step) - scoreOf(product - step)) / (2 * step);
+}
+
+/** Half a unit in the last place, relative to the smallest number of its binade. */
+const halves: Partial<Record<DType, number>> = { f16: 2 ** -11, bf16: 2 ** -8, f8e4m3: 2 ** -4 };
+
+/**
+ * Variances of what rounding makes of numbers, 0 of those that it leaves: an error lies anywhere
+ * within half a unit in the last place.
+ */
+function variancesOf(
+  exact: Float64Array,
+  rounded: Float64Array,
+  { transform }: Rounding,
+): Float64Array {
+  const half = halves[transform!] ?? 0;
+  return rounded.map((x, i) => (x === exact[i] ? 0 : (half * x) ** 2 / 3));
+}
+
+/**
+ * Standard deviation, to first order, of the sum over keys of `weights` times their product with a
+ * query, both of whose elements err by variances.
+ */
+function spreadOf(
+  q: Float64Array,
+  qVariances: Float64Array,
+  planes: { k: Float64Array; variances: Float64Array; kvHeads: number; kvHead: number },
+  weights: Float64Array,
+): number {
+  const dim = q.length;
+  const mean = new Float64Array(dim);
+  let variance = 0;
+  for (let key = 0; key < weights.length; key++) {
+    if (weights[key] === 0) continue;
+    const at = (key * planes.kvHeads + planes.kvHead) * dim;
+    for (let d = 0; d < dim; d++) {
+      mean[d] += weights[key] * planes.k[at + d];
+      variance += (weights[key] * q[d]) ** 2 * planes.variances[at + d];
+    }
+  }
+  for (let d = 0; d < dim; d++) variance += mean[d] ** 2 * qVariances[d];
+  return Math.sqrt(variance);
+}
+
+/** Where the rows and keys of a request stand. */
+function placesOf({ q, k, place, queryHeads, kvHeads, keyDim, ...input }: OracleInput) {
+  const queries = q.length / (queryHeads * keyDim);
+  const keys = k.length / (kvHeads * keyDim);
+  const group = queryHeads / kvHeads;
+  const position = (query: number) => input.queryPositions?.[query] ?? keys - queries + query;
+  const keyPosition = (key: number) => input.keyPositions?.[key] ?? key;
+  const rowAt = (query: number, head: number): OracleRow => ({
+    query: position(query),
+    queryIndex: query,
+    head,
+    kvHead: Math.floor(head / group),
+    queryLength: queries,
+    kvLength: keys,
+    request: place?.request ?? 0,
+    queryToken: (place?.firstToken ?? 0) + query,
+  });
+  const keyAt = (key: number, kvHead: number): OracleKey => {
+    return { key: keyPosition(key), kvHead, slot: place?.slots[key] ?? key };
+  };
+  return { queries, keys, group, position, keyPosition, rowAt, keyAt };
 }
 
 const plainVariant: OracleVariant = { softmax: true };

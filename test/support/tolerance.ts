@@ -37,8 +37,11 @@ export const functionErrors = {
 export interface Expected extends OracleResult {
   /** [queries * queryHeads] */
   limits: Float64Array;
-  /** What the log-sum-exp of any row may differ beyond lseFloor: twice the naive's worst. */
-  lseLimit: number;
+  /**
+   * [queries * queryHeads]: what log-sum-exps may differ beyond lseFloor: twice the naive's worst,
+   * or five deviations of what rounded transforms make of them: of few rows one draw may be small.
+   */
+  lseLimits: Float64Array;
 }
 
 /** A unit in the last place, relative to the smallest number of its binade. */
@@ -74,10 +77,12 @@ export function expectedOf(input: OracleInput, outDtype: DType): Expected {
     for (let row = 0; row < limits.length; row++)
       if (exact.magnitudes[row] < Infinity) limits[row] += part * exact.magnitudes[row];
   }
-  const lseLimit = naive.lse.reduce((most, lse, row) => {
+  const worst = naive.lse.reduce((most, lse, row) => {
     return Number.isFinite(lse) ? Math.max(most, 2 * Math.abs(lse - exact.lse[row])) : most;
   }, 0);
-  return { ...exact, limits, lseLimit: lseLimit + productsError };
+  const { spreads } = "spreads" in naive ? naive : exact;
+  const lseLimits = spreads.map((spread) => Math.max(worst, 5 * spread) + productsError);
+  return { ...exact, limits, lseLimits };
 }
 
 /** By row, of finite elements: twice the naive error plus the floor times the row's RMS. */
