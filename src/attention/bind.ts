@@ -31,10 +31,11 @@ export function bindTensors(
   requireOptions("tensors", tensors, runNames);
   const { q, out, lse } = tensors;
   for (let i = 0; i < tensorNames.length; i++) {
-    const tensor = tensorOf(tensors[tensorNames[i]]);
+    const name = tensorNames[i];
+    const tensor = name === "qScale" ? tensorOf(tensors[name]) : tensors[name];
     if (tensor === undefined) continue;
-    requireTensor(tensorNames[i], tensor);
-    tensor.requireOn(device, tensorNames[i]);
+    requireTensor(name, tensor);
+    tensor.requireOn(device, name);
   }
   if (tensors.cache !== undefined && tensors.cache.device !== device) {
     const fix = "use a cache of the attention's device.";
