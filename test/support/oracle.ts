@@ -243,7 +243,8 @@ function spreadOf(
   const mean = new Float64Array(dim);
   let variance = 0;
   for (let key = 0; key < weights.length; key++) {
-    if (weights[key] === 0) continue;
+    // Neither what has no weight, nor what has none to speak of: NaN, of a score of -inf.
+    if (!(Math.abs(weights[key]) > 0)) continue;
     const at = (key * planes.kvHeads + planes.kvHead) * dim;
     for (let d = 0; d < dim; d++) {
       mean[d] += weights[key] * planes.k[at + d];
@@ -251,7 +252,7 @@ function spreadOf(
     }
   }
   for (let d = 0; d < dim; d++) variance += mean[d] ** 2 * qVariances[d];
-  return Math.sqrt(variance);
+  return Number.isFinite(variance) ? Math.sqrt(variance) : 0;
 }
 
 /** Where the rows and keys of a request stand. */
