@@ -65,6 +65,23 @@ export class Room {
   }
 
   /**
+   * Whether a job that runs is computing a prompt that begins as this one, further than is cached:
+   * in a step or a few the job finds there what it would compute beside it now.
+   */
+  isBeingComputed(job: Job, running: readonly Job[]): boolean {
+    let cached = -1;
+    for (let i = 0; i < running.length; i++) {
+      const other = running[i];
+      if (other.computed >= other.promptLength) continue;
+      const common = this.#commonTokens(job, other);
+      if (common <= other.computed) continue;
+      if (cached < 0) cached = this.#index.match(job.tokens, job.length - 1).tokens;
+      if (common > cached) return true;
+    }
+    return false;
+  }
+
+  /**
    * Gives a job a sequence, from cached pages where it can. False when its tokens do not fit beside
    * what is promised, so that no request is preempted at once; one that runs alone always fits.
    */
@@ -107,6 +124,14 @@ export class Room {
     if (this.#index.stats.pages === 0) return false;
     this.#index.clear();
     return true;
+  }
+
+  /** Tokens in whole pages that two prompts begin with, but for the first's last one. */
+  #commonTokens(job: Job, other: Job): number {
+    const most = Math.min(job.length - 1, other.promptLength);
+    let common = 0;
+    while (common < most && job.tokens[common] === other.tokens[common]) common++;
+    return common - (common % this.#pool.pageSize);
   }
 
   /** Free pages that a group lacks for a job of so many tokens, beside what is promised. */

@@ -14,9 +14,9 @@ import { notAdvanced, replaced, requireTokens, Step } from "./step.ts";
 import { noCounts, PageCounter, type Usage } from "./usage.ts";
 
 /**
- * Continuous batching over a pool of pages, as a pure policy: it knows requests, pages and lengths,
- * and of time only the `now` that it is given. `add` requests as they arrive. For each step, run
- * what `step` returns and pass the tokens that came out to `advance`.
+ * Continuous batching over a pool of pages, as a pure policy: it knows requests, pages, lengths and
+ * the `now` that it is given. `add` requests as they arrive. For each step, run what `step` returns
+ * and pass the tokens that came out to `advance`.
  *
  * Order. A request's rank is its arrival plus `levelSeconds` for each level of its priority. The
  * lowest rank is first; equal ranks go by the order of `add`. Within a priority this is first come,
@@ -26,11 +26,11 @@ import { noCounts, PageCounter, type Usage } from "./usage.ts";
  * A step takes one token of every running request that generates, then fills the token budget with
  * chunks of prompts. Waiting requests start in order, none before one that does not fit, while free
  * and cached pages cover the known tokens of all that run and one page more each. Prefixes found in
- * cached pages are not computed again, and requests that share one are neighbours in the batch.
+ * cached pages are not computed again, nor are those under way: who shares one starts behind it and
+ * is its neighbour in the batch.
  *
  * When pages run out, cached pages that no sequence uses are freed first. Then the running request
- * that is last in order loses its pages and waits at its old rank. It keeps its tokens and computes
- * their K/V again, as far as they are no longer cached.
+ * that is last in order gives its pages up and waits at its old rank, to compute its tokens again.
  *
  * No request starves: finitely many can pass it, none starts before the first that waits, and the
  * first in order of those that run has tokens in every step and is never preempted.
@@ -245,7 +245,7 @@ export class Scheduler implements Disposable {
     let left = tokens;
     while (left > 0 && running.count < maxBatch) {
       const job = this.#waiting.first;
-      if (job === undefined) return;
+      if (job === undefined || this.#room.isBeingComputed(job, running.jobs)) return;
       if (!this.#room.start(job, running.count === 0)) {
         this.#full = true;
         return;

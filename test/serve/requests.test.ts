@@ -221,8 +221,8 @@ describe("a step", () => {
   test("counts what it did", () => {
     const scheduler = schedulerOf();
     scheduler.add(requestOf(0, 9), 0);
-    scheduler.add({ id: 1, prompt: requestOf(0, 9).prompt, maxTokens: 2 }, 0);
-    scheduler.add(requestOf(2, 9), 0);
+    scheduler.add(requestOf(1, 9), 0);
+    scheduler.add({ id: 2, prompt: requestOf(0, 9).prompt, maxTokens: 2 }, 0);
     stepOf(scheduler, 0);
     const { pages, ...counts } = scheduler.usage();
     expect(counts).toEqual({
@@ -245,6 +245,30 @@ describe("a step", () => {
       generatedTokens: 10,
       pages: [{ running: 0, cached: 4, free: 60 }],
     });
+  });
+
+  test("a prompt that is being computed is not computed again beside it", () => {
+    const scheduler = schedulerOf(64, { tokenBudget: 32, maxBatch: 5 });
+    const { prompt } = requestOf(0, 18);
+    const jobs = [0, 1, 2].map((id) => scheduler.add({ id, prompt, maxTokens: 2 }, 0));
+    // This one begins alike, but with less than a page.
+    const odd = Int32Array.of(...prompt.subarray(0, 3), 7, 7);
+    const other = scheduler.add({ id: 3, prompt: odd, maxTokens: 2 }, 0);
+    expect(stepOf(scheduler, 0)!.jobs).toEqual([jobs[0]]);
+    expect(new Set(stepOf(scheduler, 1)!.jobs)).toEqual(new Set([...jobs, other]));
+    expect(jobs.map(({ cachedTokens }) => cachedTokens)).toEqual([0, 16, 16]);
+    expect(scheduler.usage().computedTokens).toBe(18 + 1 + 2 + 2 + 5);
+  });
+
+  test("who shares only the first chunk of a long prompt waits for that alone", () => {
+    const scheduler = schedulerOf(64, { tokenBudget: 8, maxBatch: 2 });
+    const long = scheduler.add(requestOf(0, 40), 0);
+    const alike = Int32Array.of(...long.tokens.subarray(0, 8), 7);
+    const short = scheduler.add({ id: 1, prompt: alike, maxTokens: 3 }, 0);
+    stepOf(scheduler, 0);
+    expect([long.computed, short.sequence]).toEqual([8, null]);
+    while (short.ending === null) stepOf(scheduler, 1);
+    expect(short.cachedTokens).toBe(8);
   });
 
   test("a step that failed is given back, and its tokens are scheduled again", () => {
