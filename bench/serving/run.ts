@@ -2,7 +2,8 @@
  * The serving tables of the FlashInfer paper and of issue lists, on the engine: Llama 3.1 8B's
  * shape with random weights in bf16 on a GPU, SmolLM2 on the CPU.
  *
- * Usage: bun run bench:serving [--only <regex>] [--quick] [--json <file>]
+ * Usage: bun run bench:serving [--only <regex>] [--quick] [--apart] [--json <file>]
+ * With --apart a prefix that requests share is read for each of them.
  */
 import { parseArgs } from "node:util";
 import { drive } from "../../src/cli/bench/drive.ts";
@@ -14,7 +15,12 @@ import { Engine, fetchSmolLm2 } from "../../src/engine/index.ts";
 import { type Row, rowsFor } from "./rows.ts";
 
 const { values: options } = parseArgs({
-  options: { only: { type: "string" }, quick: { type: "boolean" }, json: { type: "string" } },
+  options: {
+    only: { type: "string" },
+    quick: { type: "boolean" },
+    apart: { type: "boolean" },
+    json: { type: "string" },
+  },
 });
 
 /** The model of the device that is here. */
@@ -26,8 +32,9 @@ async function open(): Promise<Engine> {
   });
   const { kind } = probe.device;
   await probe[Symbol.asyncDispose]();
-  if (kind === "cpu") return await Engine.load(await fetchSmolLm2());
-  return await Engine.load("llama-8b", { device: "cuda:0", randomWeights: true });
+  const cascade = options.apart !== true;
+  if (kind === "cpu") return await Engine.load(await fetchSmolLm2(), { cascade });
+  return await Engine.load("llama-8b", { device: "cuda:0", randomWeights: true, cascade });
 }
 
 async function measure(engine: Engine, row: Row): Promise<Figures> {

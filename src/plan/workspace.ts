@@ -66,7 +66,9 @@ export function graphInts(options: PlannerOptions, blockSize: number): number {
 /** Tiles of one class and level, for each KV head. */
 function tilesOf(options: PlannerOptions, { queryTile }: ClassTraits, batch: number): number {
   const { queryHeads, kvHeads, graph } = options;
-  return batch + Math.ceil((graph!.maxQueryTokens * (queryHeads / kvHeads)) / queryTile);
+  const { maxQueryTokens, maxQueryLength = maxQueryTokens } = graph!;
+  const tokens = Math.min(maxQueryTokens, batch * maxQueryLength);
+  return batch + Math.ceil((tokens * (queryHeads / kvHeads)) / queryTile);
 }
 
 /** Merges that kernels can count: a plan of more has a launch that merges. */

@@ -202,11 +202,26 @@ describe("a graph", () => {
     expect(() => new Planner({ ...options, graph: wrong })).toThrow("graph.maxQueryLength must be");
   });
 
+  test("of short queries has no more records than its bucket's tokens need", () => {
+    const gridOf = (maxQueryLength: number) => {
+      const own = { ...graph, maxQueryTokens: 64, maxQueryLength };
+      return new Planner({ ...options, graph: own }).plan(pagedBatch([1], [5])).launches[0].grid;
+    };
+    expect(gridOf(1)).toBeLessThan(gridOf(64));
+    expect(gridOf(32)).toBe(gridOf(64));
+  });
+
   test("random batches within the sizes fit", () => {
     forSeeds(1000, (random) => {
       const loose = { maxBatch: 8, maxQueryTokens: 400, maxColumns: 4000 };
-      const own = { ...randomOptions(random), graph: loose };
-      const batch = randomBatch(random, own);
+      const drawn = randomOptions(random);
+      const batch = randomBatch(random, { ...drawn, graph: loose });
+      const { queryIndptr, requestCount } = batch;
+      let maxQueryLength = 1;
+      for (let r = 0; r < requestCount; r++)
+        maxQueryLength = Math.max(maxQueryLength, queryIndptr[r + 1] - queryIndptr[r]);
+      const graph = random.chance(0.5) ? loose : { ...loose, maxQueryLength };
+      const own = { ...drawn, graph };
       if (batch.layout.levels.some(({ columns }) => columns !== null)) {
         expect(() => new Planner(own).plan(batch)).toThrow(PlanError);
         return;
