@@ -59,5 +59,6 @@ describe.each(["cpu", "cuda"] as const)("the grids on %s", (kind) => {
 
 /** Queries' own dtypes, which keys have by default. */
 function dtypesOn(kind: "cpu" | "cuda"): DType[] {
-  return kind === "cpu" ? ["f32", "f16", "bf16"] : ["f16", "bf16"];
+  const every: DType[] = ["f16", "bf16", "f8e4m3", "f8e5m2"];
+  return kind === "cpu" ? ["f32", ...every] : every;
 }

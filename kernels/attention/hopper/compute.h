@@ -26,7 +26,7 @@ struct Compute {
     Turn<FB_QUERY_BUFFERS> buffer; // of the task's queries
     float factor;    // of products that hooks change
     Factors factors; // of others, above 0
-    Factors signs;   // what scores are multiplied by besides: products of fp8 queries by row
+    Factors signs;   // what scores are multiplied by besides, where no hook changes them
     RowState rows;
     Scores s;
     Sums sums;
@@ -171,10 +171,20 @@ struct Compute {
         }
     }
 
-    FB_DEVICE void sign_scores() {
-        if (signs.at(0) > 0 && signs.at(1) > 0 && !(scales_rows && scores_change)) return;
+    FB_DEVICE void multiply_scores(const Factors& by) {
         FB_UNROLL
-        for (int i = 0; i < FB_KV_TILE / 2; i++) s[i] *= signs.at(i / 2 % 2);
+        for (int i = 0; i < FB_KV_TILE / 2; i++) s[i] *= by.at(i / 2 % 2);
+    }
+    FB_DEVICE void sign_scores() {
+        if (!(signs.at(0) > 0 && signs.at(1) > 0)) multiply_scores(signs);
+    }
+
+    // By row: what queries are multiplied by.
+    FB_DEVICE static Factors scales_of(const TaskRows& seen) {
+        Factors scales;
+        FB_UNROLL
+        for (int h = 0; h < row_factors; h++) scales.of[h] = scale_of(seen, own() + 8 * h);
+        return scales;
     }
 
     FB_DEVICE Pairs pairs_of(const TaskRows& seen, int tile) const {
@@ -183,8 +193,10 @@ struct Compute {
 
     // Products of a tile become scores.
     FB_DEVICE void change_scores(const TaskRows& seen, int tile) {
-        if constexpr (!scores_change || scales_rows) sign_scores();
-        if constexpr (scores_change) pairs_of(seen, tile).change(factor, s);
+        if constexpr (scores_change) {
+            if constexpr (scales_rows) multiply_scores(scales_of(seen));
+            pairs_of(seen, tile).change(factor, s);
+        } else sign_scores();
     }
 
     // The scores of what a row does not see.
@@ -285,11 +297,11 @@ struct Compute {
 
     FB_DEVICE void open(const Task& task, const TaskRows& seen) {
         factor = score_factor(b.attention(), task.record);
+        const Factors scales = scales_of(seen);
         FB_UNROLL
-        for (int h = 0; h < (scales_rows ? 2 : 1); h++) {
-            const float scale = scale_of(seen, own() + 8 * h);
-            factors.of[h] = base_2_factor(factor * scale);
-            signs.of[h] = scores_change ? scale : factor_sign(factor * scale);
+        for (int h = 0; h < row_factors; h++) {
+            factors.of[h] = base_2_factor(factor * scales.of[h]);
+            signs.of[h] = factor_sign(factor * scales.of[h]);
         }
         keep_queries();
     }

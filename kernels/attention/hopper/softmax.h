@@ -24,8 +24,9 @@ constexpr float weight_power = fp8_products ? 7 : 0;
 constexpr float growth = fp8_products ? 1.75f : slack;
 
 // What takes scores to base 2, by the thread's rows; above 0.
+constexpr int row_factors = scales_rows ? 2 : 1;
 struct Factors {
-    float of[scales_rows ? 2 : 1];
+    float of[row_factors];
 
     FB_DEVICE float at(int h) const { return of[scales_rows ? h : 0]; }
 };
