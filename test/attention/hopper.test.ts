@@ -278,7 +278,7 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
     const exact = oracle({ ...shape, q: q.slice(0, 4 * dim), k, v });
     const actual = out.toFloat64Array();
     const errors = exact.out.map((x, i) => actual[i] / x - 1);
-    expect(Math.abs(errors.reduce((sum, x) => sum + x, 0)) / errors.length).toBeLessThan(0.005);
+    expect(Math.abs(errors.reduce((sum, x) => sum + x, 0)) / errors.length).toBeLessThan(0.01);
   }, 60_000);
 
   test("values before a window may be anything", () => {

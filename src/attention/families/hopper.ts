@@ -77,7 +77,7 @@ const turningCuts: readonly Cut[] = [
 /** The same of fp8 products: rows of 128 bytes are one panel. */
 const fp8Cuts: readonly Cut[] = [cutOf(128, 128, 128, 4, 1, true), cutOf(128, 128, 96, 4, 1, true)];
 /** Tiles whose products the tensor cores sum before f32 does. */
-const sumTiles = 2;
+const sumTiles = 4;
 
 function cutOf(
   keyDim: number,
