@@ -8,7 +8,15 @@
 // threads of a block, and the rows, tokens or elements that one item of the grid covers, each a
 // number or the name of a constant of the same file that is one. A sixth, if there is one, is the
 // blocks of a cluster that takes an item together (sm_90).
+//
+// A seventh is the dynamic shared memory of a block. Such a kernel is launched with at most as many
+// blocks as run at once, which go on from item to item, and while the kernel before it drains.
 #define FB_OPERATOR(name, Params, threads, min_blocks, ...) \
+    FB_KERNEL(name, Params, threads, min_blocks)
+
+// The same for any number of blocks in a cluster that is a power of two up to the sixth argument:
+// under the names name_x1, name_x2, name_x4, ...
+#define FB_SPLIT_OPERATOR(name, Params, threads, min_blocks, ...) \
     FB_KERNEL(name, Params, threads, min_blocks)
 
 // The address as a pointer to items of T.

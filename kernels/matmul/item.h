@@ -29,16 +29,25 @@ template <int most> struct Item {
     int32_t width;  // columns of out that there is room for
     int32_t expert;
 
-    // By whole warps.
-    FB_DEVICE Item(const fb_matmul_params& p, int32_t most_rows) {
-        int32_t row_blocks = (p.row_count + most_rows - 1) / most_rows;
-        if (p.starts != 0) row_blocks += p.experts - 1;
+    // The one of this index, by whole warps.
+    FB_DEVICE Item(const fb_matmul_params& p, int32_t most_rows, int32_t index = blockIdx.x) {
+        const int32_t blocks = row_blocks(p, most_rows);
         width = p.gated ? most / 2 : most;
-        output = blockIdx.x / row_blocks * width;
-        row = blockIdx.x % row_blocks * most_rows;
+        output = index / blocks * width;
+        row = index % blocks * most_rows;
         end = p.row_count;
         expert = 0;
-        if (p.starts != 0) find_expert(p, blockIdx.x % row_blocks, most_rows);
+        if (p.starts != 0) find_expert(p, index % blocks, most_rows);
+    }
+
+    // Blocks of rows; of experts, whose last rows may not fill one, at most.
+    static FB_DEVICE int32_t row_blocks(const fb_matmul_params& p, int32_t most_rows) {
+        return (p.row_count + most_rows - 1) / most_rows + (p.starts != 0 ? p.experts - 1 : 0);
+    }
+
+    static FB_DEVICE int32_t count(const fb_matmul_params& p, int32_t most_rows) {
+        const int32_t width = p.gated ? most / 2 : most;
+        return row_blocks(p, most_rows) * ((p.outputs + width - 1) / width);
     }
 
     // The block of this index among those of all experts: lanes count an expert's each.

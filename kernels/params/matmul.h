@@ -1,5 +1,6 @@
 // Products of rows with weights.
 #pragma once
+#include "tensor_map.h"
 #include "types.h"
 
 // What happens to a product and its bias before the residual is added.
@@ -52,4 +53,13 @@ struct fb_matmul_params {
     int32_t gated;
     int32_t experts;
     int32_t x_row_count;
+};
+
+// The same for kernels that load by bulk copies (sm_90): boxes of 128 bytes by the rows that a
+// kernel says.
+struct fb_matmul_map_params {
+    struct fb_tensor_map x;      // [x_row_count, inputs]
+    struct fb_tensor_map weight; // [all rows of the weight, inputs]
+    struct fb_matmul_params product;
+    int32_t reserved[2]; // to a multiple of 64 bytes, the alignment of a tensor map
 };

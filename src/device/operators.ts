@@ -1,5 +1,5 @@
 import { type Image, imageOf, imageSync } from "../jit/image.ts";
-import { operatorKernels, operatorSources } from "../jit/operators.ts";
+import { type OperatorKernel, operatorKernels, operatorSources } from "../jit/operators.ts";
 import { type Target, targetOf } from "../jit/target.ts";
 import type { Context } from "./context.ts";
 import { findKernel, type Kernel, Module } from "./kernel.ts";
@@ -17,8 +17,13 @@ export function loadKernels(device: Context, name: string): readonly Kernel[] {
   const image = imageSync({ source, constants: {} }, jitTarget(device));
   const module = new Module(device, image.bytes, source);
   return [...table.values()]
-    .filter((kernel) => kernel.source === source)
-    .map((kernel) => module.kernel(kernel.name, kernel));
+    .filter((kernel) => kernel.source === source && isHere(device, kernel))
+    .map((kernel) => ({ ...module.kernel(kernel.entry, kernel), name: kernel.name }));
+}
+
+/** Whether blocks that have a multiprocessor each find as many as their cluster wants. */
+function isHere({ properties }: Context, { sharedBytes, cluster = 1 }: OperatorKernel): boolean {
+  return sharedBytes === undefined || cluster <= properties.processors;
 }
 
 /** Images of all operators, so that no first use has to wait for one. Errors: CompileError. */

@@ -1623,6 +1623,20 @@ export class MatmulParams extends Params {
   }
 }
 
+/** Packs `struct fb_matmul_map_params` (448 bytes). */
+export class MatmulMapParams extends Params {
+  static readonly byteLength = 448;
+  readonly x: TensorMap;
+  readonly weight: TensorMap;
+  readonly product: MatmulParams;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(448), offset = 0) {
+    super(memory, offset, 448);
+    this.x = new TensorMap(memory, offset + 0);
+    this.weight = new TensorMap(memory, offset + 128);
+    this.product = new MatmulParams(memory, offset + 256);
+  }
+}
+
 /** Packs `struct fb_route_params` (104 bytes). */
 export class RouteParams extends Params {
   static readonly byteLength = 104;

@@ -4,6 +4,8 @@ import { kernelSources } from "./specialization.ts";
 /** A kernel that every GPU has beside attention, as its source states it. */
 export interface OperatorKernel {
   readonly name: string;
+  /** The function's name in the source. */
+  readonly entry: string;
   /** Path below kernels/. */
   readonly source: string;
   /** Of a block. */
@@ -12,9 +14,15 @@ export interface OperatorKernel {
   readonly itemRows: number;
   /** Blocks of a cluster that takes an item together; absent: a block does. */
   readonly cluster?: number;
+  /** Dynamic shared memory of a block. */
+  readonly sharedBytes?: number;
+  /** At most as many blocks as run at once, which take items in turn. */
+  readonly persistent?: boolean;
+  /** Starts while the kernel before it drains. */
+  readonly programmatic?: boolean;
 }
 
-const declaration = /^FB_OPERATOR\(([^)]*)\)/gm;
+const declaration = /^FB_(SPLIT_)?OPERATOR\(([^)]*)\)/gm;
 let kernels: ReadonlyMap<string, OperatorKernel> | undefined;
 
 /** The kernels of all operators by name, read from the sources when the first is asked for. */
@@ -36,15 +44,25 @@ export function operatorSources(): string[] {
  * line of which threads, rows or cluster are neither a number nor a constant that is one.
  */
 export function operatorsOf(source: string, text: string): OperatorKernel[] {
-  return [...text.matchAll(declaration)].map(([line, list]) => {
-    const [name, , threads, , itemRows, cluster] = list.split(",").map((part) => part.trim());
+  return [...text.matchAll(declaration)].flatMap(([line, split, list]) => {
+    const [entry, , threads, , itemRows, cluster, shared] = list
+      .split(",")
+      .map((part) => part.trim());
     const number = (word = "") => {
       const stated = new RegExp(`^constexpr int ${word} = (\\d+);`, "m").exec(text)?.[1] ?? word;
       if (/^[1-9]\d*$/.test(stated)) return Number(stated);
       const allowed = "five arguments, of which the third and those from the fifth are numbers";
       throw new OptionError(source, line, allowed, `state ${word} as \`constexpr int\`.`);
     };
-    const facts = { name: name, source, threads: number(threads), itemRows: number(itemRows) };
-    return cluster === undefined ? facts : { ...facts, cluster: number(cluster) };
+    const facts = { entry, source, threads: number(threads), itemRows: number(itemRows) };
+    if (cluster === undefined) return [{ name: entry, ...facts }];
+    const blocks = number(cluster);
+    if (shared === undefined) return [{ name: entry, ...facts, cluster: blocks }];
+    const resident = { sharedBytes: number(shared), persistent: true, programmatic: true };
+    if (split === undefined) return [{ name: entry, ...facts, cluster: blocks, ...resident }];
+    const sizes = Array.from({ length: Math.log2(blocks) + 1 }, (_, i) => 2 ** i);
+    return sizes.map((size) => {
+      return { name: `${entry}_x${size}`, ...facts, cluster: size, ...resident };
+    });
   });
 }

@@ -58,9 +58,13 @@ import map_map_cu from "../../kernels/map/map.cu" with { type: "text" };
 import matmul_any_cu from "../../kernels/matmul/any.cu" with { type: "text" };
 import matmul_few_cu from "../../kernels/matmul/few.cu" with { type: "text" };
 import matmul_item_h from "../../kernels/matmul/item.h" with { type: "text" };
+import matmul_ring_h from "../../kernels/matmul/ring.h" with { type: "text" };
+import matmul_scales_h from "../../kernels/matmul/scales.h" with { type: "text" };
 import matmul_slices_h from "../../kernels/matmul/slices.h" with { type: "text" };
+import matmul_thin_cu from "../../kernels/matmul/thin.cu" with { type: "text" };
 import matmul_tile_cu from "../../kernels/matmul/tile.cu" with { type: "text" };
 import matmul_weight_h from "../../kernels/matmul/weight.h" with { type: "text" };
+import matmul_wide_cu from "../../kernels/matmul/wide.cu" with { type: "text" };
 import moe_combine_cu from "../../kernels/moe/combine.cu" with { type: "text" };
 import moe_route_cu from "../../kernels/moe/route.cu" with { type: "text" };
 import norm_norm_cu from "../../kernels/norm/norm.cu" with { type: "text" };
@@ -184,9 +188,13 @@ export const sources: Readonly<Record<string, string>> = {
   "matmul/any.cu": matmul_any_cu,
   "matmul/few.cu": matmul_few_cu,
   "matmul/item.h": matmul_item_h,
+  "matmul/ring.h": matmul_ring_h,
+  "matmul/scales.h": matmul_scales_h,
   "matmul/slices.h": matmul_slices_h,
+  "matmul/thin.cu": matmul_thin_cu,
   "matmul/tile.cu": matmul_tile_cu,
   "matmul/weight.h": matmul_weight_h,
+  "matmul/wide.cu": matmul_wide_cu,
   "moe/combine.cu": moe_combine_cu,
   "moe/route.cu": moe_route_cu,
   "norm/norm.cu": norm_norm_cu,

@@ -1,40 +1,60 @@
 import type { Device } from "../device/device.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
+import { hopperKernel } from "./matmul-hopper.ts";
+import type { Boxes } from "./matmul-maps.ts";
 
 /** A kernel of products: which rows it is for, and how many of them an item takes. */
 export interface MatmulKernel {
-  /** Most rows that it is chosen for. */
-  readonly most: number;
   readonly name: string;
   /** Rows of x that an item of the grid covers; its outputs are what the kernel itself says. */
   readonly itemRows: number;
+  /** Of a kernel that is passed tensor maps. */
+  readonly boxes?: Boxes;
+}
+
+/** What is asked of a product besides its operands. */
+export interface Wanted {
+  /** Of out. */
+  readonly rows: number;
+  readonly columns: number;
+  readonly invariant: boolean;
+  readonly gated: boolean;
+  /** Rows of out name theirs of x. */
+  readonly gathers: boolean;
+}
+
+interface Bucket extends MatmulKernel {
+  /** Most rows that it is chosen for. */
+  readonly most: number;
 }
 
 /**
  * By rows: the first whose `most` is not below them is taken. All kernels of a table add a row's
  * products in the same order, so its bits do not depend on the choice.
  */
-const cpu: readonly MatmulKernel[] = [
+const cpu: readonly Bucket[] = [
   { most: 8, name: "matmul_few", itemRows: 8 },
   { most: Infinity, name: "matmul", itemRows: 128 },
 ];
-const tensorCores: readonly MatmulKernel[] = [
+const tensorCores: readonly Bucket[] = [
   { most: 8, name: "matmul_8", itemRows: 8 },
   { most: 16, name: "matmul_16", itemRows: 16 },
   { most: 32, name: "matmul_32", itemRows: 32 },
   { most: 64, name: "matmul_64", itemRows: 64 },
   { most: Infinity, name: "matmul_128", itemRows: 128 },
 ];
-const cudaCores: readonly MatmulKernel[] = [{ most: Infinity, name: "matmul_any", itemRows: 8 }];
+const cudaCores: readonly Bucket[] = [{ most: Infinity, name: "matmul_any", itemRows: 8 }];
 
-/** The kernel for a product, by its operands' types, the device and the bucket of `rows`. */
-export function matmulKernel(x: Tensor, weight: Weight, rows: number): MatmulKernel {
-  const each = rows / (weight.experts ?? 1);
+/** The kernel for a product, by its operands' types, the device and the bucket of rows. */
+export function matmulKernel(x: Tensor, weight: Weight, wanted: Wanted): MatmulKernel {
+  const hopper = hopperKernel(x, weight, wanted);
+  if (hopper !== undefined) return hopper;
+  const each = wanted.rows / (weight.experts ?? 1);
   return tableOf(x, weight).find(({ most }) => each <= most)!;
 }
 
-function tableOf(x: Tensor, weight: Weight): readonly MatmulKernel[] {
+function tableOf(x: Tensor, weight: Weight): readonly Bucket[] {
   if (x.device.kind === "cpu") return cpu;
   const { values } = weight.scheme;
   const fits =

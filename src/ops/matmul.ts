@@ -7,6 +7,7 @@ import { isInPlace, requireApart } from "../tensor/overlap.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
 import { requireWeight, type Weight, type WeightScheme } from "../tensor/weight.ts";
 import { matmulKernel } from "./matmul-kernels.ts";
+import { mapParams, placeMaps } from "./matmul-maps.ts";
 import { needRows, numbers, requireAllApart, requireDense } from "./rows.ts";
 
 /** An activation function: x times the logistic or the normal distribution of x, or tanh's. */
@@ -65,7 +66,7 @@ const known = [
   "stream",
 ] as const satisfies (keyof MatmulOptions)[];
 
-const params = new MatmulParams();
+const plainParams = new MatmulParams();
 
 /**
  * Queues out = activation(x weight^T + bias) + residual for `x` [rows, inputs] of f32, f16 or bf16
@@ -97,8 +98,16 @@ export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): 
   if (rows === 0) return out;
   if (device.capturing) device.needOnReplay(weight);
   needRows(device, x, out, bias, residual, scales, groups?.starts, groups?.rows);
-  place(x, weight, out);
-  placeInputScales(scales);
+  const chosen = matmulKernel(x, weight, {
+    rows,
+    columns,
+    invariant,
+    gated,
+    gathers: !!groups?.rows,
+  });
+  const params = chosen.boxes === undefined ? plainParams : mapParams.product;
+  place(params, x, weight, out);
+  placeInputScales(params, scales);
   params.starts = groups?.starts.address ?? 0;
   params.rows = groups?.rows?.address ?? 0;
   params.experts = weight.experts ?? 1;
@@ -109,11 +118,12 @@ export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): 
   params.residualDtype = dtypeCode(residual?.dtype ?? x.dtype);
   params.activation = activations.indexOf(activation);
   params.gated = gated ? 1 : 0;
-  const { name, itemRows } = matmulKernel(x, weight, rows);
-  const kernel = device.kernel(name);
+  if (chosen.boxes !== undefined) placeMaps(x, weight, chosen.boxes);
+  const kernel = device.kernel(chosen.name);
   // Each expert's last rows may not fill a block.
-  const rowBlocks = Math.ceil(rows / itemRows) + (weight.experts ?? 1) - 1;
-  device.launch(stream, kernel, params, rowBlocks * Math.ceil(weight.outputs / kernel.itemRows));
+  const rowBlocks = Math.ceil(rows / chosen.itemRows) + (weight.experts ?? 1) - 1;
+  const grid = rowBlocks * Math.ceil(weight.outputs / kernel.itemRows);
+  device.launch(stream, kernel, chosen.boxes === undefined ? params : mapParams, grid);
   return out;
 }
 
@@ -122,9 +132,9 @@ const block = 128;
 /** More than there are, and few enough for i32. */
 const all = 2 ** 30;
 
-function place(x: Tensor, weight: Weight, out: Tensor): void {
+function place(params: MatmulParams, x: Tensor, weight: Weight, out: Tensor): void {
   const { values } = weight.scheme;
-  placeScales(weight.scheme);
+  placeScales(params, weight.scheme);
   params.x = x.address;
   params.xStride = x.strides[0];
   params.xDtype = dtypeCode(x.dtype);
@@ -139,7 +149,7 @@ function place(x: Tensor, weight: Weight, out: Tensor): void {
   params.inputs = weight.inputs;
 }
 
-function placeScales(scheme: WeightScheme): void {
+function placeScales(params: MatmulParams, scheme: WeightScheme): void {
   params.scales = params.minimums = params.scaleStride = 0;
   params.scaleRows = params.scaleInputs = all;
   if (scheme.kind === "dense") return;
@@ -159,7 +169,7 @@ function placeScales(scheme: WeightScheme): void {
 }
 
 /** The scales of x: one for all, for each row, or for each block of a row. */
-function placeInputScales(scales: Tensor | undefined): void {
+function placeInputScales(params: MatmulParams, scales: Tensor | undefined): void {
   params.xScales = scales?.address ?? 0;
   const [rows, blocks] = scales?.shape ?? [1];
   params.xScaleStride = blocks ?? (rows > 1 ? 1 : 0);

@@ -1,0 +1,400 @@
+// Products of few rows on Hopper, bound by the weight's bytes: the weight is wgmma's first operand,
+// of 128 or 256 rows, x the second one, of 8 to 128. The blocks of a cluster share the inputs of an
+// item: each leaves its sums in its shared memory, and finishes a part of the item from those of
+// all, in the order of the blocks. docs/kernels/matmul.md draws it.
+#include "../ptx/base.h"
+#include "../params/matmul.h"
+#include "../ptx/pdl.h"
+#include "item.h"
+#include "ring.h"
+#include "scales.h"
+
+// ---- facts
+
+constexpr int thin_threads = 288; // two warpgroups that multiply, a warp that loads
+constexpr int thin_most = 8;
+constexpr int thin_outputs = 128;
+constexpr int thin_high_outputs = 256;
+constexpr int thin_box_rows = 64; // of the weight
+static_assert(thin_threads == 32 * (multiplying_warps + 1), "the roles of its warps");
+
+// `tokens` rows of x by `outputs` rows of the weight.
+template <int tokens_, int outputs_, int stages> struct ThinShape {
+    static constexpr int tokens = tokens_, outputs = outputs_;
+    static constexpr int high = outputs / (2 * group_rows); // wgmmas of a warpgroup
+    static constexpr int sum_stride = outputs + 4;
+    using R = Ring<outputs, tokens, stages>;
+
+    struct Shared {
+        R ring;
+        alignas(16) float sums[tokens * sum_stride];
+        uint64_t landed; // all blocks' sums of an item
+        uint64_t taken;  // this block's sums, by all
+    };
+};
+
+constexpr int thin_8_shared = 112640;
+constexpr int thin_16_shared = 114688;
+constexpr int thin_32_shared = 112640;
+constexpr int thin_64_shared = 232448;
+constexpr int thin_128_shared = 232448;
+using Thin8 = ThinShape<8, thin_outputs, 6>;
+using Thin16 = ThinShape<16, thin_outputs, 5>;
+using Thin32 = ThinShape<32, thin_outputs, 4>;
+using Thin64 = ThinShape<64, thin_high_outputs, 4>;
+using Thin128 = ThinShape<128, thin_outputs, 4>;
+static_assert(sizeof(Thin8::Shared) <= thin_8_shared && sizeof(Thin16::Shared) <= thin_16_shared &&
+                  sizeof(Thin32::Shared) <= thin_32_shared &&
+                  sizeof(Thin64::Shared) <= thin_64_shared &&
+                  sizeof(Thin128::Shared) <= thin_128_shared,
+              "the launch gives as much");
+
+#if FB_ARCH >= 900 && FB_ARCH < 1000
+
+FB_WGMMA(bf16, 8)
+FB_WGMMA(bf16, 16)
+FB_WGMMA(bf16, 32)
+FB_WGMMA(bf16, 64)
+FB_WGMMA(bf16, 128)
+FB_WGMMA(f16, 8)
+FB_WGMMA(f16, 16)
+FB_WGMMA(f16, 32)
+FB_WGMMA(f16, 64)
+FB_WGMMA(f16, 128)
+FB_WGMMA_FP8(e4m3, 8)
+FB_WGMMA_FP8(e4m3, 16)
+FB_WGMMA_FP8(e4m3, 32)
+FB_WGMMA_FP8(e4m3, 64)
+
+// Inputs [begin, end) of an item that a block multiplies, in whole steps.
+struct Part {
+    int32_t begin, end;
+
+    FB_DEVICE Part(int32_t inputs, int32_t step) {
+        const int32_t steps = (inputs + step - 1) / step;
+        const int32_t rank = int32_t(cluster_rank()), size = int32_t(cluster_size());
+        begin = steps * rank / size * step;
+        end = steps * (rank + 1) / size * step;
+    }
+};
+
+// ---- load
+
+// By a whole warp.
+template <int type, class S>
+FB_DEVICE void load_thin(const fb_matmul_map_params& maps, typename S::R& ring) {
+    using I = Item<S::outputs>;
+    const fb_matmul_params& p = maps.product;
+    const Part part(p.inputs, step_of<type>);
+    const int32_t count = I::count(p, S::tokens), size = int32_t(cluster_size());
+    const bool leads = threadIdx.x % 32 == 0;
+    Turn<typename S::R> turn;
+    FB_NO_UNROLL
+    for (int32_t i = blockIdx.x / size; i < count; i += gridDim.x / size) {
+        const I item(p, S::tokens, i);
+        if (item.row >= item.end) continue;
+        // Gated, the second half of a tile goes through the gates of the first.
+        const int32_t gates = item.first_of(p, false) + item.output;
+        const int32_t ups = p.gated ? item.first_of(p, true) + item.output
+                                    : gates + S::outputs / 2;
+        FB_NO_UNROLL
+        for (int32_t k = part.begin; k < part.end; k += step_of<type>) {
+            const uint32_t full = begin_stage(ring, turn);
+            if (leads) {
+                const uint32_t weight = shared_address(ring.first[turn.stage]);
+                FB_UNROLL
+                for (int row = 0; row < S::outputs; row += thin_box_rows) {
+                    const int32_t at = row < S::outputs / 2 ? gates + row
+                                                            : ups + row - S::outputs / 2;
+                    tensor_load(weight + row * span, &maps.weight, full, {k, at});
+                }
+                tensor_load(shared_address(ring.second[turn.stage]), &maps.x, full, {k, item.row});
+            }
+            __syncwarp();
+            turn.advance();
+        }
+    }
+}
+
+// ---- multiply
+
+template <class S> using ThinSums = float[S::high][S::tokens / 2];
+
+// A warpgroup's products of a stage: its rows of the weight by all rows of x.
+template <int type, class S>
+FB_DEVICE void issue_thin(typename S::R& ring, int stage, int group, ThinSums<S>& sums,
+                          bool adds) {
+    const uint64_t x = ring_operand(shared_address(ring.second[stage]));
+    FB_UNROLL
+    for (int m = 0; m < S::high; m++) wgmma_tie(sums[m]);
+    wgmma_fence();
+    FB_UNROLL
+    for (int m = 0; m < S::high; m++) {
+        const uint32_t row = uint32_t((group * S::high + m) * group_rows);
+        const uint64_t weight = ring_operand(shared_address(ring.first[stage]) + row * span);
+        FB_UNROLL
+        for (int k = 0; k < span / product_bytes; k++) {
+            const uint64_t a = weight + (k * product_bytes >> 4), b = x + (k * product_bytes >> 4);
+            if constexpr (type == FB_BF16) wgmma_bf16<0, 0>(sums[m], a, b, adds || k > 0);
+            else if constexpr (type == FB_F16) wgmma_f16<0, 0>(sums[m], a, b, adds || k > 0);
+            else wgmma_e4m3(sums[m], a, b, adds || k > 0);
+        }
+    }
+    wgmma_commit();
+}
+
+// A block's part of the sums of an item; of none they are zeros.
+template <int type, class S>
+FB_DEVICE void multiply_thin(const Part& part, typename S::R& ring, Turn<typename S::R>& turn,
+                             int group, ThinSums<S>& sums) {
+    int before = -1;
+    FB_UNROLL
+    for (int m = 0; m < S::high; m++) {
+        FB_UNROLL
+        for (int i = 0; i < S::tokens / 2; i++) sums[m][i] = 0;
+    }
+    FB_NO_UNROLL
+    for (int32_t k = part.begin; k < part.end; k += step_of<type>) {
+        wait_full(ring, turn);
+        issue_thin<type, S>(ring, turn.stage, group, sums, true);
+        wgmma_wait<1>();
+        if (before >= 0) release<1>(ring, before);
+        before = turn.stage;
+        turn.advance();
+        turn.stage = uniform(turn.stage);
+    }
+    wgmma_wait<0>();
+    FB_UNROLL
+    for (int m = 0; m < S::high; m++) wgmma_tie(sums[m]);
+    if (before >= 0) release<1>(ring, before);
+}
+
+// The same of fp8: a step's sums, scaled, are added to the totals.
+template <int type, class S>
+FB_DEVICE void multiply_thin_fp8(const fb_matmul_params& p, const Part& part,
+                                 typename S::R& ring, Turn<typename S::R>& turn, int group,
+                                 const Item<S::outputs>& item, ThinSums<S>& totals) {
+    const bool has_blocks = has_x_blocks(p);
+    FB_UNROLL
+    for (int m = 0; m < S::high; m++) {
+        FB_UNROLL
+        for (int i = 0; i < S::tokens / 2; i++) totals[m][i] = 0;
+    }
+    FB_NO_UNROLL
+    for (int32_t k = part.begin; k < part.end; k += step_of<type>) {
+        float weight[S::high];
+        FB_UNROLL
+        for (int m = 0; m < S::high; m++) {
+            const int32_t row = (group * S::high + m) * group_rows;
+            const bool is_up = p.gated && row >= S::outputs / 2;
+            const int32_t own = item.output + row - (is_up ? S::outputs / 2 : 0);
+            // Past the last output the sums go nowhere.
+            const int32_t there = own < p.outputs ? own : item.output;
+            weight[m] = step_weight_scale(p, item.first_of(p, is_up) + there, k);
+        }
+        ThinSums<S> sums;
+        wait_full(ring, turn);
+        issue_thin<type, S>(ring, turn.stage, group, sums, false);
+        wgmma_wait<0>();
+        FB_UNROLL
+        for (int m = 0; m < S::high; m++) wgmma_tie(sums[m]);
+        release<1>(ring, turn.stage);
+        FB_UNROLL
+        for (int j = 0; j < S::tokens / 8; j++) {
+            FB_UNROLL
+            for (int c = 0; c < 2; c++) {
+                float x = 1;
+                if (has_blocks) {
+                    const int32_t row = item.row + 8 * j + threadIdx.x % 4 * 2 + c;
+                    x = step_x_scale(p, item.x_row(p, row), k);
+                }
+                FB_UNROLL
+                for (int m = 0; m < S::high; m++) {
+                    const float factor = x * weight[m];
+                    totals[m][4 * j + c] = fmaf(sums[m][4 * j + c], factor, totals[m][4 * j + c]);
+                    totals[m][4 * j + 2 + c] =
+                        fmaf(sums[m][4 * j + 2 + c], factor, totals[m][4 * j + 2 + c]);
+                }
+            }
+        }
+        turn.advance();
+        turn.stage = uniform(turn.stage);
+    }
+}
+
+// ---- store
+
+// Every warp of every block of the cluster arrives at the barrier of each block.
+FB_DEVICE void arrive_all(uint64_t& barrier, bool wrote) {
+    const uint32_t lane = threadIdx.x % 32;
+    __syncwarp();
+    if (lane >= cluster_size()) return;
+    const uint32_t mapped = map_shared(shared_address(&barrier), lane);
+    if (wrote) mbarrier_arrive_cluster(mapped);
+    else mbarrier_arrive_cluster_read(mapped);
+}
+
+// A thread's sums at [row of x][row of the weight].
+template <class S>
+FB_DEVICE void leave_sums(typename S::Shared& shared, int group, const ThinSums<S>& sums) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32 % 4;
+    FB_UNROLL
+    for (int m = 0; m < S::high; m++) {
+        const int row = (group * S::high + m) * group_rows + 16 * warp + g;
+        FB_UNROLL
+        for (int j = 0; j < S::tokens / 8; j++) {
+            float* const at = shared.sums + (8 * j + 2 * t) * S::sum_stride + row;
+            at[0] = sums[m][4 * j];
+            at[S::sum_stride] = sums[m][4 * j + 1];
+            at[8] = sums[m][4 * j + 2];
+            at[S::sum_stride + 8] = sums[m][4 * j + 3];
+        }
+    }
+}
+
+// A chunk at a place of all blocks' sums, added in their order.
+FB_DEVICE void add_chunk(const float* place, float (&x)[chunk]) {
+    const uint32_t own = shared_address(place), size = cluster_size();
+    FB_UNROLL
+    for (int i = 0; i < chunk; i++) x[i] = 0;
+    FB_NO_UNROLL
+    for (uint32_t rank = 0; rank < size; rank++) {
+        FB_UNROLL
+        for (int half = 0; half < 2; half++) {
+            const uint4 words = load_cluster_16(map_shared(own + 16 * half, rank));
+            x[4 * half] += __uint_as_float(words.x);
+            x[4 * half + 1] += __uint_as_float(words.y);
+            x[4 * half + 2] += __uint_as_float(words.z);
+            x[4 * half + 3] += __uint_as_float(words.w);
+        }
+    }
+}
+
+// This block's share of the chunks of an item.
+template <int type, class S>
+FB_DEVICE void finish_thin(const fb_matmul_params& p, const Item<S::outputs>& item,
+                           const typename S::Shared& shared) {
+    const int chunks = item.width / chunk;
+    constexpr int threads = 32 * multiplying_warps;
+    FB_NO_UNROLL
+    for (int at = int(cluster_rank()) * threads + threadIdx.x; at < S::tokens * chunks;
+         at += threads * int(cluster_size())) {
+        const int32_t row = item.row + at / chunks, output = item.output + at % chunks * chunk;
+        if (row >= item.end || output >= p.outputs) continue;
+        const float* const place = shared.sums + at / chunks * S::sum_stride + at % chunks * chunk;
+        float gate[chunk], up[chunk];
+        add_chunk(place, gate);
+        if (p.gated) add_chunk(place + item.width, up);
+        if constexpr (type == FB_F8E4M3)
+            scale_chunk(p, item, item.x_row(p, row), output, gate, up);
+        finish_chunk(p, item, row, output, gate, up);
+    }
+}
+
+// ---- the kernels
+
+template <int type, class S>
+FB_DEVICE void run_thin(const fb_matmul_params& p, typename S::Shared& shared) {
+    using I = Item<S::outputs>;
+    const Part part(p.inputs, step_of<type>);
+    const int32_t count = I::count(p, S::tokens), size = int32_t(cluster_size());
+    const int group = uniform(threadIdx.x / 128);
+    Turn<typename S::R> turn;
+    uint32_t parity = 0;
+    FB_NO_UNROLL
+    for (int32_t i = blockIdx.x / size; i < count; i += gridDim.x / size) {
+        const I item(p, S::tokens, i);
+        if (item.row >= item.end) continue;
+        ThinSums<S> sums;
+        if constexpr (type == FB_F8E4M3)
+            multiply_thin_fp8<type, S>(p, part, shared.ring, turn, group, item, sums);
+        else multiply_thin<type, S>(part, shared.ring, turn, group, sums);
+        mbarrier_wait(shared_address(&shared.taken), parity ^ 1);
+        leave_sums<S>(shared, group, sums);
+        arrive_all(shared.landed, true);
+        mbarrier_wait_cluster(shared_address(&shared.landed), parity);
+        finish_thin<type, S>(p, item, shared);
+        arrive_all(shared.taken, false);
+        parity ^= 1;
+    }
+}
+
+template <int type, class S>
+FB_DEVICE void split_roles(const fb_matmul_map_params& maps, typename S::Shared& shared) {
+    if (uniform(threadIdx.x / 32) == multiplying_warps) load_thin<type, S>(maps, shared.ring);
+    else run_thin<type, S>(maps.product, shared);
+}
+
+template <bool fp8, class S>
+FB_DEVICE void start_thin(const fb_matmul_map_params& maps, unsigned char* memory) {
+    auto& shared = *reinterpret_cast<typename S::Shared*>(memory);
+    if (threadIdx.x == 0) {
+        tensor_prefetch(&maps.x);
+        tensor_prefetch(&maps.weight);
+        shared.ring.init(1);
+        mbarrier_init(shared_address(&shared.landed), multiplying_warps * cluster_size());
+        mbarrier_init(shared_address(&shared.taken), multiplying_warps * cluster_size());
+        fence_mbarrier_init();
+    }
+    cluster_sync();
+    pdl_wait();
+    pdl_launch_dependents();
+    if constexpr (fp8) split_roles<FB_F8E4M3, S>(maps, shared);
+    else if (maps.product.x_dtype == FB_F16) split_roles<FB_F16, S>(maps, shared);
+    else split_roles<FB_BF16, S>(maps, shared);
+    cluster_sync(); // nobody leaves while others may still read its sums or arrive here
+}
+
+#define FB_THIN(fp8, S)        \
+    FB_DYNAMIC_SHARED(memory); \
+    start_thin<fp8, S>(p, memory)
+#else
+#define FB_THIN(fp8, S)
+#endif
+
+// Up to 8, 16, 32, 64 or 128 rows of an item.
+
+FB_SPLIT_OPERATOR(matmul_thin_8, fb_matmul_map_params, thin_threads, 2, thin_outputs, thin_most,
+                  thin_8_shared) {
+    FB_THIN(false, Thin8);
+}
+
+FB_SPLIT_OPERATOR(matmul_thin_16, fb_matmul_map_params, thin_threads, 2, thin_outputs, thin_most,
+                  thin_16_shared) {
+    FB_THIN(false, Thin16);
+}
+
+FB_SPLIT_OPERATOR(matmul_thin_32, fb_matmul_map_params, thin_threads, 2, thin_outputs, thin_most,
+                  thin_32_shared) {
+    FB_THIN(false, Thin32);
+}
+
+FB_SPLIT_OPERATOR(matmul_thin_64, fb_matmul_map_params, thin_threads, 1, thin_high_outputs,
+                  thin_most, thin_64_shared) {
+    FB_THIN(false, Thin64);
+}
+
+FB_SPLIT_OPERATOR(matmul_thin_128, fb_matmul_map_params, thin_threads, 1, thin_outputs, thin_most,
+                  thin_128_shared) {
+    FB_THIN(false, Thin128);
+}
+
+FB_SPLIT_OPERATOR(matmul_thin_e4m3_8, fb_matmul_map_params, thin_threads, 2, thin_outputs,
+                  thin_most, thin_8_shared) {
+    FB_THIN(true, Thin8);
+}
+
+FB_SPLIT_OPERATOR(matmul_thin_e4m3_16, fb_matmul_map_params, thin_threads, 2, thin_outputs,
+                  thin_most, thin_16_shared) {
+    FB_THIN(true, Thin16);
+}
+
+FB_SPLIT_OPERATOR(matmul_thin_e4m3_32, fb_matmul_map_params, thin_threads, 2, thin_outputs,
+                  thin_most, thin_32_shared) {
+    FB_THIN(true, Thin32);
+}
+
+FB_SPLIT_OPERATOR(matmul_thin_e4m3_64, fb_matmul_map_params, thin_threads, 1, thin_high_outputs,
+                  thin_most, thin_64_shared) {
+    FB_THIN(true, Thin64);
+}

@@ -1,0 +1,348 @@
+// Products of many rows on Hopper: a cluster of two blocks multiplies 256 rows of x with 256 rows
+// of the weight (fp8: 128). Each block has half of the rows of x and loads half of the weight's
+// rows for both. docs/kernels/matmul.md draws it.
+//
+// Sums of fp8 are kept in f32 for each step of 128 inputs, as wgmma alone would round them to 14
+// bits or so; scales of blocks of 128 inputs are what a step's sums are multiplied by.
+#include "../ptx/base.h"
+#include "../params/matmul.h"
+#include "../common/element.h"
+#include "../ptx/pdl.h"
+#include "item.h"
+#include "ring.h"
+#include "scales.h"
+
+// ---- facts
+
+constexpr int wide_threads = 384;
+constexpr int wide_cluster = 2;
+constexpr int wide_outputs = 256;
+constexpr int wide_shared = 232448;
+constexpr int wide_fp8_outputs = 128;
+constexpr int wide_fp8_shared = 232448;
+constexpr int block_rows = 2 * group_rows;
+constexpr int cluster_rows = wide_cluster * block_rows;
+// Blocks of rows that are taken with all outputs before the next ones: so few that what clusters
+// read at a time stays in the cache.
+constexpr int band_blocks = 8;
+
+// A warpgroup loads, two multiply: 168 registers of each thread are what there is.
+constexpr int loading_registers = 40;
+constexpr int multiplying_registers = 232;
+static_assert(wide_threads == 32 * (4 + multiplying_warps), "the roles of its warps");
+
+using WideRing = Ring<block_rows, wide_outputs, 4>;
+using WideFp8Ring = Ring<block_rows, wide_fp8_outputs, 6>;
+
+// ---- shared memory
+
+// Sums of a warp's 16 rows, before they are finished.
+constexpr int place_columns = 64;
+constexpr int place_stride = place_columns + 4;
+
+template <class R> struct WideShared {
+    R ring;
+    alignas(16) float places[multiplying_warps][16 * place_stride];
+};
+static_assert(sizeof(WideShared<WideRing>) <= wide_shared &&
+                  sizeof(WideShared<WideFp8Ring>) <= wide_fp8_shared,
+              "the launch gives as much");
+
+#if FB_ARCH >= 900 && FB_ARCH < 1000
+
+FB_WGMMA(bf16, 256)
+FB_WGMMA(f16, 256)
+FB_WGMMA_FP8(e4m3, 128)
+
+// ---- items
+
+// The item of a turn, with bands of rows; of experts, with all rows of an output.
+template <int outputs>
+FB_DEVICE Item<outputs> wide_item(const fb_matmul_params& p, int32_t turn, int32_t count) {
+    const int32_t blocks = Item<outputs>::row_blocks(p, cluster_rows);
+    if (p.starts != 0 || blocks <= band_blocks) return {p, cluster_rows, turn};
+    const int32_t columns = count / blocks;
+    const int32_t first = turn / (band_blocks * columns) * band_blocks;
+    const int32_t left = blocks - first;
+    const int32_t high = left < band_blocks ? left : band_blocks;
+    const int32_t within = turn - first * columns;
+    return {p, cluster_rows, within / high * blocks + first + within % high};
+}
+
+// ---- load
+
+// By a whole warp.
+template <int type, int outputs, class R>
+FB_DEVICE void load_wide(const fb_matmul_map_params& maps, R& ring) {
+    const fb_matmul_params& p = maps.product;
+    const int32_t rank = int32_t(cluster_rank());
+    const int32_t count = Item<outputs>::count(p, cluster_rows);
+    const bool leads = threadIdx.x % 32 == 0;
+    Turn<R> turn;
+    FB_NO_UNROLL
+    for (int32_t i = blockIdx.x / wide_cluster; i < count; i += gridDim.x / wide_cluster) {
+        const Item<outputs> item = wide_item<outputs>(p, i, count);
+        if (item.row >= item.end) continue;
+        const int32_t row = item.row + rank * block_rows;
+        // The second half of a gated tile goes through the gates of the first.
+        const int32_t half = outputs / wide_cluster;
+        const int32_t weight_row = item.output + (p.gated ? item.first_of(p, rank != 0)
+                                                          : item.first_of(p, false) + rank * half);
+        FB_NO_UNROLL
+        for (int32_t k = 0; k < p.inputs; k += step_of<type>) {
+            const uint32_t full = begin_stage(ring, turn);
+            if (leads) {
+                tensor_load(shared_address(ring.first[turn.stage]), &maps.x, full, {k, row});
+                const uint32_t weight = shared_address(ring.second[turn.stage]);
+                tensor_load_multicast(weight + rank * half * span, &maps.weight, full,
+                                      {k, weight_row}, uint16_t((1 << wide_cluster) - 1));
+            }
+            __syncwarp();
+            turn.advance();
+        }
+    }
+}
+
+// ---- multiply
+
+// A warpgroup's products of a stage: 64 rows of x by all rows of the weight.
+template <int type, int outputs, class R>
+FB_DEVICE void issue_wide(R& ring, int stage, int group, float (&sums)[outputs / 2], bool adds) {
+    const uint64_t x =
+        ring_operand(shared_address(ring.first[stage]) + uint32_t(group * group_rows * span));
+    const uint64_t weight = ring_operand(shared_address(ring.second[stage]));
+    wgmma_tie(sums);
+    wgmma_fence();
+    FB_UNROLL
+    for (int k = 0; k < span / product_bytes; k++) {
+        const uint64_t a = x + (k * product_bytes >> 4), b = weight + (k * product_bytes >> 4);
+        if constexpr (type == FB_BF16) wgmma_bf16<0, 0>(sums, a, b, adds || k > 0);
+        else if constexpr (type == FB_F16) wgmma_f16<0, 0>(sums, a, b, adds || k > 0);
+        else wgmma_e4m3(sums, a, b, adds || k > 0);
+    }
+    wgmma_commit();
+}
+
+// The sums of an item, one step in flight while the next is issued.
+template <int type, int outputs, class R>
+FB_DEVICE void multiply_wide(const fb_matmul_params& p, R& ring, Turn<R>& turn, int group,
+                             float (&sums)[outputs / 2]) {
+    int before = -1;
+    FB_NO_UNROLL
+    for (int32_t k = 0; k < p.inputs; k += step_of<type>) {
+        wait_full(ring, turn);
+        issue_wide<type, outputs>(ring, turn.stage, group, sums, k > 0);
+        wgmma_wait<1>();
+        if (before >= 0) release<wide_cluster>(ring, before);
+        before = turn.stage;
+        turn.advance();
+        turn.stage = uniform(turn.stage);
+    }
+    wgmma_wait<0>();
+    wgmma_tie(sums);
+    release<wide_cluster>(ring, before);
+}
+
+// The same of fp8: a step's sums, scaled, are added to the totals.
+template <int type, int outputs, class R>
+FB_DEVICE void multiply_wide_fp8(const fb_matmul_params& p, R& ring, Turn<R>& turn,
+                                 int group, const Item<outputs>& item, const int32_t (&rows)[2],
+                                 float (&totals)[outputs / 2]) {
+    FB_UNROLL
+    for (int i = 0; i < outputs / 2; i++) totals[i] = 0;
+    const int32_t gates = item.first_of(p, false) + item.output;
+    const int32_t ups = p.gated ? item.first_of(p, true) + item.output : gates;
+    FB_NO_UNROLL
+    for (int32_t k = 0; k < p.inputs; k += step_of<type>) {
+        float factor[2][2];
+        FB_UNROLL
+        for (int h = 0; h < 2; h++) {
+            const float x = step_x_scale(p, rows[h], k);
+            factor[0][h] = x * step_weight_scale(p, gates, k);
+            factor[1][h] = x * step_weight_scale(p, ups, k);
+        }
+        float sums[outputs / 2];
+        wait_full(ring, turn);
+        issue_wide<type, outputs>(ring, turn.stage, group, sums, false);
+        wgmma_wait<0>();
+        wgmma_tie(sums);
+        release<wide_cluster>(ring, turn.stage);
+        FB_UNROLL
+        for (int i = 0; i < outputs / 2; i++)
+            totals[i] = fmaf(sums[i], factor[i / (outputs / 4)][i / 2 % 2], totals[i]);
+        turn.advance();
+        turn.stage = uniform(turn.stage);
+    }
+}
+
+// ---- store
+
+// Words of a quad, four of each lane, change places: word i of lane j with word j of lane i.
+template <class T> FB_DEVICE void turn_quad(T (&words)[4]) {
+    const int quad = threadIdx.x % 4;
+    FB_UNROLL
+    for (int bit = 1; bit <= 2; bit *= 2) {
+        FB_UNROLL
+        for (int i = 0; i < 4; i++) {
+            if (i & bit) continue;
+            const bool upper = quad & bit;
+            const T got = __shfl_xor_sync(~0u, upper ? words[i] : words[i | bit], bit);
+            if (upper) words[i] = got;
+            else words[i | bit] = got;
+        }
+    }
+}
+
+// Whether sums are only rounded to 16 bits, and stored 16 bytes at a time.
+template <int type> FB_DEVICE bool is_plain(const fb_matmul_params& p) {
+    return type != FB_F8E4M3 && p.out_dtype == type && p.bias == 0 && p.residual == 0 &&
+           p.activation == FB_ACTIVATION_NONE && !p.gated &&
+           ((p.out | 2 * p.out_stride | 2 * p.outputs) & 15) == 0;
+}
+
+template <int type, int outputs>
+FB_DEVICE void store_plain(const fb_matmul_params& p, const Item<outputs>& item, int32_t row, int h,
+                           const float (&sums)[outputs / 2]) {
+    FB_UNROLL
+    for (int i = 0; i < outputs / 32; i++) {
+        uint32_t pairs[4];
+        FB_UNROLL
+        for (int j = 0; j < 4; j++) {
+            const float* const x = sums + 16 * i + 4 * j + 2 * h;
+            pairs[j] = pack_pair<type>(x[0], x[1]);
+        }
+        turn_quad(pairs);
+        const int32_t column = item.output + 32 * i + threadIdx.x % 4 * chunk;
+        if (row >= item.end || column >= p.outputs) continue;
+        store_16(items<void>(p.out + 2 * (row * p.out_stride + column)),
+                 make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
+    }
+}
+
+// Blocks of eight columns, `blocks` of them from `first` on, become columns of a warp's places.
+template <int blocks>
+FB_DEVICE void leave_columns(float* places, int column, const float* sums) {
+    float* const at = places + threadIdx.x % 32 / 4 * place_stride + column + threadIdx.x % 4 * 2;
+    FB_UNROLL
+    for (int j = 0; j < blocks; j++) {
+        FB_UNROLL
+        for (int h = 0; h < 2; h++) {
+            float* const pair = at + 8 * h * place_stride + 8 * j;
+            pair[0] = sums[4 * j + 2 * h];
+            pair[1] = sums[4 * j + 2 * h + 1];
+        }
+    }
+}
+
+// A warp's 16 rows, whose first is `row`, 64 sums of each at a time: of a gated tile 32 gates and
+// what goes through them.
+template <int type, int outputs>
+FB_DEVICE void store_any(const fb_matmul_params& p, const Item<outputs>& item, int32_t row,
+                         float* places, const float (&sums)[outputs / 2]) {
+    const int width = p.gated ? place_columns / 2 : place_columns, chunks = width / chunk;
+    FB_NO_UNROLL
+    for (int part = 0; part < outputs / place_columns; part++) {
+        FB_UNROLL
+        for (int i = 0; i < outputs / place_columns; i++) {
+            if (i != part) continue;
+            if (p.gated) {
+                leave_columns<4>(places, 0, sums + 16 * i);
+                leave_columns<4>(places, width, sums + outputs / 4 + 16 * i);
+            } else {
+                leave_columns<8>(places, 0, sums + 32 * i);
+            }
+        }
+        __syncwarp();
+        FB_NO_UNROLL
+        for (int at = threadIdx.x % 32; at < 16 * chunks; at += 32) {
+            const int32_t own = row + at / chunks, output = item.output + part * width;
+            float* const gate = places + at / chunks * place_stride + at % chunks * chunk;
+            const int32_t first = output + at % chunks * chunk;
+            if constexpr (type == FB_F8E4M3)
+                scale_chunk(p, item, item.x_row(p, own), first, gate, gate + width);
+            finish_chunk(p, item, own, first, gate, gate + width);
+        }
+        __syncwarp();
+    }
+}
+
+// ---- the kernels
+
+template <int type, int outputs, class R>
+FB_DEVICE void run_wide(const fb_matmul_params& p, WideShared<R>& memory, int group) {
+    R& ring = memory.ring;
+    const int32_t count = Item<outputs>::count(p, cluster_rows);
+    const int warp_row = int(cluster_rank()) * block_rows + group * group_rows +
+                         threadIdx.x % 128 / 32 * 16;
+    const int own = warp_row + threadIdx.x % 32 / 4;
+    float* const places = memory.places[threadIdx.x / 32 - 4];
+    const bool plain = is_plain<type>(p);
+    Turn<R> turn;
+    FB_NO_UNROLL
+    for (int32_t i = blockIdx.x / wide_cluster; i < count; i += gridDim.x / wide_cluster) {
+        const Item<outputs> item = wide_item<outputs>(p, i, count);
+        if (item.row >= item.end) continue;
+        const int32_t rows[2] = {item.row + own, item.row + own + 8};
+        float sums[outputs / 2];
+        if constexpr (type == FB_F8E4M3) {
+            const int32_t x_rows[2] = {item.x_row(p, rows[0]), item.x_row(p, rows[1])};
+            multiply_wide_fp8<type>(p, ring, turn, group, item, x_rows, sums);
+        } else {
+            multiply_wide<type, outputs>(p, ring, turn, group, sums);
+        }
+        if (plain) {
+            if constexpr (type != FB_F8E4M3) {
+                store_plain<type>(p, item, rows[0], 0, sums);
+                store_plain<type>(p, item, rows[1], 1, sums);
+            }
+        } else {
+            store_any<type>(p, item, item.row + warp_row, places, sums);
+        }
+    }
+}
+
+template <int type, int outputs, class R>
+FB_DEVICE void start_wide(const fb_matmul_map_params& maps, unsigned char* memory) {
+    WideShared<R>& shared = *reinterpret_cast<WideShared<R>*>(memory);
+    R& ring = shared.ring;
+    if (threadIdx.x == 0) {
+        tensor_prefetch(&maps.x);
+        tensor_prefetch(&maps.weight);
+        ring.init(wide_cluster);
+        fence_mbarrier_init();
+    }
+    cluster_sync();
+    pdl_wait();
+    pdl_launch_dependents();
+    const int group = uniform(threadIdx.x / 128) - 1;
+    if (group < 0) {
+        registers_decrease<loading_registers>();
+        if (uniform(threadIdx.x / 32) == 0) load_wide<type, outputs>(maps, ring);
+    } else {
+        registers_increase<multiplying_registers>();
+        run_wide<type, outputs>(maps.product, shared, group);
+    }
+    cluster_sync(); // nobody leaves while the other may still load or arrive here
+}
+
+#define FB_WIDE(type, outputs, Ring) \
+    FB_DYNAMIC_SHARED(memory);       \
+    start_wide<type, outputs, Ring>(p, memory)
+#else
+#define FB_WIDE(type, outputs, Ring)
+#endif
+
+FB_OPERATOR(matmul_wide_bf16, fb_matmul_map_params, wide_threads, 1, wide_outputs, wide_cluster,
+            wide_shared) {
+    FB_WIDE(FB_BF16, wide_outputs, WideRing);
+}
+
+FB_OPERATOR(matmul_wide_f16, fb_matmul_map_params, wide_threads, 1, wide_outputs, wide_cluster,
+            wide_shared) {
+    FB_WIDE(FB_F16, wide_outputs, WideRing);
+}
+
+FB_OPERATOR(matmul_wide_e4m3, fb_matmul_map_params, wide_threads, 1, wide_fp8_outputs,
+            wide_cluster, wide_fp8_shared) {
+    FB_WIDE(FB_F8E4M3, wide_fp8_outputs, WideFp8Ring);
+}

@@ -1,0 +1,130 @@
+import { describe, expect, test } from "bun:test";
+import type { Device } from "../../src/device/device.ts";
+import { matmul, type MatmulOptions } from "../../src/ops/matmul.ts";
+import type { DType } from "../../src/tensor/dtype.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
+import { expectedProduct, expectProduct } from "../support/matmul.ts";
+import { type Random, seeded } from "../support/random.ts";
+import { gpuTarget } from "../support/targets.ts";
+import { type Held, heldWeight, numbersOf } from "../support/weights.ts";
+
+interface Case {
+  rows: number;
+  inputs: number;
+  outputs: number;
+  dtype: DType;
+  held?: Held;
+  gated?: boolean;
+  rest?: boolean;
+  outDtype?: DType;
+  /** Scales of fp8 rows: of all, of each row, of blocks. */
+  scales?: "all" | "row" | "block";
+}
+
+/** Names of kernels that a call launches. */
+function launchesOf(device: Device, body: () => void): string[] {
+  const names: string[] = [];
+  using _ = device.observe({ launching: ({ name }) => names.push(name) });
+  body();
+  return names;
+}
+
+/** Runs a product beside its definition; returns the kernel's name. */
+function check(device: Device, c: Case, random: Random): string {
+  const { rows, inputs, outputs, dtype, held = { dtype }, gated = false, rest = false } = c;
+  const isFp8 = dtype.startsWith("f8");
+  const columns = gated ? outputs / 2 : outputs;
+  const outDtype = c.outDtype ?? (isFp8 ? "bf16" : dtype);
+  const x = numbersOf(random, rows * inputs, dtype);
+  const blocks = Math.ceil(inputs / 128);
+  const shape = { all: [1], row: [rows], block: [rows, blocks] }[c.scales ?? "all"];
+  const worth = numbersOf(random, shape.reduce((a, b) => a * b), "f32");
+  const at = (row: number, k: number) =>
+    shape.length === 2 ? row * blocks + Math.floor(k / 128) : shape[0] > 1 ? row : 0;
+  using input = Tensor.from(device, x, [rows, inputs], dtype);
+  using scales = isFp8 ? Tensor.from(device, worth, shape, "f32") : undefined;
+  const { weight, values } = heldWeight(device, random, held, [outputs, inputs]);
+  const biases = rest ? numbersOf(random, outputs, "f32") : undefined;
+  const residuals = rest ? numbersOf(random, rows * columns, outDtype) : undefined;
+  using bias = biases && Tensor.from(device, biases, [outputs], "f32");
+  using out = Tensor.from(
+    device,
+    residuals ?? new Float64Array(rows * columns).fill(NaN),
+    [rows, columns],
+    outDtype,
+  );
+  const residual = rest ? out : undefined;
+  const activation = rest ? "silu" : "none";
+  const options: MatmulOptions = { gated, activation, bias, residual, out, scales };
+  const [kernel] = launchesOf(device, () => matmul(input, weight, options));
+  const wanted = expectedProduct({
+    ...{ rows, inputs, outputs, gated, activation, weight: values },
+    x: isFp8 ? x.map((v, i) => v * worth[at(Math.floor(i / inputs), i % inputs)]) : x,
+    bias: biases,
+    residual: residuals,
+  });
+  expectProduct(out.toFloat64Array(), wanted, outDtype, JSON.stringify({ ...c, kernel }));
+  weight[Symbol.dispose]();
+  return kernel;
+}
+
+const gpu = gpuTarget();
+
+describe.skipIf(gpu === undefined)(`matmul of Hopper on ${gpu?.name}`, () => {
+  test("few rows, whose blocks share the inputs, of every width", async () => {
+    await using device = await gpu!.open(1);
+    const random = seeded(91);
+    const names = new Set<string>();
+    for (const rows of [1, 8, 13, 16, 29, 64, 50, 100, 128])
+      for (const [i, outputs] of [40, 128, 300, 520].entries())
+        for (const gated of [false, true]) {
+          const dtype = (["bf16", "f16"] as const)[i % 2];
+          const inputs = [72, 256, 1032, 2048][(i + rows) % 4];
+          const rest = (rows + i) % 3 === 0;
+          names.add(check(device, { rows, inputs, outputs, dtype, gated, rest }, random));
+        }
+    if (device.properties.computeMajor !== 9) return;
+    for (const tokens of [8, 16, 32, 64, 128])
+      expect([...names].some((name) => name.startsWith(`matmul_thin_${tokens}_x`))).toBe(true);
+    expect([...names].some((name) => name.endsWith("_x4"))).toBe(true);
+  }, 600_000);
+
+  test("many rows, by clusters", async () => {
+    await using device = await gpu!.open(1);
+    const random = seeded(92);
+    const names = new Set<string>();
+    for (const [rows, outputs, inputs] of [
+      [512, 512, 64],
+      [513, 1024, 200],
+      [2500, 264, 136],
+      [700, 1000, 72],
+    ])
+      for (const dtype of ["bf16", "f16"] as const)
+        for (const gated of [false, true]) {
+          const rest = (rows + (dtype === "f16" ? 1 : 0)) % 2 === 0;
+          const outDtype = gated ? "f32" : dtype;
+          const c = { rows, inputs, outputs, dtype, gated, rest, outDtype } as const;
+          names.add(check(device, c, random));
+        }
+    if (device.properties.computeMajor !== 9 || !device.properties.emulated) return;
+    expect([...names].toSorted()).toContain("matmul_wide_bf16");
+    expect([...names].toSorted()).toContain("matmul_wide_f16");
+  }, 600_000);
+
+  test("fp8 rows and weights, of each kind of scales", async () => {
+    await using device = await gpu!.open(1);
+    const random = seeded(93);
+    const names = new Set<string>();
+    for (const rows of [3, 16, 30, 64, 520])
+      for (const scales of ["all", "row", "block"] as const)
+        for (const of of ["all", "output", "block"] as const)
+          for (const gated of [false, true]) {
+            const held: Held = { dtype: "f8e4m3", scales: of };
+            const c = { rows, inputs: 272, outputs: 384, dtype: "f8e4m3", scales, held } as const;
+            names.add(check(device, { ...c, gated, rest: rows === 30 }, random));
+          }
+    if (device.properties.computeMajor !== 9 || !device.properties.emulated) return;
+    expect([...names].toSorted()).toContain("matmul_wide_e4m3");
+    expect([...names].some((name) => name.startsWith("matmul_thin_e4m3_16"))).toBe(true);
+  }, 600_000);
+});
