@@ -1,43 +1,136 @@
-import { matmul, Tensor, Weight } from "../../src/index.ts";
+import { type DType, matmul, type MatmulOptions, Tensor, Weight } from "../../src/index.ts";
 import {
   bareRow,
   copiesOf,
   type GpuBench,
   type GpuCase,
   type GpuRow,
+  peerColumns,
+  recorded,
+  replayTimes,
   runsOf,
-  timeOf,
 } from "./bench.ts";
+import { median } from "../bench.ts";
 
-/** Linear layers of bf16: few rows against bytes, many in operations. */
-export const matmulCases: GpuCase[] = [
-  ...[1, 8, 32, 64].map((rows) => ({ rows, outputs: 14_336, inputs: 4096 })),
-  ...[2048, 4096, 8192].map((size) => ({ rows: size, outputs: size, inputs: size })),
-].map(({ rows, outputs, inputs }) => ({
-  name: `matmul/bf16/r${rows}_${outputs}x${inputs}`,
-  run: (bench) => product(bench, rows, outputs, inputs),
+/** How the weight is held, and x. */
+type Kind = "bf16" | "f8e4m3" | "i8" | "u8" | "experts";
+
+interface Product {
+  kind: Kind;
+  rows: number;
+  outputs: number;
+  inputs: number;
+}
+
+/** Of a layer's projections to and from the width between. */
+const up = { outputs: 14_336, inputs: 4096 };
+const down = { outputs: 4096, inputs: 14_336 };
+
+/** Rows from which operations are counted, not bytes. */
+const manyRows = 128;
+const group = 32;
+/** Shares of rows, in percent. */
+const shares = [30, 20, 15, 12, 10, 8, 4, 1];
+
+const shapes: Product[] = [
+  ...[2048, 4096, 8192].map((n) => ({ kind: "bf16", rows: n, outputs: n, inputs: n }) as const),
+  ...[1, 4, 8, 16, 32, 64, 128, 256].map((rows) => ({ kind: "bf16", rows, ...up }) as const),
+  ...[1, 16, 64].map((rows) => ({ kind: "bf16", rows, ...down }) as const),
+  { kind: "f8e4m3", rows: 8192, outputs: 8192, inputs: 8192 },
+  { kind: "f8e4m3", rows: 4096, outputs: 4096, inputs: 4096 },
+  ...[1, 16, 64].map((rows) => ({ kind: "f8e4m3", rows, ...up }) as const),
+  { kind: "experts", rows: 8192, outputs: 4096, inputs: 4096 },
+  ...[1, 16, 64, 512].map((rows) => ({ kind: "u8", rows, ...up }) as const),
+  ...[1, 16, 64, 512].map((rows) => ({ kind: "i8", rows, ...up }) as const),
+];
+
+/** Linear layers: few rows against bytes, many in operations, beside PyTorch's. */
+export const matmulCases: GpuCase[] = shapes.map((shape) => ({
+  name: `matmul/${shape.kind}/r${shape.rows}_${shape.outputs}x${shape.inputs}`,
+  run: (bench) => product(bench, shape),
 }));
 
-async function product(
-  bench: GpuBench,
-  rows: number,
+async function product(bench: GpuBench, shape: Product): Promise<GpuRow[]> {
+  const { device, quick, ceilings } = bench;
+  const { kind } = shape;
+  const [rows, outputs, inputs] = quick
+    ? [Math.min(shape.rows, 64), 256, 256]
+    : [shape.rows, shape.outputs, shape.inputs];
+  const dtype: DType = kind === "f8e4m3" ? kind : "bf16";
+  const bytes = bytesOf(kind, outputs, inputs);
+  const copies = copiesOf(bench, bytes);
+  using x = Tensor.randomNormal(device, [rows, inputs], "bf16", { seed: 0 }).to(dtype);
+  using out = Tensor.empty(device, [rows, outputs], "bf16");
+  using ones = Tensor.from(device, [1], [1], "f32");
+  using starts = Tensor.from(device, startsOf(rows), [shares.length + 1], "i32");
+  const options: MatmulOptions = {
+    out,
+    ...(kind === "f8e4m3" && { scales: ones }),
+    ...(kind === "experts" && { groups: { starts } }),
+  };
+  const weights = Array.from({ length: copies }, (_, seed) =>
+    weightOf(bench, kind, outputs, inputs, seed),
+  );
+  const runs = runsOf(bench, copies);
+  using graph = recorded(device, () => {
+    for (let run = 0; run < runs; run++) matmul(x, weights[run % copies], options);
+  });
+  const figureOf = (ms: number) =>
+    rows >= manyRows ? (2 * rows * outputs * inputs) / ms / 1e9 : bytes / ms / 1e6;
+  const times = await replayTimes(bench, graph, bench.seconds / 2);
+  const asked = { dtype, rows, inputs, outputs, copies, seconds: bench.seconds };
+  const hasPeer = bench.peer !== undefined && (kind === "bf16" || kind === "f8e4m3");
+  const answer = hasPeer ? await bench.peer!.ask({ ...asked, backend: "product" }) : undefined;
+  times.push(...(await replayTimes(bench, graph, bench.seconds / 2)));
+  const ms = median(times) / runs;
+  for (const weight of weights) weight[Symbol.dispose]();
+  const theirs = answer?.seconds === undefined ? undefined : answer.seconds * 1000;
+  const peers =
+    theirs === undefined ? [] : [{ backend: "torch", value: figureOf(theirs), ratio: theirs / ms }];
+  const row = bareRow("", figureOf(ms), rows >= manyRows ? "TFLOP/s" : "GB/s");
+  const ofRoofline = rows >= manyRows ? null : row.value / ceilings.readGBs;
+  const least = rows >= manyRows && kind === "bf16" ? 0.97 : 1;
+  return [{ ...row, ofRoofline, ...peerColumns(peers, [{ backend: "torch", least }]) }];
+}
+
+/** Where the rows of each expert begin. */
+function startsOf(rows: number): number[] {
+  const starts = [0];
+  for (const share of shares) starts.push(starts.at(-1)! + Math.floor((rows * share) / 100));
+  return starts.with(-1, rows);
+}
+
+function bytesOf(kind: Kind, outputs: number, inputs: number): number {
+  const values = outputs * inputs;
+  if (kind === "u8" || kind === "i8")
+    return values / (kind === "u8" ? 2 : 1) + (2 * values) / group;
+  return kind === "bf16" ? 2 * values : kind === "experts" ? 2 * shares.length * values : values;
+}
+
+function weightOf(
+  { device }: GpuBench,
+  kind: Kind,
   outputs: number,
   inputs: number,
-): Promise<GpuRow[]> {
-  const { device, quick, ceilings } = bench;
-  const [r, n, k] = quick ? [Math.min(rows, 64), 256, 256] : [rows, outputs, inputs];
-  const bytes = 2 * n * k;
-  const copies = copiesOf(bench, bytes);
-  using x = Tensor.randomNormal(device, [r, k], "bf16", { seed: 0 });
-  using out = Tensor.empty(device, [r, n], "bf16");
-  const weights = Array.from({ length: copies }, (_, seed) =>
-    Weight.dense(Tensor.randomNormal(device, [n, k], "bf16", { seed })),
-  );
-  const ms = await timeOf(bench, runsOf(bench, copies), (run) => {
-    matmul(x, weights[run % copies], { out });
-  });
-  for (const weight of weights) weight[Symbol.dispose]();
-  if (rows > 64) return [bareRow("", (2 * r * n * k) / ms / 1e9, "TFLOP/s")];
-  const value = bytes / ms / 1e6;
-  return [{ ...bareRow("", value, "GB/s"), ofRoofline: value / ceilings.readGBs }];
+  seed: number,
+): Weight {
+  const normal = (shape: number[], dtype: DType) => {
+    using values = Tensor.randomNormal(device, shape, "bf16", { seed });
+    return values.to(dtype);
+  };
+  switch (kind) {
+    case "bf16":
+      return Weight.dense(normal([outputs, inputs], "bf16"));
+    case "experts":
+      return Weight.dense(normal([shares.length, outputs, inputs], "bf16"));
+    case "f8e4m3":
+      return Weight.fp8(normal([outputs, inputs], kind), Tensor.from(device, [1], [1], "f32"));
+    default: {
+      const columns = kind === "u8" ? inputs / 2 : inputs;
+      using codes = normal([outputs, columns], "i8");
+      const values =
+        kind === "u8" ? Tensor.zeros(device, [outputs, columns], "u8") : codes.to("i8");
+      return Weight.grouped(values, normal([outputs, inputs / group], "f16"));
+    }
+  }
 }

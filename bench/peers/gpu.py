@@ -9,7 +9,7 @@ there is none. A case is one attention by one backend:
   variant: "soft_cap" (30), "alibi", "window" (1024) or "causal", which FlexAttention alone takes.
 Its answer is {"seconds", "low", "high", "launches", "copies", "wrong"}: median and deciles of one
 call, and the relative error against f32; or {"error"}. The backend "ceilings" needs no more and
-answers {"copyGBs", "matmulTflops", "clocks"}.
+answers {"copyGBs", "matmulTflops", "clocks"}; "product" takes cases of products.py.
 
 Method: inputs N(0, 1), copied until they are five times the L2 cache; a CUDA graph of 20 launches
 or more, replayed between two events after a warm-up.
@@ -26,6 +26,7 @@ import time
 import traceback
 from types import SimpleNamespace
 
+import products
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
@@ -406,12 +407,16 @@ if flashinfer is not None:
 def answer_to(case):
     if case["backend"] == "ceilings":
         return ceilings()
-    if case["backend"] not in BACKENDS:
+    product = case["backend"] == "product"
+    if case["backend"] not in BACKENDS and not product:
         return {"error": f"no backend {case['backend']}"}
     if case.get("variant") is not None and case["backend"] != "flex":
         return {"error": "variants are for FlexAttention"}
     try:
-        calls, wrong = BACKENDS[case["backend"]](parse(case))
+        if product:
+            calls, wrong = products.prepare(case, DTYPES, DEVICE)
+        else:
+            calls, wrong = BACKENDS[case["backend"]](parse(case))
         if not wrong <= WRONG_MOST:
             return {"error": f"wrong results: relative error {wrong:.3g}"}
         return {**measure(calls, case["seconds"]), "wrong": wrong}

@@ -59,12 +59,11 @@ template <class R> struct Turn {
 
 // ---- load
 
-// Waits until a stage is free, by a whole warp; then one lane says which bytes come.
+// Waits until a stage is free and says which bytes come, by one thread; returns their barrier.
 template <class R> FB_DEVICE uint32_t begin_stage(R& ring, const Turn<R>& turn) {
     mbarrier_wait(shared_address(&ring.empty[turn.stage]), turn.parity ^ 1);
-    __syncwarp();
     const uint32_t full = shared_address(&ring.full[turn.stage]);
-    if (threadIdx.x % 32 == 0) mbarrier_arrive_expect(full, R::first_bytes + R::second_bytes);
+    mbarrier_arrive_expect(full, R::first_bytes + R::second_bytes);
     return full;
 }
 
@@ -81,10 +80,9 @@ template <class R> FB_DEVICE void wait_full(R& ring, const Turn<R>& turn) {
     mbarrier_wait(shared_address(&ring.full[turn.stage]), turn.parity);
 }
 
-// Frees a stage in every block that loads it.
+// Frees a stage, whose products a warp has waited for, in every block that loads it.
 template <int loaders, class R> FB_DEVICE void release(R& ring, int stage) {
     const uint32_t lane = threadIdx.x % 32, empty = shared_address(&ring.empty[stage]);
-    __syncwarp();
     if (loaders == 1 && lane == 0) mbarrier_arrive(empty);
     if (loaders > 1 && lane < loaders) mbarrier_arrive_cluster_read(map_shared(empty, lane));
 }

@@ -80,7 +80,7 @@ struct Part {
 
 // ---- load
 
-// By a whole warp.
+// By a whole warp, of which one lane loads.
 template <int type, class S>
 FB_DEVICE void load_thin(const fb_matmul_map_params& maps, typename S::R& ring) {
     using I = Item<S::outputs>;
@@ -98,19 +98,16 @@ FB_DEVICE void load_thin(const fb_matmul_map_params& maps, typename S::R& ring) 
         const int32_t ups = p.gated ? item.first_of(p, true) + item.output
                                     : gates + S::outputs / 2;
         FB_NO_UNROLL
-        for (int32_t k = part.begin; k < part.end; k += step_of<type>) {
+        for (int32_t k = part.begin; leads && k < part.end; k += step_of<type>) {
             const uint32_t full = begin_stage(ring, turn);
-            if (leads) {
-                const uint32_t weight = shared_address(ring.first[turn.stage]);
-                FB_UNROLL
-                for (int row = 0; row < S::outputs; row += thin_box_rows) {
-                    const int32_t at = row < S::outputs / 2 ? gates + row
-                                                            : ups + row - S::outputs / 2;
-                    tensor_load(weight + row * span, &maps.weight, full, {k, at});
-                }
-                tensor_load(shared_address(ring.second[turn.stage]), &maps.x, full, {k, item.row});
+            const uint32_t weight = shared_address(ring.first[turn.stage]);
+            FB_UNROLL
+            for (int row = 0; row < S::outputs; row += thin_box_rows) {
+                const int32_t at = row < S::outputs / 2 ? gates + row
+                                                        : ups + row - S::outputs / 2;
+                tensor_load(weight + row * span, &maps.weight, full, {k, at});
             }
-            __syncwarp();
+            tensor_load(shared_address(ring.second[turn.stage]), &maps.x, full, {k, item.row});
             turn.advance();
         }
     }

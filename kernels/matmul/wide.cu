@@ -71,7 +71,7 @@ FB_DEVICE Item<outputs> wide_item(const fb_matmul_params& p, int32_t turn, int32
 
 // ---- load
 
-// By a whole warp.
+// By a whole warp, of which one lane loads.
 template <int type, int outputs, class R>
 FB_DEVICE void load_wide(const fb_matmul_map_params& maps, R& ring) {
     const fb_matmul_params& p = maps.product;
@@ -89,15 +89,12 @@ FB_DEVICE void load_wide(const fb_matmul_map_params& maps, R& ring) {
         const int32_t weight_row = item.output + (p.gated ? item.first_of(p, rank != 0)
                                                           : item.first_of(p, false) + rank * half);
         FB_NO_UNROLL
-        for (int32_t k = 0; k < p.inputs; k += step_of<type>) {
+        for (int32_t k = 0; leads && k < p.inputs; k += step_of<type>) {
             const uint32_t full = begin_stage(ring, turn);
-            if (leads) {
-                tensor_load(shared_address(ring.first[turn.stage]), &maps.x, full, {k, row});
-                const uint32_t weight = shared_address(ring.second[turn.stage]);
-                tensor_load_multicast(weight + rank * half * span, &maps.weight, full,
-                                      {k, weight_row}, uint16_t((1 << wide_cluster) - 1));
-            }
-            __syncwarp();
+            tensor_load(shared_address(ring.first[turn.stage]), &maps.x, full, {k, row});
+            const uint32_t weight = shared_address(ring.second[turn.stage]);
+            tensor_load_multicast(weight + rank * half * span, &maps.weight, full, {k, weight_row},
+                                  uint16_t((1 << wide_cluster) - 1));
             turn.advance();
         }
     }

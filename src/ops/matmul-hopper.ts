@@ -1,7 +1,6 @@
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
-import type { MatmulKernel, Wanted } from "./matmul-kernels.ts";
-import { bulkReaches } from "./matmul-maps.ts";
+import { bulkReaches, type MatmulKernel, type Wanted } from "./matmul-maps.ts";
 
 /** A kernel of few rows, kernels/matmul/thin.cu: the weight's rows are the first operand. */
 interface Thin {

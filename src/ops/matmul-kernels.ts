@@ -2,27 +2,7 @@ import type { Device } from "../device/device.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
 import { hopperKernel } from "./matmul-hopper.ts";
-import type { Boxes } from "./matmul-maps.ts";
-
-/** A kernel of products: which rows it is for, and how many of them an item takes. */
-export interface MatmulKernel {
-  readonly name: string;
-  /** Rows of x that an item of the grid covers; its outputs are what the kernel itself says. */
-  readonly itemRows: number;
-  /** Of a kernel that is passed tensor maps. */
-  readonly boxes?: Boxes;
-}
-
-/** What is asked of a product besides its operands. */
-export interface Wanted {
-  /** Of out. */
-  readonly rows: number;
-  readonly columns: number;
-  readonly invariant: boolean;
-  readonly gated: boolean;
-  /** Rows of out name theirs of x. */
-  readonly gathers: boolean;
-}
+import type { MatmulKernel, Wanted } from "./matmul-maps.ts";
 
 interface Bucket extends MatmulKernel {
   /** Most rows that it is chosen for. */

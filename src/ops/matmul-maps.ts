@@ -10,6 +10,26 @@ export interface Boxes {
   readonly weight: number;
 }
 
+/** A kernel of products: which rows it is for, and how many of them an item takes. */
+export interface MatmulKernel {
+  readonly name: string;
+  /** Rows of x that an item of the grid covers; its outputs are what the kernel itself says. */
+  readonly itemRows: number;
+  /** Of a kernel that is passed tensor maps. */
+  readonly boxes?: Boxes;
+}
+
+/** What is asked of a product besides its operands. */
+export interface Wanted {
+  /** Of out. */
+  readonly rows: number;
+  readonly columns: number;
+  readonly invariant: boolean;
+  readonly gated: boolean;
+  /** Rows of out name theirs of x. */
+  readonly gathers: boolean;
+}
+
 /** Bytes of a row that one bulk copy takes. */
 const span = 128 as const;
 

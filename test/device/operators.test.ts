@@ -25,7 +25,7 @@ describe("the table of operators", () => {
   test("is read from their sources", () => {
     const table = operatorKernels();
     for (const [name, [source, threads, itemRows]] of Object.entries(known))
-      expect(table.get(name)).toEqual({ name, source, threads, itemRows });
+      expect(table.get(name)).toEqual({ name, entry: name, source, threads, itemRows });
   });
 
   test("takes numbers, constants and lines that are broken", () => {
@@ -35,12 +35,19 @@ describe("the table of operators", () => {
       "FB_OPERATOR(second, fb_params,",
       "            32, 1, 1) {",
       "FB_OPERATOR(third, fb_params, 32, 1, 1, 8) {",
+      "FB_OPERATOR(fourth, fb_params, 32, 1, 1, 2, 4096) {",
+      "FB_SPLIT_OPERATOR(fifth, fb_params, 32, 1, 1, 2, 4096) {",
       "// FB_OPERATOR(none, fb_params, 1, 1, 1)",
     ].join("\n");
+    const facts = { source: "a.cu", threads: 32, itemRows: 1 };
+    const resident = { sharedBytes: 4096, persistent: true, programmatic: true };
     expect(operatorsOf("a.cu", text)).toEqual([
-      { name: "first", source: "a.cu", threads: 64, itemRows: 12 },
-      { name: "second", source: "a.cu", threads: 32, itemRows: 1 },
-      { name: "third", source: "a.cu", threads: 32, itemRows: 1, cluster: 8 },
+      { name: "first", entry: "first", source: "a.cu", threads: 64, itemRows: 12 },
+      { name: "second", entry: "second", ...facts },
+      { name: "third", entry: "third", ...facts, cluster: 8 },
+      { name: "fourth", entry: "fourth", ...facts, cluster: 2, ...resident },
+      { name: "fifth_x1", entry: "fifth", ...facts, cluster: 1, ...resident },
+      { name: "fifth_x2", entry: "fifth", ...facts, cluster: 2, ...resident },
     ]);
   });
 
@@ -79,7 +86,10 @@ describe.skipIf(gpu === undefined)(`operators on ${gpu?.name}`, () => {
   test("the CPU has a kernel of the same name and parameters for each", async () => {
     await using device: Device = await gpu!.open(1);
     await using cpu = await Device.open("cpu", { threads: 1 });
-    const names = [...operatorKernels().keys()];
+    // Those that are passed tensor maps are of GPUs alone.
+    const names = [...operatorKernels().values()]
+      .filter(({ sharedBytes }) => sharedBytes === undefined)
+      .map(({ name }) => name);
     // Those that differ by the rows that they take, or by the blocks of a row, have one there.
     const twinOf = (name: string) => name.replace(/^matmul_.*/, "matmul").replace(/_cluster$/, "");
     const paramsOf = (on: Device, nameOf: (name: string) => string) =>

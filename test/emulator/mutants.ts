@@ -13,7 +13,8 @@ export interface Mutant {
 /** What orders one thing after another: calls as statements, whose value is not used. */
 const order =
   /(?<=^\s*(?:else |if \(.*\) )?)(?:__sync\w+|(?:\w+\.)?sync|\w*(?:wait|fence|commit|arrive|barrier)\w*)(?:<[^;]*>)?\([^;]*\);/;
-const opensFunction = /^(?:template <.*> )?FB_DEVICE .*?(\w+)\(|^FB_(?:KERNEL|OPERATOR)\((\w+)/;
+const opensFunction =
+  /^(?:template <.*> )?FB_DEVICE .*?(\w+)\(|^FB_(?:KERNEL|(?:SPLIT_)?OPERATOR)\((\w+)/;
 const opensFile = /^#line \d+ "(.*)"/;
 
 /** The text without each wait, barrier, fence and commit that a source of `folder` has, in turn. */

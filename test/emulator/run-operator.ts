@@ -7,7 +7,7 @@ import { operatorKernels } from "../../src/jit/operators.ts";
 import { argmax } from "../../src/ops/argmax.ts";
 import { verifyDrafts } from "../../src/ops/drafts.ts";
 import { layerNorm } from "../../src/ops/norm.ts";
-import { matmul } from "../../src/ops/matmul.ts";
+import { matmul, type MatmulOptions } from "../../src/ops/matmul.ts";
 import { routeExperts } from "../../src/ops/routing.ts";
 import { renormalize, sample } from "../../src/ops/sample.ts";
 import { logProbs, topK } from "../../src/ops/top-k.ts";
@@ -62,12 +62,27 @@ function normalized(device: Device): Tensor[] {
   return [layerNorm(x, weight, { dtype: "i8", tokenScales }), tokenScales];
 }
 
-/** Several steps of all slices, and rows and outputs that fill no tile. */
-function multiplied(device: Device, rows: number): Tensor[] {
-  const [outputs, inputs] = [136, 1032];
+/** Several steps of all slices or rounds of stages, and rows and outputs that fill no tile. */
+function multiplied(
+  device: Device,
+  rows: number,
+  options: MatmulOptions = {},
+  [outputs, inputs] = [136, 1032],
+): Tensor[] {
   const x = Tensor.randomNormal(device, [rows, inputs], "bf16", { seed: 1 });
   const weight = Tensor.randomNormal(device, [outputs, inputs], "bf16", { seed: 2 });
-  return [matmul(x, Weight.dense(weight))];
+  return [matmul(x, Weight.dense(weight), options)];
+}
+
+/** The same of fp8, with a scale for each 128 inputs of both. */
+function multipliedFp8(device: Device, rows: number): Tensor[] {
+  const [outputs, inputs] = [136, 1040];
+  const codes = (count: number, seed: number) =>
+    Tensor.randomNormal(device, [count, inputs], "f32", { seed }).to("f8e4m3");
+  const scalesOf = (count: number) =>
+    Tensor.randomNormal(device, [count, Math.ceil(inputs / 128)], "f32", { seed: 3 });
+  const weight = Weight.fp8(codes(outputs, 2), scalesOf(2));
+  return [matmul(codes(rows, 1), weight, { scales: scalesOf(rows) })];
 }
 
 function routed(device: Device): Tensor[] {
@@ -80,8 +95,17 @@ function routed(device: Device): Tensor[] {
 const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
   argmax_long: (device) => [argmax(logits(device, 3, 3000))],
   norm_long: normalized,
-  matmul_32: (device) => multiplied(device, 20),
-  matmul_128: (device) => multiplied(device, 140),
+  matmul_32: (device) => multiplied(device, 20, { invariant: true }),
+  matmul_128: (device) => multiplied(device, 140, { invariant: true }),
+  matmul_thin_32_x4: (device) => multiplied(device, 20),
+  // More items than blocks.
+  matmul_thin_8_x1: (device) => multiplied(device, 5, {}, [1300, 456]),
+  matmul_thin_e4m3_32_x2: (device) => multipliedFp8(device, 20),
+  matmul_wide_bf16: (device) => [
+    ...multiplied(device, 1000),
+    ...multiplied(device, 1000, { gated: true }),
+  ],
+  matmul_wide_e4m3: (device) => multipliedFp8(device, 1000),
   moe_route: routed,
   sample_rows: (device) => sampled(device, 2, 3000),
   sample_rows_cluster: (device) => sampled(device, 1, 16_500),
@@ -93,10 +117,8 @@ const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
 const { kernel, image } = JSON.parse(process.argv[2]) as Job;
 await using device = await Device.open("cuda:0");
 if (image !== undefined) {
-  const mutant = new Module(device, readFileSync(image), "mutant").kernel(
-    kernel,
-    operatorKernels().get(kernel)!,
-  );
+  const facts = operatorKernels().get(kernel)!;
+  const mutant = new Module(device, readFileSync(image), "mutant").kernel(facts.entry, facts);
   const found = device.kernel.bind(device);
   device.kernel = (name) => (name === kernel ? mutant : found(name));
 }

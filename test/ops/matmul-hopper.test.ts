@@ -31,14 +31,19 @@ function launchesOf(device: Device, body: () => void): string[] {
 
 /** Runs a product beside its definition; returns the kernel's name. */
 function check(device: Device, c: Case, random: Random): string {
-  const { rows, inputs, outputs, dtype, held = { dtype }, gated = false, rest = false } = c;
+  const { rows, inputs, outputs, dtype, gated = false, rest = false } = c;
+  const { held = { dtype } as Held } = c;
   const isFp8 = dtype.startsWith("f8");
   const columns = gated ? outputs / 2 : outputs;
   const outDtype = c.outDtype ?? (isFp8 ? "bf16" : dtype);
   const x = numbersOf(random, rows * inputs, dtype);
   const blocks = Math.ceil(inputs / 128);
   const shape = { all: [1], row: [rows], block: [rows, blocks] }[c.scales ?? "all"];
-  const worth = numbersOf(random, shape.reduce((a, b) => a * b), "f32");
+  const worth = numbersOf(
+    random,
+    shape.reduce((a, b) => a * b),
+    "f32",
+  );
   const at = (row: number, k: number) =>
     shape.length === 2 ? row * blocks + Math.floor(k / 128) : shape[0] > 1 ? row : 0;
   using input = Tensor.from(device, x, [rows, inputs], dtype);
@@ -58,7 +63,12 @@ function check(device: Device, c: Case, random: Random): string {
   const options: MatmulOptions = { gated, activation, bias, residual, out, scales };
   const [kernel] = launchesOf(device, () => matmul(input, weight, options));
   const wanted = expectedProduct({
-    ...{ rows, inputs, outputs, gated, activation, weight: values },
+    rows,
+    inputs,
+    outputs,
+    gated,
+    activation,
+    weight: values,
     x: isFp8 ? x.map((v, i) => v * worth[at(Math.floor(i / inputs), i % inputs)]) : x,
     bias: biases,
     residual: residuals,
@@ -75,11 +85,11 @@ describe.skipIf(gpu === undefined)(`matmul of Hopper on ${gpu?.name}`, () => {
     await using device = await gpu!.open(1);
     const random = seeded(91);
     const names = new Set<string>();
-    for (const rows of [1, 8, 13, 16, 29, 64, 50, 100, 128])
-      for (const [i, outputs] of [40, 128, 300, 520].entries())
+    for (const rows of [1, 8, 13, 29, 50, 100])
+      for (const [i, outputs] of [40, 128, 300].entries())
         for (const gated of [false, true]) {
           const dtype = (["bf16", "f16"] as const)[i % 2];
-          const inputs = [72, 256, 1032, 2048][(i + rows) % 4];
+          const inputs = [72, 256, 1032][(i + rows) % 3];
           const rest = (rows + i) % 3 === 0;
           names.add(check(device, { rows, inputs, outputs, dtype, gated, rest }, random));
         }
@@ -95,13 +105,12 @@ describe.skipIf(gpu === undefined)(`matmul of Hopper on ${gpu?.name}`, () => {
     const names = new Set<string>();
     for (const [rows, outputs, inputs] of [
       [512, 512, 64],
-      [513, 1024, 200],
-      [2500, 264, 136],
-      [700, 1000, 72],
+      [513, 640, 200],
+      [2200, 264, 72],
     ])
       for (const dtype of ["bf16", "f16"] as const)
         for (const gated of [false, true]) {
-          const rest = (rows + (dtype === "f16" ? 1 : 0)) % 2 === 0;
+          const rest = (rows % 2 === 0) === (dtype === "f16");
           const outDtype = gated ? "f32" : dtype;
           const c = { rows, inputs, outputs, dtype, gated, rest, outDtype } as const;
           names.add(check(device, c, random));
@@ -115,12 +124,12 @@ describe.skipIf(gpu === undefined)(`matmul of Hopper on ${gpu?.name}`, () => {
     await using device = await gpu!.open(1);
     const random = seeded(93);
     const names = new Set<string>();
-    for (const rows of [3, 16, 30, 64, 520])
+    for (const rows of [3, 13, 30, 64, 260])
       for (const scales of ["all", "row", "block"] as const)
         for (const of of ["all", "output", "block"] as const)
           for (const gated of [false, true]) {
             const held: Held = { dtype: "f8e4m3", scales: of };
-            const c = { rows, inputs: 272, outputs: 384, dtype: "f8e4m3", scales, held } as const;
+            const c = { rows, inputs: 272, outputs: 256, dtype: "f8e4m3", scales, held } as const;
             names.add(check(device, { ...c, gated, rest: rows === 30 }, random));
           }
     if (device.properties.computeMajor !== 9 || !device.properties.emulated) return;
