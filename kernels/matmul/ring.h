@@ -21,7 +21,7 @@ constexpr uint32_t eight_rows = 8 * span;
 constexpr int product_bytes = 32; // of a row, by one wgmma
 
 // Inputs of a step.
-template <int type> constexpr int step_of = type == FB_F8E4M3 || type == FB_F8E5M2 ? 128 : 64;
+template <int type> constexpr int step_of = type == FB_F8E4M3 ? 128 : 64;
 
 // ---- shared memory
 
