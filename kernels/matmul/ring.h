@@ -60,10 +60,12 @@ template <class R> struct Turn {
 // ---- load
 
 // Waits until a stage is free and says which bytes come, by one thread; returns their barrier.
-template <class R> FB_DEVICE uint32_t begin_stage(R& ring, const Turn<R>& turn) {
+template <class R>
+FB_DEVICE uint32_t begin_stage(R& ring, const Turn<R>& turn,
+                               uint32_t bytes = R::first_bytes + R::second_bytes) {
     mbarrier_wait(shared_address(&ring.empty[turn.stage]), turn.parity ^ 1);
     const uint32_t full = shared_address(&ring.full[turn.stage]);
-    mbarrier_arrive_expect(full, R::first_bytes + R::second_bytes);
+    mbarrier_arrive_expect(full, bytes);
     return full;
 }
 

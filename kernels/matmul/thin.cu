@@ -1,13 +1,8 @@
-// Products of few rows on Hopper, bound by the weight's bytes: the weight is wgmma's first operand,
-// of 128 or 256 rows, x the second one, of 8 to 128. The blocks of a cluster share the inputs of an
-// item: each leaves its sums in its shared memory, and finishes a part of the item from those of
-// all, in the order of the blocks. docs/kernels/matmul.md draws it.
+// Products of few rows on Hopper, by wgmma: bound by the weight's bytes. docs/kernels/matmul.md
+// draws it.
 #include "../ptx/base.h"
 #include "../params/matmul.h"
-#include "../ptx/pdl.h"
-#include "item.h"
-#include "ring.h"
-#include "scales.h"
+#include "thin.h"
 
 // ---- facts
 
@@ -15,23 +10,7 @@ constexpr int thin_threads = 288; // two warpgroups that multiply, a warp that l
 constexpr int thin_most = 8;
 constexpr int thin_outputs = 128;
 constexpr int thin_high_outputs = 256;
-constexpr int thin_box_rows = 64; // of the weight
 static_assert(thin_threads == 32 * (multiplying_warps + 1), "the roles of its warps");
-
-// `tokens` rows of x by `outputs` rows of the weight.
-template <int tokens_, int outputs_, int stages> struct ThinShape {
-    static constexpr int tokens = tokens_, outputs = outputs_;
-    static constexpr int high = outputs / (2 * group_rows); // wgmmas of a warpgroup
-    static constexpr int sum_stride = outputs + 4;
-    using R = Ring<outputs, tokens, stages>;
-
-    struct Shared {
-        R ring;
-        alignas(16) float sums[tokens * sum_stride];
-        uint64_t landed; // all blocks' sums of an item
-        uint64_t taken;  // this block's sums, by all
-    };
-};
 
 constexpr int thin_8_shared = 112640;
 constexpr int thin_16_shared = 114688;
@@ -65,18 +44,6 @@ FB_WGMMA_FP8(e4m3, 8)
 FB_WGMMA_FP8(e4m3, 16)
 FB_WGMMA_FP8(e4m3, 32)
 FB_WGMMA_FP8(e4m3, 64)
-
-// Inputs [begin, end) of an item that a block multiplies, in whole steps.
-struct Part {
-    int32_t begin, end;
-
-    FB_DEVICE Part(int32_t inputs, int32_t step) {
-        const int32_t steps = (inputs + step - 1) / step;
-        const int32_t rank = int32_t(cluster_rank()), size = int32_t(cluster_size());
-        begin = steps * rank / size * step;
-        end = steps * (rank + 1) / size * step;
-    }
-};
 
 // ---- load
 
@@ -114,8 +81,6 @@ FB_DEVICE void load_thin(const fb_matmul_map_params& maps, typename S::R& ring) 
 }
 
 // ---- multiply
-
-template <class S> using ThinSums = float[S::high][S::tokens / 2];
 
 // A warpgroup's products of a stage: its rows of the weight by all rows of x.
 template <int type, class S>
@@ -219,75 +184,6 @@ FB_DEVICE void multiply_thin_fp8(const fb_matmul_params& p, const Part& part,
     }
 }
 
-// ---- store
-
-// Every warp of every block of the cluster arrives at the barrier of each block.
-FB_DEVICE void arrive_all(uint64_t& barrier, bool wrote) {
-    const uint32_t lane = threadIdx.x % 32;
-    __syncwarp();
-    if (lane >= cluster_size()) return;
-    const uint32_t mapped = map_shared(shared_address(&barrier), lane);
-    if (wrote) mbarrier_arrive_cluster(mapped);
-    else mbarrier_arrive_cluster_read(mapped);
-}
-
-// A thread's sums at [row of x][row of the weight].
-template <class S>
-FB_DEVICE void leave_sums(typename S::Shared& shared, int group, const ThinSums<S>& sums) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32 % 4;
-    FB_UNROLL
-    for (int m = 0; m < S::high; m++) {
-        const int row = (group * S::high + m) * group_rows + 16 * warp + g;
-        FB_UNROLL
-        for (int j = 0; j < S::tokens / 8; j++) {
-            float* const at = shared.sums + (8 * j + 2 * t) * S::sum_stride + row;
-            at[0] = sums[m][4 * j];
-            at[S::sum_stride] = sums[m][4 * j + 1];
-            at[8] = sums[m][4 * j + 2];
-            at[S::sum_stride + 8] = sums[m][4 * j + 3];
-        }
-    }
-}
-
-// A chunk at a place of all blocks' sums, added in their order.
-FB_DEVICE void add_chunk(const float* place, float (&x)[chunk]) {
-    const uint32_t own = shared_address(place), size = cluster_size();
-    FB_UNROLL
-    for (int i = 0; i < chunk; i++) x[i] = 0;
-    FB_NO_UNROLL
-    for (uint32_t rank = 0; rank < size; rank++) {
-        FB_UNROLL
-        for (int half = 0; half < 2; half++) {
-            const uint4 words = load_cluster_16(map_shared(own + 16 * half, rank));
-            x[4 * half] += __uint_as_float(words.x);
-            x[4 * half + 1] += __uint_as_float(words.y);
-            x[4 * half + 2] += __uint_as_float(words.z);
-            x[4 * half + 3] += __uint_as_float(words.w);
-        }
-    }
-}
-
-// This block's share of the chunks of an item.
-template <int type, class S>
-FB_DEVICE void finish_thin(const fb_matmul_params& p, const Item<S::outputs>& item,
-                           const typename S::Shared& shared) {
-    const int chunks = item.width / chunk;
-    constexpr int threads = 32 * multiplying_warps;
-    FB_NO_UNROLL
-    for (int at = int(cluster_rank()) * threads + threadIdx.x; at < S::tokens * chunks;
-         at += threads * int(cluster_size())) {
-        const int32_t row = item.row + at / chunks, output = item.output + at % chunks * chunk;
-        if (row >= item.end || output >= p.outputs) continue;
-        const float* const place = shared.sums + at / chunks * S::sum_stride + at % chunks * chunk;
-        float gate[chunk], up[chunk];
-        add_chunk(place, gate);
-        if (p.gated) add_chunk(place + item.width, up);
-        if constexpr (type == FB_F8E4M3)
-            scale_chunk(p, item, item.x_row(p, row), output, gate, up);
-        finish_chunk(p, item, row, output, gate, up);
-    }
-}
-
 // ---- the kernels
 
 template <int type, class S>
@@ -306,12 +202,7 @@ FB_DEVICE void run_thin(const fb_matmul_params& p, typename S::Shared& shared) {
         if constexpr (type == FB_F8E4M3)
             multiply_thin_fp8<type, S>(p, part, shared.ring, turn, group, item, sums);
         else multiply_thin<type, S>(part, shared.ring, turn, group, sums);
-        mbarrier_wait(shared_address(&shared.taken), parity ^ 1);
-        leave_sums<S>(shared, group, sums);
-        arrive_all(shared.landed, true);
-        mbarrier_wait_cluster(shared_address(&shared.landed), parity);
-        finish_thin<type, S>(p, item, shared);
-        arrive_all(shared.taken, false);
+        share_sums<type == FB_F8E4M3, S>(p, item, shared, parity, group, sums);
         parity ^= 1;
     }
 }
@@ -325,17 +216,7 @@ FB_DEVICE void split_roles(const fb_matmul_map_params& maps, typename S::Shared&
 template <bool fp8, class S>
 FB_DEVICE void start_thin(const fb_matmul_map_params& maps, unsigned char* memory) {
     auto& shared = *reinterpret_cast<typename S::Shared*>(memory);
-    if (threadIdx.x == 0) {
-        tensor_prefetch(&maps.x);
-        tensor_prefetch(&maps.weight);
-        shared.ring.init(1);
-        mbarrier_init(shared_address(&shared.landed), multiplying_warps * cluster_size());
-        mbarrier_init(shared_address(&shared.taken), multiplying_warps * cluster_size());
-        fence_mbarrier_init();
-    }
-    cluster_sync();
-    pdl_wait();
-    pdl_launch_dependents();
+    begin_thin<S>(maps, shared);
     if constexpr (fp8) split_roles<FB_F8E4M3, S>(maps, shared);
     else if (maps.product.x_dtype == FB_F16) split_roles<FB_F16, S>(maps, shared);
     else split_roles<FB_BF16, S>(maps, shared);

@@ -56,12 +56,15 @@ import common_rows_h from "../../kernels/common/rows.h" with { type: "text" };
 import gather_gather_cu from "../../kernels/gather/gather.cu" with { type: "text" };
 import map_map_cu from "../../kernels/map/map.cu" with { type: "text" };
 import matmul_any_cu from "../../kernels/matmul/any.cu" with { type: "text" };
+import matmul_coded_cu from "../../kernels/matmul/coded.cu" with { type: "text" };
+import matmul_codes_h from "../../kernels/matmul/codes.h" with { type: "text" };
 import matmul_few_cu from "../../kernels/matmul/few.cu" with { type: "text" };
 import matmul_item_h from "../../kernels/matmul/item.h" with { type: "text" };
 import matmul_ring_h from "../../kernels/matmul/ring.h" with { type: "text" };
 import matmul_scales_h from "../../kernels/matmul/scales.h" with { type: "text" };
 import matmul_slices_h from "../../kernels/matmul/slices.h" with { type: "text" };
 import matmul_thin_cu from "../../kernels/matmul/thin.cu" with { type: "text" };
+import matmul_thin_h from "../../kernels/matmul/thin.h" with { type: "text" };
 import matmul_tile_cu from "../../kernels/matmul/tile.cu" with { type: "text" };
 import matmul_weight_h from "../../kernels/matmul/weight.h" with { type: "text" };
 import matmul_wide_cu from "../../kernels/matmul/wide.cu" with { type: "text" };
@@ -105,6 +108,7 @@ import ptx_math_h from "../../kernels/ptx/math.h" with { type: "text" };
 import ptx_mbarrier_h from "../../kernels/ptx/mbarrier.h" with { type: "text" };
 import ptx_memory_h from "../../kernels/ptx/memory.h" with { type: "text" };
 import ptx_mma_h from "../../kernels/ptx/mma.h" with { type: "text" };
+import ptx_pair_h from "../../kernels/ptx/pair.h" with { type: "text" };
 import ptx_pdl_h from "../../kernels/ptx/pdl.h" with { type: "text" };
 import ptx_special_h from "../../kernels/ptx/special.h" with { type: "text" };
 import ptx_stmatrix_h from "../../kernels/ptx/stmatrix.h" with { type: "text" };
@@ -186,12 +190,15 @@ export const sources: Readonly<Record<string, string>> = {
   "gather/gather.cu": gather_gather_cu,
   "map/map.cu": map_map_cu,
   "matmul/any.cu": matmul_any_cu,
+  "matmul/coded.cu": matmul_coded_cu,
+  "matmul/codes.h": matmul_codes_h,
   "matmul/few.cu": matmul_few_cu,
   "matmul/item.h": matmul_item_h,
   "matmul/ring.h": matmul_ring_h,
   "matmul/scales.h": matmul_scales_h,
   "matmul/slices.h": matmul_slices_h,
   "matmul/thin.cu": matmul_thin_cu,
+  "matmul/thin.h": matmul_thin_h,
   "matmul/tile.cu": matmul_tile_cu,
   "matmul/weight.h": matmul_weight_h,
   "matmul/wide.cu": matmul_wide_cu,
@@ -235,6 +242,7 @@ export const sources: Readonly<Record<string, string>> = {
   "ptx/mbarrier.h": ptx_mbarrier_h,
   "ptx/memory.h": ptx_memory_h,
   "ptx/mma.h": ptx_mma_h,
+  "ptx/pair.h": ptx_pair_h,
   "ptx/pdl.h": ptx_pdl_h,
   "ptx/special.h": ptx_special_h,
   "ptx/stmatrix.h": ptx_stmatrix_h,

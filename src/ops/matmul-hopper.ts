@@ -1,3 +1,4 @@
+import { dtypeBytes } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
 import { bulkReaches, type MatmulKernel, type Wanted } from "./matmul-maps.ts";
@@ -20,6 +21,12 @@ const thin: readonly Thin[] = [
   { tokens: 128, outputs: 128, blocks: 1 },
 ];
 
+/** The same of weights in codes, kernels/matmul/coded.cu. */
+const coded: readonly Thin[] = [
+  { tokens: 8, outputs: 128, blocks: 2 },
+  { tokens: 32, outputs: 128, blocks: 1 },
+];
+
 /** Rows of x that a cluster of kernels/matmul/wide.cu takes, and of which one copy takes half. */
 const wideRows = 256;
 const wideOutputs = { 2: 256, 1: 128 };
@@ -34,38 +41,58 @@ const thinCost = 1.3;
 
 /** The kernel of compute capability 9.0 for a product; undefined: others have to take it. */
 export function hopperKernel(x: Tensor, weight: Weight, wanted: Wanted): MatmulKernel | undefined {
-  const bytes = operandBytes(x, weight);
-  if (bytes === undefined || wanted.invariant || wanted.gathers) return undefined;
-  const { properties } = x.device;
+  const { kind, properties } = x.device;
+  if (kind === "cpu" || wanted.invariant || wanted.gathers) return undefined;
   if (properties.computeMajor !== 9 || properties.computeMinor !== 0) return undefined;
   if (!bulkReaches(x) || !bulkReaches(weight.scheme.values)) return undefined;
+  const bytes = operandBytes(x, weight);
+  if (bytes === undefined) return codedKernel(x, weight, wanted);
   // A block of scales would end within a tile.
   if (bytes === 1 && wanted.gated && wanted.columns % 64 !== 0) return undefined;
-  const { processors } = properties;
+  return wgmmaKernel(x, weight, wanted, bytes);
+}
+
+function wgmmaKernel(x: Tensor, weight: Weight, wanted: Wanted, bytes: 1 | 2): MatmulKernel {
+  const { processors } = x.device.properties;
   const each = wanted.rows / (weight.experts ?? 1);
   const some = bytes === 1 ? thin.slice(0, -1) : thin;
   const row = some.find(({ tokens }) => each <= tokens) ?? some.at(-1)!;
-  const items = itemsOf(wanted.rows, row.tokens, weight, row.outputs);
-  const steps = Math.ceil((weight.inputs * bytes) / stepBytes);
-  const split = splitOf(items, row.blocks * processors, steps, processors);
+  const { items, split } = shareOf(x, weight, wanted.rows, row);
   const clusters = itemsOf(wanted.rows, wideRows, weight, wideOutputs[bytes]);
   const pairs = Math.floor(processors / 2);
   const wideTime = (Math.ceil(clusters / pairs) * wideOutputs[bytes]) / 128;
   const size = (row.tokens * row.outputs) / 128 ** 2;
   const thinTime = (Math.ceil((items * split) / processors) * thinCost * size) / split;
   const type = bytes === 1 ? "e4m3" : x.dtype;
-  if (each > row.tokens / 2 && each > 64 && wideTime <= thinTime) {
+  if (each > 64 && wideTime <= thinTime) {
     const boxes = { x: wideRows / 2, weight: wideOutputs[bytes] / 2 };
     return { name: `matmul_wide_${type}`, itemRows: wideRows, boxes };
   }
-  const prefix = bytes === 1 ? "matmul_thin_e4m3" : "matmul_thin";
-  const boxes = { x: row.tokens, weight: thinBox };
-  return { name: `${prefix}_${row.tokens}_x${split}`, itemRows: row.tokens, boxes };
+  return thinKernel(bytes === 1 ? "matmul_thin_e4m3" : "matmul_thin", row, split);
+}
+
+/** The kernel for 16-bit rows and a weight in codes of which steps fill whole groups. */
+function codedKernel(x: Tensor, weight: Weight, { rows }: Wanted): MatmulKernel | undefined {
+  const { scheme, inputs } = weight;
+  if (scheme.kind === "dense" || (x.dtype !== "f16" && x.dtype !== "bf16")) return undefined;
+  const stepInputs = scheme.values.dtype === "u8" ? 2 * stepBytes : stepBytes;
+  if (inputs % stepInputs !== 0) return undefined;
+  if (weight.tensors.some(({ address }) => address % 16 !== 0)) return undefined;
+  const row = coded.find(({ tokens }) => rows / (weight.experts ?? 1) <= tokens) ?? coded.at(-1)!;
+  return thinKernel(`matmul_coded_${x.dtype}`, row, shareOf(x, weight, rows, row).split);
+}
+
+function thinKernel(name: string, { tokens }: Thin, split: number): MatmulKernel {
+  return {
+    name: `${name}_${tokens}_x${split}`,
+    itemRows: tokens,
+    boxes: { x: tokens, weight: thinBox },
+  };
 }
 
 /** Bytes of an element of both operands, where wgmma multiplies them. */
 function operandBytes(x: Tensor, { scheme }: Weight): 1 | 2 | undefined {
-  if (x.device.kind === "cpu" || x.dtype !== scheme.values.dtype) return undefined;
+  if (x.dtype !== scheme.values.dtype) return undefined;
   if (scheme.kind === "fp8" && x.dtype === "f8e4m3") return 1;
   return scheme.kind === "dense" && (x.dtype === "f16" || x.dtype === "bf16") ? 2 : undefined;
 }
@@ -75,14 +102,16 @@ function itemsOf(rows: number, itemRows: number, weight: Weight, outputs: number
   return rowBlocks * Math.ceil(weight.outputs / outputs);
 }
 
-/** Blocks of a cluster: as many as keep all items at work at once, and have inputs to share. */
-function splitOf(items: number, resident: number, steps: number, processors: number): number {
-  let split = 1;
-  while (
-    2 * split <= Math.min(mostBlocks, processors) &&
-    2 * split * items <= resident &&
-    2 * split * leastSteps <= steps
-  )
-    split *= 2;
-  return split;
+/** Items, and blocks of each: as many as keep all at work at once, and have inputs to share. */
+function shareOf(x: Tensor, weight: Weight, rows: number, { tokens, outputs, blocks }: Thin) {
+  const { processors } = x.device.properties;
+  const items = itemsOf(rows, tokens, weight, outputs);
+  const rowBytes = weight.scheme.values.shape.at(-1)! * dtypeBytes(weight.scheme.values.dtype);
+  const most = Math.min(
+    mostBlocks,
+    processors,
+    (blocks * processors) / items,
+    rowBytes / stepBytes / leastSteps,
+  );
+  return { items, split: most < 2 ? 1 : 2 ** Math.floor(Math.log2(most)) };
 }

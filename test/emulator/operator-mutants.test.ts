@@ -15,6 +15,7 @@ const kernels = [
   "matmul_thin_8_x1",
   "matmul_thin_32_x4",
   "matmul_thin_e4m3_32_x2",
+  "matmul_coded_bf16_8_x4",
   "matmul_wide_bf16",
   "matmul_wide_e4m3",
   "moe_route",
@@ -33,8 +34,12 @@ const folders = ["sampling/", "matmul/", "moe/", "argmax/", "norm/", "common/row
 /** Mutants that run right here, and why. */
 const harmless: Record<string, string> = {
   "route.cu, moe_route: __syncthreads() #1": "blocks run one after the other, so all have written",
-  "thin.cu, start_thin: fence_mbarrier_init() #1": "the barrier that follows is enough here",
+  "thin.h, begin_thin: fence_mbarrier_init() #1": "the barrier that follows is enough here",
   "wide.cu, start_wide: fence_mbarrier_init() #1": "likewise",
+  "thin.h, share_sums: mbarrier_wait(shared_address(&shared.taken), parity ^ 1) #1":
+    "a warp reads its share of the sums at one go here",
+  "coded.cu, run_coded: __syncwarp() #1":
+    "lanes meet in the last product, behind all that they read",
 };
 
 const folder = mkdtempSync(join(tmpdir(), "flashbun-operator-mutants-"));

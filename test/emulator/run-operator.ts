@@ -85,6 +85,18 @@ function multipliedFp8(device: Device, rows: number): Tensor[] {
   return [matmul(codes(rows, 1), weight, { scales: scalesOf(rows) })];
 }
 
+/** 16-bit rows with a weight of four bits, in groups that have scales and minimums. */
+function multipliedCodes(device: Device, rows: number): Tensor[] {
+  const [outputs, inputs] = [136, 4096];
+  const random = seeded(7);
+  const bytes = Uint8Array.from({ length: (outputs * inputs) / 2 }, () => random.integer(0, 255));
+  const values = Tensor.fromBits(device, bytes, [outputs, inputs / 2], "u8");
+  const of = (seed: number) =>
+    Tensor.randomNormal(device, [outputs, inputs / 32], "f32", { seed }).to("f16");
+  const x = Tensor.randomNormal(device, [rows, inputs], "bf16", { seed: 1 });
+  return [matmul(x, Weight.grouped(values, of(2), of(3)))];
+}
+
 function routed(device: Device): Tensor[] {
   const { weights, experts, starts, rows, places } = routeExperts(logits(device, 70, 40), {
     topK: 6,
@@ -101,6 +113,7 @@ const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
   // More items than blocks.
   matmul_thin_8_x1: (device) => multiplied(device, 5, {}, [1300, 456]),
   matmul_thin_e4m3_32_x2: (device) => multipliedFp8(device, 20),
+  matmul_coded_bf16_8_x4: (device) => multipliedCodes(device, 5),
   matmul_wide_bf16: (device) => [
     ...multiplied(device, 1000),
     ...multiplied(device, 1000, { gated: true }),

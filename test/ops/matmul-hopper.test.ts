@@ -6,7 +6,7 @@ import { Tensor } from "../../src/tensor/tensor.ts";
 import { expectedProduct, expectProduct } from "../support/matmul.ts";
 import { type Random, seeded } from "../support/random.ts";
 import { gpuTarget } from "../support/targets.ts";
-import { type Held, heldWeight, numbersOf } from "../support/weights.ts";
+import { codes, type Held, heldWeight, numbersOf } from "../support/weights.ts";
 
 interface Case {
   rows: number;
@@ -69,6 +69,7 @@ function check(device: Device, c: Case, random: Random): string {
     gated,
     activation,
     weight: values,
+    cut: isFp8,
     x: isFp8 ? x.map((v, i) => v * worth[at(Math.floor(i / inputs), i % inputs)]) : x,
     bias: biases,
     residual: residuals,
@@ -118,6 +119,23 @@ describe.skipIf(gpu === undefined)(`matmul of Hopper on ${gpu?.name}`, () => {
     if (device.properties.computeMajor !== 9 || !device.properties.emulated) return;
     expect([...names].toSorted()).toContain("matmul_wide_bf16");
     expect([...names].toSorted()).toContain("matmul_wide_f16");
+  }, 600_000);
+
+  test("16-bit rows and weights in codes, of each kind", async () => {
+    await using device = await gpu!.open(1);
+    const random = seeded(94);
+    const names = new Set<string>();
+    for (const [i, held] of codes.entries())
+      for (const rows of [3, 8, 21, 70])
+        for (const gated of [false, true]) {
+          const dtype = (["bf16", "f16"] as const)[(i + rows) % 2];
+          const inputs = [256, 768, 1280][(i + rows) % 3];
+          const c = { rows, inputs, outputs: [40, 136, 264][i % 3], dtype, held, gated } as const;
+          names.add(check(device, { ...c, rest: rows === 21 }, random));
+        }
+    if (device.properties.computeMajor !== 9) return;
+    for (const kind of ["bf16_8", "bf16_32", "f16_8", "f16_32"])
+      expect([...names].some((name) => name.startsWith(`matmul_coded_${kind}_x`))).toBe(true);
   }, 600_000);
 
   test("fp8 rows and weights, of each kind of scales", async () => {

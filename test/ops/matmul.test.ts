@@ -72,7 +72,8 @@ function checkHeld(device: Device, rows: number, dtype: DType, held: Held, rando
   using input = Tensor.from(device, values, [rows, inputs], dtype);
   const { weight, values: weights } = heldWeight(device, random, held, [outputs, inputs]);
   using out = matmul(input, weight, { scales, gated: true });
-  const wanted = expectedProduct({ rows, inputs, outputs, x, weight: weights, gated: true });
+  const product = { rows, inputs, outputs, x, weight: weights, gated: true };
+  const wanted = expectedProduct({ ...product, cut: isFp8 && device.kind === "cuda" });
   const what = JSON.stringify({ rows, inputs, outputs, dtype, held, shape });
   expectProduct(out.toFloat64Array(), wanted, out.dtype, what);
   weight[Symbol.dispose]();
