@@ -140,35 +140,72 @@ FB_DEVICE void multiply_wide(const fb_matmul_params& p, R& ring, Turn<R>& turn, 
     release<wide_cluster>(ring, before);
 }
 
-// The same of fp8: a step's sums, scaled, are added to the totals.
-template <int type, int outputs, class R>
-FB_DEVICE void multiply_wide_fp8(const fb_matmul_params& p, R& ring, Turn<R>& turn,
-                                 int group, const Item<outputs>& item, const int32_t (&rows)[2],
-                                 float (&totals)[outputs / 2]) {
-    FB_UNROLL
-    for (int i = 0; i < outputs / 2; i++) totals[i] = 0;
-    const int32_t gates = item.first_of(p, false) + item.output;
-    const int32_t ups = p.gated ? item.first_of(p, true) + item.output : gates;
-    FB_NO_UNROLL
-    for (int32_t k = 0; k < p.inputs; k += step_of<type>) {
-        float factor[2][2];
+// What a step's sums are multiplied by: of the tile's halves, for a thread's two rows.
+struct StepFactors {
+    float of[2][2];
+
+    FB_DEVICE void load(const fb_matmul_params& p, int32_t gates, int32_t ups,
+                        const int32_t (&rows)[2], int32_t k) {
         FB_UNROLL
         for (int h = 0; h < 2; h++) {
             const float x = step_x_scale(p, rows[h], k);
-            factor[0][h] = x * step_weight_scale(p, gates, k);
-            factor[1][h] = x * step_weight_scale(p, ups, k);
+            of[0][h] = x * step_weight_scale(p, gates, k);
+            of[1][h] = x * step_weight_scale(p, ups, k);
         }
-        float sums[outputs / 2];
-        wait_full(ring, turn);
-        issue_wide<type, outputs>(ring, turn.stage, group, sums, false);
-        wgmma_wait<0>();
-        wgmma_tie(sums);
-        release<wide_cluster>(ring, turn.stage);
+    }
+
+    template <int n> FB_DEVICE void add(const float (&sums)[n], float (&totals)[n]) const {
         FB_UNROLL
-        for (int i = 0; i < outputs / 2; i++)
-            totals[i] = fmaf(sums[i], factor[i / (outputs / 4)][i / 2 % 2], totals[i]);
+        for (int i = 0; i < n; i++) totals[i] = fmaf(sums[i], of[i / (n / 2)][i / 2 % 2], totals[i]);
+    }
+};
+
+// The same of fp8: a step's sums, scaled, are added to the totals while the next step's are made.
+template <int type, int outputs, class R>
+FB_DEVICE void multiply_wide_fp8(const fb_matmul_params& p, R& ring, Turn<R>& turn, int group,
+                                 const Item<outputs>& item, const int32_t (&rows)[2],
+                                 float (&totals)[outputs / 2]) {
+    constexpr int step = step_of<type>;
+    const int32_t gates = item.first_of(p, false) + item.output;
+    const int32_t ups = p.gated ? item.first_of(p, true) + item.output : gates;
+    float sums[2][outputs / 2];
+    StepFactors factors[2];
+    int stages[2] = {};
+    FB_UNROLL
+    for (int i = 0; i < outputs / 2; i++) totals[i] = 0;
+    const auto issue = [&](int32_t k, int i) {
+        factors[i].load(p, gates, ups, rows, k);
+        wait_full(ring, turn);
+        issue_wide<type, outputs>(ring, turn.stage, group, sums[i], false);
+        stages[i] = turn.stage;
         turn.advance();
         turn.stage = uniform(turn.stage);
+    };
+    const auto finish = [&](int i) {
+        wgmma_tie(sums[i]);
+        release<wide_cluster>(ring, stages[i]);
+        factors[i].add(sums[i], totals);
+    };
+    issue(0, 0);
+    int32_t k = step;
+    FB_NO_UNROLL
+    for (; k + step < p.inputs; k += 2 * step) {
+        issue(k, 1);
+        wgmma_wait<1>();
+        finish(0);
+        issue(k + step, 0);
+        wgmma_wait<1>();
+        finish(1);
+    }
+    if (k < p.inputs) {
+        issue(k, 1);
+        wgmma_wait<1>();
+        finish(0);
+        wgmma_wait<0>();
+        finish(1);
+    } else {
+        wgmma_wait<0>();
+        finish(0);
     }
 }
 

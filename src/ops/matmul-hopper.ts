@@ -9,22 +9,20 @@ interface Thin {
   readonly tokens: number;
   /** Rows of the weight of an item. */
   readonly outputs: number;
-  /** Blocks that a multiprocessor runs at once. */
-  readonly blocks: number;
 }
 
 const thin: readonly Thin[] = [
-  { tokens: 8, outputs: 128, blocks: 2 },
-  { tokens: 16, outputs: 128, blocks: 2 },
-  { tokens: 32, outputs: 128, blocks: 2 },
-  { tokens: 64, outputs: 256, blocks: 1 },
-  { tokens: 128, outputs: 128, blocks: 1 },
+  { tokens: 8, outputs: 128 },
+  { tokens: 16, outputs: 128 },
+  { tokens: 32, outputs: 128 },
+  { tokens: 64, outputs: 256 },
+  { tokens: 128, outputs: 128 },
 ];
 
 /** The same of weights in codes, kernels/matmul/coded.cu. */
 const coded: readonly Thin[] = [
-  { tokens: 8, outputs: 128, blocks: 2 },
-  { tokens: 32, outputs: 128, blocks: 1 },
+  { tokens: 8, outputs: 128 },
+  { tokens: 32, outputs: 128 },
 ];
 
 /** Rows of x that a cluster of kernels/matmul/wide.cu takes, and of which one copy takes half. */
@@ -36,6 +34,8 @@ const thinBox = 64;
 const mostBlocks = 8;
 const leastSteps = 4;
 const stepBytes = 128;
+/** Blocks that read as fast as all do, of the multiprocessors (of an H200 64 of 132). */
+const enoughReaders = 0.45;
 /** What a large tile of the kernel of few rows costs, beside the same work of that of many. */
 const thinCost = 1.3;
 
@@ -102,16 +102,17 @@ function itemsOf(rows: number, itemRows: number, weight: Weight, outputs: number
   return rowBlocks * Math.ceil(weight.outputs / outputs);
 }
 
-/** Items, and blocks of each: as many as keep all at work at once, and have inputs to share. */
-function shareOf(x: Tensor, weight: Weight, rows: number, { tokens, outputs, blocks }: Thin) {
+/**
+ * Items, and blocks of each: no more than make enough readers, as what they share takes time, and
+ * the next kernel's blocks begin beside them.
+ */
+function shareOf(x: Tensor, weight: Weight, rows: number, { tokens, outputs }: Thin) {
   const { processors } = x.device.properties;
   const items = itemsOf(rows, tokens, weight, outputs);
-  const rowBytes = weight.scheme.values.shape.at(-1)! * dtypeBytes(weight.scheme.values.dtype);
-  const most = Math.min(
-    mostBlocks,
-    processors,
-    (blocks * processors) / items,
-    rowBytes / stepBytes / leastSteps,
-  );
-  return { items, split: most < 2 ? 1 : 2 ** Math.floor(Math.log2(most)) };
+  const { values } = weight.scheme;
+  const steps = (values.shape.at(-1)! * dtypeBytes(values.dtype)) / stepBytes;
+  const most = Math.min(mostBlocks, processors, steps / leastSteps);
+  let split = 1;
+  while (2 * split <= most && items * split < enoughReaders * processors) split *= 2;
+  return { items, split };
 }

@@ -75,19 +75,19 @@ function multiplied(
 }
 
 /** The same of fp8, with a scale for each 128 inputs of both. */
-function multipliedFp8(device: Device, rows: number): Tensor[] {
-  const [outputs, inputs] = [136, 1040];
+function multipliedFp8(device: Device, rows: number, outputs = 136): Tensor[] {
+  const inputs = 1040;
   const codes = (count: number, seed: number) =>
     Tensor.randomNormal(device, [count, inputs], "f32", { seed }).to("f8e4m3");
   const scalesOf = (count: number) =>
     Tensor.randomNormal(device, [count, Math.ceil(inputs / 128)], "f32", { seed: 3 });
-  const weight = Weight.fp8(codes(outputs, 2), scalesOf(2));
+  const weight = Weight.fp8(codes(outputs, 2), scalesOf(Math.ceil(outputs / 128)));
   return [matmul(codes(rows, 1), weight, { scales: scalesOf(rows) })];
 }
 
 /** 16-bit rows with a weight of four bits, in groups that have scales and minimums. */
 function multipliedCodes(device: Device, rows: number): Tensor[] {
-  const [outputs, inputs] = [136, 4096];
+  const [outputs, inputs] = [120, 2048];
   const random = seeded(7);
   const bytes = Uint8Array.from({ length: (outputs * inputs) / 2 }, () => random.integer(0, 255));
   const values = Tensor.fromBits(device, bytes, [outputs, inputs / 2], "u8");
@@ -109,11 +109,11 @@ const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
   norm_long: normalized,
   matmul_32: (device) => multiplied(device, 20, { invariant: true }),
   matmul_128: (device) => multiplied(device, 140, { invariant: true }),
-  matmul_thin_32_x4: (device) => multiplied(device, 20),
+  matmul_thin_32_x2: (device) => multiplied(device, 20, {}, [120, 1032]),
   // More items than blocks.
   matmul_thin_8_x1: (device) => multiplied(device, 5, {}, [1300, 456]),
-  matmul_thin_e4m3_32_x2: (device) => multipliedFp8(device, 20),
-  matmul_coded_bf16_8_x4: (device) => multipliedCodes(device, 5),
+  matmul_thin_e4m3_32_x2: (device) => multipliedFp8(device, 20, 120),
+  matmul_coded_bf16_8_x2: (device) => multipliedCodes(device, 5),
   matmul_wide_bf16: (device) => [
     ...multiplied(device, 1000),
     ...multiplied(device, 1000, { gated: true }),
