@@ -34,7 +34,7 @@ const thinBox = 64;
 const mostBlocks = 8;
 const leastSteps = 4;
 const stepBytes = 128;
-/** Blocks that read as fast as all do, of the multiprocessors (of an H200 64 of 132). */
+/** Blocks that are enough to read the weight, of the multiprocessors. */
 const enoughReaders = 0.45;
 /** What a large tile of the kernel of few rows costs, beside the same work of that of many. */
 const thinCost = 1.3;
