@@ -114,7 +114,7 @@ FB_DEVICE void finish_thin(const fb_matmul_params& p, const Item<S::outputs>& it
     }
 }
 
-// Leaves sums of the item of an even or odd turn, waits for those of all blocks and finishes a part.
+// Leaves sums of an item (turns are even or odd), waits for those of all blocks, finishes a part.
 template <bool scaled, class S>
 FB_DEVICE void share_sums(const fb_matmul_params& p, const Item<S::outputs>& item,
                           typename S::Shared& shared, uint32_t parity, int group,

@@ -156,7 +156,8 @@ struct StepFactors {
 
     template <int n> FB_DEVICE void add(const float (&sums)[n], float (&totals)[n]) const {
         FB_UNROLL
-        for (int i = 0; i < n; i++) totals[i] = fmaf(sums[i], of[i / (n / 2)][i / 2 % 2], totals[i]);
+        for (int i = 0; i < n; i++)
+            totals[i] = fmaf(sums[i], of[i / (n / 2)][i / 2 % 2], totals[i]);
     }
 };
 
