@@ -53,11 +53,11 @@ test.each(targets)(
     const before = workspaces().bytes;
     // Another attention on the stream wants more.
     const more = { maxBatch: 64, maxQueryTokens: 256, maxColumns: 64 };
-    using wide = Attention.createSync(device, { ...heads, dtype, graph: more });
-    const keys = noise([64, 2, 64], 3);
-    const wideOut = Tensor.zeros(device, [256, 4, 64], dtype);
+    using wide = Attention.createSync(device, { ...heads, headDim: 256, dtype, graph: more });
+    const keys = noise([64, 2, 256], 3);
+    const wideOut = Tensor.zeros(device, [256, 4, 256], dtype);
     wide.plan(long(64));
-    wide.run({ q: noise([256, 4, 64], 4), k: keys, v: keys, out: wideOut });
+    wide.run({ q: noise([256, 4, 256], 4), k: keys, v: keys, out: wideOut });
     expect(workspaces().bytes).toBeGreaterThan(2 * before);
     const other = device.createStream("other");
     for (const stream of [device.stream, other, device.stream]) {
