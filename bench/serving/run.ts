@@ -3,6 +3,7 @@
  * shape with random weights in bf16 on a GPU, SmolLM2 on the CPU.
  *
  * Usage: bun run bench:serving [--only <regex>] [--quick] [--apart] [--json <file>]
+ *   [--shape llama-70b] [--tp <ranks, each a GPU of this machine>]
  * With --apart a prefix that requests share is read for each of them.
  */
 import { parseArgs } from "node:util";
@@ -11,7 +12,8 @@ import { type Figures, figuresOf } from "../../src/cli/bench/figures.ts";
 import { lengthsOf } from "../../src/cli/bench/lengths.ts";
 import { generatedLoad } from "../../src/cli/bench/load.ts";
 import { table } from "../../src/cli/table.ts";
-import { Engine, fetchSmolLm2 } from "../../src/engine/index.ts";
+import { startRanks } from "../../src/cli/model/ranks.ts";
+import { Engine, fetchSmolLm2, ranksOf } from "../../src/engine/index.ts";
 import { type Row, rowsFor } from "./rows.ts";
 
 const { values: options } = parseArgs({
@@ -20,11 +22,20 @@ const { values: options } = parseArgs({
     quick: { type: "boolean" },
     apart: { type: "boolean" },
     json: { type: "string" },
+    shape: { type: "string", default: "llama-8b" },
+    tp: { type: "string", default: "1" },
   },
 });
+const tp = Number(options.tp);
+if (tp > 1 && ranksOf() === undefined)
+  process.exit(await startRanks([process.execPath, ...process.argv.slice(1)], tp, "cuda"));
 
 /** The model of the device that is here. */
 async function open(): Promise<Engine> {
+  const { shape } = options;
+  const cascade = options.apart !== true;
+  const random = { device: "cuda:0", randomWeights: true, cascade } as const;
+  if (tp > 1) return await Engine.load(shape, { ...random, tp });
   const probe = await Engine.load("smollm2-135m", {
     device: "auto",
     randomWeights: true,
@@ -32,9 +43,8 @@ async function open(): Promise<Engine> {
   });
   const { kind } = probe.device;
   await probe[Symbol.asyncDispose]();
-  const cascade = options.apart !== true;
   if (kind === "cpu") return await Engine.load(await fetchSmolLm2(), { cascade });
-  return await Engine.load("llama-8b", { device: "cuda:0", randomWeights: true, cascade });
+  return await Engine.load(shape, random);
 }
 
 async function measure(engine: Engine, row: Row): Promise<Figures> {
@@ -64,6 +74,11 @@ async function measure(engine: Engine, row: Row): Promise<Figures> {
 }
 
 const engine = await open();
+if (engine.rank > 0) {
+  await engine.follow();
+  await engine[Symbol.asyncDispose]();
+  process.exit(0);
+}
 process.stdout.write(`${engine.summary()}\n\n`);
 const heads = [
   "load",

@@ -135,12 +135,17 @@ export class Communicator extends Owner {
     this.#queue(operations.barrier, this.#marker, 1, this.#marker, this.#marker, stream);
   }
 
-  /**
-   * As stream.done(), and gives up when other ranks fail or do not come in time; then nothing works
-   * any more. Errors: CommError, the device's failure.
-   */
+  /** As stream.done(), by {@link Communicator.watch}. Errors: CommError, the device's failure. */
   async done(stream: Stream = this.device.stream): Promise<void> {
-    if (this.device.kind === "cpu") return await this.#doneOnCpu(stream);
+    await this.watch(stream.done());
+  }
+
+  /**
+   * Waits for what the device has to do with other ranks, and gives up when they fail or do not
+   * come in time; then nothing works any more. Errors: CommError, what `work` rejects with.
+   */
+  async watch<T>(work: Promise<T>): Promise<T> {
+    if (this.device.kind === "cpu") return await this.#watchOnCpu(work);
     let timer: Timer | undefined;
     const late = performance.now() + this.timeoutMs;
     const watched = new Promise<never>((_, reject) => {
@@ -152,7 +157,7 @@ export class Communicator extends Owner {
       }, pollMs);
     });
     try {
-      await Promise.race([stream.done(), watched]);
+      return await Promise.race([work, watched]);
     } finally {
       clearInterval(timer);
     }
@@ -206,9 +211,9 @@ export class Communicator extends Owner {
     await this.done();
   }
 
-  async #doneOnCpu(stream: Stream): Promise<void> {
+  async #watchOnCpu<T>(work: Promise<T>): Promise<T> {
     try {
-      await stream.done();
+      return await work;
     } catch (cause) {
       const isOurs = cause instanceof DeviceError && cause.status === Status.ranks;
       if (!isOurs) throw cause;
@@ -248,19 +253,8 @@ export class Communicator extends Owner {
       for (const tensor of [source, target]) if (tensor !== undefined) device.needOnReplay(tensor);
     }
     const [read, written] = [source?.address ?? 0, target?.address ?? 0];
-    const code = dtypeCode(dtype);
-    const at = stream.handle;
-    const status = native().fb_comm_queue(
-      handle,
-      at,
-      operation,
-      code,
-      to,
-      from,
-      count,
-      read,
-      written,
-    );
+    const what = [operation, dtypeCode(dtype), to, from, count, read, written] as const;
+    const status = native().fb_comm_queue(handle, stream.handle, ...what);
     if (status === Status.ok) return;
     const cause = failureOf(status, this.label);
     throw status === Status.ranks ? lost(cause) : cause;
@@ -299,12 +293,20 @@ function requireSame({ rank, ranks, launcher }: Ranks, library: CommLibrary): vo
   );
 }
 
+/** Communicators of this process that met at an address: each has a port of its own. */
+let meetings = 0;
+
+function portBehind(address: string, count: number): string {
+  const colon = address.lastIndexOf(":");
+  return `${address.slice(0, colon)}:${Number(address.slice(colon + 1)) + count}`;
+}
+
 /** NCCL's id: all make the same of an address; else rank 0 makes one, and MPI hands it out. */
 async function idOf(ranks: Ranks, timeoutMs: number): Promise<Uint8Array> {
   const id = new Uint8Array(new ArrayBuffer(128));
   const { address } = ranks;
   if (address !== undefined || ranks.ranks === 1) {
-    const host = address === undefined ? null : cString(address);
+    const host = address === undefined ? null : cString(portBehind(address, meetings++));
     check(native().fb_comm_identify(host, id), "NCCL's id");
     return id;
   }

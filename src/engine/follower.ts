@@ -83,8 +83,7 @@ export class Follower implements Disposable {
   }
 
   async #settle({ rows, results }: Queued): Promise<void> {
-    await this.#comm.done();
-    await results.done;
+    await this.#comm.watch(results.done);
     if (rows.length === 0) return;
     const { buffer, byteOffset } = results.part(0);
     const tokens = new Int32Array(buffer, byteOffset, rows.length);

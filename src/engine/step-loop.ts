@@ -211,8 +211,9 @@ export class StepLoop {
   async #settle({ jobs, rows, choices }: Queued): Promise<void> {
     let chosen: Chosen[];
     try {
-      await this.followers?.comm.done();
-      chosen = await choices.read();
+      // Not for the whole stream: the next step is queued there already.
+      const read = choices.read();
+      chosen = await (this.followers?.comm.watch(read) ?? read);
     } catch (error) {
       if (this.followers !== undefined) throw error;
       return this.#abortAll(jobs, error);

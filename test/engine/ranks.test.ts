@@ -157,3 +157,15 @@ test(
   },
   seconds,
 );
+
+test(
+  "ranks that want something else are refused before weights are read",
+  async () => {
+    const path = writeFolder(join(folder, "unequal"), tinyModel(1, shape));
+    const parts = { path, tp: 2, options, others: { maxBatch: 2 }, requests: [], aborts: {} };
+    const { code, stderr } = await runRanks(2, "engine/ranks.ts", [JSON.stringify(parts)]);
+    expect(stderr).toMatch(/CommError: what is loaded of rank [01] differs from that of rank [01]/);
+    expect(code).not.toBe(0);
+  },
+  seconds,
+);
