@@ -5,6 +5,8 @@ import { families } from "../../src/attention/families/table.ts";
 import { resolveOptions } from "../../src/attention/options.ts";
 import { roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
+import { createBatch } from "../../src/kv/batch.ts";
+import { raggedLayout } from "../../src/kv/layout.ts";
 import { defineCudaVariant, defineVariant } from "../../src/variant/define.ts";
 import { type Case, caseOf } from "../support/cases.ts";
 import { type LibraryCase, libraryCases } from "../support/library.ts";
@@ -12,10 +14,11 @@ import { optionsOf } from "../support/rig.ts";
 import { sweepCases } from "../support/deep.ts";
 import { gpuTarget } from "../support/targets.ts";
 import { warmUp } from "../support/warm.ts";
-import { normals, poisoned } from "../support/numbers.ts";
+import { indptrOf, normals, poisoned } from "../support/numbers.ts";
 import { oracle } from "../support/oracle.ts";
 import { seeded } from "../support/random.ts";
-import { runCase, World } from "../support/world.ts";
+import { Rig } from "../support/rig.ts";
+import { raggedTensors, runCase, World } from "../support/world.ts";
 
 /** Tiles of 256 rows and their rests, beside requests that go to smaller tiles. */
 const lengths = { queryLengths: [150, 1, 70, 0, 40], kvLengths: [150, 60, 333, 9, 40] };
@@ -59,6 +62,9 @@ function cases(): Case[] {
     ["sinks", { sinks: true }],
     ["raw state of base 2", { sinks: true, finalize: false, lseBase: "2" }],
     ["a negative scale", { scale: -0.05 }],
+    ["batch invariant", { batchInvariant: true, pageSize: 16 }],
+    ["batch invariant, a window", { batchInvariant: true, windowLeft: 90, pageSize: 5 }],
+    ["batch invariant, dim 192", { batchInvariant: true, headDim: 192 }],
     ["a scale of large logits", { scale: 3, causal: false }],
     ["large logits in f16", { scale: 3, dtype: "f16", kvDtype: "f16", outDtype: "f16" }],
     ["f32 out", { outDtype: "f32" }],
@@ -87,6 +93,8 @@ function cases(): Case[] {
     ["scales by token", { scales: "token", pageSize: 16 }],
     ["scales by token, ragged", { scales: "token", headDim: 96 }],
     ["scales by token, ALiBi", { scales: "token", alibi: true, pageSize: 5, scale: -0.1 }],
+    ["scales by token, f16", { scales: "token", dtype: "f16", pageSize: 16 }],
+    ["scales by token, f16, split rows", { ...long, scales: "token", dtype: "f16" }],
   ];
   const hooked = variants.map(({ name, over, ...variant }) =>
     many(name, { headDim: 64, pageSize: 16, ...over, variant }),
@@ -146,6 +154,7 @@ function changing(long: Partial<Case>): [string, Partial<Case>][] {
     ["fp8 keys, ragged, not causal", { kvDtype: "f8e4m3", causal: false, scales: "head" }],
     ["fp8 keys of e5m2, dim 64", { kvDtype: "f8e5m2", headDim: 64, pageSize: 64 }],
     ["fp8 keys, scales by token", { kvDtype: "f8e4m3", scales: "token", pageSize: 16 }],
+    ["fp8 keys, f16, scales by token", { ...fp8, scales: "token", dtype: "f16" }],
     ["fp8 keys, scales by request, a window", { ...fp8, scales: "request", windowLeft: 90 }],
     ["fp8 keys of 192, values of 128", { ...fp8, headDim: 192, valueDim: 128, windowLeft: 10 }],
     ["fp8 keys of dim 96, gathered", { kvDtype: "f8e5m2", headDim: 96, pageSize: 5 }],
@@ -208,6 +217,17 @@ const clamped = [
   many("a window", { windowLeft: 60, headDim: 64 }),
 ].map((c) => ({ ...c, pageSize: 16, queryLengths: [150, 70, 40], kvLengths: [150, 333, 400] }));
 
+/** Rows whose bits no neighbour may change: neither in the batch nor in the tile. */
+const invariant = [
+  many("causal", {}),
+  many("f16, dim 64", { dtype: "f16", kvDtype: "f16", headDim: 64 }),
+  many("a window", { windowLeft: 90 }),
+  many("large logits", { scale: 1 }),
+  many("a soft cap", { softCap: 20, scale: 1 }),
+  many("fp8 keys", { kvDtype: "f8e4m3", scale: 1 }),
+  many("dim 256", { headDim: 256, scale: 1 }),
+].map((c) => ({ ...c, batchInvariant: true, outDtype: "f32" as const }));
+
 const wanted = new RegExp(process.env["FLASHBUN_TEST_CASES"] ?? "");
 const chosen = cases().filter(({ name }) => wanted.test(name));
 const target = gpuTarget();
@@ -227,7 +247,8 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
     (_, c) => {
       const { classes } = offerOf(families.cuda, device.properties, resolveOptions(optionsOf(c)));
       const { name } = classes.at(-1)!;
-      expect(name).toBe(`hopper.${/^fp8 products/.test(c.name) ? "fp8." : ""}tile256`);
+      const tile = c.batchInvariant ? "tile128" : "tile256";
+      expect(name).toBe(`hopper.${/^fp8 products/.test(c.name) ? "fp8." : ""}${tile}`);
       runCase(device, c);
     },
     60_000,
@@ -280,6 +301,34 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
     const errors = exact.out.map((x, i) => actual[i] / x - 1);
     expect(Math.abs(errors.reduce((sum, x) => sum + x, 0)) / errors.length).toBeLessThan(0.01);
   }, 60_000);
+  test.each(invariant.map((c) => [c.name, c] as const))(
+    "a batch-invariant token has the same bits in every chunk and batch: %s",
+    (_, c) => {
+      using rig = new Rig(device, c);
+      // One has more keys than a chunk of the plan.
+      const keys = c.name === "causal" ? 2300 : 260;
+      const [tokens, row] = [90, c.queryHeads * c.headDim];
+      const [q, k, v] = [rig.queries(tokens), rig.rows(keys, c.headDim), rig.rows(keys, c.headDim)];
+      const other = { q: rig.queries(40), k: rig.rows(70, c.headDim), v: rig.rows(70, c.headDim) };
+      const lastOf = (count: number, beside: boolean) => {
+        const own = { q: q.slice((tokens - count) * row), k, v };
+        const requests = beside ? [other, own] : [own];
+        const queryLengths = beside ? [40, count] : [count];
+        const kvLengths = beside ? [70, keys] : [keys];
+        const layout = raggedLayout(indptrOf(queryLengths), indptrOf(kvLengths));
+        const batch = createBatch({ queryLengths, kvLengths, layout });
+        const bytes = rig.check(batch, requests, raggedTensors(rig, requests));
+        const used = rig.attention.lastPlan!.launches.filter(({ grid }) => grid > 0);
+        expect(used.map(({ kernelClass }) => kernelClass)).toEqual(["hopper.tile128"]);
+        return bytes.slice(-bytes.length / batch.tokenCount);
+      };
+      const alone = lastOf(1, false);
+      for (const count of [2, 17, 33, 70, 90]) expect(lastOf(count, false)).toEqual(alone);
+      expect(lastOf(1, true)).toEqual(alone);
+      expect(lastOf(50, true)).toEqual(alone);
+    },
+    60_000,
+  );
 
   test("values before a window may be anything", () => {
     const c = many("window", {

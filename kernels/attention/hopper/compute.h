@@ -27,6 +27,7 @@ struct Compute {
     float factor;    // of products that hooks change
     Factors factors; // of others, above 0
     Factors signs;   // what scores are multiplied by besides, where no hook changes them
+    int power;       // of the scales of values so far (scores.h)
     RowState rows;
     Scores s;
     Sums sums;
@@ -205,8 +206,22 @@ struct Compute {
         if constexpr (pairs_hide) pairs_of(seen, tile).hide(s);
     }
 
-    FB_DEVICE void scale_values(const TaskRows& seen, int tile) {
-        if constexpr (FB_V_TOKEN_SCALE) pairs_of(seen, tile).scale_values(s);
+    // Returns what older sums are to be multiplied by.
+    FB_DEVICE float scale_values(const TaskRows& seen, int tile) {
+        if constexpr (!FB_V_TOKEN_SCALE) return 1;
+        const Pairs pairs = pairs_of(seen, tile);
+        float keep = 1;
+        float unit = 1;
+        if constexpr (weighs_by_power) {
+            const int wanted = pairs.scale_power();
+            if (wanted > power) {
+                keep = power_of_two(127 + power - wanted);
+                power = wanted;
+            }
+            unit = power_of_two(254 + scale_room - power);
+        }
+        pairs.scale_values(unit, s);
+        return keep;
     }
 
     // The warp's scores once more, by the warp's own tensor core instructions.
@@ -269,7 +284,8 @@ struct Compute {
     template <bool whole>
     FB_DEVICE bool softmax(const TaskRows& seen, int tile, float (&alpha)[2]) {
         if constexpr (!Variant::softmax) return false;
-        else if constexpr (whole && !fp8_products) return softmax_lagging(seen, tile, alpha);
+        else if constexpr (whole && !fp8_products && !FB_INVARIANT)
+            return softmax_lagging(seen, tile, alpha);
         else return softmax_exact<!whole || loses_keys>(factors, rows, alpha, s);
     }
 
@@ -314,6 +330,7 @@ struct Compute {
         change_scores(seen, tile);
         hide_scores(seen, tile);
         if constexpr (Variant::softmax) softmax_first(factors, rows, s);
+        power = least_scale_power;
         scale_values(seen, tile);
         if (reads_notes) release_read_keys();
     }
@@ -339,14 +356,20 @@ struct Compute {
         issue_values();
         wgmma_wait<1>();
         wgmma_tie(s);
-        constexpr bool keeps_queries = !masked; // until it is known that they need no second look
+        // Until it is known that they need no second look.
+        constexpr bool keeps_queries = !masked && !FB_INVARIANT;
         constexpr bool keeps_keys = keeps_queries || reads_notes;
         if (!keeps_keys) release_keys();
         if (!keeps_queries && tile == reach.begin) release_queries();
         change_scores(seen, tile);
         if constexpr (masked) hide_scores(seen, tile);
-        const bool moves = softmax<!masked>(seen, tile, alpha);
-        scale_values(seen, tile);
+        bool moves = softmax<!masked>(seen, tile, alpha);
+        const float keep = scale_values(seen, tile);
+        if (weighs_by_power && keep != 1) {
+            FB_UNROLL
+            for (int h = 0; h < 2; h++) alpha[h] = moves ? alpha[h] * keep : keep;
+            moves = true;
+        }
         if (keeps_keys) release_read_keys();
         if (keeps_queries && tile == reach.begin) release_queries();
         wgmma_tie(s);
@@ -464,7 +487,7 @@ struct Compute {
     FB_DEVICE void pass_task(const Task& task) {
         release_queries();
         pass(uniform(task.blocks));
-        store(b, task, own(), {{no_base, no_base}, {0, 0}}, sums);
+        store(b, task, own(), {{no_base, no_base}, {0, 0}, 1}, sums);
     }
 
     FB_DEVICE RowSums row_sums() const {
@@ -476,6 +499,7 @@ struct Compute {
                                : rows.top[h] * factors.at(h) - weight_power;
             done.sum[h] = rows.sum[h];
         }
+        done.unit = weighs_by_power ? scale_unit(power) : 1;
         return done;
     }
 

@@ -7,6 +7,7 @@
 //   FB_QUERIES_KEPT   1: queries move to registers as soon as they are there
 //   FB_SUM_TILES      of fp8 products: tiles whose products are summed before the sums are added in
 //                     f32 to those of the tiles before
+//   FB_INVARIANT      1: a row's bits do not depend on the other rows of its record
 //
 // A block is a warpgroup that loads, one that changes tiles where their elements are not yet what
 // the products take, and two or three that compute 64 rows each.
@@ -77,14 +78,19 @@ constexpr int value_tile_bytes =
     fp8_products ? FB_VALUE_DIM * panel_row : value_panels * tile_panel;
 constexpr int raw_key_row = FB_KEY_DIM * value_bytes;
 constexpr int raw_value_row = FB_VALUE_DIM * value_bytes;
-constexpr int least_box = 8; // rows: below them the swizzle's pattern would not start over
+// Rows of a box, at least: below 8 the swizzle's pattern would not start over, and a lane loads one
+// box at most.
+constexpr int least_box = key_panels * (FB_KV_TILE / 8) <= 32 * FB_CLUSTER ? 8 : 16;
 constexpr bool within_panel = FB_KEY_DIM % panel_columns == 0 && FB_VALUE_DIM == panel_columns &&
                               FB_KV_TILE % 32 == 0 && FB_KV_TILE <= panel_columns;
 static_assert(!fp8_products || within_panel, "values are transposed within a panel");
 static_assert(tile_panel % 1024 == 0, "panels begin where the swizzle's pattern does");
-static_assert(key_panels * (FB_KV_TILE / least_box) <= 32 * FB_CLUSTER &&
-                  value_panels * (FB_KV_TILE / least_box) <= 32 * FB_CLUSTER,
+static_assert(value_panels <= key_panels &&
+                  key_panels * (FB_KV_TILE / least_box) <= 32 * FB_CLUSTER,
               "a lane loads one box at most");
+
+// f16 holds probabilities times scales of values only relative to the largest of these.
+constexpr bool weighs_by_power = FB_V_TOKEN_SCALE && FB_Q_TYPE == FB_F16;
 
 // Keys of which a row's first reference is the maximum, at least: of fewer it may lie too low.
 constexpr int reference_keys = 32;

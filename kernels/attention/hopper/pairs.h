@@ -107,11 +107,23 @@ struct Pairs {
         }
     }
 
-    // A value's scale goes into its probability.
-    FB_DEVICE void scale_values(Scores& s) const {
+    // The exponent of the tile's largest scale of a value.
+    FB_DEVICE int scale_power() const {
+        float top = 0;
         FB_UNROLL
         for (int j = 0; j < FB_KV_TILE / 8; j++) {
             const float2 scales = scale_pair(FB_OFFSET(Notes, v_scale), j);
+            top = fmaxf(top, fmaxf(fabsf(scales.x), fabsf(scales.y)));
+        }
+        return __float_as_int(quad_max(top)) >> 23;
+    }
+
+    // A value's scale, times `unit`, goes into its probability.
+    FB_DEVICE void scale_values(float unit, Scores& s) const {
+        FB_UNROLL
+        for (int j = 0; j < FB_KV_TILE / 8; j++) {
+            float2 scales = scale_pair(FB_OFFSET(Notes, v_scale), j);
+            if (weighs_by_power) scales = make_float2(scales.x * unit, scales.y * unit);
             FB_UNROLL
             for (int i = 0; i < 4; i++) s[4 * j + i] *= i % 2 == 0 ? scales.x : scales.y;
         }

@@ -109,13 +109,20 @@ FB_DEVICE bool softmax_exact(const Factors& factor, RowState& rows, float (&alph
         for (int j = 1; j < FB_KV_TILE / 8; j++)
             top[h] = fmaxf(top[h], fmaxf(s[4 * j + 2 * h], s[4 * j + 2 * h + 1]));
     }
-    const bool grows = top[0] > rows.top[0] + growth / factor.at(0) ||
-                       top[1] > rows.top[1] + growth / factor.at(1);
-    const bool moves = __any_sync(0xffffffffu, grows);
+    bool grows[2];
+    FB_UNROLL
+    for (int h = 0; h < 2; h++) {
+        if (FB_INVARIANT) top[h] = quad_max(top[h]);
+        grows[h] = top[h] > rows.top[h] + growth / factor.at(h);
+    }
+    const bool moves = __any_sync(0xffffffffu, grows[0] || grows[1]);
     if (moves) {
         FB_UNROLL
         for (int h = 0; h < 2; h++) {
-            const float now = fmaxf(quad_max(top[h]), rows.top[h]);
+            alpha[h] = 1;
+            if (!FB_INVARIANT) top[h] = quad_max(top[h]);
+            else if (!grows[h]) continue; // whatever its neighbours do
+            const float now = fmaxf(top[h], rows.top[h]);
             const float base = masked && now == -FB_INFINITY ? 0 : now * factor.at(h);
             alpha[h] = exp2_approx(rows.top[h] * factor.at(h) - base);
             rows.sum[h] *= alpha[h];

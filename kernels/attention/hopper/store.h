@@ -93,6 +93,7 @@ FB_DEVICE void store_row(const fb_attention_params& p, const RowTarget& target, 
 struct RowSums {
     float base[2]; // no_base: no key
     float sum[2];
+    float unit; // of the sums of values
 };
 
 // A thread's rows `row` and `row` + 8 of the block; returns a bit for each that is wrong, and not
@@ -114,6 +115,7 @@ FB_DEVICE uint32_t store(const Block& b, const Task& task, int row, const RowSum
             wrong |= 1u << h;
             inside = false;
         }
+        target.factor *= rows.unit;
         store_row(p, target, wide, inside, h, sums);
     }
     return wrong;

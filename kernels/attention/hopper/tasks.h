@@ -52,7 +52,9 @@ FB_DEVICE void trim_record(const fb_attention_params& p, fb_attention_record& r,
     __syncwarp(); // all lanes have read what the first one writes
     if (lane_now() != 0) return;
     const KeptRange range = trim(p, r, bounds, by_page);
-    r.kv_start = min(range.start, r.kv_end - 1);
+    int32_t passed = min(range.start, r.kv_end - 1) - r.kv_start;
+    if (FB_INVARIANT) passed -= passed % FB_KV_TILE; // tiles begin where they always do
+    r.kv_start += passed;
     r.kv_end = max(range.end, r.kv_start + 1);
 }
 

@@ -9,90 +9,23 @@ import type { ResolvedOptions } from "../options.ts";
 import { cudaVariant } from "../variant/cuda.ts";
 import { operandType, optionConstants } from "./cuda.ts";
 import type { DeviceFacts, KernelClass, KernelFamily, KernelOffer } from "./family.ts";
+import {
+  changingCuts,
+  type Cut,
+  cuts,
+  fp8Cuts,
+  hookedKeysMost,
+  invariantCut,
+  turningCuts,
+} from "./hopper-cuts.ts";
 import { tiled } from "./tiled.ts";
 
 /**
  * Many query rows on Hopper (9.0), by warpgroup-wide products and bulk copies
- * (kernels/attention/hopper); requests of few rows go to the tiled kernels. Rotates nothing.
+ * (kernels/attention/hopper); requests of few rows go to the tiled kernels.
  */
 export const hopper: KernelFamily = { name: "hopper", offer };
 
-/** How the kernel is cut for some dims. */
-interface Cut {
-  /** Elements of a key head and of a value head. */
-  readonly keyDim: number;
-  readonly valueDim: number;
-  /** Keys at a time. */
-  readonly kvTile: number;
-  /** Warpgroups that compute 64 rows each. */
-  readonly groups: number;
-  readonly stages: number;
-  readonly queryBuffers: number;
-  /** Queries move to registers. */
-  readonly keepsQueries: boolean;
-}
-
-/**
- * What fits registers and shared memory and measured best (docs/kernels/hopper.md): of some dims
- * the first that does, since notes of keys and rows take memory.
- */
-const cuts: readonly Cut[] = [
-  cutOf(64, 64, 128, 3, 2, true),
-  cutOf(96, 96, 128, 3, 1, true),
-  cutOf(96, 96, 112, 3, 1, true),
-  cutOf(128, 128, 128, 3, 1, true),
-  cutOf(128, 128, 112, 3, 1, true),
-  cutOf(192, 128, 112, 2, 1, false),
-  cutOf(192, 192, 96, 2, 1, false),
-  cutOf(256, 256, 64, 2, 1, false),
-];
-
-/**
- * The same where keys, or keys and values, are changed on their way: raw tiles take memory, too,
- * and a block of four warpgroups has no registers for products of more than 128 columns.
- */
-const changingCuts: readonly Cut[] = [
-  cutOf(64, 64, 128, 2, 1, false),
-  cutOf(64, 64, 96, 2, 1, false),
-  cutOf(96, 96, 112, 2, 1, false),
-  cutOf(96, 96, 96, 2, 1, false),
-  cutOf(128, 128, 112, 2, 1, false),
-  cutOf(128, 128, 96, 2, 1, false),
-  cutOf(128, 128, 80, 2, 1, false),
-  cutOf(192, 128, 80, 2, 1, false),
-  cutOf(192, 128, 48, 2, 1, false),
-];
-
-/** The same where keys turn in their place, by a fourth warpgroup. */
-const turningCuts: readonly Cut[] = [
-  cutOf(64, 64, 128, 3, 2, true),
-  cutOf(64, 64, 96, 3, 2, true),
-  cutOf(96, 96, 112, 3, 1, true),
-  cutOf(96, 96, 96, 3, 1, true),
-  cutOf(128, 128, 96, 3, 1, true),
-  cutOf(128, 128, 96, 3, 1, true),
-  cutOf(192, 128, 96, 2, 1, false),
-];
-
-/** The same of fp8 products: rows of 128 bytes are one panel. */
-const fp8Cuts: readonly Cut[] = [cutOf(128, 128, 128, 4, 1, true), cutOf(128, 128, 96, 4, 1, true)];
-/** Tiles whose products the tensor cores sum before f32 does. */
-const sumTiles = 4;
-
-function cutOf(
-  keyDim: number,
-  valueDim: number,
-  kvTile: number,
-  stages: number,
-  queryBuffers: number,
-  keepsQueries: boolean,
-): Cut {
-  return { keyDim, valueDim, kvTile, groups: 2, stages, queryBuffers, keepsQueries };
-}
-
-/** Keys at a time where hooks take registers and warps that change tiles do, too. */
-const hookedKeysMost = 96;
-const cluster = 2;
 /**
  * An H200's processor computes about 5.0e12 operations per second, and its share of the memory's
  * rate is 34 GB/s: 4 operations for each element of a row, 4 bytes for each of a key and value.
@@ -100,10 +33,10 @@ const cluster = 2;
 const rowsPerKey = 147;
 /** Half the bytes, at about 1.3 times the rate. */
 const fp8RowsPerKey = 96;
+/** Tiles of fp8 whose products the tensor cores sum before f32 does. */
+const sumTiles = 4;
 const panelColumns = 64;
 const panelRowBytes = 128;
-/** Boxes of fewer rows than this would not begin where the swizzle's pattern does. */
-const leastBoxRows = 8;
 
 function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | OptionError {
   const refused = refusal(facts, options);
@@ -114,6 +47,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   const plain = asked.fp8Products ? fp8Cuts : cuts;
   const fits = asked.rawKeyBytes > 0 ? changingCuts : asked.turnedPairs > 0 ? turningCuts : plain;
   const cut = fits
+    .map((each) => (options.batchInvariant ? invariantCut(each) : each))
     .filter(({ kvTile }) => kvTile <= hookedKeysMost || !asked.hooked || fits === cuts)
     .filter((each) => each.keyDim === headDim && each.valueDim === valueDim)
     .find((each) => sharedBytesOf(each, asked) <= facts.sharedBytesPerBlock);
@@ -124,7 +58,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   const others = tiled.offer(facts, options);
   if (others instanceof OptionError) return others;
   const row = kernelClass(cut, options, asked, variant?.attention);
-  const smaller = others.classes.filter(({ queryTile }) => queryTile < row.queryTile / cluster);
+  const smaller = others.classes.filter(({ queryTile }) => queryTile < 64 * cut.groups);
   return { ...others, classes: [...smaller, row] };
 }
 
@@ -141,16 +75,16 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   }
   // Rows see a range of tokens: positions that are places ascend.
   if (options.keyPositions) return refuse("keyPositions", true, "false");
-  // Probabilities times scales may exceed what f16 holds.
-  if (options.tokenScales && operands === "f16") return refuse("tokenScales", true, "false in f16");
-  // Its plans put every row into the largest tile, of which a decode fills little.
-  if (options.batchInvariant) return refuse("batchInvariant", true, "false");
+  // f16 holds probabilities times scales relative to the largest scale so far, of any row.
+  if (options.tokenScales && operands === "f16" && options.batchInvariant) {
+    return refuse("tokenScales", true, "false in f16 under batchInvariant");
+  }
   return undefined;
 }
 
 /**
- * Whether products are of fp8: nothing turns or changes what they take, and probabilities meet no
- * scale that fp8 does not hold.
+ * Whether products are of fp8: nothing turns or changes what they take, probabilities meet no scale
+ * that fp8 does not hold, and sums of a few tiles may begin at whichever tile a record's rows see.
  */
 function multipliesFp8(options: ResolvedOptions, variant: CudaVariant | undefined): boolean {
   const { dtype, kvDtype, headDim, valueDim, rope, tokenScales } = options;
@@ -158,7 +92,8 @@ function multipliesFp8(options: ResolvedOptions, variant: CudaVariant | undefine
   const hooks = ["query", "key", "value"] as const;
   const changes = rope !== undefined || hooks.some((hook) => variant?.hooks.has(hook) === true);
   const weighs = tokenScales || variant?.softmax === false;
-  return isE4m3 && headDim === 128 && valueDim === 128 && !changes && !weighs;
+  const may = !changes && !weighs && !options.batchInvariant;
+  return isE4m3 && headDim === 128 && valueDim === 128 && may;
 }
 
 function refuse(option: string, value: unknown, allowed: string): OptionError {
@@ -217,7 +152,7 @@ function kernelClass(
   asked: Asked,
   variant: string | undefined,
 ): KernelClass {
-  const { kvTile, groups } = cut;
+  const { kvTile, groups, cluster } = cut;
   const changes = asked.rawKeyBytes > 0 || asked.turnedPairs > 0 || asked.fp8Products;
   const threads = 128 * (groups + (changes ? 2 : 1));
   const sharedBytes = sharedBytesOf(cut, asked);
@@ -242,8 +177,8 @@ function kernelClass(
     },
     launch: { threads, sharedBytes, persistent: true, programmatic: true },
     bindMaps: ({ k, v }, { headDim, valueDim }, maps) => {
-      bindPlane(k, headDim, kvTile, asked.rawKeyBytes > 0, maps.k);
-      bindPlane(v, valueDim, kvTile, asked.rawValueBytes > 0, maps.v);
+      bindPlane(k, headDim, cut, asked.rawKeyBytes > 0, maps.k);
+      bindPlane(v, valueDim, cut, asked.rawValueBytes > 0, maps.v);
     },
   };
 }
@@ -251,14 +186,15 @@ function kernelClass(
 function constantsOf(cut: Cut, options: ResolvedOptions, { fp8Products }: Asked) {
   return {
     ...optionConstants(options),
-    FB_QUERY_TILE: 64 * cut.groups * cluster,
+    FB_QUERY_TILE: 64 * cut.groups * cut.cluster,
     FB_KV_TILE: cut.kvTile,
     FB_MIN_BLOCKS: 1,
-    FB_CLUSTER: cluster,
+    FB_CLUSTER: cut.cluster,
     FB_STAGES: cut.stages,
     FB_QUERY_BUFFERS: cut.queryBuffers,
     FB_QUERIES_KEPT: cut.keepsQueries ? 1 : 0,
     ...(fp8Products ? { FB_Q_TYPE: dtypeCode("f8e4m3"), FB_SUM_TILES: sumTiles } : {}),
+    FB_INVARIANT: options.batchInvariant ? 1 : 0,
   };
 }
 
@@ -288,16 +224,18 @@ function sharedBytesOf(cut: Cut, asked: Asked): number {
 }
 
 /** Rows of a box: a whole number of them makes a page, and a tile. */
-function boxRows(pageSize: number, kvTile: number): number {
+function boxRows(pageSize: number, { keyDim, kvTile, cluster }: Cut): number {
   const both = pageSize | kvTile;
-  return Math.max(leastBoxRows, both & -both);
+  // Of fewer than 8 the swizzle's pattern would not start over; a lane loads one box at most.
+  const least = Math.ceil(keyDim / panelColumns) * (kvTile / 8) <= 32 * cluster ? 8 : 16;
+  return Math.max(least, both & -both);
 }
 
 /**
  * The map of keys or values: [columns, rows, heads, pages], in boxes of a panel's columns, or of
  * whole rows where they land raw.
  */
-function bindPlane(plane: Tensor, dim: number, kvTile: number, raw: boolean, map: TensorMap) {
+function bindPlane(plane: Tensor, dim: number, cut: Cut, raw: boolean, map: TensorMap) {
   const bytes = dtypeBytes(plane.dtype);
   const paged = plane.shape.length === 4;
   const [pages, rows, heads] = paged ? plane.shape : [1, ...plane.shape];
@@ -309,7 +247,7 @@ function bindPlane(plane: Tensor, dim: number, kvTile: number, raw: boolean, map
       dtype: plane.dtype,
       extents: [dim, rows, heads, pages],
       strides: [bytes * rowStride, bytes * headStride, bytes * pageStride],
-      box: [raw ? dim : panelRowBytes / bytes, paged ? boxRows(rows, kvTile) : kvTile, 1, 1],
+      box: [raw ? dim : panelRowBytes / bytes, paged ? boxRows(rows, cut) : cut.kvTile, 1, 1],
       swizzleBytes: raw ? 0 : 128,
     },
     map,

@@ -1,0 +1,87 @@
+/** How the kernel is cut for some dims. */
+export interface Cut {
+  /** Elements of a key head and of a value head. */
+  readonly keyDim: number;
+  readonly valueDim: number;
+  /** Keys at a time. */
+  readonly kvTile: number;
+  /** Warpgroups that compute 64 rows each. */
+  readonly groups: number;
+  /** Blocks that share a record out, and load its keys for each other. */
+  readonly cluster: number;
+  readonly stages: number;
+  readonly queryBuffers: number;
+  /** Queries move to registers. */
+  readonly keepsQueries: boolean;
+}
+
+/**
+ * What fits registers and shared memory and measured best (docs/kernels/hopper.md): of some dims
+ * the first that does, since notes of keys and rows take memory.
+ */
+export const cuts: readonly Cut[] = [
+  cutOf(64, 64, 128, 3, 2, true),
+  cutOf(96, 96, 128, 3, 1, true),
+  cutOf(96, 96, 112, 3, 1, true),
+  cutOf(128, 128, 128, 3, 1, true),
+  cutOf(128, 128, 112, 3, 1, true),
+  cutOf(192, 128, 112, 2, 1, false),
+  cutOf(192, 192, 96, 2, 1, false),
+  cutOf(256, 256, 64, 2, 1, false),
+];
+
+/**
+ * The same where keys, or keys and values, are changed on their way: raw tiles take memory, too,
+ * and a block of four warpgroups has no registers for products of more than 128 columns.
+ */
+export const changingCuts: readonly Cut[] = [
+  cutOf(64, 64, 128, 2, 1, false),
+  cutOf(64, 64, 96, 2, 1, false),
+  cutOf(96, 96, 112, 2, 1, false),
+  cutOf(96, 96, 96, 2, 1, false),
+  cutOf(128, 128, 112, 2, 1, false),
+  cutOf(128, 128, 96, 2, 1, false),
+  cutOf(128, 128, 80, 2, 1, false),
+  cutOf(192, 128, 80, 2, 1, false),
+  cutOf(192, 128, 48, 2, 1, false),
+];
+
+/** The same where keys turn in their place, by a fourth warpgroup. */
+export const turningCuts: readonly Cut[] = [
+  cutOf(64, 64, 128, 3, 2, true),
+  cutOf(64, 64, 96, 3, 2, true),
+  cutOf(96, 96, 112, 3, 1, true),
+  cutOf(96, 96, 96, 3, 1, true),
+  cutOf(128, 128, 96, 3, 1, true),
+  cutOf(128, 128, 96, 3, 1, true),
+  cutOf(192, 128, 96, 2, 1, false),
+];
+
+/** The same of fp8 products: rows of 128 bytes are one panel. */
+export const fp8Cuts: readonly Cut[] = [
+  cutOf(128, 128, 128, 4, 1, true),
+  cutOf(128, 128, 96, 4, 1, true),
+];
+
+function cutOf(
+  keyDim: number,
+  valueDim: number,
+  kvTile: number,
+  stages: number,
+  queryBuffers: number,
+  keepsQueries: boolean,
+): Cut {
+  const cluster = 2;
+  return { keyDim, valueDim, kvTile, groups: 2, cluster, stages, queryBuffers, keepsQueries };
+}
+
+/**
+ * Tiles that divide the chunks of batch-invariant plans, wherever a window begins. All rows of such
+ * plans are in this class: blocks of their own are filled better by few.
+ */
+export function invariantCut(cut: Cut): Cut {
+  return { ...cut, cluster: 1, kvTile: 2 ** Math.floor(Math.log2(cut.kvTile)) };
+}
+
+/** Keys at a time where hooks take registers and warps that change tiles do, too. */
+export const hookedKeysMost = 96;
