@@ -10,6 +10,7 @@ import { requireOptions } from "../require.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 import { bindKeysAndValues } from "./bind-keys.ts";
 import type { MappedTensors } from "./families/family.ts";
+import { warpColumnsMost } from "./families/tiled-classes.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { denseAddress, requireAligned, rowUnit } from "./tensor-checks.ts";
 import { bindRowScales } from "./row-scales.ts";
@@ -66,7 +67,7 @@ export function bindTensors(
   requireDistinct("out", out);
   // A row of queries is read before its output is written, and by nobody else: but for wide rows of
   // a GPU, whose columns several warps have, one of which may have to attend it again.
-  const isShared = q.device.kind === "cuda" && options.headDim > 256;
+  const isShared = q.device.kind === "cuda" && options.headDim > warpColumnsMost;
   const isSame = !isShared && options.headDim === options.valueDim && isInPlace(out, q);
   if (!isSame) requireApart("out", out, "q", q);
   requireApart("out", out, "k", k);

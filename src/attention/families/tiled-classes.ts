@@ -62,7 +62,7 @@ const stepBytes = 8192;
 /** Room for a merge of split rows in kernels/attention/merge.h. */
 const mergeRoomBytes = 3072;
 /** Wider rows than this do not fit a warp's registers: warps divide their columns among them. */
-const warpColumnsMost = 256;
+export const warpColumnsMost = 256;
 
 /**
  * The classes of the tiled kernels (kernels/attention/tiled), by rising query tile: those whose
