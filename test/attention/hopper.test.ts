@@ -167,6 +167,9 @@ function changing(long: Partial<Case>): [string, Partial<Case>][] {
     ["rope of some elements, dim 64", { rope: { ...turning, dim: 12 }, headDim: 64, pageSize: 5 }],
     ["rope, dim 96, ALiBi", { rope: { ...turning, dim: 96 }, headDim: 96, alibi: true }],
     ["rope, keys of 192", { ...fp8, rope: turning, headDim: 192, valueDim: 128, kvDtype: "bf16" }],
+    ["rope, dim 192", { rope: turning, headDim: 192, pageSize: 16 }],
+    ["fp8 keys of 192", { ...fp8, headDim: 192, scales: "token" }],
+    ["rope, fp8 keys of 192, a soft cap", { ...fp8, rope: turning, headDim: 192, softCap: 20 }],
     ["rope, fp8 keys, a window", { ...fp8, rope: turning, windowLeft: 100 }],
     ["rope in f16, split rows", { ...long, rope: { ...turning, dim: 64 }, dtype: "f16" }],
   ];

@@ -32,7 +32,7 @@ export const cuts: readonly Cut[] = [
 
 /**
  * The same where keys, or keys and values, are changed on their way: raw tiles take memory, too,
- * and a block of four warpgroups has no registers for products of more than 128 columns.
+ * and a block of four warpgroups has no registers for products of 256 columns.
  */
 export const changingCuts: readonly Cut[] = [
   cutOf(64, 64, 128, 2, 1, false),
@@ -44,6 +44,8 @@ export const changingCuts: readonly Cut[] = [
   cutOf(128, 128, 80, 2, 1, false),
   cutOf(192, 128, 80, 2, 1, false),
   cutOf(192, 128, 48, 2, 1, false),
+  cutOf(192, 192, 64, 2, 1, false),
+  cutOf(192, 192, 48, 2, 1, false),
 ];
 
 /** The same where keys turn in their place, by a fourth warpgroup. */
@@ -55,6 +57,9 @@ export const turningCuts: readonly Cut[] = [
   cutOf(128, 128, 96, 3, 1, true),
   cutOf(128, 128, 96, 3, 1, true),
   cutOf(192, 128, 96, 2, 1, false),
+  cutOf(192, 192, 96, 2, 1, false),
+  cutOf(192, 192, 80, 2, 1, false),
+  cutOf(192, 192, 64, 2, 1, false),
 ];
 
 /** The same of fp8 products: rows of 128 bytes are one panel. */
