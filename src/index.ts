@@ -84,7 +84,12 @@ export {
 } from "./ops/norm.ts";
 export type { OutOptions, RowOptions } from "./ops/rows.ts";
 export { applyRope } from "./ops/apply-rope.ts";
-export { ExpertRouting, routeExperts, type RouteOptions } from "./ops/routing.ts";
+export {
+  type ExpertGroups,
+  ExpertRouting,
+  routeExperts,
+  type RouteOptions,
+} from "./ops/routing.ts";
 export { type Activation, matmul, type MatmulOptions, type RowGroups } from "./ops/matmul.ts";
 export { combineExperts, type CombineOptions, moe, type MoeOptions } from "./ops/moe.ts";
 export { Rope, type RopeOptions } from "./ops/rope.ts";

@@ -95,8 +95,35 @@ FB_DEVICE int32_t take_largest(const fb_route_params& p, float* keys) {
     return best;
 }
 
+// Takes the keys of all groups but the best ones; a lane has a group.
+FB_DEVICE void drop_groups(const fb_route_params& p, float* keys) {
+    const int lane = threadIdx.x % 32;
+    const int size = p.expert_count / p.group_count;
+    const bool has_group = lane < p.group_count;
+    float largest = -FB_INFINITY, second = -FB_INFINITY;
+    __syncwarp();
+    for (int e = lane * size; has_group && e < (lane + 1) * size; e++) {
+        const float key = keys[e];
+        if (key > largest) {
+            second = largest;
+            largest = key;
+        } else if (key > second)
+            second = key;
+    }
+    const float score = p.group_best == 2 ? largest + second : largest;
+    int before = 0;
+    for (int group = 0; group < p.group_count; group++) {
+        const float other = __shfl_sync(~0u, score, group);
+        before += other > score || (other == score && group < lane);
+    }
+    for (int e = lane * size; has_group && before >= p.groups_kept && e < (lane + 1) * size; e++)
+        keys[e] = __int_as_float(0x7fffffff);
+    __syncwarp();
+}
+
 FB_DEVICE void choose_experts(const fb_route_params& p, int32_t token, float* keys) {
     const Softmax softmax = load_keys(p, token, keys);
+    if (p.group_count > 1) drop_groups(p, keys);
     int32_t* const experts = items<int32_t>(p.experts) + int64_t(token) * p.top_k;
     float* const weights = items<float>(p.weights) + int64_t(token) * p.top_k;
     float total = 0, own = 0;

@@ -4,7 +4,9 @@
 
 // Each token's top_k experts by the key, ties by the lowest index; entries token * top_k + slot in
 // the order of their experts. The score is the softmax or the sigmoid of a logit, the key the logit
-// or, with bias, score plus bias. A NaN logit counts as -inf.
+// or, with bias, score plus bias. A NaN logit counts as -inf. Of group_count groups of neighbouring
+// experts only those groups_kept may be taken from whose group_best largest keys have the largest
+// sum, ties by the lowest group.
 struct fb_route_params {
     uint64_t logits;  // [token_count, expert_count]
     uint64_t bias;    // f32 [expert_count]; 0: none
@@ -22,7 +24,9 @@ struct fb_route_params {
     int32_t sigmoid;
     int32_t renormalize; // 1: a token's weights add up to scale
     float scale;
-    int32_t reserved;
+    int32_t group_count; // at most 32; 1 or less: no groups
+    int32_t groups_kept;
+    int32_t group_best; // 1 or 2
 };
 
 // out[t] = sum over slots of weights[t][slot] y[places[t][slot]] + residual[t].

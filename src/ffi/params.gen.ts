@@ -1637,11 +1637,11 @@ export class MatmulMapParams extends Params {
   }
 }
 
-/** Packs `struct fb_route_params` (104 bytes). */
+/** Packs `struct fb_route_params` (112 bytes). */
 export class RouteParams extends Params {
-  static readonly byteLength = 104;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(104), offset = 0) {
-    super(memory, offset, 104);
+  static readonly byteLength = 112;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(112), offset = 0) {
+    super(memory, offset, 112);
   }
   set logits(value: number) {
     this.write64(0, value);
@@ -1738,6 +1738,24 @@ export class RouteParams extends Params {
   }
   get scale(): number {
     return this.f32[24]!;
+  }
+  set groupCount(value: number) {
+    this.i32[25] = value;
+  }
+  get groupCount(): number {
+    return this.i32[25]!;
+  }
+  set groupsKept(value: number) {
+    this.i32[26] = value;
+  }
+  get groupsKept(): number {
+    return this.i32[26]!;
+  }
+  set groupBest(value: number) {
+    this.i32[27] = value;
+  }
+  get groupBest(): number {
+    return this.i32[27]!;
   }
 }
 

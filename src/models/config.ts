@@ -76,6 +76,11 @@ export class Config implements Fields {
     return scaling === undefined ? rope : { ...rope, scaling };
   }
 
+  /** The same configuration with other fields beside or instead of its own. */
+  with(fields: Readonly<Record<string, unknown>>): Config {
+    return new Config(this.path, { ...this.fields, ...fields });
+  }
+
   /** An error about a field. */
   wrong(field: string, allowed: string): CheckpointError {
     const value = JSON.stringify(this.fields[field]) ?? "missing";

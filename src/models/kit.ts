@@ -5,14 +5,22 @@ import type { Communicator } from "../comm/communicator.ts";
 import type { Device } from "../device/device.ts";
 import type { Batch } from "../kv/batch.ts";
 import { copyRows } from "../ops/copy-rows.ts";
+import { add, capLogits } from "../ops/elementwise.ts";
+import { mapRows } from "../ops/map.ts";
 import { type Activation, matmul } from "../ops/matmul.ts";
 import { moe } from "../ops/moe.ts";
 import { rmsNorm } from "../ops/norm.ts";
 import type { Rope } from "../ops/rope.ts";
-import { ExpertRouting, routeExperts } from "../ops/routing.ts";
+import {
+  type ExpertGroups,
+  ExpertRouting,
+  routeExperts,
+  type RouteOptions,
+} from "../ops/routing.ts";
 import type { DType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
+import { LatentAttention, type LatentHeads } from "./latent.ts";
 import type { DecoderShape } from "./shape.ts";
 import { StepBuffers } from "./step-buffers.ts";
 import { StepInputs } from "./step-inputs.ts";
@@ -54,6 +62,11 @@ export interface Experts {
   readonly down: Weight;
   readonly topK: number;
   readonly renormalize: boolean;
+  /** As {@link routeExperts} takes them. */
+  readonly scoring?: RouteOptions["scoring"];
+  readonly bias?: Tensor;
+  readonly scale?: number;
+  readonly groups?: ExpertGroups;
 }
 
 /**
@@ -72,6 +85,7 @@ export class Kit implements Disposable {
   readonly #routings = new Map<number, ExpertRouting>();
   #batch: Batch | undefined;
   #wanted = 0;
+  #latents: LatentAttention | undefined;
   #attention: readonly Attention[] = [];
 
   constructor(options: KitOptions) {
@@ -95,12 +109,13 @@ export class Kit implements Disposable {
     this.#attention = graphed ? graphAttention : attention;
   }
 
-  /** The residual stream's first values, [tokens, hidden]. */
-  embed(embedding: Tensor): Tensor {
+  /** The residual stream's first values, [tokens, hidden]: rows of the embedding times a factor. */
+  embed(embedding: Tensor, factor = 1): Tensor {
     const { paddedTokens } = this.#batch!;
     const x = this.#buffers.rows("residual", paddedTokens, this.#options.shape.hidden);
     this.inputs.gather(paddedTokens);
     copyRows(this.#device.stream, embedding, this.inputs.tokens.address, x, paddedTokens);
+    if (factor !== 1) mapRows({ operation: "scale", a: x, out: x, factor }, {});
     return x;
   }
 
@@ -117,9 +132,19 @@ export class Kit implements Disposable {
     return matmul(x, weight, { out, ...(bias && { bias }) });
   }
 
+  /** RMSNorm of each row, in its place. */
+  normIn(x: Tensor, weight: Tensor): Tensor {
+    return rmsNorm(x, weight, { eps: this.#options.shape.normEps, out: x });
+  }
+
+  /** The first columns of rows. */
+  columns(x: Tensor, count: number): Tensor {
+    return x.slice(1, 0, count);
+  }
+
   /** x times a weight of gates and then as many ups: activation(gate) * up. */
-  gated(activation: Activation, x: Tensor, weight: Weight): Tensor {
-    const out = this.#buffers.rows("gated", x.shape[0], weight.outputs / 2);
+  gated(activation: Activation, x: Tensor, weight: Weight, name = "gated"): Tensor {
+    const out = this.#buffers.rows(name, x.shape[0], weight.outputs / 2);
     return matmul(x, weight, { gated: true, activation, out });
   }
 
@@ -129,13 +154,20 @@ export class Kit implements Disposable {
     this.#options.ranks?.allReduce(residual);
   }
 
+  /** Adds the RMSNorm of y, which is written over, to the residual stream. */
+  addNorm(residual: Tensor, y: Tensor, weight: Tensor): Tensor {
+    rmsNorm(y, weight, { eps: this.#options.shape.normEps, out: y });
+    return add(residual, y, { out: residual });
+  }
+
   /** Adds what the experts of each row make of it to the residual stream. */
   addExperts(residual: Tensor, x: Tensor, experts: Experts): void {
-    const { router, gateUp, down, topK, renormalize } = experts;
+    const { router, gateUp, down, ...options } = experts;
+    const { topK } = options;
     const { tokenBudget } = this.#options;
     const [rows, dim] = x.shape;
     const out = this.#routing(rows, router.outputs, topK);
-    const routing = routeExperts(this.linear("router", x, router), { topK, renormalize, out });
+    const routing = routeExperts(this.linear("router", x, router), { ...options, out });
     this.#expertRows ??= new StepBuffers(this.#device, x.dtype, tokenBudget * topK);
     const hidden = this.#expertRows.rows("experts' insides", rows * topK, gateUp.outputs / 2);
     const results = this.#expertRows.rows("experts' results", rows * topK, dim);
@@ -179,6 +211,22 @@ export class Kit implements Disposable {
     return attended;
   }
 
+  /**
+   * Attends with queries [tokens, heads * (plain + turned)] over latents [tokens, rank + turned],
+   * whose last part turns, and appends these. Returns [tokens, heads * value].
+   */
+  attendLatents(layer: number, queries: Tensor, latents: Tensor, heads: LatentHeads): Tensor {
+    const { cache, ropes, shape, tokenBudget, maxBatch, dtype } = this.#options;
+    const sizes = { heads: shape.queryHeads, tokenBudget, maxBatch };
+    this.#latents ??= new LatentAttention(this.#device, dtype, shape.latent!, sizes);
+    const [attention] = this.#attention;
+    const [rope] = ropes;
+    const { positions } = this.inputs;
+    const batch = this.#batch!;
+    const step = { layer, batch, cache, attention, rope, positions, queries, latents, heads };
+    return this.#latents.run(step);
+  }
+
   /** The rows that want logits, [wanted, hidden]. */
   wanted(x: Tensor): Tensor {
     const rows = this.#logits.rows("wanted", this.#wanted, x.shape[1]);
@@ -186,8 +234,15 @@ export class Kit implements Disposable {
     return rows;
   }
 
-  /** Computes the logits of the wanted rows, each rank its columns, and brings them together. */
-  logits(x: Tensor, head: Weight): void {
+  /** Computes the logits of the wanted rows, between -cap and cap where one is given. */
+  logits(x: Tensor, head: Weight, cap?: number): void {
+    this.#multiply(x, head);
+    const logits = this.logitsOf(this.#wanted);
+    if (cap !== undefined) capLogits(logits, cap, { out: logits });
+  }
+
+  /** Each rank computes its columns of the logits; they are brought together. */
+  #multiply(x: Tensor, head: Weight): void {
     const { ranks, shape } = this.#options;
     const rows = this.#wanted;
     const out = this.logitsOf(rows);
@@ -231,6 +286,7 @@ export class Kit implements Disposable {
     this.#buffers[Symbol.dispose]();
     this.#logits[Symbol.dispose]();
     this.#expertRows?.[Symbol.dispose]();
+    this.#latents?.[Symbol.dispose]();
     for (const routing of this.#routings.values()) routing[Symbol.dispose]();
     this.inputs[Symbol.dispose]();
   }

@@ -70,6 +70,8 @@ export class Model implements AsyncDisposable {
     const { dtype, pageSize, tokenBudget, maxBatch, ranks } = options;
     const config = new Config(checkpoint.path, checkpoint.config);
     const family = familyOf(config);
+    if (ranks !== undefined && family.isWhole === true)
+      throw config.wrong("model_type", "a family that several ranks can share");
     const whole = family.shape(config);
     const shape = ranks === undefined ? whole : sharedShape(whole, ranks);
     await using made = new AsyncDisposableStack();
@@ -83,7 +85,8 @@ export class Model implements AsyncDisposable {
     const pages = options.pages ?? (await leastOf(pagesFor(device, shape, options), ranks));
     const groups = groupsOf(shape, pages);
     const sizes = { layers: shape.layers, pages, pageSize, maxSequences: maxBatch, groups };
-    const cache = made.use(PagedCache.create(device, { ...heads, ...sizes }));
+    const planes = planesOf(shape, dtype);
+    const cache = made.use(PagedCache.create(device, { ...heads, ...sizes, ...planes }));
     const attention = await attentionOf(device, made, shape, { dtype });
     const graphs = graphsOf(device, maxBatch);
     made.use(graphs);
@@ -166,15 +169,21 @@ function graphsOf(device: Device, maxBatch: number): DecodeGraphs {
 async function attentionOf(
   device: Device,
   made: AsyncDisposableStack,
-  { queryHeads, kvHeads, headDim, attention }: DecoderShape,
+  { queryHeads, kvHeads, headDim, attention, latent }: DecoderShape,
   options: Pick<AttentionOptions, "dtype" | "graph">,
 ): Promise<Attention[]> {
   const all: Attention[] = [];
   for (const { rope: _, ...kind } of attention) {
-    const heads = { queryHeads, kvHeads, headDim, causal: true };
+    const value = latent && { valueDim: latent.rank, keyPlane: "latent", valuePlane: "latent" };
+    const heads = { queryHeads, kvHeads, headDim, causal: true, ...value };
     all.push(made.use(await Attention.create(device, { ...heads, ...kind, ...options })));
   }
   return all;
+}
+
+/** A latent and what turns beside it lie in one plane. */
+function planesOf({ latent, headDim: dim }: DecoderShape, dtype: DType) {
+  return latent === undefined ? {} : { planes: [{ name: "latent", heads: 1, dim, dtype }] };
 }
 
 /** Layers of one window share pages, which are freed as it passes them. */

@@ -2,11 +2,14 @@ import { fillNormal } from "../tensor/random.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { Weight } from "../tensor/weight.ts";
 import type { Range } from "../weights/slice.ts";
+import type { LatentHeads } from "./latent.ts";
+import type { LatentShape } from "./shape.ts";
 import { WeightSource } from "./weight-source.ts";
 
 /** Tensors that not all models have, by `model_type`: biases of Qwen 2, norms of Qwen 3. */
 const extras: Readonly<Record<string, RegExp>> = {
   qwen2: /\.[qkv]_proj\.bias$/,
+  gemma3_text: /\.[qk]_norm\.weight$/,
   qwen3: /\.[qk]_norm\.weight$/,
   qwen3_moe: /\.[qk]_norm\.weight$/,
 };
@@ -53,6 +56,19 @@ export class RandomSource extends WeightSource {
   ): Weight {
     const label = `${this.prefix}${Object.keys(outputs).join(" ")} of experts`;
     return Weight.dense(this.#normal([count, rowsOf(outputs), inputs], label));
+  }
+
+  override latentHeads(
+    name: string,
+    heads: number,
+    { rank, plain, value }: Omit<LatentShape, "turned">,
+  ): LatentHeads {
+    const dense = (shape: number[], part: string) =>
+      Weight.dense(this.#normal(shape, `${part} of ${this.nameOf(name)}`));
+    return {
+      keys: dense([heads, rank, plain], "keys"),
+      values: dense([heads, value, rank], "values"),
+    };
   }
 
   override tied(_: string, table: Tensor, [from, to]: Range): Weight {

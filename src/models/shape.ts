@@ -10,6 +10,18 @@ export interface AttentionKind {
   readonly softCap?: number;
 }
 
+/** Sizes of heads whose keys and values are latents that all heads share. */
+export interface LatentShape {
+  /** Elements of a latent. */
+  readonly rank: number;
+  /** Elements of a head's queries and keys that turn, which the latent is followed by. */
+  readonly turned: number;
+  /** Those that do not. */
+  readonly plain: number;
+  /** Elements of a head's values. */
+  readonly value: number;
+}
+
 /** Sizes of a decoder, and what of them the cache and the attention must know. */
 export interface DecoderShape {
   readonly layers: number;
@@ -25,8 +37,14 @@ export interface DecoderShape {
   /** Positions that the model was made for. */
   readonly contextTokens: number;
   readonly normEps: number;
+  /** What the weights of norms are kept less of; default 0. */
+  readonly normOffset?: number;
+  /** Logits lie between it and its negative; default: anywhere. */
+  readonly logitCap?: number;
   /** Whether the head is the embedding. */
   readonly isTied: boolean;
+  /** Of latent attention: kvHeads is 1, and headDim what the cache holds of a token. */
+  readonly latent?: LatentShape;
   /** Of a mixture of experts. */
   readonly mixture?: {
     /** Which names its tensors have. */

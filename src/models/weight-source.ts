@@ -6,6 +6,9 @@ import { type Codes, codesOf, stackCodes } from "../weights/codes.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
 import { CheckpointError } from "../weights/errors.ts";
 import { type Range, rowsOf } from "../weights/slice.ts";
+import { Config } from "./config.ts";
+import type { LatentHeads } from "./latent.ts";
+import type { LatentShape } from "./shape.ts";
 import type { StoredTensor } from "../weights/stored.ts";
 import { dtypeOf, unpack } from "../weights/unpack.ts";
 
@@ -33,15 +36,16 @@ export class WeightSource implements Disposable {
     return this.checkpoint.tensors.has(this.nameOf(name));
   }
 
-  /** A norm's weight, f32 [length]. Errors: CheckpointError. */
-  vector(name: string, length: number): Tensor {
-    const stored = this.#stored(name, [length]);
-    return this.own(Tensor.from(this.device, unpack(stored), [length], "f32", stored.name));
+  /** A norm's weight, f32 [length], with `offset` added to each. Errors: CheckpointError. */
+  vector(name: string, length: number, offset = 0, kind = "weight"): Tensor {
+    const stored = this.#stored(name, [length], kind);
+    const values = unpack(stored).map((value) => value + offset);
+    return this.own(Tensor.from(this.device, values, [length], "f32", stored.name));
   }
 
   /** The same where there is one. */
-  vectorIfThere(name: string, length: number): Tensor | undefined {
-    return this.has(name) ? this.vector(name, length) : undefined;
+  vectorIfThere(name: string, length: number, offset = 0): Tensor | undefined {
+    return this.has(name) ? this.vector(name, length, offset) : undefined;
   }
 
   /** Biases of a linear layer's outputs, one after the other, where the first of them is there. */
@@ -91,6 +95,44 @@ export class WeightSource implements Disposable {
     for (let expert = 0; expert < count; expert++)
       address = this.below(nameOf(expert)).#put(address, inputs, parts);
     return Weight.dense(tensor);
+  }
+
+  /**
+   * The parts of DeepSeek's `kv_b_proj` by head: keys [heads, rank, plain], turned around, and
+   * values [heads, value, rank]. Errors: CheckpointError.
+   */
+  latentHeads(
+    name: string,
+    heads: number,
+    { rank, plain, value }: Omit<LatentShape, "turned">,
+  ): LatentHeads {
+    const width = plain + value;
+    const stored = unpack(this.#stored(name, [heads * width, rank]));
+    const keys = new Float32Array(heads * rank * plain);
+    const values = new Float32Array(heads * value * rank);
+    for (let head = 0; head < heads; head++) {
+      const rows = stored.subarray(head * width * rank, (head + 1) * width * rank);
+      for (let i = 0; i < plain; i++)
+        for (let r = 0; r < rank; r++) keys[(head * rank + r) * plain + i] = rows[i * rank + r];
+      values.set(rows.subarray(plain * rank), head * value * rank);
+    }
+    const put = (numbers: Float32Array, shape: number[], label: string) =>
+      Weight.dense(this.own(Tensor.from(this.device, numbers, shape, this.dtype, label)));
+    return {
+      keys: put(keys, [heads, rank, plain], "heads' keys"),
+      values: put(values, [heads, value, rank], "heads' values"),
+    };
+  }
+
+  /** Tensors whose names begin so are not looked for. */
+  leave(prefix: string): void {
+    for (const name of this.checkpoint.tensors.keys())
+      if (name.startsWith(`${this.prefix}${prefix}`)) this.taken.add(name);
+  }
+
+  /** The configuration beside the weights. */
+  get config(): Config {
+    return new Config(this.checkpoint.path, this.checkpoint.config);
   }
 
   /** The linear layer of a table's rows: in its memory, or if it is quantised in its codes. */

@@ -67,6 +67,19 @@ export class ExpertRouting extends Owner {
   }
 }
 
+/** Groups of experts, of which a token goes to those of the best ones alone. */
+export interface ExpertGroups {
+  /** Groups of as many neighbouring experts, 1 to 32. */
+  count: number;
+  /** Groups that a token takes experts from, of as many experts as topK or more. */
+  kept: number;
+  /**
+   * Groups are compared by their best expert (1, the default), or by the sum of their best two,
+   * which needs a bias.
+   */
+  best?: 1 | 2;
+}
+
 /** How tokens choose experts. */
 export interface RouteOptions {
   /** Experts that each token goes to, 1 to 32. */
@@ -79,13 +92,17 @@ export interface RouteOptions {
   bias?: Tensor;
   /** Multiplies the weights; default 1. */
   scale?: number;
+  /** Groups of neighbouring experts of which a token takes some (DeepSeek-V3, arXiv 2412.19437). */
+  groups?: ExpertGroups;
   /** Takes the result; left out, a new one does. */
   out?: ExpertRouting;
   /** Default: the device's own. */
   stream?: Stream;
 }
 
-const known = ["topK", "scoring", "renormalize", "bias", "scale", "out", "stream"];
+const known = ["topK", "scoring", "renormalize", "bias", "scale", "groups", "out", "stream"];
+/** Most groups of experts. */
+const groupsMost = 32;
 const params = new RouteParams();
 
 /**
@@ -107,6 +124,7 @@ export function routeExperts(logits: Tensor, options: RouteOptions): ExpertRouti
   if (typeof renormalize !== "boolean")
     throw new OptionError("renormalize", renormalize, "true or false", "leave it out for false.");
   if (bias !== undefined) requireDense("bias", bias, device, [experts], ["f32"]);
+  if (options.groups !== undefined) checkGroups(options, experts);
   const { stream = device.stream } = options;
   requireStream(stream, device);
   if (options.out !== undefined) checkOut(options.out, logits, topK);
@@ -120,6 +138,10 @@ export function routeExperts(logits: Tensor, options: RouteOptions): ExpertRouti
   params.sigmoid = scoring === "sigmoid" ? 1 : 0;
   params.renormalize = renormalize ? 1 : 0;
   params.scale = scale;
+  const { groups } = options;
+  params.groupCount = groups?.count ?? 1;
+  params.groupsKept = groups?.kept ?? 1;
+  params.groupBest = groups?.best ?? 1;
   placeRouting(out);
   const kernel = device.kernel("moe_route");
   out.readyTicket(stream);
@@ -159,6 +181,25 @@ function checkLogits(logits: Tensor): void {
   const types = numbers.join(", ");
   const allowed = `a tensor [tokens, 1 to ${expertsMost}] of ${types} with innermost stride 1`;
   throw new OptionError("logits", label, allowed, "give the router's product.");
+}
+
+function checkGroups({ groups, topK, bias }: RouteOptions, experts: number): void {
+  requireOptions("groups", groups, ["count", "kept", "best"]);
+  const { count, kept, best = 1 } = groups!;
+  requireInteger("groups.count", count, 1, Math.min(groupsMost, experts));
+  if (experts % count !== 0) {
+    const fix = "take as many experts for each group.";
+    throw new OptionError("groups.count", count, `a divisor of ${experts} experts`, fix);
+  }
+  requireInteger("groups.kept", kept, Math.ceil((topK * count) / experts), count);
+  requireInteger("groups.best", best, 1, 2);
+  if (best === 2 && bias === undefined)
+    throw new OptionError(
+      "groups.best",
+      best,
+      "1 without a bias",
+      "give one, of zeros if need be.",
+    );
 }
 
 function checkOut(out: ExpertRouting, logits: Tensor, topK: number): void {

@@ -289,6 +289,7 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
       renormalize: true,
       bias: weight,
       scale: 2,
+      groups: { count: 1, kept: 1, best: 2 },
       out: routing,
       stream: device.stream,
     },

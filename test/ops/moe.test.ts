@@ -4,7 +4,12 @@ import { OptionError } from "../../src/errors.ts";
 import { ProbeParams } from "../../src/ffi/params.gen.ts";
 import { matmul } from "../../src/ops/matmul.ts";
 import { combineExperts, moe, type MoeOptions } from "../../src/ops/moe.ts";
-import { ExpertRouting, routeExperts, type RouteOptions } from "../../src/ops/routing.ts";
+import {
+  type ExpertGroups,
+  ExpertRouting,
+  routeExperts,
+  type RouteOptions,
+} from "../../src/ops/routing.ts";
 import { type DType, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { Weight } from "../../src/tensor/weight.ts";
@@ -18,6 +23,23 @@ interface Chosen {
   weight: number;
 }
 
+/** Whether an expert is of a group that is kept. */
+function groupsOf(keys: ArrayLike<number>, { groups }: RouteOptions): (expert: number) => boolean {
+  if (groups === undefined) return () => true;
+  const { count, kept, best = 1 } = groups;
+  const size = keys.length / count;
+  const scores = Array.from({ length: count }, (_, g) => {
+    const own = Array.from({ length: size }, (__, i) => keys[g * size + i]);
+    const sorted = own.sort((a, b) => (b > a ? 1 : b < a ? -1 : 0));
+    return sorted.slice(0, best).reduce((sum, key) => Math.fround(sum + key), 0);
+  });
+  const order = [...scores.keys()].sort((a, b) =>
+    scores[b] > scores[a] ? 1 : scores[b] < scores[a] ? -1 : a - b,
+  );
+  const taken = new Set(order.slice(0, kept));
+  return (expert) => taken.has(Math.floor(expert / size));
+}
+
 /** A token's experts in f64. */
 function chosenOf(logits: Float64Array, options: RouteOptions, bias?: Float64Array): Chosen[] {
   const { topK, scoring = "softmax", renormalize = false, scale = 1 } = options;
@@ -29,9 +51,10 @@ function chosenOf(logits: Float64Array, options: RouteOptions, bias?: Float64Arr
   );
   const sums = scores.map((score, e) => score + (bias?.[e] ?? 0));
   const keys = bias ? sums.map((key) => (Number.isNaN(key) ? -Infinity : key)) : clean;
-  const order = [...keys.keys()].sort((a, b) =>
-    keys[b] > keys[a] ? 1 : keys[b] < keys[a] ? -1 : a - b,
-  );
+  const kept = groupsOf(keys, options);
+  const order = [...keys.keys()]
+    .filter((e) => kept(e))
+    .sort((a, b) => (keys[b] > keys[a] ? 1 : keys[b] < keys[a] ? -1 : a - b));
   const best = order.slice(0, topK);
   const total = renormalize ? best.reduce((all, e) => all + scores[e], 0) : 1;
   return best.map((expert) => ({ expert, weight: (scale * scores[expert]) / total }));
@@ -69,12 +92,27 @@ function routed(device: Device, random: Random, tokens: number, experts: number,
     scale: random.pick([1, 2.5]),
   };
   const biases = random.chance(0.4) ? numbersOf(random, experts, "f32", 0.3) : undefined;
+  const groups = groupsFor(random, experts, options.topK, biases !== undefined);
+  if (groups !== undefined) options.groups = groups;
   using bias = biases && Tensor.from(device, biases, [experts], "f32");
   const routing = routeExperts(logits, { ...options, bias });
   const rows = Array.from({ length: tokens }, (_, t) =>
     chosenOf(values.subarray(t * experts, (t + 1) * experts), options, biases),
   );
   return { routing, rows };
+}
+
+/** Groups of experts, often. */
+function groupsFor(random: Random, experts: number, topK: number, hasBias: boolean) {
+  const counts = [2, 4, 5, 8, 32].filter((count) => experts % count === 0);
+  if (counts.length === 0 || random.chance(0.3)) return undefined;
+  const count = random.pick(counts);
+  const kept = random.integer(Math.ceil((topK * count) / experts), count);
+  return {
+    count,
+    kept,
+    best: hasBias && experts / count > 1 && random.chance(0.5) ? 2 : 1,
+  } as const;
 }
 
 /** A product in which each row has the weight of its group, by the oracle of plain products. */
@@ -323,6 +361,13 @@ test("bad input is refused by name", async () => {
     ["scale", () => routeExperts(logits, { topK: 1, scale: NaN })],
     ["bias", () => routeExperts(logits, { topK: 1, bias: zeros([3]) })],
     ["out", () => routeExperts(logits, { topK: 1, out: routing })],
+    ["groups", () => routeExperts(logits, { topK: 1, groups: 2 as unknown as ExpertGroups })],
+    ["groups.count", () => routeExperts(logits, { topK: 1, groups: { count: 3, kept: 1 } })],
+    ["groups.kept", () => routeExperts(logits, { topK: 3, groups: { count: 2, kept: 1 } })],
+    [
+      "groups.best",
+      () => routeExperts(logits, { topK: 1, groups: { count: 2, kept: 1, best: 2 } }),
+    ],
     ["groups", () => matmul(x, stack)],
     ["groups", () => matmul(x, Weight.dense(zeros([6, 8])), { groups: { starts } })],
     ["groups.starts", () => matmul(x, stack, { groups: { starts: zeros([4], "i32") } })],

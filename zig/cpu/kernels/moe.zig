@@ -19,6 +19,7 @@ pub const kernels = [_]Kernel{
 const all_tokens = std.math.maxInt(i32);
 
 const experts_most = 1024;
+const groups_most = 32;
 /// Columns of out that are summed at a time.
 const block = 1024;
 
@@ -50,6 +51,7 @@ fn choose(p: *const Route, token: usize, keys: []f32, logits: []f32) void {
         if (p.bias != 0) key.* = score_of(p, logit, largest, sum) + items(f32, p.bias)[e];
         if (key.* != key.*) key.* = -simd.inf;
     }
+    if (p.group_count > 1) drop_groups(p, keys[0..count]);
     const experts = items(i32, p.experts)[token * top_k ..][0..top_k];
     const weights = items(f32, p.weights)[token * top_k ..][0..top_k];
     var total: f32 = 0;
@@ -62,6 +64,32 @@ fn choose(p: *const Route, token: usize, keys: []f32, logits: []f32) void {
     for (weights) |*weight| {
         if (p.renormalize != 0) weight.* /= total;
         weight.* *= p.scale;
+    }
+}
+
+/// Takes the keys of all groups but the best ones.
+fn drop_groups(p: *const Route, keys: []f32) void {
+    const count = size(p.group_count);
+    const group_size = keys.len / count;
+    var scores: [groups_most]f32 = undefined;
+    for (scores[0..count], 0..) |*score, group| {
+        var largest = -simd.inf;
+        var second = -simd.inf;
+        for (keys[group * group_size ..][0..group_size]) |key| {
+            if (key > largest) {
+                second = largest;
+                largest = key;
+            } else if (key > second) second = key;
+        }
+        score.* = if (p.group_best == 2) largest + second else largest;
+    }
+    for (scores[0..count], 0..) |score, group| {
+        var before: i32 = 0;
+        for (scores[0..count], 0..) |other, o| {
+            if (other > score or (other == score and o < group)) before += 1;
+        }
+        if (before < p.groups_kept) continue;
+        @memset(keys[group * group_size ..][0..group_size], std.math.nan(f32));
     }
 }
 
