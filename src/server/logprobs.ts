@@ -11,7 +11,8 @@ interface Entry {
 export function logprobsOf(tokenizer: Tokenizer, tokens: readonly GeneratedToken[]) {
   const entry = (token: number, logprob: number): Entry => {
     const text = tokenizer.decode([token], { keepSpecial: true });
-    return { token: text, logprob, bytes: [...utf8.encode(text)] };
+    // Of a part of a character the text says nothing.
+    return { token: text, logprob, bytes: [...(tokenizer.bytesOf(token) ?? [])] };
   };
   const content = tokens.flatMap(({ token, logProb }) => {
     if (logProb === undefined) return [];
@@ -20,5 +21,3 @@ export function logprobsOf(tokenizer: Tokenizer, tokens: readonly GeneratedToken
   });
   return content.length === 0 ? null : { content, refusal: null };
 }
-
-const utf8 = new TextEncoder();

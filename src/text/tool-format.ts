@@ -42,8 +42,9 @@ const bare: ToolFormat = {
 /** What a chat template shows of a format; undefined: it shows no tools, or in no known format. */
 export function toolFormatOf(template: string): ToolFormat | undefined {
   if (!/\btools\b/.test(template)) return undefined;
-  // A tag with XML inside is another format: Qwen 3 Coder's.
-  if (template.includes("<tool_call>")) return template.includes("<function=") ? undefined : tagged;
+  // Tags with other things inside are other formats: Qwen 3 Coder's, GLM's, MiniMax's.
+  const hasTags = ["<function=", "<arg_key>", "<invoke"].some((tag) => template.includes(tag));
+  if (template.includes("<tool_call>")) return hasTags ? undefined : tagged;
   if (template.includes("[TOOL_CALLS]")) return template.includes("[ARGS]") ? undefined : listed;
   const isLlama = template.includes("ipython") && template.includes('"parameters"');
   return isLlama ? bare : undefined;

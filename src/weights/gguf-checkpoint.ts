@@ -1,7 +1,13 @@
-import { control, type GgufVocabulary, ggufCuts, tokenizerJsonOf } from "../text/gguf-tokenizer.ts";
+import {
+  control,
+  type GgufVocabulary,
+  ggufTokenizers,
+  tokenizerJsonOf,
+} from "../text/gguf-tokenizer.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { CheckpointError } from "./errors.ts";
-import { type GgufFile, type GgufValue, openGguf } from "./gguf.ts";
+import { type GgufFile, openGguf } from "./gguf.ts";
+import { list, text, vocabularyOf, whole } from "./gguf-vocabulary.ts";
 import type { StoredTensor } from "./stored.ts";
 import { unpack } from "./unpack.ts";
 
@@ -58,8 +64,7 @@ export function openGgufCheckpoint(path: string): Checkpoint {
   if (json === undefined)
     throw new CheckpointError(
       path,
-      `its tokenizer is ${vocabulary.model} with ${vocabulary.pre}, not gpt2 with one of ` +
-        ggufCuts.join(", "),
+      `its tokenizer is ${vocabulary.model} with ${vocabulary.pre}, not ${ggufTokenizers}`,
       "use the Hugging Face folder of the model, which has a tokenizer.json.",
     );
   const end = whole(file, "tokenizer.ggml.eos_token_id");
@@ -189,39 +194,4 @@ function unpermuted(bytes: Uint8Array, rows: number, headRows: number): Uint8Arr
     out.set(bytes.subarray(from * rowBytes, (from + 1) * rowBytes), row * rowBytes);
   }
   return out;
-}
-
-function vocabularyOf(file: GgufFile): GgufVocabulary {
-  const pre = file.metadata.get("tokenizer.ggml.pre")?.toString() ?? "gpt-2";
-  // Files of Llama 3 do not say it, and ggml begins their texts with one.
-  const begins = file.metadata.get("tokenizer.ggml.add_bos_token") ?? pre === "llama-bpe";
-  return {
-    model: text(file, "tokenizer.ggml.model"),
-    pre,
-    tokens: list(file, "tokenizer.ggml.tokens") as string[],
-    kinds: list(file, "tokenizer.ggml.token_type") as number[],
-    merges: (file.metadata.get("tokenizer.ggml.merges") ?? []) as string[],
-    bos: begins === true ? whole(file, "tokenizer.ggml.bos_token_id") : undefined,
-  };
-}
-
-function text(file: GgufFile, key: string): string {
-  const value = file.metadata.get(key);
-  if (typeof value === "string") return value;
-  throw missing(file, key);
-}
-
-function list(file: GgufFile, key: string): GgufValue[] {
-  const value = file.metadata.get(key);
-  if (Array.isArray(value)) return value;
-  throw missing(file, key);
-}
-
-function whole(file: GgufFile, key: string): number | undefined {
-  const value = file.metadata.get(key);
-  return typeof value === "number" ? value : undefined;
-}
-
-function missing({ path }: GgufFile, key: string): CheckpointError {
-  return new CheckpointError(path, `its metadata has no ${key}`, "convert the model anew.");
 }

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { logprobsOf } from "../../src/server/logprobs.ts";
 import { ChatTemplate } from "../../src/text/chat-template.ts";
 import { tokenizerJsonOf } from "../../src/text/gguf-tokenizer.ts";
 import { StopStrings } from "../../src/text/stop-strings.ts";
@@ -62,6 +63,50 @@ describe("tokenizer", () => {
     const begins = new Tokenizer(tokenizerJsonOf({ ...vocabulary, bos: idOf("<user>") })!);
     expect([...begins.encode("he", { addSpecial: true })]).toEqual(["<user>", "he"].map(idOf));
     expect([...begins.encode("he")]).toEqual([idOf("he")]);
+  });
+
+  test("SentencePiece merges what has the higher score, and spells out the rest in bytes", () => {
+    const bytes = Array.from({ length: 256 }, (_, byte) => {
+      return `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`;
+    });
+    const low = "\u2581";
+    const words = [low, "a", "b", "c", "ab", "bc", `${low}a`, "abc", "<end>"];
+    const pieces = ["<unk>", "<s>", ...bytes, ...words];
+    const rank: Record<string, number> = { bc: -1, ab: -2, abc: -3, [`${low}a`]: -4 };
+    const spm = (spacePrefix: boolean) =>
+      new Tokenizer(
+        tokenizerJsonOf({
+          model: "llama",
+          pre: "default",
+          tokens: pieces,
+          kinds: pieces.map((piece, id) => (id === 0 ? 2 : /^<(s|end)>$/.test(piece) ? 3 : 1)),
+          merges: [],
+          scores: pieces.map((piece) => rank[piece] ?? 0),
+          spacePrefix,
+          bos: 1,
+        })!,
+      );
+    const wordsOf = (text: string, prefix = true) =>
+      [...spm(prefix).encode(text)].map((id) => pieces[id]);
+    // "ab" would leave "c" alone: "bc" comes first, then all three.
+    expect(wordsOf("abc")).toEqual([low, "abc"]);
+    expect(wordsOf("ab a")).toEqual([low, "ab", `${low}a`]);
+    expect(wordsOf("é", false)).toEqual(["<0xC3>", "<0xA9>"]);
+    expect(wordsOf("b<end>", false)).toEqual(["b", "<end>"]);
+    const tokenizer = spm(true);
+    expect([...tokenizer.encode("a", { addSpecial: true })][0]).toBe(1);
+    for (const text of ["abc é a", "  b", "日本"])
+      expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
+    expect([...tokenizer.bytesOf(pieces.indexOf("<0xC3>"))!]).toEqual([0xc3]);
+    expect([...tokenizer.bytesOf(pieces.indexOf(`${low}a`))!]).toEqual([0x20, 0x61]);
+  });
+
+  test("a token that is a part of a character says which bytes", () => {
+    const ids = [...tokenizer.encode("ß½")];
+    const entries = ids.map((token) => ({ token, text: "", logProb: { logProb: 0, top: [] } }));
+    const told = logprobsOf(tokenizer, entries)!.content;
+    expect(told.flatMap(({ bytes }) => [...bytes])).toEqual([...new TextEncoder().encode("ß½")]);
+    expect(told.length).toBeGreaterThan(2);
   });
 
   test("other ways to cut texts are not guessed", () => {
