@@ -2,6 +2,7 @@
  * Models that answer many requests at once: weights in, tokens out.
  * @module flashbun/engine
  */
+export { Encoder, type EncoderOptions } from "./encoder.ts";
 export { Engine, EngineClosedError, type EngineOptions } from "./engine.ts";
 export { Communicator, type CommunicatorOptions, type Exchange } from "../comm/communicator.ts";
 export type { CommLibrary } from "../comm/library.ts";

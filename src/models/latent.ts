@@ -42,16 +42,21 @@ interface Views {
   readonly positions: Tensor;
   /** Queries' plain parts as rows [tokens * heads, plain]. */
   readonly plain: Tensor;
-  /** [heads, tokens, turned] of the queries, and its place among the wide ones. */
+  /** What heads make of them, [heads * tokens, rank], and the same as [tokens, heads, rank]. */
+  readonly absorbed: Tensor;
+  readonly absorbedByToken: Tensor;
+  /** [tokens, heads, turned] of the queries. */
   readonly turned: Tensor;
-  readonly wideTurned: Tensor;
-  /** Wide queries: rows [heads * tokens, rank] of their latent part, and [tokens, heads, all]. */
-  readonly wideRows: Tensor;
+  /** Wide queries [tokens, heads, rank + turned], and both parts of them. */
   readonly wide: Tensor;
+  readonly wideLatent: Tensor;
+  readonly wideTurned: Tensor;
+  /** With as many tokens as a graph may have, which its capture asks for. */
+  readonly wideMost: Tensor;
+  readonly seenMost: Tensor;
   /** [tokens, 1, all]. */
   readonly keys: Tensor;
-  /** What was seen, [tokens, heads, rank] and as rows. */
-  readonly seen: Tensor;
+  /** What was seen, as rows [tokens * heads, rank]. */
   readonly seenRows: Tensor;
   /** Heads' results [heads * tokens, value], and the same in the order of tokens. */
   readonly results: Tensor;
@@ -73,7 +78,9 @@ export class LatentAttention implements Disposable {
   readonly #heads: number;
   /** Largest count that is kept for good: a graph holds its views. */
   readonly #maxBatch: number;
-  /** [heads * tokens, rank + turned]. */
+  /** [heads * tokens, rank]. */
+  readonly #absorbed: Tensor;
+  /** [tokens * heads, rank + turned]. */
   readonly #wide: Tensor;
   /** [tokens * heads, rank]. */
   readonly #seen: Tensor;
@@ -96,6 +103,7 @@ export class LatentAttention implements Disposable {
     const rows = heads * tokenBudget;
     const room = (width: number, label: string) =>
       Tensor.zeros(device, [rows, width], dtype, label);
+    this.#absorbed = room(rank, "absorbed queries");
     this.#wide = room(rank + turned, "wide queries");
     this.#seen = room(rank, "seen latents");
     this.#results = room(value, "heads' results");
@@ -107,11 +115,12 @@ export class LatentAttention implements Disposable {
     const { layer, batch, cache, attention, rope, heads } = step;
     const views = this.#viewsOf(step);
     const { starts, rows, wide, keys } = views;
-    matmul(views.plain, heads.keys, { groups: { starts, rows }, out: views.wideRows });
+    matmul(views.plain, heads.keys, { groups: { starts, rows }, out: views.absorbed });
+    mapRows({ operation: "scale", a: views.absorbedByToken, out: views.wideLatent }, {});
     mapRows({ operation: "scale", a: views.turned, out: views.wideTurned }, {});
     applyRope(wide, keys, views.positions, rope);
     cache.append({ layer, batch, planes: { latent: keys } });
-    attention.run({ layer, q: wide, cache, out: views.seen });
+    attention.run({ layer, q: views.wideMost, cache, out: views.seenMost });
     matmul(views.seenRows, heads.values, { groups: { starts, rows }, out: views.results });
     mapRows({ operation: "scale", a: views.byHead, out: views.byToken }, {});
     return views.out;
@@ -119,8 +128,8 @@ export class LatentAttention implements Disposable {
 
   [Symbol.dispose](): void {
     for (const views of this.#views.values()) free(views);
-    for (const buffer of [this.#wide, this.#seen, this.#results, this.#out])
-      buffer[Symbol.dispose]();
+    const buffers = [this.#absorbed, this.#wide, this.#seen, this.#results, this.#out];
+    for (const buffer of buffers) buffer[Symbol.dispose]();
   }
 
   #viewsOf(step: LatentStep): Views {
@@ -149,9 +158,11 @@ export class LatentAttention implements Disposable {
       { length: count },
       (_, i) => (i % tokens) * heads + Math.floor(i / tokens),
     );
-    const wideRows = this.#wide.slice(0, 0, count);
-    const wideHeads = wideRows.reshape(heads, tokens, all);
-    const seenRows = this.#seen.slice(0, 0, count);
+    const most = Math.max(tokens, this.#maxBatch);
+    const wideMost = this.#wide.slice(0, 0, heads * most).reshape(most, heads, all);
+    const wide = wideMost.slice(0, 0, tokens);
+    const absorbed = this.#absorbed.slice(0, 0, count);
+    const seenMost = this.#seen.slice(0, 0, heads * most);
     const results = this.#results.slice(0, 0, count);
     const inHeads = queries.reshape(tokens, heads, plain + turned);
     const outRows = this.#out.slice(0, 0, count);
@@ -160,13 +171,16 @@ export class LatentAttention implements Disposable {
       rows: Tensor.from(device, rows, [count], "i32", "rows by head"),
       positions: positions.slice(0, 0, tokens),
       plain: queries.reshape(count, plain + turned).slice(1, 0, plain),
-      turned: inHeads.slice(2, plain, plain + turned).permute(1, 0, 2),
-      wideTurned: wideHeads.slice(2, rank, all),
-      wideRows: wideRows.slice(1, 0, rank),
-      wide: wideHeads.permute(1, 0, 2),
+      absorbed,
+      absorbedByToken: absorbed.reshape(heads, tokens, rank).permute(1, 0, 2),
+      turned: inHeads.slice(2, plain, plain + turned),
+      wide,
+      wideLatent: wide.slice(2, 0, rank),
+      wideTurned: wide.slice(2, rank, all),
+      wideMost,
+      seenMost: seenMost.reshape(most, heads, rank),
       keys: latents.reshape(tokens, 1, all),
-      seen: seenRows.reshape(tokens, heads, rank),
-      seenRows,
+      seenRows: seenMost.slice(0, 0, count),
       results,
       byHead: results.reshape(heads, tokens, value),
       byToken: outRows.reshape(tokens, heads, value).permute(1, 0, 2),

@@ -5,6 +5,7 @@ import { requireInteger, requireNumber } from "../require.ts";
 import { showAsText } from "../shown.ts";
 import { jsonBody } from "./body.ts";
 import { type Asked, chatCompletion, textCompletion } from "./completions.ts";
+import { type EmbeddingModel, embeddings } from "./embeddings.ts";
 import { errorResponse, HttpError } from "./http-errors.ts";
 import { Metrics } from "./metrics.ts";
 import { pageFile } from "./page.ts";
@@ -24,6 +25,8 @@ export interface ServerOptions {
   maxRequests?: number;
   /** Most bytes of a request's body. Default 16 MiB. */
   maxBodyBytes?: number;
+  /** Answers `/v1/embeddings`; default: nothing does. It stays the caller's. */
+  embeddings?: EmbeddingModel;
   /** Takes a line of JSON for each request. Default: none. */
   log?: (line: string) => void;
 }
@@ -38,7 +41,8 @@ export class ApiServer {
   readonly url: string;
   readonly #server: Bun.Server<undefined>;
   readonly #engine: Engine;
-  readonly #options: Required<Omit<ServerOptions, "apiKey">>;
+  readonly #options: Required<Omit<ServerOptions, "apiKey" | "embeddings">>;
+  readonly #embeddings: EmbeddingModel | undefined;
   readonly #keyHash: Buffer | undefined;
   readonly #metrics: Metrics;
   readonly #visits: Visits;
@@ -57,6 +61,7 @@ export class ApiServer {
     requireInteger("maxRequests", maxRequests, 1);
     requireInteger("maxBodyBytes", maxBodyBytes, 1);
     this.#engine = engine;
+    this.#embeddings = options.embeddings;
     this.#options = { model, host, port, maxRequests, maxBodyBytes, log };
     // An empty one would be the key of whoever sends none.
     if (options.apiKey === "") {
@@ -114,8 +119,7 @@ export class ApiServer {
 
   async #route(request: Request, path: string, visit: Visit): Promise<Response> {
     const { method } = request;
-    const own = `/v1/models/${encodeURIComponent(this.#options.model)}`;
-    const get = path === own ? () => Response.json(this.#described()) : this.#getOf(path);
+    const get = this.#getOf(path);
     const isGet = get !== undefined;
     const handler = get ?? this.#posts[path];
     if (handler === undefined) throw new HttpError(404, "not_found_error", `there is no ${path}`);
@@ -132,12 +136,15 @@ export class ApiServer {
   }
 
   #getOf(path: string): Handler | undefined {
+    const named = this.#names().find((name) => path === `/v1/models/${encodeURIComponent(name)}`);
+    if (named !== undefined) return () => Response.json(described(named));
     const file = pageFile(path);
     return file === undefined ? this.#gets[path] : () => file;
   }
 
   readonly #gets: Readonly<Record<string, Handler>> = {
-    "/v1/models": () => Response.json({ object: "list", data: [this.#described()] }),
+    "/v1/models": () =>
+      Response.json({ object: "list", data: this.#names().map((name) => described(name)) }),
     "/health": () =>
       this.#visits.closing
         ? Response.json({ status: "draining" }, { status: 503 })
@@ -153,6 +160,7 @@ export class ApiServer {
   readonly #posts: Readonly<Record<string, Handler>> = {
     "/v1/chat/completions": (request, visit) => this.#complete(request, visit, chatCompletion),
     "/v1/completions": (request, visit) => this.#complete(request, visit, textCompletion),
+    "/v1/embeddings": (request, visit) => this.#embed(request, visit),
   };
 
   #live(): object {
@@ -172,22 +180,36 @@ export class ApiServer {
     visit: Visit,
     complete: (asked: Asked, body: unknown) => Promise<Response>,
   ): Promise<Response> {
-    const { model, maxBodyBytes } = this.#options;
-    const body = await jsonBody(request, maxBodyBytes);
-    // What follows may be silent while a prompt waits.
-    this.#server.timeout(request, 0);
-    const asked = (body as { model?: unknown } | null)?.model;
-    if (asked !== undefined && asked !== null && asked !== model) {
-      const message = `model ${JSON.stringify(asked)} is not here. Fix: ask for ${model}.`;
-      throw new HttpError(404, "not_found_error", message, "model");
-    }
+    const { model } = this.#options;
+    const body = await this.#bodyFor(request, model);
     const { signal } = request;
     const { latencies } = this.#metrics;
     return await complete({ engine: this.#engine, model, signal, visit, latencies }, body);
   }
 
-  #described(): object {
-    return { id: this.#options.model, object: "model", created: 0, owned_by: "flashbun" };
+  async #embed(request: Request, visit: Visit): Promise<Response> {
+    const served = this.#embeddings;
+    if (served === undefined) {
+      const message = "no model for embeddings is here. Fix: serve one by --embeddings.";
+      throw new HttpError(404, "not_found_error", message);
+    }
+    return await embeddings(served, visit, await this.#bodyFor(request, served.model));
+  }
+
+  /** A request's body, which asks for this model or for none. */
+  async #bodyFor(request: Request, model: string): Promise<unknown> {
+    const body = await jsonBody(request, this.#options.maxBodyBytes);
+    // What follows may be silent while a prompt waits.
+    this.#server.timeout(request, 0);
+    const asked = (body as { model?: unknown } | null)?.model;
+    if (asked === undefined || asked === null || asked === model) return body;
+    const message = `model ${JSON.stringify(asked)} is not here. Fix: ask for ${model}.`;
+    throw new HttpError(404, "not_found_error", message, "model");
+  }
+
+  #names(): string[] {
+    const embedding = this.#embeddings?.model;
+    return [this.#options.model, ...(embedding === undefined ? [] : [embedding])];
   }
 
   #requireKey(request: Request): void {
@@ -198,6 +220,10 @@ export class ApiServer {
     const message = "the API key is missing or wrong. Fix: send Authorization: Bearer KEY.";
     throw new HttpError(401, "authentication_error", message);
   }
+}
+
+function described(id: string): object {
+  return { id, object: "model", created: 0, owned_by: "flashbun" };
 }
 
 function pathOf(request: Request): string {

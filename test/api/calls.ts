@@ -89,6 +89,10 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
   ],
   "ApiServer#stop": () => [0],
   "ChatTemplate#render": () => [{ messages: [{ role: "user", content: "hello" }], tools: [] }],
+  "Encoder.load": ({ model }) => [model.bert, { device: "cpu", dtype: "f32", tokenBudget: 64 }],
+  "Encoder#embed": () => [["hello", [1, 2]]],
+  "Encoder#tokenizer": none,
+  "Encoder#dimensions": none,
   "Engine.load": ({ model }) => [
     model.path,
     { pages: 8, pageSize: 4, tokenBudget: 8, maxBatch: 2, cascade: true, randomWeights: false },

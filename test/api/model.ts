@@ -2,8 +2,9 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Engine } from "../../src/engine/index.ts";
+import { Encoder, Engine } from "../../src/engine/index.ts";
 import { ApiServer } from "../../src/server/index.ts";
+import { writeTinyBert } from "../support/tiny-bert.ts";
 import { tinyModel, writeFolder } from "../support/tiny-llama.ts";
 
 const shape = { layers: 1, hidden: 16, intermediate: 16, queryHeads: 2, kvHeads: 1, headDim: 8 };
@@ -19,6 +20,8 @@ async function make() {
   const path = mkdtempSync(join(tmpdir(), "flashbun-model-"));
   process.on("exit", () => rmSync(path, { recursive: true, force: true }));
   writeFolder(path, tinyModel(1, { ...shape, context: 64, tied: true }));
+  const bert = writeTinyBert(join(path, "bert"));
+  const encoder = await Encoder.load(bert);
   const engine = await Engine.load(path);
-  return { path, engine, server: new ApiServer(engine, { model: "tiny", port: 0 }) };
+  return { path, bert, encoder, engine, server: new ApiServer(engine, { model: "tiny", port: 0 }) };
 }

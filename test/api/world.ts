@@ -156,6 +156,7 @@ export function objectsOf(world: World): Record<string, unknown> {
     Attention: world.attention,
     ChatTemplate: world.model.engine.chatTemplate,
     Device: world.device,
+    Encoder: world.model.encoder,
     Engine: world.model.engine,
     Evaluator: world.evaluator,
     Event: world.event,

@@ -2,7 +2,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Engine, type EngineOptions } from "../../src/engine/index.ts";
+import { Encoder, Engine, type EngineOptions } from "../../src/engine/index.ts";
 import { type TinyModel, vocabularySize, writeFolder } from "../support/tiny-llama.ts";
 import { gpuTarget } from "../support/targets.ts";
 import golden from "./families-golden.json";
@@ -32,7 +32,7 @@ function weight(name: string, shape: readonly number[], isCentred: boolean) {
   const [spread, mean] =
     shape.length > 1
       ? [Math.sqrt(24 / shape.at(-1)!), 0]
-      : [0.8, name.endsWith("norm.weight") && !isCentred ? 1 : 0];
+      : [0.8, name.toLowerCase().endsWith("norm.weight") && !isCentred ? 1 : 0];
   return Float32Array.from({ length: count }, (_, i) => {
     let x = (Math.imul(i, 2654435761) + seed) >>> 0;
     x = Math.imul(x ^ (x >>> 16), 2246822519) >>> 0;
@@ -42,8 +42,7 @@ function weight(name: string, shape: readonly number[], isCentred: boolean) {
 }
 
 /** Writes the model of a golden entry as a folder. */
-function written(name: string): string {
-  const { config, tensors } = models[name];
+function written(name: string, { config, tensors } = models[name]): string {
   const isCentred = config.model_type.startsWith("gemma");
   const made = Object.entries(tensors).map(([tensor, shape]) => {
     const values = weight(tensor, shape, isCentred);
@@ -111,4 +110,27 @@ describe.each(Object.keys(models))("%s, as transformers has it", (name) => {
     },
     600_000,
   );
+});
+
+test("an encoder's vectors are those of transformers, whatever comes with them", async () => {
+  const { config, tensors, vectors } = golden.bert as unknown as Golden & { vectors: number[][] };
+  const at = written("bert", { config, tensors, tokens: [], logits: [] });
+  await using encoder = await Encoder.load(at, { tokenBudget: 32 });
+  expect(encoder.dimensions).toBe(48);
+  const short = prompt.slice(0, 5);
+  const [[first, second, third], [alone]] = await Promise.all([
+    encoder.embed([prompt, short, prompt]),
+    encoder.embed([short]),
+  ]);
+  const pairs: [Float32Array, number[]][] = [
+    [first, vectors[0]],
+    [second, vectors[1]],
+    [third, vectors[0]],
+    [alone, vectors[1]],
+  ];
+  for (const [vector, expected] of pairs)
+    vector.forEach((value, i) => expect(Math.abs(value - expected[i])).toBeLessThan(2e-5));
+  const wrong = [[[]], [Array(33).fill(1)], [[266]], "text"];
+  for (const inputs of wrong)
+    expect(await encoder.embed(inputs as never).catch(String)).toMatch(/OptionError: inputs/);
 });

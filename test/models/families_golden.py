@@ -96,7 +96,7 @@ def weight(name: str, shape: list[int], centred: bool) -> numpy.ndarray:
         # Gemma multiplies its embedding by the root of its width.
         factor = 0.15 if centred and "embed" in name else 1
         return values * numpy.sqrt(24 / shape[-1]) * factor
-    return values * 0.8 + (1 if name.endswith("norm.weight") and not centred else 0)
+    return values * 0.8 + (1 if name.lower().endswith("norm.weight") and not centred else 0)
 
 
 def stored(name: str, shape: list[int], kind: str) -> list[tuple[str, list[int]]]:
@@ -147,7 +147,31 @@ def golden(kind: str, config: dict) -> dict:
     return dict(config=config, tensors=tensors, tokens=tokens[len(PROMPT):], logits=first)
 
 
+def encoded(config: dict) -> dict:
+    """What BERT makes of the prompt and of its first five tokens: means of the last states."""
+    made = transformers.BertConfig(**config)
+    model = transformers.BertModel(made, add_pooling_layer=False).eval()
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        tensors[name] = list(parameter.shape)
+        values = weight(name, tensors[name], False)
+        parameter.data.copy_(torch.from_numpy(values.astype(numpy.float32)))
+    vectors = []
+    with torch.no_grad():
+        for count in [len(PROMPT), 5]:
+            mean = model(torch.tensor([PROMPT[:count]])).last_hidden_state[0].double().mean(0)
+            vectors.append([round(value, 6) for value in (mean / mean.norm()).tolist()])
+    return dict(config=config, tensors=tensors, vectors=vectors)
+
+
+bert = dict(
+    model_type="bert", vocab_size=VOCABULARY, hidden_size=48, num_hidden_layers=2,
+    num_attention_heads=3, intermediate_size=96, max_position_embeddings=64, hidden_act="gelu",
+    layer_norm_eps=1e-12, type_vocab_size=2,
+)
 torch.manual_seed(0)
 result = {name: golden(kind, config) for name, (kind, config) in models.items()}
-text = json.dumps(dict(transformers=transformers.__version__, prompt=PROMPT, models=result))
+text = json.dumps(dict(
+    transformers=transformers.__version__, prompt=PROMPT, models=result, bert=encoded(bert),
+))
 Path(__file__).with_name("families-golden.json").write_text(text + "\n")

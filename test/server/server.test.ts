@@ -3,8 +3,9 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import OpenAI from "openai";
-import { Engine } from "../../src/engine/index.ts";
+import { Encoder, Engine } from "../../src/engine/index.ts";
 import { ApiServer } from "../../src/server/index.ts";
+import { writeTinyBert } from "../support/tiny-bert.ts";
 import { tinyModel, writeFolder } from "../support/tiny-llama.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "flashbun-server-"));
@@ -217,6 +218,43 @@ test("contents in text parts are one text; other parts are refused by name", asy
   const refused = await post("/v1/chat/completions", parts(text("a"), image));
   expect(refused.status).toBe(400);
   expect(await refused.text()).toMatch(/messages\[0\]\.content\[1\] is of type/);
+});
+
+test("vectors of texts, by the openai client", async () => {
+  await using encoder = await Encoder.load(writeTinyBert(join(folder, "bert")));
+  const embeddings = { model: "bert", encoder };
+  const own = new ApiServer(engine, { model: "tiny", port: 0, embeddings });
+  const to = new OpenAI({ baseURL: `${own.url}/v1`, apiKey: "none", maxRetries: 0 });
+  const input = ["hello", "a longer text"];
+  const expected = await encoder.embed(input);
+  const names = (await to.models.list()).data.map(({ id }) => id);
+  expect(names).toEqual(["tiny", "bert"]);
+  // The client asks for base64 by itself.
+  for (const format of [undefined, "float"] as const) {
+    const asked = { model: "bert", input, ...(format && { encoding_format: format }) };
+    const { data, usage } = await to.embeddings.create(asked);
+    data.forEach(({ embedding, index }) => {
+      expect(embedding.length).toBe(encoder.dimensions);
+      embedding.forEach((value, i) => expect(value).toBeCloseTo(expected[index][i], 6));
+    });
+    expect(usage.total_tokens).toBe(usage.prompt_tokens);
+  }
+  const one = await to.embeddings.create({ model: "bert", input: [1, 2, 3] });
+  expect([one.data.length, one.usage.prompt_tokens]).toEqual([1, 3]);
+  const refused: [body: object, status: number, said: RegExp][] = [
+    [{ input: "" }, 400, /input\[0\] tokens must be/],
+    [{ input: "a".repeat(40) }, 400, /input\[0\] tokens must be an integer from 1 to 32/],
+    [{ input: [] }, 400, /input must be a text or token ids/],
+    [{ input: "a", dimensions: 3 }, 400, /dimensions/],
+    [{ input: "a", model: "tiny" }, 404, /ask for bert/],
+  ];
+  for (const [body, status, said] of refused) {
+    const options = { method: "POST", body: JSON.stringify(body) };
+    const response = await fetch(`${own.url}/v1/embeddings`, options);
+    expect([response.status, await response.text()]).toEqual([status, expect.stringMatching(said)]);
+  }
+  await own.stop(0);
+  expect((await post("/v1/embeddings", { input: "a" })).status).toBe(404);
 });
 
 test("one model is told by its name, and a head is a get without its body", async () => {

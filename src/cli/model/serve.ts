@@ -1,4 +1,5 @@
 import { basename } from "node:path";
+import { Encoder } from "../../engine/index.ts";
 import { ApiServer } from "../../server/index.ts";
 import { type EngineArguments, onSignals, openEngine } from "./engine.ts";
 
@@ -9,6 +10,8 @@ export interface ServeArguments extends EngineArguments {
   name?: string;
   apiKey?: string;
   maxRequests: number;
+  /** A folder of an encoder. */
+  embeddings?: string;
 }
 
 /** Serves until Ctrl-C or SIGTERM, then lets requests end. Returns the exit code. */
@@ -16,12 +19,14 @@ export async function serveCommand(model: string, options: ServeArguments): Prom
   const { host, port, maxRequests, quiet } = options;
   const apiKey = options.apiKey ?? process.env["FLASHBUN_API_KEY"];
   await using engine = await openEngine(model, options);
+  await using encoder = await encoderOf(options);
   const name = options.name ?? basename(model).replace(/\.gguf$/, "");
   const server = new ApiServer(engine, {
     model: name,
     host,
     port,
     maxRequests,
+    ...(encoder && { embeddings: { model: basename(options.embeddings!), encoder } }),
     ...(apiKey !== undefined && { apiKey }),
     ...(quiet ? {} : { log: (line: string) => process.stdout.write(`${line}\n`) }),
   });
@@ -40,4 +45,8 @@ export async function serveCommand(model: string, options: ServeArguments): Prom
   process.stderr.write("flashbun: no new requests; those that run end first\n");
   await server.stop();
   return 0;
+}
+
+async function encoderOf({ embeddings, device }: ServeArguments): Promise<Encoder | undefined> {
+  return embeddings === undefined ? undefined : await Encoder.load(embeddings, { device });
 }

@@ -1,0 +1,168 @@
+import { readFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import { Device } from "../device/device.ts";
+import type { DeviceKind } from "../device/open.ts";
+import { OptionError } from "../errors.ts";
+import { Bert } from "../models/bert.ts";
+import { checkOptions, integer, oneOf, type OptionSchemas } from "../options.ts";
+import { requireInteger } from "../require.ts";
+import { showAsText } from "../shown.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { openCheckpoint } from "../weights/open.ts";
+import { Prompts } from "./prompts.ts";
+
+/** Where an encoder runs. */
+export interface EncoderOptions {
+  /** Default "cpu". */
+  device?: DeviceKind | "auto";
+  /** Of weights and activations; default f32 on the CPU, else bf16. */
+  dtype?: "f32" | "f16" | "bf16";
+  /** Most tokens at once; default 2048. No text may have more. */
+  tokenBudget?: number;
+}
+
+const schemas: OptionSchemas = {
+  device: {
+    type: "string",
+    pattern: "^(auto|cpu|cuda:\\d{1,3})$",
+    description: "cpu, auto or cuda:0",
+  },
+  dtype: oneOf(["f32", "f16", "bf16"]),
+  tokenBudget: integer(1, 1 << 20),
+};
+
+/** How a text's tokens become one vector: their mean, or the first token's. */
+type Pooling = "mean" | "first";
+
+/** Texts as vectors of length 1 whose products say how alike they are, by a BERT model. */
+export class Encoder implements AsyncDisposable {
+  readonly #bert: Bert;
+  readonly #prompts: Prompts;
+  readonly #pooling: Pooling;
+  readonly #tokenBudget: number;
+  readonly #name: string;
+  /** Settles when those who asked before have their vectors. */
+  #turn: Promise<unknown> = Promise.resolve();
+
+  private constructor(
+    readonly device: Device,
+    bert: Bert,
+    prompts: Prompts,
+    path: string,
+    tokenBudget: number,
+  ) {
+    this.#bert = bert;
+    this.#prompts = prompts;
+    this.#pooling = poolingOf(path);
+    this.#tokenBudget = tokenBudget;
+    this.#name = basename(path);
+  }
+
+  /**
+   * Loads a Hugging Face folder of `model_type` bert. Errors: OptionError, CheckpointError,
+   * OutOfMemoryError, DriverError, CompileError.
+   */
+  static async load(path: string, options: EncoderOptions = {}): Promise<Encoder> {
+    checkOptions("options", schemas, [], options);
+    const { device: kind = "cpu", tokenBudget = 2048 } = options;
+    const checkpoint = openCheckpoint(path);
+    const prompts = new Prompts(checkpoint);
+    await using made = new AsyncDisposableStack();
+    const device = made.use(await Device.open(kind));
+    const { dtype = device.kind === "cpu" ? "f32" : "bf16" } = options;
+    const bert = await Bert.load(device, checkpoint, { dtype, tokenBudget });
+    made.move();
+    return new Encoder(device, bert, prompts, path, tokenBudget);
+  }
+
+  get tokenizer(): Tokenizer {
+    return this.#prompts.tokenizer;
+  }
+
+  /** Elements of a vector. */
+  get dimensions(): number {
+    return this.#bert.hidden;
+  }
+
+  /** @internal Token ids of a text, or those given. Errors: OptionError for too many. */
+  encode(input: string | ArrayLike<number>, name = "input"): Int32Array {
+    const { contextTokens, vocabulary } = this.#bert;
+    const isText = typeof input === "string";
+    const most = contextTokens * this.tokenizer.longestToken;
+    if (isText && input.length > most)
+      throw new OptionError(name, `${input.length} characters`, `at most ${most}`, "cut it.");
+    const ids = isText
+      ? this.tokenizer.encode(input, { addSpecial: true })
+      : Int32Array.from(input);
+    requireInteger(`${name} tokens`, ids.length, 1, contextTokens);
+    ids.forEach((id, i) => requireInteger(`${name}[${i}]`, id, 0, vocabulary - 1));
+    return ids;
+  }
+
+  /**
+   * A vector for each text, or for each list of token ids, in their order. Errors: OptionError for
+   * one that is empty or longer than the model's context; then none is computed.
+   */
+  async embed(inputs: readonly (string | ArrayLike<number>)[]): Promise<Float32Array[]> {
+    if (!Array.isArray(inputs))
+      throw new OptionError("inputs", inputs, "a list of texts", "give [text].");
+    const texts = inputs.map((input, i) => this.encode(input, `inputs[${i}]`));
+    const turn = this.#turn.then(() => this.#vectors(texts));
+    this.#turn = turn.catch(() => {});
+    return await turn;
+  }
+
+  async #vectors(texts: readonly Int32Array[]): Promise<Float32Array[]> {
+    const vectors: Float32Array[] = [];
+    for (let from = 0; from < texts.length;) {
+      let to = from;
+      for (let tokens = 0; to < texts.length; to++) {
+        tokens += texts[to].length;
+        if (tokens > this.#tokenBudget) break;
+      }
+      vectors.push(...(await this.#batch(texts.slice(from, to))));
+      from = to;
+    }
+    return vectors;
+  }
+
+  /** @internal What console.log and JSON show. */
+  toString(): string {
+    return `Encoder ${this.#name} on ${this.device.name}: ${this.dimensions} dimensions`;
+  }
+
+  /** Lets those who asked have their vectors, then frees the device. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#turn;
+    await this.#bert[Symbol.asyncDispose]();
+    await this.device[Symbol.asyncDispose]();
+  }
+
+  async #batch(texts: readonly Int32Array[]): Promise<Float32Array[]> {
+    const states = await this.#bert.encode(texts);
+    const { hidden } = this.#bert;
+    let row = 0;
+    return texts.map(({ length }) => {
+      const sum = new Float64Array(hidden);
+      const counted = this.#pooling === "mean" ? length : 1;
+      for (let token = 0; token < counted; token++)
+        for (let i = 0; i < hidden; i++) sum[i] += states[(row + token) * hidden + i];
+      row += length;
+      const norm = Math.sqrt(sum.reduce((total, value) => total + value * value, 0)) || 1;
+      return Float32Array.from(sum, (value) => value / norm);
+    });
+  }
+}
+
+/** What the folder of a sentence-transformers model says; the mean where it says nothing. */
+function poolingOf(path: string): Pooling {
+  try {
+    const text = readFileSync(join(path, "1_Pooling", "config.json"), "utf8");
+    const config = JSON.parse(text) as Record<string, unknown>;
+    return config["pooling_mode_cls_token"] === true ? "first" : "mean";
+  } catch {
+    return "mean";
+  }
+}
+
+showAsText(Encoder.prototype);
