@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test";
 import { questions } from "../../src/cli/model/demo.ts";
 import { Engine, fetchSmolLm2 } from "../../src/engine/index.ts";
+import transformers from "./smollm2-golden.json";
 
 /** Those of the demo whose greedy tokens are known; the model's end follows them. */
 const golden = questions.flatMap(([question, tokens]) =>
@@ -24,3 +25,28 @@ test("SmolLM2 answers as it should, several at once", async () => {
   expect(answers).toEqual(golden.map(([, tokens]) => tokens));
   expect(engine.stats().requests).toBe(0);
 });
+
+test("SmolLM2 says what transformers makes of the same file in f32, token by token", async () => {
+  const { answers } = transformers;
+  expect(answers.length).toBe(20);
+  // Nearer than this sums in another order may differ.
+  expect(Math.min(...answers.map(({ margin }) => margin))).toBeGreaterThan(5e-3);
+  await using engine = await Engine.load(await fetchSmolLm2(), { pages: 256 });
+  await Promise.all(
+    answers.map(async ({ prompt, ids, tokens, top }) => {
+      const messages = [{ role: "user", content: prompt }];
+      const asked = { messages, maxTokens: tokens.length, sampling: { ...sampling, logprobs: 5 } };
+      const generation = engine.generate(asked);
+      const pieces = await Array.fromAsync(generation);
+      expect([...generation.prompt]).toEqual(ids);
+      expect(pieces.map(({ token }) => token)).toEqual(tokens);
+      // Differences of log-probabilities are those of logits.
+      const first = pieces[0].logProb!.top;
+      expect(first.map(({ token }) => token)).toEqual(top.tokens);
+      first.forEach(({ logProb }, i) => {
+        const expected = top.logits[i] - top.logits[0];
+        expect(Math.abs(logProb - first[0].logProb - expected)).toBeLessThan(2e-3);
+      });
+    }),
+  );
+}, 120_000);
