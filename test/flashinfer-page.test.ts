@@ -4,6 +4,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as flashbun from "../src/index.ts";
+import theirs from "./flashinfer-names.json";
 import { root } from "./support/sources.ts";
 
 const page = readFileSync(join(root, "docs", "flashinfer.md"), "utf8");
@@ -44,4 +45,18 @@ test("our names are exported, and every row has a counterpart or a reason", () =
   expect(names.filter((name) => !(name in flashbun))).toEqual([]);
   for (const [, name] of page.matchAll(/`variants\.(\w+)`/g))
     expect(flashbun.variants).toHaveProperty(name);
+});
+
+test("every public name of theirs is on the page", () => {
+  const whole = new Set([...page.matchAll(/`(\w+)`/g)].map(([, name]) => name));
+  const starts = [...page.matchAll(/`(\w+)\*(\w*)`/g)].map(([, start, end]) => ({ start, end }));
+  const isSaid = (name: string) =>
+    whole.has(name) ||
+    starts.some(({ start, end }) => name.startsWith(start) && name.endsWith(end));
+  const names = Object.values(theirs.modules).flat();
+  expect(names.length).toBeGreaterThan(150);
+  expect(names.filter((name) => !isSaid(name))).toEqual([]);
+  // A pattern that no name has any more is out of date, and so is a pattern of everything.
+  expect(starts.filter(({ start }) => !names.some((name) => name.startsWith(start)))).toEqual([]);
+  expect(starts.filter(({ start }) => start.length < 4)).toEqual([]);
 });
