@@ -7,6 +7,10 @@
 
 #include "../params/attention.h"
 
+#ifndef FB_KEY_TAIL
+#define FB_KEY_TAIL 0
+#endif
+
 constexpr float log2_e = 1.44269504f;
 constexpr float ln_2 = 0.69314718f;
 
@@ -103,15 +107,18 @@ template <int Dim, int Threads, int Type> struct Vector {
     const void* raw; // the row's first element
     int first;
     float x[8];
+#if FB_KEY_TAIL > 0
+    const void* tail = nullptr; // of a key in two pieces: what raw is for its last elements
+#endif
 
     FB_DEVICE bool filled() const { return first < Dim; }
 
     FB_DEVICE void load() {
-        if (filled()) widen_8<Type>(static_cast<const uint8_t*>(raw) + first * bytes, x);
+        if (filled()) widen_8<Type>(piece(first) + first * bytes, x);
     }
 
     // Any element, unchanged.
-    FB_DEVICE float at(int element) const { return widen_1<Type>(raw, element); }
+    FB_DEVICE float at(int element) const { return widen_1<Type>(piece(element), element); }
 
     // Over all elements, of f(element, x); by all lanes of a warp.
     template <class F> FB_DEVICE float sum(F f) const {
@@ -134,7 +141,7 @@ template <int Dim, int Threads, int Type> struct Vector {
         if constexpr (N > 0 && N % 16 == 0) {
             if (first < N)
                 return widen_8<Type>(
-                    static_cast<const uint8_t*>(raw) + partner_of<N>(first) * bytes, other);
+                    piece(partner_of<N>(first)) + partner_of<N>(first) * bytes, other);
         }
         FB_UNROLL
         for (int i = 0; i < 8; i++) {
@@ -145,6 +152,14 @@ template <int Dim, int Threads, int Type> struct Vector {
 
   private:
     static constexpr int bytes = Type == FB_F16 || Type == FB_BF16 ? 2 : 1;
+
+    FB_DEVICE const uint8_t* piece([[maybe_unused]] int element) const {
+#if FB_KEY_TAIL > 0
+        if (tail != nullptr && element >= Dim - FB_KEY_TAIL)
+            return static_cast<const uint8_t*>(tail);
+#endif
+        return static_cast<const uint8_t*>(raw);
+    }
 
     template <class F, class Join> FB_DEVICE float reduce(F f, float total, Join join) const {
         if constexpr (Threads == 0) {

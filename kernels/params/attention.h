@@ -19,7 +19,8 @@ struct fb_attention_record {
     int32_t query_head_count;
     int32_t row_start;
     int32_t row_count;
-    int32_t slot;           // page-table row, or the first token of a contiguous row
+    int32_t slot;           // page-table row, or the first token of a contiguous row; in a paged
+                            // layout -1 - the first token of a row that lies in k_ragged
     int32_t kv_start;       // kept tokens [kv_start, kv_end)
     int32_t kv_end;
     int32_t full_start;     // kept tokens [full_start, full_end) are visible to every row, unmasked
@@ -47,6 +48,9 @@ struct fb_merge_record {
 struct fb_attention_params {
     struct fb_plane k;
     struct fb_plane v;
+    struct fb_plane k_tail;  // the last key_tail elements of keys, or data 0
+    struct fb_plane k_ragged; // rows of a paged layout that lie in no pages
+    struct fb_plane v_ragged;
     struct fb_scale k_scale;
     struct fb_scale v_scale;
     struct fb_scale q_scale; // of fp8 queries: heads are query heads, tokens the batch's
@@ -59,6 +63,7 @@ struct fb_attention_params {
     int64_t out_stride_token;
     int64_t out_stride_head;
     uint64_t page_table;     // int32 [slot, table_stride]
+    uint64_t value_page_table; // the same of values, or 0: they lie in the pages of keys
     uint64_t records;
     uint64_t merges;
     uint64_t parts;          // int32
@@ -88,6 +93,7 @@ struct fb_attention_params {
     int32_t query_heads;
     int32_t kv_heads;
     int32_t key_dim;
+    int32_t key_tail;
     int32_t value_dim;
     int32_t q_dtype;
     int32_t kv_dtype;
@@ -97,6 +103,7 @@ struct fb_attention_params {
     int32_t mask_mode;
     int32_t mask_shift;      // log2 of the pairs in a byte of mask: 3 or 0
     int32_t page_count;      // pages of k and v, where page_table is the caller's; else 0
+    int32_t value_page_count; // of v, where it has a page table
     int32_t rope_dim;
     int32_t rope_interleaved;
     int32_t rope_first;      // elements [rope_first, rope_first + rope_dim) of a head turn
@@ -120,5 +127,5 @@ struct fb_attention_map_params {
     struct fb_tensor_map v;   // of the layer's values
     struct fb_tensor_map out; // of the run's outputs
     struct fb_attention_params attention;
-    int32_t reserved[8]; // to a multiple of 64 bytes, the alignment of a tensor map
+    int32_t reserved[12]; // to a multiple of 64 bytes, the alignment of a tensor map
 };

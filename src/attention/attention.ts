@@ -22,6 +22,7 @@ import { requireCaptured, requirePositions } from "./key-positions.ts";
 import { launchPlan } from "./launch.ts";
 import { type AttentionOptions, hasHook, type ResolvedOptions, resolveOptions } from "./options.ts";
 import { PlanSections } from "./plan-sections.ts";
+import { requireRaggedRows } from "./places.ts";
 import { type PlanSettings, sameSettings, settingsOf } from "./settings.ts";
 import { type PlainTensors, plainTensors, type RunTensors } from "./tensors.ts";
 import { Workspace } from "./workspace.ts";
@@ -148,6 +149,7 @@ export class Attention extends Owner implements AsyncDisposable {
       throw new PlanError("plan cannot be captured. Fix: plan before the capture and each replay.");
     }
     const settled = settingsOf(this.options, this.#kernels.offer.windows !== false, settings);
+    requireRaggedRows(this.options, batch);
     requirePositions(this.options, settled.windowLeft, batch, this.device.kind);
     const plan = this.#planner.plan(batch, this.#sections.room, settled.windowLeft);
     this.#settings = settled;

@@ -2,12 +2,11 @@ import { listsOf } from "../cache/page-lists.ts";
 import { OptionError } from "../errors.ts";
 import type { AttentionParams } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
-import type { Level } from "../kv/layout.ts";
-import type { DType } from "../tensor/dtype.ts";
 import { type ScaleStrides, scaleStrides } from "../tensor/scale.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { pagesInOrder } from "../tensor/page-order.ts";
+import { bindRagged, checkKeys, requireTokens, rowTokens, tailOf } from "./bind-rows.ts";
 import { denseAddress, requireAligned, rowUnit } from "./tensor-checks.ts";
 import type { PlainTensors } from "./tensors.ts";
 
@@ -64,8 +63,8 @@ export function bindKeysAndValues(
   batch: Batch,
   requests: number,
   tensors: PlainTensors,
-): { k: Tensor; v: Tensor } {
-  const { kvHeads, headDim, valueDim, kvDtype } = options;
+): { k: Tensor; v: Tensor; kTail: Tensor | undefined } {
+  const { kvHeads, headDim, valueDim, kvDtype, keyTail } = options;
   const { cache, layer = 0 } = tensors;
   const { contiguous, blockSize } = batch.layout;
   params.contiguous = contiguous ? 1 : 0;
@@ -82,11 +81,16 @@ export function bindKeysAndValues(
     isUsers ? pagesInOrder(option, pages, tensors.layout, kvHeads) : pages;
   const k = ordered("k", givenK);
   const v = ordered("v", givenV);
-  checkKeys("k", k, contiguous, kvHeads, headDim, kvDtype, blockSize);
+  checkKeys("k", k, contiguous, kvHeads, headDim - keyTail, kvDtype, blockSize);
   checkKeys("v", v, contiguous, kvHeads, valueDim, kvDtype, blockSize);
   if (k.device.kind === "cuda") {
     requireAligned("k", k, rowUnit(k, headDim));
     requireAligned("v", v, rowUnit(v, valueDim));
+  }
+  const kTail = tailOf(options, tensors, ordered);
+  if (kTail !== undefined) {
+    checkKeys("kTail", kTail, contiguous, kvHeads, keyTail, kvDtype, blockSize);
+    requireAligned("kTail", kTail, rowUnit(kTail, headDim));
   }
   bindScales(params, options, batch, requests, tensors, k);
   const tokenAxis = contiguous ? 0 : 1;
@@ -98,24 +102,47 @@ export function bindKeysAndValues(
   params.vStridePage = contiguous ? 0 : v.strides[0];
   params.vStrideToken = v.strides[tokenAxis];
   params.vStrideHead = v.strides[tokenAxis + 1];
+  params.kTailData = kTail?.address ?? 0;
+  if (kTail !== undefined) {
+    params.kTailStridePage = contiguous ? 0 : kTail.strides[0];
+    params.kTailStrideToken = kTail.strides[tokenAxis];
+    params.kTailStrideHead = kTail.strides[tokenAxis + 1];
+  }
+  bindRagged(params, options, batch, tensors);
   params.pageCount = 0;
-  if (cache === undefined) bindPages(params, batch, tensors, k, v);
-  else if (tensors.pageTable !== undefined)
-    throw new OptionError("pageTable", "given", "left out beside a cache", "remove it.");
-  return { k, v };
+  if (cache === undefined) bindPages(params, options, batch, tensors, k, v, kTail);
+  else
+    for (const name of ["pageTable", "valuePageTable"] as const)
+      if (tensors[name] !== undefined)
+        throw new OptionError(name, "given", "left out beside a cache", "remove it.");
+  if (cache !== undefined && options.valuePages) {
+    const fix = "pass k and v, or create without valuePages.";
+    throw new OptionError("valuePages", true, "false beside a cache, which has one table", fix);
+  }
+  return { k, v, kTail };
 }
 
 /** Where the rows of keys and values lie that are in no cache. */
 function bindPages(
   params: AttentionParams,
+  options: ResolvedOptions,
   batch: Batch,
   tensors: PlainTensors,
   k: Tensor,
   v: Tensor,
+  kTail: Tensor | undefined,
 ): void {
-  params.pageTable = 0;
-  params.pageCount = Math.min(k.shape[0], v.shape[0]);
-  if (batch.layout.contiguous) return requireTokens(batch, k, v);
+  params.pageTable = params.valuePageTable = 0;
+  params.pageCount = pagesOf(options, k, v, kTail);
+  if (batch.layout.contiguous) {
+    if (tensors.valuePageTable !== undefined) {
+      const allowed = "left out: ragged keys and values lie in no pages";
+      throw new OptionError("valuePageTable", tensors.valuePageTable.label, allowed, "remove it.");
+    }
+    requireTokens(batch, "k", k);
+    if (kTail !== undefined) requireTokens(batch, "kTail", kTail);
+    return requireTokens(batch, "v", v);
+  }
   const table = pageTableOf(batch, tensors);
   listsOf(batch)?.requireRoom("k", params.pageCount, k.shape[1]);
   if (table === undefined || table.shape.length < 1 || table.shape.length > 2) {
@@ -125,6 +152,32 @@ function bindPages(
   requirePages(batch, table);
   params.pageTable = denseAddress("pageTable", table, "i32", 0);
   params.tableStride = strideOf(table);
+  const { valuePageTable } = tensors;
+  if (options.valuePages !== (valuePageTable !== undefined)) {
+    const allowed = options.valuePages ? "given: the options say valuePages" : "left out";
+    const fix = `create with { valuePages: ${!options.valuePages} }.`;
+    throw new OptionError("valuePageTable", valuePageTable?.label, allowed, fix);
+  }
+  if (valuePageTable === undefined) return;
+  const isLike = valuePageTable.shape.length === table.shape.length;
+  if (!isLike || strideOf(valuePageTable) !== params.tableStride) {
+    const fix = "give values a table of the same columns.";
+    throw new OptionError("valuePageTable", valuePageTable.label, `as ${table.label}`, fix);
+  }
+  requirePages(batch, valuePageTable, "valuePageTable");
+  params.valuePageTable = denseAddress("valuePageTable", valuePageTable, "i32", 0);
+  params.valuePageCount = v.shape[0];
+}
+
+/** Pages that the page table of keys may name. */
+export function pagesOf(
+  { valuePages }: ResolvedOptions,
+  k: Tensor,
+  v: Tensor,
+  kTail: Tensor | undefined,
+): number {
+  const pages = Math.min(k.shape[0], kTail?.shape[0] ?? k.shape[0]);
+  return valuePages ? pages : Math.min(pages, v.shape[0]);
 }
 
 /** Where a run's keys lie. */
@@ -147,7 +200,7 @@ export function strideOf({ shape }: Tensor): number {
 }
 
 /** Every row's slot and columns must lie within the page table. */
-function requirePages(batch: Batch, table: Tensor): void {
+function requirePages(batch: Batch, table: Tensor, option = "pageTable"): void {
   const { levels, blockSize } = batch.layout;
   const isList = table.shape.length === 1;
   let slots = 0;
@@ -155,7 +208,7 @@ function requirePages(batch: Batch, table: Tensor): void {
   for (const level of levels) {
     for (let row = 0; row < level.rowCount; row++) {
       const tokens = rowTokens(level, row, blockSize);
-      if (tokens === 0) continue;
+      if (tokens === 0 || level.slots[row] < 0) continue;
       const pages = Math.ceil((level.positionStarts[row] + tokens) / blockSize);
       const end = level.slots[row] + (isList ? pages : 1);
       if (end > slots) slots = end;
@@ -164,59 +217,5 @@ function requirePages(batch: Batch, table: Tensor): void {
   }
   if (table.shape[0] >= slots && (isList || table.shape[1] >= columns)) return;
   const allowed = isList ? `[${slots} or more]` : `[${slots} or more, ${columns} or more]`;
-  throw new OptionError("pageTable", table.label, allowed, "match the layout's slots and lengths.");
-}
-
-/** The ragged rows must lie within k and v. */
-function requireTokens(batch: Batch, k: Tensor, v: Tensor): void {
-  let needed = 0;
-  for (const level of batch.layout.levels) {
-    for (let row = 0; row < level.rowCount; row++) {
-      const end = level.slots[row] + rowTokens(level, row, batch.layout.blockSize);
-      if (end > needed) needed = end;
-    }
-  }
-  for (const [name, tensor] of [["k", k] as const, ["v", v] as const]) {
-    if (tensor.shape[0] >= needed) continue;
-    throw new OptionError(name, tensor.label, `${needed} tokens or more`, "match the layout.");
-  }
-}
-
-/** Tokens from a row's first to its last kept one. */
-function rowTokens(level: Level, row: number, blockSize: number): number {
-  const kept = level.kvLengths[row];
-  if (level.columns === null || kept === 0) return kept;
-  const last = level.columnIndptr![row + 1] - 1;
-  const before = (last - level.columnIndptr![row]) * blockSize;
-  return (level.columns[last] >> 1) * blockSize + kept - before;
-}
-
-function checkKeys(
-  option: string,
-  tensor: Tensor,
-  contiguous: boolean,
-  heads: number,
-  dim: number,
-  dtype: DType,
-  pageSize: number,
-): void {
-  const { shape, strides } = tensor;
-  const axes = contiguous ? 3 : 4;
-  if (tensor.dtype !== dtype) {
-    throw new OptionError(option, tensor.dtype, dtype, "match kvDtype.");
-  }
-  const fits =
-    shape.length === axes &&
-    shape[axes - 2] === heads &&
-    shape[axes - 1] >= dim &&
-    (contiguous || shape[1] === pageSize);
-  if (fits && strides[axes - 1] === 1) return;
-  const lead = contiguous ? "tokens" : `pages, ${pageSize}`;
-  const allowed = `[${lead}, ${heads}, ${dim} or more] with innermost stride 1`;
-  throw new OptionError(
-    option,
-    `${tensor.label}, strides [${strides}]`,
-    allowed,
-    "match the layout.",
-  );
+  throw new OptionError(option, table.label, allowed, "match the layout's slots and lengths.");
 }

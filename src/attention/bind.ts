@@ -63,7 +63,7 @@ export function bindTensors(
   params.outStrideHead = out.strides[1];
   params.lse = lse === undefined ? 0 : denseAddress("lse", lse, "f32", rows, queryHeads);
   bindRowScales(params, options, rows, tensors);
-  const { k, v } = bindKeysAndValues(params, options, batch, requests, tensors);
+  const { k, v, kTail } = bindKeysAndValues(params, options, batch, requests, tensors);
   requireDistinct("out", out);
   // A row of queries is read before its output is written, and by nobody else: but for wide rows of
   // a GPU, whose columns several warps have, one of which may have to attend it again.
@@ -72,6 +72,9 @@ export function bindTensors(
   if (!isSame) requireApart("out", out, "q", q);
   requireApart("out", out, "k", k);
   requireApart("out", out, "v", v);
+  for (const name of ["kRagged", "vRagged"] as const)
+    if (tensors[name] !== undefined) requireApart("out", out, name, tensors[name]);
+  if (kTail !== undefined) requireApart("out", out, "kTail", kTail);
   if (lse !== undefined) requireApart("lse", lse, "out", out);
   if (lse !== undefined) requireApart("lse", lse, "q", q);
   if (!options.deviceLengths && (tensors.kvLengths ?? tensors.queryLengths) !== undefined) {
@@ -89,7 +92,7 @@ export function bindTensors(
     queryHeads,
   );
   params.sinks = paired("sinks", options.sinks, "sinkLogits", tensors.sinkLogits, queryHeads);
-  return { q, k, v, out };
+  return { q, k, v, kTail, out };
 }
 
 function checkRows(
@@ -148,6 +151,7 @@ export function bindOptions(params: AttentionParams, options: ResolvedOptions): 
   params.kvHeads = options.kvHeads;
   params.keyDim = options.headDim;
   params.valueDim = options.valueDim;
+  params.keyTail = options.keyTail;
   params.qDtype = dtypeCode(options.dtype);
   params.kvDtype = dtypeCode(options.kvDtype);
   params.outDtype = dtypeCode(options.outDtype);

@@ -15,8 +15,8 @@ import { type PlainTensors, sameTensors, tensorNames, tensorOf } from "./tensors
 import { bindVariant } from "./variant/inputs.ts";
 import type { Workspace } from "./workspace.ts";
 
-/** Ints of the key and value planes, with which the parameters begin. */
-const planeInts = 16;
+/** Ints of the planes of keys, values and the ends of keys, with which the parameters begin. */
+const planeInts = 24;
 
 /** What differs from layer to layer: planes, and the maps that each class makes of them. */
 interface LayerPlanes {

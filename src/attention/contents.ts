@@ -8,7 +8,7 @@ import { type AttentionParams, AttentionRecord, ContentsParams } from "../ffi/pa
 import type { Batch } from "../kv/batch.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { pageTableOf, strideOf } from "./bind-keys.ts";
+import { pagesOf, pageTableOf, strideOf } from "./bind-keys.ts";
 import { maskElements } from "./bind-mask.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { PlainTensors } from "./tensors.ts";
@@ -30,6 +30,8 @@ export class Contents extends Owner {
   #plan = -1;
   #maskIndptr: Tensor | undefined;
   #pageTable: Tensor | undefined;
+  #valueReport: Report | undefined;
+  #valuePageTable: Tensor | undefined;
 
   constructor(device: Device, options: ResolvedOptions) {
     super("contents of index tensors");
@@ -50,9 +52,17 @@ export class Contents extends Owner {
   ): void {
     const pageTable = tableOf(batch, tensors);
     const maskIndptr = tensors.maskBits && tensors.maskIndptr;
-    const isSame = maskIndptr === this.#maskIndptr && pageTable === this.#pageTable;
+    const { valuePageTable } = tensors;
+    const isTables = pageTable === this.#pageTable && valuePageTable === this.#valuePageTable;
+    const isSame = maskIndptr === this.#maskIndptr && isTables;
     if (isSame && plan.generation === this.#plan) return;
     this.#plan = -1;
+    if (valuePageTable !== undefined) {
+      this.#valueReport ??= new Report(this.#device);
+      this.#lookAtValues(this.#valueReport, plan, stream, bound);
+      stream.wait();
+      this.#valueReport.requireValues(tensors);
+    }
     if (pageTable !== undefined || maskIndptr !== undefined) {
       this.#report ??= new Report(this.#device);
       this.#look(this.#report, plan, stream, bound);
@@ -62,6 +72,7 @@ export class Contents extends Owner {
     this.#plan = plan.generation;
     this.#maskIndptr = maskIndptr;
     this.#pageTable = pageTable;
+    this.#valuePageTable = valuePageTable;
   }
 
   /**
@@ -82,15 +93,26 @@ export class Contents extends Owner {
     const pages = pageTable && device.alloc(4 * pageTable.elements, "checked page table");
     const masks = maskIndptr && device.alloc(4 * maskIndptr.elements, "checked mask offsets");
     const report = new Report(device);
+    const { valuePageTable } = tensors;
+    const values = valuePageTable && device.alloc(4 * valuePageTable.elements, "checked pages");
+    const valueReport = values && new Report(device);
+    if (values !== undefined) {
+      params.pagesEntries = valuePageTable!.elements;
+      params.masksEntries = 0;
+      this.#lookAtValues(valueReport!, plan, stream, bound, values);
+    }
     params.pagesEntries = pageTable?.elements ?? 0;
     params.masksEntries = maskIndptr?.elements ?? 0;
     this.#look(report, plan, stream, bound, pages, masks);
     if (pages !== undefined) bound.pageTable = pages.address;
     if (masks !== undefined) bound.maskIndptr = masks.address;
+    if (values !== undefined) bound.valuePageTable = values.address;
     bound.pagesSettled = 0;
     return (replayed) => {
       stream.wait();
       report.require(this.#options, replayed, tensors);
+      valueReport?.requireValues(tensors);
+      values?.guard();
       // The graph reads them as long as it can be replayed.
       pages?.guard();
       masks?.guard();
@@ -99,9 +121,38 @@ export class Contents extends Owner {
 
   protected override release(): void {
     this.#report?.[Symbol.dispose]();
+    this.#valueReport?.[Symbol.dispose]();
   }
 
   #look(
+    report: Report,
+    plan: Plan,
+    stream: Stream,
+    bound: AttentionParams,
+    pages?: Memory,
+    masks?: Memory,
+  ): void {
+    params.attention.i32.set(bound.i32);
+    this.#launch(report, plan, stream, bound, pages, masks);
+  }
+
+  /** The same of the page table of values, as if it were that of keys. */
+  #lookAtValues(
+    report: Report,
+    plan: Plan,
+    stream: Stream,
+    bound: AttentionParams,
+    pages?: Memory,
+  ): void {
+    const { attention } = params;
+    attention.i32.set(bound.i32);
+    attention.pageTable = bound.valuePageTable;
+    attention.pageCount = bound.valuePageCount;
+    attention.maskMode = 0;
+    this.#launch(report, plan, stream, bound, pages);
+  }
+
+  #launch(
     report: Report,
     { launches, offsets }: Plan,
     stream: Stream,
@@ -114,7 +165,6 @@ export class Contents extends Owner {
     params.report = report.address;
     params.pagesCopy = pages?.address ?? 0;
     params.masksCopy = masks?.address ?? 0;
-    params.attention.i32.set(bound.i32);
     const sections = bound.positions - 4 * offsets.positions;
     for (const { firstRecord, grid } of launches) {
       if (grid === 0) continue;
@@ -162,7 +212,17 @@ class Report extends Owner {
     const words = new Uint32Array(this.#fetched.hostBytes());
     const [page, pageEntry, start, request] = words;
     if (request !== none) refuseMask(options, batch, tensors.maskBits!, request, start | 0);
-    if (pageEntry !== none) refusePage(batch, tensors, pageEntry, page | 0);
+    if (pageEntry === none) return;
+    const table = pageTableOf(batch, tensors)!;
+    const { k, v, kTail } = tensors;
+    refusePage("pageTable", table, pagesOf(options, k!, v!, kTail), pageEntry, page | 0);
+  }
+
+  /** The same of the page table of values. */
+  requireValues({ v, valuePageTable }: PlainTensors): void {
+    const [page, entry] = new Uint32Array(this.#fetched.hostBytes());
+    if (entry === none) return;
+    refusePage("valuePageTable", valuePageTable!, v!.shape[0], entry, page | 0);
   }
 
   protected override release(): void {
@@ -185,12 +245,16 @@ function refuseMask(
   throw new OptionError(`maskIndptr[${request}]`, start, allowed, fix);
 }
 
-function refusePage(batch: Batch, tensors: PlainTensors, entry: number, page: number): never {
-  const pageTable = pageTableOf(batch, tensors)!;
-  const pages = Math.min(tensors.k!.shape[0], tensors.v!.shape[0]);
+function refusePage(
+  option: string,
+  pageTable: Tensor,
+  pages: number,
+  entry: number,
+  page: number,
+): never {
   const stride = strideOf(pageTable);
   const isList = pageTable.shape.length === 1;
   const at = isList ? entry : `${Math.floor(entry / stride)}, ${entry % stride}`;
   const fix = "give every column that the layout reads a page of k and v.";
-  throw new OptionError(`pageTable[${at}]`, page, `a page from 0 to ${pages - 1}`, fix);
+  throw new OptionError(`${option}[${at}]`, page, `a page from 0 to ${pages - 1}`, fix);
 }

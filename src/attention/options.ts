@@ -5,6 +5,7 @@ import { checkOptions, finite, flag, integer, list, object, oneOf, unchecked } f
 import { type DType, isFp8 } from "../tensor/dtype.ts";
 import type { HookName } from "../variant/expression.ts";
 import { nodesOf } from "../variant/graph.ts";
+import { checkPlaces } from "./places.ts";
 import { requireVariant, type Variant } from "../variant/variant.ts";
 
 /** Fixed sizes for graph capture: addresses and grids then depend on the bucket only. */
@@ -75,6 +76,20 @@ export interface AttentionOptions {
   /** Planes of the cache that hold keys and values; a value may be the head of the key's plane. */
   keyPlane?: string;
   valuePlane?: string;
+  /**
+   * The last so many elements of a key lie in a tensor of their own, such as MLA's 64 that were
+   * rotated: run takes kTail, or the cache has the plane. A multiple of 16; default 0: none.
+   */
+  keyTail?: number;
+  /** That plane of the cache; default "tail". */
+  tailPlane?: string;
+  /** Values lie in other pages than their keys: run takes valuePageTable. Default false. */
+  valuePages?: boolean;
+  /**
+   * Requests of a batch over pages may have keys and values in no pages, one behind the other, such
+   * as a prompt beside decodes: run takes kRagged and vRagged. Default false.
+   */
+  raggedRows?: boolean;
   graph?: GraphOptions;
   /**
    * How this attention differs from softmax(q k^T) v: what defineVariant made. Define it once and
@@ -112,6 +127,10 @@ export const schemas = {
   keyPositions: flag,
   keyPlane: { type: "string", description: "the name of a plane" },
   valuePlane: { type: "string", description: "the name of a plane" },
+  keyTail: { ...integer(0, 560), multipleOf: 16, description: "a multiple of 16, below headDim" },
+  tailPlane: { type: "string", description: "the name of a plane" },
+  valuePages: flag,
+  raggedRows: flag,
   graph: object(
     {
       maxBatch: integer(1),
@@ -141,14 +160,7 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     const fix = "give every KV head the same number of query heads.";
     throw new OptionError("queryHeads", queryHeads, `a multiple of kvHeads (${kvHeads})`, fix);
   }
-  if (options.deviceLengths && options.mask === "tail") {
-    const fix = 'use mask "all", or give the lengths with the batch.';
-    throw new OptionError("mask", "tail", 'not "tail" with deviceLengths', fix);
-  }
-  if (options.deviceLengths && options.keyPositions) {
-    const fix = "leave keyPositions out, or give the lengths with the batch.";
-    throw new OptionError("keyPositions", true, "false with deviceLengths", fix);
-  }
+  if (options.deviceLengths) checkDeviceLengths(options);
   if (options.rope !== undefined) checkRope(options.rope, headDim);
   if (options.rope?.sections !== undefined) {
     const allowed = "left out: attention turns by one position of a token";
@@ -156,6 +168,7 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     throw new OptionError("rope.sections", options.rope.sections, allowed, fix);
   }
   if (options.variant !== undefined) checkVariant(options.variant, options);
+  checkPlaces(options);
   const {
     valueDim = headDim,
     kvDtype = dtype,
@@ -175,6 +188,10 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     keyPositions = false,
     keyPlane = "key",
     valuePlane = "value",
+    keyTail = 0,
+    tailPlane = "tail",
+    valuePages = false,
+    raggedRows = false,
     rope,
     graph,
     variant,
@@ -202,10 +219,26 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     keyPositions,
     keyPlane,
     valuePlane,
+    keyTail,
+    tailPlane,
+    valuePages,
+    raggedRows,
     rope,
     graph,
     variant,
   };
+}
+
+/** Lengths that the plan does not know say neither what a tail is nor where keys stand. */
+function checkDeviceLengths({ mask, keyPositions }: AttentionOptions): void {
+  if (mask === "tail") {
+    const fix = 'use mask "all", or give the lengths with the batch.';
+    throw new OptionError("mask", "tail", 'not "tail" with deviceLengths', fix);
+  }
+  if (keyPositions) {
+    const fix = "leave keyPositions out, or give the lengths with the batch.";
+    throw new OptionError("keyPositions", true, "false with deviceLengths", fix);
+  }
 }
 
 /** A rotation reads the other element of each pair, which must be one of the head's. */

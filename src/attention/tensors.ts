@@ -39,6 +39,16 @@ export interface RunTensors {
    */
   pageTable?: Tensor | null;
   /**
+   * With valuePages: the pages of values, as pageTable those of keys. Of page lists, whose step
+   * has the table of keys: [entries], beside the step's indices, one level behind the other.
+   */
+  valuePageTable?: Tensor | null;
+  /** With keyTail: the last elements of keys, [tokens or pages as k ..., keyTail]. */
+  kTail?: Tensor | null;
+  /** With raggedRows: [tokens, kvHeads, dim], keys and values of rows that lie in no pages. */
+  kRagged?: Tensor | null;
+  vRagged?: Tensor | null;
+  /**
    * Order within a page of k and v: "NHD" [pages, pageSize, kvHeads, dim], or "HND" [pages,
    * kvHeads, pageSize, dim], also permuted to the former. Needed for "HND" as it lies, and where
    * pages hold as many tokens as heads.
@@ -86,6 +96,7 @@ export type PlainTensors = Omit<RunTensors, (typeof tensorNames)[number]> & {
 
 const indexNames = [
   "pageTable",
+  "valuePageTable",
   "keyPositions",
   "kvLengths",
   "queryLengths",
@@ -113,6 +124,8 @@ function isPlain(t: RunTensors): t is PlainTensors {
   const isNull =
     t.lse === null || t.k === null || t.v === null || t.maskBits === null || t.pageTable === null;
   const isNullToo = t.alibiSlopes === null || t.sinkLogits === null || t.maskIndptr === null;
+  const isNoPlace = t.kTail === null || t.kRagged === null || t.vRagged === null;
+  if (isNoPlace || t.valuePageTable === null || t.valuePageTable?.dtype === "i64") return false;
   const isNumber = typeof t.kScale === "number" || typeof t.vScale === "number";
   if (t.qScale === null || t.outScale === null || typeof t.outScale === "number") return false;
   if (isNull || isNullToo || isNumber || t.kScale === null || t.vScale === null) return false;
@@ -133,7 +146,11 @@ export const tensorNames = [
   "lse",
   "k",
   "v",
+  "kTail",
+  "kRagged",
+  "vRagged",
   "pageTable",
+  "valuePageTable",
   "keyPositions",
   "qScale",
   "kScale",
@@ -171,6 +188,10 @@ export function sameTensors(a: PlainTensors, b: PlainTensors): boolean {
     a.lse === b.lse &&
     a.k === b.k &&
     a.v === b.v &&
+    a.kTail === b.kTail &&
+    a.kRagged === b.kRagged &&
+    a.vRagged === b.vRagged &&
+    a.valuePageTable === b.valuePageTable &&
     a.pageTable === b.pageTable &&
     a.keyPositions === b.keyPositions &&
     tensorOf(a.qScale) === tensorOf(b.qScale) &&

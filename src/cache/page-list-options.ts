@@ -1,3 +1,4 @@
+import { OptionError } from "../errors.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
 import type { Integers } from "../kv/validate.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -48,6 +49,11 @@ export interface PageStepOptions extends PageListLevel {
   positions?: Integers | Tensor | null;
   /** True: the run takes keyPositions, which say where keys stand. Default: at their places. */
   keyPositions?: boolean;
+  /**
+   * `[requests]`: of a request whose keys lie in no pages its first token in the run's kRagged, or
+   * -1. It has no entries in indptr but its kvLengths; with writes: false, without shared levels.
+   */
+  raggedStarts?: Integers | null;
   /** Pads the token arrays up to this many tokens, as a captured step needs. */
   padTo?: number;
 }
@@ -70,5 +76,15 @@ export const stepNames = [
   "writes",
   "positions",
   "keyPositions",
+  "raggedStarts",
   "padTo",
 ];
+
+/** Errors: OptionError unless rows that lie in no pages are all that a step asks for. */
+export function requireAlone(isShared: boolean, isSearched: boolean, writes: boolean): void {
+  const other = isShared ? "shared" : isSearched ? "share" : writes ? "writes" : undefined;
+  if (other === undefined) return;
+  const allowed = `left out beside ${other === "writes" ? "writes: true" : other}`;
+  const fix = "append by a slot mapping, and pass writes: false without levels.";
+  throw new OptionError("raggedStarts", "given", allowed, fix);
+}

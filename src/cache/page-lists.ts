@@ -18,6 +18,7 @@ import {
   type PageListLevel,
   type PageListsOptions,
   type PageStepOptions,
+  requireAlone,
   sizeNames,
   stepNames,
 } from "./page-list-options.ts";
@@ -97,7 +98,9 @@ export class PageLists extends Owner {
     });
     const own = this.#onHost("", options);
     const positions = this.#numbers("positions", options.positions);
-    const asked = { writes, padTo, share, positions, keyPositions };
+    const raggedStarts = options.raggedStarts ?? undefined;
+    if (raggedStarts !== undefined) requireAlone(shared.length > 0, share !== undefined, writes);
+    const asked = { writes, padTo, share, positions, keyPositions, raggedStarts };
     const batch = this.#steps.step(levels, own, asked);
     const given = [...shared, options].map(({ indices }) => indices);
     this.#onDevice = given.map((indices) => (indices instanceof Tensor ? indices : undefined));

@@ -17,7 +17,7 @@ export const FB_VARIANT_SCALARS = 16;
 export const FB_MASK_NONE = 0;
 export const FB_MASK_ALL = 1;
 export const FB_MASK_TAIL = 2;
-export const FB_ABI_VERSION = 9;
+export const FB_ABI_VERSION = 10;
 export const FB_MAP_SCALE = 0;
 export const FB_MAP_ADD = 1;
 export const FB_MAP_SILU = 2;
@@ -423,11 +423,11 @@ export class MergeRecord extends Params {
   }
 }
 
-/** Packs `struct fb_attention_params` (928 bytes). */
+/** Packs `struct fb_attention_params` (1040 bytes). */
 export class AttentionParams extends Params {
-  static readonly byteLength = 928;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(928), offset = 0) {
-    super(memory, offset, 928);
+  static readonly byteLength = 1040;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(1040), offset = 0) {
+    super(memory, offset, 1040);
   }
   set kData(value: number) {
     this.write64(0, value);
@@ -477,468 +477,558 @@ export class AttentionParams extends Params {
   get vStrideToken(): number {
     return this.read64(14);
   }
-  set kScaleData(value: number) {
+  set kTailData(value: number) {
     this.write64(16, value);
   }
-  get kScaleData(): number {
+  get kTailData(): number {
     return this.read64(16);
   }
-  set kScaleStrideRequest(value: number) {
+  set kTailStridePage(value: number) {
     this.write64(18, value);
   }
-  get kScaleStrideRequest(): number {
+  get kTailStridePage(): number {
     return this.read64(18);
   }
-  set kScaleStrideHead(value: number) {
+  set kTailStrideHead(value: number) {
     this.write64(20, value);
   }
-  get kScaleStrideHead(): number {
+  get kTailStrideHead(): number {
     return this.read64(20);
   }
-  set kScaleStridePage(value: number) {
+  set kTailStrideToken(value: number) {
     this.write64(22, value);
   }
-  get kScaleStridePage(): number {
+  get kTailStrideToken(): number {
     return this.read64(22);
   }
-  set kScaleStrideToken(value: number) {
+  set kRaggedData(value: number) {
     this.write64(24, value);
   }
-  get kScaleStrideToken(): number {
+  get kRaggedData(): number {
     return this.read64(24);
   }
-  set vScaleData(value: number) {
+  set kRaggedStridePage(value: number) {
     this.write64(26, value);
   }
-  get vScaleData(): number {
+  get kRaggedStridePage(): number {
     return this.read64(26);
   }
-  set vScaleStrideRequest(value: number) {
+  set kRaggedStrideHead(value: number) {
     this.write64(28, value);
   }
-  get vScaleStrideRequest(): number {
+  get kRaggedStrideHead(): number {
     return this.read64(28);
   }
-  set vScaleStrideHead(value: number) {
+  set kRaggedStrideToken(value: number) {
     this.write64(30, value);
   }
-  get vScaleStrideHead(): number {
+  get kRaggedStrideToken(): number {
     return this.read64(30);
   }
-  set vScaleStridePage(value: number) {
+  set vRaggedData(value: number) {
     this.write64(32, value);
   }
-  get vScaleStridePage(): number {
+  get vRaggedData(): number {
     return this.read64(32);
   }
-  set vScaleStrideToken(value: number) {
+  set vRaggedStridePage(value: number) {
     this.write64(34, value);
   }
-  get vScaleStrideToken(): number {
+  get vRaggedStridePage(): number {
     return this.read64(34);
   }
-  set qScaleData(value: number) {
+  set vRaggedStrideHead(value: number) {
     this.write64(36, value);
   }
-  get qScaleData(): number {
+  get vRaggedStrideHead(): number {
     return this.read64(36);
   }
-  set qScaleStrideRequest(value: number) {
+  set vRaggedStrideToken(value: number) {
     this.write64(38, value);
   }
-  get qScaleStrideRequest(): number {
+  get vRaggedStrideToken(): number {
     return this.read64(38);
   }
-  set qScaleStrideHead(value: number) {
+  set kScaleData(value: number) {
     this.write64(40, value);
   }
-  get qScaleStrideHead(): number {
+  get kScaleData(): number {
     return this.read64(40);
   }
-  set qScaleStridePage(value: number) {
+  set kScaleStrideRequest(value: number) {
     this.write64(42, value);
   }
-  get qScaleStridePage(): number {
+  get kScaleStrideRequest(): number {
     return this.read64(42);
   }
-  set qScaleStrideToken(value: number) {
+  set kScaleStrideHead(value: number) {
     this.write64(44, value);
   }
-  get qScaleStrideToken(): number {
+  get kScaleStrideHead(): number {
     return this.read64(44);
   }
-  set outScale(value: number) {
+  set kScaleStridePage(value: number) {
     this.write64(46, value);
   }
-  get outScale(): number {
+  get kScaleStridePage(): number {
     return this.read64(46);
   }
-  set q(value: number) {
+  set kScaleStrideToken(value: number) {
     this.write64(48, value);
   }
-  get q(): number {
+  get kScaleStrideToken(): number {
     return this.read64(48);
   }
-  set out(value: number) {
+  set vScaleData(value: number) {
     this.write64(50, value);
   }
-  get out(): number {
+  get vScaleData(): number {
     return this.read64(50);
   }
-  set lse(value: number) {
+  set vScaleStrideRequest(value: number) {
     this.write64(52, value);
   }
-  get lse(): number {
+  get vScaleStrideRequest(): number {
     return this.read64(52);
   }
-  set qStrideToken(value: number) {
+  set vScaleStrideHead(value: number) {
     this.write64(54, value);
   }
-  get qStrideToken(): number {
+  get vScaleStrideHead(): number {
     return this.read64(54);
   }
-  set qStrideHead(value: number) {
+  set vScaleStridePage(value: number) {
     this.write64(56, value);
   }
-  get qStrideHead(): number {
+  get vScaleStridePage(): number {
     return this.read64(56);
   }
-  set outStrideToken(value: number) {
+  set vScaleStrideToken(value: number) {
     this.write64(58, value);
   }
-  get outStrideToken(): number {
+  get vScaleStrideToken(): number {
     return this.read64(58);
   }
-  set outStrideHead(value: number) {
+  set qScaleData(value: number) {
     this.write64(60, value);
   }
-  get outStrideHead(): number {
+  get qScaleData(): number {
     return this.read64(60);
   }
-  set pageTable(value: number) {
+  set qScaleStrideRequest(value: number) {
     this.write64(62, value);
   }
-  get pageTable(): number {
+  get qScaleStrideRequest(): number {
     return this.read64(62);
   }
-  set records(value: number) {
+  set qScaleStrideHead(value: number) {
     this.write64(64, value);
   }
-  get records(): number {
+  get qScaleStrideHead(): number {
     return this.read64(64);
   }
-  set merges(value: number) {
+  set qScaleStridePage(value: number) {
     this.write64(66, value);
   }
-  get merges(): number {
+  get qScaleStridePage(): number {
     return this.read64(66);
   }
-  set parts(value: number) {
+  set qScaleStrideToken(value: number) {
     this.write64(68, value);
   }
-  get parts(): number {
+  get qScaleStrideToken(): number {
     return this.read64(68);
   }
-  set columns(value: number) {
+  set outScale(value: number) {
     this.write64(70, value);
   }
-  get columns(): number {
+  get outScale(): number {
     return this.read64(70);
   }
-  set partialOut(value: number) {
+  set q(value: number) {
     this.write64(72, value);
   }
-  get partialOut(): number {
+  get q(): number {
     return this.read64(72);
   }
-  set partialLse(value: number) {
+  set out(value: number) {
     this.write64(74, value);
   }
-  get partialLse(): number {
+  get out(): number {
     return this.read64(74);
   }
-  set positions(value: number) {
+  set lse(value: number) {
     this.write64(76, value);
   }
-  get positions(): number {
+  get lse(): number {
     return this.read64(76);
   }
-  set keyPositions(value: number) {
+  set qStrideToken(value: number) {
     this.write64(78, value);
   }
-  get keyPositions(): number {
+  get qStrideToken(): number {
     return this.read64(78);
   }
-  set tokenRequests(value: number) {
+  set qStrideHead(value: number) {
     this.write64(80, value);
   }
-  get tokenRequests(): number {
+  get qStrideHead(): number {
     return this.read64(80);
   }
-  set queryIndptr(value: number) {
+  set outStrideToken(value: number) {
     this.write64(82, value);
   }
-  get queryIndptr(): number {
+  get outStrideToken(): number {
     return this.read64(82);
   }
-  set plannedKvLengths(value: number) {
+  set outStrideHead(value: number) {
     this.write64(84, value);
   }
-  get plannedKvLengths(): number {
+  get outStrideHead(): number {
     return this.read64(84);
   }
-  set kvLengths(value: number) {
+  set pageTable(value: number) {
     this.write64(86, value);
   }
-  get kvLengths(): number {
+  get pageTable(): number {
     return this.read64(86);
   }
-  set queryLengths(value: number) {
+  set valuePageTable(value: number) {
     this.write64(88, value);
   }
-  get queryLengths(): number {
+  get valuePageTable(): number {
     return this.read64(88);
   }
-  set mask(value: number) {
+  set records(value: number) {
     this.write64(90, value);
   }
-  get mask(): number {
+  get records(): number {
     return this.read64(90);
   }
-  set maskIndptr(value: number) {
+  set merges(value: number) {
     this.write64(92, value);
   }
-  get maskIndptr(): number {
+  get merges(): number {
     return this.read64(92);
   }
-  set maskElements(value: number) {
+  set parts(value: number) {
     this.write64(94, value);
   }
-  get maskElements(): number {
+  get parts(): number {
     return this.read64(94);
   }
-  set alibiSlopes(value: number) {
+  set columns(value: number) {
     this.write64(96, value);
   }
-  get alibiSlopes(): number {
+  get columns(): number {
     return this.read64(96);
   }
-  set sinks(value: number) {
+  set partialOut(value: number) {
     this.write64(98, value);
   }
-  get sinks(): number {
+  get partialOut(): number {
     return this.read64(98);
   }
-  set ropeRates(value: number) {
+  set partialLse(value: number) {
     this.write64(100, value);
   }
-  get ropeRates(): number {
+  get partialLse(): number {
     return this.read64(100);
   }
-  set counters(value: number) {
+  set positions(value: number) {
     this.write64(102, value);
   }
-  get counters(): number {
+  get positions(): number {
     return this.read64(102);
   }
-  set variantProgram(value: number) {
+  set keyPositions(value: number) {
     this.write64(104, value);
   }
-  get variantProgram(): number {
+  get keyPositions(): number {
     return this.read64(104);
   }
+  set tokenRequests(value: number) {
+    this.write64(106, value);
+  }
+  get tokenRequests(): number {
+    return this.read64(106);
+  }
+  set queryIndptr(value: number) {
+    this.write64(108, value);
+  }
+  get queryIndptr(): number {
+    return this.read64(108);
+  }
+  set plannedKvLengths(value: number) {
+    this.write64(110, value);
+  }
+  get plannedKvLengths(): number {
+    return this.read64(110);
+  }
+  set kvLengths(value: number) {
+    this.write64(112, value);
+  }
+  get kvLengths(): number {
+    return this.read64(112);
+  }
+  set queryLengths(value: number) {
+    this.write64(114, value);
+  }
+  get queryLengths(): number {
+    return this.read64(114);
+  }
+  set mask(value: number) {
+    this.write64(116, value);
+  }
+  get mask(): number {
+    return this.read64(116);
+  }
+  set maskIndptr(value: number) {
+    this.write64(118, value);
+  }
+  get maskIndptr(): number {
+    return this.read64(118);
+  }
+  set maskElements(value: number) {
+    this.write64(120, value);
+  }
+  get maskElements(): number {
+    return this.read64(120);
+  }
+  set alibiSlopes(value: number) {
+    this.write64(122, value);
+  }
+  get alibiSlopes(): number {
+    return this.read64(122);
+  }
+  set sinks(value: number) {
+    this.write64(124, value);
+  }
+  get sinks(): number {
+    return this.read64(124);
+  }
+  set ropeRates(value: number) {
+    this.write64(126, value);
+  }
+  get ropeRates(): number {
+    return this.read64(126);
+  }
+  set counters(value: number) {
+    this.write64(128, value);
+  }
+  get counters(): number {
+    return this.read64(128);
+  }
+  set variantProgram(value: number) {
+    this.write64(130, value);
+  }
+  get variantProgram(): number {
+    return this.read64(130);
+  }
   setVariantData(index: number, value: number): void {
-    this.write64(106 + index * 2, value);
+    this.write64(132 + index * 2, value);
   }
   setVariantSizes(index: number, value: number): void {
-    this.i32[122 + index * 1] = value;
+    this.i32[148 + index * 1] = value;
   }
   setVariantStrides(index: number, value: number): void {
-    this.i32[154 + index * 1] = value;
+    this.i32[180 + index * 1] = value;
   }
   setVariantScalars(index: number, value: number): void {
-    this.i32[186 + index * 1] = value;
+    this.i32[212 + index * 1] = value;
   }
   set variantProgramWords(value: number) {
-    this.i32[202] = value;
+    this.i32[228] = value;
   }
   get variantProgramWords(): number {
-    return this.i32[202]!;
+    return this.i32[228]!;
   }
   set tableStride(value: number) {
-    this.i32[204] = value;
-  }
-  get tableStride(): number {
-    return this.i32[204]!;
-  }
-  set pageSize(value: number) {
-    this.i32[205] = value;
-  }
-  get pageSize(): number {
-    return this.i32[205]!;
-  }
-  set contiguous(value: number) {
-    this.i32[206] = value;
-  }
-  get contiguous(): number {
-    return this.i32[206]!;
-  }
-  set queryHeads(value: number) {
-    this.i32[207] = value;
-  }
-  get queryHeads(): number {
-    return this.i32[207]!;
-  }
-  set kvHeads(value: number) {
-    this.i32[208] = value;
-  }
-  get kvHeads(): number {
-    return this.i32[208]!;
-  }
-  set keyDim(value: number) {
-    this.i32[209] = value;
-  }
-  get keyDim(): number {
-    return this.i32[209]!;
-  }
-  set valueDim(value: number) {
-    this.i32[210] = value;
-  }
-  get valueDim(): number {
-    return this.i32[210]!;
-  }
-  set qDtype(value: number) {
-    this.i32[211] = value;
-  }
-  get qDtype(): number {
-    return this.i32[211]!;
-  }
-  set kvDtype(value: number) {
-    this.i32[212] = value;
-  }
-  get kvDtype(): number {
-    return this.i32[212]!;
-  }
-  set outDtype(value: number) {
-    this.i32[213] = value;
-  }
-  get outDtype(): number {
-    return this.i32[213]!;
-  }
-  set causal(value: number) {
-    this.i32[214] = value;
-  }
-  get causal(): number {
-    return this.i32[214]!;
-  }
-  set windowLeft(value: number) {
-    this.i32[215] = value;
-  }
-  get windowLeft(): number {
-    return this.i32[215]!;
-  }
-  set maskMode(value: number) {
-    this.i32[216] = value;
-  }
-  get maskMode(): number {
-    return this.i32[216]!;
-  }
-  set maskShift(value: number) {
-    this.i32[217] = value;
-  }
-  get maskShift(): number {
-    return this.i32[217]!;
-  }
-  set pageCount(value: number) {
-    this.i32[218] = value;
-  }
-  get pageCount(): number {
-    return this.i32[218]!;
-  }
-  set ropeDim(value: number) {
-    this.i32[219] = value;
-  }
-  get ropeDim(): number {
-    return this.i32[219]!;
-  }
-  set ropeInterleaved(value: number) {
-    this.i32[220] = value;
-  }
-  get ropeInterleaved(): number {
-    return this.i32[220]!;
-  }
-  set ropeFirst(value: number) {
-    this.i32[221] = value;
-  }
-  get ropeFirst(): number {
-    return this.i32[221]!;
-  }
-  set ropeFactor(value: number) {
-    this.f32[222] = value;
-  }
-  get ropeFactor(): number {
-    return this.f32[222]!;
-  }
-  set finalize(value: number) {
-    this.i32[223] = value;
-  }
-  get finalize(): number {
-    return this.i32[223]!;
-  }
-  set recordCount(value: number) {
-    this.i32[224] = value;
-  }
-  get recordCount(): number {
-    return this.i32[224]!;
-  }
-  set mergeCount(value: number) {
-    this.i32[225] = value;
-  }
-  get mergeCount(): number {
-    return this.i32[225]!;
-  }
-  set scale(value: number) {
-    this.f32[226] = value;
-  }
-  get scale(): number {
-    return this.f32[226]!;
-  }
-  set softCap(value: number) {
-    this.f32[227] = value;
-  }
-  get softCap(): number {
-    return this.f32[227]!;
-  }
-  set lseFactor(value: number) {
-    this.f32[228] = value;
-  }
-  get lseFactor(): number {
-    return this.f32[228]!;
-  }
-  set pagesSettled(value: number) {
-    this.i32[229] = value;
-  }
-  get pagesSettled(): number {
-    return this.i32[229]!;
-  }
-  set beside(value: number) {
     this.i32[230] = value;
   }
-  get beside(): number {
+  get tableStride(): number {
     return this.i32[230]!;
+  }
+  set pageSize(value: number) {
+    this.i32[231] = value;
+  }
+  get pageSize(): number {
+    return this.i32[231]!;
+  }
+  set contiguous(value: number) {
+    this.i32[232] = value;
+  }
+  get contiguous(): number {
+    return this.i32[232]!;
+  }
+  set queryHeads(value: number) {
+    this.i32[233] = value;
+  }
+  get queryHeads(): number {
+    return this.i32[233]!;
+  }
+  set kvHeads(value: number) {
+    this.i32[234] = value;
+  }
+  get kvHeads(): number {
+    return this.i32[234]!;
+  }
+  set keyDim(value: number) {
+    this.i32[235] = value;
+  }
+  get keyDim(): number {
+    return this.i32[235]!;
+  }
+  set keyTail(value: number) {
+    this.i32[236] = value;
+  }
+  get keyTail(): number {
+    return this.i32[236]!;
+  }
+  set valueDim(value: number) {
+    this.i32[237] = value;
+  }
+  get valueDim(): number {
+    return this.i32[237]!;
+  }
+  set qDtype(value: number) {
+    this.i32[238] = value;
+  }
+  get qDtype(): number {
+    return this.i32[238]!;
+  }
+  set kvDtype(value: number) {
+    this.i32[239] = value;
+  }
+  get kvDtype(): number {
+    return this.i32[239]!;
+  }
+  set outDtype(value: number) {
+    this.i32[240] = value;
+  }
+  get outDtype(): number {
+    return this.i32[240]!;
+  }
+  set causal(value: number) {
+    this.i32[241] = value;
+  }
+  get causal(): number {
+    return this.i32[241]!;
+  }
+  set windowLeft(value: number) {
+    this.i32[242] = value;
+  }
+  get windowLeft(): number {
+    return this.i32[242]!;
+  }
+  set maskMode(value: number) {
+    this.i32[243] = value;
+  }
+  get maskMode(): number {
+    return this.i32[243]!;
+  }
+  set maskShift(value: number) {
+    this.i32[244] = value;
+  }
+  get maskShift(): number {
+    return this.i32[244]!;
+  }
+  set pageCount(value: number) {
+    this.i32[245] = value;
+  }
+  get pageCount(): number {
+    return this.i32[245]!;
+  }
+  set valuePageCount(value: number) {
+    this.i32[246] = value;
+  }
+  get valuePageCount(): number {
+    return this.i32[246]!;
+  }
+  set ropeDim(value: number) {
+    this.i32[247] = value;
+  }
+  get ropeDim(): number {
+    return this.i32[247]!;
+  }
+  set ropeInterleaved(value: number) {
+    this.i32[248] = value;
+  }
+  get ropeInterleaved(): number {
+    return this.i32[248]!;
+  }
+  set ropeFirst(value: number) {
+    this.i32[249] = value;
+  }
+  get ropeFirst(): number {
+    return this.i32[249]!;
+  }
+  set ropeFactor(value: number) {
+    this.f32[250] = value;
+  }
+  get ropeFactor(): number {
+    return this.f32[250]!;
+  }
+  set finalize(value: number) {
+    this.i32[251] = value;
+  }
+  get finalize(): number {
+    return this.i32[251]!;
+  }
+  set recordCount(value: number) {
+    this.i32[252] = value;
+  }
+  get recordCount(): number {
+    return this.i32[252]!;
+  }
+  set mergeCount(value: number) {
+    this.i32[253] = value;
+  }
+  get mergeCount(): number {
+    return this.i32[253]!;
+  }
+  set scale(value: number) {
+    this.f32[254] = value;
+  }
+  get scale(): number {
+    return this.f32[254]!;
+  }
+  set softCap(value: number) {
+    this.f32[255] = value;
+  }
+  get softCap(): number {
+    return this.f32[255]!;
+  }
+  set lseFactor(value: number) {
+    this.f32[256] = value;
+  }
+  get lseFactor(): number {
+    return this.f32[256]!;
+  }
+  set pagesSettled(value: number) {
+    this.i32[257] = value;
+  }
+  get pagesSettled(): number {
+    return this.i32[257]!;
+  }
+  set beside(value: number) {
+    this.i32[258] = value;
+  }
+  get beside(): number {
+    return this.i32[258]!;
   }
 }
 
-/** Packs `struct fb_attention_map_params` (1472 bytes). */
+/** Packs `struct fb_attention_map_params` (1600 bytes). */
 export class AttentionMapParams extends Params {
-  static readonly byteLength = 1472;
+  static readonly byteLength = 1600;
   readonly q: TensorMap;
   readonly k: TensorMap;
   readonly v: TensorMap;
   readonly out: TensorMap;
   readonly attention: AttentionParams;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(1472), offset = 0) {
-    super(memory, offset, 1472);
+  constructor(memory: ArrayBuffer = new ArrayBuffer(1600), offset = 0) {
+    super(memory, offset, 1600);
     this.q = new TensorMap(memory, offset + 0);
     this.k = new TensorMap(memory, offset + 128);
     this.v = new TensorMap(memory, offset + 256);
@@ -997,12 +1087,12 @@ export class BitsParams extends Params {
   }
 }
 
-/** Packs `struct fb_contents_params` (960 bytes). */
+/** Packs `struct fb_contents_params` (1072 bytes). */
 export class ContentsParams extends Params {
-  static readonly byteLength = 960;
+  static readonly byteLength = 1072;
   readonly attention: AttentionParams;
-  constructor(memory: ArrayBuffer = new ArrayBuffer(960), offset = 0) {
-    super(memory, offset, 960);
+  constructor(memory: ArrayBuffer = new ArrayBuffer(1072), offset = 0) {
+    super(memory, offset, 1072);
     this.attention = new AttentionParams(memory, offset + 32);
   }
   set report(value: number) {

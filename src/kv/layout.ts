@@ -1,7 +1,7 @@
 import { OptionError } from "../errors.ts";
 import { requireInteger, requireLength } from "../require.ts";
 import { counted, showAs } from "../shown.ts";
-import { indptr, maxInt32 } from "./validate.ts";
+import { indptr, integers, maxInt32 } from "./validate.ts";
 
 /**
  * One level: rows of KV, each serving a contiguous range of the batch's query tokens. Arrays may
@@ -23,7 +23,8 @@ export interface Level {
   requests: Int32Array;
   /**
    * By layout row: its page-table row, or its first token when the layout is contiguous. Of a
-   * pool's batch, the first entry of its row: as a table, the pool's has a stride of 1.
+   * pool's batch, the first entry of its row: as a table, the pool's has a stride of 1. With
+   * `raggedRows` also -1 - the first token of a row that lies in no pages.
    */
   slots: Int32Array;
   /** By layout row: kept tokens (dense: all of the row's tokens). */
@@ -47,6 +48,8 @@ export interface Layout {
   /** True: slots are first tokens of ragged K/V. False: slots are page-table rows. */
   contiguous: boolean;
   levels: Level[];
+  /** True: some rows of a paged layout lie in no pages, one token behind the other. */
+  raggedRows?: boolean;
 }
 
 /** Block size given to dense ragged layouts, where any would do: kernels step by blocks. */
@@ -107,13 +110,15 @@ export function raggedLayout(queryIndptr: ArrayLike<number>, kvIndptr: ArrayLike
 
 /**
  * Paged K/V: request r has query tokens [queryIndptr[r], queryIndptr[r + 1]) and its first
- * kvLengths[r] tokens in the pages of page-table row slots[r].
+ * kvLengths[r] tokens in the pages of page-table row slots[r]; or, where raggedStarts[r] is not
+ * below 0, in no pages, from that token of the run's kRagged on.
  */
 export function pagesLayout(
   pageSize: number,
   queryIndptr: Int32Array,
   slots: Int32Array,
   kvLengths: Int32Array,
+  raggedStarts?: ArrayLike<number>,
 ): Layout {
   requireInteger("pageSize", pageSize, 1, maxInt32);
   for (const [option, value] of Object.entries({ queryIndptr, slots, kvLengths }))
@@ -127,7 +132,13 @@ export function pagesLayout(
   level.slots = slots;
   level.kvLengths = kvLengths;
   for (let row = 0; row < level.rowCount; row++) level.requests[row] = row;
-  return createLayout(pageSize, false, [level]);
+  const layout = createLayout(pageSize, false, [level]);
+  if (raggedStarts === undefined) return layout;
+  requireLength("raggedStarts", raggedStarts, kvLengths.length);
+  const starts = integers("raggedStarts", raggedStarts, -1, maxInt32 - 1);
+  level.slots = slots.map((slot, row) => (starts[row] < 0 ? slot : -1 - starts[row]));
+  layout.raggedRows = starts.some((start) => start >= 0);
+  return layout;
 }
 
 /**
@@ -178,7 +189,8 @@ function checkLevel(
     const length = level.kvLengths[row];
     if (!(length >= 0)) throw layoutError(`${name}.kvLengths[${row}]`, length, "0 or more");
     const slot = level.slots[row];
-    if (!(slot >= 0)) throw layoutError(`${name}.slots[${row}]`, slot, "0 or more");
+    if (!(slot >= 0) && !(slot < 0 && layout.raggedRows && !layout.contiguous))
+      throw layoutError(`${name}.slots[${row}]`, slot, "0 or more");
     const start = level.positionStarts[row];
     if (!(start >= 0) || (!layout.contiguous && start % layout.blockSize !== 0))
       throw layoutError(

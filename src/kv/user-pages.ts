@@ -96,13 +96,15 @@ const none = new Int32Array(0);
 
 /**
  * Tokens of each request, whose pages lie between `starts`: from lastPageLength or kvLengths,
- * whichever is given. Errors: OptionError, whose options begin with `prefix`.
+ * whichever is given. Errors: OptionError, whose options begin with `prefix`. With `raggedStarts`,
+ * requests for which it is not below 0 have no pages, and lengths all the same.
  */
 export function lengthsInPages(
   given: Pick<UserPagesOptions, "lastPageLength" | "kvLengths">,
   starts: Int32Array,
   pageSize: number,
   prefix = "",
+  raggedStarts?: Integers,
 ): Int32Array {
   const lastPageLength = given.lastPageLength ?? undefined;
   const kvLengths = given.kvLengths ?? undefined;
@@ -117,11 +119,17 @@ export function lengthsInPages(
   if (kvLengths !== undefined) {
     requireLength(`${prefix}kvLengths`, kvLengths, requests);
     const lengths = integers(`${prefix}kvLengths`, kvLengths);
+    const ragged = raggedStarts && raggedOf(raggedStarts, starts);
     for (let r = 0; r < requests; r++) {
+      if (ragged !== undefined && ragged[r] >= 0) continue;
       const most = (starts[r + 1] - starts[r]) * pageSize;
       if (lengths[r] > most) throw tooLong(`${prefix}kvLengths[${r}]`, lengths[r], most);
     }
     return lengths;
+  }
+  if (raggedStarts !== undefined) {
+    const fix = "say how many tokens each request has.";
+    throw new OptionError("lastPageLength", "given", "kvLengths beside raggedStarts", fix);
   }
   requireLength(`${prefix}lastPageLength`, lastPageLength!, requests);
   const lengths = integers(`${prefix}lastPageLength`, lastPageLength!, 0, pageSize);
@@ -132,6 +140,18 @@ export function lengthsInPages(
     if (pages > 0) lengths[r] += (pages - 1) * pageSize;
   }
   return lengths;
+}
+
+/** First tokens of requests that lie in no pages. Errors: OptionError. */
+function raggedOf(raggedStarts: Integers, starts: Int32Array): Int32Array {
+  requireLength("raggedStarts", raggedStarts, starts.length - 1);
+  const ragged = integers("raggedStarts", raggedStarts, -1, maxInt32 - 1);
+  for (let r = 0; r < ragged.length; r++) {
+    if (ragged[r] < 0 || starts[r] === starts[r + 1]) continue;
+    const fix = "give its pages, or where its keys lie.";
+    throw new OptionError(`raggedStarts[${r}]`, ragged[r], "-1 of a request with pages", fix);
+  }
+  return ragged;
 }
 
 function describeUserPages({ kvLengths, stride, slotMapping }: UserPages): string {

@@ -46,6 +46,8 @@ export interface UserStepOptions {
   readonly share: WorthSharing | undefined;
   readonly positions: Integers | undefined;
   readonly keyPositions: boolean;
+  /** First tokens of the requests' own rows that lie in no pages; -1 of the others. */
+  readonly raggedStarts?: Integers | undefined;
 }
 
 /**
@@ -97,10 +99,13 @@ export class UserSteps {
     arrays.tokenCount = last.queries[last.lengths.length];
     arrays.paddedTokens = options.padTo ?? arrays.tokenCount;
     this.writes = options.writes;
+    const { raggedStarts } = options;
+    arrays.layout.raggedRows = raggedStarts !== undefined;
     this.bases = [...all.map(({ base }) => base), last.base + last.starts[last.lengths.length]];
     for (const { pages, base } of all) if (pages !== null) this.entries.set(pages, base);
     this.#writeTokens(last);
     for (let l = 0; l < all.length; l++) this.#writeLevel(l, all);
+    if (raggedStarts !== undefined) this.#placeRagged(all.length - 1, raggedStarts);
     arrays.layout.levels = this.#levels.slice(0, all.length);
     this.#writeLengths(all.length);
     arrays.customPositions = options.positions !== undefined;
@@ -122,7 +127,8 @@ export class UserSteps {
       const option = i < shared.length ? `shared[${i}].` : "";
       const before = all[i - 1];
       const base = before === undefined ? 0 : before.base + before.starts[before.lengths.length];
-      all.push(this.#checkedLists(option, lists, base));
+      const ragged = i < shared.length ? undefined : options.raggedStarts;
+      all.push(this.#checkedLists(option, lists, base, ragged));
     }
     const last = all[all.length - 1];
     const requests = last.lengths.length;
@@ -142,11 +148,11 @@ export class UserSteps {
     return all;
   }
 
-  #checkedLists(option: string, lists: HostLists, base: number): Lists {
+  #checkedLists(option: string, lists: HostLists, base: number, ragged?: Integers): Lists {
     const { pageSize, pageCount } = this.#sizes;
     const queries = indptr(`${option}queryIndptr`, lists.queryIndptr);
     const starts = indptr(`${option}indptr`, lists.indptr, queries.length);
-    const lengths = lengthsInPages(lists, starts, pageSize, option);
+    const lengths = lengthsInPages(lists, starts, pageSize, option, ragged);
     const used = starts[lengths.length];
     const given = lists.indices;
     if (given !== null && requireList(`${option}indices`, given) < used) {
@@ -221,6 +227,14 @@ export class UserSteps {
       level.slots[row] = base + starts[row] - start / pageSize;
       level.positionStarts[row] = start;
       level.kvLengths[row] = lengths[row];
+    }
+  }
+
+  #placeRagged(l: number, raggedStarts: Integers): void {
+    const { slots, rowCount } = this.#levels[l];
+    for (let row = 0; row < rowCount; row++) {
+      const first = Number(raggedStarts[row]);
+      if (first >= 0) slots[row] = -1 - first;
     }
   }
 

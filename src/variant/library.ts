@@ -8,6 +8,7 @@ import type { F32 } from "./values.ts";
 import type { Variant } from "./variant.ts";
 
 export { compose } from "./compose.ts";
+export { dequantise } from "./dequantise.ts";
 
 const maxInt32 = 2 ** 31 - 1;
 
@@ -278,21 +279,6 @@ export function outputScale(): Variant {
     name: "output scale",
     tensors: { factors: { dtype: "f32", shape: ["queryHeads"] } },
     output: (x, { factors, head }) => x.mul(factors.at(head)),
-  });
-}
-
-/**
- * Keys and values, such as fp8 ones, times a scale for each token and head.
- *
- * Tensors: keyScales and valueScales, f32 [slots, kvHeads]; a slot is page * pageSize + offset.
- */
-export function dequantise(): Variant {
-  const shape = ["slots", "kvHeads"] as const;
-  return defineVariant({
-    name: "dequantise",
-    tensors: { keyScales: { dtype: "f32", shape }, valueScales: { dtype: "f32", shape } },
-    key: (x, { keyScales, slot, kvHead }) => x.mul(keyScales.at(slot, kvHead)),
-    value: (x, { valueScales, slot, kvHead }) => x.mul(valueScales.at(slot, kvHead)),
   });
 }
 

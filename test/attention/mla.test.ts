@@ -132,6 +132,23 @@ const cases: readonly Case[] = [
       ),
     ];
   }),
+  ...[12, 64, 128].flatMap((queryHeads) =>
+    [64, 5, 128, 0].map((pageSize) =>
+      latentCase(`a rope piece of its own in pages of ${pageSize}, ${queryHeads} heads`, {
+        ...lengths,
+        queryHeads,
+        pageSize,
+        keyTail: true,
+      }),
+    ),
+  ),
+  latentCase("a rope piece of its own, in f16", {
+    ...lengths,
+    queryHeads: 20,
+    dtype: "f16",
+    kvDtype: "f16",
+    keyTail: true,
+  }),
   latentCase("batch-invariant", {
     queryHeads: 128,
     batchInvariant: true,

@@ -86,6 +86,8 @@ describe("decode", () => {
       plain: true,
       scalesRows: false,
       rowWords: 0,
+      keysInTwo: false,
+      valuePages: false,
       sharedBytesPerBlock: 232_448,
       sharedBytesPerProcessor: 233_472,
     });

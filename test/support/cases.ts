@@ -57,11 +57,22 @@ export interface Case {
   keyPositions: boolean;
   /** Some elements, scales, sinks and slopes are NaN or infinite. */
   notFinite: boolean;
+  /** The ends of keys lie in a tensor, or plane, of their own. */
+  keyTail?: boolean;
+  /** Values lie in other pages than their keys. */
+  valuePages?: boolean;
+  /** Every other request lies in no pages. */
+  raggedRows?: boolean;
   /** Lengths are known only on the device, where keys are fewer. */
   deviceLengths?: boolean;
   /** Sizes of graphs are given. */
   graph?: boolean;
   variant?: VariantCase;
+}
+
+/** Elements of the end of a key that lies in a tensor of its own; MLA's are 64. */
+export function tailDim({ headDim }: Case): number {
+  return headDim === 576 ? 64 : 16;
 }
 
 /** Whose factor of rotated elements is 1.5. */

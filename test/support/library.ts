@@ -267,6 +267,23 @@ function vectors(): LibraryCase[] {
         return { softmax: true, key: by("keyScales"), value: by("valueScales") };
       },
     },
+    {
+      name: "fp8 keys and values by token and group of elements",
+      over: { kvDtype: "f8e4m3" },
+      variant: dequantise({ group: 24 }),
+      inputs: ({ slots, kvHeads }, random) => ({
+        keyScales: hostTensor([slots, kvHeads, 8], () => 0.5 + random.next()),
+        valueScales: hostTensor([slots, kvHeads, 8], () => 0.5 + random.next()),
+      }),
+      meaning: (inputs) => {
+        const by = (name: string) => (x: Float64Array, at: { slot: number; kvHead: number }) => {
+          const { shape, data } = inputs[name] as { shape: number[]; data: Float64Array };
+          const first = (at.slot * shape[1] + at.kvHead) * shape[2];
+          return x.map((value, element) => value * data[first + Math.floor(element / 24)]);
+        };
+        return { softmax: true, key: by("keyScales"), value: by("valueScales") };
+      },
+    },
   ];
 }
 

@@ -68,6 +68,10 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "attention.keyPositions": [{ keyPositions: true }],
   "attention.keyPlane": [latent],
   "attention.valuePlane": [], // as keyPlane
+  "attention.keyTail": [{ keyTail: true }],
+  "attention.tailPlane": [], // as keyTail
+  "attention.valuePages": [{ valuePages: true, callers: true }],
+  "attention.raggedRows": [{ raggedRows: true, callers: true }],
   "attention.graph": [{ graph: true }],
   "attention.variant": [{ variant: { variant: distance } }],
   "attention.layers": [], // read by nobody
@@ -94,7 +98,11 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "run.lse": [],
   "run.k": [{ pageSize: 0 }],
   "run.v": [],
+  "run.kTail": [{ pageSize: 0, keyTail: true }],
+  "run.kRagged": [], // as raggedRows, like the next one
+  "run.vRagged": [],
   "run.pageTable": [callers],
+  "run.valuePageTable": [], // as valuePages
   "run.keyPositions": [{ pageSize: 0, keyPositions: true }],
   "run.kScale": (["tensor", "head", "request", "token"] as const).map((scales) => ({ scales })),
   "run.vScale": [], // as kScale
@@ -131,6 +139,18 @@ export const refusals: readonly Refusal[] = [
     says: /kvLengths must be left out: the layer's page group frees pages.*Fix: /s,
   },
   {
+    when: (c) => c.raggedRows === true && c.keyTail === true,
+    says: /raggedRows must be false with keyTail.*Fix: /s,
+  },
+  {
+    when: (c) => c.raggedRows === true && c.scales === "token",
+    says: /kScale must be by tensor, head or request.*Fix: /s,
+  },
+  {
+    when: (c) => c.keyTail === true && c.rope !== undefined,
+    says: /rope must be elements before .*Fix: /s,
+  },
+  {
     when: (c) => c.variant !== undefined && c.softCap > 0,
     says: /softCap must be left out: variant distance has a logits hook.*Fix: /s,
   },
@@ -160,6 +180,8 @@ export function pairs(): Pair[] {
       // Keys that lie in no cache have none to ask, nor a step that is reserved.
       if ((c.pageSize === 0 || c.callers) && (hasCache(c) || (c.callers && c.keyPositions)))
         continue;
+      // Nor are there pages.
+      if (c.pageSize === 0 && (c.valuePages || c.raggedRows)) continue;
       found.push({ name, c });
     }
   }
@@ -180,7 +202,7 @@ function plain(name: string, over: Over): PairCase {
   const lengths = { queryLengths: [1, 20, 3], kvLengths: [37, 20, 50], causal: false };
   const c: PairCase = { ...caseOf(name, lengths), valueDim: 32, ...over };
   // Where several things hold at once, sizes follow.
-  if (c.latent) c.valueDim = 24;
+  if (c.latent) c.valueDim = c.keyTail ? 16 : 24;
   return c;
 }
 

@@ -8,7 +8,8 @@ import { ropeFrequencies } from "../../src/ops/rope.ts";
 import { attentionFactorOf } from "../../src/ops/rope-scaling.ts";
 import { decode, type DType, dtypeBytes, isFp8, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
-import type { Case } from "./cases.ts";
+import { withTail, withValuePages } from "./apart.ts";
+import { type Case, tailDim } from "./cases.ts";
 import { expectState } from "./compare.ts";
 import { concatenate, indptrOf, normals, poisoned } from "./numbers.ts";
 import type { OracleInput, Rounding } from "./oracle.ts";
@@ -71,6 +72,9 @@ export function optionsOf(c: Case): AttentionOptions {
     ...(c.atPlan ? { windowLeft: -1, softCap: c.softCap * 2 } : {}),
     ...(c.rope === undefined ? {} : { rope: c.rope }),
     ...(c.deviceLengths ? { deviceLengths: true } : {}),
+    ...(c.keyTail ? { keyTail: tailDim(c) } : {}),
+    ...(c.valuePages ? { valuePages: true } : {}),
+    ...(c.raggedRows ? { raggedRows: true } : {}),
     ...(c.graph ? { graph: graphSizes } : {}),
   };
 }
@@ -181,7 +185,22 @@ export class Rig implements Disposable {
     // A tensor takes the place of the number.
     const said = c.atPlan && extras.tensors.qScale === undefined ? { qScale: 2 } : {};
     const inputs = { ...extras.tensors, variantInputs, ...known, ...said };
-    this.attention.run({ q, out, ...lseOf, ...source, ...inputs });
+    const owned: Tensor[] = [];
+    let places: Partial<RunTensors> = source;
+    if (c.keyTail && source.k != null) {
+      const split = withTail(c, places);
+      owned.push(...split.owned);
+      const { owned: _, ...tensors } = split;
+      places = tensors;
+    }
+    if (c.valuePages) {
+      const { owned: own, vScale, ...tensors } = withValuePages(batch, places, inputs.vScale);
+      owned.push(...own);
+      places = tensors;
+      inputs.vScale = vScale as Tensor | undefined;
+    }
+    this.attention.run({ q, out, ...lseOf, ...places, ...inputs });
+    for (const tensor of owned) tensor[Symbol.dispose]();
     const bytes = out.toBytes();
     const outputs = decode(c.outDtype, bytes);
     const sums = lse.toFloat64Array();

@@ -7,7 +7,8 @@ import type { ReserveOptions } from "../../src/kv/reserve.ts";
 import type { PrefixMatch, Sequence } from "../../src/kv/sequence.ts";
 import { dtypeBytes, encode } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
-import type { Case } from "./cases.ts";
+import { runMixed } from "./apart.ts";
+import { type Case, tailDim } from "./cases.ts";
 import { Engine, forms } from "./engine.ts";
 import { concatenate, indptrOf, poisoned } from "./numbers.ts";
 import { seeded } from "./random.ts";
@@ -44,7 +45,13 @@ export class World implements Disposable {
     const { c } = this.rig;
     this.c = c;
     const { kvHeads, headDim, valueDim, kvDtype: dtype, pageSize } = c;
-    const planes = [{ name: "latent", heads: kvHeads, dim: headDim, dtype }];
+    const plane = (name: string, dim: number) => ({ name, heads: kvHeads, dim, dtype });
+    const keys = c.latent ? "latent" : "key";
+    const planes = [
+      plane(keys, c.keyTail ? headDim - tailDim(c) : headDim),
+      ...(c.latent ? [] : [plane("value", valueDim)]),
+      ...(c.keyTail ? [plane("tail", tailDim(c))] : []),
+    ];
     this.cache = PagedCache.create(device, {
       layers: 1,
       kvHeads,
@@ -53,7 +60,7 @@ export class World implements Disposable {
       dtype,
       pages: options.pages,
       pageSize,
-      ...(c.latent ? { planes } : {}),
+      ...(c.latent || c.keyTail ? { planes } : {}),
       ...(options.keyPositions ? { keyPositions: true } : {}),
       ...(options.windowLeft === undefined
         ? {}
@@ -120,7 +127,13 @@ export class World implements Disposable {
     const v = k.map((keys, i) => rig.values(counts[i], keys));
     using keys = rig.upload(concatenate(k), "f32", c.kvHeads, c.headDim);
     using values = rig.upload(concatenate(v), "f32", c.kvHeads, c.valueDim);
-    const given = c.latent ? { planes: { latent: keys } } : { k: keys, v: values };
+    const head = c.keyTail ? c.headDim - tailDim(c) : c.headDim;
+    const pieces = {
+      [c.latent ? "latent" : "key"]: keys.slice(2, 0, head),
+      ...(c.latent ? {} : { value: values }),
+      ...(c.keyTail ? { tail: keys.slice(2, head, c.headDim) } : {}),
+    };
+    const given = c.latent || c.keyTail ? { planes: pieces } : { k: keys, v: values };
     this.cache.append({ layer: 0, batch, ...given });
     sequences.forEach((sequence, i) => {
       const held = this.sequences.get(sequence)!;
@@ -226,6 +239,10 @@ export class World implements Disposable {
 /** Builds a case's batch, runs it and checks it. */
 export function runCase(device: Device, c: Case, families?: Families): Uint8Array {
   if (c.pageSize === 0) return runRagged(device, c, families);
+  if (c.raggedRows) {
+    using rig = new Rig(device, c, {}, families);
+    return runMixed(rig);
+  }
   return c.callers && !c.keyPositions
     ? runCallers(device, c, families)
     : runPaged(device, c, families);

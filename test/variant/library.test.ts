@@ -105,6 +105,11 @@ describe("vectors", () => {
     const scaled = variants.dequantise();
     expect(vectorOf(scaled, "key", x, { tensors })).toEqual(x.map((value) => (value * 9) / 4));
     expect(vectorOf(scaled, "value", x, { tensors })).toEqual(x.map((value) => value * 3));
+    const groups = [quarters(5, 2, 4), quarters(5, 2, 4)];
+    const grouped = variants.dequantise({ group: 2 });
+    expect(vectorOf(grouped, "value", x, { tensors: groups })).toEqual(
+      x.map((value, element) => (value * (36 + Math.floor(element / 2))) / 4),
+    );
     const out = vectorOf(variants.outputScale(), "output", x, { tensors: [quarters(4)] });
     expect(out).toEqual(x.map((value) => value * 0.75));
   });

@@ -46,11 +46,15 @@ constexpr int value_turns = (FB_VALUE_DIM + 255) / 256;
 
 template <int Dim, int Type> using Chunk = Vector<Dim, 0, Type>;
 
-template <int Dim, int Type> FB_DEVICE Chunk<Dim, Type> chunk_at(uint64_t row, int first) {
-    Chunk<Dim, Type> v = {reinterpret_cast<const void*>(row), first};
+template <class V> FB_DEVICE void load_chunk(V& v) {
     FB_UNROLL
     for (int i = 0; i < 8; i++) v.x[i] = 0;
     v.load();
+}
+
+template <int Dim, int Type> FB_DEVICE Chunk<Dim, Type> chunk_at(uint64_t row, int first) {
+    Chunk<Dim, Type> v = {reinterpret_cast<const void*>(row), first};
+    load_chunk(v);
     return v;
 }
 
@@ -136,13 +140,18 @@ FB_DEVICE float warp_max(float x) {
     return x;
 }
 
-// The product of the row's query and a key.
+// The product of the row's query and a key, whose last elements may lie apart.
 FB_DEVICE float product(const fb_attention_params& p, const AgainRow& row, uint64_t from,
-                        const KeyInputs& key) {
+                        [[maybe_unused]] uint64_t tail, const KeyInputs& key) {
     float sum = 0;
     FB_UNROLL
     for (int turn = 0; turn < key_turns; turn++) {
-        auto v = chunk_at<FB_KEY_DIM, FB_KV_TYPE>(from, (lane_now() + 32 * turn) * 8);
+        Chunk<FB_KEY_DIM, FB_KV_TYPE> v = {reinterpret_cast<const void*>(from),
+                                          (lane_now() + 32 * turn) * 8};
+#if FB_KEY_TAIL > 0
+        v.tail = reinterpret_cast<const void*>(tail);
+#endif
+        load_chunk(v);
         if constexpr (Variant::has_key) Variant::key(p, key, v);
         if (Variant::has_key) round_chunk(v);
         if constexpr (rotates) rotate_chunk(p, key.key, 1, v);
@@ -186,6 +195,7 @@ FB_DEVICE void add_tokens(const fb_attention_params& p, const fb_attention_recor
     const Place place = find(p, r, from, first + lane, r.kv_end);
     const bool kept = place.place != past_end;
     const int32_t page = place.page == nullptr ? 0 : *place.page;
+    const int32_t value_page = place.page == nullptr ? 0 : *value_entry(p, place.page);
     const int32_t at = kept ? without_full_bit(place.row) : 0;
     const int32_t position = position_of(p, page, at, place.place);
     const KeyInputs key = {position, kept ? page * p.page_size + at : 0, r.kv_head};
@@ -196,15 +206,18 @@ FB_DEVICE void add_tokens(const fb_attention_params& p, const fb_attention_recor
         return KeyInputs{__shfl_sync(0xffffffffu, key.key, other),
                          __shfl_sync(0xffffffffu, key.slot, other), key.kv_head};
     };
-    const auto row_of = [&](const fb_plane& plane, uint64_t head, int other) {
-        return row_address(plane, head, __shfl_sync(0xffffffffu, page, other),
+    const uint64_t tail = tail_address(p, r, page, at);
+    const auto row_of = [&](const fb_plane& plane, uint64_t head, int32_t own_page, int other) {
+        return row_address(plane, head, __shfl_sync(0xffffffffu, own_page, other),
                            __shfl_sync(0xffffffffu, at, other));
     };
     float score = 0; // of the lane's token
     FB_NO_UNROLL
     for (uint32_t left = seen; left != 0; left &= left - 1) {
         const int other = __ffs(int(left)) - 1;
-        const float x = product(p, row, row_of(p.k, from.k, other), of(other));
+        const uint64_t k = row_of(key_plane(p, r), from.k, page, other);
+        const uint64_t end = FB_KEY_TAIL > 0 ? __shfl_sync(0xffffffffu, tail, other) : 0;
+        const float x = product(p, row, k, end, of(other));
         if (lane == other) score = x;
     }
     if (scales_rows) score *= row.scale;
@@ -222,12 +235,13 @@ FB_DEVICE void add_tokens(const fb_attention_params& p, const fb_attention_recor
         score = exp2_approx(__fadd_rn(score, -base));
         sums.sum += own ? score : 0;
     }
-    score *= token_scale(p.v_scale, r, page, at, kept);
+    score *= token_scale(p.v_scale, r, value_page, at, kept);
     FB_NO_UNROLL
     for (uint32_t left = seen; left != 0; left &= left - 1) {
         const int other = __ffs(int(left)) - 1;
         const float weight = __shfl_sync(0xffffffffu, score, other);
-        sums.add_value(p, columns, row_of(p.v, from.v, other), of(other), weight);
+        const uint64_t v = row_of(value_plane(p, r), from.v, value_page, other);
+        sums.add_value(p, columns, v, of(other), weight);
     }
 }
 

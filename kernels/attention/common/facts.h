@@ -18,6 +18,9 @@
 //   FB_MASK            1: packed mask bits
 //   FB_KEY_POSITIONS   1: keys may have been given positions (key_positions)
 //   FB_K_TOKEN_SCALE, FB_V_TOKEN_SCALE   1: used
+//   FB_KEY_TAIL        the last elements of keys that lie in k_tail; 0 where it is left out
+//   FB_VALUE_PAGES     1: values have a page table of their own; likewise 0
+//   FB_RAGGED_ROWS     1: rows of a paged layout may lie in k_ragged and v_ragged; likewise 0
 //
 // And of the hooks of `struct Variant`. Everything else is read from fb_attention_params. Scores
 // come in base 2.
@@ -32,6 +35,12 @@
 #endif
 #ifndef FB_QUERY_TYPE
 #define FB_QUERY_TYPE FB_Q_TYPE
+#endif
+#ifndef FB_VALUE_PAGES
+#define FB_VALUE_PAGES 0
+#endif
+#ifndef FB_RAGGED_ROWS
+#define FB_RAGGED_ROWS 0
 #endif
 #if FB_ROPE == 0
 #define FB_ROPE_FIRST 0

@@ -31,12 +31,31 @@ struct Source {
     Divider by_page;
 };
 
+// Whether a row of a paged layout lies in no pages, and in what planes the keys and values of a
+// record do.
+FB_DEVICE bool lies_apart(const fb_attention_record& r) { return FB_RAGGED_ROWS && r.slot < 0; }
+FB_DEVICE const fb_plane& key_plane(const fb_attention_params& p, const fb_attention_record& r) {
+    return lies_apart(r) ? p.k_ragged : p.k;
+}
+FB_DEVICE const fb_plane& value_plane(const fb_attention_params& p, const fb_attention_record& r) {
+    return lies_apart(r) ? p.v_ragged : p.v;
+}
+
 FB_DEVICE Source source_of(const fb_attention_params& p, const fb_attention_record& r,
                            Divider by_page) {
     const int64_t first = p.contiguous ? 0 : divide(r.position_start, by_page);
+    const fb_plane& k = key_plane(p, r);
+    const fb_plane& v = value_plane(p, r);
     return {p.page_table + 4 * (int64_t(r.slot) * p.table_stride + first),
-            p.k.data + r.kv_head * p.k.stride_head * value_bytes,
-            p.v.data + r.kv_head * p.v.stride_head * value_bytes, by_page};
+            k.data + r.kv_head * k.stride_head * value_bytes,
+            v.data + r.kv_head * v.stride_head * value_bytes, by_page};
+}
+
+// The entry of the values' page table that stands where an entry of the keys' does.
+FB_DEVICE const int32_t* value_entry(const fb_attention_params& p, const int32_t* page) {
+    if (!FB_VALUE_PAGES) return page;
+    const uint64_t at = reinterpret_cast<uint64_t>(page) - p.page_table;
+    return reinterpret_cast<const int32_t*>(p.value_page_table + at);
 }
 
 // A token, up to the page id.
@@ -51,8 +70,19 @@ constexpr int32_t full_bit = -0x7fffffff - 1;
 
 FB_DEVICE int32_t without_full_bit(int32_t row) { return pairs_hide ? row & ~full_bit : row; }
 
+// Where the last elements of N keys would begin if the others lay before them, if they lie apart.
+template <int N, bool Apart = (FB_KEY_TAIL > 0)> struct TailAddresses {
+    uint64_t tail[N];
+    FB_DEVICE void note(int i, uint64_t address) { tail[i] = address; }
+    FB_DEVICE const uint64_t* tails() const { return tail; }
+};
+template <int N> struct TailAddresses<N, false> {
+    FB_DEVICE void note(int, uint64_t) {}
+    FB_DEVICE const uint64_t* tails() const { return nullptr; }
+};
+
 // Rows of K and V in global memory, for N tokens.
-template <int N> struct RowAddresses {
+template <int N> struct RowAddresses : TailAddresses<N> {
     uint64_t k[N];
     uint64_t v[N];
 };
@@ -68,7 +98,16 @@ template <int N> struct Places<N, false> {
     FB_DEVICE const int32_t* from(int, const int32_t* positions) const { return positions; }
 };
 
-template <int N> struct Tokens : Places<N> {
+// Pages of N values, where they are not those of the keys.
+template <int N, bool Own = (FB_VALUE_PAGES > 0)> struct ValuePages {
+    int32_t value_page[N];
+    FB_DEVICE int32_t* values(int32_t*) { return value_page; }
+};
+template <int N> struct ValuePages<N, false> {
+    FB_DEVICE int32_t* values(int32_t* pages) { return pages; }
+};
+
+template <int N> struct Tokens : Places<N>, ValuePages<N> {
     int32_t position[N]; // past_end: no token
     int32_t page[N];
     int32_t row[N];
@@ -131,6 +170,7 @@ FB_DEVICE Place find(const fb_attention_params& p, const fb_attention_record& r,
     const int32_t place = r.position_start + logical;
     const int32_t full = pairs_hide && in_full_column(p, r, from.by_page, token) ? full_bit : 0;
     if (p.contiguous) return {nullptr, (r.slot + logical) | full, place};
+    if (lies_apart(r)) return {nullptr, (-1 - r.slot + logical) | full, place};
     const int32_t column = divide(logical, from.by_page);
     const auto* pages = reinterpret_cast<const int32_t*>(from.pages);
     return {pages + column, (logical - column * p.page_size) | full, place};
@@ -147,6 +187,14 @@ FB_DEVICE int32_t position_of(const fb_attention_params& p, int32_t page, int32_
 // Address of a row; `head`: of the head's first.
 FB_DEVICE uint64_t row_address(const fb_plane& plane, uint64_t head, int32_t page, int32_t row) {
     return head + (page * plane.stride_page + row * plane.stride_token) * value_bytes;
+}
+
+// The same of a key's last elements; of the whole key, if it lay before them.
+FB_DEVICE uint64_t tail_address(const fb_attention_params& p, const fb_attention_record& r,
+                                int32_t page, int32_t row) {
+    if (FB_KEY_TAIL == 0) return 0;
+    const uint64_t head = p.k_tail.data + r.kv_head * p.k_tail.stride_head * value_bytes;
+    return row_address(p.k_tail, head, page, row) - (FB_KEY_DIM - FB_KEY_TAIL) * value_bytes;
 }
 
 FB_DEVICE bool by_token(const fb_scale& s) {

@@ -25,6 +25,9 @@ static_assert(FB_CLUSTER == 1 || FB_CLUSTER == 2 && FB_QUERY_TILE == 64,
               "tiles are loaded for one block or two");
 static_assert(FB_KV_TYPE == FB_Q_TYPE || FB_KV_TYPE == FB_F8E4M3 && FB_QUERY_TILE < 64,
               "keys go into the products as they are, or there is room to widen them");
+static_assert(FB_KEY_TAIL == 0 || (FB_KEY_TAIL == 64 && FB_KV_TYPE == FB_Q_TYPE),
+              "the rope piece may lie in k_tail");
+static_assert(!FB_VALUE_PAGES && !FB_RAGGED_ROWS, "values lie in the pages of keys");
 static_assert(!rotates, "keys come rotated");
 static_assert(!FB_MASK && !FB_DEVICE_LENGTHS && !FB_KEY_POSITIONS,
               "a position decides what a row sees, and the plan which tokens there are");

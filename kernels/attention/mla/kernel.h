@@ -12,6 +12,7 @@ FB_KERNEL(attention_mla, fb_attention_map_params, FB_THREADS, 1) {
         init_barriers(b);
         tensor_prefetch(&p.q);
         tensor_prefetch(&p.k);
+        if (FB_KEY_TAIL > 0) tensor_prefetch(&p.v);
     }
     if (FB_CLUSTER == 1) __syncthreads();
     else cluster_sync();

@@ -29,9 +29,11 @@ FB_DEVICE void load_pieces(const Block& b, const KeyPlace* places, int box, uint
         FB_UNROLL
         for (int c = 0; c < Count; c += FB_CLUSTER) {
             const uint32_t target = to + (c + rank) * piece_bytes + row * 128;
-            const int at[3] = {(First + c + rank) * 64, place.row, place.page};
-            if (FB_CLUSTER == 1) tensor_load(target, &b.maps.k, full, at);
-            else tensor_load_multicast(target, &b.maps.k, full, at, 3);
+            constexpr bool apart = FB_KEY_TAIL > 0 && First == 2 * half_pieces;
+            const fb_tensor_map* map = apart ? &b.maps.v : &b.maps.k;
+            const int at[3] = {apart ? 0 : (First + c + rank) * 64, place.row, place.page};
+            if (FB_CLUSTER == 1) tensor_load(target, map, full, at);
+            else tensor_load_multicast(target, map, full, at, 3);
         }
     }
 }
@@ -186,11 +188,15 @@ FB_DEVICE void skip_tile(const Block& b, Turn<place_slots>& found) {
     found.advance();
 }
 
-// Address of a key row; 0: there is none.
-FB_DEVICE uint64_t key_row(const Block& b, const KeyPlace& place) {
+// Address of a row of keys, or of their rope pieces; 0: there is none.
+FB_DEVICE uint64_t plane_row(const fb_plane& plane, const KeyPlace& place) {
     if (place.page < 0) return 0;
-    return b.p.k.data +
-           value_bytes * (place.page * b.p.k.stride_page + place.row * b.p.k.stride_token);
+    return plane.data + value_bytes * (place.page * plane.stride_page +
+                                       place.row * plane.stride_token);
+}
+
+FB_DEVICE uint64_t key_row(const Block& b, const KeyPlace& place) {
+    return plane_row(b.p.k, place);
 }
 
 // `Count` pieces from `first` on of a warp's 32 rows, of which each lane knows one: eight lanes
@@ -237,10 +243,11 @@ FB_DEVICE void gather(const Block& b, const MlaWork& work, Ring<half_slots>& hal
     for (int tile = 0; tile < work.tiles(); tile++) {
         skip_tile(b, found);
         const uint64_t own = key_row(b, next);
+        const uint64_t tail = FB_KEY_TAIL > 0 ? plane_row(b.p.k_tail, next) : own;
         next = find_key(b, r, r.kv_start + (tile + 1) * FB_KV_TILE + first_row + lane_now());
         mbarrier_wait(b.barrier(FB_AT(barriers.half_empty), half.slot()), half.parity() ^ 1);
         mbarrier_wait(b.barrier(FB_AT(barriers.rope_empty), rope.slot()), rope.parity() ^ 1);
-        gather_pieces<1>(b, own, first_row, 2 * half_pieces,
+        gather_pieces<1>(b, tail, first_row, FB_KEY_TAIL > 0 ? 0 : 2 * half_pieces,
                          b.shared + FB_AT(ropes) + rope.slot() * piece_bytes);
         gather_pieces<half_pieces>(b, own, first_row, 0, half_at());
         rope.advance();

@@ -107,8 +107,13 @@ FB_DEVICE void find_token(const Block& b, const Source& from, const KeptRange& r
     tokens.position[i] = place.place;
     tokens.note(i, place.place);
     tokens.row[i] = place.row;
-    if (place.page != nullptr) cp_async_4(shared_address(&tokens.page[i]), place.page);
-    else tokens.page[i] = 0;
+    int32_t* const value_page = tokens.values(tokens.page) + i;
+    if (place.page == nullptr) {
+        tokens.page[i] = *value_page = 0;
+        return;
+    }
+    cp_async_4(shared_address(&tokens.page[i]), place.page);
+    if (FB_VALUE_PAGES) cp_async_4(shared_address(value_page), value_entry(b.p, place.page));
 }
 
 FB_DEVICE void note_token(const Block& b, const Source& from, int tile) {
@@ -117,17 +122,18 @@ FB_DEVICE void note_token(const Block& b, const Source& from, int tile) {
     const int i = thread % FB_KV_TILE;
     BlockTokens& tokens = b.tokens(tile);
     const bool kept = i < tokens_left(b, tile);
-    const int32_t page = tokens.page[i];
+    const int32_t page = (thread < FB_KV_TILE ? tokens.page : tokens.values(tokens.page))[i];
     const int32_t row = without_full_bit(tokens.row[i]);
     // Scales land with whatever copy is committed next, which is waited for before the tile's own.
     if (thread < FB_KV_TILE) {
-        b.addresses(tile).k[i] = row_address(b.p.k, from.k, page, row);
+        b.addresses(tile).k[i] = row_address(key_plane(b.p, b.record()), from.k, page, row);
+        b.addresses(tile).note(i, tail_address(b.p, b.record(), page, row));
         if (FB_K_TOKEN_SCALE)
             copy_scale(b.p.k_scale, b.record(), page, row, kept, &tokens.k_scale[i]);
         if (FB_KEY_POSITIONS)
             tokens.position[i] = position_of(b.p, page, row, tokens.position[i]);
     } else {
-        b.addresses(tile).v[i] = row_address(b.p.v, from.v, page, row);
+        b.addresses(tile).v[i] = row_address(value_plane(b.p, b.record()), from.v, page, row);
         if (FB_V_TOKEN_SCALE)
             copy_scale(b.p.v_scale, b.record(), page, row, kept, &tokens.v_scale[i]);
     }
@@ -135,15 +141,15 @@ FB_DEVICE void note_token(const Block& b, const Source& from, int tile) {
 
 FB_DEVICE void copy_keys(const Block& b, int tile, int count) {
     const int at = keys_change ? raw_keys_at : key_tiles_at + tile % FB_STAGES * key_tile_bytes;
-    copy_tokens<KeyTile, FB_KEY_DIM, keys_change, FB_KV_TILE, FB_THREADS>(
-        b.shared + at, b.addresses(tile).k, count, b.thread());
+    copy_tokens<KeyTile, FB_KEY_DIM, FB_KEY_TAIL, keys_change, FB_KV_TILE, FB_THREADS>(
+        b.shared + at, b.addresses(tile).k, b.addresses(tile).tails(), count, b.thread());
 }
 
 FB_DEVICE void copy_values(const Block& b, int tile, int count) {
     const int at =
         values_change ? raw_values_at : value_tiles_at + tile % FB_STAGES * value_tile_bytes;
-    copy_tokens<ValueTile, FB_VALUE_DIM, values_change, FB_KV_TILE, FB_THREADS>(
-        b.shared + at, b.addresses(tile).v, count, b.thread());
+    copy_tokens<ValueTile, FB_VALUE_DIM, 0, values_change, FB_KV_TILE, FB_THREADS>(
+        b.shared + at, b.addresses(tile).v, nullptr, count, b.thread());
 }
 
 // Copies what is loaded while the tile before is worked on.

@@ -18,17 +18,21 @@ template <int Dim> struct RawRows {
     static FB_DEVICE uint32_t at(int row, int chunk) { return row * row_bytes + chunk * unit; }
 };
 
-// Copies `Rows` rows whose first `Filled` chunks exist; the other chunks, and rows from `count` on,
-// become 0. All addresses are read first: a read between two copies would wait for the first.
-template <class Layout, int Unit, int Filled, int Rows, int Threads>
-FB_DEVICE void copy_rows(uint32_t target, const uint64_t* rows, int count, int thread) {
+// Copies `Rows` rows whose first `Filled` chunks exist, those from `Tail` on at the addresses of
+// `tails`; the other chunks, and rows from `count` on, become 0. All addresses are read first: a
+// read between two copies would wait for the first.
+template <class Layout, int Unit, int Filled, int Tail, int Rows, int Threads>
+FB_DEVICE void copy_rows(uint32_t target, const uint64_t* rows, const uint64_t* tails, int count,
+                         int thread) {
     constexpr int total = Rows * Layout::chunks;
     constexpr int turns = (total + Threads - 1) / Threads;
     uint64_t from[turns];
     FB_UNROLL
     for (int i = 0; i < turns; i++) {
         const Item item = item_of<Layout::chunks, Threads>(thread, i);
-        from[i] = total % Threads == 0 || item.row < Rows ? rows[item.row] : 0;
+        const bool is_tail = Tail < Filled && item.chunk >= Tail && item.chunk < Filled;
+        const uint64_t* const of = is_tail ? tails : rows;
+        from[i] = total % Threads == 0 || item.row < Rows ? of[item.row] : 0;
     }
     FB_UNROLL
     for (int i = 0; i < turns; i++) {
@@ -43,13 +47,18 @@ FB_DEVICE void copy_rows(uint32_t target, const uint64_t* rows, int count, int t
     }
 }
 
-// Keys or values that need no change straight into their tile, others as they are.
-template <class Layout, int Dim, bool Change, int Rows, int Threads>
-FB_DEVICE void copy_tokens(uint32_t target, const uint64_t* rows, int count, int thread) {
+// Keys or values that need no change straight into their tile, others as they are; `Tail`
+// elements of them at the addresses of `tails`.
+template <class Layout, int Dim, int Tail, bool Change, int Rows, int Threads>
+FB_DEVICE void copy_tokens(uint32_t target, const uint64_t* rows, const uint64_t* tails, int count,
+                           int thread) {
     using Raw = RawRows<Dim>;
+    constexpr int unit = Change ? Raw::unit : 16;
+    constexpr int filled = Dim * value_bytes / unit;
+    constexpr int tail = (Dim - Tail) * value_bytes / unit;
     if constexpr (Change)
-        copy_rows<Raw, Raw::unit, Raw::chunks, Rows, Threads>(target, rows, count, thread);
-    else copy_rows<Layout, 16, Dim * value_bytes / 16, Rows, Threads>(target, rows, count, thread);
+        copy_rows<Raw, unit, filled, tail, Rows, Threads>(target, rows, tails, count, thread);
+    else copy_rows<Layout, unit, filled, tail, Rows, Threads>(target, rows, tails, count, thread);
 }
 
 

@@ -102,12 +102,15 @@ FB_DEVICE Place find_step(const Block& b, const Source& from, const KeptRange& r
 // A found token with its page id, which was asked for a step ago.
 struct PagedToken {
     int32_t page;
+    int32_t value_page;
     int32_t row;
     int32_t place;
 };
 
-FB_DEVICE PagedToken ask(const Place& place) {
-    return {place.page == nullptr ? 0 : *place.page, place.row, place.place};
+FB_DEVICE PagedToken ask(const Block& b, const Place& place) {
+    if (place.page == nullptr) return {0, 0, place.row, place.place};
+    const int32_t page = *place.page;
+    return {page, FB_VALUE_PAGES ? *value_entry(b.p, place.page) : page, place.row, place.place};
 }
 
 // Starts the copies of a step, whose token the lane has found, when all are done with the last.
@@ -124,24 +127,26 @@ FB_DEVICE void copy_step(const Block& b, const Source& from, const KeptRange& ra
         const int32_t row = without_full_bit(token.row);
         const int at = lane % step_keys;
         if (lane < step_keys) {
-            addresses.k[at] = row_address(b.p.k, from.k, token.page, row);
+            addresses.k[at] = row_address(key_plane(b.p, r), from.k, token.page, row);
+            addresses.note(at, tail_address(b.p, r, token.page, row));
             tokens.position[at] = position_of(b.p, token.page, row, token.place);
             tokens.note(at, token.place);
             if (FB_K_TOKEN_SCALE)
                 copy_scale(b.p.k_scale, r, token.page, row, kept, &tokens.k_scale[at]);
         }
         if (lane >= 32 - step_keys) {
-            addresses.v[at] = row_address(b.p.v, from.v, token.page, row);
+            addresses.v[at] = row_address(value_plane(b.p, r), from.v, token.value_page, row);
             if (pairs_hide || Variant::reads_slots) tokens.row[at] = token.row;
             if (Variant::reads_slots) tokens.page[at] = token.page;
             if (FB_V_TOKEN_SCALE)
-                copy_scale(b.p.v_scale, r, token.page, row, kept, &tokens.v_scale[at]);
+                copy_scale(b.p.v_scale, r, token.value_page, row, kept, &tokens.v_scale[at]);
         }
         __syncwarp();
         const uint32_t to = b.ring_address() + stage * stage_bytes;
-        copy_tokens<KeyRows, FB_KEY_DIM, keys_pass, step_keys, 32>(to, addresses.k, count, lane);
-        copy_tokens<ValueRows, FB_VALUE_DIM, values_pass, step_keys, 32>(to + stage_keys,
-                                                                       addresses.v, count, lane);
+        copy_tokens<KeyRows, FB_KEY_DIM, FB_KEY_TAIL, keys_pass, step_keys, 32>(
+            to, addresses.k, addresses.tails(), count, lane);
+        copy_tokens<ValueRows, FB_VALUE_DIM, 0, values_pass, step_keys, 32>(
+            to + stage_keys, addresses.v, nullptr, count, lane);
     }
     cp_async_commit();
 }
@@ -155,13 +160,14 @@ FB_DEVICE bool found_early(const Block& b) {
 // so that they are in the L2 cache when those are done. One step: more of them only delayed the
 // copies of the first.
 FB_DEVICE void prefetch_rows(const Block& b, const Source& from, const PagedToken& token) {
-    constexpr uint32_t key_bytes = FB_KEY_DIM * value_bytes;
+    constexpr uint32_t key_bytes = (FB_KEY_DIM - FB_KEY_TAIL) * value_bytes;
     constexpr uint32_t row_bytes = FB_VALUE_DIM * value_bytes;
     if (key_bytes % 16 != 0 || row_bytes % 16 != 0 || token.place == past_end) return;
     const int32_t row = without_full_bit(token.row);
     const int lane = int(threadIdx.x % 32);
-    const uint64_t key = row_address(b.p.k, from.k, token.page, row);
-    const uint64_t value = row_address(b.p.v, from.v, token.page, row);
+    const fb_attention_record& r = b.record();
+    const uint64_t key = row_address(key_plane(b.p, r), from.k, token.page, row);
+    const uint64_t value = row_address(value_plane(b.p, r), from.v, token.value_page, row);
     if (lane < step_keys) prefetch_l2_bulk(reinterpret_cast<const void*>(key), key_bytes);
     if (lane >= 32 - step_keys) prefetch_l2_bulk(reinterpret_cast<const void*>(value), row_bytes);
 }
@@ -408,8 +414,8 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
     }
     PagedToken found[FB_STAGES];
     FB_UNROLL
-    for (int i = 0; i < FB_STAGES; i++) found[i] = ask(find_step(b, source, range, i));
-    PagedToken ahead = ask(find_step(b, source, range, FB_STAGES));
+    for (int i = 0; i < FB_STAGES; i++) found[i] = ask(b, find_step(b, source, range, i));
+    PagedToken ahead = ask(b, find_step(b, source, range, FB_STAGES));
     if (early) {
         prefetch_rows(b, source, found[0]);
         begin_beside(b.p);
@@ -451,7 +457,7 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
         __syncwarp(); // the step's rows are there for all lanes
         add_step(b, range, step, stage, bounds, factor, queries, sums);
         copy_step(b, source, range, step + FB_STAGES, stage, ahead);
-        ahead = ask(find_step(b, source, range, step + FB_STAGES + 1));
+        ahead = ask(b, find_step(b, source, range, step + FB_STAGES + 1));
         stage = stage == FB_STAGES - 1 ? 0 : stage + 1;
     }
     cp_async_wait<0>();

@@ -61,6 +61,9 @@ export function optionConstants(options: ResolvedOptions) {
     FB_V_TOKEN_SCALE: tokenScale,
     FB_DEVICE_LENGTHS: options.deviceLengths ? 1 : 0,
     FB_KEY_POSITIONS: options.keyPositions ? 1 : 0,
+    ...(options.keyTail > 0 ? { FB_KEY_TAIL: options.keyTail } : {}),
+    ...(options.valuePages ? { FB_VALUE_PAGES: 1 } : {}),
+    ...(options.raggedRows ? { FB_RAGGED_ROWS: 1 } : {}),
   };
 }
 
@@ -86,6 +89,23 @@ export function beyondPositions(
   if (options.tokenScales) return ["tokenScales", true, "false"];
   if (options.keyPositions) return ["keyPositions", true, "false"];
   if (options.deviceLengths) return ["deviceLengths", true, "false"];
+  return undefined;
+}
+
+/**
+ * The first option by which keys stand elsewhere than at their places, or keys or values lie
+ * elsewhere than in the pages of one tensor each: for kernels of boxes and of ascending positions.
+ */
+export function liesApart({
+  keyPositions,
+  keyTail,
+  valuePages,
+  raggedRows,
+}: ResolvedOptions): readonly [option: string, value: unknown, allowed: string] | undefined {
+  if (keyPositions) return ["keyPositions", true, "false"];
+  if (keyTail > 0) return ["keyTail", keyTail, "0"];
+  if (valuePages) return ["valuePages", true, "false"];
+  if (raggedRows) return ["raggedRows", true, "false"];
   return undefined;
 }
 

@@ -50,6 +50,8 @@ export interface MappedTensors {
   /** [tokens, kvHeads, dim], or pages [pages, pageSize, kvHeads, dim]. */
   readonly k: Tensor;
   readonly v: Tensor;
+  /** The last elements of keys, where they lie apart; as k. */
+  readonly kTail?: Tensor;
   /** [tokens, queryHeads, valueDim]. */
   readonly out: Tensor;
 }

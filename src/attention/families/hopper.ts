@@ -7,7 +7,7 @@ import type { Tensor } from "../../tensor/tensor.ts";
 import type { CudaVariant } from "../../variant/emit-cuda.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { cudaVariant } from "../variant/cuda.ts";
-import { operandType, optionConstants } from "./cuda.ts";
+import { liesApart, operandType, optionConstants } from "./cuda.ts";
 import type { DeviceFacts, KernelClass, KernelFamily, KernelOffer } from "./family.ts";
 import {
   changingCuts,
@@ -73,8 +73,9 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   if (dtypeBytes(operands) !== 2 || (kvDtype !== operands && !isFp8(kvDtype))) {
     return refuse("kvDtype", kvDtype, "f16 or bf16, as the queries, or fp8");
   }
-  // Rows see a range of tokens: positions that are places ascend.
-  if (options.keyPositions) return refuse("keyPositions", true, "false");
+  // Rows see a range of tokens: positions that are places ascend. Boxes are of one tensor.
+  const apart = liesApart(options);
+  if (apart !== undefined) return refuse(...apart);
   // f16 holds probabilities times scales relative to the largest scale so far, of any row.
   if (options.tokenScales && operands === "f16" && options.batchInvariant) {
     return refuse("tokenScales", true, "false in f16 under batchInvariant");

@@ -4,7 +4,7 @@ import { dtypeBytes, isFp8 } from "../../tensor/dtype.ts";
 import { encodeTensorMap } from "../../tensor/tensor-map.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { ResolvedOptions } from "../options.ts";
-import { beyondPositions, cudaMerge, optionConstants } from "./cuda.ts";
+import { beyondPositions, cudaMerge, liesApart, optionConstants } from "./cuda.ts";
 import type {
   AttentionMaps,
   DeviceFacts,
@@ -90,6 +90,10 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   if (dtypeBytes(dtype) !== 2) return no("dtype", dtype, "f16 or bf16");
   if (kvDtype !== dtype && kvDtype !== "f8e4m3")
     return no("kvDtype", kvDtype, `${dtype} or f8e4m3`);
+  if (options.keyTail > 0 && (options.keyTail !== headDim - valueDim || isFp8(kvDtype)))
+    return no("keyTail", options.keyTail, `0 or ${headDim - valueDim}, not of fp8 keys`);
+  const apart = liesApart({ ...options, keyTail: 0 });
+  if (apart !== undefined) return no(...apart);
   if (options.windowLeft >= 0) return no("windowLeft", options.windowLeft, "-1");
   // Blocks of few rows, the only ones that widen fp8 keys, scale tokens.
   const scaled = options.tokenScales && kvDtype === dtype;
@@ -151,7 +155,7 @@ function kernelClass(options: ResolvedOptions, rows: number, cluster: number): K
 
 /** Maps of 64 elements by rows that lie side by side. Errors: OptionError. */
 function bindMaps(
-  { q, k, v }: MappedTensors,
+  { q, k, v, kTail }: MappedTensors,
   { queryHeads }: ResolvedOptions,
   maps: AttentionMaps,
   rows: number,
@@ -163,14 +167,23 @@ function bindMaps(
     strides: [q.strides[1], q.strides[0]],
     box: dense ? rows : Math.min(lowestPower(queryHeads), rows),
   });
-  const paged = k.shape.length === 4;
   bindMap(maps, "k", k, {
     // As they lie in memory, to be widened, a third of a row at a time.
     ...(isFp8(k.dtype) ? { columns: headDim / 3, swizzleBytes: 0 } : {}),
-    extents: [headDim, paged ? k.shape[1] : k.shape[0], paged ? k.shape[0] : 1],
-    strides: paged ? [k.strides[1], k.strides[0]] : [k.strides[0], k.strides[0]],
-    box: paged ? Math.min(lowestPower(k.shape[1]), tile) : tile,
+    ...rowsOf(k, kTail === undefined ? headDim : valueDim),
   });
+  // Values are of the keys' map: that of values is free.
+  if (kTail !== undefined) bindMap(maps, "v", kTail, rowsOf(kTail, headDim - valueDim));
+}
+
+/** Keys of so many elements. */
+function rowsOf({ shape, strides }: Tensor, dim: number): Rows {
+  const paged = shape.length === 4;
+  return {
+    extents: [dim, paged ? shape[1] : shape[0], paged ? shape[0] : 1],
+    strides: paged ? [strides[1], strides[0]] : [strides[0], strides[0]],
+    box: paged ? Math.min(lowestPower(shape[1]), tile) : tile,
+  };
 }
 
 /** The largest power of two that divides a count. */
@@ -188,7 +201,7 @@ interface Rows {
   readonly swizzleBytes?: 0 | 128;
 }
 
-function bindMap(maps: AttentionMaps, name: "q" | "k", tensor: Tensor, rows: Rows): void {
+function bindMap(maps: AttentionMaps, name: "q" | "k" | "v", tensor: Tensor, rows: Rows): void {
   const { address, dtype, device } = tensor;
   const bytes = dtypeBytes(dtype);
   const { extents, columns = tile, swizzleBytes = 128 } = rows;

@@ -38,6 +38,10 @@ export interface TiledShape extends SharedLimits {
   readonly scalesRows: boolean;
   /** 32-bit words that a variant's hooks keep of a row. */
   readonly rowWords: number;
+  /** The last elements of keys lie in a tensor of their own. */
+  readonly keysInTwo: boolean;
+  /** Values have a page table of their own. */
+  readonly valuePages: boolean;
 }
 
 /** One way to cut a tile: threads of a block, keys at a time, tiles in flight. */
@@ -195,7 +199,7 @@ function decodeBytes(
   const changed = (keysPass ? keyRow : 0) + (valuesPass ? valueRow : 0);
   const ring = stepKeys * (stages * stage + changed);
   const sums = queryTile * 4 * (roundUp(valueDim, 16) + 8);
-  const tokens = stepKeys * (16 + tokenBytes(shape) * stages);
+  const tokens = stepKeys * (addressBytes(shape) + tokenBytes(shape) * stages);
   const state = rowFactBytes(queryTile, shape) + 376 + queryTile * (8 * warps + 4);
   // Of warps that are done, as room for a merge.
   const rings = Math.max(warps * Math.max(ring, sums), mergeRoomBytes);
@@ -214,14 +218,17 @@ function tileBytes({ queryTile, kvTile, threads, stages }: Cut, shape: TiledShap
   const tiles = (keysChange ? 1 : stages) * keyRow + (valuesChange ? 1 : stages) * valueRow;
   const raw =
     (keysChange ? rawBytes(headDim, shape) : 0) + (valuesChange ? rawBytes(valueDim, shape) : 0);
-  const places = 4 * (16 + tokenBytes(shape)) * kvTile;
+  const places = 4 * (addressBytes(shape) + tokenBytes(shape)) * kvTile;
   const state = rowFactBytes(queryTile, shape) + 128 + 16 * warps;
   return withRotation(queryTile * keyRow + kvTile * (tiles + raw) + places + state, shape);
 }
 
-/** Bytes of one of Tokens of kernels/attention/common/locate.h. */
-function tokenBytes({ masked, keyPositions }: TiledShape): number {
-  return masked && keyPositions ? 24 : 20;
+/** Bytes of one of Tokens of kernels/attention/common/locate.h, and of one of RowAddresses. */
+function tokenBytes({ masked, keyPositions, valuePages }: TiledShape): number {
+  return 20 + (masked && keyPositions ? 4 : 0) + (valuePages ? 4 : 0);
+}
+function addressBytes({ keysInTwo }: TiledShape): number {
+  return keysInTwo ? 24 : 16;
 }
 
 /** Bytes with Rotation of kernels/attention/tiled/rotate.h behind them. */

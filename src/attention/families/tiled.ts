@@ -35,6 +35,8 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
     plain: !keysChange && !valuesChange && !changesScores(options, variant),
     scalesRows: isFp8(dtype),
     rowWords: variant?.rowWords ?? 0,
+    keysInTwo: options.keyTail > 0,
+    valuePages: options.valuePages,
     sharedBytesPerBlock: facts.sharedBytesPerBlock,
     sharedBytesPerProcessor: facts.sharedBytesPerProcessor,
   });

@@ -12,7 +12,7 @@ const fail = status_file.fail;
 
 const allocator = std.heap.c_allocator;
 
-pub const params_bytes_max = 960;
+pub const params_bytes_max = 1088;
 
 pub const Launch = struct { kernel: *const Kernel, grid: u32 };
 

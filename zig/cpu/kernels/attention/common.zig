@@ -17,6 +17,9 @@ const I = simd.I;
 const items = pointers.items;
 const offset = pointers.offset;
 
+const locating = @import("locate.zig");
+pub const locate = locating.locate;
+
 pub const Params = params.fb_attention_params;
 pub const Record = params.fb_attention_record;
 
@@ -29,7 +32,7 @@ pub const row_stride = max_dim + 16;
 pub const max_rows = 256;
 
 const no_position = std.math.minInt(i32);
-const any_position = std.math.maxInt(i32);
+pub const any_position = std.math.maxInt(i32);
 
 /// What each query row of a pass may see: positions [low, high], then mask bits.
 pub const Rows = extern struct {
@@ -46,6 +49,7 @@ pub const Rows = extern struct {
 pub const Tokens = extern struct {
     k: [span]usize align(64),
     v: [span]usize align(64),
+    k_tail: [span]usize align(64),
     position: [span]i32 align(64),
     place: [span]i32 align(64), // in the sequence: its position, unless it was given another
     k_scale: [span]f32 align(64),
@@ -67,6 +71,10 @@ pub const Work = struct {
     kind: Dtype,
     k_base: usize,
     v_base: usize,
+    ragged: bool, // tokens lie one behind the other, in no pages
+    first_token: i64, // of the row, if it is ragged
+    k_plane: *const params.fb_plane,
+    v_plane: *const params.fb_plane,
     query_factor: f32, // what q is multiplied by, so that scores come in base 2
     value_factor: f32, // what the output is multiplied by
     k_by_token: bool,
@@ -114,6 +122,9 @@ pub fn prepare(
     const v_scale = constant_scale(p.v_scale, r);
     const natural = if (variant) |v| v.natural() else false;
     const base = if (natural) variant.?.score_factor() else simd.log2_e;
+    const apart = p.contiguous == 0 and r.slot < 0;
+    const k_plane = if (apart) &p.k_ragged else &p.k;
+    const v_plane = if (apart) &p.v_ragged else &p.v;
     const cap_or_base = if (p.soft_cap > 0) 1 / p.soft_cap else base;
     var w: Work = .{
         .p = p,
@@ -126,8 +137,12 @@ pub fn prepare(
         .full_start = r.full_start,
         .full_end = r.full_end,
         .kind = kind,
-        .k_base = offset(p.k.data, r.kv_head * p.k.stride_head, kind.bytes()),
-        .v_base = offset(p.v.data, r.kv_head * p.v.stride_head, kind.bytes()),
+        .k_base = offset(k_plane.data, r.kv_head * k_plane.stride_head, kind.bytes()),
+        .v_base = offset(v_plane.data, r.kv_head * v_plane.stride_head, kind.bytes()),
+        .ragged = apart or p.contiguous != 0,
+        .first_token = if (apart) -1 - @as(i64, r.slot) else r.slot,
+        .k_plane = k_plane,
+        .v_plane = v_plane,
         .query_factor = p.scale * k_scale * raw * cap_or_base,
         .value_factor = v_scale * raw,
         .k_by_token = by_token(p.k_scale),
@@ -268,74 +283,6 @@ fn first_after(w: *const Work, from: i32, to: i32, bound: i32) i32 {
     return low;
 }
 
-/// Finds `count` kept tokens from `from`; token-wise scales too where there are any.
-pub fn locate(w: *const Work, from: i32, count: usize, out: *Tokens) void {
-    const p = w.p;
-    const dense = w.r.column_offset < 0;
-    const whole = dense and p.contiguous != 0;
-    const size: i32 = if (whole) any_position else p.page_size;
-    const bytes = w.kind.bytes();
-    const k_step = offset(0, p.k.stride_token, bytes);
-    const v_step = offset(0, p.v.stride_token, bytes);
-    var column = if (whole) 0 else @divFloor(from, size);
-    var within = from - column * size;
-    const first_column = if (p.contiguous != 0) 0 else @divFloor(w.r.position_start, size);
-    var i: usize = 0;
-    while (i < count) {
-        const logical = if (dense) column else items(
-            i32,
-            p.columns,
-        )[@intCast(w.r.column_offset + column)] >> 1;
-        const start = if (whole) within else logical * size + within;
-        const run = @min(count - i, @as(usize, @intCast(size - within)));
-        var page: i64 = 0;
-        var row: i64 = within;
-        if (p.contiguous != 0) {
-            row = @as(i64, w.r.slot) + start;
-        } else {
-            const at = @as(i64, w.r.slot) * p.table_stride + first_column + logical;
-            page = items(i32, p.page_table)[@intCast(at)];
-        }
-        var k = w.k_base +% offset(0, page * p.k.stride_page + row * p.k.stride_token, bytes);
-        var v = w.v_base +% offset(0, page * p.v.stride_page + row * p.v.stride_token, bytes);
-        for (i..i + run, 0..) |t, j| {
-            out.k[t] = k;
-            out.v[t] = v;
-            out.place[t] = w.r.position_start + start + @as(i32, @intCast(j));
-            k +%= k_step;
-            v +%= v_step;
-        }
-        place_keys(p, out, i, run, page * p.page_size + row);
-        if (w.variant != null) {
-            const slot = page * size + row;
-            for (out.slot[i..][0..run], 0..) |*at, j|
-                at.* = @truncate((if (p.contiguous != 0) row else slot) + @as(i64, @intCast(j)));
-        }
-        if (w.k_by_token) token_scales(p.k_scale, w.r, page, row, out.k_scale[i..][0..run]);
-        if (w.v_by_token) token_scales(p.v_scale, w.r, page, row, out.v_scale[i..][0..run]);
-        i += run;
-        column += 1;
-        within = 0;
-    }
-}
-
-/// Positions of tokens [i, i + run), which lie one behind the other from a slot on.
-fn place_keys(p: *const Params, out: *Tokens, i: usize, run: usize, slot: i64) void {
-    const places = out.place[i..][0..run];
-    const positions = out.position[i..][0..run];
-    if (p.key_positions == 0) return @memcpy(positions, places);
-    const given = items(i32, p.key_positions)[@intCast(slot)..][0..run];
-    for (positions, given, places) |*x, own, place| x.* = if (own < 0) place else own;
-}
-
-fn token_scales(s: params.fb_scale, r: *const Record, page: i64, row: i64, out: []f32) void {
-    const base = r.request * s.stride_request + r.kv_head * s.stride_head + page * s.stride_page;
-    for (out, 0..) |*x, j| {
-        const at = base + (row + @as(i64, @intCast(j))) * s.stride_token;
-        x.* = items(f32, offset(s.data, at, 4))[0];
-    }
-}
-
 /// The scale of a query head of a token.
 fn query_scale(p: *const Params, token: i32, head: i32) f32 {
     if (p.q_scale.data == 0) return 1;
@@ -401,7 +348,10 @@ fn stage_side(
     for (0..count) |i| {
         const row = out + i * row_stride;
         const factor = if (hooks or scales == null) 1 else scales.?[i];
-        simd.widen_row(w.kind, items(u8, addresses[i]), row, dim, factor);
+        const tail: usize = if (side == .key) @intCast(p.key_tail) else 0;
+        simd.widen_row(w.kind, items(u8, addresses[i]), row, dim - tail, factor);
+        if (tail > 0)
+            simd.widen_row(w.kind, items(u8, tokens.k_tail[i]), row + dim - tail, tail, factor);
         if (side == .key and p.rope_rates != 0) rotate(p, row, tokens.position[i], 1);
         for (dim..padded) |d| row[d] = 0;
         if (asks and !hooks) finite = finite and hidden.is_finite(row, 1, padded);

@@ -27,7 +27,8 @@ fn run(p: *const Contents, index: u32, _: [*]align(64) u8) i32 {
         const first: usize = @intCast(@divFloor(r.row_start, r.query_head_count));
         const last: usize = @intCast(@divFloor(r.row_start + r.row_count - 1, r.query_head_count));
         const requests = items(i32, a.token_requests)[first .. last + 1];
-        if (a.page_count > 0 and a.contiguous == 0) look_at_pages(p, r, longest(a, requests));
+        const paged = a.contiguous == 0 and r.slot >= 0;
+        if (a.page_count > 0 and paged) look_at_pages(p, r, longest(a, requests));
         if (a.mask_mode != params.FB_MASK_NONE) look_at_masks(p, requests);
     }
     return 0;

@@ -10,17 +10,20 @@ pub const leads_out = @import("../../kernel.zig").leads_out;
 /// Whether a page of the tokens that some row may see is none of the `page_count` that there are.
 pub fn pages_lead_out(w: *const Work) bool {
     const p = w.p;
-    if (p.page_count == 0 or p.contiguous != 0 or w.start >= w.end) return false;
+    if (p.page_count == 0 or w.ragged or w.start >= w.end) return false;
     const size = p.page_size;
     const first = @as(i64, w.r.slot) * p.table_stride + @divFloor(w.r.position_start, size);
-    const table = items(i32, p.page_table);
     var column = @divFloor(w.start, size);
     while (@as(i64, column) * size < w.end) : (column += 1) {
         const kept = w.r.column_offset;
         const columns = items(i32, p.columns);
         const logical = if (kept < 0) column else columns[@intCast(kept + column)] >> 1;
-        const page = table[@intCast(first + logical)];
+        const at: usize = @intCast(first + logical);
+        const page = items(i32, p.page_table)[at];
         if (page < 0 or page >= p.page_count) return true;
+        if (p.value_page_table == 0) continue;
+        const value_page = items(i32, p.value_page_table)[at];
+        if (value_page < 0 or value_page >= p.value_page_count) return true;
     }
     return false;
 }

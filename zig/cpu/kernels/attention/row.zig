@@ -75,7 +75,8 @@ fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
 }
 
 fn is_staged(p: *const common.Params) bool {
-    return @rem(p.key_dim, lanes) != 0 or @rem(p.value_dim, lanes) != 0 or p.rope_rates != 0;
+    const odd = @rem(p.key_dim, lanes) != 0 or @rem(p.value_dim, lanes) != 0;
+    return odd or p.rope_rates != 0 or p.key_tail != 0;
 }
 
 /// The planner cuts long work into several pieces a thread, so whole teams still leave enough to
