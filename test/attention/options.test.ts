@@ -10,7 +10,14 @@ type Option = keyof AttentionOptions;
 const names = Object.keys(schemas) as Option[];
 const required: Option[] = ["queryHeads", "kvHeads", "headDim", "dtype"];
 /** Given in tests of their own, as no grid can vary them. */
-const elsewhere: Option[] = ["deviceLengths", "keyPlane", "valuePlane", "graph", "variant"];
+const elsewhere: Option[] = [
+  "deviceLengths",
+  "keyPlane",
+  "valuePlane",
+  "tailPlane",
+  "graph",
+  "variant",
+];
 /** Read by nobody. */
 const unused: Option[] = ["layers"];
 

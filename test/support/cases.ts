@@ -262,6 +262,9 @@ function optionCases(): Case[] {
     ["rope by YaRN", { rope: { dim: 16, interleaved: false, scaling: yarn } }],
     ["LSE of base 2", { lseBase: "2", sinks: true }],
     ["batch invariant", { batchInvariant: true }],
+    ["keys in two tensors", { keyTail: true }],
+    ["values in pages of their own", { callers: true, valuePages: true }],
+    ["rows beside pages", { raggedRows: true }],
     ...positionCases(),
   ];
   for (const scales of scaleKinds)
@@ -273,7 +276,7 @@ function optionCases(): Case[] {
       { scales, kvDtype: "f8e4m3", tokenScales: false },
     ]);
   options.push(...fp8Cases());
-  return options.flatMap(([name, over]) => [
+  const cases = options.flatMap(([name, over]) => [
     caseOf(`decode: ${name}`, { queryLengths: [1, 1, 1], kvLengths: [37, 1, 80], ...over }),
     caseOf(`prefill: ${name}`, { queryLengths: [40, 3, 33], kvLengths: [40, 50, 65], ...over }),
     caseOf(`ragged: ${name}`, {
@@ -283,6 +286,8 @@ function optionCases(): Case[] {
       ...over,
     }),
   ]);
+  const needsPages = (c: Case) => c.valuePages === true || c.raggedRows === true;
+  return cases.filter((c) => c.pageSize > 0 || !needsPages(c));
 }
 
 /** Queries, and outputs, in fp8. */
