@@ -9,6 +9,7 @@ import tempfile
 import pytest
 import torch
 
+MOST_BYTES = 1 << 30
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -55,6 +56,13 @@ class Server:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
 
+    def stop(self):
+        """Ends the process: an answer that was not waited for would be taken for the next."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
     def reserve(self, size):
         if self.file is not None and size <= len(self.map):
             return
@@ -79,6 +87,8 @@ class Server:
                 "at": size,
             }
             size += storage(tensor).numel()
+        if size > MOST_BYTES:
+            cannot("tensors of more than a gigabyte")
         self.reserve(size)
         memory = torch.frombuffer(self.map, dtype=torch.uint8)
         for name, tensor in given.items():
@@ -89,6 +99,8 @@ class Server:
         self.process.stdin.write(json.dumps(message) + "\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline() or '{"error": "the server ended"}')
+        if self.process.poll() is not None:
+            self.stop()
         if "error" in answer:
             raise ValueError(f"flashbun {answer['error']}: {answer.get('message')}")
         for name in outputs:

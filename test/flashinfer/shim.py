@@ -19,7 +19,7 @@ import cuda  # noqa: F401
 import pytest
 import torch
 import wrappers
-from server import NAMES, cannot
+from server import NAMES, cannot, server
 from theirs import SOURCE
 
 MOST_SECONDS = int(os.environ.get("FLASHINFER_SECONDS", "60"))
@@ -105,18 +105,19 @@ def pytest_collection_modifyitems(config, items):
     items[:] = kept
 
 
-# Tests of how FlashInfer words its own refusals.
-THEIR_ERRORS = re.compile("rejects|requires_scales|keyword_only|bad_scale")
+# How FlashInfer words its own refusals, and what needs PyTorch's compiler.
+THEIRS_ALONE = re.compile("rejects|requires_scales|keyword_only|bad_scale|torch_compile")
 
 
 def pytest_runtest_setup(item):
-    if THEIR_ERRORS.search(item.name):
-        cannot("the words of an error")
+    if THEIRS_ALONE.search(item.name):
+        cannot("the words of an error, or PyTorch's compiler")
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item):
     def late(*args):
+        server.stop()
         cannot(f"more than {MOST_SECONDS} s on this CPU")
 
     signal.signal(signal.SIGALRM, late)
