@@ -86,7 +86,7 @@ test("packers write 64-bit values as two halves and floats in place", () => {
     params.qStrideToken = value;
     expect(params.qStrideToken).toBe(value);
     const view = new DataView(params.view.buffer);
-    const at = 2 * 32 + 3 * 40 + 4 * 8;
+    const at = 5 * 32 + 3 * 40 + 4 * 8;
     expect(view.getBigInt64(at, true)).toBe(BigInt(value));
   }
   params.scale = 0.125;
