@@ -21,6 +21,8 @@ const flags = [
   "-fno-exceptions",
   "-fno-rtti",
   "-fno-math-errno",
+  // What nobody wrote is NaN, as it may be in a register.
+  "-ftrivial-auto-var-init=pattern",
   ...(process.arch === "x64" ? ["-march=x86_64_v3"] : []),
 ];
 // Instruments alone: what it calls lies in the race detector, once per process.

@@ -18,9 +18,10 @@ FB_DEVICE bool scores_too_large(float base) {
 }
 
 // Whether a row is to be attended again; `sum`: of its weights, `total`: of what it has of values,
-// or of some of that.
+// or of some of that. Without softmax nobody sums weights: those of NaN cost a row an attempt more.
 FB_DEVICE bool is_wrong(float base, float sum, float total) {
-    if (Variant::softmax && base == no_base && sum == 0) return false; // zeros, whatever they hold
+    if (!Variant::softmax) return total != total;
+    if (base == no_base && sum == 0) return false; // zeros, whatever they hold
     return scores_too_large(base) || (total != total && sum == sum);
 }
 

@@ -491,7 +491,8 @@ struct Compute {
     }
 
     FB_DEVICE RowSums row_sums() const {
-        RowSums done;
+        RowSums done = {{no_base, no_base}, {0, 0}};
+        if constexpr (!Variant::softmax) return done;
         FB_UNROLL
         for (int h = 0; h < 2; h++) {
             done.base[h] = rows.top[h] == -FB_INFINITY
