@@ -39,6 +39,27 @@ FB_DEVICE Weights weights_of(float largest, float temperature, bool is_probabili
 
 // ---- load
 
+// As many elements of a block's part of a row are its floor or more, if it has as many.
+constexpr int above_floor = team_threads / 4;
+
+// `most`: the largest of a thread's elements, of which quads join theirs.
+FB_DEVICE void note_floor(TeamShared& shared, float most) {
+    FB_UNROLL
+    for (int distance = 1; distance < 32; distance *= 2) {
+        const float other = __shfl_xor_sync(~0u, most, distance);
+        most = distance < 4 ? fmaxf(most, other) : fminf(most, other);
+    }
+    if (threadIdx.x % 32 == 0) shared.floors[threadIdx.x / 32] = most;
+}
+
+// Once the team has met.
+FB_DEVICE float floor_of(const TeamShared& shared) {
+    float least = shared.floors[0];
+    FB_UNROLL
+    for (int warp = 1; warp < team_warps; warp++) least = fminf(least, shared.floors[warp]);
+    return least;
+}
+
 // The elements of a row, without NaN, by their index.
 template <int size> struct Row {
     uint64_t source;
@@ -77,20 +98,30 @@ template <int size> struct Row {
 
     // The place of the largest, the first of several; status is that of the row.
     FB_DEVICE uint64_t largest(Team<size>& team, uint32_t& status) const {
-        uint64_t best = 0;
+        float most = -FB_INFINITY;
+        int32_t where = -1;
         uint32_t seen = 0;
         const bool probability = is_probability;
         Team<size>::each_chunk(dtype, source, length, [&](int32_t start, float* x, int32_t count) {
+            if (where < 0 && count > 0) where = start;
             FB_UNROLL
-            for (int i = 0; i < chunk; i++)
-                if (i < count)
-                    best = Most::of(best, place_of(cleaned(x[i], probability, seen), start + i));
+            for (int i = 0; i < chunk; i++) {
+                if (i >= count) continue;
+                const float now = cleaned(x[i], probability, seen);
+                // Indices rise: of equal ones the first stays.
+                if (now > most) {
+                    most = now;
+                    where = start + i;
+                }
+            }
         });
+        note_floor(team.shared, most);
+        uint64_t best = where < 0 ? 0 : place_of(most, where);
         if (seen != 0) best |= MostAndFlag::flag;
         best = team.template reduce<MostAndFlag>(best);
         if (best & MostAndFlag::flag) status |= FB_SAMPLE_NAN;
         best &= ~MostAndFlag::flag;
-        const float most = value_of(uint32_t(best >> index_bits));
+        most = value_of(uint32_t(best >> index_bits));
         if (probability ? !(most > 0) : most == -FB_INFINITY) status |= FB_SAMPLE_NO_MASS;
         return best;
     }
@@ -99,9 +130,10 @@ template <int size> struct Row {
     FB_DEVICE float mass(Team<size>& team, Weights weights, uint64_t last,
                          float min_weight) const {
         uint64_t sum = 0;
+        const Keeps keeps = keeps_of(last);
         each([&](int32_t index, float x) {
             const float weight = weights.of(x);
-            if (place_of(x, index) >= last && weight >= min_weight) sum += integer_weight(weight);
+            if (keeps(x, index) && weight >= min_weight) sum += integer_weight(weight);
         });
         return float(team.template reduce<Sum>(sum)) * (1 / weight_one);
     }

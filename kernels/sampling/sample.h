@@ -1,5 +1,6 @@
 // A token of each row by its probability, or the row's probabilities, after the filters.
 #pragma once
+#include "listed.h"
 #include "race.h"
 #include "../ptx/pdl.h"
 
@@ -30,50 +31,105 @@ FB_DEVICE Numbers numbers_of(const fb_sample_params& p, int64_t row, uint32_t& s
 
 // ---- compute
 
-// The last place that is kept, of those that weigh min_p or more.
-template <int size>
-FB_DEVICE uint64_t last_kept(Team<size>& team, const Row<size>& row, Weights weights, Numbers n,
-                             bool is_joint) {
-    uint64_t last = 0;
-    if (n.top_k < row.length) {
-        const auto each = [&](auto add) {
-            row.each([&](int32_t index, float x) { add(place_of(x, index), 1.0f); });
-        };
-        const uint64_t k = uint64_t(n.top_k);
-        last = find_cut<false>(team, each, [=](uint64_t) { return k; }).place;
-    }
-    if (n.top_p >= 1) return last;
-    // Of what the other filters keep, or of the whole row.
-    const uint64_t from = is_joint ? 0 : last;
-    const float least = is_joint ? 0 : n.min_p;
-    const auto each = [&](auto add) {
+// Elements of a row with their weights, for sums over them: those kept so far that weigh
+// `least` or more, or, to be counted, all.
+template <int size> struct Elements {
+    const Row<size>& row;
+    Weights weights;
+    bool weighted;
+    Keeps kept;
+    float least;
+
+    template <class Add> FB_DEVICE void operator()(const Add& add) const {
         row.each([&](int32_t index, float x) {
-            const uint64_t place = place_of(x, index);
-            if (place < from) return;
-            const float weight = weights.of(x);
-            if (weight >= least) add(place, weight);
+            float weight = 1;
+            if (weighted) {
+                if (!kept(x, index)) return;
+                weight = weights.of(x);
+                if (!(weight >= least)) return;
+            }
+            add(index, x, weight);
         });
-    };
-    const double part = n.top_p;
-    const auto target = [=](uint64_t total) {
-        const uint64_t wanted = uint64_t(part * double(total));
-        return wanted < 1 ? 1 : wanted;
-    };
-    return Most::of(last, find_cut<true>(team, each, target).place);
+    }
+};
+
+// The last place that is kept, of those that weigh min_p or more.
+struct Kept {
+    uint64_t last;
+    bool is_listed; // the first top_k are the first block's list; other filters are not applied
+};
+
+// `first_lists`: a list that holds all that is kept will do, of the first block.
+template <int size>
+FB_DEVICE Kept last_kept(Team<size>& team, const Row<size>& row, Weights weights, Numbers n,
+                         bool is_joint, bool first_lists) {
+    const TeamShared& shared = team.shared;
+    uint64_t last = 0;
+    // By top-k, then by top-p.
+    FB_NO_UNROLL
+    for (int turn = n.top_k < row.length ? 0 : 1; turn < (n.top_p < 1 ? 2 : 1); turn++) {
+        const bool weighted = turn == 1;
+        const Target wanted = weighted ? part_of(n.top_p) : count_of(n.top_k);
+        // Top-p is of what the other filters keep, or of the whole row.
+        const Elements<size> each = {row, weights, weighted, keeps_of(is_joint ? 0 : last),
+                                     is_joint ? 0 : n.min_p};
+        const bool first_only = first_lists && !weighted;
+        Listed listed = {-1, false, 0};
+        if (weighted || n.top_k <= listed_most)
+            listed = list_cut(team, bins_of(weights, weighted), each, wanted, first_only);
+        if (first_only && listed.is_whole) return {0, true};
+        uint64_t place;
+        if (listed.count < 0 || first_only) {
+            place = find_cut(team, each, wanted).place;
+        } else if (!weighted) {
+            place = shared.lists.sorted[listed.target - 1];
+        } else {
+            const auto weight_of = [&](uint64_t at) {
+                return integer_weight(weights.of(value_of(uint32_t(at >> index_bits))));
+            };
+            place = reached_place(team.shared, listed.count, weight_of,
+                                  {false, listed.target, 0});
+        }
+        last = Most::of(last, place);
+    }
+    return {last, false};
 }
 
 // The token that wins the race among what is kept.
 template <int size>
 FB_DEVICE int32_t draw(Team<size>& team, const Row<size>& row, Weights weights, uint64_t last,
                        float min_p, Philox random) {
+    const Keeps keeps = keeps_of(last);
     const auto weigh = [&](int32_t start, const float* x, int32_t count, float* weight) {
         FB_UNROLL
         for (int i = 0; i < chunk; i++) {
-            weight[i] = i < count && place_of(x[i], start + i) >= last ? weights.of(x[i]) : 0;
+            weight[i] = i < count && keeps(x[i], start + i) ? weights.of(x[i]) : 0;
             if (weight[i] < min_p) weight[i] = 0;
         }
     };
     return index_of_winner(race(team, row, random, weigh));
+}
+
+// The same among the first top_k of a sorted list, by one block.
+FB_DEVICE int32_t draw_listed(TeamShared& shared, Weights weights, Numbers n, Philox random) {
+    const uint64_t* const places = shared.lists.sorted;
+    const auto weight_of = [=](uint64_t place) {
+        const float weight = weights.of(value_of(uint32_t(place >> index_bits)));
+        return weight >= n.min_p ? weight : 0;
+    };
+    uint64_t last = 0;
+    if (n.top_p < 1) {
+        const auto whole = [=](uint64_t place) { return integer_weight(weight_of(place)); };
+        last = reached_place(shared, n.top_k, whole, part_of(n.top_p));
+    }
+    Runner best;
+    for (int32_t at = threadIdx.x; at < n.top_k; at += team_threads) {
+        const uint64_t place = places[at];
+        if (place < last) break;
+        best.take(weight_of(place), random, uint32_t(index_of(place)));
+    }
+    Team<1> block = {shared};
+    return index_of_winner(block.reduce<Most>(best.winner()));
 }
 
 // ---- store
@@ -86,11 +142,12 @@ FB_DEVICE void write_row(const fb_sample_params& p, int64_t index, const Row<siz
     const bool is_masked = p.out_kind == FB_SAMPLE_MASKED;
     const float dropped = is_masked && !row.is_probability ? -FB_INFINITY : 0;
     const float factor = mass > 0 ? 1 / mass : 0;
+    const Keeps keeps = keeps_of(last);
     row.each_chunk([&](int32_t start, float* x, int32_t count) {
         FB_UNROLL
         for (int i = 0; i < chunk; i++) {
             const float weight = mass > 0 ? weights.of(x[i]) : 0;
-            const bool is_kept = mass > 0 && place_of(x[i], start + i) >= last && weight >= min_p;
+            const bool is_kept = mass > 0 && keeps(x[i], start + i) && weight >= min_p;
             x[i] = !is_kept ? dropped : is_masked ? x[i] : weight * factor;
         }
         store_chunk(p.out_dtype, target + int64_t(start) * bytes, count, x);
@@ -98,6 +155,13 @@ FB_DEVICE void write_row(const fb_sample_params& p, int64_t index, const Row<siz
 }
 
 // ---- the kernel
+
+FB_DEVICE Philox noise_of(const fb_sample_params& p, int64_t row) {
+    const uint64_t seed = uint64_t(number_of(p.seeds, p.seed, row));
+    const int64_t of_all = p.is_position_row != 0 ? row : p.position;
+    const int64_t position = p.positions == 0 ? of_all : items<const int32_t>(p.positions)[row];
+    return {seed, uint64_t(position), draw_token};
+}
 
 // Row `item`, by its team.
 template <int size> FB_DEVICE void sample_row(const fb_sample_params& p, TeamShared& shared) {
@@ -114,15 +178,18 @@ template <int size> FB_DEVICE void sample_row(const fb_sample_params& p, TeamSha
     const Weights weights = weights_of(value_of(uint32_t(first >> index_bits)), n.temperature,
                                        row.is_probability);
     uint64_t last = first;
-    if (!is_greedy && has_mass) last = last_kept(team, row, weights, n, p.is_joint != 0);
     int32_t token = has_mass ? index_of(first) : 0;
-    if (p.tokens != 0 && !is_greedy && has_mass) {
-        const uint64_t seed = uint64_t(number_of(p.seeds, p.seed, index));
-        const int64_t of_all = p.is_position_row != 0 ? index : p.position;
-        const int64_t position =
-            p.positions == 0 ? of_all : items<const int32_t>(p.positions)[index];
-        const Philox random = {seed, uint64_t(position), draw_token};
-        token = draw(team, row, weights, last, n.min_p, random);
+    if (!is_greedy && has_mass) {
+        const bool is_joint = p.is_joint != 0;
+        const bool first_lists = p.out == 0 && !(is_joint && n.top_p < 1);
+        const Kept kept = last_kept(team, row, weights, n, is_joint, first_lists);
+        last = kept.last;
+        const Philox random = noise_of(p, index);
+        if (kept.is_listed) {
+            if (team.rank() == 0) token = draw_listed(shared, weights, n, random);
+        } else if (p.tokens != 0) {
+            token = draw(team, row, weights, last, n.min_p, random);
+        }
     }
     if (p.out != 0) {
         float mass = has_mass ? 1 : 0;

@@ -34,8 +34,23 @@ FB_DEVICE int32_t index_of(uint64_t place) { return 0xffffff - int32_t(place & 0
 
 FB_DEVICE uint64_t integer_weight(float weight) { return uint64_t(weight * weight_one + 0.5f); }
 
-template <bool weighted, int size>
-FB_DEVICE void add_to_bin(Team<size>& team, uint32_t bin, float weight) {
+// What a place keeps: those before it and its own.
+struct Keeps {
+    float x;
+    int32_t index;
+
+    FB_DEVICE bool operator()(float other, int32_t at) const {
+        return other > x || (other == x && at <= index);
+    }
+};
+
+FB_DEVICE Keeps keeps_of(uint64_t last) {
+    if (last == 0) return {-FB_INFINITY, 0xffffff};
+    return {value_of(uint32_t(last >> index_bits)), index_of(last)};
+}
+
+template <int size>
+FB_DEVICE void add_to_bin(Team<size>& team, bool weighted, uint32_t bin, float weight) {
     const int copy = threadIdx.x % bin_copies;
     auto& bins = team.shared.bins[team.bins_turn];
     atomicAdd(&bins[0][bin][copy], 1u);
@@ -55,9 +70,14 @@ FB_DEVICE void clear_bins(TeamShared& shared, int turn) {
         words[i] = 0;
 }
 
-// A block's team, with empty histograms once it has reduced something.
+FB_DEVICE void clear_distances(TeamShared& shared) {
+    uint32_t* const words = &shared.distances.parts[0][0];
+    for (int i = threadIdx.x; i < part_count * distance_count; i += team_threads) words[i] = 0;
+}
+
+// A block's team, with an empty histogram of distances once it has reduced something.
 template <int size> FB_DEVICE Team<size> make_team(TeamShared& shared) {
-    clear_bins(shared, 0);
+    clear_distances(shared);
     return {shared};
 }
 
@@ -67,13 +87,14 @@ struct Bin {
 };
 
 // What the whole team added to this thread's bin.
-template <bool weighted, int size> FB_DEVICE Bin team_bin(Team<size>& team, int turn) {
+template <int size> FB_DEVICE Bin team_bin(Team<size>& team, bool weighted, int turn) {
     Bin bin = {0, 0};
     if (threadIdx.x >= bin_count) return bin;
     FB_NO_UNROLL
     for (int other = 0; other < size; other++) {
         FB_UNROLL
-        for (int part = 0; part < (weighted ? 1 + part_count : 1); part++) {
+        for (int part = 0; part < 1 + part_count; part++) {
+            if (part > 0 && !weighted) break;
             const uint4 copies =
                 team.load_16(team.in(other, team.shared.bins[turn][part][threadIdx.x]));
             const uint64_t sum = uint64_t(copies.x) + copies.y + copies.z + copies.w;
@@ -85,7 +106,7 @@ template <bool weighted, int size> FB_DEVICE Bin team_bin(Team<size>& team, int 
     return bin;
 }
 
-// The sum of this thread's and all earlier bins; its last is `shared.total`.
+// The sum of this thread's and all earlier bins; of all threads it is `shared.total`.
 FB_DEVICE uint64_t scan_bins(TeamShared& shared, uint64_t sum) {
     const int lane = threadIdx.x % 32;
     FB_UNROLL
@@ -97,7 +118,7 @@ FB_DEVICE uint64_t scan_bins(TeamShared& shared, uint64_t sum) {
     if (lane == 31) shared.warp_sums[threadIdx.x / 32] = sum;
     __syncthreads();
     for (int warp = 0; warp < int(threadIdx.x) / 32; warp++) sum += shared.warp_sums[warp];
-    if (threadIdx.x == bin_count - 1) shared.total = sum;
+    if (threadIdx.x == team_threads - 1) shared.total = sum;
     __syncthreads();
     return sum;
 }
@@ -108,29 +129,52 @@ struct Cut {
     uint64_t total; // the sum over everything that was searched
 };
 
-// The place at which the sum over the row reaches the target, which target_of(total) names. Each
-// element comes by `each(add)`, as add(place, weight).
-template <bool weighted, int size, class Each, class Target>
-FB_DEVICE Cut find_cut(Team<size>& team, Each each, Target target_of) {
+// What a sum is to reach: a number of elements, or a part of the whole sum of their weights.
+struct Target {
+    bool weighted;
+    uint64_t count;
+    float part;
+
+    FB_DEVICE uint64_t of(uint64_t total) const {
+        if (!weighted) return count;
+        const uint64_t wanted = uint64_t(double(part) * double(total));
+        return wanted < 1 ? 1 : wanted;
+    }
+};
+
+FB_DEVICE Target count_of(int32_t count) { return {false, uint64_t(count), 0}; }
+
+FB_DEVICE Target part_of(float part) { return {true, 0, part}; }
+
+// The place at which the sum over the row reaches the target. Each element comes by `each(add)`, as
+// add(index, element, weight).
+template <int size, class Each>
+FB_DEVICE Cut find_cut(Team<size>& team, const Each& each, Target wanted) {
+    const bool weighted = wanted.weighted;
     TeamShared& shared = team.shared;
+    team.sync(); // nobody needs what was there before
+    team.is_empty = false;
+    clear_bins(shared, team.bins_turn);
+    __syncthreads();
     uint64_t prefix = 0;
     uint64_t total = 0;
     uint64_t target = 0; // what is left of it
     FB_NO_UNROLL
     for (int shift = place_bits - digit_bits; shift >= 0; shift -= digit_bits) {
-        each([&](uint64_t place, float weight) {
+        each([&](int32_t index, float x, float weight) {
+            const uint64_t place = place_of(x, index);
             if (place >> shift >> digit_bits != prefix) return;
             const uint32_t digit = uint32_t(place >> shift) % bin_count;
-            add_to_bin<weighted>(team, bin_count - 1 - digit, weight);
+            add_to_bin(team, weighted, bin_count - 1 - digit, weight);
         });
         team.sync();
-        const Bin bin = team_bin<weighted>(team, team.bins_turn);
+        const Bin bin = team_bin(team, weighted, team.bins_turn);
         team.bins_turn ^= 1;
         clear_bins(shared, team.bins_turn);
         const uint64_t sum = scan_bins(shared, bin.sum);
         if (shift == place_bits - digit_bits) {
             total = shared.total;
-            target = target_of(total);
+            target = wanted.of(total);
             if (target > total || total == 0) break;
         }
         if (threadIdx.x < bin_count && sum >= target && sum - bin.sum < target) {

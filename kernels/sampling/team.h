@@ -16,16 +16,66 @@ constexpr int bin_copies = 4;
 // A bin has a count and the 45 bits of its weights in three parts.
 constexpr int part_bits = 15;
 constexpr int part_count = 3;
+constexpr int distance_count = 2048;
+constexpr int listed_most = 2048;
+
+// ---- chunks of f32, f16 or bf16
+
+// Elements of a chunk that the row has.
+FB_DEVICE int32_t chunk_count(int32_t length, int32_t start) {
+    const int32_t left = length - start;
+    return left < 0 ? 0 : left < chunk ? left : chunk;
+}
+
+struct RawChunk {
+    uint32_t words[chunk];
+
+    FB_DEVICE void load(int32_t dtype, uint64_t row, int32_t start, int32_t length) {
+        const int32_t count = chunk_count(length, start);
+        if (dtype == FB_F32) load_words<4>(row + int64_t(start) * 4, count, words);
+        else load_words<2>(row + int64_t(start) * 2, count, words);
+    }
+
+    FB_DEVICE void widen(int32_t dtype, float (&x)[chunk]) const {
+        FB_UNROLL
+        for (int i = 0; i < chunk; i++) x[i] = __uint_as_float(words[i]);
+        if (dtype == FB_F32) return;
+        FB_UNROLL
+        for (int i = 0; i < chunk; i += 2) {
+            x[i] = dtype == FB_F16 ? f16_low(words[i / 2]) : bf16_low(words[i / 2]);
+            x[i + 1] = dtype == FB_F16 ? f16_high(words[i / 2]) : bf16_high(words[i / 2]);
+        }
+    }
+};
 
 // ---- shared memory
 
+// Of distances below a row's largest number: one copy, and a part of the bins for each block to sum.
+struct Distances {
+    uint32_t parts[part_count][distance_count];
+    uint64_t sums[bin_count]; // up to and with the bins of a thread
+};
+
+// The elements that a cut is looked for in: those that the block found, and the team's, in order.
+struct Lists {
+    uint64_t own[listed_most];
+    uint64_t sorted[listed_most];
+};
+
 struct TeamShared {
     uint64_t results[2][team_warps];
-    // Turn, count or part of the weight, digit, copy.
-    uint32_t bins[2][1 + part_count][bin_count][bin_copies];
+    // One after the other, with a barrier of the team between two of them.
+    union {
+        // Turn, count or part of the weight, digit, copy.
+        uint32_t bins[2][1 + part_count][bin_count][bin_copies];
+        Distances distances;
+        Lists lists;
+    };
     uint64_t warp_sums[team_warps];
     uint64_t found[4]; // of the bin where a sum is reached: digit, sum before, its own, its count
     uint64_t total;
+    float floors[team_warps]; // a quad of each warp has nothing larger, and none has less
+    uint32_t own_count; // of lists.own; more than there is room for: the rest is left out
 };
 
 // ---- reductions
@@ -65,6 +115,7 @@ template <int size> struct Team {
     // reductions, and histograms, of which the next one is empty.
     int turn = 0;
     int bins_turn = 0;
+    bool is_empty = true; // shared.distances, when the team has met
 
     static FB_DEVICE int rank() { return size > 1 ? int(cluster_rank()) : 0; }
 
@@ -78,6 +129,10 @@ template <int size> struct Team {
     static FB_DEVICE uint32_t in(int other, const void* place) {
         const uint32_t address = shared_address(place);
         return size > 1 ? map_shared(address, uint32_t(other)) : address;
+    }
+
+    static FB_DEVICE uint32_t load_4(uint32_t address) {
+        return size > 1 ? load_cluster_4(address) : load_shared_4(address);
     }
 
     static FB_DEVICE uint4 load_16(uint32_t address) {
@@ -101,17 +156,22 @@ template <int size> struct Team {
         return reduce_warp<Op>(all);
     }
 
-    // Calls body(index of the first, elements, how many of them) for this thread's chunks.
+    // Calls body(index of the first, elements, how many of them) for this thread's chunks, all lanes
+    // of a warp together: those past the row's end have 0 elements. The next chunk is on its way
+    // while one is worked on.
     template <class Body>
     static FB_DEVICE void each_chunk(int32_t dtype, uint64_t row, int32_t length, Body body) {
-        const int32_t bytes = element_bytes(dtype);
-        int64_t start = (int64_t(rank()) * team_threads + threadIdx.x) * chunk;
-        for (; start < length; start += int64_t(size) * team_threads * chunk) {
-            const int32_t left = length - int32_t(start);
-            const int32_t count = left < chunk ? left : chunk;
+        const int32_t step = size * team_threads * chunk;
+        int32_t start = (rank() * team_threads + int32_t(threadIdx.x)) * chunk;
+        const int32_t end = length + int32_t(threadIdx.x) % 32 * chunk;
+        RawChunk raw = {};
+        if (start < end) raw.load(dtype, row, start, length);
+        FB_NO_UNROLL
+        for (; start < end; start += step) {
             float x[chunk];
-            load_chunk(dtype, row + start * bytes, count, x);
-            body(int32_t(start), x, count);
+            raw.widen(dtype, x);
+            if (start + step < end) raw.load(dtype, row, start + step, length);
+            body(start, x, chunk_count(length, start));
         }
     }
 };

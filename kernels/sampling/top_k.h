@@ -1,16 +1,12 @@
 // The k largest of each row in falling order, as they are or as log-probabilities.
 #pragma once
-#include "row.h"
+#include "listed.h"
 #include "../ptx/pdl.h"
 
 // ---- facts
 
-// As many places are sorted in shared memory.
-constexpr int sorted_most = 1024;
-
 struct TopKShared {
     TeamShared team;
-    uint64_t places[sorted_most];
     uint32_t next;
 };
 
@@ -55,27 +51,6 @@ struct Results {
 
 // ---- compute
 
-// Falling, by a network in which every exchange puts the larger first, so that what is missing
-// behind `count` would stay there.
-template <class Get, class Set> FB_DEVICE void sort_falling(int32_t count, Get get, Set set) {
-    for (int64_t size = 2; size / 2 < count; size *= 2)
-        for (int64_t distance = size / 2; distance > 0; distance /= 2) {
-            for (int64_t pair = threadIdx.x; 2 * pair - distance < count; pair += team_threads) {
-                const int64_t low = pair / distance * 2 * distance + pair % distance;
-                // The first step of a size compares with the mirrored place.
-                const int64_t high =
-                    distance == size / 2 ? (low | (size - 1)) - low % size : low + distance;
-                if (low >= count || high >= count) continue;
-                const uint64_t a = get(int32_t(low));
-                const uint64_t b = get(int32_t(high));
-                if (a >= b) continue;
-                set(int32_t(low), b);
-                set(int32_t(high), a);
-            }
-            __syncthreads();
-        }
-}
-
 // What stands at `last` or before it, in any order.
 template <int size>
 FB_DEVICE void gather(Team<size>& team, const Row<size>& row, uint64_t last, uint32_t& next,
@@ -92,20 +67,26 @@ FB_DEVICE void gather(Team<size>& team, const Row<size>& row, uint64_t last, uin
     });
 }
 
+FB_DEVICE void store_sorted(const TeamShared& shared, int32_t k, const Results& results) {
+    for (int32_t at = threadIdx.x; at < k; at += team_threads)
+        results.set(at, shared.lists.sorted[at]);
+}
+
 // By the first block of the team.
-FB_DEVICE void sort_results(uint64_t* places, int32_t k, const Results& results) {
-    if (k > sorted_most) {
+FB_DEVICE void sort_results(TeamShared& shared, int32_t k, const Results& results) {
+    if (k > listed_most) {
         sort_falling(
             k, [&](int32_t at) { return results.get(at); },
             [&](int32_t at, uint64_t place) { results.set(at, place); });
         return;
     }
+    uint64_t* const places = shared.lists.sorted;
     for (int32_t at = threadIdx.x; at < k; at += team_threads) places[at] = results.get(at);
     __syncthreads();
     sort_falling(
         k, [&](int32_t at) { return places[at]; },
         [&](int32_t at, uint64_t place) { places[at] = place; });
-    for (int32_t at = threadIdx.x; at < k; at += team_threads) results.set(at, places[at]);
+    store_sorted(shared, k, results);
 }
 
 // ---- the kernel
@@ -137,16 +118,22 @@ template <int size> FB_DEVICE void top_k_row(const fb_top_k_params& p, TopKShare
         const int32_t dtype = is_log ? FB_F32 : p.dtype;
         const Results results = {p.values + index * p.values_stride * element_bytes(dtype),
                                  items<int32_t>(p.indices) + index * p.indices_stride, dtype};
-        const auto each = [&](auto add) {
-            row.each([&](int32_t at, float x) { add(place_of(x, at), 1.0f); });
+        const auto each = [&](const auto& add) {
+            row.each([&](int32_t at, float x) { add(at, x, 1.0f); });
         };
-        const uint64_t k = uint64_t(p.k);
-        const uint64_t last =
-            p.k < p.row_length ? find_cut<false>(team, each, [=](uint64_t) { return k; }).place : 0;
-        gather(team, row, last, shared.next, results);
-        team.sync();
+        const Target wanted = count_of(p.k);
+        Listed listed = {-1, false, 0};
+        if (p.k <= listed_most)
+            listed = list_cut(team, bins_of(log_of.weights, false), each, wanted, true);
+        if (!listed.is_whole) {
+            const uint64_t last =
+                p.k < p.row_length ? find_cut(team, each, wanted).place : 0;
+            gather(team, row, last, shared.next, results);
+            team.sync();
+        }
         if (is_first) {
-            sort_results(shared.places, p.k, results);
+            if (listed.is_whole) store_sorted(shared.team, p.k, results);
+            else sort_results(shared.team, p.k, results);
             // Each thread its own: what it stored last, or all did before a barrier.
             for (int32_t at = threadIdx.x; is_log && at < p.k; at += team_threads)
                 results.set_value(at, has_mass ? log_of.of(results.value(at)) : -FB_INFINITY);

@@ -50,6 +50,7 @@ import common_activate_h from "../../kernels/common/activate.h" with { type: "te
 import common_angles_h from "../../kernels/common/angles.h" with { type: "text" };
 import common_chunk_h from "../../kernels/common/chunk.h" with { type: "text" };
 import common_element_h from "../../kernels/common/element.h" with { type: "text" };
+import common_even_h from "../../kernels/common/even.h" with { type: "text" };
 import common_operator_h from "../../kernels/common/operator.h" with { type: "text" };
 import common_philox_h from "../../kernels/common/philox.h" with { type: "text" };
 import common_rows_h from "../../kernels/common/rows.h" with { type: "text" };
@@ -119,6 +120,7 @@ import rope_rope_cu from "../../kernels/rope/rope.cu" with { type: "text" };
 import rope_unit_h from "../../kernels/rope/unit.h" with { type: "text" };
 import sampling_adjust_cu from "../../kernels/sampling/adjust.cu" with { type: "text" };
 import sampling_drafts_cu from "../../kernels/sampling/drafts.cu" with { type: "text" };
+import sampling_listed_h from "../../kernels/sampling/listed.h" with { type: "text" };
 import sampling_race_h from "../../kernels/sampling/race.h" with { type: "text" };
 import sampling_row_h from "../../kernels/sampling/row.h" with { type: "text" };
 import sampling_sample_cu from "../../kernels/sampling/sample.cu" with { type: "text" };
@@ -184,6 +186,7 @@ export const sources: Readonly<Record<string, string>> = {
   "common/angles.h": common_angles_h,
   "common/chunk.h": common_chunk_h,
   "common/element.h": common_element_h,
+  "common/even.h": common_even_h,
   "common/operator.h": common_operator_h,
   "common/philox.h": common_philox_h,
   "common/rows.h": common_rows_h,
@@ -253,6 +256,7 @@ export const sources: Readonly<Record<string, string>> = {
   "rope/unit.h": rope_unit_h,
   "sampling/adjust.cu": sampling_adjust_cu,
   "sampling/drafts.cu": sampling_drafts_cu,
+  "sampling/listed.h": sampling_listed_h,
   "sampling/race.h": sampling_race_h,
   "sampling/row.h": sampling_row_h,
   "sampling/sample.cu": sampling_sample_cu,
