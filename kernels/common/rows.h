@@ -49,19 +49,33 @@ template <bool block> struct Team {
 
     // The sum of what its threads have, or the largest, NaN if there is one; the same in each.
     FB_DEVICE float reduce(float x, bool largest) const {
+        float one[1] = {x};
+        reduce_all(one, largest);
+        return one[0];
+    }
+
+    // The same of several numbers; `parts` has one of each for each warp.
+    template <int count> FB_DEVICE void reduce_all(float (&x)[count], bool largest) const {
         const auto join = [=](float a, float b) { return largest ? max_nan(a, b) : a + b; };
         FB_NO_UNROLL
-        for (int distance = (block ? 32 : size) / 2; distance > 0; distance /= 2)
-            x = join(x, __shfl_xor_sync(~0u, x, distance));
-        if constexpr (block) {
-            __syncthreads(); // all have read what the reduction before left
-            if (rank % 32 == 0) parts[rank / 32] = x;
-            __syncthreads();
-            x = parts[0];
+        for (int distance = (block ? 32 : size) / 2; distance > 0; distance /= 2) {
             FB_UNROLL
-            for (int warp = 1; warp < row_warps; warp++) x = join(x, parts[warp]);
+            for (int i = 0; i < count; i++)
+                x[i] = join(x[i], __shfl_xor_sync(~0u, x[i], distance));
         }
-        return x;
+        if constexpr (!block) return;
+        __syncthreads(); // all have read what the reduction before left
+        FB_UNROLL
+        for (int i = 0; i < count; i++)
+            if (rank % 32 == 0) parts[i * row_warps + rank / 32] = x[i];
+        __syncthreads();
+        FB_UNROLL
+        for (int i = 0; i < count; i++) {
+            x[i] = parts[i * row_warps];
+            FB_UNROLL
+            for (int warp = 1; warp < row_warps; warp++)
+                x[i] = join(x[i], parts[i * row_warps + warp]);
+        }
     }
     FB_DEVICE int32_t step() const { return size * chunk; }
 };
@@ -73,9 +87,9 @@ FB_DEVICE Team<false> lanes_team(const fb_span_params& s) {
     return {row, row < live_rows(s) ? s.dim : 0, rank, s.lanes, nullptr};
 }
 
-// The block as the team of row blockIdx.x / parts.
-FB_DEVICE Team<true> block_team(const fb_span_params& s, float* parts) {
-    const int64_t row = s.parts == 1 ? blockIdx.x : blockIdx.x / s.parts;
+// The block as the team of row blockIdx.x / parts, or of the first of its `rows`.
+FB_DEVICE Team<true> block_team(const fb_span_params& s, float* parts, int rows = 1) {
+    const int64_t row = s.parts == 1 ? int64_t(blockIdx.x) * rows : blockIdx.x / s.parts;
     return {row, row < live_rows(s) ? s.dim : 0, int32_t(threadIdx.x), row_threads, parts};
 }
 

@@ -3,36 +3,50 @@
 #include "../params/map.h"
 #include "../ptx/pdl.h"
 #include "../common/activate.h"
-#include "../common/rows.h"
+#include "../common/even.h"
 
 // ---- compute
 
-FB_DEVICE float map_element(int32_t operation, float factor, float x, float y) {
+template <class Element>
+FB_DEVICE void map_each(float (&x)[chunk], const float (&y)[chunk], Element element) {
+    FB_UNROLL
+    for (int i = 0; i < chunk; i++) x[i] = element(x[i], y[i]);
+}
+
+template <int activation>
+FB_DEVICE void map_gated(float (&x)[chunk], const float (&y)[chunk]) {
+    map_each(x, y, [](float a, float b) { return activate(activation, a) * b; });
+}
+
+// x becomes the results.
+FB_DEVICE void map_chunk(int32_t operation, float factor, float (&x)[chunk],
+                         const float (&y)[chunk]) {
     switch (operation) {
-    case FB_MAP_ADD: return x + y;
-    case FB_MAP_SILU: return activate(FB_ACTIVATION_SILU, x) * y;
-    case FB_MAP_GELU: return activate(FB_ACTIVATION_GELU, x) * y;
-    case FB_MAP_GELU_TANH: return activate(FB_ACTIVATION_GELU_TANH, x) * y;
-    case FB_MAP_CAP: return factor * tanhf(x / factor);
-    default: return x * factor;
+    case FB_MAP_ADD: return map_each(x, y, [](float a, float b) { return a + b; });
+    case FB_MAP_SILU: return map_gated<FB_ACTIVATION_SILU>(x, y);
+    case FB_MAP_GELU: return map_gated<FB_ACTIVATION_GELU>(x, y);
+    case FB_MAP_GELU_TANH: return map_gated<FB_ACTIVATION_GELU_TANH>(x, y);
+    case FB_MAP_CAP:
+        return map_each(x, y, [=](float a, float) { return factor * tanhf(a / factor); });
+    default: return map_each(x, y, [=](float a, float) { return a * factor; });
     }
 }
 
 // ---- rows
 
-// A row that is read: held in part as it lies, or taken chunk by chunk; zeros where there is none.
+// A row that is read; zeros where there is none.
 struct MapRow {
     uint64_t address;
     int32_t dtype;
     bool there;
-    HeldRow kept;
 
-    FB_DEVICE void front(bool holds, int32_t at, int32_t count, float (&x)[chunk]) const {
+    FB_DEVICE void load(int32_t at, int32_t count, float (&x)[chunk]) const {
         FB_UNROLL
         for (int i = 0; i < chunk; i++) x[i] = 0;
-        if (!there) return;
-        if (holds) widen_words(dtype, kept.words[0], x);
-        else load_chunk(dtype, address + int64_t(at) * element_bytes(dtype), count, x);
+        if (there) load_chunk(dtype, address + int64_t(at) * element_bytes(dtype), count, x);
+    }
+    FB_DEVICE uint4 raw(int32_t at) const {
+        return there ? load_even(address, at) : make_uint4(0, 0, 0, 0);
     }
 };
 
@@ -47,67 +61,113 @@ FB_DEVICE MapRow row_of(const fb_rows_params& rows, int64_t row, bool there) {
     return {there ? row_address(rows, row) : 0, rows.dtype, there};
 }
 
-// Elements [first, end) of the team's row, a segment of what the team holds after the other.
+// What a team makes, and where.
+struct MapRows {
+    MapRow a, b;
+    uint64_t out;
+    int32_t first, end; // of this thread: none where nothing is written
+};
+
+// Elements [first, end) of the team's row.
 template <class Team>
-FB_DEVICE void map_row(const fb_map_params& p, const Team& team, int32_t first, int32_t end) {
-    if (team.dim == 0) first = end = 0;
+FB_DEVICE MapRows map_rows(const fb_map_params& p, const Team& team, int32_t first, int32_t end) {
     const bool live = team.dim > 0;
     const int64_t source = live ? row_by(p.sources, team.row, p.source_rows) : -1;
     const int64_t target = live ? row_by(p.targets, team.row, p.target_rows) : -1;
-    if (target < 0) first = end;
-    const int32_t step = team.step(), segment = step * held, dim = p.span.dim;
-    MapRow a = row_of(p.a, source, source >= 0);
-    MapRow b = row_of(p.b, source, source >= 0 && p.b.address != 0);
-    const bool holds = can_hold(a.dtype, a.address, dim) &&
-                       (p.b.address == 0 || can_hold(b.dtype, b.address, dim));
+    const bool writes = target >= 0;
+    return {row_of(p.a, source, source >= 0),
+            row_of(p.b, source, source >= 0 && p.b.address != 0),
+            writes ? row_address(p.out, target) : 0, first + team.rank * chunk, writes ? end : 0};
+}
+
+// Calls pass(inverse, writes), which returns the largest result, once, or first for the scale.
+template <class Team, class Rows>
+FB_DEVICE void with_scale(const fb_map_params& p, const Team& team, Rows pass) {
     const bool scales_rows = p.scaling.token_scales != 0;
-    const uint64_t out = target < 0 ? 0 : row_address(p.out, target);
     float inverse = scales_rows ? 1 : inverse_scale(p.scaling, team, p.out.dtype, 0);
     FB_NO_UNROLL
     for (bool writes = !scales_rows;; writes = true) {
-        float most = 0;
-        FB_NO_UNROLL
-        for (int32_t start = first + team.rank * chunk; start < end; start += segment) {
-            if (holds && a.there) a.kept.load(a.address, end, start, step);
-            if (holds && b.there) b.kept.load(b.address, end, start, step);
-            FB_NO_UNROLL
-            for (int32_t i = 0, at = start; i < held && at < end; i++, at += step) {
-                const int32_t count = chunk_count(end, at);
-                float x[chunk], y[chunk];
-                a.front(holds, at, count, x);
-                b.front(holds, at, count, y);
-                FB_UNROLL
-                for (int j = 0; j < chunk; j++)
-                    x[j] = map_element(p.operation, p.factor, x[j], y[j]);
-                if (writes) {
-                    FB_UNROLL
-                    for (int j = 0; j < chunk; j++) x[j] *= inverse;
-                    store_chunk(p.out.dtype, out + int64_t(at) * element_bytes(p.out.dtype),
-                                count, x);
-                } else {
-                    most = max_nan(most, chunk_most(x, count));
-                }
-                a.kept.rotate();
-                b.kept.rotate();
-            }
-        }
+        const float most = pass(inverse, writes);
         if (writes) return;
         inverse = inverse_scale(p.scaling, team, p.out.dtype, team.reduce(most, true));
     }
 }
 
+template <class Team>
+FB_DEVICE void map_row(const fb_map_params& p, const Team& team, int32_t first, int32_t end) {
+    const MapRows rows = map_rows(p, team, first, end);
+    with_scale(p, team, [&](float inverse, bool writes) {
+        float most = 0;
+        FB_NO_UNROLL
+        for (int32_t at = rows.first; at < rows.end; at += team.step()) {
+            const int32_t count = chunk_count(rows.end, at);
+            float x[chunk], y[chunk];
+            rows.a.load(at, count, x);
+            rows.b.load(at, count, y);
+            map_chunk(p.operation, p.factor, x, y);
+            most = max_nan(most, chunk_most(x, count));
+            if (!writes) continue;
+            FB_UNROLL
+            for (int j = 0; j < chunk; j++) x[j] *= inverse;
+            store_chunk(p.out.dtype, rows.out + int64_t(at) * element_bytes(p.out.dtype), count, x);
+        }
+        return most;
+    });
+}
+
+// The same of even rows. The next chunks are on their way while those before are worked on.
+template <class Team>
+FB_DEVICE void map_even(const fb_map_params& p, const Team& team, int32_t first, int32_t end) {
+    const MapRows rows = map_rows(p, team, first, end);
+    const int32_t dtype = p.a.dtype, step = team.step();
+    with_scale(p, team, [&](float inverse, bool writes) {
+        float most = 0;
+        uint4 a = {}, b = {};
+        if (rows.first < rows.end) {
+            a = rows.a.raw(rows.first);
+            b = rows.b.raw(rows.first);
+        }
+        FB_NO_UNROLL
+        for (int32_t at = rows.first; at < rows.end; at += step) {
+            float x[chunk], y[chunk];
+            widen_even(dtype, a, x);
+            widen_even(dtype, b, y);
+            if (at + step < rows.end) {
+                a = rows.a.raw(at + step);
+                b = rows.b.raw(at + step);
+            }
+            map_chunk(p.operation, p.factor, x, y);
+            if (!writes) {
+                most = max_nan(most, chunk_most(x, chunk));
+                continue;
+            }
+            FB_UNROLL
+            for (int j = 0; j < chunk; j++) x[j] *= inverse;
+            store_even(p.out.dtype, rows.out, at, x);
+        }
+        return most;
+    });
+}
+
 // ---- the kernels
+
+// The elements of part `item` of a row.
+struct Part {
+    int32_t first, end;
+};
+
+FB_DEVICE Part part_now(const fb_span_params& s) {
+    const int32_t first = s.parts == 1 ? 0 : int32_t(blockIdx.x) % s.parts * s.part_elements;
+    return {first, s.dim - first < s.part_elements ? s.dim : first + s.part_elements};
+}
 
 // Part `item` of rows of more elements than a warp holds, by the whole block.
 FB_OPERATOR(map_long, fb_map_params, 256, 2, 1) {
     FB_SHARED(float, parts, [row_warps]);
     pdl_wait();
     pdl_launch_dependents();
-    const int32_t part = p.span.parts == 1 ? 0 : int32_t(blockIdx.x) % p.span.parts;
-    const int32_t first = part * p.span.part_elements;
-    const int32_t end = p.span.dim - first < p.span.part_elements ? p.span.dim
-                                                                  : first + p.span.part_elements;
-    map_row(p, block_team(p.span, parts), first, end);
+    const Part part = part_now(p.span);
+    map_row(p, block_team(p.span, parts), part.first, part.end);
 }
 
 // Shorter ones: eight rows of an item where a warp has one, more where fewer lanes do.
@@ -115,4 +175,19 @@ FB_OPERATOR(map_short, fb_map_params, 256, 2, 8) {
     pdl_wait();
     pdl_launch_dependents();
     map_row(p, lanes_team(p.span), 0, p.span.dim);
+}
+
+// The same of even rows.
+FB_OPERATOR(map_even_long, fb_map_params, 256, 4, 1) {
+    FB_SHARED(float, parts, [row_warps]);
+    pdl_wait();
+    pdl_launch_dependents();
+    const Part part = part_now(p.span);
+    map_even(p, block_team(p.span, parts), part.first, part.end);
+}
+
+FB_OPERATOR(map_even_short, fb_map_params, 256, 4, 8) {
+    pdl_wait();
+    pdl_launch_dependents();
+    map_even(p, lanes_team(p.span), 0, p.span.dim);
 }

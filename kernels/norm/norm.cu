@@ -2,7 +2,7 @@
 #include "../ptx/base.h"
 #include "../params/norm.h"
 #include "../ptx/pdl.h"
-#include "../common/rows.h"
+#include "../common/even.h"
 
 // ---- facts
 
@@ -38,98 +38,158 @@ FB_DEVICE void normalize(const fb_norm_params& p, int32_t at, int32_t count, flo
     }
 }
 
-// Where the team's row lies, and what of it the team holds.
-struct NormRow {
-    uint64_t address;
-    int32_t dtype;
-    bool holds;
-    HeldRow kept;
+// The residual becomes its sum with x, rounded as it keeps it, and is the row from here on.
+template <class Team>
+FB_DEVICE fb_rows_params add_residual(const fb_norm_params& p, const Team& team) {
+    const uint64_t row = row_address(p.x, team.row), sum = row_address(p.residual, team.row);
+    FB_NO_UNROLL
+    for (int32_t at = team.rank * chunk; at < team.dim; at += team.step()) {
+        const int32_t count = chunk_count(team.dim, at);
+        const uint64_t place = sum + int64_t(at) * element_bytes(p.residual.dtype);
+        float x[chunk], y[chunk];
+        load_chunk(p.x.dtype, row + int64_t(at) * element_bytes(p.x.dtype), count, x);
+        load_chunk(p.residual.dtype, place, count, y);
+        FB_UNROLL
+        for (int i = 0; i < chunk; i++) x[i] += y[i];
+        store_chunk(p.residual.dtype, place, count, x);
+    }
+    return p.residual;
+}
 
-    FB_DEVICE void front(int32_t at, int32_t count, float (&x)[chunk]) const {
-        if (holds) widen_words(dtype, kept.words[0], x);
-        else load_chunk(dtype, address + int64_t(at) * element_bytes(dtype), count, x);
+// What the passes over a row have found; `result`: of all its team's threads.
+struct Found {
+    float mean = 0;
+    float factor = 0;
+    float inverse = 1;
+
+    template <class Team>
+    FB_DEVICE Pass after(Pass pass, const fb_norm_params& p, const Team& team, float result) {
+        if (pass == pass_mean) {
+            mean = result / p.span.dim;
+            return pass_squares;
+        }
+        if (pass == pass_squares) factor = 1 / sqrtf(result / p.span.dim + p.eps);
+        // Without scales of rows their largest results are not looked for.
+        if (pass == pass_squares && p.scaling.token_scales != 0) return pass_most;
+        inverse = inverse_scale(p.scaling, team, p.out.dtype, result);
+        return pass_write;
     }
 };
 
-// The residual becomes its sum with x, rounded as it keeps it, and is the row from here on.
-template <class Team>
-FB_DEVICE void add_residual(const fb_norm_params& p, const Team& team, NormRow& row) {
-    const int32_t step = team.step(), first = team.rank * chunk;
-    const int32_t end = row.holds ? step * held : team.dim;
-    NormRow sum = {row_address(p.residual, team.row), p.residual.dtype, row.holds};
-    if (sum.holds) sum.kept.load(sum.address, team.dim, first, step);
-    FB_NO_UNROLL
-    for (int32_t at = first; at < end; at += step) {
-        const int32_t count = chunk_count(team.dim, at);
-        if (count > 0) {
-            float x[chunk], y[chunk];
-            row.front(at, count, x);
-            sum.front(at, count, y);
-            FB_UNROLL
-            for (int i = 0; i < chunk; i++) x[i] += y[i];
-            store_chunk(sum.dtype, sum.address + int64_t(at) * element_bytes(sum.dtype), count, x);
-            uint32_t words[chunk];
-            pack_words(sum.dtype, x, words);
-            FB_UNROLL
-            for (int word = 0; word < 4; word++) sum.kept.words[0][word] = words[word];
-        }
-        row.kept.rotate();
-        sum.kept.rotate();
-    }
-    row = sum;
-}
-
-// The team's row. Where it is not held each pass reads it again; it may be written where it lies,
-// as each thread writes only what it has read itself.
+// The team's row, which each pass reads again; it may be written where it lies, as each thread
+// writes only what it has read itself.
 template <class Team> FB_DEVICE void norm_row(const fb_norm_params& p, const Team& team) {
-    const int32_t dim = team.dim, step = team.step(), first = team.rank * chunk;
-    const bool adds = p.residual.address != 0;
-    NormRow row = {row_address(p.x, team.row), p.x.dtype, false};
-    row.holds = can_hold(row.dtype, row.address, dim) && dim <= step * held &&
-                (!adds || can_hold(p.residual.dtype, row_address(p.residual, team.row), dim));
-    if (row.holds) row.kept.load(row.address, dim, first, step);
-    if (adds) add_residual(p, team, row);
-    const uint64_t target = row_address(p.out, team.row);
-    const int32_t end = row.holds ? step * held : dim;
-    float mean = 0, factor = 0, inverse = 1;
+    const int32_t dim = team.dim, step = team.step();
+    const fb_rows_params rows = p.residual.address != 0 ? add_residual(p, team) : p.x;
+    const uint64_t row = row_address(rows, team.row), target = row_address(p.out, team.row);
+    Found found;
     FB_NO_UNROLL
     for (Pass pass = p.centered ? pass_mean : pass_squares;;) {
         float result = 0;
         FB_NO_UNROLL
-        for (int32_t at = first; at < end; at += step) {
+        for (int32_t at = team.rank * chunk; at < dim; at += step) {
             const int32_t count = chunk_count(dim, at);
             float x[chunk];
-            if (count > 0) {
-                row.front(at, count, x);
-                if (pass <= pass_squares) {
-                    result += sum_of(pass, x, count, mean);
-                } else {
-                    normalize(p, at, count, mean, factor, x);
-                    result = max_nan(result, chunk_most(x, count));
-                }
-                if (pass == pass_write) {
-                    FB_UNROLL
-                    for (int i = 0; i < chunk; i++) x[i] *= inverse;
-                    store_chunk(p.out.dtype, target + int64_t(at) * element_bytes(p.out.dtype),
-                                count, x);
-                }
+            load_chunk(rows.dtype, row + int64_t(at) * element_bytes(rows.dtype), count, x);
+            if (pass <= pass_squares) {
+                result += sum_of(pass, x, count, found.mean);
+                continue;
             }
-            row.kept.rotate();
+            normalize(p, at, count, found.mean, found.factor, x);
+            result = max_nan(result, chunk_most(x, count));
+            if (pass == pass_most) continue;
+            FB_UNROLL
+            for (int i = 0; i < chunk; i++) x[i] *= found.inverse;
+            store_chunk(p.out.dtype, target + int64_t(at) * element_bytes(p.out.dtype), count, x);
         }
         if (pass == pass_write) return;
-        result = team.reduce(result, pass == pass_most);
-        if (pass == pass_mean) {
-            mean = result / p.span.dim;
-            pass = pass_squares;
-        } else if (pass == pass_squares) {
-            factor = 1 / sqrtf(result / p.span.dim + p.eps);
-            pass = pass_most;
-        } else {
-            pass = pass_write;
+        pass = found.after(pass, p, team, team.reduce(result, pass == pass_most));
+    }
+}
+
+// A chunk of an even row becomes results.
+FB_DEVICE void normalize_even(const fb_norm_params& p, int32_t at, const Found& found,
+                              float (&x)[chunk]) {
+    float y[chunk];
+    load_term(p.weight_dtype, p.weight, at, y);
+    FB_UNROLL
+    for (int i = 0; i < chunk; i++)
+        x[i] = (x[i] - found.mean) * found.factor * (y[i] + p.weight_offset);
+    if (p.bias == 0) return;
+    load_term(p.weight_dtype, p.bias, at, y);
+    FB_UNROLL
+    for (int i = 0; i < chunk; i++) x[i] += y[i];
+}
+
+// Even rows from the team's on, which it holds side by side: so many loads are in flight, and all
+// rows wait at the same barriers.
+template <int rows, class Team>
+FB_DEVICE void norm_even(const fb_norm_params& p, const Team& first_team) {
+    constexpr int chunks = held / rows;
+    const int32_t dtype = p.x.dtype, step = first_team.step();
+    const int32_t first = first_team.rank * chunk;
+    const int64_t live = live_rows(p.span);
+    Team teams[rows];
+    uint4 raw[rows][chunks];
+    FB_UNROLL
+    for (int r = 0; r < rows; r++) {
+        teams[r] = first_team;
+        teams[r].row += r;
+        if (teams[r].row >= live) teams[r].dim = 0;
+        const uint64_t source = row_address(p.x, teams[r].row);
+        FB_UNROLL
+        for (int i = 0; i < chunks; i++)
+            if (first + i * step < teams[r].dim) raw[r][i] = load_even(source, first + i * step);
+    }
+    FB_UNROLL
+    for (int r = 0; p.residual.address != 0 && r < rows; r++) {
+        const uint64_t sum = row_address(p.residual, teams[r].row);
+        FB_UNROLL
+        for (int i = 0; i < chunks; i++) {
+            const int32_t at = first + i * step;
+            if (at >= teams[r].dim) break;
+            float x[chunk], y[chunk];
+            widen_even(dtype, raw[r][i], x);
+            widen_even(dtype, load_even(sum, at), y);
+            FB_UNROLL
+            for (int j = 0; j < chunk; j++) x[j] += y[j];
+            raw[r][i] = round_even(dtype, x);
+            *items<uint4>(sum + int64_t(at) * 2) = raw[r][i];
         }
-        // Without scales of rows their largest results are not looked for.
-        if (pass == pass_most && p.scaling.token_scales == 0) pass = pass_write;
-        if (pass == pass_write) inverse = inverse_scale(p.scaling, team, p.out.dtype, result);
+    }
+    Found found[rows];
+    FB_NO_UNROLL
+    for (Pass pass = p.centered ? pass_mean : pass_squares;;) {
+        float results[rows];
+        FB_UNROLL
+        for (int r = 0; r < rows; r++) {
+            const uint64_t target = row_address(p.out, teams[r].row);
+            results[r] = 0;
+            FB_UNROLL
+            for (int i = 0; i < chunks; i++) {
+                const int32_t at = first + i * step;
+                if (at >= teams[r].dim) break;
+                float x[chunk];
+                widen_even(dtype, raw[r][i], x);
+                if (pass <= pass_squares) {
+                    results[r] += sum_of(pass, x, chunk, found[r].mean);
+                    continue;
+                }
+                normalize_even(p, at, found[r], x);
+                if (pass == pass_most) {
+                    results[r] = max_nan(results[r], chunk_most(x, chunk));
+                    continue;
+                }
+                FB_UNROLL
+                for (int j = 0; j < chunk; j++) x[j] *= found[r].inverse;
+                store_even(p.out.dtype, target, at, x);
+            }
+        }
+        if (pass == pass_write) return;
+        first_team.reduce_all(results, pass == pass_most);
+        const Pass now = pass;
+        FB_UNROLL
+        for (int r = 0; r < rows; r++) pass = found[r].after(now, p, teams[r], results[r]);
     }
 }
 
@@ -148,4 +208,26 @@ FB_OPERATOR(norm_short, fb_norm_params, 256, 2, 8) {
     pdl_wait();
     pdl_launch_dependents();
     norm_row(p, lanes_team(p.span));
+}
+
+// The same of even rows.
+FB_OPERATOR(norm_even_long, fb_norm_params, 256, 4, 1) {
+    FB_SHARED(float, parts, [row_warps]);
+    pdl_wait();
+    pdl_launch_dependents();
+    norm_even<1>(p, block_team(p.span, parts));
+}
+
+// Rows 2 * item and the next one, of which a block holds both.
+FB_OPERATOR(norm_even_two, fb_norm_params, 256, 4, 2) {
+    FB_SHARED(float, parts, [2 * row_warps]);
+    pdl_wait();
+    pdl_launch_dependents();
+    norm_even<2>(p, block_team(p.span, parts, 2));
+}
+
+FB_OPERATOR(norm_even_short, fb_norm_params, 256, 4, 8) {
+    pdl_wait();
+    pdl_launch_dependents();
+    norm_even<1>(p, lanes_team(p.span));
 }

@@ -9,7 +9,17 @@ import {
 } from "../ffi/params.gen.ts";
 import { dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { launchRows, needRows, type OutOptions, placeRows, placeScaling, rowsOf } from "./rows.ts";
+import {
+  dimOf,
+  isEven,
+  isEvenOut,
+  launchRows,
+  needRows,
+  type OutOptions,
+  placeRows,
+  placeScaling,
+  rowsOf,
+} from "./rows.ts";
 
 /** What is made of an element of a and one of b, by kernels/params/map.h. */
 const operations = {
@@ -37,6 +47,7 @@ export interface MapCall {
 }
 
 const kernels = { short: "map_short", long: "map_long" };
+const evenKernels = { short: "map_even_short", long: "map_even_long" };
 const params = new MapParams();
 
 /** Queues what a call says, and returns its `out`. */
@@ -60,6 +71,14 @@ export function mapRows(call: MapCall, options: OutOptions): Tensor {
   params.targetRows = rowsOf(out);
   params.operation = operations[operation];
   params.factor = factor;
-  launchRows(kernels, params, like, options, tokenScales === undefined);
+  const isFast = a.device.kind !== "cpu" && isEvenNow(dimOf(like));
+  const isSplit = tokenScales === undefined;
+  launchRows(isFast ? evenKernels : kernels, params, like, options, isSplit);
   return out;
+}
+
+/** Whether the parameters are of rows that a GPU reads and writes in whole chunks. */
+function isEvenNow(dim: number): boolean {
+  const { a, b, out } = params;
+  return isEven(a, dim, a.dtype) && isEven(b, dim, a.dtype) && isEvenOut(out);
 }

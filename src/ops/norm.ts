@@ -5,7 +5,10 @@ import { dtypeCode } from "../tensor/dtype.ts";
 import { requireApart, requireDistinct } from "../tensor/overlap.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import {
+  blockHolds,
   dimOf,
+  isEven,
+  isEvenOut,
   launchRows,
   needRows,
   outOf,
@@ -17,6 +20,8 @@ import {
   requireDense,
   requireRows,
   requireShape,
+  type RowKernels,
+  rowsOf,
 } from "./rows.ts";
 
 /** How rows are normalised, and where to. */
@@ -37,6 +42,10 @@ export interface LayerNormOptions extends OutOptions {
 
 const epsLeast = 1e-38;
 const kernels = { short: "norm_short", long: "norm_long" };
+const evenKernels = { short: "norm_even_short", long: "norm_even_long" };
+/** Of rows that a block of a GPU holds two of, where there are enough for all its processors. */
+const twoKernels = { short: "norm_even_short", long: "norm_even_two" };
+const twoLeast = 1024;
 const params = new NormParams();
 
 /**
@@ -127,6 +136,19 @@ function norm(
   params.weightOffset = zeroCentered ? 1 : 0;
   params.eps = eps;
   params.centered = centered ? 1 : 0;
-  launchRows(kernels, params, x, options);
+  launchRows(device.kind === "cpu" ? kernels : kernelsOf(dim, rowsOf(x)), params, x, options);
   return out;
+}
+
+/** A GPU's kernels for the parameters. */
+function kernelsOf(dim: number, rows: number): RowKernels {
+  if (!isEvenNow(dim)) return kernels;
+  return 2 * dim <= blockHolds && rows >= twoLeast ? twoKernels : evenKernels;
+}
+
+/** Whether the parameters are of rows that a GPU holds in whole chunks. */
+function isEvenNow(dim: number): boolean {
+  const { x, residual, out, weight, bias } = params;
+  if (dim > blockHolds || !isEven(x, dim, x.dtype) || !isEven(residual, dim, x.dtype)) return false;
+  return isEvenOut(out) && (weight | bias) % 16 === 0;
 }

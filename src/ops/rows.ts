@@ -42,6 +42,9 @@ export const numbers: readonly DType[] = ["f32", "f16", "bf16"];
 /** Types that hold results which were divided by a scale. */
 export const quantized: readonly DType[] = ["f8e4m3", "f8e5m2", "i8"];
 
+const halves = new Set((["f16", "bf16"] as const).map(dtypeCode));
+const bytes = new Set(quantized.map(dtypeCode));
+
 /** Most elements of a row: a thread of the CPU holds four of them as f32, */
 const dimMost = 1 << 18;
 /** or two, of logits. */
@@ -50,6 +53,8 @@ export const logitsMost = 500_000;
 const heldElements = 32;
 /** Longest row that lanes of one warp share. */
 const shortMost = 32 * heldElements;
+/** Longest row that a block holds. */
+export const blockHolds = 256 * heldElements;
 /** Threads of a GPU's block, and elements that each takes at once. */
 const blockElements = 256 * 8;
 
@@ -228,6 +233,23 @@ export function placeRows(params: RowsParams, tensor: Tensor): void {
 export function placeScaling(params: ScalingParams, options: OutOptions): void {
   params.scale = options.scale?.address ?? 0;
   params.tokenScales = options.tokenScales?.address ?? 0;
+}
+
+/** Whether a GPU's kernels for even rows (kernels/common/even.h) read these; absent ones they do. */
+export function isEven(rows: RowsParams, dim: number, dtype: number): boolean {
+  if (rows.address === 0) return true;
+  return rows.dtype === dtype && halves.has(dtype) && dim % 8 === 0 && isAligned(rows, 16, 2);
+}
+
+/** Whether they write these. */
+export function isEvenOut(rows: RowsParams): boolean {
+  if (halves.has(rows.dtype)) return isAligned(rows, 16, 2);
+  return bytes.has(rows.dtype) && isAligned(rows, 8, 1);
+}
+
+function isAligned(rows: RowsParams, alignment: number, elementBytes: number): boolean {
+  const { address, stride, outerStride } = rows;
+  return (address | (elementBytes * stride) | (elementBytes * outerStride)) % alignment === 0;
 }
 
 /**

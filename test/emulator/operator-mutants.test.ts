@@ -21,6 +21,7 @@ const kernels = [
   "moe_route",
   "argmax_long",
   "norm_long",
+  "norm_even_long",
   "sample_rows",
   "sample_rows_cluster",
   "top_k_rows",

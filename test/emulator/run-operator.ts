@@ -11,6 +11,7 @@ import { matmul, type MatmulOptions } from "../../src/ops/matmul.ts";
 import { routeExperts } from "../../src/ops/routing.ts";
 import { renormalize, sample } from "../../src/ops/sample.ts";
 import { logProbs, topK } from "../../src/ops/top-k.ts";
+import type { DType } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { Weight } from "../../src/tensor/weight.ts";
 import { seeded } from "../support/random.ts";
@@ -55,10 +56,10 @@ function verified(device: Device): Tensor[] {
 }
 
 /** Three numbers of a row are joined, one after the other: mean, squares, largest result. */
-function normalized(device: Device): Tensor[] {
-  const x = logits(device, 3, 3000);
+function normalized(device: Device, dtype: DType, rows = 3): Tensor[] {
+  const x = logits(device, rows, 3000).to(dtype);
   using weight = logits(device, 1, 3000).reshape(3000);
-  const tokenScales = Tensor.zeros(device, [3], "f32");
+  const tokenScales = Tensor.zeros(device, [rows], "f32");
   return [layerNorm(x, weight, { dtype: "i8", tokenScales }), tokenScales];
 }
 
@@ -106,7 +107,9 @@ function routed(device: Device): Tensor[] {
 
 const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
   argmax_long: (device) => [argmax(logits(device, 3, 3000))],
-  norm_long: normalized,
+  norm_long: (device) => normalized(device, "f32"),
+  norm_even_long: (device) => normalized(device, "bf16"),
+  norm_even_two: (device) => normalized(device, "bf16", 1025),
   matmul_32: (device) => multiplied(device, 20, { invariant: true }),
   matmul_128: (device) => multiplied(device, 140, { invariant: true }),
   matmul_thin_32_x2: (device) => multiplied(device, 20, {}, [120, 1032]),
