@@ -12,9 +12,14 @@ export interface Gpu {
   /** Its name, and the CUDA version of its driver. */
   readonly name: string;
   readonly emulated: boolean;
-  /** Folders of test/ whose tests it runs. */
-  readonly folders: readonly string[];
+  /** Folders and files of test/ whose tests it runs. */
+  readonly paths: readonly string[];
 }
+
+/** Tests of the PTX wrappers; those beside them are of the emulator itself. */
+const conformance = ["clusters", "copies", "matrices", "threads", "values", "wgmma"].map(
+  (name) => `emulator/${name}.test.ts`,
+);
 
 /** The GPU that is here, if any. */
 export async function findGpu(): Promise<Gpu | undefined> {
@@ -27,11 +32,12 @@ export async function findGpu(): Promise<Gpu | undefined> {
   await using device = await target.open(1);
   const { driverVersion, emulated, computeMajor, computeMinor } = device.properties;
   const version = `${Math.floor(driverVersion / 1000)}.${Math.floor((driverVersion % 1000) / 10)}`;
-  const folders = ["device", "tensor", "ops", "cache", "attention"];
+  const paths = ["device/", "tensor/", "ops/", "cache/", "attention/"];
   // The conformance tests of the PTX wrappers hold instructions that only Hopper has.
-  if (computeMajor === 9 && computeMinor === 0) folders.push("emulator");
+  if (computeMajor === 9 && computeMinor === 0)
+    paths.push(...(emulated === 0 ? conformance : ["emulator/"]));
   const name = `${device.name}, driver of CUDA ${version}`;
-  return { name, emulated: emulated !== 0, folders };
+  return { name, emulated: emulated !== 0, paths };
 }
 
 /** Some of the tests, by name: for each path of the kernels a batch of few rows. */
@@ -56,8 +62,8 @@ export const fewTests = [
 ].join("|");
 
 /** The command that runs a GPU's test files. */
-export function gpuTests({ folders }: Gpu, ...args: readonly string[]): string[] {
-  const files = folders.map((folder) => `./test/${folder}/`);
+export function gpuTests({ paths }: Gpu, ...args: readonly string[]): string[] {
+  const files = paths.map((path) => `./test/${path}`);
   return [process.execPath, "test", "--timeout", "600000", ...files, ...args];
 }
 

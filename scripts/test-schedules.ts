@@ -24,9 +24,9 @@ for (const schedule of [...schedules, older]) {
   process.env["FLASHBUN_EMULATOR"] = schedule;
   process.stderr.write(`flashbun: the GPU's tests under ${schedule}\n`);
   // What PTX's wrappers are tested for, an older GPU does not have.
-  const folders = gpu.folders.filter((folder) => schedule !== older || folder !== "emulator");
+  const paths = gpu.paths.filter((path) => schedule !== older || path !== "emulator/");
   const some = schedule === older ? ["-t", fewTests] : [];
-  const tests = gpuTests({ ...gpu, folders }, "--only-failures", ...some, ...process.argv.slice(2));
+  const tests = gpuTests({ ...gpu, paths }, "--only-failures", ...some, ...process.argv.slice(2));
   const code = await run(tests, true);
   if (code === 0) continue;
   const variables = `FLASHBUN_LIBCUDA=${emulatedLibrary} FLASHBUN_EMULATOR=${schedule}`;

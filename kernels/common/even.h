@@ -1,6 +1,6 @@
-// Even rows, which most are: 16-bit numbers in whole chunks at multiples of 16 bytes (src/ops/rows.ts
-// asks for that). Kernels of them have no other case, and so fewer registers and more loads in
-// flight; their results are those of the kernels of any rows, bit by bit.
+// Even rows, which most are: 16-bit numbers in whole chunks at multiples of 16 bytes, as
+// src/ops/rows.ts asks for. Kernels of them have no other case, and so fewer registers and more
+// loads in flight; their results are those of the kernels of any rows, bit by bit.
 #pragma once
 #include "../ptx/memory.h"
 #include "element.h"

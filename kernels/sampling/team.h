@@ -50,7 +50,7 @@ struct RawChunk {
 
 // ---- shared memory
 
-// Of distances below a row's largest number: one copy, and a part of the bins for each block to sum.
+// Of distances below a row's largest number: one copy. A part of the bins is each block's to sum.
 struct Distances {
     uint32_t parts[part_count][distance_count];
     uint64_t sums[bin_count]; // up to and with the bins of a thread
@@ -156,9 +156,9 @@ template <int size> struct Team {
         return reduce_warp<Op>(all);
     }
 
-    // Calls body(index of the first, elements, how many of them) for this thread's chunks, all lanes
-    // of a warp together: those past the row's end have 0 elements. The next chunk is on its way
-    // while one is worked on.
+    // Calls body(index of the first, elements, how many of them) for this thread's chunks, by all
+    // lanes of a warp together: those past the row's end have 0 elements. The next chunk is on its
+    // way while one is worked on.
     template <class Body>
     static FB_DEVICE void each_chunk(int32_t dtype, uint64_t row, int32_t length, Body body) {
         const int32_t step = size * team_threads * chunk;

@@ -235,7 +235,7 @@ export function placeScaling(params: ScalingParams, options: OutOptions): void {
   params.tokenScales = options.tokenScales?.address ?? 0;
 }
 
-/** Whether a GPU's kernels for even rows (kernels/common/even.h) read these; absent ones they do. */
+/** Whether a GPU's kernels for even rows (kernels/common/even.h) read these, or there are none. */
 export function isEven(rows: RowsParams, dim: number, dtype: number): boolean {
   if (rows.address === 0) return true;
   return rows.dtype === dtype && halves.has(dtype) && dim % 8 === 0 && isAligned(rows, 16, 2);

@@ -24,24 +24,29 @@ export interface Job {
   readonly image?: string;
 }
 
-/** Rows of logits, many of which are equal. */
-function logits(device: Device, rows: number, length: number): Tensor {
+/** Rows of logits, many of which are equal; `scale` 100: too far apart for lists about a cut. */
+function logits(device: Device, rows: number, length: number, scale = 1): Tensor {
   const random = seeded(length);
-  const values = Array.from({ length: rows * length }, () => Math.round(random.normal() * 8) / 4);
+  const draw = () => (scale * Math.round(random.normal() * 8)) / 4;
+  const values = Array.from({ length: rows * length }, draw);
   return Tensor.from(device, values, [rows, length], "f32");
 }
 
 function sampled(device: Device, rows: number, length: number): Tensor[] {
-  const x = logits(device, rows, length);
   const filters = { topK: Math.ceil(length / 3), topP: 0.8 };
-  return [sample(x, { ...filters, seed: 5 }), renormalize(x, filters)];
+  return [1, 100].flatMap((scale) => {
+    const x = logits(device, rows, length, scale);
+    return [sample(x, { ...filters, seed: 5 }), renormalize(x, filters)];
+  });
 }
 
 function largest(device: Device, length: number, ks: readonly number[]): Tensor[] {
-  const x = logits(device, 1, length);
   using tokens = Tensor.from(device, [3], [1], "i32");
-  const { chosen } = logProbs(x, { tokens });
-  return [chosen!, ...ks.flatMap((k) => Object.values(topK(x, k)))];
+  return [1, 100].flatMap((scale) => {
+    const x = logits(device, 1, length, scale);
+    const { chosen } = logProbs(x, { tokens });
+    return [chosen!, ...ks.flatMap((k) => Object.values(topK(x, k)))];
+  });
 }
 
 function verified(device: Device): Tensor[] {
