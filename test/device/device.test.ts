@@ -437,3 +437,10 @@ test.each(targets)(
     expect(bytesOf(device, memory)).toEqual([5, 5, 5, 5, 5, 5, 5, 5]);
   },
 );
+
+test("a device closes while its threads look for more to do", async () => {
+  for (let turn = 0; turn < 1000; turn++) {
+    await using device = await Device.open("cpu", { threads: 2 });
+    spin(device, turn % 50);
+  }
+}, 60_000);

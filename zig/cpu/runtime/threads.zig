@@ -158,7 +158,7 @@ pub const Pool = struct {
         while (looks < looks_most and pool.news.load(.acquire) == seen) : (looks += 1)
             std.atomic.spinLoopHint();
         pool.mutex.lock();
-        return pool.news.load(.monotonic) != seen;
+        return pool.stopping or pool.news.load(.monotonic) != seen;
     }
 
     fn run(pool: *Pool, scratch: [*]align(64) u8) void {
