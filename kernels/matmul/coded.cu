@@ -274,7 +274,7 @@ FB_DEVICE void start_coded(const fb_matmul_map_params& maps, unsigned char* memo
 #define FB_CODED(type, S)
 #endif
 
-FB_SPLIT_OPERATOR(matmul_coded_bf16_8, fb_matmul_map_params, coded_threads, 2, coded_outputs,
+FB_SPLIT_OPERATOR(matmul_coded_bf16_8, fb_matmul_map_params, coded_threads, 1, coded_outputs,
                   coded_most, coded_8_shared) {
     FB_CODED(FB_BF16, Coded8);
 }
@@ -284,7 +284,7 @@ FB_SPLIT_OPERATOR(matmul_coded_bf16_32, fb_matmul_map_params, coded_threads, 1, 
     FB_CODED(FB_BF16, Coded32);
 }
 
-FB_SPLIT_OPERATOR(matmul_coded_f16_8, fb_matmul_map_params, coded_threads, 2, coded_outputs,
+FB_SPLIT_OPERATOR(matmul_coded_f16_8, fb_matmul_map_params, coded_threads, 1, coded_outputs,
                   coded_most, coded_8_shared) {
     FB_CODED(FB_F16, Coded8);
 }

@@ -1,4 +1,5 @@
-import { CommError } from "../errors.ts";
+import { CommError, OptionError } from "../errors.ts";
+import { describe } from "../describe.ts";
 
 /** Who this process is among those that a launcher started. */
 export interface Ranks {
@@ -60,11 +61,13 @@ const launchers: readonly Launcher[] = [
 
 /**
  * What the environment says of this process's rank; undefined for one that no launcher started.
- * Errors: CommError for numbers that make no sense.
+ * Errors: CommError for numbers that make no sense, OptionError.
  */
 export function ranksOf(
   environment: Readonly<Record<string, string | undefined>> = process.env,
 ): Ranks | undefined {
+  if (typeof environment !== "object" || environment === null)
+    throw new OptionError("environment", environment, "an object", "pass process.env.");
   for (const launcher of launchers) {
     const given = environment[launcher.ranks];
     if (!given || !environment[launcher.rank]) continue;
@@ -79,13 +82,13 @@ export function ranksOf(
 }
 
 function countOf(environment: Environment, name: string, least: number, most: number): number {
-  const text = environment[name]!;
-  const value = Number(text);
-  if (/^\d+$/.test(text) && value >= least && value <= most) return value;
+  const text: unknown = environment[name];
+  if (typeof text === "string" && /^\d+$/.test(text)) {
+    const value = Number(text);
+    if (value >= least && value <= most) return value;
+  }
   const allowed = `an integer from ${least} to ${most}`;
-  throw new CommError(
-    `${name} is ${JSON.stringify(text)}, not ${allowed}. Fix: start it by a launcher.`,
-  );
+  throw new CommError(`${name} is ${describe(text)}, not ${allowed}. Fix: start it by a launcher.`);
 }
 
 /** The first of Slurm's list of nodes, as in gpu[01-04,07],login: gpu01. */

@@ -88,6 +88,8 @@ export class Encoder implements AsyncDisposable {
   encode(input: string | ArrayLike<number>, name = "input"): Int32Array {
     const { contextTokens, vocabulary } = this.#bert;
     const isText = typeof input === "string";
+    if (!isText && (typeof input !== "object" || input === null))
+      throw new OptionError(name, input, "a text or a list of token ids", "give one.");
     const most = contextTokens * this.tokenizer.longestToken;
     if (isText && input.length > most)
       throw new OptionError(name, `${input.length} characters`, `at most ${most}`, "cut it.");
@@ -106,7 +108,8 @@ export class Encoder implements AsyncDisposable {
   async embed(inputs: readonly (string | ArrayLike<number>)[]): Promise<Float32Array[]> {
     if (!Array.isArray(inputs))
       throw new OptionError("inputs", inputs, "a list of texts", "give [text].");
-    const texts = inputs.map((input, i) => this.encode(input, `inputs[${i}]`));
+    // Array.from sees what a list leaves out, map does not.
+    const texts = Array.from(inputs, (input, i) => this.encode(input, `inputs[${i}]`));
     const turn = this.#turn.then(() => this.#vectors(texts));
     this.#turn = turn.catch(() => {});
     return await turn;

@@ -55,6 +55,7 @@ const none = () => [];
 
 /** Arguments of each call in a world. */
 export const calls: Readonly<Record<string, (world: World) => readonly unknown[]>> = {
+  ranksOf: () => [{ RANK: "0", WORLD_SIZE: "2" }],
   yarnMscale: () => [40, 0.7],
   applyRope: ({ q, out, positions, device, rope: turns }) => [
     q,
@@ -105,6 +106,7 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
       sampling: { temperature: 1, seed: 1, logitBias: { 1: 2 } },
     },
   ],
+  "Engine#rank": none,
   "Engine#stats": none,
   "Engine#live": none,
   "Engine#tokenizer": none,

@@ -491,7 +491,7 @@ struct Compute {
     }
 
     FB_DEVICE RowSums row_sums() const {
-        RowSums done = {{no_base, no_base}, {0, 0}};
+        RowSums done = {{no_base, no_base}, {0, 0}, weighs_by_power ? scale_unit(power) : 1};
         if constexpr (!Variant::softmax) return done;
         FB_UNROLL
         for (int h = 0; h < 2; h++) {
@@ -500,7 +500,6 @@ struct Compute {
                                : rows.top[h] * factors.at(h) - weight_power;
             done.sum[h] = rows.sum[h];
         }
-        done.unit = weighs_by_power ? scale_unit(power) : 1;
         return done;
     }
 
