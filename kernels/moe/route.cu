@@ -116,9 +116,10 @@ FB_DEVICE void drop_groups(const fb_route_params& p, float* keys) {
         const float other = __shfl_sync(~0u, score, group);
         before += other > score || (other == score && group < lane);
     }
-    for (int e = lane * size; has_group && before >= p.groups_kept && e < (lane + 1) * size; e++)
-        keys[e] = __int_as_float(0x7fffffff);
-    __syncwarp();
+    const uint32_t dropped = __ballot_sync(~0u, has_group && before >= p.groups_kept);
+    // Each lane its own keys, as everywhere.
+    for (int e = lane; e < p.expert_count; e += 32)
+        if (dropped >> (e / size) & 1) keys[e] = __int_as_float(0x7fffffff);
 }
 
 FB_DEVICE void choose_experts(const fb_route_params& p, int32_t token, float* keys) {

@@ -81,8 +81,7 @@ function multiplied(
 }
 
 /** The same of fp8, with a scale for each 128 inputs of both. */
-function multipliedFp8(device: Device, rows: number, outputs = 136): Tensor[] {
-  const inputs = 1040;
+function multipliedFp8(device: Device, rows: number, outputs = 136, inputs = 1040): Tensor[] {
   const codes = (count: number, seed: number) =>
     Tensor.randomNormal(device, [count, inputs], "f32", { seed }).to("f8e4m3");
   const scalesOf = (count: number) =>
@@ -104,10 +103,13 @@ function multipliedCodes(device: Device, rows: number): Tensor[] {
 }
 
 function routed(device: Device): Tensor[] {
-  const { weights, experts, starts, rows, places } = routeExperts(logits(device, 70, 40), {
-    topK: 6,
+  const bias = logits(device, 1, 40).reshape(40);
+  const groups = { count: 4, kept: 2, best: 2 } as const;
+  const grouped = { topK: 6, scoring: "sigmoid", bias, groups } as const;
+  return [{ topK: 6 }, grouped].flatMap((options) => {
+    const routing = routeExperts(logits(device, 70, 40), options);
+    return [routing.weights, routing.experts, routing.starts, routing.rows, routing.places];
   });
-  return [weights, experts, starts, rows, places];
 }
 
 const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
@@ -126,7 +128,11 @@ const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
     ...multiplied(device, 1000),
     ...multiplied(device, 1000, { gated: true }),
   ],
-  matmul_wide_e4m3: (device) => multipliedFp8(device, 1000),
+  // Steps of an odd and of an even number: the last one ends in either buffer.
+  matmul_wide_e4m3: (device) => [
+    ...multipliedFp8(device, 1000),
+    ...multipliedFp8(device, 1000, 136, 912),
+  ],
   moe_route: routed,
   sample_rows: (device) => sampled(device, 2, 3000),
   sample_rows_cluster: (device) => sampled(device, 1, 16_500),
