@@ -84,6 +84,11 @@ export class Encoder implements AsyncDisposable {
     return this.#bert.hidden;
   }
 
+  /** @internal Most tokens of a text. */
+  get contextTokens(): number {
+    return this.#bert.contextTokens;
+  }
+
   /** @internal Token ids of a text, or those given. Errors: OptionError for too many. */
   encode(input: string | ArrayLike<number>, name = "input"): Int32Array {
     const { contextTokens, vocabulary } = this.#bert;

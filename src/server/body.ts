@@ -1,8 +1,15 @@
 import { HttpError } from "./http-errors.ts";
 
-/** A request's body as JSON. Errors: HttpError 413 for more than `most` bytes, 400 for no JSON. */
-export async function jsonBody(request: Request, most: number): Promise<unknown> {
-  const text = await textOf(request, most);
+/**
+ * A request's body as JSON. Errors: HttpError 413 for more than `most` bytes, 400 for no JSON; the
+ * signal's reason.
+ */
+export async function jsonBody(
+  request: Request,
+  most: number,
+  signal: AbortSignal,
+): Promise<unknown> {
+  const text = await textOf(request, most, signal);
   try {
     return JSON.parse(text);
   } catch (error) {
@@ -11,12 +18,13 @@ export async function jsonBody(request: Request, most: number): Promise<unknown>
   }
 }
 
-async function textOf(request: Request, most: number): Promise<string> {
+async function textOf(request: Request, most: number, signal: AbortSignal): Promise<string> {
   if (Number(request.headers.get("content-length") ?? 0) > most) throw tooLarge(most);
   const decoder = new TextDecoder();
   let text = "";
   let bytes = 0;
   for await (const chunk of request.body ?? []) {
+    signal.throwIfAborted();
     bytes += chunk.length;
     if (bytes > most) throw tooLarge(most);
     text += decoder.decode(chunk, { stream: true });

@@ -6,7 +6,8 @@ import type { ChatMessage } from "../text/chat-template.ts";
 import { Answers } from "./answers.ts";
 import { generateOptionsOf, type GenerationFields, generationSchemas, orNull } from "./fields.ts";
 import { chatForm, type Form, textForm } from "./forms.ts";
-import { bodyError, errorEvent, HttpError } from "./http-errors.ts";
+import { requireInteger } from "../require.ts";
+import { bodyError, errorEvent, HttpError, statusOf } from "./http-errors.ts";
 import { asTexts } from "./messages.ts";
 import type { Latencies } from "./latencies.ts";
 import { logprobsOf } from "./logprobs.ts";
@@ -50,8 +51,8 @@ const textSchemas: OptionSchemas = {
 export interface Asked {
   readonly engine: Engine;
   readonly model: string;
-  /** Aborted when the client leaves. */
-  readonly signal: AbortSignal;
+  /** Most tokens of an answer. */
+  readonly maxTokens: number;
   readonly visit: Visit;
   readonly latencies: Latencies;
 }
@@ -99,7 +100,7 @@ function checked<T>(body: unknown, schemas: OptionSchemas, required: string): T 
 
 /** @param tokensAtFirst most tokens where the body does not say; absent: what there is room for */
 async function complete(
-  { engine, model, signal, visit, latencies }: Asked,
+  { engine, model, maxTokens: most, visit, latencies }: Asked,
   form: Form,
   fields: GenerationFields,
   given: GenerateOptions,
@@ -108,10 +109,12 @@ async function complete(
 ): Promise<Response> {
   const count = fields.n ?? 1;
   visit.admit(count);
+  const { signal } = visit;
   let answers: Answers;
   try {
     const tokens = engine.encode(given);
-    const maxTokens = Math.min(tokensAtFirst, engine.roomFor(tokens.length));
+    const maxTokens = Math.min(tokensAtFirst, most, engine.roomFor(tokens.length));
+    requireInteger("maxTokens", options.maxTokens ?? maxTokens, 1, most);
     answers = new Answers(engine, { maxTokens, ...options, tokens, signal }, count, latencies);
   } catch (error) {
     throw bodyError(error);
@@ -121,10 +124,13 @@ async function complete(
   const told = (tokens: readonly GeneratedToken[]) => logprobsOf(engine.tokenizer, tokens);
   if (fields.stream === true) {
     const withUsage = fields.stream_options?.include_usage === true;
-    visit.streams = true;
-    return eventStream(events(answers, form, head, told, count, withUsage), errorEvent, (failure) =>
-      visit.end(failure === undefined ? 200 : signal.aborted ? 499 : 500),
+    const response = await eventStream(
+      events(answers, form, head, told, count, withUsage),
+      errorEvent,
+      (failure) => visit.end(failure === undefined ? 200 : statusOf(signal.reason ?? failure)),
     );
+    visit.streams = true;
+    return response;
   }
   const choices = (await answers.whole()).map((answer, index) =>
     form.choice(index, answer, told(answer.tokens)),
@@ -141,11 +147,11 @@ async function* events(
   withUsage: boolean,
 ): AsyncGenerator<object, void> {
   const chunk = { ...head, object: form.objects[1], ...(withUsage && { usage: null }) };
-  for (let index = 0; index < count; index++) {
-    const opening = form.opening(index);
-    if (opening !== undefined) yield { ...chunk, choices: [opening] };
-  }
-  for await (const piece of answers.pieces())
+  const openings = Array.from({ length: count }, (_, index) => form.opening(index));
+  for await (const piece of answers.pieces()) {
+    for (const opening of openings.splice(0))
+      if (opening !== undefined) yield { ...chunk, choices: [opening] };
     yield { ...chunk, choices: [form.piece(piece, told(piece.tokens))] };
+  }
   if (withUsage) yield { ...chunk, choices: [], usage: answers.usage };
 }

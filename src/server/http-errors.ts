@@ -20,6 +20,11 @@ export function errorResponse(error: unknown): Response {
   return Response.json(errorEvent(error), { status, headers });
 }
 
+/** The status of a request that failed. */
+export function statusOf(error: unknown): number {
+  return asHttpError(error).status;
+}
+
 /** What a stream says where it fails after it began. */
 export function errorEvent(error: unknown): object {
   const { type, message, param } = asHttpError(error);
@@ -43,8 +48,11 @@ export function bodyError(error: unknown): unknown {
   if (!(error instanceof OptionError)) return error;
   const [first] = error.option.split(/[ .[]/);
   const name = bodyNames[first];
-  if (name === undefined)
-    return new HttpError(400, "invalid_request_error", error.message, error.option);
+  if (name === undefined) {
+    // What nobody knows is said to be the body's, whose fields clients know without that.
+    const param = error.option.replace(/^body\./, "");
+    return new HttpError(400, "invalid_request_error", error.message, param);
+  }
   const message = error.message.replace(first, name);
   return new HttpError(400, "invalid_request_error", message, name);
 }

@@ -25,6 +25,10 @@ export interface ServerOptions {
   maxRequests?: number;
   /** Most bytes of a request's body. Default 16 MiB. */
   maxBodyBytes?: number;
+  /** Most tokens of an answer; who asks for more gets 400. Default: what the context holds. */
+  maxTokens?: number;
+  /** Seconds that a request may wait and run; later it gets 504. Default 600. */
+  maxSeconds?: number;
   /** Answers `/v1/embeddings`; default: nothing does. It stays the caller's. */
   embeddings?: EmbeddingModel;
   /** Takes a line of JSON for each request. Default: none. */
@@ -33,6 +37,17 @@ export interface ServerOptions {
 
 /** Seconds that a body may stand still before its end. */
 const bodySeconds = 30;
+/** What a timer takes, and a day is enough. */
+const secondsMost = 86_400;
+
+/** A model of `/v1/models`, with the length of its context under vLLM's name. */
+interface ModelObject {
+  readonly id: string;
+  readonly object: "model";
+  readonly created: number;
+  readonly owned_by: string;
+  readonly max_model_len: number;
+}
 
 type Handler = (request: Request, visit: Visit) => Promise<Response> | Response;
 
@@ -55,21 +70,25 @@ export class ApiServer {
       port = 8000,
       maxRequests = 256,
       maxBodyBytes = 16 << 20,
+      maxTokens = engine.model.shape.contextTokens,
+      maxSeconds = 600,
       log = () => {},
     } = options;
     requireInteger("port", port, 0, 65535);
     requireInteger("maxRequests", maxRequests, 1);
     requireInteger("maxBodyBytes", maxBodyBytes, 1);
+    requireInteger("maxTokens", maxTokens, 1);
+    requireNumber("maxSeconds", maxSeconds, 0.001, secondsMost);
     this.#engine = engine;
     this.#embeddings = options.embeddings;
-    this.#options = { model, host, port, maxRequests, maxBodyBytes, log };
+    this.#options = { model, host, port, maxRequests, maxBodyBytes, maxTokens, maxSeconds, log };
     // An empty one would be the key of whoever sends none.
     if (options.apiKey === "") {
       const fix = "leave it out for a server without keys.";
       throw new OptionError("apiKey", "", "a text that is not empty", fix);
     }
     this.#keyHash = options.apiKey === undefined ? undefined : hashOf(options.apiKey);
-    this.#visits = new Visits(maxRequests);
+    this.#visits = new Visits({ answers: maxRequests, seconds: maxSeconds });
     this.#metrics = new Metrics(engine);
     this.#server = Bun.serve({
       hostname: host,
@@ -100,7 +119,7 @@ export class ApiServer {
     const started = performance.now();
     const { method } = request;
     const path = pathOf(request);
-    const visit = this.#visits.begin((status) => {
+    const visit = this.#visits.begin(request.signal, (status) => {
       const ms = Math.round(performance.now() - started);
       const line = { time: new Date().toISOString(), id, method, path, status, ms };
       this.#options.log(JSON.stringify(line));
@@ -109,11 +128,11 @@ export class ApiServer {
     try {
       response = await this.#route(request, path, visit);
     } catch (error) {
-      response = errorResponse(error);
+      // What ended it is why it failed, whatever came of that.
+      response = errorResponse(visit.signal.reason ?? error);
     }
     response.headers.set("x-request-id", id);
-    // The client left: nobody hears what is said.
-    if (!visit.streams) visit.end(request.signal.aborted ? 499 : response.status);
+    if (!visit.streams) visit.end(response.status);
     return response;
   }
 
@@ -136,15 +155,14 @@ export class ApiServer {
   }
 
   #getOf(path: string): Handler | undefined {
-    const named = this.#names().find((name) => path === `/v1/models/${encodeURIComponent(name)}`);
-    if (named !== undefined) return () => Response.json(described(named));
+    const named = this.#models().find(({ id }) => path === `/v1/models/${encodeURIComponent(id)}`);
+    if (named !== undefined) return () => Response.json(named);
     const file = pageFile(path);
     return file === undefined ? this.#gets[path] : () => file;
   }
 
   readonly #gets: Readonly<Record<string, Handler>> = {
-    "/v1/models": () =>
-      Response.json({ object: "list", data: this.#names().map((name) => described(name)) }),
+    "/v1/models": () => Response.json({ object: "list", data: this.#models() }),
     "/health": () =>
       this.#visits.closing
         ? Response.json({ status: "draining" }, { status: 503 })
@@ -180,11 +198,10 @@ export class ApiServer {
     visit: Visit,
     complete: (asked: Asked, body: unknown) => Promise<Response>,
   ): Promise<Response> {
-    const { model } = this.#options;
-    const body = await this.#bodyFor(request, model);
-    const { signal } = request;
+    const { model, maxTokens } = this.#options;
+    const body = await this.#bodyFor(request, visit, model);
     const { latencies } = this.#metrics;
-    return await complete({ engine: this.#engine, model, signal, visit, latencies }, body);
+    return await complete({ engine: this.#engine, model, maxTokens, visit, latencies }, body);
   }
 
   async #embed(request: Request, visit: Visit): Promise<Response> {
@@ -193,12 +210,12 @@ export class ApiServer {
       const message = "no model for embeddings is here. Fix: serve one by --embeddings.";
       throw new HttpError(404, "not_found_error", message);
     }
-    return await embeddings(served, visit, await this.#bodyFor(request, served.model));
+    return await embeddings(served, visit, await this.#bodyFor(request, visit, served.model));
   }
 
   /** A request's body, which asks for this model or for none. */
-  async #bodyFor(request: Request, model: string): Promise<unknown> {
-    const body = await jsonBody(request, this.#options.maxBodyBytes);
+  async #bodyFor(request: Request, visit: Visit, model: string): Promise<unknown> {
+    const body = await jsonBody(request, this.#options.maxBodyBytes, visit.signal);
     // What follows may be silent while a prompt waits.
     this.#server.timeout(request, 0);
     const asked = (body as { model?: unknown } | null)?.model;
@@ -207,9 +224,12 @@ export class ApiServer {
     throw new HttpError(404, "not_found_error", message, "model");
   }
 
-  #names(): string[] {
-    const embedding = this.#embeddings?.model;
-    return [this.#options.model, ...(embedding === undefined ? [] : [embedding])];
+  #models(): ModelObject[] {
+    const { contextTokens } = this.#engine.model.shape;
+    const served = described(this.#options.model, contextTokens);
+    if (this.#embeddings === undefined) return [served];
+    const { model, encoder } = this.#embeddings;
+    return [served, described(model, encoder.contextTokens)];
   }
 
   #requireKey(request: Request): void {
@@ -222,8 +242,8 @@ export class ApiServer {
   }
 }
 
-function described(id: string): object {
-  return { id, object: "model", created: 0, owned_by: "flashbun" };
+function described(id: string, contextTokens: number): ModelObject {
+  return { id, object: "model", created: 0, owned_by: "flashbun", max_model_len: contextTokens };
 }
 
 function pathOf(request: Request): string {

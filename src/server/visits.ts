@@ -3,17 +3,23 @@ import { HttpError } from "./http-errors.ts";
 /** Seconds after which a client that got 429 may ask again. */
 const retryAfter = { "retry-after": "1" };
 
+/** What visits may take together, and each by itself. */
+export interface VisitLimits {
+  /** Answers at once. */
+  readonly answers: number;
+  readonly seconds: number;
+}
+
 /** Requests that are being answered: how many there are, and whether more may come. */
 export class Visits {
-  readonly #most: number;
+  readonly #most: VisitLimits;
   /** Answers that run, or that a request is about to ask for. */
   #answers = 0;
   #open = 0;
   #closing = false;
   #idle: (() => void) | undefined;
 
-  /** @param most most answers at once */
-  constructor(most: number) {
+  constructor(most: VisitLimits) {
     this.#most = most;
   }
 
@@ -21,20 +27,28 @@ export class Visits {
     return this.#closing;
   }
 
-  /** A request came. It is over when its response is, a stream's with its last byte. */
-  begin(onEnd: (status: number) => void): Visit {
+  /**
+   * A request came, whose signal says when its client leaves. It is over when its response is, a
+   * stream's with its last byte.
+   */
+  begin(client: AbortSignal, onEnd: (status: number) => void): Visit {
     this.#open++;
     let answers = 0;
     let isOver = false;
+    const ended = new AbortController();
+    const leave = () => ended.abort(new HttpError(499, "client_error", "the client left"));
+    client.addEventListener("abort", leave);
+    const timer = setTimeout(() => ended.abort(this.#late()), 1e3 * this.#most.seconds);
     return {
       streams: false,
+      signal: ended.signal,
       admit: (count) => {
         if (this.#closing)
           throw new HttpError(503, "server_error", "the server is shutting down", null, retryAfter);
         const more = count - answers;
-        if (this.#answers + more > this.#most) {
+        if (this.#answers + more > this.#most.answers) {
           const message =
-            `${this.#answers} requests wait or run, and at most ${this.#most} may. ` +
+            `${this.#answers} requests wait or run, and at most ${this.#most.answers} may. ` +
             "Fix: ask later, or for fewer answers.";
           throw new HttpError(429, "rate_limit_error", message, null, retryAfter);
         }
@@ -45,12 +59,19 @@ export class Visits {
         // A stream that fails may be cancelled too.
         if (isOver) return;
         isOver = true;
+        client.removeEventListener("abort", leave);
+        clearTimeout(timer);
         this.#answers -= answers;
         this.#open--;
         if (this.#open === 0) this.#idle?.();
         onEnd(status);
       },
     };
+  }
+
+  #late(): HttpError {
+    const message = `it took more than ${this.#most.seconds} s. Fix: ask for fewer tokens.`;
+    return new HttpError(504, "timeout_error", message);
   }
 
   /** No more are admitted; settles when the last is over, or after so long. */
@@ -69,6 +90,8 @@ export class Visits {
 export interface Visit {
   /** Whether its response ends later than its handler. */
   streams: boolean;
+  /** Aborted with an HttpError when the client leaves, or when its time is over. */
+  readonly signal: AbortSignal;
   /** Takes room for so many answers in all. Errors: HttpError 429, or 503 while closing. */
   admit(count: number): void;
   end(status: number): void;

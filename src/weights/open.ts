@@ -5,17 +5,25 @@ import type { TokenizerJson } from "../text/tokenizer.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { CheckpointError } from "./errors.ts";
 import { openGgufCheckpoint } from "./gguf-checkpoint.ts";
+import { hubFolder, isHubName } from "./hub.ts";
 import { openSafetensorsFolder, readJson, readTextIfThere } from "./safetensors.ts";
 
 /**
- * Opens a model: a GGUF file, or a Hugging Face folder with config.json, tokenizer.json and
- * safetensors. Weights are mapped, not read. Errors: OptionError, CheckpointError.
+ * Opens a model: a GGUF file, a Hugging Face folder with config.json, tokenizer.json and
+ * safetensors, or `org/name` for such a folder in the hub's cache on this machine. Weights
+ * are mapped, not read. Errors: OptionError, CheckpointError.
  */
 export function openCheckpoint(path: string): Checkpoint {
   if (typeof path !== "string" || path === "" || path.includes("\0"))
     throw new OptionError("path", path, "a folder or a .gguf file", "give where the model lies.");
   const found = statSync(path, { throwIfNoEntry: false });
   if (found?.isDirectory()) return openFolder(path);
+  if (found === undefined && isHubName(path)) {
+    const cached = hubFolder(path);
+    if (cached !== undefined) return openFolder(cached);
+    const fix = `give another path, or fetch it by \`hf download ${path}\`.`;
+    throw new CheckpointError(path, "there is no such file, nor such a model of the hub here", fix);
+  }
   return openGgufCheckpoint(path);
 }
 

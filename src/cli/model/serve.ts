@@ -10,13 +10,16 @@ export interface ServeArguments extends EngineArguments {
   name?: string;
   apiKey?: string;
   maxRequests: number;
+  maxTokens?: number;
+  maxBodyBytes: number;
+  maxSeconds: number;
   /** A folder of an encoder. */
   embeddings?: string;
 }
 
 /** Serves until Ctrl-C or SIGTERM, then lets requests end. Returns the exit code. */
 export async function serveCommand(model: string, options: ServeArguments): Promise<number> {
-  const { host, port, maxRequests, quiet } = options;
+  const { host, port, maxRequests, maxTokens, maxBodyBytes, maxSeconds, quiet } = options;
   const apiKey = options.apiKey ?? process.env["FLASHBUN_API_KEY"];
   await using engine = await openEngine(model, options);
   await using encoder = await encoderOf(options);
@@ -26,6 +29,9 @@ export async function serveCommand(model: string, options: ServeArguments): Prom
     host,
     port,
     maxRequests,
+    maxBodyBytes,
+    maxSeconds,
+    ...(maxTokens !== undefined && { maxTokens }),
     ...(encoder && { embeddings: { model: basename(options.embeddings!), encoder } }),
     ...(apiKey !== undefined && { apiKey }),
     ...(quiet ? {} : { log: (line: string) => process.stdout.write(`${line}\n`) }),
