@@ -5,7 +5,7 @@ import { Device } from "../device/device.ts";
 import type { DeviceKind } from "../device/open.ts";
 import { FlashbunError, OptionError } from "../errors.ts";
 import { Model } from "../models/model.ts";
-import { checkOptions, flag, integer, oneOf, type OptionSchemas } from "../options.ts";
+import { checkOptions, flag, integer, oneOf, type OptionSchemas, unchecked } from "../options.ts";
 import { drawPlan } from "../plan/draw.ts";
 import { requireInteger } from "../require.ts";
 import { counted, showAsText } from "../shown.ts";
@@ -22,6 +22,8 @@ import { Prompts } from "./prompts.ts";
 import { type AnswerParts, type GenerateOptions, generateSchemas, Generation } from "./request.ts";
 import { deviceOf, type EngineRanks, meet, ranksFor } from "./ranks.ts";
 import { samplingFor } from "./sampling.ts";
+import type { Drafter } from "./drafter.ts";
+import { drafterOf, notShared, type SpeculateOptions } from "./speculate.ts";
 import { Sampler } from "./sampler.ts";
 import { type EngineStats, statsOf } from "./stats.ts";
 import { StepLoop } from "./step-loop.ts";
@@ -56,6 +58,11 @@ export interface EngineOptions {
    * launcher started. Those of a rank above 0 call {@link Engine.follow}. Default 1.
    */
   tp?: number;
+  /**
+   * Guesses several tokens per request and step, which one step verifies; the tokens that come are
+   * those that would have come without. Default: none.
+   */
+  speculate?: SpeculateOptions;
 }
 
 const engineSchemas: OptionSchemas = {
@@ -72,6 +79,7 @@ const engineSchemas: OptionSchemas = {
   cascade: flag,
   randomWeights: flag,
   tp: integer(1, 1024),
+  speculate: unchecked("an object with a method"),
 };
 
 /** What is not given, by the device. */
@@ -106,12 +114,14 @@ export class Engine implements AsyncDisposable {
     checkpoint: Checkpoint,
     private readonly limits: { readonly tokenBudget: number; readonly maxBatch: number },
     private readonly ranks: EngineRanks | undefined,
+    /** @internal Who guesses the tokens that come next. */
+    readonly drafter: Drafter | undefined,
   ) {
     this.#checkpoint = checkpoint;
     this.#prompts = prompts;
     this.#grammars = new Grammars(prompts.tokenizer, model.shape.vocabulary);
     this.#sampler = new Sampler(model, limits.maxBatch);
-    this.#loop = new StepLoop(model, this.#sampler, limits, ranks);
+    this.#loop = new StepLoop(model, this.#sampler, limits, ranks, drafter);
     this.#live = new Live(this.#loop.scheduler, model.cache.pool);
     if (ranks !== undefined && this.rank === 0) this.#loop.keepTurning(ranks.comm.timeoutMs / 4);
   }
@@ -164,6 +174,9 @@ export class Engine implements AsyncDisposable {
     const isFree = kind === "cpu" && !process.env["FLASHBUN_THREADS"];
     const threads = isFree ? { threads: availableParallelism() } : {};
     const ranks = ranksFor(options.tp);
+    if (ranks !== undefined && options.speculate !== undefined) throw notShared();
+    const drafter = await drafterOf(options.speculate);
+    if (drafter !== undefined) made.use(drafter);
     const device = made.use(await Device.open(deviceOf(kind, ranks), threads));
     const usual = defaults[device.kind];
     const { dtype = usual.dtype, tokenBudget = usual.tokenBudget, pages } = options;
@@ -173,9 +186,10 @@ export class Engine implements AsyncDisposable {
     const { config } = checkpoint;
     const met = ranks && (await meet(device, ranks, { version, config, dtype, ...limits }));
     if (met !== undefined) made.use(met.comm);
-    const sizes = { dtype, pages, pageSize, cascade, ...limits, ranks: met?.comm };
+    const draftsMost = drafter?.draftsMost ?? 0;
+    const sizes = { dtype, pages, pageSize, cascade, ...limits, draftsMost, ranks: met?.comm };
     const model = made.use(await Model.load(device, checkpoint, sizes));
-    const engine = new Engine(device, model, prompts, checkpoint, limits, met);
+    const engine = new Engine(device, model, prompts, checkpoint, limits, met, drafter);
     made.move();
     return engine;
   }
@@ -249,7 +263,8 @@ export class Engine implements AsyncDisposable {
 
   /** What it does at the moment. */
   stats(): EngineStats {
-    return statsOf(this.#loop.scheduler.usage(), this.#loop.counts);
+    const { scheduler, counts, drafts } = this.#loop;
+    return statsOf(scheduler.usage(), counts, drafts);
   }
 
   /** Who runs with how many tokens, and who holds which page, at the moment. */
@@ -274,6 +289,7 @@ export class Engine implements AsyncDisposable {
     this.#closed = true;
     await this.#loop.stop(new EngineClosedError());
     this.#sampler[Symbol.dispose]();
+    await this.drafter?.[Symbol.asyncDispose]();
     await this.ranks?.turns[Symbol.asyncDispose]();
     await this.model[Symbol.asyncDispose]();
     this.ranks?.comm[Symbol.dispose]();

@@ -4,7 +4,7 @@ import type { Job } from "../serve/job.ts";
 import type { Scheduler } from "../serve/scheduler.ts";
 import type { Step } from "../serve/step.ts";
 import { type Results, ResultRing } from "./results.ts";
-import { idsOf } from "./step-loop.ts";
+import { idsOf } from "./step-rows.ts";
 import { checksPlans, planBytes, type Turn, type Turns } from "./turns.ts";
 
 interface Queued {

@@ -26,22 +26,27 @@ export class Penalties implements Disposable {
   readonly #frequency: RowColumn<Float32Array>;
 
   /**
-   * @param slots most requests at once
+   * @param sizes most requests at once, and most rows of them
    * @param dtype of the logits
    */
-  constructor(device: Device, slots: number, vocabulary: number, dtype: DType) {
+  constructor(
+    device: Device,
+    sizes: { readonly slots: number; readonly rows: number; readonly vocabulary: number },
+    dtype: DType,
+  ) {
+    const { slots, rows, vocabulary } = sizes;
     this.#device = device;
     this.#free = Array.from({ length: slots }, (_, slot) => slot);
     const words = Math.ceil(vocabulary / 32);
     this.#counts = Tensor.zeros(device, [slots, vocabulary], "i32", "counts of tokens");
     this.#prompts = Tensor.zeros(device, [slots, words], "i32", "tokens of prompts");
     this.#biases = Tensor.zeros(device, [slots, vocabulary], "f32", "logit biases");
-    this.#adjusted = Tensor.empty(device, [slots, vocabulary], dtype, "adjusted logits");
-    this.#rowBiases = Tensor.empty(device, [slots, vocabulary], "f32", "biases of rows");
-    this.#slots = new RowColumn(device, "slots", new Int32Array(slots));
-    this.#repetition = new RowColumn(device, "repetition penalties", new Float32Array(slots));
-    this.#presence = new RowColumn(device, "presence penalties", new Float32Array(slots));
-    this.#frequency = new RowColumn(device, "frequency penalties", new Float32Array(slots));
+    this.#adjusted = Tensor.empty(device, [rows, vocabulary], dtype, "adjusted logits");
+    this.#rowBiases = Tensor.empty(device, [rows, vocabulary], "f32", "biases of rows");
+    this.#slots = new RowColumn(device, "slots", new Int32Array(rows));
+    this.#repetition = new RowColumn(device, "repetition penalties", new Float32Array(rows));
+    this.#presence = new RowColumn(device, "presence penalties", new Float32Array(rows));
+    this.#frequency = new RowColumn(device, "frequency penalties", new Float32Array(rows));
   }
 
   /**

@@ -46,6 +46,7 @@ export interface SampledRow {
 export class Sampler implements Disposable {
   readonly #model: Model;
   readonly #maxBatch: number;
+  readonly #rowsMost: number;
   readonly #temperature: RowColumn<Float32Array>;
   readonly #topK: RowColumn<Int32Array>;
   readonly #topP: RowColumn<Float32Array>;
@@ -61,19 +62,21 @@ export class Sampler implements Disposable {
   /** Logits of rows that a grammar cut. */
   #masked: Tensor | undefined;
 
-  /** @param maxBatch most rows */
+  /** @param maxBatch most requests at once */
   constructor(model: Model, maxBatch: number) {
     const { device } = model.cache;
+    const { rowsMost } = model;
     this.#model = model;
     this.#maxBatch = maxBatch;
-    this.#temperature = new RowColumn(device, "temperatures", new Float32Array(maxBatch));
-    this.#topK = new RowColumn(device, "top-k", new Int32Array(maxBatch));
-    this.#topP = new RowColumn(device, "top-p", new Float32Array(maxBatch));
-    this.#minP = new RowColumn(device, "min-p", new Float32Array(maxBatch));
-    this.#seed = new RowColumn(device, "seeds", new BigInt64Array(maxBatch));
+    this.#rowsMost = rowsMost;
+    this.#temperature = new RowColumn(device, "temperatures", new Float32Array(rowsMost));
+    this.#topK = new RowColumn(device, "top-k", new Int32Array(rowsMost));
+    this.#topP = new RowColumn(device, "top-p", new Float32Array(rowsMost));
+    this.#minP = new RowColumn(device, "min-p", new Float32Array(rowsMost));
+    this.#seed = new RowColumn(device, "seeds", new BigInt64Array(rowsMost));
     this.#seedWords = new Uint32Array(this.#seed.values.buffer);
-    this.#position = new RowColumn(device, "positions", new Int32Array(maxBatch));
-    this.#status = new RowColumn(device, "status", new Int32Array(maxBatch));
+    this.#position = new RowColumn(device, "positions", new Int32Array(rowsMost));
+    this.#status = new RowColumn(device, "status", new Int32Array(rowsMost));
     this.#results = new ResultRing(device);
   }
 
@@ -140,19 +143,20 @@ export class Sampler implements Disposable {
   }
 
   #rowsLike({ device, shape, dtype }: Tensor): Tensor {
-    return Tensor.empty(device, [this.#maxBatch, shape[1]], dtype, "masked logits");
+    return Tensor.empty(device, [this.#rowsMost, shape[1]], dtype, "masked logits");
   }
 
   #masker(): TokenMasks {
     const { cache, shape } = this.#model;
-    return (this.#masks ??= new TokenMasks(cache.device, this.#maxBatch, shape.vocabulary));
+    return (this.#masks ??= new TokenMasks(cache.device, this.#rowsMost, shape.vocabulary));
   }
 
   #adjuster(): Penalties {
     const { cache, shape, kit } = this.#model;
     const { dtype } = kit.logitsOf(1);
-    const sizes = [this.#maxBatch, shape.vocabulary] as const;
-    return (this.#penalties ??= new Penalties(cache.device, ...sizes, dtype));
+    const { vocabulary } = shape;
+    const sizes = { slots: this.#maxBatch, rows: this.#rowsMost, vocabulary };
+    return (this.#penalties ??= new Penalties(cache.device, sizes, dtype));
   }
 
   #choose(logits: Tensor, rows: readonly SampledRow[]): Tensor {

@@ -1,4 +1,5 @@
 import type { Usage } from "../serve/usage.ts";
+import type { DraftCounts } from "./speculation.ts";
 
 /** An engine at one moment. */
 export interface EngineStats {
@@ -19,6 +20,10 @@ export interface EngineStats {
   /** Seconds in which requests ran, and those of them that this thread worked on steps. */
   readonly busySeconds: number;
   readonly hostSeconds: number;
+  /** Times that a request had drafts in a step, how many, and how many of them stood. */
+  readonly drafts: number;
+  readonly draftedTokens: number;
+  readonly acceptedTokens: number;
 }
 
 /** What a loop has counted. */
@@ -29,7 +34,7 @@ export interface LoopCounts {
 }
 
 /** The snapshot of a scheduler and its loop. */
-export function statsOf(usage: Usage, counts: LoopCounts): EngineStats {
+export function statsOf(usage: Usage, counts: LoopCounts, drafts: DraftCounts): EngineStats {
   const { waiting, running, promptTokens, cachedTokens, generatedTokens, preemptions } = usage;
   let pages = 0;
   let pagesUsed = 0;
@@ -48,5 +53,6 @@ export function statsOf(usage: Usage, counts: LoopCounts): EngineStats {
     generatedTokens,
     preemptions,
     ...counts,
+    ...drafts,
   };
 }

@@ -6,7 +6,10 @@ import type { Step } from "../serve/step.ts";
 import type { Model } from "../models/model.ts";
 import type { Generation } from "./request.ts";
 import type { LoopCounts } from "./stats.ts";
-import type { Choices, Chosen, SampledRow, Sampler } from "./sampler.ts";
+import type { Choices, Chosen, Sampler } from "./sampler.ts";
+import type { Drafter } from "./drafter.ts";
+import { type DraftCounts, Speculation } from "./speculation.ts";
+import { idsOf, type Row, rowsOf, sampledRows } from "./step-rows.ts";
 import { type Added, checksPlans, planBytes, type Turns } from "./turns.ts";
 
 /** Limits of a loop. */
@@ -29,12 +32,6 @@ export interface Followers {
   readonly comm: Communicator;
 }
 
-/** A token that a step gives: the job's, at that place. */
-interface Row {
-  readonly job: Job;
-  readonly place: number;
-}
-
 /** A step that the device has, and whose tokens are not known yet. */
 interface Queued {
   readonly jobs: readonly Job[];
@@ -48,6 +45,7 @@ export class StepLoop {
   readonly #model: Model;
   readonly #sampler: Sampler;
   readonly #generations = new Map<number, Generation>();
+  readonly #speculation: Speculation | undefined;
   readonly #tokens: Int32Array;
   /** Settles when the loop rests: no request is left, or it was stopped. */
   #resting: Promise<void> = Promise.resolve();
@@ -62,12 +60,16 @@ export class StepLoop {
   readonly #lost = Promise.withResolvers<unknown>();
   #beat: Timer | undefined;
 
-  /** @param followers ranks that run the same steps */
+  /**
+   * @param followers ranks that run the same steps
+   * @param drafter who guesses the tokens that come next
+   */
   constructor(
     model: Model,
     sampler: Sampler,
     { tokenBudget, maxBatch }: LoopOptions,
     private readonly followers?: Followers,
+    drafter?: Drafter,
   ) {
     this.#model = model;
     this.#sampler = sampler;
@@ -77,6 +79,12 @@ export class StepLoop {
       maxBatch,
       reserve: (sequences, newTokens, tokens) => model.reserve(sequences, newTokens, tokens),
     });
+    this.#speculation = drafter && new Speculation(drafter, this.scheduler);
+  }
+
+  /** What came of drafts. */
+  get drafts(): DraftCounts {
+    return this.#speculation?.counts ?? noDrafts;
   }
 
   /** Takes a request. Errors: OptionError for one that the pages cannot hold. */
@@ -126,6 +134,7 @@ export class StepLoop {
   #drop(generation: Generation): void {
     this.#generations.delete(generation.id);
     this.#sampler.forget(generation);
+    this.#speculation?.drafter.forget(generation);
     this.scheduler.abort(generation.id);
   }
 
@@ -156,7 +165,10 @@ export class StepLoop {
     this.scheduler[Symbol.dispose]();
   }
 
-  /** While the device runs a step, the next one is scheduled and queued behind it. */
+  /**
+   * While the device runs a step, the next one is scheduled and queued behind it; but with drafts,
+   * which follow tokens that are known, each step is waited for.
+   */
   async #run(): Promise<void> {
     this.#runs = true;
     let running: Queued | undefined;
@@ -164,14 +176,17 @@ export class StepLoop {
       while (!this.#stopped) {
         const began = now();
         if (this.followers !== undefined) this.#turn(began);
+        if (this.#speculation !== undefined) await this.#speculation.propose(this.#generations);
         const step = this.scheduler.step(began);
         if (step !== null && checksPlans && this.followers !== undefined)
           await this.followers.comm.requireEqual("the plan", planBytes(step));
         const next = step === null ? undefined : this.#queue(step);
         this.counts.hostSeconds += now() - began;
-        if (running !== undefined) await this.#settle(running);
+        const isAhead = this.#speculation === undefined;
+        const last = isAhead ? running : next;
+        if (last !== undefined) await this.#settle(last);
         else if (step === null) return;
-        running = next;
+        running = isAhead ? next : undefined;
         this.counts.busySeconds += now() - began;
       }
       await running?.choices.read().catch(() => {});
@@ -190,11 +205,12 @@ export class StepLoop {
 
   /** Queues a step. One that cannot be queued ends the requests in it, and no others. */
   #queue(step: Step): Queued | undefined {
-    const rows = step.sampled.map((job) => ({ job, place: job.length }));
+    const rows = rowsOf(step);
+    const depthOf = (job: Job, node: number) => this.#speculation?.depthOf(job, node) ?? 0;
     try {
       this.#launch(step);
-      const choices = this.#sampler.queue(this.#rowsOf(step));
-      this.#model.shareChosen(rows.length);
+      const choices = this.#sampler.queue(sampledRows(rows, this.#generations, depthOf));
+      this.#model.shareChosen(step.wanted);
       const queued = { jobs: step.jobs.slice(), rows, choices };
       this.scheduler.advance(step);
       this.counts.steps++;
@@ -219,12 +235,12 @@ export class StepLoop {
       return this.#abortAll(jobs, error);
     }
     const began = now();
-    rows.forEach((row, i) => {
+    rows.forEach((row) => {
       const generation = this.#generations.get(row.job.id);
       // It may have left since, or have ended before this token.
       if (generation === undefined) return;
       try {
-        this.#hand(generation, row, chosen[i]);
+        this.#hand(generation, row, chosen.slice(row.first, row.first + row.count));
       } catch (error) {
         // What one request makes of its token is nobody else's affair.
         this.abort(generation, error);
@@ -240,45 +256,40 @@ export class StepLoop {
     }
   }
 
-  #rowsOf({ sampled }: Step): SampledRow[] {
-    return sampled.map(({ id, length }) => ({
-      generation: this.#generations.get(id)!,
-      position: length,
-    }));
-  }
-
   #launch(step: Step): void {
     const ids = idsOf(step, this.#tokens);
-    const { batch, sequences, logitRows, sampled } = step;
-    this.#model.forward({ batch, sequences, ids, logitRows, wanted: sampled.length });
+    const { batch, sequences, logitRows, wanted } = step;
+    this.#model.forward({ batch, sequences, ids, logitRows, wanted });
   }
 
-  #hand(generation: Generation, { job, place }: Row, chosen: Chosen): void {
-    const { token, logProb, failure } = chosen;
+  /** Hands out the tokens of a row: behind each node of its drafts that stands, one. */
+  #hand(generation: Generation, { job, place }: Row, chosen: readonly Chosen[]): void {
+    const path = this.#speculation?.pathOf(job, chosen) ?? onlyLast;
+    const accepted = path.slice(1).map((node) => node - 1);
     // Ranks that follow tell their schedulers too, whatever is made of the token here.
-    const told = this.scheduler.tell(job, place, token);
+    const told = this.scheduler.tell(job, place, chosen[path.at(-1)!].token, accepted);
     if (generation.finishReason !== null) {
       if (told !== null) this.#drop(generation);
       return;
     }
-    if (failure !== undefined) return this.abort(generation, failure);
     generation.cachedTokens = job.cachedTokens;
-    if (!generation.take(token, told === "end" ? "stop" : told, logProb)) return;
-    // Else a stop string was found, of which the scheduler does not know.
-    if (told === null) this.#leave(generation);
-    else this.#drop(generation);
+    const count = Math.min(path.length, job.length - place);
+    for (let i = 0; i < count; i++) {
+      const { token, logProb, failure } = chosen[path[i]];
+      if (failure !== undefined) return this.abort(generation, failure);
+      const ending = i < count - 1 ? null : told === "end" ? "stop" : told;
+      if (!generation.take(token, ending, logProb)) continue;
+      // Else a stop string was found, of which the scheduler does not know.
+      if (told === null) this.#leave(generation);
+      else this.#drop(generation);
+      return;
+    }
   }
 }
 
-/** Ids of a step's tokens in the order of its batch, in `room`. */
-export function idsOf({ jobs }: Step, room: Int32Array): Int32Array {
-  let count = 0;
-  for (const { tokens, computed, scheduled } of jobs) {
-    room.set(tokens.subarray(computed, computed + scheduled), count);
-    count += scheduled;
-  }
-  return room;
-}
+/** The path of a row without drafts. */
+const onlyLast: readonly number[] = [0];
+const noDrafts: DraftCounts = { drafts: 0, draftedTokens: 0, acceptedTokens: 0 };
 
 function now(): number {
   return performance.now() / 1000;

@@ -39,7 +39,7 @@ export interface KitOptions {
   /** Most tokens per step. */
   readonly tokenBudget: number;
   /** Most rows per step that want logits. */
-  readonly maxBatch: number;
+  readonly rowsMost: number;
   /** The processes that share the model, which have the rest of each layer. */
   readonly ranks?: Communicator | undefined;
 }
@@ -89,13 +89,13 @@ export class Kit implements Disposable {
   #attention: readonly Attention[] = [];
 
   constructor(options: KitOptions) {
-    const { cache, tokenBudget, maxBatch, dtype } = options;
+    const { cache, tokenBudget, rowsMost, dtype } = options;
     const { device } = cache;
     this.#device = device;
     this.#options = options;
     this.#buffers = new StepBuffers(device, dtype, tokenBudget);
-    this.#logits = new StepBuffers(device, dtype, maxBatch);
-    this.inputs = new StepInputs(device, { tokenBudget, maxBatch });
+    this.#logits = new StepBuffers(device, dtype, rowsMost);
+    this.inputs = new StepInputs(device, { tokenBudget, rowsMost });
   }
 
   /**
@@ -216,8 +216,8 @@ export class Kit implements Disposable {
    * whose last part turns, and appends these. Returns [tokens, heads * value].
    */
   attendLatents(layer: number, queries: Tensor, latents: Tensor, heads: LatentHeads): Tensor {
-    const { cache, ropes, shape, tokenBudget, maxBatch, dtype } = this.#options;
-    const sizes = { heads: shape.queryHeads, tokenBudget, maxBatch };
+    const { cache, ropes, shape, tokenBudget, rowsMost, dtype } = this.#options;
+    const sizes = { heads: shape.queryHeads, tokenBudget, maxBatch: rowsMost };
     this.#latents ??= new LatentAttention(this.#device, dtype, shape.latent!, sizes);
     const [attention] = this.#attention;
     const [rope] = ropes;
@@ -256,7 +256,7 @@ export class Kit implements Disposable {
 
   /** [ranks, rows, columns]: the first of the buffer's memory. */
   #gathered(rows: number, columns: number, ranks: number): Tensor {
-    const buffer = this.#logits.rows("gathered logits", this.#options.maxBatch, columns * ranks);
+    const buffer = this.#logits.rows("gathered logits", this.#options.rowsMost, columns * ranks);
     const elements = ranks * rows * columns;
     return buffer.reshape(buffer.elements).slice(0, 0, elements).reshape(ranks, rows, columns);
   }
@@ -270,7 +270,7 @@ export class Kit implements Disposable {
     let routing = this.#routings.get(rows);
     if (routing !== undefined) return routing;
     // Graphs hold those of their batch sizes, which are few.
-    const isKept = (count: number) => count <= this.#options.maxBatch;
+    const isKept = (count: number) => count <= this.#options.rowsMost;
     const others = [...this.#routings.keys()].filter((count) => !isKept(count));
     if (!isKept(rows) && others.length === routingsMost) {
       this.#routings.get(others[0])![Symbol.dispose]();

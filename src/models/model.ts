@@ -30,6 +30,8 @@ export interface ModelOptions {
   readonly pageSize: number;
   readonly tokenBudget: number;
   readonly maxBatch: number;
+  /** Drafts of a request per step, at most. */
+  readonly draftsMost: number;
   /** Whether a prefix that requests share is read once for all of them, where that pays. */
   readonly cascade: boolean;
   /** The processes that share the model. */
@@ -63,11 +65,13 @@ export class Model implements AsyncDisposable {
     private readonly owned: AsyncDisposableStack,
     /** The processes that share the model. */
     readonly ranks: Communicator | undefined,
+    /** Rows of logits per step, at most. */
+    readonly rowsMost: number,
   ) {}
 
   /** Errors: CheckpointError, OptionError, OutOfMemoryError, CompileError. */
   static async load(device: Device, checkpoint: Checkpoint, options: ModelOptions): Promise<Model> {
-    const { dtype, pageSize, tokenBudget, maxBatch, ranks } = options;
+    const { dtype, pageSize, tokenBudget, maxBatch, draftsMost, ranks } = options;
     const config = new Config(checkpoint.path, checkpoint.config);
     const family = familyOf(config);
     if (ranks !== undefined && family.isWhole === true)
@@ -100,9 +104,10 @@ export class Model implements AsyncDisposable {
     const cascades = options.cascade && groups.every(({ windowLeft }) => windowLeft < 0);
     const worthSharing = cascades ? attention[0].worthSharing : undefined;
     const parts = { cache, attention, graphAttention, ropes, worthSharing };
-    const kit = made.use(new Kit({ shape, dtype, ...parts, tokenBudget, maxBatch, ranks }));
-    const owned = made.move();
-    return new Model(device, shape, kit, parts, graphs, family, source, weights, owned, ranks);
+    const rowsMost = Math.min(tokenBudget, maxBatch * (1 + draftsMost));
+    const kit = made.use(new Kit({ shape, dtype, ...parts, tokenBudget, rowsMost, ranks }));
+    const rest = [graphs, family, source, weights, made.move(), ranks, rowsMost] as const;
+    return new Model(device, shape, kit, parts, ...rest);
   }
 
   /** The plan of the last step, of the first kind of attention. */

@@ -8,7 +8,7 @@ import { Tensor } from "../tensor/tensor.ts";
 /** Most that a step has. */
 interface Limits {
   readonly tokenBudget: number;
-  readonly maxBatch: number;
+  readonly rowsMost: number;
 }
 
 /** A step as its kernels want to know it. */
@@ -34,11 +34,11 @@ export class StepInputs implements Disposable {
   readonly tokens: Tensor;
   /** int32 [tokenBudget]: where the step's tokens stand in their sequences. */
   readonly positions: Tensor;
-  /** int32 [maxBatch]: the tokens of the step whose logits are wanted. */
+  /** int32 [rowsMost]: the tokens of the step whose logits are wanted. */
   readonly wantedRows: Tensor;
   readonly #limits: Limits;
   readonly #block: Tensor;
-  /** int32 [maxBatch + tokenBudget, 1]: chosen ids, then those that the host knows. */
+  /** int32 [rowsMost + tokenBudget, 1]: chosen ids, then those that the host knows. */
   readonly #ids: Tensor;
   /** int32 [tokenBudget]: of each token its place among #ids. */
   readonly #places: Tensor;
@@ -50,37 +50,37 @@ export class StepInputs implements Disposable {
     readonly device: Device,
     limits: Limits,
   ) {
-    const { tokenBudget, maxBatch } = limits;
+    const { tokenBudget, rowsMost } = limits;
     this.#limits = limits;
-    const sizes = [maxBatch, tokenBudget, tokenBudget, tokenBudget, maxBatch];
+    const sizes = [rowsMost, tokenBudget, tokenBudget, tokenBudget, rowsMost];
     const ints = sizes.reduce((sum, size) => sum + size, 0);
     this.#block = Tensor.zeros(device, [ints], "i32", "step inputs");
     const part = (from: number, count: number) => this.#block.slice(0, from, from + count);
-    const rest = maxBatch + tokenBudget;
+    const rest = rowsMost + tokenBudget;
     this.#ids = part(0, rest).reshape(rest, 1);
     this.#places = part(rest, tokenBudget);
     this.positions = part(rest + tokenBudget, tokenBudget);
-    this.wantedRows = part(rest + 2 * tokenBudget, maxBatch);
+    this.wantedRows = part(rest + 2 * tokenBudget, rowsMost);
     this.tokens = Tensor.empty(device, [tokenBudget], "i32", "token ids");
     this.#ring = new PinnedRing(device, "step inputs");
   }
 
   /** Queues what a step brings to the device; padding has the id 0 at position 0. */
   write({ batch, ids, logitRows, wanted }: StepTokens): void {
-    const { tokenBudget, maxBatch } = this.#limits;
+    const { tokenBudget, rowsMost } = this.#limits;
     const { tokenCount, paddedTokens, positions } = batch;
-    const ints = 3 * tokenBudget + maxBatch;
+    const ints = 3 * tokenBudget + rowsMost;
     const { i32 } = this.#ring.take(ints);
     for (let i = 0; i < paddedTokens; i++) {
       const id = i < tokenCount ? ids[i] : 0;
       i32[i] = id;
-      i32[tokenBudget + i] = id < 0 ? ~id : maxBatch + i;
+      i32[tokenBudget + i] = id < 0 ? ~id : rowsMost + i;
       i32[2 * tokenBudget + i] = positions[i];
     }
-    for (let row = 0; row < maxBatch; row++)
+    for (let row = 0; row < rowsMost; row++)
       i32[3 * tokenBudget + row] = row < wanted ? logitRows[row] : 0;
     const { stream } = this.device;
-    this.#ring.upload(stream, this.#block.address + 4 * maxBatch, ints);
+    this.#ring.upload(stream, this.#block.address + 4 * rowsMost, ints);
   }
 
   /** int32 [rows]: takes the ids that a step chooses for its first rows of logits. */

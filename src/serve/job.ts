@@ -20,6 +20,10 @@ export class Job {
   computed = 0;
   /** Tokens in the step under way. */
   scheduled = 0;
+  /** Guesses at the tokens that come next; the first `drafted` are in the step under way. */
+  drafts: ArrayLike<number> | null = null;
+  /** Above 0 until it is known which of them stand. */
+  drafted = 0;
   readonly promptLength: number;
   /** Its pages while it runs. */
   sequence: Sequence | null = null;
@@ -77,7 +81,63 @@ export class Job {
 
   /** Whether it sits a step out, since its last token is open. */
   get waits(): boolean {
-    return this.#waitsForTokens && this.tokens[this.length - 1] < 0;
+    return (this.#waitsForTokens || this.drafted > 0) && this.tokens[this.length - 1] < 0;
+  }
+
+  /** Whether it generates, its last token is known, and more than one may follow. */
+  get takesDrafts(): boolean {
+    const { length, computed, sequence, tokens } = this;
+    if (sequence === null || length - computed !== 1) return false;
+    return tokens[length - 1] >= 0 && this.maxTokens - this.generated > 1;
+  }
+
+  /** Takes drafts for its next step, if it may. */
+  propose(drafts: ArrayLike<number>): void {
+    if (this.takesDrafts) this.drafts = drafts.length > 0 ? drafts : null;
+  }
+
+  /** Puts drafts into its step, at most so many; returns how many. */
+  takeDrafts(most: number): number {
+    if (this.drafts === null) return 0;
+    // The step gives one token more than stand of them.
+    const room = this.maxTokens - this.generated - 1;
+    this.drafted = Math.min(this.drafts.length, most, room);
+    this.scheduled += this.drafted;
+    return this.drafted;
+  }
+
+  /** Takes its drafts out of a step to be; false where there are none. */
+  dropDrafts(): boolean {
+    const { scheduled, drafted } = this;
+    // Those of a step that was run are yet to be verified.
+    if (scheduled === 0) return false;
+    this.scheduled -= drafted;
+    this.drafted = 0;
+    this.drafts = null;
+    return drafted > 0;
+  }
+
+  /** Takes it out of a step that is not run. */
+  unschedule(): void {
+    this.dropDrafts();
+    this.scheduled = 0;
+  }
+
+  /** Notes that it has pages from now on; false where it had some before. */
+  start(now: number): boolean {
+    if (this.startSeconds >= 0) return false;
+    this.startSeconds = now;
+    this.cachedTokens = this.computed;
+    return true;
+  }
+
+  /** Notes that its tokens of a step are computed, drafts apart; returns how many they were. */
+  settle(): number {
+    const known = this.scheduled - this.drafted;
+    this.computed += known;
+    this.scheduled = 0;
+    if (this.drafted === 0) this.drafts = null;
+    return known;
   }
 
   /** Whether its turn is before the other's. */
@@ -94,17 +154,36 @@ export class Job {
   }
 
   /**
-   * Puts a token into its open place. Returns whether the job ends with it, and then has no tokens
-   * behind it. Errors: OptionError.
+   * Puts a token into its open place, before it the drafts that stand, by their numbers along a
+   * path. Returns why the job ends with one of them, and then has no tokens behind it. Errors:
+   * OptionError.
    */
-  close(place: number, token: number): boolean {
+  close(place: number, token: number, accepted: readonly number[]): Ending | null {
     requireInteger("token", token, 0, 0x7fffffff);
     if (!(place < this.length && this.tokens[place] < 0))
       throw new OptionError("place", place, "that of an open token", "tell each token once.");
+    if (this.drafted > 0) return this.#verify(accepted, token);
     this.tokens[place] = token;
-    const ends = this.ending !== "abort" && this.endsWith(token);
-    if (ends) this.length = place + 1;
-    return ends;
+    if (this.ending === "abort" || !this.endsWith(token)) return null;
+    this.length = place + 1;
+    return "end";
+  }
+
+  /** The same where its last step had drafts: nothing was scheduled behind them. */
+  #verify(accepted: readonly number[], token: number): Ending | null {
+    const { drafts, sequence } = this;
+    // A job that was preempted since computes all of its tokens again.
+    sequence?.compact([0, ...accepted.map((draft) => draft + 1)]);
+    if (sequence !== null) this.computed += accepted.length;
+    this.drafted = 0;
+    this.drafts = null;
+    if (this.ending !== null) return null;
+    this.length--;
+    for (const draft of accepted) {
+      const ending = this.push(drafts![draft]);
+      if (ending !== null) return ending;
+    }
+    return this.push(token);
   }
 
   /** Whether a token is one that ends it. */

@@ -28,9 +28,9 @@ export class Running {
   }
 
   /**
-   * Schedules one token of each job that generates, unless it waits for its last one, then in order
-   * chunks of those that do not yet: one, or after a rollback all that had started. Returns what is
-   * left of `tokens`.
+   * Schedules one token of each job that generates, unless it waits for its last one, then drafts
+   * in at most half of what is left, then in order chunks of those that do not generate yet: one,
+   * or after a rollback all that had started. Returns what is left of `tokens`.
    */
   schedule(tokens: number): number {
     const { jobs } = this;
@@ -43,12 +43,30 @@ export class Running {
       left -= job.scheduled;
       if (!generates) prompts++;
     }
+    left -= this.#scheduleDrafts(left >> 1);
     for (; prompts > 0 && left > 0; prompts--) {
       const prompt = this.#firstIdle();
       prompt.scheduled = Math.min(left, prompt.length - prompt.computed);
       left -= prompt.scheduled;
     }
     return left;
+  }
+
+  /** Schedules at most so many drafts of those that generate; returns how many. */
+  #scheduleDrafts(most: number): number {
+    const { jobs } = this;
+    let left = most;
+    for (let i = 0; i < jobs.length; i++)
+      if (jobs[i].scheduled > 0) left -= jobs[i].takeDrafts(left);
+    return most - left;
+  }
+
+  /** Takes all drafts out of the step to be; false where there are none. */
+  dropDrafts(): boolean {
+    const { jobs } = this;
+    let dropped = false;
+    for (let i = 0; i < jobs.length; i++) dropped = jobs[i].dropDrafts() || dropped;
+    return dropped;
   }
 
   /** Whose turn is first among those with a prompt and no tokens in the step; there is one. */

@@ -11,7 +11,9 @@ import { checkRequest, requireSeconds, type ServeRequest } from "./request.ts";
 import { Room } from "./room.ts";
 import { Running } from "./running.ts";
 import { notAdvanced, replaced, requireTokens, Step } from "./step.ts";
-import { noCounts, PageCounter, type Usage } from "./usage.ts";
+import { noCounts, PageCounter, type Usage, usageOf } from "./usage.ts";
+
+const noDrafts: readonly number[] = [];
 
 /**
  * Continuous batching over a pool of pages, as a pure policy: it knows requests, pages, lengths and
@@ -23,14 +25,15 @@ import { noCounts, PageCounter, type Usage } from "./usage.ts";
  * first served. Across priorities, only more urgent requests pass one, and only those that arrive
  * less than `levelSeconds` per level of difference after it.
  *
- * A step takes one token of every running request that generates, then fills the token budget with
- * chunks of prompts. Waiting requests start in order, none before one that does not fit, while free
- * and cached pages cover the known tokens of all that run and one page more each. Prefixes found in
- * cached pages are not computed again, nor are those under way: who shares one starts behind it and
- * is its neighbour in the batch.
+ * A step takes one token of every running request that generates, then drafts of them in at most
+ * half of the budget that is left, then chunks of prompts. Waiting requests start in order, none
+ * before one that does not fit, while free and cached pages cover the known tokens of all that run
+ * and one page more each. Prefixes found in cached pages are not computed again, nor are those
+ * under way: who shares one starts behind it and is its neighbour in the batch.
  *
- * When pages run out, cached pages that no sequence uses are freed first. Then the running request
- * that is last in order gives its pages up and waits at its old rank, to compute its tokens again.
+ * When pages run out, cached pages that no sequence uses are freed, then drafts left out. Then the
+ * running request that is last in order gives its pages up and waits at its old rank, to compute
+ * its tokens again.
  *
  * No request starves: finitely many can pass it, none starts before the first that waits, and the
  * first in order of those that run has tokens in every step and is never preempted.
@@ -68,7 +71,7 @@ export class Scheduler implements Disposable {
     this.#running = new Running(maxBatch);
     this.#room = new Room(pool, this.index, tokenBudget);
     this.#pages = pool.groups.map((group) => new PageCounter(group));
-    this.#step = new Step(maxBatch);
+    this.#step = new Step(maxBatch, tokenBudget);
   }
 
   /** Jobs with pages, in the order of batches; the scheduler's own list. */
@@ -142,7 +145,7 @@ export class Scheduler implements Disposable {
         this.#underWay = true;
         return step;
       }
-      if (this.#room.evict(batch)) continue;
+      if (this.#room.evict(batch) || running.dropDrafts()) continue;
       this.#full = true;
       if (running.count > 1) this.#preempt(running.last());
       else if (!this.#room.forget()) throw batch.error;
@@ -152,50 +155,57 @@ export class Scheduler implements Disposable {
   /**
    * Moves on to after the step, which the device may still run: later steps see its K/V, and its
    * prompts may be shared. `tokens` holds one of each of `step.sampled`, in order; that of an
-   * aborted request is not looked at. Without `tokens` they are open, and `~row` of step.sampled
-   * stands for each: `tell` them before the step after the next. Errors: OptionError, PlanError
-   * when not every layer of the cache has appended the step; then it is still under way.
+   * aborted request is not looked at. Without `tokens`, and always with drafts, they are open, and
+   * `~row` of step.logitRows stands for each: `tell` them before the step after the next. Errors:
+   * OptionError, PlanError when not every layer of the cache has appended the step; then it is
+   * still under way.
    */
   advance(step: Step, tokens?: ArrayLike<number>): void {
     this.#requireUnderWay(step);
     if (tokens !== undefined) requireTokens(step, tokens);
-    const { decodeTokens, prefillTokens } = step;
-    if (this.#pool.state.writes.step >= 0)
-      throw notWritten("the step", decodeTokens + prefillTokens);
+    if (this.#pool.state.writes.step >= 0) throw notWritten("the step", step.tokens);
     this.#underWay = false;
     const { jobs } = step;
     let row = 0;
-    let ended = 0;
     for (let i = 0; i < jobs.length; i++) {
       const job = jobs[i];
-      const isWhole = job.computed + job.scheduled === job.length;
+      const isWhole = job.computed + job.scheduled >= job.length;
       const ending = this.#settle(job, isWhole ? (tokens?.[row] ?? ~row) : undefined);
-      if (isWhole) row++;
-      if (ending === null) continue;
-      this.#end(job, ending);
-      ended++;
+      if (isWhole) row += 1 + job.drafted;
+      if (ending !== null) this.#end(job, ending);
     }
-    if (ended > 0) this.#running.drop();
-    if (prefillTokens > 0 || this.#room.hasWindows) this.#full = false;
-    this.#counts.computedTokens += decodeTokens + prefillTokens;
+    this.#running.drop();
+    if (step.prefillTokens > 0 || this.#room.hasWindows) this.#full = false;
+    this.#counts.computedTokens += step.tokens;
   }
 
   /**
-   * Says which token stands in an open place of a job, between steps. Returns why the job ends
-   * there, or null when it goes on; what came behind its end is dropped. Errors: OptionError.
+   * Says which token stands in an open place of a job, between steps, and which of the drafts of
+   * its step stand before it: numbers of drafts, rising. Returns why the job ends there, or null
+   * when it goes on; what came behind its end is dropped. Errors: OptionError.
    */
-  tell(job: Job, place: number, token: number): Ending | null {
+  tell(job: Job, place: number, token: number, accepted = noDrafts): Ending | null {
     if (this.#underWay) throw notAdvanced();
     const { length, ending } = job;
-    if (!job.close(place, token)) return place === length - 1 ? ending : null;
-    this.#counts.generatedTokens -= length - job.length;
-    if (ending === null) this.#leave(job, "end");
+    const found = job.close(place, token, accepted);
+    this.#counts.generatedTokens += job.length - length;
+    if (found === null) return place === length - 1 ? ending : null;
+    if (ending === null) this.#leave(job, found);
     else {
       this.#counts.ended[ending]--;
-      this.#counts.ended.end++;
-      job.ending = "end";
+      this.#counts.ended[found]++;
+      job.ending = found;
     }
-    return "end";
+    return found;
+  }
+
+  /**
+   * Offers guesses at the tokens that come next of a job, for the next step alone: it verifies the
+   * first so many as fit into half of the budget that is left. See {@link Job.propose}.
+   */
+  propose(job: Job, drafts: ArrayLike<number>): void {
+    if (this.#underWay) throw notAdvanced();
+    job.propose(drafts);
   }
 
   /**
@@ -211,7 +221,7 @@ export class Scheduler implements Disposable {
     else if (jobs.some((job) => job.sequence!.length !== job.computed)) throw replaced();
     this.#underWay = false;
     for (let i = 0; i < jobs.length; i++) {
-      jobs[i].scheduled = 0;
+      jobs[i].unschedule();
       if (jobs[i].aborted) this.#end(jobs[i], "abort");
     }
     this.#running.drop();
@@ -219,14 +229,7 @@ export class Scheduler implements Disposable {
 
   /** A snapshot; it looks at every page that a running request holds. */
   usage(): Usage {
-    const { jobs } = this.#running;
-    return {
-      ...this.#counts,
-      ended: { ...this.#counts.ended },
-      waiting: this.#waiting.length,
-      running: jobs.length,
-      pages: this.#pages.map((pages) => pages.count(jobs)),
-    };
+    return usageOf(this.#counts, this.#waiting.length, this.#running.jobs, this.#pages);
   }
 
   /** Aborts all requests and frees all cached pages. */
@@ -255,26 +258,22 @@ export class Scheduler implements Disposable {
       running.add(job);
       job.scheduled = Math.min(left, job.length - job.computed);
       left -= job.scheduled;
-      if (job.startSeconds >= 0) continue;
-      job.startSeconds = now;
-      job.cachedTokens = job.computed;
+      if (!job.start(now)) continue;
       this.#counts.promptTokens += job.promptLength;
       this.#counts.cachedTokens += job.computed;
     }
   }
 
-  #reserve({ sequences, newTokens, decodeTokens, prefillTokens }: Step): Batch | OutOfPages {
-    const batch = this.#options.reserve?.(sequences, newTokens, decodeTokens + prefillTokens);
+  #reserve({ sequences, newTokens, tokens }: Step): Batch | OutOfPages {
+    const batch = this.#options.reserve?.(sequences, newTokens, tokens);
     return batch ?? this.#pool.reserve(sequences, newTokens);
   }
 
   /** Notes a job's tokens of a step and the one that came out; returns why it ends, if it does. */
   #settle(job: Job, token: number | undefined): Ending | null {
-    const { scheduled } = job;
-    job.computed += scheduled;
-    job.scheduled = 0;
+    const computed = job.settle();
     if (job.aborted) return "abort";
-    if (job.computed <= job.promptLength || scheduled > 1) this.#keep(job);
+    if (job.computed <= job.promptLength || computed > 1) this.#keep(job);
     if (token === undefined) return null;
     this.#counts.generatedTokens++;
     return job.push(token);
@@ -283,9 +282,10 @@ export class Scheduler implements Disposable {
   /** Takes a job's pages; what it computed stays cached until it is evicted. */
   #preempt(job: Job): void {
     this.#keep(job);
+    job.unschedule();
     job.sequence!.free();
     job.sequence = null;
-    job.computed = job.scheduled = 0;
+    job.computed = 0;
     job.preemptions++;
     this.#counts.preemptions++;
     this.#running.drop();

@@ -13,19 +13,29 @@ export class Step {
   newTokens: Int32Array = new Int32Array(0);
   /** Jobs all of whose known tokens are computed then: each gets its next token from this step. */
   readonly sampled: Job[] = [];
-  /** Of each sampled job, the query token of the batch whose logits it wants; may be longer. */
+  /**
+   * The query tokens of the batch whose logits are wanted: of each sampled job its last known one
+   * and its drafts. May be longer than `wanted`.
+   */
   readonly logitRows: Int32Array;
-  /** Tokens of jobs that generate, one each. */
+  /** How many those are. */
+  wanted = 0;
+  /** Tokens of jobs that generate, one each, and their drafts. */
   decodeTokens = 0;
   /** Tokens of prompts, and of jobs that compute theirs again. */
   prefillTokens = 0;
+  /** Both. */
+  tokens = 0;
   readonly #counts: Int32Array;
   /** By count, the first so many of #counts: made once for each. */
   readonly #views: Int32Array[] = [];
 
-  /** @param maxBatch most jobs at once */
-  constructor(maxBatch: number) {
-    this.logitRows = new Int32Array(maxBatch);
+  /**
+   * @param maxBatch most jobs at once
+   * @param tokenBudget most tokens
+   */
+  constructor(maxBatch: number, tokenBudget: number) {
+    this.logitRows = new Int32Array(tokenBudget);
     this.#counts = new Int32Array(maxBatch);
   }
 
@@ -35,26 +45,29 @@ export class Step {
     const counts = this.#counts;
     let count = 0;
     let rows = 0;
+    let wanted = 0;
     let tokens = 0;
     let decodes = 0;
     for (let i = 0; i < running.length; i++) {
       const job = running[i];
-      const { scheduled, length } = job;
+      const { scheduled, drafted, length } = job;
       if (scheduled === 0) continue;
       jobs[count] = job;
       sequences[count] = job.sequence!;
       counts[count++] = scheduled;
       tokens += scheduled;
-      if (scheduled === 1 && length > job.promptLength) decodes++;
+      if (scheduled - drafted === 1 && length > job.promptLength) decodes += scheduled;
       if (job.computed + scheduled < length) continue;
-      sampled[rows] = job;
-      logitRows[rows++] = tokens - 1;
+      sampled[rows++] = job;
+      for (let left = drafted; left >= 0; left--) logitRows[wanted++] = tokens - 1 - left;
     }
     jobs.length = sequences.length = count;
     sampled.length = rows;
+    this.wanted = wanted;
     this.newTokens = this.#views[count] ??= counts.subarray(0, count);
     this.decodeTokens = decodes;
     this.prefillTokens = tokens - decodes;
+    this.tokens = tokens;
   }
 }
 
@@ -68,6 +81,10 @@ export function requireTokens({ sampled }: Step, tokens: ArrayLike<number>): voi
       "give a token for each of step.sampled.",
     );
   for (let i = 0; i < sampled.length; i++) {
+    if (sampled[i].drafted > 0) {
+      const fix = "leave tokens out, then tell them.";
+      throw new OptionError("tokens", tokens, "left out where a job has drafts", fix);
+    }
     const token = tokens[i];
     if (((token | 0) === token && token >= 0) || sampled[i].aborted) continue;
     const fix = `give the token of request ${sampled[i].id}, or abort it.`;

@@ -45,6 +45,22 @@ export function noCounts(): Counts {
   };
 }
 
+/** A snapshot of the counts, and of how many wait and which jobs run. */
+export function usageOf(
+  counts: Counts,
+  waiting: number,
+  running: readonly Job[],
+  pages: readonly PageCounter[],
+): Usage {
+  return {
+    ...counts,
+    ended: { ...counts.ended },
+    waiting,
+    running: running.length,
+    pages: pages.map((each) => each.count(running)),
+  };
+}
+
 /** Counts the pages of one group by who holds them. */
 export class PageCounter {
   readonly #group: PageGroup;

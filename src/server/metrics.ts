@@ -36,6 +36,9 @@ export class Metrics {
     counter("cached_tokens", "Prompt tokens found cached", () => engine.stats().cachedTokens);
     counter("generated_tokens", "Generated tokens", () => engine.stats().generatedTokens);
     counter("steps", "Steps", () => engine.stats().steps);
+    counter("drafted_tokens", "Tokens guessed ahead", () => engine.stats().draftedTokens);
+    counter("accepted_tokens", "Of those that stood", () => engine.stats().acceptedTokens);
+    counter("drafts", "Rows that had drafts", () => engine.stats().drafts);
     counter("preemptions", "Times that a request lost its pages", () => engine.stats().preemptions);
   }
 

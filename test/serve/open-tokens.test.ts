@@ -28,15 +28,41 @@ function expectedOf({ prompt, maxTokens }: ServeRequest) {
 interface Open {
   readonly job: Job;
   readonly place: number;
+  /** Of the drafts in the step those that are right, and the token behind them. */
+  readonly accepted: readonly number[];
   readonly token: number;
 }
 
-/** Runs requests to their ends, each step's tokens told after the next step was scheduled. */
-function run(random: Random) {
+/** Guesses at what comes next, each right with the given chance; now and then more than fit. */
+function guess(random: Random, { tokens, length }: Job, rightness: number): number[] {
+  const known = [...tokens.subarray(0, length)];
+  return Array.from({ length: random.integer(0, 6) }, () => {
+    const right = nextToken(known, known.length);
+    known.push(random.chance(rightness) ? right : (right + 1) % 12);
+    return known.at(-1)!;
+  });
+}
+
+/** How many drafts are right that follow these tokens. */
+function rightOf(known: number[], { drafts, drafted }: Job): number[] {
+  const right: number[] = [];
+  while (right.length < drafted && drafts![right.length] === nextToken(known, known.length)) {
+    known.push(drafts![right.length]);
+    right.push(right.length);
+  }
+  return right;
+}
+
+/**
+ * Runs requests to their ends, each step's tokens told after the next step was scheduled; drafts of
+ * some are right with the given chance.
+ */
+function run(random: Random, rightness?: number) {
   const maxBatch = random.integer(1, 5);
   const pages = random.integer(20, 40);
   const pool = poolOf({ pages, pageSize: random.pick([1, 2, 4]), maxBatch });
-  const scheduler = new Scheduler(pool, { tokenBudget: maxBatch + random.integer(0, 8), maxBatch });
+  const tokenBudget = maxBatch + random.integer(0, 8);
+  const scheduler = new Scheduler(pool, { tokenBudget, maxBatch });
   const requests = Array.from({ length: 12 }, (_, id): ServeRequest => {
     const prompt = promptOf(random, [Int32Array.of(1, 2, 1, 2, 1, 2)], 5, 4);
     const waitsForTokens = random.chance(0.3);
@@ -45,8 +71,18 @@ function run(random: Random) {
   const jobs = requests.map((request) => scheduler.add(request, 0));
   let open: Open[] = [];
   let wasted = 0;
+  const drafts = { drafted: 0, accepted: 0, all: 0, none: 0, some: 0 };
   for (let now = 0; scheduler.count > 0 || open.length > 0; now++) {
+    for (const job of rightness === undefined ? [] : scheduler.running)
+      if (random.chance(0.8)) scheduler.propose(job, guess(random, job, rightness!));
     const step = scheduler.step(now);
+    if (step !== null) {
+      const wanted = step.sampled.reduce((sum, { drafted }) => sum + 1 + drafted, 0);
+      expect(step.wanted).toBe(wanted);
+      const rows = [...step.logitRows.subarray(0, wanted)];
+      expect(rows).toEqual([...new Set(rows)].sort((a, b) => a - b));
+      expect(step.tokens).toBeLessThanOrEqual(tokenBudget);
+    }
     const next = (step?.sampled ?? []).map((job): Open => {
       // The device has what the step before chose; the host has not.
       const known = Array.from(job.tokens.subarray(0, job.length));
@@ -54,13 +90,29 @@ function run(random: Random) {
       if (requests[job.id].waitsForTokens) expect(before).toBeUndefined();
       if (before !== undefined) known[before.place] = before.token;
       expect(Math.min(...known)).toBeGreaterThanOrEqual(0);
-      return { job, place: job.length, token: nextToken(known, known.length) };
+      const accepted = rightOf(known, job);
+      return { job, place: job.length, accepted, token: nextToken(known, known.length) };
     });
+    const firsts = next.map(({ job }) => 1 + job.drafted);
     if (step !== null) scheduler.advance(step);
-    next.forEach(({ job, place }, row) => expect(job.tokens[place]).toBe(~row));
-    for (const { job, place, token } of open) {
+    let row = 0;
+    next.forEach(({ job, place }, i) => {
+      expect(job.tokens[place]).toBe(~row);
+      row += firsts[i];
+    });
+    for (const { job, place, accepted, token } of open) {
       if (place >= job.length) wasted++;
-      else scheduler.tell(job, place, token);
+      else {
+        drafts.drafted += job.drafted;
+        drafts.accepted += accepted.length;
+        if (job.drafted > 0) {
+          const isAll = accepted.length === job.drafted;
+          drafts[isAll ? "all" : accepted.length === 0 ? "none" : "some"]++;
+        }
+        scheduler.tell(job, place, token, accepted);
+        if (job.sequence !== null && accepted.length > 0)
+          expect(job.sequence.length).toBe(job.computed);
+      }
     }
     open = next;
   }
@@ -80,7 +132,7 @@ function run(random: Random) {
   expect(generatedTokens).toBe(generated);
   scheduler[Symbol.dispose]();
   expect(pool.groups[0].allocator.freeCount).toBe(pages);
-  return { wasted, preemptions };
+  return { wasted, preemptions, ...drafts };
 }
 
 test("tokens that are told a step late end requests as those told at once", () => {
@@ -92,6 +144,20 @@ test("tokens that are told a step late end requests as those told at once", () =
   });
   expect(sums.wasted).toBeGreaterThan(100);
   expect(sums.preemptions).toBeGreaterThan(20);
+});
+
+test.each([0, 0.5, 1])("drafts of which %f are right change no token", (rightness) => {
+  const sums = { wasted: 0, preemptions: 0, drafted: 0, accepted: 0, all: 0, none: 0, some: 0 };
+  forSeeds(300, (random) => {
+    for (const [name, count] of Object.entries(run(random, rightness)))
+      sums[name as keyof typeof sums] += count;
+  });
+  const { preemptions, drafted, accepted, all, none, some } = sums;
+  expect(preemptions).toBeGreaterThan(20);
+  expect(drafted).toBeGreaterThan(500);
+  if (rightness === 0) expect([accepted, all, some]).toEqual([0, 0, 0]);
+  if (rightness === 1) expect([accepted, none, some]).toEqual([drafted, 0, 0]);
+  if (rightness === 0.5) expect(Math.min(all, none, some)).toBeGreaterThan(50);
 });
 
 test("a token is told once, in its place, between steps", () => {

@@ -1,6 +1,7 @@
 import type { EngineStats } from "../../engine/index.ts";
 import { percentilesOf, type PercentilesOrNull } from "../../replay/metrics.ts";
 import { share, table } from "../table.ts";
+import { type DraftFigures, draftFigures, draftsText } from "./drafts.ts";
 import type { Answered } from "./drive.ts";
 
 /** What a benchmark measured; times in milliseconds at the client, by token. */
@@ -18,6 +19,8 @@ export interface Figures {
   readonly steps: number;
   /** Of the time in which steps ran, what this thread worked for them. */
   readonly hostShare: number;
+  /** Absent where nothing was drafted. */
+  readonly drafts?: DraftFigures;
 }
 
 /** The figures of answers between two snapshots of an engine. */
@@ -34,6 +37,7 @@ export function figuresOf(
   const outputTokens = answers.reduce((sum, { times }) => sum + times.length, 0);
   const grown = (field: keyof EngineStats) => after[field] - before[field];
   const promptTokens = grown("promptTokens");
+  const drafts = draftFigures(after, before);
   return {
     answers: answers.length,
     seconds,
@@ -47,6 +51,7 @@ export function figuresOf(
     preemptions: grown("preemptions"),
     steps: grown("steps"),
     hostShare: grown("hostSeconds") / grown("busySeconds"),
+    ...(drafts && { drafts }),
   };
 }
 
@@ -70,6 +75,7 @@ export function figuresTable(figures: Figures): string {
       ["preemptions", String(figures.preemptions)],
       ["steps", String(figures.steps)],
       ["host", share(figures.hostShare, 1)],
+      ...(figures.drafts ? [["drafts", draftsText(figures.drafts)]] : []),
     ],
     [0, 1],
   );

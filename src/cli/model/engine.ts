@@ -2,11 +2,12 @@ import type { DeviceKind } from "../../device/open.ts";
 import { Engine, fetchSmolLm2, ranksOf } from "../../engine/index.ts";
 import { endWithParent, startRanks } from "./ranks.ts";
 import { onSignals } from "./signals.ts";
+import { type SpeculateArguments, speculateOf } from "./speculate.ts";
 
 export { onSignals };
 
 /** Options of an engine, as the command line parsed them. */
-export interface EngineArguments {
+export interface EngineArguments extends SpeculateArguments {
   device: DeviceKind;
   dtype?: "f32" | "f16" | "bf16";
   pages?: number;
@@ -53,6 +54,7 @@ export async function openEngine(model: string, options: EngineArguments): Promi
     ...(randomWeights && { randomWeights }),
     ...(tp > 1 && { tp }),
     ...(pages !== undefined && { pages }),
+    ...speculateOf(options),
   });
   if (tp > 1) endWithParent();
   if (engine.rank > 0) {

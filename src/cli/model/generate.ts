@@ -1,4 +1,5 @@
 import { counted } from "../../shown.ts";
+import { draftFigures, draftsText } from "../bench/drafts.ts";
 import { requireWritable, textStream, writeWhole } from "../outputs.ts";
 import {
   type EngineArguments,
@@ -50,8 +51,11 @@ export async function generateCommand(
         `${firstMs.toFixed(0)} ms, ${counted(tokens.length, "token")}` +
         `${Number.isNaN(rate) ? "" : ` at ${rate.toFixed(1)} tokens/s`}\n`,
     );
+  const drafts = draftFigures(engine.stats());
+  if (drafts !== undefined && !options.quiet)
+    process.stderr.write(`flashbun: ${draftsText(drafts)}\n`);
   const { finishReason } = generation;
-  const result = { text, tokens, finishReason, promptTokens, cachedTokens, firstMs };
+  const result = { text, tokens, finishReason, promptTokens, cachedTokens, firstMs, ...drafts };
   if (options.json !== undefined)
     await writeWhole(options.json, `${JSON.stringify(result, null, 2)}\n`);
   return signals.exitCode;

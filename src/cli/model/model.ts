@@ -178,6 +178,16 @@ function addEngine(command: Command): Command {
     )
     .option("--no-cascade", "read a prefix that requests share for each of them")
     .option(
+      "--speculate <method>",
+      "guess several tokens ahead and verify them in one step: prompt-lookup",
+      oneOf("--speculate", ["prompt-lookup"]),
+    )
+    .option(
+      "--draft-tokens <n>",
+      "most tokens to guess (default: 4)",
+      integer("--draft-tokens", 1, 64),
+    )
+    .option(
       "--random-weights",
       "for measuring: the model is a shape (llama-8b, smollm2-135m and others) or a config.json",
     );
