@@ -10,6 +10,7 @@ import {
   type Stats,
   statSync,
   unlinkSync,
+  utimesSync,
   writeSync,
 } from "node:fs";
 import { homedir } from "node:os";
@@ -28,17 +29,23 @@ export interface CachedImage {
   /** What the image was compiled from; undefined for a file that is damaged or foreign. */
   readonly label: string | undefined;
   readonly bytes: number;
-  readonly written: Date;
+  /** When it was last written or read. */
+  readonly used: Date;
 }
 
-/** Compiled images on disk, one file a content hash; what it cannot keep is compiled again. */
+/**
+ * Compiled images on disk, one file per content hash; what it cannot keep is compiled again. Above
+ * `bytesMost` those used longest ago go: a server whose variants change fills no disk.
+ */
 export class ImageCache {
   readonly directory: string;
+  readonly #bytesMost: number;
   #usable: boolean | undefined;
   #warned = new Set<string>();
 
-  constructor(directory = cacheDirectory()) {
+  constructor(directory = cacheDirectory(), bytesMost = 2 ** 30) {
     this.directory = directory;
+    this.#bytesMost = bytesMost;
   }
 
   /** The image of a hash, or undefined when it is not there or not whole. */
@@ -52,7 +59,10 @@ export class ImageCache {
       return undefined;
     }
     const found = parse(hash, file);
-    if (found !== undefined) return found.image;
+    if (found !== undefined) {
+      this.#touch(hash);
+      return found.image;
+    }
     this.#warn("damaged", `holds a damaged or foreign file, ${hash}.image; it is compiled again`);
     return undefined;
   }
@@ -78,6 +88,7 @@ export class ImageCache {
         closeSync(file);
       }
       renameSync(unfinished, path);
+      this.#shrink(hash);
     } catch (error) {
       this.#warn("write", `cannot be written (${codeOf(error)}); images are compiled in each run`);
       removeIfThere(unfinished);
@@ -99,27 +110,21 @@ export class ImageCache {
 
   /** How many images it holds, and their size; undefined where it is not used. */
   contents(): { images: number; bytes: number } | undefined {
-    const images = this.list();
+    const images = this.#files();
     return (
       images && { images: images.length, bytes: images.reduce((sum, { bytes }) => sum + bytes, 0) }
     );
   }
 
-  /** Its images, the oldest first; undefined where it is not used. */
+  /** Its images, those used longest ago first; undefined where it is not used. */
   list(): CachedImage[] | undefined {
-    const names = this.#names();
-    const images = names?.flatMap((name) => {
-      const [, hash, unfinished] = ownFile.exec(name)!;
-      if (unfinished !== undefined) return [];
+    return this.#files()?.flatMap((file) => {
       try {
-        const path = join(this.directory, name);
-        const { size: bytes, mtime: written } = statSync(path);
-        return [{ hash, label: parse(hash, readFileSync(path))?.label, bytes, written }];
+        return { ...file, label: parse(file.hash, readFileSync(this.#path(file.hash)))?.label };
       } catch {
         return []; // Somebody else removed it, or it is no file.
       }
     });
-    return images?.sort((a, b) => a.written.getTime() - b.written.getTime());
   }
 
   /** Removes its images, and pieces that interrupted writes left; other files stay. */
@@ -139,6 +144,43 @@ export class ImageCache {
       }
     }
     return removed;
+  }
+
+  /** Notes that an image is used; where that is not allowed, it goes by when it was written. */
+  #touch(hash: string): void {
+    const now = new Date();
+    try {
+      utimesSync(this.#path(hash), now, now);
+    } catch {
+      // A cache that is only read.
+    }
+  }
+
+  /** Removes what was used longest ago, but not the image of a hash, until the rest may stay. */
+  #shrink(kept: string): void {
+    const files = this.#files() ?? [];
+    let total = files.reduce((sum, { bytes }) => sum + bytes, 0);
+    for (const { hash, bytes } of files) {
+      if (total <= this.#bytesMost) return;
+      if (hash === kept) continue;
+      removeIfThere(this.#path(hash));
+      total -= bytes;
+    }
+  }
+
+  /** Its whole files, those used longest ago first; undefined where it is not used. */
+  #files(): Omit<CachedImage, "label">[] | undefined {
+    const files = this.#names()?.flatMap((name) => {
+      const [, hash, unfinished] = ownFile.exec(name)!;
+      if (unfinished !== undefined) return [];
+      try {
+        const { size: bytes, mtime: used } = statSync(this.#path(hash));
+        return [{ hash, bytes, used }];
+      } catch {
+        return []; // Somebody else removed it.
+      }
+    });
+    return files?.sort((a, b) => a.used.getTime() - b.used.getTime());
   }
 
   /** Files that are the cache's own; undefined where it is not used. */

@@ -156,9 +156,28 @@ describe("what the cache holds", () => {
     const when = new Date("2026-01-02T03:04:05Z");
     utimesSync(pathOf(hash), when, when);
     const found = cache.list()!.find((listed) => listed.hash === hash)!;
-    expect(found.written).toEqual(when);
+    expect(found.used).toEqual(when);
     const bytes = statSync(pathOf(hash)).size + statSync(pathOf(other)).size;
     expect(cache.contents()).toEqual({ images: 2, bytes });
+  });
+
+  test("keeps what was used last within its bound", () => {
+    const third = "2".repeat(64);
+    new ImageCache(directory).write(hash, image, "");
+    const { size } = statSync(pathOf(hash));
+    const cache = new ImageCache(directory, 2 * size);
+    cache.write(other, image, "");
+    const [long, longer] = [new Date("2026-01-02T03:04:05Z"), new Date("2025-01-02T03:04:05Z")];
+    utimesSync(pathOf(hash), longer, longer);
+    utimesSync(pathOf(other), long, long);
+    expect(cache.read(hash)).toEqual(image);
+    cache.write(third, image, "");
+    expect(cache.list()!.map((listed) => listed.hash).sort()).toEqual([hash, third]);
+    // One image that is larger than the bound stays until the next one is written.
+    const large = new ImageCache(directory, size / 2);
+    large.write(other, image, "");
+    expect(large.list()!.map((listed) => listed.hash)).toEqual([other]);
+    expect(warned()).toEqual([]);
   });
 
   test("is cleared of its own files only", () => {
