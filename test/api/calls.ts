@@ -267,6 +267,8 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
       shared: [{ queryIndptr: [0, 2], indptr: [0, 1], indices: [3], lastPageLength: [4] }],
       writes: true,
       padTo: 4,
+      positions: [5, 2],
+      keyPositions: true,
     },
   ],
   "PageLists#lastBatch": none,

@@ -172,7 +172,12 @@ describe("what the cache holds", () => {
     utimesSync(pathOf(other), long, long);
     expect(cache.read(hash)).toEqual(image);
     cache.write(third, image, "");
-    expect(cache.list()!.map((listed) => listed.hash).sort()).toEqual([hash, third]);
+    expect(
+      cache
+        .list()!
+        .map((listed) => listed.hash)
+        .sort(),
+    ).toEqual([hash, third]);
     // One image that is larger than the bound stays until the next one is written.
     const large = new ImageCache(directory, size / 2);
     large.write(other, image, "");

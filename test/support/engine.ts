@@ -15,6 +15,8 @@ export interface EngineRequest {
   pages: number[];
   k: Float64Array;
   v: Float64Array;
+  /** Where its keys stand; empty where that is at their places. */
+  positions: number[];
 }
 
 /** How a step hands its lists over. */
@@ -28,6 +30,8 @@ export class Engine implements Disposable {
   readonly layout: "NHD" | "HND";
   readonly k: Tensor;
   readonly v: Tensor;
+  /** [pages, pageSize], where the case's keys have positions. */
+  readonly keyPositions: Tensor | undefined;
   readonly #free: number[];
   readonly #random: Random;
   /** What must live until the step is over. */
@@ -56,6 +60,7 @@ export class Engine implements Disposable {
         : poisoned(device, [pageCount, pageSize, kvHeads, dim], kvDtype);
     this.k = make(c.headDim);
     this.v = c.latent ? this.k.slice(3, 0, c.valueDim) : make(c.valueDim);
+    if (c.keyPositions) this.keyPositions = Tensor.zeros(device, [pageCount, pageSize], "i32");
     const tokens = c.kvLengths.reduce((sum, length) => sum + length, 0);
     this.lists = PageLists.create(device, {
       pageSize,
@@ -67,7 +72,7 @@ export class Engine implements Disposable {
   }
 
   create(): EngineRequest {
-    return { pages: [], k: new Float64Array(0), v: new Float64Array(0) };
+    return { pages: [], k: new Float64Array(0), v: new Float64Array(0), positions: [] };
   }
 
   length({ k }: EngineRequest): number {
@@ -82,7 +87,20 @@ export class Engine implements Disposable {
       pages: request.pages.slice(0, full),
       k: request.k.slice(0, tokens * this.c.headDim),
       v: request.v.slice(0, tokens * this.c.valueDim),
+      positions: request.positions.slice(0, full * this.c.pageSize),
     };
+  }
+
+  /** Positions around the places of the requests' new tokens, where the case has such. */
+  #place(requests: readonly EngineRequest[], counts: readonly number[]): number[] | undefined {
+    if (!this.c.keyPositions) return undefined;
+    return requests.flatMap((request, i) => {
+      const own = Array.from({ length: counts[i] }, (_, token) =>
+        Math.max(0, this.length(request) + token + this.#random.integer(-4, 4)),
+      );
+      request.positions.push(...own);
+      return own;
+    });
   }
 
   /** Gives the requests pages for so many new tokens. */
@@ -171,10 +189,18 @@ export class Engine implements Disposable {
     return { keys, values };
   }
 
-  append(batch: Batch, { keys, values }: { keys: Tensor; values: Tensor }): void {
+  append(
+    batch: Batch,
+    { keys, values }: { keys: Tensor; values: Tensor },
+    positions?: readonly number[],
+  ): void {
     const planes = [{ rows: keys, pages: this.k }];
     if (!this.c.latent) planes.push({ rows: values, pages: this.v });
-    appendPages({ planes, batch, layout: this.layout });
+    const { keyPositions } = this;
+    const newPositions =
+      positions && Tensor.from(this.device, positions, [positions.length], "i32");
+    if (newPositions !== undefined) this.#owned.push(newPositions);
+    appendPages({ planes, batch, layout: this.layout, keyPositions, newPositions });
   }
 
   /** Allots, appends and makes the batch of a step. */
@@ -189,8 +215,10 @@ export class Engine implements Disposable {
     const kvLengths = requests.map((request, i) => this.length(request) + counts[i]);
     const rows = requests.map(({ pages }) => pages);
     const own = this.level(indptrOf(counts), rows, kvLengths, form);
-    const batch = this.lists.step({ ...own, ...(share ? { share: () => true } : {}) });
-    this.append(batch, this.newRows(requests, counts, needles));
+    const positions = this.#place(requests, counts);
+    const placed = positions && { positions, keyPositions: true };
+    const batch = this.lists.step({ ...own, ...placed, ...(share ? { share: () => true } : {}) });
+    this.append(batch, this.newRows(requests, counts, needles), positions);
     return batch;
   }
 
@@ -202,14 +230,19 @@ export class Engine implements Disposable {
         { length: this.length(request) },
         (_, key) => request.pages[Math.floor(key / pageSize)] * pageSize + (key % pageSize),
       );
-      return { q: queries[i], k: request.k, v: request.v, places };
+      const host = { q: queries[i], k: request.k, v: request.v, places };
+      if (!this.c.keyPositions) return host;
+      const { positions: keyPositions } = request;
+      const first = keyPositions.length - host.q.length / (this.c.queryHeads * this.c.headDim);
+      return { ...host, keyPositions, queryPositions: keyPositions.slice(first) };
     });
   }
 
   /** Runs the batch and checks it. */
   check(batch: Batch, requests: readonly EngineRequest[], queries: Float64Array[]): Uint8Array {
-    const { k, v, layout } = this;
-    const bytes = this.rig.check(batch, this.hosts(requests, queries), { k, v, layout });
+    const { k, v, layout, keyPositions } = this;
+    const hosts = this.hosts(requests, queries);
+    const bytes = this.rig.check(batch, hosts, { k, v, layout, keyPositions });
     this.over();
     return bytes;
   }
@@ -226,5 +259,6 @@ export class Engine implements Disposable {
     this.lists[Symbol.dispose]();
     this.k[Symbol.dispose]();
     if (!this.c.latent) this.v[Symbol.dispose]();
+    this.keyPositions?.[Symbol.dispose]();
   }
 }

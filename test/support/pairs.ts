@@ -3,6 +3,7 @@ import { schemas as attentionSchemas } from "../../src/attention/options.ts";
 import { planSchemas } from "../../src/attention/settings.ts";
 import { tensorNames } from "../../src/attention/tensors.ts";
 import { schemas as cacheSchemas } from "../../src/cache/options.ts";
+import { stepNames } from "../../src/cache/page-list-options.ts";
 import type { Device } from "../../src/device/device.ts";
 import { reserveOptions } from "../../src/kv/reserve.ts";
 import { defineVariant } from "../../src/variant/define.ts";
@@ -28,6 +29,7 @@ export const optionNames: readonly string[] = [
   ...Object.keys(planSchemas).map((name) => `plan.${name}`),
   ...tensorNames.map((name) => `run.${name}`),
   ...reserveOptions.map((name) => `reserve.${name}`),
+  ...stepNames.map((name) => `step.${name}`),
 ];
 
 const distance = defineVariant({
@@ -116,6 +118,18 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "run.sinkLogits": [],
   "reserve.padTo": [{ padTo: 40 }],
   "reserve.positions": [], // as attention's keyPositions
+  "step.queryIndptr": [], // in every form, like the next ones, in the caller's cases
+  "step.indptr": [],
+  "step.indices": [],
+  "step.lastPageLength": [],
+  "step.kvLengths": [],
+  "step.shared": [], // as `share` finds them: test/cache/page-lists.test.ts
+  "step.share": [],
+  "step.writes": [], // what attention reads has been written
+  "step.positions": [{ callers: true, keyPositions: true }],
+  "step.keyPositions": [], // as positions
+  "step.raggedStarts": [], // as raggedRows
+  "step.padTo": [], // as reserve's
 };
 
 /** Two options that are not used together: what an error says of them. */
@@ -141,6 +155,10 @@ export const refusals: readonly Refusal[] = [
   {
     when: (c) => c.raggedRows === true && c.keyTail === true,
     says: /raggedRows must be false with keyTail.*Fix: /s,
+  },
+  {
+    when: (c) => c.raggedRows === true && c.keyPositions,
+    says: /raggedRows must be false with keyPositions.*Fix: /s,
   },
   {
     when: (c) => c.raggedRows === true && c.scales === "token",
@@ -178,10 +196,9 @@ export function pairs(): Pair[] {
       const name = `${a.name} ${say(a.over)} and ${b.name} ${say(b.over)}`;
       const c = plain(name, { ...a.over, ...b.over });
       // Keys that lie in no cache have none to ask, nor a step that is reserved.
-      if ((c.pageSize === 0 || c.callers) && (hasCache(c) || (c.callers && c.keyPositions)))
-        continue;
+      if ((c.pageSize === 0 || c.callers) && hasCache(c)) continue;
       // Nor are there pages.
-      if (c.pageSize === 0 && (c.valuePages || c.raggedRows)) continue;
+      if (c.pageSize === 0 && (c.callers || c.raggedRows)) continue;
       found.push({ name, c });
     }
   }

@@ -243,9 +243,7 @@ export function runCase(device: Device, c: Case, families?: Families): Uint8Arra
     using rig = new Rig(device, c, {}, families);
     return runMixed(rig);
   }
-  return c.callers && !c.keyPositions
-    ? runCallers(device, c, families)
-    : runPaged(device, c, families);
+  return c.callers ? runCallers(device, c, families) : runPaged(device, c, families);
 }
 
 function runCallers(device: Device, c: Case, families?: Families): Uint8Array {
