@@ -51,15 +51,17 @@ export class PrefixIndex {
   /**
    * The longest indexed prefix of the first `length` tokens in whole pages, for
    * pool.create({ prefix }); it goes stale with the next eviction. To have a query to run, match
-   * all but the prompt's last token.
+   * all but the prompt's last token. Only what was inserted under the same `key` matches: whatever
+   * beside the tokens says what their K/V are, such as an adapter.
    */
-  match(tokens: Int32Array, length?: number): PrefixMatch {
+  match(tokens: Int32Array, length?: number, key = 0): PrefixMatch {
     const end = tokensEnd(tokens, length);
+    requireInteger("key", key, 0);
     const { pageSize, groups, state } = this.#pool;
     const pages: number[] = [];
     let matched = 0;
     let last: PrefixNode | null = null;
-    let node = this.#tree.find(this.#tree.root, tokens, 0, end);
+    let node = this.#tree.find(this.#tree.rootOf(key), tokens, 0, end);
     while (node !== null) {
       const common = this.#tree.common(node, tokens, matched, end);
       for (let i = 0; i < common * groups.length; i++) pages.push(node.pages[i]);
@@ -83,15 +85,16 @@ export class PrefixIndex {
    * K/V were computed, and returns how many pages it holds more. Pages of tokens already indexed
    * stay as they are. Keys must stand at their places, as those of the sequences that match will.
    */
-  insert(tokens: Int32Array, sequence: Sequence, length?: number): number {
+  insert(tokens: Int32Array, sequence: Sequence, length?: number, key = 0): number {
     const given = tokensEnd(tokens, length);
+    requireInteger("key", key, 0);
     this.#checkSequence(given, sequence);
     const { pageSize, groups } = this.#pool;
     const columns = Math.floor(given / pageSize);
     const end = columns * pageSize;
     const before = this.#pages;
     let column = 0;
-    let node = this.#tree.root;
+    let node = this.#tree.rootOf(key);
     while (column < columns) {
       const at = column * pageSize;
       let child = this.#tree.find(node, tokens, at, end);

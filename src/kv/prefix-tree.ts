@@ -20,9 +20,9 @@ export class PrefixNode {
   ) {}
 }
 
-/** The tree's shape and order of use; which pages are held is its owner's business. */
+/** The trees' shapes and order of use; which pages are held is their owner's business. */
 export class PrefixTree {
-  readonly root = new PrefixNode(null, new Int32Array(0), new Int32Array(0), 0);
+  readonly #roots = new Map<number, PrefixNode>();
   oldest: PrefixNode | null = null;
   #newest: PrefixNode | null = null;
   readonly #pageSize: number;
@@ -34,6 +34,16 @@ export class PrefixTree {
     this.#hash = hash;
     this.#pageSize = pageSize;
     this.#groups = groups;
+  }
+
+  /** What prompts of a key begin at: those of different keys have nothing in common. */
+  rootOf(key: number): PrefixNode {
+    let root = this.#roots.get(key);
+    if (root === undefined) {
+      root = new PrefixNode(null, new Int32Array(0), new Int32Array(0), 0);
+      this.#roots.set(key, root);
+    }
+    return root;
   }
 
   /** The child whose first page is tokens[at, at + pageSize), or null; the tokens go to `end`. */
@@ -106,7 +116,7 @@ export class PrefixTree {
 
   /** Drops all nodes. */
   clear(): void {
-    this.root.children = null;
+    this.#roots.clear();
     this.oldest = this.#newest = null;
   }
 

@@ -38,6 +38,8 @@ export class Job {
   readonly #endTokens: readonly number[] | undefined;
   readonly #waitsForTokens: boolean;
   readonly id: number;
+  /** As {@link ServeRequest.adapter}. */
+  readonly adapter: number;
   /** Counts a scheduler's requests as they were added, from 0. */
   readonly order: number;
   /** Its place among all requests, first by this and then by `order`. */
@@ -61,8 +63,9 @@ export class Job {
     arrivalSeconds: number,
     rankSeconds: number,
   ) {
-    const { id, prompt, endTokens, waitsForTokens = false } = request;
+    const { id, prompt, endTokens, waitsForTokens = false, adapter = 0 } = request;
     this.id = id;
+    this.adapter = adapter;
     this.#waitsForTokens = waitsForTokens;
     this.promptLength = this.length = prompt.length;
     this.maxTokens = maxTokens;

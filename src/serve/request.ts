@@ -15,6 +15,11 @@ export interface ServeRequest {
   readonly priority?: number;
   /** True: it has no step while a token of it is open. Default false. */
   readonly waitsForTokens?: boolean;
+  /**
+   * Which adapter its K/V are computed with; default 0, none. Requests of different ones share no
+   * pages, and those of one lie side by side in batches, rising.
+   */
+  readonly adapter?: number;
 }
 
 /** Levels of priority are below this. */
@@ -22,8 +27,9 @@ export const priorityLevels = 256;
 
 /** Errors: OptionError for a part of the request that is outside its range. */
 export function checkRequest(request: ServeRequest): void {
-  const { id, prompt, maxTokens, endTokens = [], priority = 0 } = request;
+  const { id, prompt, maxTokens, endTokens = [], priority = 0, adapter = 0 } = request;
   requireInteger("id", id, 0);
+  requireInteger("adapter", adapter, 0);
   if (!(prompt instanceof Int32Array))
     throw new OptionError("prompt", prompt, "an Int32Array of token ids", "use Int32Array.from.");
   requireInteger("prompt.length", prompt.length, 1);

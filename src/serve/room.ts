@@ -2,7 +2,7 @@ import { OptionError } from "../errors.ts";
 import type { OutOfPages } from "../kv/batch.ts";
 import type { PageGroup } from "../kv/page-group.ts";
 import type { PrefixIndex } from "../kv/prefix-index.ts";
-import type { SequencePool } from "../kv/sequence.ts";
+import type { PrefixMatch, SequencePool } from "../kv/sequence.ts";
 import type { Job } from "./job.ts";
 import type { ServeRequest } from "./request.ts";
 
@@ -72,10 +72,10 @@ export class Room {
     let cached = -1;
     for (let i = 0; i < running.length; i++) {
       const other = running[i];
-      if (other.computed >= other.promptLength) continue;
+      if (other.computed >= other.promptLength || other.adapter !== job.adapter) continue;
       const common = this.#commonTokens(job, other);
       if (common <= other.computed) continue;
-      if (cached < 0) cached = this.#index.match(job.tokens, job.length - 1).tokens;
+      if (cached < 0) cached = this.#match(job).tokens;
       if (common > cached) return true;
     }
     return false;
@@ -86,7 +86,7 @@ export class Room {
    * what is promised, so that no request is preempted at once; one that runs alone always fits.
    */
   start(job: Job, alone: boolean): boolean {
-    const match = this.#index.match(job.tokens, job.length - 1);
+    const match = this.#match(job);
     const { groups } = this.#pool;
     for (let g = 0; g < groups.length && !alone; g++) {
       const missing = this.#missing(g, match.tokens, job.length);
@@ -124,6 +124,11 @@ export class Room {
     if (this.#index.stats.pages === 0) return false;
     this.#index.clear();
     return true;
+  }
+
+  /** What is cached of a job's tokens, but for the last, which it has to compute. */
+  #match({ tokens, length, adapter }: Job): PrefixMatch {
+    return this.#index.match(tokens, length - 1, adapter);
   }
 
   /** Tokens in whole pages that two prompts begin with, but for the first's last one. */

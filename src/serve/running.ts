@@ -89,7 +89,10 @@ export class Running {
     return last;
   }
 
-  /** Puts jobs with the same leading pages side by side, so that a batch can share them. */
+  /**
+   * Puts jobs of one adapter side by side, and of these such with the same leading pages, so that a
+   * batch can share them.
+   */
   sort(index: PrefixIndex): void {
     if (!this.#unsorted) return;
     this.#unsorted = false;
@@ -103,6 +106,9 @@ export class Running {
     }
     index.order(sequences, this.#order);
     for (let i = 0; i < jobs.length; i++) jobs[i] = before[this.#order[i]];
+    // No page is shared across adapters, and the sort is stable.
+    if (jobs.some(({ adapter }) => adapter !== jobs[0].adapter))
+      jobs.sort((a, b) => a.adapter - b.adapter);
   }
 
   /** Lets go of jobs that have no sequence any more. */

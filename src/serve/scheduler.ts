@@ -294,7 +294,7 @@ export class Scheduler implements Disposable {
 
   /** Lets later prompts share what the job has computed. */
   #keep(job: Job): void {
-    this.index.insert(job.tokens, job.sequence!, job.computed);
+    this.index.insert(job.tokens, job.sequence!, job.computed, job.adapter);
   }
 
   /** Ends a job that waits or runs, between two steps. */

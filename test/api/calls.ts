@@ -210,10 +210,10 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
   raggedLayout: () => [indptr(), indptr()],
   pagesLayout: () => [4, indptr(), Int32Array.of(0, 1), Int32Array.of(4, 8)],
   "new PrefixIndex": ({ pool }) => [pool],
-  "PrefixIndex#match": ({ tokens }) => [tokens, 3],
+  "PrefixIndex#match": ({ tokens }) => [tokens, 3, 0],
   "PrefixIndex#insert": ({ tokens, sequence, step, append }) => {
     append(step());
-    return [tokens, sequence, 2];
+    return [tokens, sequence, 2, 0];
   },
   "PrefixIndex#evict": () => [1, 0],
   "PrefixIndex#stats": none,

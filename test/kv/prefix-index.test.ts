@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { OptionError } from "../../src/errors.ts";
 import type { Batch } from "../../src/kv/batch.ts";
 import { PrefixIndex } from "../../src/kv/prefix-index.ts";
 import { PrefixTree } from "../../src/kv/prefix-tree.ts";
@@ -180,6 +181,22 @@ describe("PrefixIndex", () => {
     if (process.env["SEED"] === undefined) expect(hits).toBeGreaterThan(200);
   });
 
+  test("prompts of another key share nothing", () => {
+    const { pool, index, add } = indexed(2);
+    add([1, 2, 3, 4]);
+    const tokens = Int32Array.of(1, 2, 3, 4);
+    expect(index.match(tokens, 4, 5).tokens).toBe(0);
+    using sequence = pool.create();
+    pool.reserve([sequence], [4]);
+    expect(index.insert(tokens, sequence, 4, 5)).toBe(2);
+    expect(index.match(tokens, 2, 5).pages).toEqual([sequence.pages(0)[0]]);
+    expect(index.match(tokens, 2).pages).not.toEqual([sequence.pages(0)[0]]);
+    expect(() => index.match(tokens, 4, -1)).toThrow(OptionError);
+    expect(() => index.insert(tokens, sequence, 4, 0.5)).toThrow(OptionError);
+    index.clear();
+    expect(index.match(tokens, 4, 5).tokens).toBe(0);
+  });
+
   test("edges split where prompts part, and count lookups, hits and tokens", () => {
     const { pool, index, add } = indexed(2);
     add([1, 2, 3, 4, 5, 6]);
@@ -285,14 +302,15 @@ describe("PrefixIndex", () => {
 describe("PrefixTree", () => {
   test("tells pages of equal hashes apart", () => {
     const tree = new PrefixTree(1, 1, () => 7);
-    const find = (token: number): boolean => tree.find(tree.root, Int32Array.of(token), 0) !== null;
-    for (let i = 0; i < 6; i++) tree.add(tree.root, Int32Array.of(i, 9), Int32Array.of(i, i));
+    const find = (token: number): boolean =>
+      tree.find(tree.rootOf(0), Int32Array.of(token), 0) !== null;
+    for (let i = 0; i < 6; i++) tree.add(tree.rootOf(0), Int32Array.of(i, 9), Int32Array.of(i, i));
     for (const gone of [5, 0, 3]) {
-      tree.trim(tree.find(tree.root, Int32Array.of(gone), 0)!, 0);
+      tree.trim(tree.find(tree.rootOf(0), Int32Array.of(gone), 0)!, 0);
       expect(find(gone)).toBe(false);
     }
-    const upper = tree.split(tree.find(tree.root, Int32Array.of(2), 0)!, 1);
-    expect(tree.find(tree.root, Int32Array.of(2), 0)).toBe(upper);
+    const upper = tree.split(tree.find(tree.rootOf(0), Int32Array.of(2), 0)!, 1);
+    expect(tree.find(tree.rootOf(0), Int32Array.of(2), 0)).toBe(upper);
     expect([0, 1, 2, 3, 4, 5].map(find)).toEqual([false, true, true, false, true, false]);
   });
 });

@@ -21,6 +21,7 @@ class Trial {
   readonly #pool: SequencePool;
   readonly #shared: Int32Array[];
   readonly #longest: number;
+  readonly #adapters: readonly (number | undefined)[];
   #step: Step | null = null;
   #outsider: Sequence | null = null;
   #nextId = 0;
@@ -41,6 +42,7 @@ class Trial {
     this.#scheduler = new Scheduler(this.#pool, limits);
     this.model = new Model(this.#pool, this.#scheduler, limits);
     this.#longest = pages * pageSize;
+    this.#adapters = random.pick([[undefined], [0, 1, 1, 7]]);
     this.#shared = Array.from({ length: 3 }, () =>
       Int32Array.from({ length: this.#longest >> 1 }, () => random.integer(0, vocabulary - 1)),
     );
@@ -86,6 +88,7 @@ class Trial {
       maxTokens,
       endTokens: maxTokens === undefined || random.chance(0.3) ? [random.integer(0, 1)] : undefined,
       priority: random.pick([undefined, 0, 1, 3]),
+      adapter: random.pick(this.#adapters),
     };
     // Windows let pages go, so that more fits than their number says; without one it is exact.
     const tokens = request.prompt.length + (maxTokens ?? 1) - 1;

@@ -249,6 +249,8 @@ export class Model {
     }));
     const expected = this.running.filter((mirror) => counts.get(mirror)! > 0);
     if (expected.length !== jobs.length) fail("the step has other requests than the policy");
+    if (jobs.some(({ adapter }, i) => i > 0 && adapter < jobs[i - 1].adapter))
+      fail("requests of an adapter do not lie side by side");
     const sampled: Mirror[] = [];
     const logitRows: number[] = [];
     this.#rows.forEach(({ mirror, count }, i) => {
@@ -296,8 +298,9 @@ export class Model {
     });
   }
 
-  #push({ tokens, hashes }: Mirror, token: number): void {
-    hashes.push(hashOf(hashes.at(-1) ?? 1, token));
+  #push({ tokens, hashes, request }: Mirror, token: number): void {
+    // The same tokens have other keys and values under another adapter.
+    hashes.push(hashOf(hashes.at(-1) ?? 1 + (request.adapter ?? 0), token));
     tokens.push(token);
   }
 

@@ -4,7 +4,7 @@ import type { ServeRequest } from "../../src/serve/request.ts";
 import type { SchedulerOptions } from "../../src/serve/options.ts";
 import { Scheduler } from "../../src/serve/scheduler.ts";
 import { forSeeds, type Random } from "../support/random.ts";
-import { poolOf, promptOf } from "./support.ts";
+import { poolOf, stepOf, promptOf } from "./support.ts";
 
 interface Arrival extends ServeRequest {
   readonly maxTokens: number;
@@ -149,5 +149,16 @@ describe("the scheduler's policy", () => {
     const { jobs, given } = run(scheduler, arrivals, options);
     expect(jobs.map(({ cachedTokens }) => cachedTokens)).toEqual([0, 96, 96]);
     expect([...given]).toEqual([139, 43, 43]);
+  });
+
+  test("a prompt that another request computes is waited for, but not under another adapter", () => {
+    const options = { maxBatch: 4, tokenBudget: 64 };
+    const scheduler = new Scheduler(poolOf({ pages: 64, pageSize: 8, maxBatch: 4 }), options);
+    const prompt = Int32Array.from({ length: 20 }, (_, i) => i);
+    for (const [id, adapter] of [0, 2, 2, 0].entries())
+      scheduler.add({ id, prompt, adapter, maxTokens: 2 }, id);
+    expect(stepOf(scheduler, 4)!.jobs.map(({ id }) => id)).toEqual([0, 1]);
+    expect(stepOf(scheduler, 5)!.jobs.map(({ adapter }) => adapter)).toEqual([0, 0, 2, 2]);
+    expect(() => scheduler.add({ id: 9, prompt, adapter: -1 }, 6)).toThrow(/adapter must be/);
   });
 });
