@@ -2,10 +2,9 @@ import { availableParallelism } from "node:os";
 import { basename } from "node:path";
 import { version } from "../../package.json";
 import { Device } from "../device/device.ts";
-import type { DeviceKind } from "../device/open.ts";
 import { FlashbunError, OptionError } from "../errors.ts";
 import { Model } from "../models/model.ts";
-import { checkOptions, flag, integer, oneOf, type OptionSchemas, unchecked } from "../options.ts";
+import { checkOptions } from "../options.ts";
 import { drawPlan } from "../plan/draw.ts";
 import { requireInteger } from "../require.ts";
 import { counted, showAsText } from "../shown.ts";
@@ -15,72 +14,21 @@ import type { Checkpoint } from "../weights/checkpoint.ts";
 import { openCheckpoint } from "../weights/open.ts";
 import { randomCheckpoint } from "../weights/random.ts";
 import { GrammarState } from "../grammar/grammar.ts";
+import { AdapterNames } from "./adapters.ts";
 import { Follower } from "./follower.ts";
 import { Grammars } from "./grammars.ts";
 import { type EngineLive, Live } from "./live.ts";
+import { type EngineOptions, engineSchemas } from "./options.ts";
 import { Prompts } from "./prompts.ts";
 import { type AnswerParts, type GenerateOptions, generateSchemas, Generation } from "./request.ts";
 import { deviceOf, type EngineRanks, meet, ranksFor } from "./ranks.ts";
 import { samplingFor } from "./sampling.ts";
 import type { Drafter } from "./drafter.ts";
-import { drafterOf, notShared, type SpeculateOptions } from "./speculate.ts";
+import { drafterOf, notShared } from "./speculate.ts";
 import { Sampler } from "./sampler.ts";
 import { type EngineStats, statsOf } from "./stats.ts";
 import { StepLoop } from "./step-loop.ts";
 import { toolUse } from "./tools.ts";
-
-/** How much an engine takes, and where it runs. */
-export interface EngineOptions {
-  /** Default "cpu". */
-  device?: DeviceKind | "auto";
-  /** Of weights that are not quantised, and of activations; default f32 on the CPU, else bf16. */
-  dtype?: "f32" | "f16" | "bf16";
-  /**
-   * Pages of the KV cache. Default: on the CPU for two contexts, in at most 0.4 of free memory; on
-   * a GPU for as many as there are requests, in at most 0.8.
-   */
-  pages?: number;
-  /** Tokens per page; default 16. */
-  pageSize?: number;
-  /** Most tokens per step; default 512, on a GPU 2048. */
-  tokenBudget?: number;
-  /** Most requests that run at once; default 64, on a GPU 256. */
-  maxBatch?: number;
-  /** Reads a prefix that requests share once for all of them, where that pays; default true. */
-  cascade?: boolean;
-  /**
-   * True, for measuring: the path is a shape such as "llama-8b", or a config.json, and weights are
-   * random. Nothing but its length ends an answer then. Default false.
-   */
-  randomWeights?: boolean;
-  /**
-   * Processes that share the model, each with a part of every layer (tensor parallel): as many as a
-   * launcher started. Those of a rank above 0 call {@link Engine.follow}. Default 1.
-   */
-  tp?: number;
-  /**
-   * Guesses several tokens per request and step, which one step verifies; the tokens that come are
-   * those that would have come without. Default: none.
-   */
-  speculate?: SpeculateOptions;
-}
-
-const engineSchemas: OptionSchemas = {
-  device: {
-    type: "string",
-    pattern: "^(auto|cpu|cuda:\\d{1,3})$",
-    description: "cpu, auto or cuda:0",
-  },
-  dtype: oneOf(["f32", "f16", "bf16"]),
-  pages: integer(1, 1 << 24),
-  pageSize: integer(1, 4096),
-  tokenBudget: integer(1, 1 << 20),
-  maxBatch: integer(1, 1 << 16),
-  cascade: flag,
-  randomWeights: flag,
-  tp: integer(1, 1024),
-  speculate: unchecked("an object with a method"),
-};
 
 /** What is not given, by the device. */
 const defaults = {
@@ -116,7 +64,9 @@ export class Engine implements AsyncDisposable {
     private readonly ranks: EngineRanks | undefined,
     /** @internal Who guesses the tokens that come next. */
     readonly drafter: Drafter | undefined,
+    private readonly adapterNames: AdapterNames,
   ) {
+    model.setAdapters(adapterNames.all);
     this.#checkpoint = checkpoint;
     this.#prompts = prompts;
     this.#grammars = new Grammars(prompts.tokenizer, model.shape.vocabulary);
@@ -177,6 +127,11 @@ export class Engine implements AsyncDisposable {
     if (ranks !== undefined && options.speculate !== undefined) throw notShared();
     const drafter = await drafterOf(options.speculate);
     if (drafter !== undefined) made.use(drafter);
+    const adapters = new AdapterNames(options.adapters ?? {});
+    if (ranks !== undefined && ranks.ranks > 1 && adapters.names.length > 0) {
+      const allowed = "absent where several ranks share a model";
+      throw new OptionError("adapters", adapters.names.join(", "), allowed, "start one rank.");
+    }
     const device = made.use(await Device.open(deviceOf(kind, ranks), threads));
     const usual = defaults[device.kind];
     const { dtype = usual.dtype, tokenBudget = usual.tokenBudget, pages } = options;
@@ -189,7 +144,7 @@ export class Engine implements AsyncDisposable {
     const draftsMost = drafter?.draftsMost ?? 0;
     const sizes = { dtype, pages, pageSize, cascade, ...limits, draftsMost, ranks: met?.comm };
     const model = made.use(await Model.load(device, checkpoint, sizes));
-    const engine = new Engine(device, model, prompts, checkpoint, limits, met, drafter);
+    const engine = new Engine(device, model, prompts, checkpoint, limits, met, drafter, adapters);
     made.move();
     return engine;
   }
@@ -202,6 +157,7 @@ export class Engine implements AsyncDisposable {
     if (this.#closed) throw new EngineClosedError();
     if (this.rank !== 0) throw new OptionError("rank", this.rank, "0", "ask rank 0, and follow().");
     const prompt = this.encode(options);
+    const adapter = this.adapterNames.idOf(options.adapter);
     const { signal, stopTokens = [], ignoreEnd = false, priority = 0 } = options;
     signal?.throwIfAborted();
     const { maxTokens = this.roomFor(prompt.length) } = options;
@@ -214,16 +170,43 @@ export class Engine implements AsyncDisposable {
       prompt,
       this.tokenizer,
       sampling,
+      options.adapter,
       this.#answerParts(options, endTokens),
       () => this.#loop.abort(generation),
     );
-    this.#loop.add({ generation, maxTokens, endTokens, priority });
+    this.#loop.add({ generation, maxTokens, endTokens, priority, adapter });
     if (signal !== undefined) {
       const abort = () => this.#loop.abort(generation, signal.reason);
       signal.addEventListener("abort", abort);
       generation.onEnd = () => signal.removeEventListener("abort", abort);
     }
     return generation;
+  }
+
+  /** Names of the adapters that requests may have. */
+  get adapters(): readonly string[] {
+    return this.adapterNames.names;
+  }
+
+  /**
+   * Loads a low-rank adapter from a folder of PEFT, between two steps. Errors: OptionError for a
+   * name that is taken, CheckpointError, OutOfMemoryError; then nothing has changed.
+   */
+  async loadAdapter(name: string, folder: string): Promise<void> {
+    this.#requireAlone("loadAdapter");
+    const adapter = this.adapterNames.open(name, folder);
+    this.model.setAdapters([...this.adapterNames.all, adapter]);
+    this.adapterNames.add(name, adapter);
+  }
+
+  /** Frees an adapter. Errors: OptionError where there is none, or while requests have it. */
+  async unloadAdapter(name: string): Promise<void> {
+    this.#requireAlone("unloadAdapter");
+    const left = this.adapterNames.without(name);
+    if (this.#loop.has((generation) => generation.adapter === name))
+      throw new OptionError("adapter", name, "one that no request has", "let them end first.");
+    this.model.setAdapters(left);
+    this.adapterNames.remove(name);
   }
 
   /**
@@ -304,6 +287,12 @@ export class Engine implements AsyncDisposable {
     const grammar = json === undefined ? tools?.grammar : this.#grammars.ofJson(json, "json");
     const stops = typeof stop === "string" ? [stop] : stop;
     return { stops, tools, grammar: grammar && new GrammarState(grammar, endTokens) };
+  }
+
+  #requireAlone(method: string): void {
+    if (this.#closed) throw new EngineClosedError();
+    if (this.ranks === undefined || this.ranks.comm.ranks === 1) return;
+    throw new OptionError(method, "of several ranks", "called for one", "start one rank.");
   }
 
   #checkBiased(logitBias: Readonly<Record<number, number>>): void {

@@ -71,11 +71,11 @@ export class Follower implements Disposable {
   }
 
   #queue(step: Step): Queued {
-    const { batch, sequences, logitRows, sampled } = step;
+    const { batch, jobs, sequences, logitRows, sampled } = step;
     const rows = sampled.map((job) => ({ job, place: job.length }));
     const wanted = sampled.length;
     const ids = idsOf(step, this.#ids);
-    this.#model.forward({ batch, sequences, ids, logitRows, wanted });
+    this.#model.forward({ batch, jobs, sequences, ids, logitRows, wanted });
     const chosen = this.#model.shareChosen(wanted);
     const results = this.#ring.queue(chosen === undefined ? [] : [chosen]);
     this.#scheduler.advance(step);

@@ -30,6 +30,8 @@ export interface GenerateOptions {
   prompt?: string;
   /** Token ids to go on with. */
   tokens?: ArrayLike<number>;
+  /** The adapter that it goes through, as the engine has it by name; default: none. */
+  adapter?: string;
   sampling?: SamplingOptions;
   /** Most tokens to generate; default: as many as the context holds. */
   maxTokens?: number;
@@ -65,6 +67,7 @@ export const generateSchemas: OptionSchemas = {
   templateVariables: { type: "object", description: "an object of variables" },
   prompt: { type: "string", description: "a text" },
   tokens: unchecked("a list of token ids"),
+  adapter: { type: "string", description: "the name of an adapter" },
   sampling: object(samplingSchemas, [], `an object of ${Object.keys(samplingSchemas).join(", ")}`),
   maxTokens: integer(1),
   stop: {
@@ -139,6 +142,8 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     readonly prompt: Int32Array,
     tokenizer: Tokenizer,
     readonly sampling: Required<SamplingOptions>,
+    /** The name of its adapter. */
+    readonly adapter: string | undefined,
     answer: AnswerParts,
     /** Takes it out of the engine; without effect once it has ended. */
     private readonly leave: () => void,

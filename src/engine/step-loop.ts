@@ -24,6 +24,8 @@ export interface LoopRequest {
   readonly maxTokens: number;
   readonly endTokens: readonly number[];
   readonly priority: number;
+  /** The number of its adapter; 0: none. */
+  readonly adapter: number;
 }
 
 /** What a loop tells the ranks that follow it. */
@@ -88,10 +90,10 @@ export class StepLoop {
   }
 
   /** Takes a request. Errors: OptionError for one that the pages cannot hold. */
-  add({ generation, maxTokens, endTokens, priority }: LoopRequest): void {
+  add({ generation, maxTokens, endTokens, priority, adapter }: LoopRequest): void {
     const { id, prompt } = generation;
     const waitsForTokens = generation.grammar !== undefined;
-    const request = { id, prompt, maxTokens, endTokens, priority, waitsForTokens };
+    const request = { id, prompt, maxTokens, endTokens, priority, waitsForTokens, adapter };
     if (this.followers === undefined) this.scheduler.add(request, now());
     else this.#tellLater(request);
     this.#generations.set(id, generation);
@@ -103,6 +105,11 @@ export class StepLoop {
     if (generation.finishReason !== null || !this.#generations.has(generation.id)) return;
     this.#leave(generation);
     generation.end("abort", failure);
+  }
+
+  /** Whether a request that has not ended is such. */
+  has(is: (generation: Generation) => boolean): boolean {
+    return this.#generations.values().some(is);
   }
 
   /** Resolves with the reason when ranks that share the model are lost: no step follows. */
@@ -258,8 +265,8 @@ export class StepLoop {
 
   #launch(step: Step): void {
     const ids = idsOf(step, this.#tokens);
-    const { batch, sequences, logitRows, wanted } = step;
-    this.#model.forward({ batch, sequences, ids, logitRows, wanted });
+    const { batch, jobs, sequences, logitRows, wanted } = step;
+    this.#model.forward({ batch, jobs, sequences, ids, logitRows, wanted });
   }
 
   /** Hands out the tokens of a row: behind each node of its drafts that stands, one. */

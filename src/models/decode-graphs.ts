@@ -9,10 +9,11 @@ const levelsMost = 2;
 
 /**
  * Steps of one token per request as captured graphs, one for each bucket of batch sizes: a whole
- * model in one launch.
+ * model in one launch. Steps in which rows have adapters launch more, and have graphs of their own.
  */
 export class DecodeGraphs implements Disposable {
-  readonly #graphs = new Map<number, Graph>();
+  readonly #plain = new Map<number, Graph>();
+  readonly #adapted = new Map<number, Graph>();
 
   constructor(
     readonly device: Device,
@@ -37,22 +38,33 @@ export class DecodeGraphs implements Disposable {
   }
 
   /** Queues a planned step: its graph, or `queue` where none was captured yet, and that then is. */
-  run({ paddedTokens }: Batch, queue: () => void): void {
+  run({ paddedTokens }: Batch, isAdapted: boolean, queue: () => void): void {
     const { device } = this;
-    const graph = this.#graphs.get(paddedTokens);
+    const graphs = isAdapted ? this.#adapted : this.#plain;
+    const graph = graphs.get(paddedTokens);
     if (graph !== undefined && isReplayed(graph, device.stream)) return;
-    this.#graphs.delete(paddedTokens);
+    graphs.delete(paddedTokens);
     graph?.[Symbol.dispose]();
     queue();
-    const label = `decode graph of ${paddedTokens}`;
-    this.#graphs.set(paddedTokens, device.capture(device.stream, queue, label));
+    const label = `decode graph of ${paddedTokens}${isAdapted ? " with adapters" : ""}`;
+    graphs.set(paddedTokens, device.capture(device.stream, queue, label));
+  }
+
+  /** Frees those of steps with adapters, which are to be others. */
+  dropAdapted(): void {
+    drop(this.#adapted);
   }
 
   /** Frees all of them. */
   [Symbol.dispose](): void {
-    for (const graph of this.#graphs.values()) graph[Symbol.dispose]();
-    this.#graphs.clear();
+    drop(this.#plain);
+    drop(this.#adapted);
   }
+}
+
+function drop(graphs: Map<number, Graph>): void {
+  for (const graph of graphs.values()) graph[Symbol.dispose]();
+  graphs.clear();
 }
 
 /** Powers of two up to the largest batch, and that. */

@@ -4,10 +4,11 @@ import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Communicator } from "../comm/communicator.ts";
 import type { Device } from "../device/device.ts";
 import type { Batch } from "../kv/batch.ts";
+import { geluAndMul, geluTanhAndMul, siluAndMul } from "../ops/activation.ts";
 import { copyRows } from "../ops/copy-rows.ts";
 import { add, capLogits } from "../ops/elementwise.ts";
 import { mapRows } from "../ops/map.ts";
-import { type Activation, matmul } from "../ops/matmul.ts";
+import { matmul } from "../ops/matmul.ts";
 import { moe } from "../ops/moe.ts";
 import { rmsNorm } from "../ops/norm.ts";
 import type { Rope } from "../ops/rope.ts";
@@ -20,6 +21,7 @@ import {
 import type { DType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
+import type { Adapters } from "./adapters.ts";
 import { LatentAttention, type LatentHeads } from "./latent.ts";
 import type { DecoderShape } from "./shape.ts";
 import { StepBuffers } from "./step-buffers.ts";
@@ -46,6 +48,9 @@ export interface KitOptions {
 
 /** Row counts whose routing is kept: batches of decodes change slowly. */
 const routingsMost = 16;
+
+/** Activations of gates, by themselves. */
+const gates = { silu: siluAndMul, gelu: geluAndMul, "gelu-tanh": geluTanhAndMul } as const;
 
 /** Weights of the norms of query and key heads, f32 [headDim], where a model has them. */
 export interface HeadNorms {
@@ -75,6 +80,8 @@ export interface Experts {
  */
 export class Kit implements Disposable {
   readonly inputs: StepInputs;
+  /** What is added to the weights' products for rows that have an adapter. */
+  adapters: Adapters | undefined;
   readonly #device: Device;
   readonly #options: KitOptions;
   readonly #buffers: StepBuffers;
@@ -129,7 +136,9 @@ export class Kit implements Disposable {
   /** x times a weight plus a bias, [rows, outputs], in the buffer of that name. */
   linear(name: string, x: Tensor, weight: Weight, bias?: Tensor): Tensor {
     const out = this.#buffers.rows(name, x.shape[0], weight.outputs);
-    return matmul(x, weight, { out, ...(bias && { bias }) });
+    matmul(x, weight, { out, ...(bias && { bias }) });
+    this.adapters?.add(weight, x, out);
+    return out;
   }
 
   /** RMSNorm of each row, in its place. */
@@ -143,14 +152,21 @@ export class Kit implements Disposable {
   }
 
   /** x times a weight of gates and then as many ups: activation(gate) * up. */
-  gated(activation: Activation, x: Tensor, weight: Weight, name = "gated"): Tensor {
-    const out = this.#buffers.rows(name, x.shape[0], weight.outputs / 2);
-    return matmul(x, weight, { gated: true, activation, out });
+  gated(activation: keyof typeof gates, x: Tensor, weight: Weight, name = "gated"): Tensor {
+    const { adapters } = this;
+    const [rows] = x.shape;
+    const out = this.#buffers.rows(name, rows, weight.outputs / 2);
+    if (!adapters?.adapts(weight)) return matmul(x, weight, { gated: true, activation, out });
+    // In f32, so that rows without an adapter get the bits that they have in other steps.
+    const both = matmul(x, weight, { out: adapters.wide(rows, weight.outputs) });
+    adapters.add(weight, x, both);
+    return gates[activation](both, { out });
   }
 
   /** Adds x times a weight to the residual stream. */
   addLinear(residual: Tensor, x: Tensor, weight: Weight): void {
     matmul(x, weight, this.#onto(residual));
+    this.adapters?.add(weight, x, residual);
     this.#options.ranks?.allReduce(residual);
   }
 

@@ -10,6 +10,7 @@ import { Rope } from "../ops/rope.ts";
 import { type DType, dtypeBytes } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
+import { Adapters, type NumberedAdapter } from "./adapters.ts";
 import { Config } from "./config.ts";
 import { familyOf } from "./families.ts";
 import { bucketsOf, DecodeGraphs } from "./decode-graphs.ts";
@@ -52,6 +53,7 @@ interface Parts {
 /** A model on a device: its weights, its cache and attention, and the buffers of its steps. */
 export class Model implements AsyncDisposable {
   #lastAttention: Attention | undefined;
+  #adapters: Adapters | undefined;
 
   private constructor(
     readonly device: Device,
@@ -63,11 +65,15 @@ export class Model implements AsyncDisposable {
     private readonly source: WeightSource,
     private readonly weights: unknown,
     private readonly owned: AsyncDisposableStack,
-    /** The processes that share the model. */
-    readonly ranks: Communicator | undefined,
+    private readonly options: ModelOptions,
     /** Rows of logits per step, at most. */
     readonly rowsMost: number,
   ) {}
+
+  /** The processes that share the model. */
+  get ranks(): Communicator | undefined {
+    return this.options.ranks;
+  }
 
   /** Errors: CheckpointError, OptionError, OutOfMemoryError, CompileError. */
   static async load(device: Device, checkpoint: Checkpoint, options: ModelOptions): Promise<Model> {
@@ -106,8 +112,22 @@ export class Model implements AsyncDisposable {
     const parts = { cache, attention, graphAttention, ropes, worthSharing };
     const rowsMost = Math.min(tokenBudget, maxBatch * (1 + draftsMost));
     const kit = made.use(new Kit({ shape, dtype, ...parts, tokenBudget, rowsMost, ranks }));
-    const rest = [graphs, family, source, weights, made.move(), ranks, rowsMost] as const;
+    const rest = [graphs, family, source, weights, made.move(), options, rowsMost] as const;
     return new Model(device, shape, kit, parts, ...rest);
+  }
+
+  /**
+   * Replaces the adapters, which rise by number; steps that are queued have those before. Errors:
+   * CheckpointError, OutOfMemoryError; then nothing has changed.
+   */
+  setAdapters(adapters: readonly NumberedAdapter[]): void {
+    const { device, source, options } = this;
+    const before = this.#adapters;
+    const made = adapters.length > 0;
+    this.#adapters = made ? new Adapters(device, source.linears, adapters, options) : undefined;
+    this.kit.adapters = this.#adapters;
+    this.graphs.dropAdapted();
+    before?.[Symbol.dispose]();
   }
 
   /** The plan of the last step, of the first kind of attention. */
@@ -115,9 +135,9 @@ export class Model implements AsyncDisposable {
     return this.#lastAttention?.lastPlan;
   }
 
-  /** Bytes of its weights on the device. */
+  /** Bytes of its weights on the device, with its adapters'. */
   get weightBytes(): number {
-    return this.source.bytes;
+    return this.source.bytes + (this.#adapters?.bytes ?? 0);
   }
 
   get cache(): PagedCache {
@@ -132,7 +152,7 @@ export class Model implements AsyncDisposable {
 
   /** Queues a step; its logits lie in the kit. */
   forward(step: StepTokens): void {
-    const { batch, sequences, wanted } = step;
+    const { batch, jobs, sequences, wanted } = step;
     const { cache, worthSharing } = this.parts;
     if (worthSharing !== undefined) cache.sharePrefixes(batch, sequences, worthSharing);
     const graphed = this.graphs.takes(batch, wanted);
@@ -141,8 +161,9 @@ export class Model implements AsyncDisposable {
     this.#lastAttention = (graphed ? graphAttention : attention)[0];
     this.kit.inputs.write(step);
     this.kit.begin(batch, graphed ? batch.paddedTokens : wanted, graphed);
+    const isAdapted = this.#adapters?.begin(jobs) ?? false;
     const queue = () => this.family.forward(this.kit, this.weights);
-    if (graphed) this.graphs.run(batch, queue);
+    if (graphed) this.graphs.run(batch, isAdapted, queue);
     else queue();
   }
 
@@ -156,6 +177,7 @@ export class Model implements AsyncDisposable {
 
   /** Waits for the device, and frees all that it holds there. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#adapters?.[Symbol.dispose]();
     await this.owned[Symbol.asyncDispose]();
   }
 }

@@ -20,8 +20,8 @@ const extras: Readonly<Record<string, RegExp>> = {
  */
 export class RandomSource extends WeightSource {
   override below(prefix: string): RandomSource {
-    const { device, checkpoint, dtype, owned, taken } = this;
-    return new RandomSource(device, checkpoint, dtype, `${this.prefix}${prefix}.`, owned, taken);
+    const { device, checkpoint, dtype, done } = this;
+    return new RandomSource(device, checkpoint, dtype, `${this.prefix}${prefix}.`, done);
   }
 
   override has(name: string): boolean {
@@ -45,7 +45,7 @@ export class RandomSource extends WeightSource {
 
   override linear(inputs: number, outputs: Readonly<Record<string, number>>): Weight {
     const label = `${this.prefix}${Object.keys(outputs).join(" ")}`;
-    return Weight.dense(this.#normal([rowsOf(outputs), inputs], label));
+    return this.noted(Weight.dense(this.#normal([rowsOf(outputs), inputs], label)), outputs);
   }
 
   override experts(
@@ -85,7 +85,7 @@ export class RandomSource extends WeightSource {
 
   #normal(shape: readonly number[], label: string): Tensor {
     const tensor = this.own(Tensor.empty(this.device, shape, this.dtype, label));
-    fillNormal(tensor, { seed: this.owned.length, deviation: 1 / Math.sqrt(shape.at(-1)!) });
+    fillNormal(tensor, { seed: this.done.owned.length, deviation: 1 / Math.sqrt(shape.at(-1)!) });
     return tensor;
   }
 }

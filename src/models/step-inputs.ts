@@ -4,6 +4,7 @@ import type { Batch } from "../kv/batch.ts";
 import type { Sequence } from "../kv/sequence.ts";
 import { copyRows } from "../ops/copy-rows.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import type { AdaptedTokens } from "./adapters.ts";
 
 /** Most that a step has. */
 interface Limits {
@@ -14,6 +15,8 @@ interface Limits {
 /** A step as its kernels want to know it. */
 export interface StepTokens {
   readonly batch: Batch;
+  /** Of each request of the batch its adapter and new tokens; adapters rise. */
+  readonly jobs: readonly AdaptedTokens[];
   /** Those of the batch, best with such that begin alike side by side. */
   readonly sequences: readonly Sequence[];
   /** Ids of the batch's tokens; ~row is the one that the step before chose for that row. */

@@ -12,6 +12,21 @@ import type { LatentShape } from "./shape.ts";
 import type { StoredTensor } from "../weights/stored.ts";
 import { dtypeOf, unpack } from "../weights/unpack.ts";
 
+/** A linear layer on the device: full names of its parts, one below the other, with outputs. */
+export interface LinearLayer {
+  readonly weight: Weight;
+  readonly parts: readonly (readonly [module: string, outputs: number])[];
+}
+
+/** What a source has done, also for names behind a prefix. */
+interface Done {
+  /** On the device. */
+  readonly owned: Tensor[];
+  /** Full names of what was asked for. */
+  readonly taken: Set<string>;
+  readonly linears: LinearLayer[];
+}
+
 /** Takes a checkpoint's tensors by name and puts them on the device, where they stay its own. */
 export class WeightSource implements Disposable {
   constructor(
@@ -20,15 +35,13 @@ export class WeightSource implements Disposable {
     /** Of activations, and of weights that are not quantised. */
     readonly dtype: DType,
     readonly prefix = "",
-    protected readonly owned: Tensor[] = [],
-    /** Full names of what was asked for. */
-    protected readonly taken = new Set<string>(),
+    protected readonly done: Done = { owned: [], taken: new Set(), linears: [] },
   ) {}
 
   /** The same for names behind `prefix.`. */
   below(prefix: string): WeightSource {
-    const { device, checkpoint, dtype, owned, taken } = this;
-    return new WeightSource(device, checkpoint, dtype, `${this.prefix}${prefix}.`, owned, taken);
+    const { device, checkpoint, dtype, done } = this;
+    return new WeightSource(device, checkpoint, dtype, `${this.prefix}${prefix}.`, done);
   }
 
   /** Whether there is a weight of that name. */
@@ -72,8 +85,15 @@ export class WeightSource implements Disposable {
       this.#stored(name, [count, inputs]),
     );
     const codes = stored.map(codesOf);
-    if (codes.some((part) => part === undefined)) return Weight.dense(this.#stack(inputs, outputs));
-    return this.#grouped(inputs, stackCodes(codes as Codes[]));
+    const weight = codes.some((part) => part === undefined)
+      ? Weight.dense(this.#stack(inputs, outputs))
+      : this.#grouped(inputs, stackCodes(codes as Codes[]));
+    return this.noted(weight, outputs);
+  }
+
+  /** The linear layers so far, but for experts' and a head that is a table. */
+  get linears(): readonly LinearLayer[] {
+    return this.done.linears;
   }
 
   /**
@@ -127,7 +147,7 @@ export class WeightSource implements Disposable {
   /** Tensors whose names begin so are not looked for. */
   leave(prefix: string): void {
     for (const name of this.checkpoint.tensors.keys())
-      if (name.startsWith(`${this.prefix}${prefix}`)) this.taken.add(name);
+      if (name.startsWith(`${this.prefix}${prefix}`)) this.done.taken.add(name);
   }
 
   /** The configuration beside the weights. */
@@ -150,7 +170,8 @@ export class WeightSource implements Disposable {
    */
   requireAllTaken(ignored: RegExp): void {
     const { path, tensors } = this.checkpoint;
-    const left = [...tensors.keys()].filter((name) => !this.taken.has(name) && !ignored.test(name));
+    const { taken } = this.done;
+    const left = [...tensors.keys()].filter((name) => !taken.has(name) && !ignored.test(name));
     if (left.length === 0) return;
     const more = left.length > 1 ? ` and ${left.length - 1} more` : "";
     const fix = "use a model of a supported family.";
@@ -159,12 +180,13 @@ export class WeightSource implements Disposable {
 
   /** Bytes of all that it put on the device. */
   get bytes(): number {
-    return this.owned.reduce((sum, { elements, dtype }) => sum + elements * dtypeBytes(dtype), 0);
+    const { owned } = this.done;
+    return owned.reduce((sum, { elements, dtype }) => sum + elements * dtypeBytes(dtype), 0);
   }
 
   /** Frees all that it put on the device. */
   [Symbol.dispose](): void {
-    for (const owner of this.owned.splice(0)) owner[Symbol.dispose]();
+    for (const owner of this.done.owned.splice(0)) owner[Symbol.dispose]();
   }
 
   #grouped(inputs: number, { bits, group, values, scales, minimums }: Codes): Weight {
@@ -205,7 +227,7 @@ export class WeightSource implements Disposable {
     const { path, tensors } = this.checkpoint;
     const full = this.nameOf(name, kind);
     const stored = tensors.get(full);
-    this.taken.add(full);
+    this.done.taken.add(full);
     const fix = "use a checkpoint whose config.json and weights belong together.";
     if (stored === undefined) throw new CheckpointError(path, `it has no tensor ${full}`, fix);
     if (stored.shape.join() === shape.join()) return stored;
@@ -218,8 +240,16 @@ export class WeightSource implements Disposable {
   }
 
   protected own(tensor: Tensor): Tensor {
-    this.owned.push(tensor);
+    this.done.owned.push(tensor);
     return tensor;
+  }
+
+  /** Keeps a linear layer's names. */
+  protected noted(weight: Weight, outputs: Readonly<Record<string, number>>): Weight {
+    const parts = Object.entries(outputs);
+    const named = parts.map(([name, count]) => [`${this.prefix}${name}`, count] as const);
+    this.done.linears.push({ weight, parts: named });
+    return weight;
   }
 }
 

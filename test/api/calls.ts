@@ -96,7 +96,15 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
   "Encoder#dimensions": none,
   "Engine.load": ({ model }) => [
     model.path,
-    { pages: 8, pageSize: 4, tokenBudget: 8, maxBatch: 2, cascade: true, randomWeights: false },
+    {
+      pages: 8,
+      pageSize: 4,
+      tokenBudget: 8,
+      maxBatch: 2,
+      cascade: true,
+      randomWeights: false,
+      adapters: {},
+    },
   ],
   "Engine#generate": () => [
     {
@@ -106,6 +114,9 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
       sampling: { temperature: 1, seed: 1, logitBias: { 1: 2 } },
     },
   ],
+  "Engine#loadAdapter": ({ model }) => ["other", model.adapter],
+  "Engine#unloadAdapter": () => ["other"],
+  "Engine#adapters": none,
   "Engine#rank": none,
   "Engine#stats": none,
   "Engine#live": none,

@@ -6,11 +6,17 @@ import { Engine, type GenerateOptions } from "../../src/engine/index.ts";
 import { sweep } from "../support/deep.ts";
 import { type Random, seeded } from "../support/random.ts";
 import { tinyModel, vocabularySize, writeFolder } from "../support/tiny-llama.ts";
+import { llamaTargets, tinyAdapter, writeAdapter } from "../support/tiny-lora.ts";
 
 const shape = { layers: 1, hidden: 32, intermediate: 48, queryHeads: 4, kvHeads: 2, headDim: 8 };
 const folder = mkdtempSync(join(tmpdir(), "flashbun-clients-"));
 afterAll(() => rmSync(folder, { recursive: true }));
-const path = writeFolder(folder, tinyModel(9, { ...shape, context: 96, tied: false }));
+const model = tinyModel(9, { ...shape, context: 96, tied: false });
+const path = writeFolder(folder, model);
+const adapters = {
+  a: writeAdapter(join(folder, "a"), tinyAdapter(1, model, llamaTargets)),
+  b: writeAdapter(join(folder, "b"), tinyAdapter(2, model, ["q_proj", "down_proj"], { rank: 9 })),
+};
 
 /** What a client does with its request. */
 interface Client {
@@ -35,6 +41,7 @@ function clientOf(random: Random): Client {
       maxTokens: random.integer(1, 20),
       ignoreEnd: true,
       sampling,
+      ...(random.chance(0.5) && { adapter: random.pick(["a", "b"]) }),
     },
     leavesAfter: random.chance(0.2) ? random.integer(0, 6) : Infinity,
   };
@@ -58,13 +65,13 @@ async function read(engine: Engine, { options, leavesAfter }: Client, failures: 
 const openFiles = () => readdirSync("/proc/self/fd").length;
 
 sweep(
-  "64 clients at once, some of which leave, with few pages and launches that fail",
+  "64 clients with and without adapters, some of which leave; few pages, launches that fail",
   { slice: 300, whole: 5000 },
   async (seed, requests) => {
     const random = seeded(seed);
     const clients = Array.from({ length: requests }, () => clientOf(random));
-    await using alone = await Engine.load(path, { maxBatch: 1 });
-    const sizes = { pages: 60, pageSize: 4, tokenBudget: 48, maxBatch: 16 };
+    await using alone = await Engine.load(path, { maxBatch: 1, adapters });
+    const sizes = { pages: 30, pageSize: 4, tokenBudget: 48, maxBatch: 16, adapters };
     await using engine = await Engine.load(path, sizes);
     const { model } = engine;
     const forward = model.forward.bind(model);

@@ -1,0 +1,64 @@
+import type { DeviceKind } from "../device/open.ts";
+import { flag, integer, oneOf, type OptionSchemas, unchecked } from "../options.ts";
+import type { SpeculateOptions } from "./speculate.ts";
+
+/** How much an engine takes, and where it runs. */
+export interface EngineOptions {
+  /** Default "cpu". */
+  device?: DeviceKind | "auto";
+  /** Of weights that are not quantised, and of activations; default f32 on the CPU, else bf16. */
+  dtype?: "f32" | "f16" | "bf16";
+  /**
+   * Pages of the KV cache. Default: on the CPU for two contexts, in at most 0.4 of free memory; on
+   * a GPU for as many as there are requests, in at most 0.8.
+   */
+  pages?: number;
+  /** Tokens per page; default 16. */
+  pageSize?: number;
+  /** Most tokens per step; default 512, on a GPU 2048. */
+  tokenBudget?: number;
+  /** Most requests that run at once; default 64, on a GPU 256. */
+  maxBatch?: number;
+  /** Reads a prefix that requests share once for all of them, where that pays; default true. */
+  cascade?: boolean;
+  /**
+   * True, for measuring: the path is a shape such as "llama-8b", or a config.json, and weights are
+   * random. Nothing but its length ends an answer then. Default false.
+   */
+  randomWeights?: boolean;
+  /**
+   * Processes that share the model, each with a part of every layer (tensor parallel): as many as a
+   * launcher started. Those of a rank above 0 call {@link Engine.follow}. Default 1.
+   */
+  tp?: number;
+  /**
+   * Guesses several tokens per request and step, which one step verifies; the tokens that come are
+   * those that would have come without. Default: none.
+   */
+  speculate?: SpeculateOptions;
+  /** Low-rank adapters (LoRA) that requests may name: folders of PEFT by name. Default: none. */
+  adapters?: Readonly<Record<string, string>>;
+}
+
+/** What each of them may be. */
+export const engineSchemas: OptionSchemas = {
+  device: {
+    type: "string",
+    pattern: "^(auto|cpu|cuda:\\d{1,3})$",
+    description: "cpu, auto or cuda:0",
+  },
+  dtype: oneOf(["f32", "f16", "bf16"]),
+  pages: integer(1, 1 << 24),
+  pageSize: integer(1, 4096),
+  tokenBudget: integer(1, 1 << 20),
+  maxBatch: integer(1, 1 << 16),
+  cascade: flag,
+  randomWeights: flag,
+  tp: integer(1, 1024),
+  speculate: unchecked("an object with a method"),
+  adapters: {
+    type: "object",
+    additionalProperties: { type: "string" },
+    description: "an object of folders by name",
+  },
+};
