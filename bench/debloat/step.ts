@@ -45,10 +45,12 @@ export interface StepSums {
 /** Does a step. */
 export async function step({ files, shrink }: StepRequest): Promise<StepSums> {
   const sums: StepSums = { files: [0, 0], fatbins: [0, 0], hostCode: [0, 0] };
+  const path = shrink?.profilePath;
+  const profile = path === undefined ? undefined : parseProfile(readFileSync(path, "utf8"), path);
   using pool = new Pool();
   for (const file of files) {
     if (shrink === undefined) await inspectLibrary(file, pool);
-    else await shrinkOne(file, shrink, pool, sums);
+    else await shrinkOne(file, shrink, profile, pool, sums);
     // A mapping goes with its object.
     Bun.gc(true);
   }
@@ -58,15 +60,12 @@ export async function step({ files, shrink }: StepRequest): Promise<StepSums> {
 async function shrinkOne(
   file: string,
   shrink: NonNullable<StepRequest["shrink"]>,
+  profile: Profile | undefined,
   pool: Pool,
   sums: StepSums,
 ): Promise<void> {
-  const { output, kernels, profilePath, sidecars, ...options } = shrink;
+  const { output, kernels, profilePath: _, sidecars, ...options } = shrink;
   mkdirSync(output, { recursive: true });
-  const profile =
-    profilePath === undefined
-      ? undefined
-      : parseProfile(readFileSync(profilePath, "utf8"), profilePath);
   const { before, after } = await shrinkLibrary(
     file,
     join(output, basename(file)),

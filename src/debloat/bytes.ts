@@ -1,6 +1,13 @@
 import { DebloatError } from "../errors.ts";
 
-const damaged = "it is damaged or cut short: get the file again.";
+/** The error for something wrong in a file. */
+export function damage(
+  file: string,
+  reason: string,
+  fix = "it is damaged or cut short: get the file again.",
+): DebloatError {
+  return new DebloatError(file, reason, fix);
+}
 
 /** Little-endian bytes of a file, mapped or in memory; a read past their end is a DebloatError. */
 export class Bytes {
@@ -61,8 +68,8 @@ export class Bytes {
   }
 
   /** The error for something wrong in these bytes. */
-  fail(reason: string, fix = damaged): DebloatError {
-    return new DebloatError(this.file, reason, fix);
+  fail(reason: string, fix?: string): DebloatError {
+    return damage(this.file, reason, fix);
   }
 
   #inside(at: number, bytes: number): number {

@@ -12,7 +12,7 @@ import {
 import { DebloatError } from "../errors.ts";
 import { partOf } from "../part-files.ts";
 import { requireText } from "../require.ts";
-import { mapReadOnly } from "../ffi/mapping.ts";
+import { copyRange, mapReadOnly } from "../ffi/mapping.ts";
 
 const pieceBytes = 2 ** 24;
 
@@ -24,8 +24,18 @@ export interface Writer {
   /** Bytes so far. */
   readonly bytes: number;
   write(bytes: Uint8Array): void;
+  /** Writes a run of a file that is mapped. */
+  copy(source: MappedFile, offset: number, bytes: number): void;
   /** Overwrites from an offset. */
   writeAt(offset: number, bytes: Uint8Array): void;
+  /** SHA-256 of what was written so far, in hex. */
+  hash(): string;
+}
+
+/** A mapped file that was opened too. */
+export interface MappedFile {
+  readonly data: Uint8Array;
+  readonly descriptor: number;
 }
 
 /**
@@ -39,7 +49,7 @@ export function writeAtomically(path: string, mode: number, fill: (writer: Write
   const temporary = partOf(path);
   let descriptor: number | undefined;
   try {
-    descriptor = openSync(temporary, "wx", 0o600);
+    descriptor = openSync(temporary, "wx+", 0o600);
     fill(writerOn(descriptor));
     fchmodSync(descriptor, mode);
     closeSync(descriptor);
@@ -59,16 +69,41 @@ function writerOn(descriptor: number): Writer {
     for (let at = 0; at < data.length;)
       at += writeSync(descriptor, data, at, Math.min(pieceBytes, data.length - at), offset + at);
   };
+  const write = (data: Uint8Array) => {
+    writeAt(bytes, data);
+    bytes += data.length;
+  };
   return {
     get bytes() {
       return bytes;
     },
-    write(data) {
-      writeAt(bytes, data);
-      bytes += data.length;
+    write,
+    copy(source, offset, count) {
+      const copied = copyRange(source.descriptor, offset, descriptor, bytes, count);
+      bytes += copied;
+      write(source.data.subarray(offset + copied, offset + count));
     },
     writeAt,
+    hash: () => hashOf(descriptor),
   };
+}
+
+/**
+ * Lets a file that is mapped be copied from while something is written.
+ * @throws DebloatError when it cannot be opened
+ */
+export function withOpened<Result>(path: string, use: (descriptor: number) => Result): Result {
+  let descriptor: number;
+  try {
+    descriptor = openSync(path, "r");
+  } catch (cause) {
+    throw asDebloatError(cause, path);
+  }
+  try {
+    return use(descriptor);
+  } finally {
+    closeSync(descriptor);
+  }
 }
 
 /** What a failure of the file system means for a file; other errors stay as they are. */
@@ -117,17 +152,22 @@ export function releaseMapping(path: string): void {
 
 /** SHA-256 of a file in hex, read in pieces: mapped, all of it would count as memory in use. */
 export function hashFile(file: string): string {
-  const hasher = new Bun.CryptoHasher("sha256");
-  const piece = new Uint8Array(2 ** 22);
   const descriptor = openSync(file, "r");
   try {
-    for (;;) {
-      const bytes = readSync(descriptor, piece);
-      if (bytes === 0) return hasher.digest("hex");
-      hasher.update(piece.subarray(0, bytes));
-    }
+    return hashOf(descriptor);
   } finally {
     closeSync(descriptor);
+  }
+}
+
+function hashOf(descriptor: number): string {
+  const hasher = new Bun.CryptoHasher("sha256");
+  const piece = new Uint8Array(2 ** 20);
+  for (let at = 0; ;) {
+    const bytes = readSync(descriptor, piece, 0, piece.length, at);
+    if (bytes === 0) return hasher.digest("hex");
+    hasher.update(piece.subarray(0, bytes));
+    at += bytes;
   }
 }
 

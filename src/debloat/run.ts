@@ -186,7 +186,7 @@ function keyOf(path: string, id: string, options: RunOptions): string {
 }
 
 /** Increase it when the same options give different libraries. */
-const formatVersion = 2;
+const formatVersion = 3;
 
 /** Where shrunk libraries are kept unless another folder is named. */
 export function cacheFolder(): string {

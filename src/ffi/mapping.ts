@@ -1,10 +1,13 @@
-import { dlopen, type Library, toArrayBuffer } from "bun:ffi";
+import { dlopen, type Library, ptr, toArrayBuffer } from "bun:ffi";
 import { closeSync, fstatSync, openSync } from "node:fs";
 import { functionAddress } from "./foreign.ts";
 import { libcSymbols } from "./symbols.ts";
 
 const readable = 1;
 const ownCopy = 2;
+const notNeeded = 4;
+/** At least a page of any machine. */
+const pageBytes = 65_536;
 
 /**
  * Maps a file for reading; the mapping ends with the last view of it. `Bun.mmap` opens files for
@@ -26,10 +29,50 @@ export function mapReadOnly(path: string): Uint8Array {
       throw Object.assign(new Error(message), { code: "ENOMEM" });
     }
     // munmap(address, size) has the shape of a deallocator: the memory, and a context.
-    return new Uint8Array(toOwnedBuffer(address, 0, size, size, functionAddress(libc().munmap)));
+    const buffer = toOwnedBuffer(address, 0, size, size, functionAddress(libc().munmap));
+    mapped.add(buffer);
+    return new Uint8Array(buffer);
   } finally {
     closeSync(descriptor);
   }
+}
+
+/** What is mapped: other memory would lose what it holds. */
+const mapped = new WeakSet<ArrayBufferLike>();
+
+/**
+ * Gives the memory of whole pages of a mapped file back; they are read again when they are needed.
+ * Of bytes that `mapReadOnly` did not give, nothing happens.
+ */
+export function releasePages({ buffer, byteOffset, byteLength }: Uint8Array): void {
+  if (!mapped.has(buffer)) return;
+  const start = pageBytes * Math.ceil(byteOffset / pageBytes);
+  let end = byteOffset + byteLength;
+  if (end < buffer.byteLength) end = pageBytes * Math.floor(end / pageBytes);
+  if (end > start) libc().madvise(ptr(buffer) + start, end - start, notNeeded);
+}
+
+/**
+ * Copies a run of one open file into another without reading it into this process; file systems
+ * that can let both share it.
+ * @returns how many bytes it was: fewer where the system cannot copy so
+ */
+export function copyRange(
+  from: number,
+  offset: number,
+  to: number,
+  at: number,
+  bytes: number,
+): number {
+  const offsets = BigInt64Array.of(BigInt(offset), BigInt(at));
+  const [source, target] = [offsets, offsets.subarray(1)];
+  for (let done = 0; done < bytes;) {
+    const left = bytes - done;
+    const copied = Number(libc().copy_file_range(from, source, to, target, left, 0));
+    if (copied <= 0) return done;
+    done += copied;
+  }
+  return bytes;
 }
 
 function libc() {

@@ -179,6 +179,8 @@ export const libcSymbols = {
   dlerror: { args: [], returns: "cstring" },
   mmap: { args: ["u64", "u64", "i32", "i32", "i32", "i64"], returns: "u64" },
   munmap: { args: ["u64", "u64"], returns: "i32" },
+  madvise: { args: ["u64", "u64", "i32"], returns: "i32" },
+  copy_file_range: { args: ["i32", "ptr", "i32", "ptr", "u64", "u32"], returns: "i64" },
 } as const;
 
 /** NVRTC; a program is a handle that the first function writes. */

@@ -1,8 +1,16 @@
 import { afterAll, expect, test } from "bun:test";
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  copyFileSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { mapReadOnly } from "../../src/ffi/mapping.ts";
+import { copyRange, mapReadOnly, releasePages } from "../../src/ffi/mapping.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "flashbun-mapping-"));
 const program = join(folder, "program-that-is-mapped");
@@ -39,4 +47,49 @@ test("no file, a folder, and a file without bytes", () => {
   expect(() => mapReadOnly(folder)).toThrow("EISDIR");
   writeFileSync(join(folder, "empty"), "");
   expect(mapReadOnly(join(folder, "empty"))).toEqual(new Uint8Array());
+});
+
+test("released pages are no memory in use, and are read again", () => {
+  const large = join(folder, "large");
+  const bytes = Buffer.alloc(2 ** 22, "every byte is read ");
+  writeFileSync(large, bytes);
+  const data = mapReadOnly(large);
+  const residentBytes = () => {
+    const maps = readFileSync("/proc/self/smaps", "utf8");
+    const at = maps.indexOf("Rss:", maps.indexOf(large));
+    return 1024 * parseInt(maps.slice(at + 4));
+  };
+  const isWhole = () => Buffer.compare(data, bytes) === 0;
+  expect(isWhole()).toBe(true);
+  expect(residentBytes()).toBe(2 ** 22);
+  releasePages(data.subarray(100, 2 ** 21 - 100));
+  // Pages that are not whole may stay; a system that maps large pages lets go of all of one.
+  expect(residentBytes()).toBeWithin(2 ** 21, 2 ** 21 + 2 * 65_536 + 1);
+  releasePages(data);
+  expect(residentBytes()).toBe(0);
+  expect(isWhole()).toBe(true);
+});
+
+test("memory that is no mapping is not released", () => {
+  const own = new Uint8Array(2 ** 20).fill(7);
+  releasePages(own);
+  expect(own.every((byte) => byte === 7)).toBe(true);
+});
+
+test("runs are copied between open files, as far as they are there", () => {
+  const bytes = Buffer.from(Array.from({ length: 10_000 }, (_, at) => at * 7));
+  const [source, target] = ["source", "target"].map((name) => join(folder, name));
+  writeFileSync(source, bytes);
+  writeFileSync(target, "before");
+  const from = openSync(source, "r");
+  const to = openSync(target, "r+");
+  expect(copyRange(from, 123, to, 6, 5000)).toBe(5000);
+  expect(copyRange(from, 9990, to, 5006, 100)).toBe(10);
+  expect(copyRange(from, 0, to, 0, 0)).toBe(0);
+  const expected = [Buffer.from("before"), bytes.subarray(123, 5123), bytes.subarray(9990)];
+  expect(Buffer.compare(readFileSync(target), Buffer.concat(expected))).toBe(0);
+  // A file that is open for reading alone is not written to.
+  expect(copyRange(to, 0, from, 0, 100)).toBe(0);
+  closeSync(from);
+  closeSync(to);
 });

@@ -1,7 +1,7 @@
 import { crc32 } from "node:zlib";
 import { DebloatError } from "../../errors.ts";
 import { ptxKernels, readCubin } from "./cubin.ts";
-import { type Entry, imageOf } from "./fatbin.ts";
+import { type Entry, imageOf, type Source } from "./fatbin.ts";
 
 /** What the image of an entry holds. */
 export interface Contents {
@@ -20,7 +20,7 @@ export interface Contents {
 const nothing = { bytes: 0, crc32: 0, kernels: [], globals: [] };
 
 /** Looks into the image of an entry; one that cannot be read says so. */
-export function contentsOf(section: Uint8Array, entry: Entry, file: string): Contents {
+export function contentsOf(section: Source, entry: Entry, file: string): Contents {
   try {
     const image = imageOf(section, entry, file);
     if (image === undefined) return { ...nothing, unreadable: "its kind is not plain" };

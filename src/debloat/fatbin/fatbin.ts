@@ -2,7 +2,7 @@
  * Fat binaries: containers of images for several architectures, as nvcc lays them one after another
  * into a section. Only headers are read here; images stay as they are.
  */
-import { Bytes } from "../bytes.ts";
+import { Bytes, damage } from "../bytes.ts";
 import { type Compression, unpack, UnpackError } from "./compression.ts";
 
 /** What an entry holds; unknown numbers are kept as they are. */
@@ -65,6 +65,9 @@ const kinds = new Map<number, EntryKind>([
   [2, "cubin"],
   [8, "lto"],
 ]);
+
+/** Bytes of a section, there or read when they are asked for. */
+export type Source = Pick<Uint8Array, "subarray">;
 
 /** Reads the containers of a section; what cannot be read is opaque, never an error. */
 export function readFatbins(section: Uint8Array, file: string): Fatbins {
@@ -149,7 +152,7 @@ function sizeAt(bytes: Bytes, at: number): number {
  * The image of an entry as the driver sees it; undefined for kinds whose image is not plain.
  * @throws DebloatError when it does not unpack
  */
-export function imageOf(section: Uint8Array, entry: Entry, file: string): Uint8Array | undefined {
+export function imageOf(section: Source, entry: Entry, file: string): Uint8Array | undefined {
   if (entry.kind !== "cubin" && entry.kind !== "ptx") return undefined;
   const at = entry.offset + entry.headerBytes;
   try {
@@ -157,13 +160,13 @@ export function imageOf(section: Uint8Array, entry: Entry, file: string): Uint8A
   } catch (cause) {
     if (!(cause instanceof UnpackError)) throw cause;
     const reason = `the image at offset ${entry.offset} of its fat binaries: ${cause.message}`;
-    throw new Bytes(section, file).fail(reason);
+    throw damage(file, reason);
   }
 }
 
 /** The entry's header for another image of the same kind: an image packed by zstd, or as it is. */
 export function entryHeader(
-  section: Uint8Array,
+  section: Source,
   entry: Entry,
   packedBytes: number,
   rawBytes: number,

@@ -5,6 +5,7 @@
 import { Bytes, latin1 } from "../bytes.ts";
 import { type Elf, elfHeaderBytes, machineCuda, readElf } from "../elf/elf.ts";
 import { DebloatError } from "../../errors.ts";
+import { releasePages } from "../../ffi/mapping.ts";
 import { type Compression, firstOfZstd, zstdFrame } from "./compression.ts";
 import { type Container, type EntryKind, readContainer } from "./fatbin.ts";
 
@@ -33,31 +34,44 @@ const kinds: readonly Kind[] = [
   { needle: Buffer.from(".version "), skip: 0, read: readBarePtx },
 ];
 
+/** How much of a section is searched before its memory is given back. */
+const windowBytes = 2 ** 24;
+const needleBytesMax = Math.max(...kinds.map(({ needle, skip }) => needle.length + skip));
+
 /**
  * All device code among bytes that are no section of fat binaries, by ascending offset. An image
  * that stands alone is a container without a header, of one entry without a header.
  */
 export function findLoose(data: Uint8Array, file: string): Container[] {
   const bytes = new Bytes(data, file);
-  const buffer = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
   const found: Container[] = [];
   let from = 0;
-  const search = ({ needle, skip }: Kind, start: number) => {
-    const at = buffer.indexOf(needle, start + skip);
-    return at < 0 ? Infinity : at - skip;
-  };
-  const next = kinds.map((kind) => search(kind, 0));
-  for (;;) {
-    const at = Math.min(...next);
-    if (at === Infinity) return found;
-    const which = next.indexOf(at);
-    const container = at < from ? undefined : kinds[which].read(bytes, at);
-    if (container !== undefined) {
+  for (let start = 0; start < data.length; start += windowBytes) {
+    const end = Math.min(data.length, start + windowBytes);
+    // What begins at the window's end ends behind it.
+    const window = data.subarray(start, end + needleBytesMax - 1);
+    for (const [at, kind] of beginnings(window)) {
+      if (start + at < from || start + at >= end) continue;
+      const container = kind.read(bytes, start + at);
+      if (container === undefined) continue;
       found.push(container);
       from = container.offset + container.bytes;
     }
-    next[which] = search(kinds[which], Math.max(from, at + 1));
+    releasePages(window);
   }
+  return found;
+}
+
+/** Where something may begin, by ascending offset. */
+function beginnings(window: Uint8Array): [at: number, kind: Kind][] {
+  const buffer = Buffer.from(window.buffer, window.byteOffset, window.byteLength);
+  const found: [number, Kind][] = [];
+  for (const kind of kinds) {
+    const { needle, skip } = kind;
+    for (let at = buffer.indexOf(needle, skip); at >= 0; at = buffer.indexOf(needle, at + 1))
+      found.push([at - skip, kind]);
+  }
+  return found.sort((a, b) => a[0] - b[0]);
 }
 
 function alone(offset: number, bytes: number, image: Image): Container {

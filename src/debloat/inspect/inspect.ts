@@ -1,4 +1,5 @@
 /** What a library consists of, and what each way of shrinking it would save. */
+import { releasePages } from "../../ffi/mapping.ts";
 import { sectionFlag, sectionNamed } from "../elf/elf.ts";
 import { readFunctions } from "../elf/functions.ts";
 import type { Contents } from "../fatbin/contents.ts";
@@ -104,6 +105,7 @@ export async function inspectLibrary(
   const shrunk = shrunkFrom(data);
   const library = readLibrary(shrunk?.data ?? data, file);
   const { elf } = library;
+  releasePages(data);
   const containers = await figuresOf(library, pool, allKernels);
   const functions = readFunctions(elf);
   return {

@@ -1,7 +1,7 @@
 /** Work on many entries of one library, done in this thread or in workers. */
 import { type Contents, contentsOf } from "../fatbin/contents.ts";
 import { type Edited, editEntry, type EditOptions } from "../fatbin/edit.ts";
-import type { Entry } from "../fatbin/fatbin.ts";
+import type { Entry, Source } from "../fatbin/fatbin.ts";
 import { hashFile } from "../files.ts";
 
 /** Looks into images, edits them, or hashes a whole file. */
@@ -30,22 +30,34 @@ export interface JobResults {
 /** A job of one kind. */
 export type JobOf<K extends Job["kind"]> = Extract<Job, { kind: K }>;
 
-/** Does one job on a library whose bytes are `data`. */
+/** Reads a run of a library's file. */
+export type Read = (offset: number, bytes: number) => Uint8Array;
+
+/** Does one job on a library. */
 export function runJob<K extends Job["kind"]>(
   job: JobOf<K>,
-  data: Uint8Array,
+  read: Read,
   file: string,
 ): JobResults[K] {
-  return run(job, data, file) as JobResults[K];
+  return run(job, read, file) as JobResults[K];
 }
 
-function run(job: Job, data: Uint8Array, file: string): JobResults[Job["kind"]] {
+function run(job: Job, read: Read, file: string): JobResults[Job["kind"]] {
   if (job.kind === "hash") return hashFile(file);
   const { offset, bytes } = job.section;
-  const section = data.subarray(offset, offset + bytes);
+  const section: Source = {
+    subarray: (start = 0, end = bytes) => read(offset + start, end - start),
+  };
   return job.kind === "look"
     ? job.entries.map((entry) => contentsOf(section, entry, file))
     : job.entries.map(({ entry, options }) => editEntry(section, entry, options, file));
+}
+
+/** Bytes that images have when a job has unpacked them. */
+export function unpackedBytes(job: Job): number {
+  if (job.kind === "hash") return 0;
+  const entries = job.kind === "look" ? job.entries : job.entries.map(({ entry }) => entry);
+  return entries.reduce((sum, { rawBytes }) => sum + rawBytes, 0);
 }
 
 /** Cuts a list so that each part has about `bytesMax` bytes by `bytesOf`. */

@@ -9,7 +9,7 @@ import type { Reply, Request } from "./worker.ts";
 
 const workerFile = join(import.meta.dir, "worker.ts");
 
-/** Threads that work on one library after another; each maps the file itself. */
+/** Threads that work on one library after another; each reads the file itself. */
 export class Pool {
   readonly #workers: Worker[] = [];
   readonly #idle: Worker[] = [];
@@ -32,7 +32,8 @@ export class Pool {
     data: Uint8Array,
     file: string,
   ): Promise<JobResults[K]> {
-    if (this.#threads === 0) return runJob(job, data, file);
+    if (this.#threads === 0)
+      return runJob(job, (offset, bytes) => data.subarray(offset, offset + bytes), file);
     const worker = await this.#take();
     try {
       return (await ask(worker, { job, file })) as JobResults[K];

@@ -1,7 +1,9 @@
-/** A thread of the pool: maps the library of each job and does one job after another. */
+/** A thread of the pool: reads what each job needs and does one job after another. */
+import { readSync } from "node:fs";
 import { DebloatError } from "../../errors.ts";
-import { mapReadOnly } from "../../ffi/mapping.ts";
-import { type Job, runJob } from "./jobs.ts";
+import { damage } from "../bytes.ts";
+import { withOpened } from "../files.ts";
+import { type Job, type Read, runJob, unpackedBytes } from "./jobs.ts";
 
 declare const self: Worker;
 
@@ -17,23 +19,36 @@ export type Reply =
   | { readonly message: string; readonly file?: undefined }
   | { readonly message: string; readonly file: string; readonly fix: string };
 
-let mapped: { file: string; data: Uint8Array } | undefined;
+/** Unpacked bytes after which they are collected: the collector would let them pile up. */
+const uncollectedBytesMax = 2 ** 26;
+
+let uncollectedBytes = 0;
 
 self.onmessage = ({ data: { job, file } }: MessageEvent<Request>) => {
   try {
-    if (job.kind !== "hash" && mapped?.file !== file) {
-      mapped = undefined;
-      // The mapping of the file before goes with its object.
-      Bun.gc(true);
-      mapped = { file, data: mapReadOnly(file) };
-    }
-    self.postMessage({ results: runJob(job, mapped?.data ?? new Uint8Array(), file) });
-    // Unpacked images are large, and the collector would let them pile up.
-    Bun.gc(true);
+    const results = withOpened(file, (descriptor) => runJob(job, readerOf(descriptor, file), file));
+    self.postMessage({ results });
   } catch (error) {
     self.postMessage(failure(error));
   }
+  uncollectedBytes += unpackedBytes(job);
+  if (uncollectedBytes < uncollectedBytesMax) return;
+  uncollectedBytes = 0;
+  Bun.gc(true);
 };
+
+/** Read, not mapped: each thread's mapping would count as memory of its own. */
+function readerOf(descriptor: number, file: string): Read {
+  return (offset, count) => {
+    const bytes = new Uint8Array(count);
+    for (let at = 0; at < count;) {
+      const read = readSync(descriptor, bytes, at, count - at, offset + at);
+      if (read === 0) throw damage(file, "it was cut short while it was read");
+      at += read;
+    }
+    return bytes;
+  };
+}
 
 function failure(error: unknown): Reply {
   if (error instanceof DebloatError)

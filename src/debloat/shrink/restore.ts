@@ -1,8 +1,8 @@
 /** Sidecars written and read back: the original from a shrunk library and what it lacks. */
 import { basename } from "node:path";
 import { DebloatError } from "../../errors.ts";
-import { hashFile, isSameFile, mapFile, writeAtomically } from "../files.ts";
-import { type Assembly, bytesOfPart } from "./rewrite.ts";
+import { hashFile, isSameFile, mapFile, type MappedFile, writeAtomically } from "../files.ts";
+import type { Assembly } from "./rewrite.ts";
 import {
   formatIndex,
   pageTable,
@@ -15,8 +15,7 @@ import {
 } from "./sidecar.ts";
 
 /** What a sidecar is made of besides the assembly. */
-export interface SidecarSource {
-  readonly data: Uint8Array;
+export interface SidecarSource extends MappedFile {
   readonly file: string;
   readonly mode: number;
   readonly buildId: string | undefined;
@@ -35,7 +34,7 @@ export function writeSidecar(path: string, assembly: Assembly, source: SidecarSo
     writer.write(new Uint8Array(sidecarHeaderBytes));
     const pages = assembly.pages.map(({ address, bytes, offset, flags }): PageRun => {
       const run: PageRun = [address, bytes, writer.bytes, flags & rightsMask];
-      writer.write(data.subarray(offset, offset + bytes));
+      writer.copy(source, offset, bytes);
       return run;
     });
     const places = assembly.pages.map(({ bytes, offset }, run): Place => [
@@ -46,7 +45,7 @@ export function writeSidecar(path: string, assembly: Assembly, source: SidecarSo
     ]);
     const pieces = cover(data.length, [...places, ...shrunkPlaces(assembly)], (offset, bytes) => {
       const at = writer.bytes;
-      writer.write(data.subarray(offset, offset + bytes));
+      writer.copy(source, offset, bytes);
       return at;
     });
     writer.write(new Uint8Array((8 - (writer.bytes % 8)) % 8));
@@ -147,16 +146,13 @@ export function restoreFile(shrunk: string, sidecar: string, output: string): Si
 export function writeShrunk(
   path: string,
   assembly: Assembly,
-  source: { data: Uint8Array; mode: number },
+  source: MappedFile & { readonly mode: number },
   whenHashed?: (hash: string) => void,
 ): void {
-  const hasher = whenHashed === undefined ? undefined : new Bun.CryptoHasher("sha256");
   writeAtomically(path, source.mode, (writer) => {
-    for (const part of assembly.parts) {
-      const bytes = bytesOfPart(source.data, part);
-      hasher?.update(bytes);
-      writer.write(bytes);
-    }
-    if (hasher !== undefined) whenHashed?.(hasher.digest("hex"));
+    for (const { source: from, bytes } of assembly.parts)
+      if (typeof from === "number") writer.copy(source, from, bytes);
+      else writer.write(from);
+    whenHashed?.(writer.hash());
   });
 }

@@ -192,8 +192,3 @@ function partsOf(elf: Elf, removed: Ranges, replacements: Replacement[]): Part[]
 function overlap(elf: Elf): DebloatError {
   return elf.bytes.fail("tables of it overlap", "give a library as a linker wrote it.");
 }
-
-/** The bytes of a part. */
-export function bytesOfPart(data: Uint8Array, { source, bytes }: Part): Uint8Array {
-  return typeof source === "number" ? data.subarray(source, source + bytes) : source;
-}

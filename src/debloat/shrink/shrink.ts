@@ -2,10 +2,11 @@
 import { mkdirSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { DebloatError } from "../../errors.ts";
+import { releasePages } from "../../ffi/mapping.ts";
 import { requireText } from "../../require.ts";
 import { archName } from "../fatbin/fatbin.ts";
 import { neededByAny, type Target } from "../fatbin/select.ts";
-import { asDebloatError, hashFile, isSameFile, mapFile } from "../files.ts";
+import { asDebloatError, hashFile, isSameFile, mapFile, withOpened } from "../files.ts";
 import { type Library, readLibrary } from "../library.ts";
 import type { Pool } from "../pool/pool.ts";
 import { profiledLibrary, type ProfiledLibrary } from "../profile/profile.ts";
@@ -28,6 +29,7 @@ export async function shrinkLibrary(
   const { data, mode } = mapFile(file);
   requireOtherFiles(file, output, options.sidecar);
   const library = readLibrary(data, file);
+  releasePages(data);
   requireCode(library, options.arch === undefined ? [] : chosen.targets);
   const profiled = profiledOf(library, chosen);
   const hash =
@@ -37,19 +39,24 @@ export async function shrinkLibrary(
   // The first failure is reported; this one is awaited below.
   hash?.catch(() => {});
   const { report, assembly } = await decide(library, chosen, profiled, pool);
+  releasePages(data);
   if (output === undefined) return report;
   for (const path of [output, options.sidecar]) if (path !== undefined) makeFolderOf(path);
   const { sidecar } = options;
-  if (sidecar === undefined || hash === undefined) {
-    writeShrunk(output, assembly, { data, mode });
-    return report;
-  }
-  const source = { data, file, mode, buildId: library.buildId, originalHash: await hash };
-  let sidecarBytes = 0;
-  writeShrunk(output, assembly, { data, mode }, (shrunkHash) => {
-    sidecarBytes = writeSidecar(sidecar, assembly, { ...source, shrunkHash });
+  const originalHash = await hash;
+  return withOpened(file, (descriptor) => {
+    const source = { data, descriptor, mode };
+    if (sidecar === undefined || originalHash === undefined) {
+      writeShrunk(output, assembly, source);
+      return report;
+    }
+    const known = { ...source, file, buildId: library.buildId, originalHash };
+    let sidecarBytes = 0;
+    writeShrunk(output, assembly, source, (shrunkHash) => {
+      sidecarBytes = writeSidecar(sidecar, assembly, { ...known, shrunkHash });
+    });
+    return { ...report, sidecarBytes };
   });
-  return { ...report, sidecarBytes };
 }
 
 /** A GPU that was named and that none of the images is for would leave a library empty. */

@@ -4,6 +4,7 @@ import { readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { findLoose } from "../../../src/debloat/fatbin/find.ts";
 import { archName } from "../../../src/debloat/fatbin/fatbin.ts";
+import { mapFile } from "../../../src/debloat/files.ts";
 import { inspectLibrary } from "../../../src/debloat/inspect/inspect.ts";
 import { areaOf } from "../../../src/debloat/inspect/treemap.ts";
 import { readLibrary, readLibraryId } from "../../../src/debloat/library.ts";
@@ -176,6 +177,26 @@ test("all of it is found, and nothing else", () => {
   ]);
   for (const { containers } of loose)
     expect(containers.flatMap(({ entries }) => entries.map(archName))).toEqual(all);
+});
+
+test("where windows of the search meet nothing is lost, found twice, or found inside another", () => {
+  const windowBytes = 2 ** 24;
+  const small = makeContainer([{ image: cubin(90), arch: 90 }]);
+  const holder = makeContainer([{ image: ptx(75), arch: 75, kind: 1 }]);
+  const places: [at: number, data: Uint8Array][] = [
+    // Its beginning is cut, it ends behind the border, and it begins at one.
+    [windowBytes - 3, small],
+    [2 * windowBytes - 40_000, holder],
+    [3 * windowBytes, small],
+  ];
+  const data = new Uint8Array(3 * windowBytes + small.length);
+  for (const [at, bytes] of places) data.set(bytes, at);
+  const path = join(folder, "windows");
+  writeFileSync(path, data);
+  for (const given of [data, mapFile(path).data])
+    expect(findLoose(given, path).map(({ offset, bytes }) => [offset, bytes])).toEqual(
+      places.map(([at, { length }]) => [at, length]),
+    );
 });
 
 test("inspect and its map tell of it", async () => {

@@ -1,6 +1,6 @@
 /** Libraries that a linker made: shrunk, loaded, called and restored. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, readdirSync, rmSync, statSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { sectionBytes, sectionNamed } from "../../../src/debloat/elf/elf.ts";
 import { contentsOf } from "../../../src/debloat/fatbin/contents.ts";
@@ -403,6 +403,20 @@ describe("besides device code", () => {
     expectToWork(two);
     expect(await Bun.file(one).bytes()).toEqual(await Bun.file(two).bytes());
     expect(await Bun.file(sidecars[0]).bytes()).toEqual(await Bun.file(sidecars[1]).bytes());
+  });
+
+  test("a file that was cut short after it was mapped", async () => {
+    using threads = new Pool(1);
+    const cut = join(folder, "cut-short.so");
+    writeFileSync(cut, readFileSync(plain).subarray(0, 1000));
+    const [source] = originalOf(plain).fatbins;
+    const entries = source.containers.flatMap((container) => container.entries);
+    const job = { kind: "look", section: source.section, entries } as const;
+    const problems = async (path: string) =>
+      (await threads.run(job, new Uint8Array(), path)).map(({ unreadable }) => unreadable);
+    expect(await problems(cut)).toContain("it was cut short while it was read");
+    // The thread goes on.
+    expect(await problems(plain)).not.toContain("it was cut short while it was read");
   });
 
   test("readelf has nothing to say about what comes out", async () => {
