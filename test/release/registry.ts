@@ -1,7 +1,7 @@
-import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { hash, once, toolchain } from "../../scripts/toolchain.ts";
-import { runBun } from "../support/run.ts";
+import { installApart } from "../support/packages-apart.ts";
+import { freePort } from "../support/ports.ts";
 
 /** An npm registry on this machine. */
 export interface Registry extends AsyncDisposable {
@@ -9,8 +9,6 @@ export interface Registry extends AsyncDisposable {
   readonly environment: Readonly<Record<string, string>>;
 }
 
-const manifests = join(import.meta.dir, "registry");
-const installed = join(toolchain, "registry");
 const startMilliseconds = 60_000;
 
 /**
@@ -19,12 +17,12 @@ const startMilliseconds = 60_000;
  * @param folder for its storage and its settings
  */
 export async function startRegistry(folder: string): Promise<Registry> {
-  await install();
+  const packages = await installApart(join(import.meta.dir, "registry"));
   mkdirSync(folder, { recursive: true });
   const port = freePort();
   const config = join(folder, "config.json");
   writeFileSync(config, JSON.stringify(configuration(upstream())));
-  const program = join(installed, "node_modules", "verdaccio", "bin", "verdaccio");
+  const program = join(packages, "verdaccio", "bin", "verdaccio");
   const url = `http://127.0.0.1:${port}/`;
   const child = Bun.spawn(["node", program, "--config", config, "--listen", url], {
     cwd: folder,
@@ -54,18 +52,6 @@ export async function startRegistry(folder: string): Promise<Registry> {
   }
 }
 
-/** Installs it beside the toolchain, as its lock file says: it is no package of the project's. */
-async function install(): Promise<void> {
-  const names = ["package.json", "bun.lock"];
-  const stamp = hash(...names.map((name) => readFileSync(join(manifests, name), "utf8")));
-  await once("registry", stamp, existsSync(installed), async () => {
-    mkdirSync(installed, { recursive: true });
-    for (const name of names) copyFileSync(join(manifests, name), join(installed, name));
-    const { code, stderr } = await runBun(["install", "--frozen-lockfile"], { cwd: installed });
-    if (code !== 0) throw new Error(`Verdaccio could not be installed:\n${stderr}`);
-  });
-}
-
 function upstream(): string {
   const { stdout } = Bun.spawnSync(["npm", "config", "get", "registry"]);
   return stdout.toString().trim();
@@ -83,11 +69,6 @@ function configuration(url: string): object {
     },
     log: { type: "stdout", format: "pretty", level: "warn" },
   };
-}
-
-function freePort(): number {
-  using server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-  return server.port;
 }
 
 async function answering(url: string, child: { readonly exitCode: number | null }): Promise<void> {

@@ -317,6 +317,7 @@ test("a server that stops lets answers end to their last byte, and takes no more
   const response = await ask();
   const stopped = own.stop();
   expect((await ask()).status).toBe(503);
+  expect((await fetch(`${own.url}/health`)).status).toBe(503);
   const text = await response.text();
   expect(text.trimEnd().endsWith("data: [DONE]")).toBe(true);
   await stopped;
