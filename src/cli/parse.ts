@@ -1,3 +1,4 @@
+import { basename } from "node:path";
 import type { DeviceKind } from "../device/open.ts";
 import { OptionError } from "../errors.ts";
 
@@ -52,6 +53,21 @@ export const device: Parser<DeviceKind> = (text) => {
 
 /** Words between commas, at least one. */
 export const list: Parser<string[]> = (text) => text.split(",").map((word) => word.trim());
+
+/** Folders by name, each given as NAME=FOLDER, or as FOLDER under its own name; `most` of them. */
+export function namedFolders(option: string, most = Infinity) {
+  return (text: string, before: Readonly<Record<string, string>> = {}): Record<string, string> => {
+    const [, given, folder] = /^(?:([^=/]+)=)?(.+)$/s.exec(text) ?? [];
+    const name = given ?? basename(folder ?? "");
+    if (name === "" || name in before) {
+      const allowed = "NAME=FOLDER, each name once";
+      throw new OptionError(option, text, allowed, `give ${option} another name.`);
+    }
+    if (Object.keys(before).length === most)
+      throw new OptionError(option, text, "given once", `leave out all ${option} but one.`);
+    return { ...before, [name]: folder };
+  };
+}
 
 /** A regular expression of JavaScript. */
 export function pattern(option: string): Parser<RegExp> {

@@ -237,10 +237,12 @@ export class Engine implements AsyncDisposable {
     const megabytes = (this.model.weightBytes / 1e6).toFixed(0);
     const tokens = Math.min(contextTokens, pages * pageSize);
     const ranks = this.ranks?.comm.ranks ?? 1;
+    const adapters = this.adapters.length;
     return (
       `${basename(this.#checkpoint.path)} on ${this.device.name}: ${counted(layers, "layer")}, ` +
       `${megabytes} MB of weights, ${pages} pages of ${pageSize} tokens, ` +
-      `contexts of up to ${tokens} tokens${ranks === 1 ? "" : `, ${ranks} ranks`}`
+      `contexts of up to ${tokens} tokens${ranks === 1 ? "" : `, ${ranks} ranks`}` +
+      (adapters === 0 ? "" : `, ${counted(adapters, "adapter")}`)
     );
   }
 

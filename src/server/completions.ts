@@ -51,6 +51,8 @@ const textSchemas: OptionSchemas = {
 export interface Asked {
   readonly engine: Engine;
   readonly model: string;
+  /** The adapter of that name, where it is one. */
+  readonly adapter: string | undefined;
   /** Most tokens of an answer. */
   readonly maxTokens: number;
   readonly visit: Visit;
@@ -100,7 +102,7 @@ function checked<T>(body: unknown, schemas: OptionSchemas, required: string): T 
 
 /** @param tokensAtFirst most tokens where the body does not say; absent: what there is room for */
 async function complete(
-  { engine, model, maxTokens: most, visit, latencies }: Asked,
+  { engine, model, adapter, maxTokens: most, visit, latencies }: Asked,
   form: Form,
   fields: GenerationFields,
   given: GenerateOptions,
@@ -115,7 +117,9 @@ async function complete(
     const tokens = engine.encode(given);
     const maxTokens = Math.min(tokensAtFirst, most, engine.roomFor(tokens.length));
     requireInteger("maxTokens", options.maxTokens ?? maxTokens, 1, most);
-    answers = new Answers(engine, { maxTokens, ...options, tokens, signal }, count, latencies);
+    const through = adapter === undefined ? {} : { adapter };
+    const own = { maxTokens, ...options, ...through, tokens, signal };
+    answers = new Answers(engine, own, count, latencies);
   } catch (error) {
     throw bodyError(error);
   }

@@ -32,6 +32,7 @@ export class Metrics {
     gauge("requests_waiting", "Requests that wait for pages", () => engine.stats().waiting);
     gauge("pages_used", "Pages of requests and cached prefixes", () => engine.stats().pagesUsed);
     gauge("pages", "Pages of the KV cache", () => engine.stats().pages);
+    gauge("adapters", "Adapters that are loaded", () => engine.adapters.length);
     counter("prompt_tokens", "Prompt tokens", () => engine.stats().promptTokens);
     counter("cached_tokens", "Prompt tokens found cached", () => engine.stats().cachedTokens);
     counter("generated_tokens", "Generated tokens", () => engine.stats().generatedTokens);

@@ -13,7 +13,10 @@ import { type Visit, Visits } from "./visits.ts";
 
 /** Where a server listens, and what it allows. */
 export interface ServerOptions {
-  /** Name that clients ask for, and that answers carry. */
+  /**
+   * Name that clients ask for, and that answers carry. The engine's adapters have theirs, by which
+   * clients ask for them as for models.
+   */
   model: string;
   /** Default 127.0.0.1: other machines do not reach it. */
   host?: string;
@@ -47,6 +50,8 @@ interface ModelObject {
   readonly created: number;
   readonly owned_by: string;
   readonly max_model_len: number;
+  /** Of an adapter, the model that it belongs to. */
+  readonly parent?: string;
 }
 
 type Handler = (request: Request, visit: Visit) => Promise<Response> | Response;
@@ -79,6 +84,10 @@ export class ApiServer {
     requireInteger("maxBodyBytes", maxBodyBytes, 1);
     requireInteger("maxTokens", maxTokens, 1);
     requireNumber("maxSeconds", maxSeconds, 0.001, secondsMost);
+    if (engine.adapters.includes(model)) {
+      const fix = "give the model or the adapter another.";
+      throw new OptionError("model", model, "a name that no adapter has", fix);
+    }
     this.#engine = engine;
     this.#embeddings = options.embeddings;
     this.#options = { model, host, port, maxRequests, maxBodyBytes, maxTokens, maxSeconds, log };
@@ -198,10 +207,13 @@ export class ApiServer {
     visit: Visit,
     complete: (asked: Asked, body: unknown) => Promise<Response>,
   ): Promise<Response> {
-    const { model, maxTokens } = this.#options;
-    const body = await this.#bodyFor(request, visit, model);
+    const { maxTokens } = this.#options;
+    const engine = this.#engine;
+    const names = [this.#options.model, ...engine.adapters];
+    const { body, model } = await this.#bodyFor(request, visit, names);
     const { latencies } = this.#metrics;
-    return await complete({ engine: this.#engine, model, maxTokens, visit, latencies }, body);
+    const adapter = model === names[0] ? undefined : model;
+    return await complete({ engine, model, adapter, maxTokens, visit, latencies }, body);
   }
 
   async #embed(request: Request, visit: Visit): Promise<Response> {
@@ -210,26 +222,36 @@ export class ApiServer {
       const message = "no model for embeddings is here. Fix: serve one by --embeddings.";
       throw new HttpError(404, "not_found_error", message);
     }
-    return await embeddings(served, visit, await this.#bodyFor(request, visit, served.model));
+    const { body } = await this.#bodyFor(request, visit, [served.model]);
+    return await embeddings(served, visit, body);
   }
 
-  /** A request's body, which asks for this model or for none. */
-  async #bodyFor(request: Request, visit: Visit, model: string): Promise<unknown> {
+  /** A request's body, and which of these models it asks for: the first where it says none. */
+  async #bodyFor(
+    request: Request,
+    visit: Visit,
+    models: readonly string[],
+  ): Promise<{ body: unknown; model: string }> {
     const body = await jsonBody(request, this.#options.maxBodyBytes, visit.signal);
     // What follows may be silent while a prompt waits.
     this.#server.timeout(request, 0);
     const asked = (body as { model?: unknown } | null)?.model;
-    if (asked === undefined || asked === null || asked === model) return body;
-    const message = `model ${JSON.stringify(asked)} is not here. Fix: ask for ${model}.`;
+    const model = models.find((name) => name === (asked ?? models[0]));
+    if (model !== undefined) return { body, model };
+    const names = models.join(", ");
+    const message = `model ${JSON.stringify(asked)} is not here. Fix: ask for ${names}.`;
     throw new HttpError(404, "not_found_error", message, "model");
   }
 
   #models(): ModelObject[] {
     const { contextTokens } = this.#engine.model.shape;
-    const served = described(this.#options.model, contextTokens);
-    if (this.#embeddings === undefined) return [served];
+    const { model: parent } = this.#options;
+    const { adapters } = this.#engine;
+    const own = adapters.map((name) => ({ ...described(name, contextTokens), parent }));
+    const served = [described(parent, contextTokens), ...own];
+    if (this.#embeddings === undefined) return served;
     const { model, encoder } = this.#embeddings;
-    return [served, described(model, encoder.contextTokens)];
+    return [...served, described(model, encoder.contextTokens)];
   }
 
   #requireKey(request: Request): void {

@@ -3,15 +3,14 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { tinyModel, writeFolder } from "../support/tiny-llama.ts";
+import { llamaTargets, merged, tinyAdapter, writeAdapter } from "../support/tiny-lora.ts";
 import { entry, fed, flashbun } from "./run.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "flashbun-cli-model-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 const shape = { layers: 1, hidden: 32, intermediate: 48, queryHeads: 4, kvHeads: 2, headDim: 8 };
-const model = writeFolder(
-  join(folder, "tiny"),
-  tinyModel(2, { ...shape, context: 128, tied: true }),
-);
+const tiny = tinyModel(2, { ...shape, context: 128, tied: true });
+const model = writeFolder(join(folder, "tiny"), tiny);
 const greedy = ["--max-tokens", "5", "--temperature", "0"];
 
 test("generate answers, says what it took, and writes JSON", async () => {
@@ -34,6 +33,33 @@ test("chat remembers what was said, and ends with its input", async () => {
   const two = await fed("hello\nhello\n", "chat", model, ...greedy);
   expect(two.out.startsWith(one.out)).toBe(true);
   expect(two.out.length).toBeGreaterThan(one.out.length);
+});
+
+test("generate, chat and serve go through an adapter", async () => {
+  const adapter = tinyAdapter(1, tiny, llamaTargets);
+  const lora = writeAdapter(join(folder, "lora"), adapter);
+  const whole = writeFolder(join(folder, "merged"), merged(tiny, adapter));
+  const said = await flashbun("generate", whole, "hello", ...greedy, "--quiet");
+  const through = await flashbun("generate", model, "hello", ...greedy, "--lora", lora);
+  expect(through.out).toBe(said.out);
+  expect(through.err).toContain("tokens, 1 adapter; loaded");
+  expect((await flashbun("generate", model, "hello", ...greedy)).out).not.toBe(said.out);
+  const talk = await fed("hello\n", "chat", model, ...greedy, "--lora", `it=${lora}`);
+  expect(talk.out).toBe((await fed("hello\n", "chat", whole, ...greedy)).out);
+  const wrong: [string[], RegExp, code?: number][] = [
+    [["generate", model, "a", "--lora", lora, "--lora", `b=${lora}`], /--lora must be given once/],
+    [
+      ["serve", model, "--lora", lora, "--lora", lora],
+      /--lora must be NAME=FOLDER, each name once/,
+    ],
+    [["serve", model, "--lora", `tiny=${lora}`, "--port", "0"], /a name that no adapter has/],
+    [["serve", model, "--lora", "it=/absent"], /adapter_config\.json: it is missing/, 1],
+  ];
+  for (const [command, sentence, expected = 2] of wrong) {
+    const { code, err } = await flashbun(...command);
+    expect(err).toMatch(sentence);
+    expect(code).toBe(expected);
+  }
 });
 
 test("serve answers until it is told to stop", async () => {

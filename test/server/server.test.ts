@@ -6,11 +6,13 @@ import OpenAI from "openai";
 import { Encoder, Engine } from "../../src/engine/index.ts";
 import { ApiServer } from "../../src/server/index.ts";
 import { writeTinyBert } from "../support/tiny-bert.ts";
-import { tinyModel, writeFolder } from "../support/tiny-llama.ts";
+import { naiveGreedy, tinyModel, writeFolder } from "../support/tiny-llama.ts";
+import { llamaTargets, merged, tinyAdapter, writeAdapter } from "../support/tiny-lora.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "flashbun-server-"));
 const shape = { layers: 1, hidden: 32, intermediate: 48, queryHeads: 4, kvHeads: 2, headDim: 8 };
-const path = writeFolder(folder, tinyModel(1, { ...shape, context: 512, tied: true }));
+const model = tinyModel(1, { ...shape, context: 512, tied: true });
+const path = writeFolder(folder, model);
 const key = "secret";
 const lines: string[] = [];
 let engine: Engine;
@@ -218,6 +220,42 @@ test("contents in text parts are one text; other parts are refused by name", asy
   const refused = await post("/v1/chat/completions", parts(text("a"), image));
   expect(refused.status).toBe(400);
   expect(await refused.text()).toMatch(/messages\[0\]\.content\[1\] is of type/);
+});
+
+test("adapters are models to clients", async () => {
+  const two = [2, 3].map((seed) => tinyAdapter(seed, model, llamaTargets));
+  const [a, b] = two.map((each, i) => writeAdapter(join(folder, `adapter ${i}`), each));
+  await using served = await Engine.load(path, { adapters: { "org/a": a, b } });
+  expect(() => new ApiServer(served, { model: "b", port: 0 })).toThrow(/no adapter has/);
+  const own = new ApiServer(served, { model: "tiny", port: 0 });
+  const to = new OpenAI({ baseURL: `${own.url}/v1`, apiKey: "none", maxRetries: 0 });
+  const names = ["tiny", "org/a", "b"];
+  const listed = (await to.models.list()).data as { id: string; parent?: string }[];
+  expect(listed.map(({ id, parent }) => [id, parent])).toEqual(
+    names.map((name) => [name, name === "tiny" ? undefined : "tiny"]),
+  );
+  expect((await to.models.retrieve("org/a")).id).toBe("org/a");
+  const exact = [model, ...two.map((each) => merged(model, each))];
+  const prompt = [3, 4, 5, 6, 7];
+  const ask = async (name: string, n: number) => {
+    const body = { model: name, prompt, max_tokens: 8, temperature: 0, n, ignore_eos: true };
+    const answer = await to.completions.create(body as OpenAI.CompletionCreateParamsNonStreaming);
+    expect(answer.model).toBe(name);
+    return answer.choices.map(({ text }) => text);
+  };
+  const texts = await Promise.all(names.map((name) => ask(name, 2)));
+  for (const [i, [first, second]] of texts.entries()) {
+    const { tokens } = naiveGreedy(exact[i], prompt, 8);
+    expect(first).toBe(served.tokenizer.decode(tokens));
+    expect(second).toBe(first);
+  }
+  const chat = await to.chat.completions.create({ ...greedy, model: "b", messages });
+  const same = { messages, maxTokens: 8, sampling: { temperature: 0 }, adapter: "b" };
+  expect(chat.choices[0].message.content).toBe(await served.generate(same).text());
+  const unknown = ask("other", 1).catch(String);
+  expect(await unknown).toMatch(/404 model "other" is not here\. Fix: ask for tiny, org\/a, b\./);
+  expect(await (await fetch(`${own.url}/metrics`)).text()).toContain("flashbun_adapters 2");
+  await own.stop(0);
 });
 
 test("vectors of texts, by the openai client", async () => {

@@ -1,6 +1,12 @@
 import { createInterface } from "node:readline/promises";
 import type { ChatMessage } from "../../engine/index.ts";
-import { type EngineArguments, openEngine, type SamplingArguments, samplingOf } from "./engine.ts";
+import {
+  adapterOf,
+  type EngineArguments,
+  openEngine,
+  type SamplingArguments,
+  samplingOf,
+} from "./engine.ts";
 
 /** Options of `flashbun chat`. */
 export interface ChatArguments extends EngineArguments, SamplingArguments {
@@ -14,6 +20,7 @@ export interface ChatArguments extends EngineArguments, SamplingArguments {
 export async function chatCommand(model: string, options: ChatArguments): Promise<number> {
   await using engine = await openEngine(model, options);
   const messages: ChatMessage[] = [];
+  const said = { ...adapterOf(options), ...samplingOf(options) };
   if (options.system !== undefined) messages.push({ role: "system", content: options.system });
   const input = createInterface({ input: process.stdin, output: process.stderr });
   let cut: (() => void) | undefined;
@@ -27,7 +34,7 @@ export async function chatCommand(model: string, options: ChatArguments): Promis
     for await (const line of input) {
       if (line.trim() === "") break;
       messages.push({ role: "user", content: line });
-      const generation = engine.generate({ messages, ...samplingOf(options) });
+      const generation = engine.generate({ messages, ...said });
       cut = () => generation.abort();
       let answer = "";
       for await (const { text } of generation) {

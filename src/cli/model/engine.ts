@@ -18,6 +18,8 @@ export interface EngineArguments extends SpeculateArguments {
   cascade: boolean;
   tp?: number;
   quiet?: boolean;
+  /** Folders of adapters by name. */
+  lora?: Record<string, string>;
 }
 
 /** Options of sampling, as the command line parsed them. */
@@ -35,7 +37,7 @@ const builtIn = "smollm2";
 /** Opens a model by its path, or the built-in one by its name, and says so. */
 export async function openEngine(model: string, options: EngineArguments): Promise<Engine> {
   const { device, dtype, pages, pageSize, tokenBudget, maxBatch, cascade, randomWeights } = options;
-  const { tp = 1, quiet } = options;
+  const { tp = 1, quiet, lora } = options;
   if (tp > 1 && ranksOf() === undefined) {
     // This command again, as so many ranks.
     const command = [process.execPath, ...process.argv.slice(1)];
@@ -54,6 +56,7 @@ export async function openEngine(model: string, options: EngineArguments): Promi
     ...(randomWeights && { randomWeights }),
     ...(tp > 1 && { tp }),
     ...(pages !== undefined && { pages }),
+    ...(lora && { adapters: lora }),
     ...speculateOf(options),
   });
   if (tp > 1) endWithParent();
@@ -66,6 +69,11 @@ export async function openEngine(model: string, options: EngineArguments): Promi
   }
   say(`${engine.summary()}; loaded in ${((performance.now() - started) / 1000).toFixed(1)} s`);
   return engine;
+}
+
+/** The one adapter of a command that answers one reader. */
+export function adapterOf({ lora }: EngineArguments): { adapter?: string } {
+  return lora === undefined ? {} : { adapter: Object.keys(lora)[0] };
 }
 
 /** What the options say of sampling; those that were not given are the model's. */

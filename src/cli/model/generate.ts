@@ -2,6 +2,7 @@ import { counted } from "../../shown.ts";
 import { draftFigures, draftsText } from "../bench/drafts.ts";
 import { requireWritable, textStream, writeWhole } from "../outputs.ts";
 import {
+  adapterOf,
   type EngineArguments,
   onSignals,
   openEngine,
@@ -29,7 +30,7 @@ export async function generateCommand(
   const abort = new AbortController();
   using signals = onSignals(() => abort.abort());
   const started = performance.now();
-  const generation = engine.generate({ ...input, ...samplingOf(options) });
+  const generation = engine.generate({ ...input, ...adapterOf(options), ...samplingOf(options) });
   abort.signal.addEventListener("abort", () => generation.abort());
   const out = textStream(outputs);
   const tokens: number[] = [];

@@ -1,6 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { lengthsOf } from "../bench/lengths.ts";
-import { device, integer, oneOf, positive } from "../parse.ts";
+import { device, integer, namedFolders, oneOf, positive } from "../parse.ts";
 import type { BenchArguments } from "./bench.ts";
 import type { ChatArguments } from "./chat.ts";
 import type { DemoArguments } from "./demo.ts";
@@ -28,6 +28,7 @@ function addGenerate(root: Command, done: (code: number) => void): void {
     .argument("<prompt>", "what the user says, or - for standard input")
     .option("--raw", "go on with the prompt as it is, without the chat template");
   addSampling(addEngine(command))
+    .addOption(adapter())
     .option("--json <file>", "write tokens, text and counts as JSON")
     .option("-q, --quiet", "print the answer and errors alone")
     .addHelpText("after", examples('generate smollm2 "Write two sentences about the sea."'))
@@ -44,6 +45,7 @@ function addChat(root: Command, done: (code: number) => void): void {
     .argument("<model>", modelHelp)
     .option("--system <text>", "what the model is told first");
   addSampling(addEngine(command))
+    .addOption(adapter())
     .addHelpText("after", examples('chat smollm2 --system "Answer in one sentence."'))
     .action(async (model: string, options: ChatArguments) => {
       const { chatCommand } = await import("./chat.ts");
@@ -86,6 +88,11 @@ function addServe(root: Command, done: (code: number) => void): void {
       600,
     );
   addEngine(command)
+    .option(
+      "--lora <name=folder>",
+      "an adapter (LoRA, as PEFT saves it) that requests may name as their model; again for more",
+      namedFolders("--lora"),
+    )
     .option("-q, --quiet", "no line of JSON for each request")
     .addHelpText("after", examples("serve smollm2 --port 8000"))
     .action(async (model: string, options: ServeArguments) => {
@@ -148,6 +155,11 @@ function addBench(root: Command, done: (code: number) => void): void {
       const { benchCommand } = await import("./bench.ts");
       done(await benchCommand(model, options));
     });
+}
+
+function adapter(): Option {
+  const help = "an adapter (LoRA, as PEFT saves it) that answers go through";
+  return new Option("--lora <folder>", help).argParser(namedFolders("--lora", 1));
 }
 
 function addEngine(command: Command): Command {
