@@ -102,6 +102,22 @@ struct fb_count_tokens_params {
     int32_t reserved;
 };
 
+// out[row, rank * column_count + indices[row, i]] = values[row, i] for the candidates of each rank;
+// -inf where no rank has one.
+struct fb_place_params {
+    uint64_t values;  // of rank 0: [row_count, k], of out's dtype
+    uint64_t indices; // of rank 0: int32 [row_count, k]
+    uint64_t out;     // [row_count, vocabulary]
+    int64_t rank_bytes; // from what one rank has to what the next has
+    int64_t out_stride; // from one row to the next
+    int32_t row_count;
+    int32_t k;
+    int32_t rank_count;
+    int32_t column_count; // of a rank
+    int32_t vocabulary;
+    int32_t dtype;
+};
+
 // Drafts of each row are a tree: node 0 is the last token of the sequence, node i + 1 is draft i,
 // whose parent is a node before it. The accepted nodes are a path from node 0, which ends with one
 // token more.

@@ -1,9 +1,11 @@
 import type { Communicator } from "../comm/communicator.ts";
+import type { LogitParts } from "../models/logit-parts.ts";
 import type { Model } from "../models/model.ts";
 import type { Job } from "../serve/job.ts";
 import type { Scheduler } from "../serve/scheduler.ts";
 import type { Step } from "../serve/step.ts";
 import { type Results, ResultRing } from "./results.ts";
+import { mostOf } from "./sampling.ts";
 import { idsOf } from "./step-rows.ts";
 import { checksPlans, planBytes, type Turn, type Turns } from "./turns.ts";
 
@@ -23,8 +25,8 @@ export class Follower implements Disposable {
   readonly #scheduler: Scheduler;
   readonly #ids: Int32Array;
   readonly #ring: ResultRing;
-  /** Ids of requests that have not ended. */
-  readonly #live = new Set<number>();
+  /** By the ids of requests that have not ended, what of the logits they need. */
+  readonly #live = new Map<number, LogitParts>();
 
   constructor(
     model: Model,
@@ -60,9 +62,9 @@ export class Follower implements Disposable {
   }
 
   #take({ added, left }: Turn): void {
-    for (const { request, at } of added) {
+    for (const { request, parts, at } of added) {
       this.#scheduler.add(request, at);
-      this.#live.add(request.id);
+      this.#live.set(request.id, parts);
     }
     for (const id of left) {
       this.#live.delete(id);
@@ -75,7 +77,8 @@ export class Follower implements Disposable {
     const rows = sampled.map((job) => ({ job, place: job.length }));
     const wanted = sampled.length;
     const ids = idsOf(step, this.#ids);
-    this.#model.forward({ batch, jobs, sequences, ids, logitRows, wanted });
+    const parts = mostOf(sampled.map(({ id }) => this.#live.get(id)!));
+    this.#model.forward({ batch, jobs, sequences, ids, logitRows, wanted, parts });
     const chosen = this.#model.shareChosen(wanted);
     const results = this.#ring.queue(chosen === undefined ? [] : [chosen]);
     this.#scheduler.advance(step);

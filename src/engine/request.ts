@@ -2,13 +2,14 @@ import { OptionError } from "../errors.ts";
 import { flag, integer, list, object, type OptionSchemas, unchecked } from "../options.ts";
 import type { GrammarState } from "../grammar/grammar.ts";
 import type { JsonSchema } from "../grammar/json-schema.ts";
+import type { LogitParts } from "../models/logit-parts.ts";
 import type { ChatMessage } from "../text/chat-template.ts";
 import { counted, showAsText } from "../shown.ts";
 import { StopStrings } from "../text/stop-strings.ts";
 import { TextStream } from "../text/text-stream.ts";
 import type { ToolCallPiece, ToolCallReader } from "../text/tool-calls.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { type SamplingOptions, samplingSchemas } from "./sampling.ts";
+import { partsOf, type SamplingOptions, samplingSchemas } from "./sampling.ts";
 import { TokenQueue } from "./token-queue.ts";
 import type { Tool, ToolChoice } from "./tool-options.ts";
 
@@ -132,6 +133,8 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   readonly #calls: ToolCallReader | undefined;
   /** @internal What may come next; its tokens are known before the next one is chosen. */
   readonly grammar: GrammarState | undefined;
+  /** @internal What of the logits that ranks share it needs. */
+  readonly parts: LogitParts;
   #isRead = false;
   /** @internal Called when it ends. */
   onEnd: (() => void) | undefined;
@@ -152,6 +155,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     this.#stops = new StopStrings(answer.stops);
     this.#calls = answer.tools?.reader;
     this.grammar = answer.grammar;
+    this.parts = partsOf(sampling, answer.grammar !== undefined);
   }
 
   /** What it took so far. */

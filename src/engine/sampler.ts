@@ -5,6 +5,7 @@ import { sample, sampleStatus } from "../ops/sample.ts";
 import { logProbs } from "../ops/top-k.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { Penalties } from "./penalties.ts";
+import { RankRows } from "./rank-rows.ts";
 import type { Generation, TokenLogProb } from "./request.ts";
 import { ResultRing } from "./results.ts";
 import { RowColumn } from "./row-columns.ts";
@@ -90,9 +91,11 @@ export class Sampler implements Disposable {
     const logits = this.#adjusted(raw, generations, isAdjusted);
     const tokens = this.#choose(logits, rows);
     if (isAdjusted) this.#adjuster().count(tokens);
-    const wanted = Math.max(...generations.map(({ sampling }) => sampling.logprobs));
+    const asked = Math.max(...generations.map(({ sampling }) => sampling.logprobs));
     const status = this.#status.rows(rows.length);
-    if (wanted < 0) return this.#choices(rows, [tokens, status], wanted);
+    if (asked < 0) return this.#choices(rows, [tokens, status], asked);
+    // By the likeliest, what is told of the others is brought to what is seen here.
+    const wanted = Math.max(asked, 1);
     const { chosen, values, indices } = logProbs(raw, { tokens, top: wanted });
     const choices = this.#choices(rows, [tokens, status, chosen!, values, indices], wanted);
     for (const made of [chosen, values, indices]) made?.[Symbol.dispose]();
@@ -112,7 +115,8 @@ export class Sampler implements Disposable {
   }
 
   #choices(rows: readonly SampledRow[], tensors: readonly Tensor[], wanted: number): Choices {
-    const results = this.#results.queue(tensors);
+    const facts = rows.length === 0 ? undefined : this.#model.kit.facts();
+    const results = this.#results.queue([...tensors, ...(facts?.tensors ?? [])]);
     return {
       async read() {
         await results.done;
@@ -122,11 +126,17 @@ export class Sampler implements Disposable {
         const floats = (i: number) => asFloats(results.part(i));
         const told =
           wanted < 0 ? undefined : { chosen: floats(2), values: floats(3), indices: ints(4) };
-        return rows.map(({ generation, position }, row) => ({
-          token: ids[row],
-          logProb: told && logProbOf(told, row, wanted, generation.sampling.logprobs),
-          failure: status[row] & isOdd ? new SamplingError(position) : undefined,
-        }));
+        const parts = facts?.tensors.map((_, i) => results.part(tensors.length + i)) ?? [];
+        const ranks = new RankRows(facts, parts);
+        return rows.map(({ generation, position }, row) => {
+          const isWrong = (status[row] & isOdd) !== 0 || ranks.hasNaN(row);
+          const shift = told && ranks.shift(row, told.values[row * wanted]);
+          return {
+            token: ids[row],
+            logProb: told && logProbOf(told, row, wanted, generation.sampling.logprobs, shift!),
+            failure: isWrong ? new SamplingError(position) : undefined,
+          };
+        });
       },
     };
   }
@@ -205,11 +215,11 @@ interface Told {
 }
 
 /** What a row asked for of `wanted` likeliest tokens; -1 asks for nothing. */
-function logProbOf(told: Told, row: number, wanted: number, asked: number) {
+function logProbOf(told: Told, row: number, wanted: number, asked: number, shift: number) {
   if (asked < 0) return undefined;
   const top = Array.from({ length: asked }, (_, i) => ({
     token: told.indices[row * wanted + i],
-    logProb: told.values[row * wanted + i],
+    logProb: told.values[row * wanted + i] + shift,
   }));
-  return { logProb: told.chosen[row], top };
+  return { logProb: told.chosen[row] + shift, top };
 }

@@ -1,3 +1,4 @@
+import { candidatesMost, type LogitParts, logitParts } from "../models/logit-parts.ts";
 import { finite, integer, type OptionSchemas, positive } from "../options.ts";
 
 /** How a request's tokens are chosen from the logits. */
@@ -51,6 +52,23 @@ export function adjusts(sampling: Required<SamplingOptions>): boolean {
   const { repetitionPenalty, presencePenalty, frequencyPenalty, logitBias } = sampling;
   const penalised = repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0;
   return penalised || Object.keys(logitBias).length > 0;
+}
+
+/**
+ * What of the logits that ranks share the choice of a request's tokens needs. The largest alone
+ * decide what is greedy, or within a top-k that they hold; what changes logits, or looks at more of
+ * them, needs all.
+ */
+export function partsOf(sampling: Required<SamplingOptions>, hasGrammar: boolean): LogitParts {
+  const { temperature, topK, logprobs } = sampling;
+  const isWithin = temperature === 0 || (topK > 0 && topK <= candidatesMost);
+  if (hasGrammar || adjusts(sampling) || !isWithin) return "all";
+  return logprobs < 0 ? "largest" : "sums";
+}
+
+/** What requests need that are in one step. */
+export function mostOf(parts: readonly LogitParts[]): LogitParts {
+  return logitParts[Math.max(0, ...parts.map((each) => logitParts.indexOf(each)))];
 }
 
 /** What a request says, else what the model's files say, else the defaults. */

@@ -3,9 +3,11 @@ import type { Job } from "../serve/job.ts";
 import type { ServeRequest } from "../serve/request.ts";
 import { Scheduler } from "../serve/scheduler.ts";
 import type { Step } from "../serve/step.ts";
+import type { LogitParts } from "../models/logit-parts.ts";
 import type { Model } from "../models/model.ts";
 import type { Generation } from "./request.ts";
 import type { LoopCounts } from "./stats.ts";
+import { mostOf } from "./sampling.ts";
 import type { Choices, Chosen, Sampler } from "./sampler.ts";
 import type { Drafter } from "./drafter.ts";
 import { type DraftCounts, Speculation } from "./speculation.ts";
@@ -95,7 +97,7 @@ export class StepLoop {
     const waitsForTokens = generation.grammar !== undefined;
     const request = { id, prompt, maxTokens, endTokens, priority, waitsForTokens, adapter };
     if (this.followers === undefined) this.scheduler.add(request, now());
-    else this.#tellLater(request);
+    else this.#tellLater(request, generation.parts);
     this.#generations.set(id, generation);
     this.#wake();
   }
@@ -126,10 +128,10 @@ export class StepLoop {
     if (!this.#runs) this.#resting = this.#run();
   }
 
-  #tellLater(request: ServeRequest): void {
+  #tellLater(request: ServeRequest, parts: LogitParts): void {
     if (this.#broken !== undefined) throw this.#broken;
     this.scheduler.check(request);
-    this.#added.push({ request, at: now() });
+    this.#added.push({ request, parts, at: now() });
   }
 
   /** Takes it out of the scheduler: with the next turn where other ranks have to do it too. */
@@ -215,8 +217,9 @@ export class StepLoop {
     const rows = rowsOf(step);
     const depthOf = (job: Job, node: number) => this.#speculation?.depthOf(job, node) ?? 0;
     try {
-      this.#launch(step);
-      const choices = this.#sampler.queue(sampledRows(rows, this.#generations, depthOf));
+      const sampled = sampledRows(rows, this.#generations, depthOf);
+      this.#launch(step, mostOf(sampled.map(({ generation }) => generation.parts)));
+      const choices = this.#sampler.queue(sampled);
       this.#model.shareChosen(step.wanted);
       const queued = { jobs: step.jobs.slice(), rows, choices };
       this.scheduler.advance(step);
@@ -263,10 +266,10 @@ export class StepLoop {
     }
   }
 
-  #launch(step: Step): void {
+  #launch(step: Step, parts: LogitParts): void {
     const ids = idsOf(step, this.#tokens);
     const { batch, jobs, sequences, logitRows, wanted } = step;
-    this.#model.forward({ batch, jobs, sequences, ids, logitRows, wanted });
+    this.#model.forward({ batch, jobs, sequences, ids, logitRows, wanted, parts });
   }
 
   /** Hands out the tokens of a row: behind each node of its drafts that stands, one. */

@@ -4,6 +4,7 @@ import { Device } from "../device/device.ts";
 import type { Memory } from "../device/memory.ts";
 import { PinnedRing } from "../device/ring.ts";
 import type { Stream } from "../device/stream.ts";
+import type { LogitParts } from "../models/logit-parts.ts";
 import type { ServeRequest } from "../serve/request.ts";
 import type { Step } from "../serve/step.ts";
 import { Tensor } from "../tensor/tensor.ts";
@@ -19,9 +20,10 @@ export interface Turn {
   readonly ends?: boolean;
 }
 
-/** A request, and when it came. */
+/** A request, what of the logits it needs, and when it came. */
 export interface Added {
   readonly request: ServeRequest;
+  readonly parts: LogitParts;
   readonly at: number;
 }
 
@@ -125,17 +127,16 @@ export class Turns implements AsyncDisposable {
   }
 }
 
-interface AddedJson {
-  readonly at: number;
+interface AddedJson extends Omit<Added, "request"> {
   readonly request: Omit<ServeRequest, "prompt"> & { readonly prompt: number[] };
 }
 
-function asJson({ at, request }: Added): AddedJson {
-  return { at, request: { ...request, prompt: [...request.prompt] } };
+function asJson({ request, ...rest }: Added): AddedJson {
+  return { ...rest, request: { ...request, prompt: [...request.prompt] } };
 }
 
-function fromJson({ at, request }: AddedJson): Added {
-  return { at, request: { ...request, prompt: Int32Array.from(request.prompt) } };
+function fromJson({ request, ...rest }: AddedJson): Added {
+  return { ...rest, request: { ...request, prompt: Int32Array.from(request.prompt) } };
 }
 
 /** What of a step must be the same on all ranks: whose tokens, where they stand and are written. */

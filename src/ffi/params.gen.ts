@@ -3034,6 +3034,80 @@ export class CountTokensParams extends Params {
   }
 }
 
+/** Packs `struct fb_place_params` (64 bytes). */
+export class PlaceParams extends Params {
+  static readonly byteLength = 64;
+  constructor(memory: ArrayBuffer = new ArrayBuffer(64), offset = 0) {
+    super(memory, offset, 64);
+  }
+  set values(value: number) {
+    this.write64(0, value);
+  }
+  get values(): number {
+    return this.read64(0);
+  }
+  set indices(value: number) {
+    this.write64(2, value);
+  }
+  get indices(): number {
+    return this.read64(2);
+  }
+  set out(value: number) {
+    this.write64(4, value);
+  }
+  get out(): number {
+    return this.read64(4);
+  }
+  set rankBytes(value: number) {
+    this.write64(6, value);
+  }
+  get rankBytes(): number {
+    return this.read64(6);
+  }
+  set outStride(value: number) {
+    this.write64(8, value);
+  }
+  get outStride(): number {
+    return this.read64(8);
+  }
+  set rowCount(value: number) {
+    this.i32[10] = value;
+  }
+  get rowCount(): number {
+    return this.i32[10]!;
+  }
+  set k(value: number) {
+    this.i32[11] = value;
+  }
+  get k(): number {
+    return this.i32[11]!;
+  }
+  set rankCount(value: number) {
+    this.i32[12] = value;
+  }
+  get rankCount(): number {
+    return this.i32[12]!;
+  }
+  set columnCount(value: number) {
+    this.i32[13] = value;
+  }
+  get columnCount(): number {
+    return this.i32[13]!;
+  }
+  set vocabulary(value: number) {
+    this.i32[14] = value;
+  }
+  get vocabulary(): number {
+    return this.i32[14]!;
+  }
+  set dtype(value: number) {
+    this.i32[15] = value;
+  }
+  get dtype(): number {
+    return this.i32[15]!;
+  }
+}
+
 /** Packs `struct fb_drafts_params` (160 bytes). */
 export class DraftsParams extends Params {
   static readonly byteLength = 160;

@@ -121,6 +121,7 @@ import rope_unit_h from "../../kernels/rope/unit.h" with { type: "text" };
 import sampling_adjust_cu from "../../kernels/sampling/adjust.cu" with { type: "text" };
 import sampling_drafts_cu from "../../kernels/sampling/drafts.cu" with { type: "text" };
 import sampling_listed_h from "../../kernels/sampling/listed.h" with { type: "text" };
+import sampling_place_cu from "../../kernels/sampling/place.cu" with { type: "text" };
 import sampling_race_h from "../../kernels/sampling/race.h" with { type: "text" };
 import sampling_row_h from "../../kernels/sampling/row.h" with { type: "text" };
 import sampling_sample_cu from "../../kernels/sampling/sample.cu" with { type: "text" };
@@ -257,6 +258,7 @@ export const sources: Readonly<Record<string, string>> = {
   "sampling/adjust.cu": sampling_adjust_cu,
   "sampling/drafts.cu": sampling_drafts_cu,
   "sampling/listed.h": sampling_listed_h,
+  "sampling/place.cu": sampling_place_cu,
   "sampling/race.h": sampling_race_h,
   "sampling/row.h": sampling_row_h,
   "sampling/sample.cu": sampling_sample_cu,

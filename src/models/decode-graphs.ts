@@ -3,17 +3,25 @@ import type { Graph } from "../device/graph.ts";
 import type { Stream } from "../device/stream.ts";
 import { PlanError } from "../errors.ts";
 import type { Batch } from "../kv/batch.ts";
+import { type LogitParts, logitParts } from "./logit-parts.ts";
 
 /** Levels of a batch that a graph can run: a shared prefix and the rest. */
 const levelsMost = 2;
+
+/** What steps of one size may differ in, beside their tokens. */
+export interface GraphKind {
+  readonly isAdapted: boolean;
+  readonly parts: LogitParts;
+}
 
 /**
  * Steps of one token per request as captured graphs, one for each bucket of batch sizes: a whole
  * model in one launch. Steps in which rows have adapters launch more, and have graphs of their own.
  */
 export class DecodeGraphs implements Disposable {
-  readonly #plain = new Map<number, Graph>();
-  readonly #adapted = new Map<number, Graph>();
+  /** By what of the logits they bring; then by padded tokens. */
+  readonly #plain = logitParts.map(() => new Map<number, Graph>());
+  readonly #adapted = logitParts.map(() => new Map<number, Graph>());
 
   constructor(
     readonly device: Device,
@@ -38,9 +46,10 @@ export class DecodeGraphs implements Disposable {
   }
 
   /** Queues a planned step: its graph, or `queue` where none was captured yet, and that then is. */
-  run({ paddedTokens }: Batch, isAdapted: boolean, queue: () => void): void {
+  run({ paddedTokens }: Batch, kind: GraphKind, queue: () => void): void {
     const { device } = this;
-    const graphs = isAdapted ? this.#adapted : this.#plain;
+    const { isAdapted, parts } = kind;
+    const graphs = (isAdapted ? this.#adapted : this.#plain)[logitParts.indexOf(parts)];
     const graph = graphs.get(paddedTokens);
     if (graph !== undefined && isReplayed(graph, device.stream)) return;
     graphs.delete(paddedTokens);
@@ -52,13 +61,13 @@ export class DecodeGraphs implements Disposable {
 
   /** Frees those of steps with adapters, which are to be others. */
   dropAdapted(): void {
-    drop(this.#adapted);
+    this.#adapted.forEach(drop);
   }
 
   /** Frees all of them. */
   [Symbol.dispose](): void {
-    drop(this.#plain);
-    drop(this.#adapted);
+    this.#plain.forEach(drop);
+    this.#adapted.forEach(drop);
   }
 }
 

@@ -23,6 +23,7 @@ import type { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
 import type { Adapters } from "./adapters.ts";
 import { LatentAttention, type LatentHeads } from "./latent.ts";
+import { type LogitParts, type RankFacts, SharedLogits } from "./logit-parts.ts";
 import type { DecoderShape } from "./shape.ts";
 import { StepBuffers } from "./step-buffers.ts";
 import { StepInputs } from "./step-inputs.ts";
@@ -92,12 +93,18 @@ export class Kit implements Disposable {
   readonly #routings = new Map<number, ExpertRouting>();
   #batch: Batch | undefined;
   #wanted = 0;
+  #parts: LogitParts = "all";
+  /** Where ranks share the vocabulary. */
+  readonly #shared: SharedLogits | undefined;
   #latents: LatentAttention | undefined;
   #attention: readonly Attention[] = [];
 
   constructor(options: KitOptions) {
-    const { cache, tokenBudget, rowsMost, dtype } = options;
+    const { cache, tokenBudget, rowsMost, dtype, ranks, shape } = options;
     const { device } = cache;
+    const [from, to] = shape.headRows ?? [0, shape.vocabulary];
+    const isShared = ranks !== undefined && to - from < shape.vocabulary;
+    if (isShared) this.#shared = new SharedLogits(ranks, to - from, { dtype }, rowsMost);
     this.#device = device;
     this.#options = options;
     this.#buffers = new StepBuffers(device, dtype, tokenBudget);
@@ -107,11 +114,13 @@ export class Kit implements Disposable {
 
   /**
    * Begins a step of a planned batch, `wanted` of whose rows want logits; `graphed`: one that a
-   * graph holds, which computes its padding too.
+   * graph holds, which computes its padding too. `parts`: what of logits that ranks share is
+   * wanted, the same on all.
    */
-  begin(batch: Batch, wanted: number, graphed: boolean): void {
+  begin(batch: Batch, wanted: number, graphed: boolean, parts: LogitParts): void {
     this.#batch = batch;
     this.#wanted = wanted;
+    this.#parts = parts;
     const { attention, graphAttention } = this.#options;
     this.#attention = graphed ? graphAttention : attention;
   }
@@ -250,24 +259,29 @@ export class Kit implements Disposable {
     return rows;
   }
 
-  /** Computes the logits of the wanted rows, between -cap and cap where one is given. */
+  /**
+   * Computes the logits of the wanted rows, between -cap and cap where one is given. Of several
+   * ranks each computes its columns, and rank 0 gets what is wanted of them.
+   */
   logits(x: Tensor, head: Weight, cap?: number): void {
-    this.#multiply(x, head);
-    const logits = this.logitsOf(this.#wanted);
-    if (cap !== undefined) capLogits(logits, cap, { out: logits });
+    const rows = this.#wanted;
+    const shared = this.#shared;
+    const out = this.logitsOf(rows);
+    const own = shared === undefined ? out : this.#logits.rows("own logits", rows, head.outputs);
+    matmul(x, head, { out: own });
+    if (cap !== undefined) capLogits(own, cap, { out: own });
+    if (shared === undefined) return;
+    if (this.#parts === "all") this.#gather(own, out);
+    else shared.bring(own, out, this.#parts === "sums");
   }
 
-  /** Each rank computes its columns of the logits; they are brought together. */
-  #multiply(x: Tensor, head: Weight): void {
-    const { ranks, shape } = this.#options;
-    const rows = this.#wanted;
-    const out = this.logitsOf(rows);
-    const columns = head.outputs;
-    if (ranks === undefined || columns === shape.vocabulary) return void matmul(x, head, { out });
-    const own = matmul(x, head, { out: this.#logits.rows("own logits", rows, columns) });
-    const all = this.#gathered(rows, columns, ranks.ranks);
-    ranks.allGather(own, all);
-    out.reshape(rows, ranks.ranks, columns).copyFrom(all.permute(1, 0, 2));
+  /** Rank 0 gets the columns of all. */
+  #gather(own: Tensor, out: Tensor): void {
+    const { rank, ranks } = this.#options.ranks!;
+    const [rows, columns] = own.shape;
+    const all = this.#gathered(rows, columns, ranks);
+    this.#options.ranks!.allGather(own, all);
+    if (rank === 0) out.reshape(rows, ranks, columns).copyFrom(all.permute(1, 0, 2));
   }
 
   /** [ranks, rows, columns]: the first of the buffer's memory. */
@@ -277,7 +291,15 @@ export class Kit implements Disposable {
     return buffer.reshape(buffer.elements).slice(0, 0, elements).reshape(ranks, rows, columns);
   }
 
-  /** The logits of the first `rows` wanted rows of the last step, [rows, vocabulary]. */
+  /** What ranks told of their parts of the last step's logits; undefined where all are here. */
+  facts(): RankFacts | undefined {
+    return this.#parts === "all" ? undefined : this.#shared?.facts(this.#wanted);
+  }
+
+  /**
+   * The logits of the first `rows` wanted rows of the last step, [rows, vocabulary]: on rank 0, and
+   * -inf where they were not wanted.
+   */
   logitsOf(rows: number): Tensor {
     return this.#logits.rows("logits", rows, this.#options.shape.vocabulary);
   }
@@ -303,6 +325,7 @@ export class Kit implements Disposable {
     this.#logits[Symbol.dispose]();
     this.#expertRows?.[Symbol.dispose]();
     this.#latents?.[Symbol.dispose]();
+    this.#shared?.[Symbol.dispose]();
     for (const routing of this.#routings.values()) routing[Symbol.dispose]();
     this.inputs[Symbol.dispose]();
   }

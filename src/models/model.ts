@@ -152,7 +152,7 @@ export class Model implements AsyncDisposable {
 
   /** Queues a step; its logits lie in the kit. */
   forward(step: StepTokens): void {
-    const { batch, jobs, sequences, wanted } = step;
+    const { batch, jobs, sequences, wanted, parts: asked } = step;
     const { cache, worthSharing } = this.parts;
     if (worthSharing !== undefined) cache.sharePrefixes(batch, sequences, worthSharing);
     const graphed = this.graphs.takes(batch, wanted);
@@ -160,10 +160,12 @@ export class Model implements AsyncDisposable {
     for (const each of graphed ? graphAttention : attention) each.plan(batch);
     this.#lastAttention = (graphed ? graphAttention : attention)[0];
     this.kit.inputs.write(step);
-    this.kit.begin(batch, graphed ? batch.paddedTokens : wanted, graphed);
+    // Of logits that are all here there is one kind of step.
+    const parts = this.ranks === undefined ? "all" : asked;
+    this.kit.begin(batch, graphed ? batch.paddedTokens : wanted, graphed, parts);
     const isAdapted = this.#adapters?.begin(jobs) ?? false;
     const queue = () => this.family.forward(this.kit, this.weights);
-    if (graphed) this.graphs.run(batch, isAdapted, queue);
+    if (graphed) this.graphs.run(batch, { isAdapted, parts }, queue);
     else queue();
   }
 

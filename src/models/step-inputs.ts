@@ -5,6 +5,7 @@ import type { Sequence } from "../kv/sequence.ts";
 import { copyRows } from "../ops/copy-rows.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { AdaptedTokens } from "./adapters.ts";
+import type { LogitParts } from "./logit-parts.ts";
 
 /** Most that a step has. */
 interface Limits {
@@ -25,6 +26,8 @@ export interface StepTokens {
   readonly logitRows: Int32Array;
   /** How many rows that are. */
   readonly wanted: number;
+  /** What of their logits is wanted where ranks share them. */
+  readonly parts: LogitParts;
 }
 
 /**

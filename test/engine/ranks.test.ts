@@ -3,7 +3,11 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { questions } from "../../src/cli/model/demo.ts";
-import { type GenerateOptions, fetchSmolLm2 } from "../../src/engine/index.ts";
+import {
+  type GenerateOptions,
+  fetchSmolLm2,
+  type SamplingOptions,
+} from "../../src/engine/index.ts";
 import { runRanks } from "../support/mpirun.ts";
 import {
   naiveGreedy,
@@ -49,20 +53,33 @@ const requestOf = (tokens: readonly number[]) => {
   return { tokens, maxTokens: 12, ignoreEnd: true, sampling: greedy };
 };
 
+interface LogProb {
+  logProb: number;
+  top: { token: number; logProb: number }[];
+}
+
 interface Left {
-  answers: { tokens: number[]; reason: string }[];
+  answers: { tokens: number[]; reason: string; logProbs: LogProb[] }[];
   pagesUsed: number;
   left: number;
+  steps: number;
+  /** By turn, how often what was gathered or told: by operation, dtype and bytes. */
+  traffic: Record<string, number>[];
 }
 
 async function ask(
   tp: number,
   path: string,
   requests: readonly GenerateOptions[],
-  more: { options?: object; aborts?: object; environment?: Record<string, string> } = {},
+  more: {
+    options?: object;
+    aborts?: object;
+    environment?: Record<string, string>;
+    inTurn?: boolean;
+  } = {},
 ): Promise<Left> {
-  const job = { path, tp, options: more.options ?? options, requests, aborts: more.aborts ?? {} };
-  const { environment = { FLASHBUN_SYNC: "1" } } = more;
+  const { environment = { FLASHBUN_SYNC: "1" }, ...rest } = more;
+  const job = { path, tp, options, requests, aborts: {}, inTurn: false, ...rest };
   const run = await runRanks(tp, "engine/ranks.ts", [JSON.stringify(job)], { environment });
   expect(run.stderr).toBe("");
   expect(run.code).toBe(0);
@@ -135,8 +152,128 @@ test(
     ];
     const runs = [];
     for (const tp of [1, 2]) runs.push(await ask(tp, path, requests, { aborts: { 4: 3, 5: 7 } }));
-    expect(runs[1].answers).toEqual(runs[0].answers);
+    const said = ({ answers }: Left) => answers.map(({ tokens, reason }) => ({ tokens, reason }));
+    expect(said(runs[1])).toEqual(said(runs[0]));
+    expectClose(runs[1].answers[1].logProbs, runs[0].answers[1].logProbs);
     expect(runs.map(({ left }) => left)).toEqual([0, 0]);
+  },
+  seconds,
+);
+
+function expectClose(found: readonly LogProb[], expected: readonly LogProb[]): void {
+  const flat = (all: readonly LogProb[]) =>
+    all.flatMap(({ logProb, top }) => [logProb, ...top.map((each) => each.logProb)]);
+  const tokens = (all: readonly LogProb[]) =>
+    all.map(({ top }) => top.map(({ token }) => token).sort());
+  expect(flat(expected).length).toBeGreaterThan(0);
+  expect(tokens(found)).toEqual(tokens(expected));
+  flat(found).forEach((value, i) => expect(value).toBeCloseTo(flat(expected)[i], 4));
+}
+
+describe("ranks tell rank 0 no more of their logits than the choice needs", () => {
+  const seeded = { temperature: 1.3, seed: 11 };
+  const candidates = "allGather u8";
+  const whole = "allGather f32";
+  const cases: [string, SamplingOptions, string, Partial<GenerateOptions>?][] = [
+    ["greedy", greedy, candidates],
+    ["of the 40 likeliest", { ...seeded, topK: 40 }, candidates],
+    [
+      "of the 64 likeliest, by all filters",
+      { ...seeded, topK: 64, topP: 0.9, minP: 0.01 },
+      candidates,
+    ],
+    ["greedy, with log-probabilities", { ...greedy, logprobs: 5 }, candidates],
+    ["of a top-k, with log-probabilities", { ...seeded, topK: 20, logprobs: 0 }, candidates],
+    ["of the 65 likeliest", { ...seeded, topK: 65 }, whole],
+    ["by temperature", seeded, whole],
+    ["by top-p", { ...seeded, topP: 0.8 }, whole],
+    ["by min-p", { ...seeded, minP: 0.05 }, whole],
+    ["greedy, with a bias", { ...greedy, logitBias: { 9: 4 } }, whole],
+    ["greedy, with a penalty", { ...greedy, repetitionPenalty: 1.2 }, whole],
+    ["JSON", greedy, whole, { json: true, ignoreEnd: false }],
+  ];
+  const path = writeFolder(join(folder, "parts"), tinyModel(3, shape));
+  // What a graph does is not counted: each begins with a step of tokens that were not seen.
+  const requests = cases.map(([, sampling, , more], i) => {
+    return { ...requestOf([20 + i, ...prompts[0]]), sampling, ...more };
+  });
+
+  const gathersOf = (traffic: Record<string, number>) =>
+    Object.keys(traffic).filter((what) => what.startsWith("allGather"));
+
+  test(
+    "of one request",
+    async () => {
+      const how = { environment: {}, inTurn: true };
+      const one = await ask(1, path, requests, how);
+      const two = await ask(2, path, requests, how);
+      for (const [i, [name, , gathers]] of cases.entries()) {
+        const [answer, expected] = [two.answers[i], one.answers[i]];
+        expect([name, answer.tokens]).toEqual([name, expected.tokens]);
+        if (expected.logProbs.length > 0) expectClose(answer.logProbs, expected.logProbs);
+        const gathered = gathersOf(two.traffic[i]);
+        expect([name, ...gathered.map((what) => what.startsWith(gathers))]).toEqual([name, true]);
+      }
+      expect(one.answers.filter(({ logProbs }) => logProbs.length > 0).length).toBe(2);
+    },
+    seconds,
+  );
+
+  test(
+    "of several, what the most demanding one needs",
+    async () => {
+      const one = await ask(1, path, requests, { environment: {} });
+      const two = await ask(2, path, requests, { environment: {} });
+      expect(two.answers.map(({ tokens }) => tokens)).toEqual(
+        one.answers.map(({ tokens }) => tokens),
+      );
+      const gathered = gathersOf(two.traffic[0]);
+      for (const kind of [candidates, whole])
+        expect(gathered.some((what) => what.startsWith(kind))).toBe(true);
+    },
+    seconds,
+  );
+
+  test(
+    "NaN in the part of another rank ends the request as it does with one",
+    async () => {
+      const model = tinyModel(3, shape);
+      model.tensors.get("lm_head.weight")!.values.fill(NaN, -1);
+      const broken = writeFolder(join(folder, "nan"), model);
+      for (const tp of [1, 2]) {
+        const { answers, left } = await ask(tp, broken, [requestOf(prompts[0])]);
+        expect(answers[0].reason).toContain("the logits after 5 tokens hold NaN");
+        expect(left).toBe(0);
+      }
+    },
+    seconds,
+  );
+});
+
+test(
+  "a step takes one broadcast of 512 bytes beside the tokens that were chosen",
+  async () => {
+    const path = writeFolder(join(folder, "turns"), tinyModel(1, shape));
+    const requests = prompts.slice(0, 3).map(requestOf);
+    const { traffic: all, steps } = await ask(2, path, requests, { environment: {} });
+    const [traffic] = all;
+    const told = Object.entries(traffic).filter(([what]) => what.startsWith("broadcast"));
+    const [turns] = told.filter(([what]) => what.startsWith("broadcast u8"));
+    // Tokens are 4 bytes for each of up to three rows.
+    const tokens = told.filter(([what]) => /^broadcast i32 (4|8|12)$/.test(what));
+    expect(turns[0]).toBe("broadcast u8 512");
+    expect(tokens.length + 1).toBe(told.length);
+    const sum = tokens.reduce((total, [, count]) => total + count, 0);
+    expect(sum).toBeGreaterThan(12);
+    expect(sum).toBeLessThanOrEqual(steps);
+    // A turn before each step, and one in which the last is settled.
+    expect(turns[1]).toBeGreaterThanOrEqual(steps);
+    expect(turns[1]).toBeLessThanOrEqual(steps + 4);
+    // What does not fit, as a long prompt, comes in a second one.
+    const long = Array.from({ length: 100 }, (_, i) => 100 + (i % 90));
+    const other = { options: { ...options, pages: 64 } };
+    const more = await ask(2, path, [{ ...requestOf(long), maxTokens: 2 }], other);
+    expect(more.traffic[0]["broadcast u8 4096"]).toBe(1);
   },
   seconds,
 );

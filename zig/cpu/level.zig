@@ -20,6 +20,7 @@ const kernels = @import("kernels/argmax.zig").kernels ++
     @import("kernels/rope.zig").kernels ++
     @import("kernels/sampling/adjust.zig").kernels ++
     @import("kernels/sampling/drafts.zig").kernels ++
+    @import("kernels/sampling/place.zig").kernels ++
     @import("kernels/sampling/sample.zig").kernels ++
     @import("kernels/sampling/top_k.zig").kernels ++
     @import("kernels/states.zig").kernels ++
