@@ -35,7 +35,6 @@ interface DeepseekLayer {
  */
 export const deepseek: ModelFamily<Ends & { readonly layers: readonly DeepseekLayer[] }> = {
   modelTypes: ["deepseek_v2", "deepseek_v3"],
-  isWhole: true,
 
   shape(config) {
     config.requireOneOf("hidden_act", ["silu"], "silu");

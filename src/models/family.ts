@@ -7,8 +7,6 @@ import type { WeightSource } from "./weight-source.ts";
 export interface ModelFamily<Weights = unknown> {
   /** Values of `model_type` in config.json that it takes. */
   readonly modelTypes: readonly string[];
-  /** True: nothing here knows how several ranks share it. */
-  readonly isWhole?: boolean;
   /** Errors: CheckpointError for sizes that are missing or that it does not know. */
   shape(config: Config): DecoderShape;
   /** Puts the weights on the device. Errors: CheckpointError, OutOfMemoryError. */

@@ -34,7 +34,6 @@ interface GemmaWeights extends Ends {
  */
 export const gemma: ModelFamily<GemmaWeights> = {
   modelTypes: ["gemma2", "gemma3_text"],
-  isWhole: true,
 
   shape(config) {
     config.requireOneOf("hidden_activation", ["gelu_pytorch_tanh"], "gelu_pytorch_tanh");

@@ -179,8 +179,9 @@ export class Kit implements Disposable {
     this.#options.ranks?.allReduce(residual);
   }
 
-  /** Adds the RMSNorm of y, which is written over, to the residual stream. */
+  /** Adds the RMSNorm of y, of which ranks have parts, to the residual stream; writes over y. */
   addNorm(residual: Tensor, y: Tensor, weight: Tensor): Tensor {
+    this.#options.ranks?.allReduce(y);
     rmsNorm(y, weight, { eps: this.#options.shape.normEps, out: y });
     return add(residual, y, { out: residual });
   }

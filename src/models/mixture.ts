@@ -49,13 +49,15 @@ export const mixture: ModelFamily<Ends & { readonly layers: readonly MixtureLaye
   shape(config) {
     const shape = llamaShape(config);
     const isMixtral = config.modelType === "mixtral";
+    const intermediate = isMixtral ? shape.intermediate : config.count("moe_intermediate_size");
     return {
       ...shape,
+      intermediate,
       mixture: {
         names: config.modelType,
         experts: config.count(isMixtral ? "num_local_experts" : "num_experts"),
         topK: config.count("num_experts_per_tok"),
-        intermediate: isMixtral ? shape.intermediate : config.count("moe_intermediate_size"),
+        intermediate,
         renormalize: isMixtral || config.flag("norm_topk_prob", false),
       },
     };

@@ -80,8 +80,6 @@ export class Model implements AsyncDisposable {
     const { dtype, pageSize, tokenBudget, maxBatch, draftsMost, ranks } = options;
     const config = new Config(checkpoint.path, checkpoint.config);
     const family = familyOf(config);
-    if (ranks !== undefined && family.isWhole === true)
-      throw config.wrong("model_type", "a family that several ranks can share");
     const whole = family.shape(config);
     const shape = ranks === undefined ? whole : sharedShape(whole, ranks);
     await using made = new AsyncDisposableStack();

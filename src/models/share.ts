@@ -15,7 +15,8 @@ function fits({ queryHeads, kvHeads, intermediate, mixture }: DecoderShape, rank
   return (
     queryHeads % ranks === 0 &&
     (kvHeads % ranks === 0 || ranks % kvHeads === 0) &&
-    (mixture?.intermediate ?? intermediate) % ranks === 0
+    intermediate % ranks === 0 &&
+    (mixture === undefined || mixture.intermediate % ranks === 0)
   );
 }
 
@@ -40,12 +41,14 @@ function headRowsOf({ vocabulary }: DecoderShape, share: Share): Range {
 export function sharedShape(shape: DecoderShape, share: Share): DecoderShape {
   const { ranks } = share;
   if (!fits(shape, ranks)) {
-    const { queryHeads, kvHeads, intermediate } = shape;
+    const { queryHeads, kvHeads, intermediate, mixture } = shape;
+    const inner = mixture && mixture.intermediate !== intermediate;
+    const experts = inner ? ` and ${mixture.intermediate} of an expert` : "";
     const counts = Array.from({ length: queryHeads }, (_, i) => i + 1);
     const fitting = counts.filter((count) => fits(shape, count)).join(", ");
     throw new CommError(
       `${ranks} ranks do not divide ${queryHeads} query heads, ${kvHeads} key heads and ` +
-        `${intermediate} elements. Fix: start one of ${fitting} ranks.`,
+        `${intermediate} elements${experts}. Fix: start one of ${fitting} ranks.`,
     );
   }
   const { mixture } = shape;
@@ -61,12 +64,16 @@ export function sharedShape(shape: DecoderShape, share: Share): DecoderShape {
 
 type Cut = (stored: StoredTensor) => StoredTensor;
 
-/** How tensors of Llama's names are cut, by the end of their names. */
+/** How tensors of Llama's and DeepSeek's names are cut, by the end of their names. */
 function cutsOf(path: string, shape: DecoderShape, share: Share): [RegExp, Cut][] {
-  const { queryHeads, kvHeads, headDim } = shape;
-  const heads = ([from, to]: Range): Range => [from * headDim, to * headDim];
+  const { queryHeads, kvHeads, headDim, latent } = shape;
+  const heads = ([from, to]: Range, dim = headDim): Range => [from * dim, to * dim];
   const behind = (by: number, [from, to]: Range): Range => [by + from, by + to];
-  const q = heads(partOf(queryHeads, share));
+  const own = partOf(queryHeads, share);
+  const q = heads(own, latent && latent.plain + latent.turned);
+  const out = heads(own, latent?.value);
+  // What all heads share of a latent, and what makes it, is whole on each rank.
+  const unfolded = heads(own, latent && latent.plain + latent.value);
   const kv = heads(partOf(kvHeads, share));
   const [k, v] = [queryHeads * headDim, (queryHeads + kvHeads) * headDim];
   const packed = [q, behind(k, kv), behind(v, kv)];
@@ -75,10 +82,11 @@ function cutsOf(path: string, shape: DecoderShape, share: Share): [RegExp, Cut][
     return (stored) => rowsOf(stored, ranges(stored));
   };
   return [
-    [/\.q_proj\.(weight|bias)$/, rows(() => [q])],
+    [/\.q(_b)?_proj\.(weight|bias)$/, rows(() => [q])],
+    [/\.kv_b_proj\.weight$/, rows(() => [unfolded])],
     [/\.[kv]_proj\.(weight|bias)$/, rows(() => [kv])],
     [/\.qkv_proj\.(weight|bias)$/, rows(() => packed)],
-    [/\.o_proj\.weight$/, (stored) => columnsOf(path, stored, q)],
+    [/\.o_proj\.weight$/, (stored) => columnsOf(path, stored, out)],
     [/\.(gate_proj|up_proj|w1|w3)\.weight$/, rows(({ shape: [all] }) => [evenly(all)])],
     [
       /\.gate_up_proj\.weight$/,

@@ -8,7 +8,7 @@ import {
   fetchSmolLm2,
   type SamplingOptions,
 } from "../../src/engine/index.ts";
-import { runRanks } from "../support/mpirun.ts";
+import { askRanks, type LogProb, type RanksLeft, startRanks } from "../support/ranks.ts";
 import {
   naiveGreedy,
   packed,
@@ -39,8 +39,6 @@ const mixtureFields = {
 };
 const folder = mkdtempSync(join(tmpdir(), "flashbun-ranks-"));
 afterAll(() => rmSync(folder, { recursive: true }));
-// Few pages, of which requests lose some on the way.
-const options = { pages: 24, pageSize: 4, tokenBudget: 8, maxBatch: 3 };
 const prompts = [
   [3, 4, 5, 6, 7],
   [3, 4, 5, 9],
@@ -52,39 +50,6 @@ const greedy = { temperature: 0 };
 const requestOf = (tokens: readonly number[]) => {
   return { tokens, maxTokens: 12, ignoreEnd: true, sampling: greedy };
 };
-
-interface LogProb {
-  logProb: number;
-  top: { token: number; logProb: number }[];
-}
-
-interface Left {
-  answers: { tokens: number[]; reason: string; logProbs: LogProb[] }[];
-  pagesUsed: number;
-  left: number;
-  steps: number;
-  /** By turn, how often what was gathered or told: by operation, dtype and bytes. */
-  traffic: Record<string, number>[];
-}
-
-async function ask(
-  tp: number,
-  path: string,
-  requests: readonly GenerateOptions[],
-  more: {
-    options?: object;
-    aborts?: object;
-    environment?: Record<string, string>;
-    inTurn?: boolean;
-  } = {},
-): Promise<Left> {
-  const { environment = { FLASHBUN_SYNC: "1" }, ...rest } = more;
-  const job = { path, tp, options, requests, aborts: {}, inTurn: false, ...rest };
-  const run = await runRanks(tp, "engine/ranks.ts", [JSON.stringify(job)], { environment });
-  expect(run.stderr).toBe("");
-  expect(run.code).toBe(0);
-  return JSON.parse(run.stdout) as Left;
-}
 
 describe("ranks say what one alone would, in f32", () => {
   const models: [string, TinyShape, (path: string, shape: TinyShape) => string][] = [
@@ -114,7 +79,7 @@ describe("ranks say what one alone would, in f32", () => {
       const expected = prompts.map((prompt) => naiveGreedy(model, prompt, 12));
       // Sums in another order move logits by less.
       expect(Math.min(...expected.map(({ margin }) => margin))).toBeGreaterThan(1e-3);
-      const { answers, left } = await ask(tp, path, prompts.map(requestOf));
+      const { answers, left } = await askRanks(tp, path, prompts.map(requestOf));
       expect(answers.map(({ tokens }) => tokens)).toEqual(expected.map(({ tokens }) => tokens));
       expect(left).toBe(0);
     },
@@ -130,7 +95,10 @@ test(
       return { messages: [{ role: "user", content }], maxTokens: 64, sampling: greedy };
     });
     const path = await fetchSmolLm2();
-    const { answers } = await ask(3, path, requests, { options: { pages: 64 }, environment: {} });
+    const { answers } = await askRanks(3, path, requests, {
+      options: { pages: 64 },
+      environment: {},
+    });
     expect(answers.map(({ tokens }) => tokens.join(" "))).toEqual(
       golden.map(([, tokens]) => `${tokens} 2`),
     );
@@ -151,8 +119,10 @@ test(
       { ...requestOf(prompts[1]), maxTokens: 60 },
     ];
     const runs = [];
-    for (const tp of [1, 2]) runs.push(await ask(tp, path, requests, { aborts: { 4: 3, 5: 7 } }));
-    const said = ({ answers }: Left) => answers.map(({ tokens, reason }) => ({ tokens, reason }));
+    for (const tp of [1, 2])
+      runs.push(await askRanks(tp, path, requests, { aborts: { 4: 3, 5: 7 } }));
+    const said = ({ answers }: RanksLeft) =>
+      answers.map(({ tokens, reason }) => ({ tokens, reason }));
     expect(said(runs[1])).toEqual(said(runs[0]));
     expectClose(runs[1].answers[1].logProbs, runs[0].answers[1].logProbs);
     expect(runs.map(({ left }) => left)).toEqual([0, 0]);
@@ -205,8 +175,8 @@ describe("ranks tell rank 0 no more of their logits than the choice needs", () =
     "of one request",
     async () => {
       const how = { environment: {}, inTurn: true };
-      const one = await ask(1, path, requests, how);
-      const two = await ask(2, path, requests, how);
+      const one = await askRanks(1, path, requests, how);
+      const two = await askRanks(2, path, requests, how);
       for (const [i, [name, , gathers]] of cases.entries()) {
         const [answer, expected] = [two.answers[i], one.answers[i]];
         expect([name, answer.tokens]).toEqual([name, expected.tokens]);
@@ -222,8 +192,8 @@ describe("ranks tell rank 0 no more of their logits than the choice needs", () =
   test(
     "of several, what the most demanding one needs",
     async () => {
-      const one = await ask(1, path, requests, { environment: {} });
-      const two = await ask(2, path, requests, { environment: {} });
+      const one = await askRanks(1, path, requests, { environment: {} });
+      const two = await askRanks(2, path, requests, { environment: {} });
       expect(two.answers.map(({ tokens }) => tokens)).toEqual(
         one.answers.map(({ tokens }) => tokens),
       );
@@ -241,7 +211,7 @@ describe("ranks tell rank 0 no more of their logits than the choice needs", () =
       model.tensors.get("lm_head.weight")!.values.fill(NaN, -1);
       const broken = writeFolder(join(folder, "nan"), model);
       for (const tp of [1, 2]) {
-        const { answers, left } = await ask(tp, broken, [requestOf(prompts[0])]);
+        const { answers, left } = await askRanks(tp, broken, [requestOf(prompts[0])]);
         expect(answers[0].reason).toContain("the logits after 5 tokens hold NaN");
         expect(left).toBe(0);
       }
@@ -255,7 +225,7 @@ test(
   async () => {
     const path = writeFolder(join(folder, "turns"), tinyModel(1, shape));
     const requests = prompts.slice(0, 3).map(requestOf);
-    const { traffic: all, steps } = await ask(2, path, requests, { environment: {} });
+    const { traffic: all, steps } = await askRanks(2, path, requests, { environment: {} });
     const [traffic] = all;
     const told = Object.entries(traffic).filter(([what]) => what.startsWith("broadcast"));
     const [turns] = told.filter(([what]) => what.startsWith("broadcast u8"));
@@ -271,8 +241,8 @@ test(
     expect(turns[1]).toBeLessThanOrEqual(steps + 4);
     // What does not fit, as a long prompt, comes in a second one.
     const long = Array.from({ length: 100 }, (_, i) => 100 + (i % 90));
-    const other = { options: { ...options, pages: 64 } };
-    const more = await ask(2, path, [{ ...requestOf(long), maxTokens: 2 }], other);
+    const other = { options: { pages: 64, pageSize: 4, tokenBudget: 8, maxBatch: 3 } };
+    const more = await askRanks(2, path, [{ ...requestOf(long), maxTokens: 2 }], other);
     expect(more.traffic[0]["broadcast u8 4096"]).toBe(1);
   },
   seconds,
@@ -282,14 +252,12 @@ test(
   "numbers of ranks that do not fit are refused, with those that do",
   async () => {
     const path = writeFolder(join(folder, "refused"), tinyModel(1, shape));
-    const job = JSON.stringify({ path, tp: 3, options, requests: [], aborts: {} });
-    const { code, stderr } = await runRanks(3, "engine/ranks.ts", [job]);
+    const { code, stderr } = await startRanks(3, path, []);
     expect(stderr).toMatch(
       /CommError: .*3 ranks do not divide 8 query heads.* Fix: start one of 1, 2, 4, 8 ranks\./,
     );
     expect(code).not.toBe(0);
-    const other = JSON.stringify({ path, tp: 4, options, requests: [], aborts: {} });
-    const wrong = await runRanks(2, "engine/ranks.ts", [other]);
+    const wrong = await startRanks(4, path, [], { started: 2 });
     expect(wrong.stderr).toContain("CommError: tp is 4, and mpirun started 2. Fix: ");
   },
   seconds,
@@ -299,8 +267,7 @@ test(
   "ranks that want something else are refused before weights are read",
   async () => {
     const path = writeFolder(join(folder, "unequal"), tinyModel(1, shape));
-    const parts = { path, tp: 2, options, others: { maxBatch: 2 }, requests: [], aborts: {} };
-    const { code, stderr } = await runRanks(2, "engine/ranks.ts", [JSON.stringify(parts)]);
+    const { code, stderr } = await startRanks(2, path, [], { others: { maxBatch: 2 } });
     expect(stderr).toMatch(/CommError: what is loaded of rank [01] differs from that of rank [01]/);
     expect(code).not.toBe(0);
   },

@@ -3,54 +3,15 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Encoder, Engine, type EngineOptions } from "../../src/engine/index.ts";
-import { type TinyModel, vocabularySize, writeFolder } from "../support/tiny-llama.ts";
+import { type Golden, goldenModels, writeModel } from "../support/families.ts";
+import { vocabularySize } from "../support/tiny-llama.ts";
 import { gpuTarget } from "../support/targets.ts";
 import golden from "./families-golden.json";
 
-interface Golden {
-  readonly config: Record<string, unknown> & { model_type: string; tie_word_embeddings: boolean };
-  readonly tensors: Readonly<Record<string, number[]>>;
-  /** Greedy, after the prompt. */
-  readonly tokens: readonly number[];
-  /** After the prompt. */
-  readonly logits: readonly number[];
-}
-
-const models = golden.models as unknown as Record<string, Golden>;
 const { prompt } = golden;
 const gpu = gpuTarget();
 const folder = mkdtempSync(join(tmpdir(), "flashbun-families-"));
 afterAll(() => rmSync(folder, { recursive: true }));
-
-/** Numbers by a tensor's name, as families_golden.py has them. */
-function weight(name: string, shape: readonly number[], isCentred: boolean) {
-  let seed = 2166136261;
-  for (const byte of new TextEncoder().encode(name)) seed = Math.imul(seed ^ byte, 16777619) >>> 0;
-  // Gemma multiplies its embedding by the root of its width.
-  const factor = isCentred && name.includes("embed") ? 0.15 : 1;
-  const count = shape.reduce((product, size) => product * size, 1);
-  const [spread, mean] =
-    shape.length > 1
-      ? [Math.sqrt(24 / shape.at(-1)!), 0]
-      : [0.8, name.toLowerCase().endsWith("norm.weight") && !isCentred ? 1 : 0];
-  return Float32Array.from({ length: count }, (_, i) => {
-    let x = (Math.imul(i, 2654435761) + seed) >>> 0;
-    x = Math.imul(x ^ (x >>> 16), 2246822519) >>> 0;
-    x = (x ^ (x >>> 13)) >>> 0;
-    return (x / 2 ** 32 - 0.5) * spread * factor + mean;
-  });
-}
-
-/** Writes the model of a golden entry as a folder. */
-function written(name: string, { config, tensors } = models[name]): string {
-  const isCentred = config.model_type.startsWith("gemma");
-  const made = Object.entries(tensors).map(([tensor, shape]) => {
-    const values = weight(tensor, shape, isCentred);
-    return [tensor, { shape, values }] as const;
-  });
-  const model = { shape: {}, tensors: new Map(made) } as unknown as TinyModel;
-  return writeFolder(join(folder, name), model, config);
-}
 
 async function tokensOf(engine: Engine, tokens: readonly number[], maxTokens: number) {
   const sampling = { temperature: 0, logprobs: 20 };
@@ -70,14 +31,14 @@ test("the vocabulary is that of the golden file", () => {
   expect(vocabularySize).toBe(266);
 });
 
-describe.each(Object.keys(models))("%s, as transformers has it", (name) => {
-  const { tokens: expected, logits } = models[name];
+describe.each(Object.keys(goldenModels))("%s, as transformers has it", (name) => {
+  const { tokens: expected, logits } = goldenModels[name];
   const ways: [string, EngineOptions][] = [
     ["at once", {}],
     ["in chunks of three tokens, and pages of four", { tokenBudget: 3, maxBatch: 3, pageSize: 4 }],
   ];
   test.each(ways)("%s", async (_, options) => {
-    await using engine = await Engine.load(written(name), options);
+    await using engine = await Engine.load(writeModel(folder, name), options);
     const count = expected.length;
     const { tokens, first } = await tokensOf(engine, prompt, count);
     expect(tokens).toEqual([...expected]);
@@ -98,7 +59,7 @@ describe.each(Object.keys(models))("%s, as transformers has it", (name) => {
     "on a GPU, in f16",
     async () => {
       const options = { device: "cuda:0", dtype: "f16", tokenBudget: 16, maxBatch: 2 } as const;
-      await using engine = await Engine.load(written(name), options);
+      await using engine = await Engine.load(writeModel(folder, name), options);
       const logProbs = logSoftmax(logits);
       const [{ first }, { first: later }] = await Promise.all([
         tokensOf(engine, prompt, 2),
@@ -114,7 +75,7 @@ describe.each(Object.keys(models))("%s, as transformers has it", (name) => {
 
 test("an encoder's vectors are those of transformers, whatever comes with them", async () => {
   const { config, tensors, vectors } = golden.bert as unknown as Golden & { vectors: number[][] };
-  const at = written("bert", { config, tensors, tokens: [], logits: [] });
+  const at = writeModel(folder, "bert", { config, tensors });
   await using encoder = await Encoder.load(at, { tokenBudget: 32 });
   expect(encoder.dimensions).toBe(48);
   const short = prompt.slice(0, 5);
