@@ -271,25 +271,7 @@ export class Kit implements Disposable {
     const own = shared === undefined ? out : this.#logits.rows("own logits", rows, head.outputs);
     matmul(x, head, { out: own });
     if (cap !== undefined) capLogits(own, cap, { out: own });
-    if (shared === undefined) return;
-    if (this.#parts === "all") this.#gather(own, out);
-    else shared.bring(own, out, this.#parts === "sums");
-  }
-
-  /** Rank 0 gets the columns of all. */
-  #gather(own: Tensor, out: Tensor): void {
-    const { rank, ranks } = this.#options.ranks!;
-    const [rows, columns] = own.shape;
-    const all = this.#gathered(rows, columns, ranks);
-    this.#options.ranks!.allGather(own, all);
-    if (rank === 0) out.reshape(rows, ranks, columns).copyFrom(all.permute(1, 0, 2));
-  }
-
-  /** [ranks, rows, columns]: the first of the buffer's memory. */
-  #gathered(rows: number, columns: number, ranks: number): Tensor {
-    const buffer = this.#logits.rows("gathered logits", this.#options.rowsMost, columns * ranks);
-    const elements = ranks * rows * columns;
-    return buffer.reshape(buffer.elements).slice(0, 0, elements).reshape(ranks, rows, columns);
+    shared?.bring(own, out, this.#parts);
   }
 
   /** What ranks told of their parts of the last step's logits; undefined where all are here. */

@@ -44,9 +44,9 @@ interface Views {
 const blockAlignment = 16;
 
 /**
- * The candidates of ranks that share a vocabulary: each finds the largest logits of its part, and
- * rank 0 chooses among all of these as if it had the whole rows. One exchange of some hundred bytes
- * for each row; the memory is of a fixed place, so that graphs may hold it.
+ * Logits of ranks that share a vocabulary: each finds the largest of its part, and rank 0 chooses
+ * among all of these as if it had the whole rows, in one exchange of some hundred bytes for each
+ * row; or all are gathered. The memory is of a fixed place, so that graphs may hold it.
  */
 export class SharedLogits implements Disposable {
   readonly #device: Device;
@@ -55,6 +55,8 @@ export class SharedLogits implements Disposable {
   readonly #all: Tensor;
   /** Where the device says which token the largest is, which the candidates say already. */
   readonly #unread: Tensor;
+  /** All logits of all ranks, once they are wanted. */
+  #gathered: Tensor | undefined;
   readonly #views: Views[] = [];
 
   /**
@@ -65,7 +67,7 @@ export class SharedLogits implements Disposable {
     private readonly comm: Communicator,
     private readonly columns: number,
     private readonly logits: Pick<Tensor, "dtype">,
-    rowsMost: number,
+    private readonly rowsMost: number,
   ) {
     this.#device = comm.device;
     this.#k = Math.min(candidatesMost, columns);
@@ -75,8 +77,23 @@ export class SharedLogits implements Disposable {
     this.#unread = Tensor.empty(comm.device, [rowsMost, 1], "i32", "largest tokens");
   }
 
-  /** Queues the exchange of candidates in `own` [rows, columns]; rank 0's go to `out`. */
-  bring(own: Tensor, out: Tensor, withSums: boolean): void {
+  /** Queues the exchange of what is wanted of `own` [rows, columns]; on rank 0 it goes to `out`. */
+  bring(own: Tensor, out: Tensor, parts: LogitParts): void {
+    if (parts === "all") this.#gather(own, out);
+    else this.#exchange(own, out, parts === "sums");
+  }
+
+  #gather(own: Tensor, out: Tensor): void {
+    const { device, rank, ranks } = this.comm;
+    const [rows, columns] = own.shape;
+    const most = this.rowsMost * columns * ranks;
+    this.#gathered ??= Tensor.empty(device, [most], own.dtype, "logits of ranks");
+    const all = this.#gathered.slice(0, 0, rows * columns * ranks).reshape(ranks, rows, columns);
+    this.comm.allGather(own, all);
+    if (rank === 0) out.reshape(rows, ranks, columns).copyFrom(all.permute(1, 0, 2));
+  }
+
+  #exchange(own: Tensor, out: Tensor, withSums: boolean): void {
     const rows = own.shape[0];
     const views = (this.#views[rows] ??= this.#makeViews(rows));
     const { values, indices, status, first, largest, logProb } = views;
@@ -95,7 +112,8 @@ export class SharedLogits implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const made of [this.#own, this.#all, this.#unread]) made[Symbol.dispose]();
+    const all = [this.#own, this.#all, this.#unread, this.#gathered];
+    for (const made of all) made?.[Symbol.dispose]();
   }
 
   #blockBytes(rows: number): number {
