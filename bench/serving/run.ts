@@ -8,9 +8,16 @@
  */
 import { parseArgs } from "node:util";
 import { drive } from "../../src/cli/bench/drive.ts";
-import { type Figures, figuresOf } from "../../src/cli/bench/figures.ts";
+import { EngineTarget } from "../../src/cli/bench/engine-target.ts";
+import {
+  type EngineFigures,
+  engineFigures,
+  type Figures,
+  figuresOf,
+} from "../../src/cli/bench/figures.ts";
+import { LoopLag } from "../../src/cli/bench/lag.ts";
 import { lengthsOf } from "../../src/cli/bench/lengths.ts";
-import { generatedLoad } from "../../src/cli/bench/load.ts";
+import { afterWarmUp, generatedLoad } from "../../src/cli/bench/load.ts";
 import { table } from "../../src/cli/table.ts";
 import { startRanks } from "../../src/cli/model/ranks.ts";
 import { Engine, fetchSmolLm2, ranksOf } from "../../src/engine/index.ts";
@@ -47,7 +54,10 @@ async function open(): Promise<Engine> {
   return await Engine.load(shape, random);
 }
 
-async function measure(engine: Engine, row: Row): Promise<Figures> {
+/** A row's figures, with how late the event loop's timers were (p99). */
+type Measured = Figures & EngineFigures & { lagMs: number | null };
+
+async function measure(engine: Engine, row: Row): Promise<Measured> {
   const { vocabulary } = engine.model.shape;
   const { clients, rate, samples = 1 } = row;
   const requests = options.quick ? Math.ceil(row.requests / 8) : row.requests;
@@ -62,15 +72,15 @@ async function measure(engine: Engine, row: Row): Promise<Figures> {
     vocabulary,
   });
   const driving = { samples, temperature: 0, signal: new AbortController().signal };
-  const warming = load.slice(0, warmUp).map((request) => ({ ...request, outputTokens: 8 }));
-  await drive(engine, warming, { ...driving, clients: clients ?? 16 });
+  const target = new EngineTarget(engine);
+  const { warming, measured } = afterWarmUp(load, warmUp);
+  const short = warming.map((request) => ({ ...request, outputTokens: 8 }));
+  await drive(target, short, { ...driving, clients: clients ?? 16 });
   const before = engine.stats();
-  const first = load[warmUp].arrivalSeconds;
-  const measured = load.slice(warmUp).map((request) => {
-    return { ...request, arrivalSeconds: request.arrivalSeconds - first };
-  });
-  const answers = await drive(engine, measured, { ...driving, clients });
-  return figuresOf(answers, before, engine.stats());
+  using lag = new LoopLag();
+  const asked = await drive(target, measured, { ...driving, clients });
+  const ofEngine = engineFigures(before, engine.stats());
+  return { ...figuresOf(asked), ...ofEngine, lagMs: lag.figures.p99 };
 }
 
 const engine = await open();
@@ -90,6 +100,7 @@ const heads = [
   "in tok/s",
   "cached",
   "host",
+  "loop late p99",
 ];
 const lines: string[][] = [heads];
 const results: object[] = [];
@@ -101,7 +112,8 @@ for (const row of rowsFor(engine.device.kind)) {
   const cells = [ttftMs.p50, ttftMs.p99, itlMs.p50, itlMs.p99].map(ms);
   const rates = [figures.outputTokensPerSecond, figures.promptTokensPerSecond];
   const shares = [cachedTokens / promptTokens, hostShare].map((x) => `${(100 * x).toFixed(1)} %`);
-  lines.push([row.name, ...cells, ...rates.map((each) => each.toFixed(1)), ...shares]);
+  const late = `${ms(figures.lagMs)} ms`;
+  lines.push([row.name, ...cells, ...rates.map((each) => each.toFixed(1)), ...shares, late]);
   results.push({ ...row, ...figures });
   process.stderr.write(`${lines.at(-1)!.join("  ")}\n`);
 }

@@ -1,11 +1,11 @@
 import { basename } from "node:path";
-import { version } from "../../package.json";
 import type { Device } from "../device/device.ts";
 import type { DeviceKind } from "../device/open.ts";
 import { summarize, summaryTable } from "../replay/metrics.ts";
 import { shapeOf } from "../replay/shapes.ts";
 import type { ReplayOptions, ReplayRequest, ReplayResult } from "../replay/types.ts";
 import { requireInteger } from "../require.ts";
+import { aboutRun } from "./about.ts";
 import { requireWritable, textStream, writeWhole } from "./outputs.ts";
 import { counted } from "../shown.ts";
 import { openProgress } from "./progress.ts";
@@ -215,11 +215,6 @@ async function writeOutputs(
     await writeWhole(options.traceEvents, JSON.stringify(traceEvents(result)));
     say(`events for Perfetto in ${placeOf(options.traceEvents)} (open at ui.perfetto.dev)`);
   }
-}
-
-function aboutRun(): string {
-  const command = ["flashbun", ...process.argv.slice(2)].join(" ");
-  return `${command}; flashbun ${version}, ${new Date().toISOString().slice(0, 16)} UTC`;
 }
 
 function placeOf(path: string): string {

@@ -66,8 +66,7 @@ function line(label, name) {
   };
 }
 
-function draw(id, columns, series, unit, { height = 220, end = null, hooks = {} } = {}) {
-  const host = document.getElementById(id);
+function draw(host, columns, series, unit, { height = 220, end = null, hooks = {} } = {}) {
   const options = {
     width: host.clientWidth,
     height,
@@ -83,7 +82,7 @@ function draw(id, columns, series, unit, { height = 220, end = null, hooks = {} 
   charts.push([new uPlot(options, columns, host), host, height]);
 }
 
-function bars(id, label, name, histogram) {
+function bars(host, { label, colour: name, histogram }) {
   const { x, count, width, beyond, percentiles } = histogram;
   const series = {
     ...line(label, name),
@@ -92,24 +91,26 @@ function bars(id, label, name, histogram) {
     paths: uPlot.paths.bars({ size: [0.9, 60] }),
   };
   const end = x[x.length - 1] + width / 2;
-  draw(id, [x, count], [series], "ms", { end, hooks: { draw: [marks(percentiles)] } });
+  draw(host, [x, count], [series], "ms", { end, hooks: { draw: [marks(percentiles)] } });
   if (beyond === 0) return;
   const note = document.createElement("p");
   note.className = "beyond";
   note.textContent = `${short(beyond)} ${label} beyond ${short(end)} ms are in the last bar.`;
-  document.getElementById(id).append(note);
+  host.append(note);
 }
 
-const { x, prefill, decode, running, waiting, pages } = data.time;
-draw("throughput", [x, prefill, decode], [line("prompt", "blue"), line("output", "orange")], "s", {
-  height: 260,
-});
-draw("batch", [x, running, waiting], [line("running", "blue"), line("waiting", "orange")], "s");
-const capacity = { ...line("all", "soft"), fill: null, dash: [6, 4], width: 1 };
-const all = x.map(() => data.pages);
-draw("pages", [x, pages, all], [line("in use", "green"), capacity], "s");
-bars("ttft", "requests", "blue", data.ttft);
-bars("itl", "tokens", "blue", data.itl);
+function lines(host, { x, lines, height }) {
+  const series = lines.map(({ label, colour: name, isLimit }) =>
+    isLimit ? { ...line(label, name), fill: null, dash: [6, 4], width: 1 } : line(label, name),
+  );
+  draw(host, [x, ...lines.map(({ values }) => values)], series, "s", { height });
+}
+
+for (const [at, chart] of data.entries()) {
+  const host = document.getElementById(`chart-${at}`);
+  if (chart.kind === "bars") bars(host, chart);
+  else lines(host, chart);
+}
 
 addEventListener("resize", () => {
   for (const [chart, host, height] of charts) chart.setSize({ width: host.clientWidth, height });

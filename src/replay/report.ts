@@ -1,6 +1,13 @@
 import {
+  type BarChart,
+  chartPage,
+  histogram,
+  type Line,
+  type LineChart,
+  type Tile,
+} from "./chart-page.ts";
+import {
   interTokenTimes,
-  percentile,
   stepSeconds,
   type Summary,
   summarize,
@@ -19,19 +26,7 @@ export interface TimeSeries {
   pages: number[];
 }
 
-/** Bars of a histogram: `x` holds the middles of bins, `count` the values in each. */
-export interface Histogram {
-  x: number[];
-  count: number[];
-  width: number;
-  /** Values beyond the last bin, which counts them too. */
-  beyond: number;
-  /** Marked in the chart; null of no values. */
-  percentiles: { p50: number | null; p99: number | null };
-}
-
 const timeBins = 240;
-const histogramBins = 40;
 
 /**
  * A run over time in equal bins: tokens per second spread over the steps that made them; requests
@@ -76,62 +71,69 @@ function carry(series: TimeSeries, bin: number): void {
     values[bin + 1] = values[bin];
 }
 
-/** A histogram of ascending values; the last bin, a little above p99, takes what is beyond. */
-export function histogram(sorted: Float64Array): Histogram {
-  const end = (percentile(sorted, 99) ?? 0) * 1.1 || 1;
-  const width = end / histogramBins;
-  const count = new Array<number>(histogramBins).fill(0);
-  let beyond = 0;
-  for (const value of sorted) {
-    if (value >= end) beyond++;
-    count[Math.min(histogramBins - 1, Math.max(0, Math.floor(value / width)))]++;
-  }
-  const percentiles = { p50: percentile(sorted, 50), p99: percentile(sorted, 99) };
-  return { x: count.map((_, bin) => (bin + 0.5) * width), count, width, beyond, percentiles };
-}
-
 /**
  * The report of a run: one HTML page that needs nothing but itself. `about`: what ran, and when.
  */
-export async function reportPage(result: ReplayResult, about = ""): Promise<string> {
+export function reportPage(result: ReplayResult, about = ""): Promise<string> {
   const summary = summarize(result);
-  const [template, script, uplotScript, uplotStyle] = await Promise.all([
-    Bun.file(new URL("./report.html", import.meta.url)).text(),
-    Bun.file(new URL("./report-page.js", import.meta.url)).text(),
-    packageFile("uplot/dist/uPlot.iife.min.js"),
-    packageFile("uplot/dist/uPlot.min.css"),
-  ]);
-  const data = {
-    time: timeSeries(result.steps, result.seconds),
-    ttft: histogram(timesToFirstToken(result.requests)),
-    itl: histogram(interTokenTimes(result.requests)),
-    pages: result.pages,
+  const { x, prefill, decode, running, waiting, pages } = timeSeries(result.steps, result.seconds);
+  const lines = (...all: Line[]): LineChart => ({ kind: "lines", x, lines: all });
+  const bars = (label: string, sorted: Float64Array): BarChart => {
+    return { kind: "bars", label, colour: "blue", histogram: histogram(sorted) };
   };
-  const parts: Record<string, string> = {
-    title: escape(`Replay of ${result.trace}`),
-    about: escape(about),
-    subtitle: escape(`${result.shape} on ${result.device}`),
-    note: result.interrupted ? `<p class="note">Interrupted: the figures are partial.</p>` : "",
+  const all = x.map(() => result.pages);
+  return chartPage({
+    title: `Replay of ${result.trace}`,
+    subtitle: `${result.shape} on ${result.device}`,
+    about,
+    ...(result.interrupted && { note: "Interrupted: the figures are partial." }),
     tiles: tiles(summary),
-    shares: timeShares(result),
-    rows: summaryRows(summary)
-      .map(([name, value]) => `<tr><th>${escape(name)}</th><td>${escape(value)}</td></tr>`)
-      .join("\n"),
-    plan: result.planSvg ?? "<p>No step ran.</p>",
-    script,
-    uplotStyle,
-    uplotScript,
-    // JSON inside a script element must not hold the end of it.
-    data: JSON.stringify(data).replaceAll("<", "\\u003c"),
-  };
-  return template.replace(/\/\*\{(\w+)\}\*\/|\{\{(\w+)\}\}/g, (_, a, b) => parts[a ?? b]);
+    cards: [
+      { heading: "Where the time went", isWide: true, html: timeShares(result) },
+      {
+        heading: "Throughput (tokens/s)",
+        isWide: true,
+        chart: {
+          ...lines(
+            { label: "prompt", colour: "blue", values: prefill },
+            { label: "output", colour: "orange", values: decode },
+          ),
+          height: 260,
+        },
+      },
+      {
+        heading: "Batch (requests)",
+        chart: lines(
+          { label: "running", colour: "blue", values: running },
+          { label: "waiting", colour: "orange", values: waiting },
+        ),
+      },
+      {
+        heading: "Pages in use",
+        chart: lines(
+          { label: "in use", colour: "green", values: pages },
+          { label: "all", colour: "soft", values: all, isLimit: true },
+        ),
+      },
+      {
+        heading: "Time to the first token (requests by ms)",
+        chart: bars("requests", timesToFirstToken(result.requests)),
+      },
+      {
+        heading: "Time between tokens (tokens by ms)",
+        chart: bars("tokens", interTokenTimes(result.requests)),
+      },
+      {
+        heading: "A plan: what each thread does, over time",
+        isWide: true,
+        html: `<div class="plan">${result.planSvg ?? "<p>No step ran.</p>"}</div>`,
+      },
+    ],
+    rows: summaryRows(summary),
+  });
 }
 
-function packageFile(name: string): Promise<string> {
-  return Bun.file(new URL(import.meta.resolve(name))).text();
-}
-
-function tiles(summary: Summary): string {
+function tiles(summary: Summary): Tile[] {
   const { ttftMs, itlMs, verified } = summary;
   const number = (value: number | null, digits = 0) =>
     value === null ? "-" : value.toLocaleString("en-US", { maximumFractionDigits: digits });
@@ -141,22 +143,19 @@ function tiles(summary: Summary): string {
       ? `above the ${number(readCeilingGBs, 1)} of memory`
       : `${number((kvReadGBs / readCeilingGBs) * 100)} % of the read ceiling`;
   const right = verified.failed === 0;
-  const tile = (name: string, value: string, unit: string, detail: string) =>
-    `<div class="tile"><span>${name}</span><b>${value}<small>${unit}</small></b>` +
-    `<span>${detail}</span></div>`;
   return [
-    tile("Throughput", number(summary.tokensPerSecond), " tokens/s", "prompt and output"),
-    tile("First token", number(ttftMs.p50, 1), " ms", `p99 ${number(ttftMs.p99, 1)} ms`),
-    tile("Between tokens", number(itlMs.p50, 1), " ms", `p99 ${number(itlMs.p99, 1)} ms`),
-    tile("Prefix hits", number(summary.prefixHitRate * 100, 1), " %", "of prompt tokens"),
-    tile("KV read rate", number(summary.kvReadGBs, 1), " GB/s", readCeilingGBs > 0 ? share : ""),
-    tile(
+    ["Throughput", number(summary.tokensPerSecond), " tokens/s", "prompt and output"],
+    ["First token", number(ttftMs.p50, 1), " ms", `p99 ${number(ttftMs.p99, 1)} ms`],
+    ["Between tokens", number(itlMs.p50, 1), " ms", `p99 ${number(itlMs.p99, 1)} ms`],
+    ["Prefix hits", number(summary.prefixHitRate * 100, 1), " %", "of prompt tokens"],
+    ["KV read rate", number(summary.kvReadGBs, 1), " GB/s", readCeilingGBs > 0 ? share : ""],
+    [
       "Verified",
       right ? number(verified.checked) : `${number(verified.failed)} wrong`,
       right ? " outputs" : "",
       right ? "none off" : `of ${number(verified.checked)} outputs`,
-    ),
-  ].join("\n");
+    ],
+  ];
 }
 
 /** One bar: where the run's time went. */
@@ -181,8 +180,4 @@ function timeShares({ steps, seconds }: ReplayResult): string {
       `<span><i class="${kind}"></i>${name} ${percent(value)} (${value.toFixed(2)} s)</span>`,
   );
   return `<div class="bar">${bar.join("")}</div><div class="key">${legend.join("")}</div>`;
-}
-
-function escape(text: string): string {
-  return Bun.escapeHTML(text);
 }

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { traceEvents } from "../../src/replay/perfetto.ts";
-import { histogram, reportPage, timeSeries } from "../../src/replay/report.ts";
+import { histogram } from "../../src/replay/chart-page.ts";
+import { reportPage, timeSeries } from "../../src/replay/report.ts";
 import { forSeeds } from "../support/random.ts";
 import { replayResult, stepRecord } from "./synthetic.ts";
 
@@ -70,7 +71,9 @@ describe("the page", () => {
     expect(page).not.toContain("<script>alert");
     expect(page).toContain("&lt;script&gt;alert");
     const data = /<script type="application\/json" id="data">([\s\S]*?)<\/script>/.exec(page)![1];
-    expect(Object.keys(JSON.parse(data))).toEqual(["time", "ttft", "itl", "pages"]);
+    const charts = (JSON.parse(data) as { kind: string }[]).map(({ kind }) => kind);
+    expect(charts).toEqual(["lines", "lines", "lines", "bars", "bars"]);
+    for (const at of charts.keys()) expect(page).toContain(`id="chart-${at}"`);
   });
 
   test("of an empty run that was interrupted", async () => {

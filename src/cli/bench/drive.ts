@@ -1,7 +1,7 @@
-import type { Engine } from "../../engine/index.ts";
 import type { BenchRequest } from "./load.ts";
+import type { Asked, Target } from "./target.ts";
 
-/** How requests are put to an engine. */
+/** How requests are put to a target. */
 export interface DriveOptions {
   /** So many at a time, each next one when one is answered; absent: when they come. */
   readonly clients: number | undefined;
@@ -11,59 +11,30 @@ export interface DriveOptions {
   readonly signal: AbortSignal;
 }
 
-/** An answer: when it was asked for and when each token came, in milliseconds from the start. */
-export interface Answered {
-  readonly asked: number;
-  readonly times: readonly number[];
-}
-
-/** Puts all requests to the engine and notes the times at the client; a signal ends it early. */
+/** Puts all requests to the target and notes the times at the client; a signal ends it early. */
 export async function drive(
-  engine: Engine,
+  target: Target,
   requests: readonly BenchRequest[],
   options: DriveOptions,
-): Promise<Answered[]> {
-  const { clients, samples, signal } = options;
+): Promise<Asked[]> {
+  const { clients, signal } = options;
   const started = performance.now();
-  const answers: Answered[] = [];
-  const ask = async (request: BenchRequest) => {
-    const asked = performance.now() - started;
-    const all = Array.from({ length: samples }, () => answer(engine, request, options, started));
-    for (const times of await Promise.all(all)) answers.push({ asked, times });
-  };
+  const asking = { ...options, now: () => performance.now() - started };
+  const asked: Asked[] = [];
+  const ask = async (request: BenchRequest) => void asked.push(await target.ask(request, asking));
   if (clients === undefined) {
     await Promise.all(
       requests.map(async (request) => {
-        await Bun.sleep(1e3 * request.arrivalSeconds - (performance.now() - started));
+        await Bun.sleep(1e3 * request.arrivalSeconds - asking.now());
         if (!signal.aborted) await ask(request);
       }),
     );
-    return answers;
+    return asked;
   }
   let next = 0;
   const client = async () => {
     while (next < requests.length && !signal.aborted) await ask(requests[next++]);
   };
   await Promise.all(Array.from({ length: clients }, client));
-  return answers;
-}
-
-async function answer(
-  engine: Engine,
-  { prompt, outputTokens }: BenchRequest,
-  { temperature, signal }: DriveOptions,
-  started: number,
-): Promise<number[]> {
-  const times: number[] = [];
-  const generation = engine.generate({
-    tokens: prompt,
-    maxTokens: outputTokens,
-    ignoreEnd: true,
-    sampling: { temperature },
-  });
-  const leave = () => generation.abort();
-  signal.addEventListener("abort", leave);
-  for await (const _ of generation) times.push(performance.now() - started);
-  signal.removeEventListener("abort", leave);
-  return times;
+  return asked;
 }

@@ -41,6 +41,18 @@ export function generatedLoad(options: LoadOptions): BenchRequest[] {
   });
 }
 
+/** Requests that come first and are not measured, and the others, whose times begin with theirs. */
+export function afterWarmUp(
+  load: readonly BenchRequest[],
+  warmUp: number,
+): { warming: readonly BenchRequest[]; measured: readonly BenchRequest[] } {
+  const first = load[warmUp]?.arrivalSeconds ?? 0;
+  const measured = load.slice(warmUp).map((request) => {
+    return { ...request, arrivalSeconds: request.arrivalSeconds - first };
+  });
+  return { warming: load.slice(0, warmUp), measured };
+}
+
 /** The requests of a trace, with ids that the model has, as much of each as its context holds. */
 export async function tracedLoad(
   path: string,

@@ -115,8 +115,16 @@ function addDemo(root: Command, done: (code: number) => void): void {
 function addBench(root: Command, done: (code: number) => void): void {
   const command = root
     .command("bench")
-    .description("measure a model under a load of made-up requests, or of a trace's")
-    .argument("<model>", modelHelp)
+    .description("measure a model, or a server of OpenAI's API, under a load")
+    .argument("[model]", `${modelHelp}; with --url its name there (default: the first)`)
+    .addOption(
+      new Option("--url <url>", "a server to measure, such as http://127.0.0.1:8000/v1").conflicts(
+        engineOptions,
+      ),
+    )
+    .option("--api-key <text>", "key for the server (default: FLASHBUN_API_KEY)")
+    .option("--chat", "ask the server for chats, not for completions of texts")
+    .option("--plain", "send no field that OpenAI's servers refuse: answers may end early")
     .option("--requests <n>", "requests to measure", integer("--requests", 1, 1_000_000), 64)
     .option("--clients <n>", "requests at a time (default: 16)", integer("--clients", 1, 65_536))
     .addOption(
@@ -148,10 +156,18 @@ function addBench(root: Command, done: (code: number) => void): void {
     .option("--warm-up <n>", "requests before, not measured", integer("--warm-up", 0, 1000), 4)
     .option("--seed <n>", "seed of the requests", integer("--seed", 0), 1);
   addEngine(command)
-    .option("--json <file>", "write the figures as JSON")
+    .option("--json <file>", "write the figures and each token's time as JSON")
+    .option("--report <file>", "write a report with charts, one HTML file")
     .option("-q, --quiet", "print the figures and errors alone")
-    .addHelpText("after", examples("bench smollm2 --clients 16 --prompt-tokens 100-300"))
-    .action(async (model: string, options: BenchArguments) => {
+    .addHelpText(
+      "after",
+      examples(
+        "bench smollm2 --clients 16 --prompt-tokens 100-300",
+        "bench --url http://127.0.0.1:8000/v1 --rate 4 --report bench.html",
+        "bench --url http://127.0.0.1:8000/v1 --trace mooncake.jsonl --requests 200",
+      ),
+    )
+    .action(async (model: string | undefined, options: BenchArguments) => {
       const { benchCommand } = await import("./bench.ts");
       done(await benchCommand(model, options));
     });
@@ -161,6 +177,19 @@ function adapter(): Option {
   const help = "an adapter (LoRA, as PEFT saves it) that answers go through";
   return new Option("--lora <folder>", help).argParser(namedFolders("--lora", 1));
 }
+
+/** Options of {@link addEngine}: what a server of its own has decided. */
+const engineOptions = [
+  "device",
+  "dtype",
+  "pages",
+  "pageSize",
+  "tokenBudget",
+  "maxBatch",
+  "tp",
+  "cascade",
+  "randomWeights",
+];
 
 function addEngine(command: Command): Command {
   return command
@@ -220,6 +249,7 @@ function temperature(text: string): number {
   throw new InvalidArgumentError("it is a number from 0 to 100.");
 }
 
-function examples(line: string): string {
-  return `\nExample:\n  bunx flashbun ${line}`;
+function examples(...lines: string[]): string {
+  const heading = lines.length === 1 ? "Example" : "Examples";
+  return `\n${heading}:\n${lines.map((line) => `  bunx flashbun ${line}`).join("\n")}`;
 }
