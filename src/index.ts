@@ -10,6 +10,7 @@ export type { AppendIndices } from "./cache/append-indices.ts";
 export { appendPages, type AppendPagesOptions, type PageRows } from "./cache/append-pages.ts";
 export type { CacheGroupOptions, PagedCacheOptions, PlaneOptions } from "./cache/options.ts";
 export type { AttentionOptions, GraphOptions, ResolvedOptions } from "./attention/options.ts";
+export type { RowDims } from "./attention/row-dims.ts";
 export type {
   PageListLevel,
   PageListsOptions,
@@ -166,6 +167,7 @@ export {
   type TensorIndices,
   type VariantDefinition,
 } from "./variant/define.ts";
+export type { VariantMatrix } from "./variant/value.ts";
 export {
   type Environment,
   evaluate,

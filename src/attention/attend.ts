@@ -7,6 +7,8 @@ import type { AttentionState } from "../ops/states.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
 import { Attention } from "./attention.ts";
 import { maskElements } from "./bind-mask.ts";
+import { productOf } from "../variant/projection.ts";
+import { requireVariant, type Variant } from "../variant/variant.ts";
 import { type AttentionOptions, resolveOptions } from "./options.ts";
 import type { VariantInputs } from "./variant/inputs.ts";
 
@@ -71,7 +73,8 @@ export function attend(
     ...rest,
     queryHeads: q.shape[1],
     kvHeads: k.shape[1],
-    headDim: q.shape[2],
+    // Queries that a variant multiplies have another width than keys.
+    headDim: isMultiplied(options.variant) ? k.shape[2] : q.shape[2],
     valueDim: v.shape[2],
     dtype: q.dtype,
     kvDtype: k.dtype,
@@ -81,8 +84,8 @@ export function attend(
   const batch = createBatch({ queryLengths: [queries], kvLengths: [k.shape[0]], layout });
   attention.plan(batch);
   if (maskBits !== undefined) requireWhole(attention, batch, maskBits);
-  const outDtype = attention.options.outDtype;
-  const out = givenOut ?? Tensor.empty(device, [queries, queryHeads, v.shape[2]], outDtype);
+  const { outDtype, outDim } = attention.options;
+  const out = givenOut ?? Tensor.empty(device, [queries, queryHeads, outDim], outDtype);
   const lse = givenLse ?? Tensor.empty(device, [queries, queryHeads], "f32");
   const weighs = options.variant?.softmax !== false;
   if (!weighs) (stream ?? device.stream).fill(lse.address, 0xff, lse.elements * 4);
@@ -105,6 +108,14 @@ export function attend(
     stream,
   });
   return { out, lse, lseBase: attention.options.lseBase };
+}
+
+/** Whether a hook multiplies queries by a matrix. */
+function isMultiplied(variant: Variant | undefined): boolean {
+  if (variant === undefined) return false;
+  requireVariant("variant", variant);
+  const { query } = variant.hooks;
+  return query !== undefined && productOf(query) !== undefined;
 }
 
 /** A mask of one request has no room to spare: another size is that of something else. */

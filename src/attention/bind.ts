@@ -28,7 +28,7 @@ export function bindTensors(
   requests: number,
   tensors: PlainTensors,
 ): MappedTensors {
-  const { queryHeads, headDim, valueDim } = options;
+  const { queryHeads, queryDim, outDim } = options;
   requireOptions("tensors", tensors, runNames);
   const { q, out, lse } = tensors;
   for (let i = 0; i < tensorNames.length; i++) {
@@ -49,10 +49,10 @@ export function bindTensors(
     const allowed = `left out: variant ${options.variant.name} has no softmax`;
     throw new OptionError("lse", lse.label, allowed, "remove it.");
   }
-  checkRows("q", q, rows, queryHeads, headDim, options.dtype);
-  checkRows("out", out, rows, queryHeads, valueDim, options.outDtype);
+  checkRows("q", q, rows, queryHeads, queryDim, options.dtype);
+  checkRows("out", out, rows, queryHeads, outDim, options.outDtype);
   if (device.kind === "cuda") {
-    requireAligned("q", q, rowUnit(q, headDim));
+    requireAligned("q", q, rowUnit(q, queryDim));
     requireAligned("out", out, 4 * dtypeBytes(out.dtype));
   }
   params.q = q.address;
@@ -68,7 +68,7 @@ export function bindTensors(
   // A row of queries is read before its output is written, and by nobody else: but for wide rows of
   // a GPU, whose columns several warps have, one of which may have to attend it again.
   const isShared = q.device.kind === "cuda" && options.headDim > warpColumnsMost;
-  const isSame = !isShared && options.headDim === options.valueDim && isInPlace(out, q);
+  const isSame = !isShared && queryDim === outDim && isInPlace(out, q);
   if (!isSame) requireApart("out", out, "q", q);
   requireApart("out", out, "k", k);
   requireApart("out", out, "v", v);

@@ -184,7 +184,7 @@ export class BoundParams {
     const { variantInputs } = tensors;
     if (this.#options.variant !== undefined) {
       const k = keysOf(this.#options, tensors)!;
-      bindVariant(this.#device, this.params, this.#options, batch, k, variantInputs);
+      bindVariant(this.#device, this.params, this.#options, batch, k, tensors);
     } else if (variantInputs !== undefined) {
       const allowed = "left out: the attention has no variant";
       throw new OptionError("variantInputs", variantInputs, allowed, "create with { variant }.");

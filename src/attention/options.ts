@@ -4,8 +4,8 @@ import type { LseBase } from "../ops/states.ts";
 import { checkOptions, finite, flag, integer, list, object, oneOf, unchecked } from "../options.ts";
 import { type DType, isFp8 } from "../tensor/dtype.ts";
 import type { HookName } from "../variant/expression.ts";
-import { nodesOf } from "../variant/graph.ts";
 import { checkPlaces } from "./places.ts";
+import { refuseWideTurns, type RowDims, rowDims } from "./row-dims.ts";
 import { requireVariant, type Variant } from "../variant/variant.ts";
 
 /** Fixed sizes for graph capture: addresses and grids then depend on the bucket only. */
@@ -146,11 +146,15 @@ export const schemas = {
   layers: integer(1, 65536),
 };
 
-/** The options with every default filled in; rope, graph and variant have none. */
+/**
+ * The options with every default filled in; rope, graph and variant have none. Rows of q have
+ * queryDim elements and those of out outDim: headDim and valueDim, unless hooks multiply them.
+ */
 export type ResolvedOptions = Required<
   Omit<AttentionOptions, "rope" | "graph" | "variant" | "layers">
 > &
-  Pick<AttentionOptions, "rope" | "graph" | "variant">;
+  Pick<AttentionOptions, "rope" | "graph" | "variant"> &
+  RowDims;
 
 /** Checks the options and fills the defaults in. Errors: OptionError. */
 export function resolveOptions(options: AttentionOptions): ResolvedOptions {
@@ -226,6 +230,7 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     rope,
     graph,
     variant,
+    ...rowDims({ headDim, valueDim, finalize, variant }),
   };
 }
 
@@ -238,20 +243,6 @@ function checkDeviceLengths({ mask, keyPositions }: AttentionOptions): void {
   if (keyPositions) {
     const fix = "leave keyPositions out, or give the lengths with the batch.";
     throw new OptionError("keyPositions", true, "false with deviceLengths", fix);
-  }
-}
-
-/** A rotation reads the other element of each pair, which must be one of the head's. */
-function refuseWideTurns(variant: Variant, options: AttentionOptions): void {
-  const { headDim, valueDim = headDim } = options;
-  for (const [hook, root] of Object.entries(variant.hooks)) {
-    const option = hook === "query" || hook === "key" ? "headDim" : "valueDim";
-    const dim = option === "headDim" ? headDim : valueDim;
-    const turn = nodesOf([root]).find(({ op, value }) => op === "partner" && Math.abs(value) > dim);
-    if (turn === undefined) continue;
-    const turned = Math.abs(turn.value);
-    const allowed = `${turned} or more: the ${hook} hook of variant ${variant.name} turns so many`;
-    throw new OptionError(option, dim, allowed, "rotate fewer elements.");
   }
 }
 

@@ -13,11 +13,14 @@ import type { VariantInputs } from "./variant/inputs.ts";
  * out. Index tensors are i32, or i64, which each run copies.
  */
 export interface RunTensors {
-  /** [tokens, queryHeads, headDim] in the query dtype. */
+  /**
+   * [tokens, queryHeads, headDim] in the query dtype; where a variant multiplies queries, as wide
+   * as that takes.
+   */
   q: Tensor;
   /**
-   * [tokens, queryHeads, valueDim] in the output dtype: q itself, on a GPU with heads of up to 256,
-   * or memory apart from it.
+   * [tokens, queryHeads, valueDim], or what a variant makes of it, in the output dtype: q itself,
+   * on a GPU with heads of up to 256, or memory apart from it.
    */
   out: Tensor;
   /** f32 [tokens, queryHeads]: log-sum-exp in the base of the options. */

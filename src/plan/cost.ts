@@ -14,6 +14,11 @@ export interface CostModel {
   readonly sharedRowKeys: number;
   /** A cut must leave at least this many keys on both sides. */
   readonly leastKeys: number;
+  /**
+   * Cost of one query row of a piece whatever its keys: products with matrices of a variant, which
+   * each piece of a row computes again; default 0.
+   */
+  readonly pieceRowKeys?: number;
   /** Cost of splitting any row at all, which the schedule "whole" weighs; default 0. */
   readonly splitKeys?: number;
 }
@@ -28,18 +33,24 @@ export const defaultCosts: CostModel = {
 };
 
 const costNames = ["pieceKeys", "rowKeys", "mergeKeys", "sharedRowKeys", "leastKeys"] as const;
-const costOptions = [...costNames, "splitKeys"];
+const costOptions = [...costNames, "pieceRowKeys", "splitKeys"];
 
 /** Throws an OptionError unless each cost is a number of 0 or more. */
 export function requireCosts(costs: CostModel): void {
   requireOptions("costs", costs, costOptions);
   for (const name of costNames) requireNumber(name, costs[name], 0, Infinity);
+  requireNumber("pieceRowKeys", costs.pieceRowKeys ?? 0, 0, Infinity);
   requireNumber("splitKeys", costs.splitKeys ?? 0, 0, Infinity);
 }
 
 /** Cost of one piece: `keys` visible keys for `rows` packed rows. */
 export function pieceCost(costs: CostModel, rows: number, keys: number): number {
-  return costs.pieceKeys + keys * (1 + costs.rowKeys * rows);
+  return startCost(costs, rows) + keys * (1 + costs.rowKeys * rows);
+}
+
+/** What it costs before its first key. */
+export function startCost({ pieceKeys, pieceRowKeys = 0 }: CostModel, rows: number): number {
+  return pieceKeys + pieceRowKeys * rows;
 }
 
 /**
@@ -62,6 +73,7 @@ export function worthSharing(
   if (requests < 2 || sharedTokens <= 0) return false;
   const rows = queryTokens * group;
   const apart = requests * pieceCost(costs, rows / requests, sharedTokens);
-  const together = pieceCost(costs, rows, sharedTokens) + requests * costs.pieceKeys;
+  const own = requests * startCost(costs, rows / requests);
+  const together = pieceCost(costs, rows, sharedTokens) + own;
   return apart - together > 2 * rows * costs.sharedRowKeys;
 }

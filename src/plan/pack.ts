@@ -1,4 +1,4 @@
-import { type CostModel, pieceCost } from "./cost.ts";
+import { type CostModel, pieceCost, startCost } from "./cost.ts";
 import { IntList, Piece, pieceInts, Tile, tileInts } from "./list.ts";
 import { PieceOrder } from "./order.ts";
 import { addPiece } from "./walk.ts";
@@ -217,8 +217,8 @@ export class Packing {
    */
   #cutOf(start: number, end: number, rows: number, most: number): number {
     if (this.#cost(rows, end - start) <= most) return end;
-    const { pieceKeys, rowKeys, leastKeys } = this.costs;
-    const keys = (most - pieceKeys) / (1 + rowKeys * rows);
+    const { rowKeys, leastKeys } = this.costs;
+    const keys = (most - startCost(this.costs, rows)) / (1 + rowKeys * rows);
     const last = Math.min(start + keys, end - leastKeys);
     const cut = Math.floor(last / this.#kvTile) * this.#kvTile;
     return cut - start >= leastKeys ? cut : -1;

@@ -70,7 +70,8 @@ export type Opcode = (typeof opcodes)[number];
 
 /**
  * Parts of a program, in their order. `uniform`, `elements` and `rows` run once per pass, `keys`
- * once per block of keys; the others run for pairs (`visible`, `logits`) and vectors.
+ * once per block of keys; the others run for pairs (`visible`, `logits`) and vectors, those called
+ * before on rows that are multiplied by a matrix then.
  */
 export const sectionNames = [
   "uniform",
@@ -83,6 +84,8 @@ export const sectionNames = [
   "key",
   "value",
   "output",
+  "beforeQuery",
+  "beforeOutput",
 ] as const;
 
 /** Name of a part of a program. */
@@ -107,6 +110,8 @@ export interface Header {
   readonly words: { readonly row: number; readonly key: number; readonly element: number };
   /** Register that holds, after `uniform`, the factor of scale * q.k; 0: there is none. */
   readonly factor: number;
+  /** Matrices that rows of queries and outputs are multiplied by, among the tensors; -1: none. */
+  readonly matrices: { readonly query: number; readonly output: number };
   /** Dtype codes and axes. */
   readonly tensors: readonly { readonly dtype: number; readonly axes: number }[];
 }
@@ -137,7 +142,7 @@ export class ProgramWriter {
     this.#registers = Math.max(this.#registers, register + 1);
   }
 
-  finish({ softmax, stores, words, factor, tensors }: Header): Int32Array {
+  finish({ softmax, stores, words, factor, matrices, tensors }: Header): Int32Array {
     const flags = Number(softmax) | (Number(stores) << 1);
     const shapes = Array.from({ length: tensorsMax }, (_, i) =>
       i < tensors.length ? tensors[i].dtype | (tensors[i].axes << 8) : 0,
@@ -149,6 +154,8 @@ export class ProgramWriter {
       tensors.length,
       ...shapes,
       ...this.#sections.flat(),
+      matrices.query,
+      matrices.output,
       ...this.#code,
     ];
     return Int32Array.from(program);

@@ -19,7 +19,7 @@ export function compose(variants: readonly Variant[]): Variant {
   for (const variant of variants) {
     const copy = rebuild(graph, (node, inputs) => {
       const before = node.op === "scalar" ? scalarsBefore : tensorsBefore;
-      if (node.op !== "scalar" && node.op !== "load" && node.op !== "store") return undefined;
+      if (!["scalar", "load", "store", "matmul"].includes(node.op)) return undefined;
       return graph.make({ ...node, inputs, value: node.value + before });
     });
     for (const hook of hookNames) {

@@ -9,8 +9,9 @@ import {
   type ValueType,
 } from "./expression.ts";
 import { isInput } from "./graph.ts";
+import { isWidth } from "./projection.ts";
 import type { Trace } from "./trace.ts";
-import { kindOf, noteUses } from "./value.ts";
+import { kindOf, noteUses, VariantMatrix } from "./value.ts";
 import { F32, I32 } from "./values.ts";
 
 /** An input that belongs to a query row. */
@@ -66,7 +67,10 @@ export function loadType(dtype: TensorDtype): "f32" | "i32" {
 }
 
 /** A tensor of the variant, in a hook; `I` has one index for each axis. */
-export class VariantTensor<V extends F32 | I32, I extends readonly unknown[]> {
+export class VariantTensor<
+  V extends F32 | I32,
+  I extends readonly unknown[],
+> extends VariantMatrix {
   /** @internal */
   readonly trace: Trace;
   readonly #spec: TensorSpec;
@@ -74,6 +78,7 @@ export class VariantTensor<V extends F32 | I32, I extends readonly unknown[]> {
 
   /** @internal */
   constructor(trace: Trace, index: number) {
+    super();
     this.trace = trace;
     this.#index = index;
     this.#spec = trace.draft.tensors[index];
@@ -106,6 +111,25 @@ export class VariantTensor<V extends F32 | I32, I extends readonly unknown[]> {
     const inputs = this.#indices("put", indices);
     const clamped = this.#clamped(inputs);
     trace.stores.push({ tensor: this.#index, inputs: [written, ...inputs], clamped });
+  }
+
+  /** @internal */
+  multiplied(vector: Node): Node {
+    const { trace } = this;
+    const { name, dtype, shape } = this.#spec;
+    const perHead = shape.length === 3 && shape[0] === "queryHeads";
+    const isFixed = shape.slice(-2).every((extent) => isWidth(extent));
+    if ((!perHead && shape.length !== 2) || !isFixed)
+      trace.fail(
+        `matmul() got ${name}, declared as [${shape.join(", ")}]`,
+        'declare [rows, columns] or ["queryHeads", rows, columns] in numbers, headDim or valueDim',
+      );
+    if (loadType(dtype) !== "f32")
+      trace.fail(`matmul() got ${name}, a tensor of ${dtype}`, "declare it as f32, f16 or bf16");
+    const inputs = perHead ? [vector, trace.graph.input("head")] : [vector];
+    const product = trace.graph.make({ op: "matmul", type: "f32", inputs, value: this.#index });
+    trace.products.set(product, trace.count());
+    return product;
   }
 
   #indices(method: string, indices: readonly unknown[]): Node[] {

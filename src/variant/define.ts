@@ -2,8 +2,9 @@ import { OptionError, VariantError } from "../errors.ts";
 import { contextOf, type HookInputs, type VariantTensor } from "./context.ts";
 import { checkDefinition, type ScalarDeclaration, type TensorDeclaration } from "./declare.ts";
 import { type Extent, type HookName, hookNames, type Node } from "./expression.ts";
-import { Graph, nodesOf } from "./graph.ts";
+import { Graph, isInput, nodesOf } from "./graph.ts";
 import { placeOf } from "./place.ts";
+import { besideProduct } from "./projection.ts";
 import { type Draft, Trace } from "./trace.ts";
 import { kindOf, used, type Value } from "./value.ts";
 import { Bool, F32, type I32 } from "./values.ts";
@@ -156,10 +157,28 @@ function traceHook(trace: Trace, body: UserHook): Node {
       "a.and(b) and a.or(b), or remove it";
     trace.fail(problem, fix, unused.made);
   }
+  checkProducts(trace, node);
   return trace.stores.reduce((inner, { tensor, inputs, clamped }) => {
     const parts = { op: "store", type: inner.type, value: tensor, clamped } as const;
     return trace.graph.make({ ...parts, inputs: [inner, ...inputs] });
   }, node);
+}
+
+/** A hook is what it does before its product, the product, and what it does after. */
+function checkProducts(trace: Trace, root: Node): void {
+  const [product, second] = [...trace.products.keys()];
+  if (product === undefined) return;
+  if (second !== undefined)
+    trace.fail(
+      "a row was multiplied by two matrices",
+      "multiply the matrices by each other first, once",
+      trace.products.get(second),
+    );
+  const beside = besideProduct(root, product);
+  if (!beside.some((node) => isInput(node, "x"))) return;
+  const problem = "x was used beside its product, whose elements are others";
+  const fix = "use what matmul() returned; to add x itself, add the unit matrix to the matrix";
+  trace.fail(problem, fix, trace.products.get(product));
 }
 
 function fixOf(hook: HookName, result: unknown): string {

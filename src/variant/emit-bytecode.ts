@@ -44,7 +44,7 @@ class Emitter {
   }
 
   emit(): Int32Array {
-    const { variant, logitsFactor, stores } = this.#staged;
+    const { variant, logitsFactor, stores, queryProduct, outputProduct } = this.#staged;
     const words = this.#words;
     this.#collect();
     this.#pins();
@@ -57,6 +57,7 @@ class Emitter {
       stores: stores.length > 0,
       words: { row: words.count("row"), key: words.count("key"), element: words.count("element") },
       factor: logitsFactor === undefined ? 0 : words.pins.get(logitsFactor)!,
+      matrices: { query: queryProduct?.tensor ?? -1, output: outputProduct?.tensor ?? -1 },
       tensors: variant.tensors.map(({ dtype, shape }) => {
         return { dtype: dtypeCodes[dtype], axes: shape.length };
       }),
@@ -67,6 +68,17 @@ class Emitter {
     return new SectionWriter(this.#program, this.#words, this.#staged.variant.name, name, roots);
   }
 
+  /** Sections of vectors. */
+  #vectors(): [SectionName, Node][] {
+    const { queryProduct, outputProduct } = this.#staged;
+    const all: [SectionName, Node | undefined][] = [
+      ...vectorHooks.map((hook): [SectionName, Node | undefined] => [hook, this.#staged[hook]]),
+      ["beforeQuery", queryProduct?.before],
+      ["beforeOutput", outputProduct?.before],
+    ];
+    return all.filter((each): each is [SectionName, Node] => each[1] !== undefined);
+  }
+
   #collect(): void {
     const { logitsFactor, logits, mask, low, high } = this.#staged;
     if (logitsFactor !== undefined) this.#words.pin(logitsFactor);
@@ -75,10 +87,7 @@ class Emitter {
     if (mask !== undefined) this.#words.collect(mask, "visible");
     if (low !== undefined) this.#words.collect(low, "rows");
     if (high !== undefined) this.#words.collect(high, "rows");
-    for (const hook of vectorHooks) {
-      const root = this.#staged[hook];
-      if (root !== undefined) this.#words.collect(root, hook);
-    }
+    for (const [section, root] of this.#vectors()) this.#words.collect(root, section);
   }
 
   #pins(): void {
@@ -111,9 +120,7 @@ class Emitter {
       for (const store of stores) section.store(store);
       section.result(logits, xRegister);
     }
-    for (const hook of vectorHooks) {
-      const root = this.#staged[hook];
-      if (root !== undefined) this.#begin(hook, [root]).result(root, xRegister);
-    }
+    for (const [section, root] of this.#vectors())
+      this.#begin(section, [root]).result(root, xRegister);
   }
 }

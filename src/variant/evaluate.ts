@@ -4,7 +4,8 @@ import { requireInteger, requireList, requireOptions } from "../require.ts";
 import { counted, showAsText } from "../shown.ts";
 import { arithmetic } from "./arithmetic.ts";
 import { Axis, type InputName, type Node } from "./expression.ts";
-import { inputName, nodesOf } from "./graph.ts";
+import { Graph, inputName, nodesOf } from "./graph.ts";
+import { type Projection, splitProduct } from "./projection.ts";
 
 /** A tensor's values as numbers, with strides in elements; default row-major. */
 export interface EvaluationTensor {
@@ -35,6 +36,8 @@ interface Step {
  */
 export class Evaluator {
   readonly #steps: readonly Step[];
+  /** Of a hook with a product: what comes before it, and how it is made; steps come after it. */
+  readonly #product: { before: Evaluator | undefined; made: Projection } | undefined;
   readonly #operands = new Float64Array(8);
   #environment: Environment = { inputs: {} };
   /** In vector hooks: the current element. */
@@ -43,7 +46,11 @@ export class Evaluator {
   constructor(root: Node) {
     if (!isMade("expression", root))
       throw new OptionError("root", root, "an expression", "pass a hook of a variant.");
-    const nodes = nodesOf([root]);
+    const made = splitProduct(new Graph(), root);
+    if (made !== undefined)
+      this.#product = { before: made.before && new Evaluator(made.before), made };
+    // Without anything after it, the product is what there is.
+    const nodes = made === undefined ? nodesOf([root]) : nodesOf(made.after ? [made.after] : []);
     const places = new Map(nodes.map((node, place) => [node, place]));
     this.#steps = nodes.map((node) => {
       const inputs = node.inputs.map((input) => places.get(input)!);
@@ -63,11 +70,22 @@ export class Evaluator {
     return values[values.length - 1];
   }
 
-  /** The values of a vector hook for a whole vector of raw elements `x`. */
+  /**
+   * The values of a vector hook for a whole vector of raw elements `x`; of a hook with a product,
+   * as many as that has.
+   */
   vector(x: ArrayLike<number>, environment: Environment): Float64Array {
     this.#environment = checkEnvironment(environment);
     const count = requireList("x", x);
     for (let i = 0; i < count; i++) requireValue(`x[${i}]`, x[i]);
+    if (this.#product === undefined) return this.#vector(x);
+    const { before, made } = this.#product;
+    const row = before?.vector(x, environment) ?? Float64Array.from(x);
+    const product = this.#multiplied(row, made);
+    return made.after === undefined ? product : this.#vector(product);
+  }
+
+  #vector(x: ArrayLike<number>): Float64Array {
     const vectors: Float64Array[] = [];
     for (const step of this.#steps) {
       const { op, value: pairing } = step.node;
@@ -85,6 +103,24 @@ export class Evaluator {
   /** @internal */
   toString(): string {
     return `Evaluator of ${counted(this.#steps.length, "step")}`;
+  }
+
+  /** A row times a matrix, with what is left of the row behind it. */
+  #multiplied(row: Float64Array, { tensor, perHead }: Projection): Float64Array {
+    const { data, sizes, strides = rowMajor(sizes) } = this.#tensor(tensor);
+    const [rows, columns] = sizes.slice(-2);
+    const [down, across] = strides.slice(-2);
+    const head = perHead ? requireValue("inputs.head", this.#environment.inputs.head) : 0;
+    const first = perHead ? head * strides[0] : 0;
+    const product = Float64Array.from({ length: columns }, (_, j) => {
+      let sum = 0;
+      for (let i = 0; i < rows; i++) {
+        const at = first + i * down + j * across;
+        sum += row[i] * requireValue(`tensors[${tensor}].data[${at}]`, data[at]);
+      }
+      return sum;
+    });
+    return Float64Array.from([...product, ...row.subarray(rows)]);
   }
 
   #fill(

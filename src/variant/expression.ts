@@ -75,6 +75,13 @@ export const operations = {
    * elements that take no part are their own partners.
    */
   partner: 1,
+  /**
+   * A vector times a matrix, a tensor [rows, columns] (see `value`), or [head, rows, columns] where
+   * the head is a second input: element j is the sum over i of its input's i and the matrix's
+   * (i, j). Elements from `rows` on follow behind the products as they are. One at most in a query
+   * or output hook.
+   */
+  matmul: -1,
 } as const satisfies Record<string, number>;
 
 /** Name of an operation. */
@@ -131,9 +138,9 @@ export interface Node {
   readonly axes: number;
   readonly inputs: readonly Node[];
   /**
-   * constant: the number, or 0 and 1; scalar: its index; load and store: the tensor's index;
-   * input: its index among the keys of inputAxes; partner: elements that take part, negative where
-   * neighbours are pairs instead of halves; else 0.
+   * constant: the number, or 0 and 1; scalar: its index; load, store and matmul: the tensor's
+   * index; input: its index among the keys of inputAxes; partner: elements that take part,
+   * negative where neighbours are pairs instead of halves; else 0.
    */
   readonly value: number;
   /** A bit for each axis whose index may be outside: load clamps it, store then writes nothing. */

@@ -30,7 +30,7 @@ const commutative: ReadonlySet<string> = new Set([
  */
 export function fold(graph: NodeMaker, parts: Parts): Node | undefined {
   const { op, inputs } = parts;
-  if (inputs.length === 0 || op === "load" || op === "store") return undefined;
+  if (inputs.length === 0 || op === "load" || op === "store" || op === "matmul") return undefined;
   const compute = arithmetic(op, inputs[0].type);
   if (compute === undefined) return undefined;
   if (inputs.every(isConstant)) {

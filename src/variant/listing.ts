@@ -49,6 +49,10 @@ function expression(variant: Variant, node: Node, inputs: readonly string[]): st
       const { name } = variant.tensors[node.value];
       return `${through}, with ${name}[${indices.join(", ")}] = ${value}`;
     }
+    case "matmul": {
+      const [vector, ...head] = inputs;
+      return `matmul(${[vector, variant.tensors[node.value].name, ...head].join(", ")})`;
+    }
     case "partner":
       return `partner(${inputs[0]}, ${node.value})`;
     default:

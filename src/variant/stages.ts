@@ -3,6 +3,7 @@ import { hooksOf } from "./compose.ts";
 import { Axis, type HookName, type Node } from "./expression.ts";
 import { Graph, isInput, rebuild } from "./graph.ts";
 import { isPair, Products } from "./products.ts";
+import { type Projection, splitProduct } from "./projection.ts";
 import type { Variant } from "./variant.ts";
 
 /**
@@ -43,10 +44,14 @@ export interface StagedVariant {
   readonly logitsFactor: Node | undefined;
   /** In the order of their writing. */
   readonly stores: readonly Store[];
+  /** Of a hook with a product: what is done to that. */
   readonly query: Node | undefined;
   readonly key: Node | undefined;
   readonly value: Node | undefined;
   readonly output: Node | undefined;
+  /** Products of query and output rows with matrices, and what is done before them. */
+  readonly queryProduct: Projection | undefined;
+  readonly outputProduct: Projection | undefined;
 }
 
 /** Takes a variant's traced hooks apart; CUDA hooks stay where they are. Pure and deterministic. */
@@ -69,17 +74,22 @@ export function stage(variant: Variant): StagedVariant {
   const { stores } = logits;
   const read = stores.flatMap(({ value, indices }) => [value, ...indices]);
   const pairs = [residual, logits.logits, ...read].filter((node) => node !== undefined);
-  const vectors = { query: hook("query"), key: hook("key"), value: hook("value") };
-  const words = wordsOf(pairs);
+  const [query, output] = [hook("query"), hook("output")];
+  const queryProduct = query && splitProduct(graph, query);
+  const outputProduct = output && splitProduct(graph, output);
   return {
     variant,
-    ...words,
+    ...wordsOf(pairs),
     low,
     high,
     mask: residual,
     ...logits,
-    ...vectors,
-    output: hook("output"),
+    key: hook("key"),
+    value: hook("value"),
+    query: queryProduct === undefined ? query : queryProduct.after,
+    output: outputProduct === undefined ? output : outputProduct.after,
+    queryProduct,
+    outputProduct,
   };
 }
 

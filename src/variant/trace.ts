@@ -27,6 +27,8 @@ export class Trace implements Tracer {
   readonly unused = new Set<Value>();
   /** What is to be stored, in order: tensor, value and indices. */
   readonly stores: { tensor: number; inputs: Node[]; clamped: number }[] = [];
+  /** Products of rows and matrices, with how much was noted when they were made. */
+  readonly products = new Map<Node, number>();
   readonly ranges: Ranges;
   /** Stacks of where methods and members were looked up, in order. */
   readonly #notes: Error[] = [];

@@ -52,6 +52,12 @@ export abstract class Value {
   }
 }
 
+/** A tensor that rows may be multiplied by: [rows, columns] or [queryHeads, rows, columns]. */
+export abstract class VariantMatrix {
+  /** @internal The product of a vector and it. Errors: VariantError for a tensor of other axes. */
+  abstract multiplied(vector: Node): Node;
+}
+
 /** A value or anything else, as messages name it. */
 export function kindOf(value: unknown): string {
   if (value instanceof Value) return typeNames[value.node.type];

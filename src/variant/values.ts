@@ -1,6 +1,6 @@
 import { describe } from "../describe.ts";
 import { Axis, type Node, type Op } from "./expression.ts";
-import { noteUses, type Tracer, used, Value, kindOf } from "./value.ts";
+import { kindOf, noteUses, type Tracer, used, Value, VariantMatrix } from "./value.ts";
 
 /** What F32 and I32 have in common. */
 export abstract class Numeric<Self extends Value> extends Value {
@@ -162,15 +162,26 @@ export class F32 extends Numeric<F32> {
     return element.lt(dim).select(result, this);
   }
 
+  /**
+   * In query and output hooks, once: this times a tensor [rows, columns] or [queryHeads, rows,
+   * columns]. Elements from `rows` on follow behind the products, so that widths may differ.
+   */
+  matmul(matrix: VariantMatrix): F32 {
+    this.#wantVector("matmul", ["query", "output"]);
+    if (!(matrix instanceof VariantMatrix))
+      this.trace.fail(`matmul() got ${kindOf(matrix)}`, "give a tensor that the variant declares");
+    return new F32(this.trace, matrix.multiplied(this.node));
+  }
+
   #reduce(op: "reduceSum" | "reduceMax"): F32 {
     this.#wantVector(op === "reduceSum" ? "sum" : "max");
     return alone(this, op);
   }
 
-  #wantVector(method: string): void {
+  #wantVector(method: string, hooks = ["query", "key", "value"]): void {
     const { hook } = this.trace;
-    if (!["query", "key", "value"].includes(hook)) {
-      const fix = "use it in a query, key or value hook, or give a tensor with what is needed";
+    if (!hooks.includes(hook)) {
+      const fix = `use it in ${hooks.join(", ")} hooks, or give a tensor with what is needed`;
       this.trace.fail(`${method}() over a vector was asked for in the ${hook} hook`, fix);
     }
     if ((this.node.axes & Axis.element) === 0) {

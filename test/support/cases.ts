@@ -21,6 +21,9 @@ export interface Case {
   kvHeads: number;
   headDim: number;
   valueDim: number;
+  /** Of rows of queries and of outputs, where the variant multiplies them. */
+  queryDim?: number;
+  outDim?: number;
   dtype: DType;
   kvDtype: DType;
   outDtype: DType;
@@ -117,6 +120,16 @@ const plain: Omit<Case, "name"> = {
   atPlan: false,
   notFinite: false,
 };
+
+/** Elements of a query head as it comes. */
+export function queryDimOf({ headDim, queryDim = headDim }: Case): number {
+  return queryDim;
+}
+
+/** Elements of an output head as it goes. */
+export function outDimOf({ valueDim, outDim = valueDim, finalize }: Case): number {
+  return finalize ? outDim : valueDim;
+}
 
 /** A plain decode with some fields changed; valueDim follows headDim, kv and out follow dtype. */
 export function caseOf(name: string, over: Partial<Case>): Case {

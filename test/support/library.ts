@@ -18,7 +18,9 @@ import {
 } from "../../src/variant/library.ts";
 import type { Case } from "./cases.ts";
 import type { OracleRow } from "./oracle.ts";
+import { projectionCases } from "./projections.ts";
 import { hostTensor, numbersOf, type VariantCase } from "./variants.ts";
+import { normalised, turn, turns } from "./vectors.ts";
 
 /** A variant of the library: its meaning is written by hand, and options that it is used with. */
 export interface LibraryCase extends VariantCase {
@@ -31,32 +33,6 @@ const documentStarts = (request: number) => [0, 11 + request, 30 + request, 31 +
 const documentOf = (request: number, position: number) =>
   documentStarts(request).findLastIndex((start) => start <= position);
 const prefixOf = (request: number) => [9, 0, 40, 5][request % 4];
-
-/** Cosines and sines, [positions, pairs, 2]. */
-function turns(positions: number, pairs: number) {
-  return hostTensor([positions, pairs, 2], (i) => {
-    const pair = (i >> 1) % pairs;
-    const angle = Math.floor(i / (2 * pairs)) * 1e4 ** (-pair / pairs);
-    return Math.fround(i % 2 === 0 ? Math.cos(angle) : Math.sin(angle));
-  });
-}
-
-/** A vector whose pairs (i, i + pairs) are turned at a position. */
-function turn(x: Float64Array, table: Float64Array, position: number, pairs: number) {
-  const result = x.slice();
-  for (let pair = 0; pair < pairs; pair++) {
-    const at = (position * pairs + pair) * 2;
-    const [a, b, cos, sin] = [x[pair], x[pair + pairs], table[at], table[at + 1]];
-    result[pair] = a * cos - b * sin;
-    result[pair + pairs] = b * cos + a * sin;
-  }
-  return result;
-}
-
-function normalised(x: Float64Array, weights: Float64Array): Float64Array {
-  const square = x.reduce((sum, value) => sum + value * value, 0) / x.length;
-  return x.map((value, d) => (value / Math.sqrt(square + 1e-6)) * weights[d]);
-}
 
 const sum = (values: number[]) => values.reduce((total, value) => total + value, 0);
 
@@ -358,5 +334,6 @@ export const libraryCases: readonly LibraryCase[] = [
   ...attentionLike(),
   ...masks(),
   ...vectors(),
+  ...projectionCases,
   ...others(),
 ];

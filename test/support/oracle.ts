@@ -65,7 +65,10 @@ export interface OracleInput {
   kvHeads: number;
   keyDim: number;
   valueDim: number;
-  /** [queries, queryHeads, keyDim] */
+  /** What a variant takes of a query, and gives of an output; default keyDim and valueDim. */
+  queryDim?: number;
+  outDim?: number;
+  /** [queries, queryHeads, queryDim] */
   q: Float64Array;
   /** [keys, kvHeads, keyDim] and [keys, kvHeads, valueDim] */
   k: Float64Array;
@@ -109,7 +112,7 @@ export interface OracleInput {
 }
 
 export interface OracleResult {
-  /** [queries, queryHeads, valueDim] */
+  /** [queries, queryHeads, outDim] */
   out: Float64Array;
   /** [queries, queryHeads]; -Infinity where no key is visible, or all scores are -Infinity. */
   lse: Float64Array;
@@ -128,6 +131,7 @@ export interface OracleResult {
  */
 export function oracle(input: OracleInput): OracleResult {
   const { queryHeads, kvHeads, keyDim, valueDim, rounding = {} } = input;
+  const { queryDim = keyDim, outDim = valueDim, outScale = 1 } = input;
   const { queries, keys, group, position, keyPosition, rowAt, keyAt } = placesOf(input);
   const { variant = plainVariant } = input;
   const byRow = (hook: OracleVariant["query"]) =>
@@ -136,14 +140,15 @@ export function oracle(input: OracleInput): OracleResult {
     hook && ((x: Float64Array, key: number, head: number) => hook(x, keyAt(key, head)));
   const hooked = (x: Float64Array, heads: number, dim: number, hook: RowHook | undefined) =>
     changed(x, heads, dim, rounding.inputs, hook);
-  const qs = hooked(input.q, queryHeads, keyDim, byRow(variant.query));
+  const qs = hooked(input.q, queryHeads, queryDim, byRow(variant.query));
   const ks = hooked(input.k, kvHeads, keyDim, byKey(variant.key));
   const vs = hooked(input.v, kvHeads, valueDim, byKey(variant.value));
   const q = prepare(qs, queryHeads, keyDim, input, position);
   const keyRope = input.rope && { ...input.rope, factor: 1 };
   const k = prepare(ks, kvHeads, keyDim, { rope: keyRope, rounding }, keyPosition);
   const v = prepare(vs, kvHeads, valueDim, { rounding }, () => 0, input.vScale);
-  const out = new Float64Array(queries * queryHeads * valueDim);
+  const out = new Float64Array(queries * queryHeads * outDim);
+  const sums = new Float64Array(valueDim);
   const lse = new Float64Array(queries * queryHeads);
   const magnitudes = new Float64Array(queries * queryHeads);
   let scoreMagnitude = 0;
@@ -178,10 +183,11 @@ export function oracle(input: OracleInput): OracleResult {
         const sum = magnitudeOf(q, row * keyDim, k, (key * kvHeads + kvHead) * keyDim, keyDim);
         scoreMagnitude = larger(scoreMagnitude, sum * scale * (input.scale ?? keyDim ** -0.5));
       }
-      const target = out.subarray(row * valueDim, (row + 1) * valueDim);
+      sums.fill(0);
       const result = variant.softmax
-        ? softmaxRow(input, scores, seen, head, kvHead, v, target)
-        : sumRow(input, scores, seen, kvHead, v, target);
+        ? softmaxRow(input, scores, seen, head, kvHead, v, sums)
+        : sumRow(input, scores, seen, kvHead, v, sums);
+      const target = out.subarray(row * outDim, (row + 1) * outDim);
       lse[row] = result.lse;
       magnitudes[row] = result.magnitude;
       const inBase = input.lseBase === "2" ? Math.LN2 : 1;
@@ -192,15 +198,14 @@ export function oracle(input: OracleInput): OracleResult {
         const planes = { k, variances: errors.k, kvHeads, kvHead };
         spreads[row] = spreadOf(of(q), of(errors.q), planes, weights) / inBase;
       }
+      target.set(sums.subarray(0, outDim));
       if (variant.output !== undefined && input.finalize !== false) {
-        const { output } = variant;
-        const hook = (x: Float64Array) => output(x, rowAt(query, head), natural);
-        magnitudes[row] *= steepness(hook, target);
-        target.set(hook(target.slice()));
+        const hook = (x: Float64Array) => variant.output!(x, rowAt(query, head), natural);
+        magnitudes[row] *= steepness(hook, sums);
+        target.set(hook(sums.slice()));
       }
-      const { outScale = 1 } = input;
       magnitudes[row] /= outScale;
-      for (let d = 0; d < valueDim; d++) target[d] /= outScale;
+      for (let d = 0; d < outDim; d++) target[d] /= outScale;
     }
   }
   const rounded = rounding.output === undefined ? out : roundTo(rounding.output, out);
@@ -257,7 +262,7 @@ function spreadOf(
 
 /** Where the rows and keys of a request stand. */
 function placesOf({ q, k, place, queryHeads, kvHeads, keyDim, ...input }: OracleInput) {
-  const queries = q.length / (queryHeads * keyDim);
+  const queries = q.length / (queryHeads * (input.queryDim ?? keyDim));
   const keys = k.length / (kvHeads * keyDim);
   const group = queryHeads / kvHeads;
   const position = (query: number) => input.queryPositions?.[query] ?? keys - queries + query;
@@ -290,23 +295,25 @@ function changed(
   inputs: DType | undefined,
   hook: RowHook | undefined,
 ): Float64Array {
-  const result = inputs === undefined ? x.slice() : roundTo(inputs, x);
-  for (let row = 0; row < x.length / dim && hook !== undefined; row++) {
-    const values = result.subarray(row * dim, (row + 1) * dim);
-    values.set(hook(values.slice(), Math.floor(row / heads), row % heads));
-  }
-  return result;
+  const given = inputs === undefined ? x.slice() : roundTo(inputs, x);
+  if (hook === undefined) return given;
+  const rows = Array.from({ length: x.length / dim }, (_, row) =>
+    hook(given.slice(row * dim, (row + 1) * dim), Math.floor(row / heads), row % heads),
+  );
+  return Float64Array.from(rows.flatMap((row) => [...(row as Float64Array)]));
 }
 
-/** How much an output hook enlarges an error of any element, at most. */
+/** How much an output hook enlarges errors of all elements, at most. */
 function steepness(hook: (x: Float64Array) => ArrayLike<number>, row: Float64Array): number {
   const step = 1e-4;
   const before = hook(row.slice());
-  const after = hook(row.map((x) => x + step));
-  return row.reduce((most, _, d) => {
-    const rise = Math.abs(after[d] - before[d]) / step;
-    return rise > most ? rise : most; // none of what is not finite
-  }, 0);
+  const rises = new Float64Array(before.length);
+  for (let i = 0; i < row.length; i++) {
+    const after = hook(row.map((x, d) => (d === i ? x + step : x)));
+    // None of what is not finite.
+    rises.forEach((_, d) => (rises[d] += Math.abs(after[d] - before[d]) / step || 0));
+  }
+  return rises.reduce((most, rise) => (rise < Infinity && rise > most ? rise : most), 0);
 }
 
 /** Scales, rotates and rounds the rows of a tensor [tokens, heads, dim]. */

@@ -9,7 +9,7 @@ import { attentionFactorOf } from "../../src/ops/rope-scaling.ts";
 import { decode, type DType, dtypeBytes, isFp8, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { withTail, withValuePages } from "./apart.ts";
-import { type Case, tailDim } from "./cases.ts";
+import { type Case, outDimOf, queryDimOf, tailDim } from "./cases.ts";
 import { expectState } from "./compare.ts";
 import { concatenate, indptrOf, normals, poisoned } from "./numbers.ts";
 import type { OracleInput, Rounding } from "./oracle.ts";
@@ -127,9 +127,10 @@ export class Rig implements Disposable {
 
   /** Queries for `tokens` tokens. */
   queries(tokens: number): Float64Array {
-    const { queryHeads, headDim, dtype } = this.c;
-    const rows = normals(this.random, tokens * queryHeads * headDim, dtype);
-    return finiteIn(dtype, this.#spoilt(rows, headDim, 0.05));
+    const { queryHeads, dtype } = this.c;
+    const dim = queryDimOf(this.c);
+    const rows = normals(this.random, tokens * queryHeads * dim, dtype);
+    return finiteIn(dtype, this.#spoilt(rows, dim, 0.05));
   }
 
   /**
@@ -141,7 +142,7 @@ export class Rig implements Disposable {
     if (needles !== undefined && needles.length > 0) {
       for (let row = 0; row < tokens * c.kvHeads; row++) {
         if (!random.chance(0.125)) continue;
-        const query = random.integer(0, needles.length / dim - 1);
+        const query = random.integer(0, Math.floor(needles.length / dim) - 1);
         for (let d = 0; d < dim; d++) rows[row * dim + d] = needles[query * dim + d] * 0.7;
       }
     }
@@ -170,8 +171,9 @@ export class Rig implements Disposable {
     const { c, device } = this;
     this.attention.plan(batch, c.atPlan ? settingsOf(c) : undefined);
     const [queryHeads, tokens] = [c.queryHeads, batch.tokenCount];
-    using q = this.upload(concatenate(requests.map((r) => r.q)), c.dtype, queryHeads, c.headDim);
-    using out = poisoned(device, [tokens + 2, queryHeads, c.valueDim], c.outDtype);
+    const [queryDim, outDim] = [queryDimOf(c), outDimOf(c)];
+    using q = this.upload(concatenate(requests.map((r) => r.q)), c.dtype, queryHeads, queryDim);
+    using out = poisoned(device, [tokens + 2, queryHeads, outDim], c.outDtype);
     using lse = poisoned(device, [tokens + 2, queryHeads], "f32");
     const extras = this.#extras(requests, source);
     const variant = this.#variantOf(batch, requests, source);
@@ -207,10 +209,10 @@ export class Rig implements Disposable {
     for (const tensor of Object.values(extras.tensors)) tensor?.[Symbol.dispose]();
     for (const tensor of variant.owned) tensor[Symbol.dispose]();
     const rows = tokens * queryHeads;
-    if (![...outputs.subarray(rows * c.valueDim), ...sums.subarray(rows)].every(Number.isNaN))
+    if (![...outputs.subarray(rows * outDim), ...sums.subarray(rows)].every(Number.isNaN))
       throw new Error("rows past the batch's tokens were written");
     for (let r = 0, token = 0; r < requests.length; r++) {
-      const queries = requests[r].q.length / (queryHeads * c.headDim);
+      const queries = requests[r].q.length / (queryHeads * queryDim);
       const whole = { ...extras.inputs[r], ...variant.inputOf(r, token) };
       const input = clamp(whole, clamps.kv?.[r], clamps.queries?.[r]);
       const expected = expectedOf(input, c.outDtype);
@@ -220,12 +222,12 @@ export class Rig implements Disposable {
       const part = (x: Float64Array, dim: number) => x.subarray(from * dim, (from + live) * dim);
       try {
         const actual = {
-          out: part(outputs, c.valueDim),
+          out: part(outputs, outDim),
           lse: variant.softmax ? part(sums, 1) : undefined,
         };
-        expectState(actual, expected, queryHeads, c.valueDim);
+        expectState(actual, expected, queryHeads, outDim);
         const end = (token + queries) * queryHeads;
-        const dead = outputs.subarray((from + live) * c.valueDim, end * c.valueDim);
+        const dead = outputs.subarray((from + live) * outDim, end * outDim);
         if (!dead.every((x) => x === 0)) throw new Error("a clamped query row is not 0");
         const deadSums = sums.subarray(from + live, end);
         if (!c.sinks && variant.softmax && !deadSums.every((x) => x === -Infinity))
@@ -235,7 +237,7 @@ export class Rig implements Disposable {
       }
       token += queries;
     }
-    return bytes.subarray(0, rows * c.valueDim * dtypeBytes(c.outDtype));
+    return bytes.subarray(0, rows * outDim * dtypeBytes(c.outDtype));
   }
 
   /** An element of some rows becomes NaN or infinite, where the case has such; never of most. */
@@ -270,7 +272,7 @@ export class Rig implements Disposable {
       valueDim,
       tokens: batch.tokenCount,
       slots: k.shape.length === 4 ? k.shape[0] * k.shape[1] : k.shape[0],
-      queryLengths: requests.map(({ q }) => q.length / (queryHeads * headDim)),
+      queryLengths: requests.map(({ q }) => q.length / (queryHeads * queryDimOf(c))),
       kvLengths: requests.map((request) => request.k.length / (kvHeads * headDim)),
     };
     const inputs: HostInputs = inputsOf(of, sizes, random);
@@ -362,7 +364,9 @@ export class Rig implements Disposable {
       queryHeads: c.queryHeads,
       kvHeads: c.kvHeads,
       keyDim: c.headDim,
+      queryDim: queryDimOf(c),
       valueDim: c.valueDim,
+      outDim: outDimOf(c),
       causal: c.causal,
       windowLeft: c.windowLeft,
       softCap: c.softCap,
@@ -375,7 +379,7 @@ export class Rig implements Disposable {
   /** Pairs of a request that its mask speaks of. */
   #pairsOf({ q, k }: HostRequest): number {
     const { c } = this;
-    const queries = q.length / (c.queryHeads * c.headDim);
+    const queries = q.length / (c.queryHeads * queryDimOf(c));
     const keys = k.length / (c.kvHeads * c.headDim);
     return queries * (c.mask === "all" ? keys : queries);
   }
@@ -397,9 +401,9 @@ export class Rig implements Disposable {
   /** Scales of fp8 queries, as a tensor and by request, query and head. */
   #queryScales(requests: readonly HostRequest[]) {
     const { device, random } = this;
-    const { queryHeads, headDim, qScales, dtype, atPlan } = this.c;
+    const { queryHeads, qScales, dtype, atPlan } = this.c;
     if (qScales === "none" || !isFp8(dtype)) return undefined;
-    const lengths = requests.map(({ q }) => q.length / (queryHeads * headDim));
+    const lengths = requests.map(({ q }) => q.length / (queryHeads * queryDimOf(this.c)));
     const first = indptrOf(lengths);
     const byToken = qScales === "token" || qScales === "both";
     const byHead = qScales === "head" || qScales === "both";

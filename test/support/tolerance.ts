@@ -71,7 +71,7 @@ export function expectedOf(input: OracleInput, outDtype: DType): Expected {
     input.rounding === undefined
       ? { out: roundTo(outDtype, exact.out), lse: exact.lse }
       : oracle({ ...input, rounding: { ...others, output: outDtype } });
-  const limits = limitsOf(exact.out, naive.out, input.valueDim, outDtype);
+  const limits = limitsOf(exact.out, naive.out, input.outDim ?? input.valueDim, outDtype);
   if (probabilities !== undefined) {
     const part = roundings[probabilities]! / 2;
     for (let row = 0; row < limits.length; row++)

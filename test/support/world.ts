@@ -8,7 +8,7 @@ import type { PrefixMatch, Sequence } from "../../src/kv/sequence.ts";
 import { dtypeBytes, encode } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { runMixed } from "./apart.ts";
-import { type Case, tailDim } from "./cases.ts";
+import { type Case, queryDimOf, tailDim } from "./cases.ts";
 import { Engine, forms } from "./engine.ts";
 import { concatenate, indptrOf, poisoned } from "./numbers.ts";
 import { seeded } from "./random.ts";
@@ -156,7 +156,7 @@ export class World implements Disposable {
       );
       const { k, v, positions } = this.sequences.get(sequence)!;
       const q = queries[i];
-      const first = positions.length - q.length / (this.c.queryHeads * this.c.headDim);
+      const first = positions.length - q.length / (this.c.queryHeads * queryDimOf(this.c));
       if (positions.every((position, place) => position === place)) return { q, k, v, places };
       const queryPositions = positions.slice(first);
       return { q, k, v, places, queryPositions, keyPositions: positions };

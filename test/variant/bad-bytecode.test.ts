@@ -10,18 +10,23 @@ import { randomExpression, randomGrid } from "../support/expressions.ts";
 import { type Random, seeded } from "../support/random.ts";
 import { VariantProbe } from "../support/variant-probe.ts";
 
-const headerWords = 36;
+const headerWords = 42;
 
-/** A program with every section: words, hooks, loads, stores, reductions, partners. */
+/** A program with every section: words, hooks, loads, stores, reductions, partners, products. */
 const everything = defineVariant({
   name: "everything",
-  tensors: { a: { dtype: "f16", shape: [4, 5] }, b: { dtype: "i32", shape: ["any"] } },
+  tensors: {
+    a: { dtype: "f16", shape: [4, 5] },
+    b: { dtype: "i32", shape: ["any"] },
+    m: { dtype: "bf16", shape: ["queryHeads", 16, 16] },
+  },
   scalars: { s: "f32" },
-  query: (x, { query, element }) =>
+  query: (x, { query, element, m }) =>
     x
       .mul(x.sum())
+      .matmul(m)
       .add(query.mul(element).toF32())
-      .rotate({ dim: 4 }, (i) => [i.toF32(), x.max()]),
+      .rotate({ dim: 4 }, (i) => [i.toF32(), query.toF32()]),
   key: (x, { key, element, a }) => x.mul(a.at(key, element.and(3))),
   value: (x, { slot, kvHead }) => x.add(slot.mul(kvHead).toF32()),
   logits: (x, { query, key, head, a, b, s }) => {
@@ -29,7 +34,7 @@ const everything = defineVariant({
     return x.mul(s).tanh().mul(a.at(head, key)).add(query.toF32().sin());
   },
   mask: ({ query, key }) => key.le(query).and(key.div(3).ne(query.mod(5))),
-  output: (x, { head, lse }) => x.add(head.toF32()).mul(lse),
+  output: (x, { head, lse, m }) => x.add(head.toF32()).matmul(m).mul(lse),
 });
 
 /** A word becomes another one: near, small, far, or of another place of the program. */
@@ -67,7 +72,7 @@ test("3,000 broken programs run or are refused, and reach nothing else", async (
       : randomExpression(seeded(1 + (i % 500)), { operations: 12 });
     const { tensors: specs } = made?.variant ?? everything;
     const program = mutate(random, emitBytecode(stage(made?.variant ?? everything)));
-    const shapes = made?.tensors.map(({ sizes }) => [...sizes]) ?? [[4, 5], [50]];
+    const shapes = made?.tensors.map(({ sizes }) => [...sizes]) ?? [[4, 5], [50], [2, 16, 16]];
     // Each tensor between elements that nothing may write to.
     const bases = specs.map(({ dtype }, at) => {
       const count = shapes[at].reduce((product, size) => product * size);

@@ -7,6 +7,7 @@ import {
   defineVariant,
 } from "../../src/variant/define.ts";
 import { softCap } from "../../src/variant/library.ts";
+import type { VariantMatrix } from "../../src/variant/value.ts";
 import type { Bool, F32, I32 } from "../../src/variant/values.ts";
 
 const lines = readFileSync(import.meta.path, "utf8").split("\n");
@@ -247,7 +248,7 @@ const cases: [string, { logits: Logits }, RegExp, RegExp][] = [
       },
     },
     /sum\(\) over a vector was asked for in the logits hook/,
-    /query, key or value hook/,
+    /query, key, value hooks/,
   ],
   [
     "fp8 stored",
@@ -375,6 +376,35 @@ describe("other hooks", () => {
       untyped<{ rotate(...all: unknown[]): F32 }>(of(x)).rotate({ dim }, turn);
     expect(refused({ name: "m", key: rotate((x) => x, 3) })).toContain("rotate got dim 3");
     expect(refused({ name: "m", key: rotate((x) => x.sum(), 4) })).toContain("that is no vector");
+  });
+
+  test("products of rows and matrices, where there are none", () => {
+    const w = { dtype: "f32", shape: ["queryHeads", 8, 8] } as const;
+    type Own = Record<"w", VariantMatrix> & Record<"lse", F32>;
+    const times = (x: F32, { w }: Record<string, unknown>) => x.matmul(w as VariantMatrix);
+    const product = (shape: readonly unknown[], dtype = "f32") => {
+      const spec = untyped<typeof w>({ dtype, shape });
+      return refused({ name: "m", tensors: { w: spec }, query: times });
+    };
+    expect(product(["queryHeads", 8])).toContain("got w, declared as [queryHeads, 8]");
+    expect(product([8])).toContain("got w, declared as [8]");
+    expect(product(["kvHeads", 8, 8])).toContain("got w, declared as [kvHeads, 8, 8]");
+    expect(product([8, "any"])).toContain("declare [rows, columns]");
+    expect(product([8, 8], "i32")).toContain("got w, a tensor of i32");
+    const tensors = { w };
+    for (const hook of ["key", "value", "logits"] as const)
+      expect(refused({ name: "m", tensors, [hook]: times })).toContain(
+        `matmul() over a vector was asked for in the ${hook} hook`,
+      );
+    const hook = (body: (x: F32, own: Own) => F32) => untyped<(x: F32) => F32>(body);
+    const query = (body: (x: F32, own: Own) => F32) =>
+      refused({ name: "m", tensors, query: hook(body) });
+    expect(query((x) => times(x, { w: 3 }))).toContain("matmul() got the number 3");
+    expect(query((x, { w }) => x.matmul(w).matmul(w))).toContain("multiplied by two matrices");
+    expect(query((x, { w }) => x.matmul(w).add(x))).toContain("x was used beside its product");
+    expect(query((x, { w }) => x.matmul(w).mul(x.sum()))).toContain("x was used beside");
+    const output = hook((_, { lse, w }) => lse.matmul(w));
+    expect(refused({ name: "m", tensors, output })).toContain("a value that is no vector");
   });
 
   test("what a hook throws comes through as it is", () => {

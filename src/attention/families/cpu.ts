@@ -1,5 +1,6 @@
 import { type CostModel, defaultCosts } from "../../plan/cost.ts";
 import { dtypeBytes } from "../../tensor/dtype.ts";
+import { withProducts } from "../row-dims.ts";
 import { variantProgram } from "../variant/program.ts";
 import type { KernelClass, KernelFamily } from "./family.ts";
 
@@ -33,11 +34,12 @@ export const cpuClasses: readonly KernelClass[] = [
 /** The kernels of the library (zig/cpu/kernels/attention). */
 export const cpu: KernelFamily = {
   name: "cpu",
-  offer: (_, { kvDtype, variant }) => ({
+  offer: (_, options) => ({
     classes: cpuClasses,
     merge: { entry: "attention_merge", shares: () => 1 },
-    costs: cpuCosts(dtypeBytes(kvDtype)),
+    costs: withProducts(cpuCosts(dtypeBytes(options.kvDtype)), options, 1),
     bind(device, params) {
+      const { variant } = options;
       if (variant === undefined) return undefined;
       const program = variantProgram(device, variant);
       params.variantProgram = program.address;

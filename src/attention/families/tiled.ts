@@ -2,6 +2,7 @@ import { OptionError } from "../../errors.ts";
 import { dtypeBytes, isFp8 } from "../../tensor/dtype.ts";
 import { ropeRange } from "../../ops/rope.ts";
 import type { CudaVariant } from "../../variant/emit-cuda.ts";
+import { productOf } from "../../variant/projection.ts";
 import type { HookName } from "../../variant/expression.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { cudaVariant } from "../variant/cuda.ts";
@@ -13,7 +14,7 @@ import { type TiledClass, tiledClasses } from "./tiled-classes.ts";
 export const tiled: KernelFamily = { name: "tiled", offer };
 
 function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | OptionError {
-  const refused = refusedDtypes(facts, options);
+  const refused = refusedDtypes(facts, options) ?? refusedProducts(options);
   if (refused !== undefined) return refused;
   const { headDim, valueDim, dtype, kvDtype, rope } = options;
   const operands = operandType(options);
@@ -72,6 +73,14 @@ function refusedDtypes(
   if (kvDtype === operands || isFp8(kvDtype)) return undefined;
   const fix = "keep the cache in the dtype of queries, or in fp8.";
   return new OptionError("kvDtype", kvDtype, `${dtype}, f8e4m3 or f8e5m2 on a GPU`, fix);
+}
+
+/** Products of rows are the CPU's. */
+function refusedProducts({ variant }: ResolvedOptions): OptionError | undefined {
+  const hooks = [variant?.hooks.query, variant?.hooks.output];
+  if (hooks.every((hook) => hook === undefined || productOf(hook) === undefined)) return undefined;
+  const fix = "multiply rows by matmul() outside, or use the CPU.";
+  return new OptionError("variant", variant!.name, "without matmul() on a GPU", fix);
 }
 
 /** Whether rows of fp8 are whole chunks of 16 bytes. */

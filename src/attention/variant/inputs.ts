@@ -2,6 +2,7 @@ import type { Device } from "../../device/device.ts";
 import { OptionError } from "../../errors.ts";
 import type { AttentionParams } from "../../ffi/params.gen.ts";
 import type { Batch } from "../../kv/batch.ts";
+import { requireApart } from "../../tensor/overlap.ts";
 import { Tensor } from "../../tensor/tensor.ts";
 import {
   type Extent,
@@ -25,13 +26,15 @@ interface Sizes {
   slots: number;
 }
 
+const noInputs: VariantInputs = {};
 const sizes: Sizes = { requests: 0, tokens: 0, slots: 0 };
 const f32 = new Float32Array(1);
 const bits = new Int32Array(f32.buffer);
 
 /**
  * Checks the inputs of a run and writes them into the parameters; makes no garbage, since every
- * layer may bring others. `k` is where keys lie. Errors: OptionError.
+ * layer may bring others. `k` is where keys lie; rows of `out` are written while others read.
+ * Errors: OptionError.
  */
 export function bindVariant(
   device: Device,
@@ -39,7 +42,7 @@ export function bindVariant(
   options: ResolvedOptions,
   batch: Batch,
   k: Tensor,
-  inputs: VariantInputs = {},
+  { out, variantInputs: inputs = noInputs }: { out: Tensor; variantInputs?: VariantInputs },
 ): void {
   const { tensors, scalars } = options.variant!;
   // A captured run is replayed with up to the graph's sizes.
@@ -50,6 +53,7 @@ export function bindVariant(
   for (let i = 0; i < tensors.length; i++) {
     const tensor = inputs[tensors[i].name];
     checkTensor(device, options, tensors[i], tensor);
+    requireApart("out", out, tensors[i].name, tensor);
     params.setVariantData(i, tensor.address);
     for (let axis = 0; axis < tensorAxesMax; axis++) {
       const at = i * tensorAxesMax + axis;

@@ -305,11 +305,13 @@ pub fn load_query(w: *const Work, i: usize, out: [*]f32, padded: usize) void {
     const factor = w.query_factor * query_scale(p, token, head);
     const source = offset(p.q, token * p.q_stride_token + head * p.q_stride_head, kind.bytes());
     const dim: usize = @intCast(p.key_dim);
-    const hooks = w.hooks(.query);
-    simd.widen_row(kind, items(u8, source), out, dim, if (hooks) 1 else factor);
+    const v = if (w.variant) |v| if (v.alters(.query)) v else null else null;
+    const width = if (v) |changing| changing.query_dim else dim;
+    simd.widen_row(kind, items(u8, source), out, width, if (v != null) 1 else factor);
     if (p.rope_rates != 0) rotate(p, out, w.rows.position[i], p.rope_factor);
-    for (dim..padded) |d| out[d] = 0;
-    if (hooks) w.variant.?.transform(.query, i, 1, out, 0, dim, &.{factor});
+    for (width..@max(width, padded)) |d| out[d] = 0;
+    if (v) |changing| changing.query(i, out, dim, factor);
+    for (dim..@max(dim, padded)) |d| out[d] = 0;
 }
 
 /// Widens a block of tokens to f32 rows, `row_stride` apart, through a variant's hooks. With
@@ -428,7 +430,7 @@ pub fn finish(w: *const Work, i: usize, sums: [*]f32, maximum: f32, sum: f32) vo
     const kind: Dtype = @fromBackingInt(@intCast(p.out_dtype));
     const at = token * p.out_stride_token + head * p.out_stride_head;
     const target = items(u8, offset(p.out, at, kind.bytes()));
-    const hooks = p.finalize != 0 and w.hooks(.output);
+    const hooks = p.finalize != 0 and if (w.variant) |v| v.alters(.output) else false;
     const lse = if (!hooks and p.lse == 0)
         0
     else if (total == 0)
@@ -437,8 +439,9 @@ pub fn finish(w: *const Work, i: usize, sums: [*]f32, maximum: f32, sum: f32) vo
         (top + @log2(total)) * simd.ln_2;
     if (total != 0) factor /= total;
     if (hooks) {
-        const line = w.variant.?.output(i, lse, sums, factor, dim);
-        simd.narrow_row(kind, line, target, dim, out_unit(p));
+        const v = w.variant.?;
+        const line = v.output(i, lse, sums, factor, dim);
+        simd.narrow_row(kind, line, target, v.out_dim, out_unit(p));
     } else {
         simd.narrow_row(kind, sums, target, dim, factor * out_unit(p));
     }

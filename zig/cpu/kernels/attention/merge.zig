@@ -23,8 +23,7 @@ fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
     const m = &items(params.fb_merge_record, p.merges)[index];
     const dim: usize = @intCast(p.value_dim);
     const s: *Scratch = @ptrCast(scratch);
-    const longest: usize = @intCast(@max(p.key_dim, p.value_dim));
-    const variant = variants.Variant.open(&p.variant, &s.variant, longest) catch
+    const variant = variants.Variant.open(&p.variant, &s.variant, p.key_dim, p.value_dim) catch
         return variants.bad_program;
     const weighs = if (variant) |*v| v.weighs() else true;
     var sum: Sum = .{ .values = &s.values, .dim = dim, .weighs = weighs };
@@ -43,13 +42,13 @@ fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
         const kind: Dtype = @fromBackingInt(@intCast(p.out_dtype));
         const at = token * p.out_stride_token + head * p.out_stride_head;
         const target = items(u8, pointers.offset(p.out, at, kind.bytes()));
-        if (p.finalize != 0 and variant != null and variant.?.has(.output)) {
+        if (p.finalize != 0 and variant != null and variant.?.alters(.output)) {
             const v = &variant.?;
             v.set_row(0, &common.facts_of(p, token, head, 0, true));
             var bounds: [2]i32 = .{ 0, 0 };
             v.set_rows(bounds[0..1], bounds[1..2], 1);
             const line = v.output(0, sum.log_sum(), sum.values, sum.factor(), dim);
-            simd.narrow_row(kind, line, target, dim, common.out_unit(p));
+            simd.narrow_row(kind, line, target, v.out_dim, common.out_unit(p));
         } else {
             simd.narrow_row(kind, sum.values, target, dim, sum.factor() * common.out_unit(p));
         }

@@ -66,8 +66,7 @@ fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
     if (index > 0 and joins(records, index, most)) return 0;
     var count: u32 = 1;
     while (index + count < p.record_count and joins(records, index + count, most)) count += 1;
-    const dim: usize = @intCast(@max(p.key_dim, p.value_dim));
-    const variant = variants.Variant.open(&p.variant, &s.variant, dim) catch
+    const variant = variants.Variant.open(&p.variant, &s.variant, p.key_dim, p.value_dim) catch
         return variants.bad_program;
     const hooks = if (variant) |*v| v.has(.key) or v.has(.value) else false;
     const team = records[index..][0..count];

@@ -51,8 +51,7 @@ fn run(p: *const common.Params, index: u32, scratch: [*]align(64) u8) i32 {
     if (index >= p.record_count) return 0;
     const record = &pointers.items(common.Record, p.records)[index];
     const s: *Scratch = @ptrCast(scratch);
-    const dim: usize = @intCast(@max(p.key_dim, p.value_dim));
-    const variant = variants.Variant.open(&p.variant, &s.variant, dim) catch
+    const variant = variants.Variant.open(&p.variant, &s.variant, p.key_dim, p.value_dim) catch
         return variants.bad_program;
     var first: i32 = 0;
     while (first < record.row_count) : (first += max_rows) {

@@ -27,7 +27,7 @@ fn run(p: *const params.fb_variant_probe_params, _: u32, scratch: [*]align(64) u
     const counts = [_]i32{ p.row_count, p.key_count, p.dim };
     for (counts, [_]i32{ common.max_rows, common.span, common.max_dim }) |count, most|
         if (count < 1 or count > most) return variants.bad_program;
-    const v = (variants.Variant.open(&p.variant, &s.variant, @intCast(p.dim)) catch
+    const v = (variants.Variant.open(&p.variant, &s.variant, p.dim, p.dim) catch
         return variants.bad_program) orelse return variants.bad_program;
     set(p, &v, s);
     switch (p.section) {
@@ -37,8 +37,14 @@ fn run(p: *const params.fb_variant_probe_params, _: u32, scratch: [*]align(64) u
             const of_rows = of == .query or of == .output;
             const count: usize = @intCast(if (of_rows) p.row_count else p.key_count);
             const dim: usize = @intCast(p.dim);
+            if (v.query_dim != dim or v.out_dim != dim) return variants.bad_program;
             const x = items(f32, p.x);
-            for (0..count) |i| @memcpy(s.x[i * common.row_stride ..][0..dim], x + i * dim);
+            for (0..count) |i| {
+                const row = s.x[i * common.row_stride ..].ptr;
+                @memcpy(row[0..dim], x + i * dim);
+                if (of == .query) v.multiply(.query, i, row, dim);
+                if (of == .output) v.multiply(.output, i, row, dim);
+            }
             v.transform(of, 0, count, &s.x, common.row_stride, dim, null);
             for (0..count) |i| @memcpy(x + i * dim, s.x[i * common.row_stride ..][0..dim]);
         },

@@ -4,9 +4,10 @@ const std = @import("std");
 const params = @import("params");
 const simd = @import("../simd.zig");
 const pointers = @import("../pointers.zig");
+const Matrix = @import("matrix.zig").Matrix;
 
 /// Words of a program before its instructions, and of an instruction.
-const header_words = 36;
+const header_words = 42;
 const magic = 0x31564246;
 
 pub const registers_max = 256;
@@ -42,7 +43,8 @@ pub const key_inputs = std.enums.values(Key).len;
 pub const element_inputs = 1;
 
 /// Parts of a program. Once per pass: uniform, elements, rows; once per block of keys: keys. The
-/// others leave their result in register x, but visible in its own.
+/// others leave their result in register x, but visible in its own. Those called before are of rows
+/// that a matrix multiplies then.
 pub const Section = enum(u32) {
     uniform,
     elements,
@@ -54,6 +56,8 @@ pub const Section = enum(u32) {
     key,
     value,
     output,
+    before_query,
+    before_output,
 };
 const section_count = std.enums.values(Section).len;
 
@@ -165,11 +169,16 @@ const Header = extern struct {
     tensor: [params.FB_VARIANT_TENSORS]u32,
     /// First instruction and their count.
     sections: [section_count][2]u32,
+    /// Tensors that rows of queries and of outputs are multiplied by; -1: none.
+    matrices: [2]i32,
 };
 
 comptime {
     std.debug.assert(@sizeOf(Header) == header_words * 4);
 }
+
+/// Rows that a matrix may multiply.
+pub const Side = enum(u32) { query, output };
 
 /// A program that was found safe.
 pub const Program = struct {
@@ -193,6 +202,7 @@ pub const Program = struct {
         try must(header.element_words <= element_words_max);
         try must(header.tensors <= params.FB_VARIANT_TENSORS);
         for (0..header.tensors) |i| try p.check_tensor(i);
+        for (header.matrices) |index| try p.check_matrix(index);
         const count = (@as(u32, @intCast(words)) - header_words) / 8;
         for (std.enums.values(Section)) |s| {
             const first, const length = header.sections[@backingInt(s)];
@@ -221,6 +231,20 @@ pub const Program = struct {
             .sizes = p.given.sizes[at..][0..params.FB_VARIANT_AXES],
             .strides = p.given.strides[at..][0..params.FB_VARIANT_AXES],
         };
+    }
+
+    /// What rows of queries or of outputs are multiplied by.
+    pub fn matrix(p: *const Program, side: Side) ?Matrix {
+        const index = p.header.matrices[@backingInt(side)];
+        return if (index < 0) null else .{ .tensor = p.tensor(@intCast(index)) };
+    }
+
+    fn check_matrix(p: *const Program, index: i32) Error!void {
+        if (index == -1) return;
+        try must(index >= 0 and index < p.header.tensors);
+        const t = p.tensor(@intCast(index));
+        try must(t.axes == 2 or t.axes == 3);
+        try must(t.kind != .i32 and t.kind != .u8 and t.kind != .bool);
     }
 
     fn check_tensor(p: *const Program, index: usize) Error!void {

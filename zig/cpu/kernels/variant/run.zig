@@ -26,6 +26,7 @@ pub const State = extern struct {
     elements: [format.element_words_max][common.max_dim]i32 align(64),
     registers: [format.registers_max]Register align(64),
     line: [common.row_stride]f32 align(64),
+    product: [common.row_stride]f32 align(64),
     /// Rows that are neither padding nor past an end known only here: their output stays 0.
     alive: [common.max_rows]bool,
 };

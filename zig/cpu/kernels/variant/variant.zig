@@ -49,22 +49,39 @@ pub const Hides = struct {
 pub const Variant = struct {
     program: format.Program,
     state: *State,
+    /// Elements of rows of queries as they come, and of outputs as they go.
+    query_dim: usize,
+    out_dim: usize,
 
-    /// null without a program. `dim`: of the longest vectors. Runs what holds for all passes.
+    /// null without a program, for keys and values of these dims. Runs what holds for all passes.
     pub inline fn open(
         given: *const params.fb_variant,
         state: *State,
-        dim: usize,
+        key_dim: i32,
+        value_dim: i32,
     ) format.Program.Error!?Variant {
-        return if (given.program == 0) null else try start(given, state, dim);
+        return if (given.program == 0) null else try start(given, state, key_dim, value_dim);
     }
 
     noinline fn start(
         given: *const params.fb_variant,
         state: *State,
-        dim: usize,
+        key_dim: i32,
+        value_dim: i32,
     ) format.Program.Error!Variant {
-        const v: Variant = .{ .program = try .open(given), .state = state };
+        const program: format.Program = try .open(given);
+        var v: Variant = .{
+            .program = program,
+            .state = state,
+            .query_dim = @intCast(key_dim),
+            .out_dim = @intCast(value_dim),
+        };
+        if (program.matrix(.query)) |m|
+            v.query_dim = try left_of(key_dim, m.columns()) + m.rows();
+        if (program.matrix(.output)) |m|
+            v.out_dim = try left_of(value_dim, m.rows()) + m.columns();
+        const dim = @max(v.query_dim, v.out_dim, @as(usize, @intCast(@max(key_dim, value_dim))));
+        if (dim > common.max_dim) return error.BadProgram;
         v.run(.uniform, &.{ .vectors = machine.register_vectors });
         for (&state.elements[0], 0..) |*x, i| x.* = @intCast(i);
         v.run(.elements, &.{ .vectors = vectors_of(dim), .words = .{ .axis = .lane } });
@@ -78,6 +95,12 @@ pub const Variant = struct {
 
     pub fn has(v: *const Variant, section: Section) bool {
         return v.program.has(section);
+    }
+
+    /// Whether rows of queries or outputs change on their way.
+    pub fn alters(v: *const Variant, comptime side: format.Side) bool {
+        const section: Section = if (side == .query) .query else .output;
+        return v.has(section) or v.program.matrix(side) != null;
     }
 
     /// Whether weights come from a softmax over the logits.
@@ -197,7 +220,7 @@ pub const Variant = struct {
         dim: usize,
         factors: ?[*]const f32,
     ) void {
-        const of_rows = section == .query or section == .output;
+        const of_rows = section != .key and section != .value;
         const vectors = vectors_of(dim);
         const most = machine.register_vectors / vectors;
         var i: usize = 0;
@@ -218,7 +241,31 @@ pub const Variant = struct {
         }
     }
 
-    /// The output row of row i, from the sums of its values; the result holds until the next call.
+    /// The query of row i, in place: of query_dim elements before, of `dim` after, times a factor.
+    pub fn query(v: *const Variant, i: usize, x: [*]f32, dim: usize, factor: f32) void {
+        v.multiply(.query, i, x, v.query_dim);
+        v.transform(.query, i, 1, x, 0, dim, &.{factor});
+    }
+
+    /// Row i, of `width` elements, changes as it is to before its product, and is multiplied.
+    pub fn multiply(
+        v: *const Variant,
+        comptime side: format.Side,
+        i: usize,
+        x: [*]f32,
+        width: usize,
+    ) void {
+        const m = v.program.matrix(side) orelse return;
+        const before: Section = if (side == .query) .before_query else .before_output;
+        if (v.has(before)) v.transform(before, i, 1, x, 0, width, null);
+        const product = &v.state.product;
+        m.multiply(v.row_word(.head)[i], x, width, product);
+        const count = width - m.rows() + m.columns();
+        @memcpy(x[0..count], product[0..count]);
+    }
+
+    /// The output row of row i, of out_dim elements, from the sums of its values; the result holds
+    /// until the next call.
     pub fn output(
         v: *const Variant,
         i: usize,
@@ -230,7 +277,12 @@ pub const Variant = struct {
         const line = &v.state.line;
         for (line[0..dim], sums) |*x, sum| x.* = sum * factor;
         v.row_word(.lse)[i] = @bitCast(lse);
-        if (v.state.alive[i]) v.transform(.output, i, 1, line, 0, dim, null);
+        if (!v.state.alive[i]) {
+            @memset(line[0..v.out_dim], 0);
+        } else {
+            v.multiply(.output, i, line, dim);
+            v.transform(.output, i, 1, line, 0, v.out_dim, null);
+        }
         return line;
     }
 
@@ -320,6 +372,12 @@ pub const Variant = struct {
         }
     }
 };
+
+/// Elements of a row of so many that a matrix of so many has no part in.
+fn left_of(dim: i32, count: usize) format.Program.Error!usize {
+    const width: usize = @intCast(dim);
+    return if (count > width) error.BadProgram else width - count;
+}
 
 inline fn vectors_of(count: usize) usize {
     return (count + lanes - 1) / lanes;
