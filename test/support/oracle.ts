@@ -148,7 +148,6 @@ export function oracle(input: OracleInput): OracleResult {
   const k = prepare(ks, kvHeads, keyDim, { rope: keyRope, rounding }, keyPosition);
   const v = prepare(vs, kvHeads, valueDim, { rounding }, () => 0, input.vScale);
   const out = new Float64Array(queries * queryHeads * outDim);
-  const sums = new Float64Array(valueDim);
   const lse = new Float64Array(queries * queryHeads);
   const magnitudes = new Float64Array(queries * queryHeads);
   let scoreMagnitude = 0;
@@ -183,7 +182,7 @@ export function oracle(input: OracleInput): OracleResult {
         const sum = magnitudeOf(q, row * keyDim, k, (key * kvHeads + kvHead) * keyDim, keyDim);
         scoreMagnitude = larger(scoreMagnitude, sum * scale * (input.scale ?? keyDim ** -0.5));
       }
-      sums.fill(0);
+      const sums = new Float64Array(valueDim);
       const result = variant.softmax
         ? softmaxRow(input, scores, seen, head, kvHead, v, sums)
         : sumRow(input, scores, seen, kvHead, v, sums);
@@ -198,12 +197,10 @@ export function oracle(input: OracleInput): OracleResult {
         const planes = { k, variances: errors.k, kvHeads, kvHead };
         spreads[row] = spreadOf(of(q), of(errors.q), planes, weights) / inBase;
       }
-      target.set(sums.subarray(0, outDim));
-      if (variant.output !== undefined && input.finalize !== false) {
-        const hook = (x: Float64Array) => variant.output!(x, rowAt(query, head), natural);
-        magnitudes[row] *= steepness(hook, sums);
-        target.set(hook(sums.slice()));
-      }
+      const { output } = input.finalize === false ? plainVariant : variant;
+      const hook = (x: Float64Array) => output?.(x, rowAt(query, head), natural) ?? x;
+      if (output !== undefined) magnitudes[row] *= steepness(hook, sums);
+      target.set(hook(sums.slice()));
       magnitudes[row] /= outScale;
       for (let d = 0; d < outDim; d++) target[d] /= outScale;
     }
