@@ -116,7 +116,7 @@ export class Engine implements AsyncDisposable {
    */
   static async load(path: string, options: EngineOptions = {}): Promise<Engine> {
     checkOptions("options", engineSchemas, [], options);
-    const { device: kind = "cpu", pageSize = 16, cascade = true } = options;
+    const { device: kind = "cpu", pageSize = 16, cascade = true, exact = false } = options;
     const checkpoint = options.randomWeights ? randomCheckpoint(path) : openCheckpoint(path);
     const prompts = new Prompts(checkpoint);
     await using made = new AsyncDisposableStack();
@@ -142,7 +142,8 @@ export class Engine implements AsyncDisposable {
     const met = ranks && (await meet(device, ranks, { version, config, dtype, ...limits }));
     if (met !== undefined) made.use(met.comm);
     const draftsMost = drafter?.draftsMost ?? 0;
-    const sizes = { dtype, pages, pageSize, cascade, ...limits, draftsMost, ranks: met?.comm };
+    const how = { dtype, cascade, exact, ...limits, draftsMost };
+    const sizes = { ...how, pages, pageSize, ranks: met?.comm };
     const model = made.use(await Model.load(device, checkpoint, sizes));
     const engine = new Engine(device, model, prompts, checkpoint, limits, met, drafter, adapters);
     made.move();

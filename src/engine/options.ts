@@ -22,6 +22,11 @@ export interface EngineOptions {
   /** Reads a prefix that requests share once for all of them, where that pays; default true. */
   cascade?: boolean;
   /**
+   * False: beside weights in codes a CPU may round activations to 16 bits, by groups of 32 of one
+   * scale, where that is faster; logits move by 1e-4 of theirs. Default false.
+   */
+  exact?: boolean;
+  /**
    * True, for measuring: the path is a shape such as "llama-8b", or a config.json, and weights are
    * random. Nothing but its length ends an answer then. Default false.
    */
@@ -53,6 +58,7 @@ export const engineSchemas: OptionSchemas = {
   tokenBudget: integer(1, 1 << 20),
   maxBatch: integer(1, 1 << 16),
   cascade: flag,
+  exact: flag,
   randomWeights: flag,
   tp: integer(1, 1024),
   speculate: unchecked("an object with a method"),

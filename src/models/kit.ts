@@ -8,7 +8,7 @@ import { geluAndMul, geluTanhAndMul, siluAndMul } from "../ops/activation.ts";
 import { copyRows } from "../ops/copy-rows.ts";
 import { add, capLogits } from "../ops/elementwise.ts";
 import { mapRows } from "../ops/map.ts";
-import { matmul } from "../ops/matmul.ts";
+import { matmul, type MatmulOptions } from "../ops/matmul.ts";
 import { moe } from "../ops/moe.ts";
 import { rmsNorm } from "../ops/norm.ts";
 import type { Rope } from "../ops/rope.ts";
@@ -43,6 +43,8 @@ export interface KitOptions {
   readonly tokenBudget: number;
   /** Most rows per step that want logits. */
   readonly rowsMost: number;
+  /** Whether rows beside weights in codes are never rounded. */
+  readonly exact: boolean;
   /** The processes that share the model, which have the rest of each layer. */
   readonly ranks?: Communicator | undefined;
 }
@@ -145,9 +147,7 @@ export class Kit implements Disposable {
   /** x times a weight plus a bias, [rows, outputs], in the buffer of that name. */
   linear(name: string, x: Tensor, weight: Weight, bias?: Tensor): Tensor {
     const out = this.#buffers.rows(name, x.shape[0], weight.outputs);
-    matmul(x, weight, { out, ...(bias && { bias }) });
-    this.adapters?.add(weight, x, out);
-    return out;
+    return this.#product(x, weight, { out, ...(bias && { bias }) });
   }
 
   /** RMSNorm of each row, in its place. */
@@ -165,17 +165,16 @@ export class Kit implements Disposable {
     const { adapters } = this;
     const [rows] = x.shape;
     const out = this.#buffers.rows(name, rows, weight.outputs / 2);
-    if (!adapters?.adapts(weight)) return matmul(x, weight, { gated: true, activation, out });
+    if (!adapters?.adapts(weight))
+      return this.#product(x, weight, { gated: true, activation, out });
     // In f32, so that rows without an adapter get the bits that they have in other steps.
-    const both = matmul(x, weight, { out: adapters.wide(rows, weight.outputs) });
-    adapters.add(weight, x, both);
+    const both = this.#product(x, weight, { out: adapters.wide(rows, weight.outputs) });
     return gates[activation](both, { out });
   }
 
   /** Adds x times a weight to the residual stream. */
   addLinear(residual: Tensor, x: Tensor, weight: Weight): void {
-    matmul(x, weight, this.#onto(residual));
-    this.adapters?.add(weight, x, residual);
+    this.#product(x, weight, this.#onto(residual));
     this.#options.ranks?.allReduce(residual);
   }
 
@@ -199,6 +198,13 @@ export class Kit implements Disposable {
     const results = this.#expertRows.rows("experts' results", rows * topK, dim);
     moe(x, routing, { gateUp, down, hidden, results, ...this.#onto(residual) });
     this.#options.ranks?.allReduce(residual);
+  }
+
+  /** A product, and what the rows' adapters of the weight make of x. */
+  #product(x: Tensor, weight: Weight, options: MatmulOptions & { out: Tensor }): Tensor {
+    const out = matmul(x, weight, { ...options, roundRows: !this.#options.exact });
+    this.adapters?.add(weight, x, out);
+    return out;
   }
 
   /** Of several ranks the first brings the residual stream, the others their part alone. */
@@ -269,7 +275,7 @@ export class Kit implements Disposable {
     const shared = this.#shared;
     const out = this.logitsOf(rows);
     const own = shared === undefined ? out : this.#logits.rows("own logits", rows, head.outputs);
-    matmul(x, head, { out: own });
+    this.#product(x, head, { out: own });
     if (cap !== undefined) capLogits(own, cap, { out: own });
     shared?.bring(own, out, this.#parts);
   }

@@ -35,6 +35,8 @@ export interface ModelOptions {
   readonly draftsMost: number;
   /** Whether a prefix that requests share is read once for all of them, where that pays. */
   readonly cascade: boolean;
+  /** Whether rows beside weights in codes are never rounded. */
+  readonly exact: boolean;
   /** The processes that share the model. */
   readonly ranks?: Communicator | undefined;
 }
@@ -77,7 +79,7 @@ export class Model implements AsyncDisposable {
 
   /** Errors: CheckpointError, OptionError, OutOfMemoryError, CompileError. */
   static async load(device: Device, checkpoint: Checkpoint, options: ModelOptions): Promise<Model> {
-    const { dtype, pageSize, tokenBudget, maxBatch, draftsMost, ranks } = options;
+    const { dtype, pageSize, tokenBudget, maxBatch, draftsMost, exact, ranks } = options;
     const config = new Config(checkpoint.path, checkpoint.config);
     const family = familyOf(config);
     const whole = family.shape(config);
@@ -100,8 +102,8 @@ export class Model implements AsyncDisposable {
     made.use(graphs);
     const { sizes: buckets, largest } = graphs;
     const maxColumns = Math.ceil(shape.contextTokens / pageSize);
-    const most = { maxBatch: largest, maxQueryTokens: largest, maxQueryLength: 1, maxColumns };
-    const graph = { ...most, buckets };
+    const rows = { maxBatch: largest, maxQueryTokens: largest, maxQueryLength: 1 };
+    const graph = { ...rows, maxColumns, buckets };
     const graphAttention = await attentionOf(device, made, shape, { dtype, graph });
     const ropes = shape.attention.map(({ rope }) => made.use(Rope.create(device, headDim, rope)));
     // Windows pass prefixes at times of their own.
@@ -109,7 +111,7 @@ export class Model implements AsyncDisposable {
     const worthSharing = cascades ? attention[0].worthSharing : undefined;
     const parts = { cache, attention, graphAttention, ropes, worthSharing };
     const rowsMost = Math.min(tokenBudget, maxBatch * (1 + draftsMost));
-    const kit = made.use(new Kit({ shape, dtype, ...parts, tokenBudget, rowsMost, ranks }));
+    const kit = made.use(new Kit({ shape, dtype, ...parts, tokenBudget, rowsMost, exact, ranks }));
     const rest = [graphs, family, source, weights, made.move(), options, rowsMost] as const;
     return new Model(device, shape, kit, parts, ...rest);
   }

@@ -17,6 +17,8 @@ const cpu: readonly Bucket[] = [
   { most: 8, name: "matmul_few", itemRows: 8 },
   { most: Infinity, name: "matmul", itemRows: 128 },
 ];
+/** Of whole numbers, where the processor multiplies them and groups of codes are their size. */
+const cpuWhole: readonly Bucket[] = [{ most: Infinity, name: "matmul_whole", itemRows: 64 }];
 const tensorCores: readonly Bucket[] = [
   { most: 8, name: "matmul_8", itemRows: 8 },
   { most: 16, name: "matmul_16", itemRows: 16 },
@@ -31,11 +33,12 @@ export function matmulKernel(x: Tensor, weight: Weight, wanted: Wanted): MatmulK
   const hopper = hopperKernel(x, weight, wanted);
   if (hopper !== undefined) return hopper;
   const each = wanted.rows / (weight.experts ?? 1);
-  return tableOf(x, weight).find(({ most }) => each <= most)!;
+  return tableOf(x, weight, wanted).find(({ most }) => each <= most)!;
 }
 
-function tableOf(x: Tensor, weight: Weight): readonly Bucket[] {
-  if (x.device.kind === "cpu") return cpu;
+function tableOf(x: Tensor, weight: Weight, { roundRows }: Wanted): readonly Bucket[] {
+  if (x.device.kind === "cpu")
+    return roundRows && weight.scheme.kind === "grouped" ? cpuWhole : cpu;
   const { values } = weight.scheme;
   const fits =
     weight.scheme.kind === "dense" && x.dtype === values.dtype && multiplies(x.device, x.dtype);

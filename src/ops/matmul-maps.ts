@@ -25,6 +25,8 @@ export interface Wanted {
   readonly rows: number;
   readonly columns: number;
   readonly invariant: boolean;
+  /** Rows may be rounded to whole numbers. */
+  readonly roundRows: boolean;
   readonly gated: boolean;
   /** Rows of out name theirs of x. */
   readonly gathers: boolean;

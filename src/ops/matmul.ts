@@ -46,6 +46,12 @@ export interface MatmulOptions {
    * weight that lie alike. Default false, which promises it for no later version.
    */
   invariant?: boolean;
+  /**
+   * True: rows of x may be rounded to whole numbers of 16 bits of the largest of each 32 inputs (an
+   * error of 1.6e-5 of it at most) where a product with codes is faster so: with groups of 32 or
+   * 128, on CPUs with AVX512_VNNI. What is not finite then makes its row NaN. Default false.
+   */
+  roundRows?: boolean;
   /** Takes the result: of x's dtype or f32; apart from all inputs but the residual. */
   out?: Tensor;
   /** Default: the device's own. */
@@ -62,6 +68,7 @@ const known = [
   "scales",
   "residual",
   "invariant",
+  "roundRows",
   "out",
   "stream",
 ] as const satisfies (keyof MatmulOptions)[];
@@ -76,11 +83,13 @@ const plainParams = new MatmulParams();
 export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): Tensor {
   requireOptions("options", options, known);
   const { activation = "none", gated = false, invariant = false } = options;
+  const { roundRows = false } = options;
   const { bias, residual } = options;
   checkInputs(x, weight, gated);
   checkActivation(activation);
   requireFlag("gated", gated);
   requireFlag("invariant", invariant);
+  requireFlag("roundRows", roundRows);
   const { device } = x;
   const { groups } = options;
   checkGroups(groups, weight, x);
@@ -102,6 +111,7 @@ export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): 
     rows,
     columns,
     invariant,
+    roundRows,
     gated,
     gathers: !!groups?.rows,
   });

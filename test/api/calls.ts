@@ -102,6 +102,7 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
       tokenBudget: 8,
       maxBatch: 2,
       cascade: true,
+      exact: true,
       randomWeights: false,
       adapters: {},
     },
@@ -298,7 +299,14 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
   matmul: ({ tensor, linear, weight }) => [
     tensor,
     linear,
-    { bias: weight, activation: "silu", gated: false, residual: tensor, invariant: true },
+    {
+      bias: weight,
+      activation: "silu",
+      gated: false,
+      residual: tensor,
+      invariant: true,
+      roundRows: true,
+    },
   ],
   routeExperts: ({ device, tensor, weight, routing }) => [
     tensor,

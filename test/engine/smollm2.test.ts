@@ -31,7 +31,7 @@ test("SmolLM2 says what transformers makes of the same file in f32, token by tok
   expect(answers.length).toBe(20);
   // Nearer than this sums in another order may differ.
   expect(Math.min(...answers.map(({ margin }) => margin))).toBeGreaterThan(5e-3);
-  await using engine = await Engine.load(await fetchSmolLm2(), { pages: 256 });
+  await using engine = await Engine.load(await fetchSmolLm2(), { pages: 256, exact: true });
   await Promise.all(
     answers.map(async ({ prompt, ids, tokens, top }) => {
       const messages = [{ role: "user", content: prompt }];
@@ -46,6 +46,25 @@ test("SmolLM2 says what transformers makes of the same file in f32, token by tok
       first.forEach(({ logProb }, i) => {
         const expected = top.logits[i] - top.logits[0];
         expect(Math.abs(logProb - first[0].logProb - expected)).toBeLessThan(2e-3);
+      });
+    }),
+  );
+}, 120_000);
+
+test("rounded activations choose the same tokens, by logits within 1e-3 of theirs", async () => {
+  const { answers } = transformers;
+  await using engine = await Engine.load(await fetchSmolLm2(), { pages: 256 });
+  await Promise.all(
+    answers.map(async ({ prompt, tokens, top }) => {
+      const messages = [{ role: "user", content: prompt }];
+      const asked = { messages, maxTokens: tokens.length, sampling: { ...sampling, logprobs: 9 } };
+      const pieces = await Array.fromAsync(engine.generate(asked));
+      expect(pieces.map(({ token }) => token)).toEqual(tokens);
+      const found = new Map(pieces[0].logProb!.top.map(({ token, logProb }) => [token, logProb]));
+      const first = found.get(top.tokens[0])!;
+      top.tokens.forEach((token, i) => {
+        const apart = found.get(token)! - first - (top.logits[i] - top.logits[0]);
+        expect(Math.abs(apart)).toBeLessThan(1e-3 * top.logits[i]);
       });
     }),
   );

@@ -53,11 +53,20 @@ function check(device: Device, c: Case, random: Random): void {
 }
 
 /** Rows of x, in codes with scales if it is fp8, times a weight that is held in some way. */
-function checkHeld(device: Device, rows: number, dtype: DType, held: Held, random: Random): void {
-  const [outputs, inputs] = [2 * random.integer(1, 70), 128 * random.integer(1, 3)];
+function checkHeld(
+  device: Device,
+  rows: number,
+  dtype: DType,
+  held: Held,
+  random: Random,
+  roundRows = false,
+): void {
+  const isFp8 = dtype.startsWith("f8");
+  const group = "group" in held && !isFp8 ? Math.max(32, held.group) : 128;
+  const inputs = group * random.integer(1, 384 / group);
+  const outputs = 2 * random.integer(1, 70);
   const values = numbersOf(random, rows * inputs, dtype);
   const shape = random.pick([[1], [rows], [rows, inputs / 128]]);
-  const isFp8 = dtype.startsWith("f8");
   const worth = isFp8 ? numbersOf(random, rows * inputs, "f32") : undefined;
   const at = (row: number, k: number) =>
     [0, row, row * (inputs / 128) + Math.floor(k / 128)][shape.length === 2 ? 2 : +(shape[0] > 1)];
@@ -71,10 +80,13 @@ function checkHeld(device: Device, rows: number, dtype: DType, held: Held, rando
   );
   using input = Tensor.from(device, values, [rows, inputs], dtype);
   const { weight, values: weights } = heldWeight(device, random, held, [outputs, inputs]);
-  using out = matmul(input, weight, { scales, gated: true });
+  using out = matmul(input, weight, { scales, gated: true, roundRows });
   const product = { rows, inputs, outputs, x, weight: weights, gated: true };
-  const wanted = expectedProduct({ ...product, cut: isFp8 && device.kind === "cuda" });
-  const what = JSON.stringify({ rows, inputs, outputs, dtype, held, shape });
+  const cut = isFp8 && device.kind === "cuda";
+  const isWhole = "group" in held && held.group % 32 === 0;
+  const whole = roundRows && device.kind === "cpu" && isWhole;
+  const wanted = expectedProduct({ ...product, cut, whole });
+  const what = JSON.stringify({ rows, inputs, outputs, dtype, held, shape, roundRows });
   expectProduct(out.toFloat64Array(), wanted, out.dtype, what);
   weight[Symbol.dispose]();
 }
@@ -143,6 +155,47 @@ describe.each(await targetsHere())("matmul on $name", (target) => {
     checkHeld(device, 3, "f8e5m2", { dtype: "f8e5m2", scales: "block" }, random);
     checkHeld(device, 130, "f32", { dtype: "u8", group: 32, minimums: true }, random);
     checkHeld(device, 9, "f8e4m3", { dtype: "f32" }, random);
+  });
+
+  test("rows beside codes may be rounded to 16 bits, and no further", async () => {
+    await using device = await target.open(2);
+    forSeeds(40, (random) => {
+      const held = random.pick(codes);
+      const dtype = random.pick(["f32", "f16", "bf16", "f8e4m3"] as const);
+      const rows = random.pick([1, 2, 15, 16, 64, 65, 130]);
+      checkHeld(device, rows, dtype, held, random, true);
+    });
+  });
+
+  test("rounded rows have the same bits among others, and what is not finite stays", async () => {
+    await using device = await target.open(2);
+    const random = seeded(76);
+    const [rows, inputs, outputs] = [70, 224, 40];
+    const held = { dtype: "u8", group: 32, minimums: true } as const;
+    const { weight } = heldWeight(device, random, held, [outputs, inputs]);
+    const values = numbersOf(random, rows * inputs, "f32");
+    values[3 * inputs + 100] = NaN;
+    values[5 * inputs] = -Infinity;
+    values.fill(0, 7 * inputs, 8 * inputs);
+    using x = Tensor.from(device, values, [rows, inputs], "f32");
+    const options = { roundRows: true, invariant: true };
+    using all = matmul(x, weight, options);
+    const numbers = all.toFloat64Array();
+    for (let row = 0; row < rows; row++) {
+      const own = numbers.subarray(row * outputs, (row + 1) * outputs);
+      expect(own.every(Number.isFinite)).toBe(row !== 3 && row !== 5);
+      expect(own.some(Number.isFinite)).toBe(row !== 3 && row !== 5);
+    }
+    expect(numbers.subarray(7 * outputs, 8 * outputs).every((y) => y === 0)).toBe(true);
+    for (const [first, end] of [
+      [0, 1],
+      [3, 12],
+      [60, 70],
+    ]) {
+      using some = matmul(x.slice(0, first, end), weight, options);
+      expect(some.toBytes()).toEqual(all.slice(0, first, end).toBytes());
+    }
+    weight[Symbol.dispose]();
   });
 
   test("a row's bits do not depend on how many others there are", async () => {
@@ -240,6 +293,7 @@ test("bad input is refused by name, and nothing is written", async () => {
     ["activation", x, weight, { activation: "relu" as Activation }],
     ["gated", x, weight, { gated: 1 as unknown as boolean }],
     ["invariant", x, weight, { invariant: 1 as unknown as boolean }],
+    ["roundRows", x, weight, { roundRows: "yes" as unknown as boolean }],
     ["scales", x, weight, { scales: ones([1]) }],
     ["scales", ones([3, 8], "f8e4m3"), weight],
     ["scales", ones([3, 8], "f8e4m3"), weight, { scales: ones([2]) }],

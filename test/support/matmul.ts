@@ -14,6 +14,8 @@ export interface Product {
   gated?: boolean;
   /** Hopper's tensor cores multiply fp8: they cut sums off. */
   cut?: boolean;
+  /** The CPU rounds x beside codes: each 32 inputs to 16 bits of their largest. */
+  whole?: boolean;
 }
 
 /** What a product should be, and how far sums in f32 may lie from it, element by element. */
@@ -69,10 +71,27 @@ function sumOf(product: Product, row: number, output: number, bias?: Float64Arra
     if (k % 32 === 31 || k === inputs - 1) lost += 34 * 2 ** -13 * largest;
   }
   sum += bias?.[output] ?? 0;
+  const rounded = product.whole === true ? roundedAway(product, row, output) : 0;
   // Rounding errors of a long sum are a random walk: their bound is some deviations of it.
   const cut = product.cut === true ? lost : 0;
-  const limit = cut + unit * magnitude * (2 + Math.sqrt(inputs) / 8) + unit * Math.abs(sum);
+  const limit =
+    cut + rounded + unit * magnitude * (2 + Math.sqrt(inputs) / 8) + unit * Math.abs(sum);
   return { sum, limit };
+}
+
+/** What a sum loses at most where whole numbers up to 32639 stand for x, by groups of 32. */
+function roundedAway({ inputs, x, weight }: Product, row: number, output: number): number {
+  let lost = 0;
+  for (let k = 0; k < inputs; k += 32) {
+    let largest = 0;
+    let factors = 0;
+    for (let i = k; i < Math.min(k + 32, inputs); i++) {
+      largest = Math.max(largest, Math.abs(x[row * inputs + i]));
+      factors += Math.abs(weight[output * inputs + i]);
+    }
+    lost += (factors * largest) / (2 * 32639);
+  }
+  return lost;
 }
 
 function activate(activation: Activation, x: number): number {

@@ -1,6 +1,8 @@
 //! What a kernel of the CPU device is: the levels make them, the runtime runs them.
 
-/// Scratch memory of a thread, which every call of a kernel may use.
+/// Scratch memory of a thread, which every call of a kernel may use. Its first eight bytes are 0
+/// before the first item that a thread takes of a launch, for kernels that keep what is there for
+/// the next ones.
 pub const scratch_bytes = 4 << 20;
 
 /// What run() returns where an index tensor leads out of its target.

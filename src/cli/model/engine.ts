@@ -16,6 +16,7 @@ export interface EngineArguments extends SpeculateArguments {
   maxBatch?: number;
   randomWeights?: boolean;
   cascade: boolean;
+  exact?: boolean;
   tp?: number;
   quiet?: boolean;
   /** Folders of adapters by name. */
@@ -37,7 +38,7 @@ const builtIn = "smollm2";
 /** Opens a model by its path, or the built-in one by its name, and says so. */
 export async function openEngine(model: string, options: EngineArguments): Promise<Engine> {
   const { device, dtype, pages, pageSize, tokenBudget, maxBatch, cascade, randomWeights } = options;
-  const { tp = 1, quiet, lora } = options;
+  const { tp = 1, exact, quiet, lora } = options;
   if (tp > 1 && ranksOf() === undefined) {
     // This command again, as so many ranks.
     const command = [process.execPath, ...process.argv.slice(1)];
@@ -54,6 +55,7 @@ export async function openEngine(model: string, options: EngineArguments): Promi
     ...(maxBatch !== undefined && { maxBatch }),
     ...(dtype && { dtype }),
     ...(randomWeights && { randomWeights }),
+    ...(exact && { exact }),
     ...(tp > 1 && { tp }),
     ...(pages !== undefined && { pages }),
     ...(lora && { adapters: lora }),

@@ -218,6 +218,7 @@ function addEngine(command: Command): Command {
       1,
     )
     .option("--no-cascade", "read a prefix that requests share for each of them")
+    .option("--exact", "never round activations beside weights in codes, which is faster on CPUs")
     .option(
       "--speculate <method>",
       "guess several tokens ahead and verify them in one step: prompt-lookup",

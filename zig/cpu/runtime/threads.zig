@@ -22,6 +22,7 @@ pub const Job = struct {
     following: ?*Job = null,
 
     fn work(job: *Job, scratch: [*]align(64) u8) void {
+        @as(*u64, @ptrCast(scratch)).* = 0;
         while (true) {
             const index = job.next.fetchAdd(1, .monotonic);
             if (index >= job.grid) return;

@@ -6,7 +6,6 @@ const simd = @import("../simd.zig");
 
 const Dtype = simd.Dtype;
 const F = simd.F;
-const Sum = @import("tile.zig").Sum;
 const Params = params.fb_matmul_params;
 
 /// A block of out.
@@ -26,13 +25,13 @@ pub const Item = struct {
     }
 };
 
-/// Writes an item's outputs. Sums [row][column] have those of the up rows from column most / 2 on.
+/// Writes an item's outputs. Sums have those of the up rows from column most / 2 on, and `totals`,
+/// which adds up those of a row and 16 columns.
 pub fn finish(
     comptime most: usize,
     p: *const Params,
     item: Item,
-    sums: [*]const Sum,
-    sums_stride: usize,
+    sums: anytype,
 ) void {
     var line: [most]f32 align(64) = undefined;
     var bias: [most]f32 align(64) = @splat(0);
@@ -44,7 +43,7 @@ pub fn finish(
     for (0..item.rows) |r| {
         var c: usize = 0;
         while (c < most) : (c += 16)
-            line[c..][0..16].* = totals(sums[r * sums_stride + c ..][0..16]);
+            line[c..][0..16].* = sums.totals(r, c);
         const at: i64 = @intCast(item.output);
         const row: i64 = @intCast(item.row + r);
         if (p.residual != 0)
@@ -59,12 +58,6 @@ pub fn finish(
         const target = pointers.offset(p.out, row * p.out_stride + at, kind.bytes());
         simd.narrow_row(kind, &line, pointers.items(u8, target), item.outputs, 1);
     }
-}
-
-inline fn totals(sums: *const [16]Sum) [16]f32 {
-    var x: [16]F = undefined;
-    inline for (0..16) |i| x[i] = sums[i];
-    return simd.sum_each(16, x);
 }
 
 inline fn vector(line: [*]const f32, at: usize) F {

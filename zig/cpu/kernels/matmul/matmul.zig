@@ -10,6 +10,7 @@ const experts = @import("experts.zig");
 const finish = @import("finish.zig").finish;
 const Item = @import("finish.zig").Item;
 const tile = @import("tile.zig");
+const whole = @import("whole.zig");
 const widen_weight = @import("widen.zig").widen_weight;
 const widen_x = @import("widen.zig").widen_x;
 
@@ -20,11 +21,13 @@ const Rows = tile.Rows;
 pub const kernels = [_]Kernel{
     .of("matmul_few", Params, few.outputs, few.kernel()),
     .of("matmul", Params, many.outputs, many.kernel()),
+    .of("matmul_whole", Params, in_whole.outputs, run_whole),
 };
 
 /// Rows as in src/ops/matmul-kernels.ts.
 const few: Shape = .{ .rows = 8, .outputs = 16 };
 const many: Shape = .{ .rows = 128, .outputs = 64 };
+const in_whole: Shape = .{ .rows = 64, .outputs = 32 };
 
 /// Inputs of one span: a tile's rows of x stay in the first cache, an item's weights in the second.
 const span = 1024;
@@ -65,19 +68,26 @@ const Shape = struct {
     }
 };
 
-/// Items of the same outputs follow each other. Gated, half of an item's weights are gates.
+/// Items of the same outputs follow each other.
 fn run_item(
     comptime shape: Shape,
     p: *const Params,
     index: u32,
     s: *shape.Scratch(),
 ) void {
+    const row_blocks = experts.block_count(p, shape.rows);
+    const item = item_of(shape, p, index % row_blocks, index / row_blocks) orelse return;
+    multiply_item(shape, p, item, s);
+}
+
+/// The item of a block of rows and one of outputs, if there are such rows. Gated, half of an item's
+/// weights are gates.
+fn item_of(comptime shape: Shape, p: *const Params, rows: usize, outputs: usize) ?Item {
     const parts: usize = if (p.gated != 0) 2 else 1;
     const width = shape.outputs / parts;
-    const row_blocks = experts.block_count(p, shape.rows);
-    const block = experts.block_of(p, index % row_blocks, shape.rows) orelse return;
-    const output = index / row_blocks * width;
-    const item: Item = .{
+    const block = experts.block_of(p, rows, shape.rows) orelse return null;
+    const output = outputs * width;
+    return .{
         .row = block.row,
         .rows = block.rows,
         .output = output,
@@ -85,6 +95,75 @@ fn run_item(
         .parts = parts,
         .expert = block.expert,
     };
+}
+
+/// What whole numbers need: what is staged stays for the items of the same rows.
+const WholeScratch = extern struct {
+    /// One more than the block of rows that is staged; 0 when a launch begins.
+    staged: u64,
+    sums: [in_whole.rows * in_whole.outputs / whole.columns]whole.Sum align(64),
+    x: [whole.inputs_most / 128 * in_whole.rows]whole.Staged align(64),
+
+    comptime {
+        if (@sizeOf(@This()) > scratch_bytes) @compileError("scratch is too small");
+    }
+};
+
+/// In whole numbers where it can be. Items of the same rows follow each other.
+fn run_whole(p: *const Params, index: u32, scratch: [*]align(64) u8) i32 {
+    const weight_kind: Dtype = @fromBackingInt(@intCast(p.weight_dtype));
+    const parts: usize = if (p.gated != 0) 2 else 1;
+    const width = in_whole.outputs / parts;
+    const output_blocks = (count_of(p.outputs) + width - 1) / width;
+    const rows = index / output_blocks;
+    const item = item_of(in_whole, p, rows, index % output_blocks) orelse return 0;
+    if (comptime simd.lanes == 16) {
+        if (whole.takes(p, weight_kind)) {
+            multiply_whole(p, item, rows, @ptrCast(scratch));
+            return 0;
+        }
+    }
+    multiply_item(in_whole, p, item, @ptrCast(scratch));
+    return 0;
+}
+
+fn multiply_whole(p: *const Params, item: Item, rows: usize, s: *WholeScratch) void {
+    if (s.staged != rows + 1) {
+        for (0..item.rows) |r|
+            whole.stage(p, experts.x_row(p, item.row + r), s.x[r..].ptr, in_whole.rows);
+        s.staged = rows + 1;
+    }
+    const sums: whole.Sums = .{ .first = &s.sums, .rows = in_whole.rows };
+    for (0..item.parts) |part| {
+        var c: usize = 0;
+        while (c < item.outputs) : (c += whole.columns) {
+            const row = item.weight_row(p, part) + c;
+            const into = sums.of(part * in_whole.outputs / 2 + c);
+            const x: [*]const whole.Staged = &s.x;
+            switch (p.weight_dtype) {
+                inline @backingInt(Dtype.u8), @backingInt(Dtype.i8) => |code| whole.multiply(
+                    @fromBackingInt(code),
+                    p,
+                    row,
+                    item.outputs - c,
+                    x,
+                    item.rows,
+                    in_whole.rows,
+                    into,
+                ),
+                else => unreachable,
+            }
+        }
+    }
+    finish(in_whole.outputs, p, item, sums);
+}
+
+fn multiply_item(
+    comptime shape: Shape,
+    p: *const Params,
+    item: Item,
+    s: *shape.Scratch(),
+) void {
     const x_kind: Dtype = @fromBackingInt(@intCast(p.x_dtype));
     const weight_kind: Dtype = @fromBackingInt(@intCast(p.weight_dtype));
     switch (tile.product_of(x_kind, weight_kind)) {
@@ -96,7 +175,8 @@ fn run_item(
             else => unreachable,
         },
     }
-    finish(shape.outputs, p, item, &s.sums, shape.sums_stride());
+    const sums: tile.Sums = .{ .first = &s.sums, .stride = shape.sums_stride() };
+    finish(shape.outputs, p, item, sums);
 }
 
 fn multiply(

@@ -33,6 +33,19 @@ pub const Product = enum {
 /// A sum that is still a vector.
 pub const Sum = [lanes]f32;
 
+/// Sums of an item [row][column].
+pub const Sums = struct {
+    first: [*]const Sum,
+    stride: usize,
+
+    /// The sums of 16 columns from one on.
+    pub inline fn totals(sums: Sums, row: usize, column: usize) [16]f32 {
+        var x: [16]F = undefined;
+        inline for (0..16) |i| x[i] = sums.first[row * sums.stride + column + i];
+        return simd.sum_each(16, x);
+    }
+};
+
 /// Rows that lie `stride` bytes apart.
 pub const Rows = struct {
     first: [*]const u8,
