@@ -4,8 +4,13 @@
  *
  * Usage: bun run bench:serving [--only <regex>] [--quick] [--apart] [--json <file>]
  *   [--shape llama-70b] [--tp <ranks, each a GPU of this machine>]
- * With --apart a prefix that requests share is read for each of them.
+ *   [--llama <folder>] [--threads <of both>]
+ * With --apart a prefix that requests share is read for each of them. With --llama rows of clients
+ * on the CPU are measured beside node-llama-cpp, with the same file and as many threads. It is no
+ * dependency; in a folder apart from this one: npm install --ignore-scripts --omit=optional
+ * node-llama-cpp@3.22.1 @node-llama-cpp/linux-x64@3.22.1
  */
+import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { drive } from "../../src/cli/bench/drive.ts";
 import { EngineTarget } from "../../src/cli/bench/engine-target.ts";
@@ -18,10 +23,13 @@ import {
 import { LoopLag } from "../../src/cli/bench/lag.ts";
 import { lengthsOf } from "../../src/cli/bench/lengths.ts";
 import { afterWarmUp, generatedLoad } from "../../src/cli/bench/load.ts";
+import type { Target } from "../../src/cli/bench/target.ts";
 import { table } from "../../src/cli/table.ts";
 import { startRanks } from "../../src/cli/model/ranks.ts";
 import { Engine, fetchSmolLm2, ranksOf } from "../../src/engine/index.ts";
+import { Llama } from "./llama.ts";
 import { type Row, rowsFor } from "./rows.ts";
+import { warmStartSeconds } from "./start.ts";
 
 const { values: options } = parseArgs({
   options: {
@@ -31,9 +39,12 @@ const { values: options } = parseArgs({
     json: { type: "string" },
     shape: { type: "string", default: "llama-8b" },
     tp: { type: "string", default: "1" },
+    llama: { type: "string" },
+    threads: { type: "string", default: String(availableParallelism()) },
   },
 });
 const tp = Number(options.tp);
+process.env["FLASHBUN_THREADS"] ??= options.threads;
 if (tp > 1 && ranksOf() === undefined)
   process.exit(await startRanks([process.execPath, ...process.argv.slice(1)], tp, "cuda"));
 
@@ -57,8 +68,8 @@ async function open(): Promise<Engine> {
 /** A row's figures, with how late the event loop's timers were (p99). */
 type Measured = Figures & EngineFigures & { lagMs: number | null };
 
-async function measure(engine: Engine, row: Row): Promise<Measured> {
-  const { vocabulary } = engine.model.shape;
+/** Puts a row's requests to a target after others that warm it up; `begin` is called between. */
+async function put(target: Target, row: Row, vocabulary: number, begin = () => {}) {
   const { clients, rate, samples = 1 } = row;
   const requests = options.quick ? Math.ceil(row.requests / 8) : row.requests;
   const warmUp = Math.min(clients ?? 16, 2 * requests);
@@ -72,15 +83,36 @@ async function measure(engine: Engine, row: Row): Promise<Measured> {
     vocabulary,
   });
   const driving = { samples, temperature: 0, signal: new AbortController().signal };
-  const target = new EngineTarget(engine);
   const { warming, measured } = afterWarmUp(load, warmUp);
   const short = warming.map((request) => ({ ...request, outputTokens: 8 }));
   await drive(target, short, { ...driving, clients: clients ?? 16 });
-  const before = engine.stats();
-  using lag = new LoopLag();
-  const asked = await drive(target, measured, { ...driving, clients });
+  if (row.again) await drive(target, measured, { ...driving, clients });
+  begin();
+  return await drive(target, measured, { ...driving, clients });
+}
+
+async function measure(engine: Engine, row: Row): Promise<Measured> {
+  let before = engine.stats();
+  using lags = new DisposableStack();
+  let lag: LoopLag | undefined;
+  const asked = await put(new EngineTarget(engine), row, engine.model.shape.vocabulary, () => {
+    before = engine.stats();
+    lag = lags.use(new LoopLag());
+  });
   const ofEngine = engineFigures(before, engine.stats());
-  return { ...figuresOf(asked), ...ofEngine, lagMs: lag.figures.p99 };
+  return { ...figuresOf(asked), ...ofEngine, lagMs: lag!.figures.p99 };
+}
+
+/** The peer's figures of a closed loop; undefined for rows that it does not know. */
+async function measurePeer(llama: Llama, row: Row, vocabulary: number) {
+  const { clients, samples, again, prompt, output } = row;
+  if (clients === undefined || samples !== undefined || again) return undefined;
+  const tokens = lengthsOf("prompt", "prompt", prompt).most;
+  await using target = await llama.target(
+    clients,
+    tokens + lengthsOf("output", "output", output).most,
+  );
+  return figuresOf(await put(target, row, vocabulary));
 }
 
 const engine = await open();
@@ -90,6 +122,11 @@ if (engine.rank > 0) {
   process.exit(0);
 }
 process.stdout.write(`${engine.summary()}\n\n`);
+const llama =
+  options.llama === undefined || engine.device.kind !== "cpu"
+    ? undefined
+    : await Llama.open(options.llama, await fetchSmolLm2(), Number(options.threads));
+if (llama !== undefined) process.stdout.write(`peer: node-llama-cpp ${llama.version}\n\n`);
 const heads = [
   "load",
   "TTFT p50",
@@ -101,12 +138,28 @@ const heads = [
   "cached",
   "host",
   "loop late p99",
+  ...(llama ? ["peer's TTFT", "of it", "its tok/s", "times it"] : []),
 ];
+/** Of loads of the same lengths, the highest rate that the peer reached. */
+const peerRates = new Map<string, number>();
+
+function besidePeer(row: Row, ours: Figures, theirs: Figures | undefined): string[] {
+  if (theirs === undefined) return [];
+  const lengths = `${row.prompt} ${row.output}`;
+  const best = Math.max(theirs.outputTokensPerSecond, peerRates.get(lengths) ?? 0);
+  peerRates.set(lengths, best);
+  const [own, other] = [ours.ttftMs.p50!, theirs.ttftMs.p50!];
+  const rates = [theirs.outputTokensPerSecond.toFixed(1)];
+  rates.push((ours.outputTokensPerSecond / best).toFixed(2));
+  return [other.toFixed(2), (own / other).toFixed(2), ...rates];
+}
+
 const lines: string[][] = [heads];
 const results: object[] = [];
 for (const row of rowsFor(engine.device.kind)) {
   if (options.only !== undefined && !new RegExp(options.only).test(row.name)) continue;
   const figures = await measure(engine, row);
+  const theirs = llama && (await measurePeer(llama, row, engine.model.shape.vocabulary));
   const { ttftMs, itlMs, promptTokens, cachedTokens, hostShare } = figures;
   const ms = (value: number | null) => value?.toFixed(2) ?? "-";
   const cells = [ttftMs.p50, ttftMs.p99, itlMs.p50, itlMs.p99].map(ms);
@@ -114,12 +167,17 @@ for (const row of rowsFor(engine.device.kind)) {
   const shares = [cachedTokens / promptTokens, hostShare].map((x) => `${(100 * x).toFixed(1)} %`);
   const late = `${ms(figures.lagMs)} ms`;
   lines.push([row.name, ...cells, ...rates.map((each) => each.toFixed(1)), ...shares, late]);
-  results.push({ ...row, ...figures });
+  lines.at(-1)!.push(...besidePeer(row, figures, theirs));
+  results.push({ ...row, ...figures, ...(theirs && { peer: theirs }) });
   process.stderr.write(`${lines.at(-1)!.join("  ")}\n`);
 }
 process.stdout.write(table(lines));
+await llama?.[Symbol.asyncDispose]();
 if (options.json !== undefined) {
   const said = { model: engine.summary(), rows: results };
   await Bun.write(options.json, `${JSON.stringify(said, null, 2)}\n`);
 }
+const { kind } = engine.device;
 await engine[Symbol.asyncDispose]();
+if (kind === "cpu" && (options.only === undefined || new RegExp(options.only).test("warm start")))
+  process.stdout.write(`warm start: ${(await warmStartSeconds()).toFixed(2)} s to a first token\n`);

@@ -139,8 +139,7 @@ export class Kit implements Disposable {
 
   /** RMSNorm of each row. */
   norm(x: Tensor, weight: Tensor): Tensor {
-    const [rows, dim] = x.shape;
-    const out = this.#buffers.rows("normalised", rows, dim);
+    const out = this.#buffers.rows("normalised", x.shape[0], x.shape[1]);
     return rmsNorm(x, weight, { eps: this.#options.shape.normEps, out });
   }
 
