@@ -161,7 +161,7 @@ inline fn fetch(weight: tile.Rows, comptime columns: usize, bytes: usize) void {
         const row = @intFromPtr(weight.first) +% c * weight.stride;
         var at: usize = 0;
         while (at < bytes) : (at += 64)
-            @prefetch(@as([*]const u8, @ptrFromInt(row +% at)), .{});
+            @prefetch(@as([*]const u8, @ptrFromInt(row +% at)), .{ .locality = 2 });
     }
 }
 

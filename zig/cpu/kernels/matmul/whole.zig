@@ -23,7 +23,7 @@ const step = 4 * group;
 /// Outputs of a step.
 pub const columns = 4;
 /// Rows of the weight between those that are multiplied and those that are fetched.
-const ahead = 16;
+const ahead = 24;
 /// Most inputs of a weight.
 pub const inputs_most = 1 << 14;
 /// Largest whole number: its high byte must fit.
@@ -180,11 +180,12 @@ fn multiply_step(
     inline for (0..columns) |c| {
         const codes_at = first + at[c] * size(p.weight_stride);
         codes[c] = unpack(kind, groups, codes_at);
-        // Rows are too short for the processor to see that more follow.
+        // Rows are too short for the processor to see that more follow. The second cache can wait
+        // for more lines at once than the first.
         const later = @intFromPtr(codes_at) +% ahead * size(p.weight_stride);
         const lines = (if (kind == .u8) 16 * groups else 32 * groups) / 64;
         inline for (0..@max(1, lines)) |line|
-            @prefetch(@as([*]const u8, @ptrFromInt(later +% 64 * line)), .{});
+            @prefetch(@as([*]const u8, @ptrFromInt(later +% 64 * line)), .{ .locality = 2 });
     }
     const scale = factors(groups, p, p.scales, at, k);
     // What the codes 0 as bytes are worth.
