@@ -21,6 +21,8 @@ export interface Drafts {
 export interface Drafter extends AsyncDisposable {
   /** Drafts of a request per step, at most. */
   readonly draftsMost: number;
+  /** Whether they may be trees. */
+  readonly hasBranches: boolean;
   /** Guesses for each of the requests, in their order; empty where there are none. */
   draft(requests: readonly DraftRequest[]): Promise<readonly Drafts[]>;
   /** A request that ended. */

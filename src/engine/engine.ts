@@ -24,7 +24,7 @@ import { type AnswerParts, type GenerateOptions, generateSchemas, Generation } f
 import { deviceOf, type EngineRanks, meet, ranksFor } from "./ranks.ts";
 import { samplingFor } from "./sampling.ts";
 import type { Drafter } from "./drafter.ts";
-import { drafterOf, notShared } from "./speculate.ts";
+import { checkSpeculate, drafterOf } from "./speculate.ts";
 import { Sampler } from "./sampler.ts";
 import { type EngineStats, statsOf } from "./stats.ts";
 import { StepLoop } from "./step-loop.ts";
@@ -124,9 +124,8 @@ export class Engine implements AsyncDisposable {
     const isFree = kind === "cpu" && !process.env["FLASHBUN_THREADS"];
     const threads = isFree ? { threads: availableParallelism() } : {};
     const ranks = ranksFor(options.tp);
-    if (ranks !== undefined && options.speculate !== undefined) throw notShared();
-    const drafter = await drafterOf(options.speculate);
-    if (drafter !== undefined) made.use(drafter);
+    const { speculate } = options;
+    if (speculate !== undefined) checkSpeculate(speculate, ranks !== undefined);
     const adapters = new AdapterNames(options.adapters ?? {});
     if (ranks !== undefined && ranks.ranks > 1 && adapters.names.length > 0) {
       const allowed = "absent where several ranks share a model";
@@ -141,10 +140,12 @@ export class Engine implements AsyncDisposable {
     const { config } = checkpoint;
     const met = ranks && (await meet(device, ranks, { version, config, dtype, ...limits }));
     if (met !== undefined) made.use(met.comm);
-    const draftsMost = drafter?.draftsMost ?? 0;
-    const how = { dtype, cascade, exact, ...limits, draftsMost };
+    const how = { dtype, cascade, exact, ...limits };
     const sizes = { ...how, pages, pageSize, ranks: met?.comm };
-    const model = made.use(await Model.load(device, checkpoint, sizes));
+    const { randomWeights = false } = options;
+    const forDrafts = { device, tokenizer: prompts.tokenizer, randomWeights, sizes };
+    const drafter = speculate && made.use(await drafterOf(speculate, forDrafts));
+    const model = made.use(await Model.load(device, checkpoint, { ...sizes, drafter }));
     const engine = new Engine(device, model, prompts, checkpoint, limits, met, drafter, adapters);
     made.move();
     return engine;

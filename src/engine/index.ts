@@ -24,7 +24,7 @@ export type { EngineLive, LiveRequest } from "./live.ts";
 export { SamplingError } from "./sampler.ts";
 export type { SamplingOptions } from "./sampling.ts";
 export type { EngineStats } from "./stats.ts";
-export type { PromptLookupOptions, SpeculateOptions } from "./speculate.ts";
+export type { DraftModelOptions, PromptLookupOptions, SpeculateOptions } from "./speculate.ts";
 export {
   type ChatMessage,
   ChatTemplate,

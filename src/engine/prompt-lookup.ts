@@ -17,6 +17,7 @@ const none: Drafts = { tokens: [] };
  * equal ones; where the text ends before the draft does, it goes on as if it had repeated itself.
  */
 export class PromptLookup implements Drafter {
+  readonly hasBranches = false;
   readonly #limits: PromptLookupLimits;
 
   constructor(limits: PromptLookupLimits) {

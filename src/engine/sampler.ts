@@ -81,23 +81,27 @@ export class Sampler implements Disposable {
     this.#results = new ResultRing(device);
   }
 
-  /** Queues a choice for each row of logits that the step before left, in their order. */
-  queue(rows: readonly SampledRow[]): Choices {
+  /**
+   * Queues a choice for each row of logits that the step before left, in their order; `topOf` says
+   * how many log-probabilities a request wants.
+   */
+  queue(rows: readonly SampledRow[], topOf = logProbsWanted): Choices {
     const { kit } = this.#model;
-    if (rows.length === 0) return this.#choices(rows, [], -1);
+    const tops = rows.map(({ generation }) => topOf(generation));
+    if (rows.length === 0) return this.#choices(rows, [], tops);
     const raw = kit.logitsOf(rows.length);
     const generations = rows.map(({ generation }) => generation);
     const isAdjusted = generations.some(({ sampling }) => adjusts(sampling));
     const logits = this.#adjusted(raw, generations, isAdjusted);
     const tokens = this.#choose(logits, rows);
     if (isAdjusted) this.#adjuster().count(tokens);
-    const asked = Math.max(...generations.map(({ sampling }) => sampling.logprobs));
+    const asked = Math.max(...tops);
     const status = this.#status.rows(rows.length);
-    if (asked < 0) return this.#choices(rows, [tokens, status], asked);
+    if (asked < 0) return this.#choices(rows, [tokens, status], tops);
     // By the likeliest, what is told of the others is brought to what is seen here.
     const wanted = Math.max(asked, 1);
     const { chosen, values, indices } = logProbs(raw, { tokens, top: wanted });
-    const choices = this.#choices(rows, [tokens, status, chosen!, values, indices], wanted);
+    const choices = this.#choices(rows, [tokens, status, chosen!, values, indices], tops);
     for (const made of [chosen, values, indices]) made?.[Symbol.dispose]();
     return choices;
   }
@@ -114,7 +118,13 @@ export class Sampler implements Disposable {
       column[Symbol.dispose]();
   }
 
-  #choices(rows: readonly SampledRow[], tensors: readonly Tensor[], wanted: number): Choices {
+  #choices(
+    rows: readonly SampledRow[],
+    tensors: readonly Tensor[],
+    tops: readonly number[],
+  ): Choices {
+    const asked = Math.max(...tops);
+    const wanted = Math.max(asked, 1);
     const facts = rows.length === 0 ? undefined : this.#model.kit.facts();
     const results = this.#results.queue([...tensors, ...(facts?.tensors ?? [])]);
     return {
@@ -125,15 +135,15 @@ export class Sampler implements Disposable {
         const [ids, status] = [ints(0), ints(1)];
         const floats = (i: number) => asFloats(results.part(i));
         const told =
-          wanted < 0 ? undefined : { chosen: floats(2), values: floats(3), indices: ints(4) };
+          asked < 0 ? undefined : { chosen: floats(2), values: floats(3), indices: ints(4) };
         const parts = facts?.tensors.map((_, i) => results.part(tensors.length + i)) ?? [];
         const ranks = new RankRows(facts, parts);
-        return rows.map(({ generation, position }, row) => {
+        return rows.map(({ position }, row) => {
           const isWrong = (status[row] & isOdd) !== 0 || ranks.hasNaN(row);
           const shift = told && ranks.shift(row, told.values[row * wanted]);
           return {
             token: ids[row],
-            logProb: told && logProbOf(told, row, wanted, generation.sampling.logprobs, shift!),
+            logProb: told && logProbOf(told, row, wanted, tops[row], shift!),
             failure: isWrong ? new SamplingError(position) : undefined,
           };
         });
@@ -196,6 +206,10 @@ export class Sampler implements Disposable {
       status,
     });
   }
+}
+
+function logProbsWanted({ sampling }: Generation): number {
+  return sampling.logprobs;
 }
 
 const isOdd = sampleStatus.nan | sampleStatus.noMass;

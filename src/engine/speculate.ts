@@ -1,8 +1,15 @@
+import type { Device } from "../device/device.ts";
 import { OptionError } from "../errors.ts";
-import { checkOptions, integer, oneOf, type OptionSchemas } from "../options.ts";
+import { Model, type ModelOptions } from "../models/model.ts";
+import { checkOptions, integer, list, oneOf, type OptionSchemas } from "../options.ts";
 import { requireInteger } from "../require.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+import { openCheckpoint } from "../weights/open.ts";
+import { randomCheckpoint } from "../weights/random.ts";
+import { DraftModel, treeSizes } from "./draft-model.ts";
 import type { Drafter } from "./drafter.ts";
 import { PromptLookup } from "./prompt-lookup.ts";
+import { Prompts } from "./prompts.ts";
 
 /** Drafts from the request's own text: what followed its last tokens where they stood before. */
 export interface PromptLookupOptions {
@@ -15,34 +22,106 @@ export interface PromptLookupOptions {
   ngramLeast?: number;
 }
 
-/** Who guesses the tokens that come next. */
-export type SpeculateOptions = PromptLookupOptions;
+/** Drafts by a smaller model. */
+export interface DraftModelOptions {
+  method: "draft";
+  /** A folder or a GGUF file, as of the model itself; its vocabulary must be the same. */
+  model: string;
+  /** Tokens that are drafted one behind the other, at most; default 4. */
+  draftTokensMost?: number;
+  /**
+   * By level, how many drafts follow each of the level before: [3, 2] are six branches. Default []:
+   * one each, a chain.
+   */
+  branches?: readonly number[];
+}
 
-const methods = oneOf(["prompt-lookup"]);
+/** Who guesses the tokens that come next. */
+export type SpeculateOptions = PromptLookupOptions | DraftModelOptions;
+
+/** Drafts of a request per step, at most: each is a row of logits. */
+const nodesMost = 64;
+const method = oneOf(["prompt-lookup", "draft"]);
 const schemas: Record<SpeculateOptions["method"], OptionSchemas> = {
   "prompt-lookup": {
-    method: methods,
-    draftTokensMost: integer(1, 64),
+    method,
+    draftTokensMost: integer(1, nodesMost),
     ngramMost: integer(1, 64),
     ngramLeast: integer(1, 64),
   },
+  draft: {
+    method,
+    model: { type: "string", minLength: 1, description: "a folder or a .gguf file" },
+    draftTokensMost: integer(1, nodesMost),
+    branches: list(integer(1, nodesMost), "a list of how many drafts follow each, by level"),
+  },
 };
 
-/** Makes who drafts; undefined for nobody. Errors: OptionError. */
-export async function drafterOf(
-  options: SpeculateOptions | undefined,
-): Promise<Drafter | undefined> {
-  if (options === undefined) return undefined;
-  const known = options !== null && typeof options === "object" && options.method in schemas;
-  const schema = schemas[known ? options.method : "prompt-lookup"];
-  checkOptions("speculate", schema, ["method"], options, "speculate.");
-  const { draftTokensMost = 4, ngramMost = 3, ngramLeast = Math.min(2, ngramMost) } = options;
-  requireInteger("speculate.ngramLeast", ngramLeast, 1, ngramMost);
-  return new PromptLookup({ draftTokensMost, ngramMost, ngramLeast });
+/** Throws an OptionError for options that are not as they should be, or beside other ranks. */
+export function checkSpeculate(options: SpeculateOptions, hasRanks: boolean): void {
+  const isDraft = (options as SpeculateOptions | null)?.method === "draft";
+  const schema = schemas[isDraft ? "draft" : "prompt-lookup"];
+  const required = isDraft ? ["method", "model"] : ["method"];
+  checkOptions("speculate", schema, required, options, "speculate.");
+  if (hasRanks) {
+    const fix = "leave one of the two out: ranks that follow do not know of drafts.";
+    throw new OptionError("speculate", options, "left out beside tp", fix);
+  }
+  if (options.method === "prompt-lookup") {
+    const { ngramMost = ngramMostDefault, ngramLeast = 1 } = options;
+    requireInteger("speculate.ngramLeast", ngramLeast, 1, ngramMost);
+    return;
+  }
+  const { draftTokensMost = draftTokensDefault, branches = [] } = options;
+  requireInteger("speculate.branches.length", branches.length, 0, draftTokensMost);
+  const { nodes } = treeSizes({ draftTokensMost, branches });
+  requireInteger("drafts of speculate.branches", nodes, 1, nodesMost);
 }
 
-/** The error for drafts where several ranks share a model. */
-export function notShared(): OptionError {
-  const fix = "leave one of the two out: ranks that follow do not know of drafts.";
-  return new OptionError("speculate", "an object", "left out beside tp", fix);
+const draftTokensDefault = 4;
+const ngramMostDefault = 3;
+
+/** What a drafter is made for. */
+export interface DrafterContext {
+  readonly device: Device;
+  readonly tokenizer: Tokenizer;
+  readonly randomWeights: boolean;
+  /** Of the model. */
+  readonly sizes: Omit<ModelOptions, "drafter">;
+}
+
+/** Part of the memory for pages that a draft model takes: its tokens are smaller, too. */
+const memoryPart = 0.2;
+
+/** Makes who drafts. Errors: OptionError, and what loading a model throws. */
+export async function drafterOf(
+  options: SpeculateOptions,
+  { device, tokenizer, randomWeights, sizes }: DrafterContext,
+): Promise<Drafter> {
+  const { draftTokensMost = draftTokensDefault } = options;
+  if (options.method === "prompt-lookup") {
+    const { ngramMost = ngramMostDefault, ngramLeast = Math.min(2, ngramMost) } = options;
+    return new PromptLookup({ draftTokensMost, ngramMost, ngramLeast });
+  }
+  const { model: path, branches = [] } = options;
+  const checkpoint = randomWeights ? randomCheckpoint(path) : openCheckpoint(path);
+  const different = new Prompts(checkpoint).tokenizer.firstDifference(tokenizer);
+  if (different >= 0) {
+    const allowed = `a model of the same vocabulary (token ${different} is another)`;
+    throw new OptionError("speculate.model", path, allowed, "take one of the same family.");
+  }
+  const tree = { draftTokensMost, branches };
+  const { tokenBudget, maxBatch } = sizes;
+  const { leaves } = treeSizes(tree);
+  // Each branch goes on in a copy of the page that its request is in.
+  const extraPages = maxBatch * leaves * (1 + Math.ceil(draftTokensMost / sizes.pageSize));
+  const model = await Model.load(device, checkpoint, {
+    ...sizes,
+    extraPages,
+    memoryPart,
+    maxBatch: Math.min(tokenBudget, maxBatch * leaves),
+    maxSequences: maxBatch * (1 + leaves),
+    cascade: false,
+  });
+  return new DraftModel(model, tree, { tokenBudget, maxBatch });
 }

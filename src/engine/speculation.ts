@@ -1,5 +1,6 @@
 import type { Job } from "../serve/job.ts";
 import type { Scheduler } from "../serve/scheduler.ts";
+import type { Step } from "../serve/step.ts";
 import type { Drafter, Drafts } from "./drafter.ts";
 import type { Generation } from "./request.ts";
 import type { Chosen } from "./sampler.ts";
@@ -25,9 +26,11 @@ export class Speculation {
   /** Of the step to be. */
   readonly #drafts = new Map<Job, Drafts>();
 
+  /** @param vocabulary ids below it are tokens */
   constructor(
     readonly drafter: Drafter,
     scheduler: Scheduler,
+    private readonly vocabulary: number,
   ) {
     this.#scheduler = scheduler;
   }
@@ -46,9 +49,20 @@ export class Speculation {
     if (jobs.length === 0) return;
     const drafts = await this.drafter.draft(requests);
     jobs.forEach((job, i) => {
+      const { tokens } = drafts[i];
+      const unknown = tokens.findIndex((token) => token >= this.vocabulary);
       this.#drafts.set(job, drafts[i]);
-      this.#scheduler.propose(job, drafts[i].tokens);
+      this.#scheduler.propose(job, unknown < 0 ? tokens : tokens.slice(0, unknown));
     });
+  }
+
+  /** By job of a step, the parents of its drafts where they are no chain; undefined for none. */
+  treesOf({ jobs }: Step): (readonly number[] | undefined)[] | undefined {
+    const trees = jobs.map((job) => {
+      const parents = this.#drafts.get(job)?.parents?.slice(0, job.drafted);
+      return parents?.some((parent, i) => parent !== i) ? parents : undefined;
+    });
+    return trees.some((tree) => tree !== undefined) ? trees : undefined;
   }
 
   /** How many tokens stand between the last known one of a job and a node of its drafts. */

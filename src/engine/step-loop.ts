@@ -83,7 +83,7 @@ export class StepLoop {
       maxBatch,
       reserve: (sequences, newTokens, tokens) => model.reserve(sequences, newTokens, tokens),
     });
-    this.#speculation = drafter && new Speculation(drafter, this.scheduler);
+    this.#speculation = drafter && new Speculation(drafter, this.scheduler, model.shape.vocabulary);
   }
 
   /** What came of drafts. */
@@ -185,7 +185,7 @@ export class StepLoop {
       while (!this.#stopped) {
         const began = now();
         if (this.followers !== undefined) this.#turn(began);
-        if (this.#speculation !== undefined) await this.#speculation.propose(this.#generations);
+        if (this.#speculation !== undefined) await this.#draft(this.#speculation);
         const step = this.scheduler.step(began);
         if (step !== null && checksPlans && this.followers !== undefined)
           await this.followers.comm.requireEqual("the plan", planBytes(step));
@@ -209,6 +209,15 @@ export class StepLoop {
       for (const generation of [...this.#generations.values()]) this.abort(generation, error);
     } finally {
       this.#runs = false;
+    }
+  }
+
+  /** Drafts that fail end the requests that run. */
+  async #draft(speculation: Speculation): Promise<void> {
+    try {
+      await speculation.propose(this.#generations);
+    } catch (error) {
+      this.#abortAll(this.scheduler.running.slice(), error);
     }
   }
 
@@ -269,7 +278,8 @@ export class StepLoop {
   #launch(step: Step, parts: LogitParts): void {
     const ids = idsOf(step, this.#tokens);
     const { batch, jobs, sequences, logitRows, wanted } = step;
-    this.#model.forward({ batch, jobs, sequences, ids, logitRows, wanted, parts });
+    const trees = this.#speculation?.treesOf(step);
+    this.#model.forward({ batch, jobs, sequences, ids, logitRows, wanted, parts, trees });
   }
 
   /** Hands out the tokens of a row: behind each node of its drafts that stands, one. */

@@ -1,4 +1,3 @@
-import type { Attention } from "../attention/attention.ts";
 import { normRopeAppend } from "../cache/norm-rope-append.ts";
 import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Communicator } from "../comm/communicator.ts";
@@ -27,16 +26,13 @@ import { type LogitParts, type RankFacts, SharedLogits } from "./logit-parts.ts"
 import type { DecoderShape } from "./shape.ts";
 import { StepBuffers } from "./step-buffers.ts";
 import { StepInputs } from "./step-inputs.ts";
+import type { StepAttention } from "./tree-masks.ts";
 
 /** What a kit is made of, and the most that a step has. */
 export interface KitOptions {
   readonly shape: DecoderShape;
   readonly dtype: DType;
   readonly cache: PagedCache;
-  /** By kind. */
-  readonly attention: readonly Attention[];
-  /** The same for steps that a graph holds; none: there are no such steps. */
-  readonly graphAttention: readonly Attention[];
   /** By kind: how queries and keys turn. */
   readonly ropes: readonly Rope[];
   /** Most tokens per step. */
@@ -99,7 +95,7 @@ export class Kit implements Disposable {
   /** Where ranks share the vocabulary. */
   readonly #shared: SharedLogits | undefined;
   #latents: LatentAttention | undefined;
-  #attention: readonly Attention[] = [];
+  #by: StepAttention = { attention: [] };
 
   constructor(options: KitOptions) {
     const { cache, tokenBudget, rowsMost, dtype, ranks, shape } = options;
@@ -115,16 +111,14 @@ export class Kit implements Disposable {
   }
 
   /**
-   * Begins a step of a planned batch, `wanted` of whose rows want logits; `graphed`: one that a
-   * graph holds, which computes its padding too. `parts`: what of logits that ranks share is
-   * wanted, the same on all.
+   * Begins a step of a planned batch, `wanted` of whose rows want logits. `parts`: what of logits
+   * that ranks share is wanted, the same on all.
    */
-  begin(batch: Batch, wanted: number, graphed: boolean, parts: LogitParts): void {
+  begin(batch: Batch, wanted: number, parts: LogitParts, by: StepAttention): void {
     this.#batch = batch;
     this.#wanted = wanted;
     this.#parts = parts;
-    const { attention, graphAttention } = this.#options;
-    this.#attention = graphed ? graphAttention : attention;
+    this.#by = by;
   }
 
   /** The residual stream's first values, [tokens, hidden]: rows of the embedding times a factor. */
@@ -238,7 +232,7 @@ export class Kit implements Disposable {
       ...(qWeight && { qWeight }),
       ...(kWeight && { kWeight }),
     });
-    this.#attention[kind].run({ layer, q, cache, out });
+    this.#by.attention[kind].run({ layer, q, cache, out, ...this.#by.masks });
     return attended;
   }
 
@@ -250,11 +244,13 @@ export class Kit implements Disposable {
     const { cache, ropes, shape, tokenBudget, rowsMost, dtype } = this.#options;
     const sizes = { heads: shape.queryHeads, tokenBudget, maxBatch: rowsMost };
     this.#latents ??= new LatentAttention(this.#device, dtype, shape.latent!, sizes);
-    const [attention] = this.#attention;
+    const { masks } = this.#by;
+    const [attention] = this.#by.attention;
     const [rope] = ropes;
     const { positions } = this.inputs;
     const batch = this.#batch!;
-    const step = { layer, batch, cache, attention, rope, positions, queries, latents, heads };
+    const parts = { attention, masks, rope, positions, queries, latents, heads };
+    const step = { layer, batch, cache, ...parts };
     return this.#latents.run(step);
   }
 

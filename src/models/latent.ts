@@ -10,6 +10,7 @@ import type { DType } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
 import type { LatentShape } from "./shape.ts";
+import type { Masks } from "./tree-masks.ts";
 
 /** Each head's own projections between its width and the latent's. */
 export interface LatentHeads {
@@ -25,6 +26,7 @@ export interface LatentStep {
   readonly batch: Batch;
   readonly cache: PagedCache;
   readonly attention: Attention;
+  readonly masks: Masks | undefined;
   readonly rope: Rope;
   /** i32, at least one for each token. */
   readonly positions: Tensor;
@@ -120,7 +122,7 @@ export class LatentAttention implements Disposable {
     mapRows({ operation: "scale", a: views.turned, out: views.wideTurned }, {});
     applyRope(wide, keys, views.positions, rope);
     cache.append({ layer, batch, planes: { latent: keys } });
-    attention.run({ layer, q: views.wideMost, cache, out: views.seenMost });
+    attention.run({ layer, q: views.wideMost, cache, out: views.seenMost, ...step.masks });
     matmul(views.seenRows, heads.values, { groups: { starts, rows }, out: views.results });
     mapRows({ operation: "scale", a: views.byHead, out: views.byToken }, {});
     return views.out;

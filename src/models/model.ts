@@ -4,6 +4,7 @@ import type { AttentionOptions } from "../attention/options.ts";
 import { PagedCache } from "../cache/paged-cache.ts";
 import type { Communicator } from "../comm/communicator.ts";
 import type { Device } from "../device/device.ts";
+import { OptionError } from "../errors.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
 import type { Sequence } from "../kv/sequence.ts";
 import { Rope } from "../ops/rope.ts";
@@ -20,6 +21,7 @@ import { RandomSource } from "./random-source.ts";
 import { sharedCheckpoint, sharedShape } from "./share.ts";
 import type { DecoderShape } from "./shape.ts";
 import type { StepTokens } from "./step-inputs.ts";
+import { TreeMasks } from "./tree-masks.ts";
 import { WeightSource } from "./weight-source.ts";
 
 /** How much of a device a model takes. */
@@ -27,12 +29,18 @@ export interface ModelOptions {
   readonly dtype: DType;
   /** Default: what the requests can fill, in a share of the memory that is free. */
   readonly pages: number | undefined;
+  /** Beside those; default 0. */
+  readonly extraPages?: number;
   /** Tokens per page. */
   readonly pageSize: number;
   readonly tokenBudget: number;
   readonly maxBatch: number;
-  /** Drafts of a request per step, at most. */
-  readonly draftsMost: number;
+  /** Sequences of its cache, at most; default maxBatch. */
+  readonly maxSequences?: number;
+  /** Drafts of a request per step, at most, and whether they may be trees; absent: none. */
+  readonly drafter?: { readonly draftsMost: number; readonly hasBranches: boolean } | undefined;
+  /** Of the share of memory that pages take by default; default 1. */
+  readonly memoryPart?: number;
   /** Whether a prefix that requests share is read once for all of them, where that pays. */
   readonly cascade: boolean;
   /** Whether rows beside weights in codes are never rounded. */
@@ -48,6 +56,9 @@ interface Parts {
   readonly cache: PagedCache;
   readonly attention: readonly Attention[];
   readonly graphAttention: readonly Attention[];
+  /** For steps with trees of drafts. */
+  readonly trees:
+    { readonly attention: readonly Attention[]; readonly masks: TreeMasks } | undefined;
   /** Absent: prefixes are not levels of their own. */
   readonly worthSharing: WorthSharing | undefined;
 }
@@ -79,7 +90,7 @@ export class Model implements AsyncDisposable {
 
   /** Errors: CheckpointError, OptionError, OutOfMemoryError, CompileError. */
   static async load(device: Device, checkpoint: Checkpoint, options: ModelOptions): Promise<Model> {
-    const { dtype, pageSize, tokenBudget, maxBatch, draftsMost, exact, ranks } = options;
+    const { dtype, pageSize, tokenBudget, maxBatch, drafter, exact, ranks } = options;
     const config = new Config(checkpoint.path, checkpoint.config);
     const family = familyOf(config);
     const whole = family.shape(config);
@@ -92,9 +103,11 @@ export class Model implements AsyncDisposable {
     source.requireAllTaken(ignoredTensors);
     const { kvHeads, headDim } = shape;
     const heads = { kvHeads, headDim, dtype };
-    const pages = options.pages ?? (await leastOf(pagesFor(device, shape, options), ranks));
+    const { maxSequences = maxBatch, extraPages = 0 } = options;
+    const asked = options.pages ?? (await leastOf(pagesFor(device, shape, options), ranks));
+    const pages = asked + extraPages;
     const groups = groupsOf(shape, pages);
-    const sizes = { layers: shape.layers, pages, pageSize, maxSequences: maxBatch, groups };
+    const sizes = { layers: shape.layers, pages, pageSize, maxSequences, groups };
     const planes = planesOf(shape, dtype);
     const cache = made.use(PagedCache.create(device, { ...heads, ...sizes, ...planes }));
     const attention = await attentionOf(device, made, shape, { dtype });
@@ -109,9 +122,11 @@ export class Model implements AsyncDisposable {
     // Windows pass prefixes at times of their own.
     const cascades = options.cascade && groups.every(({ windowLeft }) => windowLeft < 0);
     const worthSharing = cascades ? attention[0].worthSharing : undefined;
-    const parts = { cache, attention, graphAttention, ropes, worthSharing };
-    const rowsMost = Math.min(tokenBudget, maxBatch * (1 + draftsMost));
-    const kit = made.use(new Kit({ shape, dtype, ...parts, tokenBudget, rowsMost, exact, ranks }));
+    const trees = drafter?.hasBranches ? await treesOf(device, made, shape, options) : undefined;
+    const parts = { cache, attention, graphAttention, trees, worthSharing };
+    const rowsMost = Math.min(tokenBudget, maxBatch * (1 + (drafter?.draftsMost ?? 0)));
+    const how = { shape, dtype, cache, ropes, exact, ranks };
+    const kit = made.use(new Kit({ ...how, tokenBudget, rowsMost }));
     const rest = [graphs, family, source, weights, made.move(), options, rowsMost] as const;
     return new Model(device, shape, kit, parts, ...rest);
   }
@@ -156,13 +171,16 @@ export class Model implements AsyncDisposable {
     const { cache, worthSharing } = this.parts;
     if (worthSharing !== undefined) cache.sharePrefixes(batch, sequences, worthSharing);
     const graphed = this.graphs.takes(batch, wanted);
-    const { attention, graphAttention } = this.parts;
-    for (const each of graphed ? graphAttention : attention) each.plan(batch);
-    this.#lastAttention = (graphed ? graphAttention : attention)[0];
-    this.kit.inputs.write(step);
+    const { graphAttention, trees } = this.parts;
+    const masks = step.trees && trees!.masks.write(batch, step.trees);
+    const plain = masks === undefined ? this.parts.attention : trees!.attention;
+    const attention = graphed ? graphAttention : plain;
+    for (const each of attention) each.plan(batch);
+    this.#lastAttention = attention[0];
+    this.kit.inputs.write(step, masks && trees!.masks.positions);
     // Of logits that are all here there is one kind of step.
     const parts = this.ranks === undefined ? "all" : asked;
-    this.kit.begin(batch, graphed ? batch.paddedTokens : wanted, graphed, parts);
+    this.kit.begin(batch, graphed ? batch.paddedTokens : wanted, parts, { attention, masks });
     const isAdapted = this.#adapters?.begin(jobs) ?? false;
     const queue = () => this.family.forward(this.kit, this.weights);
     if (graphed) this.graphs.run(batch, { isAdapted, parts }, queue);
@@ -199,7 +217,7 @@ async function attentionOf(
   device: Device,
   made: AsyncDisposableStack,
   { queryHeads, kvHeads, headDim, attention, latent }: DecoderShape,
-  options: Pick<AttentionOptions, "dtype" | "graph">,
+  options: Pick<AttentionOptions, "dtype" | "graph" | "mask">,
 ): Promise<Attention[]> {
   const all: Attention[] = [];
   for (const { rope: _, ...kind } of attention) {
@@ -208,6 +226,22 @@ async function attentionOf(
     all.push(made.use(await Attention.create(device, { ...heads, ...kind, ...options })));
   }
   return all;
+}
+
+/** What steps with trees of drafts take. Errors: OptionError for a model with windows. */
+async function treesOf(
+  device: Device,
+  made: AsyncDisposableStack,
+  shape: DecoderShape,
+  { dtype, tokenBudget, maxBatch }: ModelOptions,
+) {
+  // A window is as long in places, where siblings lie side by side, as it is in positions.
+  if (shape.attention.some(({ windowLeft }) => windowLeft >= 0)) {
+    const fix = "leave it out: drafts are then a chain.";
+    throw new OptionError("speculate.branches", "a tree", "left out for a model with windows", fix);
+  }
+  const attention = await attentionOf(device, made, shape, { dtype, mask: "tail" });
+  return { attention, masks: made.use(new TreeMasks(device, { tokenBudget, maxBatch })) };
 }
 
 /** A latent and what turns beside it lie in one plane. */
@@ -242,12 +276,13 @@ const memoryShare = { cpu: 0.4, cuda: 0.8 };
 /** As many as all requests can fill, on the CPU two contexts, in a share of the memory. */
 function pagesFor(device: Device, shape: DecoderShape, options: ModelOptions): number {
   const { layers, kvHeads, headDim, contextTokens } = shape;
-  const { dtype, pageSize, maxBatch } = options;
+  const { dtype, pageSize, maxBatch, memoryPart = 1 } = options;
   const { kind } = device;
   const tokenBytes = 2 * layers * kvHeads * headDim * dtypeBytes(dtype);
   const { totalBytes } = device.properties;
   const free = kind === "cpu" ? freemem() : totalBytes - device.memoryStats().usedBytes;
   const contexts = kind === "cpu" ? 2 : maxBatch;
-  const tokens = Math.min(contexts * contextTokens, (memoryShare[kind] * free) / tokenBytes);
+  const room = memoryPart * memoryShare[kind] * free;
+  const tokens = Math.min(contexts * contextTokens, room / tokenBytes);
   return Math.max(1, Math.floor(tokens / pageSize));
 }

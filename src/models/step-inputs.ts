@@ -28,6 +28,8 @@ export interface StepTokens {
   readonly wanted: number;
   /** What of their logits is wanted where ranks share them. */
   readonly parts: LogitParts;
+  /** By request of a step with trees of drafts, as {@link TreeMasks.write} takes them. */
+  readonly trees?: readonly (readonly number[] | undefined)[] | undefined;
 }
 
 /**
@@ -71,10 +73,14 @@ export class StepInputs implements Disposable {
     this.#ring = new PinnedRing(device, "step inputs");
   }
 
-  /** Queues what a step brings to the device; padding has the id 0 at position 0. */
-  write({ batch, ids, logitRows, wanted }: StepTokens): void {
+  /**
+   * Queues what a step brings to the device; padding has the id 0 at position 0. `positions`: where
+   * tokens stand, if not at their places.
+   */
+  write(step: StepTokens, positions: Int32Array = step.batch.positions): void {
+    const { batch, ids, logitRows, wanted } = step;
     const { tokenBudget, rowsMost } = this.#limits;
-    const { tokenCount, paddedTokens, positions } = batch;
+    const { tokenCount, paddedTokens } = batch;
     const ints = 3 * tokenBudget + rowsMost;
     const { i32 } = this.#ring.take(ints);
     for (let i = 0; i < paddedTokens; i++) {

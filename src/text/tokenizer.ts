@@ -74,11 +74,30 @@ export class Tokenizer {
     return this.#bytes[id];
   }
 
+  /** @internal The first id that does not stand for the same token in both; -1: none. */
+  firstDifference(other: Tokenizer): number {
+    const [own, theirs] = [piecesOf(this.#json), piecesOf(other.#json)];
+    const count = Math.max(own.length, theirs.length);
+    for (let id = 0; id < count; id++) if (own[id] !== theirs[id]) return id;
+    return -1;
+  }
+
   /** Whether an id stands for no text: a special token, or one past the tokenizer's last. */
   isSpecial(id: number): boolean {
     requireInteger("id", id, 0);
     return id >= this.vocabularySize || this.#special.has(id);
   }
+}
+
+/** What each id is called. */
+function piecesOf({ model: { vocab }, added_tokens: added = [] }: TokenizerJson): string[] {
+  const pieces: string[] = Array.isArray(vocab)
+    ? (vocab as [string][]).map(([piece]) => piece)
+    : [];
+  if (pieces.length === 0)
+    for (const [piece, id] of Object.entries(vocab as Record<string, number>)) pieces[id] = piece;
+  for (const { id, content } of added) pieces[id] = content;
+  return pieces;
 }
 
 function highestId(vocab: unknown): number {

@@ -45,7 +45,9 @@ export async function openEngine(model: string, options: EngineArguments): Promi
     process.exit(await startRanks(command, tp, device));
   }
   const say = (text: string) => void (quiet || process.stderr.write(`flashbun: ${text}\n`));
-  const path = model === builtIn && !randomWeights ? await fetchSmolLm2(say) : model;
+  const pathOf = async (name: string) =>
+    name === builtIn && !randomWeights ? await fetchSmolLm2(say) : name;
+  const path = await pathOf(model);
   const started = performance.now();
   const engine = await Engine.load(path, {
     device,
@@ -59,7 +61,7 @@ export async function openEngine(model: string, options: EngineArguments): Promi
     ...(tp > 1 && { tp }),
     ...(pages !== undefined && { pages }),
     ...(lora && { adapters: lora }),
-    ...speculateOf(options),
+    ...(await speculateOf(options, pathOf)),
   });
   if (tp > 1) endWithParent();
   if (engine.rank > 0) {

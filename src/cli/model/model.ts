@@ -162,7 +162,7 @@ function addBench(root: Command, done: (code: number) => void): void {
     .addHelpText(
       "after",
       examples(
-        "bench smollm2 --clients 16 --prompt-tokens 100-300",
+        "bench smollm2 --clients 16 --prompt-tokens 100-300 --speculate prompt-lookup",
         "bench --url http://127.0.0.1:8000/v1 --rate 4 --report bench.html",
         "bench --url http://127.0.0.1:8000/v1 --trace mooncake.jsonl --requests 200",
       ),
@@ -220,15 +220,15 @@ function addEngine(command: Command): Command {
     .option("--no-cascade", "read a prefix that requests share for each of them")
     .option("--exact", "never round activations beside weights in codes, which is faster on CPUs")
     .option(
-      "--speculate <method>",
-      "guess several tokens ahead and verify them in one step: prompt-lookup",
-      oneOf("--speculate", ["prompt-lookup"]),
+      "--speculate <drafter>",
+      "guess tokens and verify several in one step: prompt-lookup, or a smaller model",
     )
     .option(
       "--draft-tokens <n>",
-      "most tokens to guess (default: 4)",
+      "most tokens to guess one behind the other (default: 4)",
       integer("--draft-tokens", 1, 64),
     )
+    .option("--branches <list>", "of a model's guesses by level, such as 3,2", branches)
     .option(
       "--random-weights",
       "for measuring: the model is a shape (llama-8b, smollm2-135m and others) or a config.json",
@@ -242,6 +242,12 @@ function addSampling(command: Command): Command {
     .option("--top-k <n>", "keep so many tokens; 0: all", integer("--top-k", 0))
     .option("--top-p <f>", "keep tokens of this probability together", positive("--top-p", 1))
     .option("--seed <n>", "the same seed gives the same answer", integer("--seed", 0));
+}
+
+function branches(text: string): number[] {
+  const counts = text.split(",").map(Number);
+  if (counts.every((count) => Number.isInteger(count) && count > 0 && count <= 64)) return counts;
+  throw new InvalidArgumentError("it is a list of whole numbers from 1 to 64, such as 3,2.");
 }
 
 function temperature(text: string): number {
