@@ -12,6 +12,7 @@ import { Peer } from "./peers/peer.ts";
 import { ropeCases } from "./rope.ts";
 import { samplingCases } from "./sampling.ts";
 import { namesOf, parseCount, parseRegex, Table } from "./table.ts";
+import { textCases } from "./texts.ts";
 import { variantCases } from "./variants.ts";
 
 interface Options {
@@ -37,6 +38,7 @@ async function main(options: Options): Promise<void> {
   const all = [
     hostCases,
     demoCases,
+    textCases,
     attentionCases,
     operatorCases,
     ropeCases,

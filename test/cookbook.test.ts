@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { root } from "./support/sources.ts";
+import { writeTinyBert } from "./support/tiny-bert.ts";
 import { tinyModel, writeFolder } from "./support/tiny-llama.ts";
 import { llamaTargets, tinyAdapter, writeAdapter } from "./support/tiny-lora.ts";
 
@@ -10,11 +11,18 @@ const folder = mkdtempSync(join(tmpdir(), "flashbun-cookbook-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 mkdirSync(join(folder, "node_modules"));
 symlinkSync(root, join(folder, "node_modules", "flashbun"));
+symlinkSync(join(root, "node_modules", "openai"), join(folder, "node_modules", "openai"));
 const shape = { layers: 1, hidden: 32, intermediate: 48, queryHeads: 4, kvHeads: 2, headDim: 8 };
 const model = tinyModel(1, { ...shape, context: 128, tied: true });
 writeFolder(join(folder, "models", "base"), model);
 for (const [seed, name] of ["legal", "poetry", "medical"].entries())
   writeAdapter(join(folder, "adapters", name), tinyAdapter(seed, model, llamaTargets));
+
+writeTinyBert(join(folder, "models", "encoder"));
+const questions = Array.from({ length: 40 }, (_, id) =>
+  JSON.stringify({ id, question: `${id} + 1?` }),
+);
+writeFileSync(join(folder, "questions.jsonl"), questions.join("\n"));
 
 const page = readFileSync(join(root, "docs", "cookbook.md"), "utf8");
 /** By recipe, its program. */
@@ -26,6 +34,13 @@ const programs = page
 /** What a recipe's program prints last. */
 const lastLines: Readonly<Record<string, RegExp>> = {
   "Many tenants, one model: adapters": /^legal, medical$/,
+  "A server and a client in one program": /^[1-9]\d* prompt tokens$/,
+  "Answers that a program reads": /^string true$/,
+  "Texts into classes": /^true$/,
+  "A file of questions, overnight": /^40 answers, prompts found cached: true$/,
+  "The best of several answers": /^best of 4$/,
+  "Search by meaning": /^bread at home$/,
+  "Whoever leaves costs nothing": /^0 requests are left$/,
 };
 
 test("every recipe has a line to end with", () => {

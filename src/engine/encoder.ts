@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { Device } from "../device/device.ts";
 import type { DeviceKind } from "../device/open.ts";
-import { OptionError } from "../errors.ts";
+import { FlashbunError, OptionError } from "../errors.ts";
 import { Bert } from "../models/bert.ts";
 import { checkOptions, integer, oneOf, type OptionSchemas } from "../options.ts";
 import { requireInteger } from "../require.ts";
@@ -89,21 +89,37 @@ export class Encoder implements AsyncDisposable {
     return this.#bert.contextTokens;
   }
 
-  /** @internal Token ids of a text, or those given. Errors: OptionError for too many. */
-  encode(input: string | ArrayLike<number>, name = "input"): Int32Array {
+  /**
+   * @internal Token ids of each text, or those given. Errors: OptionError for too many; the
+   * signal's reason.
+   */
+  async encode(
+    inputs: readonly (string | ArrayLike<number>)[],
+    name: string,
+    signal?: AbortSignal,
+  ): Promise<Int32Array[]> {
     const { contextTokens, vocabulary } = this.#bert;
+    // Array.from sees what a list leaves out, map does not.
+    const all = Array.from(inputs);
+    all.forEach((input, i) => this.#checkInput(input, `${name}[${i}]`));
+    const texts = all.filter((input) => typeof input === "string");
+    const cut = (await this.#prompts.cut(texts, true, signal)).values();
+    return all.map((input, i) => {
+      const at = `${name}[${i}]`;
+      const ids = typeof input === "string" ? cut.next().value! : Int32Array.from(input);
+      requireInteger(`${at} tokens`, ids.length, 1, contextTokens);
+      ids.forEach((id, j) => requireInteger(`${at}[${j}]`, id, 0, vocabulary - 1));
+      return ids;
+    });
+  }
+
+  #checkInput(input: unknown, name: string): void {
     const isText = typeof input === "string";
     if (!isText && (typeof input !== "object" || input === null))
       throw new OptionError(name, input, "a text or a list of token ids", "give one.");
-    const most = contextTokens * this.tokenizer.longestToken;
+    const most = this.#bert.contextTokens * this.tokenizer.longestToken;
     if (isText && input.length > most)
       throw new OptionError(name, `${input.length} characters`, `at most ${most}`, "cut it.");
-    const ids = isText
-      ? this.tokenizer.encode(input, { addSpecial: true })
-      : Int32Array.from(input);
-    requireInteger(`${name} tokens`, ids.length, 1, contextTokens);
-    ids.forEach((id, i) => requireInteger(`${name}[${i}]`, id, 0, vocabulary - 1));
-    return ids;
   }
 
   /**
@@ -113,8 +129,7 @@ export class Encoder implements AsyncDisposable {
   async embed(inputs: readonly (string | ArrayLike<number>)[]): Promise<Float32Array[]> {
     if (!Array.isArray(inputs))
       throw new OptionError("inputs", inputs, "a list of texts", "give [text].");
-    // Array.from sees what a list leaves out, map does not.
-    const texts = Array.from(inputs, (input, i) => this.encode(input, `inputs[${i}]`));
+    const texts = await this.encode(inputs, "inputs");
     const turn = this.#turn.then(() => this.#vectors(texts));
     this.#turn = turn.catch(() => {});
     return await turn;
@@ -141,6 +156,7 @@ export class Encoder implements AsyncDisposable {
 
   /** Lets those who asked have their vectors, then frees the device. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#prompts.close(new FlashbunError("ENCODER_CLOSED", "the encoder was closed"));
     await this.#turn;
     await this.#bert[Symbol.asyncDispose]();
     await this.device[Symbol.asyncDispose]();

@@ -2,7 +2,7 @@ import { availableParallelism } from "node:os";
 import { basename } from "node:path";
 import { version } from "../../package.json";
 import { Device } from "../device/device.ts";
-import { FlashbunError, OptionError } from "../errors.ts";
+import { OptionError } from "../errors.ts";
 import { Model } from "../models/model.ts";
 import { checkOptions } from "../options.ts";
 import { drawPlan } from "../plan/draw.ts";
@@ -15,12 +15,18 @@ import { openCheckpoint } from "../weights/open.ts";
 import { randomCheckpoint } from "../weights/random.ts";
 import { GrammarState } from "../grammar/grammar.ts";
 import { AdapterNames } from "./adapters.ts";
+import { EngineClosedError } from "./closed.ts";
 import { Follower } from "./follower.ts";
 import { Grammars } from "./grammars.ts";
 import { type EngineLive, Live } from "./live.ts";
 import { type EngineOptions, engineSchemas } from "./options.ts";
 import { Prompts } from "./prompts.ts";
-import { type AnswerParts, type GenerateOptions, generateSchemas, Generation } from "./request.ts";
+import {
+  type AnswerParts,
+  checkGenerateOptions,
+  type GenerateOptions,
+  Generation,
+} from "./request.ts";
 import { deviceOf, type EngineRanks, meet, ranksFor } from "./ranks.ts";
 import { samplingFor } from "./sampling.ts";
 import type { Drafter } from "./drafter.ts";
@@ -35,13 +41,6 @@ const defaults = {
   cpu: { dtype: "f32", tokenBudget: 512, maxBatch: 64 },
   cuda: { dtype: "bf16", tokenBudget: 2048, maxBatch: 256 },
 } as const;
-
-/** The engine was closed while a request ran. */
-export class EngineClosedError extends FlashbunError {
-  constructor() {
-    super("ENGINE_CLOSED", "the engine was closed. Fix: keep it open until requests have ended.");
-  }
-}
 
 /** A model that answers many requests at once: continuous batching over a paged KV cache. */
 export class Engine implements AsyncDisposable {
@@ -152,33 +151,46 @@ export class Engine implements AsyncDisposable {
   }
 
   /**
-   * Starts a request; reading the result gives its tokens as they come. Errors: OptionError,
-   * TemplateError.
+   * Starts a request; reading the result gives its tokens as they come. A text of thousands of
+   * characters is cut into tokens on another thread first; the reader gets what is wrong with its
+   * length then. Errors: OptionError, TemplateError.
    */
   generate(options: GenerateOptions): Generation {
     if (this.#closed) throw new EngineClosedError();
     if (this.rank !== 0) throw new OptionError("rank", this.rank, "0", "ask rank 0, and follow().");
-    const prompt = this.encode(options);
-    const adapter = this.adapterNames.idOf(options.adapter);
+    checkGenerateOptions(options);
+    this.adapterNames.idOf(options.adapter);
     const { signal, stopTokens = [], ignoreEnd = false, priority = 0 } = options;
     signal?.throwIfAborted();
-    const { maxTokens = this.roomFor(prompt.length) } = options;
-    requireInteger("maxTokens", maxTokens, 1, this.model.shape.contextTokens - prompt.length);
     const sampling = samplingFor(options.sampling ?? {}, this.#checkpoint.sampling);
     this.#checkBiased(sampling.logitBias);
     const endTokens = [...(ignoreEnd ? [] : this.#checkpoint.endTokens), ...stopTokens];
-    const generation: Generation = new Generation(
-      ++this.#lastId,
-      prompt,
-      this.tokenizer,
-      sampling,
-      options.adapter,
-      this.#answerParts(options, endTokens),
-      () => this.#loop.abort(generation),
-    );
-    this.#loop.add({ generation, maxTokens, endTokens, priority, adapter });
+    const parts = this.#answerParts(options, endTokens);
+    const leaving = new AbortController();
+    const prompt = this.encode(options, leaving.signal);
+    const leave = (failure?: unknown) => {
+      leaving.abort(failure);
+      this.#loop.abort(generation, failure);
+      // The loop may not know it yet.
+      generation.end("abort", failure);
+    };
+    const { tokenizer, adapterNames } = this;
+    const { adapter: name } = options;
+    const id = ++this.#lastId;
+    const generation: Generation = new Generation(id, tokenizer, sampling, name, parts, leave);
+    const add = (ids: Int32Array) => {
+      if (generation.finishReason !== null) return;
+      const { maxTokens = this.roomFor(ids.length) } = options;
+      requireInteger("maxTokens", maxTokens, 1, this.model.shape.contextTokens - ids.length);
+      // The adapter may have gone meanwhile.
+      const adapter = adapterNames.idOf(name);
+      generation.prompt = ids;
+      this.#loop.add({ generation, maxTokens, endTokens, priority, adapter });
+    };
+    if (prompt instanceof Promise) prompt.then(add).catch(leave);
+    else add(prompt);
     if (signal !== undefined) {
-      const abort = () => this.#loop.abort(generation, signal.reason);
+      const abort = () => leave(signal.reason);
       signal.addEventListener("abort", abort);
       generation.onEnd = () => signal.removeEventListener("abort", abort);
     }
@@ -212,16 +224,13 @@ export class Engine implements AsyncDisposable {
   }
 
   /**
-   * @internal The token ids of what `generate` would begin with. Errors: OptionError,
-   * TemplateError.
+   * @internal The token ids of what `generate` would begin with, of a long text later. Errors:
+   * OptionError, TemplateError, the signal's reason.
    */
-  encode(options: GenerateOptions): Int32Array {
-    checkOptions("options", generateSchemas, [], options);
-    const { signal } = options;
-    if (signal !== undefined && !(signal instanceof AbortSignal))
-      throw new OptionError("signal", signal, "an AbortSignal", "pass controller.signal.");
+  encode(options: GenerateOptions, signal?: AbortSignal): Int32Array | Promise<Int32Array> {
+    checkGenerateOptions(options);
     const { contextTokens, vocabulary } = this.model.shape;
-    return this.#prompts.encode(options, contextTokens, vocabulary);
+    return this.#prompts.encode(options, contextTokens, vocabulary, signal);
   }
 
   /** @internal Most tokens that may follow a prompt: what context and pages hold, at least 1. */
@@ -274,6 +283,7 @@ export class Engine implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    this.#prompts.close(new EngineClosedError());
     await this.#loop.stop(new EngineClosedError());
     this.#sampler[Symbol.dispose]();
     await this.drafter?.[Symbol.asyncDispose]();

@@ -3,7 +3,8 @@
  * @module flashbun/engine
  */
 export { Encoder, type EncoderOptions } from "./encoder.ts";
-export { Engine, EngineClosedError } from "./engine.ts";
+export { EngineClosedError } from "./closed.ts";
+export { Engine } from "./engine.ts";
 export type { EngineOptions } from "./options.ts";
 export { Communicator, type CommunicatorOptions, type Exchange } from "../comm/communicator.ts";
 export type { CommLibrary } from "../comm/library.ts";

@@ -1,5 +1,13 @@
 import { OptionError } from "../errors.ts";
-import { flag, integer, list, object, type OptionSchemas, unchecked } from "../options.ts";
+import {
+  checkOptions,
+  flag,
+  integer,
+  list,
+  object,
+  type OptionSchemas,
+  unchecked,
+} from "../options.ts";
 import type { GrammarState } from "../grammar/grammar.ts";
 import type { JsonSchema } from "../grammar/json-schema.ts";
 import type { LogitParts } from "../models/logit-parts.ts";
@@ -53,7 +61,7 @@ const stopsMost = 16;
 const text = { type: "string", minLength: 1, maxLength: 1024, description: "a text" };
 
 /** What each of them may be; lists of numbers are checked one by one. */
-export const generateSchemas: OptionSchemas = {
+const generateSchemas: OptionSchemas = {
   messages: unchecked("a list of messages"),
   tools: list(unchecked("a tool"), "a list of tools"),
   toolChoice: {
@@ -80,6 +88,14 @@ export const generateSchemas: OptionSchemas = {
   priority: integer(0),
   signal: unchecked("an AbortSignal"),
 };
+
+/** Throws an OptionError for the first option that is unknown or not allowed. */
+export function checkGenerateOptions(options: GenerateOptions): void {
+  checkOptions("options", generateSchemas, [], options);
+  const { signal } = options;
+  if (signal !== undefined && !(signal instanceof AbortSignal))
+    throw new OptionError("signal", signal, "an AbortSignal", "pass controller.signal.");
+}
 
 /** Log-probabilities, to base e, of a token and of the likeliest in its place. */
 export interface TokenLogProb {
@@ -128,6 +144,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   /** @internal Tokens generated so far. */
   readonly taken: number[] = [];
   readonly #queue = new TokenQueue<GeneratedToken>();
+  #prompt: Int32Array = new Int32Array(0);
   readonly #text: TextStream;
   readonly #stops: StopStrings;
   readonly #calls: ToolCallReader | undefined;
@@ -142,20 +159,29 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   /** @internal */
   constructor(
     readonly id: number,
-    readonly prompt: Int32Array,
     tokenizer: Tokenizer,
     readonly sampling: Required<SamplingOptions>,
     /** The name of its adapter. */
     readonly adapter: string | undefined,
     answer: AnswerParts,
     /** Takes it out of the engine; without effect once it has ended. */
-    private readonly leave: () => void,
+    private readonly leave: (failure?: unknown) => void,
   ) {
     this.#text = new TextStream(tokenizer, answer.tools?.shown);
     this.#stops = new StopStrings(answer.stops);
     this.#calls = answer.tools?.reader;
     this.grammar = answer.grammar;
     this.parts = partsOf(sampling, answer.grammar !== undefined);
+  }
+
+  /** Its token ids; none while a long text is cut into them. */
+  get prompt(): Int32Array {
+    return this.#prompt;
+  }
+
+  /** @internal */
+  set prompt(ids: Int32Array) {
+    this.#prompt = ids;
   }
 
   /** What it took so far. */

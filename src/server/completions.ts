@@ -114,7 +114,7 @@ async function complete(
   const { signal } = visit;
   let answers: Answers;
   try {
-    const tokens = engine.encode(given);
+    const tokens = await engine.encode(given, signal);
     const maxTokens = Math.min(tokensAtFirst, most, engine.roomFor(tokens.length));
     requireInteger("maxTokens", options.maxTokens ?? maxTokens, 1, most);
     const through = adapter === undefined ? {} : { adapter };

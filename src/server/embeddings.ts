@@ -46,7 +46,7 @@ export async function embeddings(
     const isOne = typeof input === "string" || typeof input[0] === "number";
     const inputs = (isOne ? [input] : input) as (string | number[])[];
     visit.admit(1);
-    const tokens = inputs.map((each, i) => encoder.encode(each, `input[${i}]`));
+    const tokens = await encoder.encode(inputs, "input", visit.signal);
     const vectors = await encoder.embed(tokens);
     const data = vectors.map((vector, index) => ({
       object: "embedding",

@@ -48,10 +48,13 @@ test.skipIf(!isHere).each(["README.md", "docs/server.md"])("%s's commands", asyn
   const lines = curls(page);
   expect(lines.length).toBeGreaterThan(0);
   for (const line of lines) {
-    const { choices } = JSON.parse(await shell(`${line} -s`)) as {
-      choices: { message: { content: string } }[];
+    const { choices, usage } = JSON.parse(await shell(`${line} -s`)) as {
+      choices: { message: { role: string } }[];
+      usage: { completion_tokens: number };
     };
-    expect(choices[0].message.content.length).toBeGreaterThan(0);
+    expect(choices[0].message.role).toBe("assistant");
+    // Chance may end it with the first.
+    expect(usage.completion_tokens).toBeGreaterThan(0);
   }
 });
 

@@ -117,11 +117,6 @@ function addBench(root: Command, done: (code: number) => void): void {
     .command("bench")
     .description("measure a model, or a server of OpenAI's API, under a load")
     .argument("[model]", `${modelHelp}; with --url its name there (default: the first)`)
-    .addOption(
-      new Option("--url <url>", "a server to measure, such as http://127.0.0.1:8000/v1").conflicts(
-        engineOptions,
-      ),
-    )
     .option("--api-key <text>", "key for the server (default: FLASHBUN_API_KEY)")
     .option("--chat", "ask the server for chats, not for completions of texts")
     .option("--plain", "send no field that OpenAI's servers refuse: answers may end early")
@@ -155,7 +150,13 @@ function addBench(root: Command, done: (code: number) => void): void {
     .option("--temperature <f>", "of the choice of tokens", temperature, 0)
     .option("--warm-up <n>", "requests before, not measured", integer("--warm-up", 0, 1000), 4)
     .option("--seed <n>", "seed of the requests", integer("--seed", 0), 1);
-  addEngine(command)
+  const own = command.options.length;
+  addEngine(command);
+  // A server has decided them.
+  const engineOptions = command.options.slice(own).map((option) => option.attributeName());
+  const url = new Option("--url <url>", "a server to measure, such as http://127.0.0.1:8000/v1");
+  command
+    .addOption(url.conflicts(engineOptions))
     .option("--json <file>", "write the figures and each token's time as JSON")
     .option("--report <file>", "write a report with charts, one HTML file")
     .option("-q, --quiet", "print the figures and errors alone")
@@ -177,19 +178,6 @@ function adapter(): Option {
   const help = "an adapter (LoRA, as PEFT saves it) that answers go through";
   return new Option("--lora <folder>", help).argParser(namedFolders("--lora", 1));
 }
-
-/** Options of {@link addEngine}: what a server of its own has decided. */
-const engineOptions = [
-  "device",
-  "dtype",
-  "pages",
-  "pageSize",
-  "tokenBudget",
-  "maxBatch",
-  "tp",
-  "cascade",
-  "randomWeights",
-];
 
 function addEngine(command: Command): Command {
   return command
