@@ -39,6 +39,12 @@ struct Pair {
     bool visible; // and stored to tensors, if the hook does so
 };
 
+struct NoMatrix {
+    int32_t rows = 0;
+    int32_t columns = 0;
+    FB_DEVICE float at(int32_t, int32_t) const { return 0; }
+};
+
 struct NoVariant {
     static constexpr bool has_query = false;
     static constexpr bool has_key = false;
@@ -46,6 +52,12 @@ struct NoVariant {
     static constexpr bool has_logits = false;
     static constexpr bool has_mask = false;
     static constexpr bool has_output = false;
+    // Rows of queries (outputs) are multiplied by a matrix, after the hook before_query and before
+    // query, if there are such.
+    static constexpr bool projects_query = false;
+    static constexpr bool projects_output = false;
+    static constexpr bool has_before_query = false;
+    static constexpr bool has_before_output = false;
     static constexpr bool has_bounds = false;
     static constexpr bool softmax = true;
     static constexpr bool stores = false;     // logits() writes to tensors
@@ -72,6 +84,8 @@ struct NoVariant {
     // Change the eight elements of a vector, from v.first on, in v.x.
     template <class R, class V>
     static FB_DEVICE void query(const fb_attention_params&, const R&, V&) {}
+    template <class R, class V>
+    static FB_DEVICE void before_query(const fb_attention_params&, const R&, V&) {}
     template <class V>
     static FB_DEVICE void key(const fb_attention_params&, const KeyInputs&, V&) {}
     template <class V>
@@ -95,6 +109,14 @@ struct NoVariant {
                                   float x) {
         return x;
     }
+    static FB_DEVICE float before_output(const fb_attention_params&, const RowInputs&, float, int,
+                                         float x) {
+        return x;
+    }
+
+    // What a head's rows of queries and of outputs are multiplied by.
+    static FB_DEVICE NoMatrix query_matrix(const fb_attention_params&, int32_t) { return {}; }
+    static FB_DEVICE NoMatrix output_matrix(const fb_attention_params&, int32_t) { return {}; }
 };
 
 // ---- what vector hooks work on
@@ -151,7 +173,7 @@ template <int Dim, int Threads, int Type> struct Vector {
     }
 
   private:
-    static constexpr int bytes = Type == FB_F16 || Type == FB_BF16 ? 2 : 1;
+    static constexpr int bytes = Type == FB_F32 ? 4 : Type == FB_F16 || Type == FB_BF16 ? 2 : 1;
 
     FB_DEVICE const uint8_t* piece([[maybe_unused]] int element) const {
 #if FB_KEY_TAIL > 0
@@ -231,6 +253,28 @@ template <int Type> FB_DEVICE auto load_element(uint64_t data, int32_t offset) {
     else if constexpr (Type == FB_U8 || Type == FB_BOOL)
         return int32_t(reinterpret_cast<const uint8_t*>(data)[offset]);
     else return widen_1<Type>(reinterpret_cast<const void*>(data), offset);
+}
+
+// The matrix of a head: a tensor [rows, columns] or, PerHead, [head, rows, columns].
+template <int Type> struct Matrix {
+    uint64_t data;
+    int32_t rows;
+    int32_t columns;
+    int32_t down; // elements from a row to the next
+    int32_t across;
+
+    FB_DEVICE float at(int32_t row, int32_t column) const {
+        return load_element<Type>(data, row * down + column * across);
+    }
+};
+
+template <int Type, int Tensor, bool PerHead>
+FB_DEVICE Matrix<Type> matrix_of(const fb_attention_params& p, int32_t head) {
+    constexpr int axis = Tensor * FB_VARIANT_AXES + (PerHead ? 1 : 0);
+    constexpr int bytes = Type == FB_F32 ? 4 : Type == FB_F16 || Type == FB_BF16 ? 2 : 1;
+    const int64_t first = PerHead ? int64_t(head) * p.variant.strides[axis - PerHead] : 0;
+    return {p.variant.data[Tensor] + uint64_t(first * bytes), p.variant.sizes[axis],
+            p.variant.sizes[axis + 1], p.variant.strides[axis], p.variant.strides[axis + 1]};
 }
 
 template <int Type, class T> FB_DEVICE void store_element(uint64_t data, int32_t offset, T x) {

@@ -7,7 +7,7 @@
 // Rows of two parts, of which there are the most: a warp asks for 512 columns of both at a time,
 // and adds as merge_parts() does.
 FB_DEVICE void merge_pairs(const fb_attention_params& p, const fb_merge_record& m,
-                           const int32_t* parts, int first, int stride) {
+                           const int32_t* parts, int first, int stride, MergeRoom& room) {
     constexpr int steps = 4;
     const int lane = int(threadIdx.x % 32);
     const auto* sums = reinterpret_cast<const float*>(p.partial_lse);
@@ -43,7 +43,7 @@ FB_DEVICE void merge_pairs(const fb_attention_params& p, const fb_merge_record& 
                 if (Variant::softmax) s = {base, weights[0] + weights[1], s.out};
                 add_weighted(s.out, x[0][n], weights[0]);
                 add_weighted(s.out, x[1][n], weights[1]);
-                write_piece(p, merge_piece(p, m, row * pieces + piece + n), s);
+                write_piece(p, merge_piece(p, m, row * pieces + piece + n), s, room);
             }
         }
     }
@@ -62,6 +62,7 @@ FB_KERNEL(attention_merge, fb_attention_params, FB_THREADS, Variant::has_output 
     prefetch_l1(parts);
     pdl_wait();
     const int first = int(blockIdx.x) % share;
-    if (m.part_count == 2) merge_pairs(p, m, parts, first, share);
+    if (!Variant::projects_output && m.part_count == 2)
+        merge_pairs(p, m, parts, first, share, room[0]);
     else merge_pieces(p, m, parts, first, share, room[0]);
 }

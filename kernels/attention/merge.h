@@ -7,6 +7,7 @@
 #include "../ptx/convert.h"
 #include "../ptx/math.h"
 #include "../ptx/memory.h"
+#include "project.h"
 #include "row.h"
 #include "variant.h"
 
@@ -117,26 +118,62 @@ FB_DEVICE Slice merge_parts(const fb_attention_params& p, const int32_t* parts,
 
 // ---- store
 
+FB_DEVICE RowInputs row_inputs(const fb_attention_params& p, int32_t request, int32_t token,
+                               int32_t head) {
+    const int32_t kv_head = head / (p.query_heads / p.kv_heads);
+    const bool device_lengths = (p.kv_lengths | p.query_lengths) != 0;
+    return row_inputs(p, request, token, head, kv_head, device_lengths);
+}
+
+// The hook of outputs that is alone, or the one before their product.
+FB_DEVICE float hooked(const fb_attention_params& p, const RowInputs& in, float lse, int column,
+                       float x) {
+    if (Variant::projects_output) return Variant::before_output(p, in, lse, column, x);
+    return Variant::output(p, in, lse, column, x);
+}
+
 FB_DEVICE float4 hooked(const fb_attention_params& p, const MergePiece& piece, float lse,
                         const float4& x) {
     const int32_t request = read_int(p.token_requests, piece.token);
     if (!p.finalize || request < 0) return x;
-    const int32_t kv_head = piece.head / (p.query_heads / p.kv_heads);
-    const bool device_lengths = (p.kv_lengths | p.query_lengths) != 0;
-    const RowInputs in =
-        row_inputs(p, request, piece.token, piece.head, kv_head, device_lengths);
+    const RowInputs in = row_inputs(p, request, piece.token, piece.head);
     if (in.query_index >= in.query_length) return x;
-    return make_float4(Variant::output(p, in, lse, piece.column, x.x),
-                       Variant::output(p, in, lse, piece.column + 1, x.y),
-                       Variant::output(p, in, lse, piece.column + 2, x.z),
-                       Variant::output(p, in, lse, piece.column + 3, x.w));
+    return make_float4(hooked(p, in, lse, piece.column, x.x),
+                       hooked(p, in, lse, piece.column + 1, x.y),
+                       hooked(p, in, lse, piece.column + 2, x.z),
+                       hooked(p, in, lse, piece.column + 3, x.w));
+}
+
+// A merged row that is still to be multiplied.
+template <bool> struct MergedRow {};
+template <> struct MergedRow<true> {
+    float values[576];
+    float lse;
+};
+
+struct MergeRoom : MergedRow<Variant::projects_output> {
+    Slice slices[slice_count][32];
+};
+
+// Keeps a piece for the product that is still to come; false: there is none.
+template <class Room>
+FB_DEVICE bool keep_values(const fb_attention_params& p, const MergePiece& piece, float lse,
+                           const float4& x, Room& room) {
+    if constexpr (Variant::projects_output) {
+        if (p.finalize) *reinterpret_cast<float4*>(room.values + piece.column) = x;
+        if (piece.column == 0) room.lse = lse;
+        return p.finalize != 0;
+    }
+    return false;
 }
 
 FB_DEVICE void write_values(const fb_attention_params& p, const MergePiece& piece, float factor,
-                            float lse, float4 x) {
+                            float lse, float4 x, MergeRoom& room) {
     if (piece.column >= p.value_dim) return;
     x = make_float4(x.x * factor, x.y * factor, x.z * factor, x.w * factor);
-    if (Variant::has_output) x = hooked(p, piece, lse, x);
+    if (Variant::projects_output ? Variant::has_before_output : Variant::has_output)
+        x = hooked(p, piece, lse, x);
+    if (keep_values(p, piece, lse, x, room)) return;
     const int64_t at =
         piece.token * p.out_stride_token + piece.head * p.out_stride_head + piece.column;
     if (p.out_dtype == FB_F32) {
@@ -157,7 +194,8 @@ FB_DEVICE void write_values(const fb_attention_params& p, const MergePiece& piec
 }
 
 // Finalises a piece and writes it; a sink is a state of value 0.
-FB_DEVICE void write_piece(const fb_attention_params& p, const MergePiece& piece, Slice s) {
+FB_DEVICE void write_piece(const fb_attention_params& p, const MergePiece& piece, Slice s,
+                           MergeRoom& room) {
     if (p.finalize && p.sinks != 0) {
         const float sink = reinterpret_cast<const float*>(p.sinks)[piece.head] * log2_e;
         move_base(s, fmaxf(s.base, sink));
@@ -165,17 +203,13 @@ FB_DEVICE void write_piece(const fb_attention_params& p, const MergePiece& piece
     }
     const float factor = !Variant::softmax ? 1 : s.sum == 0 ? 0 : 1 / s.sum;
     const float lse = s.sum == 0 ? -FB_INFINITY : (s.base + log2_approx(s.sum)) * ln_2;
-    write_values(p, piece, factor, lse, s.out);
+    write_values(p, piece, factor, lse, s.out, room);
     if (p.lse == 0 || piece.column != 0) return;
     const int64_t at = int64_t(piece.token) * p.query_heads + piece.head;
     reinterpret_cast<float*>(p.lse)[at] = lse * p.lse_factor;
 }
 
 // ---- the rows of a merge
-
-struct MergeRoom {
-    Slice slices[slice_count][32];
-};
 
 // The slices of a piece in order.
 FB_DEVICE Slice join_slices(const MergeRoom& room) {
@@ -193,15 +227,15 @@ FB_DEVICE Slice join_slices(const MergeRoom& room) {
     return sum;
 }
 
-// Pieces first, first + stride and so on of a merge, by a whole block. Little code: it comes into
+// Pieces first, first + stride and so on, of `count`, by a whole block. Little code: it comes into
 // the instruction cache at the end of a kernel, to run once.
-FB_DEVICE void merge_pieces(const fb_attention_params& p, const fb_merge_record& m,
-                            const int32_t* parts, int first, int stride, MergeRoom& room) {
+FB_DEVICE void merge_some(const fb_attention_params& p, const fb_merge_record& m,
+                          const int32_t* parts, int first, int count, int stride,
+                          MergeRoom& room) {
     const int warp = int(threadIdx.x) / 32;
     const int lane = int(threadIdx.x % 32);
     const bool alone = m.part_count <= few_parts;
     const int slices = alone ? 1 : slice_count;
-    const int count = piece_count(p, m);
     const int step = alone ? stride * merge_warps : stride;
     FB_NO_UNROLL
     for (int i = alone ? first + warp * stride : first; i < count; i += step) {
@@ -217,7 +251,47 @@ FB_DEVICE void merge_pieces(const fb_attention_params& p, const fb_merge_record&
             __syncthreads();
             if (warp == 0) sum = join_slices(room);
         }
-        if (alone || warp == 0) write_piece(p, piece, sum);
+        if (alone || warp == 0) write_piece(p, piece, sum, room);
         if (!alone) __syncthreads();
+    }
+}
+
+// The row in the room times its head's matrix, to the output; by a whole block.
+template <class Room>
+FB_DEVICE void project_row(const fb_attention_params& p, const MergePiece& piece,
+                           const Room& room) {
+    if constexpr (Variant::projects_output) {
+        const int32_t request = read_int(p.token_requests, piece.token);
+        const RowInputs in = row_inputs(p, request, piece.token, piece.head);
+        const bool is_query = request >= 0 && in.query_index < in.query_length;
+        const float unit = out_unit(p);
+        const int64_t at = piece.token * p.out_stride_token + piece.head * p.out_stride_head;
+        const auto store = [&](int, int column, float x) {
+            if constexpr (Variant::has_output) x = Variant::output(p, in, room.lse, column, x);
+            x = is_query ? x : 0;
+            if (p.out_dtype == FB_F32) store_element<FB_F32>(p.out + 4 * at, column, x);
+            if (p.out_dtype == FB_F16) store_element<FB_F16>(p.out + 2 * at, column, x);
+            if (p.out_dtype == FB_BF16) store_element<FB_BF16>(p.out + 2 * at, column, x);
+            if (p.out_dtype == FB_F8E4M3) store_element<FB_F8E4M3>(p.out + at, column, x * unit);
+            if (p.out_dtype == FB_F8E5M2) store_element<FB_F8E5M2>(p.out + at, column, x * unit);
+        };
+        multiply_rows<1>(Variant::output_matrix(p, piece.head), room.values, 0, 1, p.value_dim,
+                         int(threadIdx.x) / 32, merge_warps, store);
+    }
+}
+
+// Pieces first, first + stride and so on of a merge or, where rows are multiplied, such rows.
+FB_DEVICE void merge_pieces(const fb_attention_params& p, const fb_merge_record& m,
+                            const int32_t* parts, int first, int stride, MergeRoom& room) {
+    const int count = piece_count(p, m);
+    if (!Variant::projects_output || !p.finalize)
+        return merge_some(p, m, parts, first, count, stride, room);
+    const int pieces = count / m.row_count;
+    FB_NO_UNROLL
+    for (int row = first; row < m.row_count; row += stride) {
+        merge_some(p, m, parts, row * pieces, (row + 1) * pieces, 1, room);
+        __syncthreads();
+        project_row(p, merge_piece(p, m, row * pieces), room);
+        __syncthreads();
     }
 }

@@ -27,6 +27,9 @@ template <int type> FB_DEVICE void widen_8(const void* source, float (&x)[8]) {
         widen_pair<type>(raw.y, x[2], x[3]);
         widen_pair<type>(raw.z, x[4], x[5]);
         widen_pair<type>(raw.w, x[6], x[7]);
+    } else if constexpr (type == FB_F32) {
+        FB_UNROLL
+        for (int i = 0; i < 8; i++) x[i] = static_cast<const float*>(source)[i];
     } else {
         static_assert(type == FB_F8E4M3 || type == FB_F8E5M2, "a type of queries, keys or values");
         const uint2 raw = *static_cast<const uint2*>(source);
@@ -65,6 +68,7 @@ template <int from, int to> FB_DEVICE uint4 convert_8(uint32_t address) {
 }
 
 template <int type> FB_DEVICE float widen_1(const void* source, int index) {
+    if constexpr (type == FB_F32) return static_cast<const float*>(source)[index];
     if constexpr (type == FB_F16) return f16_to_float(static_cast<const uint16_t*>(source)[index]);
     if constexpr (type == FB_BF16)
         return bf16_to_float(static_cast<const uint16_t*>(source)[index]);

@@ -36,6 +36,7 @@ import attention_mla_score_h from "../../kernels/attention/mla/score.h" with { t
 import attention_mla_sums_h from "../../kernels/attention/mla/sums.h" with { type: "text" };
 import attention_mla_values_h from "../../kernels/attention/mla/values.h" with { type: "text" };
 import attention_mla_widen_h from "../../kernels/attention/mla/widen.h" with { type: "text" };
+import attention_project_h from "../../kernels/attention/project.h" with { type: "text" };
 import attention_row_h from "../../kernels/attention/row.h" with { type: "text" };
 import attention_tiled_block_h from "../../kernels/attention/tiled/block.h" with { type: "text" };
 import attention_tiled_copy_h from "../../kernels/attention/tiled/copy.h" with { type: "text" };
@@ -43,6 +44,7 @@ import attention_tiled_decode_cu from "../../kernels/attention/tiled/decode.cu" 
 import attention_tiled_facts_h from "../../kernels/attention/tiled/facts.h" with { type: "text" };
 import attention_tiled_prefill_cu from "../../kernels/attention/tiled/prefill.cu" with { type: "text" };
 import attention_tiled_products_h from "../../kernels/attention/tiled/products.h" with { type: "text" };
+import attention_tiled_project_h from "../../kernels/attention/tiled/project.h" with { type: "text" };
 import attention_tiled_warps_h from "../../kernels/attention/tiled/warps.h" with { type: "text" };
 import attention_variant_h from "../../kernels/attention/variant.h" with { type: "text" };
 import bits_bits_cu from "../../kernels/bits/bits.cu" with { type: "text" };
@@ -173,6 +175,7 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/mla/sums.h": attention_mla_sums_h,
   "attention/mla/values.h": attention_mla_values_h,
   "attention/mla/widen.h": attention_mla_widen_h,
+  "attention/project.h": attention_project_h,
   "attention/row.h": attention_row_h,
   "attention/tiled/block.h": attention_tiled_block_h,
   "attention/tiled/copy.h": attention_tiled_copy_h,
@@ -180,6 +183,7 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/tiled/facts.h": attention_tiled_facts_h,
   "attention/tiled/prefill.cu": attention_tiled_prefill_cu,
   "attention/tiled/products.h": attention_tiled_products_h,
+  "attention/tiled/project.h": attention_tiled_project_h,
   "attention/tiled/warps.h": attention_tiled_warps_h,
   "attention/variant.h": attention_variant_h,
   "bits/bits.cu": bits_bits_cu,

@@ -19,6 +19,12 @@ export const signatures: Readonly<Record<HookName, string>> = {
   output: `float output(${params}, const RowInputs& in, float lse, int element, float x)`,
 };
 
+/** Signatures of what is done before a product. */
+export const signaturesBefore = {
+  query: signatures.query.replace("query", "before_query"),
+  output: signatures.output.replace("output", "before_output"),
+} as const;
+
 /** Calls of the user's functions, which kernels/attention/variant.h documents. */
 const calls: Readonly<Record<HookName, string>> = {
   query: "user::query(p, row.inputs, v)",

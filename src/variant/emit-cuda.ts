@@ -1,6 +1,13 @@
 /** Variants as CUDA C++: the text that replaces kernels/attention/variant.h. */
-import { Block, type Declarations, partsOf, type Places, reads } from "./cuda-expression.ts";
-import { params, signatures, writtenHook, writtenSource } from "./cuda-source.ts";
+import {
+  Block,
+  type Declarations,
+  dtypeMacro,
+  partsOf,
+  type Places,
+  reads,
+} from "./cuda-expression.ts";
+import { params, signatures, signaturesBefore, writtenHook, writtenSource } from "./cuda-source.ts";
 import { emitVector } from "./cuda-vector.ts";
 import { Axis, type HookName, hookNames, type InputName, type Node } from "./expression.ts";
 import { stage, type StagedVariant } from "./stages.ts";
@@ -15,6 +22,8 @@ export interface CudaVariant {
   /** The hooks there are. */
   readonly hooks: ReadonlySet<HookName>;
   readonly softmax: boolean;
+  /** Rows that are multiplied by matrices. */
+  readonly multiplies: { readonly query: boolean; readonly output: boolean };
   /** 32-bit words that are kept per row. */
   readonly rowWords: number;
 }
@@ -30,6 +39,7 @@ export function emitCuda(variant: Variant, places: Places = nowhere): CudaVarian
     merge: emitter.merge(),
     hooks: emitter.hooks,
     softmax: variant.softmax,
+    multiplies: emitter.multiplies,
     rowWords: emitter.rowWords,
   };
 }
@@ -57,11 +67,18 @@ class Emitter {
     );
     this.#declarations = { tensors: variant.tensors, places };
     const pairs = this.#pairRoots();
-    this.#rowNodes = partsOf([...pairs, ...this.#roots(["query"])], Axis.row);
+    const before = this.#staged.queryProduct?.before;
+    const queries = [...this.#roots(["query"]), ...(before === undefined ? [] : [before])];
+    this.#rowNodes = partsOf([...pairs, ...queries], Axis.row);
     this.#keyNodes = partsOf(pairs, Axis.key);
     this.#wholeKeys = pairHooks.some((hook) => this.#written(hook));
     this.#wholeRows = this.#wholeKeys || this.#written("query");
     this.rowWords = this.#rowNodes.length + (this.#wholeRows ? 8 : 0);
+  }
+
+  get multiplies(): { query: boolean; output: boolean } {
+    const { queryProduct, outputProduct } = this.#staged;
+    return { query: queryProduct !== undefined, output: outputProduct !== undefined };
   }
 
   /** The struct of the attention kernels. */
@@ -76,12 +93,14 @@ class Emitter {
       if (this.#written(hook)) lines.push(...writtenHook(this.#variant, hook, lines.length));
       else lines.push(...this.#tracedHook(hook, this.#traced(hook)!));
     }
+    lines.push(...this.#product("query"), ...this.#product("output"));
     return `${[...lines, "};"].join("\n")}\n`;
   }
 
   /** The struct of the merge. */
   merge(): string | undefined {
-    if (this.#variant.softmax && !this.hooks.has("output")) return undefined;
+    const isPlain = !this.hooks.has("output") && !this.multiplies.output;
+    if (this.#variant.softmax && isPlain) return undefined;
     const lines = this.#written("output") ? writtenSource(this.#variant) : [];
     lines.push("struct Variant : NoVariant {");
     if (!this.#variant.softmax) lines.push("    static constexpr bool softmax = false;");
@@ -91,6 +110,7 @@ class Emitter {
         lines.push(...writtenHook(this.#variant, "output", lines.length));
       else lines.push(...this.#tracedHook("output", this.#staged.output!));
     }
+    lines.push(...this.#product("output"));
     return `${[...lines, "};"].join("\n")}\n`;
   }
 
@@ -137,6 +157,23 @@ class Emitter {
     return lines;
   }
 
+  /** What rows of queries or outputs are multiplied by, and what is done before. */
+  #product(hook: "query" | "output"): string[] {
+    const product = this.#staged[`${hook}Product`];
+    if (product === undefined) return [];
+    const { tensor, perHead, before } = product;
+    const type = dtypeMacro(this.#variant.tensors[tensor].dtype);
+    const lines = [
+      `    static constexpr bool projects_${hook} = true;`,
+      `    static FB_DEVICE auto ${hook}_matrix(${params}, int32_t head) {`,
+      `        return matrix_of<${type}, ${tensor}, ${perHead}>(p, head);`,
+      "    }",
+    ];
+    if (before === undefined) return lines;
+    lines.push(`    static constexpr bool has_before_${hook} = true;`);
+    return [...lines, ...this.#vectorHook(hook, signaturesBefore[hook], before)];
+  }
+
   #row(): string[] {
     if (this.rowWords === 0) return [];
     const signature = `Row row(${params}, const RowInputs& in)`;
@@ -180,11 +217,15 @@ class Emitter {
 
   #tracedHook(hook: HookName, root: Node): string[] {
     if (hook === "logits" || hook === "mask") return this.#pairHook(hook, root);
+    return this.#vectorHook(hook, signatures[hook], root);
+  }
+
+  #vectorHook(hook: HookName, signature: string, root: Node): string[] {
     const block = this.#block((input) => (input in own ? own[input]! : `in.${member(input)}`));
-    if (hook === "output") return method(signatures.output, block, block.name(root));
+    if (hook === "output") return method(signature, block, block.name(root));
     if (hook === "query") this.#nameRow(block);
     emitVector(block, root);
-    return method(signatures[hook], block);
+    return method(signature, block);
   }
 
   #pairHook(hook: "logits" | "mask", root: Node): string[] {

@@ -22,13 +22,19 @@ import { deviceTargets } from "../support/targets.ts";
 /** Sizes of an MLA: heads, elements without and with positions, of the latent, of a value. */
 const [heads, plain, turned, latent, value] = [4, 32, 16, 64, 24];
 
-for (const target of (await deviceTargets()).filter(({ kind }) => kind === "cpu")) {
+for (const target of await deviceTargets()) {
   describe(`projections on ${target.name}`, () => {
     let device: Device;
     beforeAll(async () => {
       device = await target.open(2);
     });
     afterAll(() => device[Symbol.asyncDispose]());
+
+    /** Matrices of f32 whose elements bf16 holds. */
+    const matrices = (seed: number, shape: number[], factor = 1) => {
+      using rounded = made(seed, shape, "bf16", factor);
+      return rounded.to("f32");
+    };
 
     /** A tensor of normals, times `factor`. */
     const made = (seed: number, shape: number[], dtype: "f32" | "bf16", factor = 1) => {
@@ -43,8 +49,8 @@ for (const target of (await deviceTargets()).filter(({ kind }) => kind === "cpu"
       using q = made(1, [queries, heads, plain + turned], dtype);
       using k = made(2, [keys, 1, latent + turned], dtype);
       using v = k.slice(2, 0, latent);
-      using queryUp = made(3, [heads, plain, latent], dtype, plain ** -0.5);
-      using valueUp = made(4, [heads, latent, value], dtype, latent ** -0.5);
+      using queryUp = matrices(3, [heads, plain, latent], plain ** -0.5);
+      using valueUp = matrices(4, [heads, latent, value], latent ** -0.5);
       const options = { causal: true, scale: (plain + turned) ** -0.5 };
       const variantInputs = { queryUp, valueUp };
       const fused = attend(q, k, v, { ...options, variant: absorbed, variantInputs });
@@ -69,8 +75,8 @@ for (const target of (await deviceTargets()).filter(({ kind }) => kind === "cpu"
       using q = made(1, [3, heads, plain + turned], dtype);
       using k = made(2, [20, 1, latent + turned], dtype);
       using v = k.slice(2, 0, latent);
-      using queryUp = made(3, [heads, plain, latent], dtype);
-      using valueUp = made(4, [heads, latent, value], dtype);
+      using queryUp = matrices(3, [heads, plain, latent]);
+      using valueUp = matrices(4, [heads, latent, value]);
       using out = Tensor.from(
         device,
         new Float64Array(3 * heads * value),
@@ -86,9 +92,9 @@ for (const target of (await deviceTargets()).filter(({ kind }) => kind === "cpu"
         expect(() => run(over)).toThrow(OptionError);
         expect(() => run(over)).toThrow(message);
       };
-      using narrow = made(3, [heads, plain, latent - 8], dtype);
-      using few = made(3, [heads - 1, plain, latent], dtype);
-      using other = made(3, [heads, plain, latent], dtype === "f32" ? "bf16" : "f32");
+      using narrow = matrices(3, [heads, plain, latent - 8]);
+      using few = matrices(3, [heads - 1, plain, latent]);
+      using other = made(3, [heads, plain, latent], "bf16");
       refused({ variantInputs: { queryUp: narrow } }, /variantInputs.queryUp must be.*Fix: /s);
       refused({ variantInputs: { queryUp: few } }, /variantInputs.queryUp must be.*Fix: /s);
       refused({ variantInputs: { queryUp: other } }, /variantInputs.queryUp must be.*Fix: /s);

@@ -195,19 +195,16 @@ function replayed(device: Device, each: LibraryCase): void {
 
 for (const target of await targetsHere()) {
   describe(`variants on ${target.name}`, () => {
-    const casesHere = libraryCases.filter(({ name }) => {
-      return target.kind === "cpu" || !/project/.test(name);
-    });
     let device: Device;
     beforeAll(async () => {
       device = await target.open(2);
       const optionsFor = (each: LibraryCase) => optionsOf(caseOn(device, caseWith(each, "any")));
       const lengths = lengthCases.map((each) => ({ ...optionsFor(each), deviceLengths: true }));
-      await warmUp(device, [...[...casesHere, dumping].map(optionsFor), ...lengths]);
+      await warmUp(device, [...[...libraryCases, dumping].map(optionsFor), ...lengths]);
     }, 900_000);
     afterAll(() => device[Symbol.asyncDispose]());
 
-    for (const variant of casesHere) {
+    for (const variant of libraryCases) {
       test(variant.name, () => {
         for (const c of casesOf(variant)) {
           try {

@@ -86,6 +86,8 @@ describe("decode", () => {
       plain: true,
       scalesRows: false,
       rowWords: 0,
+      queryDim: 0,
+      multipliesOutputs: false,
       keysInTwo: false,
       valuePages: false,
       sharedBytesPerBlock: 232_448,

@@ -8,7 +8,9 @@ import type { Device } from "../../src/device/device.ts";
 import { reserveOptions } from "../../src/kv/reserve.ts";
 import { defineVariant } from "../../src/variant/define.ts";
 import { type Case, caseOf } from "./cases.ts";
+import { toAnyWidth } from "./projections.ts";
 import { caseOn } from "./targets.ts";
+import type { VariantCase } from "./variants.ts";
 import { runCase, World } from "./world.ts";
 
 /** A case with what only a world of its own can say. */
@@ -75,7 +77,10 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "attention.valuePages": [{ valuePages: true, callers: true }],
   "attention.raggedRows": [{ raggedRows: true, callers: true }],
   "attention.graph": [{ graph: true }],
-  "attention.variant": [{ variant: { variant: distance } }],
+  "attention.variant": [
+    { variant: { variant: distance } },
+    { variant: toAnyWidth, queryDim: 40, outDim: 48 },
+  ],
   "attention.layers": [], // read by nobody
   "cache.layers": [], // how many there are is no other case
   "cache.kvHeads": [], // as attention's, like the next ones
@@ -169,12 +174,16 @@ export const refusals: readonly Refusal[] = [
     says: /rope must be elements before .*Fix: /s,
   },
   {
-    when: (c) => c.variant !== undefined && c.softCap > 0,
+    when: (c) => c.variant?.variant === distance && c.softCap > 0,
     says: /softCap must be left out: variant distance has a logits hook.*Fix: /s,
   },
   {
-    when: (c) => c.variant !== undefined && c.alibi,
+    when: (c) => c.variant?.variant === distance && c.alibi,
     says: /alibi must be left out: variant distance has a logits hook.*Fix: /s,
+  },
+  {
+    when: (c) => c.variant === toAnyWidth && c.rope !== undefined,
+    says: /rope must be left out: variant to any width has a query hook.*Fix: /s,
   },
 ];
 
@@ -211,7 +220,9 @@ function contradicts(a: Over, b: Over): boolean {
 }
 
 function say(over: Over): string {
-  return JSON.stringify(over, (key, value) => (key === "variant" ? "given" : value));
+  const shown = (key: string, value: unknown) =>
+    key === "variant" ? (value as VariantCase).variant.name : value;
+  return JSON.stringify(over, shown);
 }
 
 /** A step of a decode, a prompt and drafts, of which options are asked one by one. */

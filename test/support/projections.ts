@@ -2,7 +2,7 @@
 import { defineVariant } from "../../src/variant/define.ts";
 import type { LibraryCase } from "./library.ts";
 import type { Random } from "./random.ts";
-import { hostTensor, type HostTensor, numbersOf } from "./variants.ts";
+import { hostTensor, type HostTensor, numbersOf, type VariantCase } from "./variants.ts";
 import { normalised, times, turn, turns } from "./vectors.ts";
 
 /** A matrix, or one of each head, that leaves rows about as long as they were. */
@@ -99,6 +99,28 @@ const weights: LibraryCase = {
         inputs.wide as HostTensor,
         head,
       ),
+  }),
+};
+
+/** From 40 elements to a key's, and from a value's to 48. */
+export const toAnyWidth: VariantCase = {
+  variant: defineVariant({
+    name: "to any width",
+    tensors: {
+      down: { dtype: "bf16", shape: ["queryHeads", 40, "headDim"] },
+      up: { dtype: "f16", shape: ["valueDim", 48] },
+    },
+    query: (x, { down }) => x.matmul(down),
+    output: (x, { up }) => x.matmul(up),
+  }),
+  inputs: ({ queryHeads, headDim, valueDim }, random) => ({
+    down: matrix([queryHeads, 40, headDim], random),
+    up: matrix([valueDim, 48], random),
+  }),
+  meaning: (inputs) => ({
+    softmax: true,
+    query: (x, { head }) => times(x, inputs.down as HostTensor, head),
+    output: (x) => times(x, inputs.up as HostTensor, 0),
   }),
 };
 

@@ -8,7 +8,7 @@ const page = readFileSync(join(root, "docs", "variants.md"), "utf8");
 
 test("docs/variants.md shows what its examples become; else: bun run variants-page", async () => {
   expect(await variantsPage()).toBe(page);
-  expect(page.match(/^```cuda\n(?!```)/gm)).toHaveLength(10);
+  expect(page.match(/^```cuda\n(?!```)/gm)).toHaveLength(11);
 });
 
 test("text below an example that is not its own is replaced", async () => {

@@ -103,7 +103,9 @@ struct AgainRow {
     }
 };
 
-FB_DEVICE AgainRow again_row(const fb_attention_params& p, const fb_attention_record& r, int i) {
+template <class Room>
+FB_DEVICE AgainRow again_row(const fb_attention_params& p, const fb_attention_record& r, int i,
+                             const Room& room) {
     AgainRow row;
     row.sight = sight_of(p, r, i);
     const bool asks = row.sight.row.request >= 0;
@@ -115,7 +117,12 @@ FB_DEVICE AgainRow again_row(const fb_attention_params& p, const fb_attention_re
     row.scale = scales_rows ? query_scale(p, r, i) : 1;
     FB_UNROLL
     for (int turn = 0; turn < key_turns; turn++) {
-        auto v = chunk_at<FB_KEY_DIM, FB_QUERY_TYPE>(from, (lane_now() + 32 * turn) * 8);
+        const int first = (lane_now() + 32 * turn) * 8;
+        if constexpr (Variant::projects_query) {
+            room.load_query(i, first, row.query[turn]);
+            continue;
+        }
+        auto v = chunk_at<FB_KEY_DIM, FB_QUERY_TYPE>(from, first);
         if constexpr (Variant::has_query) Variant::query(p, row.words, v);
         if constexpr (Variant::has_query) round_chunk(v);
         if constexpr (rotates) rotate_chunk(p, row.sight.row.query, p.rope_factor, v);
@@ -249,10 +256,12 @@ FB_DEVICE void add_tokens(const fb_attention_params& p, const fb_attention_recor
 // ---- store
 
 // Some columns of row `i` of a record, and its log-sum-exp if the warp `writes` it.
+template <class Room>
 FB_DEVICE void attend_again(const fb_attention_params& p, const fb_attention_record& r,
-                            Divider by_page, int i, const Columns& columns, bool writes) {
+                            Divider by_page, int i, const Columns& columns, bool writes,
+                            const Room& room) {
     const Source from = source_of(p, r, by_page);
-    const AgainRow row = again_row(p, r, i);
+    const AgainRow row = again_row(p, r, i, room);
     AgainSums sums;
     FB_NO_UNROLL
     for (int32_t first = r.kv_start; first < r.kv_end; first += 32) {
@@ -260,7 +269,7 @@ FB_DEVICE void attend_again(const fb_attention_params& p, const fb_attention_rec
         if (__any_sync(0xffffffffu, sums.sum != sums.sum)) break; // whatever else there is
     }
     const RowTarget target =
-        finish_row(p, r, i, sums.base, warp_sum(sums.sum), writes && lane_now() == 0);
+        finish_row(p, r, i, sums.base, warp_sum(sums.sum), writes && lane_now() == 0, room);
     FB_UNROLL
     for (int turn = 0; turn < value_turns; turn++) {
         const int chunk = lane_now() + 32 * turn;
@@ -275,10 +284,10 @@ FB_DEVICE void attend_again(const fb_attention_params& p, const fb_attention_rec
 // The rows of a warp that are wrong, if any is; by all lanes, each of which has `Rows`, row_of(0)
 // and on, and a bit for each of them. They are not stored before: outputs may lie in the place of
 // the queries.
-template <int Rows, class RowOf>
+template <int Rows, class RowOf, class Room = NoRoom>
 FB_DEVICE void attend_wrong(const fb_attention_params& p, const fb_attention_record& r,
                             Divider by_page, uint32_t wrong, const Columns& columns, bool writes,
-                            RowOf row_of) {
+                            RowOf row_of, const Room& room = {}) {
     if (!__any_sync(0xffffffffu, wrong != 0)) return;
     FB_NO_UNROLL
     for (int i = 0; i < Rows; i++) {
@@ -287,7 +296,7 @@ FB_DEVICE void attend_wrong(const fb_attention_params& p, const fb_attention_rec
         FB_NO_UNROLL
         while (left != 0) {
             const int row = __shfl_sync(0xffffffffu, own, __ffs(int(left)) - 1);
-            attend_again(p, r, by_page, row, columns, writes);
+            attend_again(p, r, by_page, row, columns, writes, room);
             left &= ~__ballot_sync(0xffffffffu, own == row);
         }
     }

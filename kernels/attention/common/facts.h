@@ -20,6 +20,7 @@
 //   FB_K_TOKEN_SCALE, FB_V_TOKEN_SCALE   1: used
 //   FB_KEY_TAIL        the last elements of keys that lie in k_tail; 0 where it is left out
 //   FB_VALUE_PAGES     1: values have a page table of their own; likewise 0
+//   FB_QUERY_DIM       elements of a row of queries as it comes; FB_KEY_DIM where it is left out
 //   FB_RAGGED_ROWS     1: rows of a paged layout may lie in k_ragged and v_ragged; likewise 0
 //
 // And of the hooks of `struct Variant`. Everything else is read from fb_attention_params. Scores
@@ -35,6 +36,9 @@
 #endif
 #ifndef FB_QUERY_TYPE
 #define FB_QUERY_TYPE FB_Q_TYPE
+#endif
+#ifndef FB_QUERY_DIM
+#define FB_QUERY_DIM FB_KEY_DIM
 #endif
 #ifndef FB_VALUE_PAGES
 #define FB_VALUE_PAGES 0
@@ -56,7 +60,8 @@ constexpr int out_element = bytes_of(FB_OUT_TYPE);
 // Products of a row are multiplied by its query's scale.
 constexpr bool scales_rows = is_fp8(FB_QUERY_TYPE);
 // Queries (keys, values) pass through f32 between global memory and the product.
-constexpr bool queries_change = FB_QUERY_TYPE != FB_Q_TYPE || Variant::has_query;
+constexpr bool queries_change =
+    FB_QUERY_TYPE != FB_Q_TYPE || Variant::has_query || Variant::projects_query;
 constexpr bool keys_change = FB_KV_TYPE != FB_Q_TYPE || Variant::has_key;
 constexpr bool values_change = FB_KV_TYPE != FB_Q_TYPE || Variant::has_value;
 // Queries and keys turn by their positions, after that.
@@ -72,6 +77,7 @@ constexpr int32_t no_position = -0x7fffffff - 1;
 constexpr int32_t past_end = 0x7fffffff;
 constexpr int32_t last_position = past_end - 1;
 
+FB_DEVICE constexpr int max_of(int a, int b) { return a > b ? a : b; }
 FB_DEVICE constexpr int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
 // Neighbouring lanes that hold the 8-element chunks of a row, or 0: they are anywhere.
@@ -97,5 +103,6 @@ FB_DEVICE int lane_now() { return recomputed(int(threadIdx.x)) % 32; }
 static_assert(FB_KEY_DIM % 8 == 0 && FB_VALUE_DIM % 8 == 0, "dims are multiples of 8");
 static_assert(FB_Q_TYPE == FB_F16 || FB_Q_TYPE == FB_BF16 || FB_Q_TYPE == FB_F8E4M3,
               "products take f16, bf16 and e4m3");
-static_assert(!rotates || !(Variant::has_query || Variant::has_key), "one owner a hook");
+static_assert(!rotates || !(Variant::has_query || Variant::has_key || Variant::projects_query),
+              "one owner a hook");
 static_assert(FB_KV_TILE % 16 == 0, "the second product takes 16 keys at a time");

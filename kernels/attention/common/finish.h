@@ -16,10 +16,20 @@ struct RowTarget {
     float unit; // what is multiplied last
 };
 
+// Where rows lie that are still to be multiplied, and their queries, which were: nowhere.
+struct NoRoom {
+    FB_DEVICE float* output(int) const { return nullptr; }
+    FB_DEVICE void load_query(int, int, float (&)[8]) const {}
+};
+
+// Behind the elements of a row that is still to be multiplied: its log-sum-exp, base e.
+constexpr int room_lse_at = round_up(FB_VALUE_DIM, 16);
+
 // Row `i`, with `base` in base 2 and `sum` of 2^(score - base); neither counts without softmax. One
-// thread of the row's `writes` its log-sum-exp.
+// thread of the row's `writes` its log-sum-exp. What is still to be multiplied goes to the room.
+template <class Room = NoRoom>
 FB_DEVICE RowTarget finish_row(const fb_attention_params& p, const fb_attention_record& r, int i,
-                               float base, float sum, bool writes) {
+                               float base, float sum, bool writes, const Room& room = {}) {
     // A sum of NaN has seen a key, whose score never raised the base.
     bool empty = Variant::softmax && base == no_base && sum == 0;
     const float maximum = empty ? -FB_INFINITY : base;
@@ -57,6 +67,12 @@ FB_DEVICE RowTarget finish_row(const fb_attention_params& p, const fb_attention_
     if (Variant::softmax) factor = empty ? 0 : factor / total;
     // Queries beyond a length that only the device knows stay 0.
     const bool is_query = row.request >= 0 && row.query_index < row.query_length;
+    if (Variant::projects_output && p.finalize) {
+        float* const own = room.output(i);
+        if (writes) own[room_lse_at] = lse;
+        const bool before = Variant::has_before_output && is_query;
+        return {reinterpret_cast<uint8_t*>(own), factor, true, empty, before, row, lse, 1};
+    }
     const bool hooked = Variant::has_output && p.finalize && is_query;
     const float unit = is_fp8(FB_OUT_TYPE) ? out_unit(p) : 1;
     if (is_fp8(FB_OUT_TYPE) && !hooked) factor *= unit;
@@ -76,7 +92,10 @@ FB_DEVICE void write_pair(const fb_attention_params& p, const RowTarget& target,
                           float x, float y) {
     x = target.empty ? 0 : x * target.factor;
     y = target.empty ? 0 : y * target.factor;
-    if (Variant::has_output && target.hooked) {
+    if (Variant::has_before_output && target.hooked) {
+        x = Variant::before_output(p, target.row, target.lse, column, x);
+        y = Variant::before_output(p, target.row, target.lse, column + 1, y);
+    } else if (Variant::has_output && target.hooked) {
         x = Variant::output(p, target.row, target.lse, column, x);
         y = Variant::output(p, target.row, target.lse, column + 1, y);
         if (is_fp8(FB_OUT_TYPE)) {

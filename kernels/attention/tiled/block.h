@@ -9,6 +9,7 @@
 #include "copy.h"
 #include "../common/again.h"
 #include "products.h"
+#include "project.h"
 #include "../common/scores.h"
 
 // ---- shared memory
@@ -47,8 +48,11 @@ constexpr int value_tiles_at = key_tiles_at + (keys_change ? 1 : FB_STAGES) * ke
 constexpr int raw_keys_at = value_tiles_at + (values_change ? 1 : FB_STAGES) * value_tile_bytes;
 constexpr int raw_values_at =
     raw_keys_at + (keys_change ? FB_KV_TILE * RawRows<FB_KEY_DIM>::row_bytes : 0);
-constexpr int addresses_at =
+constexpr int raw_end =
     raw_values_at + (values_change ? FB_KV_TILE * RawRows<FB_VALUE_DIM>::row_bytes : 0);
+// Rows that matrices multiply lie in the place of keys and values.
+constexpr int room_bytes = max_of(raw_end - key_tiles_at, least_room_bytes);
+constexpr int addresses_at = key_tiles_at + room_bytes;
 constexpr int tokens_at = addresses_at + token_tiles * int(sizeof(BlockAddresses));
 constexpr int rows_at = tokens_at + token_tiles * int(sizeof(BlockTokens));
 constexpr int state_at = rows_at + int(sizeof(RowFacts));
@@ -80,6 +84,9 @@ struct Block {
         return *reinterpret_cast<Rotation*>(memory + rotation_at);
     }
     FB_DEVICE const fb_attention_record& record() const { return state().work.record; }
+    FB_DEVICE Room room() const {
+        return {memory, reinterpret_cast<float*>(memory + key_tiles_at)};
+    }
     FB_DEVICE RowFacts& rows() const { return *reinterpret_cast<RowFacts*>(memory + rows_at); }
     FB_DEVICE BlockAddresses& addresses(int tile) const {
         return reinterpret_cast<BlockAddresses*>(memory + addresses_at)[tile % token_tiles];
@@ -261,6 +268,8 @@ FB_DEVICE uint32_t agree(const Block& b, uint32_t wrong) {
 FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
     const fb_attention_record& r = b.record();
     uint32_t wrong = 0; // a bit for each of the lane's rows
+    const Room room = b.room();
+    if (Variant::projects_output) __syncthreads(); // all are done with keys and values
     if constexpr (column_warps > 1) {
         FB_UNROLL
         for (int i = 0; i < 2 * row_blocks; i++)
@@ -276,7 +285,7 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
         if (row >= r.row_count || wrong >> i & 1) continue;
         const bool writes = lane_now() % 4 == 0 && first_column(b) == 0;
         const float base = sums.rows.base[i / 2][i % 2];
-        const RowTarget target = finish_row(b.p, r, row, base, weight, writes);
+        const RowTarget target = finish_row(b.p, r, row, base, weight, writes, room);
         FB_UNROLL
         for (int c = 0; c < warp_columns / 8; c++) {
             const int column = first_column(b) + c * 8 + own_key();
@@ -288,7 +297,8 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
     const Columns columns = {first_column(b), warp_columns / 8};
     const auto row_of = [&](int i) { return first_row(b) + i * 8 + own_row(); };
     attend_wrong<2 * row_blocks>(b.p, r, b.state().work.by_page, wrong, columns,
-                                 first_column(b) == 0, row_of);
+                                 first_column(b) == 0, row_of, room);
+    if constexpr (Variant::projects_output) project_outputs(b.p, r, room);
 }
 
 // ---- the record
@@ -298,7 +308,9 @@ FB_DEVICE void begin_record(const Block& b) {
     const fb_attention_record& r = b.record();
     if (b.thread() < FB_QUERY_TILE) describe_row(b.p, r, b.rows(), b.thread());
     if (queries_change || needs_trim(r)) __syncthreads();
-    load_queries<FB_THREADS>(b.p, r, b.rows(), b.shared, b.thread());
+    if constexpr (Variant::projects_query)
+        project_queries<room_bytes>(b.p, r, b.rows(), b.room().outputs, b.shared, b.thread());
+    else load_queries<FB_THREADS>(b.p, r, b.rows(), b.shared, b.thread());
     const Divider by_page = b.state().work.by_page;
     const Source source = source_of(b.p, r, by_page);
     KeptRange range = {r.kv_start, r.kv_end};

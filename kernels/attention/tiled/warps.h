@@ -8,6 +8,7 @@
 #include "../common/arrive.h"
 #include "../common/again.h"
 #include "products.h"
+#include "project.h"
 #include "../common/scores.h"
 
 // ---- shared memory
@@ -17,8 +18,8 @@ constexpr int row_blocks = FB_QUERY_TILE / 16;
 static_assert(FB_QUERY_TILE % 16 == 0 && (step_keys == 16 || step_keys == 32), "whole products");
 
 // Without softmax, weights may be more than f16 holds.
-constexpr bool keys_widen =
-    value_bytes == 1 && !rotates && !Variant::has_key && FB_KEY_DIM % 16 == 0;
+constexpr bool keys_widen = value_bytes == 1 && !rotates && !Variant::has_key &&
+                            !Variant::projects_query && FB_KEY_DIM % 16 == 0;
 constexpr bool values_widen =
     value_bytes == 1 && Variant::softmax && !Variant::has_value && FB_VALUE_DIM % 16 == 0;
 // Others that change pass through f32 to a tile of their own.
@@ -45,9 +46,9 @@ constexpr int sums_stride = value_chunks * 8 + 8;
 constexpr int sums_bytes = FB_QUERY_TILE * sums_stride * 4;
 constexpr int warp_bytes = ring_bytes > sums_bytes ? ring_bytes : sums_bytes;
 // Where all that is done with, rows merge.
-constexpr int room_bytes = int(sizeof(MergeRoom));
-constexpr int warps_bytes =
-    warp_count * warp_bytes > room_bytes ? warp_count * warp_bytes : room_bytes;
+constexpr int merge_bytes = int(sizeof(MergeRoom));
+constexpr int warps_bytes = max_of(max_of(warp_count * warp_bytes, merge_bytes), least_room_bytes);
+static_assert(sums_stride == output_stride, "sums become rows that are multiplied");
 
 struct RowSum {
     float base; // inf: what the warp has of values is wrong
@@ -81,7 +82,10 @@ struct Block {
         return *reinterpret_cast<Rotation*>(memory + rotation_at);
     }
     FB_DEVICE const fb_attention_record& record() const { return state().work.record; }
-    FB_DEVICE MergeRoom& room() const { return *reinterpret_cast<MergeRoom*>(memory + warps_at); }
+    FB_DEVICE MergeRoom& merging() const {
+        return *reinterpret_cast<MergeRoom*>(memory + warps_at);
+    }
+    FB_DEVICE Room room() const { return {memory, reinterpret_cast<float*>(memory + warps_at)}; }
     FB_DEVICE unsigned char* ring() const { return memory + warps_at + warp() * warp_bytes; }
     FB_DEVICE uint32_t ring_address() const { return shared + warps_at + warp() * warp_bytes; }
 };
@@ -338,7 +342,7 @@ FB_DEVICE bool write_row(const Block& b, int row, int first, int threads) {
         total += part.sum * weight[w];
         if (!Variant::softmax || part.base != no_base || part.sum != 0) held |= 1u << w;
     }
-    const RowTarget target = finish_row(b.p, b.record(), row, top, total, first == 0);
+    const RowTarget target = finish_row(b.p, b.record(), row, top, total, first == 0, b.room());
     const auto* all = reinterpret_cast<const float*>(b.memory + warps_at) + row * sums_stride;
     for (int column = first * 2; column < FB_VALUE_DIM; column += threads * 2) {
         float2 pair = make_float2(0, 0);
@@ -393,7 +397,8 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
     bool right = true;
     if (row < r.row_count) right = write_row(b, row, int(threadIdx.x) % row_threads, row_threads);
     attend_wrong<1>(b.p, r, state.work.by_page, !right, {0, FB_VALUE_DIM / 8}, true,
-                    [&](int) { return row; });
+                    [&](int) { return row; }, b.room());
+    if constexpr (Variant::projects_output) project_outputs(b.p, r, b.room());
 }
 
 // ---- the record
@@ -420,7 +425,9 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
         prefetch_rows(b, source, found[0]);
         begin_beside(b.p);
     }
-    load_queries<FB_THREADS>(b.p, r, rows, b.shared, int(threadIdx.x));
+    if constexpr (Variant::projects_query)
+        project_queries<warps_bytes>(b.p, r, rows, b.room().outputs, b.shared, int(threadIdx.x));
+    else load_queries<FB_THREADS>(b.p, r, rows, b.shared, int(threadIdx.x));
     cp_async_commit();
     FB_UNROLL
     for (int i = 0; i < FB_STAGES; i++) copy_step(b, source, range, i, i, found[i]);
@@ -463,6 +470,6 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
     cp_async_wait<0>();
     const int32_t word = fetch_record(b.p, next);
     finish_sums(b, sums);
-    merge_rows(b.p, r, b.room(), b.state().arrivals);
+    merge_rows(b.p, r, b.merging(), b.state().arrivals);
     return word;
 }

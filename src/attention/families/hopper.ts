@@ -43,6 +43,8 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   if (refused !== undefined) return refused;
   const { headDim, valueDim } = options;
   const variant = cudaVariant(options);
+  if (variant?.multiplies.query || variant?.multiplies.output)
+    return refuse("variant", options.variant!.name, "without products of rows");
   const asked = askedBy(options, variant);
   const plain = asked.fp8Products ? fp8Cuts : cuts;
   const fits = asked.rawKeyBytes > 0 ? changingCuts : asked.turnedPairs > 0 ? turningCuts : plain;

@@ -38,6 +38,10 @@ export interface TiledShape extends SharedLimits {
   readonly scalesRows: boolean;
   /** 32-bit words that a variant's hooks keep of a row. */
   readonly rowWords: number;
+  /** Elements of queries that a variant multiplies, as they come; 0: it multiplies none. */
+  readonly queryDim: number;
+  /** A variant multiplies outputs. */
+  readonly multipliesOutputs: boolean;
   /** The last elements of keys lie in a tensor of their own. */
   readonly keysInTwo: boolean;
   /** Values have a page table of their own. */
@@ -65,6 +69,8 @@ const reservedBytes = 1024;
 const stepBytes = 8192;
 /** Room for a merge of split rows in kernels/attention/merge.h. */
 const mergeRoomBytes = 3072;
+/** A merged row that is multiplied, there. */
+const mergedRowBytes = 2320;
 /** Wider rows than this do not fit a warp's registers: warps divide their columns among them. */
 export const warpColumnsMost = 256;
 
@@ -201,8 +207,9 @@ function decodeBytes(
   const sums = queryTile * 4 * (roundUp(valueDim, 16) + 8);
   const tokens = stepKeys * (addressBytes(shape) + tokenBytes(shape) * stages);
   const state = rowFactBytes(queryTile, shape) + 376 + queryTile * (8 * warps + 4);
-  // Of warps that are done, as room for a merge.
-  const rings = Math.max(warps * Math.max(ring, sums), mergeRoomBytes);
+  // Of warps that are done, as room for a merge; the same for products of rows.
+  const merge = mergeRoomBytes + (shape.multipliesOutputs ? mergedRowBytes : 0);
+  const rings = Math.max(warps * Math.max(ring, sums), merge, productBytes(queryTile, shape));
   return withRotation(queryTile * keyRow + rings + warps * tokens + state, shape);
 }
 
@@ -220,7 +227,15 @@ function tileBytes({ queryTile, kvTile, threads, stages }: Cut, shape: TiledShap
     (keysChange ? rawBytes(headDim, shape) : 0) + (valuesChange ? rawBytes(valueDim, shape) : 0);
   const places = 4 * (addressBytes(shape) + tokenBytes(shape)) * kvTile;
   const state = rowFactBytes(queryTile, shape) + 128 + 16 * warps;
-  return withRotation(queryTile * keyRow + kvTile * (tiles + raw) + places + state, shape);
+  const planes = Math.max(kvTile * (tiles + raw), productBytes(queryTile, shape));
+  return withRotation(queryTile * keyRow + planes + places + state, shape);
+}
+
+/** Room of kernels/attention/tiled/project.h: a row of queries, all rows of outputs. */
+function productBytes(queryTile: number, shape: TiledShape): number {
+  const { queryDim, headDim, valueDim, multipliesOutputs } = shape;
+  const queries = queryDim > 0 ? 4 * (queryDim + headDim) : 0;
+  return Math.max(queries, multipliesOutputs ? 4 * queryTile * (roundUp(valueDim, 16) + 8) : 0);
 }
 
 /** Bytes of one of Tokens of kernels/attention/common/locate.h, and of one of RowAddresses. */

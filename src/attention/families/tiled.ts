@@ -2,9 +2,9 @@ import { OptionError } from "../../errors.ts";
 import { dtypeBytes, isFp8 } from "../../tensor/dtype.ts";
 import { ropeRange } from "../../ops/rope.ts";
 import type { CudaVariant } from "../../variant/emit-cuda.ts";
-import { productOf } from "../../variant/projection.ts";
 import type { HookName } from "../../variant/expression.ts";
 import type { ResolvedOptions } from "../options.ts";
+import { withProducts } from "../row-dims.ts";
 import { cudaVariant } from "../variant/cuda.ts";
 import { cudaCosts, cudaMerge, operandType, optionConstants } from "./cuda.ts";
 import type { DeviceFacts, KernelClass, KernelFamily, KernelOffer } from "./family.ts";
@@ -13,8 +13,14 @@ import { type TiledClass, tiledClasses } from "./tiled-classes.ts";
 /** The kernels of every GPU from 7.5 up, on warp-wide matrix products (kernels/attention/tiled). */
 export const tiled: KernelFamily = { name: "tiled", offer };
 
+/**
+ * How much slower the cores multiply rows by matrices than the matrix unit does by keys: f32 beside
+ * bf16 on an H100 (67 and 989 TFLOP/s by its data sheet).
+ */
+const coreProducts = 15;
+
 function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | OptionError {
-  const refused = refusedDtypes(facts, options) ?? refusedProducts(options);
+  const refused = refusedDtypes(facts, options);
   if (refused !== undefined) return refused;
   const { headDim, valueDim, dtype, kvDtype, rope } = options;
   const operands = operandType(options);
@@ -26,7 +32,12 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
     valueDim,
     keysChange,
     valuesChange,
-    keysWiden: isFp8(kvDtype) && rope === undefined && !hasHook(variant, "key") && whole(headDim),
+    keysWiden:
+      isFp8(kvDtype) &&
+      rope === undefined &&
+      !hasHook(variant, "key") &&
+      !variant?.multiplies.query &&
+      whole(headDim),
     valuesWiden:
       isFp8(kvDtype) && variant?.softmax !== false && !hasHook(variant, "value") && whole(valueDim),
     kvElementBytes: dtypeBytes(kvDtype),
@@ -36,6 +47,8 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
     plain: !keysChange && !valuesChange && !changesScores(options, variant),
     scalesRows: isFp8(dtype),
     rowWords: variant?.rowWords ?? 0,
+    queryDim: variant?.multiplies.query ? options.queryDim : 0,
+    multipliesOutputs: variant?.multiplies.output === true,
     keysInTwo: options.keyTail > 0,
     valuePages: options.valuePages,
     sharedBytesPerBlock: facts.sharedBytesPerBlock,
@@ -49,7 +62,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   return {
     classes: rows.map((row) => kernelClass(row, options, variant)),
     merge: cudaMerge(variant),
-    costs: cudaCosts(kvDtype),
+    costs: withProducts(cudaCosts(kvDtype), options, coreProducts),
   };
 }
 
@@ -73,14 +86,6 @@ function refusedDtypes(
   if (kvDtype === operands || isFp8(kvDtype)) return undefined;
   const fix = "keep the cache in the dtype of queries, or in fp8.";
   return new OptionError("kvDtype", kvDtype, `${dtype}, f8e4m3 or f8e5m2 on a GPU`, fix);
-}
-
-/** Products of rows are the CPU's. */
-function refusedProducts({ variant }: ResolvedOptions): OptionError | undefined {
-  const hooks = [variant?.hooks.query, variant?.hooks.output];
-  if (hooks.every((hook) => hook === undefined || productOf(hook) === undefined)) return undefined;
-  const fix = "multiply rows by matmul() outside, or use the CPU.";
-  return new OptionError("variant", variant!.name, "without matmul() on a GPU", fix);
 }
 
 /** Whether rows of fp8 are whole chunks of 16 bytes. */
@@ -123,6 +128,7 @@ function kernelClass(
 function constantsOf(options: ResolvedOptions, row: TiledClass) {
   return {
     ...optionConstants(options),
+    ...(options.queryDim === options.headDim ? {} : { FB_QUERY_DIM: options.queryDim }),
     FB_QUERY_TILE: row.queryTile,
     FB_KV_TILE: row.kvTile,
     FB_THREADS: row.threads,
