@@ -12,6 +12,7 @@ import { type Profile, runShrunk, traceCommand } from "../../src/debloat/index.t
 import { median } from "../bench.ts";
 import { parseCount } from "../table.ts";
 import { benchFolder } from "./install.ts";
+import { loadings, textOfCost, tracerCosts } from "./tracer.ts";
 
 /** What gpu_program.py says of itself, and the wall time of its process. */
 interface Report {
@@ -24,7 +25,6 @@ interface Report {
   seconds: number;
 }
 
-const loadings = ["LAZY", "EAGER"] as const;
 const figures = [
   ["process", "seconds", "s"],
   ["import", "importSeconds", "s"],
@@ -73,7 +73,8 @@ async function main(): Promise<number> {
       `(${(100 * (bytesAfter / bytesBefore - 1)).toFixed(1)} %) ` +
       `in ${shrinkSeconds.toFixed(1)} s\n`,
   );
-  const overhead = await tracerOverhead();
+  const overhead = options.traced === 0 ? [] : await tracerCosts(command, options.traced, say);
+  for (const cost of overhead) process.stdout.write(textOfCost(cost));
   const runs: Record<string, Report[]> = {};
   const back: Record<string, number> = {};
   for (let round = 0; round < options.rounds; round++) {
@@ -120,23 +121,6 @@ async function traced(): Promise<Profile> {
 
 function say(text: string): void {
   process.stderr.write(`${text}\n`);
-}
-
-/** Runs with the tracer of device code against runs without, in turn. */
-async function tracerOverhead() {
-  const [without, within]: number[][] = [[], []];
-  if (options.traced === 0) return undefined;
-  for (let round = 0; round < options.traced; round++) {
-    without.push((await plain("LAZY")).seconds);
-    const { ended } = await traceCommand(command, { host: "off", onProblem: say });
-    within.push(ended.seconds);
-  }
-  const share = median(within) / median(without) - 1;
-  process.stdout.write(
-    `tracer of device code: ${median(within).toFixed(2)} s ` +
-      `against ${median(without).toFixed(2)} s, ${(100 * share).toFixed(1)} %\n`,
-  );
-  return { without, within, share };
 }
 
 async function plain(loading: string): Promise<Report> {

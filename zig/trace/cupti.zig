@@ -5,6 +5,7 @@
 //! kernel has to be looked up before it can be launched, so launches are not watched: they cost
 //! nothing.
 const std = @import("std");
+const checksum = @import("checksum.zig").checksum;
 const loaded = @import("loaded.zig");
 const log = @import("log.zig");
 const origins = @import("origins.zig");
@@ -206,44 +207,6 @@ fn on_image(module: *const Module) void {
     line.number("bytes", image.len);
     line.number("crc32", crc);
     line.end();
-}
-
-/// CRC-32 as zlib has it, eight bytes at a time: images have many megabytes.
-fn checksum(bytes: []const u8) u32 {
-    var crc: u32 = 0xffff_ffff;
-    var at: usize = 0;
-    while (at + 8 <= bytes.len) : (at += 8) {
-        const word = std.mem.readInt(u64, bytes[at..][0..8], .little) ^ crc;
-        crc = 0;
-        inline for (0..8) |index| {
-            crc ^= crc_tables[7 - index][@as(u8, @truncate(word >> (8 * index)))];
-        }
-    }
-    for (bytes[at..]) |byte| crc = crc >> 8 ^ crc_tables[0][@as(u8, @truncate(crc)) ^ byte];
-    return ~crc;
-}
-
-/// Table n: the checksum of a byte with n zero bytes behind it.
-const crc_tables: [8][256]u32 = tables: {
-    @setEvalBranchQuota(100_000);
-    var tables: [8][256]u32 = undefined;
-    for (&tables[0], 0..) |*crc, byte| {
-        crc.* = byte;
-        for (0..8) |_| crc.* = crc.* >> 1 ^ if (crc.* & 1 == 1) 0xedb8_8320 else 0;
-    }
-    for (1..8) |n| for (&tables[n], tables[n - 1]) |*crc, before| {
-        crc.* = before >> 8 ^ tables[0][before & 255];
-    };
-    break :tables tables;
-};
-
-test checksum {
-    var bytes: [100]u8 = undefined;
-    for (&bytes, 0..) |*byte, index| byte.* = @truncate(index * 37 + 11);
-    for (0..bytes.len) |length| {
-        const expected = std.hash.Crc32.hash(bytes[0..length]);
-        try std.testing.expectEqual(expected, checksum(bytes[0..length]));
-    }
 }
 
 var gpu_said: std.atomic.Value(bool) = .init(false);

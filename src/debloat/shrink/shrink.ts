@@ -28,16 +28,17 @@ export async function shrinkLibrary(
   const chosen = choose(options, output !== undefined);
   const { data, mode } = mapFile(file);
   requireOtherFiles(file, output, options.sidecar);
-  const library = readLibrary(data, file);
-  releasePages(data);
-  requireCode(library, options.arch === undefined ? [] : chosen.targets);
-  const profiled = profiledOf(library, chosen);
+  // First, so that a thread is at it while this one reads.
   const hash =
     output !== undefined && options.sidecar !== undefined
       ? pool.run({ kind: "hash" }, data, file)
       : undefined;
   // The first failure is reported; this one is awaited below.
   hash?.catch(() => {});
+  const library = readLibrary(data, file);
+  releasePages(data);
+  requireCode(library, options.arch === undefined ? [] : chosen.targets);
+  const profiled = profiledOf(library, chosen);
   const { report, assembly } = await decide(library, chosen, profiled, pool);
   releasePages(data);
   if (output === undefined) return report;
