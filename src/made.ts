@@ -5,6 +5,8 @@ const key = Symbol.for("flashbun made");
 const home = globalThis as { [key]?: Map<MadeKind, WeakSet<object>> };
 /** On globalThis, so that what was made before a hot reload still serves. */
 const byKind = (home[key] ??= new Map());
+/** By kind, the prototype that was asked for last and is noted: steps ask for one at each call. */
+const lastPrototype: { [Kind in MadeKind]?: object } = {};
 
 /** Notes that flashbun made an object, and returns it. */
 export function made<T extends object>(kind: MadeKind, object: T): T {
@@ -16,9 +18,13 @@ export function made<T extends object>(kind: MadeKind, object: T): T {
 
 /** Whether flashbun made it, or the prototype that it has, rather than that it looks alike. */
 export function isMade(kind: MadeKind, value: unknown): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  const prototype = Object.getPrototypeOf(value) as object | null;
+  if (prototype !== null && prototype === lastPrototype[kind]) return true;
   const objects = byKind.get(kind);
-  if (typeof value !== "object" || value === null || objects === undefined) return false;
+  if (objects === undefined) return false;
   if (objects.has(value)) return true;
-  const prototype: unknown = Object.getPrototypeOf(value);
-  return prototype !== null && objects.has(prototype as object);
+  if (prototype === null || !objects.has(prototype)) return false;
+  lastPrototype[kind] = prototype;
+  return true;
 }

@@ -8,7 +8,7 @@ import { type Batch, requireBatch } from "../kv/batch.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
 import { requireInteger, requireNumber } from "../require.ts";
 import { Rope } from "../ops/rope.ts";
-import { worthSharing } from "../plan/cost.ts";
+import { paysToShare } from "../plan/cost.ts";
 import { livesUntil, type Plan } from "../plan/plan.ts";
 import { Planner } from "../plan/planner.ts";
 import { boundRanges } from "../variant/bound-ranges.ts";
@@ -59,7 +59,7 @@ export class Attention extends Owner implements AsyncDisposable {
     const group = resolved.queryHeads / resolved.kvHeads;
     const { costs, classes, bind } = kernels.offer;
     this.worthSharing = (sharedTokens, requests, queryTokens) =>
-      worthSharing(costs, sharedTokens, requests, queryTokens, group);
+      paysToShare(costs, sharedTokens, requests, queryTokens, group);
     this.#planner = new Planner({
       queryHeads: resolved.queryHeads,
       kvHeads: resolved.kvHeads,

@@ -1,4 +1,5 @@
 import type { Device } from "../device/device.ts";
+import { listsOf, type PageLists } from "../cache/page-lists.ts";
 import { OptionError } from "../errors.ts";
 import { AttentionMapParams, AttentionParams, TensorMap } from "../ffi/params.gen.ts";
 import type { Batch } from "../kv/batch.ts";
@@ -27,9 +28,9 @@ interface LayerPlanes {
 /**
  * The parameters of an attention object's kernels. The first run binds its tensors; a later run of
  * the same tensors for no more tokens and requests, of whatever plan, puts the planes of its layer
- * in place and no more. The first run after plan() points at what the plan has on the device. Other
- * tensors are bound again, another workspace is pointed at again; what was bound within a capture,
- * or refused halfway, is not remembered.
+ * in place and no more, over the same page lists nothing. The first run after plan() points at what
+ * the plan has on the device. Other tensors are bound again, another workspace is pointed at again;
+ * what was bound within a capture, or refused halfway, is not remembered.
  */
 export class BoundParams {
   /** What the kernels of all classes take, behind the maps of those that take some. */
@@ -48,6 +49,8 @@ export class BoundParams {
   #given: Tensor[] = [];
   /** Of the cache's layers that were bound, from whatever plan. */
   #layers: (LayerPlanes | undefined)[] = [];
+  /** Or the page lists over whose pages they are bound, from whatever step. */
+  #lists: PageLists | undefined;
   /** The plan and the workspace that are pointed at. */
   #pointedPlan = -1;
   #workspace = -1;
@@ -80,7 +83,7 @@ export class BoundParams {
    */
   bind(batch: Batch, requests: number, tensors: PlainTensors): void {
     if (this.#holds(batch, tensors)) {
-      this.#putLayer(this.#layers[tensors.layer ?? 0]!);
+      if (tensors.cache !== undefined) this.#putLayer(this.#layers[tensors.layer ?? 0]!);
     } else {
       // What is refused halfway is not bound, and a captured run needs rows for the whole graph.
       this.#tokens = -1;
@@ -144,21 +147,27 @@ export class BoundParams {
   /**
    * Whether everything except the layer's planes is bound already, and the planes were bound once.
    */
-  #holds({ tokenCount, requestCount }: Batch, tensors: PlainTensors): boolean {
-    if (tokenCount > this.#tokens || requestCount > this.#requests) return false;
+  #holds(batch: Batch, tensors: PlainTensors): boolean {
+    if (batch.tokenCount > this.#tokens || batch.requestCount > this.#requests) return false;
     if (this.#device.capturing) return false;
     const { cache, layer = 0 } = tensors;
     const bound = this.#bound!;
-    if (cache === undefined || cache !== bound.cache || this.#layers[layer] === undefined)
-      return false;
-    if (!sameTensors(tensors, bound)) return false;
+    if (cache !== bound.cache || !sameTensors(tensors, bound)) return false;
+    if (cache !== undefined) {
+      if (this.#layers[layer] === undefined) return false;
+      cache.guard();
+    } else {
+      const isOfLists = this.#lists !== undefined && this.#lists === plainLists(batch, tensors);
+      if (!isOfLists || tensors.layout !== bound.layout) return false;
+    }
     for (let i = 0; i < this.#given.length; i++) this.#given[i].guard();
-    cache.guard();
     return true;
   }
 
-  #keep({ tokenCount, requestCount }: Batch, tensors: PlainTensors): void {
+  #keep(batch: Batch, tensors: PlainTensors): void {
+    const { tokenCount, requestCount } = batch;
     const { cache, layer = 0, kScale, vScale } = tensors;
+    this.#lists = plainLists(batch, tensors);
     // Scales are checked against the pages of each layer.
     if (kScale === undefined && vScale === undefined) this.#tokens = tokenCount;
     this.#requests = requestCount;
@@ -190,6 +199,12 @@ export class BoundParams {
       throw new OptionError("variantInputs", variantInputs, allowed, "create with { variant }.");
     }
   }
+}
+
+/** The page lists that a batch is of, where their sizes say all that a step has in the pages. */
+function plainLists(batch: Batch, { valuePageTable }: PlainTensors): PageLists | undefined {
+  const isPlain = valuePageTable === undefined && batch.layout.raggedRows !== true;
+  return isPlain ? listsOf(batch) : undefined;
 }
 
 /** The maps of keys and values: they lie side by side. */

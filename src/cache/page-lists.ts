@@ -40,6 +40,9 @@ export class PageLists extends Owner {
   #onDevice: (Tensor | undefined)[] = [];
   #lastBatch: Batch | undefined;
   #sent = -1;
+  /** Where the rows of a table of so many columns begin, and the end of the last. */
+  #tableStarts = new Int32Array(0);
+  #tableColumns = -1;
 
   private constructor(
     readonly device: Device,
@@ -256,14 +259,20 @@ export class PageLists extends Owner {
         const fix = "give each row of query tokens its pages.";
         throw new OptionError(`${option}indices`, label, `[${rows} or more, columns]`, fix);
       }
-      const indptr = new Int32Array(rows + 1);
-      for (let row = 1; row <= rows; row++) indptr[row] = row * shape[1];
-      return { ...lists, indptr, indices: null };
+      return { ...lists, indptr: this.#startsOf(rows, shape[1]), indices: null };
     }
     const used = Number(lists.indptr?.[lists.indptr.length - 1] ?? 0);
     if (used <= elements) return { ...lists, indices: null };
     const fix = "give as many page ids as indptr says.";
     throw new OptionError(`${option}indices`, label, `${used} elements or more`, fix);
+  }
+
+  /** Where the rows of a table begin, and the end of the last: until the next call. */
+  #startsOf(rows: number, columns: number): Int32Array {
+    const starts = this.#tableStarts;
+    if (starts.length === rows + 1 && this.#tableColumns === columns) return starts;
+    this.#tableColumns = columns;
+    return (this.#tableStarts = Int32Array.from({ length: rows + 1 }, (_, row) => row * columns));
   }
 
   /** The numbers of a list, or of a tensor, read back. */

@@ -50,16 +50,17 @@ export class PrefixTree {
   find(node: PrefixNode, tokens: Int32Array, at: number, end = tokens.length): PrefixNode | null {
     if (node.children === null || at + this.#pageSize > end) return null;
     let child = node.children.get(this.#hash(tokens, at, this.#pageSize)) ?? null;
-    while (child !== null && !this.#samePage(child, 0, tokens, at)) child = child.sibling;
+    while (child !== null && !this.#startsWith(child, tokens, at)) child = child.sibling;
     return child;
   }
 
   /** Pages of the node's edge that tokens[at, end) begins with. */
   common(node: PrefixNode, tokens: Int32Array, at: number, end = tokens.length): number {
-    const pages = Math.min(node.tokens.length, end - at) / this.#pageSize;
-    let page = 0;
-    while (page + 1 <= pages && this.#samePage(node, page, tokens, at)) page++;
-    return page;
+    const edge = node.tokens;
+    const most = Math.min(edge.length, end - at);
+    let same = 0;
+    while (same < most && edge[same] === tokens[at + same]) same++;
+    return Math.floor(same / this.#pageSize);
   }
 
   /**
@@ -120,10 +121,9 @@ export class PrefixTree {
     this.oldest = this.#newest = null;
   }
 
-  #samePage(node: PrefixNode, page: number, tokens: Int32Array, at: number): boolean {
-    const end = (page + 1) * this.#pageSize;
-    for (let i = page * this.#pageSize; i < end; i++)
-      if (node.tokens[i] !== tokens[at + i]) return false;
+  /** Whether the node's first page is that of the tokens from `at` on. */
+  #startsWith({ tokens: edge }: PrefixNode, tokens: Int32Array, at: number): boolean {
+    for (let i = 0; i < this.#pageSize; i++) if (edge[i] !== tokens[at + i]) return false;
     return true;
   }
 

@@ -23,34 +23,45 @@ export function sharePrefixes(
 ): boolean {
   if (!(batch instanceof StepBatch))
     throw new OptionError("batch", batch, "a batch made by reserve", "reserve the step first.");
-  checkList(sequences);
+  const { arrays } = batch;
+  if (!areReserved(sequences, arrays)) refuseOthers(sequences, arrays);
   if (typeof worthSharing !== "function")
     throw new OptionError("worthSharing", worthSharing, "a function", "pass that of an attention.");
-  const { arrays } = batch;
-  const owner: { readonly state?: SequenceState } = arrays.owner;
-  const count = arrays.requestCount;
-  const { slots } = arrays;
-  if (sequences.length !== count)
-    throw new OptionError(
-      "sequences.length",
-      sequences.length,
-      `${count}`,
-      "pass the sequences of this batch's reserve, in the same order.",
-    );
-  for (let i = 0; i < count; i++) {
-    if (sequences[i].slot < 0) throw new DisposedError(`sequence ${sequences[i].id}`);
-    if (sequences[i].state !== owner.state || sequences[i].slot !== slots[i])
-      throw new OptionError(
-        `sequences[${i}]`,
-        `sequence ${sequences[i].id}`,
-        "the one reserved at this place",
-        "pass the sequences of this batch's reserve, in the same order.",
-      );
-  }
-  if (count < 2) return false;
+  if (arrays.requestCount < 2) return false;
   let sharer = sharers.get(arrays);
   if (sharer === undefined) sharers.set(arrays, (sharer = new PrefixSharer()));
   return sharer.share(arrays, sequences[0].state, worthSharing);
+}
+
+/** Whether these are the sequences of a step, in its order. One look at each: every step asks. */
+function areReserved(sequences: readonly Reservable[], arrays: StepArrays): boolean {
+  const owner: { readonly state?: SequenceState } = arrays.owner;
+  const { state } = owner;
+  const { slots, requestCount } = arrays;
+  if (state === undefined || !Array.isArray(sequences) || sequences.length !== requestCount)
+    return false;
+  for (let i = 0; i < requestCount; i++) {
+    const sequence: Reservable | undefined = sequences[i];
+    if (sequence?.state !== state || sequence.slot !== slots[i]) return false;
+  }
+  return true;
+}
+
+/** Says which of the sequences is not that of the step. Errors: OptionError, DisposedError. */
+function refuseOthers(sequences: readonly Reservable[], arrays: StepArrays): void {
+  checkList(sequences);
+  const owner: { readonly state?: SequenceState } = arrays.owner;
+  const count = arrays.requestCount;
+  const fix = "pass the sequences of this batch's reserve, in the same order.";
+  if (sequences.length !== count)
+    throw new OptionError("sequences.length", sequences.length, `${count}`, fix);
+  for (let i = 0; i < count; i++) {
+    const { slot, state, id } = sequences[i];
+    if (slot < 0) throw new DisposedError(`sequence ${id}`);
+    if (state === owner.state && slot === arrays.slots[i]) continue;
+    const allowed = "the one reserved at this place";
+    throw new OptionError(`sequences[${i}]`, `sequence ${id}`, allowed, fix);
+  }
 }
 
 function checkList(sequences: readonly Reservable[]): void {

@@ -66,6 +66,17 @@ export function worthSharing(
   group: number,
 ): boolean {
   requireCosts(costs);
+  return paysToShare(costs, sharedTokens, requests, queryTokens, group);
+}
+
+/** As worthSharing, of costs that were checked: what each step asks of each shared prefix. */
+export function paysToShare(
+  costs: CostModel,
+  sharedTokens: number,
+  requests: number,
+  queryTokens: number,
+  group: number,
+): boolean {
   requireNumber("sharedTokens", sharedTokens);
   requireNumber("requests", requests);
   requireNumber("queryTokens", queryTokens);

@@ -87,7 +87,7 @@ export class Replay implements AsyncDisposable {
     this.scheduler = new Scheduler(this.cache.pool, {
       tokenBudget,
       maxBatch: options.maxBatch,
-      reserve: (...step) => this.#reserve(...step),
+      reserve: (sequences, newTokens, tokens) => this.#reserve(sequences, newTokens, tokens),
     });
     this.#traffic = new Traffic(this.scheduler, requests, options);
     this.#model = new NoiseModel(device, shape, layers, dtype, tokenBudget, seed);

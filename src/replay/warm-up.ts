@@ -6,8 +6,11 @@ import { generateWorkload } from "./workload.ts";
 /** Next to no arithmetic: its steps are all scheduling, planning and launching. */
 const heads = { queryHeads: 2, kvHeads: 1 };
 
-/** Full batches, and next to nothing for an emulated GPU, which is slow but never cold. */
-const full = { requests: 96, promptMean: 64, outputMean: 40 };
+/**
+ * Full batches in which many requests come and go, as what runs once per request is compiled late;
+ * and next to nothing for an emulated GPU, which is slow but never cold.
+ */
+const full = { requests: 400, promptMean: 128, outputMean: 20 };
 const little = { requests: 4, promptMean: 8, outputMean: 4 };
 
 /** A few requests go on alone: what runs once per step is compiled well after a thousand steps. */
@@ -20,7 +23,7 @@ const layersMost = 2;
 const pages = 800;
 
 /**
- * Runs a small workload first, a third of a second, as serving engines do, full batches and then
+ * Runs a small workload first, half a second, as serving engines do, full batches and then
  * many steps: those that count wait neither for JavaScript to be compiled nor for native threads to
  * start.
  */

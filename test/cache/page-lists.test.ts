@@ -6,7 +6,7 @@ import { PageLists } from "../../src/cache/page-lists.ts";
 import type { Device } from "../../src/device/device.ts";
 import { createBatch } from "../../src/kv/batch.ts";
 import { userPages } from "../../src/kv/user-pages.ts";
-import { OptionError, PlanError } from "../../src/errors.ts";
+import { DisposedError, OptionError, PlanError } from "../../src/errors.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { caseOf } from "../support/cases.ts";
 import { Engine, type EngineRequest, forms } from "../support/engine.ts";
@@ -130,6 +130,36 @@ describe.each(await deviceTargets())("page lists of an engine on $name", (target
       expect(() =>
         lists.step({ queryIndptr: [0, 3, 4], indptr, indices: pageIds, kvLengths: [9, 3], ...odd }),
       ).toThrow(sentence);
+  });
+
+  test("what was bound for one run is not taken for another's lists, layout or size", () => {
+    const options = { ...shape, dtype: "bf16", causal: true } as const;
+    // Pages of as many tokens as heads: either layout may be said of the same tensor.
+    const squares = { ...sizes, pageSize: 2 };
+    using attention = Attention.createSync(device, options);
+    const all = [0, 1].map(() => PageLists.create(device, squares));
+    const [k, v, q] = [noise([20, 2, 2, 32], 1), noise([20, 2, 2, 32], 2), noise([8, 4, 32], 3)];
+    const outs = [0, 1].map(() => Tensor.zeros(device, [8, 4, 32], "bf16"));
+    forSeeds(target.kind === "cpu" ? 40 : 6, (random) => {
+      const lists = random.pick(all);
+      const kvLengths = Array.from({ length: random.integer(1, 3) }, () => random.integer(1, 8));
+      const indptr = indptrOf(kvLengths.map((length) => Math.ceil(length / 2)));
+      const ids = Array.from({ length: indptr[kvLengths.length] }, () => random.integer(0, 19));
+      const indices = random.chance(0.5) ? ids : Tensor.from(device, ids, [ids.length], "i32");
+      const queryIndptr = indptrOf(kvLengths.map(() => 1));
+      const batch = lists.step({ queryIndptr, indptr, indices, kvLengths, writes: false });
+      const layout = random.pick(["NHD", "HND"] as const);
+      using fresh = Attention.createSync(device, options);
+      for (const [i, each] of [attention, fresh].entries()) {
+        each.plan(batch);
+        each.run({ q, k, v, out: outs[i], layout });
+      }
+      expect(outs[0].toBytes()).toEqual(outs[1].toBytes());
+    });
+    v[Symbol.dispose]();
+    const layout = "NHD";
+    expect(() => attention.run({ q, k, v, out: outs[0], layout })).toThrow(DisposedError);
+    for (const owner of [...all, ...outs, k, q]) owner[Symbol.dispose]();
   });
 
   test("one capture, replayed over steps of other lengths, pages and forms", () => {
