@@ -1,14 +1,15 @@
-import { readFileSync } from "node:fs";
-import { basename, join } from "node:path";
+import { basename } from "node:path";
 import { Device } from "../device/device.ts";
 import type { DeviceKind } from "../device/open.ts";
 import { FlashbunError, OptionError } from "../errors.ts";
 import { Bert } from "../models/bert.ts";
+import { DecoderStates } from "../models/decoder-states.ts";
 import { checkOptions, integer, oneOf, type OptionSchemas } from "../options.ts";
 import { requireInteger } from "../require.ts";
 import { showAsText } from "../shown.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { openCheckpoint } from "../weights/open.ts";
+import { type Pooling, poolingIn } from "../weights/pooling.ts";
 import { Prompts } from "./prompts.ts";
 
 /** Where an encoder runs. */
@@ -31,12 +32,12 @@ const schemas: OptionSchemas = {
   tokenBudget: integer(1, 1 << 20),
 };
 
-/** How a text's tokens become one vector: their mean, or the first token's. */
-type Pooling = "mean" | "first";
+/** What gives the tokens of texts their states. */
+type TextStates = Bert | DecoderStates;
 
-/** Texts as vectors of length 1 whose products say how alike they are, by a BERT model. */
+/** Texts as vectors of length 1 whose products say how alike they are, by a BERT or a decoder. */
 export class Encoder implements AsyncDisposable {
-  readonly #bert: Bert;
+  readonly #states: TextStates;
   readonly #prompts: Prompts;
   readonly #pooling: Pooling;
   readonly #tokenBudget: number;
@@ -46,33 +47,38 @@ export class Encoder implements AsyncDisposable {
 
   private constructor(
     readonly device: Device,
-    bert: Bert,
+    states: TextStates,
     prompts: Prompts,
     path: string,
+    pooling: Pooling,
     tokenBudget: number,
   ) {
-    this.#bert = bert;
+    this.#states = states;
     this.#prompts = prompts;
-    this.#pooling = poolingOf(path);
+    this.#pooling = pooling;
     this.#tokenBudget = tokenBudget;
     this.#name = basename(path);
   }
 
   /**
-   * Loads a Hugging Face folder of `model_type` bert. Errors: OptionError, CheckpointError,
-   * OutOfMemoryError, DriverError, CompileError.
+   * Loads a BERT from a Hugging Face folder, or a decoder as `Engine.load` does. Vectors are
+   * made as 1_Pooling/config.json says, else of BERT as the mean of all tokens, of a decoder as the
+   * last one's. Errors: OptionError, CheckpointError, OutOfMemoryError, DriverError, CompileError.
    */
   static async load(path: string, options: EncoderOptions = {}): Promise<Encoder> {
     checkOptions("options", schemas, [], options);
     const { device: kind = "cpu", tokenBudget = 2048 } = options;
     const checkpoint = openCheckpoint(path);
+    const isBert = checkpoint.config["model_type"] === "bert";
+    const pooling = poolingIn(path) ?? (isBert ? "mean" : "last");
     const prompts = new Prompts(checkpoint);
     await using made = new AsyncDisposableStack();
     const device = made.use(await Device.open(kind));
     const { dtype = device.kind === "cpu" ? "f32" : "bf16" } = options;
-    const bert = await Bert.load(device, checkpoint, { dtype, tokenBudget });
+    const { load } = isBert ? Bert : DecoderStates;
+    const states = await load(device, checkpoint, { dtype, tokenBudget });
     made.move();
-    return new Encoder(device, bert, prompts, path, tokenBudget);
+    return new Encoder(device, states, prompts, path, pooling, tokenBudget);
   }
 
   get tokenizer(): Tokenizer {
@@ -81,12 +87,12 @@ export class Encoder implements AsyncDisposable {
 
   /** Elements of a vector. */
   get dimensions(): number {
-    return this.#bert.hidden;
+    return this.#states.hidden;
   }
 
   /** @internal Most tokens of a text. */
   get contextTokens(): number {
-    return this.#bert.contextTokens;
+    return this.#states.contextTokens;
   }
 
   /**
@@ -98,7 +104,7 @@ export class Encoder implements AsyncDisposable {
     name: string,
     signal?: AbortSignal,
   ): Promise<Int32Array[]> {
-    const { contextTokens, vocabulary } = this.#bert;
+    const { contextTokens, vocabulary } = this.#states;
     // Array.from sees what a list leaves out, map does not.
     const all = Array.from(inputs);
     all.forEach((input, i) => this.#checkInput(input, `${name}[${i}]`));
@@ -117,7 +123,7 @@ export class Encoder implements AsyncDisposable {
     const isText = typeof input === "string";
     if (!isText && (typeof input !== "object" || input === null))
       throw new OptionError(name, input, "a text or a list of token ids", "give one.");
-    const most = this.#bert.contextTokens * this.tokenizer.longestToken;
+    const most = this.#states.contextTokens * this.tokenizer.longestToken;
     if (isText && input.length > most)
       throw new OptionError(name, `${input.length} characters`, `at most ${most}`, "cut it.");
   }
@@ -139,7 +145,8 @@ export class Encoder implements AsyncDisposable {
     const vectors: Float32Array[] = [];
     for (let from = 0; from < texts.length;) {
       let to = from;
-      for (let tokens = 0; to < texts.length; to++) {
+      const most = Math.min(texts.length, from + this.#states.textsMost);
+      for (let tokens = 0; to < most; to++) {
         tokens += texts[to].length;
         if (tokens > this.#tokenBudget) break;
       }
@@ -158,35 +165,37 @@ export class Encoder implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#prompts.close(new FlashbunError("ENCODER_CLOSED", "the encoder was closed"));
     await this.#turn;
-    await this.#bert[Symbol.asyncDispose]();
+    await this.#states[Symbol.asyncDispose]();
     await this.device[Symbol.asyncDispose]();
   }
 
   async #batch(texts: readonly Int32Array[]): Promise<Float32Array[]> {
-    const states = await this.#bert.encode(texts);
-    const { hidden } = this.#bert;
+    const { hidden } = this.#states;
+    const ranges = rangesOf(texts, this.#pooling);
+    const wanted = ranges.flatMap(([from, to]) =>
+      Array.from({ length: to - from }, (_, i) => from + i),
+    );
+    const states = await this.#states.encode(texts, Int32Array.from(wanted));
     let row = 0;
-    return texts.map(({ length }) => {
+    return ranges.map(([from, to]) => {
       const sum = new Float64Array(hidden);
-      const counted = this.#pooling === "mean" ? length : 1;
-      for (let token = 0; token < counted; token++)
-        for (let i = 0; i < hidden; i++) sum[i] += states[(row + token) * hidden + i];
-      row += length;
+      for (const end = row + to - from; row < end; row++)
+        for (let i = 0; i < hidden; i++) sum[i] += states[row * hidden + i];
       const norm = Math.sqrt(sum.reduce((total, value) => total + value * value, 0)) || 1;
       return Float32Array.from(sum, (value) => value / norm);
     });
   }
 }
 
-/** What the folder of a sentence-transformers model says; the mean where it says nothing. */
-function poolingOf(path: string): Pooling {
-  try {
-    const text = readFileSync(join(path, "1_Pooling", "config.json"), "utf8");
-    const config = JSON.parse(text) as Record<string, unknown>;
-    return config["pooling_mode_cls_token"] === true ? "first" : "mean";
-  } catch {
-    return "mean";
-  }
+/** Of texts that stand one after the other, the tokens of each whose states count. */
+function rangesOf(texts: readonly Int32Array[], pooling: Pooling): [from: number, to: number][] {
+  let end = 0;
+  return texts.map(({ length }) => {
+    const start = end;
+    end += length;
+    if (pooling === "mean") return [start, end];
+    return pooling === "first" ? [start, start + 1] : [end - 1, end];
+  });
 }
 
 showAsText(Encoder.prototype);

@@ -77,6 +77,9 @@ export class Bert implements AsyncDisposable {
     this.#buffers = new StepBuffers(device, dtype, tokenBudget);
   }
 
+  /** Most texts at once. */
+  readonly textsMost = Infinity;
+
   /** Most tokens of a text. */
   get contextTokens(): number {
     return this.sizes.context;
@@ -121,10 +124,10 @@ export class Bert implements AsyncDisposable {
   }
 
   /**
-   * The last hidden states of texts one after the other, [tokens, hidden], on the host; one call
-   * after the other.
+   * The last hidden states of some tokens of texts, which stand one after the other,
+   * [wanted, hidden], on the host; one call after the other.
    */
-  async encode(texts: readonly Int32Array[]): Promise<Float64Array> {
+  async encode(texts: readonly Int32Array[], wanted: Int32Array): Promise<Float64Array> {
     const ids = texts.flatMap((text) => [...text]);
     const lengths = texts.map(({ length }) => length);
     const indptr = [0, ...lengths.map((_, i) => lengths.slice(0, i + 1).reduce((a, b) => a + b))];
@@ -155,8 +158,10 @@ export class Bert implements AsyncDisposable {
       matmul(inner, down.weight, { bias: down.bias, residual: x, out: x });
       this.#norm(x, downNorm);
     }
+    const out = this.#buffers.rows("wanted", wanted.length, this.hidden);
+    const states = this.#gather(x, wanted, out);
     await this.device.stream.done();
-    return x.toFloat64Array();
+    return states.toFloat64Array();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -165,7 +170,7 @@ export class Bert implements AsyncDisposable {
     this.source[Symbol.dispose]();
   }
 
-  #gather(table: Tensor, indices: readonly number[], out: Tensor): Tensor {
+  #gather(table: Tensor, indices: ArrayLike<number>, out: Tensor): Tensor {
     using ids = Tensor.from(this.device, indices, [indices.length], "i32", "ids");
     return gatherRows(table, ids, { out });
   }

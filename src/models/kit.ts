@@ -1,6 +1,4 @@
 import { normRopeAppend } from "../cache/norm-rope-append.ts";
-import type { PagedCache } from "../cache/paged-cache.ts";
-import type { Communicator } from "../comm/communicator.ts";
 import type { Device } from "../device/device.ts";
 import type { Batch } from "../kv/batch.ts";
 import { geluAndMul, geluTanhAndMul, siluAndMul } from "../ops/activation.ts";
@@ -10,40 +8,21 @@ import { mapRows } from "../ops/map.ts";
 import { matmul, type MatmulOptions } from "../ops/matmul.ts";
 import { moe } from "../ops/moe.ts";
 import { rmsNorm } from "../ops/norm.ts";
-import type { Rope } from "../ops/rope.ts";
 import {
   type ExpertGroups,
   ExpertRouting,
   routeExperts,
   type RouteOptions,
 } from "../ops/routing.ts";
-import type { DType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
 import type { Adapters } from "./adapters.ts";
+import type { KitOptions } from "./kit-options.ts";
 import { LatentAttention, type LatentHeads } from "./latent.ts";
 import { type LogitParts, type RankFacts, SharedLogits } from "./logit-parts.ts";
-import type { DecoderShape } from "./shape.ts";
 import { StepBuffers } from "./step-buffers.ts";
 import { StepInputs } from "./step-inputs.ts";
 import type { StepAttention } from "./tree-masks.ts";
-
-/** What a kit is made of, and the most that a step has. */
-export interface KitOptions {
-  readonly shape: DecoderShape;
-  readonly dtype: DType;
-  readonly cache: PagedCache;
-  /** By kind: how queries and keys turn. */
-  readonly ropes: readonly Rope[];
-  /** Most tokens per step. */
-  readonly tokenBudget: number;
-  /** Most rows per step that want logits. */
-  readonly rowsMost: number;
-  /** Whether rows beside weights in codes are never rounded. */
-  readonly exact: boolean;
-  /** The processes that share the model, which have the rest of each layer. */
-  readonly ranks?: Communicator | undefined;
-}
 
 /** Row counts whose routing is kept: batches of decodes change slowly. */
 const routingsMost = 16;
@@ -266,6 +245,7 @@ export class Kit implements Disposable {
    * ranks each computes its columns, and rank 0 gets what is wanted of them.
    */
   logits(x: Tensor, head: Weight, cap?: number): void {
+    if (this.#options.statesOnly === true) return;
     const rows = this.#wanted;
     const shared = this.#shared;
     const out = this.logitsOf(rows);
@@ -278,6 +258,11 @@ export class Kit implements Disposable {
   /** What ranks told of their parts of the last step's logits; undefined where all are here. */
   facts(): RankFacts | undefined {
     return this.#parts === "all" ? undefined : this.#shared?.facts(this.#wanted);
+  }
+
+  /** What the last norm made of the first `rows` wanted rows of the last step, [rows, hidden]. */
+  statesOf(rows: number): Tensor {
+    return this.#buffers.rows("normalised", rows, this.#options.shape.hidden);
   }
 
   /**

@@ -47,6 +47,8 @@ export interface ModelOptions {
   readonly exact: boolean;
   /** The processes that share the model. */
   readonly ranks?: Communicator | undefined;
+  /** True: steps end with states of tokens, and any of them may be wanted. */
+  readonly statesOnly?: boolean;
 }
 
 /** Tables of angles, which are computed here, and a head beside an embedding that it is tied to. */
@@ -124,8 +126,10 @@ export class Model implements AsyncDisposable {
     const worthSharing = cascades ? attention[0].worthSharing : undefined;
     const trees = drafter?.hasBranches ? await treesOf(device, made, shape, options) : undefined;
     const parts = { cache, attention, graphAttention, trees, worthSharing };
-    const rowsMost = Math.min(tokenBudget, maxBatch * (1 + (drafter?.draftsMost ?? 0)));
-    const how = { shape, dtype, cache, ropes, exact, ranks };
+    const { statesOnly } = options;
+    const inStep = maxBatch * (1 + (drafter?.draftsMost ?? 0));
+    const rowsMost = Math.min(tokenBudget, statesOnly === true ? tokenBudget : inStep);
+    const how = { shape, dtype, cache, ropes, exact, statesOnly, ranks };
     const kit = made.use(new Kit({ ...how, tokenBudget, rowsMost }));
     const rest = [graphs, family, source, weights, made.move(), options, rowsMost] as const;
     return new Model(device, shape, kit, parts, ...rest);

@@ -95,7 +95,7 @@ test.skipIf(chromium === null)(
     expect(await browser.value<number>("talk.lastChild.textContent.length")).toBeGreaterThan(0);
     expect(browser.complaints).toEqual([]);
     const elsewhere = browser.asked.filter(
-      (url) => !url.startsWith(server.url) && !/^(blob|data):/.test(url),
+      (url) => !url.startsWith(server.url) && !/^(blob|data|chrome):/.test(url),
     );
     expect(elsewhere).toEqual([]);
   },

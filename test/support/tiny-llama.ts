@@ -279,18 +279,28 @@ function feedForward(
   return sum;
 }
 
+/** A linear layer's result. */
+function product({ tensors }: TinyModel, name: string, x: number[]): number[] {
+  const { shape: sizes, values } = tensors.get(`${name}.weight`)!;
+  const columns = x.length;
+  const bias = tensors.get(`${name}.bias`)?.values;
+  return Array.from({ length: sizes[0] }, (_, row) =>
+    x.reduce((sum, value, i) => sum + value * values[row * columns + i], bias?.[row] ?? 0),
+  );
+}
+
 /** The logits after each token, all of them computed anew in f64. */
-export function naiveLogits({ shape, tensors }: TinyModel, tokens: ArrayLike<number>) {
-  const { layers, hidden, queryHeads, kvHeads, headDim, tied } = shape;
+export function naiveLogits(model: TinyModel, tokens: ArrayLike<number>): number[][] {
+  const head = model.shape.tied ? "model.embed_tokens" : "lm_head";
+  return naiveStates(model, tokens).map((x) => product(model, head, x));
+}
+
+/** What the last norm makes of each token, in f64. */
+export function naiveStates(model: TinyModel, tokens: ArrayLike<number>): number[][] {
+  const { shape, tensors } = model;
+  const { layers, hidden, queryHeads, kvHeads, headDim } = shape;
   const weight = (name: string) => tensors.get(`${name}.weight`)!;
-  const times = (name: string, x: number[]): number[] => {
-    const { shape: sizes, values } = weight(name);
-    const columns = x.length;
-    const bias = tensors.get(`${name}.bias`)?.values;
-    return Array.from({ length: sizes[0] }, (_, row) =>
-      x.reduce((sum, value, i) => sum + value * values[row * columns + i], bias?.[row] ?? 0),
-    );
-  };
+  const times = (name: string, x: number[]): number[] => product(model, name, x);
   const norm = (name: string, x: number[]): number[] => {
     const mean = x.reduce((sum, value) => sum + value * value, 0) / x.length;
     return x.map((value, i) => (value / Math.sqrt(mean + eps)) * weight(name).values[i]);
@@ -351,8 +361,7 @@ export function naiveLogits({ shape, tensors }: TinyModel, tokens: ArrayLike<num
       feedForward(shape, at, h, times).forEach((value, d) => (x[d] += value));
     }
   }
-  const head = tied ? "model.embed_tokens" : "lm_head";
-  return streams.map((x) => times(head, norm("model.norm", x)));
+  return streams.map((x) => norm("model.norm", x));
 }
 
 /** The tokens that it gives greedily, each computed anew; also how far the two best were apart. */

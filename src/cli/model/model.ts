@@ -66,7 +66,7 @@ function addServe(root: Command, done: (code: number) => void): void {
       8000,
     )
     .option("--name <text>", "the model's name in the API (default: the file's)")
-    .option("--embeddings <folder>", "an encoder (BERT) that answers /v1/embeddings")
+    .option("--embeddings <folder>", "a BERT or a decoder that answers /v1/embeddings")
     .option("--api-key <text>", "key that clients must send (default: FLASHBUN_API_KEY)")
     .option(
       "--max-requests <n>",
