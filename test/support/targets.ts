@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { Device } from "../../src/device/device.ts";
 import { type CpuLevel, cpuLevels, openDriver } from "../../src/device/open.ts";
 import { DriverError, OptionError } from "../../src/errors.ts";
-import { isFp8 } from "../../src/tensor/dtype.ts";
+import { type DType, isFp8 } from "../../src/tensor/dtype.ts";
 import type { Case } from "./cases.ts";
 import { root } from "./sources.ts";
 
@@ -94,8 +94,9 @@ export interface CaseDevice {
 export function caseOn(device: CaseDevice, c: Case): Case {
   if (device.kind === "cpu") return c;
   const either = c.dtype === "f32" ? (c.seed % 2 === 0 ? "f16" : "bf16") : c.dtype;
-  const dtype = device.properties.computeMajor < 8 && !isFp8(either) ? "f16" : either;
-  if (isFp8(dtype) && c.kvDtype === "f32") return { ...c, kvDtype: "f16" };
-  const kvDtype = isFp8(c.kvDtype) || isFp8(dtype) ? c.kvDtype : dtype;
-  return { ...c, dtype, kvDtype };
+  const halfOf = (dtype: DType) => (device.properties.computeMajor < 8 ? "f16" : dtype);
+  const dtype = isFp8(either) ? either : halfOf(either);
+  if (isFp8(c.kvDtype)) return { ...c, dtype };
+  const besideFp8 = c.kvDtype === "f32" ? "f16" : halfOf(c.kvDtype);
+  return { ...c, dtype, kvDtype: isFp8(dtype) ? besideFp8 : dtype };
 }
