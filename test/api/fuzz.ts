@@ -48,9 +48,10 @@ function make(name: string, world: World, args: unknown[]): unknown {
 function makeInHook(type: string, key: string, args: unknown[]): unknown {
   return flashbun.defineVariant({
     name: "hook",
-    query(x, { query }) {
+    tensors: { w: { dtype: "f32", shape: ["headDim", "headDim"] } },
+    query(x, { query, w }) {
       const value = type === "F32" ? x : type === "I32" ? query : query.lt(3);
-      const given = args.map((each) => (each === itself ? value : each));
+      const given = args.map((each) => (each === itself ? value : each === matrix ? w : each));
       const made = (memberOf(value, key) as Callable).apply(value, given);
       if (made instanceof flashbun.I32) return x.add(made.toF32());
       return made instanceof flashbun.Bool ? made.select(x, 0) : (made as flashbun.F32);
@@ -58,14 +59,16 @@ function makeInHook(type: string, key: string, args: unknown[]): unknown {
   });
 }
 
-/** Stands for the value whose method is called. */
+/** Stand for the value whose method is called, and for a tensor of the variant. */
 const itself = "itself";
+const matrix = "matrix";
 
 /** Right arguments of the methods of values in hooks, by the type of the value. */
 const hookTypes = { F32: [2], I32: [2], Bool: [itself] } as const;
 const turn = (pair: flashbun.I32) => [pair.toF32(), pair.toF32()];
 const hookCalls: Readonly<Record<string, readonly unknown[]>> = {
   "F32#rotate": [{ dim: 8 }, turn],
+  "F32#matmul": [matrix],
   "Bool#select": [1, 0],
 };
 
