@@ -71,7 +71,9 @@ type Measured = Figures & EngineFigures & { lagMs: number | null };
 /** Puts a row's requests to a target after others that warm it up; `begin` is called between. */
 async function put(target: Target, row: Row, vocabulary: number, begin = () => {}) {
   const { clients, rate, samples = 1 } = row;
-  const requests = options.quick ? Math.ceil(row.requests / 8) : row.requests;
+  // Fewer than there are clients would measure another load.
+  const few = Math.max(clients ?? 1, Math.ceil(row.requests / 8));
+  const requests = options.quick ? few : row.requests;
   const warmUp = Math.min(clients ?? 16, 2 * requests);
   const load = generatedLoad({
     requests: requests + warmUp,
