@@ -266,7 +266,7 @@ FB_DEVICE void project_row(const fb_attention_params& p, const MergePiece& piece
         const bool is_query = request >= 0 && in.query_index < in.query_length;
         const float unit = out_unit(p);
         const int64_t at = piece.token * p.out_stride_token + piece.head * p.out_stride_head;
-        const auto store = [&](int, int column, float x) {
+        const auto put = [&](int column, float x) {
             if constexpr (Variant::has_output) x = Variant::output(p, in, room.lse, column, x);
             x = is_query ? x : 0;
             if (p.out_dtype == FB_F32) store_element<FB_F32>(p.out + 4 * at, column, x);
@@ -276,7 +276,7 @@ FB_DEVICE void project_row(const fb_attention_params& p, const MergePiece& piece
             if (p.out_dtype == FB_F8E5M2) store_element<FB_F8E5M2>(p.out + at, column, x * unit);
         };
         multiply_rows<1>(Variant::output_matrix(p, piece.head), room.values, 0, 1, p.value_dim,
-                         int(threadIdx.x) / 32, merge_warps, store);
+                         int(threadIdx.x) / 32, merge_warps, [&](int) { return put; });
     }
 }
 

@@ -8,10 +8,10 @@
 constexpr int lane_columns = 4;
 
 // `count` rows, from x on and `stride` floats apart, of `width` elements: a warp's share of their
-// columns, with store(row, column, value) for each of a lane.
-template <int Rows, class M, class Store>
+// columns, with store_of(row)(column, value) for each of a lane.
+template <int Rows, class M, class StoreOf>
 FB_DEVICE void multiply_rows(const M& m, const float* x, int stride, int count, int width,
-                             int warp, int warps, Store store) {
+                             int warp, int warps, StoreOf store_of) {
     const int total = m.columns + width - m.rows;
     constexpr int step = 32 * lane_columns;
     FB_NO_UNROLL
@@ -34,12 +34,14 @@ FB_DEVICE void multiply_rows(const M& m, const float* x, int stride, int count, 
         }
         FB_UNROLL
         for (int r = 0; r < Rows; r++) {
+            if (r >= count) continue;
+            const auto put = store_of(r);
             FB_UNROLL
             for (int n = 0; n < lane_columns; n++) {
                 const int column = first + 32 * n;
-                if (r >= count || column >= total) continue;
+                if (column >= total) continue;
                 const int left = m.rows + column - m.columns;
-                store(r, column, column < m.columns ? sums[r][n] : x[r * stride + left]);
+                put(column, column < m.columns ? sums[r][n] : x[r * stride + left]);
             }
         }
     }

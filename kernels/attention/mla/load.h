@@ -243,12 +243,13 @@ FB_DEVICE void gather(const Block& b, const MlaWork& work, Ring<half_slots>& hal
     for (int tile = 0; tile < work.tiles(); tile++) {
         skip_tile(b, found);
         const uint64_t own = key_row(b, next);
-        const uint64_t tail = FB_KEY_TAIL > 0 ? plane_row(b.p.k_tail, next) : own;
+        // First what lies apart: its addresses and those of the keys were too many to hold.
+        mbarrier_wait(b.barrier(FB_AT(barriers.rope_empty), rope.slot()), rope.parity() ^ 1);
+        gather_pieces<1>(b, FB_KEY_TAIL > 0 ? plane_row(b.p.k_tail, next) : own, first_row,
+                         FB_KEY_TAIL > 0 ? 0 : 2 * half_pieces,
+                         b.shared + FB_AT(ropes) + rope.slot() * piece_bytes);
         next = find_key(b, r, r.kv_start + (tile + 1) * FB_KV_TILE + first_row + lane_now());
         mbarrier_wait(b.barrier(FB_AT(barriers.half_empty), half.slot()), half.parity() ^ 1);
-        mbarrier_wait(b.barrier(FB_AT(barriers.rope_empty), rope.slot()), rope.parity() ^ 1);
-        gather_pieces<1>(b, tail, first_row, FB_KEY_TAIL > 0 ? 0 : 2 * half_pieces,
-                         b.shared + FB_AT(ropes) + rope.slot() * piece_bytes);
         gather_pieces<half_pieces>(b, own, first_row, 0, half_at());
         rope.advance();
         if (tile > 0) {

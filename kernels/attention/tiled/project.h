@@ -103,8 +103,9 @@ FB_DEVICE void project_queries(const fb_attention_params& p, const fb_attention_
         each_head(r, first, end, [&](int head, int row, int count, int step) {
             float* const from = room + (row - first) * query_stride;
             multiply_rows<together>(Variant::query_matrix(p, head), from, step * query_stride,
-                                    count, FB_QUERY_DIM, 0, 1, [&](int n, int column, float x) {
-                                        from[n * step * query_stride + FB_QUERY_DIM + column] = x;
+                                    count, FB_QUERY_DIM, 0, 1, [&](int n) {
+                                        float* to = from + n * step * query_stride + FB_QUERY_DIM;
+                                        return [to](int column, float x) { to[column] = x; };
                                     });
         });
         __syncthreads();
@@ -122,20 +123,21 @@ FB_DEVICE void project_outputs(const fb_attention_params& p, const fb_attention_
     if (!p.finalize || r.partial_row >= 0) return;
     __syncthreads(); // all rows are there
     each_head(r, 0, r.row_count, [&](int head, int row, int count, int step) {
-        multiply_rows<together>(
-            Variant::output_matrix(p, head), room.output(row), step * output_stride, count,
-            FB_VALUE_DIM, 0, 1, [&](int n, int column, float x) {
-                const int own = row + n * step;
-                const RowInputs in = row_inputs(p, r, own);
-                // Queries beyond a length that only the device knows stay 0.
-                const bool is_query = in.request >= 0 && in.query_index < in.query_length;
-                const float lse = room.output(own)[room_lse_at];
+        const auto store_of = [&](int n) {
+            const int own = row + n * step;
+            const RowInputs in = row_inputs(p, r, own);
+            // Queries beyond a length that only the device knows stay 0.
+            const bool is_query = in.request >= 0 && in.query_index < in.query_length;
+            const float lse = room.output(own)[room_lse_at];
+            const float unit = is_fp8(FB_OUT_TYPE) ? out_unit(p) : 1;
+            const int64_t at = in.query_token * p.out_stride_token + in.head * p.out_stride_head;
+            const uint64_t to = p.out + at * out_element;
+            return [=, &p](int column, float x) {
                 if constexpr (Variant::has_output) x = Variant::output(p, in, lse, column, x);
-                x = is_query ? x : 0;
-                if (is_fp8(FB_OUT_TYPE)) x *= out_unit(p);
-                const int64_t at = in.query_token * p.out_stride_token +
-                                   in.head * p.out_stride_head + column;
-                store_element<FB_OUT_TYPE>(p.out + at * out_element, 0, x);
-            });
+                store_element<FB_OUT_TYPE>(to, column, is_query ? x * unit : 0);
+            };
+        };
+        multiply_rows<together>(Variant::output_matrix(p, head), room.output(row),
+                                step * output_stride, count, FB_VALUE_DIM, 0, 1, store_of);
     });
 }
