@@ -4,6 +4,7 @@ import { Owner } from "../device/owner.ts";
 import { requireStream, type Stream } from "../device/stream.ts";
 import { OptionError, PlanError } from "../errors.ts";
 import { type Batch, type OutOfPages, requireBatch } from "../kv/batch.ts";
+import type { ContextPart } from "../kv/context-part.ts";
 import { PrefixIndex } from "../kv/prefix-index.ts";
 import type { ReserveOptions } from "../kv/reserve.ts";
 import { type PrefixMatch, type Sequence, SequencePool } from "../kv/sequence.ts";
@@ -58,6 +59,7 @@ export class PagedCache extends Owner {
   private constructor(
     readonly device: Device,
     readonly options: PagedCacheOptions,
+    part: ContextPart | undefined,
   ) {
     super("paged cache");
     const groups = groupsOf(options);
@@ -65,7 +67,8 @@ export class PagedCache extends Owner {
     this.layerGroups = new Int32Array(options.layers);
     groups.forEach((group, g) => group.layers.forEach((layer) => (this.layerGroups[layer] = g)));
     const { pageSize, layers, keyPositions, maxSequences = 512 } = options;
-    this.pool = new SequencePool({ pageSize, maxSequences, groups, layers, keyPositions });
+    const sizes = { pageSize: pageSize * (part?.ranks ?? 1), maxSequences, layers };
+    this.pool = new SequencePool({ ...sizes, groups, keyPositions, part });
     try {
       for (let layer = 0; layer < options.layers; layer++) {
         const { pages } = groups[this.layerGroups[layer]];
@@ -83,15 +86,15 @@ export class PagedCache extends Owner {
     }
   }
 
-  /** Allocates a cache. Errors: OptionError naming the option, OutOfMemoryError. */
-  static create(device: Device, options: PagedCacheOptions): PagedCache {
+  /** Allocates a cache; `part` is the engine's. Errors: OptionError, OutOfMemoryError. */
+  static create(device: Device, options: PagedCacheOptions, part?: ContextPart): PagedCache {
     requireDevice(device);
     checkCacheOptions(options);
-    return new PagedCache(device, options);
+    return new PagedCache(device, options, part);
   }
 
   get pageSize(): number {
-    return this.pool.pageSize;
+    return this.options.pageSize;
   }
 
   /**
@@ -203,9 +206,8 @@ export class PagedCache extends Owner {
    */
   sync(batch: Batch, stream: Stream): boolean {
     requireBatch(batch);
-    if (batch.owner !== this.pool) {
+    if (batch.owner !== this.pool)
       throw new PlanError("the batch was not reserved from this cache. Fix: use cache.reserve.");
-    }
     return this.#upload.send(batch, stream);
   }
 
@@ -310,11 +312,9 @@ export class PagedCache extends Owner {
   #addCopies(layers: readonly number[]): void {
     const copies = new CopyTable(this.device);
     this.#copies.push(copies);
-    for (const layer of layers) {
-      for (const [i, plane] of this.planes.entries()) {
+    for (const layer of layers)
+      for (const [i, plane] of this.planes.entries())
         copies.add(this.#views[layer][i], plane.heads, plane.dim * dtypeBytes(plane.dtype));
-      }
-    }
     copies.upload();
   }
 }

@@ -27,7 +27,7 @@ import {
   type GenerateOptions,
   Generation,
 } from "./request.ts";
-import { deviceOf, type EngineRanks, meet, ranksFor } from "./ranks.ts";
+import { deviceOf, type EngineRanks, meet, ranksFor, splitsContextOf } from "./ranks.ts";
 import { samplingFor } from "./sampling.ts";
 import type { Drafter } from "./drafter.ts";
 import { checkSpeculate, drafterOf } from "./speculate.ts";
@@ -137,10 +137,10 @@ export class Engine implements AsyncDisposable {
     requireInteger("maxBatch", maxBatch, 1, tokenBudget);
     const limits = { tokenBudget, maxBatch };
     const { config } = checkpoint;
-    const met = ranks && (await meet(device, ranks, { version, config, dtype, ...limits }));
+    const cut = { pages, pageSize, cascade, splitsContext: splitsContextOf(options) };
+    const met = ranks && (await meet(device, ranks, { version, config, dtype, ...limits, ...cut }));
     if (met !== undefined) made.use(met.comm);
-    const how = { dtype, cascade, exact, ...limits };
-    const sizes = { ...how, pages, pageSize, ranks: met?.comm };
+    const sizes = { dtype, exact, ...cut, ...limits, ranks: met?.comm };
     const { randomWeights = false } = options;
     const forDrafts = { device, tokenizer: prompts.tokenizer, randomWeights, sizes };
     const drafter = speculate && made.use(await drafterOf(speculate, forDrafts));
@@ -235,16 +235,17 @@ export class Engine implements AsyncDisposable {
 
   /** @internal Most tokens that may follow a prompt: what context and pages hold, at least 1. */
   roomFor(promptTokens: number): number {
-    const { pages, pageSize } = this.model.cache.options;
+    const { options, pool } = this.model.cache;
     // The last token is never put in.
-    const inPages = pages * pageSize - promptTokens + 1;
+    const inPages = options.pages * pool.pageSize - promptTokens + 1;
     return Math.max(1, Math.min(this.model.shape.contextTokens - promptTokens, inPages));
   }
 
   /** One line: the model, what its weights take, and the longest context that the pages hold. */
   summary(): string {
     const { layers, contextTokens } = this.model.shape;
-    const { pages, pageSize } = this.model.cache.options;
+    const { options, pool } = this.model.cache;
+    const [pages, pageSize] = [options.pages, pool.pageSize];
     const megabytes = (this.model.weightBytes / 1e6).toFixed(0);
     const tokens = Math.min(contextTokens, pages * pageSize);
     const ranks = this.ranks?.comm.ranks ?? 1;

@@ -37,6 +37,12 @@ export interface EngineOptions {
    */
   tp?: number;
   /**
+   * Ranks that each keep a part of the keys of every request (decode context parallel), for
+   * contexts that do not fit one: as many as `tp`, or 1, the default. A page holds `pageSize`
+   * tokens of each rank.
+   */
+  dcp?: number;
+  /**
    * Guesses several tokens per request and step, which one step verifies; the tokens that come are
    * those that would have come without. Default: none.
    */
@@ -61,6 +67,7 @@ export const engineSchemas: OptionSchemas = {
   exact: flag,
   randomWeights: flag,
   tp: integer(1, 1024),
+  dcp: integer(1, 1024),
   speculate: unchecked("an object with a method"),
   adapters: {
     type: "object",

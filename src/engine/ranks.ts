@@ -2,7 +2,7 @@ import { Communicator } from "../comm/communicator.ts";
 import { type Ranks, ranksOf } from "../comm/ranks.ts";
 import type { Device } from "../device/device.ts";
 import type { DeviceKind } from "../device/open.ts";
-import { CommError } from "../errors.ts";
+import { CommError, OptionError } from "../errors.ts";
 import { Turns } from "./turns.ts";
 
 /** The processes that share an engine's model, met. */
@@ -22,6 +22,14 @@ export function ranksFor(tp: number | undefined): Ranks | undefined {
   if (ranks === undefined) throw new CommError(`tp is ${tp}, and no launcher is seen. Fix: ${fix}`);
   if (ranks.ranks === tp) return ranks;
   throw new CommError(`tp is ${tp}, and ${ranks.launcher} started ${ranks.ranks}. Fix: ${fix}`);
+}
+
+/** Whether ranks have parts of the keys of each request. Errors: OptionError. */
+export function splitsContextOf({ tp = 1, dcp = 1 }: { tp?: number; dcp?: number }): boolean {
+  if (dcp === 1) return false;
+  if (dcp === tp) return true;
+  const allowed = tp === 1 ? "1 without tp" : `1 or ${tp}, as many ranks as tp says`;
+  throw new OptionError("dcp", dcp, allowed, `pass tp: ${dcp} too.`);
 }
 
 /** The device of a rank: each has a GPU of its own. */

@@ -140,11 +140,15 @@ function fromJson({ request, ...rest }: AddedJson): Added {
 }
 
 /** What of a step must be the same on all ranks: whose tokens, where they stand and are written. */
-export function planBytes({ batch, jobs }: Step): Uint8Array {
-  const { tokenCount, paddedTokens, positions, slotMappings } = batch;
+export function planBytes({ batch, jobs, sequences }: Step): Uint8Array {
+  const { tokenCount, paddedTokens, positions } = batch;
   const counts = jobs.flatMap(({ id, computed, scheduled }) => [id, computed, scheduled]);
-  const places = [positions, ...slotMappings].flatMap((each) => [...each.subarray(0, tokenCount)]);
-  const numbers = Int32Array.from([tokenCount, paddedTokens, ...counts, ...places]);
+  // Not the slots of tokens: where ranks share the keys of a request, each has those of its own.
+  const pages = sequences.flatMap((each) =>
+    each.pool.groups.flatMap((_, group) => [...each.pages(group)]),
+  );
+  const places = positions.subarray(0, tokenCount);
+  const numbers = Int32Array.from([tokenCount, paddedTokens, ...counts, ...places, ...pages]);
   return new Uint8Array(numbers.buffer);
 }
 

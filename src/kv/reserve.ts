@@ -1,5 +1,6 @@
 import { requireOptions } from "../require.ts";
 import { checkPositions, OutOfPagesResult, paddedCount, type OutOfPages } from "./batch.ts";
+import { keepPart } from "./context-part.ts";
 import type { PageGroup } from "./page-group.ts";
 import type { SequenceState } from "./sequence-state.ts";
 import type { StepArrays } from "./step-batch.ts";
@@ -59,6 +60,7 @@ export function reserveStep(
   writeStep(state, batch, count);
   if (options?.positions !== undefined) writePositions(state, batch, options.positions);
   notePlain(state, batch);
+  if (state.part !== undefined) keepPart(batch, state.part);
   state.writes.begin(batch.generation, tokens);
   return null;
 }

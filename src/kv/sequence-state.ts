@@ -1,5 +1,6 @@
 import { OptionError, OutOfPagesError } from "../errors.ts";
 import { requireInteger, requireOptions } from "../require.ts";
+import { type ContextPart, keptTokens } from "./context-part.ts";
 import { KeyPlaces } from "./key-places.ts";
 import { PageGroup, type PageGroupOptions } from "./page-group.ts";
 import { RowSpace } from "./row-space.ts";
@@ -19,9 +20,11 @@ export interface SequencePoolOptions {
   layers?: number;
   /** Whether positions of keys are kept from the first step on; default: once some are given. */
   keyPositions?: boolean;
+  /** @internal Which keys are kept here, where several processes share them; default all. */
+  part?: ContextPart | undefined;
 }
 
-const poolOptions = ["pageSize", "maxSequences", "groups", "layers", "keyPositions"];
+const poolOptions = ["pageSize", "maxSequences", "groups", "layers", "keyPositions", "part"];
 
 /** Pages of a group, at most: books take some 20 bytes for each. */
 const pagesMost = 1 << 26;
@@ -32,6 +35,7 @@ const pagesMost = 1 << 26;
  */
 export class SequenceState {
   readonly pageSize: number;
+  readonly part: ContextPart | undefined;
   readonly groups: readonly PageGroup[];
   /** Where the rows of all groups' page tables lie. */
   readonly rows: RowSpace;
@@ -75,6 +79,7 @@ export class SequenceState {
       requireInteger(`groups[${g}].pages`, group.pages, 1, mostPages, "tokens count in int32");
     });
     this.pageSize = pageSize;
+    this.part = options.part;
     this.maxSequences = maxSequences;
     this.rows = new RowSpace(maxSequences);
     this.groups = options.groups.map((group, g) => new PageGroup(group, `groups[${g}]`, this.rows));
@@ -196,7 +201,9 @@ export class SequenceState {
   ownPage(group: PageGroup, slot: number, column: number, used: number): void {
     const page = group.table.get(slot, column);
     const copy = group.allocator.take();
-    group.move(page * this.pageSize, copy * this.pageSize, used);
+    const { part } = this;
+    const size = this.pageSize / (part?.ranks ?? 1);
+    group.move(page * size, copy * size, part === undefined ? used : keptTokens(used, part));
     group.allocator.release(page);
     group.table.set(slot, column, copy);
     this.versions[slot]++;

@@ -31,7 +31,8 @@ export class SequencePool {
 
   constructor(options: SequencePoolOptions) {
     this.state = new SequenceState(options);
-    this.#arrays = new StepArrays(this, options.pageSize, options.groups.length);
+    const pageSize = options.pageSize / (options.part?.ranks ?? 1);
+    this.#arrays = new StepArrays(this, pageSize, options.groups.length);
   }
 
   get pageSize(): number {

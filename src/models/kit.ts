@@ -1,5 +1,6 @@
 import { normRopeAppend } from "../cache/norm-rope-append.ts";
 import type { Device } from "../device/device.ts";
+import { ContextAttention } from "./context-ranks.ts";
 import type { Batch } from "../kv/batch.ts";
 import { geluAndMul, geluTanhAndMul, siluAndMul } from "../ops/activation.ts";
 import { copyRows } from "../ops/copy-rows.ts";
@@ -71,9 +72,9 @@ export class Kit implements Disposable {
   #batch: Batch | undefined;
   #wanted = 0;
   #parts: LogitParts = "all";
-  /** Where ranks share the vocabulary. */
   readonly #shared: SharedLogits | undefined;
   #latents: LatentAttention | undefined;
+  readonly #context: ContextAttention | undefined;
   #by: StepAttention = { attention: [] };
 
   constructor(options: KitOptions) {
@@ -82,6 +83,7 @@ export class Kit implements Disposable {
     const [from, to] = shape.headRows ?? [0, shape.vocabulary];
     const isShared = ranks !== undefined && to - from < shape.vocabulary;
     if (isShared) this.#shared = new SharedLogits(ranks, to - from, { dtype }, rowsMost);
+    this.#context = ContextAttention.of(options);
     this.#device = device;
     this.#options = options;
     this.#buffers = new StepBuffers(device, dtype, tokenBudget);
@@ -211,7 +213,9 @@ export class Kit implements Disposable {
       ...(qWeight && { qWeight }),
       ...(kWeight && { kWeight }),
     });
-    this.#by.attention[kind].run({ layer, q, cache, out, ...this.#by.masks });
+    const attention = this.#by.attention[kind];
+    if (this.#context) this.#context.run({ layer, cache, attention, q, out: attended });
+    else attention.run({ layer, q, cache, out, ...this.#by.masks });
     return attended;
   }
 
@@ -288,13 +292,13 @@ export class Kit implements Disposable {
     return routing;
   }
 
-  /** Frees the buffers. */
   [Symbol.dispose](): void {
     this.#buffers[Symbol.dispose]();
     this.#logits[Symbol.dispose]();
     this.#expertRows?.[Symbol.dispose]();
     this.#latents?.[Symbol.dispose]();
     this.#shared?.[Symbol.dispose]();
+    this.#context?.[Symbol.dispose]();
     for (const routing of this.#routings.values()) routing[Symbol.dispose]();
     this.inputs[Symbol.dispose]();
   }

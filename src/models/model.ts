@@ -49,6 +49,8 @@ export interface ModelOptions {
   readonly ranks?: Communicator | undefined;
   /** True: steps end with states of tokens, and any of them may be wanted. */
   readonly statesOnly?: boolean;
+  /** Whether each of them has a part of the keys of every request. */
+  readonly splitsContext?: boolean;
 }
 
 /** Tables of angles, which are computed here, and a head beside an embedding that it is tied to. */
@@ -93,13 +95,15 @@ export class Model implements AsyncDisposable {
   /** Errors: CheckpointError, OptionError, OutOfMemoryError, CompileError. */
   static async load(device: Device, checkpoint: Checkpoint, options: ModelOptions): Promise<Model> {
     const { dtype, pageSize, tokenBudget, maxBatch, drafter, exact, ranks } = options;
+    const { splitsContext = false } = options;
     const config = new Config(checkpoint.path, checkpoint.config);
     const family = familyOf(config);
     const whole = family.shape(config);
-    const shape = ranks === undefined ? whole : sharedShape(whole, ranks);
+    const share = ranks && { rank: ranks.rank, ranks: ranks.ranks, splitsContext };
+    const shape = share === undefined ? whole : sharedShape(whole, share);
     await using made = new AsyncDisposableStack();
     const Source = checkpoint.isRandom ? RandomSource : WeightSource;
-    const own = ranks === undefined ? checkpoint : sharedCheckpoint(checkpoint, whole, ranks);
+    const own = share === undefined ? checkpoint : sharedCheckpoint(checkpoint, whole, share);
     const source = made.use(new Source(device, own, dtype));
     const weights = family.weights(source, shape);
     source.requireAllTaken(ignoredTensors);
@@ -111,7 +115,9 @@ export class Model implements AsyncDisposable {
     const groups = groupsOf(shape, pages);
     const sizes = { layers: shape.layers, pages, pageSize, maxSequences, groups };
     const planes = planesOf(shape, dtype);
-    const cache = made.use(PagedCache.create(device, { ...heads, ...sizes, ...planes }));
+    const part = splitsContext ? share : undefined;
+    const kept = { ...heads, ...sizes, ...planes, keyPositions: splitsContext };
+    const cache = made.use(PagedCache.create(device, kept, part));
     const attention = await attentionOf(device, made, shape, { dtype });
     const graphs = graphsOf(device, maxBatch);
     made.use(graphs);
@@ -122,7 +128,8 @@ export class Model implements AsyncDisposable {
     const graphAttention = await attentionOf(device, made, shape, { dtype, graph });
     const ropes = shape.attention.map(({ rope }) => made.use(Rope.create(device, headDim, rope)));
     // Windows pass prefixes at times of their own.
-    const cascades = options.cascade && groups.every(({ windowLeft }) => windowLeft < 0);
+    const hasWindow = groups.some(({ windowLeft }) => windowLeft >= 0);
+    const cascades = options.cascade && !hasWindow && !splitsContext;
     const worthSharing = cascades ? attention[0].worthSharing : undefined;
     const trees = drafter?.hasBranches ? await treesOf(device, made, shape, options) : undefined;
     const parts = { cache, attention, graphAttention, trees, worthSharing };
@@ -220,13 +227,16 @@ function graphsOf(device: Device, maxBatch: number): DecodeGraphs {
 async function attentionOf(
   device: Device,
   made: AsyncDisposableStack,
-  { queryHeads, kvHeads, headDim, attention, latent }: DecoderShape,
+  { queryHeads: own, kvHeads, headDim, attention, latent, contextHeads }: DecoderShape,
   options: Pick<AttentionOptions, "dtype" | "graph" | "mask">,
 ): Promise<Attention[]> {
   const all: Attention[] = [];
   for (const { rope: _, ...kind } of attention) {
     const value = latent && { valueDim: latent.rank, keyPlane: "latent", valuePlane: "latent" };
-    const heads = { queryHeads, kvHeads, headDim, causal: true, ...value };
+    const queryHeads = contextHeads ?? own;
+    // What is seen of a part of the keys is merged with the rest.
+    const part = contextHeads && { finalize: false, keyPositions: true };
+    const heads = { queryHeads, kvHeads, headDim, causal: true, ...value, ...part };
     all.push(made.use(await Attention.create(device, { ...heads, ...kind, ...options })));
   }
   return all;
@@ -280,12 +290,12 @@ const memoryShare = { cpu: 0.4, cuda: 0.8 };
 /** As many as all requests can fill, on the CPU two contexts, in a share of the memory. */
 function pagesFor(device: Device, shape: DecoderShape, options: ModelOptions): number {
   const { layers, kvHeads, headDim, contextTokens } = shape;
-  const { dtype, pageSize, maxBatch, memoryPart = 1 } = options;
+  const { dtype, pageSize, maxBatch, memoryPart = 1, ranks, splitsContext } = options;
   const { kind } = device;
   const tokenBytes = 2 * layers * kvHeads * headDim * dtypeBytes(dtype);
   const { totalBytes } = device.properties;
   const free = kind === "cpu" ? freemem() : totalBytes - device.memoryStats().usedBytes;
-  const contexts = kind === "cpu" ? 2 : maxBatch;
+  const contexts = (kind === "cpu" ? 2 : maxBatch) / (splitsContext ? ranks!.ranks : 1);
   const room = memoryPart * memoryShare[kind] * free;
   const tokens = Math.min(contexts * contextTokens, room / tokenBytes);
   return Math.max(1, Math.floor(tokens / pageSize));

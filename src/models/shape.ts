@@ -59,6 +59,8 @@ export interface DecoderShape {
   };
   /** Rows of the head that this process has, where several share a model; default all. */
   readonly headRows?: readonly [from: number, to: number];
+  /** Query heads of all ranks, where each has a part of the keys of every request. */
+  readonly contextHeads?: number;
   /** The ways to attend that there are. */
   readonly attention: readonly AttentionKind[];
   /** Which of them a layer has. */

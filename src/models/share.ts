@@ -8,6 +8,8 @@ import type { DecoderShape } from "./shape.ts";
 export interface Share {
   readonly rank: number;
   readonly ranks: number;
+  /** Whether the keys of each request are split, too: then all ranks have all key heads. */
+  readonly splitsContext?: boolean;
 }
 
 /** Whether a model can be split so: whole heads each, and as many elements between projections. */
@@ -39,7 +41,8 @@ function headRowsOf({ vocabulary }: DecoderShape, share: Share): Range {
  * Errors: CommError that names the numbers of ranks that fit.
  */
 export function sharedShape(shape: DecoderShape, share: Share): DecoderShape {
-  const { ranks } = share;
+  const { ranks, splitsContext = false } = share;
+  if (splitsContext) requireSplittable(shape);
   if (!fits(shape, ranks)) {
     const { queryHeads, kvHeads, intermediate, mixture } = shape;
     const inner = mixture && mixture.intermediate !== intermediate;
@@ -55,11 +58,24 @@ export function sharedShape(shape: DecoderShape, share: Share): DecoderShape {
   return {
     ...shape,
     queryHeads: shape.queryHeads / ranks,
-    kvHeads: Math.max(1, shape.kvHeads / ranks),
+    kvHeads: splitsContext ? shape.kvHeads : Math.max(1, shape.kvHeads / ranks),
+    ...(splitsContext && { contextHeads: shape.queryHeads }),
     intermediate: shape.intermediate / ranks,
     headRows: headRowsOf(shape, share),
     ...(mixture && { mixture: { ...mixture, intermediate: mixture.intermediate / ranks } }),
   };
+}
+
+/** Errors: CommError for a model whose requests' keys are not split over ranks. */
+function requireSplittable({ attention, latent }: DecoderShape): void {
+  const hasWindow = attention.some(({ windowLeft }) => windowLeft >= 0);
+  if (latent === undefined && !hasWindow) return;
+  const what = hasWindow
+    ? "windows, which see few keys"
+    : "latents, which are attended as they lie";
+  throw new CommError(
+    `dcp splits the keys of full attention, and this model has ${what}. Fix: leave dcp out.`,
+  );
 }
 
 type Cut = (stored: StoredTensor) => StoredTensor;
@@ -74,7 +90,7 @@ function cutsOf(path: string, shape: DecoderShape, share: Share): [RegExp, Cut][
   const out = heads(own, latent?.value);
   // What all heads share of a latent, and what makes it, is whole on each rank.
   const unfolded = heads(own, latent && latent.plain + latent.value);
-  const kv = heads(partOf(kvHeads, share));
+  const kv = heads(share.splitsContext ? [0, kvHeads] : partOf(kvHeads, share));
   const [k, v] = [queryHeads * headDim, (queryHeads + kvHeads) * headDim];
   const packed = [q, behind(k, kv), behind(v, kv)];
   const evenly = (count: number) => partOf(count, share);

@@ -18,6 +18,7 @@ export interface EngineArguments extends SpeculateArguments {
   cascade: boolean;
   exact?: boolean;
   tp?: number;
+  dcp?: number;
   quiet?: boolean;
   /** Folders of adapters by name. */
   lora?: Record<string, string>;
@@ -38,7 +39,7 @@ const builtIn = "smollm2";
 /** Opens a model by its path, or the built-in one by its name, and says so. */
 export async function openEngine(model: string, options: EngineArguments): Promise<Engine> {
   const { device, dtype, pages, pageSize, tokenBudget, maxBatch, cascade, randomWeights } = options;
-  const { tp = 1, exact, quiet, lora } = options;
+  const { tp = 1, dcp = 1, exact, quiet, lora } = options;
   if (tp > 1 && ranksOf() === undefined) {
     // This command again, as so many ranks.
     const command = [process.execPath, ...process.argv.slice(1)];
@@ -59,6 +60,7 @@ export async function openEngine(model: string, options: EngineArguments): Promi
     ...(randomWeights && { randomWeights }),
     ...(exact && { exact }),
     ...(tp > 1 && { tp }),
+    ...(dcp > 1 && { dcp }),
     ...(pages !== undefined && { pages }),
     ...(lora && { adapters: lora }),
     ...(await speculateOf(options, pathOf)),

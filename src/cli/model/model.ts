@@ -205,6 +205,12 @@ function addEngine(command: Command): Command {
       integer("--tp", 1, 1024),
       1,
     )
+    .option(
+      "--dcp <n>",
+      "ranks that each keep a part of every request's keys: as many as --tp, or 1",
+      integer("--dcp", 1, 1024),
+      1,
+    )
     .option("--no-cascade", "read a prefix that requests share for each of them")
     .option("--exact", "never round activations beside weights in codes, which is faster on CPUs")
     .option(

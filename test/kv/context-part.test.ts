@@ -1,0 +1,48 @@
+import { expect, test } from "bun:test";
+import { SequencePool } from "../../src/kv/sequence.ts";
+import type { Batch } from "../../src/kv/batch.ts";
+import { forSeeds } from "../support/random.ts";
+
+test("each new token is kept by one of the processes, wherever its sequence stands", () => {
+  forSeeds(50, (random) => {
+    const [ranks, pageSize] = [random.integer(1, 5), random.integer(1, 4)];
+    const pages = 40;
+    const sizes = { pageSize: pageSize * ranks, maxSequences: 3, groups: [{ pages }] };
+    const pools = Array.from({ length: ranks }, (_, rank) => {
+      return new SequencePool({ ...sizes, keyPositions: true, part: { rank, ranks } });
+    });
+    const whole = new SequencePool(sizes);
+    const all = [whole, ...pools].map((pool) => [0, 1, 2].map(() => pool.create()));
+    /** By rank, the slots that hold a token, and its position. */
+    const held = pools.map(() => new Map<number, number>());
+    for (let step = 0; step < 12; step++) {
+      const counts = [0, 1, 2].map(() => random.integer(1, 2 * pageSize));
+      const [one, ...parts] = [whole, ...pools].map((pool, i) => pool.reserve(all[i], counts));
+      if (!one.ok) return;
+      const batches = parts as Batch[];
+      for (let r = 0; r < 3; r++) {
+        const kept = batches.map(({ kvLengths }) => kvLengths[r]);
+        expect(kept.reduce((sum, count) => sum + count, 0)).toBe(one.kvLengths[r]);
+        expect(Math.max(...kept) - Math.min(...kept)).toBeLessThanOrEqual(1);
+        for (const [i] of pools.entries()) expect(all[i + 1][r].pages()).toEqual(all[0][r].pages());
+      }
+      for (let token = 0; token < one.tokenCount; token++) {
+        const position = one.positions[token];
+        batches.forEach(({ positions, slotMappings }, rank) => {
+          const slot = slotMappings[0][token];
+          expect(positions[token]).toBe(position);
+          expect(slot >= 0).toBe(position % ranks === rank);
+          if (slot < 0) return;
+          expect(slot).toBeLessThan(pages * pageSize);
+          expect(held[rank].has(slot)).toBe(false);
+          held[rank].set(slot, position);
+          // Key j of a sequence lies in its j-th place.
+          const sequence = all[rank + 1][batches[rank].tokenRequests[token]];
+          const place = Math.floor(position / ranks);
+          const page = sequence.pages()[Math.floor(place / pageSize)];
+          expect(slot).toBe(page * pageSize + (place % pageSize));
+        });
+      }
+    }
+  });
+});
