@@ -2,30 +2,18 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { expand } from "../../src/jit/specialization.ts";
 import { type Case, caseOf } from "../support/cases.ts";
 import { emulatedLibrary } from "../support/targets.ts";
 import {
-  each,
-  imageOf,
-  type Mutant,
-  outcomeOf,
-  schedules,
-  withoutEachWait,
-  withOther,
-  wrong,
-} from "./mutants.ts";
-import type { Job, Outcome } from "./run-mutant.ts";
-
-/** A specialisation of a kernel, by a case that runs it. */
-interface Subject {
-  /** Its class, or the merge. */
-  readonly kernel: string;
-  readonly c: Case;
-  readonly kept?: number[];
-  /** Multiprocessors: few, so that a block takes several records, or many, so that rows split. */
-  readonly sms: number;
-}
+  catchAll,
+  differingSchedules,
+  type LooseBound,
+  mutantsOf,
+  originalsOf,
+  type Subject,
+  unexplained,
+} from "./attention-mutants.ts";
+import { withoutEachWait } from "./mutants.ts";
 
 const common: Partial<Case> = { dtype: "bf16", outDtype: "f32", pageSize: 16, headDim: 32 };
 const narrow: Partial<Case> = { ...common, valueDim: 24 };
@@ -105,10 +93,7 @@ const subjects: Record<string, Subject> = {
   },
 };
 
-/**
- * Bounds that are off by one: subject, what goes wrong, a piece of its text and what it becomes.
- */
-const looseBounds: [keyof typeof subjects, string, string, string][] = [
+const looseBounds: LooseBound[] = [
   ["prefill", "a column of the page table too far", "pages + column", "pages + column + 1"],
   ["decode", "a column of the page table too far", "pages + column", "pages + column + 1"],
   // At the end of a part: one at a row's end is hidden by its place, whatever it does to sums.
@@ -137,63 +122,10 @@ const harmless: Record<string, string> = {
   "warps.h, widen_queries: __syncwarp() #1": "lanes meet in the shuffles of what they have read",
   "arrive.h, merge_rows: __syncthreads() #1":
     "blocks run one after another, so that none reads what a warp of another has yet to write",
-  "records.h, end_beside: pdl_wait() #1":
-    "kernels of a stream run one after the other, so that what follows waits for all of them",
 };
 
 const folder = mkdtempSync(join(tmpdir(), "flashbun-mutants-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-/** What a child process says of a subject's case, run with an image in the kernel's place. */
-function run(subject: Subject, order: string, image?: string): Promise<string> {
-  const { sms, ...rest } = subject;
-  const job: Job = image === undefined ? rest : { ...rest, image };
-  return outcomeOf("run-mutant.ts", job, order, sms);
-}
-
-/** A subject's text and image, and what it prints. */
-interface Original {
-  readonly name: string;
-  readonly subject: Subject;
-  readonly text: string;
-  readonly expected: string;
-  readonly image: { path: string; bytes: Uint8Array };
-}
-
-async function original([name, subject]: [string, Subject]): Promise<Original> {
-  const expected = await run(subject, "fifo");
-  expect(expected).toStartWith("{");
-  const text = expand((JSON.parse(expected) as Outcome).specialization);
-  return { name, subject, text, expected, image: await imageOf(text, folder) };
-}
-
-/** How a mutant of a subject is caught; undefined: it is not. */
-async function catchMutant(of: Original, { text }: Mutant): Promise<string | undefined> {
-  const image = await imageOf(text, folder);
-  // The change is in code that this specialisation leaves out.
-  if (Buffer.compare(image.bytes, of.image.bytes) === 0) return undefined;
-  for (const order of schedules) {
-    const outcome = await run(of.subject, order, image.path);
-    if (outcome === of.expected) continue;
-    expect(outcome).toMatch(wrong);
-    return `${of.name}, ${order}: ${outcome}`;
-  }
-  return undefined;
-}
-
-/** The mutants of all subjects; those of one name are one change of what the subjects share. */
-function mutantsOf(
-  originals: readonly Original[],
-): Map<string, { of: Original; mutant: Mutant }[]> {
-  const all = originals.flatMap((of) =>
-    withoutEachWait(of.text, "attention/").map((mutant) => ({ of, mutant })),
-  );
-  for (const [name, what, piece, other] of looseBounds) {
-    const of = originals.find((one) => one.name === name)!;
-    all.push({ of, mutant: withOther(of.text, `${name}: ${what}`, piece, other) });
-  }
-  return Map.groupBy(all, ({ mutant }) => mutant.name);
-}
 
 test("what orders is found by its calls, one mutant each", () => {
   const lines = [
@@ -219,28 +151,16 @@ test("what orders is found by its calls, one mutant each", () => {
 const skipped = !existsSync(emulatedLibrary) || process.env["FLASHBUN_EMULATOR"] !== undefined;
 
 describe.skipIf(skipped)("an attention kernel", () => {
-  let originals: Original[] = [];
+  let originals: Awaited<ReturnType<typeof originalsOf>> = [];
 
   test("is right under every schedule", async () => {
-    originals = await each(Object.entries(subjects), original);
-    await each(originals, async ({ name, subject, image, expected }) => {
-      for (const order of schedules) {
-        const outcome = await run(subject, order, image.path);
-        expect([name, order, outcome]).toEqual([name, order, expected]);
-      }
-    });
+    originals = await originalsOf(subjects, folder);
+    expect(await differingSchedules(originals)).toEqual([]);
   }, 600_000);
 
   test("is wrong without any of its waits, and with loose bounds", async () => {
-    const found = await each([...mutantsOf(originals)], async ([name, some]) => {
-      let how: string | undefined;
-      for (const { of, mutant } of some) how ??= await catchMutant(of, mutant);
-      return [name, how] as const;
-    });
-    expect(found.length).toBeGreaterThan(40);
-    const survivors = found.filter(([, how]) => how === undefined).map(([name]) => name);
-    expect(survivors.filter((name) => !(name in harmless))).toEqual([]);
-    const caught = found.filter(([name, how]) => how !== undefined && name in harmless);
-    expect(caught).toEqual([]);
+    const found = await catchAll(mutantsOf(originals, "attention/", looseBounds), folder);
+    expect(found.size).toBeGreaterThan(40);
+    expect(unexplained(found, harmless)).toEqual([]);
   }, 600_000);
 });

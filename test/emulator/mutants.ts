@@ -1,6 +1,8 @@
-import { writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { compileEmulated } from "../../src/jit/emulated.ts";
+import { reportsIn, watchedIn } from "../support/races.ts";
 import { emulatedLibrary } from "../support/targets.ts";
 
 /** One change of a kernel's text that takes something away which the kernel needs. */
@@ -10,11 +12,17 @@ export interface Mutant {
   readonly text: string;
 }
 
+const orders = [
+  "__sync\\w+",
+  "(?:\\w+\\.)?sync",
+  "\\w*(?:wait|fence|commit|arrive|barrier|release)\\w*",
+];
 /** What orders one thing after another: calls as statements, whose value is not used. */
-const order =
-  /(?<=^\s*(?:else |if \(.*\) )?)(?:__sync\w+|(?:\w+\.)?sync|\w*(?:wait|fence|commit|arrive|barrier)\w*)(?:<[^;]*>)?\([^;]*\);/;
+const order = new RegExp(
+  String.raw`(?<=^\s*(?:else |if \(.*\) )?)(?:${orders.join("|")})(?:<[^;]*>)?\([^;]*\);`,
+);
 const opensFunction =
-  /^(?:template <.*> )?FB_DEVICE .*?(\w+)\(|^FB_(?:KERNEL|(?:SPLIT_)?OPERATOR)\((\w+)/;
+  /^\s*(?:static )?(?:template <.*> )?FB_DEVICE .*?(\w+)\(|^FB_(?:KERNEL|(?:SPLIT_)?OPERATOR)\((\w+)/;
 const opensFile = /^#line \d+ "(.*)"/;
 
 /** The text without each wait, barrier, fence and commit that a source of `folder` has, in turn. */
@@ -72,21 +80,43 @@ export async function outcomeOf(
   order: string,
   sms: number,
 ): Promise<string> {
-  const command = [process.execPath, join(import.meta.dir, script), JSON.stringify(job)];
   const FLASHBUN_EMULATOR = `order=${order},sms=${sms},threads=1,timeout=2`;
-  const child = Bun.spawn(command, {
-    env: { ...process.env, FLASHBUN_LIBCUDA: emulatedLibrary, FLASHBUN_EMULATOR },
+  const env = { FLASHBUN_LIBCUDA: emulatedLibrary, FLASHBUN_EMULATOR };
+  const { code, signal, stdout, stderr } = await ended(script, job, env, patienceMs);
+  if (code === 0) return stdout;
+  if (signal !== null) return `stopped by ${signal}`;
+  return /^\w*rror: .*$/m.exec(stderr)?.[0] ?? stderr;
+}
+
+/** What the race detector reports of such a process; "": nothing. */
+export async function racesOf(script: string, job: object, sms: number): Promise<string> {
+  const folder = mkdtempSync(join(tmpdir(), "flashbun-races-"));
+  try {
+    const env = watchedIn(folder, `order=greedy,sms=${sms},threads=1,timeout=60`);
+    await ended(script, job, env, 10 * patienceMs);
+    return reportsIn(folder);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+async function ended(
+  script: string,
+  job: object,
+  env: Readonly<Record<string, string>>,
+  timeout: number,
+) {
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, script), JSON.stringify(job)], {
+    env: { ...process.env, ...env },
     stdout: "pipe",
     stderr: "pipe",
-    timeout: patienceMs,
+    timeout,
   });
-  const [said, complained] = await Promise.all([
+  const [stdout, stderr] = await Promise.all([
     new Response(child.stdout).text(),
     new Response(child.stderr).text(),
   ]);
-  if ((await child.exited) === 0) return said;
-  if (child.signalCode !== null) return `stopped by ${child.signalCode}`;
-  return /^\w*rror: .*$/m.exec(complained)?.[0] ?? complained;
+  return { code: await child.exited, signal: child.signalCode, stdout, stderr };
 }
 
 /** What the driver or the comparison, and nothing else, say of a kernel that goes wrong. */

@@ -5,6 +5,7 @@ import { resolveKernelsNow } from "../../src/attention/families/resolve.ts";
 import { families } from "../../src/attention/families/table.ts";
 import { Device } from "../../src/device/device.ts";
 import { Module } from "../../src/device/kernel.ts";
+import { compileEmulatedSync } from "../../src/jit/emulated.ts";
 import type { Specialization } from "../../src/jit/specialization.ts";
 import type { Case } from "../support/cases.ts";
 import { World } from "../support/world.ts";
@@ -18,6 +19,8 @@ export interface Job {
   readonly kernel: string;
   /** File of the image that takes its place; none: the kernel stays. */
   readonly image?: string;
+  /** Or file of its text, which is compiled as this process's emulator asks. */
+  readonly text?: string;
 }
 
 /** What it prints, also as JSON. */
@@ -27,7 +30,7 @@ export interface Outcome {
   readonly specialization: Specialization;
 }
 
-const { c, kept, kernel, image } = JSON.parse(process.argv[2]) as Job;
+const { c, kept, kernel, image, text } = JSON.parse(process.argv[2]) as Job;
 await using device = await Device.open("cuda:0");
 const pages = c.kvLengths.reduce((sum, length) => sum + Math.ceil(length / c.pageSize), 0);
 using world = new World(device, c, { pages, attention: { deviceLengths: kept !== undefined } });
@@ -36,8 +39,9 @@ const { options } = world.rig.attention;
 const { offer, kernels, merge } = resolveKernelsNow(device, options, families.cuda);
 const at = offer.classes.findIndex(({ name }) => name === kernel);
 const { entry, launch, image: specialization } = at < 0 ? offer.merge : offer.classes[at];
-if (image !== undefined) {
-  const module = new Module(device, readFileSync(image), "mutant");
+const bytes = image === undefined ? compiled(text) : readFileSync(image);
+if (bytes !== undefined) {
+  const module = new Module(device, bytes, "mutant");
   // Kernels are resolved once per device: the attention object holds this very one.
   const cluster = at < 0 ? 1 : offer.classes[at].cluster;
   Object.assign(at < 0 ? merge : kernels[at], module.kernel(entry, { ...launch!, cluster }));
@@ -51,13 +55,20 @@ world.grow(
 );
 const batch = world.grow(sequences, c.queryLengths, queries);
 const requests = world.requests(sequences, queries);
-const bytes = world.rig.check(batch, requests, { cache: world.cache }, { kv: kept });
+const outputs = world.rig.check(batch, requests, { cache: world.cache }, { kv: kept });
 const plan = world.rig.attention.lastPlan!;
 const items = at < 0 ? plan.mergeGrid : plan.launches[at].grid;
 if (items === 0) throw new Error(`the case does not run ${kernel}`);
 const outcome: Outcome = {
-  hash: Bun.hash(bytes).toString(16),
+  hash: Bun.hash(outputs).toString(16),
   items,
   specialization: specialization!,
 };
 console.log(JSON.stringify(outcome));
+
+function compiled(file: string | undefined): Uint8Array<ArrayBuffer> | undefined {
+  if (file === undefined) return undefined;
+  const answer = compileEmulatedSync(readFileSync(file, "utf8"));
+  if ("failure" in answer) throw new Error(`${answer.failure}\n${answer.log}`);
+  return answer.image;
+}

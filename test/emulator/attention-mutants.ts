@@ -1,0 +1,157 @@
+/** Mutants of attention kernels: each has to be caught by a case that runs its kernel. */
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { expand } from "../../src/jit/specialization.ts";
+import type { Case } from "../support/cases.ts";
+import { seeded } from "../support/random.ts";
+import {
+  each,
+  imageOf,
+  type Mutant,
+  outcomeOf,
+  racesOf,
+  schedules,
+  withoutEachWait,
+  withOther,
+  wrong,
+} from "./mutants.ts";
+import type { Job, Outcome } from "./run-mutant.ts";
+
+/** A specialisation of a kernel, by a case that runs it. */
+export interface Subject {
+  /** Its class, or the merge. */
+  readonly kernel: string;
+  readonly c: Case;
+  /** Keys that the device's lengths leave of each request; none: it has no lengths. */
+  readonly kept?: number[];
+  /** Multiprocessors: few, so that a block takes several records, or many, so that rows split. */
+  readonly sms: number;
+}
+
+/** A bound that is off by one: subject, what goes wrong, a piece of its text, what it becomes. */
+export type LooseBound = readonly [subject: string, what: string, piece: string, other: string];
+
+/** A subject's text and image, and what it prints. */
+interface Original {
+  readonly name: string;
+  readonly subject: Subject;
+  readonly text: string;
+  readonly expected: string;
+  readonly image: { path: string; bytes: Uint8Array };
+}
+
+/** What a child process says of a subject's case, run with an image in the kernel's place. */
+function run(subject: Subject, order: string, image?: string): Promise<string> {
+  const { sms, ...rest } = subject;
+  const job: Job = image === undefined ? rest : { ...rest, image };
+  return outcomeOf("run-mutant.ts", job, order, sms);
+}
+
+/** Subjects whose outcome is right by the first schedule. Errors: an Error that names one. */
+export function originalsOf(
+  subjects: Readonly<Record<string, Subject>>,
+  folder: string,
+): Promise<Original[]> {
+  return each(Object.entries(subjects), async ([name, subject]) => {
+    const expected = await run(subject, "fifo");
+    if (!expected.startsWith("{")) throw new Error(`${name}: ${expected}`);
+    const text = expand((JSON.parse(expected) as Outcome).specialization);
+    return { name, subject, text, expected, image: await imageOf(text, folder) };
+  });
+}
+
+/** By subject and schedule, what differs from the first schedule's outcome. */
+export async function differingSchedules(originals: readonly Original[]): Promise<string[]> {
+  const found = await each(originals, async ({ name, subject, image, expected }) => {
+    const differing: string[] = [];
+    for (const order of schedules) {
+      const outcome = await run(subject, order, image.path);
+      if (outcome !== expected) differing.push(`${name}, ${order}: ${outcome}`);
+    }
+    return differing;
+  });
+  return found.flat();
+}
+
+/**
+ * The mutants of all subjects, without each wait that a source below `sources` has and with loose
+ * bounds, by name: those of one name are one change of what the subjects share.
+ */
+export function mutantsOf(
+  originals: readonly Original[],
+  sources: string,
+  looseBounds: readonly LooseBound[] = [],
+): Map<string, { of: Original; mutant: Mutant }[]> {
+  const all = originals.flatMap((of) =>
+    withoutEachWait(of.text, sources)
+      // Kernels of a stream run one after the other here.
+      .filter(({ name }) => !name.includes("pdl_wait"))
+      .map((mutant) => ({ of, mutant })),
+  );
+  for (const [name, what, piece, other] of looseBounds) {
+    const of = originals.find((one) => one.name === name)!;
+    all.push({ of, mutant: withOther(of.text, `${name}: ${what}`, piece, other) });
+  }
+  return Map.groupBy(all, ({ mutant }) => mutant.name);
+}
+
+/** So many of the mutants, which a seed picks. */
+export function someOf<T>(mutants: ReadonlyMap<string, T>, seed: number, count: number) {
+  const random = seeded(seed);
+  const drawn = [...mutants].map((mutant) => ({ mutant, place: random.next() }));
+  const order = drawn.sort((a, b) => a.place - b.place).map(({ mutant }) => mutant);
+  return new Map(order.slice(0, count));
+}
+
+/** What the race detector reports of the subjects as they are. */
+export async function racesIn(originals: readonly Original[], folder: string): Promise<string[]> {
+  const found = await each(originals, (of) => raceOf(of, of.text, folder));
+  return found.filter((report) => report !== "");
+}
+
+async function raceOf({ subject, name }: Original, text: string, folder: string): Promise<string> {
+  const { sms, ...rest } = subject;
+  const file = join(folder, `${Bun.hash(text).toString(16)}.cu`);
+  writeFileSync(file, text);
+  const report = await racesOf("run-mutant.ts", { ...rest, text: file }, sms);
+  return report === "" ? "" : `${name}: ${report}`;
+}
+
+/** By name, how a mutant is caught; undefined: it is not. */
+export async function catchAll(
+  mutants: ReadonlyMap<string, readonly { of: Original; mutant: Mutant }[]>,
+  folder: string,
+): Promise<Map<string, string | undefined>> {
+  const found = await each([...mutants], async ([name, some]) => {
+    for (const { of, mutant } of some) {
+      const how = await catchOne(of, mutant, folder);
+      if (how !== undefined) return [name, how] as const;
+    }
+    return [name, undefined] as const;
+  });
+  return new Map(found);
+}
+
+async function catchOne(of: Original, { name, text }: Mutant, folder: string) {
+  const image = await imageOf(text, folder);
+  // The change is in code that this specialisation leaves out.
+  if (Buffer.compare(image.bytes, of.image.bytes) === 0) return undefined;
+  for (const order of schedules) {
+    const outcome = await run(of.subject, order, image.path);
+    if (outcome === of.expected) continue;
+    if (!wrong.test(outcome)) throw new Error(`${name}: ${outcome}`);
+    return `${of.name}, ${order}: ${outcome}`;
+  }
+  const report = await raceOf(of, text, folder);
+  return report === "" ? undefined : report;
+}
+
+/** Names that survived without a reason, and those that were caught in spite of one. */
+export function unexplained(
+  found: ReadonlyMap<string, string | undefined>,
+  harmless: Readonly<Record<string, string>>,
+): string[] {
+  return [...found].flatMap(([name, how]) =>
+    (how === undefined) === name in harmless ? [] : [`${name}: ${how ?? "survives"}`],
+  );
+}

@@ -1,0 +1,110 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type Case, caseOf } from "../support/cases.ts";
+import { sweep } from "../support/deep.ts";
+import { emulatedLibrary } from "../support/targets.ts";
+import {
+  catchAll,
+  differingSchedules,
+  mutantsOf,
+  originalsOf,
+  racesIn,
+  someOf,
+  type Subject,
+  unexplained,
+} from "./attention-mutants.ts";
+
+const common: Partial<Case> = { dtype: "bf16", headDim: 128, valueDim: 128, queryHeads: 2 };
+/** A few tiles of each request, one of them at a prompt's end. */
+const prompts: Partial<Case> = { queryLengths: [150, 130, 140], kvLengths: [420, 130, 300] };
+
+function hopper(over: Partial<Case>, kernel = "hopper.tile256"): Subject {
+  return { kernel, c: caseOf(kernel, { ...common, ...prompts, ...over }), sms: 2 };
+}
+
+/** Together they hold every wait of the Hopper kernels. */
+const hopperSubjects: Record<string, Subject> = {
+  boxes: hopper({ pageSize: 64 }),
+  // Keys are gathered, hooks look at bits and slopes.
+  rows: hopper({ pageSize: 5, mask: "all", alibi: true }),
+  "kept rows": { ...hopper({ pageSize: 16, headDim: 64, valueDim: 64 }), kept: [400, 0, 299] },
+  // Two warps change the elements of keys and values.
+  changed: hopper({ pageSize: 16, kvDtype: "f8e4m3", scales: "token" }),
+  "changed, turned": hopper({
+    pageSize: 16,
+    kvDtype: "f8e4m3",
+    rope: { dim: 64, interleaved: false, theta: 1e4 },
+  }),
+  // A warpgroup turns keys in their place.
+  turned: hopper({ pageSize: 16, rope: { dim: 64, interleaved: false, theta: 1e4 } }),
+  fp8: hopper({ pageSize: 16, dtype: "f8e4m3", kvDtype: "f8e4m3" }, "hopper.fp8.tile256"),
+  split: { ...hopper({ pageSize: 16, queryLengths: [80], kvLengths: [3000] }), sms: 32 },
+};
+
+const latent: Partial<Case> = {
+  dtype: "bf16",
+  kvHeads: 1,
+  headDim: 576,
+  valueDim: 512,
+  latent: true,
+  scale: 0.07,
+  queryLengths: [1, 1, 1],
+  kvLengths: [420, 65, 300],
+};
+
+function mla(kernel: string, over: Partial<Case>): Subject {
+  return { kernel, c: caseOf(kernel, { ...latent, ...over }), sms: 2 };
+}
+
+/** Together they hold every wait of the MLA kernels. */
+const mlaSubjects: Record<string, Subject> = {
+  boxes: mla("mla.rows128", { pageSize: 64, queryHeads: 128 }),
+  gathered: mla("mla.rows128", { pageSize: 5, queryHeads: 128 }),
+  "64 rows": mla("mla.rows64", { pageSize: 16, queryHeads: 40 }),
+  narrow: mla("mla.rows16", { pageSize: 64, queryHeads: 12 }),
+  widened: mla("mla.rows16", { pageSize: 16, queryHeads: 12, kvDtype: "f8e4m3" }),
+  "32 widened rows": mla("mla.rows32", { pageSize: 5, queryHeads: 20, kvDtype: "f8e4m3" }),
+};
+
+/** Mutants that run right here, and why: docs/emulator.md lists them too. */
+const harmlessHopper: Record<string, string> = {
+  "compute.h, pass_keys: __syncwarp() #1":
+    "lanes take turns at every wait here, so that none is two tiles behind",
+};
+const harmlessMla: Record<string, string> = {
+  "memory.h, init_barriers: fence_mbarrier_init() #1":
+    "the cluster's barrier that follows is enough here",
+  "score.h, keep_queries: fence_proxy_async_shared() #1":
+    "copies begin after the release that follows, and here they see all that came before it",
+  "score.h, keep_queries: __syncwarp() #1": "lanes meet at the ldmatrix before it, and read there",
+};
+
+const folder = mkdtempSync(join(tmpdir(), "flashbun-hopper-mutants-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const skipped = !existsSync(emulatedLibrary) || process.env["FLASHBUN_EMULATOR"] !== undefined;
+
+describe.skipIf(skipped).each([
+  { family: "hopper", subjects: hopperSubjects, harmless: harmlessHopper },
+  { family: "mla", subjects: mlaSubjects, harmless: harmlessMla },
+])("the kernels of $family", ({ family, subjects, harmless }) => {
+  let originals: Awaited<ReturnType<typeof originalsOf>> = [];
+
+  test("are right under every schedule", async () => {
+    originals = await originalsOf(subjects, folder);
+    expect(await differingSchedules(originals)).toEqual([]);
+  }, 600_000);
+
+  test("have no races", async () => {
+    expect(await racesIn(originals, folder)).toEqual([]);
+  }, 600_000);
+
+  sweep("are wrong without any of their waits", { slice: 8, whole: 1000 }, async (seed, count) => {
+    const all = mutantsOf(originals, `attention/${family}/`);
+    expect(all.size).toBeGreaterThan(40);
+    const found = await catchAll(someOf(all, seed, count), folder);
+    expect(unexplained(found, harmless)).toEqual([]);
+  });
+});
