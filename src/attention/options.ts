@@ -200,7 +200,7 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     graph,
     variant,
   } = options;
-  return {
+  const resolved = {
     queryHeads,
     kvHeads,
     headDim,
@@ -230,8 +230,11 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
     rope,
     graph,
     variant,
-    ...rowDims({ headDim, valueDim, finalize, variant }),
   };
+  const { queryDim, outDim } = rowDims(resolved);
+  // They follow from the rest, and what spreads options may resolve them again.
+  const dims = { queryDim: { value: queryDim }, outDim: { value: outDim } };
+  return Object.defineProperties(resolved, dims) as ResolvedOptions;
 }
 
 /** Lengths that the plan does not know say neither what a tail is nor where keys stand. */

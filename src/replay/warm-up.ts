@@ -23,7 +23,7 @@ const layersMost = 2;
 const pages = 800;
 
 /**
- * Runs a small workload first, half a second, as serving engines do, full batches and then
+ * Runs a small workload first, about a second, as serving engines do, full batches and then
  * many steps: those that count wait neither for JavaScript to be compiled nor for native threads to
  * start.
  */

@@ -91,8 +91,9 @@ function multipliedFp8(device: Device, rows: number, outputs = 136, inputs = 104
 }
 
 /** 16-bit rows with a weight of four bits, in groups that have scales and minimums. */
+/** So many inputs that each stage of the ring is used again. */
 function multipliedCodes(device: Device, rows: number): Tensor[] {
-  const [outputs, inputs] = [120, 2048];
+  const [outputs, inputs] = [120, 8192];
   const random = seeded(7);
   const bytes = Uint8Array.from({ length: (outputs * inputs) / 2 }, () => random.integer(0, 255));
   const values = Tensor.fromBits(device, bytes, [outputs, inputs / 2], "u8");

@@ -9,6 +9,7 @@ import {
   naiveGreedy,
   naiveLogits,
   packed,
+  smallShape,
   type TinyModel,
   tinyModel,
   type TinyShape,
@@ -25,16 +26,7 @@ import {
   writeAdapter,
 } from "../support/tiny-lora.ts";
 
-const shape: TinyShape = {
-  layers: 2,
-  hidden: 32,
-  intermediate: 48,
-  queryHeads: 4,
-  kvHeads: 2,
-  headDim: 16,
-  context: 160,
-  tied: false,
-};
+const shape: TinyShape = { ...smallShape, headDim: 16, context: 160 };
 const folder = mkdtempSync(join(tmpdir(), "flashbun-adapters-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 const model = tinyModel(1, shape);

@@ -9,6 +9,7 @@ import { gpuTarget } from "../support/targets.ts";
 import { writeTinyBert } from "../support/tiny-bert.ts";
 import {
   naiveStates,
+  smallShape,
   type TinyModel,
   tinyModel,
   type TinyShape,
@@ -17,16 +18,7 @@ import {
   writeGguf,
 } from "../support/tiny-llama.ts";
 
-const shape: TinyShape = {
-  layers: 2,
-  hidden: 32,
-  intermediate: 48,
-  queryHeads: 4,
-  kvHeads: 2,
-  headDim: 16,
-  context: 64,
-  tied: false,
-};
+const shape: TinyShape = { ...smallShape, headDim: 16, context: 64 };
 const folder = mkdtempSync(join(tmpdir(), "flashbun-encoder-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 const model = tinyModel(1, shape);

@@ -7,6 +7,7 @@ import { seeded } from "../support/random.ts";
 import {
   naiveGreedy,
   packed,
+  smallShape,
   tinyModel,
   type TinyMixture,
   type TinyShape,
@@ -15,19 +16,9 @@ import {
   writeGguf,
 } from "../support/tiny-llama.ts";
 
-const shape: TinyShape = {
-  layers: 2,
-  hidden: 32,
-  intermediate: 48,
-  queryHeads: 4,
-  kvHeads: 2,
-  headDim: 8,
-  context: 128,
-  tied: false,
-};
 const folder = mkdtempSync(join(tmpdir(), "flashbun-engine-"));
 afterAll(() => rmSync(folder, { recursive: true }));
-const model = tinyModel(1, shape);
+const model = tinyModel(1, smallShape);
 const path = writeFolder(join(folder, "tiny"), model);
 
 /** Prompts of several lengths, some of which begin alike. */
@@ -90,7 +81,7 @@ describe("greedy tokens are those of a recompute in f64", () => {
   });
 
   test("from a GGUF file that scales the frequencies of RoPE", async () => {
-    const scaled = tinyModel(1, { ...shape, ropeDivisors: [1, 1.5, 4, 8] });
+    const scaled = tinyModel(1, { ...smallShape, ropeDivisors: [1, 1.5, 4, 8] });
     await using engine = await Engine.load(writeGguf(join(folder, "scaled.gguf"), scaled));
     const { tokens } = naiveGreedy(scaled, prompts[0], 12);
     expect(await tokensOf(engine, prompts[0])).toEqual(tokens);
@@ -98,13 +89,13 @@ describe("greedy tokens are those of a recompute in f64", () => {
   });
 
   test("with a head in the file that the embedding stands for", async () => {
-    const both = { ...model, shape: { ...shape, tied: true } };
+    const both = { ...model, shape: { ...smallShape, tied: true } };
     await using engine = await Engine.load(writeFolder(join(folder, "both"), both));
     expect(await tokensOf(engine, prompts[1])).toEqual(naiveGreedy(both, prompts[1], 12).tokens);
   });
 
   test("with the head tied to the embedding", async () => {
-    const tied = tinyModel(3, { ...shape, tied: true });
+    const tied = tinyModel(3, { ...smallShape, tied: true });
     await using engine = await Engine.load(writeFolder(join(folder, "tied"), tied));
     expect(await tokensOf(engine, prompts[1])).toEqual(naiveGreedy(tied, prompts[1], 12).tokens);
   });
@@ -228,10 +219,12 @@ describe("what is wrong is said", () => {
   test("of models that would be something else", async () => {
     const more = new Map(model.tensors);
     more.set("model.layers.0.self_attn.o_proj.bias", {
-      shape: [shape.hidden],
-      values: new Float32Array(shape.hidden),
+      shape: [smallShape.hidden],
+      values: new Float32Array(smallShape.hidden),
     });
-    const loading = Engine.load(writeFolder(join(folder, "more"), { shape, tensors: more }));
+    const loading = Engine.load(
+      writeFolder(join(folder, "more"), { shape: smallShape, tensors: more }),
+    );
     expect(await loading.catch(String)).toMatch(
       /knows its tensor model\.layers\.0\.self_attn\.o_proj/,
     );
@@ -256,7 +249,7 @@ describe("what is wrong is said", () => {
     ["qwen3", { headNorms: true }],
   ];
   test.each(kinds)("as %s has it", async (model_type, parts) => {
-    const other = tinyModel(4, { ...shape, ...parts });
+    const other = tinyModel(4, { ...smallShape, ...parts });
     const loading = Engine.load(writeFolder(join(folder, model_type), other, { model_type }));
     await using engine = await loading;
     const { tokens, margin } = naiveGreedy(other, prompts[0], 12);
@@ -273,11 +266,15 @@ describe("what is wrong is said", () => {
     [
       "qwen3_moe",
       { kind: "qwen3_moe", experts: 6, topK: 3, renormalize: false },
-      { num_experts: 6, moe_intermediate_size: shape.intermediate, intermediate_size: 999 },
+      { num_experts: 6, moe_intermediate_size: smallShape.intermediate, intermediate_size: 999 },
     ],
   ];
   test.each(mixtures)("a mixture of experts, as %s has it", async (model_type, mixed, fields) => {
-    const other = tinyModel(4, { ...shape, mixture: mixed, headNorms: model_type !== "mixtral" });
+    const other = tinyModel(4, {
+      ...smallShape,
+      mixture: mixed,
+      headNorms: model_type !== "mixtral",
+    });
     const all = { model_type, num_experts_per_tok: mixed.topK, ...fields };
     await using engine = await Engine.load(writeFolder(join(folder, model_type), other, all));
     const few = prompts.slice(0, 3);
@@ -298,7 +295,7 @@ describe("what is wrong is said", () => {
   test("with a window, as Mistral has one", async () => {
     const fields = { model_type: "mistral", sliding_window: 8 };
     await using engine = await Engine.load(writeFolder(join(folder, "window"), model, fields));
-    const windowed = { ...model, shape: { ...shape, window: 8 } };
+    const windowed = { ...model, shape: { ...smallShape, window: 8 } };
     const { tokens } = naiveGreedy(windowed, prompts[0], 12);
     expect(await tokensOf(engine, prompts[0])).toEqual(tokens);
     expect(tokens).not.toEqual(expected[0].tokens);

@@ -29,6 +29,18 @@ export interface TinyShape {
   readonly window?: number;
 }
 
+/** What most tests ask: two layers, two query heads per key head. */
+export const smallShape: TinyShape = {
+  layers: 2,
+  hidden: 32,
+  intermediate: 48,
+  queryHeads: 4,
+  kvHeads: 2,
+  headDim: 8,
+  context: 128,
+  tied: false,
+};
+
 /** Experts of a layer, under the names that their makers use. */
 export interface TinyMixture {
   readonly kind: "mixtral" | "qwen3_moe";
