@@ -10,6 +10,7 @@ import { raggedLayout } from "../../src/kv/layout.ts";
 import { defineCudaVariant, defineVariant } from "../../src/variant/define.ts";
 import { type Case, caseOf } from "../support/cases.ts";
 import { type LibraryCase, libraryCases } from "../support/library.ts";
+import { projectionCases } from "../support/projections.ts";
 import { optionsOf } from "../support/rig.ts";
 import { sweepCases } from "../support/deep.ts";
 import { gpuTarget } from "../support/targets.ts";
@@ -103,9 +104,10 @@ function cases(): Case[] {
   return [...dims, ...groups, ...pages, ...list, ...hooked];
 }
 
+const isProjection = (each: LibraryCase) => projectionCases.includes(each);
 const variants: LibraryCase[] = [
-  // The library's own is of heads of 32.
-  ...libraryCases.filter(({ name }) => !name.startsWith("QK norm")),
+  // The library's own norm is of heads of 32; projections go to the tiled kernels.
+  ...libraryCases.filter((each) => !each.name.startsWith("QK norm") && !isProjection(each)),
   {
     name: "normalised queries",
     variant: defineVariant({
