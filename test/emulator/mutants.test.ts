@@ -80,6 +80,19 @@ const subjects: Record<string, Subject> = {
     kept: [140, 20, 130, 1],
     sms: 1,
   },
+  // Queries are multiplied in shared memory before keys come, outputs after.
+  projected: {
+    kernel: "cuda.decode16",
+    c: caseOf("projected", { ...common, ...decode }),
+    projects: true,
+    sms: 1,
+  },
+  "projected merge": {
+    kernel: "merge",
+    c: caseOf("projected merge", { ...common, queryLengths: [20, 1], kvLengths: [4000, 90] }),
+    projects: true,
+    sms: 32,
+  },
   // A block merges more than one piece of rows and columns: its turns share the slices.
   merge: {
     kernel: "merge",
@@ -114,12 +127,7 @@ const looseBounds: LooseBound[] = [
 
 /** Mutants that run right here, and why: docs/emulator.md lists them too. */
 const harmless: Record<string, string> = {
-  "block.h, begin_sums: __syncwarp() #1": "a barrier of the block stands before the first read",
   "warps.h, attend: cp_async_wait<0>() #1": "each copy is waited for at the step that reads it",
-  "warps.h, add_step: __syncwarp() #1":
-    "lanes meet at the ldmatrix that follows, which here orders what they wrote before it",
-  "warps.h, add_step: __syncwarp() #2": "likewise",
-  "warps.h, widen_queries: __syncwarp() #1": "lanes meet in the shuffles of what they have read",
   "arrive.h, merge_rows: __syncthreads() #1":
     "blocks run one after another, so that none reads what a warp of another has yet to write",
 };

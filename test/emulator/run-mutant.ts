@@ -8,11 +8,14 @@ import { Module } from "../../src/device/kernel.ts";
 import { compileEmulatedSync } from "../../src/jit/emulated.ts";
 import type { Specialization } from "../../src/jit/specialization.ts";
 import type { Case } from "../support/cases.ts";
+import { toAnyWidth } from "../support/projections.ts";
 import { World } from "../support/world.ts";
 
 /** What the child gets as JSON. */
 export interface Job {
   readonly c: Case;
+  /** Queries and outputs are multiplied by matrices, as no JSON can say. */
+  readonly projects?: boolean;
   /** Keys that the device's lengths leave of each request; none: it has no lengths. */
   readonly kept?: number[];
   /** Name of the class whose kernel is exchanged, or the merge. */
@@ -30,7 +33,8 @@ export interface Outcome {
   readonly specialization: Specialization;
 }
 
-const { c, kept, kernel, image, text } = JSON.parse(process.argv[2]) as Job;
+const { c: said, projects, kept, kernel, image, text } = JSON.parse(process.argv[2]) as Job;
+const c: Case = projects ? { ...said, variant: toAnyWidth, queryDim: 40, outDim: 48 } : said;
 await using device = await Device.open("cuda:0");
 const pages = c.kvLengths.reduce((sum, length) => sum + Math.ceil(length / c.pageSize), 0);
 using world = new World(device, c, { pages, attention: { deviceLengths: kept !== undefined } });
