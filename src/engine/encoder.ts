@@ -70,7 +70,7 @@ export class Encoder implements AsyncDisposable {
     const { device: kind = "cpu", tokenBudget = 2048 } = options;
     const checkpoint = openCheckpoint(path);
     const isBert = checkpoint.config["model_type"] === "bert";
-    const pooling = poolingIn(path) ?? (isBert ? "mean" : "last");
+    const pooling = poolingIn(checkpoint.path) ?? (isBert ? "mean" : "last");
     const prompts = new Prompts(checkpoint);
     await using made = new AsyncDisposableStack();
     const device = made.use(await Device.open(kind));

@@ -1,5 +1,4 @@
 import { availableParallelism } from "node:os";
-import { basename } from "node:path";
 import { version } from "../../package.json";
 import { Device } from "../device/device.ts";
 import { OptionError } from "../errors.ts";
@@ -11,6 +10,7 @@ import { counted, showAsText } from "../shown.ts";
 import type { ChatTemplate } from "../text/chat-template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
+import { modelName } from "../weights/hub.ts";
 import { openCheckpoint } from "../weights/open.ts";
 import { randomCheckpoint } from "../weights/random.ts";
 import { GrammarState } from "../grammar/grammar.ts";
@@ -251,7 +251,7 @@ export class Engine implements AsyncDisposable {
     const ranks = this.ranks?.comm.ranks ?? 1;
     const adapters = this.adapters.length;
     return (
-      `${basename(this.#checkpoint.path)} on ${this.device.name}: ${counted(layers, "layer")}, ` +
+      `${modelName(this.#checkpoint.path)} on ${this.device.name}: ${counted(layers, "layer")}, ` +
       `${megabytes} MB of weights, ${pages} pages of ${pageSize} tokens, ` +
       `contexts of up to ${tokens} tokens${ranks === 1 ? "" : `, ${ranks} ranks`}` +
       (adapters === 0 ? "" : `, ${counted(adapters, "adapter")}`)

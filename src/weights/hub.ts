@@ -1,6 +1,6 @@
 import { readFileSync, statSync } from "node:fs";
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 
 /** Whether a path may be a repository's name on the hub: its owner's, and its own. */
 export function isHubName(path: string): boolean {
@@ -20,6 +20,12 @@ export function hubFolder(name: string): string | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** What the model at a path is called: a snapshot in the hub's cache by its repository's name. */
+export function modelName(path: string): string {
+  const [, name] = /models--[^/]+--([^/]+)\/snapshots\/[^/]+$/.exec(path) ?? [];
+  return name ?? basename(path);
 }
 
 /** Where those programs keep what they fetch, by the same variables. */

@@ -2,6 +2,7 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Encoder, Engine } from "../../src/engine/index.ts";
 import { openCheckpoint } from "../../src/weights/open.ts";
 import { tinyModel, writeFolder } from "../support/tiny-llama.ts";
 
@@ -40,6 +41,23 @@ test.each([
   process.env[variable] = folder;
   const path = cached(join(folder, below));
   expect(openCheckpoint("some-org/Tiny-0.1B").path).toBe(path);
+});
+
+test("by its name a model pools and is called as by its path", async () => {
+  process.env["HF_HUB_CACHE"] = folder;
+  const path = cached(folder);
+  mkdirSync(join(path, "1_Pooling"));
+  const byMean = JSON.stringify({ pooling_mode_mean_tokens: true });
+  writeFileSync(join(path, "1_Pooling", "config.json"), byMean);
+  const name = "some-org/Tiny-0.1B";
+  const vectors = [];
+  for (const at of [path, name]) {
+    await using encoder = await Encoder.load(at);
+    vectors.push(await encoder.embed([[1, 2, 3]]));
+  }
+  expect(vectors[1]).toEqual(vectors[0]);
+  await using engine = await Engine.load(name);
+  expect(engine.summary()).toMatch(/^Tiny-0\.1B on /);
 });
 
 test("a model that was not fetched is named with what fetches it", () => {
