@@ -1,7 +1,7 @@
 import { basename } from "node:path";
 import { Device } from "../device/device.ts";
 import type { DeviceKind } from "../device/open.ts";
-import { FlashbunError, OptionError } from "../errors.ts";
+import { OptionError } from "../errors.ts";
 import { Bert } from "../models/bert.ts";
 import { DecoderStates } from "../models/decoder-states.ts";
 import { checkOptions, integer, oneOf, type OptionSchemas } from "../options.ts";
@@ -10,6 +10,7 @@ import { showAsText } from "../shown.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import { openCheckpoint } from "../weights/open.ts";
 import { type Pooling, poolingIn } from "../weights/pooling.ts";
+import { EncoderClosedError } from "./closed.ts";
 import { Prompts } from "./prompts.ts";
 
 /** Where an encoder runs. */
@@ -44,6 +45,7 @@ export class Encoder implements AsyncDisposable {
   readonly #name: string;
   /** Settles when those who asked before have their vectors. */
   #turn: Promise<unknown> = Promise.resolve();
+  #closed = false;
 
   private constructor(
     readonly device: Device,
@@ -129,15 +131,21 @@ export class Encoder implements AsyncDisposable {
   }
 
   /**
-   * A vector for each text, or for each list of token ids, in their order. Errors: OptionError for
-   * one that is empty or longer than the model's context; then none is computed.
+   * A vector for each text, or for each list of token ids, in their order. Errors:
+   * EncoderClosedError; OptionError for one that is empty or longer than the model's context: then
+   * none is computed.
    */
   async embed(inputs: readonly (string | ArrayLike<number>)[]): Promise<Float32Array[]> {
     if (!Array.isArray(inputs))
       throw new OptionError("inputs", inputs, "a list of texts", "give [text].");
-    const texts = await this.encode(inputs, "inputs");
-    const turn = this.#turn.then(() => this.#vectors(texts));
-    this.#turn = turn.catch(() => {});
+    if (this.#closed) throw new EncoderClosedError();
+    // Its place is taken before texts are cut, so that whoever closes waits for it.
+    const before = this.#turn;
+    const turn = this.encode(inputs, "inputs").then(async (texts) => {
+      await before;
+      return await this.#vectors(texts);
+    });
+    this.#turn = Promise.allSettled([before, turn]).then(() => {});
     return await turn;
   }
 
@@ -163,8 +171,10 @@ export class Encoder implements AsyncDisposable {
 
   /** Lets those who asked have their vectors, then frees the device. */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#prompts.close(new FlashbunError("ENCODER_CLOSED", "the encoder was closed"));
+    if (this.#closed) return;
+    this.#closed = true;
     await this.#turn;
+    this.#prompts.close(new EncoderClosedError());
     await this.#states[Symbol.asyncDispose]();
     await this.device[Symbol.asyncDispose]();
   }

@@ -3,7 +3,7 @@
  * @module flashbun/engine
  */
 export { Encoder, type EncoderOptions } from "./encoder.ts";
-export { EngineClosedError } from "./closed.ts";
+export { EncoderClosedError, EngineClosedError } from "./closed.ts";
 export { Engine } from "./engine.ts";
 export type { EngineOptions } from "./options.ts";
 export { Communicator, type CommunicatorOptions, type Exchange } from "../comm/communicator.ts";

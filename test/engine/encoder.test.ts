@@ -2,7 +2,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Encoder } from "../../src/engine/index.ts";
+import { Encoder, EncoderClosedError } from "../../src/engine/index.ts";
 import { CheckpointError } from "../../src/weights/errors.ts";
 import { seeded } from "../support/random.ts";
 import { gpuTarget } from "../support/targets.ts";
@@ -148,6 +148,24 @@ test("pooling of a BERT by its first and last token", async () => {
   // Of one token all are the same.
   expect([first[1], last[1]]).toEqual([mean[1], mean[1]]);
   expect(new Set([mean, first, last].map((each) => each[0].join())).size).toBe(3);
+});
+
+test("who asked before it closes has vectors, who asks after is told", async () => {
+  const at = writeTinyBert(join(folder, "closed"));
+  // What is cut at once, what a thread cuts, and what is refused.
+  const asked = [["a few"], Array.from({ length: 400 }, (_, i) => `text ${i}`), [""], ["more"]];
+  const answers = (of: Encoder) => asked.map((each) => of.embed(each).catch(String));
+  const open = await Encoder.load(at);
+  const expected = await Promise.all(answers(open));
+  expect(expected.map((each) => each.length).slice(0, 2)).toEqual([1, 400]);
+  await open[Symbol.asyncDispose]();
+  const encoder = await Encoder.load(at);
+  const vectors = answers(encoder);
+  await encoder[Symbol.asyncDispose]();
+  await encoder[Symbol.asyncDispose]();
+  expect(await Promise.all(vectors)).toEqual(expected);
+  const late: unknown = await encoder.embed(asked[0]).catch((reason) => reason);
+  expect(late).toBeInstanceOf(EncoderClosedError);
 });
 
 test("what would change the vectors is refused, by name", async () => {
