@@ -202,8 +202,8 @@ function mapTokens(
 /** Writes what all groups share, and grows the sequences. */
 function writeStep(state: SequenceState, batch: StepArrays, requests: number): void {
   const { lengths, pageCounts, lastTokens, pageSize, stepSlots, stepTokens } = state;
-  const { queryIndptr, kvLengths, positions, tokenRequests, lastTokensBefore } = batch;
-  const { slots } = batch;
+  const { queryIndptr, kvLengths, positions, tokenRequests } = batch;
+  const { slots, lengthsBefore, lastTokensBefore } = batch;
   const starts = batch.whole.slots;
   const rowStarts = state.rows.starts;
   const step = ++batch.generation;
@@ -213,6 +213,7 @@ function writeStep(state: SequenceState, batch: StepArrays, requests: number): v
     const slot = stepSlots[i];
     const count = stepTokens[i];
     let position = lengths[slot];
+    lengthsBefore[i] = position;
     const end = token + count;
     while (token < end) {
       positions[token] = position++;

@@ -10,7 +10,7 @@ import type { StepArrays } from "./step-batch.ts";
  */
 export function rollbackStep(state: SequenceState, step: StepArrays): void {
   const { lengths, lastTokens, steps } = state;
-  const { kvLengths, queryIndptr, slots, lastTokensBefore } = step;
+  const { slots, lengthsBefore, lastTokensBefore } = step;
   for (let g = 0; g < state.groups.length; g++) {
     const group = state.groups[g];
     if (group.allocator.freedCount !== group.freedBefore) group.copyCount = 0;
@@ -18,7 +18,7 @@ export function rollbackStep(state: SequenceState, step: StepArrays): void {
   for (let r = step.requestCount - 1; r >= 0; r--) {
     const slot = slots[r];
     if (steps[slot] !== step.generation) continue;
-    const before = kvLengths[r] - queryIndptr[r + 1] + queryIndptr[r];
+    const before = lengthsBefore[r];
     const length = Math.min(before, lengths[slot]);
     state.cut(slot, length);
     const last = Math.max(0, lastTokensBefore[r] - before + length);

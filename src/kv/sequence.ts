@@ -226,8 +226,8 @@ export class Sequence {
   /**
    * Keeps, of the n tokens reserved in the last step, those at the ascending indices `accepted` in
    * [0, n), and drops the others. Throws OutOfPagesError, with nothing changed, if a page shared
-   * with a fork has to be copied and none is free, and PlanError, unless all are dropped, while a
-   * layer has not written them.
+   * with a fork has to be copied and none is free, PlanError, unless all are dropped, while a layer
+   * has not written them, and OptionError where ranks share the keys and any would move.
    */
   compact(accepted: ArrayLike<number>): void {
     const count = requireList("accepted", accepted);
@@ -237,6 +237,11 @@ export class Sequence {
     for (let i = 0; i < count; i++) {
       requireInteger(`accepted[${i}]`, accepted[i], least, last - 1, "ascend within the last step");
       least = accepted[i] + 1;
+    }
+    // A key that moves may have to go to another process.
+    if (this.state.part !== undefined && least > count) {
+      const allowed = "the first ones where ranks share the keys";
+      throw new OptionError("accepted", Array.from(accepted).join(", "), allowed, "set no dcp.");
     }
     this.state.compact(slot, accepted);
   }

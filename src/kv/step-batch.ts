@@ -22,6 +22,8 @@ export class StepArrays {
   plain = new Int32Array(0);
   /** `[requestCount]`: slot of each request's sequence. */
   slots = new Int32Array(0);
+  /** `[requestCount]`: tokens of each request's sequence before the step. */
+  lengthsBefore = new Int32Array(0);
   /** `[requestCount]`: what `lastTokens` of each request's slot said before the step. */
   lastTokensBefore = new Int32Array(0);
   /** The whole sequences: one row per request. Shares queryIndptr and kvLengths with the batch. */
@@ -55,9 +57,10 @@ export class StepArrays {
     const slots = new Int32Array(size);
     const starts = new Int32Array(size);
     const positionStarts = new Int32Array(size);
+    const lengthsBefore = new Int32Array(size);
     const lastTokensBefore = new Int32Array(size);
     const plain = new Int32Array(size);
-    Object.assign(this, { queryIndptr, kvLengths, slots, lastTokensBefore, plain });
+    Object.assign(this, { queryIndptr, kvLengths, slots, lengthsBefore, lastTokensBefore, plain });
     Object.assign(this.whole, { queryIndptr, kvLengths, requests, slots: starts, positionStarts });
   }
 

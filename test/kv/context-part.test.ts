@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { OptionError } from "../../src/errors.ts";
 import { SequencePool } from "../../src/kv/sequence.ts";
 import type { Batch } from "../../src/kv/batch.ts";
 import { forSeeds } from "../support/random.ts";
@@ -45,4 +46,33 @@ test("each new token is kept by one of the processes, wherever its sequence stan
       }
     }
   });
+});
+
+test("a step of a part is given back, and compacted where no key moves, as one of whole sequences", () => {
+  const sizes = { maxSequences: 2, groups: [{ pages: 16 }] };
+  const parts = [undefined, { rank: 0, ranks: 2 }, { rank: 1, ranks: 2 }];
+  for (const part of parts) {
+    const pool = new SequencePool({ ...sizes, pageSize: 8, keyPositions: true, part });
+    const sequence = pool.create();
+    const { allocator } = pool.groups[0];
+    const held = () => [sequence.length, sequence.pageCount, allocator.freeCount];
+    for (const [length, pages] of [
+      [0, 0],
+      [11, 2],
+    ]) {
+      pool.rollback(pool.reserve([sequence], [length + 6]) as Batch);
+      expect(held()).toEqual([length, pages, 16 - pages]);
+      if (length === 0) pool.reserve([sequence], [11]);
+    }
+    pool.reserve([sequence], [9]);
+    expect(held()).toEqual([20, 3, 13]);
+    sequence.compact([0, 1, 2]);
+    expect(held()).toEqual([14, 2, 14]);
+    pool.reserve([sequence], [4]);
+    if (part === undefined) sequence.compact([0, 2]);
+    else expect(() => sequence.compact([0, 2])).toThrow(OptionError);
+    expect(sequence.length).toBe(part === undefined ? 16 : 18);
+    sequence.compact([]);
+    expect(sequence.length).toBe(14);
+  }
 });
