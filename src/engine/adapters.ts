@@ -27,6 +27,13 @@ export class AdapterNames {
     return name === undefined ? 0 : this.#known(name).id;
   }
 
+  /** Errors: OptionError where a name stands for that number no longer. */
+  requireStill(name: string | undefined, id: number): void {
+    if (name === undefined || this.#byName.get(name)?.id === id) return;
+    const allowed = "one that stays loaded: it was unloaded while the prompt was cut into tokens";
+    throw new OptionError("adapter", name, allowed, "ask again.");
+  }
+
   /** Opens one more, which {@link add} then makes known. Errors: OptionError, CheckpointError. */
   open(name: string, folder: string): NumberedAdapter {
     if (typeof name !== "string" || name === "")

@@ -159,7 +159,7 @@ export class Engine implements AsyncDisposable {
     if (this.#closed) throw new EngineClosedError();
     if (this.rank !== 0) throw new OptionError("rank", this.rank, "0", "ask rank 0, and follow().");
     checkGenerateOptions(options);
-    this.adapterNames.idOf(options.adapter);
+    const adapter = this.adapterNames.idOf(options.adapter);
     const { signal, stopTokens = [], ignoreEnd = false, priority = 0 } = options;
     signal?.throwIfAborted();
     const sampling = samplingFor(options.sampling ?? {}, this.#checkpoint.sampling);
@@ -182,8 +182,7 @@ export class Engine implements AsyncDisposable {
       if (generation.finishReason !== null) return;
       const { maxTokens = this.roomFor(ids.length) } = options;
       requireInteger("maxTokens", maxTokens, 1, this.model.shape.contextTokens - ids.length);
-      // The adapter may have gone meanwhile.
-      const adapter = adapterNames.idOf(name);
+      adapterNames.requireStill(name, adapter);
       generation.prompt = ids;
       this.#loop.add({ generation, maxTokens, endTokens, priority, adapter });
     };

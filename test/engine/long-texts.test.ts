@@ -6,11 +6,13 @@ import { Encoder, Engine } from "../../src/engine/index.ts";
 import { ApiServer } from "../../src/server/index.ts";
 import { writeTinyBert } from "../support/tiny-bert.ts";
 import { tinyModel, writeFolder } from "../support/tiny-llama.ts";
+import { llamaTargets, tinyAdapter, writeAdapter } from "../support/tiny-lora.ts";
 
 const context = 1 << 14;
 const folder = mkdtempSync(join(tmpdir(), "flashbun-long-texts-"));
 const shape = { layers: 1, hidden: 32, intermediate: 48, queryHeads: 4, kvHeads: 2, headDim: 8 };
-const path = writeFolder(folder, tinyModel(1, { ...shape, context, tied: true }));
+const model = tinyModel(1, { ...shape, context, tied: true });
+const path = writeFolder(folder, model);
 const greedy = { maxTokens: 4, ignoreEnd: true, sampling: { temperature: 0 } };
 const long = "hello w½s 12 ".repeat(800);
 let engine: Engine;
@@ -64,6 +66,22 @@ test("what is wrong with its length the reader gets", async () => {
   expect(await noRoom.text().catch((error: Error) => error.message)).toMatch(/maxTokens must be/);
   // What can be said at once is.
   expect(() => engine.generate({ prompt: long, sampling: { temperature: -1 } })).toThrow();
+});
+
+test("an adapter that was unloaded while it is cut is no other of that name", async () => {
+  const folders = [2, 3].map((seed) => {
+    const adapter = tinyAdapter(seed, model, llamaTargets, { rank: 2 });
+    return writeAdapter(join(folder, `adapter ${seed}`), adapter);
+  });
+  for (const follows of [false, true]) {
+    await engine.loadAdapter("it", folders[0]);
+    const generation = engine.generate({ ...greedy, prompt: long, adapter: "it" });
+    await engine.unloadAdapter("it");
+    if (follows) await engine.loadAdapter("it", folders[1]);
+    const said = await generation.text().catch(String);
+    expect(said).toMatch(/OptionError: adapter must be .* it was unloaded while/);
+    if (follows) await engine.unloadAdapter("it");
+  }
 });
 
 const threads = () => readdirSync("/proc/self/task").length;
