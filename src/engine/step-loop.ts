@@ -185,12 +185,12 @@ export class StepLoop {
       while (!this.#stopped) {
         const began = now();
         if (this.followers !== undefined) this.#turn(began);
-        if (this.#speculation !== undefined) await this.#draft(this.#speculation);
+        const waited = this.#speculation === undefined ? 0 : await this.#draft(this.#speculation);
         const step = this.scheduler.step(began);
         if (step !== null && checksPlans && this.followers !== undefined)
           await this.followers.comm.requireEqual("the plan", planBytes(step));
         const next = step === null ? undefined : this.#queue(step);
-        this.counts.hostSeconds += now() - began;
+        this.counts.hostSeconds += now() - began - waited;
         const isAhead = this.#speculation === undefined;
         const last = isAhead ? running : next;
         if (last !== undefined) await this.#settle(last);
@@ -212,13 +212,17 @@ export class StepLoop {
     }
   }
 
-  /** Drafts that fail end the requests that run. */
-  async #draft(speculation: Speculation): Promise<void> {
+  /** Seconds for which drafts were waited. Those that fail end the requests that run. */
+  async #draft(speculation: Speculation): Promise<number> {
+    // What is done here before a device is waited for is this thread's.
+    const proposed = speculation.propose(this.#generations);
+    const began = now();
     try {
-      await speculation.propose(this.#generations);
+      await proposed;
     } catch (error) {
       this.#abortAll(this.scheduler.running.slice(), error);
     }
+    return now() - began;
   }
 
   /** Queues a step. One that cannot be queued ends the requests in it, and no others. */

@@ -301,6 +301,21 @@ test("drafts that fail end the requests that run, and no others", async () => {
   expectNoDraftLeaks(engine);
 });
 
+test("what a draft model takes is no work of this thread", async () => {
+  await using engine = await Engine.load(path, { speculate });
+  let waited = 0;
+  engine.drafter!.draft = async (requests) => {
+    const began = performance.now();
+    await Bun.sleep(10);
+    waited += (performance.now() - began) / 1000;
+    return requests.map(() => ({ tokens: [] }));
+  };
+  await engine.generate({ tokens: [5, 6, 7], maxTokens: 12, ignoreEnd: true }).text();
+  const { busySeconds, hostSeconds } = engine.stats();
+  expect(waited).toBeGreaterThan(0.1);
+  expect(busySeconds - hostSeconds).toBeGreaterThan(0.9 * waited);
+});
+
 const decoder = {
   num_hidden_layers: 2,
   hidden_size: 64,
