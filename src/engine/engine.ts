@@ -137,10 +137,10 @@ export class Engine implements AsyncDisposable {
     requireInteger("maxBatch", maxBatch, 1, tokenBudget);
     const limits = { tokenBudget, maxBatch };
     const { config } = checkpoint;
-    const cut = { pages, pageSize, cascade, splitsContext: splitsContextOf(options) };
+    const cut = { pages, pageSize, cascade, exact, splitsContext: splitsContextOf(options) };
     const met = ranks && (await meet(device, ranks, { version, config, dtype, ...limits, ...cut }));
     if (met !== undefined) made.use(met.comm);
-    const sizes = { dtype, exact, ...cut, ...limits, ranks: met?.comm };
+    const sizes = { dtype, ...cut, ...limits, ranks: met?.comm };
     const { randomWeights = false } = options;
     const forDrafts = { device, tokenizer: prompts.tokenizer, randomWeights, sizes };
     const drafter = speculate && made.use(await drafterOf(speculate, forDrafts));

@@ -263,11 +263,11 @@ test(
   seconds,
 );
 
-test(
-  "ranks that want something else are refused before weights are read",
-  async () => {
+test.each([{ maxBatch: 2 }, { exact: true }])(
+  "ranks that want something else are refused before weights are read: %j",
+  async (others) => {
     const path = writeFolder(join(folder, "unequal"), tinyModel(1, shape));
-    const { code, stderr } = await startRanks(2, path, [], { others: { maxBatch: 2 } });
+    const { code, stderr } = await startRanks(2, path, [], { others });
     expect(stderr).toMatch(/CommError: what is loaded of rank [01] differs from that of rank [01]/);
     expect(code).not.toBe(0);
   },
