@@ -129,9 +129,12 @@ function oneLine(text: string): string {
 }
 
 /** Options that the library knows by another name. */
-const aliases: Record<string, string> = { kind: "device" };
+const aliases: Record<string, string> = { kind: "device", "speculate.model": "speculate" };
 
-/** The library's name of an option, such as pageSize, as it is typed here: --page-size. */
+/**
+ * The library's name of an option, such as pageSize, as it is typed here: --page-size. Others that
+ * the sentence names are too, where they cannot be words.
+ */
 function asTyped({ option, message }: OptionError, root: Command): string {
   const options = root.commands
     .flatMap((command) => [command, ...command.commands])
@@ -140,7 +143,12 @@ function asTyped({ option, message }: OptionError, root: Command): string {
     (candidate) => candidate.attributeName() === (aliases[option] ?? option),
   );
   if (found?.long == null) return message;
-  return message.replace(new RegExp(`(^|\\bgive )${option}\\b`, "g"), `$1${found.long}`);
+  return message
+    .replace(new RegExp(`(^|\\bgive )${option}\\b`, "g"), `$1${found.long}`)
+    .replace(/"[^"]*"|(?<![\w.])[a-z]+[A-Z]\w*/g, (name) => {
+      const other = options.find((candidate) => candidate.attributeName() === name);
+      return other?.long ?? name;
+    });
 }
 
 /** Says what went wrong in one sentence; a stack is only for unexpected errors. */

@@ -1,4 +1,5 @@
-import { basename } from "node:path";
+import { existsSync } from "node:fs";
+import { basename, join } from "node:path";
 import type { DeviceKind } from "../device/open.ts";
 import { OptionError } from "../errors.ts";
 
@@ -54,8 +55,11 @@ export const device: Parser<DeviceKind> = (text) => {
 /** Words between commas, at least one. */
 export const list: Parser<string[]> = (text) => text.split(",").map((word) => word.trim());
 
-/** Folders by name, each given as NAME=FOLDER, or as FOLDER under its own name; `most` of them. */
-export function namedFolders(option: string, most = Infinity) {
+/**
+ * Folders of adapters by name, each given as NAME=FOLDER, or as FOLDER under its own name; `most`
+ * of them.
+ */
+export function adapterFolders(option: string, most = Infinity) {
   return (text: string, before: Readonly<Record<string, string>> = {}): Record<string, string> => {
     const [, given, folder] = /^(?:([^=/]+)=)?(.+)$/s.exec(text) ?? [];
     const name = given ?? basename(folder ?? "");
@@ -65,9 +69,22 @@ export function namedFolders(option: string, most = Infinity) {
     }
     if (Object.keys(before).length === most)
       throw new OptionError(option, text, "given once", `leave out all ${option} but one.`);
+    if (!existsSync(join(folder, "adapter_config.json"))) {
+      const allowed = `${most === 1 ? "FOLDER" : "NAME=FOLDER"} with adapter_config.json in it`;
+      throw new OptionError(option, text, allowed, "give the folder in which PEFT saved it.");
+    }
     return { ...before, [name]: folder };
   };
 }
+
+/** An address of a server, with its scheme. */
+export const serverUrl: Parser<string> = (text) => {
+  if (/^https?:\/\//i.test(text) && URL.canParse(text)) return text;
+  const host = text.replace(/^\w*:?\/\//, "").replace(/(\/v1)?\/*$/, "");
+  const guess = `http://${host}/v1`;
+  const fix = host !== "" && URL.canParse(guess) ? guess : "http://127.0.0.1:8000/v1, say";
+  throw new OptionError("--url", text, "a URL with http:// or https://", `give ${fix}.`);
+};
 
 /** A regular expression of JavaScript. */
 export function pattern(option: string): Parser<RegExp> {

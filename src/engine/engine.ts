@@ -19,7 +19,7 @@ import { EngineClosedError } from "./closed.ts";
 import { Follower } from "./follower.ts";
 import { Grammars } from "./grammars.ts";
 import { type EngineLive, Live } from "./live.ts";
-import { type EngineOptions, engineSchemas } from "./options.ts";
+import { type EngineOptions, engineSchemas, requireBatch } from "./options.ts";
 import { Prompts } from "./prompts.ts";
 import {
   type AnswerParts,
@@ -134,7 +134,7 @@ export class Engine implements AsyncDisposable {
     const usual = defaults[device.kind];
     const { dtype = usual.dtype, tokenBudget = usual.tokenBudget, pages } = options;
     const { maxBatch = Math.min(usual.maxBatch, tokenBudget) } = options;
-    requireInteger("maxBatch", maxBatch, 1, tokenBudget);
+    requireBatch(maxBatch, tokenBudget);
     const limits = { tokenBudget, maxBatch };
     const { config } = checkpoint;
     const cut = { pages, pageSize, cascade, exact, splitsContext: splitsContextOf(options) };

@@ -1,4 +1,5 @@
 import type { DeviceKind } from "../device/open.ts";
+import { OptionError } from "../errors.ts";
 import { flag, integer, oneOf, type OptionSchemas, unchecked } from "../options.ts";
 import type { SpeculateOptions } from "./speculate.ts";
 
@@ -75,3 +76,10 @@ export const engineSchemas: OptionSchemas = {
     description: "an object of folders by name",
   },
 };
+
+/** Each request has a token in a step. Errors: OptionError. */
+export function requireBatch(maxBatch: number, tokenBudget: number): void {
+  if (maxBatch <= tokenBudget) return;
+  const fix = `give maxBatch at most ${tokenBudget}, or raise tokenBudget to ${maxBatch} too.`;
+  throw new OptionError("maxBatch", maxBatch, `at most tokenBudget, ${tokenBudget}`, fix);
+}

@@ -104,7 +104,9 @@ export async function drafterOf(
     return new PromptLookup({ draftTokensMost, ngramMost, ngramLeast });
   }
   const { model: path, branches = [] } = options;
-  const checkpoint = randomWeights ? randomCheckpoint(path) : openCheckpoint(path);
+  const checkpoint = randomWeights
+    ? randomCheckpoint(path, "speculate.model")
+    : openCheckpoint(path);
   const different = new Prompts(checkpoint).tokenizer.firstDifference(tokenizer);
   if (different >= 0) {
     const allowed = `a model of the same vocabulary (token ${different} is another)`;

@@ -8,11 +8,11 @@ import { namedShapes } from "./shapes.ts";
 
 /**
  * A model of random weights, for measuring: `shape` is one of {@link namedShapes}, or the path of a
- * config.json or of its folder. Texts are cut into bytes, and nothing ends an answer. Errors:
- * OptionError, CheckpointError.
+ * config.json or of its folder. Texts are cut into bytes, and nothing ends an answer. `option` is
+ * what an error calls it. Errors: OptionError, CheckpointError.
  */
-export function randomCheckpoint(shape: string): Checkpoint {
-  const config = namedShapes[shape] ?? configAt(shape);
+export function randomCheckpoint(shape: string, option = "model"): Checkpoint {
+  const config = namedShapes[shape] ?? configAt(shape, option);
   const tokens = byteCharacters();
   const bytes = { model: "gpt2", pre: "gpt-2", tokens, kinds: tokens.map(() => 1), merges: [] };
   return {
@@ -28,11 +28,11 @@ export function randomCheckpoint(shape: string): Checkpoint {
   };
 }
 
-function configAt(path: string): Record<string, unknown> {
+function configAt(path: string, option: string): Record<string, unknown> {
   const found = statSync(path, { throwIfNoEntry: false });
   if (found !== undefined) return readJson(found.isDirectory() ? join(path, "config.json") : path);
   const allowed = `one of ${Object.keys(namedShapes).join(", ")}, or a config.json`;
-  throw new OptionError("shape", path, allowed, "name one, or give the path of a config.json.");
+  throw new OptionError(option, path, allowed, "name one, or give the path of a config.json.");
 }
 
 /** How GPT-2 writes bytes as characters that can be seen. */

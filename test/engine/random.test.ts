@@ -72,5 +72,5 @@ describe("random weights answer to the length asked for, the same each time", ()
 
 test("a shape that is neither known nor a file is refused by name", async () => {
   const said = await Engine.load("llama-9b", { randomWeights: true }).catch(String);
-  expect(said).toMatch(/shape must be one of smollm2-135m, llama-8b.*config\.json.*llama-9b/);
+  expect(said).toMatch(/: model must be one of smollm2-135m, llama-8b.*config\.json.*llama-9b/);
 });

@@ -1,5 +1,6 @@
 import type { DeviceKind } from "../../device/open.ts";
 import { Engine, fetchSmolLm2, ranksOf } from "../../engine/index.ts";
+import { builtIn, requireGiven } from "./given.ts";
 import { endWithParent, startRanks } from "./ranks.ts";
 import { onSignals } from "./signals.ts";
 import { type SpeculateArguments, speculateOf } from "./speculate.ts";
@@ -33,13 +34,11 @@ export interface SamplingArguments {
   seed?: number;
 }
 
-/** The name of the model that pip fetches. */
-const builtIn = "smollm2";
-
 /** Opens a model by its path, or the built-in one by its name, and says so. */
 export async function openEngine(model: string, options: EngineArguments): Promise<Engine> {
   const { device, dtype, pages, pageSize, tokenBudget, maxBatch, cascade, randomWeights } = options;
   const { tp = 1, dcp = 1, exact, quiet, lora } = options;
+  requireGiven(model, options);
   if (tp > 1 && ranksOf() === undefined) {
     // This command again, as so many ranks.
     const command = [process.execPath, ...process.argv.slice(1)];

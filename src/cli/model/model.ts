@@ -1,6 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { lengthsOf } from "../bench/lengths.ts";
-import { device, integer, namedFolders, oneOf, positive } from "../parse.ts";
+import { adapterFolders, device, integer, oneOf, positive, serverUrl } from "../parse.ts";
 import type { BenchArguments } from "./bench.ts";
 import type { ChatArguments } from "./chat.ts";
 import type { DemoArguments } from "./demo.ts";
@@ -91,7 +91,7 @@ function addServe(root: Command, done: (code: number) => void): void {
     .option(
       "--lora <name=folder>",
       "an adapter (LoRA, as PEFT saves it) that requests may name as their model; again for more",
-      namedFolders("--lora"),
+      adapterFolders("--lora"),
     )
     .option("-q, --quiet", "no line of JSON for each request")
     .addHelpText("after", examples("serve smollm2 --port 8000"))
@@ -127,18 +127,8 @@ function addBench(root: Command, done: (code: number) => void): void {
         .argParser(positive("--rate", 1e6))
         .conflicts(["clients", "trace"]),
     )
-    .option(
-      "--prompt-tokens <lengths>",
-      "512, a range such as 512-2048, or sharegpt (default: sharegpt)",
-      (text) => lengthsOf("--prompt-tokens", "prompt", text),
-      lengthsOf("--prompt-tokens", "prompt", "sharegpt"),
-    )
-    .option(
-      "--output-tokens <lengths>",
-      "the same of answers (default: sharegpt)",
-      (text) => lengthsOf("--output-tokens", "output", text),
-      lengthsOf("--output-tokens", "output", "sharegpt"),
-    )
+    .addOption(lengths("prompt", "512, a range such as 512-2048, or sharegpt"))
+    .addOption(lengths("output", "the same of answers"))
     .option(
       "--shared-tokens <n>",
       "tokens that all prompts begin with, beside their own",
@@ -156,7 +146,7 @@ function addBench(root: Command, done: (code: number) => void): void {
   const engineOptions = command.options.slice(own).map((option) => option.attributeName());
   const url = new Option("--url <url>", "a server to measure, such as http://127.0.0.1:8000/v1");
   command
-    .addOption(url.conflicts(engineOptions))
+    .addOption(url.argParser(serverUrl).conflicts(engineOptions))
     .option("--json <file>", "write the figures and each token's time as JSON")
     .option("--report <file>", "write a report with charts, one HTML file")
     .option("-q, --quiet", "print the figures and errors alone")
@@ -174,9 +164,16 @@ function addBench(root: Command, done: (code: number) => void): void {
     });
 }
 
+function lengths(kind: "prompt" | "output", help: string): Option {
+  const option = `--${kind}-tokens`;
+  return new Option(`${option} <lengths>`, help)
+    .argParser((text) => lengthsOf(option, kind, text))
+    .default(lengthsOf(option, kind, "sharegpt"), "sharegpt");
+}
+
 function adapter(): Option {
   const help = "an adapter (LoRA, as PEFT saves it) that answers go through";
-  return new Option("--lora <folder>", help).argParser(namedFolders("--lora", 1));
+  return new Option("--lora <folder>", help).argParser(adapterFolders("--lora", 1));
 }
 
 function addEngine(command: Command): Command {
@@ -187,7 +184,12 @@ function addEngine(command: Command): Command {
       "of activations and cache: f32, f16, bf16 (default: f32, on a GPU bf16)",
       oneOf("--dtype", ["f32", "f16", "bf16"]),
     )
-    .option("--pages <n>", "pages of the KV cache", integer("--pages", 1))
+    .option(
+      "--pages <n>",
+      "pages of the KV cache (default: on a CPU two contexts within 0.4 of free memory, on a GPU " +
+        "--max-batch contexts within 0.8)",
+      integer("--pages", 1),
+    )
     .option("--page-size <n>", "tokens per page", integer("--page-size", 1, 4096), 16)
     .option(
       "--token-budget <n>",
@@ -201,7 +203,7 @@ function addEngine(command: Command): Command {
     )
     .option(
       "--tp <n>",
-      "processes that share the model, each on a GPU",
+      "processes that share the model, each on a GPU, or on CPUs by mpirun",
       integer("--tp", 1, 1024),
       1,
     )

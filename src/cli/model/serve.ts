@@ -2,6 +2,7 @@ import { basename } from "node:path";
 import { Encoder } from "../../engine/index.ts";
 import { ApiServer } from "../../server/index.ts";
 import { type EngineArguments, onSignals, openEngine } from "./engine.ts";
+import { requireEmbeddings } from "./given.ts";
 
 /** Options of `flashbun serve`. */
 export interface ServeArguments extends EngineArguments {
@@ -21,6 +22,7 @@ export interface ServeArguments extends EngineArguments {
 export async function serveCommand(model: string, options: ServeArguments): Promise<number> {
   const { host, port, maxRequests, maxTokens, maxBodyBytes, maxSeconds, quiet } = options;
   const apiKey = options.apiKey ?? process.env["FLASHBUN_API_KEY"];
+  requireEmbeddings(options.embeddings);
   await using engine = await openEngine(model, options);
   await using encoder = await encoderOf(options);
   const name = options.name ?? basename(model).replace(/\.gguf$/, "");
