@@ -73,7 +73,7 @@ describe("expansion", () => {
     expect(text).not.toContain("struct Variant : NoVariant {};");
     const [before, after] = text.split(`#line 1 "attention/variant.h"\n${variant}`);
     expect(before).toContain("struct NoVariant {");
-    expect(after).toMatch(/^#line \d+ "attention\/merge.h"\n/);
+    expect(after).toMatch(/^#line \d+ "attention\/project.h"\n/);
     expect(after).toContain("FB_KERNEL(attention_merge");
     const other = expand({ source, constants: {}, variant: variant.replace("odd", "even") });
     expect(imageHash(text, "sm_90a", "c")).not.toBe(imageHash(other, "sm_90a", "c"));
