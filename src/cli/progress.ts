@@ -70,9 +70,10 @@ async function openBar(
   return {
     step(step, done) {
       rate.add(step);
-      const perSecond = rate.read(barPeriod);
-      if (Number.isNaN(perSecond) && done < total) return;
-      const shown = Number.isNaN(perSecond) ? {} : { rate: `${Math.round(perSecond)} tokens/s` };
+      // The last step shows one even if all of them took less than a period.
+      const perSecond = rate.read(done < total ? barPeriod : 0);
+      if (Number.isNaN(perSecond)) return;
+      const shown = { rate: `${Math.round(perSecond)} tokens/s` };
       const use = Math.round((100 * step.pagesUsed) / pages);
       last = [done, { ...shown, batch: step.runningRequests, pages: use }];
       bar.update(...last);

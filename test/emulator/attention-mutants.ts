@@ -22,8 +22,8 @@ export interface Subject {
   /** Its class, or the merge. */
   readonly kernel: string;
   readonly c: Case;
-  /** Queries and outputs are multiplied by matrices. */
-  readonly projects?: boolean;
+  /** Name of the variant that multiplies its rows by matrices. */
+  readonly projection?: string;
   /** Keys that the device's lengths leave of each request; none: it has no lengths. */
   readonly kept?: number[];
   /** Multiprocessors: few, so that a block takes several records, or many, so that rows split. */

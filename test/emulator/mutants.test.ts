@@ -84,14 +84,20 @@ const subjects: Record<string, Subject> = {
   projected: {
     kernel: "cuda.decode16",
     c: caseOf("projected", { ...common, ...decode }),
-    projects: true,
+    projection: "projections",
     sms: 1,
   },
+  // Several warps merge a row of few parts, and then read it for its product.
   "projected merge": {
-    kernel: "merge",
-    c: caseOf("projected merge", { ...common, queryLengths: [20, 1], kvLengths: [4000, 90] }),
-    projects: true,
-    sms: 32,
+    kernel: "cuda.decode16",
+    c: caseOf("projected merge", {
+      ...common,
+      valueDim: 136,
+      queryLengths: [3, 1],
+      kvLengths: [4000, 3000],
+    }),
+    projection: "relu and projection",
+    sms: 4,
   },
   // A block merges more than one piece of rows and columns: its turns share the slices.
   merge: {
@@ -128,6 +134,8 @@ const looseBounds: LooseBound[] = [
 /** Mutants that run right here, and why: docs/emulator.md lists them too. */
 const harmless: Record<string, string> = {
   "warps.h, attend: cp_async_wait<0>() #1": "each copy is waited for at the step that reads it",
+  "project.h, project_queries: __syncthreads() #3":
+    "all rows fit at once, and a barrier stands before the tile's first read",
   "arrive.h, merge_rows: __syncthreads() #1":
     "blocks run one after another, so that none reads what a warp of another has yet to write",
 };

@@ -8,14 +8,14 @@ import { Module } from "../../src/device/kernel.ts";
 import { compileEmulatedSync } from "../../src/jit/emulated.ts";
 import type { Specialization } from "../../src/jit/specialization.ts";
 import type { Case } from "../support/cases.ts";
-import { toAnyWidth } from "../support/projections.ts";
+import { projectionCases } from "../support/projections.ts";
 import { World } from "../support/world.ts";
 
 /** What the child gets as JSON. */
 export interface Job {
   readonly c: Case;
-  /** Queries and outputs are multiplied by matrices, as no JSON can say. */
-  readonly projects?: boolean;
+  /** Name of a variant that multiplies rows by matrices, as no JSON can say it. */
+  readonly projection?: string;
   /** Keys that the device's lengths leave of each request; none: it has no lengths. */
   readonly kept?: number[];
   /** Name of the class whose kernel is exchanged, or the merge. */
@@ -33,8 +33,9 @@ export interface Outcome {
   readonly specialization: Specialization;
 }
 
-const { c: said, projects, kept, kernel, image, text } = JSON.parse(process.argv[2]) as Job;
-const c: Case = projects ? { ...said, variant: toAnyWidth, queryDim: 40, outDim: 48 } : said;
+const { c: said, projection, kept, kernel, image, text } = JSON.parse(process.argv[2]) as Job;
+const variant = projectionCases.find((each) => each.variant.name === projection);
+const c: Case = { ...said, ...variant?.over, ...(variant && { variant }) };
 await using device = await Device.open("cuda:0");
 const pages = c.kvLengths.reduce((sum, length) => sum + Math.ceil(length / c.pageSize), 0);
 using world = new World(device, c, { pages, attention: { deviceLengths: kept !== undefined } });
