@@ -40,6 +40,8 @@ interface Original {
   readonly text: string;
   readonly expected: string;
   readonly image: { path: string; bytes: Uint8Array };
+  /** What the race detector reports of it as it is; "": nothing. */
+  readonly races: string;
 }
 
 /** What a child process says of a subject's case, run with an image in the kernel's place. */
@@ -58,7 +60,8 @@ export function originalsOf(
     const expected = await run(subject, "fifo");
     if (!expected.startsWith("{")) throw new Error(`${name}: ${expected}`);
     const text = expand((JSON.parse(expected) as Outcome).specialization);
-    return { name, subject, text, expected, image: await imageOf(text, folder) };
+    const races = await racesOfText(subject, text, folder);
+    return { name, subject, text, expected, image: await imageOf(text, folder), races };
   });
 }
 
@@ -105,18 +108,12 @@ export function someOf<T>(mutants: ReadonlyMap<string, T>, seed: number, count: 
   return new Map(order.slice(0, count));
 }
 
-/** What the race detector reports of the subjects as they are. */
-export async function racesIn(originals: readonly Original[], folder: string): Promise<string[]> {
-  const found = await each(originals, (of) => raceOf(of, of.text, folder));
-  return found.filter((report) => report !== "");
-}
-
-async function raceOf({ subject, name }: Original, text: string, folder: string): Promise<string> {
+/** What the race detector reports of a subject with that text in its kernel's place. */
+function racesOfText(subject: Subject, text: string, folder: string): Promise<string> {
   const { sms, ...rest } = subject;
   const file = join(folder, `${Bun.hash(text).toString(16)}.cu`);
   writeFileSync(file, text);
-  const report = await racesOf("run-mutant.ts", { ...rest, text: file }, sms);
-  return report === "" ? "" : `${name}: ${report}`;
+  return racesOf("run-mutant.ts", { ...rest, text: file }, sms);
 }
 
 /** By name, how a mutant is caught; undefined: it is not. */
@@ -144,8 +141,9 @@ async function catchOne(of: Original, { name, text }: Mutant, folder: string) {
     if (!wrong.test(outcome)) throw new Error(`${name}: ${outcome}`);
     return `${of.name}, ${order}: ${outcome}`;
   }
-  const report = await raceOf(of, text, folder);
-  return report === "" ? undefined : report;
+  // Where the kernel itself is reported, a report of the mutant says nothing.
+  const report = of.races === "" ? await racesOfText(of.subject, text, folder) : "";
+  return report === "" ? undefined : `${of.name}: ${report}`;
 }
 
 /** Names that survived without a reason, and those that were caught in spite of one. */

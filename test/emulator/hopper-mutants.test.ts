@@ -10,7 +10,6 @@ import {
   differingSchedules,
   mutantsOf,
   originalsOf,
-  racesIn,
   someOf,
   type Subject,
   unexplained,
@@ -92,13 +91,10 @@ describe.skipIf(skipped).each([
 ])("the kernels of $family", ({ family, subjects, harmless }) => {
   let originals: Awaited<ReturnType<typeof originalsOf>> = [];
 
-  test("are right under every schedule", async () => {
+  test("are right under every schedule, without races", async () => {
     originals = await originalsOf(subjects, folder);
     expect(await differingSchedules(originals)).toEqual([]);
-  }, 600_000);
-
-  test("have no races", async () => {
-    expect(await racesIn(originals, folder)).toEqual([]);
+    expect(originals.filter(({ races }) => races !== "")).toEqual([]);
   }, 600_000);
 
   sweep("are wrong without any of their waits", { slice: 8, whole: 1000 }, async (seed, count) => {
