@@ -72,7 +72,10 @@ const harmlessHopper: Record<string, string> = {
   "compute.h, pass_keys: __syncwarp() #1":
     "lanes take turns at every wait here, so that none is two tiles behind",
 };
+const ropeEmpty = "b.barrier(FB_AT(barriers.rope_empty)";
 const harmlessMla: Record<string, string> = {
+  [`load.h, gather: mbarrier_wait(${ropeEmpty}, rope.slot()), rope.parity() ^ 1) #1`]:
+    "not explained yet: no schedule here lets a loader be so far ahead of those who score",
   "memory.h, init_barriers: fence_mbarrier_init() #1":
     "the cluster's barrier that follows is enough here",
   "score.h, keep_queries: fence_proxy_async_shared() #1":
