@@ -14,7 +14,7 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { must } from "../../scripts/toolchain.ts";
 import { installApart } from "../support/packages-apart.ts";
-import { freePort } from "../support/ports.ts";
+import { freePort } from "../../src/cli/free-port.ts";
 import { root } from "../support/sources.ts";
 import { tinyModel, writeGguf } from "../support/tiny-llama.ts";
 import { startInstalled } from "./replicas.ts";

@@ -2,7 +2,7 @@ import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { findNginx } from "../../scripts/nginx.ts";
 import { entry } from "../cli/run.ts";
-import { freePort } from "../support/ports.ts";
+import { freePort } from "../../src/cli/free-port.ts";
 import { root } from "../support/sources.ts";
 
 /** A process that answers on loopback. */

@@ -1,3 +1,4 @@
+import { freePort } from "../free-port.ts";
 import { CommError } from "../../errors.ts";
 import { addressVariable } from "../../comm/ranks.ts";
 import { onSignals } from "./signals.ts";
@@ -61,12 +62,6 @@ async function byItself(command: readonly string[], count: number): Promise<numb
     }),
   );
   return exitCode;
-}
-
-/** A port that was free just now, and the ones behind it most likely too. */
-function freePort(): number {
-  using server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-  return server.port;
 }
 
 /** Ends this process when the one that started it is gone; until disposed. */
