@@ -63,6 +63,9 @@ const mlaSubjects: Record<string, Subject> = {
   gathered: mla("mla.rows128", { pageSize: 5, queryHeads: 128 }),
   "64 rows": mla("mla.rows64", { pageSize: 16, queryHeads: 40 }),
   narrow: mla("mla.rows16", { pageSize: 64, queryHeads: 12 }),
+  // Two slots for rope pieces: with three, the wait for a half says that the piece is free, too.
+  "32 rows": mla("mla.rows32", { pageSize: 64, queryHeads: 20 }),
+  "32 rows, gathered": mla("mla.rows32", { pageSize: 5, queryHeads: 20 }),
   widened: mla("mla.rows16", { pageSize: 16, queryHeads: 12, kvDtype: "f8e4m3" }),
   "32 widened rows": mla("mla.rows32", { pageSize: 5, queryHeads: 20, kvDtype: "f8e4m3" }),
 };
@@ -72,10 +75,7 @@ const harmlessHopper: Record<string, string> = {
   "compute.h, pass_keys: __syncwarp() #1":
     "lanes take turns at every wait here, so that none is two tiles behind",
 };
-const ropeEmpty = "b.barrier(FB_AT(barriers.rope_empty)";
 const harmlessMla: Record<string, string> = {
-  [`load.h, gather: mbarrier_wait(${ropeEmpty}, rope.slot()), rope.parity() ^ 1) #1`]:
-    "not explained yet: no schedule here lets a loader be so far ahead of those who score",
   "memory.h, init_barriers: fence_mbarrier_init() #1":
     "the cluster's barrier that follows is enough here",
   "score.h, keep_queries: fence_proxy_async_shared() #1":
