@@ -90,7 +90,7 @@ describe.skipIf(gpu === undefined)(`matmul of Hopper on ${gpu?.name}`, () => {
       for (const [i, outputs] of [40, 128, 300].entries())
         for (const gated of [false, true]) {
           const dtype = (["bf16", "f16"] as const)[i % 2];
-          const inputs = [72, 256, 1032][(i + rows) % 3];
+          const inputs = [72, 512, 1032][(i + rows) % 3];
           const rest = (rows + i) % 3 === 0;
           names.add(check(device, { rows, inputs, outputs, dtype, gated, rest }, random));
         }
