@@ -199,6 +199,13 @@ export function peerColumns(peers: PeerFigure[], targets: readonly PeerTarget[] 
 /** Parameters of whatever kernel. */
 class CopiedParams extends Params {}
 
+/** Parameters of a launch as they are now. */
+export function copyOf(params: Params, { paramsBytes }: Kernel): Params {
+  const copy = new CopiedParams(new ArrayBuffer(params.view.byteLength), 0, paramsBytes);
+  copy.view.set(params.view.subarray(0, paramsBytes));
+  return copy;
+}
+
 /** A launch as it was made. */
 export interface Launch {
   stream: Stream;
@@ -213,9 +220,7 @@ export function launchesOf(device: Device, body: () => void): Launch[] {
   using _ = device.observe({
     launched({ stream, kernel, params, grid }) {
       if (kernel === undefined || params === undefined) return;
-      const copy = new CopiedParams(new ArrayBuffer(params.view.byteLength), 0, kernel.paramsBytes);
-      copy.view.set(params.view.subarray(0, kernel.paramsBytes));
-      launches.push({ stream, kernel, params: copy, grid });
+      launches.push({ stream, kernel, params: copyOf(params, kernel), grid });
     },
   });
   body();

@@ -10,6 +10,7 @@ import { decodeCases, moreDecodeCases } from "./decode.ts";
 import { latentCases } from "./latent.ts";
 import { machineLine } from "./machine.ts";
 import { matmulCases } from "./matmul.ts";
+import { modelCases } from "./model.ts";
 import { operatorCases } from "./operators.ts";
 import { mixedCases } from "./mixed.ts";
 import { morePrefillCases, prefillCases } from "./prefill.ts";
@@ -34,6 +35,7 @@ const cases: GpuCase[] = [
   ...prefillCases,
   ...latentCases,
   ...stepCases,
+  ...modelCases,
   ...mixedCases,
   ...variantCases,
   ...operatorCases,
