@@ -210,9 +210,11 @@ export class Attention extends Owner implements AsyncDisposable {
     return `${what}; ${this.gone ? "disposed" : (this.#plan ?? "no plan")}`;
   }
 
-  /** Waits for the default stream, then frees the object. */
+  /** Waits for the default stream, if the device is not lost, then frees the object. */
   async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.disposed && !this.device.disposed) await this.device.stream.done();
+    const { device } = this;
+    const waits = !this.disposed && !device.disposed && device.failure() === undefined;
+    if (waits) await device.stream.done();
     this[Symbol.dispose]();
   }
 

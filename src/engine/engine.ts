@@ -80,7 +80,7 @@ export class Engine implements AsyncDisposable {
     return this.ranks?.comm.rank ?? 0;
   }
 
-  /** Resolves with the reason when a rank is lost: nothing works then until all start again. */
+  /** Resolves with the reason when the device or a rank is lost: all has to start again then. */
   get lost(): Promise<unknown> {
     return this.#loop.lost;
   }

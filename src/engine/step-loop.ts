@@ -114,7 +114,7 @@ export class StepLoop {
     return this.#generations.values().some(is);
   }
 
-  /** Resolves with the reason when ranks that share the model are lost: no step follows. */
+  /** Resolves with the reason when the device or a rank is lost: no step follows. */
   get lost(): Promise<unknown> {
     return this.#lost.promise;
   }
@@ -150,8 +150,7 @@ export class StepLoop {
   /** Tells the other ranks what happened since the last turn, and does it here. */
   #turn(time: number, ends = false): void {
     const [added, left] = [this.#added, this.#left];
-    this.#added = [];
-    this.#left = [];
+    [this.#added, this.#left] = [[], []];
     this.followers?.turns.send({ now: time, added, left, ends });
     for (const { request, at } of added) this.scheduler.add(request, at);
     for (const id of left) {
@@ -273,6 +272,7 @@ export class StepLoop {
   }
 
   #abortAll(jobs: readonly Job[], failure: unknown): void {
+    if (this.#model.device.failure() !== undefined) this.#lost.resolve(failure);
     for (const { id } of jobs) {
       const generation = this.#generations.get(id);
       if (generation !== undefined) this.abort(generation, failure);

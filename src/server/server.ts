@@ -172,10 +172,11 @@ export class ApiServer {
 
   readonly #gets: Readonly<Record<string, Handler>> = {
     "/v1/models": () => Response.json({ object: "list", data: this.#models() }),
-    "/health": () =>
-      this.#visits.closing
-        ? Response.json({ status: "draining" }, { status: 503 })
-        : Response.json({ status: "ok" }),
+    "/health": () => {
+      const isLost = this.#engine.device.failure() !== undefined;
+      const status = isLost ? "lost" : this.#visits.closing ? "draining" : "ok";
+      return Response.json({ status }, { status: status === "ok" ? 200 : 503 });
+    },
     "/live": () => Response.json(this.#live()),
     "/live/plan.svg": () => this.#plan(),
     "/metrics": async () => {

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import OpenAI from "openai";
 import { Encoder, Engine } from "../../src/engine/index.ts";
+import { ProbeParams } from "../../src/ffi/params.gen.ts";
 import { ApiServer } from "../../src/server/index.ts";
 import { writeTinyBert } from "../support/tiny-bert.ts";
 import { naiveGreedy, tinyModel, writeFolder } from "../support/tiny-llama.ts";
@@ -360,6 +361,25 @@ test("a server that stops lets answers end to their last byte, and takes no more
   expect(text.trimEnd().endsWith("data: [DONE]")).toBe(true);
   await stopped;
   expect(await ask().catch(() => "closed")).toBe("closed");
+});
+
+test("a lost device fails what runs, the health check and the engine", async () => {
+  await using broken = await Engine.load(path);
+  const own = new ApiServer(broken, { model: "tiny", port: 0 });
+  const health = () => fetch(`${own.url}/health`);
+  expect((await health()).status).toBe(200);
+  const { device } = broken;
+  const params = new ProbeParams();
+  params.fail = 7;
+  device.launch(device.stream, device.kernel("probe_spin"), params, 1);
+  await device.stream.done().catch(() => {});
+  const answer = await health();
+  expect([answer.status, await answer.json()]).toEqual([503, { status: "lost" }]);
+  const body = JSON.stringify({ ...greedy, messages });
+  const asked = await fetch(`${own.url}/v1/chat/completions`, { method: "POST", body });
+  expect(asked.status).toBe(500);
+  expect(String(await broken.lost)).toContain("probe_spin failed with status 7");
+  await own.stop(0);
 });
 
 test("what one request does to its token ends no other", async () => {
