@@ -61,13 +61,15 @@ export class PrefixIndex {
     const pages: number[] = [];
     let matched = 0;
     let last: PrefixNode | null = null;
-    let node = this.#tree.find(this.#tree.rootOf(key), tokens, 0, end);
+    let whole = this.#tree.rootOf(key);
+    let node = this.#tree.find(whole, tokens, 0, end);
     while (node !== null) {
       const common = this.#tree.common(node, tokens, matched, end);
       for (let i = 0; i < common * groups.length; i++) pages.push(node.pages[i]);
       matched += common * pageSize;
       last = node;
       if (common * pageSize < node.tokens.length) break;
+      whole = node;
       node = this.#tree.find(node, tokens, matched, end);
     }
     if (last !== null) this.#tree.touch(last);
@@ -77,7 +79,8 @@ export class PrefixIndex {
     if (columns > 0) this.#hits++;
     this.#hitTokens += columns * pageSize;
     pages.length = columns * groups.length;
-    return new Match(this, this.#version, columns * pageSize, pages, state);
+    while (whole.depth > columns) whole = whole.parent!;
+    return new Match(this, this.#version, columns * pageSize, pages, state, key, whole);
   }
 
   /**
@@ -93,8 +96,10 @@ export class PrefixIndex {
     const columns = Math.floor(given / pageSize);
     const end = columns * pageSize;
     const before = this.#pages;
-    let column = 0;
-    let node = this.#tree.rootOf(key);
+    const version = this.#pool.state.versions[sequence.slot];
+    const known = sequence.place.find(this.#tree, key, columns, version);
+    let node = known ?? this.#tree.rootOf(key);
+    let column = node.depth;
     while (column < columns) {
       const at = column * pageSize;
       let child = this.#tree.find(node, tokens, at, end);
@@ -112,6 +117,8 @@ export class PrefixIndex {
       node = child;
     }
     if (node.parent !== null) this.#tree.touch(node);
+    const whole = node.depth > columns ? node.parent! : node;
+    sequence.place.note(this.#tree, key, whole, version);
     return this.#pages - before;
   }
 
@@ -158,6 +165,11 @@ export class PrefixIndex {
   /** @internal Whether a match of that version may still be used: for its own matches. */
   isStale(version: number): boolean {
     return version !== this.#version;
+  }
+
+  /** @internal Notes where the tokens lie that a new sequence begins with. */
+  begin(sequence: Sequence, key: number, node: PrefixNode): void {
+    sequence.place.note(this.#tree, key, node, this.#pool.state.versions[sequence.slot]);
   }
 
   #checkSequence(length: number, sequence: Sequence): void {
@@ -246,6 +258,9 @@ class Match implements PrefixMatch {
     readonly tokens: number,
     readonly pages: readonly number[],
     readonly state: SequenceState,
+    private readonly key: number,
+    /** The last node whose edge it holds as a whole. */
+    private readonly node: PrefixNode,
   ) {
     this.#index = index;
     this.#version = version;
@@ -253,6 +268,10 @@ class Match implements PrefixMatch {
 
   get stale(): boolean {
     return this.#index.isStale(this.#version);
+  }
+
+  begin(sequence: Sequence): void {
+    this.#index.begin(sequence, this.key, this.node);
   }
 
   toString(): string {

@@ -11,12 +11,15 @@ export class PrefixNode {
    * @param tokens the edge's token ids, whole pages
    * @param pages page ids by [column, group], -1 where a window group holds none
    * @param hash of the first page's tokens
+   * @param depth pages from the root to the edge's end: it only ever falls, below 0 once the node
+   *   has left the tree
    */
   constructor(
     public parent: PrefixNode | null,
     public tokens: Int32Array,
     public pages: Int32Array,
     public hash: number,
+    public depth: number,
   ) {}
 }
 
@@ -40,7 +43,7 @@ export class PrefixTree {
   rootOf(key: number): PrefixNode {
     let root = this.#roots.get(key);
     if (root === undefined) {
-      root = new PrefixNode(null, new Int32Array(0), new Int32Array(0), 0);
+      root = new PrefixNode(null, new Int32Array(0), new Int32Array(0), 0, 0);
       this.#roots.set(key, root);
     }
     return root;
@@ -67,7 +70,9 @@ export class PrefixTree {
    * Adds a leaf below `parent`; its first page must not be there yet. Use it (or touch it) next.
    */
   add(parent: PrefixNode, tokens: Int32Array, pages: Int32Array): PrefixNode {
-    const node = new PrefixNode(parent, tokens, pages, this.#hash(tokens, 0, this.#pageSize));
+    const hash = this.#hash(tokens, 0, this.#pageSize);
+    const depth = parent.depth + pages.length / this.#groups;
+    const node = new PrefixNode(parent, tokens, pages, hash, depth);
     this.#hang(parent, node);
     this.#linkAfter(node, this.#newest);
     return node;
@@ -84,6 +89,7 @@ export class PrefixTree {
       node.tokens.slice(0, tokens),
       node.pages.slice(0, pages),
       node.hash,
+      parent.depth + count,
     );
     node.tokens = node.tokens.slice(tokens);
     node.pages = node.pages.slice(pages);
@@ -97,6 +103,7 @@ export class PrefixTree {
 
   /** Keeps the first `count` pages of a leaf; with none it leaves the tree. */
   trim(leaf: PrefixNode, count: number): void {
+    leaf.depth = count === 0 ? -1 : leaf.parent!.depth + count;
     if (count === 0) {
       this.#unhang(leaf.parent!, leaf);
       this.#unlink(leaf);
@@ -117,6 +124,7 @@ export class PrefixTree {
 
   /** Drops all nodes. */
   clear(): void {
+    for (let node = this.oldest; node !== null; node = node.newer) node.depth = -1;
     this.#roots.clear();
     this.oldest = this.#newest = null;
   }

@@ -3,6 +3,7 @@ import { requireInteger, requireList, requireOptions } from "../require.ts";
 import { counted, showAsText } from "../shown.ts";
 import { type Batch, type OutOfPages, requireBatch } from "./batch.ts";
 import type { PageGroup } from "./page-group.ts";
+import { PrefixPlace } from "./prefix-place.ts";
 import { reserveStep, type ReserveOptions } from "./reserve.ts";
 import { rollbackStep } from "./rollback.ts";
 import { SequenceState, type SequencePoolOptions } from "./sequence-state.ts";
@@ -19,6 +20,8 @@ export interface PrefixMatch {
   readonly state: SequenceState;
   /** True once the index has dropped pages since: match again. */
   readonly stale: boolean;
+  /** @internal Notes where the tokens lie that a sequence begins with. */
+  begin(sequence: Sequence): void;
 }
 
 /** The sequences, pages and page tables of a paged cache; pure state, no device memory. */
@@ -63,7 +66,9 @@ export class SequencePool {
     if (prefix !== undefined) this.#checkPrefix(prefix);
     const slot = this.state.takeSlot();
     if (prefix !== undefined) this.#adopt(slot, prefix);
-    return this.adopt(slot);
+    const sequence = this.adopt(slot);
+    prefix?.begin(sequence);
+    return sequence;
   }
 
   /** @internal The handle of a taken slot. */
@@ -172,6 +177,8 @@ export class Sequence {
   readonly id: number;
   /** @internal Its page-table row, -1 once freed. */
   slot: number;
+  /** @internal Where an index of the pool has its first tokens. */
+  readonly place = new PrefixPlace();
 
   /** @internal */
   constructor(pool: SequencePool, id: number, slot: number) {

@@ -64,29 +64,30 @@ export class Room {
       this.#promised[g] += 1 + this.#pagesToGrow(groups[g], computed, length);
   }
 
+  /** What is cached of a job's tokens, but for the last, which it has to compute. */
+  match({ tokens, length, adapter }: Job): PrefixMatch {
+    return this.#index.match(tokens, length - 1, adapter);
+  }
+
   /**
-   * Whether a job that runs is computing a prompt that begins as this one, further than is cached:
-   * in a step or a few the job finds there what it would compute beside it now.
+   * Whether a job that runs is computing a prompt that begins as this one, further than the
+   * `cached` tokens: in a step or a few the job finds there what it would compute beside it now.
    */
-  isBeingComputed(job: Job, running: readonly Job[]): boolean {
-    let cached = -1;
+  isBeingComputed(job: Job, cached: number, running: readonly Job[]): boolean {
     for (let i = 0; i < running.length; i++) {
       const other = running[i];
       if (other.computed >= other.promptLength || other.adapter !== job.adapter) continue;
-      const common = this.#commonTokens(job, other);
-      if (common <= other.computed) continue;
-      if (cached < 0) cached = this.#match(job).tokens;
-      if (common > cached) return true;
+      if (this.#sharesBeyond(job, other, Math.max(cached, other.computed))) return true;
     }
     return false;
   }
 
   /**
-   * Gives a job a sequence, from cached pages where it can. False when its tokens do not fit beside
-   * what is promised, so that no request is preempted at once; one that runs alone always fits.
+   * Gives a job a sequence that begins with what matches, a match of now. False when its tokens do
+   * not fit beside what is promised, so that no request is preempted at once; one that runs alone
+   * always fits.
    */
-  start(job: Job, alone: boolean): boolean {
-    const match = this.#match(job);
+  start(job: Job, match: PrefixMatch, alone: boolean): boolean {
     const { groups } = this.#pool;
     for (let g = 0; g < groups.length && !alone; g++) {
       const missing = this.#missing(g, match.tokens, job.length);
@@ -126,17 +127,15 @@ export class Room {
     return true;
   }
 
-  /** What is cached of a job's tokens, but for the last, which it has to compute. */
-  #match({ tokens, length, adapter }: Job): PrefixMatch {
-    return this.#index.match(tokens, length - 1, adapter);
-  }
-
-  /** Tokens in whole pages that two prompts begin with, but for the first's last one. */
-  #commonTokens(job: Job, other: Job): number {
-    const most = Math.min(job.length - 1, other.promptLength);
-    let common = 0;
-    while (common < most && job.tokens[common] === other.tokens[common]) common++;
-    return common - (common % this.#pool.pageSize);
+  /** Whether a prompt begins as another's tokens do up to a page's end beyond so many. */
+  #sharesBeyond(job: Job, other: Job, tokens: number): boolean {
+    const { pageSize } = this.#pool;
+    const end = (Math.floor(tokens / pageSize) + 1) * pageSize;
+    if (end >= job.length || end > other.promptLength) return false;
+    // Most part before they end.
+    let at = end - 1;
+    while (at >= 0 && job.tokens[at] === other.tokens[at]) at--;
+    return at < 0;
   }
 
   /** Free pages that a group lacks for a job of so many tokens, beside what is promised. */

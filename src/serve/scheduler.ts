@@ -248,8 +248,10 @@ export class Scheduler implements Disposable {
     let left = tokens;
     while (left > 0 && running.count < maxBatch) {
       const job = this.#waiting.first;
-      if (job === undefined || this.#room.isBeingComputed(job, running.jobs)) return;
-      if (!this.#room.start(job, running.count === 0)) {
+      if (job === undefined) return;
+      const match = this.#room.match(job);
+      if (this.#room.isBeingComputed(job, match.tokens, running.jobs)) return;
+      if (!this.#room.start(job, match, running.count === 0)) {
         this.#full = true;
         return;
       }

@@ -6,6 +6,7 @@ import { PrefixTree } from "../../src/kv/prefix-tree.ts";
 import { Sequence, SequencePool } from "../../src/kv/sequence.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 import { NaiveCache } from "./model.ts";
+import { truncate } from "./operations.ts";
 
 /**
  * What an index should hold: for each indexed token prefix of whole pages, its last page by group.
@@ -166,8 +167,18 @@ describe("PrefixIndex", () => {
           sequence.free();
           cache.values.delete(sequence);
           tokensOf.delete(sequence);
+        } else if (kind === 8 && random.chance(0.1)) {
+          index.clear();
+          naive.pages.clear();
         } else if (kind === 8) {
           naive.evict(random.integer(0, 6), random.integer(0, pool.groups.length - 1));
+        } else if (live.length > 0) {
+          // It grows, or goes on in another way from somewhere before.
+          const sequence = random.pick(live);
+          if (random.chance(0.5)) truncate(random, cache, sequence);
+          const kept = tokensOf.get(sequence)!.slice(0, sequence.length);
+          tokensOf.set(sequence, kept);
+          grow(random, pool, cache, sequence, [...kept, ...randomTokens(random, [])], tokensOf);
         }
         // A window group's pages may come from a second sequence of the same tokens: in life the
         // same K/V, here other values.
@@ -195,6 +206,24 @@ describe("PrefixIndex", () => {
     expect(() => index.insert(tokens, sequence, 4, 0.5)).toThrow(OptionError);
     index.clear();
     expect(index.match(tokens, 4, 5).tokens).toBe(0);
+  });
+
+  test("a sequence goes on where it was, by key and by index", () => {
+    const { pool, index } = indexed(2);
+    using other = new PrefixIndex(pool);
+    using sequence = pool.create();
+    const tokens = Int32Array.of(1, 2, 3, 4, 5, 6, 7, 8);
+    for (const [length, added] of [
+      [4, 2],
+      [8, 2],
+      [6, 0],
+    ]) {
+      pool.reserve([sequence], [Math.max(0, length - sequence.length)]);
+      for (const key of [0, 1]) expect(index.insert(tokens, sequence, length, key)).toBe(added);
+      expect(other.insert(tokens, sequence, length)).toBe(added);
+      for (const key of [0, 1]) expect(index.match(tokens, length, key).tokens).toBe(length);
+      expect(other.match(tokens, length).tokens).toBe(length);
+    }
   });
 
   test("edges split where prompts part, and count lookups, hits and tokens", () => {
