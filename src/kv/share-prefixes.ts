@@ -228,7 +228,7 @@ export function orderByPrefix(sequences: readonly Reservable[], into: Int32Array
 }
 
 /** Orders two sequences of a pool by page ids, column by column; a prefix comes first. */
-function comparePages(a: Reservable, b: Reservable): number {
+export function comparePages(a: Reservable, b: Reservable): number {
   const { pageCounts, groups } = a.state;
   let group = 0;
   while (group + 1 < groups.length && groups[group].windowLeft >= 0) group++;

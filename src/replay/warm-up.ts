@@ -7,14 +7,14 @@ import { generateWorkload } from "./workload.ts";
 const heads = { queryHeads: 2, kvHeads: 1 };
 
 /**
- * Full batches in which many requests come and go, as what runs once per request is compiled late;
- * and next to nothing for an emulated GPU, which is slow but never cold.
+ * Full batches in which many requests come and go, as what runs once per request is compiled well
+ * after a thousand of them; and next to nothing for an emulated GPU, which is slow but never cold.
  */
-const full = { requests: 400, promptMean: 128, outputMean: 20 };
+const full = { requests: 1600, promptMean: 32, outputMean: 10 };
 const little = { requests: 4, promptMean: 8, outputMean: 4 };
 
-/** A few requests go on alone: what runs once per step is compiled well after a thousand steps. */
-const lasting = { requests: 4, outputTokens: 1000 };
+/** A few requests go on alone: what runs once per step is compiled as late. */
+const lasting = { requests: 4, outputTokens: 2000 };
 
 /** Later layers go another way than the first. */
 const layersMost = 2;
@@ -23,7 +23,7 @@ const layersMost = 2;
 const pages = 800;
 
 /**
- * Runs a small workload first, about a second, as serving engines do, full batches and then
+ * Runs a small workload first, a second or two, as serving engines do, full batches and then
  * many steps: those that count wait neither for JavaScript to be compiled nor for native threads to
  * start.
  */

@@ -25,6 +25,8 @@ export class Job {
   /** Above 0 until it is known which of them stand. */
   drafted = 0;
   readonly promptLength: number;
+  /** Sorts of those that run that it was in since it got pages, up to two. */
+  sorts = 0;
   /** Its pages while it runs. */
   sequence: Sequence | null = null;
   /**
@@ -94,9 +96,11 @@ export class Job {
     return tokens[length - 1] >= 0 && this.maxTokens - this.generated > 1;
   }
 
-  /** Takes drafts for its next step, if it may. */
-  propose(drafts: ArrayLike<number>): void {
-    if (this.takesDrafts) this.drafts = drafts.length > 0 ? drafts : null;
+  /** Takes drafts for its next step, if it may; returns whether it has some. */
+  propose(drafts: ArrayLike<number>): boolean {
+    if (!this.takesDrafts) return false;
+    this.drafts = drafts.length > 0 ? drafts : null;
+    return this.drafts !== null;
   }
 
   /** Puts drafts into its step, at most so many; returns how many. */

@@ -1,5 +1,4 @@
-import type { PrefixIndex } from "../kv/prefix-index.ts";
-import type { Sequence } from "../kv/sequence.ts";
+import { comparePages } from "../kv/share-prefixes.ts";
 import type { Job } from "./job.ts";
 
 /** Jobs with pages. */
@@ -8,14 +7,10 @@ export class Running {
   readonly jobs: Job[] = [];
   /** True after a job came, until the next sort; leaving keeps the order. */
   #unsorted = false;
-  readonly #sequences: Sequence[] = [];
-  readonly #before: Job[] = [];
-  readonly #order: Int32Array;
-
-  /** @param maxBatch most jobs at once */
-  constructor(maxBatch: number) {
-    this.#order = new Int32Array(maxBatch);
-  }
+  /** Whether any job has drafts for the next step. */
+  #hasDrafts = false;
+  /** Those that a sort puts in their places. */
+  readonly #moving: Job[] = [];
 
   get count(): number {
     return this.jobs.length;
@@ -24,6 +19,7 @@ export class Running {
   /** Adds a job that has a sequence. */
   add(job: Job): void {
     this.jobs.push(job);
+    job.sorts = 0;
     this.#unsorted = true;
   }
 
@@ -43,7 +39,7 @@ export class Running {
       left -= job.scheduled;
       if (!generates) prompts++;
     }
-    left -= this.#scheduleDrafts(left >> 1);
+    if (this.#hasDrafts) left -= this.#scheduleDrafts(left >> 1);
     for (; prompts > 0 && left > 0; prompts--) {
       const prompt = this.#firstIdle();
       prompt.scheduled = Math.min(left, prompt.length - prompt.computed);
@@ -52,9 +48,15 @@ export class Running {
     return left;
   }
 
+  /** Offers a job drafts for the next step, if it may have some. */
+  propose(job: Job, drafts: ArrayLike<number>): void {
+    this.#hasDrafts = job.propose(drafts) || this.#hasDrafts;
+  }
+
   /** Schedules at most so many drafts of those that generate; returns how many. */
   #scheduleDrafts(most: number): number {
     const { jobs } = this;
+    this.#hasDrafts = false;
     let left = most;
     for (let i = 0; i < jobs.length; i++)
       if (jobs[i].scheduled > 0) left -= jobs[i].takeDrafts(left);
@@ -91,24 +93,38 @@ export class Running {
 
   /**
    * Puts jobs of one adapter side by side, and of these such with the same leading pages, so that a
-   * batch can share them.
+   * batch can share them. A new job has none but pages that it shares: its place among those that
+   * have the same is found again once it has pages of its own. From then on its order is settled.
    */
-  sort(index: PrefixIndex): void {
+  sort(): void {
     if (!this.#unsorted) return;
     this.#unsorted = false;
     const { jobs } = this;
-    const sequences = this.#sequences;
-    const before = this.#before;
-    sequences.length = before.length = jobs.length;
+    const moving = this.#moving;
+    let kept = 0;
+    let moved = 0;
     for (let i = 0; i < jobs.length; i++) {
-      sequences[i] = jobs[i].sequence!;
-      before[i] = jobs[i];
+      const job = jobs[i];
+      if (job.sorts < 2) moving[moved++] = job;
+      else jobs[kept++] = job;
     }
-    index.order(sequences, this.#order);
-    for (let i = 0; i < jobs.length; i++) jobs[i] = before[this.#order[i]];
-    // No page is shared across adapters, and the sort is stable.
-    if (jobs.some(({ adapter }) => adapter !== jobs[0].adapter))
-      jobs.sort((a, b) => a.adapter - b.adapter);
+    for (let i = 0; i < moved; i++) this.#place(moving[i], kept + i);
+    moving.length = 0;
+  }
+
+  /** Puts a job in its place among the first `count` of the list. */
+  #place(job: Job, count: number): void {
+    const { jobs } = this;
+    job.sorts++;
+    let low = 0;
+    let high = count;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (order(job, jobs[middle]) < 0) high = middle;
+      else low = middle + 1;
+    }
+    for (let i = count; i > low; i--) jobs[i] = jobs[i - 1];
+    jobs[low] = job;
   }
 
   /** Lets go of jobs that have no sequence any more. */
@@ -120,4 +136,9 @@ export class Running {
     }
     jobs.length = kept;
   }
+}
+
+/** No page is shared across adapters. */
+function order(a: Job, b: Job): number {
+  return a.adapter - b.adapter || comparePages(a.sequence!, b.sequence!);
 }

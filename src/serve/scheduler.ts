@@ -41,7 +41,7 @@ const noDrafts: readonly number[] = [];
 export class Scheduler implements Disposable {
   readonly index: PrefixIndex;
   readonly #waiting = new JobQueue();
-  readonly #running: Running;
+  readonly #running = new Running();
   /** Those that wait or run, by id. */
   readonly #jobs = new Map<number, Job>();
   readonly #pool: SequencePool;
@@ -68,7 +68,6 @@ export class Scheduler implements Disposable {
     this.#pool = pool;
     this.#options = options;
     this.index = new PrefixIndex(pool);
-    this.#running = new Running(maxBatch);
     this.#room = new Room(pool, this.index, tokenBudget);
     this.#pages = pool.groups.map((group) => new PageCounter(group));
     this.#step = new Step(maxBatch, tokenBudget);
@@ -134,7 +133,7 @@ export class Scheduler implements Disposable {
     const running = this.#running;
     const left = running.schedule(this.#options.tokenBudget);
     this.#start(left, now);
-    running.sort(this.index);
+    running.sort();
     const step = this.#step;
     while (true) {
       step.list(running.jobs);
@@ -205,7 +204,7 @@ export class Scheduler implements Disposable {
    */
   propose(job: Job, drafts: ArrayLike<number>): void {
     if (this.#underWay) throw notAdvanced();
-    job.propose(drafts);
+    this.#running.propose(job, drafts);
   }
 
   /**
@@ -246,9 +245,8 @@ export class Scheduler implements Disposable {
     if (tokens === 0 || this.#full || running.count === maxBatch) return;
     if (this.#waiting.length > 0) this.#room.promiseAll(running.jobs);
     let left = tokens;
-    while (left > 0 && running.count < maxBatch) {
-      const job = this.#waiting.first;
-      if (job === undefined) return;
+    while (left > 0 && running.count < maxBatch && this.#waiting.length > 0) {
+      const job = this.#waiting.first!;
       const match = this.#room.match(job);
       if (this.#room.isBeingComputed(job, match.tokens, running.jobs)) return;
       if (!this.#room.start(job, match, running.count === 0)) {
