@@ -25,6 +25,7 @@ export class Speculation {
   readonly #scheduler: Scheduler;
   /** Of the step to be. */
   readonly #drafts = new Map<Job, Drafts>();
+  #isOn = true;
 
   /** @param vocabulary ids below it are tokens */
   constructor(
@@ -35,7 +36,15 @@ export class Speculation {
     this.#scheduler = scheduler;
   }
 
-  /** Offers drafts to the next step, of those that run and may have some. */
+  /** False once drafts failed: requests go on without. */
+  get isOn(): boolean {
+    return this.#isOn;
+  }
+
+  /**
+   * Offers drafts to the next step, of those that run and may have some. Who drafts and fails is
+   * not asked again.
+   */
   async propose(generations: ReadonlyMap<number, Generation>): Promise<void> {
     this.#drafts.clear();
     const jobs: Job[] = [];
@@ -47,7 +56,18 @@ export class Speculation {
       requests.push({ generation, tokens: job.tokens.subarray(0, job.length) });
     }
     if (jobs.length === 0) return;
-    const drafts = await this.drafter.draft(requests);
+    let drafts: readonly Drafts[];
+    try {
+      drafts = await this.drafter.draft(requests);
+    } catch (error) {
+      this.#isOn = false;
+      for (const { generation } of requests) this.drafter.forget(generation);
+      process.emitWarning(`drafts failed, and requests go on without them: ${String(error)}`, {
+        type: "FlashbunWarning",
+        code: "FLASHBUN_DRAFTS",
+      });
+      return;
+    }
     jobs.forEach((job, i) => {
       const { tokens } = drafts[i];
       const unknown = tokens.findIndex((token) => token >= this.vocabulary);

@@ -29,13 +29,15 @@ export interface EngineStats {
 /** What a loop has counted. */
 export interface LoopCounts {
   steps: number;
+  /** Tokens that requests took: none behind what ended them. */
+  generatedTokens: number;
   busySeconds: number;
   hostSeconds: number;
 }
 
 /** The snapshot of a scheduler and its loop. */
 export function statsOf(usage: Usage, counts: LoopCounts, drafts: DraftCounts): EngineStats {
-  const { waiting, running, promptTokens, cachedTokens, generatedTokens, preemptions } = usage;
+  const { waiting, running, promptTokens, cachedTokens, preemptions } = usage;
   let pages = 0;
   let pagesUsed = 0;
   for (const { total, free } of usage.pages) {
@@ -50,7 +52,6 @@ export function statsOf(usage: Usage, counts: LoopCounts, drafts: DraftCounts): 
     pagesUsed,
     promptTokens,
     cachedTokens,
-    generatedTokens,
     preemptions,
     ...counts,
     ...drafts,

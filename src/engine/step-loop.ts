@@ -55,7 +55,7 @@ export class StepLoop {
   #resting: Promise<void> = Promise.resolve();
   #runs = false;
   #stopped = false;
-  readonly counts: LoopCounts = { steps: 0, busySeconds: 0, hostSeconds: 0 };
+  readonly counts: LoopCounts = { steps: 0, generatedTokens: 0, busySeconds: 0, hostSeconds: 0 };
   /** Who came and left since the last turn, of which the other ranks do not know. */
   #added: Added[] = [];
   #left: number[] = [];
@@ -184,13 +184,13 @@ export class StepLoop {
       while (!this.#stopped) {
         const began = now();
         if (this.followers !== undefined) this.#turn(began);
-        const waited = this.#speculation === undefined ? 0 : await this.#draft(this.#speculation);
+        const waited = this.#speculation?.isOn ? await this.#draft(this.#speculation) : 0;
         const step = this.scheduler.step(began);
         if (step !== null && checksPlans && this.followers !== undefined)
           await this.followers.comm.requireEqual("the plan", planBytes(step));
         const next = step === null ? undefined : this.#queue(step);
         this.counts.hostSeconds += now() - began - waited;
-        const isAhead = this.#speculation === undefined;
+        const isAhead = this.#speculation?.isOn !== true;
         const last = isAhead ? running : next;
         if (last !== undefined) await this.#settle(last);
         else if (step === null) return;
@@ -211,16 +211,12 @@ export class StepLoop {
     }
   }
 
-  /** Seconds for which drafts were waited. Those that fail end the requests that run. */
+  /** Seconds for which drafts were waited. */
   async #draft(speculation: Speculation): Promise<number> {
     // What is done here before a device is waited for is this thread's.
     const proposed = speculation.propose(this.#generations);
     const began = now();
-    try {
-      await proposed;
-    } catch (error) {
-      this.#abortAll(this.scheduler.running.slice(), error);
-    }
+    await proposed;
     return now() - began;
   }
 
@@ -302,6 +298,7 @@ export class StepLoop {
       const { token, logProb, failure } = chosen[path[i]];
       if (failure !== undefined) return this.abort(generation, failure);
       const ending = i < count - 1 ? null : told === "end" ? "stop" : told;
+      this.counts.generatedTokens++;
       if (!generation.take(token, ending, logProb)) continue;
       // Else a stop string was found, of which the scheduler does not know.
       if (told === null) this.#leave(generation);
