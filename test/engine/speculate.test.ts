@@ -3,13 +3,8 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { DraftModel } from "../../src/engine/draft-model.ts";
-import type { Drafter, Drafts } from "../../src/engine/drafter.ts";
-import {
-  Engine,
-  type EngineOptions,
-  type GeneratedToken,
-  type GenerateOptions,
-} from "../../src/engine/index.ts";
+import { Engine, type EngineOptions, type GenerateOptions } from "../../src/engine/index.ts";
+import { answerOf, expectNoLeaks, expectSame, partlyRight } from "../support/answers.ts";
 import { sweep } from "../support/deep.ts";
 import { type Random, seeded } from "../support/random.ts";
 import { gpuTarget } from "../support/targets.ts";
@@ -56,78 +51,6 @@ function requestOf(random: Random, seed: number): GenerateOptions {
     ...(random.chance(0.2) && { stop: [random.pick(["a", "e", "01", " "])] }),
     ...(random.chance(0.2) && { stopTokens: [random.integer(0, 255)] }),
   };
-}
-
-interface Answer {
-  readonly pieces: GeneratedToken[];
-  readonly end: unknown[];
-}
-
-async function answerOf(engine: Engine, options: GenerateOptions): Promise<Answer> {
-  const pieces: GeneratedToken[] = [];
-  const generation = engine.generate(options);
-  for await (const piece of generation) pieces.push(piece);
-  const { finishReason, stopString, usage } = generation;
-  return { pieces, end: [finishReason, stopString, usage.generatedTokens] };
-}
-
-/** Log-probabilities may differ in their last bits by how many rows stand beside theirs. */
-function expectSame(answers: readonly Answer[], expected: readonly Answer[], seed: number): void {
-  const plainly = (all: readonly Answer[]) =>
-    all.map(({ pieces, end }) => ({
-      end,
-      pieces: pieces.map(({ token, text, logProb }) => [
-        token,
-        text,
-        logProb?.top.map((each) => each.token),
-      ]),
-    }));
-  expect(plainly(answers), `SEED=${seed}`).toEqual(plainly(expected));
-  const numbers = (all: readonly Answer[]) =>
-    all.flatMap(({ pieces }) =>
-      pieces.flatMap(({ logProb }) =>
-        logProb ? [logProb.logProb, ...logProb.top.map((each) => each.logProb)] : [],
-      ),
-    );
-  const [ours, theirs] = [numbers(answers), numbers(expected)];
-  ours.forEach((value, i) => expect(Math.abs(value - theirs[i])).toBeLessThan(1e-4));
-}
-
-/** Drafts that go on as the answers do, each token right with the given chance: chains or trees. */
-function partlyRight(
-  random: Random,
-  drafter: Drafter,
-  answers: ReadonlyMap<number, readonly number[]>,
-  rightness: number,
-): void {
-  drafter.draft = async (requests) =>
-    requests.map(({ generation, tokens }): Drafts => {
-      const said = answers.get(generation.sampling.seed)!;
-      const from = tokens.length - generation.prompt.length;
-      const count = random.integer(0, drafter.draftsMost);
-      if (drafter.hasBranches) {
-        const parents: number[] = [];
-        const depths = [0];
-        const ids = Array.from({ length: count }, (_, i) => {
-          const parent = random.integer(Math.max(0, i - 2), i);
-          parents.push(parent);
-          depths.push(depths[parent] + 1);
-          const token = said[from + depths[parent]] ?? 1;
-          return random.chance(rightness) ? token : token ^ 1;
-        });
-        return { tokens: ids, parents };
-      }
-      const right = Array.from({ length: count }, (_, i) => said[from + i] ?? 1);
-      return { tokens: right.map((token) => (random.chance(rightness) ? token : token ^ 1)) };
-    });
-}
-
-function expectNoLeaks(engine: Engine): void {
-  const { pool, options } = engine.model.cache;
-  const { requests, pagesUsed } = engine.stats();
-  expect(requests).toBe(0);
-  expect(pool.sequenceCount).toBe(0);
-  expect(pagesUsed + pool.groups[0].allocator.freeCount).toBe(options.pages);
 }
 
 const engines: [string, EngineOptions][] = [
