@@ -1,4 +1,12 @@
-import { renormalize, sample, type SampleOptions, softmax, Tensor, topK } from "../../src/index.ts";
+import {
+  maskLogits,
+  renormalize,
+  sample,
+  type SampleOptions,
+  softmax,
+  Tensor,
+  topK,
+} from "../../src/index.ts";
 import {
   bareRow,
   copiesOf,
@@ -26,6 +34,20 @@ const filters: Readonly<Record<string, SampleOptions>> = {
   min_p: { minP: 0.1 },
 };
 
+interface Results {
+  out: Tensor;
+  values: Tensor;
+  indices: Tensor;
+}
+
+const operators: Readonly<Record<string, (x: Tensor, results: Results) => void>> = {
+  softmax: (x, { out }) => softmax(x, { out }),
+  renorm_top_k: (x, { out }) => renormalize(x, { topK: 50, out }),
+  renorm_top_p: (x, { out }) => renormalize(x, { topP: 0.9, out }),
+  mask_top_k: (x, { out }) => maskLogits(x, { topK: 50, out }),
+  top_k_40: (x, { values, indices }) => topK(x, 40, { values, indices }),
+};
+
 /** Tokens, probabilities and largest elements of rows of logits. */
 export const samplingCases: GpuCase[] = [1, 64, 256].flatMap((rows) => [
   ...Object.entries(spreads).flatMap(([spread, deviation]) =>
@@ -34,7 +56,7 @@ export const samplingCases: GpuCase[] = [1, 64, 256].flatMap((rows) => [
       run: (bench: GpuBench) => draw(bench, rows, deviation, filter),
     })),
   ),
-  ...["softmax", "renorm_top_p", "top_k_40"].map((operator) => ({
+  ...Object.keys(operators).map((operator) => ({
     name: `sampling/${operator}_b${rows}_v${vocabulary}`,
     run: (bench: GpuBench) => filtered(bench, rows, operator),
   })),
@@ -59,12 +81,8 @@ async function filtered(bench: GpuBench, rows: number, operator: string): Promis
   using out = Tensor.empty(device, [rows, lengthOf(bench)], "f32");
   using values = Tensor.empty(device, [rows, 40], "f32");
   using indices = Tensor.empty(device, [rows, 40], "i32");
-  const row = await timeRows(bench, rows, 1, (x) => {
-    if (operator === "softmax") softmax(x, { out });
-    else if (operator === "renorm_top_p") renormalize(x, { topP: 0.9, out });
-    else topK(x, 40, { values, indices });
-  });
-  return [row];
+  const results = { out, values, indices };
+  return [await timeRows(bench, rows, 1, (x) => operators[operator](x, results))];
 }
 
 function lengthOf({ quick }: GpuBench): number {

@@ -76,13 +76,13 @@ struct Residual {
     int32_t draft_dtype;
     float b;
 
-    FB_DEVICE void chunk_of(int32_t start, const float* x, int32_t count, float* r,
+    FB_DEVICE void quad_of(int32_t start, const float* x, int32_t count, float* r,
                             uint32_t& status) const {
-        float q[chunk] = {};
+        float q[quad] = {};
         if (b > 0)
-            load_chunk(draft_dtype, draft + int64_t(start) * element_bytes(draft_dtype), count, q);
+            load_quad(draft_dtype, draft + int64_t(start) * element_bytes(draft_dtype), count, q);
         FB_UNROLL
-        for (int i = 0; i < chunk; i++) {
+        for (int i = 0; i < quad; i++) {
             const float left = fmaf(-b, probable(q[i], status), probable(x[i], status));
             r[i] = i < count && left > 0 ? left : 0;
         }
@@ -103,12 +103,12 @@ struct Residual {
     FB_DEVICE float mass(Team<1>& team, uint32_t& status) const {
         uint64_t sum = 0;
         target.each_uncleaned([&](int32_t start, const float* x, int32_t count) {
-            float r[chunk];
-            chunk_of(start, x, count, r, status);
+            float r[quad];
+            quad_of(start, x, count, r, status);
             FB_UNROLL
-            for (int i = 0; i < chunk; i++) sum += integer_weight(r[i]);
+            for (int i = 0; i < quad; i++) sum += integer_weight(r[i]);
         });
-        return float(team.reduce<Sum>(sum)) * (1 / weight_one);
+        return mass_of(team.reduce<Sum>(sum));
     }
 };
 
@@ -116,7 +116,7 @@ FB_DEVICE Residual residual_of(const fb_drafts_params& p, int64_t row, int32_t n
     const int64_t target = row * p.target_stride + node * p.target_node_stride;
     const int64_t draft = row * p.draft_stride + node * p.draft_node_stride;
     const uint64_t source = p.targets + target * element_bytes(p.target_dtype);
-    return {{source, p.target_dtype, p.vocabulary, true},
+    return {block_row(source, p.target_dtype, p.vocabulary, true),
             p.drafts + draft * element_bytes(p.draft_dtype), p.draft_dtype, 0};
 }
 
@@ -157,7 +157,7 @@ FB_OPERATOR(verify_drafts, fb_drafts_params, verify_threads, 1, 1) {
     pdl_launch_dependents();
     const int64_t row = blockIdx.x;
     if (row >= p.row_count) return;
-    Team<1> team = make_team<1>(shared);
+    Team<1> team = {shared};
     Path path = {p, row, drafts_of(p, row)};
     const uint64_t seed = uint64_t(number_of(p.seeds, p.seed, row));
     const int64_t of_all = p.is_position_row != 0 ? row : p.position;
@@ -166,13 +166,13 @@ FB_OPERATOR(verify_drafts, fb_drafts_params, verify_threads, 1, 1) {
     uint32_t status = 0;
     while (step(team, path, left, {seed, uint64_t(position + path.depth), accept_draft}, status))
         left = residual_of(p, row, path.node);
-    const auto weigh = [&](int32_t start, const float* x, int32_t count, float* weight) {
-        left.chunk_of(start, x, count, weight, status);
+    const auto weigh = [&](int32_t start, const float* x, float* weight) {
+        left.quad_of(start, x, quad_count(p.vocabulary, start), weight, status);
     };
     // Not the noise of the draft that was rejected here: given that, it is no longer random.
     const Philox random = {seed, uint64_t(position + path.depth), draw_rest};
-    const uint64_t winner = race(team, left.target, random, weigh);
-    status = uint32_t(team.reduce<Most>(status));
+    const uint64_t winner = team.reduce<Largest>(run(team, left.target, random, weigh).winner());
+    status = uint32_t(team.reduce<Largest>(status));
     if (threadIdx.x != 0) return;
     path.end(winner == 0 ? 0 : index_of_winner(winner));
     if (winner == 0) status |= FB_SAMPLE_NO_MASS;

@@ -70,7 +70,7 @@ FB_DEVICE void add_distance(TeamShared& shared, bool weighted, int32_t bin, uint
 template <int size>
 FB_DEVICE uint64_t distance_sum(const Team<size>& team, bool weighted, int32_t bin) {
     uint64_t sum = 0;
-    FB_UNROLL
+    FB_UNROLL_BY(2)
     for (int other = 0; other < size; other++) {
         FB_UNROLL
         for (int part = 0; part < part_count; part++) {
@@ -102,20 +102,16 @@ template <int size> FB_DEVICE ReachedBin reached_bin(Team<size>& team, Target wa
     mine = scan_bins(shared, mine);
     if (sums) shared.distances.sums[threadIdx.x] = mine;
     team.sync();
-    uint64_t totals[size];
     uint64_t total = 0;
-    FB_UNROLL
-    for (int other = 0; other < size; other++) {
-        totals[other] = load_8(team, other, &shared.total);
-        total += totals[other];
-    }
+    FB_UNROLL_BY(2)
+    for (int other = 0; other < size; other++) total += load_8(team, other, &shared.total);
     const uint64_t target = wanted.of(total);
     if (target > total || total == 0) return {-1, 0, 0, target};
     int owner = 0;
     uint64_t before = 0, end_before = 0;
-    FB_UNROLL
+    FB_NO_UNROLL
     for (int other = 0; other < size - 1; other++) {
-        end_before += totals[other];
+        end_before += load_8(team, other, &shared.total);
         if (end_before >= target) continue;
         owner = other + 1;
         before = end_before;
@@ -163,29 +159,42 @@ template <class Get, class Set> FB_DEVICE void sort_falling(int32_t count, Get g
         }
 }
 
-// Copies what the blocks of the team found side by side, and sorts it; `counts`: how much each did.
-template <int size>
-FB_DEVICE void sort_lists(const Team<size>& team, const uint32_t (&counts)[size]) {
-    TeamShared& shared = team.shared;
-    uint32_t total = 0;
+// What the blocks of the team found. A thread copies one's: `own` places to `first` and on.
+struct Found {
+    int32_t total;
+    int32_t first;
+    int32_t own;
+    bool is_odd;
+};
+
+template <int size> FB_DEVICE Found found_by(const Team<size>& team) {
+    const TeamShared& shared = team.shared;
+    const int mine = int(threadIdx.x) / (team_threads / size);
+    Found found = {0, 0, 0, false};
     FB_UNROLL
-    for (int other = 0; other < size; other++) total += counts[other];
-    FB_NO_UNROLL
-    for (uint32_t i = threadIdx.x; i < total; i += team_threads) {
-        uint32_t first = 0, end = 0;
-        int owner = 0;
-        FB_UNROLL
-        for (int other = 0; other < size - 1; other++) {
-            end += counts[other];
-            if (end > i) continue;
-            owner = other + 1;
-            first = end;
-        }
-        shared.lists.sorted[i] = load_8(team, owner, &shared.lists.own[i - first]);
+    for (int other = 0; other < size; other++) {
+        const int32_t count = int32_t(team.load_4(team.in(other, &shared.own_count)));
+        if (team.load_4(team.in(other, &shared.own_odd)) != 0) found.is_odd = true;
+        if (other < mine) found.first += count;
+        if (other == mine) found.own = count;
+        found.total += count;
     }
+    return found;
+}
+
+// Copies it side by side.
+template <int size> FB_DEVICE void gather_lists(const Team<size>& team, const Found& found) {
+    constexpr int threads = team_threads / size;
+    TeamShared& shared = team.shared;
+    const int other = int(threadIdx.x) / threads;
+    for (int32_t i = threadIdx.x % threads; i < found.own; i += threads)
+        shared.lists.sorted[found.first + i] = load_8(team, other, &shared.lists.own[i]);
     __syncthreads();
+}
+
+FB_DEVICE void sort_places(TeamShared& shared, int32_t count) {
     sort_falling(
-        int32_t(total), [&](int32_t at) { return shared.lists.sorted[at]; },
+        count, [&](int32_t at) { return shared.lists.sorted[at]; },
         [&](int32_t at, uint64_t place) { shared.lists.sorted[at] = place; });
 }
 
@@ -197,19 +206,12 @@ FB_DEVICE Listed list_cut(Team<size>& team, DistanceBins bins, const Each& each,
                           bool first_only) {
     const bool weighted = wanted.weighted;
     TeamShared& shared = team.shared;
-    if (!team.is_empty) {
-        team.sync(); // nobody needs what was there before
-        clear_distances(shared);
-    }
-    team.is_empty = false;
+    team.sync(); // nobody needs what was there before
+    clear_distances(shared);
     if (threadIdx.x == 0) shared.own_count = 0;
     __syncthreads();
-    // What so many elements of a block precede is not among the first of the row.
-    const bool floored = !weighted && wanted.count <= above_floor;
-    const float floor = floored ? floor_of(shared) : -FB_INFINITY;
     uint64_t rest = 0;
     each([&](int32_t, float x, float weight) {
-        if (x < floor) return;
         const int32_t bin = bins.of(x);
         const uint64_t whole = weighted ? integer_weight(weight) : 1;
         if (bin == distance_count - 1) rest += whole;
@@ -230,17 +232,14 @@ FB_DEVICE Listed list_cut(Team<size>& team, DistanceBins bins, const Each& each,
         if (at < listed_most) shared.lists.own[at] = place_of(x, index);
     });
     team.sync();
-    uint32_t counts[size];
-    uint32_t count = 0;
-    FB_UNROLL
-    for (int other = 0; other < size; other++) {
-        counts[other] = team.load_4(team.in(other, &shared.own_count));
-        count += counts[other];
-    }
+    const Found found = found_by(team);
     const uint64_t target = reached.target - (is_whole ? 0 : reached.before);
-    if (count > listed_most) return {-1, false, target};
-    if (!first_only || team.rank() == 0) sort_lists(team, counts);
-    return {int32_t(count), is_whole, target};
+    if (found.total > listed_most) return {-1, false, target};
+    if (!first_only || team.rank() == 0) {
+        gather_lists(team, found);
+        sort_places(shared, found.total);
+    }
+    return {found.total, is_whole, target};
 }
 
 // The place in the sorted list at which the sum of whole weights, weight_of(place), reaches the

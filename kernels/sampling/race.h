@@ -2,15 +2,19 @@
 // weight, and the first one is drawn, which is the Gumbel maximum without its second logarithm.
 #pragma once
 #include "row.h"
-#include "../common/philox.h"
 
 FB_DEVICE int32_t index_of_winner(uint64_t winner) { return int32_t(~uint32_t(winner)); }
 
+// Of numbers from 0 on.
 FB_DEVICE float warp_most(float x) {
+#if FB_ARCH >= 800
+    return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(x)));
+#else
     FB_UNROLL
     for (int distance = 16; distance > 0; distance /= 2)
         x = fmaxf(x, __shfl_xor_sync(~0u, x, distance));
     return x;
+#endif
 }
 
 // The first to arrive so far.
@@ -21,7 +25,6 @@ struct Runner {
     // `v` of the token's noise; `bound`: a score that another token has. Of equal ones the first in
     // the order of indices stays.
     FB_DEVICE void take(float weight, float v, uint32_t at, float bound) {
-        // No time is shorter than its v, so that most need no logarithm.
         if (weight <= v * bound * 0.999999f) return;
         const float score = weight / exponential_of(v);
         if (score > best || (score == best && at < index)) {
@@ -42,25 +45,35 @@ struct Runner {
     }
 };
 
-// Over the row's chunks, whose weights weigh(start, x, count, weight) writes. 0: none has any.
+// Whether a token may arrive before one with the score `bound`: no time is shorter than its v, of
+// which the upper bits are enough, so that most need no more.
+FB_DEVICE bool may_win(float weight, uint32_t bits, float bound) {
+    return weight > fmaf(__uint_as_float(bits >> 9 | 0x3f800000u), bound, -bound);
+}
+
+// This thread's best over the row's quads, whose weights weigh(start, x, weight) writes: 0 for what
+// is past the row's end.
 template <int size, class Weigh>
-FB_DEVICE uint64_t race(Team<size>& team, const Row<size>& row, Philox random, Weigh weigh) {
+FB_DEVICE Runner run(Team<size>& team, const Row<size>& row, Philox random, Weigh weigh) {
     Runner best;
-    row.each_chunk([&](int32_t start, const float* x, int32_t count) {
-        float weight[chunk];
-        weigh(start, x, count, weight);
+    PhiloxKeys& keys = team.shared.keys;
+    keys.set(random.key);
+    __syncthreads();
+    row.each_quad([&](int32_t start, const float* x, int32_t) {
+        float w[quad];
+        weigh(start, x, w);
         const float bound = warp_most(best.best);
+        if (!(w[0] > 0 || w[1] > 0 || w[2] > 0 || w[3] > 0)) return;
+        const uint4 four = random.at(uint32_t(start) / quad, keys);
+        const uint32_t bits[quad] = {four.x, four.y, four.z, four.w};
+        const float less = bound * 0.999999f;
+        bool may = false;
         FB_UNROLL
-        for (int four = 0; four < chunk; four += 4) {
-            const float* const w = weight + four;
-            if (!(w[0] > 0 || w[1] > 0 || w[2] > 0 || w[3] > 0)) continue;
-            const uint4 random_four = random.at(uint32_t(start + four) / 4);
-            const uint32_t bits[4] = {random_four.x, random_four.y, random_four.z, random_four.w};
-            FB_UNROLL
-            for (int i = 0; i < 4; i++)
-                best.take(w[i], uniform_of(bits[i]), uint32_t(start + four + i),
-                          fmaxf(bound, best.best));
-        }
+        for (int i = 0; i < quad; i++) may |= may_win(w[i], bits[i], less);
+        if (!may) return;
+        FB_UNROLL
+        for (int i = 0; i < quad; i++)
+            best.take(w[i], uniform_of(bits[i]), uint32_t(start + i), fmaxf(bound, best.best));
     });
-    return team.template reduce<Most>(best.winner());
+    return best;
 }

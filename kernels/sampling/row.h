@@ -26,8 +26,9 @@ struct Weights {
     bool is_probability;
 
     FB_DEVICE float of(float x) const {
-        if (x == largest) return 1;
-        return is_probability ? x * lift * scale : exp2_approx((x - largest) * scale);
+        if (is_probability) return x == largest ? 1 : x * lift * scale;
+        // Of infinities that are equal too.
+        return exp2_approx(fminf((x - largest) * scale, 0));
     }
 };
 
@@ -39,26 +40,12 @@ FB_DEVICE Weights weights_of(float largest, float temperature, bool is_probabili
 
 // ---- load
 
-// As many elements of a block's part of a row are its floor or more, if it has as many.
-constexpr int above_floor = team_threads / 4;
-
-// `most`: the largest of a thread's elements, of which quads join theirs.
-FB_DEVICE void note_floor(TeamShared& shared, float most) {
-    FB_UNROLL
-    for (int distance = 1; distance < 32; distance *= 2) {
-        const float other = __shfl_xor_sync(~0u, most, distance);
-        most = distance < 4 ? fmaxf(most, other) : fminf(most, other);
-    }
-    if (threadIdx.x % 32 == 0) shared.floors[threadIdx.x / 32] = most;
-}
-
-// Once the team has met.
-FB_DEVICE float floor_of(const TeamShared& shared) {
-    float least = shared.floors[0];
-    FB_UNROLL
-    for (int warp = 1; warp < team_warps; warp++) least = fminf(least, shared.floors[warp]);
-    return least;
-}
+// The largest of a thread's elements, and where the first of them is.
+struct Most {
+    float x;
+    int32_t index; // below 0: it has none
+    bool is_odd;   // some of its elements are no numbers
+};
 
 // The elements of a row, without NaN, by their index.
 template <int size> struct Row {
@@ -66,25 +53,29 @@ template <int size> struct Row {
     int32_t dtype;
     int32_t length;
     bool is_probability;
+    Part part;
 
+    FB_DEVICE float lowest() const { return is_probability ? 0 : -FB_INFINITY; }
+
+    // As they are in memory; once cleaned, those that the block holds are numbers.
     template <class Body> FB_DEVICE void each_uncleaned(Body body) const {
-        Team<size>::each_chunk(dtype, source, length, body);
+        const auto clean = [](float x) { return x; };
+        Team<size>::each_quad(part, dtype, source, lowest(), clean, body);
     }
 
-    template <class Body> FB_DEVICE void each_chunk(Body body) const {
+    template <class Body> FB_DEVICE void each_quad(Body body) const {
         const bool probability = is_probability;
-        Team<size>::each_chunk(dtype, source, length, [&](int32_t start, float* x, int32_t count) {
+        const auto clean = [=](float x) {
             uint32_t ignored = 0;
-            FB_UNROLL
-            for (int i = 0; i < chunk; i++) x[i] = cleaned(x[i], probability, ignored);
-            body(start, x, count);
-        });
+            return cleaned(x, probability, ignored);
+        };
+        Team<size>::each_quad(part, dtype, source, lowest(), clean, body);
     }
 
     template <class Body> FB_DEVICE void each(Body body) const {
-        each_chunk([&](int32_t start, const float* x, int32_t count) {
+        each_quad([&](int32_t start, const float* x, int32_t count) {
             FB_UNROLL
-            for (int i = 0; i < chunk; i++)
+            for (int i = 0; i < quad; i++)
                 if (i < count) body(start + i, x[i]);
         });
     }
@@ -96,45 +87,95 @@ template <int size> struct Row {
         return cleaned(x[0], is_probability, ignored);
     }
 
-    // The place of the largest, the first of several; status is that of the row.
-    FB_DEVICE uint64_t largest(Team<size>& team, uint32_t& status) const {
-        float most = -FB_INFINITY;
-        int32_t where = -1;
-        uint32_t seen = 0;
-        const bool probability = is_probability;
-        Team<size>::each_chunk(dtype, source, length, [&](int32_t start, float* x, int32_t count) {
-            if (where < 0 && count > 0) where = start;
+    // Makes numbers of what this thread holds.
+    FB_DEVICE void clean() const {
+        FB_DYNAMIC_SHARED(memory);
+        uint32_t ignored = 0;
+        const int32_t held = part.held - part.first;
+        for (int32_t at = threadIdx.x * quad; at < held; at += team_threads * quad) {
+            float x[quad];
+            load_held(shared_address(memory), dtype, at, x);
             FB_UNROLL
-            for (int i = 0; i < chunk; i++) {
-                if (i >= count) continue;
-                const float now = cleaned(x[i], probability, seen);
-                // Indices rise: of equal ones the first stays.
-                if (now > most) {
-                    most = now;
-                    where = start + i;
+            for (int i = 0; i < quad; i++) {
+                const float good = cleaned(x[i], is_probability, ignored);
+                if (good == x[i]) continue;
+                // 0 and -inf, of either width.
+                if (dtype == FB_F32) {
+                    reinterpret_cast<float*>(memory)[at + i] = good;
+                } else {
+                    const uint16_t low = dtype == FB_F16 ? 0xfc00 : 0xff80;
+                    reinterpret_cast<uint16_t*>(memory)[at + i] = is_probability ? 0 : low;
                 }
             }
+        }
+    }
+
+    // The first pass over the row.
+    FB_DEVICE Most most() const {
+        const float least = lowest();
+        float most = least;
+        int32_t where = -1;
+        bool is_odd = false;
+        each_uncleaned([&](int32_t start, const float* x, int32_t count) {
+            FB_UNROLL
+            for (int i = 0; i < quad; i++) is_odd |= !(x[i] >= least);
+            // The other number where one is NaN.
+            const float now = fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
+            if (now > most || (where < 0 && count > 0)) {
+                most = fmaxf(now, least);
+                where = start;
+            }
         });
-        note_floor(team.shared, most);
-        uint64_t best = where < 0 ? 0 : place_of(most, where);
-        if (seen != 0) best |= MostAndFlag::flag;
-        best = team.template reduce<MostAndFlag>(best);
-        if (best & MostAndFlag::flag) status |= FB_SAMPLE_NAN;
-        best &= ~MostAndFlag::flag;
-        most = value_of(uint32_t(best >> index_bits));
-        if (probability ? !(most > 0) : most == -FB_INFINITY) status |= FB_SAMPLE_NO_MASS;
+        if (size > 1 && is_odd) clean();
+        // Of the quad the first that is as large.
+        if (where >= 0) where += first_in_quad(where, most);
+        return {most, where, is_odd};
+    }
+
+    FB_DEVICE int32_t first_in_quad(int32_t start, float x) const {
+        int32_t first = 0;
+        if (size > 1 && start < part.held) {
+            float held[quad];
+            load_held(held_address(), dtype, start - part.first, held);
+            FB_UNROLL
+            for (int i = quad - 1; i >= 0; i--)
+                if (held[i] == x) first = i;
+            return first;
+        }
+        const int32_t count = part.end - start < quad ? part.end - start : quad;
+        for (int i = count - 1; i >= 0; i--)
+            if (at(start + i) == x) first = i;
+        return first;
+    }
+
+    // The place of the row's largest, the first of several; status is that of the row.
+    FB_DEVICE uint64_t largest(Team<size>& team, Most own, uint32_t& status) const {
+        uint64_t best = own.index < 0 ? 0 : place_of(own.x, own.index);
+        if (own.is_odd) best |= LargestAndFlag::flag;
+        best = team.template reduce<LargestAndFlag>(best);
+        if (best & LargestAndFlag::flag) status |= FB_SAMPLE_NAN;
+        best &= ~LargestAndFlag::flag;
+        const float most = value_of(uint32_t(best >> index_bits));
+        if (is_probability ? !(most > 0) : most == -FB_INFINITY) status |= FB_SAMPLE_NO_MASS;
         return best;
     }
 
     // The sum of the weights of what stands at `last` or before it and weighs `min_weight` or more.
-    FB_DEVICE float mass(Team<size>& team, Weights weights, uint64_t last,
-                         float min_weight) const {
+    FB_DEVICE uint64_t sum(Team<size>& team, Weights weights, uint64_t last,
+                           float min_weight) const {
         uint64_t sum = 0;
         const Keeps keeps = keeps_of(last);
         each([&](int32_t index, float x) {
             const float weight = weights.of(x);
             if (keeps(x, index) && weight >= min_weight) sum += integer_weight(weight);
         });
-        return float(team.template reduce<Sum>(sum)) * (1 / weight_one);
+        return team.template reduce<Sum>(sum);
     }
 };
+
+// A row that one block reads from memory.
+FB_DEVICE Row<1> block_row(uint64_t source, int32_t dtype, int32_t length, bool is_probability) {
+    return {source, dtype, length, is_probability, {0, 0, length}};
+}
+
+FB_DEVICE float mass_of(uint64_t sum) { return float(sum) * (1 / weight_one); }

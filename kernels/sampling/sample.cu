@@ -15,5 +15,10 @@ FB_OPERATOR(sample_rows, fb_sample_params, sample_threads, 1, 1) {
     FB_SHARED(TeamShared, shared, );
     pdl_wait();
     pdl_launch_dependents();
-    sample_row<1>(p, shared);
+    const int64_t index = blockIdx.x;
+    if (index >= p.row_count) return;
+    const uint64_t source = p.x + index * p.x_stride * element_bytes(p.dtype);
+    const Row<1> row = block_row(source, p.dtype, p.vocabulary, p.is_probabilities != 0);
+    Team<1> team = {shared};
+    sample_row(p, team, task_of(p, index, row), [] {});
 }

@@ -1,6 +1,6 @@
 // A token of each row by its probability, or the row's probabilities, after the filters.
 #pragma once
-#include "listed.h"
+#include "few.h"
 #include "race.h"
 #include "../ptx/pdl.h"
 
@@ -54,15 +54,9 @@ template <int size> struct Elements {
 };
 
 // The last place that is kept, of those that weigh min_p or more.
-struct Kept {
-    uint64_t last;
-    bool is_listed; // the first top_k are the first block's list; other filters are not applied
-};
-
-// `first_lists`: a list that holds all that is kept will do, of the first block.
 template <int size>
-FB_DEVICE Kept last_kept(Team<size>& team, const Row<size>& row, Weights weights, Numbers n,
-                         bool is_joint, bool first_lists) {
+FB_DEVICE uint64_t last_kept(Team<size>& team, const Row<size>& row, Weights weights, Numbers n,
+                             bool is_joint) {
     const TeamShared& shared = team.shared;
     uint64_t last = 0;
     // By top-k, then by top-p.
@@ -73,13 +67,11 @@ FB_DEVICE Kept last_kept(Team<size>& team, const Row<size>& row, Weights weights
         // Top-p is of what the other filters keep, or of the whole row.
         const Elements<size> each = {row, weights, weighted, keeps_of(is_joint ? 0 : last),
                                      is_joint ? 0 : n.min_p};
-        const bool first_only = first_lists && !weighted;
         Listed listed = {-1, false, 0};
         if (weighted || n.top_k <= listed_most)
-            listed = list_cut(team, bins_of(weights, weighted), each, wanted, first_only);
-        if (first_only && listed.is_whole) return {0, true};
+            listed = list_cut(team, bins_of(weights, weighted), each, wanted, false);
         uint64_t place;
-        if (listed.count < 0 || first_only) {
+        if (listed.count < 0) {
             place = find_cut(team, each, wanted).place;
         } else if (!weighted) {
             place = shared.lists.sorted[listed.target - 1];
@@ -90,28 +82,97 @@ FB_DEVICE Kept last_kept(Team<size>& team, const Row<size>& row, Weights weights
             place = reached_place(team.shared, listed.count, weight_of,
                                   {false, listed.target, 0});
         }
-        last = Most::of(last, place);
+        last = Largest::of(last, place);
     }
-    return {last, false};
+    return last;
 }
 
-// The token that wins the race among what is kept.
-template <int size>
-FB_DEVICE int32_t draw(Team<size>& team, const Row<size>& row, Weights weights, uint64_t last,
-                       float min_p, Philox random) {
-    const Keeps keeps = keeps_of(last);
-    const auto weigh = [&](int32_t start, const float* x, int32_t count, float* weight) {
-        FB_UNROLL
-        for (int i = 0; i < chunk; i++) {
-            weight[i] = i < count && keeps(x[i], start + i) ? weights.of(x[i]) : 0;
-            if (weight[i] < min_p) weight[i] = 0;
+// What a draw is made of: what is kept from `last` on and weighs min_p or more.
+template <int size> struct Draw {
+    Team<size>& team;
+    const Row<size>& row;
+    Weights weights;
+    float min_p;
+    Philox random;
+
+    // Its winner, and the sum of the weights if that is asked for.
+    FB_DEVICE uint64_t winner(uint64_t last, bool is_summed, uint64_t& sum) const {
+        const Keeps keeps = keeps_of(last);
+        uint64_t own = 0;
+        const auto weigh = [&](int32_t start, const float* x, float* weight) {
+            FB_UNROLL
+            for (int i = 0; i < quad; i++) {
+                weight[i] = last == 0 || keeps(x[i], start + i) ? weights.of(x[i]) : 0;
+                if (weight[i] < min_p) weight[i] = 0;
+                if (is_summed) own += integer_weight(weight[i]);
+            }
+        };
+        uint64_t first = run(team, row, random, weigh).winner();
+        if (is_summed) {
+            team.template reduce_two<Largest, Sum>(first, own);
+            sum = own;
+            return first;
         }
-    };
-    return index_of_winner(race(team, row, random, weigh));
+        return team.template reduce<Largest>(first);
+    }
+};
+
+// Draws, and looks whether the part `top_p` of the mass reaches as far as the winner. If not, the
+// winner among what stands before it is the next one to try: what top-p keeps is a beginning.
+constexpr int tries_most = 8;
+
+// Below 0: too many tries. `last`: of what else is kept; top_p 1: everything of it.
+template <int size>
+FB_DEVICE int32_t draw_top_p(const Draw<size>& draw, uint64_t last, float top_p, bool is_joint) {
+    const Target wanted = part_of(top_p);
+    uint64_t total = 0;
+    uint64_t from = 0;
+    int32_t token = -1;
+    // Of the whole row first, where that counts.
+    FB_NO_UNROLL
+    for (int turn = top_p < 1 && is_joint ? -1 : 0; turn < tries_most; turn++) {
+        if (turn >= 0) {
+            const bool is_summed = turn == 0 && top_p < 1 && !is_joint;
+            token = index_of_winner(draw.winner(turn == 0 ? last : from, is_summed, total));
+            if (top_p == 1) return token;
+            // What stands before the token.
+            from = place_of(draw.row.at(token), token) + 1;
+        }
+        const uint64_t before =
+            draw.row.sum(draw.team, draw.weights, from, is_joint ? 0 : draw.min_p);
+        if (turn < 0) total = before;
+        else if (before < wanted.of(total)) return token;
+    }
+    return -1;
 }
 
-// The same among the first top_k of a sorted list, by one block.
-FB_DEVICE int32_t draw_listed(TeamShared& shared, Weights weights, Numbers n, Philox random) {
+// What a row's own pass writes: what is kept, and of which mass; 0: nothing.
+struct Kept {
+    Weights weights;
+    uint64_t last;
+    float mass;
+};
+
+// Of `count` places in lists.sorted, by one block.
+FB_DEVICE Kept keep_few(TeamShared& shared, Weights weights, Numbers n, int32_t count) {
+    const uint64_t* const places = shared.lists.sorted;
+    const auto whole = [=](uint64_t place) {
+        const float weight = weights.of(value_of(uint32_t(place >> index_bits)));
+        return weight >= n.min_p ? integer_weight(weight) : 0;
+    };
+    uint64_t last = places[count - 1];
+    if (n.top_p < 1)
+        last = Largest::of(last, reached_place(shared, count, whole, part_of(n.top_p)));
+    uint64_t sum = 0;
+    for (int32_t at = threadIdx.x; at < count; at += team_threads)
+        if (places[at] >= last) sum += whole(places[at]);
+    Team<1> block = {shared};
+    return {weights, last, mass_of(block.reduce<Sum>(sum))};
+}
+
+// A token of the first `count` in lists.sorted, by one block.
+FB_DEVICE int32_t draw_few(TeamShared& shared, Weights weights, Numbers n, int32_t count,
+                           Philox random) {
     const uint64_t* const places = shared.lists.sorted;
     const auto weight_of = [=](uint64_t place) {
         const float weight = weights.of(value_of(uint32_t(place >> index_bits)));
@@ -120,37 +181,39 @@ FB_DEVICE int32_t draw_listed(TeamShared& shared, Weights weights, Numbers n, Ph
     uint64_t last = 0;
     if (n.top_p < 1) {
         const auto whole = [=](uint64_t place) { return integer_weight(weight_of(place)); };
-        last = reached_place(shared, n.top_k, whole, part_of(n.top_p));
+        last = reached_place(shared, count, whole, part_of(n.top_p));
     }
     Runner best;
-    for (int32_t at = threadIdx.x; at < n.top_k; at += team_threads) {
+    for (int32_t at = threadIdx.x; at < count; at += team_threads) {
         const uint64_t place = places[at];
         if (place < last) break;
         best.take(weight_of(place), random, uint32_t(index_of(place)));
     }
     Team<1> block = {shared};
-    return index_of_winner(block.reduce<Most>(best.winner()));
+    return index_of_winner(block.reduce<Largest>(best.winner()));
 }
 
 // ---- store
 
 template <int size>
 FB_DEVICE void write_row(const fb_sample_params& p, int64_t index, const Row<size>& row,
-                         Weights weights, uint64_t last, float min_p, float mass) {
+                         const Kept& kept, float min_p) {
+    const auto [weights, last, mass] = kept;
     const uint64_t target = p.out + index * p.out_stride * element_bytes(p.out_dtype);
     const int32_t bytes = element_bytes(p.out_dtype);
     const bool is_masked = p.out_kind == FB_SAMPLE_MASKED;
     const float dropped = is_masked && !row.is_probability ? -FB_INFINITY : 0;
     const float factor = mass > 0 ? 1 / mass : 0;
     const Keeps keeps = keeps_of(last);
-    row.each_chunk([&](int32_t start, float* x, int32_t count) {
+    row.each_quad([&](int32_t start, float* x, int32_t count) {
+        float y[quad];
         FB_UNROLL
-        for (int i = 0; i < chunk; i++) {
+        for (int i = 0; i < quad; i++) {
             const float weight = mass > 0 ? weights.of(x[i]) : 0;
             const bool is_kept = mass > 0 && keeps(x[i], start + i) && weight >= min_p;
-            x[i] = !is_kept ? dropped : is_masked ? x[i] : weight * factor;
+            y[i] = !is_kept ? dropped : is_masked ? x[i] : weight * factor;
         }
-        store_chunk(p.out_dtype, target + int64_t(start) * bytes, count, x);
+        if (count > 0) store_quad(p.out_dtype, target + int64_t(start) * bytes, count, y);
     });
 }
 
@@ -163,44 +226,102 @@ FB_DEVICE Philox noise_of(const fb_sample_params& p, int64_t row) {
     return {seed, uint64_t(position), draw_token};
 }
 
-// Row `item`, by its team.
-template <int size> FB_DEVICE void sample_row(const fb_sample_params& p, TeamShared& shared) {
-    Team<size> team = make_team<size>(shared);
-    const int64_t index = blockIdx.x / size;
-    if (index >= p.row_count) return;
-    const Row<size> row = {p.x + index * p.x_stride * element_bytes(p.dtype), p.dtype,
-                           p.vocabulary, p.is_probabilities != 0};
+// By the team's first block.
+FB_DEVICE void store_result(const fb_sample_params& p, int64_t index, int32_t token,
+                            uint32_t status) {
+    if (threadIdx.x != 0) return;
+    if (p.tokens != 0) items<int32_t>(p.tokens)[index] = token;
+    if (p.status != 0) items<int32_t>(p.status)[index] = int32_t(status);
+}
+
+// A row and how it is treated, the same for all threads: where registers are few, in shared memory.
+template <int size> struct Task {
+    Row<size> row;
+    int64_t index;
+    Numbers n;
+    uint32_t status; // of n
+};
+
+template <int size>
+FB_DEVICE Task<size> task_of(const fb_sample_params& p, int64_t index, const Row<size>& row) {
     uint32_t status = 0;
     const Numbers n = numbers_of(p, index, status);
-    const uint64_t first = row.largest(team, status);
-    const bool has_mass = (status & FB_SAMPLE_NO_MASS) == 0;
+    return {row, index, n, status};
+}
+
+// By the first top_k alone, if they are few; false: by all that follows. `ahead` is called once
+// the row itself is no longer needed.
+template <int size, class Ahead>
+FB_DEVICE bool take_few(const fb_sample_params& p, Team<size>& team, const Task<size>& task,
+                        Most own, Ahead ahead, Kept& kept) {
+    const Row<size>& row = task.row;
+    const Numbers n = task.n;
+    const bool is_drawn = p.out == 0;
     const bool is_greedy = n.temperature == 0 || n.top_k == 1;
-    const Weights weights = weights_of(value_of(uint32_t(first >> index_bits)), n.temperature,
-                                       row.is_probability);
+    if (is_greedy || n.top_k > few_most || n.top_k >= row.length) return false;
+    if (p.is_joint != 0 && n.top_p < 1) return false;
+    const Few few = list_few(team, row, own, n.top_k, is_drawn);
+    if (few.count < 0) return false;
+    if (is_drawn) ahead();
+    if (is_drawn && team.rank() != 0) return true;
+    const int32_t count = few.count < n.top_k ? few.count : n.top_k;
+    int32_t token = 0;
+    if (count > 0) {
+        const float largest = value_of(uint32_t(team.shared.lists.sorted[0] >> index_bits));
+        const Weights weights = weights_of(largest, n.temperature, row.is_probability);
+        if (is_drawn) token = draw_few(team.shared, weights, n, count, noise_of(p, task.index));
+        else kept = keep_few(team.shared, weights, n, count);
+    }
+    if (team.rank() == 0)
+        store_result(p, task.index, token, task.status | (few.is_odd ? FB_SAMPLE_NAN : 0) |
+                                          (count == 0 ? FB_SAMPLE_NO_MASS : 0));
+    return true;
+}
+
+template <int size>
+FB_DEVICE void take_all(const fb_sample_params& p, Team<size>& team, const Task<size>& task,
+                        Most own, Kept& kept) {
+    const Row<size>& row = task.row;
+    uint32_t status = task.status;
+    const uint64_t first = row.largest(team, own, status);
+    const bool has_mass = (status & FB_SAMPLE_NO_MASS) == 0;
+    const bool is_first = team.rank() == 0;
+    if (is_first) store_result(p, task.index, has_mass ? index_of(first) : 0, status);
+    if (!has_mass) return;
+    const Weights weights = weights_of(value_of(uint32_t(first >> index_bits)),
+                                       task.n.temperature, row.is_probability);
     uint64_t last = first;
-    int32_t token = has_mass ? index_of(first) : 0;
-    if (!is_greedy && has_mass) {
+    if (task.n.temperature != 0 && task.n.top_k != 1) {
         const bool is_joint = p.is_joint != 0;
-        const bool first_lists = p.out == 0 && !(is_joint && n.top_p < 1);
-        const Kept kept = last_kept(team, row, weights, n, is_joint, first_lists);
-        last = kept.last;
-        const Philox random = noise_of(p, index);
-        if (kept.is_listed) {
-            if (team.rank() == 0) token = draw_listed(shared, weights, n, random);
-        } else if (p.tokens != 0) {
-            token = draw(team, row, weights, last, n.min_p, random);
+        // Top-p is tried, and looked for where that fails.
+        Numbers sought = task.n;
+        if (p.out == 0) sought.top_p = 1;
+        FB_NO_UNROLL
+        for (bool is_done = false; !is_done;) {
+            last = last_kept(team, row, weights, sought, is_joint);
+            if (p.out != 0) break;
+            is_done = sought.top_p < 1 || task.n.top_p == 1;
+            const Draw<size> draw = {team, row, weights, task.n.min_p, noise_of(p, task.index)};
+            const int32_t token = draw_top_p(draw, last, is_done ? 1 : task.n.top_p, is_joint);
+            is_done |= token >= 0;
+            if (is_done && is_first && threadIdx.x == 0)
+                items<int32_t>(p.tokens)[task.index] = token;
+            sought = task.n;
         }
     }
-    if (p.out != 0) {
-        float mass = has_mass ? 1 : 0;
-        if (has_mass && p.out_kind == FB_SAMPLE_PROBABILITIES)
-            mass = row.mass(team, weights, last, n.min_p);
-        write_row(p, index, row, weights, last, n.min_p, mass);
-    }
-    if (team.rank() == 0 && threadIdx.x == 0) {
-        if (p.tokens != 0) items<int32_t>(p.tokens)[index] = token;
-        if (p.status != 0) items<int32_t>(p.status)[index] = int32_t(status);
-    }
-    // Nobody leaves while others may still read its memory.
-    if (size > 1) team.sync();
+    if (p.out == 0) return;
+    const bool is_renormalized = p.out_kind == FB_SAMPLE_PROBABILITIES;
+    const float mass = is_renormalized ? mass_of(row.sum(team, weights, last, task.n.min_p)) : 1;
+    kept = {weights, last, mass};
+}
+
+// A row, by its team, which has to meet before another one follows.
+template <int size, class Ahead>
+FB_DEVICE void sample_row(const fb_sample_params& p, Team<size>& team, const Task<size>& task,
+                          Ahead ahead) {
+    Kept kept = {};
+    const Most own = task.row.most();
+    if (!take_few(p, team, task, own, ahead, kept))
+        take_all(p, team, task, own, kept);
+    if (p.out != 0) write_row(p, task.index, task.row, kept, task.n.min_p);
 }

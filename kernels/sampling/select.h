@@ -40,7 +40,7 @@ struct Keeps {
     int32_t index;
 
     FB_DEVICE bool operator()(float other, int32_t at) const {
-        return other > x || (other == x && at <= index);
+        return (other > x) | ((other == x) & (at <= index));
     }
 };
 
@@ -50,9 +50,10 @@ FB_DEVICE Keeps keeps_of(uint64_t last) {
 }
 
 template <int size>
-FB_DEVICE void add_to_bin(Team<size>& team, bool weighted, uint32_t bin, float weight) {
+FB_DEVICE void add_to_bin(Team<size>& team, int bins_turn, bool weighted, uint32_t bin,
+                          float weight) {
     const int copy = threadIdx.x % bin_copies;
-    auto& bins = team.shared.bins[team.bins_turn];
+    auto& bins = team.shared.bins[bins_turn];
     atomicAdd(&bins[0][bin][copy], 1u);
     if (!weighted) return;
     const uint64_t whole = integer_weight(weight);
@@ -73,12 +74,6 @@ FB_DEVICE void clear_bins(TeamShared& shared, int turn) {
 FB_DEVICE void clear_distances(TeamShared& shared) {
     uint32_t* const words = &shared.distances.parts[0][0];
     for (int i = threadIdx.x; i < part_count * distance_count; i += team_threads) words[i] = 0;
-}
-
-// A block's team, with an empty histogram of distances once it has reduced something.
-template <int size> FB_DEVICE Team<size> make_team(TeamShared& shared) {
-    clear_distances(shared);
-    return {shared};
 }
 
 struct Bin {
@@ -153,8 +148,8 @@ FB_DEVICE Cut find_cut(Team<size>& team, const Each& each, Target wanted) {
     const bool weighted = wanted.weighted;
     TeamShared& shared = team.shared;
     team.sync(); // nobody needs what was there before
-    team.is_empty = false;
-    clear_bins(shared, team.bins_turn);
+    int bins_turn = 0;
+    clear_bins(shared, bins_turn);
     __syncthreads();
     uint64_t prefix = 0;
     uint64_t total = 0;
@@ -165,12 +160,12 @@ FB_DEVICE Cut find_cut(Team<size>& team, const Each& each, Target wanted) {
             const uint64_t place = place_of(x, index);
             if (place >> shift >> digit_bits != prefix) return;
             const uint32_t digit = uint32_t(place >> shift) % bin_count;
-            add_to_bin(team, weighted, bin_count - 1 - digit, weight);
+            add_to_bin(team, bins_turn, weighted, bin_count - 1 - digit, weight);
         });
         team.sync();
-        const Bin bin = team_bin(team, weighted, team.bins_turn);
-        team.bins_turn ^= 1;
-        clear_bins(shared, team.bins_turn);
+        const Bin bin = team_bin(team, weighted, bins_turn);
+        bins_turn ^= 1;
+        clear_bins(shared, bins_turn);
         const uint64_t sum = scan_bins(shared, bin.sum);
         if (shift == place_bits - digit_bits) {
             total = shared.total;

@@ -1,10 +1,11 @@
-// The blocks that take a row together: one, or a cluster. A row's chunks go to their threads in
-// turn, so that each thread meets the same ones in every pass (from its cache, after the first).
+// The blocks that take a row together: one, or a cluster of which each has a part of the row. A
+// thread meets the same elements in every pass.
 #pragma once
 #include "../ptx/base.h"
 #include "../ptx/cluster.h"
 #include "../ptx/memory.h"
 #include "../common/chunk.h"
+#include "../common/philox.h"
 
 // ---- facts
 
@@ -19,12 +20,22 @@ constexpr int part_count = 3;
 constexpr int distance_count = 2048;
 constexpr int listed_most = 2048;
 
-// ---- chunks of f32, f16 or bf16
+// ---- chunks and quads of f32, f16 or bf16
+
+// Elements that a thread takes at a time.
+constexpr int quad = 4;
+// Of a warp.
+constexpr int warp_quads = 32 * quad;
 
 // Elements of a chunk that the row has.
 FB_DEVICE int32_t chunk_count(int32_t length, int32_t start) {
     const int32_t left = length - start;
     return left < 0 ? 0 : left < chunk ? left : chunk;
+}
+
+FB_DEVICE int32_t quad_count(int32_t length, int32_t start) {
+    const int32_t left = length - start;
+    return left < 0 ? 0 : left < quad ? left : quad;
 }
 
 struct RawChunk {
@@ -48,6 +59,104 @@ struct RawChunk {
     }
 };
 
+FB_DEVICE void widen_quad(int32_t dtype, const uint32_t* words, float* x) {
+    if (dtype == FB_F32) {
+        FB_UNROLL
+        for (int i = 0; i < quad; i++) x[i] = __uint_as_float(words[i]);
+        return;
+    }
+    FB_UNROLL
+    for (int i = 0; i < quad; i += 2) {
+        x[i] = dtype == FB_F16 ? f16_low(words[i / 2]) : bf16_low(words[i / 2]);
+        x[i + 1] = dtype == FB_F16 ? f16_high(words[i / 2]) : bf16_high(words[i / 2]);
+    }
+}
+
+// Up to a quad of numbers; the others are 0.
+FB_DEVICE void load_quad(int32_t dtype, uint64_t address, int32_t count, float* x) {
+    const int32_t bytes = dtype == FB_F32 ? 4 : 2;
+    uint32_t words[chunk] = {};
+    if (count == quad && (address & uint64_t(quad * bytes - 1)) == 0) {
+        const uint2* const pairs = items<const uint2>(address);
+        words[0] = pairs[0].x;
+        words[1] = pairs[0].y;
+        if (bytes == 4) {
+            words[2] = pairs[1].x;
+            words[3] = pairs[1].y;
+        }
+    } else if (bytes == 4) {
+        FB_UNROLL
+        for (int i = 0; i < quad; i++)
+            if (i < count) words[i] = items<const uint32_t>(address)[i];
+    } else {
+        FB_UNROLL
+        for (int i = 0; i < quad; i++)
+            if (i < count)
+                words[i / 2] |= uint32_t(items<const uint16_t>(address)[i]) << i % 2 * 16;
+    }
+    widen_quad(dtype, words, x);
+}
+
+// Rounds up to a quad of numbers.
+FB_DEVICE void store_quad(int32_t dtype, uint64_t address, int32_t count, const float* x) {
+    if (dtype == FB_F32) {
+        if (count == quad && (address & 15) == 0) {
+            *items<uint4>(address) = make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]),
+                                                __float_as_uint(x[2]), __float_as_uint(x[3]));
+            return;
+        }
+        FB_UNROLL
+        for (int i = 0; i < quad; i++)
+            if (i < count) items<float>(address)[i] = x[i];
+        return;
+    }
+    uint32_t words[quad / 2];
+    FB_UNROLL
+    for (int i = 0; i < quad; i += 2)
+        words[i / 2] = dtype == FB_F16 ? pack_f16(x[i], x[i + 1]) : pack_bf16(x[i], x[i + 1]);
+    if (count == quad && (address & 7) == 0) {
+        *items<uint2>(address) = make_uint2(words[0], words[1]);
+        return;
+    }
+    FB_UNROLL
+    for (int i = 0; i < quad; i++)
+        if (i < count) items<uint16_t>(address)[i] = uint16_t(words[i / 2] >> i % 2 * 16);
+}
+
+// A block's elements of a row, [first, end); those before `held` lie in its dynamic shared memory,
+// and behind them what is missing to a whole number of quads for each warp.
+struct Part {
+    int32_t first;
+    int32_t held;
+    int32_t end;
+
+    FB_DEVICE int32_t padded() const {
+        return (held - first + warp_quads - 1) / warp_quads * warp_quads;
+    }
+};
+
+FB_DEVICE uint32_t held_address() {
+    FB_DYNAMIC_SHARED(memory);
+    return shared_address(memory);
+}
+
+// The quad at element `at` of what is held.
+FB_DEVICE void load_held(uint32_t address, int32_t dtype, int32_t at, float* x) {
+    uint32_t words[quad] = {};
+    if (dtype == FB_F32) {
+        const uint4 v = load_shared_16(address + uint32_t(at) * 4);
+        words[0] = v.x;
+        words[1] = v.y;
+        words[2] = v.z;
+        words[3] = v.w;
+    } else {
+        const uint2 v = load_shared_8(address + uint32_t(at) * 2);
+        words[0] = v.x;
+        words[1] = v.y;
+    }
+    widen_quad(dtype, words, x);
+}
+
 // ---- shared memory
 
 // Of distances below a row's largest number: one copy. A part of the bins is each block's to sum.
@@ -62,8 +171,11 @@ struct Lists {
     uint64_t sorted[listed_most];
 };
 
+// As many are put in order by counting, for each, what is larger.
+constexpr int ranked_most = 160;
+
 struct TeamShared {
-    uint64_t results[2][team_warps];
+    uint64_t results[2][2][team_warps];
     // One after the other, with a barrier of the team between two of them.
     union {
         // Turn, count or part of the weight, digit, copy.
@@ -74,8 +186,11 @@ struct TeamShared {
     uint64_t warp_sums[team_warps];
     uint64_t found[4]; // of the bin where a sum is reached: digit, sum before, its own, its count
     uint64_t total;
-    float floors[team_warps]; // a quad of each warp has nothing larger, and none has less
+    PhiloxKeys keys;
+    uint64_t ranked[ranked_most];
+    uint32_t ranked_count;
     uint32_t own_count; // of lists.own; more than there is room for: the rest is left out
+    uint32_t own_odd;   // whether the block's part has what is no number
 };
 
 // ---- reductions
@@ -90,15 +205,15 @@ struct Sum {
     static FB_DEVICE uint64_t of(uint64_t a, uint64_t b) { return a + b; }
 };
 
-struct Most {
+struct Largest {
     static FB_DEVICE uint64_t of(uint64_t a, uint64_t b) { return a > b ? a : b; }
 };
 
 // The largest, and the highest bit of any.
-struct MostAndFlag {
+struct LargestAndFlag {
     static constexpr uint64_t flag = uint64_t(1) << 63;
     static FB_DEVICE uint64_t of(uint64_t a, uint64_t b) {
-        return Most::of(a & ~flag, b & ~flag) | ((a | b) & flag);
+        return Largest::of(a & ~flag, b & ~flag) | ((a | b) & flag);
     }
 };
 
@@ -111,11 +226,7 @@ template <class Op> FB_DEVICE uint64_t reduce_warp(uint64_t x) {
 // The team of this block: `size` blocks, a cluster if more than one.
 template <int size> struct Team {
     TeamShared& shared;
-    // Of the shared memory that steps use in turn, so that one barrier a step is enough: results of
-    // reductions, and histograms, of which the next one is empty.
-    int turn = 0;
-    int bins_turn = 0;
-    bool is_empty = true; // shared.distances, when the team has met
+    int turn = 0; // results of reductions lie in two places in turn: one barrier each is enough
 
     static FB_DEVICE int rank() { return size > 1 ? int(cluster_rank()) : 0; }
 
@@ -139,39 +250,98 @@ template <int size> struct Team {
         return size > 1 ? load_cluster_16(address) : load_shared_16(address);
     }
 
-    // Over all threads of the team, or of its first `blocks`; each thread gets the result.
-    template <class Op> FB_DEVICE uint64_t reduce(uint64_t x, int blocks = size) {
-        uint64_t* const mine = shared.results[turn];
-        turn ^= 1;
-        x = reduce_warp<Op>(x);
-        if (threadIdx.x % 32 == 0) mine[threadIdx.x / 32] = x;
-        sync();
-        const int lane = threadIdx.x % 32;
+    template <class Op> FB_DEVICE uint64_t joined(const uint64_t* mine, int blocks) const {
+        constexpr int lanes = 32 / size; // for each block's results
+        const int other = int(threadIdx.x) % 32 / lanes;
         uint64_t all = 0;
-        for (int pair = lane; pair < blocks * team_warps / 2; pair += 32) {
-            const int other = pair / (team_warps / 2);
-            const uint4 two = load_16(in(other, mine + pair % (team_warps / 2) * 2));
+        FB_NO_UNROLL
+        for (int pair = threadIdx.x % lanes; pair < team_warps / 2; pair += lanes) {
+            if (other >= blocks) break;
+            const uint4 two = load_16(in(other, mine + 2 * pair));
             all = Op::of(all, Op::of(uint64_t(two.y) << 32 | two.x, uint64_t(two.w) << 32 | two.z));
         }
         return reduce_warp<Op>(all);
     }
 
-    // Calls body(index of the first, elements, how many of them) for this thread's chunks, by all
-    // lanes of a warp together: those past the row's end have 0 elements. The next chunk is on its
-    // way while one is worked on.
-    template <class Body>
-    static FB_DEVICE void each_chunk(int32_t dtype, uint64_t row, int32_t length, Body body) {
-        const int32_t step = size * team_threads * chunk;
-        int32_t start = (rank() * team_threads + int32_t(threadIdx.x)) * chunk;
-        const int32_t end = length + int32_t(threadIdx.x) % 32 * chunk;
+    // Over all threads of the team, or of its first `blocks`; each thread gets the result.
+    template <class Op> FB_DEVICE uint64_t reduce(uint64_t x, int blocks = size) {
+        uint64_t* const mine = shared.results[turn][0];
+        turn ^= 1;
+        x = reduce_warp<Op>(x);
+        if (threadIdx.x % 32 == 0) mine[threadIdx.x / 32] = x;
+        sync();
+        return joined<Op>(mine, blocks);
+    }
+
+    // The same of two at a time.
+    template <class OpX, class OpY> FB_DEVICE void reduce_two(uint64_t& x, uint64_t& y) {
+        auto& mine = shared.results[turn];
+        turn ^= 1;
+        x = reduce_warp<OpX>(x);
+        y = reduce_warp<OpY>(y);
+        if (threadIdx.x % 32 == 0) {
+            mine[0][threadIdx.x / 32] = x;
+            mine[1][threadIdx.x / 32] = y;
+        }
+        sync();
+        x = joined<OpX>(mine[0], size);
+        y = joined<OpY>(mine[1], size);
+    }
+
+    // Calls body(index of the first, elements, how many of them) for this thread's quads, by all
+    // lanes of a warp together: past the row's end they are `lowest`. What is not held is cleaned.
+    template <class Clean, class Body>
+    static FB_DEVICE void each_quad(Part part, int32_t dtype, uint64_t row, float lowest,
+                                    Clean clean, Body body) {
+        if constexpr (size > 1) each_held(part, dtype, row, lowest, clean, body);
+        else each_read(part, dtype, row, lowest, clean, body);
+    }
+
+    template <class Clean, class Body>
+    static FB_DEVICE void each_held(Part part, int32_t dtype, uint64_t row, float lowest,
+                                    Clean clean, Body body) {
+        constexpr int32_t step = team_threads * quad;
+        const int32_t length = part.end - part.first;
+        const int32_t held = part.held - part.first;
+        const int32_t lane = int32_t(threadIdx.x) % 32 * quad;
+        const uint32_t address = hold(held_address());
+        int32_t at = int32_t(threadIdx.x) * quad;
+        FB_NO_UNROLL
+        for (; at - lane < held; at += step) {
+            float x[quad];
+            load_held(address, dtype, at, x);
+            body(part.first + at, x, quad_count(length, at));
+        }
+        // Of long rows.
+        FB_NO_UNROLL
+        for (; at - lane < length; at += step) {
+            float x[quad];
+            const int32_t count = quad_count(length, at);
+            load_quad(dtype, row + int64_t(part.first + at) * element_bytes(dtype), count, x);
+            FB_UNROLL
+            for (int i = 0; i < quad; i++) x[i] = i < count ? clean(x[i]) : lowest;
+            body(part.first + at, x, count);
+        }
+    }
+
+    template <class Clean, class Body>
+    static FB_DEVICE void each_read(Part part, int32_t dtype, uint64_t row, float lowest,
+                                    Clean clean, Body body) {
+        constexpr int32_t step = team_threads * chunk;
+        int32_t start = int32_t(threadIdx.x) * chunk;
+        const int32_t end = part.end + int32_t(threadIdx.x) % 32 * chunk;
         RawChunk raw = {};
-        if (start < end) raw.load(dtype, row, start, length);
+        if (start < end) raw.load(dtype, row, start, part.end);
         FB_NO_UNROLL
         for (; start < end; start += step) {
             float x[chunk];
             raw.widen(dtype, x);
-            if (start + step < end) raw.load(dtype, row, start + step, length);
-            body(start, x, chunk_count(length, start));
+            if (start + step < end) raw.load(dtype, row, start + step, part.end);
+            FB_UNROLL
+            for (int i = 0; i < chunk; i++) x[i] = start + i < part.end ? clean(x[i]) : lowest;
+            FB_UNROLL
+            for (int i = 0; i < chunk; i += quad)
+                body(start + i, x + i, quad_count(part.end, start + i));
         }
     }
 };

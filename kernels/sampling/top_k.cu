@@ -12,8 +12,14 @@ static_assert(top_k_threads == team_threads, "a block is a team");
 
 // Row `item`.
 FB_OPERATOR(top_k_rows, fb_top_k_params, top_k_threads, 1, 1) {
-    FB_SHARED(TopKShared, shared, );
+    FB_SHARED(TeamShared, shared, );
+    FB_SHARED(uint32_t, next, );
     pdl_wait();
     pdl_launch_dependents();
-    top_k_row<1>(p, shared);
+    const int64_t index = blockIdx.x;
+    if (index >= p.row_count) return;
+    const uint64_t source = p.x + index * p.x_stride * element_bytes(p.dtype);
+    const Row<1> row = block_row(source, p.dtype, p.row_length, false);
+    Team<1> team = {shared};
+    top_k_row(p, team, row, index, next);
 }

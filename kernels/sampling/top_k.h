@@ -1,14 +1,9 @@
 // The k largest of each row in falling order, as they are or as log-probabilities.
 #pragma once
-#include "listed.h"
+#include "few.h"
 #include "../ptx/pdl.h"
 
 // ---- facts
-
-struct TopKShared {
-    TeamShared team;
-    uint32_t next;
-};
 
 // Logarithms of probabilities to base e.
 struct LogProbabilities {
@@ -91,21 +86,27 @@ FB_DEVICE void sort_results(TeamShared& shared, int32_t k, const Results& result
 
 // ---- the kernel
 
-// Row `item`, by its team.
-template <int size> FB_DEVICE void top_k_row(const fb_top_k_params& p, TopKShared& shared) {
-    Team<size> team = make_team<size>(shared.team);
-    const int64_t index = blockIdx.x / size;
-    if (index >= p.row_count) return;
-    const Row<size> row = {p.x + index * p.x_stride * element_bytes(p.dtype), p.dtype,
-                           p.row_length, false};
+// Row `index`, by its team, which has to meet before another one follows.
+template <int size>
+FB_DEVICE void top_k_row(const fb_top_k_params& p, Team<size>& team, const Row<size>& row,
+                         int64_t index, uint32_t& next) {
+    TeamShared& shared = team.shared;
     const bool is_log = p.is_log_probabilities != 0;
+    const bool is_few = p.k > 0 && p.k <= few_most;
+    const bool is_first = team.rank() == 0;
+    const Most own = row.most();
     uint32_t status = 0;
-    const uint64_t first = row.largest(team, status);
+    Few few = {-1, false};
+    // The list has the largest too.
+    if (is_few && !is_log) few = list_few(team, row, own, p.k, true);
+    bool is_listed = is_few && few.count >= p.k;
+    if (is_listed && few.is_odd) status |= FB_SAMPLE_NAN;
+    uint64_t first = 0;
+    if (!is_listed) first = row.largest(team, own, status);
     const bool has_mass = (status & FB_SAMPLE_NO_MASS) == 0;
     LogProbabilities log_of = {
         weights_of(value_of(uint32_t(first >> index_bits)), p.temperature, false), FB_INFINITY};
-    if (is_log && has_mass) log_of.log_mass = log2f(row.mass(team, log_of.weights, 0, 0));
-    const bool is_first = team.rank() == 0;
+    if (is_log && has_mass) log_of.log_mass = log2f(mass_of(row.sum(team, log_of.weights, 0, 0)));
     if (is_first && threadIdx.x == 0) {
         if (p.status != 0) items<int32_t>(p.status)[index] = int32_t(status);
         if (p.tokens != 0) {
@@ -114,31 +115,26 @@ template <int size> FB_DEVICE void top_k_row(const fb_top_k_params& p, TopKShare
             items<float>(p.chosen)[index] = is_there ? log_of.of(row.at(token)) : -FB_INFINITY;
         }
     }
-    if (p.k > 0) {
-        const int32_t dtype = is_log ? FB_F32 : p.dtype;
-        const Results results = {p.values + index * p.values_stride * element_bytes(dtype),
-                                 items<int32_t>(p.indices) + index * p.indices_stride, dtype};
-        const auto each = [&](const auto& add) {
-            row.each([&](int32_t at, float x) { add(at, x, 1.0f); });
-        };
-        const Target wanted = count_of(p.k);
-        Listed listed = {-1, false, 0};
-        if (p.k <= listed_most)
-            listed = list_cut(team, bins_of(log_of.weights, false), each, wanted, true);
-        if (!listed.is_whole) {
-            const uint64_t last =
-                p.k < p.row_length ? find_cut(team, each, wanted).place : 0;
-            gather(team, row, last, shared.next, results);
-            team.sync();
-        }
-        if (is_first) {
-            if (listed.is_whole) store_sorted(shared.team, p.k, results);
-            else sort_results(shared.team, p.k, results);
-            // Each thread its own: what it stored last, or all did before a barrier.
-            for (int32_t at = threadIdx.x; is_log && at < p.k; at += team_threads)
-                results.set_value(at, has_mass ? log_of.of(results.value(at)) : -FB_INFINITY);
-        }
+    if (p.k == 0) return;
+    const int32_t dtype = is_log ? FB_F32 : p.dtype;
+    const Results results = {p.values + index * p.values_stride * element_bytes(dtype),
+                             items<int32_t>(p.indices) + index * p.indices_stride, dtype};
+    const auto each = [&](const auto& add) {
+        row.each([&](int32_t at, float x) { add(at, x, 1.0f); });
+    };
+    const Target wanted = count_of(p.k);
+    if (is_few && is_log) is_listed = list_few(team, row, own, p.k, true).count >= p.k;
+    if (!is_listed && p.k <= listed_most)
+        is_listed = list_cut(team, bins_of(log_of.weights, false), each, wanted, true).is_whole;
+    if (!is_listed) {
+        const uint64_t last = p.k < p.row_length ? find_cut(team, each, wanted).place : 0;
+        gather(team, row, last, next, results);
+        team.sync();
     }
-    // Nobody leaves while others may still read its memory.
-    if (size > 1) team.sync();
+    if (!is_first) return;
+    if (is_listed) store_sorted(shared, p.k, results);
+    else sort_results(shared, p.k, results);
+    // Each thread its own: what it stored last, or all did before a barrier.
+    for (int32_t at = threadIdx.x; is_log && at < p.k; at += team_threads)
+        results.set_value(at, has_mass ? log_of.of(results.value(at)) : -FB_INFINITY);
 }

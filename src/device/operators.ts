@@ -21,9 +21,10 @@ export function loadKernels(device: Context, name: string): readonly Kernel[] {
     .map((kernel) => ({ ...module.kernel(kernel.entry, kernel), name: kernel.name }));
 }
 
-/** Whether blocks that have a multiprocessor each find as many as their cluster wants. */
-function isHere({ properties }: Context, { sharedBytes, cluster = 1 }: OperatorKernel): boolean {
-  return sharedBytes === undefined || cluster <= properties.processors;
+/** Whether as many blocks as a cluster has run at once. */
+function isHere({ properties }: Context, kernel: OperatorKernel): boolean {
+  const { sharedBytes, processorBlocks = 1, cluster = 1 } = kernel;
+  return sharedBytes === undefined || cluster <= properties.processors * processorBlocks;
 }
 
 /** Images of all operators, so that no first use has to wait for one. Errors: CompileError. */

@@ -16,6 +16,8 @@ export interface OperatorKernel {
   readonly cluster?: number;
   /** Dynamic shared memory of a block. */
   readonly sharedBytes?: number;
+  /** Blocks of which a multiprocessor has room for that memory. */
+  readonly processorBlocks?: number;
   /** At most as many blocks as run at once, which take items in turn. */
   readonly persistent?: boolean;
   /** Starts while the kernel before it drains. */
@@ -45,7 +47,7 @@ export function operatorSources(): string[] {
  */
 export function operatorsOf(source: string, text: string): OperatorKernel[] {
   return [...text.matchAll(declaration)].flatMap(([line, split, list]) => {
-    const [entry, , threads, , itemRows, cluster, shared] = list
+    const [entry, , threads, processorBlocks, itemRows, cluster, shared] = list
       .split(",")
       .map((part) => part.trim());
     const number = (word = "") => {
@@ -58,7 +60,12 @@ export function operatorsOf(source: string, text: string): OperatorKernel[] {
     if (cluster === undefined) return [{ name: entry, ...facts }];
     const blocks = number(cluster);
     if (shared === undefined) return [{ name: entry, ...facts, cluster: blocks }];
-    const resident = { sharedBytes: number(shared), persistent: true, programmatic: true };
+    const resident = {
+      sharedBytes: number(shared),
+      processorBlocks: number(processorBlocks),
+      persistent: true,
+      programmatic: true,
+    };
     if (split === undefined) return [{ name: entry, ...facts, cluster: blocks, ...resident }];
     const sizes = Array.from({ length: Math.log2(blocks) + 1 }, (_, i) => 2 ** i);
     return sizes.map((size) => {

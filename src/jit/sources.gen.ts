@@ -122,6 +122,8 @@ import rope_rope_cu from "../../kernels/rope/rope.cu" with { type: "text" };
 import rope_unit_h from "../../kernels/rope/unit.h" with { type: "text" };
 import sampling_adjust_cu from "../../kernels/sampling/adjust.cu" with { type: "text" };
 import sampling_drafts_cu from "../../kernels/sampling/drafts.cu" with { type: "text" };
+import sampling_few_h from "../../kernels/sampling/few.h" with { type: "text" };
+import sampling_held_h from "../../kernels/sampling/held.h" with { type: "text" };
 import sampling_listed_h from "../../kernels/sampling/listed.h" with { type: "text" };
 import sampling_place_cu from "../../kernels/sampling/place.cu" with { type: "text" };
 import sampling_race_h from "../../kernels/sampling/race.h" with { type: "text" };
@@ -261,6 +263,8 @@ export const sources: Readonly<Record<string, string>> = {
   "rope/unit.h": rope_unit_h,
   "sampling/adjust.cu": sampling_adjust_cu,
   "sampling/drafts.cu": sampling_drafts_cu,
+  "sampling/few.h": sampling_few_h,
+  "sampling/held.h": sampling_held_h,
   "sampling/listed.h": sampling_listed_h,
   "sampling/place.cu": sampling_place_cu,
   "sampling/race.h": sampling_race_h,

@@ -37,7 +37,12 @@ const harmless: Record<string, string> = {
   "route.cu, moe_route: __syncthreads() #1": "blocks run one after the other, so all have written",
   "select.h, find_cut: team.sync() #1":
     "after a list the first histogram of digits begins where no other block reads any more",
-  "thin.h, begin_thin: fence_mbarrier_init() #1": "the barrier that follows is enough here",
+  "held.h, begin: fence_mbarrier_init() #1": "the barrier that follows is enough here",
+  "held.h, start: fence_proxy_async_shared() #1":
+    "what threads write and what copies do lie apart, and rows follow after barriers",
+  "held.h, wait: __syncthreads() #1":
+    "copies land when no thread can go on here, so that all have written",
+  "thin.h, begin_thin: fence_mbarrier_init() #1": "likewise",
   "wide.cu, start_wide: fence_mbarrier_init() #1": "likewise",
   "thin.h, share_sums: mbarrier_wait(shared_address(&shared.taken), parity ^ 1) #1":
     "a warp reads its share of the sums at one go here",

@@ -10,6 +10,7 @@ import {
   sampleStatus,
   softmax,
 } from "../../src/ops/sample.ts";
+import { topK } from "../../src/ops/top-k.ts";
 import { type DType, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { sweep } from "../support/deep.ts";
@@ -141,6 +142,21 @@ function check(device: Device, c: Case, random: Random): void {
   }
 }
 
+/** Each way to cut a row. */
+const longFilters: (FilterOptions & { topK?: number })[] = [
+  { topK: 20, topP: 0.8 },
+  { topK: 128 },
+  { topK: 129, topP: 0.9 },
+  { topP: 0.6 },
+  { topP: 0.6, topK: 300, order: "joint", minP: 0.001 },
+  { topP: 0.001 },
+  {},
+  { minP: 0.1 },
+  { topK: 1 },
+  { topK: 3000, topP: 0.5 },
+  { topK: 40, minP: 0.2 },
+];
+
 /** Whether a row takes a hundredth of a second. */
 const isSlow = ({ kind, properties }: Device) => kind === "cuda" && properties.emulated !== 0;
 
@@ -182,6 +198,41 @@ describe.each(await targetsHere())("sampling on $name", (target) => {
       return rows.toBytes();
     });
     expect(bits[1]).toEqual(bits[0]);
+  });
+
+  test.skipIf(target.kind === "cpu")("a cluster's rows are those of a block", async () => {
+    await using device = await target.open(2);
+    await using other = await target.open(2);
+    withoutClusters(other);
+    const random = seeded(12);
+    const odd: Partial<Record<string, number[]>> = {
+      logits: [NaN, -Infinity],
+      probabilities: [NaN, -1, 0],
+    };
+    // Rows that begin at any address, ends of any length, and more than the blocks hold.
+    const lengths = [16_391, 17_000, isSlow(device) ? 161_001 : 330_000];
+    for (const [i, filter] of longFilters.entries()) {
+      const from = random.pick(["logits", "probabilities"] as const);
+      const dtype = i === 0 ? "f32" : random.pick(["f32", "f16", "bf16"] as const);
+      const length = i === 0 ? lengths[2] : random.pick(lengths.slice(0, 2));
+      const kept = random.pick([0.0003, 1]);
+      const values = Float64Array.from({ length: 3 * length }, (_, at) => {
+        if (at < length && random.next() > kept) return random.pick(odd[from]!);
+        return from === "logits" ? random.normal() * 2 : Math.exp(random.normal() - 4);
+      });
+      const results = [device, other].map((on) => {
+        using x = Tensor.from(on, values, [3, length], dtype);
+        using status = Tensor.zeros(on, [3], "i32");
+        const tokens = sample(x, { ...filter, from, seed: 4, position: 1000 + i, status });
+        const { topK: k = 1 } = filter;
+        const largest = Object.values(topK(x, Math.min(k, 40)));
+        const rows = [renormalize(x, { ...filter, from }), maskLogits(x, { ...filter, from })];
+        return [tokens, status, ...largest, ...rows].map((tensor) => tensor.toBytes());
+      });
+      for (const [at, bytes] of results[0].entries())
+        if (!Buffer.from(bytes).equals(results[1][at]))
+          throw new Error(`${JSON.stringify({ ...filter, from, dtype, length, kept })}: ${at}`);
+    }
   });
 
   test("filters that bound each other, in both orders", async () => {
