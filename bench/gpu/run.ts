@@ -6,6 +6,7 @@ import { Device, FlashbunError } from "../../src/index.ts";
 import { Peer } from "../peers/peer.ts";
 import { figure, namesOf, parseCount, parseRegex, Table } from "../table.ts";
 import { type GpuBench, type GpuCase, type GpuRow, measureCeilings } from "./bench.ts";
+import { cascadeCases } from "./cascade.ts";
 import { decodeCases, moreDecodeCases } from "./decode.ts";
 import { latentCases } from "./latent.ts";
 import { machineLine } from "./machine.ts";
@@ -37,6 +38,7 @@ const cases: GpuCase[] = [
   ...stepCases,
   ...modelCases,
   ...mixedCases,
+  ...cascadeCases,
   ...variantCases,
   ...operatorCases,
   ...matmulCases,
