@@ -52,17 +52,24 @@ struct Changer {
         }
     }
 
-    // Bits of the bytes of a word of transposed values whose keys are the task's; `first`: the
-    // token of the first byte.
-    static FB_DEVICE uint32_t kept_bytes(const Task& task, int32_t first) {
-        uint32_t kept = 0;
+    // Of a tile that begins with token `first`, what is outside of the task's keys becomes zeros: a
+    // word i of a lane has two columns of the two keys 8 i + lane % 4 * 2 of its warp's.
+    template <int pieces>
+    static FB_DEVICE void clear_outside(const Task& task, int32_t first, int own_keys,
+                                        uint32_t (&words)[pieces][4]) {
+        const fb_attention_record& r = task.record;
+        if (first >= r.kv_start && first + FB_KV_TILE <= r.kv_end) return;
         FB_UNROLL
         for (int i = 0; i < 4; i++) {
-            const int32_t token = first + i % 2 + i / 2 * 8;
-            const bool own = token >= task.record.kv_start && token < task.record.kv_end;
-            if (own) kept |= 0xffu << 8 * i;
+            uint32_t kept = 0;
+            FB_UNROLL
+            for (int e = 0; e < 2; e++) {
+                const int32_t token = first + own_keys + 8 * i + lane_now() % 4 * 2 + e;
+                if (token >= r.kv_start && token < r.kv_end) kept |= 0xffffu << 16 * e;
+            }
+            FB_UNROLL
+            for (int piece = 0; piece < pieces; piece++) words[piece][i] &= kept;
         }
-        return kept;
     }
 
     // Values as they landed, [key][128 columns], become [column][keys] in their place: K-major. A
@@ -86,8 +93,7 @@ struct Changer {
         }
         barrier_sync(changing_barrier, 128);
         if (!has) return;
-        const int32_t first = task.start + tile * FB_KV_TILE + own_keys + lane % 4 * 2;
-        const uint32_t kept[2] = {kept_bytes(task, first), kept_bytes(task, first + 16)};
+        clear_outside(task, task.start + tile * FB_KV_TILE, own_keys, words);
         const int row = lane / 16 * 8 + lane % 8;
         const uint32_t to =
             values + row * panel_row + swizzled_piece(lane, own_keys / 16 + lane / 8 % 2);
@@ -95,10 +101,10 @@ struct Changer {
         for (int i = 0; i < pieces; i++) {
             const uint32_t(&x)[4] = words[i];
             const uint32_t turned[4] = {
-                __byte_perm(x[0], x[1], 0x6420) & kept[0],
-                __byte_perm(x[2], x[3], 0x6420) & kept[1],
-                __byte_perm(x[0], x[1], 0x7531) & kept[0],
-                __byte_perm(x[2], x[3], 0x7531) & kept[1],
+                __byte_perm(x[0], x[1], 0x6420),
+                __byte_perm(x[2], x[3], 0x6420),
+                __byte_perm(x[0], x[1], 0x7531),
+                __byte_perm(x[2], x[3], 0x7531),
             };
             stmatrix_x4(to + i * (16 * panel_row), turned);
         }

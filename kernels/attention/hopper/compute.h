@@ -19,6 +19,19 @@ template <int panel> FB_DEVICE constexpr uint32_t key_step(int k) {
     return k / 4 * panel + k % 4 * 32;
 }
 
+// What sums are to be multiplied by, of a thread's two rows.
+struct Shift {
+    float alpha[2];
+    bool moves; // by anything
+
+    FB_DEVICE void keep(float by) {
+        if (!weighs_by_power || by == 1) return;
+        FB_UNROLL
+        for (int h = 0; h < 2; h++) alpha[h] = moves ? alpha[h] * by : by;
+        moves = true;
+    }
+};
+
 struct Compute {
     const Block& b;
     Turn<FB_STAGES> keys; // where tiles come next
@@ -31,6 +44,8 @@ struct Compute {
     RowState rows;
     Scores s;
     Sums sums;
+    bool fresh; // they hold nothing yet
+    Shift shift; // of the sums, before the next product is added
     LongSums before; // of fp8 products
     uint32_t probabilities[value_steps][4];
     uint32_t queries[FB_QUERIES_KEPT ? key_steps : 1][4];
@@ -143,7 +158,10 @@ struct Compute {
         wgmma_commit();
     }
 
+    // What is to happen to the sums before comes first: scores are computed meanwhile.
     FB_DEVICE void issue_values() {
+        settle_sums();
+        wait_values();
         const uint64_t v = operand(value_tile(), tile_panel);
         wgmma_tie(sums);
         wgmma_fence();
@@ -151,14 +169,20 @@ struct Compute {
         for (int k = 0; k < value_steps; k++) {
             // Transposed values are one panel, others have a row for each key.
             const int step = fp8_products ? k * 32 : k * 16 * panel_row;
-            FB_VALUES(sums, probabilities[k], v + (step >> 4), true);
+            FB_VALUES(sums, probabilities[k], v + (step >> 4), k > 0 || !fresh);
         }
         wgmma_commit();
+        fresh = false;
     }
 
-    FB_DEVICE void clear_sums() {
-        FB_UNROLL
-        for (int i = 0; i < FB_VALUE_DIM / 2; i++) sums[i] = 0;
+    FB_DEVICE void settle_sums() {
+        if (shift.moves) {
+            FB_UNROLL
+            for (int i = 0; i < FB_VALUE_DIM / 2; i++) sums[i] *= shift.alpha[i / 2 % 2];
+            before.shrink(shift.alpha);
+            shift.moves = false;
+        }
+        before.add(b.shared, sums, fresh);
     }
 
     FB_DEVICE void pack() {
@@ -350,9 +374,7 @@ struct Compute {
     // Scores of tile `tile` beside the product of the one before it in time.
     template <bool masked>
     FB_DEVICE void step(const TaskRows& seen, const Reach& reach, int tile) {
-        float alpha[2];
         issue_scores();
-        wait_values();
         issue_values();
         wgmma_wait<1>();
         wgmma_tie(s);
@@ -363,13 +385,8 @@ struct Compute {
         if (!keeps_queries && tile == reach.begin) release_queries();
         change_scores(seen, tile);
         if constexpr (masked) hide_scores(seen, tile);
-        bool moves = softmax<!masked>(seen, tile, alpha);
-        const float keep = scale_values(seen, tile);
-        if (weighs_by_power && keep != 1) {
-            FB_UNROLL
-            for (int h = 0; h < 2; h++) alpha[h] = moves ? alpha[h] * keep : keep;
-            moves = true;
-        }
+        shift.moves = softmax<!masked>(seen, tile, shift.alpha);
+        shift.keep(scale_values(seen, tile));
         if (keeps_keys) release_read_keys();
         if (keeps_queries && tile == reach.begin) release_queries();
         wgmma_tie(s);
@@ -381,12 +398,6 @@ struct Compute {
         wgmma_tie(s);
         release_values();
         pack();
-        if (moves) {
-            FB_UNROLL
-            for (int i = 0; i < FB_VALUE_DIM / 2; i++) sums[i] *= alpha[i / 2 % 2];
-            before.shrink(alpha);
-        }
-        before.add(b.shared, sums);
     }
 
     // All tiles but the first.
@@ -408,7 +419,6 @@ struct Compute {
 
     // The product that is left at the end of a task, alone.
     FB_DEVICE void end(const Reach& reach) {
-        wait_values();
         issue_values();
         wgmma_wait<0>();
         wgmma_tie(sums);
@@ -441,7 +451,6 @@ struct Compute {
         for (int i = 0; i < passed; i++) pass_keys();
         wait_keys();
         issue_scores();
-        wait_values();
         issue_values();
         wgmma_wait<1>();
         wgmma_tie(s);
@@ -487,6 +496,8 @@ struct Compute {
     FB_DEVICE void pass_task(const Task& task) {
         release_queries();
         pass(uniform(task.blocks));
+        FB_UNROLL
+        for (int i = 0; i < FB_VALUE_DIM / 2; i++) sums[i] = 0;
         store(b, task, own(), {{no_base, no_base}, {0, 0}, 1}, sums);
     }
 
@@ -525,17 +536,18 @@ struct Compute {
         }
         if (!goes_on) end(reach);
         before.join(b.shared, sums);
+        fresh = true;
         const uint32_t wrong = store(b, task, own(), done, sums);
         attend_wrong<2>(b.attention(), task.record, task.source.by_page, wrong,
                         {0, FB_VALUE_DIM / 8}, true, [](int h) { return own() + 8 * h; });
-        clear_sums();
         return goes_on;
     }
 
     FB_DEVICE void run() {
         TaskTurn turn;
         bool begun = false;
-        clear_sums();
+        fresh = true;
+        shift.moves = false;
         FB_NO_UNROLL
         for (;; turn.advance()) {
             const Task& task = wait_task(turn);
