@@ -260,6 +260,8 @@ template <int type, class S>
 FB_DEVICE void start_coded(const fb_matmul_map_params& maps, unsigned char* memory) {
     auto& shared = *reinterpret_cast<typename S::Shared*>(memory);
     begin_thin<S>(maps, shared);
+    pdl_wait();
+    pdl_launch_dependents();
     const int32_t held = maps.product.weight_dtype;
     if (held == FB_U8) split_roles<type, FB_U8, S>(maps, shared);
     else if (held == FB_I8) split_roles<type, FB_I8, S>(maps, shared);

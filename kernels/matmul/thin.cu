@@ -47,6 +47,52 @@ FB_WGMMA_FP8(e4m3, 64)
 
 // ---- load
 
+// Where an item's rows of the weight lie. Gated, the second half of a tile goes through the gates
+// of the first.
+template <class S> struct WeightRows {
+    int32_t gates, ups;
+
+    FB_DEVICE WeightRows(const fb_matmul_params& p, const Item<S::outputs>& item) {
+        gates = item.first_of(p, false) + item.output;
+        ups = p.gated ? item.first_of(p, true) + item.output : gates + S::outputs / 2;
+    }
+
+    FB_DEVICE int32_t at(int row) const {
+        return row < S::outputs / 2 ? gates + row : ups + row - S::outputs / 2;
+    }
+
+    // A step's inputs of them into a stage. They pass through the L2 cache, which has what many
+    // kernels read to keep.
+    FB_DEVICE void load(const fb_tensor_map& map, typename S::R& ring, int stage, uint32_t full,
+                        int32_t k) const {
+        const uint32_t weight = shared_address(ring.first[stage]);
+        FB_UNROLL
+        for (int row = 0; row < S::outputs; row += thin_box_rows)
+            tensor_load_policy(weight + row * span, &map, full, {k, at(row)},
+                               policy_evict_first());
+    }
+};
+
+// What of a settled weight fits the ring, ahead of the wait. By one thread; returns the steps.
+template <int type, class S>
+FB_DEVICE int load_early(const fb_matmul_map_params& maps, typename S::R& ring, const Part& part) {
+    using I = Item<S::outputs>;
+    const fb_matmul_params& p = maps.product;
+    const int32_t first = blockIdx.x / cluster_size();
+    // Which rows are an expert's is for kernels before to say.
+    if (!maps.settled || p.starts != 0 || first >= I::count(p, S::tokens)) return 0;
+    const WeightRows<S> rows(p, I(p, S::tokens, first));
+    int early = 0;
+    Turn<typename S::R> turn;
+    FB_NO_UNROLL
+    for (int32_t k = part.begin; k < part.end && early < S::R::stages; k += step_of<type>) {
+        rows.load(maps.weight, ring, turn.stage, begin_stage(ring, turn), k);
+        turn.advance();
+        early++;
+    }
+    return early;
+}
+
 // By a whole warp, of which one lane loads.
 template <int type, class S>
 FB_DEVICE void load_thin(const fb_matmul_map_params& maps, typename S::R& ring) {
@@ -55,24 +101,23 @@ FB_DEVICE void load_thin(const fb_matmul_map_params& maps, typename S::R& ring) 
     const Part part(p.inputs, step_of<type>);
     const int32_t count = I::count(p, S::tokens), size = int32_t(cluster_size());
     const bool leads = threadIdx.x % 32 == 0;
+    int early = leads ? load_early<type, S>(maps, ring, part) : 0;
+    pdl_wait();
+    pdl_launch_dependents();
     Turn<typename S::R> turn;
     FB_NO_UNROLL
     for (int32_t i = blockIdx.x / size; i < count; i += gridDim.x / size) {
         const I item(p, S::tokens, i);
         if (item.row >= item.end) continue;
-        // Gated, the second half of a tile goes through the gates of the first.
-        const int32_t gates = item.first_of(p, false) + item.output;
-        const int32_t ups = p.gated ? item.first_of(p, true) + item.output
-                                    : gates + S::outputs / 2;
+        const WeightRows<S> rows(p, item);
         FB_NO_UNROLL
         for (int32_t k = part.begin; leads && k < part.end; k += step_of<type>) {
-            const uint32_t full = begin_stage(ring, turn);
-            const uint32_t weight = shared_address(ring.first[turn.stage]);
-            FB_UNROLL
-            for (int row = 0; row < S::outputs; row += thin_box_rows) {
-                const int32_t at = row < S::outputs / 2 ? gates + row
-                                                        : ups + row - S::outputs / 2;
-                tensor_load(weight + row * span, &maps.weight, full, {k, at});
+            uint32_t full = shared_address(&ring.full[turn.stage]);
+            if (early > 0) {
+                early--;
+            } else {
+                full = begin_stage(ring, turn);
+                rows.load(maps.weight, ring, turn.stage, full, k);
             }
             tensor_load(shared_address(ring.second[turn.stage]), &maps.x, full, {k, item.row});
             turn.advance();
@@ -194,6 +239,8 @@ FB_DEVICE void run_thin(const fb_matmul_params& p, typename S::Shared& shared) {
     const int group = uniform(threadIdx.x / 128);
     Turn<typename S::R> turn;
     uint32_t parity = 0;
+    pdl_wait();
+    pdl_launch_dependents();
     FB_NO_UNROLL
     for (int32_t i = blockIdx.x / size; i < count; i += gridDim.x / size) {
         const I item(p, S::tokens, i);

@@ -127,7 +127,7 @@ FB_DEVICE void share_sums(const fb_matmul_params& p, const Item<S::outputs>& ite
     arrive_all(shared.taken, false);
 }
 
-// Barriers, by all threads of all blocks; then what kernels before have written may be read.
+// Barriers, by all threads of all blocks.
 template <class S>
 FB_DEVICE void begin_thin(const fb_matmul_map_params& maps, typename S::Shared& shared) {
     if (threadIdx.x == 0) {
@@ -139,8 +139,6 @@ FB_DEVICE void begin_thin(const fb_matmul_map_params& maps, typename S::Shared& 
         fence_mbarrier_init();
     }
     cluster_sync();
-    pdl_wait();
-    pdl_launch_dependents();
 }
 
 #endif

@@ -195,39 +195,43 @@ FB_DEVICE void norm_even(const fb_norm_params& p, const Team& first_team) {
 
 // ---- the kernels
 
+// A product that follows reads its weight meanwhile. This kernel's own is in the L2 cache then.
+FB_DEVICE void begin_norm(const fb_norm_params& p) {
+    pdl_launch_dependents();
+    const uint32_t bytes = uint32_t(p.span.dim * element_bytes(p.weight_dtype)) & ~15u;
+    if (threadIdx.x == 0 && p.weight % 16 == 0 && bytes > 0)
+        prefetch_l2_bulk(items<const void>(p.weight), bytes);
+    pdl_wait();
+}
+
 // Rows of more elements than a warp holds: row `item`, by the whole block.
 FB_OPERATOR(norm_long, fb_norm_params, 256, 3, 1) {
     FB_SHARED(float, parts, [row_warps]);
-    pdl_wait();
-    pdl_launch_dependents();
+    begin_norm(p);
     norm_row(p, block_team(p.span, parts));
 }
 
 // Shorter ones: eight rows of an item where a warp has one, more where fewer lanes do.
 FB_OPERATOR(norm_short, fb_norm_params, 256, 2, 8) {
-    pdl_wait();
-    pdl_launch_dependents();
+    begin_norm(p);
     norm_row(p, lanes_team(p.span));
 }
 
 // The same of even rows.
 FB_OPERATOR(norm_even_long, fb_norm_params, 256, 4, 1) {
     FB_SHARED(float, parts, [row_warps]);
-    pdl_wait();
-    pdl_launch_dependents();
+    begin_norm(p);
     norm_even<1>(p, block_team(p.span, parts));
 }
 
 // Rows 2 * item and the next one, of which a block holds both.
 FB_OPERATOR(norm_even_two, fb_norm_params, 256, 4, 2) {
     FB_SHARED(float, parts, [2 * row_warps]);
-    pdl_wait();
-    pdl_launch_dependents();
+    begin_norm(p);
     norm_even<2>(p, block_team(p.span, parts, 2));
 }
 
 FB_OPERATOR(norm_even_short, fb_norm_params, 256, 4, 8) {
-    pdl_wait();
-    pdl_launch_dependents();
+    begin_norm(p);
     norm_even<1>(p, lanes_team(p.span));
 }

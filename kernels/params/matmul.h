@@ -61,5 +61,6 @@ struct fb_matmul_map_params {
     struct fb_tensor_map x;      // [x_row_count, inputs]
     struct fb_tensor_map weight; // [all rows of the weight, inputs]
     struct fb_matmul_params product;
-    int32_t reserved[2]; // to a multiple of 64 bytes, the alignment of a tensor map
+    int32_t settled;  // 1: no kernel before this one, done or not, writes the weight now
+    int32_t reserved; // to a multiple of 64 bytes, the alignment of a tensor map
 };

@@ -2,6 +2,7 @@
 #include "../ptx/base.h"
 #include "../params/probe.h"
 #include "../ptx/memory.h"
+#include "../ptx/pdl.h"
 #include "../ptx/special.h"
 #include "../common/operator.h"
 
@@ -22,6 +23,7 @@ constexpr int fma_chains = 8;
 
 // Busy for `microseconds`, then ends as `fail` says: anything but 0 is a fault of the device.
 FB_OPERATOR(probe_spin, fb_probe_params, spin_threads, 1, 1) {
+    pdl_wait();
     if (threadIdx.x != 0) return;
     const uint64_t busy = p.microseconds > 0 ? p.microseconds : 0;
     const uint64_t end = global_timer() + busy * 1000;
@@ -31,6 +33,7 @@ FB_OPERATOR(probe_spin, fb_probe_params, spin_threads, 1, 1) {
 
 // Reads every `iterations`-th tile from tile `item` on; out[item] is a checksum.
 FB_OPERATOR(probe_read, fb_probe_params, read_threads, most_blocks, 1) {
+    pdl_wait();
     FB_SHARED(uint32_t, checksum, [1]);
     if (p.fail != 0) trap();
     if (threadIdx.x == 0) checksum[0] = 0;
@@ -58,6 +61,7 @@ FB_OPERATOR(probe_read, fb_probe_params, read_threads, most_blocks, 1) {
 
 // Chains of multiply-adds, `iterations` long; out[item] counts the operations, two for each.
 FB_OPERATOR(probe_fma, fb_probe_params, fma_threads, most_blocks, 1) {
+    pdl_wait();
     if (p.fail != 0) trap();
     float sums[fma_chains];
     FB_UNROLL

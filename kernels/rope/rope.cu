@@ -2,6 +2,7 @@
 // keys are normalised before. Through f32, rounded once.
 #include "../ptx/base.h"
 #include "../params/rope.h"
+#include "../ptx/memory.h"
 #include "../ptx/pdl.h"
 #include "../page/append.h"
 #include "unit.h"
@@ -146,13 +147,28 @@ FB_OPERATOR(apply_rope, fb_rope_params, rope_threads, 8, rope_threads) {
     }
 }
 
+// Asks the L2 cache for what says where a token stands and by what it turns.
+FB_DEVICE void prefetch_places(const fb_rope_append_params& p, const HeadPlace& place) {
+    const fb_append_params& append = p.append;
+    if (place.token >= append.token_count) return;
+    if (place.lane == 0) {
+        prefetch_l2(items<const int32_t>(append.token_requests) + place.token);
+        prefetch_l2(items<const int32_t>(p.turn.positions) + place.token);
+        if (append.slot_mapping != 0)
+            prefetch_l2(items<const int32_t>(append.slot_mapping) + place.token);
+    }
+    if (place.lane < p.turn.dim / 32)
+        prefetch_l2(items<const uint4>(p.turn.rates) + 8 * place.lane);
+}
+
 // Normalises and turns lanes [rope_threads * item, ...), and writes keys and values into their
 // slots. A lane keeps its first unit from the sum to the end.
 FB_OPERATOR(norm_rope_append, fb_rope_append_params, rope_threads, 6, rope_threads) {
-    pdl_wait();
-    pdl_launch_dependents();
     const int32_t heads = p.queries.count + p.append.heads[0] + p.append.heads[1];
     const HeadPlace place = place_of(heads, p.head_lanes);
+    prefetch_places(p, place);
+    pdl_wait();
+    pdl_launch_dependents();
     const Head head = head_of(p, place);
     if (p.append.key_positions != 0 && place.head == 0 && place.lane == 0)
         append_position(p.append, place.token);

@@ -205,6 +205,8 @@ FB_DEVICE void convert_elements(const fb_convert_params& p, const ConvertAxes& a
 
 // Elements [tensor_elements * item, ...) of a tensor of N(mean, deviation).
 FB_OPERATOR(random_normal, fb_random_params, tensor_threads, 4, tensor_elements) {
+    pdl_wait();
+    pdl_launch_dependents();
     const int32_t bytes = element_bytes(p.dtype);
     const uint64_t first = uint64_t(blockIdx.x) * tensor_elements;
     for (uint64_t i = threadIdx.x * chunk; i < tensor_elements; i += tensor_threads * chunk) {
@@ -220,6 +222,8 @@ FB_OPERATOR(random_normal, fb_random_params, tensor_threads, 4, tensor_elements)
 
 // Elements [tensor_elements * item, ...) of a dense tensor become `mean`.
 FB_OPERATOR(fill, fb_random_params, tensor_threads, 4, tensor_elements) {
+    pdl_wait();
+    pdl_launch_dependents();
     const int32_t bytes = element_bytes(p.dtype);
     const uint64_t first = uint64_t(blockIdx.x) * tensor_elements;
     for (int32_t i = threadIdx.x; i < tensor_elements; i += tensor_threads) {

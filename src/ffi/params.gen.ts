@@ -1725,6 +1725,12 @@ export class MatmulMapParams extends Params {
     this.weight = new TensorMap(memory, offset + 128);
     this.product = new MatmulParams(memory, offset + 256);
   }
+  set settled(value: number) {
+    this.i32[110] = value;
+  }
+  get settled(): number {
+    return this.i32[110]!;
+  }
 }
 
 /** Packs `struct fb_route_params` (112 bytes). */

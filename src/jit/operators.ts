@@ -20,8 +20,8 @@ export interface OperatorKernel {
   readonly processorBlocks?: number;
   /** At most as many blocks as run at once, which take items in turn. */
   readonly persistent?: boolean;
-  /** Starts while the kernel before it drains. */
-  readonly programmatic?: boolean;
+  /** Starts while the kernel before it drains, and waits for it: all operators do. */
+  readonly programmatic: true;
 }
 
 const declaration = /^FB_(SPLIT_)?OPERATOR\(([^)]*)\)/gm;
@@ -56,7 +56,8 @@ export function operatorsOf(source: string, text: string): OperatorKernel[] {
       const allowed = "five arguments, of which the third and those from the fifth are numbers";
       throw new OptionError(source, line, allowed, `state ${word} as \`constexpr int\`.`);
     };
-    const facts = { entry, source, threads: number(threads), itemRows: number(itemRows) };
+    const rows = { threads: number(threads), itemRows: number(itemRows) };
+    const facts = { entry, source, ...rows, programmatic: true } as const;
     if (cluster === undefined) return [{ name: entry, ...facts }];
     const blocks = number(cluster);
     if (shared === undefined) return [{ name: entry, ...facts, cluster: blocks }];
@@ -64,7 +65,6 @@ export function operatorsOf(source: string, text: string): OperatorKernel[] {
       sharedBytes: number(shared),
       processorBlocks: number(processorBlocks),
       persistent: true,
-      programmatic: true,
     };
     if (split === undefined) return [{ name: entry, ...facts, cluster: blocks, ...resident }];
     const sizes = Array.from({ length: Math.log2(blocks) + 1 }, (_, i) => 2 ** i);

@@ -176,7 +176,7 @@ export class Kit implements Disposable {
 
   /** A product, and what the rows' adapters of the weight make of x. */
   #product(x: Tensor, weight: Weight, options: MatmulOptions & { out: Tensor }): Tensor {
-    const out = matmul(x, weight, { ...options, roundRows: !this.#options.exact });
+    const out = matmul(x, weight, { ...options, settled: true, roundRows: !this.#options.exact });
     this.adapters?.add(weight, x, out);
     return out;
   }

@@ -107,6 +107,8 @@ export class Model implements AsyncDisposable {
     const source = made.use(new Source(device, own, dtype));
     const weights = family.weights(source, shape);
     source.requireAllTaken(ignoredTensors);
+    // Products begin to read weights before the kernels ahead of them are done.
+    await device.stream.done();
     const { kvHeads, headDim } = shape;
     const heads = { kvHeads, headDim, dtype };
     const { maxSequences = maxBatch, extraPages = 0 } = options;

@@ -34,8 +34,11 @@ const thinBox = 64;
 const mostBlocks = 8;
 const leastSteps = 4;
 const stepBytes = 128;
-/** Blocks that are enough to read the weight, of the multiprocessors. */
-const enoughReaders = 0.45;
+/**
+ * Most blocks that share a weight, of the multiprocessors. Where two fit on each and half of a
+ * weight may lie in their shared memory before x is there, more are better.
+ */
+const readersMost = { one: 0.9, two: 1.5 };
 /** What a large tile of the kernel of few rows costs, beside the same work of that of many. */
 const thinCost = 1.3;
 
@@ -57,7 +60,9 @@ function wgmmaKernel(x: Tensor, weight: Weight, wanted: Wanted, bytes: 1 | 2): M
   const each = wanted.rows / (weight.experts ?? 1);
   const some = bytes === 1 ? thin.slice(0, -1) : thin;
   const row = some.find(({ tokens }) => each <= tokens) ?? some.at(-1)!;
-  const { items, split } = shareOf(x, weight, wanted.rows, row);
+  const hasRoom = bytes === 2 && row.tokens <= 32;
+  const most = hasRoom ? readersMost.two : readersMost.one;
+  const { items, split } = shareOf(x, weight, wanted.rows, row, most);
   const clusters = itemsOf(wanted.rows, wideRows, weight, wideOutputs[bytes]);
   const pairs = Math.floor(processors / 2);
   const wideTime = (Math.ceil(clusters / pairs) * wideOutputs[bytes]) / 128;
@@ -79,7 +84,8 @@ function codedKernel(x: Tensor, weight: Weight, { rows }: Wanted): MatmulKernel 
   if (inputs % stepInputs !== 0) return undefined;
   if (weight.tensors.some(({ address }) => address % 16 !== 0)) return undefined;
   const row = coded.find(({ tokens }) => rows / (weight.experts ?? 1) <= tokens) ?? coded.at(-1)!;
-  return thinKernel(`matmul_coded_${x.dtype}`, row, shareOf(x, weight, rows, row).split);
+  const { split } = shareOf(x, weight, rows, row, readersMost.one);
+  return thinKernel(`matmul_coded_${x.dtype}`, row, split);
 }
 
 function thinKernel(name: string, { tokens }: Thin, split: number): MatmulKernel {
@@ -103,16 +109,22 @@ function itemsOf(rows: number, itemRows: number, weight: Weight, outputs: number
 }
 
 /**
- * Items, and blocks of each: no more than make enough readers, as what they share takes time, and
- * the next kernel's blocks begin beside them.
+ * Items, and blocks of each, `readers` times the multiprocessors at most: what blocks share takes
+ * time, and the next kernel's begin beside them.
  */
-function shareOf(x: Tensor, weight: Weight, rows: number, { tokens, outputs }: Thin) {
+function shareOf(
+  x: Tensor,
+  weight: Weight,
+  rows: number,
+  { tokens, outputs }: Thin,
+  readers: number,
+) {
   const { processors } = x.device.properties;
   const items = itemsOf(rows, tokens, weight, outputs);
   const { values } = weight.scheme;
   const steps = (values.shape.at(-1)! * dtypeBytes(values.dtype)) / stepBytes;
   const most = Math.min(mostBlocks, processors, steps / leastSteps);
   let split = 1;
-  while (2 * split <= most && items * split < enoughReaders * processors) split *= 2;
+  while (2 * split <= most && 2 * items * split < readers * processors) split *= 2;
   return { items, split };
 }

@@ -52,6 +52,11 @@ export interface MatmulOptions {
    * 128, on CPUs with AVX512_VNNI. What is not finite then makes its row NaN. Default false.
    */
   roundRows?: boolean;
+  /**
+   * True: the weight is written, and nothing that is queued writes it any more. Reading it may then
+   * begin while the kernels before still run (compute capability 9.0, few rows). Default false.
+   */
+  settled?: boolean;
   /** Takes the result: of x's dtype or f32; apart from all inputs but the residual. */
   out?: Tensor;
   /** Default: the device's own. */
@@ -69,6 +74,7 @@ const known = [
   "residual",
   "invariant",
   "roundRows",
+  "settled",
   "out",
   "stream",
 ] as const satisfies (keyof MatmulOptions)[];
@@ -83,13 +89,14 @@ const plainParams = new MatmulParams();
 export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): Tensor {
   requireOptions("options", options, known);
   const { activation = "none", gated = false, invariant = false } = options;
-  const { roundRows = false } = options;
+  const { roundRows = false, settled = false } = options;
   const { bias, residual } = options;
   checkInputs(x, weight, gated);
   checkActivation(activation);
   requireFlag("gated", gated);
   requireFlag("invariant", invariant);
   requireFlag("roundRows", roundRows);
+  requireFlag("settled", settled);
   const { device } = x;
   const { groups } = options;
   checkGroups(groups, weight, x);
@@ -128,6 +135,7 @@ export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): 
   params.residualDtype = dtypeCode(residual?.dtype ?? x.dtype);
   params.activation = activations.indexOf(activation);
   params.gated = gated ? 1 : 0;
+  mapParams.settled = settled ? 1 : 0;
   if (chosen.boxes !== undefined) placeMaps(x, weight, chosen.boxes);
   const kernel = device.kernel(chosen.name);
   // Each expert's last rows may not fill a block.

@@ -306,6 +306,7 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
       residual: tensor,
       invariant: true,
       roundRows: true,
+      settled: true,
     },
   ],
   routeExperts: ({ device, tensor, weight, routing }) => [

@@ -25,7 +25,14 @@ describe("the table of operators", () => {
   test("is read from their sources", () => {
     const table = operatorKernels();
     for (const [name, [source, threads, itemRows]] of Object.entries(known))
-      expect(table.get(name)).toEqual({ name, entry: name, source, threads, itemRows });
+      expect(table.get(name)).toEqual({
+        name,
+        entry: name,
+        source,
+        threads,
+        itemRows,
+        programmatic: true,
+      });
   });
 
   test("takes numbers, constants and lines that are broken", () => {
@@ -39,10 +46,10 @@ describe("the table of operators", () => {
       "FB_SPLIT_OPERATOR(fifth, fb_params, 32, 1, 1, 2, 4096) {",
       "// FB_OPERATOR(none, fb_params, 1, 1, 1)",
     ].join("\n");
-    const facts = { source: "a.cu", threads: 32, itemRows: 1 };
-    const resident = { sharedBytes: 4096, persistent: true, programmatic: true };
+    const facts = { source: "a.cu", threads: 32, itemRows: 1, programmatic: true } as const;
+    const resident = { sharedBytes: 4096, processorBlocks: 1, persistent: true };
     expect(operatorsOf("a.cu", text)).toEqual([
-      { name: "first", entry: "first", source: "a.cu", threads: 64, itemRows: 12 },
+      { name: "first", entry: "first", ...facts, threads: 64, itemRows: 12 },
       { name: "second", entry: "second", ...facts },
       { name: "third", entry: "third", ...facts, cluster: 8 },
       { name: "fourth", entry: "fourth", ...facts, cluster: 2, ...resident },

@@ -60,7 +60,8 @@ function check(device: Device, c: Case, random: Random): string {
   );
   const residual = rest ? out : undefined;
   const activation = rest ? "silu" : "none";
-  const options: MatmulOptions = { gated, activation, bias, residual, out, scales };
+  const settled = random.integer(0, 1) === 1;
+  const options: MatmulOptions = { gated, activation, bias, residual, out, scales, settled };
   const [kernel] = launchesOf(device, () => matmul(input, weight, options));
   const wanted = expectedProduct({
     rows,
@@ -74,7 +75,7 @@ function check(device: Device, c: Case, random: Random): string {
     bias: biases,
     residual: residuals,
   });
-  expectProduct(out.toFloat64Array(), wanted, outDtype, JSON.stringify({ ...c, kernel }));
+  expectProduct(out.toFloat64Array(), wanted, outDtype, JSON.stringify({ ...c, settled, kernel }));
   weight[Symbol.dispose]();
   return kernel;
 }

@@ -294,6 +294,7 @@ test("bad input is refused by name, and nothing is written", async () => {
     ["gated", x, weight, { gated: 1 as unknown as boolean }],
     ["invariant", x, weight, { invariant: 1 as unknown as boolean }],
     ["roundRows", x, weight, { roundRows: "yes" as unknown as boolean }],
+    ["settled", x, weight, { settled: 1 as unknown as boolean }],
     ["scales", x, weight, { scales: ones([1]) }],
     ["scales", ones([3, 8], "f8e4m3"), weight],
     ["scales", ones([3, 8], "f8e4m3"), weight, { scales: ones([2]) }],
