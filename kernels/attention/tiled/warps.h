@@ -198,7 +198,12 @@ FB_DEVICE void widen_queries(const Block& b) {
     constexpr int quads = 2 * key_chunks;
     constexpr int turns = (quads + 31) / 32;
     const int lane = int(threadIdx.x % 32);
-    for (int row = b.warp(); row < FB_QUERY_TILE; row += warp_count) {
+    // Rows past the last are zeros, and stay so.
+    const int rows = b.record().row_count;
+    if (scales_queries && int(threadIdx.x) >= rows && threadIdx.x < FB_QUERY_TILE)
+        b.state().units[threadIdx.x] = 1;
+    FB_NO_UNROLL
+    for (int row = b.warp(); row < rows; row += warp_count) {
         uint2 x[turns];
         float top = 0;
         FB_UNROLL
