@@ -122,9 +122,9 @@ export class Engine implements AsyncDisposable {
     // Between two steps this thread has little to do: none is left to it.
     const isFree = kind === "cpu" && !process.env["FLASHBUN_THREADS"];
     const threads = isFree ? { threads: availableParallelism() } : {};
-    const ranks = ranksFor(options.tp);
-    const { speculate } = options;
-    if (speculate !== undefined) checkSpeculate(speculate, ranks !== undefined);
+    const { speculate, deterministic = false } = options;
+    const ranks = ranksFor(options.tp, deterministic);
+    if (speculate !== undefined) checkSpeculate(speculate, ranks !== undefined, deterministic);
     const adapters = new AdapterNames(options.adapters ?? {});
     if (ranks !== undefined && ranks.ranks > 1 && adapters.names.length > 0) {
       const allowed = "absent where several ranks share a model";
@@ -140,7 +140,7 @@ export class Engine implements AsyncDisposable {
     const cut = { pages, pageSize, cascade, exact, splitsContext: splitsContextOf(options) };
     const met = ranks && (await meet(device, ranks, { version, config, dtype, ...limits, ...cut }));
     if (met !== undefined) made.use(met.comm);
-    const sizes = { dtype, ...cut, ...limits, ranks: met?.comm };
+    const sizes = { dtype, ...cut, ...limits, deterministic, ranks: met?.comm };
     const { randomWeights = false } = options;
     const forDrafts = { device, tokenizer: prompts.tokenizer, randomWeights, sizes };
     const drafter = speculate && made.use(await drafterOf(speculate, forDrafts));

@@ -28,6 +28,11 @@ export interface EngineOptions {
    */
   exact?: boolean;
   /**
+   * True: a request has the same tokens and log-probabilities, bit for bit, whatever else runs. See
+   * docs/engine.md for what it costs. Default false.
+   */
+  deterministic?: boolean;
+  /**
    * True, for measuring: the path is a shape such as "llama-8b", or a config.json, and weights are
    * random. Nothing but its length ends an answer then. Default false.
    */
@@ -66,6 +71,7 @@ export const engineSchemas: OptionSchemas = {
   maxBatch: integer(1, 1 << 16),
   cascade: flag,
   exact: flag,
+  deterministic: flag,
   randomWeights: flag,
   tp: integer(1, 1024),
   dcp: integer(1, 1024),

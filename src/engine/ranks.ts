@@ -13,9 +13,13 @@ export interface EngineRanks {
 
 /**
  * This process's rank among `tp`; undefined where nothing is said, and for 1 without a launcher.
- * Errors: CommError.
+ * Errors: CommError, OptionError for several of an engine that is to be deterministic.
  */
-export function ranksFor(tp: number | undefined): Ranks | undefined {
+export function ranksFor(tp: number | undefined, deterministic: boolean): Ranks | undefined {
+  if (deterministic && tp !== undefined && tp > 1) {
+    const why = "left out beside deterministic: sums over ranks round as their sizes go";
+    throw new OptionError("tp", tp, why, "leave one of the two out.");
+  }
   const ranks = tp === undefined ? undefined : ranksOf();
   if (tp === undefined || (tp === 1 && ranks?.ranks !== 1)) return undefined;
   const fix = `start ${tp} ranks by mpirun, torchrun or srun, or flashbun serve --tp ${tp}.`;

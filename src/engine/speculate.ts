@@ -57,8 +57,15 @@ const schemas: Record<SpeculateOptions["method"], OptionSchemas> = {
   },
 };
 
-/** Throws an OptionError for options that are not as they should be, or beside other ranks. */
-export function checkSpeculate(options: SpeculateOptions, hasRanks: boolean): void {
+/**
+ * Throws an OptionError for options that are not as they should be, or beside other ranks; and for
+ * branches in a `deterministic` engine: drafts beside them move a token's keys.
+ */
+export function checkSpeculate(
+  options: SpeculateOptions,
+  hasRanks: boolean,
+  deterministic: boolean,
+): void {
   const isDraft = (options as SpeculateOptions | null)?.method === "draft";
   const schema = schemas[isDraft ? "draft" : "prompt-lookup"];
   const required = isDraft ? ["method", "model"] : ["method"];
@@ -74,7 +81,11 @@ export function checkSpeculate(options: SpeculateOptions, hasRanks: boolean): vo
   }
   const { draftTokensMost = draftTokensDefault, branches = [] } = options;
   requireInteger("speculate.branches.length", branches.length, 0, draftTokensMost);
-  const { nodes } = treeSizes({ draftTokensMost, branches });
+  const { nodes, leaves } = treeSizes({ draftTokensMost, branches });
+  if (deterministic && leaves > 1) {
+    const allowed = "left out beside deterministic";
+    throw new OptionError("speculate.branches", branches.join(", "), allowed, "draft a chain.");
+  }
   requireInteger("drafts of speculate.branches", nodes, 1, nodesMost);
 }
 
@@ -124,6 +135,8 @@ export async function drafterOf(
     maxBatch: Math.min(tokenBudget, maxBatch * leaves),
     maxSequences: maxBatch * (1 + leaves),
     cascade: false,
+    // What it guesses changes no answer.
+    deterministic: false,
   });
   return new DraftModel(model, tree, { tokenBudget, maxBatch });
 }

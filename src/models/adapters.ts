@@ -26,6 +26,7 @@ export interface AdaptedTokens {
 interface Sizes {
   readonly dtype: DType;
   readonly tokenBudget: number;
+  readonly deterministic?: boolean;
 }
 
 /** The adapters of one linear layer. */
@@ -58,6 +59,7 @@ export class Adapters implements Disposable {
   readonly #hostStarts: Int32Array;
   readonly #insides: StepBuffers;
   readonly #wide: StepBuffers;
+  readonly #invariant: boolean;
   #applies = false;
 
   /** Errors: CheckpointError for one that does not fit the layers, OutOfMemoryError. */
@@ -65,8 +67,9 @@ export class Adapters implements Disposable {
     device: Device,
     linears: readonly LinearLayer[],
     adapters: readonly NumberedAdapter[],
-    { dtype, tokenBudget }: Sizes,
+    { dtype, tokenBudget, deterministic = false }: Sizes,
   ) {
+    this.#invariant = deterministic;
     const adaptable = linears.filter(({ parts }) => parts[0][0] !== "lm_head");
     for (const { file } of adapters) checkAdapter(file, adaptable);
     using made = new DisposableStack();
@@ -116,10 +119,10 @@ export class Adapters implements Disposable {
     const layer = this.#applies ? this.#layers.get(weight) : undefined;
     if (layer === undefined) return;
     const { down, up, name } = layer;
-    const groups = { starts: this.#starts };
+    const how = { groups: { starts: this.#starts }, invariant: this.#invariant };
     const inside = this.#insides.rows(name, x.shape[0], down.outputs);
-    matmul(x, down, { groups, out: inside });
-    matmul(inside, up, { groups, residual: out, out });
+    matmul(x, down, { ...how, out: inside });
+    matmul(inside, up, { ...how, residual: out, out });
   }
 
   /** Room for a product that is added to before it is rounded: f32 [rows, width]. */

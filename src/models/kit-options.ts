@@ -17,6 +17,8 @@ export interface KitOptions {
   readonly rowsMost: number;
   /** Whether rows beside weights in codes are never rounded. */
   readonly exact: boolean;
+  /** Whether bits of a row depend on no other: for all products. */
+  readonly invariant: boolean;
   /** True: the rows that want logits get their states alone, see `statesOf` of the kit. */
   readonly statesOnly?: boolean | undefined;
   /** The processes that share the model, which have the rest of each layer. */

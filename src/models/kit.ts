@@ -163,20 +163,21 @@ export class Kit implements Disposable {
   addExperts(residual: Tensor, x: Tensor, experts: Experts): void {
     const { router, gateUp, down, ...options } = experts;
     const { topK } = options;
-    const { tokenBudget } = this.#options;
+    const { tokenBudget, invariant } = this.#options;
     const [rows, dim] = x.shape;
     const out = this.#routing(rows, router.outputs, topK);
     const routing = routeExperts(this.linear("router", x, router), { ...options, out });
     this.#expertRows ??= new StepBuffers(this.#device, x.dtype, tokenBudget * topK);
     const hidden = this.#expertRows.rows("experts' insides", rows * topK, gateUp.outputs / 2);
     const results = this.#expertRows.rows("experts' results", rows * topK, dim);
-    moe(x, routing, { gateUp, down, hidden, results, ...this.#onto(residual) });
+    moe(x, routing, { gateUp, down, invariant, hidden, results, ...this.#onto(residual) });
     this.#options.ranks?.allReduce(residual);
   }
 
   /** A product, and what the rows' adapters of the weight make of x. */
   #product(x: Tensor, weight: Weight, options: MatmulOptions & { out: Tensor }): Tensor {
-    const out = matmul(x, weight, { ...options, settled: true, roundRows: !this.#options.exact });
+    const { exact, invariant } = this.#options;
+    const out = matmul(x, weight, { ...options, invariant, settled: true, roundRows: !exact });
     this.adapters?.add(weight, x, out);
     return out;
   }
@@ -224,8 +225,8 @@ export class Kit implements Disposable {
    * whose last part turns, and appends these. Returns [tokens, heads * value].
    */
   attendLatents(layer: number, queries: Tensor, latents: Tensor, heads: LatentHeads): Tensor {
-    const { cache, ropes, shape, tokenBudget, rowsMost, dtype } = this.#options;
-    const sizes = { heads: shape.queryHeads, tokenBudget, maxBatch: rowsMost };
+    const { cache, ropes, shape, tokenBudget, rowsMost, dtype, invariant } = this.#options;
+    const sizes = { heads: shape.queryHeads, tokenBudget, maxBatch: rowsMost, invariant };
     this.#latents ??= new LatentAttention(this.#device, dtype, shape.latent!, sizes);
     const { masks } = this.#by;
     const [attention] = this.#by.attention;

@@ -80,6 +80,8 @@ export class LatentAttention implements Disposable {
   readonly #heads: number;
   /** Largest count that is kept for good: a graph holds its views. */
   readonly #maxBatch: number;
+  /** Of both products. */
+  readonly #invariant: boolean;
   /** [heads * tokens, rank]. */
   readonly #absorbed: Tensor;
   /** [tokens * heads, rank + turned]. */
@@ -94,9 +96,10 @@ export class LatentAttention implements Disposable {
     device: Device,
     dtype: DType,
     shape: LatentShape,
-    sizes: { heads: number; tokenBudget: number; maxBatch: number },
+    sizes: { heads: number; tokenBudget: number; maxBatch: number; invariant: boolean },
   ) {
     const { heads, tokenBudget, maxBatch } = sizes;
+    this.#invariant = sizes.invariant;
     const { rank, turned, value } = shape;
     this.#device = device;
     this.#shape = shape;
@@ -117,13 +120,14 @@ export class LatentAttention implements Disposable {
     const { layer, batch, cache, attention, rope, heads } = step;
     const views = this.#viewsOf(step);
     const { starts, rows, wide, keys } = views;
-    matmul(views.plain, heads.keys, { groups: { starts, rows }, out: views.absorbed });
+    const how = { groups: { starts, rows }, invariant: this.#invariant };
+    matmul(views.plain, heads.keys, { ...how, out: views.absorbed });
     mapRows({ operation: "scale", a: views.absorbedByToken, out: views.wideLatent }, {});
     mapRows({ operation: "scale", a: views.turned, out: views.wideTurned }, {});
     applyRope(wide, keys, views.positions, rope);
     cache.append({ layer, batch, planes: { latent: keys } });
     attention.run({ layer, q: views.wideMost, cache, out: views.seenMost, ...step.masks });
-    matmul(views.seenRows, heads.values, { groups: { starts, rows }, out: views.results });
+    matmul(views.seenRows, heads.values, { ...how, out: views.results });
     mapRows({ operation: "scale", a: views.byHead, out: views.byToken }, {});
     return views.out;
   }

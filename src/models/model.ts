@@ -45,6 +45,8 @@ export interface ModelOptions {
   readonly cascade: boolean;
   /** Whether rows beside weights in codes are never rounded. */
   readonly exact: boolean;
+  /** Whether bits of a row never depend on the others of its step. */
+  readonly deterministic?: boolean;
   /** The processes that share the model. */
   readonly ranks?: Communicator | undefined;
   /** True: steps end with states of tokens, and any of them may be wanted. */
@@ -95,7 +97,7 @@ export class Model implements AsyncDisposable {
   /** Errors: CheckpointError, OptionError, OutOfMemoryError, CompileError. */
   static async load(device: Device, checkpoint: Checkpoint, options: ModelOptions): Promise<Model> {
     const { dtype, pageSize, tokenBudget, maxBatch, drafter, exact, ranks } = options;
-    const { splitsContext = false } = options;
+    const { splitsContext = false, deterministic: batchInvariant = false } = options;
     const config = new Config(checkpoint.path, checkpoint.config);
     const family = familyOf(config);
     const whole = family.shape(config);
@@ -120,25 +122,25 @@ export class Model implements AsyncDisposable {
     const part = splitsContext ? share : undefined;
     const kept = { ...heads, ...sizes, ...planes, keyPositions: splitsContext };
     const cache = made.use(PagedCache.create(device, kept, part));
-    const attention = await attentionOf(device, made, shape, { dtype });
+    const attention = await attentionOf(device, made, shape, { dtype, batchInvariant });
     const graphs = graphsOf(device, maxBatch);
     made.use(graphs);
     const { sizes: buckets, largest } = graphs;
     const maxColumns = Math.ceil(shape.contextTokens / pageSize);
     const rows = { maxBatch: largest, maxQueryTokens: largest, maxQueryLength: 1 };
     const graph = { ...rows, maxColumns, buckets };
-    const graphAttention = await attentionOf(device, made, shape, { dtype, graph });
+    const graphAttention = await attentionOf(device, made, shape, { dtype, batchInvariant, graph });
     const ropes = shape.attention.map(({ rope }) => made.use(Rope.create(device, headDim, rope)));
-    // Windows pass prefixes at times of their own.
+    // Windows pass prefixes at times of their own, and levels round apart.
     const hasWindow = groups.some(({ windowLeft }) => windowLeft >= 0);
-    const cascades = options.cascade && !hasWindow && !splitsContext;
+    const cascades = options.cascade && !hasWindow && !splitsContext && !batchInvariant;
     const worthSharing = cascades ? attention[0].worthSharing : undefined;
     const trees = drafter?.hasBranches ? await treesOf(device, made, shape, options) : undefined;
     const parts = { cache, attention, graphAttention, trees, worthSharing };
     const { statesOnly } = options;
     const inStep = maxBatch * (1 + (drafter?.draftsMost ?? 0));
     const rowsMost = Math.min(tokenBudget, statesOnly === true ? tokenBudget : inStep);
-    const how = { shape, dtype, cache, ropes, exact, statesOnly, ranks };
+    const how = { shape, dtype, cache, ropes, exact, invariant: batchInvariant, statesOnly, ranks };
     const kit = made.use(new Kit({ ...how, tokenBudget, rowsMost }));
     const rest = [graphs, family, source, weights, made.move(), options, rowsMost] as const;
     return new Model(device, shape, kit, parts, ...rest);
@@ -230,7 +232,7 @@ async function attentionOf(
   device: Device,
   made: AsyncDisposableStack,
   { queryHeads: own, kvHeads, headDim, attention, latent, contextHeads }: DecoderShape,
-  options: Pick<AttentionOptions, "dtype" | "graph" | "mask">,
+  options: Pick<AttentionOptions, "dtype" | "batchInvariant" | "graph" | "mask">,
 ): Promise<Attention[]> {
   const all: Attention[] = [];
   for (const { rope: _, ...kind } of attention) {

@@ -6,7 +6,7 @@ import { dtypeCode } from "../tensor/dtype.ts";
 import { isInPlace, requireApart, requireDistinct } from "../tensor/overlap.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { requireWeight, type Weight } from "../tensor/weight.ts";
-import { type Activation, matmul } from "./matmul.ts";
+import { type Activation, matmul, type MatmulOptions } from "./matmul.ts";
 import { needRows, numbers, requireAllApart, requireRows, requireShape } from "./rows.ts";
 import { type ExpertRouting, requireRouting } from "./routing.ts";
 
@@ -95,13 +95,23 @@ export interface MoeOptions extends CombineOptions {
   down: Weight;
   /** Of the gate; default "silu". */
   activation?: Activation;
+  /** As {@link MatmulOptions.invariant}, of both products. */
+  invariant?: boolean;
   /** [tokens * topK, hidden] of x's dtype, for what lies between; default: a new tensor. */
   hidden?: Tensor;
   /** [tokens * topK, dim] of x's dtype, for the experts' rows; default: a new tensor. */
   results?: Tensor;
 }
 
-const moeKnown = ["gateUp", "down", "activation", "hidden", "results", ...combineKnown];
+const moeKnown = [
+  "gateUp",
+  "down",
+  "activation",
+  "invariant",
+  "hidden",
+  "results",
+  ...combineKnown,
+];
 
 /**
  * Queues a mixture of gated experts over `x` [tokens, dim], as `routing` says: out = the sum over a
@@ -110,7 +120,8 @@ const moeKnown = ["gateUp", "down", "activation", "hidden", "results", ...combin
  */
 export function moe(x: Tensor, routing: ExpertRouting, options: MoeOptions): Tensor {
   requireOptions("options", options, moeKnown);
-  const { gateUp, down, activation = "silu", hidden, results, stream } = options;
+  const { gateUp, down, activation = "silu", invariant = false } = options;
+  const { hidden, results, stream } = options;
   requireRows("x", x, undefined);
   requireRouting("routing", routing, x.device);
   requireShape("x", x, [routing.tokens, x.shape.at(-1)!]);
@@ -124,9 +135,10 @@ export function moe(x: Tensor, routing: ExpertRouting, options: MoeOptions): Ten
     throw new OptionError(name, weight.label, allowed, "as many as the router's logits have.");
   }
   const { starts, rows } = routing;
-  const inner = { gated: true, activation, groups: { starts, rows }, stream };
-  const between = matmul(x, gateUp, { ...inner, out: hidden });
-  const each = matmul(between, down, { groups: { starts }, stream, out: results });
+  const how = { invariant, stream };
+  const inner = { gated: true, activation, groups: { starts, rows } };
+  const between = matmul(x, gateUp, { ...how, ...inner, out: hidden });
+  const each = matmul(between, down, { ...how, groups: { starts }, out: results });
   const { residual, out } = options;
   const sum = combineExperts(each, routing, { residual, out, stream });
   if (hidden === undefined) between[Symbol.dispose]();

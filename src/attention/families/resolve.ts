@@ -47,10 +47,13 @@ export function offerOf(
   throw refused!;
 }
 
-/** What is left of an offer where a graph launches no classes for long queries. */
+/**
+ * What is left of an offer where a graph launches no classes for long queries: all where bits must
+ * not depend on the class.
+ */
 function launched(offer: KernelOffer, options: ResolvedOptions): KernelOffer {
   const longest = options.graph?.maxQueryLength;
-  if (longest === undefined) return offer;
+  if (longest === undefined || options.batchInvariant) return offer;
   const rows = longest * (options.queryHeads / options.kvHeads);
   return { ...offer, classes: classesFor(offer.classes, rows) };
 }

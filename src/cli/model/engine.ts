@@ -18,6 +18,7 @@ export interface EngineArguments extends SpeculateArguments {
   randomWeights?: boolean;
   cascade: boolean;
   exact?: boolean;
+  deterministic?: boolean;
   tp?: number;
   dcp?: number;
   quiet?: boolean;
@@ -37,7 +38,7 @@ export interface SamplingArguments {
 /** Opens a model by its path, or the built-in one by its name, and says so. */
 export async function openEngine(model: string, options: EngineArguments): Promise<Engine> {
   const { device, dtype, pages, pageSize, tokenBudget, maxBatch, cascade, randomWeights } = options;
-  const { tp = 1, dcp = 1, exact, quiet, lora } = options;
+  const { tp = 1, dcp = 1, exact, deterministic, quiet, lora } = options;
   requireGiven(model, options);
   if (tp > 1 && ranksOf() === undefined) {
     // This command again, as so many ranks.
@@ -58,6 +59,7 @@ export async function openEngine(model: string, options: EngineArguments): Promi
     ...(dtype && { dtype }),
     ...(randomWeights && { randomWeights }),
     ...(exact && { exact }),
+    ...(deterministic && { deterministic }),
     ...(tp > 1 && { tp }),
     ...(dcp > 1 && { dcp }),
     ...(pages !== undefined && { pages }),

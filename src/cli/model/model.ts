@@ -215,6 +215,7 @@ function addEngine(command: Command): Command {
     )
     .option("--no-cascade", "read a prefix that requests share for each of them")
     .option("--exact", "never round activations beside weights in codes, which is faster on CPUs")
+    .option("--deterministic", "the same answers bit for bit, whatever else runs; slower")
     .option(
       "--speculate <drafter>",
       "guess tokens and verify several in one step: prompt-lookup, or a smaller model",
