@@ -1,17 +1,26 @@
 import { mergeStates, PagedCache, Tensor } from "../../src/index.ts";
 import { dtypeBytes } from "../../src/tensor/dtype.ts";
+import { median } from "../bench.ts";
 import { bytesOf, type Subject, subjects } from "../subjects.ts";
+import type { PeerRows } from "../peers/peer.ts";
 import {
   bareRow,
   copiesOf,
   type GpuBench,
   type GpuCase,
   type GpuRow,
+  peerColumns,
+  recorded,
+  replayTimes,
   runsOf,
   timeOf,
 } from "./bench.ts";
 
 const [heads, dim] = [8, 128];
+/** Launches of one row, each of which waits for the one before. */
+const chain = 64;
+/** What lies between the products of a decode step. */
+const chained = new Set(["rms_norm", "add_rms_norm", "silu_and_mul"]);
 
 /** Operators that move memory and compute next to nothing. */
 export const operatorCases: GpuCase[] = [
@@ -24,6 +33,12 @@ export const operatorCases: GpuCase[] = [
       run: (bench: GpuBench) => overRows(bench, subject, rows),
     })),
   ),
+  ...subjects
+    .filter(({ name }) => chained.has(name))
+    .map((subject) => ({
+      name: `${subject.name}/bf16/chain${chain}_t1_d${subject.dim}`,
+      run: (bench: GpuBench) => inChain(bench, subject),
+    })),
 ];
 
 async function append(bench: GpuBench, dtype: "bf16" | "f8e4m3"): Promise<GpuRow[]> {
@@ -84,16 +99,48 @@ async function merge(bench: GpuBench): Promise<GpuRow[]> {
   return [moved(bench, bytes, ms)];
 }
 
-async function overRows(bench: GpuBench, subject: Subject, rows: number): Promise<GpuRow[]> {
-  const { device, quick } = bench;
-  const prepare = () => subject.prepare(device, quick ? 16 : rows, subject.dim, "bf16");
+async function overRows(bench: GpuBench, subject: Subject, most: number): Promise<GpuRow[]> {
+  const rows = bench.quick ? 16 : most;
+  const prepare = () => subject.prepare(bench.device, rows, subject.dim, "bf16");
   const all = [prepare()];
   const bytes = bytesOf(all[0].moves);
   const copies = copiesOf(bench, bytes);
   while (all.length < copies) all.push(prepare());
-  const ms = await timeOf(bench, runsOf(bench, copies), (run) => all[run % copies].run());
+  const asked = { operator: subject.name, dtype: "bf16", rows, dim: subject.dim, copies };
+  const row = await besideCompiled(bench, bytes, asked, (run) => all[run % copies].run());
   for (const { moves } of all) for (const tensor of new Set(moves)) tensor[Symbol.dispose]();
-  return [moved(bench, bytes, ms)];
+  return [row];
+}
+
+/** Bytes that copies of an operator in turn move, beside the same by torch.compile. */
+export async function besideCompiled(
+  bench: GpuBench,
+  bytes: number,
+  asked: Omit<PeerRows, "backend" | "seconds">,
+  body: (run: number) => void,
+): Promise<GpuRow> {
+  const { peer, seconds } = bench;
+  const runs = runsOf(bench, asked.copies);
+  using graph = recorded(bench.device, () => {
+    for (let run = 0; run < runs; run++) body(run);
+  });
+  const times = await replayTimes(bench, graph, seconds / 2);
+  const answer = await peer?.ask({ ...asked, seconds, backend: "rows" });
+  times.push(...(await replayTimes(bench, graph, seconds / 2)));
+  const ms = median(times) / runs;
+  const row = moved(bench, bytes, ms);
+  if (answer?.seconds === undefined) return row;
+  const theirs = answer.seconds * 1000;
+  const backend = "torch.compile";
+  const figure = { backend, value: bytes / theirs / 1e6, ratio: theirs / ms };
+  return { ...row, ...peerColumns([figure], [{ backend, least: 1 }]) };
+}
+
+async function inChain(bench: GpuBench, subject: Subject): Promise<GpuRow[]> {
+  const { moves, run } = subject.prepare(bench.device, 1, subject.dim, "bf16");
+  const ms = await timeOf(bench, chain, run);
+  for (const tensor of new Set(moves)) tensor[Symbol.dispose]();
+  return [bareRow("", ms * 1000, "us")];
 }
 
 /** Bytes read and written, against what plain copying moves. */

@@ -8,7 +8,7 @@ import {
 } from "../../src/index.ts";
 import { dtypeBytes } from "../../src/tensor/dtype.ts";
 import { copiesOf, type GpuBench, type GpuCase, type GpuRow, runsOf, timeOf } from "./bench.ts";
-import { moved } from "./operators.ts";
+import { besideCompiled, moved } from "./operators.ts";
 
 const [queryHeads, kvHeads, dim] = [32, 8, 128];
 
@@ -34,12 +34,13 @@ async function rope(bench: GpuBench, most: number): Promise<GpuRow[]> {
     Tensor.randomNormal(device, [tokens, heads, dim], "bf16", { seed }),
   );
   const views = all.map((x) => [x.slice(1, 0, queryHeads), x.slice(1, queryHeads, heads)]);
-  const ms = await timeOf(bench, runsOf(bench, copies), (run) => {
+  const asked = { operator: "rope", dtype: "bf16", rows: tokens, dim, copies };
+  const row = await besideCompiled(bench, bytes, asked, (run) => {
     const [q, k] = views[run % copies];
     applyRope(q, k, positions, turns);
   });
   for (const x of all) x[Symbol.dispose]();
-  return [moved(bench, bytes, ms)];
+  return [row];
 }
 
 /** QK norm, RoPE and append, of a product of queries, keys and values. */

@@ -9,7 +9,8 @@ there is none. A case is one attention by one backend:
   variant: "soft_cap" (30), "alibi", "window" (1024) or "causal", which FlexAttention alone takes.
 Its answer is {"seconds", "low", "high", "launches", "copies", "wrong"}: median and deciles of one
 call, and the relative error against f32; or {"error"}. The backend "ceilings" needs no more and
-answers {"copyGBs", "matmulTflops", "clocks"}; "product" takes cases of products.py.
+answers {"copyGBs", "matmulTflops", "clocks"}; "product" takes cases of products.py, "rows" those
+of rows.py.
 
 Method: inputs N(0, 1), copied until they are five times the L2 cache; a CUDA graph of 20 launches
 or more, replayed between two events after a warm-up.
@@ -27,6 +28,7 @@ import traceback
 from types import SimpleNamespace
 
 import products
+import rows
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
@@ -404,17 +406,21 @@ if flashinfer is not None:
     BACKENDS["flashinfer-fa2"] = functools.partial(flashinfer_any, "fa2")
 
 
+# Cases of modules of their own.
+MODULES = {"product": products, "rows": rows}
+
+
 def answer_to(case):
     if case["backend"] == "ceilings":
         return ceilings()
-    product = case["backend"] == "product"
-    if case["backend"] not in BACKENDS and not product:
+    module = MODULES.get(case["backend"])
+    if case["backend"] not in BACKENDS and module is None:
         return {"error": f"no backend {case['backend']}"}
     if case.get("variant") is not None and case["backend"] != "flex":
         return {"error": "variants are for FlexAttention"}
     try:
-        if product:
-            calls, wrong = products.prepare(case, DTYPES, DEVICE)
+        if module is not None:
+            calls, wrong = module.prepare(case, DTYPES, DEVICE)
         else:
             calls, wrong = BACKENDS[case["backend"]](parse(case))
         if not wrong <= WRONG_MOST:

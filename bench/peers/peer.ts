@@ -38,6 +38,19 @@ export interface PeerProduct {
   seconds: number;
 }
 
+/** An operator over rows, as rows.py knows it. */
+export interface PeerRows {
+  backend?: string;
+  operator: string;
+  dtype: string;
+  rows: number;
+  dim: number;
+  /** Copies of its tensors used in turn. */
+  copies: number;
+  /** Seconds to measure for. */
+  seconds: number;
+}
+
 /** What a peer says: median seconds of one call, or why there are none. */
 export interface PeerAnswer {
   seconds?: number;
@@ -89,7 +102,9 @@ export class Peer {
   }
 
   /** Runs one case, or what else the peer knows. */
-  async ask(question: PeerCase | PeerProduct | { backend: string }): Promise<PeerAnswer> {
+  async ask(
+    question: PeerCase | PeerProduct | PeerRows | { backend: string },
+  ): Promise<PeerAnswer> {
     const { backend = "" } = question;
     if (this.#lost.has(backend)) return { error: "it failed before" };
     const { child, lines } = (this.#running ??= await this.#restarted());
