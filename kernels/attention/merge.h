@@ -16,8 +16,9 @@
 // ---- facts
 
 constexpr int merge_warps = FB_THREADS / 32;
-// Parts up to which one warp takes the whole row.
-constexpr int few_parts = 8;
+// Parts up to which one warp takes the whole row: those of a shared prefix, which is cut for all
+// clusters, and of a request's own keys are few.
+constexpr int few_parts = 12;
 // Slices of a row of more parts.
 constexpr int slice_count = 4;
 // Columns that a warp sums at once: four for each lane.
