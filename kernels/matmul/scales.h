@@ -20,6 +20,16 @@ FB_DEVICE float step_weight_scale(const fb_matmul_params& p, int32_t row, int32_
     return has_weight_blocks(p) ? fp8_scale(p, row, k) : 1;
 }
 
+// What no step had: the scale of a row of x, and of a row of the weight.
+FB_DEVICE float result_x_scale(const fb_matmul_params& p, int32_t x_row) {
+    if (has_x_blocks(p) || p.x_scales == 0) return 1;
+    return items<const float>(p.x_scales)[int64_t(x_row) * p.x_scale_stride];
+}
+
+FB_DEVICE float result_weight_scale(const fb_matmul_params& p, int32_t row) {
+    return has_weight_blocks(p) ? 1 : items<const float>(p.scales)[row * p.scale_stride];
+}
+
 // Up to a chunk of a row's sums times the scales that no step had.
 template <int most>
 FB_DEVICE void scale_chunk(const fb_matmul_params& p, const Item<most>& item, int32_t x_row,

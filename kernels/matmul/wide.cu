@@ -1,9 +1,9 @@
 // Products of many rows on Hopper: a cluster of two blocks multiplies 256 rows of x with 256 rows
-// of the weight (fp8: 128). Each block has half of the rows of x and loads half of the weight's
-// rows for both. docs/kernels/matmul.md draws it.
+// of the weight. Each block has half of the rows of x and loads half of the weight's rows for both.
+// docs/kernels/matmul.md draws it.
 //
-// Sums of fp8 are kept in f32 for each step of 128 inputs, as wgmma alone would round them to 14
-// bits or so; scales of blocks of 128 inputs are what a step's sums are multiplied by.
+// Sums of fp8 are added to f32 totals after two steps of 128 inputs, as wgmma alone would round
+// them to 14 bits or so, or after each step, times the scales of blocks of 128 inputs.
 #include "../ptx/base.h"
 #include "../params/matmul.h"
 #include "../common/element.h"
@@ -18,8 +18,9 @@ constexpr int wide_threads = 384;
 constexpr int wide_cluster = 2;
 constexpr int wide_outputs = 256;
 constexpr int wide_shared = 232448;
-constexpr int wide_fp8_outputs = 128;
-constexpr int wide_fp8_shared = 232448;
+// Of fp8, whose totals leave registers for the sums of so many outputs at a time.
+constexpr int wave_outputs = 128;
+constexpr int waves = wide_outputs / wave_outputs;
 constexpr int block_rows = 2 * group_rows;
 constexpr int cluster_rows = wide_cluster * block_rows;
 // Blocks of rows that are taken with all outputs before the next ones: so few that what clusters
@@ -32,7 +33,8 @@ constexpr int multiplying_registers = 232;
 static_assert(wide_threads == 32 * (4 + multiplying_warps), "the roles of its warps");
 
 using WideRing = Ring<block_rows, wide_outputs, 4>;
-using WideFp8Ring = Ring<block_rows, wide_fp8_outputs, 6>;
+using WideItem = Item<wide_outputs>;
+using WideSums = float[wide_outputs / 2];
 
 // ---- shared memory
 
@@ -40,13 +42,11 @@ using WideFp8Ring = Ring<block_rows, wide_fp8_outputs, 6>;
 constexpr int place_columns = 64;
 constexpr int place_stride = place_columns + 4;
 
-template <class R> struct WideShared {
-    R ring;
+struct WideShared {
+    WideRing ring;
     alignas(16) float places[multiplying_warps][16 * place_stride];
 };
-static_assert(sizeof(WideShared<WideRing>) <= wide_shared &&
-                  sizeof(WideShared<WideFp8Ring>) <= wide_fp8_shared,
-              "the launch gives as much");
+static_assert(sizeof(WideShared) <= wide_shared, "the launch gives as much");
 
 #if FB_ARCH >= 900 && FB_ARCH < 1000
 
@@ -57,9 +57,8 @@ FB_WGMMA_FP8(e4m3, 128)
 // ---- items
 
 // The item of a turn, with bands of rows; of experts, with all rows of an output.
-template <int outputs>
-FB_DEVICE Item<outputs> wide_item(const fb_matmul_params& p, int32_t turn, int32_t count) {
-    const int32_t blocks = Item<outputs>::row_blocks(p, cluster_rows);
+FB_DEVICE WideItem wide_item(const fb_matmul_params& p, int32_t turn, int32_t count) {
+    const int32_t blocks = WideItem::row_blocks(p, cluster_rows);
     if (p.starts != 0 || blocks <= band_blocks) return {p, cluster_rows, turn};
     const int32_t columns = count / blocks;
     const int32_t first = turn / (band_blocks * columns) * band_blocks;
@@ -72,20 +71,19 @@ FB_DEVICE Item<outputs> wide_item(const fb_matmul_params& p, int32_t turn, int32
 // ---- load
 
 // By a whole warp, of which one lane loads.
-template <int type, int outputs, class R>
-FB_DEVICE void load_wide(const fb_matmul_map_params& maps, R& ring) {
+template <int type> FB_DEVICE void load_wide(const fb_matmul_map_params& maps, WideRing& ring) {
     const fb_matmul_params& p = maps.product;
     const int32_t rank = int32_t(cluster_rank());
-    const int32_t count = Item<outputs>::count(p, cluster_rows);
+    const int32_t count = WideItem::count(p, cluster_rows);
     const bool leads = threadIdx.x % 32 == 0;
-    Turn<R> turn;
+    Turn<WideRing> turn;
     FB_NO_UNROLL
     for (int32_t i = blockIdx.x / wide_cluster; i < count; i += gridDim.x / wide_cluster) {
-        const Item<outputs> item = wide_item<outputs>(p, i, count);
+        const WideItem item = wide_item(p, i, count);
         if (item.row >= item.end) continue;
         const int32_t row = item.row + rank * block_rows;
         // The second half of a gated tile goes through the gates of the first.
-        const int32_t half = outputs / wide_cluster;
+        const int32_t half = wide_outputs / wide_cluster;
         const int32_t weight_row = item.output + (p.gated ? item.first_of(p, rank != 0)
                                                           : item.first_of(p, false) + rank * half);
         FB_NO_UNROLL
@@ -102,12 +100,14 @@ FB_DEVICE void load_wide(const fb_matmul_map_params& maps, R& ring) {
 
 // ---- multiply
 
-// A warpgroup's products of a stage: 64 rows of x by all rows of the weight.
-template <int type, int outputs, class R>
-FB_DEVICE void issue_wide(R& ring, int stage, int group, float (&sums)[outputs / 2], bool adds) {
+// A warpgroup's products of a stage: 64 rows of x by rows of the weight from `first` on.
+template <int type, int n>
+FB_DEVICE void issue_wide(WideRing& ring, int stage, int group, int first, float (&sums)[n],
+                          bool adds) {
     const uint64_t x =
         ring_operand(shared_address(ring.first[stage]) + uint32_t(group * group_rows * span));
-    const uint64_t weight = ring_operand(shared_address(ring.second[stage]));
+    const uint64_t weight =
+        ring_operand(shared_address(ring.second[stage]) + uint32_t(first * span));
     wgmma_tie(sums);
     wgmma_fence();
     FB_UNROLL
@@ -121,14 +121,14 @@ FB_DEVICE void issue_wide(R& ring, int stage, int group, float (&sums)[outputs /
 }
 
 // The sums of an item, one step in flight while the next is issued.
-template <int type, int outputs, class R>
-FB_DEVICE void multiply_wide(const fb_matmul_params& p, R& ring, Turn<R>& turn, int group,
-                             float (&sums)[outputs / 2]) {
+template <int type>
+FB_DEVICE void multiply_wide(const fb_matmul_params& p, WideRing& ring, Turn<WideRing>& turn,
+                             int group, WideSums& sums) {
     int before = -1;
     FB_NO_UNROLL
     for (int32_t k = 0; k < p.inputs; k += step_of<type>) {
         wait_full(ring, turn);
-        issue_wide<type, outputs>(ring, turn.stage, group, sums, k > 0);
+        issue_wide<type>(ring, turn.stage, group, 0, sums, k > 0);
         wgmma_wait<1>();
         if (before >= 0) release<wide_cluster>(ring, before);
         before = turn.stage;
@@ -140,73 +140,80 @@ FB_DEVICE void multiply_wide(const fb_matmul_params& p, R& ring, Turn<R>& turn, 
     release<wide_cluster>(ring, before);
 }
 
-// What a step's sums are multiplied by: of the tile's halves, for a thread's two rows.
+// What a step's sums are multiplied by: of a thread's two rows, and of each 64 rows of the weight.
 struct StepFactors {
-    float of[2][2];
+    static constexpr int part = 64, parts = wide_outputs / part;
+    float x[2] = {1, 1}, weight[parts] = {1, 1, 1, 1};
 
-    FB_DEVICE void load(const fb_matmul_params& p, int32_t gates, int32_t ups,
-                        const int32_t (&rows)[2], int32_t k) {
+    FB_DEVICE void load(const fb_matmul_params& p, const WideItem& item, const int32_t (&rows)[2],
+                        int32_t k) {
+        if (has_x_blocks(p)) {
+            FB_UNROLL
+            for (int h = 0; h < 2; h++) x[h] = step_x_scale(p, rows[h], k);
+        }
+        if (!has_weight_blocks(p)) return;
         FB_UNROLL
-        for (int h = 0; h < 2; h++) {
-            const float x = step_x_scale(p, rows[h], k);
-            of[0][h] = x * step_weight_scale(p, gates, k);
-            of[1][h] = x * step_weight_scale(p, ups, k);
+        for (int i = 0; i < parts; i++) {
+            const int32_t row = item.weight_row(p, i * part);
+            // Past the last row sums go nowhere.
+            weight[i] = step_weight_scale(p, row < 0 ? item.first_of(p, false) : row, k);
         }
     }
 
-    template <int n> FB_DEVICE void add(const float (&sums)[n], float (&totals)[n]) const {
+    FB_DEVICE void add(const float (&sums)[wave_outputs / 2], int wave, WideSums& totals) const {
         FB_UNROLL
-        for (int i = 0; i < n; i++)
-            totals[i] = fmaf(sums[i], of[i / (n / 2)][i / 2 % 2], totals[i]);
+        for (int i = 0; i < wave_outputs / 2; i++) {
+            float& total = totals[wave * wave_outputs / 2 + i];
+            total = fmaf(sums[i], x[i / 2 % 2] * weight[(wave * wave_outputs + 2 * i) / part],
+                         total);
+        }
     }
 };
 
-// The same of fp8: a step's sums, scaled, are added to the totals while the next step's are made.
-template <int type, int outputs, class R>
-FB_DEVICE void multiply_wide_fp8(const fb_matmul_params& p, R& ring, Turn<R>& turn, int group,
-                                 const Item<outputs>& item, const int32_t (&rows)[2],
-                                 float (&totals)[outputs / 2]) {
-    constexpr int step = step_of<type>;
-    const int32_t gates = item.first_of(p, false) + item.output;
-    const int32_t ups = p.gated ? item.first_of(p, true) + item.output : gates;
-    float sums[2][outputs / 2];
-    StepFactors factors[2];
-    int stages[2] = {};
+// The same of fp8: a wave's sums of a step, scaled, are added to the totals while the tensor cores
+// multiply for the other warpgroup.
+template <int type>
+FB_DEVICE void multiply_wide_fp8(const fb_matmul_params& p, WideRing& ring, Turn<WideRing>& turn,
+                                 int group, const WideItem& item, const int32_t (&rows)[2],
+                                 WideSums& totals) {
+    float sums[wave_outputs / 2];
+    StepFactors next;
     FB_UNROLL
-    for (int i = 0; i < outputs / 2; i++) totals[i] = 0;
-    const auto issue = [&](int32_t k, int i) {
-        factors[i].load(p, gates, ups, rows, k);
+    for (int i = 0; i < wide_outputs / 2; i++) totals[i] = 0;
+    next.load(p, item, rows, 0);
+    const bool has_blocks = has_x_blocks(p) || has_weight_blocks(p);
+    constexpr int step = step_of<type>;
+    int32_t k = 0;
+    FB_NO_UNROLL
+    while (k < p.inputs) {
+        const StepFactors factors = next;
+        const int first = turn.stage;
         wait_full(ring, turn);
-        issue_wide<type, outputs>(ring, turn.stage, group, sums[i], false);
-        stages[i] = turn.stage;
         turn.advance();
         turn.stage = uniform(turn.stage);
-    };
-    const auto finish = [&](int i) {
-        wgmma_tie(sums[i]);
-        release<wide_cluster>(ring, stages[i]);
-        factors[i].add(sums[i], totals);
-    };
-    issue(0, 0);
-    int32_t k = step;
-    FB_NO_UNROLL
-    for (; k + step < p.inputs; k += 2 * step) {
-        issue(k, 1);
-        wgmma_wait<1>();
-        finish(0);
-        issue(k + step, 0);
-        wgmma_wait<1>();
-        finish(1);
-    }
-    if (k < p.inputs) {
-        issue(k, 1);
-        wgmma_wait<1>();
-        finish(0);
-        wgmma_wait<0>();
-        finish(1);
-    } else {
-        wgmma_wait<0>();
-        finish(0);
+        // Steps that have one scale are added up together.
+        const bool both = !has_blocks && k + step < p.inputs;
+        const int second = turn.stage;
+        if (both) wait_full(ring, turn);
+        k += both ? 2 * step : step;
+        FB_UNROLL
+        for (int wave = 0; wave < waves; wave++) {
+            issue_wide<type>(ring, first, group, wave * wave_outputs, sums, false);
+            if (both) issue_wide<type>(ring, second, group, wave * wave_outputs, sums, true);
+            if (wave == 0 && k < p.inputs) next.load(p, item, rows, k);
+            if (wave == waves - 1 && both) {
+                wgmma_wait<1>();
+                release<wide_cluster>(ring, first);
+            }
+            wgmma_wait<0>();
+            wgmma_tie(sums);
+            if (wave == waves - 1) release<wide_cluster>(ring, both ? second : first);
+            factors.add(sums, wave, totals);
+        }
+        if (both) {
+            turn.advance();
+            turn.stage = uniform(turn.stage);
+        }
     }
 }
 
@@ -228,18 +235,41 @@ template <class T> FB_DEVICE void turn_quad(T (&words)[4]) {
     }
 }
 
-// Whether sums are only rounded to 16 bits, and stored 16 bytes at a time.
+// Type of out where sums need no more than scales: that of x, or bf16.
+template <int type> constexpr int plain_of = type == FB_F8E4M3 ? FB_BF16 : type;
+
+// Whether sums are only scaled and rounded to 16 bits, and stored 16 bytes at a time.
 template <int type> FB_DEVICE bool is_plain(const fb_matmul_params& p) {
-    return type != FB_F8E4M3 && p.out_dtype == type && p.bias == 0 && p.residual == 0 &&
+    return p.out_dtype == plain_of<type> && p.bias == 0 && p.residual == 0 &&
            p.activation == FB_ACTIVATION_NONE && !p.gated &&
            ((p.out | 2 * p.out_stride | 2 * p.outputs) & 15) == 0;
 }
 
-template <int type, int outputs>
-FB_DEVICE void store_plain(const fb_matmul_params& p, const Item<outputs>& item, int32_t row, int h,
-                           const float (&sums)[outputs / 2]) {
+// By scales that no step had: of a thread's two rows, and of its columns.
+FB_DEVICE void scale_sums(const fb_matmul_params& p, const WideItem& item,
+                          const int32_t (&x_rows)[2], WideSums& sums) {
+    float x[2];
     FB_UNROLL
-    for (int i = 0; i < outputs / 32; i++) {
+    for (int h = 0; h < 2; h++) x[h] = x_rows[h] < 0 ? 1 : result_x_scale(p, x_rows[h]);
+    const int32_t first = item.output + threadIdx.x % 4 * 2;
+    FB_UNROLL
+    for (int i = 0; i < wide_outputs / 2; i += 4) {
+        FB_UNROLL
+        for (int c = 0; c < 2; c++) {
+            // Eight columns are there, or not one of them.
+            const int32_t column = first + 2 * i < p.outputs ? first + 2 * i + c : item.output;
+            const float weight = result_weight_scale(p, item.first_of(p, false) + column);
+            sums[i + c] *= x[0] * weight;
+            sums[i + 2 + c] *= x[1] * weight;
+        }
+    }
+}
+
+template <int type>
+FB_DEVICE void store_plain(const fb_matmul_params& p, const WideItem& item, int32_t row, int h,
+                           const WideSums& sums) {
+    FB_UNROLL
+    for (int i = 0; i < wide_outputs / 32; i++) {
         uint32_t pairs[4];
         FB_UNROLL
         for (int j = 0; j < 4; j++) {
@@ -271,18 +301,18 @@ FB_DEVICE void leave_columns(float* places, int column, const float* sums) {
 
 // A warp's 16 rows, whose first is `row`, 64 sums of each at a time: of a gated tile 32 gates and
 // what goes through them.
-template <int type, int outputs>
-FB_DEVICE void store_any(const fb_matmul_params& p, const Item<outputs>& item, int32_t row,
-                         float* places, const float (&sums)[outputs / 2]) {
+template <int type>
+FB_DEVICE void store_any(const fb_matmul_params& p, const WideItem& item, int32_t row,
+                         float* places, const WideSums& sums) {
     const int width = p.gated ? place_columns / 2 : place_columns, chunks = width / chunk;
     FB_NO_UNROLL
-    for (int part = 0; part < outputs / place_columns; part++) {
+    for (int part = 0; part < wide_outputs / place_columns; part++) {
         FB_UNROLL
-        for (int i = 0; i < outputs / place_columns; i++) {
+        for (int i = 0; i < wide_outputs / place_columns; i++) {
             if (i != part) continue;
             if (p.gated) {
                 leave_columns<4>(places, 0, sums + 16 * i);
-                leave_columns<4>(places, width, sums + outputs / 4 + 16 * i);
+                leave_columns<4>(places, width, sums + wide_outputs / 4 + 16 * i);
             } else {
                 leave_columns<8>(places, 0, sums + 32 * i);
             }
@@ -303,43 +333,42 @@ FB_DEVICE void store_any(const fb_matmul_params& p, const Item<outputs>& item, i
 
 // ---- the kernels
 
-template <int type, int outputs, class R>
-FB_DEVICE void run_wide(const fb_matmul_params& p, WideShared<R>& memory, int group) {
-    R& ring = memory.ring;
-    const int32_t count = Item<outputs>::count(p, cluster_rows);
+template <int type>
+FB_DEVICE void run_wide(const fb_matmul_params& p, WideShared& memory, int group) {
+    WideRing& ring = memory.ring;
+    const int32_t count = WideItem::count(p, cluster_rows);
     const int warp_row = int(cluster_rank()) * block_rows + group * group_rows +
                          threadIdx.x % 128 / 32 * 16;
     const int own = warp_row + threadIdx.x % 32 / 4;
     float* const places = memory.places[threadIdx.x / 32 - 4];
     const bool plain = is_plain<type>(p);
-    Turn<R> turn;
+    Turn<WideRing> turn;
     FB_NO_UNROLL
     for (int32_t i = blockIdx.x / wide_cluster; i < count; i += gridDim.x / wide_cluster) {
-        const Item<outputs> item = wide_item<outputs>(p, i, count);
+        const WideItem item = wide_item(p, i, count);
         if (item.row >= item.end) continue;
         const int32_t rows[2] = {item.row + own, item.row + own + 8};
-        float sums[outputs / 2];
+        WideSums sums;
         if constexpr (type == FB_F8E4M3) {
             const int32_t x_rows[2] = {item.x_row(p, rows[0]), item.x_row(p, rows[1])};
             multiply_wide_fp8<type>(p, ring, turn, group, item, x_rows, sums);
+            if (plain) scale_sums(p, item, x_rows, sums);
         } else {
-            multiply_wide<type, outputs>(p, ring, turn, group, sums);
+            multiply_wide<type>(p, ring, turn, group, sums);
         }
         if (plain) {
-            if constexpr (type != FB_F8E4M3) {
-                store_plain<type>(p, item, rows[0], 0, sums);
-                store_plain<type>(p, item, rows[1], 1, sums);
-            }
+            store_plain<plain_of<type>>(p, item, rows[0], 0, sums);
+            store_plain<plain_of<type>>(p, item, rows[1], 1, sums);
         } else {
             store_any<type>(p, item, item.row + warp_row, places, sums);
         }
     }
 }
 
-template <int type, int outputs, class R>
+template <int type>
 FB_DEVICE void start_wide(const fb_matmul_map_params& maps, unsigned char* memory) {
-    WideShared<R>& shared = *reinterpret_cast<WideShared<R>*>(memory);
-    R& ring = shared.ring;
+    WideShared& shared = *reinterpret_cast<WideShared*>(memory);
+    WideRing& ring = shared.ring;
     if (threadIdx.x == 0) {
         tensor_prefetch(&maps.x);
         tensor_prefetch(&maps.weight);
@@ -352,32 +381,32 @@ FB_DEVICE void start_wide(const fb_matmul_map_params& maps, unsigned char* memor
     const int group = uniform(threadIdx.x / 128) - 1;
     if (group < 0) {
         registers_decrease<loading_registers>();
-        if (uniform(threadIdx.x / 32) == 0) load_wide<type, outputs>(maps, ring);
+        if (uniform(threadIdx.x / 32) == 0) load_wide<type>(maps, ring);
     } else {
         registers_increase<multiplying_registers>();
-        run_wide<type, outputs>(maps.product, shared, group);
+        run_wide<type>(maps.product, shared, group);
     }
     cluster_sync(); // nobody leaves while the other may still load or arrive here
 }
 
-#define FB_WIDE(type, outputs, Ring) \
-    FB_DYNAMIC_SHARED(memory);       \
-    start_wide<type, outputs, Ring>(p, memory)
+#define FB_WIDE(type)          \
+    FB_DYNAMIC_SHARED(memory); \
+    start_wide<type>(p, memory)
 #else
-#define FB_WIDE(type, outputs, Ring)
+#define FB_WIDE(type)
 #endif
 
 FB_OPERATOR(matmul_wide_bf16, fb_matmul_map_params, wide_threads, 1, wide_outputs, wide_cluster,
             wide_shared) {
-    FB_WIDE(FB_BF16, wide_outputs, WideRing);
+    FB_WIDE(FB_BF16);
 }
 
 FB_OPERATOR(matmul_wide_f16, fb_matmul_map_params, wide_threads, 1, wide_outputs, wide_cluster,
             wide_shared) {
-    FB_WIDE(FB_F16, wide_outputs, WideRing);
+    FB_WIDE(FB_F16);
 }
 
-FB_OPERATOR(matmul_wide_e4m3, fb_matmul_map_params, wide_threads, 1, wide_fp8_outputs,
-            wide_cluster, wide_fp8_shared) {
-    FB_WIDE(FB_F8E4M3, wide_fp8_outputs, WideFp8Ring);
+FB_OPERATOR(matmul_wide_e4m3, fb_matmul_map_params, wide_threads, 1, wide_outputs, wide_cluster,
+            wide_shared) {
+    FB_WIDE(FB_F8E4M3);
 }

@@ -27,7 +27,7 @@ const coded: readonly Thin[] = [
 
 /** Rows of x that a cluster of kernels/matmul/wide.cu takes, and of which one copy takes half. */
 const wideRows = 256;
-const wideOutputs = { 2: 256, 1: 128 };
+const wideOutputs = 256;
 const thinBox = 64;
 
 /** Blocks that share the inputs of an item at most, and the fewest steps that each is left. */
@@ -63,14 +63,14 @@ function wgmmaKernel(x: Tensor, weight: Weight, wanted: Wanted, bytes: 1 | 2): M
   const hasRoom = bytes === 2 && row.tokens <= 32;
   const most = hasRoom ? readersMost.two : readersMost.one;
   const { items, split } = shareOf(x, weight, wanted.rows, row, most);
-  const clusters = itemsOf(wanted.rows, wideRows, weight, wideOutputs[bytes]);
+  const clusters = itemsOf(wanted.rows, wideRows, weight, wideOutputs);
   const pairs = Math.floor(processors / 2);
-  const wideTime = (Math.ceil(clusters / pairs) * wideOutputs[bytes]) / 128;
+  const wideTime = (Math.ceil(clusters / pairs) * wideOutputs) / 128;
   const size = (row.tokens * row.outputs) / 128 ** 2;
   const thinTime = (Math.ceil((items * split) / processors) * thinCost * size) / split;
   const type = bytes === 1 ? "e4m3" : x.dtype;
   if (each > 64 && wideTime <= thinTime) {
-    const boxes = { x: wideRows / 2, weight: wideOutputs[bytes] / 2 };
+    const boxes = { x: wideRows / 2, weight: wideOutputs / 2 };
     return { name: `matmul_wide_${type}`, itemRows: wideRows, boxes };
   }
   return thinKernel(bytes === 1 ? "matmul_thin_e4m3" : "matmul_thin", row, split);
@@ -85,7 +85,8 @@ function codedKernel(x: Tensor, weight: Weight, { rows }: Wanted): MatmulKernel 
   if (weight.tensors.some(({ address }) => address % 16 !== 0)) return undefined;
   const row = coded.find(({ tokens }) => rows / (weight.experts ?? 1) <= tokens) ?? coded.at(-1)!;
   const { split } = shareOf(x, weight, rows, row, readersMost.one);
-  return thinKernel(`matmul_coded_${x.dtype}`, row, split);
+  const kind = scheme.kind === "fp8" ? "fp8" : scheme.values.dtype;
+  return thinKernel(`matmul_coded_${x.dtype}_${kind}`, row, split);
 }
 
 function thinKernel(name: string, { tokens }: Thin, split: number): MatmulKernel {

@@ -84,18 +84,23 @@ function multiplied(
   return [matmul(x, Weight.dense(weight), options)];
 }
 
-/** The same of fp8, with a scale for each 128 inputs of both. */
-function multipliedFp8(device: Device, rows: number, outputs = 136, inputs = 1040): Tensor[] {
+/** The same of fp8, with a scale for each 128 inputs of both, or for each row. */
+function multipliedFp8(device: Device, rows: number, outputs: number, blocks = true): Tensor[] {
+  const inputs = 1040;
   const codes = (count: number, seed: number) =>
     Tensor.randomNormal(device, [count, inputs], "f32", { seed }).to("f8e4m3");
-  const scalesOf = (count: number) =>
-    Tensor.randomNormal(device, [count, Math.ceil(inputs / 128)], "f32", { seed: 3 });
-  const weight = Weight.fp8(codes(outputs, 2), scalesOf(Math.ceil(outputs / 128)));
-  return [matmul(codes(rows, 1), weight, { scales: scalesOf(rows) })];
+  const scalesOf = (rows: number, high: number) => {
+    const shape = blocks ? [Math.ceil(rows / high), Math.ceil(inputs / 128)] : [rows];
+    return Tensor.randomNormal(device, shape, "f32", { seed: 3 });
+  };
+  const weight = Weight.fp8(codes(outputs, 2), scalesOf(outputs, 128));
+  return [matmul(codes(rows, 1), weight, { scales: scalesOf(rows, 1) })];
 }
 
-/** 16-bit rows with a weight of four bits, in groups that have scales and minimums. */
-/** So many inputs that each stage of the ring is used again. */
+/**
+ * 16-bit rows with a weight of four bits, in groups that have scales and minimums. So many inputs
+ * that each stage of the ring is used again.
+ */
 function multipliedCodes(device: Device, rows: number): Tensor[] {
   const [outputs, inputs] = [120, 8192];
   const random = seeded(7);
@@ -128,15 +133,15 @@ const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
   // More items than blocks.
   matmul_thin_8_x1: (device) => multiplied(device, 5, {}, [1300, 456]),
   matmul_thin_e4m3_32_x2: (device) => multipliedFp8(device, 20, 120),
-  matmul_coded_bf16_8_x2: (device) => multipliedCodes(device, 5),
+  matmul_coded_bf16_u8_8_x2: (device) => multipliedCodes(device, 5),
   matmul_wide_bf16: (device) => [
     ...multiplied(device, 1000),
     ...multiplied(device, 1000, { gated: true }),
   ],
-  // Steps of an odd and of an even number: the last one ends in either buffer.
+  // Steps one by one, and two at a time.
   matmul_wide_e4m3: (device) => [
-    ...multipliedFp8(device, 1000),
-    ...multipliedFp8(device, 1000, 136, 912),
+    ...multipliedFp8(device, 1000, 136),
+    ...multipliedFp8(device, 1000, 136, false),
   ],
   moe_route: routed,
   sample_rows: (device) => sampled(device, 2, 3000),

@@ -98,7 +98,7 @@ describe.skipIf(gpu === undefined)(`matmul of Hopper on ${gpu?.name}`, () => {
     if (device.properties.computeMajor !== 9) return;
     for (const tokens of [8, 16, 32, 64, 128])
       expect([...names].some((name) => name.startsWith(`matmul_thin_${tokens}_x`))).toBe(true);
-    expect([...names].some((name) => name.endsWith("_x2"))).toBe(true);
+    expect([...names].some((name) => !name.endsWith("_x1"))).toBe(true);
   }, 600_000);
 
   test("many rows, by clusters", async () => {
@@ -135,15 +135,15 @@ describe.skipIf(gpu === undefined)(`matmul of Hopper on ${gpu?.name}`, () => {
           names.add(check(device, { ...c, rest: rows === 21 }, random));
         }
     if (device.properties.computeMajor !== 9) return;
-    for (const kind of ["bf16_8", "bf16_32", "f16_8", "f16_32"])
-      expect([...names].some((name) => name.startsWith(`matmul_coded_${kind}_x`))).toBe(true);
+    for (const kind of ["u8_8", "u8_32", "i8_8", "i8_32", "fp8_8", "fp8_32"])
+      expect([...names].some((name) => name.includes(`_${kind}_x`))).toBe(true);
   }, 600_000);
 
   test("fp8 rows and weights, of each kind of scales", async () => {
     await using device = await gpu!.open(1);
     const random = seeded(93);
     const names = new Set<string>();
-    for (const rows of [3, 13, 30, 64, 260])
+    for (const rows of [3, 13, 30, 64, 500])
       for (const scales of ["all", "row", "block"] as const)
         for (const of of ["all", "output", "block"] as const)
           for (const gated of [false, true]) {
