@@ -18,23 +18,42 @@ FB_DEVICE void store_eight(uint8_t* to, const uint4& pairs) {
     else store_16(to, pairs);
 }
 
-// 32 columns of a row as a quad holds them, 8 neighbouring ones to each lane: the quad transposes
-// pairs of columns.
-FB_DEVICE uint4 eight_columns(uint32_t (&pairs)[4]) {
-    const int quad = lane_now() % 4;
+// Whole rows of eight columns at a time are what is stored, where the output's rows allow it.
+constexpr bool stores_eight = FB_OUT_TYPE != FB_F32 && FB_VALUE_DIM % 32 == 0 &&
+                              !Variant::has_output;
+
+// Half of the words i change places with words i | bit of the lane beside.
+FB_DEVICE void exchange(uint32_t (&words)[4], int bit, int beside) {
+    const bool upper = lane_now() & beside;
     FB_UNROLL
-    for (int bit = 1; bit <= 2; bit *= 2) {
-        FB_UNROLL
-        for (int i = 0; i < 4; i++) {
-            if (i & bit) continue;
-            const bool upper = quad & bit;
-            const uint32_t sent = upper ? pairs[i] : pairs[i | bit];
-            const uint32_t got = __shfl_xor_sync(0xffffffffu, sent, bit);
-            if (upper) pairs[i] = got;
-            else pairs[i | bit] = got;
-        }
+    for (int i = 0; i < 4; i++) {
+        if (i & bit) continue;
+        const uint32_t sent = upper ? words[i] : words[i | bit];
+        const uint32_t got = __shfl_xor_sync(0xffffffffu, sent, beside);
+        if (upper) words[i] = got;
+        else words[i | bit] = got;
     }
-    return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+
+// Of 32 columns of a row as a quad holds them, 8 neighbouring ones to each lane, from `column` on.
+struct EightColumns {
+    uint4 pairs;
+    int column;
+};
+FB_DEVICE EightColumns eight_columns(uint32_t (&pairs)[4]) {
+    const int quad = lane_now() % 4;
+    exchange(pairs, fp8_products ? 2 : 1, 1);
+    if (!fp8_products) exchange(pairs, 2, 2);
+    return {make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]),
+            fp8_products ? quad % 2 * 16 + quad / 2 * 8 : quad * 8};
+}
+
+// The i-th pair of neighbouring columns of 32 that a thread has of its row h; `sums`: theirs. Of
+// fp8 a quad's lanes have four neighbours of 16 columns: 0 2, and 1 3.
+FB_DEVICE float2 pair_of(const float* sums, int i, int h) {
+    if (!fp8_products) return make_float2(sums[4 * i + 2 * h], sums[4 * i + 2 * h + 1]);
+    const int at = i / 2 * 8 + i % 2 + 2 * h;
+    return make_float2(sums[at], sums[at + 4]);
 }
 
 // Of all columns that a thread has of its row h.
@@ -46,46 +65,52 @@ FB_DEVICE float row_total(int h, const Sums& sums) {
     return total;
 }
 
-// Row h of a thread, by whole quads; `inside`: there is such a row.
-FB_DEVICE void store_row(const fb_attention_params& p, const RowTarget& target, bool wide,
-                         bool inside, int h, const Sums& sums) {
+// 32 columns of row h of a thread, from column 32 g on, by whole quads; `inside`: there is such a
+// row.
+FB_DEVICE void store_columns(const RowTarget& target, bool inside, int h, int g,
+                             const Sums& sums) {
+    if constexpr (stores_eight) {
+        uint32_t pairs[4];
+        FB_UNROLL
+        for (int i = 0; i < 4; i++) {
+            const float2 x = pair_of(&sums[16 * g], i, h);
+            pairs[i] =
+                target.empty ? 0 : pack_pair<FB_OUT_TYPE>(x.x * target.factor, x.y * target.factor);
+        }
+        const EightColumns eight = eight_columns(pairs);
+        if (inside)
+            store_eight(target.values + out_element * (32 * g + eight.column), eight.pairs);
+    }
+}
+
+// Row h of a thread, a pair of columns at a time.
+FB_DEVICE void store_pairs(const fb_attention_params& p, const RowTarget& target, int h,
+                           const Sums& sums) {
     const int quad = lane_now() % 4;
-    if constexpr (FB_OUT_TYPE != FB_F32 && FB_VALUE_DIM % 32 == 0 && !Variant::has_output &&
-                  !fp8_products) {
+    FB_UNROLL
+    for (int i = 0; i < FB_VALUE_DIM / 8; i++) {
+        const float2 x = pair_of(&sums[i / 2 * 8], i % 2, h);
+        const int column = fp8_products ? i / 2 * 16 + 4 * quad + i % 2 * 2 : 8 * i + 2 * quad;
+        write_pair(p, target, column, x.x, x.y);
+    }
+}
+
+// A thread's two rows, by whole quads; `inside`: those that there are.
+FB_DEVICE void store_rows(const fb_attention_params& p, const RowTarget (&targets)[2], bool wide,
+                          const bool (&inside)[2], const Sums& sums) {
+    if constexpr (stores_eight) {
         if (wide) {
             FB_UNROLL
             for (int g = 0; g < FB_VALUE_DIM / 32; g++) {
-                uint32_t pairs[4];
                 FB_UNROLL
-                for (int i = 0; i < 4; i++) {
-                    const float* x = &sums[16 * g + 4 * i + 2 * h];
-                    pairs[i] = target.empty
-                                   ? 0
-                                   : pack_pair<FB_OUT_TYPE>(x[0] * target.factor,
-                                                            x[1] * target.factor);
-                }
-                const uint4 eight = eight_columns(pairs);
-                if (inside) store_eight(target.values + out_element * (32 * g + 8 * quad), eight);
+                for (int h = 0; h < 2; h++) store_columns(targets[h], inside[h], h, g, sums);
             }
             return;
         }
     }
-    if (!inside) return;
-    if constexpr (fp8_products) { // of 16 columns a quad's lanes have four each: 0 2, and 1 3
-        FB_UNROLL
-        for (int j = 0; j < FB_VALUE_DIM / 8; j += 2) {
-            const float* even = &sums[4 * j + 2 * h];
-            const float* odd = even + 4;
-            write_pair(p, target, 8 * j + 4 * quad, even[0], odd[0]);
-            write_pair(p, target, 8 * j + 4 * quad + 2, even[1], odd[1]);
-        }
-        return;
-    }
     FB_UNROLL
-    for (int j = 0; j < FB_VALUE_DIM / 8; j++) {
-        const float* x = &sums[4 * j + 2 * h];
-        write_pair(p, target, 8 * j + 2 * quad, x[0], x[1]);
-    }
+    for (int h = 0; h < 2; h++)
+        if (inside[h]) store_pairs(p, targets[h], h, sums);
 }
 
 // What is left of a thread's two rows: the base of exponents of 2, and the sum of this thread's
@@ -96,27 +121,62 @@ struct RowSums {
     float unit; // of the sums of values
 };
 
+// Where row `at` goes, as lane `from` knows it.
+FB_DEVICE RowTarget target_of(const fb_attention_params& p, const fb_attention_record& r,
+                              const RowTarget& known, int from, int at) {
+    constexpr uint32_t all = 0xffffffffu;
+    const uint64_t values = reinterpret_cast<uint64_t>(known.values);
+    const uint64_t low = __shfl_sync(all, uint32_t(values), from);
+    const uint64_t high = __shfl_sync(all, uint32_t(values >> 32), from);
+    const int flags = __shfl_sync(all, (known.empty ? 1 : 0) | (known.hooked ? 2 : 0), from);
+    RowTarget target = {};
+    target.values = reinterpret_cast<uint8_t*>(high << 32 | low);
+    target.factor = __shfl_sync(all, known.factor, from);
+    target.partial = r.partial_row >= 0;
+    target.empty = flags & 1;
+    target.hooked = flags & 2;
+    if constexpr (Variant::has_output) {
+        target.lse = __shfl_sync(all, known.lse, from);
+        target.unit = __shfl_sync(all, known.unit, from);
+        if (target.hooked) target.row = row_inputs(p, r, at);
+    }
+    return target;
+}
+
 // A thread's rows `row` and `row` + 8 of the block; returns a bit for each that is wrong, and not
-// stored.
+// stored. A lane finishes one of its warp's 16 rows for the quad that has it: in turn every quad
+// would wait for each of its two.
 FB_DEVICE uint32_t store(const Block& b, const Task& task, int row, const RowSums& rows,
                          const Sums& sums) {
+    constexpr uint32_t all = 0xffffffffu;
     const fb_attention_params& p = b.attention();
     const fb_attention_record& r = task.record;
-    const bool wide = r.partial_row < 0 && wide_rows(p);
+    const int lane = lane_now();
+    float sum[2];
+    bool inside[2];
     uint32_t wrong = 0;
     FB_UNROLL
     for (int h = 0; h < 2; h++) {
-        const int at = row + 8 * h;
-        const float sum = quad_sum(rows.sum[h]);
-        bool inside = at < r.row_count;
-        RowTarget target = {};
-        if (inside) target = finish_row(p, r, at, rows.base[h], sum, lane_now() % 4 == 0);
-        if (quad_is_wrong(rows.base[h], sum, row_total(h, sums)) && inside) {
+        sum[h] = quad_sum(rows.sum[h]);
+        inside[h] = row + 8 * h < r.row_count;
+        if (quad_is_wrong(rows.base[h], sum[h], row_total(h, sums)) && inside[h]) {
             wrong |= 1u << h;
-            inside = false;
+            inside[h] = false;
         }
-        target.factor *= rows.unit;
-        store_row(p, target, wide, inside, h, sums);
     }
+    const int quad = lane % 8 * 4; // its first lane has the row that this one finishes
+    const bool second = lane / 8 % 2;
+    const float bases[2] = {__shfl_sync(all, rows.base[0], quad),
+                            __shfl_sync(all, rows.base[1], quad)};
+    const float totals[2] = {__shfl_sync(all, sum[0], quad), __shfl_sync(all, sum[1], quad)};
+    const int own = row - lane / 4 + lane % 16;
+    RowTarget known = {};
+    if (own < r.row_count)
+        known = finish_row(p, r, own, second ? bases[1] : bases[0], second ? totals[1] : totals[0],
+                           lane < 16);
+    known.factor *= rows.unit;
+    const RowTarget targets[2] = {target_of(p, r, known, lane / 4, row),
+                                  target_of(p, r, known, lane / 4 + 8, row + 8)};
+    store_rows(p, targets, r.partial_row < 0 && wide_rows(p), inside, sums);
     return wrong;
 }
