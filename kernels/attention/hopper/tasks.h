@@ -70,11 +70,14 @@ FB_DEVICE void write_task(const Block& b, Task& task, const Divider& by_page, in
     if (lane != 0) return;
     task.blocks = -1;
     if (r.row_count == 0) return; // the end of the list
+    // Few rows are shared out as well: a block that had none would only load.
+    const bool few = FB_CLUSTER > 1 && r.row_count <= block_rows;
+    const int32_t most = few ? group_rows : block_rows;
     // In turn: causal rows see the more keys the later they are, and no block shall always have
     // the work of the later ones.
-    const int32_t before = int32_t((rank_in_cluster() + n) % FB_CLUSTER) * block_rows;
+    const int32_t before = int32_t((rank_in_cluster() + n) % FB_CLUSTER) * most;
     r.row_start += before;
-    r.row_count = max(0, min(r.row_count - before, block_rows));
+    r.row_count = max(0, min(r.row_count - before, most));
     if (r.partial_row >= 0) r.partial_row += before;
     task.box_rows = box_rows_of(p, r);
     // Boxes lie inside of pages, gathered and ragged rows begin anywhere.
