@@ -1,4 +1,5 @@
 import { Attention, createBatch, Tensor } from "../../src/index.ts";
+import { dtypeBytes } from "../../src/tensor/dtype.ts";
 import {
   copiesOf,
   type GpuBench,
@@ -21,6 +22,7 @@ interface Row {
   keys: number;
   queries?: number;
   pageSize?: number;
+  kvDtype?: "bf16" | "f8e4m3";
   skewed?: boolean;
   /** Pages of all requests by turns, as steps append them; else in no order. */
   byTurns?: boolean;
@@ -45,13 +47,18 @@ const rows: Row[] = [
   { batch: 64, heads: 16, keys: 8192, pageSize: 16, unit: "GB/s" },
   { batch: 64, heads: 128, keys: 8192, pageSize: 1, unit: "TFLOP/s" },
   { batch: 64, heads: 16, keys: 8192, pageSize: 1, unit: "GB/s" },
+  { batch: 128, heads: 16, keys: 4096, skewed: true, unit: "GB/s" },
+  { batch: 128, heads: 16, keys: 4096, kvDtype: "f8e4m3", unit: "GB/s" },
+  { batch: 128, heads: 16, keys: 4096, kvDtype: "f8e4m3", pageSize: 1, unit: "GB/s" },
+  { batch: 64, heads: 128, keys: 8192, kvDtype: "f8e4m3", unit: "TFLOP/s" },
+  { batch: 1, heads: 16, keys: 8192, kvDtype: "f8e4m3", unit: "us" },
 ];
 
 function nameOf({ batch, heads, keys, queries = 1, pageSize = 64, ...row }: Row): string {
-  const { skewed, byTurns } = row;
+  const { skewed, byTurns, kvDtype = "bf16" } = row;
   const count = queries === 1 ? "" : `_q${queries}`;
   const ending = `${count}${skewed ? "_skewed" : ""}${byTurns ? "_by-turns" : ""}`;
-  return `mla/bf16/b${batch}_h${heads}_kv${keys}_p${pageSize}${ending}`;
+  return `mla/${kvDtype}/b${batch}_h${heads}_kv${keys}_p${pageSize}${ending}`;
 }
 
 export const latentCases: GpuCase[] = rows.map((row) => ({
@@ -68,11 +75,11 @@ function lengthsOf({ skewed }: Row, batch: number, keys: number): number[] {
 }
 
 async function measure(bench: GpuBench, row: Row): Promise<GpuRow[]> {
-  const { heads, queries = 1, pageSize = 64, unit } = row;
+  const { heads, queries = 1, pageSize = 64, kvDtype = "bf16", unit } = row;
   const batch = bench.quick ? Math.min(2, row.batch) : row.batch;
   const lengths = lengthsOf(row, batch, bench.quick ? 80 : row.keys);
   const tokens = lengths.reduce((sum, keys) => sum + keys, 0);
-  const bytes = 2 * tokens * headDim;
+  const bytes = dtypeBytes(kvDtype) * tokens * headDim;
   const layers = copiesOf(bench, bytes);
   const { device, ceilings } = bench;
   using attention = await Attention.create(device, {
@@ -81,6 +88,7 @@ async function measure(bench: GpuBench, row: Row): Promise<GpuRow[]> {
     headDim,
     valueDim,
     dtype: "bf16",
+    kvDtype,
     causal: true,
     keyPlane: "latent",
     valuePlane: "latent",
@@ -91,7 +99,7 @@ async function measure(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   const { table, stride, layout, kvLengths } = pages;
   using pageTable = Tensor.from(device, table, [batch, stride], "i32");
   const planes = Array.from({ length: layers }, (_, seed) =>
-    Tensor.randomNormal(device, [pages.count, pageSize, 1, headDim], "bf16", { seed }),
+    Tensor.randomNormal(device, [pages.count, pageSize, 1, headDim], kvDtype, { seed }),
   );
   attention.plan(createBatch({ queryLengths, kvLengths, layout }));
   const noise = [batch * queries, heads, headDim];
