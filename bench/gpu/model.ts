@@ -25,10 +25,10 @@ const shapeName = "llama-8b";
 /** For a run that only shows that it works. */
 const smallShape = {
   num_hidden_layers: 2,
-  hidden_size: 256,
+  hidden_size: 512,
   intermediate_size: 512,
   num_attention_heads: 4,
-  num_key_value_heads: 2,
+  num_key_value_heads: 1,
   vocab_size: 512,
 };
 const pageSize = 16;

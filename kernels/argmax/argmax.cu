@@ -4,6 +4,11 @@
 #include "../ptx/pdl.h"
 #include "../common/even.h"
 
+// ---- facts
+
+// Chunks of an even row that a thread has on their way.
+constexpr int flight = 2;
+
 // ---- compute
 
 // Larger for larger numbers, and for lower indices of one number; above 0.
@@ -32,34 +37,56 @@ struct Top {
     FB_DEVICE uint64_t rank() const { return index < 0 ? 0 : rank_of(x, index); }
 };
 
-// Of a thread's chunks of an even row, several of which are on their way at a time.
-FB_DEVICE void take_even(int32_t dtype, uint64_t row, int32_t dim, int32_t first, int32_t step,
-                         Top& top) {
+FB_DEVICE float chunk_largest(const float (&x)[chunk]) {
+    const float low = fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
+    return fmaxf(low, fmaxf(fmaxf(x[4], x[5]), fmaxf(x[6], x[7])));
+}
+
+// Of a thread's chunks of an even row, several of which are on their way at a time. Only the first
+// chunk with the largest number is looked for on the way; where in it, when the team's largest is
+// known.
+template <class Team>
+FB_DEVICE void take_even(int32_t dtype, uint64_t row, Team& team, Top& top) {
+    const int32_t dim = team.dim, first = team.rank * chunk, step = team.step();
+    float most = -FB_INFINITY;
+    int32_t place = first;
     FB_NO_UNROLL
-    for (int32_t start = first; start < dim; start += step * held) {
-        uint4 raw[held];
+    for (int32_t start = first; start < dim; start += step * flight) {
+        uint4 raw[flight];
         FB_UNROLL
-        for (int i = 0; i < held; i++)
+        for (int i = 0; i < flight; i++)
             if (start + i * step < dim) raw[i] = load_even(row, start + i * step);
         FB_UNROLL
-        for (int i = 0; i < held; i++) {
+        for (int i = 0; i < flight; i++) {
             if (start + i * step >= dim) break;
             float x[chunk];
             widen_even(dtype, raw[i], x);
-            top.take(x, chunk, start + i * step);
+            const float here = chunk_largest(x);
+            if (here > most) place = start + i * step;
+            most = fmaxf(most, here);
         }
+    }
+    const float all = team.most(most);
+    if (most < all || place >= dim) return;
+    // A row without a number above -infinity is looked at once more as a whole.
+    const int32_t end = all == -FB_INFINITY ? dim : place + 1;
+    for (int32_t at = place; at < end; at += step) {
+        float x[chunk];
+        widen_even(dtype, load_even(row, at), x);
+        top.take(x, chunk, at);
     }
 }
 
 // The team's row. `tops`: shared memory of a block, a word for each warp.
-template <bool block>
-FB_DEVICE void argmax_row(const fb_argmax_params& p, const Team<block>& team, uint64_t* tops) {
+template <int warps>
+FB_DEVICE void argmax_row(const fb_argmax_params& p, Team<warps> team, uint64_t* tops) {
+    constexpr bool block = warps > 0;
     const int32_t dim = team.dim, step = team.step(), first = team.rank * chunk;
     const uint64_t row = row_address(p.x, team.row);
     const int32_t bytes = element_bytes(p.x.dtype);
     Top own;
-    if (bytes == 2 && row % 16 == 0 && dim % chunk == 0) {
-        take_even(p.x.dtype, row, dim, first, step, own);
+    if (are_even(p.x, p.span.dim)) {
+        take_even(p.x.dtype, row, team, own);
     } else {
         FB_NO_UNROLL
         for (int32_t at = first; at < dim; at += step) {
@@ -86,11 +113,12 @@ FB_DEVICE void argmax_row(const fb_argmax_params& p, const Team<block>& team, ui
 // ---- the kernels
 
 // Rows of more elements than a warp holds: row `item`, by the whole block.
-FB_OPERATOR(argmax_long, fb_argmax_params, 256, 4, 1) {
+FB_OPERATOR(argmax_long, fb_argmax_params, 256, 8, 1) {
     FB_SHARED(uint64_t, tops, [row_warps]);
+    FB_SHARED(float, shared, [2 * row_threads]);
     pdl_wait();
     pdl_launch_dependents();
-    argmax_row(p, block_team(p.span, nullptr), tops);
+    argmax_row(p, block_team(p.span, shared), tops);
 }
 
 // Shorter ones: eight rows of an item where a warp has one, more where fewer lanes do.

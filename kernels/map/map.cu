@@ -5,6 +5,11 @@
 #include "../common/activate.h"
 #include "../common/even.h"
 
+// ---- facts
+
+// Chunks of an even row that a thread has on their way, of a and of b.
+constexpr int flight = 2;
+
 // ---- compute
 
 template <class Element>
@@ -45,9 +50,6 @@ struct MapRow {
         for (int i = 0; i < chunk; i++) x[i] = 0;
         if (there) load_chunk(dtype, address + int64_t(at) * element_bytes(dtype), count, x);
     }
-    FB_DEVICE uint4 raw(int32_t at) const {
-        return there ? load_even(address, at) : make_uint4(0, 0, 0, 0);
-    }
 };
 
 // The row that an index names, or the same without indices; below 0 if there is none.
@@ -82,19 +84,19 @@ FB_DEVICE MapRows map_rows(const fb_map_params& p, const Team& team, int32_t fir
 
 // Calls pass(inverse, writes), which returns the largest result, once, or first for the scale.
 template <class Team, class Rows>
-FB_DEVICE void with_scale(const fb_map_params& p, const Team& team, Rows pass) {
+FB_DEVICE void with_scale(const fb_map_params& p, Team& team, Rows pass) {
     const bool scales_rows = p.scaling.token_scales != 0;
     float inverse = scales_rows ? 1 : inverse_scale(p.scaling, team, p.out.dtype, 0);
     FB_NO_UNROLL
     for (bool writes = !scales_rows;; writes = true) {
         const float most = pass(inverse, writes);
         if (writes) return;
-        inverse = inverse_scale(p.scaling, team, p.out.dtype, team.reduce(most, true));
+        inverse = inverse_scale(p.scaling, team, p.out.dtype, team.most(most));
     }
 }
 
 template <class Team>
-FB_DEVICE void map_row(const fb_map_params& p, const Team& team, int32_t first, int32_t end) {
+FB_DEVICE void map_row(const fb_map_params& p, Team team, int32_t first, int32_t end) {
     const MapRows rows = map_rows(p, team, first, end);
     with_scale(p, team, [&](float inverse, bool writes) {
         float most = 0;
@@ -115,27 +117,28 @@ FB_DEVICE void map_row(const fb_map_params& p, const Team& team, int32_t first, 
     });
 }
 
-// The same of even rows. The next chunks are on their way while those before are worked on.
+// The same of even rows: the chunks of a turn are on their way together.
 template <class Team>
-FB_DEVICE void map_even(const fb_map_params& p, const Team& team, int32_t first, int32_t end) {
-    const MapRows rows = map_rows(p, team, first, end);
+FB_DEVICE float pass_even(const fb_map_params& p, const Team& team, const MapRows& rows,
+                          float inverse, bool writes) {
     const int32_t dtype = p.a.dtype, step = team.step();
-    with_scale(p, team, [&](float inverse, bool writes) {
-        float most = 0;
-        uint4 a = {}, b = {};
-        if (rows.first < rows.end) {
-            a = rows.a.raw(rows.first);
-            b = rows.b.raw(rows.first);
+    float most = 0;
+    FB_NO_UNROLL
+    for (int32_t start = rows.first; start < rows.end; start += flight * step) {
+        uint4 a[flight] = {}, b[flight] = {};
+        FB_UNROLL
+        for (int i = 0; i < flight; i++) {
+            const int32_t at = start + i * step;
+            if (at < rows.end && rows.a.there) a[i] = load_even(rows.a.address, at);
+            if (at < rows.end && rows.b.there) b[i] = load_even(rows.b.address, at);
         }
-        FB_NO_UNROLL
-        for (int32_t at = rows.first; at < rows.end; at += step) {
+        FB_UNROLL
+        for (int i = 0; i < flight; i++) {
+            const int32_t at = start + i * step;
+            if (at >= rows.end) break;
             float x[chunk], y[chunk];
-            widen_even(dtype, a, x);
-            widen_even(dtype, b, y);
-            if (at + step < rows.end) {
-                a = rows.a.raw(at + step);
-                b = rows.b.raw(at + step);
-            }
+            widen_even(dtype, a[i], x);
+            widen_even(dtype, b[i], y);
             map_chunk(p.operation, p.factor, x, y);
             if (!writes) {
                 most = max_nan(most, chunk_most(x, chunk));
@@ -145,7 +148,15 @@ FB_DEVICE void map_even(const fb_map_params& p, const Team& team, int32_t first,
             for (int j = 0; j < chunk; j++) x[j] *= inverse;
             store_even(p.out.dtype, rows.out, at, x);
         }
-        return most;
+    }
+    return most;
+}
+
+// Rows that may have scales of their own.
+template <class Team> FB_DEVICE void map_even(const fb_map_params& p, Team team) {
+    const MapRows rows = map_rows(p, team, 0, p.span.dim);
+    with_scale(p, team, [&](float inverse, bool writes) {
+        return pass_even(p, team, rows, inverse, writes);
     });
 }
 
@@ -163,11 +174,11 @@ FB_DEVICE Part part_now(const fb_span_params& s) {
 
 // Part `item` of rows of more elements than a warp holds, by the whole block.
 FB_OPERATOR(map_long, fb_map_params, 256, 2, 1) {
-    FB_SHARED(float, parts, [row_warps]);
+    FB_SHARED(float, shared, [2 * row_threads]);
     pdl_wait();
     pdl_launch_dependents();
     const Part part = part_now(p.span);
-    map_row(p, block_team(p.span, parts), part.first, part.end);
+    map_row(p, block_team(p.span, shared), part.first, part.end);
 }
 
 // Shorter ones: eight rows of an item where a warp has one, more where fewer lanes do.
@@ -177,17 +188,25 @@ FB_OPERATOR(map_short, fb_map_params, 256, 2, 8) {
     map_row(p, lanes_team(p.span), 0, p.span.dim);
 }
 
-// The same of even rows.
-FB_OPERATOR(map_even_long, fb_map_params, 256, 4, 1) {
-    FB_SHARED(float, parts, [row_warps]);
+// The same of even rows: of those without scales of their own, of those with them, of short ones.
+FB_OPERATOR(map_even_long, fb_map_params, 256, 5, 1) {
     pdl_wait();
     pdl_launch_dependents();
     const Part part = part_now(p.span);
-    map_even(p, block_team(p.span, parts), part.first, part.end);
+    const Team<row_warps> team = block_team(p.span, nullptr);
+    const MapRows rows = map_rows(p, team, part.first, part.end);
+    pass_even(p, team, rows, inverse_scale(p.scaling, team, p.out.dtype, 0), true);
+}
+
+FB_OPERATOR(map_even_scaled, fb_map_params, 256, 4, 1) {
+    FB_SHARED(float, shared, [2 * row_threads]);
+    pdl_wait();
+    pdl_launch_dependents();
+    map_even(p, block_team(p.span, shared));
 }
 
 FB_OPERATOR(map_even_short, fb_map_params, 256, 4, 8) {
     pdl_wait();
     pdl_launch_dependents();
-    map_even(p, lanes_team(p.span), 0, p.span.dim);
+    map_even(p, lanes_team(p.span));
 }

@@ -10,7 +10,44 @@
 // the team need.
 enum Pass { pass_mean, pass_squares, pass_most, pass_write };
 
+// Parts of a long row's sum: chunk c is of part c / 32 modulo so many, in lane c % 32.
+constexpr int sum_parts = 16;
+
 // ---- compute
+
+// Adds the upper half of neighbours to the lower one until one is left.
+template <int count> FB_DEVICE float fold(float (&x)[count]) {
+    FB_UNROLL
+    for (int half = 1; half < count; half *= 2) {
+        FB_UNROLL
+        for (int i = 0; i < count; i++)
+            if (i < count / (2 * half)) x[i] += x[i + count / (2 * half)];
+    }
+    return x[0];
+}
+
+// Parts of the sum that a thread of a team adds up by itself.
+template <int warps> constexpr int own_parts = warps > 0 ? sum_parts / warps : 2;
+
+// The sum of a row, in each of its team's threads: its bits are the same whatever the number of
+// warps that share it.
+template <int warps>
+FB_DEVICE float sum_of_row(Team<warps>& team, float (&own)[own_parts<warps>]) {
+    float sum = fold(own);
+    if constexpr (warps > 1) {
+        float* const sums = team.turn();
+        sums[threadIdx.x] = sum;
+        __syncthreads();
+        float each[warps];
+        FB_UNROLL
+        for (int i = 0; i < warps; i++) each[i] = sums[32 * i + threadIdx.x % 32];
+        sum = fold(each);
+    }
+    FB_NO_UNROLL
+    for (int distance = (warps > 0 ? 32 : team.size) / 2; distance > 0; distance /= 2)
+        sum += __shfl_xor_sync(~0u, sum, distance);
+    return sum;
+}
 
 // What one chunk adds to the sum of a pass; elements past the row's end add nothing.
 FB_DEVICE float sum_of(Pass pass, const float (&x)[chunk], int32_t count, float mean) {
@@ -21,6 +58,11 @@ FB_DEVICE float sum_of(Pass pass, const float (&x)[chunk], int32_t count, float 
         sum = pass == pass_mean ? sum + distance : fmaf(distance, distance, sum);
     }
     return sum;
+}
+
+// What a row is multiplied by; -0 stays -0 without an offset.
+FB_DEVICE float weight_of(const fb_norm_params& p, float weight) {
+    return p.weight_offset == 0 ? weight : weight + p.weight_offset;
 }
 
 // A chunk of x becomes results.
@@ -34,7 +76,7 @@ FB_DEVICE void normalize(const fb_norm_params& p, int32_t at, int32_t count, flo
         load_chunk(p.weight_dtype, terms + int64_t(at) * element_bytes(p.weight_dtype), count, y);
         FB_UNROLL
         for (int i = 0; i < chunk; i++)
-            x[i] = term == 0 ? (x[i] - mean) * factor * (y[i] + p.weight_offset) : x[i] + y[i];
+            x[i] = term == 0 ? (x[i] - mean) * factor * weight_of(p, y[i]) : x[i] + y[i];
     }
 }
 
@@ -78,122 +120,220 @@ struct Found {
 
 // The team's row, which each pass reads again; it may be written where it lies, as each thread
 // writes only what it has read itself.
-template <class Team> FB_DEVICE void norm_row(const fb_norm_params& p, const Team& team) {
+template <int warps> FB_DEVICE void norm_row(const fb_norm_params& p, Team<warps> team) {
     const int32_t dim = team.dim, step = team.step();
     const fb_rows_params rows = p.residual.address != 0 ? add_residual(p, team) : p.x;
     const uint64_t row = row_address(rows, team.row), target = row_address(p.out, team.row);
     Found found;
     FB_NO_UNROLL
     for (Pass pass = p.centered ? pass_mean : pass_squares;;) {
-        float result = 0;
+        float most = 0, sums[own_parts<warps>] = {};
         FB_NO_UNROLL
         for (int32_t at = team.rank * chunk; at < dim; at += step) {
             const int32_t count = chunk_count(dim, at);
             float x[chunk];
             load_chunk(rows.dtype, row + int64_t(at) * element_bytes(rows.dtype), count, x);
             if (pass <= pass_squares) {
-                result += sum_of(pass, x, count, found.mean);
+                const float sum = sum_of(pass, x, count, found.mean);
+                if (at / step % 2 == 0) sums[0] += sum;
+                else sums[1] += sum;
                 continue;
             }
             normalize(p, at, count, found.mean, found.factor, x);
-            result = max_nan(result, chunk_most(x, count));
+            most = max_nan(most, chunk_most(x, count));
             if (pass == pass_most) continue;
             FB_UNROLL
             for (int i = 0; i < chunk; i++) x[i] *= found.inverse;
             store_chunk(p.out.dtype, target + int64_t(at) * element_bytes(p.out.dtype), count, x);
         }
         if (pass == pass_write) return;
-        pass = found.after(pass, p, team, team.reduce(result, pass == pass_most));
+        const float result = pass == pass_most ? team.most(most) : sum_of_row(team, sums);
+        pass = found.after(pass, p, team, result);
     }
 }
 
-// A chunk of an even row becomes results.
-FB_DEVICE void normalize_even(const fb_norm_params& p, int32_t at, const Found& found,
-                              float (&x)[chunk]) {
-    float y[chunk];
-    load_term(p.weight_dtype, p.weight, at, y);
-    FB_UNROLL
-    for (int i = 0; i < chunk; i++)
-        x[i] = (x[i] - found.mean) * found.factor * (y[i] + p.weight_offset);
-    if (p.bias == 0) return;
-    load_term(p.weight_dtype, p.bias, at, y);
-    FB_UNROLL
-    for (int i = 0; i < chunk; i++) x[i] += y[i];
-}
+// ---- even rows, which a team holds
 
-// Even rows from the team's on, which it holds side by side: so many loads are in flight, and all
-// rows wait at the same barriers.
-template <int rows, class Team>
-FB_DEVICE void norm_even(const fb_norm_params& p, const Team& first_team) {
-    constexpr int chunks = held / rows;
-    const int32_t dtype = p.x.dtype, step = first_team.step();
-    const int32_t first = first_team.rank * chunk;
-    const int64_t live = live_rows(p.span);
-    Team teams[rows];
-    uint4 raw[rows][chunks];
-    FB_UNROLL
-    for (int r = 0; r < rows; r++) {
-        teams[r] = first_team;
-        teams[r].row += r;
-        if (teams[r].row >= live) teams[r].dim = 0;
-        const uint64_t source = row_address(p.x, teams[r].row);
-        FB_UNROLL
-        for (int i = 0; i < chunks; i++)
-            if (first + i * step < teams[r].dim) raw[r][i] = load_even(source, first + i * step);
-    }
-    FB_UNROLL
-    for (int r = 0; p.residual.address != 0 && r < rows; r++) {
-        const uint64_t sum = row_address(p.residual, teams[r].row);
+// Chunks of a team's even row in a thread's registers, `chunks` or fewer. What all of the row's
+// teams do has no branch by thread: a team without a row passes through the same instructions.
+template <int chunks> struct HeldRow {
+    uint4 raw[chunks];
+    int32_t first; // element, of this thread
+    int32_t step;
+    int32_t dim;   // 0: no row
+    int32_t whole; // elements of any row
+
+    // Calls each(i, at, whether that is in the row).
+    template <class Each> FB_DEVICE void for_each(Each each) const {
         FB_UNROLL
         for (int i = 0; i < chunks; i++) {
-            const int32_t at = first + i * step;
-            if (at >= teams[r].dim) break;
+            if (i * step >= whole) break;
+            each(i, first + i * step, first + i * step < dim);
+        }
+    }
+    FB_DEVICE void rotate() {
+        const uint4 front = raw[0];
+        FB_UNROLL
+        for (int i = 1; i < chunks; i++) raw[i - 1] = raw[i];
+        raw[chunks - 1] = front;
+    }
+    FB_DEVICE void load(uint64_t row) {
+        for_each([&](int i, int32_t at, bool inside) {
+            raw[i] = inside ? load_even(row, at) : make_uint4(0, 0, 0, 0);
+        });
+    }
+    // The residual becomes its sum with the row, and is the row from here on.
+    template <int type> FB_DEVICE void add(uint64_t residual) {
+        HeldRow kept = *this;
+        kept.load(residual);
+        for_each([&](int i, int32_t at, bool inside) {
             float x[chunk], y[chunk];
-            widen_even(dtype, raw[r][i], x);
-            widen_even(dtype, load_even(sum, at), y);
+            widen_8<type>(&raw[i], x);
+            widen_8<type>(&kept.raw[i], y);
             FB_UNROLL
             for (int j = 0; j < chunk; j++) x[j] += y[j];
-            raw[r][i] = round_even(dtype, x);
-            *items<uint4>(sum + int64_t(at) * 2) = raw[r][i];
-        }
+            raw[i] = round_8<type>(x);
+            if (inside) store_raw(residual, at, raw[i]);
+        });
     }
-    Found found[rows];
-    FB_NO_UNROLL
-    for (Pass pass = p.centered ? pass_mean : pass_squares;;) {
-        float results[rows];
+};
+
+// Results of a row that are neither scaled nor of another type than it and the weights.
+template <int type, int chunks>
+FB_DEVICE void write_plain(const fb_norm_params& p, const HeldRow<chunks>& row,
+                           uint64_t target, const Found& found) {
+    row.for_each([&](int i, int32_t at, bool inside) {
+        uint4 terms = inside ? load_even(p.weight, at) : make_uint4(0, 0, 0, 0);
+        float x[chunk], y[chunk];
+        widen_8<type>(&row.raw[i], x);
+        widen_8<type>(&terms, y);
         FB_UNROLL
-        for (int r = 0; r < rows; r++) {
-            const uint64_t target = row_address(p.out, teams[r].row);
-            results[r] = 0;
+        for (int j = 0; j < chunk; j++) x[j] = (x[j] - found.mean) * found.factor * y[j];
+        if (p.bias != 0) {
+            if (inside) terms = load_even(p.bias, at);
+            widen_8<type>(&terms, y);
             FB_UNROLL
-            for (int i = 0; i < chunks; i++) {
-                const int32_t at = first + i * step;
-                if (at >= teams[r].dim) break;
-                float x[chunk];
-                widen_even(dtype, raw[r][i], x);
-                if (pass <= pass_squares) {
-                    results[r] += sum_of(pass, x, chunk, found[r].mean);
-                    continue;
-                }
-                normalize_even(p, at, found[r], x);
-                if (pass == pass_most) {
-                    results[r] = max_nan(results[r], chunk_most(x, chunk));
-                    continue;
-                }
+            for (int j = 0; j < chunk; j++) x[j] += y[j];
+        }
+        if (inside) store_raw(target, at, round_8<type>(x));
+    });
+}
+
+// All others, first their largest magnitude where rows have scales of their own. Each turn works
+// with the first chunk, so that its code is there once and no register is indexed.
+template <int chunks, int warps>
+FB_DEVICE void write_any(const fb_norm_params& p, HeldRow<chunks>& row, Found& found,
+                         Team<warps>& team) {
+    const uint64_t target = row_address(p.out, team.row);
+    FB_NO_UNROLL
+    for (Pass pass = p.scaling.token_scales != 0 ? pass_most : pass_write;; pass = pass_write) {
+        float most = 0;
+        FB_NO_UNROLL
+        for (int i = 0, at = row.first; i < chunks; i++, at += row.step) {
+            float x[chunk], y[chunk];
+            widen_even(p.x.dtype, row.raw[0], x);
+            row.rotate();
+            if (at >= row.dim) continue;
+            load_term(p.weight_dtype, p.weight, at, y);
+            FB_UNROLL
+            for (int j = 0; j < chunk; j++)
+                x[j] = (x[j] - found.mean) * found.factor * weight_of(p, y[j]);
+            if (p.bias != 0) {
+                load_term(p.weight_dtype, p.bias, at, y);
                 FB_UNROLL
-                for (int j = 0; j < chunk; j++) x[j] *= found[r].inverse;
-                store_even(p.out.dtype, target, at, x);
+                for (int j = 0; j < chunk; j++) x[j] += y[j];
             }
+            most = max_nan(most, chunk_most(x, chunk));
+            if (pass == pass_most) continue;
+            FB_UNROLL
+            for (int j = 0; j < chunk; j++) x[j] *= found.inverse;
+            store_even(p.out.dtype, target, at, x);
         }
         if (pass == pass_write) return;
-        first_team.reduce_all(results, pass == pass_most);
-        const Pass now = pass;
-        FB_UNROLL
-        for (int r = 0; r < rows; r++) pass = found[r].after(now, p, teams[r], results[r]);
+        found.after(pass, p, team, team.most(most));
     }
+}
+
+// Reads a row and finds what it is normalised by. False: it is left to be written.
+template <int type, bool centered, int chunks, int warps>
+FB_DEVICE bool norm_held(const fb_norm_params& p, Team<warps>& team, HeldRow<chunks>& row,
+                         Found& found) {
+    constexpr int parts = own_parts<warps>;
+    row.load(row_address(p.x, team.row));
+    if (p.residual.address != 0) row.template add<type>(row_address(p.residual, team.row));
+    const auto sum = [&](Pass pass) {
+        float sums[parts] = {};
+        row.for_each([&](int i, int32_t, bool inside) {
+            float x[chunk];
+            widen_8<type>(&row.raw[i], x);
+            const float more = sum_of(pass, x, chunk, centered ? found.mean : 0);
+            sums[i % parts] += inside ? more : 0;
+        });
+        return sum_of_row(team, sums);
+    };
+    if (centered) found.after(pass_mean, p, team, sum(pass_mean));
+    found.after(pass_squares, p, team, sum(pass_squares));
+    const bool plain = (p.scaling.scale | p.scaling.token_scales) == 0 && p.weight_offset == 0;
+    if (!plain || p.out.dtype != type || p.weight_dtype != type) return false;
+    write_plain<type>(p, row, row_address(p.out, team.row), found);
+    return true;
+}
+
+// An even row, read once.
+template <int chunks, int warps>
+FB_DEVICE void norm_even(const fb_norm_params& p, Team<warps>& team) {
+    HeldRow<chunks> row = {{}, team.rank * chunk, team.step(), team.dim, p.span.dim};
+    Found found;
+    bool done;
+    if (p.x.dtype == FB_F16)
+        done = p.centered ? norm_held<FB_F16, true>(p, team, row, found)
+                          : norm_held<FB_F16, false>(p, team, row, found);
+    else
+        done = p.centered ? norm_held<FB_BF16, true>(p, team, row, found)
+                          : norm_held<FB_BF16, false>(p, team, row, found);
+    if (!done) write_any(p, row, found, team);
 }
 
 // ---- the kernels
+
+// Rows of more elements than a warp holds: row `item`, by the whole block.
+FB_OPERATOR(norm_long, fb_norm_params, 256, 3, 1) {
+    FB_SHARED(float, shared, [2 * row_threads]);
+    pdl_wait();
+    pdl_launch_dependents();
+    norm_row(p, block_team(p.span, shared));
+}
+
+// Shorter ones: eight rows of an item where a warp has one, more where fewer lanes do.
+FB_OPERATOR(norm_short, fb_norm_params, 256, 2, 8) {
+    pdl_wait();
+    pdl_launch_dependents();
+    norm_row(p, lanes_team(p.span));
+}
+
+// The same of even rows: of up to 8192 elements, up to 4096, and short ones.
+FB_OPERATOR(norm_even_wide, fb_norm_params, 128, 6, 1) {
+    FB_SHARED(float, shared, [row_threads]);
+    pdl_wait();
+    pdl_launch_dependents();
+    Team<4> team = block_team<4>(p.span, shared);
+    norm_even<8>(p, team);
+}
+
+FB_OPERATOR(norm_even_long, fb_norm_params, 128, 8, 1) {
+    FB_SHARED(float, shared, [row_threads]);
+    pdl_wait();
+    pdl_launch_dependents();
+    Team<4> team = block_team<4>(p.span, shared);
+    norm_even<4>(p, team);
+}
+
+FB_OPERATOR(norm_even_short, fb_norm_params, 256, 4, 8) {
+    pdl_wait();
+    pdl_launch_dependents();
+    Team<0> team = lanes_team(p.span);
+    norm_even<held>(p, team);
+}
 
 // A product that follows reads its weight meanwhile. This kernel's own is in the L2 cache then.
 FB_DEVICE void begin_norm(const fb_norm_params& p) {
@@ -201,37 +341,21 @@ FB_DEVICE void begin_norm(const fb_norm_params& p) {
     const uint32_t bytes = uint32_t(p.span.dim * element_bytes(p.weight_dtype)) & ~15u;
     if (threadIdx.x == 0 && p.weight % 16 == 0 && bytes > 0)
         prefetch_l2_bulk(items<const void>(p.weight), bytes);
-    pdl_wait();
 }
 
-// Rows of more elements than a warp holds: row `item`, by the whole block.
-FB_OPERATOR(norm_long, fb_norm_params, 256, 3, 1) {
-    FB_SHARED(float, parts, [row_warps]);
+// Few long rows. Instructions that nobody has run for a while take longer than a row: they are run
+// once without one, while the kernel before still runs.
+FB_OPERATOR(norm_even_few, fb_norm_params, 512, 2, 1) {
+    FB_SHARED(float, shared, [2 * 512]);
     begin_norm(p);
-    norm_row(p, block_team(p.span, parts));
-}
-
-// Shorter ones: eight rows of an item where a warp has one, more where fewer lanes do.
-FB_OPERATOR(norm_short, fb_norm_params, 256, 2, 8) {
-    begin_norm(p);
-    norm_row(p, lanes_team(p.span));
-}
-
-// The same of even rows.
-FB_OPERATOR(norm_even_long, fb_norm_params, 256, 4, 1) {
-    FB_SHARED(float, parts, [row_warps]);
-    begin_norm(p);
-    norm_even<1>(p, block_team(p.span, parts));
-}
-
-// Rows 2 * item and the next one, of which a block holds both.
-FB_OPERATOR(norm_even_two, fb_norm_params, 256, 4, 2) {
-    FB_SHARED(float, parts, [2 * row_warps]);
-    begin_norm(p);
-    norm_even<2>(p, block_team(p.span, parts, 2));
-}
-
-FB_OPERATOR(norm_even_short, fb_norm_params, 256, 4, 8) {
-    begin_norm(p);
-    norm_even<1>(p, lanes_team(p.span));
+    Team<16> team = {0, 0, int32_t(threadIdx.x), 512, shared};
+    FB_NO_UNROLL
+    for (int turn = 0; turn < 2; turn++) {
+        if (turn == 1) {
+            pdl_wait();
+            team.row = blockIdx.x;
+            team.dim = team.row < live_rows(p.span) ? p.span.dim : 0;
+        }
+        norm_even<2>(p, team);
+    }
 }

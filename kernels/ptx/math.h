@@ -106,6 +106,19 @@ FB_DEVICE float max_nan(float a, float b) {
 #endif
 }
 
+// The larger ones of two pairs of 16-bit whole numbers.
+FB_DEVICE uint32_t max_u16x2(uint32_t a, uint32_t b) {
+#if defined FB_EMULATED || FB_ARCH < 900
+    const uint32_t low = (a & 0xffffu) > (b & 0xffffu) ? a & 0xffffu : b & 0xffffu;
+    const uint32_t high = a >> 16 > b >> 16 ? a >> 16 : b >> 16;
+    return high << 16 | low;
+#else
+    uint32_t r;
+    asm("max.u16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+#endif
+}
+
 // Two units in the last place, over all divisors.
 FB_DEVICE float div_approx(float a, float b) {
 #ifdef FB_EMULATED

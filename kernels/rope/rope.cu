@@ -4,6 +4,7 @@
 #include "../params/rope.h"
 #include "../ptx/memory.h"
 #include "../ptx/pdl.h"
+#include "../common/even.h"
 #include "../page/append.h"
 #include "unit.h"
 
@@ -11,6 +12,8 @@
 
 // Threads of a block. An item of the grid covers as many lanes: a head has head_lanes of them.
 constexpr int rope_threads = 128;
+// Even heads that a lane holds: their loads are in flight together.
+constexpr int held_heads = 2;
 
 // ---- where things lie
 
@@ -117,12 +120,177 @@ FB_DEVICE void multiply_unit(const fb_rope_append_params& p, const Head& head, c
 FB_DEVICE void finish_unit(const fb_rope_append_params& p, const Head& head, const Unit& unit,
                            float factor, float (&x)[2][chunk]) {
     if (head.weight != 0) multiply_unit(p, head, unit, factor, x);
-    if (unit.pair >= 0) turn_unit(p.turn, unit, head.token, x);
+    if (unit.pair >= 0) turn_unit(p.turn, angles_of(p.turn, unit.pair, head.token), x);
     if (head.scale != 1) {
         FB_UNROLL
         for (int i = 0; i < 2 * chunk; i++) x[i / chunk][i % chunk] /= head.scale;
     }
     store_unit(head.target_dtype, head.target, unit, x);
+}
+
+// ---- even heads: 16-bit numbers in whole units at multiples of 16 bytes, as src/ops/apply-rope.ts
+// asks for. A lane has one unit of each of several heads of a token, whose angles, weights and slot
+// it finds once.
+
+// Neighbouring heads of queries (side 0), keys or values.
+struct HeldHeads {
+    int32_t side;
+    int32_t first;
+    int32_t count; // at most held_heads
+};
+
+FB_DEVICE int32_t slots_of(int32_t heads) { return (heads + held_heads - 1) / held_heads; }
+
+// Those of a slot: each side begins with a slot of its own.
+FB_DEVICE HeldHeads heads_of(int32_t slot, int32_t queries, int32_t keys, int32_t values) {
+    const int32_t key = slot - slots_of(queries), value = key - slots_of(keys);
+    const int32_t side = value >= 0 ? 2 : key >= 0 ? 1 : 0;
+    const int32_t first = held_heads * (side == 2 ? value : side == 1 ? key : slot);
+    const int32_t left = (side == 2 ? values : side == 1 ? keys : queries) - first;
+    return {side, first, left < held_heads ? left : held_heads};
+}
+
+FB_DEVICE Unit even_unit(const fb_turn_params& t, int32_t index) {
+    const int32_t turning = t.dim / (2 * chunk);
+    if (index < turning) return turning_unit(t, index);
+    const int32_t start = 2 * chunk * (index - turning);
+    return straight_unit(start < t.first ? start : start + t.dim, 1 << 30);
+}
+
+FB_DEVICE void load_even_unit(uint64_t row, const Unit& unit, uint4 (&raw)[2]) {
+    raw[0] = load_even(row, unit.at[0]);
+    raw[1] = load_even(row, unit.at[1]);
+}
+
+FB_DEVICE void widen_unit(int32_t dtype, const uint4 (&raw)[2], float (&x)[2][chunk]) {
+    widen_even(dtype, raw[0], x[0]);
+    widen_even(dtype, raw[1], x[1]);
+}
+
+FB_DEVICE void turn_even(const fb_rope_params& p) {
+    const int32_t queries = p.heads[0].count, keys = p.heads[1].count;
+    const HeadPlace place = place_of(slots_of(queries) + slots_of(keys), p.head_lanes);
+    if (place.token >= p.token_count || place.lane >= p.turn.dim / (2 * chunk)) return;
+    if (p.live != 0 && place.token >= *items<const int32_t>(p.live)) return;
+    const Unit unit = turning_unit(p.turn, place.lane);
+    const HeldHeads held = heads_of(place.head, queries, keys, 0);
+    const fb_heads& heads = p.heads[held.side];
+    const uint64_t row = head_address(heads, place.token, held.first);
+    const int64_t step = 2 * heads.stride_head;
+    uint4 raw[held_heads][2];
+    FB_UNROLL
+    for (int i = 0; i < held_heads; i++)
+        if (i < held.count) load_even_unit(row + i * step, unit, raw[i]);
+    const UnitAngles angles = angles_of(p.turn, unit.pair, place.token);
+    FB_UNROLL
+    for (int i = 0; i < held_heads; i++) {
+        if (i >= held.count) break;
+        float x[2][chunk];
+        widen_unit(heads.dtype, raw[i], x);
+        turn_unit(p.turn, angles, x);
+        FB_UNROLL
+        for (int c = 0; c < 2; c++)
+            store_raw(row + i * step, unit.at[c], round_even(heads.dtype, x[c]));
+    }
+}
+
+// 1 / the root of the mean square, of each head: `sums` are those of lanes.
+FB_DEVICE void norm_factors(const fb_rope_append_params& p, float (&sums)[held_heads]) {
+    constexpr float least = 1.17549435e-38f;
+    for (int distance = p.head_lanes / 2; distance > 0; distance /= 2) {
+        FB_UNROLL
+        for (int i = 0; i < held_heads; i++)
+            sums[i] += __shfl_xor_sync(~0u, sums[i], distance);
+    }
+    const float share = 1.0f / p.append.dims[0];
+    FB_UNROLL
+    for (int i = 0; i < held_heads; i++)
+        sums[i] = rsqrt_approx(fmaxf(fmaf(sums[i], share, p.eps), least));
+}
+
+// Where heads go: the first one, bytes to the next, and their type.
+struct HeldTarget {
+    uint64_t row;
+    int64_t step;
+    int32_t dtype;
+};
+
+FB_DEVICE HeldTarget held_target(const fb_rope_append_params& p, int32_t token,
+                                 const HeldHeads& held, const AppendTarget& target) {
+    if (held.side == 0) {
+        const fb_heads& out = p.query_out;
+        return {head_address(out, token, held.first), 2 * out.stride_head, out.dtype};
+    }
+    const fb_plane& plane = p.append.planes[held.side - 1];
+    const int32_t dtype = p.append.plane_dtypes[held.side - 1], bytes = element_bytes(dtype);
+    return {row_address(plane, target, held.first, bytes), bytes * plane.stride_head, dtype};
+}
+
+FB_DEVICE void append_even(const fb_rope_append_params& p, const HeadPlace& place) {
+    const fb_append_params& append = p.append;
+    const int32_t queries = p.queries.count, keys = append.heads[0], values = append.heads[1];
+    const int32_t token = place.token, dtype = p.queries.dtype;
+    const bool is_token = token < append.token_count &&
+                          items<const int32_t>(append.token_requests)[token] >= 0;
+    const bool works = is_token && place.lane < append.dims[0] / (2 * chunk);
+    const Unit unit = even_unit(p.turn, place.lane);
+    HeldHeads held = heads_of(place.head, queries, keys, values);
+    if (!works) held.count = 0;
+    const int plane = held.side == 2;
+    const uint64_t source = held.side == 0
+                                ? head_address(p.queries, token, held.first)
+                                : source_address(append, plane, token, held.first, 2);
+    const int64_t step =
+        2 * (held.side == 0 ? p.queries.stride_head : append.source_stride_head[plane]);
+    uint4 raw[held_heads][2] = {};
+    FB_UNROLL
+    for (int i = 0; i < held_heads; i++)
+        if (i < held.count) load_even_unit(source + i * step, unit, raw[i]);
+    if (append.key_positions != 0 && place.head == 0 && place.lane == 0)
+        append_position(append, token);
+    AppendTarget target = {0, 0};
+    if (works && held.side > 0) target = target_of(append, token);
+    const bool turns = held.side < 2 && unit.pair >= 0;
+    UnitAngles angles = {};
+    if (works && turns) angles = angles_of(p.turn, unit.pair, token);
+    const uint64_t weights = held.side < 2 && works ? p.weights[held.side] : 0;
+    float weight[2][chunk];
+    FB_UNROLL
+    for (int c = 0; c < 2; c++) {
+        if (weights == 0) break;
+        load_term(p.weight_dtypes[held.side], weights, unit.at[c], weight[c]);
+        FB_UNROLL
+        for (int j = 0; j < chunk; j++) weight[c][j] += p.weight_offset;
+    }
+    float factors[held_heads] = {};
+    if ((p.weights[0] | p.weights[1]) != 0) {
+        FB_UNROLL
+        for (int i = 0; i < held_heads; i++) {
+            float x[2][chunk];
+            widen_unit(dtype, raw[i], x);
+            factors[i] = square_sum(x, 0);
+        }
+        norm_factors(p, factors);
+    }
+    if (target.page < 0) return;
+    const HeldTarget out = held_target(p, token, held, target);
+    FB_UNROLL
+    for (int i = 0; i < held_heads; i++) {
+        if (i >= held.count) break;
+        float x[2][chunk];
+        widen_unit(dtype, raw[i], x);
+        FB_UNROLL
+        for (int j = 0; j < 2 * chunk && weights != 0; j++)
+            x[j / chunk][j % chunk] *= factors[i] * weight[j / chunk][j % chunk];
+        if (turns) turn_unit(p.turn, angles, x);
+        if (held.side > 0 && append.scales[plane].data != 0) {
+            const float scale = scale_of(append, plane, token, target, held.first + i);
+            FB_UNROLL
+            for (int j = 0; j < 2 * chunk; j++) x[j / chunk][j % chunk] /= scale;
+        }
+        FB_UNROLL
+        for (int c = 0; c < 2; c++) store_even(out.dtype, out.row + i * out.step, unit.at[c], x[c]);
+    }
 }
 
 // ---- the kernels
@@ -142,7 +310,7 @@ FB_OPERATOR(apply_rope, fb_rope_params, rope_threads, 8, rope_threads) {
         const Unit unit = turning_unit(p.turn, index);
         float x[2][chunk];
         load_unit(heads.dtype, row, unit, x);
-        turn_unit(p.turn, unit, place.token, x);
+        turn_unit(p.turn, angles_of(p.turn, unit.pair, place.token), x);
         store_unit(heads.dtype, row, unit, x);
     }
 }
@@ -163,7 +331,7 @@ FB_DEVICE void prefetch_places(const fb_rope_append_params& p, const HeadPlace& 
 
 // Normalises and turns lanes [rope_threads * item, ...), and writes keys and values into their
 // slots. A lane keeps its first unit from the sum to the end.
-FB_OPERATOR(norm_rope_append, fb_rope_append_params, rope_threads, 6, rope_threads) {
+FB_OPERATOR(norm_rope_append, fb_rope_append_params, rope_threads, 5, rope_threads) {
     const int32_t heads = p.queries.count + p.append.heads[0] + p.append.heads[1];
     const HeadPlace place = place_of(heads, p.head_lanes);
     prefetch_places(p, place);
@@ -200,4 +368,21 @@ FB_OPERATOR(norm_rope_append, fb_rope_append_params, rope_threads, 6, rope_threa
         load_unit(head.source_dtype, head.source, unit, x);
         finish_unit(p, head, unit, factor, x);
     }
+}
+
+// The same of even heads.
+FB_OPERATOR(apply_rope_even, fb_rope_params, rope_threads, 8, rope_threads) {
+    pdl_wait();
+    pdl_launch_dependents();
+    turn_even(p);
+}
+
+FB_OPERATOR(norm_rope_append_even, fb_rope_append_params, rope_threads, 5, rope_threads) {
+    const int32_t* const kept = p.append.heads;
+    const int32_t slots = slots_of(p.queries.count) + slots_of(kept[0]) + slots_of(kept[1]);
+    const HeadPlace place = place_of(slots, p.head_lanes);
+    prefetch_places(p, place);
+    pdl_wait();
+    pdl_launch_dependents();
+    append_even(p, place);
 }

@@ -60,25 +60,37 @@ FB_DEVICE Angle angle_of(const fb_turn_params& t, int32_t position, uint32_t hig
     return {angle.cos * t.factor, angle.sin * t.factor};
 }
 
-FB_DEVICE void turn_unit(const fb_turn_params& t, const Unit& unit, int32_t token,
-                         float (&x)[2][chunk]) {
+// By what the pairs of a unit turn.
+struct UnitAngles {
+    Angle by[chunk];
+};
+
+FB_DEVICE UnitAngles angles_of(const fb_turn_params& t, int32_t first_pair, int32_t token) {
     const int32_t* const positions = items<const int32_t>(t.positions) + token;
     const int32_t position = positions[0];
+    UnitAngles angles;
     FB_UNROLL
     for (int i = 0; i < chunk; i += 2) {
-        const uint4 rates = items<const uint4>(t.rates)[(unit.pair + i) / 2];
+        const uint4 rates = items<const uint4>(t.rates)[(first_pair + i) / 2];
         int32_t at[2] = {position, position};
         for (int j = 0; t.axes != 0 && j < 2; j++)
-            at[j] = positions[items<const int32_t>(t.axes)[unit.pair + i + j] * t.axis_stride];
-        const Angle by[2] = {angle_of(t, at[0], rates.x, rates.y),
-                             angle_of(t, at[1], rates.z, rates.w)};
+            at[j] = positions[items<const int32_t>(t.axes)[first_pair + i + j] * t.axis_stride];
+        angles.by[i] = angle_of(t, at[0], rates.x, rates.y);
+        angles.by[i + 1] = angle_of(t, at[1], rates.z, rates.w);
+    }
+    return angles;
+}
+
+FB_DEVICE void turn_unit(const fb_turn_params& t, const UnitAngles& angles, float (&x)[2][chunk]) {
+    if (!t.interleaved) {
         FB_UNROLL
-        for (int j = 0; j < 2; j++) {
-            const int pair = i + j;
-            float(&both)[chunk] = x[pair / 4];
-            if (t.interleaved) turn_pair(both[pair % 4 * 2], both[pair % 4 * 2 + 1], by[j]);
-            else turn_pair(x[0][pair], x[1][pair], by[j]);
-        }
+        for (int pair = 0; pair < chunk; pair++) turn_pair(x[0][pair], x[1][pair], angles.by[pair]);
+        return;
+    }
+    FB_UNROLL
+    for (int pair = 0; pair < chunk; pair++) {
+        float(&both)[chunk] = x[pair / 4];
+        turn_pair(both[pair % 4 * 2], both[pair % 4 * 2 + 1], angles.by[pair]);
     }
 }
 

@@ -5,15 +5,19 @@ import { RopeAppendParams } from "../ffi/params.gen.ts";
 import { requireBatch } from "../kv/batch.ts";
 import {
   bindTurn,
+  heldDimMost,
+  isLikeEven,
   lanesFor,
   requireGrid,
   requireHeads,
   requirePositions,
   requireRope,
+  slotsOf,
+  turnsEven,
   unitElements,
 } from "../ops/apply-rope.ts";
 import type { Rope } from "../ops/rope.ts";
-import { requireDense } from "../ops/rows.ts";
+import { isEvenTensor, requireDense } from "../ops/rows.ts";
 import { requireInteger, requireNumber, requireOptions } from "../require.ts";
 import { dtypeCode, isFloat } from "../tensor/dtype.ts";
 import { isInPlace, requireApart, requireDistinct } from "../tensor/overlap.ts";
@@ -86,10 +90,15 @@ function appenderOf(cache: PagedCache, tensors: NormRopeAppendTensors): TurningA
 /** The appends of one layer that turn what they append. */
 class TurningAppender extends Appender {
   readonly #turning: Kernel;
+  /** The same of even heads. */
+  readonly #turningEven: Kernel;
   readonly #params: RopeAppendParams;
   readonly #valueDim: number;
   /** Of a token: of queries, keys and values. */
   #heads = 0;
+  /** Of a lane that holds several of its even heads. */
+  #slots = 0;
+  #isEven = false;
 
   constructor({ device, pageSize, planes }: PagedCache) {
     const names = planes.map(({ name }) => name).join(", ");
@@ -102,6 +111,8 @@ class TurningAppender extends Appender {
     this.#params = params;
     this.#valueDim = planes[1].dim;
     this.#turning = device.kernel("norm_rope_append");
+    this.#turningEven =
+      device.kind === "cpu" ? this.#turning : device.kernel("norm_rope_append_even");
   }
 
   /** Binds what append knows nothing of. Errors: OptionError. */
@@ -140,15 +151,33 @@ class TurningAppender extends Appender {
     const units = unitsOf(first) + unitsOf(dim) + unitsOf(headDim - first - dim);
     params.headLanes = lanesFor(Math.max(units, unitsOf(this.#valueDim)));
     this.#heads = q.shape[1] + k.shape[1] + v.shape[1];
+    this.#slots = slotsOf(q.shape[1]) + slotsOf(k.shape[1]) + slotsOf(v.shape[1]);
     requireGrid(tensors.batch.paddedTokens * this.#heads * params.headLanes);
+    this.#isEven = turnsEven(rope) && this.#areEven(tensors, out);
     if (this.device.capturing) this.device.needOnReplay(q, out, positions, rope);
+  }
+
+  override plane(name: string, target: Tensor, source: Tensor, scale: Tensor | undefined): void {
+    super.plane(name, target, source, scale);
+    this.#isEven &&= isEvenTensor(target, true);
   }
 
   override launch(stream: Stream): void {
     const { append, headLanes } = this.#params;
-    const lanes = append.tokenCount * this.#heads * headLanes;
-    const grid = Math.ceil(lanes / this.#turning.itemRows);
-    this.device.launch(stream, this.#turning, this.#params, grid);
+    const kernel = this.#isEven ? this.#turningEven : this.#turning;
+    const slots = this.#isEven ? this.#slots : this.#heads;
+    const grid = Math.ceil((append.tokenCount * slots * headLanes) / kernel.itemRows);
+    this.device.launch(stream, kernel, this.#params, grid);
+  }
+
+  /** Whether lanes hold all heads in whole units, as many of a value as of a key. */
+  #areEven({ q, k, v, rope, qWeight, kWeight }: NormRopeAppendTensors, out: Tensor): boolean {
+    const { headDim } = rope;
+    const isWhole = headDim % unitElements === 0 && headDim <= heldDimMost;
+    if (!isWhole || this.#valueDim !== headDim || !isEvenTensor(q) || !isEvenTensor(out))
+      return false;
+    const weights = (qWeight?.address ?? 0) | (kWeight?.address ?? 0);
+    return isLikeEven(q, k) && isLikeEven(q, v) && weights % 16 === 0;
   }
 
   #checkOut({ q, k, v, positions }: NormRopeAppendTensors, out: Tensor): void {

@@ -6,12 +6,16 @@ import { dtypeCode } from "../tensor/dtype.ts";
 import { requireApart, requireDistinct } from "../tensor/overlap.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
 import { Rope } from "./rope.ts";
-import { numbers, requireDense, type RowOptions } from "./rows.ts";
+import { isEvenTensor, numbers, requireDense, type RowOptions } from "./rows.ts";
 
 /** Elements that a lane of a GPU holds (kernels/rope/unit.h). */
 export const unitElements = 16;
 /** Lanes that may share a head. */
 const lanesMost = 32;
+/** Longest head that lanes hold at once. */
+export const heldDimMost = lanesMost * unitElements;
+/** Even heads of a token that a lane of a GPU holds (kernels/rope/rope.cu). */
+const heldHeads = 2;
 
 const params = new RopeParams();
 
@@ -61,15 +65,20 @@ export function applyRope(
   params.live = rowCount?.address ?? 0;
   params.tokenCount = tokens;
   params.headLanes = lanesFor(Math.ceil(rope.dim / unitElements));
-  const heads = q.shape[1] + (k?.shape[1] ?? 0);
+  const queries = q.shape[1];
+  const keys = k?.shape[1] ?? 0;
+  const heads = queries + keys;
   if (tokens * heads === 0) return;
   if (device.capturing) {
     device.needOnReplay(q, positions, rope);
     if (k !== undefined) device.needOnReplay(k);
     if (rowCount !== undefined) device.needOnReplay(rowCount);
   }
-  const kernel = device.kernel("apply_rope");
-  const lanes = requireGrid(tokens * heads * params.headLanes);
+  const isEven = turnsEven(rope) && isEvenTensor(q) && (k === undefined || isLikeEven(q, k));
+  const kernel = device.kernel(isEven ? "apply_rope_even" : "apply_rope");
+  const lanes = requireGrid(
+    tokens * (isEven ? slotsOf(queries) + slotsOf(keys) : heads) * params.headLanes,
+  );
   device.launch(stream, kernel, params, Math.ceil(lanes / kernel.itemRows));
 }
 
@@ -126,6 +135,22 @@ export function bindTurn(turn: TurnParams, positions: Tensor, rope: Rope): void 
   turn.dim = rope.dim;
   turn.interleaved = rope.options.interleaved ? 1 : 0;
   turn.factor = rope.factor;
+}
+
+/** Whether all that turns by it on a GPU is whole units of a lane. */
+export function turnsEven({ device, first, dim }: Rope): boolean {
+  const isWhole = first % unitElements === 0 && dim % unitElements === 0;
+  return device.kind !== "cpu" && isWhole && dim <= heldDimMost;
+}
+
+/** Whether these are even heads of x's dtype. */
+export function isLikeEven(x: Tensor, heads: Tensor): boolean {
+  return heads.dtype === x.dtype && isEvenTensor(heads);
+}
+
+/** Lanes, times those of a head, that hold so many even heads of a token's queries, keys or values. */
+export function slotsOf(heads: number): number {
+  return Math.ceil(heads / heldHeads);
 }
 
 /** Lanes for so many units of a head: a power of two. */

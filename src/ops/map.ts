@@ -10,6 +10,7 @@ import {
 import { dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import {
+  blockPart,
   dimOf,
   isEven,
   isEvenOut,
@@ -48,6 +49,8 @@ export interface MapCall {
 
 const kernels = { short: "map_short", long: "map_long" };
 const evenKernels = { short: "map_even_short", long: "map_even_long" };
+/** Of even rows that have scales of their own. */
+const scaledKernels = { short: "map_even_short", long: "map_even_scaled" };
 const params = new MapParams();
 
 /** Queues what a call says, and returns its `out`. */
@@ -72,8 +75,9 @@ export function mapRows(call: MapCall, options: OutOptions): Tensor {
   params.operation = operations[operation];
   params.factor = factor;
   const isFast = a.device.kind !== "cpu" && isEvenNow(dimOf(like));
-  const isSplit = tokenScales === undefined;
-  launchRows(isFast ? evenKernels : kernels, params, like, options, isSplit);
+  const even = tokenScales === undefined ? evenKernels : scaledKernels;
+  const part = tokenScales === undefined ? blockPart : 0;
+  launchRows(isFast ? even : kernels, params, like, options, part);
   return out;
 }
 

@@ -43,9 +43,11 @@ export interface LayerNormOptions extends OutOptions {
 const epsLeast = 1e-38;
 const kernels = { short: "norm_short", long: "norm_long" };
 const evenKernels = { short: "norm_even_short", long: "norm_even_long" };
-/** Of rows that a block of a GPU holds two of, where there are enough for all its processors. */
-const twoKernels = { short: "norm_even_short", long: "norm_even_two" };
-const twoLeast = 1024;
+/** Of rows beyond 4096 elements. */
+const wideKernels = { short: "norm_even_short", long: "norm_even_wide" };
+/** Of few rows: more threads share one. */
+const fewKernels = { short: "norm_even_short", long: "norm_even_few" };
+const fewMost = 64;
 const params = new NormParams();
 
 /**
@@ -143,7 +145,8 @@ function norm(
 /** A GPU's kernels for the parameters. */
 function kernelsOf(dim: number, rows: number): RowKernels {
   if (!isEvenNow(dim)) return kernels;
-  return 2 * dim <= blockHolds && rows >= twoLeast ? twoKernels : evenKernels;
+  if (rows <= fewMost) return fewKernels;
+  return 2 * dim <= blockHolds ? evenKernels : wideKernels;
 }
 
 /** Whether the parameters are of rows that a GPU holds in whole chunks. */

@@ -13,7 +13,11 @@ import { requireDistinct } from "../tensor/overlap.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { mapRows } from "./map.ts";
 import {
+  blockHolds,
+  blockPart,
   dimOf,
+  isEven,
+  isEvenOut,
   launchRows,
   type Named,
   needRows,
@@ -25,8 +29,10 @@ import {
   requireDense,
   requireRows,
   requireShape,
+  type RowKernels,
   rowsOf,
   type RowOptions,
+  shortMost,
 } from "./rows.ts";
 
 /** What shares a scale: all, a row, a column, 128 elements of a row, 128 of each of 128 rows. */
@@ -62,6 +68,11 @@ export interface Quantized {
 }
 
 const kernels = { short: "quantize_short", long: "quantize_long" };
+/** Of even rows on a GPU, which a block has in parts of so many elements. */
+const evenKernels = { short: "quantize_short", long: "quantize_even_long" };
+const evenPart = 4096;
+/** Of even rows that have a scale each and are longer than that. */
+const wideKernels = { short: "quantize_short", long: "quantize_even_wide" };
 /** Elements of a row, or rows, that share a scale. */
 const blockSize = 128;
 /** More columns than a row has. */
@@ -111,7 +122,10 @@ export function quantize(x: Tensor, by: ScaleBlock, options: QuantizeOptions = {
   }
   place(x, values, scales, by);
   if (options.scales !== undefined) launch(FB_QUANTIZE, x, options);
-  else if (by === "token")
+  else if (by === "token" && isHeld(x)) {
+    const long = dimOf(x) > evenPart ? wideKernels : evenKernels;
+    launch(FB_QUANTIZE_GROUPS, x, options, long, 0);
+  } else if (by === "token")
     mapRows({ operation: "scale", a: x, out: values }, ofTokens(options, scales));
   else if (by === "1x128") launch(FB_QUANTIZE_GROUPS, x, options);
   else {
@@ -200,9 +214,27 @@ function place(x: Tensor, out: Tensor, scales: Tensor, by: ScaleBlock): void {
   params.columnBlocks = wholeRow ? 1 : Math.ceil(dim / params.blockColumns);
 }
 
-function launch(mode: number, x: Tensor, options: RowOptions): void {
+function launch(
+  mode: number,
+  x: Tensor,
+  options: RowOptions,
+  of: RowKernels = isEvenNow(x) ? evenKernels : kernels,
+  part = of === kernels ? blockPart : evenPart,
+): void {
   params.mode = mode;
-  launchRows(kernels, params, x, options, true, groupLanes);
+  launchRows(of, params, x, options, part, groupLanes);
+}
+
+/** Whether the parameters are of even rows of a GPU, with scales for 128 elements or more. */
+function isEvenNow({ device, shape }: Tensor): boolean {
+  if (device.kind === "cpu" || params.blockColumns === 1) return false;
+  const dim = shape[shape.length - 1];
+  return isEven(params.x, dim, params.x.dtype) && isEvenOut(params.out);
+}
+
+/** Whether a block of a GPU holds a row of them. */
+function isHeld(x: Tensor): boolean {
+  return dimOf(x) > shortMost && dimOf(x) <= blockHolds && isEvenNow(x);
 }
 
 /** What is left to say of rows that have scales of their own. */

@@ -7,7 +7,7 @@ import type { Params } from "../ffi/params.ts";
 import type { RowsParams, ScalingParams, SpanParams } from "../ffi/params.gen.ts";
 import { requireStream, type Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
-import { type DType, dtypeCode } from "../tensor/dtype.ts";
+import { type DType, dtypeBytes, dtypeCode } from "../tensor/dtype.ts";
 import { requireApart, requireDistinct } from "../tensor/overlap.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
 
@@ -52,11 +52,11 @@ export const logitsMost = 500_000;
 /** Elements that a thread of a GPU holds of a row (kernels/common/rows.h). */
 const heldElements = 32;
 /** Longest row that lanes of one warp share. */
-const shortMost = 32 * heldElements;
+export const shortMost = 32 * heldElements;
 /** Longest row that a block holds. */
 export const blockHolds = 256 * heldElements;
-/** Threads of a GPU's block, and elements that each takes at once. */
-const blockElements = 256 * 8;
+/** Elements of a long row's part that a block of a GPU takes, four chunks a thread. */
+export const blockPart = 4 * 256 * 8;
 
 /** A kernel by the length of its rows. */
 export interface RowKernels {
@@ -247,14 +247,26 @@ export function isEvenOut(rows: RowsParams): boolean {
   return bytes.has(rows.dtype) && isAligned(rows, 8, 1);
 }
 
+/**
+ * Whether a GPU's kernels for even rows take each row of a tensor, of 16 bits or, to write, 8: in
+ * chunks of 8 elements, of which axes before the last step over whole ones.
+ */
+export function isEvenTensor({ address, shape, strides, dtype }: Tensor, writes = false): boolean {
+  const code = dtypeCode(dtype);
+  if (!halves.has(code) && !(writes && bytes.has(code))) return false;
+  if (address % (8 * dtypeBytes(dtype)) !== 0 || shape[shape.length - 1] % 8 !== 0) return false;
+  for (let axis = 0; axis < strides.length - 1; axis++) if (strides[axis] % 8 !== 0) return false;
+  return true;
+}
+
 function isAligned(rows: RowsParams, alignment: number, elementBytes: number): boolean {
   const { address, stride, outerStride } = rows;
   return (address | (elementBytes * stride) | (elementBytes * outerStride)) % alignment === 0;
 }
 
 /**
- * Queues a kernel over the rows of `like`. Long ones are `split` among blocks of a GPU where no
- * result depends on the whole row: into pieces of four chunks a thread, or one where rows are few.
+ * Queues a kernel over the rows of `like`. Where no result depends on the whole row, blocks of a
+ * GPU share long ones in parts of `part` elements, or a quarter where rows are few; 0: they do not.
  * Short ones have `lanesLeast` threads or more.
  */
 export function launchRows(
@@ -262,7 +274,7 @@ export function launchRows(
   params: SpannedParams,
   like: Tensor,
   { rowCount, stream }: RowOptions,
-  split = false,
+  part = 0,
   lanesLeast = 1,
 ): void {
   const { device, shape } = like;
@@ -275,8 +287,8 @@ export function launchRows(
   span.inner = shape.length === 3 ? shape[1] : 1;
   span.dim = dim;
   span.lanes = isShort ? Math.max(lanesLeast, lanesOf(dim)) : 32;
-  const isSplit = split && !isShort && device.kind !== "cpu";
-  span.partElements = isSplit ? blockElements * (rows > 128 ? 4 : 1) : dim;
+  const isSplit = part > 0 && !isShort && device.kind !== "cpu";
+  span.partElements = isSplit ? part / (rows > 128 ? 1 : 4) : dim;
   span.parts = Math.ceil(dim / span.partElements);
   const kernel = device.kernel(isShort ? short : long);
   const itemRows = (kernel.itemRows * 32) / span.lanes;

@@ -22,6 +22,7 @@ const kernels = [
   "argmax_long",
   "norm_long",
   "norm_even_long",
+  "quantize_even_long",
   "sample_rows",
   "sample_rows_cluster",
   "top_k_rows",
@@ -30,7 +31,7 @@ const kernels = [
 ];
 
 /** Where what they wait for is. */
-const folders = ["sampling/", "matmul/", "moe/", "argmax/", "norm/", "common/rows.h"];
+const folders = ["sampling/", "matmul/", "moe/", "argmax/", "norm/", "quantize/", "common/rows.h"];
 
 /** Mutants that run right here, and why. */
 const harmless: Record<string, string> = {

@@ -8,6 +8,7 @@ import { argmax } from "../../src/ops/argmax.ts";
 import { verifyDrafts } from "../../src/ops/drafts.ts";
 import { layerNorm } from "../../src/ops/norm.ts";
 import { matmul, type MatmulOptions } from "../../src/ops/matmul.ts";
+import { quantize } from "../../src/ops/quantize.ts";
 import { routeExperts } from "../../src/ops/routing.ts";
 import { renormalize, sample } from "../../src/ops/sample.ts";
 import { logProbs, topK } from "../../src/ops/top-k.ts";
@@ -65,11 +66,18 @@ function verified(device: Device): Tensor[] {
 }
 
 /** Three numbers of a row are joined, one after the other: mean, squares, largest result. */
-function normalized(device: Device, dtype: DType, rows = 3): Tensor[] {
-  const x = logits(device, rows, 3000).to(dtype);
-  using weight = logits(device, 1, 3000).reshape(3000);
+function normalized(device: Device, dtype: DType, dim = 3000): Tensor[] {
+  const rows = 3;
+  const x = logits(device, rows, dim).to(dtype);
+  using weight = logits(device, 1, dim).reshape(dim);
   const tokenScales = Tensor.zeros(device, [rows], "f32");
   return [layerNorm(x, weight, { dtype: "i8", tokenScales }), tokenScales];
+}
+
+/** Rows that have a scale each, of their largest number. */
+function quantizedRows(device: Device, dim: number): Tensor[] {
+  const { values, scales } = quantize(logits(device, 3, dim).to("bf16"), "token");
+  return [values, scales];
 }
 
 /** Several steps of all slices or rounds of stages, and rows and outputs that fill no tile. */
@@ -126,7 +134,8 @@ const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
   argmax_long: (device) => [argmax(logits(device, 3, 3000))],
   norm_long: (device) => normalized(device, "f32"),
   norm_even_long: (device) => normalized(device, "bf16"),
-  norm_even_two: (device) => normalized(device, "bf16", 1025),
+  norm_even_wide: (device) => normalized(device, "bf16", 5000),
+  quantize_even_long: (device) => quantizedRows(device, 3000),
   matmul_32: (device) => multiplied(device, 20, { invariant: true }),
   matmul_128: (device) => multiplied(device, 140, { invariant: true }),
   matmul_thin_32_x2: (device) => multiplied(device, 20, {}, [120, 1032]),

@@ -117,6 +117,27 @@ describe.each(await targetsHere())("quantisation on $name", (target) => {
     });
   });
 
+  test("a GPU that holds rows gives the bits of one that does not", async () => {
+    await using device = await target.open(2);
+    const random = seeded(102);
+    for (const [i, dim] of [1032, 4096, 4104, 8192, 8200].entries())
+      for (const by of scaleBlocks) {
+        const [dtype, to] = [numberTypes[1 + (i % 2)], types[i % 3]];
+        const x = normals(random, 5 * dim, dtype);
+        [x[dim + 1000], x[2 * dim + 77], x[4 * dim - 1]] = [NaN, Infinity, -Infinity];
+        using even = Tensor.from(device, x, [5, dim], dtype);
+        const odd = spaced(device, x, [5, dim], dtype, 1);
+        using rowCount = Tensor.from(device, [4], [1], "i32");
+        const [a, b] = [even, odd.view].map((rows) => quantize(rows, by, { dtype: to, rowCount }));
+        const live = (rows: Tensor) => rows.slice(0, 0, by === "token" ? 4 : 1).toBytes();
+        expect(a.values.slice(0, 0, 4).toBytes()).toEqual(b.values.slice(0, 0, 4).toBytes());
+        expect(live(a.scales)).toEqual(live(b.scales));
+        for (const { values, scales } of [a, b])
+          for (const t of [values, scales]) t[Symbol.dispose]();
+        free(odd);
+      }
+  });
+
   test("zeros, numbers too small for a scale, infinity and NaN", async () => {
     await using device = await target.open(1);
     const rows = [0, -0, 1e-42, 1e-43, Infinity, 1, NaN, 1];
