@@ -8,6 +8,8 @@
 
 // Chunks of an even row that a thread has on their way.
 constexpr int flight = 2;
+// Blocks of 256 threads on a multiprocessor, as many as it has threads for.
+constexpr int most_blocks = FB_ARCH < 800 ? 4 : 8;
 
 // ---- compute
 
@@ -113,7 +115,7 @@ FB_DEVICE void argmax_row(const fb_argmax_params& p, Team<warps> team, uint64_t*
 // ---- the kernels
 
 // Rows of more elements than a warp holds: row `item`, by the whole block.
-FB_OPERATOR(argmax_long, fb_argmax_params, 256, 8, 1) {
+FB_OPERATOR(argmax_long, fb_argmax_params, 256, most_blocks, 1) {
     FB_SHARED(uint64_t, tops, [row_warps]);
     FB_SHARED(float, shared, [2 * row_threads]);
     pdl_wait();

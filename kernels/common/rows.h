@@ -38,8 +38,9 @@ FB_DEVICE int64_t live_rows(const fb_span_params& s) {
 
 // ---- teams
 
-// The threads that share a row: a block of `warps`, or lanes of a warp where it is 0. A team without
-// a row has dim 0: it takes part in what its warp does together, and reads and writes nothing.
+// The threads that share a row: a block of `warps`, or lanes of a warp where it is 0. A team
+// without a row has dim 0: it takes part in what its warp does together, and reads and writes
+// nothing.
 template <int warps> struct Team {
     static constexpr bool block = warps > 0;
 

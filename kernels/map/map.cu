@@ -9,6 +9,8 @@
 
 // Chunks of an even row that a thread has on their way, of a and of b.
 constexpr int flight = 2;
+// Blocks of 256 threads on a multiprocessor, where it has threads for them.
+constexpr int even_blocks = FB_ARCH < 800 ? 4 : 5;
 
 // ---- compute
 
@@ -189,7 +191,7 @@ FB_OPERATOR(map_short, fb_map_params, 256, 2, 8) {
 }
 
 // The same of even rows: of those without scales of their own, of those with them, of short ones.
-FB_OPERATOR(map_even_long, fb_map_params, 256, 5, 1) {
+FB_OPERATOR(map_even_long, fb_map_params, 256, even_blocks, 1) {
     pdl_wait();
     pdl_launch_dependents();
     const Part part = part_now(p.span);

@@ -9,6 +9,8 @@
 
 // Neighbours that have 128 elements of a row in a turn; teams are at least as large.
 constexpr int group_lanes = 128 / chunk;
+// Blocks of 256 threads on a multiprocessor, as many as it has threads for.
+constexpr int most_blocks = FB_ARCH < 800 ? 4 : 8;
 
 // ---- compute
 
@@ -175,9 +177,10 @@ FB_DEVICE void quantize_even(const fb_quantize_params& p, uint32_t* shared) {
     const fb_span_params& span = p.span;
     const int64_t row = span.parts == 1 ? int64_t(blockIdx.x) : blockIdx.x / span.parts;
     if (row >= live_rows(span)) return;
-    const int32_t first = span.parts == 1 ? 0 : int32_t(blockIdx.x) % span.parts * span.part_elements;
+    const int32_t part = span.parts == 1 ? 0 : int32_t(blockIdx.x) % span.parts;
+    const int32_t first = part * span.part_elements;
     const int32_t start = first + threadIdx.x * chunk;
-    const int32_t end = span.dim - first < span.part_elements ? span.dim : first + span.part_elements;
+    const int32_t end = part + 1 == span.parts ? span.dim : first + span.part_elements;
     const uint64_t source = row_address(p.x, row), target = row_address(p.out, row);
     uint4 raw[chunks] = {};
     FB_UNROLL
@@ -220,7 +223,7 @@ FB_OPERATOR(quantize_short, fb_quantize_params, 256, 2, 8) {
 }
 
 // Part `item` of even rows, or a row of up to 4096 elements.
-FB_OPERATOR(quantize_even_long, fb_quantize_params, 256, 8, 1) {
+FB_OPERATOR(quantize_even_long, fb_quantize_params, 256, most_blocks, 1) {
     FB_SHARED(uint32_t, shared, [8]);
     pdl_wait();
     pdl_launch_dependents();

@@ -148,7 +148,7 @@ export function isLikeEven(x: Tensor, heads: Tensor): boolean {
   return heads.dtype === x.dtype && isEvenTensor(heads);
 }
 
-/** Lanes, times those of a head, that hold so many even heads of a token's queries, keys or values. */
+/** Lanes, times those of a head, that hold so many even heads of one side of a token. */
 export function slotsOf(heads: number): number {
   return Math.ceil(heads / heldHeads);
 }
