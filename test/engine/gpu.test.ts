@@ -51,7 +51,7 @@ test.skipIf(gpu === undefined)("a whole decoder runs on a GPU, from ids to ids",
 const layerLaunches = [
   "norm",
   "matmul",
-  "norm_rope_append",
+  "norm_rope_append_even",
   "attention",
   "attention_merge",
   "matmul",
