@@ -276,7 +276,6 @@ FB_DEVICE void run_coded(const fb_matmul_params& p, typename S::Shared& shared) 
         ThinSums<S> sums = {};
         multiply_kind<type, kind, S>(p, item, shared.ring, turn, sums[0]);
         share_sums<kind == FB_F8E4M3, S>(p, item, shared, parity, int(threadIdx.x / 128), sums);
-        parity ^= 1;
     }
 }
 

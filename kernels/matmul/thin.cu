@@ -9,7 +9,7 @@
 constexpr int thin_threads = 288; // two warpgroups that multiply, a warp that loads
 constexpr int thin_most = 8;
 constexpr int thin_outputs = 128;
-constexpr int thin_high_outputs = 256;
+constexpr int thin_high_outputs = 256; // of fp8, whose steps are shorter
 static_assert(thin_threads == 32 * (multiplying_warps + 1), "the roles of its warps");
 
 constexpr int thin_8_shared = 112640;
@@ -20,11 +20,13 @@ constexpr int thin_128_shared = 232448;
 using Thin8 = ThinShape<8, thin_outputs, 6>;
 using Thin16 = ThinShape<16, thin_outputs, 5>;
 using Thin32 = ThinShape<32, thin_outputs, 4>;
-using Thin64 = ThinShape<64, thin_high_outputs, 4>;
+using Thin64 = ThinShape<64, thin_outputs, 8, 1, 32>;
+using ThinHigh64 = ThinShape<64, thin_high_outputs, 4>;
 using Thin128 = ThinShape<128, thin_outputs, 4>;
 static_assert(sizeof(Thin8::Shared) <= thin_8_shared && sizeof(Thin16::Shared) <= thin_16_shared &&
                   sizeof(Thin32::Shared) <= thin_32_shared &&
                   sizeof(Thin64::Shared) <= thin_64_shared &&
+                  sizeof(ThinHigh64::Shared) <= thin_64_shared &&
                   sizeof(Thin128::Shared) <= thin_128_shared,
               "the launch gives as much");
 
@@ -250,7 +252,6 @@ FB_DEVICE void run_thin(const fb_matmul_params& p, typename S::Shared& shared) {
             multiply_thin_fp8<type, S>(p, part, shared.ring, turn, group, item, sums);
         else multiply_thin<type, S>(part, shared.ring, turn, group, sums);
         share_sums<type == FB_F8E4M3, S>(p, item, shared, parity, group, sums);
-        parity ^= 1;
     }
 }
 
@@ -294,8 +295,10 @@ FB_SPLIT_OPERATOR(matmul_thin_32, fb_matmul_map_params, thin_threads, 2, thin_ou
     FB_THIN(false, Thin32);
 }
 
-FB_SPLIT_OPERATOR(matmul_thin_64, fb_matmul_map_params, thin_threads, 1, thin_high_outputs,
-                  thin_most, thin_64_shared) {
+// Starts late: where few blocks fill a multiprocessor each, those that come early are in the way of
+// the kernel before.
+FB_SPLIT_OPERATOR(matmul_thin_64, fb_matmul_map_params, thin_threads, 1, thin_outputs, thin_most,
+                  thin_64_shared, late) {
     FB_THIN(false, Thin64);
 }
 
@@ -321,5 +324,5 @@ FB_SPLIT_OPERATOR(matmul_thin_e4m3_32, fb_matmul_map_params, thin_threads, 2, th
 
 FB_SPLIT_OPERATOR(matmul_thin_e4m3_64, fb_matmul_map_params, thin_threads, 1, thin_high_outputs,
                   thin_most, thin_64_shared) {
-    FB_THIN(true, Thin64);
+    FB_THIN(true, ThinHigh64);
 }

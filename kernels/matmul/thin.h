@@ -14,17 +14,20 @@
 constexpr int thin_box_rows = 64; // of the weight
 
 // `tokens` rows of x by `outputs` rows of the weight; a stage has `panels` times 128 bytes of each
-// row of x.
-template <int tokens_, int outputs_, int stages, int panels = 1> struct ThinShape {
-    static constexpr int tokens = tokens_, outputs = outputs_;
+// row of x. Sums of `round` rows of x are shared at a time: the less room they take, the more bytes
+// are on their way.
+template <int tokens_, int outputs_, int stages, int panels = 1, int round_ = tokens_>
+struct ThinShape {
+    static constexpr int tokens = tokens_, outputs = outputs_, round = round_;
+    static_assert(tokens % round == 0, "rounds are alike");
     static constexpr int high = outputs / (2 * group_rows); // wgmmas of a warpgroup
     static constexpr int sum_stride = outputs + 4;
     using R = Ring<outputs, panels * tokens, stages>;
 
     struct Shared {
         R ring;
-        alignas(16) float sums[tokens * sum_stride];
-        uint64_t landed; // all blocks' sums of an item
+        alignas(16) float sums[round * sum_stride];
+        uint64_t landed; // all blocks' sums of a round
         uint64_t taken;  // this block's sums, by all
     };
 };
@@ -57,20 +60,22 @@ FB_DEVICE void arrive_all(uint64_t& barrier, bool wrote) {
     else mbarrier_arrive_cluster_read(mapped);
 }
 
-// A thread's sums at [row of x][row of the weight].
+// A thread's sums of the round that begins at row `first` of x, at [row of x][row of the weight].
 template <class S>
-FB_DEVICE void leave_sums(typename S::Shared& shared, int group, const ThinSums<S>& sums) {
+FB_DEVICE void leave_sums(typename S::Shared& shared, int group, const ThinSums<S>& sums,
+                          int first) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32 % 4;
     FB_UNROLL
     for (int m = 0; m < S::high; m++) {
         const int row = (group * S::high + m) * group_rows + 16 * warp + g;
         FB_UNROLL
-        for (int j = 0; j < S::tokens / 8; j++) {
+        for (int j = 0; j < S::round / 8; j++) {
             float* const at = shared.sums + (8 * j + 2 * t) * S::sum_stride + row;
-            at[0] = sums[m][4 * j];
-            at[S::sum_stride] = sums[m][4 * j + 1];
-            at[8] = sums[m][4 * j + 2];
-            at[S::sum_stride + 8] = sums[m][4 * j + 3];
+            const float* const x = sums[m] + first / 2 + 4 * j;
+            at[0] = x[0];
+            at[S::sum_stride] = x[1];
+            at[8] = x[2];
+            at[S::sum_stride + 8] = x[3];
         }
     }
 }
@@ -93,16 +98,17 @@ FB_DEVICE void add_chunk(const float* place, float (&x)[chunk]) {
     }
 }
 
-// This block's share of the chunks of an item; `scaled`: by scales that no step had.
+// This block's share of the chunks of a round, whose rows begin at `first`; `scaled`: by scales
+// that no step had.
 template <bool scaled, class S>
-FB_DEVICE void finish_thin(const fb_matmul_params& p, const Item<S::outputs>& item,
+FB_DEVICE void finish_thin(const fb_matmul_params& p, const Item<S::outputs>& item, int32_t first,
                            const typename S::Shared& shared) {
     const int chunks = item.width / chunk;
     constexpr int threads = 32 * multiplying_warps;
     FB_NO_UNROLL
-    for (int at = int(cluster_rank()) * threads + threadIdx.x; at < S::tokens * chunks;
+    for (int at = int(cluster_rank()) * threads + threadIdx.x; at < S::round * chunks;
          at += threads * int(cluster_size())) {
-        const int32_t row = item.row + at / chunks, output = item.output + at % chunks * chunk;
+        const int32_t row = first + at / chunks, output = item.output + at % chunks * chunk;
         if (row >= item.end || output >= p.outputs) continue;
         const float* const place = shared.sums + at / chunks * S::sum_stride + at % chunks * chunk;
         float gate[chunk], up[chunk];
@@ -114,17 +120,24 @@ FB_DEVICE void finish_thin(const fb_matmul_params& p, const Item<S::outputs>& it
     }
 }
 
-// Leaves sums of an item (turns are even or odd), waits for those of all blocks, finishes a part.
+// Leaves sums of an item round by round (even or odd), waits for those of all blocks, finishes a
+// part.
 template <bool scaled, class S>
 FB_DEVICE void share_sums(const fb_matmul_params& p, const Item<S::outputs>& item,
-                          typename S::Shared& shared, uint32_t parity, int group,
+                          typename S::Shared& shared, uint32_t& parity, int group,
                           const ThinSums<S>& sums) {
-    mbarrier_wait(shared_address(&shared.taken), parity ^ 1);
-    leave_sums<S>(shared, group, sums);
-    arrive_all(shared.landed, true);
-    mbarrier_wait_cluster(shared_address(&shared.landed), parity);
-    finish_thin<scaled, S>(p, item, shared);
-    arrive_all(shared.taken, false);
+    FB_NO_UNROLL
+    for (int first = 0; first < S::tokens && item.row + first < item.end; first += S::round) {
+        mbarrier_wait(shared_address(&shared.taken), parity ^ 1);
+        FB_UNROLL
+        for (int i = 0; i < S::tokens; i += S::round)
+            if (i == first) leave_sums<S>(shared, group, sums, i);
+        arrive_all(shared.landed, true);
+        mbarrier_wait_cluster(shared_address(&shared.landed), parity);
+        finish_thin<scaled, S>(p, item, item.row + first, shared);
+        arrive_all(shared.taken, false);
+        parity ^= 1;
+    }
 }
 
 // Barriers, by all threads of all blocks.

@@ -20,8 +20,8 @@ export interface OperatorKernel {
   readonly processorBlocks?: number;
   /** At most as many blocks as run at once, which take items in turn. */
   readonly persistent?: boolean;
-  /** Starts while the kernel before it drains, and waits for it: all operators do. */
-  readonly programmatic: true;
+  /** Starts while the kernel before it drains, and waits for it: all but late ones do. */
+  readonly programmatic: boolean;
 }
 
 const declaration = /^FB_(SPLIT_)?OPERATOR\(([^)]*)\)/gm;
@@ -47,17 +47,17 @@ export function operatorSources(): string[] {
  */
 export function operatorsOf(source: string, text: string): OperatorKernel[] {
   return [...text.matchAll(declaration)].flatMap(([line, split, list]) => {
-    const [entry, , threads, processorBlocks, itemRows, cluster, shared] = list
+    const [entry, , threads, processorBlocks, itemRows, cluster, shared, late] = list
       .split(",")
       .map((part) => part.trim());
     const number = (word = "") => {
       const stated = new RegExp(`^constexpr int ${word} = (\\d+);`, "m").exec(text)?.[1] ?? word;
       if (/^[1-9]\d*$/.test(stated)) return Number(stated);
-      const allowed = "five arguments, of which the third and those from the fifth are numbers";
+      const allowed = "five arguments, of which the third and the fifth to seventh are numbers";
       throw new OptionError(source, line, allowed, `state ${word} as \`constexpr int\`.`);
     };
     const rows = { threads: number(threads), itemRows: number(itemRows) };
-    const facts = { entry, source, ...rows, programmatic: true } as const;
+    const facts = { entry, source, ...rows, programmatic: late === undefined } as const;
     if (cluster === undefined) return [{ name: entry, ...facts }];
     const blocks = number(cluster);
     if (shared === undefined) return [{ name: entry, ...facts, cluster: blocks }];

@@ -11,13 +11,12 @@ interface Thin {
   readonly outputs: number;
 }
 
-const thin: readonly Thin[] = [
-  { tokens: 8, outputs: 128 },
-  { tokens: 16, outputs: 128 },
-  { tokens: 32, outputs: 128 },
-  { tokens: 64, outputs: 256 },
-  { tokens: 128, outputs: 128 },
-];
+const low: readonly Thin[] = [8, 16, 32].map((tokens) => ({ tokens, outputs: 128 }));
+/** By the bytes of an element. */
+const thin: Readonly<Record<1 | 2, readonly Thin[]>> = {
+  1: [...low, { tokens: 64, outputs: 256 }],
+  2: [...low, { tokens: 64, outputs: 128 }, { tokens: 128, outputs: 128 }],
+};
 
 /** The same of weights in codes, kernels/matmul/coded.cu. */
 const coded: readonly Thin[] = [
@@ -58,8 +57,7 @@ export function hopperKernel(x: Tensor, weight: Weight, wanted: Wanted): MatmulK
 function wgmmaKernel(x: Tensor, weight: Weight, wanted: Wanted, bytes: 1 | 2): MatmulKernel {
   const { processors } = x.device.properties;
   const each = wanted.rows / (weight.experts ?? 1);
-  const some = bytes === 1 ? thin.slice(0, -1) : thin;
-  const row = some.find(({ tokens }) => each <= tokens) ?? some.at(-1)!;
+  const row = thin[bytes].find(({ tokens }) => each <= tokens) ?? thin[bytes].at(-1)!;
   const hasRoom = bytes === 2 && row.tokens <= 32;
   const most = hasRoom ? readersMost.two : readersMost.one;
   const { items, split } = shareOf(x, weight, wanted.rows, row, most);

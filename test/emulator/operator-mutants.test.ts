@@ -14,6 +14,7 @@ const kernels = [
   "matmul_128",
   "matmul_thin_8_x1",
   "matmul_thin_32_x2",
+  "matmul_thin_64_x2",
   "matmul_thin_e4m3_32_x2",
   "matmul_coded_bf16_u8_8_x2",
   "matmul_wide_bf16",
@@ -45,8 +46,6 @@ const harmless: Record<string, string> = {
     "copies land when no thread can go on here, so that all have written",
   "thin.h, begin_thin: fence_mbarrier_init() #1": "likewise",
   "wide.cu, start_wide: fence_mbarrier_init() #1": "likewise",
-  "thin.h, share_sums: mbarrier_wait(shared_address(&shared.taken), parity ^ 1) #1":
-    "a warp reads its share of the sums at one go here",
   "coded.cu, multiply_coded: __syncwarp() #1":
     "lanes meet in the last product, behind all that they read",
 };

@@ -139,6 +139,8 @@ const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
   matmul_32: (device) => multiplied(device, 20, { invariant: true }),
   matmul_128: (device) => multiplied(device, 140, { invariant: true }),
   matmul_thin_32_x2: (device) => multiplied(device, 20, {}, [120, 1032]),
+  // Sums are shared in several rounds.
+  matmul_thin_64_x2: (device) => multiplied(device, 60, {}, [120, 1032]),
   // More items than blocks.
   matmul_thin_8_x1: (device) => multiplied(device, 5, {}, [1300, 456]),
   matmul_thin_e4m3_32_x2: (device) => multipliedFp8(device, 20, 120),
