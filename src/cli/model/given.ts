@@ -10,7 +10,12 @@ interface Given extends SpeculateArguments {
   randomWeights?: boolean;
   tp?: number;
   dcp?: number;
+  deterministic?: boolean;
+  lora?: Readonly<Record<string, string>>;
 }
+
+/** What an engine of several ranks does not take. */
+const ofOneRank = ["deterministic", "speculate", "lora"] as const;
 
 /** Throws an OptionError for what cannot go together or is not there, before anything is loaded. */
 export function requireGiven(model: string, options: Given): void {
@@ -36,7 +41,11 @@ function requireHere(option: string, path: string, allowed: string): void {
   if (!isModelHere(path)) throw new OptionError(option, path, allowed, modelFix(path));
 }
 
-function requireRanks({ tp = 1, dcp = 1 }: Given): void {
+function requireRanks(options: Given): void {
+  const { tp = 1, dcp = 1 } = options;
+  const other = tp > 1 ? ofOneRank.find((option) => options[option] !== undefined) : undefined;
+  if (other !== undefined)
+    throw new OptionError("--tp", tp, `left out beside --${other}`, "leave one of the two out.");
   if (dcp === 1 || dcp === tp) return;
   const allowed = tp === 1 ? "1 without --tp" : `1 or ${tp}, as many ranks as --tp says`;
   throw new OptionError("--dcp", dcp, allowed, `give --tp ${dcp} too.`);
