@@ -19,7 +19,8 @@ function program(): Command {
     .helpOption("-h, --help", "print this help")
     .helpCommand("help [command]", "print the help of a command")
     .exitOverride()
-    .configureOutput({ outputError: (text, write) => write(`flashbun: ${oneLine(text)}\n`) });
+    // `report` says them, with what helps.
+    .configureOutput({ outputError: () => {} });
   addModelCommands(root, (code) => void (exitCode = code));
   addReplay(root);
   root
@@ -120,12 +121,24 @@ function addReplayOptions(command: Command): void {
     );
 }
 
-/** Commander puts suggestions on a line of their own. */
-function oneLine(text: string): string {
-  return text
-    .replace(/^error: /, "")
+/** What helps against commander's errors, by their codes. */
+const fixes: Readonly<Record<string, string>> = {
+  "commander.missingArgument": "add it; --help says what it is.",
+  "commander.optionMissingArgument": "add its value; --help says what it is.",
+  "commander.missingMandatoryOptionValue": "add it; --help says what it is.",
+  "commander.conflictingOption": "leave one of the two out.",
+  "commander.unknownOption": "leave it out; --help lists the options.",
+  "commander.unknownCommand": "--help lists the commands.",
+  "commander.excessArguments": "leave them out, or put quotes around words that are one argument.",
+};
+
+/** A sentence of commander's, which puts suggestions on a line of their own, and what helps. */
+function usageSaid({ code, message }: CommanderError): string {
+  const said = message
+    .replace(/^error: |\.\s*$/g, "")
     .trim()
     .replace(/\s*\n\s*/g, " ");
+  return `${said}. Fix: ${fixes[code] ?? "--help says what there is."}`;
 }
 
 /** Options that the library knows by another name. */
@@ -135,7 +148,8 @@ const aliases: Record<string, string> = { kind: "device", "speculate.model": "sp
  * The library's name of an option, such as pageSize, as it is typed here: --page-size. Others that
  * the sentence names are too, where they cannot be words.
  */
-function asTyped({ option, message }: OptionError, root: Command): string {
+function asTyped({ option, message: said }: OptionError, root: Command): string {
+  const message = said.replace("(got undefined)", "(got nothing)");
   const options = root.commands
     .flatMap((command) => [command, ...command.commands])
     .flatMap((command) => command.options);
@@ -153,7 +167,12 @@ function asTyped({ option, message }: OptionError, root: Command): string {
 
 /** Says what went wrong in one sentence; a stack is only for unexpected errors. */
 function report(error: unknown, root: Command): number {
-  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+  if (error instanceof CommanderError) {
+    if (error.exitCode === 0) return 0;
+    // The help of a command that needs another one has been printed.
+    if (error.code !== "commander.help") process.stderr.write(`flashbun: ${usageSaid(error)}\n`);
+    return 2;
+  }
   if (error instanceof OptionError) {
     process.stderr.write(`flashbun: ${asTyped(error, root)}\n`);
     return 2;

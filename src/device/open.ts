@@ -98,7 +98,7 @@ function openCuda(ordinal: number, options: DeviceOptions, limit: number, why: s
     const fix = 'open "cpu", or leave it out.';
     throw new OptionError(option, options[option], "left out for a CUDA device", fix);
   }
-  const { deviceCount } = openDriver();
+  const { deviceCount } = driverFor(ordinal);
   if (ordinal >= deviceCount) {
     const allowed = `below ${deviceCount}, the GPUs that the driver shows`;
     throw new OptionError("kind", `cuda:${ordinal}`, allowed, 'open "cuda:0", or "auto".');
@@ -106,6 +106,17 @@ function openCuda(ordinal: number, options: DeviceOptions, limit: number, why: s
   const status = native().fb_device_open(1, ordinal, 0, limit, opened);
   check(status, `open cuda:${ordinal}`);
   return { kind: "cuda", ordinal, handle: valueOf(opened), why };
+}
+
+/** The driver, without which the GPU that was asked for is not there. */
+function driverFor(ordinal: number): Driver {
+  try {
+    return openDriver();
+  } catch (error) {
+    if (!(error instanceof DriverError)) throw error;
+    const fix = "take cpu, or a machine with a GPU and a driver for CUDA 12.4 or later.";
+    throw new DriverError(`cuda:${ordinal}: ${error.message}. Fix: ${fix}`, error.absent);
+  }
 }
 
 function openCpu(options: DeviceOptions, limit: number, why: string): Opened {

@@ -63,8 +63,13 @@ describe("wrong arguments: exit code 2 and one sentence", () => {
       ["replay", "--trace", "a", "--rate", "2"],
       /'--rate <f>' cannot be used with .*'--trace <file>'/,
     ],
-    [["replay", "trace.csv"], /too many arguments/],
-    [["rerun"], /unknown command 'rerun'/],
+    [["replay", "trace.csv"], /too many arguments .*: trace\.csv\. Fix: /],
+    [["rerun"], /unknown command 'rerun'\. Fix: --help lists the commands\./],
+    [["serve"], /missing required argument 'model'\. Fix: add it; --help /],
+    [["debloat", "restore", "x"], /required option '--sidecar <path>' not specified\. Fix: /],
+    [["chat", "x", "--temperature", "-1"], /--temperature must be a number .* \(got "-1"\)/],
+    [["chat", "x", "--branches", "3,x"], /--branches must be a list .* \(got "3,x"\)/],
+    [["bench"], /model must be .*, unless --url is given \(got nothing\)\. Fix: flashbun bench /],
   ];
   test.each(wrong)("%j", async (args, sentence) => {
     const { code, out, err } = await flashbun(...args);
@@ -72,6 +77,7 @@ describe("wrong arguments: exit code 2 and one sentence", () => {
     expect(out).toBe("");
     expect(err).toMatch(sentence);
     expect(err).toStartWith("flashbun: ");
+    expect(err).toMatch(/ Fix: .+\.\n$/);
     expect(err.trimEnd().split("\n").length).toBe(1);
   });
 

@@ -31,7 +31,9 @@ describe("without a driver", () => {
 
   test("a GPU asked for by name is a typed error that says what was looked for", async () => {
     const { stdout } = await script(`await $.Device.open("cuda:0")`, env);
-    expect(stdout).toMatch(/^DriverError .*no-such-libcuda\.so/);
+    expect(stdout).toMatch(
+      /^DriverError cuda:0: .*no-such-libcuda\.so.* Fix: take cpu, or a machine /,
+    );
   });
 
   test("auto takes the CPU and says why", async () => {

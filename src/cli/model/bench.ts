@@ -13,6 +13,7 @@ import { wordCount } from "../bench/words.ts";
 import { requireWritable, textStream, writeWhole } from "../outputs.ts";
 import { table } from "../table.ts";
 import { type EngineArguments, onSignals, openEngine } from "./engine.ts";
+import { modelPlaces } from "./given.ts";
 
 /** Options of `flashbun bench`. */
 export interface BenchArguments extends EngineArguments {
@@ -117,8 +118,8 @@ async function subjectOf(model: string | undefined, options: BenchArguments): Pr
     if (value !== false)
       throw new OptionError(option, value, "beside --url", "it says how a server is asked.");
   if (model === undefined) {
-    const allowed = "a folder, a .gguf file or smollm2, or --url";
-    throw new OptionError("model", model, allowed, "name what is to be measured.");
+    const allowed = `${modelPlaces}, unless --url is given`;
+    throw new OptionError("model", model, allowed, "flashbun bench smollm2.");
   }
   const engine = await openEngine(model, options);
   return {

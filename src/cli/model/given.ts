@@ -5,6 +5,10 @@ import type { SpeculateArguments } from "./speculate.ts";
 /** The name of the model that pip fetches. */
 export const builtIn = "smollm2";
 
+/** What a model may be. */
+export const modelPlaces =
+  "a Hugging Face folder, a .gguf file, org/name in the hub's cache, or smollm2";
+
 /** Options of an engine that exclude one another, or name a model. */
 interface Given extends SpeculateArguments {
   randomWeights?: boolean;
@@ -24,8 +28,7 @@ export function requireGiven(model: string, options: Given): void {
   // Then both are shapes.
   if (options.randomWeights) return;
   const { speculate = "prompt-lookup" } = options;
-  const allowed = "a Hugging Face folder, a .gguf file, org/name in the hub's cache, or smollm2";
-  if (model !== builtIn) requireHere("model", model, allowed);
+  if (model !== builtIn) requireHere("model", model, modelPlaces);
   if (![builtIn, "prompt-lookup"].includes(speculate))
     requireHere("--speculate", speculate, "prompt-lookup or a model's path");
 }

@@ -1,4 +1,5 @@
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Command, Option } from "commander";
+import { OptionError } from "../../errors.ts";
 import { lengthsOf } from "../bench/lengths.ts";
 import { adapterFolders, device, integer, oneOf, positive, serverUrl } from "../parse.ts";
 import type { BenchArguments } from "./bench.ts";
@@ -244,13 +245,15 @@ function addSampling(command: Command): Command {
 function branches(text: string): number[] {
   const counts = text.split(",").map(Number);
   if (counts.every((count) => Number.isInteger(count) && count > 0 && count <= 64)) return counts;
-  throw new InvalidArgumentError("it is a list of whole numbers from 1 to 64, such as 3,2.");
+  const allowed = "a list of whole numbers from 1 to 64";
+  throw new OptionError("--branches", text, allowed, "give --branches 3,2, say.");
 }
 
 function temperature(text: string): number {
   const value = Number(text);
   if (text.trim() !== "" && value >= 0 && value <= 100) return value;
-  throw new InvalidArgumentError("it is a number from 0 to 100.");
+  const fix = "give --temperature such a number.";
+  throw new OptionError("--temperature", text, "a number from 0 to 100", fix);
 }
 
 function examples(...lines: string[]): string {
