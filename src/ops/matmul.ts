@@ -54,7 +54,8 @@ export interface MatmulOptions {
   roundRows?: boolean;
   /**
    * True: the weight is written, and nothing that is queued writes it any more. Reading it may then
-   * begin while the kernels before still run (compute capability 9.0, few rows). Default false.
+   * begin while the kernels before still run: on compute capability 9.0, for few rows (not 33 to 64
+   * of 16 bits) of a dense or fp8 weight's own type, without groups or `invariant`. Default false.
    */
   settled?: boolean;
   /** Takes the result: of x's dtype or f32; apart from all inputs but the residual. */
