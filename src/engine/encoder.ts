@@ -11,6 +11,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import { openCheckpoint } from "../weights/open.ts";
 import { type Pooling, poolingIn } from "../weights/pooling.ts";
 import { EncoderClosedError } from "./closed.ts";
+import { Health } from "./health.ts";
 import { Prompts } from "./prompts.ts";
 
 /** Where an encoder runs. */
@@ -43,6 +44,8 @@ export class Encoder implements AsyncDisposable {
   readonly #pooling: Pooling;
   readonly #tokenBudget: number;
   readonly #name: string;
+  /** @internal Whether the device works. */
+  readonly health: Health;
   /** Settles when those who asked before have their vectors. */
   #turn: Promise<unknown> = Promise.resolve();
   #closed = false;
@@ -56,6 +59,7 @@ export class Encoder implements AsyncDisposable {
     tokenBudget: number,
   ) {
     this.#states = states;
+    this.health = new Health(device);
     this.#prompts = prompts;
     this.#pooling = pooling;
     this.#tokenBudget = tokenBudget;
@@ -145,6 +149,7 @@ export class Encoder implements AsyncDisposable {
       await before;
       return await this.#vectors(texts);
     });
+    turn.catch((error: unknown) => this.health.look(error));
     this.#turn = Promise.allSettled([before, turn]).then(() => {});
     return await turn;
   }

@@ -50,6 +50,8 @@ export class Engine implements AsyncDisposable {
   readonly #prompts: Prompts;
   readonly #grammars: Grammars;
   readonly #live: Live;
+  /** @internal Whether the device works. */
+  readonly health: StepLoop["health"];
   #lastId = 0;
   #closed = false;
 
@@ -71,6 +73,7 @@ export class Engine implements AsyncDisposable {
     this.#grammars = new Grammars(prompts.tokenizer, model.shape.vocabulary);
     this.#sampler = new Sampler(model, limits.maxBatch);
     this.#loop = new StepLoop(model, this.#sampler, limits, ranks, drafter);
+    this.health = this.#loop.health;
     this.#live = new Live(this.#loop.scheduler, model.cache.pool);
     if (ranks !== undefined && this.rank === 0) this.#loop.keepTurning(ranks.comm.timeoutMs / 4);
   }
@@ -82,7 +85,7 @@ export class Engine implements AsyncDisposable {
 
   /** Resolves with the reason when the device or a rank is lost: all has to start again then. */
   get lost(): Promise<unknown> {
-    return this.#loop.lost;
+    return this.health.lost;
   }
 
   /**
@@ -122,7 +125,7 @@ export class Engine implements AsyncDisposable {
     // Between two steps this thread has little to do: none is left to it.
     const isFree = kind === "cpu" && !process.env["FLASHBUN_THREADS"];
     const threads = isFree ? { threads: availableParallelism() } : {};
-    const { speculate, deterministic = false } = options;
+    const { speculate, deterministic = false, randomWeights = false } = options;
     const ranks = ranksFor(options.tp, deterministic);
     if (speculate !== undefined) checkSpeculate(speculate, ranks !== undefined, deterministic);
     const adapters = new AdapterNames(options.adapters ?? {});
@@ -141,7 +144,6 @@ export class Engine implements AsyncDisposable {
     const met = ranks && (await meet(device, ranks, { version, config, dtype, ...limits, ...cut }));
     if (met !== undefined) made.use(met.comm);
     const sizes = { dtype, ...cut, ...limits, deterministic, ranks: met?.comm };
-    const { randomWeights = false } = options;
     const forDrafts = { device, tokenizer: prompts.tokenizer, randomWeights, sizes };
     const drafter = speculate && made.use(await drafterOf(speculate, forDrafts));
     const model = made.use(await Model.load(device, checkpoint, { ...sizes, drafter }));
@@ -159,8 +161,8 @@ export class Engine implements AsyncDisposable {
     if (this.#closed) throw new EngineClosedError();
     if (this.rank !== 0) throw new OptionError("rank", this.rank, "0", "ask rank 0, and follow().");
     checkGenerateOptions(options);
-    const adapter = this.adapterNames.idOf(options.adapter);
-    const { signal, stopTokens = [], ignoreEnd = false, priority = 0 } = options;
+    const { adapter: name, signal, stopTokens = [], ignoreEnd = false, priority = 0 } = options;
+    const adapter = this.adapterNames.idOf(name);
     signal?.throwIfAborted();
     const sampling = samplingFor(options.sampling ?? {}, this.#checkpoint.sampling);
     this.#checkBiased(sampling.logitBias);
@@ -175,7 +177,6 @@ export class Engine implements AsyncDisposable {
       generation.end("abort", failure);
     };
     const { tokenizer, adapterNames } = this;
-    const { adapter: name } = options;
     const id = ++this.#lastId;
     const generation: Generation = new Generation(id, tokenizer, sampling, name, parts, leave);
     const add = (ids: Int32Array) => {

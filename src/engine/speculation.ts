@@ -2,6 +2,7 @@ import type { Job } from "../serve/job.ts";
 import type { Scheduler } from "../serve/scheduler.ts";
 import type { Step } from "../serve/step.ts";
 import type { Drafter, Drafts } from "./drafter.ts";
+import type { Health } from "./health.ts";
 import type { Generation } from "./request.ts";
 import type { Chosen } from "./sampler.ts";
 import { adjusts } from "./sampling.ts";
@@ -32,6 +33,7 @@ export class Speculation {
     readonly drafter: Drafter,
     scheduler: Scheduler,
     private readonly vocabulary: number,
+    private readonly health: Health,
   ) {
     this.#scheduler = scheduler;
   }
@@ -62,6 +64,8 @@ export class Speculation {
     } catch (error) {
       this.#isOn = false;
       for (const { generation } of requests) this.drafter.forget(generation);
+      // On a lost device no request goes on.
+      if (this.health.look(error) !== "ok") return;
       process.emitWarning(`drafts failed, and requests go on without them: ${String(error)}`, {
         type: "FlashbunWarning",
         code: "FLASHBUN_DRAFTS",

@@ -5,6 +5,7 @@ import { Scheduler } from "../serve/scheduler.ts";
 import type { Step } from "../serve/step.ts";
 import type { LogitParts } from "../models/logit-parts.ts";
 import type { Model } from "../models/model.ts";
+import { Health } from "./health.ts";
 import type { Generation } from "./request.ts";
 import type { LoopCounts } from "./stats.ts";
 import { mostOf } from "./sampling.ts";
@@ -61,7 +62,7 @@ export class StepLoop {
   #left: number[] = [];
   /** What no step can follow: with it the ranks are no longer alike. */
   #broken: unknown;
-  readonly #lost = Promise.withResolvers<unknown>();
+  readonly health: Health;
   #beat: Timer | undefined;
 
   /**
@@ -76,6 +77,7 @@ export class StepLoop {
     drafter?: Drafter,
   ) {
     this.#model = model;
+    this.health = new Health(model.device);
     this.#sampler = sampler;
     this.#tokens = new Int32Array(tokenBudget);
     this.scheduler = new Scheduler(model.cache.pool, {
@@ -83,7 +85,9 @@ export class StepLoop {
       maxBatch,
       reserve: (sequences, newTokens, tokens) => model.reserve(sequences, newTokens, tokens),
     });
-    this.#speculation = drafter && new Speculation(drafter, this.scheduler, model.shape.vocabulary);
+    const { vocabulary } = model.shape;
+    this.#speculation =
+      drafter && new Speculation(drafter, this.scheduler, vocabulary, this.health);
   }
 
   /** What came of drafts. */
@@ -112,11 +116,6 @@ export class StepLoop {
   /** Whether a request that has not ended is such. */
   has(is: (generation: Generation) => boolean): boolean {
     return this.#generations.values().some(is);
-  }
-
-  /** Resolves with the reason when the device or a rank is lost: no step follows. */
-  get lost(): Promise<unknown> {
-    return this.#lost.promise;
   }
 
   /** Runs turns without requests too, so that ranks that follow know that this one is there. */
@@ -200,9 +199,10 @@ export class StepLoop {
       await running?.choices.read().catch(() => {});
     } catch (error) {
       // Not even the step was given back: whoever waits gets the reason.
+      this.health.look(error);
       if (this.followers !== undefined) {
         this.#broken = error;
-        this.#lost.resolve(error);
+        this.health.lose(error);
         this.followers.comm.abort();
       }
       for (const generation of [...this.#generations.values()]) this.abort(generation, error);
@@ -268,7 +268,7 @@ export class StepLoop {
   }
 
   #abortAll(jobs: readonly Job[], failure: unknown): void {
-    if (this.#model.device.failure() !== undefined) this.#lost.resolve(failure);
+    this.health.look(failure);
     for (const { id } of jobs) {
       const generation = this.#generations.get(id);
       if (generation !== undefined) this.abort(generation, failure);

@@ -173,8 +173,9 @@ export class ApiServer {
   readonly #gets: Readonly<Record<string, Handler>> = {
     "/v1/models": () => Response.json({ object: "list", data: this.#models() }),
     "/health": () => {
-      const isLost = this.#engine.device.failure() !== undefined;
-      const status = isLost ? "lost" : this.#visits.closing ? "draining" : "ok";
+      const used = [this.#engine, ...(this.#embeddings ? [this.#embeddings.encoder] : [])];
+      const failed = used.map(({ health }) => health.look()).find((found) => found !== "ok");
+      const status = failed ?? (this.#visits.closing ? "draining" : "ok");
       return Response.json({ status }, { status: status === "ok" ? 200 : 503 });
     },
     "/live": () => Response.json(this.#live()),

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { DraftModel } from "../../src/engine/draft-model.ts";
 import { Engine, type EngineOptions, type GenerateOptions } from "../../src/engine/index.ts";
 import { answerOf, expectNoLeaks, expectSame, partlyRight } from "../support/answers.ts";
+import { breakDevice } from "../support/broken-device.ts";
 import { sweep } from "../support/deep.ts";
 import { type Random, seeded } from "../support/random.ts";
 import { gpuTarget } from "../support/targets.ts";
@@ -456,3 +457,36 @@ test("what is wrong is said", async () => {
     /speculate.branches must be left out for a model with windows/,
   );
 });
+
+test.each([false, true])(
+  "drafts of a lost device end the engine (and forgetting them fails: %p)",
+  async (fails) => {
+    await using engine = await Engine.load(path, { speculate: { method: "prompt-lookup" } });
+    const { device } = engine;
+    const drafter = engine.drafter!;
+    drafter.draft = async () => {
+      await breakDevice(device);
+      throw device.failure();
+    };
+    const forget = drafter.forget.bind(drafter);
+    drafter.forget = (generation) => {
+      drafter.forget = forget;
+      if (fails) throw new Error("injected");
+      forget(generation);
+    };
+    const warned: unknown[] = [];
+    const note = (warning: Error) => warned.push(warning);
+    process.on("warning", note);
+    try {
+      const text = engine.generate({ prompt: "hello", maxTokens: 8 }).text();
+      expect(await text.catch(String)).toMatch(
+        fails ? /injected/ : /probe_spin failed with status 7/,
+      );
+      expect(Bun.peek.status(engine.lost)).toBe("fulfilled");
+      await Bun.sleep(0);
+    } finally {
+      process.off("warning", note);
+    }
+    expect(warned).toEqual([]);
+  },
+);

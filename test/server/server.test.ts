@@ -4,8 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import OpenAI from "openai";
 import { Encoder, Engine } from "../../src/engine/index.ts";
-import { ProbeParams } from "../../src/ffi/params.gen.ts";
 import { ApiServer } from "../../src/server/index.ts";
+import { breakDevice } from "../support/broken-device.ts";
 import { writeTinyBert } from "../support/tiny-bert.ts";
 import { naiveGreedy, tinyModel, writeFolder } from "../support/tiny-llama.ts";
 import { llamaTargets, merged, tinyAdapter, writeAdapter } from "../support/tiny-lora.ts";
@@ -368,17 +368,36 @@ test("a lost device fails what runs, the health check and the engine", async () 
   const own = new ApiServer(broken, { model: "tiny", port: 0 });
   const health = () => fetch(`${own.url}/health`);
   expect((await health()).status).toBe(200);
-  const { device } = broken;
-  const params = new ProbeParams();
-  params.fail = 7;
-  device.launch(device.stream, device.kernel("probe_spin"), params, 1);
-  await device.stream.done().catch(() => {});
+  await breakDevice(broken.device);
+  expect(Bun.peek.status(broken.lost)).toBe("pending");
   const answer = await health();
   expect([answer.status, await answer.json()]).toEqual([503, { status: "lost" }]);
+  // Without a request too, so that a server that nobody asks ends.
+  expect(Bun.peek.status(broken.lost)).toBe("fulfilled");
   const body = JSON.stringify({ ...greedy, messages });
   const asked = await fetch(`${own.url}/v1/chat/completions`, { method: "POST", body });
   expect(asked.status).toBe(500);
   expect(String(await broken.lost)).toContain("probe_spin failed with status 7");
+  await broken[Symbol.asyncDispose]();
+  const closed = await health();
+  expect([closed.status, await closed.json()]).toEqual([503, { status: "closed" }]);
+  await own.stop(0);
+});
+
+test.each(["a probe", "a request"])("%s finds the device of embeddings lost", async (by) => {
+  await using encoder = await Encoder.load(writeTinyBert(join(folder, "broken")));
+  const own = new ApiServer(engine, {
+    model: "tiny",
+    port: 0,
+    embeddings: { model: "bert", encoder },
+  });
+  expect((await fetch(`${own.url}/health`)).status).toBe(200);
+  await breakDevice(encoder.device);
+  if (by === "a request") expect(await encoder.embed(["a"]).catch(String)).toContain("status 7");
+  else expect(await (await fetch(`${own.url}/health`)).json()).toEqual({ status: "lost" });
+  expect(Bun.peek.status(encoder.health.lost)).toBe("fulfilled");
+  expect((await fetch(`${own.url}/health`)).status).toBe(503);
+  expect(Bun.peek.status(engine.lost)).toBe("pending");
   await own.stop(0);
 });
 

@@ -44,7 +44,8 @@ export async function serveCommand(model: string, options: ServeArguments): Prom
   // A second signal does not wait.
   using _ = onSignals(() => (asked++ === 0 ? resolve() : void server.stop(0)));
   let lost: unknown;
-  await Promise.race([promise, engine.lost.then((reason) => (lost = reason))]);
+  const losses = [engine.health, ...(encoder ? [encoder.health] : [])].map((each) => each.lost);
+  await Promise.race([promise, Promise.race(losses).then((reason) => (lost = reason))]);
   if (lost !== undefined) {
     process.stderr.write(`flashbun: ${(lost as Error).message}\n`);
     await server.stop(0);
