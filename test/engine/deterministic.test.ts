@@ -6,6 +6,7 @@ import { Engine, type EngineOptions, type GenerateOptions } from "../../src/engi
 import { answerOf, expectNoLeaks, partlyRight } from "../support/answers.ts";
 import { seeded } from "../support/random.ts";
 import { gpuTarget } from "../support/targets.ts";
+import { tinyConfig } from "../support/tiny-config.ts";
 import { tinyModel, vocabularySize, writeFolder, writeGguf } from "../support/tiny-llama.ts";
 import { llamaTargets, tinyAdapter, writeAdapter } from "../support/tiny-lora.ts";
 
@@ -23,16 +24,7 @@ const adapters = {
 /** Random weights of a family. */
 function familyPath(model_type: string, fields: object = {}): string {
   const config = join(folder, `${model_type}.json`);
-  const decoder = {
-    num_hidden_layers: 2,
-    hidden_size: 64,
-    intermediate_size: 96,
-    num_attention_heads: 4,
-    num_key_value_heads: 2,
-    head_dim: 16,
-    vocab_size: 300,
-    max_position_embeddings: 2400,
-  };
+  const decoder = { ...tinyConfig, max_position_embeddings: 2400 };
   writeFileSync(config, JSON.stringify({ ...decoder, ...fields, model_type }));
   return config;
 }

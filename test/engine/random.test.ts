@@ -6,20 +6,12 @@ import { Engine } from "../../src/engine/index.ts";
 import { Config } from "../../src/models/config.ts";
 import { familyOf } from "../../src/models/families.ts";
 import { namedShapes } from "../../src/weights/shapes.ts";
+import { tinyConfig } from "../support/tiny-config.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "flashbun-random-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-const tiny = {
-  num_hidden_layers: 2,
-  hidden_size: 64,
-  intermediate_size: 96,
-  num_attention_heads: 4,
-  num_key_value_heads: 2,
-  head_dim: 16,
-  vocab_size: 300,
-  max_position_embeddings: 64,
-};
+const tiny = { ...tinyConfig, max_position_embeddings: 64 };
 const mixture = {
   num_experts: 4,
   num_local_experts: 4,

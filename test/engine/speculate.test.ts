@@ -9,6 +9,7 @@ import { breakDevice } from "../support/broken-device.ts";
 import { sweep } from "../support/deep.ts";
 import { type Random, seeded } from "../support/random.ts";
 import { gpuTarget } from "../support/targets.ts";
+import { tinyConfig } from "../support/tiny-config.ts";
 import { naiveLogits, tinyModel, vocabularySize, writeFolder } from "../support/tiny-llama.ts";
 
 const shape = { layers: 2, hidden: 32, intermediate: 48, queryHeads: 4, kvHeads: 2, headDim: 8 };
@@ -255,16 +256,7 @@ test("what a draft model takes is no work of this thread", async () => {
   expect(busySeconds - hostSeconds).toBeGreaterThan(0.9 * waited);
 });
 
-const decoder = {
-  num_hidden_layers: 2,
-  hidden_size: 64,
-  intermediate_size: 96,
-  num_attention_heads: 4,
-  num_key_value_heads: 2,
-  head_dim: 16,
-  vocab_size: 300,
-  max_position_embeddings: 1024,
-};
+const decoder = { ...tinyConfig, max_position_embeddings: 1024 };
 const latent = {
   num_key_value_heads: 4,
   kv_lora_rank: 24,
