@@ -6,6 +6,7 @@ import { operatorKernels } from "../../src/jit/operators.ts";
 import { expand } from "../../src/jit/specialization.ts";
 import { emulatedLibrary } from "../support/targets.ts";
 import { each, imageOf, outcomeOf, schedules, withoutEachWait, wrong } from "./mutants.ts";
+import type { Mutant } from "./mutants.ts";
 import type { Job } from "./run-operator.ts";
 
 /** Kernels of which blocks, and clusters, work on rows together. */
@@ -13,7 +14,7 @@ const kernels = [
   "matmul_32",
   "matmul_128",
   "matmul_thin_8_x1",
-  "matmul_thin_32_x2",
+  "matmul_thin_32_x4",
   "matmul_thin_64_x2",
   "matmul_thin_e4m3_32_x2",
   "matmul_coded_bf16_u8_8_x2",
@@ -22,7 +23,9 @@ const kernels = [
   "moe_route",
   "argmax_long",
   "norm_long",
+  "norm_even_few",
   "norm_even_long",
+  "norm_even_wide",
   "quantize_even_long",
   "sample_rows",
   "sample_rows_cluster",
@@ -58,6 +61,11 @@ function run(kernel: string, order: string, image?: string): Promise<string> {
   return outcomeOf("run-operator.ts", job, order, 4);
 }
 
+/** Even norms have teams of other sizes: what orders them has to be needed in each. */
+function nameOf(kernel: string, { name }: Mutant): string {
+  return kernel.startsWith("norm_even_") ? `${kernel}: ${name}` : name;
+}
+
 /** The text without the source's other kernels: a mutant is then compiled sooner. */
 function alone(entry: string, text: string): string {
   return text.replace(/^FB_(?:SPLIT_)?OPERATOR\((\w+)[^]*?^}$/gm, (whole, name) =>
@@ -82,7 +90,7 @@ describe.skipIf(skipped)("a kernel that shares rows", () => {
         .filter(({ name }) => !name.includes("pdl_wait"))
         .map((mutant) => ({ of, mutant })),
     );
-    const byName = Map.groupBy(all, ({ mutant }) => mutant.name);
+    const byName = Map.groupBy(all, ({ of, mutant }) => nameOf(of.kernel, mutant));
     const found = await each([...byName], async ([name, some]) => {
       for (const { of, mutant } of some) {
         const image = await imageOf(mutant.text, folder);
