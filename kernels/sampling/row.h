@@ -2,6 +2,7 @@
 #pragma once
 #include "select.h"
 #include "../params/sampling.h"
+#include "../ptx/fence.h"
 #include "../ptx/math.h"
 
 // ---- facts
@@ -108,6 +109,8 @@ template <int size> struct Row {
                 }
             }
         }
+        // The next row's copies write here, too.
+        fence_proxy_async_shared();
     }
 
     // The first pass over the row.
