@@ -16,7 +16,7 @@ interface LlamaContext {
 }
 interface LlamaSequence {
   evaluate(tokens: number[], options: object): AsyncIterable<number>;
-  dispose(): void;
+  clearHistory(): Promise<void>;
 }
 
 /** Tokens of a context are a multiple of it. */
@@ -58,20 +58,24 @@ export class Llama implements AsyncDisposable {
   }
 }
 
-/** One context; each request takes one of its sequences. */
+/** One context; each request takes one of its sequences and gives it back empty. */
 class LlamaTarget implements Target, AsyncDisposable {
+  // A sequence that is disposed of is free some time later only.
+  private readonly idle: LlamaSequence[] = [];
+
   constructor(private readonly context: LlamaContext) {}
 
   async ask({ prompt, outputTokens }: BenchRequest, asking: Asking): Promise<Asked> {
     const { temperature, now } = asking;
     const askedMs = now();
     const times: number[] = [];
-    const sequence = this.context.getSequence();
+    const sequence = this.idle.pop() ?? this.context.getSequence();
     for await (const _ of sequence.evaluate([...prompt], { temperature, yieldEogToken: true })) {
       times.push(now());
       if (times.length === outputTokens) break;
     }
-    sequence.dispose();
+    await sequence.clearHistory();
+    this.idle.push(sequence);
     const counts = { promptTokens: prompt.length, cachedTokens: 0, outputTokens: times.length };
     return { askedMs, answersMs: [times], ...counts };
   }
