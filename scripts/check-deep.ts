@@ -1,7 +1,7 @@
 /**
  * Runs whole the sweeps over random cases of which `bun run check` runs a slice (test/support/deep
- * .ts), and says on its last line how many passed and failed. SEED=n takes the cases of another
- * seed.
+ * .ts) and the GPU's tests in more orders, and says on its last line how many passed and failed.
+ * SEED=n takes the cases of another seed.
  *
  * Usage: bun run check:deep [arguments of bun test]
  */
@@ -16,19 +16,30 @@ await prepareTests();
 const files = globSync("test/**/*.test.ts", { cwd: root })
   .filter((file) => readFileSync(join(root, file), "utf8").includes("support/deep.ts"))
   .sort();
-const child = Bun.spawn([...bunTest, ...files, ...process.argv.slice(2)], {
-  cwd: root,
-  env: { ...process.env, FLASHBUN_DEEP: "1" },
-  stdio: ["inherit", "inherit", "pipe"],
-});
+const commands = [
+  [...bunTest, ...files, ...process.argv.slice(2)],
+  [process.execPath, "scripts/test-schedules.ts", ...process.argv.slice(2)],
+];
 let said = "";
-for await (const chunk of child.stderr) {
-  process.stderr.write(chunk);
-  said += new TextDecoder().decode(chunk);
+let failedCommands = 0;
+for (const command of commands) {
+  const child = Bun.spawn(command, {
+    cwd: root,
+    env: { ...process.env, FLASHBUN_DEEP: "1" },
+    stdio: ["inherit", "inherit", "pipe"],
+  });
+  for await (const chunk of child.stderr) {
+    process.stderr.write(chunk);
+    said += new TextDecoder().decode(chunk);
+  }
+  if ((await child.exited) !== 0) failedCommands++;
 }
-const countOf = (word: string) =>
-  Number(new RegExp(`^ *(\\d+) ${word}$`, "m").exec(said)?.[1] ?? 0);
-const code = await child.exited;
-const failed = code === 0 ? 0 : Math.max(1, countOf("fail"));
-process.stdout.write(`${countOf("pass")} passed, ${failed} failed\n`);
+/** Every run of tests says how many passed and failed. */
+const sumOf = (word: string) =>
+  [...said.matchAll(new RegExp(`^ *(\\d+) ${word}$`, "gm"))].reduce(
+    (sum, [, n]) => sum + Number(n),
+    0,
+  );
+const failed = Math.max(failedCommands, sumOf("fail"));
+process.stdout.write(`${sumOf("pass")} passed, ${failed} failed\n`);
 process.exitCode = failed > 0 ? 1 : 0;

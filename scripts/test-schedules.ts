@@ -1,6 +1,7 @@
 /**
  * Runs the test files of the GPU on the emulated one under schedules other than the first come,
- * first served that `bun test` takes, and some of the tests on one of an older generation.
+ * first served that `bun test` takes, and some of the tests on one of an older generation: greedy
+ * and one random order, whose seed SEED=n names, or with FLASHBUN_DEEP=1 three.
  * FLASHBUN_EMULATOR and `bun run test:gpu` repeat one of them.
  *
  * Usage: bun scripts/test-schedules.ts [arguments of bun test]
@@ -9,7 +10,8 @@ import { emulatedLibrary } from "../test/support/targets.ts";
 import { fewTests, findGpu, gpuTests } from "./test-gpu.ts";
 import { run } from "./toolchain.ts";
 
-const seeds = [1, 2, 3];
+const first = Number(process.env["SEED"] ?? 1);
+const seeds = process.env["FLASHBUN_DEEP"] === "1" ? [first, first + 1, first + 2] : [first];
 const schedules = ["order=greedy", ...seeds.map((seed) => `order=random,seed=${seed}`)];
 /** Turing: no cp.async, half as long products, no bf16. */
 const older = "compute=75";
