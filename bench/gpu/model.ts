@@ -49,15 +49,19 @@ function nameOf({ batch, keys }: ModelStep, part = ""): string {
 }
 
 /** A model of random weights with room for these steps, whose cache is full of noise. */
-export async function load({ device, quick }: GpuBench, of: readonly ModelStep[]): Promise<Model> {
-  const random = randomCheckpoint(shapeName);
+export async function load(
+  { device, quick }: GpuBench,
+  of: readonly ModelStep[],
+  { shape = shapeName, dtype = "bf16" }: { shape?: string; dtype?: "bf16" | "f16" } = {},
+): Promise<Model> {
+  const random = randomCheckpoint(shape);
   const config = quick ? { ...random.config, ...smallShape } : random.config;
   const pages = of.map(({ batch, keys }) => batch * (Math.ceil(keys / pageSize) + 1));
   const model = await Model.load(
     device,
     { ...random, config },
     {
-      dtype: "bf16",
+      dtype,
       pages: Math.max(...pages),
       pageSize,
       tokenBudget: 2048,
@@ -101,7 +105,10 @@ export async function launchesOfStep(model: Model, { batch, keys }: ModelStep): 
 }
 
 /** Microseconds of launches as one graph. */
-async function timeOfAll(bench: GpuBench, launches: readonly Launch[]): Promise<number> {
+export async function microsecondsOf(
+  bench: GpuBench,
+  launches: readonly Launch[],
+): Promise<number> {
   const { device } = bench;
   using graph = recorded(device, () => {
     for (const { stream, kernel, params, grid } of launches)
@@ -116,7 +123,7 @@ export async function wholeStep(
   step: ModelStep,
   launches: readonly Launch[],
 ): Promise<GpuRow> {
-  return bareRow(nameOf(step, "step"), await timeOfAll(bench, launches), "us");
+  return bareRow(nameOf(step, "step"), await microsecondsOf(bench, launches), "us");
 }
 
 /**
@@ -132,19 +139,22 @@ export async function parts(
   const [first, count] = layerOf(launches, layers);
   const end = first + layers * count;
   const rows = [bareRow(nameOf(step, "launches of a layer"), count, "")];
-  const stepUs = await timeOfAll(bench, launches);
+  const stepUs = await microsecondsOf(bench, launches);
   for (let kind = 0; kind < count; kind++) {
     const isOwn = (_: Launch, i: number) => i >= first && i < end && (i - first) % count === kind;
     const own = launches.filter(isOwn);
     const others = launches.filter((launch, i) => !isOwn(launch, i));
-    const alone = (await timeOfAll(bench, own)) / layers;
-    const less = (stepUs - (await timeOfAll(bench, others))) / layers;
+    const alone = (await microsecondsOf(bench, own)) / layers;
+    const less = (stepUs - (await microsecondsOf(bench, others))) / layers;
     const { kernel, grid } = own[0];
     const row = bareRow(nameOf(step, `${kind + 1} ${kernel.name}, ${grid} items`), alone, "us");
     rows.push({ ...row, target: `the step without it: ${less.toFixed(2)} us less per layer` });
   }
   const ends = launches.filter((_, i) => i < first || i >= end);
-  return [...rows, bareRow(nameOf(step, "around the layers"), await timeOfAll(bench, ends), "us")];
+  return [
+    ...rows,
+    bareRow(nameOf(step, "around the layers"), await microsecondsOf(bench, ends), "us"),
+  ];
 }
 
 /** Where the first layer begins, and launches of each: names repeat from layer to layer. */

@@ -1,5 +1,5 @@
 import { figure } from "../table.ts";
-import { type Measurement, type PaperRow, type PaperTable, ratioOf } from "./table.ts";
+import { isTime, type Measurement, type PaperRow, type PaperTable, ratioOf } from "./table.ts";
 
 /** A row and what was measured of it. */
 export interface PaperResult {
@@ -53,7 +53,7 @@ export function pageOf(
     const cells = rows.map((row) => cellsOf(table, row));
     return [
       `## ${table.title}`,
-      table.unit === "us" ? "In us: small is fast." : `In ${table.unit}.`,
+      `In ${table.unit}${isTime(table.unit) ? ": small is fast" : ""}.`,
       markdown(headingsOf(table), cells),
       table.notes.map((note) => wrapped(`- ${note}`, "  ")).join("\n"),
     ];
@@ -62,7 +62,7 @@ export function pageOf(
 }
 
 /** Lines of up to 100 columns, all but the first indented. */
-function wrapped(text: string, indent = ""): string {
+export function wrapped(text: string, indent = ""): string {
   const lines = [""];
   for (const word of text.split(" ")) {
     const line = lines.at(-1)!;
@@ -72,7 +72,7 @@ function wrapped(text: string, indent = ""): string {
   return lines.join("\n");
 }
 
-function markdown(headings: string[], rows: string[][]): string {
+export function markdown(headings: string[], rows: string[][]): string {
   const line = (cells: string[]) => `| ${cells.join(" | ")} |`;
   const rule = headings.map((_, i) => (i === 0 ? "---" : "---:"));
   return [line(headings), line(rule), ...rows.map(line)].join("\n");

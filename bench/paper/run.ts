@@ -1,5 +1,5 @@
 /** Measures the FlashInfer paper's kernel tables on a GPU and writes docs/paper.md. */
-import { writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
 import type { DeviceKind } from "../../src/device/open.ts";
@@ -13,10 +13,21 @@ import { flexTable } from "./flex.ts";
 import { cellsOf, headingsOf, pageOf, type PaperResult } from "./page.ts";
 import { prefixTable } from "./prefix.ts";
 import { ropeTable } from "./rope.ts";
+import { measureServing } from "./serving.ts";
+import { servingOf } from "./serving-page.ts";
 import { sparseTable } from "./sparse.ts";
+import { streamingTable } from "./streaming.ts";
 import type { PaperTable } from "./table.ts";
 
-const tables = [decodeTable, prefillTable, ropeTable, flexTable, prefixTable, sparseTable];
+const tables = [
+  decodeTable,
+  prefillTable,
+  ropeTable,
+  streamingTable,
+  flexTable,
+  prefixTable,
+  sparseTable,
+];
 const page = join(import.meta.dir, "..", "..", "docs", "paper.md");
 
 interface Options {
@@ -25,6 +36,11 @@ interface Options {
   quick: boolean;
   peer: boolean;
   page?: string;
+  serving: boolean;
+  rows: string;
+  arrivals: number;
+  budget: number;
+  shape: string;
 }
 
 const command = new Command("bench:paper")
@@ -34,6 +50,15 @@ const command = new Command("bench:paper")
   .option("--quick", "next to no data and work, to see that it works", false)
   .option("--no-peer", "do not run other libraries")
   .option("--page <file>", "where to write the page (default: docs/paper.md, of a whole run)")
+  .option("--serving", "the serving tables instead, on an engine", false)
+  .option(
+    "--rows <file>",
+    "their results as JSON: what it has is not measured again",
+    "serving.json",
+  )
+  .option("--arrivals <seconds>", "for how long requests of a row come", Number, 20)
+  .option("--budget <seconds>", "no row is begun after so long", Number, Infinity)
+  .option("--shape <name>", "of the model with random weights", "llama-8b")
   .addHelpText("after", `\nTables: ${tables.map(({ id }) => id).join(", ")}`)
   .parse();
 
@@ -46,6 +71,7 @@ try {
 }
 
 async function main(options: Options): Promise<void> {
+  if (options.serving) return await measureServing(options);
   const chosen = tables.filter(({ id }) => options.only.test(id));
   if (chosen.length === 0) {
     const names = tables.map(({ id }) => id).join(", ");
@@ -68,7 +94,8 @@ async function main(options: Options): Promise<void> {
   const target = options.page ?? (whole ? page : undefined);
   if (target === undefined) return;
   const day = new Date().toISOString().slice(0, 10);
-  writeFileSync(target, pageOf(machine, day, results));
+  const serving = existsSync(target) ? servingOf(readFileSync(target, "utf8")) : "";
+  writeFileSync(target, [pageOf(machine, day, results), serving].filter(Boolean).join("\n"));
   process.stdout.write(`\nwritten: ${target}\n`);
 }
 

@@ -28,7 +28,7 @@ export interface PaperTable {
   id: string;
   title: string;
   /** Times are better when small, all else when large. */
-  unit: "us" | "TFLOP/s" | "% of the read rate" | "% of the matrix product";
+  unit: "us" | "ms" | "TFLOP/s" | "% of the read rate" | "% of the matrix product";
   /** What the paper compares with, and what stands for it here. */
   paperOther: string;
   other: string;
@@ -40,5 +40,10 @@ export interface PaperTable {
 /** Times as fast as the other; null where one is missing. */
 export function ratioOf(unit: PaperTable["unit"], mine: number, other: number | null) {
   if (other === null) return null;
-  return unit === "us" ? other / mine : mine / other;
+  return isTime(unit) ? other / mine : mine / other;
+}
+
+/** Whether small is fast. */
+export function isTime(unit: PaperTable["unit"]): boolean {
+  return unit === "us" || unit === "ms";
 }

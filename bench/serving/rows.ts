@@ -14,25 +14,42 @@ export interface Row {
   readonly again?: boolean;
 }
 
-const sizes = [1, 2, 4, 8, 16, 32, 64];
+/** Tokens in and out of TensorRT-LLM's tables, of which it takes 1500 requests and more. */
+const allAtOnce = [
+  { prompt: 128, output: 128, requests: 1024 },
+  { prompt: 1000, output: 1000, requests: 256 },
+  { prompt: 2048, output: 128, requests: 128 },
+];
 
-/** Tokens in and out as TensorRT-LLM's tables have them are left to `flashbun bench`. */
+/** Table G.3 of the FlashInfer paper. */
+export const scheduledLoads: readonly Row[] = [
+  { name: "ShareGPT, 16/s", prompt: "sharegpt", output: "sharegpt", requests: 320, rate: 16 },
+  { name: "512-2048, 8/s", prompt: "512-2048", output: "256", requests: 160, rate: 8 },
+  { name: "4096-16384, 1/s", prompt: "4096-16384", output: "256", requests: 24, rate: 1 },
+];
+
+/** Its figure 10: parallel generation. */
+export const parallelLoads: readonly Row[] = [1, 2, 4, 8, 16, 32, 64].map((samples) => ({
+  name: `n = ${samples}, 16 answers/s`,
+  prompt: "sharegpt",
+  output: "sharegpt",
+  requests: Math.max(8, Math.ceil(192 / samples)),
+  rate: 16 / samples,
+  samples,
+}));
+
 const gpu: readonly Row[] = [
   { name: "1 client, 1k", prompt: "1024", output: "256", requests: 4, clients: 1 },
   { name: "16 clients, 1k", prompt: "1024", output: "256", requests: 48, clients: 16 },
   { name: "64 clients, 1k", prompt: "1024", output: "256", requests: 192, clients: 64 },
-  // Table G.3 of the paper.
-  { name: "ShareGPT, 16/s", prompt: "sharegpt", output: "sharegpt", requests: 320, rate: 16 },
-  { name: "512-2048, 8/s", prompt: "512-2048", output: "256", requests: 160, rate: 8 },
-  { name: "4096-16384, 1/s", prompt: "4096-16384", output: "256", requests: 24, rate: 1 },
-  // Its figure 10: parallel generation.
-  ...sizes.map((samples) => ({
-    name: `n = ${samples}, 16 answers/s`,
-    prompt: "sharegpt",
-    output: "sharegpt",
-    requests: Math.max(8, Math.ceil(192 / samples)),
-    rate: 16 / samples,
-    samples,
+  ...scheduledLoads,
+  ...parallelLoads,
+  ...allAtOnce.map(({ prompt, output, requests }) => ({
+    name: `${prompt} in, ${output} out, all at once`,
+    prompt: String(prompt),
+    output: String(output),
+    requests,
+    clients: requests,
   })),
 ];
 

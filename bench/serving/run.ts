@@ -12,22 +12,13 @@
  */
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
-import { drive } from "../../src/cli/bench/drive.ts";
-import { EngineTarget } from "../../src/cli/bench/engine-target.ts";
-import {
-  type EngineFigures,
-  engineFigures,
-  type Figures,
-  figuresOf,
-} from "../../src/cli/bench/figures.ts";
-import { LoopLag } from "../../src/cli/bench/lag.ts";
+import { type Figures, figuresOf } from "../../src/cli/bench/figures.ts";
 import { lengthsOf } from "../../src/cli/bench/lengths.ts";
-import { afterWarmUp, generatedLoad } from "../../src/cli/bench/load.ts";
-import type { Target } from "../../src/cli/bench/target.ts";
 import { table } from "../../src/cli/table.ts";
 import { startRanks } from "../../src/cli/model/ranks.ts";
 import { Engine, fetchSmolLm2, ranksOf } from "../../src/engine/index.ts";
 import { Llama } from "./llama.ts";
+import { measure, put } from "./measure.ts";
 import { type Row, rowsFor } from "./rows.ts";
 import { warmStartSeconds } from "./start.ts";
 
@@ -65,46 +56,6 @@ async function open(): Promise<Engine> {
   return await Engine.load(shape, random);
 }
 
-/** A row's figures, with how late the event loop's timers were (p99). */
-type Measured = Figures & EngineFigures & { lagMs: number | null };
-
-/** Puts a row's requests to a target after others that warm it up; `begin` is called between. */
-async function put(target: Target, row: Row, vocabulary: number, begin = () => {}) {
-  const { clients, rate, samples = 1 } = row;
-  // Fewer than there are clients would measure another load.
-  const few = Math.max(clients ?? 1, Math.ceil(row.requests / 8));
-  const requests = options.quick ? few : row.requests;
-  const warmUp = Math.min(clients ?? 16, 2 * requests);
-  const load = generatedLoad({
-    requests: requests + warmUp,
-    prompt: lengthsOf("prompt", "prompt", row.prompt),
-    output: lengthsOf("output", "output", row.output),
-    sharedTokens: 0,
-    rate,
-    seed: 1,
-    vocabulary,
-  });
-  const driving = { samples, temperature: 0, signal: new AbortController().signal };
-  const { warming, measured } = afterWarmUp(load, warmUp);
-  const short = warming.map((request) => ({ ...request, outputTokens: 8 }));
-  await drive(target, short, { ...driving, clients: clients ?? 16 });
-  if (row.again) await drive(target, measured, { ...driving, clients });
-  begin();
-  return await drive(target, measured, { ...driving, clients });
-}
-
-async function measure(engine: Engine, row: Row): Promise<Measured> {
-  let before = engine.stats();
-  using lags = new DisposableStack();
-  let lag: LoopLag | undefined;
-  const asked = await put(new EngineTarget(engine), row, engine.model.shape.vocabulary, () => {
-    before = engine.stats();
-    lag = lags.use(new LoopLag());
-  });
-  const ofEngine = engineFigures(before, engine.stats());
-  return { ...figuresOf(asked), ...ofEngine, lagMs: lag!.figures.p99 };
-}
-
 /** The peer's figures of a closed loop; undefined for rows that it does not know. */
 async function measurePeer(llama: Llama, row: Row, vocabulary: number) {
   const { clients, samples, again, prompt, output } = row;
@@ -114,7 +65,7 @@ async function measurePeer(llama: Llama, row: Row, vocabulary: number) {
     clients,
     tokens + lengthsOf("output", "output", output).most,
   );
-  return figuresOf(await put(target, row, vocabulary));
+  return figuresOf(await put(target, row, { vocabulary, quick: options.quick === true }));
 }
 
 const engine = await open();
@@ -160,7 +111,7 @@ const lines: string[][] = [heads];
 const results: object[] = [];
 for (const row of rowsFor(engine.device.kind)) {
   if (options.only !== undefined && !new RegExp(options.only).test(row.name)) continue;
-  const figures = await measure(engine, row);
+  const figures = await measure(engine, row, options.quick);
   const theirs = llama && (await measurePeer(llama, row, engine.model.shape.vocabulary));
   const { ttftMs, itlMs, promptTokens, cachedTokens, hostShare } = figures;
   const ms = (value: number | null) => value?.toFixed(2) ?? "-";
