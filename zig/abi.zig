@@ -279,12 +279,13 @@ export fn fb_launch(
 }
 
 /// Opens the library of communication at this path, once per process: 0 is MPI, which starts with
-/// it, 1 is NCCL. out, of MPI: flavour (1 Open MPI, 2 MPICH), rank, ranks; of NCCL: its version.
-export fn fb_comm_open(kind: i32, path: ?[*:0]const u8, out: ?*[4]i32) i32 {
+/// it, when all ranks have come or the time is over, 1 is NCCL. out, of MPI: flavour (1 Open MPI, 2
+/// MPICH), rank, ranks; of NCCL: its version.
+export fn fb_comm_open(kind: i32, path: ?[*:0]const u8, timeout_ms: i32, out: ?*[4]i32) i32 {
     const opened = path orelse return null_handle("path");
     const facts = out orelse return null_handle("facts");
     return switch (kind) {
-        0 => mpi.open(opened, facts),
+        0 => mpi.open(opened, timeout_ms, facts),
         1 => nccl.open(opened, facts),
         else => fail(.invalid_argument, "kind must be 0 (MPI) or 1 (NCCL) (got {d})", .{kind}),
     };
@@ -352,9 +353,10 @@ export fn fb_comm_free(comm: ?*Comm) i32 {
     return (comm orelse return null_handle("comm")).free();
 }
 
-/// The process ends: with code 0 MPI ends with it, else the whole job does.
-export fn fb_comm_end(code: i32) i32 {
-    return mpi.end(code);
+/// The process ends: with code 0 MPI ends with it, when all ranks end or the time is over; else the
+/// whole job does.
+export fn fb_comm_end(code: i32, timeout_ms: i32) i32 {
+    return mpi.end(code, timeout_ms);
 }
 
 /// Host memory for one exported DLPack tensor, zeroed; 64-aligned.

@@ -15,8 +15,8 @@ import { parseArgs } from "node:util";
 import { type Figures, figuresOf } from "../../src/cli/bench/figures.ts";
 import { lengthsOf } from "../../src/cli/bench/lengths.ts";
 import { table } from "../../src/cli/table.ts";
-import { startRanks } from "../../src/cli/model/ranks.ts";
-import { Engine, fetchSmolLm2, ranksOf } from "../../src/engine/index.ts";
+import { isAlone, startRanks } from "../../src/cli/model/ranks.ts";
+import { Engine, fetchSmolLm2 } from "../../src/engine/index.ts";
 import { Llama } from "./llama.ts";
 import { measure, put } from "./measure.ts";
 import { type Row, rowsFor } from "./rows.ts";
@@ -36,7 +36,7 @@ const { values: options } = parseArgs({
 });
 const tp = Number(options.tp);
 process.env["FLASHBUN_THREADS"] ??= options.threads;
-if (tp > 1 && ranksOf() === undefined)
+if (tp > 1 && isAlone())
   process.exit(await startRanks([process.execPath, ...process.argv.slice(1)], tp, "cuda"));
 
 /** The model of the device that is here. */

@@ -9,13 +9,16 @@ import type { CommHandle } from "../ffi/symbols.ts";
 import { requireInteger } from "../require.ts";
 import { dtypeCode } from "../tensor/dtype.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
-import { type CommLibrary, openLibrary } from "./library.ts";
+import { type CommLibrary, openLibrary, requireSame, usualTimeoutMs } from "./library.ts";
 import type { Ranks } from "./ranks.ts";
 
 /** How ranks meet. */
 export interface CommunicatorOptions {
   readonly ranks: Ranks;
-  /** Most milliseconds that one rank waits for another. Default 60,000. */
+  /**
+   * Most milliseconds that one rank waits for another. Default 60,000, or what the environment's
+   * FLASHBUN_COMM_SECONDS says.
+   */
   readonly timeoutMs?: number;
 }
 
@@ -35,7 +38,6 @@ const operations = {
   barrier: 6,
 } as const;
 
-const timeoutMsDefault = 60_000;
 /** Milliseconds between two looks at NCCL's state. */
 const pollMs = 100;
 const commOut = out<CommHandle>();
@@ -71,9 +73,9 @@ export class Communicator extends Owner {
    * and for ranks that do not come in time.
    */
   static async open(device: Device, options: CommunicatorOptions): Promise<Communicator> {
-    const { ranks, timeoutMs = timeoutMsDefault } = options;
+    const { ranks, timeoutMs = usualTimeoutMs() } = options;
     requireInteger("timeoutMs", timeoutMs, 1, 2 ** 31 - 1);
-    const library = openLibrary(device.kind === "cpu" ? "MPI" : "NCCL");
+    const library = openLibrary(device.kind === "cpu" ? "MPI" : "NCCL", timeoutMs);
     if (device.kind === "cpu") requireSame(ranks, library);
     const id = device.kind === "cpu" ? null : await idOf(ranks, timeoutMs);
     const { rank, ranks: count } = ranks;
@@ -185,6 +187,11 @@ export class Communicator extends Owner {
     );
   }
 
+  /** @internal What a step failed by: a CommError where it was another rank. */
+  reasonOf(cause: unknown): unknown {
+    return cause instanceof DeviceError && cause.status === Status.ranks ? lost(cause) : cause;
+  }
+
   /** Gives up what is queued: the other ranks end by their time-out. */
   abort(): void {
     if (!this.disposed) native().fb_comm_abort(this.handle);
@@ -215,9 +222,7 @@ export class Communicator extends Owner {
     try {
       return await work;
     } catch (cause) {
-      const isOurs = cause instanceof DeviceError && cause.status === Status.ranks;
-      if (!isOurs) throw cause;
-      throw lost(cause);
+      throw this.reasonOf(cause);
     }
   }
 
@@ -283,14 +288,6 @@ export class Communicator extends Owner {
 
 function lost(cause: FlashbunError): CommError {
   return new CommError(`${cause.message}. Fix: look at what the other ranks say.`, { cause });
-}
-
-function requireSame({ rank, ranks, launcher }: Ranks, library: CommLibrary): void {
-  if (library.rank === rank && library.ranks === ranks) return;
-  throw new CommError(
-    `${launcher} says rank ${rank} of ${ranks}, ${library.version} rank ${library.rank} of ` +
-      `${library.ranks}. Fix: start ranks of CPUs by the mpirun of ${library.path}.`,
-  );
 }
 
 /** Communicators of this process that met at an address: each has a port of its own. */

@@ -21,6 +21,8 @@ interface Launcher {
   readonly ranks: string;
   readonly localRank: string;
   address?(environment: Environment): string | undefined;
+  /** Whether its variables are not those of the launcher around it. */
+  isOwn?(environment: Environment): boolean;
 }
 
 /** The variable that says where rank 0 waits, under any launcher. */
@@ -39,7 +41,15 @@ const launchers: readonly Launcher[] = [
     ranks: "OMPI_COMM_WORLD_SIZE",
     localRank: "OMPI_COMM_WORLD_LOCAL_RANK",
   },
-  { name: "mpirun", rank: "PMI_RANK", ranks: "PMI_SIZE", localRank: "MPI_LOCALRANKID" },
+  {
+    name: "mpirun",
+    rank: "PMI_RANK",
+    ranks: "PMI_SIZE",
+    localRank: "MPI_LOCALRANKID",
+    // srun --mpi=pmi2 says the same as Slurm's own, which know the node, too.
+    isOwn: ({ PMI_RANK, PMI_SIZE, SLURM_PROCID, SLURM_STEP_NUM_TASKS }) =>
+      PMI_RANK !== SLURM_PROCID || PMI_SIZE !== SLURM_STEP_NUM_TASKS,
+  },
   {
     name: "torchrun",
     rank: "RANK",
@@ -70,7 +80,7 @@ export function ranksOf(
     throw new OptionError("environment", environment, "an object", "pass process.env.");
   for (const launcher of launchers) {
     const given = environment[launcher.ranks];
-    if (!given || !environment[launcher.rank]) continue;
+    if (!given || !environment[launcher.rank] || launcher.isOwn?.(environment) === false) continue;
     const ranks = countOf(environment, launcher.ranks, 1, 4096);
     const rank = countOf(environment, launcher.rank, 0, ranks - 1);
     const hasLocal = environment[launcher.localRank] !== undefined;

@@ -1,5 +1,4 @@
 import { availableParallelism } from "node:os";
-import { version } from "../../package.json";
 import { Device } from "../device/device.ts";
 import { OptionError } from "../errors.ts";
 import { Model } from "../models/model.ts";
@@ -141,7 +140,7 @@ export class Engine implements AsyncDisposable {
     const limits = { tokenBudget, maxBatch };
     const { config } = checkpoint;
     const cut = { pages, pageSize, cascade, exact, splitsContext: splitsContextOf(options) };
-    const met = ranks && (await meet(device, ranks, { version, config, dtype, ...limits, ...cut }));
+    const met = ranks && (await meet(device, ranks, { config, dtype, ...limits, ...cut }));
     if (met !== undefined) made.use(met.comm);
     const sizes = { dtype, ...cut, ...limits, deterministic, ranks: met?.comm };
     const forDrafts = { device, tokenizer: prompts.tokenizer, randomWeights, sizes };

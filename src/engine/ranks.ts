@@ -1,5 +1,6 @@
 import { Communicator } from "../comm/communicator.ts";
 import { type Ranks, ranksOf } from "../comm/ranks.ts";
+import { version } from "../../package.json";
 import type { Device } from "../device/device.ts";
 import type { DeviceKind } from "../device/open.ts";
 import { CommError, OptionError } from "../errors.ts";
@@ -48,8 +49,9 @@ export function deviceOf(kind: DeviceKind | "auto", ranks: Ranks | undefined): D
 export async function meet(device: Device, ranks: Ranks, wanted: object): Promise<EngineRanks> {
   await using made = new AsyncDisposableStack();
   const comm = made.use(await Communicator.open(device, { ranks }));
-  const bytes = new TextEncoder().encode(JSON.stringify(wanted));
-  await comm.requireEqual("what is loaded", bytes);
+  const bytesOf = (what: unknown) => new TextEncoder().encode(JSON.stringify(what));
+  await comm.requireEqual("the version", bytesOf(version));
+  await comm.requireEqual("what is loaded", bytesOf(wanted));
   const turns = await Turns.open(comm, ranks);
   made.move();
   return { comm, turns };

@@ -197,7 +197,8 @@ export class StepLoop {
         this.counts.busySeconds += now() - began;
       }
       await running?.choices.read().catch(() => {});
-    } catch (error) {
+    } catch (cause) {
+      const error = this.followers?.comm.reasonOf(cause) ?? cause;
       // Not even the step was given back: whoever waits gets the reason.
       this.health.look(error);
       if (this.followers !== undefined) {
@@ -206,6 +207,8 @@ export class StepLoop {
         this.followers.comm.abort();
       }
       for (const generation of [...this.#generations.values()]) this.abort(generation, error);
+      // No turn follows in which they would leave it.
+      if (this.followers !== undefined) this.scheduler[Symbol.dispose]();
     } finally {
       this.#runs = false;
     }

@@ -108,7 +108,7 @@ export const functions = {
   fb_tensor_map_encode: ["device", "view spec", "view map"],
   fb_kernel_find: ["device", "view name", "kernel*", "view facts"],
   fb_launch: ["stream", "kernel", "view params", "i32 bytes", "i32 grid"],
-  fb_comm_open: ["i32 kind", "view path", "view facts"],
+  fb_comm_open: ["i32 kind", "view path", "i32 timeout_ms", "view facts"],
   fb_comm_identify: ["view? address", "view id"],
   fb_comm_create: ["device", "i32 ranks", "i32 rank", "view? id", "i32 timeout_ms", "comm*"],
   fb_comm_state: ["comm"],
@@ -125,7 +125,7 @@ export const functions = {
   ],
   fb_comm_abort: ["comm"],
   fb_comm_free: ["comm"],
-  fb_comm_end: ["i32 code"],
+  fb_comm_end: ["i32 code", "i32 timeout_ms"],
   fb_dlpack_create: ["u64 bytes", "address*"],
   fb_dlpack_destroy: ["address"],
 } as const satisfies Readonly<Record<string, readonly Argument[]>>;

@@ -11,7 +11,7 @@ const isCpu = process.argv[2] !== "cuda";
 await using device = isCpu
   ? await Device.open("cpu", { threads: 1 })
   : await Device.open(`cuda:${ranks.localRank}`);
-using comm = await Communicator.open(device, { ranks, timeoutMs: 20_000 });
+using comm = await Communicator.open(device, { ranks });
 const wrong: string[] = [];
 const everyone = Array.from({ length: count }, (_, i) => i);
 

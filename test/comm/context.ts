@@ -9,7 +9,7 @@ import { Tensor } from "../../src/tensor/tensor.ts";
 const [queries, keys, queryHeads, kvHeads, headDim] = [3, 1001, 4, 2, 32];
 const ranks = ranksOf()!;
 await using device = await Device.open("cpu", { threads: 1 });
-using comm = await Communicator.open(device, { ranks, timeoutMs: 20_000 });
+using comm = await Communicator.open(device, { ranks });
 const random = (count: number, heads: number, seed: number) =>
   Tensor.randomNormal(device, [count, heads, headDim], "f32", { seed });
 const q = random(queries, queryHeads, 1);

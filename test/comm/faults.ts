@@ -1,4 +1,4 @@
-/** Ranks of test/comm/faults.test.ts: one of them fails in the way of the first argument. */
+/** Ranks of test/comm/comm.test.ts: one of them fails in the way of the first argument. */
 import { Communicator } from "../../src/comm/communicator.ts";
 import { ranksOf } from "../../src/comm/ranks.ts";
 import { Device } from "../../src/device/device.ts";
@@ -10,11 +10,11 @@ const ranks = ranksOf({ ...process.env });
 if (ranks === undefined) throw new Error("no launcher");
 const { rank } = ranks;
 process.stderr.write(`pid ${process.pid}\n`);
+const isLast = rank === ranks.ranks - 1;
 try {
   await using device = await Device.open("cpu", { threads: 1 });
-  using comm = await Communicator.open(device, { ranks, timeoutMs: 4000 });
+  using comm = await Communicator.open(device, { ranks });
   const x = Tensor.zeros(device, [1000], "f32");
-  const isLast = rank === ranks.ranks - 1;
   for (let step = 0; step < 50; step++) {
     if (isLast && step === 20 && fault === "killed") process.kill(process.pid, "SIGKILL");
     if (isLast && step === 20 && fault === "late") await Bun.sleep(30_000);
@@ -22,7 +22,7 @@ try {
     comm.allReduce(x);
     await comm.done();
   }
-  process.stdout.write("done\n");
+  if (isLast && fault === "stays") Bun.sleepSync(30_000);
 } catch (error) {
   const name = error instanceof CommError ? "CommError" : "another error";
   process.stderr.write(`rank ${rank}: ${name}: ${(error as Error).message}\n`);

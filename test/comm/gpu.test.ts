@@ -131,7 +131,10 @@ describe.skipIf(gpus > 0)("an emulated GPU calls NCCL as it should", () => {
     );
     const old = await alone("comm/collectives.ts", "cuda", { FAKE_NCCL_VERSION: "22705" });
     expect(old.stderr).toMatch(/CommError: .* is NCCL 2\.27, and 2\.28 or later is needed\. Fix: /);
-    expect([fails.code, old.code]).toEqual([1, 1]);
+    const waits = { FAKE_NCCL_WAITS: "1", FLASHBUN_COMM_SECONDS: "1" };
+    const late = await alone("comm/collectives.ts", "cuda", waits);
+    expect(late.stderr).toMatch(/CommError: another rank did not come within 1 s\. Fix: /);
+    expect([fails.code, old.code, late.code]).toEqual([1, 1, 1]);
   }, 60_000);
 
   test("a model's all-reduces are in the graphs of its steps", async () => {

@@ -1,10 +1,12 @@
 // A library with NCCL's names for ranks of one: tests of how NCCL is called, without a GPU. What it
-// exchanges it copies, by the driver that FLASHBUN_LIBCUDA names; FAKE_NCCL_VERSION and
-// FAKE_NCCL_FAILS (the count of operations that work) make it old and make it fail.
+// exchanges it copies, by the driver that FLASHBUN_LIBCUDA names; FAKE_NCCL_VERSION makes it old,
+// FAKE_NCCL_FAILS (the count of operations that work) makes it fail, and with FAKE_NCCL_WAITS it
+// waits for a rank that does not come.
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct { char bytes[128]; } Id;
 typedef struct { int rank, ranks, failed; long left; } Comm;
@@ -28,6 +30,7 @@ int ncclGetUniqueId(Id *id) {
 int ncclCommInitRank(Comm **comm, int ranks, Id id, int rank) {
   for (int i = 0; i < 128; i++) if (id.bytes[i] != (char)(i * 3 + 1)) return 4;
   if (ranks != 1 || rank != 0) return 5;
+  if (getenv("FAKE_NCCL_WAITS")) sleep(60);
   void *driver = dlopen(getenv("FLASHBUN_LIBCUDA"), RTLD_NOW);
   if (!driver) return 2;
   Find find = (Find)dlsym(driver, "cuGetProcAddress_v2");

@@ -68,6 +68,8 @@ try {
     const counts = runs.map((run) => run.traffic);
     const { pagesUsed, requests: left, steps } = engine.stats();
     process.stdout.write(JSON.stringify({ answers, pagesUsed, left, steps, traffic: counts }));
+    // As `serve` does it.
+    if (answers.some(({ reason }) => reason?.includes("CommError"))) process.exit(3);
   }
 } catch (error) {
   const name = error instanceof CommError ? "CommError" : "another error";

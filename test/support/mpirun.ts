@@ -1,4 +1,5 @@
 /** Programs of several ranks under a real mpirun. */
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { findMpi, type MpiName } from "../../scripts/mpi.ts";
 import { root } from "./sources.ts";
@@ -33,4 +34,14 @@ export async function runRanks(
     child.exited,
   ]).finally(() => clearTimeout(timer));
   return { code, stdout, stderr };
+}
+
+/** Of the processes that a run named, those that still run; whom nobody has buried does not. */
+export function orphansOf(stderr: string): string[] {
+  return [...stderr.matchAll(/^pid (\d+)$/gm)]
+    .map(([, pid]) => pid)
+    .filter((pid) => {
+      const path = `/proc/${pid}/stat`;
+      return existsSync(path) && !/\) [ZX] /.test(readFileSync(path, "utf8"));
+    });
 }

@@ -30,6 +30,8 @@ export interface RanksAsk {
   inTurn?: boolean;
   /** Default: plans are compared. */
   environment?: Record<string, string>;
+  /** Of rank 1, one of test/engine/faulty-rank.ts. */
+  fault?: string;
   /** As many as mpirun starts; default tp. */
   started?: number;
 }
@@ -44,10 +46,11 @@ export async function startRanks(
   requests: readonly GenerateOptions[],
   ask: RanksAsk = {},
 ): Promise<RanksRun> {
-  const { environment = { FLASHBUN_SYNC: "1" }, started = tp, ...rest } = ask;
+  const { environment = { FLASHBUN_SYNC: "1" }, started = tp, fault, ...rest } = ask;
   const parts = { options: fewPages, aborts: {}, inTurn: false, ...rest };
   const job = JSON.stringify({ path, tp, requests, ...parts });
-  return await runRanks(started, "engine/ranks.ts", [job], { environment });
+  const [program, args] = fault ? ["faulty-rank", [job, fault]] : ["ranks", [job]];
+  return await runRanks(started, `engine/${program}.ts`, args, { environment });
 }
 
 /** What they answer, of ranks that end well. */

@@ -8,6 +8,7 @@ const kernels = @import("../cpu/kernel.zig");
 const Stream = @import("../cpu/runtime/stream.zig").Stream;
 const sums = @import("sums.zig");
 const comm_file = @import("comm.zig");
+const waits = @import("waits.zig");
 const Call = comm_file.Call;
 const Comm = comm_file.Comm;
 const fail = status_file.fail;
@@ -111,15 +112,17 @@ var add_bf16: Handle = 0;
 var flavour: i32 = 0;
 /// One thread at a time calls the library.
 var mutex: lock.Mutex = .{};
+/// Of MPI's start and end, which wait for all ranks.
+var caller: waits.Caller = .{};
 
 const thread_serialized = 2;
 
 /// out: the flavour, this process's rank, and how many there are.
-pub fn open(path: [*:0]const u8, out: *[4]i32) i32 {
+pub fn open(path: [*:0]const u8, timeout_ms: i32, out: *[4]i32) i32 {
     mutex.lock();
     defer mutex.unlock();
     if (flavour == 0) {
-        const status = load(path);
+        const status = load(path, timeout_ms);
         if (status != 0) return status;
     }
     out.* = .{ flavour, 0, 0, 0 };
@@ -131,7 +134,7 @@ pub fn open(path: [*:0]const u8, out: *[4]i32) i32 {
     return 0;
 }
 
-fn load(path: [*:0]const u8) i32 {
+fn load(path: [*:0]const u8, timeout_ms: i32) i32 {
     const library = open_file.library(path) orelse return status_file.last_failure().status;
     if (open_file.functions(Functions, library, &api)) |missing| {
         return fail(.unsupported, "{s} lacks {s}: MPI 3.0 or later is needed", .{ path, missing });
@@ -148,12 +151,13 @@ fn load(path: [*:0]const u8) i32 {
             @field(constants, name) = @intFromPtr(symbol);
         }
     }
-    var started: c_int = 0;
-    var provided: c_int = thread_serialized;
-    _ = api.MPI_Initialized(&started);
-    if (started == 0 and api.MPI_Init_thread(null, null, thread_serialized, &provided) != 0) {
-        return fail(.system, "{s} does not start", .{path});
-    }
+    const result = caller.within(timeout_ms, start_library) catch
+        return fail(.system, "no thread can be started", .{});
+    const code = result orelse {
+        const sentence = "another rank did not start within {d} s";
+        return fail(.ranks, sentence, .{@divTrunc(timeout_ms, 1000)});
+    };
+    if (code != 0) return fail(.system, "{s} does not start", .{path});
     if (provided < thread_serialized) {
         return fail(.unsupported, "{s} takes no calls of several threads", .{path});
     }
@@ -167,15 +171,30 @@ fn load(path: [*:0]const u8) i32 {
     return 0;
 }
 
+var provided: c_int = thread_serialized;
+
+fn start_library() Result {
+    var started: c_int = 0;
+    _ = api.MPI_Initialized(&started);
+    if (started != 0) return 0;
+    return api.MPI_Init_thread(null, null, thread_serialized, &provided);
+}
+
 /// Leaves MPI at the end of the process: with code 0 once all ranks do, else at once with the whole
-/// job.
-pub fn end(code: i32) i32 {
+/// job. Fails where others do not come to their end.
+pub fn end(code: i32, timeout_ms: i32) i32 {
     if (flavour == 0) return 0;
     mutex.lock();
     defer mutex.unlock();
-    _ = if (code == 0) api.MPI_Finalize() else api.MPI_Abort(constants.world, code);
     flavour = 0;
-    return 0;
+    if (code != 0) _ = api.MPI_Abort(constants.world, code);
+    const left = caller.within(timeout_ms, end_library) catch null;
+    if (left != null) return 0;
+    return fail(.ranks, "another rank did not end within {d} s", .{@divTrunc(timeout_ms, 1000)});
+}
+
+fn end_library() Result {
+    return api.MPI_Finalize();
 }
 
 pub fn create(ranks: i32, rank: i32, timeout_ms: i32, out: **Comm) i32 {

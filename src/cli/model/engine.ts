@@ -1,7 +1,7 @@
 import type { DeviceKind } from "../../device/open.ts";
-import { Engine, fetchSmolLm2, ranksOf } from "../../engine/index.ts";
+import { Engine, fetchSmolLm2 } from "../../engine/index.ts";
 import { builtIn, requireGiven } from "./given.ts";
-import { endWithParent, startRanks } from "./ranks.ts";
+import { endWithParent, isAlone, startRanks } from "./ranks.ts";
 import { onSignals } from "./signals.ts";
 import { type SpeculateArguments, speculateOf } from "./speculate.ts";
 
@@ -40,11 +40,12 @@ export async function openEngine(model: string, options: EngineArguments): Promi
   const { device, dtype, pages, pageSize, tokenBudget, maxBatch, cascade, randomWeights } = options;
   const { tp = 1, dcp = 1, exact, deterministic, quiet, lora } = options;
   requireGiven(model, options);
-  if (tp > 1 && ranksOf() === undefined) {
+  if (tp > 1 && isAlone()) {
     // This command again, as so many ranks.
     const command = [process.execPath, ...process.argv.slice(1)];
     process.exit(await startRanks(command, tp, device));
   }
+  if (tp > 1) endWithParent();
   const say = (text: string) => void (quiet || process.stderr.write(`flashbun: ${text}\n`));
   const pathOf = async (name: string) =>
     name === builtIn && !randomWeights ? await fetchSmolLm2(say) : name;
@@ -66,7 +67,6 @@ export async function openEngine(model: string, options: EngineArguments): Promi
     ...(lora && { adapters: lora }),
     ...(await speculateOf(options, pathOf)),
   });
-  if (tp > 1) endWithParent();
   if (engine.rank > 0) {
     // Signals are rank 0's: this one ends with it.
     using _ = onSignals(() => {});

@@ -1,10 +1,18 @@
+import { existsSync } from "node:fs";
 import { freePort } from "../free-port.ts";
 import { CommError } from "../../errors.ts";
-import { addressVariable } from "../../comm/ranks.ts";
+import { addressVariable, ranksOf } from "../../comm/ranks.ts";
 import { onSignals } from "./signals.ts";
 
 /** Milliseconds between two looks at whether who started this rank is still there. */
 const parentMs = 1000;
+/** The process that started the ranks, which is not the parent of those that mpirun started. */
+const parentVariable = "FLASHBUN_PARENT";
+
+/** Whether no launcher started this process as one of several: Slurm's shells are tasks, too. */
+export function isAlone(ranks = ranksOf()): boolean {
+  return ranks === undefined || (ranks.ranks === 1 && ranks.launcher === "Slurm");
+}
 
 /**
  * Starts a command as so many ranks on this machine and waits for all: by mpirun on CPUs, by itself
@@ -30,6 +38,7 @@ async function byMpirun(command: readonly string[], count: number): Promise<numb
   const options = version.includes("Open MPI") ? own : [];
   const child = Bun.spawn([mpirun, "-n", String(count), ...options, ...command], {
     stdio: ["inherit", "inherit", "inherit"],
+    env: { ...process.env, [parentVariable]: String(process.pid) },
   });
   using _ = onSignals(() => child.kill("SIGTERM"));
   return await child.exited;
@@ -45,6 +54,7 @@ async function byItself(command: readonly string[], count: number): Promise<numb
         FLASHBUN_RANK: String(rank),
         FLASHBUN_RANKS: String(count),
         [addressVariable]: address,
+        [parentVariable]: String(process.pid),
       },
     }),
   );
@@ -64,12 +74,12 @@ async function byItself(command: readonly string[], count: number): Promise<numb
   return exitCode;
 }
 
-/** Ends this process when the one that started it is gone; until disposed. */
-export function endWithParent(): Disposable {
+/** Ends this process when the one that started it, or mpirun between them, is gone. */
+export function endWithParent(): void {
   const parent = process.ppid;
+  const first = Number(process.env[parentVariable] ?? parent);
   const timer = setInterval(() => {
-    if (process.ppid !== parent) process.exit(1);
+    if (process.ppid !== parent || !existsSync(`/proc/${first}`)) process.exit(1);
   }, parentMs);
   timer.unref();
-  return { [Symbol.dispose]: () => clearInterval(timer) };
 }
