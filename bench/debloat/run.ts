@@ -2,14 +2,15 @@
  * Shrinks PyTorch's CUDA libraries by each option and prints what is left beside the paper's
  * figures; then runs a program of the CPU with the original and with the shrunk libraries.
  *
- * Usage: bun run bench:debloat [--site <folder>] [--only <regex>] [--json <file>] [--workloads]
+ * Usage: bun run bench:debloat [--site <folder>] [--only <regex>] [--json <file>]
+ *                              [--workloads [--steps <n>] [--installed]]
  */
 import { existsSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { basename, join } from "node:path";
 import { Command } from "commander";
 import { root } from "../../scripts/toolchain.ts";
-import { parseRegex } from "../table.ts";
+import { parseCount, parseRegex } from "../table.ts";
 import { benchFolder, type Installed, installed, namesOf, torchVersion } from "./install.ts";
 import type { StepRequest, StepSums } from "./step.ts";
 import { runWorkloads } from "./workloads.ts";
@@ -89,6 +90,8 @@ const command = new Command("bench:debloat")
   .option("--only <regex>", "run the rows whose name matches", parseRegex, /./)
   .option("--json <file>", "write the rows as JSON")
   .option("--workloads", "run the paper's workloads instead, as far as this machine can")
+  .option("--steps <n>", "of each workload, then stop: the same goes on", parseCount(1, 1000))
+  .option("--installed", "workloads import what python3 has; nothing is fetched")
   .parse();
 
 const options = command.opts<{
@@ -96,9 +99,12 @@ const options = command.opts<{
   only: RegExp;
   json?: string;
   workloads?: boolean;
+  steps?: number;
+  installed?: boolean;
 }>();
 if (options.workloads) {
-  const found = await runWorkloads();
+  const { only, steps, installed: isInstalled = false } = options;
+  const found = await runWorkloads({ only, steps, isInstalled });
   if (options.json !== undefined)
     writeFileSync(options.json, `${JSON.stringify(found, undefined, 1)}\n`);
 } else process.exitCode = await main(options);

@@ -15,6 +15,7 @@ import {
   sidecarName,
 } from "../../src/debloat/index.ts";
 import { readLibraryId } from "../../src/debloat/library.ts";
+import { overlapped } from "../../src/debloat/pool/overlap.ts";
 import { transformerKernels } from "./kernels.ts";
 
 /** What a step does. */
@@ -48,12 +49,12 @@ export async function step({ files, shrink }: StepRequest): Promise<StepSums> {
   const path = shrink?.profilePath;
   const profile = path === undefined ? undefined : parseProfile(readFileSync(path, "utf8"), path);
   using pool = new Pool();
-  for (const file of files) {
+  await overlapped(files, async (file) => {
     if (shrink === undefined) await inspectLibrary(file, pool);
     else await shrinkOne(file, shrink, profile, pool, sums);
     // A mapping goes with its object.
     Bun.gc(true);
-  }
+  });
   return sums;
 }
 

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { must, root } from "../../scripts/toolchain.ts";
 import { inspectLibrary, Pool, slimTree } from "../../src/debloat/index.ts";
 import { benchFolder } from "./install.ts";
+import { unfinished } from "./steps.ts";
 
 /** A program that gpu.ts runs with the originals and with shrunk libraries. */
 interface Workload {
@@ -57,27 +58,44 @@ export interface WheelRow {
   readonly seconds: number;
 }
 
+/** How much of the workloads one command does. */
+export interface WorkloadOptions {
+  /** Workloads and wheels whose name matches. */
+  readonly only: RegExp;
+  /** Steps of workloads at most; the same command goes on. */
+  readonly steps?: number;
+  /** Whether packages come from what python3 imports, not from PyPI. */
+  readonly isInstalled: boolean;
+}
+
 /** Runs what can be run here; returns the rows of the wheels. */
-export async function runWorkloads(): Promise<WheelRow[]> {
+export async function runWorkloads(options: WorkloadOptions): Promise<WheelRow[]> {
   const hasGpu = existsSync("/dev/nvidia0");
-  for (const workload of workloads) {
+  for (const workload of workloads.filter(({ name }) => options.only.test(name))) {
     const { name, packages, command } = workload;
-    const site = join(benchFolder, "workloads", packages.join("+").replace(/[^\w.+-]/g, "_"));
+    const folder = join(benchFolder, "workloads");
+    const site = join(folder, packages.join("+").replace(/[^\w.+-]/g, "_"));
+    const state = join(folder, "states", name.replaceAll(" ", "-"));
     const program = join("bench", "debloat", "workloads", command[0]);
-    const words = ["bench/debloat/gpu.ts", "--site", site, "--program", program];
-    const line = [...words, ...command.slice(1)];
+    const words = ["bench/debloat/gpu.ts", "--state", state, "--rounds", "1", "--traced", "0"];
+    words.push("--cold", "0", "--json", `${state}.json`);
+    if (!options.isInstalled) words.push("--site", site);
+    if (options.steps !== undefined) words.push("--steps", String(options.steps));
+    const line = [...words, "--program", program, ...command.slice(1)];
     if (!hasGpu) {
-      const shown = line.join(" ").replace(`${root}/`, "");
+      const shown = line.join(" ").replaceAll(`${root}/`, "");
       process.stdout.write(`${name}: not measured, bun ${shown}\n`);
       continue;
     }
     process.stdout.write(`\n${name}\n`);
-    await install(site, packages);
+    if (!options.isInstalled) await install(site, packages);
     const child = Bun.spawn([process.execPath, ...line], { stdout: "inherit", stderr: "inherit" });
-    if ((await child.exited) !== 0) process.stdout.write(`${name}: FAILED\n`);
+    const code = await child.exited;
+    if (code === unfinished) continue;
+    process.stdout.write(`${name}: ${code === 0 ? "equal" : "FAILED"}\n`);
   }
   const rows: WheelRow[] = [];
-  for (const name of wheels) rows.push(await shrinkWheel(name));
+  for (const name of wheels) if (options.only.test(name)) rows.push(await shrinkWheel(name));
   return rows;
 }
 

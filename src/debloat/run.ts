@@ -1,19 +1,30 @@
 /**
  * Runs a command with shrunk libraries in place of those it loads; nothing installed is touched.
  */
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+} from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { DebloatError } from "../errors.ts";
 import { requireOptions, requireText } from "../require.ts";
 import { hashFile, releaseMapping } from "./files.ts";
 import { readLibraryId } from "./library.ts";
+import { overlapped } from "./pool/overlap.ts";
 import { Pool } from "./pool/pool.ts";
 import { companionPath, preload, preloadable } from "./process/companions.ts";
 import { redirectTo, type Replacement } from "./process/redirect.ts";
 import { type Ended, runCommand } from "./process/spawn.ts";
 import type { Profile } from "./profile/profile.ts";
 import { requireProfile } from "./profile/read.ts";
+import type { ShrinkReport } from "./shrink/decide.ts";
 import { choose, type ShrinkOptions } from "./shrink/options.ts";
 import { shrinkLibrary, sidecarName } from "./shrink/shrink.ts";
 
@@ -55,7 +66,7 @@ export interface ShrunkRun {
 
 /** A shrunk library in the cache. */
 export interface Cached extends Replacement {
-  readonly sidecars: string;
+  readonly sidecar: string;
   readonly bytesBefore: number;
   readonly bytesAfter: number;
 }
@@ -85,10 +96,14 @@ export async function runShrunk(
     const log = join(folder, "pages");
     const path = (name: "redirect" | "pager") => preloadable(companionPath(name), folder);
     const redirected = redirectTo(cached, mkdirIn(folder, "libraries"), path("redirect"));
+    // One folder for all: a list of a hundred would not fit where an audit library reads it.
+    const sidecars = mkdirIn(folder, "sidecars");
+    for (const { sidecar } of cached)
+      symlinkSync(realpathSync(sidecar), join(sidecars, basename(sidecar)));
     const ended = await runCommand(command, {
       ...redirected,
       LD_PRELOAD: preload(path("pager")),
-      FLASHBUN_SIDECARS: [...new Set(cached.map(({ sidecars }) => sidecars))].join(":"),
+      FLASHBUN_SIDECARS: sidecars,
       FLASHBUN_PAGER_LOG: log,
     });
     const sum = (of: (library: Cached) => number) =>
@@ -111,24 +126,31 @@ function mkdirIn(folder: string, name: string): string {
   return path;
 }
 
-/** Shrinks what the profile's runs loaded, unless the cache has it. */
-export async function shrunkLibraries(options: RunOptions): Promise<Cached[]> {
+/**
+ * Shrinks what the profile's runs loaded, unless the cache has it.
+ * @param onReport called with what became of each library that was shrunk
+ */
+export async function shrunkLibraries(
+  options: RunOptions,
+  onReport?: (report: ShrinkReport) => void,
+): Promise<Cached[]> {
   const { profile, onProblem } = options;
-  const found: Cached[] = [];
   using pool = new Pool();
-  for (const [id, { path }] of Object.entries(profile.libraries)) {
-    if (untouched.test(basename(path)) || isSmall(path)) continue;
+  const found = await overlapped(Object.entries(profile.libraries), async ([id, { path }]) => {
+    if (untouched.test(basename(path)) || isSmall(path)) return [];
     try {
       requireBuild(path, id);
-      const cached = await shrunkLibrary(path, id, options, pool);
-      if (cached.bytesAfter < cached.bytesBefore) found.push(cached);
+      const cached = await shrunkLibrary(path, id, options, pool, onReport);
+      return cached.bytesAfter < cached.bytesBefore ? [cached] : [];
     } catch (cause) {
       if (!(cause instanceof DebloatError)) throw cause;
       onProblem?.(`${path} stays as it is: ${cause.reason}`);
+      return [];
+    } finally {
+      releaseMapping(path);
     }
-    releaseMapping(path);
-  }
-  return found;
+  });
+  return found.flat();
 }
 
 /** Below this a library is not worth a file in the cache. */
@@ -154,6 +176,7 @@ async function shrunkLibrary(
   id: string,
   options: RunOptions,
   pool: Pool,
+  onReport?: (report: ShrinkReport) => void,
 ): Promise<Cached> {
   const { cache = cacheFolder(), onShrink, onProblem: _, ...rest } = options;
   const folder = join(cache, id.replace(":", "-"), keyOf(path, id, options));
@@ -164,12 +187,13 @@ async function shrunkLibrary(
     onShrink?.(path);
     // Pages come back by build id alone.
     const host = id.startsWith("sha256:") ? "off" : rest.host;
-    await shrinkLibrary(path, replacement, { ...rest, host, sidecar }, pool);
+    const report = await shrinkLibrary(path, replacement, { ...rest, host, sidecar }, pool);
+    onReport?.(report);
   }
   return {
     original: path,
     replacement,
-    sidecars: folder,
+    sidecar,
     bytesBefore: statSync(path).size,
     bytesAfter: statSync(replacement).size,
   };

@@ -4,10 +4,14 @@ const std = @import("std");
 const system = @import("system.zig");
 const linux = std.os.linux;
 
-var folder: ?[:0]const u8 = null;
-var file: i32 = -1;
-/// The process that the file is of: a fork inherits its parent's.
-var owner: linux.pid_t = 0;
+const Target = union(enum) {
+    none,
+    /// A file for each process.
+    folder: [:0]const u8,
+    file: [:0]const u8,
+    standard_error,
+};
+var target: Target = .none;
 var busy: std.atomic.Value(bool) = .init(false);
 
 /// Nanoseconds in the tracer that were not said yet.
@@ -18,24 +22,25 @@ pub var images: std.atomic.Value(u64) = .init(0);
 
 /// From now on lines go to files in this folder.
 pub fn use_folder(name: [:0]const u8) void {
-    folder = name;
+    target = .{ .folder = name };
 }
 
 /// From now on lines go to the end of this file, whichever process they are of.
 pub fn use_file(name: [:0]const u8) void {
-    file = system.open(name, appending) orelse -1;
+    target = .{ .file = system.absolute(name) orelse return };
 }
 
 /// From now on lines go to where a program complains.
 pub fn use_standard_error() void {
-    file = 2;
+    target = .standard_error;
 }
 
 const appending: linux.O = .{ .ACCMODE = .WRONLY, .CREAT = true, .APPEND = true };
 
 /// A path in the folder.
 pub fn path(buffer: []u8, name: []const []const u8) ?[:0]const u8 {
-    const start = system.join(buffer, &.{ folder orelse return null, "/" }) orelse return null;
+    if (target != .folder) return null;
+    const start = system.join(buffer, &.{ target.folder, "/" }) orelse return null;
     const rest = system.join(buffer[start.len..], name) orelse return null;
     return buffer[0 .. start.len + rest.len :0];
 }
@@ -46,6 +51,7 @@ pub fn process() linux.pid_t {
 
 /// One line. Between `begin` and `end` no other thread writes one.
 pub const Line = struct {
+    file: i32,
     buffer: [1024]u8 = undefined,
     length: usize = 0,
 
@@ -54,8 +60,7 @@ pub const Line = struct {
         var patience: u32 = 1 << 20;
         while (busy.swap(true, .acquire) and patience > 0) : (patience -= 1)
             std.atomic.spinLoopHint();
-        follow_fork();
-        var line: Line = .{};
+        var line: Line = .{ .file = open() orelse -1 };
         line.raw("{\"event\":\"");
         line.raw(event);
         line.raw("\"");
@@ -113,22 +118,31 @@ pub const Line = struct {
     pub fn end(line: *Line) void {
         line.raw("}\n");
         line.flush();
+        if (line.file >= 0 and target != .standard_error) system.close(line.file);
         busy.store(false, .release);
     }
 
     fn flush(line: *Line) void {
-        if (file >= 0) _ = linux.write(file, &line.buffer, line.length);
+        if (line.file >= 0) _ = linux.write(line.file, &line.buffer, line.length);
         line.length = 0;
     }
 };
 
-fn follow_fork() void {
-    const current = process();
-    if (folder == null or owner == current) return;
-    if (file >= 0) system.close(file);
-    owner = current;
+/// For one line: a program may close any file, and have another under its number, in its own
+/// process or, sharing this memory, in one that it starts.
+fn open() ?i32 {
+    switch (target) {
+        .none => return null,
+        .standard_error => return 2,
+        .file => |name| return system.open(name, appending),
+        .folder => return open_own(),
+    }
+}
+
+/// Apart, for the stack that it takes: a handler of the pager's may have little.
+noinline fn open_own() ?i32 {
     var buffer: [4096]u8 = undefined;
     var digits: [16]u8 = undefined;
-    const name = path(&buffer, &.{ system.hex(@intCast(current), &digits), ".jsonl" });
-    file = if (name) |known| system.open(known, appending) orelse -1 else -1;
+    const name = [_][]const u8{ system.hex(@intCast(process()), &digits), ".jsonl" };
+    return system.open(path(&buffer, &name) orelse return null, appending);
 }

@@ -23,6 +23,9 @@ const Known = struct {
     base: usize = 0,
     dynamic: usize = 0,
     file: i32 = 0,
+    /// Of that file, and its name: a program may close it, and have another under its number.
+    identity: system.Identity = undefined,
+    name: ?[*:0]const u8 = null,
     runs: ?[*]const Run = null,
     run_count: usize = 0,
     path: ?[*:0]const u8 = null,
@@ -71,7 +74,7 @@ fn on_fault(info: *const linux.siginfo_t, context: *anyopaque) bool {
     if (is_write(context) and !rights.WRITE) return false;
     const offset = run.file_offset + (page - run.vaddr());
     if (rights.WRITE) return bring_writable(sidecar, offset, library.base, page, rights);
-    if (!bring(sidecar.file, offset, library.base + page, rights)) return false;
+    if (!bring(sidecar, offset, library.base + page, rights)) return false;
     say(sidecar, page);
     return true;
 }
@@ -87,7 +90,7 @@ fn bring_writable(
     const before = lock();
     defer unlock(before);
     if (is_readable(base + page)) return true;
-    if (!bring(sidecar.file, offset, base + page, rights)) return false;
+    if (!bring(sidecar, offset, base + page, rights)) return false;
     say(sidecar, page);
     return true;
 }
@@ -120,7 +123,19 @@ fn order(page: u64, run: Run) std.math.Order {
 }
 
 /// Another thread may be bringing the same page: the second takes the place of the first, whole.
-fn bring(file: i32, offset: u64, address: usize, rights: linux.PROT) bool {
+fn bring(sidecar: *const Known, offset: u64, address: usize, rights: linux.PROT) bool {
+    if (same(sidecar, sidecar.file)) return bring_from(sidecar.file, offset, address, rights);
+    const file = system.open(sidecar.name orelse return false, .{}) orelse return false;
+    defer system.close(file);
+    return same(sidecar, file) and bring_from(file, offset, address, rights);
+}
+
+fn same(sidecar: *const Known, file: i32) bool {
+    const found = system.identity(file, "") orelse return false;
+    return std.meta.eql(found, sidecar.identity);
+}
+
+fn bring_from(file: i32, offset: u64, address: usize, rights: linux.PROT) bool {
     const at: [*]u8 = @ptrFromInt(address);
     const here: linux.MAP = .{ .TYPE = .PRIVATE, .FIXED = true };
     const mapped = linux.mmap(at, system.page_bytes, rights, here, file, @intCast(offset));
@@ -188,7 +203,16 @@ fn open(sidecar: *Known, library: *const loaded.Library) void {
     const file = system.open(path, .{}) orelse return;
     defer system.close(file);
     const found = sidecars_of.of(file, folders, &scratch.name) orelse return;
+    sidecar.identity = system.identity(found.file, "") orelse return;
+    sidecar.name = name_of(std.mem.sliceTo(&scratch.name, 0));
     sidecar.runs = found.runs.ptr;
     sidecar.run_count = found.runs.len;
     sidecar.file = found.file;
+}
+
+/// The name kept, with the folder that it is in now.
+fn name_of(name: []const u8) ?[*:0]const u8 {
+    const kept = system.allocate(loaded.path_bytes_max) orelse return null;
+    const whole = system.join(kept[0..loaded.path_bytes_max], &.{name}) orelse return null;
+    return system.absolute(whole) orelse null;
 }

@@ -35,28 +35,32 @@ fn say(library: *const loaded.Library, event: []const u8, only_code: bool) void 
     line.key("pages");
     line.raw("[");
     var runs: Runs = .{ .line = &line };
+    var whole = true;
     while (segments.next()) |segment| {
         if (segment.type != .LOAD or (only_code and !segment.flags.X)) continue;
-        read(map, library.base, segment, &runs);
+        whole = read(map, library.base, segment, &runs) and whole;
     }
     runs.end();
     line.raw("]");
+    if (!whole) line.number("unread", 1);
     line.end();
 }
 
-fn read(map: i32, base: usize, segment: loaded.Segment, runs: *Runs) void {
+fn read(map: i32, base: usize, segment: loaded.Segment, runs: *Runs) bool {
     var page = segment.vaddr / system.page_bytes;
     const end = (segment.vaddr + segment.filesz + system.page_bytes - 1) / system.page_bytes;
     var entries: [256]u64 = undefined;
     while (page < end) {
         const count = @min(entries.len, end - page);
         const bytes = std.mem.sliceAsBytes(entries[0..count]);
-        if (!system.read_at(map, bytes, (base / system.page_bytes + page) * @sizeOf(u64))) return;
+        const at = (base / system.page_bytes + page) * @sizeOf(u64);
+        if (!system.read_at(map, bytes, at)) return false;
         for (entries[0..count]) |entry| {
             if (entry & touched != 0) runs.add(page);
             page += 1;
         }
     }
+    return true;
 }
 
 /// Writes [first page, count] for pages that follow each other.

@@ -82,13 +82,10 @@ export fn la_objopen(library: *const loaded.Library, _: c_long, _: *usize) c_uin
 }
 
 fn replacement(name: [*:0]const u8) ?[*:0]const u8 {
-    var facts: linux.Statx = undefined;
-    const mask: linux.STATX = .{ .INO = true };
-    if (system.value(linux.statx(linux.AT.FDCWD, name, 0, mask, &facts)) == null) return null;
-    const device = @as(u64, facts.dev_major) << 32 | facts.dev_minor;
+    const known = system.identity(linux.AT.FDCWD, name) orelse return null;
     var entries: Entries = .{};
     while (entries.next()) |entry| {
-        if (entry.device == device and entry.inode == facts.ino) return entry.path;
+        if (entry.device == known.device and entry.inode == known.inode) return entry.path;
     }
     return null;
 }

@@ -119,6 +119,28 @@ pub fn join(buffer: []u8, parts: []const []const u8) ?[:0]const u8 {
     return buffer[0..length :0];
 }
 
+/// A path that a change of the working folder leaves right; kept forever.
+pub fn absolute(path: [:0]const u8) ?[:0]const u8 {
+    if (path.len == 0 or path[0] == '/') return path;
+    const kept = allocate(page_bytes) orelse return null;
+    const length = value(linux.readlink("/proc/self/cwd", kept, page_bytes)) orelse return null;
+    const rest = kept[length..page_bytes];
+    const end = join(rest, &.{ "/", path }) orelse return null;
+    return kept[0 .. length + end.len :0];
+}
+
+/// What tells a file from every other.
+pub const Identity = struct { device: u64, inode: u64 };
+
+/// Of a path, or of an open file with an empty one.
+pub fn identity(file: i32, path: [*:0]const u8) ?Identity {
+    var facts: linux.Statx = undefined;
+    const mask: linux.STATX = .{ .INO = true };
+    const flags: u32 = if (path[0] == 0) linux.AT.EMPTY_PATH else 0;
+    if (value(linux.statx(file, path, flags, mask, &facts)) == null) return null;
+    return .{ .device = @as(u64, facts.dev_major) << 32 | facts.dev_minor, .inode = facts.ino };
+}
+
 /// `number` in hexadecimal digits, 16 of them.
 pub fn hex(number: u64, digits: *[16]u8) []const u8 {
     for (digits, 0..) |*digit, index| {

@@ -25,9 +25,4 @@ def step():
     return [cupy.asnumpy(result).tobytes() for result in results]
 
 
-def gpu_bytes():
-    free, total = cupy.cuda.runtime.memGetInfo()
-    return total - free
-
-
-report.run(step, imported, gpu_bytes)
+report.run(step, imported)

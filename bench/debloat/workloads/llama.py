@@ -43,11 +43,4 @@ def step():
     return [loss.detach().float().cpu().numpy().tobytes(), *weights]
 
 
-def gpu_bytes():
-    if device == "cpu":
-        return 0
-    free, total = torch.cuda.mem_get_info()
-    return total - free
-
-
-report.run(step, imported, gpu_bytes, 5 if device == "cuda" else 1)
+report.run(step, imported, 5 if device == "cuda" else 1)

@@ -89,11 +89,4 @@ def step():
     return bytes_of([loss, *model.parameters()])
 
 
-def gpu_bytes():
-    if device == "cpu":
-        return 0
-    free, total = torch.cuda.mem_get_info()
-    return total - free
-
-
-report.run(step, imported, gpu_bytes, 20 if device == "cuda" else 1)
+report.run(step, imported, 20 if device == "cuda" else 1)

@@ -2,6 +2,7 @@ import { readFileSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { archName } from "../../debloat/fatbin/fatbin.ts";
 import { readLibraryId } from "../../debloat/library.ts";
+import { overlapped } from "../../debloat/pool/overlap.ts";
 import { Pool } from "../../debloat/pool/pool.ts";
 import { parseProfile } from "../../debloat/profile/text.ts";
 import type { ShrinkReport } from "../../debloat/shrink/decide.ts";
@@ -29,9 +30,9 @@ export interface ShrinkArguments {
 }
 
 /**
- * Shrinks libraries one after another, or prints what would be removed.
+ * Shrinks libraries, or prints what would be removed.
  * @returns the exit code
- * @throws FlashbunError; libraries before the one that failed are written
+ * @throws FlashbunError; others may have been written
  */
 export async function shrinkCommand(files: string[], options: ShrinkArguments): Promise<number> {
   const outputs = { "--json": options.json };
@@ -43,9 +44,8 @@ export async function shrinkCommand(files: string[], options: ShrinkArguments): 
   const { output, sidecar, profile: profilePath, json, quiet, ...rest } = options;
   const profile = profilePath === undefined ? undefined : readProfile(profilePath);
   using pool = new Pool();
-  const reports: ShrinkReport[] = [];
   const started = performance.now();
-  for (const file of files) {
+  const reports = await overlapped(files, async (file) => {
     const path = output === undefined ? undefined : join(output, basename(file));
     const library: ShrinkOptions = {
       ...rest,
@@ -54,12 +54,12 @@ export async function shrinkCommand(files: string[], options: ShrinkArguments): 
       onProgress: quiet ? undefined : progress(basename(file)),
     };
     const report = await shrinkLibrary(file, path, library, pool);
-    reports.push(report);
-    if (!quiet) text.write(lineOf(report));
-    if (!quiet && output === undefined) text.write(`${reasonsOf(report)}\n`);
+    const reasons = output === undefined ? `${reasonsOf(report)}\n` : "";
+    if (!quiet) text.write(`${lineOf(report)}${reasons}`);
     // The mapping of a library goes with its object, and the next one may be as large.
     Bun.gc(true);
-  }
+    return report;
+  });
   if (!quiet) text.write(totalOf(reports, performance.now() - started));
   if (!quiet) text.write(choices(files, { ...rest, profile }));
   if (json !== undefined)

@@ -11,11 +11,16 @@ export interface Contents {
   /** Mangled, with the bytes that go with each; 0 for PTX, which is not taken apart. */
   readonly kernels: readonly { readonly name: string; readonly bytes: number }[];
   readonly globals: readonly string[];
+  /** Whether it is a part that is linked before it runs. */
+  readonly isPart?: boolean;
   /** Why kernels cannot be taken out of it. */
   readonly whole?: string;
   /** Why it could not be read. */
   readonly unreadable?: string;
 }
+
+/** ELF's type of what a linker takes. */
+const relocatable = 1;
 
 const nothing = { bytes: 0, crc32: 0, kernels: [], globals: [] };
 
@@ -29,11 +34,12 @@ export function contentsOf(section: Source, entry: Entry, file: string): Content
       const kernels = ptxKernels(image).map((name) => ({ name, bytes: 0 }));
       return { ...sum, kernels, globals: [], whole: "it is PTX" };
     }
-    const { kernels, globals, whole } = readCubin(image, file);
+    const { elf, kernels, globals, whole } = readCubin(image, file);
     return {
       ...sum,
       kernels: kernels.map(({ name, bytes }) => ({ name, bytes })),
       globals,
+      ...(elf.type === relocatable ? { isPart: true } : {}),
       ...(whole === undefined ? {} : { whole }),
     };
   } catch (error) {

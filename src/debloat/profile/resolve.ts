@@ -2,6 +2,7 @@
  * From what processes said to a profile: paths become builds, images and names find their library.
  */
 import { realpathSync, statSync } from "node:fs";
+import { basename } from "node:path";
 import { crc32 } from "node:zlib";
 import { DebloatError } from "../../errors.ts";
 import { Bytes } from "../bytes.ts";
@@ -56,10 +57,12 @@ export function resolveTrace(
     isLost: events.lost > 0,
   };
   const profiles: Profile[] = [];
+  const unwatched: string[] = [];
   for (const [path, traced] of events.libraries) {
     if (/\/libflashbun-[a-z]+\.so$/.test(path)) continue;
     try {
-      const { id, library } = resolveLibrary(path, traced, missing);
+      const { id, library, isUnwatched } = resolveLibrary(path, traced, missing);
+      if (isUnwatched) unwatched.push(basename(path));
       profiles.push({ ...emptyProfile(), libraries: { [id]: library } });
     } catch (cause) {
       if (!(cause instanceof DebloatError)) throw cause;
@@ -67,6 +70,11 @@ export function resolveTrace(
     }
     releaseMapping(path);
   }
+  if (unwatched.length > 0)
+    onProblem(
+      `it is not known what was read of the device code outside fat binaries of ` +
+        `${unwatched.join(", ")}: of it what may be linked stays`,
+    );
   const unresolved = {
     kernels: joinNames([...kernels.difference(missing.foundNames)], []),
     cubins: joinCubins(
@@ -81,23 +89,26 @@ function resolveLibrary(
   path: string,
   traced: TracedLibrary,
   missing: Missing,
-): { id: string; library: ProfiledLibrary } {
+): { id: string; library: ProfiledLibrary; isUnwatched: boolean } {
   const { data } = mapFile(path);
   const elf = readElf(new Bytes(data, path));
   const fatbins = elf.sections.filter(({ name }) => name === fatbinSections.loaded);
   const loose = readLoose(elf, fatbins);
   const device = findIn(elf, missing, loose);
   const host = traced.untraced ? { pages: [], functions: [] } : hostOf(elf, traced);
+  const isUnknown = missing.isLost || traced.isUnread;
+  const devicePages = isUnknown ? undefined : touchedOf(loose, traced.touched);
   const library = {
     path: realpathSync(path),
     bytes: statSync(path).size,
     kernels: joinNames([...traced.kernels], device.kernels),
     cubins: joinCubins(device.cubins, []),
     globals: joinNames([...traced.globals], device.globals),
-    devicePages: missing.isLost ? undefined : touchedOf(loose, traced.touched),
+    devicePages,
     ...host,
   };
-  return { id: buildIdOf(elf) ?? `sha256:${hashFile(path)}`, library };
+  const id = buildIdOf(elf) ?? `sha256:${hashFile(path)}`;
+  return { id, library, isUnwatched: loose.length > 0 && devicePages === undefined };
 }
 
 /** Of the pages that were touched, those with device code outside fat binaries. */

@@ -15,6 +15,8 @@ export interface TracedLibrary {
   pages: Ranges;
   /** Pages of code or data that were touched; undefined where that was not said. */
   touched: Ranges | undefined;
+  /** Whether some process could not say all pages that it touched. */
+  isUnread: boolean;
   /** Functions that were watched, [vaddr, bytes], and the addresses of those that were entered. */
   watched: [vaddr: number, bytes: number][];
   readonly entered: Set<number>;
@@ -47,6 +49,8 @@ interface Event {
   library?: string;
   name?: string;
   pages?: Ranges;
+  /** Set where the system did not say all of them. */
+  unread?: number;
   bytes?: number;
   crc32?: number;
   arch?: number;
@@ -78,7 +82,9 @@ export function readTrace(folder: string): TraceEvents {
   for (const name of names.filter((name) => name.endsWith(".jsonl"))) {
     const lines = readFileSync(join(folder, name), "utf8").split("\n");
     events.processes++;
-    if (!lines.map((line) => take(events, line)).includes("end")) events.lost++;
+    const said = lines.map((line) => take(events, line));
+    // A process ends as one program where it goes on as another.
+    if (said.findLast((event) => event === "start" || event === "end") !== "end") events.lost++;
   }
   for (const name of names.filter((name) => name.endsWith(".calls")))
     takeCalls(events, readFileSync(join(folder, name)), join(folder, name));
@@ -102,9 +108,11 @@ function take(events: TraceEvents, line: string): string | undefined {
       (library ?? events).globals.add(event.name!);
       break;
     case "pages":
+      if (event.unread !== undefined) library!.untraced = true;
       library!.pages = joinRanges([...library!.pages, ...event.pages!]);
       break;
     case "touched":
+      if (event.unread !== undefined) library!.isUnread = true;
       library!.touched = joinRanges([...(library!.touched ?? []), ...event.pages!]);
       break;
     case "untraced":
@@ -141,6 +149,7 @@ function libraryAt(events: TraceEvents, path: string): TracedLibrary {
       entered: new Set<number>(),
       pages: [],
       touched: undefined,
+      isUnread: false,
       watched: [],
       untraced: false,
     };

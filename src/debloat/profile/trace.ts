@@ -25,6 +25,8 @@ export interface Traced {
   readonly profile: Profile;
   readonly ended: Ended;
   readonly processes: number;
+  /** Of them, those that ended without saying so: killed, or ended in a way that cannot be seen. */
+  readonly lost: number;
   /** Time that its processes spent in the tracer, together. */
   readonly tracerSeconds: number;
   /** Of it: opening CUPTI, looking at images that were loaded, and the ends of processes. */
@@ -64,20 +66,20 @@ export async function traceCommand(
       ...(cupti === undefined ? {} : { FLASHBUN_CUPTI: cupti }),
     });
     const events = readTrace(folder);
-    for (const problem of [...events.problems, ...lost(events, host)]) onProblem?.(problem);
+    for (const problem of [...events.problems, ...lacks(events, host)]) onProblem?.(problem);
     const profile = resolveTrace(events, onProblem);
     profile.runs.push({ command: [...command], date, host, ...gpuOf(events) });
-    const { processes, libraries, trapSeconds } = events;
+    const { processes, lost, libraries, trapSeconds } = events;
     let functions = 0;
     for (const { entered } of libraries.values()) functions += entered.size;
     const tracerSeconds = events.tracerSeconds + functions * trapSeconds;
-    return { profile, ended, processes, tracerSeconds, tracerParts: events.parts, functions };
+    return { profile, ended, processes, lost, tracerSeconds, tracerParts: events.parts, functions };
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-function lost({ processes, lost }: TraceEvents, host: HostMode): string[] {
+function lacks({ processes, lost }: TraceEvents, host: HostMode): string[] {
   if (processes === 0)
     return ["the tracer did not run: the command is a static program, or not of glibc"];
   if (lost === 0 || host !== "pages") return [];

@@ -1,6 +1,7 @@
 /** Decides what goes of device code outside fat binaries: pure, with a reason for every image. */
 import { joinRanges, type Ranges } from "../elf/ranges.ts";
 import type { Container, Entry } from "../fatbin/fatbin.ts";
+import type { Contents } from "../fatbin/contents.ts";
 import { isUnknown, runsOn } from "../fatbin/select.ts";
 import type { Library } from "../library.ts";
 import type { LooseSection } from "../loose.ts";
@@ -70,7 +71,14 @@ function planEntry(
     const isKept = contents?.kernels.some(({ name }) => matches(options.keep, name)) === true;
     return isKept ? keep(entry, "a kernel of it is to stay") : drop(entry, "no run read it");
   }
+  if (isRead === undefined && isForLinker(entry, contents))
+    return keep(entry, "it may be linked, and no run watched whether it was read");
   return planImage(entry, contents, isUsed, { ...options, level: "cubin" });
+}
+
+/** Whether a compiler or linker may take it: the names looked up then are those of the result. */
+function isForLinker({ kind }: Entry, contents: Contents | undefined): boolean {
+  return kind !== "cubin" || contents?.isPart === true;
 }
 
 /** Whether a run touched a page of it; undefined where that was not watched. */

@@ -1,10 +1,11 @@
 /** A slim copy of a whole environment, such as a Python one, and the way back. */
-import { existsSync, realpathSync, rmSync, statSync } from "node:fs";
+import { realpathSync, rmSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { DebloatError, OptionError } from "../../errors.ts";
 import { requireOptions, requireText } from "../../require.ts";
 import { asDebloatError, hashFile, mapFile, releaseMapping } from "../files.ts";
 import { isShrunk, readLibraryId, shrunkFrom } from "../library.ts";
+import { overlapped } from "../pool/overlap.ts";
 import { Pool } from "../pool/pool.ts";
 import { choose, type Chosen, type ShrinkOptions } from "../shrink/options.ts";
 import { restoreFile } from "../shrink/restore.ts";
@@ -78,6 +79,7 @@ export async function slimTree(
     throw new OptionError("options", options, "a choice", "give --arch, --profile or --strip.");
   using pool = new Pool();
   const sidecars = sidecar === undefined ? [] : [sidecar];
+  const taken = new Set<string>();
   return await makeFolders(source, [output, ...sidecars], (folder, cold) =>
     copyTree(source, folder, async (file, path) => {
       const id = idOfLibrary(file);
@@ -85,7 +87,7 @@ export async function slimTree(
       if (id === undefined || library === undefined) return undefined;
       const name = sidecarName(readLibraryId(file.path), file.path);
       const side = cold === undefined ? undefined : join(cold, name);
-      if (side !== undefined && existsSync(side)) {
+      if (side !== undefined && !newTo(taken, name)) {
         onProblem?.(`${file.name} stays as it is: another library has its build id`);
         return undefined;
       }
@@ -105,6 +107,12 @@ export async function slimTree(
       return { isProfiled: chosen.profile?.libraries[id] !== undefined };
     }),
   );
+}
+
+/** Adds a name to those that are taken; whether it was not there. */
+function newTo(taken: Set<string>, name: string): boolean {
+  const before = taken.size;
+  return taken.add(name).size > before;
 }
 
 /**
@@ -150,19 +158,21 @@ type Change = (file: TreeFile, path: string) => Promise<{ isProfiled: boolean } 
 async function copyTree(source: string, folder: string, change: Change): Promise<TreeReport> {
   const files = layOut(realpathSync(source), folder);
   const changed = new Map<string, { path: string; bytes: number }>();
-  const libraries: TreeLibrary[] = [];
-  for (const file of files.filter(({ name }) => !isRecord(name))) {
-    const path = join(folder, file.name);
-    const made = file.bytes === 0 ? undefined : await change(file, path);
-    if (made === undefined) {
-      share(file.path, path);
-      continue;
-    }
-    const { size } = statSync(path);
-    changed.set(file.name, { path, bytes: size });
-    libraries.push({ name: file.name, bytesBefore: file.bytes, bytesAfter: size, ...made });
-    releaseMapping(file.path);
-  }
+  const libraries = await overlapped(
+    files.filter(({ name }) => !isRecord(name)),
+    async (file): Promise<TreeLibrary[]> => {
+      const path = join(folder, file.name);
+      const made = file.bytes === 0 ? undefined : await change(file, path);
+      if (made === undefined) {
+        share(file.path, path);
+        return [];
+      }
+      const { size } = statSync(path);
+      changed.set(file.name, { path, bytes: size });
+      releaseMapping(file.path);
+      return [{ name: file.name, bytesBefore: file.bytes, bytesAfter: size, ...made }];
+    },
+  );
   let records = 0;
   for (const { path, name } of files.filter(({ name }) => isRecord(name))) {
     const output = join(folder, name);
@@ -170,12 +180,13 @@ async function copyTree(source: string, folder: string, change: Change): Promise
     else share(path, output);
   }
   const bytesBefore = files.reduce((sum, { bytes }) => sum + bytes, 0);
-  const saved = libraries.reduce(
-    (sum, library) => sum + library.bytesBefore - library.bytesAfter,
+  const shrunk = libraries.flat();
+  const saved = shrunk.reduce(
+    (sum, { bytesBefore, bytesAfter }) => sum + bytesBefore - bytesAfter,
     0,
   );
   const bytesAfter = bytesBefore - saved;
-  return { files: files.length, bytesBefore, bytesAfter, libraries, records };
+  return { files: files.length, bytesBefore, bytesAfter, libraries: shrunk, records };
 }
 
 /** The build of a library that may be worth the work; undefined for every other file. */

@@ -248,15 +248,16 @@ describe("by profile", () => {
     expect(gone).toHaveLength(2 * (all.length - 3));
   });
 
-  test("one that did not watch goes by names, and keeps what has none", async () => {
+  test("one that did not watch goes by names, and keeps whatever may be linked", async () => {
     const profile = profileOf();
     const [known] = Object.values(profile.libraries);
     delete known.devicePages;
-    known.kernels = ["kernel_90", "text_75"];
+    known.kernels = ["kernel_90"];
     const { gone } = await shrink("names", { profile, arch: ["sm_90"] });
-    const stay = ["sm_90", "compute_75", "lto_75"];
-    expect(gone).toHaveLength(2 * (all.length - stay.length));
-    expect(gone).not.toContain("lto_75");
+    // The names of linked code are those of nothing that the library holds.
+    const linkable = ["compute_75", "compute_50", "lto_75"];
+    expect(gone).toHaveLength(2 * (all.length - 1 - linkable.length));
+    for (const name of linkable) expect(gone).not.toContain(name);
   });
 
   test("is written and read with its pages", () => {
@@ -293,6 +294,21 @@ test("a run is traced by what it touches, and the pager brings back what another
   const other = await runWith(9);
   expect(other.out).toBe(`${word(9)} ${word(9)} `);
   expect(other.err).toContain("2 removed pages of libloose.so needed after all, and back");
+});
+
+test("where a process of the run was killed, what a linker may have read stays", async () => {
+  const used = join(folder, "killed.json");
+  const command = ["sh", "-c", "sh -c 'kill -9 $$'; exec \"$@\"", "sh", caller, library];
+  const trace = ["--host", "functions", "-o", used, "--", ...command];
+  const { code, err } = await flashbun("debloat", "trace", ...trace);
+  expect([code, err]).toEqual([0, expect.stringContaining("of it what may be linked stays")]);
+  const profile = parseProfile(readFileSync(used, "utf8"), used);
+  const { gone, small } = await shrink("killed", { profile });
+  expect(gone).toHaveLength(2 * (all.length - 3));
+  // Without the pager, as one that reads by system calls.
+  const { asked, words } = middle(8, 9, 10);
+  for (const name of ["constant", "variable"])
+    expect(await run(caller, [small, ...asked(name)])).toBe(`${words.join(" ")} `);
 });
 
 test("verify sees an image that lacks a part, and pages of other rights", async () => {

@@ -88,6 +88,12 @@ describe("a removed page that is needed", () => {
     expect(pages).toHaveLength(1);
   });
 
+  test("comes back, and is said, where the program has closed all files and opened others", async () => {
+    const { code, signal, pages } = await run("closed");
+    expect({ code, signal }).toEqual({ code: 0, signal: null });
+    expect(pages.map(({ page }) => page)).toEqual([2500, 3500].map(pageOf));
+  });
+
   test("is said on standard error where no file is named", async () => {
     const { code, err, pages } = await run("one", { FLASHBUN_PAGER_LOG: "" });
     expect([code, pages]).toEqual([0, []]);

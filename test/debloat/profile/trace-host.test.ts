@@ -43,6 +43,13 @@ function holds({ pages }: ProfiledLibrary, address: number): boolean {
   return pages.some(([first, count]) => page >= first && page < first + count);
 }
 
+const staticProgram = join(folder, "static");
+
+async function makeStatic(): Promise<void> {
+  const options = ["-target", "x86_64-linux-none", "-nostdlib", "-static", "-o", staticProgram];
+  await zig("cc", ...options, join(programs, "static.s"));
+}
+
 const called = [0, 1, ...Array.from({ length: 18 }, (_, n) => 10 + n), 29, 1500];
 
 beforeAll(async () => {
@@ -155,6 +162,50 @@ describe("a program that a signal ends", () => {
   });
 });
 
+describe("a program that starts others as Python does", () => {
+  // The child shares its parent's memory, and closes all of its files before it becomes another.
+  const source = `
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <fcntl.h>
+    #include <sys/stat.h>
+    #include <sys/wait.h>
+    #include <unistd.h>
+    int main(int count, char **words) {
+      struct stat before[40], after;
+      for (int file = 3; file < 40; file++)
+        if (fcntl(file, F_GETFD) < 0) dup2(open(words[1], O_RDONLY), file);
+      for (int file = 3; file < 40; file++) fstat(file, &before[file]);
+      pid_t child = vfork();
+      if (child == 0) {
+        for (int file = 3; file < 64; file++) close(file);
+        execl(words[2], words[2], (char *)0);
+        _exit(9);
+      }
+      int status;
+      waitpid(child, &status, 0);
+      if (status) return 1;
+      int (*function)(void) = dlsym(dlopen(words[1], RTLD_NOW), "spare_1000");
+      if (function() != 1000) return 2;
+      for (int file = 3; file < 40; file++)
+        if (fstat(file, &after) || after.st_ino != before[file].st_ino) return 3;
+      return 0;
+    }`;
+  const path = join(folder, "starts");
+  beforeAll(async () => {
+    await Bun.write(`${path}.c`, source);
+    await zig("cc", "-target", "x86_64-linux-gnu", "-o", path, `${path}.c`);
+    await makeStatic();
+  }, 60_000);
+
+  test.each(["pages", "functions", "off"] as const)("loses nothing: %s", async (host) => {
+    const run = await traceWith([path, library, staticProgram], { host });
+    const { ended, processes, lost, out } = run.traced;
+    expect([ended.exitCode, processes, lost, out]).toEqual([0, 2, 0, "static\n"]);
+    expect(run.problems).toEqual([]);
+  });
+});
+
 test("the tracer, the pager and the redirector compile for aarch64", async () => {
   const output = join(folder, "libtrace-aarch64.so");
   for (const name of ["trace", "pager", "redirect"]) {
@@ -194,10 +245,8 @@ describe("commands that cannot be traced", () => {
   });
 
   test("a static program runs, and that nothing was seen is said", async () => {
-    const path = join(folder, "static");
-    const source = join(programs, "static.s");
-    await zig("cc", "-target", "x86_64-linux-none", "-nostdlib", "-static", "-o", path, source);
-    const run = await traceWith([path], { host: "pages" });
+    await makeStatic();
+    const run = await traceWith([staticProgram], { host: "pages" });
     expect(run.traced.out).toBe("static\n");
     expect(run.problems).toEqual([expect.stringContaining("the tracer did not run")]);
   });

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -90,11 +91,26 @@ static int on_small_stack(void) {
     return spare(2500) == 2500 ? 0 : 3;
 }
 
+/* What was open is closed, and its numbers are those of other files. */
+static int after_closing(void) {
+    if (spare(2500) != 2500) abort();
+    for (int file = 3; file < 64; file++) close(file);
+    for (int file = 3; file < 64; file++)
+        if (memfd_create("other", 0) != file || ftruncate(file, 1 << 26)) abort();
+    if (spare(3500) != 3500) abort();
+    for (int file = 3; file < 64; file++) {
+        struct stat facts;
+        if (lseek(file, 0, SEEK_CUR) || fstat(file, &facts) || facts.st_blocks) abort();
+    }
+    return 0;
+}
+
 int main(int count, char **given) {
     library = dlopen(given[1], RTLD_NOW);
     if (!library || count < 3) return 2;
     if (!strcmp(given[2], "one")) return spare(2500) == 2500 ? 0 : 3;
     if (!strcmp(given[2], "small")) return on_small_stack();
+    if (!strcmp(given[2], "closed")) return after_closing();
     if (!strcmp(given[2], "crash")) return *(volatile char *)16;
     if (!strcmp(given[2], "default")) {
         signal(SIGSEGV, SIG_IGN);
