@@ -1,4 +1,5 @@
 import type { Device } from "../device/device.ts";
+import { PinnedRing } from "../device/ring.ts";
 import { dtypeBytes, type DType, encode } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { Weight } from "../tensor/weight.ts";
@@ -9,7 +10,7 @@ import { type Range, rowsOf } from "../weights/slice.ts";
 import { Config } from "./config.ts";
 import type { LatentHeads } from "./latent.ts";
 import type { LatentShape } from "./shape.ts";
-import type { StoredTensor } from "../weights/stored.ts";
+import { storedBytes, type StoredTensor } from "../weights/stored.ts";
 import { dtypeOf, unpack } from "../weights/unpack.ts";
 
 /** A linear layer on the device: full names of its parts, one below the other, with outputs. */
@@ -25,7 +26,12 @@ interface Done {
   /** Full names of what was asked for. */
   readonly taken: Set<string>;
   readonly linears: LinearLayer[];
+  /** What parts of files are read into on their way to the device. */
+  ring?: PinnedRing | undefined;
 }
+
+/** Bytes of a file that are read at once, while those before go to the device. */
+const partBytes = 1 << 24;
 
 /** Takes a checkpoint's tensors by name and puts them on the device, where they stay its own. */
 export class WeightSource implements Disposable {
@@ -165,10 +171,11 @@ export class WeightSource implements Disposable {
   }
 
   /**
-   * Throws a CheckpointError where a tensor was not asked for: the model would not be what its file
-   * says. `ignored` are names that stand for nothing here.
+   * After all others: throws a CheckpointError where a tensor was not asked for, as the model would
+   * not be what its file says. `ignored` are names that stand for nothing here.
    */
   requireAllTaken(ignored: RegExp): void {
+    this.#freeRing();
     const { path, tensors } = this.checkpoint;
     const { taken } = this.done;
     const left = [...tensors.keys()].filter((name) => !taken.has(name) && !ignored.test(name));
@@ -186,7 +193,13 @@ export class WeightSource implements Disposable {
 
   /** Frees all that it put on the device. */
   [Symbol.dispose](): void {
+    this.#freeRing();
     for (const owner of this.done.owned.splice(0)) owner[Symbol.dispose]();
+  }
+
+  #freeRing(): void {
+    this.done.ring?.[Symbol.dispose]();
+    this.done.ring = undefined;
   }
 
   #grouped(inputs: number, { bits, group, values, scales, minimums }: Codes): Weight {
@@ -216,11 +229,25 @@ export class WeightSource implements Disposable {
   #put(address: number, inputs: number, parts: readonly [name: string, rows: number][]): number {
     let to = address;
     for (const [name, rows] of parts) {
-      const bytes = bytesIn(this.dtype, this.#stored(name, [rows, inputs]));
-      this.device.upload(to, bytes);
-      to += bytes.length;
+      const stored = this.#stored(name, [rows, inputs]);
+      const isSame = dtypeOf[stored.format.name] === this.dtype;
+      if (isSame && stored.read) this.#load(to, storedBytes(stored), stored.read);
+      else this.device.upload(to, bytesIn(this.dtype, stored));
+      to += rows * inputs * dtypeBytes(this.dtype);
     }
     return to;
+  }
+
+  /** Reads bytes that lie in a file as the device wants them. */
+  #load(to: number, bytes: number, read: NonNullable<StoredTensor["read"]>): void {
+    const { stream } = this.device;
+    const ring = (this.done.ring ??= new PinnedRing(this.device, "weights on their way"));
+    for (let at = 0; at < bytes; at += partBytes) {
+      const count = Math.min(partBytes, bytes - at);
+      const { i32 } = ring.take(Math.ceil(count / 4));
+      read(new Uint8Array(i32.buffer, i32.byteOffset, count), at);
+      ring.upload(stream, to + at, count / 4);
+    }
   }
 
   #stored(name: string, shape: readonly number[], kind = "weight"): StoredTensor {

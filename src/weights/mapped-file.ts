@@ -1,4 +1,4 @@
-import { statSync } from "node:fs";
+import { closeSync, openSync, readSync, statSync } from "node:fs";
 import { CheckpointError } from "./errors.ts";
 
 /** Bytes that a header has at most; more than any has. */
@@ -35,6 +35,27 @@ export class MappedFile {
     } catch (error) {
       const what = `bytes ${from} to ${to} cannot be mapped (${error})`;
       throw new CheckpointError(this.path, what, "copy it to a local disk.", { cause: error });
+    }
+  }
+
+  /**
+   * Reads the bytes from `from` on into memory: faster than touching them page by page. Errors:
+   * CheckpointError.
+   */
+  readInto(into: Uint8Array, from: number): void {
+    let file: number | undefined;
+    try {
+      file = openSync(this.path, "r");
+      for (let at = 0; at < into.length;) {
+        const count = readSync(file, into, at, into.length - at, from + at);
+        if (count === 0) throw new Error("it has become shorter");
+        at += count;
+      }
+    } catch (error) {
+      const what = `bytes ${from} to ${from + into.length} cannot be read (${error})`;
+      throw new CheckpointError(this.path, what, "copy it to a local disk.", { cause: error });
+    } finally {
+      if (file !== undefined) closeSync(file);
     }
   }
 }

@@ -1,5 +1,5 @@
 import { CheckpointError } from "./errors.ts";
-import type { StoredTensor } from "./stored.ts";
+import { storedBytes, type StoredTensor } from "./stored.ts";
 
 /** Rows or columns [from, to) of a matrix. */
 export type Range = readonly [from: number, to: number];
@@ -8,9 +8,13 @@ export type Range = readonly [from: number, to: number];
 export function rowsOf(stored: StoredTensor, ranges: readonly Range[]): StoredTensor {
   const [rows, ...rest] = stored.shape;
   const count = ranges.reduce((sum, [from, to]) => sum + to - from, 0);
+  const { name, format, read } = stored;
+  const first = (ranges[0][0] * storedBytes(stored)) / rows;
   return {
-    ...stored,
+    name,
+    format,
     shape: [count, ...rest],
+    ...(read && ranges.length === 1 && { read: (into, at) => read(into, first + at) }),
     get bytes() {
       const all = stored.bytes;
       const rowBytes = all.length / rows;
@@ -23,7 +27,8 @@ export function rowsOf(stored: StoredTensor, ranges: readonly Range[]): StoredTe
 /** Some columns of a stored matrix, copied. Errors: CheckpointError where they cut a block. */
 export function columnsOf(path: string, stored: StoredTensor, [from, to]: Range): StoredTensor {
   const [rows, columns] = stored.shape;
-  const { blockElements, blockBytes, name } = stored.format;
+  const { format } = stored;
+  const { blockElements, blockBytes, name } = format;
   if (from % blockElements !== 0 || to % blockElements !== 0) {
     const what = `columns ${from} to ${to} of ${stored.name} cut its blocks of ${blockElements}`;
     const fix = `use fewer ranks, or weights that are not ${name}.`;
@@ -31,7 +36,8 @@ export function columnsOf(path: string, stored: StoredTensor, [from, to]: Range)
   }
   const bytesOf = (elements: number) => (elements / blockElements) * blockBytes;
   return {
-    ...stored,
+    name: stored.name,
+    format,
     shape: [rows, to - from],
     get bytes() {
       const all = stored.bytes;

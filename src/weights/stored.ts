@@ -45,12 +45,20 @@ export interface StoredTensor {
   readonly format: StoredFormat;
   /** In row-major order; mapped anew each time, and read when first touched. */
   readonly bytes: Uint8Array;
+  /** Reads the bytes from one on into memory; absent where they do not lie so in a file. */
+  readonly read?: (into: Uint8Array, from: number) => void;
+}
+
+/** How many bytes a tensor has. */
+export function storedBytes({ shape, format }: Pick<StoredTensor, "shape" | "format">): number {
+  const elements = shape.reduce((product, size) => product * size, 1);
+  return (elements / format.blockElements) * format.blockBytes;
 }
 
 /** A tensor of `byteLength` bytes from byte `from` of a file on. */
 export function storedIn(
   file: MappedFile,
-  described: Omit<StoredTensor, "bytes">,
+  described: Omit<StoredTensor, "bytes" | "read">,
   from: number,
   byteLength: number,
 ): StoredTensor {
@@ -59,5 +67,6 @@ export function storedIn(
     get bytes() {
       return file.range(from, from + byteLength);
     },
+    read: (into, at) => file.readInto(into, from + at),
   };
 }

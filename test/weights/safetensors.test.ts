@@ -1,8 +1,10 @@
 import { describe, expect, test } from "bun:test";
-import { closeSync, openSync, writeSync } from "node:fs";
+import { closeSync, openSync, statSync, truncateSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 import { CheckpointError } from "../../src/weights/errors.ts";
 import { openSafetensors, openSafetensorsFolder } from "../../src/weights/safetensors.ts";
+import { columnsOf, rowsOf } from "../../src/weights/slice.ts";
+import type { StoredTensor } from "../../src/weights/stored.ts";
 import { unpack } from "../../src/weights/unpack.ts";
 import { sweep } from "../support/deep.ts";
 import { seeded } from "../support/random.ts";
@@ -54,6 +56,27 @@ test("tensors lie beyond 4 GiB too", () => {
   writeSync(file, new Uint8Array(Float32Array.of(3, 4).buffer), 0, 8, start.length + far);
   closeSync(file);
   expect(unpack(openSafetensors(path).get("x")!)).toEqual(Float32Array.of(3, 4));
+});
+
+test("parts of a tensor are read into memory, rows of it too, and never short", () => {
+  const path = write("read.safetensors", safetensorsBytes({ a: bf16, x: numbers([1, 2, 3, 4]) }));
+  const whole = openSafetensors(path).get("x")!;
+  const values = (stored: StoredTensor, from: number, count: number) => {
+    const into = new Float32Array(count);
+    stored.read!(new Uint8Array(into.buffer), 4 * from);
+    return [...into];
+  };
+  expect(values(whole, 1, 2)).toEqual([2, 3]);
+  expect(values(rowsOf(whole, [[1, 4]]), 1, 2)).toEqual([3, 4]);
+  // Neither lies in the file as it is.
+  const parts: [number, number][] = [
+    [0, 1],
+    [2, 3],
+  ];
+  expect(rowsOf(whole, parts).read).toBeUndefined();
+  expect(columnsOf(path, { ...whole, shape: [2, 2] }, [1, 2]).read).toBeUndefined();
+  truncateSync(path, statSync(path).size - 4);
+  expect(() => values(whole, 0, 4)).toThrow(/bytes \d+ to \d+ cannot be read .*shorter/);
 });
 
 describe("refused, by name", () => {
