@@ -22,6 +22,16 @@ export class AdapterNames {
     return [...this.#byName.values()];
   }
 
+  /** What of them must be the same on all ranks: names, shapes and scales. */
+  get facts(): object[] {
+    return [...this.#byName].map(([name, { file }]) => {
+      const tensors = [...file.tensors].map(([tensor, { shape }]) => {
+        return [tensor, shape, file.config.scaleOf(tensor.replace(/\.lora_[AB]\.weight$/, ""))];
+      });
+      return { name, tensors };
+    });
+  }
+
   /** The number of an adapter, or 0 for none. Errors: OptionError. */
   idOf(name: string | undefined): number {
     return name === undefined ? 0 : this.#known(name).id;

@@ -29,7 +29,7 @@ import {
 import { deviceOf, type EngineRanks, meet, ranksFor, splitsContextOf } from "./ranks.ts";
 import { samplingFor } from "./sampling.ts";
 import type { Drafter } from "./drafter.ts";
-import { checkSpeculate, drafterOf } from "./speculate.ts";
+import { checkSpeculate, drafterOf, draftsOf } from "./speculate.ts";
 import { Sampler } from "./sampler.ts";
 import { type EngineStats, statsOf } from "./stats.ts";
 import { StepLoop } from "./step-loop.ts";
@@ -96,8 +96,7 @@ export class Engine implements AsyncDisposable {
     if (ranks === undefined || rank === 0)
       throw new OptionError("rank", rank, "1 or more", "let the other ranks follow.");
     const { comm, turns } = ranks;
-    const { scheduler } = this.#loop;
-    using follower = new Follower(model, scheduler, turns, { comm, ...limits });
+    using follower = new Follower(model, this.#loop.scheduler, turns, { comm, ...limits });
     await follower.run();
     await comm.done();
   }
@@ -126,12 +125,10 @@ export class Engine implements AsyncDisposable {
     const threads = isFree ? { threads: availableParallelism() } : {};
     const { speculate, deterministic = false, randomWeights = false } = options;
     const ranks = ranksFor(options.tp, deterministic);
-    if (speculate !== undefined) checkSpeculate(speculate, ranks !== undefined, deterministic);
+    const splitsContext = splitsContextOf(options);
+    if (speculate !== undefined) checkSpeculate(speculate, { deterministic, splitsContext });
+    const drafts = speculate && draftsOf(speculate);
     const adapters = new AdapterNames(options.adapters ?? {});
-    if (ranks !== undefined && ranks.ranks > 1 && adapters.names.length > 0) {
-      const allowed = "absent where several ranks share a model";
-      throw new OptionError("adapters", adapters.names.join(", "), allowed, "start one rank.");
-    }
     const device = made.use(await Device.open(deviceOf(kind, ranks), threads));
     const usual = defaults[device.kind];
     const { dtype = usual.dtype, tokenBudget = usual.tokenBudget, pages } = options;
@@ -139,13 +136,16 @@ export class Engine implements AsyncDisposable {
     requireBatch(maxBatch, tokenBudget);
     const limits = { tokenBudget, maxBatch };
     const { config } = checkpoint;
-    const cut = { pages, pageSize, cascade, exact, splitsContext: splitsContextOf(options) };
-    const met = ranks && (await meet(device, ranks, { config, dtype, ...limits, ...cut }));
+    const cut = { pages, pageSize, cascade, exact, splitsContext };
+    const wanted = { config, dtype, ...limits, ...cut, drafts, adapters: adapters.facts };
+    const met = ranks && (await meet(device, ranks, wanted));
     if (met !== undefined) made.use(met.comm);
     const sizes = { dtype, ...cut, ...limits, deterministic, ranks: met?.comm };
     const forDrafts = { device, tokenizer: prompts.tokenizer, randomWeights, sizes };
-    const drafter = speculate && made.use(await drafterOf(speculate, forDrafts));
-    const model = made.use(await Model.load(device, checkpoint, { ...sizes, drafter }));
+    // The first rank guesses, and tells the others.
+    const guesses = (met?.comm.rank ?? 0) === 0 ? speculate : undefined;
+    const drafter = made.use(await drafterOf(guesses, forDrafts));
+    const model = made.use(await Model.load(device, checkpoint, { ...sizes, drafts }));
     const engine = new Engine(device, model, prompts, checkpoint, limits, met, drafter, adapters);
     made.move();
     return engine;
@@ -306,7 +306,8 @@ export class Engine implements AsyncDisposable {
   #requireAlone(method: string): void {
     if (this.#closed) throw new EngineClosedError();
     if (this.ranks === undefined || this.ranks.comm.ranks === 1) return;
-    throw new OptionError(method, "of several ranks", "called for one", "start one rank.");
+    const fix = "give them to Engine.load of all ranks.";
+    throw new OptionError(method, "of several ranks", "called for one", fix);
   }
 
   #checkBiased(logitBias: Readonly<Record<number, number>>): void {

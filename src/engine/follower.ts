@@ -1,16 +1,16 @@
 import type { Communicator } from "../comm/communicator.ts";
 import type { LogitParts } from "../models/logit-parts.ts";
 import type { Model } from "../models/model.ts";
-import type { Job } from "../serve/job.ts";
 import type { Scheduler } from "../serve/scheduler.ts";
 import type { Step } from "../serve/step.ts";
 import { type Results, ResultRing } from "./results.ts";
 import { mostOf } from "./sampling.ts";
-import { idsOf } from "./step-rows.ts";
+import { StepDrafts } from "./step-drafts.ts";
+import { idsOf, type Row, rowsOf } from "./step-rows.ts";
 import { checksPlans, planBytes, type Turn, type Turns } from "./turns.ts";
 
 interface Queued {
-  readonly rows: readonly { readonly job: Job; readonly place: number }[];
+  readonly rows: readonly Row[];
   readonly results: Results;
 }
 
@@ -25,6 +25,7 @@ export class Follower implements Disposable {
   readonly #scheduler: Scheduler;
   readonly #ids: Int32Array;
   readonly #ring: ResultRing;
+  readonly #drafts: StepDrafts;
   /** By the ids of requests that have not ended, what of the logits they need. */
   readonly #live = new Map<number, LogitParts>();
 
@@ -40,6 +41,7 @@ export class Follower implements Disposable {
     this.#scheduler = scheduler;
     this.#ids = new Int32Array(tokenBudget);
     this.#ring = new ResultRing(model.device);
+    this.#drafts = new StepDrafts(scheduler);
   }
 
   /** Follows rank 0 until it ends. Errors: CommError, DeviceError. */
@@ -52,8 +54,9 @@ export class Follower implements Disposable {
       const step = this.#scheduler.step(turn.now);
       if (step !== null && checksPlans) await this.#comm.requireEqual("the plan", planBytes(step));
       const next = step === null ? undefined : this.#queue(step);
-      if (running !== undefined) await this.#settle(running);
-      running = next;
+      const last = turn.waits ? next : running;
+      if (last !== undefined) await this.#settle(last);
+      running = turn.waits ? undefined : next;
     }
   }
 
@@ -61,7 +64,7 @@ export class Follower implements Disposable {
     this.#ring[Symbol.dispose]();
   }
 
-  #take({ added, left }: Turn): void {
+  #take({ added, left, drafts = [] }: Turn): void {
     for (const { request, parts, at } of added) {
       this.#scheduler.add(request, at);
       this.#live.set(request.id, parts);
@@ -70,15 +73,16 @@ export class Follower implements Disposable {
       this.#live.delete(id);
       this.#scheduler.abort(id);
     }
+    this.#drafts.offer(drafts);
   }
 
   #queue(step: Step): Queued {
-    const { batch, jobs, sequences, logitRows, sampled } = step;
-    const rows = sampled.map((job) => ({ job, place: job.length }));
-    const wanted = sampled.length;
+    const { batch, jobs, sequences, logitRows, sampled, wanted } = step;
+    const rows = rowsOf(step);
+    const trees = this.#drafts.treesOf(step);
     const ids = idsOf(step, this.#ids);
     const parts = mostOf(sampled.map(({ id }) => this.#live.get(id)!));
-    this.#model.forward({ batch, jobs, sequences, ids, logitRows, wanted, parts });
+    this.#model.forward({ batch, jobs, sequences, ids, logitRows, wanted, parts, trees });
     const chosen = this.#model.shareChosen(wanted);
     const results = this.#ring.queue(chosen === undefined ? [] : [chosen]);
     this.#scheduler.advance(step);
@@ -88,11 +92,14 @@ export class Follower implements Disposable {
   async #settle({ rows, results }: Queued): Promise<void> {
     await this.#comm.watch(results.done);
     if (rows.length === 0) return;
-    const { buffer, byteOffset } = results.part(0);
-    const tokens = new Int32Array(buffer, byteOffset, rows.length);
-    rows.forEach(({ job, place }, row) => {
-      if (!this.#live.has(job.id)) return;
-      if (this.#scheduler.tell(job, place, tokens[row]) !== null) this.#live.delete(job.id);
-    });
+    const { buffer, byteOffset, byteLength } = results.part(0);
+    const tokens = new Int32Array(buffer, byteOffset, byteLength / 4);
+    for (const { job, place, first } of rows) {
+      if (!this.#live.has(job.id)) continue;
+      const path = this.#drafts.pathOf(job, (node) => tokens[first + node]);
+      const accepted = path.slice(1).map((node) => node - 1);
+      const told = this.#scheduler.tell(job, place, tokens[first + path.at(-1)!], accepted);
+      if (told !== null) this.#live.delete(job.id);
+    }
   }
 }

@@ -58,22 +58,18 @@ const schemas: Record<SpeculateOptions["method"], OptionSchemas> = {
 };
 
 /**
- * Throws an OptionError for options that are not as they should be, or beside other ranks; and for
- * branches in a `deterministic` engine: drafts beside them move a token's keys.
+ * Throws an OptionError for options that are not as they should be, and for branches where keys may
+ * not move as drafts beside one another make them: in a `deterministic` engine, where ranks share
+ * the keys of each request.
  */
 export function checkSpeculate(
   options: SpeculateOptions,
-  hasRanks: boolean,
-  deterministic: boolean,
+  { deterministic = false, splitsContext }: { deterministic?: boolean; splitsContext: boolean },
 ): void {
   const isDraft = (options as SpeculateOptions | null)?.method === "draft";
   const schema = schemas[isDraft ? "draft" : "prompt-lookup"];
   const required = isDraft ? ["method", "model"] : ["method"];
   checkOptions("speculate", schema, required, options, "speculate.");
-  if (hasRanks) {
-    const fix = "leave one of the two out: ranks that follow do not know of drafts.";
-    throw new OptionError("speculate", options, "left out beside tp", fix);
-  }
   if (options.method === "prompt-lookup") {
     const { ngramMost = ngramMostDefault, ngramLeast = 1 } = options;
     requireInteger("speculate.ngramLeast", ngramLeast, 1, ngramMost);
@@ -82,8 +78,8 @@ export function checkSpeculate(
   const { draftTokensMost = draftTokensDefault, branches = [] } = options;
   requireInteger("speculate.branches.length", branches.length, 0, draftTokensMost);
   const { nodes, leaves } = treeSizes({ draftTokensMost, branches });
-  if (deterministic && leaves > 1) {
-    const allowed = "left out beside deterministic";
+  if ((deterministic || splitsContext) && leaves > 1) {
+    const allowed = `left out beside ${deterministic ? "deterministic" : "dcp"}`;
     throw new OptionError("speculate.branches", branches.join(", "), allowed, "draft a chain.");
   }
   requireInteger("drafts of speculate.branches", nodes, 1, nodesMost);
@@ -91,6 +87,16 @@ export function checkSpeculate(
 
 const draftTokensDefault = 4;
 const ngramMostDefault = 3;
+
+/** How many drafts of a request a step has at most, and whether they may be trees. */
+export function draftsOf(options: SpeculateOptions): Pick<Drafter, "draftsMost" | "hasBranches"> {
+  const { draftTokensMost = draftTokensDefault } = options;
+  if (options.method === "prompt-lookup")
+    return { draftsMost: draftTokensMost, hasBranches: false };
+  const { branches = [] } = options;
+  const { nodes, leaves } = treeSizes({ draftTokensMost, branches });
+  return { draftsMost: nodes, hasBranches: leaves > 1 };
+}
 
 /** What a drafter is made for. */
 export interface DrafterContext {
@@ -104,11 +110,12 @@ export interface DrafterContext {
 /** Part of the memory for pages that a draft model takes: its tokens are smaller, too. */
 const memoryPart = 0.2;
 
-/** Makes who drafts. Errors: OptionError, and what loading a model throws. */
+/** Makes who drafts, if somebody does. Errors: OptionError, and what loading a model throws. */
 export async function drafterOf(
-  options: SpeculateOptions,
+  options: SpeculateOptions | undefined,
   { device, tokenizer, randomWeights, sizes }: DrafterContext,
-): Promise<Drafter> {
+): Promise<Drafter | undefined> {
+  if (options === undefined) return undefined;
   const { draftTokensMost = draftTokensDefault } = options;
   if (options.method === "prompt-lookup") {
     const { ngramMost = ngramMostDefault, ngramLeast = Math.min(2, ngramMost) } = options;
@@ -135,8 +142,10 @@ export async function drafterOf(
     maxBatch: Math.min(tokenBudget, maxBatch * leaves),
     maxSequences: maxBatch * (1 + leaves),
     cascade: false,
-    // What it guesses changes no answer.
+    // What it guesses changes no answer, and one rank alone guesses.
     deterministic: false,
+    ranks: undefined,
+    splitsContext: false,
   });
   return new DraftModel(model, tree, { tokenBudget, maxBatch });
 }

@@ -1,11 +1,11 @@
 import type { Job } from "../serve/job.ts";
 import type { Scheduler } from "../serve/scheduler.ts";
-import type { Step } from "../serve/step.ts";
-import type { Drafter, Drafts } from "./drafter.ts";
+import type { Drafter, DraftRequest, Drafts } from "./drafter.ts";
 import type { Health } from "./health.ts";
 import type { Generation } from "./request.ts";
 import type { Chosen } from "./sampler.ts";
 import { adjusts } from "./sampling.ts";
+import { type Proposal, StepDrafts } from "./step-drafts.ts";
 
 /** What came of drafts. */
 export interface DraftCounts {
@@ -25,7 +25,7 @@ export class Speculation {
   readonly counts: DraftCounts = { drafts: 0, draftedTokens: 0, acceptedTokens: 0 };
   readonly #scheduler: Scheduler;
   /** Of the step to be. */
-  readonly #drafts = new Map<Job, Drafts>();
+  readonly drafts: StepDrafts;
   #isOn = true;
 
   /** @param vocabulary ids below it are tokens */
@@ -36,6 +36,7 @@ export class Speculation {
     private readonly health: Health,
   ) {
     this.#scheduler = scheduler;
+    this.drafts = new StepDrafts(scheduler);
   }
 
   /** False once drafts failed: requests go on without. */
@@ -43,21 +44,15 @@ export class Speculation {
     return this.#isOn;
   }
 
-  /**
-   * Offers drafts to the next step, of those that run and may have some. Who drafts and fails is
-   * not asked again.
-   */
-  async propose(generations: ReadonlyMap<number, Generation>): Promise<void> {
-    this.#drafts.clear();
-    const jobs: Job[] = [];
-    const requests = [];
-    for (const job of this.#scheduler.running) {
-      const generation = generations.get(job.id);
-      if (generation === undefined || !speculates(generation) || !job.takesDrafts) continue;
-      jobs.push(job);
-      requests.push({ generation, tokens: job.tokens.subarray(0, job.length) });
+  /** Drafts of those that run and may have some. Who drafts and fails is not asked again. */
+  async propose(generations: ReadonlyMap<number, Generation>): Promise<readonly Proposal[]> {
+    const requests: DraftRequest[] = [];
+    for (const { id, takesDrafts, tokens, length } of this.#scheduler.running) {
+      const generation = generations.get(id);
+      if (generation === undefined || !speculates(generation) || !takesDrafts) continue;
+      requests.push({ generation, tokens: tokens.subarray(0, length) });
     }
-    if (jobs.length === 0) return;
+    if (requests.length === 0) return [];
     let drafts: readonly Drafts[];
     try {
       drafts = await this.drafter.draft(requests);
@@ -65,57 +60,26 @@ export class Speculation {
       this.#isOn = false;
       for (const { generation } of requests) this.drafter.forget(generation);
       // On a lost device no request goes on.
-      if (this.health.look(error) !== "ok") return;
+      if (this.health.look(error) !== "ok") return [];
       process.emitWarning(`drafts failed, and requests go on without them: ${String(error)}`, {
         type: "FlashbunWarning",
         code: "FLASHBUN_DRAFTS",
       });
-      return;
+      return [];
     }
-    jobs.forEach((job, i) => {
-      const { tokens } = drafts[i];
+    return drafts.map(({ tokens, ...rest }, i) => {
       const unknown = tokens.findIndex((token) => token >= this.vocabulary);
-      this.#drafts.set(job, drafts[i]);
-      this.#scheduler.propose(job, unknown < 0 ? tokens : tokens.slice(0, unknown));
+      const known = unknown < 0 ? tokens : tokens.slice(0, unknown);
+      return { id: requests[i].generation.id, tokens: known, ...rest };
     });
   }
 
-  /** By job of a step, the parents of its drafts where they are no chain; undefined for none. */
-  treesOf({ jobs }: Step): (readonly number[] | undefined)[] | undefined {
-    const trees = jobs.map((job) => {
-      const parents = this.#drafts.get(job)?.parents?.slice(0, job.drafted);
-      return parents?.some((parent, i) => parent !== i) ? parents : undefined;
-    });
-    return trees.some((tree) => tree !== undefined) ? trees : undefined;
-  }
-
-  /** How many tokens stand between the last known one of a job and a node of its drafts. */
-  depthOf(job: Job, node: number): number {
-    const parents = this.#drafts.get(job)?.parents;
-    if (parents === undefined) return node;
-    let depth = 0;
-    for (let at = node; at > 0; at = parents[at - 1]) depth++;
-    return depth;
-  }
-
-  /**
-   * The nodes along which a job's drafts stand, from its last known token on, by what was chosen
-   * behind each node.
-   */
+  /** As {@link StepDrafts.pathOf}, and counts. */
   pathOf(job: Job, chosen: readonly Chosen[]): number[] {
-    const { drafts, drafted } = job;
-    const parents = this.#drafts.get(job)?.parents;
-    const path = [0];
-    for (let draft = 0; draft < drafted; draft++) {
-      const node = path.at(-1)!;
-      const { token, failure } = chosen[node];
-      if (failure !== undefined) break;
-      const follows = (parents?.[draft] ?? draft) === node;
-      if (follows && drafts![draft] === token) path.push(draft + 1);
-    }
-    if (drafted > 0) {
+    const path = this.drafts.pathOf(job, (node) => chosen[node].token);
+    if (job.drafted > 0) {
       this.counts.drafts++;
-      this.counts.draftedTokens += drafted;
+      this.counts.draftedTokens += job.drafted;
       this.counts.acceptedTokens += path.length - 1;
     }
     return path;

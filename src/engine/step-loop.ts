@@ -1,4 +1,3 @@
-import type { Communicator } from "../comm/communicator.ts";
 import type { Job } from "../serve/job.ts";
 import type { ServeRequest } from "../serve/request.ts";
 import { Scheduler } from "../serve/scheduler.ts";
@@ -6,14 +5,16 @@ import type { Step } from "../serve/step.ts";
 import type { LogitParts } from "../models/logit-parts.ts";
 import type { Model } from "../models/model.ts";
 import { Health } from "./health.ts";
+import type { EngineRanks } from "./ranks.ts";
 import type { Generation } from "./request.ts";
 import type { LoopCounts } from "./stats.ts";
 import { mostOf } from "./sampling.ts";
 import type { Choices, Chosen, Sampler } from "./sampler.ts";
 import type { Drafter } from "./drafter.ts";
 import { type DraftCounts, Speculation } from "./speculation.ts";
+import type { Proposal } from "./step-drafts.ts";
 import { idsOf, type Row, rowsOf, sampledRows } from "./step-rows.ts";
-import { type Added, checksPlans, planBytes, type Turns } from "./turns.ts";
+import { type Added, checksPlans, planBytes, type Turn } from "./turns.ts";
 
 /** Limits of a loop. */
 export interface LoopOptions {
@@ -29,12 +30,6 @@ export interface LoopRequest {
   readonly priority: number;
   /** The number of its adapter; 0: none. */
   readonly adapter: number;
-}
-
-/** What a loop tells the ranks that follow it. */
-export interface Followers {
-  readonly turns: Turns;
-  readonly comm: Communicator;
 }
 
 /** A step that the device has, and whose tokens are not known yet. */
@@ -73,7 +68,7 @@ export class StepLoop {
     model: Model,
     sampler: Sampler,
     { tokenBudget, maxBatch }: LoopOptions,
-    private readonly followers?: Followers,
+    private readonly followers?: EngineRanks,
     drafter?: Drafter,
   ) {
     this.#model = model;
@@ -147,10 +142,10 @@ export class StepLoop {
   }
 
   /** Tells the other ranks what happened since the last turn, and does it here. */
-  #turn(time: number, ends = false): void {
+  #turn(turn: Pick<Turn, "now" | "drafts" | "waits" | "ends">): void {
     const [added, left] = [this.#added, this.#left];
     [this.#added, this.#left] = [[], []];
-    this.followers?.turns.send({ now: time, added, left, ends });
+    this.followers?.turns.send({ ...turn, added, left });
     for (const { request, at } of added) this.scheduler.add(request, at);
     for (const id of left) {
       const generation = this.#generations.get(id);
@@ -166,7 +161,7 @@ export class StepLoop {
     for (const generation of [...this.#generations.values()]) this.abort(generation, failure);
     await this.#resting;
     if (this.followers !== undefined && !follows && this.#broken === undefined) {
-      this.#turn(now(), true);
+      this.#turn({ now: now(), ends: true });
       await this.followers.comm.done();
     }
     this.scheduler[Symbol.dispose]();
@@ -182,14 +177,16 @@ export class StepLoop {
     try {
       while (!this.#stopped) {
         const began = now();
-        if (this.followers !== undefined) this.#turn(began);
-        const waited = this.#speculation?.isOn ? await this.#draft(this.#speculation) : 0;
+        const speculation = this.#speculation?.isOn ? this.#speculation : undefined;
+        const { drafts, waited } = speculation ? await this.#draft(speculation) : notDrafted;
+        const isAhead = this.#speculation?.isOn !== true;
+        if (this.followers !== undefined) this.#turn({ now: began, drafts, waits: !isAhead });
+        this.#speculation?.drafts.offer(drafts);
         const step = this.scheduler.step(began);
         if (step !== null && checksPlans && this.followers !== undefined)
           await this.followers.comm.requireEqual("the plan", planBytes(step));
         const next = step === null ? undefined : this.#queue(step);
         this.counts.hostSeconds += now() - began - waited;
-        const isAhead = this.#speculation?.isOn !== true;
         const last = isAhead ? running : next;
         if (last !== undefined) await this.#settle(last);
         else if (step === null) return;
@@ -214,19 +211,19 @@ export class StepLoop {
     }
   }
 
-  /** Seconds for which drafts were waited. */
-  async #draft(speculation: Speculation): Promise<number> {
+  /** Drafts for the step to be, and seconds for which they were waited. */
+  async #draft(speculation: Speculation): Promise<typeof notDrafted> {
     // What is done here before a device is waited for is this thread's.
     const proposed = speculation.propose(this.#generations);
     const began = now();
-    await proposed;
-    return now() - began;
+    const drafts = await proposed;
+    return { drafts, waited: now() - began };
   }
 
   /** Queues a step. One that cannot be queued ends the requests in it, and no others. */
   #queue(step: Step): Queued | undefined {
     const rows = rowsOf(step);
-    const depthOf = (job: Job, node: number) => this.#speculation?.depthOf(job, node) ?? 0;
+    const depthOf = (job: Job, node: number) => this.#speculation?.drafts.depthOf(job, node) ?? 0;
     try {
       const sampled = sampledRows(rows, this.#generations, depthOf);
       this.#launch(step, mostOf(sampled.map(({ generation }) => generation.parts)));
@@ -281,7 +278,7 @@ export class StepLoop {
   #launch(step: Step, parts: LogitParts): void {
     const ids = idsOf(step, this.#tokens);
     const { batch, jobs, sequences, logitRows, wanted } = step;
-    const trees = this.#speculation?.treesOf(step);
+    const trees = this.#speculation?.drafts.treesOf(step);
     this.#model.forward({ batch, jobs, sequences, ids, logitRows, wanted, parts, trees });
   }
 
@@ -313,6 +310,7 @@ export class StepLoop {
 
 /** The path of a row without drafts. */
 const onlyLast: readonly number[] = [0];
+const notDrafted = { drafts: [] as readonly Proposal[], waited: 0 };
 const noDrafts: DraftCounts = { drafts: 0, draftedTokens: 0, acceptedTokens: 0 };
 
 function now(): number {

@@ -8,6 +8,7 @@ import type { LogitParts } from "../models/logit-parts.ts";
 import type { ServeRequest } from "../serve/request.ts";
 import type { Step } from "../serve/step.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import type { Proposal } from "./step-drafts.ts";
 
 /** What rank 0 tells the others before a step: who came, who left, and its time. */
 export interface Turn {
@@ -16,6 +17,10 @@ export interface Turn {
   readonly added: readonly Added[];
   /** Ids of requests that were ended from outside. */
   readonly left: readonly number[];
+  /** Guesses at tokens, which the step verifies. */
+  readonly drafts?: readonly Proposal[];
+  /** Whether tokens of the step are told before the next turn, as drafts want it. */
+  readonly waits?: boolean;
   /** No turn follows. */
   readonly ends?: boolean;
 }

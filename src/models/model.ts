@@ -10,6 +10,7 @@ import type { Sequence } from "../kv/sequence.ts";
 import { Rope } from "../ops/rope.ts";
 import { type DType, dtypeBytes } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
+import type { AdapterFile } from "../weights/adapter.ts";
 import type { Checkpoint } from "../weights/checkpoint.ts";
 import { Adapters, type NumberedAdapter } from "./adapters.ts";
 import { Config } from "./config.ts";
@@ -18,7 +19,7 @@ import { bucketsOf, DecodeGraphs } from "./decode-graphs.ts";
 import type { ModelFamily } from "./family.ts";
 import { Kit } from "./kit.ts";
 import { RandomSource } from "./random-source.ts";
-import { sharedCheckpoint, sharedShape } from "./share.ts";
+import { sharedAdapter, sharedCheckpoint, sharedShape } from "./share.ts";
 import type { DecoderShape } from "./shape.ts";
 import type { StepTokens } from "./step-inputs.ts";
 import { TreeMasks } from "./tree-masks.ts";
@@ -38,7 +39,7 @@ export interface ModelOptions {
   /** Sequences of its cache, at most; default maxBatch. */
   readonly maxSequences?: number;
   /** Drafts of a request per step, at most, and whether they may be trees; absent: none. */
-  readonly drafter?: { readonly draftsMost: number; readonly hasBranches: boolean } | undefined;
+  readonly drafts?: { readonly draftsMost: number; readonly hasBranches: boolean } | undefined;
   /** Of the share of memory that pages take by default; default 1. */
   readonly memoryPart?: number;
   /** Whether a prefix that requests share is read once for all of them, where that pays. */
@@ -65,6 +66,8 @@ interface Parts {
   /** For steps with trees of drafts. */
   readonly trees:
     { readonly attention: readonly Attention[]; readonly masks: TreeMasks } | undefined;
+  /** What of an adapter is this process's. */
+  readonly ownOf: (file: AdapterFile) => AdapterFile;
   /** Absent: prefixes are not levels of their own. */
   readonly worthSharing: WorthSharing | undefined;
 }
@@ -96,7 +99,7 @@ export class Model implements AsyncDisposable {
 
   /** Errors: CheckpointError, OptionError, OutOfMemoryError, CompileError. */
   static async load(device: Device, checkpoint: Checkpoint, options: ModelOptions): Promise<Model> {
-    const { dtype, pageSize, tokenBudget, maxBatch, drafter, exact, ranks } = options;
+    const { dtype, pageSize, tokenBudget, maxBatch, drafts, exact, ranks } = options;
     const { splitsContext = false, deterministic: batchInvariant = false } = options;
     const config = new Config(checkpoint.path, checkpoint.config);
     const family = familyOf(config);
@@ -135,10 +138,11 @@ export class Model implements AsyncDisposable {
     const hasWindow = groups.some(({ windowLeft }) => windowLeft >= 0);
     const cascades = options.cascade && !hasWindow && !splitsContext && !batchInvariant;
     const worthSharing = cascades ? attention[0].worthSharing : undefined;
-    const trees = drafter?.hasBranches ? await treesOf(device, made, shape, options) : undefined;
-    const parts = { cache, attention, graphAttention, trees, worthSharing };
+    const trees = drafts?.hasBranches ? await treesOf(device, made, shape, options) : undefined;
+    const ownOf = (file: AdapterFile) => (share ? sharedAdapter(file, whole, share) : file);
+    const parts = { cache, attention, graphAttention, trees, worthSharing, ownOf };
     const { statesOnly } = options;
-    const inStep = maxBatch * (1 + (drafter?.draftsMost ?? 0));
+    const inStep = maxBatch * (1 + (drafts?.draftsMost ?? 0));
     const rowsMost = Math.min(tokenBudget, statesOnly === true ? tokenBudget : inStep);
     const how = { shape, dtype, cache, ropes, exact, invariant: batchInvariant, statesOnly, ranks };
     const kit = made.use(new Kit({ ...how, tokenBudget, rowsMost }));
@@ -153,8 +157,9 @@ export class Model implements AsyncDisposable {
   setAdapters(adapters: readonly NumberedAdapter[]): void {
     const { device, source, options } = this;
     const before = this.#adapters;
-    const made = adapters.length > 0;
-    this.#adapters = made ? new Adapters(device, source.linears, adapters, options) : undefined;
+    const own = adapters.map(({ id, file }) => ({ id, file: this.parts.ownOf(file) }));
+    const made = own.length > 0;
+    this.#adapters = made ? new Adapters(device, source.linears, own, options) : undefined;
     this.kit.adapters = this.#adapters;
     this.graphs.dropAdapted();
     before?.[Symbol.dispose]();

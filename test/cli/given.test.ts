@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { serverUrl } from "../../src/cli/parse.ts";
@@ -10,10 +10,6 @@ const folder = mkdtempSync(join(tmpdir(), "flashbun-cli-given-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 const shape = { layers: 1, hidden: 32, intermediate: 48, queryHeads: 4, kvHeads: 2, headDim: 8 };
 const path = writeFolder(join(folder, "tiny"), tinyModel(1, { ...shape, context: 64, tied: true }));
-// Refused before it is read.
-const adapterFolder = join(folder, "adapter");
-mkdirSync(adapterFolder);
-writeFileSync(join(adapterFolder, "adapter_config.json"), "{}");
 
 describe("what cannot be meant is said in one sentence, before a model is loaded", () => {
   const model =
@@ -21,8 +17,6 @@ describe("what cannot be meant is said in one sentence, before a model is loaded
   const beside = "must be beside --speculate";
   const lookup = ["--speculate", "prompt-lookup"];
   const ranks = ["--tp", "2"];
-  const refused = (option: string) =>
-    `--tp must be left out beside --${option} (got 2). Fix: leave one of the two out.`;
   const adapters = "with adapter_config.json in it";
   const saved = "Fix: give the folder in which PEFT saved it.";
   const cases: [args: string[], said: string][] = [
@@ -61,9 +55,14 @@ describe("what cannot be meant is said in one sentence, before a model is loaded
       ["serve", path, "--dcp", "2", "--tp", "4"],
       "--dcp must be 1 or 4, as many ranks as --tp says (got 2). Fix: give --tp 2 too.",
     ],
-    [["serve", path, ...ranks, "--deterministic"], refused("deterministic")],
-    [["generate", path, "x", ...ranks, ...lookup], refused("speculate")],
-    [["serve", path, ...ranks, "--lora", `it=${adapterFolder}`], refused("lora")],
+    [
+      ["serve", path, ...ranks, "--deterministic"],
+      "--tp must be left out beside --deterministic (got 2). Fix: leave one of the two out.",
+    ],
+    [
+      ["serve", path, ...ranks, "--dcp", "2", "--speculate", path, "--branches", "3,2"],
+      '--branches must be left out beside --dcp (got "3,2"). Fix: leave one of the two out.',
+    ],
     [
       ["generate", path, "x", ...lookup, "--branches", "3,2"],
       '--branches must be left out with prompt-lookup (got "3,2"). Fix: give --speculate a model.',

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { startRanks } from "../../src/cli/model/ranks.ts";
 import { findLibrary } from "../../src/comm/libraries.ts";
 import { openDriver } from "../../src/device/open.ts";
+import type { RanksLeft } from "../support/ranks.ts";
 import { root } from "../support/sources.ts";
 import { emulatedLibrary } from "../support/targets.ts";
 import { naiveGreedy, tinyModel, writeFolder } from "../support/tiny-llama.ts";
@@ -77,10 +78,8 @@ test.skipIf(gpus === 0)(
   async () => {
     const { path, expected, requests, options } = small();
     for (const tp of gpus < 2 ? [1] : [1, 2]) {
-      const job = JSON.stringify({ path, tp, options, requests, aborts: {} });
-      const { answers } = (await run(tp, "engine/ranks.ts", job)) as {
-        answers: { tokens: number[] }[];
-      };
+      const job = JSON.stringify([{ path, tp, options, requests, aborts: {} }]);
+      const [{ answers }] = (await run(tp, "engine/ranks.ts", job)) as RanksLeft[];
       expect(answers.map(({ tokens }) => tokens)).toEqual(expected);
     }
   },
@@ -139,10 +138,10 @@ describe.skipIf(gpus > 0)("an emulated GPU calls NCCL as it should", () => {
 
   test("a model's all-reduces are in the graphs of its steps", async () => {
     const { path, expected, requests, options } = small();
-    const job = JSON.stringify({ path, tp: 1, options, requests, aborts: {} });
+    const job = JSON.stringify([{ path, tp: 1, options, requests, aborts: {} }]);
     const { stdout, stderr } = await alone("engine/ranks.ts", job);
     expect(stderr).toBe("");
-    const { answers } = JSON.parse(stdout) as { answers: { tokens: number[] }[] };
+    const [{ answers }] = JSON.parse(stdout) as RanksLeft[];
     expect(answers.map(({ tokens }) => tokens)).toEqual(expected);
   }, 200_000);
 });

@@ -3,9 +3,11 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Engine } from "../../src/engine/index.ts";
 import golden from "../models/families-golden.json";
+import { answerOf } from "../support/answers.ts";
 import { goldenModels, writeModel } from "../support/families.ts";
-import { askRanks, startRanks } from "../support/ranks.ts";
+import { askRanks, refusedByRanks } from "../support/ranks.ts";
 import { naiveGreedy, tinyModel, type TinyShape, writeFolder } from "../support/tiny-llama.ts";
 
 const seconds = 240_000;
@@ -42,20 +44,31 @@ describe("keys of each request lie on several ranks", () => {
     expect(Math.min(...expected.map(({ margin }) => margin))).toBeGreaterThan(1e-3);
   });
 
-  test.each([
-    [2, { pages: 64, pageSize: 4, tokenBudget: 8, maxBatch: 3 }],
-    [4, { pages: 64, pageSize: 4, tokenBudget: 8, maxBatch: 3 }],
-    [2, { pages: 64, pageSize: 1, tokenBudget: 512, maxBatch: 8 }],
-    // Pages for two of the requests, which lose them to others and compute them again.
-    [2, { pages: 15, pageSize: 4, tokenBudget: 64, maxBatch: 5 }],
-    [8, { pages: 8, pageSize: 2, tokenBudget: 16, maxBatch: 2 }],
+  const usual = { pages: 64, pageSize: 4, tokenBudget: 8, maxBatch: 3 };
+  test.each<[number, object[]]>([
+    [
+      2,
+      [
+        usual,
+        { pages: 64, pageSize: 1, tokenBudget: 512, maxBatch: 8 },
+        // Pages for two of the requests, which lose them to others and compute them again.
+        { pages: 15, pageSize: 4, tokenBudget: 64, maxBatch: 5 },
+      ],
+    ],
+    [4, [usual]],
+    [8, [{ pages: 8, pageSize: 2, tokenBudget: 16, maxBatch: 2 }]],
   ])(
-    "%i ranks, %j",
-    async (tp, options) => {
-      const ask = { options: { ...options, dcp: tp }, inTurn: false };
-      const { answers, left } = await askRanks(tp, path, prompts.map(requestOf), ask);
-      expect(answers.map(({ tokens }) => tokens)).toEqual(expected.map(({ tokens }) => tokens));
-      expect(left).toBe(0);
+    "%i ranks",
+    async (tp, all) => {
+      const requests = prompts.map(requestOf);
+      const found = await askRanks(
+        tp,
+        all.map((options) => ({ path, requests, options: { ...options, dcp: tp } })),
+      );
+      const tokens = expected.map((each) => each.tokens);
+      found.forEach(({ answers }, i) => {
+        expect([all[i], answers.map((each) => each.tokens)]).toEqual([all[i], tokens]);
+      });
     },
     seconds,
   );
@@ -65,48 +78,52 @@ describe("keys of each request lie on several ranks", () => {
     async () => {
       const options = { pages: 30, pageSize: 4, tokenBudget: 64, maxBatch: 2 };
       const request = { ...requestOf(Array.from({ length: 140 }, (_, i) => 3 + i)), maxTokens: 40 };
-      const one = await startRanks(1, path, [request], { options });
-      expect(one.stderr).toContain("pages must be at least the");
-      const whole = await askRanks(1, path, [request], { options: { ...options, pages: 64 } });
-      const two = await askRanks(2, path, [request], { options: { ...options, dcp: 2 } });
-      expect(two.answers[0].tokens).toEqual(whole.answers[0].tokens);
+      await using small = await Engine.load(path, options);
+      expect(() => small.generate(request)).toThrow("pages must be at least the");
+      await using engine = await Engine.load(path, { ...options, pages: 64 });
+      const { pieces } = await answerOf(engine, request);
+      const job = { path, requests: [request], options: { ...options, dcp: 2 } };
+      const [two] = await askRanks(2, [job]);
+      expect(two.answers[0].tokens).toEqual(pieces.map(({ token }) => token));
       expect(two.answers[0].tokens.length).toBe(40);
     },
     seconds,
   );
 });
 
-test.each(["qwen3", "qwen3_moe", "phi3"])(
-  "%s, as transformers has it",
-  async (name) => {
+const cut = { pages: 32, pageSize: 4, tokenBudget: 7, maxBatch: 3, dcp: 2 };
+test(
+  "families of models, as transformers has them",
+  async () => {
+    const names = ["qwen3", "qwen3_moe", "phi3"];
     const { prompt } = golden;
-    const { tokens: expected } = goldenModels[name];
-    const options = { pages: 32, pageSize: 4, tokenBudget: 7, maxBatch: 3, dcp: 2 };
-    const request = { ...requestOf(prompt), maxTokens: expected.length };
-    const { answers } = await askRanks(2, writeModel(folder, name), [request], { options });
-    expect(answers[0].tokens).toEqual([...expected]);
+    const jobs = names.map((name) => {
+      const request = { ...requestOf(prompt), maxTokens: goldenModels[name].tokens.length };
+      return { path: writeModel(folder, name), requests: [request], options: cut };
+    });
+    const found = await askRanks(2, jobs);
+    names.forEach((name, i) => {
+      expect([name, found[i].answers[0].tokens]).toEqual([name, [...goldenModels[name].tokens]]);
+    });
   },
   seconds,
 );
 
-test.each([
-  [
-    "gemma2",
-    { dcp: 2 },
-    "CommError: dcp splits the keys of full attention, and this model has win",
-  ],
-  [
-    "deepseek2",
-    { dcp: 2 },
-    "CommError: dcp splits the keys of full attention, and this model has la",
-  ],
-  ["llama", { dcp: 4 }, "dcp must be 1 or 2, as many ranks as tp says (got 4)"],
-])(
-  "%s with %j is refused",
-  async (name, options, says) => {
-    const { code, stderr } = await startRanks(2, writeModel(folder, name), [], { options });
-    expect(stderr).toContain(says);
-    expect(code).not.toBe(0);
+test(
+  "what cannot be split so is refused",
+  async () => {
+    const refused = await refusedByRanks(
+      2,
+      ["gemma2", "deepseek2", "llama"].map((name) => {
+        const options = name === "llama" ? { ...cut, dcp: 4 } : cut;
+        return { path: writeModel(folder, name), options };
+      }),
+    );
+    expect(refused).toEqual([
+      expect.stringMatching(/^CommError: dcp splits the keys .* this model has windows/),
+      expect.stringMatching(/^CommError: dcp splits the keys .* this model has latents/),
+      expect.stringContaining("dcp must be 1 or 2, as many ranks as tp says (got 4)"),
+    ]);
   },
   seconds,
 );

@@ -29,12 +29,15 @@ test.concurrent.each([
 ])(
   "%s",
   async (fault, says, environment) => {
-    const { code, stdout, stderr } = await startRanks(2, path, requests, { fault, environment });
+    const { code, stdout, stderr } = await startRanks(2, [{ path, requests }], {
+      fault,
+      environment,
+    });
     expect(code).not.toBe(0);
     expect(`${stdout}${stderr}`).toMatch(says);
     // Where rank 0 had begun and was left time, its requests have the reason, their pages are free.
     if (stdout !== "") {
-      const { answers, left, pagesUsed } = JSON.parse(stdout) as RanksLeft;
+      const [{ answers, left, pagesUsed }] = JSON.parse(stdout) as RanksLeft[];
       for (const { reason } of answers) expect(reason).toContain("CommError");
       expect([left, pagesUsed]).toEqual([0, 0]);
     }

@@ -1,4 +1,4 @@
-/** A rank of test/engine/ranks.test.ts: rank 0 asks, and prints what came of it. */
+/** A rank of test/engine/rank*.test.ts: rank 0 asks engine by engine, and prints what came. */
 import { Communicator } from "../../src/comm/communicator.ts";
 import { Engine, type GenerateOptions, ranksOf } from "../../src/engine/index.ts";
 import { CommError } from "../../src/errors.ts";
@@ -16,6 +16,8 @@ interface Job {
   readonly aborts: Readonly<Record<number, number>>;
   /** Whether each is asked when the one before has ended; else all at once. */
   readonly inTurn: boolean;
+  /** Whether all ranks refuse it. */
+  readonly refused: boolean;
 }
 
 /** How often something was gathered or told, by what it was and its bytes. */
@@ -53,24 +55,36 @@ async function answerOf(engine: Engine, request: GenerateOptions, most: number |
   return { tokens, logProbs, reason: generation.finishReason };
 }
 
-const { path, tp, options, others, requests, aborts, inTurn } = JSON.parse(process.argv[2]) as Job;
-try {
+/** What rank 0 was answered; undefined on the others. */
+async function run({ path, tp, options, others, requests, aborts, inTurn }: Job) {
   const own = ranksOf()?.rank === 0 ? options : { ...options, ...others };
   await using engine = await Engine.load(path, { ...own, tp });
   countsOf();
-  if (engine.rank > 0) await engine.follow();
-  else {
-    const all = requests.map((request, i) => () => answerOf(engine, request, aborts[i]));
-    const runs = [];
-    for (const some of inTurn ? all.map((each) => [each]) : [all])
-      runs.push({ answers: await Promise.all(some.map((each) => each())), traffic: countsOf() });
-    const answers = runs.flatMap((run) => run.answers);
-    const counts = runs.map((run) => run.traffic);
-    const { pagesUsed, requests: left, steps } = engine.stats();
-    process.stdout.write(JSON.stringify({ answers, pagesUsed, left, steps, traffic: counts }));
-    // As `serve` does it.
-    if (answers.some(({ reason }) => reason?.includes("CommError"))) process.exit(3);
+  if (engine.rank > 0) return await engine.follow();
+  const all = requests.map((request, i) => () => answerOf(engine, request, aborts[i]));
+  const runs = [];
+  for (const some of inTurn ? all.map((each) => [each]) : [all])
+    runs.push({ answers: await Promise.all(some.map((each) => each())), traffic: countsOf() });
+  const { pagesUsed, requests: left, steps, acceptedTokens: accepted } = engine.stats();
+  return {
+    answers: runs.flatMap((each) => each.answers),
+    traffic: runs.map((each) => each.traffic),
+    pagesUsed,
+    left,
+    steps,
+    accepted,
+  };
+}
+
+try {
+  const results: unknown[] = [];
+  for (const job of JSON.parse(process.argv[2]) as Job[]) {
+    if (job.refused) results.push(await run(job).then(() => "nothing was refused", String));
+    else results.push(await run(job));
   }
+  if (ranksOf()?.rank === 0) process.stdout.write(JSON.stringify(results));
+  // As `serve` does it.
+  if (JSON.stringify(results).includes('"reason":"CommError')) process.exit(3);
 } catch (error) {
   const name = error instanceof CommError ? "CommError" : "another error";
   process.stderr.write(`${name}: ${(error as Error).stack}\n`);

@@ -9,18 +9,23 @@ export interface LogProb {
   top: { token: number; logProb: number }[];
 }
 
-/** What rank 0 says at its end. */
+/** What rank 0 says at the end of an engine. */
 export interface RanksLeft {
   answers: { tokens: number[]; reason: string; logProbs: LogProb[] }[];
   pagesUsed: number;
   left: number;
   steps: number;
+  /** Drafts that stood. */
+  accepted: number;
   /** By turn, how often what was gathered or told: by operation, dtype and bytes. */
   traffic: Record<string, number>[];
 }
 
-/** How ranks are asked. */
-export interface RanksAsk {
+/** An engine, and what it is asked. */
+export interface RanksJob {
+  path: string;
+  requests: readonly GenerateOptions[];
+  /** Default: few pages, of which requests lose some on the way. */
   options?: object;
   /** Of ranks above 0, where they differ. */
   others?: object;
@@ -28,6 +33,10 @@ export interface RanksAsk {
   aborts?: object;
   /** Whether each is asked when the one before has ended. */
   inTurn?: boolean;
+}
+
+/** How ranks are started. */
+export interface RanksStart {
   /** Default: plans are compared. */
   environment?: Record<string, string>;
   /** Of rank 1, one of test/engine/faulty-rank.ts. */
@@ -36,27 +45,45 @@ export interface RanksAsk {
   started?: number;
 }
 
-/** Few pages, of which requests lose some on the way. */
 const fewPages = { pages: 24, pageSize: 4, tokenBudget: 8, maxBatch: 3 };
 
-/** Runs `tp` ranks that are asked these requests. */
+/** Runs engines of `tp` ranks, one after the other. */
 export async function startRanks(
   tp: number,
-  path: string,
-  requests: readonly GenerateOptions[],
-  ask: RanksAsk = {},
+  jobs: readonly RanksJob[],
+  { environment = { FLASHBUN_SYNC: "1" }, fault, started = tp }: RanksStart = {},
 ): Promise<RanksRun> {
-  const { environment = { FLASHBUN_SYNC: "1" }, started = tp, fault, ...rest } = ask;
-  const parts = { options: fewPages, aborts: {}, inTurn: false, ...rest };
-  const job = JSON.stringify({ path, tp, requests, ...parts });
-  const [program, args] = fault ? ["faulty-rank", [job, fault]] : ["ranks", [job]];
+  const usual = { tp, options: fewPages, aborts: {}, inTurn: false, refused: false };
+  const text = JSON.stringify(jobs.map((job) => ({ ...usual, ...job })));
+  const [program, args] = fault ? ["faulty-rank", [text, fault]] : ["ranks", [text]];
   return await runRanks(started, `engine/${program}.ts`, args, { environment });
 }
 
-/** What they answer, of ranks that end well. */
-export async function askRanks(...ask: Parameters<typeof startRanks>): Promise<RanksLeft> {
-  const { code, stdout, stderr } = await startRanks(...ask);
+async function resultsOf<T>(...start: Parameters<typeof startRanks>): Promise<T[]> {
+  const { code, stdout, stderr } = await startRanks(...start);
   expect(stderr).toBe("");
   expect(code).toBe(0);
-  return JSON.parse(stdout) as RanksLeft;
+  return JSON.parse(stdout) as T[];
+}
+
+/** What they answer, of ranks that end well. */
+export async function askRanks(
+  tp: number,
+  jobs: readonly RanksJob[],
+  start?: RanksStart,
+): Promise<RanksLeft[]> {
+  const results = await resultsOf<RanksLeft>(tp, jobs, start);
+  expect(results.map(({ left }) => left)).toEqual(jobs.map(() => 0));
+  return results;
+}
+
+/** What they say of engines that all of them refuse. */
+export async function refusedByRanks(
+  tp: number,
+  jobs: readonly Omit<RanksJob, "requests">[],
+): Promise<string[]> {
+  return await resultsOf(
+    tp,
+    jobs.map((job) => ({ ...job, requests: [], refused: true })),
+  );
 }

@@ -15,11 +15,7 @@ interface Given extends SpeculateArguments {
   tp?: number;
   dcp?: number;
   deterministic?: boolean;
-  lora?: Readonly<Record<string, string>>;
 }
-
-/** What an engine of several ranks does not take. */
-const ofOneRank = ["deterministic", "speculate", "lora"] as const;
 
 /** Throws an OptionError for what cannot go together or is not there, before anything is loaded. */
 export function requireGiven(model: string, options: Given): void {
@@ -45,10 +41,12 @@ function requireHere(option: string, path: string, allowed: string): void {
 }
 
 function requireRanks(options: Given): void {
-  const { tp = 1, dcp = 1 } = options;
-  const other = tp > 1 ? ofOneRank.find((option) => options[option] !== undefined) : undefined;
-  if (other !== undefined)
-    throw new OptionError("--tp", tp, `left out beside --${other}`, "leave one of the two out.");
+  const { tp = 1, dcp = 1, deterministic, branches } = options;
+  const fix = "leave one of the two out.";
+  if (tp > 1 && deterministic)
+    throw new OptionError("--tp", tp, "left out beside --deterministic", fix);
+  if (dcp > 1 && branches !== undefined)
+    throw new OptionError("--branches", branches.join(), "left out beside --dcp", fix);
   if (dcp === 1 || dcp === tp) return;
   const allowed = tp === 1 ? "1 without --tp" : `1 or ${tp}, as many ranks as --tp says`;
   throw new OptionError("--dcp", dcp, allowed, `give --tp ${dcp} too.`);
