@@ -18,8 +18,8 @@
 #define FB_OPERATOR(name, Params, threads, min_blocks, ...) \
     FB_KERNEL(name, Params, threads, min_blocks)
 
-// The same for any number of blocks in a cluster that is a power of two up to the sixth argument:
-// under the names name_x1, name_x2, name_x4, ...
+// The same for any number of blocks in a cluster up to the sixth argument: under the names name_x1,
+// name_x2, name_x3, ...
 #define FB_SPLIT_OPERATOR(name, Params, threads, min_blocks, ...) \
     FB_KERNEL(name, Params, threads, min_blocks)
 

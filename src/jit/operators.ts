@@ -67,9 +67,8 @@ export function operatorsOf(source: string, text: string): OperatorKernel[] {
       persistent: true,
     };
     if (split === undefined) return [{ name: entry, ...facts, cluster: blocks, ...resident }];
-    const sizes = Array.from({ length: Math.log2(blocks) + 1 }, (_, i) => 2 ** i);
-    return sizes.map((size) => {
-      return { name: `${entry}_x${size}`, ...facts, cluster: size, ...resident };
+    return Array.from({ length: blocks }, (_, i) => {
+      return { name: `${entry}_x${i + 1}`, ...facts, cluster: i + 1, ...resident };
     });
   });
 }
