@@ -4,6 +4,7 @@ import { dirname, join } from "node:path";
 import { readLibraryId } from "../../src/debloat/library.ts";
 import { emptyProfile, type Profile } from "../../src/debloat/profile/profile.ts";
 import { formatProfile } from "../../src/debloat/profile/text.ts";
+import { sidecarName } from "../../src/debloat/shrink/shrink.ts";
 import { flashbun } from "../cli/run.ts";
 import { makeCubin } from "./support/make-cubin.ts";
 import { makeContainer, makeLibrary, temporaryFolder, zig } from "./support/make-library.ts";
@@ -106,6 +107,12 @@ describe("the cache", () => {
     expect(second.files).toBe(first.files);
     const other = await run(command, "--keep", "else");
     expect(other.files).not.toBe(first.files);
+  });
+
+  test("gives a program one folder of sidecars, whatever the number of libraries", async () => {
+    // An audit library reads no more than 8 KB of names.
+    const { out } = await run(["sh", "-c", 'ls "$FLASHBUN_SIDECARS"']);
+    expect(out).toBe(`${sidecarName(readLibraryId(kernels)!, kernels)}\n`);
   });
 
   test("the originals are as they were", () => {
