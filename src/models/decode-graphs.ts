@@ -1,3 +1,4 @@
+import type { GraphOptions } from "../attention/options.ts";
 import type { Device } from "../device/device.ts";
 import type { Graph } from "../device/graph.ts";
 import type { Stream } from "../device/stream.ts";
@@ -8,6 +9,9 @@ import { type LogitParts, logitParts } from "./logit-parts.ts";
 /** Levels of a batch that a graph can run: a shared prefix and the rest. */
 const levelsMost = 2;
 
+/** Rows of steps with drafts that have a graph, at most: padding is nearly free up to there. */
+const draftRowsMost = 64;
+
 /** What steps of one size may differ in, beside their tokens. */
 export interface GraphKind {
   readonly isAdapted: boolean;
@@ -16,10 +20,12 @@ export interface GraphKind {
 
 /**
  * Steps of one token per request as captured graphs, one for each bucket of batch sizes: a whole
- * model in one launch. Steps in which rows have adapters launch more, and have graphs of their own.
+ * model in one launch. Steps of few requests with chains of drafts have some too, in which each
+ * request has room for all of its drafts. Steps in which rows have adapters launch more, and have
+ * graphs of their own.
  */
 export class DecodeGraphs implements Disposable {
-  /** By what of the logits they bring; then by padded tokens. */
+  /** By what of the logits they bring; then by padded tokens, those with drafts by less than 0. */
   readonly #plain = logitParts.map(() => new Map<number, Graph>());
   readonly #adapted = logitParts.map(() => new Map<number, Graph>());
 
@@ -27,36 +33,66 @@ export class DecodeGraphs implements Disposable {
     readonly device: Device,
     /** Batch sizes that have a graph, rising. */
     readonly sizes: number[],
+    /** Drafts of a request in a graph, at most, and tokens of all. */
+    readonly draftsMost = 0,
+    readonly draftTokensMost = 0,
   ) {}
 
-  get largest(): number {
-    return this.sizes.at(-1)!;
+  /** Batch sizes that have a graph with drafts. */
+  get draftSizes(): number[] {
+    const each = 1 + this.draftsMost;
+    return each === 1 ? [] : this.sizes.filter((size) => size * each <= this.draftTokensMost);
+  }
+
+  /** What attention in them is made for. */
+  attentionSizes(maxColumns: number): GraphOptions {
+    const most = this.sizes.at(-1)!;
+    const rows = { maxBatch: most, maxQueryTokens: most, maxQueryLength: 1 };
+    return { ...rows, maxColumns, buckets: this.sizes };
+  }
+
+  /** The same for steps with drafts; undefined where those have no graphs. */
+  draftAttentionSizes(maxColumns: number): GraphOptions | undefined {
+    const { draftSizes: buckets } = this;
+    const maxBatch = buckets.at(-1);
+    if (maxBatch === undefined) return undefined;
+    const maxQueryLength = 1 + this.draftsMost;
+    const rows = { maxBatch, maxQueryTokens: maxBatch * maxQueryLength, maxQueryLength };
+    return { ...rows, maxColumns, buckets };
   }
 
   /** Tokens that a step is padded to: its bucket where a graph may run it. */
-  paddedTokens(requests: number, tokens: number): number {
-    if (tokens !== requests) return tokens;
-    return this.sizes.find((size) => size >= requests) ?? tokens;
+  paddedTokens(newTokens: Int32Array, requests: number, tokens: number): number {
+    if (tokens === requests) return this.sizes.find((size) => size >= requests) ?? tokens;
+    const each = 1 + this.draftsMost;
+    const size = this.draftSizes.find((count) => count >= requests);
+    for (let r = 0; r < requests; r++) if (newTokens[r] > each) return tokens;
+    return size === undefined ? tokens : size * each;
   }
 
   /** Whether a graph can run the step, `wanted` of whose rows want logits. */
   takes({ requestCount, tokenCount, paddedTokens, layout }: Batch, wanted: number): boolean {
-    if (tokenCount !== requestCount || wanted !== tokenCount) return false;
-    return layout.levels.length <= levelsMost && this.sizes.includes(paddedTokens);
+    if (wanted !== tokenCount || layout.levels.length > levelsMost) return false;
+    if (tokenCount === requestCount) return this.sizes.includes(paddedTokens);
+    // Then `paddedTokens` found that no request has more tokens than a graph has room for.
+    const size = this.draftSizes.find((count) => count >= requestCount);
+    return size !== undefined && paddedTokens === size * (1 + this.draftsMost);
   }
 
   /** Queues a planned step: its graph, or `queue` where none was captured yet, and that then is. */
-  run({ paddedTokens }: Batch, kind: GraphKind, queue: () => void): void {
+  run(batch: Batch, kind: GraphKind, queue: () => void): void {
     const { device } = this;
     const { isAdapted, parts } = kind;
+    const { paddedTokens } = batch;
+    const key = hasDrafts(batch) ? -paddedTokens : paddedTokens;
     const graphs = (isAdapted ? this.#adapted : this.#plain)[logitParts.indexOf(parts)];
-    const graph = graphs.get(paddedTokens);
+    const graph = graphs.get(key);
     if (graph !== undefined && isReplayed(graph, device.stream)) return;
-    graphs.delete(paddedTokens);
+    graphs.delete(key);
     graph?.[Symbol.dispose]();
     queue();
     const label = `decode graph of ${paddedTokens}${isAdapted ? " with adapters" : ""}`;
-    graphs.set(paddedTokens, device.capture(device.stream, queue, label));
+    graphs.set(key, device.capture(device.stream, queue, label));
   }
 
   /** Frees those of steps with adapters, which are to be others. */
@@ -71,16 +107,42 @@ export class DecodeGraphs implements Disposable {
   }
 }
 
+/** Of a step that a graph may run: whether any request has more than one token. */
+export function hasDrafts({ tokenCount, requestCount }: Batch): boolean {
+  return tokenCount !== requestCount;
+}
+
 function drop(graphs: Map<number, Graph>): void {
   for (const graph of graphs.values()) graph[Symbol.dispose]();
   graphs.clear();
 }
 
-/** Powers of two up to the largest batch, and that. */
-export function bucketsOf(maxBatch: number): number[] {
+/** Of a model's options. */
+interface GraphLimits {
+  readonly maxBatch: number;
+  readonly tokenBudget: number;
+  readonly drafts?: { readonly draftsMost: number } | undefined;
+}
+
+/** Batches that the CPU takes longer over than this thread takes to launch them. */
+const largeOnCpu = 16;
+
+/**
+ * The graphs of a device: on a GPU, where padding costs little, of powers of two up to the largest
+ * batch, and that; on the CPU, where it is computed, of each batch of up to 16.
+ */
+export function graphsOf(
+  device: Device,
+  { maxBatch, tokenBudget, drafts }: GraphLimits,
+): DecodeGraphs {
   const sizes: number[] = [];
+  if (device.kind === "cpu") {
+    for (let size = 1; size <= Math.min(maxBatch, largeOnCpu); size++) sizes.push(size);
+    return new DecodeGraphs(device, sizes);
+  }
   for (let size = 1; size < maxBatch; size *= 2) sizes.push(size);
-  return [...sizes, maxBatch];
+  const draftTokensMost = Math.min(draftRowsMost, tokenBudget);
+  return new DecodeGraphs(device, [...sizes, maxBatch], drafts?.draftsMost, draftTokensMost);
 }
 
 /** False for a graph to capture again, as a buffer of it grew; then nothing was launched. */

@@ -1,6 +1,6 @@
 import { freemem } from "node:os";
 import { Attention } from "../attention/attention.ts";
-import type { AttentionOptions } from "../attention/options.ts";
+import type { AttentionOptions, GraphOptions } from "../attention/options.ts";
 import { PagedCache } from "../cache/paged-cache.ts";
 import type { Communicator } from "../comm/communicator.ts";
 import type { Device } from "../device/device.ts";
@@ -15,7 +15,7 @@ import type { Checkpoint } from "../weights/checkpoint.ts";
 import { Adapters, type NumberedAdapter } from "./adapters.ts";
 import { Config } from "./config.ts";
 import { familyOf } from "./families.ts";
-import { bucketsOf, DecodeGraphs } from "./decode-graphs.ts";
+import { type DecodeGraphs, graphsOf, hasDrafts } from "./decode-graphs.ts";
 import type { ModelFamily } from "./family.ts";
 import { Kit } from "./kit.ts";
 import { RandomSource } from "./random-source.ts";
@@ -63,6 +63,8 @@ interface Parts {
   readonly cache: PagedCache;
   readonly attention: readonly Attention[];
   readonly graphAttention: readonly Attention[];
+  /** For graphs of steps with drafts. */
+  readonly draftAttention: readonly Attention[];
   /** For steps with trees of drafts. */
   readonly trees:
     { readonly attention: readonly Attention[]; readonly masks: TreeMasks } | undefined;
@@ -126,13 +128,12 @@ export class Model implements AsyncDisposable {
     const kept = { ...heads, ...sizes, ...planes, keyPositions: splitsContext };
     const cache = made.use(PagedCache.create(device, kept, part));
     const attention = await attentionOf(device, made, shape, { dtype, batchInvariant });
-    const graphs = graphsOf(device, maxBatch);
-    made.use(graphs);
-    const { sizes: buckets, largest } = graphs;
+    const graphs = made.use(graphsOf(device, options));
     const maxColumns = Math.ceil(shape.contextTokens / pageSize);
-    const rows = { maxBatch: largest, maxQueryTokens: largest, maxQueryLength: 1 };
-    const graph = { ...rows, maxColumns, buckets };
-    const graphAttention = await attentionOf(device, made, shape, { dtype, batchInvariant, graph });
+    const captured = async (graph: GraphOptions | undefined) =>
+      graph ? await attentionOf(device, made, shape, { dtype, batchInvariant, graph }) : [];
+    const graphAttention = await captured(graphs.attentionSizes(maxColumns));
+    const draftAttention = await captured(graphs.draftAttentionSizes(maxColumns));
     const ropes = shape.attention.map(({ rope }) => made.use(Rope.create(device, headDim, rope)));
     // Windows pass prefixes at times of their own, and levels round apart.
     const hasWindow = groups.some(({ windowLeft }) => windowLeft >= 0);
@@ -140,7 +141,8 @@ export class Model implements AsyncDisposable {
     const worthSharing = cascades ? attention[0].worthSharing : undefined;
     const trees = drafts?.hasBranches ? await treesOf(device, made, shape, options) : undefined;
     const ownOf = (file: AdapterFile) => (share ? sharedAdapter(file, whole, share) : file);
-    const parts = { cache, attention, graphAttention, trees, worthSharing, ownOf };
+    const kinds = { attention, graphAttention, draftAttention, trees };
+    const parts = { cache, ...kinds, worthSharing, ownOf };
     const { statesOnly } = options;
     const inStep = maxBatch * (1 + (drafts?.draftsMost ?? 0));
     const rowsMost = Math.min(tokenBudget, statesOnly === true ? tokenBudget : inStep);
@@ -181,7 +183,7 @@ export class Model implements AsyncDisposable {
 
   /** Grows sequences by a step's tokens, padded to the graph that may run it. */
   reserve(sequences: readonly Sequence[], newTokens: Int32Array, tokens: number) {
-    const padTo = this.graphs.paddedTokens(sequences.length, tokens);
+    const padTo = this.graphs.paddedTokens(newTokens, sequences.length, tokens);
     return this.cache.reserve(sequences, newTokens, { padTo });
   }
 
@@ -190,11 +192,12 @@ export class Model implements AsyncDisposable {
     const { batch, jobs, sequences, wanted, parts: asked } = step;
     const { cache, worthSharing } = this.parts;
     if (worthSharing !== undefined) cache.sharePrefixes(batch, sequences, worthSharing);
-    const graphed = this.graphs.takes(batch, wanted);
-    const { graphAttention, trees } = this.parts;
+    const { graphAttention, draftAttention, trees } = this.parts;
+    const graphed = step.trees === undefined && this.graphs.takes(batch, wanted);
     const masks = step.trees && trees!.masks.write(batch, step.trees);
     const plain = masks === undefined ? this.parts.attention : trees!.attention;
-    const attention = graphed ? graphAttention : plain;
+    const captured = hasDrafts(batch) ? draftAttention : graphAttention;
+    const attention = graphed ? captured : plain;
     for (const each of attention) each.plan(batch);
     this.#lastAttention = attention[0];
     this.kit.inputs.write(step, masks && trees!.masks.positions);
@@ -220,16 +223,6 @@ export class Model implements AsyncDisposable {
     this.#adapters?.[Symbol.dispose]();
     await this.owned[Symbol.asyncDispose]();
   }
-}
-
-/** Batches that the CPU takes longer over than this thread takes to launch them. */
-const largeOnCpu = 16;
-
-/** On a GPU padding costs little, on the CPU it is computed. */
-function graphsOf(device: Device, maxBatch: number): DecodeGraphs {
-  if (device.kind !== "cpu") return new DecodeGraphs(device, bucketsOf(maxBatch));
-  const sizes = Array.from({ length: Math.min(maxBatch, largeOnCpu) }, (_, i) => i + 1);
-  return new DecodeGraphs(device, sizes);
 }
 
 /** The attention of each kind that a model has; keys lie turned in the cache. */

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, test, spyOn } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,6 +8,7 @@ import { answerOf, expectNoLeaks, expectSame, partlyRight } from "../support/ans
 import { breakDevice } from "../support/broken-device.ts";
 import { sweep } from "../support/deep.ts";
 import { type Random, seeded } from "../support/random.ts";
+import { DecodeGraphs } from "../../src/models/decode-graphs.ts";
 import { gpuTarget } from "../support/targets.ts";
 import { tinyConfig } from "../support/tiny-config.ts";
 import { naiveLogits, tinyModel, vocabularySize, writeFolder } from "../support/tiny-llama.ts";
@@ -342,8 +343,21 @@ test.skipIf(gpuTarget() === undefined)(
     };
     const alone = await tokensBy({});
     const drafts = { method: "draft", model: onGpu, draftTokensMost: 3 } as const;
+    const drafted: number[] = [];
+    const { run } = DecodeGraphs.prototype;
+    using _ = spyOn(DecodeGraphs.prototype, "run").mockImplementation(function (
+      this: DecodeGraphs,
+      batch,
+      ...rest
+    ) {
+      // Of the model that verifies: who drafts has a token of each request.
+      if (batch.tokenCount > batch.requestCount) drafted.push(batch.paddedTokens);
+      run.call(this, batch, ...rest);
+    });
     const chain = await tokensBy({ speculate: drafts });
     expect(chain.tokens).toEqual(alone.tokens);
+    expect(drafted.length).toBeGreaterThan(1);
+    for (const tokens of drafted) expect([4, 8, 16]).toContain(tokens);
     expect(chain.rate).toBeGreaterThan(0.9);
     const tree = await tokensBy({ speculate: { ...drafts, branches: [2] } });
     expect(tree.tokens).toEqual(alone.tokens);
