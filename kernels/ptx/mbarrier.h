@@ -31,6 +31,16 @@ FB_DEVICE void mbarrier_arrive(uint32_t barrier) {
 #endif
 }
 
+// As so many threads.
+FB_DEVICE void mbarrier_arrive_many(uint32_t barrier, uint32_t count) {
+#ifdef FB_EMULATED
+    emu::mbarrier_arrive(barrier, count);
+#else
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(count)
+                 : "memory");
+#endif
+}
+
 // On a barrier of any block of the cluster, by its mapped address.
 FB_DEVICE void mbarrier_arrive_cluster(uint32_t mapped) {
 #ifdef FB_EMULATED

@@ -39,9 +39,13 @@ void cp_async_mbarrier_arrive(uint32_t address, bool counted) {
     if (!counted) ++barrier.pending; // the arrival is one more than expected
     std::vector<Copy> all = thread->copies.items;
     thread->copies.clear();
-    start_asynchronous([address, all] {
+    start_asynchronous([thread, address, all] {
+        // Whichever thread this lands in, the copies are those of the one that issued them.
+        void* const lands_in = race::watched() ? race::current_fiber() : nullptr;
+        if (lands_in) race::switch_to(thread->race_fiber);
         for (const Copy& copy : all) copy.land();
         mbarrier_arrive(address, 1);
+        if (lands_in) race::switch_to(lands_in);
     });
 }
 
