@@ -24,18 +24,22 @@ import attention_hopper_sums_h from "../../kernels/attention/hopper/sums.h" with
 import attention_hopper_tasks_h from "../../kernels/attention/hopper/tasks.h" with { type: "text" };
 import attention_merge_cu from "../../kernels/attention/merge.cu" with { type: "text" };
 import attention_merge_h from "../../kernels/attention/merge.h" with { type: "text" };
+import attention_mla_bytes_cu from "../../kernels/attention/mla/bytes.cu" with { type: "text" };
+import attention_mla_bytes_h from "../../kernels/attention/mla/bytes.h" with { type: "text" };
+import attention_mla_columns_h from "../../kernels/attention/mla/columns.h" with { type: "text" };
 import attention_mla_decode_cu from "../../kernels/attention/mla/decode.cu" with { type: "text" };
 import attention_mla_facts_h from "../../kernels/attention/mla/facts.h" with { type: "text" };
 import attention_mla_kernel_h from "../../kernels/attention/mla/kernel.h" with { type: "text" };
 import attention_mla_load_h from "../../kernels/attention/mla/load.h" with { type: "text" };
 import attention_mla_memory_h from "../../kernels/attention/mla/memory.h" with { type: "text" };
-import attention_mla_narrow_cu from "../../kernels/attention/mla/narrow.cu" with { type: "text" };
-import attention_mla_narrow_h from "../../kernels/attention/mla/narrow.h" with { type: "text" };
 import attention_mla_products_h from "../../kernels/attention/mla/products.h" with { type: "text" };
+import attention_mla_rows_h from "../../kernels/attention/mla/rows.h" with { type: "text" };
 import attention_mla_score_h from "../../kernels/attention/mla/score.h" with { type: "text" };
 import attention_mla_sums_h from "../../kernels/attention/mla/sums.h" with { type: "text" };
+import attention_mla_turned_cu from "../../kernels/attention/mla/turned.cu" with { type: "text" };
+import attention_mla_turned_h from "../../kernels/attention/mla/turned.h" with { type: "text" };
 import attention_mla_values_h from "../../kernels/attention/mla/values.h" with { type: "text" };
-import attention_mla_widen_h from "../../kernels/attention/mla/widen.h" with { type: "text" };
+import attention_mla_wide_h from "../../kernels/attention/mla/wide.h" with { type: "text" };
 import attention_project_h from "../../kernels/attention/project.h" with { type: "text" };
 import attention_row_h from "../../kernels/attention/row.h" with { type: "text" };
 import attention_tiled_block_h from "../../kernels/attention/tiled/block.h" with { type: "text" };
@@ -165,18 +169,22 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/hopper/tasks.h": attention_hopper_tasks_h,
   "attention/merge.cu": attention_merge_cu,
   "attention/merge.h": attention_merge_h,
+  "attention/mla/bytes.cu": attention_mla_bytes_cu,
+  "attention/mla/bytes.h": attention_mla_bytes_h,
+  "attention/mla/columns.h": attention_mla_columns_h,
   "attention/mla/decode.cu": attention_mla_decode_cu,
   "attention/mla/facts.h": attention_mla_facts_h,
   "attention/mla/kernel.h": attention_mla_kernel_h,
   "attention/mla/load.h": attention_mla_load_h,
   "attention/mla/memory.h": attention_mla_memory_h,
-  "attention/mla/narrow.cu": attention_mla_narrow_cu,
-  "attention/mla/narrow.h": attention_mla_narrow_h,
   "attention/mla/products.h": attention_mla_products_h,
+  "attention/mla/rows.h": attention_mla_rows_h,
   "attention/mla/score.h": attention_mla_score_h,
   "attention/mla/sums.h": attention_mla_sums_h,
+  "attention/mla/turned.cu": attention_mla_turned_cu,
+  "attention/mla/turned.h": attention_mla_turned_h,
   "attention/mla/values.h": attention_mla_values_h,
-  "attention/mla/widen.h": attention_mla_widen_h,
+  "attention/mla/wide.h": attention_mla_wide_h,
   "attention/project.h": attention_project_h,
   "attention/row.h": attention_row_h,
   "attention/tiled/block.h": attention_tiled_block_h,

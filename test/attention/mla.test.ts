@@ -132,6 +132,14 @@ const cases: readonly Case[] = [
       ),
     ];
   }),
+  ...[64, 5].map((pageSize) =>
+    latentCase(`fp8 in pages of ${pageSize}, 100 heads`, {
+      ...lengths,
+      queryHeads: 100,
+      pageSize,
+      kvDtype: "f8e4m3",
+    }),
+  ),
   ...[12, 64, 128].flatMap((queryHeads) =>
     [64, 5, 128, 0].map((pageSize) =>
       latentCase(`a rope piece of its own in pages of ${pageSize}, ${queryHeads} heads`, {
@@ -236,6 +244,33 @@ describe.if(able)(`latent attention on ${target?.name}`, () => {
     rig.check(batch, requests, { k, v, q });
     k[Symbol.dispose]();
     v[Symbol.dispose]();
+  });
+
+  // Scores are products of f16 there: a row's power of two must change nothing.
+  test("fp8 keys take queries of any size", async () => {
+    const [heads, keys] = [16, 70];
+    using k = Tensor.randomNormal(device, [keys, 1, 576], "f8e4m3", { seed: 1 });
+    const v = k.slice(2, 0, 512);
+    const numbers = Float32Array.from({ length: heads * 576 }, (_, i) => ((i * 37) % 251) / 64 - 2);
+    const outputs: Uint8Array<ArrayBuffer>[] = [];
+    for (const power of [0, 90, -90]) {
+      const own = { queryHeads: heads, kvDtype: "f8e4m3", scale: 0.05 * 2 ** -power } as const;
+      using attention = await Attention.create(device, { ...options, ...own });
+      using q = Tensor.from(
+        device,
+        numbers.map((x) => x * 2 ** power),
+        [1, heads, 576],
+        "bf16",
+      );
+      using out = poisoned(device, [1, heads, 512], "bf16");
+      const layout = raggedLayout([0, 1], [0, keys]);
+      attention.plan(createBatch({ queryLengths: [1], kvLengths: [keys], layout }));
+      attention.run({ q, k, v, out });
+      outputs.push(out.toBytes());
+    }
+    expect(decode("bf16", outputs[0]).every(Number.isFinite)).toBe(true);
+    expect(outputs[1]).toEqual(outputs[0]);
+    expect(outputs[2]).toEqual(outputs[0]);
   });
 
   test("a captured graph gives the bits of the calls", async () => {

@@ -66,8 +66,12 @@ const mlaSubjects: Record<string, Subject> = {
   // Two slots for rope pieces: with three, the wait for a half says that the piece is free, too.
   "32 rows": mla("mla.rows32", { pageSize: 64, queryHeads: 20 }),
   "32 rows, gathered": mla("mla.rows32", { pageSize: 5, queryHeads: 20 }),
-  widened: mla("mla.rows16", { pageSize: 16, queryHeads: 12, kvDtype: "f8e4m3" }),
-  "32 widened rows": mla("mla.rows32", { pageSize: 5, queryHeads: 20, kvDtype: "f8e4m3" }),
+  "8 bits": mla("mla.rows16", { pageSize: 64, queryHeads: 12, kvDtype: "f8e4m3" }),
+  "8 bits, 64 rows, gathered": mla("mla.rows64", {
+    pageSize: 16,
+    queryHeads: 40,
+    kvDtype: "f8e4m3",
+  }),
 };
 
 /** Mutants that run right here, and why: docs/emulator.md lists them too. */

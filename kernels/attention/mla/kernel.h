@@ -2,7 +2,6 @@
 // includes this.
 #pragma once
 #include "load.h"
-#include "widen.h"
 
 FB_KERNEL(attention_mla, fb_attention_map_params, FB_THREADS, 1) {
     FB_DYNAMIC_SHARED(memory);
@@ -17,10 +16,7 @@ FB_KERNEL(attention_mla, fb_attention_map_params, FB_THREADS, 1) {
     if (FB_CLUSTER == 1) __syncthreads();
     else cluster_sync();
     const int role = __shfl_sync(~0u, int(threadIdx.x) / 128, 0);
-    if (widened && role > score_group + 1) {
-        registers_decrease<widen_registers>();
-        widen(b);
-    } else if (role > score_group) {
+    if (role > score_group) {
         registers_decrease<load_registers>();
         const int warp = int(threadIdx.x) / 32;
         if (warp == load_warp && threadIdx.x % 32 == 0) load(b);

@@ -8,14 +8,6 @@
 
 // ---- keys
 
-// Rows that lie side by side and divide a tile: those of a box, if they are enough for one. Boxes
-// of ragged keys are whole tiles.
-FB_DEVICE int key_box(const fb_attention_params& p, const fb_attention_record& r) {
-    const int power = min(p.page_size & -p.page_size, FB_KV_TILE);
-    if (!p.contiguous) return power;
-    return r.column_offset < 0 || power == FB_KV_TILE ? FB_KV_TILE : 1;
-}
-
 // `Count` pieces from `First` on of a tile's keys to where they lie one after the other. In a
 // cluster each block loads every other piece, for both.
 template <int First, int Count>
@@ -28,28 +20,13 @@ FB_DEVICE void load_pieces(const Block& b, const KeyPlace* places, int box, uint
         const KeyPlace place = *places++;
         FB_UNROLL
         for (int c = 0; c < Count; c += FB_CLUSTER) {
-            const uint32_t target = to + (c + rank) * piece_bytes + row * 128;
+            const uint32_t target = to + (c + rank) * piece_bytes + row * piece_span;
             constexpr bool apart = FB_KEY_TAIL > 0 && First == 2 * half_pieces;
             const fb_tensor_map* map = apart ? &b.maps.v : &b.maps.k;
             const int at[3] = {apart ? 0 : (First + c + rank) * 64, place.row, place.page};
             if (FB_CLUSTER == 1) tensor_load(target, map, full, at);
             else tensor_load_multicast(target, map, full, at, 3);
         }
-    }
-}
-
-// A third of a tile's rows, to be widened.
-FB_DEVICE void load_third(const Block& b, const KeyPlace* places, int box, int third,
-                          Ring<third_slots>& ring) {
-    mbarrier_wait(b.barrier(FB_AT(barriers.third_empty), ring.slot()), ring.parity() ^ 1);
-    const uint32_t full = b.barrier(FB_AT(barriers.third_full), ring.slot());
-    mbarrier_arrive_expect(full, third_bytes);
-    const uint32_t to = b.shared + FB_AT(thirds) + ring.slot() * third_bytes;
-    FB_NO_UNROLL
-    for (int row = 0; row < FB_KV_TILE; row += box) {
-        const KeyPlace place = *places++;
-        const int at[3] = {third * third_elements, place.row, place.page};
-        tensor_load(to + row * third_elements, &b.maps.k, full, at);
     }
 }
 
@@ -88,7 +65,6 @@ FB_DEVICE void load_queries(const Block& b, const fb_attention_record& r, uint32
 FB_DEVICE void load(const Block& b) {
     Ring<half_slots> half;
     Ring<rope_slots> rope;
-    Ring<third_slots> third;
     Turn<place_slots> found;
     Turn<work_slots> works;
     Turn<query_slots> query;
@@ -96,6 +72,7 @@ FB_DEVICE void load(const Block& b) {
         mbarrier_wait(b.barrier(FB_AT(barriers.half_empty), half.slot()), half.parity() ^ 1);
         const uint32_t full = b.barrier(FB_AT(barriers.half_full), half.slot());
         mbarrier_arrive_expect(full, bytes);
+        if (half_arrivals > 1) mbarrier_arrive_many(full, half_arrivals - 1);
         return full;
     };
     const auto half_at = [&] {
@@ -119,11 +96,11 @@ FB_DEVICE void load(const Block& b) {
         const fb_attention_record& r = work.record;
         const int tiles = work.tiles();
         const int box = key_box(b.p, r);
-        if (tiles > 0 && !narrow) {
+        if (tiles > 0 && !turned) {
             uint32_t full = acquire(half_pieces * piece_bytes);
             load_queries<0, half_pieces>(b, r, half_at(), full);
             half.advance();
-            constexpr int rest = narrow ? 0 : kept_pieces - half_pieces;
+            constexpr int rest = turned ? 0 : kept_pieces - half_pieces;
             full = acquire(rest * piece_bytes);
             load_queries<half_pieces, rest>(b, r, half_at(), full);
             half.advance();
@@ -132,12 +109,7 @@ FB_DEVICE void load(const Block& b) {
         for (int tile = 0; tile < tiles; tile++) {
             const KeyPlace* places = b.memory.places[found.slot()];
             mbarrier_wait(b.barrier(FB_AT(barriers.places_full), found.slot()), found.parity());
-            for (int i = 0; i < 3 && widened; i++) {
-                if (box >= least_box) load_third(b, places, box, i, third);
-                third.advance();
-                if (tile == 0 && i == 0) load_rest(r);
-            }
-            if (box >= least_box && !widened) {
+            if (box >= least_box) {
                 const uint32_t full = acquire((half_pieces + 1) * piece_bytes);
                 mbarrier_wait(b.barrier(FB_AT(barriers.rope_empty), rope.slot()),
                               rope.parity() ^ 1);
@@ -147,8 +119,8 @@ FB_DEVICE void load(const Block& b) {
             }
             rope.advance();
             half.advance();
-            if (tile == 0 && !widened) load_rest(r);
-            if (box >= least_box && !widened) {
+            if (tile == 0 && !eights) load_rest(r);
+            if (box >= least_box) {
                 const uint32_t full = acquire(half_pieces * piece_bytes);
                 load_pieces<half_pieces, half_pieces>(b, places, box, half_at(), full);
             }
@@ -199,23 +171,26 @@ FB_DEVICE uint64_t key_row(const Block& b, const KeyPlace& place) {
     return plane_row(b.p.k, place);
 }
 
-// `Count` pieces from `first` on of a warp's 32 rows, of which each lane knows one: eight lanes
-// copy 128 bytes of one row.
+// `Count` pieces from `first` on of a warp's 32 rows, of which each lane knows one: neighbours copy
+// what a piece has of one row.
 template <int Count>
 FB_DEVICE void gather_pieces(const Block& b, uint64_t own, int first_row, int first, uint32_t to) {
+    constexpr int lanes = piece_span / 16;
     const int lane = lane_now();
     FB_NO_UNROLL
-    for (int i = 0; i < 8; i++) {
-        const int row = 4 * i + lane / 8;
+    for (int i = 0; i < lanes; i++) {
+        const int row = 32 / lanes * i + lane / lanes;
         const uint64_t found = __shfl_sync(~0u, own, row);
-        const uint64_t from = (found == 0 ? b.p.k.data : found) + first * 128 + lane % 8 * 16;
-        const uint32_t target = to + (first_row + row) * 128 + (((lane ^ row) & 7) << 4);
+        const uint64_t from =
+            (found == 0 ? b.p.k.data : found) + first * piece_span + lane % lanes * 16;
+        const int chunk = (lane ^ (eights ? row >> 1 : row)) & (lanes - 1);
+        const uint32_t target = to + (first_row + row) * piece_span + chunk * 16;
         FB_UNROLL
         for (int c = 0; c < Count; c++)
-            cp_async_16(target + c * piece_bytes, reinterpret_cast<const void*>(from + c * 128),
-                        found == 0 ? 0 : 16);
+            cp_async_16(target + c * piece_bytes,
+                        reinterpret_cast<const void*>(from + c * piece_span), found == 0 ? 0 : 16);
     }
-    cp_async_commit();
+    if (!copies_arrive) cp_async_commit();
 }
 
 // What has landed, by all gathering threads: two before `next`, of the barriers at `full`.
@@ -237,6 +212,14 @@ FB_DEVICE void gather(const Block& b, const MlaWork& work, Ring<half_slots>& hal
     const auto half_at = [&] {
         return b.shared + FB_AT(halves) + half.slot() * (half_pieces * piece_bytes);
     };
+    const auto begun = [&](int tile) {
+        if (copies_arrive) {
+            cp_async_mbarrier_arrive(b.barrier(FB_AT(barriers.half_full), half.slot()));
+        } else if (tile > 0) {
+            cp_async_wait<3>(); // all but the last half and this one
+            announce(b, FB_AT(barriers.half_full), half);
+        }
+    };
     pdl_wait();
     KeyPlace next = find_key(b, r, r.kv_start + first_row + lane_now());
     FB_NO_UNROLL
@@ -252,67 +235,20 @@ FB_DEVICE void gather(const Block& b, const MlaWork& work, Ring<half_slots>& hal
         mbarrier_wait(b.barrier(FB_AT(barriers.half_empty), half.slot()), half.parity() ^ 1);
         gather_pieces<half_pieces>(b, own, first_row, 0, half_at());
         rope.advance();
-        if (tile > 0) {
-            cp_async_wait<3>(); // all but the last half and this one
-            announce(b, FB_AT(barriers.half_full), half);
-        }
+        begun(tile);
         half.advance();
         mbarrier_wait(b.barrier(FB_AT(barriers.half_empty), half.slot()), half.parity() ^ 1);
         gather_pieces<half_pieces>(b, own, first_row, half_pieces, half_at());
-        if (tile > 0) {
-            cp_async_wait<3>();
-            announce(b, FB_AT(barriers.half_full), half);
-        }
+        begun(tile);
         half.advance();
     }
+    if (copies_arrive) return;
     cp_async_wait<1>();
     announce(b, FB_AT(barriers.half_full), half);
     cp_async_wait<0>();
     Ring<half_slots> after = half;
     after.advance();
     announce(b, FB_AT(barriers.half_full), after);
-}
-
-// The same of keys that are to be widened, by thirds of rows, 192 bytes each.
-FB_DEVICE void gather_thirds(const Block& b, const MlaWork& work, Ring<third_slots>& third,
-                             Turn<place_slots>& found) {
-    constexpr int chunks = third_elements / 16;
-    const fb_attention_record& r = work.record;
-    const int lane = lane_now();
-    const int first_row = threadIdx.x / 32 % gather_warps * 32;
-    pdl_wait();
-    FB_NO_UNROLL
-    for (int tile = 0; tile < work.tiles(); tile++) {
-        skip_tile(b, found);
-        const int32_t token = r.kv_start + tile * FB_KV_TILE + first_row + lane;
-        const uint64_t own = key_row(b, find_key(b, r, token));
-        FB_NO_UNROLL
-        for (int i = 0; i < 3; i++) {
-            mbarrier_wait(b.barrier(FB_AT(barriers.third_empty), third.slot()),
-                          third.parity() ^ 1);
-            const uint32_t to = b.shared + FB_AT(thirds) + third.slot() * third_bytes;
-            FB_NO_UNROLL
-            for (int n = lane; n < 32 * chunks; n += 32) {
-                const uint64_t row = __shfl_sync(~0u, own, n / chunks);
-                const uint64_t from =
-                    (row == 0 ? b.p.k.data : row) + i * third_elements + n % chunks * 16;
-                cp_async_16(to + (first_row * chunks + n) * 16, reinterpret_cast<void*>(from),
-                            row == 0 ? 0 : 16);
-            }
-            cp_async_commit();
-            if (tile > 0 || i == 2) {
-                cp_async_wait<2>(); // all but the last third and this one
-                announce(b, FB_AT(barriers.third_full), third);
-            }
-            third.advance();
-        }
-    }
-    cp_async_wait<1>();
-    announce(b, FB_AT(barriers.third_full), third);
-    cp_async_wait<0>();
-    Ring<third_slots> after = third;
-    after.advance();
-    announce(b, FB_AT(barriers.third_full), after);
 }
 
 // The last position that row `i` sees; rows past the last are never written.
@@ -326,7 +262,6 @@ FB_DEVICE int32_t last_seen(const fb_attention_params& p, const fb_attention_rec
 FB_DEVICE void find_keys(const Block& b) {
     Ring<half_slots> half;
     Ring<rope_slots> rope;
-    Ring<third_slots> third;
     Turn<place_slots> found;
     Turn<work_slots> works;
     for (;; works.advance()) {
@@ -344,15 +279,13 @@ FB_DEVICE void find_keys(const Block& b) {
         for (int from = 0; from < (tiles > 0 ? kept_pieces : 0); from += half_pieces)
             half.advance(); // queries pass through
         if (tiles > 0 && box < least_box) {
-            if (widened) gather_thirds(b, work, third, found);
-            else gather(b, work, half, rope, found);
+            gather(b, work, half, rope, found);
         } else {
             if (threadIdx.x / 32 == gather_warp) find_boxes(b, work.record, tiles, box, found);
             for (int tile = 0; tile < tiles; tile++) {
                 half.advance();
                 half.advance();
                 rope.advance();
-                for (int i = 0; i < 3; i++) third.advance();
             }
         }
         if (lane_now() == 0) release_work(b, works.slot());

@@ -3,11 +3,9 @@
 //   barrier     filled by                              emptied by
 //   half        bytes of a tile's left or right half   left: values 0, right: values 1, queries:
 //               (or of queries for registers), or      score
-//               gather: its copies are done, or widen
-//   third       where keys are widened: bytes of a     widen
-//               third of a tile, or gather
+//               gather: its copies land
 //   rope        (with its left half)                   score, its product done
-//   query       bytes                                  score, a record's last product done
+//   query       bytes (not of keys of 8 bits)          score, a record's last product done
 //   weights     score                                  values, their product done
 //   go          score: the next product is done        (with the weights)
 //   target      score                                  values, the record's rows written
@@ -27,10 +25,9 @@
 
 // ---- types
 
-constexpr int half_slots = widened ? 4 : 5;
-constexpr int rope_slots = (FB_QUERY_TILE == 32 ? 2 : 3) - widened;
-constexpr int query_slots = FB_QUERY_TILE == 16 && !widened ? 2 : 1;
-constexpr int third_slots = FB_QUERY_TILE == 16 ? 4 : 3;
+constexpr int half_slots = !eights ? 5 : FB_QUERY_TILE == 16 ? 11 : FB_QUERY_TILE == 32 ? 9 : 7;
+constexpr int rope_slots = eights ? (half_slots + 1) / 2 : FB_QUERY_TILE == 32 ? 2 : 3;
+constexpr int query_slots = FB_QUERY_TILE == 16 && !eights ? 2 : 1;
 constexpr int weight_slots = 2;
 constexpr int work_slots = 2;
 constexpr int place_slots = 2;
@@ -72,22 +69,20 @@ struct MlaWork {
 };
 
 // What the scoring warps tell each other where rows are columns.
-template <bool Narrow> struct Exchange {
+template <bool Turned> struct Exchange {
     int32_t votes[weight_slots][score_warps]; // 1: some weights of the warp's tokens are too large
     float2 peaks[score_warps][FB_QUERY_TILE];  // whether a row's base rises, its highest score
     float2 states[score_warps][FB_QUERY_TILE]; // base and sum, when the keys are done
 };
 template <> struct Exchange<false> { uint64_t nothing; };
 
-// Keys that are to be widened.
-template <bool Widened> struct Thirds { unsigned char bytes[third_slots][third_bytes]; };
-template <> struct Thirds<false> { uint64_t nothing; };
+// What scores of queries that were brought into f16's range are multiplied by.
+template <bool Eights> struct RowScales { float row[FB_QUERY_TILE]; };
+template <> struct RowScales<false> { uint64_t nothing; };
 
 struct Barriers {
     uint64_t half_full[half_slots];
     uint64_t half_empty[half_slots];
-    uint64_t third_full[third_slots];
-    uint64_t third_empty[third_slots];
     uint64_t rope_empty[rope_slots];
     uint64_t query_full[query_slots];
     uint64_t query_empty[query_slots];
@@ -111,10 +106,10 @@ struct Memory {
     unsigned char ropes[rope_slots][piece_bytes];
     unsigned char queries[query_slots][key_pieces - kept_pieces][query_bytes];
     unsigned char weights[weight_slots][query_bytes];
-    Thirds<widened> thirds;
     // Of the older sums: of rows lane / 4 and lane / 4 + 8 of each warp in turn, or of neighbours.
     float2 factors[weight_slots][FB_QUERY_TILE / 2];
-    Exchange<narrow> exchange;
+    Exchange<turned> exchange;
+    RowScales<eights> scales;
     Target targets[FB_QUERY_TILE];
     int32_t last_seen[work_slots][FB_QUERY_TILE]; // the last position that a row sees
     MlaWork work[work_slots];
@@ -138,6 +133,14 @@ struct Block {
 };
 
 // ---- keys
+
+// Rows that lie side by side and divide a tile: those of a box, if they are enough for one. Boxes
+// of ragged keys are whole tiles.
+FB_DEVICE int key_box(const fb_attention_params& p, const fb_attention_record& r) {
+    const int power = min(p.page_size & -p.page_size, FB_KV_TILE);
+    if (!p.contiguous) return power;
+    return r.column_offset < 0 || power == FB_KV_TILE ? FB_KV_TILE : 1;
+}
 
 // Where a kept token of a record lies.
 FB_DEVICE KeyPlace place_of(const Block& b, const fb_attention_record& r, int32_t token) {
@@ -203,12 +206,8 @@ FB_DEVICE void init_barriers(const Block& b) {
     const auto init = [&](uint32_t at, int slots, uint32_t arrivals) {
         for (int i = 0; i < slots; i++) mbarrier_init(b.barrier(at, uint32_t(i)), arrivals);
     };
-    init(FB_AT(barriers.half_full), half_slots, widened ? widen_warps : 1);
+    init(FB_AT(barriers.half_full), half_slots, half_arrivals);
     init(FB_AT(barriers.half_empty), half_slots, 4 * FB_CLUSTER);
-    if (widened) {
-        init(FB_AT(barriers.third_full), third_slots, 1);
-        init(FB_AT(barriers.third_empty), third_slots, widen_warps);
-    }
     init(FB_AT(barriers.rope_empty), rope_slots, 4 * FB_CLUSTER);
     init(FB_AT(barriers.query_full), query_slots, 1);
     init(FB_AT(barriers.query_empty), query_slots, score_warps);
@@ -218,7 +217,7 @@ FB_DEVICE void init_barriers(const Block& b) {
     init(FB_AT(barriers.target_full), 1, score_warps);
     init(FB_AT(barriers.target_empty), 1, value_warps);
     init(FB_AT(barriers.work_full), work_slots, record_ints);
-    constexpr int readers = 1 + gather_warps + score_warps + value_warps + widen_warps;
+    constexpr int readers = 1 + gather_warps + score_warps + value_warps;
     init(FB_AT(barriers.work_empty), work_slots, readers * FB_CLUSTER);
     init(FB_AT(barriers.places_full), place_slots, 1);
     init(FB_AT(barriers.places_empty), place_slots, 1);

@@ -5,7 +5,7 @@
 #include "../../ptx/pdl.h"
 #include "../../ptx/stmatrix.h"
 #include "memory.h"
-#include "products.h"
+#include "rows.h"
 
 // ---- queries
 

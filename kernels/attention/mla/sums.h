@@ -1,7 +1,7 @@
 // What the two warpgroups that multiply values hold of 64 rows: 128 of the columns, twice.
 #pragma once
 #include "memory.h"
-#include "products.h"
+#include "rows.h"
 
 using Sums = float[2][64];
 

@@ -1,5 +1,7 @@
 // decode.cu for records of 16 or 32 rows.
-#include "narrow.h"
+#include "wide.h"
+
+#include "turned.h"
 #include "values.h"
 
 #include "kernel.h"

@@ -1,41 +1,15 @@
-// Records of 16 or 32 rows, with both products turned around: S^T = K Q^T and O^T = V^T P^T. Rows
-// of the products are tokens and value elements, of which there are enough for 64, and a tile costs
-// what its rows do. Everything else is as in score.h and sums.h, except that the warps which score
-// hold some tokens of each row and agree on its base, and that both halves of the values are
-// multiplied as soon as the weights are there.
+// Both products turned around: S^T = K Q^T and O^T = V^T P^T. Rows of the products are tokens and
+// value elements, of which there are enough for 64, and a tile costs what its rows do. Everything
+// else is as in score.h and sums.h, except that the warps which score hold some tokens of each row
+// and agree on its base. Where operands come from is in wide.h, of keys of 8 bits in bytes.h.
 //
 // A thread holds, of every 8 rows (j), rows 8 j + 2 (lane % 4) + e of tokens, or value elements,
-// lane / 4 + 8 h of its warp's 16, as s[4 j + 2 h + e].
+// lane / 4 + 8 h of its warp's 16, as s[4 j + 2 h + e]; in bytes.h elements 2 (lane / 4) + h.
 #pragma once
 #include "../../ptx/pdl.h"
 #include "../../ptx/stmatrix.h"
 #include "memory.h"
 #include "products.h"
-
-FB_WGMMA(bf16, FB_QUERY_TILE)
-FB_WGMMA(f16, FB_QUERY_TILE)
-
-// Values of a thread for 64 tokens, and rows that they belong to.
-constexpr int thread_values = FB_QUERY_TILE / 2;
-constexpr int thread_rows = FB_QUERY_TILE / 4;
-
-// Row `i` of a thread's.
-FB_DEVICE int own_row_of(int i) { return i / 2 * 8 + own_key() + i % 2; }
-
-// ---- products
-
-// s += keys x queries, of 16 elements.
-FB_DEVICE void add_scores(float (&s)[thread_values], uint64_t keys, uint64_t queries, bool more) {
-    if constexpr (FB_Q_TYPE == FB_F16) wgmma_f16<0, 0>(s, keys, queries, more);
-    else wgmma_bf16<0, 0>(s, keys, queries, more);
-}
-
-// sums += values x weights, of 16 tokens and 64 elements.
-FB_DEVICE void add_weighted(float (&sums)[thread_values], uint64_t values, uint64_t weights,
-                            bool more) {
-    if constexpr (FB_Q_TYPE == FB_F16) wgmma_f16<1, 0>(sums, values, weights, more);
-    else wgmma_bf16<1, 0>(sums, values, weights, more);
-}
 
 // ---- softmax
 
@@ -136,8 +110,6 @@ FB_DEVICE float lanes_sum(float x) {
     return x;
 }
 
-FB_DEVICE int score_warp() { return int(threadIdx.x) % 128 / 32; }
-
 // Whether all weights of a tile are small enough, by all warps.
 FB_DEVICE bool all_fit(const Block& b, uint32_t slot, const float (&sum)[thread_rows]) {
     bool fits = true;
@@ -150,11 +122,14 @@ FB_DEVICE bool all_fit(const Block& b, uint32_t slot, const float (&sum)[thread_
     return (votes[0] | votes[1] | votes[2] | votes[3]) == 0;
 }
 
-// Moves the bases of rows whose weights grew too large to their scores' maxima.
+// Moves the bases of rows whose weights grew too large to their scores' maxima. Registers are too
+// few to hold factors of older sums: they are stored at once.
 FB_DEVICE void raise_bases(const Block& b, float factor, const float (&s)[thread_values],
-                           const float (&sum)[thread_rows], ScoreRows& rows,
-                           float (&alpha)[thread_rows]) {
+                           const float (&sum)[thread_rows], const Turn<weight_slots>& turn,
+                           ScoreRows& rows) {
     float2(&peaks)[score_warps][FB_QUERY_TILE] = b.memory.exchange.peaks;
+    float* const factors = &b.memory.factors[turn.slot()][0].x;
+    mbarrier_wait(b.barrier(FB_AT(barriers.weights_empty), turn.slot()), turn.parity() ^ 1);
     FB_UNROLL
     for (int i = 0; i < thread_rows; i++) {
         const float grows = lanes_max(sum[i] <= most_weight ? 0 : 1);
@@ -173,9 +148,10 @@ FB_DEVICE void raise_bases(const Block& b, float factor, const float (&s)[thread
             top = fmaxf(top, peak.y);
         }
         top = fmaxf(rows.base[i], top * factor);
-        alpha[i] = grows > 0 ? exp2_approx(rows.base[i] - top) : 1;
+        const float alpha = grows > 0 ? exp2_approx(rows.base[i] - top) : 1;
         if (grows > 0) rows.base[i] = top;
-        rows.sum[i] *= alpha[i];
+        rows.sum[i] *= alpha;
+        if (threadIdx.x % 128 < 4) factors[own_row_of(i)] = alpha;
     }
 }
 
@@ -190,8 +166,7 @@ FB_DEVICE uint32_t weight_row() {
 }
 
 FB_DEVICE void store_weights(const Block& b, const Turn<weight_slots>& turn, uint32_t own_row,
-                             const uint32_t (&weights)[thread_rows],
-                             const float (&alpha)[thread_rows]) {
+                             const uint32_t (&weights)[thread_rows], bool raised) {
     mbarrier_wait(b.barrier(FB_AT(barriers.weights_empty), turn.slot()), turn.parity() ^ 1);
     const uint32_t to = b.shared + FB_AT(weights) + turn.slot() * query_bytes + own_row;
     FB_UNROLL
@@ -199,11 +174,8 @@ FB_DEVICE void store_weights(const Block& b, const Turn<weight_slots>& turn, uin
         const uint32_t four[4] = {weights[k], weights[k + 1], weights[k + 2], weights[k + 3]};
         stmatrix_x4_trans(to + k / 4 * 2048, four);
     }
-    if (threadIdx.x % 128 < 4) {
-        FB_UNROLL
-        for (int i = 0; i < thread_rows; i += 2)
-            b.memory.factors[turn.slot()][own_row_of(i) / 2] = make_float2(alpha[i], alpha[i + 1]);
-    }
+    if (!raised && threadIdx.x % 128 < FB_QUERY_TILE / 2)
+        b.memory.factors[turn.slot()][threadIdx.x % 128] = make_float2(1, 1);
     fence_proxy_async_shared();
     __syncwarp();
     if (threadIdx.x % 32 == 0)
@@ -234,17 +206,6 @@ FB_DEVICE void store_targets(const Block& b, const fb_attention_record& r, uint3
 
 // ---- the warpgroup that scores
 
-// `Steps` of 16 elements from element 16 `First` on, keys from a half or a rope piece on.
-template <int First, int Steps>
-FB_DEVICE void score_steps(uint32_t keys, uint32_t queries, float (&s)[thread_values]) {
-    const uint64_t k = row_operand(keys);
-    const uint64_t q = row_operand(queries + First / 4 * query_bytes);
-    FB_UNROLL
-    for (int i = 0; i < Steps; i++)
-        add_scores(s, k + operand_step(i / 4 * piece_bytes + i % 4 * 32),
-                   q + operand_step(i / 4 * query_bytes + i % 4 * 32), First + i > 0);
-}
-
 FB_DEVICE void score(const Block& b) {
     Ring<half_slots> half;
     Ring<rope_slots> rope;
@@ -254,12 +215,6 @@ FB_DEVICE void score(const Block& b) {
     float s[thread_values];
     const uint32_t own_row = weight_row();
     const bool leads = threadIdx.x % 32 == 0; // its warp, at barriers
-    const auto next_half = [&] {              // there, when it returns
-        mbarrier_wait(b.barrier(FB_AT(barriers.half_full), half.slot()), half.parity());
-        const uint32_t at = FB_AT(halves) + half.slot() * (half_pieces * piece_bytes);
-        half.advance();
-        return b.shared + at;
-    };
     pdl_wait();
     FB_NO_UNROLL
     for (;; works.advance()) {
@@ -277,8 +232,7 @@ FB_DEVICE void score(const Block& b) {
         const float signed_factor = score_factor(b.p, r);
         // Above 0, since 0 must not meet the -inf of hidden keys.
         const float factor = fmaxf(fabsf(signed_factor), 1e-30f);
-        const uint32_t queries =
-            b.shared + FB_AT(queries) + query.slot() * (key_pieces * query_bytes);
+        if (tiles > 0) take_queries(b, r, query);
         TokenScales scales;
         TokenScales next;
         if (tiles > 0) {
@@ -289,29 +243,21 @@ FB_DEVICE void score(const Block& b) {
         for (int tile = 0; tile < tiles; tile++) {
             scales = next;
             find_tokens(b, r, r.kv_start + (tile + 1) * FB_KV_TILE, next);
-            const uint32_t left = next_half();
-            if (tile == 0)
-                mbarrier_wait(b.barrier(FB_AT(barriers.query_full), query.slot()), query.parity());
-            wgmma_fence();
-            score_steps<0, 4 * half_pieces>(left, queries, s);
-            const uint32_t right = next_half();
-            wgmma_fence();
-            score_steps<4 * half_pieces, 4 * half_pieces>(right, queries, s);
-            const uint32_t ropes = b.shared + FB_AT(ropes) + rope.slot() * piece_bytes;
-            score_steps<8 * half_pieces, 4>(ropes, queries, s);
-            wgmma_commit();
-            wgmma_wait<0>();
+            score_tile(b, half, rope, query, s);
             if (leads) {
                 release(b.barrier(FB_AT(barriers.rope_empty), rope.slot()));
-                if (tile == tiles - 1)
+                if (tile == tiles - 1 && !eights)
                     mbarrier_arrive(b.barrier(FB_AT(barriers.query_empty), query.slot()));
+                if (staggered && tile > 0)
+                    mbarrier_arrive(b.barrier(FB_AT(barriers.go), turn.slot() ^ 1));
             }
             rope.advance();
-            load_scales(b, r, next);
+            scale_rows(b, s);
             if (FB_K_TOKEN_SCALE) {
                 FB_UNROLL
                 for (int i = 0; i < thread_values; i++) s[i] *= scales.k[i / 2 % 2];
             }
+            load_scales(b, r, next); // now that registers of the last ones are free
             if (!(signed_factor > 0)) {
                 const float sign = factor_sign(signed_factor);
                 FB_UNROLL
@@ -319,19 +265,19 @@ FB_DEVICE void score(const Block& b) {
             }
             if (!is_full(r, tile))
                 hide_tokens(b, r, works.slot(), r.kv_start + tile * FB_KV_TILE, s);
-            float alpha[thread_rows];
             float sum[thread_rows];
             uint32_t weights[thread_rows];
-            FB_UNROLL
-            for (int i = 0; i < thread_rows; i++) alpha[i] = 1;
             exponentiate(factor, rows, s, scales, weights, sum);
-            if (!all_fit(b, turn.slot(), sum)) {
-                raise_bases(b, factor, s, sum, rows, alpha);
+            const bool raised = !all_fit(b, turn.slot(), sum);
+            if (raised) {
+                raise_bases(b, factor, s, sum, turn, rows);
                 exponentiate(factor, rows, s, scales, weights, sum);
             }
             FB_UNROLL
             for (int i = 0; i < thread_rows; i++) rows.sum[i] += sum[i];
-            store_weights(b, turn, own_row, weights, alpha);
+            store_weights(b, turn, own_row, weights, raised);
+            if (staggered && leads && tile == tiles - 1)
+                mbarrier_arrive(b.barrier(FB_AT(barriers.go), turn.slot()));
             turn.advance();
         }
         if (tiles > 0) query.advance();
@@ -341,8 +287,6 @@ FB_DEVICE void score(const Block& b) {
 }
 
 // ---- the two warpgroups that multiply values: four times 64 elements each
-
-using Sums = float[half_pieces][thread_values];
 
 FB_DEVICE void shrink(const Block& b, uint32_t slot, Sums& sums) {
     float2 factors[thread_rows / 2];
@@ -361,28 +305,10 @@ FB_DEVICE void shrink(const Block& b, uint32_t slot, Sums& sums) {
     }
 }
 
-FB_DEVICE void multiply_tile(const Block& b, uint32_t half, uint32_t turn, bool first,
-                             Sums& sums) {
-    const uint64_t weights = row_operand(b.shared + FB_AT(weights) + turn * query_bytes);
-    const uint64_t values =
-        value_operand(b.shared + FB_AT(halves) + half * (half_pieces * piece_bytes));
-    wgmma_fence();
-    FB_UNROLL
-    for (int c = 0; c < half_pieces; c++) {
-        FB_UNROLL
-        for (int k = 0; k < 4; k++)
-            add_weighted(sums[c], values + operand_step(c * piece_bytes + k * 2048),
-                         weights + operand_step(k * 32), k > 0 || !first);
-    }
-    wgmma_commit();
-    wgmma_wait<0>();
-}
-
 FB_DEVICE void write_sums(const Block& b, const fb_attention_record& r, int group,
-                          const Sums& sums) {
+                          Sums& sums) {
     const bool partial = r.partial_row >= 0;
     uint32_t wrong = 0; // a bit for each of the thread's rows
-    const int own = own_row(); // element
     const int first = group * (FB_VALUE_DIM / 2) + thread_now() % 128 / 32 * 16;
     FB_UNROLL
     for (int j = 0; j < thread_rows / 2; j++) {
@@ -399,29 +325,21 @@ FB_DEVICE void write_sums(const Block& b, const fb_attention_record& r, int grou
         }
         FB_UNROLL
         for (int c = 0; c < half_pieces; c++) {
+            float x[2][2];
             FB_UNROLL
-            for (int h = 0; h < 2; h++) {
-                float x[2];
-                FB_UNROLL
-                for (int e = 0; e < 2; e++) x[e] = two[e].of(sums[c][4 * j + 2 * h + e]);
-                const int at = first + c * 64 + 8 * h;
-                if (partial || FB_OUT_TYPE == FB_F32) {
-                    FB_UNROLL
-                    for (int e = 0; e < 2; e++)
-                        if (two[e].values != 0)
-                            reinterpret_cast<float*>(two[e].values)[at + own] = x[e];
-                } else { // neighbours exchange: each has two elements of one row
-                    const bool odd = own % 2;
-                    const float taken = __shfl_xor_sync(~0u, odd ? x[0] : x[1], 4);
-                    const uint64_t to = odd ? two[1].values : two[0].values;
-                    auto* pair = reinterpret_cast<uint8_t*>(to) + (at + own - odd) * out_element;
-                    if (to != 0) store_out_pair(pair, odd ? taken : x[0], odd ? x[1] : taken);
-                }
-            }
+            for (int i = 0; i < 4; i++) x[i / 2][i % 2] = two[i % 2].of(sums[c][4 * j + i]);
+            write_elements(two, partial, first + c * 64, x);
         }
     }
+    if (!__any_sync(~0u, wrong != 0)) return;
     // Of each piece the warp has 16 elements.
     attend_wrong<thread_rows>(b.p, r, b.memory.by_page, wrong, {first, 2 * half_pieces, 64},
                               group == 0 && thread_now() % 128 < 32,
                               [](int i) { return own_row_of(i); });
+    // The next product takes no older sums, but its registers: these need not be kept until then.
+    FB_UNROLL
+    for (int c = 0; c < half_pieces; c++) {
+        FB_UNROLL
+        for (int j = 0; j < thread_values; j++) sums[c][j] = 0;
+    }
 }

@@ -2,18 +2,19 @@
 // columns. The first begins as soon as the weights are there, beside the next scores, and frees its
 // half early; the second after the next scores, so that the tensor cores have work during the next
 // softmax. The sums of 64 rows leave few registers: everything else lives short. What they are, and
-// their products, come from sums.h or narrow.h.
+// their products, come from sums.h or turned.h.
 #pragma once
 #include "../../ptx/pdl.h"
 #include "memory.h"
 
 // Whatever lies behind the record's last token: 0 * NaN is NaN.
 FB_DEVICE void clear_tail(const Block& b, uint32_t slot, int kept, int group) {
+    constexpr int chunks = piece_span / 16;
     const uint32_t half = b.shared + FB_AT(halves) + slot * (half_pieces * piece_bytes);
     FB_NO_UNROLL
-    for (int i = thread_now() % 128; i < (FB_KV_TILE - kept) * 32; i += 128)
-        store_shared_16(half + i / 8 % half_pieces * piece_bytes + (kept + i / 32) * 128 +
-                            i % 8 * 16,
+    for (int i = thread_now() % 128; i < (FB_KV_TILE - kept) * half_pieces * chunks; i += 128)
+        store_shared_16(half + i / chunks % half_pieces * piece_bytes +
+                            (kept + i / (chunks * half_pieces)) * piece_span + i % chunks * 16,
                         make_uint4(0, 0, 0, 0));
     fence_proxy_async_shared();
     if (group == 0) barrier_sync(1, 128); // constants: else all barriers count as used
@@ -45,7 +46,7 @@ FB_DEVICE void multiply_values(const Block& b, int group) {
             mbarrier_wait(b.barrier(FB_AT(barriers.weights_full), turn.slot()), turn.parity());
             if (tile == tiles - 1 && tail < FB_KV_TILE) clear_tail(b, half.slot(), tail, group);
             if (tile > 0) shrink(b, turn.slot(), sums);
-            if (group == 1 && !narrow)
+            if (group == 1 && staggered)
                 mbarrier_wait(b.barrier(FB_AT(barriers.go), turn.slot()), turn.parity());
             multiply_tile(b, half.slot(), turn.slot(), tile == 0, sums);
             if (threadIdx.x % 32 == 0) {

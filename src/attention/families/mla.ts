@@ -24,6 +24,7 @@ export const mla: KernelFamily = { name: "mla", offer };
 /** Tokens of a tile, rows of a block, elements of a row that a box brings. */
 const tile = 64;
 const [headDim, valueDim] = [576, 512];
+const threads = 512;
 
 /**
  * Costs as one H200 showed them: a record's start costs about three tiles, a merge about eight, and
@@ -63,15 +64,11 @@ const shapes = [
   { rows: tile, cluster: 2 },
 ];
 
-/**
- * Classes that some request may need: it has a row for each query head at least. Blocks of many
- * rows have no room to widen fp8 keys in.
- */
+/** Classes that some request may need: it has a row for each query head at least. */
 function classesOf(options: ResolvedOptions): KernelClass[] {
-  const fitting = shapes.filter(({ rows }) => rows < tile || !isFp8(options.kvDtype));
-  const most = Math.max(...fitting.map(({ rows, cluster }) => rows * cluster));
+  const most = Math.max(...shapes.map(({ rows, cluster }) => rows * cluster));
   const least = Math.min(options.queryHeads, most);
-  return fitting
+  return shapes
     .filter(({ rows, cluster }) => rows * cluster >= least)
     .map(({ rows, cluster }) => kernelClass(options, rows, cluster));
 }
@@ -95,39 +92,35 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   const apart = liesApart({ ...options, keyTail: 0 });
   if (apart !== undefined) return no(...apart);
   if (options.windowLeft >= 0) return no("windowLeft", options.windowLeft, "-1");
-  // Blocks of few rows, the only ones that widen fp8 keys, scale tokens.
   const scaled = options.tokenScales && kvDtype === dtype;
   const beyond = beyondPositions({ ...options, tokenScales: scaled });
   return beyond && no(...beyond);
 }
 
 /** Bytes of struct Memory in kernels/attention/mla/memory.h, for so many rows of a block. */
-function sharedBytesOf(rows: number, widened = false): number {
-  const piece = tile * 128;
-  const narrow = rows < tile;
-  const ropes = (rows === 32 ? 2 : 3) - (widened ? 1 : 0);
-  const querySlots = rows === 16 && !widened ? 2 : 1;
-  const thirdSlots = rows === 16 ? 4 : 3;
-  const keys = ((widened ? 4 : 5) * 4 + ropes) * piece;
-  const thirds = widened ? (thirdSlots * tile * headDim) / 3 : 8;
-  const queries = (querySlots * (narrow ? 9 : 3) + 2) * rows * 128; // and weights
+function sharedBytesOf(rows: number, eights = false): number {
+  const turned = rows < tile || eights;
+  const halfSlots = !eights ? 5 : rows === 16 ? 11 : rows === 32 ? 9 : 7;
+  const ropeSlots = eights ? (halfSlots + 1) / 2 : rows === 32 ? 2 : 3;
+  const querySlots = rows === 16 && !eights ? 2 : 1;
+  const keys = (halfSlots * 4 + ropeSlots) * tile * tile * (eights ? 1 : 2);
+  const queries = (querySlots * (turned ? 9 : 3) + 2) * rows * 128; // and weights
   const factors = 2 * rows * 4;
-  const exchange = narrow ? 2 * 4 * 4 + 2 * 4 * rows * 8 : 8;
+  const exchange = turned ? 2 * 4 * 4 + 2 * 4 * rows * 8 : 8;
+  const scales = eights ? rows * 4 : 8;
   const targets = rows * 16;
   const lastSeen = 2 * rows * 4;
-  const halves = 2 * (widened ? 4 : 5);
-  const barriers = (19 + halves + 2 * thirdSlots + ropes + 2 * querySlots) * 8;
+  const barriers = (19 + 2 * halfSlots + ropeSlots + 2 * querySlots) * 8;
   const [work, places, divider] = [2 * 64, 2 * 2 * 8, 8];
-  const small = factors + exchange + targets + lastSeen + work + places + divider + barriers;
-  return keys + thirds + queries + small;
+  const small = factors + exchange + scales + targets + lastSeen + work + places + divider;
+  return keys + queries + small + barriers;
 }
 
 /** Records of up to `rows` rows for each block of a cluster. */
 function kernelClass(options: ResolvedOptions, rows: number, cluster: number): KernelClass {
-  const widened = isFp8(options.kvDtype);
-  const sharedBytes = sharedBytesOf(rows, widened);
-  // Two warpgroups widen keys.
-  const threads = widened ? 768 : 512;
+  const eights = isFp8(options.kvDtype);
+  const sharedBytes = sharedBytesOf(rows, eights);
+  const source = eights ? "bytes" : rows < tile ? "turned" : "decode";
   return {
     name: `mla.rows${rows * cluster}`,
     queryTile: rows * cluster,
@@ -138,7 +131,7 @@ function kernelClass(options: ResolvedOptions, rows: number, cluster: number): K
     take: "longest-first",
     entry: "attention_mla",
     image: {
-      source: `attention/mla/${rows < tile ? "narrow" : "decode"}.cu`,
+      source: `attention/mla/${source}.cu`,
       constants: {
         ...optionConstants(options),
         FB_QUERY_TILE: rows,
@@ -168,8 +161,6 @@ function bindMaps(
     box: dense ? rows : Math.min(lowestPower(queryHeads), rows),
   });
   bindMap(maps, "k", k, {
-    // As they lie in memory, to be widened, a third of a row at a time.
-    ...(isFp8(k.dtype) ? { columns: headDim / 3, swizzleBytes: 0 } : {}),
     ...rowsOf(k, kTail === undefined ? headDim : valueDim),
   });
   // Values are of the keys' map: that of values is free.
@@ -196,17 +187,15 @@ interface Rows {
   /** Elements. */
   readonly strides: readonly number[];
   readonly box: number;
-  /** Of a box; default a tile of 16-bit elements, whose pieces lie as products want them. */
-  readonly columns?: number;
-  readonly swizzleBytes?: 0 | 128;
 }
 
 function bindMap(maps: AttentionMaps, name: "q" | "k" | "v", tensor: Tensor, rows: Rows): void {
   const { address, dtype, device } = tensor;
   const bytes = dtypeBytes(dtype);
-  const { extents, columns = tile, swizzleBytes = 128 } = rows;
+  const { extents } = rows;
   const strides = rows.strides.map((step) => step * bytes);
-  const box = [columns, rows.box, 1];
+  const box = [tile, rows.box, 1];
+  const swizzleBytes = bytes === 1 ? 64 : 128; // a box's row
   encodeTensorMap(device, { address, dtype, extents, strides, box, swizzleBytes }, maps[name]);
 }
 
