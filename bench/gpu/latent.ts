@@ -44,14 +44,19 @@ const rows: Row[] = [
   { batch: 16, heads: 128, keys: 4096, queries: 2, unit: "TFLOP/s" },
   { batch: 64, heads: 128, keys: 4096, skewed: true, unit: "TFLOP/s" },
   { batch: 64, heads: 128, keys: 8192, pageSize: 16, unit: "TFLOP/s" },
+  { batch: 64, heads: 64, keys: 8192, pageSize: 16, unit: "TFLOP/s" },
   { batch: 64, heads: 16, keys: 8192, pageSize: 16, unit: "GB/s" },
   { batch: 64, heads: 128, keys: 8192, pageSize: 1, unit: "TFLOP/s" },
   { batch: 64, heads: 16, keys: 8192, pageSize: 1, unit: "GB/s" },
   { batch: 128, heads: 16, keys: 4096, skewed: true, unit: "GB/s" },
   { batch: 128, heads: 16, keys: 4096, kvDtype: "f8e4m3", unit: "GB/s" },
   { batch: 128, heads: 16, keys: 4096, kvDtype: "f8e4m3", pageSize: 1, unit: "GB/s" },
+  { batch: 64, heads: 16, keys: 8192, kvDtype: "f8e4m3", unit: "GB/s" },
+  { batch: 128, heads: 16, keys: 4096, kvDtype: "f8e4m3", skewed: true, unit: "GB/s" },
+  { batch: 64, heads: 64, keys: 8192, kvDtype: "f8e4m3", unit: "TFLOP/s" },
   { batch: 64, heads: 128, keys: 8192, kvDtype: "f8e4m3", unit: "TFLOP/s" },
   { batch: 1, heads: 16, keys: 8192, kvDtype: "f8e4m3", unit: "us" },
+  { batch: 1, heads: 128, keys: 8192, kvDtype: "f8e4m3", unit: "us" },
 ];
 
 function nameOf({ batch, heads, keys, queries = 1, pageSize = 64, ...row }: Row): string {

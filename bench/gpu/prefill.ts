@@ -18,6 +18,10 @@ interface Row {
   /** Of queries, keys and values. */
   dtype: "bf16" | "f8e4m3";
   dim: number;
+  /** Of values; default `dim`. */
+  valueDim?: number;
+  /** Query and KV heads; default as many as fill the width. */
+  heads?: readonly [number, number];
   /** Tokens of a sequence. */
   length: number;
   causal: boolean;
@@ -32,10 +36,17 @@ function rows(dims: number[], of: number[], paged: boolean, dtype: Row["dtype"] 
   );
 }
 
+function headsOf({ dim, heads = [width / dim, width / dim] }: Row): readonly [number, number] {
+  return heads;
+}
+
 function caseOf(row: Row): GpuCase {
-  const { dtype, dim, length, causal, paged } = row;
+  const { dtype, dim, valueDim = dim, length, causal, paged } = row;
+  const [queryHeads, kvHeads] = headsOf(row);
   const layout = paged ? `paged${pageSize}` : "ragged";
-  const shape = `b${tokensInAll / length}_h${width / dim}_d${dim}_s${length}`;
+  const heads = queryHeads === kvHeads ? `h${queryHeads}` : `h${queryHeads}_${kvHeads}`;
+  const dims = valueDim === dim ? `d${dim}` : `d${dim}_${valueDim}`;
+  const shape = `b${tokensInAll / length}_${heads}_${dims}_s${length}`;
   const name = `prefill/${dtype}/${layout}/${shape}_${causal ? "causal" : "full"}`;
   return { name, run: (bench) => prefill(bench, row) };
 }
@@ -48,6 +59,11 @@ export const prefillCases: GpuCase[] = [
   ...rows([64, 256], [16_384], false),
   ...rows([128], [16_384, 2048], false, "f8e4m3"),
   ...rows([128], [16_384], true, "f8e4m3"),
+  // Llama 70B, and MLA as prompts compute it.
+  ...rows([128], [16_384, 8192, 2048], false).map((row) => ({ ...row, heads: [64, 8] as const })),
+  ...rows([192], [16_384, 8192, 2048], false).map((row) => {
+    return { ...row, valueDim: 128, heads: [16, 16] as const };
+  }),
 ].map(caseOf);
 
 /** Further shapes. */
@@ -61,26 +77,27 @@ export const morePrefillCases: GpuCase[] = [
   .filter(({ name }) => !prefillCases.some((other) => other.name === name));
 
 async function prefill(bench: GpuBench, row: Row): Promise<GpuRow[]> {
-  const { dtype, dim, causal, paged } = row;
+  const { dtype, dim, valueDim = dim, causal, paged } = row;
   const { device, quick } = bench;
   const length = quick ? 40 : row.length;
   const batch = quick ? Math.min(2, tokensInAll / row.length) : tokensInAll / row.length;
-  const heads = quick ? 2 : width / dim;
-  const shape = { queryHeads: heads, kvHeads: heads, headDim: dim, dtype };
+  const [queryHeads, kvHeads] = quick ? [2, 2] : headsOf(row);
+  const shape = { queryHeads, kvHeads, headDim: dim, valueDim, dtype };
   using attention = await Attention.create(device, { ...shape, causal });
   const tokens = batch * length;
-  const noise = (seed: number) =>
-    Tensor.randomNormal(device, [tokens, heads, dim], dtype, { seed });
-  using q = noise(1);
-  using k = noise(2);
-  using v = noise(3);
-  using out = Tensor.empty(device, [tokens, heads, dim], "bf16");
+  const noise = (heads: number, elements: number, seed: number) =>
+    Tensor.randomNormal(device, [tokens, heads, elements], dtype, { seed });
+  using q = noise(queryHeads, dim, 1);
+  using k = noise(kvHeads, dim, 2);
+  using v = noise(kvHeads, valueDim, 3);
+  using out = Tensor.empty(device, [tokens, queryHeads, valueDim], "bf16");
   const each = new Array<number>(batch).fill(length);
   const pages = batch * Math.ceil(length / pageSize);
   using cache = PagedCache.create(device, {
     layers: 1,
-    kvHeads: heads,
+    kvHeads,
     headDim: dim,
+    valueDim,
     dtype,
     pages,
     pageSize,
@@ -102,13 +119,15 @@ async function prefill(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   const run = () => attention.run(paged ? { q, cache, out } : { q, k, v, out });
   run();
   const pairs = causal ? (length * (length + 1)) / 2 : length * length;
-  const tflops = (milliseconds: number) => (4 * batch * heads * dim * pairs) / milliseconds / 1e9;
+  const tflops = (milliseconds: number) =>
+    (2 * batch * queryHeads * (dim + valueDim) * pairs) / milliseconds / 1e9;
   const peerCase = {
     dtype,
     batch,
-    queryHeads: heads,
-    kvHeads: heads,
+    queryHeads,
+    kvHeads,
     dim,
+    valueDim,
     queries: length,
     keys: length,
     causal,
@@ -123,7 +142,9 @@ async function prefill(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   return [{ name: "", ...measured, ...peerColumns(peers, targets) }];
 }
 
-function targetsOf({ dtype, dim, length, paged }: Row): PeerTarget[] {
+function targetsOf({ dtype, dim, length, paged, heads }: Row): PeerTarget[] {
+  if (dtype === "bf16" && dim === 192) return [{ backend: "cudnn", least: 0.9 }];
+  if (heads !== undefined) return [{ backend: "cudnn", least: 1 }];
   if (dtype !== "bf16" || dim !== 128 || length !== tokensInAll) return [];
   return [{ backend: "flash", least: paged ? 0.92 : 1 }];
 }

@@ -11,6 +11,8 @@ export interface PeerCase {
   queryHeads: number;
   kvHeads: number;
   dim: number;
+  /** Of values; absent: dim. */
+  valueDim?: number;
   /** Of each request, or of all. */
   queries: number | readonly number[];
   keys: number | readonly number[];
