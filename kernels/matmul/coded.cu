@@ -274,7 +274,7 @@ FB_DEVICE void run_coded(const fb_matmul_params& p, typename S::Shared& shared) 
         const Item<S::outputs> item(p, S::tokens, i);
         if (item.row >= item.end) continue;
         ThinSums<S> sums = {};
-        multiply_kind<type, kind, S>(p, item, shared.ring, turn, sums[0]);
+        multiply_kind<type, kind, S>(p, item, shared.ring, turn, sums);
         share_sums<kind == FB_F8E4M3, S>(p, item, shared, parity, int(threadIdx.x / 128), sums);
     }
 }

@@ -21,7 +21,8 @@ FB_DEVICE ExpertRows expert_rows(const fb_matmul_params& p, int32_t expert) {
 }
 
 // A block of out, by `most` rows of the weight and some rows of x. Blocks of the same weight rows
-// follow each other. Gated, half of the weight's rows are gates, half go through them.
+// follow each other, an expert's before the next one's. Gated, half of the weight's rows are gates,
+// half go through them.
 template <int most> struct Item {
     int32_t row;    // first of out
     int32_t end;    // past the last; no rows where it is not above `row`
@@ -29,15 +30,17 @@ template <int most> struct Item {
     int32_t width;  // columns of out that there is room for
     int32_t expert;
 
-    // The one of this index, by whole warps.
-    FB_DEVICE Item(const fb_matmul_params& p, int32_t most_rows, int32_t index = blockIdx.x) {
-        const int32_t blocks = row_blocks(p, most_rows);
+    // The one of this index, by whole warps. With `band`, so many blocks of rows follow each other
+    // through all outputs before the next ones do.
+    FB_DEVICE Item(const fb_matmul_params& p, int32_t most_rows, int32_t index = blockIdx.x,
+                   int32_t band = 0) {
         width = p.gated ? most / 2 : most;
-        output = index / blocks * width;
-        row = index % blocks * most_rows;
+        row = 0;
         end = p.row_count;
         expert = 0;
-        if (p.starts != 0) find_expert(p, index % blocks, most_rows);
+        int32_t blocks = row_blocks(p, most_rows);
+        if (p.starts != 0) blocks = find_expert(p, index, most_rows);
+        if (blocks > 0) place(p, index, blocks, most_rows, band);
     }
 
     // Blocks of rows; of experts, whose last rows may not fill one, at most.
@@ -45,15 +48,35 @@ template <int most> struct Item {
         return (p.row_count + most_rows - 1) / most_rows + (p.starts != 0 ? p.experts - 1 : 0);
     }
 
-    static FB_DEVICE int32_t count(const fb_matmul_params& p, int32_t most_rows) {
+    // Blocks of columns.
+    static FB_DEVICE int32_t column_blocks(const fb_matmul_params& p) {
         const int32_t width = p.gated ? most / 2 : most;
-        return row_blocks(p, most_rows) * ((p.outputs + width - 1) / width);
+        return (p.outputs + width - 1) / width;
     }
 
-    // The block of this index among those of all experts: lanes count an expert's each.
-    FB_DEVICE void find_expert(const fb_matmul_params& p, int32_t index, int32_t most_rows) {
-        const int32_t lane = threadIdx.x % 32;
-        row = end = 0;
+    static FB_DEVICE int32_t count(const fb_matmul_params& p, int32_t most_rows) {
+        return row_blocks(p, most_rows) * column_blocks(p);
+    }
+
+    // The place of this index among so many blocks of rows, which begin at `row`.
+    FB_DEVICE void place(const fb_matmul_params& p, int32_t index, int32_t blocks,
+                         int32_t most_rows, int32_t band) {
+        int32_t first = 0;
+        if (band > 0 && blocks > band) {
+            const int32_t columns = column_blocks(p);
+            first = index / (band * columns) * band;
+            index -= first * columns;
+            blocks = blocks - first < band ? blocks - first : band;
+        }
+        output = index / blocks * width;
+        row += (first + index % blocks) * most_rows;
+    }
+
+    // The expert of this index, and its place there: lanes count the blocks of an expert's rows
+    // each. Past the last one there are no rows.
+    FB_DEVICE int32_t find_expert(const fb_matmul_params& p, int32_t& index, int32_t most_rows) {
+        const int32_t lane = threadIdx.x % 32, columns = column_blocks(p);
+        output = end = 0;
         for (int32_t first = 0; first < p.experts; first += 32) {
             ExpertRows rows;
             if (first + lane < p.experts) rows = expert_rows(p, first + lane);
@@ -64,17 +87,18 @@ template <int most> struct Item {
                 const int32_t before = __shfl_up_sync(~0u, sum, distance);
                 if (lane >= distance) sum += before;
             }
-            const uint32_t has = __ballot_sync(~0u, sum > index);
+            const uint32_t has = __ballot_sync(~0u, sum * columns > index);
             if (has != 0) {
                 const int owner = __ffs(int(has)) - 1;
                 expert = first + owner;
-                const int32_t before = __shfl_sync(~0u, sum - blocks, owner);
-                row = __shfl_sync(~0u, rows.first, owner) + (index - before) * most_rows;
+                index -= __shfl_sync(~0u, sum - blocks, owner) * columns;
+                row = __shfl_sync(~0u, rows.first, owner);
                 end = __shfl_sync(~0u, rows.end, owner);
-                return;
+                return __shfl_sync(~0u, blocks, owner);
             }
-            index -= __shfl_sync(~0u, sum, 31);
+            index -= __shfl_sync(~0u, sum, 31) * columns;
         }
+        return 0;
     }
 
     // Row of the weight for sum `i` of the item, -1 past the last.

@@ -35,11 +35,11 @@ template <int first_rows_, int second_rows_, int stages_> struct Ring {
     uint64_t full[stages];
     uint64_t empty[stages]; // in all blocks that load this one
 
-    // By one thread; `loaders` blocks write a stage, which all of them have to be free for.
-    FB_DEVICE void init(uint32_t loaders) {
+    // By one thread; so many warps multiply a stage, in all blocks that it is loaded by.
+    FB_DEVICE void init(uint32_t warps) {
         for (int i = 0; i < stages; i++) {
             mbarrier_init(shared_address(&full[i]), 1);
-            mbarrier_init(shared_address(&empty[i]), multiplying_warps * loaders);
+            mbarrier_init(shared_address(&empty[i]), warps);
         }
     }
 };

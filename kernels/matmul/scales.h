@@ -30,17 +30,31 @@ FB_DEVICE float result_weight_scale(const fb_matmul_params& p, int32_t row) {
     return has_weight_blocks(p) ? 1 : items<const float>(p.scales)[row * p.scale_stride];
 }
 
-// Up to a chunk of a row's sums times the scales that no step had.
-template <int most>
-FB_DEVICE void scale_chunk(const fb_matmul_params& p, const Item<most>& item, int32_t x_row,
-                           int32_t output, float* gate, float* up) {
-    if (x_row < 0) return;
-    const float x = has_x_blocks(p) ? 1 : x_scale(p, x_row, 0);
-    const int32_t gates = item.first_of(p, false) + output, ups = item.first_of(p, true) + output;
-    FB_UNROLL
-    for (int i = 0; i < chunk; i++) {
-        if (output + i >= p.outputs) return;
-        gate[i] *= x * (has_weight_blocks(p) ? 1 : fp8_scale(p, gates + i, 0));
-        if (p.gated) up[i] *= x * (has_weight_blocks(p) ? 1 : fp8_scale(p, ups + i, 0));
+// Of a chunk of outputs the scales of their rows of the weight that no step had. Those past the
+// last output, which are not stored, take its scale: no load waits for the one before.
+struct ChunkScales {
+    float gate[chunk], up[chunk];
+
+    template <class I>
+    FB_DEVICE ChunkScales(const fb_matmul_params& p, const I& item, int32_t output) {
+        const int32_t gates = item.first_of(p, false), ups = item.first_of(p, true);
+        FB_UNROLL
+        for (int i = 0; i < chunk; i++) {
+            const int32_t column = output + i < p.outputs ? output + i : p.outputs - 1;
+            gate[i] = result_weight_scale(p, gates + column);
+            up[i] = p.gated ? result_weight_scale(p, ups + column) : 1;
+        }
     }
-}
+
+    // Multiplies sums of a row of x.
+    FB_DEVICE void scale(const fb_matmul_params& p, int32_t x_row, float* gates,
+                         float* ups) const {
+        if (x_row < 0) return;
+        const float x = result_x_scale(p, x_row);
+        FB_UNROLL
+        for (int i = 0; i < chunk; i++) {
+            gates[i] *= x * gate[i];
+            if (p.gated) ups[i] *= x * up[i];
+        }
+    }
+};

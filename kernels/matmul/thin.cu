@@ -9,7 +9,6 @@
 constexpr int thin_threads = 288; // two warpgroups that multiply, a warp that loads
 constexpr int thin_most = 8;
 constexpr int thin_outputs = 128;
-constexpr int thin_high_outputs = 256; // of fp8, whose steps are shorter
 static_assert(thin_threads == 32 * (multiplying_warps + 1), "the roles of its warps");
 
 constexpr int thin_8_shared = 112640;
@@ -21,12 +20,10 @@ using Thin8 = ThinShape<8, thin_outputs, 6>;
 using Thin16 = ThinShape<16, thin_outputs, 5>;
 using Thin32 = ThinShape<32, thin_outputs, 4>;
 using Thin64 = ThinShape<64, thin_outputs, 8, 1, 32>;
-using ThinHigh64 = ThinShape<64, thin_high_outputs, 4>;
 using Thin128 = ThinShape<128, thin_outputs, 4>;
 static_assert(sizeof(Thin8::Shared) <= thin_8_shared && sizeof(Thin16::Shared) <= thin_16_shared &&
                   sizeof(Thin32::Shared) <= thin_32_shared &&
                   sizeof(Thin64::Shared) <= thin_64_shared &&
-                  sizeof(ThinHigh64::Shared) <= thin_64_shared &&
                   sizeof(Thin128::Shared) <= thin_128_shared,
               "the launch gives as much");
 
@@ -134,20 +131,16 @@ template <int type, class S>
 FB_DEVICE void issue_thin(typename S::R& ring, int stage, int group, ThinSums<S>& sums,
                           bool adds) {
     const uint64_t x = ring_operand(shared_address(ring.second[stage]));
-    FB_UNROLL
-    for (int m = 0; m < S::high; m++) wgmma_tie(sums[m]);
+    const uint32_t row = uint32_t(group * group_rows);
+    const uint64_t weight = ring_operand(shared_address(ring.first[stage]) + row * span);
+    wgmma_tie(sums);
     wgmma_fence();
     FB_UNROLL
-    for (int m = 0; m < S::high; m++) {
-        const uint32_t row = uint32_t((group * S::high + m) * group_rows);
-        const uint64_t weight = ring_operand(shared_address(ring.first[stage]) + row * span);
-        FB_UNROLL
-        for (int k = 0; k < span / product_bytes; k++) {
-            const uint64_t a = weight + (k * product_bytes >> 4), b = x + (k * product_bytes >> 4);
-            if constexpr (type == FB_BF16) wgmma_bf16<0, 0>(sums[m], a, b, adds || k > 0);
-            else if constexpr (type == FB_F16) wgmma_f16<0, 0>(sums[m], a, b, adds || k > 0);
-            else wgmma_e4m3(sums[m], a, b, adds || k > 0);
-        }
+    for (int k = 0; k < span / product_bytes; k++) {
+        const uint64_t a = weight + (k * product_bytes >> 4), b = x + (k * product_bytes >> 4);
+        if constexpr (type == FB_BF16) wgmma_bf16<0, 0>(sums, a, b, adds || k > 0);
+        else if constexpr (type == FB_F16) wgmma_f16<0, 0>(sums, a, b, adds || k > 0);
+        else wgmma_e4m3(sums, a, b, adds || k > 0);
     }
     wgmma_commit();
 }
@@ -158,10 +151,7 @@ FB_DEVICE void multiply_thin(const Part& part, typename S::R& ring, Turn<typenam
                              int group, ThinSums<S>& sums) {
     int before = -1;
     FB_UNROLL
-    for (int m = 0; m < S::high; m++) {
-        FB_UNROLL
-        for (int i = 0; i < S::tokens / 2; i++) sums[m][i] = 0;
-    }
+    for (int i = 0; i < S::tokens / 2; i++) sums[i] = 0;
     FB_NO_UNROLL
     for (int32_t k = part.begin; k < part.end; k += step_of<type>) {
         wait_full(ring, turn);
@@ -173,61 +163,71 @@ FB_DEVICE void multiply_thin(const Part& part, typename S::R& ring, Turn<typenam
         turn.stage = uniform(turn.stage);
     }
     wgmma_wait<0>();
-    FB_UNROLL
-    for (int m = 0; m < S::high; m++) wgmma_tie(sums[m]);
+    wgmma_tie(sums);
     if (before >= 0) release<1>(ring, before);
 }
 
-// The same of fp8: a step's sums, scaled, are added to the totals.
+// Adds the sums of the step at input k, times what its blocks of inputs are worth.
+template <class S>
+FB_DEVICE void add_scaled(const fb_matmul_params& p, const Item<S::outputs>& item, int group,
+                          int32_t k, const ThinSums<S>& sums, ThinSums<S>& totals) {
+    const bool is_up = p.gated && group > 0;
+    const int32_t own = item.output + (is_up ? 0 : group * group_rows);
+    // Past the last output the sums go nowhere.
+    const int32_t there = own < p.outputs ? own : item.output;
+    const float weight = step_weight_scale(p, item.first_of(p, is_up) + there, k);
+    FB_UNROLL
+    for (int j = 0; j < S::tokens / 8; j++) {
+        FB_UNROLL
+        for (int c = 0; c < 2; c++) {
+            const int32_t row = item.row + 8 * j + threadIdx.x % 4 * 2 + c;
+            const float factor = weight * step_x_scale(p, item.x_row(p, row), k);
+            FB_UNROLL
+            for (int i = 4 * j + c; i < 4 * j + 4; i += 2)
+                totals[i] = fmaf(sums[i], factor, totals[i]);
+        }
+    }
+}
+
+// The same of fp8: the sums of a step, scaled, or those of two that have no scales of their own,
+// are added to the totals.
 template <int type, class S>
 FB_DEVICE void multiply_thin_fp8(const fb_matmul_params& p, const Part& part,
                                  typename S::R& ring, Turn<typename S::R>& turn, int group,
                                  const Item<S::outputs>& item, ThinSums<S>& totals) {
-    const bool has_blocks = has_x_blocks(p);
+    const bool has_blocks = has_x_blocks(p) || has_weight_blocks(p);
+    constexpr int step = step_of<type>;
     FB_UNROLL
-    for (int m = 0; m < S::high; m++) {
-        FB_UNROLL
-        for (int i = 0; i < S::tokens / 2; i++) totals[m][i] = 0;
-    }
+    for (int i = 0; i < S::tokens / 2; i++) totals[i] = 0;
+    int32_t k = part.begin;
     FB_NO_UNROLL
-    for (int32_t k = part.begin; k < part.end; k += step_of<type>) {
-        float weight[S::high];
-        FB_UNROLL
-        for (int m = 0; m < S::high; m++) {
-            const int32_t row = (group * S::high + m) * group_rows;
-            const bool is_up = p.gated && row >= S::outputs / 2;
-            const int32_t own = item.output + row - (is_up ? S::outputs / 2 : 0);
-            // Past the last output the sums go nowhere.
-            const int32_t there = own < p.outputs ? own : item.output;
-            weight[m] = step_weight_scale(p, item.first_of(p, is_up) + there, k);
-        }
+    while (k < part.end) {
         ThinSums<S> sums;
+        const int first = turn.stage;
         wait_full(ring, turn);
-        issue_thin<type, S>(ring, turn.stage, group, sums, false);
-        wgmma_wait<0>();
-        FB_UNROLL
-        for (int m = 0; m < S::high; m++) wgmma_tie(sums[m]);
-        release<1>(ring, turn.stage);
-        FB_UNROLL
-        for (int j = 0; j < S::tokens / 8; j++) {
-            FB_UNROLL
-            for (int c = 0; c < 2; c++) {
-                float x = 1;
-                if (has_blocks) {
-                    const int32_t row = item.row + 8 * j + threadIdx.x % 4 * 2 + c;
-                    x = step_x_scale(p, item.x_row(p, row), k);
-                }
-                FB_UNROLL
-                for (int m = 0; m < S::high; m++) {
-                    const float factor = x * weight[m];
-                    totals[m][4 * j + c] = fmaf(sums[m][4 * j + c], factor, totals[m][4 * j + c]);
-                    totals[m][4 * j + 2 + c] =
-                        fmaf(sums[m][4 * j + 2 + c], factor, totals[m][4 * j + 2 + c]);
-                }
-            }
-        }
+        issue_thin<type, S>(ring, first, group, sums, false);
         turn.advance();
         turn.stage = uniform(turn.stage);
+        const int second = turn.stage;
+        const bool both = !has_blocks && k + step < part.end;
+        if (both) {
+            wait_full(ring, turn);
+            issue_thin<type, S>(ring, second, group, sums, true);
+            turn.advance();
+            turn.stage = uniform(turn.stage);
+            wgmma_wait<1>();
+            release<1>(ring, first);
+        }
+        wgmma_wait<0>();
+        wgmma_tie(sums);
+        release<1>(ring, both ? second : first);
+        if (has_blocks) {
+            add_scaled<S>(p, item, group, k, sums, totals);
+        } else {
+            FB_UNROLL
+            for (int i = 0; i < S::tokens / 2; i++) totals[i] += sums[i];
+        }
+        k += both ? 2 * step : step;
     }
 }
 
@@ -257,7 +257,7 @@ FB_DEVICE void run_thin(const fb_matmul_params& p, typename S::Shared& shared) {
 
 template <int type, class S>
 FB_DEVICE void split_roles(const fb_matmul_map_params& maps, typename S::Shared& shared) {
-    if (uniform(threadIdx.x / 32) == multiplying_warps) load_thin<type, S>(maps, shared.ring);
+    if (uniform(threadIdx.x / 32) == S::warps) load_thin<type, S>(maps, shared.ring);
     else run_thin<type, S>(maps.product, shared);
 }
 
@@ -322,7 +322,7 @@ FB_SPLIT_OPERATOR(matmul_thin_e4m3_32, fb_matmul_map_params, thin_threads, 2, th
     FB_THIN(true, Thin32);
 }
 
-FB_SPLIT_OPERATOR(matmul_thin_e4m3_64, fb_matmul_map_params, thin_threads, 1, thin_high_outputs,
+FB_SPLIT_OPERATOR(matmul_thin_e4m3_64, fb_matmul_map_params, thin_threads, 1, thin_outputs,
                   thin_most, thin_64_shared) {
-    FB_THIN(true, ThinHigh64);
+    FB_THIN(true, Thin64);
 }

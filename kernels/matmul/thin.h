@@ -1,4 +1,4 @@
-// What kernels of few rows on Hopper share. The weight is the first operand, of 128 or 256 rows, x
+// What kernels of few rows on Hopper share. The weight is the first operand, of 64 or 128 rows, x
 // the second one. The blocks of a cluster share the inputs of an item: each leaves its sums in its
 // shared memory, and finishes a part of the item from those of all, in the order of the blocks.
 #pragma once
@@ -20,7 +20,8 @@ template <int tokens_, int outputs_, int stages, int panels = 1, int round_ = to
 struct ThinShape {
     static constexpr int tokens = tokens_, outputs = outputs_, round = round_;
     static_assert(tokens % round == 0, "rounds are alike");
-    static constexpr int high = outputs / (2 * group_rows); // wgmmas of a warpgroup
+    static constexpr int groups = outputs / group_rows; // warpgroups that multiply
+    static constexpr int warps = 4 * groups;
     static constexpr int sum_stride = outputs + 4;
     using R = Ring<outputs, panels * tokens, stages>;
 
@@ -32,7 +33,7 @@ struct ThinShape {
     };
 };
 
-template <class S> using ThinSums = float[S::high][S::tokens / 2];
+template <class S> using ThinSums = float[S::tokens / 2];
 
 #if FB_ARCH >= 900 && FB_ARCH < 1000
 
@@ -65,18 +66,15 @@ template <class S>
 FB_DEVICE void leave_sums(typename S::Shared& shared, int group, const ThinSums<S>& sums,
                           int first) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32 % 4;
+    const int row = group * group_rows + 16 * warp + g;
     FB_UNROLL
-    for (int m = 0; m < S::high; m++) {
-        const int row = (group * S::high + m) * group_rows + 16 * warp + g;
-        FB_UNROLL
-        for (int j = 0; j < S::round / 8; j++) {
-            float* const at = shared.sums + (8 * j + 2 * t) * S::sum_stride + row;
-            const float* const x = sums[m] + first / 2 + 4 * j;
-            at[0] = x[0];
-            at[S::sum_stride] = x[1];
-            at[8] = x[2];
-            at[S::sum_stride + 8] = x[3];
-        }
+    for (int j = 0; j < S::round / 8; j++) {
+        float* const at = shared.sums + (8 * j + 2 * t) * S::sum_stride + row;
+        const float* const x = sums + first / 2 + 4 * j;
+        at[0] = x[0];
+        at[S::sum_stride] = x[1];
+        at[8] = x[2];
+        at[S::sum_stride + 8] = x[3];
     }
 }
 
@@ -85,7 +83,7 @@ FB_DEVICE void add_chunk(const float* place, float (&x)[chunk]) {
     const uint32_t own = shared_address(place), size = cluster_size();
     FB_UNROLL
     for (int i = 0; i < chunk; i++) x[i] = 0;
-    FB_NO_UNROLL
+    FB_UNROLL_BY(4)
     for (uint32_t rank = 0; rank < size; rank++) {
         FB_UNROLL
         for (int half = 0; half < 2; half++) {
@@ -98,34 +96,34 @@ FB_DEVICE void add_chunk(const float* place, float (&x)[chunk]) {
     }
 }
 
-// This block's share of the chunks of a round, whose rows begin at `first`; `scaled`: by scales
-// that no step had.
-template <bool scaled, class S>
+// This block's share of the chunks of a round, which are those of some of its rows; the round's
+// first one is `first`. A thread has the same outputs in each. `scales`: what no step had, or null.
+template <class S>
 FB_DEVICE void finish_thin(const fb_matmul_params& p, const Item<S::outputs>& item, int32_t first,
-                           const typename S::Shared& shared) {
-    const int chunks = item.width / chunk;
-    constexpr int threads = 32 * multiplying_warps;
+                           const typename S::Shared& shared, const ChunkScales* scales) {
+    const int chunks = item.width / chunk, rank = int(cluster_rank()), size = int(cluster_size());
+    const int begin = S::round * rank / size * chunks;
+    const int end = S::round * (rank + 1) / size * chunks;
     FB_NO_UNROLL
-    for (int at = int(cluster_rank()) * threads + threadIdx.x; at < S::round * chunks;
-         at += threads * int(cluster_size())) {
+    for (int at = begin + threadIdx.x; at < end; at += 32 * S::warps) {
         const int32_t row = first + at / chunks, output = item.output + at % chunks * chunk;
         if (row >= item.end || output >= p.outputs) continue;
         const float* const place = shared.sums + at / chunks * S::sum_stride + at % chunks * chunk;
         float gate[chunk], up[chunk];
         add_chunk(place, gate);
         if (p.gated) add_chunk(place + item.width, up);
-        if constexpr (scaled)
-            scale_chunk(p, item, item.x_row(p, row), output, gate, up);
+        if (scales != nullptr) scales->scale(p, item.x_row(p, row), gate, up);
         finish_chunk(p, item, row, output, gate, up);
     }
 }
 
 // Leaves sums of an item round by round (even or odd), waits for those of all blocks, finishes a
-// part.
+// part. `scaled`: by scales that no step had.
 template <bool scaled, class S>
 FB_DEVICE void share_sums(const fb_matmul_params& p, const Item<S::outputs>& item,
                           typename S::Shared& shared, uint32_t& parity, int group,
                           const ThinSums<S>& sums) {
+    const int32_t output = item.output + threadIdx.x % (item.width / chunk) * chunk;
     FB_NO_UNROLL
     for (int first = 0; first < S::tokens && item.row + first < item.end; first += S::round) {
         mbarrier_wait(shared_address(&shared.taken), parity ^ 1);
@@ -133,8 +131,14 @@ FB_DEVICE void share_sums(const fb_matmul_params& p, const Item<S::outputs>& ite
         for (int i = 0; i < S::tokens; i += S::round)
             if (i == first) leave_sums<S>(shared, group, sums, i);
         arrive_all(shared.landed, true);
-        mbarrier_wait_cluster(shared_address(&shared.landed), parity);
-        finish_thin<scaled, S>(p, item, item.row + first, shared);
+        if constexpr (scaled) {
+            const ChunkScales scales(p, item, output); // on their way while others arrive
+            mbarrier_wait_cluster(shared_address(&shared.landed), parity);
+            finish_thin<S>(p, item, item.row + first, shared, &scales);
+        } else {
+            mbarrier_wait_cluster(shared_address(&shared.landed), parity);
+            finish_thin<S>(p, item, item.row + first, shared, nullptr);
+        }
         arrive_all(shared.taken, false);
         parity ^= 1;
     }
@@ -146,9 +150,9 @@ FB_DEVICE void begin_thin(const fb_matmul_map_params& maps, typename S::Shared& 
     if (threadIdx.x == 0) {
         tensor_prefetch(&maps.x);
         tensor_prefetch(&maps.weight);
-        shared.ring.init(1);
-        mbarrier_init(shared_address(&shared.landed), multiplying_warps * cluster_size());
-        mbarrier_init(shared_address(&shared.taken), multiplying_warps * cluster_size());
+        shared.ring.init(S::warps);
+        mbarrier_init(shared_address(&shared.landed), S::warps * cluster_size());
+        mbarrier_init(shared_address(&shared.taken), S::warps * cluster_size());
         fence_mbarrier_init();
     }
     cluster_sync();

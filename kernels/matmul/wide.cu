@@ -23,8 +23,8 @@ constexpr int wave_outputs = 128;
 constexpr int waves = wide_outputs / wave_outputs;
 constexpr int block_rows = 2 * group_rows;
 constexpr int cluster_rows = wide_cluster * block_rows;
-// Blocks of rows that are taken with all outputs before the next ones: so few that what clusters
-// read at a time stays in the cache.
+// Blocks of rows, of an expert if there are some, that are taken with all outputs before the next
+// ones: so few that what clusters read at a time stays in the cache.
 constexpr int band_blocks = 8;
 
 // A warpgroup loads, two multiply: 168 registers of each thread are what there is.
@@ -54,20 +54,6 @@ FB_WGMMA(bf16, 256)
 FB_WGMMA(f16, 256)
 FB_WGMMA_FP8(e4m3, 128)
 
-// ---- items
-
-// The item of a turn, with bands of rows; of experts, with all rows of an output.
-FB_DEVICE WideItem wide_item(const fb_matmul_params& p, int32_t turn, int32_t count) {
-    const int32_t blocks = WideItem::row_blocks(p, cluster_rows);
-    if (p.starts != 0 || blocks <= band_blocks) return {p, cluster_rows, turn};
-    const int32_t columns = count / blocks;
-    const int32_t first = turn / (band_blocks * columns) * band_blocks;
-    const int32_t left = blocks - first;
-    const int32_t high = left < band_blocks ? left : band_blocks;
-    const int32_t within = turn - first * columns;
-    return {p, cluster_rows, within / high * blocks + first + within % high};
-}
-
 // ---- load
 
 // By a whole warp, of which one lane loads.
@@ -79,7 +65,7 @@ template <int type> FB_DEVICE void load_wide(const fb_matmul_map_params& maps, W
     Turn<WideRing> turn;
     FB_NO_UNROLL
     for (int32_t i = blockIdx.x / wide_cluster; i < count; i += gridDim.x / wide_cluster) {
-        const WideItem item = wide_item(p, i, count);
+        const WideItem item(p, cluster_rows, i, band_blocks);
         if (item.row >= item.end) continue;
         const int32_t row = item.row + rank * block_rows;
         // The second half of a gated tile goes through the gates of the first.
@@ -149,7 +135,7 @@ struct StepFactors {
                         int32_t k) {
         if (has_x_blocks(p)) {
             FB_UNROLL
-            for (int h = 0; h < 2; h++) x[h] = step_x_scale(p, rows[h], k);
+            for (int h = 0; h < 2; h++) x[h] = step_x_scale(p, item.x_row(p, rows[h]), k);
         }
         if (!has_weight_blocks(p)) return;
         FB_UNROLL
@@ -247,10 +233,13 @@ template <int type> FB_DEVICE bool is_plain(const fb_matmul_params& p) {
 
 // By scales that no step had: of a thread's two rows, and of its columns.
 FB_DEVICE void scale_sums(const fb_matmul_params& p, const WideItem& item,
-                          const int32_t (&x_rows)[2], WideSums& sums) {
+                          const int32_t (&rows)[2], WideSums& sums) {
     float x[2];
     FB_UNROLL
-    for (int h = 0; h < 2; h++) x[h] = x_rows[h] < 0 ? 1 : result_x_scale(p, x_rows[h]);
+    for (int h = 0; h < 2; h++) {
+        const int32_t x_row = item.x_row(p, rows[h]);
+        x[h] = x_row < 0 ? 1 : result_x_scale(p, x_row);
+    }
     const int32_t first = item.output + threadIdx.x % 4 * 2;
     FB_UNROLL
     for (int i = 0; i < wide_outputs / 2; i += 4) {
@@ -324,7 +313,7 @@ FB_DEVICE void store_any(const fb_matmul_params& p, const WideItem& item, int32_
             float* const gate = places + at / chunks * place_stride + at % chunks * chunk;
             const int32_t first = output + at % chunks * chunk;
             if constexpr (type == FB_F8E4M3)
-                scale_chunk(p, item, item.x_row(p, own), first, gate, gate + width);
+                ChunkScales(p, item, first).scale(p, item.x_row(p, own), gate, gate + width);
             finish_chunk(p, item, own, first, gate, gate + width);
         }
         __syncwarp();
@@ -345,14 +334,13 @@ FB_DEVICE void run_wide(const fb_matmul_params& p, WideShared& memory, int group
     Turn<WideRing> turn;
     FB_NO_UNROLL
     for (int32_t i = blockIdx.x / wide_cluster; i < count; i += gridDim.x / wide_cluster) {
-        const WideItem item = wide_item(p, i, count);
+        const WideItem item(p, cluster_rows, i, band_blocks);
         if (item.row >= item.end) continue;
         const int32_t rows[2] = {item.row + own, item.row + own + 8};
         WideSums sums;
         if constexpr (type == FB_F8E4M3) {
-            const int32_t x_rows[2] = {item.x_row(p, rows[0]), item.x_row(p, rows[1])};
-            multiply_wide_fp8<type>(p, ring, turn, group, item, x_rows, sums);
-            if (plain) scale_sums(p, item, x_rows, sums);
+            multiply_wide_fp8<type>(p, ring, turn, group, item, rows, sums);
+            if (plain) scale_sums(p, item, rows, sums);
         } else {
             multiply_wide<type>(p, ring, turn, group, sums);
         }
@@ -372,7 +360,7 @@ FB_DEVICE void start_wide(const fb_matmul_map_params& maps, unsigned char* memor
     if (threadIdx.x == 0) {
         tensor_prefetch(&maps.x);
         tensor_prefetch(&maps.weight);
-        ring.init(wide_cluster);
+        ring.init(multiplying_warps * wide_cluster);
         fence_mbarrier_init();
     }
     cluster_sync();

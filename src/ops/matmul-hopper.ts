@@ -11,11 +11,11 @@ interface Thin {
   readonly outputs: number;
 }
 
-const low: readonly Thin[] = [8, 16, 32].map((tokens) => ({ tokens, outputs: 128 }));
+const low: readonly Thin[] = [8, 16, 32, 64].map((tokens) => ({ tokens, outputs: 128 }));
 /** By the bytes of an element. */
 const thin: Readonly<Record<1 | 2, readonly Thin[]>> = {
-  1: [...low, { tokens: 64, outputs: 256 }],
-  2: [...low, { tokens: 64, outputs: 128 }, { tokens: 128, outputs: 128 }],
+  1: low,
+  2: [...low, { tokens: 128, outputs: 128 }],
 };
 
 /** The same of weights in codes, kernels/matmul/coded.cu. */

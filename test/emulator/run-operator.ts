@@ -144,13 +144,17 @@ const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
   matmul_thin_64_x2: (device) => multiplied(device, 60, {}, [120, 1032]),
   // More items than blocks.
   matmul_thin_8_x1: (device) => multiplied(device, 5, {}, [1300, 456]),
-  matmul_thin_e4m3_32_x2: (device) => multipliedFp8(device, 20, 120),
+  // Steps one by one, and two at a time.
+  matmul_thin_e4m3_32_x2: (device) => [
+    ...multipliedFp8(device, 20, 120),
+    ...multipliedFp8(device, 20, 120, false),
+  ],
   matmul_coded_bf16_u8_8_x2: (device) => multipliedCodes(device, 5),
   matmul_wide_bf16: (device) => [
     ...multiplied(device, 1000),
     ...multiplied(device, 1000, { gated: true }),
   ],
-  // Steps one by one, and two at a time.
+  // Likewise.
   matmul_wide_e4m3: (device) => [
     ...multipliedFp8(device, 1000, 136),
     ...multipliedFp8(device, 1000, 136, false),

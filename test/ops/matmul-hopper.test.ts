@@ -3,7 +3,9 @@ import type { Device } from "../../src/device/device.ts";
 import { matmul, type MatmulOptions } from "../../src/ops/matmul.ts";
 import type { DType } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
+import { Weight } from "../../src/tensor/weight.ts";
 import { expectedProduct, expectProduct } from "../support/matmul.ts";
+import { indptrOf } from "../support/numbers.ts";
 import { type Random, seeded } from "../support/random.ts";
 import { gpuTarget } from "../support/targets.ts";
 import { codes, type Held, heldWeight, numbersOf } from "../support/weights.ts";
@@ -124,6 +126,37 @@ describe.skipIf(gpu === undefined)(`matmul of Hopper on ${gpu?.name}`, () => {
     if (device.properties.computeMajor !== 9 || !device.properties.emulated) return;
     expect([...names].toSorted()).toContain("matmul_wide_bf16");
     expect([...names].toSorted()).toContain("matmul_wide_f16");
+  }, 600_000);
+
+  test("experts follow each other, each in bands of its rows", async () => {
+    await using device = await gpu!.open(1);
+    const random = seeded(95);
+    const [inputs, outputs, counts] = [64, 512, [2100, 0, 300]];
+    const starts = indptrOf(counts);
+    const count = starts.at(-1)!;
+    const x = numbersOf(random, count * inputs, "bf16");
+    const values = numbersOf(random, counts.length * outputs * inputs, "bf16");
+    using input = Tensor.from(device, x, [count, inputs], "bf16");
+    const shape = [counts.length, outputs, inputs];
+    using weight = Weight.dense(Tensor.from(device, values, shape, "bf16"));
+    using begins = Tensor.from(device, starts, [starts.length], "i32");
+    using result = Tensor.empty(device, [count, outputs], "bf16");
+    const run = () => matmul(input, weight, { groups: { starts: begins }, out: result });
+    const [kernel] = launchesOf(device, run);
+    if (device.properties.computeMajor === 9) expect(kernel).toBe("matmul_wide_bf16");
+    const got = result.toFloat64Array();
+    for (const [e, rows] of counts.entries()) {
+      const first = starts[e];
+      const wanted = expectedProduct({
+        rows,
+        inputs,
+        outputs,
+        weight: values.subarray(e * outputs * inputs, (e + 1) * outputs * inputs),
+        x: x.subarray(first * inputs, (first + rows) * inputs),
+      });
+      const own = got.subarray(first * outputs, (first + rows) * outputs);
+      expectProduct(own, wanted, "bf16", `expert ${e}`);
+    }
   }, 600_000);
 
   test("16-bit rows and weights in codes, of each kind", async () => {
