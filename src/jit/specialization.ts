@@ -22,10 +22,10 @@ const opensCondition = /^[ \t]*#[ \t]*if/;
 const closesCondition = /^[ \t]*#[ \t]*endif/;
 const pragmaOnce = /^[ \t]*#[ \t]*pragma[ \t]+once\b/;
 const macroName = /^[A-Za-z_]\w*$/;
-/** Texts of sources, and those around the place where a variant's text goes. */
-const expanded = new Map<string, string>();
+/** Texts of sources around the place where a variant's text goes, if there is one. */
 const around = new Map<string, readonly string[]>();
 const variantFile = "attention/variant.h";
+const variantHead = '#include "hooks.h"\n';
 const variantPlace = "// the text of a variant";
 
 /** One self-contained text: the constants as macros, then the source with its includes in place. */
@@ -36,19 +36,20 @@ export function expand({ source, constants, variant }: Specialization): string {
   return `${lines.join("")}${expandVariant(source, variant)}\n`;
 }
 
-function expandVariant(source: string, variant: string | undefined): string {
-  if (variant === undefined) {
-    let text = expanded.get(source);
-    if (text === undefined) expanded.set(source, (text = expandSource(source, kernelSources())));
-    return text;
-  }
+/** Sources are expanded once, whatever variants follow. */
+function expandVariant(source: string, variant = plainVariant()): string {
   let parts = around.get(source);
   if (parts === undefined) {
-    const head = `#include "hooks.h"\n${variantPlace}`;
+    const head = variantHead + variantPlace;
     const text = expandSource(source, { ...kernelSources(), [variantFile]: head });
     around.set(source, (parts = text.split(variantPlace)));
   }
   return parts.join(`#line 1 "${variantFile}"\n${variant.trimEnd()}`);
+}
+
+/** The text that the file itself has in a variant's place. */
+function plainVariant(): string {
+  return kernelSources()[variantFile].split(variantHead)[1].trim();
 }
 
 /** Text of every file below kernels/, read when the first kernel is asked for. */
