@@ -252,7 +252,8 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
     (_, c) => {
       const { classes } = offerOf(families.cuda, device.properties, resolveOptions(optionsOf(c)));
       const { name } = classes.at(-1)!;
-      const tile = c.batchInvariant ? "tile128" : "tile256";
+      const plain64 = /^b?f16, dim 64$/.test(c.name);
+      const tile = c.batchInvariant ? "tile128" : plain64 ? "tile192" : "tile256";
       expect(name).toBe(`hopper.${/^fp8 products/.test(c.name) ? "fp8." : ""}${tile}`);
       runCase(device, c);
     },

@@ -28,7 +28,11 @@ const hopperSubjects: Record<string, Subject> = {
   boxes: hopper({ pageSize: 64 }),
   // Keys are gathered, hooks look at bits and slopes.
   rows: hopper({ pageSize: 5, mask: "all", alibi: true }),
-  "kept rows": { ...hopper({ pageSize: 16, headDim: 64, valueDim: 64 }), kept: [400, 0, 299] },
+  // Three warpgroups compute.
+  "kept rows": {
+    ...hopper({ pageSize: 16, headDim: 64, valueDim: 64 }, "hopper.tile192"),
+    kept: [400, 0, 299],
+  },
   // Two warps change the elements of keys and values.
   changed: hopper({ pageSize: 16, kvDtype: "f8e4m3", scales: "token" }),
   "changed, turned": hopper({

@@ -10,7 +10,7 @@
 //   FB_INVARIANT      1: a row's bits do not depend on the other rows of its record
 //
 // A block is a warpgroup that loads, one that changes tiles where their elements are not yet what
-// the products take, and two or three that compute 64 rows each.
+// the products take, and one to three that compute 64 rows each.
 //
 // Rounding: queries, keys and values are rounded once to FB_Q_TYPE after conversion and hooks,
 // probabilities once before the second product; all else is f32. Scores come in base 2.
@@ -54,7 +54,7 @@ static_assert(!FB_KEY_POSITIONS, "a row sees a range of tokens");
 static_assert(FB_KEY_DIM % 16 == 0 && FB_VALUE_DIM % 8 == 0, "whole steps of the products");
 
 // setmaxnreg: 168 (384 threads) or 128 (512) registers of each thread at entry are what there is.
-constexpr int loading_registers = computing_groups == 2 ? 40 : 32;
+constexpr int loading_registers = computing_groups == 3 ? 32 : 40;
 constexpr int changing_registers = 56;
 constexpr int computing_registers = computing_groups == 3 ? 160 : changing_groups ? 208 : 232;
 

@@ -31,6 +31,24 @@ export const cuts: readonly Cut[] = [
 ];
 
 /**
+ * What is taken before them where scores meet nothing but a range of tokens: with three warpgroups
+ * a thread has 160 registers.
+ */
+export const plainCuts: readonly Cut[] = [
+  { ...cutOf(64, 64, 96, 3, 2, true), groups: 3, cluster: 1 },
+];
+
+/**
+ * The same for requests of up to 64 and, where blocks form clusters, up to 128 rows: they wait for
+ * their keys, and blocks on their own do best. Wider heads were not measured so.
+ */
+export function fewRowsCuts(cut: Cut): readonly Cut[] {
+  if (cut.keyDim > 128) return [];
+  const least = { ...cut, groups: 1, cluster: 1, kvTile: 64, stages: 4 };
+  return cut.cluster === 1 ? [least] : [least, { ...cut, cluster: 1 }];
+}
+
+/**
  * The same where keys, or keys and values, are changed on their way: raw tiles take memory, too,
  * and a block of four warpgroups has no registers for products of 256 columns.
  */

@@ -15,7 +15,9 @@ import {
   cuts,
   fp8Cuts,
   hookedKeysMost,
+  fewRowsCuts,
   invariantCut,
+  plainCuts,
   turningCuts,
 } from "./hopper-cuts.ts";
 import { tiled } from "./tiled.ts";
@@ -46,9 +48,10 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   if (variant?.multiplies.query || variant?.multiplies.output)
     return refuse("variant", options.variant!.name, "without products of rows");
   const asked = askedBy(options, variant);
-  const plain = asked.fp8Products ? fp8Cuts : cuts;
-  const fits = asked.rawKeyBytes > 0 ? changingCuts : asked.turnedPairs > 0 ? turningCuts : plain;
-  const cut = fits
+  const still = asked.fp8Products ? fp8Cuts : cuts;
+  const fits = asked.rawKeyBytes > 0 ? changingCuts : asked.turnedPairs > 0 ? turningCuts : still;
+  const plain = fits === cuts && variant === undefined && !asked.noted && !options.batchInvariant;
+  const cut = (plain ? [...plainCuts, ...cuts] : fits)
     .map((each) => (options.batchInvariant ? invariantCut(each) : each))
     .filter(({ kvTile }) => kvTile <= hookedKeysMost || !asked.hooked || fits === cuts)
     .filter((each) => each.keyDim === headDim && each.valueDim === valueDim)
@@ -59,9 +62,12 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   }
   const others = tiled.offer(facts, options);
   if (others instanceof OptionError) return others;
-  const row = kernelClass(cut, options, asked, variant?.attention);
-  const smaller = others.classes.filter(({ queryTile }) => queryTile < 64 * cut.groups);
-  return { ...others, classes: [...smaller, row] };
+  const rows = [...(plain ? fewRowsCuts(cut) : []), cut].map((each) =>
+    kernelClass(each, options, asked, variant?.attention),
+  );
+  const least = Math.min(64 * cut.groups, rows[0].queryTile);
+  const smaller = others.classes.filter(({ queryTile }) => queryTile < least);
+  return { ...others, classes: [...smaller, ...rows] };
 }
 
 /** Why these kernels do not take the options there, if they do not. */
