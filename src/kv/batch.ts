@@ -1,3 +1,4 @@
+import type { ContextPart } from "./context-part.ts";
 import { OptionError, OutOfPagesError, PlanError } from "../errors.ts";
 import { isMade, made } from "../made.ts";
 import { counted, showAs } from "../shown.ts";
@@ -42,6 +43,8 @@ export interface Batch {
    * number in the request; those behind may have been given others. null: all keys' are.
    */
   plainLengths: Int32Array | null;
+  /** @internal Which keys of each request are here, where several processes share them. */
+  readonly part?: ContextPart | undefined;
 }
 
 /** Too few free pages for a step; nothing was changed. */

@@ -1,6 +1,6 @@
 import { requireOptions } from "../require.ts";
 import { checkPositions, OutOfPagesResult, paddedCount, type OutOfPages } from "./batch.ts";
-import { keepPart } from "./context-part.ts";
+import { type ContextPart, keptTokens } from "./context-part.ts";
 import type { PageGroup } from "./page-group.ts";
 import type { SequenceState } from "./sequence-state.ts";
 import type { StepArrays } from "./step-batch.ts";
@@ -262,4 +262,21 @@ function notePlain(state: SequenceState, batch: StepArrays): void {
     batch.plain[r] = state.places.plainLengths[batch.slots[r]];
     if (batch.plain[r] < batch.kvLengths[r]) batch.plainLengths = batch.plain;
   }
+}
+
+/**
+ * Makes a step that was written for whole sequences one over the keys that are kept here: lengths
+ * count these, the other new tokens are not appended, and keys are told by their positions.
+ */
+function keepPart(step: StepArrays, part: ContextPart): void {
+  const { kvLengths, requestCount, tokenCount, slotMappings, plain } = step;
+  const { rank, ranks } = part;
+  for (let r = 0; r < requestCount; r++) kvLengths[r] = keptTokens(kvLengths[r], part);
+  // Pages begin at multiples of `ranks`, so that a token's place in its page is its owner, too.
+  for (const places of slotMappings)
+    for (let token = 0; token < tokenCount; token++)
+      places[token] = places[token] % ranks === rank ? Math.floor(places[token] / ranks) : -1;
+  step.part = part;
+  step.customPositions = true;
+  step.plainLengths = plain.fill(0, 0, requestCount);
 }

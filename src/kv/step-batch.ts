@@ -1,6 +1,7 @@
 import { made } from "../made.ts";
 import { showByLine } from "../shown.ts";
 import { type Batch, describeBatch, staleBatch } from "./batch.ts";
+import type { ContextPart } from "./context-part.ts";
 import { createLayout, createLevel, type Layout, type Level } from "./layout.ts";
 
 /** The arrays that an owner writes every step to; they grow by doubling. */
@@ -20,6 +21,8 @@ export class StepArrays {
   plainLengths: Int32Array | null = null;
   /** `[requestCount]`: what plainLengths is, where any key was given a position. */
   plain = new Int32Array(0);
+  /** Of a pool whose keys several processes share: those of this one. */
+  part: ContextPart | undefined;
   /** `[requestCount]`: slot of each request's sequence. */
   slots = new Int32Array(0);
   /** `[requestCount]`: tokens of each request's sequence before the step. */
@@ -143,6 +146,10 @@ export class StepBatch implements Batch {
 
   get plainLengths(): Int32Array | null {
     return this.arrays.plainLengths;
+  }
+
+  get part(): ContextPart | undefined {
+    return this.arrays.part;
   }
 
   toString(): string {

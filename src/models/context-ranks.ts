@@ -11,6 +11,8 @@ export interface ContextSizes {
   /** Query heads that a rank projects, and goes on with. */
   readonly ownHeads: number;
   readonly headDim: number;
+  /** Elements of what a head has seen. */
+  readonly valueDim: number;
   /** Most tokens of a step. */
   readonly tokenBudget: number;
 }
@@ -30,7 +32,7 @@ export interface ContextStep {
   readonly attention: Attention;
   /** [tokens or more, ownHeads, headDim]: turned queries of this rank's heads. */
   readonly q: Tensor;
-  /** [tokens, ownHeads * headDim]: takes what this rank's heads have seen. */
+  /** [tokens, ownHeads * valueDim]: takes what this rank's heads have seen. */
   readonly out: Tensor;
 }
 
@@ -71,7 +73,7 @@ export class ContextAttention implements Disposable {
   readonly #views: Views[] = [];
 
   constructor(comm: Communicator, dtype: DType, sizes: ContextSizes) {
-    const { ownHeads, headDim, tokenBudget: most } = sizes;
+    const { ownHeads, headDim, valueDim, tokenBudget: most } = sizes;
     const { device, ranks } = comm;
     const heads = ranks * ownHeads;
     // Rows of padding may be read before they were written: let them be numbers.
@@ -82,9 +84,9 @@ export class ContextAttention implements Disposable {
     this.#own = room([most, ownHeads, headDim], dtype, "own queries");
     this.#gathered = room([ranks * most * ownHeads * headDim], dtype, "queries of ranks");
     this.#queries = room([most, heads, headDim], dtype, "queries of all heads");
-    this.#out = room([most, heads, headDim], dtype, "seen in own keys");
+    this.#out = room([most, heads, valueDim], dtype, "seen in own keys");
     this.#lse = room([most, heads], "f32", "LSE of own keys");
-    this.#outs = room([ranks * most * heads * headDim], dtype, "seen by ranks");
+    this.#outs = room([ranks * most * heads * valueDim], dtype, "seen by ranks");
     this.#lses = room([ranks * most * heads], "f32", "LSE of ranks");
     this.#mergedLse = room([most, ownHeads], "f32", "merged LSE");
   }
@@ -92,14 +94,15 @@ export class ContextAttention implements Disposable {
   /** Where ranks have parts of the keys; else undefined. */
   static of({ shape, ranks, dtype, tokenBudget }: ContextParts): ContextAttention | undefined {
     if (ranks === undefined || shape.contextHeads === undefined) return undefined;
-    const { queryHeads: ownHeads, headDim } = shape;
-    return new ContextAttention(ranks, dtype, { ownHeads, headDim, tokenBudget });
+    const { queryHeads: ownHeads, headDim, latent } = shape;
+    const valueDim = latent?.rank ?? headDim;
+    return new ContextAttention(ranks, dtype, { ownHeads, headDim, valueDim, tokenBudget });
   }
 
   /** Queues a planned step's layer, whose keys were appended. */
   run({ layer, cache, attention, q, out }: ContextStep): void {
     const [tokens] = out.shape;
-    const { ownHeads, headDim } = this.#sizes;
+    const { ownHeads, valueDim } = this.#sizes;
     const views = (this.#views[tokens] ??= this.#makeViews(tokens));
     views.own.copyFrom(q.slice(0, 0, tokens));
     this.#comm.allGather(views.own, views.gathered);
@@ -109,7 +112,7 @@ export class ContextAttention implements Disposable {
     this.#comm.allGather(views.lse, views.lses);
     mergeStates(
       { out: views.ownOuts, lse: views.ownLses, lseBase: "e" },
-      { out: out.reshape(tokens, ownHeads, headDim), lse: views.mergedLse },
+      { out: out.reshape(tokens, ownHeads, valueDim), lse: views.mergedLse },
     );
   }
 
@@ -120,7 +123,7 @@ export class ContextAttention implements Disposable {
 
   #makeViews(tokens: number): Views {
     const { rank, ranks } = this.#comm;
-    const { ownHeads, headDim } = this.#sizes;
+    const { ownHeads, headDim, valueDim } = this.#sizes;
     const heads = ranks * ownHeads;
     const first = (whole: Tensor, ...shape: number[]) =>
       whole
@@ -131,7 +134,7 @@ export class ContextAttention implements Disposable {
         )
         .reshape(...shape);
     const gathered = first(this.#gathered, ranks, tokens, ownHeads, headDim);
-    const outs = first(this.#outs, ranks, tokens, heads, headDim);
+    const outs = first(this.#outs, ranks, tokens, heads, valueDim);
     const lses = first(this.#lses, ranks, tokens, heads);
     const [from, to] = [rank * ownHeads, (rank + 1) * ownHeads];
     return {

@@ -233,7 +233,8 @@ export class Kit implements Disposable {
     const [rope] = ropes;
     const { positions } = this.inputs;
     const batch = this.#batch!;
-    const parts = { attention, masks, rope, positions, queries, latents, heads };
+    const context = this.#context;
+    const parts = { attention, masks, context, rope, positions, queries, latents, heads };
     const step = { layer, batch, cache, ...parts };
     return this.#latents.run(step);
   }

@@ -9,6 +9,7 @@ import type { Rope } from "../ops/rope.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
+import type { ContextAttention } from "./context-ranks.ts";
 import type { LatentShape } from "./shape.ts";
 import type { Masks } from "./tree-masks.ts";
 
@@ -27,6 +28,8 @@ export interface LatentStep {
   readonly cache: PagedCache;
   readonly attention: Attention;
   readonly masks: Masks | undefined;
+  /** Where ranks have parts of the latents. */
+  readonly context: ContextAttention | undefined;
   readonly rope: Rope;
   /** i32, at least one for each token. */
   readonly positions: Tensor;
@@ -58,8 +61,9 @@ interface Views {
   readonly seenMost: Tensor;
   /** [tokens, 1, all]. */
   readonly keys: Tensor;
-  /** What was seen, as rows [tokens * heads, rank]. */
+  /** What was seen, as rows [tokens * heads, rank] and [tokens, heads * rank]. */
   readonly seenRows: Tensor;
+  readonly seenByToken: Tensor;
   /** Heads' results [heads * tokens, value], and the same in the order of tokens. */
   readonly results: Tensor;
   readonly byHead: Tensor;
@@ -126,7 +130,9 @@ export class LatentAttention implements Disposable {
     mapRows({ operation: "scale", a: views.turned, out: views.wideTurned }, {});
     applyRope(wide, keys, views.positions, rope);
     cache.append({ layer, batch, planes: { latent: keys } });
-    attention.run({ layer, q: views.wideMost, cache, out: views.seenMost, ...step.masks });
+    if (step.context)
+      step.context.run({ layer, cache, attention, q: wide, out: views.seenByToken });
+    else attention.run({ layer, q: views.wideMost, cache, out: views.seenMost, ...step.masks });
     matmul(views.seenRows, heads.values, { ...how, out: views.results });
     mapRows({ operation: "scale", a: views.byHead, out: views.byToken }, {});
     return views.out;
@@ -187,6 +193,7 @@ export class LatentAttention implements Disposable {
       seenMost: seenMost.reshape(most, heads, rank),
       keys: latents.reshape(tokens, 1, all),
       seenRows: seenMost.slice(0, 0, count),
+      seenByToken: seenMost.slice(0, 0, count).reshape(tokens, heads * rank),
       results,
       byHead: results.reshape(heads, tokens, value),
       byToken: outRows.reshape(tokens, heads, value).permute(1, 0, 2),

@@ -44,7 +44,6 @@ function headRowsOf({ vocabulary }: DecoderShape, share: Share): Range {
  */
 export function sharedShape(shape: DecoderShape, share: Share): DecoderShape {
   const { ranks, splitsContext = false } = share;
-  if (splitsContext) requireSplittable(shape);
   if (!fits(shape, ranks)) {
     const { queryHeads, kvHeads, intermediate, mixture } = shape;
     const inner = mixture && mixture.intermediate !== intermediate;
@@ -66,18 +65,6 @@ export function sharedShape(shape: DecoderShape, share: Share): DecoderShape {
     headRows: headRowsOf(shape, share),
     ...(mixture && { mixture: { ...mixture, intermediate: mixture.intermediate / ranks } }),
   };
-}
-
-/** Errors: CommError for a model whose requests' keys are not split over ranks. */
-function requireSplittable({ attention, latent }: DecoderShape): void {
-  const hasWindow = attention.some(({ windowLeft }) => windowLeft >= 0);
-  if (latent === undefined && !hasWindow) return;
-  const what = hasWindow
-    ? "windows, which see few keys"
-    : "latents, which are attended as they lie";
-  throw new CommError(
-    `dcp splits the keys of full attention, and this model has ${what}. Fix: leave dcp out.`,
-  );
 }
 
 /** What of a matrix a rank has: ranges of its rows, or of its columns. */

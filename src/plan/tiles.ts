@@ -1,4 +1,5 @@
 import type { Batch } from "../kv/batch.ts";
+import { keptOf } from "../kv/context-part.ts";
 import type { Level } from "../kv/layout.ts";
 import type { Visible } from "../variant/variant.ts";
 import { IntList, Tile, tileInts } from "./list.ts";
@@ -194,16 +195,15 @@ export class Tiles {
     let start = 0;
     let end = length;
     let fullStart = 0;
-    let fullEnd = length;
-    if (deviceLengths) {
-      fullEnd = 0;
-    } else {
+    let fullEnd = deviceLengths ? 0 : length;
+    if (!deviceLengths) {
       if (causal) {
         if (plain === length) end = clamp(most + 1, 0, length);
         fullEnd = clamp(least + 1, 0, plain);
       }
       if (windowLeft >= 0) {
-        start = clamp(least - windowLeft, 0, plain < end ? plain : end);
+        const { part } = this.#batch;
+        start = clamp(keptOf(least - windowLeft, part), 0, part || plain >= end ? end : plain);
         fullStart = clamp(most - windowLeft, 0, end);
         fullEnd = fullEnd < plain ? fullEnd : plain;
       }

@@ -52,7 +52,7 @@ function withFourHeads({ config, tensors }: Golden): Pick<Golden, "config" | "te
 }
 
 test(
-  "2 and 4 ranks of DeepSeek, as one",
+  "2 and 4 ranks of DeepSeek, as one, with parts of the latents too",
   async () => {
     const requests = [requestOf(prompt, 12), requestOf(prompt.slice(3), 12)];
     const jobs = ["deepseek2", "deepseek3"].map((name) => {
@@ -64,9 +64,10 @@ test(
     });
     const one = await askRanks(1, jobs);
     for (const tp of [2, 4]) {
-      const found = await askRanks(tp, jobs);
-      for (const [i, { answers: expected }] of one.entries()) {
-        const { answers } = found[i];
+      const split = jobs.map((job) => ({ ...job, options: { ...options, dcp: tp } }));
+      const found = await askRanks(tp, [...jobs, ...split]);
+      for (const [i, { answers }] of found.entries()) {
+        const { answers: expected } = one[i % jobs.length];
         expect(new Set(expected[0].tokens).size).toBeGreaterThan(3);
         expect(answers.map(({ tokens }) => tokens)).toEqual(expected.map(({ tokens }) => tokens));
         const logProbs = (all: typeof answers) =>

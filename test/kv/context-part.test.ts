@@ -2,6 +2,9 @@ import { expect, test } from "bun:test";
 import { OptionError } from "../../src/errors.ts";
 import { SequencePool } from "../../src/kv/sequence.ts";
 import type { Batch } from "../../src/kv/batch.ts";
+import { cpuClasses } from "../../src/attention/families/cpu.ts";
+import { Tile, tileInts } from "../../src/plan/list.ts";
+import { Tiles } from "../../src/plan/tiles.ts";
 import { forSeeds } from "../support/random.ts";
 
 test("each new token is kept by one of the processes, wherever its sequence stands", () => {
@@ -43,6 +46,47 @@ test("each new token is kept by one of the processes, wherever its sequence stan
           const page = sequence.pages()[Math.floor(place / pageSize)];
           expect(slot).toBe(page * pageSize + (place % pageSize));
         });
+      }
+    }
+  });
+});
+
+test("with a window a tile begins at the first key of the part that it sees, in a page that is held", () => {
+  forSeeds(50, (random) => {
+    const [ranks, pageSize] = [random.integer(2, 5), random.integer(1, 4)];
+    const windowLeft = random.integer(0, 9);
+    const sizes = { pageSize: pageSize * ranks, maxSequences: 1, keyPositions: true };
+    const groups = [{ pages: 60, windowLeft }];
+    const kernelClass = { ...cpuClasses[0], queryTile: random.integer(1, 4) };
+    const tiles = new Tiles({
+      classes: [kernelClass],
+      group: 1,
+      kvHeads: 1,
+      causal: true,
+      mask: "none",
+      deviceLengths: false,
+      batchInvariant: false,
+      hookMasks: false,
+      columnsMost: 1,
+      visible: undefined,
+    });
+    const rank = random.integer(0, ranks - 1);
+    const pool = new SequencePool({ ...sizes, groups, part: { rank, ranks } });
+    const sequence = pool.create();
+    for (let step = 0; step < 12; step++) {
+      const before = sequence.length;
+      const batch = pool.reserve([sequence], [random.integer(1, 3 * pageSize)]) as Batch;
+      tiles.build(batch, false, windowLeft);
+      const { data } = tiles.list;
+      for (let at = 0; at < tiles.list.length * tileInts; at += tileInts) {
+        const least = before + data[at + Tile.rowStart];
+        const start = data[at + Tile.kvStart];
+        const seen = Array.from({ length: batch.kvLengths[0] }, (_, key) => key * ranks + rank);
+        const first = seen.findIndex((position) => position >= least - windowLeft);
+        expect(start).toBe(first < 0 ? seen.length : first);
+        // Of what comes behind no page was freed.
+        const held = sequence.pages().slice(Math.floor(start / pageSize));
+        expect(held.every((page) => page >= 0)).toBe(true);
       }
     }
   });
