@@ -10,9 +10,14 @@ import figures from "./figures.json";
 interface Shape {
   readonly layers: number;
   readonly hidden: number;
+  /** Elements of a token's keys in a layer. */
+  readonly kv: number;
   /** Elements of weights that a token reads: layers and head. */
   readonly weights: number;
 }
+
+/** Batches whose step was measured. */
+type Clients = 1 | 64;
 
 const elementBytes = 2;
 /** All-reduces of a layer. */
@@ -27,7 +32,7 @@ function shapeOf(name: string): Shape {
   const kv = fields["num_key_value_heads"] * headDim;
   const q = fields["num_attention_heads"] * headDim;
   const layer = hidden * (2 * q + 2 * kv + 3 * inner);
-  return { layers, hidden, weights: layers * layer + fields["vocab_size"] * hidden };
+  return { layers, hidden, kv, weights: layers * layer + fields["vocab_size"] * hidden };
 }
 
 /** Microseconds of an all-reduce on two GPUs, on the line between the measured sizes around it. */
@@ -41,59 +46,69 @@ function allReduceUs(bytes: number): number {
   return bytes <= from ? least : least + ((bytes - from) / (to - from)) * (most - least);
 }
 
-/** Milliseconds of a step that ranks share, and of what each does whole; of the measured shape. */
-function partsMeasured(): { shared: number; whole: number } {
-  const { shape, "1": one, "2": two } = figures.betweenTokensMs;
-  const { layers, hidden } = shapeOf(shape);
-  const exchanged = (layers * perLayer * allReduceUs(hidden * elementBytes)) / 1000;
-  const shared = 2 * (one - two + exchanged);
-  return { shared, whole: one - shared };
+/** Bytes that a step of so many clients reads: weights once, and each client's keys and values. */
+function bytesRead({ weights, layers, kv }: Shape, clients: number): number {
+  return elementBytes * (weights + clients * figures.step.keys * layers * 2 * kv);
 }
 
-/** Milliseconds between tokens of a shape at one client, `reduceUs` for each all-reduce. */
-export function betweenTokensMs(name: string, ranks: number, reduceUs: number): number {
-  const measured = shapeOf(figures.betweenTokensMs.shape);
-  const { layers, weights } = shapeOf(name);
-  const { shared, whole } = partsMeasured();
-  const read = (shared * weights) / measured.weights / ranks;
-  return read + (whole * layers) / measured.layers + (layers * perLayer * reduceUs) / 1000;
+/** Milliseconds of one GPU's step: what it reads, which ranks share, and the rest of a layer. */
+function partsOf(clients: Clients): { shared: number; perLayer: number } {
+  const measured = shapeOf(figures.step.shape);
+  const shared = bytesRead(measured, clients) / figures.step.readGBs / 1e6;
+  return { shared, perLayer: (figures.step.ms[clients] - shared) / measured.layers };
+}
+
+/** Milliseconds of a step of a shape, `reduceUs` for each all-reduce. */
+export function stepMs(name: string, clients: Clients, ranks: number, reduceUs: number): number {
+  const shape = shapeOf(name);
+  const read = bytesRead(shape, clients) / figures.step.readGBs / 1e6 / ranks;
+  const whole = partsOf(clients).perLayer + (perLayer * reduceUs) / 1000;
+  return read + shape.layers * whole;
 }
 
 /** The tables, as the page has them. */
 export function tables(): string {
-  const { shared, whole } = partsMeasured();
-  const { weights } = shapeOf(figures.betweenTokensMs.shape);
-  const rate = ((weights * elementBytes) / shared / 1e9).toFixed(2);
-  const lines = [
-    `Shared: ${shared.toFixed(2)} ms (${rate} TB/s of weights); whole: ${whole.toFixed(2)} ms.`,
-    "",
-    "| Shape, ranks | Weights of a rank | All-reduce | Between tokens, simulated |",
-    "| --- | --- | --- | --- |",
-  ];
-  for (const name of ["llama-8b", "llama-70b"])
-    for (const [ranks, machines] of [
-      [2, 1],
-      [4, 1],
-      [8, 1],
-      [16, 2],
-    ])
-      lines.push(rowOf(name, ranks, machines));
+  const lines: string[] = [];
+  for (const clients of [1, 64] as const) {
+    const { shared, perLayer: rest } = partsOf(clients);
+    const { layers } = shapeOf(figures.step.shape);
+    const parts = `${shared.toFixed(2)} ms are read, ${(layers * rest).toFixed(2)} ms the rest`;
+    lines.push(
+      ...(clients === 1 ? [] : [""]),
+      `${clients} client${clients > 1 ? "s" : ""}: of ${figures.step.ms[clients]} ms ${parts}.`,
+      "",
+      "| Shape, ranks | Weights of a rank | All-reduce | Step, simulated | Of it all-reduces |",
+      "| --- | --- | --- | --- | --- |",
+    );
+    for (const name of ["llama-8b", "llama-70b"])
+      for (const [ranks, machines] of [
+        [2, 1],
+        [4, 1],
+        [8, 1],
+        [16, 2],
+      ])
+        lines.push(rowOf(name, clients, ranks, machines));
+  }
   return lines.join("\n");
 }
 
-function rowOf(name: string, ranks: number, machines: number): string {
-  const { hidden, weights } = shapeOf(name);
+function rowOf(name: string, clients: Clients, ranks: number, machines: number): string {
+  const { hidden, weights, layers } = shapeOf(name);
   const here = ranks / machines;
-  const two = allReduceUs(hidden * elementBytes);
+  const two = allReduceUs(clients * hidden * elementBytes);
   const [least, most] = machines === 1 ? [0, 0] : betweenMachinesUs;
   // At best as between two; at worst each rank is a step of a ring more.
-  const [best, worst] = [two + least, two * (here - 1) + most];
-  const range = (from: number, to: number, digits: number) =>
-    from === to ? from.toFixed(digits) : `${from.toFixed(digits)} to ${to.toFixed(digits)}`;
-  const time = range(betweenTokensMs(name, ranks, best), betweenTokensMs(name, ranks, worst), 1);
+  const ends = [two + least, two * (here - 1) + most];
+  const range = (of: (us: number) => number, digits: number) => {
+    const [from, to] = ends.map((us) => of(us).toFixed(digits));
+    return from === to ? from : `${from} to ${to}`;
+  };
+  const time = (us: number) => stepMs(name, clients, ranks, us);
+  const share = (us: number) => (layers * perLayer * us) / 10 / time(us);
   const gigabytes = ((weights * elementBytes) / ranks / 1e9).toFixed(1);
   const where = machines === 1 ? `${ranks}` : `${ranks} on ${machines} machines`;
-  return `| ${name}, ${where} | ${gigabytes} GB | ${range(best, worst, 1)} us | ${time} ms |`;
+  const cells = [`${range((us) => us, 1)} us`, `${range(time, 1)} ms`, `${range(share, 0)} %`];
+  return `| ${name}, ${where} | ${gigabytes} GB | ${cells.join(" | ")} |`;
 }
 
 if (import.meta.main) console.log(tables());
