@@ -41,6 +41,11 @@ interface AdaptedLayer {
 
 /** Ranks of a layer fill rows of 16 bytes, which kernels of tensor cores want. */
 const rankMultiple = 8;
+/**
+ * Where each part's begin in a deterministic engine: kernels add so many at a time, so that what is
+ * beside them, zeros here, moves no bits.
+ */
+const partMultiple = 32;
 
 /**
  * Low-rank adapters of a model's linear layers (LoRA, arXiv 2106.09685), several of them in one
@@ -153,7 +158,9 @@ export class Adapters implements Disposable {
     dtype: DType,
   ): void {
     const { inputs, outputs } = weight;
-    const sum = ranks.reduce((total, rank) => total + rank, 0);
+    const multiple = this.#invariant ? partMultiple : 1;
+    const rooms = ranks.map((rank) => multiple * Math.ceil(rank / multiple));
+    const sum = rooms.reduce((total, room) => total + room, 0);
     const width = Math.ceil(sum / rankMultiple) * rankMultiple;
     const down = new Float32Array(files.length * width * inputs);
     const up = new Float32Array(files.length * outputs * width);
@@ -170,7 +177,7 @@ export class Adapters implements Disposable {
             for (let r = 0; r < columns; r++)
               up[(output + row) * width + (rank - i * width) + r] = scale * b[row * columns + r];
         }
-        rank += ranks[part];
+        rank += rooms[part];
         output += count;
       }
     });
