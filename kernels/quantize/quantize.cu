@@ -9,8 +9,6 @@
 
 // Neighbours that have 128 elements of a row in a turn; teams are at least as large.
 constexpr int group_lanes = 128 / chunk;
-// Blocks of 256 threads on a multiprocessor, as many as it has threads for.
-constexpr int most_blocks = FB_ARCH < 800 ? 4 : 8;
 
 // ---- compute
 
@@ -223,11 +221,11 @@ FB_OPERATOR(quantize_short, fb_quantize_params, 256, 2, 8) {
 }
 
 // Part `item` of even rows, or a row of up to 4096 elements.
-FB_OPERATOR(quantize_even_long, fb_quantize_params, 256, most_blocks, 1) {
-    FB_SHARED(uint32_t, shared, [8]);
+FB_OPERATOR(quantize_even_long, fb_quantize_params, 128, 8, 1) {
+    FB_SHARED(uint32_t, shared, [4]);
     pdl_wait();
     pdl_launch_dependents();
-    quantize_even<8, 2>(p, shared);
+    quantize_even<4, 4>(p, shared);
 }
 
 // A row of up to 8192.

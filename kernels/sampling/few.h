@@ -23,19 +23,58 @@ struct Few {
 
 // ---- compute
 
-// About the largest key of which count_of(key) is `wanted` or more, counted by all threads at once:
-// at most `spare` more have it, if that can be.
-template <class Count>
-FB_DEVICE uint32_t shared_key(int32_t wanted, int32_t spare, Count count_of) {
-    uint32_t key = 0;
-    FB_NO_UNROLL
-    for (uint32_t bit = 1u << 31; bit != 0; bit >>= 1) {
-        const int32_t count = count_of(key | bit);
-        if (count < wanted) continue;
-        key |= bit;
-        if (count <= wanted + spare) break;
+// What at least `wanted` of the numbers reach that threads have, each its own by each(visit), and
+// little more than as many: found from a histogram between the least and the largest of them. Where
+// there are fewer, -infinity.
+template <class Each>
+FB_DEVICE float reached_by(TeamShared& shared, int32_t wanted, Each each) {
+    const int lane = threadIdx.x % 32;
+    uint2 ends = {0, 0}; // the largest key, and that of the least, as bits of the opposite order
+    each([&](float x) {
+        const uint32_t key = key_of(x);
+        ends = {key > ends.x ? key : ends.x, ~key > ends.y ? ~key : ends.y};
+    });
+    ends = {warp_max(ends.x), warp_max(ends.y)};
+    if (lane == 0) shared.ends[threadIdx.x / 32] = ends;
+    if (threadIdx.x < step_count) shared.steps[threadIdx.x] = 0;
+    __syncthreads();
+    ends = lane < team_warps ? shared.ends[lane] : make_uint2(0, 0);
+    ends = {warp_max(ends.x), warp_max(ends.y)};
+    if (ends.x == 0) return -FB_INFINITY;
+    const float largest = value_of(ends.x), least = value_of(~ends.y);
+    const float width = largest - least;
+    const float scale = width < FB_INFINITY && width > 1e-30f ? (step_count - 1) / width : 0;
+    each([&](float x) {
+        const int32_t step = scale > 0 ? int32_t((x - least) * scale) : 0;
+        atomicAdd(&shared.steps[step < step_count ? step_count - 1 - step : 0], 1u);
+    });
+    __syncthreads();
+    // Each warp for itself: a lane has eight steps.
+    constexpr int each_lane = step_count / 32;
+    uint32_t counts[each_lane];
+    uint32_t sum = 0;
+    FB_UNROLL
+    for (int i = 0; i < each_lane; i++) sum += counts[i] = shared.steps[lane * each_lane + i];
+    uint32_t end = sum;
+    FB_UNROLL
+    for (int distance = 1; distance < 32; distance *= 2) {
+        const uint32_t before = __shfl_up_sync(~0u, end, distance);
+        if (lane >= distance) end += before;
     }
-    return key;
+    const uint32_t reached = __ballot_sync(~0u, end >= uint32_t(wanted));
+    if (reached == 0) return -FB_INFINITY;
+    int32_t first = 0; // of the lane's steps before the one that reaches it
+    uint32_t until = end - sum;
+    FB_UNROLL
+    for (int i = 0; i < each_lane - 1; i++) {
+        until += counts[i];
+        if (until < uint32_t(wanted)) first = i + 1;
+    }
+    const int owner = __ffs(int(reached)) - 1;
+    const int32_t step = step_count - 1 - __shfl_sync(~0u, lane * each_lane + first, owner);
+    // Below the step's begin by more than its roundings.
+    const float spare = (fabsf(largest) + fabsf(least)) * 0x1p-20f;
+    return fmaxf(least, least + float(step) * (width * (1.0f / (step_count - 1))) - spare);
 }
 
 // Puts `count` places of `from` in order into lists.sorted, by counting what is larger.
@@ -59,22 +98,17 @@ FB_DEVICE void rank_places(TeamShared& shared, const uint64_t* from, int32_t cou
 // lists.sorted, whose `total` places are in any order, in order as far as the first k.
 FB_DEVICE int32_t order_few(TeamShared& shared, int32_t total, int32_t k) {
     const uint64_t* const places = shared.lists.sorted;
-    uint32_t key = 0;
+    float least = -FB_INFINITY;
     if (total > k + few_spare)
-        key = shared_key(k, few_spare, [&](uint32_t least) {
-            int32_t count = 0;
-            for (int32_t start = 0; start < total; start += team_threads) {
-                const int32_t at = start + int32_t(threadIdx.x);
-                count += __syncthreads_count(at < total &&
-                                             uint32_t(places[at] >> index_bits) >= least);
-            }
-            return count;
+        least = reached_by(shared, k, [&](const auto& visit) {
+            for (int32_t at = threadIdx.x; at < total; at += team_threads)
+                visit(value_of(uint32_t(places[at] >> index_bits)));
         });
     if (threadIdx.x == 0) shared.ranked_count = 0;
     __syncthreads();
     for (int32_t at = threadIdx.x; at < total; at += team_threads) {
         const uint64_t place = places[at];
-        if (uint32_t(place >> index_bits) < key) continue;
+        if (!(value_of(uint32_t(place >> index_bits)) >= least)) continue;
         const uint32_t next = atomicAdd(&shared.ranked_count, 1u);
         if (next < ranked_most) shared.ranked[next] = place;
     }
@@ -88,24 +122,24 @@ FB_DEVICE int32_t order_few(TeamShared& shared, int32_t total, int32_t k) {
     return count;
 }
 
-// The first k of the row without what has no weight, if there are as many; by the first block alone
-// if `first_only`. No block may end before the others have met once more.
+// The first k of the row without what has no weight, if there are as many; by the leader alone if
+// `leader_only`, for which the others only know how many are listed; `leaves`: the team is left if
+// there is a list. If not, no block may end before the others have met once more.
 template <int size>
 FB_DEVICE Few list_few(Team<size>& team, const Row<size>& row, Most own, int32_t k,
-                       bool first_only) {
+                       bool leader_only, bool leaves) {
     TeamShared& shared = team.shared;
     const bool is_odd = __syncthreads_or(own.is_odd) != 0;
     if (threadIdx.x == 0) {
         shared.own_count = 0;
         shared.own_odd = is_odd;
     }
-    const uint32_t mine = own.index < 0 ? 0 : key_of(own.x);
-    const uint32_t key = shared_key(k, 0, [&](uint32_t least) {
-        return __syncthreads_count(mine >= least);
-    });
     // Nothing without a weight: above 0, or a number at all.
     const float lowest = row.is_probability ? 0x1p-149f : -0x1.fffffep127f;
-    const float least = key <= key_of(lowest) ? lowest : value_of(key);
+    const float reached = reached_by(shared, k, [&](const auto& visit) {
+        if (own.x >= lowest) visit(own.x);
+    });
+    const float least = fmaxf(reached, lowest);
     row.each_quad([&](int32_t start, const float* x, int32_t) {
         if (!(x[0] >= least || x[1] >= least || x[2] >= least || x[3] >= least)) return;
         FB_UNROLL
@@ -118,7 +152,8 @@ FB_DEVICE Few list_few(Team<size>& team, const Row<size>& row, Most own, int32_t
     team.sync();
     const Found found = found_by(team);
     if (found.total > listed_most) return {-1, found.is_odd};
-    if (first_only && team.rank() != 0) return {found.total, found.is_odd};
-    gather_lists(team, found);
-    return {order_few(shared, found.total, k), found.is_odd};
+    const bool ends = !leader_only || team.is_leader();
+    if (ends) gather_lists(team, found);
+    if (leaves) team.leave();
+    return {ends ? order_few(shared, found.total, k) : found.total, found.is_odd};
 }

@@ -2,20 +2,9 @@
 // weight, and the first one is drawn, which is the Gumbel maximum without its second logarithm.
 #pragma once
 #include "row.h"
+#include "../ptx/relaxed.h"
 
 FB_DEVICE int32_t index_of_winner(uint64_t winner) { return int32_t(~uint32_t(winner)); }
-
-// Of numbers from 0 on.
-FB_DEVICE float warp_most(float x) {
-#if FB_ARCH >= 800
-    return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(x)));
-#else
-    FB_UNROLL
-    for (int distance = 16; distance > 0; distance /= 2)
-        x = fmaxf(x, __shfl_xor_sync(~0u, x, distance));
-    return x;
-#endif
-}
 
 // The first to arrive so far.
 struct Runner {
@@ -52,18 +41,20 @@ FB_DEVICE bool may_win(float weight, uint32_t bits, float bound) {
 }
 
 // This thread's best over the row's quads, whose weights weigh(start, x, weight) writes: 0 for what
-// is past the row's end.
+// is past the row's end. What one thread finds bounds what others look at.
 template <int size, class Weigh>
 FB_DEVICE Runner run(Team<size>& team, const Row<size>& row, Philox random, Weigh weigh) {
     Runner best;
     PhiloxKeys& keys = team.shared.keys;
+    uint32_t* const shared_bound = &team.shared.bound;
     keys.set(random.key);
+    if (threadIdx.x == 0) *shared_bound = 0;
     __syncthreads();
     row.each_quad([&](int32_t start, const float* x, int32_t) {
         float w[quad];
         weigh(start, x, w);
-        const float bound = warp_most(best.best);
         if (!(w[0] > 0 || w[1] > 0 || w[2] > 0 || w[3] > 0)) return;
+        const float bound = __uint_as_float(load_shared_relaxed_4(shared_bound));
         const uint4 four = random.at(uint32_t(start) / quad, keys);
         const uint32_t bits[quad] = {four.x, four.y, four.z, four.w};
         const float less = bound * 0.999999f;
@@ -74,6 +65,7 @@ FB_DEVICE Runner run(Team<size>& team, const Row<size>& row, Philox random, Weig
         FB_UNROLL
         for (int i = 0; i < quad; i++)
             best.take(w[i], uniform_of(bits[i]), uint32_t(start + i), fmaxf(bound, best.best));
+        if (best.best > bound) atomicMax(shared_bound, __float_as_uint(best.best));
     });
     return best;
 }

@@ -33,6 +33,23 @@ struct Weights {
     }
 };
 
+// The same of logits alone.
+struct LogitWeights {
+    float largest;
+    float scale;
+
+    FB_DEVICE float of(float x) const {
+        // Of infinities that are equal too.
+        return exp2_approx(fminf((x - largest) * scale, 0));
+    }
+};
+
+// body(weights) by what they are of, so that loops need not ask.
+template <class Body> FB_DEVICE auto by_kind(const Weights& weights, const Body& body) {
+    if (weights.is_probability) return body(weights);
+    return body(LogitWeights{weights.largest, weights.scale});
+}
+
 FB_DEVICE Weights weights_of(float largest, float temperature, bool is_probability) {
     const float lift = largest < 0x1p-100f ? 0x1p100f : 1;
     const float scale = is_probability ? 1 / (largest * lift) : 1.44269504f / temperature;
@@ -113,26 +130,39 @@ template <int size> struct Row {
         fence_proxy_async_shared();
     }
 
-    // The first pass over the row.
+    // The first pass over the row; two for a thread that has NaN.
     FB_DEVICE Most most() const {
         const float least = lowest();
         float most = least;
-        int32_t where = -1;
-        bool is_odd = false;
-        each_uncleaned([&](int32_t start, const float* x, int32_t count) {
-            FB_UNROLL
-            for (int i = 0; i < quad; i++) is_odd |= !(x[i] >= least);
-            // The other number where one is NaN.
-            const float now = fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
-            if (now > most || (where < 0 && count > 0)) {
-                most = fmaxf(now, least);
-                where = start;
-            }
-        });
-        if (size > 1 && is_odd) clean();
-        // Of the quad the first that is as large.
-        if (where >= 0) where += first_in_quad(where, most);
-        return {most, where, is_odd};
+        const int32_t first = part.first + int32_t(threadIdx.x) * (size > 1 ? quad : chunk);
+        int32_t where = first < part.end ? first : -1;
+        if (is_probability) {
+            bool is_odd = false;
+            each_uncleaned([&](int32_t start, const float* x, int32_t) {
+                FB_UNROLL
+                for (int i = 0; i < quad; i++) is_odd |= !(x[i] >= 0);
+                // The other number where one is NaN.
+                const float now = fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
+                if (now > most) where = start;
+                most = fmaxf(most, now);
+            });
+            if (size > 1 && is_odd) clean();
+            return {most, where < 0 ? where : where + first_in_quad(where, most), is_odd};
+        }
+        const auto see = [&](int32_t start, const float* x, int32_t) {
+            const float now = max_nan(max_nan(x[0], x[1]), max_nan(x[2], x[3]));
+            if (!(now <= most)) where = start;
+            most = max_nan(most, now);
+        };
+        each_uncleaned(see);
+        const bool is_odd = !(most == most);
+        if (is_odd) {
+            if (size > 1) clean();
+            most = least;
+            where = first;
+            each_quad(see);
+        }
+        return {most, where < 0 ? where : where + first_in_quad(where, most), is_odd};
     }
 
     FB_DEVICE int32_t first_in_quad(int32_t start, float x) const {
@@ -166,12 +196,25 @@ template <int size> struct Row {
     // The sum of the weights of what stands at `last` or before it and weighs `min_weight` or more.
     FB_DEVICE uint64_t sum(Team<size>& team, Weights weights, uint64_t last,
                            float min_weight) const {
-        uint64_t sum = 0;
         const Keeps keeps = keeps_of(last);
-        each([&](int32_t index, float x) {
-            const float weight = weights.of(x);
-            if (keeps(x, index) && weight >= min_weight) sum += integer_weight(weight);
-        });
+        const auto sum_by = [&](const auto& weigh) {
+            uint64_t sum = 0;
+            WeightSum part;
+            each_quad([&](int32_t start, const float* x, int32_t) {
+                FB_UNROLL
+                for (int i = 0; i < quad; i++) {
+                    float weight = weigh.of(x[i]);
+                    if (!keeps(x[i], start + i) | (weight < min_weight)) weight = 0;
+                    part.add(weight);
+                }
+                // A block alone may have long rows.
+                if (size > 1) return;
+                sum += part.total();
+                part = {};
+            });
+            return sum + part.total();
+        };
+        const uint64_t sum = by_kind(weights, sum_by);
         return team.template reduce<Sum>(sum);
     }
 };

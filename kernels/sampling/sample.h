@@ -53,15 +53,16 @@ template <int size> struct Elements {
     }
 };
 
-// The last place that is kept, of those that weigh min_p or more.
+// The last place that is kept, of those that weigh min_p or more; top-p counts if `is_whole`.
 template <int size>
-FB_DEVICE uint64_t last_kept(Team<size>& team, const Row<size>& row, Weights weights, Numbers n,
-                             bool is_joint) {
+FB_DEVICE uint64_t last_kept(Team<size>& team, const Row<size>& row, Weights weights,
+                             const Numbers& n, bool is_joint, bool is_whole) {
     const TeamShared& shared = team.shared;
     uint64_t last = 0;
     // By top-k, then by top-p.
+    const int turns = is_whole && n.top_p < 1 ? 2 : 1;
     FB_NO_UNROLL
-    for (int turn = n.top_k < row.length ? 0 : 1; turn < (n.top_p < 1 ? 2 : 1); turn++) {
+    for (int turn = n.top_k < row.length ? 0 : 1; turn < turns; turn++) {
         const bool weighted = turn == 1;
         const Target wanted = weighted ? part_of(n.top_p) : count_of(n.top_k);
         // Top-p is of what the other filters keep, or of the whole row.
@@ -98,16 +99,28 @@ template <int size> struct Draw {
     // Its winner, and the sum of the weights if that is asked for.
     FB_DEVICE uint64_t winner(uint64_t last, bool is_summed, uint64_t& sum) const {
         const Keeps keeps = keeps_of(last);
+        WeightSum part;
         uint64_t own = 0;
-        const auto weigh = [&](int32_t start, const float* x, float* weight) {
-            FB_UNROLL
-            for (int i = 0; i < quad; i++) {
-                weight[i] = last == 0 || keeps(x[i], start + i) ? weights.of(x[i]) : 0;
-                if (weight[i] < min_p) weight[i] = 0;
-                if (is_summed) own += integer_weight(weight[i]);
-            }
+        const auto run_by = [&](const auto& of_kind) {
+            return run(team, row, random, [&](int32_t start, const float* x, float* weight) {
+                FB_UNROLL
+                for (int i = 0; i < quad; i++) {
+                    weight[i] = of_kind.of(x[i]);
+                    if (weight[i] < min_p) weight[i] = 0;
+                }
+                FB_UNROLL
+                for (int i = 0; last != 0 && i < quad; i++)
+                    if (!keeps(x[i], start + i)) weight[i] = 0;
+                if (!is_summed) return;
+                FB_UNROLL
+                for (int i = 0; i < quad; i++) part.add(weight[i]);
+                if (size > 1) return;
+                own += part.total();
+                part = {};
+            });
         };
-        uint64_t first = run(team, row, random, weigh).winner();
+        uint64_t first = by_kind(weights, run_by).winner();
+        own += part.total();
         if (is_summed) {
             team.template reduce_two<Largest, Sum>(first, own);
             sum = own;
@@ -170,27 +183,35 @@ FB_DEVICE Kept keep_few(TeamShared& shared, Weights weights, Numbers n, int32_t 
     return {weights, last, mass_of(block.reduce<Sum>(sum))};
 }
 
-// A token of the first `count` in lists.sorted, by one block.
-FB_DEVICE int32_t draw_few(TeamShared& shared, Weights weights, Numbers n, int32_t count,
-                           Philox random) {
-    const uint64_t* const places = shared.lists.sorted;
-    const auto weight_of = [=](uint64_t place) {
-        const float weight = weights.of(value_of(uint32_t(place >> index_bits)));
-        return weight >= n.min_p ? weight : 0;
-    };
-    uint64_t last = 0;
+// A token of the first `count` in lists.sorted, by the first warp of a block.
+FB_DEVICE int32_t draw_few(const TeamShared& shared, Weights weights, const Numbers& n,
+                           int32_t count, Philox random) {
+    constexpr int each_lane = few_most / 32;
+    const int lane = threadIdx.x;
+    uint64_t places[each_lane];
+    float weight[each_lane];
+    uint64_t own = 0;
+    FB_UNROLL
+    for (int i = 0; i < each_lane; i++) {
+        const int32_t at = lane * each_lane + i;
+        places[i] = at < count ? shared.lists.sorted[at] : 0;
+        weight[i] = at < count ? weights.of(value_of(uint32_t(places[i] >> index_bits))) : 0;
+        if (weight[i] < n.min_p) weight[i] = 0;
+        own += integer_weight(weight[i]);
+    }
+    uint64_t before = 0, target = ~uint64_t(0);
     if (n.top_p < 1) {
-        const auto whole = [=](uint64_t place) { return integer_weight(weight_of(place)); };
-        last = reached_place(shared, count, whole, part_of(n.top_p));
+        const uint64_t end = scan_warp(own);
+        target = part_of(n.top_p).of(shuffle(end, 31));
+        before = end - own;
     }
     Runner best;
-    for (int32_t at = threadIdx.x; at < count; at += team_threads) {
-        const uint64_t place = places[at];
-        if (place < last) break;
-        best.take(weight_of(place), random, uint32_t(index_of(place)));
+    FB_UNROLL
+    for (int i = 0; i < each_lane; i++) {
+        if (before < target) best.take(weight[i], random, uint32_t(index_of(places[i])));
+        before += integer_weight(weight[i]);
     }
-    Team<1> block = {shared};
-    return index_of_winner(block.reduce<Largest>(best.winner()));
+    return index_of_winner(reduce_warp<Largest>(best.winner()));
 }
 
 // ---- store
@@ -198,22 +219,26 @@ FB_DEVICE int32_t draw_few(TeamShared& shared, Weights weights, Numbers n, int32
 template <int size>
 FB_DEVICE void write_row(const fb_sample_params& p, int64_t index, const Row<size>& row,
                          const Kept& kept, float min_p) {
-    const auto [weights, last, mass] = kept;
+    auto [weights, last, mass] = kept;
+    weights.is_probability = row.is_probability; // not held in a register until here
     const uint64_t target = p.out + index * p.out_stride * element_bytes(p.out_dtype);
     const int32_t bytes = element_bytes(p.out_dtype);
     const bool is_masked = p.out_kind == FB_SAMPLE_MASKED;
     const float dropped = is_masked && !row.is_probability ? -FB_INFINITY : 0;
     const float factor = mass > 0 ? 1 / mass : 0;
     const Keeps keeps = keeps_of(last);
-    row.each_quad([&](int32_t start, float* x, int32_t count) {
-        float y[quad];
-        FB_UNROLL
-        for (int i = 0; i < quad; i++) {
-            const float weight = mass > 0 ? weights.of(x[i]) : 0;
-            const bool is_kept = mass > 0 && keeps(x[i], start + i) && weight >= min_p;
-            y[i] = !is_kept ? dropped : is_masked ? x[i] : weight * factor;
-        }
-        if (count > 0) store_quad(p.out_dtype, target + int64_t(start) * bytes, count, y);
+    const bool is_none = !(mass > 0);
+    const bool is_all = !is_none && last == 0 && min_p == 0;
+    by_kind(weights, [&](const auto& weigh) {
+        row.each_quad([&](int32_t start, const float* x, int32_t count) {
+            float y[quad];
+            FB_UNROLL
+            for (int i = 0; i < quad; i++) y[i] = is_masked ? x[i] : weigh.of(x[i]) * factor;
+            FB_UNROLL
+            for (int i = 0; !is_all && i < quad; i++)
+                if (is_none | !keeps(x[i], start + i) | !(weigh.of(x[i]) >= min_p)) y[i] = dropped;
+            if (count > 0) store_quad(p.out_dtype, target + int64_t(start) * bytes, count, y);
+        });
     });
 }
 
@@ -226,7 +251,7 @@ FB_DEVICE Philox noise_of(const fb_sample_params& p, int64_t row) {
     return {seed, uint64_t(position), draw_token};
 }
 
-// By the team's first block.
+// By the team's leader.
 FB_DEVICE void store_result(const fb_sample_params& p, int64_t index, int32_t token,
                             uint32_t status) {
     if (threadIdx.x != 0) return;
@@ -260,10 +285,10 @@ FB_DEVICE bool take_few(const fb_sample_params& p, Team<size>& team, const Task<
     const bool is_greedy = n.temperature == 0 || n.top_k == 1;
     if (is_greedy || n.top_k > few_most || n.top_k >= row.length) return false;
     if (p.is_joint != 0 && n.top_p < 1) return false;
-    const Few few = list_few(team, row, own, n.top_k, is_drawn);
+    const Few few = list_few(team, row, own, n.top_k, is_drawn, true);
     if (few.count < 0) return false;
     if (is_drawn) ahead();
-    if (is_drawn && team.rank() != 0) return true;
+    if (is_drawn && (!team.is_leader() || threadIdx.x >= 32)) return true;
     const int32_t count = few.count < n.top_k ? few.count : n.top_k;
     int32_t token = 0;
     if (count > 0) {
@@ -272,20 +297,20 @@ FB_DEVICE bool take_few(const fb_sample_params& p, Team<size>& team, const Task<
         if (is_drawn) token = draw_few(team.shared, weights, n, count, noise_of(p, task.index));
         else kept = keep_few(team.shared, weights, n, count);
     }
-    if (team.rank() == 0)
+    if (team.is_leader())
         store_result(p, task.index, token, task.status | (few.is_odd ? FB_SAMPLE_NAN : 0) |
                                           (count == 0 ? FB_SAMPLE_NO_MASS : 0));
     return true;
 }
 
-template <int size>
+template <int size, class Ahead>
 FB_DEVICE void take_all(const fb_sample_params& p, Team<size>& team, const Task<size>& task,
-                        Most own, Kept& kept) {
+                        Most own, Ahead ahead, Kept& kept) {
     const Row<size>& row = task.row;
     uint32_t status = task.status;
     const uint64_t first = row.largest(team, own, status);
     const bool has_mass = (status & FB_SAMPLE_NO_MASS) == 0;
-    const bool is_first = team.rank() == 0;
+    const bool is_first = team.is_leader();
     if (is_first) store_result(p, task.index, has_mass ? index_of(first) : 0, status);
     if (!has_mass) return;
     const Weights weights = weights_of(value_of(uint32_t(first >> index_bits)),
@@ -294,34 +319,36 @@ FB_DEVICE void take_all(const fb_sample_params& p, Team<size>& team, const Task<
     if (task.n.temperature != 0 && task.n.top_k != 1) {
         const bool is_joint = p.is_joint != 0;
         // Top-p is tried, and looked for where that fails.
-        Numbers sought = task.n;
-        if (p.out == 0) sought.top_p = 1;
         FB_NO_UNROLL
-        for (bool is_done = false; !is_done;) {
-            last = last_kept(team, row, weights, sought, is_joint);
+        for (bool is_tried = p.out == 0 && task.n.top_p < 1;; is_tried = false) {
+            last = last_kept(team, row, weights, task.n, is_joint, !is_tried);
             if (p.out != 0) break;
-            is_done = sought.top_p < 1 || task.n.top_p == 1;
             const Draw<size> draw = {team, row, weights, task.n.min_p, noise_of(p, task.index)};
-            const int32_t token = draw_top_p(draw, last, is_done ? 1 : task.n.top_p, is_joint);
-            is_done |= token >= 0;
-            if (is_done && is_first && threadIdx.x == 0)
-                items<int32_t>(p.tokens)[task.index] = token;
-            sought = task.n;
+            const int32_t token = draw_top_p(draw, last, is_tried ? task.n.top_p : 1, is_joint);
+            if (token < 0 && is_tried) continue;
+            if (is_first && threadIdx.x == 0) items<int32_t>(p.tokens)[task.index] = token;
+            break;
         }
     }
-    if (p.out == 0) return;
+    if (p.out == 0) {
+        // The likeliest alone is found sooner than the next row's copies are begun.
+        if (task.n.temperature != 0 && task.n.top_k != 1) ahead();
+        return;
+    }
     const bool is_renormalized = p.out_kind == FB_SAMPLE_PROBABILITIES;
     const float mass = is_renormalized ? mass_of(row.sum(team, weights, last, task.n.min_p)) : 1;
     kept = {weights, last, mass};
 }
 
-// A row, by its team, which has to meet before another one follows.
+// A row, by its team, which meets once all have seen their part for the first time, and is left.
 template <int size, class Ahead>
 FB_DEVICE void sample_row(const fb_sample_params& p, Team<size>& team, const Task<size>& task,
                           Ahead ahead) {
     Kept kept = {};
     const Most own = task.row.most();
-    if (!take_few(p, team, task, own, ahead, kept))
-        take_all(p, team, task, own, kept);
+    team.meet();
+    const bool is_left = take_few(p, team, task, own, ahead, kept);
+    if (!is_left) take_all(p, team, task, own, ahead, kept);
     if (p.out != 0) write_row(p, task.index, task.row, kept, task.n.min_p);
+    if (!is_left) team.leave();
 }

@@ -7,8 +7,8 @@
 
 constexpr int sample_threads = 384;
 constexpr int sample_blocks = 8;
-// Of a row of 159,744 f32 each block's part, so that a multiprocessor has two blocks.
-constexpr int sample_shared = 79872;
+// Of a row of 157,696 f32 each block's part, so that a multiprocessor has two blocks.
+constexpr int sample_shared = 78848;
 
 static_assert(sample_threads == team_threads, "a block is a part of a team");
 
@@ -42,11 +42,16 @@ FB_OPERATOR(sample_rows_cluster, fb_sample_params, sample_threads, 2, 1, sample_
     };
     pdl_wait();
     pdl_launch_dependents();
+    team.leave();
     FB_NO_UNROLL
     while (Progress::index(progress.turn) < p.row_count) {
         const int64_t index = Progress::index(progress.turn);
         if (progress.started == progress.turn) holder.start(row_of(index));
-        if (threadIdx.x == 0) task = task_of(p, index, row_of(index));
+        if (threadIdx.x == 0) {
+            task = task_of(p, index, row_of(index));
+            // In turn: the others are ahead of it.
+            shared.leader = int(progress.turn) % sample_blocks;
+        }
         holder.wait(progress.turn);
         if (threadIdx.x == 0) progress.started = progress.turn + 1;
         sample_row(p, team, task, [&] {
@@ -55,10 +60,11 @@ FB_OPERATOR(sample_rows_cluster, fb_sample_params, sample_threads, 2, 1, sample_
             holder.start(row_of(next));
             if (threadIdx.x == 0) progress.started = progress.turn + 2;
         });
-        // Nobody goes on while others may still read its memory.
-        team.sync();
+        __syncthreads();
         if (threadIdx.x == 0) progress.turn++;
         __syncthreads();
     }
+    // Nobody ends while others may still read its memory.
+    team.meet();
 #endif
 }

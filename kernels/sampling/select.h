@@ -32,7 +32,33 @@ FB_DEVICE uint64_t place_of(float x, int32_t index) {
 
 FB_DEVICE int32_t index_of(uint64_t place) { return 0xffffff - int32_t(place & 0xffffff); }
 
-FB_DEVICE uint64_t integer_weight(float weight) { return uint64_t(weight * weight_one + 0.5f); }
+// Weights from 0 to 1 as whole multiples of 2^-45, and their sum: in two parts, of 2^-23 and of the
+// rest, which additions of floats round to. A thread sums up to 500 of them.
+struct WeightSum {
+    uint32_t high = 0;
+    uint32_t low = 0;
+    uint32_t count = 0;
+
+    FB_DEVICE void add(float weight) {
+        const float lifted = weight + 1.0f;
+        const float rest = weight - (lifted - 1.0f);
+        high += __float_as_uint(lifted);
+        low += __float_as_uint(fmaf(rest, weight_one, 0x1.8p23f));
+        count++;
+    }
+
+    FB_DEVICE uint64_t total() const {
+        const uint32_t parts = high - count * __float_as_uint(1.0f);
+        const uint32_t rests = low - count * __float_as_uint(0x1.8p23f);
+        return (uint64_t(parts) << 22) + uint64_t(int64_t(int32_t(rests)));
+    }
+};
+
+FB_DEVICE uint64_t integer_weight(float weight) {
+    WeightSum sum;
+    sum.add(weight);
+    return sum.total();
+}
 
 // What a place keeps: those before it and its own.
 struct Keeps {
@@ -101,16 +127,26 @@ template <int size> FB_DEVICE Bin team_bin(Team<size>& team, bool weighted, int 
     return bin;
 }
 
-// The sum of this thread's and all earlier bins; of all threads it is `shared.total`.
-FB_DEVICE uint64_t scan_bins(TeamShared& shared, uint64_t sum) {
-    const int lane = threadIdx.x % 32;
+FB_DEVICE uint64_t shuffle(uint64_t x, int lane) {
+    const uint32_t low = __shfl_sync(~0u, uint32_t(x), lane);
+    return uint64_t(__shfl_sync(~0u, uint32_t(x >> 32), lane)) << 32 | low;
+}
+
+// The sum of this lane's and all earlier ones.
+FB_DEVICE uint64_t scan_warp(uint64_t sum) {
     FB_UNROLL
     for (int distance = 1; distance < 32; distance *= 2) {
         const uint32_t low = __shfl_up_sync(~0u, uint32_t(sum), distance);
         const uint32_t high = __shfl_up_sync(~0u, uint32_t(sum >> 32), distance);
-        if (lane >= distance) sum += uint64_t(high) << 32 | low;
+        if (int(threadIdx.x) % 32 >= distance) sum += uint64_t(high) << 32 | low;
     }
-    if (lane == 31) shared.warp_sums[threadIdx.x / 32] = sum;
+    return sum;
+}
+
+// The sum of this thread's and all earlier bins; of all threads it is `shared.total`.
+FB_DEVICE uint64_t scan_bins(TeamShared& shared, uint64_t sum) {
+    sum = scan_warp(sum);
+    if (threadIdx.x % 32 == 31) shared.warp_sums[threadIdx.x / 32] = sum;
     __syncthreads();
     for (int warp = 0; warp < int(threadIdx.x) / 32; warp++) sum += shared.warp_sums[warp];
     if (threadIdx.x == team_threads - 1) shared.total = sum;

@@ -27,15 +27,16 @@ constexpr int quad = 4;
 // Of a warp.
 constexpr int warp_quads = 32 * quad;
 
-// Elements of a chunk that the row has.
+// Elements of a chunk that the row has; 0 or less where it has none. (ptxas 13.0 takes the wrong
+// predicate for `== chunk` of a number that is clamped at both ends, by VIMNMX.RELU.)
 FB_DEVICE int32_t chunk_count(int32_t length, int32_t start) {
     const int32_t left = length - start;
-    return left < 0 ? 0 : left < chunk ? left : chunk;
+    return left < chunk ? left : chunk;
 }
 
 FB_DEVICE int32_t quad_count(int32_t length, int32_t start) {
     const int32_t left = length - start;
-    return left < 0 ? 0 : left < quad ? left : quad;
+    return left < quad ? left : quad;
 }
 
 struct RawChunk {
@@ -171,6 +172,8 @@ struct Lists {
     uint64_t sorted[listed_most];
 };
 
+// Bins between the least and the largest of a few numbers, the largest first.
+constexpr int step_count = 256;
 // As many are put in order by counting, for each, what is larger.
 constexpr int ranked_most = 160;
 
@@ -187,8 +190,14 @@ struct TeamShared {
     uint64_t found[4]; // of the bin where a sum is reached: digit, sum before, its own, its count
     uint64_t total;
     PhiloxKeys keys;
-    uint64_t ranked[ranked_most];
+    uint32_t bound; // a score, as bits, that a token has
+    union {
+        uint32_t steps[step_count];
+        uint64_t ranked[ranked_most];
+    };
+    uint2 ends[team_warps]; // the largest and the least key of each warp
     uint32_t ranked_count;
+    int32_t leader;     // of the team: the block that ends what takes one
     uint32_t own_count; // of lists.own; more than there is room for: the rest is left out
     uint32_t own_odd;   // whether the block's part has what is no number
 };
@@ -201,12 +210,36 @@ FB_DEVICE uint64_t shuffle_xor(uint64_t x, int distance) {
     return uint64_t(high) << 32 | low;
 }
 
+FB_DEVICE uint32_t warp_max(uint32_t x) {
+#if FB_ARCH >= 800
+    return __reduce_max_sync(~0u, x);
+#else
+    FB_UNROLL
+    for (int distance = 16; distance > 0; distance /= 2) {
+        const uint32_t other = __shfl_xor_sync(~0u, x, distance);
+        x = other > x ? other : x;
+    }
+    return x;
+#endif
+}
+
 struct Sum {
     static FB_DEVICE uint64_t of(uint64_t a, uint64_t b) { return a + b; }
+
+    static FB_DEVICE uint64_t of_warp(uint64_t x) {
+        FB_UNROLL
+        for (int distance = 16; distance > 0; distance /= 2) x += shuffle_xor(x, distance);
+        return x;
+    }
 };
 
 struct Largest {
     static FB_DEVICE uint64_t of(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+    static FB_DEVICE uint64_t of_warp(uint64_t x) {
+        const uint32_t high = warp_max(uint32_t(x >> 32));
+        return uint64_t(high) << 32 | warp_max(uint32_t(x >> 32) == high ? uint32_t(x) : 0);
+    }
 };
 
 // The largest, and the highest bit of any.
@@ -215,13 +248,14 @@ struct LargestAndFlag {
     static FB_DEVICE uint64_t of(uint64_t a, uint64_t b) {
         return Largest::of(a & ~flag, b & ~flag) | ((a | b) & flag);
     }
+
+    static FB_DEVICE uint64_t of_warp(uint64_t x) {
+        const bool any = __any_sync(~0u, (x & flag) != 0) != 0;
+        return Largest::of_warp(x & ~flag) | (any ? flag : 0);
+    }
 };
 
-template <class Op> FB_DEVICE uint64_t reduce_warp(uint64_t x) {
-    FB_UNROLL
-    for (int distance = 16; distance > 0; distance /= 2) x = Op::of(x, shuffle_xor(x, distance));
-    return x;
-}
+template <class Op> FB_DEVICE uint64_t reduce_warp(uint64_t x) { return Op::of_warp(x); }
 
 // The team of this block: `size` blocks, a cluster if more than one.
 template <int size> struct Team {
@@ -229,11 +263,20 @@ template <int size> struct Team {
     int turn = 0; // results of reductions lie in two places in turn: one barrier each is enough
 
     static FB_DEVICE int rank() { return size > 1 ? int(cluster_rank()) : 0; }
+    FB_DEVICE bool is_leader() const { return size == 1 || rank() == shared.leader; }
 
     // All threads of the team; what they wrote is visible afterwards.
     static FB_DEVICE void sync() {
         if (size > 1) cluster_sync();
         else __syncthreads();
+    }
+
+    // A meeting in two parts: none of what others read changes between them.
+    static FB_DEVICE void leave() {
+        if (size > 1) cluster_arrive();
+    }
+    static FB_DEVICE void meet() {
+        if (size > 1) cluster_wait();
     }
 
     // Where `place` of this block's memory lies in that of another one of the team.

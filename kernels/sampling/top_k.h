@@ -98,7 +98,7 @@ FB_DEVICE void top_k_row(const fb_top_k_params& p, Team<size>& team, const Row<s
     uint32_t status = 0;
     Few few = {-1, false};
     // The list has the largest too.
-    if (is_few && !is_log) few = list_few(team, row, own, p.k, true);
+    if (is_few && !is_log) few = list_few(team, row, own, p.k, true, false);
     bool is_listed = is_few && few.count >= p.k;
     if (is_listed && few.is_odd) status |= FB_SAMPLE_NAN;
     uint64_t first = 0;
@@ -123,7 +123,7 @@ FB_DEVICE void top_k_row(const fb_top_k_params& p, Team<size>& team, const Row<s
         row.each([&](int32_t at, float x) { add(at, x, 1.0f); });
     };
     const Target wanted = count_of(p.k);
-    if (is_few && is_log) is_listed = list_few(team, row, own, p.k, true).count >= p.k;
+    if (is_few && is_log) is_listed = list_few(team, row, own, p.k, true, false).count >= p.k;
     if (!is_listed && p.k <= listed_most)
         is_listed = list_cut(team, bins_of(log_of.weights, false), each, wanted, true).is_whole;
     if (!is_listed) {

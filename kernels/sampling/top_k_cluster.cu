@@ -7,8 +7,8 @@
 
 constexpr int top_k_threads = 384;
 constexpr int top_k_blocks = 8;
-// Of a row of 159,744 f32 each block's part, so that a multiprocessor has two blocks.
-constexpr int top_k_shared = 79872;
+// Of a row of 157,696 f32 each block's part, so that a multiprocessor has two blocks.
+constexpr int top_k_shared = 78848;
 
 static_assert(top_k_threads == team_threads, "a block is a part of a team");
 
@@ -21,6 +21,7 @@ FB_OPERATOR(top_k_rows_cluster, fb_top_k_params, top_k_threads, 2, 1, top_k_bloc
     FB_SHARED(uint64_t, loaded, );
     FB_SHARED(uint32_t, next, );
     Holder<top_k_blocks> holder = {top_k_shared, shared_address(&loaded)};
+    if (threadIdx.x == 0) shared.leader = 0;
     holder.begin();
     Team<top_k_blocks> team = {shared};
     pdl_wait();

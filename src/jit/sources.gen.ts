@@ -117,6 +117,7 @@ import ptx_memory_h from "../../kernels/ptx/memory.h" with { type: "text" };
 import ptx_mma_h from "../../kernels/ptx/mma.h" with { type: "text" };
 import ptx_pair_h from "../../kernels/ptx/pair.h" with { type: "text" };
 import ptx_pdl_h from "../../kernels/ptx/pdl.h" with { type: "text" };
+import ptx_relaxed_h from "../../kernels/ptx/relaxed.h" with { type: "text" };
 import ptx_special_h from "../../kernels/ptx/special.h" with { type: "text" };
 import ptx_stmatrix_h from "../../kernels/ptx/stmatrix.h" with { type: "text" };
 import ptx_tma_h from "../../kernels/ptx/tma.h" with { type: "text" };
@@ -262,6 +263,7 @@ export const sources: Readonly<Record<string, string>> = {
   "ptx/mma.h": ptx_mma_h,
   "ptx/pair.h": ptx_pair_h,
   "ptx/pdl.h": ptx_pdl_h,
+  "ptx/relaxed.h": ptx_relaxed_h,
   "ptx/special.h": ptx_special_h,
   "ptx/stmatrix.h": ptx_stmatrix_h,
   "ptx/tma.h": ptx_tma_h,
