@@ -89,6 +89,11 @@ const harmlessMla: Record<string, string> = {
   "score.h, keep_queries: fence_proxy_async_shared() #1":
     "copies begin after the release that follows, and here they see all that came before it",
   "score.h, keep_queries: __syncwarp() #1": "lanes meet at the ldmatrix before it, and read there",
+  ...Object.fromEntries(
+    ["score_tile: wgmma_wait<1>() #1", "score_tile: wgmma_wait<1>() #2"]
+      .concat("multiply_tile: wgmma_wait<1>() #1")
+      .map((wait) => [`bytes.h, ${wait}`, "registers are read here when a product is issued"]),
+  ),
 };
 
 const folder = mkdtempSync(join(tmpdir(), "flashbun-hopper-mutants-"));
