@@ -43,7 +43,12 @@ const hopperSubjects: Record<string, Subject> = {
   // A warpgroup turns keys in their place.
   turned: hopper({ pageSize: 16, rope: { dim: 64, interleaved: false, theta: 1e4 } }),
   fp8: hopper({ pageSize: 16, dtype: "f8e4m3", kvDtype: "f8e4m3" }, "hopper.fp8.tile256"),
-  split: { ...hopper({ pageSize: 16, queryLengths: [80], kvLengths: [3000] }), sms: 32 },
+  split: { ...hopper({ pageSize: 16, queryLengths: [140], kvLengths: [3000] }), sms: 32 },
+  // Blocks on their own.
+  "few rows": hopper(
+    { pageSize: 16, queryLengths: [40, 50], kvLengths: [420, 300] },
+    "hopper.tile64",
+  ),
 };
 
 const latent: Partial<Case> = {
