@@ -160,7 +160,7 @@ test.each(places)(
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     const text = readFileSync(page, "utf8");
     const titles = [...text.matchAll(/^## (.*)$/gm)].map(([, title]) => title);
-    expect(titles).toHaveLength(device === "cpu" ? 6 : 1);
+    expect(titles).toHaveLength(device === "cpu" ? 7 : 1);
     for (const title of titles) expect(stdout).toContain(title);
     // Paper: 58 and 53 percent, 1.09 times; ours has no peer here.
     if (device === "cpu")
