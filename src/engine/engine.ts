@@ -306,7 +306,7 @@ export class Engine implements AsyncDisposable {
   #requireAlone(method: string): void {
     if (this.#closed) throw new EngineClosedError();
     if (this.ranks === undefined || this.ranks.comm.ranks === 1) return;
-    const fix = "give them to Engine.load of all ranks.";
+    const fix = "load the engine of all ranks with the adapters that it is to have.";
     throw new OptionError(method, "of several ranks", "called for one", fix);
   }
 

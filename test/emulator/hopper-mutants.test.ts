@@ -83,7 +83,7 @@ const mlaSubjects: Record<string, Subject> = {
   }),
 };
 
-/** Mutants that run right here, and why: docs/emulator.md lists them too. */
+/** Mutants that run right here, and why. */
 const harmlessHopper: Record<string, string> = {
   "compute.h, pass_keys: __syncwarp() #1":
     "lanes take turns at every wait here, so that none is two tiles behind",

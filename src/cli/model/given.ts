@@ -45,7 +45,7 @@ function requireRanks(options: Given): void {
   const fix = "leave one of the two out.";
   if (tp > 1 && deterministic)
     throw new OptionError("--tp", tp, "left out beside --deterministic", fix);
-  if (dcp > 1 && branches !== undefined)
+  if (dcp > 1 && branches?.some((count) => count > 1))
     throw new OptionError("--branches", branches.join(), "left out beside --dcp", fix);
   if (dcp === 1 || dcp === tp) return;
   const allowed = tp === 1 ? "1 without --tp" : `1 or ${tp}, as many ranks as --tp says`;

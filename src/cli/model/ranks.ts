@@ -1,4 +1,5 @@
 import { existsSync } from "node:fs";
+import { hostname } from "node:os";
 import { freePort } from "../free-port.ts";
 import { CommError } from "../../errors.ts";
 import { addressVariable, ranksOf } from "../../comm/ranks.ts";
@@ -38,7 +39,7 @@ async function byMpirun(command: readonly string[], count: number): Promise<numb
   const options = version.includes("Open MPI") ? own : [];
   const child = Bun.spawn([mpirun, "-n", String(count), ...options, ...command], {
     stdio: ["inherit", "inherit", "inherit"],
-    env: { ...process.env, [parentVariable]: String(process.pid) },
+    env: { ...process.env, [parentVariable]: `${hostname()}:${process.pid}` },
   });
   using _ = onSignals(() => child.kill("SIGTERM"));
   return await child.exited;
@@ -54,7 +55,7 @@ async function byItself(command: readonly string[], count: number): Promise<numb
         FLASHBUN_RANK: String(rank),
         FLASHBUN_RANKS: String(count),
         [addressVariable]: address,
-        [parentVariable]: String(process.pid),
+        [parentVariable]: `${hostname()}:${process.pid}`,
       },
     }),
   );
@@ -77,9 +78,11 @@ async function byItself(command: readonly string[], count: number): Promise<numb
 /** Ends this process when the one that started it, or mpirun between them, is gone. */
 export function endWithParent(): void {
   const parent = process.ppid;
-  const first = Number(process.env[parentVariable] ?? parent);
+  const [host, first] = process.env[parentVariable]?.split(":") ?? [];
+  // mpirun may have put this rank on another machine, where that number is nobody's.
+  const watched = host === hostname() ? first : parent;
   const timer = setInterval(() => {
-    if (process.ppid !== parent || !existsSync(`/proc/${first}`)) process.exit(1);
+    if (process.ppid !== parent || !existsSync(`/proc/${watched}`)) process.exit(1);
   }, parentMs);
   timer.unref();
 }

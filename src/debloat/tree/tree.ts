@@ -101,6 +101,7 @@ export async function slimTree(
         }
       } catch (cause) {
         if (!(cause instanceof DebloatError)) throw cause;
+        taken.delete(name);
         onProblem?.(`${file.name} stays as it is: ${cause.reason}`);
         return undefined;
       }
