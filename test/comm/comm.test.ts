@@ -38,11 +38,11 @@ test.concurrent.each([
   ["killed", /signal 9|KILLED/i],
   ["late", /rank \d: CommError: .*another rank did not come in time.* Fix: /],
   ["throws", /rank 2: another error: a fault of this rank/],
-  ["stays", /flashbun: MPI: another rank did not end within 2 s/],
+  ["stays", /flashbun: MPI: another rank did not end within 2.5 s/],
 ])(
   "a fault of one rank ends all: %s",
   async (fault, says) => {
-    const environment = { FLASHBUN_COMM_SECONDS: "2" };
+    const environment = { FLASHBUN_COMM_SECONDS: "2.5" };
     const { code, stderr } = await runRanks(3, "comm/faults.ts", [fault], { environment });
     expect(stderr).toMatch(says);
     expect(code).not.toBe(0);

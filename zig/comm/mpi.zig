@@ -155,7 +155,7 @@ fn load(path: [*:0]const u8, timeout_ms: i32) i32 {
         return fail(.system, "no thread can be started", .{});
     const code = result orelse {
         const sentence = "another rank did not start within {d} s";
-        return fail(.ranks, sentence, .{@divTrunc(timeout_ms, 1000)});
+        return fail(.ranks, sentence, .{seconds(timeout_ms)});
     };
     if (code != 0) return fail(.system, "{s} does not start", .{path});
     if (provided < thread_serialized) {
@@ -190,7 +190,11 @@ pub fn end(code: i32, timeout_ms: i32) i32 {
     if (code != 0) _ = api.MPI_Abort(constants.world, code);
     const left = caller.within(timeout_ms, end_library) catch null;
     if (left != null) return 0;
-    return fail(.ranks, "another rank did not end within {d} s", .{@divTrunc(timeout_ms, 1000)});
+    return fail(.ranks, "another rank did not end within {d} s", .{seconds(timeout_ms)});
+}
+
+fn seconds(timeout_ms: i32) f64 {
+    return @as(f64, @floatFromInt(timeout_ms)) / 1000;
 }
 
 fn end_library() Result {
