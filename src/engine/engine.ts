@@ -140,11 +140,11 @@ export class Engine implements AsyncDisposable {
     const wanted = { config, dtype, ...limits, ...cut, drafts, adapters: adapters.facts };
     const met = ranks && (await meet(device, ranks, wanted));
     if (met !== undefined) made.use(met.comm);
-    const sizes = { dtype, ...cut, ...limits, deterministic, ranks: met?.comm };
+    await using loading = met?.loading;
+    const sizes = { dtype, ...cut, ...limits, deterministic, ranks: met?.comm, loading };
     const forDrafts = { device, tokenizer: prompts.tokenizer, randomWeights, sizes };
     // The first rank guesses, and tells the others.
-    const guesses = (met?.comm.rank ?? 0) === 0 ? speculate : undefined;
-    const drafter = made.use(await drafterOf(guesses, forDrafts));
+    const drafter = made.use(await drafterOf(ranks?.rank ? undefined : speculate, forDrafts));
     const model = made.use(await Model.load(device, checkpoint, { ...sizes, drafts }));
     const engine = new Engine(device, model, prompts, checkpoint, limits, met, drafter, adapters);
     made.move();

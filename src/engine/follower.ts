@@ -46,6 +46,19 @@ export class Follower implements Disposable {
 
   /** Follows rank 0 until it ends. Errors: CommError, DeviceError. */
   async run(): Promise<void> {
+    try {
+      await this.#follow();
+    } catch (cause) {
+      // A launch behind an exchange that failed says so, too.
+      throw this.#comm.reasonOf(cause);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#ring[Symbol.dispose]();
+  }
+
+  async #follow(): Promise<void> {
     let running: Queued | undefined;
     while (true) {
       const turn = await this.#turns.receive();
@@ -58,10 +71,6 @@ export class Follower implements Disposable {
       if (last !== undefined) await this.#settle(last);
       running = turn.waits ? undefined : next;
     }
-  }
-
-  [Symbol.dispose](): void {
-    this.#ring[Symbol.dispose]();
   }
 
   #take({ added, left, drafts = [] }: Turn): void {

@@ -1,4 +1,5 @@
 import { Communicator } from "../comm/communicator.ts";
+import { Loading } from "../comm/loading.ts";
 import { type Ranks, ranksOf } from "../comm/ranks.ts";
 import { version } from "../../package.json";
 import type { Device } from "../device/device.ts";
@@ -46,13 +47,14 @@ export function deviceOf(kind: DeviceKind | "auto", ranks: Ranks | undefined): D
 }
 
 /** Meets the other ranks, which must want the same. Errors: CommError. */
-export async function meet(device: Device, ranks: Ranks, wanted: object): Promise<EngineRanks> {
+export async function meet(device: Device, ranks: Ranks, wanted: object) {
   await using made = new AsyncDisposableStack();
   const comm = made.use(await Communicator.open(device, { ranks }));
   const bytesOf = (what: unknown) => new TextEncoder().encode(JSON.stringify(what));
   await comm.requireEqual("the version", bytesOf(version));
   await comm.requireEqual("what is loaded", bytesOf(wanted));
   const turns = await Turns.open(comm, ranks);
+  const loading = await Loading.open(comm, ranks);
   made.move();
-  return { comm, turns };
+  return { comm, turns, loading };
 }

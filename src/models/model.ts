@@ -3,6 +3,7 @@ import { Attention } from "../attention/attention.ts";
 import type { AttentionOptions, GraphOptions } from "../attention/options.ts";
 import { PagedCache } from "../cache/paged-cache.ts";
 import type { Communicator } from "../comm/communicator.ts";
+import type { Loading } from "../comm/loading.ts";
 import type { Device } from "../device/device.ts";
 import { OptionError } from "../errors.ts";
 import type { WorthSharing } from "../kv/share-prefixes.ts";
@@ -50,6 +51,8 @@ export interface ModelOptions {
   readonly deterministic?: boolean;
   /** The processes that share the model. */
   readonly ranks?: Communicator | undefined;
+  /** Tells them that this process still loads; where there are `ranks`, waits for them, too. */
+  readonly loading?: Loading | undefined;
   /** True: steps end with states of tokens, and any of them may be wanted. */
   readonly statesOnly?: boolean;
   /** Whether each of them has a part of the keys of every request. */
@@ -112,6 +115,7 @@ export class Model implements AsyncDisposable {
     const Source = checkpoint.isRandom ? RandomSource : WeightSource;
     const own = share === undefined ? checkpoint : sharedCheckpoint(checkpoint, whole, share);
     const source = made.use(new Source(device, own, dtype));
+    source.onTensor = options.loading?.tell;
     const weights = family.weights(source, shape);
     source.requireAllTaken(ignoredTensors);
     // Products begin to read weights before the kernels ahead of them are done.
@@ -119,7 +123,7 @@ export class Model implements AsyncDisposable {
     const { kvHeads, headDim } = shape;
     const heads = { kvHeads, headDim, dtype };
     const { maxSequences = maxBatch, extraPages = 0 } = options;
-    const asked = options.pages ?? (await leastOf(pagesFor(device, shape, options), ranks));
+    const asked = options.pages ?? (await pagesOf(device, shape, options));
     const pages = asked + extraPages;
     const groups = groupsOf(shape, pages);
     const sizes = { layers: shape.layers, pages, pageSize, maxSequences, groups };
@@ -148,6 +152,7 @@ export class Model implements AsyncDisposable {
     const rowsMost = Math.min(tokenBudget, statesOnly === true ? tokenBudget : inStep);
     const how = { shape, dtype, cache, ropes, exact, invariant: batchInvariant, statesOnly, ranks };
     const kit = made.use(new Kit({ ...how, tokenBudget, rowsMost }));
+    if (ranks !== undefined) await options.loading!.least(1);
     const rest = [graphs, family, source, weights, made.move(), options, rowsMost] as const;
     return new Model(device, shape, kit, parts, ...rest);
   }
@@ -277,19 +282,18 @@ function groupsOf({ layers, attention, attentionOf }: DecoderShape, pages: numbe
   return [...byWindow].map(([windowLeft, group]) => ({ layers: group, pages, windowLeft }));
 }
 
-/** The smallest of all ranks' numbers: each has as much memory. */
-async function leastOf(count: number, ranks: Communicator | undefined): Promise<number> {
-  if (ranks === undefined) return count;
-  using least = Tensor.from(ranks.device, [count], [1], "i32", "pages");
-  ranks.allReduce(least, "min");
-  await ranks.done();
-  return (least.toTypedArray() as Int32Array)[0];
-}
-
 /** Of free memory: on the CPU others want some, too. */
 const memoryShare = { cpu: 0.4, cuda: 0.8 };
 
-/** As many as all requests can fill, on the CPU two contexts, in a share of the memory. */
+/**
+ * As many as all requests can fill, on the CPU two contexts, in a share of the memory; where ranks
+ * share the model, as many as fit each of them.
+ */
+async function pagesOf(device: Device, shape: DecoderShape, options: ModelOptions) {
+  const pages = pagesFor(device, shape, options);
+  return options.ranks === undefined ? pages : await options.loading!.least(pages);
+}
+
 function pagesFor(device: Device, shape: DecoderShape, options: ModelOptions): number {
   const { layers, kvHeads, headDim, contextTokens } = shape;
   const { dtype, pageSize, maxBatch, memoryPart = 1, ranks, splitsContext } = options;

@@ -28,6 +28,7 @@ interface Done {
   readonly linears: LinearLayer[];
   /** What parts of files are read into on their way to the device. */
   ring?: PinnedRing | undefined;
+  onTensor?: (() => void) | undefined;
 }
 
 /** Bytes of a file that are read at once, while those before go to the device. */
@@ -48,6 +49,11 @@ export class WeightSource implements Disposable {
   below(prefix: string): WeightSource {
     const { device, checkpoint, dtype, done } = this;
     return new WeightSource(device, checkpoint, dtype, `${this.prefix}${prefix}.`, done);
+  }
+
+  /** What is called whenever a tensor is read or made. */
+  set onTensor(each: (() => void) | undefined) {
+    this.done.onTensor = each;
   }
 
   /** Whether there is a weight of that name. */
@@ -251,6 +257,7 @@ export class WeightSource implements Disposable {
   }
 
   #stored(name: string, shape: readonly number[], kind = "weight"): StoredTensor {
+    this.done.onTensor?.();
     const { path, tensors } = this.checkpoint;
     const full = this.nameOf(name, kind);
     const stored = tensors.get(full);
@@ -267,6 +274,7 @@ export class WeightSource implements Disposable {
   }
 
   protected own(tensor: Tensor): Tensor {
+    this.done.onTensor?.();
     this.done.owned.push(tensor);
     return tensor;
   }

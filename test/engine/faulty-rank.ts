@@ -1,4 +1,7 @@
-/** A rank of test/engine/rank-faults.test.ts: as ranks.ts, with argument 2 as rank 1's fault. */
+/**
+ * A rank of test/engine/rank-faults.test.ts: as ranks.ts, with argument 2 as the fault of rank 1,
+ * or of rank 0 where it says so.
+ */
 import { plugin } from "bun";
 import { ranksOf } from "../../src/comm/ranks.ts";
 
@@ -26,6 +29,19 @@ async function shorten(): Promise<void> {
   };
 }
 
+/** Does something when the rank comes to a tensor of its models, by its number from 1 on. */
+async function atTensors(fault: (tensor: number) => void): Promise<void> {
+  const { WeightSource } = await import("../../src/models/weight-source.ts");
+  const { linear } = WeightSource.prototype;
+  let tensors = 0;
+  WeightSource.prototype.linear = function (...asked) {
+    fault(++tensors);
+    return linear.apply(this, asked);
+  };
+}
+
+const slowly = () => atTensors(() => Bun.sleepSync(700));
+
 const faults: Record<string, () => unknown> = {
   killed: () => atStep(() => process.kill(process.pid, "SIGKILL")),
   stops: () => atStep(() => Bun.sleepSync(60_000)),
@@ -40,8 +56,14 @@ const faults: Record<string, () => unknown> = {
       },
     }),
   unequal: shorten,
+  "loads slowly": slowly,
+  "rank 0 loads slowly": slowly,
+  "stops loading": () => atTensors((tensor) => tensor === 3 && Bun.sleepSync(60_000)),
+  "killed loading": () =>
+    atTensors((tensor) => tensor === 3 && process.kill(process.pid, "SIGKILL")),
 };
 
 process.stderr.write(`pid ${process.pid}\n`);
-if (ranksOf()!.rank === 1) await faults[process.argv[3]]();
+const fault = process.argv[3];
+if (ranksOf()!.rank === (fault.startsWith("rank 0") ? 0 : 1)) await faults[fault]();
 await import("./ranks.ts");

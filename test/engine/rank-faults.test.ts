@@ -22,6 +22,8 @@ test.concurrent.each([
   ["killed", /signal 9|KILLED/i, {}],
   ["late", late, { FLASHBUN_COMM_SECONDS: "2" }],
   ["stops", late, { FLASHBUN_COMM_SECONDS: "2" }],
+  ["killed loading", /signal 9|KILLED/i, {}],
+  ["stops loading", late, { FLASHBUN_COMM_SECONDS: "2" }],
   ["library", /CommError: no MPI was found at FLASHBUN_MPI=\/nowhere\/libmpi.so\. Fix: /, {}],
   ["version", /CommError: the version of rank [01] differs from that of rank [01]\. Fix: /, {}],
   ["unequal", /CommError: the plan of rank [01] differs from that of/, { FLASHBUN_SYNC: "1" }],
@@ -42,6 +44,21 @@ test.concurrent.each([
       expect([left, pagesUsed]).toEqual([0, 0]);
     }
     while (orphansOf(stderr).length > 0) await Bun.sleep(50);
+  },
+  60_000,
+);
+
+test.concurrent.each(["loads slowly", "rank 0 loads slowly"])(
+  "%s: the others wait for longer than the time-out",
+  async (fault) => {
+    const speculate = { method: "draft", model: path };
+    const job = { path, requests, options: { pages: 40, speculate } };
+    const environment = { FLASHBUN_COMM_SECONDS: "2" };
+    const { code, stdout, stderr } = await startRanks(2, [job], { fault, environment });
+    expect(stderr.replaceAll(/^pid \d+\n/gm, "")).toBe("");
+    expect(code).toBe(0);
+    const [{ answers }] = JSON.parse(stdout) as RanksLeft[];
+    expect(answers.map(({ reason }) => reason)).toEqual(["length", "length"]);
   },
   60_000,
 );
