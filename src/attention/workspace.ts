@@ -1,7 +1,7 @@
 import type { Device } from "../device/device.ts";
 import { Owner } from "../device/owner.ts";
 import { GrowingBuffer } from "../device/ring.ts";
-import { after, type Stream } from "../device/stream.ts";
+import type { Stream } from "../device/stream.ts";
 import { countedMerges } from "../plan/workspace.ts";
 
 const byStream = new WeakMap<Stream, Workspace>();
@@ -49,12 +49,7 @@ export class Workspace extends Owner {
     const { stream } = this;
     const memory = this.buffer.lend();
     device.needOnReplay(memory);
-    let last = stream;
-    const isFirst = device.onReplay(this, (replayed) => {
-      last = replayed;
-      if (last !== stream) after(last, stream);
-    });
-    if (isFirst) device.afterReplay(() => last === stream || after(stream, last));
+    device.captures.keepOrder(this, stream);
     return memory.byteLength - counterBytes;
   }
 

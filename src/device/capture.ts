@@ -10,7 +10,7 @@ import type { Kernel } from "./kernel.ts";
 import type { LaunchObservers } from "./launch.ts";
 import type { MemoryPool } from "./memory.ts";
 import type { Owner } from "./owner.ts";
-import { requireStream, type Stream } from "./stream.ts";
+import { after, requireStream, type Stream } from "./stream.ts";
 
 const graphOut = out<GraphHandle>();
 
@@ -85,6 +85,19 @@ export class Captures {
   /** As Device.afterReplay. */
   afterReplay(queued: () => void): void {
     this.#hooks?.queued.push(queued);
+  }
+
+  /**
+   * Lets replays of the graph being captured, on whatever stream, run after what `stream` holds
+   * then and before what it is given later: they share `key`, which its work alone may use.
+   */
+  keepOrder(key: object, stream: Stream): void {
+    let last = stream;
+    const isFirst = this.onReplay(key, (replayed) => {
+      last = replayed;
+      if (last !== stream) after(last, stream);
+    });
+    if (isFirst) this.afterReplay(() => last === stream || after(stream, last));
   }
 
   /** As Device.needOnReplay. */

@@ -2,7 +2,7 @@
 //! one item, so that streams, graphs and failures know nothing of them.
 const std = @import("std");
 const lock = @import("../lock.zig");
-const open_file = @import("open.zig");
+const open_file = @import("../open.zig");
 const status_file = @import("../status.zig");
 const kernels = @import("../cpu/kernel.zig");
 const Stream = @import("../cpu/runtime/stream.zig").Stream;

@@ -1,6 +1,6 @@
 //! Opening a library at run time and finding its functions by their names.
 const std = @import("std");
-const status_file = @import("../status.zig");
+const status_file = @import("status.zig");
 const fail = status_file.fail;
 
 /// Null where it cannot be opened; the failure is recorded.
