@@ -58,6 +58,18 @@ static Result cuStreamQuery(void* handle) {
     return drained(stream) ? success : not_ready;
 }
 
+static Result cuLaunchHostFunc(void* handle, void (*host)(void*), void* argument) {
+    Call call;
+    if (call.error) return call.error;
+    Stream* stream = stream_of(call, handle);
+    if (stream == nullptr) return invalid_handle;
+    if (host == nullptr) return invalid_value;
+    Operation operation(Operation::Kind::host);
+    operation.host = host;
+    operation.argument = argument;
+    return enqueue(stream, std::move(operation));
+}
+
 // --- events
 
 static Result cuEventCreate(Event** out, unsigned flags) {
@@ -167,6 +179,7 @@ const Entry stream_entries[] = {
     EMU_ENTRY(cuStreamCreate),     EMU_ENTRY(cuStreamDestroy),    EMU_ENTRY(cuStreamSynchronize),
     EMU_ENTRY(cuStreamQuery),      EMU_ENTRY(cuStreamWaitEvent),  EMU_ENTRY(cuEventCreate),
     EMU_ENTRY(cuEventDestroy),     EMU_ENTRY(cuEventRecord),      EMU_ENTRY(cuEventQuery),
-    EMU_ENTRY(cuEventSynchronize), EMU_ENTRY(cuEventElapsedTime), {nullptr, nullptr}};
+    EMU_ENTRY(cuEventSynchronize), EMU_ENTRY(cuEventElapsedTime), EMU_ENTRY(cuLaunchHostFunc),
+    {nullptr, nullptr}};
 
 } // namespace emu

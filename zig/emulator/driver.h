@@ -86,7 +86,7 @@ struct EventState {
 };
 
 struct Operation {
-    enum class Kind { none, kernel, copy, fill, record, wait, graph } kind;
+    enum class Kind { none, kernel, copy, fill, host, record, wait, graph } kind;
     explicit Operation(Kind kind = Kind::none) : kind(kind) {}
     uint64_t number = 0; // in the order of issue
     // kernel
@@ -99,6 +99,9 @@ struct Operation {
     size_t bytes = 0;
     uint8_t value = 0;
     std::shared_ptr<std::vector<uint8_t>> kept; // a pageable source as it was
+    // host
+    void (*host)(void*) = nullptr;
+    void* argument = nullptr;
     // record, wait
     std::shared_ptr<EventState> event;
     uint64_t generation = 0;

@@ -64,6 +64,9 @@ Result run_operation(const Operation& operation, std::string& failure) {
     case Operation::Kind::fill:
         memset(operation.target, operation.value, operation.bytes);
         return success;
+    case Operation::Kind::host:
+        operation.host(operation.argument);
+        return success;
     case Operation::Kind::graph:
         return run_graph(*operation.graph, failure);
     case Operation::Kind::none:
