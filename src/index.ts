@@ -91,7 +91,8 @@ export {
   routeExperts,
   type RouteOptions,
 } from "./ops/routing.ts";
-export { type Activation, matmul, type MatmulOptions, type RowGroups } from "./ops/matmul.ts";
+export { matmul } from "./ops/matmul.ts";
+export type { Activation, MatmulOptions, RowGroups } from "./ops/matmul-options.ts";
 export { combineExperts, type CombineOptions, moe, type MoeOptions } from "./ops/moe.ts";
 export { Rope, type RopeOptions } from "./ops/rope.ts";
 export { packBits, type PackBitsOptions, type SegmentBits, segmentPackBits } from "./ops/bits.ts";

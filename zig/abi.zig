@@ -7,12 +7,14 @@ const params = @import("params");
 const handles = @import("handle.zig");
 const interface = @import("device.zig");
 const status_file = @import("status.zig");
+const cublaslt = @import("cuda/cublaslt.zig");
 const driver = @import("cuda/driver.zig");
 const comm_file = @import("comm/comm.zig");
 const mpi = @import("comm/mpi.zig");
 const nccl = @import("comm/nccl.zig");
 const CpuDevice = @import("cpu/runtime/device.zig").Device;
 const CudaDevice = @import("cuda/device.zig").Device;
+const CudaStream = @import("cuda/stream.zig").Stream;
 const Module = @import("cuda/module.zig").Module;
 const Device = handles.Device;
 const Stream = handles.Stream;
@@ -276,6 +278,29 @@ export fn fb_launch(
     if (grid == 0) return 0;
     const length: usize = @intCast(bytes);
     return call(target, "launch", .{ launched, source, length, @as(u32, @intCast(grid)) });
+}
+
+/// Opens cuBLASLt at this path, once per process. out: its version, as in 130100 for 13.1.0.
+export fn fb_cublaslt_open(path: ?[*:0]const u8, out: ?*i32) i32 {
+    const opened = path orelse return null_handle("path");
+    return cublaslt.open(opened, out orelse return null_handle("version"));
+}
+
+/// Queues a product by cuBLASLt on a stream of a CUDA device, with room for its kernels that
+/// nothing else on the device uses meanwhile.
+export fn fb_cublaslt_matmul(
+    stream: ?*Stream,
+    product: ?*const params.struct_fb_matmul_params,
+    workspace: u64,
+    bytes: u64,
+) i32 {
+    const target = stream orelse return null_handle("stream");
+    const asked = product orelse return null_handle("product");
+    if (target.backend != .cuda) {
+        return fail(.invalid_argument, "cuBLASLt needs a stream of a CUDA device", .{});
+    }
+    const queued: *CudaStream = @alignCast(@fieldParentPtr("handle", target));
+    return cublaslt.multiply(queued, asked, workspace, bytes);
 }
 
 /// Opens the library of communication at this path, once per process: 0 is MPI, which starts with

@@ -2,7 +2,7 @@
 #pragma once
 #include "types.h"
 
-#define FB_ABI_VERSION 10
+#define FB_ABI_VERSION 11
 
 // What a device says of itself. Fields of the other kind of device are 0.
 struct fb_device_properties {

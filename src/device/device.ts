@@ -151,6 +151,18 @@ export class Device extends Context implements AsyncDisposable {
     if (seen !== undefined) this.#observers.launched(seen);
   }
 
+  /**
+   * @internal Queues a product by cuBLASLt, which is open, as {@link launch} does a kernel; the
+   * status.
+   */
+  launchCublasLt(stream: Stream, params: Params, workspace: Address, bytes: number): number {
+    requireStream(stream, this);
+    const seen = this.#observers.launching(stream, "cublasLtMatmul", 1);
+    const status = native().fb_cublaslt_matmul(stream.handle, params.view, workspace, bytes);
+    if (seen !== undefined && status === Status.ok) this.#observers.launched(seen);
+    return status;
+  }
+
   /** @internal Shows the observer every launch and replay until what is returned is disposed. */
   observe(observer: LaunchObserver): Disposable {
     return this.#observers.add(observer);

@@ -108,6 +108,8 @@ export const functions = {
   fb_tensor_map_encode: ["device", "view spec", "view map"],
   fb_kernel_find: ["device", "view name", "kernel*", "view facts"],
   fb_launch: ["stream", "kernel", "view params", "i32 bytes", "i32 grid"],
+  fb_cublaslt_open: ["view path", "view version"],
+  fb_cublaslt_matmul: ["stream", "view product", "address workspace", "u64 bytes"],
   fb_comm_open: ["i32 kind", "view path", "i32 timeout_ms", "view facts"],
   fb_comm_identify: ["view? address", "view id"],
   fb_comm_create: ["device", "i32 ranks", "i32 rank", "view? id", "i32 timeout_ms", "comm*"],

@@ -6,7 +6,8 @@ import { geluAndMul, geluTanhAndMul, siluAndMul } from "../ops/activation.ts";
 import { copyRows } from "../ops/copy-rows.ts";
 import { add, capLogits } from "../ops/elementwise.ts";
 import { mapRows } from "../ops/map.ts";
-import { matmul, type MatmulOptions } from "../ops/matmul.ts";
+import { matmul } from "../ops/matmul.ts";
+import type { MatmulOptions } from "../ops/matmul-options.ts";
 import { moe } from "../ops/moe.ts";
 import { rmsNorm } from "../ops/norm.ts";
 import {

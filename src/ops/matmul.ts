@@ -1,68 +1,17 @@
-import { requireStream, type Stream } from "../device/stream.ts";
+import { requireStream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { MatmulParams } from "../ffi/params.gen.ts";
 import { requireOptions } from "../require.ts";
-import { type DType, dtypeCode, isFp8 } from "../tensor/dtype.ts";
+import { type DType, isFp8 } from "../tensor/dtype.ts";
 import { isInPlace, requireApart } from "../tensor/overlap.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
-import { requireWeight, type Weight, type WeightScheme } from "../tensor/weight.ts";
+import { requireWeight, type Weight } from "../tensor/weight.ts";
+import { multiplyByCublasLt, requireCublasLt } from "./matmul-cublaslt.ts";
 import { matmulKernel } from "./matmul-kernels.ts";
 import { mapParams, placeMaps } from "./matmul-maps.ts";
+import type { Activation, MatmulOptions, RowGroups } from "./matmul-options.ts";
+import { place } from "./matmul-params.ts";
 import { needRows, numbers, requireAllApart, requireDense } from "./rows.ts";
-
-/** An activation function: x times the logistic or the normal distribution of x, or tanh's. */
-export type Activation = "none" | "silu" | "gelu" | "gelu-tanh";
-
-/** Which rows take which weight of a stack (a mixture of experts, LoRA's adapters). */
-export interface RowGroups {
-  /** i32 [experts + 1]: rows [starts[e], starts[e + 1]) of out take weight e. The rest is kept. */
-  starts: Tensor;
-  /** i32: of each row of out the row of x; -1 stands for zeros. Default: its own. */
-  rows?: Tensor;
-}
-
-/** What a product is followed by, and where to it goes. */
-export interface MatmulOptions {
-  /** For a weight of experts, which must then have it. */
-  groups?: RowGroups;
-  /** [weight.outputs], of experts [experts, outputs], added to each row; f32 or x's dtype. */
-  bias?: Tensor;
-  /** Follows the bias; default "none". */
-  activation?: Activation;
-  /**
-   * True: the first half of the weight's outputs is a gate, the second half goes through it: out =
-   * activation(gate) * up, of half the columns. Default false.
-   */
-  gated?: boolean;
-  /**
-   * f32, of x in f8e4m3 or f8e5m2: [1], [rows] or, for each 128 inputs, [rows, inputs / 128]
-   * rounded up. The result is then bf16 where `out` does not say f32 or f16.
-   */
-  scales?: Tensor;
-  /** Added last: of out's shape, f32 or x's dtype. It may be `out`. */
-  residual?: Tensor;
-  /**
-   * True: a row of the result has the same bits however many other rows there are, for x and a
-   * weight that lie alike. Default false, which promises it for no later version.
-   */
-  invariant?: boolean;
-  /**
-   * True: rows of x may be rounded to whole numbers of 16 bits of the largest of each 32 inputs (an
-   * error of 1.6e-5 of it at most) where a product with codes is faster so: with groups of 32 or
-   * 128, on CPUs with AVX512_VNNI. What is not finite then makes its row NaN. Default false.
-   */
-  roundRows?: boolean;
-  /**
-   * True: the weight is written, and nothing that is queued writes it any more. Reading it may then
-   * begin while the kernels before still run: on compute capability 9.0, for few rows (not 33 to 64
-   * of 16 bits) of a dense or fp8 weight's own type, without groups or `invariant`. Default false.
-   */
-  settled?: boolean;
-  /** Takes the result: of x's dtype or f32; apart from all inputs but the residual. */
-  out?: Tensor;
-  /** Default: the device's own. */
-  stream?: Stream;
-}
 
 /** In the order of kernels/params/matmul.h. */
 const activations: readonly Activation[] = ["none", "silu", "gelu", "gelu-tanh"];
@@ -76,6 +25,7 @@ const known = [
   "invariant",
   "roundRows",
   "settled",
+  "backend",
   "out",
   "stream",
 ] as const satisfies (keyof MatmulOptions)[];
@@ -90,7 +40,7 @@ const plainParams = new MatmulParams();
 export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): Tensor {
   requireOptions("options", options, known);
   const { activation = "none", gated = false, invariant = false } = options;
-  const { roundRows = false, settled = false } = options;
+  const { roundRows = false, settled = false, backend = "flashbun" } = options;
   const { bias, residual } = options;
   checkInputs(x, weight, gated);
   checkActivation(activation);
@@ -98,6 +48,7 @@ export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): 
   requireFlag("invariant", invariant);
   requireFlag("roundRows", roundRows);
   requireFlag("settled", settled);
+  requireBackend(backend);
   const { device } = x;
   const { groups } = options;
   checkGroups(groups, weight, x);
@@ -111,10 +62,15 @@ export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): 
   if (bias !== undefined) requireDense("bias", bias, device, biasShape(weight), typesOf(x));
   if (residual !== undefined) checkRows("residual", residual, x, rows, columns);
   if (options.out !== undefined) checkOut(options.out, x, weight, options, [rows, columns]);
+  if (backend === "cublaslt") requireCublasLt(x, weight, options, options.out?.dtype ?? dtype);
   const out = options.out ?? Tensor.empty(device, [rows, columns], dtype, "matmul");
   if (rows === 0) return out;
   if (device.capturing) device.needOnReplay(weight);
   needRows(device, x, out, bias, residual, scales, groups?.starts, groups?.rows);
+  if (backend === "cublaslt") {
+    place(plainParams, x, weight, out, options);
+    return multiplyByCublasLt(plainParams, out, stream, options.out === undefined);
+  }
   const chosen = matmulKernel(x, weight, {
     rows,
     columns,
@@ -124,16 +80,7 @@ export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): 
     gathers: !!groups?.rows,
   });
   const params = chosen.boxes === undefined ? plainParams : mapParams.product;
-  place(params, x, weight, out);
-  placeInputScales(params, scales);
-  params.starts = groups?.starts.address ?? 0;
-  params.rows = groups?.rows?.address ?? 0;
-  params.experts = weight.experts ?? 1;
-  params.bias = bias?.address ?? 0;
-  params.biasDtype = dtypeCode(bias?.dtype ?? x.dtype);
-  params.residual = residual?.address ?? 0;
-  params.residualStride = residual?.strides[0] ?? 0;
-  params.residualDtype = dtypeCode(residual?.dtype ?? x.dtype);
+  place(params, x, weight, out, options);
   params.activation = activations.indexOf(activation);
   params.gated = gated ? 1 : 0;
   mapParams.settled = settled ? 1 : 0;
@@ -146,54 +93,8 @@ export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): 
   return out;
 }
 
-/** Inputs, and outputs, that share a scale of blocks. */
+/** Inputs that share a scale of blocks. */
 const block = 128;
-/** More than there are, and few enough for i32. */
-const all = 2 ** 30;
-
-function place(params: MatmulParams, x: Tensor, weight: Weight, out: Tensor): void {
-  const { values } = weight.scheme;
-  placeScales(params, weight.scheme);
-  params.x = x.address;
-  params.xStride = x.strides[0];
-  params.xDtype = dtypeCode(x.dtype);
-  params.weight = values.address;
-  params.weightStride = values.strides.at(-2)!;
-  params.weightDtype = dtypeCode(values.dtype);
-  params.out = out.address;
-  params.outStride = out.strides[0];
-  params.outDtype = dtypeCode(out.dtype);
-  [params.rowCount, params.outputs] = out.shape;
-  params.xRowCount = x.shape[0];
-  params.inputs = weight.inputs;
-}
-
-function placeScales(params: MatmulParams, scheme: WeightScheme): void {
-  params.scales = params.minimums = params.scaleStride = 0;
-  params.scaleRows = params.scaleInputs = all;
-  if (scheme.kind === "dense") return;
-  const { scales } = scheme;
-  params.scales = scales.address;
-  if (scheme.kind === "grouped") {
-    params.minimums = scheme.minimums?.address ?? 0;
-    params.scaleRows = 1;
-    params.scaleStride = scales.shape.at(-1)!;
-    params.scaleInputs = scheme.group;
-  } else if (scales.shape.length === scheme.values.shape.length) {
-    params.scaleRows = params.scaleInputs = block;
-    params.scaleStride = scales.shape.at(-1)!;
-  } else if (scales.elements > 1) {
-    params.scaleRows = params.scaleStride = 1;
-  }
-}
-
-/** The scales of x: one for all, for each row, or for each block of a row. */
-function placeInputScales(params: MatmulParams, scales: Tensor | undefined): void {
-  params.xScales = scales?.address ?? 0;
-  const [rows, blocks] = scales?.shape ?? [1];
-  params.xScaleStride = blocks ?? (rows > 1 ? 1 : 0);
-  params.xScaleInputs = blocks === undefined ? all : block;
-}
 
 function checkScales(scales: Tensor | undefined, x: Tensor): void {
   if (scales === undefined && !isFp8(x.dtype)) return;
@@ -258,6 +159,11 @@ function checkActivation(activation: Activation): void {
   if (activations.includes(activation)) return;
   const allowed = `one of ${activations.join(", ")}`;
   throw new OptionError("activation", activation, allowed, "name one, or leave it out.");
+}
+
+function requireBackend(backend: unknown): void {
+  if (backend === "flashbun" || backend === "cublaslt") return;
+  throw new OptionError("backend", backend, "flashbun or cublaslt", "name one, or leave it out.");
 }
 
 function requireFlag(option: string, value: unknown): void {

@@ -6,7 +6,8 @@ import { dtypeCode } from "../tensor/dtype.ts";
 import { isInPlace, requireApart, requireDistinct } from "../tensor/overlap.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { requireWeight, type Weight } from "../tensor/weight.ts";
-import { type Activation, matmul, type MatmulOptions } from "./matmul.ts";
+import { matmul } from "./matmul.ts";
+import type { Activation, MatmulOptions } from "./matmul-options.ts";
 import { needRows, numbers, requireAllApart, requireRows, requireShape } from "./rows.ts";
 import { type ExpertRouting, requireRouting } from "./routing.ts";
 

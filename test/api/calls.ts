@@ -307,6 +307,7 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
       invariant: true,
       roundRows: true,
       settled: true,
+      backend: "flashbun",
     },
   ],
   routeExperts: ({ device, tensor, weight, routing }) => [

@@ -71,11 +71,16 @@ test("doctor says what is wrong with a driver, a cache and the search for NVRTC"
   const folder = mkdtempSync(join(tmpdir(), "flashbun-doctor-"));
   try {
     chmodSync(folder, 0o777);
-    const wrong = { FLASHBUN_LIBCUDA: "/absent/libcuda.so.1", FLASHBUN_NVRTC: "/absent" };
+    const wrong = {
+      FLASHBUN_LIBCUDA: "/absent/libcuda.so.1",
+      FLASHBUN_NVRTC: "/absent",
+      FLASHBUN_CUBLASLT: "/absent",
+    };
     const { code, out } = await doctorWith({ ...wrong, FLASHBUN_CACHE: folder });
     expect(code).toBe(1);
     expect(out).toMatch(/FAIL +driver +.*\/absent\/libcuda\.so\.1 was not found/);
     expect(out).toMatch(/none +NVRTC +not found/);
+    expect(out).toMatch(/none +cuBLASLt +not found \(1 places?\): matmul's backend/);
     expect(out).toMatch(/FAIL +cache +.*: not used/);
   } finally {
     rmSync(folder, { recursive: true });

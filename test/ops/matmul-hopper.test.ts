@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import type { Device } from "../../src/device/device.ts";
-import { matmul, type MatmulOptions } from "../../src/ops/matmul.ts";
+import { matmul } from "../../src/ops/matmul.ts";
+import type { MatmulOptions } from "../../src/ops/matmul-options.ts";
 import type { DType } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { Weight } from "../../src/tensor/weight.ts";

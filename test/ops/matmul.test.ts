@@ -1,7 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import type { Device } from "../../src/device/device.ts";
 import { OptionError } from "../../src/errors.ts";
-import { type Activation, matmul, type MatmulOptions } from "../../src/ops/matmul.ts";
+import { matmul } from "../../src/ops/matmul.ts";
+import type { Activation, MatmulOptions } from "../../src/ops/matmul-options.ts";
 import type { DType } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { Weight } from "../../src/tensor/weight.ts";

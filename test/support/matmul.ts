@@ -1,5 +1,5 @@
 import { roundTo, type DType } from "../../src/tensor/dtype.ts";
-import type { Activation } from "../../src/ops/matmul.ts";
+import type { Activation } from "../../src/ops/matmul-options.ts";
 
 /** What a product is made of, in f64: x [rows, inputs], weight [outputs, inputs]. */
 export interface Product {

@@ -2,6 +2,7 @@
 const std = @import("std");
 const params = @import("params");
 const context = @import("context.zig");
+const cublaslt = @import("cublaslt.zig");
 const driver = @import("driver.zig");
 const failure = @import("failure.zig");
 const memory = @import("memory.zig");
@@ -39,6 +40,7 @@ pub const Device = struct {
     /// Counts what was submitted on all streams; a count is the ticket of its work.
     work: std.atomic.Value(u64) = .init(0),
     last_launched: std.atomic.Value(?[*:0]const u8) = .init(null),
+    products: cublaslt.Products = .{},
 
     /// For what follows, and for nothing that a launch needs.
     mutex: lock.Mutex = .{},
@@ -159,6 +161,7 @@ pub const Device = struct {
             const owned: *Stream = @fieldParentPtr("node", stream);
             _ = owned.destroy();
         }
+        device.products.deinit();
         device.retired.deinit(device);
         device.maps.deinit();
         device.memory.deinit();

@@ -107,7 +107,8 @@ pub const Functions = struct {
     cuGetErrorString: Fn(.{ Result, *?[*:0]const u8 }),
 };
 
-fn Fn(comptime arguments: anytype) type {
+/// A function of C that returns a code.
+pub fn Fn(comptime arguments: anytype) type {
     var types: [arguments.len]type = undefined;
     for (&types, arguments) |*one, argument| one.* = argument;
     const fixed = types;

@@ -1,3 +1,4 @@
+import { findCublasLt, openCublasLt } from "../../device/cublaslt.ts";
 import { Device } from "../../device/device.ts";
 import { type Driver, openDriver } from "../../device/open.ts";
 import { jitTarget, operatorImages } from "../../device/operators.ts";
@@ -15,6 +16,7 @@ import type { Say } from "./finding.ts";
 export async function lookAtCuda(say: Say): Promise<void> {
   const driver = lookAtDriver(say);
   lookAtKernels(say, driver !== undefined && !driver.emulated);
+  lookAtCublasLt(say, parseInt(driver?.version ?? "13"));
   for (let ordinal = 0; ordinal < (driver?.deviceCount ?? 0); ordinal++) {
     try {
       await lookAtGpu(say, ordinal);
@@ -57,6 +59,15 @@ function lookAtKernels(say: Say, isNeeded: boolean): void {
   if (content === undefined) say("cache", `${cache.directory}: not used`, "FAIL");
   else if (failure === undefined) say("cache", `${cache.directory}: ${content}`);
   else say("cache", `${cache.directory} cannot be written (${failure}): ${content}`, "warn");
+}
+
+/** Nothing needs it but products that ask for it. */
+function lookAtCublasLt(say: Say, cudaMajor: number): void {
+  const { path, tried } = findCublasLt(cudaMajor);
+  const none = `not found (${tried.length} places): matmul's backend "cublaslt" needs it`;
+  const library = path === undefined ? none : openCublasLt(cudaMajor);
+  if (typeof library === "object") say("cuBLASLt", `${library.version}, ${library.path}`);
+  else say("cuBLASLt", library, path === undefined ? "none" : "warn");
 }
 
 async function lookAtGpu(say: Say, ordinal: number): Promise<void> {
