@@ -1,7 +1,9 @@
+import { openCublasLt } from "../../src/device/cublaslt.ts";
 import { type DType, matmul, type MatmulOptions, Tensor, Weight } from "../../src/index.ts";
 import {
   bareRow,
   copiesOf,
+  figuresOf,
   type GpuBench,
   type GpuCase,
   type GpuRow,
@@ -9,6 +11,7 @@ import {
   recorded,
   replayTimes,
   runsOf,
+  timeOf,
 } from "./bench.ts";
 import { median } from "../bench.ts";
 
@@ -81,16 +84,37 @@ async function product(bench: GpuBench, shape: Product): Promise<GpuRow[]> {
   const asked = { dtype, rows, inputs, outputs, copies, seconds: bench.seconds };
   const hasPeer = bench.peer !== undefined && (kind === "bf16" || kind === "f8e4m3");
   const answer = hasPeer ? await bench.peer!.ask({ ...asked, backend: "product" }) : undefined;
+  const theirMs = await cublasLtMs(bench, kind, runs, (run) =>
+    matmul(x, weights[run % copies], { ...options, backend: "cublaslt" }),
+  );
   times.push(...(await replayTimes(bench, graph, bench.seconds / 2)));
   const ms = median(times) / runs;
   for (const weight of weights) weight[Symbol.dispose]();
-  const theirs = answer?.seconds === undefined ? undefined : answer.seconds * 1000;
-  const peers =
-    theirs === undefined ? [] : [{ backend: "torch", value: figureOf(theirs), ratio: theirs / ms }];
+  const answers = theirMs === undefined ? [] : [{ backend: "cublaslt", ms: theirMs }];
+  if (answer?.seconds !== undefined)
+    answers.unshift({ backend: "torch", ms: answer.seconds * 1000 });
+  const peers = figuresOf(answers, ms, figureOf);
   const row = bareRow("", figureOf(ms), rows >= manyRows ? "TFLOP/s" : "GB/s");
   const ofRoofline = rows >= manyRows ? null : row.value / ceilings.readGBs;
   const least = rows >= manyRows && kind === "bf16" ? 0.97 : 1;
   return [{ ...row, ofRoofline, ...peerColumns(peers, [{ backend: "torch", least }]) }];
+}
+
+/** Milliseconds of a product by cuBLASLt, where it takes the kind and is here. */
+async function cublasLtMs(
+  bench: GpuBench,
+  kind: Kind,
+  runs: number,
+  body: (run: number) => Tensor,
+): Promise<number | undefined> {
+  const { emulated, driverVersion } = bench.device.properties;
+  // An emulated GPU is not what a library of NVIDIA's would find.
+  const isWanted = emulated === 0 || process.env["FLASHBUN_CUBLASLT"];
+  if (!isWanted || (kind !== "bf16" && kind !== "f8e4m3")) return undefined;
+  if (typeof openCublasLt(Math.floor(driverVersion / 1000)) === "string") return undefined;
+  // Its kernels are loaded, and its algorithm is chosen, by the first of a shape.
+  body(0);
+  return await timeOf(bench, runs, body);
 }
 
 /** Where the rows of each expert begin. */
