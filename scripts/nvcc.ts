@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "
 import { join } from "node:path";
 import { pinnedCompiler } from "../src/jit/image.ts";
 import { expand, imageHash, languageFlags } from "../src/jit/specialization.ts";
+import { readClampFaults } from "./machine-code.ts";
 import type { MatrixEntry } from "./matrix.ts";
 import { toolchain } from "./toolchain.ts";
 
@@ -41,13 +42,14 @@ export async function compileWithNvcc(
   const path = join(imagesFolder, hash);
   if (!existsSync(`${path}.cubin`)) await runNvcc(nvcc, text, architecture, path);
   const log = readFileSync(`${path}.log`, "utf8");
+  const bytes = new Uint8Array(readFileSync(`${path}.cubin`));
   return {
     entry,
     architecture,
     hash,
-    bytes: new Uint8Array(readFileSync(`${path}.cubin`)),
+    bytes,
     kernels: readResources(log),
-    faults: readFaults(log),
+    faults: [...readFaults(log), ...readClampFaults(bytes)],
   };
 }
 

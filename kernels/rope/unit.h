@@ -9,13 +9,13 @@
 // Up to sixteen elements of a head, as two chunks: both halves of eight pairs, or neighbours.
 struct Unit {
     int32_t at[2]; // the first element of each
-    int32_t count[2];
+    int32_t count[2]; // 0 or less: it has none
     int32_t pair; // the first of its pairs; -1: nothing turns
 };
 
-FB_DEVICE int32_t within_chunk(int32_t count) {
-    return count < 0 ? 0 : count < chunk ? count : chunk;
-}
+// Of `count` elements those of one chunk; 0 or less where there are none. (ptxas 13.0 may take a
+// wrong predicate for `== chunk` of what is clamped at both ends: scripts/machine-code.ts.)
+FB_DEVICE int32_t within_chunk(int32_t count) { return count < chunk ? count : chunk; }
 
 // Units of so many elements.
 FB_DEVICE int32_t unit_count(int32_t elements) { return (elements + 2 * chunk - 1) / (2 * chunk); }

@@ -27,8 +27,8 @@ constexpr int quad = 4;
 // Of a warp.
 constexpr int warp_quads = 32 * quad;
 
-// Elements of a chunk that the row has; 0 or less where it has none. (ptxas 13.0 takes the wrong
-// predicate for `== chunk` of a number that is clamped at both ends, by VIMNMX.RELU.)
+// Elements of a chunk that the row has; 0 or less where it has none. (ptxas 13.0 may take a wrong
+// predicate for `== chunk` of what is clamped at both ends: scripts/machine-code.ts.)
 FB_DEVICE int32_t chunk_count(int32_t length, int32_t start) {
     const int32_t left = length - start;
     return left < chunk ? left : chunk;

@@ -1,11 +1,13 @@
 /** What `bun run check:cuda` looks at: it needs nvcc and the library that embeds the matrix. */
 import { beforeAll, describe, expect, test } from "bun:test";
-import { readFileSync, statSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { compileMatrix, resourcesPage } from "../../scripts/images.ts";
+import { readClampFaults } from "../../scripts/machine-code.ts";
 import { architectures, matrixOf } from "../../scripts/matrix.ts";
 import { type Compiled, compileWithNvcc } from "../../scripts/nvcc.ts";
-import { findNvcc } from "../../scripts/toolchain.ts";
+import { findNvcc, run } from "../../scripts/toolchain.ts";
 import { libraryPath } from "../../src/ffi/library.ts";
 import { compile } from "../../src/jit/compile.ts";
 import { embeddedImages } from "../../src/jit/embedded.ts";
@@ -14,6 +16,17 @@ import { findNvrtc, pinnedVersion } from "../../src/jit/nvrtc.ts";
 import { expand } from "../../src/jit/specialization.ts";
 import { targetOf } from "../../src/jit/target.ts";
 import { root } from "../support/sources.ts";
+
+/** A count that is compared with the upper end of its clamp. */
+const clampSource = `extern "C" __global__ void clamp(int n, int* out, int start) {
+    const int count = max(min(n - start - int(threadIdx.x), 4), 0);
+    #pragma unroll 1
+    for (int i = 0; i < n; i++) {
+        out[i] += count == 4 ? count : out[i + count];
+        if (count == 4) out[i + 7] = 3;
+    }
+}
+`;
 
 let compiled: Compiled[];
 
@@ -71,6 +84,20 @@ describe("the matrix", () => {
     expect(made.map(({ entry }) => entry.name)).toEqual(some.map(({ name }) => name));
     expect(made.flatMap(({ faults }) => faults)).toEqual([]);
     expect(made.length).toBeGreaterThan(2);
+  });
+
+  // A compiler that passes this makes the rule unneeded.
+  test("would be refused for what ptxas makes wrong of a clamp at both ends", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "flashbun-clamp-"));
+    try {
+      const [source, image] = ["clamp.cu", "clamp.cubin"].map((name) => join(folder, name));
+      writeFileSync(source, clampSource);
+      expect(await run([await findNvcc(), "-cubin", "-arch=sm_90a", "-o", image, source])).toBe(0);
+      const faults = readClampFaults(new Uint8Array(readFileSync(image)));
+      expect(faults).toEqual([expect.stringContaining("VIMNMX.RELU")]);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 
   test("fits a library of less than 40 MB", () => {

@@ -1,5 +1,9 @@
 import { expect, test } from "bun:test";
+import { readClampFaults } from "../../scripts/machine-code.ts";
 import { readFaults, readResources } from "../../scripts/nvcc.ts";
+import { Bytes } from "../../src/debloat/bytes.ts";
+import { readElf } from "../../src/debloat/elf/elf.ts";
+import { makeCubin } from "../debloat/support/make-cubin.ts";
 
 const clean = `ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function 'fill' for 'sm_90a'
@@ -43,3 +47,30 @@ const faults: [string, string, string, string][] = [
 test.each(faults)("%s fail the build", (_, from, to, said) => {
   expect(readFaults(clean.replace(from, to))).toEqual([expect.stringContaining(said)]);
 });
+
+/** A cubin whose kernel `fill` has this instruction, as nvdisasm -hex prints it, and zeros. */
+function withInstruction(low: bigint, high: bigint): Uint8Array {
+  const image = makeCubin({ arch: 90, seed: 1, kernels: [{ name: "fill", bytes: 64 }] });
+  const { sections } = readElf(new Bytes(image, "a cubin"));
+  const { offset } = sections.find(({ name }) => name === ".text.fill")!;
+  image.fill(0, offset, offset + 64);
+  const view = new DataView(image.buffer);
+  view.setBigUint64(offset + 16, low, true);
+  view.setBigUint64(offset + 24, high, true);
+  return image;
+}
+
+const clamps: [string, bigint, bigint, boolean][] = [
+  ["VIMNMX.RELU R33, P0, P0, R32, 0x4, PT", 0x0000000420217848n, 0x000fe20003801100n, false],
+  ["VIMNMX.RELU R37, P1, P1, R36, 0x4, PT", 0x0000000424257848n, 0x000fe20003921100n, false],
+  ["VIMNMX.RELU R7, R0, 0x4, PT", 0x0000000400077848n, 0x000fe20003fe1100n, true],
+  ["VIMNMX R20, R20, R15, PT", 0x0000000f14147248n, 0x000fe20003fe0100n, true],
+];
+test.each(clamps)(
+  "of clamps at 0 and above those that set a predicate are told: %s",
+  (...clamp) => {
+    const [, low, high, isRight] = clamp;
+    const fault = expect.stringMatching(/^fill compares .* \(1 VIMNMX.RELU\)/);
+    expect(readClampFaults(withInstruction(low, high))).toEqual(isRight ? [] : [fault]);
+  },
+);
