@@ -15,7 +15,7 @@ FB_DEVICE void merge_pairs(const fb_attention_params& p, const fb_merge_record& 
     const int32_t at[2] = {parts[0], parts[1]};
     const int pieces = piece_count(p, m) / m.row_count;
     for (int row = first + int(threadIdx.x) / 32 * stride; row < m.row_count;
-         row += stride * merge_warps) {
+         row += stride * merge_warps()) {
         for (int piece = 0; piece < pieces; piece += steps) {
             float4 x[2][steps];
             float exponents[2];

@@ -15,7 +15,7 @@
 
 // ---- facts
 
-constexpr int merge_warps = FB_THREADS / 32;
+FB_DEVICE int merge_warps() { return int(blockDim.x) / 32; }
 // Parts up to which one warp takes the whole row: those of a shared prefix, which is cut for all
 // clusters, and of a request's own keys are few.
 constexpr int few_parts = 12;
@@ -237,13 +237,13 @@ FB_DEVICE void merge_some(const fb_attention_params& p, const fb_merge_record& m
     const int lane = int(threadIdx.x % 32);
     const bool alone = m.part_count <= few_parts;
     const int slices = alone ? 1 : slice_count;
-    const int step = alone ? stride * merge_warps : stride;
+    const int step = alone ? stride * merge_warps() : stride;
     FB_NO_UNROLL
     for (int i = alone ? first + warp * stride : first; i < count; i += step) {
         const MergePiece piece = merge_piece(p, m, i);
         Slice sum;
         FB_NO_UNROLL
-        for (int s = alone ? 0 : warp; s < slices; s += merge_warps) {
+        for (int s = alone ? 0 : warp; s < slices; s += merge_warps()) {
             const int from = m.part_count * s / slices;
             sum = merge_parts(p, parts, piece, from, m.part_count * (s + 1) / slices);
             if (!alone) room.slices[s][lane] = sum;
@@ -277,7 +277,7 @@ FB_DEVICE void project_row(const fb_attention_params& p, const MergePiece& piece
             if (p.out_dtype == FB_F8E5M2) store_element<FB_F8E5M2>(p.out + at, column, x * unit);
         };
         multiply_rows<1>(Variant::output_matrix(p, piece.head), room.values, 0, 1, p.value_dim,
-                         int(threadIdx.x) / 32, merge_warps, [&](int) { return put; });
+                         int(threadIdx.x) / 32, merge_warps(), [&](int) { return put; });
     }
 }
 

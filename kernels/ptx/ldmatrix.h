@@ -28,3 +28,21 @@ FB_LDMATRIX(ldmatrix_x2_trans, 2, true, "x2.trans", "%0,%1", "%2", "=r"(r[0]), "
 FB_LDMATRIX(ldmatrix_x4_trans, 4, true, "x4.trans", "%0,%1,%2,%3", "%4", "=r"(r[0]), "=r"(r[1]),
             "=r"(r[2]), "=r"(r[3]))
 #undef FB_LDMATRIX
+
+// An 8x8 matrix, transposed: lane l, which has the elements 2(l%4) and 2(l%4)+1 of row l/4,
+// receives from column l/4 those of the rows 2(l%4) and 2(l%4)+1.
+FB_DEVICE uint32_t movmatrix_trans(uint32_t row) {
+#ifdef FB_EMULATED
+    const int lane = int(threadIdx.x % 32);
+    const int from = lane % 4 * 8 + lane / 8;
+    const uint32_t low = __shfl_sync(0xffffffffu, row, from);
+    const uint32_t high = __shfl_sync(0xffffffffu, row, from + 4);
+    return lane / 4 % 2 == 0 ? (low & 0xffff) | high << 16 : low >> 16 | (high & 0xffff0000);
+#else
+    uint32_t column;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;"
+                 : "=r"(column)
+                 : "r"(row));
+    return column;
+#endif
+}

@@ -12,7 +12,7 @@ import type { AttentionKernels } from "./families/resolve.ts";
 export function launchPlan(
   device: Device,
   stream: Stream,
-  { kernels, merge, offer }: AttentionKernels,
+  { kernels, few, merge, offer }: AttentionKernels,
   bound: BoundParams,
   plan: Plan,
   sections: number,
@@ -28,7 +28,8 @@ export function launchPlan(
     const first = plan.offsets.records * 4 + launch.firstRecord * AttentionRecord.byteLength;
     params.records = sections + first;
     params.recordCount = launch.grid;
-    device.launch(stream, kernels[i], bound.of(i), launch.itemsAtOnce);
+    const kernel = launch.few ? few[i]! : kernels[i];
+    device.launch(stream, kernel, bound.of(i), launch.itemsAtOnce);
   }
   if (plan.mergeGrid === 0 || plan.mergedByKernels) return;
   const shares = offer.merge.shares(plan.mergeGrid, device.processors);

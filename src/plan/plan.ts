@@ -14,6 +14,8 @@ export interface PlanLaunch {
    * to a launch that runs beside it.
    */
   itemsAtOnce: number;
+  /** Tiles are few: one block of more warps runs on each processor. */
+  few: boolean;
 }
 
 /** Where each section starts in `sections`, in int32 units, multiples of 16. */
@@ -95,7 +97,14 @@ export function emptyPlan(classes: readonly { readonly name: string }[]): Plan {
       columns: 0,
     },
     launches: classes.map(({ name }) => {
-      return { kernelClass: name, firstRecord: 0, recordCount: 0, grid: 0, itemsAtOnce: 0 };
+      return {
+        kernelClass: name,
+        firstRecord: 0,
+        recordCount: 0,
+        grid: 0,
+        itemsAtOnce: 0,
+        few: false,
+      };
     }),
     recordCount: 0,
     mergeCount: 0,

@@ -3,7 +3,7 @@ import type { Batch } from "../kv/batch.ts";
 import { Division } from "./beside.ts";
 import { type CostModel, defaultCosts } from "./cost.ts";
 import { Emitter } from "./emit.ts";
-import { IntList, pieceInts } from "./list.ts";
+import { IntList, pieceInts, Tile, tileInts } from "./list.ts";
 import { Intervals } from "./merges.ts";
 import { checkPlannerOptions, type PlannerOptions } from "./options.ts";
 import { PieceOrder } from "./order.ts";
@@ -41,6 +41,8 @@ export class Planner {
   readonly #places: number[];
   /** Of them, those that the walk of one KV head is cut for; 0: heads are walked in turn. */
   readonly #headPlaces: number[];
+  /** The same of processors, which have a block each where tiles are few. */
+  readonly #headProcessors: number;
 
   /** Errors: OptionError. */
   constructor(options: PlannerOptions) {
@@ -63,6 +65,7 @@ export class Planner {
     });
     this.#places = classes.map((traits) => placesOf(traits, options.processors));
     this.#headPlaces = this.#places.map((places) => replicas(kvHeads, places));
+    this.#headProcessors = replicas(kvHeads, options.processors);
     this.#order = new PieceOrder(classes.length);
     this.#makespan = new Makespan(Math.max(...this.#places));
     this.#packing = new Packing(this.#tiles.list, this.#costs, Math.max(...this.#places));
@@ -92,12 +95,29 @@ export class Planner {
     let apart = this.#headPlaces.includes(0) && !this.options.batchInvariant;
     for (let l = 0; l < levels.length; l++) apart ||= levels[l].perHead;
     this.#tiles.build(batch, apart, windowLeft);
+    this.#seeFew(bucket, this.#copies(apart));
     this.#cut(apart);
     this.#intervals.sweep(this.#tiles, batch.tokenCount * this.#group);
     const plan = this.#emitter.emit(batch, bucket, into);
     // A graph's grids are those of any step.
     if (bucket === 0) this.#division.divide(this.#tiles.list, this.#copies(apart), plan.launches);
     return plan;
+  }
+
+  /**
+   * Notes of which classes there are few tiles, each of so many records; of a graph's step, which
+   * launches as any step of its bucket does, requests count.
+   */
+  #seeFew(bucket: number, copies: number): void {
+    const { classes, processors, kvHeads } = this.options;
+    const { data, length } = this.#tiles.list;
+    for (let c = 0; c < classes.length; c++) {
+      let records = kvHeads * bucket;
+      for (let t = 0; t < length && bucket === 0; t++)
+        if (data[t * tileInts + Tile.kernelClass] === c) records += copies;
+      const launch = this.#emitter.plan.launches[c];
+      launch.few = classes[c].few !== undefined && records <= processors;
+    }
   }
 
   /** Cuts the tiles into pieces and orders them; `apart`: those of each KV head. */
@@ -114,9 +134,12 @@ export class Planner {
       return;
     }
     for (let c = 0; c < classes.length; c++) {
-      const { schedule, take, kvTile } = classes[c];
-      const places = this.#places[c];
-      const headPlaces = apart ? places : this.#headPlaces[c];
+      const { schedule, take, few } = classes[c];
+      const isFew = this.#emitter.plan.launches[c].few;
+      const kvTile = isFew ? few!.kvTile : classes[c].kvTile;
+      const places = isFew ? this.options.processors : this.#places[c];
+      const ofHead = isFew ? this.#headProcessors : this.#headPlaces[c];
+      const headPlaces = apart ? places : ofHead;
       const first = pieces.length;
       if (schedule === "share") {
         cutToShare(list, pieces, c, kvTile, places, this.#copies(apart), this.#costs);

@@ -26,6 +26,11 @@ export interface ClassTraits {
    * it run beside each other; absent: one after the other.
    */
   readonly rowsPerKey?: number;
+  /**
+   * How it is launched where its tiles are no more than the processors: a block on each, of more
+   * warps, which takes so many keys at a time.
+   */
+  readonly few?: { readonly kvTile: number };
   /** Its kernel merges split rows whose last piece it has taken: no launch has to. */
   readonly mergesRows?: boolean;
 }

@@ -8,7 +8,7 @@ import { seeded } from "../support/random.ts";
 import { optionsOf } from "../support/rig.ts";
 import { caseOn, targetsHere } from "../support/targets.ts";
 import { warmUp } from "../support/warm.ts";
-import { runCase } from "../support/world.ts";
+import { runCase, World } from "../support/world.ts";
 
 const bf16 = { dtype: "bf16", outDtype: "f32", queryHeads: 8, kvHeads: 2, headDim: 128 } as const;
 const decode: Partial<Case> = {
@@ -77,6 +77,15 @@ describe.each((await targetsHere()).slice(-2))("decode on $name", (target) => {
 
   test.each(chosen.map((c) => [c.name, c] as const))("%s", (_, c) => {
     runCase(device, c);
+  });
+
+  test.each([5000, 300])("few tiles take blocks of more warps: one of %d keys", (keys) => {
+    if (device.kind === "cpu") return;
+    const one = { ...bf16, queryHeads: 4, kvHeads: 1, queryLengths: [1], kvLengths: [keys] };
+    using world = new World(device, caseOf("few tiles", one), { pages: 400 });
+    world.run();
+    const [{ kernelClass, few }] = world.rig.attention.lastPlan!.launches;
+    expect({ kernelClass, few }).toEqual({ kernelClass: "cuda.decode8", few: true });
   });
 
   test("bf16 queries of any size meet fp8 keys exactly", () => {

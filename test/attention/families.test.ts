@@ -25,6 +25,9 @@ const mixed: KernelFamily = {
   },
 };
 
+const decodeNames = ["cuda.decode8", "cuda.decode16", "cuda.decode32"];
+const tiledNames = [...decodeNames, "cuda.tile64", "cuda.tile128"];
+
 function namesOf(list: readonly KernelFamily[], architecture: string): string[] {
   const offer = offerOf(list, architectureFacts(architecture), options);
   return offer.classes.map(({ name }) => name);
@@ -33,10 +36,9 @@ function namesOf(list: readonly KernelFamily[], architecture: string): string[] 
 describe("families", () => {
   test("the first that makes an offer is taken, by the compute capability", () => {
     const list = [mixed, tiled];
-    expect(namesOf(list, "sm_90a")).toEqual(["cuda.decode16", "mixed.tile"]);
-    const all = ["cuda.decode16", "cuda.decode32", "cuda.tile64", "cuda.tile128"];
-    expect(namesOf(list, "sm_80")).toEqual(all);
-    expect(namesOf(list, "sm_120a")[0]).toBe("cuda.decode16");
+    expect(namesOf(list, "sm_90a")).toEqual(["cuda.decode8", "mixed.tile"]);
+    expect(namesOf(list, "sm_80")).toEqual(tiledNames);
+    expect(namesOf(list, "sm_120a")[0]).toBe("cuda.decode8");
   });
 
   test("before 8.0 attention takes f16 alone, in tiles that fit", () => {
@@ -58,12 +60,12 @@ describe("families", () => {
       const captured = { ...options, graph: { ...graph, maxQueryLength } };
       return offerOf([tiled], facts, captured).classes.map(({ name }) => name);
     };
-    const all = ["cuda.decode16", "cuda.decode32", "cuda.tile64", "cuda.tile128"];
-    expect(namesFor()).toEqual(all);
+    expect(namesFor()).toEqual(tiledNames);
     // Four query heads of a KV head are rows of a tile.
-    expect(namesFor(1)).toEqual(["cuda.decode16"]);
-    expect(namesFor(5)).toEqual(all.slice(0, 2));
-    expect(namesFor(9)).toEqual(all.slice(0, 3));
+    expect(namesFor(1)).toEqual(tiledNames.slice(0, 1));
+    expect(namesFor(3)).toEqual(tiledNames.slice(0, 2));
+    expect(namesFor(5)).toEqual(tiledNames.slice(0, 3));
+    expect(namesFor(9)).toEqual(tiledNames.slice(0, 4));
   });
 
   test("where none does, the last says why", () => {
@@ -85,13 +87,13 @@ describe("families", () => {
         const { classes } = offerOf(families.cuda, architectureFacts(architecture), wide);
         const tiles = classes.map(({ queryTile }) => queryTile);
         expect(tiles).toEqual([...new Set(tiles)].sort((a, b) => a - b));
-        for (const { image, launch, queryTile, kvTile, blocksPerProcessor } of classes) {
+        for (const { image, launch, few, queryTile, kvTile, blocksPerProcessor } of classes) {
           expect(image!.constants).toMatchObject({
             FB_QUERY_TILE: queryTile,
             FB_KV_TILE: kvTile,
             FB_SHARED_BYTES: launch!.sharedBytes!,
             FB_THREADS: launch!.threads,
-            FB_MIN_BLOCKS: blocksPerProcessor,
+            FB_MIN_BLOCKS: few === undefined ? blocksPerProcessor : 1,
           });
         }
       }

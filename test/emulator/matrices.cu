@@ -28,6 +28,10 @@ FB_KERNEL(load_matrices, probe, 32, 1) {
     for (int i = 0; i < FB_COUNT; ++i) words_out(p)[threadIdx.x * 8 + 4 + i] = r[i];
 }
 
+FB_KERNEL(turn_matrix, probe, 32, 1) {
+    words_out(p)[threadIdx.x] = movmatrix_trans(words_in(p)[threadIdx.x]);
+}
+
 #if FB_ARCH >= 900
 FB_KERNEL(store_matrices, probe, 32, 1) {
     FB_SHARED(uint4, rows, [32]);

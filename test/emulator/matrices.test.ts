@@ -34,6 +34,12 @@ describe.skipIf(!available)("matrices", () => {
       }
   });
 
+  test("one turned in registers", async () => {
+    const held = (turned: boolean) => new Uint32Array(32).map((_, lane) => heldBy(lane, 0, turned));
+    const kernel = await kernelOf("matrices.cu", "turn_matrix");
+    expect(new Uint32Array(run({ kernel, bytes: 128, data: held(false) }))).toEqual(held(true));
+  });
+
   test.each([1, 2, 4])("%d to shared memory", async (count) => {
     for (const transposed of [false, true]) {
       const data = new Uint32Array(128).map((_, i) => heldBy(i >> 2, i & 3, transposed));

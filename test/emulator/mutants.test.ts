@@ -32,20 +32,20 @@ const decode: Partial<Case> = {
 const subjects: Record<string, Subject> = {
   // Queries are copied while keys are; rows are described late.
   decode: {
-    kernel: "cuda.decode16",
+    kernel: "cuda.decode8",
     c: caseOf("decode", { ...narrow, ...decode }),
     sms: 1,
   },
   // Elements change on their way; rows are trimmed, two of them to nothing.
   "changed decode": {
-    kernel: "cuda.decode16",
+    kernel: "cuda.decode8",
     c: caseOf("changed decode", { ...changed, ...decode }),
     kept: [790, 20, 0, 1, 0, 250],
     sms: 1,
   },
   // Elements are widened, and queries with them; rows are split and merge in the kernel.
   "split decode": {
-    kernel: "cuda.decode16",
+    kernel: "cuda.decode8",
     c: caseOf("split decode", {
       ...common,
       kvDtype: "f8e4m3",
@@ -82,7 +82,7 @@ const subjects: Record<string, Subject> = {
   },
   // Queries are multiplied in shared memory before keys come, outputs after.
   projected: {
-    kernel: "cuda.decode16",
+    kernel: "cuda.decode8",
     c: caseOf("projected", { ...common, ...decode }),
     projection: "projections",
     sms: 1,
@@ -99,7 +99,7 @@ const subjects: Record<string, Subject> = {
   },
   // Several warps merge a row of few parts, and then read it for its product.
   "projected merge": {
-    kernel: "cuda.decode16",
+    kernel: "cuda.decode8",
     c: caseOf("projected merge", {
       ...common,
       valueDim: 136,

@@ -84,6 +84,7 @@ describe("decode", () => {
       masked: false,
       keyPositions: false,
       plain: true,
+      tokenScales: false,
       scalesRows: false,
       rowWords: 0,
       queryDim: 0,
@@ -94,17 +95,20 @@ describe("decode", () => {
       sharedBytesPerProcessor: 233_472,
     });
     const gpu = { ...options, processors: 132, costs: cudaCosts("bf16"), classes };
-    for (const [requests, keys, piece] of [
-      [1, 8192, 256],
-      [4, 8192, 1024],
-      [16, 1024, 512],
-      [64, 1024, 1024],
+    // Tiles of up to 16 requests are few: a block has a processor for itself.
+    for (const [requests, keys, piece, few] of [
+      [1, 8192, 512, true],
+      [1, 1024, 128, true],
+      [4, 8192, 2048, true],
+      [16, 1024, 1024, true],
+      [64, 1024, 1024, false],
     ] as const) {
       const lengths = new Array<number>(requests).fill(keys);
       const batch = pagedBatch(new Array<number>(requests).fill(1), lengths);
       const plan = new Planner(gpu).plan(batch);
       const pieces = recordsOf(plan).map(({ kvStart, kvEnd }) => kvEnd - kvStart);
       expect(new Set(pieces)).toEqual(new Set([piece]));
+      expect(plan.launches[0].few).toBe(few);
       checkPlan(plan, batch, gpu);
     }
   });

@@ -107,12 +107,26 @@ template <int N> struct ValuePages<N, false> {
     FB_DEVICE int32_t* values(int32_t* pages) { return pages; }
 };
 
-template <int N> struct Tokens : Places<N>, ValuePages<N> {
+// Scales of N tokens, where there are such.
+template <int N, bool Kept = (FB_K_TOKEN_SCALE || FB_V_TOKEN_SCALE)> struct ScalesOfTokens {
+    float k_scale[N];
+    float v_scale[N];
+    FB_DEVICE float* key_scale(int i) { return k_scale + i; }
+    FB_DEVICE float* value_scale(int i) { return v_scale + i; }
+    FB_DEVICE const float* key_scales(int first) const { return k_scale + first; }
+    FB_DEVICE const float* value_scales(int first) const { return v_scale + first; }
+};
+template <int N> struct ScalesOfTokens<N, false> {
+    FB_DEVICE float* key_scale(int) { return nullptr; }
+    FB_DEVICE float* value_scale(int) { return nullptr; }
+    FB_DEVICE const float* key_scales(int) const { return nullptr; }
+    FB_DEVICE const float* value_scales(int) const { return nullptr; }
+};
+
+template <int N> struct Tokens : Places<N>, ValuePages<N>, ScalesOfTokens<N> {
     int32_t position[N]; // past_end: no token
     int32_t page[N];
     int32_t row[N];
-    float k_scale[N];
-    float v_scale[N];
 };
 
 // A run of tokens of one KV head.
@@ -142,8 +156,12 @@ struct TokenView {
 template <int N>
 FB_DEVICE TokenView view_of(const fb_attention_record& r, const Tokens<N>& tokens, int first = 0) {
     const int32_t* const positions = tokens.position + first;
-    return {positions,           tokens.from(first, positions), tokens.page + first,
-            tokens.row + first,  tokens.k_scale + first,        tokens.v_scale + first,
+    return {positions,
+            tokens.from(first, positions),
+            tokens.page + first,
+            tokens.row + first,
+            tokens.key_scales(first),
+            tokens.value_scales(first),
             r.kv_head};
 }
 

@@ -49,7 +49,7 @@ constexpr int rotation_bytes = rotates ? int(sizeof(Rotation)) : 0;
 
 // By the whole block, whose threads then have to meet.
 FB_DEVICE void begin_rotation(const fb_attention_params& p, Rotation& rotation, int stride) {
-    for (int pair = int(threadIdx.x); pair < rope_pairs; pair += FB_THREADS) {
+    for (int pair = int(threadIdx.x); pair < rope_pairs; pair += int(blockDim.x)) {
         const TurnRate rate = reinterpret_cast<const TurnRate*>(p.rope_rates)[pair];
         rotation.rates.at(pair) = rate;
         rotation.strides.at(pair) = angle_at(stride, rate);

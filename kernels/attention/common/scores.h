@@ -1,7 +1,6 @@
 // From scores in registers to probabilities: token scales, hooks, masks, online softmax.
 //
-// A thread holds, of every 16 rows (m) and 8 keys (n), rows lane / 4 and lane / 4 + 8 (h) and keys
-// 2 (lane % 4) + e as s[m][n][2 h + e].
+// A thread holds two rows and two columns (keys, or elements of values) of each product of a warp.
 #pragma once
 #include "../../ptx/math.h"
 #include "rows.h"
@@ -36,6 +35,54 @@ template <int M> FB_DEVICE RowStates<M> no_state() {
 FB_DEVICE int own_row() { return lane_now() / 4; }
 FB_DEVICE int own_key() { return lane_now() % 4 * 2; }
 
+// What a warp multiplies: of M by N products 16 rows and 8 columns each or, Turned, 16 columns and
+// 8 rows. A thread holds 2 M rows and 2 N columns.
+template <int M, int N, bool Turned> struct Products {
+    static constexpr int rows = 2 * M;
+    static constexpr int columns = 2 * N;
+    float x[M][N][4];
+
+    FB_DEVICE float& at(int i, int j) {
+        return x[i / 2][j / 2][Turned ? j % 2 * 2 + i % 2 : i % 2 * 2 + j % 2];
+    }
+    FB_DEVICE float at(int i, int j) const { return const_cast<Products*>(this)->at(i, j); }
+
+    // The thread's i-th row and j-th column, of those of the warp.
+    static FB_DEVICE int row(int i) {
+        return Turned ? own_key() + i / 2 * 8 + i % 2 : own_row() + i * 8;
+    }
+    static FB_DEVICE int column(int j) {
+        return Turned ? own_row() + j * 8 : own_key() + j / 2 * 8 + j % 2;
+    }
+
+    // Over the threads that have a row together.
+    static FB_DEVICE float row_max(float x) {
+        FB_UNROLL
+        for (int i = Turned ? 4 : 1; i < (Turned ? 32 : 4); i *= 2)
+            x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, i));
+        return x;
+    }
+    static FB_DEVICE float row_sum(float x) {
+        FB_UNROLL
+        for (int i = Turned ? 4 : 1; i < (Turned ? 32 : 4); i *= 2)
+            x += __shfl_xor_sync(0xffffffffu, x, i);
+        return x;
+    }
+
+    FB_DEVICE void clear() {
+        FB_UNROLL
+        for (int i = 0; i < M * N * 4; i++) x[i / 4 / N][i / 4 % N][i % 4] = 0;
+    }
+    FB_DEVICE void multiply(float by) {
+        FB_UNROLL
+        for (int i = 0; i < M * N * 4; i++) x[i / 4 / N][i / 4 % N][i % 4] *= by;
+    }
+    FB_DEVICE void multiply_row(int i, float by) {
+        FB_UNROLL
+        for (int j = 0; j < columns; j++) at(i, j) *= by;
+    }
+};
+
 // What scores are multiplied by: what comes is in base 2, or a hook takes it from there.
 FB_DEVICE float score_factor(const fb_attention_params& p, const fb_attention_record& r) {
     const float factor = p.scale * constant_scale(p.k_scale, r);
@@ -69,27 +116,29 @@ FB_DEVICE bool look_at_keys(const fb_attention_params& p, const fb_attention_rec
 }
 
 // What decides which keys a thread's rows see.
-template <int M> struct Sight {
-    int row;
-    int32_t low[2 * M];
-    int32_t high[2 * M];
-    Variant::Row words[2 * M];
+template <class S> struct Sight {
+    int first_row;
+    int32_t low[S::rows];
+    int32_t high[S::rows];
+    Variant::Row words[S::rows];
 
-    FB_DEVICE Sight(const RowFacts& rows, int first_row) : row(first_row + own_row()) {
+    FB_DEVICE Sight(const RowFacts& rows, int first) : first_row(first) {
         FB_UNROLL
-        for (int i = 0; i < 2 * M; i++) {
-            low[i] = rows.low[row + i * 8];
-            high[i] = rows.high[row + i * 8];
-            if (Variant::row_words > 0) words[i] = rows.words[row + i * 8];
+        for (int i = 0; i < S::rows; i++) {
+            low[i] = rows.low[row(i)];
+            high[i] = rows.high[row(i)];
+            if (Variant::row_words > 0) words[i] = rows.words[row(i)];
         }
     }
+
+    FB_DEVICE int row(int i) const { return first_row + S::row(i); }
 
     FB_DEVICE bool sees(const fb_attention_params& p, const RowFacts& rows, const Keys& keys, int i,
                         int k, const Variant::Key& key) const {
         const int32_t position = keys.run.position[k];
         bool visible = position >= low[i] && position <= high[i];
         if (FB_MASK && keys.bits && visible)
-            visible = bit_visible(p, rows.mask[row + i * 8], keys.run.place[k]);
+            visible = bit_visible(p, rows.mask[row(i)], keys.run.place[k]);
         if (Variant::has_mask && keys.bits && visible) visible = Variant::mask(p, words[i], key);
         return visible;
     }
@@ -101,28 +150,23 @@ FB_DEVICE Variant::Key key_words(const fb_attention_params& p, const Keys& keys,
 }
 
 // Token scales, then the logits hook.
-template <int M, int N>
+template <class S>
 FB_DEVICE void change_scores(const fb_attention_params& p, const RowFacts& rows, int first_row,
-                             const Keys& keys, float factor, float (&s)[M][N][4]) {
-    const int own = own_key();
-    const Sight<M> sight(rows, first_row);
+                             const Keys& keys, float factor, S& s) {
+    const Sight<S> sight(rows, first_row);
     FB_UNROLL
-    for (int n = 0; n < N; n++) {
+    for (int j = 0; j < S::columns; j++) {
+        const int k = S::column(j);
+        const float scale = FB_K_TOKEN_SCALE ? keys.run.k_scale[k] * factor : factor;
+        const Variant::Key key = key_words(p, keys, k);
         FB_UNROLL
-        for (int e = 0; e < 2; e++) {
-            const int k = own + n * 8 + e;
-            const float scale = FB_K_TOKEN_SCALE ? keys.run.k_scale[k] * factor : factor;
-            const Variant::Key key = key_words(p, keys, k);
-            FB_UNROLL
-            for (int i = 0; i < 2 * M; i++) {
-                float& x = s[i / 2][n][i % 2 * 2 + e];
-                const bool stored =
-                    Variant::stores && keys.stored &&
-                    sight.sees(p, rows, keys, i, k, key);
-                if constexpr (Variant::has_logits)
-                    x = Variant::logits(p, sight.words[i], key, {x, scale, stored});
-                else x *= scale;
-            }
+        for (int i = 0; i < S::rows; i++) {
+            float& x = s.at(i, j);
+            const bool stored =
+                Variant::stores && keys.stored && sight.sees(p, rows, keys, i, k, key);
+            if constexpr (Variant::has_logits)
+                x = Variant::logits(p, sight.words[i], key, {x, scale, stored});
+            else x *= scale;
         }
     }
 }
@@ -130,128 +174,82 @@ FB_DEVICE void change_scores(const fb_attention_params& p, const RowFacts& rows,
 // What is left of a factor that is not above 0 beside base_2_factor(): -1, 0 or NaN.
 FB_DEVICE float factor_sign(float factor) { return factor < 0 ? -1 : factor; }
 
-template <int M, int N> FB_DEVICE void multiply_scores(float by, float (&s)[M][N][4]) {
-    FB_UNROLL
-    for (int m = 0; m < M; m++) {
-        FB_UNROLL
-        for (int n = 0; n < N; n++) {
-            FB_UNROLL
-            for (int i = 0; i < 4; i++) s[m][n][i] *= by;
-        }
-    }
-}
-
 // Products of fp8 queries, times their rows' scales.
-template <int M, int N>
-FB_DEVICE void scale_rows(const RowFacts& rows, int first_row, float (&s)[M][N][4]) {
+template <class S> FB_DEVICE void scale_rows(const RowFacts& rows, int first_row, S& s) {
     FB_UNROLL
-    for (int i = 0; i < 2 * M; i++) {
-        const float scale = scale_of(rows, first_row + own_row() + i * 8);
-        FB_UNROLL
-        for (int n = 0; n < N; n++) {
-            s[i / 2][n][i % 2 * 2] *= scale;
-            s[i / 2][n][i % 2 * 2 + 1] *= scale;
-        }
-    }
+    for (int i = 0; i < S::rows; i++) s.multiply_row(i, scale_of(rows, first_row + S::row(i)));
 }
 
 // Hides keys outside of a row's positions, and those that mask bits or a hook hide.
-template <int M, int N>
+template <class S>
 FB_DEVICE void hide_keys(const fb_attention_params& p, const RowFacts& rows, int first_row,
-                         const Keys& keys, float (&s)[M][N][4]) {
-    const int own = own_key();
-    const Sight<M> sight(rows, first_row);
+                         const Keys& keys, S& s) {
+    const Sight<S> sight(rows, first_row);
     FB_UNROLL
-    for (int n = 0; n < N; n++) {
+    for (int j = 0; j < S::columns; j++) {
+        const int k = S::column(j);
+        const Variant::Key key = key_words(p, keys, k);
         FB_UNROLL
-        for (int e = 0; e < 2; e++) {
-            const int k = own + n * 8 + e;
-            const Variant::Key key = key_words(p, keys, k);
-            FB_UNROLL
-            for (int i = 0; i < 2 * M; i++)
-                if (!sight.sees(p, rows, keys, i, k, key))
-                    s[i / 2][n][i % 2 * 2 + e] = Variant::softmax ? -FB_INFINITY : 0;
-        }
+        for (int i = 0; i < S::rows; i++)
+            if (!sight.sees(p, rows, keys, i, k, key))
+                s.at(i, j) = Variant::softmax ? -FB_INFINITY : 0;
     }
 }
 
-FB_DEVICE float quad_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
-
-FB_DEVICE float quad_sum(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
+FB_DEVICE float quad_max(float x) { return Products<1, 1, false>::row_max(x); }
+FB_DEVICE float quad_sum(float x) { return Products<1, 1, false>::row_sum(x); }
 
 // Moves the bases to the scores' maxima where they must, and what was summed with them. `factor`,
 // above 0, takes scores to base 2. A row's base follows from its own scores alone.
-template <int M, int N, int C>
-FB_DEVICE void move_bases(float factor, const float (&s)[M][N][4], RowStates<M>& state,
-                          float (&out)[M][C][4]) {
-    float top[2 * M]; // of this thread's keys
+template <class S, class O, int M>
+FB_DEVICE void move_bases(float factor, const S& s, RowStates<M>& state, O& out) {
+    float top[S::rows]; // of this thread's keys
     bool moves = false;
     FB_UNROLL
-    for (int i = 0; i < 2 * M; i++) {
-        top[i] = s[i / 2][0][i % 2 * 2];
+    for (int i = 0; i < S::rows; i++) {
+        top[i] = s.at(i, 0);
         FB_UNROLL
-        for (int n = 0; n < N; n++)
-            top[i] = fmaxf(top[i], fmaxf(s[i / 2][n][i % 2 * 2], s[i / 2][n][i % 2 * 2 + 1]));
+        for (int j = 0; j < S::columns; j += 2)
+            top[i] = fmaxf(top[i], fmaxf(s.at(i, j), s.at(i, j + 1)));
         moves |= top[i] * factor - state.base[i / 2][i % 2] > slack;
     }
     if (!__any_sync(0xffffffffu, moves)) return;
     FB_UNROLL
-    for (int i = 0; i < 2 * M; i++) {
+    for (int i = 0; i < S::rows; i++) {
         float& base = state.base[i / 2][i % 2];
-        const float highest = quad_max(top[i]) * factor;
+        const float highest = S::row_max(top[i]) * factor;
         const bool grows = highest - base > slack;
         const float alpha = grows ? exp2_approx(base - highest) : 1;
         if (grows) base = highest;
         state.sum[i / 2][i % 2] *= alpha;
-        FB_UNROLL
-        for (int c = 0; c < C; c++) {
-            out[i / 2][c][i % 2 * 2] *= alpha;
-            out[i / 2][c][i % 2 * 2 + 1] *= alpha;
-        }
+        out.multiply_row(i, alpha);
     }
 }
 
 // Scores become probabilities relative to the bases.
-template <int M, int N>
-FB_DEVICE void exponentiate(float factor, float (&s)[M][N][4], RowStates<M>& state) {
+template <class S, int M>
+FB_DEVICE void exponentiate(float factor, S& s, RowStates<M>& state) {
     FB_UNROLL
-    for (int i = 0; i < 2 * M; i++) {
+    for (int i = 0; i < S::rows; i++) {
         const float base = state.base[i / 2][i % 2];
         float sum = state.sum[i / 2][i % 2];
         FB_UNROLL
-        for (int n = 0; n < N; n++) {
-            FB_UNROLL
-            for (int e = 0; e < 2; e++) {
-                float& x = s[i / 2][n][i % 2 * 2 + e];
-                x = exp2_approx(x * factor - base);
-                sum += x;
-            }
+        for (int j = 0; j < S::columns; j++) {
+            float& x = s.at(i, j);
+            x = exp2_approx(x * factor - base);
+            sum += x;
         }
         state.sum[i / 2][i % 2] = sum;
     }
 }
 
 // A value's token scale, times a factor, goes into its probability.
-template <int M, int N>
-FB_DEVICE void scale_values(const float* scales, float factor, float (&s)[M][N][4]) {
-    const int own = own_key();
+template <class S> FB_DEVICE void scale_values(const float* scales, float factor, S& s) {
     FB_UNROLL
-    for (int n = 0; n < N; n++) {
+    for (int j = 0; j < S::columns; j++) {
+        const float scale = scales[S::column(j)] * factor;
         FB_UNROLL
-        for (int e = 0; e < 2; e++) {
-            const float scale = scales[own + n * 8 + e] * factor;
-            FB_UNROLL
-            for (int m = 0; m < M; m++) {
-                s[m][n][e] *= scale;
-                s[m][n][2 + e] *= scale;
-            }
-        }
+        for (int i = 0; i < S::rows; i++) s.at(i, j) *= scale;
     }
 }
 
@@ -265,20 +263,15 @@ FB_DEVICE float power_of_two(int exponent) { return __int_as_float(max(exponent,
 // What is left to multiply sums by.
 FB_DEVICE float scale_unit(int power) { return power_of_two(power - scale_room); }
 
-template <int M, int N, int C>
-FB_DEVICE void scale_f16_values(const float* scales, float (&s)[M][N][4], int& power,
-                                float (&out)[M][C][4]) {
-    const int own = own_key();
+template <class S, class O>
+FB_DEVICE void scale_f16_values(const float* scales, S& s, int& power, O& out) {
     float top = 0;
     FB_UNROLL
-    for (int n = 0; n < N; n++)
-        top = fmaxf(top, fmaxf(fabsf(scales[own + n * 8]), fabsf(scales[own + n * 8 + 1])));
-    const int wanted = __float_as_int(quad_max(top)) >> 23;
+    for (int j = 0; j < S::columns; j++) top = fmaxf(top, fabsf(scales[S::column(j)]));
+    const int wanted = __float_as_int(S::row_max(top)) >> 23;
     if (wanted > power) {
-        const float keep = power_of_two(127 + power - wanted);
+        out.multiply(power_of_two(127 + power - wanted));
         power = wanted;
-        FB_UNROLL
-        for (int i = 0; i < M * C * 4; i++) out[i / 4 / C][i / 4 % C][i % 4] *= keep;
     }
     scale_values(scales, power_of_two(254 + scale_room - power), s);
 }
@@ -289,13 +282,12 @@ FB_DEVICE float base_2_factor(float factor) {
 }
 
 // All of this, in order, but for the scales of values.
-template <int M, int N, int C>
+template <class S, class O, int M>
 FB_DEVICE void probabilities(const fb_attention_params& p, const RowFacts& rows, int first_row,
-                             const Keys& keys, float factor, float (&s)[M][N][4],
-                             RowStates<M>& state, float (&out)[M][C][4]) {
+                             const Keys& keys, float factor, S& s, RowStates<M>& state, O& out) {
     if constexpr (scales_rows) scale_rows(rows, first_row, s);
     if (scores_change) change_scores(p, rows, first_row, keys, factor, s);
-    else if (!(factor > 0)) multiply_scores(factor_sign(factor), s);
+    else if (!(factor > 0)) s.multiply(factor_sign(factor));
     if (keys.masked) hide_keys(p, rows, first_row, keys, s);
     if (Variant::softmax) {
         move_bases(base_2_factor(factor), s, state, out);

@@ -136,13 +136,13 @@ FB_DEVICE void note_token(const Block& b, const Source& from, int tile) {
         b.addresses(tile).k[i] = row_address(key_plane(b.p, b.record()), from.k, page, row);
         b.addresses(tile).note(i, tail_address(b.p, b.record(), page, row));
         if (FB_K_TOKEN_SCALE)
-            copy_scale(b.p.k_scale, b.record(), page, row, kept, &tokens.k_scale[i]);
+            copy_scale(b.p.k_scale, b.record(), page, row, kept, tokens.key_scale(i));
         if (FB_KEY_POSITIONS)
             tokens.position[i] = position_of(b.p, page, row, tokens.position[i]);
     } else {
         b.addresses(tile).v[i] = row_address(value_plane(b.p, b.record()), from.v, page, row);
         if (FB_V_TOKEN_SCALE)
-            copy_scale(b.p.v_scale, b.record(), page, row, kept, &tokens.v_scale[i]);
+            copy_scale(b.p.v_scale, b.record(), page, row, kept, tokens.value_scale(i));
     }
 }
 
@@ -194,18 +194,18 @@ FB_DEVICE int first_column(const Block& b) { return b.thread() / 32 / row_warps 
 // What a warp has of its rows and columns.
 struct Sums {
     RowStates<row_blocks> rows;
-    float out[row_blocks][warp_columns / 8][4];
+    Products<row_blocks, warp_columns / 8, false> out;
 };
 
 FB_DEVICE void begin_sums(const Block& b, Sums& sums) {
     sums.rows = no_state<row_blocks>();
-    clear(sums.out);
+    sums.out.clear();
     const Bounds bounds = bounds_of(b.rows(), first_row(b), warp_rows, b.record().row_count);
     if (lane_now() == 0) b.state().bounds[b.thread() / 32] = bounds;
     __syncwarp();
 }
 
-using Scores = float[row_blocks][part_keys / 8][4];
+using Scores = Products<row_blocks, part_keys / 8, false>;
 
 // The keys of a tile from `first` on, whether the warp's rows see any of them, and all.
 FB_DEVICE bool look_at(const Block& b, int tile, int first, Keys& keys) {
@@ -220,14 +220,14 @@ FB_DEVICE void score(const Block& b, int tile, int first, Scores& s) {
     const int at = key_tiles_at + (keys_change ? 0 : tile % FB_STAGES) * key_tile_bytes;
     const uint32_t queries = row_base<KeyTile>(b.shared + first_row(b) * KeyTile::row_bytes);
     const uint32_t keys = key_base<KeyTile>(b.shared + at + first * KeyTile::row_bytes);
-    clear(s);
+    s.clear();
     FB_UNROLL
     for (int step = 0; step < key_chunks / 2; step++) {
         uint32_t q[row_blocks][4];
         FB_UNROLL
         for (int m = 0; m < row_blocks; m++)
             ldmatrix_x4(q[m], KeyTile::step(queries, m * 16, step * 2));
-        add_scores<KeyTile>(q, keys, step, s);
+        add_scores<KeyTile>(q, keys, step, s.x);
     }
 }
 
@@ -237,7 +237,7 @@ FB_DEVICE void add(const Block& b, int tile, int first, const Keys& keys, Scores
     if (FB_V_TOKEN_SCALE) scale_values(keys.run.v_scale, 1, s);
     const int at = value_tiles_at + (values_change ? 0 : tile % FB_STAGES) * value_tile_bytes;
     const uint32_t values = b.shared + at + first * ValueTile::row_bytes;
-    add_values<ValueTile>(s, row_base<ValueTile>(values, first_column(b) / 8), sums.out);
+    add_values<ValueTile>(s.x, row_base<ValueTile>(values, first_column(b) / 8), sums.out.x);
 }
 
 // ---- store
@@ -246,8 +246,8 @@ FB_DEVICE void add(const Block& b, int tile, int first, const Keys& keys, Scores
 FB_DEVICE bool row_is_wrong(const Sums& sums, int i, float weight) {
     float total = 0;
     FB_UNROLL
-    for (int c = 0; c < warp_columns / 8; c++)
-        total += sums.out[i / 2][c][i % 2 * 2] + sums.out[i / 2][c][i % 2 * 2 + 1];
+    for (int j = 0; j < warp_columns / 4; j += 2)
+        total += sums.out.at(i, j) + sums.out.at(i, j + 1);
     return quad_is_wrong(sums.rows.base[i / 2][i % 2], weight, total);
 }
 
@@ -290,8 +290,7 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
         for (int c = 0; c < warp_columns / 8; c++) {
             const int column = first_column(b) + c * 8 + own_key();
             if (column < FB_VALUE_DIM)
-                write_pair(b.p, target, column, sums.out[i / 2][c][i % 2 * 2],
-                           sums.out[i / 2][c][i % 2 * 2 + 1]);
+                write_pair(b.p, target, column, sums.out.at(i, 2 * c), sums.out.at(i, 2 * c + 1));
         }
     }
     const Columns columns = {first_column(b), warp_columns / 8};

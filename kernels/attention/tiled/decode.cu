@@ -1,7 +1,7 @@
 // Attention of few packed query rows: memory is what it waits for.
 #include "warps.h"
 
-FB_KERNEL(attention_decode, fb_attention_params, FB_THREADS, FB_MIN_BLOCKS) {
+FB_KERNEL(attention_decode, fb_attention_params, FB_MOST_THREADS, FB_MIN_BLOCKS) {
     FB_DYNAMIC_SHARED(memory);
     const Block b = {p, memory, shared_address(memory)};
     Work& work = b.state().work;

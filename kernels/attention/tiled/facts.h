@@ -2,13 +2,18 @@
 // What a specialisation of the tiled kernels is made of: the macros of ../common/facts.h, and
 //
 //   FB_MIN_BLOCKS  blocks that are to be resident on a processor
+//   FB_MOST_THREADS  of a block of the decode kernel; FB_THREADS where it is left out
 //   FB_STAGES      steps of keys and values in the ring; block.h knows 1 and 2
 //
-// with query tiles of 16, 64 or 128 rows and 16, 32 or 64 keys at a time.
+// with query tiles of 8 to 128 rows and 16, 32 or 64 keys at a time.
 //
 // Rounding: queries, keys and values are rounded once to FB_Q_TYPE after rotation and hooks,
 // probabilities (times the value's token scale) once before the second product; all else is f32.
 #include "../common/facts.h"
+
+#ifndef FB_MOST_THREADS
+#define FB_MOST_THREADS FB_THREADS
+#endif
 
 constexpr int warp_count = FB_THREADS / 32;
 

@@ -1,5 +1,8 @@
 // Each warp takes keys of its own, 16 or 32 at a time, against all query rows: no barrier among the
 // keys, and as many bytes in flight as shared memory holds. The warps' sums are merged at the end.
+// Where tiles are few a block has more warps than FB_THREADS, with shared memory for each.
+//
+// Rows are few, so keys and then columns of values are the rows of the products (products.h).
 //
 // fp8 that nothing else changes is widened to f16, exactly, on its way from shared memory to the
 // products; queries for it are f16, too.
@@ -14,8 +17,8 @@
 // ---- shared memory
 
 constexpr int step_keys = FB_STEP_KEYS;
-constexpr int row_blocks = FB_QUERY_TILE / 16;
-static_assert(FB_QUERY_TILE % 16 == 0 && (step_keys == 16 || step_keys == 32), "whole products");
+constexpr int row_blocks = FB_QUERY_TILE / 8;
+static_assert(FB_QUERY_TILE % 8 == 0 && (step_keys == 16 || step_keys == 32), "whole products");
 
 // Without softmax, weights may be more than f16 holds.
 constexpr bool keys_widen = value_bytes == 1 && !rotates && !Variant::has_key &&
@@ -44,10 +47,6 @@ constexpr int changed_values_at = changed_keys_at + (keys_pass ? key_tile_bytes 
 constexpr int ring_bytes = changed_values_at + (values_pass ? value_tile_bytes : 0);
 constexpr int sums_stride = value_chunks * 8 + 8;
 constexpr int sums_bytes = FB_QUERY_TILE * sums_stride * 4;
-constexpr int warp_bytes = ring_bytes > sums_bytes ? ring_bytes : sums_bytes;
-// Where all that is done with, rows merge.
-constexpr int merge_bytes = int(sizeof(MergeRoom));
-constexpr int warps_bytes = max_of(max_of(warp_count * warp_bytes, merge_bytes), least_room_bytes);
 static_assert(sums_stride == output_stride, "sums become rows that are multiplied");
 
 struct RowSum {
@@ -55,21 +54,35 @@ struct RowSum {
     float sum;
 };
 
+// What a warp knows of its keys, behind its ring.
+struct WarpState {
+    RowSum sums[FB_QUERY_TILE];
+    RowAddresses<step_keys> addresses;
+    StepTokens tokens[FB_STAGES];
+};
+
+constexpr int warp_state_at = max_of(ring_bytes, sums_bytes);
+constexpr int warp_bytes = round_up(warp_state_at + int(sizeof(WarpState)), 128);
+// Where all that is done with, rows merge.
+constexpr int merge_bytes = int(sizeof(MergeRoom));
+constexpr int warps_bytes = max_of(max_of(warp_count * warp_bytes, merge_bytes), least_room_bytes);
+
 struct State {
     Work work;
     RowFacts rows;
-    RowSum sums[warp_count][FB_QUERY_TILE];
     float units[FB_QUERY_TILE]; // of queries that were widened
     Arrivals arrivals;
-    RowAddresses<step_keys> addresses[warp_count];
-    StepTokens tokens[warp_count][FB_STAGES];
 };
 
-constexpr int warps_at = FB_QUERY_TILE * KeyTile::row_bytes;
-constexpr int state_at = warps_at + warps_bytes;
+constexpr int state_at = FB_QUERY_TILE * KeyTile::row_bytes;
 constexpr int rotation_at = round_up(state_at + int(sizeof(State)), 16);
-constexpr int shared_bytes = rotation_at + rotation_bytes;
+// Tiles begin where the swizzle's pattern does.
+constexpr int warps_at = round_up(rotation_at + rotation_bytes, 128);
+constexpr int shared_bytes = warps_at + warps_bytes;
 static_assert(shared_bytes == FB_SHARED_BYTES, "the planner's formula is another");
+static_assert(FB_THREADS == FB_MOST_THREADS ||
+                  !(Variant::projects_query || Variant::projects_output),
+              "FB_THREADS multiply rows");
 
 struct Block {
     const fb_attention_params& p;
@@ -77,6 +90,9 @@ struct Block {
     uint32_t shared; // its address
 
     FB_DEVICE int warp() const { return int(threadIdx.x) / 32; }
+    FB_DEVICE int warps() const {
+        return FB_THREADS == FB_MOST_THREADS ? warp_count : int(blockDim.x) / 32;
+    }
     FB_DEVICE State& state() const { return *reinterpret_cast<State*>(memory + state_at); }
     FB_DEVICE Rotation& rotation() const {
         return *reinterpret_cast<Rotation*>(memory + rotation_at);
@@ -88,13 +104,17 @@ struct Block {
     FB_DEVICE Room room() const { return {memory, reinterpret_cast<float*>(memory + warps_at)}; }
     FB_DEVICE unsigned char* ring() const { return memory + warps_at + warp() * warp_bytes; }
     FB_DEVICE uint32_t ring_address() const { return shared + warps_at + warp() * warp_bytes; }
+    FB_DEVICE WarpState& state_of(int warp) const {
+        return *reinterpret_cast<WarpState*>(memory + warps_at + warp * warp_bytes + warp_state_at);
+    }
+    FB_DEVICE WarpState& own() const { return state_of(warp()); }
 };
 
 // ---- load
 
 // First token of a warp's step.
 FB_DEVICE int32_t step_start(const Block& b, const KeptRange& range, int step) {
-    return range.start + (step * warp_count + b.warp()) * step_keys;
+    return range.start + (step * b.warps() + b.warp()) * step_keys;
 }
 
 // The token that a lane finds in a step: of its key, its value or, where there are 32, of both.
@@ -125,8 +145,8 @@ FB_DEVICE void copy_step(const Block& b, const Source& from, const KeptRange& ra
     const int count = range.end - step_start(b, range, step);
     __syncwarp();
     if (count > 0) {
-        RowAddresses<step_keys>& addresses = b.state().addresses[b.warp()];
-        StepTokens& tokens = b.state().tokens[b.warp()][stage];
+        RowAddresses<step_keys>& addresses = b.own().addresses;
+        StepTokens& tokens = b.own().tokens[stage];
         const bool kept = token.place != past_end;
         const int32_t row = without_full_bit(token.row);
         const int at = lane % step_keys;
@@ -136,14 +156,14 @@ FB_DEVICE void copy_step(const Block& b, const Source& from, const KeptRange& ra
             tokens.position[at] = position_of(b.p, token.page, row, token.place);
             tokens.note(at, token.place);
             if (FB_K_TOKEN_SCALE)
-                copy_scale(b.p.k_scale, r, token.page, row, kept, &tokens.k_scale[at]);
+                copy_scale(b.p.k_scale, r, token.page, row, kept, tokens.key_scale(at));
         }
         if (lane >= 32 - step_keys) {
             addresses.v[at] = row_address(value_plane(b.p, r), from.v, token.value_page, row);
             if (pairs_hide || Variant::reads_slots) tokens.row[at] = token.row;
             if (Variant::reads_slots) tokens.page[at] = token.page;
             if (FB_V_TOKEN_SCALE)
-                copy_scale(b.p.v_scale, r, token.value_page, row, kept, &tokens.v_scale[at]);
+                copy_scale(b.p.v_scale, r, token.value_page, row, kept, tokens.value_scale(at));
         }
         __syncwarp();
         const uint32_t to = b.ring_address() + stage * stage_bytes;
@@ -203,7 +223,7 @@ FB_DEVICE void widen_queries(const Block& b) {
     if (scales_queries && int(threadIdx.x) >= rows && threadIdx.x < FB_QUERY_TILE)
         b.state().units[threadIdx.x] = 1;
     FB_NO_UNROLL
-    for (int row = b.warp(); row < rows; row += warp_count) {
+    for (int row = b.warp(); row < rows; row += b.warps()) {
         uint2 x[turns];
         float top = 0;
         FB_UNROLL
@@ -240,61 +260,50 @@ FB_DEVICE void widen_queries(const Block& b) {
 // ---- compute
 
 // Queries stay in registers where they fit beside the sums.
-constexpr bool keeps_queries = FB_KEY_DIM * row_blocks <= 128;
+constexpr bool keeps_queries = FB_KEY_DIM * row_blocks <= 256;
 constexpr int key_steps = key_chunks / 2;
+
+using Scores = Products<row_blocks, step_keys / 16, true>;
 
 struct Sums {
     RowStates<row_blocks> rows;
-    float out[row_blocks][value_chunks][4];
+    Products<row_blocks, value_chunks / 2, true> out;
     int scale_power; // of the largest value scale, where f16 holds probabilities times them
 };
 
 struct Queries {
     uint32_t tile;
-    uint32_t kept[keeps_queries ? key_steps : 1][row_blocks][4];
+    uint32_t kept[keeps_queries ? key_steps : 1][row_blocks][2];
 };
 
-FB_DEVICE void load_query(const Queries& queries, int step, uint32_t (&q)[row_blocks][4]) {
-    FB_UNROLL
-    for (int m = 0; m < row_blocks; m++)
-        ldmatrix_x4(q[m], KeyTile::step(queries.tile, m * 16, step * 2));
-}
-
 FB_DEVICE void keep_queries(const Block& b, Queries& queries) {
-    queries.tile = row_base<KeyTile>(b.shared);
+    queries.tile = key_base<KeyTile>(b.shared);
     if constexpr (keeps_queries) {
         FB_UNROLL
-        for (int step = 0; step < key_steps; step++) load_query(queries, step, queries.kept[step]);
+        for (int step = 0; step < key_steps; step++)
+            load_turned_queries<KeyTile>(queries.tile, step, queries.kept[step]);
     }
 }
 
 // A step's scores, of queries that are times their rows' units.
-FB_DEVICE void score(const Block& b, uint32_t keys, const Queries& queries,
-                     float (&s)[row_blocks][step_keys / 8][4]) {
-    clear(s);
+FB_DEVICE void score(const Block& b, uint32_t keys, const Queries& queries, Scores& s) {
+    s.clear();
     FB_UNROLL
     for (int i = 0; i < key_steps; i++) {
-        uint32_t q[row_blocks][4];
+        uint32_t q[row_blocks][2];
         if constexpr (keeps_queries) copy_words(queries.kept[i], q);
-        else load_query(queries, i, q);
-        if constexpr (keys_widen) add_wide_scores<KeyRows>(q, keys, i, s);
-        else add_scores<KeyRows>(q, keys, i, s);
+        else load_turned_queries<KeyTile>(queries.tile, i, q);
+        if constexpr (keys_widen) add_wide_scores<KeyRows>(q, keys, i, s.x);
+        else add_turned_scores<KeyRows>(q, keys, i, s.x);
     }
     if (!scales_queries) return;
     FB_UNROLL
-    for (int i = 0; i < 2 * row_blocks; i++) {
-        const float unit = b.state().units[own_row() + i * 8];
-        FB_UNROLL
-        for (int n = 0; n < step_keys / 8; n++) {
-            s[i / 2][n][i % 2 * 2] *= unit;
-            s[i / 2][n][i % 2 * 2 + 1] *= unit;
-        }
-    }
+    for (int i = 0; i < Scores::rows; i++) s.multiply_row(i, b.state().units[Scores::row(i)]);
 }
 
 FB_DEVICE void add_step(const Block& b, const KeptRange& range, int step, int stage,
                         const Bounds& bounds, float factor, const Queries& queries, Sums& sums) {
-    Keys keys = {view_of(b.record(), b.state().tokens[b.warp()][stage])};
+    Keys keys = {view_of(b.record(), b.own().tokens[stage])};
     keys.stored = true;
     if (!look_at_keys(b.p, b.record(), bounds, step_start(b, range, step), step_keys, keys)) return;
     const uint32_t from = b.ring_address() + stage * stage_bytes;
@@ -316,15 +325,15 @@ FB_DEVICE void add_step(const Block& b, const KeptRange& range, int step, int st
     const uint32_t own = b.ring_address();
     const uint32_t k = keys_pass ? own + changed_keys_at : from;
     const uint32_t v = values_pass ? own + changed_values_at : from + stage_keys;
-    float s[row_blocks][step_keys / 8][4];
-    score(b, keys_widen ? wide_base<KeyRows, step_keys>(k) : key_base<KeyRows>(k), queries, s);
+    Scores s;
+    score(b, keys_widen ? wide_base<KeyRows, step_keys>(k) : row_base<KeyRows>(k), queries, s);
     probabilities(b.p, b.state().rows, 0, keys, factor, s, sums.rows, sums.out);
     if constexpr (values_widen) {
         if (FB_V_TOKEN_SCALE) scale_f16_values(keys.run.v_scale, s, sums.scale_power, sums.out);
-        add_wide_values<ValueRows>(s, wide_base<ValueRows, step_keys>(v), sums.out);
+        add_wide_values<ValueRows>(s.x, wide_base<ValueRows, step_keys>(v), sums.out.x);
     } else {
         if (FB_V_TOKEN_SCALE) scale_values(keys.run.v_scale, 1, s);
-        add_values<ValueRows>(s, row_base<ValueRows>(v), sums.out);
+        add_turned_values<ValueRows>(s.x, key_base<ValueRows>(v), sums.out.x);
     }
 }
 
@@ -333,16 +342,18 @@ FB_DEVICE void add_step(const Block& b, const KeptRange& range, int step, int st
 // Merges the warps' sums of a row in their order and writes it, by the threads of the row; false:
 // it is wrong.
 FB_DEVICE bool write_row(const Block& b, int row, int first, int threads) {
-    const State& state = b.state();
+    constexpr int most_warps = FB_MOST_THREADS / 32;
+    const int warps = b.warps();
     float top = no_base;
-    for (int w = 0; w < warp_count; w++) top = fmaxf(top, state.sums[w][row].base);
+    for (int w = 0; w < warps; w++) top = fmaxf(top, b.state_of(w).sums[row].base);
     if (top == FB_INFINITY || scores_too_large(top)) return false;
-    float weight[warp_count];
+    float weight[most_warps];
     uint32_t held = 0; // by warp, whether it saw a key: sums of those that did not may be NaN
     float total = 0;
     FB_UNROLL
-    for (int w = 0; w < warp_count; w++) {
-        const RowSum part = state.sums[w][row];
+    for (int w = 0; w < most_warps; w++) {
+        if (w >= warps) break;
+        const RowSum part = b.state_of(w).sums[row];
         weight[w] = exp2_approx(part.base - top);
         total += part.sum * weight[w];
         if (!Variant::softmax || part.base != no_base || part.sum != 0) held |= 1u << w;
@@ -352,7 +363,7 @@ FB_DEVICE bool write_row(const Block& b, int row, int first, int threads) {
     for (int column = first * 2; column < FB_VALUE_DIM; column += threads * 2) {
         float2 pair = make_float2(0, 0);
         FB_UNROLL
-        for (int w = 0; w < warp_count; w++) {
+        for (int w = 0; w < most_warps; w++) {
             if (!(held >> w & 1)) continue;
             const auto part = *reinterpret_cast<const float2*>(all + w * (warp_bytes / 4) + column);
             pair.x += part.x * weight[w];
@@ -366,42 +377,35 @@ FB_DEVICE bool write_row(const Block& b, int row, int first, int threads) {
 // Hands the warps' sums over and writes the rows.
 FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
     const fb_attention_record& r = b.record();
-    State& state = b.state();
     const int lane = int(threadIdx.x % 32);
     auto* own = reinterpret_cast<float*>(b.ring());
     const bool scaled = values_widen && FB_V_TOKEN_SCALE;
     const float unit = scaled ? scale_unit(sums.scale_power) : 1;
     FB_UNROLL
-    for (int i = 0; i < 2 * row_blocks; i++) {
-        const int m = i / 2, h = i % 2;
-        const int row = i * 8 + lane / 4;
+    for (int i = 0; i < Scores::rows; i++) {
+        const int row = Scores::row(i);
+        float* const to = own + row * sums_stride;
         float total = 0;
         FB_UNROLL
-        for (int c = 0; c < value_chunks; c += 2) {
-            float x[4] = {sums.out[m][c][2 * h], sums.out[m][c][2 * h + 1],
-                          sums.out[m][c + 1][2 * h], sums.out[m][c + 1][2 * h + 1]};
-            for (int j = 0; scaled && j < 4; j++) x[j] *= unit;
-            total += x[0] + x[1] + x[2] + x[3];
-            float* to = own + row * sums_stride + c * 8;
-            if (values_widen) {
-                // Even columns, then odd ones.
-                *reinterpret_cast<float4*>(to + lane % 4 * 4) = make_float4(x[0], x[2], x[1], x[3]);
-                continue;
-            }
-            *reinterpret_cast<float2*>(to + lane % 4 * 2) = make_float2(x[0], x[1]);
-            *reinterpret_cast<float2*>(to + 8 + lane % 4 * 2) = make_float2(x[2], x[3]);
+        for (int j = 0; j < value_chunks; j += 2) {
+            const float x[2] = {sums.out.at(i, j) * unit, sums.out.at(i, j + 1) * unit};
+            total += x[0] + x[1];
+            // Of 16 columns of fp8, even ones and odd ones.
+            const int column = values_widen ? j * 8 + 2 * own_row() : sums.out.column(j);
+            to[column] = x[0];
+            to[values_widen ? column + 1 : sums.out.column(j + 1)] = x[1];
         }
-        const float base = sums.rows.base[m][h];
-        const float sum = quad_sum(sums.rows.sum[m][h]);
-        const bool wrong = quad_is_wrong(base, sum, total);
-        if (lane % 4 == 0) state.sums[b.warp()][row] = {wrong ? FB_INFINITY : base, sum};
+        const float base = sums.rows.base[i / 2][i % 2];
+        const float sum = Scores::row_sum(sums.rows.sum[i / 2][i % 2]);
+        const bool wrong = Scores::row_max(is_wrong(base, sum, total) ? 1 : 0) > 0;
+        if (lane / 4 == 0) b.own().sums[row] = {wrong ? FB_INFINITY : base, sum};
     }
     __syncthreads();
     constexpr int row_threads = FB_THREADS / FB_QUERY_TILE;
     const int row = int(threadIdx.x) / row_threads;
     bool right = true;
     if (row < r.row_count) right = write_row(b, row, int(threadIdx.x) % row_threads, row_threads);
-    attend_wrong<1>(b.p, r, state.work.by_page, !right, {0, FB_VALUE_DIM / 8}, true,
+    attend_wrong<1>(b.p, r, b.state().work.by_page, !right, {0, FB_VALUE_DIM / 8}, true,
                     [&](int) { return row; }, b.room());
     if constexpr (Variant::projects_output) project_outputs(b.p, r, b.room());
 }
@@ -432,7 +436,8 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
     }
     if constexpr (Variant::projects_query)
         project_queries<warps_bytes>(b.p, r, rows, b.room().outputs, b.shared, int(threadIdx.x));
-    else load_queries<FB_THREADS>(b.p, r, rows, b.shared, int(threadIdx.x));
+    else if (threadIdx.x < FB_THREADS)
+        load_queries<FB_THREADS>(b.p, r, rows, b.shared, int(threadIdx.x));
     cp_async_commit();
     FB_UNROLL
     for (int i = 0; i < FB_STAGES; i++) copy_step(b, source, range, i, i, found[i]);
@@ -446,8 +451,9 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
         __syncthreads();
     }
     if constexpr (rotates) {
-        rotate_rows<KeyTile, FB_QUERY_TILE, FB_THREADS>(b.rotation(), b.memory, rows.position,
-                                                        b.p.rope_factor, int(threadIdx.x));
+        if (threadIdx.x < FB_THREADS)
+            rotate_rows<KeyTile, FB_QUERY_TILE, FB_THREADS>(b.rotation(), b.memory, rows.position,
+                                                            b.p.rope_factor, int(threadIdx.x));
         __syncthreads();
     }
     const Bounds bounds = bounds_of(rows, 0, FB_QUERY_TILE, r.row_count);
@@ -457,14 +463,14 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
     Sums sums;
     sums.rows = no_state<row_blocks>();
     sums.scale_power = least_scale_power;
-    clear(sums.out);
+    sums.out.clear();
     uint32_t next = 0;
     if (range.start >= range.end) next = take_ticket(b.p);
     int stage = 0;
     FB_NO_UNROLL
     for (int step = 0; step_start(b, range, step) < range.end; step++) {
         const int32_t left = range.end - step_start(b, range, step);
-        if (left <= warp_count * step_keys) next = take_ticket(b.p);
+        if (left <= b.warps() * step_keys) next = take_ticket(b.p);
         cp_async_wait<FB_STAGES - 1>();
         __syncwarp(); // the step's rows are there for all lanes
         add_step(b, range, step, stage, bounds, factor, queries, sums);

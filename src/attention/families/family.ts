@@ -24,6 +24,8 @@ export interface KernelSource {
   /** What the image of a GPU is compiled from; a CPU's kernels are in the library. */
   readonly image?: Specialization;
   readonly launch?: LaunchTraits;
+  /** The same where tiles are few (ClassTraits). */
+  readonly fewLaunch?: LaunchTraits | undefined;
 }
 
 /** One kernel class: what the planner reads, and the kernel that takes its records. */

@@ -1,5 +1,5 @@
 import type { Device } from "../../device/device.ts";
-import { type Kernel, Module } from "../../device/kernel.ts";
+import { type CudaKernel, type Kernel, Module } from "../../device/kernel.ts";
 import { KernelCache } from "../../device/kernel-cache.ts";
 import { jitTarget } from "../../device/operators.ts";
 import { DeviceError, OptionError } from "../../errors.ts";
@@ -24,6 +24,8 @@ export interface AttentionKernels {
   readonly offer: KernelOffer;
   /** One for each class of the offer. */
   readonly kernels: readonly Kernel[];
+  /** The same, as they are launched where tiles are few. */
+  readonly few: readonly (Kernel | undefined)[];
   readonly merge: Kernel;
 }
 
@@ -124,7 +126,8 @@ function sourcesOf({ classes, merge }: KernelOffer): readonly KernelSource[] {
 function loadAll(device: Device, offer: KernelOffer, images: readonly Image[]): AttentionKernels {
   const merge = load(device, offer.merge, images[0]);
   const kernels = offer.classes.map((row, i) => load(device, row, images[i + 1], row));
-  return { offer, kernels, merge };
+  const few = offer.classes.map((row, i) => row.fewLaunch && loadFew(device, row, kernels[i]));
+  return { offer, kernels, few, merge };
 }
 
 /** Loads a kernel once per device and checks what its class promises. Errors: DeviceError. */
@@ -132,6 +135,12 @@ function load(device: Device, source: KernelSource, image?: Image, row?: KernelC
   if (image === undefined) return device.kernel(source.entry);
   const key = JSON.stringify([source.entry, source.image]);
   return kernelsOf(device).get(key, () => loadNow(device, source, image, row));
+}
+
+/** The same kernel, launched as where tiles are few. Errors: CudaError. */
+function loadFew(device: Device, { entry, image, fewLaunch }: KernelClass, kernel: Kernel): Kernel {
+  const key = JSON.stringify([entry, image, fewLaunch]);
+  return kernelsOf(device).get(key, () => (kernel as CudaKernel).module.kernel(entry, fewLaunch!));
 }
 
 /** @internal Kernels of attention that a device has loaded. */

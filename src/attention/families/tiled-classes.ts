@@ -13,6 +13,12 @@ export interface TiledClass extends ClassTraits {
   /** Keys that a warp of the decode kernel takes at a time. */
   readonly stepKeys?: number;
   readonly sharedBytes: number;
+  /** How the decode kernel is launched where tiles are few. */
+  readonly few?: {
+    readonly kvTile: number;
+    readonly threads: number;
+    readonly sharedBytes: number;
+  };
 }
 
 /** What decides the tiles of the tiled kernels. */
@@ -32,6 +38,8 @@ export interface TiledShape extends SharedLimits {
   readonly masked: boolean;
   /** Keys may have been given positions. */
   readonly keyPositions: boolean;
+  /** Tokens have scales. */
+  readonly tokenScales: boolean;
   /** Scores meet no hook, token scale or mask bit, and elements do not change. */
   readonly plain: boolean;
   /** Rows have scales. */
@@ -67,6 +75,8 @@ const rowsPerByte = 37;
 const reservedBytes = 1024;
 /** Bytes of keys and values that a warp of the decode kernel takes at a time, about. */
 const stepBytes = 8192;
+/** Rows of eight chunks begin where their swizzle's pattern does. */
+const panelBytes = 128;
 /** Room for a merge of split rows in kernels/attention/merge.h. */
 const mergeRoomBytes = 3072;
 /** A merged row that is multiplied, there. */
@@ -80,14 +90,16 @@ export const warpColumnsMost = 256;
  */
 export function tiledClasses(shape: TiledShape): readonly TiledClass[] {
   const wide = isWide(shape);
-  const classes = [wide ? tileClass("cuda.wide16", 16, shape) : decodeClass(16, shape)];
+  const classes = wide
+    ? [tileClass("cuda.wide16", 16, shape)]
+    : [decodeClass(8, shape), decodeClass(16, shape)];
   if (shape.headDim <= 128 && shape.valueDim <= 128) classes.push(decodeClass(32, shape));
   classes.push(tileClass("cuda.tile64", 64, shape));
   if (!wide) classes.push(tileClass("cuda.tile128", 128, shape));
   return classes.filter((row) => row !== undefined);
 }
 
-/** 16 or 32 rows; each warp takes keys of its own, as many in flight as memory holds. */
+/** 8 to 32 rows; each warp takes keys of its own, as many in flight as memory holds. */
 function decodeClass(queryTile: number, shape: TiledShape): TiledClass | undefined {
   const { headDim, valueDim, kvElementBytes } = shape;
   const warps = Math.max(headDim, valueDim) > 128 ? 2 : 4;
@@ -102,11 +114,17 @@ function decodeClass(queryTile: number, shape: TiledShape): TiledClass | undefin
   const fit = paired ?? firstFit(cuts, shape);
   if (fit === undefined) return undefined;
   const { cut, sharedBytes } = fit;
-  const registers = queryTile === 16 ? fewRegisters : mostRegisters;
+  const registers = queryTile <= 16 ? fewRegisters : mostRegisters;
   const most = Math.floor(processorRegisters / (cut.threads * registers));
   const blocks = Math.min(resident(sharedBytes, shape), most);
+  // As many warps on a processor in one block as else in two.
+  const twice = { ...cut, threads: 2 * cut.threads, kvTile: 2 * cut.kvTile };
+  const few = { ...twice, sharedBytes: decodeBytes(twice, shape) };
+  const multiplies = shape.queryDim > 0 || shape.multipliesOutputs;
+  const fits = resident(few.sharedBytes, shape) >= 1 && blocks === 2 && !multiplies;
   return {
     ...cut,
+    ...(queryTile === 8 && fits ? { few } : {}),
     name: `cuda.decode${queryTile}`,
     kernel: "decode",
     sharedBytes,
@@ -192,7 +210,6 @@ function decodeBytes(
   shape: TiledShape,
 ): number {
   const { headDim, valueDim } = shape;
-  const warps = threads / 32;
   const keyRow = rowBytes(roundUp(headDim, 16) / 8);
   const valueRow = rowBytes(roundUp(valueDim, 16) / 8);
   const keysPass = shape.keysChange && !shape.keysWiden;
@@ -206,11 +223,12 @@ function decodeBytes(
   const ring = stepKeys * (stages * stage + changed);
   const sums = queryTile * 4 * (roundUp(valueDim, 16) + 8);
   const tokens = stepKeys * (addressBytes(shape) + tokenBytes(shape) * stages);
-  const state = rowFactBytes(queryTile, shape) + 376 + queryTile * (8 * warps + 4);
+  const warp = roundUp(Math.max(ring, sums) + 8 * queryTile + tokens, panelBytes);
   // Of warps that are done, as room for a merge; the same for products of rows.
   const merge = mergeRoomBytes + (shape.multipliesOutputs ? mergedRowBytes : 0);
-  const rings = Math.max(warps * Math.max(ring, sums), merge, productBytes(queryTile, shape));
-  return withRotation(queryTile * keyRow + rings + warps * tokens + state, shape);
+  const warps = Math.max((threads / 32) * warp, merge, productBytes(queryTile, shape));
+  const state = rowFactBytes(queryTile, shape) + 376 + 4 * queryTile;
+  return roundUp(withRotation(queryTile * keyRow + state, shape), panelBytes) + warps;
 }
 
 /** Shared memory of kernels/attention/tiled/block.h. */
@@ -239,8 +257,8 @@ function productBytes(queryTile: number, shape: TiledShape): number {
 }
 
 /** Bytes of one of Tokens of kernels/attention/common/locate.h, and of one of RowAddresses. */
-function tokenBytes({ masked, keyPositions, valuePages }: TiledShape): number {
-  return 20 + (masked && keyPositions ? 4 : 0) + (valuePages ? 4 : 0);
+function tokenBytes({ masked, keyPositions, valuePages, tokenScales }: TiledShape): number {
+  return 12 + (tokenScales ? 8 : 0) + (masked && keyPositions ? 4 : 0) + (valuePages ? 4 : 0);
 }
 function addressBytes({ keysInTwo }: TiledShape): number {
   return keysInTwo ? 24 : 16;

@@ -44,6 +44,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
     turnedPairs: rope === undefined ? 0 : ropeRange(rope, headDim).dim / 2,
     masked: options.mask !== "none",
     keyPositions: options.keyPositions,
+    tokenScales: options.tokenScales,
     plain: !keysChange && !valuesChange && !changesScores(options, variant),
     scalesRows: isFp8(dtype),
     rowWords: variant?.rowWords ?? 0,
@@ -111,7 +112,8 @@ function kernelClass(
   options: ResolvedOptions,
   variant: CudaVariant | undefined,
 ): KernelClass {
-  const { threads, sharedBytes, kernel } = row;
+  const { threads, sharedBytes, kernel, few } = row;
+  const launch = { threads, sharedBytes, persistent: true, programmatic: true };
   return {
     ...row,
     entry: `attention_${kernel}`,
@@ -120,7 +122,8 @@ function kernelClass(
       constants: constantsOf(options, row),
       variant: variant?.attention,
     },
-    launch: { threads, sharedBytes, persistent: true, programmatic: true },
+    launch,
+    fewLaunch: few && { ...launch, threads: few.threads, sharedBytes: few.sharedBytes },
   };
 }
 
@@ -132,7 +135,8 @@ function constantsOf(options: ResolvedOptions, row: TiledClass) {
     FB_QUERY_TILE: row.queryTile,
     FB_KV_TILE: row.kvTile,
     FB_THREADS: row.threads,
-    FB_MIN_BLOCKS: row.blocksPerProcessor,
+    FB_MIN_BLOCKS: row.few === undefined ? row.blocksPerProcessor : 1,
+    ...(row.few === undefined ? {} : { FB_MOST_THREADS: row.few.threads }),
     FB_STAGES: row.stages,
     ...(row.stepKeys === undefined ? {} : { FB_STEP_KEYS: row.stepKeys }),
     FB_SHARED_BYTES: row.sharedBytes,
