@@ -116,7 +116,9 @@ export class Planner {
       for (let t = 0; t < length && bucket === 0; t++)
         if (data[t * tileInts + Tile.kernelClass] === c) records += copies;
       const launch = this.#emitter.plan.launches[c];
-      launch.few = classes[c].few !== undefined && records <= processors;
+      // Fewer are cut anyway.
+      const isFew = records <= processors && 2 * records > processors;
+      launch.few = classes[c].few !== undefined && isFew;
     }
   }
 

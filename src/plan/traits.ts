@@ -27,8 +27,8 @@ export interface ClassTraits {
    */
   readonly rowsPerKey?: number;
   /**
-   * How it is launched where its tiles are no more than the processors: a block on each, of more
-   * warps, which takes so many keys at a time.
+   * How it is launched where its tiles are no more than the processors, and more than half of
+   * them: a block on each, of more warps, which takes so many keys at a time.
    */
   readonly few?: { readonly kvTile: number };
   /** Its kernel merges split rows whose last piece it has taken: no launch has to. */

@@ -81,8 +81,10 @@ describe.each((await targetsHere()).slice(-2))("decode on $name", (target) => {
 
   test.each([5000, 300])("few tiles take blocks of more warps: one of %d keys", (keys) => {
     if (device.kind === "cpu") return;
-    const one = { ...bf16, queryHeads: 4, kvHeads: 1, queryLengths: [1], kvLengths: [keys] };
-    using world = new World(device, caseOf("few tiles", one), { pages: 400 });
+    const kvLengths = new Array<number>(device.processors).fill(40).with(0, keys);
+    const queryLengths = kvLengths.map(() => 1);
+    const c = caseOf("few tiles", { ...bf16, queryHeads: 4, kvHeads: 1, queryLengths, kvLengths });
+    using world = new World(device, c, { pages: 2000 });
     world.run();
     const [{ kernelClass, few }] = world.rig.attention.lastPlan!.launches;
     expect({ kernelClass, few }).toEqual({ kernelClass: "cuda.decode8", few: true });
