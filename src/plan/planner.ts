@@ -106,10 +106,10 @@ export class Planner {
 
   /**
    * Notes of which classes there are few tiles, each of so many records; of a graph's step, which
-   * launches as any step of its bucket does, requests count.
+   * launches as any step of its bucket does, requests count. More warps sum in another order.
    */
   #seeFew(bucket: number, copies: number): void {
-    const { classes, processors, kvHeads } = this.options;
+    const { classes, processors, kvHeads, batchInvariant } = this.options;
     const { data, length } = this.#tiles.list;
     for (let c = 0; c < classes.length; c++) {
       let records = kvHeads * bucket;
@@ -118,7 +118,7 @@ export class Planner {
       const launch = this.#emitter.plan.launches[c];
       // Fewer are cut anyway.
       const isFew = records <= processors && 2 * records > processors;
-      launch.few = classes[c].few !== undefined && isFew;
+      launch.few = classes[c].few !== undefined && isFew && !batchInvariant;
     }
   }
 
