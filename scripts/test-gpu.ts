@@ -54,6 +54,7 @@ export const fewTests = [
   "f16 queries, f8e4m3 KV",
   "(sinks|mask over the tail|rope|token scales, f8e4m3)$",
   "a long row among",
+  "more warps: one is cut$",
   "^(threads|matrices|copies|clusters|values|wgmma) ",
   "tensor maps",
   "without clusters",

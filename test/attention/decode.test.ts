@@ -17,6 +17,7 @@ const decode: Partial<Case> = {
   kvLengths: [800, 20, 1, 300, 64],
 };
 const wideDecode = { ...decode, kvDtype: "f8e4m3" } as const;
+const rotated = { rope: { dim: 128, interleaved: false, theta: 1e4 } } as const;
 
 /** What the kernels for few rows do in ways of their own. */
 const cases: Case[] = [
@@ -28,10 +29,7 @@ const cases: Case[] = [
   caseOf("f8e5m2", { ...decode, kvDtype: "f8e5m2" }),
   caseOf("f16 queries of fp8 keys", { ...wideDecode, dtype: "f16" }),
   caseOf("scales by token", { ...wideDecode, scales: "token" }),
-  caseOf("rotated keys in fp8", {
-    ...wideDecode,
-    rope: { dim: 128, interleaved: false, theta: 1e4 },
-  }),
+  caseOf("rotated keys in fp8", { ...wideDecode, ...rotated }),
   caseOf("16 to 32 rows", { ...decode, queryLengths: [8, 5, 1, 7, 6] }),
   caseOf("16 to 32 rows in fp8", { ...wideDecode, queryLengths: [8, 5, 1, 7, 6] }),
   caseOf("16 to 32 rows of 64", {
@@ -59,6 +57,16 @@ const cases: Case[] = [
   }),
 ];
 
+/** As many requests as processors, of equal keys, which are not cut, or one of more. */
+const fewTiles: (Partial<Case> & { name: string; keys: readonly [each: number, one: number] })[] = [
+  { name: "of equal keys", keys: [300, 300] },
+  { name: "one is cut", keys: [40, 5000] },
+  { name: "of equal keys in fp8", keys: [300, 300], kvDtype: "f8e4m3" },
+  { name: "one is cut in fp8", keys: [40, 5000], kvDtype: "f8e4m3" },
+  { name: "scales by token", keys: [300, 300], kvDtype: "f8e4m3", scales: "token" },
+  { name: "rotated keys in fp8", keys: [40, 5000], ...rotated, kvDtype: "f8e4m3" },
+];
+
 const most = new RegExp(process.env["FLASHBUN_TEST_CASES"] ?? "");
 const chosen = cases.filter(({ name }) => most.test(name));
 
@@ -79,15 +87,20 @@ describe.each((await targetsHere()).slice(-2))("decode on $name", (target) => {
     runCase(device, c);
   });
 
-  test.each([5000, 300])("few tiles take blocks of more warps: one of %d keys", (keys) => {
-    if (device.kind === "cpu") return;
-    const kvLengths = new Array<number>(device.processors).fill(40).with(0, keys);
+  test.each(fewTiles)("few tiles take blocks of more warps: $name", ({ keys, ...over }) => {
+    // Before 8.0 a processor has room for one block anyway.
+    if (device.kind === "cpu" || device.properties.computeMajor < 8) return;
+    const kvLengths = new Array<number>(device.processors).fill(keys[0]).with(0, keys[1]);
     const queryLengths = kvLengths.map(() => 1);
-    const c = caseOf("few tiles", { ...bf16, queryHeads: 4, kvHeads: 1, queryLengths, kvLengths });
-    using world = new World(device, c, { pages: 2000 });
+    const heads = { queryHeads: 4, kvHeads: 1, queryLengths, kvLengths };
+    const c = caseOf("few tiles", { ...bf16, ...heads, ...over });
+    const pages = kvLengths.reduce((sum, length) => sum + Math.ceil(length / c.pageSize), 0);
+    using world = new World(device, c, { pages });
     world.run();
-    const [{ kernelClass, few }] = world.rig.attention.lastPlan!.launches;
+    const plan = world.rig.attention.lastPlan!;
+    const [{ kernelClass, few }] = plan.launches;
     expect({ kernelClass, few }).toEqual({ kernelClass: "cuda.decode8", few: true });
+    expect(plan.mergeCount > 0).toBe(keys[0] < keys[1]);
   });
 
   test("bf16 queries of any size meet fp8 keys exactly", () => {
