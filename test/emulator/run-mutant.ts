@@ -41,15 +41,17 @@ const pages = c.kvLengths.reduce((sum, length) => sum + Math.ceil(length / c.pag
 using world = new World(device, c, { pages, attention: { deviceLengths: kept !== undefined } });
 const { options } = world.rig.attention;
 
-const { offer, kernels, merge } = resolveKernelsNow(device, options, families.cuda);
+const { offer, kernels, few, merge } = resolveKernelsNow(device, options, families.cuda);
 const at = offer.classes.findIndex(({ name }) => name === kernel);
-const { entry, launch, image: specialization } = at < 0 ? offer.merge : offer.classes[at];
+const source = at < 0 ? offer.merge : offer.classes[at];
+const { entry, launch, fewLaunch, image: specialization } = source;
 const bytes = image === undefined ? compiled(text) : readFileSync(image);
 if (bytes !== undefined) {
   const module = new Module(device, bytes, "mutant");
   // Kernels are resolved once per device: the attention object holds this very one.
   const cluster = at < 0 ? 1 : offer.classes[at].cluster;
   Object.assign(at < 0 ? merge : kernels[at], module.kernel(entry, { ...launch!, cluster }));
+  if (fewLaunch !== undefined) Object.assign(few[at]!, module.kernel(entry, fewLaunch));
 }
 
 const sequences = c.kvLengths.map(() => world.create());
