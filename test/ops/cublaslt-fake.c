@@ -21,7 +21,11 @@ typedef struct {
   uint64_t bias, scale_a, scale_b;
 } Desc;
 typedef struct { int magic, type; uint64_t rows, columns; int64_t ld; } Layout;
-typedef struct { int magic; uint64_t workspace; uint32_t alignment[4]; } Preference;
+typedef struct {
+  int magic;
+  uint32_t reductions, alignment[4];
+  uint64_t workspace;
+} Preference;
 typedef struct { uint64_t data[8]; } Algorithm;
 typedef struct {
   Algorithm algorithm;
@@ -152,10 +156,11 @@ int cublasLtMatmulPreferenceDestroy(Preference *p) { return destroyed(p, magic_p
 int cublasLtMatmulPreferenceSetAttribute(Preference *p, int which, const void *value,
                                          size_t bytes) {
   ENTER;
-  const int alignment = which >= 5 && which <= 8;
-  if (p->magic != magic_preference || !(alignment ? bytes == 4 : which == 1 && bytes == 8))
+  void *field = which == 1 ? (void *)&p->workspace : which == 3 ? (void *)&p->reductions :
+    which >= 5 && which <= 8 ? (void *)&p->alignment[which - 5] : 0;
+  if (p->magic != magic_preference || !field || bytes != (which == 1 ? 8 : 4))
     return wrong("attribute %d of %zu bytes of a preference", which, bytes);
-  memcpy(alignment ? (void *)&p->alignment[which - 5] : (void *)&p->workspace, value, bytes);
+  memcpy(field, value, bytes);
   return ok;
 }
 
@@ -215,6 +220,7 @@ int cublasLtMatmulAlgoGetHeuristic(Handle *handle, Desc *desc, Layout *a, Layout
   if (is_fp8(a->type) && (!desc->scale_a || !desc->scale_b)) return wrong("fp8 without scales");
   if (is_fp8(a->type) && (preference->alignment[0] < 16 || preference->alignment[1] < 16))
     return not_supported;
+  if (preference->reductions != 2) return wrong("sums that are rounded before they are added");
   if (preference->workspace < needed_workspace) return wrong("a workspace of few bytes");
   Layout *const layouts[4] = {a, b, c, d};
   *out = (Choice){.workspace = needed_workspace, .state = failure("state")};

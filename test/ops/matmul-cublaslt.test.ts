@@ -123,7 +123,7 @@ function check(device: Device, c: Case, random: Random): void {
       ...product,
       bias: biases,
       residual: added,
-      cut: isFp8 && by === "flashbun",
+      cut: isFp8 && !(isFake && by === backend),
     });
     expectProduct(output.view.toFloat64Array(), wanted, outDtype, `${by} ${JSON.stringify(c)}`);
     expect(output.memory.toFloat64Array().filter(Number.isNaN).length).toBe(rows * gap);
@@ -322,7 +322,7 @@ describe.skipIf(!isFake)("calls of cuBLASLt", () => {
       ["cublasLtMatmulDescSetAttribute", 9],
       ["cublasLtMatrixLayoutCreate", 4],
       ["cublasLtMatmulPreferenceCreate", 1],
-      ["cublasLtMatmulPreferenceSetAttribute", 5],
+      ["cublasLtMatmulPreferenceSetAttribute", 6],
       ["cublasLtMatmulAlgoGetHeuristic", 1],
       ["state", 1],
       ["cublasLtMatmul", 1],

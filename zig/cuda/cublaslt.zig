@@ -54,35 +54,13 @@ const Functions = struct {
     cublasLtMatmulPreferenceDestroy: Fn(.{Preference}),
     cublasLtMatmulPreferenceSetAttribute: Fn(.{ Preference, c_int, Value, usize }),
     cublasLtMatmulAlgoGetHeuristic: Fn(.{
-        Handle,
-        Description,
-        Layout,
-        Layout,
-        Layout,
-        Layout,
-        Preference,
-        c_int,
-        *Choice,
-        *c_int,
+        Handle, Description, Layout, Layout,  Layout,
+        Layout, Preference,  c_int,  *Choice, *c_int,
     }),
     /// Alpha, A, B, beta, C, D, the algorithm, the workspace and its bytes.
     cublasLtMatmul: Fn(.{
-        Handle,
-        Description,
-        *const f32,
-        u64,
-        Layout,
-        u64,
-        Layout,
-        *const f32,
-        u64,
-        Layout,
-        u64,
-        Layout,
-        *const Algorithm,
-        u64,
-        usize,
-        driver.Stream,
+        Handle, Description, *const f32, u64,    Layout,           u64, Layout, *const f32,
+        u64,    Layout,      u64,        Layout, *const Algorithm, u64, usize,  driver.Stream,
     }),
 };
 
@@ -91,6 +69,8 @@ const compute_f32 = 68;
 const type_f32 = 0;
 const epilogue_bias: u32 = 4;
 const transposed: i32 = 1;
+/// Sums of parts of the inputs are added in f32, not rounded to the result's type before.
+const reduced_in_f32: u32 = 2;
 
 const attribute = struct {
     const transpose_a = 3;
@@ -102,6 +82,7 @@ const attribute = struct {
 };
 const preference = struct {
     const workspace_bytes = 1;
+    const reductions = 3;
     /// Of A; then B, C and D.
     const alignment = 5;
 };
@@ -266,6 +247,7 @@ const Plan = struct {
         const wanted = made.?;
         defer _ = api.cublasLtMatmulPreferenceDestroy(wanted);
         try set(prefer, wanted, preference.workspace_bytes, bytes);
+        try set(prefer, wanted, preference.reductions, reduced_in_f32);
         for (alignments, 0..) |alignment, i| {
             try set(prefer, wanted, preference.alignment + @as(c_int, @intCast(i)), alignment);
         }
@@ -332,23 +314,12 @@ pub const Products = struct {
         const alpha: f32 = 1;
         const beta: f32 = if (adds) 1 else 0;
         const a, const b, const c, const d = plan.layouts;
+        const added = if (adds) product.residual else product.out;
         try call("cublasLtMatmul", .{
-            products.handle.?,
-            plan.description.?,
-            &alpha,
-            product.weight,
-            a.?,
-            product.x,
-            b.?,
-            &beta,
-            if (adds) product.residual else product.out,
-            c.?,
-            product.out,
-            d.?,
-            &plan.algorithm,
-            workspace,
-            bytes,
-            stream,
+            products.handle.?, plan.description.?, &alpha,      product.weight,
+            a.?,               product.x,          b.?,         &beta,
+            added,             c.?,                product.out, d.?,
+            &plan.algorithm,   workspace,          bytes,       stream,
         });
     }
 
