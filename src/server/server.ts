@@ -7,6 +7,7 @@ import { jsonBody } from "./body.ts";
 import { type Asked, chatCompletion, textCompletion } from "./completions.ts";
 import { type EmbeddingModel, embeddings } from "./embeddings.ts";
 import { errorResponse, HttpError } from "./http-errors.ts";
+import { listening } from "./listen.ts";
 import { Metrics } from "./metrics.ts";
 import { pageFile } from "./page.ts";
 import { type Visit, Visits } from "./visits.ts";
@@ -67,7 +68,7 @@ export class ApiServer {
   readonly #metrics: Metrics;
   readonly #visits: Visits;
 
-  /** Listens at once. Errors: OptionError; what Bun.serve throws for a port that is taken. */
+  /** Listens at once. Errors: OptionError, for a port that is taken too. */
   constructor(engine: Engine, options: ServerOptions) {
     const {
       model,
@@ -99,15 +100,17 @@ export class ApiServer {
     this.#keyHash = options.apiKey === undefined ? undefined : hashOf(options.apiKey);
     this.#visits = new Visits({ answers: maxRequests, seconds: maxSeconds });
     this.#metrics = new Metrics(engine);
-    this.#server = Bun.serve({
-      hostname: host,
-      port,
-      idleTimeout: bodySeconds,
-      // Larger bodies are refused here, with a sentence.
-      maxRequestBodySize: 2 * maxBodyBytes,
-      development: false,
-      fetch: (request) => this.#answer(request),
-    });
+    const start = () =>
+      Bun.serve({
+        hostname: host,
+        port,
+        idleTimeout: bodySeconds,
+        // Larger bodies are refused here, with a sentence.
+        maxRequestBodySize: 2 * maxBodyBytes,
+        development: false,
+        fetch: (request) => this.#answer(request),
+      });
+    this.#server = listening({ host, port }, start);
     this.url = this.#server.url.href.replace(/\/$/, "");
   }
 

@@ -17,7 +17,8 @@ export class Visits {
   #answers = 0;
   #open = 0;
   #closing = false;
-  #idle: (() => void) | undefined;
+  /** The last is over, or has waited for long enough. */
+  readonly #over = Promise.withResolvers<void>();
 
   constructor(most: VisitLimits) {
     this.#most = most;
@@ -63,7 +64,7 @@ export class Visits {
         clearTimeout(timer);
         this.#answers -= answers;
         this.#open--;
-        if (this.#open === 0) this.#idle?.();
+        if (this.#open === 0 && this.#closing) this.#over.resolve();
         onEnd(status);
       },
     };
@@ -74,14 +75,12 @@ export class Visits {
     return new HttpError(504, "timeout_error", message);
   }
 
-  /** No more are admitted; settles when the last is over, or after so long. */
+  /** No more are admitted; settles when the last is over, or after the shortest time asked for. */
   async close(graceMs: number): Promise<void> {
     this.#closing = true;
     if (this.#open === 0) return;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#idle = resolve;
-    const timer = setTimeout(resolve, graceMs);
-    await promise;
+    const timer = setTimeout(this.#over.resolve, graceMs);
+    await this.#over.promise;
     clearTimeout(timer);
   }
 }

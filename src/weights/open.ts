@@ -1,5 +1,5 @@
-import { statSync } from "node:fs";
-import { join } from "node:path";
+import { readdirSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { OptionError } from "../errors.ts";
 import type { TokenizerJson } from "../text/tokenizer.ts";
 import type { Checkpoint } from "./checkpoint.ts";
@@ -24,10 +24,15 @@ export function openCheckpoint(path: string): Checkpoint {
     const fix = `give another path, or fetch it by \`hf download ${path}\`.`;
     throw new CheckpointError(path, "there is no such file, nor such a model of the hub here", fix);
   }
+  if (found?.isFile() && /\.(safetensors|json|bin|pth?)$/.test(path)) {
+    const what = "it is one file of a model's folder, and no .gguf file";
+    throw new CheckpointError(path, what, `give the folder, ${dirname(path)}.`);
+  }
   return openGgufCheckpoint(path);
 }
 
 function openFolder(path: string): Checkpoint {
+  requireModelIn(path);
   const config = readJson(join(path, "config.json"));
   const tokenizer = readJson(join(path, "tokenizer.json"));
   if (typeof tokenizer["model"] !== "object" || tokenizer["model"] === null)
@@ -44,6 +49,15 @@ function openFolder(path: string): Checkpoint {
     sampling: samplingOf(generation),
     endTokens: endTokens(generation["eos_token_id"] ?? config["eos_token_id"]),
   };
+}
+
+function requireModelIn(path: string): void {
+  const names = readdirSync(path);
+  if (names.includes("config.json")) return;
+  const gguf = names.find((name) => name.endsWith(".gguf"));
+  const what = "it is no model's folder: it has no config.json";
+  const fix = `give ${gguf ? join(path, gguf) : "a Hugging Face folder or a .gguf file"}.`;
+  throw new CheckpointError(path, what, fix);
 }
 
 function jsonIfThere(path: string): Record<string, unknown> {

@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { serverUrl } from "../../src/cli/parse.ts";
@@ -7,7 +7,11 @@ import { tinyModel, writeFolder } from "../support/tiny-llama.ts";
 import { flashbun } from "./run.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "flashbun-cli-given-"));
-afterAll(() => rmSync(folder, { recursive: true }));
+const taken = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+afterAll(() => {
+  taken.stop();
+  rmSync(folder, { recursive: true });
+});
 const shape = { layers: 1, hidden: 32, intermediate: 48, queryHeads: 4, kvHeads: 2, headDim: 8 };
 const path = writeFolder(join(folder, "tiny"), tinyModel(1, { ...shape, context: 64, tied: true }));
 
@@ -81,6 +85,16 @@ describe("what cannot be meant is said in one sentence, before a model is loaded
         "Fix: give --max-batch at most 512, or raise --token-budget to 1024 too.",
     ],
     [
+      ["serve", path, "--port", String(taken.port)],
+      `--port must be one at which nobody listens on 127.0.0.1 (got ${taken.port}). ` +
+        "Fix: give another, or 0 for any that is free.",
+    ],
+    [
+      ["serve", path, "--port", "0", "--host", "192.0.2.1"],
+      '--host must be an address of this machine (got "192.0.2.1"). ' +
+        "Fix: give 127.0.0.1 for this machine alone, or 0.0.0.0 for all that reach it.",
+    ],
+    [
       ["bench", "--url", "127.0.0.1:1"],
       '--url must be a URL with http:// or https:// (got "127.0.0.1:1"). ' +
         "Fix: give http://127.0.0.1:1/v1.",
@@ -92,6 +106,21 @@ describe("what cannot be meant is said in one sentence, before a model is loaded
     expect(err.trimEnd().split("\n").length).toBe(1);
     expect({ code, out }).toEqual({ code: 2, out: "" });
   });
+});
+
+test("a folder or a file that is no model is told from one, with what to give", async () => {
+  const bare = join(folder, "bare");
+  mkdirSync(bare);
+  const said = async (model: string) => (await flashbun("generate", model, "x")).err;
+  const none = `${bare}: it is no model's folder: it has no config.json. Fix: give `;
+  expect(await said(bare)).toBe(`flashbun: ${none}a Hugging Face folder or a .gguf file.\n`);
+  const gguf = join(bare, "it.gguf");
+  writeFileSync(gguf, "GGU");
+  expect(await said(bare)).toBe(`flashbun: ${none}${gguf}.\n`);
+  expect(await said(join(path, "config.json"))).toBe(
+    `flashbun: ${join(path, "config.json")}: it is one file of a model's folder, and no .gguf ` +
+      `file. Fix: give the folder, ${path}.\n`,
+  );
 });
 
 test("drafts of prompt-lookup may still be counted, and a budget raised with the batch", async () => {

@@ -34,7 +34,11 @@ function serve(limits: Partial<ServerOptions>) {
       body: JSON.stringify(body),
       ...(signal && { signal }),
     });
-  return { complete, [Symbol.asyncDispose]: () => server.stop(0) };
+  return {
+    complete,
+    stop: (graceMs?: number) => server.stop(graceMs),
+    [Symbol.asyncDispose]: () => server.stop(0),
+  };
 }
 
 /** What an error of the API says. */
@@ -53,6 +57,25 @@ test("an answer has no more tokens than are allowed, nor fewer by default", asyn
     const { usage } = (await response.json()) as { usage: { completion_tokens: number } };
     expect(usage.completion_tokens).toBe(12);
   }
+});
+
+test("a second stop does not wait for what the first one does", async () => {
+  await using server = serve({});
+  const stream = await server.complete({ ...endless, stream: true, max_tokens: 100_000 });
+  const began = performance.now();
+  const first = server.stop();
+  await server.stop(0);
+  await first;
+  expect(performance.now() - began).toBeLessThan(5000);
+  await stream.text().catch(() => {});
+});
+
+test("a server says which port or address it cannot have", () => {
+  const taken = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+  const { port } = taken;
+  expect(() => serve({ port })).toThrow(`port must be one at which nobody listens on 127.0.0.1`);
+  expect(() => serve({ host: "192.0.2.1" })).toThrow("host must be an address of this machine");
+  taken.stop();
 });
 
 test("an answer that takes too long ends with 504, a stream with its error", async () => {

@@ -1,8 +1,10 @@
 import { basename } from "node:path";
+import { ranksOf } from "../../comm/ranks.ts";
 import { Encoder } from "../../engine/index.ts";
 import { ApiServer } from "../../server/index.ts";
+import { requirePlace } from "../../server/listen.ts";
 import { type EngineArguments, onSignals, openEngine } from "./engine.ts";
-import { requireEmbeddings } from "./given.ts";
+import { requireEmbeddings, requireGiven } from "./given.ts";
 
 /** Options of `flashbun serve`. */
 export interface ServeArguments extends EngineArguments {
@@ -22,7 +24,11 @@ export interface ServeArguments extends EngineArguments {
 export async function serveCommand(model: string, options: ServeArguments): Promise<number> {
   const { host, port, maxRequests, maxTokens, maxBodyBytes, maxSeconds, quiet } = options;
   const apiKey = options.apiKey ?? process.env["FLASHBUN_API_KEY"];
+  requireGiven(model, options);
   requireEmbeddings(options.embeddings);
+  // Rank 0 of several listens, and before it whoever starts them.
+  if ((ranksOf()?.rank ?? 0) === 0)
+    requirePlace({ host, port, names: { host: "--host", port: "--port" } });
   await using engine = await openEngine(model, options);
   await using encoder = await encoderOf(options);
   const name = options.name ?? basename(model).replace(/\.gguf$/, "");
@@ -51,7 +57,9 @@ export async function serveCommand(model: string, options: ServeArguments): Prom
     await server.stop(0);
     return 1;
   }
-  process.stderr.write("flashbun: no new requests; those that run end first\n");
+  process.stderr.write(
+    "flashbun: no new requests; those that run have 30 s to end, or until Ctrl-C again\n",
+  );
   await server.stop();
   return 0;
 }
