@@ -52,8 +52,6 @@ export async function step({ files, shrink }: StepRequest): Promise<StepSums> {
   await overlapped(files, async (file) => {
     if (shrink === undefined) await inspectLibrary(file, pool);
     else await shrinkOne(file, shrink, profile, pool, sums);
-    // A mapping goes with its object.
-    Bun.gc(true);
   });
   return sums;
 }

@@ -146,7 +146,6 @@ async function codeOf(site: string, shrunk: readonly { readonly name: string }[]
       if (part.includes("fat binaries")) sums.device += bytes;
       if (part === "host code") sums.host += bytes;
     }
-    Bun.gc(true);
   }
   return sums;
 }

@@ -16,9 +16,6 @@ import { copyRange, mapReadOnly } from "../ffi/mapping.ts";
 
 const pieceBytes = 2 ** 24;
 
-/** From which size a library's mapping is not left to whenever memory is collected. */
-const largeBytes = 2 ** 26;
-
 /** A file that is being written. */
 export interface Writer {
   /** Bytes so far. */
@@ -143,11 +140,6 @@ export function mapFile(path: string): { data: Uint8Array; mode: number } {
   } catch (cause) {
     throw asDebloatError(cause, path);
   }
-}
-
-/** The mapping of a library goes with its object, and the next one may be as large. */
-export function releaseMapping(path: string): void {
-  if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) >= largeBytes) Bun.gc(true);
 }
 
 /** SHA-256 of a file in hex, read in pieces: mapped, all of it would count as memory in use. */

@@ -15,7 +15,7 @@ import { homedir, tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { DebloatError } from "../errors.ts";
 import { requireOptions, requireText } from "../require.ts";
-import { hashFile, releaseMapping } from "./files.ts";
+import { hashFile } from "./files.ts";
 import { readLibraryId } from "./library.ts";
 import { overlapped } from "./pool/overlap.ts";
 import { Pool } from "./pool/pool.ts";
@@ -146,8 +146,6 @@ export async function shrunkLibraries(
       if (!(cause instanceof DebloatError)) throw cause;
       onProblem?.(`${path} stays as it is: ${cause.reason}`);
       return [];
-    } finally {
-      releaseMapping(path);
     }
   });
   return found.flat();

@@ -29,8 +29,6 @@ export async function inspectCommand(files: string[], options: InspectArguments)
     const inspection = await inspectLibrary(file, pool, options.kernels);
     found.push(inspection);
     if (!options.quiet) text.write(`${summaryOf(inspection)}\n`);
-    // The mapping of a library goes with its object, and the next one may be as large.
-    Bun.gc(true);
   }
   if (options.json !== undefined)
     await writeWhole(options.json, `${JSON.stringify(found, undefined, 1)}\n`);

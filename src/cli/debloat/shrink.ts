@@ -56,8 +56,6 @@ export async function shrinkCommand(files: string[], options: ShrinkArguments): 
     const report = await shrinkLibrary(file, path, library, pool);
     const reasons = output === undefined ? `${reasonsOf(report)}\n` : "";
     if (!quiet) text.write(`${lineOf(report)}${reasons}`);
-    // The mapping of a library goes with its object, and the next one may be as large.
-    Bun.gc(true);
     return report;
   });
   if (!quiet) text.write(totalOf(reports, performance.now() - started));

@@ -120,12 +120,17 @@ export function firstOfZstd(frame: Uint8Array): Uint8Array | undefined {
   }
 }
 
-/** Up to here bytes are copied one by one: a call costs more. */
-const shortBytes = 32;
+/** From here on bytes are copied by a call, below it by words. */
+const longBytes = 128;
+const wordBytes = 4;
 
 /** One LZ4 block: tokens of literals and of matches at most 65535 bytes back. */
 function unpackLz4(packed: Uint8Array, rawBytes: number): Uint8Array {
-  const raw = new Uint8Array(rawBytes);
+  // Words may be written past the end of what they are copied for: into what comes next.
+  const raw = new Uint8Array(rawBytes + wordBytes);
+  const target = new DataView(raw.buffer);
+  const source = new DataView(packed.buffer, packed.byteOffset, packed.byteLength);
+  const lastWord = packed.length - wordBytes;
   let from = 0;
   let to = 0;
   const lengthAt = (nibble: number): number => {
@@ -141,25 +146,33 @@ function unpackLz4(packed: Uint8Array, rawBytes: number): Uint8Array {
   while (from < packed.length) {
     const token = packed[from++];
     const literals = lengthAt(token >> 4);
-    if (from + literals > packed.length || to + literals > rawBytes)
+    const literalsEnd = from + literals;
+    if (literalsEnd > packed.length || to + literals > rawBytes)
       throw new UnpackError("its LZ4 block is damaged");
-    if (literals > shortBytes) {
-      raw.set(packed.subarray(from, from + literals), to);
-      from += literals;
-      to += literals;
-    } else for (let i = 0; i < literals; i++) raw[to++] = packed[from++];
+    if (literals > longBytes) raw.set(packed.subarray(from, literalsEnd), to);
+    else {
+      let at = to;
+      for (; from < literalsEnd && from <= lastWord; from += wordBytes, at += wordBytes)
+        target.setInt32(at, source.getInt32(from, true), true);
+      while (from < literalsEnd) raw[at++] = packed[from++];
+    }
+    from = literalsEnd;
+    to += literals;
     if (from === packed.length) break;
     const back = packed[from] | ((packed[from + 1] ?? 0) << 8);
     from += 2;
     const matched = lengthAt(token & 15) + 4;
     if (back === 0 || back > to || to + matched > rawBytes)
       throw new UnpackError("its LZ4 block is damaged");
+    const end = to + matched;
     // A match may reach into what it writes: then it repeats with that period.
-    if (matched > shortBytes && back >= matched) {
-      raw.copyWithin(to, to - back, to - back + matched);
-      to += matched;
-    } else for (const end = to + matched; to < end; to++) raw[to] = raw[to - back];
+    if (matched > longBytes && back >= matched) raw.copyWithin(to, to - back, end - back);
+    else if (back >= wordBytes)
+      for (let at = to; at < end; at += wordBytes)
+        target.setInt32(at, target.getInt32(at - back, true), true);
+    else for (let at = to; at < end; at++) raw[at] = raw[at - back];
+    to = end;
   }
   if (to !== rawBytes) throw new UnpackError(`it unpacks to ${to} bytes`);
-  return raw;
+  return raw.subarray(0, rawBytes);
 }

@@ -1,7 +1,7 @@
 import { crc32 } from "node:zlib";
 import { DebloatError } from "../../errors.ts";
 import { ptxKernels, readCubin } from "./cubin.ts";
-import { type Entry, imageOf, type Source } from "./fatbin.ts";
+import { discardImage, type Entry, imageOf, type Source } from "./fatbin.ts";
 
 /** What the image of an entry holds. */
 export interface Contents {
@@ -26,24 +26,31 @@ const nothing = { bytes: 0, crc32: 0, kernels: [], globals: [] };
 
 /** Looks into the image of an entry; one that cannot be read says so. */
 export function contentsOf(section: Source, entry: Entry, file: string): Contents {
+  let image: Uint8Array | undefined;
   try {
-    const image = imageOf(section, entry, file);
+    image = imageOf(section, entry, file);
     if (image === undefined) return { ...nothing, unreadable: "its kind is not plain" };
-    const sum = { bytes: image.length, crc32: crc32(image) };
-    if (entry.kind === "ptx") {
-      const kernels = ptxKernels(image).map((name) => ({ name, bytes: 0 }));
-      return { ...sum, kernels, globals: [], whole: "it is PTX" };
-    }
-    const { elf, kernels, globals, whole } = readCubin(image, file);
-    return {
-      ...sum,
-      kernels: kernels.map(({ name, bytes }) => ({ name, bytes })),
-      globals,
-      ...(elf.type === relocatable ? { isPart: true } : {}),
-      ...(whole === undefined ? {} : { whole }),
-    };
+    return contentsOfImage(image, entry, file);
   } catch (error) {
     if (!(error instanceof DebloatError)) throw error;
     return { ...nothing, unreadable: error.reason };
+  } finally {
+    if (image !== undefined) discardImage(entry, image);
   }
+}
+
+function contentsOfImage(image: Uint8Array, { kind }: Entry, file: string): Contents {
+  const sum = { bytes: image.length, crc32: crc32(image) };
+  if (kind === "ptx") {
+    const kernels = ptxKernels(image).map((name) => ({ name, bytes: 0 }));
+    return { ...sum, kernels, globals: [], whole: "it is PTX" };
+  }
+  const { elf, kernels, globals, whole } = readCubin(image, file);
+  return {
+    ...sum,
+    kernels: kernels.map(({ name, bytes }) => ({ name, bytes })),
+    globals,
+    ...(elf.type === relocatable ? { isPart: true } : {}),
+    ...(whole === undefined ? {} : { whole }),
+  };
 }

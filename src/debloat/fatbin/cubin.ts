@@ -1,5 +1,5 @@
 /** Cubins: ELF files of one GPU architecture. Which kernels they hold and what those need. */
-import { Bytes } from "../bytes.ts";
+import { Bytes, latin1 } from "../bytes.ts";
 import {
   type Elf,
   type ElfSymbol,
@@ -192,8 +192,26 @@ export function isDebug(name: string): boolean {
   return /^(\.nv\.merc)?(\.rela?)?\.(debug_|nv_debug)|^\.nv\.merc\.debug_/.test(name);
 }
 
-/** Names of the kernels in PTX. */
+const entryWord = Buffer.from(".entry");
+const isSpace = charactersLike(/\s/);
+const isInName = charactersLike(/[\w$]/);
+
+/** Whether a byte is a character that matches. */
+function charactersLike(pattern: RegExp): boolean[] {
+  return Array.from({ length: 256 }, (_, code) => pattern.test(String.fromCharCode(code)));
+}
+
+/** Names of the kernels in PTX: only they become text, of which PTX has a hundred times as much. */
 export function ptxKernels(image: Uint8Array): string[] {
-  const text = Buffer.from(image.buffer, image.byteOffset, image.byteLength).toString("latin1");
-  return [...text.matchAll(/\.entry\s+([\w$]+)/g)].map(([, name]) => name);
+  const text = Buffer.from(image.buffer, image.byteOffset, image.byteLength);
+  const names: string[] = [];
+  for (let at = text.indexOf(entryWord); at >= 0; at = text.indexOf(entryWord, at + 1)) {
+    const spaces = at + entryWord.length;
+    let start = spaces;
+    while (isSpace[text[start]]) start++;
+    let end = start;
+    while (isInName[text[end]]) end++;
+    if (start > spaces && end > start) names.push(latin1(text.subarray(start, end)));
+  }
+  return names;
 }

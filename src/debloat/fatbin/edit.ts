@@ -1,7 +1,14 @@
 import { packZstd } from "./compression.ts";
 import { dropKernels } from "./cubin-drop.ts";
 import { readCubin } from "./cubin.ts";
-import { type Entry, entryHeader, imageOf, paddedTo8, type Source } from "./fatbin.ts";
+import {
+  discardImage,
+  type Entry,
+  entryHeader,
+  imageOf,
+  paddedTo8,
+  type Source,
+} from "./fatbin.ts";
 
 /** What to do to the image of an entry. */
 export interface EditOptions {
@@ -35,7 +42,20 @@ export function editEntry(
 ): Edited {
   const image = imageOf(section, entry, file);
   if (image === undefined) return { dropped: [] };
-  const { kernels, recompress } = options;
+  try {
+    return editImage(image, section, entry, options, file);
+  } finally {
+    discardImage(entry, image);
+  }
+}
+
+function editImage(
+  image: Uint8Array,
+  section: Source,
+  entry: Entry,
+  { kernels, recompress }: EditOptions,
+  file: string,
+): Edited {
   const wanted = new Set(kernels);
   const trimmed =
     kernels === undefined

@@ -164,6 +164,14 @@ export function imageOf(section: Source, entry: Entry, file: string): Uint8Array
   }
 }
 
+/**
+ * Gives the memory of an image back that was unpacked, and that nothing reads any more. Left to the
+ * collector, gigabytes pile up, and each image takes pages that the system has to clear.
+ */
+export function discardImage({ compression }: Entry, image: Uint8Array): void {
+  if (compression !== "none") (image.buffer as ArrayBuffer).transfer(0);
+}
+
 /** The entry's header for another image of the same kind: an image packed by zstd, or as it is. */
 export function entryHeader(
   section: Source,

@@ -108,7 +108,7 @@ export async function inspectLibrary(
   releasePages(data);
   const containers = await figuresOf(library, pool, allKernels);
   const functions = readFunctions(elf);
-  return {
+  const inspection: Inspection = {
     file,
     bytes: data.length,
     buildId: library.buildId ?? null,
@@ -135,6 +135,8 @@ export async function inspectLibrary(
       functions.reduce((sum, [, bytes]) => sum + bytes, 0),
     ),
   };
+  releasePages(data);
+  return inspection;
 }
 
 /** The part of device code that no section of fat binaries holds. */

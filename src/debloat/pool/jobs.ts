@@ -53,13 +53,6 @@ function run(job: Job, read: Read, file: string): JobResults[Job["kind"]] {
     : job.entries.map(({ entry, options }) => editEntry(section, entry, options, file));
 }
 
-/** Bytes that images have when a job has unpacked them. */
-export function unpackedBytes(job: Job): number {
-  if (job.kind === "hash") return 0;
-  const entries = job.kind === "look" ? job.entries : job.entries.map(({ entry }) => entry);
-  return entries.reduce((sum, { rawBytes }) => sum + rawBytes, 0);
-}
-
 /** Cuts a list so that each part has about `bytesMax` bytes by `bytesOf`. */
 export function batches<T>(
   items: readonly T[],

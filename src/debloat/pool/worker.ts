@@ -3,7 +3,7 @@ import { readSync } from "node:fs";
 import { DebloatError } from "../../errors.ts";
 import { damage } from "../bytes.ts";
 import { withOpened } from "../files.ts";
-import { type Job, type Read, runJob, unpackedBytes } from "./jobs.ts";
+import { type Job, type Read, runJob } from "./jobs.ts";
 
 declare const self: Worker;
 
@@ -19,28 +19,28 @@ export type Reply =
   | { readonly message: string; readonly file?: undefined }
   | { readonly message: string; readonly file: string; readonly fix: string };
 
-/** Unpacked bytes after which they are collected: the collector would let them pile up. */
-const uncollectedBytesMax = 2 ** 26;
-
-let uncollectedBytes = 0;
-
 self.onmessage = ({ data: { job, file } }: MessageEvent<Request>) => {
+  const taken: ArrayBuffer[] = [];
   try {
-    const results = withOpened(file, (descriptor) => runJob(job, readerOf(descriptor, file), file));
+    const results = withOpened(file, (descriptor) =>
+      runJob(job, readerOf(descriptor, file, taken), file),
+    );
     self.postMessage({ results });
   } catch (error) {
     self.postMessage(failure(error));
   }
-  uncollectedBytes += unpackedBytes(job);
-  if (uncollectedBytes < uncollectedBytesMax) return;
-  uncollectedBytes = 0;
-  Bun.gc(true);
+  // Results hold none of it, and the collector would let it pile up.
+  for (const buffer of taken) buffer.transfer(0);
 };
 
-/** Read, not mapped: each thread's mapping would count as memory of its own. */
-function readerOf(descriptor: number, file: string): Read {
+/**
+ * Read, not mapped: each thread's mapping would count as memory of its own.
+ * @param taken gets the memory that was read into
+ */
+function readerOf(descriptor: number, file: string, taken: ArrayBuffer[]): Read {
   return (offset, count) => {
     const bytes = new Uint8Array(count);
+    taken.push(bytes.buffer);
     for (let at = 0; at < count;) {
       const read = readSync(descriptor, bytes, at, count - at, offset + at);
       if (read === 0) throw damage(file, "it was cut short while it was read");

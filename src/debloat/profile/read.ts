@@ -4,8 +4,14 @@ import { joinRanges } from "../elf/ranges.ts";
 import { joinCubins, joinFunctions, joinNames } from "./join.ts";
 import type { CubinId, HostMode, Profile, ProfiledLibrary, ProfileRun } from "./types.ts";
 
-/** Reads one value of a profile's JSON; `at` names its place, as in libraries.ab12.bytes. */
-type Reader<T> = (value: unknown, at: string) => T;
+/** Where a value is: its text is made only where one is wrong, as a profile has a million values. */
+interface Place {
+  readonly of?: Place;
+  key: string | number;
+}
+
+/** Reads one value of a profile's JSON. */
+type Reader<T> = (value: unknown, at: Place) => T;
 
 /** Where a value is wrong, before anyone knows the file's name. */
 export class Misfit extends Error {}
@@ -13,7 +19,7 @@ export class Misfit extends Error {}
 /** Throws an OptionError unless `value` is a profile. */
 export function requireProfile(option: string, value: unknown): asserts value is Profile {
   try {
-    readProfile(value, "");
+    readProfile(value);
   } catch (cause) {
     if (!(cause instanceof Misfit)) throw cause;
     const fix = `pass what parseProfile or traceCommand gave: ${cause.message}.`;
@@ -21,8 +27,15 @@ export function requireProfile(option: string, value: unknown): asserts value is
   }
 }
 
-function misfit(at: string, allowed: string): Misfit {
-  return new Misfit(`${at === "" ? "it" : at} must be ${allowed}`);
+function misfit(at: Place, allowed: string): Misfit {
+  return new Misfit(`${textOf(at) || "it"} must be ${allowed}`);
+}
+
+/** As in libraries.ab12.pages[3]; nothing for the whole. */
+function textOf({ of, key }: Place): string {
+  const before = of === undefined ? "" : textOf(of);
+  if (typeof key === "number") return `${before}[${key}]`;
+  return before === "" ? key : `${before}.${key}`;
 }
 
 /** An object with exactly these properties. */
@@ -30,28 +43,30 @@ function record<T extends object>(readers: { [K in keyof T]: Reader<T[K]> }): Re
   const names = Object.keys(readers) as (keyof T & string)[];
   return (value, at) => {
     const object = objectAt(value, at);
-    const read = names.map((name) => [name, readers[name](object[name], join(at, name))]);
+    const read = names.map((name) => [name, readers[name](object[name], { of: at, key: name })]);
     const unknown = Object.keys(object).find((key) => !Object.hasOwn(readers, key));
-    if (unknown !== undefined)
-      throw new Misfit(`${join(at, unknown)} is not known; known are ${names.join(", ")}`);
+    if (unknown !== undefined) {
+      const place = textOf({ of: at, key: unknown });
+      throw new Misfit(`${place} is not known; known are ${names.join(", ")}`);
+    }
     return Object.fromEntries(read) as T;
   };
 }
 
-function objectAt(value: unknown, at: string): Record<string, unknown> {
+function objectAt(value: unknown, at: Place): Record<string, unknown> {
   if (typeof value !== "object" || value === null || Array.isArray(value))
     throw misfit(at, "an object");
   return value as Record<string, unknown>;
 }
 
-function join(at: string, name: string): string {
-  return at === "" ? name : `${at}.${name}`;
-}
-
 function list<T>(reader: Reader<T>): Reader<T[]> {
   return (value, at) => {
     if (!Array.isArray(value)) throw misfit(at, "a list");
-    return Array.from(value, (item: unknown, index) => reader(item, `${at}[${index}]`));
+    const place = { of: at, key: 0 };
+    return Array.from(value, (item: unknown, index) => {
+      place.key = index;
+      return reader(item, place);
+    });
   };
 }
 
@@ -83,13 +98,15 @@ function integer(most: number): Reader<number> {
   };
 }
 
+const address = integer(2 ** 48);
+
 /** [start, length] within addresses of 2^48 bytes, in whichever unit. */
 const span: Reader<[number, number]> = (value, at) => {
   if (!Array.isArray(value) || value.length !== 2) throw misfit(at, "a pair of numbers");
-  const [start, length] = value.map((item: unknown, index) =>
-    integer(2 ** 48)(item, `${at}[${index}]`),
-  );
-  return [start, length];
+  const place = { of: at, key: 0 };
+  const start = address(value[0], place);
+  place.key = 1;
+  return [start, address(value[1], place)];
 };
 
 const hostMode: Reader<HostMode> = (value, at) => {
@@ -113,6 +130,11 @@ const run = record<ProfileRun>({
   cuda: textOrNull,
 });
 
+/** Whether functions are sorted, each once. */
+function isAscending(functions: readonly [number, number][]): boolean {
+  return functions.every(([start], at) => at === 0 || functions[at - 1][0] < start);
+}
+
 const library = record<ProfiledLibrary>({
   path: text,
   bytes: integer(2 ** 48),
@@ -121,13 +143,14 @@ const library = record<ProfiledLibrary>({
   globals: names,
   pages: ordered(list(span), joinRanges),
   devicePages: optional(ordered(list(span), joinRanges)),
-  functions: ordered(list(span), (read) => joinFunctions(read, [])),
+  functions: ordered(list(span), (read) => (isAscending(read) ? read : joinFunctions(read, []))),
 });
 
 const libraries: Reader<Record<string, ProfiledLibrary>> = (value, at) => {
   const entries = Object.entries(objectAt(value, at)).map(([id, item]) => {
-    if (!idPattern.test(id)) throw misfit(`the key ${JSON.stringify(id)} of ${at}`, allowedId);
-    return [id, library(item, join(at, id))] as const;
+    if (!idPattern.test(id))
+      throw new Misfit(`the key ${JSON.stringify(id)} of ${textOf(at)} must be ${allowedId}`);
+    return [id, library(item, { of: at, key: id })] as const;
   });
   return Object.fromEntries(entries);
 };
@@ -138,10 +161,14 @@ const versionOne: Reader<1> = (value, at) => {
   return 1;
 };
 
-/** Reads a whole profile. Errors: Misfit. */
-export const readProfile = record<Profile>({
+const whole = record<Profile>({
   version: versionOne,
   runs: list(run),
   libraries,
   unresolved: record<Profile["unresolved"]>({ kernels: names, cubins }),
 });
+
+/** Reads a whole profile. Errors: Misfit. */
+export function readProfile(value: unknown): Profile {
+  return whole(value, { key: "" });
+}

@@ -5,15 +5,22 @@ import { realpathSync, statSync } from "node:fs";
 import { basename } from "node:path";
 import { crc32 } from "node:zlib";
 import { DebloatError } from "../../errors.ts";
+import { releasePages } from "../../ffi/mapping.ts";
 import { Bytes } from "../bytes.ts";
 import { buildIdOf, type Elf, readElf, sectionBytes, sectionNamed } from "../elf/elf.ts";
 import { readFunctions } from "../elf/functions.ts";
 import { joinRanges, type Ranges, subtractRanges } from "../elf/ranges.ts";
 import { reachableFunctions } from "../elf/jumps.ts";
 import { contentsOf } from "../fatbin/contents.ts";
-import { type Container, type Entry, imageOf, readFatbins } from "../fatbin/fatbin.ts";
+import {
+  type Container,
+  discardImage,
+  type Entry,
+  imageOf,
+  readFatbins,
+} from "../fatbin/fatbin.ts";
 import { neededByAny } from "../fatbin/select.ts";
-import { hashFile, mapFile, releaseMapping } from "../files.ts";
+import { hashFile, mapFile } from "../files.ts";
 import { fatbinSections } from "../library.ts";
 import { type LooseSection, readLoose } from "../loose.ts";
 import { joinCubins, joinNames } from "./join.ts";
@@ -68,7 +75,6 @@ export function resolveTrace(
       if (!(cause instanceof DebloatError)) throw cause;
       onProblem(`${cause.file} was loaded but is left out: ${cause.reason}`);
     }
-    releaseMapping(path);
   }
   if (unwatched.length > 0)
     onProblem(
@@ -108,6 +114,7 @@ function resolveLibrary(
     ...host,
   };
   const id = buildIdOf(elf) ?? `sha256:${hashFile(path)}`;
+  releasePages(data);
   return { id, library, isUnwatched: loose.length > 0 && devicePages === undefined };
 }
 
@@ -184,5 +191,7 @@ function cubinsIn(data: Uint8Array, entry: Entry, file: string, missing: Missing
   if (candidates.length === 0) return [];
   const image = imageOf(data, entry, file);
   if (image === undefined) return [];
-  return candidates.filter((cubin) => crc32(image.subarray(0, cubin.bytes)) === cubin.crc32);
+  const found = candidates.filter((cubin) => crc32(image.subarray(0, cubin.bytes)) === cubin.crc32);
+  discardImage(entry, image);
+  return found;
 }

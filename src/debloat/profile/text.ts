@@ -12,7 +12,7 @@ export function parseProfile(text: string, source: string): Profile {
   requireText("text", text);
   requireText("source", source);
   try {
-    return readProfile(parseJson(text), "");
+    return readProfile(parseJson(text));
   } catch (cause) {
     if (!(cause instanceof Misfit)) throw cause;
     const fix = "give a profile that `flashbun debloat trace` wrote, or trace again.";

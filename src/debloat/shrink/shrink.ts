@@ -45,7 +45,7 @@ export async function shrinkLibrary(
   for (const path of [output, options.sidecar]) if (path !== undefined) makeFolderOf(path);
   const { sidecar } = options;
   const originalHash = await hash;
-  return withOpened(file, (descriptor) => {
+  const written = withOpened(file, (descriptor) => {
     const source = { data, descriptor, mode };
     if (sidecar === undefined || originalHash === undefined) {
       writeShrunk(output, assembly, source);
@@ -58,6 +58,8 @@ export async function shrinkLibrary(
     });
     return { ...report, sidecarBytes };
   });
+  releasePages(data);
+  return written;
 }
 
 /** A GPU that was named and that none of the images is for would leave a library empty. */

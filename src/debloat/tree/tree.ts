@@ -3,7 +3,7 @@ import { realpathSync, rmSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { DebloatError, OptionError } from "../../errors.ts";
 import { requireOptions, requireText } from "../../require.ts";
-import { asDebloatError, hashFile, mapFile, releaseMapping } from "../files.ts";
+import { asDebloatError, hashFile, mapFile } from "../files.ts";
 import { isShrunk, readLibraryId, shrunkFrom } from "../library.ts";
 import { overlapped } from "../pool/overlap.ts";
 import { Pool } from "../pool/pool.ts";
@@ -170,7 +170,6 @@ async function copyTree(source: string, folder: string, change: Change): Promise
       }
       const { size } = statSync(path);
       changed.set(file.name, { path, bytes: size });
-      releaseMapping(file.path);
       return [{ name: file.name, bytesBefore: file.bytes, bytesAfter: size, ...made }];
     },
   );
