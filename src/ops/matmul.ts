@@ -35,7 +35,8 @@ const plainParams = new MatmulParams();
 /**
  * Queues out = activation(x weight^T + bias) + residual for `x` [rows, inputs] of f32, f16 or bf16
  * with any distance between rows; returns out, [rows, outputs] of x's dtype. Sums are f32 and
- * rounded once. The same inputs give the same bits each time on a device. Errors: OptionError.
+ * rounded once. The same inputs give the same bits each time on a device. Errors: OptionError;
+ * where cuBLASLt fails, DeviceError and OutOfMemoryError.
  */
 export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): Tensor {
   requireOptions("options", options, known);
