@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { fetchSmolLm2 } from "../src/engine/index.ts";
 import { LoopLag } from "../src/cli/bench/lag.ts";
 import { Random } from "../src/replay/random.ts";
+import { TextStream } from "../src/text/text-stream.ts";
 import { Tokenizer } from "../src/text/tokenizer.ts";
 import { TokenizerThread } from "../src/text/tokenizer-thread.ts";
 import { openCheckpoint } from "../src/weights/open.ts";
@@ -11,7 +12,10 @@ import { type Bench, type Case, type Measured, plainRow } from "./bench.ts";
  * How long cutting a long text into tokens keeps the event loop: here, and by a thread. Others on
  * the machine make an idle loop late, too: so it stands beside that, and what is this thread's own.
  */
-export const textCases: Case[] = [{ name: "text/lag", run: lags }];
+export const textCases: Case[] = [
+  { name: "text/lag", run: lags },
+  { name: "text/stream", run: streamed },
+];
 
 const characters = 200_000;
 
@@ -24,6 +28,21 @@ function textOf(seed: number): string {
     text += ` ${String.fromCharCode(...word)}`;
   }
   return text;
+}
+
+/** What the text of a token as it comes takes the event loop, between two steps of the device. */
+async function streamed({ quick }: Bench): Promise<Measured[]> {
+  const { tokenizer: stored } = openCheckpoint(await fetchSmolLm2());
+  const tokenizer = new Tokenizer(stored.json, { ...stored.config });
+  const ids = tokenizer.encode(textOf(1).slice(0, 20_000));
+  const rounds = Array.from({ length: quick ? 3 : 15 }, () => {
+    const stream = new TextStream(tokenizer);
+    const began = performance.now();
+    for (const id of ids) stream.push(id);
+    return (1e3 * (performance.now() - began)) / ids.length;
+  });
+  const middle = rounds.sort((a, b) => a - b)[rounds.length >> 1];
+  return [{ ...plainRow("text/stream_token", middle, "us"), more: "by SmolLM2's tokenizer" }];
 }
 
 async function lags({ quick }: Bench): Promise<Measured[]> {

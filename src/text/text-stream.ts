@@ -17,6 +17,8 @@ export class TextStream {
   #ids: number[] = [];
   /** How many of them gave text already. */
   #told = 0;
+  /** What those gave. */
+  #before = "";
 
   /** @param shown special tokens that are text here, by id */
   constructor(tokenizer: Tokenizer, shown: ReadonlyMap<number, string> = new Map()) {
@@ -31,21 +33,23 @@ export class TextStream {
       return shown === undefined ? "" : this.end() + shown;
     }
     this.#ids.push(id);
-    const before = this.#tokenizer.decode(this.#ids.slice(0, this.#told));
+    const before = this.#before;
     const now = this.#tokenizer.decode(this.#ids);
     const waits = now.endsWith(replacement) && this.#ids.length - this.#told <= characterTokens;
     if (now.length <= before.length || waits) return "";
     this.#ids = this.#ids.slice(this.#told);
     this.#told = this.#ids.length;
+    this.#before =
+      this.#told === 1 ? this.#tokenizer.textOf(id) : this.#tokenizer.decode(this.#ids);
     return now.slice(before.length);
   }
 
   /** What is left at the end: bytes that never became a character, as U+FFFD. */
   end(): string {
-    const before = this.#tokenizer.decode(this.#ids.slice(0, this.#told));
-    const rest = this.#tokenizer.decode(this.#ids).slice(before.length);
+    const rest = this.#tokenizer.decode(this.#ids).slice(this.#before.length);
     this.#ids = [];
     this.#told = 0;
+    this.#before = "";
     return rest;
   }
 }

@@ -14,6 +14,8 @@ export class Tokenizer {
   readonly #special: ReadonlySet<number>;
   readonly #json: TokenizerJson;
   #bytes: (Uint8Array | undefined)[] | undefined;
+  /** Texts of tokens that were asked for by themselves. */
+  readonly #texts = new Map<number, string>();
   /** One more than the highest id. */
   readonly vocabularySize: number;
   /** Characters of a text that one token stands for, at most. */
@@ -56,6 +58,13 @@ export class Tokenizer {
       skip_special_tokens: !keepSpecial,
       clean_up_tokenization_spaces: false,
     });
+  }
+
+  /** @internal What `decode` makes of one token, which is kept. */
+  textOf(id: number): string {
+    let text = this.#texts.get(id);
+    if (text === undefined) this.#texts.set(id, (text = this.decode([id])));
+    return text;
   }
 
   /** @internal What console.log and JSON show. */
