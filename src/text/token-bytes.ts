@@ -35,7 +35,8 @@ for (let byte = 0, next = 256; byte < 256; byte++) {
   byteOfLetter.set(String.fromCodePoint(isShown ? byte : next++), byte);
 }
 
-function fromLetters(piece: string): Uint8Array {
+/** The bytes that GPT-2's letters stand for; of a text with others, its own. */
+export function fromLetters(piece: string): Uint8Array {
   const bytes = [...piece].map((letter) => byteOfLetter.get(letter));
   // Who adds tokens as text writes them as they are.
   return bytes.includes(undefined) ? utf8.encode(piece) : Uint8Array.from(bytes as number[]);

@@ -2,7 +2,7 @@ import { Tokenizer as Encoder } from "@huggingface/tokenizers";
 import { OptionError } from "../errors.ts";
 import { counted, showAsText } from "../shown.ts";
 import { requireInteger, requireList, requireOptions } from "../require.ts";
-import { tokenBytes } from "./token-bytes.ts";
+import { fromLetters, tokenBytes } from "./token-bytes.ts";
 import type { AddedToken, TokenizerJson } from "./tokenizer-json.ts";
 
 export type { AddedToken, TokenizerJson } from "./tokenizer-json.ts";
@@ -16,6 +16,8 @@ export class Tokenizer {
   #bytes: (Uint8Array | undefined)[] | undefined;
   /** Texts of tokens that were asked for by themselves. */
   readonly #texts = new Map<number, string>();
+  /** By id, what tokens add to a text, where that is their bytes and no more. */
+  readonly #pieces: Map<number, Piece> | undefined;
   /** One more than the highest id. */
   readonly vocabularySize: number;
   /** Characters of a text that one token stands for, at most. */
@@ -28,6 +30,8 @@ export class Tokenizer {
     const added = json.added_tokens ?? [];
     this.#ids = new Map(added.map(({ content, id }) => [content, id]));
     this.#special = new Set(added.filter(({ special }) => special).map(({ id }) => id));
+    const { type } = (json["decoder"] ?? {}) as { type?: string };
+    if (type === "ByteLevel") this.#pieces = new Map();
     this.longestToken = longest(json.model.vocab, added);
     this.vocabularySize = 1 + Math.max(highestId(json.model.vocab), ...added.map(({ id }) => id));
   }
@@ -54,6 +58,11 @@ export class Tokenizer {
     for (let i = 0; i < count; i++) requireInteger(`ids[${i}]`, ids[i], 0);
     const known = Array.from(ids).filter((id) => id < this.vocabularySize);
     if (known.length === 0) return "";
+    if (this.#pieces !== undefined) {
+      const pieces = known.map((id) => this.#pieceOf(id, this.#pieces!));
+      const shown = keepSpecial ? pieces : pieces.filter(({ isSpecial }) => !isSpecial);
+      return utf8.decode(Buffer.concat(shown.map(({ bytes }) => bytes)));
+    }
     return this.#encoder.decode(known, {
       skip_special_tokens: !keepSpecial,
       clean_up_tokenization_spaces: false,
@@ -91,11 +100,28 @@ export class Tokenizer {
     return -1;
   }
 
+  #pieceOf(id: number, pieces: Map<number, Piece>): Piece {
+    let piece = pieces.get(id);
+    if (piece !== undefined) return piece;
+    const isSpecial = this.#encoder.decode([id], { skip_special_tokens: true }) === "";
+    piece = { bytes: fromLetters(this.#encoder.id_to_token(id) ?? ""), isSpecial };
+    pieces.set(id, piece);
+    return piece;
+  }
+
   /** Whether an id stands for no text: a special token, or one past the tokenizer's last. */
   isSpecial(id: number): boolean {
     requireInteger("id", id, 0);
     return id >= this.vocabularySize || this.#special.has(id);
   }
+}
+
+/** Bytes that are no characters become U+FFFD, and a byte order mark stays. */
+const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+
+interface Piece {
+  readonly bytes: Uint8Array;
+  readonly isSpecial: boolean;
 }
 
 /** What each id is called. */

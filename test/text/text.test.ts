@@ -1,3 +1,4 @@
+import { Tokenizer as Library } from "@huggingface/tokenizers";
 import { describe, expect, test } from "bun:test";
 import { logprobsOf } from "../../src/server/logprobs.ts";
 import { ChatTemplate } from "../../src/text/chat-template.ts";
@@ -107,6 +108,19 @@ describe("tokenizer", () => {
     const told = logprobsOf(tokenizer, entries)!.content;
     expect(told.flatMap(({ bytes }) => [...bytes])).toEqual([...new TextEncoder().encode("ß½")]);
     expect(told.length).toBeGreaterThan(2);
+  });
+
+  test("bytes join as the library joins them, whole characters or not", () => {
+    const library = new Library(tokenizerJsonOf(vocabulary)!, {});
+    const random = seeded(3);
+    for (let i = 0; i < 300; i++) {
+      const ids = Array.from({ length: random.integer(1, 12) }, () =>
+        random.integer(0, tokens.length - 1),
+      );
+      const keepSpecial = i % 2 === 0;
+      const how = { skip_special_tokens: !keepSpecial, clean_up_tokenization_spaces: false };
+      expect(tokenizer.decode(ids, { keepSpecial })).toBe(library.decode(ids, how));
+    }
   });
 
   test("other ways to cut texts are not guessed", () => {
