@@ -28,6 +28,7 @@ const shapes: readonly Shape[] = [
   { headDim: 64, dtype: "bf16" },
   { headDim: 128, dtype: "bf16" },
   { headDim: 256, dtype: "bf16" },
+  { headDim: 512, dtype: "bf16" },
   { headDim: 64, dtype: "f16" },
   { headDim: 128, dtype: "f16" },
   { headDim: 128, dtype: "bf16", kvDtype: "f8e4m3" },

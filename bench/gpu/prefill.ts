@@ -5,8 +5,10 @@ import {
   type GpuCase,
   type GpuRow,
   peerColumns,
+  figuresOf,
   type PeerTarget,
   runsOf,
+  timeOf,
 } from "./bench.ts";
 
 /** Tokens of a batch in all, and heads x dim, whatever the lengths and dims. */
@@ -57,6 +59,7 @@ export const prefillCases: GpuCase[] = [
   ...rows([128], [16_384], true),
   ...rows([128], [2048], false),
   ...rows([64, 256], [16_384], false),
+  ...rows([512], [16_384, 2048], false),
   ...rows([128], [16_384, 2048], false, "f8e4m3"),
   ...rows([128], [16_384], true, "f8e4m3"),
   // Llama 70B, and MLA as prompts compute it.
@@ -84,6 +87,11 @@ async function prefill(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   const [queryHeads, kvHeads] = quick ? [2, 2] : headsOf(row);
   const shape = { queryHeads, kvHeads, headDim: dim, valueDim, dtype };
   using attention = await Attention.create(device, { ...shape, causal });
+  // Nobody else takes such heads on Hopper: the tiled kernels do, which alone have the option.
+  const besideTiled = dim > 256 && !paged;
+  using tiled = besideTiled
+    ? await Attention.create(device, { ...shape, causal, keyPositions: true })
+    : undefined;
   const tokens = batch * length;
   const noise = (heads: number, elements: number, seed: number) =>
     Tensor.randomNormal(device, [tokens, heads, elements], dtype, { seed });
@@ -114,7 +122,9 @@ async function prefill(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   } else {
     const indptr = Array.from({ length: batch + 1 }, (_, i) => i * length);
     const layout = raggedLayout(indptr, indptr);
-    attention.plan(createBatch({ queryLengths: each, kvLengths: each, layout }));
+    const step = createBatch({ queryLengths: each, kvLengths: each, layout });
+    attention.plan(step);
+    tiled?.plan(step);
   }
   const run = () => attention.run(paged ? { q, cache, out } : { q, k, v, out });
   run();
@@ -135,6 +145,11 @@ async function prefill(bench: GpuBench, row: Row): Promise<GpuRow[]> {
     pageSize: paged ? pageSize : 0,
   };
   const { ms, peers } = await besidePeers(bench, runsOf(bench, 1), run, peerCase, tflops);
+  if (tiled !== undefined) {
+    tiled.run({ q, k, v, out });
+    const other = await timeOf(bench, runsOf(bench, 1), () => tiled.run({ q, k, v, out }));
+    peers.push(...figuresOf([{ backend: "tiled", ms: other }], ms, tflops));
+  }
   const targets = targetsOf(row);
   const { matmulTflops } = bench.ceilings;
   const ofRoofline = matmulTflops === null ? null : tflops(ms) / matmulTflops;

@@ -15,13 +15,19 @@ import attention_hooks_h from "../../kernels/attention/hooks.h" with { type: "te
 import attention_hopper_change_h from "../../kernels/attention/hopper/change.h" with { type: "text" };
 import attention_hopper_compute_h from "../../kernels/attention/hopper/compute.h" with { type: "text" };
 import attention_hopper_facts_h from "../../kernels/attention/hopper/facts.h" with { type: "text" };
+import attention_hopper_kernel_h from "../../kernels/attention/hopper/kernel.h" with { type: "text" };
 import attention_hopper_load_h from "../../kernels/attention/hopper/load.h" with { type: "text" };
 import attention_hopper_pairs_h from "../../kernels/attention/hopper/pairs.h" with { type: "text" };
 import attention_hopper_prefill_cu from "../../kernels/attention/hopper/prefill.cu" with { type: "text" };
+import attention_hopper_score_h from "../../kernels/attention/hopper/score.h" with { type: "text" };
+import attention_hopper_scoring_h from "../../kernels/attention/hopper/scoring.h" with { type: "text" };
 import attention_hopper_softmax_h from "../../kernels/attention/hopper/softmax.h" with { type: "text" };
 import attention_hopper_store_h from "../../kernels/attention/hopper/store.h" with { type: "text" };
 import attention_hopper_sums_h from "../../kernels/attention/hopper/sums.h" with { type: "text" };
+import attention_hopper_take_h from "../../kernels/attention/hopper/take.h" with { type: "text" };
 import attention_hopper_tasks_h from "../../kernels/attention/hopper/tasks.h" with { type: "text" };
+import attention_hopper_values_h from "../../kernels/attention/hopper/values.h" with { type: "text" };
+import attention_hopper_wide_cu from "../../kernels/attention/hopper/wide.cu" with { type: "text" };
 import attention_merge_cu from "../../kernels/attention/merge.cu" with { type: "text" };
 import attention_merge_h from "../../kernels/attention/merge.h" with { type: "text" };
 import attention_mla_bytes_cu from "../../kernels/attention/mla/bytes.cu" with { type: "text" };
@@ -161,13 +167,19 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/hopper/change.h": attention_hopper_change_h,
   "attention/hopper/compute.h": attention_hopper_compute_h,
   "attention/hopper/facts.h": attention_hopper_facts_h,
+  "attention/hopper/kernel.h": attention_hopper_kernel_h,
   "attention/hopper/load.h": attention_hopper_load_h,
   "attention/hopper/pairs.h": attention_hopper_pairs_h,
   "attention/hopper/prefill.cu": attention_hopper_prefill_cu,
+  "attention/hopper/score.h": attention_hopper_score_h,
+  "attention/hopper/scoring.h": attention_hopper_scoring_h,
   "attention/hopper/softmax.h": attention_hopper_softmax_h,
   "attention/hopper/store.h": attention_hopper_store_h,
   "attention/hopper/sums.h": attention_hopper_sums_h,
+  "attention/hopper/take.h": attention_hopper_take_h,
   "attention/hopper/tasks.h": attention_hopper_tasks_h,
+  "attention/hopper/values.h": attention_hopper_values_h,
+  "attention/hopper/wide.cu": attention_hopper_wide_cu,
   "attention/merge.cu": attention_merge_cu,
   "attention/merge.h": attention_merge_h,
   "attention/mla/bytes.cu": attention_mla_bytes_cu,

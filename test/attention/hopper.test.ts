@@ -80,6 +80,7 @@ function cases(): Case[] {
     ["dim 192", { headDim: 192, pageSize: 16 }],
     ["dim 256", { headDim: 256, pageSize: 64 }],
     ["dim 256 in f16", { headDim: 256, dtype: "f16" }],
+    ...wideHeads(),
     ["a soft cap", { softCap: 5 }],
     ["a soft cap, split rows, f16", { ...long, softCap: 20, dtype: "f16" }],
     ["a soft cap of dim 256", { softCap: 5, headDim: 256, pageSize: 64 }],
@@ -145,6 +146,32 @@ const variants: LibraryCase[] = [
     }),
   },
 ];
+
+/** Heads of 512: one warpgroup scores, two share the columns of values. */
+function wideHeads(): [string, Partial<Case>][] {
+  const lengths = { queryLengths: [35, 1, 18, 0], kvLengths: [100, 60, 170, 9] };
+  const wide = { ...lengths, headDim: 512, kvHeads: 1, scale: 0.04 };
+  const cases: [string, Partial<Case>][] = [
+    ["ragged", {}],
+    ["pages of 16", { pageSize: 16, storage: "HND" }],
+    ["scales by token, f16, pages of 64", { scales: "token", dtype: "f16", pageSize: 64 }],
+    ["pages of 1, a window, sinks", { pageSize: 1, windowLeft: 40, sinks: true }],
+    ["a window of 10, not causal", { pageSize: 64, windowLeft: 10, causal: false }],
+    [
+      "a soft cap, ALiBi, a mask, pages of 5",
+      { softCap: 8, alibi: true, mask: "all", pageSize: 5 },
+    ],
+    [
+      "large logits of a negative scale",
+      { scale: -1, causal: false, finalize: false, pageSize: 16 },
+    ],
+    ["fp8 out, a base of 2", { outDtype: "f8e4m3", outScale: 0.02, lseBase: "2" }],
+    ["split rows", { queryHeads: 2, queryLengths: [40], kvLengths: [700], pageSize: 16 }],
+    ["batch invariant, a window", { batchInvariant: true, windowLeft: 90, outDtype: "f32" }],
+    ["group 8", { queryHeads: 16, kvHeads: 2, queryLengths: [21, 3], kvLengths: [70, 90] }],
+  ];
+  return cases.map(([name, over]) => [`dim 512, ${name}`, { ...wide, ...over }]);
+}
 
 /** Keys and values that a warpgroup changes or turns on their way. */
 function changing(long: Partial<Case>): [string, Partial<Case>][] {
@@ -220,6 +247,7 @@ const clamped = [
   many("causal", { headDim: 64 }),
   many("full, ALiBi", { causal: false, alibi: true }),
   many("a window", { windowLeft: 60, headDim: 64 }),
+  many("dim 512", { headDim: 512, queryHeads: 2, kvHeads: 1, scale: 0.04 }),
 ].map((c) => ({ ...c, pageSize: 16, queryLengths: [150, 70, 40], kvLengths: [150, 333, 400] }));
 
 /** Rows whose bits no neighbour may change: neither in the batch nor in the tile. */
@@ -231,6 +259,7 @@ const invariant = [
   many("a soft cap", { softCap: 20, scale: 1 }),
   many("fp8 keys", { kvDtype: "f8e4m3", scale: 1 }),
   many("dim 256", { headDim: 256, scale: 1 }),
+  many("dim 512", { headDim: 512, queryHeads: 2, kvHeads: 1, scale: 1 }),
 ].map((c) => ({ ...c, batchInvariant: true, outDtype: "f32" as const }));
 
 const wanted = new RegExp(process.env["FLASHBUN_TEST_CASES"] ?? "");
@@ -253,7 +282,8 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
       const { classes } = offerOf(families.cuda, device.properties, resolveOptions(optionsOf(c)));
       const { name } = classes.at(-1)!;
       const plain64 = /^b?f16, dim 64$/.test(c.name);
-      const tile = c.batchInvariant ? "tile128" : plain64 ? "tile192" : "tile256";
+      const least = c.headDim === 512 ? "tile64" : "tile128";
+      const tile = c.batchInvariant ? least : plain64 ? "tile192" : "tile256";
       expect(name).toBe(`hopper.${/^fp8 products/.test(c.name) ? "fp8." : ""}${tile}`);
       runCase(device, c);
     },
@@ -325,7 +355,8 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
         const batch = createBatch({ queryLengths, kvLengths, layout });
         const bytes = rig.check(batch, requests, raggedTensors(rig, requests));
         const used = rig.attention.lastPlan!.launches.filter(({ grid }) => grid > 0);
-        expect(used.map(({ kernelClass }) => kernelClass)).toEqual(["hopper.tile128"]);
+        const tile = c.headDim === 512 ? "hopper.tile64" : "hopper.tile128";
+        expect(used.map(({ kernelClass }) => kernelClass)).toEqual([tile]);
         return bytes.slice(-bytes.length / batch.tokenCount);
       };
       const alone = lastOf(1, false);

@@ -19,6 +19,14 @@ const common: Partial<Case> = { dtype: "bf16", headDim: 128, valueDim: 128, quer
 /** A few tiles of each request, one of them at a prompt's end. */
 const prompts: Partial<Case> = { queryLengths: [150, 130, 140], kvLengths: [420, 130, 300] };
 
+const wide: Partial<Case> = {
+  headDim: 512,
+  valueDim: 512,
+  kvHeads: 1,
+  queryLengths: [150, 70, 40],
+  kvLengths: [190, 70, 100],
+};
+
 function hopper(over: Partial<Case>, kernel = "hopper.tile256"): Subject {
   return { kernel, c: caseOf(kernel, { ...common, ...prompts, ...over }), sms: 2 };
 }
@@ -44,6 +52,9 @@ const hopperSubjects: Record<string, Subject> = {
   turned: hopper({ pageSize: 16, rope: { dim: 64, interleaved: false, theta: 1e4 } }),
   fp8: hopper({ pageSize: 16, dtype: "f8e4m3", kvDtype: "f8e4m3" }, "hopper.fp8.tile256"),
   split: { ...hopper({ pageSize: 16, queryLengths: [140], kvLengths: [3000] }), sms: 32 },
+  // One warpgroup scores, two multiply values.
+  wide: { ...hopper({ ...wide, pageSize: 16 }), sms: 4 },
+  "wide rows": { ...hopper({ ...wide, pageSize: 5, mask: "all", alibi: true }), sms: 4 },
   // Blocks on their own.
   "few rows": hopper(
     { pageSize: 16, queryLengths: [40, 50], kvLengths: [420, 300] },
@@ -85,8 +96,9 @@ const mlaSubjects: Record<string, Subject> = {
 
 /** Mutants that run right here, and why. */
 const harmlessHopper: Record<string, string> = {
-  "compute.h, pass_keys: __syncwarp() #1":
-    "lanes take turns at every wait here, so that none is two tiles behind",
+  "values.h, clear_tail: fence_proxy_async_shared() #1":
+    "products see ordinary writes here, and the race detector does not report these",
+  "values.h, run: __syncwarp() #1": "lanes have voted since they read the task, and meet there",
 };
 const harmlessMla: Record<string, string> = {
   "memory.h, init_barriers: fence_mbarrier_init() #1":

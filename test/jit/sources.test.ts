@@ -39,6 +39,7 @@ const dependents: [family: string, sources: string[]][] = [
     [
       "contents",
       "hopper/prefill",
+      "hopper/wide",
       "merge",
       "mla/bytes",
       "mla/decode",

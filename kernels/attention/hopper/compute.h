@@ -1,48 +1,9 @@
 // A warpgroup that computes: 64 rows against the tiles that arrive, from the last to the first.
 #pragma once
-#include "pairs.h"
-#include "softmax.h"
-#include "store.h"
+#include "scoring.h"
 #include "sums.h"
 
-// ---- operands in shared memory
-
-// Eight rows of a panel and the next eight are this far apart.
-constexpr uint32_t eight_rows = 8 * panel_row;
-
-FB_DEVICE uint64_t operand(uint32_t address, uint32_t leading = 16) {
-    return wgmma_operand(address, 128, leading, eight_rows);
-}
-
-// From the first step of the key columns to step k: panels have four steps.
-template <int panel> FB_DEVICE constexpr uint32_t key_step(int k) {
-    return k / 4 * panel + k % 4 * 32;
-}
-
-// What sums are to be multiplied by, of a thread's two rows.
-struct Shift {
-    float alpha[2];
-    bool moves; // by anything
-
-    FB_DEVICE void keep(float by) {
-        if (!weighs_by_power || by == 1) return;
-        FB_UNROLL
-        for (int h = 0; h < 2; h++) alpha[h] = moves ? alpha[h] * by : by;
-        moves = true;
-    }
-};
-
-struct Compute {
-    const Block& b;
-    Turn<FB_STAGES> keys; // where tiles come next
-    Turn<FB_STAGES> values;
-    Turn<FB_QUERY_BUFFERS> buffer; // of the task's queries
-    float factor;    // of products that hooks change
-    Factors factors; // of others, above 0
-    Factors signs;   // what scores are multiplied by besides, where no hook changes them
-    int power;       // of the scales of values so far (scores.h)
-    RowState rows;
-    Scores s;
+struct Compute : Scoring {
     Sums sums;
     bool fresh; // they hold nothing yet
     Shift shift; // of the sums, before the next product is added
@@ -50,59 +11,7 @@ struct Compute {
     uint32_t probabilities[value_steps][4];
     uint32_t queries[FB_QUERIES_KEPT ? key_steps : 1][4];
 
-    FB_DEVICE explicit Compute(const Block& block) : b(block) {}
-
-    FB_DEVICE Barriers& barriers() const { return b.shared.barriers; }
-    // Among those that compute: the warpgroup, and the warp's and the thread's first row.
-    static FB_DEVICE int group() { return uniform(thread_now() / 128 - first_computing); }
-    static FB_DEVICE int warp_row() { return (thread_now() / 32 - 4 * first_computing) * 16; }
-    static FB_DEVICE int own() { return warp_row() + lane_now() / 4; }
-
-    // ---- barriers
-
-    FB_DEVICE void arrive_warp(const uint64_t& barrier) const {
-        if (lane_now() == 0) arrive(barrier);
-    }
-
-    // In every block of the cluster: each of them writes this stage, if it is loaded.
-    FB_DEVICE void release(const uint64_t& barrier, bool changed) const {
-        const int lane = lane_now();
-        if (FB_CLUSTER == 1 || changed) arrive_warp(barrier);
-        else if (lane < FB_CLUSTER)
-            mbarrier_arrive_cluster_read(map_shared(shared_address(&barrier), uint32_t(lane)));
-    }
-
-    FB_DEVICE void wait_keys() const { wait(barriers().keys_full[keys.slot()], keys.parity()); }
-    FB_DEVICE void wait_values() const {
-        wait(barriers().values_full[values.slot()], values.parity());
-    }
-    FB_DEVICE void release_keys() {
-        release(barriers().keys_empty[keys.slot()], keys_land_raw);
-        keys.advance();
-        keys.place = uniform(keys.place);
-    }
-    FB_DEVICE void release_values() {
-        release(barriers().values_empty[values.slot()], values_land_raw);
-        values.advance();
-        values.place = uniform(values.place);
-    }
-    // Lanes have read them on their own.
-    FB_DEVICE void release_read_keys() {
-        __syncwarp();
-        release_keys();
-    }
-
-    // All lanes must have seen a phase before the warp lets it end.
-    FB_DEVICE void pass_keys() {
-        wait_keys();
-        __syncwarp();
-        release_keys();
-    }
-    FB_DEVICE void pass_values() {
-        wait_values();
-        __syncwarp();
-        release_values();
-    }
+    using Scoring::Scoring;
 
     // Tiles that these rows do not see: keys and values in turn, as those take them who do.
     FB_DEVICE void pass(int count) {
@@ -114,23 +23,6 @@ struct Compute {
     }
 
     // ---- products
-
-    FB_DEVICE uint32_t query_tile() const {
-        return shared_address(b.shared.queries[buffer.slot()]);
-    }
-    FB_DEVICE uint32_t key_tile() const {
-        return shared_address(b.shared.keys[keys.slot()]);
-    }
-    FB_DEVICE uint32_t value_tile() const {
-        return shared_address(b.shared.values[values.slot()]);
-    }
-
-    // The warp's queries of step k, as the first operand of a product.
-    FB_DEVICE void load_queries(int k, uint32_t (&a)[4]) const {
-        const int lane = lane_now();
-        const uint32_t row = query_tile() + (warp_row() + lane % 16) * panel_row;
-        ldmatrix_x4(a, row + k / 4 * query_panel + swizzled_piece(lane, k % 4 * 2 + lane / 16));
-    }
 
     FB_DEVICE void keep_queries() {
         if constexpr (FB_QUERIES_KEPT) {
@@ -194,58 +86,6 @@ struct Compute {
             if constexpr (fp8_products) x |= pack_pair<FB_Q_TYPE>(s[at + 4], s[at + 5]) << 16;
             probabilities[i / 4][i % 4] = x;
         }
-    }
-
-    FB_DEVICE void multiply_scores(const Factors& by) {
-        FB_UNROLL
-        for (int i = 0; i < FB_KV_TILE / 2; i++) s[i] *= by.at(i / 2 % 2);
-    }
-    FB_DEVICE void sign_scores() {
-        if (!(signs.at(0) > 0 && signs.at(1) > 0)) multiply_scores(signs);
-    }
-
-    // By row: what queries are multiplied by.
-    FB_DEVICE static Factors scales_of(const TaskRows& seen) {
-        Factors scales;
-        FB_UNROLL
-        for (int h = 0; h < row_factors; h++) scales.of[h] = scale_of(seen, own() + 8 * h);
-        return scales;
-    }
-
-    FB_DEVICE Pairs pairs_of(const TaskRows& seen, int tile) const {
-        return Pairs::of(b, seen, keys.slot(), own(), tile);
-    }
-
-    // Products of a tile become scores.
-    FB_DEVICE void change_scores(const TaskRows& seen, int tile) {
-        if constexpr (scores_change) {
-            if constexpr (scales_rows) multiply_scores(scales_of(seen));
-            pairs_of(seen, tile).change(factor, s);
-        } else sign_scores();
-    }
-
-    // The scores of what a row does not see.
-    FB_DEVICE void hide_scores(const TaskRows& seen, int tile) {
-        hide(seen, own(), seen.start + tile * FB_KV_TILE, s);
-        if constexpr (pairs_hide) pairs_of(seen, tile).hide(s);
-    }
-
-    // Returns what older sums are to be multiplied by.
-    FB_DEVICE float scale_values(const TaskRows& seen, int tile) {
-        if constexpr (!FB_V_TOKEN_SCALE) return 1;
-        const Pairs pairs = pairs_of(seen, tile);
-        float keep = 1;
-        float unit = 1;
-        if constexpr (weighs_by_power) {
-            const int wanted = pairs.scale_power();
-            if (wanted > power) {
-                keep = power_of_two(127 + power - wanted);
-                power = wanted;
-            }
-            unit = power_of_two(254 + scale_room - power);
-        }
-        pairs.scale_values(unit, s);
-        return keep;
     }
 
     // The warp's scores once more, by the warp's own tensor core instructions.
@@ -336,13 +176,7 @@ struct Compute {
     }
 
     FB_DEVICE void open(const Task& task, const TaskRows& seen) {
-        factor = score_factor(b.attention(), task.record);
-        const Factors scales = scales_of(seen);
-        FB_UNROLL
-        for (int h = 0; h < row_factors; h++) {
-            factors.of[h] = base_2_factor(factor * scales.of[h]);
-            signs.of[h] = factor_sign(factor * scales.of[h]);
-        }
+        find_factors(task, seen);
         keep_queries();
     }
 
@@ -429,11 +263,6 @@ struct Compute {
     // Whether the end of a task may overlap the beginning of the next. Keys that are passed on the
     // way must fit the ring: who sees them waits for values that are released only afterwards.
     static constexpr bool crosses = FB_QUERIES_KEPT || FB_QUERY_BUFFERS > 1;
-    FB_DEVICE Reach own_reach(const TaskRows& seen) const {
-        const Reach& r = seen.reach[group()];
-        return {uniform(r.begin), uniform(r.end), uniform(r.whole_begin), uniform(r.whole_end)};
-    }
-
     FB_DEVICE bool can_cross(const Reach& reach, const Task& next, const TaskRows& seen) const {
         if (next.blocks <= 0 || reach.begin > 0) return false;
         const Reach& after = seen.reach[group()];
@@ -468,50 +297,13 @@ struct Compute {
 
     // ---- tasks
 
-    // A task and its rows have rings of their own.
-    struct TaskTurn {
-        Turn<task_count> task;
-        Turn<rows_count> rows;
-
-        FB_DEVICE void advance() {
-            task.advance();
-            rows.advance();
-        }
-    };
-
-    FB_DEVICE const Task& wait_task(const TaskTurn& turn) const {
-        wait(barriers().rows_full[turn.rows.slot()], turn.rows.parity());
-        return b.shared.tasks[turn.task.slot()];
-    }
-    FB_DEVICE const TaskRows& rows_of(const TaskTurn& turn) const {
-        return b.shared.rows[turn.rows.slot()];
-    }
-    // Others can be described when their keys are done with: before they are stored.
-    FB_DEVICE void release_rows(const TaskTurn& turn) const {
-        __syncwarp();
-        arrive_warp(barriers().rows_empty[turn.rows.slot()]);
-    }
-
     // Rows that see nothing.
     FB_DEVICE void pass_task(const Task& task) {
         release_queries();
         pass(uniform(task.blocks));
         FB_UNROLL
         for (int i = 0; i < FB_VALUE_DIM / 2; i++) sums[i] = 0;
-        store(b, task, own(), {{no_base, no_base}, {0, 0}, 1}, sums);
-    }
-
-    FB_DEVICE RowSums row_sums() const {
-        RowSums done = {{no_base, no_base}, {0, 0}, weighs_by_power ? scale_unit(power) : 1};
-        if constexpr (!Variant::softmax) return done;
-        FB_UNROLL
-        for (int h = 0; h < 2; h++) {
-            done.base[h] = rows.top[h] == -FB_INFINITY
-                               ? no_base
-                               : rows.top[h] * factors.at(h) - weight_power;
-            done.sum[h] = rows.sum[h];
-        }
-        return done;
+        store(b, task, own(), 0, {{no_base, no_base}, {0, 0}, 1}, sums);
     }
 
     // Rows that see something; `begun`: the first tile is taken. Returns whether that of the next
@@ -537,7 +329,7 @@ struct Compute {
         if (!goes_on) end(reach);
         before.join(b.shared, sums);
         fresh = true;
-        const uint32_t wrong = store(b, task, own(), done, sums);
+        const uint32_t wrong = store(b, task, own(), 0, done, sums);
         attend_wrong<2>(b.attention(), task.record, task.source.by_page, wrong,
                         {0, FB_VALUE_DIM / 8}, true, [](int h) { return own() + 8 * h; });
         return goes_on;
@@ -570,3 +362,8 @@ struct Compute {
         }
     }
 };
+
+FB_DEVICE void compute_rows(const Block& b) {
+    registers_increase<computing_registers>();
+    Compute(b).run();
+}

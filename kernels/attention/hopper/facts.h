@@ -8,9 +8,11 @@
 //   FB_SUM_TILES      of fp8 products: tiles whose products are summed before the sums are added in
 //                     f32 to those of the tiles before
 //   FB_INVARIANT      1: a row's bits do not depend on the other rows of its record
+//   FB_VALUE_GROUPS   warpgroups that share the value's columns of 64 rows, which another one
+//                     scores (wide.cu); 0, or left out: each scores the rows that it has
 //
 // A block is a warpgroup that loads, one that changes tiles where their elements are not yet what
-// the products take, and one to three that compute 64 rows each.
+// the products take, and one to three that compute 64 rows each, or those of wide.cu.
 //
 // Rounding: queries, keys and values are rounded once to FB_Q_TYPE after conversion and hooks,
 // probabilities once before the second product; all else is f32. Scores come in base 2.
@@ -19,6 +21,9 @@
 // operands are K-major: a warpgroup transposes values in their place.
 #ifndef FB_SUM_TILES
 #define FB_SUM_TILES 1
+#endif
+#ifndef FB_VALUE_GROUPS
+#define FB_VALUE_GROUPS 0
 #endif
 #include "../common/again.h"
 #include "../../params/attention.h"
@@ -45,18 +50,26 @@ constexpr bool values_wait = values_land_raw || fp8_products;
 constexpr int changing_groups = keys_wait || values_wait ? 1 : 0;
 constexpr int changing_warps = 4 * changing_groups;
 constexpr int first_computing = 1 + changing_groups;
-constexpr int computing_groups = FB_THREADS / 128 - first_computing; // of 64 rows each
+constexpr int computing_groups = FB_THREADS / 128 - first_computing;
 constexpr int computing_warps = 4 * computing_groups;
+// Scores are passed on to others, each of which has some of the values' columns.
+constexpr bool passes_scores = FB_VALUE_GROUPS > 0;
+constexpr int value_groups = passes_scores ? FB_VALUE_GROUPS : computing_groups;
+constexpr int score_groups = passes_scores ? 1 : computing_groups; // of 64 rows each
+constexpr int own_columns = FB_VALUE_DIM / (passes_scores ? value_groups : 1);
 constexpr int group_rows = 64;
-constexpr int block_rows = group_rows * computing_groups;
+constexpr int block_rows = group_rows * score_groups;
 static_assert(FB_QUERY_TILE == FB_CLUSTER * block_rows, "a record has the rows of its cluster");
 static_assert(!FB_KEY_POSITIONS, "a row sees a range of tokens");
 static_assert(FB_KEY_DIM % 16 == 0 && FB_VALUE_DIM % 8 == 0, "whole steps of the products");
 
 // setmaxnreg: 168 (384 threads) or 128 (512) registers of each thread at entry are what there is.
-constexpr int loading_registers = computing_groups == 3 ? 32 : 40;
+constexpr int loading_registers = computing_groups == 3 && !passes_scores ? 32 : 40;
 constexpr int changing_registers = 56;
 constexpr int computing_registers = computing_groups == 3 ? 160 : changing_groups ? 208 : 232;
+constexpr int scoring_registers = 152; // of those who pass scores on: 40 + 152 + 2 * 160 = 512
+static_assert(!passes_scores || computing_groups == 1 + value_groups, "one scores");
+static_assert(!passes_scores || changing_groups == 0, "nothing is changed on its way");
 
 // A tile in shared memory is made of panels of 64 columns, or 128 of fp8: rows of 128 bytes under
 // the TMA's swizzle. The same image of a tile is K-major for the first product and, as values of 16
@@ -127,7 +140,7 @@ struct Task {
 
 // What a task's rows see.
 struct TaskRows : ScalesOf<scales_rows, block_rows> {
-    Reach reach[computing_groups];
+    Reach reach[score_groups];
     int32_t start; // as the task has it
     int32_t kv_head;
     int32_t low[block_rows]; // kept tokens [low, high] of each row
@@ -170,6 +183,30 @@ struct Barriers {
     uint64_t mail_full[mail_count];
 };
 
+// Probabilities on their way from the warps that score to those that multiply values: two tiles of
+// 32 keys side by side in the rows of one panel.
+constexpr int weight_slots = 2;
+constexpr int weight_bytes = 64; // of a row and tile
+
+// What is left of a row when its keys are done: the base of exponents, the sum of probabilities,
+// the unit of the sums of values.
+struct RowEnd {
+    float base;
+    float sum;
+    float unit;
+};
+template <bool> struct WeightsOf {
+    alignas(1024) unsigned char panel[group_rows * panel_row];
+    float keep[weight_slots][group_rows]; // what a row's sums are multiplied by before
+    RowEnd ends[group_rows];
+    uint64_t full[weight_slots];
+    uint64_t empty[weight_slots];
+    uint64_t ends_full;
+    uint64_t ends_empty;
+};
+template <> struct WeightsOf<false> {};
+using Weights = WeightsOf<passes_scores>;
+
 struct Tiles {
     alignas(1024) unsigned char queries[FB_QUERY_BUFFERS][query_bytes];
     unsigned char keys[FB_STAGES][key_bytes];
@@ -205,6 +242,7 @@ template <bool> struct RotationOf {
 template <> struct RotationOf<false> {};
 
 struct Shared : Tiles,
+                Weights,
                 RawKeys,
                 RawValues,
                 LongSumsOf<fp8_products>,
@@ -269,15 +307,26 @@ FB_DEVICE void init(const uint64_t& barrier, uint32_t arrivals) {
     mbarrier_init(shared_address(&barrier), arrivals);
 }
 
+FB_DEVICE void init_weights(WeightsOf<false>&) {}
+FB_DEVICE void init_weights(WeightsOf<true>& w) {
+    for (int i = 0; i < weight_slots; i++) {
+        init(w.full[i], 4 * score_groups);
+        init(w.empty[i], 4 * value_groups);
+    }
+    init(w.ends_full, 4 * score_groups);
+    init(w.ends_empty, 4 * value_groups);
+}
+
 // By one thread.
-FB_DEVICE void init_barriers(Barriers& b) {
+FB_DEVICE void init_barriers(Shared& memory) {
+    Barriers& b = memory.barriers;
     // All blocks write a stage that is loaded, each its own one that is changed.
-    const auto releases = [](bool raw) { return computing_warps * (raw ? 1 : FB_CLUSTER); };
+    const auto releases = [](int groups, bool raw) { return 4 * groups * (raw ? 1 : FB_CLUSTER); };
     for (int i = 0; i < FB_STAGES; i++) {
         init(b.keys_full[i], keys_wait ? changing_warps : 1);
-        init(b.keys_empty[i], releases(keys_land_raw));
+        init(b.keys_empty[i], releases(score_groups, keys_land_raw));
         init(b.values_full[i], values_wait ? changing_warps : 1);
-        init(b.values_empty[i], releases(values_land_raw));
+        init(b.values_empty[i], releases(value_groups, values_land_raw));
     }
     for (int i = 0; i < FB_STAGES && changing_groups > 0; i++) {
         init(b.keys_landed[i], 1);
@@ -295,36 +344,47 @@ FB_DEVICE void init_barriers(Barriers& b) {
         init(b.rows_empty[i], computing_warps);
     }
     init(b.task_wanted, 1);
-    for (int i = 0; i < FB_QUERY_BUFFERS; i++) init(b.queries_empty[i], computing_warps);
+    for (int i = 0; i < FB_QUERY_BUFFERS; i++) init(b.queries_empty[i], 4 * score_groups);
     for (int i = 0; i < mail_count; i++) init(b.mail_full[i], 1);
+    init_weights(memory);
     fence_mbarrier_init();
 }
 
 // ---- products
 
-// FB_SCORES takes queries from registers, FB_SHARED_SCORES from shared memory.
+// Columns of one product with values.
+#if FB_VALUE_GROUPS > 0
+#define FB_SUM_COLUMNS 128
+#else
+#define FB_SUM_COLUMNS FB_VALUE_DIM
+#endif
+
+// FB_SCORES takes queries from registers, FB_SHARED_SCORES from shared memory; so do FB_VALUES with
+// probabilities.
 #if FB_Q_TYPE == FB_F8E4M3
 FB_WGMMA_FP8(e4m3, FB_KV_TILE)
-#if FB_VALUE_DIM != FB_KV_TILE
-FB_WGMMA_FP8(e4m3, FB_VALUE_DIM)
+#if FB_SUM_COLUMNS != FB_KV_TILE
+FB_WGMMA_FP8(e4m3, FB_SUM_COLUMNS)
 #endif
 #define FB_SCORES wgmma_e4m3
 #define FB_SHARED_SCORES wgmma_e4m3
 #define FB_VALUES wgmma_e4m3
 #elif FB_Q_TYPE == FB_BF16
 FB_WGMMA(bf16, FB_KV_TILE)
-#if FB_VALUE_DIM != FB_KV_TILE
-FB_WGMMA(bf16, FB_VALUE_DIM)
+#if FB_SUM_COLUMNS != FB_KV_TILE
+FB_WGMMA(bf16, FB_SUM_COLUMNS)
 #endif
 #define FB_SCORES wgmma_bf16<0>
 #define FB_SHARED_SCORES wgmma_bf16<0, 0>
 #define FB_VALUES wgmma_bf16<1>
+#define FB_SHARED_VALUES wgmma_bf16<0, 1>
 #else
 FB_WGMMA(f16, FB_KV_TILE)
-#if FB_VALUE_DIM != FB_KV_TILE
-FB_WGMMA(f16, FB_VALUE_DIM)
+#if FB_SUM_COLUMNS != FB_KV_TILE
+FB_WGMMA(f16, FB_SUM_COLUMNS)
 #endif
 #define FB_SCORES wgmma_f16<0>
 #define FB_SHARED_SCORES wgmma_f16<0, 0>
 #define FB_VALUES wgmma_f16<1>
+#define FB_SHARED_VALUES wgmma_f16<0, 1>
 #endif

@@ -376,9 +376,12 @@ FB_DEVICE uint64_t query_address(const fb_attention_params& p, const Task& task,
     return p.q + query_element * (at.token * p.q_stride_token + at.head * p.q_stride_head);
 }
 
-FB_DEVICE void copy_queries(const Block& b, const Task& task, uint32_t tile, int group) {
+// Rows that a warp copies before another part is its turn: wide ones are shared by both warps.
+constexpr int copied_rows = passes_scores ? group_rows / 2 : group_rows;
+
+FB_DEVICE void copy_queries(const Block& b, const Task& task, uint32_t tile, int part) {
     FB_NO_UNROLL
-    for (int first = group * group_rows; first < (group + 1) * group_rows; first += 32) {
+    for (int first = part * copied_rows; first < (part + 1) * copied_rows; first += 32) {
         const uint64_t address = query_address(b.attention(), task, first + lane_now());
         copy_rows_of<InPanels<query_panel>, operand_bytes * FB_KEY_DIM>(tile, first, 32, address);
     }
@@ -418,12 +421,12 @@ FB_DEVICE void load_rows(const Block& b, const Task& task, uint32_t n) {
     const uint32_t tile = shared_address(b.shared.queries[buffer.slot()]);
     if constexpr (!queries_change) {
         FB_NO_UNROLL
-        for (int group = thread_now() / 32; group < computing_groups; group += 2)
-            copy_queries(b, task, tile, group);
+        for (int part = thread_now() / 32; part < block_rows / copied_rows; part += 2)
+            copy_queries(b, task, tile, part);
     }
     wait_rows_empty(b, n);
     FB_NO_UNROLL
-    for (int group = thread_now() / 32; group < computing_groups; group += 2) {
+    for (int group = thread_now() / 32; group < score_groups; group += 2) {
         describe_rows(b, task, rows, group); // while the queries arrive
         if constexpr (queries_change) {
             __syncwarp();

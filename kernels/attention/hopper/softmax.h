@@ -4,7 +4,7 @@
 #include "facts.h"
 
 using Scores = float[FB_KV_TILE / 2];
-using Sums = float[FB_VALUE_DIM / 2];
+using Sums = float[own_columns / 2];
 
 // Of a thread's two rows.
 struct RowState {

@@ -60,14 +60,14 @@ FB_DEVICE float2 pair_of(const float* sums, int i, int h) {
 FB_DEVICE float row_total(int h, const Sums& sums) {
     float total = 0;
     FB_UNROLL
-    for (int j = 0; j < FB_VALUE_DIM / 8; j++)
+    for (int j = 0; j < own_columns / 8; j++)
         total += sums[4 * j + 2 * h] + sums[4 * j + 2 * h + 1];
     return total;
 }
 
-// 32 columns of row h of a thread, from column 32 g on, by whole quads; `inside`: there is such a
-// row.
-FB_DEVICE void store_columns(const RowTarget& target, bool inside, int h, int g,
+// 32 columns of row h of a thread, from column 32 g of those from `first` on, by whole quads;
+// `inside`: there is such a row.
+FB_DEVICE void store_columns(const RowTarget& target, bool inside, int first, int h, int g,
                              const Sums& sums) {
     if constexpr (stores_eight) {
         uint32_t pairs[4];
@@ -79,38 +79,39 @@ FB_DEVICE void store_columns(const RowTarget& target, bool inside, int h, int g,
         }
         const EightColumns eight = eight_columns(pairs);
         if (inside)
-            store_eight(target.values + out_element * (32 * g + eight.column), eight.pairs);
+            store_eight(target.values + out_element * (first + 32 * g + eight.column),
+                        eight.pairs);
     }
 }
 
 // Row h of a thread, a pair of columns at a time.
-FB_DEVICE void store_pairs(const fb_attention_params& p, const RowTarget& target, int h,
-                           const Sums& sums) {
+FB_DEVICE void store_pairs(const fb_attention_params& p, const RowTarget& target, int first,
+                           int h, const Sums& sums) {
     const int quad = lane_now() % 4;
     FB_UNROLL
-    for (int i = 0; i < FB_VALUE_DIM / 8; i++) {
+    for (int i = 0; i < own_columns / 8; i++) {
         const float2 x = pair_of(&sums[i / 2 * 8], i % 2, h);
         const int column = fp8_products ? i / 2 * 16 + 4 * quad + i % 2 * 2 : 8 * i + 2 * quad;
-        write_pair(p, target, column, x.x, x.y);
+        write_pair(p, target, first + column, x.x, x.y);
     }
 }
 
 // A thread's two rows, by whole quads; `inside`: those that there are.
 FB_DEVICE void store_rows(const fb_attention_params& p, const RowTarget (&targets)[2], bool wide,
-                          const bool (&inside)[2], const Sums& sums) {
+                          const bool (&inside)[2], int first, const Sums& sums) {
     if constexpr (stores_eight) {
         if (wide) {
             FB_UNROLL
-            for (int g = 0; g < FB_VALUE_DIM / 32; g++) {
+            for (int g = 0; g < own_columns / 32; g++) {
                 FB_UNROLL
-                for (int h = 0; h < 2; h++) store_columns(targets[h], inside[h], h, g, sums);
+                for (int h = 0; h < 2; h++) store_columns(targets[h], inside[h], first, h, g, sums);
             }
             return;
         }
     }
     FB_UNROLL
     for (int h = 0; h < 2; h++)
-        if (inside[h]) store_pairs(p, targets[h], h, sums);
+        if (inside[h]) store_pairs(p, targets[h], first, h, sums);
 }
 
 // What is left of a thread's two rows: the base of exponents of 2, and the sum of this thread's
@@ -143,11 +144,11 @@ FB_DEVICE RowTarget target_of(const fb_attention_params& p, const fb_attention_r
     return target;
 }
 
-// A thread's rows `row` and `row` + 8 of the block; returns a bit for each that is wrong, and not
-// stored. A lane finishes one of its warp's 16 rows for the quad that has it: in turn every quad
-// would wait for each of its two.
-FB_DEVICE uint32_t store(const Block& b, const Task& task, int row, const RowSums& rows,
-                         const Sums& sums) {
+// A thread's rows `row` and `row` + 8 of the block, columns from `first` on; returns a bit for
+// each that is wrong, and not stored. A lane finishes one of its warp's 16 rows for the quad that
+// has it: in turn every quad would wait for each of its two.
+FB_DEVICE uint32_t store(const Block& b, const Task& task, int row, int first,
+                         const RowSums& rows, const Sums& sums) {
     constexpr uint32_t all = 0xffffffffu;
     const fb_attention_params& p = b.attention();
     const fb_attention_record& r = task.record;
@@ -173,10 +174,10 @@ FB_DEVICE uint32_t store(const Block& b, const Task& task, int row, const RowSum
     RowTarget known = {};
     if (own < r.row_count)
         known = finish_row(p, r, own, second ? bases[1] : bases[0], second ? totals[1] : totals[0],
-                           lane < 16);
+                           lane < 16 && first == 0);
     known.factor *= rows.unit;
     const RowTarget targets[2] = {target_of(p, r, known, lane / 4, row),
                                   target_of(p, r, known, lane / 4 + 8, row + 8)};
-    store_rows(p, targets, r.partial_row < 0 && wide_rows(p), inside, sums);
+    store_rows(p, targets, r.partial_row < 0 && wide_rows(p), inside, first, sums);
     return wrong;
 }

@@ -13,6 +13,8 @@ export interface Cut {
   readonly queryBuffers: number;
   /** Queries move to registers. */
   readonly keepsQueries: boolean;
+  /** Warpgroups that share the columns of values, beside those that score; 0: these do it all. */
+  readonly valueGroups: number;
 }
 
 /**
@@ -28,6 +30,8 @@ export const cuts: readonly Cut[] = [
   cutOf(192, 128, 112, 2, 1, false),
   cutOf(192, 192, 96, 2, 1, false),
   cutOf(256, 256, 64, 2, 1, false),
+  // 64 rows of sums are all that a block's registers hold: four blocks share the keys.
+  { ...cutOf(512, 512, 32, 2, 1, false), groups: 1, valueGroups: 2, cluster: 4 },
 ];
 
 /**
@@ -94,8 +98,8 @@ function cutOf(
   queryBuffers: number,
   keepsQueries: boolean,
 ): Cut {
-  const cluster = 2;
-  return { keyDim, valueDim, kvTile, groups: 2, cluster, stages, queryBuffers, keepsQueries };
+  const tile = { keyDim, valueDim, kvTile, stages, queryBuffers, keepsQueries };
+  return { ...tile, groups: 2, cluster: 2, valueGroups: 0 };
 }
 
 /**

@@ -65,7 +65,8 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   const rows = [...(plain ? fewRowsCuts(cut) : []), cut].map((each) =>
     kernelClass(each, options, asked, variant?.attention),
   );
-  const least = Math.min(64 * cut.groups, rows[0].queryTile);
+  // Requests of up to 64 rows of wide heads stay there.
+  const least = Math.min(64 * Math.max(2, cut.groups), rows[0].queryTile);
   const smaller = others.classes.filter(({ queryTile }) => queryTile < least);
   return { ...others, classes: [...smaller, ...rows] };
 }
@@ -161,9 +162,9 @@ function kernelClass(
   asked: Asked,
   variant: string | undefined,
 ): KernelClass {
-  const { kvTile, groups, cluster } = cut;
+  const { kvTile, groups, valueGroups, cluster } = cut;
   const changes = asked.rawKeyBytes > 0 || asked.turnedPairs > 0 || asked.fp8Products;
-  const threads = 128 * (groups + (changes ? 2 : 1));
+  const threads = 128 * (groups + valueGroups + (changes ? 2 : 1));
   const sharedBytes = sharedBytesOf(cut, asked);
   return {
     name: `hopper.${asked.fp8Products ? "fp8." : ""}tile${64 * groups * cluster}`,
@@ -176,7 +177,7 @@ function kernelClass(
     rowsPerKey: asked.fp8Products ? fp8RowsPerKey : rowsPerKey,
     entry: "attention_hopper",
     image: {
-      source: "attention/hopper/prefill.cu",
+      source: `attention/hopper/${valueGroups > 0 ? "wide" : "prefill"}.cu`,
       constants: {
         ...constantsOf(cut, options, asked),
         FB_THREADS: threads,
@@ -202,6 +203,7 @@ function constantsOf(cut: Cut, options: ResolvedOptions, { fp8Products }: Asked)
     FB_STAGES: cut.stages,
     FB_QUERY_BUFFERS: cut.queryBuffers,
     FB_QUERIES_KEPT: cut.keepsQueries ? 1 : 0,
+    ...(cut.valueGroups > 0 ? { FB_VALUE_GROUPS: cut.valueGroups } : {}),
     ...(fp8Products ? { FB_Q_TYPE: dtypeCode("f8e4m3"), FB_SUM_TILES: sumTiles } : {}),
     FB_INVARIANT: options.batchInvariant ? 1 : 0,
   };
@@ -210,13 +212,15 @@ function constantsOf(cut: Cut, options: ResolvedOptions, { fp8Products }: Asked)
 /** Shared memory of kernels/attention/hopper/facts.h. */
 function sharedBytesOf(cut: Cut, asked: Asked): number {
   const { masked, turnedPairs, rowWords, noted, fp8Products, rawKeyBytes, rawValueBytes } = asked;
-  const { keyDim, valueDim, kvTile, groups, stages, queryBuffers } = cut;
+  const { keyDim, valueDim, kvTile, groups, valueGroups, stages, queryBuffers } = cut;
   const panels = (dim: number) => Math.ceil(dim / (fp8Products ? panelRowBytes : panelColumns));
   const rows = 64 * groups;
   const queries = queryBuffers * panels(keyDim) * rows * panelRowBytes;
   // Values that are transposed have a row for each column.
   const valueRows = fp8Products ? valueDim : panels(valueDim) * kvTile;
   const tiles = stages * (panels(keyDim) * kvTile + valueRows) * panelRowBytes;
+  // Probabilities, and rows' ends, on their way to those who multiply values.
+  const passed = valueGroups > 0 ? kibibytes(rows * (panelRowBytes + 2 * 4 + 12) + 6 * 8) : 0;
   const longSums = fp8Products ? 4 * rows * valueDim : 0;
   const raw = stages * kvTile * (keyDim * rawKeyBytes + valueDim * rawValueBytes);
   const notes = noted ? stages * 16 * kvTile : 0;
@@ -228,8 +232,13 @@ function sharedBytesOf(cut: Cut, asked: Asked): number {
   const barriers = 8 * (8 * stages + 13 + queryBuffers + 8);
   const mail = 4 * 8;
   const inAll =
-    queries + tiles + raw + longSums + 16 * turnedPairs + notes + tasks + barriers + mail;
-  return Math.ceil(inAll / 1024) * 1024;
+    queries + tiles + passed + raw + longSums + 16 * turnedPairs + notes + tasks + barriers + mail;
+  return kibibytes(inAll);
+}
+
+/** Bytes of so many whole KiB. */
+function kibibytes(bytes: number): number {
+  return Math.ceil(bytes / 1024) * 1024;
 }
 
 /** Rows of a box: a whole number of them makes a page, and a tile. */
