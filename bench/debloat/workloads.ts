@@ -12,9 +12,11 @@ import { unfinished } from "./steps.ts";
 /** A program that gpu.ts runs with the originals and with shrunk libraries. */
 interface Workload {
   readonly name: string;
-  /** Packages of PyPI that it needs. */
+  /** Packages of PyPI that it needs; their names are those of the modules, up to a version. */
   readonly packages: readonly string[];
   readonly command: readonly string[];
+  /** Whether only the tracer's cost is measured, by tracer.ts. */
+  readonly isTraced?: boolean;
 }
 
 const torch = ["torch==2.11.0", "numpy"];
@@ -42,6 +44,7 @@ const workloads: readonly Workload[] = [
     packages: cupy,
     command: ["cupy_math.py", way],
   })),
+  { name: "tracer", packages: torch, command: ["../gpu_program.py"], isTraced: true },
 ];
 
 /** Wheels whose libraries are shrunk by architecture alone. */
@@ -72,31 +75,56 @@ export interface WorkloadOptions {
 export async function runWorkloads(options: WorkloadOptions): Promise<WheelRow[]> {
   const hasGpu = existsSync("/dev/nvidia0");
   for (const workload of workloads.filter(({ name }) => options.only.test(name))) {
-    const { name, packages, command } = workload;
-    const folder = join(benchFolder, "workloads");
+    const { name, packages } = workload;
     const site = join(folder, packages.join("+").replace(/[^\w.+-]/g, "_"));
-    const state = join(folder, "states", name.replaceAll(" ", "-"));
-    const program = join("bench", "debloat", "workloads", command[0]);
-    const words = ["bench/debloat/gpu.ts", "--state", state, "--rounds", "1", "--traced", "0"];
-    words.push("--cold", "0", "--json", `${state}.json`);
-    if (!options.isInstalled) words.push("--site", site);
-    if (options.steps !== undefined) words.push("--steps", String(options.steps));
-    const line = [...words, "--program", program, ...command.slice(1)];
+    const line = lineOf(workload, site, options);
     if (!hasGpu) {
       const shown = line.join(" ").replaceAll(`${root}/`, "");
       process.stdout.write(`${name}: not measured, bun ${shown}\n`);
       continue;
     }
     process.stdout.write(`\n${name}\n`);
+    const missing = options.isInstalled ? packages.filter(isMissing) : [];
+    if (missing.length > 0) {
+      const names = missing.join(", ");
+      process.stdout.write(`${name}: not measured, python3 imports no ${names}\n`);
+      continue;
+    }
     if (!options.isInstalled) await install(site, packages);
     const child = Bun.spawn([process.execPath, ...line], { stdout: "inherit", stderr: "inherit" });
     const code = await child.exited;
     if (code === unfinished) continue;
-    process.stdout.write(`${name}: ${code === 0 ? "equal" : "FAILED"}\n`);
+    process.stdout.write(`${name}: ${code === 0 ? "done" : "FAILED"}\n`);
   }
   const rows: WheelRow[] = [];
   for (const name of wheels) if (options.only.test(name)) rows.push(await shrinkWheel(name));
   return rows;
+}
+
+const folder = join(benchFolder, "workloads");
+
+/** The command line of a workload, which goes on where it was cut off. */
+function lineOf(workload: Workload, site: string, options: WorkloadOptions): string[] {
+  const { name, command, isTraced } = workload;
+  const state = join(folder, "states", name.replaceAll(" ", "-"));
+  const steps = options.steps === undefined ? [] : ["--steps", String(options.steps)];
+  const kept = ["--state", state, ...steps, "--json", `${state}.json`];
+  const program = [join("bench", "debloat", "workloads", command[0]), ...command.slice(1)];
+  if (isTraced) {
+    const python = options.isInstalled ? ["python3"] : ["env", `PYTHONPATH=${site}`, "python3"];
+    const answer = `${state}.answer`;
+    return ["bench/debloat/tracer.ts", "--rounds", "5", ...kept, ...python, ...program, answer];
+  }
+  const once = ["--rounds", "1", "--traced", "0", "--cold", "0"];
+  const where = options.isInstalled ? [] : ["--site", site];
+  return ["bench/debloat/gpu.ts", ...kept, ...once, ...where, "--program", ...program];
+}
+
+/** Whether python3 does not find the module of a package. */
+function isMissing(name: string): boolean {
+  const module = name.replace(/\W.*$/, "");
+  const script = "import sys, importlib.util as u; sys.exit(u.find_spec(sys.argv[1]) is None)";
+  return Bun.spawnSync(["python3", "-c", script, module]).exitCode !== 0;
 }
 
 async function install(site: string, packages: readonly string[]): Promise<void> {

@@ -4,7 +4,7 @@ import { joinRanges } from "../elf/ranges.ts";
 import { joinCubins, joinFunctions, joinNames } from "./join.ts";
 import type { CubinId, HostMode, Profile, ProfiledLibrary, ProfileRun } from "./types.ts";
 
-/** Where a value is: its text is made only where one is wrong, as a profile has a million values. */
+/** Where a value is; text of it is made only when one is wrong, as profiles have many values. */
 interface Place {
   readonly of?: Place;
   key: string | number;
