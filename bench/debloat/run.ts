@@ -157,7 +157,8 @@ async function main(options: { site?: string; only: RegExp; json?: string }): Pr
 /** Runs a row in a process of its own, whose time and memory count. */
 async function measure(row: Row, files: readonly string[]): Promise<Measured> {
   const { name, shrink, goal, isTimed, libraries = /./ } = row;
-  rmSync(output, { recursive: true, force: true });
+  // A file that takes the place of another is written to the disk first, and that would count.
+  for (const made of [output, sidecars]) rmSync(made, { recursive: true, force: true });
   const request: StepRequest = {
     files: files.filter((path) => libraries.test(basename(path))),
     ...(shrink !== undefined && { shrink: { ...shrink, output } }),
