@@ -3,6 +3,7 @@
 // little more than is asked for. One meeting of the team is enough.
 #pragma once
 #include "listed.h"
+#include "streamed.h"
 
 // ---- facts
 
@@ -122,9 +123,55 @@ FB_DEVICE int32_t order_few(TeamShared& shared, int32_t total, int32_t k) {
     return count;
 }
 
+// As found_by, by whole warps: a lane asks one block. Where rows are held, that spills.
+template <int size> FB_DEVICE Found found_by_lanes(const Team<size>& team) {
+    const TeamShared& shared = team.shared;
+    const int other = int(threadIdx.x) % size, mine = int(threadIdx.x) / (team_threads / size);
+    const uint32_t own = team.load_4(team.in(other, &shared.own_count));
+    const bool is_odd = team.load_4(team.in(other, &shared.own_odd)) != 0;
+    uint32_t end = own;
+    FB_UNROLL
+    for (int distance = 1; distance < size; distance *= 2) {
+        const uint32_t before = __shfl_up_sync(~0u, end, distance);
+        if (other >= distance) end += before;
+    }
+    const int32_t count = int32_t(__shfl_sync(~0u, own, mine));
+    const int32_t first = int32_t(__shfl_sync(~0u, end, mine)) - count;
+    return {int32_t(__shfl_sync(~0u, end, size - 1)), first, count, __any_sync(~0u, is_odd) != 0};
+}
+
+// Lists what `keeps(x, index)` says of a block's part.
+template <int size, class Keeps>
+FB_DEVICE void list_kept(TeamShared& shared, const Row<size>& row, float least, Keeps keeps) {
+    row.each_quad([&](int32_t start, const float* x, int32_t) {
+        if (!(x[0] >= least || x[1] >= least || x[2] >= least || x[3] >= least)) return;
+        FB_UNROLL
+        for (int i = 0; i < quad; i++) {
+            if (!keeps(x[i], start + i)) continue;
+            const uint32_t at = atomicAdd(&shared.own_count, 1u);
+            if (at < listed_most) shared.lists.own[at] = place_of(x[i], start + i);
+        }
+    });
+}
+
+// Lists the first k, of which the row has as many, where too much is as large as what bounds them.
+template <int size>
+FB_DEVICE void list_exactly(Team<size>& team, const Row<size>& row, int32_t k) {
+    TeamShared& shared = team.shared;
+    const auto each = [&](const auto& add) {
+        row.each([&](int32_t index, float x) { add(index, x, 1.0f); });
+    };
+    const Keeps keeps = keeps_of(find_cut(team, each, count_of(k)).place);
+    if (threadIdx.x == 0) shared.own_count = 0;
+    team.sync(); // nobody needs the histograms
+    list_kept(shared, row, keeps.x, keeps);
+    team.sync();
+}
+
 // The first k of the row without what has no weight, if there are as many; by the leader alone if
 // `leader_only`, for which the others only know how many are listed; `leaves`: the team is left if
-// there is a list. If not, no block may end before the others have met once more.
+// there is a list, which rows that are streamed always have. If not, no block may end before the
+// others have met once more.
 template <int size>
 FB_DEVICE Few list_few(Team<size>& team, const Row<size>& row, Most own, int32_t k,
                        bool leader_only, bool leaves) {
@@ -140,18 +187,21 @@ FB_DEVICE Few list_few(Team<size>& team, const Row<size>& row, Most own, int32_t
         if (own.x >= lowest) visit(own.x);
     });
     const float least = fmaxf(reached, lowest);
-    row.each_quad([&](int32_t start, const float* x, int32_t) {
-        if (!(x[0] >= least || x[1] >= least || x[2] >= least || x[3] >= least)) return;
-        FB_UNROLL
-        for (int i = 0; i < quad; i++) {
-            if (!(x[i] >= least)) continue;
-            const uint32_t at = atomicAdd(&shared.own_count, 1u);
-            if (at < listed_most) shared.lists.own[at] = place_of(x[i], start + i);
-        }
-    });
+    // Only threads that have something to list read it again where that is not in shared memory.
+    if (size == 1 || !rows_streamed || own.x >= least)
+        list_kept(shared, row, least, [=](float x, int32_t) { return x >= least; });
     team.sync();
-    const Found found = found_by(team);
-    if (found.total > listed_most) return {-1, found.is_odd};
+    Found found;
+    if constexpr (size > 1 && rows_streamed) {
+        found = found_by_lanes(team);
+        if (found.total > listed_most) {
+            list_exactly(team, row, k);
+            found = found_by_lanes(team);
+        }
+    } else {
+        found = found_by(team);
+        if (found.total > listed_most) return {-1, found.is_odd};
+    }
     const bool ends = !leader_only || team.is_leader();
     if (ends) gather_lists(team, found);
     if (leaves) team.leave();

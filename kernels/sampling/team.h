@@ -20,6 +20,16 @@ constexpr int part_count = 3;
 constexpr int distance_count = 2048;
 constexpr int listed_most = 2048;
 
+// Whether the blocks of a cluster read their parts where they lie, in each pass, or hold them
+// (held.h).
+#ifdef FB_STREAMED
+constexpr bool rows_streamed = true;
+#else
+constexpr bool rows_streamed = false;
+#endif
+// Quads of a thread in flight where they are read.
+constexpr int flight = 4;
+
 // ---- chunks and quads of f32, f16 or bf16
 
 // Elements that a thread takes at a time.
@@ -336,8 +346,57 @@ template <int size> struct Team {
     template <class Clean, class Body>
     static FB_DEVICE void each_quad(Part part, int32_t dtype, uint64_t row, float lowest,
                                     Clean clean, Body body) {
-        if constexpr (size > 1) each_held(part, dtype, row, lowest, clean, body);
-        else each_read(part, dtype, row, lowest, clean, body);
+        if constexpr (size == 1) each_read(part, dtype, row, lowest, clean, body);
+        else if constexpr (rows_streamed) each_streamed(part, dtype, row, lowest, clean, body);
+        else each_held(part, dtype, row, lowest, clean, body);
+    }
+
+    template <class Clean, class Body>
+    static FB_DEVICE void each_streamed(Part part, int32_t dtype, uint64_t row, float lowest,
+                                        Clean clean, Body body) {
+        constexpr int32_t step = team_threads * quad;
+        const int32_t bytes = element_bytes(dtype);
+        const bool is_aligned = row % uint64_t(quad * bytes) == 0;
+        FB_NO_UNROLL
+        for (int32_t at = part.first + int32_t(threadIdx.x) * quad; at < part.end;
+             at += flight * step) {
+            uint4 raw[flight];
+            const uint64_t first = row + int64_t(at) * bytes;
+            const int32_t left = is_aligned ? part.end - at - quad : -1;
+            if (bytes == 4) {
+                FB_UNROLL
+                for (int i = 0; i < flight; i++)
+                    if (i * step <= left) raw[i] = *items<const uint4>(first + i * step * 4);
+            } else {
+                FB_UNROLL
+                for (int i = 0; i < flight; i++) {
+                    if (i * step > left) continue;
+                    const uint2 two = *items<const uint2>(first + i * step * 2);
+                    raw[i] = make_uint4(two.x, two.y, 0, 0);
+                }
+            }
+            FB_UNROLL
+            for (int i = 0; i < flight; i++) {
+                if (i * step > left) continue;
+                const uint32_t words[quad] = {raw[i].x, raw[i].y, raw[i].z, raw[i].w};
+                float x[quad];
+                widen_quad(dtype, words, x);
+                FB_UNROLL
+                for (int j = 0; j < quad; j++) x[j] = clean(x[j]);
+                body(at + i * step, x, quad);
+            }
+            // Of rows at odd addresses, and the end of one.
+            FB_NO_UNROLL
+            for (int i = left < 0 ? 0 : left / step + 1; i < flight; i++) {
+                const int32_t start = at + i * step, count = quad_count(part.end, start);
+                if (count <= 0) break;
+                float x[quad];
+                load_quad(dtype, row + int64_t(start) * bytes, count, x);
+                FB_UNROLL
+                for (int j = 0; j < quad; j++) x[j] = j < count ? clean(x[j]) : lowest;
+                body(start, x, count);
+            }
+        }
     }
 
     template <class Clean, class Body>

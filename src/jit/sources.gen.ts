@@ -142,7 +142,9 @@ import sampling_row_h from "../../kernels/sampling/row.h" with { type: "text" };
 import sampling_sample_cu from "../../kernels/sampling/sample.cu" with { type: "text" };
 import sampling_sample_h from "../../kernels/sampling/sample.h" with { type: "text" };
 import sampling_sample_cluster_cu from "../../kernels/sampling/sample_cluster.cu" with { type: "text" };
+import sampling_sample_few_cluster_cu from "../../kernels/sampling/sample_few_cluster.cu" with { type: "text" };
 import sampling_select_h from "../../kernels/sampling/select.h" with { type: "text" };
+import sampling_streamed_h from "../../kernels/sampling/streamed.h" with { type: "text" };
 import sampling_team_h from "../../kernels/sampling/team.h" with { type: "text" };
 import sampling_top_k_cu from "../../kernels/sampling/top_k.cu" with { type: "text" };
 import sampling_top_k_h from "../../kernels/sampling/top_k.h" with { type: "text" };
@@ -294,7 +296,9 @@ export const sources: Readonly<Record<string, string>> = {
   "sampling/sample.cu": sampling_sample_cu,
   "sampling/sample.h": sampling_sample_h,
   "sampling/sample_cluster.cu": sampling_sample_cluster_cu,
+  "sampling/sample_few_cluster.cu": sampling_sample_few_cluster_cu,
   "sampling/select.h": sampling_select_h,
+  "sampling/streamed.h": sampling_streamed_h,
   "sampling/team.h": sampling_team_h,
   "sampling/top_k.cu": sampling_top_k_cu,
   "sampling/top_k.h": sampling_top_k_h,

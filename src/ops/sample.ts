@@ -219,11 +219,26 @@ function setFilters(x: Tensor, options: FilterOptions): void {
   params.isJoint = order === "joint" ? 1 : 0;
 }
 
+/** What top-k of {@link isFew} keeps at most: few_most in kernels/sampling/few.h. */
+const fewMost = 128;
+
+/** Whether rows of logits or probabilities are drawn from of which the first few decide. */
+function isFew(rows: number, options: FilterOptions): boolean {
+  const { temperature = 1, topK, topP = 1, order } = options;
+  // One row alone waits less where it is held.
+  if (params.out !== 0 || rows === 1) return false;
+  if (typeof topK !== "number" || topK === 1 || topK > fewMost) return false;
+  // Temperature 0, as f32, takes the first of the largest; joint top-p counts the whole row.
+  if (typeof temperature !== "number" || Math.fround(temperature) === 0) return false;
+  return order !== "joint" || topP === 1;
+}
+
 function launch(x: Tensor, out: Tensor, options: FilterOptions, inputs: readonly Tensor[]): void {
   const { device } = x;
   const [rows, length] = x.shape;
   if (rows === 0) return;
   const { stream = device.stream, status } = options;
   if (device.capturing) device.needOnReplay(x, out, ...inputs, ...tensorsOf(status));
-  device.launch(stream, rowKernel(device, "sample_rows", length), params, rows);
+  const kernel = rowKernel(device, isFew(rows, options) ? "sample_few" : "sample_rows", length);
+  device.launch(stream, kernel, params, rows);
 }

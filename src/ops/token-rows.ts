@@ -111,8 +111,12 @@ export function tensorsOf(...values: (PerRow | undefined)[]): Tensor[] {
 /** Rows that are longer have more work than one block does well. */
 const blockLength = 1 << 14;
 
-/** The kernel that takes rows of this length, by a cluster of blocks if that helps. */
+/**
+ * The kernel that takes rows of this length, by a cluster of blocks if that helps: what a block
+ * alone samples, it does by one kernel for all options.
+ */
 export function rowKernel(device: Device, name: string, length: number): Kernel {
   const hasClusters = device.kind === "cuda" && device.properties.computeMajor >= 9;
-  return device.kernel(hasClusters && length > blockLength ? `${name}_cluster` : name);
+  if (hasClusters && length > blockLength) return device.kernel(`${name}_cluster`);
+  return device.kernel(name.replace(/^sample_.*/, "sample_rows"));
 }

@@ -101,6 +101,7 @@ describe.skipIf(gpu === undefined)(`operators on ${gpu?.name}`, () => {
     const twinOf = (name: string) =>
       name
         .replace(/^matmul_.*/, "matmul")
+        .replace(/^sample_.*/, "sample_rows")
         .replace(/_cluster$/, "")
         .replace(/even_[a-z]+$/, "long")
         .replace(/_even$/, "");

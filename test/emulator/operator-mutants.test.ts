@@ -29,6 +29,7 @@ const kernels = [
   "quantize_even_long",
   "sample_rows",
   "sample_rows_cluster",
+  "sample_few_cluster",
   "top_k_rows",
   "top_k_rows_cluster",
   "verify_drafts",

@@ -36,14 +36,21 @@ function logits(device: Device, rows: number, length: number, scale = 1): Tensor
 
 function sampled(device: Device, rows: number, length: number): Tensor[] {
   const filters = { topK: Math.ceil(length / 3), topP: 0.8 };
-  const few = { topK: 20, topP: 0.8 };
   const cut = [1, 100].flatMap((scale) => {
     const x = logits(device, rows, length, scale);
     return [sample(x, { ...filters, seed: 5 }), renormalize(x, filters)];
   });
-  // More than run at once.
+  // More than run at once. A tensor's k says nothing about the kernel.
   const x = logits(device, rows + 2, length);
+  const ks = Tensor.from(device, new Array(rows + 2).fill(20), [rows + 2], "i32");
+  const few = { topK: ks, topP: 0.8 };
   return [...cut, sample(x, few), renormalize(x, few), sample(x, { topP: 0.6, seed: 5 })];
+}
+
+/** The first few decide; of a row of one value all may be one of them. */
+function sampledFew(device: Device, length: number): Tensor[] {
+  const few = { topK: 20, topP: 0.8, seed: 5 };
+  return [1, 0].map((scale) => sample(logits(device, 2, length, scale), few));
 }
 
 function largest(device: Device, length: number, ks: readonly number[]): Tensor[] {
@@ -163,6 +170,7 @@ const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
   moe_route: routed,
   sample_rows: (device) => sampled(device, 2, 3000),
   sample_rows_cluster: (device) => sampled(device, 1, 16_500),
+  sample_few_cluster: (device) => sampledFew(device, 16_500),
   top_k_rows: (device) => largest(device, 1500, [33, 1100]),
   top_k_rows_cluster: (device) => largest(device, 16_500, [20, 600]),
   verify_drafts: verified,

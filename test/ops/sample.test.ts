@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import type { Device } from "../../src/device/device.ts";
+import { Device } from "../../src/device/device.ts";
 import { OptionError } from "../../src/errors.ts";
 import {
   type FilterOptions,
@@ -163,7 +163,7 @@ const isSlow = ({ kind, properties }: Device) => kind === "cuda" && properties.e
 /** The device's kernels for GPUs without clusters in place of those with. */
 function withoutClusters(device: Device): void {
   const kernel = device.kernel.bind(device);
-  device.kernel = (name) => kernel(name.replace(/_cluster$/, ""));
+  device.kernel = (name) => kernel(name.replace(/^(sample|top_k)_.*/, "$1_rows"));
 }
 
 describe.each(await targetsHere())("sampling on $name", (target) => {
@@ -184,6 +184,18 @@ describe.each(await targetsHere())("sampling on $name", (target) => {
     await using device = await target.open(2);
     const random = seeded(seed);
     for (let i = 0; i < cases; i++) check(device, caseOf(random, 4000), random);
+  });
+
+  const longSizes = isGpu ? { slice: 3, whole: 300 } : { slice: 1, whole: 20 };
+  sweep("the first few of long rows agree", longSizes, async (seed, cases) => {
+    await using device = await target.open(2);
+    const random = seeded(seed);
+    for (let i = 0; i < cases; i++) {
+      const length = random.integer(16_385, 18_000);
+      const any = caseOf(random, 1, { temperature: random.pick([undefined, 0.3, 1, 2.5]) });
+      const few = { topK: random.pick([2, 7, 50, 128]), rows: random.integer(2, 3), length };
+      check(device, { ...any, ...few }, random);
+    }
   });
 
   test.skipIf(target.kind === "cpu")("has the same bits without clusters", async () => {
@@ -233,6 +245,50 @@ describe.each(await targetsHere())("sampling on $name", (target) => {
         if (!Buffer.from(bytes).equals(results[1][at]))
           throw new Error(`${JSON.stringify({ ...filter, from, dtype, length, kept })}: ${at}`);
     }
+  });
+
+  test.skipIf(target.kind === "cpu")("a cluster's first few are those of a block", async () => {
+    await using device = await target.open(2);
+    await using other = await target.open(2);
+    await using cpu = await Device.open("cpu", { threads: 1 });
+    const launched: string[] = [];
+    const found = device.kernel.bind(device);
+    device.kernel = (name) => (launched.push(name), found(name));
+    withoutClusters(other);
+    const random = seeded(21);
+    const length = 16_391;
+    // Of one value and of few, where more than a list holds are as large as what bounds it; a peak;
+    // fewer than k that have a weight, and none.
+    const rows: ((at: number) => number)[] = [
+      () => 1.5,
+      (at) => (at % 4001 === 17 ? 3 : 1),
+      (at) => (at < 9000 ? 0.25 : at % 2),
+      (at) => (at === 7777 ? 30 : random.next()),
+      () => random.next(),
+      (at) => (at % 3000 === 5 ? 2 : 0 / 0),
+      () => -Infinity,
+    ];
+    const values = rows.flatMap((row) => Array.from({ length }, (_, at) => row(at)));
+    const filters: FilterOptions[] = [
+      { topK: 2 },
+      { topK: 20, topP: 0.5, temperature: 0.7 },
+      { topK: 128, minP: 0.3, order: "joint" },
+    ];
+    for (const [i, filter] of filters.entries())
+      for (const from of ["logits", "probabilities"] as const) {
+        const options = { ...filter, from };
+        if (from === "probabilities") delete options.temperature;
+        const dtype = (["f32", "bf16", "f16"] as const)[i];
+        const results = [device, other, cpu].map((on) => {
+          using x = Tensor.from(on, values, [rows.length, length], dtype);
+          using status = Tensor.zeros(on, [rows.length], "i32");
+          const draws = [0, 1, 2].map((seed) => sample(x, { ...options, seed, status }));
+          return [...draws, status].map((tensor) => [...tensor.toFloat64Array()]);
+        });
+        for (const its of results.slice(1))
+          expect({ options, results: results[0] }).toEqual({ options, results: its });
+      }
+    expect(new Set(launched).size).toBe(1);
   });
 
   test("filters that bound each other, in both orders", async () => {
