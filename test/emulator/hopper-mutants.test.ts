@@ -87,7 +87,7 @@ const mlaSubjects: Record<string, Subject> = {
   "32 rows": mla("mla.rows32", { pageSize: 64, queryHeads: 20 }),
   "32 rows, gathered": mla("mla.rows32", { pageSize: 5, queryHeads: 20 }),
   "8 bits": mla("mla.rows16", { pageSize: 64, queryHeads: 12, kvDtype: "f8e4m3" }),
-  // Scores differ so much that later tiles raise bases, too: factors of two tiles ago may be unread.
+  // Scores differ so much that later tiles raise bases: factors of two tiles ago may be unread.
   "8 bits, raised": mla("mla.rows16", {
     pageSize: 64,
     queryHeads: 12,
