@@ -342,7 +342,8 @@ template <int size> struct Team {
     }
 
     // Calls body(index of the first, elements, how many of them) for this thread's quads, by all
-    // lanes of a warp together: past the row's end they are `lowest`. What is not held is cleaned.
+    // lanes of a warp together (not of streamed rows: no shuffles there): past the row's end they
+    // are `lowest`. What is not held is cleaned.
     template <class Clean, class Body>
     static FB_DEVICE void each_quad(Part part, int32_t dtype, uint64_t row, float lowest,
                                     Clean clean, Body body) {

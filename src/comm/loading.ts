@@ -20,11 +20,16 @@ export class Loading implements AsyncDisposable {
   #last = performance.now();
   #waits = false;
 
-  private constructor(comm: Communicator, stream: Stream, owned: AsyncDisposableStack) {
+  private constructor(
+    comm: Communicator,
+    stream: Stream,
+    loads: Tensor,
+    owned: AsyncDisposableStack,
+  ) {
     this.#comm = comm;
     this.#stream = stream;
+    this.#loads = loads;
     this.#owned = owned;
-    this.#loads = owned.use(Tensor.zeros(comm.device, [1], "i32", "loads"));
     this.#everyMs = comm.timeoutMs / 4;
     this.#timer = setInterval(() => this.#tellOrStop(), this.#everyMs);
   }
@@ -33,18 +38,21 @@ export class Loading implements AsyncDisposable {
   static async open(steps: Communicator, ranks: Ranks): Promise<Loading> {
     await using made = new AsyncDisposableStack();
     const { device, timeoutMs } = steps;
-    if (device.kind === "cuda" && (ranks.address !== undefined || ranks.ranks === 1))
-      return new Loading(steps, made.use(device.createStream("loading")), made.move());
+    const byNccl = device.kind === "cuda" && (ranks.address !== undefined || ranks.ranks === 1);
     // MPI waits on a thread, and the device's own ones load.
-    const other = made.use(await Device.open("cpu", { threads: 1 }));
-    const comm = made.use(await Communicator.open(other, { ranks, timeoutMs }));
-    return new Loading(comm, other.stream, made.move());
+    const own = byNccl ? device : made.use(await Device.open("cpu", { threads: 1 }));
+    const comm = byNccl ? steps : made.use(await Communicator.open(own, { ranks, timeoutMs }));
+    const stream = byNccl ? made.use(device.createStream("loading")) : own.stream;
+    const loads = made.use(Tensor.zeros(own, [1], "i32", "loads"));
+    after(stream, own.stream);
+    return new Loading(comm, stream, loads, made.move());
   }
 
   /** Tells the others, where it is time to, that this rank still loads. Errors: CommError. */
   readonly tell = (): void => {
     const now = performance.now();
-    if (this.#waits || now - this.#last < this.#everyMs) return;
+    // One at a time: whoever loads fast gets no further ahead of the others.
+    if (this.#waits || now - this.#last < this.#everyMs || !this.#stream.idle) return;
     this.#last = now;
     this.#comm.allReduce(this.#loads, "min", this.#stream);
   };
@@ -60,6 +68,9 @@ export class Loading implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
+    // Where loading failed, what was told may wait for a rank that never comes.
+    if (!this.#stream.idle) this.#comm.abort();
+    await this.#stream.done().catch(() => {});
     await this.#owned[Symbol.asyncDispose]();
   }
 
@@ -67,6 +78,8 @@ export class Loading implements AsyncDisposable {
     const { device } = this.#comm;
     // All ranks exchange equally often: none tells more than its number while it waits.
     this.#waits = true;
+    // By itself, as there is one time for all that is queued.
+    await this.#comm.done(this.#stream);
     while (true) {
       using least = Tensor.from(device, [count], [1], "i32", "loaded");
       after(this.#stream, device.stream);

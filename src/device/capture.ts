@@ -26,6 +26,8 @@ export class Captures {
   readonly #checked = new Set<object>();
   /** What the captured work reads and writes. */
   readonly #needed = new Set<Owner>();
+  /** By key, the stream of the last replay: the key's own may be gone. */
+  readonly #replayed = new WeakMap<object, Stream>();
   /** What is launched since the capture began. */
   #kernels = new Set<Kernel>();
 
@@ -94,8 +96,10 @@ export class Captures {
   keepOrder(key: object, stream: Stream): void {
     let last = stream;
     const isFirst = this.onReplay(key, (replayed) => {
+      const before = stream.disposed ? (this.#replayed.get(key) ?? stream) : stream;
+      if (replayed !== before) after(replayed, before);
       last = replayed;
-      if (last !== stream) after(last, stream);
+      this.#replayed.set(key, last);
     });
     if (isFirst) this.afterReplay(() => last === stream || after(stream, last));
   }

@@ -139,7 +139,7 @@ export class Engine implements AsyncDisposable {
     const cut = { pages, pageSize, cascade, exact, splitsContext };
     const wanted = { config, dtype, ...limits, ...cut, drafts, adapters: adapters.facts };
     const met = ranks && (await meet(device, ranks, wanted));
-    if (met !== undefined) made.use(met.comm);
+    for (const each of [met?.comm, met?.turns]) made.use(each);
     await using loading = met?.loading;
     const sizes = { dtype, ...cut, ...limits, deterministic, ranks: met?.comm, loading };
     const forDrafts = { device, tokenizer: prompts.tokenizer, randomWeights, sizes };

@@ -53,7 +53,7 @@ export async function meet(device: Device, ranks: Ranks, wanted: object) {
   const bytesOf = (what: unknown) => new TextEncoder().encode(JSON.stringify(what));
   await comm.requireEqual("the version", bytesOf(version));
   await comm.requireEqual("what is loaded", bytesOf(wanted));
-  const turns = await Turns.open(comm, ranks);
+  const turns = made.use(await Turns.open(comm, ranks));
   const loading = await Loading.open(comm, ranks);
   made.move();
   return { comm, turns, loading };

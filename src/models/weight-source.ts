@@ -274,8 +274,8 @@ export class WeightSource implements Disposable {
   }
 
   protected own(tensor: Tensor): Tensor {
-    this.done.onTensor?.();
     this.done.owned.push(tensor);
+    this.done.onTensor?.();
     return tensor;
   }
 

@@ -37,9 +37,11 @@ export function requireCublasLt(
   if (groups !== undefined) throw refusal("groups", groups, "left out, as are experts,");
   requireOperands(x, weight, options);
   requireAdded(x, options, outDtype);
-  const library = openCublasLt(Math.floor(device.properties.driverVersion / 1000));
+  const major = Math.floor(device.properties.driverVersion / 1000);
+  const library = openCublasLt(major);
   if (typeof library === "object") return;
-  const fix = "pip install nvidia-cublas, set FLASHBUN_CUBLASLT to its path, or leave it out.";
+  const pip = major < 13 ? "nvidia-cublas-cu12" : "nvidia-cublas";
+  const fix = `pip install ${pip}, set FLASHBUN_CUBLASLT to its path, or leave it out.`;
   throw new OptionError("backend", backend, `"flashbun", as ${library}`, fix);
 }
 

@@ -95,7 +95,7 @@ export class Planner {
     let apart = this.#headPlaces.includes(0) && !this.options.batchInvariant;
     for (let l = 0; l < levels.length; l++) apart ||= levels[l].perHead;
     this.#tiles.build(batch, apart, windowLeft);
-    this.#seeFew(bucket, this.#copies(apart));
+    this.#seeFew(bucket, apart);
     this.#cut(apart);
     this.#intervals.sweep(this.#tiles, batch.tokenCount * this.#group);
     const plan = this.#emitter.emit(batch, bucket, into);
@@ -108,17 +108,20 @@ export class Planner {
    * Notes of which classes there are few tiles, each of so many records; of a graph's step, which
    * launches as any step of its bucket does, requests count. More warps sum in another order.
    */
-  #seeFew(bucket: number, copies: number): void {
+  #seeFew(bucket: number, apart: boolean): void {
     const { classes, processors, kvHeads, batchInvariant } = this.options;
     const { data, length } = this.#tiles.list;
+    // Heads that follow one schedule need processors of their own: with none nothing would be cut.
+    const cuts = apart || this.#headProcessors > 0;
     for (let c = 0; c < classes.length; c++) {
+      const launch = this.#emitter.plan.launches[c];
+      launch.few = false;
+      if (classes[c].few === undefined || batchInvariant || !cuts) continue;
       let records = kvHeads * bucket;
       for (let t = 0; t < length && bucket === 0; t++)
-        if (data[t * tileInts + Tile.kernelClass] === c) records += copies;
-      const launch = this.#emitter.plan.launches[c];
+        if (data[t * tileInts + Tile.kernelClass] === c) records += this.#copies(apart);
       // Fewer are cut anyway.
-      const isFew = records <= processors && 2 * records > processors;
-      launch.few = classes[c].few !== undefined && isFew && !batchInvariant;
+      launch.few = records <= processors && 2 * records > processors;
     }
   }
 

@@ -13,6 +13,8 @@ export function listening<T>({ host, port, names }: Place, start: () => T): T {
     return start();
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
+    // No fault of what was asked for.
+    if (cause instanceof TypeError || code === "EMFILE" || code === "ENFILE") throw cause;
     const option = names?.port ?? "port";
     if (code === "EADDRINUSE") {
       const allowed = `one at which nobody listens on ${host}`;

@@ -24,7 +24,7 @@ export function openCheckpoint(path: string): Checkpoint {
     const fix = `give another path, or fetch it by \`hf download ${path}\`.`;
     throw new CheckpointError(path, "there is no such file, nor such a model of the hub here", fix);
   }
-  if (found?.isFile() && /\.(safetensors|json|bin|pth?)$/.test(path)) {
+  if (found?.isFile() && /\.(safetensors|json|pth?)$/.test(path)) {
     const what = "it is one file of a model's folder, and no .gguf file";
     throw new CheckpointError(path, what, `give the folder, ${dirname(path)}.`);
   }
@@ -52,7 +52,12 @@ function openFolder(path: string): Checkpoint {
 }
 
 function requireModelIn(path: string): void {
-  const names = readdirSync(path);
+  let names: string[];
+  try {
+    names = readdirSync(path);
+  } catch {
+    return; // config.json says whether it can be read.
+  }
   if (names.includes("config.json")) return;
   const gguf = names.find((name) => name.endsWith(".gguf"));
   const what = "it is no model's folder: it has no config.json";

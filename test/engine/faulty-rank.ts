@@ -40,7 +40,7 @@ async function atTensors(fault: (tensor: number) => void): Promise<void> {
   };
 }
 
-const slowly = () => atTensors(() => Bun.sleepSync(700));
+const slowly = () => atTensors(() => Bun.sleepSync(1800));
 
 const faults: Record<string, () => unknown> = {
   killed: () => atStep(() => process.kill(process.pid, "SIGKILL")),

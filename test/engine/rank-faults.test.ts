@@ -53,7 +53,7 @@ test.concurrent.each(["loads slowly", "rank 0 loads slowly"])(
   async (fault) => {
     const speculate = { method: "draft", model: path };
     const job = { path, requests, options: { pages: 40, speculate } };
-    const environment = { FLASHBUN_COMM_SECONDS: "2" };
+    const environment = { FLASHBUN_COMM_SECONDS: "6" };
     const { code, stdout, stderr } = await startRanks(2, [job], { fault, environment });
     expect(stderr.replaceAll(/^pid \d+\n/gm, "")).toBe("");
     expect(code).toBe(0);

@@ -14,6 +14,28 @@ import { classFor } from "../../src/plan/traits.ts";
 import { forSeeds, type Random } from "../support/random.ts";
 import { randomBatch, randomOptions } from "./support.ts";
 
+/** Decodes of 16-bit heads of 128. */
+const plainHeads = {
+  headDim: 128,
+  valueDim: 128,
+  kvElementBytes: 2,
+  keysChange: false,
+  valuesChange: false,
+  keysWiden: false,
+  valuesWiden: false,
+  turnedPairs: 0,
+  masked: false,
+  keyPositions: false,
+  plain: true,
+  tokenScales: false,
+  scalesRows: false,
+  rowWords: 0,
+  queryDim: 0,
+  multipliesOutputs: false,
+  keysInTwo: false,
+  valuePages: false,
+};
+
 const options: PlannerOptions = {
   queryHeads: 32,
   kvHeads: 8,
@@ -73,24 +95,7 @@ describe("decode", () => {
 
   test("requests of one length are cut into pieces of one length", () => {
     const classes = tiledClasses({
-      headDim: 128,
-      valueDim: 128,
-      kvElementBytes: 2,
-      keysChange: false,
-      valuesChange: false,
-      keysWiden: false,
-      valuesWiden: false,
-      turnedPairs: 0,
-      masked: false,
-      keyPositions: false,
-      plain: true,
-      tokenScales: false,
-      scalesRows: false,
-      rowWords: 0,
-      queryDim: 0,
-      multipliesOutputs: false,
-      keysInTwo: false,
-      valuePages: false,
+      ...plainHeads,
       sharedBytesPerBlock: 232_448,
       sharedBytesPerProcessor: 233_472,
     });
@@ -110,6 +115,22 @@ describe("decode", () => {
       expect(plan.launches[0].few).toBe(few);
       checkPlan(plan, batch, gpu);
     }
+  });
+
+  test("few tiles are cut where no head has processors of its own", () => {
+    // 8 heads do not divide an A100's processors.
+    const classes = tiledClasses({
+      ...plainHeads,
+      sharedBytesPerBlock: 166_912,
+      sharedBytesPerProcessor: 167_936,
+    });
+    const gpu = { ...options, processors: 108, costs: cudaCosts("bf16"), classes };
+    const lengths = new Array<number>(12).fill(1000).with(0, 60_000);
+    const batch = pagedBatch(new Array<number>(12).fill(1), lengths);
+    const plan = new Planner(gpu).plan(batch);
+    const pieces = recordsOf(plan).map(({ kvStart, kvEnd }) => kvEnd - kvStart);
+    expect(Math.max(...pieces)).toBeLessThan(6000);
+    checkPlan(plan, batch, gpu);
   });
 
   test("short requests are not cut", () => {
