@@ -80,7 +80,8 @@ const subjects: Record<string, Subject> = {
       kvLengths: [144, 20, 208, 1],
     }),
     kept: [140, 20, 130, 1],
-    sms: 1,
+    // Room for the cluster of the class beside it.
+    sms: 4,
   },
   // Queries are multiplied in shared memory before keys come, outputs after.
   projected: {
