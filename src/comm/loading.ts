@@ -19,6 +19,8 @@ export class Loading implements AsyncDisposable {
   readonly #timer: Timer;
   #last = performance.now();
   #waits = false;
+  /** Whether what was told last was not waited for yet. */
+  #told = false;
 
   private constructor(
     comm: Communicator,
@@ -54,6 +56,7 @@ export class Loading implements AsyncDisposable {
     // One at a time: whoever loads fast gets no further ahead of the others.
     if (this.#waits || now - this.#last < this.#everyMs || !this.#stream.idle) return;
     this.#last = now;
+    this.#told = true;
     this.#comm.allReduce(this.#loads, "min", this.#stream);
   };
 
@@ -69,7 +72,7 @@ export class Loading implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
     // Where loading failed, what was told may wait for a rank that never comes.
-    if (!this.#stream.idle) this.#comm.abort();
+    if (this.#told) this.#comm.abort();
     await this.#stream.done().catch(() => {});
     await this.#owned[Symbol.asyncDispose]();
   }
@@ -80,6 +83,7 @@ export class Loading implements AsyncDisposable {
     this.#waits = true;
     // By itself, as there is one time for all that is queued.
     await this.#comm.done(this.#stream);
+    this.#told = false;
     while (true) {
       using least = Tensor.from(device, [count], [1], "i32", "loaded");
       after(this.#stream, device.stream);
