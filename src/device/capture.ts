@@ -94,6 +94,7 @@ export class Captures {
    * then and before what it is given later: they share `key`, which its work alone may use.
    */
   keepOrder(key: object, stream: Stream): void {
+    if (this.#hooks === undefined) return;
     let last = stream;
     const isFirst = this.onReplay(key, (replayed) => {
       const before = stream.disposed ? (this.#replayed.get(key) ?? stream) : stream;
