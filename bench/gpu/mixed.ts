@@ -8,6 +8,8 @@ export const mixedCases: GpuCase[] = [
   { name: "mixed/bf16/60x4096_and_2048", run: (bench) => mixed(bench, 60, [2048]) },
   { name: "mixed/bf16/60x4096_and_4x512", run: (bench) => mixed(bench, 60, [512, 512, 512, 512]) },
   { name: "mixed/bf16/16x4096_and_8192", run: (bench) => mixed(bench, 16, [8192]) },
+  // So few that alone each of their tiles has a processor for itself.
+  { name: "mixed/bf16/12x4096_and_2048", run: (bench) => mixed(bench, 12, [2048]) },
 ];
 
 async function mixed(bench: GpuBench, decodes: number, prompts: number[]): Promise<GpuRow[]> {

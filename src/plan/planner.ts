@@ -11,6 +11,7 @@ import { Packing } from "./pack.ts";
 import type { Plan } from "./plan.ts";
 import { cutAtMultiples, cutToShare } from "./share.ts";
 import { Tiles } from "./tiles.ts";
+import { classOfAll } from "./together.ts";
 import { placesOf } from "./traits.ts";
 import { shareOf, walk } from "./walk.ts";
 import { leaveWhole, Makespan, takeBack } from "./whole.ts";
@@ -27,6 +28,8 @@ const wasteMost = 1 / 32;
 export class Planner {
   readonly options: PlannerOptions;
   readonly #costs: CostModel;
+  /** By class, for a walk or shares. */
+  readonly #classCosts: readonly CostModel[];
   readonly #tiles: Tiles;
   readonly #pieces = new IntList(pieceInts, 256);
   readonly #intervals = new Intervals();
@@ -43,6 +46,8 @@ export class Planner {
   readonly #headPlaces: number[];
   /** The same of processors, which have a block each where tiles are few. */
   readonly #headProcessors: number;
+  /** A class may take all tiles of a step with a shared prefix. */
+  readonly #together: boolean;
 
   /** Errors: OptionError. */
   constructor(options: PlannerOptions) {
@@ -50,6 +55,7 @@ export class Planner {
     this.options = options;
     this.#costs = options.costs ?? defaultCosts;
     const { queryHeads, kvHeads, classes, graph } = options;
+    this.#classCosts = classes.map((traits) => ({ ...this.#costs, ...traits.costs }));
     this.#group = queryHeads / kvHeads;
     this.#tiles = new Tiles({
       classes,
@@ -66,6 +72,7 @@ export class Planner {
     this.#places = classes.map((traits) => placesOf(traits, options.processors));
     this.#headPlaces = this.#places.map((places) => replicas(kvHeads, places));
     this.#headProcessors = replicas(kvHeads, options.processors);
+    this.#together = classes.some(({ together }) => together !== undefined);
     this.#order = new PieceOrder(classes.length);
     this.#makespan = new Makespan(Math.max(...this.#places));
     this.#packing = new Packing(this.#tiles.list, this.#costs, Math.max(...this.#places));
@@ -94,7 +101,7 @@ export class Planner {
     }
     let apart = this.#headPlaces.includes(0) && !this.options.batchInvariant;
     for (let l = 0; l < levels.length; l++) apart ||= levels[l].perHead;
-    this.#tiles.build(batch, apart, windowLeft);
+    this.#tiles.build(batch, apart, windowLeft, this.#classOfAll(batch, bucket, windowLeft));
     this.#seeFew(bucket, apart);
     this.#cut(apart);
     this.#intervals.sweep(this.#tiles, batch.tokenCount * this.#group);
@@ -102,6 +109,17 @@ export class Planner {
     // A graph's grids are those of any step.
     if (bucket === 0) this.#division.divide(this.#tiles.list, this.#copies(apart), plan.launches);
     return plan;
+  }
+
+  /**
+   * The class of all tiles, -1: each has that of its rows. A graph launches every class anyway, and
+   * of windows and unknown lengths too little is known here.
+   */
+  #classOfAll(batch: Batch, bucket: number, windowLeft: number): number {
+    const { batchInvariant, deviceLengths } = this.options;
+    if (batchInvariant) return this.options.classes.length - 1;
+    if (!this.#together || bucket > 0 || windowLeft >= 0 || deviceLengths) return -1;
+    return classOfAll(batch, this.options);
   }
 
   /**
@@ -140,6 +158,7 @@ export class Planner {
     }
     for (let c = 0; c < classes.length; c++) {
       const { schedule, take, few } = classes[c];
+      const costs = this.#classCosts[c];
       const isFew = this.#emitter.plan.launches[c].few;
       const kvTile = isFew ? few!.kvTile : classes[c].kvTile;
       const places = isFew ? this.options.processors : this.#places[c];
@@ -147,9 +166,9 @@ export class Planner {
       const headPlaces = apart ? places : ofHead;
       const first = pieces.length;
       if (schedule === "share") {
-        cutToShare(list, pieces, c, kvTile, places, this.#copies(apart), this.#costs);
+        cutToShare(list, pieces, c, kvTile, places, this.#copies(apart), costs);
       } else if (schedule === "walk" || !this.#cutsLittle(c, headPlaces)) {
-        walk(list, pieces, c, kvTile, headPlaces, this.#costs);
+        walk(list, pieces, c, kvTile, headPlaces, costs);
       }
       if (take === "as-made") this.#order.asMade(pieces, c, first);
       else this.#order.heaviestFirst(pieces, c, first);

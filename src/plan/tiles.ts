@@ -44,6 +44,7 @@ export class Tiles {
   #batch!: Batch;
   /** Keys before a query's own position that it sees; -1: all. */
   #windowLeft = -1;
+  #kernelClass = -1;
   #minPosition = 0;
   #maxPosition = 0;
   #history = 0;
@@ -65,10 +66,11 @@ export class Tiles {
     this.columns = this.#visible?.columns ?? new IntList(1, 0);
   }
 
-  /** Rebuilds the tiles; `apart` makes them for each KV head. */
-  build(batch: Batch, apart: boolean, windowLeft: number): void {
+  /** Rebuilds the tiles; `apart`: for each KV head; `kernelClass`: of all, -1: by their rows. */
+  build(batch: Batch, apart: boolean, windowLeft: number, kernelClass = -1): void {
     this.#batch = batch;
     this.#windowLeft = windowLeft;
+    this.#kernelClass = kernelClass;
     this.list.clear();
     this.starts.clear();
     this.headGroups = apart ? this.#options.kvHeads : 1;
@@ -107,7 +109,7 @@ export class Tiles {
 
   /** `kvHead`: -1 where the tiles serve all alike. */
   #addLevel(l: number, level: Level, kvHead: number, columns: number): void {
-    const { kvHeads, group, classes, batchInvariant } = this.#options;
+    const { kvHeads, group, classes } = this.#options;
     const { queryIndptr, requestRows, requests, perHead, columnIndptr } = level;
     const { list } = this;
     for (let r = 0; r < requestRows; r++) {
@@ -116,10 +118,8 @@ export class Tiles {
       if (tokens === 0) continue;
       const row = perHead ? r * kvHeads + kvHead : r;
       const rows = tokens * group;
-      const kernelClass = batchInvariant ? classes.length - 1 : classFor(classes, rows);
+      const kernelClass = this.#kernelClass < 0 ? classFor(classes, rows) : this.#kernelClass;
       const tile = classes[kernelClass].queryTile;
-      const offset = columnIndptr === null ? -1 : columns + columnIndptr[row];
-      const request = requests[r];
       for (let start = 0; start < rows; start += tile) {
         const count = rows - start < tile ? rows - start : tile;
         const at = list.add();
@@ -127,11 +127,11 @@ export class Tiles {
         data[at + Tile.kvHead] = kvHead;
         data[at + Tile.level] = l;
         data[at + Tile.layoutRow] = row;
-        data[at + Tile.request] = request;
+        data[at + Tile.request] = requests[r];
         data[at + Tile.rowStart] = firstToken * group + start;
         data[at + Tile.rowCount] = count;
         data[at + Tile.kernelClass] = kernelClass;
-        data[at + Tile.columnOffset] = offset;
+        data[at + Tile.columnOffset] = columnIndptr === null ? -1 : columns + columnIndptr[row];
         data[at + Tile.partial] = 0;
         data[at + Tile.firstMerge] = -1;
         data[at + Tile.pieceCount] = 0;
@@ -139,7 +139,7 @@ export class Tiles {
         const first = tokens === 1 ? firstToken : firstToken + ((start / group) | 0);
         const last = tokens === 1 ? firstToken : firstToken + (((start + count - 1) / group) | 0);
         this.#span(first, last);
-        const narrows = this.#plainEnd(request) === maxPosition ? this.#visible : undefined;
+        const narrows = this.#plainEnd(requests[r]) === maxPosition ? this.#visible : undefined;
         if (narrows !== undefined) this.#narrow(narrows, at, level, row, first, last);
         else if (columnIndptr === null) this.#dense(data, at, level, row);
         else this.#sparse(at, level, row);

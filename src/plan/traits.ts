@@ -1,3 +1,5 @@
+import type { CostModel } from "./cost.ts";
+
 /** What the planner knows of one kernel class. */
 export interface ClassTraits {
   readonly name: string;
@@ -33,6 +35,16 @@ export interface ClassTraits {
   readonly few?: { readonly kvTile: number };
   /** Its kernel merges split rows whose last piece it has taken: no launch has to. */
   readonly mergesRows?: boolean;
+  /** What differs from the costs of the offer where its tiles are cut. */
+  readonly costs?: Pick<CostModel, "pieceKeys" | "rowKeys">;
+  /**
+   * It takes all tiles of a step with a shared prefix where one launch is cheaper (together.ts),
+   * and never others: it stands behind a class of the same query tile.
+   */
+  readonly together?: {
+    /** Keys that each processor could read in the time that launches in turn lose against it. */
+    readonly launchKeys: number;
+  };
 }
 
 /** Records that are in flight at once on so many processors. */

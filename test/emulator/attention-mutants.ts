@@ -26,6 +26,8 @@ export interface Subject {
   readonly projection?: string;
   /** Keys that the device's lengths leave of each request; none: it has no lengths. */
   readonly kept?: number[];
+  /** Tokens that all requests share, read as a level of its own; none: they share nothing. */
+  readonly prefix?: number;
   /** Multiprocessors: few, so that a block takes several records, or many, so that rows split. */
   readonly sms: number;
 }

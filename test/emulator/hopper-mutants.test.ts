@@ -60,6 +60,19 @@ const hopperSubjects: Record<string, Subject> = {
     { pageSize: 16, queryLengths: [40, 50], kvLengths: [420, 300] },
     "hopper.tile64",
   ),
+  // In pairs, a prefix that requests share and their own keys.
+  together: {
+    ...hopper(
+      {
+        pageSize: 16,
+        queryHeads: 32,
+        queryLengths: [1, 1, 1, 1, 1],
+        kvLengths: [301, 310, 400, 333, 305],
+      },
+      "hopper.cascade64",
+    ),
+    prefix: 300,
+  },
 };
 
 const latent: Partial<Case> = {

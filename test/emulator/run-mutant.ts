@@ -18,6 +18,8 @@ export interface Job {
   readonly projection?: string;
   /** Keys that the device's lengths leave of each request; none: it has no lengths. */
   readonly kept?: number[];
+  /** Tokens that all requests share, read as a level of its own; none: they share nothing. */
+  readonly prefix?: number;
   /** Name of the class whose kernel is exchanged, or the merge. */
   readonly kernel: string;
   /** File of the image that takes its place; none: the kernel stays. */
@@ -33,7 +35,15 @@ export interface Outcome {
   readonly specialization: Specialization;
 }
 
-const { c: said, projection, kept, kernel, image, text } = JSON.parse(process.argv[2]) as Job;
+const {
+  c: said,
+  projection,
+  kept,
+  prefix,
+  kernel,
+  image,
+  text,
+} = JSON.parse(process.argv[2]) as Job;
 const variant = projectionCases.find((each) => each.variant.name === projection);
 const c: Case = { ...said, ...variant?.over, ...(variant && { variant }) };
 await using device = await Device.open("cuda:0");
@@ -54,13 +64,16 @@ if (bytes !== undefined) {
   if (fewLaunch !== undefined) Object.assign(few[at]!, module.kernel(entry, fewLaunch));
 }
 
-const sequences = c.kvLengths.map(() => world.create());
+const parent = world.create();
+if (prefix !== undefined) world.grow([parent], [prefix]);
+const sequences = c.kvLengths.map(() => world.fork(parent));
 const queries = c.queryLengths.map((count) => world.rig.queries(count));
 world.grow(
   sequences,
-  c.kvLengths.map((length, i) => length - c.queryLengths[i]),
+  c.kvLengths.map((length, i) => length - c.queryLengths[i] - (prefix ?? 0)),
 );
 const batch = world.grow(sequences, c.queryLengths, queries);
+if (prefix !== undefined) world.cache.sharePrefixes(batch, sequences, () => true);
 const requests = world.requests(sequences, queries);
 const outputs = world.rig.check(batch, requests, { cache: world.cache }, { kv: kept });
 const plan = world.rig.attention.lastPlan!;

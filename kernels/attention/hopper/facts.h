@@ -63,10 +63,14 @@ static_assert(FB_QUERY_TILE == FB_CLUSTER * block_rows, "a record has the rows o
 static_assert(!FB_KEY_POSITIONS, "a row sees a range of tokens");
 static_assert(FB_KEY_DIM % 16 == 0 && FB_VALUE_DIM % 8 == 0, "whole steps of the products");
 
-// setmaxnreg: 168 (384 threads) or 128 (512) registers of each thread at entry are what there is.
+// setmaxnreg: 168 (384 threads) or 128 (512, or two blocks of 256) registers of each thread at
+// entry are what there is.
 constexpr int loading_registers = computing_groups == 3 && !passes_scores ? 32 : 40;
 constexpr int changing_registers = 56;
-constexpr int computing_registers = computing_groups == 3 ? 160 : changing_groups ? 208 : 232;
+constexpr int computing_registers = computing_groups == 3 ? 160
+                                    : changing_groups    ? 208
+                                    : FB_MIN_BLOCKS == 2 ? 216
+                                                         : 232;
 constexpr int scoring_registers = 152; // of those who pass scores on: 40 + 152 + 2 * 160 = 512
 static_assert(!passes_scores || computing_groups == 1 + value_groups, "one scores");
 static_assert(!passes_scores || changing_groups == 0, "nothing is changed on its way");

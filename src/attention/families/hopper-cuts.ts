@@ -53,6 +53,15 @@ export function fewRowsCuts(cut: Cut): readonly Cut[] {
 }
 
 /**
+ * For decodes with a shared prefix in one launch: two blocks on a processor, each with half of what
+ * is in flight. Other dims were not measured so.
+ */
+export function pairedCut(cut: Cut): Cut | undefined {
+  if (cut.keyDim !== 128) return undefined;
+  return { ...cut, groups: 1, cluster: 1, kvTile: 64, stages: 2 };
+}
+
+/**
  * The same where keys, or keys and values, are changed on their way: raw tiles take memory, too,
  * and a block of four warpgroups has no registers for products of 256 columns.
  */

@@ -17,6 +17,7 @@ import {
   hookedKeysMost,
   fewRowsCuts,
   invariantCut,
+  pairedCut,
   plainCuts,
   turningCuts,
 } from "./hopper-cuts.ts";
@@ -37,6 +38,13 @@ const rowsPerKey = 147;
 const fp8RowsPerKey = 96;
 /** Tiles of fp8 whose products the tensor cores sum before f32 does. */
 const sumTiles = 4;
+/**
+ * The classes that take decodes with a shared prefix in one launch, as runs of both ways say
+ * (docs/kernels/hopper.md): a key takes 8.7 ns for each tile of 64 rows, 15 of 128, and launches in
+ * turn take 21 and 15 us more.
+ */
+const paired = { rowsPerKey: 110, pieceKeys: 128, launchKeys: 1400 };
+const alone = { rowsPerKey: 129, pieceKeys: 256, launchKeys: 1000 };
 const panelColumns = 64;
 const panelRowBytes = 128;
 
@@ -68,7 +76,8 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   // Requests of up to 64 rows of wide heads stay there.
   const least = Math.min(64 * Math.max(2, cut.groups), rows[0].queryTile);
   const smaller = others.classes.filter(({ queryTile }) => queryTile < least);
-  return { ...others, classes: [...smaller, ...rows] };
+  const known = plain && takesTogether(options) ? withCascades(rows, cut, options, asked) : rows;
+  return { ...others, classes: [...smaller, ...known] };
 }
 
 /** Why these kernels do not take the options there, if they do not. */
@@ -191,6 +200,39 @@ function kernelClass(
       bindPlane(v, valueDim, cut, asked.rawValueBytes > 0, maps.v);
     },
   };
+}
+
+/** Whether plans may put all tiles into one class: not those of fixed sizes or unknown lengths. */
+function takesTogether({ graph, deviceLengths }: ResolvedOptions): boolean {
+  return graph === undefined && !deviceLengths;
+}
+
+/** The classes, behind those of 64 and 128 rows others that take decodes with a shared prefix. */
+function withCascades(
+  rows: readonly KernelClass[],
+  cut: Cut,
+  options: ResolvedOptions,
+  asked: Asked,
+): readonly KernelClass[] {
+  const half = pairedCut(cut);
+  if (half === undefined) return rows;
+  const row = kernelClass(half, options, asked, undefined);
+  const image = { ...row.image!, constants: { ...row.image!.constants, FB_MIN_BLOCKS: 2 } };
+  const [few, more, ...others] = rows;
+  const pair = cascadeOf({ ...row, image, blocksPerProcessor: 2 }, paired);
+  return [few, pair, more, cascadeOf(more, alone), ...others];
+}
+
+/** Every tile costs what all of its rows do, however few a record has. */
+function cascadeOf(row: KernelClass, { rowsPerKey, pieceKeys, launchKeys }: typeof paired) {
+  return {
+    ...row,
+    name: `hopper.cascade${row.queryTile}`,
+    take: "longest-first",
+    rowsPerKey,
+    costs: { pieceKeys, rowKeys: 0 },
+    together: { launchKeys },
+  } as const;
 }
 
 function constantsOf(cut: Cut, options: ResolvedOptions, { fp8Products }: Asked) {
