@@ -111,9 +111,10 @@ export function liesApart({
 
 /**
  * Costs on a GPU, whose tensor cores take the rows of a decode tile in the time that the keys take
- * to arrive. A piece costs what a few tiles do; a merged row is written and read once in f32.
+ * to arrive. A piece costs as much as a step of a block's warps, and has one at least: of fp8 32
+ * keys a warp; a merged row is written and read once in f32.
  */
 export function cudaCosts(kvDtype: DType): CostModel {
-  const pieceKeys = isFp8(kvDtype) ? 128 : 64;
-  return { pieceKeys, rowKeys: 0.01, mergeKeys: 4, sharedRowKeys: 64, leastKeys: 64 };
+  const step = isFp8(kvDtype) ? 128 : 64;
+  return { pieceKeys: step, rowKeys: 0.01, mergeKeys: 4, sharedRowKeys: 64, leastKeys: step };
 }
