@@ -1,6 +1,6 @@
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { findNginx } from "../../scripts/nginx.ts";
+import { findDebian } from "../../scripts/debian.ts";
 import { entry } from "../cli/run.ts";
 import { freePort } from "../../src/cli/free-port.ts";
 import { root } from "../support/sources.ts";
@@ -70,7 +70,7 @@ export async function startRouter(folder: string, replicas: readonly number[]): 
   chmodSync(folder, 0o755);
   const conf = join(folder, "nginx.conf");
   writeFileSync(conf, text);
-  const nginx = [await findNginx(), "-p", folder, "-c", conf, "-g", "daemon off;"];
+  const nginx = [await findDebian("nginx"), "-p", folder, "-c", conf, "-g", "daemon off;"];
   // Killed, it would leave its workers behind.
   return await answering(nginx, port, { signal: "SIGTERM" });
 }

@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { copyFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { findDebian } from "../../../scripts/debian.ts";
 import { findPatchelf } from "../../../scripts/toolchain.ts";
 import { Pool } from "../../../src/debloat/pool/pool.ts";
 import { restoreFile } from "../../../src/debloat/shrink/restore.ts";
@@ -36,18 +37,23 @@ interface Build {
   then?: () => Step[];
 }
 
+const programAs = (program: string | null) => (program === null ? undefined : [program]);
+const isDebian = Bun.which("apt-get") !== null;
 const linkers: Record<string, string[] | undefined> = {
   lld: [zigProgram, "ld.lld"],
-  ...Object.fromEntries(
-    ["bfd", "gold", "mold"].map((name) => {
-      const program = Bun.which(`ld.${name}`);
-      return [name, program === null ? undefined : [program]];
-    }),
-  ),
+  bfd: programAs(Bun.which("ld.bfd")),
+  gold: programAs(Bun.which("ld.gold")),
+  mold: programAs(isDebian ? await findDebian("mold") : Bun.which("mold")),
 };
 
-const longPath = `$ORIGIN/${"a/".repeat(60)}`;
-const patched: Step = (file) => run(patchelf, ["--set-rpath", longPath, file]);
+/** What auditwheel has patchelf do to a library whose name gets a hash. */
+const patches = [
+  ["--set-soname", "liblinked-0123456789abcdef.so.1"],
+  ["--force-rpath", "--set-rpath", `$ORIGIN/${"a/".repeat(60)}`],
+];
+const patched: Step = async (file) => {
+  for (const patch of patches) await run(patchelf, [...patch, file]);
+};
 const gnu = (program: string, ...flags: string[]) => {
   const path = Bun.which(program);
   return path === null ? [] : [(file: string) => run(path, [...flags, file])];
@@ -58,7 +64,8 @@ const builds: Build[] = [
   ...Object.keys(linkers).map((linker) => ({ name: "plain", linker })),
   { name: "RELR", linker: "lld", flags: ["--pack-dyn-relocs=relr"] },
   { name: "RELR", linker: "bfd", flags: ["-z", "pack-relative-relocs"] },
-  ...["lld", "bfd", "mold"].map((linker) => {
+  { name: "RELR", linker: "mold", flags: ["--pack-dyn-relocs=relr"] },
+  ...["lld", "bfd", "gold", "mold"].map((linker) => {
     return { name: "64 KiB", linker, flags: ["-z", "max-page-size=65536"] };
   }),
   { name: "one segment for code and constants", linker: "bfd", flags: ["-z", "noseparate-code"] },
