@@ -6,6 +6,7 @@ import { FlashbunError, OptionError } from "../errors.ts";
 import { addDebloat } from "./debloat/debloat.ts";
 import { addJit } from "./jit/jit.ts";
 import { addModelCommands } from "./model/model.ts";
+import { examples } from "./examples.ts";
 import { countOrAll, device, integer, oneOf, positive } from "./parse.ts";
 import type { ReplayArguments } from "./replay.ts";
 
@@ -79,6 +80,10 @@ function addReplay(root: Command): void {
     .option("--report <file>", "write a report with charts, one HTML file")
     .option("--trace-events <file>", "write events for Perfetto")
     .option("-q, --quiet", "print nothing but errors")
+    .addHelpText(
+      "after",
+      examples("replay --requests 30", "replay --trace azure.csv --requests all --report run.html"),
+    )
     .action(async (options: ReplayArguments) => {
       const { replayCommand } = await import("./replay.ts");
       exitCode = await replayCommand(options);
@@ -138,7 +143,16 @@ function usageSaid({ code, message }: CommanderError): string {
     .replace(/^error: |\.\s*$/g, "")
     .trim()
     .replace(/\s*\n\s*/g, " ");
-  return `${said}. Fix: ${fixes[code] ?? "--help says what there is."}`;
+  return `${said}. Fix: ${fixOf(code)}`;
+}
+
+/** The option may be of a command that is to be run. */
+function fixOf(code: string): string {
+  const [, , command, sub] = process.argv;
+  const isRun = command === "debloat" && ["trace", "run", "auto"].includes(sub);
+  if (code === "commander.unknownOption" && isRun && !process.argv.includes("--"))
+    return `put -- before the command: flashbun debloat ${sub} OPTIONS -- COMMAND.`;
+  return fixes[code] ?? "--help says what there is.";
 }
 
 /** Options that the library knows by another name. */

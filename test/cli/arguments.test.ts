@@ -69,6 +69,12 @@ describe("wrong arguments: exit code 2 and one sentence", () => {
     [["debloat", "restore", "x"], /required option '--sidecar <path>' not specified\. Fix: /],
     [["chat", "x", "--temperature", "-1"], /--temperature must be a number .* \(got "-1"\)/],
     [["chat", "x", "--branches", "3,x"], /--branches must be a list .* \(got "3,x"\)/],
+    [["generate", "x", ""], /prompt must be a text that is not empty \(got ""\)\. Fix: /],
+    [["demo", "--random-weights"], /unknown option '--random-weights'/],
+    [["debloat", "trace", "-o", "x", "ls", "--all"], /Fix: put -- before the command: .* trace /],
+    [["debloat", "tree", "src", "-o", "/absent"], /--arch must be .* Fix: give --arch, --profile/],
+    [["debloat", "profile", "show", "/absent"], /<profile> must be a file that can be read/],
+    [["jit", "warm", "package.json"], /^flashbun: package\.json: queryHeads must be /],
     [["bench"], /model must be .*, unless --url is given \(got nothing\)\. Fix: flashbun bench /],
   ];
   test.each(wrong)("%j", async (args, sentence) => {

@@ -2,7 +2,9 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { drive } from "../../src/cli/bench/drive.ts";
 import { overTime } from "../../src/cli/bench/report.ts";
+import type { Target } from "../../src/cli/bench/target.ts";
 import { wordCount, wordsOf } from "../../src/cli/bench/words.ts";
 import { Engine } from "../../src/engine/index.ts";
 import { ApiServer } from "../../src/server/index.ts";
@@ -208,4 +210,13 @@ test("a report's bins lose no token, and count who waits and who streams", () =>
       expect(waiting[i] + streaming[i]).toBe(open.length);
     });
   });
+});
+
+test("a signal ends the wait for requests that have not come", async () => {
+  const prompt = Int32Array.of(1);
+  const late = { prompt, outputTokens: 1, arrivalSeconds: 1000 };
+  const target = { ask: () => Promise.reject(new Error("it was asked")) } as unknown as Target;
+  const signal = AbortSignal.timeout(10);
+  const how = { clients: undefined, samples: 1, temperature: 0, signal };
+  expect(await drive(target, [late, late], how)).toEqual([]);
 });

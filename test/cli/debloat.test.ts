@@ -121,7 +121,7 @@ describe("flashbun debloat shrink and restore", () => {
     ],
     ["a pattern that is none", ["--keep", "("], 2, /--keep must be a regular expression/],
     ["pages without a sidecar", ["--host", "pages"], 2, /--host must be off without a profile/],
-    ["a profile that is not there", ["--profile", "none.json"], 1, /none\.json: it cannot be read/],
+    ["a profile that is not there", ["--profile", "none.json"], 2, /--profile must be a file that/],
     ["an output that is the input", ["-o", "IN"], 1, /it is the input/],
   ];
   test.each(wrong)("%s", async (_, options, code, message) => {

@@ -1,3 +1,4 @@
+import { setTimeout } from "node:timers/promises";
 import type { BenchRequest } from "./load.ts";
 import type { Asked, Target } from "./target.ts";
 
@@ -25,7 +26,7 @@ export async function drive(
   if (clients === undefined) {
     await Promise.all(
       requests.map(async (request) => {
-        await Bun.sleep(1e3 * request.arrivalSeconds - asking.now());
+        await until(1e3 * request.arrivalSeconds - asking.now(), signal);
         if (!signal.aborted) await ask(request);
       }),
     );
@@ -37,4 +38,9 @@ export async function drive(
   };
   await Promise.all(Array.from({ length: clients }, client));
   return asked;
+}
+
+/** Waits so many milliseconds, or for the signal. */
+async function until(milliseconds: number, signal: AbortSignal): Promise<void> {
+  await setTimeout(Math.max(0, milliseconds), undefined, { signal }).catch(() => {});
 }

@@ -80,7 +80,7 @@ export function engineFigures(before: EngineStats, after: EngineStats): EngineFi
   return {
     preemptions: grown("preemptions"),
     steps: grown("steps"),
-    hostShare: grown("hostSeconds") / grown("busySeconds"),
+    hostShare: grown("hostSeconds") / (grown("busySeconds") || 1),
   };
 }
 

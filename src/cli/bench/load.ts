@@ -1,5 +1,5 @@
 import { Random } from "../../replay/random.ts";
-import { readTrace } from "../../replay/trace.ts";
+import type { Trace } from "../../replay/trace.ts";
 import type { Lengths } from "./lengths.ts";
 
 /** A request of a benchmark: what is asked, and how much is to come out. */
@@ -54,12 +54,10 @@ export function afterWarmUp(
 }
 
 /** The requests of a trace, with ids that the model has, as much of each as its context holds. */
-export async function tracedLoad(
-  path: string,
-  requests: number,
+export function tracedLoad(
+  trace: Trace,
   { vocabulary, contextTokens }: { vocabulary: number; contextTokens: number },
-): Promise<BenchRequest[]> {
-  const trace = await readTrace(path, { requests });
+): BenchRequest[] {
   return trace.requests.map(({ promptTokens, outputTokens, arrivalSeconds }) => {
     const kept = promptTokens.slice(0, contextTokens - 1);
     return {

@@ -1,4 +1,5 @@
 import { type Command } from "commander";
+import { examples } from "../examples.ts";
 import { integer, list, oneOf, pattern } from "../parse.ts";
 import type { AutoArguments } from "./auto.ts";
 import type { InspectArguments } from "./inspect.ts";
@@ -37,6 +38,7 @@ function addInspect(debloat: Command, end: (exitCode: number) => void): void {
     .option("--html <file>", "write a treemap, one HTML file")
     .option("--kernels", "name every kernel in the JSON, not only the largest of each image")
     .option("-q, --quiet", "print nothing but errors")
+    .addHelpText("after", examples("debloat inspect libtorch_cuda.so --html torch.html"))
     .action(async (files: string[], options: InspectArguments) => {
       const { inspectCommand } = await import("./inspect.ts");
       end(await inspectCommand(files, options));
@@ -81,6 +83,13 @@ function addShrink(debloat: Command, end: (exitCode: number) => void): void {
     )
     .option("--json <file>", "write every decision with its reason as JSON")
     .option("-q, --quiet", "print nothing but errors")
+    .addHelpText(
+      "after",
+      examples(
+        "debloat shrink libtorch_cuda.so --arch sm_90 --strip",
+        "debloat shrink lib*.so -o small --profile used.json --sidecar cold",
+      ),
+    )
     .action(async (files: string[], options: ShrinkArguments) => {
       const { shrinkCommand } = await import("./shrink.ts");
       end(await shrinkCommand(files, options));
@@ -99,6 +108,7 @@ function addVerify(debloat: Command, end: (exitCode: number) => void): void {
     )
     .option("--json <file>", "write every check as JSON")
     .option("-q, --quiet", "print nothing but errors")
+    .addHelpText("after", examples("debloat verify lib*.so small --run 'python test.py'"))
     .action(async (files: string[], options: VerifyArguments) => {
       const { verifyCommand } = await import("./verify.ts");
       end(await verifyCommand(files, options));
@@ -112,6 +122,10 @@ function addRestore(debloat: Command, end: (exitCode: number) => void): void {
     .argument("<lib>", "a shrunk library, or a folder that tree made")
     .requiredOption("--sidecar <path>", "its .side file, or the folder that holds it")
     .requiredOption("-o, --output <file>", "where the original goes")
+    .addHelpText(
+      "after",
+      examples("debloat restore small/libcufft.so.12 --sidecar cold -o libcufft.so.12"),
+    )
     .action(async (file: string, options: { sidecar: string; output: string }) => {
       const { restoreCommand } = await import("./restore.ts");
       end(await restoreCommand(file, options));
@@ -133,6 +147,7 @@ function addTrace(debloat: Command, end: (exitCode: number) => void): void {
     .option("--append", "add to the profile that is there")
     .option("--cupti <file>", "libcupti.so (default: the one beside the command's CUDA libraries)")
     .option("-q, --quiet", "print nothing but errors, and what the command prints")
+    .addHelpText("after", examples("debloat trace -o used.json -- python serve.py"))
     .action(async (command: string[], options: TraceArguments) => {
       const { debloatTrace } = await import("./trace.ts");
       end(await debloatTrace(command, options));
@@ -149,6 +164,7 @@ function addProfile(debloat: Command, end: (exitCode: number) => void): void {
     .description("write one profile that holds what all of them hold")
     .argument("<profile...>", "profiles")
     .requiredOption("-o, --output <file>", "the merged profile")
+    .addHelpText("after", examples("debloat profile merge train.json serve.json -o used.json"))
     .action(async (files: string[], options: { output: string }) => {
       const { profileMerge } = await import("./profile.ts");
       end(await profileMerge(files, options));
@@ -159,6 +175,7 @@ function addProfile(debloat: Command, end: (exitCode: number) => void): void {
     .argument("<a>", "a profile")
     .argument("<b>", "another")
     .option("--names", "name the kernels")
+    .addHelpText("after", examples("debloat profile diff train.json serve.json --names"))
     .action(async (a: string, b: string, options: { names?: boolean }) => {
       const { profileDiff } = await import("./profile.ts");
       end(profileDiff(a, b, options));
@@ -169,6 +186,7 @@ function addProfile(debloat: Command, end: (exitCode: number) => void): void {
     .argument("<profile>", "a profile")
     .option("--json", "print JSON")
     .option("--names", "name the kernels")
+    .addHelpText("after", examples("debloat profile show used.json"))
     .action(async (file: string, options: { json?: boolean; names?: boolean }) => {
       const { profileShow } = await import("./profile.ts");
       end(profileShow(file, options));
@@ -184,6 +202,7 @@ function addRun(debloat: Command, end: (exitCode: number) => void): void {
   addChoices(run)
     .option("--cache <folder>", "folder of shrunk libraries (default: in the user's cache)")
     .option("-q, --quiet", "print nothing but errors, and what the command prints")
+    .addHelpText("after", examples("debloat run --profile used.json -- python serve.py"))
     .action(async (command: string[], options: RunArguments) => {
       const { debloatRun } = await import("./run.ts");
       end(await debloatRun(command, options));
@@ -198,6 +217,7 @@ function addAuto(debloat: Command, end: (exitCode: number) => void): void {
   addChoices(auto)
     .option("--cache <folder>", "folder of profiles and libraries (default: in the user's cache)")
     .option("-q, --quiet", "print nothing but errors, and what the command prints")
+    .addHelpText("after", examples("debloat auto -- python serve.py"))
     .action(async (command: string[], options: AutoArguments) => {
       const { debloatAuto } = await import("./auto.ts");
       end(await debloatAuto(command, options));
@@ -216,6 +236,7 @@ function addTree(debloat: Command, end: (exitCode: number) => void): void {
     .option("--json <file>", "write the figures of every library as JSON")
     .option("--html <file>", "write a treemap of what is left, one HTML file")
     .option("-q, --quiet", "print nothing but errors")
+    .addHelpText("after", examples("debloat tree venv -o slim --profile used.json --strip"))
     .action(async (folder: string, options: TreeArguments) => {
       const { treeCommand } = await import("./tree.ts");
       end(await treeCommand(folder, options));

@@ -11,10 +11,13 @@ import { requireWritable, writeWhole } from "../outputs.ts";
 import { megabytes, table } from "../table.ts";
 import { readProfile } from "./trace.ts";
 
+/** How these commands name a profile. */
+const argument = "<profile>";
+
 /** Writes one profile with the contents of all. */
 export async function profileMerge(files: string[], options: { output: string }): Promise<number> {
   requireWritable({ "--output": options.output });
-  const merged = mergeProfiles(...files.map(readProfile));
+  const merged = mergeProfiles(...files.map((file) => readProfile(file, argument)));
   await writeWhole(options.output, formatProfile(merged));
   return 0;
 }
@@ -24,7 +27,7 @@ export async function profileMerge(files: string[], options: { output: string })
  * @returns 0 when they hold the same, else 1, as diff does
  */
 export function profileDiff(a: string, b: string, options: { names?: boolean }): number {
-  const [first, second] = [readProfile(a), readProfile(b)];
+  const [first, second] = [a, b].map((file) => readProfile(file, argument));
   const left = subtractProfiles(first, second);
   const right = subtractProfiles(second, first);
   const same = [left, right].every(isEmpty);
@@ -39,7 +42,7 @@ export function profileDiff(a: string, b: string, options: { names?: boolean }):
 
 /** Prints a profile's runs, and figures of each library. */
 export function profileShow(file: string, options: { json?: boolean; names?: boolean }): number {
-  const profile = readProfile(file);
+  const profile = readProfile(file, argument);
   if (options.json) {
     const { runs, unresolved } = profile;
     const figures = { runs, libraries: profileFigures(profile), unresolved };

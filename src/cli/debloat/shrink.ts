@@ -1,17 +1,17 @@
-import { readFileSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { archName } from "../../debloat/fatbin/fatbin.ts";
 import { readLibraryId } from "../../debloat/library.ts";
 import { overlapped } from "../../debloat/pool/overlap.ts";
 import { Pool } from "../../debloat/pool/pool.ts";
-import { parseProfile } from "../../debloat/profile/text.ts";
 import type { ShrinkReport } from "../../debloat/shrink/decide.ts";
 import type { ShrinkOptions } from "../../debloat/shrink/options.ts";
 import { shrinkLibrary, sidecarName } from "../../debloat/shrink/shrink.ts";
-import { DebloatError, OptionError } from "../../errors.ts";
+import { OptionError } from "../../errors.ts";
 import { inputs, requireWritable, textStream, writeWhole } from "../outputs.ts";
 import { counted } from "../../shown.ts";
 import { megabytes, share, table } from "../table.ts";
+import { readProfile } from "./trace.ts";
 
 /** Options of `flashbun debloat shrink`, as the command line parsed them. */
 export interface ShrinkArguments {
@@ -87,18 +87,6 @@ function requireOneOutputEach(files: readonly string[]): void {
     "libraries of different names",
     "shrink them one at a time, into folders of their own.",
   );
-}
-
-function readProfile(path: string) {
-  let text: string;
-  try {
-    text = readFileSync(path, "utf8");
-  } catch (cause) {
-    throw new DebloatError(path, "it cannot be read", "give a profile that trace wrote.", {
-      cause,
-    });
-  }
-  return parseProfile(text, path);
 }
 
 /** A folder, or for one library the file itself. */

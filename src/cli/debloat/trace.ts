@@ -27,7 +27,7 @@ export async function debloatTrace(command: string[], options: TraceArguments): 
   if (cupti !== undefined && !existsSync(cupti))
     throw new OptionError("--cupti", cupti, "the path of libcupti", "give a file that is there.");
   // A profile that cannot be added to is refused before the run, not after.
-  const before = append && existsSync(output) ? [readProfile(output)] : [];
+  const before = append && existsSync(output) ? [readProfile(output, "--output")] : [];
   const say = (text: string) => void (quiet || process.stderr.write(`debloat: ${text}\n`));
   const traced = await traceCommand(command, { host, cupti, onProblem: say });
   await writeWhole(output, formatProfile(mergeProfiles(...before, traced.profile)));
@@ -68,15 +68,16 @@ function summaryOf({ libraries, unresolved }: Profile): string {
 
 /**
  * Reads a profile from a file.
+ * @param given how it was named
  * @throws InputError, OptionError
  */
-export function readProfile(path: string): Profile {
+export function readProfile(path: string, given = "--profile"): Profile {
   let text: string;
   try {
     text = readFileSync(path, "utf8");
   } catch {
     const fix = "give a file that `flashbun debloat trace` wrote.";
-    throw new OptionError("profile", path, "a file that can be read", fix);
+    throw new OptionError(given, path, "a file that can be read", fix);
   }
   return parseProfile(text, path);
 }

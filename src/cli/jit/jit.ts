@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import { examples } from "../examples.ts";
 
 /** Adds `flashbun jit`; `done` takes the exit code. */
 export function addJit(root: Command, done: (exitCode: number) => void): void {
@@ -11,6 +12,7 @@ export function addJit(root: Command, done: (exitCode: number) => void): void {
     .argument("<files...>", "modules whose default export is options of an attention, or a list")
     .description("compile the kernels that the files' attentions need, and keep them")
     .option("--arch <name>", "compile for sm_90a, say, instead of the GPU at hand")
+    .addHelpText("after", examples("jit warm attention.ts", "jit warm attention.ts --arch sm_90a"))
     .action(async (files: string[], options: { arch?: string }) => {
       const { jitWarm } = await import("./warm.ts");
       done(await jitWarm(files, options));

@@ -105,8 +105,21 @@ async function wishesOf(file: string): Promise<Wish[]> {
   return (list as AttentionOptions[]).map((options, i) => {
     const variant = options.variant === undefined ? "" : ` (${options.variant.name})`;
     const index = list.length === 1 ? "" : `[${i}]`;
-    return { name: `${basename(file)}${index}${variant}`, options: resolveOptions(options) };
+    return {
+      name: `${basename(file)}${index}${variant}`,
+      options: resolved(options, file + index),
+    };
   });
+}
+
+/** The options after a check, which says whose they are. */
+function resolved(options: AttentionOptions, place: string): ResolvedOptions {
+  try {
+    return resolveOptions(options);
+  } catch (error) {
+    if (error instanceof OptionError) error.message = `${place}: ${error.message}`;
+    throw error;
+  }
 }
 
 /** The architecture that was named, else that of the first GPU. */

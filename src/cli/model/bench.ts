@@ -10,6 +10,7 @@ import type { Lengths } from "../bench/lengths.ts";
 import { afterWarmUp, type BenchRequest, generatedLoad, tracedLoad } from "../bench/load.ts";
 import type { Target } from "../bench/target.ts";
 import { wordCount } from "../bench/words.ts";
+import { readTrace } from "../../replay/trace.ts";
 import { requireWritable, textStream, writeWhole } from "../outputs.ts";
 import { table } from "../table.ts";
 import { type EngineArguments, onSignals, openEngine } from "./engine.ts";
@@ -58,12 +59,16 @@ export async function benchCommand(
 ): Promise<number> {
   const outputs = { "--json": options.json, "--report": options.report };
   requireWritable(outputs, { "--trace": options.trace });
+  const { rate, samples, temperature } = options;
+  const requests = options.requests + options.warmUp;
+  // What is wrong with it is said before a model is loaded.
+  const trace = options.trace && (await readTrace(options.trace, { requests }));
   await using subject = await subjectOf(model, options);
   const { target, engine } = subject;
-  const { warming, measured } = afterWarmUp(await loadOf(subject, options), options.warmUp);
+  const asking = trace ? tracedLoad(trace, subject) : loadOf(subject, requests, options);
+  const { warming, measured } = afterWarmUp(asking, options.warmUp);
   const abort = new AbortController();
   using signals = onSignals(() => abort.abort());
-  const { rate, trace, samples, temperature } = options;
   const isOpen = rate !== undefined || (trace !== undefined && options.clients === undefined);
   const clients = isOpen ? undefined : (options.clients ?? clientsDefault);
   const driving = { clients, samples, temperature, signal: abort.signal };
@@ -72,6 +77,8 @@ export async function benchCommand(
   const before = engine?.stats();
   using lag = new LoopLag();
   const asked = await drive(target, measured, driving);
+  if (abort.signal.aborted)
+    process.stderr.write("flashbun: interrupted; the figures are those up to here\n");
   const figures = figuresOf(asked);
   const ofEngine = before && engineFigures(before, engine!.stats());
   const rows = figureRows(figures, ofEngine, lag.figures);
@@ -144,11 +151,9 @@ function loadSaid(options: BenchArguments, clients: number | undefined): Record<
   };
 }
 
-async function loadOf(subject: Subject, options: BenchArguments): Promise<BenchRequest[]> {
-  const { trace, rate, sharedTokens, seed, promptTokens: prompt, outputTokens: output } = options;
+function loadOf(subject: Subject, requests: number, options: BenchArguments): BenchRequest[] {
+  const { rate, sharedTokens, seed, promptTokens: prompt, outputTokens: output } = options;
   const { vocabulary, contextTokens } = subject;
-  const requests = options.requests + options.warmUp;
-  if (trace !== undefined) return await tracedLoad(trace, requests, { vocabulary, contextTokens });
   const most = sharedTokens + prompt.most + output.most;
   if (most > contextTokens) {
     const allowed = `lengths of at most ${contextTokens} together`;

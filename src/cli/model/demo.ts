@@ -55,7 +55,10 @@ export async function demoCommand(options: DemoArguments): Promise<number> {
       }),
     ),
   );
-  if (abort.signal.aborted) return signals.exitCode;
+  if (abort.signal.aborted) {
+    process.stdout.write("\n");
+    return signals.exitCode;
+  }
   const seconds = (performance.now() - started) / 1000;
   process.stdout.write(`\n\n${report(engine, answers, seconds, peak.pages)}`);
   return verified(answers) ? 0 : 1;

@@ -1,3 +1,4 @@
+import { OptionError } from "../../errors.ts";
 import { counted } from "../../shown.ts";
 import { draftFigures, draftsText } from "../bench/drafts.ts";
 import { requireWritable, textStream, writeWhole } from "../outputs.ts";
@@ -25,6 +26,10 @@ export async function generateCommand(
   const outputs = { "--json": options.json };
   requireWritable(outputs);
   const prompt = given === "-" ? await Bun.stdin.text() : given;
+  if (prompt === "") {
+    const fix = given === "-" ? "give some on the standard input." : "say something.";
+    throw new OptionError("prompt", prompt, "a text that is not empty", fix);
+  }
   await using engine = await openEngine(model, options);
   const input = options.raw ? { prompt } : { messages: [{ role: "user", content: prompt }] };
   const abort = new AbortController();

@@ -1,6 +1,7 @@
 import { type Command, Option } from "commander";
 import { OptionError } from "../../errors.ts";
 import { lengthsOf } from "../bench/lengths.ts";
+import { examples } from "../examples.ts";
 import { adapterFolders, device, integer, oneOf, positive, serverUrl } from "../parse.ts";
 import type { BenchArguments } from "./bench.ts";
 import type { ChatArguments } from "./chat.ts";
@@ -28,7 +29,7 @@ function addGenerate(root: Command, done: (code: number) => void): void {
     .argument("<model>", modelHelp)
     .argument("<prompt>", "what the user says, or - for standard input")
     .option("--raw", "go on with the prompt as it is, without the chat template");
-  addSampling(addEngine(command))
+  addSampling(addEngine(command).addOption(random()))
     .addOption(adapter())
     .option("--json <file>", "write tokens, text and counts as JSON")
     .option("-q, --quiet", "print the answer and errors alone")
@@ -45,7 +46,7 @@ function addChat(root: Command, done: (code: number) => void): void {
     .description("talk to a model; an empty line or Ctrl-D ends it")
     .argument("<model>", modelHelp)
     .option("--system <text>", "what the model is told first");
-  addSampling(addEngine(command))
+  addSampling(addEngine(command).addOption(random()))
     .addOption(adapter())
     .addHelpText("after", examples('chat smollm2 --system "Answer in one sentence."'))
     .action(async (model: string, options: ChatArguments) => {
@@ -89,6 +90,7 @@ function addServe(root: Command, done: (code: number) => void): void {
       600,
     );
   addEngine(command)
+    .addOption(random())
     .option(
       "--lora <name=folder>",
       "an adapter (LoRA, as PEFT saves it) that requests may name as their model; again for more",
@@ -107,10 +109,12 @@ function addDemo(root: Command, done: (code: number) => void): void {
     .command("demo")
     .description("ask a small model a dozen questions at once, and say what that took")
     .option("--max-tokens <n>", "most tokens of an answer", integer("--max-tokens", 1), 64);
-  addEngine(command).action(async (options: DemoArguments) => {
-    const { demoCommand } = await import("./demo.ts");
-    done(await demoCommand(options));
-  });
+  addEngine(command)
+    .addHelpText("after", examples("demo --speculate prompt-lookup"))
+    .action(async (options: DemoArguments) => {
+      const { demoCommand } = await import("./demo.ts");
+      done(await demoCommand(options));
+    });
 }
 
 function addBench(root: Command, done: (code: number) => void): void {
@@ -142,7 +146,7 @@ function addBench(root: Command, done: (code: number) => void): void {
     .option("--warm-up <n>", "requests before, not measured", integer("--warm-up", 0, 1000), 4)
     .option("--seed <n>", "seed of the requests", integer("--seed", 0), 1);
   const own = command.options.length;
-  addEngine(command);
+  addEngine(command).addOption(random());
   // A server has decided them.
   const engineOptions = command.options.slice(own).map((option) => option.attributeName());
   const url = new Option("--url <url>", "a server to measure, such as http://127.0.0.1:8000/v1");
@@ -226,11 +230,14 @@ function addEngine(command: Command): Command {
       "most tokens to guess one behind the other (default: 4)",
       integer("--draft-tokens", 1, 64),
     )
-    .option("--branches <list>", "of a model's guesses by level, such as 3,2", branches)
-    .option(
-      "--random-weights",
-      "for measuring: the model is a shape (llama-8b, smollm2-135m and others) or a config.json",
-    );
+    .option("--branches <list>", "of a model's guesses by level, such as 3,2", branches);
+}
+
+function random(): Option {
+  return new Option(
+    "--random-weights",
+    "for measuring: the model is a shape (llama-8b, smollm2-135m and others) or a config.json",
+  );
 }
 
 function addSampling(command: Command): Command {
@@ -254,9 +261,4 @@ function temperature(text: string): number {
   if (text.trim() !== "" && value >= 0 && value <= 100) return value;
   const fix = "give --temperature such a number.";
   throw new OptionError("--temperature", text, "a number from 0 to 100", fix);
-}
-
-function examples(...lines: string[]): string {
-  const heading = lines.length === 1 ? "Example" : "Examples";
-  return `\n${heading}:\n${lines.map((line) => `  bunx flashbun ${line}`).join("\n")}`;
 }

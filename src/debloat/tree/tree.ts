@@ -76,7 +76,12 @@ export async function slimTree(
   const { onShrink, onProblem, sidecar, ...rest } = options;
   const chosen = choose({ ...rest, ...(sidecar === undefined ? {} : { sidecar }) }, true);
   if (chosen.targets.length + Number(chosen.strip === true) === 0 && chosen.profile === undefined)
-    throw new OptionError("options", options, "a choice", "give --arch, --profile or --strip.");
+    throw new OptionError(
+      "arch",
+      chosen.arch,
+      "a list of GPUs where there is no profile, nor strip",
+      "give --arch, --profile or --strip.",
+    );
   using pool = new Pool();
   const sidecars = sidecar === undefined ? [] : [sidecar];
   const taken = new Set<string>();
