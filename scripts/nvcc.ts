@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "
 import { join } from "node:path";
 import { pinnedCompiler } from "../src/jit/image.ts";
 import { expand, imageHash, languageFlags } from "../src/jit/specialization.ts";
-import { readClampFaults } from "./machine-code.ts";
+import { readClampFaults } from "../src/jit/machine-code.ts";
 import type { MatrixEntry } from "./matrix.ts";
 import { toolchain } from "./toolchain.ts";
 

@@ -2,6 +2,7 @@ import { availableParallelism } from "node:os";
 import { CompileError } from "../errors.ts";
 import { askNvrtc, type CompilerAnswer, type NvrtcJob, nvrtcWorker } from "../ffi/nvrtc.ts";
 import { compileEmulated, compileEmulatedSync } from "./emulated.ts";
+import { readClampFaults } from "./machine-code.ts";
 import { findNvrtc } from "./nvrtc.ts";
 import { describeSpecialization, languageFlags, type Specialization } from "./specialization.ts";
 import { emulated } from "./target.ts";
@@ -62,8 +63,11 @@ function imageIn(
   specialization: Specialization,
   architecture: string,
 ): Uint8Array<ArrayBuffer> {
-  if ("image" in answer) return answer.image;
-  throw failed(specialization, architecture, answer.failure, answer.log);
+  if ("failure" in answer) throw failed(specialization, architecture, answer.failure, answer.log);
+  const faults = architecture === emulated ? [] : readClampFaults(answer.image);
+  if (faults.length === 0) return answer.image;
+  const fix = "Fix: do that where a hook clamps, or set FLASHBUN_NVRTC to another version.";
+  throw failed(specialization, architecture, "ptxas makes it wrong", [...faults, fix].join("\n"));
 }
 
 function failed(

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { readClampFaults } from "../../scripts/machine-code.ts";
+import { readClampFaults } from "../../src/jit/machine-code.ts";
 import { readFaults, readResources } from "../../scripts/nvcc.ts";
 import { Bytes } from "../../src/debloat/bytes.ts";
 import { readElf } from "../../src/debloat/elf/elf.ts";
