@@ -17,6 +17,7 @@ import type { ShrinkOptions } from "../../../src/debloat/shrink/options.ts";
 import { restoreFile } from "../../../src/debloat/shrink/restore.ts";
 import { shrinkLibrary } from "../../../src/debloat/shrink/shrink.ts";
 import { readSidecar } from "../../../src/debloat/shrink/sidecar.ts";
+import { verifyLibrary } from "../../../src/debloat/verify/verify.ts";
 import { type Random, seeded } from "../../support/random.ts";
 import { makeCubin } from "../support/make-cubin.ts";
 import {
@@ -425,6 +426,42 @@ describe("besides device code", () => {
     const { shrunk } = await shrink(plain, { arch: ["sm_90"], strip: true, dropRel: true });
     const { stderr } = Bun.spawnSync([readelf, "-aW", shrunk]);
     expect(stderr.toString()).toBe("");
+  });
+});
+
+/** What shrink may be told beside a profile or without one, an option each. */
+type Told = Exclude<keyof ShrinkOptions, "profile" | "sidecar" | "onProgress">;
+const told: Record<Told, ShrinkOptions[]> = {
+  arch: [{ arch: ["sm_90"] }],
+  level: [{ level: "arch" }, { level: "cubin" }, { level: "kernel" }],
+  keep: [{ keep: /multiply[02]/ }],
+  host: [{ host: "pages" }],
+  strip: [{ strip: true }],
+  dropRel: [{ dropRel: true }],
+  recompress: [{ recompress: 3 }],
+};
+const optionPairs = (Object.keys(told) as Told[]).flatMap((a, i, all) =>
+  all.slice(i + 1).map((b) => [a, b] as const),
+);
+
+describe.each(["without", "beside"])("pairs of options %s a profile", (where) => {
+  test.each(optionPairs)("%s and %s", async (a, b) => {
+    const library = originalOf(plain);
+    const first = Math.floor(sectionNamed(library.elf, ".text")!.address / 4096);
+    const used = { kernels: ["add1", "everywhere"], pages: [[first, 2]] as [number, number][] };
+    const base = where === "beside" ? { profile: profileOf(library, used) } : {};
+    for (const options of told[a].flatMap((one) =>
+      told[b].map((other): ShrinkOptions => ({ ...base, ...one, ...other })),
+    )) {
+      const { profile, keep, host, level = "arch" } = options;
+      if (profile === undefined && (host === "pages" || (level !== "arch" && !keep))) {
+        await expect(shrink(plain, options)).rejects.toThrow(/must be .* Fix: give --profile/);
+        continue;
+      }
+      const { shrunk, sidecar } = await shrink(plain, options);
+      expectToWork(shrunk);
+      expect(verifyLibrary(plain, shrunk, sidecar).flatMap((check) => check.problems)).toEqual([]);
+    }
   });
 });
 
