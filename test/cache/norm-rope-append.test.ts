@@ -386,64 +386,66 @@ describe.each(await targetsHere())("normRopeAppend on $name", (target) => {
   });
 });
 
-test("bad input is refused by name, and nothing is written", async () => {
-  const [target] = await targetsHere();
-  await using device = await target.open(1);
-  await using elsewhere = await target.open(1);
-  const c: Case = { ...plain, lengths: [2], dtype: "f32", cacheDtype: "f32", weightDtype: "f32" };
-  const { cache, tensors } = make(device, c, seeded(15));
-  const { q, k, v } = tensors;
-  const zeros = (shape: number[], dtype: DType = "f32") => Tensor.zeros(device, shape, dtype);
-  const wrong: [string, object][] = [
-    ["layer", { layer: 2 }],
-    ["batch", { batch: {} }],
-    ["q", { q: q.slice(0, 0, 1) }],
-    ["q", { q: zeros([2, 4, 32]) }],
-    ["q", { k: q.slice(1, 0, 2) }],
-    ["q", { v: q.slice(1, 0, 2) }],
-    ["k", { k: zeros([2, 3, 64]) }],
-    ["k", { k: undefined }],
-    ["v", { v: zeros([2, 2, 32]) }],
-    ["v", { v: zeros([2, 2, 64], "i32") }],
-    ["rope", { rope: Rope.create(elsewhere, 64) }],
-    ["rope", { rope: {} }],
-    ["positions", { positions: zeros([2]) }],
-    ["positions", { positions: zeros([1], "i32") }],
-    ["qWeight", { qWeight: zeros([32]) }],
-    ["kWeight", { kWeight: zeros([64], "bf16") }],
-    ["kScale", { kScale: zeros([3]) }],
-    ["eps", { eps: 0 }],
-    ["zeroCentered", { zeroCentered: 1 }],
-    ["out", { out: zeros([2, 4, 64], "bf16") }],
-    ["out", { out: k }],
-    ["out", { out: null }],
-    ["out", { out: tensors.q.slice(0, 0, 1) }],
-    ["stream", { stream: elsewhere.stream }],
-  ];
-  const before = q.toFloat64Array();
-  for (const [option, over] of wrong) {
-    let error: unknown;
-    try {
-      normRopeAppend(cache, { ...tensors, ...over });
-    } catch (thrown) {
-      error = thrown;
+test.each(await targetsHere())(
+  "bad input is refused by name, and nothing is written, on $name",
+  async (target) => {
+    await using device = await target.open(1);
+    await using elsewhere = await target.open(1);
+    const c: Case = { ...plain, lengths: [2], dtype: "f32", cacheDtype: "f32", weightDtype: "f32" };
+    const { cache, tensors } = make(device, c, seeded(15));
+    const { q, k, v } = tensors;
+    const zeros = (shape: number[], dtype: DType = "f32") => Tensor.zeros(device, shape, dtype);
+    const wrong: [string, object][] = [
+      ["layer", { layer: 2 }],
+      ["batch", { batch: {} }],
+      ["q", { q: q.slice(0, 0, 1) }],
+      ["q", { q: zeros([2, 4, 32]) }],
+      ["q", { k: q.slice(1, 0, 2) }],
+      ["q", { v: q.slice(1, 0, 2) }],
+      ["k", { k: zeros([2, 3, 64]) }],
+      ["k", { k: undefined }],
+      ["v", { v: zeros([2, 2, 32]) }],
+      ["v", { v: zeros([2, 2, 64], "i32") }],
+      ["rope", { rope: Rope.create(elsewhere, 64) }],
+      ["rope", { rope: {} }],
+      ["positions", { positions: zeros([2]) }],
+      ["positions", { positions: zeros([1], "i32") }],
+      ["qWeight", { qWeight: zeros([32]) }],
+      ["kWeight", { kWeight: zeros([64], "bf16") }],
+      ["kScale", { kScale: zeros([3]) }],
+      ["eps", { eps: 0 }],
+      ["zeroCentered", { zeroCentered: 1 }],
+      ["out", { out: zeros([2, 4, 64], "bf16") }],
+      ["out", { out: k }],
+      ["out", { out: null }],
+      ["out", { out: tensors.q.slice(0, 0, 1) }],
+      ["stream", { stream: elsewhere.stream }],
+    ];
+    const before = q.toFloat64Array();
+    for (const [option, over] of wrong) {
+      let error: unknown;
+      try {
+        normRopeAppend(cache, { ...tensors, ...over });
+      } catch (thrown) {
+        error = thrown;
+      }
+      if (!(error instanceof OptionError)) throw new Error(`${option}: ${error}`);
+      expect({ option: error.option }).toEqual({ option });
     }
-    if (!(error instanceof OptionError)) throw new Error(`${option}: ${error}`);
-    expect({ option: error.option }).toEqual({ option });
-  }
-  expect(q.toFloat64Array()).toEqual(before);
-  expect(v.toFloat64Array().every(Number.isFinite)).toBe(true);
-  const planes = [{ name: "latent", heads: 1, dim: 64, dtype: "f32" as const }];
-  const options = {
-    layers: 2,
-    kvHeads: 1,
-    headDim: 64,
-    dtype: "f32",
-    pages: 4,
-    pageSize: 4,
-  } as const;
-  using latent = PagedCache.create(device, { ...options, planes });
-  expect(() => normRopeAppend(latent, tensors)).toThrow("cache must be of planes key and value");
-  using other = PagedCache.create(device, { ...options, kvHeads: 2 });
-  expect(() => normRopeAppend(other, tensors)).toThrow(PlanError);
-});
+    expect(q.toFloat64Array()).toEqual(before);
+    expect(v.toFloat64Array().every(Number.isFinite)).toBe(true);
+    const planes = [{ name: "latent", heads: 1, dim: 64, dtype: "f32" as const }];
+    const options = {
+      layers: 2,
+      kvHeads: 1,
+      headDim: 64,
+      dtype: "f32",
+      pages: 4,
+      pageSize: 4,
+    } as const;
+    using latent = PagedCache.create(device, { ...options, planes });
+    expect(() => normRopeAppend(latent, tensors)).toThrow("cache must be of planes key and value");
+    using other = PagedCache.create(device, { ...options, kvHeads: 2 });
+    expect(() => normRopeAppend(other, tensors)).toThrow(PlanError);
+  },
+);

@@ -202,30 +202,32 @@ describe.each(await targetsHere())("activations on $name", (target) => {
   });
 });
 
-test("bad input is refused by name, and nothing is written", async () => {
-  const [target] = await targetsHere();
-  await using device = await target.open(1);
-  const ones = (shape: number[], dtype: DType = "f32") =>
-    Tensor.from(device, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
-  const x = ones([3, 8]);
-  const wide = ones([4, 8]);
-  const call =
-    (gate: Tensor, options: ActivationOptions = {}) =>
-    () =>
-      siluAndMul(gate, options);
-  expectRefused([
-    ["gate", call(ones([3, 7]))],
-    ["gate", call(ones([3, 8], "i32"))],
-    ["gate", call(ones([8, 4]).permute(1, 0))],
-    ["up", call(x, { up: ones([3, 4]) })],
-    ["up", call(x, { up: ones([3, 8], "f8e4m3") })],
-    ["out", call(x, { out: ones([3, 8]) })],
-    ["out", call(x, { out: x.slice(1, 2, 6) })],
-    ["out", call(wide.slice(0, 0, 3), { up: x, out: wide.slice(0, 1, 4) })],
-    ["scale", call(x, { scale: ones([1]) })],
-    ["tokenScales", call(x, { dtype: "i8", tokenScales: x.select(0, 0).slice(0, 0, 3) })],
-    ["options.gate", call(x, { gate: x } as ActivationOptions)],
-  ]);
-  for (const tensor of [x, wide])
-    expect(tensor.toFloat64Array().every((value) => value === 1)).toBe(true);
-});
+test.each(await targetsHere())(
+  "bad input is refused by name, and nothing is written, on $name",
+  async (target) => {
+    await using device = await target.open(1);
+    const ones = (shape: number[], dtype: DType = "f32") =>
+      Tensor.from(device, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
+    const x = ones([3, 8]);
+    const wide = ones([4, 8]);
+    const call =
+      (gate: Tensor, options: ActivationOptions = {}) =>
+      () =>
+        siluAndMul(gate, options);
+    expectRefused([
+      ["gate", call(ones([3, 7]))],
+      ["gate", call(ones([3, 8], "i32"))],
+      ["gate", call(ones([8, 4]).permute(1, 0))],
+      ["up", call(x, { up: ones([3, 4]) })],
+      ["up", call(x, { up: ones([3, 8], "f8e4m3") })],
+      ["out", call(x, { out: ones([3, 8]) })],
+      ["out", call(x, { out: x.slice(1, 2, 6) })],
+      ["out", call(wide.slice(0, 0, 3), { up: x, out: wide.slice(0, 1, 4) })],
+      ["scale", call(x, { scale: ones([1]) })],
+      ["tokenScales", call(x, { dtype: "i8", tokenScales: x.select(0, 0).slice(0, 0, 3) })],
+      ["options.gate", call(x, { gate: x } as ActivationOptions)],
+    ]);
+    for (const tensor of [x, wide])
+      expect(tensor.toFloat64Array().every((value) => value === 1)).toBe(true);
+  },
+);

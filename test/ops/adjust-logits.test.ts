@@ -113,8 +113,7 @@ describe.each(await targetsHere())("adjustLogits on $name", (target) => {
   });
 });
 
-test("bad input is refused by name", async () => {
-  const [on] = await targetsHere();
+test.each(await targetsHere())("bad input is refused by name, on $name", async (on) => {
   await using device = await on.open(1);
   const zeros = (shape: number[], dtype: DType = "f32") => Tensor.zeros(device, shape, dtype);
   const x = zeros([3, 40]);

@@ -302,64 +302,66 @@ describe.each(await targetsHere())("applyRope on $name", (target) => {
   });
 });
 
-test("bad input is refused by name, and nothing is written", async () => {
-  const [target] = await targetsHere();
-  await using device = await target.open(1);
-  await using elsewhere = await target.open(1);
-  using rope = Rope.create(device, 8);
-  const ones = (shape: number[], dtype: DType = "f32", on: Device = device) =>
-    Tensor.from(on, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
-  const [q, k, positions] = [ones([3, 2, 8]), ones([3, 1, 8]), ones([3], "i32")];
-  const twice = { strides: [8, 8, 1] };
-  const countOver = ({ address }: Tensor) => Tensor.fromPointer(device, address, [1], "i32");
-  const refused: [string, ...Parameters<typeof applyRope>][] = [
-    ["q", ones([3, 16]), k, positions, rope],
-    ["q", ones([3, 2, 6]), k, positions, rope],
-    ["q", ones([3, 0, 8]), k, positions, rope],
-    ["q", ones([3, 8, 2]).permute(0, 2, 1), k, positions, rope],
-    ["q", ones([3, 2, 8], "f8e4m3"), k, positions, rope],
-    ["q", ones([3, 2, 8], "f32", elsewhere), k, positions, rope],
-    ["q", Tensor.fromPointer(device, q.address, [3, 2, 8], "f32", twice), k, positions, rope],
-    ["q", undefined as unknown as Tensor, k, positions, rope],
-    ["k", q, ones([2, 1, 8]), positions, rope],
-    ["k", q, q, positions, rope],
-    ["k", q, q.slice(1, 1, 2), positions, rope],
-    ["positions", q, k, ones([2], "i32"), rope],
-    ["positions", q, k, ones([3]), rope],
-    ["positions", q, k, ones([3, 3], "i32"), rope],
-    ["positions", q, k, ones([3, 2], "i32").select(1, 0), rope],
-    ["rope", q, k, positions, {} as Rope],
-    ["rowCount", q, k, positions, rope, { rowCount: positions }],
-    ["rowCount", q, k, positions, rope, { rowCount: countOver(q) }],
-    ["rowCount", q, k, positions, rope, { rowCount: countOver(k) }],
-    ["stream", q, k, positions, rope, { stream: elsewhere.stream }],
-    ["options.out", q, k, positions, rope, { out: q } as object],
-  ];
-  for (const [option, ...args] of refused) {
-    let error: unknown;
-    try {
-      applyRope(...args);
-    } catch (thrown) {
-      error = thrown;
+test.each(await targetsHere())(
+  "bad input is refused by name, and nothing is written, on $name",
+  async (target) => {
+    await using device = await target.open(1);
+    await using elsewhere = await target.open(1);
+    using rope = Rope.create(device, 8);
+    const ones = (shape: number[], dtype: DType = "f32", on: Device = device) =>
+      Tensor.from(on, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
+    const [q, k, positions] = [ones([3, 2, 8]), ones([3, 1, 8]), ones([3], "i32")];
+    const twice = { strides: [8, 8, 1] };
+    const countOver = ({ address }: Tensor) => Tensor.fromPointer(device, address, [1], "i32");
+    const refused: [string, ...Parameters<typeof applyRope>][] = [
+      ["q", ones([3, 16]), k, positions, rope],
+      ["q", ones([3, 2, 6]), k, positions, rope],
+      ["q", ones([3, 0, 8]), k, positions, rope],
+      ["q", ones([3, 8, 2]).permute(0, 2, 1), k, positions, rope],
+      ["q", ones([3, 2, 8], "f8e4m3"), k, positions, rope],
+      ["q", ones([3, 2, 8], "f32", elsewhere), k, positions, rope],
+      ["q", Tensor.fromPointer(device, q.address, [3, 2, 8], "f32", twice), k, positions, rope],
+      ["q", undefined as unknown as Tensor, k, positions, rope],
+      ["k", q, ones([2, 1, 8]), positions, rope],
+      ["k", q, q, positions, rope],
+      ["k", q, q.slice(1, 1, 2), positions, rope],
+      ["positions", q, k, ones([2], "i32"), rope],
+      ["positions", q, k, ones([3]), rope],
+      ["positions", q, k, ones([3, 3], "i32"), rope],
+      ["positions", q, k, ones([3, 2], "i32").select(1, 0), rope],
+      ["rope", q, k, positions, {} as Rope],
+      ["rowCount", q, k, positions, rope, { rowCount: positions }],
+      ["rowCount", q, k, positions, rope, { rowCount: countOver(q) }],
+      ["rowCount", q, k, positions, rope, { rowCount: countOver(k) }],
+      ["stream", q, k, positions, rope, { stream: elsewhere.stream }],
+      ["options.out", q, k, positions, rope, { out: q } as object],
+    ];
+    for (const [option, ...args] of refused) {
+      let error: unknown;
+      try {
+        applyRope(...args);
+      } catch (thrown) {
+        error = thrown;
+      }
+      expect(error).toBeInstanceOf(OptionError);
+      expect({ option: (error as OptionError).option }).toEqual({ option });
     }
-    expect(error).toBeInstanceOf(OptionError);
-    expect({ option: (error as OptionError).option }).toEqual({ option });
-  }
-  for (const tensor of [q, k])
-    expect(tensor.toFloat64Array().every((value) => value === 1)).toBe(true);
-  const options: [RopeOptions, string][] = [
-    [{ sections: [1, 2] }, "rope.sections must be 1 to 4 numbers of pairs, 4 together"],
-    [{ sections: [1, 3], interleavedSections: true }, "rope.sections must be 1 to 4 numbers"],
-    [{ sections: [1, -1, 4] }, "rope.sections[1] must be an integer"],
-    [{ interleavedSections: true }, "rope.interleavedSections must be false without sections"],
-    [{ theta: -1 }, "rope.theta must be a finite number above 0"],
-    [{ dim: 10 }, "rope.dim must be an integer from 2 to 8"],
-  ];
-  for (const [each, message] of options)
-    expect(() => Rope.create(device, 8, each)).toThrow(message);
-  expect(() => attend(q, k, k, { rope: { sections: [2, 2] } })).toThrow(
-    "rope.sections must be left",
-  );
-  rope[Symbol.dispose]();
-  expect(() => applyRope(q, k, positions, rope)).toThrow("was disposed");
-});
+    for (const tensor of [q, k])
+      expect(tensor.toFloat64Array().every((value) => value === 1)).toBe(true);
+    const options: [RopeOptions, string][] = [
+      [{ sections: [1, 2] }, "rope.sections must be 1 to 4 numbers of pairs, 4 together"],
+      [{ sections: [1, 3], interleavedSections: true }, "rope.sections must be 1 to 4 numbers"],
+      [{ sections: [1, -1, 4] }, "rope.sections[1] must be an integer"],
+      [{ interleavedSections: true }, "rope.interleavedSections must be false without sections"],
+      [{ theta: -1 }, "rope.theta must be a finite number above 0"],
+      [{ dim: 10 }, "rope.dim must be an integer from 2 to 8"],
+    ];
+    for (const [each, message] of options)
+      expect(() => Rope.create(device, 8, each)).toThrow(message);
+    expect(() => attend(q, k, k, { rope: { sections: [2, 2] } })).toThrow(
+      "rope.sections must be left",
+    );
+    rope[Symbol.dispose]();
+    expect(() => applyRope(q, k, positions, rope)).toThrow("was disposed");
+  },
+);

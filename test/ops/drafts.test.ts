@@ -301,8 +301,7 @@ describe.each(await targetsHere())("drafts on $name", (target) => {
   });
 });
 
-test("bad input is refused by name", async () => {
-  const [on] = await targetsHere();
+test.each(await targetsHere())("bad input is refused by name, on $name", async (on) => {
   await using device = await on.open(1);
   const zeros = (shape: number[], dtype: DType = "i32") => Tensor.zeros(device, shape, dtype);
   const drafts = zeros([2, 3]);

@@ -143,36 +143,38 @@ describe.each(await targetsHere())("on $name", (target) => {
   });
 });
 
-test("bad input is refused by name, and nothing is written", async () => {
-  const [target] = await targetsHere();
-  await using device = await target.open(1);
-  const ones = (shape: number[], dtype: DType = "f32") =>
-    Tensor.from(device, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
-  const x = ones([3, 8]);
-  const wide = ones([4, 8]);
-  const three = wide.slice(0, 0, 3);
-  const late = wide.slice(0, 1, 4);
-  const cap =
-    (value: number, options: OutOptions = {}) =>
-    () =>
-      capLogits(x, value, options);
-  const flat = Tensor.fromPointer(device, x.address, [3], "i32");
-  expectRefused([
-    ["x", () => add(ones([8, 3]).permute(1, 0), x)],
-    ["y", () => add(x, ones([3, 7]))],
-    ["y", () => add(x, ones([3, 8], "i8"))],
-    ["out", () => add(x, three, { out: late })],
-    ["out", () => add(x, x, { out: x.slice(1, 0, 1) })],
-    ["cap", cap(0)],
-    ["cap", cap(NaN)],
-    ["cap", cap(-1)],
-    ["out", cap(30, { out: ones([2, 8]) })],
-    ["x", () => argmax(ones([3, 8], "i32"))],
-    ["out", () => argmax(x, { out: ones([3]) })],
-    ["out", () => argmax(x, { out: ones([3, 1], "i32") })],
-    ["out", () => argmax(x, { out: flat })],
-    ["rowCount", () => argmax(x, { rowCount: ones([1]) })],
-  ]);
-  for (const tensor of [x, wide])
-    expect(tensor.toFloat64Array().every((value) => value === 1)).toBe(true);
-});
+test.each(await targetsHere())(
+  "bad input is refused by name, and nothing is written, on $name",
+  async (target) => {
+    await using device = await target.open(1);
+    const ones = (shape: number[], dtype: DType = "f32") =>
+      Tensor.from(device, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
+    const x = ones([3, 8]);
+    const wide = ones([4, 8]);
+    const three = wide.slice(0, 0, 3);
+    const late = wide.slice(0, 1, 4);
+    const cap =
+      (value: number, options: OutOptions = {}) =>
+      () =>
+        capLogits(x, value, options);
+    const flat = Tensor.fromPointer(device, x.address, [3], "i32");
+    expectRefused([
+      ["x", () => add(ones([8, 3]).permute(1, 0), x)],
+      ["y", () => add(x, ones([3, 7]))],
+      ["y", () => add(x, ones([3, 8], "i8"))],
+      ["out", () => add(x, three, { out: late })],
+      ["out", () => add(x, x, { out: x.slice(1, 0, 1) })],
+      ["cap", cap(0)],
+      ["cap", cap(NaN)],
+      ["cap", cap(-1)],
+      ["out", cap(30, { out: ones([2, 8]) })],
+      ["x", () => argmax(ones([3, 8], "i32"))],
+      ["out", () => argmax(x, { out: ones([3]) })],
+      ["out", () => argmax(x, { out: ones([3, 1], "i32") })],
+      ["out", () => argmax(x, { out: flat })],
+      ["rowCount", () => argmax(x, { rowCount: ones([1]) })],
+    ]);
+    for (const tensor of [x, wide])
+      expect(tensor.toFloat64Array().every((value) => value === 1)).toBe(true);
+  },
+);

@@ -264,71 +264,73 @@ describe.each(await targetsHere())("matmul on $name", (target) => {
   });
 });
 
-test("bad input is refused by name, and nothing is written", async () => {
-  const [target] = await targetsHere();
-  await using device = await target.open(1);
-  await using elsewhere = await target.open(1);
-  const ones = (shape: number[], dtype: DType = "f32", on: Device = device) =>
-    Tensor.from(on, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
-  const x = ones([3, 8]);
-  const values = ones([4, 8]);
-  const weight = Weight.dense(values);
-  const other = { ...weight } as unknown as Weight;
-  const refused: [string, Tensor, Weight, MatmulOptions?][] = [
-    ["x", ones([8]), weight],
-    ["x", ones([3, 7]), weight],
-    ["x", ones([8, 3]).permute(1, 0), weight],
-    ["x", ones([3, 8], "i32"), weight],
-    ["x", undefined as unknown as Tensor, weight],
-    ["weight", x, undefined as unknown as Weight],
-    ["weight", x, other],
-    ["weight", x, values as unknown as Weight],
-    ["weight", x, Weight.dense(ones([4, 8], "f32", elsewhere))],
-    ["weight", x, Weight.dense(ones([3, 8])), { gated: true }],
-    ["bias", x, weight, { bias: ones([3]) }],
-    ["bias", x, weight, { bias: ones([4], "bf16") }],
-    ["bias", x, weight, { bias: ones([4], "f32", elsewhere) }],
-    ["residual", x, weight, { residual: ones([3, 8]) }],
-    ["residual", x, weight, { residual: ones([3, 4], "f16") }],
-    ["residual", x, weight, { residual: ones([3, 4]), gated: true }],
-    ["activation", x, weight, { activation: "relu" as Activation }],
-    ["gated", x, weight, { gated: 1 as unknown as boolean }],
-    ["invariant", x, weight, { invariant: 1 as unknown as boolean }],
-    ["roundRows", x, weight, { roundRows: "yes" as unknown as boolean }],
-    ["settled", x, weight, { settled: 1 as unknown as boolean }],
-    ["scales", x, weight, { scales: ones([1]) }],
-    ["scales", ones([3, 8], "f8e4m3"), weight],
-    ["scales", ones([3, 8], "f8e4m3"), weight, { scales: ones([2]) }],
-    ["scales", ones([3, 8], "f8e4m3"), weight, { scales: ones([1], "f16") }],
-    ["options.scale", x, weight, { scale: 1 } as MatmulOptions],
-    ["stream", x, weight, { stream: elsewhere.stream }],
-    ["out", x, weight, { out: ones([3, 8]) }],
-    ["out", x, weight, { out: ones([3, 4], "bf16") }],
-    ["out", x, weight, { out: x.slice(1, 0, 4) }],
-    ["out", x, weight, { out: values.slice(1, 0, 4).slice(0, 0, 3) }],
-    ["out", x, weight, { out: values.slice(0, 0, 3).slice(1, 0, 4), residual: ones([3, 4]) }],
-  ];
-  for (const [option, input, by, options] of refused) {
-    let error: unknown;
-    try {
-      matmul(input, by, options);
-    } catch (thrown) {
-      error = thrown;
+test.each(await targetsHere())(
+  "bad input is refused by name, and nothing is written, on $name",
+  async (target) => {
+    await using device = await target.open(1);
+    await using elsewhere = await target.open(1);
+    const ones = (shape: number[], dtype: DType = "f32", on: Device = device) =>
+      Tensor.from(on, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
+    const x = ones([3, 8]);
+    const values = ones([4, 8]);
+    const weight = Weight.dense(values);
+    const other = { ...weight } as unknown as Weight;
+    const refused: [string, Tensor, Weight, MatmulOptions?][] = [
+      ["x", ones([8]), weight],
+      ["x", ones([3, 7]), weight],
+      ["x", ones([8, 3]).permute(1, 0), weight],
+      ["x", ones([3, 8], "i32"), weight],
+      ["x", undefined as unknown as Tensor, weight],
+      ["weight", x, undefined as unknown as Weight],
+      ["weight", x, other],
+      ["weight", x, values as unknown as Weight],
+      ["weight", x, Weight.dense(ones([4, 8], "f32", elsewhere))],
+      ["weight", x, Weight.dense(ones([3, 8])), { gated: true }],
+      ["bias", x, weight, { bias: ones([3]) }],
+      ["bias", x, weight, { bias: ones([4], "bf16") }],
+      ["bias", x, weight, { bias: ones([4], "f32", elsewhere) }],
+      ["residual", x, weight, { residual: ones([3, 8]) }],
+      ["residual", x, weight, { residual: ones([3, 4], "f16") }],
+      ["residual", x, weight, { residual: ones([3, 4]), gated: true }],
+      ["activation", x, weight, { activation: "relu" as Activation }],
+      ["gated", x, weight, { gated: 1 as unknown as boolean }],
+      ["invariant", x, weight, { invariant: 1 as unknown as boolean }],
+      ["roundRows", x, weight, { roundRows: "yes" as unknown as boolean }],
+      ["settled", x, weight, { settled: 1 as unknown as boolean }],
+      ["scales", x, weight, { scales: ones([1]) }],
+      ["scales", ones([3, 8], "f8e4m3"), weight],
+      ["scales", ones([3, 8], "f8e4m3"), weight, { scales: ones([2]) }],
+      ["scales", ones([3, 8], "f8e4m3"), weight, { scales: ones([1], "f16") }],
+      ["options.scale", x, weight, { scale: 1 } as MatmulOptions],
+      ["stream", x, weight, { stream: elsewhere.stream }],
+      ["out", x, weight, { out: ones([3, 8]) }],
+      ["out", x, weight, { out: ones([3, 4], "bf16") }],
+      ["out", x, weight, { out: x.slice(1, 0, 4) }],
+      ["out", x, weight, { out: values.slice(1, 0, 4).slice(0, 0, 3) }],
+      ["out", x, weight, { out: values.slice(0, 0, 3).slice(1, 0, 4), residual: ones([3, 4]) }],
+    ];
+    for (const [option, input, by, options] of refused) {
+      let error: unknown;
+      try {
+        matmul(input, by, options);
+      } catch (thrown) {
+        error = thrown;
+      }
+      expect(error).toBeInstanceOf(OptionError);
+      expect({ option: (error as OptionError).option }).toEqual({ option });
     }
-    expect(error).toBeInstanceOf(OptionError);
-    expect({ option: (error as OptionError).option }).toEqual({ option });
-  }
-  for (const tensor of [x, values])
-    expect(tensor.toFloat64Array().every((value) => value === 1)).toBe(true);
-  for (const wrong of [ones([8]), ones([4, 8], "i8"), ones([8, 4]).permute(1, 0), ones([0, 8])])
-    expect(() => Weight.dense(wrong)).toThrow(OptionError);
-  expect(() => Weight.fp8(ones([4, 8], "f8e4m3"), ones([5]))).toThrow("scales must be");
-  expect(() => Weight.fp8(ones([4, 8]), ones([1]))).toThrow("values must be");
-  for (const scales of [ones([4, 3], "f16"), ones([4, 2]), ones([3, 2], "f16")])
-    expect(() => Weight.grouped(ones([4, 64], "i8"), scales)).toThrow("scales must be");
-  const scales = ones([4, 2], "f16");
-  const fewer = () => Weight.grouped(ones([4, 64], "i8"), scales, ones([4, 1], "f16"));
-  expect(fewer).toThrow("minimums must be");
-  weight[Symbol.dispose]();
-  expect(() => matmul(x, weight)).toThrow("was disposed");
-});
+    for (const tensor of [x, values])
+      expect(tensor.toFloat64Array().every((value) => value === 1)).toBe(true);
+    for (const wrong of [ones([8]), ones([4, 8], "i8"), ones([8, 4]).permute(1, 0), ones([0, 8])])
+      expect(() => Weight.dense(wrong)).toThrow(OptionError);
+    expect(() => Weight.fp8(ones([4, 8], "f8e4m3"), ones([5]))).toThrow("scales must be");
+    expect(() => Weight.fp8(ones([4, 8]), ones([1]))).toThrow("values must be");
+    for (const scales of [ones([4, 3], "f16"), ones([4, 2]), ones([3, 2], "f16")])
+      expect(() => Weight.grouped(ones([4, 64], "i8"), scales)).toThrow("scales must be");
+    const scales = ones([4, 2], "f16");
+    const fewer = () => Weight.grouped(ones([4, 64], "i8"), scales, ones([4, 1], "f16"));
+    expect(fewer).toThrow("minimums must be");
+    weight[Symbol.dispose]();
+    expect(() => matmul(x, weight)).toThrow("was disposed");
+  },
+);

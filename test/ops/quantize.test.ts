@@ -193,34 +193,36 @@ describe.each(await targetsHere())("quantisation on $name", (target) => {
   });
 });
 
-test("bad input is refused by name, and nothing is written", async () => {
-  const [target] = await targetsHere();
-  await using device = await target.open(1);
-  const ones = (shape: number[], dtype: DType = "f32") =>
-    Tensor.from(device, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
-  const x = ones([3, 8]);
-  const codes = ones([3, 8], "i8");
-  const three = ones([3]);
-  const bytes = Tensor.fromPointer(device, x.address, [3, 8], "i8");
-  expectRefused([
-    ["x", () => quantize(ones([3, 8], "i32"), "token")],
-    ["x", () => quantize(ones([2, 2, 8]), "128x128")],
-    ["by", () => quantize(x, "row" as ScaleBlock)],
-    ["dtype", () => quantize(x, "token", { dtype: "bf16" })],
-    ["scales", () => quantize(x, "token", { scales: ones([1]) })],
-    ["scales", () => quantize(x, "channel", { scales: three })],
-    ["scales", () => quantize(x, "token", { scales: ones([3], "f16") })],
-    ["outScales", () => quantize(x, "1x128", { outScales: ones([3, 2]) })],
-    ["outScales", () => quantize(x, "token", { scales: three, outScales: ones([3]) })],
-    ["outScales", () => quantize(x, "token", { outScales: x.select(0, 0).slice(0, 0, 3) })],
-    ["out", () => quantize(x, "token", { out: ones([3, 7], "i8") })],
-    ["out", () => quantize(x, "token", { out: bytes })],
-    ["out", () => quantize(x, "token", { dtype: "f8e4m3", out: ones([3, 8], "i8") })],
-    ["values", () => dequantize(x, three, "token")],
-    ["scales", () => dequantize(codes, three, "channel")],
-    ["dtype", () => dequantize(codes, three, "token", { dtype: "i8" })],
-    ["out", () => dequantize(codes, three, "token", { out: ones([2, 8]) })],
-  ]);
-  for (const tensor of [x, codes, three])
-    expect(tensor.toFloat64Array().every((value) => value === 1)).toBe(true);
-});
+test.each(await targetsHere())(
+  "bad input is refused by name, and nothing is written, on $name",
+  async (target) => {
+    await using device = await target.open(1);
+    const ones = (shape: number[], dtype: DType = "f32") =>
+      Tensor.from(device, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
+    const x = ones([3, 8]);
+    const codes = ones([3, 8], "i8");
+    const three = ones([3]);
+    const bytes = Tensor.fromPointer(device, x.address, [3, 8], "i8");
+    expectRefused([
+      ["x", () => quantize(ones([3, 8], "i32"), "token")],
+      ["x", () => quantize(ones([2, 2, 8]), "128x128")],
+      ["by", () => quantize(x, "row" as ScaleBlock)],
+      ["dtype", () => quantize(x, "token", { dtype: "bf16" })],
+      ["scales", () => quantize(x, "token", { scales: ones([1]) })],
+      ["scales", () => quantize(x, "channel", { scales: three })],
+      ["scales", () => quantize(x, "token", { scales: ones([3], "f16") })],
+      ["outScales", () => quantize(x, "1x128", { outScales: ones([3, 2]) })],
+      ["outScales", () => quantize(x, "token", { scales: three, outScales: ones([3]) })],
+      ["outScales", () => quantize(x, "token", { outScales: x.select(0, 0).slice(0, 0, 3) })],
+      ["out", () => quantize(x, "token", { out: ones([3, 7], "i8") })],
+      ["out", () => quantize(x, "token", { out: bytes })],
+      ["out", () => quantize(x, "token", { dtype: "f8e4m3", out: ones([3, 8], "i8") })],
+      ["values", () => dequantize(x, three, "token")],
+      ["scales", () => dequantize(codes, three, "channel")],
+      ["dtype", () => dequantize(codes, three, "token", { dtype: "i8" })],
+      ["out", () => dequantize(codes, three, "token", { out: ones([2, 8]) })],
+    ]);
+    for (const tensor of [x, codes, three])
+      expect(tensor.toFloat64Array().every((value) => value === 1)).toBe(true);
+  },
+);

@@ -466,8 +466,7 @@ describe.each(await targetsHere())("sampling on $name", (target) => {
   });
 });
 
-test("bad input is refused by name", async () => {
-  const [target] = await targetsHere();
+test.each(await targetsHere())("bad input is refused by name, on $name", async (target) => {
   await using device = await target.open(1);
   await using elsewhere = await target.open(1);
   const zeros = (shape: number[], dtype: DType = "f32", on: Device = device) =>
@@ -495,7 +494,9 @@ test("bad input is refused by name", async () => {
     ["topP", () => sample(x, { topP: 0 })],
     ["topP", () => sample(x, { topP: 1.01 })],
     ["topP", () => sample(x, { topP: zeros([3], "f32", elsewhere) })],
+    ["topP", () => sample(x, { topP: NaN })],
     ["minP", () => sample(x, { minP: -0.1 })],
+    ["minP", () => sample(x, { minP: NaN })],
     ["seed", () => sample(x, { seed: -1 })],
     ["seed", () => sample(x, { seed: zeros([3], "i32") })],
     ["position", () => sample(x, { position: 2 ** 31 })],

@@ -127,8 +127,7 @@ describe.each(await targetsHere())("topK on $name", (target) => {
   });
 });
 
-test("bad input is refused by name", async () => {
-  const [target] = await targetsHere();
+test.each(await targetsHere())("bad input is refused by name, on $name", async (target) => {
   await using device = await target.open(1);
   const zeros = (shape: number[], dtype: DType = "f32") => Tensor.zeros(device, shape, dtype);
   const x = zeros([3, 8]);
