@@ -10,7 +10,6 @@ import { requireInteger } from "../require.ts";
 import { bodyError, errorEvent, HttpError, statusOf } from "./http-errors.ts";
 import { asTexts } from "./messages.ts";
 import type { Latencies } from "./latencies.ts";
-import { logprobsOf } from "./logprobs.ts";
 import { eventStream } from "./sse.ts";
 import { type AnswerFields, answerOptionsOf, answerSchemas } from "./tools.ts";
 import type { Visit } from "./visits.ts";
@@ -27,6 +26,7 @@ interface ChatBody extends GenerationFields, AnswerFields {
 /** A body of `/v1/completions`. */
 interface TextBody extends GenerationFields {
   prompt: string | number[];
+  logprobs?: number | null;
 }
 
 const chatSchemas: OptionSchemas = {
@@ -45,6 +45,7 @@ const textSchemas: OptionSchemas = {
     anyOf: [{ type: "string" }, list(integer(0), "token ids")],
     description: "a text or a list of token ids",
   },
+  logprobs: orNull(integer(0, 20)),
 };
 
 /** Who is asked, under which name, and by whom. */
@@ -85,7 +86,9 @@ export async function textCompletion(asked: Asked, body: unknown): Promise<Respo
   const fields = checked<TextBody>(body, textSchemas, "prompt");
   const { prompt } = fields;
   const given = typeof prompt === "string" ? { prompt } : { tokens: prompt };
-  return await complete(asked, textForm, fields, given, generateOptionsOf(fields), textTokens);
+  const { sampling, ...options } = generateOptionsOf(fields);
+  const own = { ...options, sampling: { ...sampling, logprobs: fields.logprobs ?? -1 } };
+  return await complete(asked, textForm, fields, given, own, textTokens);
 }
 
 /** OpenAI's default of tokens for a text. */
@@ -125,7 +128,8 @@ async function complete(
   }
   const created = Math.floor(Date.now() / 1000);
   const head = { id: `${form.idPrefix}${randomUUID()}`, created, model };
-  const told = (tokens: readonly GeneratedToken[]) => logprobsOf(engine.tokenizer, tokens);
+  const told = (tokens: readonly GeneratedToken[], begin = 0) =>
+    form.logprobs(engine.tokenizer, tokens, begin);
   if (fields.stream === true) {
     const withUsage = fields.stream_options?.include_usage === true;
     const response = await eventStream(
@@ -146,16 +150,19 @@ async function* events(
   answers: Answers,
   form: Form,
   head: object,
-  told: (tokens: readonly GeneratedToken[]) => object | null,
+  told: (tokens: readonly GeneratedToken[], begin: number) => object | null,
   count: number,
   withUsage: boolean,
 ): AsyncGenerator<object, void> {
   const chunk = { ...head, object: form.objects[1], ...(withUsage && { usage: null }) };
   const openings = Array.from({ length: count }, (_, index) => form.opening(index));
+  const begins = openings.map(() => 0);
   for await (const piece of answers.pieces()) {
     for (const opening of openings.splice(0))
       if (opening !== undefined) yield { ...chunk, choices: [opening] };
-    yield { ...chunk, choices: [form.piece(piece, told(piece.tokens))] };
+    const { index, text, tokens } = piece;
+    yield { ...chunk, choices: [form.piece(piece, told(tokens, begins[index]))] };
+    begins[index] += text.length;
   }
   if (withUsage) yield { ...chunk, choices: [], usage: answers.usage };
 }

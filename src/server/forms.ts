@@ -1,11 +1,16 @@
 import { randomUUID } from "node:crypto";
+import type { GeneratedToken } from "../engine/request.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import type { AnswerPiece, WholeAnswer } from "./answers.ts";
+import { chatLogprobs, textLogprobs } from "./logprobs.ts";
 
 /** How one of the two kinds of completions is written. */
 export interface Form {
   /** Of the whole answer, and of its pieces. */
   readonly objects: readonly [whole: string, piece: string];
   readonly idPrefix: string;
+  /** Of tokens that follow so many characters of the answer. */
+  logprobs(tokenizer: Tokenizer, tokens: readonly GeneratedToken[], begin: number): object | null;
   choice(index: number, answer: WholeAnswer, logprobs: object | null): object;
   piece(piece: AnswerPiece, logprobs: object | null): object;
   /** Events before an answer's first piece. */
@@ -16,6 +21,7 @@ export interface Form {
 export const chatForm: Form = {
   objects: ["chat.completion", "chat.completion.chunk"],
   idPrefix: "chatcmpl-",
+  logprobs: chatLogprobs,
   choice: (index, { text, calls, finishReason }, logprobs) => ({
     index,
     message: {
@@ -56,16 +62,17 @@ function callPiece({ index, name, arguments: piece }: AnswerPiece["calls"][numbe
 export const textForm: Form = {
   objects: ["text_completion", "text_completion"],
   idPrefix: "cmpl-",
-  choice: (index, { text, finishReason }) => ({
+  logprobs: textLogprobs,
+  choice: (index, { text, finishReason }, logprobs) => ({
     index,
     text,
-    logprobs: null,
+    logprobs,
     finish_reason: finishReason,
   }),
-  piece: ({ index, text, finishReason }) => ({
+  piece: ({ index, text, finishReason }, logprobs) => ({
     index,
     text,
-    logprobs: null,
+    logprobs,
     finish_reason: finishReason,
   }),
   opening: () => undefined,

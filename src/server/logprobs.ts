@@ -7,8 +7,8 @@ interface Entry {
   readonly bytes: readonly number[];
 }
 
-/** Log-probabilities of tokens in OpenAI's form; null where none were asked for. */
-export function logprobsOf(tokenizer: Tokenizer, tokens: readonly GeneratedToken[]) {
+/** Log-probabilities of an answer's tokens in OpenAI's form; null where none were asked for. */
+export function chatLogprobs(tokenizer: Tokenizer, tokens: readonly GeneratedToken[]) {
   const entry = (token: number, logprob: number): Entry => {
     const text = tokenizer.decode([token], { keepSpecial: true });
     // Of a part of a character the text says nothing.
@@ -20,4 +20,29 @@ export function logprobsOf(tokenizer: Tokenizer, tokens: readonly GeneratedToken
     return [{ ...entry(token, logProb.logProb), top_logprobs }];
   });
   return content.length === 0 ? null : { content, refusal: null };
+}
+
+/**
+ * The same in the older form of text completions.
+ * @param begin characters of the answer before the first of them
+ */
+export function textLogprobs(
+  tokenizer: Tokenizer,
+  tokens: readonly GeneratedToken[],
+  begin: number,
+) {
+  const said = tokens.flatMap(({ token, logProb }) => (logProb ? [{ token, ...logProb }] : []));
+  if (said.length === 0) return null;
+  const textOf = (token: number) => tokenizer.decode([token], { keepSpecial: true });
+  const texts = said.map(({ token }) => textOf(token));
+  let end = begin;
+  return {
+    tokens: texts,
+    token_logprobs: said.map(({ logProb }) => logProb),
+    top_logprobs: said.map(({ token, logProb, top }) => {
+      const known = [...top, { token, logProb }];
+      return Object.fromEntries(known.map((each) => [textOf(each.token), each.logProb]));
+    }),
+    text_offset: texts.map(({ length }) => (end += length) - length),
+  };
 }

@@ -79,7 +79,7 @@ const apis: [at: string, file: string, name: string, body: object, honoured: obj
     "completions",
     "CompletionCreateParamsBase",
     { model: "tiny", prompt: "hello", max_tokens: 2 },
-    shared,
+    { ...shared, logprobs: 2 },
   ],
   [
     "/v1/embeddings",

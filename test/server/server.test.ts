@@ -126,6 +126,29 @@ describe("the openai client", () => {
     expect(plain.choices[0].logprobs).toBeNull();
   });
 
+  test("gets log-probabilities of a text's tokens, whole and in a stream", async () => {
+    const asked = { ...greedy, prompt: "hello", logprobs: 2 };
+    const { choices } = await client.completions.create(asked);
+    const [{ text, logprobs }] = choices;
+    const { tokens, token_logprobs: own, top_logprobs: top, text_offset: offsets } = logprobs!;
+    expect(tokens!.join("")).toBe(text);
+    expect(offsets).toEqual(tokens!.map((_, i) => tokens!.slice(0, i).join("").length));
+    tokens!.forEach((token, i) => {
+      expect([Object.keys(top![i]).length, top![i][token]]).toEqual([2, own![i]]);
+      expect(Math.max(...Object.values(top![i]))).toBe(own![i]);
+    });
+    const streamed: typeof logprobs = { tokens: [], text_offset: [] };
+    for await (const piece of await client.completions.create({ ...asked, stream: true })) {
+      streamed.tokens!.push(...(piece.choices[0].logprobs?.tokens ?? []));
+      streamed.text_offset!.push(...(piece.choices[0].logprobs?.text_offset ?? []));
+    }
+    expect(streamed).toEqual({ tokens, text_offset: offsets });
+    const alone = await client.completions.create({ ...asked, logprobs: 0 });
+    expect(alone.choices[0].logprobs!.top_logprobs).toEqual(
+      tokens!.map((token, i) => ({ [token]: own![i] })),
+    );
+  });
+
   test("is told what is wrong", async () => {
     const asked = client.chat.completions.create({ ...greedy, messages, temperature: 101 });
     const error = await asked.catch((failure: unknown) => failure);

@@ -1,6 +1,6 @@
 import { Tokenizer as Library } from "@huggingface/tokenizers";
 import { describe, expect, test } from "bun:test";
-import { logprobsOf } from "../../src/server/logprobs.ts";
+import { chatLogprobs } from "../../src/server/logprobs.ts";
 import { ChatTemplate } from "../../src/text/chat-template.ts";
 import { tokenizerJsonOf } from "../../src/text/gguf-tokenizer.ts";
 import { StopStrings } from "../../src/text/stop-strings.ts";
@@ -105,7 +105,7 @@ describe("tokenizer", () => {
   test("a token that is a part of a character says which bytes", () => {
     const ids = [...tokenizer.encode("ß½")];
     const entries = ids.map((token) => ({ token, text: "", logProb: { logProb: 0, top: [] } }));
-    const told = logprobsOf(tokenizer, entries)!.content;
+    const told = chatLogprobs(tokenizer, entries)!.content;
     expect(told.flatMap(({ bytes }) => [...bytes])).toEqual([...new TextEncoder().encode("ß½")]);
     expect(told.length).toBeGreaterThan(2);
   });
