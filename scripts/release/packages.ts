@@ -51,7 +51,22 @@ export function fillPlatform(platform: string, libraryFolder: string): void {
 /** Sentences about what keeps the packages from being packed together; none: all is well. */
 export function faults(): string[] {
   const main = manifestOf();
-  return [...platforms.flatMap((platform) => versionFaults(main, platform)), ...buildFaults(main)];
+  const versions = platforms.flatMap((platform) => versionFaults(main, platform));
+  return [...versions, ...buildFaults(main, platforms)];
+}
+
+/**
+ * The same of flashbun alone, which holds sources and is packed to try them: a library that was
+ * built in this clone will do, where no package holds another.
+ */
+export function sourceFaults(): string[] {
+  const main = manifestOf();
+  const versions = platforms.flatMap((platform) => versionFaults(main, platform));
+  const filled = platforms.filter((platform) => existsSync(join(root, platform, "build.json")));
+  const isHere = libraries.every((name) => existsSync(join(root, "zig-out", "lib", name)));
+  const missing =
+    "no library is in zig-out/lib, so nobody tried what is packed. Fix: bun run build.";
+  return [...versions, ...buildFaults(main, filled), ...(isHere ? [] : [missing])];
 }
 
 /** Sentences about versions and dependencies that do not belong together. */
@@ -72,8 +87,8 @@ export function versionFaults(main: Manifest, platform: string): string[] {
   return found;
 }
 
-function buildFaults(main: Manifest): string[] {
-  return platforms
+function buildFaults(main: Manifest, among: readonly string[]): string[] {
+  return among
     .filter((platform) => !isBuilt(platform, main.version))
     .map(
       (platform) =>

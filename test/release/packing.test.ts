@@ -55,7 +55,7 @@ function edit(folder: string, changes: object): void {
 
 /** Fills the platform package with files under the libraries' names, as a build does. */
 function build(): void {
-  const built = join(clone, "built");
+  const built = join(clone, "zig-out", "lib");
   mkdirSync(built, { recursive: true });
   for (const name of libraries) writeFileSync(join(built, name), name);
   const script = `import { fillPlatform } from "./scripts/release/packages.ts";
@@ -79,14 +79,27 @@ const packs: [string, string[]][] = [
 ];
 const publishing: [string, string[]] = ["npm publish", ["npm", "publish", "--dry-run"]];
 
-describe.each([".", platform])("packing %s", (folder) => {
-  test.each([...packs, publishing])("by %s fails without a build", (_, command) => {
-    rmSync(join(clone, platform, "build.json"));
-    const { exitCode, text } = said(command, folder);
-    expect(exitCode).not.toBe(0);
-    expect(text).toContain(notBuilt);
-  });
+const withoutPackage: [string, string, string[]][] = [
+  ...[...packs, publishing].map((by): [string, string, string[]] => [platform, ...by]),
+  [".", ...publishing],
+];
+test.each(withoutPackage)("%s is not packed by %s without its library", (folder, _, command) => {
+  rmSync(join(clone, platform, "build.json"));
+  const { exitCode, text } = said(command, folder);
+  expect(exitCode).not.toBe(0);
+  expect(text).toContain(notBuilt);
+});
 
+test.each(packs)("flashbun alone is packed by %s where a library was built", (_, command) => {
+  rmSync(join(clone, platform, "build.json"));
+  expect(said(command).exitCode).toBe(0);
+  rmSync(join(clone, "zig-out", "lib", "libflashbun.so"));
+  const { exitCode, text } = said(command);
+  expect(exitCode).not.toBe(0);
+  expect(text).toContain("no library is in zig-out/lib, so nobody tried what is packed. Fix: ");
+});
+
+describe.each([".", platform])("packing %s", (folder) => {
   const cases: [string, () => void, string][] = [
     [
       "another library than was built",
