@@ -111,7 +111,7 @@ const latent = {
 };
 const mixture = { num_experts: 8, num_experts_per_tok: 2, moe_intermediate_size: 32 };
 const families: [string, string, EngineOptions][] = [
-  ["codes of GGUF", writeGguf(join(folder, "model.gguf"), model), {}],
+  ["codes of GGUF", writeGguf(join(folder, "model.gguf"), model, true), {}],
   ["qwen3_moe", familyPath("qwen3_moe", mixture), { randomWeights: true }],
   [
     "deepseek_v2",

@@ -201,8 +201,43 @@ const ggufParts: readonly [theirs: string, ours: string][] = [
   ["output", "lm_head"],
 ];
 
-/** Writes it as a GGUF file, rows of Q and K reordered as ggml wants them; returns its path. */
-export function writeGguf(path: string, { shape, tensors }: TinyModel): string {
+/** Weights that GGUF files hold as codes. */
+const isCoded = (name: string) => /_proj|lm_head/.test(name);
+const q8 = { format: 8, group: 32 };
+
+/** ggml's Q8_0 of some weights: 32 codes with a scale of f16, and the numbers that these are. */
+function codesOf(weights: Float32Array): { bytes: Uint8Array; values: Float32Array<ArrayBuffer> } {
+  const groups = weights.length / q8.group;
+  const bytes = new Uint8Array(groups * (2 + q8.group));
+  const values = new Float32Array(weights.length);
+  const view = new DataView(bytes.buffer);
+  for (let group = 0; group < groups; group++) {
+    const own = weights.subarray(group * q8.group, (group + 1) * q8.group);
+    const scale = Math.f16round(Math.max(...own.map(Math.abs)) / 127);
+    view.setFloat16(group * (2 + q8.group), scale, true);
+    own.forEach((weight, i) => {
+      const code = Math.max(-127, Math.min(127, Math.round(weight / scale)));
+      view.setInt8(group * (2 + q8.group) + 2 + i, code);
+      values[group * q8.group + i] = code * scale;
+    });
+  }
+  return { bytes, values };
+}
+
+/** The model that a GGUF file of codes holds. */
+export function coded({ shape, tensors }: TinyModel): TinyModel {
+  const held = [...tensors].map(([name, tensor]) => {
+    const values = isCoded(name) ? codesOf(tensor.values).values : tensor.values;
+    return [name, { ...tensor, values }] as const;
+  });
+  return { shape, tensors: new Map(held) };
+}
+
+/**
+ * Writes it as a GGUF file, rows of Q and K reordered as ggml wants them; returns its path.
+ * @param asCodes whether linear layers are Q8_0, of inputs in multiples of 32
+ */
+export function writeGguf(path: string, { shape, tensors }: TinyModel, asCodes = false): string {
   const u32 = (value: number): GgufEntry => ({ type: "u32", value });
   const metadata: Record<string, GgufEntry> = {
     "general.architecture": { type: "string", value: "llama" },
@@ -223,12 +258,13 @@ export function writeGguf(path: string, { shape, tensors }: TinyModel): string {
     "tokenizer.ggml.eos_token_id": u32(vocabulary.tokens.indexOf("<end>")),
     "tokenizer.chat_template": { type: "string", value: template },
   };
-  const stored = [...tensors].map(([name, { shape: sizes, values }]) => ({
-    name: ggufName(name),
-    shape: sizes,
-    format: 0,
-    bytes: new Uint8Array(permuted(name, sizes, values, shape.headDim).buffer),
-  }));
+  const stored = [...tensors].map(([name, { shape: sizes, values }]) => {
+    const rows = permuted(name, sizes, values, shape.headDim);
+    const named = { name: ggufName(name), shape: sizes };
+    if (asCodes && isCoded(name))
+      return { ...named, format: q8.format, bytes: codesOf(rows).bytes };
+    return { ...named, format: 0, bytes: new Uint8Array(rows.buffer) };
+  });
   if (shape.ropeDivisors !== undefined) {
     const bytes = new Uint8Array(new Float32Array(shape.ropeDivisors).buffer);
     const sizes = [shape.ropeDivisors.length];
