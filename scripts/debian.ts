@@ -1,40 +1,65 @@
 /** Programs of Debian that tests use: those of the PATH, or of packages that are fetched. */
 import { existsSync, globSync, mkdirSync, renameSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { must, once, toolchain } from "./toolchain.ts";
 
-/** Where a package has the program of its name. */
-const programs = { nginx: "usr/sbin/nginx", mold: "usr/bin/mold" };
+/** Where a package has its program, and what fetching it takes. */
+const packages = {
+  nginx: { program: "usr/sbin/nginx", megabytes: 2 },
+  mold: { program: "usr/bin/mold", megabytes: 2 },
+  "chromium-headless-shell": {
+    program: "usr/lib/chromium/chromium-headless-shell",
+    megabytes: 100,
+  },
+} as const;
+type PackageName = keyof typeof packages;
 
-/** A program's path: of the PATH, else of Debian's package, unpacked and not installed. */
-export async function findDebian(name: keyof typeof programs): Promise<string> {
-  const onPath = Bun.which(name);
-  if (onPath !== null) return onPath;
-  const folder = join(toolchain, "debian");
-  const program = join(folder, programs[name]);
-  const names = Object.keys(programs);
-  await once("debian", names.join(" "), existsSync(program), () => fetchPackages(folder, names));
-  return program;
+/** A program, and what it is started with. */
+export interface DebianProgram {
+  readonly program: string;
+  /** Finds the libraries that were fetched with it. */
+  readonly environment: Readonly<Record<string, string>>;
 }
 
-/** Unpacks packages of this release of Debian, whole or not at all; nobody's lists change. */
-async function fetchPackages(folder: string, names: readonly string[]): Promise<void> {
-  const said = names.join(" and ");
-  const part = `${folder}.part`;
-  const fix = `put ${said} on the PATH, as \`apt-get install ${names.join(" ")}\` does.`;
-  rmSync(part, { recursive: true, force: true });
-  for (const place of ["lists/partial", "cache/archives/partial", "unpacked"])
-    mkdirSync(join(part, place), { recursive: true });
-  const places = [`Dir::State::Lists=${part}/lists`, `Dir::Cache=${part}/cache`];
+const folder = join(toolchain, "debian");
+
+/** A program of the PATH, else of Debian's package, unpacked and not installed. */
+export async function findDebian(name: PackageName): Promise<DebianProgram> {
+  const unpacked = join(folder, name);
+  const program = join(unpacked, packages[name].program);
+  const onPath = Bun.which(basename(program));
+  if (onPath !== null) return { program: onPath, environment: {} };
+  await once(`debian-${name}`, name, existsSync(program), () => fetchPackage(name, unpacked));
+  const libraries = globSync("usr/lib/*-linux-gnu{,/pulseaudio}", { cwd: unpacked });
+  const paths = libraries.map((path) => join(unpacked, path));
+  return { program, environment: { LD_LIBRARY_PATH: paths.join(":") } };
+}
+
+/** The package of this release of Debian and what it lacks here; nobody's lists change. */
+async function fetchPackage(name: PackageName, unpacked: string): Promise<void> {
+  const fix = `put ${name} on the PATH, as \`apt-get install ${name}\` does.`;
+  const [lists, cache, part] = ["lists", `${name}.cache`, `${name}.part`].map((each) =>
+    join(folder, each),
+  );
+  rmSync(cache, { recursive: true, force: true });
+  for (const place of [join(lists, "partial"), join(cache, "archives", "partial")])
+    mkdirSync(place, { recursive: true });
+  const places = [`Dir::State::Lists=${lists}`, `Dir::Cache=${cache}`, "Debug::NoLocking=1"];
   // As root apt takes another user's rights, who cannot write here.
   const options = [...places, `APT::Sandbox::User=root`].flatMap((option) => ["-o", option]);
   const apt = ["apt-get", ...options];
-  await must("fetching Debian's list of packages (14 MB, once)", [...apt, "update"], fix, part);
-  await must(`fetching ${said} (3 MB, once)`, [...apt, "download", ...names], fix, part);
-  const unpacked = join(part, "unpacked");
-  for (const archive of globSync(join(part, "*.deb")))
-    await must(`unpacking ${said}`, ["dpkg-deb", "-x", archive, unpacked], fix);
-  rmSync(folder, { recursive: true, force: true });
-  renameSync(unpacked, folder);
-  rmSync(part, { recursive: true });
+  const hour = new Date().toISOString().slice(0, 13);
+  await once("debian-lists", hour, true, () =>
+    must("fetching Debian's list of packages (14 MB)", [...apt, "update"], fix),
+  );
+  const download = ["install", "--download-only", "--yes", "--no-install-recommends", name];
+  const what = `${name} (${packages[name].megabytes} MB, once)`;
+  await must(`fetching ${what}`, [...apt, ...download], fix);
+  rmSync(part, { recursive: true, force: true });
+  const unpack = 'for archive in "$0"/*.deb; do dpkg-deb -x "$archive" "$1"; done';
+  const archives = join(cache, "archives");
+  await must(`unpacking ${name}`, ["sh", "-ec", unpack, archives, part], fix);
+  rmSync(cache, { recursive: true });
+  rmSync(unpacked, { recursive: true, force: true });
+  renameSync(part, unpacked);
 }

@@ -75,7 +75,7 @@ test("times to the first token and between tokens are histograms", async () => {
   expect(Number(between)).toBe(4 * Number(first));
 });
 
-test.skipIf(chromium === null)(
+test.skipIf(chromium === undefined)(
   "the page talks, stops and shows what runs, in a browser",
   async () => {
     await using browser = await Browser.open(1280, 800);

@@ -2,9 +2,17 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { type DebianProgram, findDebian } from "../../scripts/debian.ts";
 
-/** Where Chromium lies on this machine; null: nowhere. */
-export const chromium = Bun.which("chromium") ?? Bun.which("google-chrome");
+/** Chromium of this machine, else Debian's without windows; undefined: nowhere. */
+export const chromium = await findBrowser();
+
+async function findBrowser(): Promise<DebianProgram | undefined> {
+  const program = Bun.which("chromium") ?? Bun.which("google-chrome");
+  if (program !== null) return { program, environment: {} };
+  const isDebian = Bun.which("apt-get") !== null;
+  return isDebian ? await findDebian("chromium-headless-shell") : undefined;
+}
 
 interface Reply {
   readonly id?: number;
@@ -34,10 +42,13 @@ export class Browser implements AsyncDisposable {
   static async open(width: number, height: number): Promise<Browser> {
     const folder = mkdtempSync(join(tmpdir(), "flashbun-browser-"));
     const args = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"];
-    const process = Bun.spawn(
-      [chromium!, ...args, `--user-data-dir=${folder}`, `--window-size=${width},${height}`],
-      { stdout: "ignore", stderr: "pipe" },
-    );
+    const { program, environment } = chromium!;
+    const own = [`--user-data-dir=${folder}`, `--window-size=${width},${height}`, "about:blank"];
+    const process = Bun.spawn([program, ...args, ...own], {
+      env: { ...globalThis.process.env, ...environment },
+      stdout: "ignore",
+      stderr: "pipe",
+    });
     const port = await portOf(process.stderr);
     const list = await fetch(`http://127.0.0.1:${port}/json/list`);
     const pages = (await list.json()) as { type: string; webSocketDebuggerUrl: string }[];

@@ -43,7 +43,7 @@ const linkers: Record<string, string[] | undefined> = {
   lld: [zigProgram, "ld.lld"],
   bfd: programAs(Bun.which("ld.bfd")),
   gold: programAs(Bun.which("ld.gold")),
-  mold: programAs(isDebian ? await findDebian("mold") : Bun.which("mold")),
+  mold: programAs(isDebian ? (await findDebian("mold")).program : Bun.which("mold")),
 };
 
 /** What auditwheel has patchelf do to a library whose name gets a hash. */
