@@ -18,7 +18,7 @@ interface Limits {
 /** Of the package of sources. */
 export const sourcePackage: Limits = {
   allowed:
-    /^(src|kernels|types)\/[^.][^\n]*$|^docs\/(kernels\/)?[\w-]+\.(md|svg)$|^(package\.json|(README|CHANGELOG)\.md|LICENSE)$/,
+    /^(src|kernels|types)\/[^.][^\n]*$|^docs\/(kernels\/)?[\w-]+\.(md|svg|webp)$|^(package\.json|(README|CHANGELOG)\.md|LICENSE)$/,
   required: [
     "package.json",
     "README.md",
