@@ -17,8 +17,8 @@ export interface ToolUse {
 }
 
 /** Whether an answer must be a call. */
-export function mustCall({ tools, toolChoice }: GenerateOptions): boolean {
-  return tools !== undefined && (toolChoice === "required" || typeof toolChoice === "object");
+export function mustCall({ toolChoice }: GenerateOptions): boolean {
+  return toolChoice === "required" || typeof toolChoice === "object";
 }
 
 /**

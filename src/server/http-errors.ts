@@ -35,6 +35,7 @@ export function errorEvent(error: unknown): object {
 const bodyNames: Readonly<Record<string, string>> = {
   maxTokens: "max_tokens",
   tokens: "prompt",
+  prompt: "prompt",
   templateVariables: "chat_template_kwargs",
   logitBias: "logit_bias",
   toolChoice: "tool_choice",
@@ -53,7 +54,9 @@ export function bodyError(error: unknown): unknown {
     const param = error.option.replace(/^body\./, "");
     return new HttpError(400, "invalid_request_error", error.message, param);
   }
-  const message = error.message.replace(first, name);
+  const message = error.message
+    .replace(first, name)
+    .replace(new RegExp(`\\b(give|set|change) ${first}\\b`), `$1 ${name}`);
   return new HttpError(400, "invalid_request_error", message, name);
 }
 

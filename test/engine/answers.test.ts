@@ -181,6 +181,7 @@ describe("what is wrong is said", () => {
       [{ json: { $ref: "#" } }, /json must be a schema that no|json must be one/],
       [{ json: true, tools }, /json must be absent beside tools/],
       [{ toolChoice: "required", tools: [] }, /tools must be one or more/],
+      [{ toolChoice: { name: "x" } }, /tools must be one or more/],
       [{ toolChoice: { name: "x" }, tools }, /toolChoice must be a tool of weather, now/],
       [{ tools: [{}] as never }, /tools\[0\] must be/],
       [{ maxToolCalls: 0 }, /maxToolCalls must be/],
