@@ -1,8 +1,12 @@
-import { afterAll, expect, test } from "bun:test";
+import { afterAll, expect, spyOn, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Engine } from "../../src/engine/index.ts";
+import { Graph } from "../../src/device/graph.ts";
+import { Engine, type GenerateOptions } from "../../src/engine/index.ts";
+import { DecodeGraphs, hasDrafts } from "../../src/models/decode-graphs.ts";
+import { answerOf, partlyRight } from "../support/answers.ts";
+import { seeded } from "../support/random.ts";
 import { gpuTarget } from "../support/targets.ts";
 import { naiveGreedy, tinyModel, writeFolder } from "../support/tiny-llama.ts";
 
@@ -85,4 +89,48 @@ test.skipIf(gpu === undefined)("a step of decodes is one graph of few launches",
   const layers = [...layerLaunches, ...layerLaunches];
   const ends = ["gather_rows", "norm", "matmul"];
   expect(captured).toEqual(["gather_rows", "gather_rows", ...layers, ...ends]);
+});
+
+test.skipIf(gpu === undefined)("drafts in captured graphs say what is said without", async () => {
+  const model = tinyModel(1, { ...shape, context: 128, tied: false });
+  const path = writeFolder(join(folder, "drafts"), model);
+  const random = seeded(5);
+  const requests: GenerateOptions[] = [];
+  const expected: number[][] = [];
+  const said = new Map<number, readonly number[]>();
+  while (requests.length < 5) {
+    const tokens = Array.from({ length: 9 }, () => random.integer(0, 200));
+    const greedy = naiveGreedy(model, tokens, 12);
+    // Rounding to f16 moves logits of this size by less.
+    if (greedy.margin < 0.02) continue;
+    const seed = requests.length;
+    said.set(seed, greedy.tokens);
+    expected.push(greedy.tokens);
+    requests.push({ tokens, maxTokens: 12, ignoreEnd: true, sampling: { temperature: 0, seed } });
+  }
+  const sizes = { device: "cuda:0", dtype: "f16", maxBatch: 8 } as const;
+  for (const rightness of [1, 0.6]) {
+    const speculate = { method: "prompt-lookup", draftTokensMost: 3 } as const;
+    await using engine = await Engine.load(path, { ...sizes, speculate });
+    partlyRight(random, engine.drafter!, said, rightness);
+    let drafted = 0;
+    const replayed = spyOn(Graph.prototype, "replay");
+    const { run } = DecodeGraphs.prototype;
+    using _ = spyOn(DecodeGraphs.prototype, "run").mockImplementation(function (
+      this: DecodeGraphs,
+      batch,
+      ...rest
+    ) {
+      const before = replayed.mock.calls.length;
+      run.call(this, batch, ...rest);
+      if (hasDrafts(batch)) drafted += replayed.mock.calls.length - before;
+    });
+    const answers = await Promise.all(requests.map((each) => answerOf(engine, each)));
+    replayed.mockRestore();
+    expect(answers.map(({ pieces }) => pieces.map(({ token }) => token))).toEqual(expected);
+    const { draftedTokens, acceptedTokens } = engine.stats();
+    expect(drafted).toBeGreaterThan(0);
+    if (rightness === 1) expect(acceptedTokens / draftedTokens).toBeGreaterThan(0.9);
+    else expect(acceptedTokens / draftedTokens).toBeWithin(0.05, 0.95);
+  }
 });
