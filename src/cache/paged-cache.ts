@@ -305,7 +305,7 @@ export class PagedCache extends Owner {
       check(batch);
       this.sync(batch, replayed);
     });
-    device.afterReplay(() => pool.wrote(pool.lastBatch!, layer));
+    device.afterReplay(() => pool.state.writes.add(layer));
   }
 
   /** Adds the planes of layers that share pages. */

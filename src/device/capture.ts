@@ -9,7 +9,7 @@ import { Graph, type ReplayCheck, type ReplayHooks } from "./graph.ts";
 import type { Kernel } from "./kernel.ts";
 import type { LaunchObservers } from "./launch.ts";
 import type { MemoryPool } from "./memory.ts";
-import type { Owner } from "./owner.ts";
+import { disposalCount, type Owner } from "./owner.ts";
 import { after, requireStream, type Stream } from "./stream.ts";
 
 const graphOut = out<GraphHandle>();
@@ -58,7 +58,7 @@ export class Captures {
         const result: unknown = body();
         // What the body disposed was for itself, and is kept by the graph.
         const needed = [...this.#needed].filter(({ gone }) => !gone);
-        hooks.checks.unshift(() => needed.forEach((owner) => owner.guard()));
+        hooks.checks.unshift(guardOf(needed));
         return result;
       } finally {
         this.#hooks = undefined;
@@ -152,4 +152,15 @@ export class Captures {
     const parts = { memory: this.#memory, observers: this.#observers, hooks, held, kernels };
     return new Graph(stream.device, valueOf(graphOut), label, parts);
   }
+}
+
+/** Throws once one of the owners is gone; a model has hundreds, which are looked at only then. */
+function guardOf(owners: readonly Owner[]): () => void {
+  let seen = -1;
+  return () => {
+    const count = disposalCount();
+    if (count === seen) return;
+    for (const owner of owners) owner.guard();
+    seen = count;
+  };
 }

@@ -1,6 +1,13 @@
 import { DisposedError } from "../errors.ts";
 import { showAsText } from "../shown.ts";
 
+let disposals = 0;
+
+/** How many owners this process has disposed: while it stays, whoever could be used still can. */
+export function disposalCount(): number {
+  return disposals;
+}
+
 /** Base of everything that owns native memory: names itself in errors and is disposed once. */
 export abstract class Owner implements Disposable {
   #disposed = false;
@@ -40,6 +47,7 @@ export abstract class Owner implements Disposable {
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
+    disposals++;
     this.release();
   }
 

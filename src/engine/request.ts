@@ -219,21 +219,27 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     if ((ending !== null || isWhole) && stops.found === undefined)
       text += stops.push(this.#text.end()) + stops.end();
     const isOver = ending !== null || isWhole || stops.found !== undefined;
-    const said = this.#read(text, isOver);
-    this.#queue.push({ token, ...said, ...(logProb && { logProb }) });
+    this.#queue.push(this.#pieceOf(token, text, isOver, logProb));
     if (stops.found !== undefined) this.stopString = stops.found;
     if (!isOver && this.#calls?.isDone !== true) return false;
     this.end(stops.found === undefined ? (ending ?? "stop") : "stop");
     return true;
   }
 
-  /** A piece of the answer without its calls of tools. */
-  #read(piece: string, isOver: boolean): Pick<GeneratedToken, "text" | "calls"> {
-    if (this.#calls === undefined) return { text: piece };
+  /** A token with more of the answer, in which calls of tools are apart. */
+  #pieceOf(
+    token: number,
+    piece: string,
+    isOver: boolean,
+    logProb: TokenLogProb | undefined,
+  ): GeneratedToken {
+    const probability = logProb && { logProb };
+    if (this.#calls === undefined) return { token, text: piece, ...probability };
     const now = this.#calls.push(piece);
     const rest = isOver ? this.#calls.end() : { text: "", calls: [] };
     const calls = [...now.calls, ...rest.calls];
-    return { text: now.text + rest.text, ...(calls.length > 0 && { calls }) };
+    const called = calls.length > 0 && { calls };
+    return { token, text: now.text + rest.text, ...called, ...probability };
   }
 
   /** @internal No token follows. */

@@ -14,10 +14,15 @@ export interface Results {
   part(i: number): Uint8Array<ArrayBuffer>;
 }
 
+interface Slot {
+  readonly memory: Memory;
+  readonly host: ArrayBuffer;
+}
+
 /** Pinned memory in turn, into which the results of steps are copied behind them. */
 export class ResultRing implements Disposable {
   readonly #device: Device;
-  readonly #slots: (Memory | undefined)[] = [];
+  readonly #slots: (Slot | undefined)[] = [];
   #next = 0;
 
   constructor(device: Device) {
@@ -34,24 +39,25 @@ export class ResultRing implements Disposable {
       places.push(bytes);
       bytes += Math.ceil(size / partAlignment) * partAlignment;
     }
-    const memory = this.#take(bytes);
+    const { memory, host } = this.#take(bytes);
     tensors.forEach(({ address }, i) => stream.copy(memory.address + places[i], address, sizes[i]));
     const done = stream.done();
     // Whoever waits gets the failure; until then it is nobody's.
     done.catch(() => {});
-    return { done, part: (i) => new Uint8Array(memory.hostBytes(), places[i], sizes[i]) };
+    return { done, part: (i) => new Uint8Array(host, places[i], sizes[i]) };
   }
 
   [Symbol.dispose](): void {
-    for (const slot of this.#slots) slot?.[Symbol.dispose]();
+    for (const slot of this.#slots) slot?.memory[Symbol.dispose]();
   }
 
-  #take(bytes: number): Memory {
+  #take(bytes: number): Slot {
     const at = this.#next;
     this.#next = (at + 1) % slotsMost;
     const slot = this.#slots[at];
-    if (slot !== undefined && slot.byteLength >= bytes) return slot;
-    slot?.[Symbol.dispose]();
-    return (this.#slots[at] = this.#device.alloc(2 * bytes, "step results", true));
+    if (slot !== undefined && slot.memory.byteLength >= bytes) return slot;
+    slot?.memory[Symbol.dispose]();
+    const memory = this.#device.alloc(2 * bytes, "step results", true);
+    return (this.#slots[at] = { memory, host: memory.hostBytes() });
   }
 }

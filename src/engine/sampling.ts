@@ -50,8 +50,9 @@ export const samplingSchemas: OptionSchemas = {
 /** Whether a request's logits are changed before a token is chosen. */
 export function adjusts(sampling: Required<SamplingOptions>): boolean {
   const { repetitionPenalty, presencePenalty, frequencyPenalty, logitBias } = sampling;
-  const penalised = repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0;
-  return penalised || Object.keys(logitBias).length > 0;
+  // Looked at for each row of each step.
+  for (const _ in logitBias) return true;
+  return repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0;
 }
 
 /**
@@ -68,7 +69,10 @@ export function partsOf(sampling: Required<SamplingOptions>, hasGrammar: boolean
 
 /** What requests need that are in one step. */
 export function mostOf(parts: readonly LogitParts[]): LogitParts {
-  return logitParts[Math.max(0, ...parts.map((each) => logitParts.indexOf(each)))];
+  return parts.reduce(
+    (most, each) => (logitParts.indexOf(each) > logitParts.indexOf(most) ? each : most),
+    logitParts[0] as LogitParts,
+  );
 }
 
 /** What a request says, else what the model's files say, else the defaults. */

@@ -32,6 +32,12 @@ export class TextStream {
       const shown = this.#shown.get(id);
       return shown === undefined ? "" : this.end() + shown;
     }
+    const whole = this.#told === this.#ids.length ? this.#tokenizer.wholeTextOf(id) : undefined;
+    if (whole !== undefined) {
+      this.#ids = [id];
+      this.#told = 1;
+      return (this.#before = whole);
+    }
     this.#ids.push(id);
     const before = this.#before;
     const now = this.#tokenizer.decode(this.#ids);

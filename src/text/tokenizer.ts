@@ -76,6 +76,16 @@ export class Tokenizer {
     return text;
   }
 
+  /**
+   * @internal What a token adds to a text of whole characters whatever stands before it; undefined
+   * where that counts, or where it is nothing or a part of a character.
+   */
+  wholeTextOf(id: number): string | undefined {
+    if (this.#pieces === undefined) return undefined;
+    const text = this.textOf(id);
+    return text === "" || text.includes("\ufffd") ? undefined : text;
+  }
+
   /** @internal What console.log and JSON show. */
   toString(): string {
     return `Tokenizer of ${counted(this.vocabularySize, "token")}`;
