@@ -38,7 +38,8 @@ interface Options {
   page?: string;
   serving: boolean;
   rows: string;
-  arrivals: number;
+  seconds: number;
+  search: number;
   budget: number;
   shape: string;
 }
@@ -56,7 +57,8 @@ const command = new Command("bench:paper")
     "their results as JSON: what it has is not measured again",
     "serving.json",
   )
-  .option("--arrivals <seconds>", "for how long requests of a row come", Number, 20)
+  .option("--seconds <seconds>", "for how long a row of --serving lasts", Number, 20)
+  .option("--search <count>", "how many rates are tried for the highest one", Number, 5)
   .option("--budget <seconds>", "no row is begun after so long", Number, Infinity)
   .option("--shape <name>", "of the model with random weights", "llama-8b")
   .addHelpText("after", `\nTables: ${tables.map(({ id }) => id).join(", ")}`)

@@ -7,12 +7,7 @@ import { OptionError } from "../../src/errors.ts";
 import { measure, type Measured } from "../serving/measure.ts";
 import type { Row } from "../serving/rows.ts";
 import { withServing } from "./serving-page.ts";
-import {
-  type EngineKind,
-  servingCases,
-  type ServingCase,
-  type ServingResult,
-} from "./serving-rows.ts";
+import { servingCases, type ServingCase, type ServingResult } from "./serving-rows.ts";
 
 /** How serving is measured. */
 export interface ServingOptions {
@@ -21,8 +16,10 @@ export interface ServingOptions {
   readonly shape: string;
   /** A JSON file of results: those that it has are not measured again. */
   readonly rows: string;
-  /** Of arrivals, for each row. */
-  readonly arrivals: number;
+  /** For which a row lasts; one of few requests up to twice as long. */
+  readonly seconds: number;
+  /** Rates that are tried for the highest one. */
+  readonly search: number;
   /** No row is begun after so many seconds. */
   readonly budget: number;
   /** Where the page with all results goes; absent: it is not written. */
@@ -42,19 +39,19 @@ export async function measureServing(options: ServingOptions): Promise<void> {
     ? JSON.parse(readFileSync(options.rows, "utf8"))
     : {};
   const began = performance.now();
-  let engine: Engine | undefined;
-  let kind: EngineKind | undefined;
+  let engine: ServingEngine | undefined;
   for (const each of servingCases) {
     if (!options.only.test(each.id) || results[each.id] !== undefined) continue;
     if (performance.now() - began > 1e3 * options.budget) {
       process.stdout.write(`no time is left for ${each.id}\n`);
       continue;
     }
-    if (JSON.stringify(kind) !== JSON.stringify(each.kind)) {
+    if (engine?.planned !== each.kind.planned) {
       await engine?.[Symbol.asyncDispose]();
-      engine = await engineOf((kind = each.kind), options);
+      engine = await engineOf(each.kind.planned, options);
     }
-    results[each.id] = await resultOf(engine!, each, options.arrivals);
+    engine.share(each.kind.cascade);
+    results[each.id] = await resultOf(engine.engine, each, options);
     process.stdout.write(`${each.id}  ${JSON.stringify(results[each.id])}\n`);
     writeFileSync(options.rows, `${JSON.stringify(results, null, 2)}\n`);
   }
@@ -64,11 +61,29 @@ export async function measureServing(options: ServingOptions): Promise<void> {
   process.stdout.write(`written: ${options.page}\n`);
 }
 
-async function engineOf({ cascade, planned: isPlanned }: EngineKind, options: ServingOptions) {
+/** An engine that shared prefixes are changed of, so that weights are made once for both. */
+interface ServingEngine extends AsyncDisposable {
+  readonly engine: Engine;
+  readonly planned: boolean;
+  /** Whether they are levels of their own from now on. */
+  share(cascade: boolean): void;
+}
+
+async function engineOf(
+  isPlanned: boolean,
+  { device, shape }: ServingOptions,
+): Promise<ServingEngine> {
   // Nothing but a benchmark wants to be without it, so that no option is for it.
   Object.assign(families, { cuda: isPlanned ? planned : unplanned });
-  const { device, shape } = options;
-  return await Engine.load(shape, { device, dtype: "f16", randomWeights: true, cascade });
+  const engine = await Engine.load(shape, { device, dtype: "f16", randomWeights: true });
+  const parts = Reflect.get(engine.model, "parts") as { worthSharing: unknown };
+  const { worthSharing } = parts;
+  return {
+    engine,
+    planned: isPlanned,
+    share: (cascade) => (parts.worthSharing = cascade ? worthSharing : undefined),
+    [Symbol.asyncDispose]: () => engine[Symbol.asyncDispose](),
+  };
 }
 
 /** A family whose classes leave rows whole, in the order of the batch. */
@@ -86,38 +101,47 @@ function withoutPlanner({ name, offer }: KernelFamily): KernelFamily {
   };
 }
 
-async function resultOf(engine: Engine, { row, mostTtftMs }: ServingCase, arrivals: number) {
-  if (mostTtftMs === undefined)
-    return kept(engine, row, await measure(engine, lasting(row, arrivals)));
-  let [low, high] = ratesSearched;
+async function resultOf(
+  engine: Engine,
+  { row, mostTtftMs, rates }: ServingCase,
+  { seconds, search }: ServingOptions,
+): Promise<ServingResult> {
+  const at = async (rate: number) => {
+    const lasting = secondsOf(rate, seconds);
+    // More than come in that time, which ends the row.
+    const tried = { ...row, rate, requests: Math.ceil(1.5 * rate * lasting) + 8 };
+    const figures = await measure(engine, tried, false, lasting);
+    return { figures, result: kept(engine, tried, lasting, figures) };
+  };
+  if (mostTtftMs === undefined) return (await at(row.rate!)).result;
+  let [low, high] = rates!;
   let best: ServingResult | undefined;
   // Halves the range by its ratio.
-  for (let step = 0; step < searchSteps; step++) {
+  for (let step = 0; step < search; step++) {
     const rate = Math.round(Math.sqrt(low * high));
-    const tried = { ...row, rate };
-    const result = kept(engine, tried, await measure(engine, lasting(tried, arrivals)));
-    process.stdout.write(`  ${rate}/s: ${result.ttftMs[1].toFixed(0)} ms\n`);
-    if (result.ttftMs[1] > mostTtftMs) high = rate;
+    const { figures, result } = await at(rate);
+    const waited = Math.max(result.ttftMs[1], figures.waitedMs);
+    process.stdout.write(`  ${rate}/s: ${waited.toFixed(0)} ms\n`);
+    if (waited > mostTtftMs) high = rate;
     else [low, best] = [rate, result];
   }
-  return best ?? kept(engine, row, await measure(engine, lasting(row, arrivals)));
+  return best ?? (await at(low)).result;
 }
 
-const ratesSearched = [2, 128];
-const searchSteps = 5;
-
-/** A row that asks for so many seconds; of a slow one a few more requests. */
-function lasting(row: Row, arrivals: number): Row {
-  return { ...row, requests: Math.max(12, Math.ceil(row.rate! * arrivals)) };
+/** For how long a load is put: of few requests for longer. */
+function secondsOf(rate: number, seconds: number): number {
+  const few = 10;
+  return Math.min(2 * seconds, Math.max(seconds, few / rate));
 }
 
-function kept(engine: Engine, { rate }: Row, figures: Measured): ServingResult {
+function kept(engine: Engine, { rate }: Row, seconds: number, figures: Measured): ServingResult {
   const { itlMs, ttftMs, answers, outputTokensPerSecond, hostShare } = figures;
   if (figures.failed > 0) throw new Error(`requests failed: ${JSON.stringify(figures.failures)}`);
   return {
     day: new Date().toISOString().slice(0, 10),
     machine: engine.device.name,
     requests: answers,
+    seconds,
     itlMs: [itlMs.p50!, itlMs.p99!],
     ttftMs: [ttftMs.p50!, ttftMs.p99!],
     tokensPerSecond: outputTokensPerSecond,
