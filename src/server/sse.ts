@@ -23,9 +23,9 @@ export async function eventStream(
         controller.close();
         onEnd();
       } catch (error) {
-        onEnd(error);
         controller.enqueue(line(JSON.stringify(onError(error))));
         controller.close();
+        onEnd(error);
       }
     },
     async cancel(reason) {

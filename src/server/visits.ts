@@ -3,6 +3,9 @@ import { HttpError } from "./http-errors.ts";
 /** Seconds after which a client that got 429 may ask again. */
 const retryAfter = { "retry-after": "1" };
 
+/** So long responses that are cut have for their last bytes. */
+const cutMs = 500;
+
 /** What visits may take together, and each by itself. */
 export interface VisitLimits {
   /** Answers at once. */
@@ -15,10 +18,13 @@ export class Visits {
   readonly #most: VisitLimits;
   /** Answers that run, or that a request is about to ask for. */
   #answers = 0;
-  #open = 0;
+  /** Who ends each that is open. */
+  readonly #open = new Set<AbortController>();
   #closing = false;
   /** The last is over, or has waited for long enough. */
   readonly #over = Promise.withResolvers<void>();
+  /** The last is over. */
+  readonly #gone = Promise.withResolvers<void>();
 
   constructor(most: VisitLimits) {
     this.#most = most;
@@ -33,10 +39,10 @@ export class Visits {
    * stream's with its last byte.
    */
   begin(client: AbortSignal, onEnd: (status: number) => void): Visit {
-    this.#open++;
     let answers = 0;
     let isOver = false;
     const ended = new AbortController();
+    this.#open.add(ended);
     const leave = () => ended.abort(new HttpError(499, "client_error", "the client left"));
     client.addEventListener("abort", leave);
     const timer = setTimeout(() => ended.abort(this.#late()), 1e3 * this.#most.seconds);
@@ -63,9 +69,11 @@ export class Visits {
         client.removeEventListener("abort", leave);
         clearTimeout(timer);
         this.#answers -= answers;
-        this.#open--;
-        if (this.#open === 0 && this.#closing) this.#over.resolve();
+        this.#open.delete(ended);
         onEnd(status);
+        if (this.#open.size > 0 || !this.#closing) return;
+        this.#over.resolve();
+        this.#gone.resolve();
       },
     };
   }
@@ -75,13 +83,20 @@ export class Visits {
     return new HttpError(504, "timeout_error", message);
   }
 
-  /** No more are admitted; settles when the last is over, or after the shortest time asked for. */
+  /**
+   * No more are admitted. After the shortest time asked for those that are open are ended, by an
+   * error; settles when the last is over, or does not end.
+   */
   async close(graceMs: number): Promise<void> {
     this.#closing = true;
-    if (this.#open === 0) return;
-    const timer = setTimeout(this.#over.resolve, graceMs);
+    if (this.#open.size === 0) return;
+    const grace = setTimeout(this.#over.resolve, graceMs);
     await this.#over.promise;
-    clearTimeout(timer);
+    clearTimeout(grace);
+    for (const ended of this.#open) ended.abort(cutShort());
+    const cut = setTimeout(this.#gone.resolve, cutMs);
+    if (this.#open.size > 0) await this.#gone.promise;
+    clearTimeout(cut);
   }
 }
 
@@ -94,4 +109,10 @@ export interface Visit {
   /** Takes room for so many answers in all. Errors: HttpError 429, or 503 while closing. */
   admit(count: number): void;
   end(status: number): void;
+}
+
+/** Why an answer ends that outlives the server's grace. */
+function cutShort(): HttpError {
+  const message = "the server is shutting down, and this answer is not whole. Fix: ask again.";
+  return new HttpError(503, "server_error", message, null, retryAfter);
 }

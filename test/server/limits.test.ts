@@ -166,3 +166,30 @@ test.each([
   const options = { model: "tiny", port: 0, [name]: value };
   expect(() => new ApiServer(engine, options)).toThrow(name);
 });
+
+test("what outlives a stopping server ends with an error, a stream by its last event", async () => {
+  await using server = serve({});
+  const long = { ...endless, max_tokens: 100_000 };
+  const stream = await server.complete({ ...long, stream: true });
+  const stalled = await server.complete({ ...long, stream: true });
+  const whole = server.complete(long);
+  const reader = stream.body!.pipeThrough(new TextDecoderStream()).getReader();
+  let text = (await reader.read()).value!;
+  expect(text).toStartWith("data: {");
+  const began = performance.now();
+  const stopped = server.stop(30);
+  for (let piece = await reader.read(); !piece.done; piece = await reader.read())
+    text += piece.value;
+  const last = JSON.parse(text.trimEnd().split("data: ").at(-1)!) as { error: object };
+  expect(last.error).toMatchObject({ type: "server_error", param: null });
+  expect(last.error).toHaveProperty("message", expect.stringContaining("shutting down"));
+  expect(text).not.toContain("[DONE]");
+  const failed = await whole;
+  expect(failed.headers.get("retry-after")).toBe("1");
+  expect((await errorOf(failed)).status).toBe(503);
+  await stopped;
+  expect(performance.now() - began).toBeLessThan(5000);
+  await stalled.body!.cancel().catch(() => {});
+  expect(lines.map(({ status }) => status)).toEqual([503, 503, 503]);
+  while (engine.stats().requests > 0) await Bun.sleep(1);
+});
