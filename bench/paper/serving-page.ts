@@ -26,6 +26,7 @@ function servingParts(results: Results): string[] {
   const all = Object.values(results);
   if (all.length === 0) return [];
   const days = [...new Set(all.map(({ day }) => day))].sort().join(", ");
+  const seconds = all.map((each) => each.seconds).sort((a, b) => a - b);
   const machines = [...new Set(all.map(({ machine }) => machine))].join("; ");
   return [
     heading,
@@ -35,7 +36,8 @@ function servingParts(results: Results): string[] {
         "(227 in, 188 out, at most 1024), arrivals by chance, answers of fixed lengths, greedy. " +
         "The paper served real weights and texts by SGLang 0.3.4 (Figure 10 by MLC-Engine) over " +
         "HTTP on an H100. Times are at the client in ms; ITL is the time between tokens, TTFT " +
-        "that to the first.",
+        `that to the first. A row begins with an idle engine and ends after ${seconds[0]} to ` +
+        `${seconds.at(-1)} s, whoever still runs (\`--seconds\`).`,
     ),
     `Measured on ${days}: ${machines}.`,
     ...scheduledPart(results),

@@ -41,8 +41,9 @@ let loads = 0;
 export async function put(target: Target, row: Row, putting: Putting): Promise<Asked[]> {
   const { vocabulary, quick = false, begin, seconds } = putting;
   const { clients, rate, samples = 1 } = row;
-  // Fewer than there are clients would measure another load.
-  const few = Math.max(clients ?? 1, Math.ceil(row.requests / 8));
+  // Fewer than there are clients would measure another load; all at once they are fewer clients.
+  const atLeast = clients === row.requests ? row.requests / 4 : (clients ?? 1);
+  const few = Math.ceil(Math.max(atLeast, row.requests / 8));
   const requests = quick ? few : row.requests;
   const atOnce = clients ?? Math.min(16, Math.max(2, Math.ceil(rate!)));
   const warmUp = Math.min(atOnce, 2 * requests, warmUpMost);

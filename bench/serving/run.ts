@@ -91,6 +91,7 @@ const heads = [
   "cached",
   "host",
   "loop late p99",
+  ...(engine.device.kind === "cuda" ? ["requests", "TensorRT-LLM, FP8"] : []),
   ...(llama ? ["peer's TTFT", "of it", "its tok/s", "times it"] : []),
 ];
 /** Of loads of the same lengths, the highest rate that the peer reached. */
@@ -120,6 +121,8 @@ for (const row of rowsFor(engine.device.kind)) {
   const shares = [cachedTokens / promptTokens, hostShare].map((x) => `${(100 * x).toFixed(1)} %`);
   const late = `${ms(figures.lagMs)} ms`;
   lines.push([row.name, ...cells, ...rates.map((each) => each.toFixed(1)), ...shares, late]);
+  if (engine.device.kind === "cuda")
+    lines.at(-1)!.push(String(figures.answers), String(row.tensorRt ?? ""));
   lines.at(-1)!.push(...besidePeer(row, figures, theirs));
   results.push({ ...row, ...figures, ...(theirs && { peer: theirs }) });
   process.stderr.write(`${lines.at(-1)!.join("  ")}\n`);
