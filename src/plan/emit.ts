@@ -27,6 +27,8 @@ export class Emitter {
   readonly #out = new Sections();
   readonly #merges: MergeEmitter;
   #partialRows = 0;
+  /** What {@link graphInts} said last. */
+  #room: { readonly blockSize: number; readonly ints: number } | undefined;
 
   constructor(options: PlannerOptions, schedule: Schedule) {
     this.#options = options;
@@ -70,8 +72,15 @@ export class Emitter {
     plan.workspaceBytes = partialBytes(plan.partialCapacity, valueDim);
     plan.sections = this.#out.data;
     plan.sectionInts = this.#out.at;
-    const more = graph === undefined ? 0 : graphInts(this.#options, batch.layout.blockSize);
+    const more = graph === undefined ? 0 : this.#graphInts(batch.layout.blockSize);
     plan.capacityInts = Math.max(plan.sectionInts, plan.offsets.records + more);
+  }
+
+  /** As graphInts, which a cache's plans need again and again. */
+  #graphInts(blockSize: number): number {
+    if (this.#room?.blockSize !== blockSize)
+      this.#room = { blockSize, ints: graphInts(this.#options, blockSize) };
+    return this.#room.ints;
   }
 
   /** The batch's own arrays, at sizes fixed by the graph if there is one. */
