@@ -1,4 +1,4 @@
-import type { Tokenizer } from "./tokenizer.ts";
+import { type Tokenizer, utf8Decoder } from "./tokenizer.ts";
 
 /** Stands where bytes are not, or not yet, whole characters. */
 const replacement = "\ufffd";
@@ -7,8 +7,9 @@ const characterTokens = 4;
 
 /**
  * The text of tokens as they come: each call gives what became whole. A character whose bytes are
- * spread over tokens comes with its last one. Each token is decoded with some before it, since a
- * tokenizer may write a word's first space by what stands before (vLLM's detokenizer does so too).
+ * spread over tokens comes with its last one. Where tokens are bytes, these are decoded as they
+ * come; else each token is decoded with some before it, since a tokenizer may write a word's first
+ * space by what stands before (vLLM's detokenizer does so too).
  */
 export class TextStream {
   readonly #tokenizer: Tokenizer;
@@ -19,6 +20,10 @@ export class TextStream {
   #told = 0;
   /** What those gave. */
   #before = "";
+  /** Of bytes; made for the first that are no whole character. */
+  #decoder: TextDecoder | undefined;
+  /** Whether it may hold a part of a character. */
+  #isOpen = false;
 
   /** @param shown special tokens that are text here, by id */
   constructor(tokenizer: Tokenizer, shown: ReadonlyMap<number, string> = new Map()) {
@@ -32,12 +37,8 @@ export class TextStream {
       const shown = this.#shown.get(id);
       return shown === undefined ? "" : this.end() + shown;
     }
-    const whole = this.#told === this.#ids.length ? this.#tokenizer.wholeTextOf(id) : undefined;
-    if (whole !== undefined) {
-      this.#ids = [id];
-      this.#told = 1;
-      return (this.#before = whole);
-    }
+    const bytes = this.#tokenizer.pieceOf(id);
+    if (bytes !== undefined) return this.#pushBytes(id, bytes);
     this.#ids.push(id);
     const before = this.#before;
     const now = this.#tokenizer.decode(this.#ids);
@@ -50,8 +51,19 @@ export class TextStream {
     return now.slice(before.length);
   }
 
+  #pushBytes(id: number, bytes: Uint8Array): string {
+    if (bytes.length === 0) return "";
+    const whole = this.#tokenizer.wholeTextOf(id);
+    if (whole !== undefined && !this.#isOpen) return whole;
+    this.#isOpen = whole === undefined;
+    this.#decoder ??= utf8Decoder();
+    return this.#decoder.decode(bytes, { stream: true });
+  }
+
   /** What is left at the end: bytes that never became a character, as U+FFFD. */
   end(): string {
+    this.#isOpen = false;
+    if (this.#decoder !== undefined) return this.#decoder.decode();
     const rest = this.#tokenizer.decode(this.#ids).slice(this.#before.length);
     this.#ids = [];
     this.#told = 0;

@@ -78,12 +78,19 @@ export class Tokenizer {
 
   /**
    * @internal What a token adds to a text of whole characters whatever stands before it; undefined
-   * where that counts, or where it is nothing or a part of a character.
+   * where that counts, or where it may be a part of a character.
    */
   wholeTextOf(id: number): string | undefined {
     if (this.#pieces === undefined) return undefined;
     const text = this.textOf(id);
-    return text === "" || text.includes("\ufffd") ? undefined : text;
+    return text.includes("\ufffd") ? undefined : text;
+  }
+
+  /** @internal The bytes that a token adds to any text; undefined where it depends on that. */
+  pieceOf(id: number): Uint8Array | undefined {
+    if (this.#pieces === undefined) return undefined;
+    const { bytes, isSpecial } = this.#pieceOf(id, this.#pieces);
+    return isSpecial ? nothing : bytes;
   }
 
   /** @internal What console.log and JSON show. */
@@ -127,7 +134,12 @@ export class Tokenizer {
 }
 
 /** Bytes that are no characters become U+FFFD, and a byte order mark stays. */
-const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+export function utf8Decoder(): TextDecoder {
+  return new TextDecoder("utf-8", { ignoreBOM: true });
+}
+
+const utf8 = utf8Decoder();
+const nothing = new Uint8Array(0);
 
 interface Piece {
   readonly bytes: Uint8Array;
