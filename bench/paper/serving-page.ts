@@ -63,8 +63,8 @@ function scheduledPart(results: Results): string[] {
     wrapped(
       "- Without its planner, attention leaves the keys of a row to one block and takes rows in " +
         "the order of the batch; all else is the same. The paper does not say whether its " +
-        "times are medians; its TTFT at the last load is 411 and 422 ms. Empty cells were " +
-        "not measured.",
+        "times are medians; its TTFT at the last load is 411 and 422 ms. Empty cells and " +
+        "rows that are left out of these tables were not measured.",
       "  ",
     ),
   ];
@@ -78,10 +78,11 @@ function parallelPart(results: Results): string[] {
       `${(100 * (on[field][0] / off[field][0] - 1)).toFixed(1)} %`;
     const at = (field: "itlMs" | "ttftMs") => [on, off].map((each) => each[field][0].toFixed(2));
     const cells = [...at("itlMs"), change("itlMs"), ...at("ttftMs"), change("ttftMs")];
-    return [[String(samples), samples === 4 ? "-13.7 %, -16.4 %" : "", ...cells]];
+    const paper = samples === 4 ? "-13.7 %, -16.4 %" : "";
+    return [[String(samples), String(on.requests), paper, ...cells]];
   });
   if (rows.length === 0) return [];
-  const heads = ["n", "FlashInfer's ITL, TTFT", "ITL, p50", "apart", "change"];
+  const heads = ["n", "answers", "FlashInfer's ITL, TTFT", "ITL, p50", "apart", "change"];
   return [
     "### Figure 10, parallel generation: a shared prefix as a level of its own, and apart",
     markdown([...heads, "TTFT, p50", "apart", "change"], rows),
@@ -100,7 +101,8 @@ function ratePart(results: Results): string[] {
     if (result === undefined) return [];
     const { rate, itlMs, ttftMs, tokensPerSecond } = result;
     const figures = [...itlMs, ...ttftMs].map((ms) => ms.toFixed(2));
-    return [[name, `${rate}/s`, ...figures, tokensPerSecond.toFixed(0)]];
+    const highest = `${rate}/s${result.isHighestTried ? ", none higher was tried" : ""}`;
+    return [[name, highest, ...figures, tokensPerSecond.toFixed(0)]];
   });
   if (rows.length === 0) return [];
   const heads = ["Load", "highest rate", "ITL, p50", "p99", "TTFT, p50", "p99", "tokens/s"];

@@ -30,6 +30,8 @@ export interface ServingResult {
   readonly hostShare: number;
   /** Requests per second. */
   readonly rate: number;
+  /** Of a search for the highest one: no rate above it was tried. */
+  readonly isHighestTried?: boolean;
 }
 
 /** Of the paper's G.3: milliseconds between tokens by load, with its scheduler and without. */
@@ -63,7 +65,7 @@ const figure10 = samplesInTurn.flatMap((count) =>
 );
 
 const searched = [
-  [16, 64],
+  [32, 256],
   [4, 32],
 ] as const;
 const figure7 = scheduledLoads.slice(0, 2).map((row, i) => ({

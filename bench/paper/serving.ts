@@ -125,7 +125,8 @@ async function resultOf(
     if (waited > mostTtftMs) high = rate;
     else [low, best] = [rate, result];
   }
-  return best ?? (await at(low)).result;
+  if (best === undefined) return (await at(low)).result;
+  return high === rates![1] ? { ...best, isHighestTried: true } : best;
 }
 
 /** For how long a load is put: of few requests for longer. */
