@@ -36,7 +36,7 @@ template <int size> struct Holder {
 
     // Once no thread of the block needs what was held before.
     FB_DEVICE void start(const Row<size>& row) const {
-        FB_DYNAMIC_SHARED(memory);
+        unsigned char* const memory = held_memory();
         const Part& part = row.part;
         const int32_t bytes = element_bytes(row.dtype);
         const uint64_t source = row.source + int64_t(part.first) * bytes;

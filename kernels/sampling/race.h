@@ -41,9 +41,10 @@ FB_DEVICE bool may_win(float weight, uint32_t bits, float bound) {
 }
 
 // This thread's best over the row's quads, whose weights weigh(start, x, weight) writes: 0 for what
-// is past the row's end. What one thread finds bounds what others look at.
+// is past the row's end. What one thread finds bounds what others look at. `is_sparse`: many are 0.
 template <int size, class Weigh>
-FB_DEVICE Runner run(Team<size>& team, const Row<size>& row, Philox random, Weigh weigh) {
+FB_DEVICE Runner run(Team<size>& team, const Row<size>& row, Philox random, Weigh weigh,
+                     bool is_sparse = true) {
     Runner best;
     PhiloxKeys& keys = team.shared.keys;
     uint32_t* const shared_bound = &team.shared.bound;
@@ -53,7 +54,7 @@ FB_DEVICE Runner run(Team<size>& team, const Row<size>& row, Philox random, Weig
     row.each_quad([&](int32_t start, const float* x, int32_t) {
         float w[quad];
         weigh(start, x, w);
-        if (!(w[0] > 0 || w[1] > 0 || w[2] > 0 || w[3] > 0)) return;
+        if (is_sparse && !(w[0] > 0 || w[1] > 0 || w[2] > 0 || w[3] > 0)) return;
         const float bound = __uint_as_float(load_shared_relaxed_4(shared_bound));
         const uint4 four = random.at(uint32_t(start) / quad, keys);
         const uint32_t bits[quad] = {four.x, four.y, four.z, four.w};

@@ -107,7 +107,7 @@ template <int size> struct Row {
 
     // Makes numbers of what this thread holds.
     FB_DEVICE void clean() const {
-        FB_DYNAMIC_SHARED(memory);
+        unsigned char* const memory = held_memory();
         uint32_t ignored = 0;
         const int32_t held = part.held - part.first;
         for (int32_t at = threadIdx.x * quad; at < held; at += team_threads * quad) {

@@ -4,6 +4,7 @@
 // however a row is spread over threads.
 #pragma once
 #include "team.h"
+#include "../ptx/special.h"
 
 // ---- facts
 
@@ -93,7 +94,8 @@ FB_DEVICE void add_to_bin(Team<size>& team, int bins_turn, bool weighted, uint32
 
 FB_DEVICE void clear_bins(TeamShared& shared, int turn) {
     uint32_t* const words = &shared.bins[turn][0][0][0];
-    for (int i = threadIdx.x; i < (1 + part_count) * bin_count * bin_copies; i += team_threads)
+    for (int i = recomputed(int(threadIdx.x)); i < (1 + part_count) * bin_count * bin_copies;
+         i += team_threads)
         words[i] = 0;
 }
 

@@ -29,6 +29,11 @@ constexpr bool rows_streamed = false;
 #endif
 // Quads of a thread in flight where they are read.
 constexpr int flight = 4;
+// Where what is held begins in a block's dynamic shared memory.
+#ifndef FB_HELD_START
+#define FB_HELD_START 0
+#endif
+constexpr int32_t held_start = FB_HELD_START;
 
 // ---- chunks and quads of f32, f16 or bf16
 
@@ -146,10 +151,12 @@ struct Part {
     }
 };
 
-FB_DEVICE uint32_t held_address() {
+FB_DEVICE unsigned char* held_memory() {
     FB_DYNAMIC_SHARED(memory);
-    return shared_address(memory);
+    return memory + held_start;
 }
+
+FB_DEVICE uint32_t held_address() { return shared_address(held_memory()); }
 
 // The quad at element `at` of what is held.
 FB_DEVICE void load_held(uint32_t address, int32_t dtype, int32_t at, float* x) {
@@ -189,27 +196,28 @@ constexpr int ranked_most = 160;
 
 struct TeamShared {
     uint64_t results[2][2][team_warps];
-    // One after the other, with a barrier of the team between two of them.
-    union {
-        // Turn, count or part of the weight, digit, copy.
-        uint32_t bins[2][1 + part_count][bin_count][bin_copies];
-        Distances distances;
-        Lists lists;
-    };
     uint64_t warp_sums[team_warps];
     uint64_t found[4]; // of the bin where a sum is reached: digit, sum before, its own, its count
     uint64_t total;
     PhiloxKeys keys;
     uint32_t bound; // a score, as bits, that a token has
-    union {
-        uint32_t steps[step_count];
-        uint64_t ranked[ranked_most];
-    };
     uint2 ends[team_warps]; // the largest and the least key of each warp
     uint32_t ranked_count;
     int32_t leader;     // of the team: the block that ends what takes one
     uint32_t own_count; // of lists.own; more than there is room for: the rest is left out
     uint32_t own_odd;   // whether the block's part has what is no number
+    // From here on what is cut is looked for. One after the other, with a barrier of the team
+    // between two of them.
+    union {
+        // Turn, count or part of the weight, digit, copy.
+        alignas(16) uint32_t bins[2][1 + part_count][bin_count][bin_copies];
+        Distances distances;
+        Lists lists;
+    };
+    union {
+        uint32_t steps[step_count];
+        uint64_t ranked[ranked_most];
+    };
 };
 
 // ---- reductions
@@ -357,7 +365,7 @@ template <int size> struct Team {
                                         Clean clean, Body body) {
         constexpr int32_t step = team_threads * quad;
         const int32_t bytes = element_bytes(dtype);
-        const bool is_aligned = row % uint64_t(quad * bytes) == 0;
+        const bool is_aligned = (row & uint64_t(quad * bytes - 1)) == 0;
         FB_NO_UNROLL
         for (int32_t at = part.first + int32_t(threadIdx.x) * quad; at < part.end;
              at += flight * step) {

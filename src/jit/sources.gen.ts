@@ -135,6 +135,7 @@ import sampling_adjust_cu from "../../kernels/sampling/adjust.cu" with { type: "
 import sampling_drafts_cu from "../../kernels/sampling/drafts.cu" with { type: "text" };
 import sampling_few_h from "../../kernels/sampling/few.h" with { type: "text" };
 import sampling_held_h from "../../kernels/sampling/held.h" with { type: "text" };
+import sampling_light_h from "../../kernels/sampling/light.h" with { type: "text" };
 import sampling_listed_h from "../../kernels/sampling/listed.h" with { type: "text" };
 import sampling_place_cu from "../../kernels/sampling/place.cu" with { type: "text" };
 import sampling_race_h from "../../kernels/sampling/race.h" with { type: "text" };
@@ -143,6 +144,8 @@ import sampling_sample_cu from "../../kernels/sampling/sample.cu" with { type: "
 import sampling_sample_h from "../../kernels/sampling/sample.h" with { type: "text" };
 import sampling_sample_cluster_cu from "../../kernels/sampling/sample_cluster.cu" with { type: "text" };
 import sampling_sample_few_cluster_cu from "../../kernels/sampling/sample_few_cluster.cu" with { type: "text" };
+import sampling_sample_plain_cluster_cu from "../../kernels/sampling/sample_plain_cluster.cu" with { type: "text" };
+import sampling_sample_softmax_cluster_cu from "../../kernels/sampling/sample_softmax_cluster.cu" with { type: "text" };
 import sampling_select_h from "../../kernels/sampling/select.h" with { type: "text" };
 import sampling_streamed_h from "../../kernels/sampling/streamed.h" with { type: "text" };
 import sampling_team_h from "../../kernels/sampling/team.h" with { type: "text" };
@@ -289,6 +292,7 @@ export const sources: Readonly<Record<string, string>> = {
   "sampling/drafts.cu": sampling_drafts_cu,
   "sampling/few.h": sampling_few_h,
   "sampling/held.h": sampling_held_h,
+  "sampling/light.h": sampling_light_h,
   "sampling/listed.h": sampling_listed_h,
   "sampling/place.cu": sampling_place_cu,
   "sampling/race.h": sampling_race_h,
@@ -297,6 +301,8 @@ export const sources: Readonly<Record<string, string>> = {
   "sampling/sample.h": sampling_sample_h,
   "sampling/sample_cluster.cu": sampling_sample_cluster_cu,
   "sampling/sample_few_cluster.cu": sampling_sample_few_cluster_cu,
+  "sampling/sample_plain_cluster.cu": sampling_sample_plain_cluster_cu,
+  "sampling/sample_softmax_cluster.cu": sampling_sample_softmax_cluster_cu,
   "sampling/select.h": sampling_select_h,
   "sampling/streamed.h": sampling_streamed_h,
   "sampling/team.h": sampling_team_h,

@@ -233,12 +233,27 @@ function isFew(rows: number, options: FilterOptions): boolean {
   return order !== "joint" || topP === 1;
 }
 
+/**
+ * The kernel of rows of logits that are drawn from without top-k, or become probabilities without
+ * filters. Where top-p keeps little, it is looked for at once.
+ */
+function plainKernel(options: FilterOptions): string | undefined {
+  const { from, temperature = 1, topK, topP = 1, minP = 0 } = options;
+  if (topK !== undefined || from === "probabilities" || typeof topP !== "number") return undefined;
+  if (params.out === 0) return topP >= 0.02 ? "sample_plain" : undefined;
+  // Temperature 0, as f32, keeps the largest alone.
+  if (typeof temperature !== "number" || Math.fround(temperature) === 0) return undefined;
+  const isSoftmax = params.outKind === probabilities && topP === 1 && minP === 0;
+  return isSoftmax ? "sample_softmax" : undefined;
+}
+
 function launch(x: Tensor, out: Tensor, options: FilterOptions, inputs: readonly Tensor[]): void {
   const { device } = x;
   const [rows, length] = x.shape;
   if (rows === 0) return;
   const { stream = device.stream, status } = options;
   if (device.capturing) device.needOnReplay(x, out, ...inputs, ...tensorsOf(status));
-  const kernel = rowKernel(device, isFew(rows, options) ? "sample_few" : "sample_rows", length);
+  const name = isFew(rows, options) ? "sample_few" : (plainKernel(options) ?? "sample_rows");
+  const kernel = rowKernel(device, name, length);
   device.launch(stream, kernel, params, rows);
 }

@@ -30,6 +30,8 @@ const kernels = [
   "sample_rows",
   "sample_rows_cluster",
   "sample_few_cluster",
+  "sample_plain_cluster",
+  "sample_softmax_cluster",
   "top_k_rows",
   "top_k_rows_cluster",
   "verify_drafts",

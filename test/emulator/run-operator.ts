@@ -11,7 +11,7 @@ import { matmul } from "../../src/ops/matmul.ts";
 import type { MatmulOptions } from "../../src/ops/matmul-options.ts";
 import { quantize } from "../../src/ops/quantize.ts";
 import { routeExperts } from "../../src/ops/routing.ts";
-import { renormalize, sample } from "../../src/ops/sample.ts";
+import { renormalize, sample, softmax } from "../../src/ops/sample.ts";
 import { logProbs, topK } from "../../src/ops/top-k.ts";
 import type { DType } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
@@ -44,13 +44,23 @@ function sampled(device: Device, rows: number, length: number): Tensor[] {
   const x = logits(device, rows + 2, length);
   const ks = Tensor.from(device, new Array(rows + 2).fill(20), [rows + 2], "i32");
   const few = { topK: ks, topP: 0.8 };
-  return [...cut, sample(x, few), renormalize(x, few), sample(x, { topP: 0.6, seed: 5 })];
+  return [...cut, sample(x, few), renormalize(x, few), sample(x, { topP: 0.01, seed: 5 })];
 }
 
 /** The first few decide; of a row of one value all may be one of them. */
 function sampledFew(device: Device, length: number): Tensor[] {
   const few = { topK: 20, topP: 0.8, seed: 5 };
   return [1, 0].map((scale) => sample(logits(device, 2, length, scale), few));
+}
+
+/** Without filters, with min-p, with top-p that is reached at the first try and later. */
+function sampledPlain(device: Device, length: number): Tensor[] {
+  const x = logits(device, 1, length);
+  const odd = logits(device, 1, length);
+  odd.slice(1, 9, 10).set([NaN]);
+  const tried = [0, 1, 2].map((seed) => sample(x, { topP: 0.5, seed }));
+  const searched = sample(logits(device, 8, length), { topP: 0.02 });
+  return [sample(x), sample(x, { minP: 0.1 }), sample(odd), searched, ...tried];
 }
 
 function largest(device: Device, length: number, ks: readonly number[]): Tensor[] {
@@ -171,6 +181,8 @@ const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
   sample_rows: (device) => sampled(device, 2, 3000),
   sample_rows_cluster: (device) => sampled(device, 1, 16_500),
   sample_few_cluster: (device) => sampledFew(device, 16_500),
+  sample_plain_cluster: (device) => sampledPlain(device, 16_500),
+  sample_softmax_cluster: (device) => [softmax(logits(device, 2, 16_500))],
   top_k_rows: (device) => largest(device, 1500, [33, 1100]),
   top_k_rows_cluster: (device) => largest(device, 16_500, [20, 600]),
   verify_drafts: verified,

@@ -1,0 +1,149 @@
+// Tokens of rows of logits without top-k, a cluster for a row, which it holds: for GPUs that have
+// clusters.
+#include "../ptx/base.h"
+#include "light.h"
+
+// ---- facts
+
+constexpr int sample_threads = 384;
+constexpr int sample_blocks = 8;
+constexpr int sample_shared = 76800;
+// Blocks of a multiprocessor; older ones, which do not load it, have no room for three.
+#if FB_ARCH >= 900
+constexpr int sample_resident = 3;
+#else
+constexpr int sample_resident = 1;
+#endif
+
+static_assert(sample_threads == team_threads, "a block is a part of a team");
+static_assert(sample_blocks == light_blocks && sample_shared == light_bytes, "as light.h says");
+
+// ---- compute
+
+// The winner of what stands at `from` or before it, and the sum of the weights if that is asked
+// for. `seen`: called by all threads once they have gone over the row.
+template <bool is_cut, class Seen>
+FB_DEVICE uint64_t race(Team<light_blocks>& team, const Progress& progress,
+                        const Row<light_blocks>& row, bool is_summed, uint64_t& sum, Seen seen) {
+    const LogitWeights weights = progress.weights;
+    const float min_p = progress.task.n.min_p;
+    const Keeps keeps = keeps_of(is_cut ? progress.from : 0);
+    WeightSum part;
+    const auto weigh = [&](int32_t start, const float* x, float* weight) {
+        FB_UNROLL
+        for (int i = 0; i < quad; i++) weight[i] = weights.of(x[i]);
+        FB_UNROLL
+        for (int i = 0; min_p > 0 && i < quad; i++)
+            if (weight[i] < min_p) weight[i] = 0;
+        FB_UNROLL
+        for (int i = 0; is_cut && i < quad; i++)
+            if (!keeps(x[i], start + i)) weight[i] = 0;
+        if (is_cut || !is_summed) return;
+        FB_UNROLL
+        for (int i = 0; i < quad; i++) part.add(weight[i]);
+    };
+    uint64_t first = run(team, row, progress.random, weigh, is_cut || min_p > 0).winner();
+    seen();
+    sum = part.total();
+    if (!is_cut && is_summed) team.template reduce_two<Largest, Sum>(first, sum);
+    else first = team.template reduce<Largest>(first);
+    return first;
+}
+
+// The sum of the weights of what stands at `from` or before it.
+FB_DEVICE uint64_t sum_until(Team<light_blocks>& team, const Progress& progress, uint64_t from,
+                             float min_p) {
+    const LogitWeights w = progress.weights;
+    return progress.task.row.sum(team, {w.largest, w.scale, 1, false}, from, min_p);
+}
+
+// What top-p keeps, where trying takes too long: nothing is held from here on.
+FB_DEVICE int32_t search(Team<light_blocks>& team, Progress& progress, bool is_joint) {
+    Row<light_blocks> row = progress.task.row;
+    row.part.held = row.part.first;
+    const LogitWeights w = progress.weights;
+    const Elements<light_blocks> each = {row, {w.largest, w.scale, 1, false}, true, keeps_of(0),
+                                          is_joint ? 0 : progress.task.n.min_p};
+    const uint64_t last = find_cut(team, each, part_of(progress.task.n.top_p)).place;
+    if (threadIdx.x == 0) progress.from = last;
+    __syncthreads();
+    uint64_t ignored;
+    const int32_t token = index_of_winner(race<true>(team, progress, row, false, ignored, [] {}));
+    // The next row's copies write where bins were.
+    fence_proxy_async_shared();
+    __syncthreads();
+    return token;
+}
+
+// As draw_top_p.
+template <class Ahead>
+FB_DEVICE int32_t draw(Team<light_blocks>& team, Progress& progress, bool is_joint, Ahead ahead) {
+    const Row<light_blocks>& row = progress.task.row;
+    const bool is_plain = progress.task.n.top_p == 1;
+    const auto set = [&](uint64_t& place, uint64_t value) {
+        __syncthreads();
+        if (threadIdx.x == 0) place = value;
+    };
+    if (!is_plain && is_joint) set(progress.total, sum_until(team, progress, 0, 0));
+    FB_NO_UNROLL
+    for (int turn = 0; turn < tries_most; turn++) {
+        uint64_t sum;
+        const auto seen = [&] {
+            if (!is_plain) return;
+            __syncthreads();
+            ahead();
+        };
+        const uint64_t winner =
+            turn == 0 ? race<false>(team, progress, row, !is_plain && !is_joint, sum, seen)
+                      : race<true>(team, progress, row, false, sum, [] {});
+        const int32_t token = index_of_winner(winner);
+        if (is_plain) return token;
+        if (turn == 0 && !is_joint) set(progress.total, sum);
+        // What stands before the token.
+        set(progress.from, place_of(row.at(token), token) + 1);
+        __syncthreads();
+        const uint64_t before =
+            sum_until(team, progress, progress.from, is_joint ? 0 : progress.task.n.min_p);
+        if (before < part_of(progress.task.n.top_p).of(progress.total)) return token;
+    }
+    return -1;
+}
+
+template <class Ahead>
+FB_DEVICE void plain_row(const fb_sample_params& p, Team<light_blocks>& team, Progress& progress,
+                         Ahead ahead) {
+    const Task<light_blocks>& task = progress.task;
+    const Most own = task.row.most();
+    team.meet();
+    uint32_t status = 0;
+    const uint64_t first = task.row.largest(team, own, status);
+    const bool has_mass = (status & FB_SAMPLE_NO_MASS) == 0;
+    if (team.is_leader())
+        store_result(p, task.index, has_mass ? index_of(first) : 0, task.status | status);
+    if (has_mass && task.n.temperature != 0) {
+        if (threadIdx.x == 0) {
+            progress.weights = {value_of(uint32_t(first >> index_bits)),
+                                1.44269504f / task.n.temperature};
+            progress.random = noise_of(p, task.index);
+        }
+        __syncthreads();
+        const bool is_joint = p.is_joint != 0;
+        int32_t token = draw(team, progress, is_joint, ahead);
+        if (token < 0) token = search(team, progress, is_joint);
+        if (task.n.top_p < 1) ahead();
+        if (team.is_leader() && threadIdx.x == 0) items<int32_t>(p.tokens)[task.index] = token;
+    }
+    team.leave();
+}
+
+// ---- the kernel
+
+// Row `item`.
+FB_OPERATOR(sample_plain_cluster, fb_sample_params, sample_threads, sample_resident, 1,
+            sample_blocks, sample_shared) {
+#if FB_ARCH >= 900
+    each_light_row(p, [&](Team<light_blocks>& team, Progress& progress, const auto& ahead) {
+        plain_row(p, team, progress, ahead);
+    });
+#endif
+}

@@ -1,0 +1,43 @@
+// Softmax of rows of logits, a cluster for a row, which it holds: for GPUs that have clusters.
+#include "../ptx/base.h"
+#include "light.h"
+
+// ---- facts
+
+constexpr int sample_threads = 384;
+constexpr int sample_blocks = 8;
+constexpr int sample_shared = 76800;
+// Blocks of a multiprocessor; older ones, which do not load it, have no room for three.
+#if FB_ARCH >= 900
+constexpr int sample_resident = 3;
+#else
+constexpr int sample_resident = 1;
+#endif
+
+static_assert(sample_threads == team_threads, "a block is a part of a team");
+static_assert(sample_blocks == light_blocks && sample_shared == light_bytes, "as light.h says");
+
+// ---- the kernel
+
+// Row `item`.
+FB_OPERATOR(sample_softmax_cluster, fb_sample_params, sample_threads, sample_resident, 1,
+            sample_blocks, sample_shared) {
+#if FB_ARCH >= 900
+    each_light_row(p, [&](Team<light_blocks>& team, Progress& progress, const auto&) {
+        const Task<light_blocks>& task = progress.task;
+        const Most own = task.row.most();
+        team.meet();
+        uint32_t status = task.status;
+        const uint64_t first = task.row.largest(team, own, status);
+        if (team.is_leader()) store_result(p, task.index, 0, status);
+        const Weights weights = weights_of(value_of(uint32_t(first >> index_bits)),
+                                           task.n.temperature, false);
+        Kept kept = {weights, 0, 0};
+        if ((status & FB_SAMPLE_NO_MASS) == 0)
+            kept.mass = mass_of(task.row.sum(team, weights, 0, 0));
+        // Others need not wait for what is written.
+        team.leave();
+        write_row(p, task.index, task.row, kept, 0);
+    });
+#endif
+}
