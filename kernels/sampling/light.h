@@ -30,7 +30,8 @@ struct Progress {
 
 constexpr int32_t team_start = 192;
 static_assert(sizeof(Progress) <= team_start, "it has room");
-static_assert(team_start + __builtin_offsetof(TeamShared, bins) <= held_start, "so does the team");
+static_assert(team_start + sizeof(TeamHead) <= held_start, "so does the team");
+static_assert((light_bytes - held_start) % (4 * warp_quads) == 0, "padding is within it");
 static_assert(team_start + sizeof(TeamShared) <= light_bytes, "a cut is looked for in it");
 
 // ---- the rows of a block

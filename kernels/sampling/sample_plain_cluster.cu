@@ -35,12 +35,14 @@ FB_DEVICE uint64_t race(Team<light_blocks>& team, const Progress& progress,
         FB_UNROLL
         for (int i = 0; min_p > 0 && i < quad; i++)
             if (weight[i] < min_p) weight[i] = 0;
-        FB_UNROLL
-        for (int i = 0; is_cut && i < quad; i++)
-            if (!keeps(x[i], start + i)) weight[i] = 0;
-        if (is_cut || !is_summed) return;
-        FB_UNROLL
-        for (int i = 0; i < quad; i++) part.add(weight[i]);
+        if constexpr (is_cut) {
+            FB_UNROLL
+            for (int i = 0; i < quad; i++)
+                if (!keeps(x[i], start + i)) weight[i] = 0;
+        } else {
+            FB_UNROLL
+            for (int i = 0; is_summed && i < quad; i++) part.add(weight[i]);
+        }
     };
     uint64_t first = run(team, row, progress.random, weigh, is_cut || min_p > 0).winner();
     seen();
@@ -80,11 +82,10 @@ template <class Ahead>
 FB_DEVICE int32_t draw(Team<light_blocks>& team, Progress& progress, bool is_joint, Ahead ahead) {
     const Row<light_blocks>& row = progress.task.row;
     const bool is_plain = progress.task.n.top_p == 1;
-    const auto set = [&](uint64_t& place, uint64_t value) {
-        __syncthreads();
-        if (threadIdx.x == 0) place = value;
-    };
-    if (!is_plain && is_joint) set(progress.total, sum_until(team, progress, 0, 0));
+    if (!is_plain && is_joint) {
+        const uint64_t all = sum_until(team, progress, 0, 0);
+        if (threadIdx.x == 0) progress.total = all;
+    }
     FB_NO_UNROLL
     for (int turn = 0; turn < tries_most; turn++) {
         uint64_t sum;
@@ -98,9 +99,11 @@ FB_DEVICE int32_t draw(Team<light_blocks>& team, Progress& progress, bool is_joi
                       : race<true>(team, progress, row, false, sum, [] {});
         const int32_t token = index_of_winner(winner);
         if (is_plain) return token;
-        if (turn == 0 && !is_joint) set(progress.total, sum);
-        // What stands before the token.
-        set(progress.from, place_of(row.at(token), token) + 1);
+        if (threadIdx.x == 0) {
+            if (turn == 0 && !is_joint) progress.total = sum;
+            // What stands before the token.
+            progress.from = place_of(row.at(token), token) + 1;
+        }
         __syncthreads();
         const uint64_t before =
             sum_until(team, progress, progress.from, is_joint ? 0 : progress.task.n.min_p);

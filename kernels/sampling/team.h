@@ -194,7 +194,8 @@ constexpr int step_count = 256;
 // As many are put in order by counting, for each, what is larger.
 constexpr int ranked_most = 160;
 
-struct TeamShared {
+// What all need.
+struct TeamHead {
     uint64_t results[2][2][team_warps];
     uint64_t warp_sums[team_warps];
     uint64_t found[4]; // of the bin where a sum is reached: digit, sum before, its own, its count
@@ -206,8 +207,11 @@ struct TeamShared {
     int32_t leader;     // of the team: the block that ends what takes one
     uint32_t own_count; // of lists.own; more than there is room for: the rest is left out
     uint32_t own_odd;   // whether the block's part has what is no number
-    // From here on what is cut is looked for. One after the other, with a barrier of the team
-    // between two of them.
+};
+
+// And what cuts are looked for with.
+struct TeamShared : TeamHead {
+    // One after the other, with a barrier of the team between two of them.
     union {
         // Turn, count or part of the weight, digit, copy.
         alignas(16) uint32_t bins[2][1 + part_count][bin_count][bin_copies];

@@ -59,7 +59,8 @@ function sampledPlain(device: Device, length: number): Tensor[] {
   const odd = logits(device, 1, length);
   odd.slice(1, 9, 10).set([NaN]);
   const tried = [0, 1, 2].map((seed) => sample(x, { topP: 0.5, seed }));
-  const searched = sample(logits(device, 8, length), { topP: 0.02 });
+  // So many races are run there that what is kept is looked for.
+  const searched = sample(x, { topP: 0.02, seed: 5, position: 330 });
   return [sample(x), sample(x, { minP: 0.1 }), sample(odd), searched, ...tried];
 }
 
