@@ -191,11 +191,14 @@ FB_OPERATOR(map_short, fb_map_params, 256, 2, 8) {
 }
 
 // The same of even rows: of those without scales of their own, of those with them, of short ones.
+// What needs no memory is worked out before the wait: one row takes little longer than that.
 FB_OPERATOR(map_even_long, fb_map_params, 256, even_blocks, 1) {
-    pdl_wait();
     pdl_launch_dependents();
     const Part part = part_now(p.span);
-    const Team<row_warps> team = block_team(p.span, nullptr);
+    Team<row_warps> team = {int64_t(blockIdx.x), 0, int32_t(threadIdx.x), row_threads, nullptr};
+    if (p.span.parts != 1) team.row = int32_t(blockIdx.x) / p.span.parts;
+    pdl_wait();
+    if (team.row < live_rows(p.span)) team.dim = p.span.dim;
     const MapRows rows = map_rows(p, team, part.first, part.end);
     pass_even(p, team, rows, inverse_scale(p.scaling, team, p.out.dtype, 0), true);
 }
