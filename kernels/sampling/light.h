@@ -1,7 +1,8 @@
 // A cluster for a row, whose blocks hold their parts of it and little else in shared memory, so
 // that a multiprocessor has three: what a cut is looked for with lies where the row was.
 #pragma once
-#define FB_HELD_START 1024
+#define FB_HELD_START 1536
+#define FB_PUSHED
 #include "held.h"
 #include "sample.h"
 #include "../ptx/special.h"
@@ -9,7 +10,7 @@
 // ---- facts
 
 constexpr int light_blocks = 8;
-// Of a row of 151,552 f32 each block's part, and what is before it.
+// Of a row of 150,528 f32 each block's part, and what is before it.
 constexpr int32_t light_bytes = 76800;
 
 // Before the team's: which rows a block is at, and what it knows of its row. Registers are few.
@@ -36,8 +37,7 @@ static_assert(team_start + sizeof(TeamShared) <= light_bytes, "a cut is looked f
 
 // ---- the rows of a block
 
-// each(team, progress, ahead), with what is held; it leaves the team, and may call ahead() once it
-// needs that no longer.
+// each(team, progress, ahead), with what is held; it may call ahead() once it needs that no more.
 template <class Each> FB_DEVICE void each_light_row(const fb_sample_params& p, Each each) {
     FB_DYNAMIC_SHARED(memory);
     Progress& progress = *reinterpret_cast<Progress*>(memory);
@@ -45,8 +45,9 @@ template <class Each> FB_DEVICE void each_light_row(const fb_sample_params& p, E
     const Holder<light_blocks> holder = {light_bytes - held_start,
                                          shared_address(&progress.loaded)};
     if (threadIdx.x == 0) progress.turn = progress.started = 0;
-    holder.begin();
     Team<light_blocks> team = {shared};
+    team.begin_pushes();
+    holder.begin();
     const auto row_of = [&](int64_t index) {
         const uint64_t source = p.x + index * p.x_stride * element_bytes(p.dtype);
         return holder.row(source, p.dtype, p.vocabulary, false);
@@ -63,6 +64,7 @@ template <class Each> FB_DEVICE void each_light_row(const fb_sample_params& p, E
             // In turn: the others are ahead of it.
             shared.leader = int(progress.turn) % light_blocks;
         }
+        if (progress.turn == 0) team.meet();
         holder.wait(progress.turn);
         if (threadIdx.x == 0) progress.started = progress.turn + 1;
         each(team, progress, [&] {
@@ -75,6 +77,7 @@ template <class Each> FB_DEVICE void each_light_row(const fb_sample_params& p, E
         if (threadIdx.x == 0) progress.turn++;
         __syncthreads();
     }
-    // Nobody ends while others may still read its memory.
-    team.meet();
+    if (progress.turn == 0) team.meet();
+    // Nobody ends while others may still write to its memory.
+    team.sync();
 }

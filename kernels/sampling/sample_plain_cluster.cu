@@ -117,7 +117,6 @@ FB_DEVICE void plain_row(const fb_sample_params& p, Team<light_blocks>& team, Pr
                          Ahead ahead) {
     const Task<light_blocks>& task = progress.task;
     const Most own = task.row.most();
-    team.meet();
     uint32_t status = 0;
     const uint64_t first = task.row.largest(team, own, status);
     const bool has_mass = (status & FB_SAMPLE_NO_MASS) == 0;
@@ -136,7 +135,6 @@ FB_DEVICE void plain_row(const fb_sample_params& p, Team<light_blocks>& team, Pr
         if (task.n.top_p < 1) ahead();
         if (team.is_leader() && threadIdx.x == 0) items<int32_t>(p.tokens)[task.index] = token;
     }
-    team.leave();
 }
 
 // ---- the kernel

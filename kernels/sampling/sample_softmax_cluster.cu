@@ -26,7 +26,6 @@ FB_OPERATOR(sample_softmax_cluster, fb_sample_params, sample_threads, sample_res
     each_light_row(p, [&](Team<light_blocks>& team, Progress& progress, const auto&) {
         const Task<light_blocks>& task = progress.task;
         const Most own = task.row.most();
-        team.meet();
         uint32_t status = task.status;
         const uint64_t first = task.row.largest(team, own, status);
         if (team.is_leader()) store_result(p, task.index, 0, status);
@@ -35,8 +34,6 @@ FB_OPERATOR(sample_softmax_cluster, fb_sample_params, sample_threads, sample_res
         Kept kept = {weights, 0, 0};
         if ((status & FB_SAMPLE_NO_MASS) == 0)
             kept.mass = mass_of(task.row.sum(team, weights, 0, 0));
-        // Others need not wait for what is written.
-        team.leave();
         write_row(p, task.index, task.row, kept, 0);
     });
 #endif

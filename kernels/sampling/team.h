@@ -3,6 +3,7 @@
 #pragma once
 #include "../ptx/base.h"
 #include "../ptx/cluster.h"
+#include "../ptx/mbarrier.h"
 #include "../ptx/memory.h"
 #include "../common/chunk.h"
 #include "../common/philox.h"
@@ -29,6 +30,14 @@ constexpr bool rows_streamed = false;
 #endif
 // Quads of a thread in flight where they are read.
 constexpr int flight = 4;
+// Whether reductions of a cluster are sent to its blocks, or fetched once all have met.
+#ifdef FB_PUSHED
+constexpr bool results_pushed = true;
+#else
+constexpr bool results_pushed = false;
+#endif
+// Blocks of a cluster at most.
+constexpr int team_most = 8;
 // Where what is held begins in a block's dynamic shared memory.
 #ifndef FB_HELD_START
 #define FB_HELD_START 0
@@ -207,6 +216,9 @@ struct TeamHead {
     int32_t leader;     // of the team: the block that ends what takes one
     uint32_t own_count; // of lists.own; more than there is room for: the rest is left out
     uint32_t own_odd;   // whether the block's part has what is no number
+    // Where results are pushed: what each block found, and how much of it is there.
+    uint4 pushed[2][results_pushed ? team_most : 1];
+    uint64_t push_barriers[2];
 };
 
 // And what cuts are looked for with.
@@ -328,8 +340,49 @@ template <int size> struct Team {
         return reduce_warp<Op>(all);
     }
 
+    // Ahead of the first reduction whose results are pushed, and of a meeting of the team.
+    FB_DEVICE void begin_pushes() const {
+        if (threadIdx.x < 2) mbarrier_init(shared_address(&shared.push_barriers[threadIdx.x]), 1);
+    }
+
+    // Two reductions, whose results each block sends to all: sooner than if all met. A block that
+    // sends its next ones but one has those of all others, who are done with these then.
+    template <class OpX, class OpY> FB_DEVICE void push_two(uint64_t& x, uint64_t& y) {
+        static_assert(size <= team_most, "they have room");
+        const int slot = turn % 2, parity = turn / 2 % 2;
+        turn = (turn + 1) % 4;
+        auto& mine = shared.results[slot];
+        x = reduce_warp<OpX>(x);
+        y = reduce_warp<OpY>(y);
+        const int lane = threadIdx.x % 32;
+        if (lane == 0) {
+            mine[0][threadIdx.x / 32] = x;
+            mine[1][threadIdx.x / 32] = y;
+        }
+        __syncthreads();
+        uint4* const all = shared.pushed[slot];
+        const uint32_t barrier = shared_address(&shared.push_barriers[slot]);
+        if (threadIdx.x < 32) {
+            x = reduce_warp<OpX>(lane < team_warps ? mine[0][lane] : 0);
+            y = reduce_warp<OpY>(lane < team_warps ? mine[1][lane] : 0);
+            if (lane == 0) mbarrier_arrive_expect(barrier, uint32_t(size * sizeof(uint4)));
+            const uint4 both = {uint32_t(x), uint32_t(x >> 32), uint32_t(y), uint32_t(y >> 32)};
+            if (lane < size)
+                store_async_16(in(lane, &all[rank()]), both, map_shared(barrier, uint32_t(lane)));
+        }
+        mbarrier_wait(barrier, uint32_t(parity));
+        const uint4 one = all[lane % size];
+        x = reduce_warp<OpX>(lane < size ? uint64_t(one.y) << 32 | one.x : 0);
+        y = reduce_warp<OpY>(lane < size ? uint64_t(one.w) << 32 | one.z : 0);
+    }
+
     // Over all threads of the team, or of its first `blocks`; each thread gets the result.
     template <class Op> FB_DEVICE uint64_t reduce(uint64_t x, int blocks = size) {
+        if constexpr (size > 1 && results_pushed) {
+            uint64_t none = 0;
+            push_two<Op, Largest>(x, none);
+            return x;
+        }
         uint64_t* const mine = shared.results[turn][0];
         turn ^= 1;
         x = reduce_warp<Op>(x);
@@ -340,6 +393,7 @@ template <int size> struct Team {
 
     // The same of two at a time.
     template <class OpX, class OpY> FB_DEVICE void reduce_two(uint64_t& x, uint64_t& y) {
+        if constexpr (size > 1 && results_pushed) return push_two<OpX, OpY>(x, y);
         auto& mine = shared.results[turn];
         turn ^= 1;
         x = reduce_warp<OpX>(x);
