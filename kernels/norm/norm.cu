@@ -43,9 +43,15 @@ FB_DEVICE float sum_of_row(Team<warps>& team, float (&own)[own_parts<warps>]) {
         for (int i = 0; i < warps; i++) each[i] = sums[32 * i + threadIdx.x % 32];
         sum = fold(each);
     }
-    FB_NO_UNROLL
-    for (int distance = (warps > 0 ? 32 : team.size) / 2; distance > 0; distance /= 2)
-        sum += __shfl_xor_sync(~0u, sum, distance);
+    if constexpr (warps > 0) {
+        FB_UNROLL
+        for (int distance = 16; distance > 0; distance /= 2)
+            sum += __shfl_xor_sync(~0u, sum, distance);
+    } else {
+        FB_NO_UNROLL
+        for (int distance = team.size / 2; distance > 0; distance /= 2)
+            sum += __shfl_xor_sync(~0u, sum, distance);
+    }
     return sum;
 }
 
@@ -199,11 +205,12 @@ template <int chunks> struct HeldRow {
 };
 
 // Results of a row that are neither scaled nor of another type than it and the weights.
-template <int type, int chunks>
+template <int type, bool early, int chunks>
 FB_DEVICE void write_plain(const fb_norm_params& p, const HeldRow<chunks>& row,
-                           uint64_t target, const Found& found) {
+                           const HeldRow<chunks>& weights, uint64_t target, const Found& found) {
     row.for_each([&](int i, int32_t at, bool inside) {
-        uint4 terms = inside ? load_even(p.weight, at) : make_uint4(0, 0, 0, 0);
+        uint4 terms = weights.raw[i];
+        if (!early) terms = inside ? load_even(p.weight, at) : make_uint4(0, 0, 0, 0);
         float x[chunk], y[chunk];
         widen_8<type>(&row.raw[i], x);
         widen_8<type>(&terms, y);
@@ -254,12 +261,17 @@ FB_DEVICE void write_any(const fb_norm_params& p, HeldRow<chunks>& row, Found& f
     }
 }
 
-// Reads a row and finds what it is normalised by. False: it is left to be written.
-template <int type, bool centered, int chunks, int warps>
+// Reads a row and finds what it is normalised by. False: it is left to be written. `early`: weights
+// are read beside it, so that one row waits for memory once.
+template <int type, bool centered, bool early, int chunks, int warps>
 FB_DEVICE bool norm_held(const fb_norm_params& p, Team<warps>& team, HeldRow<chunks>& row,
                          Found& found) {
     constexpr int parts = own_parts<warps>;
     row.load(row_address(p.x, team.row));
+    const bool plain = (p.scaling.scale | p.scaling.token_scales) == 0 && p.weight_offset == 0 &&
+                       p.out.dtype == type && p.weight_dtype == type;
+    HeldRow<chunks> weights = row;
+    if (early && plain) weights.load(p.weight);
     if (p.residual.address != 0) row.template add<type>(row_address(p.residual, team.row));
     const auto sum = [&](Pass pass) {
         float sums[parts] = {};
@@ -273,24 +285,23 @@ FB_DEVICE bool norm_held(const fb_norm_params& p, Team<warps>& team, HeldRow<chu
     };
     if (centered) found.after(pass_mean, p, team, sum(pass_mean));
     found.after(pass_squares, p, team, sum(pass_squares));
-    const bool plain = (p.scaling.scale | p.scaling.token_scales) == 0 && p.weight_offset == 0;
-    if (!plain || p.out.dtype != type || p.weight_dtype != type) return false;
-    write_plain<type>(p, row, row_address(p.out, team.row), found);
+    if (!plain) return false;
+    write_plain<type, early>(p, row, weights, row_address(p.out, team.row), found);
     return true;
 }
 
 // An even row, read once.
-template <int chunks, int warps>
+template <int chunks, bool early = false, int warps>
 FB_DEVICE void norm_even(const fb_norm_params& p, Team<warps>& team) {
     HeldRow<chunks> row = {{}, team.rank * chunk, team.step(), team.dim, p.span.dim};
     Found found;
     bool done;
     if (p.x.dtype == FB_F16)
-        done = p.centered ? norm_held<FB_F16, true>(p, team, row, found)
-                          : norm_held<FB_F16, false>(p, team, row, found);
+        done = p.centered ? norm_held<FB_F16, true, early>(p, team, row, found)
+                          : norm_held<FB_F16, false, early>(p, team, row, found);
     else
-        done = p.centered ? norm_held<FB_BF16, true>(p, team, row, found)
-                          : norm_held<FB_BF16, false>(p, team, row, found);
+        done = p.centered ? norm_held<FB_BF16, true, early>(p, team, row, found)
+                          : norm_held<FB_BF16, false, early>(p, team, row, found);
     if (!done) write_any(p, row, found, team);
 }
 
@@ -345,10 +356,10 @@ FB_DEVICE void begin_norm(const fb_norm_params& p) {
 
 // Few long rows. Instructions that nobody has run for a while take longer than a row: they are run
 // once without one, while the kernel before still runs.
-FB_OPERATOR(norm_even_few, fb_norm_params, 512, 2, 1) {
-    FB_SHARED(float, shared, [2 * 512]);
+FB_OPERATOR(norm_even_few, fb_norm_params, 256, 2, 1) {
+    FB_SHARED(float, shared, [2 * 256]);
     begin_norm(p);
-    Team<16> team = {0, 0, int32_t(threadIdx.x), 512, shared};
+    Team<8> team = {0, 0, int32_t(threadIdx.x), 256, shared};
     FB_NO_UNROLL
     for (int turn = 0; turn < 2; turn++) {
         if (turn == 1) {
@@ -356,6 +367,6 @@ FB_OPERATOR(norm_even_few, fb_norm_params, 512, 2, 1) {
             team.row = blockIdx.x;
             team.dim = team.row < live_rows(p.span) ? p.span.dim : 0;
         }
-        norm_even<2>(p, team);
+        norm_even<4, true>(p, team);
     }
 }
