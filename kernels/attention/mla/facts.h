@@ -69,8 +69,9 @@ constexpr int piece_bytes = 64 * piece_span;
 constexpr int query_bytes = FB_QUERY_TILE * 128; // a piece of queries, or of weights
 constexpr int key_pieces = FB_KEY_DIM / 64;
 // Rows of a box at least, and boxes of a tile at most: rows that lie further apart are gathered.
-// One thread cannot issue boxes of 16 rows as fast as two warps copy them.
-constexpr int least_box = 32;
+// Where memory is the bound, one thread cannot issue boxes of 16 rows as fast as two warps copy
+// them; where products are, boxes cost less, and those of a cluster are loaded once for both.
+constexpr int least_box = turned ? 32 : 16;
 constexpr int tile_boxes = FB_KV_TILE / least_box;
 // Of a row's nine pieces of queries these are kept in registers, the others in shared memory.
 constexpr int kept_pieces = turned ? 0 : 6;

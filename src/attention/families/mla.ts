@@ -111,7 +111,7 @@ function sharedBytesOf(rows: number, eights = false): number {
   const targets = rows * 16;
   const lastSeen = 2 * rows * 4;
   const barriers = (19 + 2 * halfSlots + ropeSlots + 2 * querySlots) * 8;
-  const [work, places, divider] = [2 * 64, 2 * 2 * 8, 8];
+  const [work, places, divider] = [2 * 64, 2 * (turned ? 2 : 4) * 8, 8];
   const small = factors + exchange + scales + targets + lastSeen + work + places + divider;
   return keys + queries + small + barriers;
 }
