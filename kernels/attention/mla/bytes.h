@@ -1,7 +1,8 @@
 // Operands of turned products (turned.h) of keys of 8 bits. They are rows of the products, and go
 // through registers: each warp widens the 16 rows that it multiplies, and nothing wide is written.
 // Scores are products of f16, which holds e4m3 exactly: queries of a record are brought into its
-// range, each row by a power of two. Values become elements of the queries' type, as weights are.
+// range, each row by a power of two. Values become f16 as well, as weights do, or elements of the
+// queries' type where scales of tokens make weights of any size.
 //
 // Elements of 64 are taken in an order of their own, in which a lane's of four steps lie side by
 // side in memory: lane c of four has elements 16 c to 16 c + 15, of which step i takes four, as
@@ -160,7 +161,7 @@ FB_DEVICE void scale_rows(const Block& b, float (&s)[thread_values]) {
 // sums += values x weights, of 16 tokens and 64 elements.
 FB_DEVICE void add_weighted(float (&sums)[thread_values], const uint32_t (&values)[4],
                             uint64_t weights, bool more) {
-    if constexpr (FB_Q_TYPE == FB_F16) wgmma_f16<0>(sums, values, weights, more);
+    if constexpr (weight_type == FB_F16) wgmma_f16<0>(sums, values, weights, more);
     else wgmma_bf16<0>(sums, values, weights, more);
 }
 
@@ -169,7 +170,7 @@ FB_DEVICE void widen_pairs(uint32_t bytes, uint32_t& first, uint32_t& second) {
     uint32_t pairs[2];
     e4m3x4_to_f16x4(__byte_perm(bytes, 0, 0x3120), pairs);
     FB_UNROLL
-    for (int i = 0; i < 2 && FB_Q_TYPE != FB_F16; i++)
+    for (int i = 0; i < 2 && weight_type != FB_F16; i++)
         pairs[i] = pack_bf16(f16_low(pairs[i]), f16_high(pairs[i]));
     first = pairs[0];
     second = pairs[1];

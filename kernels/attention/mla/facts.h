@@ -9,7 +9,7 @@
 //   FB_CLUSTER      blocks that work on a record, 64 rows each, and load its keys together: 1 or 2
 //
 // A value is the key's first FB_VALUE_DIM elements. Rounding: probabilities are rounded once to
-// FB_Q_TYPE before the second product; all else is f32.
+// weight_type before the second product; all else is f32.
 #pragma once
 #include "../common/facts.h"
 
@@ -39,6 +39,9 @@ static_assert(!FB_K_TOKEN_SCALE && !FB_V_TOKEN_SCALE || FB_KV_TYPE == FB_F8E4M3,
 constexpr bool eights = FB_KV_TYPE != FB_Q_TYPE;
 // Rows are columns of the products, whose rows are tokens and value elements (turned.h).
 constexpr bool turned = FB_QUERY_TILE < 64 || eights;
+// Weights and values as they go into products: f16 holds e4m3 exactly by one instruction a pair,
+// but not what scales of tokens make of weights.
+constexpr int weight_type = eights && !FB_V_TOKEN_SCALE ? FB_F16 : FB_Q_TYPE;
 // The second half of the values is multiplied beneath the next softmax: products are the bound.
 constexpr bool staggered = FB_QUERY_TILE == 64;
 

@@ -93,7 +93,7 @@ FB_DEVICE void exponentiate(float factor, const ScoreRows& rows, const float (&s
         sum[i] += x;
         sum[i + 1] += y;
         const float scale = FB_V_TOKEN_SCALE ? scales.v[k % 2] : 1;
-        weights[k] = pack_pair<FB_Q_TYPE>(x * scale, y * scale);
+        weights[k] = pack_pair<weight_type>(x * scale, y * scale);
     }
 }
 
