@@ -40,6 +40,8 @@ const distance = defineVariant({
   mask: ({ key, query }) => query.sub(key).mod(7).ne(3),
 });
 
+/** With enough rows of a head for the Hopper kernels of heads of 512. */
+const wideHeads: Over = { headDim: 512, valueDim: 512, kvHeads: 1 };
 const latent: Over = { latent: true, valueDim: 24 };
 const clamped: Over = { deviceLengths: true };
 const callers: Over = { callers: true };
@@ -51,7 +53,7 @@ const callers: Over = { callers: true };
 export const variations: Readonly<Record<string, readonly Over[]>> = {
   "attention.queryHeads": [{ queryHeads: 6 }],
   "attention.kvHeads": [{ kvHeads: 1 }],
-  "attention.headDim": [{ headDim: 64 }],
+  "attention.headDim": [{ headDim: 64 }, wideHeads],
   "attention.valueDim": [{ valueDim: 24 }],
   "attention.dtype": [{ dtype: "f16" }, { dtype: "bf16" }, { dtype: "f8e4m3" }],
   "attention.kvDtype": [{ kvDtype: "bf16" }, { kvDtype: "f8e4m3" }, { kvDtype: "f8e5m2" }],
@@ -59,7 +61,7 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "attention.causal": [{ causal: true }],
   "attention.windowLeft": [{ windowLeft: 7 }],
   "attention.softCap": [{ softCap: 5 }],
-  "attention.scale": [{ scale: 0.4 }],
+  "attention.scale": [{ scale: 0.1 }],
   "attention.alibi": [{ alibi: true }],
   "attention.sinks": [{ sinks: true }],
   "attention.mask": [{ mask: "all" }, { mask: "tail" }],
@@ -97,7 +99,7 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "cache.planes": [], // as attention's keyPlane
   "cache.groups": [{ groupWindow: 12, windowLeft: 12 }],
   "cache.keyPositions": [{ cacheKeyPositions: true }],
-  "plan.scale": [{ atPlan: true, scale: 0.3 }],
+  "plan.scale": [{ atPlan: true, scale: 0.12 }],
   "plan.softCap": [{ atPlan: true, softCap: 4 }],
   "plan.windowLeft": [{ atPlan: true, windowLeft: 9 }],
   "run.q": [], // in every case, like the next two
