@@ -9,8 +9,9 @@ import {
   imageOf,
   type Mutant,
   outcomeOf,
-  racesOf,
   schedules,
+  watch,
+  type Watched,
   withoutEachWait,
   withOther,
   wrong,
@@ -42,8 +43,8 @@ interface Original {
   readonly text: string;
   readonly expected: string;
   readonly image: { path: string; bytes: Uint8Array };
-  /** What the race detector reports of it as it is; "": nothing. */
-  readonly races: string;
+  /** How it ends under the race detector as it is. */
+  readonly watched: Watched;
 }
 
 /** What a child process says of a subject's case, run with an image in the kernel's place. */
@@ -62,8 +63,8 @@ export function originalsOf(
     const expected = await run(subject, "fifo");
     if (!expected.startsWith("{")) throw new Error(`${name}: ${expected}`);
     const text = expand((JSON.parse(expected) as Outcome).specialization);
-    const races = await racesOfText(subject, text, folder);
-    return { name, subject, text, expected, image: await imageOf(text, folder), races };
+    const watched = await watchText(subject, text, folder);
+    return { name, subject, text, expected, image: await imageOf(text, folder), watched };
   });
 }
 
@@ -110,12 +111,12 @@ export function someOf<T>(mutants: ReadonlyMap<string, T>, seed: number, count: 
   return new Map(order.slice(0, count));
 }
 
-/** What the race detector reports of a subject with that text in its kernel's place. */
-function racesOfText(subject: Subject, text: string, folder: string): Promise<string> {
+/** A subject with that text in its kernel's place under the race detector. */
+function watchText(subject: Subject, text: string, folder: string): Promise<Watched> {
   const { sms, ...rest } = subject;
   const file = join(folder, `${Bun.hash(text).toString(16)}.cu`);
   writeFileSync(file, text);
-  return racesOf("run-mutant.ts", { ...rest, text: file }, sms);
+  return watch("run-mutant.ts", { ...rest, text: file }, sms);
 }
 
 /** By name, how a mutant is caught; undefined: it is not. */
@@ -144,8 +145,13 @@ async function catchOne(of: Original, { name, text }: Mutant, folder: string) {
     return `${of.name}, ${order}: ${outcome}`;
   }
   // Where the kernel itself is reported, a report of the mutant says nothing.
-  const report = of.races === "" ? await racesOfText(of.subject, text, folder) : "";
-  return report === "" ? undefined : `${of.name}: ${report}`;
+  if (of.watched.report !== "") return undefined;
+  const { report, failure } = await watchText(of.subject, text, folder);
+  if (report !== "") return `${of.name}: ${report}`;
+  if (failure === "") return undefined;
+  // Threads take other turns under the detector: what ends well without it may wait for ever.
+  if (!wrong.test(failure)) throw new Error(`${name}, watched: ${failure}`);
+  return `${of.name}, watched: ${failure}`;
 }
 
 /** Names that survived without a reason, and those that were caught in spite of one. */

@@ -119,9 +119,10 @@ const harmlessHopper: Record<string, string> = {
   "values.h, clear_tail: fence_proxy_async_shared() #1":
     "products see ordinary writes here, and the race detector does not report these",
   "values.h, run: __syncwarp() #1": "lanes have voted since they read the task, and meet there",
+  "take.h, release_rows: __syncwarp() #1":
+    "lanes have met since they read the rows: in a shuffle, a vote or a product",
   "load.h, load_tasks: wait(barriers.task_wanted, n - 1 & 1) #1":
     "tickets are drawn earlier then: blocks get other records, and results stay",
-  // Waits for ever under the race detector's greedy order, which is no report.
   "load.h, load_box: __syncwarp() #1":
     "a tile of one box goes through a stage without this warp, but lanes take turns at waits here",
 };
@@ -152,7 +153,7 @@ describe.skipIf(skipped).each([
   test("are right under every schedule, without races", async () => {
     originals = await originalsOf(subjects, folder);
     expect(await differingSchedules(originals)).toEqual([]);
-    expect(originals.filter(({ races }) => races !== "")).toEqual([]);
+    expect(originals.filter(({ watched }) => watched.report + watched.failure !== "")).toEqual([]);
   }, 600_000);
 
   sweep("are wrong without any of their waits", { slice: 8, whole: 1000 }, async (seed, count) => {

@@ -187,8 +187,10 @@ describe.skipIf(skipped)("an attention kernel", () => {
     originals = await originalsOf(subjects, folder);
     expect(await differingSchedules(originals)).toEqual([]);
     // Two warps may mark one row as wrong there, by the same number.
-    const racing = originals.filter(({ races }) => races !== "").map(({ name }) => name);
-    expect(racing).toEqual(["wide decode"]);
+    const racing = originals.filter(({ watched }) => watched.report !== "");
+    expect(racing.map(({ name }) => name)).toEqual(["wide decode"]);
+    const failing = originals.filter(({ watched }) => watched.failure !== "");
+    expect(failing).toEqual(racing);
   }, 600_000);
 
   const title = "is wrong without any of its waits, and with loose bounds";

@@ -82,22 +82,40 @@ export async function outcomeOf(
 ): Promise<string> {
   const FLASHBUN_EMULATOR = `order=${order},sms=${sms},threads=1,timeout=2`;
   const env = { FLASHBUN_LIBCUDA: emulatedLibrary, FLASHBUN_EMULATOR };
-  const { code, signal, stdout, stderr } = await ended(script, job, env, patienceMs);
-  if (code === 0) return stdout;
-  if (signal !== null) return `stopped by ${signal}`;
-  return /^\w*rror: .*$/m.exec(stderr)?.[0] ?? stderr;
+  const end = await ended(script, job, env, patienceMs);
+  return end.code === 0 ? end.stdout : failureOf(end);
 }
 
-/** What the race detector reports of such a process; "": nothing. */
-export async function racesOf(script: string, job: object, sms: number): Promise<string> {
+/** How such a process ends under the race detector. */
+export interface Watched {
+  /** What the detector reports; "": nothing. */
+  readonly report: string;
+  /** Why the process failed, as outcomeOf says; "": it did not. A report makes it fail, too. */
+  readonly failure: string;
+}
+
+export async function watch(script: string, job: object, sms: number): Promise<Watched> {
   const folder = mkdtempSync(join(tmpdir(), "flashbun-races-"));
   try {
     const env = watchedIn(folder, `order=greedy,sms=${sms},threads=1,timeout=60`);
-    await ended(script, job, env, 10 * patienceMs);
-    return reportsIn(folder);
+    const end = await ended(script, job, env, 10 * patienceMs);
+    return { report: reportsIn(folder), failure: end.code === 0 ? "" : failureOf(end) };
   } finally {
     rmSync(folder, { recursive: true });
   }
+}
+
+/** How a child process ended. */
+interface End {
+  readonly code: number;
+  readonly signal: string | number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+function failureOf({ signal, stderr }: End): string {
+  if (signal !== null) return `stopped by ${signal}`;
+  return /^\w*rror: .*$/m.exec(stderr)?.[0] ?? stderr;
 }
 
 async function ended(
@@ -105,7 +123,7 @@ async function ended(
   job: object,
   env: Readonly<Record<string, string>>,
   timeout: number,
-) {
+): Promise<End> {
   const child = Bun.spawn([process.execPath, join(import.meta.dir, script), JSON.stringify(job)], {
     env: { ...process.env, ...env },
     stdout: "pipe",
