@@ -235,6 +235,7 @@ const fp8: Row[] = xqa.flatMap(([batch, times]) =>
 const other: Row[] = [
   { batch: 64, heads: grouped, keys: 4096, dim: 64 },
   { batch: 64, heads: [64, 1], keys: 4096 },
+  { batch: 16, heads: [32, 4], keys: 4096, dim: 512 },
   { batch: 64, heads: grouped, keys: 4096, rope: true, targets: [] },
   { batch: 4, heads: grouped, keys: 8192 },
   ...[2, 4, 8].map((queries): Row => ({ batch: 64, heads: grouped, keys: 4096, queries })),

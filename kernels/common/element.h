@@ -45,11 +45,10 @@ template <int type> FB_DEVICE void widen_8(const void* source, float (&x)[8]) {
     }
 }
 
-// Eight neighbours in shared memory as another type that holds them exactly.
-template <int from, int to> FB_DEVICE uint4 convert_8(uint32_t address) {
-    if constexpr (from == to) return load_shared_16(address);
+// Eight neighbours, of 8 bits in the first two words, as another type that holds them exactly.
+template <int from, int to> FB_DEVICE uint4 convert_8(const uint4& raw) {
+    if constexpr (from == to) return raw;
     else {
-        const uint2 raw = load_shared_8(address);
         const uint32_t words[2] = {raw.x, raw.y};
         uint32_t pairs[4];
         FB_UNROLL

@@ -178,6 +178,7 @@ function changing(long: Partial<Case>): [string, Partial<Case>][] {
   const turning = { dim: 128, interleaved: false, theta: 1e4 };
   const yarn = { kind: "yarn", factor: 4, originalPositions: 64, attentionFactor: 1.5 } as const;
   const fp8 = { kvDtype: "f8e4m3", pageSize: 16 } as const;
+  const gathered256 = { ...fp8, headDim: 256, pageSize: 5, dtype: "f16" } as const;
   return [
     ["fp8 keys", { kvDtype: "f8e4m3", pageSize: 16 }],
     ["fp8 keys, ragged, not causal", { kvDtype: "f8e4m3", causal: false, scales: "head" }],
@@ -198,6 +199,10 @@ function changing(long: Partial<Case>): [string, Partial<Case>][] {
     ["rope, keys of 192", { ...fp8, rope: turning, headDim: 192, valueDim: 128, kvDtype: "bf16" }],
     ["rope, dim 192", { rope: turning, headDim: 192, pageSize: 16 }],
     ["fp8 keys of 192", { ...fp8, headDim: 192, scales: "token" }],
+    ["fp8 keys of 256", { ...fp8, headDim: 256, scales: "token" }],
+    ["fp8 keys of 256, gathered, a soft cap", { ...gathered256, softCap: 20, alibi: true }],
+    ["rope, dim 256", { rope: { ...turning, dim: 256 }, headDim: 256, pageSize: 16 }],
+    ["rope, fp8 keys of 256", { ...fp8, rope: turning, headDim: 256, windowLeft: 100 }],
     ["rope, fp8 keys of 192, a soft cap", { ...fp8, rope: turning, headDim: 192, softCap: 20 }],
     ["rope, fp8 keys, a window", { ...fp8, rope: turning, windowLeft: 100 }],
     ["rope in f16, split rows", { ...long, rope: { ...turning, dim: 64 }, dtype: "f16" }],

@@ -9,6 +9,13 @@
 
 constexpr int changing_barrier = 2; // of the warps that change
 
+// Eight neighbours of keys or values in shared memory; of 8 bits in the first two words.
+FB_DEVICE uint4 load_raw_8(uint32_t address) {
+    if constexpr (value_bytes == 2) return load_shared_16(address);
+    const uint2 raw = load_shared_8(address);
+    return make_uint4(raw.x, raw.y, 0, 0);
+}
+
 struct Changer {
     const Block& b;
     Turn<FB_STAGES> keys;
@@ -16,22 +23,50 @@ struct Changer {
 
     static FB_DEVICE int own() { return thread_now() % 128; }
 
-    // Eight elements of a raw row, changed and rounded once; by whole warps.
+    // Eight elements of a raw row that a hook sees, rounded once; by whole warps.
     template <class Side>
     FB_DEVICE uint4 change(const Task& task, const unsigned char* row, int chunk, bool kept,
                            const Notes& notes, int i) const {
-        if constexpr (!Side::hooked) {
-            if (!kept) return make_uint4(0, 0, 0, 0);
-            return convert_8<FB_KV_TYPE, FB_Q_TYPE>(shared_address(row + chunk * 8 * value_bytes));
-        } else {
-            Vector<Side::dim, row_lanes(Side::dim / 8), FB_KV_TYPE> v = {row, chunk * 8};
-            v.load();
-            Side::change(b.attention(), {notes.position[i], notes.slot[i], task.record.kv_head}, v);
-            return kept ? round_8<FB_Q_TYPE>(v.x) : make_uint4(0, 0, 0, 0);
+        Vector<Side::dim, row_lanes(Side::dim / 8), FB_KV_TYPE> v = {row, chunk * 8};
+        v.load();
+        Side::change(b.attention(), {notes.position[i], notes.slot[i], task.record.kv_head}, v);
+        return kept ? round_8<FB_Q_TYPE>(v.x) : make_uint4(0, 0, 0, 0);
+    }
+
+    // From raw rows to panels, as another type: some pieces at a time, without a branch between, so
+    // that one does not wait for another.
+    template <class Side> FB_DEVICE void widen_rows(const Task& task, int tile, int stage) const {
+        constexpr int chunks = Side::dim / 8;
+        constexpr int total = FB_KV_TILE * chunks;
+        constexpr int together = 4;
+        const int32_t first = task.start + tile * FB_KV_TILE;
+        const int32_t low = task.record.kv_start - first;
+        const int32_t high = task.record.kv_end - first;
+        const uint32_t rows = shared_address(Side::raw_tile(b, stage));
+        const uint32_t target = shared_address(Side::tile(b, stage));
+        FB_NO_UNROLL
+        for (int begin = own(); begin < total; begin += 128 * together) {
+            uint4 raw[together];
+            FB_UNROLL
+            for (int i = 0; i < together; i++) {
+                const int item = min(begin + 128 * i, total - 1);
+                raw[i] = load_raw_8(rows + item * (8 * value_bytes));
+            }
+            FB_UNROLL
+            for (int i = 0; i < together; i++) {
+                const int item = begin + 128 * i;
+                const int row = item / chunks;
+                const uint32_t kept = row >= low && row < high ? ~0u : 0;
+                const uint4 x = convert_8<FB_KV_TYPE, FB_Q_TYPE>(raw[i]);
+                if (total % (128 * together) == 0 || item < total)
+                    store_shared_16(
+                        target + InPanels<FB_KV_TILE * panel_row>::at(row, item % chunks),
+                        make_uint4(x.x & kept, x.y & kept, x.z & kept, x.w & kept));
+            }
         }
     }
 
-    // From raw rows to panels.
+    // The same by a hook.
     template <class Side>
     FB_DEVICE void change_rows(const Task& task, int tile, int stage, const Notes& notes) const {
         constexpr int chunks = Side::dim / 8;
@@ -117,7 +152,8 @@ struct Changer {
         wait(Side::landed(b, stage), at.parity());
         if constexpr (Side::raw) {
             wait(Side::empty(b, stage), at.parity() ^ 1);
-            change_rows<Side>(task, tile, stage, *notes);
+            if constexpr (Side::hooked) change_rows<Side>(task, tile, stage, *notes);
+            else widen_rows<Side>(task, tile, stage);
         }
         if constexpr (Side::turns) {
             using Panels = InPanels<FB_KV_TILE * panel_row>;

@@ -55,16 +55,24 @@ struct Compute : Scoring {
         settle_sums();
         wait_values();
         const uint64_t v = operand(value_tile(), tile_panel);
-        wgmma_tie(sums);
+        tie_sums();
         wgmma_fence();
         FB_UNROLL
         for (int k = 0; k < value_steps; k++) {
             // Transposed values are one panel, others have a row for each key.
             const int step = fp8_products ? k * 32 : k * 16 * panel_row;
-            FB_VALUES(sums, probabilities[k], v + (step >> 4), k > 0 || !fresh);
+            FB_UNROLL
+            for (int part = 0; part < sum_parts; part++)
+                FB_VALUES(part_of(sums, part), probabilities[k],
+                          v + ((part * sum_part_bytes + step) >> 4), k > 0 || !fresh);
         }
         wgmma_commit();
         fresh = false;
+    }
+
+    FB_DEVICE void tie_sums() {
+        FB_UNROLL
+        for (int part = 0; part < sum_parts; part++) wgmma_tie(part_of(sums, part));
     }
 
     FB_DEVICE void settle_sums() {
@@ -228,7 +236,7 @@ struct Compute : Scoring {
         // softmax.
         if (tile > reach.begin) wait_keys();
         wgmma_wait<0>();
-        wgmma_tie(sums);
+        tie_sums();
         wgmma_tie(s);
         release_values();
         pack();
@@ -255,7 +263,7 @@ struct Compute : Scoring {
     FB_DEVICE void end(const Reach& reach) {
         issue_values();
         wgmma_wait<0>();
-        wgmma_tie(sums);
+        tie_sums();
         release_values();
         pass(reach.begin);
     }
@@ -287,7 +295,7 @@ struct Compute : Scoring {
         wgmma_tie(s);
         if (reach.end - 1 > reach.begin) wait_keys();
         wgmma_wait<0>();
-        wgmma_tie(sums);
+        tie_sums();
         wgmma_tie(s);
         release_values();
         FB_NO_UNROLL

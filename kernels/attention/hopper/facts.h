@@ -356,8 +356,9 @@ FB_DEVICE void init_barriers(Shared& memory) {
 
 // ---- products
 
-// Columns of one product with values.
-#if FB_VALUE_GROUPS > 0
+// Columns of one product with values: 256 would need more registers than a thread of 512 has at the
+// kernel's entry.
+#if FB_VALUE_GROUPS > 0 || (FB_THREADS == 512 && FB_VALUE_DIM == 256)
 #define FB_SUM_COLUMNS 128
 #else
 #define FB_SUM_COLUMNS FB_VALUE_DIM

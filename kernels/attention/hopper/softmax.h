@@ -6,6 +6,16 @@
 using Scores = float[FB_KV_TILE / 2];
 using Sums = float[own_columns / 2];
 
+// Those of one product.
+constexpr int sum_columns = FB_SUM_COLUMNS;
+constexpr int sum_parts = own_columns / sum_columns;
+constexpr int sum_part_bytes = sum_columns / panel_columns * tile_panel; // of values
+static_assert(own_columns % sum_columns == 0, "whole products");
+using SumPart = float[sum_columns / 2];
+FB_DEVICE SumPart& part_of(Sums& sums, int part) {
+    return reinterpret_cast<SumPart&>(sums[part * (sum_columns / 2)]);
+}
+
 // Of a thread's two rows.
 struct RowState {
     float top[2]; // the reference of exponents, as the product gave it; -inf: no key so far

@@ -3,16 +3,11 @@
 #include "store.h"
 #include "take.h"
 
-// Columns of a product: 256 would need more registers than a thread has at the kernel's entry.
-constexpr int sum_columns = FB_SUM_COLUMNS;
-constexpr int sum_parts = own_columns / sum_columns;
-static_assert(own_columns % sum_columns == 0, "whole products");
-
 struct Multiply : Taker {
     Turn<weight_slots> weights;
     Turn<1> ends;
     const int first; // of the columns that the warpgroup has
-    float sums[sum_parts][sum_columns / 2];
+    Sums sums;
 
     FB_DEVICE explicit Multiply(const Block& block)
         : Taker(block), first(uniform(thread_now() / 128 - first_computing - 1) * own_columns) {}
@@ -54,14 +49,12 @@ struct Multiply : Taker {
         const float by[2] = {keep[own()], keep[own() + 8]};
         if (!__any_sync(0xffffffffu, by[0] != 1 || by[1] != 1)) return;
         FB_UNROLL
-        for (int i = 0; i < own_columns / 2; i++)
-            sums[i / (sum_columns / 2)][i % (sum_columns / 2)] *= by[i / 2 % 2];
+        for (int i = 0; i < own_columns / 2; i++) sums[i] *= by[i / 2 % 2];
     }
 
     FB_DEVICE void clear_sums() {
         FB_UNROLL
-        for (int i = 0; i < own_columns / 2; i++)
-            sums[i / (sum_columns / 2)][i % (sum_columns / 2)] = 0;
+        for (int i = 0; i < own_columns / 2; i++) sums[i] = 0;
     }
 
     FB_DEVICE void take_tile(const Task& task, bool fresh, bool last) {
@@ -73,22 +66,20 @@ struct Multiply : Taker {
             operand(shared_address(passed().panel) + uint32_t(weights.slot() * weight_bytes));
         const uint64_t v = operand(own_values(), tile_panel);
         FB_UNROLL
-        for (int part = 0; part < sum_parts; part++) wgmma_tie(sums[part]);
+        for (int part = 0; part < sum_parts; part++) wgmma_tie(part_of(sums, part));
         wgmma_fence();
         FB_UNROLL
         for (int k = 0; k < value_steps; k++) {
             FB_UNROLL
             for (int part = 0; part < sum_parts; part++)
-                FB_SHARED_VALUES(sums[part], p + (k * 32 >> 4),
-                                 v + ((part * (sum_columns / panel_columns) * tile_panel +
-                                       k * 16 * panel_row) >>
-                                      4),
+                FB_SHARED_VALUES(part_of(sums, part), p + (k * 32 >> 4),
+                                 v + ((part * sum_part_bytes + k * 16 * panel_row) >> 4),
                                  k > 0 || !fresh);
         }
         wgmma_commit();
         wgmma_wait<0>();
         FB_UNROLL
-        for (int part = 0; part < sum_parts; part++) wgmma_tie(sums[part]);
+        for (int part = 0; part < sum_parts; part++) wgmma_tie(part_of(sums, part));
         release_values();
         arrive_warp(passed().empty[weights.slot()]);
         weights.advance();
@@ -124,8 +115,7 @@ struct Multiply : Taker {
         pass(begin);
         if (begin == end) clear_sums();
         const RowSums done = take_ends();
-        const auto& all = reinterpret_cast<const Sums&>(sums);
-        const uint32_t wrong = store(b, task, own(), first, done, all);
+        const uint32_t wrong = store(b, task, own(), first, done, sums);
         if (!__any_sync(0xffffffffu, wrong != 0)) return;
         attend_wrong<2>(b.attention(), task.record, task.source.by_page, wrong,
                         {first, own_columns / 8}, first == 0, [](int h) { return own() + 8 * h; });

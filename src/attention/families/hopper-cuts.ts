@@ -61,10 +61,7 @@ export function pairedCut(cut: Cut): Cut | undefined {
   return { ...cut, groups: 1, cluster: 1, kvTile: 64, stages: 2 };
 }
 
-/**
- * The same where keys, or keys and values, are changed on their way: raw tiles take memory, too,
- * and a block of four warpgroups has no registers for products of 256 columns.
- */
+/** The same where keys, or keys and values, are changed on their way: raw tiles take memory. */
 export const changingCuts: readonly Cut[] = [
   cutOf(64, 64, 128, 2, 1, false),
   cutOf(64, 64, 96, 2, 1, false),
@@ -77,6 +74,8 @@ export const changingCuts: readonly Cut[] = [
   cutOf(192, 128, 48, 2, 1, false),
   cutOf(192, 192, 64, 2, 1, false),
   cutOf(192, 192, 48, 2, 1, false),
+  cutOf(256, 256, 48, 2, 1, false),
+  cutOf(256, 256, 32, 2, 1, false),
 ];
 
 /** The same where keys turn in their place, by a fourth warpgroup. */
@@ -91,6 +90,8 @@ export const turningCuts: readonly Cut[] = [
   cutOf(192, 192, 96, 2, 1, false),
   cutOf(192, 192, 80, 2, 1, false),
   cutOf(192, 192, 64, 2, 1, false),
+  cutOf(256, 256, 48, 3, 1, false),
+  cutOf(256, 256, 48, 2, 1, false),
 ];
 
 /** The same of fp8 products: rows of 128 bytes are one panel. */
