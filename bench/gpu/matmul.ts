@@ -1,4 +1,4 @@
-import { openCublasLt } from "../../src/device/cublaslt.ts";
+import { cublasLtVariable, openCublasLt } from "../../src/device/cublaslt.ts";
 import { type DType, matmul, type MatmulOptions, Tensor, Weight } from "../../src/index.ts";
 import {
   bareRow,
@@ -109,7 +109,7 @@ async function cublasLtMs(
 ): Promise<number | undefined> {
   const { emulated, driverVersion } = bench.device.properties;
   // An emulated GPU is not what a library of NVIDIA's would find.
-  const isWanted = emulated === 0 || process.env["FLASHBUN_CUBLASLT"];
+  const isWanted = emulated === 0 || process.env[cublasLtVariable];
   if (!isWanted || (kind !== "bf16" && kind !== "f8e4m3")) return undefined;
   if (typeof openCublasLt(Math.floor(driverVersion / 1000)) === "string") return undefined;
   // Its kernels are loaded, and its algorithm is chosen, by the first of a shape.

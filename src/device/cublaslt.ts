@@ -12,6 +12,9 @@ export interface CublasLt {
   readonly version: string;
 }
 
+/** Names the file of it, in place of a search. */
+export const cublasLtVariable = "FLASHBUN_CUBLASLT";
+
 const majors = [13, 12];
 const versionOut = new Int32Array(new ArrayBuffer(4));
 let opened: CublasLt | undefined;
@@ -22,7 +25,7 @@ let opened: CublasLt | undefined;
  */
 export function findCublasLt(cudaMajor: number): LibrarySearch {
   const fits = majors.filter((major) => major <= cudaMajor);
-  return searchLibrary("FLASHBUN_CUBLASLT", process.env["FLASHBUN_CUBLASLT"], () =>
+  return searchLibrary(cublasLtVariable, process.env[cublasLtVariable], () =>
     fits.flatMap((major) =>
       cudaFolders(`{cu${major},cublas}/lib`).map((folder) =>
         join(folder, `libcublasLt.so.${major}`),

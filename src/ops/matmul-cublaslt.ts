@@ -1,4 +1,4 @@
-import { openCublasLt } from "../device/cublaslt.ts";
+import { cublasLtVariable, openCublasLt } from "../device/cublaslt.ts";
 import { GrowingBuffer } from "../device/ring.ts";
 import type { Stream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
@@ -37,11 +37,17 @@ export function requireCublasLt(
   if (groups !== undefined) throw refusal("groups", groups, "left out, as are experts,");
   requireOperands(x, weight, options);
   requireAdded(x, options, outDtype);
-  const major = Math.floor(device.properties.driverVersion / 1000);
+  const { emulated, driverVersion } = device.properties;
+  // NVIDIA's own would look for a GPU of NVIDIA's.
+  if (emulated !== 0 && !process.env[cublasLtVariable]) {
+    const allowed = `"flashbun" on ${device.label}, which is emulated`;
+    throw new OptionError("backend", backend, allowed, leaveOut);
+  }
+  const major = Math.floor(driverVersion / 1000);
   const library = openCublasLt(major);
   if (typeof library === "object") return;
   const pip = major < 13 ? "nvidia-cublas-cu12" : "nvidia-cublas";
-  const fix = `pip install ${pip}, set FLASHBUN_CUBLASLT to its path, or leave it out.`;
+  const fix = `pip install ${pip}, set ${cublasLtVariable} to its path, or leave it out.`;
   throw new OptionError("backend", backend, `"flashbun", as ${library}`, fix);
 }
 

@@ -423,7 +423,16 @@ describe.skipIf(!isFake)("the search for cuBLASLt", () => {
 
   test("takes the file that the variable names, or one of the usual places", async () => {
     expect(await says({ FLASHBUN_CUBLASLT: path })).toBe("6");
-    expect(await says({ LD_LIBRARY_PATH: folder })).toBe("6");
+    const module = join(root, "src/device/cublaslt.ts");
+    const print = `import { findCublasLt } from "${module}"; console.log(findCublasLt(13).path);`;
+    const env = { FLASHBUN_CUBLASLT: undefined, LD_LIBRARY_PATH: folder };
+    expect((await runBun(["-e", print], { env })).stdout.trim()).toBe(path);
+  });
+
+  test("an emulated GPU takes none that it was not told of", async () => {
+    expect(await says({ LD_LIBRARY_PATH: folder })).toMatch(
+      /^OPTION backend must be "flashbun" on .*cuda:0.*, which is emulated \(got "cublaslt"\)\. Fix: /,
+    );
   });
 
   test("says why there is none, and what to do", async () => {
