@@ -35,10 +35,11 @@ template <int first_rows_, int second_rows_, int stages_> struct Ring {
     uint64_t full[stages];
     uint64_t empty[stages]; // in all blocks that load this one
 
-    // By one thread; so many warps multiply a stage, in all blocks that it is loaded by.
-    FB_DEVICE void init(uint32_t warps) {
+    // By one thread; so many warps multiply a stage, in all blocks that it is loaded by, and so many
+    // copy rows to it beside bulk copies.
+    FB_DEVICE void init(uint32_t warps, uint32_t copying = 0) {
         for (int i = 0; i < stages; i++) {
-            mbarrier_init(shared_address(&full[i]), 1);
+            mbarrier_init(shared_address(&full[i]), 1 + copying);
             mbarrier_init(shared_address(&empty[i]), warps);
         }
     }
@@ -59,11 +60,15 @@ template <class R> struct Turn {
 
 // ---- load
 
+template <class R> FB_DEVICE void wait_empty(R& ring, const Turn<R>& turn) {
+    mbarrier_wait(shared_address(&ring.empty[turn.stage]), turn.parity ^ 1);
+}
+
 // Waits until a stage is free and says which bytes come, by one thread; returns their barrier.
 template <class R>
 FB_DEVICE uint32_t begin_stage(R& ring, const Turn<R>& turn,
                                uint32_t bytes = R::first_bytes + R::second_bytes) {
-    mbarrier_wait(shared_address(&ring.empty[turn.stage]), turn.parity ^ 1);
+    wait_empty(ring, turn);
     const uint32_t full = shared_address(&ring.full[turn.stage]);
     mbarrier_arrive_expect(full, bytes);
     return full;

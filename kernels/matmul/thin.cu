@@ -2,6 +2,7 @@
 // draws it.
 #include "../ptx/base.h"
 #include "../params/matmul.h"
+#include "gather.h"
 #include "thin.h"
 
 // ---- facts
@@ -121,6 +122,38 @@ FB_DEVICE void load_thin(const fb_matmul_map_params& maps, typename S::R& ring) 
             tensor_load(shared_address(ring.second[turn.stage]), &maps.x, full, {k, item.row});
             turn.advance();
         }
+    }
+}
+
+// The same of rows that out names.
+template <int type, class S>
+FB_DEVICE void gather_thin(const fb_matmul_map_params& maps, typename S::R& ring) {
+    using I = Item<S::outputs>;
+    const fb_matmul_params& p = maps.product;
+    const Part part(p.inputs, step_of<type>);
+    const int32_t count = I::count(p, S::tokens), size = int32_t(cluster_size());
+    pdl_wait();
+    pdl_launch_dependents();
+    Turn<typename S::R> turn;
+    Landing<typename S::R> landing;
+    FB_NO_UNROLL
+    for (int32_t i = blockIdx.x / size; i < count; i += gridDim.x / size) {
+        const I item(p, S::tokens, i);
+        if (item.row >= item.end) continue;
+        const WeightRows<S> weight(p, item);
+        const GatheredRows<type, S::tokens, 1> rows(p, item, item.row);
+        FB_NO_UNROLL
+        for (int32_t k = part.begin; k < part.end; k += step_of<type>) {
+            wait_empty(ring, turn);
+            if (threadIdx.x % 32 == 0) {
+                const uint32_t full = begin_stage(ring, turn, S::R::first_bytes);
+                weight.load(maps.weight, ring, turn.stage, full, k);
+            }
+            rows.copy(p, shared_address(ring.second[turn.stage]), k);
+            landing.add(ring);
+            turn.advance();
+        }
+        landing.finish(ring);
     }
 }
 
@@ -257,7 +290,9 @@ FB_DEVICE void run_thin(const fb_matmul_params& p, typename S::Shared& shared) {
 
 template <int type, class S>
 FB_DEVICE void split_roles(const fb_matmul_map_params& maps, typename S::Shared& shared) {
-    if (uniform(threadIdx.x / 32) == S::warps) load_thin<type, S>(maps, shared.ring);
+    const bool loads = uniform(threadIdx.x / 32) == S::warps;
+    if (loads && maps.product.rows != 0) gather_thin<type, S>(maps, shared.ring);
+    else if (loads) load_thin<type, S>(maps, shared.ring);
     else run_thin<type, S>(maps.product, shared);
 }
 

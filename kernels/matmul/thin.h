@@ -150,7 +150,7 @@ FB_DEVICE void begin_thin(const fb_matmul_map_params& maps, typename S::Shared& 
     if (threadIdx.x == 0) {
         tensor_prefetch(&maps.x);
         tensor_prefetch(&maps.weight);
-        shared.ring.init(S::warps);
+        shared.ring.init(S::warps, maps.product.rows != 0);
         mbarrier_init(shared_address(&shared.landed), S::warps * cluster_size());
         mbarrier_init(shared_address(&shared.taken), S::warps * cluster_size());
         fence_mbarrier_init();

@@ -8,6 +8,7 @@
 #include "../params/matmul.h"
 #include "../common/element.h"
 #include "../ptx/pdl.h"
+#include "gather.h"
 #include "item.h"
 #include "ring.h"
 #include "scales.h"
@@ -28,9 +29,10 @@ constexpr int cluster_rows = wide_cluster * block_rows;
 constexpr int band_blocks = 8;
 
 // A warpgroup loads, two multiply: 168 registers of each thread are what there is.
-constexpr int loading_registers = 40;
+constexpr int loading_registers = 48;
 constexpr int multiplying_registers = 232;
-static_assert(wide_threads == 32 * (4 + multiplying_warps), "the roles of its warps");
+constexpr int loading_warps = 4;
+static_assert(wide_threads == 32 * (loading_warps + multiplying_warps), "the roles of its warps");
 
 using WideRing = Ring<block_rows, wide_outputs, 4>;
 using WideItem = Item<wide_outputs>;
@@ -56,10 +58,30 @@ FB_WGMMA_FP8(e4m3, 128)
 
 // ---- load
 
+// The rows of the weight that a block loads for all of its cluster, and where they go in a stage.
+struct WideHalf {
+    int32_t first; // of the weight
+    uint32_t place;
+
+    FB_DEVICE WideHalf(const fb_matmul_params& p, const WideItem& item) {
+        const int32_t rank = int32_t(cluster_rank()), half = wide_outputs / wide_cluster;
+        // The second half of a gated tile goes through the gates of the first.
+        first = item.output + (p.gated ? item.first_of(p, rank != 0)
+                                       : item.first_of(p, false) + rank * half);
+        place = uint32_t(rank * half * span);
+    }
+
+    FB_DEVICE void load(const fb_tensor_map& map, WideRing& ring, int stage, uint32_t full,
+                        int32_t k) const {
+        const uint32_t weight = shared_address(ring.second[stage]);
+        tensor_load_multicast(weight + place, &map, full, {k, first},
+                              uint16_t((1 << wide_cluster) - 1));
+    }
+};
+
 // By a whole warp, of which one lane loads.
 template <int type> FB_DEVICE void load_wide(const fb_matmul_map_params& maps, WideRing& ring) {
     const fb_matmul_params& p = maps.product;
-    const int32_t rank = int32_t(cluster_rank());
     const int32_t count = WideItem::count(p, cluster_rows);
     const bool leads = threadIdx.x % 32 == 0;
     Turn<WideRing> turn;
@@ -67,20 +89,43 @@ template <int type> FB_DEVICE void load_wide(const fb_matmul_map_params& maps, W
     for (int32_t i = blockIdx.x / wide_cluster; i < count; i += gridDim.x / wide_cluster) {
         const WideItem item(p, cluster_rows, i, band_blocks);
         if (item.row >= item.end) continue;
-        const int32_t row = item.row + rank * block_rows;
-        // The second half of a gated tile goes through the gates of the first.
-        const int32_t half = wide_outputs / wide_cluster;
-        const int32_t weight_row = item.output + (p.gated ? item.first_of(p, rank != 0)
-                                                          : item.first_of(p, false) + rank * half);
+        const int32_t row = item.row + int32_t(cluster_rank()) * block_rows;
+        const WideHalf weight(p, item);
         FB_NO_UNROLL
         for (int32_t k = 0; leads && k < p.inputs; k += step_of<type>) {
             const uint32_t full = begin_stage(ring, turn);
             tensor_load(shared_address(ring.first[turn.stage]), &maps.x, full, {k, row});
-            const uint32_t weight = shared_address(ring.second[turn.stage]);
-            tensor_load_multicast(weight + rank * half * span, &maps.weight, full, {k, weight_row},
-                                  uint16_t((1 << wide_cluster) - 1));
+            weight.load(maps.weight, ring, turn.stage, full, k);
             turn.advance();
         }
+    }
+}
+
+// The same of rows that out names, by all warps that load.
+template <int type> FB_DEVICE void gather_wide(const fb_matmul_map_params& maps, WideRing& ring) {
+    const fb_matmul_params& p = maps.product;
+    const int32_t count = WideItem::count(p, cluster_rows);
+    Turn<WideRing> turn;
+    Landing<WideRing> landing;
+    FB_NO_UNROLL
+    for (int32_t i = blockIdx.x / wide_cluster; i < count; i += gridDim.x / wide_cluster) {
+        const WideItem item(p, cluster_rows, i, band_blocks);
+        if (item.row >= item.end) continue;
+        const int32_t row = item.row + int32_t(cluster_rank()) * block_rows;
+        const GatheredRows<type, block_rows, loading_warps> rows(p, item, row);
+        const WideHalf weight(p, item);
+        FB_NO_UNROLL
+        for (int32_t k = 0; k < p.inputs; k += step_of<type>) {
+            wait_empty(ring, turn);
+            if (threadIdx.x == 0) {
+                const uint32_t full = begin_stage(ring, turn, WideRing::second_bytes);
+                weight.load(maps.weight, ring, turn.stage, full, k);
+            }
+            rows.copy(p, shared_address(ring.first[turn.stage]), k);
+            landing.add(ring);
+            turn.advance();
+        }
+        landing.finish(ring);
     }
 }
 
@@ -360,7 +405,7 @@ FB_DEVICE void start_wide(const fb_matmul_map_params& maps, unsigned char* memor
     if (threadIdx.x == 0) {
         tensor_prefetch(&maps.x);
         tensor_prefetch(&maps.weight);
-        ring.init(multiplying_warps * wide_cluster);
+        ring.init(multiplying_warps * wide_cluster, maps.product.rows != 0 ? loading_warps : 0);
         fence_mbarrier_init();
     }
     cluster_sync();
@@ -369,7 +414,10 @@ FB_DEVICE void start_wide(const fb_matmul_map_params& maps, unsigned char* memor
     const int group = uniform(threadIdx.x / 128) - 1;
     if (group < 0) {
         registers_decrease<loading_registers>();
-        if (uniform(threadIdx.x / 32) == 0) load_wide<type>(maps, ring);
+        // Of fp8 all registers are taken: rows that out names go to kernels of few rows.
+        const bool gathers = type != FB_F8E4M3 && maps.product.rows != 0;
+        if (gathers) gather_wide<type>(maps, ring);
+        else if (uniform(threadIdx.x / 32) == 0) load_wide<type>(maps, ring);
     } else {
         registers_increase<multiplying_registers>();
         run_wide<type>(maps.product, shared, group);

@@ -72,6 +72,7 @@ import matmul_any_cu from "../../kernels/matmul/any.cu" with { type: "text" };
 import matmul_coded_cu from "../../kernels/matmul/coded.cu" with { type: "text" };
 import matmul_codes_h from "../../kernels/matmul/codes.h" with { type: "text" };
 import matmul_few_cu from "../../kernels/matmul/few.cu" with { type: "text" };
+import matmul_gather_h from "../../kernels/matmul/gather.h" with { type: "text" };
 import matmul_item_h from "../../kernels/matmul/item.h" with { type: "text" };
 import matmul_ring_h from "../../kernels/matmul/ring.h" with { type: "text" };
 import matmul_scales_h from "../../kernels/matmul/scales.h" with { type: "text" };
@@ -229,6 +230,7 @@ export const sources: Readonly<Record<string, string>> = {
   "matmul/coded.cu": matmul_coded_cu,
   "matmul/codes.h": matmul_codes_h,
   "matmul/few.cu": matmul_few_cu,
+  "matmul/gather.h": matmul_gather_h,
   "matmul/item.h": matmul_item_h,
   "matmul/ring.h": matmul_ring_h,
   "matmul/scales.h": matmul_scales_h,

@@ -44,11 +44,11 @@ const thinCost = 1.3;
 /** The kernel of compute capability 9.0 for a product; undefined: others have to take it. */
 export function hopperKernel(x: Tensor, weight: Weight, wanted: Wanted): MatmulKernel | undefined {
   const { kind, properties } = x.device;
-  if (kind === "cpu" || wanted.invariant || wanted.gathers) return undefined;
+  if (kind === "cpu" || wanted.invariant) return undefined;
   if (properties.computeMajor !== 9 || properties.computeMinor !== 0) return undefined;
   if (!bulkReaches(x) || !bulkReaches(weight.scheme.values)) return undefined;
   const bytes = operandBytes(x, weight);
-  if (bytes === undefined) return codedKernel(x, weight, wanted);
+  if (bytes === undefined) return wanted.gathers ? undefined : codedKernel(x, weight, wanted);
   // A block of scales would end within a tile.
   if (bytes === 1 && wanted.gated && wanted.columns % 64 !== 0) return undefined;
   return wgmmaKernel(x, weight, wanted, bytes);
@@ -67,7 +67,9 @@ function wgmmaKernel(x: Tensor, weight: Weight, wanted: Wanted, bytes: 1 | 2): M
   const size = (row.tokens * row.outputs) / 128 ** 2;
   const thinTime = (Math.ceil((items * split) / processors) * thinCost * size) / split;
   const type = bytes === 1 ? "e4m3" : x.dtype;
-  if (each > 64 && wideTime <= thinTime) {
+  // Of fp8 the kernel of many rows takes no rows that out names.
+  const isWide = each > 64 && (bytes === 2 || !wanted.gathers);
+  if (isWide && wideTime <= thinTime) {
     const boxes = { x: wideRows / 2, weight: wideOutputs / 2 };
     return { name: `matmul_wide_${type}`, itemRows: wideRows, boxes };
   }

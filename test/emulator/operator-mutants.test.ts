@@ -14,11 +14,13 @@ const kernels = [
   "matmul_32",
   "matmul_128",
   "matmul_thin_8_x1",
+  "matmul_thin_16_x1",
   "matmul_thin_32_x4",
   "matmul_thin_64_x2",
   "matmul_thin_e4m3_32_x2",
   "matmul_coded_bf16_u8_8_x2",
   "matmul_wide_bf16",
+  "matmul_wide_f16",
   "matmul_wide_e4m3",
   "moe_route",
   "argmax_long",
@@ -56,7 +58,10 @@ const harmless: Record<string, string> = {
     "what a histogram misses makes the bound lower, and more is listed than is needed",
   "sample_cluster.cu, sample_rows_cluster: __syncthreads() #1":
     "no thread that still reads the turn is so far behind here",
-  "thin.h, begin_thin: fence_mbarrier_init() #1": "likewise",
+  "gather.h, tell: fence_proxy_async_shared() #1":
+    "it orders proxies; what lies in shared memory is there for all here",
+  "thin.h, begin_thin: fence_mbarrier_init() #1":
+    "the barrier that follows is enough here",
   "wide.cu, start_wide: fence_mbarrier_init() #1": "likewise",
   "coded.cu, multiply_coded: __syncwarp() #1":
     "lanes meet in the last product, behind all that they read",

@@ -16,6 +16,7 @@ import { logProbs, topK } from "../../src/ops/top-k.ts";
 import type { DType } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { Weight } from "../../src/tensor/weight.ts";
+import { indptrOf } from "../support/numbers.ts";
 import { seeded } from "../support/random.ts";
 
 /** What the child gets as JSON. */
@@ -110,7 +111,21 @@ function multiplied(
   return [matmul(x, Weight.dense(weight), options)];
 }
 
-/** The same of fp8, with a scale for each 128 inputs of both, or for each row. */
+/** Experts whose rows lie anywhere in x. */
+function multipliedGroups(device: Device, dtype: DType, counts: readonly number[]): Tensor[] {
+  const [inputs, outputs] = [520, 136];
+  const list = indptrOf(counts);
+  const [experts, count] = [counts.length, list.at(-1)!];
+  const normal = (shape: number[], seed: number) =>
+    Tensor.randomNormal(device, shape, dtype, { seed });
+  const starts = Tensor.from(device, list, [experts + 1], "i32");
+  const places = Array.from({ length: count }, (_, i) => ((i * 7) % 90) - 1);
+  const rows = Tensor.from(device, places, [count], "i32");
+  const weight = Weight.dense(normal([experts, outputs, inputs], 2));
+  return [matmul(normal([89, inputs], 1), weight, { groups: { starts, rows } })];
+}
+
+/** Rows and a weight of fp8, with a scale for each 128 inputs of both, or for each row. */
 function multipliedFp8(device: Device, rows: number, outputs: number, blocks = true): Tensor[] {
   const inputs = 1040;
   const codes = (count: number, seed: number) =>
@@ -173,7 +188,9 @@ const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
     ...multiplied(device, 1000),
     ...multiplied(device, 1000, { gated: true }),
   ],
-  // Likewise.
+  matmul_thin_16_x1: (device) => multipliedGroups(device, "bf16", [20, 5]),
+  matmul_wide_f16: (device) => multipliedGroups(device, "f16", [700, 500]),
+  // Steps one by one, and two at a time.
   matmul_wide_e4m3: (device) => [
     ...multipliedFp8(device, 1000, 136),
     ...multipliedFp8(device, 1000, 136, false),

@@ -160,6 +160,61 @@ describe.skipIf(gpu === undefined)(`matmul of Hopper on ${gpu?.name}`, () => {
     }
   }, 600_000);
 
+  test("rows that out names lie anywhere, or nowhere", async () => {
+    await using device = await gpu!.open(1);
+    const random = seeded(96);
+    const names = new Set<string>();
+    for (const [i, most] of [3, 11, 25, 60, 110, 1100].entries())
+      for (const dtype of ["bf16", "f16", "f8e4m3"] as const) {
+        const isFp8 = dtype === "f8e4m3";
+        const [inputs, outputs, gated] = [isFp8 ? 272 : 136, 256, i % 2 === 0];
+        const starts = indptrOf([most, 0, Math.ceil(most / 2)]);
+        const [experts, count, xRows] = [3, starts.at(-1)!, 40];
+        const columns = gated ? outputs / 2 : outputs;
+        const x = numbersOf(random, xRows * inputs, dtype);
+        // Some name none of x's rows.
+        const list = Int32Array.from({ length: count }, () => random.integer(-1, xRows));
+        const held = isFp8 ? ({ dtype, scales: "all" } as const) : ({ dtype } as Held);
+        const { weight, values } = heldWeight(device, random, held, [experts, outputs, inputs]);
+        const worths = numbersOf(random, xRows, "f32");
+        using input = Tensor.from(device, x, [xRows, inputs], dtype);
+        using scales = isFp8 ? Tensor.from(device, worths, [xRows], "f32") : undefined;
+        using begins = Tensor.from(device, starts, [experts + 1], "i32");
+        using rows = Tensor.from(device, list, [count], "i32");
+        using out = Tensor.zeros(device, [count, columns], isFp8 ? "bf16" : dtype);
+        const groups = { starts: begins, rows };
+        const run = () => matmul(input, weight, { groups, gated, scales, out });
+        names.add(launchesOf(device, run)[0]);
+        const got = out.toFloat64Array();
+        for (let e = 0; e < experts; e++) {
+          const own = list.subarray(starts[e], starts[e + 1]);
+          const gathered = Array.from(own, (row) => {
+            const there = row >= 0 && row < xRows;
+            const values = there ? x.subarray(row * inputs, (row + 1) * inputs) : [];
+            const worth = isFp8 && there ? worths[row] : 1;
+            return Array.from({ length: inputs }, (_, k) => (values[k] ?? 0) * worth);
+          });
+          const wanted = expectedProduct({
+            rows: own.length,
+            inputs,
+            outputs,
+            gated,
+            cut: isFp8,
+            x: Float64Array.from(gathered.flat()),
+            weight: values.subarray(e * outputs * inputs, (e + 1) * outputs * inputs),
+          });
+          const part = got.subarray(starts[e] * columns, starts[e + 1] * columns);
+          expectProduct(part, wanted, out.dtype, `${dtype}, ${most} rows, expert ${e}`);
+        }
+        weight[Symbol.dispose]();
+      }
+    if (device.properties.computeMajor !== 9 || !device.properties.emulated) return;
+    const kinds = [...names].map((name) => name.replace(/^matmul_(.*?)(_x\d)?$/, "$1"));
+    const tokens = ["8", "16", "32", "64"];
+    const wanted = tokens.flatMap((count) => [`thin_${count}`, `thin_e4m3_${count}`]);
+    expect(kinds).toEqual(expect.arrayContaining([...wanted, "wide_bf16", "wide_f16"]));
+  }, 600_000);
+
   test("16-bit rows and weights in codes, of each kind", async () => {
     await using device = await gpu!.open(1);
     const random = seeded(94);
