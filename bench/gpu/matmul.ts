@@ -42,6 +42,7 @@ const shapes: Product[] = [
   { kind: "f8e4m3", rows: 8192, outputs: 8192, inputs: 8192 },
   { kind: "f8e4m3", rows: 4096, outputs: 4096, inputs: 4096 },
   ...[1, 16, 64].map((rows) => ({ kind: "f8e4m3", rows, ...up }) as const),
+  ...[1, 64].map((rows) => ({ kind: "f8e4m3", rows, ...down }) as const),
   { kind: "experts", rows: 8192, outputs: 4096, inputs: 4096 },
   ...[1, 16, 64, 512].map((rows) => ({ kind: "u8", rows, ...up }) as const),
   ...[1, 16, 64, 512].map((rows) => ({ kind: "i8", rows, ...up }) as const),

@@ -35,9 +35,9 @@ const leastSteps = 4;
 const stepBytes = 128;
 /**
  * Most blocks that share a weight, of the multiprocessors. Where two fit on each and half of a
- * weight may lie in their shared memory before x is there, more are better.
+ * settled weight may lie in their shared memory before x is there, more are better.
  */
-const readersMost = { one: 0.9, two: 1.5 };
+const readersMost = { one: 0.9, two: 0.75, twoSettled: 1.5 };
 /** What a large tile of the kernel of few rows costs, beside the same work of that of many. */
 const thinCost = 1.3;
 
@@ -59,8 +59,9 @@ function wgmmaKernel(x: Tensor, weight: Weight, wanted: Wanted, bytes: 1 | 2): M
   const each = wanted.rows / (weight.experts ?? 1);
   const row = thin[bytes].find(({ tokens }) => each <= tokens) ?? thin[bytes].at(-1)!;
   const hasRoom = bytes === 2 && row.tokens <= 32;
-  const most = hasRoom ? readersMost.two : readersMost.one;
-  const { items, split } = shareOf(x, weight, wanted.rows, row, most);
+  const two = wanted.settled ? readersMost.twoSettled : readersMost.two;
+  const most = hasRoom ? two : readersMost.one;
+  const { items, split } = shareOf(x, weight, wanted.rows, row, most, hasRoom);
   const clusters = itemsOf(wanted.rows, wideRows, weight, wideOutputs);
   const pairs = Math.floor(processors / 2);
   const wideTime = (Math.ceil(clusters / pairs) * wideOutputs) / 128;
@@ -84,7 +85,7 @@ function codedKernel(x: Tensor, weight: Weight, { rows }: Wanted): MatmulKernel 
   if (inputs % stepInputs !== 0) return undefined;
   if (weight.tensors.some(({ address }) => address % 16 !== 0)) return undefined;
   const row = coded.find(({ tokens }) => rows / (weight.experts ?? 1) <= tokens) ?? coded.at(-1)!;
-  const { split } = shareOf(x, weight, rows, row, readersMost.one);
+  const { split } = shareOf(x, weight, rows, row, readersMost.one, false);
   const kind = scheme.kind === "fp8" ? "fp8" : scheme.values.dtype;
   return thinKernel(`matmul_coded_${x.dtype}_${kind}`, row, split);
 }
@@ -119,6 +120,7 @@ function shareOf(
   rows: number,
   { tokens, outputs }: Thin,
   readers: number,
+  odd: boolean,
 ) {
   const { processors } = x.device.properties;
   const items = itemsOf(rows, tokens, weight, outputs);
@@ -126,7 +128,7 @@ function shareOf(
   const steps = (values.shape.at(-1)! * dtypeBytes(values.dtype)) / stepBytes;
   const most = Math.min(mostBlocks, processors, steps / leastSteps);
   // Where blocks leave room, clusters of 3, 5, 6 or 7 come as close to `readers` as items allow.
-  const next = (split: number) => (readers > 1 ? split + 1 : 2 * split);
+  const next = (split: number) => (odd ? split + 1 : 2 * split);
   let split = 1;
   while (next(split) <= most && items * next(split) < readers * processors) split = next(split);
   return { items, split };

@@ -28,6 +28,8 @@ export interface Wanted {
   /** Rows may be rounded to whole numbers. */
   readonly roundRows: boolean;
   readonly gated: boolean;
+  /** Nothing queued writes the weight. */
+  readonly settled: boolean;
   /** Rows of out name theirs of x. */
   readonly gathers: boolean;
 }

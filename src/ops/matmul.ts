@@ -78,6 +78,7 @@ export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): 
     invariant,
     roundRows,
     gated,
+    settled,
     gathers: !!groups?.rows,
   });
   const params = chosen.boxes === undefined ? plainParams : mapParams.product;

@@ -60,8 +60,7 @@ const harmless: Record<string, string> = {
     "no thread that still reads the turn is so far behind here",
   "gather.h, tell: fence_proxy_async_shared() #1":
     "it orders proxies; what lies in shared memory is there for all here",
-  "thin.h, begin_thin: fence_mbarrier_init() #1":
-    "the barrier that follows is enough here",
+  "thin.h, begin_thin: fence_mbarrier_init() #1": "the barrier that follows is enough here",
   "wide.cu, start_wide: fence_mbarrier_init() #1": "likewise",
   "coded.cu, multiply_coded: __syncwarp() #1":
     "lanes meet in the last product, behind all that they read",

@@ -173,7 +173,7 @@ const subjects: Readonly<Record<string, (device: Device) => Tensor[]>> = {
   quantize_even_long: (device) => quantizedRows(device, 3000),
   matmul_32: (device) => multiplied(device, 20, { invariant: true }),
   matmul_128: (device) => multiplied(device, 140, { invariant: true }),
-  matmul_thin_32_x4: (device) => multiplied(device, 20, {}, [120, 1032]),
+  matmul_thin_32_x4: (device) => multiplied(device, 20, { settled: true }, [120, 1032]),
   // Sums are shared in several rounds.
   matmul_thin_64_x2: (device) => multiplied(device, 60, {}, [120, 1032]),
   // More items than blocks.
