@@ -35,8 +35,8 @@ template <int first_rows_, int second_rows_, int stages_> struct Ring {
     uint64_t full[stages];
     uint64_t empty[stages]; // in all blocks that load this one
 
-    // By one thread; so many warps multiply a stage, in all blocks that it is loaded by, and so many
-    // copy rows to it beside bulk copies.
+    // By one thread; so many warps multiply a stage, in all blocks that it is loaded by, and so
+    // many copy rows to it beside bulk copies.
     FB_DEVICE void init(uint32_t warps, uint32_t copying = 0) {
         for (int i = 0; i < stages; i++) {
             mbarrier_init(shared_address(&full[i]), 1 + copying);
