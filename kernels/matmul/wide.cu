@@ -29,8 +29,11 @@ constexpr int cluster_rows = wide_cluster * block_rows;
 constexpr int band_blocks = 8;
 
 // A warpgroup loads, two multiply: 168 registers of each thread are what there is.
-constexpr int loading_registers = 48;
-constexpr int multiplying_registers = 232;
+template <int type> constexpr int loading_registers = type == FB_F8E4M3 ? 40 : 56;
+template <int type> constexpr int multiplying_registers = type == FB_F8E4M3 ? 232 : 224;
+template <int type>
+constexpr bool is_shared_out = loading_registers<type> + 2 * multiplying_registers<type> == 3 * 168;
+static_assert(is_shared_out<FB_F8E4M3> && is_shared_out<FB_BF16>, "more would never come");
 constexpr int loading_warps = 4;
 static_assert(wide_threads == 32 * (loading_warps + multiplying_warps), "the roles of its warps");
 
@@ -413,13 +416,13 @@ FB_DEVICE void start_wide(const fb_matmul_map_params& maps, unsigned char* memor
     pdl_launch_dependents();
     const int group = uniform(threadIdx.x / 128) - 1;
     if (group < 0) {
-        registers_decrease<loading_registers>();
+        registers_decrease<loading_registers<type>>();
         // Of fp8 all registers are taken: rows that out names go to kernels of few rows.
         const bool gathers = type != FB_F8E4M3 && maps.product.rows != 0;
         if (gathers) gather_wide<type>(maps, ring);
         else if (uniform(threadIdx.x / 32) == 0) load_wide<type>(maps, ring);
     } else {
-        registers_increase<multiplying_registers>();
+        registers_increase<multiplying_registers<type>>();
         run_wide<type>(maps.product, shared, group);
     }
     cluster_sync(); // nobody leaves while the other may still load or arrive here
