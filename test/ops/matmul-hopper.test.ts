@@ -149,7 +149,9 @@ describe.skipIf(gpu === undefined)(`matmul of Hopper on ${gpu?.name}`, () => {
     using result = Tensor.empty(device, [count, outputs], "bf16");
     const run = () => matmul(input, weight, { groups: { starts: begins }, out: result });
     const [kernel] = launchesOf(device, run);
-    if (device.properties.computeMajor === 9) expect(kernel).toBe("matmul_wide_bf16");
+    // More multiprocessors take smaller tiles of so few rows.
+    const isHopper = device.properties.computeMajor === 9;
+    if (isHopper && device.processors < 100) expect(kernel).toBe("matmul_wide_bf16");
     const got = result.toFloat64Array();
     for (const [e, rows] of counts.entries()) {
       const first = starts[e];
