@@ -189,8 +189,7 @@ describe.skipIf(skipped)("an attention kernel", () => {
     // Two warps may mark one row as wrong there, by the same number.
     const racing = originals.filter(({ watched }) => watched.report !== "");
     expect(racing.map(({ name }) => name)).toEqual(["wide decode"]);
-    const failing = originals.filter(({ watched }) => watched.failure !== "");
-    expect(failing).toEqual(racing);
+    expect(originals.filter(({ watched }) => watched.failure !== "")).toEqual([]);
   }, 600_000);
 
   const title = "is wrong without any of its waits, and with loose bounds";

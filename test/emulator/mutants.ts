@@ -90,7 +90,7 @@ export async function outcomeOf(
 export interface Watched {
   /** What the detector reports; "": nothing. */
   readonly report: string;
-  /** Why the process failed, as outcomeOf says; "": it did not. A report makes it fail, too. */
+  /** Why the process failed, as outcomeOf says; "": it did not. */
   readonly failure: string;
 }
 
