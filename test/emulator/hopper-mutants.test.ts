@@ -116,8 +116,12 @@ const mlaSubjects: Record<string, Subject> = {
 
 /** Mutants that run right here, and why. */
 const harmlessHopper: Record<string, string> = {
-  "values.h, clear_tail: fence_proxy_async_shared() #1":
-    "products see ordinary writes here, and the race detector does not report these",
+  ...Object.fromEntries(
+    ["values.h", "compute.h"].map((file) => [
+      `${file}, clear_tail: fence_proxy_async_shared() #1`,
+      "products see ordinary writes here, and the race detector does not report these",
+    ]),
+  ),
   "values.h, run: __syncwarp() #1": "lanes have voted since they read the task, and meet there",
   "take.h, release_rows: __syncwarp() #1":
     "lanes have met since they read the rows: in a shuffle, a vote or a product",
