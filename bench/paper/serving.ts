@@ -51,8 +51,10 @@ export async function measureServing(options: ServingOptions): Promise<void> {
       engine = await engineOf(each.kind.planned, options);
     }
     engine.share(each.kind.cascade);
-    results[each.id] = await resultOf(engine.engine, each, options);
-    process.stdout.write(`${each.id}  ${JSON.stringify(results[each.id])}\n`);
+    const result = await resultOf(engine.engine, each, options);
+    if (result === undefined) continue;
+    results[each.id] = result;
+    process.stdout.write(`${each.id}  ${JSON.stringify(result)}\n`);
     writeFileSync(options.rows, `${JSON.stringify(results, null, 2)}\n`);
   }
   await engine?.[Symbol.asyncDispose]();
@@ -105,7 +107,7 @@ async function resultOf(
   engine: Engine,
   { row, mostTtftMs, rates }: ServingCase,
   { seconds, search }: ServingOptions,
-): Promise<ServingResult> {
+): Promise<ServingResult | undefined> {
   const at = async (rate: number) => {
     const lasting = secondsOf(rate, seconds);
     // More than come in that time, which ends the row.
@@ -125,7 +127,12 @@ async function resultOf(
     if (waited > mostTtftMs) high = rate;
     else [low, best] = [rate, result];
   }
-  if (best === undefined) return (await at(low)).result;
+  if (best === undefined) {
+    process.stdout.write(
+      `  no rate above ${low}/s keeps below ${mostTtftMs} ms: nothing is told\n`,
+    );
+    return undefined;
+  }
   return high === rates![1] ? { ...best, isHighestTried: true } : best;
 }
 

@@ -27,22 +27,24 @@ export function chatLogprobs(tokenizer: Tokenizer, tokens: readonly GeneratedTok
  * @param begin characters of the answer before the first of them
  */
 export function textLogprobs(
-  tokenizer: Tokenizer,
+  tokenizer: Pick<Tokenizer, "decode">,
   tokens: readonly GeneratedToken[],
   begin: number,
 ) {
-  const said = tokens.flatMap(({ token, logProb }) => (logProb ? [{ token, ...logProb }] : []));
+  const said = tokens.flatMap(({ token, text, logProb }) =>
+    logProb ? [{ token, text, ...logProb }] : [],
+  );
   if (said.length === 0) return null;
   const textOf = (token: number) => tokenizer.decode([token], { keepSpecial: true });
-  const texts = said.map(({ token }) => textOf(token));
   let end = begin;
   return {
-    tokens: texts,
+    tokens: said.map(({ token }) => textOf(token)),
     token_logprobs: said.map(({ logProb }) => logProb),
     top_logprobs: said.map(({ token, logProb, top }) => {
       const known = [...top, { token, logProb }];
       return Object.fromEntries(known.map((each) => [textOf(each.token), each.logProb]));
     }),
-    text_offset: texts.map(({ length }) => (end += length) - length),
+    // A token alone is another text than it is in its answer.
+    text_offset: said.map(({ text }) => (end += text.length) - text.length),
   };
 }

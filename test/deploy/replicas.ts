@@ -70,8 +70,8 @@ export async function startRouter(folder: string, replicas: readonly number[]): 
   chmodSync(folder, 0o755);
   const conf = join(folder, "nginx.conf");
   writeFileSync(conf, text);
-  const { program } = await findDebian("nginx");
-  const nginx = [program, "-p", folder, "-c", conf, "-g", "daemon off;"];
+  const program = await findDebian("nginx");
+  const nginx = [...program, "-p", folder, "-c", conf, "-g", "daemon off;"];
   // Killed, it would leave its workers behind.
   return await answering(nginx, port, { signal: "SIGTERM" });
 }

@@ -156,6 +156,7 @@ sweep("beside two ranks", { slice: 2, whole: names.length }, async (seed, cases)
     const clear = (_: unknown, at: number) => wanted[at].margin >= margin;
     const [said, tokens] = [answers, wanted].map((of) => of.filter(clear).map((x) => x.tokens));
     expect([name, said]).toEqual([name, tokens]);
+    expect(tokens.length).toBeGreaterThan(1);
   });
 });
 

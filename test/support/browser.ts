@@ -2,17 +2,12 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type DebianProgram, findDebian } from "../../scripts/debian.ts";
+import { findDebianIfAny } from "../../scripts/debian.ts";
 
+const onPath = Bun.which("chromium") ?? Bun.which("google-chrome");
 /** Chromium of this machine, else Debian's without windows; undefined: nowhere. */
-export const chromium = await findBrowser();
-
-async function findBrowser(): Promise<DebianProgram | undefined> {
-  const program = Bun.which("chromium") ?? Bun.which("google-chrome");
-  if (program !== null) return { program, environment: {} };
-  const isDebian = Bun.which("apt-get") !== null;
-  return isDebian ? await findDebian("chromium-headless-shell") : undefined;
-}
+export const chromium =
+  onPath === null ? await findDebianIfAny("chromium-headless-shell") : [onPath];
 
 interface Reply {
   readonly id?: number;
@@ -42,10 +37,8 @@ export class Browser implements AsyncDisposable {
   static async open(width: number, height: number): Promise<Browser> {
     const folder = mkdtempSync(join(tmpdir(), "flashbun-browser-"));
     const args = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"];
-    const { program, environment } = chromium!;
     const own = [`--user-data-dir=${folder}`, `--window-size=${width},${height}`, "about:blank"];
-    const process = Bun.spawn([program, ...args, ...own], {
-      env: { ...globalThis.process.env, ...environment },
+    const process = Bun.spawn([...chromium!, ...args, ...own], {
       stdout: "ignore",
       stderr: "pipe",
     });

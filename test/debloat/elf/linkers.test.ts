@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { copyFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { findDebian } from "../../../scripts/debian.ts";
+import { findDebianIfAny } from "../../../scripts/debian.ts";
 import { findPatchelf } from "../../../scripts/toolchain.ts";
 import { Pool } from "../../../src/debloat/pool/pool.ts";
 import { restoreFile } from "../../../src/debloat/shrink/restore.ts";
@@ -38,12 +38,11 @@ interface Build {
 }
 
 const programAs = (program: string | null) => (program === null ? undefined : [program]);
-const isDebian = Bun.which("apt-get") !== null;
-const linkers: Record<string, string[] | undefined> = {
+const linkers: Record<string, readonly string[] | undefined> = {
   lld: [zigProgram, "ld.lld"],
   bfd: programAs(Bun.which("ld.bfd")),
   gold: programAs(Bun.which("ld.gold")),
-  mold: programAs(isDebian ? (await findDebian("mold")).program : Bun.which("mold")),
+  mold: await findDebianIfAny("mold"),
 };
 
 /** What auditwheel has patchelf do to a library whose name gets a hash. */
