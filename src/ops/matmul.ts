@@ -78,7 +78,8 @@ export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): 
     invariant,
     roundRows,
     gated,
-    settled,
+    // Blocks look their expert up before they read its weight, so that none comes ahead of the wait.
+    settled: settled && groups === undefined,
     gathers: !!groups?.rows,
   });
   const params = chosen.boxes === undefined ? plainParams : mapParams.product;

@@ -70,6 +70,12 @@ describe("a step of a shared prefix and own keys", () => {
       expect(launchedBy(sharing(requests, prefix, own), plannerFor({ dtype }))).toBe(launched);
   });
 
+  test("covers every visible key once by tiles of 128 rows, too", () => {
+    const options = plannerFor();
+    const classes = options.classes.filter(({ name }) => name !== "hopper.cascade64");
+    expect(launchedBy(sharing(64, 8192, 128), { ...options, classes })).toBe("cascade128");
+  });
+
   test("is two launches where smaller tiles would cost more than a launch", () => {
     // Four times as many rows as a tile of 256 has keep the tensor cores busy.
     expect(launchedBy(sharing(64, 131_072, 128), plannerFor())).toBe("decode8, tile256");
