@@ -78,7 +78,7 @@ export function matmul(x: Tensor, weight: Weight, options: MatmulOptions = {}): 
     invariant,
     roundRows,
     gated,
-    // Blocks look their expert up before they read its weight, so that none comes ahead of the wait.
+    // Which expert a block has is looked up first, behind the wait.
     settled: settled && groups === undefined,
     gathers: !!groups?.rows,
   });
