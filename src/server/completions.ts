@@ -1,11 +1,11 @@
 import { randomUUID } from "node:crypto";
 import type { Engine } from "../engine/engine.ts";
-import type { GeneratedToken, GenerateOptions } from "../engine/request.ts";
+import type { GenerateOptions } from "../engine/request.ts";
 import { checkOptions, flag, integer, list, type OptionSchemas, unchecked } from "../options.ts";
 import type { ChatMessage } from "../text/chat-template.ts";
 import { Answers } from "./answers.ts";
 import { generateOptionsOf, type GenerationFields, generationSchemas, orNull } from "./fields.ts";
-import { chatForm, type Form, textForm } from "./forms.ts";
+import { chatForm, type Form, type LogprobsTeller, textForm } from "./forms.ts";
 import { requireInteger } from "../require.ts";
 import { bodyError, errorEvent, HttpError, statusOf } from "./http-errors.ts";
 import { asTexts } from "./messages.ts";
@@ -128,12 +128,11 @@ async function complete(
   }
   const created = Math.floor(Date.now() / 1000);
   const head = { id: `${form.idPrefix}${randomUUID()}`, created, model };
-  const told = (tokens: readonly GeneratedToken[], begin = 0) =>
-    form.logprobs(engine.tokenizer, tokens, begin);
+  const teller = () => form.logprobs(engine.tokenizer);
   if (fields.stream === true) {
     const withUsage = fields.stream_options?.include_usage === true;
     const response = await eventStream(
-      events(answers, form, head, told, count, withUsage),
+      events(answers, form, head, Array.from({ length: count }, teller), withUsage),
       errorEvent,
       (failure) => visit.end(failure === undefined ? 200 : statusOf(signal.reason ?? failure)),
     );
@@ -141,7 +140,7 @@ async function complete(
     return response;
   }
   const choices = (await answers.whole()).map((answer, index) =>
-    form.choice(index, answer, told(answer.tokens)),
+    form.choice(index, answer, teller()(answer.tokens)),
   );
   return Response.json({ ...head, object: form.objects[0], choices, usage: answers.usage });
 }
@@ -150,19 +149,16 @@ async function* events(
   answers: Answers,
   form: Form,
   head: object,
-  told: (tokens: readonly GeneratedToken[], begin: number) => object | null,
-  count: number,
+  tellers: readonly LogprobsTeller[],
   withUsage: boolean,
 ): AsyncGenerator<object, void> {
   const chunk = { ...head, object: form.objects[1], ...(withUsage && { usage: null }) };
-  const openings = Array.from({ length: count }, (_, index) => form.opening(index));
-  const begins = openings.map(() => 0);
+  const openings = tellers.map((_, index) => form.opening(index));
   for await (const piece of answers.pieces()) {
     for (const opening of openings.splice(0))
       if (opening !== undefined) yield { ...chunk, choices: [opening] };
-    const { index, text, tokens } = piece;
-    yield { ...chunk, choices: [form.piece(piece, told(tokens, begins[index]))] };
-    begins[index] += text.length;
+    const { index, tokens } = piece;
+    yield { ...chunk, choices: [form.piece(piece, tellers[index](tokens))] };
   }
   if (withUsage) yield { ...chunk, choices: [], usage: answers.usage };
 }

@@ -4,13 +4,15 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import type { AnswerPiece, WholeAnswer } from "./answers.ts";
 import { chatLogprobs, textLogprobs } from "./logprobs.ts";
 
+export type LogprobsTeller = (tokens: readonly GeneratedToken[]) => object | null;
+
 /** How one of the two kinds of completions is written. */
 export interface Form {
   /** Of the whole answer, and of its pieces. */
   readonly objects: readonly [whole: string, piece: string];
   readonly idPrefix: string;
-  /** Of tokens that follow so many characters of the answer. */
-  logprobs(tokenizer: Tokenizer, tokens: readonly GeneratedToken[], begin: number): object | null;
+  /** Tells log-probabilities of one answer's tokens as they come. */
+  logprobs(tokenizer: Tokenizer): LogprobsTeller;
   choice(index: number, answer: WholeAnswer, logprobs: object | null): object;
   piece(piece: AnswerPiece, logprobs: object | null): object;
   /** Events before an answer's first piece. */
@@ -21,7 +23,7 @@ export interface Form {
 export const chatForm: Form = {
   objects: ["chat.completion", "chat.completion.chunk"],
   idPrefix: "chatcmpl-",
-  logprobs: chatLogprobs,
+  logprobs: (tokenizer) => (tokens) => chatLogprobs(tokenizer, tokens),
   choice: (index, { text, calls, finishReason }, logprobs) => ({
     index,
     message: {

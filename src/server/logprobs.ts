@@ -22,29 +22,23 @@ export function chatLogprobs(tokenizer: Tokenizer, tokens: readonly GeneratedTok
   return content.length === 0 ? null : { content, refusal: null };
 }
 
-/**
- * The same in the older form of text completions.
- * @param begin characters of the answer before the first of them
- */
-export function textLogprobs(
-  tokenizer: Pick<Tokenizer, "decode">,
-  tokens: readonly GeneratedToken[],
-  begin: number,
-) {
-  const said = tokens.flatMap(({ token, text, logProb }) =>
-    logProb ? [{ token, text, ...logProb }] : [],
-  );
-  if (said.length === 0) return null;
+/** The same in the older form of text completions, of one answer's tokens as they come. */
+export function textLogprobs(tokenizer: Pick<Tokenizer, "decode">) {
   const textOf = (token: number) => tokenizer.decode([token], { keepSpecial: true });
-  let end = begin;
-  return {
-    tokens: said.map(({ token }) => textOf(token)),
-    token_logprobs: said.map(({ logProb }) => logProb),
-    top_logprobs: said.map(({ token, logProb, top }) => {
-      const known = [...top, { token, logProb }];
-      return Object.fromEntries(known.map((each) => [textOf(each.token), each.logProb]));
-    }),
-    // A token alone is another text than it is in its answer.
-    text_offset: said.map(({ text }) => (end += text.length) - text.length),
+  // As vLLM has it: a token begins where the texts of those before it, each alone, would end.
+  let end = 0;
+  return (tokens: readonly GeneratedToken[]) => {
+    const said = tokens.flatMap(({ token, logProb }) => (logProb ? [{ token, ...logProb }] : []));
+    if (said.length === 0) return null;
+    const texts = said.map(({ token }) => textOf(token));
+    return {
+      tokens: texts,
+      token_logprobs: said.map(({ logProb }) => logProb),
+      top_logprobs: said.map(({ token, logProb, top }) => {
+        const known = [...top, { token, logProb }];
+        return Object.fromEntries(known.map((each) => [textOf(each.token), each.logProb]));
+      }),
+      text_offset: texts.map(({ length }) => (end += length) - length),
+    };
   };
 }

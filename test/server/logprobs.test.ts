@@ -1,24 +1,18 @@
 import { expect, test } from "bun:test";
 import { textLogprobs } from "../../src/server/logprobs.ts";
 
-test("offsets are those of the answer, where tokens alone are other texts", () => {
-  // As SentencePiece's: a space in front of a word is no text of the word alone. The third and the
-  // fourth token are one character.
-  const alone = new Map([
-    [1, "hi"],
-    [2, "you"],
-    [3, "\ufffd"],
-    [4, "\ufffd"],
-    [5, "!"],
-  ]);
-  const decode = (tokens: ArrayLike<number>) => alone.get(tokens[0])!;
+test("offsets of a text's tokens are the same whole and in pieces", () => {
+  // As SentencePiece's: no word alone has the space in front of it, and two tokens are a character.
+  const alone = ["hi", "you", "\ufffd", "\ufffd", "!"];
   const texts = ["hi", " you", "", "\u{1f600}", "!"];
-  const tokens = texts.map((text, i) => {
-    return { token: i + 1, text, logProb: { logProb: -1, top: [] } };
+  const decode = (tokens: ArrayLike<number>) => alone[tokens[0]];
+  const tokens = texts.map((text, token) => {
+    return { token, text, logProb: { logProb: -1, top: [] } };
   });
-  const whole = textLogprobs({ decode }, tokens, 0)!;
-  expect(whole.tokens).toEqual([...alone.values()]);
-  expect(whole.text_offset).toEqual([0, 2, 6, 6, 8]);
-  const rest = textLogprobs({ decode }, tokens.slice(3), 6)!;
-  expect([...whole.text_offset.slice(0, 3), ...rest.text_offset]).toEqual(whole.text_offset);
+  const whole = textLogprobs({ decode })(tokens)!;
+  expect(whole.tokens).toEqual(alone);
+  expect(whole.text_offset).toEqual([0, 2, 5, 6, 7]);
+  const tell = textLogprobs({ decode });
+  const pieces = tokens.map((token) => tell([token])!);
+  expect(pieces.flatMap(({ text_offset }) => text_offset)).toEqual(whole.text_offset);
 });
