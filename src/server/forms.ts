@@ -4,6 +4,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import type { AnswerPiece, WholeAnswer } from "./answers.ts";
 import { chatLogprobs, textLogprobs } from "./logprobs.ts";
 
+/** What is told of the next tokens of one answer; null where nothing was asked for. */
 export type LogprobsTeller = (tokens: readonly GeneratedToken[]) => object | null;
 
 /** How one of the two kinds of completions is written. */
