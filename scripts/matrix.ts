@@ -55,7 +55,10 @@ export function matrixOf(architecture: string): readonly MatrixEntry[] {
     // Heads, masks and everything else that is no constant of the kernels may be anything.
     const options = resolveOptions({ queryHeads: 1, kvHeads: 1, ...shape });
     const { classes } = offerOf(families.cuda, architectureFacts(architecture), options);
-    return classes.map((row) => {
+    // Classes that only take other steps share an image.
+    const images = classes.map(({ image }) => JSON.stringify(image));
+    return classes.flatMap((row, i) => {
+      if (images.indexOf(images[i]) !== i) return [];
       const { headDim, dtype, kvDtype = dtype, softCap, alibi } = shape;
       const hook = softCap ? " soft-cap" : alibi ? " ALiBi" : "";
       const name = `${row.name} d${headDim} ${dtype}/${kvDtype}${hook}`;
