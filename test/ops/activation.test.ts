@@ -23,6 +23,7 @@ import {
   shapeOf,
   spaced,
   unwritten,
+  onesOn,
 } from "../support/rows.ts";
 import { targetsHere } from "../support/targets.ts";
 
@@ -206,8 +207,7 @@ test.each(await targetsHere())(
   "bad input is refused by name, and nothing is written, on $name",
   async (target) => {
     await using device = await target.open(1);
-    const ones = (shape: number[], dtype: DType = "f32") =>
-      Tensor.from(device, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
+    const ones = onesOn(device);
     const x = ones([3, 8]);
     const wide = ones([4, 8]);
     const call =

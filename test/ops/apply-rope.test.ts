@@ -10,6 +10,7 @@ import { Tensor } from "../../src/tensor/tensor.ts";
 import { rotate } from "../support/oracle.ts";
 import { forSeeds, type Random, seeded } from "../support/random.ts";
 import { targetsHere } from "../support/targets.ts";
+import { onesOn } from "../support/rows.ts";
 
 /** Half a unit in the last place of a dtype, relative; then half the distance of its least. */
 const roundings: Partial<Record<DType, [number, number]>> = {
@@ -308,8 +309,7 @@ test.each(await targetsHere())(
     await using device = await target.open(1);
     await using elsewhere = await target.open(1);
     using rope = Rope.create(device, 8);
-    const ones = (shape: number[], dtype: DType = "f32", on: Device = device) =>
-      Tensor.from(on, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
+    const ones = onesOn(device);
     const [q, k, positions] = [ones([3, 2, 8]), ones([3, 1, 8]), ones([3], "i32")];
     const twice = { strides: [8, 8, 1] };
     const countOver = ({ address }: Tensor) => Tensor.fromPointer(device, address, [1], "i32");

@@ -2,7 +2,6 @@ import { describe, expect, test } from "bun:test";
 import { add, capLogits } from "../../src/ops/elementwise.ts";
 import { argmax } from "../../src/ops/argmax.ts";
 import type { OutOptions } from "../../src/ops/rows.ts";
-import type { DType } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { normals } from "../support/numbers.ts";
 import { byRow, scaleOf } from "../support/operators.ts";
@@ -16,6 +15,7 @@ import {
   shapeOf,
   spaced,
   unwritten,
+  onesOn,
 } from "../support/rows.ts";
 import { targetsHere } from "../support/targets.ts";
 
@@ -147,8 +147,7 @@ test.each(await targetsHere())(
   "bad input is refused by name, and nothing is written, on $name",
   async (target) => {
     await using device = await target.open(1);
-    const ones = (shape: number[], dtype: DType = "f32") =>
-      Tensor.from(device, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
+    const ones = onesOn(device);
     const x = ones([3, 8]);
     const wide = ones([4, 8]);
     const three = wide.slice(0, 0, 3);

@@ -1,10 +1,16 @@
 import { describe, expect, test } from "bun:test";
 import { gatherRows, scatterRows } from "../../src/ops/gather.ts";
-import type { DType } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { normals } from "../support/numbers.ts";
 import { forSeeds } from "../support/random.ts";
-import { expectClose, expectGapsKept, expectRefused, free, spaced } from "../support/rows.ts";
+import {
+  expectClose,
+  expectGapsKept,
+  expectRefused,
+  free,
+  onesOn,
+  spaced,
+} from "../support/rows.ts";
 import { targetsHere } from "../support/targets.ts";
 
 const types = ["f32", "f16", "bf16", "f8e4m3", "f8e5m2", "i8"] as const;
@@ -82,8 +88,7 @@ test.each(await targetsHere())(
   "bad input is refused by name, and nothing is written, on $name",
   async (target) => {
     await using device = await target.open(1);
-    const ones = (shape: number[], dtype: DType = "f32") =>
-      Tensor.from(device, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
+    const ones = onesOn(device);
     const x = ones([3, 8]);
     const ids = ones([3], "i32");
     const none = undefined as unknown as Tensor;

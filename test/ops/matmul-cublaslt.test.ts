@@ -22,6 +22,7 @@ import { runBun } from "../support/run.ts";
 import { root } from "../support/sources.ts";
 import { gpuTarget } from "../support/targets.ts";
 import { heldWeight, numbersOf, spaced } from "../support/weights.ts";
+import { onesOn } from "../support/rows.ts";
 
 const target = gpuTarget();
 const isFake = target?.name.includes("emulated") === true;
@@ -215,8 +216,7 @@ describe.skipIf(!isHere)("matmul by cuBLASLt", () => {
   test("each other option works beside it, or is refused by name", async () => {
     await using device = await target!.open(1);
     const { x, weight } = small(device);
-    const ones = (shape: number[], dtype: DType) =>
-      Tensor.from(device, new Array(shape.reduce((a, b) => a * b)).fill(1), shape, dtype);
+    const ones = onesOn(device);
     const codes = ones([3, 16], "f8e4m3");
     const coded = (count: number) => Weight.fp8(ones([16, 16], "f8e4m3"), ones([count], "f32"));
     const one = ones([1], "f32");

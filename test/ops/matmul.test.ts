@@ -10,6 +10,7 @@ import { expectedProduct, expectProduct } from "../support/matmul.ts";
 import { forSeeds, type Random, seeded } from "../support/random.ts";
 import { targetsHere } from "../support/targets.ts";
 import { codes, type Held, heldWeight, numbersOf, spaced } from "../support/weights.ts";
+import { onesOn } from "../support/rows.ts";
 
 interface Case {
   rows: number;
@@ -269,8 +270,7 @@ test.each(await targetsHere())(
   async (target) => {
     await using device = await target.open(1);
     await using elsewhere = await target.open(1);
-    const ones = (shape: number[], dtype: DType = "f32", on: Device = device) =>
-      Tensor.from(on, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
+    const ones = onesOn(device);
     const x = ones([3, 8]);
     const values = ones([4, 8]);
     const weight = Weight.dense(values);

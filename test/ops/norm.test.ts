@@ -16,6 +16,7 @@ import {
   shapeOf,
   spaced,
   unwritten,
+  onesOn,
 } from "../support/rows.ts";
 import { targetsHere } from "../support/targets.ts";
 
@@ -251,8 +252,7 @@ test.each(await targetsHere())(
   async (target) => {
     await using device = await target.open(1);
     await using elsewhere = await target.open(1);
-    const ones = (shape: number[], dtype: DType = "f32", on: Device = device) =>
-      Tensor.from(on, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
+    const ones = onesOn(device);
     const x = ones([3, 8]);
     const weight = ones([8]);
     const wide = ones([4, 8]);

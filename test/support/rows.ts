@@ -117,6 +117,12 @@ export function expectGapsKept({ memory, gaps }: Spaced): void {
   expect(gaps.filter((element) => !Object.is(all[element], filler(memory.dtype)))).toEqual([]);
 }
 
+/** Makes tensors of ones on a device, or on another one. */
+export function onesOn(device: Device) {
+  return (shape: readonly number[], dtype: DType = "f32", on = device): Tensor =>
+    Tensor.from(on, new Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape, dtype);
+}
+
 /** Each call is refused by an OptionError that names its option. */
 export function expectRefused(calls: readonly [option: string, call: () => unknown][]): void {
   for (const [option, call] of calls) {
