@@ -34,25 +34,32 @@ export interface Usage {
   prompt_tokens_details: { cached_tokens: number };
 }
 
-/** The answers to one request: as many generations of one prompt, which run beside each other. */
+/**
+ * The answers to one request: to each of its prompts as many generations, which run beside each
+ * other. Those to one prompt follow one another.
+ */
 export class Answers {
   readonly #generations: readonly Generation[];
 
-  /** Starts them; a seed goes up by one from answer to answer. Errors: as Engine.generate. */
+  /**
+   * Starts `count` to each prompt; a seed goes up by one from answer to answer to a prompt. Errors:
+   * as Engine.generate.
+   */
   constructor(
     engine: Engine,
-    options: GenerateOptions,
-    count: number,
+    prompts: readonly GenerateOptions[],
+    private readonly count: number,
     private readonly latencies: Latencies,
   ) {
-    const { sampling } = options;
     const generations: Generation[] = [];
     try {
-      for (let i = 0; i < count; i++) {
-        const seed = sampling?.seed;
-        const own = seed === undefined ? sampling : { ...sampling, seed: seed + i };
-        generations.push(engine.generate({ ...options, ...(own && { sampling: own }) }));
-      }
+      for (const options of prompts)
+        for (let i = 0; i < count; i++) {
+          const { sampling } = options;
+          const seed = sampling?.seed;
+          const own = seed === undefined ? sampling : { ...sampling, seed: seed + i };
+          generations.push(engine.generate({ ...options, ...(own && { sampling: own }) }));
+        }
     } catch (error) {
       for (const generation of generations) generation.abort();
       throw error;
@@ -120,18 +127,22 @@ export class Answers {
     return whole;
   }
 
-  /** What they took together; the prompt counts once. */
+  /** What they took together; a prompt counts once. */
   get usage(): Usage {
-    const [{ usage: first }] = this.#generations;
-    const completion_tokens = this.#generations.reduce(
-      (sum, { usage }) => sum + usage.generatedTokens,
-      0,
-    );
+    const all = this.#generations.map(({ usage }) => usage);
+    const firsts = all.filter((_, i) => i % this.count === 0);
+    const prompt_tokens = sumOf(firsts.map(({ promptTokens }) => promptTokens));
+    const completion_tokens = sumOf(all.map(({ generatedTokens }) => generatedTokens));
+    const cached_tokens = sumOf(firsts.map(({ cachedTokens }) => cachedTokens));
     return {
-      prompt_tokens: first.promptTokens,
+      prompt_tokens,
       completion_tokens,
-      total_tokens: first.promptTokens + completion_tokens,
-      prompt_tokens_details: { cached_tokens: first.cachedTokens },
+      total_tokens: prompt_tokens + completion_tokens,
+      prompt_tokens_details: { cached_tokens },
     };
   }
+}
+
+function sumOf(counts: readonly number[]): number {
+  return counts.reduce((sum, count) => sum + count, 0);
 }

@@ -1,10 +1,20 @@
 import { randomUUID } from "node:crypto";
+import { setImmediate } from "node:timers/promises";
 import type { Engine } from "../engine/engine.ts";
 import type { GenerateOptions } from "../engine/request.ts";
-import { checkOptions, flag, integer, list, type OptionSchemas, unchecked } from "../options.ts";
+import { checkOptions, flag, integer, type OptionSchemas, unchecked } from "../options.ts";
 import type { ChatMessage } from "../text/chat-template.ts";
 import { Answers } from "./answers.ts";
-import { generateOptionsOf, type GenerationFields, generationSchemas, orNull } from "./fields.ts";
+import { chatDefaults, textDefaults } from "./defaults.ts";
+import {
+  eachOf,
+  generateOptionsOf,
+  type GenerationFields,
+  generationSchemas,
+  orNull,
+  type Texts,
+  textsSchema,
+} from "./fields.ts";
 import { chatForm, type Form, type LogprobsTeller, textForm } from "./forms.ts";
 import { requireInteger } from "../require.ts";
 import { bodyError, errorEvent, HttpError, statusOf } from "./http-errors.ts";
@@ -18,20 +28,22 @@ import type { Visit } from "./visits.ts";
 interface ChatBody extends GenerationFields, AnswerFields {
   messages: ChatMessage[];
   max_completion_tokens?: number | null;
-  chat_template_kwargs?: Record<string, unknown>;
+  chat_template_kwargs?: Record<string, unknown> | null;
   logprobs?: boolean | null;
   top_logprobs?: number | null;
 }
 
 /** A body of `/v1/completions`. */
 interface TextBody extends GenerationFields {
-  prompt: string | number[];
+  prompt: Texts;
+  best_of?: number | null;
   logprobs?: number | null;
 }
 
 const chatSchemas: OptionSchemas = {
   ...generationSchemas,
   ...answerSchemas,
+  ...chatDefaults,
   messages: unchecked("a list of messages"),
   max_completion_tokens: generationSchemas["max_tokens"],
   chat_template_kwargs: unchecked("variables of the chat template"),
@@ -41,10 +53,9 @@ const chatSchemas: OptionSchemas = {
 
 const textSchemas: OptionSchemas = {
   ...generationSchemas,
-  prompt: {
-    anyOf: [{ type: "string" }, list(integer(0), "token ids")],
-    description: "a text or a list of token ids",
-  },
+  ...textDefaults,
+  prompt: textsSchema,
+  best_of: orNull(integer(1)),
   logprobs: orNull(integer(0, 20)),
 };
 
@@ -67,14 +78,14 @@ export async function chatCompletion(asked: Asked, body: unknown): Promise<Respo
   const max_tokens = max_completion_tokens ?? fields.max_tokens ?? null;
   const { sampling, ...options } = generateOptionsOf({ ...fields, max_tokens });
   const messages = asTexts(fields.messages);
-  if (fields.top_logprobs != null && fields.logprobs !== true) {
+  if (fields.top_logprobs && fields.logprobs !== true) {
     const message = "top_logprobs needs logprobs. Fix: set logprobs to true.";
     throw new HttpError(400, "invalid_request_error", message, "top_logprobs");
   }
   const logprobs = fields.logprobs === true ? (fields.top_logprobs ?? 0) : -1;
   const answer = answerOptionsOf(fields);
   const given = { messages, ...answer, ...(templateVariables && { templateVariables }) };
-  return await complete(asked, chatForm, fields, given, {
+  return await complete(asked, chatForm, fields, [given], {
     ...options,
     ...answer,
     sampling: { ...sampling, logprobs },
@@ -84,8 +95,14 @@ export async function chatCompletion(asked: Asked, body: unknown): Promise<Respo
 /** Answers a body of `/v1/completions`. Errors: HttpError. */
 export async function textCompletion(asked: Asked, body: unknown): Promise<Response> {
   const fields = checked<TextBody>(body, textSchemas, "prompt");
-  const { prompt } = fields;
-  const given = typeof prompt === "string" ? { prompt } : { tokens: prompt };
+  const { n, best_of } = fields;
+  if (best_of != null && best_of !== (n ?? 1)) {
+    const message = "best_of must be n: all answers are given. Fix: leave it out, or set n to it.";
+    throw new HttpError(400, "invalid_request_error", message, "best_of");
+  }
+  const given = eachOf(fields.prompt).map((prompt) =>
+    typeof prompt === "string" ? { prompt } : { tokens: prompt },
+  );
   const { sampling, ...options } = generateOptionsOf(fields);
   const own = { ...options, sampling: { ...sampling, logprobs: fields.logprobs ?? -1 } };
   return await complete(asked, textForm, fields, given, own, textTokens);
@@ -108,23 +125,29 @@ async function complete(
   { engine, model, adapter, maxTokens: most, visit, latencies }: Asked,
   form: Form,
   fields: GenerationFields,
-  given: GenerateOptions,
+  given: readonly GenerateOptions[],
   options: GenerateOptions,
   tokensAtFirst = Infinity,
 ): Promise<Response> {
-  const count = fields.n ?? 1;
+  const each = fields.n ?? 1;
+  const count = given.length * each;
   visit.admit(count);
   const { signal } = visit;
+  const prompts: GenerateOptions[] = [];
   let answers: Answers;
   try {
-    const tokens = await engine.encode(given, signal);
-    const maxTokens = Math.min(tokensAtFirst, most, engine.roomFor(tokens.length));
-    requireInteger("maxTokens", options.maxTokens ?? maxTokens, 1, most);
-    const through = adapter === undefined ? {} : { adapter };
-    const own = { maxTokens, ...options, ...through, tokens, signal };
-    answers = new Answers(engine, own, count, latencies);
+    for (const prompt of given) {
+      // Each is cut into tokens by itself: others run between two.
+      if (prompts.length > 0) await setImmediate();
+      const tokens = await engine.encode(prompt, signal);
+      const maxTokens = Math.min(tokensAtFirst, most, engine.roomFor(tokens.length));
+      requireInteger("maxTokens", options.maxTokens ?? maxTokens, 1, most);
+      const through = adapter === undefined ? {} : { adapter };
+      prompts.push({ maxTokens, ...options, ...through, tokens, signal });
+    }
+    answers = new Answers(engine, prompts, each, latencies);
   } catch (error) {
-    throw bodyError(error);
+    throw bodyError(error, given.length === 1 ? "prompt" : `prompt[${prompts.length}]`);
   }
   const created = Math.floor(Date.now() / 1000);
   const head = { id: `${form.idPrefix}${randomUUID()}`, created, model };

@@ -1,6 +1,7 @@
 import type { Encoder } from "../engine/encoder.ts";
-import { checkOptions, integer, list, type OptionSchemas } from "../options.ts";
-import { orNull } from "./fields.ts";
+import { checkOptions, integer, type OptionSchemas } from "../options.ts";
+import { requireInteger } from "../require.ts";
+import { eachOf, orNull, type Texts, textsSchema } from "./fields.ts";
 import { bodyError } from "./http-errors.ts";
 import type { Visit } from "./visits.ts";
 
@@ -11,25 +12,16 @@ export interface EmbeddingModel {
 }
 
 interface Body {
-  input: string | number[] | readonly (string | number[])[];
+  input: Texts;
+  dimensions?: number | null;
   encoding_format?: "float" | "base64" | null;
 }
 
-/** Inputs of one request. */
-const inputsMost = 2048;
 const text = { type: "string", description: "a text" };
-const ids = { ...list(integer(0), "token ids"), minItems: 1 };
 const schemas: OptionSchemas = {
-  model: text,
-  input: {
-    anyOf: [
-      text,
-      ids,
-      { ...list(text, "texts"), minItems: 1, maxItems: inputsMost },
-      { ...list(ids, "lists of token ids"), minItems: 1, maxItems: inputsMost },
-    ],
-    description: `a text or token ids, or a list of 1 to ${inputsMost} of one kind`,
-  },
+  model: orNull(text),
+  input: textsSchema,
+  dimensions: orNull(integer(1)),
   encoding_format: orNull({ enum: ["float", "base64"], description: "float or base64" }),
   user: orNull(text),
 };
@@ -42,11 +34,11 @@ export async function embeddings(
 ): Promise<Response> {
   try {
     checkOptions("body", schemas, ["input"], body);
-    const { input, encoding_format: format } = body as Body;
-    const isOne = typeof input === "string" || typeof input[0] === "number";
-    const inputs = (isOne ? [input] : input) as (string | number[])[];
+    const { input, encoding_format: format, dimensions } = body as Body;
+    const own = encoder.dimensions;
+    requireInteger("dimensions", dimensions ?? own, own, own, `leave it out, or give ${own}`);
     visit.admit(1);
-    const tokens = await encoder.encode(inputs, "input", visit.signal);
+    const tokens = await encoder.encode(eachOf(input), "input", visit.signal);
     const vectors = await encoder.embed(tokens);
     const data = vectors.map((vector, index) => ({
       object: "embedding",

@@ -4,7 +4,7 @@ import { flag, integer, list, object, type OptionSchema, type OptionSchemas } fr
 
 /** Fields that chat and text completions share. */
 export interface GenerationFields {
-  model?: string;
+  model?: string | null;
   max_tokens?: number | null;
   temperature?: number | null;
   top_p?: number | null;
@@ -29,7 +29,37 @@ export function orNull(schema: OptionSchema): OptionSchema {
   return { anyOf: [schema, { type: "null" }], description: `${description}, or null` };
 }
 
+/** One of these values, or null: all of those that ask for what is here. */
+export function only(...values: readonly (string | boolean)[]): OptionSchema {
+  const allowed = [...values.map((value) => JSON.stringify(value)), "null"];
+  return { enum: [...values, null], description: allowed.join(" or ") };
+}
+
 const text: OptionSchema = { type: "string", description: "a text" };
+
+/** Most texts of one request. */
+const textsMost = 2048;
+const ids = { ...list(integer(0), "token ids"), minItems: 1 };
+
+/** A text or token ids, or several of one kind. */
+export type Texts = string | number[] | readonly (string | number[])[];
+
+/** What they may be. */
+export const textsSchema: OptionSchema = {
+  anyOf: [
+    text,
+    ids,
+    { ...list(text, "texts"), minItems: 1, maxItems: textsMost },
+    { ...list(ids, "lists of token ids"), minItems: 1, maxItems: textsMost },
+  ],
+  description: `a text or token ids, or a list of 1 to ${textsMost} of one kind`,
+};
+
+/** Each by itself. */
+export function eachOf(texts: Texts): readonly (string | number[])[] {
+  const isOne = typeof texts === "string" || typeof texts[0] === "number";
+  return (isOne ? [texts] : texts) as readonly (string | number[])[];
+}
 
 const seedMost = Number.MAX_SAFE_INTEGER;
 /** Most answers to one request. */
@@ -37,7 +67,7 @@ const answersMost = 128;
 
 /** What each of them may be. */
 export const generationSchemas: OptionSchemas = {
-  model: text,
+  model: orNull(text),
   max_tokens: orNull(integer(1)),
   temperature: orNull(samplingSchemas["temperature"]),
   top_p: orNull(samplingSchemas["topP"]),
@@ -56,7 +86,13 @@ export const generationSchemas: OptionSchemas = {
   ignore_eos: orNull(flag),
   n: orNull(integer(1, answersMost)),
   stream: orNull(flag),
-  stream_options: orNull(object({ include_usage: orNull(flag) }, [], "{ include_usage }")),
+  stream_options: orNull(
+    object(
+      { include_usage: orNull(flag), include_obfuscation: only(false) },
+      [],
+      "{ include_usage }",
+    ),
+  ),
   user: orNull(text),
 };
 

@@ -34,21 +34,22 @@ export function errorEvent(error: unknown): object {
 /** Names of the engine's options, where a body's are others. */
 const bodyNames: Readonly<Record<string, string>> = {
   maxTokens: "max_tokens",
-  tokens: "prompt",
-  prompt: "prompt",
   templateVariables: "chat_template_kwargs",
   logitBias: "logit_bias",
   toolChoice: "tool_choice",
   json: "response_format",
 };
 
-/** What the engine said of a body's fields, as the body's fault and in its names. */
-export function bodyError(error: unknown): unknown {
+/**
+ * What the engine said of a body's fields, as the body's fault and in its names. `prompt` is what
+ * the body calls the prompt that was looked at.
+ */
+export function bodyError(error: unknown, prompt = "prompt"): unknown {
   if (error instanceof FlashbunError && error.code === "TEMPLATE")
     return new HttpError(400, "invalid_request_error", error.message, "messages");
   if (!(error instanceof OptionError)) return error;
   const [first] = error.option.split(/[ .[]/);
-  const name = bodyNames[first];
+  const name = first === "tokens" || first === "prompt" ? prompt : bodyNames[first];
   if (name === undefined) {
     // What nobody knows is said to be the body's, whose fields clients know without that.
     const param = error.option.replace(/^body\./, "");

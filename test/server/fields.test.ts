@@ -52,11 +52,31 @@ const shared = {
   seed: 7,
   stop: ["x"],
   stream: false,
-  stream_options: { include_usage: true },
+  stream_options: { include_usage: true, include_obfuscation: false },
   temperature: 0.5,
   top_p: 0.9,
   user: "someone",
 };
+/** Values of fields that ask for nothing more than every answer is, beside null. */
+const asksNothing: Record<string, unknown[]> = {
+  audio: [],
+  dimensions: [16],
+  echo: [false],
+  function_call: ["none", "auto"],
+  functions: [[]],
+  modalities: [["text"]],
+  moderation: [],
+  prediction: [],
+  prompt_cache_options: [{ mode: "implicit" }],
+  prompt_cache_retention: ["in_memory"],
+  reasoning_effort: [],
+  service_tier: ["auto", "default"],
+  store: [false],
+  suffix: [""],
+  verbosity: ["medium"],
+  web_search_options: [],
+};
+
 const apis: [at: string, file: string, name: string, body: object, honoured: object][] = [
   [
     "/v1/chat/completions",
@@ -67,8 +87,11 @@ const apis: [at: string, file: string, name: string, body: object, honoured: obj
       ...shared,
       logprobs: true,
       max_completion_tokens: 2,
+      metadata: { what: "a test" },
       parallel_tool_calls: true,
+      prompt_cache_key: "some",
       response_format: { type: "text" },
+      safety_identifier: "someone",
       tool_choice: "none",
       tools: null,
       top_logprobs: null,
@@ -79,7 +102,7 @@ const apis: [at: string, file: string, name: string, body: object, honoured: obj
     "completions",
     "CompletionCreateParamsBase",
     { model: "tiny", prompt: "hello", max_tokens: 2 },
-    { ...shared, logprobs: 2 },
+    { ...shared, n: 1, best_of: 1, logprobs: 2 },
   ],
   [
     "/v1/embeddings",
@@ -107,8 +130,18 @@ describe.each(apis)("%s", (at, file, name, body, honoured) => {
     }
   });
 
+  const others = fields.filter((field) => !(field in honoured) && !(field in body));
+
+  test("takes every field at its default, or null", async () => {
+    for (const field of others)
+      for (const value of [null, ...asksNothing[field]])
+        expect([field, value, (await ask({ [field]: value })).status]).toEqual([field, value, 200]);
+    for (const field of Object.keys(honoured))
+      expect([field, (await ask({ [field]: null })).status]).toEqual([field, 200]);
+    expect((await ask({ model: null })).status).toBe(200);
+  });
+
   test("refuses every other field by its name", async () => {
-    const others = fields.filter((field) => !(field in honoured) && !(field in body));
     expect(others.length).toBeGreaterThan(0);
     for (const field of others) {
       const response = await ask({ [field]: true });

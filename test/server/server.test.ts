@@ -106,6 +106,42 @@ describe("the openai client", () => {
     expect(answer.choices[0].text).toBe(await prompt.text());
   });
 
+  test("goes on with several texts, or lists of token ids, n times each", async () => {
+    const texts = ["hello", "w", "hello w"];
+    const alone = await Promise.all(
+      texts.map((prompt) => client.completions.create({ ...greedy, prompt, logprobs: 0 })),
+    );
+    const said = (answer: OpenAI.Completion) => answer.choices.map(({ text }) => text);
+    const expected = alone.flatMap((answer) => [said(answer)[0], said(answer)[0]]);
+    const ids = texts.map((text) => [...engine.tokenizer.encode(text, { addSpecial: true })]);
+    for (const prompt of [texts, ids]) {
+      const asked = { ...greedy, prompt, n: 2, best_of: 2, logprobs: 0 };
+      const answer = await client.completions.create(asked);
+      expect(answer.choices.map(({ index }) => index)).toEqual([0, 1, 2, 3, 4, 5]);
+      expect(said(answer)).toEqual(expected);
+      const promptTokens = ids.reduce((sum, { length }) => sum + length, 0);
+      expect(answer.usage).toMatchObject({
+        prompt_tokens: promptTokens,
+        completion_tokens: 48,
+        total_tokens: promptTokens + 48,
+      });
+      const streamed = expected.map(() => "");
+      const offsets = expected.map((): number[] => []);
+      for await (const { choices } of await client.completions.create({ ...asked, stream: true }))
+        for (const { index, text, logprobs } of choices) {
+          streamed[index] += text;
+          offsets[index].push(...(logprobs?.text_offset ?? []));
+        }
+      expect(streamed).toEqual(expected);
+      expect(offsets[5]).toEqual(alone[2].choices[0].logprobs!.text_offset!);
+    }
+    const seeded = { model: "tiny", max_tokens: 8, temperature: 2, seed: 3, n: 2 };
+    const [one, both] = await Promise.all(
+      ["w", ["hello", "w"]].map((prompt) => client.completions.create({ ...seeded, prompt })),
+    );
+    expect(said(both).slice(2)).toEqual(said(one));
+  });
+
   test("gets log-probabilities, whole and in a stream", async () => {
     const asked = { ...greedy, messages, logprobs: true, top_logprobs: 2 };
     const whole = await client.chat.completions.create(asked);
@@ -159,10 +195,11 @@ describe("the openai client", () => {
 
 describe("refused", () => {
   const chat = "/v1/chat/completions";
+  const texts = "/v1/completions";
   const cases: [what: string, at: string, body: unknown, status: number, said: RegExp][] = [
     ["no JSON", chat, "{", 400, /the body is no JSON/],
     ["a list", chat, [], 400, /messages must be a list/],
-    ["a field that is not known", chat, { messages, functions: [] }, 400, /functions/],
+    ["a field that is not known", chat, { messages, functions: [{}] }, 400, /functions/],
     ["no messages", chat, {}, 400, /messages/],
     ["messages without a role", chat, { messages: [{}] }, 400, /messages\[0\]\.role/],
     ["no content", chat, { messages: [{ role: "user" }] }, 400, /messages\[0\]\.content must be/],
@@ -172,7 +209,13 @@ describe("refused", () => {
     ["another model", chat, { messages, model: "gpt" }, 404, /model "gpt" is not here/],
     ["another path", "/v1/nothing", {}, 404, /there is no \/v1\/nothing/],
     ["another method", "/v1/models", {}, 405, /takes GET, not POST/],
-    ["too long a prompt", "/v1/completions", { prompt: "a".repeat(600) }, 400, /prompt tokens/],
+    ["too long a prompt", texts, { prompt: "a".repeat(600) }, 400, /prompt tokens/],
+    ["one of them", texts, { prompt: ["a", "a".repeat(600)] }, 400, /^prompt\[1\] tokens must/],
+    ["a token id", texts, { prompt: [[1], [2, 1e6]] }, 400, /^prompt\[1\]\[1\] must be/],
+    ["prompts of two kinds", texts, { prompt: ["a", [1]] }, 400, /prompt must be a text or token/],
+    ["no prompts", texts, { prompt: [] }, 400, /prompt must be a text or token ids, or a list/],
+    ["too many prompts", texts, { prompt: Array(9).fill("a") }, 429, /at most 8 may/],
+    ["the best of more", texts, { prompt: "a", n: 2, best_of: 3 }, 400, /best_of must be n/],
   ];
   test.each(cases)("%s", async (_, at, body, status, said) => {
     const response = await post(at, body);
