@@ -123,7 +123,7 @@ export class Engine implements AsyncDisposable {
     // Between two steps this thread has little to do: none is left to it.
     const isFree = kind === "cpu" && !process.env["FLASHBUN_THREADS"];
     const threads = isFree ? { threads: availableParallelism() } : {};
-    const { speculate, deterministic = false, randomWeights = false } = options;
+    const { speculate, deterministic = false, randomWeights = false, onLoad } = options;
     const ranks = ranksFor(options.tp, deterministic);
     const splitsContext = splitsContextOf(options);
     if (speculate !== undefined) checkSpeculate(speculate, { deterministic, splitsContext });
@@ -145,7 +145,7 @@ export class Engine implements AsyncDisposable {
     const forDrafts = { device, tokenizer: prompts.tokenizer, randomWeights, sizes };
     // The first rank guesses, and tells the others.
     const drafter = made.use(await drafterOf(ranks?.rank ? undefined : speculate, forDrafts));
-    const model = made.use(await Model.load(device, checkpoint, { ...sizes, drafts }));
+    const model = made.use(await Model.load(device, checkpoint, { ...sizes, drafts, onLoad }));
     const engine = new Engine(device, model, prompts, checkpoint, limits, met, drafter, adapters);
     made.move();
     return engine;

@@ -6,6 +6,7 @@ export { Encoder, type EncoderOptions } from "./encoder.ts";
 export { EncoderClosedError, EngineClosedError } from "./closed.ts";
 export { Engine } from "./engine.ts";
 export type { EngineOptions } from "./options.ts";
+export type { LoadProgress } from "../models/load-count.ts";
 export { Communicator, type CommunicatorOptions, type Exchange } from "../comm/communicator.ts";
 export type { CommLibrary } from "../comm/library.ts";
 export { mergeRanks } from "../comm/merge-ranks.ts";

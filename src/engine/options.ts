@@ -1,6 +1,7 @@
 import type { DeviceKind } from "../device/open.ts";
 import { OptionError } from "../errors.ts";
 import { flag, integer, oneOf, type OptionSchemas, unchecked } from "../options.ts";
+import type { LoadProgress } from "../models/load-count.ts";
 import type { SpeculateOptions } from "./speculate.ts";
 
 /** How much an engine takes, and where it runs. */
@@ -55,6 +56,11 @@ export interface EngineOptions {
   speculate?: SpeculateOptions;
   /** Low-rank adapters (LoRA) that requests may name: folders of PEFT by name. Default: none. */
   adapters?: Readonly<Record<string, string>>;
+  /**
+   * Is told now and then how far the weights are, while the load takes this thread: what it is to
+   * show, it has to write at once.
+   */
+  onLoad?: (progress: LoadProgress) => void;
 }
 
 /** What each of them may be. */
@@ -81,6 +87,7 @@ export const engineSchemas: OptionSchemas = {
     additionalProperties: { type: "string" },
     description: "an object of folders by name",
   },
+  onLoad: unchecked("a function"),
 };
 
 /** Each request has a token in a step. Errors: OptionError. */

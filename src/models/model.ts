@@ -19,6 +19,7 @@ import { familyOf } from "./families.ts";
 import { type DecodeGraphs, graphsOf, hasDrafts } from "./decode-graphs.ts";
 import type { ModelFamily } from "./family.ts";
 import { Kit } from "./kit.ts";
+import type { LoadProgress } from "./load-count.ts";
 import { RandomSource } from "./random-source.ts";
 import { sharedAdapter, sharedCheckpoint, sharedShape } from "./share.ts";
 import type { DecoderShape } from "./shape.ts";
@@ -53,6 +54,8 @@ export interface ModelOptions {
   readonly ranks?: Communicator | undefined;
   /** Tells them that this process still loads; where there are `ranks`, waits for them, too. */
   readonly loading?: Loading | undefined;
+  /** Is told how far its weights are. */
+  readonly onLoad?: ((progress: LoadProgress) => void) | undefined;
   /** True: steps end with states of tokens, and any of them may be wanted. */
   readonly statesOnly?: boolean;
   /** Whether each of them has a part of the keys of every request. */
@@ -115,7 +118,10 @@ export class Model implements AsyncDisposable {
     const Source = checkpoint.isRandom ? RandomSource : WeightSource;
     const own = share === undefined ? checkpoint : sharedCheckpoint(checkpoint, whole, share);
     const source = made.use(new Source(device, own, dtype));
-    source.onTensor = options.loading?.tell;
+    source.onProgress = () => {
+      options.loading?.tell();
+      options.onLoad?.(source.progress);
+    };
     const weights = family.weights(source, shape);
     source.requireAllTaken(ignoredTensors);
     // Products begin to read weights before the kernels ahead of them are done.

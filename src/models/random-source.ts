@@ -4,6 +4,7 @@ import { Weight } from "../tensor/weight.ts";
 import type { Range } from "../weights/slice.ts";
 import type { LatentHeads } from "./latent.ts";
 import type { LatentShape } from "./shape.ts";
+import type { LoadProgress } from "./load-count.ts";
 import { WeightSource } from "./weight-source.ts";
 
 /** Tensors that not all models have, by `model_type`: biases of Qwen 2, norms of Qwen 3. */
@@ -76,6 +77,10 @@ export class RandomSource extends WeightSource {
   }
 
   override requireAllTaken(): void {}
+
+  override get progress(): LoadProgress {
+    return { bytes: this.bytes };
+  }
 
   #hasExtra(name: string, kind: string): boolean {
     return (

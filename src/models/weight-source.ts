@@ -9,6 +9,7 @@ import { CheckpointError } from "../weights/errors.ts";
 import { type Range, rowsOf } from "../weights/slice.ts";
 import { Config } from "./config.ts";
 import type { LatentHeads } from "./latent.ts";
+import { LoadCount, type LoadProgress } from "./load-count.ts";
 import type { LatentShape } from "./shape.ts";
 import { storedBytes, type StoredTensor } from "../weights/stored.ts";
 import { dtypeOf, unpack } from "../weights/unpack.ts";
@@ -28,7 +29,7 @@ interface Done {
   readonly linears: LinearLayer[];
   /** What parts of files are read into on their way to the device. */
   ring?: PinnedRing | undefined;
-  onTensor?: (() => void) | undefined;
+  readonly count: LoadCount;
 }
 
 /** Bytes of a file that are read at once, while those before go to the device. */
@@ -42,7 +43,12 @@ export class WeightSource implements Disposable {
     /** Of activations, and of weights that are not quantised. */
     readonly dtype: DType,
     readonly prefix = "",
-    protected readonly done: Done = { owned: [], taken: new Set(), linears: [] },
+    protected readonly done: Done = {
+      owned: [],
+      taken: new Set(),
+      linears: [],
+      count: new LoadCount(checkpoint),
+    },
   ) {}
 
   /** The same for names behind `prefix.`. */
@@ -51,9 +57,13 @@ export class WeightSource implements Disposable {
     return new WeightSource(device, checkpoint, dtype, `${this.prefix}${prefix}.`, done);
   }
 
-  /** What is called whenever a tensor is read or made. */
-  set onTensor(each: (() => void) | undefined) {
-    this.done.onTensor = each;
+  /** What is called whenever a tensor, or a part of a large one, is read or made. */
+  set onProgress(each: () => void) {
+    this.done.count.onProgress = each;
+  }
+
+  get progress(): LoadProgress {
+    return this.done.count.progress;
   }
 
   /** Whether there is a weight of that name. */
@@ -64,7 +74,7 @@ export class WeightSource implements Disposable {
   /** A norm's weight, f32 [length], with `offset` added to each. Errors: CheckpointError. */
   vector(name: string, length: number, offset = 0, kind = "weight"): Tensor {
     const stored = this.#stored(name, [length], kind);
-    const values = unpack(stored).map((value) => value + offset);
+    const values = this.#unpack(stored).map((value) => value + offset);
     return this.own(Tensor.from(this.device, values, [length], "f32", stored.name));
   }
 
@@ -78,7 +88,7 @@ export class WeightSource implements Disposable {
     const parts = Object.entries(outputs);
     if (!this.checkpoint.tensors.has(this.nameOf(parts[0][0], "bias"))) return undefined;
     const values = parts.flatMap(([name, count]) => [
-      ...unpack(this.#stored(name, [count], "bias")),
+      ...this.#unpack(this.#stored(name, [count], "bias")),
     ]);
     return this.own(Tensor.from(this.device, values, [values.length], "f32", "biases"));
   }
@@ -97,9 +107,10 @@ export class WeightSource implements Disposable {
       this.#stored(name, [count, inputs]),
     );
     const codes = stored.map(codesOf);
-    const weight = codes.some((part) => part === undefined)
-      ? Weight.dense(this.#stack(inputs, outputs))
-      : this.#grouped(inputs, stackCodes(codes as Codes[]));
+    if (codes.some((part) => part === undefined))
+      return this.noted(Weight.dense(this.#stack(inputs, outputs)), outputs);
+    const weight = this.#grouped(inputs, stackCodes(codes as Codes[]));
+    for (const part of stored) this.done.count.add(storedBytes(part));
     return this.noted(weight, outputs);
   }
 
@@ -139,7 +150,7 @@ export class WeightSource implements Disposable {
     { rank, plain, value }: Omit<LatentShape, "turned">,
   ): LatentHeads {
     const width = plain + value;
-    const stored = unpack(this.#stored(name, [heads * width, rank]));
+    const stored = this.#unpack(this.#stored(name, [heads * width, rank]));
     const keys = new Float32Array(heads * rank * plain);
     const values = new Float32Array(heads * value * rank);
     for (let head = 0; head < heads; head++) {
@@ -185,7 +196,7 @@ export class WeightSource implements Disposable {
     const { path, tensors } = this.checkpoint;
     const { taken } = this.done;
     const left = [...tensors.keys()].filter((name) => !taken.has(name) && !ignored.test(name));
-    if (left.length === 0) return;
+    if (left.length === 0) return this.done.count.end();
     const more = left.length > 1 ? ` and ${left.length - 1} more` : "";
     const fix = "use a model of a supported family.";
     throw new CheckpointError(path, `nothing here knows its tensor ${left[0]}${more}`, fix);
@@ -238,7 +249,10 @@ export class WeightSource implements Disposable {
       const stored = this.#stored(name, [rows, inputs]);
       const isSame = dtypeOf[stored.format.name] === this.dtype;
       if (isSame && stored.read) this.#load(to, storedBytes(stored), stored.read);
-      else this.device.upload(to, bytesIn(this.dtype, stored));
+      else {
+        this.device.upload(to, bytesIn(this.dtype, stored));
+        this.done.count.add(storedBytes(stored));
+      }
       to += rows * inputs * dtypeBytes(this.dtype);
     }
     return to;
@@ -253,11 +267,11 @@ export class WeightSource implements Disposable {
       const { i32 } = ring.take(Math.ceil(count / 4));
       read(new Uint8Array(i32.buffer, i32.byteOffset, count), at);
       ring.upload(stream, to + at, count / 4);
+      this.done.count.add(count);
     }
   }
 
   #stored(name: string, shape: readonly number[], kind = "weight"): StoredTensor {
-    this.done.onTensor?.();
     const { path, tensors } = this.checkpoint;
     const full = this.nameOf(name, kind);
     const stored = tensors.get(full);
@@ -269,13 +283,19 @@ export class WeightSource implements Disposable {
     throw new CheckpointError(path, `tensor ${full} is [${is}], and [${wanted}] is wanted`, fix);
   }
 
+  #unpack(stored: StoredTensor): Float32Array {
+    const values = unpack(stored);
+    this.done.count.add(storedBytes(stored));
+    return values;
+  }
+
   protected nameOf(name: string, kind = "weight"): string {
     return `${this.prefix}${name}.${kind}`;
   }
 
   protected own(tensor: Tensor): Tensor {
     this.done.owned.push(tensor);
-    this.done.onTensor?.();
+    this.done.count.onProgress?.();
     return tensor;
   }
 

@@ -1,5 +1,7 @@
 import type { DeviceKind } from "../../device/open.ts";
 import { Engine, fetchSmolLm2 } from "../../engine/index.ts";
+import { ranksOf } from "../../comm/ranks.ts";
+import { LoadLine } from "./load-line.ts";
 import { builtIn, requireGiven } from "./given.ts";
 import { endWithParent, isAlone, startRanks } from "./ranks.ts";
 import { onSignals } from "./signals.ts";
@@ -51,6 +53,7 @@ export async function openEngine(model: string, options: EngineArguments): Promi
     name === builtIn && !randomWeights ? await fetchSmolLm2(say) : name;
   const path = await pathOf(model);
   const started = performance.now();
+  using progress = new LoadLine(process.stderr);
   const engine = await Engine.load(path, {
     device,
     pageSize,
@@ -66,7 +69,9 @@ export async function openEngine(model: string, options: EngineArguments): Promi
     ...(pages !== undefined && { pages }),
     ...(lora && { adapters: lora }),
     ...(await speculateOf(options, pathOf)),
+    ...(!quiet && (ranksOf()?.rank ?? 0) === 0 && { onLoad: (now) => progress.show(now) }),
   });
+  progress.end();
   if (engine.rank > 0) {
     // Signals are rank 0's: this one ends with it.
     using _ = onSignals(() => {});
