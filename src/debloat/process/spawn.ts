@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { constants } from "node:os";
 import { OptionError } from "../../errors.ts";
 
@@ -21,17 +22,30 @@ export async function runCommand(
   const started = performance.now();
   const child = start(command, { ...process.env, ...environment });
   const pass = (signal: NodeJS.Signals) => void child.kill(signal);
-  // A terminal sends an interrupt to the command as well.
-  const ignore = () => {};
-  process.on("SIGTERM", pass).on("SIGHUP", pass).on("SIGINT", ignore);
+  const interrupt = (signal: NodeJS.Signals) => {
+    if (!hasTerminal()) pass(signal);
+  };
+  process.on("SIGTERM", pass).on("SIGHUP", pass).on("SIGINT", interrupt);
   try {
     await child.exited;
   } finally {
-    process.off("SIGTERM", pass).off("SIGHUP", pass).off("SIGINT", ignore);
+    process.off("SIGTERM", pass).off("SIGHUP", pass).off("SIGINT", interrupt);
   }
   const seconds = (performance.now() - started) / 1000;
   const signal = Object.entries(constants.signals).find(([name]) => name === child.signalCode);
   return { exitCode: signal === undefined ? (child.exitCode ?? 1) : 128 + signal[1], seconds };
+}
+
+/**
+ * Whether this process's group is the one that a terminal listens to. The terminal sends an
+ * interrupt to all of it, so that the command has it too.
+ */
+function hasTerminal(): boolean {
+  // proc(5), behind the name, which may hold anything: state, parent, group, session, terminal, its
+  // group.
+  const stat = readFileSync("/proc/self/stat", "utf8");
+  const [, , group, , , foreground] = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return group === foreground;
 }
 
 /** Throws an OptionError unless it is a program and its arguments. */
