@@ -72,10 +72,10 @@ function rates() {
 
 function showRate(points) {
   const { context, width, height } = canvas("rate", 72);
-  const most = Math.max(1, ...points.map(({ rate }) => rate));
+  const most = Math.max(0, ...points.map(({ rate }) => rate));
   const now = performance.now();
   const x = (time) => width - ((now - time) / (1000 * seconds)) * width;
-  const y = (rate) => height - 2 - (rate / most) * (height - 6);
+  const y = (rate) => height - 2 - (rate / Math.max(1, most)) * (height - 6);
   context.strokeStyle = colour("line");
   context.beginPath();
   context.moveTo(0, height - 1);
