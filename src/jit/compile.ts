@@ -1,7 +1,7 @@
 import { availableParallelism } from "node:os";
 import { CompileError } from "../errors.ts";
 import { askNvrtc, type CompilerAnswer, type NvrtcJob, nvrtcWorker } from "../ffi/nvrtc.ts";
-import { compileEmulated, compileEmulatedSync } from "./emulated.ts";
+import { compileAllEmulatedSync, compileEmulated, compileEmulatedSync } from "./emulated.ts";
 import { readClampFaults } from "./machine-code.ts";
 import { findNvrtc } from "./nvrtc.ts";
 import { describeSpecialization, languageFlags, type Specialization } from "./specialization.ts";
@@ -56,6 +56,15 @@ export function compileSync(
       ? compileEmulatedSync(text)
       : askNvrtc(nvrtcJob(specialization, text, architecture));
   return imageIn(answer, specialization, architecture);
+}
+
+/** As compileSync, of several for the emulated GPU, beside each other. */
+export function compileAllSync(
+  jobs: readonly { readonly specialization: Specialization; readonly text: string }[],
+): Uint8Array<ArrayBuffer>[] {
+  if (jobs.length > 0) sayCompiling(`${jobs.length} kernels`, emulated);
+  const answers = compileAllEmulatedSync(jobs.map(({ text }) => text));
+  return answers.map((answer, i) => imageIn(answer, jobs[i].specialization, emulated));
 }
 
 function imageIn(

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { CompileError } from "../errors.ts";
 import type { CompilerAnswer } from "../ffi/nvrtc.ts";
@@ -60,9 +60,21 @@ export async function compileEmulated(text: string): Promise<CompilerAnswer> {
 
 /** As compileEmulated, while this thread waits. */
 export function compileEmulatedSync(text: string): CompilerAnswer {
-  using job = new Job(text);
-  const { exitCode, stderr } = Bun.spawnSync(job.command, { stdout: "ignore", stderr: "pipe" });
-  return job.answer(exitCode, stderr.toString());
+  return compileAllEmulatedSync([text])[0];
+}
+
+/** The same of several texts, as many at a time as there are processors. */
+export function compileAllEmulatedSync(texts: readonly string[]): CompilerAnswer[] {
+  if (texts.length === 0) return [];
+  using jobs = new DisposableStack();
+  const all = texts.map((text) => jobs.use(new Job(text)));
+  const count = Math.min(all.length, availableParallelism());
+  const lanes = Array.from({ length: count }, (_, lane) =>
+    all.filter((_, i) => i % count === lane).map(({ script }) => script),
+  );
+  const script = lanes.map((lane) => `(${lane.join("; ")}) &`).join(" ");
+  Bun.spawnSync(["/bin/sh", "-c", `${script} wait`], { stdio: ["ignore", "ignore", "inherit"] });
+  return all.map((job) => job.written());
 }
 
 /** A folder with a text, and the command that makes an image of it. */
@@ -86,6 +98,20 @@ class Job implements Disposable {
     writeFileSync(source, text);
     const place = ["-I", headers, "-x", "c++", source, "-o", this.#image];
     this.command = [zig, "c++", ...languageFlags, ...flagsNow(), ...place];
+  }
+
+  /** A shell's line that runs it and writes how it ended. */
+  get script(): string {
+    const quoted = this.command.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(" ");
+    return `${quoted} 2>'${this.#folder}/log'; echo $? >'${this.#folder}/code'`;
+  }
+
+  /** What that came to. */
+  written(): CompilerAnswer {
+    const [code, log] = ["code", "log"].map((name) =>
+      readFileSync(join(this.#folder, name), "utf8"),
+    );
+    return this.answer(Number(code), log);
   }
 
   answer(code: number, log: string): CompilerAnswer {

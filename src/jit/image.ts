@@ -1,5 +1,5 @@
 import { ImageCache } from "./cache.ts";
-import { compile, compileSync } from "./compile.ts";
+import { compile, compileAllSync, compileSync } from "./compile.ts";
 import { dumpSource } from "./dump.ts";
 import { embeddedImages } from "./embedded.ts";
 import { emulatedCompiler } from "./emulated.ts";
@@ -49,6 +49,23 @@ export function imageSync(specialization: Specialization, target: Target): Image
   if (found !== undefined) return found;
   const { architecture, hash } = ownName(text, target);
   return keep(specialization, architecture, hash, compileSync(specialization, text, architecture));
+}
+
+/** As imageSync, of several: the emulated GPU's are compiled beside each other. */
+export function imagesSync(list: readonly Specialization[], target: Target): Image[] {
+  const [architecture] = target.architectures;
+  if (architecture !== emulated) return list.map((each) => imageSync(each, target));
+  const all = list.map((specialization) => {
+    const { text, found } = sought(specialization, target);
+    return { specialization, text, found, hash: ownName(text, target).hash };
+  });
+  const missing = [
+    ...new Map(all.flatMap((each) => (each.found ? [] : [[each.hash, each]]))).values(),
+  ];
+  const images = compileAllSync(missing).map((bytes, i) =>
+    keep(missing[i].specialization, architecture, missing[i].hash, bytes),
+  );
+  return all.map(({ found, hash }) => found ?? images.find((image) => image.hash === hash)!);
 }
 
 /** The text to compile, and its image where there is one already. */

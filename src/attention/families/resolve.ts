@@ -5,7 +5,7 @@ import { jitTarget } from "../../device/operators.ts";
 import { DeviceError, OptionError } from "../../errors.ts";
 import { AttentionMapParams, AttentionParams } from "../../ffi/params.gen.ts";
 import { Status } from "../../ffi/status.ts";
-import { type Image, imageOf, imageSync } from "../../jit/image.ts";
+import { type Image, imageOf, imagesSync } from "../../jit/image.ts";
 import type { Target } from "../../jit/target.ts";
 import { classesFor } from "../../plan/traits.ts";
 import type { ResolvedOptions } from "../options.ts";
@@ -83,7 +83,10 @@ export function resolveKernelsNow(
   if (device.kind === "cpu") return loadAll(device, offer, []);
   const target = jitTarget(device);
   try {
-    const images = sourcesOf(offer).map(({ image }) => imageSync(image!, target));
+    const images = imagesSync(
+      sourcesOf(offer).map(({ image }) => image!),
+      target,
+    );
     return loadAll(device, offer, images);
   } catch (error) {
     throw atUsersLine(error, options.variant);
