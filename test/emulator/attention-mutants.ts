@@ -9,6 +9,7 @@ import {
   imageOf,
   type Mutant,
   outcomeOf,
+  patienceMs,
   schedules,
   watch,
   type Watched,
@@ -48,10 +49,10 @@ interface Original {
 }
 
 /** What a child process says of a subject's case, run with an image in the kernel's place. */
-function run(subject: Subject, order: string, image?: string): Promise<string> {
+function run(subject: Subject, order: string, image?: string, ms?: number): Promise<string> {
   const { sms, ...rest } = subject;
   const job: Job = image === undefined ? rest : { ...rest, image };
-  return outcomeOf("run-mutant.ts", job, order, sms);
+  return outcomeOf("run-mutant.ts", job, order, sms, ms);
 }
 
 /** Subjects whose outcome is right by the first schedule. Errors: an Error that names one. */
@@ -139,7 +140,7 @@ async function catchOne(of: Original, { name, text }: Mutant, folder: string) {
   // The change is in code that this specialisation leaves out.
   if (Buffer.compare(image.bytes, of.image.bytes) === 0) return undefined;
   for (const order of schedules) {
-    const outcome = await run(of.subject, order, image.path);
+    const outcome = await run(of.subject, order, image.path, patienceMs);
     if (outcome === of.expected) continue;
     if (!wrong.test(outcome)) throw new Error(`${name}: ${outcome}`);
     return `${of.name}, ${order}: ${outcome}`;

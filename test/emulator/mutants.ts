@@ -58,7 +58,9 @@ export function withOther(text: string, name: string, piece: string, other: stri
 
 /** Orders in which the emulated GPU runs a mutant until it is caught. */
 export const schedules = ["fifo", "greedy", "random,seed=1", "random,seed=2", "random,seed=3"];
-const patienceMs = 30_000;
+/** How long a kernel may run without one of its waits, and one that is whole and is compiled. */
+export const patienceMs = 30_000;
+const wholeMs = 300_000;
 let images = 0;
 
 /** Compiles a text into a folder; returns the image's file and bytes. */
@@ -79,10 +81,11 @@ export async function outcomeOf(
   job: object,
   order: string,
   sms: number,
+  timeout = wholeMs,
 ): Promise<string> {
   const FLASHBUN_EMULATOR = `order=${order},sms=${sms},threads=1,timeout=2`;
   const env = { FLASHBUN_LIBCUDA: emulatedLibrary, FLASHBUN_EMULATOR };
-  const end = await ended(script, job, env, patienceMs);
+  const end = await ended(script, job, env, timeout);
   return end.code === 0 ? end.stdout : failureOf(end);
 }
 
@@ -98,7 +101,7 @@ export async function watch(script: string, job: object, sms: number): Promise<W
   const folder = mkdtempSync(join(tmpdir(), "flashbun-races-"));
   try {
     const env = watchedIn(folder, `order=greedy,sms=${sms},threads=1,timeout=60`);
-    const end = await ended(script, job, env, 10 * patienceMs);
+    const end = await ended(script, job, env, wholeMs);
     return { report: reportsIn(folder), failure: end.code === 0 ? "" : failureOf(end) };
   } finally {
     rmSync(folder, { recursive: true });

@@ -5,7 +5,15 @@ import { join } from "node:path";
 import { operatorKernels } from "../../src/jit/operators.ts";
 import { expand } from "../../src/jit/specialization.ts";
 import { emulatedLibrary } from "../support/targets.ts";
-import { each, imageOf, outcomeOf, schedules, withoutEachWait, wrong } from "./mutants.ts";
+import {
+  each,
+  imageOf,
+  outcomeOf,
+  patienceMs,
+  schedules,
+  withoutEachWait,
+  wrong,
+} from "./mutants.ts";
 import type { Mutant } from "./mutants.ts";
 import type { Job } from "./run-operator.ts";
 
@@ -77,8 +85,8 @@ const folder = mkdtempSync(join(tmpdir(), "flashbun-operator-mutants-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 function run(kernel: string, order: string, image?: string): Promise<string> {
-  const job: Job = image === undefined ? { kernel } : { kernel, image };
-  return outcomeOf("run-operator.ts", job, order, 4);
+  if (image === undefined) return outcomeOf("run-operator.ts", { kernel } satisfies Job, order, 4);
+  return outcomeOf("run-operator.ts", { kernel, image } satisfies Job, order, 4, patienceMs);
 }
 
 /** Even norms have teams of other sizes: what orders them has to be needed in each. */
