@@ -105,7 +105,7 @@ export class Notifier {
 
   #settle(): void {
     const waiters = this.#waiters;
-    const settled: Awaited[] = [];
+    const gone: Awaited[] = [];
     let kept = 0;
     for (let i = 0; i < waiters.length; i++) {
       const waiter = waiters[i];
@@ -116,10 +116,10 @@ export class Notifier {
       const failure = waiter.stream.device.failureNow();
       if (failure === undefined) waiter.resolve();
       else waiter.reject(failure);
-      settled.push(waiter.stream);
+      if (waiter.stream.disposed) gone.push(waiter.stream);
     }
     waiters.length = kept;
-    for (const stream of new Set(settled)) this.#giveBack(stream);
+    if (gone.length > 0) for (const stream of new Set(gone)) this.#giveBack(stream);
   }
 
   /** Gives back the native stream of one that was disposed, once no one waits for it. */

@@ -234,7 +234,7 @@ export class DraftModel implements Drafter {
       generation,
       position: tokens.length + level,
     }));
-    return this.#sampler.queue(rows, () => (width > 1 ? width : -1)).read();
+    return this.#sampler.queue(rows, false, () => (width > 1 ? width : -1)).read();
   }
 }
 

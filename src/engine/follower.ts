@@ -101,8 +101,7 @@ export class Follower implements Disposable {
   async #settle({ rows, results }: Queued): Promise<void> {
     await this.#comm.watch(results.done);
     if (rows.length === 0) return;
-    const { buffer, byteOffset, byteLength } = results.part(0);
-    const tokens = new Int32Array(buffer, byteOffset, byteLength / 4);
+    const tokens = results.ints;
     for (const { job, place, first } of rows) {
       if (!this.#live.has(job.id)) continue;
       const path = this.#drafts.pathOf(job, (node) => tokens[first + node]);

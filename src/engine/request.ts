@@ -17,7 +17,7 @@ import { StopStrings } from "../text/stop-strings.ts";
 import { TextStream } from "../text/text-stream.ts";
 import type { ToolCallPiece, ToolCallReader } from "../text/tool-calls.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import { partsOf, type SamplingOptions, samplingSchemas } from "./sampling.ts";
+import { adjusts, partsOf, type SamplingOptions, samplingSchemas } from "./sampling.ts";
 import { TokenQueue } from "./token-queue.ts";
 import type { Tool, ToolChoice } from "./tool-options.ts";
 
@@ -152,6 +152,8 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   readonly grammar: GrammarState | undefined;
   /** @internal What of the logits that ranks share it needs. */
   readonly parts: LogitParts;
+  /** @internal Whether each of its tokens is that of the largest logit. */
+  readonly isGreedy: boolean;
   #isRead = false;
   /** @internal Called when it ends. */
   onEnd: (() => void) | undefined;
@@ -171,7 +173,9 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     this.#stops = new StopStrings(answer.stops);
     this.#calls = answer.tools?.reader;
     this.grammar = answer.grammar;
-    this.parts = partsOf(sampling, answer.grammar !== undefined);
+    const hasGrammar = answer.grammar !== undefined;
+    this.parts = partsOf(sampling, hasGrammar);
+    this.isGreedy = sampling.temperature === 0 && !hasGrammar && !adjusts(sampling);
   }
 
   /** Its token ids; none while a long text is cut into them. */

@@ -10,6 +10,8 @@ const partAlignment = 64;
 /** What a step brings back: copies of tensors on the host, there once `done` resolves. */
 export interface Results {
   readonly done: Promise<void>;
+  /** All of them one after the other, without a view of its own for each step. */
+  readonly ints: Int32Array;
   /** Bytes of the i-th tensor, good until as many later steps were queued as the ring holds. */
   part(i: number): Uint8Array<ArrayBuffer>;
 }
@@ -17,6 +19,7 @@ export interface Results {
 interface Slot {
   readonly memory: Memory;
   readonly host: ArrayBuffer;
+  readonly ints: Int32Array;
 }
 
 /** Pinned memory in turn, into which the results of steps are copied behind them. */
@@ -39,12 +42,12 @@ export class ResultRing implements Disposable {
       places.push(bytes);
       bytes += Math.ceil(size / partAlignment) * partAlignment;
     }
-    const { memory, host } = this.#take(bytes);
+    const { memory, host, ints } = this.#take(bytes);
     tensors.forEach(({ address }, i) => stream.copy(memory.address + places[i], address, sizes[i]));
     const done = stream.done();
     // Whoever waits gets the failure; until then it is nobody's.
     done.catch(() => {});
-    return { done, part: (i) => new Uint8Array(host, places[i], sizes[i]) };
+    return { done, ints, part: (i) => new Uint8Array(host, places[i], sizes[i]) };
   }
 
   [Symbol.dispose](): void {
@@ -58,6 +61,7 @@ export class ResultRing implements Disposable {
     if (slot !== undefined && slot.memory.byteLength >= bytes) return slot;
     slot?.memory[Symbol.dispose]();
     const memory = this.#device.alloc(2 * bytes, "step results", true);
-    return (this.#slots[at] = { memory, host: memory.hostBytes() });
+    const host = memory.hostBytes();
+    return (this.#slots[at] = { memory, host, ints: new Int32Array(host) });
   }
 }

@@ -56,7 +56,6 @@ export class Sampler implements Disposable {
   /** Low and high halves of the seeds. */
   readonly #seedWords: Uint32Array;
   readonly #position: RowColumn<Int32Array>;
-  readonly #status: RowColumn<Int32Array>;
   readonly #results: ResultRing;
   #penalties: Penalties | undefined;
   #masks: TokenMasks | undefined;
@@ -77,31 +76,28 @@ export class Sampler implements Disposable {
     this.#seed = new RowColumn(device, "seeds", new BigInt64Array(rowsMost));
     this.#seedWords = new Uint32Array(this.#seed.values.buffer);
     this.#position = new RowColumn(device, "positions", new Int32Array(rowsMost));
-    this.#status = new RowColumn(device, "status", new Int32Array(rowsMost));
     this.#results = new ResultRing(device);
   }
 
   /**
-   * Queues a choice for each row of logits that the step before left, in their order; `topOf` says
-   * how many log-probabilities a request wants.
+   * Queues a choice for each row of logits that the step before left, in their order, or takes
+   * those that it made; `topOf` says how many log-probabilities a request wants.
    */
-  queue(rows: readonly SampledRow[], topOf = logProbsWanted): Choices {
+  queue(rows: readonly SampledRow[], isChosen = false, topOf = logProbsWanted): Choices {
     const { kit } = this.#model;
     const tops = rows.map(({ generation }) => topOf(generation));
     if (rows.length === 0) return this.#choices(rows, [], tops);
-    const raw = kit.logitsOf(rows.length);
-    const generations = rows.map(({ generation }) => generation);
-    const isAdjusted = generations.some(({ sampling }) => adjusts(sampling));
-    const logits = this.#adjusted(raw, generations, isAdjusted);
-    const tokens = this.#choose(logits, rows);
-    if (isAdjusted) this.#adjuster().count(tokens);
+    if (!isChosen) this.#chooseAll(rows);
     const asked = Math.max(...tops);
-    const status = this.#status.rows(rows.length);
-    if (asked < 0) return this.#choices(rows, [tokens, status], tops);
+    if (asked < 0) return this.#choices(rows, [], tops);
     // By the likeliest, what is told of the others is brought to what is seen here.
     const wanted = Math.max(asked, 1);
-    const { chosen, values, indices } = logProbs(raw, { tokens, top: wanted });
-    const choices = this.#choices(rows, [tokens, status, chosen!, values, indices], tops);
+    const tokens = kit.inputs.chosenOf(rows.length);
+    const { chosen, values, indices } = logProbs(kit.logitsOf(rows.length), {
+      tokens,
+      top: wanted,
+    });
+    const choices = this.#choices(rows, [chosen!, values, indices], tops);
     for (const made of [chosen, values, indices]) made?.[Symbol.dispose]();
     return choices;
   }
@@ -114,7 +110,7 @@ export class Sampler implements Disposable {
   [Symbol.dispose](): void {
     for (const made of [this.#penalties, this.#masks, this.#masked]) made?.[Symbol.dispose]();
     const filters = [this.#temperature, this.#topK, this.#topP, this.#minP];
-    for (const column of [...filters, this.#seed, this.#position, this.#status, this.#results])
+    for (const column of [...filters, this.#seed, this.#position, this.#results])
       column[Symbol.dispose]();
   }
 
@@ -125,30 +121,43 @@ export class Sampler implements Disposable {
   ): Choices {
     const asked = Math.max(...tops);
     const wanted = Math.max(asked, 1);
-    const facts = rows.length === 0 ? undefined : this.#model.kit.facts();
-    const results = this.#results.queue([...tensors, ...(facts?.tensors ?? [])]);
+    const { kit } = this.#model;
+    const facts = rows.length === 0 ? undefined : kit.facts();
+    const outcome = rows.length === 0 ? [] : [kit.inputs.outcomeOf(rows.length)];
+    const results = this.#results.queue([...outcome, ...tensors, ...(facts?.tensors ?? [])]);
+    const rowsMost = this.#rowsMost;
     return {
       async read() {
         await results.done;
         if (rows.length === 0) return [];
-        const ints = (i: number) => asInts(results.part(i));
-        const [ids, status] = [ints(0), ints(1)];
+        // First status, from the first place on.
+        const { ints } = results;
         const floats = (i: number) => asFloats(results.part(i));
         const told =
-          asked < 0 ? undefined : { chosen: floats(2), values: floats(3), indices: ints(4) };
-        const parts = facts?.tensors.map((_, i) => results.part(tensors.length + i)) ?? [];
+          asked < 0
+            ? undefined
+            : { chosen: floats(1), values: floats(2), indices: asInts(results.part(3)) };
+        const parts = facts?.tensors.map((_, i) => results.part(1 + tensors.length + i)) ?? [];
         const ranks = new RankRows(facts, parts);
         return rows.map(({ position }, row) => {
-          const isWrong = (status[row] & isOdd) !== 0 || ranks.hasNaN(row);
+          const isWrong = (ints[row] & isOdd) !== 0 || ranks.hasNaN(row);
           const shift = told && ranks.shift(row, told.values[row * wanted]);
           return {
-            token: ids[row],
+            token: ints[rowsMost + row],
             logProb: told && logProbOf(told, row, wanted, tops[row], shift!),
             failure: isWrong ? new SamplingError(position) : undefined,
           };
         });
       },
     };
+  }
+
+  #chooseAll(rows: readonly SampledRow[]): void {
+    const raw = this.#model.kit.logitsOf(rows.length);
+    const generations = rows.map(({ generation }) => generation);
+    const isAdjusted = generations.some(({ sampling }) => adjusts(sampling));
+    const tokens = this.#choose(this.#adjusted(raw, generations, isAdjusted), rows);
+    if (isAdjusted) this.#adjuster().count(tokens);
   }
 
   /** Logits after penalties and grammars; `raw` itself where nobody asks for them. */
@@ -181,8 +190,8 @@ export class Sampler implements Disposable {
 
   #choose(logits: Tensor, rows: readonly SampledRow[]): Tensor {
     const count = rows.length;
-    const out = this.#model.kit.inputs.chosenOf(count);
-    const status = this.#status.rows(count);
+    const { inputs } = this.#model.kit;
+    const [out, status] = [inputs.chosenOf(count), inputs.statusOf(count)];
     if (rows.every(({ generation }) => generation.sampling.temperature === 0))
       return sample(logits, { temperature: 0, out, status });
     const [, vocabulary] = logits.shape;

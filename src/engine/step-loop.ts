@@ -9,7 +9,7 @@ import type { EngineRanks } from "./ranks.ts";
 import type { Generation } from "./request.ts";
 import type { LoopCounts } from "./stats.ts";
 import { mostOf } from "./sampling.ts";
-import type { Choices, Chosen, Sampler } from "./sampler.ts";
+import type { Choices, Chosen, SampledRow, Sampler } from "./sampler.ts";
 import type { Drafter } from "./drafter.ts";
 import { type DraftCounts, Speculation } from "./speculation.ts";
 import type { Proposal } from "./step-drafts.ts";
@@ -226,8 +226,7 @@ export class StepLoop {
     const depthOf = (job: Job, node: number) => this.#speculation?.drafts.depthOf(job, node) ?? 0;
     try {
       const sampled = sampledRows(rows, this.#generations, depthOf);
-      this.#launch(step, mostOf(sampled.map(({ generation }) => generation.parts)));
-      const choices = this.#sampler.queue(sampled);
+      const choices = this.#sampler.queue(sampled, this.#launch(step, sampled));
       this.#model.shareChosen(step.wanted);
       const queued = { jobs: step.jobs.slice(), rows, choices };
       this.scheduler.advance(step);
@@ -258,7 +257,7 @@ export class StepLoop {
       // It may have left since, or have ended before this token.
       if (generation === undefined) return;
       try {
-        this.#hand(generation, row, chosen.slice(row.first, row.first + row.count));
+        this.#hand(generation, row, chosen);
       } catch (error) {
         // What one request makes of its token is nobody else's affair.
         this.abort(generation, error);
@@ -275,19 +274,22 @@ export class StepLoop {
     }
   }
 
-  #launch(step: Step, parts: LogitParts): void {
-    const ids = idsOf(step, this.#tokens);
+  #launch(step: Step, sampled: readonly SampledRow[]): boolean {
     const { batch, jobs, sequences, logitRows, wanted } = step;
     const trees = this.#speculation?.drafts.treesOf(step);
-    this.#model.forward({ batch, jobs, sequences, ids, logitRows, wanted, parts, trees });
+    const isGreedy = sampled.every(({ generation }) => generation.isGreedy);
+    const parts = this.followers && mostOf(sampled.map(({ generation }) => generation.parts));
+    const rows = { ids: idsOf(step, this.#tokens), logitRows, wanted, parts: parts ?? "all" };
+    return this.#model.forward({ batch, jobs, sequences, trees, ...rows, isGreedy });
   }
 
   /** Hands out the tokens of a row: behind each node of its drafts that stands, one. */
-  #hand(generation: Generation, { job, place }: Row, chosen: readonly Chosen[]): void {
-    const path = this.#speculation?.pathOf(job, chosen) ?? onlyLast;
-    const accepted = path.slice(1).map((node) => node - 1);
+  #hand(generation: Generation, { job, place, first, count: nodes }: Row, all: Chosen[]): void {
+    const hasDrafts = nodes > 1;
+    const path = hasDrafts ? this.#speculation!.pathOf(job, all.slice(first)) : onlyLast;
+    const accepted = hasDrafts ? path.slice(1).map((node) => node - 1) : undefined;
     // Ranks that follow tell their schedulers too, whatever is made of the token here.
-    const told = this.scheduler.tell(job, place, chosen[path.at(-1)!].token, accepted);
+    const told = this.scheduler.tell(job, place, all[first + path.at(-1)!].token, accepted);
     if (generation.finishReason !== null) {
       if (told !== null) this.#drop(generation);
       return;
@@ -295,7 +297,7 @@ export class StepLoop {
     generation.cachedTokens = job.cachedTokens;
     const count = Math.min(path.length, job.length - place);
     for (let i = 0; i < count; i++) {
-      const { token, logProb, failure } = chosen[path[i]];
+      const { token, logProb, failure } = all[first + path[i]];
       if (failure !== undefined) return this.abort(generation, failure);
       const ending = i < count - 1 ? null : told === "end" ? "stop" : told;
       this.counts.generatedTokens++;

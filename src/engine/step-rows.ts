@@ -42,7 +42,9 @@ export function idsOf({ jobs }: Step, room: Int32Array): Int32Array {
   let count = 0;
   for (const { tokens, computed, scheduled, drafts, drafted } of jobs) {
     const known = scheduled - drafted;
-    room.set(tokens.subarray(computed, computed + known), count);
+    // A view for each request of a step of decodes would cost more than what it holds.
+    if (known === 1) room[count] = tokens[computed];
+    else room.set(tokens.subarray(computed, computed + known), count);
     count += known;
     for (let i = 0; i < drafted; i++) room[count++] = drafts![i];
   }

@@ -16,6 +16,7 @@ const draftRowsMost = 64;
 export interface GraphKind {
   readonly isAdapted: boolean;
   readonly parts: LogitParts;
+  readonly isGreedy: boolean;
 }
 
 /**
@@ -25,9 +26,9 @@ export interface GraphKind {
  * graphs of their own.
  */
 export class DecodeGraphs implements Disposable {
-  /** By what of the logits they bring; then by padded tokens, those with drafts by less than 0. */
-  readonly #plain = logitParts.map(() => new Map<number, Graph>());
-  readonly #adapted = logitParts.map(() => new Map<number, Graph>());
+  /** By {@link keyOf}. */
+  readonly #plain = new Map<number, Graph>();
+  readonly #adapted = new Map<number, Graph>();
 
   constructor(
     readonly device: Device,
@@ -82,10 +83,10 @@ export class DecodeGraphs implements Disposable {
   /** Queues a planned step: its graph, or `queue` where none was captured yet, and that then is. */
   run(batch: Batch, kind: GraphKind, queue: () => void): void {
     const { device } = this;
-    const { isAdapted, parts } = kind;
+    const { isAdapted } = kind;
     const { paddedTokens } = batch;
-    const key = hasDrafts(batch) ? -paddedTokens : paddedTokens;
-    const graphs = (isAdapted ? this.#adapted : this.#plain)[logitParts.indexOf(parts)];
+    const key = keyOf(batch, kind);
+    const graphs = isAdapted ? this.#adapted : this.#plain;
     const graph = graphs.get(key);
     if (graph !== undefined && isReplayed(graph, device.stream)) return;
     graphs.delete(key);
@@ -97,14 +98,21 @@ export class DecodeGraphs implements Disposable {
 
   /** Frees those of steps with adapters, which are to be others. */
   dropAdapted(): void {
-    this.#adapted.forEach(drop);
+    drop(this.#adapted);
   }
 
   /** Frees all of them. */
   [Symbol.dispose](): void {
-    this.#plain.forEach(drop);
-    this.#adapted.forEach(drop);
+    drop(this.#plain);
+    drop(this.#adapted);
   }
+}
+
+/** A number for padded tokens, what of the logits is brought, who chooses; with drafts below 0. */
+function keyOf(batch: Batch, { parts, isGreedy }: GraphKind): number {
+  const tokens = batch.paddedTokens * logitParts.length + logitParts.indexOf(parts);
+  const key = 2 * tokens + (isGreedy ? 1 : 0);
+  return hasDrafts(batch) ? -key : key;
 }
 
 /** Of a step that a graph may run: whether any request has more than one token. */

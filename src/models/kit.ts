@@ -16,6 +16,7 @@ import {
   routeExperts,
   type RouteOptions,
 } from "../ops/routing.ts";
+import { sample } from "../ops/sample.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
 import type { Adapters } from "./adapters.ts";
@@ -72,6 +73,7 @@ export class Kit implements Disposable {
   readonly #routings = new Map<number, ExpertRouting>();
   #batch: Batch | undefined;
   #wanted = 0;
+  #areAllWanted = false;
   #parts: LogitParts = "all";
   readonly #shared: SharedLogits | undefined;
   #latents: LatentAttention | undefined;
@@ -93,12 +95,13 @@ export class Kit implements Disposable {
   }
 
   /**
-   * Begins a step of a planned batch, `wanted` of whose rows want logits. `parts`: what of logits
-   * that ranks share is wanted, the same on all.
+   * Begins a step of a planned batch, `wanted` of whose rows want logits, or all with its padding.
+   * `parts`: what of logits that ranks share is wanted, the same on all.
    */
-  begin(batch: Batch, wanted: number, parts: LogitParts, by: StepAttention): void {
+  begin(batch: Batch, wanted: number | "all", parts: LogitParts, by: StepAttention): void {
     this.#batch = batch;
-    this.#wanted = wanted;
+    this.#areAllWanted = wanted === "all";
+    this.#wanted = wanted === "all" ? batch.paddedTokens : wanted;
     this.#parts = parts;
     this.#by = by;
   }
@@ -242,6 +245,7 @@ export class Kit implements Disposable {
 
   /** The rows that want logits, [wanted, hidden]. */
   wanted(x: Tensor): Tensor {
+    if (this.#areAllWanted) return x;
     const rows = this.#logits.rows("wanted", this.#wanted, x.shape[1]);
     copyRows(this.#device.stream, x, this.inputs.wantedRows.address, rows, this.#wanted);
     return rows;
@@ -260,6 +264,14 @@ export class Kit implements Disposable {
     this.#product(x, head, { out: own });
     if (cap !== undefined) capLogits(own, cap, { out: own });
     shared?.bring(own, out, this.#parts);
+  }
+
+  /** Chooses the token of the largest logit for each wanted row. */
+  chooseLargest(): void {
+    const rows = this.#wanted;
+    if (rows === 0) return;
+    const [out, status] = [this.inputs.chosenOf(rows), this.inputs.statusOf(rows)];
+    sample(this.logitsOf(rows), { temperature: 0, out, status });
   }
 
   /** What ranks told of their parts of the last step's logits; undefined where all are here. */

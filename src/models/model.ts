@@ -198,8 +198,11 @@ export class Model implements AsyncDisposable {
     return this.cache.reserve(sequences, newTokens, { padTo });
   }
 
-  /** Queues a step; its logits lie in the kit. */
-  forward(step: StepTokens): void {
+  /**
+   * Queues a step; its logits lie in the kit. Returns whether it chooses the tokens too: of one
+   * that is greedy, but of ranks.
+   */
+  forward(step: StepTokens): boolean {
     const { batch, jobs, sequences, wanted, parts: asked } = step;
     const { cache, worthSharing } = this.parts;
     if (worthSharing !== undefined) cache.sharePrefixes(batch, sequences, worthSharing);
@@ -214,11 +217,16 @@ export class Model implements AsyncDisposable {
     this.kit.inputs.write(step, masks && trees!.masks.positions);
     // Of logits that are all here there is one kind of step.
     const parts = this.ranks === undefined ? "all" : asked;
-    this.kit.begin(batch, graphed ? batch.paddedTokens : wanted, parts, { attention, masks });
+    this.kit.begin(batch, graphed ? "all" : wanted, parts, { attention, masks });
     const isAdapted = this.#adapters?.begin(jobs) ?? false;
-    const queue = () => this.family.forward(this.kit, this.weights);
-    if (graphed) this.graphs.run(batch, { isAdapted, parts }, queue);
+    const isGreedy = step.isGreedy === true && this.ranks === undefined;
+    const queue = () => {
+      this.family.forward(this.kit, this.weights);
+      if (isGreedy) this.kit.chooseLargest();
+    };
+    if (graphed) this.graphs.run(batch, { isAdapted, parts, isGreedy }, queue);
     else queue();
+    return isGreedy;
   }
 
   /** Queues the ids that rank 0 chose for so many rows to the others; undefined for none. */

@@ -28,6 +28,8 @@ export interface StepTokens {
   readonly wanted: number;
   /** What of their logits is wanted where ranks share them. */
   readonly parts: LogitParts;
+  /** Whether each row's token is that of its largest logit: the step then chooses it itself. */
+  readonly isGreedy?: boolean;
   /** By request of a step with trees of drafts, as {@link TreeMasks.write} takes them. */
   readonly trees?: readonly (readonly number[] | undefined)[] | undefined;
 }
@@ -35,7 +37,7 @@ export interface StepTokens {
 /**
  * What a step's kernels read beside weights and cache, in one block of a fixed place that one copy
  * fills: which ids its tokens have, where they stand, which rows of logits are wanted. Ids that the
- * step before chose never leave the device.
+ * step before chose never leave the device. Before them lies what comes of a step.
  */
 export class StepInputs implements Disposable {
   /** int32 [tokenBudget]: ids of the step's tokens, after {@link gather}. */
@@ -53,6 +55,8 @@ export class StepInputs implements Disposable {
   readonly #ring: PinnedRing;
   /** By row count. */
   readonly #chosen: Tensor[] = [];
+  readonly #status: Tensor[] = [];
+  readonly #outcomes: Tensor[] = [];
 
   constructor(
     readonly device: Device,
@@ -60,15 +64,15 @@ export class StepInputs implements Disposable {
   ) {
     const { tokenBudget, rowsMost } = limits;
     this.#limits = limits;
-    const sizes = [rowsMost, tokenBudget, tokenBudget, tokenBudget, rowsMost];
-    const ints = sizes.reduce((sum, size) => sum + size, 0);
+    const ints = 3 * rowsMost + 3 * tokenBudget;
     this.#block = Tensor.zeros(device, [ints], "i32", "step inputs");
+    // [status | chosen ids | ids | places | positions | wanted rows]
     const part = (from: number, count: number) => this.#block.slice(0, from, from + count);
     const rest = rowsMost + tokenBudget;
-    this.#ids = part(0, rest).reshape(rest, 1);
-    this.#places = part(rest, tokenBudget);
-    this.positions = part(rest + tokenBudget, tokenBudget);
-    this.wantedRows = part(rest + 2 * tokenBudget, rowsMost);
+    this.#ids = part(rowsMost, rest).reshape(rest, 1);
+    this.#places = part(rowsMost + rest, tokenBudget);
+    this.positions = part(rowsMost + rest + tokenBudget, tokenBudget);
+    this.wantedRows = part(rowsMost + rest + 2 * tokenBudget, rowsMost);
     this.tokens = Tensor.empty(device, [tokenBudget], "i32", "token ids");
     this.#ring = new PinnedRing(device, "step inputs");
   }
@@ -92,17 +96,33 @@ export class StepInputs implements Disposable {
     for (let row = 0; row < rowsMost; row++)
       i32[3 * tokenBudget + row] = row < wanted ? logitRows[row] : 0;
     const { stream } = this.device;
-    this.#ring.upload(stream, this.#block.address + 4 * rowsMost, ints);
+    this.#ring.upload(stream, this.#block.address + 8 * rowsMost, ints);
   }
 
   /** int32 [rows]: takes the ids that a step chooses for its first rows of logits. */
   chosenOf(rows: number): Tensor {
-    return (this.#chosen[rows] ??= this.#block.slice(0, 0, rows));
+    return (this.#chosen[rows] ??= this.#ofRows(1, rows));
+  }
+
+  /** int32 [rows]: takes what was odd about the logits of these rows. */
+  statusOf(rows: number): Tensor {
+    return (this.#status[rows] ??= this.#ofRows(0, rows));
+  }
+
+  /** int32 [rowsMost + rows]: both, status first, to be brought to the host at once. */
+  outcomeOf(rows: number): Tensor {
+    return (this.#outcomes[rows] ??= this.#block.slice(0, 0, this.#limits.rowsMost + rows));
   }
 
   /** Queues the ids of `count` tokens into {@link tokens}, wherever they came from. */
   gather(count: number): void {
     copyRows(this.device.stream, this.#ids, this.#places.address, this.tokens, count);
+  }
+
+  /** The first `rows` of the block's i-th list of all rows. */
+  #ofRows(i: number, rows: number): Tensor {
+    const from = i * this.#limits.rowsMost;
+    return this.#block.slice(0, from, from + rows);
   }
 
   [Symbol.dispose](): void {

@@ -156,7 +156,8 @@ export class Job {
   push(token: number): Ending | null {
     if (this.length === this.tokens.length) this.#grow();
     this.tokens[this.length++] = token;
-    if (this.endsWith(token)) return "end";
+    // One that is open ends nothing yet.
+    if (token >= 0 && this.endsWith(token)) return "end";
     return this.generated === this.maxTokens ? "length" : null;
   }
 
