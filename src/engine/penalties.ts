@@ -4,7 +4,7 @@ import { gatherRows } from "../ops/gather.ts";
 import type { DType } from "../tensor/dtype.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { Generation } from "./request.ts";
-import { RowColumn } from "./row-columns.ts";
+import { type RowColumn, RowColumns } from "./row-columns.ts";
 import { adjusts } from "./sampling.ts";
 
 /**
@@ -20,6 +20,7 @@ export class Penalties implements Disposable {
   readonly #rowBiases: Tensor;
   readonly #free: number[];
   readonly #slotOf = new Map<Generation, number>();
+  readonly #columns: RowColumns;
   readonly #slots: RowColumn<Int32Array>;
   readonly #repetition: RowColumn<Float32Array>;
   readonly #presence: RowColumn<Float32Array>;
@@ -43,10 +44,11 @@ export class Penalties implements Disposable {
     this.#biases = Tensor.zeros(device, [slots, vocabulary], "f32", "logit biases");
     this.#adjusted = Tensor.empty(device, [rows, vocabulary], dtype, "adjusted logits");
     this.#rowBiases = Tensor.empty(device, [rows, vocabulary], "f32", "biases of rows");
-    this.#slots = new RowColumn(device, "slots", new Int32Array(rows));
-    this.#repetition = new RowColumn(device, "repetition penalties", new Float32Array(rows));
-    this.#presence = new RowColumn(device, "presence penalties", new Float32Array(rows));
-    this.#frequency = new RowColumn(device, "frequency penalties", new Float32Array(rows));
+    this.#columns = new RowColumns(device, "penalties of rows", rows, 4);
+    this.#slots = this.#columns.i32();
+    this.#repetition = this.#columns.f32();
+    this.#presence = this.#columns.f32();
+    this.#frequency = this.#columns.f32();
   }
 
   /**
@@ -63,13 +65,14 @@ export class Penalties implements Disposable {
       this.#frequency.values[row] = frequencyPenalty;
     });
     const count = rows.length;
-    const slots = this.#slots.upload(count);
+    this.#columns.upload();
+    const slots = this.#slots.rows(count);
     const bias = gatherRows(this.#biases, slots, { out: this.#rowBiases.slice(0, 0, count) });
     return adjustLogits(logits, {
       bias,
-      repetition: this.#repetition.upload(count),
-      presence: this.#presence.upload(count),
-      frequency: this.#frequency.upload(count),
+      repetition: this.#repetition.rows(count),
+      presence: this.#presence.rows(count),
+      frequency: this.#frequency.rows(count),
       counts: this.#counts,
       prompts: this.#prompts,
       slots,
@@ -93,8 +96,7 @@ export class Penalties implements Disposable {
 
   [Symbol.dispose](): void {
     const tables = [this.#counts, this.#prompts, this.#biases, this.#adjusted, this.#rowBiases];
-    const columns = [this.#slots, this.#repetition, this.#presence, this.#frequency];
-    for (const each of [...tables, ...columns]) each[Symbol.dispose]();
+    for (const each of [...tables, this.#columns]) each[Symbol.dispose]();
   }
 
   /** -1 for a request that asks for nothing. */

@@ -8,7 +8,7 @@ import { Penalties } from "./penalties.ts";
 import { RankRows } from "./rank-rows.ts";
 import type { Generation, TokenLogProb } from "./request.ts";
 import { ResultRing } from "./results.ts";
-import { RowColumn } from "./row-columns.ts";
+import { type RowColumn, RowColumns } from "./row-columns.ts";
 import { adjusts } from "./sampling.ts";
 import { TokenMasks } from "./token-masks.ts";
 
@@ -48,13 +48,12 @@ export class Sampler implements Disposable {
   readonly #model: Model;
   readonly #maxBatch: number;
   readonly #rowsMost: number;
+  readonly #columns: RowColumns;
+  readonly #seed: RowColumn<Int32Array>;
   readonly #temperature: RowColumn<Float32Array>;
   readonly #topK: RowColumn<Int32Array>;
   readonly #topP: RowColumn<Float32Array>;
   readonly #minP: RowColumn<Float32Array>;
-  readonly #seed: RowColumn<BigInt64Array>;
-  /** Low and high halves of the seeds. */
-  readonly #seedWords: Uint32Array;
   readonly #position: RowColumn<Int32Array>;
   readonly #results: ResultRing;
   #penalties: Penalties | undefined;
@@ -69,13 +68,13 @@ export class Sampler implements Disposable {
     this.#model = model;
     this.#maxBatch = maxBatch;
     this.#rowsMost = rowsMost;
-    this.#temperature = new RowColumn(device, "temperatures", new Float32Array(rowsMost));
-    this.#topK = new RowColumn(device, "top-k", new Int32Array(rowsMost));
-    this.#topP = new RowColumn(device, "top-p", new Float32Array(rowsMost));
-    this.#minP = new RowColumn(device, "min-p", new Float32Array(rowsMost));
-    this.#seed = new RowColumn(device, "seeds", new BigInt64Array(rowsMost));
-    this.#seedWords = new Uint32Array(this.#seed.values.buffer);
-    this.#position = new RowColumn(device, "positions", new Int32Array(rowsMost));
+    this.#columns = new RowColumns(device, "sampling of rows", rowsMost, 7);
+    this.#seed = this.#columns.i64();
+    this.#temperature = this.#columns.f32();
+    this.#topK = this.#columns.i32();
+    this.#topP = this.#columns.f32();
+    this.#minP = this.#columns.f32();
+    this.#position = this.#columns.i32();
     this.#results = new ResultRing(device);
   }
 
@@ -109,9 +108,8 @@ export class Sampler implements Disposable {
 
   [Symbol.dispose](): void {
     for (const made of [this.#penalties, this.#masks, this.#masked]) made?.[Symbol.dispose]();
-    const filters = [this.#temperature, this.#topK, this.#topP, this.#minP];
-    for (const column of [...filters, this.#seed, this.#position, this.#results])
-      column[Symbol.dispose]();
+    this.#columns[Symbol.dispose]();
+    this.#results[Symbol.dispose]();
   }
 
   #choices(
@@ -200,17 +198,18 @@ export class Sampler implements Disposable {
       this.#topK.values[row] = sampling.topK === 0 ? vocabulary : sampling.topK;
       this.#topP.values[row] = sampling.topP;
       this.#minP.values[row] = sampling.minP;
-      this.#seedWords[2 * row] = sampling.seed % 2 ** 32;
-      this.#seedWords[2 * row + 1] = Math.floor(sampling.seed / 2 ** 32);
+      this.#seed.values[2 * row] = sampling.seed % 2 ** 32;
+      this.#seed.values[2 * row + 1] = Math.floor(sampling.seed / 2 ** 32);
       this.#position.values[row] = position;
     });
+    this.#columns.upload();
     return sample(logits, {
-      temperature: this.#temperature.upload(count),
-      topK: this.#topK.upload(count),
-      topP: this.#topP.upload(count),
-      minP: this.#minP.upload(count),
-      seed: this.#seed.upload(count),
-      position: this.#position.upload(count),
+      temperature: this.#temperature.rows(count),
+      topK: this.#topK.rows(count),
+      topP: this.#topP.rows(count),
+      minP: this.#minP.rows(count),
+      seed: this.#seed.rows(count),
+      position: this.#position.rows(count),
       out,
       status,
     });

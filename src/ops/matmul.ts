@@ -116,6 +116,8 @@ function checkScales(scales: Tensor | undefined, x: Tensor): void {
   throw new OptionError("scales", scales.label, allowed, "give one for all, row or block.");
 }
 
+const inputTypes: readonly DType[] = [...numbers, "f8e4m3", "f8e5m2"];
+
 function checkInputs(x: Tensor, weight: Weight, gated: boolean): void {
   requireTensor("x", x);
   requireWeight("weight", weight);
@@ -125,9 +127,10 @@ function checkInputs(x: Tensor, weight: Weight, gated: boolean): void {
     const where = `${weight.label} on ${weight.device.label}`;
     throw new OptionError("weight", where, `on ${x.device.label}`, "copy it there over the host.");
   }
-  const dtypes: readonly DType[] = [...numbers, "f8e4m3", "f8e5m2"];
-  if (!dtypes.includes(x.dtype))
-    throw new OptionError("x", x.label, `of ${dtypes.join(", ")}`, "convert it by x.to(dtype).");
+  if (!inputTypes.includes(x.dtype)) {
+    const allowed = `of ${inputTypes.join(", ")}`;
+    throw new OptionError("x", x.label, allowed, "convert it by x.to(dtype).");
+  }
   const isMatrix = x.shape.length === 2 && x.shape[0] < 2 ** 31 && x.strides[0] >= 0;
   if (!isMatrix || x.shape[1] !== weight.inputs || (weight.inputs > 1 && x.strides[1] !== 1)) {
     const allowed = `a tensor [rows, ${weight.inputs}] with innermost stride 1`;
