@@ -152,8 +152,8 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   readonly grammar: GrammarState | undefined;
   /** @internal What of the logits that ranks share it needs. */
   readonly parts: LogitParts;
-  /** @internal Whether each of its tokens is that of the largest logit. */
-  readonly isGreedy: boolean;
+  /** @internal Whether its tokens are chosen from the logits as they are. */
+  readonly isPlain: boolean;
   #isRead = false;
   /** @internal Called when it ends. */
   onEnd: (() => void) | undefined;
@@ -175,7 +175,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     this.grammar = answer.grammar;
     const hasGrammar = answer.grammar !== undefined;
     this.parts = partsOf(sampling, hasGrammar);
-    this.isGreedy = sampling.temperature === 0 && !hasGrammar && !adjusts(sampling);
+    this.isPlain = !hasGrammar && !adjusts(sampling);
   }
 
   /** Its token ids; none while a long text is cut into them. */

@@ -1,5 +1,6 @@
 import { FlashbunError } from "../errors.ts";
 import type { Model } from "../models/model.ts";
+import type { Choosing } from "../models/step-inputs.ts";
 import { adjustLogits } from "../ops/adjust-logits.ts";
 import { sample, sampleStatus } from "../ops/sample.ts";
 import { logProbs } from "../ops/top-k.ts";
@@ -56,6 +57,8 @@ export class Sampler implements Disposable {
   readonly #minP: RowColumn<Float32Array>;
   readonly #position: RowColumn<Int32Array>;
   readonly #results: ResultRing;
+  readonly #largest: Choosing;
+  readonly #drawn: Choosing;
   #penalties: Penalties | undefined;
   #masks: TokenMasks | undefined;
   /** Logits of rows that a grammar cut. */
@@ -76,6 +79,19 @@ export class Sampler implements Disposable {
     this.#minP = this.#columns.f32();
     this.#position = this.#columns.i32();
     this.#results = new ResultRing(device);
+    const { kit } = model;
+    const largest = (rows: number) => void (this.#takeLargest(kit.logitsOf(rows)));
+    const drawn = (rows: number) => void (this.#draw(kit.logitsOf(rows)));
+    this.#largest = { kind: "largest", queue: largest };
+    this.#drawn = { kind: "drawn", queue: drawn };
+  }
+
+  /** How a step chooses the tokens of these rows itself, if it can; their options are queued. */
+  choosing(rows: readonly SampledRow[]): Choosing | undefined {
+    if (rows.length === 0 || !rows.every(({ generation }) => generation.isPlain)) return undefined;
+    if (rows.every(isGreedy)) return this.#largest;
+    this.#upload(rows);
+    return this.#drawn;
   }
 
   /**
@@ -187,12 +203,13 @@ export class Sampler implements Disposable {
   }
 
   #choose(logits: Tensor, rows: readonly SampledRow[]): Tensor {
-    const count = rows.length;
-    const { inputs } = this.#model.kit;
-    const [out, status] = [inputs.chosenOf(count), inputs.statusOf(count)];
-    if (rows.every(({ generation }) => generation.sampling.temperature === 0))
-      return sample(logits, { temperature: 0, out, status });
-    const [, vocabulary] = logits.shape;
+    if (rows.every(isGreedy)) return this.#takeLargest(logits);
+    this.#upload(rows);
+    return this.#draw(logits);
+  }
+
+  #upload(rows: readonly SampledRow[]): void {
+    const { vocabulary } = this.#model.shape;
     rows.forEach(({ generation: { sampling }, position }, row) => {
       this.#temperature.values[row] = sampling.temperature;
       this.#topK.values[row] = sampling.topK === 0 ? vocabulary : sampling.topK;
@@ -203,6 +220,15 @@ export class Sampler implements Disposable {
       this.#position.values[row] = position;
     });
     this.#columns.upload();
+  }
+
+  #takeLargest(logits: Tensor): Tensor {
+    return sample(logits, { temperature: 0, ...this.#targets(logits) });
+  }
+
+  /** By the options that were uploaded. */
+  #draw(logits: Tensor): Tensor {
+    const [count] = logits.shape;
     return sample(logits, {
       temperature: this.#temperature.rows(count),
       topK: this.#topK.rows(count),
@@ -210,10 +236,18 @@ export class Sampler implements Disposable {
       minP: this.#minP.rows(count),
       seed: this.#seed.rows(count),
       position: this.#position.rows(count),
-      out,
-      status,
+      ...this.#targets(logits),
     });
   }
+
+  #targets({ shape: [count] }: Tensor) {
+    const { inputs } = this.#model.kit;
+    return { out: inputs.chosenOf(count), status: inputs.statusOf(count) };
+  }
+}
+
+function isGreedy({ generation }: SampledRow): boolean {
+  return generation.sampling.temperature === 0;
 }
 
 function logProbsWanted({ sampling }: Generation): number {

@@ -254,8 +254,7 @@ export class StepLoop {
     const began = now();
     rows.forEach((row) => {
       const generation = this.#generations.get(row.job.id);
-      // It may have left since, or have ended before this token.
-      if (generation === undefined) return;
+      if (generation === undefined) return; // It has left since, or ended before this token.
       try {
         this.#hand(generation, row, chosen);
       } catch (error) {
@@ -277,10 +276,11 @@ export class StepLoop {
   #launch(step: Step, sampled: readonly SampledRow[]): boolean {
     const { batch, jobs, sequences, logitRows, wanted } = step;
     const trees = this.#speculation?.drafts.treesOf(step);
-    const isGreedy = sampled.every(({ generation }) => generation.isGreedy);
     const parts = this.followers && mostOf(sampled.map(({ generation }) => generation.parts));
+    const choosing = this.followers ? undefined : this.#sampler.choosing(sampled);
     const rows = { ids: idsOf(step, this.#tokens), logitRows, wanted, parts: parts ?? "all" };
-    return this.#model.forward({ batch, jobs, sequences, trees, ...rows, isGreedy });
+    this.#model.forward({ batch, jobs, sequences, trees, ...rows, choosing });
+    return choosing !== undefined;
   }
 
   /** Hands out the tokens of a row: behind each node of its drafts that stands, one. */

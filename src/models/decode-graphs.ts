@@ -5,6 +5,7 @@ import type { Stream } from "../device/stream.ts";
 import { PlanError } from "../errors.ts";
 import type { Batch } from "../kv/batch.ts";
 import { type LogitParts, logitParts } from "./logit-parts.ts";
+import { type ChoosingKind, choosingKinds } from "./step-inputs.ts";
 
 /** Levels of a batch that a graph can run: a shared prefix and the rest. */
 const levelsMost = 2;
@@ -16,7 +17,7 @@ const draftRowsMost = 64;
 export interface GraphKind {
   readonly isAdapted: boolean;
   readonly parts: LogitParts;
-  readonly isGreedy: boolean;
+  readonly choosing: ChoosingKind;
 }
 
 /**
@@ -109,9 +110,9 @@ export class DecodeGraphs implements Disposable {
 }
 
 /** A number for padded tokens, what of the logits is brought, who chooses; with drafts below 0. */
-function keyOf(batch: Batch, { parts, isGreedy }: GraphKind): number {
+function keyOf(batch: Batch, { parts, choosing }: GraphKind): number {
   const tokens = batch.paddedTokens * logitParts.length + logitParts.indexOf(parts);
-  const key = 2 * tokens + (isGreedy ? 1 : 0);
+  const key = tokens * choosingKinds.length + choosingKinds.indexOf(choosing);
   return hasDrafts(batch) ? -key : key;
 }
 

@@ -16,7 +16,6 @@ import {
   routeExperts,
   type RouteOptions,
 } from "../ops/routing.ts";
-import { sample } from "../ops/sample.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
 import type { Adapters } from "./adapters.ts";
@@ -264,14 +263,6 @@ export class Kit implements Disposable {
     this.#product(x, head, { out: own });
     if (cap !== undefined) capLogits(own, cap, { out: own });
     shared?.bring(own, out, this.#parts);
-  }
-
-  /** Chooses the token of the largest logit for each wanted row. */
-  chooseLargest(): void {
-    const rows = this.#wanted;
-    if (rows === 0) return;
-    const [out, status] = [this.inputs.chosenOf(rows), this.inputs.statusOf(rows)];
-    sample(this.logitsOf(rows), { temperature: 0, out, status });
   }
 
   /** What ranks told of their parts of the last step's logits; undefined where all are here. */

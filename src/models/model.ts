@@ -198,11 +198,8 @@ export class Model implements AsyncDisposable {
     return this.cache.reserve(sequences, newTokens, { padTo });
   }
 
-  /**
-   * Queues a step; its logits lie in the kit. Returns whether it chooses the tokens too: of one
-   * that is greedy, but of ranks.
-   */
-  forward(step: StepTokens): boolean {
+  /** Queues a step; its logits lie in the kit. */
+  forward(step: StepTokens): void {
     const { batch, jobs, sequences, wanted, parts: asked } = step;
     const { cache, worthSharing } = this.parts;
     if (worthSharing !== undefined) cache.sharePrefixes(batch, sequences, worthSharing);
@@ -219,14 +216,14 @@ export class Model implements AsyncDisposable {
     const parts = this.ranks === undefined ? "all" : asked;
     this.kit.begin(batch, graphed ? "all" : wanted, parts, { attention, masks });
     const isAdapted = this.#adapters?.begin(jobs) ?? false;
-    const isGreedy = step.isGreedy === true && this.ranks === undefined;
+    const { choosing } = step;
     const queue = () => {
       this.family.forward(this.kit, this.weights);
-      if (isGreedy) this.kit.chooseLargest();
+      choosing?.queue(graphed ? batch.paddedTokens : wanted);
     };
-    if (graphed) this.graphs.run(batch, { isAdapted, parts, isGreedy }, queue);
+    const kind = { isAdapted, parts, choosing: choosing?.kind ?? "none" };
+    if (graphed) this.graphs.run(batch, kind, queue);
     else queue();
-    return isGreedy;
   }
 
   /** Queues the ids that rank 0 chose for so many rows to the others; undefined for none. */

@@ -13,6 +13,19 @@ interface Limits {
   readonly rowsMost: number;
 }
 
+/** A way to choose tokens, which the graph of a step may hold: what it reads lies in its place. */
+export interface Choosing {
+  readonly kind: ChoosingKind;
+  /** Queues it for the first `rows` of the logits. */
+  queue(rows: number): void;
+}
+
+/** Graphs are of one of these each: of a step that leaves its logits, or chooses. */
+export const choosingKinds = ["none", "largest", "drawn"] as const;
+
+/** One of {@link choosingKinds}. */
+export type ChoosingKind = (typeof choosingKinds)[number];
+
 /** A step as its kernels want to know it. */
 export interface StepTokens {
   readonly batch: Batch;
@@ -28,8 +41,8 @@ export interface StepTokens {
   readonly wanted: number;
   /** What of their logits is wanted where ranks share them. */
   readonly parts: LogitParts;
-  /** Whether each row's token is that of its largest logit: the step then chooses it itself. */
-  readonly isGreedy?: boolean;
+  /** What chooses a token for each row of logits as part of the step. */
+  readonly choosing?: Choosing | undefined;
   /** By request of a step with trees of drafts, as {@link TreeMasks.write} takes them. */
   readonly trees?: readonly (readonly number[] | undefined)[] | undefined;
 }

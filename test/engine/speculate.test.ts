@@ -221,7 +221,7 @@ test("drafts that fail end drafts, and no request", async () => {
   let launches = 0;
   model.forward = (...step) => {
     if (++launches === 9) throw new Error("injected");
-    return forward(...step);
+    forward(...step);
   };
   const warned: string[] = [];
   const note = ({ code, message }: Error & { code?: string }) => warned.push(`${code} ${message}`);
