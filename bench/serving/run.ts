@@ -17,6 +17,7 @@ import { lengthsOf } from "../../src/cli/bench/lengths.ts";
 import { table } from "../../src/cli/table.ts";
 import { isAlone, startRanks } from "../../src/cli/model/ranks.ts";
 import { Engine, fetchSmolLm2 } from "../../src/engine/index.ts";
+import { Device } from "../../src/index.ts";
 import { Llama } from "./llama.ts";
 import { measure, put } from "./measure.ts";
 import { type Row, rowsFor } from "./rows.ts";
@@ -45,12 +46,8 @@ async function open(): Promise<Engine> {
   const cascade = options.apart !== true;
   const random = { device: "cuda:0", randomWeights: true, cascade } as const;
   if (tp > 1) return await Engine.load(shape, { ...random, tp });
-  const probe = await Engine.load("smollm2-135m", {
-    device: "auto",
-    randomWeights: true,
-    pages: 64,
-  });
-  const { kind } = probe.device;
+  const probe = await Device.open();
+  const { kind } = probe;
   await probe[Symbol.asyncDispose]();
   if (kind === "cpu") return await Engine.load(await fetchSmolLm2(), { cascade });
   return await Engine.load(shape, random);
