@@ -42,8 +42,9 @@ export const mapParams = new MatmulMapParams();
 
 /** Whether bulk copies reach every row of a tensor: addresses and distances of 16 bytes. */
 export function bulkReaches({ address, strides, shape, dtype }: Tensor): boolean {
-  const [rows, columns] = shape.slice(-2);
-  const [stride] = strides.slice(-2);
+  const rows = shape.at(-2)!;
+  const columns = shape.at(-1)!;
+  const stride = strides.at(-2)!;
   const apart = stride * dtypeBytes(dtype);
   return address % 16 === 0 && (rows === 1 || (apart % 16 === 0 && stride >= columns));
 }

@@ -2,7 +2,7 @@ import { requireStream } from "../device/stream.ts";
 import { OptionError } from "../errors.ts";
 import { MatmulParams } from "../ffi/params.gen.ts";
 import { requireOptions } from "../require.ts";
-import { type DType, isFp8 } from "../tensor/dtype.ts";
+import { type DType, dtypes, isFloat, isFp8 } from "../tensor/dtype.ts";
 import { isInPlace, requireApart } from "../tensor/overlap.ts";
 import { requireTensor, Tensor } from "../tensor/tensor.ts";
 import { requireWeight, type Weight } from "../tensor/weight.ts";
@@ -116,8 +116,6 @@ function checkScales(scales: Tensor | undefined, x: Tensor): void {
   throw new OptionError("scales", scales.label, allowed, "give one for all, row or block.");
 }
 
-const inputTypes: readonly DType[] = [...numbers, "f8e4m3", "f8e5m2"];
-
 function checkInputs(x: Tensor, weight: Weight, gated: boolean): void {
   requireTensor("x", x);
   requireWeight("weight", weight);
@@ -127,8 +125,8 @@ function checkInputs(x: Tensor, weight: Weight, gated: boolean): void {
     const where = `${weight.label} on ${weight.device.label}`;
     throw new OptionError("weight", where, `on ${x.device.label}`, "copy it there over the host.");
   }
-  if (!inputTypes.includes(x.dtype)) {
-    const allowed = `of ${inputTypes.join(", ")}`;
+  if (!isFloat(x.dtype)) {
+    const allowed = `of ${dtypes.filter(isFloat).join(", ")}`;
     throw new OptionError("x", x.label, allowed, "convert it by x.to(dtype).");
   }
   const isMatrix = x.shape.length === 2 && x.shape[0] < 2 ** 31 && x.strides[0] >= 0;
@@ -189,9 +187,9 @@ function checkRows(option: string, it: Tensor, x: Tensor, rows: number, columns:
   const { shape, strides, dtype } = it;
   const isShape = shape.length === 2 && shape[0] === rows && shape[1] === columns;
   const isNear = (columns === 1 || strides[1] === 1) && strides[0] >= 0;
-  const dtypes = typesOf(x);
-  if (isShape && isNear && dtypes.includes(dtype)) return;
-  const allowed = `a ${dtypes.join(" or ")} tensor [${rows}, ${columns}] with innermost stride 1`;
+  const types = typesOf(x);
+  if (isShape && isNear && types.includes(dtype)) return;
+  const allowed = `a ${types.join(" or ")} tensor [${rows}, ${columns}] with innermost stride 1`;
   throw new OptionError(option, it.label, allowed, "leave it out, or give it that shape.");
 }
 

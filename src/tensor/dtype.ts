@@ -21,8 +21,12 @@ export type DType = (typeof dtypes)[number];
 const byteSizes = [4, 2, 2, 1, 1, 1, 4, 8, 1, 1];
 
 // Each launch asks some times: a search of the list is slower.
-const codes = new Map<unknown, number>(dtypes.map((dtype, code) => [dtype, code]));
-const bytesOf = new Map(dtypes.map((dtype, code) => [dtype, byteSizes[code]]));
+const codes = ofEach((code) => code);
+const bytesOf = ofEach((code) => byteSizes[code]);
+
+function ofEach(value: (code: number) => number): Record<DType, number> {
+  return Object.fromEntries(dtypes.map((dtype, code) => [dtype, value(code)])) as never;
+}
 
 /**
  * A binary float of fewer bits than f32. Codes (bits without the sign) rise with the magnitude, and
@@ -48,17 +52,17 @@ const tables = new Map<SmallFloat, Float64Array>();
 
 /** Code of a dtype in kernels/params/types.h. */
 export function dtypeCode(dtype: DType): number {
-  return codes.get(dtype) ?? -1;
+  return codes[dtype] ?? -1;
 }
 
 /** Bytes of one element. */
 export function dtypeBytes(dtype: DType): number {
-  return bytesOf.get(dtype)!;
+  return bytesOf[dtype];
 }
 
 /** Throws an OptionError unless `value` names a dtype. */
 export function requireDType(option: string, value: unknown): asserts value is DType {
-  if (codes.has(value)) return;
+  if (typeof value === "string" && Object.hasOwn(codes, value)) return;
   throw new OptionError(option, value, `one of ${dtypes.join(", ")}`, "name an element type.");
 }
 
