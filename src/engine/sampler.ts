@@ -80,8 +80,8 @@ export class Sampler implements Disposable {
     this.#position = this.#columns.i32();
     this.#results = new ResultRing(device);
     const { kit } = model;
-    const largest = (rows: number) => void (this.#takeLargest(kit.logitsOf(rows)));
-    const drawn = (rows: number) => void (this.#draw(kit.logitsOf(rows)));
+    const largest = (rows: number) => void this.#takeLargest(kit.logitsOf(rows));
+    const drawn = (rows: number) => void this.#draw(kit.logitsOf(rows));
     this.#largest = { kind: "largest", queue: largest };
     this.#drawn = { kind: "drawn", queue: drawn };
   }
