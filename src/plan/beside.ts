@@ -37,21 +37,34 @@ export class Division {
     this.#records = new Float64Array(classes.length);
   }
 
-  /** Lowers what launches take at once; every tile has a record in each of `copies` KV heads. */
-  divide(tiles: IntList, copies: number, launches: readonly PlanLaunch[]): void {
-    if (!this.#weigh(tiles, copies)) return;
+  /**
+   * Part of the processors for launches that compute, 0: all of them are everybody's; every tile
+   * has a record in each of `copies` KV heads.
+   */
+  partOf(tiles: IntList, copies: number): number {
+    if (!this.#weigh(tiles, copies)) return 0;
     let arithmetic = 0;
     let memory = 0;
-    for (let c = 0; c < launches.length; c++) {
+    for (let c = 0; c < this.#classes.length; c++) {
       if (this.#computes(c)) arithmetic += this.#computed[c] + this.#starts(c);
       else memory += this.#read[c];
     }
-    if (Math.min(arithmetic, memory) < leastKeys * this.#processors) return;
+    if (Math.min(arithmetic, memory) < leastKeys * this.#processors) return 0;
     const part = arithmetic / memory;
-    if (part > 1 - leastReaders) return;
+    return part > 1 - leastReaders ? 0 : part;
+  }
+
+  /** Places that a class has of them. */
+  placesOf(c: number, part: number): number {
+    const places = placesOf(this.#classes[c], this.#processors);
+    return this.#computes(c) ? Math.ceil(places * part) : places;
+  }
+
+  /** Lowers what launches take at once, by the part that partOf() said last. */
+  limit(part: number, launches: readonly PlanLaunch[]): void {
     for (let c = 0; c < launches.length; c++) {
       if (!this.#computes(c)) continue;
-      const places = Math.ceil(placesOf(this.#classes[c], this.#processors) * part);
+      const places = this.placesOf(c, part);
       launches[c].itemsAtOnce = Math.min(launches[c].itemsAtOnce, places);
     }
   }

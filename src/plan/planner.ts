@@ -102,12 +102,13 @@ export class Planner {
     let apart = this.#headPlaces.includes(0) && !this.options.batchInvariant;
     for (let l = 0; l < levels.length; l++) apart ||= levels[l].perHead;
     this.#tiles.build(batch, apart, windowLeft, this.#classOfAll(batch, bucket, windowLeft));
-    this.#seeFew(bucket, apart);
-    this.#cut(apart);
+    // A graph's grids are those of any step.
+    const part = bucket > 0 ? 0 : this.#division.partOf(this.#tiles.list, this.#copies(apart));
+    this.#seeFew(bucket, apart, part > 0);
+    this.#cut(apart, part);
     this.#intervals.sweep(this.#tiles, batch.tokenCount * this.#group);
     const plan = this.#emitter.emit(batch, bucket, into);
-    // A graph's grids are those of any step.
-    if (bucket === 0) this.#division.divide(this.#tiles.list, this.#copies(apart), plan.launches);
+    if (part > 0) this.#division.limit(part, plan.launches);
     return plan;
   }
 
@@ -125,8 +126,9 @@ export class Planner {
   /**
    * Notes of which classes there are few tiles, each of so many records; of a graph's step, which
    * launches as any step of its bucket does, requests count. More warps sum in another order.
+   * Where others have a part of the processors to themselves, two small blocks read more.
    */
-  #seeFew(bucket: number, apart: boolean): void {
+  #seeFew(bucket: number, apart: boolean, divided: boolean): void {
     const { classes, processors, kvHeads, batchInvariant } = this.options;
     const { data, length } = this.#tiles.list;
     // Heads that follow one schedule need processors of their own: with none nothing would be cut.
@@ -134,7 +136,7 @@ export class Planner {
     for (let c = 0; c < classes.length; c++) {
       const launch = this.#emitter.plan.launches[c];
       launch.few = false;
-      if (classes[c].few === undefined || batchInvariant || !cuts) continue;
+      if (classes[c].few === undefined || batchInvariant || !cuts || divided) continue;
       let records = kvHeads * bucket;
       for (let t = 0; t < length && bucket === 0; t++)
         if (data[t * tileInts + Tile.kernelClass] === c) records += this.#copies(apart);
@@ -143,8 +145,11 @@ export class Planner {
     }
   }
 
-  /** Cuts the tiles into pieces and orders them; `apart`: those of each KV head. */
-  #cut(apart: boolean): void {
+  /**
+   * Cuts the tiles into pieces and orders them; `apart`: those of each KV head; `part`: of the
+   * processors, for those that compute, 0: all.
+   */
+  #cut(apart: boolean, part: number): void {
     const { classes, batchInvariant } = this.options;
     const pieces = this.#pieces;
     const { list } = this.#tiles;
@@ -166,7 +171,8 @@ export class Planner {
       const headPlaces = apart ? places : ofHead;
       const first = pieces.length;
       if (schedule === "share") {
-        cutToShare(list, pieces, c, kvTile, places, this.#copies(apart), costs);
+        const own = part > 0 ? this.#division.placesOf(c, part) : places;
+        cutToShare(list, pieces, c, kvTile, own, this.#copies(apart), costs);
       } else if (schedule === "walk" || !this.#cutsLittle(c, headPlaces)) {
         walk(list, pieces, c, kvTile, headPlaces, costs);
       }

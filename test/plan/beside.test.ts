@@ -45,6 +45,16 @@ test("a prompt beside many decodes takes its part of the processors, and ends wi
   expect(largest(120, 2048).atOnce).toBeLessThanOrEqual(Math.ceil(atOnce / 2) + 1);
 });
 
+test("decodes beside it run in small blocks, which are few alone", () => {
+  for (const [prompt, few] of [
+    [0, true],
+    [512, false],
+  ] as const) {
+    const { launches } = new Planner({ ...shape, classes, costs }).plan(stepOf(12, prompt, 4096));
+    expect(launches[0].few).toBe(few);
+  }
+});
+
 test("it takes all of them where it is alone, or longer than the others, or short", () => {
   for (const [decodes, prompt, keys] of [
     [0, 2048, 4096],
