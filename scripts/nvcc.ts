@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pinnedCompiler } from "../src/jit/image.ts";
-import { expand, imageHash, languageFlags } from "../src/jit/specialization.ts";
+import { expand, identify, imageHash, languageFlags } from "../src/jit/specialization.ts";
 import { readClampFaults } from "../src/jit/machine-code.ts";
 import type { MatrixEntry } from "./matrix.ts";
 import { toolchain } from "./toolchain.ts";
@@ -37,10 +37,9 @@ export async function compileWithNvcc(
   entry: MatrixEntry,
   architecture: string,
 ): Promise<Compiled> {
-  const text = expand(entry);
-  const hash = imageHash(text, architecture, pinnedCompiler);
+  const hash = imageHash(identify(entry), architecture, pinnedCompiler);
   const path = join(imagesFolder, hash);
-  if (!existsSync(`${path}.cubin`)) await runNvcc(nvcc, text, architecture, path);
+  if (!existsSync(`${path}.cubin`)) await runNvcc(nvcc, expand(entry), architecture, path);
   const log = readFileSync(`${path}.log`, "utf8");
   const bytes = new Uint8Array(readFileSync(`${path}.cubin`));
   return {

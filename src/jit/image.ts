@@ -7,6 +7,7 @@ import { findNvrtc, pinnedVersion } from "./nvrtc.ts";
 import {
   describeSpecialization,
   expand,
+  identify,
   imageHash,
   type Specialization,
 } from "./specialization.ts";
@@ -26,12 +27,12 @@ let cache: ImageCache | undefined;
 
 /** The image of a specialisation: embedded, cached on disk, or compiled now and cached. */
 export async function imageOf(specialization: Specialization, target: Target): Promise<Image> {
-  const { text, found } = sought(specialization, target);
+  const { identity, found } = sought(specialization, target);
   if (found !== undefined) return found;
-  const { architecture, hash } = ownName(text, target);
+  const { architecture, hash } = ownName(identity, target);
   let work = underWay.get(hash);
   if (work === undefined) {
-    work = compileAndKeep(specialization, text, architecture, hash);
+    work = compileAndKeep(specialization, architecture, hash);
     underWay.set(hash, work);
     void work.finally(() => underWay.delete(hash)).catch(() => {});
   }
@@ -45,10 +46,11 @@ export function imageNow(specialization: Specialization, target: Target): Image 
 
 /** As imageOf, but what has to be compiled is compiled while this thread waits. */
 export function imageSync(specialization: Specialization, target: Target): Image {
-  const { text, found } = sought(specialization, target);
+  const { identity, found } = sought(specialization, target);
   if (found !== undefined) return found;
-  const { architecture, hash } = ownName(text, target);
-  return keep(specialization, architecture, hash, compileSync(specialization, text, architecture));
+  const { architecture, hash } = ownName(identity, target);
+  const bytes = compileSync(specialization, expand(specialization), architecture);
+  return keep(specialization, architecture, hash, bytes);
 }
 
 /** As imageSync, of several: the emulated GPU's are compiled beside each other. */
@@ -56,37 +58,40 @@ export function imagesSync(list: readonly Specialization[], target: Target): Ima
   const [architecture] = target.architectures;
   if (architecture !== emulated) return list.map((each) => imageSync(each, target));
   const all = list.map((specialization) => {
-    const { text, found } = sought(specialization, target);
-    return { specialization, text, found, hash: ownName(text, target).hash };
+    const { identity, found } = sought(specialization, target);
+    return { specialization, found, hash: ownName(identity, target).hash };
   });
   const missing = [
     ...new Map(all.flatMap((each) => (each.found ? [] : [[each.hash, each]]))).values(),
   ];
-  const images = compileAllSync(missing).map((bytes, i) =>
+  const texts = missing.map(({ specialization }) => ({
+    specialization,
+    text: expand(specialization),
+  }));
+  const images = compileAllSync(texts).map((bytes, i) =>
     keep(missing[i].specialization, architecture, missing[i].hash, bytes),
   );
   return all.map(({ found, hash }) => found ?? images.find((image) => image.hash === hash)!);
 }
 
-/** The text to compile, and its image where there is one already. */
+/** What the image is named after, and the image where there is one already. */
 function sought(specialization: Specialization, target: Target) {
-  const text = expand(specialization);
-  dumpSource(specialization.source, text);
-  return { text, found: find(text, target) };
+  if (process.env["FLASHBUN_DUMP"]) dumpSource(specialization.source, expand(specialization));
+  const identity = identify(specialization);
+  return { identity, found: find(identity, target) };
 }
 
 /** What an image that is compiled here is for, and its hash. */
-function ownName(text: string, { architectures: [architecture] }: Target) {
-  return { architecture, hash: imageHash(text, architecture, compilerOf(architecture)) };
+function ownName(identity: string, { architectures: [architecture] }: Target) {
+  return { architecture, hash: imageHash(identity, architecture, compilerOf(architecture)) };
 }
 
 async function compileAndKeep(
   specialization: Specialization,
-  text: string,
   architecture: string,
   hash: string,
 ): Promise<Image> {
-  const bytes = await compile(specialization, text, architecture);
+  const bytes = await compile(specialization, expand(specialization), architecture);
   return keep(specialization, architecture, hash, bytes);
 }
 
@@ -100,20 +105,20 @@ function keep(
   return remember({ hash, architecture, bytes, origin: "compiled" });
 }
 
-function find(text: string, { architectures }: Target): Image | undefined {
+function find(identity: string, { architectures }: Target): Image | undefined {
   for (const architecture of architectures) {
     // What was compiled ahead of time serves whatever compiler this machine has.
-    const image = lookUp(text, architecture, pinnedCompiler);
+    const image = lookUp(identity, architecture, pinnedCompiler);
     if (image !== undefined) return image;
     const compiler = compilerOf(architecture);
-    const own = compiler === pinnedCompiler ? undefined : lookUp(text, architecture, compiler);
+    const own = compiler === pinnedCompiler ? undefined : lookUp(identity, architecture, compiler);
     if (own !== undefined) return own;
   }
   return undefined;
 }
 
-function lookUp(text: string, architecture: string, compiler: string): Image | undefined {
-  const hash = imageHash(text, architecture, compiler);
+function lookUp(identity: string, architecture: string, compiler: string): Image | undefined {
+  const hash = imageHash(identity, architecture, compiler);
   return known.get(hash) ?? load(hash, architecture);
 }
 

@@ -22,29 +22,46 @@ const opensCondition = /^[ \t]*#[ \t]*if/;
 const closesCondition = /^[ \t]*#[ \t]*endif/;
 const pragmaOnce = /^[ \t]*#[ \t]*pragma[ \t]+once\b/;
 const macroName = /^[A-Za-z_]\w*$/;
-/** Texts of sources around the place where a variant's text goes, if there is one. */
-const around = new Map<string, readonly string[]>();
+/** Texts of a source around the place where a variant's text goes, if there is one. */
+interface Around {
+  readonly parts: readonly string[];
+  /** Their hash: a text of 100 KB and more is hashed once, whatever variants follow. */
+  readonly digest: string;
+}
+const around = new Map<string, Around>();
 const variantFile = "attention/variant.h";
 const variantHead = '#include "hooks.h"\n';
 const variantPlace = "// the text of a variant";
 
 /** One self-contained text: the constants as macros, then the source with its includes in place. */
-export function expand({ source, constants, variant }: Specialization): string {
+export function expand({ source, constants, variant = plainVariant() }: Specialization): string {
+  const place = `#line 1 "${variantFile}"\n${variant.trimEnd()}`;
+  return `${macros(constants)}${aroundVariant(source).parts.join(place)}\n`;
+}
+
+/** What stands for that text where images are looked for: texts differ if and only if these do. */
+export function identify({ source, constants, variant = plainVariant() }: Specialization): string {
+  const { parts, digest } = aroundVariant(source);
+  return `${macros(constants)}${digest}\n${parts.length > 1 ? variant.trimEnd() : ""}`;
+}
+
+function macros(constants: Specialization["constants"]): string {
   const lines = Object.keys(constants)
     .sort()
     .map((name) => `#define ${name} ${requireConstant(name, constants[name])}\n`);
-  return `${lines.join("")}${expandVariant(source, variant)}\n`;
+  return lines.join("");
 }
 
 /** Sources are expanded once, whatever variants follow. */
-function expandVariant(source: string, variant = plainVariant()): string {
-  let parts = around.get(source);
-  if (parts === undefined) {
+function aroundVariant(source: string): Around {
+  let found = around.get(source);
+  if (found === undefined) {
     const head = variantHead + variantPlace;
     const text = expandSource(source, { ...kernelSources(), [variantFile]: head });
-    around.set(source, (parts = text.split(variantPlace)));
+    const digest = createHash("sha256").update(text).digest("hex");
+    around.set(source, (found = { parts: text.split(variantPlace), digest }));
   }
-  return parts.join(`#line 1 "${variantFile}"\n${variant.trimEnd()}`);
+  return found;
 }
 
 /** The text that the file itself has in a variant's place. */
@@ -71,6 +88,10 @@ function expandOnce(source: string, files: Files, seen: Set<string>): string {
   const out = [`#line 1 "${source}"`];
   let conditions = 0;
   for (const [at, line] of files[source].trimEnd().split("\n").entries()) {
+    if (!line.includes("#")) {
+      out.push(line);
+      continue;
+    }
     if (opensCondition.test(line)) conditions++;
     if (closesCondition.test(line)) conditions--;
     const named = include.exec(line)?.[1];
@@ -105,7 +126,7 @@ function requireConstant(name: string, value: number | string): number | string 
   return value;
 }
 
-/** The content hash by which an image is found, 64 hexadecimal digits. */
+/** The hash by which an image is found, 64 hexadecimal digits; `text`: what `identify` gives. */
 export function imageHash(text: string, architecture: string, compiler: string): string {
   const digest = createHash("sha256");
   for (const part of [text, architecture, languageFlags.join(" "), compiler])

@@ -4,6 +4,7 @@ import {
   describeSpecialization,
   expand,
   expandSource,
+  identify,
   imageHash,
 } from "../../src/jit/specialization.ts";
 
@@ -78,6 +79,29 @@ describe("expansion", () => {
     const other = expand({ source, constants: {}, variant: variant.replace("odd", "even") });
     expect(imageHash(text, "sm_90a", "c")).not.toBe(imageHash(other, "sm_90a", "c"));
     expect(expand({ source, constants: {} })).toBe(plain);
+  });
+
+  test("is identified by less, which differs where the text does", () => {
+    const source = "attention/merge.cu";
+    const variant = "struct Variant : NoVariant {\n    int odd;\n};\n";
+    const all = [
+      { source, constants: {} },
+      { source, constants: { FB_X: 1 } },
+      { source, constants: { FB_X: 11 } },
+      { source, constants: { FB_X: 1 }, variant },
+      { source, constants: { FB_X: 1 }, variant: variant.replace("odd", "even") },
+      { source: "attention/tiled/decode.cu", constants: { FB_X: 1 }, variant },
+      { source: "page/page.cu", constants: {} },
+    ];
+    expect(new Set(all.map(identify)).size).toBe(all.length);
+    expect(Math.max(...all.map((each) => identify(each).length))).toBeLessThan(600);
+    // A source without a place for variants.
+    const [first, second] = [undefined, variant].map((each) => {
+      const page = { source: "page/page.cu", constants: {}, variant: each };
+      return { text: expand(page), identity: identify(page) };
+    });
+    expect(second).toEqual(first);
+    expect(() => identify({ source, constants: { "FB X": 1 } })).toThrow(OptionError);
   });
 
   const bad: [string, Record<string, number | string>][] = [

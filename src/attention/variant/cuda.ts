@@ -12,13 +12,27 @@ const tensorPlaces: Readonly<Record<string, TensorPlace>> = {
 };
 const scalarPlaces: Readonly<Record<string, string>> = { softCap: "p.soft_cap" };
 
+/** What was emitted, of a variant (or of none) by the options beside it. */
+const emitted = new WeakMap<object, Map<string, CudaVariant>>();
+const noVariant = {};
+
 /**
  * The user's variant with the hooks of options, as a GPU's kernels take it; undefined: neither
  * changes anything. Errors: VariantError for a user's input of an option's name.
  */
 export function cudaVariant(options: OptionsWithHooks): CudaVariant | undefined {
   const { softCap, alibi, variant } = options;
-  if (softCap === 0 && !alibi) return variant && emitCuda(variant);
+  if (softCap === 0 && !alibi && variant === undefined) return undefined;
+  let known = emitted.get(variant ?? noVariant);
+  if (known === undefined) emitted.set(variant ?? noVariant, (known = new Map()));
+  const key = `${softCap !== 0} ${alibi}`;
+  let made = known.get(key);
+  if (made === undefined) known.set(key, (made = emit(options)));
+  return made;
+}
+
+function emit({ softCap, alibi, variant }: OptionsWithHooks): CudaVariant {
+  if (softCap === 0 && !alibi) return emitCuda(variant!);
   const builtin = builtinVariant({ softCap: softCap !== 0, alibi, rope: undefined });
   const { tensors, scalars } = variant ?? { tensors: [], scalars: [] };
   return emitCuda(variant === undefined ? builtin : compose([variant, builtin]), {
