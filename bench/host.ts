@@ -40,6 +40,7 @@ export const hostCases: Case[] = [
   { name: "import/first_validation", run: () => inFreshProcess(openDevice, firstUse, 60) },
   { name: "variant/trace_emit", run: traceAndEmit },
   { name: "variant/first_trace_emit", run: () => inFreshProcess(useVariants, firstVariant, 20) },
+  { name: "variant/first_kernels_named", run: () => inFreshProcess(nameKernels, firstNames, 20) },
   { name: "library/bytes", run: libraryBytes },
 ];
 
@@ -386,14 +387,30 @@ async function traceAndEmit({ quick }: Bench): Promise<Measured> {
   return { ...plainRow("", value, "us p50"), target: "under 2000 us", met: value < 2000 };
 }
 
-const source = (file: string) =>
-  JSON.stringify(join(import.meta.dir, "..", "src", "variant", file));
+const source = (file: string, room = "variant") =>
+  JSON.stringify(join(import.meta.dir, "..", "src", room, file));
 const useVariants =
   `const { softCap } = await import(${source("library.ts")});` +
   `const { stage } = await import(${source("stages.ts")});` +
   `const { emitBytecode } = await import(${source("emit-bytecode.ts")});` +
   `const { emitCuda } = await import(${source("emit-cuda.ts")})`;
 const firstVariant = "const made = softCap({ cap: 30 }); emitBytecode(stage(made)); emitCuda(made)";
+
+/** Kernels of an H200, those of a plain attention first: a variant's share sources with them. */
+const nameKernels =
+  `const { softCap } = await import(${source("library.ts")});` +
+  `const { families } = await import(${source("families/table.ts", "attention")});` +
+  `const { offerOf } = await import(${source("families/resolve.ts", "attention")});` +
+  `const { resolveOptions } = await import(${source("options.ts", "attention")});` +
+  `const { architectureFacts } = await import(${source("architectures.ts", "jit")});` +
+  `const { identify, imageHash } = await import(${source("specialization.ts", "jit")});` +
+  `const named = (variant) => {
+    const options = resolveOptions({ ...${JSON.stringify(shape)}, dtype: "bf16", variant });
+    const { merge, classes } = offerOf(families.cuda, architectureFacts("sm_90a"), options);
+    return [merge, ...classes].map(({ image }) => imageHash(identify(image), "sm_90a", ""));
+  };
+  named()`;
+const firstNames = "named(softCap({ cap: 30 }))";
 
 async function libraryBytes(): Promise<Measured> {
   const value = statSync(libraryPath()).size;
