@@ -6,6 +6,7 @@ import {
   expandSource,
   identify,
   imageHash,
+  type Specialization,
 } from "../../src/jit/specialization.ts";
 
 const files = {
@@ -84,7 +85,7 @@ describe("expansion", () => {
   test("is identified by less, which differs where the text does", () => {
     const source = "attention/merge.cu";
     const variant = "struct Variant : NoVariant {\n    int odd;\n};\n";
-    const all = [
+    const all: Specialization[] = [
       { source, constants: {} },
       { source, constants: { FB_X: 1 } },
       { source, constants: { FB_X: 11 } },
