@@ -128,7 +128,10 @@ export const calls: Readonly<Record<string, (world: World) => readonly unknown[]
   "Tokenizer#decode": () => [[1, 2], { keepSpecial: true }],
   "Tokenizer#idOf": () => ["<end>"],
   "Tokenizer#isSpecial": () => [1],
-  "Attention.create": ({ device }) => [device, { ...shape, valueDim: 8, rope, graph: graphSizes }],
+  "Attention.create": ({ device }) => [
+    device,
+    { ...shape, valueDim: 8, rope, graph: graphSizes, fastAccumulation: false },
+  ],
   "Attention.createSync": ({ device, variant }) => [device, { ...shape, variant, lseBase: "2" }],
   "Attention#plan": ({ batch }) => [batch, { scale: 0.5, softCap: 0, windowLeft: 4 }],
   "Attention#lastPlan": none,

@@ -78,6 +78,8 @@ describe("options within options are named", () => {
       "graph.maxBatch must be an integer from 1 to 2147483647 (got 0)",
     ],
     [{ graph: { maxBatch: 1, maxQueryTokens: 1 } }, "graph.maxColumns must be"],
+    [{ fastAccumulation: true }, "fastAccumulation must be false, but for fp8 queries (got true)"],
+    [{ dtype: "f8e4m3", fastAccumulation: 1 }, "fastAccumulation must be"],
     [
       { graph: { maxBatch: 4, maxQueryTokens: 4, maxColumns: 1, buckets: [1, -2] } },
       "graph.buckets[1] must be an integer from 1 to 2147483647 (got -2)",

@@ -50,6 +50,8 @@ export interface Case {
   lseBase: "e" | "2";
   finalize: boolean;
   batchInvariant: boolean;
+  /** Sums of fp8 products stay in the tensor cores. */
+  fastAccumulation?: boolean;
   /** Values are the first elements of the keys, in the one plane "latent". */
   latent: boolean;
   /** Pages of a block manager of the caller's, not of a cache. */

@@ -69,6 +69,7 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "attention.lseBase": [{ lseBase: "2" }],
   "attention.finalize": [{ finalize: false }],
   "attention.batchInvariant": [{ batchInvariant: true }],
+  "attention.fastAccumulation": [{ dtype: "f8e4m3", fastAccumulation: true }],
   "attention.deviceLengths": [clamped],
   "attention.tokenScales": [{ tokenScales: true }],
   "attention.keyPositions": [{ keyPositions: true }],

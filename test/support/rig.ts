@@ -71,6 +71,7 @@ export function optionsOf(c: Case): AttentionOptions {
     ...(c.scale === 0 || c.atPlan ? {} : { scale: c.scale }),
     ...(c.atPlan ? { windowLeft: -1, softCap: c.softCap * 2 } : {}),
     ...(c.rope === undefined ? {} : { rope: c.rope }),
+    ...(c.fastAccumulation ? { fastAccumulation: true } : {}),
     ...(c.deviceLengths ? { deviceLengths: true } : {}),
     ...(c.keyTail ? { keyTail: tailDim(c) } : {}),
     ...(c.valuePages ? { valuePages: true } : {}),

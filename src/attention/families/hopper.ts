@@ -36,8 +36,8 @@ export const hopper: KernelFamily = { name: "hopper", offer };
 const rowsPerKey = 147;
 /** Half the bytes, at about 1.3 times the rate. */
 const fp8RowsPerKey = 96;
-/** Tiles of fp8 whose products the tensor cores sum before f32 does. */
-const sumTiles = 4;
+/** Tiles of fp8 whose products the tensor cores sum before f32 does, and by fastAccumulation. */
+const [sumTiles, fastSumTiles] = [4, 16];
 /**
  * The classes that take decodes with a shared prefix in one launch, as runs of both ways say
  * (docs/kernels/hopper.md): a key takes 8.7 ns for each tile of 64 rows, 15 of 128, and launches in
@@ -175,8 +175,10 @@ function kernelClass(
   const changes = asked.rawKeyBytes > 0 || asked.turnedPairs > 0 || asked.fp8Products;
   const threads = 128 * (groups + valueGroups + (changes ? 2 : 1));
   const sharedBytes = sharedBytesOf(cut, asked);
+  const fast = options.fastAccumulation ? "-fast" : "";
+  const products = asked.fp8Products ? `fp8${fast}.` : "";
   return {
-    name: `hopper.${asked.fp8Products ? "fp8." : ""}tile${64 * groups * cluster}`,
+    name: `hopper.${products}tile${64 * groups * cluster}`,
     queryTile: 64 * groups * cluster,
     kvTile,
     cluster,
@@ -236,6 +238,7 @@ function cascadeOf(row: KernelClass, { rowsPerKey, pieceKeys, launchKeys }: type
 }
 
 function constantsOf(cut: Cut, options: ResolvedOptions, { fp8Products }: Asked) {
+  const tiles = options.fastAccumulation ? fastSumTiles : sumTiles;
   return {
     ...optionConstants(options),
     FB_QUERY_TILE: 64 * cut.groups * cut.cluster,
@@ -246,7 +249,7 @@ function constantsOf(cut: Cut, options: ResolvedOptions, { fp8Products }: Asked)
     FB_QUERY_BUFFERS: cut.queryBuffers,
     FB_QUERIES_KEPT: cut.keepsQueries ? 1 : 0,
     ...(cut.valueGroups > 0 ? { FB_VALUE_GROUPS: cut.valueGroups } : {}),
-    ...(fp8Products ? { FB_Q_TYPE: dtypeCode("f8e4m3"), FB_SUM_TILES: sumTiles } : {}),
+    ...(fp8Products ? { FB_Q_TYPE: dtypeCode("f8e4m3"), FB_SUM_TILES: tiles } : {}),
     FB_INVARIANT: options.batchInvariant ? 1 : 0,
   };
 }
