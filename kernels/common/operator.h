@@ -10,10 +10,9 @@
 // blocks of a cluster that takes an item together (sm_90).
 //
 // A seventh is the dynamic shared memory of a block. Such a kernel is launched with at most as many
-// blocks as run at once, which go on from item to item. An eighth, `late`, is for a kernel that
-// starts once the one before it is done.
+// blocks as run at once, which go on from item to item.
 //
-// Other operators start while the kernel before them drains (sm_90): in every block a thread has to
+// Operators start while the kernel before them drains (sm_90): in every block a thread has to
 // call pdl_wait (ptx/pdl.h), ahead of what it writes and of what it reads of earlier kernels.
 #define FB_OPERATOR(name, Params, threads, min_blocks, ...) \
     FB_KERNEL(name, Params, threads, min_blocks)

@@ -63,7 +63,7 @@ FB_DEVICE void load_coded(const fb_matmul_map_params& maps, typename S::R& ring)
             const uint32_t weight = shared_address(ring.first[turn.stage]);
             const int32_t byte = k / step * span;
             FB_UNROLL
-            for (int row = 0; row < S::outputs; row += thin_box_rows) {
+            for (int row = 0; row < S::outputs; row += S::box_rows) {
                 const int32_t at = row < S::outputs / 2 ? gates + row
                                                         : ups + row - S::outputs / 2;
                 tensor_load(weight + row * span, &maps.weight, full, {byte, at});

@@ -64,14 +64,21 @@ template <class R> FB_DEVICE void wait_empty(R& ring, const Turn<R>& turn) {
     mbarrier_wait(shared_address(&ring.empty[turn.stage]), turn.parity ^ 1);
 }
 
-// Waits until a stage is free and says which bytes come, by one thread; returns their barrier.
+// Says which bytes come to a stage that is free, by one thread; returns their barrier.
+template <class R>
+FB_DEVICE uint32_t announce(R& ring, const Turn<R>& turn,
+                            uint32_t bytes = R::first_bytes + R::second_bytes) {
+    const uint32_t full = shared_address(&ring.full[turn.stage]);
+    mbarrier_arrive_expect(full, bytes);
+    return full;
+}
+
+// The same once it is free.
 template <class R>
 FB_DEVICE uint32_t begin_stage(R& ring, const Turn<R>& turn,
                                uint32_t bytes = R::first_bytes + R::second_bytes) {
     wait_empty(ring, turn);
-    const uint32_t full = shared_address(&ring.full[turn.stage]);
-    mbarrier_arrive_expect(full, bytes);
-    return full;
+    return announce(ring, turn, bytes);
 }
 
 // ---- multiply

@@ -10,6 +10,7 @@
 #include "../ptx/pdl.h"
 #include "gather.h"
 #include "item.h"
+#include "plain.h"
 #include "ring.h"
 #include "scales.h"
 
@@ -121,7 +122,7 @@ template <int type> FB_DEVICE void gather_wide(const fb_matmul_map_params& maps,
         for (int32_t k = 0; k < p.inputs; k += step_of<type>) {
             wait_empty(ring, turn);
             if (threadIdx.x == 0) {
-                const uint32_t full = begin_stage(ring, turn, WideRing::second_bytes);
+                const uint32_t full = announce(ring, turn, WideRing::second_bytes);
                 weight.load(maps.weight, ring, turn.stage, full, k);
             }
             rows.copy(p, shared_address(ring.first[turn.stage]), k);
@@ -253,74 +254,6 @@ FB_DEVICE void multiply_wide_fp8(const fb_matmul_params& p, WideRing& ring, Turn
 
 // ---- store
 
-// Words of a quad, four of each lane, change places: word i of lane j with word j of lane i.
-template <class T> FB_DEVICE void turn_quad(T (&words)[4]) {
-    const int quad = threadIdx.x % 4;
-    FB_UNROLL
-    for (int bit = 1; bit <= 2; bit *= 2) {
-        FB_UNROLL
-        for (int i = 0; i < 4; i++) {
-            if (i & bit) continue;
-            const bool upper = quad & bit;
-            const T got = __shfl_xor_sync(~0u, upper ? words[i] : words[i | bit], bit);
-            if (upper) words[i] = got;
-            else words[i | bit] = got;
-        }
-    }
-}
-
-// Type of out where sums need no more than scales: that of x, or bf16.
-template <int type> constexpr int plain_of = type == FB_F8E4M3 ? FB_BF16 : type;
-
-// Whether sums are only scaled and rounded to 16 bits, and stored 16 bytes at a time.
-template <int type> FB_DEVICE bool is_plain(const fb_matmul_params& p) {
-    return p.out_dtype == plain_of<type> && p.bias == 0 && p.residual == 0 &&
-           p.activation == FB_ACTIVATION_NONE && !p.gated &&
-           ((p.out | 2 * p.out_stride | 2 * p.outputs) & 15) == 0;
-}
-
-// By scales that no step had: of a thread's two rows, and of its columns.
-FB_DEVICE void scale_sums(const fb_matmul_params& p, const WideItem& item,
-                          const int32_t (&rows)[2], WideSums& sums) {
-    float x[2];
-    FB_UNROLL
-    for (int h = 0; h < 2; h++) {
-        const int32_t x_row = item.x_row(p, rows[h]);
-        x[h] = x_row < 0 ? 1 : result_x_scale(p, x_row);
-    }
-    const int32_t first = item.output + threadIdx.x % 4 * 2;
-    FB_UNROLL
-    for (int i = 0; i < wide_outputs / 2; i += 4) {
-        FB_UNROLL
-        for (int c = 0; c < 2; c++) {
-            // Eight columns are there, or not one of them.
-            const int32_t column = first + 2 * i < p.outputs ? first + 2 * i + c : item.output;
-            const float weight = result_weight_scale(p, item.first_of(p, false) + column);
-            sums[i + c] *= x[0] * weight;
-            sums[i + 2 + c] *= x[1] * weight;
-        }
-    }
-}
-
-template <int type>
-FB_DEVICE void store_plain(const fb_matmul_params& p, const WideItem& item, int32_t row, int h,
-                           const WideSums& sums) {
-    FB_UNROLL
-    for (int i = 0; i < wide_outputs / 32; i++) {
-        uint32_t pairs[4];
-        FB_UNROLL
-        for (int j = 0; j < 4; j++) {
-            const float* const x = sums + 16 * i + 4 * j + 2 * h;
-            pairs[j] = pack_pair<type>(x[0], x[1]);
-        }
-        turn_quad(pairs);
-        const int32_t column = item.output + 32 * i + threadIdx.x % 4 * chunk;
-        if (row >= item.end || column >= p.outputs) continue;
-        store_16(items<void>(p.out + 2 * (row * p.out_stride + column)),
-                 make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
-    }
-}
-
 // Blocks of eight columns, `blocks` of them from `first` on, become columns of a warp's places.
 template <int blocks>
 FB_DEVICE void leave_columns(float* places, int column, const float* sums) {
@@ -388,13 +321,12 @@ FB_DEVICE void run_wide(const fb_matmul_params& p, WideShared& memory, int group
         WideSums sums;
         if constexpr (type == FB_F8E4M3) {
             multiply_wide_fp8<type>(p, ring, turn, group, item, rows, sums);
-            if (plain) scale_sums(p, item, rows, sums);
+            if (plain) scale_sums(p, item, rows[0], item.output, sums);
         } else {
             multiply_wide<type>(p, ring, turn, group, sums);
         }
         if (plain) {
-            store_plain<plain_of<type>>(p, item, rows[0], 0, sums);
-            store_plain<plain_of<type>>(p, item, rows[1], 1, sums);
+            store_plain<plain_of<type>>(p, item.end, rows[0], item.output, sums);
         } else {
             store_any<type>(p, item, item.row + warp_row, places, sums);
         }

@@ -20,8 +20,8 @@ export interface OperatorKernel {
   readonly processorBlocks?: number;
   /** At most as many blocks as run at once, which take items in turn. */
   readonly persistent?: boolean;
-  /** Starts while the kernel before it drains, and waits for it: all but late ones do. */
-  readonly programmatic: boolean;
+  /** Starts while the kernel before it drains, and waits for it. */
+  readonly programmatic: true;
 }
 
 const declaration = /^FB_(SPLIT_)?OPERATOR\(([^)]*)\)/gm;
@@ -47,7 +47,7 @@ export function operatorSources(): string[] {
  */
 export function operatorsOf(source: string, text: string): OperatorKernel[] {
   return [...text.matchAll(declaration)].flatMap(([line, split, list]) => {
-    const [entry, , threads, processorBlocks, itemRows, cluster, shared, late] = list
+    const [entry, , threads, processorBlocks, itemRows, cluster, shared] = list
       .split(",")
       .map((part) => part.trim());
     const number = (word = "") => {
@@ -57,7 +57,7 @@ export function operatorsOf(source: string, text: string): OperatorKernel[] {
       throw new OptionError(source, line, allowed, `state ${word} as \`constexpr int\`.`);
     };
     const rows = { threads: number(threads), itemRows: number(itemRows) };
-    const facts = { entry, source, ...rows, programmatic: late === undefined } as const;
+    const facts = { entry, source, ...rows, programmatic: true } as const;
     if (cluster === undefined) return [{ name: entry, ...facts }];
     const blocks = number(cluster);
     if (shared === undefined) return [{ name: entry, ...facts, cluster: blocks }];

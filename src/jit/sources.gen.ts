@@ -72,13 +72,19 @@ import matmul_any_cu from "../../kernels/matmul/any.cu" with { type: "text" };
 import matmul_coded_cu from "../../kernels/matmul/coded.cu" with { type: "text" };
 import matmul_codes_h from "../../kernels/matmul/codes.h" with { type: "text" };
 import matmul_few_cu from "../../kernels/matmul/few.cu" with { type: "text" };
+import matmul_flat_cu from "../../kernels/matmul/flat.cu" with { type: "text" };
+import matmul_flat_h from "../../kernels/matmul/flat.h" with { type: "text" };
 import matmul_gather_h from "../../kernels/matmul/gather.h" with { type: "text" };
+import matmul_gathered_cu from "../../kernels/matmul/gathered.cu" with { type: "text" };
 import matmul_item_h from "../../kernels/matmul/item.h" with { type: "text" };
+import matmul_load_h from "../../kernels/matmul/load.h" with { type: "text" };
+import matmul_plain_h from "../../kernels/matmul/plain.h" with { type: "text" };
 import matmul_ring_h from "../../kernels/matmul/ring.h" with { type: "text" };
 import matmul_scales_h from "../../kernels/matmul/scales.h" with { type: "text" };
 import matmul_slices_h from "../../kernels/matmul/slices.h" with { type: "text" };
 import matmul_thin_cu from "../../kernels/matmul/thin.cu" with { type: "text" };
 import matmul_thin_h from "../../kernels/matmul/thin.h" with { type: "text" };
+import matmul_thin_products_h from "../../kernels/matmul/thin_products.h" with { type: "text" };
 import matmul_tile_cu from "../../kernels/matmul/tile.cu" with { type: "text" };
 import matmul_weight_h from "../../kernels/matmul/weight.h" with { type: "text" };
 import matmul_wide_cu from "../../kernels/matmul/wide.cu" with { type: "text" };
@@ -230,13 +236,19 @@ export const sources: Readonly<Record<string, string>> = {
   "matmul/coded.cu": matmul_coded_cu,
   "matmul/codes.h": matmul_codes_h,
   "matmul/few.cu": matmul_few_cu,
+  "matmul/flat.cu": matmul_flat_cu,
+  "matmul/flat.h": matmul_flat_h,
   "matmul/gather.h": matmul_gather_h,
+  "matmul/gathered.cu": matmul_gathered_cu,
   "matmul/item.h": matmul_item_h,
+  "matmul/load.h": matmul_load_h,
+  "matmul/plain.h": matmul_plain_h,
   "matmul/ring.h": matmul_ring_h,
   "matmul/scales.h": matmul_scales_h,
   "matmul/slices.h": matmul_slices_h,
   "matmul/thin.cu": matmul_thin_cu,
   "matmul/thin.h": matmul_thin_h,
+  "matmul/thin_products.h": matmul_thin_products_h,
   "matmul/tile.cu": matmul_tile_cu,
   "matmul/weight.h": matmul_weight_h,
   "matmul/wide.cu": matmul_wide_cu,

@@ -3,31 +3,36 @@ import type { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
 import { bulkReaches, type MatmulKernel, type Wanted } from "./matmul-maps.ts";
 
-/** A kernel of few rows, kernels/matmul/thin.cu: the weight's rows are the first operand. */
-interface Thin {
+/** A kernel of few rows, kernels/matmul/thin.cu, flat.cu and gathered.cu. */
+interface Few {
+  /** Of its name. */
+  readonly family: "thin" | "flat" | "coded";
   /** Rows of x of an item. */
   readonly tokens: number;
   /** Rows of the weight of an item. */
   readonly outputs: number;
+  /** Rows of the weight that one bulk copy takes. */
+  readonly box: number;
 }
 
-const low: readonly Thin[] = [8, 16, 32, 64].map((tokens) => ({ tokens, outputs: 128 }));
+const low: readonly Few[] = [
+  ...[8, 16, 32].map((tokens) => ({ family: "thin", tokens, outputs: 128, box: 64 }) as const),
+  { family: "flat", tokens: 64, outputs: 128, box: 32 },
+];
 /** By the bytes of an element. */
-const thin: Readonly<Record<1 | 2, readonly Thin[]>> = {
+const few: Readonly<Record<1 | 2, readonly Few[]>> = {
   1: low,
-  2: [...low, { tokens: 128, outputs: 128 }],
+  2: [...low, { family: "flat", tokens: 128, outputs: 112, box: 56 }],
 };
 
 /** The same of weights in codes, kernels/matmul/coded.cu. */
-const coded: readonly Thin[] = [
-  { tokens: 8, outputs: 128 },
-  { tokens: 32, outputs: 128 },
-];
+const coded: readonly Few[] = [8, 32].map(
+  (tokens) => ({ family: "coded", tokens, outputs: 128, box: 64 }) as const,
+);
 
 /** Rows of x that a cluster of kernels/matmul/wide.cu takes, and of which one copy takes half. */
 const wideRows = 256;
 const wideOutputs = 256;
-const thinBox = 64;
 
 /** Blocks that share the inputs of an item at most, and the fewest steps that each is left. */
 const mostBlocks = 8;
@@ -57,11 +62,12 @@ export function hopperKernel(x: Tensor, weight: Weight, wanted: Wanted): MatmulK
 function wgmmaKernel(x: Tensor, weight: Weight, wanted: Wanted, bytes: 1 | 2): MatmulKernel {
   const { processors } = x.device.properties;
   const each = wanted.rows / (weight.experts ?? 1);
-  const row = thin[bytes].find(({ tokens }) => each <= tokens) ?? thin[bytes].at(-1)!;
-  const hasRoom = bytes === 2 && row.tokens <= 32;
+  const row = few[bytes].find(({ tokens }) => each <= tokens) ?? few[bytes].at(-1)!;
+  const hasRoom = bytes === 2 && row.family === "thin";
   const two = wanted.settled ? readersMost.twoSettled : readersMost.two;
   const most = hasRoom ? two : readersMost.one;
-  const { items, split } = shareOf(x, weight, wanted.rows, row, most, hasRoom);
+  const isOdd = hasRoom || row.family === "flat";
+  const { items, split } = shareOf(x, weight, wanted.rows, row, most, isOdd);
   const clusters = itemsOf(wanted.rows, wideRows, weight, wideOutputs);
   const pairs = Math.floor(processors / 2);
   const wideTime = (Math.ceil(clusters / pairs) * wideOutputs) / 128;
@@ -74,7 +80,8 @@ function wgmmaKernel(x: Tensor, weight: Weight, wanted: Wanted, bytes: 1 | 2): M
     const boxes = { x: wideRows / 2, weight: wideOutputs / 2 };
     return { name: `matmul_wide_${type}`, itemRows: wideRows, boxes };
   }
-  return thinKernel(bytes === 1 ? "matmul_thin_e4m3" : "matmul_thin", row, split);
+  const family = wanted.gathers ? "gathered" : row.family;
+  return fewKernel(`matmul_${family}${bytes === 1 ? "_e4m3" : ""}`, row, split);
 }
 
 /** The kernel for 16-bit rows and a weight in codes of which steps fill whole groups. */
@@ -87,14 +94,14 @@ function codedKernel(x: Tensor, weight: Weight, { rows }: Wanted): MatmulKernel 
   const row = coded.find(({ tokens }) => rows / (weight.experts ?? 1) <= tokens) ?? coded.at(-1)!;
   const { split } = shareOf(x, weight, rows, row, readersMost.one, false);
   const kind = scheme.kind === "fp8" ? "fp8" : scheme.values.dtype;
-  return thinKernel(`matmul_coded_${x.dtype}_${kind}`, row, split);
+  return fewKernel(`matmul_coded_${x.dtype}_${kind}`, row, split);
 }
 
-function thinKernel(name: string, { tokens }: Thin, split: number): MatmulKernel {
+function fewKernel(name: string, { tokens, box }: Few, split: number): MatmulKernel {
   return {
     name: `${name}_${tokens}_x${split}`,
     itemRows: tokens,
-    boxes: { x: tokens, weight: thinBox },
+    boxes: { x: tokens, weight: box },
   };
 }
 
@@ -118,7 +125,7 @@ function shareOf(
   x: Tensor,
   weight: Weight,
   rows: number,
-  { tokens, outputs }: Thin,
+  { tokens, outputs }: Few,
   readers: number,
   odd: boolean,
 ) {
@@ -127,7 +134,7 @@ function shareOf(
   const { values } = weight.scheme;
   const steps = (values.shape.at(-1)! * dtypeBytes(values.dtype)) / stepBytes;
   const most = Math.min(mostBlocks, processors, steps / leastSteps);
-  // Where blocks leave room, clusters of 3, 5, 6 or 7 come as close to `readers` as items allow.
+  // Clusters of 3, 5, 6 or 7, where `odd` allows them, come as close to `readers` as items do.
   const next = (split: number) => (odd ? split + 1 : 2 * split);
   let split = 1;
   while (next(split) <= most && items * next(split) < readers * processors) split = next(split);

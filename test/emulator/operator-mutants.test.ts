@@ -22,10 +22,13 @@ const kernels = [
   "matmul_32",
   "matmul_128",
   "matmul_thin_8_x1",
-  "matmul_thin_16_x1",
   "matmul_thin_32_x4",
-  "matmul_thin_64_x2",
   "matmul_thin_e4m3_32_x2",
+  "matmul_flat_64_x2",
+  "matmul_flat_128_x1",
+  "matmul_flat_e4m3_64_x1",
+  "matmul_gathered_16_x1",
+  "matmul_gathered_64_x1",
   "matmul_coded_bf16_u8_8_x2",
   "matmul_wide_bf16",
   "matmul_wide_f16",
@@ -68,6 +71,8 @@ const harmless: Record<string, string> = {
     "no thread that still reads the turn is so far behind here",
   "gather.h, tell: fence_proxy_async_shared() #1":
     "it orders proxies; what lies in shared memory is there for all here",
+  "flat.h, store_shared: fence_proxy_async_shared() #1":
+    "it orders proxies; what the emulated copies write waits for a barrier anyway",
   "thin.h, begin_thin: fence_mbarrier_init() #1": "the barrier that follows is enough here",
   "wide.cu, start_wide: fence_mbarrier_init() #1": "likewise",
   "coded.cu, multiply_coded: __syncwarp() #1":
