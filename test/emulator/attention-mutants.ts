@@ -11,6 +11,7 @@ import {
   outcomeOf,
   patienceMs,
   schedules,
+  type ThreadKind,
   watch,
   type Watched,
   withoutEachWait,
@@ -44,8 +45,10 @@ interface Original {
   readonly text: string;
   readonly expected: string;
   readonly image: { path: string; bytes: Uint8Array };
-  /** How it ends under the race detector as it is. */
+  /** How it ends under the race detector as it is, warp by warp. */
   readonly watched: Watched;
+  /** The same lane by lane, once it is asked for. */
+  lanes?: Promise<Watched>;
 }
 
 /** What a child process says of a subject's case, run with an image in the kernel's place. */
@@ -64,7 +67,7 @@ export function originalsOf(
     const expected = await run(subject, "fifo");
     if (!expected.startsWith("{")) throw new Error(`${name}: ${expected}`);
     const text = expand((JSON.parse(expected) as Outcome).specialization);
-    const watched = await watchText(subject, text, folder);
+    const watched = await watchText(subject, text, folder, "warps");
     return { name, subject, text, expected, image: await imageOf(text, folder), watched };
   });
 }
@@ -113,11 +116,16 @@ export function someOf<T>(mutants: ReadonlyMap<string, T>, seed: number, count: 
 }
 
 /** A subject with that text in its kernel's place under the race detector. */
-function watchText(subject: Subject, text: string, folder: string): Promise<Watched> {
+function watchText(
+  subject: Subject,
+  text: string,
+  folder: string,
+  kind: ThreadKind,
+): Promise<Watched> {
   const { sms, ...rest } = subject;
   const file = join(folder, `${Bun.hash(text).toString(16)}.cu`);
   writeFileSync(file, text);
-  return watch("run-mutant.ts", { ...rest, text: file }, sms);
+  return watch("run-mutant.ts", { ...rest, text: file }, sms, kind);
 }
 
 /** By name, how a mutant is caught; undefined: it is not. */
@@ -145,14 +153,19 @@ async function catchOne(of: Original, { name, text }: Mutant, folder: string) {
     if (!wrong.test(outcome)) throw new Error(`${name}: ${outcome}`);
     return `${of.name}, ${order}: ${outcome}`;
   }
-  // Where the kernel itself is reported, a report of the mutant says nothing.
-  if (of.watched.report !== "") return undefined;
-  const { report, failure } = await watchText(of.subject, text, folder);
-  if (report !== "") return `${of.name}: ${report}`;
-  if (failure === "") return undefined;
-  // Threads take other turns under the detector: what ends well without it may wait for ever.
-  if (!wrong.test(failure)) throw new Error(`${name}, watched: ${failure}`);
-  return `${of.name}, watched: ${failure}`;
+  of.lanes ??= watchText(of.subject, of.text, folder, "lanes");
+  for (const kind of ["warps", "lanes"] as const) {
+    // Where the kernel itself is reported, a report of the mutant says nothing.
+    const own = kind === "warps" ? of.watched : await of.lanes;
+    if (own.report !== "") continue;
+    const { report, failure } = await watchText(of.subject, text, folder, kind);
+    if (report !== "") return `${of.name}: ${report}`;
+    if (failure === "") continue;
+    // Threads take other turns under the detector: what ends well without it may wait for ever.
+    if (!wrong.test(failure)) throw new Error(`${name}, watched: ${failure}`);
+    return `${of.name}, watched: ${failure}`;
+  }
+  return undefined;
 }
 
 /** Names that survived without a reason, and those that were caught in spite of one. */

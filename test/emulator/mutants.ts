@@ -97,10 +97,22 @@ export interface Watched {
   readonly failure: string;
 }
 
-export async function watch(script: string, job: object, sms: number): Promise<Watched> {
+/**
+ * What counts as a thread of the detector: of more than 255 it forgets what the others did, and a
+ * block has 512 lanes; of a warp it sees no race between lanes.
+ */
+export type ThreadKind = "lanes" | "warps";
+
+export async function watch(
+  script: string,
+  job: object,
+  sms: number,
+  kind: ThreadKind,
+): Promise<Watched> {
   const folder = mkdtempSync(join(tmpdir(), "flashbun-races-"));
   try {
-    const env = watchedIn(folder, `order=greedy,sms=${sms},threads=1,timeout=60`);
+    const races = kind === "warps" ? "races=warps," : "";
+    const env = watchedIn(folder, `${races}order=greedy,sms=${sms},threads=1,timeout=60`);
     const end = await ended(script, job, env, wholeMs);
     return { report: reportsIn(folder), failure: end.code === 0 ? "" : failureOf(end) };
   } finally {

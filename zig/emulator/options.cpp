@@ -50,9 +50,11 @@ static bool set(Options& o, const std::string& name, const std::string& value) {
     else if (name == "compute") {
         o.compute = int(number(value, good));
         good = good && (o.compute == 75 || o.compute == 80 || o.compute == 90);
-    } else if (name == "races")
+    } else if (name == "races") {
         good = o.races = race::watched();
-    else if (name == "verbose")
+        o.races_by_warp = value == "warps";
+        good = good && (value.empty() || o.races_by_warp);
+    } else if (name == "verbose")
         o.verbose = true;
     else
         good = false;
@@ -74,7 +76,7 @@ static Options read() {
             stderr,
             "FLASHBUN_EMULATOR: \"%s\" is none of order=fifo|greedy|random, landing=lazy|eager, "
             "seed=, sms=, devices=, threads=, memory=, timeout=, driver=, compute=75|80|90, "
-            "verbose, or races where "
+            "verbose, or races and races=warps where "
             "the race detector is preloaded\n",
             item.c_str());
         exit(2);

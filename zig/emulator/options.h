@@ -20,6 +20,7 @@ struct Options {
     int driver = 13000;
     int compute = 90; // capability: 75 is 7.5
     bool races = false; // kernels are compiled for the race detector, which is here
+    bool races_by_warp = false; // the lanes of a warp are one thread to it
     bool verbose = false;
 };
 

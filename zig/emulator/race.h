@@ -21,7 +21,7 @@ inline void* create_fiber() { return watched() ? __tsan_create_fiber(0) : nullpt
 inline void* current_fiber() { return watched() ? __tsan_get_current_fiber() : nullptr; }
 // Switching orders nothing: that is the point.
 inline void switch_to(void* fiber) {
-    if (watched()) __tsan_switch_to_fiber(fiber, 1);
+    if (watched() && fiber != current_fiber()) __tsan_switch_to_fiber(fiber, 1);
 }
 inline void acquire(void* tag) {
     if (watched()) __tsan_acquire(tag);

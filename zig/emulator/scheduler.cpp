@@ -9,6 +9,7 @@
 #include <string>
 
 #include "launch.h"
+#include "options.h"
 
 // void emu_switch(void** save, void* load): the callee-saved registers go on the old stack and come
 // from the new one.
@@ -256,7 +257,9 @@ void prepare(Thread* thread) {
             static_cast<uint8_t*>(mmap(nullptr, stack_bytes + stack_guard, PROT_READ | PROT_WRITE,
                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
         mprotect(thread->stack, stack_guard, PROT_NONE);
-        thread->race_fiber = race::create_fiber();
+        Thread* lead = thread->home->fibers[thread->number - thread->lane];
+        const bool apart = lead == thread || !options().races_by_warp;
+        thread->race_fiber = apart ? race::create_fiber() : lead->race_fiber;
     }
     // Tops that all lie at the same offset of a page would share a few cache sets.
     uint8_t* end = thread->stack + stack_guard + stack_bytes - thread->number % 32 * 192;
