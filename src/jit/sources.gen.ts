@@ -41,6 +41,7 @@ import attention_mla_memory_h from "../../kernels/attention/mla/memory.h" with {
 import attention_mla_products_h from "../../kernels/attention/mla/products.h" with { type: "text" };
 import attention_mla_rows_h from "../../kernels/attention/mla/rows.h" with { type: "text" };
 import attention_mla_score_h from "../../kernels/attention/mla/score.h" with { type: "text" };
+import attention_mla_share_h from "../../kernels/attention/mla/share.h" with { type: "text" };
 import attention_mla_sums_h from "../../kernels/attention/mla/sums.h" with { type: "text" };
 import attention_mla_turned_cu from "../../kernels/attention/mla/turned.cu" with { type: "text" };
 import attention_mla_turned_h from "../../kernels/attention/mla/turned.h" with { type: "text" };
@@ -205,6 +206,7 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/mla/products.h": attention_mla_products_h,
   "attention/mla/rows.h": attention_mla_rows_h,
   "attention/mla/score.h": attention_mla_score_h,
+  "attention/mla/share.h": attention_mla_share_h,
   "attention/mla/sums.h": attention_mla_sums_h,
   "attention/mla/turned.cu": attention_mla_turned_cu,
   "attention/mla/turned.h": attention_mla_turned_h,

@@ -135,6 +135,8 @@ const harmlessMla: Record<string, string> = {
     "the cluster's barrier that follows is enough here",
   "score.h, keep_queries: fence_proxy_async_shared() #1":
     "copies begin after the release that follows, and here they see all that came before it",
+  "share.h, share_sums: fence_proxy_async_shared() #1":
+    "copies begin after the release that follows, and here they see all that came before it",
   "score.h, keep_queries: __syncwarp() #1": "lanes meet at the ldmatrix before it, and read there",
   ...Object.fromEntries(
     ["score_tile: wgmma_wait<1>() #1", "score_tile: wgmma_wait<1>() #2"]

@@ -1,8 +1,7 @@
 // Operands of turned products (turned.h) of keys of 8 bits. They are rows of the products, and go
 // through registers: each warp widens the 16 rows that it multiplies, and nothing wide is written.
 // Scores are products of f16, which holds e4m3 exactly: queries of a record are brought into its
-// range, each row by a power of two. Values become f16 as well, as weights do, or elements of the
-// queries' type where scales of tokens make weights of any size.
+// range, each row by a power of two. Values become f16 as well, as weights do.
 //
 // Elements of 64 are taken in an order of their own, in which a lane's of four steps lie side by
 // side in memory: lane c of four has elements 16 c to 16 c + 15, of which step i takes four, as
@@ -70,7 +69,7 @@ FB_DEVICE void store_query(const Block& b, int i, const QueryChunks& chunks) {
         const uint32_t piece = b.shared + FB_AT(queries) + chunk / 8 * query_bytes;
         store_query_chunk(piece + i * 128, i, chunk % 8, x[turn]);
     }
-    if (lane_now() == 0) b.memory.scales.row[i] = __uint_as_float(uint32_t(127 - power) << 23);
+    if (lane_now() == 0) b.memory.exchange.scales[i] = __uint_as_float(uint32_t(127 - power) << 23);
 }
 
 // By the warps that score, whose products of the record before are done.
@@ -150,7 +149,7 @@ FB_DEVICE void scale_rows(const Block& b, float (&s)[thread_values]) {
     FB_UNROLL
     for (int j = 0; j < thread_rows / 2; j++) {
         const float2 scale =
-            *reinterpret_cast<const float2*>(&b.memory.scales.row[own_row_of(2 * j)]);
+            *reinterpret_cast<const float2*>(&b.memory.exchange.scales[own_row_of(2 * j)]);
         FB_UNROLL
         for (int i = 0; i < 4; i++) s[4 * j + i] *= i % 2 == 0 ? scale.x : scale.y;
     }
@@ -161,17 +160,13 @@ FB_DEVICE void scale_rows(const Block& b, float (&s)[thread_values]) {
 // sums += values x weights, of 16 tokens and 64 elements.
 FB_DEVICE void add_weighted(float (&sums)[thread_values], const uint32_t (&values)[4],
                             uint64_t weights, bool more) {
-    if constexpr (weight_type == FB_F16) wgmma_f16<0>(sums, values, weights, more);
-    else wgmma_bf16<0>(sums, values, weights, more);
+    wgmma_f16<0>(sums, values, weights, more);
 }
 
 // Bytes of two elements of two tokens each: pairs of tokens.
 FB_DEVICE void widen_pairs(uint32_t bytes, uint32_t& first, uint32_t& second) {
     uint32_t pairs[2];
     e4m3x4_to_f16x4(__byte_perm(bytes, 0, 0x3120), pairs);
-    FB_UNROLL
-    for (int i = 0; i < 2 && weight_type != FB_F16; i++)
-        pairs[i] = pack_bf16(f16_low(pairs[i]), f16_high(pairs[i]));
     first = pairs[0];
     second = pairs[1];
 }

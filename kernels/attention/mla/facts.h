@@ -4,9 +4,11 @@
 //   FB_KV_TILE      tokens of a tile: 64
 //   FB_THREADS      512: four warpgroups
 //
-// and one more:
+// and two more:
 //
-//   FB_CLUSTER      blocks that work on a record, 64 rows each, and load its keys together: 1 or 2
+//   FB_CLUSTER      blocks that work on a record: 1 or 2
+//   FB_SPLIT_KEYS   1: each of two takes half of a record's keys, and all rows; 0: each takes 64
+//                   rows, and they load the keys together
 //
 // A value is the key's first FB_VALUE_DIM elements. Rounding: probabilities are rounded once to
 // weight_type before the second product; all else is f32.
@@ -20,8 +22,10 @@ static_assert(FB_QUERY_TILE == 64 || FB_QUERY_TILE == 32 || FB_QUERY_TILE == 16,
 static_assert(FB_KV_TILE == 64, "a piece has 64 tokens");
 static_assert(FB_THREADS == 512, "two warpgroups for values, one for scores, one that loads");
 static_assert(FB_KEY_DIM == 576 && FB_VALUE_DIM == 512, "nine pieces of keys, eight of values");
-static_assert(FB_CLUSTER == 1 || FB_CLUSTER == 2 && FB_QUERY_TILE == 64,
+static_assert(FB_CLUSTER == 1 || FB_CLUSTER == 2 && (FB_QUERY_TILE == 64 || FB_SPLIT_KEYS),
               "tiles are loaded for one block or two");
+static_assert(!FB_SPLIT_KEYS || FB_CLUSTER == 2 && FB_QUERY_TILE < 64 && FB_KV_TYPE == FB_Q_TYPE,
+              "others have not gained by it");
 static_assert(FB_KV_TYPE == FB_Q_TYPE || FB_KV_TYPE == FB_F8E4M3,
               "keys go into the products as they are, or f16 holds them");
 static_assert(FB_KEY_TAIL == 0 || (FB_KEY_TAIL == 64 && FB_KV_TYPE == FB_Q_TYPE),
@@ -39,11 +43,14 @@ static_assert(!FB_K_TOKEN_SCALE && !FB_V_TOKEN_SCALE || FB_KV_TYPE == FB_F8E4M3,
 constexpr bool eights = FB_KV_TYPE != FB_Q_TYPE;
 // Rows are columns of the products, whose rows are tokens and value elements (turned.h).
 constexpr bool turned = FB_QUERY_TILE < 64 || eights;
-// Weights and values as they go into products: f16 holds e4m3 exactly by one instruction a pair,
-// but not what scales of tokens make of weights.
-constexpr int weight_type = eights && !FB_V_TOKEN_SCALE ? FB_F16 : FB_Q_TYPE;
+// Weights and values as they go into products: f16 holds e4m3 exactly by one instruction a pair.
+constexpr int weight_type = eights ? FB_F16 : FB_Q_TYPE;
+constexpr bool token_scales = FB_K_TOKEN_SCALE || FB_V_TOKEN_SCALE;
 // The second half of the values is multiplied beneath the next softmax: products are the bound.
 constexpr bool staggered = FB_QUERY_TILE == 64;
+
+// Blocks that a tile is loaded for.
+constexpr int tile_blocks = FB_SPLIT_KEYS ? 1 : FB_CLUSTER;
 
 // Threads [0, 256) multiply values, [256, 384) score, the others bring things.
 constexpr int value_warps = 8;
@@ -79,5 +86,9 @@ constexpr int tile_boxes = FB_KV_TILE / least_box;
 // Of a row's nine pieces of queries these are kept in registers, the others in shared memory.
 constexpr int kept_pieces = turned ? 0 : 6;
 constexpr int half_pieces = 4;
+// Of the values' that a warpgroup multiplies those that it writes: the other block has the others.
+constexpr int own_pieces = half_pieces / (FB_SPLIT_KEYS ? 2 : 1);
+// Halves that a record takes for sums of the other block, behind its tiles.
+constexpr int shared_halves = FB_SPLIT_KEYS ? 2 : 0;
 // Of the 36 steps of the next scores those that are issued before the weights are stored.
 constexpr int early_steps = 4;

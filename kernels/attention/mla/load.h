@@ -13,18 +13,18 @@
 template <int First, int Count>
 FB_DEVICE void load_pieces(const Block& b, const KeyPlace* places, int box, uint32_t to,
                            uint32_t full) {
-    const int rank = FB_CLUSTER == 1 ? 0 : int(cluster_rank());
+    const int rank = tile_blocks == 1 ? 0 : int(cluster_rank());
     if (Count == 1 && rank > 0) return;
     FB_NO_UNROLL
     for (int row = 0; row < FB_KV_TILE; row += box) {
         const KeyPlace place = *places++;
         FB_UNROLL
-        for (int c = 0; c < Count; c += FB_CLUSTER) {
+        for (int c = 0; c < Count; c += tile_blocks) {
             const uint32_t target = to + (c + rank) * piece_bytes + row * piece_span;
             constexpr bool apart = FB_KEY_TAIL > 0 && First == 2 * half_pieces;
             const fb_tensor_map* map = apart ? &b.maps.v : &b.maps.k;
             const int at[3] = {apart ? 0 : (First + c + rank) * 64, place.row, place.page};
-            if (FB_CLUSTER == 1) tensor_load(target, map, full, at);
+            if (tile_blocks == 1) tensor_load(target, map, full, at);
             else tensor_load_multicast(target, map, full, at, 3);
         }
     }
@@ -58,6 +58,7 @@ FB_DEVICE void load_queries(const Block& b, const fb_attention_record& r, uint32
 }
 
 // ---- the loading thread
+
 
 // Per record the queries for registers, which pass through the halves, then per tile its left half
 // with the rope piece and its right half; the other queries after the first left half. Keys whose
@@ -130,6 +131,19 @@ FB_DEVICE void load(const Block& b) {
         }
         mbarrier_arrive(b.barrier(FB_AT(barriers.ask)));
         release_work(b, works.slot());
+        if (FB_SPLIT_KEYS) {
+            // Tells the other block where sums of its warpgroups go.
+            const uint32_t other = cluster_rank() ^ 1;
+            mbarrier_wait(b.barrier(FB_AT(barriers.target_empty)), works.count % 2 ^ 1);
+            for (int group = 0; group < shared_halves; group++) {
+                acquire(0);
+                store_cluster_4(map_shared(b.shared + FB_AT(rooms) + 4 * group, other),
+                                half_at());
+                half.advance();
+            }
+            const uint32_t full = b.barrier(FB_AT(barriers.rooms_full));
+            mbarrier_arrive_cluster(map_shared(full, other));
+        }
     }
 }
 
@@ -288,15 +302,28 @@ FB_DEVICE void find_keys(const Block& b) {
                 rope.advance();
             }
         }
+        FB_UNROLL
+        for (int i = 0; i < shared_halves; i++) half.advance();
         if (lane_now() == 0) release_work(b, works.slot());
     }
 }
 
 // ---- the dispatching warp, of the cluster's first block
 
-// Of a record's words the one that block `rank` sees: of its own rows.
+// Of a record's words the one that block `rank` sees: of its own rows, or keys.
 #define word_of(member) int(FB_OFFSET(fb_attention_record, member) / 4)
 FB_DEVICE int32_t own_word(int32_t value, int word, int rank, bool is_record) {
+    if (FB_SPLIT_KEYS) {
+        const int32_t start = __shfl_sync(~0u, value, word_of(kv_start));
+        const int32_t end = __shfl_sync(~0u, value, word_of(kv_end));
+        if (word == word_of(level)) return is_record;
+        const int tiles = (end - start + FB_KV_TILE - 1) / FB_KV_TILE;
+        const int32_t middle = min(start + (tiles + 1) / 2 * FB_KV_TILE, end);
+        if (word == word_of(kv_start)) return rank == 0 ? start : middle;
+        if (word == word_of(kv_end)) return rank == 0 ? middle : end;
+        if (word == word_of(first_merge)) return rank == 0 ? end : start; // see whole_record()
+        return value;
+    }
     const int first = rank * FB_QUERY_TILE;
     if (word == word_of(row_start)) return value + first;
     if (word == word_of(row_count)) return max(0, min(value - first, FB_QUERY_TILE));

@@ -14,6 +14,14 @@
 //   rows        gather: what a record's rows see       (with the work)
 //   ask         load: the record's last tile is on its way
 //
+// and where two blocks share a record's keys, of which each writes half of the columns:
+//
+//   states      the other's score: bases and sums of   (with the target, whose rows are written
+//               its rows                               when sums have come for which these served)
+//   rooms       the other's load: where half of the    (with the target)
+//               sums go, among its halves
+//   parts       the other's values: they are there     (with the target)
+//
 // Halves are emptied for both blocks of a cluster, whose tiles come together; so are records.
 #pragma once
 #include "../../ptx/barrier.h"
@@ -39,7 +47,9 @@ struct Target {
     float base; // of exponents; -inf: zeros, whatever the sums hold
 
     FB_DEVICE bool empty() const { return base == -FB_INFINITY; }
-    FB_DEVICE float of(float sum) const { return empty() ? 0 : sum * factor; }
+    FB_DEVICE float of(float sum) const {
+        return empty() ? 0 : FB_SPLIT_KEYS ? sum : sum * factor; // those of two were multiplied
+    }
     // Of a row's sums, or some of them: a factor of NaN is one of weights that are.
     FB_DEVICE bool wrong(float total) const { return !empty() && is_wrong(base, factor, total); }
 };
@@ -69,16 +79,14 @@ struct MlaWork {
 };
 
 // What the scoring warps tell each other where rows are columns.
-template <bool Turned> struct Exchange {
+template <bool Turned, bool Eights> struct Exchange {
+    // Of keys of 8 bits: what scores of queries that came into f16's range are multiplied by.
+    float scales[Eights ? FB_QUERY_TILE : 2];
     int32_t votes[weight_slots][score_warps]; // 1: some weights of the warp's tokens are too large
     float2 peaks[score_warps][FB_QUERY_TILE];  // whether a row's base rises, its highest score
     float2 states[score_warps][FB_QUERY_TILE]; // base and sum, when the keys are done
 };
-template <> struct Exchange<false> { uint64_t nothing; };
-
-// What scores of queries that were brought into f16's range are multiplied by.
-template <bool Eights> struct RowScales { float row[FB_QUERY_TILE]; };
-template <> struct RowScales<false> { uint64_t nothing; };
+template <> struct Exchange<false, false> { uint64_t nothing; };
 
 struct Barriers {
     uint64_t half_full[half_slots];
@@ -97,6 +105,9 @@ struct Barriers {
     uint64_t places_empty[place_slots];
     uint64_t rows_full[work_slots];
     uint64_t ask;
+    uint64_t states_full;
+    uint64_t rooms_full;
+    uint64_t parts_full;
 };
 
 // ---- shared memory
@@ -108,8 +119,9 @@ struct Memory {
     unsigned char weights[weight_slots][query_bytes];
     // Of the older sums: of rows lane / 4 and lane / 4 + 8 of each warp in turn, or of neighbours.
     float2 factors[weight_slots][FB_QUERY_TILE / 2];
-    Exchange<turned> exchange;
-    RowScales<eights> scales;
+    Exchange<turned, eights> exchange;
+    float2 states[FB_SPLIT_KEYS ? FB_QUERY_TILE : 1]; // of the other block: base and sum
+    uint32_t rooms[2]; // where the other block takes sums of each warpgroup
     Target targets[FB_QUERY_TILE];
     int32_t last_seen[work_slots][FB_QUERY_TILE]; // the last position that a row sees
     MlaWork work[work_slots];
@@ -118,6 +130,13 @@ struct Memory {
     Barriers barriers;
 };
 static_assert(sizeof(Memory) == FB_SHARED_BYTES, "the family's formula is another");
+
+// The end of a record whose keys two blocks share, for a warpgroup that multiplies values.
+struct SharedEnd {
+    uint32_t parity; // of barriers that serve once a record
+    uint32_t half;   // where the other block's sums come
+    bool none;       // the block has had no tile, and its sums are whatever
+};
 
 #define FB_AT(member) FB_OFFSET(Memory, member)
 
@@ -184,7 +203,7 @@ template <uint32_t Size> struct Turn {
 
 // By one lane of each warp that has read what is filled for both blocks.
 FB_DEVICE void release(uint32_t barrier) {
-    if (FB_CLUSTER == 1) return mbarrier_arrive(barrier);
+    if (tile_blocks == 1) return mbarrier_arrive(barrier);
     mbarrier_arrive_cluster_read(map_shared(barrier, 0));
     mbarrier_arrive_cluster_read(map_shared(barrier, 1));
 }
@@ -207,8 +226,8 @@ FB_DEVICE void init_barriers(const Block& b) {
         for (int i = 0; i < slots; i++) mbarrier_init(b.barrier(at, uint32_t(i)), arrivals);
     };
     init(FB_AT(barriers.half_full), half_slots, half_arrivals);
-    init(FB_AT(barriers.half_empty), half_slots, 4 * FB_CLUSTER);
-    init(FB_AT(barriers.rope_empty), rope_slots, 4 * FB_CLUSTER);
+    init(FB_AT(barriers.half_empty), half_slots, 4 * tile_blocks);
+    init(FB_AT(barriers.rope_empty), rope_slots, 4 * tile_blocks);
     init(FB_AT(barriers.query_full), query_slots, 1);
     init(FB_AT(barriers.query_empty), query_slots, score_warps);
     init(FB_AT(barriers.weights_full), weight_slots, score_warps);
@@ -223,5 +242,8 @@ FB_DEVICE void init_barriers(const Block& b) {
     init(FB_AT(barriers.places_empty), place_slots, 1);
     init(FB_AT(barriers.rows_full), work_slots, gather_warps);
     init(FB_AT(barriers.ask), 1, 1);
+    init(FB_AT(barriers.states_full), 1, score_warps);
+    init(FB_AT(barriers.rooms_full), 1, 1);
+    init(FB_AT(barriers.parts_full), 1, value_warps);
     fence_mbarrier_init();
 }

@@ -58,7 +58,7 @@ FB_DEVICE void write_16(uint64_t to, uint32_t (&x)[4]) {
 }
 
 FB_DEVICE void write_sums(const Block& b, const fb_attention_record& r, int group,
-                          Sums& sums) {
+                          const SharedEnd&, Sums& sums) {
     const bool partial = r.partial_row >= 0;
     const int first = group * (FB_VALUE_DIM / 2);
     uint32_t wrong = 0; // a bit for each of the thread's rows

@@ -8,8 +8,7 @@
 #pragma once
 #include "../../ptx/pdl.h"
 #include "../../ptx/stmatrix.h"
-#include "memory.h"
-#include "products.h"
+#include "share.h"
 
 // ---- softmax
 
@@ -44,11 +43,14 @@ FB_DEVICE void hide_tokens(const Block& b, const fb_attention_record& r, uint32_
 }
 
 // Scales of a thread's two tokens: those of the next tile are looked up before the products of this
-// one, and asked for after them.
+// one, and asked for after them. Of a value's scale the power of two goes into the scores, so that
+// weights times values are what bases keep in f16's range; sums of weights are without it.
 struct TokenScales {
     KeyPlace place[2];
     float k[2];
-    float v[2];
+    float power[2];  // of two, as scores have it
+    float rest[2];   // the value's scale without it: a sign and 1 to 2, if it is not out of range
+    float weight[2]; // what a weight has of the sum
 };
 
 // Past the last token it serves again, without a branch: see hide_tokens().
@@ -57,7 +59,7 @@ FB_DEVICE void find_tokens(const Block& b, const fb_attention_record& r, int32_t
     FB_UNROLL
     for (int h = 0; h < 2; h++) {
         const int32_t kept = token + thread_now() % 128 / 32 * 16 + own_row() + 8 * h;
-        if (FB_K_TOKEN_SCALE || FB_V_TOKEN_SCALE)
+        if (token_scales)
             scales.place[h] = place_of(b, r, min(kept, r.kv_end - 1));
     }
 }
@@ -71,30 +73,48 @@ FB_DEVICE float token_scale(const fb_scale& s, const fb_attention_record& r,
     return reinterpret_cast<const float*>(s.data)[at];
 }
 
-FB_DEVICE void load_scales(const Block& b, const fb_attention_record& r, TokenScales& scales) {
+// `unit` is a power of 1 in scores.
+FB_DEVICE void load_scales(const Block& b, const fb_attention_record& r, float sign, float unit,
+                           TokenScales& scales) {
     FB_UNROLL
-    for (int h = 0; h < 2; h++) {
-        if (FB_K_TOKEN_SCALE) scales.k[h] = token_scale(b.p.k_scale, r, scales.place[h]);
-        if (FB_V_TOKEN_SCALE) scales.v[h] = token_scale(b.p.v_scale, r, scales.place[h]);
+    for (int h = 0; h < 2 && token_scales; h++) {
+        scales.k[h] = sign * token_scale(b.p.k_scale, r, scales.place[h]);
+        const float v = token_scale(b.p.v_scale, r, scales.place[h]);
+        const int power = max(-100, min(120, int(__float_as_uint(v) >> 23 & 255) - 127));
+        scales.power[h] = float(power) * unit;
+        scales.weight[h] = __uint_as_float(uint32_t(127 - power) << 23);
+        scales.rest[h] = v * scales.weight[h];
     }
 }
 
-// The weights of a tile relative to the rows' bases, and their sums.
-FB_DEVICE void exponentiate(float factor, const ScoreRows& rows, const float (&s)[thread_values],
+FB_DEVICE float weight_of(float factor, float s, float base) {
+    return exp2_approx(fmaf(s, factor, -base));
+}
+
+// The weights of a tile relative to the rows' bases, and their sums; whether they are small enough.
+FB_DEVICE bool exponentiate(float factor, const ScoreRows& rows, const float (&s)[thread_values],
                             const TokenScales& scales, uint32_t (&weights)[thread_rows],
                             float (&sum)[thread_rows]) {
+    bool fits = true;
     FB_UNROLL
-    for (int i = 0; i < thread_rows; i++) sum[i] = 0;
-    FB_UNROLL
-    for (int k = 0; k < thread_rows; k++) { // two rows of a token
-        const int i = k / 2 * 2;
-        const float x = exp2_approx(fmaf(s[2 * k], factor, -rows.base[i]));
-        const float y = exp2_approx(fmaf(s[2 * k + 1], factor, -rows.base[i + 1]));
-        sum[i] += x;
-        sum[i + 1] += y;
-        const float scale = FB_V_TOKEN_SCALE ? scales.v[k % 2] : 1;
-        weights[k] = pack_pair<weight_type>(x * scale, y * scale);
+    for (int i = 0; i < thread_rows; i += 2) { // two rows, of two tokens
+        float x[2][2];
+        FB_UNROLL
+        for (int h = 0; h < 2; h++) {
+            FB_UNROLL
+            for (int e = 0; e < 2; e++)
+                x[h][e] = weight_of(factor, s[2 * i + 2 * h + e], rows.base[i + e]);
+            const float rest = token_scales ? scales.rest[h] : 1;
+            weights[i + h] = pack_pair<weight_type>(x[h][0] * rest, x[h][1] * rest);
+        }
+        FB_UNROLL
+        for (int e = 0; e < 2; e++) {
+            fits &= x[0][e] + x[1][e] <= most_weight;
+            sum[i + e] = token_scales ? x[0][e] * scales.weight[0] + x[1][e] * scales.weight[1]
+                                      : x[0][e] + x[1][e];
+        }
     }
+    return fits;
 }
 
 // Of the lanes that hold the same rows.
@@ -111,10 +131,7 @@ FB_DEVICE float lanes_sum(float x) {
 }
 
 // Whether all weights of a tile are small enough, by all warps.
-FB_DEVICE bool all_fit(const Block& b, uint32_t slot, const float (&sum)[thread_rows]) {
-    bool fits = true;
-    FB_UNROLL
-    for (int i = 0; i < thread_rows; i++) fits &= sum[i] <= most_weight;
+FB_DEVICE bool all_fit(const Block& b, uint32_t slot, bool fits) {
     fits = __all_sync(~0u, fits);
     int32_t(&votes)[score_warps] = b.memory.exchange.votes[slot];
     if (lane_now() == 0) votes[score_warp()] = !fits;
@@ -125,15 +142,17 @@ FB_DEVICE bool all_fit(const Block& b, uint32_t slot, const float (&sum)[thread_
 // Moves the bases of rows whose weights grew too large to their scores' maxima. Registers are too
 // few to hold factors of older sums: they are stored at once.
 FB_DEVICE void raise_bases(const Block& b, float factor, const float (&s)[thread_values],
-                           const float (&sum)[thread_rows], const Turn<weight_slots>& turn,
-                           ScoreRows& rows) {
+                           const Turn<weight_slots>& turn, ScoreRows& rows) {
     float2(&peaks)[score_warps][FB_QUERY_TILE] = b.memory.exchange.peaks;
     float* const factors = &b.memory.factors[turn.slot()][0].x;
     mbarrier_wait(b.barrier(FB_AT(barriers.weights_empty), turn.slot()), turn.parity() ^ 1);
     FB_UNROLL
     for (int i = 0; i < thread_rows; i++) {
-        const float grows = lanes_max(sum[i] <= most_weight ? 0 : 1);
-        const float top = lanes_max(fmaxf(s[i / 2 * 4 + i % 2], s[i / 2 * 4 + i % 2 + 2]));
+        const float x = s[i / 2 * 4 + i % 2];
+        const float y = s[i / 2 * 4 + i % 2 + 2];
+        const float sum = weight_of(factor, x, rows.base[i]) + weight_of(factor, y, rows.base[i]);
+        const float grows = lanes_max(sum <= most_weight ? 0 : 1);
+        const float top = lanes_max(fmaxf(x, y));
         if (lane_now() < 4) peaks[score_warp()][own_row_of(i)] = make_float2(grows, top);
     }
     barrier_sync(score_barrier, 128);
@@ -194,11 +213,17 @@ FB_DEVICE void store_targets(const Block& b, const fb_attention_record& r, uint3
     }
     barrier_sync(score_barrier, 128);
     const int row = int(threadIdx.x) % 128;
-    if (row < FB_QUERY_TILE) {
-        float sum = 0;
-        FB_UNROLL
-        for (int w = 0; w < score_warps; w++) sum += states[w][row].y;
-        b.memory.targets[row] = target_of(b.p, r, row, states[0][row].x, sum, true);
+    const bool owns = row < FB_QUERY_TILE;
+    const float base = states[0][owns ? row : 0].x;
+    float sum = 0;
+    FB_UNROLL
+    for (int w = 0; w < score_warps; w++) sum += states[w][owns ? row : 0].y;
+    if (FB_SPLIT_KEYS) {
+        if (owns) send_state(b, row, base, sum);
+        trade_states(b, parity);
+        if (owns) b.memory.targets[row] = shared_target(b, r, row, base, sum, true);
+    } else if (owns) {
+        b.memory.targets[row] = target_of(b.p, r, row, base, sum, true);
     }
     __syncwarp();
     if (lane_now() == 0) mbarrier_arrive(b.barrier(FB_AT(barriers.target_full)));
@@ -232,12 +257,13 @@ FB_DEVICE void score(const Block& b) {
         const float signed_factor = score_factor(b.p, r);
         // Above 0, since 0 must not meet the -inf of hidden keys.
         const float factor = fmaxf(fabsf(signed_factor), 1e-30f);
+        const float sign = signed_factor > 0 ? 1 : factor_sign(signed_factor);
         if (tiles > 0) take_queries(b, r, query);
         TokenScales scales;
         TokenScales next;
         if (tiles > 0) {
             find_tokens(b, r, r.kv_start, next);
-            load_scales(b, r, next);
+            load_scales(b, r, sign, 1 / factor, next);
         }
         FB_NO_UNROLL
         for (int tile = 0; tile < tiles; tile++) {
@@ -253,24 +279,23 @@ FB_DEVICE void score(const Block& b) {
             }
             rope.advance();
             scale_rows(b, s);
-            if (FB_K_TOKEN_SCALE) {
+            if (token_scales) {
                 FB_UNROLL
-                for (int i = 0; i < thread_values; i++) s[i] *= scales.k[i / 2 % 2];
-            }
-            load_scales(b, r, next); // now that registers of the last ones are free
-            if (!(signed_factor > 0)) {
-                const float sign = factor_sign(signed_factor);
+                for (int i = 0; i < thread_values; i++)
+                    s[i] = fmaf(s[i], scales.k[i / 2 % 2], scales.power[i / 2 % 2]);
+            } else if (!(signed_factor > 0)) {
                 FB_UNROLL
                 for (int i = 0; i < thread_values; i++) s[i] *= sign;
             }
+            load_scales(b, r, sign, 1 / factor, next); // now that registers of the last are free
             if (!is_full(r, tile))
                 hide_tokens(b, r, works.slot(), r.kv_start + tile * FB_KV_TILE, s);
             float sum[thread_rows];
             uint32_t weights[thread_rows];
-            exponentiate(factor, rows, s, scales, weights, sum);
-            const bool raised = !all_fit(b, turn.slot(), sum);
+            const bool fits = exponentiate(factor, rows, s, scales, weights, sum);
+            const bool raised = !all_fit(b, turn.slot(), fits);
             if (raised) {
-                raise_bases(b, factor, s, sum, turn, rows);
+                raise_bases(b, factor, s, turn, rows);
                 exponentiate(factor, rows, s, scales, weights, sum);
             }
             FB_UNROLL
@@ -281,6 +306,8 @@ FB_DEVICE void score(const Block& b) {
             turn.advance();
         }
         if (tiles > 0) query.advance();
+        FB_UNROLL
+        for (int i = 0; i < shared_halves; i++) half.advance();
         store_targets(b, r, works.count % 2, rows);
         if (lane_now() == 0) release_work(b, works.slot());
     }
@@ -306,10 +333,11 @@ FB_DEVICE void shrink(const Block& b, uint32_t slot, Sums& sums) {
 }
 
 FB_DEVICE void write_sums(const Block& b, const fb_attention_record& r, int group,
-                          Sums& sums) {
+                          const SharedEnd& end, Sums& sums) {
+    if (FB_SPLIT_KEYS) share_sums(b, group, end, sums);
     const bool partial = r.partial_row >= 0;
     uint32_t wrong = 0; // a bit for each of the thread's rows
-    const int first = group * (FB_VALUE_DIM / 2) + thread_now() % 128 / 32 * 16;
+    const int first = first_column(group) + thread_now() % 128 / 32 * 16;
     FB_UNROLL
     for (int j = 0; j < thread_rows / 2; j++) {
         Target two[2] = {b.memory.targets[own_row_of(2 * j)],
@@ -318,13 +346,13 @@ FB_DEVICE void write_sums(const Block& b, const fb_attention_record& r, int grou
         for (int e = 0; e < 2; e++) {
             float total = 0;
             FB_UNROLL
-            for (int i = 0; i < 2 * half_pieces; i++) total += sums[i / 2][4 * j + i % 2 * 2 + e];
+            for (int i = 0; i < 2 * own_pieces; i++) total += sums[i / 2][4 * j + i % 2 * 2 + e];
             if (lanes_max(two[e].wrong(total) ? 1 : 0) == 0) continue;
             wrong |= 1u << (2 * j + e);
             two[e].values = 0;
         }
         FB_UNROLL
-        for (int c = 0; c < half_pieces; c++) {
+        for (int c = 0; c < own_pieces; c++) {
             float x[2][2];
             FB_UNROLL
             for (int i = 0; i < 4; i++) x[i / 2][i % 2] = two[i % 2].of(sums[c][4 * j + i]);
@@ -333,12 +361,13 @@ FB_DEVICE void write_sums(const Block& b, const fb_attention_record& r, int grou
     }
     if (!__any_sync(~0u, wrong != 0)) return;
     // Of each piece the warp has 16 elements.
-    attend_wrong<thread_rows>(b.p, r, b.memory.by_page, wrong, {first, 2 * half_pieces, 64},
-                              group == 0 && thread_now() % 128 < 32,
+    attend_wrong<thread_rows>(b.p, whole_record(r), b.memory.by_page, wrong,
+                              {first, 2 * own_pieces, 64},
+                              writes_lse(group) && thread_now() % 128 < 32,
                               [](int i) { return own_row_of(i); });
     // The next product takes no older sums, but its registers: these need not be kept until then.
     FB_UNROLL
-    for (int c = 0; c < half_pieces; c++) {
+    for (int c = 0; c < own_pieces; c++) {
         FB_UNROLL
         for (int j = 0; j < thread_values; j++) sums[c][j] = 0;
     }

@@ -58,7 +58,10 @@ FB_DEVICE void multiply_values(const Block& b, int group) {
             turn.advance();
         }
         mbarrier_wait(b.barrier(FB_AT(barriers.target_full)), works.count % 2);
-        write_sums(b, work.record, group, sums);
+        if (FB_SPLIT_KEYS && group == 1) half.advance();
+        write_sums(b, work.record, group, {works.count % 2, half.slot(), tiles == 0}, sums);
+        if (FB_SPLIT_KEYS) half.advance();
+        if (FB_SPLIT_KEYS && group == 0) half.advance();
         __syncwarp();
         if (lane_now() == 0) {
             mbarrier_arrive(b.barrier(FB_AT(barriers.target_empty)));

@@ -8,6 +8,11 @@ FB_DEVICE void add_scores(float (&s)[thread_values], uint64_t keys, uint64_t que
     else wgmma_bf16<0, 0>(s, keys, queries, more);
 }
 
+// Which piece of a half the sums `i` are of: first those that a block will write.
+FB_DEVICE uint32_t piece_of(int i) {
+    return uint32_t(FB_SPLIT_KEYS ? i ^ (2 * int(cluster_rank())) : i);
+}
+
 // sums += values x weights, of 16 tokens and 64 elements.
 FB_DEVICE void add_weighted(float (&sums)[thread_values], uint64_t values, uint64_t weights,
                             bool more) {
@@ -62,7 +67,7 @@ FB_DEVICE void multiply_tile(const Block& b, uint32_t half, uint32_t turn, bool 
     for (int c = 0; c < half_pieces; c++) {
         FB_UNROLL
         for (int k = 0; k < 4; k++)
-            add_weighted(sums[c], values + operand_step(c * piece_bytes + k * 2048),
+            add_weighted(sums[c], values + operand_step(piece_of(c) * piece_bytes + k * 2048),
                          weights + operand_step(k * 32), k > 0 || !first);
     }
     wgmma_commit();

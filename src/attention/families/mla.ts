@@ -30,15 +30,18 @@ const threads = 512;
  * Costs as one H200 showed them: a record's start costs about three tiles, a merge about eight, and
  * parts of less than two tiles gain nothing. A block takes as long for one row as for all of its.
  */
-function costsOf({ queryHeads }: ResolvedOptions): CostModel {
+function costsOf(options: ResolvedOptions): CostModel {
+  const { queryHeads } = options;
+  const shares = shapesOf(options).find((shape) => recordRows(shape) >= queryHeads)?.shares;
+  const blocks = shares === "keys" ? 2 : 1;
   return {
-    pieceKeys: 3 * tile,
+    pieceKeys: 3 * tile * blocks,
     rowKeys: 0,
     mergeKeys: 4,
     // Reads that a shared level saves are not what whole tiles of rows wait for.
     sharedRowKeys: queryHeads < tile ? 64 : Infinity,
-    leastKeys: 2 * tile,
-    splitKeys: 8 * tile,
+    leastKeys: 2 * tile * blocks,
+    splitKeys: 8 * tile * blocks,
   };
 }
 
@@ -56,21 +59,39 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   };
 }
 
-/** Rows of a block and blocks of a cluster, of each class; blocks of few rows have own kernels. */
-const shapes = [
-  { rows: 16, cluster: 1 },
-  { rows: 32, cluster: 1 },
-  { rows: tile, cluster: 1 },
-  { rows: tile, cluster: 2 },
-];
+/** What the blocks of a class take: two share a record's keys, or its rows. */
+interface Shape {
+  /** Of a block. */
+  readonly rows: number;
+  readonly shares: "nothing" | "keys" | "rows";
+}
+
+/**
+ * Of each class; blocks of few rows have own kernels. Sharing keys spares a merge, where memory is
+ * the bound; with 64 rows, or keys of 8 bits, whose records begin slowly, it costs more.
+ */
+function shapesOf({ kvDtype }: ResolvedOptions): Shape[] {
+  const few = isFp8(kvDtype) ? "nothing" : "keys";
+  return [
+    { rows: 16, shares: few },
+    { rows: 32, shares: few },
+    { rows: tile, shares: "nothing" },
+    { rows: tile, shares: "rows" },
+  ];
+}
+
+/** Packed rows of a record. */
+function recordRows({ rows, shares }: Shape): number {
+  return shares === "rows" ? 2 * rows : rows;
+}
 
 /** Classes that some request may need: it has a row for each query head at least. */
 function classesOf(options: ResolvedOptions): KernelClass[] {
-  const most = Math.max(...shapes.map(({ rows, cluster }) => rows * cluster));
-  const least = Math.min(options.queryHeads, most);
+  const shapes = shapesOf(options);
+  const least = Math.min(options.queryHeads, Math.max(...shapes.map(recordRows)));
   return shapes
-    .filter(({ rows, cluster }) => rows * cluster >= least)
-    .map(({ rows, cluster }) => kernelClass(options, rows, cluster));
+    .filter((shape) => recordRows(shape) >= least)
+    .map((shape) => kernelClass(options, shape));
 }
 
 /** Why the family does not take the options, if it does not. */
@@ -78,7 +99,8 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
   const no = (option: string, value: unknown, allowed: string) =>
     new OptionError(option, value, allowed, "other kernels take it.");
   if (facts.computeMajor !== 9) return no("device", facts.computeMajor, "of compute capability 9");
-  if (facts.sharedBytesPerBlock < sharedBytesOf(tile)) return no("device", "small", "with 227 KiB");
+  if (facts.sharedBytesPerBlock < sharedBytesOf({ rows: tile, shares: "nothing" }))
+    return no("device", "small", "with 227 KiB");
   const { kvHeads, dtype, kvDtype, keyPlane, valuePlane } = options;
   if (options.headDim !== headDim) return no("headDim", options.headDim, `${headDim}`);
   if (options.valueDim !== valueDim) return no("valueDim", options.valueDim, `${valueDim}`);
@@ -98,7 +120,7 @@ function refusal(facts: DeviceFacts, options: ResolvedOptions): OptionError | un
 }
 
 /** Bytes of struct Memory in kernels/attention/mla/memory.h, for so many rows of a block. */
-function sharedBytesOf(rows: number, eights = false): number {
+function sharedBytesOf({ rows, shares }: Shape, eights = false): number {
   const turned = rows < tile || eights;
   const halfSlots = !eights ? 5 : rows === 16 ? 11 : rows === 32 ? 9 : 7;
   const ropeSlots = eights ? (halfSlots + 1) / 2 : rows === 32 ? 2 : 3;
@@ -106,24 +128,25 @@ function sharedBytesOf(rows: number, eights = false): number {
   const keys = (halfSlots * 4 + ropeSlots) * tile * tile * (eights ? 1 : 2);
   const queries = (querySlots * (turned ? 9 : 3) + 2) * rows * 128; // and weights
   const factors = 2 * rows * 4;
-  const exchange = turned ? 2 * 4 * 4 + 2 * 4 * rows * 8 : 8;
-  const scales = eights ? rows * 4 : 8;
+  const exchange = turned ? 2 * 4 * 4 + 2 * 4 * rows * 8 + (eights ? rows : 2) * 4 : 8;
   const targets = rows * 16;
   const lastSeen = 2 * rows * 4;
   const barriers = (19 + 2 * halfSlots + ropeSlots + 2 * querySlots) * 8;
+  const sharing = (shares === "keys" ? rows : 1) * 8 + 2 * 4 + 3 * 8;
   const [work, places, divider] = [2 * 64, 2 * (turned ? 2 : 4) * 8, 8];
-  const small = factors + exchange + scales + targets + lastSeen + work + places + divider;
+  const small = factors + exchange + sharing + targets + lastSeen + work + places + divider;
   return keys + queries + small + barriers;
 }
 
-/** Records of up to `rows` rows for each block of a cluster. */
-function kernelClass(options: ResolvedOptions, rows: number, cluster: number): KernelClass {
+function kernelClass(options: ResolvedOptions, shape: Shape): KernelClass {
+  const { rows, shares } = shape;
+  const cluster = shares === "nothing" ? 1 : 2;
   const eights = isFp8(options.kvDtype);
-  const sharedBytes = sharedBytesOf(rows, eights);
+  const sharedBytes = sharedBytesOf(shape, eights);
   const source = eights ? "bytes" : rows < tile ? "turned" : "decode";
   return {
-    name: `mla.rows${rows * cluster}`,
-    queryTile: rows * cluster,
+    name: `mla.rows${recordRows(shape)}`,
+    queryTile: recordRows(shape),
     kvTile: tile,
     cluster,
     blocksPerProcessor: 1,
@@ -139,6 +162,7 @@ function kernelClass(options: ResolvedOptions, rows: number, cluster: number): K
         FB_THREADS: threads,
         FB_SHARED_BYTES: sharedBytes,
         FB_CLUSTER: cluster,
+        FB_SPLIT_KEYS: shares === "keys" ? 1 : 0,
       },
     },
     launch: { threads, sharedBytes, persistent: true, programmatic: true },
