@@ -11,6 +11,8 @@
 constexpr int flight = 2;
 // Blocks of 256 threads on a multiprocessor, where it has threads for them.
 constexpr int even_blocks = FB_ARCH < 800 ? 4 : 5;
+// The same where rows are only copied.
+constexpr int moved_blocks = FB_ARCH < 800 ? 4 : 8;
 
 // ---- compute
 
@@ -190,17 +192,50 @@ FB_OPERATOR(map_short, fb_map_params, 256, 2, 8) {
     map_row(p, lanes_team(p.span), 0, p.span.dim);
 }
 
-// The same of even rows: of those without scales of their own, of those with them, of short ones.
-// What needs no memory is worked out before the wait: one row takes little longer than that.
+// What this thread makes of even rows, once it may: worked out before the wait unless memory says
+// which rows there are, as one row takes little longer than that.
+FB_DEVICE MapRows rows_now(const fb_map_params& p) {
+    const Part part = part_now(p.span);
+    Team<row_warps> team = {int64_t(blockIdx.x), p.span.dim, int32_t(threadIdx.x), row_threads,
+                            nullptr};
+    if (p.span.parts != 1) team.row = int32_t(blockIdx.x) / p.span.parts;
+    const bool is_known = (p.sources | p.targets | p.span.live) == 0;
+    if (!is_known) {
+        pdl_wait();
+        if (team.row >= live_rows(p.span)) team.dim = 0;
+    }
+    const MapRows rows = map_rows(p, team, part.first, part.end);
+    if (is_known) pdl_wait();
+    return rows;
+}
+
+// The same of even rows: of those without scales of their own, of those that are only copied (as
+// reads wait for indices, more blocks have some on their way), of those with scales, of short ones.
 FB_OPERATOR(map_even_long, fb_map_params, 256, even_blocks, 1) {
     pdl_launch_dependents();
-    const Part part = part_now(p.span);
-    Team<row_warps> team = {int64_t(blockIdx.x), 0, int32_t(threadIdx.x), row_threads, nullptr};
-    if (p.span.parts != 1) team.row = int32_t(blockIdx.x) / p.span.parts;
-    pdl_wait();
-    if (team.row < live_rows(p.span)) team.dim = p.span.dim;
-    const MapRows rows = map_rows(p, team, part.first, part.end);
+    const MapRows rows = rows_now(p);
+    const Team<row_warps> team = {0, p.span.dim, int32_t(threadIdx.x), row_threads, nullptr};
     pass_even(p, team, rows, inverse_scale(p.scaling, team, p.out.dtype, 0), true);
+}
+
+FB_OPERATOR(map_even_moved, fb_map_params, 256, moved_blocks, 1) {
+    pdl_launch_dependents();
+    const MapRows rows = rows_now(p);
+    constexpr int32_t step = row_threads * chunk;
+    FB_NO_UNROLL
+    for (int32_t start = rows.first; start < rows.end; start += flight * step) {
+        uint4 raw[flight] = {};
+        FB_UNROLL
+        for (int i = 0; i < flight; i++) {
+            const int32_t at = start + i * step;
+            if (at < rows.end && rows.a.there) raw[i] = load_even(rows.a.address, at);
+        }
+        FB_UNROLL
+        for (int i = 0; i < flight; i++) {
+            const int32_t at = start + i * step;
+            if (at < rows.end) store_raw(rows.out, at, raw[i]);
+        }
+    }
 }
 
 FB_OPERATOR(map_even_scaled, fb_map_params, 256, 4, 1) {

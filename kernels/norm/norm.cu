@@ -104,6 +104,9 @@ FB_DEVICE fb_rows_params add_residual(const fb_norm_params& p, const Team& team)
     return p.residual;
 }
 
+// Of 0 that of the least number which is no denormal one.
+FB_DEVICE float inverse_root(float x) { return rsqrt_approx(max_nan(x, 1.17549435e-38f)); }
+
 // What the passes over a row have found; `result`: of all its team's threads.
 struct Found {
     float mean = 0;
@@ -116,7 +119,7 @@ struct Found {
             mean = result / p.span.dim;
             return pass_squares;
         }
-        if (pass == pass_squares) factor = 1 / sqrtf(result / p.span.dim + p.eps);
+        if (pass == pass_squares) factor = inverse_root(fmaf(result, 1.0f / p.span.dim, p.eps));
         // Without scales of rows their largest results are not looked for.
         if (pass == pass_squares && p.scaling.token_scales != 0) return pass_most;
         inverse = inverse_scale(p.scaling, team, p.out.dtype, result);
@@ -183,15 +186,15 @@ template <int chunks> struct HeldRow {
         for (int i = 1; i < chunks; i++) raw[i - 1] = raw[i];
         raw[chunks - 1] = front;
     }
+    // The same elements of another row, none of them read yet.
+    FB_DEVICE HeldRow other() const { return {{}, first, step, dim, whole}; }
     FB_DEVICE void load(uint64_t row) {
         for_each([&](int i, int32_t at, bool inside) {
             raw[i] = inside ? load_even(row, at) : make_uint4(0, 0, 0, 0);
         });
     }
-    // The residual becomes its sum with the row, and is the row from here on.
-    template <int type> FB_DEVICE void add(uint64_t residual) {
-        HeldRow kept = *this;
-        kept.load(residual);
+    // The residual, `kept` of it read, becomes its sum with the row, and is the row from here on.
+    template <int type> FB_DEVICE void add(uint64_t residual, const HeldRow& kept) {
         for_each([&](int i, int32_t at, bool inside) {
             float x[chunk], y[chunk];
             widen_8<type>(&raw[i], x);
@@ -203,6 +206,16 @@ template <int chunks> struct HeldRow {
         });
     }
 };
+
+// Where a row is read and written.
+struct Places {
+    uint64_t x, residual, out;
+};
+
+FB_DEVICE Places places_of(const fb_norm_params& p, int64_t row) {
+    const uint64_t residual = p.residual.address == 0 ? 0 : row_address(p.residual, row);
+    return {row_address(p.x, row), residual, row_address(p.out, row)};
+}
 
 // Results of a row that are neither scaled nor of another type than it and the weights.
 template <int type, bool early, int chunks>
@@ -230,8 +243,7 @@ FB_DEVICE void write_plain(const fb_norm_params& p, const HeldRow<chunks>& row,
 // with the first chunk, so that its code is there once and no register is indexed.
 template <int chunks, int warps>
 FB_DEVICE void write_any(const fb_norm_params& p, HeldRow<chunks>& row, Found& found,
-                         Team<warps>& team) {
-    const uint64_t target = row_address(p.out, team.row);
+                         Team<warps>& team, uint64_t target) {
     FB_NO_UNROLL
     for (Pass pass = p.scaling.token_scales != 0 ? pass_most : pass_write;; pass = pass_write) {
         float most = 0;
@@ -264,15 +276,22 @@ FB_DEVICE void write_any(const fb_norm_params& p, HeldRow<chunks>& row, Found& f
 // Reads a row and finds what it is normalised by. False: it is left to be written. `early`: weights
 // are read beside it, so that one row waits for memory once.
 template <int type, bool centered, bool early, int chunks, int warps>
-FB_DEVICE bool norm_held(const fb_norm_params& p, Team<warps>& team, HeldRow<chunks>& row,
-                         Found& found) {
+FB_DEVICE bool norm_held(const fb_norm_params& p, Team<warps>& team, const Places& places,
+                         HeldRow<chunks>& row, Found& found) {
     constexpr int parts = own_parts<warps>;
-    row.load(row_address(p.x, team.row));
     const bool plain = (p.scaling.scale | p.scaling.token_scales) == 0 && p.weight_offset == 0 &&
                        p.out.dtype == type && p.weight_dtype == type;
-    HeldRow<chunks> weights = row;
-    if (early && plain) weights.load(p.weight);
-    if (p.residual.address != 0) row.template add<type>(row_address(p.residual, team.row));
+    HeldRow<chunks> weights = row.other();
+    if (p.residual.address != 0) {
+        HeldRow<chunks> kept = row.other();
+        row.load(places.x);
+        kept.load(places.residual);
+        if (early && plain) weights.load(p.weight);
+        row.template add<type>(places.residual, kept);
+    } else {
+        row.load(places.x);
+        if (early && plain) weights.load(p.weight);
+    }
     const auto sum = [&](Pass pass) {
         float sums[parts] = {};
         row.for_each([&](int i, int32_t, bool inside) {
@@ -286,23 +305,23 @@ FB_DEVICE bool norm_held(const fb_norm_params& p, Team<warps>& team, HeldRow<chu
     if (centered) found.after(pass_mean, p, team, sum(pass_mean));
     found.after(pass_squares, p, team, sum(pass_squares));
     if (!plain) return false;
-    write_plain<type, early>(p, row, weights, row_address(p.out, team.row), found);
+    write_plain<type, early>(p, row, weights, places.out, found);
     return true;
 }
 
 // An even row, read once.
 template <int chunks, bool early = false, int warps>
-FB_DEVICE void norm_even(const fb_norm_params& p, Team<warps>& team) {
+FB_DEVICE void norm_even(const fb_norm_params& p, Team<warps>& team, const Places& places) {
     HeldRow<chunks> row = {{}, team.rank * chunk, team.step(), team.dim, p.span.dim};
     Found found;
     bool done;
     if (p.x.dtype == FB_F16)
-        done = p.centered ? norm_held<FB_F16, true, early>(p, team, row, found)
-                          : norm_held<FB_F16, false, early>(p, team, row, found);
+        done = p.centered ? norm_held<FB_F16, true, early>(p, team, places, row, found)
+                          : norm_held<FB_F16, false, early>(p, team, places, row, found);
     else
-        done = p.centered ? norm_held<FB_BF16, true, early>(p, team, row, found)
-                          : norm_held<FB_BF16, false, early>(p, team, row, found);
-    if (!done) write_any(p, row, found, team);
+        done = p.centered ? norm_held<FB_BF16, true, early>(p, team, places, row, found)
+                          : norm_held<FB_BF16, false, early>(p, team, places, row, found);
+    if (!done) write_any(p, row, found, team, places.out);
 }
 
 // ---- the kernels
@@ -328,7 +347,7 @@ FB_OPERATOR(norm_even_wide, fb_norm_params, 128, 6, 1) {
     pdl_wait();
     pdl_launch_dependents();
     Team<4> team = block_team<4>(p.span, shared);
-    norm_even<8>(p, team);
+    norm_even<8>(p, team, places_of(p, team.row));
 }
 
 FB_OPERATOR(norm_even_long, fb_norm_params, 128, 8, 1) {
@@ -336,14 +355,14 @@ FB_OPERATOR(norm_even_long, fb_norm_params, 128, 8, 1) {
     pdl_wait();
     pdl_launch_dependents();
     Team<4> team = block_team<4>(p.span, shared);
-    norm_even<4>(p, team);
+    norm_even<4>(p, team, places_of(p, team.row));
 }
 
 FB_OPERATOR(norm_even_short, fb_norm_params, 256, 4, 8) {
     pdl_wait();
     pdl_launch_dependents();
     Team<0> team = lanes_team(p.span);
-    norm_even<held>(p, team);
+    norm_even<held>(p, team, places_of(p, team.row));
 }
 
 // A product that follows reads its weight meanwhile. This kernel's own is in the L2 cache then.
@@ -359,14 +378,14 @@ FB_DEVICE void begin_norm(const fb_norm_params& p) {
 FB_OPERATOR(norm_even_few, fb_norm_params, 256, 2, 1) {
     FB_SHARED(float, shared, [2 * 256]);
     begin_norm(p);
-    Team<8> team = {0, 0, int32_t(threadIdx.x), 256, shared};
+    Team<8> team = {blockIdx.x, 0, int32_t(threadIdx.x), 256, shared};
+    const Places places = places_of(p, team.row);
     FB_NO_UNROLL
     for (int turn = 0; turn < 2; turn++) {
         if (turn == 1) {
             pdl_wait();
-            team.row = blockIdx.x;
             team.dim = team.row < live_rows(p.span) ? p.span.dim : 0;
         }
-        norm_even<4, true>(p, team);
+        norm_even<4, true>(p, team, places);
     }
 }

@@ -49,6 +49,8 @@ export interface MapCall {
 
 const kernels = { short: "map_short", long: "map_long" };
 const evenKernels = { short: "map_even_short", long: "map_even_long" };
+/** Of even rows that are only copied. */
+const movedKernels = { short: "map_even_short", long: "map_even_moved" };
 /** Of even rows that have scales of their own. */
 const scaledKernels = { short: "map_even_short", long: "map_even_scaled" };
 const params = new MapParams();
@@ -75,7 +77,9 @@ export function mapRows(call: MapCall, options: OutOptions): Tensor {
   params.operation = operations[operation];
   params.factor = factor;
   const isFast = a.device.kind !== "cpu" && isEvenNow(dimOf(like));
-  const even = tokenScales === undefined ? evenKernels : scaledKernels;
+  const isMoved = isCopy && a.dtype === out.dtype;
+  const plain = isMoved ? movedKernels : evenKernels;
+  const even = tokenScales === undefined ? plain : scaledKernels;
   const part = tokenScales === undefined ? blockPart : 0;
   launchRows(isFast ? even : kernels, params, like, options, part);
   return out;
