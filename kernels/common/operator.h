@@ -6,8 +6,8 @@
 //
 // A kernel that every GPU has beside attention. Its launcher reads this line from the source: the
 // threads of a block, and the rows, tokens or elements that one item of the grid covers, each a
-// number or the name of a constant of the same file that is one. A sixth, if there is one, is the
-// blocks of a cluster that takes an item together (sm_90).
+// number or the name of a constant that is one, of the same file or of what it includes. A sixth,
+// if there is one, is the blocks of a cluster that takes an item together (sm_90).
 //
 // A seventh is the dynamic shared memory of a block. Such a kernel is launched with at most as many
 // blocks as run at once, which go on from item to item.

@@ -2,22 +2,10 @@
 // easy as 1, 2, 3", SC 2011).
 #pragma once
 #include "../ptx/base.h"
+#include "../ptx/memory.h"
 
 // What a number is for: different ones never meet.
 enum Purpose : uint32_t { draw_token = 0, accept_draft = 1, draw_rest = 2 };
-
-// What a key adds in each round: memory that all threads read, which is less work than adding.
-struct PhiloxKeys {
-    uint4 rounds[5]; // of two rounds: low, high, low, high
-
-    // By threads 0 to 4.
-    FB_DEVICE void set(uint64_t key) {
-        if (threadIdx.x >= 5) return;
-        const uint32_t low = uint32_t(key) + 2 * threadIdx.x * 0x9e3779b9u;
-        const uint32_t high = uint32_t(key >> 32) + 2 * threadIdx.x * 0xbb67ae85u;
-        rounds[threadIdx.x] = make_uint4(low, high, low + 0x9e3779b9u, high + 0xbb67ae85u);
-    }
-};
 
 struct Philox {
     uint64_t key;
@@ -38,17 +26,6 @@ struct Philox {
         return c;
     }
 
-    // The same by the keys of this one.
-    FB_DEVICE uint4 at(uint32_t index, const PhiloxKeys& keys) const {
-        uint4 c = start(index);
-        FB_UNROLL
-        for (int i = 0; i < 5; i++) {
-            const uint4 two = keys.rounds[i];
-            c = next(next(c, two.x, two.y), two.z, two.w);
-        }
-        return c;
-    }
-
     FB_DEVICE uint4 start(uint32_t index) const {
         return {index, uint32_t(purpose), uint32_t(position), uint32_t(position >> 32)};
     }
@@ -56,6 +33,34 @@ struct Philox {
     static FB_DEVICE uint4 next(uint4 c, uint32_t low, uint32_t high) {
         return {__umulhi(0xcd9e8d57u, c.z) ^ c.y ^ low, 0xcd9e8d57u * c.z,
                 __umulhi(0xd2511f53u, c.x) ^ c.w ^ high, 0xd2511f53u * c.x};
+    }
+};
+
+// What the numbers of one key and position have in common: memory that all threads read, which is
+// less work than adding, and takes no registers.
+struct PhiloxKeys {
+    uint4 start;
+    uint4 rounds[5]; // what the key adds in two rounds: low, high, low, high
+
+    // By threads 0 to 5.
+    FB_DEVICE void set(const Philox& random) {
+        if (threadIdx.x == 5) start = random.start(0);
+        if (threadIdx.x >= 5) return;
+        const uint32_t low = uint32_t(random.key) + 2 * threadIdx.x * 0x9e3779b9u;
+        const uint32_t high = uint32_t(random.key >> 32) + 2 * threadIdx.x * 0xbb67ae85u;
+        rounds[threadIdx.x] = make_uint4(low, high, low + 0x9e3779b9u, high + 0xbb67ae85u);
+    }
+
+    // Philox::at by keys at an address in shared memory.
+    static FB_DEVICE uint4 at(uint32_t keys, uint32_t index) {
+        uint4 c = load_shared_16(keys);
+        c.x = index;
+        FB_UNROLL
+        for (int i = 1; i <= 5; i++) {
+            const uint4 two = load_shared_16(keys + uint32_t(sizeof(uint4)) * i);
+            c = Philox::next(Philox::next(c, two.x, two.y), two.z, two.w);
+        }
+        return c;
     }
 };
 

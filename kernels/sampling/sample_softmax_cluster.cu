@@ -2,26 +2,11 @@
 #include "../ptx/base.h"
 #include "light.h"
 
-// ---- facts
-
-constexpr int sample_threads = 384;
-constexpr int sample_blocks = 8;
-constexpr int sample_shared = 76800;
-// Blocks of a multiprocessor; older ones, which do not load it, have no room for three.
-#if FB_ARCH >= 900
-constexpr int sample_resident = 3;
-#else
-constexpr int sample_resident = 1;
-#endif
-
-static_assert(sample_threads == team_threads, "a block is a part of a team");
-static_assert(sample_blocks == light_blocks && sample_shared == light_bytes, "as light.h says");
-
 // ---- the kernel
 
 // Row `item`.
-FB_OPERATOR(sample_softmax_cluster, fb_sample_params, sample_threads, sample_resident, 1,
-            sample_blocks, sample_shared) {
+FB_OPERATOR(sample_softmax_cluster, fb_sample_params, light_threads, light_resident, 1,
+            light_blocks, light_bytes) {
 #if FB_ARCH >= 900
     each_light_row(p, [&](Team<light_blocks>& team, Progress& progress, const auto&) {
         const Task<light_blocks>& task = progress.task;

@@ -219,6 +219,7 @@ struct TeamHead {
     // Where results are pushed: what each block found, and how much of it is there.
     uint4 pushed[2][results_pushed ? team_most : 1];
     uint64_t push_barriers[2];
+    uint32_t push_turn; // as Team::turn, but registers are few
 };
 
 // And what cuts are looked for with.
@@ -342,6 +343,7 @@ template <int size> struct Team {
 
     // Ahead of the first reduction whose results are pushed, and of a meeting of the team.
     FB_DEVICE void begin_pushes() const {
+        if (threadIdx.x == 0) shared.push_turn = 0;
         if (threadIdx.x < 2) mbarrier_init(shared_address(&shared.push_barriers[threadIdx.x]), 1);
     }
 
@@ -349,8 +351,7 @@ template <int size> struct Team {
     // sends its next ones but one has those of all others, who are done with these then.
     template <class OpX, class OpY> FB_DEVICE void push_two(uint64_t& x, uint64_t& y) {
         static_assert(size <= team_most, "they have room");
-        const int slot = turn % 2, parity = turn / 2 % 2;
-        turn = (turn + 1) % 4;
+        const uint32_t now = shared.push_turn, slot = now % 2, parity = now / 2 % 2;
         auto& mine = shared.results[slot];
         x = reduce_warp<OpX>(x);
         y = reduce_warp<OpY>(y);
@@ -365,12 +366,16 @@ template <int size> struct Team {
         if (threadIdx.x < 32) {
             x = reduce_warp<OpX>(lane < team_warps ? mine[0][lane] : 0);
             y = reduce_warp<OpY>(lane < team_warps ? mine[1][lane] : 0);
-            if (lane == 0) mbarrier_arrive_expect(barrier, uint32_t(size * sizeof(uint4)));
+            if (lane == 0) {
+                // All have read it; what they wait for is complete only after this.
+                shared.push_turn = now + 1;
+                mbarrier_arrive_expect(barrier, uint32_t(size * sizeof(uint4)));
+            }
             const uint4 both = {uint32_t(x), uint32_t(x >> 32), uint32_t(y), uint32_t(y >> 32)};
             if (lane < size)
                 store_async_16(in(lane, &all[rank()]), both, map_shared(barrier, uint32_t(lane)));
         }
-        mbarrier_wait(barrier, uint32_t(parity));
+        mbarrier_wait(barrier, parity);
         const uint4 one = all[lane % size];
         x = reduce_warp<OpX>(lane < size ? uint64_t(one.y) << 32 | one.x : 0);
         y = reduce_warp<OpY>(lane < size ? uint64_t(one.w) << 32 | one.z : 0);

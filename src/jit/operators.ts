@@ -1,5 +1,5 @@
 import { OptionError } from "../errors.ts";
-import { kernelSources } from "./specialization.ts";
+import { expandSource, kernelSources } from "./specialization.ts";
 
 /** A kernel that every GPU has beside attention, as its source states it. */
 export interface OperatorKernel {
@@ -30,9 +30,10 @@ let kernels: ReadonlyMap<string, OperatorKernel> | undefined;
 /** The kernels of all operators by name, read from the sources when the first is asked for. */
 export function operatorKernels(): ReadonlyMap<string, OperatorKernel> {
   if (kernels !== undefined) return kernels;
-  const found = Object.entries(kernelSources())
+  const files = kernelSources();
+  const found = Object.entries(files)
     .filter(([source]) => source.endsWith(".cu"))
-    .flatMap(([source, text]) => operatorsOf(source, text));
+    .flatMap(([source, text]) => operatorsOf(source, text, () => expandSource(source, files)));
   return (kernels = new Map(found.map((kernel) => [kernel.name, kernel])));
 }
 
@@ -43,15 +44,23 @@ export function operatorSources(): string[] {
 
 /**
  * What the FB_OPERATOR lines of a source say (kernels/common/operator.h). Errors: OptionError for a
- * line of which threads, rows or cluster are neither a number nor a constant that is one.
+ * line of which threads, rows or cluster are neither a number nor a constant that is one, there or
+ * in what it includes, which `expanded` returns.
  */
-export function operatorsOf(source: string, text: string): OperatorKernel[] {
+export function operatorsOf(
+  source: string,
+  text: string,
+  expanded: () => string = () => text,
+): OperatorKernel[] {
   return [...text.matchAll(declaration)].flatMap(([line, split, list]) => {
     const [entry, , threads, processorBlocks, itemRows, cluster, shared] = list
       .split(",")
       .map((part) => part.trim());
     const number = (word = "") => {
-      const stated = new RegExp(`^constexpr int ${word} = (\\d+);`, "m").exec(text)?.[1] ?? word;
+      const constant = new RegExp(`^constexpr int ${word} = (\\d+);`, "m");
+      const isNumber = /^\d/.test(word);
+      const found = isNumber ? null : (constant.exec(text) ?? constant.exec(expanded()));
+      const stated = found?.[1] ?? word;
       if (/^[1-9]\d*$/.test(stated)) return Number(stated);
       const allowed = "five arguments, of which the third and the fifth to seventh are numbers";
       throw new OptionError(source, line, allowed, `state ${word} as \`constexpr int\`.`);

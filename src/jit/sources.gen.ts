@@ -160,6 +160,7 @@ import sampling_team_h from "../../kernels/sampling/team.h" with { type: "text" 
 import sampling_top_k_cu from "../../kernels/sampling/top_k.cu" with { type: "text" };
 import sampling_top_k_h from "../../kernels/sampling/top_k.h" with { type: "text" };
 import sampling_top_k_cluster_cu from "../../kernels/sampling/top_k_cluster.cu" with { type: "text" };
+import sampling_walk_h from "../../kernels/sampling/walk.h" with { type: "text" };
 import states_states_cu from "../../kernels/states/states.cu" with { type: "text" };
 import tensor_tensor_cu from "../../kernels/tensor/tensor.cu" with { type: "text" };
 
@@ -325,6 +326,7 @@ export const sources: Readonly<Record<string, string>> = {
   "sampling/top_k.cu": sampling_top_k_cu,
   "sampling/top_k.h": sampling_top_k_h,
   "sampling/top_k_cluster.cu": sampling_top_k_cluster_cu,
+  "sampling/walk.h": sampling_walk_h,
   "states/states.cu": states_states_cu,
   "tensor/tensor.cu": tensor_tensor_cu,
 };

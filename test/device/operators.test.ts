@@ -58,6 +58,12 @@ describe("the table of operators", () => {
     ]);
   });
 
+  test("takes a constant of what the source includes", () => {
+    const line = "FB_OPERATOR(some, fb_params, 32, 1, rows) {";
+    const included = () => `constexpr int rows = 7;\n${line}`;
+    expect(operatorsOf("a.cu", line, included)[0].itemRows).toBe(7);
+  });
+
   test.each(["x, P, unknown, 1, 1", "x, P, 32, 1", "x, P, 32, 1, 0", "x, P, 32, 1, 2 * 2", ""])(
     "refuses FB_OPERATOR(%s)",
     (list) => {

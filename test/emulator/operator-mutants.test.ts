@@ -67,8 +67,7 @@ const harmless: Record<string, string> = {
     "copies land when no thread can go on here, so that all have written",
   "few.h, reached_by: __syncthreads() #2":
     "what a histogram misses makes the bound lower, and more is listed than is needed",
-  "sample_cluster.cu, sample_rows_cluster: __syncthreads() #1":
-    "no thread that still reads the turn is so far behind here",
+  "walk.h, rows: __syncthreads() #1": "no thread that still reads the turn is so far behind here",
   "gather.h, tell: fence_proxy_async_shared() #1":
     "it orders proxies; what lies in shared memory is there for all here",
   "flat.h, store_shared: fence_proxy_async_shared() #1":
@@ -77,8 +76,6 @@ const harmless: Record<string, string> = {
   "wide.cu, start_wide: fence_mbarrier_init() #1": "likewise",
   "coded.cu, multiply_coded: __syncwarp() #1":
     "lanes meet in the last product, behind all that they read",
-  "light.h, each_light_row: __syncthreads() #1":
-    "no thread that still reads the turn is so far behind here",
   "light.h, each_light_row: team.sync() #1": "what blocks send has come before any ends here",
   "sample_plain_cluster.cu, draw: __syncthreads() #1":
     "copies land when no thread can go on here, so that all have read",
