@@ -12,8 +12,10 @@
 
 // Threads of a block. An item of the grid covers as many lanes: a head has head_lanes of them.
 constexpr int rope_threads = 128;
-// Even heads that a lane holds: their loads are in flight together.
+// Even heads that a lane holds, a slot: their loads are in flight together.
 constexpr int held_heads = 2;
+// Slots that a lane takes one after the other, where tokens are many.
+constexpr int turns_most = 6;
 
 // ---- where things lie
 
@@ -139,6 +141,12 @@ struct HeldHeads {
     int32_t count; // at most held_heads
 };
 
+// Turns of a lane: with fewer tokens more lanes share one.
+FB_DEVICE int32_t turns_of(int32_t tokens) {
+    const int32_t turns = tokens / 1024;
+    return turns < 1 ? 1 : turns < turns_most ? turns : turns_most;
+}
+
 FB_DEVICE int32_t slots_of(int32_t heads) { return (heads + held_heads - 1) / held_heads; }
 
 // Those of a slot: each side begins with a slot of its own.
@@ -162,9 +170,9 @@ FB_DEVICE void load_even_unit(uint64_t row, const Unit& unit, uint4 (&raw)[2]) {
     raw[1] = load_even(row, unit.at[1]);
 }
 
-FB_DEVICE void widen_unit(int32_t dtype, const uint4 (&raw)[2], float (&x)[2][chunk]) {
-    widen_even(dtype, raw[0], x[0]);
-    widen_even(dtype, raw[1], x[1]);
+template <int type> FB_DEVICE void widen_unit(const uint4 (&raw)[2], float (&x)[2][chunk]) {
+    widen_8<type>(&raw[0], x[0]);
+    widen_8<type>(&raw[1], x[1]);
 }
 
 FB_DEVICE void turn_even(const fb_rope_params& p) {
@@ -186,7 +194,8 @@ FB_DEVICE void turn_even(const fb_rope_params& p) {
     for (int i = 0; i < held_heads; i++) {
         if (i >= held.count) break;
         float x[2][chunk];
-        widen_unit(heads.dtype, raw[i], x);
+        widen_even(heads.dtype, raw[i][0], x[0]);
+        widen_even(heads.dtype, raw[i][1], x[1]);
         turn_unit(p.turn, angles, x);
         FB_UNROLL
         for (int c = 0; c < 2; c++)
@@ -226,70 +235,108 @@ FB_DEVICE HeldTarget held_target(const fb_rope_append_params& p, int32_t token,
     return {row_address(plane, target, held.first, bytes), bytes * plane.stride_head, dtype};
 }
 
-FB_DEVICE void append_even(const fb_rope_append_params& p, const HeadPlace& place) {
-    const fb_append_params& append = p.append;
-    const int32_t queries = p.queries.count, keys = append.heads[0], values = append.heads[1];
-    const int32_t token = place.token, dtype = p.queries.dtype;
-    const bool is_token = token < append.token_count &&
-                          items<const int32_t>(append.token_requests)[token] >= 0;
-    const bool works = is_token && place.lane < append.dims[0] / (2 * chunk);
-    const Unit unit = even_unit(p.turn, place.lane);
-    HeldHeads held = heads_of(place.head, queries, keys, values);
-    if (!works) held.count = 0;
-    const int plane = held.side == 2;
-    const uint64_t source = held.side == 0
-                                ? head_address(p.queries, token, held.first)
-                                : source_address(append, plane, token, held.first, 2);
-    const int64_t step =
-        2 * (held.side == 0 ? p.queries.stride_head : append.source_stride_head[plane]);
-    uint4 raw[held_heads][2] = {};
-    FB_UNROLL
-    for (int i = 0; i < held_heads; i++)
-        if (i < held.count) load_even_unit(source + i * step, unit, raw[i]);
-    if (append.key_positions != 0 && place.head == 0 && place.lane == 0)
-        append_position(append, token);
-    AppendTarget target = {0, 0};
-    if (works && held.side > 0) target = target_of(append, token);
-    const bool turns = held.side < 2 && unit.pair >= 0;
-    UnitAngles angles = {};
-    if (works && turns) angles = angles_of(p.turn, unit.pair, token);
-    const uint64_t weights = held.side < 2 && works ? p.weights[held.side] : 0;
-    float weight[2][chunk];
-    FB_UNROLL
-    for (int c = 0; c < 2; c++) {
-        if (weights == 0) break;
-        load_term(p.weight_dtypes[held.side], weights, unit.at[c], weight[c]);
+// A lane's unit of the heads of one slot, as they are read.
+struct HeldUnits {
+    uint4 raw[held_heads][2];
+
+    FB_DEVICE void load(const fb_rope_append_params& p, int32_t token, const HeldHeads& held,
+                        const Unit& unit) {
+        const fb_append_params& append = p.append;
+        const int plane = held.side == 2;
+        const uint64_t source = held.side == 0
+                                    ? head_address(p.queries, token, held.first)
+                                    : source_address(append, plane, token, held.first, 2);
+        const int64_t step =
+            2 * (held.side == 0 ? p.queries.stride_head : append.source_stride_head[plane]);
         FB_UNROLL
-        for (int j = 0; j < chunk; j++) weight[c][j] += p.weight_offset;
+        for (int i = 0; i < held_heads; i++)
+            if (i < held.count) load_even_unit(source + i * step, unit, raw[i]);
     }
+};
+
+// What a lane knows of its token.
+struct HeldToken {
+    int32_t token;
+    Unit unit;
+    UnitAngles angles;
+    AppendTarget target;
+};
+
+// Lanes of a warp come here together; without heads they only take part in sums.
+template <int type>
+FB_DEVICE void append_heads(const fb_rope_append_params& p, const HeldToken& at,
+                            const HeldHeads& held, const HeldUnits& units) {
+    const fb_append_params& append = p.append;
+    const int plane = held.side == 2;
+    const uint64_t weights = held.side < 2 && held.count > 0 ? p.weights[held.side] : 0;
     float factors[held_heads] = {};
     if ((p.weights[0] | p.weights[1]) != 0) {
         FB_UNROLL
         for (int i = 0; i < held_heads; i++) {
             float x[2][chunk];
-            widen_unit(dtype, raw[i], x);
+            widen_unit<type>(units.raw[i], x);
             factors[i] = square_sum(x, 0);
         }
         norm_factors(p, factors);
     }
-    if (target.page < 0) return;
-    const HeldTarget out = held_target(p, token, held, target);
+    if (held.count <= 0 || (held.side > 0 && at.target.page < 0)) return;
+    const HeldTarget out = held_target(p, at.token, held, at.target);
     FB_UNROLL
     for (int i = 0; i < held_heads; i++) {
         if (i >= held.count) break;
         float x[2][chunk];
-        widen_unit(dtype, raw[i], x);
+        widen_unit<type>(units.raw[i], x);
         FB_UNROLL
-        for (int j = 0; j < 2 * chunk && weights != 0; j++)
-            x[j / chunk][j % chunk] *= factors[i] * weight[j / chunk][j % chunk];
-        if (turns) turn_unit(p.turn, angles, x);
+        for (int c = 0; c < 2; c++) {
+            if (weights == 0) break;
+            float weight[chunk];
+            load_term(p.weight_dtypes[held.side], weights, at.unit.at[c], weight);
+            FB_UNROLL
+            for (int j = 0; j < chunk; j++) x[c][j] *= factors[i] * (weight[j] + p.weight_offset);
+        }
+        if (held.side < 2 && at.unit.pair >= 0) turn_unit(p.turn, at.angles, x);
         if (held.side > 0 && append.scales[plane].data != 0) {
-            const float scale = scale_of(append, plane, token, target, held.first + i);
+            const float scale = scale_of(append, plane, at.token, at.target, held.first + i);
             FB_UNROLL
             for (int j = 0; j < 2 * chunk; j++) x[j / chunk][j % chunk] /= scale;
         }
         FB_UNROLL
-        for (int c = 0; c < 2; c++) store_even(out.dtype, out.row + i * out.step, unit.at[c], x[c]);
+        for (int c = 0; c < 2; c++)
+            store_even(out.dtype, out.row + i * out.step, at.unit.at[c], x[c]);
+    }
+}
+
+// A lane takes every groups-th slot of its token, `turns` of them.
+template <int type>
+FB_DEVICE void append_even(const fb_rope_append_params& p, const HeadPlace& place, int32_t turns,
+                           int32_t groups) {
+    const fb_append_params& append = p.append;
+    const int32_t token = place.token;
+    const bool works = token < append.token_count && place.lane < append.dims[0] / (2 * chunk) &&
+                       items<const int32_t>(append.token_requests)[token] >= 0;
+    HeldToken at = {token, even_unit(p.turn, place.lane), {}, {-1, 0}};
+    const auto heads = [&](int32_t turn) {
+        HeldHeads held = heads_of(place.head + turn * groups, p.queries.count, append.heads[0],
+                                  append.heads[1]);
+        if (!works || turn >= turns) held.count = 0;
+        return held;
+    };
+    HeldHeads held = heads(0);
+    HeldUnits units = {};
+    units.load(p, token, held, at.unit);
+    if (append.key_positions != 0 && place.head == 0 && place.lane == 0)
+        append_position(append, token);
+    if (works) {
+        at.target = target_of(append, token);
+        if (at.unit.pair >= 0) at.angles = angles_of(p.turn, at.unit.pair, token);
+    }
+    FB_NO_UNROLL
+    for (int32_t turn = 0; turn < turns; turn++) {
+        if (turn > 0) {
+            held = heads(turn);
+            units.load(p, token, held, at.unit);
+        }
+        append_heads<type>(p, at, held, units);
     }
 }
 
@@ -315,10 +362,14 @@ FB_OPERATOR(apply_rope, fb_rope_params, rope_threads, 8, rope_threads) {
     }
 }
 
-// Asks the L2 cache for what says where a token stands and by what it turns.
+// Blocks that may start while the kernel before ends.
+constexpr int early_blocks = 128;
+
+// Asks the L2 cache for what says where a token stands and by what it turns: once, as all others
+// would wait for the same few lines.
 FB_DEVICE void prefetch_places(const fb_rope_append_params& p, const HeadPlace& place) {
     const fb_append_params& append = p.append;
-    if (place.token >= append.token_count) return;
+    if (blockIdx.x >= early_blocks || place.token >= append.token_count) return;
     if (place.lane == 0) {
         prefetch_l2(items<const int32_t>(append.token_requests) + place.token);
         prefetch_l2(items<const int32_t>(p.turn.positions) + place.token);
@@ -377,12 +428,16 @@ FB_OPERATOR(apply_rope_even, fb_rope_params, rope_threads, 8, rope_threads) {
     turn_even(p);
 }
 
-FB_OPERATOR(norm_rope_append_even, fb_rope_append_params, rope_threads, 5, rope_threads) {
+FB_OPERATOR(norm_rope_append_even, fb_rope_append_params, rope_threads, 5,
+            rope_threads) {
     const int32_t* const kept = p.append.heads;
     const int32_t slots = slots_of(p.queries.count) + slots_of(kept[0]) + slots_of(kept[1]);
-    const HeadPlace place = place_of(slots, p.head_lanes);
+    const int32_t turns = turns_of(p.append.token_count);
+    const int32_t groups = (slots + turns - 1) / turns;
+    const HeadPlace place = place_of(groups, p.head_lanes);
     prefetch_places(p, place);
     pdl_wait();
     pdl_launch_dependents();
-    append_even(p, place);
+    if (p.queries.dtype == FB_F16) append_even<FB_F16>(p, place, turns, groups);
+    else append_even<FB_BF16>(p, place, turns, groups);
 }

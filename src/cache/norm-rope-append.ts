@@ -71,6 +71,9 @@ export function normRopeAppend(cache: PagedCache, tensors: NormRopeAppendTensors
   return tensors.out ?? tensors.q;
 }
 
+/** Slots that a lane of a GPU takes, where tokens are many (kernels/rope/rope.cu). */
+const turnsMost = 6;
+
 const made = new WeakMap<PagedCache, TurningAppender[]>();
 const others = ["q", "rope", "positions", "qWeight", "kWeight", "eps", "zeroCentered", "out"];
 const tensorNames = [...appendNames.filter((name) => name !== "planes"), ...others];
@@ -165,8 +168,9 @@ class TurningAppender extends Appender {
   override launch(stream: Stream): void {
     const { append, headLanes } = this.#params;
     const kernel = this.#isEven ? this.#turningEven : this.#turning;
-    const slots = this.#isEven ? this.#slots : this.#heads;
-    const grid = Math.ceil((append.tokenCount * slots * headLanes) / kernel.itemRows);
+    const turns = Math.min(Math.max(Math.floor(append.tokenCount / 1024), 1), turnsMost);
+    const groups = this.#isEven ? Math.ceil(this.#slots / turns) : this.#heads;
+    const grid = Math.ceil((append.tokenCount * groups * headLanes) / kernel.itemRows);
     this.device.launch(stream, kernel, this.#params, grid);
   }
 

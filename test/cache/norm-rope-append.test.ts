@@ -133,18 +133,18 @@ function make(
   over: Partial<PagedCacheOptions> = {},
 ): Made {
   const { lengths, queryHeads, kvHeads, headDim, valueDim, dtype, layout } = c;
+  const tokens = lengths.reduce((sum, length) => sum + length, 0);
   const cache = PagedCache.create(device, {
     layers: 2,
     kvHeads,
     headDim,
     valueDim,
     dtype: c.cacheDtype,
-    pages: 24,
+    pages: 24 + Math.ceil(tokens / 4),
     pageSize: 4,
     layout,
     ...over,
   });
-  const tokens = lengths.reduce((sum, length) => sum + length, 0);
   const batch = cache.reserve(
     lengths.map(() => cache.sequence()),
     lengths,
@@ -252,6 +252,11 @@ describe.each(await targetsHere())("normRopeAppend on $name", (target) => {
     ["elements between", { headDim: 80, valueDim: 48, options: { first: 5, dim: 30 } }],
     ["576 elements, values of 512", { headDim: 576, valueDim: 512, options: { first: 512 } }],
     ["wide values", { headDim: 24, valueDim: 200, options: { interleaved: true, dim: 12 } }],
+    // A lane of a GPU has several heads of one.
+    [
+      "many tokens",
+      { lengths: [1100, 2000], queryHeads: 5, kvHeads: 1, headDim: 32, valueDim: 32 },
+    ],
     ["one head of 128", { queryHeads: 1, kvHeads: 1, headDim: 128, valueDim: 128, lengths: [1] }],
   ];
   test.each(cases)("%s, agrees with f64", async (_, over) => {
