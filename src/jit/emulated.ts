@@ -25,34 +25,44 @@ const flags = [
   "-ftrivial-auto-var-init=pattern",
   ...(process.arch === "x64" ? ["-march=x86_64_v3"] : []),
 ];
+// Most of a test's time goes to the compiler: nothing for debuggers, and loops as they are written,
+// of which threads that take turns run few passes at a time.
+const quickFlags = ["-g0", "-fno-vectorize", "-fno-slp-vectorize", "-fno-unroll-loops"];
 // Instruments alone: what it calls lies in the race detector, once per process.
 const raceFlags = ["-gline-tables-only", "-Xclang", "-fsanitize=thread"];
 
 let identity: string | undefined;
 
+/** Whether loops stay as they are written, or become what may show a missing wait sooner. */
+type Effort = "quick" | "thorough";
+
 /** The compiler's flags, which FLASHBUN_EMULATOR has a part in. */
-function flagsNow(): string[] {
+function flagsNow(effort: Effort): string[] {
   const options = process.env["FLASHBUN_EMULATOR"]?.split(",") ?? [];
   const compute = options.find((option) => option.startsWith("compute="))?.slice(8);
+  const isWatched = options.includes("races");
   return [
     ...flags,
     ...(compute === undefined ? [] : [`-DFB_ARCH=${compute}0`]),
-    ...(options.includes("races") ? raceFlags : []),
+    ...(isWatched ? raceFlags : effort === "quick" ? quickFlags : []),
   ];
 }
 
 /** Names the compiler of emulated images: the flags and the headers that end up in each of them. */
 export function emulatedCompiler(): string {
   if (identity !== undefined) return identity;
-  const digest = createHash("sha256").update(flagsNow().join(" "));
+  const digest = createHash("sha256").update(flagsNow("quick").join(" "));
   for (const name of existsSync(headers) ? readdirSync(headers).sort() : [])
     if (name.endsWith(".h")) digest.update(readFileSync(join(headers, name)));
   return (identity = `host-${digest.digest("hex")}`);
 }
 
 /** Compiles a kernel's text into a shared object for the emulated GPU, in a process of its own. */
-export async function compileEmulated(text: string): Promise<CompilerAnswer> {
-  using job = new Job(text);
+export async function compileEmulated(
+  text: string,
+  effort: Effort = "quick",
+): Promise<CompilerAnswer> {
+  using job = new Job(text, effort);
   const child = Bun.spawn(job.command, { stdout: "ignore", stderr: "pipe" });
   const log = await new Response(child.stderr).text();
   return job.answer(await child.exited, log);
@@ -67,7 +77,7 @@ export function compileEmulatedSync(text: string): CompilerAnswer {
 export function compileAllEmulatedSync(texts: readonly string[]): CompilerAnswer[] {
   if (texts.length === 0) return [];
   using jobs = new DisposableStack();
-  const all = texts.map((text) => jobs.use(new Job(text)));
+  const all = texts.map((text) => jobs.use(new Job(text, "quick")));
   const count = Math.min(all.length, availableParallelism());
   const lanes = Array.from({ length: count }, (_, lane) =>
     all.filter((_, i) => i % count === lane).map(({ script }) => script),
@@ -83,7 +93,7 @@ class Job implements Disposable {
   readonly #folder: string;
   readonly #image: string;
 
-  constructor(text: string) {
+  constructor(text: string, effort: Effort) {
     const zig = findZig();
     if (!existsSync(headers) || zig === undefined) {
       throw new CompileError(
@@ -97,7 +107,7 @@ class Job implements Disposable {
     const source = join(this.#folder, "kernel.cu");
     writeFileSync(source, text);
     const place = ["-I", headers, "-x", "c++", source, "-o", this.#image];
-    this.command = [zig, "c++", ...languageFlags, ...flagsNow(), ...place];
+    this.command = [zig, "c++", ...languageFlags, ...flagsNow(effort), ...place];
   }
 
   /** A shell's line that runs it and writes how it ended. */

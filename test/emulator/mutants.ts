@@ -68,7 +68,7 @@ export async function imageOf(
   text: string,
   folder: string,
 ): Promise<{ path: string; bytes: Uint8Array }> {
-  const answer = await compileEmulated(text);
+  const answer = await compileEmulated(text, "thorough");
   if ("failure" in answer) throw new Error(`${answer.failure}\n${answer.log}`);
   const path = join(folder, `${images++}.so`);
   writeFileSync(path, answer.image);
