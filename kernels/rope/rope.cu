@@ -428,7 +428,10 @@ FB_OPERATOR(apply_rope_even, fb_rope_params, rope_threads, 8, rope_threads) {
     turn_even(p);
 }
 
-FB_OPERATOR(norm_rope_append_even, fb_rope_append_params, rope_threads, 5,
+// Other GPUs turn bf16 by more instructions, whose registers five blocks do not leave.
+constexpr int append_blocks = FB_ARCH >= 900 ? 5 : 4;
+
+FB_OPERATOR(norm_rope_append_even, fb_rope_append_params, rope_threads, append_blocks,
             rope_threads) {
     const int32_t* const kept = p.append.heads;
     const int32_t slots = slots_of(p.queries.count) + slots_of(kept[0]) + slots_of(kept[1]);
