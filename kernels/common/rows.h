@@ -99,6 +99,9 @@ FB_DEVICE int32_t chunk_count(int32_t dim, int32_t start) {
 // The smallest scale, so that a row of zeros has one that can be divided by.
 constexpr float scale_least = 1.17549435e-38f;
 
+// 1 / sqrt(x); of 0 that of the least number which is no denormal one, of NaN NaN.
+FB_DEVICE float inverse_root(float x) { return rsqrt_approx(max_nan(x, scale_least)); }
+
 // The largest number of a type that results are scaled to.
 FB_DEVICE float largest_of(int32_t dtype) {
     return dtype == FB_F8E4M3 ? 448.0f : dtype == FB_F8E5M2 ? 57344.0f : 127.0f;

@@ -12,7 +12,9 @@ constexpr int flight = 2;
 // Blocks of 256 threads on a multiprocessor, where it has threads for them.
 constexpr int even_blocks = FB_ARCH < 800 ? 4 : 5;
 // The same where rows are only copied.
-constexpr int moved_blocks = FB_ARCH < 800 ? 4 : 8;
+constexpr bool has_1536_threads =
+    FB_ARCH == 860 || FB_ARCH == 870 || FB_ARCH == 890 || FB_ARCH >= 1200;
+constexpr int moved_blocks = FB_ARCH < 800 ? 4 : has_1536_threads ? 6 : 8;
 
 // ---- compute
 

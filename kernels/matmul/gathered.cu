@@ -11,6 +11,13 @@ constexpr int gathered_flat_shared = 232448;
 constexpr int gathered_most = 8;
 constexpr int gathered_outputs = 128;
 constexpr int gathered_128_outputs = 112;
+static_assert(gathered_thin_threads == 32 * (multiplying_warps + 1) &&
+                  gathered_flat_threads == 32 * (multiplying_warps + 4),
+              "the roles of its warps");
+static_assert(gathered_outputs == Thin8::outputs && gathered_outputs == Thin16::outputs &&
+                  gathered_outputs == Thin32::outputs && gathered_outputs == Flat64::outputs &&
+                  gathered_128_outputs == Flat128::outputs,
+              "the grid has as many items");
 static_assert(sizeof(Thin8::Shared) <= gathered_thin_shared &&
                   sizeof(Thin16::Shared) <= gathered_thin_shared &&
                   sizeof(Thin32::Shared) <= gathered_thin_shared &&

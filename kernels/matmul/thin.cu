@@ -7,6 +7,9 @@ constexpr int thin_most = 8;
 constexpr int thin_outputs = 128;
 constexpr int thin_shared = 114688;
 static_assert(thin_threads == 32 * (multiplying_warps + 1), "the roles of its warps");
+static_assert(thin_outputs == Thin8::outputs && thin_outputs == Thin16::outputs &&
+                  thin_outputs == Thin32::outputs,
+              "the grid has as many items");
 static_assert(sizeof(Thin8::Shared) <= thin_shared && sizeof(Thin16::Shared) <= thin_shared &&
                   sizeof(Thin32::Shared) <= thin_shared,
               "the launch gives as much");

@@ -104,9 +104,6 @@ FB_DEVICE fb_rows_params add_residual(const fb_norm_params& p, const Team& team)
     return p.residual;
 }
 
-// Of 0 that of the least number which is no denormal one.
-FB_DEVICE float inverse_root(float x) { return rsqrt_approx(max_nan(x, 1.17549435e-38f)); }
-
 // What the passes over a row have found; `result`: of all its team's threads.
 struct Found {
     float mean = 0;

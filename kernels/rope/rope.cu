@@ -205,7 +205,6 @@ FB_DEVICE void turn_even(const fb_rope_params& p) {
 
 // 1 / the root of the mean square, of each head: `sums` are those of lanes.
 FB_DEVICE void norm_factors(const fb_rope_append_params& p, float (&sums)[held_heads]) {
-    constexpr float least = 1.17549435e-38f;
     for (int distance = p.head_lanes / 2; distance > 0; distance /= 2) {
         FB_UNROLL
         for (int i = 0; i < held_heads; i++)
@@ -214,7 +213,7 @@ FB_DEVICE void norm_factors(const fb_rope_append_params& p, float (&sums)[held_h
     const float share = 1.0f / p.append.dims[0];
     FB_UNROLL
     for (int i = 0; i < held_heads; i++)
-        sums[i] = rsqrt_approx(fmaxf(fmaf(sums[i], share, p.eps), least));
+        sums[i] = inverse_root(fmaf(sums[i], share, p.eps));
 }
 
 // Where heads go: the first one, bytes to the next, and their type.
@@ -362,14 +361,13 @@ FB_OPERATOR(apply_rope, fb_rope_params, rope_threads, 8, rope_threads) {
     }
 }
 
-// Blocks that may start while the kernel before ends.
-constexpr int early_blocks = 128;
+// So many ask: each other block would wait for the same few lines (docs/performance.md, one H200).
+constexpr int asking_blocks = 128;
 
-// Asks the L2 cache for what says where a token stands and by what it turns: once, as all others
-// would wait for the same few lines.
+// Asks the L2 cache for what says where a token stands and by what it turns.
 FB_DEVICE void prefetch_places(const fb_rope_append_params& p, const HeadPlace& place) {
     const fb_append_params& append = p.append;
-    if (blockIdx.x >= early_blocks || place.token >= append.token_count) return;
+    if (blockIdx.x >= asking_blocks || place.token >= append.token_count) return;
     if (place.lane == 0) {
         prefetch_l2(items<const int32_t>(append.token_requests) + place.token);
         prefetch_l2(items<const int32_t>(p.turn.positions) + place.token);

@@ -318,6 +318,17 @@ describe.each(await targetsHere())("normRopeAppend on $name", (target) => {
     expect(apart(keys, fused.cache.plane(1, "key").toFloat64Array())).toBeLessThan(most);
   });
 
+  test.each([64, 50])("an element that is NaN makes its head of %d NaN alone", async (headDim) => {
+    await using device = await target.open(1);
+    const { cache, tensors } = make(device, { ...plain, headDim }, seeded(17));
+    const numbers = tensors.q.toFloat64Array();
+    numbers[headDim + 3] = NaN;
+    tensors.q.set(numbers);
+    const out = normRopeAppend(cache, tensors).toFloat64Array();
+    const isSecond = (i: number) => i >= headDim && i < 2 * headDim;
+    expect(out.findIndex((x, i) => Number.isNaN(x) !== isSecond(i))).toBe(-1);
+  });
+
   test("positions of keys are kept with them", async () => {
     await using device = await target.open(1);
     const { cache, tensors, batch } = make(device, plain, seeded(16), { keyPositions: true });

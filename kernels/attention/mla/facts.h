@@ -25,7 +25,7 @@ static_assert(FB_KEY_DIM == 576 && FB_VALUE_DIM == 512, "nine pieces of keys, ei
 static_assert(FB_CLUSTER == 1 || FB_CLUSTER == 2 && (FB_QUERY_TILE == 64 || FB_SPLIT_KEYS),
               "tiles are loaded for one block or two");
 static_assert(!FB_SPLIT_KEYS || FB_CLUSTER == 2 && FB_QUERY_TILE < 64 && FB_KV_TYPE == FB_Q_TYPE,
-              "others have not gained by it");
+              "only wide.h orders pieces, and only turned.h shares sums, for two blocks");
 static_assert(FB_KV_TYPE == FB_Q_TYPE || FB_KV_TYPE == FB_F8E4M3,
               "keys go into the products as they are, or f16 holds them");
 static_assert(FB_KEY_TAIL == 0 || (FB_KEY_TAIL == 64 && FB_KV_TYPE == FB_Q_TYPE),
