@@ -58,13 +58,14 @@ export function compileSync(
   return imageIn(answer, specialization, architecture);
 }
 
-/** As compileSync, of several for the emulated GPU, beside each other. */
-export function compileAllSync(
+/** As compileSync, of several for the emulated GPU beside each other; until one has failed. */
+export function* compileAllSync(
   jobs: readonly { readonly specialization: Specialization; readonly text: string }[],
-): Uint8Array<ArrayBuffer>[] {
-  if (jobs.length > 0) sayCompiling(`${jobs.length} kernels`, emulated);
+): Generator<Uint8Array<ArrayBuffer>> {
+  if (jobs.length > 0) sayCompiling(kernels(jobs.length), emulated);
   const answers = compileAllEmulatedSync(jobs.map(({ text }) => text));
-  return answers.map((answer, i) => imageIn(answer, jobs[i].specialization, emulated));
+  for (const [i, answer] of answers.entries())
+    yield imageIn(answer, jobs[i].specialization, emulated);
 }
 
 function imageIn(
@@ -132,7 +133,7 @@ let noticeTimer: ReturnType<typeof setTimeout> | undefined;
 function notice(architecture: string): () => void {
   unfinished++;
   noticeTimer ??= setTimeout(() => {
-    sayCompiling(unfinished === 1 ? "1 kernel" : `${unfinished} kernels`, architecture);
+    sayCompiling(kernels(unfinished), architecture);
   }, patienceMs).unref();
   return () => {
     if (--unfinished > 0) return;
@@ -141,7 +142,12 @@ function notice(architecture: string): () => void {
   };
 }
 
+const kernels = (count: number) => (count === 1 ? "1 kernel" : `${count} kernels`);
+
 function sayCompiling(what: string, architecture: string): void {
   if (!process.stderr.isTTY) return;
-  process.stderr.write(`flashbun: compiling ${what} for ${architecture}, kept for later runs\n`);
+  // Behind a line that moves, as that of loading weights, it takes its place.
+  process.stderr.write(
+    `\r\x1b[Kflashbun: compiling ${what} for ${architecture}, kept for later runs\n`,
+  );
 }

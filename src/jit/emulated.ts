@@ -118,6 +118,7 @@ class Job implements Disposable {
 
   /** What that came to. */
   written(): CompilerAnswer {
+    if (!existsSync(join(this.#folder, "code"))) return this.answer(1, "the shell ended before it");
     const [code, log] = ["code", "log"].map((name) =>
       readFileSync(join(this.#folder, name), "utf8"),
     );

@@ -68,7 +68,7 @@ export function imagesSync(list: readonly Specialization[], target: Target): Ima
     specialization,
     text: expand(specialization),
   }));
-  const images = compileAllSync(texts).map((bytes, i) =>
+  const images = Array.from(compileAllSync(texts), (bytes, i) =>
     keep(missing[i].specialization, architecture, missing[i].hash, bytes),
   );
   return all.map(({ found, hash }) => found ?? images.find((image) => image.hash === hash)!);

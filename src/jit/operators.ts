@@ -45,13 +45,14 @@ export function operatorSources(): string[] {
 /**
  * What the FB_OPERATOR lines of a source say (kernels/common/operator.h). Errors: OptionError for a
  * line of which threads, rows or cluster are neither a number nor a constant that is one, there or
- * in what it includes, which `expanded` returns.
+ * in what it includes, which `expanded` returns (the first of that name, for whatever GPU).
  */
 export function operatorsOf(
   source: string,
   text: string,
   expanded: () => string = () => text,
 ): OperatorKernel[] {
+  let whole: string | undefined;
   return [...text.matchAll(declaration)].flatMap(([line, split, list]) => {
     const [entry, , threads, processorBlocks, itemRows, cluster, shared] = list
       .split(",")
@@ -59,7 +60,9 @@ export function operatorsOf(
     const number = (word = "") => {
       const constant = new RegExp(`^constexpr int ${word} = (\\d+);`, "m");
       const isNumber = /^\d/.test(word);
-      const found = isNumber ? null : (constant.exec(text) ?? constant.exec(expanded()));
+      const found = isNumber
+        ? null
+        : (constant.exec(text) ?? constant.exec((whole ??= expanded())));
       const stated = found?.[1] ?? word;
       if (/^[1-9]\d*$/.test(stated)) return Number(stated);
       const allowed = "five arguments, of which the third and the fifth to seventh are numbers";

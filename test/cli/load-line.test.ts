@@ -24,6 +24,16 @@ test("a terminal has one line that moves and goes", () => {
   expect(lines.at(-1)).toBe("\r\x1b[K");
 });
 
+test("the line of a terminal goes with the last bytes", () => {
+  const lines: string[] = [];
+  const stream = { isTTY: true, write: (line: string) => lines.push(line) > 0 };
+  let ms = 0;
+  using line = new LoadLine(stream as LoadStream, () => ms);
+  for (; ms <= 1000; ms += 100) line.show({ bytes: ms, totalBytes: 1000 });
+  expect(lines.at(-2)).toContain("loading weights");
+  expect(lines.at(-1)).toBe("\r\x1b[K");
+});
+
 test("a log has a line every ten seconds", () => {
   expect(written(false)).toEqual([
     "flashbun: loading weights, 0.80 of 2.0 GB, 0.08 GB/s\n",

@@ -25,6 +25,7 @@ export class LoadLine {
   }
 
   show(progress: LoadProgress): void {
+    if (progress.bytes === progress.totalBytes) return this.end();
     const now = this.now();
     const { isTTY } = this.stream;
     if (now - this.#started < quietMs) return;
