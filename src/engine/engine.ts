@@ -2,7 +2,6 @@ import { availableParallelism } from "node:os";
 import { Device } from "../device/device.ts";
 import { OptionError } from "../errors.ts";
 import { Model } from "../models/model.ts";
-import { checkOptions } from "../options.ts";
 import { drawPlan } from "../plan/draw.ts";
 import { requireInteger } from "../require.ts";
 import { counted, showAsText } from "../shown.ts";
@@ -18,7 +17,7 @@ import { EngineClosedError } from "./closed.ts";
 import { Follower } from "./follower.ts";
 import { Grammars } from "./grammars.ts";
 import { type EngineLive, Live } from "./live.ts";
-import { type EngineOptions, engineSchemas, requireBatch } from "./options.ts";
+import { checkEngineOptions, type EngineOptions, requireBatch } from "./options.ts";
 import { Prompts } from "./prompts.ts";
 import {
   type AnswerParts,
@@ -115,7 +114,7 @@ export class Engine implements AsyncDisposable {
    * OutOfMemoryError, DriverError, CompileError.
    */
   static async load(path: string, options: EngineOptions = {}): Promise<Engine> {
-    checkOptions("options", engineSchemas, [], options);
+    checkEngineOptions(options);
     const { device: kind = "cpu", pageSize = 16, cascade = true, exact = false } = options;
     const checkpoint = options.randomWeights ? randomCheckpoint(path) : openCheckpoint(path);
     const prompts = new Prompts(checkpoint);

@@ -1,6 +1,6 @@
 import type { DeviceKind } from "../device/open.ts";
 import { OptionError } from "../errors.ts";
-import { flag, integer, oneOf, type OptionSchemas, unchecked } from "../options.ts";
+import { checkOptions, flag, integer, oneOf, type OptionSchemas, unchecked } from "../options.ts";
 import type { LoadProgress } from "../models/load-count.ts";
 import type { SpeculateOptions } from "./speculate.ts";
 
@@ -89,6 +89,15 @@ export const engineSchemas: OptionSchemas = {
   },
   onLoad: unchecked("a function"),
 };
+
+/** Errors: OptionError. */
+export function checkEngineOptions(options: EngineOptions): void {
+  checkOptions("options", engineSchemas, [], options);
+  const { onLoad } = options;
+  if (onLoad === undefined || typeof onLoad === "function") return;
+  const fix = "pass one that takes { bytes, totalBytes }.";
+  throw new OptionError("onLoad", onLoad, "a function", fix);
+}
 
 /** Each request has a token in a step. Errors: OptionError. */
 export function requireBatch(maxBatch: number, tokenBudget: number): void {

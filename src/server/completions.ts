@@ -134,20 +134,25 @@ async function complete(
   visit.admit(count);
   const { signal } = visit;
   const prompts: GenerateOptions[] = [];
-  let answers: Answers;
   try {
     for (const prompt of given) {
       // Each is cut into tokens by itself: others run between two.
       if (prompts.length > 0) await setImmediate();
+      signal.throwIfAborted();
       const tokens = await engine.encode(prompt, signal);
       const maxTokens = Math.min(tokensAtFirst, most, engine.roomFor(tokens.length));
       requireInteger("maxTokens", options.maxTokens ?? maxTokens, 1, most);
       const through = adapter === undefined ? {} : { adapter };
       prompts.push({ maxTokens, ...options, ...through, tokens, signal });
     }
-    answers = new Answers(engine, prompts, each, latencies);
   } catch (error) {
     throw bodyError(error, given.length === 1 ? "prompt" : `prompt[${prompts.length}]`);
+  }
+  let answers: Answers;
+  try {
+    answers = new Answers(engine, prompts, each, latencies);
+  } catch (error) {
+    throw bodyError(error);
   }
   const created = Math.floor(Date.now() / 1000);
   const head = { id: `${form.idPrefix}${randomUUID()}`, created, model };
