@@ -316,6 +316,7 @@ function fp8Cases(): [string, Partial<Case>][] {
     ["fp8 queries, token scales", { ...e4m3, tokenScales: true, scales: "token", headDim: 64 }],
     ["fp8 queries beside bf16", { dtype: "f8e4m3", kvDtype: "bf16", qScales: "both", headDim: 40 }],
     ["fp8 queries, rope", { ...e4m3, rope: { interleaved: false, theta: 1e4 }, qScales: "both" }],
+    ["fp8 queries, sums that move seldom", { ...e4m3, fastAccumulation: true, qScales: "both" }],
     ["fp8 outputs", { outDtype: "f8e4m3", outScale: 0.02 }],
     ["fp8 outputs of e5m2", { outDtype: "f8e5m2", kvDtype: "f8e4m3", sinks: true }],
     ["fp8 outputs that saturate", { ...e4m3, outDtype: "f8e4m3", outScale: 1e-3 }],
