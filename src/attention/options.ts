@@ -60,8 +60,9 @@ export interface AttentionOptions {
   batchInvariant?: boolean;
   /**
    * Beside fp8 queries: sums of values stay in a GPU's tensor cores, which keep about 14 bits of
-   * them, for 2048 keys instead of 512 before they move to f32. Faster; where all values have one
-   * sign 4 % of a sum may be lost, not 1 %. Default false.
+   * them, for 16 tiles of keys (2048, beside hooks 1536) before they move to f32, not 4. Faster;
+   * where all values have one sign 4 % of a sum may be lost, not 1 %. Where kernels do not multiply
+   * fp8 (docs/kernels/hopper.md) it changes nothing. Default false.
    */
   fastAccumulation?: boolean;
   /**
@@ -242,7 +243,7 @@ export function resolveOptions(options: AttentionOptions): ResolvedOptions {
   return Object.defineProperties(resolved, dims) as ResolvedOptions;
 }
 
-/** Refuses what nothing here would read. */
+/** Refuses what no kernel could read. */
 function refuseUnread({ fastAccumulation, dtype, rope }: AttentionOptions): void {
   if (fastAccumulation && !isFp8(dtype)) {
     const fix = "leave it out: sums of other queries' products are f32.";

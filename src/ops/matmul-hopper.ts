@@ -3,10 +3,10 @@ import type { Tensor } from "../tensor/tensor.ts";
 import type { Weight } from "../tensor/weight.ts";
 import { bulkReaches, type MatmulKernel, type Wanted } from "./matmul-maps.ts";
 
-/** A kernel of few rows, kernels/matmul/thin.cu, flat.cu and gathered.cu. */
+/** A kernel of few rows, kernels/matmul/thin.cu, flat.cu, gathered.cu and coded.cu. */
 interface Few {
-  /** Of its name. */
-  readonly family: "thin" | "flat" | "coded";
+  /** Of its name, where no rows are named and the weight is not in codes. */
+  readonly family?: "thin" | "flat";
   /** Rows of x of an item. */
   readonly tokens: number;
   /** Rows of the weight of an item. */
@@ -26,9 +26,7 @@ const few: Readonly<Record<1 | 2, readonly Few[]>> = {
 };
 
 /** The same of weights in codes, kernels/matmul/coded.cu. */
-const coded: readonly Few[] = [8, 32].map(
-  (tokens) => ({ family: "coded", tokens, outputs: 128, box: 64 }) as const,
-);
+const coded: readonly Few[] = [8, 32].map((tokens) => ({ tokens, outputs: 128, box: 64 }) as const);
 
 /** Rows of x that a cluster of kernels/matmul/wide.cu takes, and of which one copy takes half. */
 const wideRows = 256;

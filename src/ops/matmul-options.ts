@@ -45,8 +45,8 @@ export interface MatmulOptions {
   roundRows?: boolean;
   /**
    * True: the weight is written, and nothing that is queued writes it any more. Reading it may then
-   * begin while the kernels before still run: on compute capability 9.0, for few rows (not 33 to 64
-   * of 16 bits) of a dense or fp8 weight's own type, without groups or `invariant`. Default false.
+   * begin while the kernels before still run: on compute capability 9.0, for few rows of a dense or
+   * fp8 weight's own type, without groups or `invariant`. Default false.
    */
   settled?: boolean;
   /**

@@ -29,6 +29,7 @@ const threads = 512;
 /**
  * Costs as one H200 showed them: a record's start costs about three tiles, a merge about eight, and
  * parts of less than two tiles gain nothing. A block takes as long for one row as for all of its.
+ * They are those of the class of single tokens, which decodes are; other classes share them.
  */
 function costsOf(options: ResolvedOptions): CostModel {
   const { queryHeads } = options;
