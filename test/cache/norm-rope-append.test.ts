@@ -257,6 +257,10 @@ describe.each(await targetsHere())("normRopeAppend on $name", (target) => {
       "many tokens",
       { lengths: [1100, 2000], queryHeads: 5, kvHeads: 1, headDim: 32, valueDim: 32 },
     ],
+    [
+      "as many turns of a lane as there are",
+      { lengths: [100, 6100], queryHeads: 11, kvHeads: 1, headDim: 32, valueDim: 32 },
+    ],
     ["one head of 128", { queryHeads: 1, kvHeads: 1, headDim: 128, valueDim: 128, lengths: [1] }],
   ];
   test.each(cases)("%s, agrees with f64", async (_, over) => {
