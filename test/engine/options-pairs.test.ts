@@ -48,8 +48,8 @@ const withRanks = ["dcp"];
 const refusedPairs = ["a tree of drafts, deterministic"];
 /** What is refused beside ranks. */
 const alone = ["deterministic"];
-/** Options that have a sweep of their own below, and one whose answers say nothing. */
-const apart = ["device", "tp", "randomWeights"];
+/** Options that have a sweep of their own below, and two of which answers say nothing. */
+const apart = ["device", "tp", "randomWeights", "onLoad"];
 
 test("every option of an engine is of a kind, or has its own sweep", () => {
   const said = Object.values(kinds).flatMap((kind) => Object.keys(kind));
