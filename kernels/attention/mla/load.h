@@ -59,7 +59,6 @@ FB_DEVICE void load_queries(const Block& b, const fb_attention_record& r, uint32
 
 // ---- the loading thread
 
-
 // Per record the queries for registers, which pass through the halves, then per tile its left half
 // with the rope piece and its right half; the other queries after the first left half. Keys whose
 // boxes would be small it leaves to the gathering warps.
@@ -304,6 +303,7 @@ FB_DEVICE void find_keys(const Block& b) {
         }
         FB_UNROLL
         for (int i = 0; i < shared_halves; i++) half.advance();
+        __syncwarp(); // all lanes have read the record
         if (lane_now() == 0) release_work(b, works.slot());
     }
 }
