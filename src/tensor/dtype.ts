@@ -25,7 +25,8 @@ const codes = ofEach((code) => code);
 const bytesOf = ofEach((code) => byteSizes[code]);
 
 function ofEach(value: (code: number) => number): Record<DType, number> {
-  return Object.fromEntries(dtypes.map((dtype, code) => [dtype, value(code)])) as never;
+  const entries = dtypes.map((dtype, code) => [dtype, value(code)] as const);
+  return Object.fromEntries(entries) as Record<DType, number>;
 }
 
 /**
