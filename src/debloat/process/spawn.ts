@@ -20,13 +20,15 @@ export async function runCommand(
 ): Promise<Ended> {
   requireCommand(command);
   const started = performance.now();
-  const child = start(command, { ...process.env, ...environment });
-  const pass = (signal: NodeJS.Signals) => void child.kill(signal);
+  let child: ReturnType<typeof start> | undefined;
+  const pass = (signal: NodeJS.Signals) => void child?.kill(signal);
   const interrupt = (signal: NodeJS.Signals) => {
     if (!hasTerminal()) pass(signal);
   };
+  // Ahead of the start: a signal that comes with it must not end this process alone.
   process.on("SIGTERM", pass).on("SIGHUP", pass).on("SIGINT", interrupt);
   try {
+    child = start(command, { ...process.env, ...environment });
     await child.exited;
   } finally {
     process.off("SIGTERM", pass).off("SIGHUP", pass).off("SIGINT", interrupt);
