@@ -234,6 +234,6 @@ function tooFew({ name, paramsBytes }: Kernel, { view }: Params): OptionError {
 function nameOf({ kind, properties }: Context): string {
   const { name, processors, computeMajor, computeMinor } = properties;
   if (kind === "cpu")
-    return `${name || "CPU"} (${cpuLevels[properties.level]}, ${processors} threads)`;
+    return `${name || "CPU"} (${cpuLevels[properties.level]}, ${counted(processors, "thread")})`;
   return `${name} (compute ${computeMajor}.${computeMinor}, ${processors} multiprocessors)`;
 }

@@ -3,6 +3,7 @@ import type { PagedCache } from "../cache/paged-cache.ts";
 import type { Communicator } from "../comm/communicator.ts";
 import { mergeStates } from "../ops/states.ts";
 import type { DType } from "../tensor/dtype.ts";
+import { elementsOf } from "../tensor/shape.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { DecoderShape } from "./shape.ts";
 
@@ -126,13 +127,7 @@ export class ContextAttention implements Disposable {
     const { ownHeads, headDim, valueDim } = this.#sizes;
     const heads = ranks * ownHeads;
     const first = (whole: Tensor, ...shape: number[]) =>
-      whole
-        .slice(
-          0,
-          0,
-          shape.reduce((product, size) => product * size, 1),
-        )
-        .reshape(...shape);
+      whole.slice(0, 0, elementsOf(shape)).reshape(...shape);
     const gathered = first(this.#gathered, ranks, tokens, ownHeads, headDim);
     const outs = first(this.#outs, ranks, tokens, heads, valueDim);
     const lses = first(this.#lses, ranks, tokens, heads);

@@ -128,7 +128,9 @@ export function requireDense(
   const isShape = tensor.shape.length === shape.length;
   const isSame = isShape && shape.every((size, axis) => size === tensor.shape[axis]);
   if (isSame && contiguous && dtypes.includes(dtype)) return;
-  const allowed = `a dense ${dtypes.join(" or ")} tensor [${shape.join(", ")}]`;
+  // Callers name f32 and the dtype of x, which may be one.
+  const named = [...new Set(dtypes)].join(" or ");
+  const allowed = `a dense ${named} tensor [${shape.join(", ")}]`;
   throw new OptionError(option, tensor.label, allowed, "pass one like this.");
 }
 

@@ -34,9 +34,21 @@ export function denseStrides(shape: readonly number[]): number[] {
   return strides;
 }
 
-/** Throws an OptionError unless a shape has `count` elements. */
+/** Elements of a tensor of that shape. */
+export function elementsOf(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+/** Throws an OptionError unless a shape has as many elements as the one that it replaces. */
+export function requireAsMany(shape: readonly number[], before: readonly number[]): void {
+  const wanted = elementsOf(before);
+  if (elementsOf(shape) === wanted) return;
+  throw new OptionError("shape", shape, `sizes of ${wanted} elements`, `match [${before}].`);
+}
+
+/** Throws an OptionError unless data of `count` elements fill a shape. */
 export function requireCount(count: number, shape: readonly number[]): void {
-  const wanted = shape.reduce((product, size) => product * size, 1);
+  const wanted = elementsOf(shape);
   if (count === wanted) return;
   throw new OptionError("data", `${count} elements`, `${wanted} elements`, `match [${shape}].`);
 }

@@ -19,7 +19,7 @@ import { bytesOfBits, bytesOfNumbers, hostViewOf } from "./host.ts";
 import { isInPlace, requireApart, requireDistinct } from "./overlap.ts";
 import { firstValues } from "./preview.ts";
 import { fillNormal, type NormalOptions, requireNormal } from "./random.ts";
-import { checkShape, checkStrides, denseStrides, requireCount } from "./shape.ts";
+import { checkShape, checkStrides, denseStrides, elementsOf, requireAsMany } from "./shape.ts";
 
 /** Where a tensor's bytes lie: memory it owns, or an address that another owner keeps alive. */
 interface Storage {
@@ -55,7 +55,7 @@ export class Tensor extends Owner {
     readonly ownsStorage: boolean,
   ) {
     super(`${dtype} tensor [${shape.join(", ")}]`);
-    this.elements = shape.reduce((product, size) => product * size, 1);
+    this.elements = elementsOf(shape);
   }
 
   /** A tensor of whatever the memory holds. Errors: OptionError, OutOfMemoryError. */
@@ -184,7 +184,7 @@ export class Tensor extends Owner {
 
   /** The same elements in another shape; only of a contiguous tensor. Errors: OptionError. */
   reshape(...shape: number[]): Tensor {
-    requireCount(this.elements, checkShape(shape));
+    requireAsMany(checkShape(shape), this.shape);
     if (!this.contiguous) {
       throw new OptionError("tensor", this.label, "contiguous", "copy it by to(dtype) first.");
     }

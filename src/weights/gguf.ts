@@ -1,5 +1,11 @@
 import { FileReader, MappedFile } from "./mapped-file.ts";
-import { storedFormat, type StoredFormatName, storedIn, type StoredTensor } from "./stored.ts";
+import {
+  storedBytes,
+  storedFormat,
+  type StoredFormatName,
+  storedIn,
+  type StoredTensor,
+} from "./stored.ts";
 
 /** A value of a GGUF file's metadata. */
 export type GgufValue = number | boolean | string | GgufValue[];
@@ -111,8 +117,7 @@ function readTensors(
   const start = Math.ceil(reader.at / alignment) * alignment;
   const tensors = new Map<string, StoredTensor>();
   for (const { name, shape, format, offset } of described) {
-    const elements = shape.reduce((product, size) => product * size, 1);
-    const bytes = (elements / format.blockElements) * format.blockBytes;
+    const bytes = storedBytes({ shape, format });
     const from = start + offset;
     const { file } = reader;
     if (!(from + bytes <= file.bytes))

@@ -250,6 +250,7 @@ test.each(targets)(
 
 test("a CPU device hands out no more than the machine has", async () => {
   await using device = await Device.open("cpu", { threads: 1 });
+  expect(device.name).toEndWith(", 1 thread)");
   expect(device.memoryStats().limitBytes).toBeLessThanOrEqual(totalmem());
   const asked = 2 * totalmem();
   const sentence = new RegExp(`${asked} bytes asked, \\d{1,12} of \\d{1,12} free`);

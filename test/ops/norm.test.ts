@@ -302,6 +302,7 @@ test.each(await targetsHere())(
     ]);
     for (const tensor of [x, weight, wide, scales])
       expect(tensor.toFloat64Array().every((value) => value === 1)).toBe(true);
+    expect(rms(x, ones([3]))).toThrow(/must be a dense f32 tensor \[8\]/);
     x[Symbol.dispose]();
     expect(rms(x, weight)).toThrow("was disposed");
   },

@@ -170,7 +170,9 @@ describe.each(await deviceTargets())("tensors on $name", (target) => {
     expect(() => tensor.slice(0, 1, 3)).toThrow("end must be");
     expect(() => tensor.select(1, 3)).toThrow("index must be");
     expect(() => tensor.permute(0, 0)).toThrow("axes must be");
-    expect(() => tensor.reshape(5)).toThrow("data must be");
+    expect(() => tensor.reshape(5)).toThrow(
+      "shape must be sizes of 6 elements (got [5]). Fix: match [2,3].",
+    );
     using other = Tensor.zeros(device, [3, 2], "f32");
     expect(() => tensor.copyFrom(other)).toThrow("source must be");
     using square = Tensor.zeros(device, [3, 3], "f32");
