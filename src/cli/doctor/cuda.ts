@@ -46,7 +46,7 @@ function lookAtDriver(say: Say): Driver | undefined {
 function lookAtKernels(say: Say, isNeeded: boolean): void {
   const { found, tried } = findNvrtc();
   const apart = found?.version === pinnedVersion ? "" : `, images are those of ${pinnedVersion}`;
-  const none = `not found (${tried.length} places); only embedded and cached kernels run`;
+  const none = `${notFound(tried)}; only embedded and cached kernels run`;
   if (found !== undefined) say("NVRTC", `${found.version}, ${found.library}${apart}`);
   else say("NVRTC", none, isNeeded ? "warn" : "none");
   const embedded = [...embeddedImages().values()];
@@ -61,10 +61,14 @@ function lookAtKernels(say: Say, isNeeded: boolean): void {
   else say("cache", `${cache.directory} cannot be written (${failure}): ${content}`, "warn");
 }
 
+function notFound(tried: readonly string[]): string {
+  return `not found (${counted(tried.length, "place")})`;
+}
+
 /** Nothing needs it but products that ask for it. */
 function lookAtCublasLt(say: Say, cudaMajor: number): void {
   const { path, tried } = findCublasLt(cudaMajor);
-  const none = `not found (${tried.length} places): matmul's backend "cublaslt" needs it`;
+  const none = `${notFound(tried)}: matmul's backend "cublaslt" needs it`;
   const library = path === undefined ? none : openCublasLt(cudaMajor);
   if (typeof library === "object") say("cuBLASLt", `${library.version}, ${library.path}`);
   else say("cuBLASLt", library, path === undefined ? "none" : "warn");
