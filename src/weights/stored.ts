@@ -1,3 +1,4 @@
+import { elementsOf } from "../tensor/shape.ts";
 import type { MappedFile } from "./mapped-file.ts";
 
 /** How elements of a stored tensor lie: blocks of some elements along a row, of some bytes each. */
@@ -51,8 +52,7 @@ export interface StoredTensor {
 
 /** How many bytes a tensor has. */
 export function storedBytes({ shape, format }: Pick<StoredTensor, "shape" | "format">): number {
-  const elements = shape.reduce((product, size) => product * size, 1);
-  return (elements / format.blockElements) * format.blockBytes;
+  return (elementsOf(shape) / format.blockElements) * format.blockBytes;
 }
 
 /** A tensor of `byteLength` bytes from byte `from` of a file on. */
