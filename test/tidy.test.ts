@@ -169,6 +169,20 @@ function sourceOf(path: string, text: string): Source {
   return { path, text, lines: text.split("\n") };
 }
 
+/** Functions, constants and classes that are exported, though no other file names them. */
+function unasked(sources: readonly Source[]): string[] {
+  const files = new Map<string, number>();
+  for (const { text } of sources)
+    for (const word of new Set(text.match(/\w+/g))) files.set(word, (files.get(word) ?? 0) + 1);
+  const exported = /^export (?:async )?(?:function|const|class) (\w+)/;
+  return sources.flatMap(({ path, lines }) =>
+    lines.flatMap((line) => {
+      const name = exported.exec(line)?.[1];
+      return name !== undefined && files.get(name) === 1 ? [`${path}: ${name}`] : [];
+    }),
+  );
+}
+
 describe("the house is tidy", () => {
   test("columns, lengths, words, types and sentences", () => {
     const code = sourcesOf(
@@ -188,6 +202,12 @@ describe("the house is tidy", () => {
     const entries = [...Object.values(doors), "src/cli/main.ts"];
     expect(entries.filter((entry) => !existsSync(join(root, entry)))).toEqual([]);
     expect(unreached(sourcesOf("src/**/*.ts"), entries)).toEqual([]);
+  });
+
+  test("what is exported is asked for", () => {
+    const folders = "{src,test,bench,scripts,examples}";
+    const sources = sourcesOf(`${folders}/**/*.ts`).filter(({ path }) => !generated.test(path));
+    expect(unasked(sources)).toEqual([]);
   });
 
   test("the lock file names no registry", async () => {
@@ -267,5 +287,13 @@ describe("the rules see", () => {
       sourceOf("src/kv/dead.ts", `import { a } from "./a.ts";`),
     ];
     expect(unreached(sources, ["src/index.ts", "src/cli/main.ts"])).toEqual(["src/kv/dead.ts"]);
+  });
+
+  test("exports that nobody asks for", () => {
+    const sources = [
+      sourceOf("src/a.ts", "export const used = 1;\nexport async function own() {}\nown();"),
+      sourceOf("src/b.ts", `import { used } from "./a.ts";\nexport interface Type {}`),
+    ];
+    expect(unasked(sources)).toEqual(["src/a.ts: own"]);
   });
 });

@@ -118,7 +118,7 @@ export async function microsecondsOf(
 }
 
 /** The captured step as it is. */
-export async function wholeStep(
+async function wholeStep(
   bench: GpuBench,
   step: ModelStep,
   launches: readonly Launch[],

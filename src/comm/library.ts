@@ -25,7 +25,7 @@ const fixes: Readonly<Record<LibraryName, string>> = {
 const opened = new Map<LibraryName, CommLibrary>();
 
 /** The variable that says how many seconds a rank waits for another, at most. */
-export const secondsVariable = "FLASHBUN_COMM_SECONDS";
+const secondsVariable = "FLASHBUN_COMM_SECONDS";
 
 /** Most milliseconds that one rank waits for another where nothing says it. Errors: CommError. */
 export function usualTimeoutMs(): number {

@@ -53,7 +53,7 @@ export interface Layout {
 }
 
 /** Block size given to dense ragged layouts, where any would do: kernels step by blocks. */
-export const denseBlockSize = 64;
+const denseBlockSize = 64;
 
 /** An empty dense level with room for `rows` layout rows, one per request-row. */
 export function createLevel(rows: number): Level {

@@ -23,7 +23,7 @@ export interface ServeRequest {
 }
 
 /** Levels of priority are below this. */
-export const priorityLevels = 256;
+const priorityLevels = 256;
 
 /** Errors: OptionError for a part of the request that is outside its range. */
 export function checkRequest(request: ServeRequest): void {

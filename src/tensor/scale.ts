@@ -48,7 +48,7 @@ export interface ScaleStrides {
 }
 
 /** No scales at all. */
-export const noScale: Readonly<ScaleStrides> = {
+const noScale: Readonly<ScaleStrides> = {
   address: 0,
   request: 0,
   head: 0,

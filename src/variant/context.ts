@@ -62,7 +62,7 @@ const hookInputs: { readonly [H in HookName]: readonly HookInputs[H][] } = {
 };
 
 /** Type of a tensor's elements in hooks. */
-export function loadType(dtype: TensorDtype): "f32" | "i32" {
+function loadType(dtype: TensorDtype): "f32" | "i32" {
   return dtype === "i32" || dtype === "u8" || dtype === "bool" ? "i32" : "f32";
 }
 

@@ -3,13 +3,13 @@ import { Axis, type InputName, inputAxes, type Node } from "./expression.ts";
 import { inputName, isInput } from "./graph.ts";
 
 /** Axes along which a program keeps words, with the sections that compute them. */
-export const wordSections = { row: "rows", key: "keys", element: "elements" } as const;
+const wordSections = { row: "rows", key: "keys", element: "elements" } as const;
 
 /** Name of such an axis. */
 export type WordAxis = keyof typeof wordSections;
 
 /** Names of such axes. */
-export const wordAxes = Object.keys(wordSections) as WordAxis[];
+const wordAxes = Object.keys(wordSections) as WordAxis[];
 
 const names = Object.keys(inputAxes) as InputName[];
 

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { emulatedLibrary } from "../support/targets.ts";
 
 /** Parameters of every kernel of test/emulator: see conformance.h. */
-export const parameterBytes = 320;
+const parameterBytes = 320;
 const mapsOffset = 64;
 const mapBytes = 128;
 
@@ -66,10 +66,10 @@ export type DriverCall = keyof typeof signatures;
 const cudaVersion = 12000;
 
 /** Of a kernel: how much dynamic shared memory a launch may ask for. */
-export const sharedAttribute = 8;
+const sharedAttribute = 8;
 
 /** The libcuda under test: FLASHBUN_LIBCUDA, else a real one, else the emulated one. */
-export const libcudaPath =
+const libcudaPath =
   process.env["FLASHBUN_LIBCUDA"] ??
   (existsSync("/dev/nvidiactl") ? "libcuda.so.1" : emulatedLibrary);
 

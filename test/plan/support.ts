@@ -43,7 +43,7 @@ export function randomOptions(random: Random): PlannerOptions {
 }
 
 /** Random lengths of a step: some decodes, some prefills, some empty. */
-export function randomLengths(random: Random): { queries: number[]; keys: number[] } {
+function randomLengths(random: Random): { queries: number[]; keys: number[] } {
   const requests = random.integer(1, 6);
   const queries: number[] = [];
   const keys: number[] = [];

@@ -1,7 +1,7 @@
 import type { ReplayResult, RequestRecord, StepRecord } from "../../src/replay/types.ts";
 
 /** A request that got its first token at `first` and one more every `gap` seconds. */
-export function requestRecord(first: number, tokens: number, gap: number): RequestRecord {
+function requestRecord(first: number, tokens: number, gap: number): RequestRecord {
   const tokenSeconds = Float64Array.from({ length: tokens }, (_, i) => first + i * gap);
   return {
     id: 0,

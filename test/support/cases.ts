@@ -8,7 +8,7 @@ import type { VariantCase } from "./variants.ts";
 export const storages = ["NHD", "HND", "strided", "combined"] as const;
 
 /** What keys and values are multiplied by while they are read. */
-export const scaleKinds = ["none", "tensor", "head", "request", "token"] as const;
+const scaleKinds = ["none", "tensor", "head", "request", "token"] as const;
 
 /** One batch over paged K/V, or ragged when it has no page size, with every option. */
 export interface Case {

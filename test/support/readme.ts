@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { root } from "./sources.ts";
 
 /** The README's TypeScript blocks, as printed. */
-export function readmeSnippets(): string[] {
+function readmeSnippets(): string[] {
   const text = readFileSync(join(root, "README.md"), "utf8");
   return [...text.matchAll(/^```ts\n([\s\S]*?)^```$/gm)].map(([, code]) => code);
 }

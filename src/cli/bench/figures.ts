@@ -44,7 +44,7 @@ export function betweenTimes(asked: readonly Asked[]): Float64Array {
 }
 
 /** Seconds until the last piece came. */
-export function lastSecond(asked: readonly Asked[]): number {
+function lastSecond(asked: readonly Asked[]): number {
   const last = ({ answersMs }: Asked) => Math.max(0, ...answersMs.map((each) => each.at(-1) ?? 0));
   return asked.reduce((most, each) => Math.max(most, last(each)), 0) / 1e3;
 }

@@ -99,7 +99,7 @@ function roomAtEnd(segments: readonly Segment[], end: number, pageBytes: number)
 }
 
 /** New file offsets of old ones; an offset inside a removed run becomes that of its end. */
-export function mover(removed: Ranges): (offset: number) => number {
+function mover(removed: Ranges): (offset: number) => number {
   const before: number[] = [];
   let sum = 0;
   for (const [, bytes] of removed) {

@@ -140,7 +140,7 @@ export async function inspectLibrary(
 }
 
 /** The part of device code that no section of fat binaries holds. */
-export const looseCode = "device code outside fat binaries";
+const looseCode = "device code outside fat binaries";
 
 const parts: [RegExp, string][] = [
   [/^\.nv_fatbin$/, "fat binaries"],

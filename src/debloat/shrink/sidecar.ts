@@ -28,7 +28,7 @@ import { Bytes, latin1, Patch } from "../bytes.ts";
 /** Bytes before the first run of a sidecar. */
 export const sidecarHeaderBytes = 4096;
 /** What a sidecar begins with. */
-export const sidecarMagic = "FBSIDE\0\x01";
+const sidecarMagic = "FBSIDE\0\x01";
 
 /** A run of the original: `from` says which file holds it now, at which offset. */
 export type Piece = [from: "shrunk" | "sidecar", offset: number, bytes: number];
