@@ -259,7 +259,7 @@ function optionCases(): Case[] {
     ["scale", { scale: 0.4 }],
     ["window, soft cap and scale at plan", { windowLeft: 9, softCap: 4, scale: 0.4, atPlan: true }],
     ["pages of the caller", { callers: true }],
-    ["pages of the caller, HND", { callers: true, storage: "HND", kvDtype: "f8e4m3" }],
+    ["pages of the caller, HND", { callers: true, storage: "HND", scales: "token" }],
     ["ALiBi", { alibi: true }],
     ["sinks", { sinks: true }],
     ["raw state", { sinks: true, finalize: false }],

@@ -429,7 +429,8 @@ export class Rig implements Disposable {
     const heads = c.kvHeads;
     const first = source.cache?.plane(0, this.attention.options.keyPlane) ?? source.k;
     const paged = first!.shape.length === 4;
-    const plane = paged ? first!.shape.slice(0, 2) : [1, first!.shape[0]];
+    // Pages of the caller may have heads before tokens.
+    const plane = paged ? [first!.shape[0], c.pageSize] : [1, first!.shape[0]];
     const shapes = {
       none: [],
       tensor: [1],
