@@ -45,10 +45,8 @@ interface Original {
   readonly text: string;
   readonly expected: string;
   readonly image: { path: string; bytes: Uint8Array };
-  /** How it ends under the race detector as it is, warp by warp. */
-  readonly watched: Watched;
-  /** The same lane by lane, once it is asked for. */
-  lanes?: Promise<Watched>;
+  /** How it ends under the race detector as it is, by the kind of threads, once that is asked. */
+  readonly watched: Partial<Record<ThreadKind, Promise<Watched>>>;
 }
 
 /** What a child process says of a subject's case, run with an image in the kernel's place. */
@@ -67,22 +65,18 @@ export function originalsOf(
     const expected = await run(subject, "fifo");
     if (!expected.startsWith("{")) throw new Error(`${name}: ${expected}`);
     const text = expand((JSON.parse(expected) as Outcome).specialization);
-    const watched = await watchText(subject, text, folder, "warps");
-    return { name, subject, text, expected, image: await imageOf(text, folder), watched };
+    return { name, subject, text, expected, image: await imageOf(text, folder), watched: {} };
   });
 }
 
-/** By subject and schedule, what differs from the first schedule's outcome. */
-export async function differingSchedules(originals: readonly Original[]): Promise<string[]> {
-  const found = await each(originals, async ({ name, subject, image, expected }) => {
-    const differing: string[] = [];
-    for (const order of schedules) {
-      const outcome = await run(subject, order, image.path);
-      if (outcome !== expected) differing.push(`${name}, ${order}: ${outcome}`);
-    }
-    return differing;
-  });
-  return found.flat();
+/** By schedule, outcomes of a subject that differ from the first's. */
+async function differingSchedules({ name, subject, image, expected }: Original): Promise<string[]> {
+  const differing: string[] = [];
+  for (const order of schedules) {
+    const outcome = await run(subject, order, image.path);
+    if (outcome !== expected) differing.push(`${name}, ${order}: ${outcome}`);
+  }
+  return differing;
 }
 
 /**
@@ -107,12 +101,50 @@ export function mutantsOf(
   return Map.groupBy(all, ({ mutant }) => mutant.name);
 }
 
-/** So many of the mutants, which a seed picks. */
-export function someOf<T>(mutants: ReadonlyMap<string, T>, seed: number, count: number) {
+/**
+ * So many of what has names, which a seed picks. Mutants that are known to survive come last: they
+ * take every schedule and the race detector, and show the least.
+ */
+export function someOf<T>(
+  named: ReadonlyMap<string, T>,
+  seed: number,
+  count: number,
+  surviving: Readonly<Record<string, string>> = {},
+): Map<string, T> {
   const random = seeded(seed);
-  const drawn = [...mutants].map((mutant) => ({ mutant, place: random.next() }));
-  const order = drawn.sort((a, b) => a.place - b.place).map(({ mutant }) => mutant);
+  const drawn = [...named].map((entry) => {
+    return { entry, place: random.next() + (entry[0] in surviving ? 1 : 0) };
+  });
+  const order = drawn.sort((a, b) => a.place - b.place).map(({ entry }) => entry);
   return new Map(order.slice(0, count));
+}
+
+/** How a subject's own kernel ends under the race detector, which is asked once. */
+function watchedOf(of: Original, kind: ThreadKind, folder: string): Promise<Watched> {
+  return (of.watched[kind] ??= watchText(of.subject, of.text, folder, kind));
+}
+
+/**
+ * Of so many of the subjects, which a seed picks, what is wrong with them as they are: outcomes
+ * that differ by schedule, and what the race detector says. `racing` names those of which it may
+ * report.
+ */
+export async function faultsOf(
+  originals: readonly Original[],
+  seed: number,
+  count: number,
+  folder: string,
+  racing: readonly string[] = [],
+): Promise<string[]> {
+  const some = someOf(new Map(originals.map((of) => [of.name, of])), seed, count);
+  const found = await each([...some], async ([name, of]) => {
+    const faults = await differingSchedules(of);
+    const { report, failure } = await watchedOf(of, "warps", folder);
+    if (failure !== "") faults.push(`${name}, watched: ${failure}`);
+    if ((report !== "") !== racing.includes(name)) faults.push(`${name}: ${report || "no race"}`);
+    return faults;
+  });
+  return found.flat();
 }
 
 /** A subject with that text in its kernel's place under the race detector. */
@@ -153,11 +185,9 @@ async function catchOne(of: Original, { name, text }: Mutant, folder: string) {
     if (!wrong.test(outcome)) throw new Error(`${name}: ${outcome}`);
     return `${of.name}, ${order}: ${outcome}`;
   }
-  of.lanes ??= watchText(of.subject, of.text, folder, "lanes");
   for (const kind of ["warps", "lanes"] as const) {
     // Where the kernel itself is reported, a report of the mutant says nothing.
-    const own = kind === "warps" ? of.watched : await of.lanes;
-    if (own.report !== "") continue;
+    if ((await watchedOf(of, kind, folder)).report !== "") continue;
     const { report, failure } = await watchText(of.subject, text, folder, kind);
     if (report !== "") return `${of.name}: ${report}`;
     if (failure === "") continue;

@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,7 +7,7 @@ import { sweep } from "../support/deep.ts";
 import { emulatedLibrary } from "../support/targets.ts";
 import {
   catchAll,
-  differingSchedules,
+  faultsOf,
   type LooseBound,
   mutantsOf,
   originalsOf,
@@ -183,20 +183,20 @@ const skipped = !existsSync(emulatedLibrary) || process.env["FLASHBUN_EMULATOR"]
 describe.skipIf(skipped)("an attention kernel", () => {
   let originals: Awaited<ReturnType<typeof originalsOf>> = [];
 
-  test("is right under every schedule", async () => {
+  beforeAll(async () => {
     originals = await originalsOf(subjects, folder);
-    expect(await differingSchedules(originals)).toEqual([]);
-    // Two warps may mark one row as wrong there, by the same number.
-    const racing = originals.filter(({ watched }) => watched.report !== "");
-    expect(racing.map(({ name }) => name)).toEqual(["wide decode"]);
-    expect(originals.filter(({ watched }) => watched.failure !== "")).toEqual([]);
   }, 600_000);
+
+  sweep("is right under every schedule", { slice: 4, whole: 1000 }, async (seed, count) => {
+    // Two warps may mark one row as wrong there, by the same number.
+    expect(await faultsOf(originals, seed, count, folder, ["wide decode"])).toEqual([]);
+  });
 
   const title = "is wrong without any of its waits, and with loose bounds";
   sweep(title, { slice: 8, whole: 1000 }, async (seed, count) => {
     const all = mutantsOf(originals, "attention/", looseBounds);
     expect(all.size).toBeGreaterThan(40);
-    const found = await catchAll(someOf(all, seed, count), folder);
+    const found = await catchAll(someOf(all, seed, count, harmless), folder);
     expect(unexplained(found, harmless)).toEqual([]);
   });
 });
