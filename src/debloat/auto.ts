@@ -16,7 +16,7 @@ import {
   type ShrunkRun,
   shrunkLibraries,
 } from "./run.ts";
-import { choose } from "./shrink/options.ts";
+import { choose, cutOptions } from "./shrink/options.ts";
 
 /** How to run and how to shrink: as RunOptions, without the profile, which is traced. */
 export interface AutoOptions extends Omit<RunOptions, "profile"> {
@@ -29,19 +29,7 @@ export type AutoRun =
   | { readonly ended: Ended; readonly traced: Profile }
   | (ShrunkRun & { readonly traced?: undefined });
 
-const autoOptions = [
-  "onTraced",
-  "cache",
-  "onShrink",
-  "onProblem",
-  "arch",
-  "level",
-  "keep",
-  "host",
-  "strip",
-  "dropRel",
-  "recompress",
-];
+const autoOptions = ["onTraced", "cache", "onShrink", "onProblem", ...cutOptions];
 
 /**
  * Runs a command. The first time, or when a library has changed since, it is traced, and if it ends

@@ -25,7 +25,7 @@ import { type Ended, runCommand } from "./process/spawn.ts";
 import type { Profile } from "./profile/profile.ts";
 import { requireProfile } from "./profile/read.ts";
 import type { ShrinkReport } from "./shrink/decide.ts";
-import { choose, type ShrinkOptions } from "./shrink/options.ts";
+import { choose, cutOptions, type ShrinkOptions } from "./shrink/options.ts";
 import { shrinkLibrary, sidecarName } from "./shrink/shrink.ts";
 
 /** How to run, and how to shrink: as ShrinkOptions, but for the files. */
@@ -39,19 +39,7 @@ export interface RunOptions extends Omit<ShrinkOptions, "profile" | "sidecar" | 
   readonly onProblem?: (problem: string) => void;
 }
 
-const runOptions = [
-  "profile",
-  "cache",
-  "onShrink",
-  "onProblem",
-  "arch",
-  "level",
-  "keep",
-  "host",
-  "strip",
-  "dropRel",
-  "recompress",
-];
+const runOptions = ["profile", "cache", "onShrink", "onProblem", ...cutOptions];
 
 /** What came of a run. */
 export interface ShrunkRun {

@@ -30,6 +30,20 @@ export interface ShrinkOptions {
   readonly onProgress?: (doneBytes: number, allBytes: number) => void;
 }
 
+/** Those of them that say what is cut, which whoever shrinks several libraries takes too. */
+export const cutOptions = [
+  "arch",
+  "level",
+  "keep",
+  "host",
+  "strip",
+  "dropRel",
+  "recompress",
+] as const;
+
+/** All of them. */
+export const shrinkOptions = [...cutOptions, "profile", "sidecar", "onProgress"] as const;
+
 /** Options after a check, with defaults. */
 export interface Chosen extends ShrinkOptions {
   readonly targets: readonly Target[];
@@ -47,13 +61,11 @@ function requireOneOf(option: string, value: unknown, allowed: readonly string[]
 }
 
 /**
- * The options after a check.
+ * The options, all of which have names that are known, after a check.
  * @param isWritten whether a file is written: removed pages then need a sidecar to come back from
  * @throws OptionError
  */
 export function choose(options: ShrinkOptions, isWritten: boolean): Chosen {
-  if (typeof options !== "object" || options === null)
-    throw new OptionError("options", options, "an object of options", "pass { arch } or more.");
   const { arch, profile, keep, host, sidecar, recompress } = options;
   if (arch !== undefined && !Array.isArray(arch))
     throw new OptionError("arch", arch, "a list such as [sm_90]", "name the GPUs.");
@@ -61,6 +73,11 @@ export function choose(options: ShrinkOptions, isWritten: boolean): Chosen {
   if (keep !== undefined && !(keep instanceof RegExp))
     throw new OptionError("keep", keep, "a RegExp", "match mangled names of kernels.");
   if (sidecar !== undefined) requireText("sidecar", sidecar);
+  for (const flag of ["strip", "dropRel"] as const) {
+    const value: unknown = options[flag];
+    if (value === undefined || typeof value === "boolean") continue;
+    throw new OptionError(flag, value, "true or false", "leave it out for false.");
+  }
   requireOneOf("host", host, ["off", "pages"]);
   requireOneOf("level", options.level, ["arch", "cubin", "kernel"]);
   const level = options.level ?? ((profile ?? keep) ? "kernel" : "arch");

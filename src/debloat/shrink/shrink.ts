@@ -3,7 +3,7 @@ import { mkdirSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { DebloatError } from "../../errors.ts";
 import { releasePages } from "../../ffi/mapping.ts";
-import { requireText } from "../../require.ts";
+import { requireOptions, requireText } from "../../require.ts";
 import { archName } from "../fatbin/fatbin.ts";
 import { neededByAny, type Target } from "../fatbin/select.ts";
 import { asDebloatError, hashFile, isSameFile, mapFile, withOpened } from "../files.ts";
@@ -11,7 +11,7 @@ import { type Library, readLibrary } from "../library.ts";
 import type { Pool } from "../pool/pool.ts";
 import { profiledLibrary, type ProfiledLibrary } from "../profile/profile.ts";
 import { decide, type ShrinkReport } from "./decide.ts";
-import { type Chosen, choose, type ShrinkOptions } from "./options.ts";
+import { type Chosen, choose, type ShrinkOptions, shrinkOptions } from "./options.ts";
 import { writeShrunk, writeSidecar } from "./restore.ts";
 
 /**
@@ -25,6 +25,7 @@ export async function shrinkLibrary(
   options: ShrinkOptions,
   pool: Pool,
 ): Promise<ShrinkReport> {
+  requireOptions("options", options, shrinkOptions);
   const chosen = choose(options, output !== undefined);
   const { data, mode } = mapFile(file);
   requireOtherFiles(file, output, options.sidecar);

@@ -7,7 +7,7 @@ import { asDebloatError, hashFile, mapFile } from "../files.ts";
 import { isShrunk, readLibraryId, shrunkFrom } from "../library.ts";
 import { overlapped } from "../pool/overlap.ts";
 import { Pool } from "../pool/pool.ts";
-import { choose, type Chosen, type ShrinkOptions } from "../shrink/options.ts";
+import { choose, type Chosen, cutOptions, type ShrinkOptions } from "../shrink/options.ts";
 import { restoreFile } from "../shrink/restore.ts";
 import { shrinkLibrary, sidecarName } from "../shrink/shrink.ts";
 import { isElf, layOut, makeFolders, share, type TreeFile } from "./copy.ts";
@@ -46,19 +46,7 @@ export interface TreeReport {
 /** Below this a library is not worth the work. */
 const bytesMin = 2 ** 18;
 
-const treeOptions = [
-  "sidecar",
-  "onShrink",
-  "onProblem",
-  "profile",
-  "arch",
-  "level",
-  "keep",
-  "host",
-  "strip",
-  "dropRel",
-  "recompress",
-];
+const treeOptions = ["sidecar", "onShrink", "onProblem", "profile", ...cutOptions];
 
 /**
  * Makes a slim copy of a folder: libraries that the profile knows by build are shrunk by it, others

@@ -176,6 +176,8 @@ describe("options", () => {
     [{ host: "pages" }, "host must be off without a profile"],
     [{ host: "pages", profile, level: "arch" }, "host must be off without a sidecar"],
     [{ recompress: 23 }, "recompress must be an integer from 1 to 22 (got 23)"],
+    [{ archs: ["sm_90"] } as ShrinkOptions, "options.archs must be one of the options arch, "],
+    [{ strip: "no" } as unknown as ShrinkOptions, 'strip must be true or false (got "no")'],
   ];
   test.each(cases)("%j", async (options, message) => {
     const shrunk = shrinkLibrary(library, join(folder, "never.so"), options, pool);
