@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, test } from "bun:test";
 import { Device } from "../../src/device/device.ts";
 import { gridCases, randomCase } from "../support/cases.ts";
-import { forSeeds } from "../support/random.ts";
+import { sweepSeeds } from "../support/deep.ts";
 import { optionsOf } from "../support/rig.ts";
 import { caseOn, targetsHere } from "../support/targets.ts";
 import { warmUp } from "../support/warm.ts";
@@ -25,15 +25,13 @@ describe.each(await targetsHere())("attention on $name", (target) => {
   });
 
   // On a GPU a case compiles kernels of its own: a few seconds each on the emulated one.
-  const cases = target.kind === "cpu" ? 300 : 12;
-  test("random cases over every option", () => {
-    forSeeds(cases, (random) => {
-      const c = randomCase(random);
-      try {
-        runCase(device, c);
-      } catch (cause) {
-        throw new Error(`${(cause as Error).message} in ${JSON.stringify(c)}`, { cause });
-      }
-    });
-  }, 120_000);
+  const sizes = target.kind === "cpu" ? { slice: 150, whole: 300 } : { slice: 6, whole: 12 };
+  sweepSeeds("random cases over every option", sizes, (random) => {
+    const c = randomCase(random);
+    try {
+      runCase(device, c);
+    } catch (cause) {
+      throw new Error(`${(cause as Error).message} in ${JSON.stringify(c)}`, { cause });
+    }
+  });
 });

@@ -3,7 +3,8 @@ import { Device } from "../../src/device/device.ts";
 import { OutOfPagesError } from "../../src/errors.ts";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { caseOf, storages } from "../support/cases.ts";
-import { forSeeds, type Random } from "../support/random.ts";
+import { sweepSeeds } from "../support/deep.ts";
+import type { Random } from "../support/random.ts";
 import { targetsHere } from "../support/targets.ts";
 import { World } from "../support/world.ts";
 
@@ -75,9 +76,10 @@ describe.each(await targetsHere())("random lives of a cache on $name", (target) 
     await device[Symbol.asyncDispose]();
   });
 
-  test("every step agrees with the oracle and no page leaks", () => {
-    forSeeds(60, (random) => session(device, random));
-  }, 120_000);
+  const sizes = target.kind === "cpu" ? { slice: 60, whole: 600 } : { slice: 15, whole: 60 };
+  sweepSeeds("every step agrees with the oracle and no page leaks", sizes, (random) => {
+    session(device, random);
+  });
 
   test("a sequence that starts from cached pages", () => {
     using world = new World(device, caseOf("prefix", { pageSize: 4, kvDtype: "f16" }), {

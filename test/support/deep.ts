@@ -1,5 +1,5 @@
 import { test } from "bun:test";
-import { seeded } from "./random.ts";
+import { type Random, seeded } from "./random.ts";
 
 /** How many cases a sweep takes: a slice in every run of the tests, the whole in `check:deep`. */
 export interface Sizes {
@@ -19,6 +19,19 @@ export function sweep(
   const seed = Number(process.env["SEED"] ?? 1);
   const cases = process.env["FLASHBUN_DEEP"] === "1" ? whole : slice;
   test(`${title}: ${cases} cases of SEED=${seed}`, () => body(seed, cases), 600_000);
+}
+
+/** A test over random cases, each from a seed of its own; a failure names it. */
+export function sweepSeeds(title: string, sizes: Sizes, body: (random: Random) => void): void {
+  sweep(title, sizes, async (first, cases) => {
+    for (let seed = first; seed < first + cases; seed++) {
+      try {
+        body(seeded(seed));
+      } catch (cause) {
+        throw new Error(`failed with SEED=${seed}: ${(cause as Error).message}`, { cause });
+      }
+    }
+  });
 }
 
 /**
