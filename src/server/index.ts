@@ -3,4 +3,5 @@
  * @module flashbun/server
  */
 export type { EmbeddingModel } from "./embeddings.ts";
-export { ApiServer, type ServerOptions } from "./server.ts";
+export type { ServerOptions } from "./options.ts";
+export { ApiServer } from "./server.ts";

@@ -1,7 +1,6 @@
 import { createHash, randomUUID, timingSafeEqual } from "node:crypto";
 import type { Engine } from "../engine/engine.ts";
-import { OptionError } from "../errors.ts";
-import { requireInteger, requireNumber } from "../require.ts";
+import { requireNumber } from "../require.ts";
 import { showAsText } from "../shown.ts";
 import { jsonBody } from "./body.ts";
 import { type Asked, chatCompletion, textCompletion } from "./completions.ts";
@@ -9,40 +8,12 @@ import { type EmbeddingModel, embeddings } from "./embeddings.ts";
 import { errorResponse, HttpError } from "./http-errors.ts";
 import { listening } from "./listen.ts";
 import { Metrics } from "./metrics.ts";
+import { type ResolvedServerOptions, resolveServerOptions, type ServerOptions } from "./options.ts";
 import { pageFile } from "./page.ts";
 import { type Visit, Visits } from "./visits.ts";
 
-/** Where a server listens, and what it allows. */
-export interface ServerOptions {
-  /**
-   * Name that clients ask for, and that answers carry. The engine's adapters have theirs, by which
-   * clients ask for them as for models.
-   */
-  model: string;
-  /** Default 127.0.0.1: other machines do not reach it. */
-  host?: string;
-  /** Default 8000; 0: any that is free. */
-  port?: number;
-  /** Clients must send it as `Authorization: Bearer KEY`; default: none. */
-  apiKey?: string;
-  /** Most requests that wait or run; more get 429. Default 256. */
-  maxRequests?: number;
-  /** Most bytes of a request's body. Default 16 MiB. */
-  maxBodyBytes?: number;
-  /** Most tokens of an answer; who asks for more gets 400. Default: what the context holds. */
-  maxTokens?: number;
-  /** Seconds that a request may wait and run; later it gets 504. Default 600. */
-  maxSeconds?: number;
-  /** Answers `/v1/embeddings`; default: nothing does. It stays the caller's. */
-  embeddings?: EmbeddingModel;
-  /** Takes a line of JSON for each request. Default: none. */
-  log?: (line: string) => void;
-}
-
 /** Seconds that a body may stand still before its end. */
 const bodySeconds = 30;
-/** What a timer takes, and a day is enough. */
-const secondsMost = 86_400;
 
 /** A model of `/v1/models`, with the length of its context under vLLM's name. */
 interface ModelObject {
@@ -62,7 +33,7 @@ export class ApiServer {
   readonly url: string;
   readonly #server: Bun.Server<undefined>;
   readonly #engine: Engine;
-  readonly #options: Required<Omit<ServerOptions, "apiKey" | "embeddings">>;
+  readonly #options: ResolvedServerOptions;
   readonly #embeddings: EmbeddingModel | undefined;
   readonly #keyHash: Buffer | undefined;
   readonly #metrics: Metrics;
@@ -70,33 +41,10 @@ export class ApiServer {
 
   /** Listens at once. Errors: OptionError, for a port that is taken too. */
   constructor(engine: Engine, options: ServerOptions) {
-    const {
-      model,
-      host = "127.0.0.1",
-      port = 8000,
-      maxRequests = 256,
-      maxBodyBytes = 16 << 20,
-      maxTokens = engine.model.shape.contextTokens,
-      maxSeconds = 600,
-      log = () => {},
-    } = options;
-    requireInteger("port", port, 0, 65535);
-    requireInteger("maxRequests", maxRequests, 1);
-    requireInteger("maxBodyBytes", maxBodyBytes, 1);
-    requireInteger("maxTokens", maxTokens, 1);
-    requireNumber("maxSeconds", maxSeconds, 0.001, secondsMost);
-    if (engine.adapters.includes(model)) {
-      const fix = "give the model or the adapter another.";
-      throw new OptionError("model", model, "a name that no adapter has", fix);
-    }
+    this.#options = resolveServerOptions(engine, options);
     this.#engine = engine;
     this.#embeddings = options.embeddings;
-    this.#options = { model, host, port, maxRequests, maxBodyBytes, maxTokens, maxSeconds, log };
-    // An empty one would be the key of whoever sends none.
-    if (options.apiKey === "") {
-      const fix = "leave it out for a server without keys.";
-      throw new OptionError("apiKey", "", "a text that is not empty", fix);
-    }
+    const { host, port, maxRequests, maxBodyBytes, maxSeconds } = this.#options;
     this.#keyHash = options.apiKey === undefined ? undefined : hashOf(options.apiKey);
     this.#visits = new Visits({ answers: maxRequests, seconds: maxSeconds });
     this.#metrics = new Metrics(engine);

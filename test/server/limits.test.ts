@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Engine, type Generation } from "../../src/engine/index.ts";
+import { OptionError } from "../../src/errors.ts";
 import { ApiServer, type ServerOptions } from "../../src/server/index.ts";
 import { tinyModel, writeFolder } from "../support/tiny-llama.ts";
 
@@ -162,9 +163,32 @@ test.each([
   ["maxSeconds", NaN],
   ["maxBodyBytes", 1.5],
   ["maxRequests", -1],
+  ["port", 65536],
+  ["host", 5],
+  ["model", undefined],
+  ["log", "stdout"],
+  ["apiKey", 5],
+  // A server whose key is misspelt would be open to all.
+  ["apikey", "secret"],
+  ["embeddings", { model: "bert" }],
+  ["embeddings", { model: "bert", encoder: {} }],
 ])("%s of %p is refused by name", (name, value) => {
-  const options = { model: "tiny", port: 0, [name]: value };
+  const options = { model: "tiny", port: 0, [name]: value } as ServerOptions;
+  expect(() => new ApiServer(engine, options)).toThrow(OptionError);
   expect(() => new ApiServer(engine, options)).toThrow(name);
+});
+
+test("what is no engine is refused, and what is undefined is left out", async () => {
+  const options = { model: "tiny", port: 0 };
+  const none = undefined as unknown as Engine;
+  expect(() => new ApiServer(none, options)).toThrow("engine must be an engine (got undefined)");
+  const server = new ApiServer(engine, {
+    ...options,
+    apiKey: undefined,
+    log: undefined,
+    embeddings: undefined,
+  });
+  await server.stop();
 });
 
 test("what outlives a stopping server ends with an error, a stream by its last event", async () => {
