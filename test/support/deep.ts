@@ -17,8 +17,10 @@ export function sweep(
   body: (seed: number, cases: number) => Promise<void>,
 ): void {
   const seed = Number(process.env["SEED"] ?? 1);
-  const cases = process.env["FLASHBUN_DEEP"] === "1" ? whole : slice;
-  test(`${title}: ${cases} cases of SEED=${seed}`, () => body(seed, cases), 600_000);
+  const isDeep = process.env["FLASHBUN_DEEP"] === "1";
+  const cases = isDeep ? whole : slice;
+  const minutes = isDeep ? 60 : 10;
+  test(`${title}: ${cases} cases of SEED=${seed}`, () => body(seed, cases), minutes * 60_000);
 }
 
 /** A test over random cases, each from a seed of its own; a failure names it. */
