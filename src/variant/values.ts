@@ -143,21 +143,21 @@ export class F32 extends Numeric<F32> {
     this.#wantVector("rotate");
     if (typeof pairing !== "object" || pairing === null || typeof turn !== "function")
       trace.fail("rotate got no pairing or no function", "write x.rotate({ dim }, (pair) => ...)");
-    const { dim, interleaved = false } = pairing;
+    const { dim, interleaved = false, ...others } = pairing;
+    const [other] = Object.keys(others);
+    if (other !== undefined) trace.fail(`rotate got ${other}`, "give dim and interleaved alone");
     if (!Number.isInteger(dim) || dim < 2 || dim % 2 !== 0)
       trace.fail(`rotate got dim ${describe(dim)}`, "give an even number of 2 or more");
     const element = new I32(trace, trace.graph.input("element"));
     const half = dim / 2;
     const first = interleaved ? element.and(1).eq(0) : element.lt(half);
-    const pair = pairOf(element, half, interleaved);
-    const turned = turn(pair);
+    const turned = turn(pairOf(element, half, interleaved));
     if (!Array.isArray(turned))
       trace.fail(`rotate's function gave ${kindOf(turned)}`, "return [cosine, sine]");
     const [cos, sin] = turned as readonly [F32, F32];
-    const { graph } = trace;
     const value = interleaved ? -dim : dim;
     const parts = { op: "partner", type: "f32", inputs: [this.node], value } as const;
-    const partner = new F32(trace, graph.make(parts));
+    const partner = new F32(trace, trace.graph.make(parts));
     const result = this.mul(cos).add(partner.mul(first.select(sin.neg(), sin)));
     return element.lt(dim).select(result, this);
   }

@@ -25,6 +25,20 @@ test("right arguments are taken, but for files and commands that are not there",
   ]);
 });
 
+test("an option that is not there is refused, but by what has a reason", async () => {
+  const program = join(import.meta.dir, "fuzz.ts");
+  const { stdout, stderr } = await runBun([program, "misspelt"]);
+  expect(stderr).toBe("");
+  expect(stdout.split("\n")).toEqual([
+    // An environment has other variables.
+    "ranksOf, argument 0",
+    // Names are looked at in a layer's first step alone.
+    "PagedCache#append, argument 0",
+    // A plan is proved by what it was made with, as it is.
+    "checkPlan, argument 2",
+  ]);
+});
+
 /** Bytes that a run may hold at its peak: no call's work grows with a number that it was given. */
 const memoryMost = 2 ** 31;
 

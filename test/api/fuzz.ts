@@ -4,6 +4,7 @@
  *
  * Usage: bun test/api/fuzz.ts SEED CALLS LOG [cpu | cuda:0]
  *        bun test/api/fuzz.ts right: says which calls refuse their right arguments
+ *        bun test/api/fuzz.ts misspelt: says which calls take an option that is not there
  * LOG is a file that takes each call before it is made. On a GPU nothing is called that compiles.
  */
 import { writeSync, openSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -138,6 +139,27 @@ async function refusedWhenRight(): Promise<string[]> {
   return refused;
 }
 
+/** The calls that take an option which is not there, and in which argument. */
+async function takenWhenMisspelt(): Promise<string[]> {
+  const taken: string[] = [];
+  for (const [name, rightArguments] of allCalls()) {
+    const world = await makeWorld();
+    const right = withTrusted(rightArguments(world));
+    for (const [i, given] of right.entries()) {
+      if (typeof given !== "object" || given === null) continue;
+      if (Object.getPrototypeOf(given) !== Object.prototype) continue;
+      try {
+        await make(name, world, right.with(i, { ...given, misspelt: 1 }));
+        taken.push(`${name}, argument ${i}`);
+      } catch (error) {
+        if (!(error instanceof flashbun.FlashbunError)) throw error;
+      }
+    }
+    world.device[Symbol.dispose]();
+  }
+  return taken;
+}
+
 async function fuzz(seed: number, count: number, log: number, kind: Kind): Promise<number> {
   const random = seeded(seed);
   let failed = 0;
@@ -175,8 +197,10 @@ async function fuzz(seed: number, count: number, log: number, kind: Kind): Promi
   return failed;
 }
 
-if (process.argv[2] === "right") {
-  process.stdout.write((await refusedWhenRight()).join("\n"));
+const listed = { right: refusedWhenRight, misspelt: takenWhenMisspelt };
+if (process.argv[2] in listed) {
+  const list = listed[process.argv[2] as keyof typeof listed];
+  process.stdout.write((await list()).join("\n"));
   process.exit(0);
 } else {
   const [seed, count, log, kind = "cpu"] = process.argv.slice(2);
