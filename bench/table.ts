@@ -50,6 +50,13 @@ export function parseCount(least: number, most: number): (text: string) => numbe
   };
 }
 
+/** Reads a positive number of the command line. */
+export function parsePositive(text: string): number {
+  const value = Number(text);
+  if (value > 0 && Number.isFinite(value)) return value;
+  throw new InvalidArgumentError("it must be a number above 0.");
+}
+
 /** The names of rows, one a line, for whoever asked for others. */
 export function namesOf(rows: readonly { readonly name: string }[]): string {
   return rows.map(({ name }) => `  ${name}\n`).join("");

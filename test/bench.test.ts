@@ -45,8 +45,8 @@ test.each(places)(
   async (device) => {
     const file = join(folder, "gpu.json");
     const only =
-      "b64_h32_8_d128_kv4096_p16|zipf|f8e4m3/b1_|d128_s16384_causal|launch|step32_b1|4x512|" +
-      "append/bf16|merge";
+      "b64_h32_8_d128_kv4096_p16|zipf|f8e4m3/b1_|launch|step32_b1|4x512|append/bf16|merge|" +
+      "prefill/[a-z0-9]+/(ragged|paged16)/b1_h16_d128_s16384_causal";
     const args = ["--quick", "--no-peer", "--only", only, "--json", file, "--device", device];
     const { code, stdout, stderr } = await runBun([gpuScript, ...args]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
@@ -138,6 +138,7 @@ test("wrong arguments are refused in a sentence", async () => {
     [[script, "--only", "nothing-like-this"], "no row matches"],
     [[script, "--frobnicate"], "unknown option"],
     [[gpuScript, "--budget", "0"], "--budget"],
+    [[gpuScript, "--seconds", "0"], "--seconds"],
     [[gpuScript, "--only", "nothing-like-this"], "no row matches"],
     [[gpuScript, "--device", "gpu"], "kind must be"],
   ] as const) {

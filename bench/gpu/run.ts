@@ -4,7 +4,7 @@ import { Command } from "commander";
 import type { DeviceKind } from "../../src/device/open.ts";
 import { Device, FlashbunError } from "../../src/index.ts";
 import { Peer } from "../peers/peer.ts";
-import { figure, namesOf, parseCount, parseRegex, Table } from "../table.ts";
+import { figure, namesOf, parseCount, parsePositive, parseRegex, Table } from "../table.ts";
 import { type GpuBench, type GpuCase, type GpuRow, measureCeilings } from "./bench.ts";
 import { cascadeCases } from "./cascade.ts";
 import { decodeCases, moreDecodeCases } from "./decode.ts";
@@ -25,6 +25,7 @@ interface Options {
   only: RegExp;
   device: DeviceKind;
   budget: number;
+  seconds: number;
   quick: boolean;
   peer: boolean;
   backends?: string[];
@@ -54,6 +55,7 @@ const command = new Command("bench:gpu")
   .option("--only <regex>", "run the rows whose name matches", parseRegex, /./)
   .option("--device <name>", "device to measure", "cuda:0")
   .option("--budget <seconds>", "start no row that may end later", parseCount(1, 86_400), 86_400)
+  .option("--seconds <seconds>", "to measure a figure for", parsePositive, 0.4)
   .option("--quick", "next to no data and work, to see that it works", false)
   .option("--no-peer", "do not run other libraries")
   .option("--backends <names>", "of the peer's implementations only these", (text) =>
@@ -90,7 +92,7 @@ async function main(options: Options): Promise<void> {
       `${figure(ceilings.copyGBs)} GB/s copied${product}\n` +
       `peer      ${peerLine(peer, options)}\n\n`,
   );
-  const seconds = options.quick ? 0 : 0.4;
+  const seconds = options.quick ? 0 : options.seconds;
   const backends = peer?.backends.filter((name) => options.backends?.includes(name) ?? true) ?? [];
   const bench: GpuBench = { device, ceilings, peer, backends, quick: options.quick, seconds };
   const budget = options.budget * 1000 - (performance.now() - started);
