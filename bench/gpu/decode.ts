@@ -34,6 +34,8 @@ export interface DecodeShape {
   headDim: number;
   /** New tokens of each request. */
   queries: number;
+  /** Of queries; default bf16. */
+  dtype?: "f8e4m3";
   kvDtype: DType;
   layout: "NHD" | "HND";
   /** Keys of each request. */
@@ -83,9 +85,9 @@ export class DecodeWorld implements Disposable {
       },
     });
     const tokens = lengths.length * queries;
-    const noise = (heads: number, seed: number) =>
-      Tensor.randomNormal(device, [tokens, heads, headDim], "bf16", { seed });
-    this.q = noise(queryHeads, 1000);
+    const noise = (heads: number, seed: number, dtype: DType = "bf16") =>
+      Tensor.randomNormal(device, [tokens, heads, headDim], dtype, { seed });
+    this.q = noise(queryHeads, 1000, shape.dtype);
     this.k = noise(kvHeads, 1001);
     this.out = Tensor.empty(device, [tokens, queryHeads, headDim], "bf16");
     this.sequences = lengths.map(() => this.cache.sequence());
@@ -103,8 +105,9 @@ export class DecodeWorld implements Disposable {
       queryHeads,
       kvHeads,
       headDim,
-      dtype: "bf16",
+      dtype: shape.dtype ?? "bf16",
       kvDtype,
+      outDtype: "bf16",
       causal: true,
       rope: shape.rope ? {} : undefined,
       graph: shape.graph
@@ -189,6 +192,7 @@ interface Row {
   keys: number;
   dim?: number;
   queries?: number;
+  dtype?: "f8e4m3";
   kvDtype?: DType;
   layout?: "NHD" | "HND";
   rope?: boolean;
@@ -231,6 +235,10 @@ const fp8: Row[] = xqa.flatMap(([batch, times]) =>
     return { batch, heads: grouped, keys: 1024 * Number(thousands), kvDtype: "f8e4m3", most };
   }),
 );
+/** XQA's own way: queries are fp8, too. */
+const fp8Queries = fp8
+  .filter(({ batch, keys }) => batch !== 16 && keys > 1024 && keys < 32_768)
+  .map((row): Row => ({ ...row, dtype: "f8e4m3" }));
 
 const other: Row[] = [
   { batch: 64, heads: grouped, keys: 4096, dim: 64 },
@@ -257,8 +265,9 @@ function nameOf(row: Row): string {
   const { batch, heads, keys, dim = usualDim, queries = 1, kvDtype = "bf16" } = row;
   const shape = `b${batch}_h${heads.join("_")}_d${dim}_kv${keys}_p${pageSize}`;
   const drafts = queries === 1 ? "" : `_q${queries}`;
-  const rope = row.rope ? "_rope" : "";
-  return `decode/${kvDtype}/${shape}${drafts}${row.layout === "HND" ? "_hnd" : ""}${rope}`;
+  const options = `${row.layout === "HND" ? "_hnd" : ""}${row.rope ? "_rope" : ""}`;
+  const dtype = row.dtype === undefined ? "" : `_${row.dtype}-queries`;
+  return `decode/${kvDtype}${dtype}/${shape}${drafts}${options}`;
 }
 
 function caseOf(row: Row): GpuCase {
@@ -271,6 +280,7 @@ export const decodeCases: GpuCase[] = [
   { name: `decode/bf16/zipf_b64_h32_8_d${usualDim}_kv4096_p${pageSize}`, run: skewed },
   ...fp8.map(caseOf),
   ...other.map(caseOf),
+  ...fp8Queries.map(caseOf),
 ];
 
 /** Further shapes. */
@@ -292,6 +302,7 @@ async function decode(bench: GpuBench, row: Row): Promise<GpuRow[]> {
     kvHeads,
     headDim: dim,
     queries,
+    dtype: row.dtype,
     kvDtype,
     layout,
     rope: row.rope,
@@ -300,7 +311,7 @@ async function decode(bench: GpuBench, row: Row): Promise<GpuRow[]> {
   });
   world.run(0);
   const peerCase: Omit<PeerCase, "seconds"> = {
-    dtype: "bf16",
+    dtype: row.dtype ?? "bf16",
     kvDtype,
     batch,
     queryHeads,
