@@ -2,6 +2,8 @@ import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { decodeTable } from "../bench/paper/dynamism.ts";
+import { pageOf } from "../bench/paper/page.ts";
 import { Peer, type PeerCase } from "../bench/peers/peer.ts";
 import { runBun } from "./support/run.ts";
 import { deviceTargets } from "./support/targets.ts";
@@ -174,6 +176,17 @@ test.each(places)(
   },
   300_000,
 );
+
+test("FlashInfer that ran beside has columns of its own on the paper's page", () => {
+  const [row] = decodeTable.rows;
+  const textOf = (flashinfer?: number | null) =>
+    pageOf("a GPU", "today", [
+      { table: decodeTable, rows: [{ row, measured: { flashbun: 80, other: 40, flashinfer } }] },
+    ]);
+  expect(textOf(75)).toMatch(/\| 80.0 \| 40.0 \| 2.00x \| 75.0 \| 1.07x \|$/m);
+  expect(textOf(null)).toMatch(/\| 80.0 \| 40.0 \| 2.00x \|  \|  \|$/m);
+  expect(textOf()).toMatch(/\| 80.0 \| 40.0 \| 2.00x \|$/m);
+});
 
 test("a table that the paper does not have is refused", async () => {
   const paper = join(root, "bench", "paper", "run.ts");

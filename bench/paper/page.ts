@@ -7,14 +7,21 @@ export interface PaperResult {
   measured: Measurement;
 }
 
-/** Headings of a table's columns. */
-export function headingsOf({ other, paperOther }: PaperTable): string[] {
-  return ["Shape", "FlashInfer", paperOther, "ratio", "flashbun", other, "ratio"];
+/** Headings of a table's columns; `here`: FlashInfer ran beside. */
+export function headingsOf({ other, paperOther }: PaperTable, here: boolean): string[] {
+  const columns = ["Shape", "FlashInfer", paperOther, "ratio", "flashbun", other, "ratio"];
+  return here ? [...columns, "FlashInfer here", "ratio"] : columns;
 }
 
 /** A row's cells, the paper's before ours. */
-export function cellsOf({ unit }: PaperTable, { row, measured }: PaperResult): string[] {
+export function cellsOf(
+  { unit }: PaperTable,
+  { row, measured }: PaperResult,
+  here: boolean,
+): string[] {
   const { paper } = row;
+  const { flashinfer = null } = measured;
+  const beside = [figure(flashinfer), times(ratioOf(unit, measured.flashbun, flashinfer))];
   const theirs = paper === null ? null : ratioOf(unit, paper.flashinfer, paper.other);
   const ours = ratioOf(unit, measured.flashbun, measured.other);
   return [
@@ -25,6 +32,7 @@ export function cellsOf({ unit }: PaperTable, { row, measured }: PaperResult): s
     figure(measured.flashbun),
     figure(measured.other),
     times(ours),
+    ...(here ? beside : []),
   ];
 }
 
@@ -50,11 +58,12 @@ export function pageOf(
     wrapped(`Measured on ${day}: ${machine}.`),
   ];
   const parts = results.flatMap(({ table, rows }) => {
-    const cells = rows.map((row) => cellsOf(table, row));
+    const here = rows.some(({ measured }) => measured.flashinfer !== undefined);
+    const cells = rows.map((row) => cellsOf(table, row, here));
     return [
       `## ${table.title}`,
       `In ${table.unit}${isTime(table.unit) ? ": small is fast" : ""}.`,
-      markdown(headingsOf(table), cells),
+      markdown(headingsOf(table, here), cells),
       table.notes.map((note) => wrapped(`- ${note}`, "  ")).join("\n"),
     ];
   });

@@ -104,13 +104,14 @@ async function main(options: Options): Promise<void> {
 /** Measures a table's rows and prints each as it comes; a failed one does not stop the next. */
 async function rowsOf(bench: GpuBench, table: PaperTable): Promise<PaperResult[]> {
   process.stdout.write(`\n${table.title} (${table.unit})\n`);
-  print(headingsOf(table));
+  const here = table.asksFlashInfer === true && bench.backends.includes("flashinfer");
+  print(headingsOf(table, here));
   const results: PaperResult[] = [];
   for (const row of table.rows) {
     try {
       const result = { row, measured: await row.measure(bench) };
       results.push(result);
-      print(cellsOf(table, result));
+      print(cellsOf(table, result, here));
     } catch (error) {
       if (!(error instanceof FlashbunError)) throw error;
       process.stdout.write(`${row.shape}: ${error.message}\n`);

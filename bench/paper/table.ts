@@ -13,6 +13,8 @@ export interface Measurement {
   flashbun: number;
   /** What it is compared with; null where that does not run here. */
   other: number | null;
+  /** FlashInfer in the same run, where it can be imported and the table asks it. */
+  flashinfer?: number | null;
 }
 
 /** A row of a table: a shape, what the paper says of it, and how it is measured. */
@@ -32,6 +34,8 @@ export interface PaperTable {
   /** What the paper compares with, and what stands for it here. */
   paperOther: string;
   other: string;
+  /** Whether FlashInfer is asked, too, where it can be imported. */
+  asksFlashInfer?: boolean;
   /** What differs in the set-up, in sentences. */
   notes: readonly string[];
   rows: readonly PaperRow[];
