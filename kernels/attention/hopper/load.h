@@ -213,10 +213,26 @@ template <class Side> struct TileLoader {
         }
     }
 
-    // The last `count` tiles that are left, row by row, by each block for itself. A tile counts as
-    // full when the next one's copies are under way.
+    // A lane's row of 32 of a tile.
+    struct Asked {
+        int32_t page;
+        int32_t row; // below 0: none
+    };
+
+    FB_DEVICE Asked ask(const Task& task, int tile, int first) const {
+        const int32_t token = task.start + tile * FB_KV_TILE + first + lane_now();
+        const bool before_first = token < task.record.kv_start;
+        const int32_t end = before_first ? token : task.record.kv_end;
+        const Place place = find(b.attention(), task.record, task.source, token, end);
+        if (place.place == past_end) return {0, -1};
+        return {place.page == nullptr ? 0 : *place.page, without_full_bit(place.row)};
+    }
+
+    // The last `count` tiles that are left, row by row, by each block for itself. Page ids are
+    // asked for 32 rows ahead; a tile counts as full when the next one's copies are under way.
     FB_DEVICE void gather(const Task& task, int count) {
         uint64_t* before = nullptr;
+        Asked next = ask(task, count - 1, 0);
         FB_NO_UNROLL
         for (int tile = count - 1; tile >= 0; tile--) {
             want_next(task, tile);
@@ -224,14 +240,12 @@ template <class Side> struct TileLoader {
             note(task, tile);
             FB_NO_UNROLL
             for (int first = 0; first < FB_KV_TILE; first += 32) {
-                const int32_t token = task.start + tile * FB_KV_TILE + first + lane_now();
-                const bool before_first = token < task.record.kv_start;
-                const int32_t end = before_first ? token : task.record.kv_end;
-                const Place place = find(b.attention(), task.record, task.source, token, end);
-                const int32_t page = place.page == nullptr ? 0 : *place.page;
-                const int32_t row = without_full_bit(place.row);
+                const Asked asked = next;
+                const bool ends = first + 32 >= FB_KV_TILE;
+                if (!ends || tile > 0)
+                    next = ask(task, ends ? tile - 1 : tile, ends ? 0 : first + 32);
                 const uint64_t address =
-                    place.place == past_end ? 0 : Side::row(b, task.source, page, row);
+                    asked.row < 0 ? 0 : Side::row(b, task.source, asked.page, asked.row);
                 const int rows = min(32, FB_KV_TILE - first);
                 if constexpr (raw)
                     copy_rows_of<InRows<row_bytes>, row_bytes>(this->tile(), first, rows, address);
