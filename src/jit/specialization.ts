@@ -17,18 +17,18 @@ export const languageFlags: readonly string[] = ["-std=c++20"];
 
 type Files = Readonly<Record<string, string>>;
 
-const include = /^[ \t]*#[ \t]*include[ \t]+"([^"\n]+)".*$/;
-const opensCondition = /^[ \t]*#[ \t]*if/;
-const closesCondition = /^[ \t]*#[ \t]*endif/;
-const pragmaOnce = /^[ \t]*#[ \t]*pragma[ \t]+once\b/;
+/** Lines that expanding looks at: what is included, opens or ends a condition, or is a guard. */
+const directive =
+  /^[ \t]*#[ \t]*(?:include[ \t]+"([^"\n]+)"|(if)|(endif)|(pragma)[ \t]+once\b).*$/gm;
 const macroName = /^[A-Za-z_]\w*$/;
 /** Texts of a source around the place where a variant's text goes, if there is one. */
-interface Around {
-  readonly parts: readonly string[];
-  /** Their hash: a text of 100 KB and more is hashed once, whatever variants follow. */
-  readonly digest: string;
-}
-const around = new Map<string, Around>();
+const around = new Map<string, readonly string[]>();
+/** What stands for the files that a source is made of, and whether a variant's text is in them. */
+const identities = new Map<string, { readonly digest: string; readonly takesVariant: boolean }>();
+/** By path, what a file includes, in its order, and the hash of its text. */
+const fileFacts = new Map<string, { readonly included: string[]; readonly digest: string }>();
+/** Changes with what expanding makes of the same files. */
+const expandedForm = 1;
 const variantFile = "attention/variant.h";
 const variantHead = '#include "hooks.h"\n';
 const variantPlace = "// the text of a variant";
@@ -36,13 +36,16 @@ const variantPlace = "// the text of a variant";
 /** One self-contained text: the constants as macros, then the source with its includes in place. */
 export function expand({ source, constants, variant = plainVariant() }: Specialization): string {
   const place = `#line 1 "${variantFile}"\n${variant.trimEnd()}`;
-  return `${macros(constants)}${aroundVariant(source).parts.join(place)}\n`;
+  return `${macros(constants)}${aroundVariant(source).join(place)}\n`;
 }
 
-/** What stands for that text where images are looked for: texts differ if and only if these do. */
+/**
+ * What stands for that text where images are looked for: texts that differ have different ones. No
+ * text is made for it.
+ */
 export function identify({ source, constants, variant = plainVariant() }: Specialization): string {
-  const { parts, digest } = aroundVariant(source);
-  return `${macros(constants)}${digest}\n${parts.length > 1 ? variant.trimEnd() : ""}`;
+  const { digest, takesVariant } = identityOf(source);
+  return `${macros(constants)}${digest}\n${takesVariant ? variant.trimEnd() : ""}`;
 }
 
 function macros(constants: Specialization["constants"]): string {
@@ -53,15 +56,53 @@ function macros(constants: Specialization["constants"]): string {
 }
 
 /** Sources are expanded once, whatever variants follow. */
-function aroundVariant(source: string): Around {
+function aroundVariant(source: string): readonly string[] {
   let found = around.get(source);
   if (found === undefined) {
     const head = variantHead + variantPlace;
     const text = expandSource(source, { ...kernelSources(), [variantFile]: head });
-    const digest = createHash("sha256").update(text).digest("hex");
-    around.set(source, (found = { parts: text.split(variantPlace), digest }));
+    around.set(source, (found = text.split(variantPlace)));
   }
   return found;
+}
+
+/** Files are read once, whatever sources include them. */
+function identityOf(source: string) {
+  let found = identities.get(source);
+  if (found === undefined) {
+    requireSource(source, kernelSources());
+    const paths = [...filesOf(source, new Set())];
+    const lines = paths.map((path) => `${path} ${factsOf(path).digest}\n`);
+    const digest = sha256(`${expandedForm}\n${lines.join("")}`);
+    identities.set(source, (found = { digest, takesVariant: paths.includes(variantFile) }));
+  }
+  return found;
+}
+
+/** A file and those that it includes, in the order in which they begin. */
+function filesOf(path: string, seen: Set<string>): Set<string> {
+  seen.add(path);
+  for (const included of factsOf(path).included) if (!seen.has(included)) filesOf(included, seen);
+  return seen;
+}
+
+function factsOf(path: string) {
+  let found = fileFacts.get(path);
+  if (found === undefined) {
+    const files = kernelSources();
+    const text = files[path];
+    const included: string[] = [];
+    for (const { 1: named } of text.matchAll(directive)) {
+      const at = named === undefined ? undefined : resolveInclude(named, path, files);
+      if (at !== undefined) included.push(at);
+    }
+    fileFacts.set(path, (found = { included, digest: sha256(text) }));
+  }
+  return found;
+}
+
+function sha256(text: string): string {
+  return createHash("sha256").update(text).digest("hex");
 }
 
 /** The text that the file itself has in a variant's place. */
@@ -76,39 +117,44 @@ export function kernelSources(): Files {
 
 /** A source with each include of another kernel source in place, once; foreign includes stay. */
 export function expandSource(source: string, files: Files): string {
-  if (!Object.hasOwn(files, source)) {
-    const near = Object.keys(files).filter((path) => path.endsWith(".cu"));
-    throw new OptionError("source", source, `one of ${near.join(", ")}`, "name a kernel source.");
-  }
+  requireSource(source, files);
   return expandOnce(source, files, new Set());
+}
+
+function requireSource(source: string, files: Files): void {
+  if (Object.hasOwn(files, source)) return;
+  const near = Object.keys(files).filter((path) => path.endsWith(".cu"));
+  throw new OptionError("source", source, `one of ${near.join(", ")}`, "name a kernel source.");
 }
 
 function expandOnce(source: string, files: Files, seen: Set<string>): string {
   seen.add(source);
-  const out = [`#line 1 "${source}"`];
+  const text = files[source].trimEnd();
+  let out = `#line 1 "${source}"\n`;
+  let from = 0;
+  let line = 1;
   let conditions = 0;
-  for (const [at, line] of files[source].trimEnd().split("\n").entries()) {
-    if (!line.includes("#")) {
-      out.push(line);
-      continue;
-    }
-    if (opensCondition.test(line)) conditions++;
-    if (closesCondition.test(line)) conditions--;
-    const named = include.exec(line)?.[1];
+  for (const { 0: whole, 1: named, 2: opens, 3: closes, 4: guard, index } of text.matchAll(
+    directive,
+  )) {
+    if (opens !== undefined) conditions++;
+    if (closes !== undefined) conditions--;
     const path = named === undefined ? undefined : resolveInclude(named, source, files);
-    if (path === undefined) {
-      out.push(pragmaOnce.test(line) ? "" : line);
-      continue;
-    }
+    if (path === undefined && guard === undefined) continue;
+    const before = text.slice(from, index);
+    out += before;
+    line += before.split("\n").length - 1;
+    from = index + whole.length;
+    if (path === undefined) continue;
     // Taken once for all, an include under a condition could be missing where another needs it.
     if (conditions > 0) {
-      const place = `${source}:${at + 1}`;
+      const place = `${source}:${line}`;
       throw new OptionError("include", place, "outside of #if", "use #pragma once for guards.");
     }
-    if (!seen.has(path)) out.push(expandOnce(path, files, seen));
-    out.push(`#line ${at + 2} "${source}"`);
+    if (!seen.has(path)) out += `${expandOnce(path, files, seen)}\n`;
+    out += `#line ${line + 1} "${source}"`;
   }
-  return out.join("\n");
+  return out + text.slice(from);
 }
 
 /** Looks beside the including file, then from kernels/. */

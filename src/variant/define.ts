@@ -88,7 +88,7 @@ export function defineVariant<
 >(definition: VariantDefinition<T, S>): Variant {
   const { tensors, scalars } = checkDefinition(definition, [...hookNames]);
   const { name, softmax = true, visible } = definition;
-  const draft = { name, tensors, scalars, softmax, place: placeOf(new Error()) };
+  const draft = { name, tensors, scalars, softmax, defined: new Error() };
   const graph = new Graph();
   const hooks: Partial<Record<HookName, Node>> = {};
   for (const hook of hookNames) {
@@ -198,5 +198,5 @@ function refuseReadAndStored(draft: Draft, hooks: Partial<Record<HookName, Node>
   const { name } = draft.tensors[both.value];
   const problem = `the tensor ${name} is read and stored to, in no known order`;
   const fix = "store to a tensor of its own";
-  throw new VariantError(draft.name, "logits", draft.place, problem, fix);
+  throw new VariantError(draft.name, "logits", placeOf(draft.defined), problem, fix);
 }

@@ -1,7 +1,7 @@
 import { VariantError } from "../errors.ts";
 import type { HookName, Node, ScalarSpec, TensorSpec, ValueType } from "./expression.ts";
 import type { Graph } from "./graph.ts";
-import { type Place, placeOf } from "./place.ts";
+import { placeOf } from "./place.ts";
 import { Ranges } from "./ranges.ts";
 import { kindOf, type Tracer, used, Value, wanted } from "./value.ts";
 
@@ -17,8 +17,8 @@ export interface Draft {
   readonly tensors: readonly TensorSpec[];
   readonly scalars: readonly ScalarSpec[];
   readonly softmax: boolean;
-  /** Where the variant is defined. */
-  readonly place: Place | undefined;
+  /** Made where the variant is defined: its stack, which takes time to read, says where. */
+  readonly defined: Error;
 }
 
 /** One call of one hook over symbolic values. */
@@ -89,7 +89,7 @@ export class Trace implements Tracer {
     if (noted === undefined) this.note();
     const notes = this.#notes.slice(0, noted).reverse().values();
     const places = notes.map((note) => placeOf(note, outermost));
-    const place = places.find((found) => found !== undefined) ?? this.draft.place;
+    const place = places.find((found) => found !== undefined) ?? placeOf(this.draft.defined);
     throw new VariantError(this.draft.name, this.hook, place, problem, fix);
   }
 }
