@@ -21,6 +21,11 @@ export interface GraphOptions {
   maxColumns: number;
   /** Batch sizes to fix grids for, rising; default powers of two up to maxBatch. */
   buckets?: readonly number[];
+  /**
+   * For steps that share a prefix: rows of all requests are taken together, where kernels can in
+   * one launch. Steps without a prefix are right, too, and slower.
+   */
+  sharedPrefix?: boolean;
 }
 
 /** Options of {@link Attention.create}. Unnamed features are off. */
@@ -146,9 +151,11 @@ export const schemas = {
       maxQueryLength: integer(1),
       maxColumns: integer(1),
       buckets: list(integer(1), "a list of batch sizes"),
+      sharedPrefix: flag,
     },
     ["maxBatch", "maxQueryTokens", "maxColumns"],
-    "{ maxBatch, maxQueryTokens, maxQueryLength, maxColumns, buckets } in positive integers",
+    "{ maxBatch, maxQueryTokens, maxQueryLength, maxColumns, buckets } in positive integers, " +
+      "sharedPrefix true or false",
   ),
   variant: unchecked("a variant, as defineVariant makes it"),
   layers: integer(1, 65536),

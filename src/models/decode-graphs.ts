@@ -1,3 +1,4 @@
+import type { Attention } from "../attention/attention.ts";
 import type { GraphOptions } from "../attention/options.ts";
 import type { Device } from "../device/device.ts";
 import type { Graph } from "../device/graph.ts";
@@ -13,8 +14,17 @@ const levelsMost = 2;
 /** Rows of steps with drafts that have a graph, at most: padding is nearly free up to there. */
 const draftRowsMost = 64;
 
+/** Attention in graphs, of each kind of steps. */
+export interface GraphAttention {
+  readonly plain: readonly Attention[];
+  readonly drafts: readonly Attention[];
+  /** Of a token for each request, which share a prefix; none: those have no kernels of their own. */
+  readonly prefix: readonly Attention[];
+}
+
 /** What steps of one size may differ in, beside their tokens. */
 export interface GraphKind {
+  readonly sharesPrefix: boolean;
   readonly isAdapted: boolean;
   readonly parts: LogitParts;
   readonly choosing: ChoosingKind;
@@ -51,6 +61,11 @@ export class DecodeGraphs implements Disposable {
     const most = this.sizes.at(-1)!;
     const rows = { maxBatch: most, maxQueryTokens: most, maxQueryLength: 1 };
     return { ...rows, maxColumns, buckets: this.sizes };
+  }
+
+  /** The same for steps that share a prefix. */
+  prefixAttentionSizes(maxColumns: number): GraphOptions {
+    return { ...this.attentionSizes(maxColumns), sharedPrefix: true };
   }
 
   /** The same for steps with drafts; undefined where those have no graphs. */
@@ -109,16 +124,29 @@ export class DecodeGraphs implements Disposable {
   }
 }
 
-/** A number for padded tokens, what of the logits is brought, who chooses; with drafts below 0. */
-function keyOf(batch: Batch, { parts, choosing }: GraphKind): number {
+/**
+ * A number for padded tokens, what of the logits is brought, who chooses, and whether a prefix is
+ * shared; with drafts below 0.
+ */
+function keyOf(batch: Batch, { parts, choosing, sharesPrefix }: GraphKind): number {
   const tokens = batch.paddedTokens * logitParts.length + logitParts.indexOf(parts);
-  const key = tokens * choosingKinds.length + choosingKinds.indexOf(choosing);
+  const chosen = tokens * choosingKinds.length + choosingKinds.indexOf(choosing);
+  const key = 2 * chosen + (sharesPrefix ? 1 : 0);
   return hasDrafts(batch) ? -key : key;
 }
 
 /** Of a step that a graph may run: whether any request has more than one token. */
 export function hasDrafts({ tokenCount, requestCount }: Batch): boolean {
   return tokenCount !== requestCount;
+}
+
+/** The attention of a step in a graph. */
+export function attentionFor(
+  batch: Batch,
+  { plain, drafts, prefix }: GraphAttention,
+): readonly Attention[] {
+  if (hasDrafts(batch)) return drafts;
+  return batch.layout.levels.length > 1 && prefix.length > 0 ? prefix : plain;
 }
 
 function drop(graphs: Map<number, Graph>): void {

@@ -16,7 +16,7 @@ import type { Checkpoint } from "../weights/checkpoint.ts";
 import { Adapters, type NumberedAdapter } from "./adapters.ts";
 import { Config } from "./config.ts";
 import { familyOf } from "./families.ts";
-import { type DecodeGraphs, graphsOf, hasDrafts } from "./decode-graphs.ts";
+import { attentionFor, type DecodeGraphs, type GraphAttention, graphsOf } from "./decode-graphs.ts";
 import type { ModelFamily } from "./family.ts";
 import { Kit } from "./kit.ts";
 import type { LoadProgress } from "./load-count.ts";
@@ -68,9 +68,7 @@ const ignoredTensors = /rotary_emb\.inv_freq$|^rope_freqs\.weight$|^lm_head\.wei
 interface Parts {
   readonly cache: PagedCache;
   readonly attention: readonly Attention[];
-  readonly graphAttention: readonly Attention[];
-  /** For graphs of steps with drafts. */
-  readonly draftAttention: readonly Attention[];
+  readonly captured: GraphAttention;
   /** For steps with trees of drafts. */
   readonly trees:
     { readonly attention: readonly Attention[]; readonly masks: TreeMasks } | undefined;
@@ -142,16 +140,18 @@ export class Model implements AsyncDisposable {
     const maxColumns = Math.ceil(shape.contextTokens / pageSize);
     const captured = async (graph: GraphOptions | undefined) =>
       graph ? await attentionOf(device, made, shape, { dtype, batchInvariant, graph }) : [];
-    const graphAttention = await captured(graphs.attentionSizes(maxColumns));
-    const draftAttention = await captured(graphs.draftAttentionSizes(maxColumns));
+    const plain = await captured(graphs.attentionSizes(maxColumns));
+    const drafted = await captured(graphs.draftAttentionSizes(maxColumns));
     const ropes = shape.attention.map(({ rope }) => made.use(Rope.create(device, headDim, rope)));
     // Windows pass prefixes at times of their own, and levels round apart.
     const hasWindow = groups.some(({ windowLeft }) => windowLeft >= 0);
     const cascades = options.cascade && !hasWindow && !splitsContext && !batchInvariant;
     const worthSharing = cascades ? attention[0].worthSharing : undefined;
+    const shares = cascades && device.kind === "cuda";
+    const prefix = shares ? await captured(graphs.prefixAttentionSizes(maxColumns)) : [];
     const trees = drafts?.hasBranches ? await treesOf(device, made, shape, options) : undefined;
     const ownOf = (file: AdapterFile) => (share ? sharedAdapter(file, whole, share) : file);
-    const kinds = { attention, graphAttention, draftAttention, trees };
+    const kinds = { attention, captured: { plain, drafts: drafted, prefix }, trees };
     const parts = { cache, ...kinds, worthSharing, ownOf };
     const { statesOnly } = options;
     const inStep = maxBatch * (1 + (drafts?.draftsMost ?? 0));
@@ -203,12 +203,11 @@ export class Model implements AsyncDisposable {
     const { batch, jobs, sequences, wanted, parts: asked } = step;
     const { cache, worthSharing } = this.parts;
     if (worthSharing !== undefined) cache.sharePrefixes(batch, sequences, worthSharing);
-    const { graphAttention, draftAttention, trees } = this.parts;
+    const { captured, trees } = this.parts;
     const graphed = step.trees === undefined && this.graphs.takes(batch, wanted);
     const masks = step.trees && trees!.masks.write(batch, step.trees);
     const plain = masks === undefined ? this.parts.attention : trees!.attention;
-    const captured = hasDrafts(batch) ? draftAttention : graphAttention;
-    const attention = graphed ? captured : plain;
+    const attention = graphed ? attentionFor(batch, captured) : plain;
     for (const each of attention) each.plan(batch);
     this.#lastAttention = attention[0];
     this.kit.inputs.write(step, masks && trees!.masks.positions);
@@ -222,7 +221,8 @@ export class Model implements AsyncDisposable {
       choosing?.queue(graphed ? batch.paddedTokens : wanted);
     };
     const kind = { isAdapted, parts, choosing: choosing?.kind ?? "none" };
-    if (graphed) this.graphs.run(batch, kind, queue);
+    const sharesPrefix = attention === captured.prefix;
+    if (graphed) this.graphs.run(batch, { ...kind, sharesPrefix }, queue);
     else queue();
   }
 

@@ -57,6 +57,25 @@ export function classesFor<T extends ClassTraits>(classes: readonly T[], rows: n
   return classes.slice(0, classFor(classes, rows) + 1);
 }
 
+/**
+ * The classes of a graph for shared prefixes: one that takes all rows, else those of a request and
+ * the one of a prefix.
+ */
+export function classesOfPrefix<T extends ClassTraits>(
+  classes: readonly T[],
+  rows: number,
+  prefixRows: number,
+): T[] {
+  const one = classes.find(({ together }) => together !== undefined);
+  if (one !== undefined) {
+    const { together: _, ...alone } = one;
+    return [alone as T];
+  }
+  const own = classesFor(classes, rows);
+  const wide = classes[classFor(classes, prefixRows)];
+  return own.includes(wide) ? own : [...own, wide];
+}
+
 /** The smallest class whose tile holds `rows`, else the largest. */
 export function classFor(classes: readonly ClassTraits[], rows: number): number {
   let index = 0;

@@ -1,5 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { Attention } from "../../src/attention/attention.ts";
 import type { AttentionOptions } from "../../src/attention/options.ts";
+import { PagedCache } from "../../src/cache/paged-cache.ts";
+import type { Graph } from "../../src/device/graph.ts";
+import type { Sequence } from "../../src/kv/sequence.ts";
+import { Tensor } from "../../src/tensor/tensor.ts";
 import { type Case, caseOf } from "../support/cases.ts";
 import { optionsOf } from "../support/rig.ts";
 import { gpuTarget } from "../support/targets.ts";
@@ -38,6 +43,7 @@ const cases = [
   named("NaN and infinities", { notFinite: true }),
 ];
 const graph = { maxBatch: 16, maxQueryTokens: 16, maxColumns: 64 };
+const prefixGraph = { ...graph, maxQueryLength: 1, sharedPrefix: true };
 /** What keeps to launches by rows. */
 const others: [Case, Partial<AttentionOptions>][] = [
   [named("a window", { windowLeft: 200 }), {}],
@@ -79,6 +85,64 @@ describe.if(able)(`Hopper cascades on ${target?.name}`, () => {
     },
     300_000,
   );
+
+  test("one launch in graphs for shared prefixes", () => {
+    const c = named("sizes of graphs");
+    expect(launched(c, { graph: prefixGraph })).toEqual(["hopper.cascade64"]);
+    expect(launched({ ...c, deviceLengths: true }, { graph: prefixGraph })).toHaveLength(2);
+  });
+
+  test("a captured step is right for other requests, prefixes and lengths", async () => {
+    const heads = { queryHeads: 16, kvHeads: 8, headDim: 128, dtype: "bf16" } as const;
+    using cache = PagedCache.create(device, { layers: 1, ...heads, pages: 120, pageSize: 16 });
+    using attention = await Attention.create(device, {
+      ...heads,
+      causal: true,
+      graph: prefixGraph,
+    });
+    using plain = await Attention.create(device, { ...heads, causal: true });
+    const noise = (tokens: number, count: number, seed: number) =>
+      Tensor.randomNormal(device, [tokens, count, 128], "bf16", { seed });
+    const grow = (sequences: Sequence[], tokens: number, padTo = sequences.length * tokens) => {
+      const counts = sequences.map(() => tokens);
+      const batch = cache.reserve(sequences, counts, tokens === 1 ? { padTo } : {});
+      if (!batch.ok) throw batch.error;
+      using k = noise(batch.paddedTokens, 8, tokens);
+      using v = noise(batch.paddedTokens, 8, 100 + tokens);
+      cache.append({ layer: 0, batch, k, v });
+      return batch;
+    };
+    using q = noise(16, 16, 1);
+    const [out, expected] = [0, 1].map(() => Tensor.zeros(device, q.shape, "bf16"));
+    let graph: Graph | undefined;
+    // Few tokens and many, of one prefix and of none.
+    for (const [count, prefix] of [
+      [12, 48],
+      [16, 480],
+      [9, 160],
+      [10, 0],
+    ]) {
+      const parent = cache.sequence();
+      grow([parent], prefix + 1);
+      const all = Array.from({ length: count }, () => parent.fork());
+      grow(all, 5);
+      const batch = grow(all, 1, 16);
+      expect(cache.sharePrefixes(batch, all, () => true)).toBe(prefix > 0);
+      attention.plan(batch);
+      const body = () => attention.run({ layer: 0, q, cache, out });
+      if (graph === undefined) {
+        body();
+        graph = device.capture(device.stream, body);
+      }
+      graph.replay(device.stream);
+      plain.plan(batch);
+      plain.run({ layer: 0, q, cache, out: expected });
+      const [got, wanted] = [out, expected].map((each) => each.slice(0, 0, count).toFloat64Array());
+      expect(got.some((value, i) => !(Math.abs(value - wanted[i]) <= 0.02))).toBe(false);
+      for (const each of [...all, parent]) each.free();
+    }
+    graph?.[Symbol.dispose]();
+  });
 
   test.each(others.map(([c, attention]) => [c.name, c, attention] as const))(
     "a launch for each class: %s",

@@ -204,9 +204,9 @@ function kernelClass(
   };
 }
 
-/** Whether plans may put all tiles into one class: not those of fixed sizes or unknown lengths. */
+/** Whether plans may put all tiles into one class: not those of unknown lengths. */
 function takesTogether({ graph, deviceLengths }: ResolvedOptions): boolean {
-  return graph === undefined && !deviceLengths;
+  return !deviceLengths && (graph === undefined || graph.sharedPrefix === true);
 }
 
 /** The classes, behind those of 64 and 128 rows others that take decodes with a shared prefix. */

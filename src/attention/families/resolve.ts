@@ -7,7 +7,7 @@ import { AttentionMapParams, AttentionParams } from "../../ffi/params.gen.ts";
 import { Status } from "../../ffi/status.ts";
 import { type Image, imageOf, imagesSync } from "../../jit/image.ts";
 import type { Target } from "../../jit/target.ts";
-import { classesFor } from "../../plan/traits.ts";
+import { classesFor, classesOfPrefix } from "../../plan/traits.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { atUsersLine } from "../variant/errors.ts";
 import type {
@@ -54,10 +54,14 @@ export function offerOf(
  * not depend on the class.
  */
 function launched(offer: KernelOffer, options: ResolvedOptions): KernelOffer {
-  const longest = options.graph?.maxQueryLength;
-  if (longest === undefined || options.batchInvariant) return offer;
-  const rows = longest * (options.queryHeads / options.kvHeads);
-  return { ...offer, classes: classesFor(offer.classes, rows) };
+  const { graph, batchInvariant } = options;
+  if (graph === undefined || batchInvariant) return offer;
+  const group = options.queryHeads / options.kvHeads;
+  const { maxQueryTokens, maxQueryLength: longest, sharedPrefix } = graph;
+  const all = maxQueryTokens * group;
+  const rows = longest === undefined ? all : longest * group;
+  if (sharedPrefix) return { ...offer, classes: classesOfPrefix(offer.classes, rows, all) };
+  return longest === undefined ? offer : { ...offer, classes: classesFor(offer.classes, rows) };
 }
 
 /** Resolves the kernels of the options; compiles what no cache holds. Errors: CompileError. */
