@@ -34,7 +34,13 @@ const rope = {
     originalPositions: 8192,
   },
 };
-const graphSizes = { maxBatch: 2, maxQueryTokens: 4, maxColumns: 8, buckets: [1, 2] };
+const graphSizes = {
+  maxBatch: 2,
+  maxQueryTokens: 4,
+  maxColumns: 8,
+  buckets: [1, 2],
+  sharedPrefix: true,
+};
 const variant = {
   name: "shifted",
   tensors: { bias: { dtype: "f32", shape: ["queryHeads", "any", 2] } },

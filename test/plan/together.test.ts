@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { hopper } from "../../src/attention/families/hopper.ts";
+import { offerOf } from "../../src/attention/families/resolve.ts";
 import { type AttentionOptions, resolveOptions } from "../../src/attention/options.ts";
-import { OptionError } from "../../src/errors.ts";
 import { architectureFacts } from "../../src/jit/architectures.ts";
 import { type Batch, createBatch } from "../../src/kv/batch.ts";
 import { createLevel } from "../../src/kv/layout.ts";
@@ -15,8 +15,7 @@ type Over = Partial<AttentionOptions>;
 
 function plannerFor(over: Over = {}, more: Partial<PlannerOptions> = {}): PlannerOptions {
   const options = resolveOptions({ ...shape, dtype: "bf16", ...over });
-  const offer = hopper.offer(architectureFacts("sm_90a"), options);
-  if (offer instanceof OptionError) throw offer;
+  const offer = offerOf([hopper], architectureFacts("sm_90a"), options);
   const { queryHeads, kvHeads, valueDim, causal } = options;
   const { classes, costs } = offer;
   // Those of an H200.
@@ -112,6 +111,40 @@ describe("a step of a shared prefix and own keys", () => {
       const batch = sharing(requests, 16 * random.integer(1, 12), random.integer(1, 90));
       expect(launchedBy(batch, options)).toBe("cascade64");
     });
+  });
+
+  test("in a graph for such steps has its one launch and stays within its bounds", () => {
+    forSeeds(200, (random) => {
+      const maxBatch = random.integer(2, 80);
+      const kvHeads = random.pick([1, 2, 8]);
+      const maxQueryLength = random.integer(1, 3);
+      const sizes = { maxBatch, maxQueryTokens: maxBatch * maxQueryLength, maxQueryLength };
+      const graph = { ...sizes, maxColumns: 80, sharedPrefix: true };
+      const heads = { kvHeads, queryHeads: kvHeads * random.integer(1, 16) };
+      const options = plannerFor({ ...heads, graph }, { graph });
+      const processors = random.pick([8, 33, 132]);
+      const requests = random.integer(2, maxBatch);
+      const tokens = random.integer(1, maxQueryLength);
+      const [prefix, own] = [16 * random.integer(1, 60), random.integer(tokens, 300)];
+      const batch = sharing(requests, prefix, own, tokens);
+      const plan = new Planner({ ...options, processors }).plan(batch);
+      checkPlan(plan, batch, { ...options, processors });
+      expect(plan.launches.map(({ kernelClass }) => kernelClass)).toEqual(["hopper.cascade64"]);
+      expect(plan.launches[0].recordCount).toBeLessThanOrEqual(plan.launches[0].grid);
+      expect(plan.partialRows).toBeLessThanOrEqual(plan.partialCapacity);
+      expect(plan.sectionInts).toBeLessThanOrEqual(plan.capacityInts);
+    });
+  });
+
+  test("in a graph of other kernels has the classes of a request and of a prefix", () => {
+    const graph = { maxBatch: 64, maxQueryTokens: 64, maxQueryLength: 1, maxColumns: 128 };
+    const classesFor = (over: Over, sharedPrefix = true) =>
+      plannerFor({ ...over, graph: { ...graph, sharedPrefix } }).classes.map(({ name }) => name);
+    expect(classesFor({}, false)).toEqual(["cuda.decode8"]);
+    expect(classesFor({ headDim: 64 })).toEqual(["cuda.decode8", "hopper.tile192"]);
+    expect(classesFor({ softCap: 30 })).toEqual(["cuda.decode8", "hopper.tile256"]);
+    expect(classesFor({ deviceLengths: true })).toEqual(["cuda.decode8", "hopper.tile256"]);
+    expect(classesFor({ batchInvariant: true })).not.toContain("hopper.cascade64");
   });
 
   test("asks for no workspace of its own", () => {
