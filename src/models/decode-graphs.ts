@@ -18,7 +18,7 @@ const draftRowsMost = 64;
 export interface GraphAttention {
   readonly plain: readonly Attention[];
   readonly drafts: readonly Attention[];
-  /** Of a token for each request, which share a prefix; none: those have no kernels of their own. */
+  /** Of steps of a token each that share a prefix; none: those are plain. */
   readonly prefix: readonly Attention[];
 }
 
