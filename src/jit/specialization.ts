@@ -25,8 +25,12 @@ const macroName = /^[A-Za-z_]\w*$/;
 const around = new Map<string, readonly string[]>();
 /** What stands for the files that a source is made of, and whether a variant's text is in them. */
 const identities = new Map<string, { readonly digest: string; readonly takesVariant: boolean }>();
-/** By path, what a file includes, in its order, and the hash of its text. */
-const fileFacts = new Map<string, { readonly included: string[]; readonly digest: string }>();
+/** Of each set of files, by path, what a file includes, in its order, and the hash of its text. */
+const factsBy = new WeakMap<Files, Map<string, FileFacts>>();
+interface FileFacts {
+  readonly included: readonly string[];
+  readonly digest: string;
+}
 /** Changes with what expanding makes of the same files. */
 const expandedForm = 1;
 const variantFile = "attention/variant.h";
@@ -66,37 +70,40 @@ function aroundVariant(source: string): readonly string[] {
   return found;
 }
 
-/** Files are read once, whatever sources include them. */
 function identityOf(source: string) {
   let found = identities.get(source);
   if (found === undefined) {
-    requireSource(source, kernelSources());
-    const paths = [...filesOf(source, new Set())];
-    const lines = paths.map((path) => `${path} ${factsOf(path).digest}\n`);
-    const digest = sha256(`${expandedForm}\n${lines.join("")}`);
-    identities.set(source, (found = { digest, takesVariant: paths.includes(variantFile) }));
+    const files = kernelSources();
+    requireSource(source, files);
+    const takesVariant = filesOf(source, files).has(variantFile);
+    identities.set(source, (found = { digest: sourceDigest(source, files), takesVariant }));
   }
   return found;
 }
 
+/** Stands for all that a source is made of, in its order; a file is read once for all sources. */
+export function sourceDigest(source: string, files: Files): string {
+  const lines = [...filesOf(source, files)].map((path) => `${path} ${factsOf(path, files).digest}`);
+  return sha256([expandedForm, ...lines].join("\n"));
+}
+
 /** A file and those that it includes, in the order in which they begin. */
-function filesOf(path: string, seen: Set<string>): Set<string> {
+function filesOf(path: string, files: Files, seen = new Set<string>()): Set<string> {
   seen.add(path);
-  for (const included of factsOf(path).included) if (!seen.has(included)) filesOf(included, seen);
+  for (const at of factsOf(path, files).included) if (!seen.has(at)) filesOf(at, files, seen);
   return seen;
 }
 
-function factsOf(path: string) {
-  let found = fileFacts.get(path);
+function factsOf(path: string, files: Files): FileFacts {
+  let facts = factsBy.get(files);
+  if (facts === undefined) factsBy.set(files, (facts = new Map()));
+  let found = facts.get(path);
   if (found === undefined) {
-    const files = kernelSources();
     const text = files[path];
-    const included: string[] = [];
-    for (const { 1: named } of text.matchAll(directive)) {
-      const at = named === undefined ? undefined : resolveInclude(named, path, files);
-      if (at !== undefined) included.push(at);
-    }
-    fileFacts.set(path, (found = { included, digest: sha256(text) }));
+    const included = [...text.matchAll(directive)].flatMap(({ 1: named }) =>
+      named === undefined ? [] : (resolveInclude(named, path, files) ?? []),
+    );
+    facts.set(path, (found = { included, digest: sha256(text) }));
   }
   return found;
 }
