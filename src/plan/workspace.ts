@@ -43,13 +43,16 @@ export function recordCapacity(
   return kvHeads * graphLevels * tiles + 2 * placesOf(traits, processors);
 }
 
-/** Merges that such a step can have: rows part where a tile starts or ends. */
+/**
+ * Merges that such a step can have: rows part where a token's begin, of those tokens with which a
+ * level's row begins or ends, and where a tile begins within a row.
+ */
 export function mergeCapacity(options: PlannerOptions, batch: number): number {
-  let merges = 0;
-  for (const traits of options.classes) {
-    merges += 2 * options.kvHeads * graphLevels * tilesOf(options, traits, batch);
-  }
-  return merges;
+  const { kvHeads, graph } = options;
+  let parts = Math.min(tokensOf(graph!, batch), 2 * graphLevels * batch);
+  for (const traits of options.classes)
+    parts += graphLevels * (tilesOf(options, traits, batch) - batch);
+  return kvHeads * parts;
 }
 
 /** Ints of a plan from its records on that a graph has room for, whatever the plan's bucket. */
@@ -67,9 +70,11 @@ export function graphInts(options: PlannerOptions, blockSize: number): number {
 /** Tiles of one class and level, for each KV head. */
 function tilesOf(options: PlannerOptions, { queryTile }: ClassTraits, batch: number): number {
   const { queryHeads, kvHeads, graph } = options;
-  const { maxQueryTokens, maxQueryLength = maxQueryTokens } = graph!;
-  const tokens = Math.min(maxQueryTokens, batch * maxQueryLength);
-  return batch + Math.ceil((tokens * (queryHeads / kvHeads)) / queryTile);
+  return batch + Math.ceil((tokensOf(graph!, batch) * (queryHeads / kvHeads)) / queryTile);
+}
+
+function tokensOf({ maxQueryTokens, maxQueryLength = maxQueryTokens }: GraphSizes, batch: number) {
+  return Math.min(maxQueryTokens, batch * maxQueryLength);
 }
 
 /** Merges that kernels can count: a plan of more has a launch that merges. */
