@@ -17,9 +17,10 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { partOf } from "../part-files.ts";
 
-// A file: magic, seal, bytes of the label, label, image.
-const magic = Buffer.from("flashbun image 2\n");
+// A file: magic, seal, bytes of the label, label and zeros up to a multiple of 16, image.
+const magic = Buffer.from("flashbun image 3\n");
 const headerBytes = magic.length + 32;
+const alignment = 16;
 const writableByOthers = 0o022;
 const ownFile = /^([0-9a-f]{64})\.image(\.\d+\.\d+\.part)?$/;
 
@@ -79,7 +80,7 @@ export class ImageCache {
       mkdirSync(this.directory, { recursive: true, mode: 0o700 });
       const file = openSync(unfinished, "w", 0o600);
       try {
-        const named = Buffer.from(label);
+        const named = padded(Buffer.from(label));
         const content = Buffer.concat([new Uint8Array(4), named, image]);
         content.writeUInt32LE(named.length, 0);
         for (const part of [magic, sealOf(hash, content), content]) writeWhole(file, part);
@@ -231,7 +232,7 @@ export function cacheDirectory(): string {
 /** Label and image of a file; undefined unless it is whole and belongs under its name. */
 function parse(
   hash: string,
-  file: Buffer,
+  file: Buffer<ArrayBuffer>,
 ): { label: string; image: Uint8Array<ArrayBuffer> } | undefined {
   const content = file.subarray(headerBytes);
   const expected = file.subarray(magic.length, headerBytes);
@@ -240,9 +241,16 @@ function parse(
   const start = 4 + content.readUInt32LE(0);
   if (start > content.length) return undefined;
   return {
-    label: content.toString("utf8", 4, start),
-    image: new Uint8Array(content.subarray(start)),
+    label: content.toString("utf8", 4, start).replace(/\0+$/, ""),
+    image: content.subarray(start),
   };
+}
+
+/** A label with as many zeros that the image behind it begins at a multiple, as drivers read it. */
+function padded(label: Buffer): Buffer {
+  const before = headerBytes + 4 + label.length;
+  const zeros = Math.ceil(before / alignment) * alignment - before;
+  return Buffer.concat([label, new Uint8Array(zeros)]);
 }
 
 /**
