@@ -82,7 +82,7 @@ export const variantCases: GpuCase[] = [
 ];
 
 /**
- * What making an attention with a new variant takes: its three kernels compiled on two cores, and
+ * What making an attention with a new variant takes: its six kernels compiled on two cores, and
  * found in the cache and loaded.
  */
 async function create({ device, quick }: GpuBench): Promise<GpuRow[]> {
@@ -100,7 +100,7 @@ async function create({ device, quick }: GpuBench): Promise<GpuRow[]> {
     const cold = await milliseconds(twoCores);
     const warm: number[] = [];
     for (let run = 0; run < (quick ? 1 : 5); run++) warm.push(await milliseconds([]));
-    return [limited("/cold", cold, 2500), limited("/warm_of_three", median(warm), 9)].map(
+    return [limited("/cold", cold, 2500), limited("/warm_of_six", median(warm), 18)].map(
       (row) => ({
         ...row,
         name: `variant/bf16/create_d${dim}${row.name}`,
