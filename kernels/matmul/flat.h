@@ -6,6 +6,7 @@
 #include "../params/matmul.h"
 #include "../common/element.h"
 #include "load.h"
+#include "multiply.h"
 #include "plain.h"
 #include "scales.h"
 #include "thin.h"
@@ -21,6 +22,7 @@ template <int tokens_, int outputs_, int stages> struct FlatShape {
     static constexpr int box_rows = outputs / parts / 2; // of the weight, by one copy
     static_assert(box_rows % 8 == 0, "a box is whole rows of the swizzle");
     static constexpr bool lends = true; // sums that are shared lie in the ring
+    static constexpr int loaders = 1;
     using R = Ring<tokens, outputs, stages>;
     static constexpr int weight_bytes = R::second_bytes;
 
@@ -46,6 +48,12 @@ template <int tokens_, int outputs_, int stages> struct FlatShape {
     FB_DEVICE static uint32_t weight_place(R& ring, int stage) {
         return shared_address(ring.second[stage]);
     }
+    FB_DEVICE static uint32_t first_place(R& ring, int stage, int group) {
+        return x_place(ring, stage) + (parts == 1 ? uint32_t(group * group_rows * span) : 0);
+    }
+    FB_DEVICE static uint32_t second_place(R& ring, int stage, int group) {
+        return weight_place(ring, stage) + (parts == 1 ? 0 : uint32_t(group * columns * span));
+    }
 };
 
 template <class S> using FlatSums = float[S::columns / 2];
@@ -55,55 +63,7 @@ using Flat128 = FlatShape<128, 112, 7>;
 
 #if FB_ARCH >= 900 && FB_ARCH < 1000
 
-FB_WGMMA(bf16, 64)
-FB_WGMMA(f16, 64)
-FB_WGMMA_FP8(e4m3, 64)
-FB_WGMMA(bf16, 112)
-FB_WGMMA(f16, 112)
-
 // ---- multiply
-
-// A warpgroup's products of a stage.
-template <int type, class S>
-FB_DEVICE void issue_flat(typename S::R& ring, int stage, int group, FlatSums<S>& sums,
-                          bool adds) {
-    const uint32_t row = S::parts == 1 ? uint32_t(group * group_rows) : 0;
-    const uint32_t column = S::parts == 1 ? 0 : uint32_t(group * S::columns);
-    const uint64_t x = ring_operand(S::x_place(ring, stage) + row * span);
-    const uint64_t weight = ring_operand(S::weight_place(ring, stage) + column * span);
-    wgmma_tie(sums);
-    wgmma_fence();
-    FB_UNROLL
-    for (int k = 0; k < span / product_bytes; k++) {
-        const uint64_t a = x + (k * product_bytes >> 4), b = weight + (k * product_bytes >> 4);
-        if constexpr (type == FB_BF16) wgmma_bf16<0, 0>(sums, a, b, adds || k > 0);
-        else if constexpr (type == FB_F16) wgmma_f16<0, 0>(sums, a, b, adds || k > 0);
-        else wgmma_e4m3(sums, a, b, adds || k > 0);
-    }
-    wgmma_commit();
-}
-
-// A block's part of the sums of an item; of none they are zeros.
-template <int type, class S>
-FB_DEVICE void multiply_flat(const Part& part, typename S::R& ring, Turn<typename S::R>& turn,
-                             int group, FlatSums<S>& sums) {
-    int before = -1;
-    FB_UNROLL
-    for (int i = 0; i < S::columns / 2; i++) sums[i] = 0;
-    FB_NO_UNROLL
-    for (int32_t k = part.begin; k < part.end; k += step_of<type>) {
-        wait_full(ring, turn);
-        issue_flat<type, S>(ring, turn.stage, group, sums, true);
-        wgmma_wait<1>();
-        if (before >= 0) release<1>(ring, before);
-        before = turn.stage;
-        turn.advance();
-        turn.stage = uniform(turn.stage);
-    }
-    wgmma_wait<0>();
-    wgmma_tie(sums);
-    if (before >= 0) release<1>(ring, before);
-}
 
 // What a step's sums are multiplied by: of a thread's two rows, and of both halves of its
 // warpgroup's columns.
@@ -131,8 +91,8 @@ template <class S> struct FlatFactors {
     }
 };
 
-// The same of fp8: the sums of a step, scaled, or those of two that have no scales of their own,
-// are added to the totals.
+// A block's part of the sums of an item of fp8: those of a step, scaled, or of two that have no
+// scales of their own, are added to the totals.
 template <int type, class S>
 FB_DEVICE void multiply_flat_fp8(const fb_matmul_params& p, const Part& part,
                                  typename S::R& ring, Turn<typename S::R>& turn, int group,
@@ -141,8 +101,6 @@ FB_DEVICE void multiply_flat_fp8(const fb_matmul_params& p, const Part& part,
     static_assert(128 % S::outputs == 0, "no block of scales ends within half of its columns");
     const bool has_blocks = has_x_blocks(p) || has_weight_blocks(p);
     constexpr int step = step_of<type>;
-    FB_UNROLL
-    for (int i = 0; i < S::columns / 2; i++) totals[i] = 0;
     FlatFactors<S> next;
     if (part.begin < part.end) next.load(p, item, group, row, part.begin);
     int32_t k = part.begin;
@@ -150,26 +108,11 @@ FB_DEVICE void multiply_flat_fp8(const fb_matmul_params& p, const Part& part,
     while (k < part.end) {
         const FlatFactors<S> factors = next;
         FlatSums<S> sums;
-        const int first = turn.stage;
-        wait_full(ring, turn);
-        issue_flat<type, S>(ring, first, group, sums, false);
-        turn.advance();
-        turn.stage = uniform(turn.stage);
-        const int second = turn.stage;
         const bool both = !has_blocks && k + step < part.end;
-        if (both) {
-            wait_full(ring, turn);
-            issue_flat<type, S>(ring, second, group, sums, true);
-            turn.advance();
-            turn.stage = uniform(turn.stage);
-            wgmma_wait<1>();
-            release<1>(ring, first);
-        }
         k += both ? 2 * step : step;
-        if (has_blocks && k < part.end) next.load(p, item, group, row, k);
-        wgmma_wait<0>();
-        wgmma_tie(sums);
-        release<1>(ring, both ? second : first);
+        multiply_pair<type, S>(ring, turn, group, both, sums, [&] {
+            if (has_blocks && k < part.end) next.load(p, item, group, row, k);
+        });
         factors.add(sums, totals);
     }
 }
@@ -325,10 +268,10 @@ FB_DEVICE void run_flat(const fb_matmul_params& p, typename S::Shared& shared) {
         const I item(p, S::tokens, i);
         if (item.row >= item.end) continue;
         const FlatStore<type, S> out(p, item, group);
-        FlatSums<S> sums;
+        FlatSums<S> sums = {};
         if constexpr (type == FB_F8E4M3)
             multiply_flat_fp8<type, S>(p, part, shared.ring, turn, group, item, out.row, sums);
-        else multiply_flat<type, S>(part, shared.ring, turn, group, sums);
+        else multiply_steps<type, S>(part.begin, part.end, shared.ring, turn, group, sums, true);
         if (size > 1) {
             out.store_shared(sums, shared, parity);
             parity ^= 1;

@@ -20,6 +20,7 @@ template <int tokens_, int outputs_, int stages, int panels = 1> struct ThinShap
     static constexpr int sum_stride = outputs + 4;
     static constexpr int box_rows = outputs / 2; // of the weight, by one copy
     static constexpr bool lends = false; // sums have memory of their own
+    static constexpr int loaders = 1;
     using R = Ring<outputs, panels * tokens, stages>;
     static constexpr int weight_bytes = R::first_bytes;
 
@@ -36,6 +37,11 @@ template <int tokens_, int outputs_, int stages, int panels = 1> struct ThinShap
     FB_DEVICE static uint32_t weight_place(R& ring, int stage) {
         return shared_address(ring.first[stage]);
     }
+    // A warpgroup has its rows of the weight by all rows of x.
+    FB_DEVICE static uint32_t first_place(R& ring, int stage, int group) {
+        return weight_place(ring, stage) + uint32_t(group * group_rows * span);
+    }
+    FB_DEVICE static uint32_t second_place(R& ring, int stage, int) { return x_place(ring, stage); }
 };
 
 template <class S> using ThinSums = float[S::tokens / 2];

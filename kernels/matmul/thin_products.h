@@ -3,6 +3,7 @@
 #include "../ptx/base.h"
 #include "../params/matmul.h"
 #include "load.h"
+#include "multiply.h"
 #include "thin.h"
 
 using Thin8 = ThinShape<8, 128, 6>;
@@ -11,58 +12,7 @@ using Thin32 = ThinShape<32, 128, 4>;
 
 #if FB_ARCH >= 900 && FB_ARCH < 1000
 
-FB_WGMMA(bf16, 8)
-FB_WGMMA(bf16, 16)
-FB_WGMMA(bf16, 32)
-FB_WGMMA(f16, 8)
-FB_WGMMA(f16, 16)
-FB_WGMMA(f16, 32)
-FB_WGMMA_FP8(e4m3, 8)
-FB_WGMMA_FP8(e4m3, 16)
-FB_WGMMA_FP8(e4m3, 32)
-
 // ---- multiply
-
-// A warpgroup's products of a stage: its rows of the weight by all rows of x.
-template <int type, class S>
-FB_DEVICE void issue_thin(typename S::R& ring, int stage, int group, ThinSums<S>& sums,
-                          bool adds) {
-    const uint64_t x = ring_operand(shared_address(ring.second[stage]));
-    const uint32_t row = uint32_t(group * group_rows);
-    const uint64_t weight = ring_operand(shared_address(ring.first[stage]) + row * span);
-    wgmma_tie(sums);
-    wgmma_fence();
-    FB_UNROLL
-    for (int k = 0; k < span / product_bytes; k++) {
-        const uint64_t a = weight + (k * product_bytes >> 4), b = x + (k * product_bytes >> 4);
-        if constexpr (type == FB_BF16) wgmma_bf16<0, 0>(sums, a, b, adds || k > 0);
-        else if constexpr (type == FB_F16) wgmma_f16<0, 0>(sums, a, b, adds || k > 0);
-        else wgmma_e4m3(sums, a, b, adds || k > 0);
-    }
-    wgmma_commit();
-}
-
-// A block's part of the sums of an item; of none they are zeros.
-template <int type, class S>
-FB_DEVICE void multiply_thin(const Part& part, typename S::R& ring, Turn<typename S::R>& turn,
-                             int group, ThinSums<S>& sums) {
-    int before = -1;
-    FB_UNROLL
-    for (int i = 0; i < S::tokens / 2; i++) sums[i] = 0;
-    FB_NO_UNROLL
-    for (int32_t k = part.begin; k < part.end; k += step_of<type>) {
-        wait_full(ring, turn);
-        issue_thin<type, S>(ring, turn.stage, group, sums, true);
-        wgmma_wait<1>();
-        if (before >= 0) release<1>(ring, before);
-        before = turn.stage;
-        turn.advance();
-        turn.stage = uniform(turn.stage);
-    }
-    wgmma_wait<0>();
-    wgmma_tie(sums);
-    if (before >= 0) release<1>(ring, before);
-}
 
 // Adds the sums of the step at input k, times what its blocks of inputs are worth.
 template <class S>
@@ -86,38 +36,20 @@ FB_DEVICE void add_scaled(const fb_matmul_params& p, const Item<S::outputs>& ite
     }
 }
 
-// The same of fp8: the sums of a step, scaled, or those of two that have no scales of their own,
-// are added to the totals.
+// A block's part of the sums of an item of fp8: those of a step, scaled, or of two that have no
+// scales of their own, are added to the totals.
 template <int type, class S>
 FB_DEVICE void multiply_thin_fp8(const fb_matmul_params& p, const Part& part,
                                  typename S::R& ring, Turn<typename S::R>& turn, int group,
                                  const Item<S::outputs>& item, ThinSums<S>& totals) {
     const bool has_blocks = has_x_blocks(p) || has_weight_blocks(p);
     constexpr int step = step_of<type>;
-    FB_UNROLL
-    for (int i = 0; i < S::tokens / 2; i++) totals[i] = 0;
     int32_t k = part.begin;
     FB_NO_UNROLL
     while (k < part.end) {
         ThinSums<S> sums;
-        const int first = turn.stage;
-        wait_full(ring, turn);
-        issue_thin<type, S>(ring, first, group, sums, false);
-        turn.advance();
-        turn.stage = uniform(turn.stage);
-        const int second = turn.stage;
         const bool both = !has_blocks && k + step < part.end;
-        if (both) {
-            wait_full(ring, turn);
-            issue_thin<type, S>(ring, second, group, sums, true);
-            turn.advance();
-            turn.stage = uniform(turn.stage);
-            wgmma_wait<1>();
-            release<1>(ring, first);
-        }
-        wgmma_wait<0>();
-        wgmma_tie(sums);
-        release<1>(ring, both ? second : first);
+        multiply_pair<type, S>(ring, turn, group, both, sums, [] {});
         if (has_blocks) {
             add_scaled<S>(p, item, group, k, sums, totals);
         } else {
@@ -144,10 +76,10 @@ FB_DEVICE void run_thin(const fb_matmul_params& p, typename S::Shared& shared) {
     for (int32_t i = blockIdx.x / size; i < count; i += gridDim.x / size) {
         const I item(p, S::tokens, i);
         if (item.row >= item.end) continue;
-        ThinSums<S> sums;
+        ThinSums<S> sums = {};
         if constexpr (type == FB_F8E4M3)
             multiply_thin_fp8<type, S>(p, part, shared.ring, turn, group, item, sums);
-        else multiply_thin<type, S>(part, shared.ring, turn, group, sums);
+        else multiply_steps<type, S>(part.begin, part.end, shared.ring, turn, group, sums, true);
         share_sums<type == FB_F8E4M3, S>(p, item, shared, parity, group, sums);
     }
 }

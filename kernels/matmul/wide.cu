@@ -10,6 +10,7 @@
 #include "../ptx/pdl.h"
 #include "gather.h"
 #include "item.h"
+#include "multiply.h"
 #include "plain.h"
 #include "ring.h"
 #include "scales.h"
@@ -42,6 +43,19 @@ using WideRing = Ring<block_rows, wide_outputs, 4>;
 using WideItem = Item<wide_outputs>;
 using WideSums = float[wide_outputs / 2];
 
+// A warpgroup has 64 rows of x by all rows of the weight.
+struct WideShape {
+    using R = WideRing;
+    static constexpr int loaders = wide_cluster;
+
+    FB_DEVICE static uint32_t first_place(R& ring, int stage, int group) {
+        return shared_address(ring.first[stage]) + uint32_t(group * group_rows * span);
+    }
+    FB_DEVICE static uint32_t second_place(R& ring, int stage, int) {
+        return shared_address(ring.second[stage]);
+    }
+};
+
 // ---- shared memory
 
 // Sums of a warp's 16 rows, before they are finished.
@@ -55,10 +69,6 @@ struct WideShared {
 static_assert(sizeof(WideShared) <= wide_shared, "the launch gives as much");
 
 #if FB_ARCH >= 900 && FB_ARCH < 1000
-
-FB_WGMMA(bf16, 256)
-FB_WGMMA(f16, 256)
-FB_WGMMA_FP8(e4m3, 128)
 
 // ---- load
 
@@ -135,46 +145,6 @@ template <int type> FB_DEVICE void gather_wide(const fb_matmul_map_params& maps,
 
 // ---- multiply
 
-// A warpgroup's products of a stage: 64 rows of x by rows of the weight from `first` on.
-template <int type, int n>
-FB_DEVICE void issue_wide(WideRing& ring, int stage, int group, int first, float (&sums)[n],
-                          bool adds) {
-    const uint64_t x =
-        ring_operand(shared_address(ring.first[stage]) + uint32_t(group * group_rows * span));
-    const uint64_t weight =
-        ring_operand(shared_address(ring.second[stage]) + uint32_t(first * span));
-    wgmma_tie(sums);
-    wgmma_fence();
-    FB_UNROLL
-    for (int k = 0; k < span / product_bytes; k++) {
-        const uint64_t a = x + (k * product_bytes >> 4), b = weight + (k * product_bytes >> 4);
-        if constexpr (type == FB_BF16) wgmma_bf16<0, 0>(sums, a, b, adds || k > 0);
-        else if constexpr (type == FB_F16) wgmma_f16<0, 0>(sums, a, b, adds || k > 0);
-        else wgmma_e4m3(sums, a, b, adds || k > 0);
-    }
-    wgmma_commit();
-}
-
-// The sums of an item, one step in flight while the next is issued.
-template <int type>
-FB_DEVICE void multiply_wide(const fb_matmul_params& p, WideRing& ring, Turn<WideRing>& turn,
-                             int group, WideSums& sums) {
-    int before = -1;
-    FB_NO_UNROLL
-    for (int32_t k = 0; k < p.inputs; k += step_of<type>) {
-        wait_full(ring, turn);
-        issue_wide<type>(ring, turn.stage, group, 0, sums, k > 0);
-        wgmma_wait<1>();
-        if (before >= 0) release<wide_cluster>(ring, before);
-        before = turn.stage;
-        turn.advance();
-        turn.stage = uniform(turn.stage);
-    }
-    wgmma_wait<0>();
-    wgmma_tie(sums);
-    release<wide_cluster>(ring, before);
-}
-
 // What a step's sums are multiplied by: of a thread's two rows, and of each 64 rows of the weight.
 struct StepFactors {
     static constexpr int part = 64, parts = wide_outputs / part;
@@ -205,8 +175,8 @@ struct StepFactors {
     }
 };
 
-// The same of fp8: a wave's sums of a step, scaled, are added to the totals while the tensor cores
-// multiply for the other warpgroup.
+// The sums of an item of fp8: a wave's of a step, scaled, are added to the totals while the tensor
+// cores multiply for the other warpgroup.
 template <int type>
 FB_DEVICE void multiply_wide_fp8(const fb_matmul_params& p, WideRing& ring, Turn<WideRing>& turn,
                                  int group, const WideItem& item, const int32_t (&rows)[2],
@@ -224,8 +194,7 @@ FB_DEVICE void multiply_wide_fp8(const fb_matmul_params& p, WideRing& ring, Turn
         const StepFactors factors = next;
         const int first = turn.stage;
         wait_full(ring, turn);
-        turn.advance();
-        turn.stage = uniform(turn.stage);
+        advance_uniform(turn);
         // Steps that have one scale are added up together.
         const bool both = !has_blocks && k + step < p.inputs;
         const int second = turn.stage;
@@ -233,8 +202,13 @@ FB_DEVICE void multiply_wide_fp8(const fb_matmul_params& p, WideRing& ring, Turn
         k += both ? 2 * step : step;
         FB_UNROLL
         for (int wave = 0; wave < waves; wave++) {
-            issue_wide<type>(ring, first, group, wave * wave_outputs, sums, false);
-            if (both) issue_wide<type>(ring, second, group, wave * wave_outputs, sums, true);
+            const auto issue = [&](int stage, bool adds) {
+                const uint32_t x = WideShape::first_place(ring, stage, group);
+                const uint32_t weight = WideShape::second_place(ring, stage, group);
+                issue_step<type>(sums, x, weight + uint32_t(wave * wave_outputs * span), adds);
+            };
+            issue(first, false);
+            if (both) issue(second, true);
             if (wave == 0 && k < p.inputs) next.load(p, item, rows, k);
             if (wave == waves - 1 && both) {
                 wgmma_wait<1>();
@@ -245,10 +219,7 @@ FB_DEVICE void multiply_wide_fp8(const fb_matmul_params& p, WideRing& ring, Turn
             if (wave == waves - 1) release<wide_cluster>(ring, both ? second : first);
             factors.add(sums, wave, totals);
         }
-        if (both) {
-            turn.advance();
-            turn.stage = uniform(turn.stage);
-        }
+        if (both) advance_uniform(turn);
     }
 }
 
@@ -323,7 +294,7 @@ FB_DEVICE void run_wide(const fb_matmul_params& p, WideShared& memory, int group
             multiply_wide_fp8<type>(p, ring, turn, group, item, rows, sums);
             if (plain) scale_sums(p, item, rows[0], item.output, sums);
         } else {
-            multiply_wide<type>(p, ring, turn, group, sums);
+            multiply_steps<type, WideShape>(0, p.inputs, ring, turn, group, sums, false);
         }
         if (plain) {
             store_plain<plain_of<type>>(p, item.end, rows[0], item.output, sums);

@@ -79,6 +79,7 @@ import matmul_gather_h from "../../kernels/matmul/gather.h" with { type: "text" 
 import matmul_gathered_cu from "../../kernels/matmul/gathered.cu" with { type: "text" };
 import matmul_item_h from "../../kernels/matmul/item.h" with { type: "text" };
 import matmul_load_h from "../../kernels/matmul/load.h" with { type: "text" };
+import matmul_multiply_h from "../../kernels/matmul/multiply.h" with { type: "text" };
 import matmul_plain_h from "../../kernels/matmul/plain.h" with { type: "text" };
 import matmul_ring_h from "../../kernels/matmul/ring.h" with { type: "text" };
 import matmul_scales_h from "../../kernels/matmul/scales.h" with { type: "text" };
@@ -245,6 +246,7 @@ export const sources: Readonly<Record<string, string>> = {
   "matmul/gathered.cu": matmul_gathered_cu,
   "matmul/item.h": matmul_item_h,
   "matmul/load.h": matmul_load_h,
+  "matmul/multiply.h": matmul_multiply_h,
   "matmul/plain.h": matmul_plain_h,
   "matmul/ring.h": matmul_ring_h,
   "matmul/scales.h": matmul_scales_h,
