@@ -58,8 +58,15 @@ template <int tokens_, int outputs_, int stages> struct FlatShape {
 
 template <class S> using FlatSums = float[S::columns / 2];
 
-using Flat64 = FlatShape<64, 128, 9>;
-using Flat128 = FlatShape<128, 112, 7>;
+constexpr int flat_most = 8;
+constexpr int flat_64_outputs = 128;
+constexpr int flat_128_outputs = 112;
+constexpr int flat_shared = 232448;
+
+using Flat64 = FlatShape<64, flat_64_outputs, 9>;
+using Flat128 = FlatShape<128, flat_128_outputs, 7>;
+static_assert(sizeof(Flat64::Shared) <= flat_shared && sizeof(Flat128::Shared) <= flat_shared,
+              "the launch gives as much");
 
 #if FB_ARCH >= 900 && FB_ARCH < 1000
 
@@ -252,57 +259,32 @@ template <int type, class S> struct FlatStore {
 
 // ---- the kernels
 
-template <int type, class S>
-FB_DEVICE void run_flat(const fb_matmul_params& p, typename S::Shared& shared) {
-    using I = Item<S::outputs>;
-    const Part part(p.inputs, step_of<type>);
-    const int32_t count = I::count(p, S::tokens), size = int32_t(cluster_size());
-    const int group = uniform(threadIdx.x / 128);
-    Turn<typename S::R> turn;
-    uint32_t parity = 0;
-    const bool plain = is_plain<type>(p);
-    pdl_wait();
-    pdl_launch_dependents();
-    FB_NO_UNROLL
-    for (int32_t i = blockIdx.x / size; i < count; i += gridDim.x / size) {
-        const I item(p, S::tokens, i);
-        if (item.row >= item.end) continue;
-        const FlatStore<type, S> out(p, item, group);
-        FlatSums<S> sums = {};
-        if constexpr (type == FB_F8E4M3)
-            multiply_flat_fp8<type, S>(p, part, shared.ring, turn, group, item, out.row, sums);
-        else multiply_steps<type, S>(part.begin, part.end, shared.ring, turn, group, sums, true);
-        if (size > 1) {
-            out.store_shared(sums, shared, parity);
-            parity ^= 1;
-        } else if (plain) {
-            out.store_scaled(sums);
-        } else {
-            out.store(sums);
-        }
+template <int type, class S> struct FlatWork {
+    FB_DEVICE static void run(const fb_matmul_params& p, typename S::Shared& shared) {
+        const Part part(p.inputs, step_of<type>);
+        const int group = uniform(threadIdx.x / 128);
+        Turn<typename S::R> turn;
+        uint32_t parity = 0;
+        const bool plain = is_plain<type>(p), shares = cluster_size() > 1;
+        pdl_wait();
+        pdl_launch_dependents();
+        each_few<S>(p, [&](const Item<S::outputs>& item) {
+            const FlatStore<type, S> out(p, item, group);
+            FlatSums<S> sums = {};
+            if constexpr (type == FB_F8E4M3)
+                multiply_flat_fp8<type, S>(p, part, shared.ring, turn, group, item, out.row, sums);
+            else
+                multiply_steps<type, S>(part.begin, part.end, shared.ring, turn, group, sums, true);
+            if (shares) {
+                out.store_shared(sums, shared, parity);
+                parity ^= 1;
+            } else if (plain) {
+                out.store_scaled(sums);
+            } else {
+                out.store(sums);
+            }
+        });
     }
-}
+};
 
-template <int type, class S, int gathering>
-FB_DEVICE void split_flat(const fb_matmul_map_params& maps, typename S::Shared& shared) {
-    if (uniform(threadIdx.x / 32) >= S::warps) load_items<type, S, gathering>(maps, shared);
-    else run_flat<type, S>(maps.product, shared);
-}
-
-// `gathering`: so many warps copy rows of x that out names; 0 where it names none.
-template <bool fp8, class S, int gathering>
-FB_DEVICE void start_flat(const fb_matmul_map_params& maps, unsigned char* memory) {
-    auto& shared = *reinterpret_cast<typename S::Shared*>(memory);
-    begin_thin<S>(maps, shared, gathering);
-    if constexpr (fp8) split_flat<FB_F8E4M3, S, gathering>(maps, shared);
-    else if (maps.product.x_dtype == FB_F16) split_flat<FB_F16, S, gathering>(maps, shared);
-    else split_flat<FB_BF16, S, gathering>(maps, shared);
-    cluster_sync(); // nobody leaves while others may still read its sums or arrive here
-}
-
-#define FB_FLAT(fp8, S, gathering) \
-    FB_DYNAMIC_SHARED(memory);     \
-    start_flat<fp8, S, gathering>(p, memory)
-#else
-#define FB_FLAT(fp8, S, gathering)
 #endif

@@ -123,6 +123,18 @@ template <int most> struct Item {
     }
 };
 
+// each(item) of those that a cluster of `size` blocks takes in turn and that have rows.
+template <int most, class Each>
+FB_DEVICE void each_item(const fb_matmul_params& p, int32_t most_rows, int32_t size, int32_t band,
+                         Each each) {
+    const int32_t count = Item<most>::count(p, most_rows);
+    FB_NO_UNROLL
+    for (int32_t i = blockIdx.x / size; i < count; i += gridDim.x / size) {
+        const Item<most> item(p, most_rows, i, band);
+        if (item.row < item.end) each(item);
+    }
+}
+
 // ---- store
 
 // Up to a chunk of outputs of a row: `gate` are their sums, `up` those of the second half.

@@ -24,8 +24,8 @@ template <class S> struct WeightRows {
         return (box % 2 ? ups : gates) + box / 2 * S::box_rows;
     }
 
-    // A step's inputs of them into a stage. They pass through the L2 cache, which has what many
-    // kernels read to keep.
+    // A step's inputs of them, from element k on, into a stage. They pass through the L2 cache,
+    // which has what many kernels read to keep.
     FB_DEVICE void load(const fb_tensor_map& map, typename S::R& ring, int stage, uint32_t full,
                         int32_t k) const {
         const uint32_t weight = S::weight_place(ring, stage);
@@ -100,23 +100,18 @@ FB_DEVICE void gather_rows(const fb_matmul_map_params& maps, typename S::R& ring
 // All items of a block, by the warps that load: one, or where they gather `gathering`.
 template <int type, class S, int gathering>
 FB_DEVICE void load_items(const fb_matmul_map_params& maps, typename S::Shared& shared) {
-    using I = Item<S::outputs>;
     const fb_matmul_params& p = maps.product;
     typename S::R& ring = shared.ring;
     const Part part(p.inputs, step_of<type>);
-    const int32_t count = I::count(p, S::tokens), size = int32_t(cluster_size());
-    const bool leads = threadIdx.x % 32 == 0;
+    const bool leads = threadIdx.x % 32 == 0, shares = cluster_size() > 1;
     int early = gathering == 0 && leads ? load_early<type, S>(maps, ring, part) : 0;
     pdl_wait();
     pdl_launch_dependents();
     Turn<typename S::R> turn;
     Landing<typename S::R> landing;
     uint32_t parity = 1;
-    FB_NO_UNROLL
-    for (int32_t i = blockIdx.x / size; i < count; i += gridDim.x / size) {
-        const I item(p, S::tokens, i);
-        if (item.row >= item.end) continue;
-        if (S::lends && size > 1) {
+    each_few<S>(p, [&](const Item<S::outputs>& item) {
+        if (S::lends && shares) {
             // The item before left its sums there.
             mbarrier_wait(shared_address(&shared.taken), parity);
             parity ^= 1;
@@ -124,7 +119,32 @@ FB_DEVICE void load_items(const fb_matmul_map_params& maps, typename S::Shared& 
         if constexpr (gathering > 0)
             gather_rows<type, S, gathering>(maps, ring, part, item, turn, landing);
         else if (leads) load_rows<type, S>(maps, ring, part, item, turn, early);
-    }
+    });
 }
 
+// ---- the roles of warps
+
+// Work<type, S>::run() is what warps that multiply do. `gathering`: so many warps copy rows of x
+// that out names; 0 where it names none.
+template <template <int, class> class Work, int type, class S, int gathering>
+FB_DEVICE void split_few(const fb_matmul_map_params& maps, typename S::Shared& shared) {
+    if (uniform(threadIdx.x / 32) >= S::warps) load_items<type, S, gathering>(maps, shared);
+    else Work<type, S>::run(maps.product, shared);
+}
+
+template <template <int, class> class Work, bool fp8, class S, int gathering>
+FB_DEVICE void start_few(const fb_matmul_map_params& maps, unsigned char* memory) {
+    auto& shared = *reinterpret_cast<typename S::Shared*>(memory);
+    begin_thin<S>(maps, shared, gathering);
+    if constexpr (fp8) split_few<Work, FB_F8E4M3, S, gathering>(maps, shared);
+    else if (maps.product.x_dtype == FB_F16) split_few<Work, FB_F16, S, gathering>(maps, shared);
+    else split_few<Work, FB_BF16, S, gathering>(maps, shared);
+    cluster_sync(); // nobody leaves while others may still read its sums or arrive here
+}
+
+#define FB_FEW_ROWS(Work, fp8, S, gathering) \
+    FB_DYNAMIC_SHARED(memory);               \
+    start_few<Work, fp8, S, gathering>(p, memory)
+#else
+#define FB_FEW_ROWS(Work, fp8, S, gathering)
 #endif

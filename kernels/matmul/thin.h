@@ -60,6 +60,11 @@ struct Part {
     }
 };
 
+// each(item) of a block's in turn.
+template <class S, class Each> FB_DEVICE void each_few(const fb_matmul_params& p, Each each) {
+    each_item<S::outputs>(p, S::tokens, int32_t(cluster_size()), 0, each);
+}
+
 // ---- store
 
 // Every warp of every block of the cluster arrives at the barrier of each block.

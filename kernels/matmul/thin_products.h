@@ -6,9 +6,20 @@
 #include "multiply.h"
 #include "thin.h"
 
-using Thin8 = ThinShape<8, 128, 6>;
-using Thin16 = ThinShape<16, 128, 5>;
-using Thin32 = ThinShape<32, 128, 4>;
+// ---- facts
+
+constexpr int thin_threads = 288; // two warpgroups that multiply, a warp that loads
+constexpr int thin_most = 8;
+constexpr int thin_outputs = 128;
+constexpr int thin_shared = 114688;
+static_assert(thin_threads == 32 * (multiplying_warps + 1), "the roles of its warps");
+
+using Thin8 = ThinShape<8, thin_outputs, 6>;
+using Thin16 = ThinShape<16, thin_outputs, 5>;
+using Thin32 = ThinShape<32, thin_outputs, 4>;
+static_assert(sizeof(Thin8::Shared) <= thin_shared && sizeof(Thin16::Shared) <= thin_shared &&
+                  sizeof(Thin32::Shared) <= thin_shared,
+              "the launch gives as much");
 
 #if FB_ARCH >= 900 && FB_ARCH < 1000
 
@@ -62,48 +73,23 @@ FB_DEVICE void multiply_thin_fp8(const fb_matmul_params& p, const Part& part,
 
 // ---- the kernels
 
-template <int type, class S>
-FB_DEVICE void run_thin(const fb_matmul_params& p, typename S::Shared& shared) {
-    using I = Item<S::outputs>;
-    const Part part(p.inputs, step_of<type>);
-    const int32_t count = I::count(p, S::tokens), size = int32_t(cluster_size());
-    const int group = uniform(threadIdx.x / 128);
-    Turn<typename S::R> turn;
-    uint32_t parity = 0;
-    pdl_wait();
-    pdl_launch_dependents();
-    FB_NO_UNROLL
-    for (int32_t i = blockIdx.x / size; i < count; i += gridDim.x / size) {
-        const I item(p, S::tokens, i);
-        if (item.row >= item.end) continue;
-        ThinSums<S> sums = {};
-        if constexpr (type == FB_F8E4M3)
-            multiply_thin_fp8<type, S>(p, part, shared.ring, turn, group, item, sums);
-        else multiply_steps<type, S>(part.begin, part.end, shared.ring, turn, group, sums, true);
-        share_sums<type == FB_F8E4M3, S>(p, item, shared, parity, group, sums);
+template <int type, class S> struct ThinWork {
+    FB_DEVICE static void run(const fb_matmul_params& p, typename S::Shared& shared) {
+        const Part part(p.inputs, step_of<type>);
+        const int group = uniform(threadIdx.x / 128);
+        Turn<typename S::R> turn;
+        uint32_t parity = 0;
+        pdl_wait();
+        pdl_launch_dependents();
+        each_few<S>(p, [&](const Item<S::outputs>& item) {
+            ThinSums<S> sums = {};
+            if constexpr (type == FB_F8E4M3)
+                multiply_thin_fp8<type, S>(p, part, shared.ring, turn, group, item, sums);
+            else
+                multiply_steps<type, S>(part.begin, part.end, shared.ring, turn, group, sums, true);
+            share_sums<type == FB_F8E4M3, S>(p, item, shared, parity, group, sums);
+        });
     }
-}
+};
 
-template <int type, class S, int gathering>
-FB_DEVICE void split_thin(const fb_matmul_map_params& maps, typename S::Shared& shared) {
-    if (uniform(threadIdx.x / 32) >= S::warps) load_items<type, S, gathering>(maps, shared);
-    else run_thin<type, S>(maps.product, shared);
-}
-
-// `gathering`: so many warps copy rows of x that out names; 0 where it names none.
-template <bool fp8, class S, int gathering>
-FB_DEVICE void start_thin(const fb_matmul_map_params& maps, unsigned char* memory) {
-    auto& shared = *reinterpret_cast<typename S::Shared*>(memory);
-    begin_thin<S>(maps, shared, gathering);
-    if constexpr (fp8) split_thin<FB_F8E4M3, S, gathering>(maps, shared);
-    else if (maps.product.x_dtype == FB_F16) split_thin<FB_F16, S, gathering>(maps, shared);
-    else split_thin<FB_BF16, S, gathering>(maps, shared);
-    cluster_sync(); // nobody leaves while others may still read its sums or arrive here
-}
-
-#define FB_THIN(fp8, S, gathering) \
-    FB_DYNAMIC_SHARED(memory);     \
-    start_thin<fp8, S, gathering>(p, memory)
-#else
-#define FB_THIN(fp8, S, gathering)
 #endif

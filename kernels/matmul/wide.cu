@@ -93,16 +93,16 @@ struct WideHalf {
     }
 };
 
+template <class Each> FB_DEVICE void each_wide_item(const fb_matmul_params& p, Each each) {
+    each_item<wide_outputs>(p, cluster_rows, wide_cluster, band_blocks, each);
+}
+
 // By a whole warp, of which one lane loads.
 template <int type> FB_DEVICE void load_wide(const fb_matmul_map_params& maps, WideRing& ring) {
     const fb_matmul_params& p = maps.product;
-    const int32_t count = WideItem::count(p, cluster_rows);
     const bool leads = threadIdx.x % 32 == 0;
     Turn<WideRing> turn;
-    FB_NO_UNROLL
-    for (int32_t i = blockIdx.x / wide_cluster; i < count; i += gridDim.x / wide_cluster) {
-        const WideItem item(p, cluster_rows, i, band_blocks);
-        if (item.row >= item.end) continue;
+    each_wide_item(p, [&](const WideItem& item) {
         const int32_t row = item.row + int32_t(cluster_rank()) * block_rows;
         const WideHalf weight(p, item);
         FB_NO_UNROLL
@@ -112,19 +112,15 @@ template <int type> FB_DEVICE void load_wide(const fb_matmul_map_params& maps, W
             weight.load(maps.weight, ring, turn.stage, full, k);
             turn.advance();
         }
-    }
+    });
 }
 
 // The same of rows that out names, by all warps that load.
 template <int type> FB_DEVICE void gather_wide(const fb_matmul_map_params& maps, WideRing& ring) {
     const fb_matmul_params& p = maps.product;
-    const int32_t count = WideItem::count(p, cluster_rows);
     Turn<WideRing> turn;
     Landing<WideRing> landing;
-    FB_NO_UNROLL
-    for (int32_t i = blockIdx.x / wide_cluster; i < count; i += gridDim.x / wide_cluster) {
-        const WideItem item(p, cluster_rows, i, band_blocks);
-        if (item.row >= item.end) continue;
+    each_wide_item(p, [&](const WideItem& item) {
         const int32_t row = item.row + int32_t(cluster_rank()) * block_rows;
         const GatheredRows<type, block_rows, loading_warps> rows(p, item, row);
         const WideHalf weight(p, item);
@@ -140,7 +136,7 @@ template <int type> FB_DEVICE void gather_wide(const fb_matmul_map_params& maps,
             turn.advance();
         }
         landing.finish(ring);
-    }
+    });
 }
 
 // ---- multiply
@@ -277,17 +273,13 @@ FB_DEVICE void store_any(const fb_matmul_params& p, const WideItem& item, int32_
 template <int type>
 FB_DEVICE void run_wide(const fb_matmul_params& p, WideShared& memory, int group) {
     WideRing& ring = memory.ring;
-    const int32_t count = WideItem::count(p, cluster_rows);
     const int warp_row = int(cluster_rank()) * block_rows + group * group_rows +
                          threadIdx.x % 128 / 32 * 16;
     const int own = warp_row + threadIdx.x % 32 / 4;
     float* const places = memory.places[threadIdx.x / 32 - 4];
     const bool plain = is_plain<type>(p);
     Turn<WideRing> turn;
-    FB_NO_UNROLL
-    for (int32_t i = blockIdx.x / wide_cluster; i < count; i += gridDim.x / wide_cluster) {
-        const WideItem item(p, cluster_rows, i, band_blocks);
-        if (item.row >= item.end) continue;
+    each_wide_item(p, [&](const WideItem& item) {
         const int32_t rows[2] = {item.row + own, item.row + own + 8};
         WideSums sums;
         if constexpr (type == FB_F8E4M3) {
@@ -301,7 +293,7 @@ FB_DEVICE void run_wide(const fb_matmul_params& p, WideShared& memory, int group
         } else {
             store_any<type>(p, item, item.row + warp_row, places, sums);
         }
-    }
+    });
 }
 
 template <int type>
