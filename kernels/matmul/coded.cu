@@ -10,6 +10,7 @@
 #include "../params/matmul.h"
 #include "../ptx/mma.h"
 #include "codes.h"
+#include "load.h"
 #include "thin.h"
 
 // ---- facts
@@ -45,35 +46,21 @@ FB_DEVICE void load_coded(const fb_matmul_map_params& maps, typename S::R& ring)
     const fb_matmul_params& p = maps.product;
     const int32_t step = coded_step(p), panels = step / panel_inputs;
     const Part part(p.inputs, step);
-    const int32_t count = Item<S::outputs>::count(p, S::tokens), size = int32_t(cluster_size());
     const bool leads = threadIdx.x % 32 == 0;
     constexpr uint32_t panel = S::tokens * span;
     Turn<typename S::R> turn;
-    FB_NO_UNROLL
-    for (int32_t i = blockIdx.x / size; i < count; i += gridDim.x / size) {
-        const Item<S::outputs> item(p, S::tokens, i);
-        if (item.row >= item.end) continue;
-        // Gated, the second half of a tile goes through the gates of the first.
-        const int32_t gates = item.first_of(p, false) + item.output;
-        const int32_t ups = p.gated ? item.first_of(p, true) + item.output
-                                    : gates + S::outputs / 2;
+    each_few<S>(p, [&](const Item<S::outputs>& item) {
+        const WeightRows<S> weight(p, item);
         FB_NO_UNROLL
         for (int32_t k = part.begin; leads && k < part.end; k += step) {
             const uint32_t full = begin_stage(ring, turn, S::R::first_bytes + panels * panel);
-            const uint32_t weight = shared_address(ring.first[turn.stage]);
-            const int32_t byte = k / step * span;
-            FB_UNROLL
-            for (int row = 0; row < S::outputs; row += S::box_rows) {
-                const int32_t at = row < S::outputs / 2 ? gates + row
-                                                        : ups + row - S::outputs / 2;
-                tensor_load(weight + row * span, &maps.weight, full, {byte, at});
-            }
-            const uint32_t x = shared_address(ring.second[turn.stage]);
+            weight.load(maps.weight, ring, turn.stage, full, k / step * span);
+            const uint32_t x = S::x_place(ring, turn.stage);
             for (int i = 0; i < panels; i++)
                 tensor_load(x + i * panel, &maps.x, full, {k + i * panel_inputs, item.row});
             turn.advance();
         }
-    }
+    });
 }
 
 // ---- scales
@@ -266,17 +253,13 @@ FB_DEVICE void multiply_kind(const fb_matmul_params& p, const Item<S::outputs>& 
 
 template <int type, int kind, class S>
 FB_DEVICE void run_coded(const fb_matmul_params& p, typename S::Shared& shared) {
-    const int32_t count = Item<S::outputs>::count(p, S::tokens), size = int32_t(cluster_size());
     Turn<typename S::R> turn;
     uint32_t parity = 0;
-    FB_NO_UNROLL
-    for (int32_t i = blockIdx.x / size; i < count; i += gridDim.x / size) {
-        const Item<S::outputs> item(p, S::tokens, i);
-        if (item.row >= item.end) continue;
+    each_few<S>(p, [&](const Item<S::outputs>& item) {
         ThinSums<S> sums = {};
         multiply_kind<type, kind, S>(p, item, shared.ring, turn, sums);
         share_sums<kind == FB_F8E4M3, S>(p, item, shared, parity, int(threadIdx.x / 128), sums);
-    }
+    });
 }
 
 template <int type, int kind, class S>
