@@ -5,10 +5,7 @@
 
 // ---- facts
 
-constexpr int verify_threads = 384;
 constexpr int match_threads = 128;
-
-static_assert(verify_threads == team_threads, "a block is a team");
 
 FB_DEVICE int32_t drafts_of(const fb_drafts_params& p, int64_t row) {
     if (p.counts == 0) return p.draft_count;
@@ -151,7 +148,7 @@ FB_DEVICE bool step(Team<1>& team, Path& path, Residual& left, Philox random, ui
 // ---- the kernels
 
 // Row `item`, by the block.
-FB_OPERATOR(verify_drafts, fb_drafts_params, verify_threads, 1, 1) {
+FB_OPERATOR(verify_drafts, fb_drafts_params, team_threads, 1, 1) {
     FB_SHARED(TeamShared, shared, );
     pdl_wait();
     pdl_launch_dependents();

@@ -7,6 +7,11 @@
 
 // ---- facts
 
+// Of kernels whose blocks hold all that there is room for beside a team's memory.
+constexpr int held_blocks = 8;
+// Of a row of 157,696 f32 each block's part, so that a multiprocessor has two blocks.
+constexpr int held_shared = 78848;
+
 // Bytes of one copy.
 constexpr int32_t held_step = 16384;
 
@@ -24,14 +29,8 @@ template <int size> struct Holder {
 
     FB_DEVICE Row<size> row(uint64_t source, int32_t dtype, int32_t length,
                             bool is_probability) const {
-        constexpr int32_t step = size * warp_quads;
-        const int32_t each = (length + step - 1) / step * warp_quads;
-        const int32_t start = Team<size>::rank() * each;
-        const int32_t first = start < length ? start : length;
-        const int32_t end = length - first < each ? length : first + each;
         const int32_t most = room / element_bytes(dtype);
-        const int32_t held = end - first < most ? end : first + most;
-        return {source, dtype, length, is_probability, {first, held, end}};
+        return cluster_row<size>(source, dtype, length, is_probability, most);
     }
 
     // Once no thread of the block needs what was held before.

@@ -7,7 +7,6 @@
 
 // ---- facts
 
-constexpr int light_threads = 384;
 constexpr int light_blocks = 8;
 // Of a row of 150,528 f32 each block's part, and what is before it.
 constexpr int light_bytes = 76800;
@@ -27,7 +26,6 @@ struct Progress : Walk<light_blocks> {
 };
 
 constexpr int32_t team_start = 192;
-static_assert(light_threads == team_threads, "a block is a part of a team");
 static_assert(sizeof(Progress) <= team_start, "it has room");
 static_assert(team_start + sizeof(TeamHead) <= held_start, "so does the team");
 static_assert((light_bytes - held_start) % (4 * warp_quads) == 0, "padding is within it");

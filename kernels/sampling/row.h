@@ -219,6 +219,24 @@ template <int size> struct Row {
     }
 };
 
+// Where row `index` of x lies.
+template <class P> FB_DEVICE uint64_t row_source(const P& p, int64_t index) {
+    return p.x + index * p.x_stride * element_bytes(p.dtype);
+}
+
+// A block's part of a row that a cluster takes, of which it holds up to `held_most` elements.
+template <int size>
+FB_DEVICE Row<size> cluster_row(uint64_t source, int32_t dtype, int32_t length,
+                                bool is_probability, int32_t held_most) {
+    constexpr int32_t step = size * warp_quads;
+    const int32_t each = (length + step - 1) / step * warp_quads;
+    const int32_t start = Team<size>::rank() * each;
+    const int32_t first = start < length ? start : length;
+    const int32_t end = length - first < each ? length : first + each;
+    const int32_t held = end - first < held_most ? end : first + held_most;
+    return {source, dtype, length, is_probability, {first, held, end}};
+}
+
 // A row that one block reads from memory.
 FB_DEVICE Row<1> block_row(uint64_t source, int32_t dtype, int32_t length, bool is_probability) {
     return {source, dtype, length, is_probability, {0, 0, length}};

@@ -6,18 +6,14 @@
 
 // ---- facts
 
-constexpr int sample_threads = 384;
 constexpr int sample_blocks = 8;
 // Blocks of a multiprocessor; older ones, which do not load it, have no room for three.
 constexpr int sample_resident = FB_ARCH >= 900 ? 3 : 1;
 
-static_assert(sample_threads == team_threads, "a block is a part of a team");
-
 // ---- the kernel
 
 // Row `item`.
-FB_OPERATOR(sample_few_cluster, fb_sample_params, sample_threads, sample_resident, 1,
-            sample_blocks) {
+FB_OPERATOR(sample_few_cluster, fb_sample_params, team_threads, sample_resident, 1, sample_blocks) {
 #if FB_ARCH >= 900
     FB_SHARED(TeamShared, shared, );
     FB_SHARED(Task<sample_blocks>, task, );
@@ -25,9 +21,8 @@ FB_OPERATOR(sample_few_cluster, fb_sample_params, sample_threads, sample_residen
     pdl_wait();
     pdl_launch_dependents();
     const int64_t index = blockIdx.x / sample_blocks;
-    const uint64_t source = p.x + index * p.x_stride * element_bytes(p.dtype);
-    const Row<sample_blocks> row =
-        streamed_row<sample_blocks>(source, p.dtype, p.vocabulary, p.is_probabilities != 0);
+    const Row<sample_blocks> row = cluster_row<sample_blocks>(
+        row_source(p, index), p.dtype, p.vocabulary, p.is_probabilities != 0, 0);
     if (threadIdx.x == 0) {
         task = task_of(p, index, row);
         shared.leader = 0;

@@ -177,7 +177,7 @@ FB_DEVICE void plain_row(const fb_sample_params& p, Team<light_blocks>& team, Pr
 // ---- the kernel
 
 // Row `item`.
-FB_OPERATOR(sample_plain_cluster, fb_sample_params, light_threads, light_resident, 1,
+FB_OPERATOR(sample_plain_cluster, fb_sample_params, team_threads, light_resident, 1,
             light_blocks, light_bytes) {
 #if FB_ARCH >= 900
     each_light_row(p, [&](Team<light_blocks>& team, Progress& progress, const auto& ahead) {

@@ -5,7 +5,7 @@
 // ---- the kernel
 
 // Row `item`.
-FB_OPERATOR(sample_softmax_cluster, fb_sample_params, light_threads, light_resident, 1,
+FB_OPERATOR(sample_softmax_cluster, fb_sample_params, team_threads, light_resident, 1,
             light_blocks, light_bytes) {
 #if FB_ARCH >= 900
     each_light_row(p, [&](Team<light_blocks>& team, Progress& progress, const auto&) {

@@ -5,17 +5,6 @@
 
 // ---- load
 
-template <int size>
-FB_DEVICE Row<size> streamed_row(uint64_t source, int32_t dtype, int32_t length,
-                                 bool is_probability) {
-    constexpr int32_t step = size * warp_quads;
-    const int32_t each = (length + step - 1) / step * warp_quads;
-    const int32_t start = Team<size>::rank() * each;
-    const int32_t first = start < length ? start : length;
-    const int32_t end = length - first < each ? length : first + each;
-    return {source, dtype, length, is_probability, {first, first, end}};
-}
-
 // The largest of a thread's elements, without its place, read once; twice by a thread that has NaN.
 template <int size> FB_DEVICE Most streamed_most(const Row<size>& row) {
     float most = row.lowest();

@@ -10,7 +10,7 @@
 
 // ---- facts
 
-constexpr int team_threads = 384;
+constexpr int team_threads = 384; // of a block
 constexpr int team_warps = team_threads / 32;
 // Histograms: a digit's values, and copies of each bin, so that neighbours do not wait.
 constexpr int bin_count = 256;

@@ -2,24 +2,17 @@
 #include "../ptx/base.h"
 #include "top_k.h"
 
-// ---- facts
-
-constexpr int top_k_threads = 384;
-
-static_assert(top_k_threads == team_threads, "a block is a team");
-
 // ---- the kernel
 
 // Row `item`.
-FB_OPERATOR(top_k_rows, fb_top_k_params, top_k_threads, 1, 1) {
+FB_OPERATOR(top_k_rows, fb_top_k_params, team_threads, 1, 1) {
     FB_SHARED(TeamShared, shared, );
     FB_SHARED(uint32_t, next, );
     pdl_wait();
     pdl_launch_dependents();
     const int64_t index = blockIdx.x;
     if (index >= p.row_count) return;
-    const uint64_t source = p.x + index * p.x_stride * element_bytes(p.dtype);
-    const Row<1> row = block_row(source, p.dtype, p.row_length, false);
+    const Row<1> row = block_row(row_source(p, index), p.dtype, p.row_length, false);
     Team<1> team = {shared};
     top_k_row(p, team, row, index, next);
 }

@@ -30,8 +30,7 @@ template <int size> struct Walk {
     FB_DEVICE void rows(const fb_sample_params& p, Team<size>& team, const Holder<size>& holder,
                         Each each) {
         const auto row_of = [&](int64_t at) {
-            const uint64_t source = p.x + at * p.x_stride * element_bytes(p.dtype);
-            return holder.row(source, p.dtype, p.vocabulary, p.is_probabilities != 0);
+            return holder.row(row_source(p, at), p.dtype, p.vocabulary, p.is_probabilities != 0);
         };
         pdl_wait();
         pdl_launch_dependents();
