@@ -44,5 +44,5 @@ struct fb_rope_append_params {
     float weight_offset;
     float eps;
     int32_t head_lanes;
-    int32_t reserved;
+    int32_t turns; // slots of heads that a lane of a GPU takes one after the other
 };

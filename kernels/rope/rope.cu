@@ -14,8 +14,6 @@
 constexpr int rope_threads = 128;
 // Even heads that a lane holds, a slot: their loads are in flight together.
 constexpr int held_heads = 2;
-// Slots that a lane takes one after the other, where tokens are many.
-constexpr int turns_most = 6;
 
 // ---- where things lie
 
@@ -140,12 +138,6 @@ struct HeldHeads {
     int32_t first;
     int32_t count; // at most held_heads
 };
-
-// Turns of a lane: with fewer tokens more lanes share one.
-FB_DEVICE int32_t turns_of(int32_t tokens) {
-    const int32_t turns = tokens / 1024;
-    return turns < 1 ? 1 : turns < turns_most ? turns : turns_most;
-}
 
 FB_DEVICE int32_t slots_of(int32_t heads) { return (heads + held_heads - 1) / held_heads; }
 
@@ -305,9 +297,9 @@ FB_DEVICE void append_heads(const fb_rope_append_params& p, const HeldToken& at,
     }
 }
 
-// A lane takes every groups-th slot of its token, `turns` of them.
+// A lane takes every groups-th slot of its token.
 template <int type>
-FB_DEVICE void append_even(const fb_rope_append_params& p, const HeadPlace& place, int32_t turns,
+FB_DEVICE void append_even(const fb_rope_append_params& p, const HeadPlace& place,
                            int32_t groups) {
     const fb_append_params& append = p.append;
     const int32_t token = place.token;
@@ -317,7 +309,7 @@ FB_DEVICE void append_even(const fb_rope_append_params& p, const HeadPlace& plac
     const auto heads = [&](int32_t turn) {
         HeldHeads held = heads_of(place.head + turn * groups, p.queries.count, append.heads[0],
                                   append.heads[1]);
-        if (!works || turn >= turns) held.count = 0;
+        if (!works || turn >= p.turns) held.count = 0;
         return held;
     };
     HeldHeads held = heads(0);
@@ -330,7 +322,7 @@ FB_DEVICE void append_even(const fb_rope_append_params& p, const HeadPlace& plac
         if (at.unit.pair >= 0) at.angles = angles_of(p.turn, at.unit.pair, token);
     }
     FB_NO_UNROLL
-    for (int32_t turn = 0; turn < turns; turn++) {
+    for (int32_t turn = 0; turn < p.turns; turn++) {
         if (turn > 0) {
             held = heads(turn);
             units.load(p, token, held, at.unit);
@@ -433,12 +425,11 @@ FB_OPERATOR(norm_rope_append_even, fb_rope_append_params, rope_threads, append_b
             rope_threads) {
     const int32_t* const kept = p.append.heads;
     const int32_t slots = slots_of(p.queries.count) + slots_of(kept[0]) + slots_of(kept[1]);
-    const int32_t turns = turns_of(p.append.token_count);
-    const int32_t groups = (slots + turns - 1) / turns;
+    const int32_t groups = (slots + p.turns - 1) / p.turns;
     const HeadPlace place = place_of(groups, p.head_lanes);
     prefetch_places(p, place);
     pdl_wait();
     pdl_launch_dependents();
-    if (p.queries.dtype == FB_F16) append_even<FB_F16>(p, place, turns, groups);
-    else append_even<FB_BF16>(p, place, turns, groups);
+    if (p.queries.dtype == FB_F16) append_even<FB_F16>(p, place, groups);
+    else append_even<FB_BF16>(p, place, groups);
 }

@@ -71,7 +71,7 @@ export function normRopeAppend(cache: PagedCache, tensors: NormRopeAppendTensors
   return tensors.out ?? tensors.q;
 }
 
-/** Slots that a lane of a GPU takes, where tokens are many (kernels/rope/rope.cu). */
+/** Slots that a lane of a GPU takes at most; with fewer tokens more lanes share a token's. */
 const turnsMost = 6;
 
 const made = new WeakMap<PagedCache, TurningAppender[]>();
@@ -169,6 +169,7 @@ class TurningAppender extends Appender {
     const { append, headLanes } = this.#params;
     const kernel = this.#isEven ? this.#turningEven : this.#turning;
     const turns = Math.min(Math.max(Math.floor(append.tokenCount / 1024), 1), turnsMost);
+    this.#params.turns = turns;
     const groups = this.#isEven ? Math.ceil(this.#slots / turns) : this.#heads;
     const grid = Math.ceil((append.tokenCount * groups * headLanes) / kernel.itemRows);
     this.device.launch(stream, kernel, this.#params, grid);

@@ -2580,6 +2580,12 @@ export class RopeAppendParams extends Params {
   get headLanes(): number {
     return this.i32[170]!;
   }
+  set turns(value: number) {
+    this.i32[171] = value;
+  }
+  get turns(): number {
+    return this.i32[171]!;
+  }
 }
 
 /** Packs `struct fb_sample_params` (160 bytes). */
