@@ -303,18 +303,20 @@ FB_DEVICE void append_even(const fb_rope_append_params& p, const HeadPlace& plac
                            int32_t groups) {
     const fb_append_params& append = p.append;
     const int32_t token = place.token;
-    const bool works = token < append.token_count && place.lane < append.dims[0] / (2 * chunk) &&
-                       items<const int32_t>(append.token_requests)[token] >= 0;
+    const bool has_unit =
+        token < append.token_count && place.lane < append.dims[0] / (2 * chunk);
     HeldToken at = {token, even_unit(p.turn, place.lane), {}, {-1, 0}};
     const auto heads = [&](int32_t turn) {
         HeldHeads held = heads_of(place.head + turn * groups, p.queries.count, append.heads[0],
                                   append.heads[1]);
-        if (!works || turn >= p.turns) held.count = 0;
+        if (!has_unit || turn >= p.turns) held.count = 0;
         return held;
     };
     HeldHeads held = heads(0);
     HeldUnits units = {};
+    // Those of padding too: heads need not wait for what says that they are.
     units.load(p, token, held, at.unit);
+    const bool works = has_unit && items<const int32_t>(append.token_requests)[token] >= 0;
     if (append.key_positions != 0 && place.head == 0 && place.lane == 0)
         append_position(append, token);
     if (works) {
@@ -327,6 +329,7 @@ FB_DEVICE void append_even(const fb_rope_append_params& p, const HeadPlace& plac
             held = heads(turn);
             units.load(p, token, held, at.unit);
         }
+        if (!works) held.count = 0;
         append_heads<type>(p, at, held, units);
     }
 }
