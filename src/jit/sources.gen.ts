@@ -15,6 +15,7 @@ import attention_hooks_h from "../../kernels/attention/hooks.h" with { type: "te
 import attention_hopper_change_h from "../../kernels/attention/hopper/change.h" with { type: "text" };
 import attention_hopper_compute_h from "../../kernels/attention/hopper/compute.h" with { type: "text" };
 import attention_hopper_facts_h from "../../kernels/attention/hopper/facts.h" with { type: "text" };
+import attention_hopper_join_h from "../../kernels/attention/hopper/join.h" with { type: "text" };
 import attention_hopper_kernel_h from "../../kernels/attention/hopper/kernel.h" with { type: "text" };
 import attention_hopper_load_h from "../../kernels/attention/hopper/load.h" with { type: "text" };
 import attention_hopper_pairs_h from "../../kernels/attention/hopper/pairs.h" with { type: "text" };
@@ -182,6 +183,7 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/hopper/change.h": attention_hopper_change_h,
   "attention/hopper/compute.h": attention_hopper_compute_h,
   "attention/hopper/facts.h": attention_hopper_facts_h,
+  "attention/hopper/join.h": attention_hopper_join_h,
   "attention/hopper/kernel.h": attention_hopper_kernel_h,
   "attention/hopper/load.h": attention_hopper_load_h,
   "attention/hopper/pairs.h": attention_hopper_pairs_h,

@@ -14,7 +14,7 @@ export interface PlanLaunch {
    * to a launch that runs beside it.
    */
   itemsAtOnce: number;
-  /** Tiles are few: one block of more warps runs on each processor. */
+  /** Tiles are few: their class has another kernel, or other blocks, for them. */
   few: boolean;
 }
 

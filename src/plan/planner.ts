@@ -44,8 +44,11 @@ export class Planner {
   readonly #places: number[];
   /** Of them, those that the walk of one KV head is cut for; 0: heads are walked in turn. */
   readonly #headPlaces: number[];
-  /** The same of processors, which have a block each where tiles are few. */
-  readonly #headProcessors: number;
+  /** The same where tiles are few, and processors have a block each. */
+  readonly #fewPlaces: number[];
+  readonly #fewHeadPlaces: number[];
+  /** Tiles of each class in the step. */
+  readonly #tileCounts: Int32Array;
   /** A class may take all tiles of a step with a shared prefix. */
   readonly #together: boolean;
 
@@ -71,7 +74,11 @@ export class Planner {
     });
     this.#places = classes.map((traits) => placesOf(traits, options.processors));
     this.#headPlaces = this.#places.map((places) => replicas(kvHeads, places));
-    this.#headProcessors = replicas(kvHeads, options.processors);
+    this.#fewPlaces = classes.map(({ few }) =>
+      placesOf({ blocksPerProcessor: 1, cluster: few?.cluster ?? 1 }, options.processors),
+    );
+    this.#fewHeadPlaces = this.#fewPlaces.map((places) => replicas(kvHeads, places));
+    this.#tileCounts = new Int32Array(classes.length);
     this.#together = classes.some(({ together }) => together !== undefined);
     this.#order = new PieceOrder(classes.length);
     this.#makespan = new Makespan(Math.max(...this.#places));
@@ -131,17 +138,19 @@ export class Planner {
   #seeFew(bucket: number, apart: boolean, divided: boolean): void {
     const { classes, processors, kvHeads, batchInvariant } = this.options;
     const { data, length } = this.#tiles.list;
-    // Heads that follow one schedule need processors of their own: with none nothing would be cut.
-    const cuts = apart || this.#headProcessors > 0;
+    this.#tileCounts.fill(0);
+    for (let t = 0; t < length; t++) this.#tileCounts[data[t * tileInts + Tile.kernelClass]]++;
     for (let c = 0; c < classes.length; c++) {
       const launch = this.#emitter.plan.launches[c];
+      const places = this.#fewPlaces[c];
       launch.few = false;
-      if (classes[c].few === undefined || batchInvariant || !cuts || divided) continue;
-      let records = kvHeads * bucket;
-      for (let t = 0; t < length && bucket === 0; t++)
-        if (data[t * tileInts + Tile.kernelClass] === c) records += this.#copies(apart);
+      // Heads that follow one schedule need places of their own: with none nothing would be cut.
+      const cuts = apart || this.#fewHeadPlaces[c] > 0;
+      const { few } = classes[c];
+      if (few === undefined || batchInvariant || !cuts || divided) continue;
+      const records = bucket > 0 ? kvHeads * bucket : this.#tileCounts[c] * this.#copies(apart);
       // Fewer are cut anyway.
-      launch.few = records <= processors && 2 * records > processors;
+      launch.few = records <= processors && records > few.over * places;
     }
   }
 
@@ -166,13 +175,16 @@ export class Planner {
       const costs = this.#classCosts[c];
       const isFew = this.#emitter.plan.launches[c].few;
       const kvTile = isFew ? few!.kvTile : classes[c].kvTile;
-      const places = isFew ? this.options.processors : this.#places[c];
-      const ofHead = isFew ? this.#headProcessors : this.#headPlaces[c];
+      const places = isFew ? this.#fewPlaces[c] : this.#places[c];
+      const ofHead = isFew ? this.#fewHeadPlaces[c] : this.#headPlaces[c];
       const headPlaces = apart ? places : ofHead;
       const first = pieces.length;
       if (schedule === "share") {
+        // Few tiles have a place each: only those that are longer than most are cut.
+        const records = this.#tileCounts[c] * this.#copies(apart);
         const own = part > 0 ? this.#division.placesOf(c, part) : places;
-        cutToShare(list, pieces, c, kvTile, own, this.#copies(apart), costs);
+        const most = isFew ? Math.min(places, records) : own;
+        cutToShare(list, pieces, c, kvTile, most, this.#copies(apart), costs);
       } else if (schedule === "walk" || !this.#cutsLittle(c, headPlaces)) {
         walk(list, pieces, c, kvTile, headPlaces, costs);
       }

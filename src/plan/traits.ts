@@ -29,10 +29,11 @@ export interface ClassTraits {
    */
   readonly rowsPerKey?: number;
   /**
-   * How it is launched where its tiles are no more than the processors, and more than half of
-   * them: a block on each, of more warps, which takes so many keys at a time.
+   * How it is launched where its tiles are no more than the processors, and more than a part of
+   * the places that are then, so that few need be cut: a block on each processor, of more warps, or
+   * in a cluster of so many that share a record's keys; so many keys are taken at a time.
    */
-  readonly few?: { readonly kvTile: number };
+  readonly few?: { readonly kvTile: number; readonly cluster: number; readonly over: number };
   /** Its kernel merges split rows whose last piece it has taken: no launch has to. */
   readonly mergesRows?: boolean;
   /** What differs from the costs of the offer where its tiles are cut. */
@@ -48,7 +49,10 @@ export interface ClassTraits {
 }
 
 /** Records that are in flight at once on so many processors. */
-export function placesOf(traits: ClassTraits, processors: number): number {
+export function placesOf(
+  traits: Pick<ClassTraits, "blocksPerProcessor" | "cluster">,
+  processors: number,
+): number {
   return Math.max(1, Math.floor((processors * traits.blocksPerProcessor) / traits.cluster));
 }
 

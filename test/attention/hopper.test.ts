@@ -256,6 +256,16 @@ const clamped = [
   many("dim 512", { headDim: 512, queryHeads: 2, kvHeads: 1, scale: 0.04 }),
 ].map((c) => ({ ...c, pageSize: 16, queryLengths: [150, 70, 40], kvLengths: [150, 333, 400] }));
 
+/** A request for each two processors: keys of most, and of one of them. */
+const fewRequests: [string, [each: number, one: number], Partial<Case>][] = [
+  ["of equal keys, 64 rows", [300, 300], { pageSize: 16, queryHeads: 64 }],
+  ["one is cut, pages of 5", [200, 2500], { pageSize: 5, queryHeads: 40 }],
+  ["one has a tile, pages of 64, a base of 2", [129, 20], { pageSize: 64, lseBase: "2" }],
+  ["a window, sinks", [300, 70], { pageSize: 64, queryHeads: 48, windowLeft: 70, sinks: true }],
+  ["large logits in f16", [200, 65], { pageSize: 16, queryHeads: 48, scale: 3, dtype: "f16" }],
+  ["NaN and infinities", [200, 64], { pageSize: 16, queryHeads: 48, notFinite: true }],
+];
+
 /** Rows whose bits no neighbour may change: neither in the batch nor in the tile. */
 const invariant = [
   many("causal", {}),
@@ -379,6 +389,20 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
     },
     300_000,
   );
+
+  test.each(fewRequests)("pairs of blocks share the keys of few: %s", (_, [each, one], over) => {
+    const kvLengths = new Array<number>(Math.floor(device.processors / 2)).fill(each).with(0, one);
+    const queryLengths = kvLengths.map(() => (over.queryHeads === undefined ? 3 : 1));
+    const c = many("few", { queryHeads: 16, kvHeads: 1, queryLengths, kvLengths, ...over });
+    const { pageSize } = c;
+    const pages = kvLengths.reduce((sum, length) => sum + Math.ceil(length / pageSize), 0);
+    using world = new World(device, c, { pages });
+    world.run();
+    const plan = world.rig.attention.lastPlan!;
+    const [{ kernelClass, few }] = plan.launches.filter(({ grid }) => grid > 0);
+    expect({ kernelClass, few }).toEqual({ kernelClass: "hopper.tile64", few: true });
+    if (each === one) expect(plan.mergeCount).toBe(0);
+  });
 
   test("values before a window may be anything", () => {
     const c = many("window", {

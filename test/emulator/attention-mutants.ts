@@ -24,6 +24,8 @@ import type { Job, Outcome } from "./run-mutant.ts";
 export interface Subject {
   /** Its class, or the merge. */
   readonly kernel: string;
+  /** The class's other kernel, for few tiles. */
+  readonly few?: boolean;
   readonly c: Case;
   /** Name of the variant that multiplies its rows by matrices. */
   readonly projection?: string;

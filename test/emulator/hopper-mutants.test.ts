@@ -60,6 +60,15 @@ const hopperSubjects: Record<string, Subject> = {
     { pageSize: 16, queryLengths: [40, 50], kvLengths: [420, 300] },
     "hopper.tile64",
   ),
+  // Pairs share the keys of few requests; the longest is cut, and a pair takes two records.
+  "few requests": {
+    ...hopper(
+      { pageSize: 16, queryHeads: 40, queryLengths: [1, 1], kvLengths: [700, 200] },
+      "hopper.tile64",
+    ),
+    few: true,
+    sms: 4,
+  },
   // In pairs, a prefix that requests share and their own keys.
   together: {
     ...hopper(

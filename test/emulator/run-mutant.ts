@@ -22,6 +22,8 @@ export interface Job {
   readonly prefix?: number;
   /** Name of the class whose kernel is exchanged, or the merge. */
   readonly kernel: string;
+  /** The class's other kernel, for few tiles. */
+  readonly few?: boolean;
   /** File of the image that takes its place; none: the kernel stays. */
   readonly image?: string;
   /** Or file of its text, which is compiled as this process's emulator asks. */
@@ -41,6 +43,7 @@ const {
   kept,
   prefix,
   kernel,
+  few: isFew = false,
   image,
   text,
 } = JSON.parse(process.argv[2]) as Job;
@@ -53,15 +56,18 @@ const { options } = world.rig.attention;
 
 const { offer, kernels, few, merge } = resolveKernelsNow(device, options, families.cuda);
 const at = offer.classes.findIndex(({ name }) => name === kernel);
-const source = at < 0 ? offer.merge : offer.classes[at];
-const { entry, launch, fewLaunch, image: specialization } = source;
+const row = offer.classes[at];
+const source = at < 0 ? offer.merge : isFew ? row.fewKernel! : row;
+const { entry, launch, image: specialization } = source;
 const bytes = image === undefined ? compiled(text) : readFileSync(image);
 if (bytes !== undefined) {
   const module = new Module(device, bytes, "mutant");
   // Kernels are resolved once per device: the attention object holds this very one.
-  const cluster = at < 0 ? 1 : offer.classes[at].cluster;
-  Object.assign(at < 0 ? merge : kernels[at], module.kernel(entry, { ...launch!, cluster }));
-  if (fewLaunch !== undefined) Object.assign(few[at]!, module.kernel(entry, fewLaunch));
+  const cluster = at < 0 ? 1 : isFew ? row.few!.cluster : row.cluster;
+  const exchanged = at < 0 ? merge : isFew ? few[at]! : kernels[at];
+  Object.assign(exchanged, module.kernel(entry, { ...launch!, cluster }));
+  if (!isFew && row?.fewKernel?.image === specialization)
+    Object.assign(few[at]!, module.kernel(entry, row.fewKernel!.launch!));
 }
 
 const parent = world.create();
@@ -78,7 +84,8 @@ const requests = world.requests(sequences, queries);
 const outputs = world.rig.check(batch, requests, { cache: world.cache }, { kv: kept });
 const plan = world.rig.attention.lastPlan!;
 const items = at < 0 ? plan.mergeGrid : plan.launches[at].grid;
-if (items === 0) throw new Error(`the case does not run ${kernel}`);
+if (items === 0 || (isFew && !plan.launches[at].few))
+  throw new Error(`the case does not run ${kernel}`);
 const outcome: Outcome = {
   hash: Bun.hash(outputs).toString(16),
   items,

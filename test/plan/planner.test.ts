@@ -1,10 +1,13 @@
 import { describe, expect, test } from "bun:test";
 import { cpuClasses, cpuCosts } from "../../src/attention/families/cpu.ts";
 import { cudaCosts } from "../../src/attention/families/cuda.ts";
+import { hopper } from "../../src/attention/families/hopper.ts";
 import { tiledClasses } from "../../src/attention/families/tiled-classes.ts";
+import { resolveOptions } from "../../src/attention/options.ts";
 import { OptionError, PlanError } from "../../src/errors.ts";
 import { createBatch } from "../../src/kv/batch.ts";
 import { pagesLayout } from "../../src/kv/layout.ts";
+import { architectureFacts } from "../../src/jit/architectures.ts";
 import { checkPlan } from "../../src/plan/check.ts";
 import { defaultCosts, worthSharing } from "../../src/plan/cost.ts";
 import type { PlannerOptions } from "../../src/plan/options.ts";
@@ -115,6 +118,34 @@ describe("decode", () => {
       expect(plan.launches[0].few).toBe(few);
       checkPlan(plan, batch, gpu);
     }
+  });
+
+  test("pairs of blocks share the keys of up to as many requests as processors, which stay whole", () => {
+    const heads = { queryHeads: 64, kvHeads: 1, headDim: 128, valueDim: 128, causal: true };
+    const options = resolveOptions({ ...heads, dtype: "bf16" });
+    const offer = hopper.offer(architectureFacts("sm_90a"), options);
+    if (offer instanceof OptionError) throw offer;
+    const gpu = { ...heads, processors: 132, classes: offer.classes, costs: offer.costs };
+    const at = offer.classes.findIndex(({ name }) => name === "hopper.tile64");
+    for (const [requests, few] of [
+      [44, false],
+      [45, true],
+      [64, true],
+      [132, true],
+      [133, false],
+    ] as const) {
+      const batch = pagedBatch(new Array(requests).fill(1), new Array(requests).fill(4096));
+      const plan = new Planner(gpu).plan(batch);
+      expect({ requests, few: plan.launches[at].few }).toEqual({ requests, few });
+      if (few) expect(plan.mergeCount).toBe(0);
+      checkPlan(plan, batch, gpu);
+    }
+    // One that is longer than most is cut.
+    const lengths = new Array<number>(64).fill(1000).with(0, 20_000);
+    const batch = pagedBatch(new Array(64).fill(1), lengths);
+    const plan = new Planner(gpu).plan(batch);
+    expect(plan.mergeCount).toBe(1);
+    checkPlan(plan, batch, gpu);
   });
 
   test("few tiles are cut where no head has processors of its own", () => {

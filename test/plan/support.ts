@@ -19,7 +19,9 @@ export function randomOptions(random: Random): PlannerOptions {
     kvTile: random.pick([8, 16, 64]),
     schedule: random.pick([row.schedule, "whole"]),
     mergesRows: random.chance(0.7),
-    few: cluster === 1 && random.chance(0.3) ? { kvTile: 128 } : undefined,
+    few: random.chance(0.3)
+      ? { kvTile: 128, cluster: random.pick([1, 2]), over: 1 / 2 }
+      : undefined,
   }));
   const leastKeys = random.pick([1, 8, 32, 128]);
   return {

@@ -173,7 +173,7 @@ struct Changer {
         __syncwarp();
         const int lane = lane_now();
         if (lane == 0) arrive(Side::full(b, stage));
-        if (Side::raw && lane < FB_CLUSTER) {
+        if (Side::raw && lane < row_blocks) {
             const uint32_t empty = shared_address(&Side::raw_empty(b, stage));
             mbarrier_arrive_cluster_read(map_shared(empty, uint32_t(lane)));
         }

@@ -1,5 +1,6 @@
 // A warpgroup that computes: 64 rows against the tiles that arrive, from the last to the first.
 #pragma once
+#include "join.h"
 #include "scoring.h"
 #include "sums.h"
 
@@ -8,6 +9,7 @@ struct Compute : Scoring {
     bool fresh; // they hold nothing yet
     Shift shift; // of the sums, before the next product is added
     LongSums before; // of fp8 products
+    Joiner joiner;
     uint32_t probabilities[value_steps][4];
     uint32_t queries[FB_QUERIES_KEPT ? key_steps : 1][4];
 
@@ -168,6 +170,7 @@ struct Compute : Scoring {
     FB_DEVICE void clear_tail(const Task& task, const Turn<FB_STAGES>& at) {
         const int32_t count = task.record.kv_end - task.start - (task.blocks - 1) * FB_KV_TILE;
         if (values_wait || task.box_rows == 0 || count % task.box_rows == 0) return;
+        if (splits_keys && task.blocks == 0) return;
         wait(barriers().values_full[at.slot()], at.parity());
         const uint32_t tile = shared_address(b.shared.values[at.slot()]);
         constexpr int row_pieces = 8 * value_panels;
@@ -270,7 +273,8 @@ struct Compute : Scoring {
 
     // Whether the end of a task may overlap the beginning of the next. Keys that are passed on the
     // way must fit the ring: who sees them waits for values that are released only afterwards.
-    static constexpr bool crosses = FB_QUERIES_KEPT || FB_QUERY_BUFFERS > 1;
+    static constexpr bool crosses =
+        !splits_keys && (FB_QUERIES_KEPT || FB_QUERY_BUFFERS > 1);
     FB_DEVICE bool can_cross(const Reach& reach, const Task& next, const TaskRows& seen) const {
         if (next.blocks <= 0 || reach.begin > 0) return false;
         const Reach& after = seen.reach[group()];
@@ -305,42 +309,47 @@ struct Compute : Scoring {
 
     // ---- tasks
 
+    // Rows whose keys are done.
+    FB_DEVICE void finish(const Task& task, RowSums done) {
+        if (!joiner.join(b.shared, done, sums)) return;
+        const uint32_t wrong = store(b, task, own(), 0, done, sums);
+        attend_wrong<2>(b.attention(), whole_record(task), task.source.by_page, wrong,
+                        {0, FB_VALUE_DIM / 8}, true, [](int h) { return own() + 8 * h; });
+    }
+
     // Rows that see nothing.
-    FB_DEVICE void pass_task(const Task& task) {
+    FB_DEVICE RowSums pass_task(const Task& task) {
         release_queries();
         pass(uniform(task.blocks));
         FB_UNROLL
         for (int i = 0; i < FB_VALUE_DIM / 2; i++) sums[i] = 0;
-        store(b, task, own(), 0, {{no_base, no_base}, {0, 0}, 1}, sums);
+        return {{no_base, no_base}, {0, 0}, 1};
     }
 
-    // Rows that see something; `begun`: the first tile is taken. Returns whether that of the next
-    // task is.
-    FB_DEVICE bool take_task(const Task& task, const Reach& reach, bool begun,
-                             const TaskTurn& turn) {
+    // Rows that see something; `begun`: the first tile is taken. Then it says whether that of the
+    // next task is.
+    FB_DEVICE RowSums take_task(const Task& task, const Reach& reach, bool& begun,
+                                const TaskTurn& turn) {
         if (!begun) begin(task, rows_of(turn), reach);
         go_on(rows_of(turn), reach);
         release_rows(turn);
         const RowSums done = row_sums();
         buffer.advance();
-        bool goes_on = false;
+        begun = false;
         if constexpr (crosses) {
             auto after = turn;
             after.advance();
             const Task& next = wait_task(after);
-            goes_on = uniform(can_cross(reach, next, rows_of(after)));
-            if (goes_on) {
+            begun = uniform(can_cross(reach, next, rows_of(after)));
+            if (begun) {
                 open(next, rows_of(after));
                 cross(next, rows_of(after));
             }
         }
-        if (!goes_on) end(reach);
+        if (!begun) end(reach);
         before.join(b.shared, sums);
         fresh = true;
-        const uint32_t wrong = store(b, task, own(), 0, done, sums);
-        attend_wrong<2>(b.attention(), task.record, task.source.by_page, wrong,
-                        {0, FB_VALUE_DIM / 8}, true, [](int h) { return own() + 8 * h; });
-        return goes_on;
+        return done;
     }
 
     FB_DEVICE void run() {
@@ -357,14 +366,16 @@ struct Compute : Scoring {
                 open(task, rows_of(turn));
                 clear_tail(task, values); // who passes tiles waits for those who compute
             }
+            RowSums done;
             if (reach.begin == reach.end) {
                 release_rows(turn);
-                pass_task(task);
+                done = pass_task(task);
                 buffer.advance();
                 begun = false;
             } else {
-                begun = take_task(task, reach, begun, turn);
+                done = take_task(task, reach, begun, turn);
             }
+            finish(task, done);
             __syncwarp();
             arrive_warp(barriers().task_empty[turn.task.slot()]);
         }

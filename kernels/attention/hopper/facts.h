@@ -1,6 +1,7 @@
 #pragma once
 // What a specialisation of the Hopper kernel is made of: macros that come before the source. They
-// are those of ../common/facts.h (the FB_CLUSTER blocks share a record's rows out), and:
+// are those of ../common/facts.h (the FB_CLUSTER blocks share a record's rows out, or two of them
+// its keys), and:
 //
 //   FB_STAGES         tiles of keys, and of values, in flight
 //   FB_QUERY_BUFFERS  1, or 2: the next record's queries arrive while these are in use
@@ -8,6 +9,8 @@
 //   FB_SUM_TILES      of fp8 products: tiles whose products are summed before the sums are added in
 //                     f32 to those of the tiles before
 //   FB_INVARIANT      1: a row's bits do not depend on the other rows of its record
+//   FB_SPLIT_KEYS     1: the two blocks of a cluster have the same rows, and half of the keys each;
+//                     0, or left out: they share the rows out
 //   FB_VALUE_GROUPS   warpgroups that share the value's columns of 64 rows, which another one
 //                     scores (wide.cu); 0, or left out: each scores the rows that it has
 //
@@ -21,6 +24,9 @@
 // operands are K-major: a warpgroup transposes values in their place.
 #ifndef FB_SUM_TILES
 #define FB_SUM_TILES 1
+#endif
+#ifndef FB_SPLIT_KEYS
+#define FB_SPLIT_KEYS 0
 #endif
 #ifndef FB_VALUE_GROUPS
 #define FB_VALUE_GROUPS 0
@@ -56,10 +62,15 @@ constexpr int computing_warps = 4 * computing_groups;
 constexpr bool passes_scores = FB_VALUE_GROUPS > 0;
 constexpr int value_groups = passes_scores ? FB_VALUE_GROUPS : computing_groups;
 constexpr int score_groups = passes_scores ? 1 : computing_groups; // of 64 rows each
+constexpr bool splits_keys = FB_SPLIT_KEYS;
+// Blocks that share a record's rows out, and load its keys for each other.
+constexpr int row_blocks = splits_keys ? 1 : FB_CLUSTER;
 constexpr int own_columns = FB_VALUE_DIM / (passes_scores ? value_groups : 1);
 constexpr int group_rows = 64;
 constexpr int block_rows = group_rows * score_groups;
-static_assert(FB_QUERY_TILE == FB_CLUSTER * block_rows, "a record has the rows of its cluster");
+static_assert(FB_QUERY_TILE == row_blocks * block_rows, "a record has the rows of its cluster");
+static_assert(!splits_keys || (FB_CLUSTER == 2 && score_groups == 1 && !passes_scores),
+              "two warpgroups have the same rows");
 static_assert(!FB_KEY_POSITIONS, "a row sees a range of tokens");
 static_assert(FB_KEY_DIM % 16 == 0 && FB_VALUE_DIM % 8 == 0, "whole steps of the products");
 
@@ -97,13 +108,13 @@ constexpr int raw_key_row = FB_KEY_DIM * value_bytes;
 constexpr int raw_value_row = FB_VALUE_DIM * value_bytes;
 // Rows of a box, at least: below 8 the swizzle's pattern would not start over, and a lane loads one
 // box at most.
-constexpr int least_box = key_panels * (FB_KV_TILE / 8) <= 32 * FB_CLUSTER ? 8 : 16;
+constexpr int least_box = key_panels * (FB_KV_TILE / 8) <= 32 * row_blocks ? 8 : 16;
 constexpr bool within_panel = FB_KEY_DIM % panel_columns == 0 && FB_VALUE_DIM == panel_columns &&
                               FB_KV_TILE % 32 == 0 && FB_KV_TILE <= panel_columns;
 static_assert(!fp8_products || within_panel, "values are transposed within a panel");
 static_assert(tile_panel % 1024 == 0, "panels begin where the swizzle's pattern does");
 static_assert(value_panels <= key_panels &&
-                  key_panels * (FB_KV_TILE / least_box) <= 32 * FB_CLUSTER,
+                  key_panels * (FB_KV_TILE / least_box) <= 32 * row_blocks,
               "a lane loads one box at most");
 
 // f16 holds probabilities times scales of values only relative to the largest of these.
@@ -121,6 +132,8 @@ constexpr bool notes_pages = Variant::reads_slots || FB_K_TOKEN_SCALE || FB_V_TO
 constexpr bool changes_by_notes = Variant::has_key || Variant::has_value || rotates;
 // A logit may be -inf, or a key hidden, in a tile whose positions all rows see.
 constexpr bool loses_keys = Variant::has_logits || pairs_hide;
+static_assert(!splits_keys || (!noted && changing_groups == 0 && !FB_INVARIANT),
+              "halves are joined of plain scores");
 
 // ---- types
 
@@ -132,9 +145,15 @@ struct Reach {
     int32_t whole_end;
 };
 
+// Of a record whose keys are shared out: its first kept token.
+template <bool> struct FirstKeyOf {
+    int32_t first_key;
+};
+template <> struct FirstKeyOf<false> {};
+
 // A record as the block takes it.
-struct Task {
-    fb_attention_record record; // the block's own rows of it
+struct Task : FirstKeyOf<splits_keys> {
+    fb_attention_record record; // the block's own rows, or keys, of it
     int32_t start;              // kept token at which the first block of keys begins
     int32_t blocks;             // of keys; -1: there is no record left
     int32_t box_rows;           // rows of a box of the tensor maps; 0: rows are gathered
@@ -240,6 +259,16 @@ template <bool> struct LongSumsOf {
 };
 template <> struct LongSumsOf<false> {};
 
+// The state of the second block's rows on its way to the first, by thread, in pieces of 16 bytes:
+// sums, and what is known of its two rows.
+constexpr int half_pieces = FB_VALUE_DIM / 8 + 1;
+template <bool> struct HalfOf {
+    alignas(16) uint4 half[half_pieces][128];
+    uint64_t half_full;
+    uint64_t half_empty;
+};
+template <> struct HalfOf<false> {};
+
 template <bool> struct RotationOf {
     alignas(16) Rotation rotation;
 };
@@ -250,6 +279,7 @@ struct Shared : Tiles,
                 RawKeys,
                 RawValues,
                 LongSumsOf<fp8_products>,
+                HalfOf<splits_keys>,
                 RotationOf<rotates>,
                 NotesOf<noted> {
     Task tasks[task_count];
@@ -295,6 +325,8 @@ struct Block {
 FB_DEVICE int32_t uniform(int32_t x) { return __shfl_sync(0xffffffffu, x, 0); }
 
 FB_DEVICE uint32_t rank_in_cluster() { return FB_CLUSTER > 1 ? cluster_rank() : 0; }
+// Among those that share rows out.
+FB_DEVICE uint32_t rank_of_rows() { return row_blocks > 1 ? cluster_rank() : 0; }
 
 // Of a row in a panel, where the 16-byte piece `piece` lies.
 FB_DEVICE uint32_t swizzled_piece(int row, int piece) { return uint32_t((piece ^ (row & 7)) * 16); }
@@ -321,11 +353,18 @@ FB_DEVICE void init_weights(WeightsOf<true>& w) {
     init(w.ends_empty, 4 * value_groups);
 }
 
+template <class Memory> FB_DEVICE void init_half(Memory& memory) {
+    if constexpr (splits_keys) {
+        init(memory.half_full, 1);
+        init(memory.half_empty, 4);
+    }
+}
+
 // By one thread.
 FB_DEVICE void init_barriers(Shared& memory) {
     Barriers& b = memory.barriers;
     // All blocks write a stage that is loaded, each its own one that is changed.
-    const auto releases = [](int groups, bool raw) { return 4 * groups * (raw ? 1 : FB_CLUSTER); };
+    const auto releases = [](int groups, bool raw) { return 4 * groups * (raw ? 1 : row_blocks); };
     for (int i = 0; i < FB_STAGES; i++) {
         init(b.keys_full[i], keys_wait ? changing_warps : 1);
         init(b.keys_empty[i], releases(score_groups, keys_land_raw));
@@ -334,9 +373,9 @@ FB_DEVICE void init_barriers(Shared& memory) {
     }
     for (int i = 0; i < FB_STAGES && changing_groups > 0; i++) {
         init(b.keys_landed[i], 1);
-        init(b.raw_keys_empty[i], changing_warps * FB_CLUSTER);
+        init(b.raw_keys_empty[i], changing_warps * row_blocks);
         init(b.values_landed[i], 1);
-        init(b.raw_values_empty[i], changing_warps * FB_CLUSTER);
+        init(b.raw_values_empty[i], changing_warps * row_blocks);
     }
     for (int i = 0; i < task_count; i++) {
         init(b.task_full[i], 1);
@@ -351,6 +390,7 @@ FB_DEVICE void init_barriers(Shared& memory) {
     for (int i = 0; i < FB_QUERY_BUFFERS; i++) init(b.queries_empty[i], 4 * score_groups);
     for (int i = 0; i < mail_count; i++) init(b.mail_full[i], 1);
     init_weights(memory);
+    init_half(memory);
     fence_mbarrier_init();
 }
 

@@ -150,7 +150,7 @@ template <class Side> struct TileLoader {
 
     // A lane's box of the tensor map: of some rows and one panel. The blocks of a cluster share the
     // boxes of a tile out and load each for all.
-    static FB_DEVICE int box_index() { return lane_now() * FB_CLUSTER + int(rank_in_cluster()); }
+    static FB_DEVICE int box_index() { return lane_now() * row_blocks + int(rank_of_rows()); }
     static FB_DEVICE int box_panel() { return box_index() % panels; }
     static FB_DEVICE int box_row(const Task& task) {
         return box_index() / panels * task.box_rows;
@@ -188,8 +188,8 @@ template <class Side> struct TileLoader {
             const uint32_t to =
                 this->tile() + box_panel() * panel_bytes + box_row(task) * row_bytes;
             const int at[4] = {box_panel() * panel_columns, row, task.record.kv_head, page};
-            if (FB_CLUSTER > 1)
-                tensor_load_multicast(to, Side::map(b), barrier, at, (1 << FB_CLUSTER) - 1);
+            if (row_blocks > 1)
+                tensor_load_multicast(to, Side::map(b), barrier, at, (1 << row_blocks) - 1);
             else tensor_load(to, Side::map(b), barrier, at);
         }
         __syncwarp();
@@ -282,6 +282,7 @@ template <class Side> struct TileLoader {
         const bool begins_early =
             !Side::leads && !Side::waits && task.start < task.record.kv_start;
         const int gathered = task.box_rows == 0 ? task.blocks : begins_early ? 1 : 0;
+        if (splits_keys && task.blocks == 0) want_next(task, task.early);
         if (gathered < task.blocks) load_boxes(task, gathered);
         if (gathered > 0) gather(task, gathered);
     }

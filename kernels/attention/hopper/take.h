@@ -40,11 +40,11 @@ struct Taker {
         if (lane_now() == 0) arrive(barrier);
     }
 
-    // In every block of the cluster: each of them writes this stage, if it is loaded.
+    // In every block that shares the rows out: each of them writes this stage, if it is loaded.
     FB_DEVICE void release(const uint64_t& barrier, bool changed) const {
         const int lane = lane_now();
-        if (FB_CLUSTER == 1 || changed) arrive_warp(barrier);
-        else if (lane < FB_CLUSTER)
+        if (row_blocks == 1 || changed) arrive_warp(barrier);
+        else if (lane < row_blocks)
             mbarrier_arrive_cluster_read(map_shared(shared_address(&barrier), uint32_t(lane)));
     }
 

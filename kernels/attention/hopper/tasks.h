@@ -58,6 +58,22 @@ FB_DEVICE void trim_record(const fb_attention_params& p, fb_attention_record& r,
     r.kv_end = max(range.end, r.kv_start + 1);
 }
 
+// Its half of the keys to each of two blocks: the last tiles to the first one, which stores the
+// rows. Of a single tile the other one has it.
+template <class T> FB_DEVICE void share_keys(T& task) {
+    fb_attention_record& r = task.record;
+    task.first_key = r.kv_start;
+    const int32_t before = (task.blocks + 1) / 2;
+    const int32_t cut = min(task.start + before * FB_KV_TILE, r.kv_end);
+    if (cluster_rank() > 0) {
+        r.kv_end = cut;
+        task.blocks = before;
+    } else {
+        r.kv_start = task.start = cut;
+        task.blocks -= before;
+    }
+}
+
 // The n-th task, by the warp whose lanes hold the words of its record.
 FB_DEVICE void write_task(const Block& b, Task& task, const Divider& by_page, int32_t word,
                           uint32_t n) {
@@ -71,11 +87,11 @@ FB_DEVICE void write_task(const Block& b, Task& task, const Divider& by_page, in
     task.blocks = -1;
     if (r.row_count == 0) return; // the end of the list
     // Few rows are shared out as well: a block that had none would only load.
-    const bool few = FB_CLUSTER > 1 && r.row_count <= block_rows;
+    const bool few = row_blocks > 1 && r.row_count <= block_rows;
     const int32_t most = few ? group_rows : block_rows;
     // In turn: causal rows see the more keys the later they are, and no block shall always have
     // the work of the later ones.
-    const int32_t before = int32_t((rank_in_cluster() + n) % FB_CLUSTER) * most;
+    const int32_t before = int32_t((rank_of_rows() + n) % row_blocks) * most;
     r.row_start += before;
     r.row_count = max(0, min(r.row_count - before, most));
     if (r.partial_row >= 0) r.partial_row += before;
@@ -85,6 +101,7 @@ FB_DEVICE void write_task(const Block& b, Task& task, const Divider& by_page, in
     task.start = aligned ? r.kv_start & -task.box_rows : r.kv_start;
     task.blocks = (r.kv_end - task.start + FB_KV_TILE - 1) / FB_KV_TILE;
     task.source = source_of(p, r, by_page);
+    if constexpr (splits_keys) share_keys(task);
     // Late, so that a block within a long record reserves no more work; yet early enough for the
     // next record's rows and queries to be there at its end.
     task.early = min(4, task.blocks - 1);

@@ -24,12 +24,12 @@ export interface KernelSource {
   /** What the image of a GPU is compiled from; a CPU's kernels are in the library. */
   readonly image?: Specialization;
   readonly launch?: LaunchTraits;
-  /** The same where tiles are few (ClassTraits). */
-  readonly fewLaunch?: LaunchTraits | undefined;
 }
 
 /** One kernel class: what the planner reads, and the kernel that takes its records. */
 export interface KernelClass extends KernelSource, ClassTraits {
+  /** How it is found and launched where tiles are few (ClassTraits), if the class says `few`. */
+  readonly fewKernel?: KernelSource | undefined;
   /**
    * Encodes tensor maps of what a run bound. A class that has it takes fb_attention_map_params
    * (kernels/params/attention.h) in place of fb_attention_params. A layer's maps of keys and

@@ -7,8 +7,10 @@ export interface Cut {
   readonly kvTile: number;
   /** Warpgroups that compute 64 rows each. */
   readonly groups: number;
-  /** Blocks that share a record out, and load its keys for each other. */
+  /** Blocks that share a record's rows out, and load its keys for each other. */
   readonly cluster: number;
+  /** Or two blocks with the same rows, each of which has half of the keys. */
+  readonly splitsKeys: boolean;
   readonly stages: number;
   readonly queryBuffers: number;
   /** Queries move to registers. */
@@ -50,6 +52,15 @@ export function fewRowsCuts(cut: Cut): readonly Cut[] {
   if (cut.keyDim > 128) return [];
   const least = { ...cut, groups: 1, cluster: 1, kvTile: 64, stages: 4 };
   return cut.cluster === 1 ? [least] : [least, { ...cut, cluster: 1 }];
+}
+
+/**
+ * Of blocks on their own with 64 rows: pairs of blocks that share a record's keys, where there are
+ * so few records that each would be cut and merged. Other dims were not measured so.
+ */
+export function splitCut(cut: Cut): Cut | undefined {
+  if (cut.keyDim !== 128 || cut.groups !== 1 || cut.cluster !== 1) return undefined;
+  return { ...cut, cluster: 2, splitsKeys: true };
 }
 
 /**
@@ -109,7 +120,7 @@ function cutOf(
   keepsQueries: boolean,
 ): Cut {
   const tile = { keyDim, valueDim, kvTile, stages, queryBuffers, keepsQueries };
-  return { ...tile, groups: 2, cluster: 2, valueGroups: 0 };
+  return { ...tile, groups: 2, cluster: 2, splitsKeys: false, valueGroups: 0 };
 }
 
 /**
@@ -122,3 +133,24 @@ export function invariantCut(cut: Cut): Cut {
 
 /** Keys at a time where hooks take registers and warps that change tiles do, too. */
 export const hookedKeysMost = 96;
+
+/** Elements of 16 bits in a row of a panel. */
+export const panelColumns = 64;
+
+/** Packed rows of a record. */
+export function rowsOf({ groups, cluster, splitsKeys }: Cut): number {
+  return 64 * groups * (splitsKeys ? 1 : cluster);
+}
+
+/** Rows of a box: a whole number of them makes a page, and a tile. */
+export function boxRows(pageSize: number, { keyDim, kvTile, cluster }: Cut): number {
+  const both = pageSize | kvTile;
+  // Of fewer than 8 the swizzle's pattern would not start over; a lane loads one box at most.
+  const least = Math.ceil(keyDim / panelColumns) * (kvTile / 8) <= 32 * cluster ? 8 : 16;
+  return Math.max(least, both & -both);
+}
+
+/** Bytes of so many whole KiB. */
+export function kibibytes(bytes: number): number {
+  return Math.ceil(bytes / 1024) * 1024;
+}

@@ -10,6 +10,7 @@ import { cudaVariant } from "../variant/cuda.ts";
 import { liesApart, operandType, optionConstants } from "./cuda.ts";
 import type { DeviceFacts, KernelClass, KernelFamily, KernelOffer } from "./family.ts";
 import {
+  boxRows,
   changingCuts,
   type Cut,
   cuts,
@@ -17,8 +18,12 @@ import {
   hookedKeysMost,
   fewRowsCuts,
   invariantCut,
+  kibibytes,
   pairedCut,
+  panelColumns,
   plainCuts,
+  rowsOf,
+  splitCut,
   turningCuts,
 } from "./hopper-cuts.ts";
 import { tiled } from "./tiled.ts";
@@ -45,7 +50,6 @@ const [sumTiles, fastSumTiles] = [4, 16];
  */
 const paired = { rowsPerKey: 110, pieceKeys: 128, launchKeys: 1400 };
 const alone = { rowsPerKey: 129, pieceKeys: 256, launchKeys: 1000 };
-const panelColumns = 64;
 const panelRowBytes = 128;
 
 function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | OptionError {
@@ -70,9 +74,8 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   }
   const others = tiled.offer(facts, options);
   if (others instanceof OptionError) return others;
-  const rows = [...(plain ? fewRowsCuts(cut) : []), cut].map((each) =>
-    kernelClass(each, options, asked, variant?.attention),
-  );
+  const made = (each: Cut) => kernelClass(each, options, asked, variant?.attention);
+  const rows = [...(plain ? fewRowsCuts(cut).map((each) => withSplit(each, made)) : []), made(cut)];
   // Requests of up to 64 rows of wide heads stay there.
   const least = Math.min(64 * Math.max(2, cut.groups), rows[0].queryTile);
   const smaller = others.classes.filter(({ queryTile }) => queryTile < least);
@@ -178,8 +181,8 @@ function kernelClass(
   const fast = options.fastAccumulation ? "-fast" : "";
   const products = asked.fp8Products ? `fp8${fast}.` : "";
   return {
-    name: `hopper.${products}tile${64 * groups * cluster}`,
-    queryTile: 64 * groups * cluster,
+    name: `hopper.${products}tile${rowsOf(cut)}`,
+    queryTile: rowsOf(cut),
     kvTile,
     cluster,
     blocksPerProcessor: 1,
@@ -202,6 +205,15 @@ function kernelClass(
       bindPlane(v, valueDim, cut, asked.rawValueBytes > 0, maps.v);
     },
   };
+}
+
+/** A class of the cut, with a kernel for few tiles where there is one. */
+function withSplit(cut: Cut, made: (cut: Cut) => KernelClass): KernelClass {
+  const row = made(cut);
+  const split = splitCut(cut);
+  if (split === undefined) return row;
+  const { entry, image, launch, kvTile, cluster } = made(split);
+  return { ...row, few: { kvTile, cluster, over: 2 / 3 }, fewKernel: { entry, image, launch } };
 }
 
 /** Whether plans may put all tiles into one class: not those of unknown lengths. */
@@ -241,13 +253,14 @@ function constantsOf(cut: Cut, options: ResolvedOptions, { fp8Products }: Asked)
   const tiles = options.fastAccumulation ? fastSumTiles : sumTiles;
   return {
     ...optionConstants(options),
-    FB_QUERY_TILE: 64 * cut.groups * cut.cluster,
+    FB_QUERY_TILE: rowsOf(cut),
     FB_KV_TILE: cut.kvTile,
     FB_MIN_BLOCKS: 1,
     FB_CLUSTER: cut.cluster,
     FB_STAGES: cut.stages,
     FB_QUERY_BUFFERS: cut.queryBuffers,
     FB_QUERIES_KEPT: cut.keepsQueries ? 1 : 0,
+    ...(cut.splitsKeys ? { FB_SPLIT_KEYS: 1 } : {}),
     ...(cut.valueGroups > 0 ? { FB_VALUE_GROUPS: cut.valueGroups } : {}),
     ...(fp8Products ? { FB_Q_TYPE: dtypeCode("f8e4m3"), FB_SUM_TILES: tiles } : {}),
     FB_INVARIANT: options.batchInvariant ? 1 : 0,
@@ -267,31 +280,20 @@ function sharedBytesOf(cut: Cut, asked: Asked): number {
   // Probabilities, and rows' ends, on their way to those who multiply values.
   const passed = valueGroups > 0 ? kibibytes(rows * (panelRowBytes + 2 * 4 + 12) + 6 * 8) : 0;
   const longSums = fp8Products ? 4 * rows * valueDim : 0;
+  // The second block's rows on their way to the first.
+  const half = cut.splitsKeys ? 16 * 128 * (valueDim / 8 + 1) + 2 * 8 : 0;
   const raw = stages * kvTile * (keyDim * rawKeyBytes + valueDim * rawValueBytes);
   const notes = noted ? stages * 16 * kvTile : 0;
   const positions = turnedPairs > 0 ? 4 * rows : 8;
   const words = Math.max(8, 4 * rowWords * rows);
   const scales = asked.scalesRows ? 4 * rows : 0;
   const rowFacts = 8 * rows + scales + positions + 16 * (masked ? rows : 1) + words;
-  const tasks = 3 * (64 + 48) + 2 * (16 * groups + 8 + rowFacts);
+  const tasks = 3 * (64 + 48 + (cut.splitsKeys ? 8 : 0)) + 2 * (16 * groups + 8 + rowFacts);
   const barriers = 8 * (8 * stages + 13 + queryBuffers + 8);
   const mail = 4 * 8;
   const inAll =
-    queries + tiles + passed + raw + longSums + 16 * turnedPairs + notes + tasks + barriers + mail;
-  return kibibytes(inAll);
-}
-
-/** Bytes of so many whole KiB. */
-function kibibytes(bytes: number): number {
-  return Math.ceil(bytes / 1024) * 1024;
-}
-
-/** Rows of a box: a whole number of them makes a page, and a tile. */
-function boxRows(pageSize: number, { keyDim, kvTile, cluster }: Cut): number {
-  const both = pageSize | kvTile;
-  // Of fewer than 8 the swizzle's pattern would not start over; a lane loads one box at most.
-  const least = Math.ceil(keyDim / panelColumns) * (kvTile / 8) <= 32 * cluster ? 8 : 16;
-  return Math.max(least, both & -both);
+    queries + tiles + passed + raw + longSums + half + 16 * turnedPairs + notes + tasks + barriers;
+  return kibibytes(inAll + mail);
 }
 
 /**

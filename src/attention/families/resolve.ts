@@ -125,15 +125,22 @@ async function compileAll(
   }
 }
 
-/** The merge, then the classes by rising query tile. */
+/** The merge, the classes by rising query tile, and those that have an image for few tiles. */
 function sourcesOf({ classes, merge }: KernelOffer): readonly KernelSource[] {
-  return [merge, ...classes];
+  const own = classes.filter(({ image, fewKernel }) => fewKernel && fewKernel.image !== image);
+  return [merge, ...classes, ...own.map(({ fewKernel }) => fewKernel!)];
 }
 
 function loadAll(device: Device, offer: KernelOffer, images: readonly Image[]): AttentionKernels {
   const merge = load(device, offer.merge, images[0]);
   const kernels = offer.classes.map((row, i) => load(device, row, images[i + 1], row));
-  const few = offer.classes.map((row, i) => row.fewLaunch && loadFew(device, row, kernels[i]));
+  const own = images.slice(1 + offer.classes.length).values();
+  const few = offer.classes.map((row, i) => {
+    const { fewKernel } = row;
+    if (fewKernel === undefined) return undefined;
+    if (fewKernel.image === row.image) return loadFew(device, fewKernel, kernels[i]);
+    return load(device, fewKernel, own.next().value, { ...row, ...row.few });
+  });
   return { offer, kernels, few, merge };
 }
 
@@ -145,9 +152,9 @@ function load(device: Device, source: KernelSource, image?: Image, row?: KernelC
 }
 
 /** The same kernel, launched as where tiles are few. Errors: CudaError. */
-function loadFew(device: Device, { entry, image, fewLaunch }: KernelClass, kernel: Kernel): Kernel {
-  const key = JSON.stringify([entry, image, fewLaunch]);
-  return kernelsOf(device).get(key, () => (kernel as CudaKernel).module.kernel(entry, fewLaunch!));
+function loadFew(device: Device, { entry, image, launch }: KernelSource, kernel: Kernel): Kernel {
+  const key = JSON.stringify([entry, image, launch]);
+  return kernelsOf(device).get(key, () => (kernel as CudaKernel).module.kernel(entry, launch!));
 }
 
 /** @internal Kernels of attention that a device has loaded. */

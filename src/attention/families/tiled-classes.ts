@@ -16,6 +16,8 @@ export interface TiledClass extends ClassTraits {
   /** How the decode kernel is launched where tiles are few. */
   readonly few?: {
     readonly kvTile: number;
+    readonly cluster: number;
+    readonly over: number;
     readonly threads: number;
     readonly sharedBytes: number;
   };
@@ -119,7 +121,7 @@ function decodeClass(queryTile: number, shape: TiledShape): TiledClass | undefin
   const blocks = Math.min(resident(sharedBytes, shape), most);
   // As many warps on a processor in one block as else in two.
   const twice = { ...cut, threads: 2 * cut.threads, kvTile: 2 * cut.kvTile };
-  const few = { ...twice, sharedBytes: decodeBytes(twice, shape) };
+  const few = { ...twice, cluster: 1, over: 1 / 2, sharedBytes: decodeBytes(twice, shape) };
   const multiplies = shape.queryDim > 0 || shape.multipliesOutputs;
   const fits = resident(few.sharedBytes, shape) >= 1 && blocks === 2 && !multiplies;
   return {

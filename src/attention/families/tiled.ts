@@ -114,8 +114,7 @@ function kernelClass(
 ): KernelClass {
   const { threads, sharedBytes, kernel, few } = row;
   const launch = { threads, sharedBytes, persistent: true, programmatic: true };
-  return {
-    ...row,
+  const source = {
     entry: `attention_${kernel}`,
     image: {
       source: `attention/tiled/${kernel}.cu`,
@@ -123,7 +122,14 @@ function kernelClass(
       variant: variant?.attention,
     },
     launch,
-    fewLaunch: few && { ...launch, threads: few.threads, sharedBytes: few.sharedBytes },
+  };
+  return {
+    ...row,
+    ...source,
+    fewKernel: few && {
+      ...source,
+      launch: { ...launch, threads: few.threads, sharedBytes: few.sharedBytes },
+    },
   };
 }
 
