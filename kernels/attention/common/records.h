@@ -1,6 +1,7 @@
 // Which record a block, or a cluster of FB_CLUSTER blocks, works on. Each starts at its own index
 // and takes the next by ticket; a record without rows ends the list. The last to leave resets the
-// counters.
+// counters. Beside another launch, which leaves room for some of the blocks only, all records are
+// by ticket: none waits for a block that starts late.
 #pragma once
 #include "../../ptx/cluster.h"
 #include "../../ptx/memory.h"
@@ -14,7 +15,7 @@ static_assert(record_ints == 16, "threads 0 to 15 hold an int each");
 struct Work {
     fb_attention_record record;
     Divider by_page;
-    uint32_t next; // index of the next record, where registers are scarce or blocks share one
+    uint32_t next; // index of the next record, where registers are scarce
     uint32_t reserved;
 };
 
@@ -33,16 +34,11 @@ FB_DEVICE bool draws_tickets() {
     return threadIdx.x == 0 && (FB_CLUSTER == 1 || cluster_rank() == 0);
 }
 
-// Begins a launch: what is the same for all records, and this thread's part of the first. Records
-// come by a copy, not from a kernel: they may be read before begin_beside().
-FB_DEVICE int32_t open_records(const fb_attention_params& p, Work& work) {
-    if (threadIdx.x == 0) work.by_page = divider_of(uint32_t(p.page_size));
-    return record_word(p, cluster_index());
-}
+FB_DEVICE bool starts_by_ticket(const fb_attention_params& p) { return p.beside != 0; }
 
-// Clusters that have a record each need no tickets.
+// Clusters that have a record each, and start at once, need no tickets.
 FB_DEVICE bool shares_records(const fb_attention_params& p) {
-    return uint32_t(p.record_count) > cluster_count();
+    return starts_by_ticket(p) || uint32_t(p.record_count) > cluster_count();
 }
 
 // A launch may run beside those before it of the same plan: when it starts, all of their blocks are
@@ -64,7 +60,7 @@ FB_DEVICE uint32_t* tickets(const fb_attention_params& p) {
 
 // Index of the next record, by one thread of a cluster that shares records.
 FB_DEVICE uint32_t draw_ticket(const fb_attention_params& p) {
-    return cluster_count() + atomicAdd(tickets(p), 1u);
+    return (starts_by_ticket(p) ? 0 : cluster_count()) + atomicAdd(tickets(p), 1u);
 }
 
 // The same, for the thread that draws: asked for before the record ends, it is there when it is
@@ -74,22 +70,17 @@ FB_DEVICE uint32_t take_ticket(const fb_attention_params& p) {
     return draw_ticket(p);
 }
 
-// Hands what the first block drew to all of a cluster, whose threads are done with the record.
-FB_DEVICE uint32_t share_ticket(uint32_t next, Work& work) {
-    cluster_sync();
-    if (draws_tickets()) {
-        const uint32_t letter = shared_address(&work.next);
-        for (uint32_t rank = 0; rank < FB_CLUSTER; rank++)
-            store_cluster_4(map_shared(letter, rank), next);
-    }
-    cluster_sync();
-    return work.next;
-}
-
 // The first warp loads its part of the record that its first lane names, for next_record().
 FB_DEVICE int32_t fetch_record(const fb_attention_params& p, uint32_t next) {
     if (threadIdx.x >= 32) return 0;
     return record_word(p, __shfl_sync(0xffffffffu, next, 0));
+}
+
+// Begins a launch: what is the same for all records, and this thread's part of the first. Records
+// come by a copy, not from a kernel: they may be read before begin_beside().
+FB_DEVICE int32_t open_records(const fb_attention_params& p, Work& work) {
+    if (threadIdx.x == 0) work.by_page = divider_of(uint32_t(p.page_size));
+    return starts_by_ticket(p) ? fetch_record(p, take_ticket(p)) : record_word(p, cluster_index());
 }
 
 // Hands a record to the block; false: there is none.

@@ -463,10 +463,11 @@ FB_DEVICE void load_tasks(const Block& b) {
         Task& task = b.shared.tasks[turn.slot()];
         if (uniform(thread_now() / 32) == 0) {
             uint32_t index = cluster_index();
-            if (n > 0) {
-                wait(barriers.task_wanted, n - 1 & 1);
-                mail_ticket(b, n - 1);
-                index = open_letter(b, n - 1);
+            if (n > 0) wait(barriers.task_wanted, n - 1 & 1);
+            if (n > 0 || starts_by_ticket(p)) {
+                const uint32_t letter = starts_by_ticket(p) ? n : n - 1;
+                mail_ticket(b, letter);
+                index = open_letter(b, letter);
             }
             const int32_t word = record_word(p, index);
             wait(barriers.task_empty[turn.slot()], turn.parity() ^ 1);

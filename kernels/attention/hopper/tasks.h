@@ -2,8 +2,8 @@
 #pragma once
 #include "facts.h"
 
-// The ticket after the n-th task, drawn (records.h) by the first warp of the cluster's first block
-// and mailed to all blocks.
+// The n-th ticket, drawn (records.h) by the first warp of the cluster's first block and mailed to
+// all blocks.
 FB_DEVICE void mail_ticket(const Block& b, uint32_t n) {
     const fb_attention_params& p = b.attention();
     if (!draws_tickets() || !shares_records(p)) return;
