@@ -3,23 +3,29 @@ import type { PlanLaunch } from "./plan.ts";
 import { type ClassTraits, placesOf } from "./traits.ts";
 
 /**
- * What a record costs a block that computes beside its keys, in keys that it could read: starting,
- * ending, and what others take of the memory's rate meanwhile. Fitted to steps of 60 decodes and
- * prompts of 512 and 2048 tokens on an H200.
+ * What a record costs a block that computes, in keys that its processor could read meanwhile:
+ * starting and ending; and, where others take the memory's whole rate beside it, what it then
+ * waits. Of steps with prompts of 512 and 2048 tokens on an H200.
  */
-const recordKeys = 900;
+const recordKeys = 350;
+const besideKeys = 900;
 /** Less work than so many keys on every processor is not worth a division. */
 const leastKeys = 200;
 /**
- * Memory-bound work keeps nearly all of its rate on as few of the processors: others that compute
- * longer than that are better alone first.
+ * What a processor reads while others compute, in shares of the memory's rate: on an H200 two
+ * blocks of decodes reach 49 GB/s, of which 34 are a share.
  */
-const leastReaders = 0.5;
+const readerShares = 1.44;
+/** Beside less than this part those that read have nearly the memory's rate. */
+const mostBeside = 0.5;
+/** With less than the rest of this those that read would be late: they are better alone. */
+const mostPart = 0.9;
 
 /**
  * Divides the processors among launches that run beside each other: those that wait for arithmetic
- * get as many as let them end with those that wait for the memory, whose blocks run on the rest,
- * and on all once the others have ended.
+ * get as many as let them end with those that wait for the memory. Where the memory is what the
+ * step waits for, these run on the rest, and on all once the others have ended; else on the rest
+ * alone, for which they are cut.
  */
 export class Division {
   readonly #classes: readonly ClassTraits[];
@@ -45,28 +51,50 @@ export class Division {
     if (!this.#weigh(tiles, copies)) return 0;
     let arithmetic = 0;
     let memory = 0;
+    let records = 0;
     for (let c = 0; c < this.#classes.length; c++) {
-      if (this.#computes(c)) arithmetic += this.#computed[c] + this.#starts(c);
-      else memory += this.#read[c];
+      if (!this.#computes(c)) {
+        memory += this.#read[c];
+        continue;
+      }
+      arithmetic += this.#computed[c];
+      records += this.#records[c] * this.#classes[c].cluster;
     }
-    if (Math.min(arithmetic, memory) < leastKeys * this.#processors) return 0;
-    const part = arithmetic / memory;
-    return part > 1 - leastReaders ? 0 : part;
+    const long = arithmetic + records * recordKeys;
+    if (Math.min(long, memory) < leastKeys * this.#processors) return 0;
+    const beside = (arithmetic + records * besideKeys) / memory;
+    if (beside < mostBeside) return beside;
+    const part = Math.max(mostBeside, long / (long + memory / readerShares));
+    return part > mostPart ? 0 : part;
   }
 
   /** Places that a class has of them. */
   placesOf(c: number, part: number): number {
-    const places = placesOf(this.#classes[c], this.#processors);
-    return this.#computes(c) ? Math.ceil(places * part) : places;
+    const all = placesOf(this.#classes[c], this.#processors);
+    if (this.#computes(c)) return Math.max(1, Math.round(all * part * this.#shareOf(c)));
+    if (part < mostBeside) return all;
+    let left = this.#processors;
+    for (let o = 0; o < this.#classes.length; o++) {
+      if (!this.#computes(o)) continue;
+      const { cluster, blocksPerProcessor } = this.#classes[o];
+      left -= Math.ceil((this.placesOf(o, part) * cluster) / blocksPerProcessor);
+    }
+    return placesOf(this.#classes[c], Math.max(1, left));
   }
 
   /** Lowers what launches take at once, by the part that partOf() said last. */
   limit(part: number, launches: readonly PlanLaunch[]): void {
     for (let c = 0; c < launches.length; c++) {
-      if (!this.#computes(c)) continue;
       const places = this.placesOf(c, part);
       launches[c].itemsAtOnce = Math.min(launches[c].itemsAtOnce, places);
     }
+  }
+
+  /** Of all that computes, what a class does. */
+  #shareOf(c: number): number {
+    let all = 0;
+    for (let o = 0; o < this.#classes.length; o++) if (this.#computes(o)) all += this.#computed[o];
+    return this.#computed[c] / all;
   }
 
   /** False: some launch runs beside no other. */
@@ -88,9 +116,5 @@ export class Division {
 
   #computes(c: number): boolean {
     return this.#computed[c] > this.#read[c];
-  }
-
-  #starts(c: number): number {
-    return this.#records[c] * this.#classes[c].cluster * recordKeys;
   }
 }

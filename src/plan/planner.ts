@@ -156,10 +156,10 @@ export class Planner {
 
   /**
    * Cuts the tiles into pieces and orders them; `apart`: those of each KV head; `part`: of the
-   * processors, for those that compute, 0: all.
+   * processors, for those that compute, 0: they are not divided.
    */
   #cut(apart: boolean, part: number): void {
-    const { classes, batchInvariant } = this.options;
+    const { classes, kvHeads, batchInvariant } = this.options;
     const pieces = this.#pieces;
     const { list } = this.#tiles;
     pieces.clear();
@@ -175,15 +175,16 @@ export class Planner {
       const costs = this.#classCosts[c];
       const isFew = this.#emitter.plan.launches[c].few;
       const kvTile = isFew ? few!.kvTile : classes[c].kvTile;
-      const places = isFew ? this.#fewPlaces[c] : this.#places[c];
+      const ownPlaces = isFew ? this.#fewPlaces[c] : this.#places[c];
       const ofHead = isFew ? this.#fewHeadPlaces[c] : this.#headPlaces[c];
-      const headPlaces = apart ? places : ofHead;
+      const places = part > 0 ? this.#division.placesOf(c, part) : ownPlaces;
+      const dividedOfHead = Math.max(1, Math.floor(places / kvHeads));
+      const headPlaces = apart ? places : part > 0 ? dividedOfHead : ofHead;
       const first = pieces.length;
       if (schedule === "share") {
         // Few tiles have a place each: only those that are longer than most are cut.
         const records = this.#tileCounts[c] * this.#copies(apart);
-        const own = part > 0 ? this.#division.placesOf(c, part) : places;
-        const most = isFew ? Math.min(places, records) : own;
+        const most = isFew ? Math.min(places, records) : places;
         cutToShare(list, pieces, c, kvTile, most, this.#copies(apart), costs);
       } else if (schedule === "walk" || !this.#cutsLittle(c, headPlaces)) {
         walk(list, pieces, c, kvTile, headPlaces, costs);

@@ -5,6 +5,7 @@ import { resolveOptions } from "../../src/attention/options.ts";
 import type { Batch } from "../../src/kv/batch.ts";
 import { OptionError } from "../../src/errors.ts";
 import { architectureFacts } from "../../src/jit/architectures.ts";
+import { checkPlan } from "../../src/plan/check.ts";
 import { Planner } from "../../src/plan/planner.ts";
 import { placesOf } from "../../src/plan/traits.ts";
 import { pagedBatch } from "./example.ts";
@@ -29,9 +30,9 @@ function stepOf(decodes: number, prompt: number, keys: number): Batch {
 /** What the last class's launch takes at once, of its records. */
 function largest(decodes: number, prompt: number, keys = 4096): { atOnce: number; grid: number } {
   const batch = stepOf(decodes, prompt, keys);
-  const { launches } = new Planner({ ...shape, classes, costs }).plan(batch);
-  for (const launch of launches.slice(0, -1)) expect(launch.itemsAtOnce).toBe(launch.grid);
-  const { itemsAtOnce, grid } = launches.at(-1)!;
+  const { itemsAtOnce, grid } = new Planner({ ...shape, classes, costs })
+    .plan(batch)
+    .launches.at(-1)!;
   return { atOnce: itemsAtOnce, grid };
 }
 
@@ -45,6 +46,40 @@ test("a prompt beside many decodes takes its part of the processors, and ends wi
   expect(largest(120, 2048).atOnce).toBeLessThanOrEqual(Math.ceil(atOnce / 2) + 1);
 });
 
+test("beside a longer prompt all blocks run at once, and leave few processors idle", () => {
+  for (const [decodes, prompt, keys] of [
+    [12, 2048, 4096],
+    [4, 2048, 4096],
+    [12, 1024, 4096],
+    [30, 2048, 4096],
+    [8, 1024, 1024],
+  ]) {
+    const batch = stepOf(decodes, prompt, keys);
+    const plan = new Planner({ ...shape, classes, costs }).plan(batch);
+    const used = plan.launches.map(({ itemsAtOnce }, c) => {
+      const { cluster, blocksPerProcessor } = classes[c];
+      return (itemsAtOnce * cluster) / blocksPerProcessor;
+    });
+    const sum = used.reduce((all, each) => all + each);
+    expect(sum).toBeLessThanOrEqual(shape.processors);
+    expect(sum).toBeGreaterThan(0.95 * shape.processors);
+    checkPlan(plan, batch, { ...shape, classes, costs });
+  }
+});
+
+test("launches that compute share their part of the processors by what they compute", () => {
+  const slow = classes.map((row) => ({ ...row, rowsPerKey: 60 }));
+  const ones = new Array<number>(60).fill(1);
+  const batch = pagedBatch([...ones, 1024, 30], [...ones.map(() => 4096), 1024, 2000]);
+  const { launches } = new Planner({ ...shape, classes: slow, costs }).plan(batch);
+  const [rows128, rows256] = ["hopper.tile128", "hopper.tile256"].map(
+    (name) => launches.find(({ kernelClass }) => kernelClass === name)!.itemsAtOnce,
+  );
+  expect(rows128 + 2 * rows256).toBeLessThan(shape.processors / 2);
+  expect(rows128).toBeLessThan(rows256);
+  expect(rows128).toBeGreaterThan(2);
+});
+
 test("decodes beside it run in small blocks, which are few alone", () => {
   for (const [prompt, few] of [
     [0, true],
@@ -55,7 +90,7 @@ test("decodes beside it run in small blocks, which are few alone", () => {
   }
 });
 
-test("it takes all of them where it is alone, or longer than the others, or short", () => {
+test("it takes all of them where it is alone, or much longer than the others, or short", () => {
   for (const [decodes, prompt, keys] of [
     [0, 2048, 4096],
     [16, 8192, 4096],
