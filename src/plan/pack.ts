@@ -1,4 +1,4 @@
-import { type CostModel, pieceCost, startCost } from "./cost.ts";
+import { type CostModel, defaultCosts, pieceCost, startCost } from "./cost.ts";
 import { IntList, Piece, pieceInts, Tile, tileInts } from "./list.ts";
 import { PieceOrder } from "./order.ts";
 import { addPiece } from "./walk.ts";
@@ -27,6 +27,7 @@ export class Packing {
   /** Of all rests, those of one side by side. */
   readonly #parts = new IntList(partInts);
 
+  #costs: CostModel = defaultCosts;
   #kernelClass = 0;
   #kvTile = 1;
   #places = 1;
@@ -34,16 +35,22 @@ export class Packing {
   /** @param most places */
   constructor(
     readonly tiles: IntList,
-    readonly costs: CostModel,
     most: number,
   ) {
     this.#free = new Float64Array(most);
   }
 
   /** Appends the pieces of a class; false, and nothing is changed: no capacity suffices. */
-  pack(pieces: IntList, kernelClass: number, kvTile: number, places: number): boolean {
-    const { tiles, costs } = this;
+  pack(
+    pieces: IntList,
+    kernelClass: number,
+    kvTile: number,
+    places: number,
+    costs: CostModel,
+  ): boolean {
+    const { tiles } = this;
     const { data } = tiles;
+    this.#costs = costs;
     this.#kernelClass = kernelClass;
     this.#kvTile = kvTile;
     this.#places = places;
@@ -208,7 +215,7 @@ export class Packing {
   }
 
   #cost(rows: number, keys: number): number {
-    return pieceCost(this.costs, rows, keys);
+    return pieceCost(this.#costs, rows, keys);
   }
 
   /**
@@ -217,8 +224,8 @@ export class Packing {
    */
   #cutOf(start: number, end: number, rows: number, most: number): number {
     if (this.#cost(rows, end - start) <= most) return end;
-    const { rowKeys, leastKeys } = this.costs;
-    const keys = (most - startCost(this.costs, rows)) / (1 + rowKeys * rows);
+    const { rowKeys, leastKeys } = this.#costs;
+    const keys = (most - startCost(this.#costs, rows)) / (1 + rowKeys * rows);
     const last = Math.min(start + keys, end - leastKeys);
     const cut = Math.floor(last / this.#kvTile) * this.#kvTile;
     return cut - start >= leastKeys ? cut : -1;

@@ -82,7 +82,7 @@ export class Planner {
     this.#together = classes.some(({ together }) => together !== undefined);
     this.#order = new PieceOrder(classes.length);
     this.#makespan = new Makespan(Math.max(...this.#places));
-    this.#packing = new Packing(this.#tiles.list, this.#costs, Math.max(...this.#places));
+    this.#packing = new Packing(this.#tiles.list, Math.max(...this.#places));
     this.#emitter = new Emitter(options, {
       tiles: this.#tiles,
       pieces: this.#pieces,
@@ -205,14 +205,14 @@ export class Planner {
    */
   #cutsLittle(c: number, places: number): boolean {
     const pieces = this.#pieces;
-    const costs = this.#costs;
+    const costs = this.#classCosts[c];
     const first = pieces.length;
     const total = leaveWhole(this.#tiles.list, pieces, c, costs);
     this.#order.heaviestFirst(pieces, c, first);
     const last = this.#makespan.of(places, pieces, this.#order.pieces, first, pieces.length);
     if (last <= shareOf(costs, total, places) + (costs.splitKeys ?? 0)) return true;
     takeBack(this.#tiles.list, pieces, first);
-    return this.#packing.pack(pieces, c, this.options.classes[c].kvTile, places);
+    return this.#packing.pack(pieces, c, this.options.classes[c].kvTile, places, costs);
   }
 
   /** The bucket's batch size, 0 without a graph. */

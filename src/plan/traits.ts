@@ -37,7 +37,7 @@ export interface ClassTraits {
   /** Its kernel merges split rows whose last piece it has taken: no launch has to. */
   readonly mergesRows?: boolean;
   /** What differs from the costs of the offer where its tiles are cut. */
-  readonly costs?: Pick<CostModel, "pieceKeys" | "rowKeys">;
+  readonly costs?: Partial<Pick<CostModel, "pieceKeys" | "rowKeys" | "leastKeys" | "splitKeys">>;
   /**
    * It takes all tiles of a step with a shared prefix where one launch is cheaper (together.ts),
    * and never others: it stands behind a class of the same query tile.

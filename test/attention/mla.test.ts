@@ -11,6 +11,7 @@ import { createBatch } from "../../src/kv/batch.ts";
 import { raggedLayout } from "../../src/kv/layout.ts";
 import { blockMaskLayout } from "../../src/kv/sparse-layout.ts";
 import { worthSharing } from "../../src/plan/cost.ts";
+import { Planner } from "../../src/plan/planner.ts";
 import { decode } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { type Case, caseOf } from "../support/cases.ts";
@@ -351,6 +352,23 @@ test("a prefix is shared where rows wait for keys", () => {
     const shared = (tokens: number) => worthSharing(offer.costs, tokens, 32, 32, queryHeads);
     expect([shared(1000), shared(8192)]).toEqual([false, queryHeads === 16]);
   }
+});
+
+test("two blocks that share keys make pieces twice as long, one makes them no longer", () => {
+  const resolved = resolveOptions({ ...options, queryHeads: 16 });
+  const offer = mla.offer(architectureFacts("sm_90a"), resolved);
+  if (offer instanceof OptionError) throw offer;
+  const planner = new Planner({ ...resolved, ...offer, processors: 132 });
+  const piecesOf = (queries: number) => {
+    const layout = raggedLayout([0, queries], [0, 8192]);
+    const batch = createBatch({ queryLengths: [queries], kvLengths: [8192], layout });
+    const { launches } = planner.plan(batch);
+    return launches.flatMap(({ kernelClass, recordCount }) =>
+      recordCount > 0 ? [[kernelClass, recordCount]] : [],
+    );
+  };
+  expect(piecesOf(1)).toEqual([["mla.rows16", 32]]);
+  expect(piecesOf(4)).toEqual([["mla.rows64", 64]]);
 });
 
 test("what the family leaves to others", () => {

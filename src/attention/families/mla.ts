@@ -29,21 +29,23 @@ const threads = 512;
 /**
  * Costs as one H200 showed them: a record's start costs about three tiles, a merge about eight, and
  * parts of less than two tiles gain nothing. A block takes as long for one row as for all of its.
- * They are those of the class of single tokens, which decodes are; other classes share them.
  */
-function costsOf(options: ResolvedOptions): CostModel {
-  const { queryHeads } = options;
-  const shares = shapesOf(options).find((shape) => recordRows(shape) >= queryHeads)?.shares;
-  const blocks = shares === "keys" ? 2 : 1;
+function costsOf({ queryHeads }: ResolvedOptions): CostModel {
   return {
-    pieceKeys: 3 * tile * blocks,
+    ...cutCosts,
     rowKeys: 0,
     mergeKeys: 4,
     // Reads that a shared level saves are not what whole tiles of rows wait for.
     sharedRowKeys: queryHeads < tile ? 64 : Infinity,
-    leastKeys: 2 * tile * blocks,
-    splitKeys: 8 * tile * blocks,
   };
+}
+
+const cutCosts = { pieceKeys: 3 * tile, leastKeys: 2 * tile, splitKeys: 8 * tile };
+
+/** Each of two blocks that share keys has half of what a piece has. */
+function costsOfPairs(): KernelClass["costs"] {
+  const { pieceKeys, leastKeys, splitKeys } = cutCosts;
+  return { pieceKeys: 2 * pieceKeys, leastKeys: 2 * leastKeys, splitKeys: 2 * splitKeys };
 }
 
 /** A merge of 128 rows and 512 columns is work for as many blocks, 128 columns of a row each. */
@@ -153,6 +155,7 @@ function kernelClass(options: ResolvedOptions, shape: Shape): KernelClass {
     blocksPerProcessor: 1,
     schedule: "whole",
     take: "longest-first",
+    costs: shares === "keys" ? costsOfPairs() : undefined,
     entry: "attention_mla",
     image: {
       source: `attention/mla/${source}.cu`,
