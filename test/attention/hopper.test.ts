@@ -227,7 +227,8 @@ function fp8Products(long: Partial<Case>): [string, Partial<Case>][] {
     ["fast, fp8 out", { outDtype: "f8e4m3", outScale: 0.02, fastAccumulation: true }],
     ["a negative scale", { scale: -0.05, qScales: "both" }],
     ["a scale of large logits", { scale: 3, causal: false }],
-    ["fast, large logits, split rows", { ...long, scale: 3, fastAccumulation: true }],
+    ["fast, large logits, split rows", { ...long, scale: 0.7, fastAccumulation: true }],
+    ["equal weights", { scale: 1e-4, causal: false, pageSize: 16 }],
     ["group 8", { queryHeads: 16, queryLengths: [50, 3], kvLengths: [120, 300] }],
   ];
   const wider: [string, Partial<Case>][] = [

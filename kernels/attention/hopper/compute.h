@@ -52,9 +52,10 @@ struct Compute : Scoring {
         wgmma_commit();
     }
 
-    // What is to happen to the sums before comes first: scores are computed meanwhile.
-    FB_DEVICE void issue_values() {
-        settle_sums();
+    // What is to happen to the sums before comes first: scores are computed meanwhile. `plain`:
+    // nothing is, and they hold something.
+    template <bool plain = false> FB_DEVICE void issue_values() {
+        if constexpr (!plain) settle_sums();
         wait_values();
         const uint64_t v = operand(value_tile(), tile_panel);
         tie_sums();
@@ -66,10 +67,10 @@ struct Compute : Scoring {
             FB_UNROLL
             for (int part = 0; part < sum_parts; part++)
                 FB_VALUES(part_of(sums, part), probabilities[k],
-                          v + ((part * sum_part_bytes + step) >> 4), k > 0 || !fresh);
+                          v + ((part * sum_part_bytes + step) >> 4), plain || k > 0 || !fresh);
         }
         wgmma_commit();
-        fresh = false;
+        if constexpr (!plain) fresh = false;
     }
 
     FB_DEVICE void tie_sums() {
@@ -77,11 +78,15 @@ struct Compute : Scoring {
         for (int part = 0; part < sum_parts; part++) wgmma_tie(part_of(sums, part));
     }
 
+    FB_DEVICE void multiply_sums(const float (&by)[2]) {
+        FB_UNROLL
+        for (int i = 0; i < FB_VALUE_DIM / 2; i++) sums[i] *= by[i / 2 % 2];
+        before.shrink(by);
+    }
+
     FB_DEVICE void settle_sums() {
-        if (shift.moves) {
-            FB_UNROLL
-            for (int i = 0; i < FB_VALUE_DIM / 2; i++) sums[i] *= shift.alpha[i / 2 % 2];
-            before.shrink(shift.alpha);
+        if (!fp8_products && shift.moves) {
+            multiply_sums(shift.alpha);
             shift.moves = false;
         }
         before.add(b.shared, sums, fresh);
@@ -139,26 +144,27 @@ struct Compute : Scoring {
 
     // A tile that all rows see whole, behind one that gave them a reference: the maximum of later
     // scores is not looked for. The sums show when one may have outgrown the reference by `slack`;
-    // then the scores are computed again and the exact way is taken.
+    // then the scores are computed again and the exact way is taken, but for fp8 products.
     FB_DEVICE bool softmax_lagging(const TaskRows& seen, int tile, float (&alpha)[2]) {
-        const float2 sum = exponentiate<false>(factors, rows, s);
-        const bool again = __any_sync(0xffffffffu, !(fmaxf(sum.x, sum.y) <= lagging_most));
-        if (!again) {
-            rows.sum[0] += sum.x;
-            rows.sum[1] += sum.y;
-            return false;
+        const float2 sums_of = exponentiate<false>(factors, rows, s);
+        float sum[2] = {sums_of.x, sums_of.y};
+        const bool again = __any_sync(0xffffffffu, !(fmaxf(sum[0], sum[1]) <= lagging_most));
+        if (fp8_products && again) move_references(factors, rows, sum, alpha, s);
+        if (fp8_products || !again) {
+            rows.sum[0] += sum[0];
+            rows.sum[1] += sum[1];
+            return again;
         }
         scores_again(seen, tile);
         return softmax_exact<loses_keys>(factors, rows, alpha, s);
     }
 
     // Scores become probabilities; `whole`: every row sees every key of the tile, and has a
-    // reference. Returns whether older sums are to be multiplied by `alpha`. fp8 has no room for
-    // probabilities above those of a maximum that was not looked for.
+    // reference. Returns whether older sums are to be multiplied by `alpha`.
     template <bool whole>
     FB_DEVICE bool softmax(const TaskRows& seen, int tile, float (&alpha)[2]) {
         if constexpr (!Variant::softmax) return false;
-        else if constexpr (whole && !fp8_products && !FB_INVARIANT)
+        else if constexpr (whole && !FB_INVARIANT)
             return softmax_lagging(seen, tile, alpha);
         else return softmax_exact<!whole || loses_keys>(factors, rows, alpha, s);
     }
@@ -217,21 +223,31 @@ struct Compute : Scoring {
     }
 
     // Scores of tile `tile` beside the product of the one before it in time.
-    template <bool masked>
+    template <bool masked, bool plain = false>
     FB_DEVICE void step(const TaskRows& seen, const Reach& reach, int tile) {
         issue_scores();
-        issue_values();
+        issue_values<plain>();
         wgmma_wait<1>();
         wgmma_tie(s);
         // Until it is known that they need no second look.
-        constexpr bool keeps_queries = !masked && !FB_INVARIANT;
+        constexpr bool keeps_queries = !masked && !FB_INVARIANT && !fp8_products;
         constexpr bool keeps_keys = keeps_queries || reads_notes;
         if (!keeps_keys) release_keys();
         if (!keeps_queries && tile == reach.begin) release_queries();
-        change_scores(seen, tile);
+        if constexpr (masked || !fp8_products || scores_change) change_scores(seen, tile);
         if constexpr (masked) hide_scores(seen, tile);
-        shift.moves = softmax<!masked>(seen, tile, shift.alpha);
-        shift.keep(scale_values(seen, tile));
+        if constexpr (fp8_products) {
+            // Seldom: the product is waited for, and nothing is left to do in the loop.
+            float alpha[2] = {1, 1};
+            if (softmax<!masked>(seen, tile, alpha)) {
+                wgmma_wait<0>();
+                tie_sums();
+                multiply_sums(alpha);
+            }
+        } else {
+            shift.moves = softmax<!masked>(seen, tile, shift.alpha);
+            shift.keep(scale_values(seen, tile));
+        }
         if (keeps_keys) release_read_keys();
         if (keeps_queries && tile == reach.begin) release_queries();
         wgmma_tie(s);
@@ -246,7 +262,11 @@ struct Compute : Scoring {
     }
 
     // All tiles but the first.
-    FB_DEVICE void go_on(const TaskRows& seen, const Reach& reach) {
+    FB_DEVICE void go_on(const TaskRows& seen, Reach reach) {
+        // Where factors turn scores round all tiles count as masked: others then need not ask.
+        const bool ordered = signs.at(0) > 0 && signs.at(1) > 0;
+        if (fp8_products && !scores_change && __any_sync(0xffffffffu, !ordered))
+            reach.whole_begin = reach.whole_end = 0;
         FB_NO_UNROLL
         for (int tile = reach.end - 2; tile >= reach.begin;) {
             // Tiles that some row does not see whole lie before and behind those that all see.
@@ -258,6 +278,12 @@ struct Compute : Scoring {
             FB_NO_UNROLL
             for (; tile >= reach.whole_begin && tile < reach.whole_end; tile--) {
                 step<false>(seen, reach, tile);
+                if constexpr (fp8_products) {
+                    // Until sums move there is nothing else to ask.
+                    const int end = tile - before.ahead(tile - reach.whole_begin);
+                    FB_NO_UNROLL
+                    for (; tile > end; tile--) step<false, true>(seen, reach, tile - 1);
+                }
             }
         }
     }

@@ -25,11 +25,12 @@ struct RowState {
 // The reference need not be the maximum while no probability exceeds 2^slack: a thread's sum of a
 // tile, which it takes anyway, shows that none does. A key that outweighs all others by more than
 // the 8 bits of bf16 resolve thus always gives the reference: its probability is 1, exactly.
-constexpr float lagging_most = 256;
+//
+// Probabilities of fp8 products are 2^weight_power at the first reference, so that fp8 has bits for
+// small ones. It holds 448: no sum of a thread exceeds that, but in tiles whose maxima are looked
+// for, where a probability is at most 2^(weight_power + growth).
+constexpr float lagging_most = fp8_products ? 448 : 256;
 static_assert(slack == 8, "2^slack");
-
-// Probabilities of fp8 products are 2^weight_power at the reference, so that fp8 has bits for small
-// ones, and at most 2^(weight_power + growth), which it holds.
 constexpr float weight_power = fp8_products ? 7 : 0;
 constexpr float growth = fp8_products ? 1.75f : slack;
 
@@ -104,6 +105,28 @@ FB_DEVICE void softmax_first(const Factors& factor, RowState& rows, Scores& s) {
     const float2 sum = exponentiate<true>(factor, rows, s);
     rows.sum[0] = sum.x;
     rows.sum[1] = sum.y;
+}
+
+// Of fp8: where a thread's sum of a tile exceeds `lagging_most`, the reference moves by a power of
+// 2, and probabilities, which f32 holds in any case, follow. Older sums are to be multiplied by
+// `alpha`.
+FB_DEVICE void move_references(const Factors& factor, RowState& rows, float (&sum)[2],
+                               float (&alpha)[2], Scores& s) {
+    FB_UNROLL
+    for (int h = 0; h < 2; h++) {
+        const float most = quad_max(sum[h]);
+        // An infinite one tells nothing of the scores: the row is attended again when it is stored.
+        const bool moves = most > lagging_most && most < FB_INFINITY;
+        const int power = moves ? (__float_as_int(most * (1 / lagging_most)) >> 23) - 126 : 0;
+        const float before = rows.top[h] * factor.at(h);
+        // No division: its rare branches would cost the loop its uniform registers.
+        rows.top[h] += float(power) * rcp_approx(factor.at(h));
+        alpha[h] = moves ? exp2_approx(before - rows.top[h] * factor.at(h)) : 1;
+        sum[h] *= alpha[h];
+        rows.sum[h] *= alpha[h];
+    }
+    FB_UNROLL
+    for (int i = 0; i < FB_KV_TILE / 2; i++) s[i] *= alpha[i / 2 % 2];
 }
 
 // A later tile. Where a row of the warp outgrows its reference by `growth`, references move to the

@@ -160,7 +160,10 @@ FB_DEVICE uint32_t store(const Block& b, const Task& task, int row, int first,
     for (int h = 0; h < 2; h++) {
         sum[h] = quad_sum(rows.sum[h]);
         inside[h] = row + 8 * h < r.row_count;
-        if (quad_is_wrong(rows.base[h], sum[h], row_total(h, sums)) && inside[h]) {
+        // Of fp8 a probability may outgrow f32 before its row's reference moves.
+        const bool outgrown = fp8_products && !(sum[h] < FB_INFINITY);
+        const bool again = quad_is_wrong(rows.base[h], sum[h], row_total(h, sums));
+        if (inside[h] && (again || outgrown)) {
             wrong |= 1u << h;
             inside[h] = false;
         }

@@ -9,6 +9,13 @@ template <bool> struct LongSumsBy {
     bool any = false;
     float keep[2] = {1, 1}; // what the sums before are to be multiplied by
 
+    // So many tiles, at most, are added without a call before the sums move.
+    FB_DEVICE int ahead(int most) {
+        const int count = min(uniform(left - 1), most);
+        left -= count;
+        return count;
+    }
+
     FB_DEVICE static int thread() { return thread_now() - 128 * first_computing; }
 
     FB_DEVICE void shrink(const float (&by)[2]) {
@@ -60,6 +67,7 @@ template <bool> struct LongSumsBy {
     }
 };
 template <> struct LongSumsBy<false> {
+    FB_DEVICE int ahead(int) { return 0; }
     FB_DEVICE void shrink(const float (&)[2]) {}
     template <class Memory> FB_DEVICE void add(Memory&, Sums&, bool&) {}
     template <class Memory> FB_DEVICE void join(const Memory&, Sums&) {}
