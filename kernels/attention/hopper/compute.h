@@ -261,6 +261,8 @@ struct Compute : Scoring {
         pack();
     }
 
+    static constexpr int least_ahead = 8;
+
     // All tiles but the first.
     FB_DEVICE void go_on(const TaskRows& seen, Reach reach) {
         // Where factors turn scores round all tiles count as masked: others then need not ask.
@@ -279,8 +281,10 @@ struct Compute : Scoring {
             for (; tile >= reach.whole_begin && tile < reach.whole_end; tile--) {
                 step<false>(seen, reach, tile);
                 if constexpr (fp8_products) {
-                    // Until sums move there is nothing else to ask.
-                    const int end = tile - before.ahead(tile - reach.whole_begin);
+                    // Until sums move there is nothing else to ask. Few tiles do not pay for fetching
+                    // the loop's instructions.
+                    const int left = tile - reach.whole_begin;
+                    const int end = left < least_ahead ? tile : tile - before.ahead(left);
                     FB_NO_UNROLL
                     for (; tile > end; tile--) step<false, true>(seen, reach, tile - 1);
                 }
