@@ -281,8 +281,8 @@ struct Compute : Scoring {
             for (; tile >= reach.whole_begin && tile < reach.whole_end; tile--) {
                 step<false>(seen, reach, tile);
                 if constexpr (fp8_products) {
-                    // Until sums move there is nothing else to ask. Few tiles do not pay for fetching
-                    // the loop's instructions.
+                    // Until sums move there is nothing else to ask. Few tiles do not pay for
+                    // fetching the loop's instructions.
                     const int left = tile - reach.whole_begin;
                     const int end = left < least_ahead ? tile : tile - before.ahead(left);
                     FB_NO_UNROLL
