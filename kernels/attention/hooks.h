@@ -59,6 +59,7 @@ struct NoVariant {
     static constexpr bool has_before_query = false;
     static constexpr bool has_before_output = false;
     static constexpr bool has_bounds = false;
+    static constexpr bool trims = false; // records may have keys outside of all bounds
     static constexpr bool softmax = true;
     static constexpr bool stores = false;     // logits() writes to tensors
     static constexpr bool reads_keys = false; // logits() or mask() read a Key

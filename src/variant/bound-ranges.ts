@@ -33,6 +33,11 @@ export function boundRanges(variant: Variant): Visible | undefined {
   };
 }
 
+/** Whether the planner finds out all bounds of a mask's keys, so that records are within them. */
+export function knowsBounds({ low, high }: { low?: Node; high?: Node }): boolean {
+  return [low, high].every((node) => node === undefined || boundOf(node) !== undefined);
+}
+
 function boundOf(node: Node): Bound | undefined {
   if (node.op === "constant") return () => node.value;
   if (isInput(node, "query")) return (query) => query;

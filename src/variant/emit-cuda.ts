@@ -1,4 +1,5 @@
 /** Variants as CUDA C++: the text that replaces kernels/attention/variant.h. */
+import { knowsBounds } from "./bound-ranges.ts";
 import {
   Block,
   type Declarations,
@@ -145,6 +146,7 @@ class Emitter {
     const facts: [string, boolean][] = [...this.hooks].map((hook) => [`has_${hook}`, true]);
     facts.push(
       ["has_bounds", low !== undefined || high !== undefined],
+      ["trims", !knowsBounds(this.#staged)],
       ["stores", stores.length > 0 && !this.#written("logits")],
       ["reads_keys", this.#wholeKeys || this.#keyNodes.length > 0],
       ["reads_slots", slots],

@@ -58,6 +58,14 @@ describe("a variant's text", () => {
     expect(attention).not.toContain("bool mask(");
     expect([...hooks]).toEqual([]);
     expect(merge).toBeUndefined();
+    // The planner cuts records to such bounds; those that a tensor holds it does not know.
+    expect(attention).not.toContain("trims");
+    const ends = defineVariant({
+      name: "ends",
+      tensors: { ends: { dtype: "i32", shape: ["requests"] } },
+      mask: ({ key, request, ends }) => key.lt(ends.at(request)),
+    });
+    expect(emitCuda(ends).attention).toContain("trims = true");
   });
 
   test("is the merge's business with an output hook, or without softmax", () => {

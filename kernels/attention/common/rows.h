@@ -161,7 +161,7 @@ struct KeptRange {
 };
 
 FB_DEVICE bool needs_trim(const fb_attention_record& r) {
-    return FB_DEVICE_LENGTHS || Variant::has_bounds || r.column_offset >= 0;
+    return FB_DEVICE_LENGTHS || Variant::trims || r.column_offset >= 0;
 }
 
 // Of a record whose rows have these bounds.

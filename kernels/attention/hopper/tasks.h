@@ -82,7 +82,7 @@ FB_DEVICE void write_task(const Block& b, Task& task, const Divider& by_page, in
     __syncwarp();
     fb_attention_record& r = task.record;
     const fb_attention_params& p = b.attention();
-    if (FB_DEVICE_LENGTHS || Variant::has_bounds) trim_record(p, r, by_page);
+    if (FB_DEVICE_LENGTHS || Variant::trims) trim_record(p, r, by_page);
     if (lane != 0) return;
     task.blocks = -1;
     if (r.row_count == 0) return; // the end of the list
