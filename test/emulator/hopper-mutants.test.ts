@@ -63,7 +63,7 @@ const hopperSubjects: Record<string, Subject> = {
   // Pairs share the keys of few requests; the longest is cut, and a pair takes two records.
   "few requests": {
     ...hopper(
-      { pageSize: 16, queryHeads: 40, queryLengths: [1, 1], kvLengths: [700, 200] },
+      { pageSize: 16, queryHeads: 80, queryLengths: [1, 1], kvLengths: [700, 200] },
       "hopper.tile64",
     ),
     few: true,
@@ -103,7 +103,7 @@ function mla(kernel: string, over: Partial<Case>): Subject {
 const mlaSubjects: Record<string, Subject> = {
   boxes: mla("mla.rows128", { pageSize: 64, queryHeads: 128 }),
   gathered: mla("mla.rows128", { pageSize: 5, queryHeads: 128 }),
-  "64 rows": mla("mla.rows64", { pageSize: 16, queryHeads: 40 }),
+  "64 rows": mla("mla.rows64", { pageSize: 16, queryHeads: 80 }),
   narrow: mla("mla.rows16", { pageSize: 64, queryHeads: 12 }),
   // Two slots for rope pieces: with three, the wait for a half says that the piece is free, too.
   "32 rows": mla("mla.rows32", { pageSize: 64, queryHeads: 20 }),
@@ -118,7 +118,7 @@ const mlaSubjects: Record<string, Subject> = {
   }),
   "8 bits, 64 rows, gathered": mla("mla.rows64", {
     pageSize: 16,
-    queryHeads: 40,
+    queryHeads: 80,
     kvDtype: "f8e4m3",
   }),
 };
