@@ -100,12 +100,10 @@ async function create({ device, quick }: GpuBench): Promise<GpuRow[]> {
     const cold = await milliseconds(twoCores);
     const warm: number[] = [];
     for (let run = 0; run < (quick ? 1 : 5); run++) warm.push(await milliseconds([]));
-    return [limited("/cold", cold, 2500), limited("/warm_of_six", median(warm), 18)].map(
-      (row) => ({
-        ...row,
-        name: `variant/bf16/create_d${dim}${row.name}`,
-      }),
-    );
+    return [limited("/cold", cold, 2500), limited("/warm_of_six", median(warm), 18)].map((row) => ({
+      ...row,
+      name: `variant/bf16/create_d${dim}${row.name}`,
+    }));
   } finally {
     rmSync(cache, { recursive: true, force: true });
   }
