@@ -464,13 +464,15 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
     sums.rows = no_state<row_blocks>();
     sums.scale_power = least_scale_power;
     sums.out.clear();
-    uint32_t next = 0;
-    if (range.start >= range.end) next = take_ticket(b.p);
+    // One stage means tiles so large that no register is left for the ticket.
+    uint32_t drawn = 0;
+    uint32_t& next = FB_STAGES > 1 ? drawn : b.state().work.next;
+    if (range.start >= range.end && threadIdx.x == 0) next = take_ticket(b.p);
     int stage = 0;
     FB_NO_UNROLL
     for (int step = 0; step_start(b, range, step) < range.end; step++) {
         const int32_t left = range.end - step_start(b, range, step);
-        if (left <= b.warps() * step_keys) next = take_ticket(b.p);
+        if (left <= b.warps() * step_keys && threadIdx.x == 0) next = take_ticket(b.p);
         cp_async_wait<FB_STAGES - 1>();
         __syncwarp(); // the step's rows are there for all lanes
         add_step(b, range, step, stage, bounds, factor, queries, sums);
@@ -479,7 +481,7 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
         stage = stage == FB_STAGES - 1 ? 0 : stage + 1;
     }
     cp_async_wait<0>();
-    const int32_t word = fetch_record(b.p, next);
+    const int32_t word = fetch_record(b.p, threadIdx.x == 0 ? next : 0);
     finish_sums(b, sums);
     merge_rows(b.p, r, b.merging(), b.state().arrivals);
     return word;
