@@ -178,6 +178,18 @@ FB_DEVICE void open_barriers(const Block& b) {
     cluster_sync();
 }
 
+// Hands what the first block drew to both, whose threads are done with the record.
+FB_DEVICE uint32_t share_ticket(uint32_t next, Work& work) {
+    cluster_sync();
+    if (draws_tickets()) {
+        const uint32_t letter = shared_address(&work.next);
+        for (uint32_t rank = 0; rank < FB_CLUSTER; rank++)
+            store_cluster_4(map_shared(letter, rank), next);
+    }
+    cluster_sync();
+    return work.next;
+}
+
 FB_KERNEL(attention_pair, fb_attention_map_params, FB_THREADS, 1) {
     FB_DYNAMIC_SHARED(tiles);
     FB_SHARED(Memory, memory, );
