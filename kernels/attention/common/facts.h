@@ -97,8 +97,19 @@ template <int Chunks, int Threads> FB_DEVICE Item item_of(int thread, int i) {
 }
 
 // Registers are full of sums: what follows from the thread's index is cheaper to compute again.
-FB_DEVICE int thread_now() { return recomputed(int(threadIdx.x)); }
-FB_DEVICE int lane_now() { return recomputed(int(threadIdx.x)) % 32; }
+// `shifts`: the compiler knows that it is not below 0, divisions by powers of 2 are shifts.
+template <bool shifts> FB_DEVICE int thread_of() {
+    const int thread = recomputed(int(threadIdx.x));
+    if (shifts) __builtin_assume(thread >= 0);
+    return thread;
+}
+#ifdef FB_QUERIES_KEPT // Hopper's, where it was measured; 512 threads would spill by that of lanes.
+FB_DEVICE int thread_now() { return thread_of<true>(); }
+FB_DEVICE int lane_now() { return thread_of<(FB_THREADS < 512)>() % 32; }
+#else
+FB_DEVICE int thread_now() { return thread_of<false>(); }
+FB_DEVICE int lane_now() { return thread_of<false>() % 32; }
+#endif
 
 static_assert(FB_KEY_DIM % 8 == 0 && FB_VALUE_DIM % 8 == 0, "dims are multiples of 8");
 static_assert(FB_Q_TYPE == FB_F16 || FB_Q_TYPE == FB_BF16 || FB_Q_TYPE == FB_F8E4M3,

@@ -174,9 +174,8 @@ struct Compute : Scoring {
     // A task's values past its last key may be anything, and 0 times anything is not 0: all threads
     // that compute make them zeros, before any of them passes the tile. `at`: its stage.
     FB_DEVICE void clear_tail(const Task& task, const Turn<FB_STAGES>& at) {
-        const int32_t count = task.record.kv_end - task.start - (task.blocks - 1) * FB_KV_TILE;
-        if (values_wait || task.box_rows == 0 || count % task.box_rows == 0) return;
-        if (splits_keys && task.blocks == 0) return;
+        const int32_t count = uniform(task.tail);
+        if (values_wait || count == 0) return;
         wait(barriers().values_full[at.slot()], at.parity());
         const uint32_t tile = shared_address(b.shared.values[at.slot()]);
         constexpr int row_pieces = 8 * value_panels;
@@ -203,8 +202,8 @@ struct Compute : Scoring {
         if (!reads_notes) release_keys();
         if (tile == reach.begin) release_queries();
         change_scores(seen, tile);
-        hide_scores(seen, tile);
-        if constexpr (Variant::softmax) softmax_first(factors, rows, s);
+        const int shown = hide_scores<Variant::softmax>(seen, tile);
+        if constexpr (Variant::softmax) softmax_first(factors, shown, rows, s);
         power = least_scale_power;
         scale_values(seen, tile);
         if (reads_notes) release_read_keys();

@@ -145,19 +145,15 @@ struct Reach {
     int32_t whole_end;
 };
 
-// Of a record whose keys are shared out: its first kept token.
-template <bool> struct FirstKeyOf {
-    int32_t first_key;
-};
-template <> struct FirstKeyOf<false> {};
-
 // A record as the block takes it.
-struct Task : FirstKeyOf<splits_keys> {
+struct Task {
     fb_attention_record record; // the block's own rows, or keys, of it
     int32_t start;              // kept token at which the first block of keys begins
     int32_t blocks;             // of keys; -1: there is no record left
     int32_t box_rows;           // rows of a box of the tensor maps; 0: rows are gathered
+    int32_t tail;               // keys of the last tile; 0: its boxes have no other rows
     int32_t early;              // tile at which the next record is wanted
+    int32_t first_key;          // the record's first kept token, if its keys are shared out
     Source source;              // where its keys and values lie
 };
 

@@ -78,10 +78,11 @@ struct Scoring : Taker {
         } else sign_scores();
     }
 
-    // The scores of what a row does not see.
-    FB_DEVICE void hide_scores(const TaskRows& seen, int tile) {
-        hide(seen, own(), seen.start + tile * FB_KV_TILE, s);
+    // The scores of what a row does not see; by hide().
+    template <bool skips = false> FB_DEVICE int hide_scores(const TaskRows& seen, int tile) {
+        const int shown = hide<skips>(seen, own(), seen.start + tile * FB_KV_TILE, s);
         if constexpr (pairs_hide) pairs_of(seen, tile).hide(s);
+        return shown;
     }
 
     // Returns what older sums are to be multiplied by.

@@ -46,39 +46,69 @@ struct Factors {
 FB_DEVICE float hidden() { return Variant::softmax ? -FB_INFINITY : 0; }
 
 // Scores hidden from the rows: those of kept tokens outside of [low, high], which count from the
-// thread's first column; `both`: low hides any.
-template <bool both> FB_DEVICE void hide_outside(int32_t low, int32_t high, int h, Scores& s) {
+// thread's first column.
+FB_DEVICE void hide_outside(const int32_t (&low)[2], const int32_t (&high)[2], Scores& s) {
     FB_UNROLL
     for (int j = 0; j < FB_KV_TILE / 8; j++) {
         FB_UNROLL
-        for (int e = 0; e < 2; e++)
-            if ((both && 8 * j + e < low) || 8 * j + e > high)
-                s[4 * j + 2 * h + e] = hidden();
+        for (int i = 0; i < 4; i++) {
+            const int32_t at = 8 * j + i % 2;
+            if (at < low[i / 2] || at > high[i / 2]) s[4 * j + i] = hidden();
+        }
     }
 }
 
-// `first`: the token of the tile's first column.
-FB_DEVICE void hide(const TaskRows& seen, int row, int32_t first, Scores& s) {
+// Columns that are looked at together: of many tiles the last ones are hidden from all rows. Beside
+// hooks and notes there are no registers for a choice.
+constexpr int part_columns = noted || FB_KV_TILE % 32 != 0 ? FB_KV_TILE : 32;
+
+// Scores behind `high` hidden, in those parts before `shown` where a row asks for it.
+FB_DEVICE void hide_behind(const int32_t (&high)[2], int shown, Scores& s) {
+    const int32_t least = min(high[0], high[1]);
+    if (!__any_sync(0xffffffffu, least < FB_KV_TILE - 7)) return;
+    FB_UNROLL
+    for (int first = 0; first < FB_KV_TILE; first += part_columns) {
+        // A thread has two neighbours of every eight columns.
+        if (first >= shown || !__any_sync(0xffffffffu, least < first + part_columns - 7)) continue;
+        FB_UNROLL
+        for (int j = first / 8; j < (first + part_columns) / 8; j++) {
+            FB_UNROLL
+            for (int i = 0; i < 4; i++)
+                if (8 * j + i % 2 > high[i / 2]) s[4 * j + i] = hidden();
+        }
+    }
+}
+
+// Columns before the first part that no row of the warp sees any of; `most`: the last column that
+// one of the thread's rows sees, from the thread's first on.
+FB_DEVICE int shown_columns(int32_t most) {
+    int shown = part_columns;
+    FB_UNROLL
+    for (int first = part_columns; first < FB_KV_TILE; first += part_columns)
+        if (__any_sync(0xffffffffu, most >= first)) shown = first + part_columns;
+    return shown;
+}
+
+// `first`: the token of the tile's first column. Returns the column from which on all are hidden:
+// if `skips`, nothing is left to do there, and scores are as they were.
+template <bool skips> FB_DEVICE int hide(const TaskRows& seen, int row, int32_t first, Scores& s) {
     const int32_t own = first + lane_now() % 4 * 2;
-    FB_UNROLL
-    for (int h = 0; h < 2; h++) {
-        const int32_t low = seen.low[row + 8 * h] - own;
-        const int32_t high = seen.high[row + 8 * h] - own;
-        if (__any_sync(0xffffffffu, low > 0)) hide_outside<true>(low, high, h, s);
-        else hide_outside<false>(low, high, h, s);
+    const int32_t low[2] = {seen.low[row] - own, seen.low[row + 8] - own};
+    const int32_t high[2] = {seen.high[row] - own, seen.high[row + 8] - own};
+    if (__any_sync(0xffffffffu, max(low[0], low[1]) > 0)) {
+        hide_outside(low, high, s);
+        return FB_KV_TILE;
     }
+    const int shown = skips ? shown_columns(max(high[0], high[1])) : FB_KV_TILE;
+    hide_behind(high, shown, s);
+    return shown;
 }
 
-// Returns this thread's sums. `masked`: a row may have seen no key.
-template <bool masked>
-FB_DEVICE float2 exponentiate(const Factors& factor, const RowState& rows, Scores& s) {
-    float base[2], sum[2][2] = {};
+// Of columns [begin, end) of a tile: scores become probabilities, of which `sum` has more then.
+FB_DEVICE void exponentiate_columns(const Factors& factor, const float (&base)[2], int begin,
+                                    int end, float (&sum)[2][2], Scores& s) {
     FB_UNROLL
-    for (int h = 0; h < 2; h++)
-        base[h] = (masked && rows.top[h] == -FB_INFINITY ? 0 : rows.top[h] * factor.at(h)) -
-                  weight_power;
-    FB_UNROLL
-    for (int j = 0; j < FB_KV_TILE / 8; j++) {
+    for (int j = begin / 8; j < end / 8; j++) {
         FB_UNROLL
         for (int h = 0; h < 2; h++) {
             FB_UNROLL
@@ -89,22 +119,51 @@ FB_DEVICE float2 exponentiate(const Factors& factor, const RowState& rows, Score
             }
         }
     }
+}
+
+// What is subtracted from a row's exponents. `masked`: it may have seen no key.
+template <bool masked> FB_DEVICE float base_of(const Factors& factor, const RowState& rows, int h) {
+    return (masked && rows.top[h] == -FB_INFINITY ? 0 : rows.top[h] * factor.at(h)) - weight_power;
+}
+
+// Returns this thread's sums.
+template <bool masked>
+FB_DEVICE float2 exponentiate(const Factors& factor, const RowState& rows, Scores& s) {
+    const float base[2] = {base_of<masked>(factor, rows, 0), base_of<masked>(factor, rows, 1)};
+    float sum[2][2] = {};
+    exponentiate_columns(factor, base, 0, FB_KV_TILE, sum, s);
     return make_float2(sum[0][0] + sum[0][1], sum[1][0] + sum[1][1]);
 }
 
-// The first tile of a task: the references are its maxima.
-FB_DEVICE void softmax_first(const Factors& factor, RowState& rows, Scores& s) {
+// The first tile of a task, of whose columns some row of the warp sees those before `shown`: the
+// references are its maxima.
+FB_DEVICE void softmax_first(const Factors& factor, int shown, RowState& rows, Scores& s) {
+    float top[2] = {-FB_INFINITY, -FB_INFINITY};
     FB_UNROLL
-    for (int h = 0; h < 2; h++) {
-        float top = fmaxf(s[2 * h], s[2 * h + 1]);
+    for (int first = 0; first < FB_KV_TILE; first += part_columns) {
+        if (first >= shown) continue;
         FB_UNROLL
-        for (int j = 1; j < FB_KV_TILE / 8; j++)
-            top = fmaxf(top, fmaxf(s[4 * j + 2 * h], s[4 * j + 2 * h + 1]));
-        rows.top[h] = quad_max(top);
+        for (int j = first / 8; j < (first + part_columns) / 8; j++) {
+            FB_UNROLL
+            for (int h = 0; h < 2; h++)
+                top[h] = fmaxf(top[h], fmaxf(s[4 * j + 2 * h], s[4 * j + 2 * h + 1]));
+        }
     }
-    const float2 sum = exponentiate<true>(factor, rows, s);
-    rows.sum[0] = sum.x;
-    rows.sum[1] = sum.y;
+    FB_UNROLL
+    for (int h = 0; h < 2; h++) rows.top[h] = quad_max(top[h]);
+    const float base[2] = {base_of<true>(factor, rows, 0), base_of<true>(factor, rows, 1)};
+    float sum[2][2] = {};
+    FB_UNROLL
+    for (int first = 0; first < FB_KV_TILE; first += part_columns) {
+        if (first < shown) {
+            exponentiate_columns(factor, base, first, first + part_columns, sum, s);
+        } else {
+            FB_UNROLL
+            for (int i = first / 2; i < (first + part_columns) / 2; i++) s[i] = 0;
+        }
+    }
+    rows.sum[0] = sum[0][0] + sum[0][1];
+    rows.sum[1] = sum[1][0] + sum[1][1];
 }
 
 // Of fp8: where a thread's sum of a tile exceeds `lagging_most`, the reference moves by a power of

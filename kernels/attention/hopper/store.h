@@ -35,17 +35,17 @@ FB_DEVICE void exchange(uint32_t (&words)[4], int bit, int beside) {
     }
 }
 
-// Of 32 columns of a row as a quad holds them, 8 neighbouring ones to each lane, from `column` on.
-struct EightColumns {
-    uint4 pairs;
-    int column;
-};
-FB_DEVICE EightColumns eight_columns(uint32_t (&pairs)[4]) {
-    const int quad = lane_now() % 4;
+// Of 32 columns of a row as a quad holds them, 8 neighbouring ones to each lane.
+FB_DEVICE uint4 eight_columns(uint32_t (&pairs)[4]) {
     exchange(pairs, fp8_products ? 2 : 1, 1);
     if (!fp8_products) exchange(pairs, 2, 2);
-    return {make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]),
-            fp8_products ? quad % 2 * 16 + quad / 2 * 8 : quad * 8};
+    return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+
+// The first of them.
+FB_DEVICE int first_of_eight() {
+    const int quad = lane_now() % 4;
+    return fp8_products ? quad % 2 * 16 + quad / 2 * 8 : quad * 8;
 }
 
 // The i-th pair of neighbouring columns of 32 that a thread has of its row h; `sums`: theirs. Of
@@ -56,31 +56,28 @@ FB_DEVICE float2 pair_of(const float* sums, int i, int h) {
     return make_float2(sums[at], sums[at + 4]);
 }
 
-// Of all columns that a thread has of its row h.
+// Of all columns that a thread has of its row h, in two sums that do not wait for each other.
 FB_DEVICE float row_total(int h, const Sums& sums) {
-    float total = 0;
+    float total[2] = {0, 0};
     FB_UNROLL
     for (int j = 0; j < own_columns / 8; j++)
-        total += sums[4 * j + 2 * h] + sums[4 * j + 2 * h + 1];
-    return total;
+        total[j % 2] += sums[4 * j + 2 * h] + sums[4 * j + 2 * h + 1];
+    return total[0] + total[1];
 }
 
-// 32 columns of row h of a thread, from column 32 g of those from `first` on, by whole quads;
-// `inside`: there is such a row.
-FB_DEVICE void store_columns(const RowTarget& target, bool inside, int first, int h, int g,
+// 32 columns of a thread's row h, from column 32 g of its own on, by whole quads. `values` is the
+// address of the thread's first eight columns, and `sums` of an empty row are zeros.
+FB_DEVICE void store_columns(const RowTarget& target, bool inside, int h, int g,
                              const Sums& sums) {
     if constexpr (stores_eight) {
         uint32_t pairs[4];
         FB_UNROLL
         for (int i = 0; i < 4; i++) {
             const float2 x = pair_of(&sums[16 * g], i, h);
-            pairs[i] =
-                target.empty ? 0 : pack_pair<FB_OUT_TYPE>(x.x * target.factor, x.y * target.factor);
+            pairs[i] = pack_pair<FB_OUT_TYPE>(x.x * target.factor, x.y * target.factor);
         }
-        const EightColumns eight = eight_columns(pairs);
-        if (inside)
-            store_eight(target.values + out_element * (first + 32 * g + eight.column),
-                        eight.pairs);
+        const uint4 eight = eight_columns(pairs);
+        if (inside) store_eight(target.values + out_element * 32 * g, eight);
     }
 }
 
@@ -97,14 +94,25 @@ FB_DEVICE void store_pairs(const fb_attention_params& p, const RowTarget& target
 }
 
 // A thread's two rows, by whole quads; `inside`: those that there are.
-FB_DEVICE void store_rows(const fb_attention_params& p, const RowTarget (&targets)[2], bool wide,
-                          const bool (&inside)[2], int first, const Sums& sums) {
+FB_DEVICE void store_rows(const fb_attention_params& p, RowTarget (&targets)[2], bool wide,
+                          const bool (&inside)[2], int first, Sums& sums) {
     if constexpr (stores_eight) {
         if (wide) {
             FB_UNROLL
+            for (int h = 0; h < 2; h++) {
+                targets[h].values += out_element * (first + first_of_eight());
+                // Seldom: a choice at every column would cost more.
+                if (!__any_sync(0xffffffffu, targets[h].empty)) continue;
+                FB_UNROLL
+                for (int i = 0; i < own_columns / 4; i++) {
+                    float& x = sums[i / 2 * 4 + 2 * h + i % 2];
+                    x = targets[h].empty ? 0 : x;
+                }
+            }
+            FB_UNROLL
             for (int g = 0; g < own_columns / 32; g++) {
                 FB_UNROLL
-                for (int h = 0; h < 2; h++) store_columns(targets[h], inside[h], first, h, g, sums);
+                for (int h = 0; h < 2; h++) store_columns(targets[h], inside[h], h, g, sums);
             }
             return;
         }
@@ -148,22 +156,28 @@ FB_DEVICE RowTarget target_of(const fb_attention_params& p, const fb_attention_r
 // each that is wrong, and not stored. A lane finishes one of its warp's 16 rows for the quad that
 // has it: in turn every quad would wait for each of its two.
 FB_DEVICE uint32_t store(const Block& b, const Task& task, int row, int first,
-                         const RowSums& rows, const Sums& sums) {
+                         const RowSums& rows, Sums& sums) {
     constexpr uint32_t all = 0xffffffffu;
     const fb_attention_params& p = b.attention();
     const fb_attention_record& r = task.record;
     const int lane = lane_now();
+    const float all_columns[2] = {row_total(0, sums), row_total(1, sums)};
     float sum[2];
     bool inside[2];
-    uint32_t wrong = 0;
+    bool wrongs[2];
     FB_UNROLL
     for (int h = 0; h < 2; h++) {
         sum[h] = quad_sum(rows.sum[h]);
         inside[h] = row + 8 * h < r.row_count;
         // Of fp8 a probability may outgrow f32 before its row's reference moves.
         const bool outgrown = fp8_products && !(sum[h] < FB_INFINITY);
-        const bool again = quad_is_wrong(rows.base[h], sum[h], row_total(h, sums));
-        if (inside[h] && (again || outgrown)) {
+        wrongs[h] = outgrown || is_wrong(rows.base[h], sum[h], all_columns[h]);
+    }
+    uint32_t wrong = 0;
+    if (__any_sync(all, wrongs[0] || wrongs[1])) {
+        FB_UNROLL
+        for (int h = 0; h < 2; h++) {
+            if (quad_max(wrongs[h] ? 1 : 0) == 0 || !inside[h]) continue;
             wrong |= 1u << h;
             inside[h] = false;
         }
@@ -179,8 +193,8 @@ FB_DEVICE uint32_t store(const Block& b, const Task& task, int row, int first,
         known = finish_row(p, r, own, second ? bases[1] : bases[0], second ? totals[1] : totals[0],
                            lane < 16 && first == 0);
     known.factor *= rows.unit;
-    const RowTarget targets[2] = {target_of(p, r, known, lane / 4, row),
-                                  target_of(p, r, known, lane / 4 + 8, row + 8)};
+    RowTarget targets[2] = {target_of(p, r, known, lane / 4, row),
+                            target_of(p, r, known, lane / 4 + 8, row + 8)};
     store_rows(p, targets, r.partial_row < 0 && wide_rows(p), inside, first, sums);
     return wrong;
 }

@@ -60,7 +60,7 @@ FB_DEVICE void trim_record(const fb_attention_params& p, fb_attention_record& r,
 
 // Its half of the keys to each of two blocks: the last tiles to the first one, which stores the
 // rows. Of a single tile the other one has it.
-template <class T> FB_DEVICE void share_keys(T& task) {
+FB_DEVICE void share_keys(Task& task) {
     fb_attention_record& r = task.record;
     task.first_key = r.kv_start;
     const int32_t before = (task.blocks + 1) / 2;
@@ -102,6 +102,9 @@ FB_DEVICE void write_task(const Block& b, Task& task, const Divider& by_page, in
     task.blocks = (r.kv_end - task.start + FB_KV_TILE - 1) / FB_KV_TILE;
     task.source = source_of(p, r, by_page);
     if constexpr (splits_keys) share_keys(task);
+    const int32_t count = r.kv_end - task.start - (task.blocks - 1) * FB_KV_TILE;
+    const bool whole = task.blocks == 0 || task.box_rows == 0 || count % task.box_rows == 0;
+    task.tail = whole ? 0 : count;
     // Late, so that a block within a long record reserves no more work; yet early enough for the
     // next record's rows and queries to be there at its end.
     task.early = min(4, task.blocks - 1);

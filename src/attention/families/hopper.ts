@@ -288,7 +288,7 @@ function sharedBytesOf(cut: Cut, asked: Asked): number {
   const words = Math.max(8, 4 * rowWords * rows);
   const scales = asked.scalesRows ? 4 * rows : 0;
   const rowFacts = 8 * rows + scales + positions + 16 * (masked ? rows : 1) + words;
-  const tasks = 3 * (64 + 48 + (cut.splitsKeys ? 8 : 0)) + 2 * (16 * groups + 8 + rowFacts);
+  const tasks = 3 * (64 + 56) + 2 * (16 * groups + 8 + rowFacts);
   const barriers = 8 * (8 * stages + 13 + queryBuffers + 8);
   const mail = 4 * 8;
   const inAll =
