@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, test } from "bun:test";
 import { Device } from "../../src/device/device.ts";
 import { gridCases, randomCase } from "../support/cases.ts";
 import { sweepSeeds } from "../support/deep.ts";
+import { seeded } from "../support/random.ts";
 import { optionsOf } from "../support/rig.ts";
 import { caseOn, targetsHere } from "../support/targets.ts";
 import { warmUp } from "../support/warm.ts";
@@ -22,6 +23,11 @@ describe.each(await targetsHere())("attention on $name", (target) => {
 
   test.each(gridCases().map((c) => [c.name, c] as const))("%s", (_, c) => {
     runCase(device, c);
+  });
+
+  // Scores of near keys, and of far ones that ALiBi leaves behind, are each sums of 552 products.
+  test.if(target.kind === "cpu")("equal scores of large products", () => {
+    runCase(device, randomCase(seeded(1432)));
   });
 
   // On a GPU a case compiles kernels of its own: a few seconds each on the emulated one.

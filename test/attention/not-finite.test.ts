@@ -47,8 +47,8 @@ describe.each(await targetsHere())("NaN and infinities on $name", (target) => {
   // A GPU compiles several kernels for each.
   const slice = target.kind === "cpu" ? kinds.length : 12;
   sweepCases("all lengths", kinds, slice, ({ over }, drawn) => {
-    // Even seeds are f16 on a GPU, odd ones bf16. Of other seeds some sums nearly cancel.
-    const seed = (over.seed ?? 1) + 2 * (drawn % 4);
+    // Even seeds are f16 on a GPU, odd ones bf16.
+    const seed = (over.seed ?? 1) + 2 * drawn;
     for (const [name, of] of Object.entries(lengths))
       runCase(device, caseOf(name, { notFinite: true, kvDtype: "f32", ...of, ...over, seed }));
   });

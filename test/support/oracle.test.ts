@@ -1,8 +1,9 @@
 import { describe, expect, test } from "bun:test";
+import { roundTo } from "../../src/tensor/dtype.ts";
 import { coordinates, difference, expectState } from "./compare.ts";
 import { mergeOracle, oracle, type OracleInput } from "./oracle.ts";
 import { seeded } from "./random.ts";
-import { expectedOf } from "./tolerance.ts";
+import { expectedOf, limitsOf } from "./tolerance.ts";
 
 const random = seeded(5);
 const normals = (count: number) => Float64Array.from({ length: count }, () => random.normal());
@@ -157,6 +158,21 @@ describe("the comparison", () => {
     lse[5] = NaN;
     expect(() => expectState({ out: expected.out, lse }, expected, 4, 16)).toThrow(/lse\[1,1\]/);
     expect(coordinates(23, [2, 3, 4])).toEqual([1, 2, 3]);
+  });
+
+  test("allows what f32 makes of a weight whose products cancel, and not a hundred times that", () => {
+    const cancels = { queryHeads: 1, kvHeads: 1, q: normals(8).fill(1), v: normals(16) };
+    const k = Float64Array.of(1, -1, 1, -1, 1, -1, 1, 2 ** -20 - 1);
+    const input = problem(1, 1, { ...cancels, k, variant: { softmax: false } });
+    const expected = expectedOf(input, "f32");
+    const wrong = (by: number) => ({ out: expected.out.map((x, d) => x + by * cancels.v[d]) });
+    expectState(wrong(2 ** -23), expected, 1, 16);
+    expect(() => expectState(wrong(2 ** -17), expected, 1, 16)).toThrow(/limit/);
+    // Of ordinary ones the floor is more, as before.
+    const plain = problem(3, 40, { variant: { softmax: false } });
+    const { out, limits } = expectedOf(plain, "f32");
+    const floor = limitsOf(out, roundTo("f32", out), 16, "f32");
+    expect(limits).toEqual(floor);
   });
 
   test("allows what rounding the output costs, and not four times that", () => {

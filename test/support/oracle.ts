@@ -122,6 +122,11 @@ export interface OracleResult {
   scoreMagnitude: number;
   /** [queries * queryHeads]: standard deviation of the log-sum-exp, from rounding of transforms. */
   spreads: Float64Array;
+  /**
+   * [queries * queryHeads]: without softmax, the largest standard deviation of an output's elements
+   * if each q.k has one as large as its sum of |q k|; else 0.
+   */
+  weightSpreads: Float64Array;
 }
 
 /**
@@ -152,11 +157,13 @@ export function oracle(input: OracleInput): OracleResult {
   const magnitudes = new Float64Array(queries * queryHeads);
   let scoreMagnitude = 0;
   const spreads = new Float64Array(queries * queryHeads);
+  const weightSpreads = new Float64Array(queries * queryHeads);
   const errors = rounding.transform && {
     q: variancesOf(prepare(qs, queryHeads, keyDim, { rope: input.rope }, position), q, rounding),
     k: variancesOf(prepare(ks, kvHeads, keyDim, { rope: keyRope }, keyPosition), k, rounding),
   };
   const slopes = new Float64Array(keys);
+  const deviations = new Float64Array(keys);
   const scores = new Float64Array(keys);
   const seen: boolean[] = Array.from({ length: keys });
   for (let query = 0; query < queries; query++) {
@@ -168,7 +175,7 @@ export function oracle(input: OracleInput): OracleResult {
         seen[key] =
           isVisible(input, query, kvHead, key, position(query), queries, keys) &&
           (variant.mask?.(of, keyAt(key, kvHead)) ?? true);
-        scores[key] = 0;
+        scores[key] = deviations[key] = 0;
         if (!seen[key]) continue;
         const product = dot(q, row * keyDim, k, (key * kvHeads + kvHead) * keyDim, keyDim);
         const scale = (input.kScale?.(kvHead, key) ?? 1) * (input.qScale?.(query, head) ?? 1);
@@ -178,9 +185,10 @@ export function oracle(input: OracleInput): OracleResult {
         };
         scores[key] = scoreOf(product);
         if (errors !== undefined) slopes[key] = slopeOf(scoreOf, product);
-        if (rounding.products === undefined) continue;
+        if (rounding.products === undefined && variant.softmax) continue;
         const sum = magnitudeOf(q, row * keyDim, k, (key * kvHeads + kvHead) * keyDim, keyDim);
         scoreMagnitude = larger(scoreMagnitude, sum * scale * (input.scale ?? keyDim ** -0.5));
+        if (!variant.softmax) deviations[key] = slopeOf(scoreOf, product) * sum;
       }
       const sums = new Float64Array(valueDim);
       const result = variant.softmax
@@ -189,6 +197,8 @@ export function oracle(input: OracleInput): OracleResult {
       const target = out.subarray(row * outDim, (row + 1) * outDim);
       lse[row] = result.lse;
       magnitudes[row] = result.magnitude;
+      if (!variant.softmax)
+        weightSpreads[row] = weightSpreadOf(deviations, v, valueDim, kvHeads, kvHead);
       const inBase = input.lseBase === "2" ? Math.LN2 : 1;
       const natural = result.lse * inBase;
       if (errors !== undefined && variant.softmax && Number.isFinite(natural)) {
@@ -199,14 +209,15 @@ export function oracle(input: OracleInput): OracleResult {
       }
       const { output } = input.finalize === false ? plainVariant : variant;
       const hook = (x: Float64Array) => output?.(x, rowAt(query, head), natural) ?? x;
-      if (output !== undefined) magnitudes[row] *= steepness(hook, sums);
+      const steepest = (output === undefined ? 1 : steepness(hook, sums)) / outScale;
+      magnitudes[row] *= steepest;
+      weightSpreads[row] *= steepest;
       target.set(hook(sums.slice()));
-      magnitudes[row] /= outScale;
       for (let d = 0; d < outDim; d++) target[d] /= outScale;
     }
   }
   const rounded = rounding.output === undefined ? out : roundTo(rounding.output, out);
-  return { out: rounded, lse, magnitudes, scoreMagnitude, spreads };
+  return { out: rounded, lse, magnitudes, scoreMagnitude, spreads, weightSpreads };
 }
 
 /** How much a score rises with a product. */
@@ -255,6 +266,22 @@ function spreadOf(
   }
   for (let d = 0; d < dim; d++) variance += mean[d] ** 2 * qVariances[d];
   return Number.isFinite(variance) ? Math.sqrt(variance) : 0;
+}
+
+/** The largest standard deviation of the elements of a sum of values whose weights have these. */
+function weightSpreadOf(
+  deviations: Float64Array,
+  v: Float64Array,
+  dim: number,
+  kvHeads: number,
+  kvHead: number,
+): number {
+  const variances = new Float64Array(dim);
+  for (let key = 0; key < deviations.length; key++) {
+    const at = (key * kvHeads + kvHead) * dim;
+    for (let d = 0; d < dim; d++) variances[d] += (deviations[key] * v[at + d]) ** 2;
+  }
+  return Math.sqrt(variances.reduce(larger, 0));
 }
 
 /** Where the rows and keys of a request stand. */
