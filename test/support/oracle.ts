@@ -136,9 +136,8 @@ export interface OracleResult {
  */
 export function oracle(input: OracleInput): OracleResult {
   const { queryHeads, kvHeads, keyDim, valueDim, rounding = {} } = input;
-  const { queryDim = keyDim, outDim = valueDim, outScale = 1 } = input;
+  const { queryDim = keyDim, outDim = valueDim, outScale = 1, variant = plainVariant } = input;
   const { queries, keys, group, position, keyPosition, rowAt, keyAt } = placesOf(input);
-  const { variant = plainVariant } = input;
   const byRow = (hook: OracleVariant["query"]) =>
     hook && ((x: Float64Array, query: number, head: number) => hook(x, rowAt(query, head)));
   const byKey = (hook: OracleVariant["key"]) =>
@@ -153,18 +152,15 @@ export function oracle(input: OracleInput): OracleResult {
   const k = prepare(ks, kvHeads, keyDim, { rope: keyRope, rounding }, keyPosition);
   const v = prepare(vs, kvHeads, valueDim, { rounding }, () => 0, input.vScale);
   const out = new Float64Array(queries * queryHeads * outDim);
-  const lse = new Float64Array(queries * queryHeads);
-  const magnitudes = new Float64Array(queries * queryHeads);
+  const rowsOf = () => new Float64Array(queries * queryHeads);
+  const [lse, magnitudes, spreads, weightSpreads] = [rowsOf(), rowsOf(), rowsOf(), rowsOf()];
   let scoreMagnitude = 0;
-  const spreads = new Float64Array(queries * queryHeads);
-  const weightSpreads = new Float64Array(queries * queryHeads);
   const errors = rounding.transform && {
     q: variancesOf(prepare(qs, queryHeads, keyDim, { rope: input.rope }, position), q, rounding),
     k: variancesOf(prepare(ks, kvHeads, keyDim, { rope: keyRope }, keyPosition), k, rounding),
   };
-  const slopes = new Float64Array(keys);
-  const deviations = new Float64Array(keys);
-  const scores = new Float64Array(keys);
+  const keysOf = () => new Float64Array(keys);
+  const [slopes, deviations, scores] = [keysOf(), keysOf(), keysOf()];
   const seen: boolean[] = Array.from({ length: keys });
   for (let query = 0; query < queries; query++) {
     for (let head = 0; head < queryHeads; head++) {
@@ -195,8 +191,7 @@ export function oracle(input: OracleInput): OracleResult {
         ? softmaxRow(input, scores, seen, head, kvHead, v, sums)
         : sumRow(input, scores, seen, kvHead, v, sums);
       const target = out.subarray(row * outDim, (row + 1) * outDim);
-      lse[row] = result.lse;
-      magnitudes[row] = result.magnitude;
+      [lse[row], magnitudes[row]] = [result.lse, result.magnitude];
       if (!variant.softmax)
         weightSpreads[row] = weightSpreadOf(deviations, v, valueDim, kvHeads, kvHead);
       const inBase = input.lseBase === "2" ? Math.LN2 : 1;

@@ -99,8 +99,8 @@ export function expectedOf(input: OracleInput, outDtype: DType): Expected {
 }
 
 /**
- * By row, of finite elements: twice the naive error plus the floor times the row's RMS, or plus what
- * its sums may err, if that is more.
+ * By row, of finite elements: twice the naive error plus the floor times the row's RMS, or, if that
+ * is more, plus what its sums may err.
  */
 export function limitsOf(
   exact: Float64Array,
