@@ -6,6 +6,7 @@
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { argumentsOf } from "./arguments.ts";
 import { findZig, root } from "./toolchain.ts";
 
 /** The files that `zig build abi` printed, by path; a line "// file <path>" begins each. */
@@ -18,6 +19,7 @@ export function abiFiles(printed: string): Map<string, string> {
 }
 
 if (import.meta.main) {
+  argumentsOf("bun run abi");
   const zig = await findZig();
   const { exitCode, stdout } = Bun.spawnSync([zig, "build", "abi"], {
     cwd: root,

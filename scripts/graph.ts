@@ -6,6 +6,7 @@
  * Usage: bun run graph (exits with 1 if there is a circle)
  */
 import { importsOf, type Source, sourcesOf } from "../test/support/sources.ts";
+import { argumentsOf } from "./arguments.ts";
 
 /** What each node imports: nodes by name. */
 export type ImportGraph = ReadonlyMap<string, readonly string[]>;
@@ -100,4 +101,7 @@ function main(): number {
   return circles.length === 0 ? 0 : 1;
 }
 
-if (import.meta.main) process.exitCode = main();
+if (import.meta.main) {
+  argumentsOf("bun run graph");
+  process.exitCode = main();
+}

@@ -10,6 +10,7 @@ import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { packImages } from "../src/jit/embedded.ts";
+import { argumentsOf } from "./arguments.ts";
 import { architectures, matrixOf } from "./matrix.ts";
 import { type Compiled, compileWithNvcc, imagesFolder } from "./nvcc.ts";
 import { findNvcc, root } from "./toolchain.ts";
@@ -70,11 +71,10 @@ function removeOthers(compiled: readonly Compiled[]): void {
 }
 
 if (import.meta.main) {
-  const [output] = process.argv.slice(2);
-  if (output === undefined) {
-    process.stderr.write("usage: bun scripts/images.ts <blob> | --table\n");
-    process.exit(2);
-  }
+  const [output] = argumentsOf(
+    "bun scripts/images.ts <blob> | --table",
+    ([first = "-", ...more]) => more.length === 0 && (first === "--table" || !/^-/.test(first)),
+  );
   const compiled = await compileMatrix();
   if (output === "--table") {
     writeFileSync(join(root, "docs", "kernel-resources.md"), resourcesPage(compiled));

@@ -6,6 +6,7 @@
  */
 import { existsSync, globSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { argumentsOf } from "./arguments.ts";
 import { findCudaLibrary, findZig, hash, must, once, read, root } from "./toolchain.ts";
 
 const library = join(root, "zig-out", "lib", "libflashbun.so");
@@ -70,10 +71,6 @@ export async function prepareTests(): Promise<string> {
 }
 
 if (import.meta.main) {
-  const [argument] = process.argv.slice(2);
-  if (argument !== undefined) {
-    process.stderr.write(`flashbun: setup takes no argument (got ${argument})\n`);
-    process.exit(2);
-  }
+  argumentsOf("bun run setup");
   await setup();
 }

@@ -8,6 +8,7 @@
 import { globSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { engines } from "../package.json";
+import { argumentsOf } from "./arguments.ts";
 import { doors } from "./doors.ts";
 
 const root = join(import.meta.dir, "..");
@@ -56,6 +57,7 @@ export function kernelFiles(): string[] {
 }
 
 if (import.meta.main) {
+  argumentsOf("bun run sources");
   writeFileSync(join(root, "src", "jit", "sources.gen.ts"), sourcesModule(kernelFiles()));
   const otherRuntime = otherRuntimeModule(await exportedNames());
   writeFileSync(join(root, "src", "other-runtime.gen.js"), otherRuntime);

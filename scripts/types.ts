@@ -6,6 +6,7 @@
  */
 import { globSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { argumentsOf } from "./arguments.ts";
 import { doors } from "./doors.ts";
 
 const root = join(import.meta.dir, "..");
@@ -14,6 +15,7 @@ const types = join(root, "types");
 /** Built-in types that declarations use and a target such as es2022 does not bring. */
 const libraries = ["esnext.disposable", "esnext.float16"];
 
+argumentsOf("bun scripts/types.ts");
 rmSync(types, { recursive: true, force: true });
 const compiler = join(root, "node_modules", "typescript", "bin", "tsc");
 const { exitCode } = Bun.spawnSync([process.execPath, compiler, "-p", "tsconfig.types.json"], {

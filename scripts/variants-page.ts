@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { emitCuda } from "../src/variant/emit-cuda.ts";
 import type { Variant } from "../src/variant/variant.ts";
+import { argumentsOf } from "./arguments.ts";
 import { root } from "./toolchain.ts";
 
 const page = join(root, "docs", "variants.md");
@@ -63,4 +64,7 @@ function methodsOf(variant: Variant): string {
   ].join("");
 }
 
-if (import.meta.main) writeFileSync(page, await variantsPage());
+if (import.meta.main) {
+  argumentsOf("bun run variants-page");
+  writeFileSync(page, await variantsPage());
+}

@@ -8,6 +8,7 @@
 import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { argumentsOf } from "./arguments.ts";
 import { root } from "./toolchain.ts";
 
 const version = "0.3.36";
@@ -38,6 +39,7 @@ async function run(command: readonly string[]): Promise<void> {
   if (code !== 0) throw new Error(`${command.join(" ")} ended with ${code}`);
 }
 
+argumentsOf("bun run check:vocabularies");
 if (!existsSync(target)) await fetchVocabularies();
 const tests = [process.execPath, "test", "test/text/vocabularies.test.ts"];
 process.exit(await Bun.spawn(tests, { cwd: root, stdio: ["ignore", "inherit", "inherit"] }).exited);

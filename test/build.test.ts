@@ -5,6 +5,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   writeFileSync,
@@ -29,6 +30,34 @@ test("the build lists its steps", async () => {
   const { stdout } = await zigBuild("--list-steps");
   for (const step of ["install", "test", "abi", "fmt", "emulator"])
     expect(stdout).toContain(`  ${step} `);
+});
+
+/** Those that write, build or fetch whatever they are asked. */
+const scripts = ["abi", "fmt", "graph", "images", "setup", "sources", "types", "variants-page"];
+
+test.each([...scripts, "vocabularies"])(
+  "scripts/%s.ts does nothing if asked for help",
+  async (name) => {
+    const cwd = mkdtempSync(join(tmpdir(), "flashbun-"));
+    const script = join(root, "scripts", `${name}.ts`);
+    const { code, stdout, stderr } = await runBun([script, "--help"], { cwd });
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    expect(stdout).toStartWith("usage: bun ");
+    expect(readdirSync(cwd)).toEqual([]);
+    rmSync(cwd, { recursive: true });
+  },
+);
+
+test.each([
+  ["images", "--tabel"],
+  ["images", "blob --table"],
+  ["fmt", "--check --fix"],
+  ["abi", "--check"],
+])("scripts/%s.ts refuses %s", async (name, words) => {
+  const script = join(root, "scripts", `${name}.ts`);
+  const { code, stderr } = await runBun([script, ...words.split(" ")]);
+  expect(code).toBe(2);
+  expect(stderr).toStartWith(`flashbun: wrong arguments: ${words}\nusage: bun `);
 });
 
 const isSetUp = existsSync(join(root, ".toolchain", "library.stamp"));
