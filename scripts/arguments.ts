@@ -1,6 +1,6 @@
 /**
- * The script's arguments, if it `takes` them; default none. Else it ends before it changes anything:
- * with its usage, and 2 unless only that was asked for.
+ * The script's arguments, if it `takes` them; default none. Else it ends before it changes
+ * anything: with its usage, and 2 unless only that was asked for.
  */
 export function argumentsOf(
   usage: string,
