@@ -54,6 +54,13 @@ describe.each(await deviceTargets())("pairs of options on $name", (target) => {
   const rest = pairs().filter(
     ({ c }) => !refusals.some(({ when }) => when(c)) && !(onCpu && c.headDim === 512),
   );
-  const slice = onCpu ? rest.length : 8;
+  const slice = onCpu ? rest.length : 6;
   sweepCases("of all pairs", rest, slice, (pair) => check(device, pair));
+  if (onCpu) return;
+  const sharing = rest.filter(({ c }) => c.shared);
+  const isMade = ({ c }: Pair) => c.graph?.sharedPrefix === true;
+  const made = sharing.filter(isMade);
+  const other = sharing.filter((pair) => !isMade(pair));
+  sweepCases("of graphs for shared prefixes", made, 1, (pair) => check(device, pair));
+  sweepCases("of other steps that share one", other, 1, (pair) => check(device, pair));
 });

@@ -1,3 +1,4 @@
+import type { GraphOptions } from "../../src/attention/options.ts";
 import type { RopeOptions } from "../../src/ops/rope.ts";
 import type { RopeScaling } from "../../src/ops/rope-scaling.ts";
 import { type DType, isFp8 } from "../../src/tensor/dtype.ts";
@@ -70,8 +71,8 @@ export interface Case {
   raggedRows?: boolean;
   /** Lengths are known only on the device, where keys are fewer. */
   deviceLengths?: boolean;
-  /** Sizes of graphs are given. */
-  graph?: boolean;
+  /** Options of graphs, beside sizes that every case of three requests keeps to. */
+  graph?: Partial<GraphOptions>;
   variant?: VariantCase;
 }
 
@@ -81,7 +82,7 @@ export function tailDim({ headDim }: Case): number {
 }
 
 /** Whose factor of rotated elements is 1.5. */
-const yarn: RopeScaling = {
+export const yarn: RopeScaling = {
   kind: "yarn",
   factor: 4,
   originalPositions: 64,

@@ -1,13 +1,14 @@
 /** Every option of attention, cache, plan, run and step, and every pair of two of them. */
 import { schemas as attentionSchemas } from "../../src/attention/options.ts";
 import { planSchemas } from "../../src/attention/settings.ts";
-import { tensorNames } from "../../src/attention/tensors.ts";
+import { runNames } from "../../src/attention/tensors.ts";
 import { schemas as cacheSchemas } from "../../src/cache/options.ts";
 import { stepNames } from "../../src/cache/page-list-options.ts";
 import type { Device } from "../../src/device/device.ts";
 import { reserveOptions } from "../../src/kv/reserve.ts";
+import { ropeSchema } from "../../src/ops/rope.ts";
 import { defineVariant } from "../../src/variant/define.ts";
-import { type Case, caseOf } from "./cases.ts";
+import { type Case, caseOf, yarn } from "./cases.ts";
 import { toAnyWidth } from "./projections.ts";
 import { caseOn } from "./targets.ts";
 import type { VariantCase } from "./variants.ts";
@@ -20,6 +21,8 @@ export interface PairCase extends Case {
   groupWindow?: number;
   /** The cache keeps positions from its first step on. */
   cacheKeyPositions?: boolean;
+  /** Requests share a prefix, and the step knows. */
+  shared?: boolean;
 }
 
 type Over = Partial<PairCase>;
@@ -27,9 +30,11 @@ type Over = Partial<PairCase>;
 /** The rooms' options, as their schemas name them. */
 export const optionNames: readonly string[] = [
   ...Object.keys(attentionSchemas).map((name) => `attention.${name}`),
+  ...Object.keys(ropeSchema.properties!).map((name) => `rope.${name}`),
+  ...Object.keys(attentionSchemas.graph.properties!).map((name) => `graph.${name}`),
   ...Object.keys(cacheSchemas).map((name) => `cache.${name}`),
   ...Object.keys(planSchemas).map((name) => `plan.${name}`),
-  ...tensorNames.map((name) => `run.${name}`),
+  ...runNames.map((name) => `run.${name}`),
   ...reserveOptions.map((name) => `reserve.${name}`),
   ...stepNames.map((name) => `step.${name}`),
 ];
@@ -43,6 +48,8 @@ const distance = defineVariant({
 /** With enough rows of a head for the Hopper kernels of heads of 512. */
 const wideHeads: Over = { headDim: 512, valueDim: 512, kvHeads: 1 };
 const latent: Over = { latent: true, valueDim: 24 };
+/** With heads of which Hopper takes all rows of such a step in one launch. */
+const sharing: Over = { shared: true, headDim: 128 };
 const clamped: Over = { deviceLengths: true };
 const callers: Over = { callers: true };
 
@@ -71,7 +78,10 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "attention.batchInvariant": [{ batchInvariant: true }],
   "attention.fastAccumulation": [{ dtype: "f8e4m3", fastAccumulation: true }],
   "attention.deviceLengths": [clamped],
-  "attention.tokenScales": [{ tokenScales: true }],
+  "attention.tokenScales": [
+    { tokenScales: true },
+    { kvDtype: "f8e4m3", tokenScales: false }, // not their default
+  ],
   "attention.keyPositions": [{ keyPositions: true }],
   "attention.keyPlane": [latent],
   "attention.valuePlane": [], // as keyPlane
@@ -79,12 +89,25 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "attention.tailPlane": [], // as keyTail
   "attention.valuePages": [{ valuePages: true, callers: true }],
   "attention.raggedRows": [{ raggedRows: true, callers: true }],
-  "attention.graph": [{ graph: true }],
+  "attention.graph": [{ graph: {} }],
   "attention.variant": [
     { variant: { variant: distance } },
     { variant: toAnyWidth, queryDim: 40, outDim: 48 },
   ],
   "attention.layers": [], // read by nobody
+  "rope.theta": [], // the default
+  "rope.dim": [{ rope: { first: 6, dim: 20, interleaved: true, scaling: yarn } }],
+  "rope.first": [], // as dim, like the next ones
+  "rope.interleaved": [],
+  "rope.scaling": [],
+  "rope.sections": [], // refused alone, like the next one
+  "rope.interleavedSections": [],
+  "graph.maxBatch": [], // in every graph, like the next ones
+  "graph.maxQueryTokens": [],
+  "graph.maxColumns": [],
+  "graph.maxQueryLength": [{ graph: { maxQueryLength: 20, buckets: [3] } }],
+  "graph.buckets": [], // as maxQueryLength
+  "graph.sharedPrefix": [{ graph: { sharedPrefix: true }, ...sharing }],
   "cache.layers": [], // how many there are is no other case
   "cache.kvHeads": [], // as attention's, like the next ones
   "cache.headDim": [],
@@ -118,6 +141,12 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "run.vScale": [], // as kScale
   "run.qScale": (["head", "both"] as const).map((qScales) => ({ dtype: "f8e4m3", qScales })),
   "run.outScale": [{ outDtype: "f8e4m3", outScale: 0.02 }],
+  "run.cache": [], // in every case, like the next ones
+  "run.layer": [],
+  "run.batch": [],
+  "run.layout": [],
+  "run.stream": [],
+  "run.variantInputs": [], // as variant
   "run.kvLengths": [], // as attention's deviceLengths, like the next one
   "run.queryLengths": [],
   "run.maskBits": [{ mask: "all", maskDtype: "bool" }],
@@ -131,8 +160,8 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "step.indices": [],
   "step.lastPageLength": [],
   "step.kvLengths": [],
-  "step.shared": [], // as `share` finds them: test/cache/page-lists.test.ts
-  "step.share": [],
+  "step.shared": [], // by the caller: test/cache/page-lists.test.ts
+  "step.share": [sharing],
   "step.writes": [], // what attention reads has been written
   "step.positions": [{ callers: true, keyPositions: true }],
   "step.keyPositions": [], // as positions
@@ -173,6 +202,14 @@ export const refusals: readonly Refusal[] = [
     says: /kScale must be by tensor, head or request.*Fix: /s,
   },
   {
+    when: (c) => c.shared === true && c.scales === "request",
+    says: /kScale must be not by request where requests share a level.*Fix: /s,
+  },
+  {
+    when: (c) => c.shared === true && c.batchInvariant,
+    says: /batch.layout.levels must be 1 under batchInvariant.*Fix: /s,
+  },
+  {
     when: (c) => c.keyTail === true && c.rope !== undefined,
     says: /rope must be elements before .*Fix: /s,
   },
@@ -209,6 +246,8 @@ export function pairs(): Pair[] {
       const c = plain(name, { ...a.over, ...b.over });
       // Keys that lie in no cache have none to ask, nor a step that is reserved.
       if ((c.pageSize === 0 || c.callers) && hasCache(c)) continue;
+      // Which a GPU alone refuses.
+      if (c.tokenScales === false && c.scales === "token") continue;
       // Nor are there pages.
       if (c.pageSize === 0 && (c.callers || c.raggedRows)) continue;
       found.push({ name, c });
@@ -228,18 +267,23 @@ function say(over: Over): string {
   return JSON.stringify(over, shown);
 }
 
+/** Tokens of a shared prefix. */
+const prefix = 32;
+
 /** A step of a decode, a prompt and drafts, of which options are asked one by one. */
 function plain(name: string, over: Over): PairCase {
   const lengths = { queryLengths: [1, 20, 3], kvLengths: [37, 20, 50], causal: false };
-  const c: PairCase = { ...caseOf(name, lengths), valueDim: 32, ...over };
+  const c: PairCase = { ...caseOf(name, lengths), valueDim: over.shared ? 128 : 32, ...over };
+  if (c.shared) c.kvLengths = c.kvLengths.map((length) => prefix + length);
   // Where several things hold at once, sizes follow.
   if (c.latent) c.valueDim = c.keyTail ? 16 : 24;
   return c;
 }
 
 /** Whether the case asks something of a cache of its own. */
-function hasCache({ padTo, groupWindow, cacheKeyPositions, storage }: PairCase): boolean {
-  return cacheKeyPositions === true || (padTo ?? groupWindow) !== undefined || storage !== "NHD";
+function hasCache({ padTo, groupWindow, cacheKeyPositions, shared, storage }: PairCase): boolean {
+  const asks = cacheKeyPositions === true || shared === true || storage !== "NHD";
+  return asks || (padTo ?? groupWindow) !== undefined;
 }
 
 /** Runs a pair against the oracle. Errors: what refused it, or an Error for a wrong result. */
@@ -247,7 +291,14 @@ export function runPair(device: Device, c: PairCase): void {
   const { padTo, groupWindow: windowLeft, cacheKeyPositions: keyPositions } = c;
   if (!hasCache(c)) return void runCase(device, c);
   using world = new World(device, c, { pages: 60, windowLeft, keyPositions });
-  world.run({ padTo });
+  if (!c.shared) return void world.run({ padTo });
+  const parent = world.create();
+  world.grow([parent], [prefix]);
+  const all = c.kvLengths.map(() => world.fork(parent));
+  const own = c.kvLengths.map((length, i) => length - prefix - c.queryLengths[i]);
+  world.grow(all, own);
+  // A group with a window may have freed what they shared.
+  world.step(all, c.queryLengths, { padTo, share: windowLeft === undefined || "perhaps" });
 }
 
 /** The refusal that a case is to meet, if any. */

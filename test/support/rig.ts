@@ -76,7 +76,7 @@ export function optionsOf(c: Case): AttentionOptions {
     ...(c.keyTail ? { keyTail: tailDim(c) } : {}),
     ...(c.valuePages ? { valuePages: true } : {}),
     ...(c.raggedRows ? { raggedRows: true } : {}),
-    ...(c.graph ? { graph: graphSizes } : {}),
+    ...(c.graph ? { graph: { ...graphSizes, ...c.graph } } : {}),
   };
 }
 
