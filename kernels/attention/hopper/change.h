@@ -9,12 +9,31 @@
 
 constexpr int changing_barrier = 2; // of the warps that change
 
-// Eight neighbours of keys or values in shared memory; of 8 bits in the first two words.
-FB_DEVICE uint4 load_raw_8(uint32_t address) {
-    if constexpr (value_bytes == 2) return load_shared_16(address);
-    const uint2 raw = load_shared_8(address);
-    return make_uint4(raw.x, raw.y, 0, 0);
-}
+// Which pieces of 16 raw bytes of a tile a thread of 128 widens. Lanes side by side have different
+// banks in raw tiles and, of rows of 64 or a multiple of 128 bytes, in panels.
+template <class Side> struct PiecesOf {
+    static constexpr int in_row = Side::raw_row / 16;
+    static constexpr int even = in_row & -in_row;
+    static constexpr int lanes = even < 16 ? even : 16; // of a row
+    static constexpr int rows = 128 / lanes;            // at a time
+    static constexpr int across = in_row / lanes;       // of a thread in a row
+    static constexpr int count = across * ((FB_KV_TILE + rows - 1) / rows);
+    static constexpr int chunks = 2 / value_bytes; // that a piece becomes
+    static_assert(Side::raw_row % 16 == 0 && rows % 8 == 0 && FB_KV_TILE % 8 == 0);
+
+    // Eight lanes have half of the banks of a row, and the other half of the next.
+    static FB_DEVICE int row(int thread) {
+        return lanes < 8 ? thread / lanes : thread / lanes ^ (thread / 4 & 1);
+    }
+    static FB_DEVICE int piece(int thread, int i) { return thread % lanes + i * lanes; }
+    static FB_DEVICE int chunk(int thread, int i) {
+        return piece(thread, i / chunks) * chunks + i % chunks;
+    }
+    static FB_DEVICE bool within(int thread, int n) {
+        const int before = n / across * rows;
+        return before + rows <= FB_KV_TILE || before + row(thread) < FB_KV_TILE;
+    }
+};
 
 struct Changer {
     const Block& b;
@@ -33,36 +52,56 @@ struct Changer {
         return kept ? round_8<FB_Q_TYPE>(v.x) : make_uint4(0, 0, 0, 0);
     }
 
-    // From raw rows to panels, as another type: some pieces at a time, without a branch between, so
-    // that one does not wait for another.
-    template <class Side> FB_DEVICE void widen_rows(const Task& task, int tile, int stage) const {
-        constexpr int chunks = Side::dim / 8;
-        constexpr int total = FB_KV_TILE * chunks;
-        constexpr int together = 4;
+    // From raw rows to panels, as another type: a thread has pieces of 16 raw bytes, at the same
+    // place of rows that are a multiple of eight apart, so that addresses differ by constants. It
+    // reads some before it widens the first, and while the panels may still be in use.
+    template <class Side>
+    FB_DEVICE void widen_rows(const Task& task, int tile, const Turn<FB_STAGES>& at) const {
+        using Own = PiecesOf<Side>;
+        constexpr int together = 8;
+        const uint32_t raw_tile =
+            shared_address(Side::raw_tile(b, at.slot())) + Own::row(own()) * Side::raw_row;
+        const uint32_t panels = shared_address(Side::tile(b, at.slot()));
+        uint32_t target[Own::across][Own::chunks];
+        FB_UNROLL
+        for (int i = 0; i < Own::across * Own::chunks; i++)
+            target[i / Own::chunks][i % Own::chunks] =
+                panels + InPanels<tile_panel>::at(Own::row(own()), Own::chunk(own(), i));
+        FB_UNROLL
+        for (int begin = 0; begin < Own::count; begin += together) {
+            uint4 raw[together];
+            FB_UNROLL
+            for (int n = begin; n < min(begin + together, Own::count); n++)
+                if (Own::within(own(), n))
+                    raw[n - begin] =
+                        load_shared_16(raw_tile + Own::piece(own(), n % Own::across) * 16 +
+                                       n / Own::across * (Own::rows * Side::raw_row));
+            if (begin == 0) wait(Side::empty(b, at.slot()), at.parity() ^ 1);
+            FB_UNROLL
+            for (int n = begin; n < min(begin + together, Own::count); n++) {
+                if (!Own::within(own(), n)) continue;
+                const uint4& x = raw[n - begin];
+                const int below = n / Own::across * (Own::rows * panel_row);
+                const uint32_t(&to)[Own::chunks] = target[n % Own::across];
+                FB_UNROLL
+                for (int i = 0; i < Own::chunks; i++) {
+                    const uint4 half = i == 0 ? x : make_uint4(x.z, x.w, 0, 0);
+                    store_shared_16(to[i] + below, convert_8<FB_KV_TYPE, FB_Q_TYPE>(half));
+                }
+            }
+        }
+        // What is outside of the task's keys becomes zeros.
         const int32_t first = task.start + tile * FB_KV_TILE;
         const int32_t low = task.record.kv_start - first;
         const int32_t high = task.record.kv_end - first;
-        const uint32_t rows = shared_address(Side::raw_tile(b, stage));
-        const uint32_t target = shared_address(Side::tile(b, stage));
+        if (low <= 0 && high >= FB_KV_TILE) return;
         FB_NO_UNROLL
-        for (int begin = own(); begin < total; begin += 128 * together) {
-            uint4 raw[together];
+        for (int row = Own::row(own()); row < FB_KV_TILE; row += Own::rows) {
+            if (row >= low && row < high) continue;
             FB_UNROLL
-            for (int i = 0; i < together; i++) {
-                const int item = min(begin + 128 * i, total - 1);
-                raw[i] = load_raw_8(rows + item * (8 * value_bytes));
-            }
-            FB_UNROLL
-            for (int i = 0; i < together; i++) {
-                const int item = begin + 128 * i;
-                const int row = item / chunks;
-                const uint32_t kept = row >= low && row < high ? ~0u : 0;
-                const uint4 x = convert_8<FB_KV_TYPE, FB_Q_TYPE>(raw[i]);
-                if (total % (128 * together) == 0 || item < total)
-                    store_shared_16(
-                        target + InPanels<FB_KV_TILE * panel_row>::at(row, item % chunks),
-                        make_uint4(x.x & kept, x.y & kept, x.z & kept, x.w & kept));
-            }
+            for (int i = 0; i < Own::across * Own::chunks; i++)
+                store_shared_16(panels + InPanels<tile_panel>::at(row, Own::chunk(own(), i)),
+                                make_uint4(0, 0, 0, 0));
         }
     }
 
@@ -151,9 +190,12 @@ struct Changer {
         const int stage = at.slot();
         wait(Side::landed(b, stage), at.parity());
         if constexpr (Side::raw) {
-            wait(Side::empty(b, stage), at.parity() ^ 1);
-            if constexpr (Side::hooked) change_rows<Side>(task, tile, stage, *notes);
-            else widen_rows<Side>(task, tile, stage);
+            if constexpr (Side::hooked) {
+                wait(Side::empty(b, stage), at.parity() ^ 1);
+                change_rows<Side>(task, tile, stage, *notes);
+            } else {
+                widen_rows<Side>(task, tile, at);
+            }
         }
         if constexpr (Side::turns) {
             using Panels = InPanels<FB_KV_TILE * panel_row>;

@@ -123,13 +123,13 @@ constexpr bool weighs_by_power = FB_V_TOKEN_SCALE && FB_Q_TYPE == FB_F16;
 // Keys of which a row's first reference is the maximum, at least: of fewer it may lie too low.
 constexpr int reference_keys = 32;
 
-// More than products and ranges of positions decides what a key counts: tiles are noted.
-constexpr bool noted = scores_change || pairs_hide || FB_V_TOKEN_SCALE || keys_wait;
 // What is noted is read, and besides positions pages are.
 constexpr bool reads_notes =
     Variant::reads_keys || FB_MASK || FB_K_TOKEN_SCALE || FB_V_TOKEN_SCALE;
 constexpr bool notes_pages = Variant::reads_slots || FB_K_TOKEN_SCALE || FB_V_TOKEN_SCALE;
 constexpr bool changes_by_notes = Variant::has_key || Variant::has_value || rotates;
+// More than products and ranges of positions decides what a key counts: tiles are noted.
+constexpr bool noted = scores_change || pairs_hide || FB_V_TOKEN_SCALE || changes_by_notes;
 // A logit may be -inf, or a key hidden, in a tile whose positions all rows see.
 constexpr bool loses_keys = Variant::has_logits || pairs_hide;
 static_assert(!splits_keys || (!noted && changing_groups == 0 && !FB_INVARIANT),

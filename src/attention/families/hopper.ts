@@ -153,18 +153,18 @@ function askedBy(options: ResolvedOptions, variant: CudaVariant | undefined): As
   const { dtype, kvDtype } = options;
   const fp8Products = multipliesFp8(options, variant);
   const widens = kvDtype !== operandType(options) && !fp8Products;
-  const rawValues = widens || variant?.hooks.has("value") === true;
-  const rawKeys = rawValues || variant?.hooks.has("key") === true;
+  const hooksValues = variant?.hooks.has("value") === true;
+  const hooksKeys = hooksValues || variant?.hooks.has("key") === true;
   return {
     fp8Products,
     scalesRows: isFp8(dtype),
-    rawKeyBytes: rawKeys ? dtypeBytes(kvDtype) : 0,
-    rawValueBytes: rawValues ? dtypeBytes(kvDtype) : 0,
+    rawKeyBytes: widens || hooksKeys ? dtypeBytes(kvDtype) : 0,
+    rawValueBytes: widens || hooksValues ? dtypeBytes(kvDtype) : 0,
     masked,
     hooked,
     turnedPairs: rotates ? ropeRange(rope, headDim).dim / 2 : 0,
     rowWords: variant?.rowWords ?? 0,
-    noted: masked || options.tokenScales || hooked || weighs || rawKeys || rotates,
+    noted: masked || options.tokenScales || hooked || weighs || hooksKeys || rotates,
   };
 }
 
