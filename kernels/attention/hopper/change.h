@@ -52,6 +52,11 @@ struct Changer {
         return kept ? round_8<FB_Q_TYPE>(v.x) : make_uint4(0, 0, 0, 0);
     }
 
+    // The panels of a stage, when nobody reads what they had; of all ways that write them.
+    template <class Side> FB_DEVICE void take_panels(const Turn<FB_STAGES>& at) const {
+        wait(Side::empty(b, at.slot()), at.parity() ^ 1);
+    }
+
     // From raw rows to panels, as another type: a thread has pieces of 16 raw bytes, at the same
     // place of rows that are a multiple of eight apart, so that addresses differ by constants. It
     // reads some before it widens the first, and while the panels may still be in use.
@@ -76,7 +81,7 @@ struct Changer {
                     raw[n - begin] =
                         load_shared_16(raw_tile + Own::piece(own(), n % Own::across) * 16 +
                                        n / Own::across * (Own::rows * Side::raw_row));
-            if (begin == 0) wait(Side::empty(b, at.slot()), at.parity() ^ 1);
+            if (begin == 0) take_panels<Side>(at);
             FB_UNROLL
             for (int n = begin; n < min(begin + together, Own::count); n++) {
                 if (!Own::within(own(), n)) continue;
@@ -191,7 +196,7 @@ struct Changer {
         wait(Side::landed(b, stage), at.parity());
         if constexpr (Side::raw) {
             if constexpr (Side::hooked) {
-                wait(Side::empty(b, stage), at.parity() ^ 1);
+                take_panels<Side>(at);
                 change_rows<Side>(task, tile, stage, *notes);
             } else {
                 widen_rows<Side>(task, tile, at);
