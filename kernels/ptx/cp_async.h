@@ -68,6 +68,18 @@ FB_DEVICE void cp_async_16_l2_256(uint32_t target, const void* source, uint32_t 
 #endif
 }
 
+// 16 bytes, or zeros if `there` is 0.
+FB_DEVICE void cp_async_16_if(uint32_t there, uint32_t target, const void* source) {
+#if FB_ARCH < 800 || defined FB_EMULATED
+    cp_async_16(target, source, there != 0 ? 16 : 0);
+#else
+    asm volatile("{ .reg .pred none; setp.eq.u32 none, %2, 0; "
+                 "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, none; }" ::"r"(target),
+                 "l"(__cvta_generic_to_global(source)), "r"(there)
+                 : "memory");
+#endif
+}
+
 FB_DEVICE void cp_async_commit() {
 #ifdef FB_EMULATED
     emu::cp_async_commit();

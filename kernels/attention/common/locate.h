@@ -181,9 +181,9 @@ FB_DEVICE bool in_full_column(const fb_attention_params& p, const fb_attention_r
     return columns[divide(token, by_page)] & 1;
 }
 
-FB_DEVICE Place find(const fb_attention_params& p, const fb_attention_record& r, const Source& from,
-                     int32_t token, int32_t end) {
-    if (token >= end) return {nullptr, pairs_hide ? full_bit : 0, past_end};
+// Of a token that the record keeps.
+FB_DEVICE Place find_kept(const fb_attention_params& p, const fb_attention_record& r,
+                          const Source& from, int32_t token) {
     const int32_t logical = logical_token(p, r, from.by_page, token);
     const int32_t place = r.position_start + logical;
     const int32_t full = pairs_hide && in_full_column(p, r, from.by_page, token) ? full_bit : 0;
@@ -192,6 +192,12 @@ FB_DEVICE Place find(const fb_attention_params& p, const fb_attention_record& r,
     const int32_t column = divide(logical, from.by_page);
     const auto* pages = reinterpret_cast<const int32_t*>(from.pages);
     return {pages + column, (logical - column * p.page_size) | full, place};
+}
+
+FB_DEVICE Place find(const fb_attention_params& p, const fb_attention_record& r, const Source& from,
+                     int32_t token, int32_t end) {
+    if (token >= end) return {nullptr, pairs_hide ? full_bit : 0, past_end};
+    return find_kept(p, r, from, token);
 }
 
 // Position of a token at a place in its sequence: what it was given, if it was.

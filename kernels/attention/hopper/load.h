@@ -79,30 +79,50 @@ struct ValueSide {
     }
 };
 
-// Where 16-byte pieces of rows lie: in panels, or one after the other.
+// Where 16-byte pieces of rows lie: in panels, or one after the other. `row_bytes` and `next_eight`
+// take one to the next row, and to the eighth piece after it.
 template <int Panel> struct InPanels {
+    static constexpr int row_bytes = panel_row;
+    static constexpr int next_eight = Panel;
     static FB_DEVICE uint32_t at(int row, int piece) {
         return piece / 8 * Panel + row * panel_row + swizzled_piece(row, piece % 8);
     }
 };
 template <int Row> struct InRows {
+    static constexpr int row_bytes = Row;
+    static constexpr int next_eight = panel_row;
     static FB_DEVICE uint32_t at(int row, int piece) { return row * Row + piece * 16; }
 };
 
-// Copies rows [first, first + rows) of a tile, whose addresses the lanes hold; 0: zeros.
+// Of 32 rows the one whose address a lane finds: the eight lanes that copy every fourth row have
+// the addresses of these.
+FB_DEVICE int row_of_lane() {
+    const uint32_t lane = uint32_t(thread_now()) % 32;
+    return int(lane % 8 * 4 + lane / 8);
+}
+
+// Copies `rows` rows, a multiple of 4, of the 32 whose addresses the lanes have; zeros for lanes
+// that are not in `there`. Warps that copy wait for nothing but their own instructions: what a step
+// does not change is not computed in it.
 template <class Layout, int RowBytes>
-FB_DEVICE void copy_rows_of(uint32_t tile, int first, int rows, uint64_t address) {
+FB_DEVICE void copy_rows_of(uint32_t to, int rows, uint64_t address, uint32_t there) {
     constexpr int pieces = RowBytes / 16;
-    const int lane = lane_now();
-    FB_UNROLL_BY(4)
-    for (int i = 0; i < pieces; i++) {
-        const int row = (lane + i * 32) / pieces;
-        const int piece = (lane + i * 32) % pieces;
-        const uint64_t from = __shfl_sync(0xffffffffu, address, row);
-        if (row >= rows) continue;
-        const uint32_t to = tile + Layout::at(first + row, piece);
-        const uint64_t source = from == 0 ? 0 : from + piece * 16;
-        cp_async_16(to, reinterpret_cast<const void*>(source), from == 0 ? 0 : 16);
+    const uint32_t lane = uint32_t(thread_now()) % 32;
+    const uint32_t piece = lane % 8;
+    const uint32_t own = there >> (lane & 24);
+    // The swizzle is the same every eight rows.
+    const uint32_t even = to + Layout::at(lane / 8, piece);
+    const uint32_t odd = to + Layout::at(lane / 8 + 4, piece);
+    FB_UNROLL
+    for (int i = 0; i < 8; i++) {
+        if (4 * i >= rows) break;
+        const uint64_t from = __shfl_sync(0xffffffffu, address, i, 8) + piece * 16;
+        const uint32_t row = (i % 2 == 0 ? even : odd) + i / 2 * 8 * Layout::row_bytes;
+        FB_UNROLL
+        for (int first = 0; first < pieces; first += 8)
+            if (first + piece < pieces)
+                cp_async_16_if(own & 1u << i, row + first / 8 * Layout::next_eight,
+                               reinterpret_cast<const void*>(from + first * 16));
     }
 }
 
@@ -213,19 +233,21 @@ template <class Side> struct TileLoader {
         }
     }
 
-    // A lane's row of 32 of a tile.
+    // What a lane knows of its row of 32.
     struct Asked {
         int32_t page;
-        int32_t row; // below 0: none
+        int32_t row;
+        uint32_t there; // lanes whose rows there are; others have the last one
     };
 
     FB_DEVICE Asked ask(const Task& task, int tile, int first) const {
-        const int32_t token = task.start + tile * FB_KV_TILE + first + lane_now();
-        const bool before_first = token < task.record.kv_start;
-        const int32_t end = before_first ? token : task.record.kv_end;
-        const Place place = find(b.attention(), task.record, task.source, token, end);
-        if (place.place == past_end) return {0, -1};
-        return {place.page == nullptr ? 0 : *place.page, without_full_bit(place.row)};
+        const fb_attention_record& r = task.record;
+        const int32_t token = task.start + tile * FB_KV_TILE + first + row_of_lane();
+        const bool kept = token >= r.kv_start && token < r.kv_end;
+        const Place place =
+            find_kept(b.attention(), r, task.source, kept ? token : r.kv_end - 1);
+        return {place.page == nullptr ? 0 : *place.page, without_full_bit(place.row),
+                __ballot_sync(0xffffffffu, kept)};
     }
 
     // The last `count` tiles that are left, row by row, by each block for itself. Page ids are
@@ -244,14 +266,14 @@ template <class Side> struct TileLoader {
                 const bool ends = first + 32 >= FB_KV_TILE;
                 if (!ends || tile > 0)
                     next = ask(task, ends ? tile - 1 : tile, ends ? 0 : first + 32);
-                const uint64_t address =
-                    asked.row < 0 ? 0 : Side::row(b, task.source, asked.page, asked.row);
-                const int rows = min(32, FB_KV_TILE - first);
+                const uint64_t address = Side::row(b, task.source, asked.page, asked.row);
+                const int rows = FB_KV_TILE % 32 == 0 ? 32 : min(32, FB_KV_TILE - first);
+                const uint32_t to = this->tile() + first * row_bytes;
                 if constexpr (raw)
-                    copy_rows_of<InRows<row_bytes>, row_bytes>(this->tile(), first, rows, address);
+                    copy_rows_of<InRows<row_bytes>, row_bytes>(to, rows, address, asked.there);
                 else
                     copy_rows_of<InPanels<panel_bytes>, operand_bytes * Side::dim>(
-                        this->tile(), first, rows, address);
+                        to, rows, address, asked.there);
             }
             cp_async_commit();
             if (before != nullptr) {
@@ -397,8 +419,9 @@ constexpr int copied_rows = passes_scores ? group_rows / 2 : group_rows;
 FB_DEVICE void copy_queries(const Block& b, const Task& task, uint32_t tile, int part) {
     FB_NO_UNROLL
     for (int first = part * copied_rows; first < (part + 1) * copied_rows; first += 32) {
-        const uint64_t address = query_address(b.attention(), task, first + lane_now());
-        copy_rows_of<InPanels<query_panel>, operand_bytes * FB_KEY_DIM>(tile, first, 32, address);
+        const uint64_t address = query_address(b.attention(), task, first + row_of_lane());
+        copy_rows_of<InPanels<query_panel>, operand_bytes * FB_KEY_DIM>(
+            tile + first * panel_row, 32, address, __ballot_sync(0xffffffffu, address != 0));
     }
 }
 
