@@ -181,10 +181,11 @@ FB_DEVICE bool in_full_column(const fb_attention_params& p, const fb_attention_r
     return columns[divide(token, by_page)] & 1;
 }
 
-// Of a token that the record keeps.
+// Of a token that the record keeps; Listed: its columns may be listed.
+template <bool Listed = true>
 FB_DEVICE Place find_kept(const fb_attention_params& p, const fb_attention_record& r,
                           const Source& from, int32_t token) {
-    const int32_t logical = logical_token(p, r, from.by_page, token);
+    const int32_t logical = Listed ? logical_token(p, r, from.by_page, token) : token;
     const int32_t place = r.position_start + logical;
     const int32_t full = pairs_hide && in_full_column(p, r, from.by_page, token) ? full_bit : 0;
     if (p.contiguous) return {nullptr, (r.slot + logical) | full, place};

@@ -38,9 +38,8 @@ struct KeySide {
     static FB_DEVICE uint64_t& empty(const Block& b, int i) {
         return b.shared.barriers.keys_empty[i];
     }
-    static FB_DEVICE uint64_t row(const Block& b, const Source& from, int32_t page, int32_t row) {
-        return row_address(b.attention().k, from.k, page, row);
-    }
+    static FB_DEVICE const fb_plane& plane(const Block& b) { return b.attention().k; }
+    static FB_DEVICE uint64_t head(const Source& from) { return from.k; }
 };
 
 struct ValueSide {
@@ -74,9 +73,8 @@ struct ValueSide {
     static FB_DEVICE uint64_t& empty(const Block& b, int i) {
         return b.shared.barriers.values_empty[i];
     }
-    static FB_DEVICE uint64_t row(const Block& b, const Source& from, int32_t page, int32_t row) {
-        return row_address(b.attention().v, from.v, page, row);
-    }
+    static FB_DEVICE const fb_plane& plane(const Block& b) { return b.attention().v; }
+    static FB_DEVICE uint64_t head(const Source& from) { return from.v; }
 };
 
 // Where 16-byte pieces of rows lie: in panels, or one after the other. `row_bytes` and `next_eight`
@@ -93,19 +91,38 @@ template <int Row> struct InRows {
     static constexpr int next_eight = panel_row;
     static FB_DEVICE uint32_t at(int row, int piece) { return row * Row + piece * 16; }
 };
+template <bool Raw, int Row, int Panel> struct LayoutOf : InRows<Row> {};
+template <int Row, int Panel> struct LayoutOf<false, Row, Panel> : InPanels<Panel> {};
 
-// Of 32 rows the one whose address a lane finds: the eight lanes that copy every fourth row have
-// the addresses of these.
+// Of 32 rows the one that a lane knows: the eight lanes that copy every fourth row know these.
 FB_DEVICE int row_of_lane() {
     const uint32_t lane = uint32_t(thread_now()) % 32;
     return int(lane % 8 * 4 + lane / 8);
 }
 
-// Copies `rows` rows, a multiple of 4, of the 32 whose addresses the lanes have; zeros for lanes
-// that are not in `there`. Warps that copy wait for nothing but their own instructions: what a step
-// does not change is not computed in it.
-template <class Layout, int RowBytes>
-FB_DEVICE void copy_rows_of(uint32_t to, int rows, uint64_t address, uint32_t there) {
+// Where the lanes' rows begin, for the eight lanes that copy them: 16 bytes for each unit behind
+// some place, or anywhere.
+struct NearRows {
+    uint64_t place;
+    uint32_t unit;
+
+    FB_DEVICE uint64_t from(int i, uint32_t piece) const {
+        return place + piece * 16 + uint64_t(__shfl_sync(0xffffffffu, unit, i, 8)) * 16;
+    }
+};
+struct FarRows {
+    uint64_t address;
+
+    FB_DEVICE uint64_t from(int i, uint32_t piece) const {
+        return __shfl_sync(0xffffffffu, address, i, 8) + piece * 16;
+    }
+};
+
+// Copies `count` rows, a multiple of 4, of the 32 that the lanes know; of lanes that are not in
+// `there`, zeros. A warp that copies waits for nothing but its own instructions, so that what a
+// step does not change is not computed in it.
+template <class Layout, int RowBytes, class Rows>
+FB_DEVICE void copy_rows_of(uint32_t to, int count, const Rows& rows, uint32_t there) {
     constexpr int pieces = RowBytes / 16;
     const uint32_t lane = uint32_t(thread_now()) % 32;
     const uint32_t piece = lane % 8;
@@ -115,8 +132,8 @@ FB_DEVICE void copy_rows_of(uint32_t to, int rows, uint64_t address, uint32_t th
     const uint32_t odd = to + Layout::at(lane / 8 + 4, piece);
     FB_UNROLL
     for (int i = 0; i < 8; i++) {
-        if (4 * i >= rows) break;
-        const uint64_t from = __shfl_sync(0xffffffffu, address, i, 8) + piece * 16;
+        if (4 * i >= count) break;
+        const uint64_t from = rows.from(i, piece);
         const uint32_t row = (i % 2 == 0 ? even : odd) + i / 2 * 8 * Layout::row_bytes;
         FB_UNROLL
         for (int first = 0; first < pieces; first += 8)
@@ -147,6 +164,9 @@ FB_DEVICE void note_keys(const Block& b, const Task& task, int tile, int stage, 
     }
 }
 
+// Groups of 32 rows whose page ids are on their way while others are copied.
+constexpr int groups_ahead = 2;
+
 // Loads the tiles of a task from the last to the first, by a whole warp.
 template <class Side> struct TileLoader {
     static constexpr bool raw = Side::raw;
@@ -167,6 +187,9 @@ template <class Side> struct TileLoader {
         return shared_address(raw ? Side::raw_tile(b, stage.slot()) : Side::tile(b, stage.slot()));
     }
     FB_DEVICE void wait_empty() const { wait(empty(), stage.parity() ^ 1); }
+    FB_DEVICE bool is_empty() const {
+        return mbarrier_test_wait(shared_address(&empty()), stage.parity() ^ 1);
+    }
 
     // A lane's box of the tensor map: of some rows and one panel. The blocks of a cluster share the
     // boxes of a tile out and load each for all.
@@ -233,6 +256,19 @@ template <class Side> struct TileLoader {
         }
     }
 
+    // 32 rows of a tile, from the first tile's to the last's that is gathered.
+    struct Group {
+        int tile;
+        int first;
+
+        FB_DEVICE void advance() {
+            first += 32;
+            if (first < FB_KV_TILE) return;
+            first = 0;
+            tile--;
+        }
+    };
+
     // What a lane knows of its row of 32.
     struct Asked {
         int32_t page;
@@ -240,40 +276,61 @@ template <class Side> struct TileLoader {
         uint32_t there; // lanes whose rows there are; others have the last one
     };
 
-    FB_DEVICE Asked ask(const Task& task, int tile, int first) const {
+    // Of rows before the first tile, there is none.
+    template <bool Listed> FB_DEVICE Asked ask(const Task& task, const Group& at) const {
         const fb_attention_record& r = task.record;
-        const int32_t token = task.start + tile * FB_KV_TILE + first + row_of_lane();
-        const bool kept = token >= r.kv_start && token < r.kv_end;
-        const Place place =
-            find_kept(b.attention(), r, task.source, kept ? token : r.kv_end - 1);
+        const int32_t token = task.start + at.tile * FB_KV_TILE + at.first + row_of_lane();
+        const bool kept = uint32_t(token - r.kv_start) < uint32_t(r.kv_end - r.kv_start);
+        const Place place = find_kept<Listed>(b.attention(), r, task.source,
+                                              kept ? token : r.kv_end - 1);
         return {place.page == nullptr ? 0 : *place.page, without_full_bit(place.row),
                 __ballot_sync(0xffffffffu, kept)};
     }
 
+    FB_DEVICE void copy_rows(const Task& task, int first, const Asked& asked) const {
+        using Layout = LayoutOf<raw, row_bytes, panel_bytes>;
+        constexpr int bytes = raw ? row_bytes : operand_bytes * Side::dim;
+        const uint32_t to = tile() + first * row_bytes;
+        const int count = FB_KV_TILE % 32 == 0 ? 32 : min(32, FB_KV_TILE - first);
+        const uint64_t head = Side::head(task.source);
+        const uint64_t address = row_address(Side::plane(b), head, asked.page, asked.row);
+        const uint64_t units = (address - head) / 16;
+        if (__any_sync(0xffffffffu, units >> 32 != 0))
+            copy_rows_of<Layout, bytes>(to, count, FarRows{address}, asked.there);
+        else
+            copy_rows_of<Layout, bytes>(to, count, NearRows{head, uint32_t(units)}, asked.there);
+    }
+
     // The last `count` tiles that are left, row by row, by each block for itself. Page ids are
-    // asked for 32 rows ahead; a tile counts as full when the next one's copies are under way.
-    FB_DEVICE void gather(const Task& task, int count) {
+    // asked for two groups ahead; a tile counts as full when the next one's copies are under way,
+    // or cannot begin yet.
+    template <bool Listed> FB_DEVICE void gather(const Task& task, int count) {
         uint64_t* before = nullptr;
-        Asked next = ask(task, count - 1, 0);
+        Group group = {count - 1, 0};
+        Asked next[groups_ahead];
+        FB_UNROLL
+        for (int i = 0; i < groups_ahead; i++) {
+            next[i] = ask<Listed>(task, group);
+            group.advance();
+        }
         FB_NO_UNROLL
         for (int tile = count - 1; tile >= 0; tile--) {
             want_next(task, tile);
+            if (before != nullptr && uniform(is_empty()) == 0) {
+                cp_async_wait<0>();
+                announce(*before);
+                before = nullptr;
+            }
             wait_empty();
             note(task, tile);
             FB_NO_UNROLL
             for (int first = 0; first < FB_KV_TILE; first += 32) {
-                const Asked asked = next;
-                const bool ends = first + 32 >= FB_KV_TILE;
-                if (!ends || tile > 0)
-                    next = ask(task, ends ? tile - 1 : tile, ends ? 0 : first + 32);
-                const uint64_t address = Side::row(b, task.source, asked.page, asked.row);
-                const int rows = FB_KV_TILE % 32 == 0 ? 32 : min(32, FB_KV_TILE - first);
-                const uint32_t to = this->tile() + first * row_bytes;
-                if constexpr (raw)
-                    copy_rows_of<InRows<row_bytes>, row_bytes>(to, rows, address, asked.there);
-                else
-                    copy_rows_of<InPanels<panel_bytes>, operand_bytes * Side::dim>(
-                        to, rows, address, asked.there);
+                const Asked asked = next[0];
+                FB_UNROLL
+                for (int i = 1; i < groups_ahead; i++) next[i - 1] = next[i];
+                next[groups_ahead - 1] = ask<Listed>(task, group);
+                group.advance();
+                copy_rows(task, first, asked);
             }
             cp_async_commit();
             if (before != nullptr) {
@@ -306,7 +363,9 @@ template <class Side> struct TileLoader {
         const int gathered = task.box_rows == 0 ? task.blocks : begins_early ? 1 : 0;
         if (splits_keys && task.blocks == 0) want_next(task, task.early);
         if (gathered < task.blocks) load_boxes(task, gathered);
-        if (gathered > 0) gather(task, gathered);
+        if (gathered == 0) return;
+        if (task.record.column_offset < 0) gather<false>(task, gathered);
+        else gather<true>(task, gathered);
     }
 };
 
@@ -421,7 +480,8 @@ FB_DEVICE void copy_queries(const Block& b, const Task& task, uint32_t tile, int
     for (int first = part * copied_rows; first < (part + 1) * copied_rows; first += 32) {
         const uint64_t address = query_address(b.attention(), task, first + row_of_lane());
         copy_rows_of<InPanels<query_panel>, operand_bytes * FB_KEY_DIM>(
-            tile + first * panel_row, 32, address, __ballot_sync(0xffffffffu, address != 0));
+            tile + first * panel_row, 32, FarRows{address},
+            __ballot_sync(0xffffffffu, address != 0));
     }
 }
 
