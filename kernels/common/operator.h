@@ -15,12 +15,25 @@
 // Operators start while the kernel before them drains (sm_90): in every block a thread has to
 // call pdl_wait (ptx/pdl.h), ahead of what it writes and of what it reads of earlier kernels.
 #define FB_OPERATOR(name, Params, threads, min_blocks, ...) \
-    FB_KERNEL(name, Params, threads, min_blocks)
+    FB_WANTED_KERNEL(name)(name, Params, threads, min_blocks)
 
 // The same for any number of blocks in a cluster up to the sixth argument: under the names name_x1,
 // name_x2, name_x3, ...
 #define FB_SPLIT_OPERATOR(name, Params, threads, min_blocks, ...) \
-    FB_KERNEL(name, Params, threads, min_blocks)
+    FB_WANTED_KERNEL(name)(name, Params, threads, min_blocks)
+
+// An image holds all kernels of its source or, with FB_ONE_KERNEL, those alone for whose names
+// FB_WANTED_name is defined as `,`: what a first call waits for is compiled sooner. The others are
+// templates that nobody uses.
+#ifdef FB_ONE_KERNEL
+#define FB_WANTED_KERNEL(name) FB_THIRD(FB_WANTED_##name, FB_KERNEL, FB_LEFT_OUT, )
+#define FB_THIRD(...) FB_THIRD_(__VA_ARGS__)
+#define FB_THIRD_(first, second, third, ...) third
+#define FB_LEFT_OUT(name, Params, threads, min_blocks) \
+    template <class> FB_DEVICE void name(const Params& p)
+#else
+#define FB_WANTED_KERNEL(name) FB_KERNEL
+#endif
 
 // The address as a pointer to items of T.
 template <class T> FB_DEVICE T* items(uint64_t address) { return reinterpret_cast<T*>(address); }

@@ -1,5 +1,5 @@
 import { OptionError } from "../errors.ts";
-import { expandSource, kernelSources } from "./specialization.ts";
+import { expandSource, kernelSources, type Specialization } from "./specialization.ts";
 
 /** A kernel that every GPU has beside attention, as its source states it. */
 export interface OperatorKernel {
@@ -40,6 +40,11 @@ export function operatorKernels(): ReadonlyMap<string, OperatorKernel> {
 /** Sources of all operators: each is compiled without constants into one image. */
 export function operatorSources(): string[] {
   return [...new Set([...operatorKernels().values()].map(({ source }) => source))].sort();
+}
+
+/** One kernel of its source alone, which is compiled sooner than all (kernels/common/operator.h). */
+export function oneOperator({ source, entry }: OperatorKernel): Specialization {
+  return { source, constants: { FB_ONE_KERNEL: 1, [`FB_WANTED_${entry}`]: "," } };
 }
 
 /**

@@ -82,7 +82,9 @@ describe.skipIf(gpu === undefined)(`operators on ${gpu?.name}`, () => {
     using noise = Tensor.randomNormal(device, [8], "f32", { seed: 1 });
     noise.to("bf16")[Symbol.dispose]();
     const names = loaded.mock.calls.map(([name]) => name).sort();
-    expect(names).toEqual(["convert", "fill", "random_normal"]);
+    // Those that NVRTC compiles come alone.
+    const ways = ["convert, fill, random_normal", "convert, random_normal"];
+    expect(ways.slice(0, device.properties.emulated ? 1 : 2)).toContain(names.join(", "));
   }, 300_000);
 
   test("a kernel may be used first within a capture", async () => {

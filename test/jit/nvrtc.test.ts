@@ -6,6 +6,8 @@ import { CompileError } from "../../src/errors.ts";
 import { libraryPath } from "../../src/ffi/library.ts";
 import { compile, compileSync } from "../../src/jit/compile.ts";
 import { findNvrtc } from "../../src/jit/nvrtc.ts";
+import { oneOperator, operatorKernels } from "../../src/jit/operators.ts";
+import { expand } from "../../src/jit/specialization.ts";
 import { runBun } from "../support/run.ts";
 
 const { found } = findNvrtc();
@@ -117,6 +119,17 @@ describe.skipIf(found === undefined)("NVRTC", () => {
     expect(() => compileSync(kernel, `${text}\nint x = nothing;`, "sm_90a")).toThrow(
       'identifier "nothing" is undefined',
     );
+  });
+
+  test("compiles one kernel of a source that holds several", async () => {
+    const operators = [...operatorKernels().values()];
+    const wanted = operators.find(({ name }) => name === "argmax_long")!;
+    const alone = oneOperator(wanted);
+    const image = Buffer.from(await compile(alone, expand(alone), "sm_90a"));
+    const names = operators.filter(({ source }) => source === wanted.source);
+    expect(names.length).toBeGreaterThan(1);
+    const held = names.filter(({ entry }) => image.includes(`.text.${entry}\0`));
+    expect(held.map(({ name }) => name)).toEqual(["argmax_long"]);
   });
 
   test("compiles many at once, each its own, and the event loop goes on", async () => {
