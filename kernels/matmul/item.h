@@ -144,32 +144,32 @@ FB_DEVICE void finish_chunk(const fb_matmul_params& p, const Item<most>& item, i
     const int32_t left = p.outputs - output;
     const int32_t count = left < chunk ? left : chunk;
     if (row >= item.end || count <= 0) return;
-    float y[chunk], other[chunk];
-    const int32_t bias_bytes = element_bytes(p.bias_dtype);
+    float y[chunk];
     FB_UNROLL
     for (int i = 0; i < chunk; i++) y[i] = gate[i];
-    if (p.bias != 0) {
-        const int64_t at = item.first_of(p, false) + output;
-        load_chunk(p.bias_dtype, p.bias + bias_bytes * at, count, other);
+    // The gate's bias, that of the second half, the residual: a loop, since what loads a chunk of
+    // any type is much code.
+    FB_NO_UNROLL
+    for (int turn = 0; turn < 3; turn++) {
+        const bool is_up = turn == 1, is_residual = turn == 2;
+        if (is_up && !p.gated) continue;
+        float x[chunk];
         FB_UNROLL
-        for (int i = 0; i < chunk; i++) y[i] += other[i];
-    }
-    FB_UNROLL
-    for (int i = 0; i < chunk; i++) y[i] = activate(p.activation, y[i]);
-    if (p.gated) {
+        for (int i = 0; i < chunk; i++) x[i] = is_up ? up[i] : y[i];
+        const uint64_t added = is_residual ? p.residual : p.bias;
+        if (added != 0) {
+            const int32_t dtype = is_residual ? p.residual_dtype : p.bias_dtype;
+            const int64_t from = is_residual ? row * p.residual_stride : item.first_of(p, is_up);
+            float other[chunk];
+            load_chunk(dtype, added + element_bytes(dtype) * (from + output), count, other);
+            FB_UNROLL
+            for (int i = 0; i < chunk; i++) x[i] += other[i];
+        }
         FB_UNROLL
-        for (int i = 0; i < chunk; i++) other[i] = 0;
-        const int64_t at = item.first_of(p, true) + output;
-        if (p.bias != 0) load_chunk(p.bias_dtype, p.bias + bias_bytes * at, count, other);
+        for (int i = 0; i < chunk; i++) y[i] = is_up ? y[i] * x[i] : x[i];
+        if (turn > 0) continue;
         FB_UNROLL
-        for (int i = 0; i < chunk; i++) y[i] *= up[i] + other[i];
-    }
-    if (p.residual != 0) {
-        const int64_t at = row * p.residual_stride + output;
-        const int32_t bytes = element_bytes(p.residual_dtype);
-        load_chunk(p.residual_dtype, p.residual + bytes * at, count, other);
-        FB_UNROLL
-        for (int i = 0; i < chunk; i++) y[i] += other[i];
+        for (int i = 0; i < chunk; i++) y[i] = activate(p.activation, y[i]);
     }
     const int64_t at = row * p.out_stride + output;
     store_chunk(p.out_dtype, p.out + element_bytes(p.out_dtype) * at, count, y);
