@@ -11,8 +11,8 @@ import { findKernel, type Kernel, Module } from "./kernel.ts";
 
 /**
  * The kernel of this name; on a GPU with all others of its source, if their image is embedded or
- * cached. Else this one alone is compiled now, in 2.5 seconds at most, once for all runs: this
- * thread waits. Errors: DeviceError when there is no such kernel, CompileError, CudaError.
+ * cached. Else this one alone is compiled now, in 0.1 to 8 seconds, once for all runs: this thread
+ * waits. Errors: DeviceError when there is no such kernel, CompileError, CudaError.
  */
 export function loadKernels(device: Context, name: string): readonly Kernel[] {
   if (device.kind === "cpu") return [findKernel(device, name)];

@@ -42,7 +42,7 @@ export function operatorSources(): string[] {
   return [...new Set([...operatorKernels().values()].map(({ source }) => source))].sort();
 }
 
-/** One kernel of its source alone, which is compiled sooner than all (kernels/common/operator.h). */
+/** One kernel of its source, compiled sooner than all of them (kernels/common/operator.h). */
 export function oneOperator({ source, entry }: OperatorKernel): Specialization {
   return { source, constants: { FB_ONE_KERNEL: 1, [`FB_WANTED_${entry}`]: "," } };
 }
