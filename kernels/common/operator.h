@@ -26,12 +26,14 @@
 // FB_WANTED_name is defined as `,`: what a first call waits for is compiled sooner. The others are
 // templates that nobody uses.
 #ifdef FB_ONE_KERNEL
+#define FB_ALONE_NO_UNROLL FB_NO_UNROLL // of loops that are longer to compile than to run
 #define FB_WANTED_KERNEL(name) FB_THIRD(FB_WANTED_##name, FB_KERNEL, FB_LEFT_OUT, )
 #define FB_THIRD(...) FB_THIRD_(__VA_ARGS__)
 #define FB_THIRD_(first, second, third, ...) third
 #define FB_LEFT_OUT(name, Params, threads, min_blocks) \
     template <class> FB_DEVICE void name(const Params& p)
 #else
+#define FB_ALONE_NO_UNROLL FB_UNROLL
 #define FB_WANTED_KERNEL(name) FB_KERNEL
 #endif
 

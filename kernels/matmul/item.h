@@ -147,9 +147,9 @@ FB_DEVICE void finish_chunk(const fb_matmul_params& p, const Item<most>& item, i
     float y[chunk];
     FB_UNROLL
     for (int i = 0; i < chunk; i++) y[i] = gate[i];
-    // The gate's bias, that of the second half, the residual: a loop, since what loads a chunk of
-    // any type is much code.
-    FB_NO_UNROLL
+    // The gate's bias, that of the second half, the residual. What loads a chunk of any type is
+    // much code: alone, and waited for, a kernel has it once.
+    FB_ALONE_NO_UNROLL
     for (int turn = 0; turn < 3; turn++) {
         const bool is_up = turn == 1, is_residual = turn == 2;
         if (is_up && !p.gated) continue;
