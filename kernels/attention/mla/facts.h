@@ -60,6 +60,7 @@ constexpr int load_warp = 12;
 constexpr int dispatch_warp = 13;
 constexpr int gather_warp = 14;
 constexpr int gather_warps = 2;
+constexpr int rows_warp = gather_warp + gather_warps - 1;
 // Gathered keys of 8 bits arrive where they land, by each gathering thread: registers read them.
 // Of wide keys, which products read, the gathering warps wait and announce them.
 constexpr bool copies_arrive = eights;

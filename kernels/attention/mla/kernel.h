@@ -13,15 +13,18 @@ FB_KERNEL(attention_mla, fb_attention_map_params, FB_THREADS, 1) {
         tensor_prefetch(&p.k);
         if (FB_KEY_TAIL > 0) tensor_prefetch(&p.v);
     }
+    const int role = __shfl_sync(~0u, int(threadIdx.x) / 128, 0);
+    // On its way while the barriers are made.
+    int32_t first = 0;
+    if (int(threadIdx.x) / 32 == dispatch_warp) first = record_word(b, cluster_index());
     if (FB_CLUSTER == 1) __syncthreads();
     else cluster_sync();
-    const int role = __shfl_sync(~0u, int(threadIdx.x) / 128, 0);
     if (role > score_group) {
         registers_decrease<load_registers>();
         const int warp = int(threadIdx.x) / 32;
         if (warp == load_warp && threadIdx.x % 32 == 0) load(b);
         if (warp >= gather_warp) find_keys(b);
-        if (warp == dispatch_warp && (FB_CLUSTER == 1 || cluster_rank() == 0)) dispatch(b);
+        if (warp == dispatch_warp) dispatch(b, first);
     } else if (role == score_group) {
         registers_increase<score_registers>();
         score(b);

@@ -271,7 +271,16 @@ FB_DEVICE int32_t last_seen(const fb_attention_params& p, const fb_attention_rec
     return row.request < 0 ? no_position : p.causal ? row.query : last_position;
 }
 
-// The warps that find and gather keys know a record early: they describe its rows as well.
+// By one warp.
+FB_DEVICE void describe_rows(const Block& b, const fb_attention_record& r, uint32_t slot) {
+    FB_NO_UNROLL
+    for (int row = lane_now(); row < FB_QUERY_TILE; row += 32)
+        b.memory.last_seen[slot][row] = last_seen(b.p, r, row);
+    __syncwarp();
+    if (lane_now() == 0) mbarrier_arrive(b.barrier(FB_AT(barriers.rows_full), slot));
+}
+
+// The warps that find and gather keys know a record early: the last describes its rows as well.
 FB_DEVICE void find_keys(const Block& b) {
     Ring<half_slots> half;
     Ring<rope_slots> rope;
@@ -280,11 +289,8 @@ FB_DEVICE void find_keys(const Block& b) {
     for (;; works.advance()) {
         const MlaWork& work = wait_work(b, works);
         if (work.ends()) return;
-        const int row = threadIdx.x % (32 * gather_warps);
-        if (row < FB_QUERY_TILE)
-            b.memory.last_seen[works.slot()][row] = last_seen(b.p, work.record, row);
-        __syncwarp();
-        if (lane_now() == 0) mbarrier_arrive(b.barrier(FB_AT(barriers.rows_full), works.slot()));
+        // The first of the warps finds the first keys meanwhile.
+        if (threadIdx.x / 32 == rows_warp) describe_rows(b, work.record, works.slot());
         // What rows are described by came by a copy.
         if (works.count == 0 && !b.p.contiguous && !b.p.pages_settled) pdl_wait();
         const int tiles = work.tiles();
@@ -308,7 +314,7 @@ FB_DEVICE void find_keys(const Block& b) {
     }
 }
 
-// ---- the dispatching warp, of the cluster's first block
+// ---- the dispatching warp; after the first record that of the cluster's first block
 
 // Of a record's words the one that block `rank` sees: of its own rows, or keys.
 #define word_of(member) int(FB_OFFSET(fb_attention_record, member) / 4)
@@ -331,11 +337,12 @@ FB_DEVICE int32_t own_word(int32_t value, int word, int rank, bool is_record) {
     return word == word_of(level) ? int32_t(is_record) : value;
 }
 
-// Hands a word of a record to a block of the cluster.
-FB_DEVICE void hand_word(const Block& b, uint32_t slot, int word, int rank, int32_t value) {
+// Hands a word of a record to a block of the cluster, or to the own one.
+FB_DEVICE void hand_word(const Block& b, uint32_t slot, int word, int rank, int32_t value,
+                         bool is_own) {
     const uint32_t to = b.shared + FB_AT(work) + slot * sizeof(MlaWork) + 4 * word;
     const uint32_t full = b.barrier(FB_AT(barriers.work_full), slot);
-    if (FB_CLUSTER == 1) {
+    if (FB_CLUSTER == 1 || is_own) {
         store_shared_4(to, value);
         mbarrier_arrive(full);
     } else {
@@ -344,29 +351,39 @@ FB_DEVICE void hand_word(const Block& b, uint32_t slot, int word, int rank, int3
     }
 }
 
-// Clusters start at the record of their own index and take the next by ticket, when the last tile
-// of one is on its way: lanes 0 to 15 hand the first block a word each, the others the second.
-FB_DEVICE void dispatch(const Block& b) {
+// What a lane of the dispatching warp has of a record: lanes 0 to 15 have a word each, and so have
+// the others.
+FB_DEVICE int32_t record_word(const Block& b, uint32_t index) {
+    if (index >= uint32_t(b.p.record_count)) return 0;
+    return read_int(b.p.records, int64_t(index) * record_ints + lane_now() % record_ints);
+}
+
+// Clusters start at the record of their own index, which each block hands to itself: to write it
+// into another takes longer. The next they take by ticket, when the last tile of one is on its way:
+// then lanes 0 to 15 of the first block hand its words to that, the others to the second.
+FB_DEVICE void dispatch(const Block& b, int32_t value) {
     const int word = lane_now() % record_ints;
     const int rank = lane_now() / record_ints;
+    const int own = FB_CLUSTER == 1 ? 0 : int(cluster_rank());
     const auto records = uint32_t(b.p.record_count);
-    uint32_t index = cluster_index();
     Turn<work_slots> works;
     for (;;) {
-        int32_t value = 0;
-        if (index < records) value = read_int(b.p.records, int64_t(index) * record_ints + word);
         const bool is_record = __shfl_sync(~0u, value, word_of(row_count)) > 0;
+        const bool is_first = works.count == 0;
         mbarrier_wait_cluster(b.barrier(FB_AT(barriers.work_empty), works.slot()),
                               works.parity() ^ 1);
-        if (rank < FB_CLUSTER)
-            hand_word(b, works.slot(), word, rank, own_word(value, word, rank, is_record));
-        if (works.count == 0) pdl_wait(); // records came by a copy; counters are the last kernel's
+        const int to = is_first ? own : rank;
+        const int32_t shown = own_word(value, word, to, is_record);
+        if (is_first ? rank == 0 : rank < FB_CLUSTER)
+            hand_word(b, works.slot(), word, to, shown, is_first);
+        if (own > 0) return;
+        if (is_first) pdl_wait(); // records came by a copy; counters are the last kernel's
         if (!is_record) break;
         mbarrier_wait(b.barrier(FB_AT(barriers.ask)), works.count % 2);
         works.advance();
         uint32_t ticket = records;
         if (lane_now() == 0 && shares_records(b.p)) ticket = draw_ticket(b.p);
-        index = __shfl_sync(~0u, ticket, 0);
+        value = record_word(b, __shfl_sync(~0u, ticket, 0));
     }
     if (lane_now() == 0 && shares_records(b.p)) leave_records(b.p);
 }

@@ -9,7 +9,7 @@
 //   weights     score                                  values, their product done
 //   go          score: the next product is done        (with the weights)
 //   target      score                                  values, the record's rows written
-//   work        dispatch, into both blocks             all others: the record is done
+//   work        dispatch, own (first) or both blocks   all others: the record is done
 //   places      gather: where a tile's boxes begin     load
 //   rows        gather: what a record's rows see       (with the work)
 //   ask         load: the record's last tile is on its way
@@ -240,7 +240,7 @@ FB_DEVICE void init_barriers(const Block& b) {
     init(FB_AT(barriers.work_empty), work_slots, readers * FB_CLUSTER);
     init(FB_AT(barriers.places_full), place_slots, 1);
     init(FB_AT(barriers.places_empty), place_slots, 1);
-    init(FB_AT(barriers.rows_full), work_slots, gather_warps);
+    init(FB_AT(barriers.rows_full), work_slots, 1);
     init(FB_AT(barriers.ask), 1, 1);
     init(FB_AT(barriers.states_full), 1, score_warps);
     init(FB_AT(barriers.rooms_full), 1, 1);
