@@ -226,6 +226,7 @@ function fp8Products(long: Partial<Case>): [string, Partial<Case>][] {
     ["a raw state in f32", { finalize: false, outDtype: "f32", lseBase: "2", qScales: "token" }],
     ["fast, fp8 out", { outDtype: "f8e4m3", outScale: 0.02, fastAccumulation: true }],
     ["a negative scale", { scale: -0.05, qScales: "both" }],
+    ["scales of all signs", { qScales: "signs", causal: false }],
     ["a scale of large logits", { scale: 3, causal: false }],
     ["fast, large logits, split rows", { ...long, scale: 0.7, fastAccumulation: true }],
     ["equal weights", { scale: 1e-4, causal: false, pageSize: 16 }],

@@ -42,8 +42,8 @@ export interface Case {
   maskDtype: "u8" | "bool";
   rope: (RopeOptions & { interleaved: boolean }) | undefined;
   scales: (typeof scaleKinds)[number];
-  /** What fp8 queries are multiplied by. */
-  qScales: "none" | "tensor" | "head" | "token" | "both";
+  /** What fp8 queries are multiplied by; signs: by token, of below 0, of 0 and above in turn. */
+  qScales: "none" | "tensor" | "head" | "token" | "both" | "signs";
   /** What fp8 outputs are divided by; 0: nothing. */
   outScale: number;
   /** Left out: the default, or true where bf16 keys have scales by token. */

@@ -406,15 +406,16 @@ export class Rig implements Disposable {
     if (qScales === "none" || !isFp8(dtype)) return undefined;
     const lengths = requests.map(({ q }) => q.length / (queryHeads * queryDimOf(this.c)));
     const first = indptrOf(lengths);
-    const byToken = qScales === "token" || qScales === "both";
+    const byToken = qScales !== "tensor" && qScales !== "head";
     const byHead = qScales === "head" || qScales === "both";
     const heads = byHead ? queryHeads : 1;
     const tokens = byToken ? first.at(-1)! : 1;
     if (tokens === 0) return undefined;
     const factor = atPlan ? 2 : 1;
+    const signOf = (row: number) => (qScales === "signs" ? (row % 3) - 1 : 1);
     const values = Float32Array.from(
       { length: tokens * heads },
-      () => factor * (0.5 + random.next()),
+      (_, row) => factor * signOf(row) * (0.5 + random.next()),
     );
     const shape = byToken ? [tokens, heads] : [heads];
     const at = (request: number, query: number, head: number) => {

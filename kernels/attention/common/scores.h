@@ -171,8 +171,10 @@ FB_DEVICE void change_scores(const fb_attention_params& p, const RowFacts& rows,
     }
 }
 
-// What is left of a factor that is not above 0 beside base_2_factor(): -1, 0 or NaN.
-FB_DEVICE float factor_sign(float factor) { return factor < 0 ? -1 : factor; }
+// What is left of a factor beside base_2_factor(): 1, -1, 0 or NaN.
+FB_DEVICE float factor_sign(float factor) {
+    return factor > 0 ? 1 : factor < 0 ? -1 : factor;
+}
 
 // Products of fp8 queries, times their rows' scales.
 template <class S> FB_DEVICE void scale_rows(const RowFacts& rows, int first_row, S& s) {

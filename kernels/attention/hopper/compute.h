@@ -233,7 +233,7 @@ struct Compute : Scoring {
         constexpr bool keeps_keys = keeps_queries || reads_notes;
         if (!keeps_keys) release_keys();
         if (!keeps_queries && tile == reach.begin) release_queries();
-        if constexpr (masked || !fp8_products || scores_change) change_scores(seen, tile);
+        if constexpr (masked || !signs_in_masked) change_scores(seen, tile);
         if constexpr (masked) hide_scores(seen, tile);
         if constexpr (fp8_products) {
             // Seldom: the product is waited for, and nothing is left to do in the loop.
@@ -263,11 +263,7 @@ struct Compute : Scoring {
     static constexpr int least_ahead = 8;
 
     // All tiles but the first.
-    FB_DEVICE void go_on(const TaskRows& seen, Reach reach) {
-        // Where factors turn scores round all tiles count as masked: others then need not ask.
-        const bool ordered = signs.at(0) > 0 && signs.at(1) > 0;
-        if (fp8_products && !scores_change && __any_sync(0xffffffffu, !ordered))
-            reach.whole_begin = reach.whole_end = 0;
+    FB_DEVICE void go_on(const TaskRows& seen, const Reach& reach) {
         FB_NO_UNROLL
         for (int tile = reach.end - 2; tile >= reach.begin;) {
             // Tiles that some row does not see whole lie before and behind those that all see.

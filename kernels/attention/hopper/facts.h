@@ -130,6 +130,8 @@ constexpr bool notes_pages = Variant::reads_slots || FB_K_TOKEN_SCALE || FB_V_TO
 constexpr bool changes_by_notes = Variant::has_key || Variant::has_value || rotates;
 // More than products and ranges of positions decides what a key counts: tiles are noted.
 constexpr bool noted = scores_change || pairs_hide || FB_V_TOKEN_SCALE || changes_by_notes;
+// Only masked tiles ask whether a row's factor turns its scores round.
+constexpr bool signs_in_masked = fp8_products && !scores_change;
 // A logit may be -inf, or a key hidden, in a tile whose positions all rows see.
 constexpr bool loses_keys = Variant::has_logits || pairs_hide;
 static_assert(!splits_keys || (!noted && changing_groups == 0 && !FB_INVARIANT),

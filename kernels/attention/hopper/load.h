@@ -443,6 +443,8 @@ FB_DEVICE bool rows_differ(const fb_attention_params& p) {
 // The rows of one warpgroup, by a whole warp.
 FB_DEVICE void describe_rows(const Block& b, const Task& task, TaskRows& rows, int group) {
     const fb_attention_params& p = b.attention();
+    const float factor = score_factor(p, task.record);
+    bool ordered = true;
     Bounds bounds = no_bounds();
     FB_NO_UNROLL
     for (int row = lane_now(); row < group_rows; row += 32) {
@@ -455,11 +457,17 @@ FB_DEVICE void describe_rows(const Block& b, const Task& task, TaskRows& rows, i
         rows.high[at] = seen.high;
         if (rotates) rows.position[at] = sight.row.query;
         note_row(p, task.record, rows, at, sight);
+        ordered = ordered && factor * scale_of(rows, at) > 0;
         if (at < task.record.row_count) bounds.add(seen.low, seen.high);
     }
     bounds.join();
+    // Where a factor turns scores round all tiles count as masked: others then need not ask. Four
+    // warps have the same products, and go the same way.
+    const bool asks = signs_in_masked && !__all_sync(0xffffffffu, ordered);
     if (lane_now() != 0) return;
-    rows.reach[group] = reach_of(task, bounds);
+    Reach& reach = rows.reach[group];
+    reach = reach_of(task, bounds);
+    if (asks) reach.whole_begin = reach.whole_end = 0;
     if (group > 0) return;
     rows.start = task.start;
     rows.kv_head = task.record.kv_head;
