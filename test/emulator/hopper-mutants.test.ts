@@ -141,8 +141,6 @@ const harmlessHopper: Record<string, string> = {
   "load.h, load_box: __syncwarp() #1":
     "a tile of one box goes through a stage without this warp, but lanes take turns at waits here",
 };
-const waitForRows =
-  "mbarrier_wait(b.barrier(FB_AT(barriers.rows_full), works.slot()), works.parity())";
 const harmlessMla: Record<string, string> = {
   "memory.h, init_barriers: fence_mbarrier_init() #1":
     "the cluster's barrier that follows is enough here",
@@ -151,8 +149,6 @@ const harmlessMla: Record<string, string> = {
   "share.h, share_sums: fence_proxy_async_shared() #1":
     "copies begin after the release that follows, and here they see all that came before it",
   "score.h, keep_queries: __syncwarp() #1": "lanes meet at the ldmatrix before it, and read there",
-  [`turned.h, score: ${waitForRows} #1`]:
-    "the warp that describes up to 32 rows finds their keys behind that, and these are waited for",
   ...Object.fromEntries(
     ["score_tile: wgmma_wait<1>() #1", "score_tile: wgmma_wait<1>() #2"]
       .concat("multiply_tile: wgmma_wait<1>() #1")
