@@ -3,9 +3,12 @@ import { Attention } from "../../src/attention/attention.ts";
 import type { AttentionOptions } from "../../src/attention/options.ts";
 import { PagedCache } from "../../src/cache/paged-cache.ts";
 import type { Graph } from "../../src/device/graph.ts";
+import { createBatch } from "../../src/kv/batch.ts";
+import { raggedLayout } from "../../src/kv/layout.ts";
 import type { Sequence } from "../../src/kv/sequence.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { type Case, caseOf } from "../support/cases.ts";
+import { indptrOf, poisoned } from "../support/numbers.ts";
 import { optionsOf } from "../support/rig.ts";
 import { gpuTarget } from "../support/targets.ts";
 import { warmUp } from "../support/warm.ts";
@@ -90,6 +93,23 @@ describe.if(able)(`Hopper cascades on ${target?.name}`, () => {
     const c = named("sizes of graphs");
     expect(launched(c, { graph: prefixGraph })).toEqual(["hopper.cascade64"]);
     expect(launched({ ...c, deviceLengths: true }, { graph: prefixGraph })).toHaveLength(2);
+  });
+
+  test("requests without keys have zeros there, too", async () => {
+    const heads = { queryHeads: 16, kvHeads: 8, headDim: 128, dtype: "bf16" } as const;
+    using attention = await Attention.create(device, { ...heads, graph: prefixGraph });
+    const kvLengths = [0, 70, 0];
+    const queryLengths = kvLengths.map(() => 1);
+    const layout = raggedLayout(indptrOf(queryLengths), indptrOf(kvLengths));
+    attention.plan(createBatch({ queryLengths, kvLengths, layout }));
+    using q = Tensor.randomNormal(device, [16, 16, 128], "bf16", { seed: 1 });
+    using k = Tensor.randomNormal(device, [70, 8, 128], "bf16", { seed: 2 });
+    using out = poisoned(device, [...q.shape], "bf16");
+    attention.run({ q, k, v: k, out });
+    const zeros = kvLengths
+      .map((_, row) => out.slice(0, row, row + 1).toFloat64Array())
+      .map((values) => values.every((x) => x === 0));
+    expect(zeros).toEqual([true, false, true]);
   });
 
   test("a captured step is right for other requests, prefixes and lengths", async () => {

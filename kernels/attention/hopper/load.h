@@ -361,7 +361,8 @@ template <class Side> struct TileLoader {
         const bool begins_early =
             !Side::leads && !Side::waits && task.start < task.record.kv_start;
         const int gathered = task.box_rows == 0 ? task.blocks : begins_early ? 1 : 0;
-        if (splits_keys && task.blocks == 0) want_next(task, task.early);
+        // Of rows without keys, and of the first of two blocks that share a single tile.
+        if (task.blocks == 0) want_next(task, task.early);
         if (gathered < task.blocks) load_boxes(task, gathered);
         if (gathered == 0) return;
         if (task.record.column_offset < 0) gather<false>(task, gathered);
