@@ -101,5 +101,5 @@ test("the first start of a clone reaches its job", async () => {
 test("an argument of the set-up is refused", async () => {
   const { code, stderr } = await runBun(["scripts/setup.ts", "fly"], { cwd: root });
   expect(code).toBe(2);
-  expect(stderr).toContain("takes no argument (got fly)");
+  expect(stderr).toContain("wrong arguments: fly");
 });
