@@ -55,14 +55,17 @@ export function matrixOf(architecture: string): readonly MatrixEntry[] {
     // Heads, masks and everything else that is no constant of the kernels may be anything.
     const options = resolveOptions({ queryHeads: 1, kvHeads: 1, ...shape });
     const { classes } = offerOf(families.cuda, architectureFacts(architecture), options);
-    // Classes that only take other steps share an image.
-    const images = classes.map(({ image }) => JSON.stringify(image));
-    return classes.flatMap((row, i) => {
+    const kernels = classes.flatMap(({ name, image, fewKernel }) => [
+      { name, image: image! },
+      ...(fewKernel === undefined ? [] : [{ name: `${name} few`, image: fewKernel.image! }]),
+    ]);
+    // Those that are only launched otherwise, or take other steps, share an image.
+    const images = kernels.map(({ image }) => JSON.stringify(image));
+    return kernels.flatMap(({ name, image }, i) => {
       if (images.indexOf(images[i]) !== i) return [];
       const { headDim, dtype, kvDtype = dtype, softCap, alibi } = shape;
       const hook = softCap ? " soft-cap" : alibi ? " ALiBi" : "";
-      const name = `${row.name} d${headDim} ${dtype}/${kvDtype}${hook}`;
-      return { name, ...row.image! };
+      return { name: `${name} d${headDim} ${dtype}/${kvDtype}${hook}`, ...image };
     });
   });
   const merge = { name: "merge of rows", ...cudaMerge(undefined).image! };

@@ -1,4 +1,9 @@
 import { describe, expect, test } from "bun:test";
+import { matrixOf } from "../../scripts/matrix.ts";
+import { offerOf, sourcesOf } from "../../src/attention/families/resolve.ts";
+import { families } from "../../src/attention/families/table.ts";
+import { resolveOptions } from "../../src/attention/options.ts";
+import { architectureFacts } from "../../src/jit/architectures.ts";
 import { LibraryError } from "../../src/errors.ts";
 import {
   type EmbeddedImage,
@@ -53,4 +58,13 @@ describe("the blob of embedded images", () => {
     expect(embeddedImages().size).toBeGreaterThanOrEqual(0);
     expect(embeddedImages()).toBe(embeddedImages());
   });
+});
+
+test("the library's matrix has every kernel of an attention that it has", () => {
+  const made = matrixOf("sm_90a").map(({ name: _, ...image }) => JSON.stringify(image));
+  for (const headDim of [64, 128, 256, 512]) {
+    const options = resolveOptions({ queryHeads: 32, kvHeads: 8, headDim, dtype: "bf16" });
+    const offer = offerOf(families.cuda, architectureFacts("sm_90a"), options);
+    for (const { image } of sourcesOf(offer)) expect(made).toContain(JSON.stringify(image));
+  }
 });

@@ -126,7 +126,7 @@ async function compileAll(
 }
 
 /** The merge, the classes by rising query tile, and those that have an image for few tiles. */
-function sourcesOf({ classes, merge }: KernelOffer): readonly KernelSource[] {
+export function sourcesOf({ classes, merge }: KernelOffer): readonly KernelSource[] {
   const own = classes.filter(({ image, fewKernel }) => fewKernel && fewKernel.image !== image);
   return [merge, ...classes, ...own.map(({ fewKernel }) => fewKernel!)];
 }
