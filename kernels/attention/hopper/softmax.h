@@ -45,22 +45,24 @@ struct Factors {
 // A score of what is hidden, or a weight.
 FB_DEVICE float hidden() { return Variant::softmax ? -FB_INFINITY : 0; }
 
-// Scores hidden from the rows: those of kept tokens outside of [low, high], which count from the
-// thread's first column.
-FB_DEVICE void hide_outside(const int32_t (&low)[2], const int32_t (&high)[2], Scores& s) {
-    FB_UNROLL
-    for (int j = 0; j < FB_KV_TILE / 8; j++) {
-        FB_UNROLL
-        for (int i = 0; i < 4; i++) {
-            const int32_t at = 8 * j + i % 2;
-            if (at < low[i / 2] || at > high[i / 2]) s[4 * j + i] = hidden();
-        }
-    }
-}
-
 // Columns that are looked at together: of many tiles the last ones are hidden from all rows. Beside
 // hooks and notes there are no registers for a choice.
 constexpr int part_columns = noted || FB_KV_TILE % 32 != 0 ? FB_KV_TILE : 32;
+
+// Scores before `low` hidden, in those parts where a row asks for it.
+FB_DEVICE void hide_before(const int32_t (&low)[2], Scores& s) {
+    const int32_t most = max(low[0], low[1]);
+    FB_UNROLL
+    for (int first = 0; first < FB_KV_TILE; first += part_columns) {
+        if (!__any_sync(0xffffffffu, most > first)) break;
+        FB_UNROLL
+        for (int j = first / 8; j < (first + part_columns) / 8; j++) {
+            FB_UNROLL
+            for (int i = 0; i < 4; i++)
+                if (8 * j + i % 2 < low[i / 2]) s[4 * j + i] = hidden();
+        }
+    }
+}
 
 // Scores behind `high` hidden, in those parts before `shown` where a row asks for it.
 FB_DEVICE void hide_behind(const int32_t (&high)[2], int shown, Scores& s) {
@@ -95,10 +97,7 @@ template <bool skips> FB_DEVICE int hide(const TaskRows& seen, int row, int32_t 
     const int32_t own = first + lane_now() % 4 * 2;
     const int32_t low[2] = {seen.low[row] - own, seen.low[row + 8] - own};
     const int32_t high[2] = {seen.high[row] - own, seen.high[row + 8] - own};
-    if (__any_sync(0xffffffffu, max(low[0], low[1]) > 0)) {
-        hide_outside(low, high, s);
-        return FB_KV_TILE;
-    }
+    hide_before(low, s);
     const int shown = skips ? shown_columns(max(high[0], high[1])) : FB_KV_TILE;
     hide_behind(high, shown, s);
     return shown;
