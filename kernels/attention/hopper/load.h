@@ -164,6 +164,9 @@ FB_DEVICE void note_keys(const Block& b, const Task& task, int tile, int stage, 
     }
 }
 
+// Of 64 rows and as many keys a tile is done before its next one's page ids could be asked for.
+constexpr bool looks_far = block_rows == 64 && FB_KV_TILE == 64 && !passes_scores;
+
 // Groups of 32 rows whose page ids are on their way while others are copied.
 constexpr int groups_ahead = 2;
 
@@ -239,8 +242,54 @@ template <class Side> struct TileLoader {
         stage.advance();
     }
 
-    // All tiles from `first` on; page ids are asked for a tile ahead.
+    // Page and first row of a box that begins with a token of [begin, end); of none outside, where
+    // boxes are zeros.
+    FB_DEVICE void look_up(const Task& task, int32_t token, int32_t begin, int32_t end,
+                           int32_t& page, int32_t& row) const {
+        page = 0;
+        row = -FB_KV_TILE;
+        if (token < begin || token >= end) return;
+        const Place place = find(b.attention(), task.record, task.source, token, past_end);
+        row = without_full_bit(place.row);
+        if (place.page != nullptr) page = *place.page;
+    }
+
+    // All tiles from `first` on, the last first. Lanes look up a box each, of as many tiles as they
+    // suffice for: the next ones while the first of these is loaded.
+    FB_DEVICE void load_boxes_far(const Task& task, int first) {
+        const int boxes = FB_KV_TILE / task.box_rows; // of a panel
+        const int tiles = 32 / boxes;
+        const int own = box_index() / panels;
+        const int own_tile = task.blocks - 1 - lane_now() / boxes;
+        int32_t token = task.start + own_tile * FB_KV_TILE + lane_now() % boxes * task.box_rows;
+        const int32_t end = lane_now() < tiles * boxes ? task.record.kv_end : 0;
+        const int32_t begin = task.start + first * FB_KV_TILE;
+        int32_t page, row, next_page, next_row;
+        look_up(task, token, begin, end, next_page, next_row);
+        int from, left = 0; // the lane that knows this one's box, tiles that are known
+        FB_NO_UNROLL
+        for (int tile = task.blocks - 1; tile >= first; tile--, from += boxes) {
+            const bool looks = left == 0;
+            if (looks) {
+                from = own;
+                left = tiles;
+                page = next_page;
+                row = next_row;
+            }
+            left--;
+            const int32_t this_row = __shfl_sync(0xffffffffu, row, from);
+            const int32_t this_page = __shfl_sync(0xffffffffu, page, from);
+            want_next(task, tile);
+            load_box(task, tile, this_page, this_row);
+            if (!looks) continue;
+            token -= tiles * FB_KV_TILE;
+            look_up(task, token, begin, end, next_page, next_row);
+        }
+    }
+
+    // The same where a tile's products take longer: page ids are asked for a tile ahead.
     FB_DEVICE void load_boxes(const Task& task, int first) {
+        if constexpr (looks_far) return load_boxes_far(task, first);
         int32_t row, page;
         FB_NO_UNROLL
         for (int tile = task.blocks; tile >= first; tile--) {
