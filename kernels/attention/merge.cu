@@ -4,6 +4,10 @@
 
 #include "../ptx/pdl.h"
 
+// Parts up to which one warp takes the whole row: those of a shared prefix, which is cut for all
+// clusters, and of a request's own keys are few.
+constexpr int few_parts = 12;
+
 // Rows of two parts, of which there are the most: a warp asks for 512 columns of both at a time,
 // and adds as merge_parts() does.
 FB_DEVICE void merge_pairs(const fb_attention_params& p, const fb_merge_record& m,
@@ -36,17 +40,101 @@ FB_DEVICE void merge_pairs(const fb_attention_params& p, const fb_merge_record& 
             FB_UNROLL
             for (int i = 0; i < 2; i++)
                 if (Variant::softmax) weights[i] = exp2_approx(exponents[i] - base);
+            // All columns of the row are finished alike: here of ones.
+            Slice ones = {no_state_yet, 0, make_float4(1, 1, 1, 1)};
+            if (Variant::softmax) ones = {base, weights[0] + weights[1], ones.out};
+            MergePiece own = merge_piece(p, m, row * pieces + piece);
+            const Finished finished = finish_piece(p, own, ones);
+            const float factor = finished.factor * ones.out.x;
             FB_UNROLL
             for (int n = 0; n < steps; n++) {
                 if (piece + n >= pieces) break;
-                Slice s = {no_state_yet, 0, make_float4(0, 0, 0, 0)};
-                if (Variant::softmax) s = {base, weights[0] + weights[1], s.out};
-                add_weighted(s.out, x[0][n], weights[0]);
-                add_weighted(s.out, x[1][n], weights[1]);
-                write_piece(p, merge_piece(p, m, row * pieces + piece + n), s, room);
+                float4 sum = make_float4(0, 0, 0, 0);
+                add_weighted(sum, x[0][n], weights[0]);
+                add_weighted(sum, x[1][n], weights[1]);
+                write_values(p, own, factor, finished.lse, sum, room);
+                own.column += column_step;
             }
         }
     }
+}
+
+// A column of a merged row.
+FB_DEVICE void write_column(const fb_attention_params& p, const MergePiece& piece, Slice s) {
+    const Finished row = finish_piece(p, piece, s);
+    if (p.value_dim <= piece.column) return;
+    float x = s.out.x * row.factor;
+    if constexpr (Variant::has_output) {
+        const int32_t request = read_int(p.token_requests, piece.token);
+        if (p.finalize && request >= 0) {
+            const RowInputs in = row_inputs(p, request, piece.token, piece.head);
+            if (in.query_index < in.query_length) x = hooked(p, in, row.lse, piece.column, x);
+        }
+    }
+    const int64_t at = piece.token * p.out_stride_token + piece.head * p.out_stride_head;
+    if (p.out_dtype == FB_BF16) store_element<FB_BF16>(p.out + 2 * at, piece.column, x);
+    if (p.out_dtype == FB_F16) store_element<FB_F16>(p.out + 2 * at, piece.column, x);
+    if (p.out_dtype == FB_F32) store_element<FB_F32>(p.out + 4 * at, piece.column, x);
+    if (p.out_dtype == FB_F8E4M3)
+        store_element<FB_F8E4M3>(p.out + at, piece.column, x * out_unit(p));
+    if (p.out_dtype == FB_F8E5M2)
+        store_element<FB_F8E5M2>(p.out + at, piece.column, x * out_unit(p));
+}
+
+// Rows of more parts than a warp takes, by the whole block: a thread has a column, and all parts of
+// a flight on their way. Where the first lie is known before the kernel before is done.
+FB_DEVICE void merge_columns(const fb_attention_params& p, const fb_merge_record& m,
+                             const int32_t* parts, int first, int stride) {
+    constexpr int together = 16;
+    const int lane = int(threadIdx.x % 32);
+    const int pieces = piece_count(p, m);
+    bool waits = true;
+    FB_NO_UNROLL
+    for (int i = first; i < pieces; i += stride) {
+        MergePiece piece = merge_piece(p, m, i);
+        piece.column += int(threadIdx.x) - lane * 4;
+        const auto* values = reinterpret_cast<const float*>(p.partial_out);
+        if (piece.column < p.value_dim) values += piece.column;
+        Slice s = {no_state_yet, 0, make_float4(0, 0, 0, 0)};
+        FB_NO_UNROLL
+        for (int from = 0; from < m.part_count; from += together) {
+            const int count = min(together, m.part_count - from);
+            // Past the last part, it again.
+            const int32_t row = parts[from + min(lane, count - 1)] + piece.index;
+            const float* at[together];
+            FB_UNROLL
+            for (int n = 0; n < together; n++)
+                at[n] = values + int64_t(__shfl_sync(~0u, row, n)) * p.value_dim;
+            if (waits) pdl_wait();
+            waits = false;
+            const auto* sums = reinterpret_cast<const float*>(p.partial_lse);
+            const float exponent = Variant::softmax ? sums[row] * log2_e : 0;
+            float x[together];
+            FB_UNROLL
+            for (int n = 0; n < together; n++) x[n] = *at[n];
+            float weight = lane < count ? 1 : 0;
+            if (Variant::softmax) {
+                float top = lane < count ? exponent : -FB_INFINITY;
+                FB_UNROLL
+                for (int distance = together / 2; distance > 0; distance /= 2)
+                    top = fmaxf(top, __shfl_xor_sync(~0u, top, distance));
+                const float base = fmaxf(s.base, __shfl_sync(~0u, top, 0));
+                const float keep = exp2_approx(s.base - base);
+                s.base = base;
+                s.sum *= keep;
+                s.out.x *= keep;
+                weight = lane < count ? exp2_approx(exponent - base) : 0;
+            }
+            FB_UNROLL
+            for (int n = 0; n < together; n++) {
+                const float part = __shfl_sync(~0u, weight, n);
+                s.sum += part;
+                if (n < count) s.out.x += x[n] * part;
+            }
+        }
+        write_column(p, piece, s);
+    }
+    if (waits) pdl_wait();
 }
 
 FB_KERNEL(attention_merge, fb_attention_params, FB_THREADS, Variant::has_output ? 4 : 6) {
@@ -59,10 +147,13 @@ FB_KERNEL(attention_merge, fb_attention_params, FB_THREADS, Variant::has_output 
     const fb_merge_record m = reinterpret_cast<const fb_merge_record*>(p.merges)[index];
     // Records and parts came by a copy, partial states come from the kernel before.
     const auto* parts = reinterpret_cast<const int32_t*>(p.parts) + m.part_start;
+    const int first = int(blockIdx.x) % share;
+    if constexpr (!Variant::projects_output) {
+        if (m.part_count > few_parts) return merge_columns(p, m, parts, first, share);
+    }
     prefetch_l1(parts);
     pdl_wait();
-    const int first = int(blockIdx.x) % share;
-    if (!Variant::projects_output && m.part_count == 2)
-        merge_pairs(p, m, parts, first, share, room[0]);
-    else merge_pieces(p, m, parts, first, share, room[0]);
+    if constexpr (Variant::projects_output) merge_pieces(p, m, parts, first, share, room[0]);
+    else if (m.part_count == 2) merge_pairs(p, m, parts, first, share, room[0]);
+    else merge_some(p, m, parts, first, piece_count(p, m), share, room[0]);
 }

@@ -1,7 +1,6 @@
 // Rows whose keys were split: partial states merge by log-sum-exp (or, without softmax, are
-// added), in the order of their parts. A warp merges a row of few parts; a row of many is cut into
-// slices of parts, which merge in order. Which it is follows from the row's own parts alone, so
-// that a row's bits do as well.
+// added), in the order of their parts, by a warp. Those that launches of their own merge (merge.cu)
+// take more warps if they have many.
 #pragma once
 #include "../ptx/base.h"
 #include "../ptx/convert.h"
@@ -16,11 +15,6 @@
 // ---- facts
 
 FB_DEVICE int merge_warps() { return int(blockDim.x) / 32; }
-// Parts up to which one warp takes the whole row: those of a shared prefix, which is cut for all
-// clusters, and of a request's own keys are few.
-constexpr int few_parts = 12;
-// Slices of a row of more parts.
-constexpr int slice_count = 4;
 // Columns that a warp sums at once: four for each lane.
 constexpr int column_step = 128;
 // Parts whose values a lane has in flight.
@@ -76,9 +70,9 @@ FB_DEVICE void move_base(Slice& s, float base) {
     s.out = make_float4(s.out.x * keep, s.out.y * keep, s.out.z * keep, s.out.w * keep);
 }
 
-// Merges parts [from, to) of a piece, by a whole warp, a flight at a time. A lane looks up a part.
+// Merges the parts of a piece, by a whole warp, a flight at a time. A lane looks up a part.
 FB_DEVICE Slice merge_parts(const fb_attention_params& p, const int32_t* parts,
-                            const MergePiece& piece, int from, int to) {
+                            const MergePiece& piece, int part_count) {
     const int lane = int(threadIdx.x % 32);
     const auto* sums = reinterpret_cast<const float*>(p.partial_lse);
     // Lanes past the last column read the first ones, and write nothing.
@@ -87,8 +81,8 @@ FB_DEVICE Slice merge_parts(const fb_attention_params& p, const int32_t* parts,
     const uint32_t row_bytes = uint32_t(p.value_dim) * 4;
     Slice s = {no_state_yet, 0, make_float4(0, 0, 0, 0)};
     FB_NO_UNROLL
-    for (int first = from; first < to; first += flight) {
-        const int count = min(flight, to - first);
+    for (int first = 0; first < part_count; first += flight) {
+        const int count = min(flight, part_count - first);
         // Past the last part, it again.
         const int32_t row = parts[first + min(lane, count - 1)] + piece.index;
         const float exponent = Variant::softmax ? sums[row] * log2_e : 0;
@@ -152,9 +146,7 @@ template <> struct MergedRow<true> {
     float lse;
 };
 
-struct MergeRoom : MergedRow<Variant::projects_output> {
-    Slice slices[slice_count][32];
-};
+using MergeRoom = MergedRow<Variant::projects_output>;
 
 // Keeps a piece for the product that is still to come; false: there is none.
 template <class Room>
@@ -194,9 +186,14 @@ FB_DEVICE void write_values(const fb_attention_params& p, const MergePiece& piec
     }
 }
 
-// Finalises a piece and writes it; a sink is a state of value 0.
-FB_DEVICE void write_piece(const fb_attention_params& p, const MergePiece& piece, Slice s,
-                           MergeRoom& room) {
+// What a finished row's values are multiplied by, and its log-sum-exp.
+struct Finished {
+    float factor;
+    float lse;
+};
+
+// Finalises a piece and writes its log-sum-exp; a sink is a state of value 0.
+FB_DEVICE Finished finish_piece(const fb_attention_params& p, const MergePiece& piece, Slice& s) {
     if (p.finalize && p.sinks != 0) {
         const float sink = reinterpret_cast<const float*>(p.sinks)[piece.head] * log2_e;
         move_base(s, fmaxf(s.base, sink));
@@ -204,56 +201,30 @@ FB_DEVICE void write_piece(const fb_attention_params& p, const MergePiece& piece
     }
     const float factor = !Variant::softmax ? 1 : s.sum == 0 ? 0 : 1 / s.sum;
     const float lse = s.sum == 0 ? -FB_INFINITY : (s.base + log2_approx(s.sum)) * ln_2;
-    write_values(p, piece, factor, lse, s.out, room);
-    if (p.lse == 0 || piece.column != 0) return;
-    const int64_t at = int64_t(piece.token) * p.query_heads + piece.head;
-    reinterpret_cast<float*>(p.lse)[at] = lse * p.lse_factor;
+    if (p.lse != 0 && piece.column == 0) {
+        const int64_t at = int64_t(piece.token) * p.query_heads + piece.head;
+        reinterpret_cast<float*>(p.lse)[at] = lse * p.lse_factor;
+    }
+    return {factor, lse};
+}
+
+FB_DEVICE void write_piece(const fb_attention_params& p, const MergePiece& piece, Slice s,
+                           MergeRoom& room) {
+    const Finished row = finish_piece(p, piece, s);
+    write_values(p, piece, row.factor, row.lse, s.out, room);
 }
 
 // ---- the rows of a merge
 
-// The slices of a piece in order.
-FB_DEVICE Slice join_slices(const MergeRoom& room) {
-    const int lane = int(threadIdx.x % 32);
-    Slice sum = room.slices[0][lane];
-    FB_NO_UNROLL
-    for (int s = 1; s < slice_count; s++) {
-        Slice next = room.slices[s][lane];
-        const float base = fmaxf(sum.base, next.base);
-        move_base(sum, base);
-        move_base(next, base);
-        sum.sum += next.sum;
-        add_weighted(sum.out, next.out, 1);
-    }
-    return sum;
-}
-
-// Pieces first, first + stride and so on, of `count`, by a whole block. Little code: it comes into
-// the instruction cache at the end of a kernel, to run once.
+// Pieces first, first + stride and so on, of `count`, by the warps of a block. Little code: it
+// comes into the instruction cache at the end of a kernel, to run once.
 FB_DEVICE void merge_some(const fb_attention_params& p, const fb_merge_record& m,
                           const int32_t* parts, int first, int count, int stride,
                           MergeRoom& room) {
-    const int warp = int(threadIdx.x) / 32;
-    const int lane = int(threadIdx.x % 32);
-    const bool alone = m.part_count <= few_parts;
-    const int slices = alone ? 1 : slice_count;
-    const int step = alone ? stride * merge_warps() : stride;
     FB_NO_UNROLL
-    for (int i = alone ? first + warp * stride : first; i < count; i += step) {
+    for (int i = first + int(threadIdx.x) / 32 * stride; i < count; i += stride * merge_warps()) {
         const MergePiece piece = merge_piece(p, m, i);
-        Slice sum;
-        FB_NO_UNROLL
-        for (int s = alone ? 0 : warp; s < slices; s += merge_warps()) {
-            const int from = m.part_count * s / slices;
-            sum = merge_parts(p, parts, piece, from, m.part_count * (s + 1) / slices);
-            if (!alone) room.slices[s][lane] = sum;
-        }
-        if (!alone) {
-            __syncthreads();
-            if (warp == 0) sum = join_slices(room);
-        }
-        if (alone || warp == 0) write_piece(p, piece, sum, room);
-        if (!alone) __syncthreads();
+        write_piece(p, piece, merge_parts(p, parts, piece, m.part_count), room);
     }
 }
 

@@ -112,10 +112,20 @@ const subjects: Record<string, Subject> = {
     projection: "relu and projection",
     sms: 4,
   },
-  // A block merges more than one piece of rows and columns: its turns share the slices.
+  // Blocks merge more than one piece of rows and columns, of few parts or of many.
   merge: {
     kernel: "merge",
     c: caseOf("merge", {
+      ...common,
+      valueDim: 264,
+      queryLengths: [20, 1],
+      kvLengths: [4000, 90],
+    }),
+    sms: 8,
+  },
+  "merge of many parts": {
+    kernel: "merge",
+    c: caseOf("merge of many parts", {
       ...common,
       valueDim: 264,
       queryLengths: [20, 1],
@@ -133,7 +143,7 @@ const looseBounds: LooseBound[] = [
   ["prefill", "stores a column too many", "column < FB_VALUE_DIM", "column <= FB_VALUE_DIM"],
   ["decode", "stores a column too many", "column < FB_VALUE_DIM", "column <= FB_VALUE_DIM"],
   ["prefill", "stores a row too many", "row >= r.row_count ||", "row > r.row_count ||"],
-  ["decode", "stores a row too many", "if (row < r.row_count)", "if (row <= r.row_count)"],
+  ["decode", "stores a row too many", "row_of(i) < r.row_count", "row_of(i) <= r.row_count"],
   ["merge", "one part too many", "min(flight, to - first)", "min(flight, to - first + 1)"],
   [
     "merge",
@@ -142,6 +152,18 @@ const looseBounds: LooseBound[] = [
     "if (piece.column > p.value_dim)",
   ],
   ["merge", "merges a row too many", "i < count; i += step", "i <= count; i += step"],
+  [
+    "merge of many parts",
+    "one part too many",
+    "min(together, m.part_",
+    "1 + min(together, m.part_",
+  ],
+  [
+    "merge of many parts",
+    "merges a row too many",
+    "i < pieces; i += stride",
+    "i <= pieces; i += stride",
+  ],
 ];
 
 /** Mutants that run right here, and why: docs/emulator.md lists them too. */

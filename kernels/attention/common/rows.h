@@ -107,13 +107,17 @@ FB_DEVICE void note_row(const fb_attention_params& p, const fb_attention_record&
     if constexpr (scales_rows) rows.scale[i] = query_scale(p, r, i);
 }
 
-FB_DEVICE void describe_row(const fb_attention_params& p, const fb_attention_record& r,
-                            RowFacts& rows, int i) {
-    const RowSight sight = sight_of(p, r, i);
+FB_DEVICE void note_sight(const fb_attention_params& p, const fb_attention_record& r,
+                          RowFacts& rows, int i, const RowSight& sight) {
     note_row(p, r, rows, i, sight);
     rows.low[i] = sight.low;
     rows.high[i] = sight.high;
     rows.position[i] = sight.row.query;
+}
+
+FB_DEVICE void describe_row(const fb_attention_params& p, const fb_attention_record& r,
+                            RowFacts& rows, int i) {
+    note_sight(p, r, rows, i, sight_of(p, r, i));
 }
 
 // Positions (or kept tokens) that some row of a range sees, and those that all of its rows see.

@@ -73,6 +73,11 @@ template <int M, int N, bool Turned> struct Products {
         FB_UNROLL
         for (int i = 0; i < M * N * 4; i++) x[i / 4 / N][i / 4 % N][i % 4] = 0;
     }
+    FB_DEVICE void add(const Products& other) {
+        FB_UNROLL
+        for (int i = 0; i < M * N * 4; i++)
+            x[i / 4 / N][i / 4 % N][i % 4] += other.x[i / 4 / N][i / 4 % N][i % 4];
+    }
     FB_DEVICE void multiply(float by) {
         FB_UNROLL
         for (int i = 0; i < M * N * 4; i++) x[i / 4 / N][i / 4 % N][i % 4] *= by;

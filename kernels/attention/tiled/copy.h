@@ -18,49 +18,62 @@ template <int Dim> struct RawRows {
     static FB_DEVICE uint32_t at(int row, int chunk) { return row * row_bytes + chunk * unit; }
 };
 
-// Copies `Rows` rows whose first `Filled` chunks exist, those from `Tail` on at the addresses of
-// `tails`; the other chunks, and rows from `count` on, become 0. All addresses are read first: a
-// read between two copies would wait for the first.
-template <class Layout, int Unit, int Filled, int Tail, int Rows, int Threads>
-FB_DEVICE void copy_rows(uint32_t target, const uint64_t* rows, const uint64_t* tails, int count,
-                         int thread) {
-    constexpr int total = Rows * Layout::chunks;
-    constexpr int turns = (total + Threads - 1) / Threads;
-    uint64_t from[turns];
-    FB_UNROLL
-    for (int i = 0; i < turns; i++) {
-        const Item item = item_of<Layout::chunks, Threads>(thread, i);
-        const bool is_tail = Tail < Filled && item.chunk >= Tail && item.chunk < Filled;
-        const uint64_t* const of = is_tail ? tails : rows;
-        from[i] = total % Threads == 0 || item.row < Rows ? of[item.row] : 0;
-    }
-    FB_UNROLL
-    for (int i = 0; i < turns; i++) {
-        const Item item = item_of<Layout::chunks, Threads>(thread, i);
-        if (total % Threads != 0 && item.row >= Rows) continue;
-        const bool filled = item.row < count && item.chunk < Filled;
-        const auto* row = reinterpret_cast<const uint8_t*>(from[i]);
-        const void* source = row + (item.chunk < Filled ? item.chunk * Unit : 0);
-        const uint32_t to = target + Layout::at(item.row, item.chunk);
-        if (Unit == 16) cp_async_16(to, source, filled ? 16 : 0);
-        else cp_async_8(to, source, filled ? 8 : 0);
-    }
-}
+// What a thread copies of `Rows` rows whose first `Filled` chunks exist, those from `Tail` on at
+// the addresses of `tails`. All addresses are read first: a read between two copies would wait for the
+// first.
+template <class Layout, int Unit, int Filled, int Tail, int Rows, int Threads> struct RowCopies {
+    static constexpr int total = Rows * Layout::chunks;
+    static constexpr int turns = (total + Threads - 1) / Threads;
+    uint64_t from[turns]; // where the chunks begin
 
-// Keys or values that need no change straight into their tile, others as they are; `Tail`
-// elements of them at the addresses of `tails`.
+    FB_DEVICE void find(const uint64_t* rows, const uint64_t* tails, int thread) {
+        FB_UNROLL
+        for (int i = 0; i < turns; i++) {
+            const Item item = item_of<Layout::chunks, Threads>(thread, i);
+            const bool is_tail = Tail < Filled && item.chunk >= Tail && item.chunk < Filled;
+            const uint64_t* const of = is_tail ? tails : rows;
+            from[i] = total % Threads == 0 || item.row < Rows ? of[item.row] : 0;
+        }
+        FB_UNROLL
+        for (int i = 0; i < turns; i++) {
+            const Item item = item_of<Layout::chunks, Threads>(thread, i);
+            if (item.chunk < Filled) from[i] += item.chunk * Unit;
+        }
+    }
+
+    // The other chunks, and rows from `count` on, become 0.
+    FB_DEVICE void start(uint32_t target, int count, int thread) const {
+        FB_UNROLL
+        for (int i = 0; i < turns; i++) {
+            const Item item = item_of<Layout::chunks, Threads>(thread, i);
+            if (total % Threads != 0 && item.row >= Rows) continue;
+            const bool filled = item.row < count && item.chunk < Filled;
+            const auto* source = reinterpret_cast<const void*>(from[i]);
+            const uint32_t to = target + Layout::at(item.row, item.chunk);
+            if (Unit == 16) cp_async_16(to, source, filled ? 16 : 0);
+            else cp_async_8(to, source, filled ? 8 : 0);
+        }
+    }
+};
+
+// Of keys or values those that need no change go straight into their tile, others as they are;
+// `Tail` elements of them at the addresses of `tails`.
+template <class Layout, int Unit, int Dim, int Tail, int Rows, int Threads>
+using CopiesIn = RowCopies<Layout, Unit, Dim * value_bytes / Unit,
+                           (Dim - Tail) * value_bytes / Unit, Rows, Threads>;
+template <class Layout, int Dim, int Tail, bool Change, int Rows, int Threads>
+struct TokenCopies : CopiesIn<Layout, 16, Dim, Tail, Rows, Threads> {};
+template <class Layout, int Dim, int Tail, int Rows, int Threads>
+struct TokenCopies<Layout, Dim, Tail, true, Rows, Threads>
+    : CopiesIn<RawRows<Dim>, RawRows<Dim>::unit, Dim, Tail, Rows, Threads> {};
+
 template <class Layout, int Dim, int Tail, bool Change, int Rows, int Threads>
 FB_DEVICE void copy_tokens(uint32_t target, const uint64_t* rows, const uint64_t* tails, int count,
                            int thread) {
-    using Raw = RawRows<Dim>;
-    constexpr int unit = Change ? Raw::unit : 16;
-    constexpr int filled = Dim * value_bytes / unit;
-    constexpr int tail = (Dim - Tail) * value_bytes / unit;
-    if constexpr (Change)
-        copy_rows<Raw, unit, filled, tail, Rows, Threads>(target, rows, tails, count, thread);
-    else copy_rows<Layout, unit, filled, tail, Rows, Threads>(target, rows, tails, count, thread);
+    TokenCopies<Layout, Dim, Tail, Change, Rows, Threads> copies;
+    copies.find(rows, tails, thread);
+    copies.start(target, count, thread);
 }
-
 
 // How keys change on their way, and values.
 struct KeyChange {
@@ -126,35 +139,74 @@ FB_DEVICE void change_rows(const fb_attention_params& p, const unsigned char* ra
     }
 }
 
+// Where a query's elements begin that a thread copies in turn `i`.
+struct QuerySource {
+    const uint8_t* row;
+    bool filled; // it has a chunk of the query
+};
+
+template <int Threads>
+FB_DEVICE QuerySource query_source(const fb_attention_params& p, const fb_attention_record& r,
+                                   int thread, int i) {
+    const Item item = item_of<key_chunks, Threads>(thread, i);
+    const bool filled = item.row < r.row_count && item.chunk < FB_KEY_DIM / 8;
+    const auto* source = reinterpret_cast<const uint8_t*>(p.q);
+    if (queries_change ? item.row < r.row_count : filled) {
+        const QueryRow row = query_row(r, item.row);
+        source += query_element * (row.token * p.q_stride_token + row.head * p.q_stride_head);
+        if (!queries_change) source += item.chunk * 16;
+    }
+    return {source, filled};
+}
+
+template <int Threads>
+constexpr int query_turns = (FB_QUERY_TILE * key_chunks + Threads - 1) / Threads;
+
+// What a thread copies of the record's queries, which do not change.
+template <int Threads> struct QueryCopies {
+    QuerySource from[query_turns<Threads>];
+
+    FB_DEVICE void find(const fb_attention_params& p, const fb_attention_record& r, int thread) {
+        FB_UNROLL
+        for (int i = 0; i < query_turns<Threads>; i++)
+            from[i] = query_source<Threads>(p, r, thread, i);
+    }
+
+    FB_DEVICE void start(uint32_t tile, int thread) const {
+        FB_UNROLL
+        for (int i = 0; i < query_turns<Threads>; i++) {
+            const Item item = item_of<key_chunks, Threads>(thread, i);
+            if (FB_QUERY_TILE * key_chunks % Threads != 0 && item.row >= FB_QUERY_TILE) continue;
+            cp_async_16(tile + KeyTile::at(item.row, item.chunk), from[i].row,
+                        from[i].filled ? 16 : 0);
+        }
+    }
+};
+
 // The record's queries; those that change need their rows described. Rows past the last are 0.
 template <int Threads>
 FB_DEVICE void load_queries(const fb_attention_params& p, const fb_attention_record& record,
                             const RowFacts& rows, uint32_t tile, int thread) {
-    constexpr int total = FB_QUERY_TILE * key_chunks;
-    constexpr int turns = (total + Threads - 1) / Threads;
     const fb_attention_record r = record; // read once: copies are barriers to the compiler
+    if constexpr (!queries_change) {
+        QueryCopies<Threads> copies;
+        copies.find(p, r, thread);
+        return copies.start(tile, thread);
+    }
     FB_UNROLL
-    for (int i = 0; i < turns; i++) {
+    for (int i = 0; i < query_turns<Threads>; i++) {
         const Item item = item_of<key_chunks, Threads>(thread, i);
-        const bool outside = total % Threads != 0 && item.row >= FB_QUERY_TILE;
+        const bool outside =
+            FB_QUERY_TILE * key_chunks % Threads != 0 && item.row >= FB_QUERY_TILE;
         if (outside && !Variant::has_query) continue;
-        const bool filled = item.row < r.row_count && item.chunk < FB_KEY_DIM / 8;
-        const auto* source = reinterpret_cast<const uint8_t*>(p.q);
-        if (queries_change ? item.row < r.row_count : filled) {
-            const QueryRow row = query_row(r, item.row);
-            source += query_element * (row.token * p.q_stride_token + row.head * p.q_stride_head);
-        }
-        const uint32_t to = tile + KeyTile::at(item.row, item.chunk);
-        if (!queries_change) {
-            cp_async_16(to, filled ? source + item.chunk * 16 : source, filled ? 16 : 0);
-            continue;
-        }
-        Vector<FB_KEY_DIM, row_lanes(key_chunks), FB_QUERY_TYPE> v = {source, item.chunk * 8};
-        if (Variant::has_query || filled) v.load();
+        const QuerySource source = query_source<Threads>(p, r, thread, i);
+        Vector<FB_KEY_DIM, row_lanes(key_chunks), FB_QUERY_TYPE> v = {source.row, item.chunk * 8};
+        if (Variant::has_query || source.filled) v.load();
         const int own = min(item.row, FB_QUERY_TILE - 1);
         if constexpr (Variant::has_query)
             Variant::query(p, rows.words[Variant::row_words == 0 ? 0 : own], v);
         if (!outside)
-            store_shared_16(to, filled ? round_8<FB_Q_TYPE>(v.x) : make_uint4(0, 0, 0, 0));
+            store_shared_16(tile + KeyTile::at(item.row, item.chunk),
+                            source.filled ? round_8<FB_Q_TYPE>(v.x) : make_uint4(0, 0, 0, 0));
     }
 }

@@ -7,8 +7,11 @@ FB_KERNEL(attention_decode, fb_attention_params, FB_MOST_THREADS, FB_MIN_BLOCKS)
     Work& work = b.state().work;
     if constexpr (rotates) begin_rotation(p, b.rotation(), row_stride(step_keys, 32));
     bool first = true;
-    for (int32_t word = open_records(p, work); next_record(word, work); first = false)
+    for (int32_t word = open_records(p, work); next_record(word, work);) {
         word = attend(b, first);
+        first = false;
+        if (!shares_records(p)) break; // a block has one record
+    }
     if (first) begin_beside(p);
     close_records(p);
     end_beside(p);

@@ -137,42 +137,61 @@ FB_DEVICE PagedToken ask(const Block& b, const Place& place) {
     return {page, FB_VALUE_PAGES ? *value_entry(b.p, place.page) : page, place.row, place.place};
 }
 
-// Starts the copies of a step, whose token the lane has found, when all are done with the last.
-FB_DEVICE void copy_step(const Block& b, const Source& from, const KeptRange& range, int step,
-                         int stage, const PagedToken& token) {
+// What a lane copies of a step.
+struct StepCopies {
+    int count; // tokens from the warp's first to the last of all; 0: none
+    TokenCopies<KeyRows, FB_KEY_DIM, FB_KEY_TAIL, keys_pass, step_keys, 32> keys;
+    TokenCopies<ValueRows, FB_VALUE_DIM, 0, values_pass, step_keys, 32> values;
+};
+
+// Notes the tokens of a step, of which the lane has found one, when all are done with the last.
+FB_DEVICE void place_step(const Block& b, const Source& from, const KeptRange& range, int step,
+                          int stage, const PagedToken& token, StepCopies& copies) {
     const fb_attention_record& r = b.record();
     const int lane = int(threadIdx.x % 32);
-    const int count = range.end - step_start(b, range, step);
+    copies.count = range.end - step_start(b, range, step);
     __syncwarp();
-    if (count > 0) {
-        RowAddresses<step_keys>& addresses = b.own().addresses;
-        StepTokens& tokens = b.own().tokens[stage];
-        const bool kept = token.place != past_end;
-        const int32_t row = without_full_bit(token.row);
-        const int at = lane % step_keys;
-        if (lane < step_keys) {
-            addresses.k[at] = row_address(key_plane(b.p, r), from.k, token.page, row);
-            addresses.note(at, tail_address(b.p, r, token.page, row));
-            tokens.position[at] = position_of(b.p, token.page, row, token.place);
-            tokens.note(at, token.place);
-            if (FB_K_TOKEN_SCALE)
-                copy_scale(b.p.k_scale, r, token.page, row, kept, tokens.key_scale(at));
-        }
-        if (lane >= 32 - step_keys) {
-            addresses.v[at] = row_address(value_plane(b.p, r), from.v, token.value_page, row);
-            if (pairs_hide || Variant::reads_slots) tokens.row[at] = token.row;
-            if (Variant::reads_slots) tokens.page[at] = token.page;
-            if (FB_V_TOKEN_SCALE)
-                copy_scale(b.p.v_scale, r, token.value_page, row, kept, tokens.value_scale(at));
-        }
-        __syncwarp();
-        const uint32_t to = b.ring_address() + stage * stage_bytes;
-        copy_tokens<KeyRows, FB_KEY_DIM, FB_KEY_TAIL, keys_pass, step_keys, 32>(
-            to, addresses.k, addresses.tails(), count, lane);
-        copy_tokens<ValueRows, FB_VALUE_DIM, 0, values_pass, step_keys, 32>(
-            to + stage_keys, addresses.v, nullptr, count, lane);
+    if (copies.count <= 0) return;
+    RowAddresses<step_keys>& addresses = b.own().addresses;
+    StepTokens& tokens = b.own().tokens[stage];
+    const bool kept = token.place != past_end;
+    const int32_t row = without_full_bit(token.row);
+    const int at = lane % step_keys;
+    if (lane < step_keys) {
+        addresses.k[at] = row_address(key_plane(b.p, r), from.k, token.page, row);
+        addresses.note(at, tail_address(b.p, r, token.page, row));
+        tokens.position[at] = position_of(b.p, token.page, row, token.place);
+        tokens.note(at, token.place);
+        if (FB_K_TOKEN_SCALE)
+            copy_scale(b.p.k_scale, r, token.page, row, kept, tokens.key_scale(at));
+    }
+    if (lane >= 32 - step_keys) {
+        addresses.v[at] = row_address(value_plane(b.p, r), from.v, token.value_page, row);
+        if (pairs_hide || Variant::reads_slots) tokens.row[at] = token.row;
+        if (Variant::reads_slots) tokens.page[at] = token.page;
+        if (FB_V_TOKEN_SCALE)
+            copy_scale(b.p.v_scale, r, token.value_page, row, kept, tokens.value_scale(at));
+    }
+    __syncwarp();
+    copies.keys.find(addresses.k, addresses.tails(), lane);
+    copies.values.find(addresses.v, nullptr, lane);
+}
+
+FB_DEVICE void start_step(const Block& b, int stage, const StepCopies& copies) {
+    const int lane = int(threadIdx.x % 32);
+    const uint32_t to = b.ring_address() + stage * stage_bytes;
+    if (copies.count > 0) {
+        copies.keys.start(to, copies.count, lane);
+        copies.values.start(to + stage_keys, copies.count, lane);
     }
     cp_async_commit();
+}
+
+FB_DEVICE void copy_step(const Block& b, const Source& from, const KeptRange& range, int step,
+                         int stage, const PagedToken& token) {
+    StepCopies copies;
+    place_step(b, from, range, step, stage, token, copies);
+    start_step(b, stage, copies);
 }
 
 // Whether a record's first tokens can be found without what the kernels before write.
@@ -263,6 +282,8 @@ FB_DEVICE void widen_queries(const Block& b) {
 constexpr bool keeps_queries = FB_KEY_DIM * row_blocks <= 256;
 constexpr int key_steps = key_chunks / 2;
 
+constexpr int most_warps = FB_MOST_THREADS / 32;
+
 using Scores = Products<row_blocks, step_keys / 16, true>;
 
 struct Sums {
@@ -285,17 +306,23 @@ FB_DEVICE void keep_queries(const Block& b, Queries& queries) {
     }
 }
 
-// A step's scores, of queries that are times their rows' units.
+// A step's scores, of queries that are times their rows' units. Of few rows in two sums, so that
+// each product waits for half as many others.
 FB_DEVICE void score(const Block& b, uint32_t keys, const Queries& queries, Scores& s) {
+    constexpr bool two_sums = row_blocks == 1;
+    Scores odd;
     s.clear();
+    odd.clear();
     FB_UNROLL
     for (int i = 0; i < key_steps; i++) {
         uint32_t q[row_blocks][2];
         if constexpr (keeps_queries) copy_words(queries.kept[i], q);
         else load_turned_queries<KeyTile>(queries.tile, i, q);
-        if constexpr (keys_widen) add_wide_scores<KeyRows>(q, keys, i, s.x);
-        else add_turned_scores<KeyRows>(q, keys, i, s.x);
+        Scores& sum = two_sums && i % 2 == 1 ? odd : s;
+        if constexpr (keys_widen) add_wide_scores<KeyRows>(q, keys, i, sum.x);
+        else add_turned_scores<KeyRows>(q, keys, i, sum.x);
     }
+    if (two_sums) s.add(odd);
     if (!scales_queries) return;
     FB_UNROLL
     for (int i = 0; i < Scores::rows; i++) s.multiply_row(i, b.state().units[Scores::row(i)]);
@@ -339,33 +366,39 @@ FB_DEVICE void add_step(const Block& b, const KeptRange& range, int step, int st
 
 // ---- store
 
-// Merges the warps' sums of a row in their order and writes it, by the threads of the row; false:
-// it is wrong.
-FB_DEVICE bool write_row(const Block& b, int row, int first, int threads) {
-    constexpr int most_warps = FB_MOST_THREADS / 32;
-    const int warps = b.warps();
+// Merges the warps' sums of a row in their order and writes it, by a warp; false: it is wrong.
+FB_DEVICE bool write_row(const Block& b, int row) {
+    const int lane = int(threadIdx.x % 32);
+    const bool all = most_warps == warp_count || b.warps() > warp_count;
+    RowSum parts[most_warps];
     float top = no_base;
-    for (int w = 0; w < warps; w++) top = fmaxf(top, b.state_of(w).sums[row].base);
+    FB_UNROLL
+    for (int w = 0; w < most_warps; w++) {
+        parts[w] = {no_base, 0};
+        if (w < warp_count || all) parts[w] = b.state_of(w).sums[row];
+        top = fmaxf(top, parts[w].base);
+    }
     if (top == FB_INFINITY || scores_too_large(top)) return false;
     float weight[most_warps];
     uint32_t held = 0; // by warp, whether it saw a key: sums of those that did not may be NaN
     float total = 0;
     FB_UNROLL
     for (int w = 0; w < most_warps; w++) {
-        if (w >= warps) break;
-        const RowSum part = b.state_of(w).sums[row];
-        weight[w] = exp2_approx(part.base - top);
-        total += part.sum * weight[w];
-        if (!Variant::softmax || part.base != no_base || part.sum != 0) held |= 1u << w;
+        weight[w] = exp2_approx(parts[w].base - top);
+        total += parts[w].sum * weight[w];
+        const bool counts = !Variant::softmax || parts[w].base != no_base || parts[w].sum != 0;
+        if (counts && (w < warp_count || all)) held |= 1u << w;
     }
-    const RowTarget target = finish_row(b.p, b.record(), row, top, total, first == 0, b.room());
-    const auto* all = reinterpret_cast<const float*>(b.memory + warps_at) + row * sums_stride;
-    for (int column = first * 2; column < FB_VALUE_DIM; column += threads * 2) {
+    const RowTarget target = finish_row(b.p, b.record(), row, top, total, lane == 0, b.room());
+    const auto* sums = reinterpret_cast<const float*>(b.memory + warps_at) + row * sums_stride;
+    FB_UNROLL
+    for (int column = lane * 2; column < FB_VALUE_DIM; column += 64) {
         float2 pair = make_float2(0, 0);
         FB_UNROLL
         for (int w = 0; w < most_warps; w++) {
             if (!(held >> w & 1)) continue;
-            const auto part = *reinterpret_cast<const float2*>(all + w * (warp_bytes / 4) + column);
+            const auto part =
+                *reinterpret_cast<const float2*>(sums + w * (warp_bytes / 4) + column);
             pair.x += part.x * weight[w];
             pair.y += part.y * weight[w];
         }
@@ -397,22 +430,46 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
         }
         const float base = sums.rows.base[i / 2][i % 2];
         const float sum = Scores::row_sum(sums.rows.sum[i / 2][i % 2]);
-        const bool wrong = Scores::row_max(is_wrong(base, sum, total) ? 1 : 0) > 0;
-        if (lane / 4 == 0) b.own().sums[row] = {wrong ? FB_INFINITY : base, sum};
+        // The eight lanes that have the row have its columns.
+        const uint32_t wrong = __ballot_sync(0xffffffffu, is_wrong(base, sum, total));
+        const bool any = (wrong & 0x11111111u << lane % 4) != 0;
+        if (lane / 4 == 0) b.own().sums[row] = {any ? FB_INFINITY : base, sum};
     }
     __syncthreads();
-    constexpr int row_threads = FB_THREADS / FB_QUERY_TILE;
-    const int row = int(threadIdx.x) / row_threads;
-    bool right = true;
-    if (row < r.row_count) right = write_row(b, row, int(threadIdx.x) % row_threads, row_threads);
-    attend_wrong<1>(b.p, r, b.state().work.by_page, !right, {0, FB_VALUE_DIM / 8}, true,
-                    [&](int) { return row; }, b.room());
+    constexpr int turns = FB_QUERY_TILE / warp_count;
+    const auto row_of = [&](int i) { return b.warp() + i * b.warps(); };
+    uint32_t wrong = 0;
+    FB_NO_UNROLL
+    for (int i = 0; row_of(i) < r.row_count; i++)
+        if (!write_row(b, row_of(i))) wrong |= 1u << i;
+    attend_wrong<turns>(b.p, r, b.state().work.by_page, wrong, {0, FB_VALUE_DIM / 8}, true, row_of,
+                        b.room());
     if constexpr (Variant::projects_output) project_outputs(b.p, r, b.room());
 }
 
 // ---- the record
 
-// Returns this thread's part of the record that comes next; `first`: of the launch.
+// Scales and positions of tokens may be what kernels before write.
+constexpr bool places_early = !FB_K_TOKEN_SCALE && !FB_V_TOKEN_SCALE && !FB_KEY_POSITIONS;
+
+// Bounds of the record's rows, by each warp for itself; the first one notes the rows for all.
+FB_DEVICE Bounds describe_rows(const Block& b) {
+    const fb_attention_record& r = b.record();
+    RowFacts& rows = b.state().rows;
+    Bounds bounds = no_bounds();
+    const int i = int(threadIdx.x % 32);
+    if (i < FB_QUERY_TILE) {
+        const RowSight sight = sight_of(b.p, r, i);
+        if (i < r.row_count) bounds.add(sight.low, sight.high);
+        if (b.warp() == 0) note_sight(b.p, r, rows, i, sight);
+    }
+    bounds.join();
+    return bounds;
+}
+
+// Returns this thread's part of the record that comes next; `first`: of the launch. Of a launch's
+// first record all that does not follow from what other kernels write is found before the wait for
+// these: a short request goes through this code once, and that takes longer than its keys.
 FB_DEVICE int32_t attend(const Block& b, bool first) {
     const fb_attention_record& r = b.record();
     const bool early = first && found_early(b);
@@ -421,29 +478,39 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
     const Divider by_page = b.state().work.by_page;
     const Source source = source_of(b.p, r, by_page);
     KeptRange range = {r.kv_start, r.kv_end};
-    if (queries_change || needs_trim(r)) {
-        if (threadIdx.x < FB_QUERY_TILE) describe_row(b.p, r, rows, int(threadIdx.x));
+    const bool described = queries_change || needs_trim(r);
+    Bounds bounds = no_bounds();
+    if (described) {
+        bounds = describe_rows(b);
         __syncthreads();
-        if (needs_trim(r)) range = trim(b.p, r, rows, by_page);
+        if (needs_trim(r)) range = trim(b.p, r, bounds, by_page);
     }
     PagedToken found[FB_STAGES];
     FB_UNROLL
     for (int i = 0; i < FB_STAGES; i++) found[i] = ask(b, find_step(b, source, range, i));
     PagedToken ahead = ask(b, find_step(b, source, range, FB_STAGES));
-    if (early) {
-        prefetch_rows(b, source, found[0]);
-        begin_beside(b.p);
+    StepCopies copies;
+    if (early) prefetch_rows(b, source, found[0]);
+    if (early && !places_early) begin_beside(b.p);
+    place_step(b, source, range, 0, 0, found[0], copies);
+    const int thread = int(threadIdx.x);
+    if constexpr (Variant::projects_query) {
+        project_queries<warps_bytes>(b.p, r, rows, b.room().outputs, b.shared, thread);
+    } else if constexpr (queries_change) {
+        if (thread < FB_THREADS) load_queries<FB_THREADS>(b.p, r, rows, b.shared, thread);
+    } else {
+        QueryCopies<FB_THREADS> queries;
+        queries.find(b.p, r, thread);
+        if (early && places_early) begin_beside(b.p);
+        if (thread < FB_THREADS) queries.start(b.shared, thread);
     }
-    if constexpr (Variant::projects_query)
-        project_queries<warps_bytes>(b.p, r, rows, b.room().outputs, b.shared, int(threadIdx.x));
-    else if (threadIdx.x < FB_THREADS)
-        load_queries<FB_THREADS>(b.p, r, rows, b.shared, int(threadIdx.x));
     cp_async_commit();
+    start_step(b, 0, copies);
     FB_UNROLL
-    for (int i = 0; i < FB_STAGES; i++) copy_step(b, source, range, i, i, found[i]);
-    if (!queries_change && !needs_trim(r) && threadIdx.x < FB_QUERY_TILE)
-        describe_row(b.p, r, rows, int(threadIdx.x));
+    for (int i = 1; i < FB_STAGES; i++) copy_step(b, source, range, i, i, found[i]);
+    if (!described) bounds = describe_rows(b);
     if (b.warp() == warp_count - 1) note_merges(b.p, r, b.state().arrivals);
+    const float factor = score_factor(b.p, r);
     cp_async_wait<FB_STAGES>();
     __syncthreads(); // rows and queries are there
     if (keys_widen) {
@@ -456,8 +523,6 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
                                                             b.p.rope_factor, int(threadIdx.x));
         __syncthreads();
     }
-    const Bounds bounds = bounds_of(rows, 0, FB_QUERY_TILE, r.row_count);
-    const float factor = score_factor(b.p, r);
     Queries queries;
     keep_queries(b, queries);
     Sums sums;

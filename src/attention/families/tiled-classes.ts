@@ -79,10 +79,8 @@ const reservedBytes = 1024;
 const stepBytes = 8192;
 /** Rows of eight chunks begin where their swizzle's pattern does. */
 const panelBytes = 128;
-/** Room for a merge of split rows in kernels/attention/merge.h. */
-const mergeRoomBytes = 3072;
-/** A merged row that is multiplied, there. */
-const mergedRowBytes = 2320;
+/** A merged row that is multiplied, in kernels/attention/merge.h. */
+const mergedRowBytes = 2308;
 /** Wider rows than this do not fit a warp's registers: warps divide their columns among them. */
 export const warpColumnsMost = 256;
 
@@ -226,8 +224,8 @@ function decodeBytes(
   const sums = queryTile * 4 * (roundUp(valueDim, 16) + 8);
   const tokens = stepKeys * (addressBytes(shape) + tokenBytes(shape) * stages);
   const warp = roundUp(Math.max(ring, sums) + 8 * queryTile + tokens, panelBytes);
-  // Of warps that are done, as room for a merge; the same for products of rows.
-  const merge = mergeRoomBytes + (shape.multipliesOutputs ? mergedRowBytes : 0);
+  // Of warps that are done, as room for products of rows.
+  const merge = shape.multipliesOutputs ? mergedRowBytes : 0;
   const warps = Math.max((threads / 32) * warp, merge, productBytes(queryTile, shape));
   const state = rowFactBytes(queryTile, shape) + 376 + 4 * queryTile;
   return roundUp(withRotation(queryTile * keyRow + state, shape), panelBytes) + warps;
