@@ -19,8 +19,8 @@ template <int Dim> struct RawRows {
 };
 
 // What a thread copies of `Rows` rows whose first `Filled` chunks exist, those from `Tail` on at
-// the addresses of `tails`. All addresses are read first: a read between two copies would wait for the
-// first.
+// the addresses of `tails`. All addresses are read first: a read between two copies would wait for
+// the first.
 template <class Layout, int Unit, int Filled, int Tail, int Rows, int Threads> struct RowCopies {
     static constexpr int total = Rows * Layout::chunks;
     static constexpr int turns = (total + Threads - 1) / Threads;
