@@ -72,13 +72,7 @@ FB_DEVICE void write_column(const fb_attention_params& p, const MergePiece& piec
         }
     }
     const int64_t at = piece.token * p.out_stride_token + piece.head * p.out_stride_head;
-    if (p.out_dtype == FB_BF16) store_element<FB_BF16>(p.out + 2 * at, piece.column, x);
-    if (p.out_dtype == FB_F16) store_element<FB_F16>(p.out + 2 * at, piece.column, x);
-    if (p.out_dtype == FB_F32) store_element<FB_F32>(p.out + 4 * at, piece.column, x);
-    if (p.out_dtype == FB_F8E4M3)
-        store_element<FB_F8E4M3>(p.out + at, piece.column, x * out_unit(p));
-    if (p.out_dtype == FB_F8E5M2)
-        store_element<FB_F8E5M2>(p.out + at, piece.column, x * out_unit(p));
+    store_value(p, at, piece.column, x, out_unit(p));
 }
 
 // Rows of more parts than a warp takes, by the whole block: a thread has a column, and all parts of

@@ -228,6 +228,16 @@ FB_DEVICE void merge_some(const fb_attention_params& p, const fb_merge_record& m
     }
 }
 
+// An element of a row that begins at element `at` of the outputs; of fp8, times `unit`.
+FB_DEVICE void store_value(const fb_attention_params& p, int64_t at, int column, float x,
+                           float unit) {
+    if (p.out_dtype == FB_F32) store_element<FB_F32>(p.out + 4 * at, column, x);
+    if (p.out_dtype == FB_F16) store_element<FB_F16>(p.out + 2 * at, column, x);
+    if (p.out_dtype == FB_BF16) store_element<FB_BF16>(p.out + 2 * at, column, x);
+    if (p.out_dtype == FB_F8E4M3) store_element<FB_F8E4M3>(p.out + at, column, x * unit);
+    if (p.out_dtype == FB_F8E5M2) store_element<FB_F8E5M2>(p.out + at, column, x * unit);
+}
+
 // The row in the room times its head's matrix, to the output; by a whole block.
 template <class Room>
 FB_DEVICE void project_row(const fb_attention_params& p, const MergePiece& piece,
@@ -241,11 +251,7 @@ FB_DEVICE void project_row(const fb_attention_params& p, const MergePiece& piece
         const auto put = [&](int column, float x) {
             if constexpr (Variant::has_output) x = Variant::output(p, in, room.lse, column, x);
             x = is_query ? x : 0;
-            if (p.out_dtype == FB_F32) store_element<FB_F32>(p.out + 4 * at, column, x);
-            if (p.out_dtype == FB_F16) store_element<FB_F16>(p.out + 2 * at, column, x);
-            if (p.out_dtype == FB_BF16) store_element<FB_BF16>(p.out + 2 * at, column, x);
-            if (p.out_dtype == FB_F8E4M3) store_element<FB_F8E4M3>(p.out + at, column, x * unit);
-            if (p.out_dtype == FB_F8E5M2) store_element<FB_F8E5M2>(p.out + at, column, x * unit);
+            store_value(p, at, column, x, unit);
         };
         multiply_rows<1>(Variant::output_matrix(p, piece.head), room.values, 0, 1, p.value_dim,
                          int(threadIdx.x) / 32, merge_warps(), [&](int) { return put; });

@@ -14,6 +14,7 @@ import attention_contents_cu from "../../kernels/attention/contents.cu" with { t
 import attention_hooks_h from "../../kernels/attention/hooks.h" with { type: "text" };
 import attention_hopper_change_h from "../../kernels/attention/hopper/change.h" with { type: "text" };
 import attention_hopper_compute_h from "../../kernels/attention/hopper/compute.h" with { type: "text" };
+import attention_hopper_copy_h from "../../kernels/attention/hopper/copy.h" with { type: "text" };
 import attention_hopper_facts_h from "../../kernels/attention/hopper/facts.h" with { type: "text" };
 import attention_hopper_join_h from "../../kernels/attention/hopper/join.h" with { type: "text" };
 import attention_hopper_kernel_h from "../../kernels/attention/hopper/kernel.h" with { type: "text" };
@@ -182,6 +183,7 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/hooks.h": attention_hooks_h,
   "attention/hopper/change.h": attention_hopper_change_h,
   "attention/hopper/compute.h": attention_hopper_compute_h,
+  "attention/hopper/copy.h": attention_hopper_copy_h,
   "attention/hopper/facts.h": attention_hopper_facts_h,
   "attention/hopper/join.h": attention_hopper_join_h,
   "attention/hopper/kernel.h": attention_hopper_kernel_h,

@@ -144,14 +144,14 @@ const looseBounds: LooseBound[] = [
   ["decode", "stores a column too many", "column < FB_VALUE_DIM", "column <= FB_VALUE_DIM"],
   ["prefill", "stores a row too many", "row >= r.row_count ||", "row > r.row_count ||"],
   ["decode", "stores a row too many", "row_of(i) < r.row_count", "row_of(i) <= r.row_count"],
-  ["merge", "one part too many", "min(flight, to - first)", "min(flight, to - first + 1)"],
+  ["merge", "one part too many", "min(flight, part_count", "1 + min(flight, part_count"],
   [
     "merge",
     "stores columns too many",
     "if (piece.column >= p.value_dim)",
     "if (piece.column > p.value_dim)",
   ],
-  ["merge", "merges a row too many", "i < count; i += step", "i <= count; i += step"],
+  ["merge", "merges a row too many", "i < count; i += stride", "i <= count; i += stride"],
   [
     "merge of many parts",
     "one part too many",
