@@ -10,9 +10,10 @@ import { PieceOrder } from "./order.ts";
 import { Packing } from "./pack.ts";
 import type { Plan } from "./plan.ts";
 import { cutAtMultiples, cutToShare } from "./share.ts";
+import { largestClass } from "./short.ts";
 import { Tiles } from "./tiles.ts";
 import { classOfAll } from "./together.ts";
-import { placesOf } from "./traits.ts";
+import { anyClass, placesOf } from "./traits.ts";
 import { shareOf, walk } from "./walk.ts";
 import { leaveWhole, Makespan, takeBack } from "./whole.ts";
 import { bucketsOf, columnCapacity, graphLevels, invariantChunk } from "./workspace.ts";
@@ -51,6 +52,7 @@ export class Planner {
   readonly #tileCounts: Int32Array;
   /** A class may take all tiles of a step with a shared prefix. */
   readonly #together: boolean;
+  readonly #range = { ...anyClass };
 
   /** Errors: OptionError. */
   constructor(options: PlannerOptions) {
@@ -108,7 +110,8 @@ export class Planner {
     }
     let apart = this.#headPlaces.includes(0) && !this.options.batchInvariant;
     for (let l = 0; l < levels.length; l++) apart ||= levels[l].perHead;
-    this.#tiles.build(batch, apart, windowLeft, this.#classOfAll(batch, bucket, windowLeft));
+    this.#choose(batch, bucket, windowLeft);
+    this.#tiles.build(batch, apart, windowLeft, this.#range);
     // A graph's grids are those of any step.
     const part = bucket > 0 ? 0 : this.#division.partOf(this.#tiles.list, this.#copies(apart));
     this.#seeFew(bucket, apart, part > 0);
@@ -117,6 +120,13 @@ export class Planner {
     const plan = this.#emitter.emit(batch, bucket, into);
     if (part > 0) this.#division.limit(part, plan.launches);
     return plan;
+  }
+
+  /** Which classes the step's tiles may be in. */
+  #choose(batch: Batch, bucket: number, windowLeft: number): void {
+    const all = this.#classOfAll(batch, bucket, windowLeft);
+    this.#range.least = Math.max(0, all);
+    this.#range.most = all >= 0 ? all : largestClass(batch, this.options, windowLeft);
   }
 
   /**

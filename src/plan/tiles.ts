@@ -3,7 +3,7 @@ import { keptOf } from "../kv/context-part.ts";
 import type { Level } from "../kv/layout.ts";
 import type { Visible } from "../variant/variant.ts";
 import { IntList, Tile, tileInts } from "./list.ts";
-import { classFor, type ClassTraits } from "./traits.ts";
+import { anyClass, classFor, type ClassRange, type ClassTraits } from "./traits.ts";
 import { VisibleKeys } from "./visible.ts";
 
 /** What decides which keys a query sees, and how rows are packed. */
@@ -44,7 +44,7 @@ export class Tiles {
   #batch!: Batch;
   /** Keys before a query's own position that it sees; -1: all. */
   #windowLeft = -1;
-  #kernelClass = -1;
+  #range = anyClass;
   #minPosition = 0;
   #maxPosition = 0;
   #history = 0;
@@ -66,11 +66,11 @@ export class Tiles {
     this.columns = this.#visible?.columns ?? new IntList(1, 0);
   }
 
-  /** Rebuilds the tiles; `apart`: for each KV head; `kernelClass`: of all, -1: by their rows. */
-  build(batch: Batch, apart: boolean, windowLeft: number, kernelClass = -1): void {
+  /** Rebuilds the tiles; `apart`: for each KV head; `range`: their classes, by their rows. */
+  build(batch: Batch, apart: boolean, windowLeft: number, range: ClassRange = anyClass): void {
     this.#batch = batch;
     this.#windowLeft = windowLeft;
-    this.#kernelClass = kernelClass;
+    this.#range = range;
     this.list.clear();
     this.starts.clear();
     this.headGroups = apart ? this.#options.kvHeads : 1;
@@ -118,7 +118,7 @@ export class Tiles {
       if (tokens === 0) continue;
       const row = perHead ? r * kvHeads + kvHead : r;
       const rows = tokens * group;
-      const kernelClass = this.#kernelClass < 0 ? classFor(classes, rows) : this.#kernelClass;
+      const kernelClass = classFor(classes, rows, this.#range);
       const tile = classes[kernelClass].queryTile;
       for (let start = 0; start < rows; start += tile) {
         const count = rows - start < tile ? rows - start : tile;

@@ -34,6 +34,11 @@ export interface ClassTraits {
    * in a cluster of so many that share a record's keys; so many keys are taken at a time.
    */
   readonly few?: { readonly kvTile: number; readonly cluster: number; readonly over: number };
+  /**
+   * It takes any number of rows in steps where these see no more keys on average (short.ts); 0, or
+   * absent: as many as a record has.
+   */
+  readonly keysMost?: number;
   /** Its kernel merges split rows whose last piece it has taken: no launch has to. */
   readonly mergesRows?: boolean;
   /** What differs from the costs of the offer where its tiles are cut. */
@@ -80,9 +85,23 @@ export function classesOfPrefix<T extends ClassTraits>(
   return own.includes(wide) ? own : [...own, wide];
 }
 
-/** The smallest class whose tile holds `rows`, else the largest. */
-export function classFor(classes: readonly ClassTraits[], rows: number): number {
-  let index = 0;
-  while (index < classes.length - 1 && classes[index].queryTile < rows) index++;
+/** Classes that a step's tiles may be in, the first and the last. */
+export interface ClassRange {
+  least: number;
+  most: number;
+}
+
+/** By their rows alone. */
+export const anyClass: ClassRange = { least: 0, most: Infinity };
+
+/** The smallest class of a range whose tile holds `rows`, else the largest. */
+export function classFor(
+  classes: readonly ClassTraits[],
+  rows: number,
+  { least, most } = anyClass,
+): number {
+  const last = Math.min(most, classes.length - 1);
+  let index = least;
+  while (index < last && classes[index].queryTile < rows) index++;
   return index;
 }

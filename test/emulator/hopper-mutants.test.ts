@@ -38,7 +38,10 @@ const hopperSubjects: Record<string, Subject> = {
   rows: hopper({ pageSize: 5, mask: "all", alibi: true }),
   // Three warpgroups compute.
   "kept rows": {
-    ...hopper({ pageSize: 16, headDim: 64, valueDim: 64 }, "hopper.tile192"),
+    ...hopper(
+      { pageSize: 16, headDim: 64, valueDim: 64, kvLengths: [1040, 130, 300] },
+      "hopper.tile192",
+    ),
     kept: [400, 0, 299],
   },
   // Two warps change the elements of keys and values.
@@ -55,10 +58,10 @@ const hopperSubjects: Record<string, Subject> = {
   // One warpgroup scores, two multiply values.
   wide: { ...hopper({ ...wide, pageSize: 16 }), sms: 4 },
   "wide rows": { ...hopper({ ...wide, pageSize: 5, mask: "all", alibi: true }), sms: 4 },
-  // Blocks on their own.
-  "few rows": hopper(
-    { pageSize: 16, queryLengths: [40, 50], kvLengths: [420, 300] },
-    "hopper.tile64",
+  // Blocks on their own, two on a processor.
+  "short prompts": hopper(
+    { pageSize: 16, headDim: 64, valueDim: 64, queryLengths: [140, 70], kvLengths: [220, 100] },
+    "hopper.tile128",
   ),
   // Pairs share the keys of few requests; the longest is cut, and a pair takes two records.
   "few requests": {

@@ -18,6 +18,7 @@ export function randomOptions(random: Random): PlannerOptions {
     queryTile: random.pick(c === 0 ? [8, 16] : [16, 32, 64]),
     kvTile: random.pick([8, 16, 64]),
     schedule: random.pick([row.schedule, "whole"]),
+    keysMost: random.chance(0.2) ? random.integer(1, 300) : 0,
     mergesRows: random.chance(0.7),
     few: random.chance(0.3)
       ? { kvTile: 128, cluster: random.pick([1, 2]), over: 1 / 2 }

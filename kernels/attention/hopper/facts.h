@@ -74,14 +74,16 @@ static_assert(!splits_keys || (FB_CLUSTER == 2 && score_groups == 1 && !passes_s
 static_assert(!FB_KEY_POSITIONS, "a row sees a range of tokens");
 static_assert(FB_KEY_DIM % 16 == 0 && FB_VALUE_DIM % 8 == 0, "whole steps of the products");
 
-// setmaxnreg: 168 (384 threads) or 128 (512, or two blocks of 256) registers of each thread at
-// entry are what there is.
-constexpr int loading_registers = computing_groups == 3 && !passes_scores ? 32 : 40;
+// setmaxnreg: 168 (384 threads), 128 (512, or two blocks of 256) or 80 (two blocks of 384)
+// registers of each thread at entry are what there is.
+constexpr int warpgroups_computing = FB_MIN_BLOCKS * computing_groups; // on a processor
+constexpr int loading_registers = warpgroups_computing >= 3 && !passes_scores ? 32 : 40;
 constexpr int changing_registers = 56;
-constexpr int computing_registers = computing_groups == 3 ? 160
-                                    : changing_groups    ? 208
-                                    : FB_MIN_BLOCKS == 2 ? 216
-                                                         : 232;
+constexpr int computing_registers = warpgroups_computing == 4 ? 104
+                                    : computing_groups == 3   ? 160
+                                    : changing_groups         ? 208
+                                    : FB_MIN_BLOCKS == 2      ? 216
+                                                              : 232;
 constexpr int scoring_registers = 152; // of those who pass scores on: 40 + 152 + 2 * 160 = 512
 static_assert(!passes_scores || computing_groups == 1 + value_groups, "one scores");
 static_assert(!passes_scores || changing_groups == 0, "nothing is changed on its way");

@@ -12,6 +12,10 @@ export interface Cut {
   /** Or two blocks with the same rows, each of which has half of the keys. */
   readonly splitsKeys: boolean;
   readonly stages: number;
+  /** Blocks on a processor. */
+  readonly blocks: number;
+  /** It takes any number of rows that see up to so many keys on average; 0: as many as it has. */
+  readonly keysMost: number;
   readonly queryBuffers: number;
   /** Queries move to registers. */
   readonly keepsQueries: boolean;
@@ -45,13 +49,18 @@ export const plainCuts: readonly Cut[] = [
 ];
 
 /**
- * The same for requests of up to 64 and, where blocks form clusters, up to 128 rows: they wait for
- * their keys, and blocks on their own do best. Wider heads were not measured so.
+ * The same for requests of up to 64 and up to 128 rows: they wait for their keys, and blocks on
+ * their own do best. Wider heads were not measured so. Of heads of 64 two blocks of the latter fit
+ * a processor: what begins and ends a record of one runs beneath the other, so that they do best
+ * for short prompts, too.
  */
 export function fewRowsCuts(cut: Cut): readonly Cut[] {
   if (cut.keyDim > 128) return [];
-  const least = { ...cut, groups: 1, cluster: 1, kvTile: 64, stages: 4 };
-  return cut.cluster === 1 ? [least] : [least, { ...cut, cluster: 1 }];
+  const alone = { ...cut, cluster: 1 };
+  const least = { ...alone, groups: 1, kvTile: 64, stages: 4 };
+  if (cut.groups === 2) return [least, alone];
+  const paired = { ...alone, groups: 2, kvTile: 48, stages: 4, blocks: 2, keepsQueries: false };
+  return [least, { ...paired, keysMost: 512 }];
 }
 
 /**
@@ -69,7 +78,7 @@ export function splitCut(cut: Cut): Cut | undefined {
  */
 export function pairedCut(cut: Cut): Cut | undefined {
   if (cut.keyDim !== 128) return undefined;
-  return { ...cut, groups: 1, cluster: 1, kvTile: 64, stages: 2 };
+  return { ...cut, groups: 1, cluster: 1, kvTile: 64, stages: 2, blocks: 2 };
 }
 
 /** The same where keys, or keys and values, are changed on their way: raw tiles take memory. */
@@ -120,7 +129,15 @@ function cutOf(
   keepsQueries: boolean,
 ): Cut {
   const tile = { keyDim, valueDim, kvTile, stages, queryBuffers, keepsQueries };
-  return { ...tile, groups: 2, cluster: 2, splitsKeys: false, valueGroups: 0 };
+  return {
+    ...tile,
+    groups: 2,
+    cluster: 2,
+    splitsKeys: false,
+    valueGroups: 0,
+    blocks: 1,
+    keysMost: 0,
+  };
 }
 
 /**

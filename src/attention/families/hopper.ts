@@ -185,7 +185,8 @@ function kernelClass(
     queryTile: rowsOf(cut),
     kvTile,
     cluster,
-    blocksPerProcessor: 1,
+    blocksPerProcessor: cut.blocks,
+    keysMost: cut.keysMost,
     schedule: "share",
     take: "few-heads",
     rowsPerKey: asked.fp8Products ? fp8RowsPerKey : rowsPerKey,
@@ -230,10 +231,8 @@ function withCascades(
 ): readonly KernelClass[] {
   const half = pairedCut(cut);
   if (half === undefined) return rows;
-  const row = kernelClass(half, options, asked, undefined);
-  const image = { ...row.image!, constants: { ...row.image!.constants, FB_MIN_BLOCKS: 2 } };
   const [few, more, ...others] = rows;
-  const pair = cascadeOf({ ...row, image, blocksPerProcessor: 2 }, paired);
+  const pair = cascadeOf(kernelClass(half, options, asked, undefined), paired);
   return [few, pair, more, cascadeOf(more, alone), ...others];
 }
 
@@ -255,7 +254,7 @@ function constantsOf(cut: Cut, options: ResolvedOptions, { fp8Products }: Asked)
     ...optionConstants(options),
     FB_QUERY_TILE: rowsOf(cut),
     FB_KV_TILE: cut.kvTile,
-    FB_MIN_BLOCKS: 1,
+    FB_MIN_BLOCKS: cut.blocks,
     FB_CLUSTER: cut.cluster,
     FB_STAGES: cut.stages,
     FB_QUERY_BUFFERS: cut.queryBuffers,
