@@ -52,6 +52,8 @@ export interface OracleVariant {
   value?: (x: Float64Array, key: OracleKey) => ArrayLike<number>;
   /** Of a pair that is visible; without softmax the result is the weight. */
   logits?: (x: number, row: OracleRow, key: OracleKey) => number;
+  /** Without softmax: what roundings of f32 make of such a weight at most; default 0. */
+  logitsError?: (x: number, row: OracleRow, key: OracleKey) => number;
   mask?: (row: OracleRow, key: OracleKey) => boolean;
   /** Of a normalised row, with its log-sum-exp of base e. */
   output?: (x: Float64Array, row: OracleRow, lse: number) => ArrayLike<number>;
@@ -123,10 +125,10 @@ export interface OracleResult {
   /** [queries * queryHeads]: standard deviation of the log-sum-exp, from rounding of transforms. */
   spreads: Float64Array;
   /**
-   * [queries * queryHeads]: without softmax, the largest standard deviation of an output's elements
-   * if each q.k has one as large as its sum of |q k|; else 0.
+   * [queries * queryHeads]: without softmax, what roundings of weights make of an output's
+   * elements: five deviations of those of q.k, and all that those of hooks do at most; else 0.
    */
-  weightSpreads: Float64Array;
+  weightErrors: Float64Array;
 }
 
 /**
@@ -153,38 +155,39 @@ export function oracle(input: OracleInput): OracleResult {
   const v = prepare(vs, kvHeads, valueDim, { rounding }, () => 0, input.vScale);
   const out = new Float64Array(queries * queryHeads * outDim);
   const rowsOf = () => new Float64Array(queries * queryHeads);
-  const [lse, magnitudes, spreads, weightSpreads] = [rowsOf(), rowsOf(), rowsOf(), rowsOf()];
+  const [lse, magnitudes, spreads, weightErrors] = [rowsOf(), rowsOf(), rowsOf(), rowsOf()];
   let scoreMagnitude = 0;
   const errors = rounding.transform && {
     q: variancesOf(prepare(qs, queryHeads, keyDim, { rope: input.rope }, position), q, rounding),
     k: variancesOf(prepare(ks, kvHeads, keyDim, { rope: keyRope }, keyPosition), k, rounding),
   };
   const keysOf = () => new Float64Array(keys);
-  const [slopes, deviations, scores] = [keysOf(), keysOf(), keysOf()];
+  const [slopes, deviations, roundings, scores] = Array.from({ length: 4 }, keysOf);
   const seen: boolean[] = Array.from({ length: keys });
   for (let query = 0; query < queries; query++) {
     for (let head = 0; head < queryHeads; head++) {
       const row = query * queryHeads + head;
       const kvHead = Math.floor(head / group);
       for (let key = 0; key < keys; key++) {
-        const of = rowAt(query, head);
+        const [of, at] = [rowAt(query, head), keyAt(key, kvHead)];
         seen[key] =
           isVisible(input, query, kvHead, key, position(query), queries, keys) &&
-          (variant.mask?.(of, keyAt(key, kvHead)) ?? true);
-        scores[key] = deviations[key] = 0;
+          (variant.mask?.(of, at) ?? true);
+        scores[key] = deviations[key] = roundings[key] = 0;
         if (!seen[key]) continue;
         const product = dot(q, row * keyDim, k, (key * kvHeads + kvHead) * keyDim, keyDim);
         const scale = (input.kScale?.(kvHead, key) ?? 1) * (input.qScale?.(query, head) ?? 1);
-        const scoreOf = (x: number) => {
-          const plain = logit(input, x * scale, head, keyPosition(key) - position(query));
-          return variant.logits?.(plain, of, keyAt(key, kvHead)) ?? plain;
-        };
+        const plainOf = (x: number) =>
+          logit(input, x * scale, head, keyPosition(key) - position(query));
+        const scoreOf = (x: number) => variant.logits?.(plainOf(x), of, at) ?? plainOf(x);
         scores[key] = scoreOf(product);
         if (errors !== undefined) slopes[key] = slopeOf(scoreOf, product);
         if (rounding.products === undefined && variant.softmax) continue;
         const sum = magnitudeOf(q, row * keyDim, k, (key * kvHeads + kvHead) * keyDim, keyDim);
         scoreMagnitude = larger(scoreMagnitude, sum * scale * (input.scale ?? keyDim ** -0.5));
-        if (!variant.softmax) deviations[key] = slopeOf(scoreOf, product) * sum;
+        if (variant.softmax) continue;
+        deviations[key] = slopeOf(scoreOf, product) * sum;
+        roundings[key] = variant.logitsError?.(plainOf(product), of, at) ?? 0;
       }
       const sums = new Float64Array(valueDim);
       const result = variant.softmax
@@ -192,8 +195,6 @@ export function oracle(input: OracleInput): OracleResult {
         : sumRow(input, scores, seen, kvHead, v, sums);
       const target = out.subarray(row * outDim, (row + 1) * outDim);
       [lse[row], magnitudes[row]] = [result.lse, result.magnitude];
-      if (!variant.softmax)
-        weightSpreads[row] = weightSpreadOf(deviations, v, valueDim, kvHeads, kvHead);
       const inBase = input.lseBase === "2" ? Math.LN2 : 1;
       const natural = result.lse * inBase;
       if (errors !== undefined && variant.softmax && Number.isFinite(natural)) {
@@ -206,13 +207,14 @@ export function oracle(input: OracleInput): OracleResult {
       const hook = (x: Float64Array) => output?.(x, rowAt(query, head), natural) ?? x;
       const steepest = (output === undefined ? 1 : steepness(hook, sums)) / outScale;
       magnitudes[row] *= steepest;
-      weightSpreads[row] *= steepest;
+      if (!variant.softmax)
+        weightErrors[row] = steepest * weightErrorOf(input, deviations, roundings, v, kvHead);
       target.set(hook(sums.slice()));
       for (let d = 0; d < outDim; d++) target[d] /= outScale;
     }
   }
   const rounded = rounding.output === undefined ? out : roundTo(rounding.output, out);
-  return { out: rounded, lse, magnitudes, scoreMagnitude, spreads, weightSpreads };
+  return { out: rounded, lse, magnitudes, scoreMagnitude, spreads, weightErrors };
 }
 
 /** How much a score rises with a product. */
@@ -263,20 +265,38 @@ function spreadOf(
   return Number.isFinite(variance) ? Math.sqrt(variance) : 0;
 }
 
-/** The largest standard deviation of the elements of a sum of values whose weights have these. */
-function weightSpreadOf(
+/**
+ * Standard deviation of q.k in f32, relative to the sum of |q k|. Each rounding errs by at most
+ * u = 2 ** -24 of what is summed by then, by a deviation of u / sqrt(3) of it; where that grows
+ * evenly, n roundings make u * sqrt(n) / 3 of the whole. Kernels of the CPU sum 128 products in a
+ * row, then add such sums up.
+ */
+function productDeviation(dim: number): number {
+  return (2 ** -24 * Math.sqrt(Math.min(dim, 128) + dim / 128)) / 3;
+}
+
+/**
+ * What the worst element of a sum of values errs by where weights do: their products apart from
+ * each other, by `deviations` in units of that of q.k, their hooks perhaps all alike.
+ */
+function weightErrorOf(
+  { keyDim, valueDim, kvHeads }: OracleInput,
   deviations: Float64Array,
+  roundings: Float64Array,
   v: Float64Array,
-  dim: number,
-  kvHeads: number,
   kvHead: number,
 ): number {
-  const variances = new Float64Array(dim);
-  for (let key = 0; key < deviations.length; key++) {
-    const at = (key * kvHeads + kvHead) * dim;
-    for (let d = 0; d < dim; d++) variances[d] += (deviations[key] * v[at + d]) ** 2;
+  let worst = 0;
+  for (let d = 0; d < valueDim; d++) {
+    let [variance, sum] = [0, 0];
+    for (let key = 0; key < deviations.length; key++) {
+      const value = v[(key * kvHeads + kvHead) * valueDim + d];
+      variance += (deviations[key] * value) ** 2;
+      sum += Math.abs(roundings[key] * value);
+    }
+    worst = larger(worst, 5 * productDeviation(keyDim) * Math.sqrt(variance) + sum);
   }
-  return Math.sqrt(variances.reduce(larger, 0));
+  return worst;
 }
 
 /** Where the rows and keys of a request stand. */

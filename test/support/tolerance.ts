@@ -14,16 +14,6 @@ export const floors: Partial<Record<DType, number>> = {
   f8e5m2: 1e-4,
 };
 
-/**
- * Standard deviation of q.k in f32, relative to the sum of |q k|. Each rounding errs by at most
- * u = 2 ** -24 of what is summed by then, by a deviation of u / sqrt(3) of it; where that grows
- * evenly, n roundings make u * sqrt(n) / 3 of the whole. Kernels of the CPU sum 128 products in a
- * row, then add such sums up.
- */
-function productDeviation(dim: number): number {
-  return (2 ** -24 * Math.sqrt(Math.min(dim, 128) + dim / 128)) / 3;
-}
-
 /** What a log-sum-exp may err: absolute below 1, relative above. */
 export const lseFloor = 2e-5;
 
@@ -81,10 +71,9 @@ export function expectedOf(input: OracleInput, outDtype: DType): Expected {
     input.rounding === undefined
       ? { out: roundTo(outDtype, exact.out), lse: exact.lse }
       : oracle({ ...input, rounding: { ...others, output: outDtype } });
-  // Without softmax a weight is a score: of one near 0, whose products cancel, f32 keeps little.
-  const deviation = productDeviation(input.keyDim);
-  const sums = exact.weightSpreads.map((spread) => 5 * deviation * spread);
-  const limits = limitsOf(exact.out, naive.out, input.outDim ?? input.valueDim, outDtype, sums);
+  const dim = input.outDim ?? input.valueDim;
+  // Without softmax a weight is a score: of one near 0, whose terms cancel, f32 keeps little.
+  const limits = limitsOf(exact.out, naive.out, dim, outDtype, exact.weightErrors);
   if (probabilities !== undefined) {
     const part = roundings[probabilities]! / 2;
     for (let row = 0; row < limits.length; row++)

@@ -5,6 +5,7 @@ import { Tensor } from "../../src/tensor/tensor.ts";
 import { type Environment, Evaluator } from "../../src/variant/evaluate.ts";
 import type { HookName } from "../../src/variant/expression.ts";
 import type { Variant } from "../../src/variant/variant.ts";
+import { hookError } from "./hook-error.ts";
 import type { OracleKey, OracleRow, OracleVariant } from "./oracle.ts";
 import type { Random } from "./random.ts";
 
@@ -95,8 +96,12 @@ export function evaluated(variant: Variant, inputs: HostInputs): OracleVariant {
   };
   const vector = (evaluator: Evaluator) => (x: Float64Array, at: OracleRow | OracleKey) =>
     evaluator.vector(x, { ...common, inputs: { ...at } });
+  const { logits } = variant.hooks;
+  const logitsError = variant.softmax || logits === undefined ? undefined : hookError(logits);
   return {
     softmax: variant.softmax,
+    logitsError:
+      logitsError && ((x, row, key) => logitsError({ ...common, inputs: { ...row, ...key, x } })),
     query: hook("query", vector),
     key: hook("key", vector),
     value: hook("value", vector),
