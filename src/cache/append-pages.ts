@@ -11,7 +11,7 @@ import { requireApart } from "../tensor/overlap.ts";
 import { type PageOrder, pagesInOrder, withHeads } from "../tensor/page-order.ts";
 import { scaleTensor } from "../tensor/scale.ts";
 import { requireTensor, type Tensor } from "../tensor/tensor.ts";
-import { Appender, type AppendTokens } from "./append.ts";
+import { Appender, type AppendTokens, rowsOf } from "./append.ts";
 import { checkPlaces, checkSlots } from "./append-contents.ts";
 import { type AppendIndices, indicesOf, positionsOf, tableOf } from "./append-indices.ts";
 import { planesMax } from "./options.ts";
@@ -83,7 +83,7 @@ export function appendPages(options: AppendPagesOptions): void {
   const appender = appenderOf(device, pageSize);
   appender.begin(where.step, where.tokenRequests);
   where.aim(appender);
-  const positions = positionsOf(stream, options, where.step.paddedTokens, pageCount, pageSize);
+  const positions = positionsOf(stream, options, rowsOf(device, where.step), pageCount, pageSize);
   if (positions.length > 0)
     appender.withPositions(positions[0].address, positions[1]?.address ?? 0);
   for (const [i, plane] of planes.entries())

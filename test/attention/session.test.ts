@@ -8,6 +8,9 @@ import type { Random } from "../support/random.ts";
 import { targetsHere } from "../support/targets.ts";
 import { World } from "../support/world.ts";
 
+/** Of six requests' steps, each of up to 20 tokens and two rows behind them. */
+const graph = { maxBatch: 6, maxQueryTokens: 122, maxColumns: 200 };
+
 /** One random life of a cache: sequences come, fork, grow, shrink and go; every step is checked. */
 function session(device: Device, random: Random): void {
   const windowLeft = random.chance(0.3) ? random.integer(0, 20) : undefined;
@@ -22,6 +25,7 @@ function session(device: Device, random: Random): void {
     storage: random.pick(storages),
     sinks: random.chance(0.3),
     rope: random.chance(0.3) ? { dim: 16, interleaved: false, theta: 1e4 } : undefined,
+    ...(random.seed % 3 === 0 ? { graph } : {}),
   });
   const pages = Math.ceil(200 / c.pageSize);
   using world = new World(device, c, { pages, windowLeft });

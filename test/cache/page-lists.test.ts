@@ -43,7 +43,7 @@ describe.each(await deviceTargets())("page lists of an engine on $name", (target
       const queries = counts.map((count) => engine.rig.queries(count));
       const form = random.pick(forms);
       const share = form.endsWith("lists") && random.chance(0.6);
-      const batch = engine.grow(alive, counts, queries, form, share);
+      const batch = engine.grow(alive, counts, queries, form, { share });
       engine.check(batch, alive, queries);
     }
   }

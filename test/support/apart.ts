@@ -38,7 +38,7 @@ export function withTail(
 export function withValuePages(
   batch: Batch,
   source: Partial<RunTensors>,
-  vScale: Tensor | undefined,
+  vScale: RunTensors["vScale"],
 ): Partial<RunTensors> & { owned: Tensor[] } {
   const v = source.v!;
   const { device } = v;
@@ -52,10 +52,11 @@ export function withValuePages(
   const next = ids.map((page) => (page >= 0 && page < pages ? (page + 1) % pages : -1));
   const valuePageTable = Tensor.from(device, next, (table as Tensor).shape, "i32");
   const moved = moveOn(v);
-  const byPage = vScale !== undefined && vScale.shape.length === 3;
-  const scales = byPage ? moveOn(vScale) : vScale;
-  const owned = [valuePageTable, moved, ...(byPage ? [scales!] : [])];
-  return { ...source, v: moved, valuePageTable, vScale: scales, owned };
+  const owned = [valuePageTable, moved];
+  const tensors = { ...source, v: moved, valuePageTable, vScale, owned };
+  if (!(vScale instanceof Tensor) || vScale.shape.length !== 3) return tensors;
+  const scales = moveOn(vScale);
+  return { ...tensors, vScale: scales, owned: [...owned, scales] };
 }
 
 /** A tensor whose row i is what row i - 1 was. */

@@ -41,9 +41,13 @@ export interface Case {
   /** A mask's dtype: packed, or a byte for each pair. */
   maskDtype: "u8" | "bool";
   rope: (RopeOptions & { interleaved: boolean }) | undefined;
-  scales: (typeof scaleKinds)[number];
-  /** What fp8 queries are multiplied by; signs: by token, of below 0, of 0 and above in turn. */
-  qScales: "none" | "tensor" | "head" | "token" | "both" | "signs";
+  /** Of a number, what divides outputs is one too. */
+  scales: (typeof scaleKinds)[number] | "number";
+  /**
+   * What fp8 queries are multiplied by; signs: by token, of below 0, of 0 and above in turn. A
+   * number multiplies those of any dtype.
+   */
+  qScales: "none" | "tensor" | "head" | "token" | "both" | "signs" | "number";
   /** What fp8 outputs are divided by; 0: nothing. */
   outScale: number;
   /** Left out: the default, or true where bf16 keys have scales by token. */
@@ -132,6 +136,23 @@ export function queryDimOf({ headDim, queryDim = headDim }: Case): number {
 /** Elements of an output head as it goes. */
 export function outDimOf({ valueDim, outDim = valueDim, finalize }: Case): number {
   return finalize ? outDim : valueDim;
+}
+
+/** Sizes of the graphs of a case's steps. */
+export function graphSizesOf(c: Case): GraphOptions {
+  const { queryLengths, kvLengths, pageSize, graph } = c;
+  const later = replayedLengths(c);
+  const columns = kvLengths.map((length, i) => Math.ceil((length + later[i]) / (pageSize || 1)));
+  const tokens = queryLengths.reduce((sum, length) => sum + length, 0);
+  const maxBatch = Math.max(4, kvLengths.length);
+  // Two rows behind the last token are to stay as they were.
+  const sizes = { maxQueryTokens: Math.max(64, tokens + 2), maxColumns: Math.max(64, ...columns) };
+  return { maxBatch, ...sizes, ...graph };
+}
+
+/** New tokens of the step for which a captured one is replayed: as many, of others. */
+export function replayedLengths({ queryLengths }: Case): number[] {
+  return [...queryLengths.slice(1), ...queryLengths.slice(0, 1)];
 }
 
 /** A plain decode with some fields changed; valueDim follows headDim, kv and out follow dtype. */
@@ -402,7 +423,7 @@ export function randomCase(random: Random): Case {
     const outnumbered = pageSize === 0 && random.chance(0.2);
     kvLengths.push(outnumbered ? history : queries + history);
   }
-  return caseOf(`SEED=${random.seed}`, {
+  const c = caseOf(`SEED=${random.seed}`, {
     seed: random.seed,
     queryLengths,
     kvLengths,
@@ -436,6 +457,25 @@ export function randomCase(random: Random): Case {
     qScales: random.pick(["none", "tensor", "head", "token", "both"]),
     outScale: random.chance(0.5) ? 0.1 : 0,
   });
+  return { ...c, ...randomPlaces(random, c) };
+}
+
+/** Scales as numbers, captured steps, and where keys, values and lengths are. */
+function randomPlaces(random: Random, c: Case): Partial<Case> {
+  const { pageSize, keyPositions, rope, headDim, scales } = c;
+  const more: Partial<Case> = {};
+  if (scales === "tensor" && random.chance(0.5)) more.scales = "number";
+  if (random.chance(0.2)) more.qScales = "number";
+  // Queries before position 0 have no rotation.
+  const known = keyPositions || c.mask === "tail" || rope !== undefined;
+  if (!known && random.chance(0.2)) more.deviceLengths = true;
+  if (rope === undefined && headDim > 16 && random.chance(0.15)) more.keyTail = true;
+  if (pageSize === 0) return more;
+  if (random.chance(0.3)) more.graph = {};
+  const alone = more.keyTail === true || keyPositions || scales === "token";
+  if (!alone && random.chance(0.15)) return { ...more, callers: true, raggedRows: true };
+  if (c.callers && random.chance(0.3)) more.valuePages = true;
+  return more;
 }
 
 function randomRope(random: Random, headDim: number): Case["rope"] {

@@ -5,7 +5,7 @@ import { PageLists } from "../../src/cache/page-lists.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { Batch } from "../../src/kv/batch.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
-import type { Case } from "./cases.ts";
+import { type Case, replayedLengths } from "./cases.ts";
 import { concatenate, indptrOf, poisoned } from "./numbers.ts";
 import type { Random } from "./random.ts";
 import { type Families, type HostRequest, Rig } from "./rig.ts";
@@ -203,23 +203,58 @@ export class Engine implements Disposable {
     appendPages({ planes, batch, layout: this.layout, keyPositions, newPositions });
   }
 
-  /** Allots, appends and makes the batch of a step. */
+  /**
+   * Allots, appends and makes the batch of a step: of requests that are forks of `prefix`, the
+   * step names its pages once.
+   */
   grow(
     requests: readonly EngineRequest[],
     counts: readonly number[],
     needles: Float64Array[],
     form: (typeof forms)[number],
-    share = false,
+    over: { share?: boolean; prefix?: EngineRequest; padTo?: number | undefined } = {},
   ): Batch {
     this.allot(requests, counts);
-    const kvLengths = requests.map((request, i) => this.length(request) + counts[i]);
-    const rows = requests.map(({ pages }) => pages);
-    const own = this.level(indptrOf(counts), rows, kvLengths, form);
+    const { prefix = this.create(), padTo } = over;
+    const head = this.length(prefix);
+    const kvLengths = requests.map((request, i) => this.length(request) + counts[i] - head);
+    const rows = requests.map(({ pages }) => pages.slice(prefix.pages.length));
+    const queryIndptr = indptrOf(counts);
+    const own = this.level(queryIndptr, rows, kvLengths, form);
+    const all = [0, queryIndptr.at(-1)!];
+    const shared = head === 0 ? undefined : [this.level(all, [prefix.pages], [head], form)];
     const positions = this.#place(requests, counts);
     const placed = positions && { positions, keyPositions: true };
-    const batch = this.lists.step({ ...own, ...placed, ...(share ? { share: () => true } : {}) });
+    const share = over.share ? { share: () => true } : {};
+    const batch = this.lists.step({ ...own, ...placed, ...share, padTo, shared });
     this.append(batch, this.newRows(requests, counts, needles), positions);
     return batch;
+  }
+
+  /**
+   * Builds the case's batch, runs it and checks it; one more, if the first was captured. With
+   * `prefix` tokens that requests share, whose pages each step names once.
+   */
+  run(options: { prefix?: number; padTo?: number | undefined } = {}): Uint8Array {
+    const { c, rig } = this;
+    const { prefix = 0, padTo } = options;
+    const parent = this.create();
+    if (prefix > 0) this.grow([parent], [prefix], [], this.#random.pick(forms));
+    const head = this.fork(parent);
+    const requests = c.kvLengths.map(() => this.fork(parent));
+    const queriesOf = (counts: number[]) => counts.map((count) => rig.queries(count));
+    const grow = (counts: number[], needles: Float64Array[], padded?: number) => {
+      const over = { prefix: head, padTo: padded };
+      return this.grow(requests, counts, needles, this.#random.pick(forms), over);
+    };
+    const step = (counts: number[], queries: Float64Array[]) =>
+      this.check(grow(counts, queries, padTo), requests, queries);
+    const queries = queriesOf(c.queryLengths);
+    const before = c.kvLengths.map((length, i) => length - this.length(head) - c.queryLengths[i]);
+    grow(before, queries);
+    const bytes = step(c.queryLengths, queries);
+    if (c.graph === undefined) return bytes;
+    return step(replayedLengths(c), queriesOf(replayedLengths(c)));
   }
 
   /** The requests as the rig checks them. */

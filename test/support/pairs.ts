@@ -8,8 +8,10 @@ import type { Device } from "../../src/device/device.ts";
 import { reserveOptions } from "../../src/kv/reserve.ts";
 import { ropeSchema } from "../../src/ops/rope.ts";
 import { defineVariant } from "../../src/variant/define.ts";
-import { type Case, caseOf, yarn } from "./cases.ts";
+import { type Case, caseOf, replayedLengths, yarn } from "./cases.ts";
+import { Engine } from "./engine.ts";
 import { toAnyWidth } from "./projections.ts";
+import { seeded } from "./random.ts";
 import { caseOn } from "./targets.ts";
 import type { VariantCase } from "./variants.ts";
 import { runCase, World } from "./world.ts";
@@ -48,8 +50,7 @@ const distance = defineVariant({
 /** With enough rows of a head for the Hopper kernels of heads of 512. */
 const wideHeads: Over = { headDim: 512, valueDim: 512, kvHeads: 1 };
 const latent: Over = { latent: true, valueDim: 24 };
-/** With heads of which Hopper takes all rows of such a step in one launch. */
-const sharing: Over = { shared: true, headDim: 128 };
+const sharing: Over = { shared: true };
 const clamped: Over = { deviceLengths: true };
 const callers: Over = { callers: true };
 
@@ -62,8 +63,18 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "attention.kvHeads": [{ kvHeads: 1 }],
   "attention.headDim": [{ headDim: 64 }, wideHeads],
   "attention.valueDim": [{ valueDim: 24 }],
-  "attention.dtype": [{ dtype: "f16" }, { dtype: "bf16" }, { dtype: "f8e4m3" }],
-  "attention.kvDtype": [{ kvDtype: "bf16" }, { kvDtype: "f8e4m3" }, { kvDtype: "f8e5m2" }],
+  "attention.dtype": [
+    { dtype: "f16" },
+    { dtype: "bf16" },
+    { dtype: "f8e4m3" },
+    { dtype: "f8e5m2" },
+  ],
+  "attention.kvDtype": [
+    { kvDtype: "f16" },
+    { kvDtype: "bf16" },
+    { kvDtype: "f8e4m3" },
+    { kvDtype: "f8e5m2" },
+  ],
   "attention.outDtype": [{ outDtype: "f16" }, { outDtype: "bf16" }, { outDtype: "f8e5m2" }],
   "attention.causal": [{ causal: true }],
   "attention.windowLeft": [{ windowLeft: 7 }],
@@ -137,9 +148,17 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "run.pageTable": [callers],
   "run.valuePageTable": [], // as valuePages
   "run.keyPositions": [{ pageSize: 0, keyPositions: true }],
-  "run.kScale": (["tensor", "head", "request", "token"] as const).map((scales) => ({ scales })),
+  "run.kScale": (["tensor", "head", "request", "token", "number"] as const).map((scales) => ({
+    scales,
+  })),
   "run.vScale": [], // as kScale
-  "run.qScale": (["head", "both"] as const).map((qScales) => ({ dtype: "f8e4m3", qScales })),
+  "run.qScale": [
+    { qScales: "number" },
+    ...(["tensor", "head", "token", "both"] as const).map((qScales) => ({
+      dtype: "f8e4m3" as const,
+      qScales,
+    })),
+  ],
   "run.outScale": [{ outDtype: "f8e4m3", outScale: 0.02 }],
   "run.cache": [], // in every case, like the next ones
   "run.layer": [],
@@ -160,19 +179,21 @@ export const variations: Readonly<Record<string, readonly Over[]>> = {
   "step.indices": [],
   "step.lastPageLength": [],
   "step.kvLengths": [],
-  "step.shared": [], // by the caller: test/cache/page-lists.test.ts
+  "step.shared": [{ callers: true, ...sharing }],
   "step.share": [sharing],
   "step.writes": [], // what attention reads has been written
   "step.positions": [{ callers: true, keyPositions: true }],
   "step.keyPositions": [], // as positions
   "step.raggedStarts": [], // as raggedRows
-  "step.padTo": [], // as reserve's
+  "step.padTo": [{ callers: true, padTo: 40 }],
 };
 
 /** Two options that are not used together: what an error says of them. */
 export interface Refusal {
   readonly when: (c: PairCase) => boolean;
   readonly says: RegExp;
+  /** Default: every device. */
+  readonly on?: "cuda";
 }
 
 /** All that is refused. */
@@ -200,6 +221,11 @@ export const refusals: readonly Refusal[] = [
   {
     when: (c) => c.raggedRows === true && c.scales === "token",
     says: /kScale must be by tensor, head or request.*Fix: /s,
+  },
+  {
+    when: (c) => c.tokenScales === false && c.scales === "token",
+    says: /kScale must be by tensor, head or request.*Fix: create with { tokenScales: true }/s,
+    on: "cuda",
   },
   {
     when: (c) => c.shared === true && c.scales === "request",
@@ -244,12 +270,12 @@ export function pairs(): Pair[] {
       if (a.name === b.name || contradicts(a.over, b.over)) continue;
       const name = `${a.name} ${say(a.over)} and ${b.name} ${say(b.over)}`;
       const c = plain(name, { ...a.over, ...b.over });
-      // Keys that lie in no cache have none to ask, nor a step that is reserved.
-      if ((c.pageSize === 0 || c.callers) && hasCache(c)) continue;
-      // Which a GPU alone refuses.
-      if (c.tokenScales === false && c.scales === "token") continue;
-      // Nor are there pages.
-      if (c.pageSize === 0 && (c.callers || c.raggedRows)) continue;
+      // Keys that lie in no cache have none to ask.
+      if ((c.pageSize === 0 || c.callers) && asksCache(c)) continue;
+      // Steps beside rows in no pages share nothing, and ragged ones have no pages.
+      const isStep = c.shared === true || c.padTo !== undefined;
+      if (isStep && (c.pageSize === 0 || c.raggedRows)) continue;
+      if (c.pageSize === 0 && (c.callers || c.storage !== "NHD")) continue;
       found.push({ name, c });
     }
   }
@@ -273,23 +299,31 @@ const prefix = 32;
 /** A step of a decode, a prompt and drafts, of which options are asked one by one. */
 function plain(name: string, over: Over): PairCase {
   const lengths = { queryLengths: [1, 20, 3], kvLengths: [37, 20, 50], causal: false };
-  const c: PairCase = { ...caseOf(name, lengths), valueDim: over.shared ? 128 : 32, ...over };
+  const c: PairCase = { ...caseOf(name, lengths), valueDim: 32, ...over };
   if (c.shared) c.kvLengths = c.kvLengths.map((length) => prefix + length);
   // Where several things hold at once, sizes follow.
   if (c.latent) c.valueDim = c.keyTail ? 16 : 24;
   return c;
 }
 
-/** Whether the case asks something of a cache of its own. */
-function hasCache({ padTo, groupWindow, cacheKeyPositions, shared, storage }: PairCase): boolean {
-  const asks = cacheKeyPositions === true || shared === true || storage !== "NHD";
-  return asks || (padTo ?? groupWindow) !== undefined;
+/** Whether the case asks what only a cache has. */
+function asksCache({ groupWindow, cacheKeyPositions, storage }: PairCase): boolean {
+  const asks = cacheKeyPositions === true || groupWindow !== undefined;
+  return asks || storage === "combined" || storage === "strided";
 }
 
-/** Runs a pair against the oracle. Errors: what refused it, or an Error for a wrong result. */
-export function runPair(device: Device, c: PairCase): void {
+/**
+ * Runs a pair against the oracle, where it has sizes of graphs as a captured step, too, and then
+ * its replay for another one. Errors: what refused it, or an Error for a wrong result.
+ */
+export function runPair(device: Device, pair: PairCase): void {
+  const c = onDevice(device, pair);
   const { padTo, groupWindow: windowLeft, cacheKeyPositions: keyPositions } = c;
-  if (!hasCache(c)) return void runCase(device, c);
+  if (c.pageSize === 0 || c.raggedRows) return void runCase(device, c);
+  if (c.callers) {
+    using engine = new Engine(device, c, { pages: 60 }, seeded(c.seed));
+    return void engine.run({ prefix: c.shared ? prefix : 0, padTo });
+  }
   using world = new World(device, c, { pages: 60, windowLeft, keyPositions });
   if (!c.shared) return void world.run({ padTo });
   const parent = world.create();
@@ -298,11 +332,19 @@ export function runPair(device: Device, c: PairCase): void {
   const own = c.kvLengths.map((length, i) => length - prefix - c.queryLengths[i]);
   world.grow(all, own);
   // A group with a window may have freed what they shared.
-  world.step(all, c.queryLengths, { padTo, share: windowLeft === undefined || "perhaps" });
+  const options = { padTo, share: windowLeft === undefined || ("perhaps" as const) };
+  world.step(all, c.queryLengths, options);
+  if (c.graph !== undefined) world.step(all, replayedLengths(c), options);
+}
+
+/** Heads of which Hopper takes all rows of a step with a shared prefix in one launch. */
+function onDevice(device: Device, c: PairCase): PairCase {
+  if (device.kind === "cpu" || !c.shared || c.headDim !== 32) return c;
+  return { ...c, headDim: 128, valueDim: c.valueDim === 32 ? 128 : c.valueDim };
 }
 
 /** The refusal that a case is to meet, if any. */
 export function refusalOf(device: Device, c: PairCase): Refusal | undefined {
   const on = { ...c, ...caseOn(device, c) };
-  return refusals.find(({ when }) => when(on));
+  return refusals.find((each) => (each.on ?? device.kind) === device.kind && each.when(on));
 }

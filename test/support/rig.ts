@@ -9,7 +9,8 @@ import { attentionFactorOf } from "../../src/ops/rope-scaling.ts";
 import { decode, type DType, dtypeBytes, isFp8, roundTo } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { withTail, withValuePages } from "./apart.ts";
-import { type Case, outDimOf, queryDimOf, tailDim } from "./cases.ts";
+import { CapturedRun } from "./captured.ts";
+import { type Case, graphSizesOf, outDimOf, queryDimOf, tailDim } from "./cases.ts";
 import { expectState } from "./compare.ts";
 import { concatenate, indptrOf, normals, poisoned } from "./numbers.ts";
 import type { OracleInput, Rounding } from "./oracle.ts";
@@ -32,15 +33,8 @@ export interface HostRequest {
   visible?: (query: number, kvHead: number, key: number) => boolean;
 }
 
-type Extra =
-  | "alibiSlopes"
-  | "sinkLogits"
-  | "maskBits"
-  | "maskIndptr"
-  | "qScale"
-  | "outScale"
-  | "kScale"
-  | "vScale";
+type ScaleName = "qScale" | "outScale" | "kScale" | "vScale";
+type Extra = "alibiSlopes" | "sinkLogits" | "maskBits" | "maskIndptr";
 
 /** The options of Attention that a case asks for. */
 export function optionsOf(c: Case): AttentionOptions {
@@ -76,7 +70,7 @@ export function optionsOf(c: Case): AttentionOptions {
     ...(c.keyTail ? { keyTail: tailDim(c) } : {}),
     ...(c.valuePages ? { valuePages: true } : {}),
     ...(c.raggedRows ? { raggedRows: true } : {}),
-    ...(c.graph ? { graph: { ...graphSizes, ...c.graph } } : {}),
+    ...(c.graph ? { graph: graphSizesOf(c) } : {}),
   };
 }
 
@@ -98,11 +92,11 @@ function finiteIn<T extends Float32Array | Float64Array>(dtype: DType, rows: T):
   return isFp8(dtype) ? (rows.map((x) => (Math.abs(x) === Infinity ? NaN : x)) as T) : rows;
 }
 
-const graphSizes = { maxBatch: 4, maxQueryTokens: 64, maxColumns: 64 };
-
 /** Some keys less than the batch says, where lengths are known only on the device. */
-function clampsOf({ deviceLengths, kvLengths }: Case): Clamps {
-  return deviceLengths ? { kv: kvLengths.map((length) => Math.max(0, length - 5)) } : {};
+function clampsOf(c: Case, requests: readonly HostRequest[]): Clamps {
+  if (!c.deviceLengths) return {};
+  const row = c.kvHeads * c.headDim;
+  return { kv: requests.map(({ k }) => Math.max(0, k.length / row - 5)) };
 }
 
 /** Families to choose kernels from. */
@@ -114,6 +108,9 @@ export class Rig implements Disposable {
   readonly random: Random;
 
   readonly c: Case;
+  /** Scales that are numbers: those of the first run, which a graph keeps. */
+  readonly #numbers: Partial<Record<ScaleName, number>> = {};
+  #captured: CapturedRun | undefined;
 
   constructor(
     readonly device: Device,
@@ -161,13 +158,14 @@ export class Rig implements Disposable {
 
   /**
    * Plans and runs `batch`, then checks every request against the oracle, and that nothing past the
-   * batch's tokens was written. Returns the output's bytes.
+   * batch's tokens was written. A case of graphs captures the first run, and replays it here and
+   * for the batches that follow. Returns the output's bytes.
    */
   check(
     batch: Batch,
     requests: readonly HostRequest[],
     source: Partial<RunTensors>,
-    clamps: Clamps = clampsOf(this.c),
+    clamps: Clamps = clampsOf(this.c, requests),
   ): Uint8Array {
     const { c, device } = this;
     this.attention.plan(batch, c.atPlan ? settingsOf(c) : undefined);
@@ -200,14 +198,21 @@ export class Rig implements Disposable {
       const { owned: own, vScale, ...tensors } = withValuePages(batch, places, inputs.vScale);
       owned.push(...own);
       places = tensors;
-      inputs.vScale = vScale as Tensor | undefined;
+      inputs.vScale = vScale ?? undefined;
     }
-    this.attention.run({ q, out, ...lseOf, ...places, ...inputs });
+    const tensors = { q, out, ...lseOf, ...places, ...inputs };
+    // Only steps of a cache or of page lists can be captured.
+    if (c.graph === undefined || batch.owner === null) this.attention.run(tensors);
+    else {
+      const keysMost = Math.max(...c.kvLengths) + Math.max(...c.queryLengths);
+      (this.#captured ??= new CapturedRun(this.attention, keysMost)).run(tensors);
+    }
     for (const tensor of owned) tensor[Symbol.dispose]();
     const bytes = out.toBytes();
     const outputs = decode(c.outDtype, bytes);
     const sums = lse.toFloat64Array();
-    for (const tensor of Object.values(extras.tensors)) tensor?.[Symbol.dispose]();
+    for (const tensor of Object.values(extras.tensors))
+      if (typeof tensor === "object") tensor[Symbol.dispose]();
     for (const tensor of variant.owned) tensor[Symbol.dispose]();
     const rows = tokens * queryHeads;
     if (![...outputs.subarray(rows * outDim), ...sums.subarray(rows)].every(Number.isNaN))
@@ -256,6 +261,7 @@ export class Rig implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#captured?.[Symbol.dispose]();
     this.attention[Symbol.dispose]();
   }
 
@@ -291,7 +297,7 @@ export class Rig implements Disposable {
     const { c, device, random } = this;
     const floats = (count: number) =>
       Float32Array.from({ length: count }, () => 0.5 + random.next());
-    const tensors: Partial<Record<Extra, Tensor>> = {};
+    const tensors: Partial<Record<Extra, Tensor> & Record<ScaleName, Tensor | number>> = {};
     const common: Partial<OracleInput> = {};
     if (c.alibi) {
       common.alibiSlopes = this.#spoilt(
@@ -324,15 +330,16 @@ export class Rig implements Disposable {
       tensors.maskIndptr = Tensor.from(device, starts, [starts.length], "i32");
     }
     const qScale = this.#queryScales(requests);
-    tensors.qScale = qScale?.tensor;
+    tensors.qScale = qScale?.given;
     if (c.outScale > 0 && isFp8(c.outDtype)) {
       common.outScale = Math.fround(c.outScale);
-      tensors.outScale = Tensor.from(device, [c.outScale], [1], "f32");
+      const isNumber = c.scales === "number";
+      tensors.outScale = isNumber ? c.outScale : Tensor.from(device, [c.outScale], [1], "f32");
     }
-    const kScale = this.#scaleOf(requests, source);
-    const vScale = this.#scaleOf(requests, source);
-    tensors.kScale = kScale?.tensor;
-    tensors.vScale = vScale?.tensor;
+    const kScale = this.#scaleOf("kScale", requests, source);
+    const vScale = this.#scaleOf("vScale", requests, source);
+    tensors.kScale = kScale?.given;
+    tensors.vScale = vScale?.given;
     const inputs = requests.map((request, r) => ({
       ...this.#input(request),
       ...common,
@@ -403,6 +410,11 @@ export class Rig implements Disposable {
   #queryScales(requests: readonly HostRequest[]) {
     const { device, random } = this;
     const { queryHeads, qScales, dtype, atPlan } = this.c;
+    const factor = atPlan ? 2 : 1;
+    if (qScales === "number") {
+      const number = this.#numberOf("qScale");
+      return { given: factor * number, at: () => number };
+    }
     if (qScales === "none" || !isFp8(dtype)) return undefined;
     const lengths = requests.map(({ q }) => q.length / (queryHeads * queryDimOf(this.c)));
     const first = indptrOf(lengths);
@@ -411,7 +423,6 @@ export class Rig implements Disposable {
     const heads = byHead ? queryHeads : 1;
     const tokens = byToken ? first.at(-1)! : 1;
     if (tokens === 0) return undefined;
-    const factor = atPlan ? 2 : 1;
     const signOf = (row: number) => (qScales === "signs" ? (row % 3) - 1 : 1);
     const values = Float32Array.from(
       { length: tokens * heads },
@@ -422,11 +433,19 @@ export class Rig implements Disposable {
       const row = byToken ? first[request] + query : 0;
       return values[row * heads + (byHead ? head : 0)] / factor;
     };
-    return { tensor: Tensor.from(device, values, shape, "f32"), at };
+    return { given: Tensor.from(device, values, shape, "f32"), at };
   }
 
-  #scaleOf(requests: readonly HostRequest[], source: Partial<RunTensors>) {
+  #numberOf(name: ScaleName): number {
+    return (this.#numbers[name] ??= Math.fround(0.5 + this.random.next()));
+  }
+
+  #scaleOf(name: ScaleName, requests: readonly HostRequest[], source: Partial<RunTensors>) {
     const { c } = this;
+    if (c.scales === "number") {
+      const number = this.#numberOf(name);
+      return { given: number, at: () => number };
+    }
     const heads = c.kvHeads;
     const first = source.cache?.plane(0, this.attention.options.keyPlane) ?? source.k;
     const paged = first!.shape.length === 4;
@@ -445,14 +464,14 @@ export class Rig implements Disposable {
     const values = Float32Array.from({ length: count }, () => 0.5 + this.random.next());
     // One infinite scale of many values may multiply their sum, which loses their signs: only NaN.
     if (c.notFinite && this.random.chance(0.3)) values[this.random.integer(0, count - 1)] = NaN;
-    const tensor = Tensor.from(this.device, values, shape, "f32");
+    const given = Tensor.from(this.device, values, shape, "f32");
     const at = (request: number, head: number, key: number) => {
       if (c.scales === "tensor") return values[0];
       if (c.scales === "head") return values[head];
       if (c.scales === "request") return values[request * heads + head];
       return values[requests[request].places![key] * heads + head];
     };
-    return { tensor, at };
+    return { given, at };
   }
 }
 

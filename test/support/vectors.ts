@@ -30,10 +30,12 @@ export function normalised(x: Float64Array, weights: Float64Array): Float64Array
 
 /** A row times the matrix of a head, [heads, rows, columns], and what it leaves of the row. */
 export function times(x: Float64Array, matrix: HostTensor, head: number): Float64Array {
-  const [rows, columns] = matrix.shape.slice(-2);
-  const first = matrix.shape.length === 3 ? head * rows * columns : 0;
-  const product = new Float64Array(columns);
-  for (let i = 0; i < rows; i++)
-    for (let j = 0; j < columns; j++) product[j] += x[i] * matrix.data[first + i * columns + j];
-  return Float64Array.from([...product, ...x.subarray(rows)]);
+  const { data, shape } = matrix;
+  const [rows, columns] = shape.slice(-2);
+  const rest = x.subarray(rows);
+  const result = new Float64Array(columns + rest.length);
+  result.set(rest, columns);
+  let at = shape.length === 3 ? head * rows * columns : 0;
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) result[j] += x[i] * data[at++];
+  return result;
 }

@@ -8,8 +8,8 @@ import type { PrefixMatch, Sequence } from "../../src/kv/sequence.ts";
 import { dtypeBytes, encode } from "../../src/tensor/dtype.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { runMixed } from "./apart.ts";
-import { type Case, queryDimOf, tailDim } from "./cases.ts";
-import { Engine, forms } from "./engine.ts";
+import { type Case, queryDimOf, replayedLengths, tailDim } from "./cases.ts";
+import { Engine } from "./engine.ts";
 import { concatenate, indptrOf, poisoned } from "./numbers.ts";
 import { seeded } from "./random.ts";
 import { type Families, type HostRequest, Rig } from "./rig.ts";
@@ -43,6 +43,8 @@ export class World implements Disposable {
   ) {
     this.rig = new Rig(device, wanted, options.attention, options.families);
     const { c } = this.rig;
+    // A captured run reads positions where the first step has them.
+    const { keyPositions = c.keyPositions && c.graph !== undefined } = options;
     this.c = c;
     const { kvHeads, headDim, valueDim, kvDtype: dtype, pageSize } = c;
     const plane = (name: string, dim: number) => ({ name, heads: kvHeads, dim, dtype });
@@ -61,7 +63,7 @@ export class World implements Disposable {
       pages: options.pages,
       pageSize,
       ...(c.latent || c.keyTail ? { planes } : {}),
-      ...(options.keyPositions ? { keyPositions: true } : {}),
+      ...(keyPositions ? { keyPositions: true } : {}),
       ...(options.windowLeft === undefined
         ? {}
         : { groups: [{ layers: [0], pages: options.pages, windowLeft: options.windowLeft }] }),
@@ -169,15 +171,17 @@ export class World implements Disposable {
     counts: number[],
     options: { share?: boolean | "perhaps"; padTo?: number } = {},
   ): Uint8Array {
-    const queries = counts.map((count) => this.rig.queries(count));
-    const { padTo } = options;
-    const batch = this.grow(sequences, counts, queries, { padTo });
+    const { rig } = this;
+    const queries = counts.map((count) => rig.queries(count));
+    const before = sequences.map(({ length }) => length);
+    const given = positionsFor(rig, before, counts);
+    const batch = this.grow(sequences, counts, queries, { ...given, padTo: options.padTo });
     const shared = options.share && this.cache.sharePrefixes(batch, sequences, () => true);
     if (options.share === true && !shared) throw new Error("nothing was shared");
-    return this.rig.check(batch, this.requests(sequences, queries), { cache: this.cache });
+    return rig.check(batch, this.requests(sequences, queries), { cache: this.cache });
   }
 
-  /** Builds the case's batch, runs it and checks it. */
+  /** Builds the case's batch, runs it and checks it; one more, if the first was captured. */
   run(options: ReserveOptions = {}): Uint8Array {
     const { c, rig } = this;
     const sequences = c.kvLengths.map(() => this.create());
@@ -190,7 +194,8 @@ export class World implements Disposable {
     this.grow(sequences, rest, queries, positionsFor(rig, first, rest));
     const given = positionsFor(rig, history, c.queryLengths);
     const batch = this.grow(sequences, c.queryLengths, queries, { ...given, ...options });
-    return rig.check(batch, this.requests(sequences, queries), { cache: this.cache });
+    const bytes = rig.check(batch, this.requests(sequences, queries), { cache: this.cache });
+    return c.graph === undefined ? bytes : this.step(sequences, replayedLengths(c), options);
   }
 
   [Symbol.dispose](): void {
@@ -243,24 +248,20 @@ export function runCase(device: Device, c: Case, families?: Families): Uint8Arra
     using rig = new Rig(device, c, {}, families);
     return runMixed(rig);
   }
-  return c.callers ? runCallers(device, c, families) : runPaged(device, c, families);
+  if (!c.callers) return runPaged(device, c, families);
+  using engine = new Engine(device, c, { pages: pagesOf(c), families }, seeded(c.seed));
+  return engine.run();
 }
 
-function runCallers(device: Device, c: Case, families?: Families): Uint8Array {
-  const random = seeded(c.seed);
-  const pages = c.kvLengths.reduce((sum, length) => sum + Math.ceil(length / c.pageSize), 0) + 3;
-  using engine = new Engine(device, c, { pages, families }, random);
-  const requests = c.kvLengths.map(() => engine.create());
-  const queries = c.queryLengths.map((count) => engine.rig.queries(count));
-  const history = c.kvLengths.map((length, i) => length - c.queryLengths[i]);
-  engine.grow(requests, history, queries, random.pick(forms));
-  const batch = engine.grow(requests, c.queryLengths, queries, random.pick(forms));
-  return engine.check(batch, requests, queries);
+/** Pages of a case's requests, and some more. */
+function pagesOf(c: Case): number {
+  const later = c.graph === undefined ? [] : replayedLengths(c);
+  const lengths = c.kvLengths.map((length, i) => length + (later[i] ?? 0));
+  return lengths.reduce((sum, length) => sum + Math.ceil(length / c.pageSize), 3);
 }
 
 function runPaged(device: Device, c: Case, families?: Families): Uint8Array {
-  const pages = c.kvLengths.reduce((sum, length) => sum + Math.ceil(length / c.pageSize), 0) + 3;
-  using world = new World(device, c, { pages, families });
+  using world = new World(device, c, { pages: pagesOf(c), families });
   return world.run();
 }
 
