@@ -1,9 +1,9 @@
 import { writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { Command } from "commander";
 import { Device } from "../src/index.ts";
 import { attentionCases } from "./attention.ts";
 import { type Bench, type Ceilings, type Measured, measureCeilings } from "./bench.ts";
+import { benchCommand, setUp } from "./command.ts";
 import { demoCases } from "./demo.ts";
 import { hostCases } from "./host.ts";
 import { matmulCases } from "./matmul.ts";
@@ -23,7 +23,7 @@ interface Options {
   peer: boolean;
 }
 
-const command = new Command("bench")
+const command = benchCommand("bench")
   .description("Measures attention against this machine's ceilings and PyTorch, and host costs.")
   .option("--json <file>", "write the rows as JSON")
   .option("--only <regex>", "run the rows whose name matches", parseRegex, /./)
@@ -32,6 +32,7 @@ const command = new Command("bench")
   .option("--no-peer", "do not run PyTorch")
   .parse();
 
+await setUp();
 await main(command.opts<Options>());
 
 async function main(options: Options): Promise<void> {

@@ -12,6 +12,7 @@
  */
 import { cpSync, existsSync, globSync, readFileSync, rmSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { argumentsOf } from "./arguments.ts";
 import { prepareTests, setup } from "./setup.ts";
 import { root } from "./toolchain.ts";
 
@@ -112,11 +113,13 @@ export async function runFolders(
 }
 
 if (import.meta.main) {
-  const folders = process.argv.slice(2).map((folder) => resolve(folder));
+  const given = argumentsOf("bun run cases FOLDER...", (words) => {
+    return words.length > 0 && !words.some((word) => word.startsWith("-"));
+  });
+  const folders = given.map((folder) => resolve(folder));
   const wrong = folders.find((folder) => !existsSync(folder) || !statSync(folder).isDirectory());
-  if (wrong !== undefined || folders.length === 0) {
-    const why = wrong === undefined ? "no folder was named" : `${wrong} is no folder`;
-    process.stderr.write(`flashbun: ${why}. Fix: bun run cases FOLDER...\n`);
+  if (wrong !== undefined) {
+    process.stderr.write(`flashbun: ${wrong} is no folder. Fix: bun run cases FOLDER...\n`);
     process.exit(2);
   }
   await setup();

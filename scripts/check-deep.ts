@@ -7,18 +7,20 @@
  */
 import { globSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { testArguments } from "./arguments.ts";
 import { prepareTests, setup } from "./setup.ts";
 import { bunTest } from "./test.ts";
 import { root } from "./toolchain.ts";
 
+const given = testArguments("check:deep");
 await setup();
 await prepareTests();
 const files = globSync("test/**/*.test.ts", { cwd: root })
   .filter((file) => readFileSync(join(root, file), "utf8").includes("support/deep.ts"))
   .sort();
 const commands = [
-  [...bunTest, ...files, ...process.argv.slice(2)],
-  [process.execPath, "scripts/test-schedules.ts", ...process.argv.slice(2)],
+  [...bunTest, ...files, ...given],
+  [process.execPath, "scripts/test-schedules.ts", ...given],
 ];
 let said = "";
 let failedCommands = 0;

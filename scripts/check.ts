@@ -4,6 +4,7 @@
  *
  * Usage: bun run check [arguments of bun test]
  */
+import { testArguments } from "./arguments.ts";
 import { prepareTests, setup } from "./setup.ts";
 import { bunTest } from "./test.ts";
 import { run } from "./toolchain.ts";
@@ -22,13 +23,14 @@ export async function inTurn(steps: [name: string, command: string[]][]): Promis
 }
 
 if (import.meta.main) {
+  const given = testArguments("check");
   await setup();
   const zig = await prepareTests();
   process.exitCode = await inTurn([
     ["format", [process.execPath, "run", "fmt", "--check"]],
     ["types", [process.execPath, "check", "--no-script"]],
     ["Zig tests", [zig, "build", "test"]],
-    ["tests", [...bunTest, ...process.argv.slice(2)]],
+    ["tests", [...bunTest, ...given]],
     ["the GPU's tests in other orders", [process.execPath, "scripts/test-schedules.ts"]],
     ["races between a GPU's threads", [process.execPath, "scripts/test-races.ts"]],
   ]);

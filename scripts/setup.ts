@@ -1,8 +1,9 @@
 /**
  * Brings a fresh clone to where a command can run: npm packages from the lock file, the pinned Zig,
- * the native library. Nothing is done twice: a stamp of the inputs says what is there.
+ * the native library. Nothing is done twice: a stamp of the inputs says what is there. With
+ * `packages` only those, for programs that build the rest once they know their arguments.
  *
- * Usage: bun scripts/setup.ts
+ * Usage: bun scripts/setup.ts [packages]
  */
 import { existsSync, globSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -71,6 +72,9 @@ export async function prepareTests(): Promise<string> {
 }
 
 if (import.meta.main) {
-  argumentsOf("bun run setup");
-  await setup();
+  const [only] = argumentsOf(
+    "bun run setup [packages]",
+    (given) => given.length === 0 || given.join() === "packages",
+  );
+  await (only === undefined ? setup() : installPackages());
 }

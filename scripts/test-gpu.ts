@@ -5,6 +5,7 @@
  */
 import { join } from "node:path";
 import { gpuTarget } from "../test/support/targets.ts";
+import { testArguments } from "./arguments.ts";
 import { run, toolchain } from "./toolchain.ts";
 
 /** The GPU that tests run on; processes that are started later open the same one. */
@@ -69,6 +70,7 @@ export function gpuTests({ paths }: Gpu, ...args: readonly string[]): string[] {
 }
 
 if (import.meta.main) {
+  const given = testArguments("test:gpu");
   const gpu = await findGpu();
   if (gpu === undefined) {
     const fix = "bun run check builds the emulated one.";
@@ -77,5 +79,5 @@ if (import.meta.main) {
   }
   const kind = gpu.emulated ? "the emulated GPU" : "a real GPU";
   process.stderr.write(`flashbun: tests on ${kind}: ${gpu.name}\n`);
-  process.exitCode = await run(gpuTests(gpu, ...process.argv.slice(2)), true);
+  process.exitCode = await run(gpuTests(gpu, ...given), true);
 }

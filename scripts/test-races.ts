@@ -8,9 +8,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { raceDetector, reportsIn, watchedIn } from "../test/support/races.ts";
 import { emulatedLibrary } from "../test/support/targets.ts";
+import { testArguments } from "./arguments.ts";
 import { fewTests, findGpu, gpuTests } from "./test-gpu.ts";
 import { run } from "./toolchain.ts";
 
+const given = testArguments("test:races");
 process.env["FLASHBUN_LIBCUDA"] = emulatedLibrary;
 const gpu = existsSync(raceDetector) ? await findGpu() : undefined;
 if (gpu === undefined) {
@@ -23,7 +25,7 @@ for (const order of ["order=greedy", "order=random,seed=1"]) {
   const folder = mkdtempSync(join(tmpdir(), "flashbun-races-"));
   try {
     Object.assign(process.env, watchedIn(folder, order), { FLASHBUN_TEST_CASES: fewTests });
-    const tests = gpuTests(gpu, "--only-failures", "-t", fewTests, ...process.argv.slice(2));
+    const tests = gpuTests(gpu, "--only-failures", "-t", fewTests, ...given);
     const code = await run(tests, true);
     const reports = reportsIn(folder);
     process.stderr.write(reports);

@@ -13,6 +13,7 @@
 import { accessSync, constants, globSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { argumentsOf } from "./arguments.ts";
 import { fewTests, findGpu, gpuTests } from "./test-gpu.ts";
 import { run, toolchain } from "./toolchain.ts";
 
@@ -66,12 +67,6 @@ function isExecutable(path: string): boolean {
 }
 
 async function main(wanted: readonly string[]): Promise<number> {
-  const wrong = wanted.find((tool) => !Object.hasOwn(tools, tool));
-  if (wrong !== undefined) {
-    const list = Object.keys(tools).join(", ");
-    process.stderr.write(`flashbun: unknown tool ${wrong}; use some of ${list}\n`);
-    return 2;
-  }
   const { found, places } = findSanitizer();
   if (found === undefined) {
     const get = "pip install nvidia-cuda-sanitizer-api has it";
@@ -102,4 +97,6 @@ function skip(why: string): number {
   return 0;
 }
 
-process.exitCode = await main(process.argv.slice(2));
+const usage = `bun run test:sanitize [${Object.keys(tools).join(" | ")}] ...`;
+const given = argumentsOf(usage, (words) => words.every((word) => Object.hasOwn(tools, word)));
+process.exitCode = await main(given);

@@ -7,6 +7,7 @@
  * Usage: bun scripts/test-schedules.ts [arguments of bun test]
  */
 import { emulatedLibrary } from "../test/support/targets.ts";
+import { testArguments } from "./arguments.ts";
 import { fewTests, findGpu, gpuTests } from "./test-gpu.ts";
 import { run } from "./toolchain.ts";
 
@@ -16,6 +17,7 @@ const schedules = ["order=greedy", ...seeds.map((seed) => `order=random,seed=${s
 /** Turing: no cp.async, half as long products, no bf16. */
 const older = "compute=75";
 
+const given = testArguments("test:schedules");
 process.env["FLASHBUN_LIBCUDA"] = emulatedLibrary;
 const gpu = await findGpu();
 if (gpu === undefined) {
@@ -28,7 +30,7 @@ for (const schedule of [...schedules, older]) {
   // What PTX's wrappers are tested for, an older GPU does not have.
   const paths = gpu.paths.filter((path) => schedule !== older || path !== "emulator/");
   const some = schedule === older ? ["-t", fewTests] : [];
-  const tests = gpuTests({ ...gpu, paths }, "--only-failures", ...some, ...process.argv.slice(2));
+  const tests = gpuTests({ ...gpu, paths }, "--only-failures", ...some, ...given);
   const code = await run(tests, true);
   if (code === 0) continue;
   const variables = `FLASHBUN_LIBCUDA=${emulatedLibrary} FLASHBUN_EMULATOR=${schedule}`;

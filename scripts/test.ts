@@ -3,6 +3,7 @@
  *
  * Usage: bun run test [arguments of bun test]
  */
+import { testArguments } from "./arguments.ts";
 import { prepareTests, setup } from "./setup.ts";
 import { run } from "./toolchain.ts";
 
@@ -10,7 +11,8 @@ import { run } from "./toolchain.ts";
 export const bunTest = [process.execPath, "test", "--timeout", "300000"];
 
 if (import.meta.main) {
+  const given = testArguments("test");
   await setup();
   await prepareTests();
-  process.exitCode = await run([...bunTest, ...process.argv.slice(2)], true);
+  process.exitCode = await run([...bunTest, ...given], true);
 }

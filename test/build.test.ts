@@ -60,6 +60,26 @@ test.each([
   expect(stderr).toStartWith(`flashbun: wrong arguments: ${words}\nusage: bun `);
 });
 
+test.each([
+  [
+    "scripts/test.ts",
+    "--timeot 5",
+    /^flashbun: unknown option --timeot\. Fix: there are .*--timeout/,
+  ],
+  ["scripts/check-deep.ts", "-t --x -z", /^flashbun: unknown option -z\. Fix: there are .*-t,/],
+  [
+    "bench/serving/run.ts",
+    "--onyl x",
+    /^bench:serving: unknown option '--onyl'.* there are --only/,
+  ],
+  ["bench/ranks/serving.ts", "--tp 1", /^bench:ranks: .*must be an integer from 2 to 64\. Fix: /],
+])("%s %s is refused in a line that names what there is", async (path, words, sentence) => {
+  const { code, stdout, stderr } = await runBun([join(root, path), ...words.split(" ")]);
+  expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+  expect(stderr).toMatch(sentence);
+  expect(stderr.trimEnd()).not.toContain("\n");
+});
+
 const isSetUp = existsSync(join(root, ".toolchain", "library.stamp"));
 
 test.skipIf(!isSetUp)("a second start does nothing twice and needs no network", async () => {
@@ -84,14 +104,19 @@ test("the first start of a clone reaches its job", async () => {
     writeFileSync(zig, `#!/bin/sh\n[ "$1" = version ] && echo ${version} && exit\n${build}\n`);
     chmodSync(zig, 0o755);
     const env = { PATH: `${join(clone, "bin")}:${process.env["PATH"]}`, FLASHBUN_LIB: undefined };
-    // Which fetches nothing, unlike the model of an answer.
-    const job = ["demo", "--help"];
-    const { code, stdout, stderr } = await runBun(["run", ...job], {
-      cwd: clone,
-      env,
-    });
-    expect(stderr).toContain("flashbun: installing npm packages");
-    expect(stdout).toContain("Usage: flashbun demo");
+    const start = (...words: string[]) => runBun(["run", ...words], { cwd: clone, env });
+    // What only asks is answered before anything is built.
+    const help = await start("demo", "--help");
+    expect(help.stderr).toContain("flashbun: installing npm packages");
+    expect(help.stderr).not.toContain("building");
+    expect(help.stdout).toContain("Usage: flashbun demo");
+    const wrong = await start("demo", "--max-token", "5");
+    expect(wrong.stderr).not.toContain("building");
+    expect(wrong.stderr).toContain("flashbun: unknown option '--max-token'");
+    expect([help.code, wrong.code]).toEqual([0, 2]);
+    const { code, stderr } = await start("build");
+    expect(stderr).toContain("flashbun: building the native library");
+    expect(existsSync(join(clone, "zig-out", "lib", "libflashbun.so"))).toBe(true);
     expect(code).toBe(0);
   } finally {
     rmSync(clone, { recursive: true, force: true });

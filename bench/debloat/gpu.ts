@@ -8,7 +8,6 @@
  */
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Command } from "commander";
 import {
   formatProfile,
   parseProfile,
@@ -18,6 +17,7 @@ import {
 } from "../../src/debloat/index.ts";
 import { shrunkLibraries } from "../../src/debloat/run.ts";
 import { median } from "../bench.ts";
+import { benchCommand } from "../command.ts";
 import { parseCount } from "../table.ts";
 import { benchFolder } from "./install.ts";
 import { Steps, Unfinished, unfinished } from "./steps.ts";
@@ -48,7 +48,7 @@ const figures = [
 const kinds = ["original", "shrunk"] as const;
 type Kind = (typeof kinds)[number];
 
-const parsed = new Command("bench:debloat:gpu")
+const parsed = benchCommand("bench:debloat:gpu")
   .description("Runs a program on a GPU with its original and with shrunk libraries.")
   .option("--site <folder>", "PYTHONPATH of its packages; default: what python3 imports")
   .option("--rounds <n>", "runs of each kind", parseCount(1, 100), 3)

@@ -8,8 +8,8 @@
 import { existsSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { basename, join } from "node:path";
-import { Command } from "commander";
 import { root } from "../../scripts/toolchain.ts";
+import { benchCommand, setUp } from "../command.ts";
 import { parseCount, parseRegex } from "../table.ts";
 import { benchFolder, type Installed, installed, namesOf, torchVersion } from "./install.ts";
 import type { StepRequest, StepSums } from "./step.ts";
@@ -84,7 +84,7 @@ const rows: readonly Row[] = [
   },
 ];
 
-const command = new Command("bench:debloat")
+const command = benchCommand("bench:debloat")
   .description("Shrinks PyTorch's CUDA libraries by each option and checks what is left.")
   .option("--site <folder>", `use PyTorch ${torchVersion} of this folder; nothing is fetched`)
   .option("--only <regex>", "run the rows whose name matches", parseRegex, /./)
@@ -102,6 +102,7 @@ const options = command.opts<{
   steps?: number;
   installed?: boolean;
 }>();
+await setUp();
 if (options.workloads) {
   const { only, steps, installed: isInstalled = false } = options;
   const found = await runWorkloads({ only, steps, isInstalled });

@@ -8,10 +8,11 @@
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Command, Option } from "commander";
+import { Option } from "commander";
 import { traceCommand, type Traced } from "../../src/debloat/index.ts";
 import { runCommand } from "../../src/debloat/process/spawn.ts";
 import { median } from "../bench.ts";
+import { benchCommand } from "../command.ts";
 import { parseCount } from "../table.ts";
 import { Steps, Unfinished, unfinished } from "./steps.ts";
 
@@ -136,7 +137,7 @@ export function textOfCost(cost: TracerCost): string {
 }
 
 if (import.meta.main) {
-  const parsed = new Command("tracer")
+  const parsed = benchCommand("tracer")
     .description("Runs a command with and without the tracer, and says what it costs by parts.")
     .option("--rounds <n>", "runs of each kind", parseCount(1, 100), 3)
     .addOption(new Option("--loading <way>", "only this way of loading").choices(loadings))

@@ -1,8 +1,8 @@
 /** Measures attention on a GPU: `bun run bench:gpu`. */
 import { writeFileSync } from "node:fs";
-import { Command } from "commander";
 import type { DeviceKind } from "../../src/device/open.ts";
 import { Device, FlashbunError } from "../../src/index.ts";
+import { benchCommand } from "../command.ts";
 import { Peer } from "../peers/peer.ts";
 import { figure, namesOf, parseCount, parsePositive, parseRegex, Table } from "../table.ts";
 import { type GpuBench, type GpuCase, type GpuRow, measureCeilings } from "./bench.ts";
@@ -49,7 +49,7 @@ const cases: GpuCase[] = [
   ...morePrefillCases,
 ];
 
-const command = new Command("bench:gpu")
+const command = benchCommand("bench:gpu")
   .description("Measures attention on a GPU against its ceilings and other libraries.")
   .option("--json <file>", "write the rows as JSON")
   .option("--only <regex>", "run the rows whose name matches", parseRegex, /./)

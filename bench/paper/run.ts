@@ -1,11 +1,11 @@
 /** Measures the FlashInfer paper's kernel tables on a GPU and writes docs/paper.md. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Command } from "commander";
 import type { DeviceKind } from "../../src/device/open.ts";
 import { Device, FlashbunError } from "../../src/index.ts";
 import { type GpuBench, measureCeilings } from "../gpu/bench.ts";
 import { machineLine } from "../gpu/machine.ts";
+import { benchCommand } from "../command.ts";
 import { Peer } from "../peers/peer.ts";
 import { parseRegex } from "../table.ts";
 import { decodeTable, prefillTable } from "./dynamism.ts";
@@ -44,7 +44,7 @@ interface Options {
   shape: string;
 }
 
-const command = new Command("bench:paper")
+const command = benchCommand("bench:paper")
   .description("Measures the kernel tables of the FlashInfer paper on a GPU.")
   .option("--only <regex>", "only the tables whose name matches", parseRegex, /./)
   .option("--device <name>", "device to measure", "cuda:0")

@@ -2,24 +2,15 @@
  * What ranks on GPUs of this machine reach: the 8B shape on one GPU and on all, the 70B shape on
  * all, and of each the share of all-reduces in the time between tokens. NVLink multicast is off.
  *
- * Usage: bun run bench:ranks [--tp 2] [--quick] [--only <regex of rows, default clients>]
+ * Usage: bun run bench:ranks; --help lists the options
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { table } from "../../src/cli/table.ts";
 import { namedShapes } from "../../src/weights/shapes.ts";
-
-const { values: options } = parseArgs({
-  options: {
-    tp: { type: "string", default: "2" },
-    quick: { type: "boolean", default: false },
-    only: { type: "string", default: "clients?," },
-  },
-});
-const ranks = Number(options.tp);
-const folder = mkdtempSync(join(tmpdir(), "flashbun-bench-ranks-"));
+import { benchCommand, setUp } from "../command.ts";
+import { parseCount, parseRegex } from "../table.ts";
 
 /** Runs a program of bench; what it printed. Throws with its exit code. */
 async function run(program: string, ...args: string[]): Promise<string> {
@@ -63,8 +54,18 @@ interface Served {
 }
 
 if (import.meta.main) {
+  const command = benchCommand("bench:ranks")
+    .description("Measures the 8B and the 70B shape on ranks, and what their all-reduces take.")
+    .option("--tp <ranks>", "ranks, each a GPU of this machine", parseCount(2, 64), 2)
+    .option("--quick", "short loads, to see that it works", false)
+    .option("--only <regex>", "run the rows whose name matches", parseRegex, /clients?,/)
+    .parse();
+  const options = command.opts<{ tp: number; quick: boolean; only: RegExp }>();
+  await setUp();
+  const ranks = options.tp;
+  const folder = mkdtempSync(join(tmpdir(), "flashbun-bench-ranks-"));
   try {
-    const reduces = reducesOf(await run("ranks/run.ts", "--ranks", options.tp));
+    const reduces = reducesOf(await run("ranks/run.ts", "--ranks", String(ranks)));
     const lines = [["shape, ranks, load", "tokens/s", "ITL p50", "p99", "of it all-reduces"]];
     for (const [shape, tp] of [
       ["llama-8b", 1],
@@ -72,7 +73,7 @@ if (import.meta.main) {
       ["llama-70b", ranks],
     ] as const) {
       const json = join(folder, `${shape}-${tp}.json`);
-      const only = ["--only", options.only, ...(options.quick ? ["--quick"] : [])];
+      const only = ["--only", options.only.source, ...(options.quick ? ["--quick"] : [])];
       await run("serving/run.ts", "--shape", shape, "--tp", String(tp), "--json", json, ...only);
       for (const row of ((await Bun.file(json).json()) as Served).rows) {
         const { name, clients = 1, itlMs, outputTokensPerSecond } = row;

@@ -7,24 +7,25 @@
  */
 import { closeSync, existsSync, mkdirSync, openSync, readSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { table } from "../../src/cli/table.ts";
 import type { DeviceKind } from "../../src/device/open.ts";
 import { Engine } from "../../src/engine/index.ts";
 import { Device } from "../../src/index.ts";
 import { randomCheckpoint } from "../../src/weights/random.ts";
 import { median } from "../bench.ts";
+import { benchCommand } from "../command.ts";
+import { parseCount } from "../table.ts";
 
-const { values: options, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    make: { type: "string" },
-    device: { type: "string", default: "cuda:0" },
-    json: { type: "string" },
-    runs: { type: "string", default: "3" },
-  },
-});
-const [folder] = positionals;
+const command = benchCommand("bench/serving/load.ts")
+  .description("Measures how fast a folder of safetensors comes onto a device.")
+  .argument("<folder>", "with model.safetensors")
+  .option("--make <shape>", "write the folder first, if it is not there, with random weights")
+  .option("--device <name>", "device to load onto", "cuda:0")
+  .option("--json <file>", "write the figures as JSON")
+  .option("--runs <count>", "loads", parseCount(1, 100), 3)
+  .parse();
+const options = command.opts<{ make?: string; device: string; json?: string; runs: number }>();
+const [folder] = command.args;
 const file = join(folder, "model.safetensors");
 const partBytes = 1 << 26;
 const device = options.device as DeviceKind;

@@ -2,48 +2,55 @@
  * The serving tables of the FlashInfer paper and of issue lists, on the engine: Llama 3.1 8B's
  * shape with random weights in bf16 on a GPU, SmolLM2 on the CPU.
  *
- * Usage: bun run bench:serving [--only <regex>] [--quick] [--apart] [--json <file>]
- *   [--shape llama-70b] [--tp <ranks, each a GPU of this machine>]
- *   [--llama <folder>] [--threads <of both>]
- * With --apart a prefix that requests share is read for each of them. With --llama rows of clients
- * on the CPU are measured beside node-llama-cpp, with the same file and as many threads. It is no
- * dependency; in a folder apart from this one: npm install --ignore-scripts --omit=optional
+ * Usage: bun run bench:serving; --help lists the options. node-llama-cpp is no dependency; in a
+ * folder apart from this one: npm install --ignore-scripts --omit=optional
  * node-llama-cpp@3.22.1 @node-llama-cpp/linux-x64@3.22.1
  */
 import { availableParallelism } from "node:os";
-import { parseArgs } from "node:util";
 import { type Figures, figuresOf } from "../../src/cli/bench/figures.ts";
 import { lengthsOf } from "../../src/cli/bench/lengths.ts";
 import { table } from "../../src/cli/table.ts";
 import { isAlone, startRanks } from "../../src/cli/model/ranks.ts";
 import { Engine, fetchSmolLm2 } from "../../src/engine/index.ts";
 import { Device } from "../../src/index.ts";
+import { benchCommand, setUp } from "../command.ts";
+import { parseCount, parseRegex } from "../table.ts";
 import { Llama } from "./llama.ts";
 import { measure, put } from "./measure.ts";
 import { type Row, rowsFor } from "./rows.ts";
 import { warmStartSeconds } from "./start.ts";
 
-const { values: options } = parseArgs({
-  options: {
-    only: { type: "string" },
-    quick: { type: "boolean" },
-    apart: { type: "boolean" },
-    json: { type: "string" },
-    shape: { type: "string", default: "llama-8b" },
-    tp: { type: "string", default: "1" },
-    llama: { type: "string" },
-    threads: { type: "string", default: String(availableParallelism()) },
-  },
-});
-const tp = Number(options.tp);
-process.env["FLASHBUN_THREADS"] ??= options.threads;
+const command = benchCommand("bench:serving")
+  .description("Measures the serving tables of the FlashInfer paper and of issue lists.")
+  .option("--only <regex>", "run the rows whose name matches", parseRegex)
+  .option("--quick", "short loads, to see that it works", false)
+  .option("--apart", "read a prefix that requests share for each of them", false)
+  .option("--json <file>", "write the rows as JSON")
+  .option("--shape <name>", "of the model with random weights on a GPU", "llama-8b")
+  .option("--tp <ranks>", "ranks, each a GPU of this machine", parseCount(1, 64), 1)
+  .option("--llama <folder>", "of node-llama-cpp: rows of clients on the CPU beside it")
+  .option("--threads <count>", "threads of both", parseCount(1, 1024), availableParallelism())
+  .parse();
+const options = command.opts<{
+  only?: RegExp;
+  quick: boolean;
+  apart: boolean;
+  json?: string;
+  shape: string;
+  tp: number;
+  llama?: string;
+  threads: number;
+}>();
+await setUp();
+const { tp } = options;
+process.env["FLASHBUN_THREADS"] ??= String(options.threads);
 if (tp > 1 && isAlone())
   process.exit(await startRanks([process.execPath, ...process.argv.slice(1)], tp, "cuda"));
 
 /** The model of the device that is here. */
 async function open(): Promise<Engine> {
   const { shape } = options;
-  const cascade = options.apart !== true;
+  const cascade = !options.apart;
   const random = { device: "cuda:0", randomWeights: true, cascade } as const;
   if (tp > 1) return await Engine.load(shape, { ...random, tp });
   const probe = await Device.open();
@@ -62,7 +69,7 @@ async function measurePeer(llama: Llama, row: Row, vocabulary: number) {
     clients,
     tokens + lengthsOf("output", "output", output).most,
   );
-  return figuresOf(await put(target, row, { vocabulary, quick: options.quick === true }));
+  return figuresOf(await put(target, row, { vocabulary, quick: options.quick }));
 }
 
 const engine = await open();
@@ -75,7 +82,7 @@ process.stdout.write(`${engine.summary()}\n\n`);
 const llama =
   options.llama === undefined || engine.device.kind !== "cpu"
     ? undefined
-    : await Llama.open(options.llama, await fetchSmolLm2(), Number(options.threads));
+    : await Llama.open(options.llama, await fetchSmolLm2(), options.threads);
 if (llama !== undefined) process.stdout.write(`peer: node-llama-cpp ${llama.version}\n\n`);
 const heads = [
   "load",
@@ -108,7 +115,7 @@ function besidePeer(row: Row, ours: Figures, theirs: Figures | undefined): strin
 const lines: string[][] = [heads];
 const results: object[] = [];
 for (const row of rowsFor(engine.device.kind)) {
-  if (options.only !== undefined && !new RegExp(options.only).test(row.name)) continue;
+  if (options.only?.test(row.name) === false) continue;
   const figures = await measure(engine, row, options.quick);
   const theirs = llama && (await measurePeer(llama, row, engine.model.shape.vocabulary));
   const { ttftMs, itlMs, promptTokens, cachedTokens, hostShare } = figures;
@@ -132,5 +139,5 @@ if (options.json !== undefined) {
 }
 const { kind } = engine.device;
 await engine[Symbol.asyncDispose]();
-if (kind === "cpu" && (options.only === undefined || new RegExp(options.only).test("warm start")))
+if (kind === "cpu" && options.only?.test("warm start") !== false)
   process.stdout.write(`warm start: ${(await warmStartSeconds()).toFixed(2)} s to a first token\n`);

@@ -7,6 +7,8 @@
 import { mkdirSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
 import { native } from "../../src/ffi/library.ts";
+import { argumentsOf } from "../arguments.ts";
+import { setup } from "../setup.ts";
 import { findZig, must, read, root } from "../toolchain.ts";
 import {
   contentFaults,
@@ -69,10 +71,11 @@ function describe({ path, files }: Tarball): string {
   return `${basename(path)}: ${packed} MB, ${files.size} files of ${megabytes(unpacked)} MB\n`;
 }
 
-const words = process.argv.slice(2);
-const dryRun = words.includes("--dry-run");
-const unknown = words.filter((word) => word !== "--dry-run");
-stopOn(unknown.map((word) => `unknown option ${word}; there is only --dry-run`));
+const [dryRun] = argumentsOf(
+  "bun run release [--dry-run]",
+  (given) => given.length === 0 || given.join() === "--dry-run",
+);
+await setup();
 const changed = Bun.spawnSync(["git", "status", "--porcelain"], { cwd: root }).stdout.toString();
 if (!dryRun && changed !== "") stopOn(["files differ from the last commit. Fix: commit first."]);
 stopOn([...platforms.flatMap((platform) => versionFaults(main, platform)), ...changelogFaults()]);
