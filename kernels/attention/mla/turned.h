@@ -257,7 +257,7 @@ FB_DEVICE void score(const Block& b) {
         const float signed_factor = score_factor(b.p, r);
         // Above 0, since 0 must not meet the -inf of hidden keys.
         const float factor = fmaxf(fabsf(signed_factor), 1e-30f);
-        const float sign = signed_factor > 0 ? 1 : factor_sign(signed_factor);
+        const float sign = factor_sign(signed_factor);
         if (tiles > 0) take_queries(b, r, query);
         TokenScales scales;
         TokenScales next;
