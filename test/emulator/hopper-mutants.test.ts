@@ -141,6 +141,9 @@ const harmlessHopper: Record<string, string> = {
     "lanes have met since they read the rows: in a shuffle, a vote or a product",
   "load.h, load_tasks: wait(barriers.task_wanted, n - 1 & 1) #1":
     "tickets are drawn earlier then: blocks get other records, and results stay",
+  "load.h, load_tiles: __syncwarp() #1":
+    "lanes meet at the end of a tile's copies; of a task without tiles each knows before another " +
+    "takes its place, since lanes take turns at waits here",
   "load.h, load_box: __syncwarp() #1":
     "a tile of one box goes through a stage without this warp, but lanes take turns at waits here",
 };

@@ -365,6 +365,7 @@ template <class Side> FB_DEVICE void load_tiles(const Block& b) {
         const Task& task = b.shared.tasks[turn.slot()];
         if (task.blocks < 0) break;
         loader.load(task);
+        // Of a task without tiles, lanes have yet to look.
         __syncwarp();
         if (lane_now() == 0) arrive(barriers.task_empty[turn.slot()]);
     }
