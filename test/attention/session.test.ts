@@ -80,7 +80,7 @@ describe.each(await targetsHere())("random lives of a cache on $name", (target) 
     await device[Symbol.asyncDispose]();
   });
 
-  const sizes = target.kind === "cpu" ? { slice: 60, whole: 600 } : { slice: 15, whole: 60 };
+  const sizes = target.kind === "cpu" ? { slice: 50, whole: 600 } : { slice: 15, whole: 60 };
   sweepSeeds("every step agrees with the oracle and no page leaks", sizes, (random) => {
     session(device, random);
   });
