@@ -137,6 +137,9 @@ FB_DEVICE PagedToken ask(const Block& b, const Place& place) {
     return {page, FB_VALUE_PAGES ? *value_entry(b.p, place.page) : page, place.row, place.place};
 }
 
+// Where sums leave registers for the addresses of what a lane copies, they are found beforehand.
+constexpr bool finds_first = row_blocks == 1 && FB_KEY_DIM <= 128 && FB_VALUE_DIM <= 128;
+
 // What a lane copies of a step.
 struct StepCopies {
     int count; // tokens from the warp's first to the last of all; 0: none
@@ -173,15 +176,19 @@ FB_DEVICE void place_step(const Block& b, const Source& from, const KeptRange& r
             copy_scale(b.p.v_scale, r, token.value_page, row, kept, tokens.value_scale(at));
     }
     __syncwarp();
+    if (!finds_first) return;
     copies.keys.find(addresses.k, addresses.tails(), lane);
     copies.values.find(addresses.v, nullptr, lane);
 }
 
-FB_DEVICE void start_step(const Block& b, int stage, const StepCopies& copies) {
+FB_DEVICE void start_step(const Block& b, int stage, StepCopies& copies) {
     const int lane = int(threadIdx.x % 32);
     const uint32_t to = b.ring_address() + stage * stage_bytes;
     if (copies.count > 0) {
+        const RowAddresses<step_keys>& addresses = b.own().addresses;
+        if (!finds_first) copies.keys.find(addresses.k, addresses.tails(), lane);
         copies.keys.start(to, copies.count, lane);
+        if (!finds_first) copies.values.find(addresses.v, nullptr, lane);
         copies.values.start(to + stage_keys, copies.count, lane);
     }
     cp_async_commit();
@@ -450,7 +457,7 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
 // ---- the record
 
 // Scales and positions of tokens may be what kernels before write.
-constexpr bool places_early = !FB_K_TOKEN_SCALE && !FB_V_TOKEN_SCALE && !FB_KEY_POSITIONS;
+constexpr bool places_early = finds_first && !FB_K_TOKEN_SCALE && !FB_V_TOKEN_SCALE && !FB_KEY_POSITIONS;
 
 // Bounds of the record's rows, by each warp for itself; the first one notes the rows for all.
 FB_DEVICE Bounds describe_rows(const Block& b) {
