@@ -457,7 +457,8 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
 // ---- the record
 
 // Scales and positions of tokens may be what kernels before write.
-constexpr bool places_early = finds_first && !FB_K_TOKEN_SCALE && !FB_V_TOKEN_SCALE && !FB_KEY_POSITIONS;
+constexpr bool places_early =
+    finds_first && !FB_K_TOKEN_SCALE && !FB_V_TOKEN_SCALE && !FB_KEY_POSITIONS;
 
 // Bounds of the record's rows, by each warp for itself; the first one notes the rows for all.
 FB_DEVICE Bounds describe_rows(const Block& b) {
