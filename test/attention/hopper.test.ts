@@ -185,6 +185,7 @@ function changing(long: Partial<Case>): [string, Partial<Case>][] {
     ["fp8 keys", { kvDtype: "f8e4m3", pageSize: 16 }],
     ["fp8 keys, ragged, not causal", { kvDtype: "f8e4m3", causal: false, scales: "head" }],
     ["fp8 keys of e5m2, dim 64", { kvDtype: "f8e5m2", headDim: 64, pageSize: 64 }],
+    ["fp8 keys, large logits", { ...fp8, scale: 3 }],
     ["fp8 keys, scales by token", { kvDtype: "f8e4m3", scales: "token", pageSize: 16 }],
     ["fp8 keys, f16, scales by token", { ...fp8, scales: "token", dtype: "f16" }],
     ["fp8 keys, scales by request, a window", { ...fp8, scales: "request", windowLeft: 90 }],

@@ -35,10 +35,21 @@ template <class Side> struct PiecesOf {
     }
 };
 
+// Where a side's next tile lies: as it landed, and as products take it.
+template <class Side> struct TileTurns {
+    Turn<Side::places> from;
+    Turn<FB_STAGES> to;
+
+    FB_DEVICE void advance() {
+        from.advance();
+        to.advance();
+    }
+};
+
 struct Changer {
     const Block& b;
-    Turn<FB_STAGES> keys;
-    Turn<FB_STAGES> values;
+    TileTurns<KeySide> keys;
+    TileTurns<ValueSide> values;
 
     static FB_DEVICE int own() { return thread_now() % 128; }
 
@@ -49,24 +60,24 @@ struct Changer {
         Vector<Side::dim, row_lanes(Side::dim / 8), FB_KV_TYPE> v = {row, chunk * 8};
         v.load();
         Side::change(b.attention(), {notes.position[i], notes.slot[i], task.record.kv_head}, v);
-        return kept ? round_8<FB_Q_TYPE>(v.x) : make_uint4(0, 0, 0, 0);
+        return kept ? round_8<Side::type>(v.x) : make_uint4(0, 0, 0, 0);
     }
 
     // The panels of a stage, when nobody reads what they had; of all ways that write them.
-    template <class Side> FB_DEVICE void take_panels(const Turn<FB_STAGES>& at) const {
-        wait(Side::empty(b, at.slot()), at.parity() ^ 1);
+    template <class Side> FB_DEVICE void take_panels(const TileTurns<Side>& at) const {
+        wait(Side::empty(b, at.to.slot()), at.to.parity() ^ 1);
     }
 
     // From raw rows to panels, as another type: a thread has pieces of 16 raw bytes, at the same
     // place of rows that are a multiple of eight apart, so that addresses differ by constants. It
     // reads some before it widens the first, and while the panels may still be in use.
     template <class Side>
-    FB_DEVICE void widen_rows(const Task& task, int tile, const Turn<FB_STAGES>& at) const {
+    FB_DEVICE void widen_rows(const Task& task, int tile, const TileTurns<Side>& at) const {
         using Own = PiecesOf<Side>;
-        constexpr int together = 8;
+        constexpr int together = only_widens ? 4 : 8; // as there are registers
         const uint32_t raw_tile =
-            shared_address(Side::raw_tile(b, at.slot())) + Own::row(own()) * Side::raw_row;
-        const uint32_t panels = shared_address(Side::tile(b, at.slot()));
+            shared_address(Side::raw_tile(b, at.from.slot())) + Own::row(own()) * Side::raw_row;
+        const uint32_t panels = shared_address(Side::tile(b, at.to.slot()));
         uint32_t target[Own::across][Own::chunks];
         FB_UNROLL
         for (int i = 0; i < Own::across * Own::chunks; i++)
@@ -81,7 +92,7 @@ struct Changer {
                     raw[n - begin] =
                         load_shared_16(raw_tile + Own::piece(own(), n % Own::across) * 16 +
                                        n / Own::across * (Own::rows * Side::raw_row));
-            if (begin == 0) take_panels<Side>(at);
+            if (begin == 0) take_panels(at);
             FB_UNROLL
             for (int n = begin; n < min(begin + together, Own::count); n++) {
                 if (!Own::within(own(), n)) continue;
@@ -91,7 +102,7 @@ struct Changer {
                 FB_UNROLL
                 for (int i = 0; i < Own::chunks; i++) {
                     const uint4 half = i == 0 ? x : make_uint4(x.z, x.w, 0, 0);
-                    store_shared_16(to[i] + below, convert_8<FB_KV_TYPE, FB_Q_TYPE>(half));
+                    store_shared_16(to[i] + below, convert_8<FB_KV_TYPE, Side::type>(half));
                 }
             }
         }
@@ -112,13 +123,14 @@ struct Changer {
 
     // The same by a hook.
     template <class Side>
-    FB_DEVICE void change_rows(const Task& task, int tile, int stage, const Notes& notes) const {
+    FB_DEVICE void change_rows(const Task& task, int tile, const TileTurns<Side>& at,
+                               const Notes& notes) const {
         constexpr int chunks = Side::dim / 8;
         constexpr int total = FB_KV_TILE * chunks;
         static_assert(total % 32 == 0, "whole warps");
         const int32_t first = task.start + tile * FB_KV_TILE;
-        const unsigned char* rows = Side::raw_tile(b, stage);
-        const uint32_t target = shared_address(Side::tile(b, stage));
+        const unsigned char* rows = Side::raw_tile(b, at.from.slot());
+        const uint32_t target = shared_address(Side::tile(b, at.to.slot()));
         FB_UNROLL_BY(4)
         for (int item = own(); item < total; item += 128) {
             const int row = item / chunks;
@@ -190,14 +202,14 @@ struct Changer {
     }
 
     template <class Side>
-    FB_DEVICE void change_tile(const Task& task, int tile, Turn<FB_STAGES>& at,
+    FB_DEVICE void change_tile(const Task& task, int tile, TileTurns<Side>& at,
                                const Notes* notes) {
-        const int stage = at.slot();
-        wait(Side::landed(b, stage), at.parity());
+        const int stage = at.to.slot();
+        wait(Side::landed(b, at.from.slot()), at.from.parity());
         if constexpr (Side::raw) {
             if constexpr (Side::hooked) {
-                take_panels<Side>(at);
-                change_rows<Side>(task, tile, stage, *notes);
+                take_panels(at);
+                change_rows<Side>(task, tile, at, *notes);
             } else {
                 widen_rows<Side>(task, tile, at);
             }
@@ -220,8 +232,9 @@ struct Changer {
         __syncwarp();
         const int lane = lane_now();
         if (lane == 0) arrive(Side::full(b, stage));
+        // Not before what was read is stored: until then reads may still be under way.
         if (Side::raw && lane < row_blocks) {
-            const uint32_t empty = shared_address(&Side::raw_empty(b, stage));
+            const uint32_t empty = shared_address(&Side::raw_empty(b, at.from.slot()));
             mbarrier_arrive_cluster_read(map_shared(empty, uint32_t(lane)));
         }
         at.advance();
@@ -230,11 +243,11 @@ struct Changer {
     // Those of the keys' stage; values of the tile are changed before it comes again.
     FB_DEVICE const Notes* note(const Task& task, int tile) const {
         if constexpr (reads_notes || changes_by_notes) {
-            wait(b.shared.barriers.keys_empty[keys.slot()], keys.parity() ^ 1);
-            note_keys(b, task, tile, keys.slot(), own(), 128);
+            take_panels(keys);
+            note_keys(b, task, tile, keys.to.slot(), own(), 128);
         }
         if (changes_by_notes) barrier_sync(changing_barrier, 128);
-        return notes_of(b.shared, keys.slot());
+        return notes_of(b.shared, keys.to.slot());
     }
 
     // A task's queries and rows, for those who compute.

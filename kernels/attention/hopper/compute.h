@@ -66,7 +66,7 @@ struct Compute : Scoring {
             const int step = fp8_products ? k * 32 : k * 16 * panel_row;
             FB_UNROLL
             for (int part = 0; part < sum_parts; part++)
-                FB_VALUES(part_of(sums, part), probabilities[k],
+                multiply_values(part_of(sums, part), probabilities[k],
                           v + ((part * sum_part_bytes + step) >> 4), plain || k > 0 || !fresh);
         }
         wgmma_commit();
@@ -97,8 +97,8 @@ struct Compute : Scoring {
         for (int i = 0; i < 4 * value_steps; i++) {
             // Of fp8 two pairs of a row, eight columns apart.
             const int at = fp8_products ? i / 2 * 8 + i % 2 * 2 : 2 * i;
-            uint32_t x = pack_pair<FB_Q_TYPE>(s[at], s[at + 1]);
-            if constexpr (fp8_products) x |= pack_pair<FB_Q_TYPE>(s[at + 4], s[at + 5]) << 16;
+            uint32_t x = pack_pair<value_type>(s[at], s[at + 1]);
+            if constexpr (fp8_products) x |= pack_pair<value_type>(s[at + 4], s[at + 5]) << 16;
             probabilities[i / 4][i % 4] = x;
         }
     }

@@ -4,6 +4,7 @@
 // its keys), and:
 //
 //   FB_STAGES         tiles of keys, and of values, in flight
+//   FB_RAW_STAGES     of those that land raw, where some do: at most as many
 //   FB_QUERY_BUFFERS  1, or 2: the next record's queries arrive while these are in use
 //   FB_QUERIES_KEPT   1: queries move to registers as soon as they are there
 //   FB_SUM_TILES      of fp8 products: tiles whose products are summed before the sums are added in
@@ -18,7 +19,8 @@
 // the products take, and one to three that compute 64 rows each, or those of wide.cu.
 //
 // Rounding: queries, keys and values are rounded once to FB_Q_TYPE after conversion and hooks,
-// probabilities once before the second product; all else is f32. Scores come in base 2.
+// probabilities once before the second product (both to f16 where values_as_f16); all else is f32.
+// Scores come in base 2.
 //
 // Of fp8 products (FB_Q_TYPE is FB_F8E4M3) queries, keys and values are what lies in memory. Their
 // operands are K-major: a warpgroup transposes values in their place.
@@ -53,6 +55,7 @@ constexpr bool values_land_raw = values_change;
 constexpr bool fp8_products = is_fp8(FB_Q_TYPE);
 constexpr bool keys_wait = keys_land_raw || rotates;
 constexpr bool values_wait = values_land_raw || fp8_products;
+constexpr bool changes_by_notes = Variant::has_key || Variant::has_value || rotates;
 constexpr int changing_groups = keys_wait || values_wait ? 1 : 0;
 constexpr int changing_warps = 4 * changing_groups;
 constexpr int first_computing = 1 + changing_groups;
@@ -75,15 +78,17 @@ static_assert(!FB_KEY_POSITIONS, "a row sees a range of tokens");
 static_assert(FB_KEY_DIM % 16 == 0 && FB_VALUE_DIM % 8 == 0, "whole steps of the products");
 
 // setmaxnreg: 168 (384 threads), 128 (512, or two blocks of 256) or 80 (two blocks of 384)
-// registers of each thread at entry are what there is.
+// registers of each thread at entry are what there is. Who only widens elements does with few.
 constexpr int warpgroups_computing = FB_MIN_BLOCKS * computing_groups; // on a processor
-constexpr int loading_registers = warpgroups_computing >= 3 && !passes_scores ? 32 : 40;
-constexpr int changing_registers = 56;
-constexpr int computing_registers = warpgroups_computing == 4 ? 104
-                                    : computing_groups == 3   ? 160
-                                    : changing_groups         ? 208
-                                    : FB_MIN_BLOCKS == 2      ? 216
-                                                              : 232;
+constexpr bool only_widens = keys_land_raw && !changes_by_notes;
+constexpr bool loads_by_few = only_widens || (warpgroups_computing >= 3 && !passes_scores);
+constexpr int loading_registers = loads_by_few ? 32 : 40;
+constexpr int changing_registers = only_widens ? 48 : 56;
+constexpr int computing_registers = warpgroups_computing == 4           ? 104
+                                    : computing_groups == 3             ? 160
+                                    : only_widens || FB_MIN_BLOCKS == 2 ? 216
+                                    : changing_groups                   ? 208
+                                                                        : 232;
 constexpr int scoring_registers = 152; // of those who pass scores on: 40 + 152 + 2 * 160 = 512
 static_assert(!passes_scores || computing_groups == 1 + value_groups, "one scores");
 static_assert(!passes_scores || changing_groups == 0, "nothing is changed on its way");
@@ -93,6 +98,11 @@ static_assert(!passes_scores || changing_groups == 0, "nothing is changed on its
 // bits, MN-major for the second.
 constexpr int panel_row = 128;
 constexpr int operand_bytes = bytes_of(FB_Q_TYPE);
+// f16 holds values of 8 bits exactly, and is what the fewest instructions make of them:
+// probabilities are f16 then, too.
+constexpr bool values_as_f16 = FB_Q_TYPE == FB_BF16 && is_fp8(FB_KV_TYPE) && Variant::softmax &&
+                               !Variant::has_value && !FB_V_TOKEN_SCALE;
+constexpr int value_type = values_as_f16 ? FB_F16 : FB_Q_TYPE;
 constexpr int panel_columns = panel_row / operand_bytes;
 constexpr int key_panels = round_up(FB_KEY_DIM, panel_columns) / panel_columns;
 constexpr int value_panels = round_up(FB_VALUE_DIM, panel_columns) / panel_columns;
@@ -129,7 +139,6 @@ constexpr int reference_keys = 32;
 constexpr bool reads_notes =
     Variant::reads_keys || FB_MASK || FB_K_TOKEN_SCALE || FB_V_TOKEN_SCALE;
 constexpr bool notes_pages = Variant::reads_slots || FB_K_TOKEN_SCALE || FB_V_TOKEN_SCALE;
-constexpr bool changes_by_notes = Variant::has_key || Variant::has_value || rotates;
 // More than products and ranges of positions decides what a key counts: tiles are noted.
 constexpr bool noted = scores_change || pairs_hide || FB_V_TOKEN_SCALE || changes_by_notes;
 // Only masked tiles ask whether a row's factor turns its scores round.
@@ -244,7 +253,7 @@ template <> struct NotesOf<false> {};
 
 // Rows as they lie in global memory.
 template <bool, int Row, class> struct RawOf {
-    alignas(128) unsigned char tiles[FB_STAGES][FB_KV_TILE * Row];
+    alignas(128) unsigned char tiles[FB_RAW_STAGES][FB_KV_TILE * Row];
     FB_DEVICE unsigned char* at(int i) { return tiles[i]; }
 };
 template <int Row, class Of> struct RawOf<false, Row, Of> {
@@ -421,6 +430,7 @@ FB_WGMMA(bf16, FB_SUM_COLUMNS)
 #endif
 #define FB_SCORES wgmma_bf16<0>
 #define FB_SHARED_SCORES wgmma_bf16<0, 0>
+FB_WGMMA(f16, FB_SUM_COLUMNS)
 #define FB_VALUES wgmma_bf16<1>
 #define FB_SHARED_VALUES wgmma_bf16<0, 1>
 #else
@@ -433,3 +443,10 @@ FB_WGMMA(f16, FB_SUM_COLUMNS)
 #define FB_VALUES wgmma_f16<1>
 #define FB_SHARED_VALUES wgmma_f16<0, 1>
 #endif
+
+// Probabilities in registers by values.
+template <int n>
+FB_DEVICE void multiply_values(float (&d)[n], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+    if constexpr (values_as_f16) wgmma_f16<1>(d, a, b, accumulate);
+    else FB_VALUES(d, a, b, accumulate);
+}

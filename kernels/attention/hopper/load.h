@@ -9,7 +9,9 @@
 // What makes keys differ from values: `full`, `empty` and `tile` are of what products take,
 // `landed` of what waits to be changed, where it is `raw` in a place of its own.
 struct KeySide {
+    static constexpr int type = FB_Q_TYPE; // what products take
     static constexpr bool raw = keys_land_raw;
+    static constexpr int places = raw ? FB_RAW_STAGES : FB_STAGES; // where it lands
     static constexpr bool waits = keys_wait;
     static constexpr bool turns = rotates;
     static constexpr bool transposes = false;
@@ -44,7 +46,9 @@ struct KeySide {
 };
 
 struct ValueSide {
+    static constexpr int type = value_type;
     static constexpr bool raw = values_land_raw;
+    static constexpr int places = raw ? FB_RAW_STAGES : FB_STAGES;
     static constexpr bool waits = values_wait;
     static constexpr bool turns = false;
     static constexpr bool transposes = fp8_products;
@@ -113,7 +117,7 @@ template <class Side> struct TileLoader {
     static constexpr int panel_bytes = FB_KV_TILE * row_bytes;
 
     const Block& b;
-    Turn<FB_STAGES> stage;
+    Turn<Side::places> stage;
 
     FB_DEVICE uint64_t& full() const {
         return Side::waits ? Side::landed(b, stage.slot()) : Side::full(b, stage.slot());

@@ -28,10 +28,11 @@ struct RowState {
 //
 // Probabilities of fp8 products are 2^weight_power at the first reference, so that fp8 has bits for
 // small ones. It holds 448: no sum of a thread exceeds that, but in tiles whose maxima are looked
-// for, where a probability is at most 2^(weight_power + growth).
-constexpr float lagging_most = fp8_products ? 448 : 256;
+// for, where a probability is at most 2^(weight_power + growth). f16 is given
+// bits for small ones, too; it holds 65504.
+constexpr float lagging_most = fp8_products ? 448 : values_as_f16 ? 32768 : 256;
 static_assert(slack == 8, "2^slack");
-constexpr float weight_power = fp8_products ? 7 : 0;
+constexpr float weight_power = fp8_products || values_as_f16 ? 7 : 0;
 constexpr float growth = fp8_products ? 1.75f : slack;
 
 // What takes scores to base 2, by the thread's rows; above 0.

@@ -16,6 +16,8 @@ export interface Cut {
   readonly blocks: number;
   /** It takes any number of rows that see up to so many keys on average; 0: as many as it has. */
   readonly keysMost: number;
+  /** Of tiles that land raw, at most as many. */
+  readonly rawStages: number;
   readonly queryBuffers: number;
   /** Queries move to registers. */
   readonly keepsQueries: boolean;
@@ -87,6 +89,7 @@ export const changingCuts: readonly Cut[] = [
   cutOf(64, 64, 96, 2, 1, false),
   cutOf(96, 96, 112, 2, 1, false),
   cutOf(96, 96, 96, 2, 1, false),
+  { ...cutOf(128, 128, 96, 3, 1, false), rawStages: 2 },
   cutOf(128, 128, 112, 2, 1, false),
   cutOf(128, 128, 96, 2, 1, false),
   cutOf(128, 128, 80, 2, 1, false),
@@ -128,7 +131,8 @@ function cutOf(
   queryBuffers: number,
   keepsQueries: boolean,
 ): Cut {
-  const tile = { keyDim, valueDim, kvTile, stages, queryBuffers, keepsQueries };
+  const rawStages = stages;
+  const tile = { keyDim, valueDim, kvTile, stages, rawStages, queryBuffers, keepsQueries };
   return {
     ...tile,
     groups: 2,

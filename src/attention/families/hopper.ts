@@ -257,6 +257,7 @@ function constantsOf(cut: Cut, options: ResolvedOptions, { fp8Products }: Asked)
     FB_MIN_BLOCKS: cut.blocks,
     FB_CLUSTER: cut.cluster,
     FB_STAGES: cut.stages,
+    FB_RAW_STAGES: cut.rawStages,
     FB_QUERY_BUFFERS: cut.queryBuffers,
     FB_QUERIES_KEPT: cut.keepsQueries ? 1 : 0,
     ...(cut.splitsKeys ? { FB_SPLIT_KEYS: 1 } : {}),
@@ -281,7 +282,7 @@ function sharedBytesOf(cut: Cut, asked: Asked): number {
   const longSums = fp8Products ? 4 * rows * valueDim : 0;
   // The second block's rows on their way to the first.
   const half = cut.splitsKeys ? 16 * 128 * (valueDim / 8 + 1) + 2 * 8 : 0;
-  const raw = stages * kvTile * (keyDim * rawKeyBytes + valueDim * rawValueBytes);
+  const raw = cut.rawStages * kvTile * (keyDim * rawKeyBytes + valueDim * rawValueBytes);
   const notes = noted ? stages * 16 * kvTile : 0;
   const positions = turnedPairs > 0 ? 4 * rows : 8;
   const words = Math.max(8, 4 * rowWords * rows);
@@ -289,10 +290,9 @@ function sharedBytesOf(cut: Cut, asked: Asked): number {
   const rowFacts = 8 * rows + scales + positions + 16 * (masked ? rows : 1) + words;
   const tasks = 3 * (64 + 56) + 2 * (16 * groups + 8 + rowFacts);
   const barriers = 8 * (8 * stages + 13 + queryBuffers + 8);
-  const mail = 4 * 8;
   const inAll =
     queries + tiles + passed + raw + longSums + half + 16 * turnedPairs + notes + tasks + barriers;
-  return kibibytes(inAll + mail);
+  return kibibytes(inAll + 4 * 8); // of the mail
 }
 
 /**
