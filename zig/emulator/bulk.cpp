@@ -86,6 +86,10 @@ void bulk_load(uint32_t target, const void* source, uint32_t bytes, uint32_t mba
 void bulk_share(uint32_t target, uint32_t source, uint32_t bytes, uint32_t mbarrier) {
     void* from = shared_pointer(source, bytes, 16);
     check_bulk(from, bytes);
+    {
+        Proxy proxy(me()->runner);
+        race::reads(from, bytes);
+    }
     race::release(&me()->runner->start_tag);
     deliver_bytes(target, mbarrier, bytes, 16, [=](uint8_t* p) { raw_copy(p, from, bytes); });
 }

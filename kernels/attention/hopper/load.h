@@ -117,6 +117,7 @@ template <class Side> struct TileLoader {
     static constexpr int panel_bytes = FB_KV_TILE * row_bytes;
 
     const Block& b;
+    const int part; // first row of a tile's that this block gathers
     Turn<Side::places> stage;
 
     FB_DEVICE uint64_t& full() const {
@@ -244,16 +245,24 @@ template <class Side> struct TileLoader {
         }
     }
 
-    // 32 rows of a tile, from the first tile's to the last's that is gathered.
+    // Blocks that share rows out gather a part of each tile, and pass it on to the others; but not
+    // of what is changed in its place, since nothing says when it has been read for them.
+    static constexpr int parts = raw || !Side::waits ? row_blocks : 1;
+    static constexpr int part_rows = FB_KV_TILE / parts;
+    static_assert(part_rows % 8 == 0, "parts begin where the swizzle's pattern does");
+    static FB_DEVICE int own_part() { return parts > 1 ? int(rank_of_rows()) * part_rows : 0; }
+
+    // 32 rows of a tile's part, from the last tile's to the first's that is gathered.
     struct Group {
-        int tile;
+        int32_t token; // of the lane
         int first;
 
         FB_DEVICE void advance() {
+            token += 32;
             first += 32;
-            if (first < FB_KV_TILE) return;
+            if (first < part_rows) return;
+            token -= first + FB_KV_TILE;
             first = 0;
-            tile--;
         }
     };
 
@@ -267,10 +276,9 @@ template <class Side> struct TileLoader {
     // Of rows before the first tile, there is none.
     template <bool Listed> FB_DEVICE Asked ask(const Task& task, const Group& at) const {
         const fb_attention_record& r = task.record;
-        const int32_t token = task.start + at.tile * FB_KV_TILE + at.first + row_of_lane();
-        const bool kept = uint32_t(token - r.kv_start) < uint32_t(r.kv_end - r.kv_start);
+        const bool kept = uint32_t(at.token - r.kv_start) < uint32_t(r.kv_end - r.kv_start);
         const Place place = find_kept<Listed>(b.attention(), r, task.source,
-                                              kept ? token : r.kv_end - 1);
+                                              kept ? at.token : r.kv_end - 1);
         return {place.page == nullptr ? 0 : *place.page, without_full_bit(place.row),
                 __ballot_sync(0xffffffffu, kept)};
     }
@@ -278,8 +286,8 @@ template <class Side> struct TileLoader {
     FB_DEVICE void copy_rows(const Task& task, int first, const Asked& asked) const {
         using Layout = LayoutOf<raw, row_bytes, panel_bytes>;
         constexpr int bytes = raw ? row_bytes : operand_bytes * Side::dim;
-        const uint32_t to = tile() + first * row_bytes;
-        const int count = FB_KV_TILE % 32 == 0 ? 32 : min(32, FB_KV_TILE - first);
+        const uint32_t to = tile() + (part + first) * row_bytes;
+        const int count = part_rows % 32 == 0 ? 32 : min(32, part_rows - first);
         const uint64_t head = Side::head(task.source);
         const uint64_t address = row_address(Side::plane(b), head, asked.page, asked.row);
         const uint64_t units = (address - head) / 16;
@@ -289,12 +297,12 @@ template <class Side> struct TileLoader {
             copy_rows_of<Layout, bytes>(to, count, NearRows{head, uint32_t(units)}, asked.there);
     }
 
-    // The last `count` tiles that are left, row by row, by each block for itself. Page ids are
-    // asked for two groups ahead; a tile counts as full when the next one's copies are under way,
-    // or cannot begin yet.
+    // The last `count` tiles that are left, row by row. Page ids are asked for two groups ahead; a
+    // part is announced when the next one's copies are under way, or cannot begin yet.
     template <bool Listed> FB_DEVICE void gather(const Task& task, int count) {
-        uint64_t* before = nullptr;
-        Group group = {count - 1, 0};
+        bool waits = false; // the stage before is yet to be announced
+        Turn<Side::places> before;
+        Group group = {task.start + (count - 1) * FB_KV_TILE + part + row_of_lane(), 0};
         Asked next[groups_ahead];
         FB_UNROLL
         for (int i = 0; i < groups_ahead; i++) {
@@ -302,17 +310,19 @@ template <class Side> struct TileLoader {
             group.advance();
         }
         FB_NO_UNROLL
-        for (int tile = count - 1; tile >= 0; tile--) {
-            want_next(task, tile);
-            if (before != nullptr && uniform(is_empty()) == 0) {
+        for (int tile = count - 1;; tile--) {
+            const bool ends = tile < 0;
+            if (!ends) want_next(task, tile);
+            if (waits && (ends || uniform(is_empty()) == 0)) {
                 cp_async_wait<0>();
-                announce(*before);
-                before = nullptr;
+                announce(before);
+                waits = false;
             }
+            if (ends) break;
             wait_empty();
             note(task, tile);
             FB_NO_UNROLL
-            for (int first = 0; first < FB_KV_TILE; first += 32) {
+            for (int first = 0; first < part_rows; first += 32) {
                 const Asked asked = next[0];
                 FB_UNROLL
                 for (int i = 1; i < groups_ahead; i++) next[i - 1] = next[i];
@@ -321,21 +331,34 @@ template <class Side> struct TileLoader {
                 copy_rows(task, first, asked);
             }
             cp_async_commit();
-            if (before != nullptr) {
+            if (waits) {
                 cp_async_wait<1>();
-                announce(*before);
+                announce(before);
             }
-            before = &full();
+            before = stage;
+            waits = true;
             stage.advance();
         }
-        cp_async_wait<0>();
-        if (before != nullptr) announce(*before);
     }
 
-    FB_DEVICE void announce(const uint64_t& full) {
+    // The part of a tile is there; those of other blocks are expected.
+    FB_DEVICE void announce(const Turn<Side::places>& landed) const {
         fence_proxy_async_shared();
         __syncwarp();
-        if (lane_now() == 0) arrive(full);
+        if (lane_now() != 0) return;
+        constexpr int bytes = part_rows * row_bytes; // of a panel
+        const TileLoader at = {b, part, landed};
+        const uint32_t barrier = shared_address(&at.full());
+        FB_UNROLL
+        for (int i = 1; i < parts; i++) {
+            const uint32_t other = (rank_of_rows() + i) % row_blocks;
+            FB_UNROLL
+            for (int panel = 0; panel < panels; panel++) {
+                const uint32_t from = at.tile() + panel * panel_bytes + part * row_bytes;
+                bulk_share(map_shared(from, other), from, bytes, map_shared(barrier, other));
+            }
+        }
+        mbarrier_arrive_expect(barrier, (parts - 1) * panels * bytes);
     }
 
     FB_DEVICE void want_next(const Task& task, int tile) const {
@@ -361,7 +384,7 @@ template <class Side> struct TileLoader {
 // By a whole warp, for all tasks.
 template <class Side> FB_DEVICE void load_tiles(const Block& b) {
     Barriers& barriers = b.shared.barriers;
-    TileLoader<Side> loader = {b};
+    TileLoader<Side> loader = {b, uniform(TileLoader<Side>::own_part())};
     FB_NO_UNROLL
     for (uint32_t n = 0;; n++) {
         const auto turn = Turn<task_count>::at(n);
