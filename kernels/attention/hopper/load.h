@@ -251,7 +251,6 @@ template <class Side> struct TileLoader {
     static constexpr int part_rows = FB_KV_TILE / parts;
     static_assert(part_rows % 8 == 0, "parts begin where the swizzle's pattern does");
     static FB_DEVICE int own_part() { return parts > 1 ? int(rank_of_rows()) * part_rows : 0; }
-
     // 32 rows of a tile's part, from the last tile's to the first's that is gathered.
     struct Group {
         int32_t token; // of the lane
@@ -311,14 +310,13 @@ template <class Side> struct TileLoader {
         }
         FB_NO_UNROLL
         for (int tile = count - 1;; tile--) {
-            const bool ends = tile < 0;
-            if (!ends) want_next(task, tile);
-            if (waits && (ends || uniform(is_empty()) == 0)) {
+            if (tile >= 0) want_next(task, tile);
+            if (waits && (tile < 0 || uniform(is_empty()) == 0)) {
                 cp_async_wait<0>();
                 announce(before);
                 waits = false;
             }
-            if (ends) break;
+            if (tile < 0) break;
             wait_empty();
             note(task, tile);
             FB_NO_UNROLL
@@ -331,10 +329,8 @@ template <class Side> struct TileLoader {
                 copy_rows(task, first, asked);
             }
             cp_async_commit();
-            if (waits) {
-                cp_async_wait<1>();
-                announce(before);
-            }
+            cp_async_wait<1>();
+            if (waits) announce(before);
             before = stage;
             waits = true;
             stage.advance();
@@ -352,11 +348,10 @@ template <class Side> struct TileLoader {
         FB_UNROLL
         for (int i = 1; i < parts; i++) {
             const uint32_t other = (rank_of_rows() + i) % row_blocks;
+            const uint32_t from = at.tile() + part * row_bytes, full = map_shared(barrier, other);
             FB_UNROLL
-            for (int panel = 0; panel < panels; panel++) {
-                const uint32_t from = at.tile() + panel * panel_bytes + part * row_bytes;
-                bulk_share(map_shared(from, other), from, bytes, map_shared(barrier, other));
-            }
+            for (int at = 0; at < panels * panel_bytes; at += panel_bytes)
+                bulk_share(map_shared(from + at, other), from + at, bytes, full);
         }
         mbarrier_arrive_expect(barrier, (parts - 1) * panels * bytes);
     }
