@@ -81,9 +81,9 @@ static_assert(FB_KEY_DIM % 16 == 0 && FB_VALUE_DIM % 8 == 0, "whole steps of the
 // registers of each thread at entry are what there is. Who only widens elements does with few.
 constexpr int warpgroups_computing = FB_MIN_BLOCKS * computing_groups; // on a processor
 constexpr bool only_widens = keys_land_raw && !changes_by_notes;
-constexpr bool loads_by_few = only_widens || (warpgroups_computing >= 3 && !passes_scores);
+constexpr bool loads_by_few = warpgroups_computing >= 3 && !passes_scores;
 constexpr int loading_registers = loads_by_few ? 32 : 40;
-constexpr int changing_registers = only_widens ? 48 : 56;
+constexpr int changing_registers = only_widens ? 40 : 56;
 constexpr int computing_registers = warpgroups_computing == 4           ? 104
                                     : computing_groups == 3             ? 160
                                     : only_widens || FB_MIN_BLOCKS == 2 ? 216
