@@ -137,8 +137,8 @@ FB_DEVICE PagedToken ask(const Block& b, const Place& place) {
     return {page, FB_VALUE_PAGES ? *value_entry(b.p, place.page) : page, place.row, place.place};
 }
 
-// Where sums, and what widens fp8 without an instruction for it, leave registers for the addresses of
-// what a lane copies, they are found beforehand.
+// Where sums, and what widens fp8 without an instruction for it, leave registers for the addresses
+// of what a lane copies, they are found beforehand.
 constexpr bool finds_first = row_blocks == 1 && FB_KEY_DIM <= 128 && FB_VALUE_DIM <= 128 &&
                              (FB_ARCH >= 890 || value_bytes > 1);
 
