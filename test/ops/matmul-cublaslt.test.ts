@@ -175,6 +175,8 @@ describe.skipIf(!isHere)("matmul by cuBLASLt", () => {
     using out = Tensor.zeros(device, [x.shape[0], weight.outputs], x.dtype);
     using wide = Weight.dense(Tensor.zeros(device, [256, 256], "bf16"));
     using long = Tensor.zeros(device, [64, 256], "bf16");
+    // The zeros are written by the device's own stream, which another stream does not wait for.
+    await device.stream.done();
     const captured = device.createStream();
     matmul(x, weight, { backend, out, stream: captured });
     await captured.done();
