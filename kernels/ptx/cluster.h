@@ -110,6 +110,18 @@ FB_DEVICE void store_async_4(uint32_t mapped, uint32_t v, uint32_t mapped_barrie
 #endif
 }
 
+FB_DEVICE void store_async_8(uint32_t mapped, float2 v, uint32_t mapped_barrier) {
+#ifdef FB_EMULATED
+    const uint32_t words[2] = {__float_as_uint(v.x), __float_as_uint(v.y)};
+    emu::store_async(mapped, words, 2, mapped_barrier);
+#else
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1,%2}, "
+                 "[%3];" ::"r"(mapped),
+                 "f"(v.x), "f"(v.y), "r"(mapped_barrier)
+                 : "memory");
+#endif
+}
+
 FB_DEVICE void store_async_16(uint32_t mapped, uint4 v, uint32_t mapped_barrier) {
 #ifdef FB_EMULATED
     const uint32_t words[4] = {v.x, v.y, v.z, v.w};

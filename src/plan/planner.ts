@@ -10,7 +10,7 @@ import { PieceOrder } from "./order.ts";
 import { Packing } from "./pack.ts";
 import type { Plan } from "./plan.ts";
 import { cutAtMultiples, cutToShare } from "./share.ts";
-import { largestClass } from "./short.ts";
+import { classOfShort, largestClass } from "./short.ts";
 import { Tiles } from "./tiles.ts";
 import { classOfAll } from "./together.ts";
 import { anyClass, placesOf } from "./traits.ts";
@@ -75,7 +75,10 @@ export class Planner {
       columnsMost: columnCapacity(options),
     });
     this.#places = classes.map((traits) => placesOf(traits, options.processors));
-    this.#headPlaces = this.#places.map((places) => replicas(kvHeads, places));
+    // Whole tiles have a place each, however heads are walked.
+    this.#headPlaces = this.#places.map((places, c) =>
+      classes[c].short === undefined ? replicas(kvHeads, places) : places,
+    );
     this.#fewPlaces = classes.map(({ few }) =>
       placesOf({ blocksPerProcessor: 1, cluster: few?.cluster ?? 1 }, options.processors),
     );
@@ -136,7 +139,9 @@ export class Planner {
   #classOfAll(batch: Batch, bucket: number, windowLeft: number): number {
     const { batchInvariant, deviceLengths } = this.options;
     if (batchInvariant) return this.options.classes.length - 1;
-    if (!this.#together || bucket > 0 || windowLeft >= 0 || deviceLengths) return -1;
+    if (bucket > 0 || deviceLengths) return -1;
+    const short = classOfShort(batch, this.options, windowLeft);
+    if (short >= 0 || !this.#together || windowLeft >= 0) return short;
     return classOfAll(batch, this.options);
   }
 

@@ -2,6 +2,30 @@ import type { Batch } from "../kv/batch.ts";
 import type { PlannerOptions } from "./options.ts";
 
 /**
+ * The class of all tiles of a step of few short requests (ClassTraits.short), -1: none. They fill
+ * half of the processors at most: the clusters of the launch behind find room beside them.
+ */
+export function classOfShort(batch: Batch, options: PlannerOptions, windowLeft: number): number {
+  const { classes, queryHeads, kvHeads, processors, causal = false } = options;
+  let kernelClass = 0;
+  while (kernelClass < classes.length && classes[kernelClass].short === undefined) kernelClass++;
+  const { levels } = batch.layout;
+  if (kernelClass === classes.length || levels.length > 1) return -1;
+  const { queryTile, cluster, short } = classes[kernelClass];
+  const { requestRows, rowCount, queryIndptr, kvLengths } = levels[0];
+  if (2 * cluster * kvHeads * requestRows > processors) return -1;
+  for (let row = 0; row < rowCount; row++) {
+    const r = Math.floor((row * requestRows) / rowCount);
+    const tokens = queryIndptr[r + 1] - queryIndptr[r];
+    if (tokens * (queryHeads / kvHeads) > queryTile) return -1;
+    // Keys behind a query are in no window.
+    const seen = causal && windowLeft >= 0 ? windowLeft + tokens : Infinity;
+    if (Math.min(kvLengths[row], seen) > short!.keysMost) return -1;
+  }
+  return kernelClass;
+}
+
+/**
  * The largest class of a step: one for few keys (ClassTraits.keysMost), if rows of no request of
  * more than its tile see more on average; else the last.
  */

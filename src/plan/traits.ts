@@ -39,6 +39,14 @@ export interface ClassTraits {
    * absent: as many as a record has.
    */
   readonly keysMost?: number;
+  /**
+   * It takes all tiles of a step of few short requests, whole, so that no launch has to merge
+   * (short.ts), and never others: it stands behind a class of the same query tile.
+   */
+  readonly short?: {
+    /** Keys that no request may have more of. */
+    readonly keysMost: number;
+  };
   /** Its kernel merges split rows whose last piece it has taken: no launch has to. */
   readonly mergesRows?: boolean;
   /** What differs from the costs of the offer where its tiles are cut. */

@@ -37,6 +37,7 @@ const plainHeads = {
   multipliesOutputs: false,
   keysInTwo: false,
   valuePages: false,
+  shortSteps: false,
 };
 
 const options: PlannerOptions = {

@@ -3,11 +3,14 @@
 
 FB_KERNEL(attention_decode, fb_attention_params, FB_MOST_THREADS, FB_MIN_BLOCKS) {
     FB_DYNAMIC_SHARED(memory);
-    const Block b = {p, memory, shared_address(memory)};
+    const Block b = {p, memory, shared_address(memory), shares_keys ? int(cluster_rank()) : 0};
     Work& work = b.state().work;
+    if constexpr (shares_keys) begin_sending(b);
     if constexpr (rotates) begin_rotation(p, b.rotation(), row_stride(step_keys, 32));
     bool first = true;
-    for (int32_t word = open_records(p, work); next_record(word, work);) {
+    int32_t word = open_records(p, work);
+    if constexpr (shares_keys) cluster_wait(); // the first record is on its way
+    while (next_record(word, work)) {
         word = attend(b, first);
         first = false;
         if (!shares_records(p)) break; // a block has one record

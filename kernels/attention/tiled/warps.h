@@ -2,12 +2,17 @@
 // keys, and as many bytes in flight as shared memory holds. The warps' sums are merged at the end.
 // Where tiles are few a block has more warps than FB_THREADS, with shared memory for each.
 //
+// Where a step is one short request, the blocks of a cluster share a record's keys out, warp by warp.
+// The first block merges the blocks' sums as each has merged its warps': no launch has to.
+//
 // Rows are few, so keys and then columns of values are the rows of the products (products.h).
 //
 // fp8 that nothing else changes is widened to f16, exactly, on its way from shared memory to the
 // products; queries for it are f16, too.
 #pragma once
 #include "copy.h"
+#include "../../ptx/fence.h"
+#include "../../ptx/mbarrier.h"
 #include "../common/arrive.h"
 #include "../common/again.h"
 #include "products.h"
@@ -18,6 +23,7 @@
 
 constexpr int step_keys = FB_STEP_KEYS;
 constexpr int row_blocks = FB_QUERY_TILE / 8;
+constexpr bool shares_keys = FB_CLUSTER > 1;
 static_assert(FB_QUERY_TILE % 8 == 0 && (step_keys == 16 || step_keys == 32), "whole products");
 
 // Without softmax, weights may be more than f16 holds.
@@ -78,7 +84,19 @@ constexpr int state_at = FB_QUERY_TILE * KeyTile::row_bytes;
 constexpr int rotation_at = round_up(state_at + int(sizeof(State)), 16);
 // Tiles begin where the swizzle's pattern does.
 constexpr int warps_at = round_up(rotation_at + rotation_bytes, 128);
-constexpr int shared_bytes = warps_at + warps_bytes;
+
+// The sums of a cluster's blocks, in the first one.
+struct BlockSums {
+    float values[FB_QUERY_TILE][sums_stride];
+    RowSum sums[FB_QUERY_TILE];
+};
+struct Received {
+    BlockSums of[FB_CLUSTER];
+    uint64_t full; // counts their bytes
+};
+
+constexpr int received_at = warps_at + warps_bytes;
+constexpr int shared_bytes = received_at + (shares_keys ? int(sizeof(Received)) : 0);
 static_assert(shared_bytes == FB_SHARED_BYTES, "the planner's formula is another");
 static_assert(FB_THREADS == FB_MOST_THREADS ||
                   !(Variant::projects_query || Variant::projects_output),
@@ -88,11 +106,15 @@ struct Block {
     const fb_attention_params& p;
     unsigned char* memory;
     uint32_t shared; // its address
+    int rank;        // in a cluster that shares keys
 
     FB_DEVICE int warp() const { return int(threadIdx.x) / 32; }
     FB_DEVICE int warps() const {
         return FB_THREADS == FB_MOST_THREADS ? warp_count : int(blockDim.x) / 32;
     }
+    // Of those that share a record's keys out: short requests fill a part of each block.
+    FB_DEVICE int share() const { return warp() * FB_CLUSTER + rank; }
+    FB_DEVICE int shares() const { return warps() * FB_CLUSTER; }
     FB_DEVICE State& state() const { return *reinterpret_cast<State*>(memory + state_at); }
     FB_DEVICE Rotation& rotation() const {
         return *reinterpret_cast<Rotation*>(memory + rotation_at);
@@ -108,13 +130,16 @@ struct Block {
         return *reinterpret_cast<WarpState*>(memory + warps_at + warp * warp_bytes + warp_state_at);
     }
     FB_DEVICE WarpState& own() const { return state_of(warp()); }
+    FB_DEVICE Received& received() const {
+        return *reinterpret_cast<Received*>(memory + received_at);
+    }
 };
 
 // ---- load
 
 // First token of a warp's step.
 FB_DEVICE int32_t step_start(const Block& b, const KeptRange& range, int step) {
-    return range.start + (step * b.warps() + b.warp()) * step_keys;
+    return range.start + (step * b.shares() + b.share()) * step_keys;
 }
 
 // The token that a lane finds in a step: of its key, its value or, where there are 32, of both.
@@ -375,44 +400,117 @@ FB_DEVICE void add_step(const Block& b, const KeptRange& range, int step, int st
 
 // ---- store
 
-// Merges the warps' sums of a row in their order and writes it, by a warp; false: it is wrong.
-FB_DEVICE bool write_row(const Block& b, int row) {
-    const int lane = int(threadIdx.x % 32);
-    const bool all = most_warps == warp_count || b.warps() > warp_count;
-    RowSum parts[most_warps];
+// A row's sums in up to `Most` parts, so many bytes apart, in their order; `Sure` are always there.
+template <int Most, int Sure, int Bytes> struct RowParts {
+    const unsigned char* values; // of the first
+    bool all;                    // parts are there
+    RowSum parts[Most];
+    float weight[Most];
+    uint32_t held = 0; // by part, whether it saw a key: sums of those that did not may be NaN
     float top = no_base;
-    FB_UNROLL
-    for (int w = 0; w < most_warps; w++) {
-        parts[w] = {no_base, 0};
-        if (w < warp_count || all) parts[w] = b.state_of(w).sums[row];
-        top = fmaxf(top, parts[w].base);
-    }
-    if (top == FB_INFINITY || scores_too_large(top)) return false;
-    float weight[most_warps];
-    uint32_t held = 0; // by warp, whether it saw a key: sums of those that did not may be NaN
     float total = 0;
-    FB_UNROLL
-    for (int w = 0; w < most_warps; w++) {
-        weight[w] = exp2_approx(parts[w].base - top);
-        total += parts[w].sum * weight[w];
-        const bool counts = !Variant::softmax || parts[w].base != no_base || parts[w].sum != 0;
-        if (counts && (w < warp_count || all)) held |= 1u << w;
+
+    FB_DEVICE RowParts(const float* row, const RowSum& sums, bool all)
+        : values(reinterpret_cast<const unsigned char*>(row)), all(all) {
+        const auto* from = reinterpret_cast<const unsigned char*>(&sums);
+        FB_UNROLL
+        for (int i = 0; i < Most; i++) {
+            parts[i] = {no_base, 0};
+            if (i < Sure || all) parts[i] = *reinterpret_cast<const RowSum*>(from + i * Bytes);
+            top = fmaxf(top, parts[i].base);
+        }
     }
-    const RowTarget target = finish_row(b.p, b.record(), row, top, total, lane == 0, b.room());
-    const auto* sums = reinterpret_cast<const float*>(b.memory + warps_at) + row * sums_stride;
-    FB_UNROLL
-    for (int column = lane * 2; column < FB_VALUE_DIM; column += 64) {
+
+    FB_DEVICE void weigh() {
+        FB_UNROLL
+        for (int i = 0; i < Most; i++) {
+            weight[i] = exp2_approx(parts[i].base - top);
+            total += parts[i].sum * weight[i];
+            const bool counts = !Variant::softmax || parts[i].base != no_base || parts[i].sum != 0;
+            if (counts && (i < Sure || all)) held |= 1u << i;
+        }
+    }
+
+    // Two neighbours of what the parts add up to.
+    FB_DEVICE float2 pair(int column) const {
         float2 pair = make_float2(0, 0);
         FB_UNROLL
-        for (int w = 0; w < most_warps; w++) {
-            if (!(held >> w & 1)) continue;
+        for (int i = 0; i < Most; i++) {
+            if (!(held >> i & 1)) continue;
             const auto part =
-                *reinterpret_cast<const float2*>(sums + w * (warp_bytes / 4) + column);
-            pair.x += part.x * weight[w];
-            pair.y += part.y * weight[w];
+                *reinterpret_cast<const float2*>(values + (i * Bytes + column * int(sizeof(float))));
+            pair.x += part.x * weight[i];
+            pair.y += part.y * weight[i];
         }
+        return pair;
+    }
+};
+
+// Of the block's warps.
+using WarpParts = RowParts<most_warps, warp_count, warp_bytes>;
+FB_DEVICE WarpParts warp_parts(const Block& b, int row) {
+    const auto* rows = reinterpret_cast<const float*>(b.memory + warps_at);
+    const bool all = most_warps == warp_count || b.warps() > warp_count;
+    return {rows + row * sums_stride, b.state_of(0).sums[row], all};
+}
+
+// Of the cluster's blocks, in the first.
+using BlockParts = RowParts<FB_CLUSTER, FB_CLUSTER, sizeof(BlockSums)>;
+FB_DEVICE BlockParts block_parts(const Block& b, int row) {
+    const BlockSums& first = b.received().of[0];
+    return {first.values[row], first.sums[row], true};
+}
+
+// Merges a row's parts and writes it, by a warp; false: it is wrong.
+template <class Parts> FB_DEVICE bool write_row(const Block& b, int row, Parts parts) {
+    const int lane = int(threadIdx.x % 32);
+    if (parts.top == FB_INFINITY || scores_too_large(parts.top)) return false;
+    parts.weigh();
+    const RowTarget target =
+        finish_row(b.p, b.record(), row, parts.top, parts.total, lane == 0, b.room());
+    FB_UNROLL
+    for (int column = lane * 2; column < FB_VALUE_DIM; column += 64) {
+        const float2 pair = parts.pair(column);
         write_pair(b.p, target, column, pair.x, pair.y);
     }
+    return true;
+}
+
+// Merges the warps' sums of a row and sends them to the first block, itself included, by a warp.
+FB_DEVICE void send_row(const Block& b, int row) {
+    const int lane = int(threadIdx.x % 32);
+    WarpParts parts = warp_parts(b, row);
+    parts.weigh();
+    BlockSums& sums = b.received().of[b.rank];
+    const uint32_t values = map_shared(shared_address(sums.values[row]), 0);
+    const uint32_t full = map_shared(shared_address(&b.received().full), 0);
+    FB_UNROLL
+    for (int column = lane * 2; column < FB_VALUE_DIM; column += 64)
+        store_async_8(values + column * sizeof(float), parts.pair(column), full);
+    const float2 sum = make_float2(parts.top, parts.total);
+    if (lane == 0) store_async_8(map_shared(shared_address(&sums.sums[row]), 0), sum, full);
+}
+
+// Once, before any block sends: all of them are there, and what counts bytes.
+FB_DEVICE void begin_sending(const Block& b) {
+    if (threadIdx.x == 0) {
+        mbarrier_init(shared_address(&b.received().full), 1);
+        fence_mbarrier_init();
+    }
+    cluster_arrive();
+}
+
+// Sends the block's rows; false: another block writes them. Nothing reaches for the memory of a
+// block that has sent, and the first has received all when it ends.
+FB_DEVICE bool send_rows(const Block& b) {
+    const int rows = b.record().row_count;
+    const uint32_t full = shared_address(&b.received().full);
+    constexpr uint32_t row_bytes = FB_CLUSTER * (FB_VALUE_DIM * sizeof(float) + sizeof(RowSum));
+    if (b.rank == 0 && threadIdx.x == 0) mbarrier_arrive_expect(full, rows * row_bytes);
+    FB_NO_UNROLL
+    for (int row = b.warp(); row < rows; row += b.warps()) send_row(b, row);
+    if (b.rank > 0) return false;
+    mbarrier_wait(full, 0);
     return true;
 }
 
@@ -445,12 +543,20 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
         if (lane / 4 == 0) b.own().sums[row] = {any ? FB_INFINITY : base, sum};
     }
     __syncthreads();
+    if constexpr (shares_keys) {
+        if (!send_rows(b)) return;
+    }
     constexpr int turns = FB_QUERY_TILE / warp_count;
     const auto row_of = [&](int i) { return b.warp() + i * b.warps(); };
     uint32_t wrong = 0;
     FB_NO_UNROLL
-    for (int i = 0; row_of(i) < r.row_count; i++)
-        if (!write_row(b, row_of(i))) wrong |= 1u << i;
+    for (int i = 0; row_of(i) < r.row_count; i++) {
+        const int row = row_of(i);
+        bool written;
+        if constexpr (shares_keys) written = write_row(b, row, block_parts(b, row));
+        else written = write_row(b, row, warp_parts(b, row));
+        if (!written) wrong |= 1u << i;
+    }
     attend_wrong<turns>(b.p, r, b.state().work.by_page, wrong, {0, FB_VALUE_DIM / 8}, true, row_of,
                         b.room());
     if constexpr (Variant::projects_output) project_outputs(b.p, r, b.room());
@@ -519,7 +625,7 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
     FB_UNROLL
     for (int i = 1; i < FB_STAGES; i++) copy_step(b, source, range, i, i, found[i]);
     if (!described) bounds = describe_rows(b);
-    if (b.warp() == warp_count - 1) note_merges(b.p, r, b.state().arrivals);
+    if (!shares_keys && b.warp() == warp_count - 1) note_merges(b.p, r, b.state().arrivals);
     const float factor = score_factor(b.p, r);
     cp_async_wait<FB_STAGES>();
     __syncthreads(); // rows and queries are there
@@ -547,7 +653,7 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
     FB_NO_UNROLL
     for (int step = 0; step_start(b, range, step) < range.end; step++) {
         const int32_t left = range.end - step_start(b, range, step);
-        if (left <= b.warps() * step_keys && threadIdx.x == 0) next = take_ticket(b.p);
+        if (left <= b.shares() * step_keys && threadIdx.x == 0) next = take_ticket(b.p);
         cp_async_wait<FB_STAGES - 1>();
         __syncwarp(); // the step's rows are there for all lanes
         add_step(b, range, step, stage, bounds, factor, queries, sums);
@@ -558,6 +664,6 @@ FB_DEVICE int32_t attend(const Block& b, bool first) {
     cp_async_wait<0>();
     const int32_t word = fetch_record(b.p, threadIdx.x == 0 ? next : 0);
     finish_sums(b, sums);
-    merge_rows(b.p, r, b.merging(), b.state().arrivals);
+    if (!shares_keys) merge_rows(b.p, r, b.merging(), b.state().arrivals);
     return word;
 }

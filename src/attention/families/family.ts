@@ -15,6 +15,8 @@ export interface DeviceFacts {
   /** Shared memory that a block may have, and that a multiprocessor has. */
   readonly sharedBytesPerBlock: number;
   readonly sharedBytesPerProcessor: number;
+  /** Multiprocessors of a GPU; absent: those of any of an architecture. */
+  readonly processors?: number;
 }
 
 /** How a kernel is found and launched. */

@@ -56,6 +56,8 @@ export interface TiledShape extends SharedLimits {
   readonly keysInTwo: boolean;
   /** Values have a page table of their own. */
   readonly valuePages: boolean;
+  /** Plans may have steps for the class of short requests. */
+  readonly shortSteps: boolean;
 }
 
 /** One way to cut a tile: threads of a block, keys at a time, tiles in flight. */
@@ -81,6 +83,8 @@ const stepBytes = 8192;
 const panelBytes = 128;
 /** A merged row that is multiplied, in kernels/attention/merge.h. */
 const mergedRowBytes = 2308;
+/** Blocks that share the keys of a short request: as many as every GPU has in a cluster. */
+export const shortCluster = 8;
 /** Wider rows than this do not fit a warp's registers: warps divide their columns among them. */
 export const warpColumnsMost = 256;
 
@@ -92,7 +96,7 @@ export function tiledClasses(shape: TiledShape): readonly TiledClass[] {
   const wide = isWide(shape);
   const classes = wide
     ? [tileClass("cuda.wide16", 16, shape)]
-    : [decodeClass(8, shape), decodeClass(16, shape)];
+    : [decodeClass(8, shape), shortClass(shape), decodeClass(16, shape)];
   if (shape.headDim <= 128 && shape.valueDim <= 128) classes.push(decodeClass(32, shape));
   classes.push(tileClass("cuda.tile64", 64, shape));
   if (!wide) classes.push(tileClass("cuda.tile128", 128, shape));
@@ -101,11 +105,9 @@ export function tiledClasses(shape: TiledShape): readonly TiledClass[] {
 
 /** 8 to 32 rows; each warp takes keys of its own, as many in flight as memory holds. */
 function decodeClass(queryTile: number, shape: TiledShape): TiledClass | undefined {
-  const { headDim, valueDim, kvElementBytes } = shape;
+  const { headDim, valueDim } = shape;
   const warps = Math.max(headDim, valueDim) > 128 ? 2 : 4;
-  const short = (headDim + valueDim) * kvElementBytes <= stepBytes / 32;
-  // The scores of 32 rows and keys do not fit the registers beside wide sums.
-  const stepKeys = short && queryTile * valueDim <= 2048 ? 32 : 16;
+  const stepKeys = stepKeysOf(queryTile, shape);
   const cuts = [4, 3, 2, 1].map((stages) => {
     const cut = { queryTile, threads: 32 * warps, kvTile: 16 * warps, stepKeys, stages };
     return { cut, sharedBytes: decodeBytes(cut, shape) };
@@ -134,6 +136,38 @@ function decodeClass(queryTile: number, shape: TiledShape): TiledClass | undefin
     take: "longest-first",
     mergesRows: true,
     rowsPerKey: rowsPerByte * shape.kvElementBytes,
+  };
+}
+
+function stepKeysOf(queryTile: number, shape: TiledShape): number {
+  const { headDim, valueDim, kvElementBytes } = shape;
+  const short = (headDim + valueDim) * kvElementBytes <= stepBytes / 32;
+  // The scores of 32 rows and keys do not fit the registers beside wide sums.
+  return short && queryTile * valueDim <= 2048 ? 32 : 16;
+}
+
+/** 8 rows of few short requests; the blocks of a cluster share their keys out, warp by warp. */
+function shortClass(shape: TiledShape): TiledClass | undefined {
+  if (!shape.shortSteps) return undefined;
+  const warps = 8;
+  const stepKeys = stepKeysOf(8, shape);
+  const cut = { queryTile: 8, threads: 32 * warps, kvTile: 16 * warps, stepKeys, stages: 2 };
+  const received = shortCluster * 8 * (4 * (roundUp(shape.valueDim, 16) + 8) + 8) + 8;
+  const sharedBytes = decodeBytes(cut, shape) + received;
+  if (resident(sharedBytes, shape) < 1) return undefined;
+  return {
+    ...cut,
+    name: "cuda.short8",
+    kernel: "decode",
+    sharedBytes,
+    cluster: shortCluster,
+    blocksPerProcessor: 1,
+    schedule: "whole",
+    take: "longest-first",
+    rowsPerKey: rowsPerByte * shape.kvElementBytes,
+    // Never cut.
+    costs: { splitKeys: Infinity },
+    short: { keysMost: 3072 },
   };
 }
 

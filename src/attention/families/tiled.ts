@@ -6,9 +6,9 @@ import type { HookName } from "../../variant/expression.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { withProducts } from "../row-dims.ts";
 import { cudaVariant } from "../variant/cuda.ts";
-import { cudaCosts, cudaMerge, operandType, optionConstants } from "./cuda.ts";
+import { cudaCosts, cudaMerge, liesApart, operandType, optionConstants } from "./cuda.ts";
 import type { DeviceFacts, KernelClass, KernelFamily, KernelOffer } from "./family.ts";
-import { type TiledClass, tiledClasses } from "./tiled-classes.ts";
+import { shortCluster, type TiledClass, tiledClasses } from "./tiled-classes.ts";
 
 /** The kernels of every GPU from 7.5 up, on warp-wide matrix products (kernels/attention/tiled). */
 export const tiled: KernelFamily = { name: "tiled", offer };
@@ -52,6 +52,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
     multipliesOutputs: variant?.multiplies.output === true,
     keysInTwo: options.keyTail > 0,
     valuePages: options.valuePages,
+    shortSteps: variant === undefined && hasShortSteps(facts, options),
     sharedBytesPerBlock: facts.sharedBytesPerBlock,
     sharedBytesPerProcessor: facts.sharedBytesPerProcessor,
   });
@@ -87,6 +88,20 @@ function refusedDtypes(
   if (kvDtype === operands || isFp8(kvDtype)) return undefined;
   const fix = "keep the cache in the dtype of queries, or in fp8.";
   return new OptionError("kvDtype", kvDtype, `${dtype}, f8e4m3 or f8e5m2 on a GPU`, fix);
+}
+
+/**
+ * Whether plans may have steps for the class of short requests: of heads for which it was measured,
+ * on Hopper, where lengths are known and scores meet nothing but a range of tokens and scales.
+ */
+function hasShortSteps(facts: DeviceFacts, options: ResolvedOptions): boolean {
+  const { headDim, valueDim, queryHeads, kvHeads, graph, deviceLengths, batchInvariant } = options;
+  const measured = headDim === valueDim && (headDim === 64 || headDim === 128);
+  const known = graph === undefined && !deviceLengths && !batchInvariant;
+  const plain = options.mask === "none" && options.rope === undefined && !liesApart(options);
+  const fits = 2 * shortCluster * kvHeads <= (facts.processors ?? Infinity);
+  const isFew = queryHeads / kvHeads <= 8;
+  return facts.computeMajor === 9 && measured && known && plain && fits && isFew;
 }
 
 /** Whether rows of fp8 are whole chunks of 16 bytes. */
@@ -144,6 +159,7 @@ function constantsOf(options: ResolvedOptions, row: TiledClass) {
     FB_MIN_BLOCKS: row.few === undefined ? row.blocksPerProcessor : 1,
     ...(row.few === undefined ? {} : { FB_MOST_THREADS: row.few.threads }),
     FB_STAGES: row.stages,
+    ...(row.cluster > 1 ? { FB_CLUSTER: row.cluster } : {}),
     ...(row.stepKeys === undefined ? {} : { FB_STEP_KEYS: row.stepKeys }),
     FB_SHARED_BYTES: row.sharedBytes,
   };
