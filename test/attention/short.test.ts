@@ -43,7 +43,6 @@ const cases: Case[] = [
   one("several tokens, not causal", { queryHeads: 2, queryLengths: [3], causal: false }),
   one("two requests", { queryLengths: [1, 2], kvLengths: [1200, 40] }),
   one("two requests, one without keys", { queryLengths: [1, 1], kvLengths: [90, 1] }),
-  one("more queries than keys", { queryLengths: [2, 1], kvLengths: [1, 60] }),
   one("a window", { windowLeft: 40 }, 5000),
   one("sinks", { sinks: true }),
   one("sinks, raw state of base 2", { sinks: true, finalize: false, lseBase: "2" }),
