@@ -19,7 +19,7 @@ FB_KERNEL(reach, probe, 32, 1) {
         mbarrier_init(barrier, 2);     // one arrival from each block
         mbarrier_init(barrier + 8, 1); // bytes
         fence_mbarrier_init();
-        mbarrier_arrive_expect(barrier + 8, 16 + 4 + 64);
+        mbarrier_arrive_expect(barrier + 8, 16 + 4 + 8 + 64);
     }
     cluster_sync();
     uint32_t* out = words_out(p) + blockIdx.x * 128;
@@ -43,11 +43,12 @@ FB_KERNEL(reach, probe, 32, 1) {
     if (lane == 0) {
         store_async_16(target, make_uint4(rank, rank + 10, rank + 20, rank + 30), counted);
         store_async_4(target + 16, rank + 40, counted);
+        store_async_8(target + 24, make_float2(float(rank), float(rank + 50)), counted);
         bulk_share(target + 32, base, 64, counted);
     }
     mbarrier_wait_cluster(barrier + 8, 0);
-    // Words 5 to 7 receive nothing.
-    const bool written = lane < 5 || (lane >= 8 && lane < 24);
+    // Word 5 receives nothing, nor do those from 24 on.
+    const bool written = lane != 5 && lane < 24;
     out[96 + lane] = written ? reinterpret_cast<uint32_t*>(received)[lane] : 0;
     if (lane == 31) out[127] = rank | cluster_size() << 8;
     cluster_sync();

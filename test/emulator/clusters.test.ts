@@ -19,7 +19,8 @@ describe.skipIf(!available)("clusters", () => {
       expect(part.slice(64, 96)).toEqual(line(5000 + 1000 * other));
       const from = rank ^ 1;
       // What the other block sent by st.async, and the start of what it then held.
-      const sent = [from, from + 10, from + 20, from + 30, from + 40, 0, 0, 0];
+      const floats = new Uint32Array(Float32Array.of(from, from + 50).buffer);
+      const sent = [from, from + 10, from + 20, from + 30, from + 40, 0, ...floats];
       const copied = line(5000 + 1000 * block).slice(0, 16);
       expect(part.slice(96, 127)).toEqual([...sent, ...copied, ...new Array(7).fill(0)]);
       expect(part[127]).toBe(rank | (2 << 8));

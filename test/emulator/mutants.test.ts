@@ -57,6 +57,19 @@ const subjects: Record<string, Subject> = {
     }),
     sms: 32,
   },
+  // The blocks of clusters share the keys of a few requests, which are short.
+  "short requests": {
+    kernel: "cuda.short8",
+    c: caseOf("short requests", {
+      ...common,
+      headDim: 64,
+      valueDim: 64,
+      kvHeads: 1,
+      queryLengths: [1, 2],
+      kvLengths: [2100, 40],
+    }),
+    sms: 32,
+  },
   // Elements change, tiles have two stages.
   prefill: {
     kernel: "cuda.tile64",

@@ -100,3 +100,57 @@ describe("a step of short prompts with heads of 64", () => {
     expect(launchedBy([[512, 512]], { alibi: true })).toBe("hopper.tile256");
   });
 });
+
+describe("a step of few short requests", () => {
+  const heads = { queryHeads: 32, headDim: 128 } as const;
+
+  /** The classes of decodes of so many keys each. */
+  function decodes(keys: number[], over: Partial<AttentionOptions> = {}, tokens = 1): string {
+    const requests = keys.map((count): [number, number] => [tokens, count]);
+    return launchedBy(requests, { ...heads, ...over });
+  }
+
+  test("is one launch of whole requests", () => {
+    for (const keys of [1, 7, 64, 3072]) expect(decodes([keys])).toBe("cuda.short8");
+    expect(decodes([3073])).toBe("cuda.decode8");
+    // A draft's tokens are rows, too.
+    expect(decodes([900], {}, 2)).toBe("cuda.short8");
+    expect(decodes([900], {}, 3)).toBe("cuda.decode16");
+    expect(decodes([5, 3072], { kvHeads: 4 })).toBe("cuda.short8");
+    expect(decodes([5, 3073], { kvHeads: 4 })).toBe("cuda.decode8");
+  });
+
+  test("fills half of the processors at most", () => {
+    expect(decodes([900, 900])).toBe("cuda.decode8");
+    expect(decodes([900, 900], { kvHeads: 4 })).toBe("cuda.short8");
+    expect(decodes([900, 900, 900], { kvHeads: 4 })).toBe("cuda.decode8");
+    expect(decodes([900], { kvHeads: 16 })).toBe("cuda.decode8");
+    expect(decodes(Array(8).fill(9), { queryHeads: 8, kvHeads: 1 })).toBe("cuda.short8");
+  });
+
+  test("may have more keys, of which windows leave few", () => {
+    expect(decodes([90_000], { windowLeft: 3000 })).toBe("cuda.short8");
+    expect(decodes([90_000], { windowLeft: 4000 })).toBe("cuda.decode8");
+    expect(decodes([90_000], { windowLeft: 3000, causal: false })).toBe("cuda.decode8");
+  });
+
+  test("leaves requests without keys to the first class", () => {
+    expect(decodes([0, 70], { kvHeads: 4 })).toBe("cuda.decode8, cuda.short8");
+    expect(decodes([0])).toBe("cuda.decode8");
+  });
+
+  test("takes another way where grids, lengths or bits are fixed, or scores meet a hook", () => {
+    const graph = { maxBatch: 1, maxQueryTokens: 1, maxColumns: 64 };
+    const others = [
+      { graph },
+      { deviceLengths: true },
+      { softCap: 30 },
+      { alibi: true },
+      { mask: "all" },
+      { rope: {} },
+      { headDim: 96 },
+    ] as const;
+    for (const over of others) expect(decodes([900], over)).toBe("cuda.decode8");
+    expect(decodes([900], { batchInvariant: true })).not.toContain("short");
+  });
+});
