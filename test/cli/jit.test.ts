@@ -103,7 +103,8 @@ test("warm takes the GPU at hand", async () => {
   const { FLASHBUN_CACHE = "" } = process.env;
   const { code, out, err } = await jit(["warm", file], { ...env, FLASHBUN_CACHE });
   expect({ code, err }).toEqual({ code: 0, err: expect.any(String) });
-  expect(out).toMatch(/^plain\.ts: 7 kernels, \d+ (compiled|cached|embedded)/m);
+  // One more where clusters of eight blocks find room, which they do not on the emulated GPU.
+  expect(out).toMatch(/^plain\.ts: [78] kernels, \d+ (compiled|cached|embedded)/m);
 }, 300_000);
 
 test("what cannot be warmed is refused in one sentence", async () => {

@@ -24,6 +24,11 @@ export function randomOptions(random: Random): PlannerOptions {
       ? { kvTile: 128, cluster: random.pick([1, 2]), over: 1 / 2 }
       : undefined,
   }));
+  if (random.chance(0.3)) {
+    const short = { keysMost: random.integer(1, 300) };
+    const whole = { schedule: "whole", costs: { splitKeys: Infinity }, few: undefined } as const;
+    classes.splice(1, 0, { ...classes[0], ...whole, name: "short", cluster: 1, short });
+  }
   const leastKeys = random.pick([1, 8, 32, 128]);
   return {
     kvHeads,
