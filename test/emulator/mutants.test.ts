@@ -154,9 +154,14 @@ const looseBounds: LooseBound[] = [
   // At the end of a part: one at a row's end is hidden by its place, whatever it does to sums.
   ["split decode", "one token too many", "if (token >= end)", "if (token > end)"],
   ["prefill", "stores a column too many", "column < FB_VALUE_DIM", "column <= FB_VALUE_DIM"],
-  ["decode", "stores a column too many", "column < FB_VALUE_DIM", "column <= FB_VALUE_DIM"],
+  [
+    "decode",
+    "stores a column too many",
+    "i < piece_columns; i += 64) {",
+    "i <= piece_columns; i += 64) {",
+  ],
   ["prefill", "stores a row too many", "row >= r.row_count ||", "row > r.row_count ||"],
-  ["decode", "stores a row too many", "row_of(i) < r.row_count", "row_of(i) <= r.row_count"],
+  ["decode", "stores a row too many", "row_in(turn) < r.row_count", "row_in(turn) <= r.row_count"],
   ["merge", "one part too many", "min(flight, part_count", "1 + min(flight, part_count"],
   [
     "merge",

@@ -9,7 +9,7 @@ FB_KERNEL(attention_decode, fb_attention_params, FB_MOST_THREADS, FB_MIN_BLOCKS)
     if constexpr (rotates) begin_rotation(p, b.rotation(), row_stride(step_keys, 32));
     bool first = true;
     int32_t word = open_records(p, work);
-    if constexpr (shares_keys) cluster_wait(); // the first record is on its way
+    if (shares_keys) cluster_wait(); // the first record is on its way
     while (next_record(word, work)) {
         word = attend(b, first);
         first = false;

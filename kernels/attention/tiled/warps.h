@@ -2,8 +2,9 @@
 // keys, and as many bytes in flight as shared memory holds. The warps' sums are merged at the end.
 // Where tiles are few a block has more warps than FB_THREADS, with shared memory for each.
 //
-// Where a step is one short request, the blocks of a cluster share a record's keys out, warp by warp.
-// The first block merges the blocks' sums as each has merged its warps': no launch has to.
+// Where requests are few and short, the blocks of a cluster share a record's keys out, warp by warp.
+// They merge each other's sums, each block some columns, as each has merged those of its warps: no
+// launch has to.
 //
 // Rows are few, so keys and then columns of values are the rows of the products (products.h).
 //
@@ -85,13 +86,20 @@ constexpr int rotation_at = round_up(state_at + int(sizeof(State)), 16);
 // Tiles begin where the swizzle's pattern does.
 constexpr int warps_at = round_up(rotation_at + rotation_bytes, 128);
 
-// The sums of a cluster's blocks, in the first one.
-struct BlockSums {
-    float values[FB_QUERY_TILE][sums_stride];
-    RowSum sums[FB_QUERY_TILE];
+// What a warp merges at a time: where blocks share keys 64 columns of a row, so that all warps of all
+// blocks have some of a few rows.
+constexpr int piece_columns = shares_keys ? 64 : FB_VALUE_DIM;
+constexpr int row_pieces = FB_VALUE_DIM / piece_columns;
+static_assert(row_pieces * piece_columns == FB_VALUE_DIM, "whole pieces");
+static_assert(warp_count % row_pieces == 0, "a warp's pieces have the same columns");
+
+// A block's sums of a piece, in the block that merges it.
+struct SentPiece {
+    float values[piece_columns];
+    RowSum sum;
 };
 struct Received {
-    BlockSums of[FB_CLUSTER];
+    SentPiece pieces[FB_QUERY_TILE * row_pieces][FB_CLUSTER];
     uint64_t full; // counts their bytes
 };
 
@@ -400,8 +408,15 @@ FB_DEVICE void add_step(const Block& b, const KeptRange& range, int step, int st
 
 // ---- store
 
-// A row's sums in up to `Most` parts, so many bytes apart, in their order; `Sure` are always there.
-template <int Most, int Sure, int Bytes> struct RowParts {
+// Columns of a row from `first` on.
+struct Piece {
+    int row;
+    int first;
+};
+FB_DEVICE Piece piece_of(int n) { return {n / row_pieces, n % row_pieces * piece_columns}; }
+
+// A piece's sums in up to `Most` parts, so many bytes apart, in their order; `Sure` are always there.
+template <int Most, int Sure, int Bytes> struct Parts {
     const unsigned char* values; // of the first
     bool all;                    // parts are there
     RowSum parts[Most];
@@ -410,8 +425,8 @@ template <int Most, int Sure, int Bytes> struct RowParts {
     float top = no_base;
     float total = 0;
 
-    FB_DEVICE RowParts(const float* row, const RowSum& sums, bool all)
-        : values(reinterpret_cast<const unsigned char*>(row)), all(all) {
+    FB_DEVICE Parts(const float* first, const RowSum& sums, bool all)
+        : values(reinterpret_cast<const unsigned char*>(first)), all(all) {
         const auto* from = reinterpret_cast<const unsigned char*>(&sums);
         FB_UNROLL
         for (int i = 0; i < Most; i++) {
@@ -447,48 +462,53 @@ template <int Most, int Sure, int Bytes> struct RowParts {
 };
 
 // Of the block's warps.
-using WarpParts = RowParts<most_warps, warp_count, warp_bytes>;
-FB_DEVICE WarpParts warp_parts(const Block& b, int row) {
+using WarpParts = Parts<most_warps, warp_count, warp_bytes>;
+FB_DEVICE WarpParts warp_parts(const Block& b, const Piece& piece) {
     const auto* rows = reinterpret_cast<const float*>(b.memory + warps_at);
     const bool all = most_warps == warp_count || b.warps() > warp_count;
-    return {rows + row * sums_stride, b.state_of(0).sums[row], all};
+    return {rows + piece.row * sums_stride + piece.first, b.state_of(0).sums[piece.row], all};
 }
 
-// Of the cluster's blocks, in the first.
-using BlockParts = RowParts<FB_CLUSTER, FB_CLUSTER, sizeof(BlockSums)>;
-FB_DEVICE BlockParts block_parts(const Block& b, int row) {
-    const BlockSums& first = b.received().of[0];
-    return {first.values[row], first.sums[row], true};
+// Of the cluster's blocks.
+using BlockParts = Parts<FB_CLUSTER, FB_CLUSTER, sizeof(SentPiece)>;
+FB_DEVICE BlockParts block_parts(const Block& b, int n) {
+    const SentPiece& first = b.received().pieces[n][0];
+    return {first.values, first.sum, true};
 }
 
-// Merges a row's parts and writes it, by a warp; false: it is wrong.
-template <class Parts> FB_DEVICE bool write_row(const Block& b, int row, Parts parts) {
+// Merges a piece's parts and writes it, by a warp; false: it is wrong.
+template <class P> FB_DEVICE bool write_piece(const Block& b, const Piece& piece, P parts) {
     const int lane = int(threadIdx.x % 32);
     if (parts.top == FB_INFINITY || scores_too_large(parts.top)) return false;
     parts.weigh();
+    const bool writes = piece.first == 0 && lane == 0;
     const RowTarget target =
-        finish_row(b.p, b.record(), row, parts.top, parts.total, lane == 0, b.room());
+        finish_row(b.p, b.record(), piece.row, parts.top, parts.total, writes, b.room());
     FB_UNROLL
-    for (int column = lane * 2; column < FB_VALUE_DIM; column += 64) {
-        const float2 pair = parts.pair(column);
-        write_pair(b.p, target, column, pair.x, pair.y);
+    for (int i = lane * 2; i < piece_columns; i += 64) {
+        const float2 pair = parts.pair(i);
+        write_pair(b.p, target, piece.first + i, pair.x, pair.y);
     }
     return true;
 }
 
-// Merges the warps' sums of a row and sends them to the first block, itself included, by a warp.
-FB_DEVICE void send_row(const Block& b, int row) {
+// The block of a cluster that merges piece `n`: what comes in is what they wait for.
+FB_DEVICE int owner_of(int n) { return n % FB_CLUSTER; }
+
+// Merges the warps' sums of a piece and sends them to its block, be it this one, by a warp.
+FB_DEVICE void send_piece(const Block& b, int n) {
     const int lane = int(threadIdx.x % 32);
-    WarpParts parts = warp_parts(b, row);
+    WarpParts parts = warp_parts(b, piece_of(n));
     parts.weigh();
-    BlockSums& sums = b.received().of[b.rank];
-    const uint32_t values = map_shared(shared_address(sums.values[row]), 0);
-    const uint32_t full = map_shared(shared_address(&b.received().full), 0);
+    const auto there = [&](const void* place) {
+        return map_shared(shared_address(place), uint32_t(owner_of(n)));
+    };
+    const SentPiece& to = b.received().pieces[n][b.rank];
+    const uint32_t full = there(&b.received().full);
     FB_UNROLL
-    for (int column = lane * 2; column < FB_VALUE_DIM; column += 64)
-        store_async_8(values + column * sizeof(float), parts.pair(column), full);
-    const float2 sum = make_float2(parts.top, parts.total);
-    if (lane == 0) store_async_8(map_shared(shared_address(&sums.sums[row]), 0), sum, full);
+    for (int i = lane * 2; i < piece_columns; i += 64)
+        store_async_8(there(to.values + i), parts.pair(i), full);
+    if (lane == 0) store_async_8(there(&to.sum), make_float2(parts.top, parts.total), full);
 }
 
 // Once, before any block sends: all of them are there, and what counts bytes.
@@ -500,18 +520,17 @@ FB_DEVICE void begin_sending(const Block& b) {
     cluster_arrive();
 }
 
-// Sends the block's rows; false: another block writes them. Nothing reaches for the memory of a
-// block that has sent, and the first has received all when it ends.
-FB_DEVICE bool send_rows(const Block& b) {
-    const int rows = b.record().row_count;
+// Sends the block's sums, and waits for what it merges from all blocks: when it ends, nothing reaches
+// for its memory.
+FB_DEVICE void exchange_sums(const Block& b) {
+    const int pieces = b.record().row_count * row_pieces;
+    const int own = (pieces - b.rank + FB_CLUSTER - 1) / FB_CLUSTER;
     const uint32_t full = shared_address(&b.received().full);
-    constexpr uint32_t row_bytes = FB_CLUSTER * (FB_VALUE_DIM * sizeof(float) + sizeof(RowSum));
-    if (b.rank == 0 && threadIdx.x == 0) mbarrier_arrive_expect(full, rows * row_bytes);
+    if (threadIdx.x == 0)
+        mbarrier_arrive_expect(full, uint32_t(own * int(sizeof(SentPiece[FB_CLUSTER]))));
     FB_NO_UNROLL
-    for (int row = b.warp(); row < rows; row += b.warps()) send_row(b, row);
-    if (b.rank > 0) return false;
+    for (int n = b.warp(); n < pieces; n += b.warps()) send_piece(b, n);
     mbarrier_wait(full, 0);
-    return true;
 }
 
 // Hands the warps' sums over and writes the rows.
@@ -543,22 +562,22 @@ FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {
         if (lane / 4 == 0) b.own().sums[row] = {any ? FB_INFINITY : base, sum};
     }
     __syncthreads();
-    if constexpr (shares_keys) {
-        if (!send_rows(b)) return;
-    }
-    constexpr int turns = FB_QUERY_TILE / warp_count;
-    const auto row_of = [&](int i) { return b.warp() + i * b.warps(); };
+    if constexpr (shares_keys) exchange_sums(b);
+    constexpr int turns = FB_QUERY_TILE * row_pieces / warp_count;
+    const auto piece_in = [&](int turn) { return b.warp() + turn * b.warps(); };
+    const auto row_in = [&](int turn) { return piece_in(turn) / row_pieces; };
     uint32_t wrong = 0;
     FB_NO_UNROLL
-    for (int i = 0; row_of(i) < r.row_count; i++) {
-        const int row = row_of(i);
-        bool written;
-        if constexpr (shares_keys) written = write_row(b, row, block_parts(b, row));
-        else written = write_row(b, row, warp_parts(b, row));
-        if (!written) wrong |= 1u << i;
+    for (int turn = 0; row_in(turn) < r.row_count; turn++) {
+        const int n = piece_in(turn);
+        if (shares_keys && owner_of(n) != b.rank) continue;
+        const bool written = shares_keys ? write_piece(b, piece_of(n), block_parts(b, n))
+                                         : write_piece(b, piece_of(n), warp_parts(b, piece_of(n)));
+        if (!written) wrong |= 1u << turn;
     }
-    attend_wrong<turns>(b.p, r, b.state().work.by_page, wrong, {0, FB_VALUE_DIM / 8}, true, row_of,
-                        b.room());
+    const int first = piece_of(b.warp()).first;
+    attend_wrong<turns>(b.p, r, b.state().work.by_page, wrong, {first, piece_columns / 8},
+                        first == 0, row_in, b.room());
     if constexpr (Variant::projects_output) project_outputs(b.p, r, b.room());
 }
 

@@ -152,7 +152,8 @@ function shortClass(shape: TiledShape): TiledClass | undefined {
   const warps = 8;
   const stepKeys = stepKeysOf(8, shape);
   const cut = { queryTile: 8, threads: 32 * warps, kvTile: 16 * warps, stepKeys, stages: 2 };
-  const received = shortCluster * 8 * (4 * (roundUp(shape.valueDim, 16) + 8) + 8) + 8;
+  // Rows of all blocks, in pieces of 64 columns with their bases and sums.
+  const received = shortCluster * 8 * (shape.valueDim / 64) * (4 * 64 + 8) + 8;
   const sharedBytes = decodeBytes(cut, shape) + received;
   if (resident(sharedBytes, shape) < 1) return undefined;
   return {
