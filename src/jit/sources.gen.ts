@@ -55,6 +55,8 @@ import attention_tiled_block_h from "../../kernels/attention/tiled/block.h" with
 import attention_tiled_copy_h from "../../kernels/attention/tiled/copy.h" with { type: "text" };
 import attention_tiled_decode_cu from "../../kernels/attention/tiled/decode.cu" with { type: "text" };
 import attention_tiled_facts_h from "../../kernels/attention/tiled/facts.h" with { type: "text" };
+import attention_tiled_memory_h from "../../kernels/attention/tiled/memory.h" with { type: "text" };
+import attention_tiled_pieces_h from "../../kernels/attention/tiled/pieces.h" with { type: "text" };
 import attention_tiled_prefill_cu from "../../kernels/attention/tiled/prefill.cu" with { type: "text" };
 import attention_tiled_products_h from "../../kernels/attention/tiled/products.h" with { type: "text" };
 import attention_tiled_project_h from "../../kernels/attention/tiled/project.h" with { type: "text" };
@@ -224,6 +226,8 @@ export const sources: Readonly<Record<string, string>> = {
   "attention/tiled/copy.h": attention_tiled_copy_h,
   "attention/tiled/decode.cu": attention_tiled_decode_cu,
   "attention/tiled/facts.h": attention_tiled_facts_h,
+  "attention/tiled/memory.h": attention_tiled_memory_h,
+  "attention/tiled/pieces.h": attention_tiled_pieces_h,
   "attention/tiled/prefill.cu": attention_tiled_prefill_cu,
   "attention/tiled/products.h": attention_tiled_products_h,
   "attention/tiled/project.h": attention_tiled_project_h,

@@ -1,5 +1,4 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { join } from "node:path";
 import { Attention } from "../../src/attention/attention.ts";
 import type { KernelFamily } from "../../src/attention/families/family.ts";
 import { tiled } from "../../src/attention/families/tiled.ts";

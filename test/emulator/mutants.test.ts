@@ -187,7 +187,7 @@ const looseBounds: LooseBound[] = [
 /** Mutants that run right here, and why: docs/emulator.md lists them too. */
 const harmless: Record<string, string> = {
   "warps.h, attend: cp_async_wait<0>() #1": "each copy is waited for at the step that reads it",
-  "warps.h, begin_sending: fence_mbarrier_init() #1":
+  "pieces.h, begin_sending: fence_mbarrier_init() #1":
     "the cluster's barrier that follows is enough here",
   "block.h, begin_sums: __syncwarp() #1": "a barrier of the block stands before the first read",
   "project.h, project_queries: __syncthreads() #3":

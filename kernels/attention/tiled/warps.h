@@ -2,146 +2,17 @@
 // keys, and as many bytes in flight as shared memory holds. The warps' sums are merged at the end.
 // Where tiles are few a block has more warps than FB_THREADS, with shared memory for each.
 //
-// Where requests are few and short, the blocks of a cluster share a record's keys out, warp by warp.
-// They merge each other's sums, each block some columns, as each has merged those of its warps: no
-// launch has to.
+// Where requests are few and short, the blocks of a cluster share a record's keys out, warp by
+// warp. They merge each other's sums, each block some columns, as each has merged those of its
+// warps: no launch has to (pieces.h).
 //
 // Rows are few, so keys and then columns of values are the rows of the products (products.h).
 //
 // fp8 that nothing else changes is widened to f16, exactly, on its way from shared memory to the
 // products; queries for it are f16, too.
 #pragma once
-#include "copy.h"
-#include "../../ptx/fence.h"
-#include "../../ptx/mbarrier.h"
-#include "../common/arrive.h"
-#include "../common/again.h"
+#include "pieces.h"
 #include "products.h"
-#include "project.h"
-#include "../common/scores.h"
-
-// ---- shared memory
-
-constexpr int step_keys = FB_STEP_KEYS;
-constexpr int row_blocks = FB_QUERY_TILE / 8;
-constexpr bool shares_keys = FB_CLUSTER > 1;
-static_assert(FB_QUERY_TILE % 8 == 0 && (step_keys == 16 || step_keys == 32), "whole products");
-
-// Without softmax, weights may be more than f16 holds.
-constexpr bool keys_widen = value_bytes == 1 && !rotates && !Variant::has_key &&
-                            !Variant::projects_query && FB_KEY_DIM % 16 == 0;
-constexpr bool values_widen =
-    value_bytes == 1 && Variant::softmax && !Variant::has_value && FB_VALUE_DIM % 16 == 0;
-// Others that change pass through f32 to a tile of their own.
-constexpr bool keys_pass = keys_change && !keys_widen;
-constexpr bool values_pass = values_change && !values_widen;
-
-constexpr int value_chunks = round_up(FB_VALUE_DIM, 16) / 8;
-using KeyRows = Tile<keys_widen ? FB_KEY_DIM / 16 : key_chunks>;
-using ValueRows = Tile<values_widen ? FB_VALUE_DIM / 16 : value_chunks>;
-using StepTokens = Tokens<step_keys>;
-
-// A warp's ring of key and value rows, then the tiles that changed rows are written to. At the end
-// its sums lie there, rows eight floats apart from a power of two.
-constexpr int key_tile_bytes = step_keys * KeyRows::row_bytes;
-constexpr int value_tile_bytes = step_keys * ValueRows::row_bytes;
-constexpr int stage_keys = keys_pass ? step_keys * RawRows<FB_KEY_DIM>::row_bytes : key_tile_bytes;
-constexpr int stage_values =
-    values_pass ? step_keys * RawRows<FB_VALUE_DIM>::row_bytes : value_tile_bytes;
-constexpr int stage_bytes = stage_keys + stage_values;
-constexpr int changed_keys_at = FB_STAGES * stage_bytes;
-constexpr int changed_values_at = changed_keys_at + (keys_pass ? key_tile_bytes : 0);
-constexpr int ring_bytes = changed_values_at + (values_pass ? value_tile_bytes : 0);
-constexpr int sums_stride = value_chunks * 8 + 8;
-constexpr int sums_bytes = FB_QUERY_TILE * sums_stride * 4;
-static_assert(sums_stride == output_stride, "sums become rows that are multiplied");
-
-struct RowSum {
-    float base; // inf: what the warp has of values is wrong
-    float sum;
-};
-
-// What a warp knows of its keys, behind its ring.
-struct WarpState {
-    RowSum sums[FB_QUERY_TILE];
-    RowAddresses<step_keys> addresses;
-    StepTokens tokens[FB_STAGES];
-};
-
-constexpr int warp_state_at = max_of(ring_bytes, sums_bytes);
-constexpr int warp_bytes = round_up(warp_state_at + int(sizeof(WarpState)), 128);
-// Where all that is done with, rows merge.
-constexpr int merge_bytes = int(sizeof(MergeRoom));
-constexpr int warps_bytes = max_of(max_of(warp_count * warp_bytes, merge_bytes), least_room_bytes);
-
-struct State {
-    Work work;
-    RowFacts rows;
-    float units[FB_QUERY_TILE]; // of queries that were widened
-    Arrivals arrivals;
-};
-
-constexpr int state_at = FB_QUERY_TILE * KeyTile::row_bytes;
-constexpr int rotation_at = round_up(state_at + int(sizeof(State)), 16);
-// Tiles begin where the swizzle's pattern does.
-constexpr int warps_at = round_up(rotation_at + rotation_bytes, 128);
-
-// What a warp merges at a time: where blocks share keys 64 columns of a row, so that all warps of all
-// blocks have some of a few rows.
-constexpr int piece_columns = shares_keys ? 64 : FB_VALUE_DIM;
-constexpr int row_pieces = FB_VALUE_DIM / piece_columns;
-static_assert(row_pieces * piece_columns == FB_VALUE_DIM, "whole pieces");
-static_assert(warp_count % row_pieces == 0, "a warp's pieces have the same columns");
-
-// A block's sums of a piece, in the block that merges it.
-struct SentPiece {
-    float values[piece_columns];
-    RowSum sum;
-};
-struct Received {
-    SentPiece pieces[FB_QUERY_TILE * row_pieces][FB_CLUSTER];
-    uint64_t full; // counts their bytes
-};
-
-constexpr int received_at = warps_at + warps_bytes;
-constexpr int shared_bytes = received_at + (shares_keys ? int(sizeof(Received)) : 0);
-static_assert(shared_bytes == FB_SHARED_BYTES, "the planner's formula is another");
-static_assert(FB_THREADS == FB_MOST_THREADS ||
-                  !(Variant::projects_query || Variant::projects_output),
-              "FB_THREADS multiply rows");
-
-struct Block {
-    const fb_attention_params& p;
-    unsigned char* memory;
-    uint32_t shared; // its address
-    int rank;        // in a cluster that shares keys
-
-    FB_DEVICE int warp() const { return int(threadIdx.x) / 32; }
-    FB_DEVICE int warps() const {
-        return FB_THREADS == FB_MOST_THREADS ? warp_count : int(blockDim.x) / 32;
-    }
-    // Of those that share a record's keys out: short requests fill a part of each block.
-    FB_DEVICE int share() const { return warp() * FB_CLUSTER + rank; }
-    FB_DEVICE int shares() const { return warps() * FB_CLUSTER; }
-    FB_DEVICE State& state() const { return *reinterpret_cast<State*>(memory + state_at); }
-    FB_DEVICE Rotation& rotation() const {
-        return *reinterpret_cast<Rotation*>(memory + rotation_at);
-    }
-    FB_DEVICE const fb_attention_record& record() const { return state().work.record; }
-    FB_DEVICE MergeRoom& merging() const {
-        return *reinterpret_cast<MergeRoom*>(memory + warps_at);
-    }
-    FB_DEVICE Room room() const { return {memory, reinterpret_cast<float*>(memory + warps_at)}; }
-    FB_DEVICE unsigned char* ring() const { return memory + warps_at + warp() * warp_bytes; }
-    FB_DEVICE uint32_t ring_address() const { return shared + warps_at + warp() * warp_bytes; }
-    FB_DEVICE WarpState& state_of(int warp) const {
-        return *reinterpret_cast<WarpState*>(memory + warps_at + warp * warp_bytes + warp_state_at);
-    }
-    FB_DEVICE WarpState& own() const { return state_of(warp()); }
-    FB_DEVICE Received& received() const {
-        return *reinterpret_cast<Received*>(memory + received_at);
-    }
-};
 
 // ---- load
 
@@ -324,8 +195,6 @@ FB_DEVICE void widen_queries(const Block& b) {
 constexpr bool keeps_queries = FB_KEY_DIM * row_blocks <= 256;
 constexpr int key_steps = key_chunks / 2;
 
-constexpr int most_warps = FB_MOST_THREADS / 32;
-
 using Scores = Products<row_blocks, step_keys / 16, true>;
 
 struct Sums {
@@ -407,131 +276,6 @@ FB_DEVICE void add_step(const Block& b, const KeptRange& range, int step, int st
 }
 
 // ---- store
-
-// Columns of a row from `first` on.
-struct Piece {
-    int row;
-    int first;
-};
-FB_DEVICE Piece piece_of(int n) { return {n / row_pieces, n % row_pieces * piece_columns}; }
-
-// A piece's sums in up to `Most` parts, so many bytes apart, in their order; `Sure` are always there.
-template <int Most, int Sure, int Bytes> struct Parts {
-    const unsigned char* values; // of the first
-    bool all;                    // parts are there
-    RowSum parts[Most];
-    float weight[Most];
-    uint32_t held = 0; // by part, whether it saw a key: sums of those that did not may be NaN
-    float top = no_base;
-    float total = 0;
-
-    FB_DEVICE Parts(const float* first, const RowSum& sums, bool all)
-        : values(reinterpret_cast<const unsigned char*>(first)), all(all) {
-        const auto* from = reinterpret_cast<const unsigned char*>(&sums);
-        FB_UNROLL
-        for (int i = 0; i < Most; i++) {
-            parts[i] = {no_base, 0};
-            if (i < Sure || all) parts[i] = *reinterpret_cast<const RowSum*>(from + i * Bytes);
-            top = fmaxf(top, parts[i].base);
-        }
-    }
-
-    FB_DEVICE void weigh() {
-        FB_UNROLL
-        for (int i = 0; i < Most; i++) {
-            weight[i] = exp2_approx(parts[i].base - top);
-            total += parts[i].sum * weight[i];
-            const bool counts = !Variant::softmax || parts[i].base != no_base || parts[i].sum != 0;
-            if (counts && (i < Sure || all)) held |= 1u << i;
-        }
-    }
-
-    // Two neighbours of what the parts add up to.
-    FB_DEVICE float2 pair(int column) const {
-        float2 pair = make_float2(0, 0);
-        FB_UNROLL
-        for (int i = 0; i < Most; i++) {
-            if (!(held >> i & 1)) continue;
-            const auto part =
-                *reinterpret_cast<const float2*>(values + (i * Bytes + column * int(sizeof(float))));
-            pair.x += part.x * weight[i];
-            pair.y += part.y * weight[i];
-        }
-        return pair;
-    }
-};
-
-// Of the block's warps.
-using WarpParts = Parts<most_warps, warp_count, warp_bytes>;
-FB_DEVICE WarpParts warp_parts(const Block& b, const Piece& piece) {
-    const auto* rows = reinterpret_cast<const float*>(b.memory + warps_at);
-    const bool all = most_warps == warp_count || b.warps() > warp_count;
-    return {rows + piece.row * sums_stride + piece.first, b.state_of(0).sums[piece.row], all};
-}
-
-// Of the cluster's blocks.
-using BlockParts = Parts<FB_CLUSTER, FB_CLUSTER, sizeof(SentPiece)>;
-FB_DEVICE BlockParts block_parts(const Block& b, int n) {
-    const SentPiece& first = b.received().pieces[n][0];
-    return {first.values, first.sum, true};
-}
-
-// Merges a piece's parts and writes it, by a warp; false: it is wrong.
-template <class P> FB_DEVICE bool write_piece(const Block& b, const Piece& piece, P parts) {
-    const int lane = int(threadIdx.x % 32);
-    if (parts.top == FB_INFINITY || scores_too_large(parts.top)) return false;
-    parts.weigh();
-    const bool writes = piece.first == 0 && lane == 0;
-    const RowTarget target =
-        finish_row(b.p, b.record(), piece.row, parts.top, parts.total, writes, b.room());
-    FB_UNROLL
-    for (int i = lane * 2; i < piece_columns; i += 64) {
-        const float2 pair = parts.pair(i);
-        write_pair(b.p, target, piece.first + i, pair.x, pair.y);
-    }
-    return true;
-}
-
-// The block of a cluster that merges piece `n`: what comes in is what they wait for.
-FB_DEVICE int owner_of(int n) { return n % FB_CLUSTER; }
-
-// Merges the warps' sums of a piece and sends them to its block, be it this one, by a warp.
-FB_DEVICE void send_piece(const Block& b, int n) {
-    const int lane = int(threadIdx.x % 32);
-    WarpParts parts = warp_parts(b, piece_of(n));
-    parts.weigh();
-    const auto there = [&](const void* place) {
-        return map_shared(shared_address(place), uint32_t(owner_of(n)));
-    };
-    const SentPiece& to = b.received().pieces[n][b.rank];
-    const uint32_t full = there(&b.received().full);
-    FB_UNROLL
-    for (int i = lane * 2; i < piece_columns; i += 64)
-        store_async_8(there(to.values + i), parts.pair(i), full);
-    if (lane == 0) store_async_8(there(&to.sum), make_float2(parts.top, parts.total), full);
-}
-
-// Once, before any block sends: all of them are there, and what counts bytes.
-FB_DEVICE void begin_sending(const Block& b) {
-    if (threadIdx.x == 0) {
-        mbarrier_init(shared_address(&b.received().full), 1);
-        fence_mbarrier_init();
-    }
-    cluster_arrive();
-}
-
-// Sends the block's sums, and waits for what it merges from all blocks: when it ends, nothing reaches
-// for its memory.
-FB_DEVICE void exchange_sums(const Block& b) {
-    const int pieces = b.record().row_count * row_pieces;
-    const int own = (pieces - b.rank + FB_CLUSTER - 1) / FB_CLUSTER;
-    const uint32_t full = shared_address(&b.received().full);
-    if (threadIdx.x == 0)
-        mbarrier_arrive_expect(full, uint32_t(own * int(sizeof(SentPiece[FB_CLUSTER]))));
-    FB_NO_UNROLL
-    for (int n = b.warp(); n < pieces; n += b.warps()) send_piece(b, n);
-    mbarrier_wait(full, 0);
-}
 
 // Hands the warps' sums over and writes the rows.
 FB_DEVICE void finish_sums(const Block& b, const Sums& sums) {

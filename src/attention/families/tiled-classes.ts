@@ -105,9 +105,11 @@ export function tiledClasses(shape: TiledShape): readonly TiledClass[] {
 
 /** 8 to 32 rows; each warp takes keys of its own, as many in flight as memory holds. */
 function decodeClass(queryTile: number, shape: TiledShape): TiledClass | undefined {
-  const { headDim, valueDim } = shape;
+  const { headDim, valueDim, kvElementBytes } = shape;
   const warps = Math.max(headDim, valueDim) > 128 ? 2 : 4;
-  const stepKeys = stepKeysOf(queryTile, shape);
+  const short = (headDim + valueDim) * kvElementBytes <= stepBytes / 32;
+  // The scores of 32 rows and keys do not fit the registers beside wide sums.
+  const stepKeys = short && queryTile * valueDim <= 2048 ? 32 : 16;
   const cuts = [4, 3, 2, 1].map((stages) => {
     const cut = { queryTile, threads: 32 * warps, kvTile: 16 * warps, stepKeys, stages };
     return { cut, sharedBytes: decodeBytes(cut, shape) };
@@ -139,19 +141,12 @@ function decodeClass(queryTile: number, shape: TiledShape): TiledClass | undefin
   };
 }
 
-function stepKeysOf(queryTile: number, shape: TiledShape): number {
-  const { headDim, valueDim, kvElementBytes } = shape;
-  const short = (headDim + valueDim) * kvElementBytes <= stepBytes / 32;
-  // The scores of 32 rows and keys do not fit the registers beside wide sums.
-  return short && queryTile * valueDim <= 2048 ? 32 : 16;
-}
-
 /** 8 rows of few short requests; the blocks of a cluster share their keys out, warp by warp. */
 function shortClass(shape: TiledShape): TiledClass | undefined {
-  if (!shape.shortSteps) return undefined;
-  const warps = 8;
-  const stepKeys = stepKeysOf(8, shape);
-  const cut = { queryTile: 8, threads: 32 * warps, kvTile: 16 * warps, stepKeys, stages: 2 };
+  const usual = decodeClass(8, shape);
+  if (usual === undefined || !shape.shortSteps) return undefined;
+  const { few: _, ...row } = usual;
+  const cut = { ...row, threads: 256, kvTile: 128, stepKeys: row.stepKeys!, stages: 2 };
   // Rows of all blocks, in pieces of 64 columns with their bases and sums.
   const received = shortCluster * 8 * (shape.valueDim / 64) * (4 * 64 + 8) + 8;
   const sharedBytes = decodeBytes(cut, shape) + received;
@@ -159,14 +154,10 @@ function shortClass(shape: TiledShape): TiledClass | undefined {
   return {
     ...cut,
     name: "cuda.short8",
-    kernel: "decode",
     sharedBytes,
     cluster: shortCluster,
     blocksPerProcessor: 1,
     schedule: "whole",
-    take: "longest-first",
-    rowsPerKey: rowsPerByte * shape.kvElementBytes,
-    // Never cut.
     costs: { splitKeys: Infinity },
     short: { keysMost: 3072 },
   };
