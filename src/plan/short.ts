@@ -13,14 +13,18 @@ export function classOfShort(batch: Batch, options: PlannerOptions, windowLeft: 
   if (kernelClass === classes.length || levels.length > 1) return -1;
   const { queryTile, cluster, short } = classes[kernelClass];
   const { requestRows, rowCount, queryIndptr, kvLengths } = levels[0];
-  if (2 * cluster * kvHeads * requestRows > processors) return -1;
+  const each = 2 * cluster * kvHeads;
+  if (each * requestRows > processors) return -1;
+  // The fewer keys there are in all, the less others take.
+  const isFull = each * (requestRows + 1) > processors;
+  const most = isFull ? short!.fullKeysMost : short!.keysMost;
   for (let row = 0; row < rowCount; row++) {
     const r = Math.floor((row * requestRows) / rowCount);
     const tokens = queryIndptr[r + 1] - queryIndptr[r];
     if (tokens * (queryHeads / kvHeads) > queryTile) return -1;
     // Keys behind a query are in no window.
     const seen = causal && windowLeft >= 0 ? windowLeft + tokens : Infinity;
-    if (Math.min(kvLengths[row], seen) > short!.keysMost) return -1;
+    if (Math.min(kvLengths[row], seen) > most) return -1;
   }
   return kernelClass;
 }

@@ -44,8 +44,9 @@ export interface ClassTraits {
    * (short.ts), and never others: it stands behind a class of the same query tile.
    */
   readonly short?: {
-    /** Keys that no request may have more of. */
+    /** Keys that no request may have more of, and where there is no room for one more request. */
     readonly keysMost: number;
+    readonly fullKeysMost: number;
   };
   /** Its kernel merges split rows whose last piece it has taken: no launch has to. */
   readonly mergesRows?: boolean;

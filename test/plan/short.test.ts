@@ -118,6 +118,9 @@ describe("a step of few short requests", () => {
     expect(decodes([900], {}, 3)).toBe("cuda.decode16");
     expect(decodes([5, 3072], { kvHeads: 4 })).toBe("cuda.short8");
     expect(decodes([5, 3073], { kvHeads: 4 })).toBe("cuda.decode8");
+    // Of fewer heads there are fewer keys for what it is compared with.
+    expect(decodes([1024], { kvHeads: 4 })).toBe("cuda.short8");
+    expect(decodes([1025], { kvHeads: 4 })).toBe("cuda.decode8");
   });
 
   test("fills half of the processors at most", () => {

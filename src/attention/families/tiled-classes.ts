@@ -159,7 +159,7 @@ function shortClass(shape: TiledShape): TiledClass | undefined {
     blocksPerProcessor: 1,
     schedule: "whole",
     costs: { splitKeys: Infinity },
-    short: { keysMost: 3072 },
+    short: { keysMost: 1024, fullKeysMost: 3072 },
   };
 }
 
