@@ -39,6 +39,8 @@ export interface ClassTraits {
    * absent: as many as a record has.
    */
   readonly keysMost?: number;
+  /** The same, but only in steps without requests whose rows others take. */
+  readonly onlyShort?: boolean;
   /** Its kernel merges split rows whose last piece it has taken: no launch has to. */
   readonly mergesRows?: boolean;
   /** What differs from the costs of the offer where its tiles are cut. */

@@ -16,6 +16,8 @@ export interface Cut {
   readonly blocks: number;
   /** It takes any number of rows that see up to so many keys on average; 0: as many as it has. */
   readonly keysMost: number;
+  /** The same, where no request of the step has few rows. */
+  readonly onlyShort: boolean;
   /** Of tiles that land raw, at most as many. */
   readonly rawStages: number;
   readonly queryBuffers: number;
@@ -63,6 +65,16 @@ export function fewRowsCuts(cut: Cut): readonly Cut[] {
   if (cut.groups === 2) return [least, alone];
   const paired = { ...alone, groups: 2, kvTile: 48, stages: 4, blocks: 2, keepsQueries: false };
   return [least, { ...paired, keysMost: 512 }];
+}
+
+/**
+ * Blocks on their own for steps of nothing but short prompts: of these half of a cluster's tile of
+ * keys is hidden, or past the end, and its blocks wait for each other. Other dims were not measured
+ * so.
+ */
+export function shortCuts(cut: Cut): readonly Cut[] {
+  if (cut.keyDim !== 128) return [];
+  return [{ ...cut, cluster: 1, kvTile: 64, stages: 5, keysMost: 1024, onlyShort: true }];
 }
 
 /**
@@ -141,6 +153,7 @@ function cutOf(
     valueGroups: 0,
     blocks: 1,
     keysMost: 0,
+    onlyShort: false,
   };
 }
 

@@ -23,6 +23,7 @@ import {
   panelColumns,
   plainCuts,
   rowsOf,
+  shortCuts,
   splitCut,
   turningCuts,
 } from "./hopper-cuts.ts";
@@ -75,7 +76,10 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   const others = tiled.offer(facts, options);
   if (others instanceof OptionError) return others;
   const made = (each: Cut) => kernelClass(each, options, asked, variant?.attention);
-  const rows = [...(plain ? fewRowsCuts(cut).map((each) => withSplit(each, made)) : []), made(cut)];
+  const few = plain ? fewRowsCuts(cut).map((each) => withSplit(each, made)) : [];
+  // A graph launches all of its classes in every step.
+  const short = plain && options.graph === undefined ? shortCuts(cut).map(made) : [];
+  const rows = [...few, ...short, made(cut)];
   // Requests of up to 64 rows of wide heads stay there.
   const least = Math.min(64 * Math.max(2, cut.groups), rows[0].queryTile);
   const smaller = others.classes.filter(({ queryTile }) => queryTile < least);
@@ -181,12 +185,13 @@ function kernelClass(
   const fast = options.fastAccumulation ? "-fast" : "";
   const products = asked.fp8Products ? `fp8${fast}.` : "";
   return {
-    name: `hopper.${products}tile${rowsOf(cut)}`,
+    name: `hopper.${products}${cut.onlyShort ? "short" : "tile"}${rowsOf(cut)}`,
     queryTile: rowsOf(cut),
     kvTile,
     cluster,
     blocksPerProcessor: cut.blocks,
     keysMost: cut.keysMost,
+    onlyShort: cut.onlyShort,
     schedule: "share",
     take: "few-heads",
     rowsPerKey: asked.fp8Products ? fp8RowsPerKey : rowsPerKey,
