@@ -68,9 +68,8 @@ export function fewRowsCuts(cut: Cut): readonly Cut[] {
 }
 
 /**
- * Blocks on their own for steps of nothing but short prompts: of these half of a cluster's tile of
- * keys is hidden, or past the end, and its blocks wait for each other. Other dims were not measured
- * so.
+ * For steps of nothing but short causal prompts: blocks on their own, which wait for no other, with
+ * half of the keys at a time, of which fewer are hidden. Other dims were not measured so.
  */
 export function shortCuts(cut: Cut): readonly Cut[] {
   if (cut.keyDim !== 128) return [];

@@ -77,8 +77,9 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   if (others instanceof OptionError) return others;
   const made = (each: Cut) => kernelClass(each, options, asked, variant?.attention);
   const few = plain ? fewRowsCuts(cut).map((each) => withSplit(each, made)) : [];
-  // A graph launches all of its classes in every step.
-  const short = plain && options.graph === undefined ? shortCuts(cut).map(made) : [];
+  // A graph launches all of its classes in every step; full attention was not measured.
+  const takesShort = plain && options.causal && options.graph === undefined;
+  const short = takesShort ? shortCuts(cut).map(made) : [];
   const rows = [...few, ...short, made(cut)];
   // Requests of up to 64 rows of wide heads stay there.
   const least = Math.min(64 * Math.max(2, cut.groups), rows[0].queryTile);
