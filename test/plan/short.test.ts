@@ -147,10 +147,10 @@ describe("a step of short prompts with heads of 128", () => {
     ).toBe("cuda.decode8, hopper.tile256");
   });
 
-  test("is no step of windows, graphs, full attention, or more than ranges", () => {
+  test("is no step of windows, full attention, or more than ranges", () => {
     expect(launchedBy([[300, 2500]], { ...over, windowLeft: 127 })).toBe("hopper.tile256");
     const graph = { maxBatch: 4, maxQueryTokens: 1024, maxColumns: 1024 };
-    expect(launchedBy([[512, 512]], { ...over, graph })).toBe("hopper.tile256");
+    expect(launchedBy([[512, 512]], { ...over, graph })).toBe("hopper.short128");
     expect(launchedBy([[512, 512]], { ...over, causal: false })).toBe("hopper.tile256");
     expect(launchedBy([[512, 512]], { ...over, alibi: true })).toBe("hopper.tile256");
   });

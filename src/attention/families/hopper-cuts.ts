@@ -56,24 +56,20 @@ export const plainCuts: readonly Cut[] = [
  * The same for requests of up to 64 and up to 128 rows: they wait for their keys, and blocks on
  * their own do best. Wider heads were not measured so. Of heads of 64 two blocks of the latter fit
  * a processor: what begins and ends a record of one runs beneath the other, so that they do best
- * for short prompts, too.
+ * for short prompts, too. Of heads of 128 a cut of its own does, with half of the keys at a time;
+ * full attention was not measured.
  */
-export function fewRowsCuts(cut: Cut): readonly Cut[] {
+export function fewRowsCuts(cut: Cut, { causal }: { causal: boolean }): readonly Cut[] {
   if (cut.keyDim > 128) return [];
   const alone = { ...cut, cluster: 1 };
   const least = { ...alone, groups: 1, kvTile: 64, stages: 4 };
+  if (cut.keyDim === 128 && causal) {
+    const short = { ...alone, kvTile: 64, stages: 5, keysMost: 1024, onlyShort: true };
+    return [least, alone, short];
+  }
   if (cut.groups === 2) return [least, alone];
   const paired = { ...alone, groups: 2, kvTile: 48, stages: 4, blocks: 2, keepsQueries: false };
   return [least, { ...paired, keysMost: 512 }];
-}
-
-/**
- * For steps of nothing but short causal prompts: blocks on their own, which wait for no other, with
- * half of the keys at a time, of which fewer are hidden. Other dims were not measured so.
- */
-export function shortCuts(cut: Cut): readonly Cut[] {
-  if (cut.keyDim !== 128) return [];
-  return [{ ...cut, cluster: 1, kvTile: 64, stages: 5, keysMost: 1024, onlyShort: true }];
 }
 
 /**
