@@ -38,17 +38,20 @@ export function largestClass(batch: Batch, options: PlannerOptions, windowLeft: 
   const last = classes.length - 1;
   let short = 0;
   while (short < last && !classes[short].keysMost) short++;
-  const { queryTile, keysMost = 0 } = classes[short];
+  const { queryTile, keysMost = 0, onlyShort = false } = classes[short];
   if (keysMost === 0) return last;
   // Keys behind a query are in no window.
-  if (causal && windowLeft >= 0 && windowLeft < keysMost) return short;
+  if (causal && !onlyShort && windowLeft >= 0 && windowLeft < keysMost) return short;
   const { levels } = batch.layout;
   for (let l = 0; l < levels.length; l++) {
     const { rowCount, requestRows, queryIndptr, kvLengths } = levels[l];
     for (let row = 0; row < rowCount; row++) {
       const r = Math.floor((row * requestRows) / rowCount);
       const tokens = queryIndptr[r + 1] - queryIndptr[r];
-      if (tokens * (queryHeads / kvHeads) <= queryTile) continue;
+      if (tokens * (queryHeads / kvHeads) <= queryTile) {
+        if (tokens > 0 && onlyShort) return last;
+        continue;
+      }
       if (kvLengths[row] - (causal ? tokens / 2 : 0) > keysMost) return last;
     }
   }

@@ -39,6 +39,8 @@ export interface ClassTraits {
    * absent: as many as a record has.
    */
   readonly keysMost?: number;
+  /** The same, but only in steps without requests whose rows others take. */
+  readonly onlyShort?: boolean;
   /**
    * It takes all tiles of a step of few short requests, whole, so that no launch has to merge
    * (short.ts), and never others: it stands behind a class of the same query tile.

@@ -74,7 +74,7 @@ describe.if(able)(`steps of the Hopper kernels on ${target?.name}`, () => {
         const pagesOf = (x: Tensor) => x.reshape(pageCount, pageSize, kvHeads, headDim);
         attention.run({ q, k: pagesOf(k), v: pagesOf(v), pageTable, out });
       }
-      expect(launched(attention)).toEqual(["hopper.tile256"]);
+      expect(launched(attention)).toEqual(["hopper.short128"]);
       return out.toBytes();
     };
     const ragged = run(0);
@@ -89,7 +89,7 @@ describe.if(able)(`steps of the Hopper kernels on ${target?.name}`, () => {
     world.step([parent], [150]);
     const all = [parent, world.fork(parent), world.fork(parent)];
     world.step(all, [70, 80, 90], { share: true });
-    expect(launched(world.rig.attention)).toEqual(["hopper.tile256"]);
+    expect(launched(world.rig.attention)).toEqual(["hopper.short128"]);
   }, 300_000);
 
   test("a captured graph of prompts gives the bits of the calls", () => {
@@ -109,7 +109,7 @@ describe.if(able)(`steps of the Hopper kernels on ${target?.name}`, () => {
     ]) {
       const batch = world.grow(all, counts);
       captured.plan(batch);
-      expect(launched(captured)).toContain("hopper.tile256");
+      expect(launched(captured)).toContain("hopper.short128");
       if (recorded === undefined) {
         captured.run({ q, cache, out });
         recorded = device.capture(device.stream, () => captured.run({ q, cache, out }));

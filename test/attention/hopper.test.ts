@@ -77,6 +77,8 @@ function cases(): Case[] {
     ["scales by request", { scales: "request", pageSize: 16 }],
     ["more queries than keys", { queryLengths: [300, 90], kvLengths: [100, 0] }],
     ["split rows", { queryHeads: 2, queryLengths: [90], kvLengths: [3000], pageSize: 16 }],
+    ["short prompts", { queryLengths: [150, 0, 200], kvLengths: [150, 9, 333] }],
+    ["short prompts, more queries than keys", { queryLengths: [300, 150], kvLengths: [100, 0] }],
     ["split rows of a window", { queryLengths: [100], kvLengths: [2000], windowLeft: 1500 }],
     ["keys of 192, values of 128", { headDim: 192, valueDim: 128 }],
     ["dim 192", { headDim: 192, pageSize: 16 }],
@@ -283,6 +285,22 @@ const invariant = [
   many("dim 512", { headDim: 512, queryHeads: 2, kvHeads: 1, scale: 1 }),
 ].map((c) => ({ ...c, batchInvariant: true, outDtype: "f32" as const }));
 
+/** Steps of nothing but short prompts. */
+const short = (
+  [
+    ["causal", {}],
+    ["f16", { dtype: "f16" }],
+    ["group 8, strided", { queryHeads: 8, kvHeads: 1, storage: "strided" }],
+    ["a window, pages of 1", { windowLeft: 40, pageSize: 1 }],
+    ["sinks, raw state of base 2", { sinks: true, finalize: false, lseBase: "2", pageSize: 64 }],
+    ["scales by head, fp8 out", { scales: "head", outDtype: "f8e4m3", outScale: 0.02 }],
+    ["large logits of a negative scale", { scale: -3, storage: "HND" }],
+    ["split rows", { queryHeads: 2, queryLengths: [200], kvLengths: [1000] }],
+  ] satisfies [string, Partial<Case>][]
+).map(([name, over]) =>
+  many(name, { queryLengths: [150, 0, 200], kvLengths: [150, 9, 333], pageSize: 16, ...over }),
+);
+
 const wanted = new RegExp(process.env["FLASHBUN_TEST_CASES"] ?? "");
 const chosen = cases().filter(({ name }) => wanted.test(name));
 const target = gpuTarget();
@@ -293,7 +311,7 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
   const device = opened!;
   beforeAll(() => {
     const options = clamped.map((c) => ({ ...optionsOf(c), deviceLengths: true }));
-    return warmUp(device, [...chosen.map(optionsOf), ...options]);
+    return warmUp(device, [...[...chosen, ...short].map(optionsOf), ...options]);
   }, 600_000);
   afterAll(() => device[Symbol.asyncDispose]());
 
@@ -317,6 +335,21 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
   sweepCases("NaN and infinities", moderate, 12, (c, seed) => {
     runCase(device, { ...c, seed, notFinite: true });
   });
+
+  test.each(short.map((c) => [c.name, c] as const))(
+    "short prompts have blocks of their own: %s",
+    (_, c) => {
+      for (const notFinite of c.scale > -1 ? [false, true] : [false]) {
+        using world = new World(device, { ...c, notFinite }, { pages: 600 });
+        world.run();
+        const used = world.rig.attention.lastPlan!.launches.filter(
+          ({ recordCount }) => recordCount > 0,
+        );
+        expect(used.map(({ kernelClass }) => kernelClass)).toEqual(["hopper.short128"]);
+      }
+    },
+    300_000,
+  );
 
   test.each(clamped.map((c) => [c.name, c] as const))(
     "lengths that only the device knows: %s",

@@ -96,7 +96,7 @@ describe("a step of short prompts with heads of 64", () => {
   });
 
   test("of other heads is one of many rows", () => {
-    expect(launchedBy([[512, 512]], { headDim: 128 })).toBe("hopper.tile256");
+    expect(launchedBy([[512, 512]], { headDim: 96 })).toBe("hopper.tile256");
     expect(launchedBy([[512, 512]], { alibi: true })).toBe("hopper.tile256");
   });
 });
@@ -155,5 +155,60 @@ describe("a step of few short requests", () => {
     ] as const;
     for (const over of others) expect(decodes([900], over)).toBe("cuda.decode8");
     expect(decodes([900], { batchInvariant: true })).not.toContain("short");
+  });
+});
+
+describe("a step of short prompts with heads of 128", () => {
+  const over = { headDim: 128 };
+
+  test("goes to blocks on their own, one with longer prompts does not", () => {
+    expect(
+      launchedBy(
+        [
+          [512, 512],
+          [0, 9000],
+          [2048, 2048],
+        ],
+        over,
+      ),
+    ).toBe("hopper.short128");
+    expect(
+      launchedBy(
+        [
+          [512, 512],
+          [2050, 2050],
+        ],
+        over,
+      ),
+    ).toBe("hopper.tile256");
+  });
+
+  test("has no request of few rows", () => {
+    expect(
+      launchedBy(
+        [
+          [512, 512],
+          [16, 200],
+        ],
+        over,
+      ),
+    ).toBe("hopper.tile128, hopper.tile256");
+    expect(
+      launchedBy(
+        [
+          [512, 512],
+          [1, 200],
+        ],
+        over,
+      ),
+    ).toBe("cuda.decode8, hopper.tile256");
+  });
+
+  test("is no step of windows, full attention, or more than ranges", () => {
+    expect(launchedBy([[300, 2500]], { ...over, windowLeft: 127 })).toBe("hopper.tile256");
+    const graph = { maxBatch: 4, maxQueryTokens: 1024, maxColumns: 1024 };
+    expect(launchedBy([[512, 512]], { ...over, graph })).toBe("hopper.short128");
+    expect(launchedBy([[512, 512]], { ...over, causal: false })).toBe("hopper.tile256");
+    expect(launchedBy([[512, 512]], { ...over, alibi: true })).toBe("hopper.tile256");
   });
 });

@@ -16,6 +16,8 @@ export interface Cut {
   readonly blocks: number;
   /** It takes any number of rows that see up to so many keys on average; 0: as many as it has. */
   readonly keysMost: number;
+  /** The same, where no request of the step has few rows. */
+  readonly onlyShort: boolean;
   /** Of tiles that land raw, at most as many. */
   readonly rawStages: number;
   readonly queryBuffers: number;
@@ -54,12 +56,17 @@ export const plainCuts: readonly Cut[] = [
  * The same for requests of up to 64 and up to 128 rows: they wait for their keys, and blocks on
  * their own do best. Wider heads were not measured so. Of heads of 64 two blocks of the latter fit
  * a processor: what begins and ends a record of one runs beneath the other, so that they do best
- * for short prompts, too.
+ * for short prompts, too. Of heads of 128 a cut of its own does, with half of the keys at a time;
+ * full attention was not measured.
  */
-export function fewRowsCuts(cut: Cut): readonly Cut[] {
+export function fewRowsCuts(cut: Cut, { causal }: { causal: boolean }): readonly Cut[] {
   if (cut.keyDim > 128) return [];
   const alone = { ...cut, cluster: 1 };
   const least = { ...alone, groups: 1, kvTile: 64, stages: 4 };
+  if (cut.keyDim === 128 && causal) {
+    const short = { ...alone, kvTile: 64, stages: 5, keysMost: 1024, onlyShort: true };
+    return [least, alone, short];
+  }
   if (cut.groups === 2) return [least, alone];
   const paired = { ...alone, groups: 2, kvTile: 48, stages: 4, blocks: 2, keepsQueries: false };
   return [least, { ...paired, keysMost: 512 }];
@@ -141,6 +148,7 @@ function cutOf(
     valueGroups: 0,
     blocks: 1,
     keysMost: 0,
+    onlyShort: false,
   };
 }
 

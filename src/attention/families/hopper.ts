@@ -75,7 +75,8 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   const others = tiled.offer(facts, options);
   if (others instanceof OptionError) return others;
   const made = (each: Cut) => kernelClass(each, options, asked, variant?.attention);
-  const rows = [...(plain ? fewRowsCuts(cut).map((each) => withSplit(each, made)) : []), made(cut)];
+  const small = plain ? fewRowsCuts(cut, options) : [];
+  const rows = [...small, cut].map((each) => withSplit(each, made));
   // Requests of up to 64 rows of wide heads stay there.
   const least = Math.min(64 * Math.max(2, cut.groups), rows[0].queryTile);
   const smaller = others.classes.filter(({ queryTile }) => queryTile < least);
@@ -145,12 +146,11 @@ interface Asked {
 }
 
 function askedBy(options: ResolvedOptions, variant: CudaVariant | undefined): Asked {
-  const { rope, headDim } = options;
+  const { rope, headDim, dtype, kvDtype } = options;
   const rotates = rope !== undefined;
   const masked = options.mask !== "none";
   const hooked = variant?.hooks.has("logits") === true || variant?.hooks.has("mask") === true;
   const weighs = variant?.softmax === false;
-  const { dtype, kvDtype } = options;
   const fp8Products = multipliesFp8(options, variant);
   const widens = kvDtype !== operandType(options) && !fp8Products;
   const hooksValues = variant?.hooks.has("value") === true;
@@ -174,19 +174,20 @@ function kernelClass(
   asked: Asked,
   variant: string | undefined,
 ): KernelClass {
-  const { kvTile, groups, valueGroups, cluster } = cut;
+  const { kvTile, groups, valueGroups, cluster, keysMost, onlyShort } = cut;
   const changes = asked.rawKeyBytes > 0 || asked.turnedPairs > 0 || asked.fp8Products;
   const threads = 128 * (groups + valueGroups + (changes ? 2 : 1));
   const sharedBytes = sharedBytesOf(cut, asked);
-  const fast = options.fastAccumulation ? "-fast" : "";
-  const products = asked.fp8Products ? `fp8${fast}.` : "";
+  const products = `fp8${options.fastAccumulation ? "-fast" : ""}.`;
+  const kind = `${asked.fp8Products ? products : ""}${onlyShort ? "short" : "tile"}`;
   return {
-    name: `hopper.${products}tile${rowsOf(cut)}`,
+    name: `hopper.${kind}${rowsOf(cut)}`,
     queryTile: rowsOf(cut),
     kvTile,
     cluster,
     blocksPerProcessor: cut.blocks,
-    keysMost: cut.keysMost,
+    keysMost,
+    onlyShort,
     schedule: "share",
     take: "few-heads",
     rowsPerKey: asked.fp8Products ? fp8RowsPerKey : rowsPerKey,
@@ -210,11 +211,11 @@ function kernelClass(
 
 /** A class of the cut, with a kernel for few tiles where there is one. */
 function withSplit(cut: Cut, made: (cut: Cut) => KernelClass): KernelClass {
-  const row = made(cut);
   const split = splitCut(cut);
-  if (split === undefined) return row;
+  if (split === undefined) return made(cut);
   const { entry, image, launch, kvTile, cluster } = made(split);
-  return { ...row, few: { kvTile, cluster, over: 2 / 3 }, fewKernel: { entry, image, launch } };
+  const few = { kvTile, cluster, over: 2 / 3 };
+  return { ...made(cut), few, fewKernel: { entry, image, launch } };
 }
 
 /** Whether plans may put all tiles into one class: not those of unknown lengths. */
