@@ -106,9 +106,6 @@ FB_DEVICE void note_keys(const Block& b, const Task& task, int tile, int stage, 
 // Of 64 rows and as many keys a tile is done before its next one's page ids could be asked for.
 constexpr bool looks_far = block_rows == 64 && FB_KV_TILE == 64 && !passes_scores;
 
-// Groups of 32 rows whose page ids are on their way while others are copied.
-constexpr int groups_ahead = 2;
-
 // Loads the tiles of a task from the last to the first, by a whole warp.
 template <class Side> struct TileLoader {
     static constexpr bool raw = Side::raw;
@@ -130,9 +127,6 @@ template <class Side> struct TileLoader {
         return shared_address(raw ? Side::raw_tile(b, stage.slot()) : Side::tile(b, stage.slot()));
     }
     FB_DEVICE void wait_empty() const { wait(empty(), stage.parity() ^ 1); }
-    FB_DEVICE bool is_empty() const {
-        return mbarrier_test_wait(shared_address(&empty()), stage.parity() ^ 1);
-    }
 
     // A lane's box of the tensor map: of some rows and one panel. The blocks of a cluster share the
     // boxes of a tile out and load each for all.
@@ -296,62 +290,55 @@ template <class Side> struct TileLoader {
             copy_rows_of<Layout, bytes>(to, count, NearRows{head, uint32_t(units)}, asked.there);
     }
 
-    // The last `count` tiles that are left, row by row. Page ids are asked for two groups ahead; a
-    // part is announced when the next one's copies are under way, or cannot begin yet.
+    // Page ids that are on their way are of groups whose number divides a part's: they have
+    // registers of their own, since to move one is to wait for it.
+    static constexpr int part_groups = (part_rows + 31) / 32;
+    static constexpr int groups_ahead = part_groups % 2 == 0 ? 2 : part_groups;
+
+    // The last `count` tiles that are left, row by row. Where page ids have been used, those of a
+    // later group are asked for.
     template <bool Listed> FB_DEVICE void gather(const Task& task, int count) {
-        bool waits = false; // the stage before is yet to be announced
-        Turn<Side::places> before;
         Group group = {task.start + (count - 1) * FB_KV_TILE + part + row_of_lane(), 0};
-        Asked next[groups_ahead];
+        Asked asked[groups_ahead];
         FB_UNROLL
         for (int i = 0; i < groups_ahead; i++) {
-            next[i] = ask<Listed>(task, group);
+            asked[i] = ask<Listed>(task, group);
             group.advance();
         }
         FB_NO_UNROLL
-        for (int tile = count - 1;; tile--) {
-            if (tile >= 0) want_next(task, tile);
-            if (waits && (tile < 0 || uniform(is_empty()) == 0)) {
-                cp_async_wait<0>();
-                announce(before);
-                waits = false;
-            }
-            if (tile < 0) break;
+        for (int tile = count - 1; tile >= 0; tile--) {
+            want_next(task, tile);
             wait_empty();
             note(task, tile);
             FB_NO_UNROLL
-            for (int first = 0; first < part_rows; first += 32) {
-                const Asked asked = next[0];
+            for (int first = 0; first < part_rows; first += 32 * groups_ahead) {
                 FB_UNROLL
-                for (int i = 1; i < groups_ahead; i++) next[i - 1] = next[i];
-                next[groups_ahead - 1] = ask<Listed>(task, group);
-                group.advance();
-                copy_rows(task, first, asked);
+                for (int i = 0; i < groups_ahead; i++) {
+                    copy_rows(task, first + 32 * i, asked[i]);
+                    asked[i] = ask<Listed>(task, group);
+                    group.advance();
+                }
             }
-            cp_async_commit();
-            cp_async_wait<1>();
-            if (waits) announce(before);
-            before = stage;
-            waits = true;
+            announce();
             stage.advance();
         }
     }
 
-    // The part of a tile is there; those of other blocks are expected.
-    FB_DEVICE void announce(const Turn<Side::places>& landed) const {
+    // The part of a tile is there as soon as it has landed; those of other blocks are expected.
+    FB_DEVICE void announce() const {
+        cp_async_wait_all();
         fence_proxy_async_shared();
         __syncwarp();
         if (lane_now() != 0) return;
         constexpr int bytes = part_rows * row_bytes; // of a panel
-        const TileLoader at = {b, part, landed};
-        const uint32_t barrier = shared_address(&at.full());
+        const uint32_t barrier = shared_address(&full());
         FB_UNROLL
         for (int i = 1; i < parts; i++) {
             const uint32_t other = (rank_of_rows() + i) % row_blocks;
-            const uint32_t from = at.tile() + part * row_bytes, full = map_shared(barrier, other);
+            const uint32_t from = tile() + part * row_bytes, there = map_shared(barrier, other);
             FB_UNROLL
             for (int at = 0; at < panels * panel_bytes; at += panel_bytes)
-                bulk_share(map_shared(from + at, other), from + at, bytes, full);
+                bulk_share(map_shared(from + at, other), from + at, bytes, there);
         }
         mbarrier_arrive_expect(barrier, (parts - 1) * panels * bytes);
     }
