@@ -54,7 +54,8 @@ export class Turns implements AsyncDisposable {
     this.#comm = comm;
     this.#stream = stream;
     this.#owned = owned;
-    this.#block = owned.use(Tensor.zeros(device, [blockBytes], "u8", "turn"));
+    // Not zeros: the device's own stream would write them, whenever it comes to that.
+    this.#block = owned.use(Tensor.empty(device, [blockBytes], "u8", "turn"));
     this.#ring = owned.use(new PinnedRing(device, "turns"));
   }
 

@@ -136,6 +136,17 @@ describe.skipIf(gpus > 0)("an emulated GPU calls NCCL as it should", () => {
     expect([fails.code, old.code, late.code]).toEqual([1, 1, 1]);
   }, 60_000);
 
+  test("turns do not wait for the device's own stream, nor does it write over them", async () => {
+    const { stdout, stderr } = await alone("engine/turns.ts", "", {
+      FLASHBUN_EMULATOR: "order=greedy",
+    });
+    expect(stderr).toBe("");
+    expect(JSON.parse(stdout)).toEqual([
+      [2, 1],
+      [500, 499],
+    ]);
+  }, 60_000);
+
   test("a model's all-reduces are in the graphs of its steps", async () => {
     const { path, expected, requests, options } = small();
     const job = JSON.stringify([{ path, tp: 1, options, requests, aborts: {} }]);
