@@ -13,20 +13,22 @@ export function classOfShort(batch: Batch, options: PlannerOptions, windowLeft: 
   if (kernelClass === classes.length || levels.length > 1) return -1;
   const { queryTile, cluster, short } = classes[kernelClass];
   const { requestRows, rowCount, queryIndptr, kvLengths } = levels[0];
-  const each = 2 * cluster * kvHeads;
-  if (each * requestRows > processors) return -1;
-  // The fewer keys there are in all, the less others take.
-  const isFull = each * (requestRows + 1) > processors;
-  const most = isFull ? short!.fullKeysMost : short!.keysMost;
+  const clusters = kvHeads * requestRows;
+  if (2 * cluster * clusters > processors) return -1;
+  const { keysLeast, keysMost, oneKeysMost } = short!;
+  const most = clusters > 1 ? keysMost : oneKeysMost;
+  let longest = 0;
   for (let row = 0; row < rowCount; row++) {
     const r = Math.floor((row * requestRows) / rowCount);
     const tokens = queryIndptr[r + 1] - queryIndptr[r];
     if (tokens * (queryHeads / kvHeads) > queryTile) return -1;
     // Keys behind a query are in no window.
     const seen = causal && windowLeft >= 0 ? windowLeft + tokens : Infinity;
-    if (Math.min(kvLengths[row], seen) > most) return -1;
+    const keys = Math.min(kvLengths[row], seen);
+    if (keys > most) return -1;
+    longest = Math.max(longest, keys);
   }
-  return kernelClass;
+  return longest >= keysLeast ? kernelClass : -1;
 }
 
 /**
@@ -39,7 +41,7 @@ export function largestClass(batch: Batch, options: PlannerOptions, windowLeft: 
   let short = 0;
   while (short < last && !classes[short].keysMost) short++;
   const { queryTile, keysMost = 0, onlyShort = false } = classes[short];
-  if (keysMost === 0) return last;
+  if (keysMost === 0 || (onlyShort && !causal)) return last;
   // Keys behind a query are in no window.
   if (causal && !onlyShort && windowLeft >= 0 && windowLeft < keysMost) return short;
   const { levels } = batch.layout;

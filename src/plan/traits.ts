@@ -39,16 +39,18 @@ export interface ClassTraits {
    * absent: as many as a record has.
    */
   readonly keysMost?: number;
-  /** The same, but only in steps without requests whose rows others take. */
+  /** The same, but only in steps of causal rows without requests whose rows others take. */
   readonly onlyShort?: boolean;
   /**
    * It takes all tiles of a step of few short requests, whole, so that no launch has to merge
    * (short.ts), and never others: it stands behind a class of the same query tile.
    */
   readonly short?: {
-    /** Keys that no request may have more of, and where there is no room for one more request. */
+    /** Keys of the longest request, at least. */
+    readonly keysLeast: number;
+    /** The same, at most, and where all keys are one cluster's. */
     readonly keysMost: number;
-    readonly fullKeysMost: number;
+    readonly oneKeysMost: number;
   };
   /** Its kernel merges split rows whose last piece it has taken: no launch has to. */
   readonly mergesRows?: boolean;

@@ -111,16 +111,18 @@ describe("a step of few short requests", () => {
   }
 
   test("is one launch of whole requests", () => {
-    for (const keys of [1, 7, 64, 3072]) expect(decodes([keys])).toBe("cuda.short8");
-    expect(decodes([3073])).toBe("cuda.decode8");
+    for (const keys of [129, 1024, 3072]) expect(decodes([keys])).toBe("cuda.short8");
+    for (const keys of [1, 128, 3073]) expect(decodes([keys])).toBe("cuda.decode8");
     // A draft's tokens are rows, too.
     expect(decodes([900], {}, 2)).toBe("cuda.short8");
     expect(decodes([900], {}, 3)).toBe("cuda.decode16");
     expect(decodes([5, 3072], { kvHeads: 4 })).toBe("cuda.short8");
     expect(decodes([5, 3073], { kvHeads: 4 })).toBe("cuda.decode8");
-    // Of fewer heads there are fewer keys for what it is compared with.
-    expect(decodes([1024], { kvHeads: 4 })).toBe("cuda.short8");
-    expect(decodes([1025], { kvHeads: 4 })).toBe("cuda.decode8");
+    // One cluster reads with few processors.
+    const one = { queryHeads: 8, kvHeads: 1 };
+    expect(decodes([1024], one)).toBe("cuda.short8");
+    expect(decodes([1025], one)).toBe("cuda.decode8");
+    expect(decodes([1025, 3], one)).toBe("cuda.short8");
   });
 
   test("fills half of the processors at most", () => {
@@ -128,7 +130,7 @@ describe("a step of few short requests", () => {
     expect(decodes([900, 900], { kvHeads: 4 })).toBe("cuda.short8");
     expect(decodes([900, 900, 900], { kvHeads: 4 })).toBe("cuda.decode8");
     expect(decodes([900], { kvHeads: 16 })).toBe("cuda.decode8");
-    expect(decodes(Array(8).fill(9), { queryHeads: 8, kvHeads: 1 })).toBe("cuda.short8");
+    expect(decodes(Array(8).fill(900), { queryHeads: 8, kvHeads: 1 })).toBe("cuda.short8");
   });
 
   test("may have more keys, of which windows leave few", () => {
@@ -138,7 +140,7 @@ describe("a step of few short requests", () => {
   });
 
   test("leaves requests without keys to the first class", () => {
-    expect(decodes([0, 70], { kvHeads: 4 })).toBe("cuda.decode8, cuda.short8");
+    expect(decodes([0, 700], { kvHeads: 4 })).toBe("cuda.decode8, cuda.short8");
     expect(decodes([0])).toBe("cuda.decode8");
   });
 
@@ -167,7 +169,7 @@ describe("a step of short prompts with heads of 128", () => {
         [
           [512, 512],
           [0, 9000],
-          [2048, 2048],
+          [4096, 4096],
         ],
         over,
       ),
@@ -176,7 +178,7 @@ describe("a step of short prompts with heads of 128", () => {
       launchedBy(
         [
           [512, 512],
-          [2050, 2050],
+          [4098, 4098],
         ],
         over,
       ),

@@ -25,8 +25,8 @@ export function randomOptions(random: Random): PlannerOptions {
       : undefined,
   }));
   if (random.chance(0.3)) {
-    const [keysMost, fullKeysMost] = [random.integer(1, 300), random.integer(1, 300)];
-    const short = { keysMost, fullKeysMost };
+    const [keysMost, oneKeysMost] = [random.integer(1, 300), random.integer(1, 300)];
+    const short = { keysLeast: random.integer(0, 20), keysMost, oneKeysMost };
     const whole = { schedule: "whole", costs: { splitKeys: Infinity }, few: undefined } as const;
     classes.splice(1, 0, { ...classes[0], ...whole, name: "short", cluster: 1, short });
   }

@@ -56,15 +56,14 @@ export const plainCuts: readonly Cut[] = [
  * The same for requests of up to 64 and up to 128 rows: they wait for their keys, and blocks on
  * their own do best. Wider heads were not measured so. Of heads of 64 two blocks of the latter fit
  * a processor: what begins and ends a record of one runs beneath the other, so that they do best
- * for short prompts, too. Of heads of 128 a cut of its own does, with half of the keys at a time;
- * full attention was not measured.
+ * for short prompts, too. Of heads of 128 a cut of its own does, with half of the keys at a time.
  */
-export function fewRowsCuts(cut: Cut, { causal }: { causal: boolean }): readonly Cut[] {
+export function fewRowsCuts(cut: Cut): readonly Cut[] {
   if (cut.keyDim > 128) return [];
   const alone = { ...cut, cluster: 1 };
   const least = { ...alone, groups: 1, kvTile: 64, stages: 4 };
-  if (cut.keyDim === 128 && causal) {
-    const short = { ...alone, kvTile: 64, stages: 5, keysMost: 1024, onlyShort: true };
+  if (cut.keyDim === 128) {
+    const short = { ...alone, kvTile: 64, stages: 5, keysMost: 2048, onlyShort: true };
     return [least, alone, short];
   }
   if (cut.groups === 2) return [least, alone];

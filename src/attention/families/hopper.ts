@@ -75,7 +75,7 @@ function offer(facts: DeviceFacts, options: ResolvedOptions): KernelOffer | Opti
   const others = tiled.offer(facts, options);
   if (others instanceof OptionError) return others;
   const made = (each: Cut) => kernelClass(each, options, asked, variant?.attention);
-  const small = plain ? fewRowsCuts(cut, options) : [];
+  const small = plain ? fewRowsCuts(cut) : [];
   const rows = [...small, cut].map((each) => withSplit(each, made));
   // Requests of up to 64 rows of wide heads stay there.
   const least = Math.min(64 * Math.max(2, cut.groups), rows[0].queryTile);

@@ -159,7 +159,7 @@ function shortClass(shape: TiledShape): TiledClass | undefined {
     blocksPerProcessor: 1,
     schedule: "whole",
     costs: { splitKeys: Infinity },
-    short: { keysMost: 1024, fullKeysMost: 3072 },
+    short: { keysLeast: 129, keysMost: 3072, oneKeysMost: 1024 },
   };
 }
 
