@@ -58,8 +58,8 @@ const fewRows: KernelFamily = {
     const offer = tiled.offer(facts, options);
     if (offer instanceof OptionError) return offer;
     const few = offer.classes.filter(({ queryTile }) => queryTile === 8);
-    const any = { keysLeast: 0, keysMost: Infinity, oneKeysMost: Infinity };
-    const classes = few.map((row) => (row.short === undefined ? row : { ...row, short: any }));
+    const every = { keysLeast: 0, keysMost: Infinity, oneKeysMost: Infinity };
+    const classes = few.map((row) => (row.short === undefined ? row : { ...row, short: every }));
     return { ...offer, classes };
   },
 };
