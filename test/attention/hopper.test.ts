@@ -453,30 +453,38 @@ describe.if(able)(`Hopper attention on ${target?.name}`, () => {
     if (each === one) expect(plan.mergeCount).toBe(0);
   });
 
-  test("values before a window may be anything", () => {
-    const c = many("window", {
-      queryLengths: [70],
-      kvLengths: [333],
-      windowLeft: 100,
-      pageSize: 16,
-    });
-    using world = new World(device, c, { pages: 30 });
-    const sequence = world.create();
-    world.grow([sequence], [263]);
-    const queries = [world.rig.queries(70)];
-    const batch = world.grow([sequence], [70], queries);
-    const hidden = 263 - 100;
-    for (const [i, page] of sequence.pages().entries()) {
-      const tokens = Math.min(c.pageSize, hidden - i * c.pageSize);
-      if (tokens <= 0) break;
-      const values = world.cache.plane(0, "value").select(0, page).slice(0, 0, tokens);
-      using nan = poisoned(device, [...values.shape], c.kvDtype);
-      values.copyFrom(nan);
-    }
-    world.rig.check(batch, world.requests([sequence], queries), { cache: world.cache });
-    const { launches } = world.rig.attention.lastPlan!;
-    expect(launches.at(-1)!.grid).toBeGreaterThan(0);
-  }, 300_000);
+  test.each([
+    ["hopper.short128", true],
+    ["hopper.tile256", false],
+  ] as const)(
+    "values before a window may be anything: %s",
+    (kernelClass, causal) => {
+      const c = many("window", {
+        causal,
+        queryLengths: [70],
+        kvLengths: [333],
+        windowLeft: 100,
+        pageSize: 16,
+      });
+      using world = new World(device, c, { pages: 30 });
+      const sequence = world.create();
+      world.grow([sequence], [263]);
+      const queries = [world.rig.queries(70)];
+      const batch = world.grow([sequence], [70], queries);
+      const hidden = 263 - 100;
+      for (const [i, page] of sequence.pages().entries()) {
+        const tokens = Math.min(c.pageSize, hidden - i * c.pageSize);
+        if (tokens <= 0) break;
+        const values = world.cache.plane(0, "value").select(0, page).slice(0, 0, tokens);
+        using nan = poisoned(device, [...values.shape], c.kvDtype);
+        values.copyFrom(nan);
+      }
+      world.rig.check(batch, world.requests([sequence], queries), { cache: world.cache });
+      const used = world.rig.attention.lastPlan!.launches.filter(({ grid }) => grid > 0);
+      expect(used.map((launch) => launch.kernelClass)).toEqual([kernelClass]);
+    },
+    300_000,
+  );
 });
 
 if (opened !== undefined && !able) await opened[Symbol.asyncDispose]();
