@@ -33,7 +33,12 @@ function hopper(over: Partial<Case>, kernel = "hopper.tile256"): Subject {
 
 /** Together they hold every wait of the Hopper kernels. */
 const hopperSubjects: Record<string, Subject> = {
-  boxes: hopper({ pageSize: 64, kvLengths: [1110, 130, 300] }),
+  // Beside a decode, without which these prompts have a class of their own.
+  boxes: hopper({
+    pageSize: 64,
+    queryLengths: [150, 130, 140, 1],
+    kvLengths: [420, 130, 300, 9],
+  }),
   // Keys are gathered, hooks look at bits and slopes.
   rows: hopper({ pageSize: 5, mask: "all", alibi: true }),
   // Three warpgroups compute.
