@@ -56,6 +56,7 @@ export const fewTests = [
   "(sinks|mask over the tail|rope|token scales, f8e4m3)$",
   "a long row among",
   "more warps: one is cut$",
+  "^short requests on a GPU", // in a process of more processors, with those cases that match
   "^(threads|matrices|copies|clusters|values|wgmma) ",
   "tensor maps",
   "without clusters",

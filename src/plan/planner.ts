@@ -77,7 +77,7 @@ export class Planner {
     this.#places = classes.map((traits) => placesOf(traits, options.processors));
     // Whole tiles have a place each, however heads are walked.
     this.#headPlaces = this.#places.map((places, c) =>
-      classes[c].short === undefined ? replicas(kvHeads, places) : places,
+      classes[c].shortRequests === undefined ? replicas(kvHeads, places) : places,
     );
     this.#fewPlaces = classes.map(({ few }) =>
       placesOf({ blocksPerProcessor: 1, cluster: few?.cluster ?? 1 }, options.processors),

@@ -39,18 +39,18 @@ export interface ClassTraits {
    * absent: as many as a record has.
    */
   readonly keysMost?: number;
-  /** The same, but only in steps of causal rows without requests whose rows others take. */
-  readonly onlyShort?: boolean;
+  /** The same, but only in steps of nothing but causal prompts of more rows than its tile. */
+  readonly promptsOnly?: boolean;
   /**
    * It takes all tiles of a step of few short requests, whole, so that no launch has to merge
    * (short.ts), and never others: it stands behind a class of the same query tile.
    */
-  readonly short?: {
-    /** Keys of the longest request, at least. */
+  readonly shortRequests?: {
+    /** Keys of the step's longest request, at least: others are not cut. */
     readonly keysLeast: number;
-    /** The same, at most, and where all keys are one cluster's. */
+    /** The same, at most, of several clusters and of one alone. */
     readonly keysMost: number;
-    readonly oneKeysMost: number;
+    readonly oneClusterKeysMost: number;
   };
   /** Its kernel merges split rows whose last piece it has taken: no launch has to. */
   readonly mergesRows?: boolean;

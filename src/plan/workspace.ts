@@ -20,7 +20,7 @@ export function partialBytes(rows: number, valueDim: number): number {
 export function boundRows({ classes, processors, graph, queryHeads }: PlannerOptions): number {
   let rows = 0;
   for (const traits of classes)
-    if (!traits.together && !traits.short)
+    if (!traits.together && !traits.shortRequests)
       rows += 2 * placesOf(traits, processors) * traits.queryTile;
   return graph === undefined ? rows : rows + graphLevels * graph.maxQueryTokens * queryHeads;
 }

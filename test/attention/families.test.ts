@@ -86,8 +86,8 @@ describe("families", () => {
         const wide = resolveOptions({ ...options, headDim });
         const { classes } = offerOf(families.cuda, architectureFacts(architecture), wide);
         // One that takes whole steps stands behind a class of its tile.
-        const takesSteps = ({ together, short, onlyShort = false }: KernelClass) =>
-          together !== undefined || short !== undefined || onlyShort;
+        const takesSteps = ({ together, shortRequests, promptsOnly = false }: KernelClass) =>
+          together !== undefined || shortRequests !== undefined || promptsOnly;
         const byRows = classes.filter((row) => !takesSteps(row));
         classes.forEach((row, c) => {
           if (takesSteps(row)) expect(classes[c - 1].queryTile).toBe(row.queryTile);

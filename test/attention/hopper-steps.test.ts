@@ -12,7 +12,7 @@ import { gpuTarget } from "../support/targets.ts";
 import { World } from "../support/world.ts";
 
 const [queryHeads, kvHeads, headDim] = [4, 2, 128];
-const options = { queryHeads, kvHeads, headDim, dtype: "bf16", causal: true } as const;
+const shape = { queryHeads, kvHeads, headDim, dtype: "bf16" } as const;
 
 const target = gpuTarget();
 const opened = await target?.open(1);
@@ -24,16 +24,19 @@ function launched(attention: Attention): string[] {
   return launches.filter(({ grid }) => grid > 0).map(({ kernelClass }) => kernelClass);
 }
 
-describe.if(able)(`steps of the Hopper kernels on ${target?.name}`, () => {
+afterAll(() => opened?.[Symbol.asyncDispose]());
+
+describe.skipIf(!able).each([
+  ["hopper.short128", true],
+  ["hopper.tile256", false],
+] as const)(`steps of %s on ${target?.name}`, (kernelClass, causal) => {
   const device: Device = opened!;
+  const options = { ...shape, causal };
   let attention: Attention;
   beforeAll(async () => {
     attention = await Attention.create(device, options);
   }, 600_000);
-  afterAll(async () => {
-    attention[Symbol.dispose]();
-    await device[Symbol.asyncDispose]();
-  });
+  afterAll(() => attention[Symbol.dispose]());
 
   const noise = (tokens: number, heads: number, seed: number) =>
     Tensor.randomNormal(device, [tokens, heads, headDim], "bf16", { seed });
@@ -74,7 +77,7 @@ describe.if(able)(`steps of the Hopper kernels on ${target?.name}`, () => {
         const pagesOf = (x: Tensor) => x.reshape(pageCount, pageSize, kvHeads, headDim);
         attention.run({ q, k: pagesOf(k), v: pagesOf(v), pageTable, out });
       }
-      expect(launched(attention)).toEqual(["hopper.short128"]);
+      expect(launched(attention)).toEqual([kernelClass]);
       return out.toBytes();
     };
     const ragged = run(0);
@@ -89,7 +92,7 @@ describe.if(able)(`steps of the Hopper kernels on ${target?.name}`, () => {
     world.step([parent], [150]);
     const all = [parent, world.fork(parent), world.fork(parent)];
     world.step(all, [70, 80, 90], { share: true });
-    expect(launched(world.rig.attention)).toEqual(["hopper.short128"]);
+    expect(launched(world.rig.attention)).toEqual([kernelClass]);
   }, 300_000);
 
   test("a captured graph of prompts gives the bits of the calls", () => {
@@ -109,7 +112,7 @@ describe.if(able)(`steps of the Hopper kernels on ${target?.name}`, () => {
     ]) {
       const batch = world.grow(all, counts);
       captured.plan(batch);
-      expect(launched(captured)).toContain("hopper.short128");
+      expect(launched(captured)).toContain(kernelClass);
       if (recorded === undefined) {
         captured.run({ q, cache, out });
         recorded = device.capture(device.stream, () => captured.run({ q, cache, out }));
@@ -124,5 +127,3 @@ describe.if(able)(`steps of the Hopper kernels on ${target?.name}`, () => {
     recorded![Symbol.dispose]();
   }, 300_000);
 });
-
-if (opened !== undefined && !able) await opened[Symbol.asyncDispose]();

@@ -4,6 +4,8 @@ import type { KernelFamily } from "../../src/attention/families/family.ts";
 import { tiled } from "../../src/attention/families/tiled.ts";
 import { OptionError } from "../../src/errors.ts";
 import { type Case, caseOf } from "../support/cases.ts";
+import { sweepCases } from "../support/deep.ts";
+import { checkPair, pairs } from "../support/pairs.ts";
 import { optionsOf } from "../support/rig.ts";
 import { runBun } from "../support/run.ts";
 import { gpuTarget } from "../support/targets.ts";
@@ -58,8 +60,8 @@ const fewRows: KernelFamily = {
     const offer = tiled.offer(facts, options);
     if (offer instanceof OptionError) return offer;
     const few = offer.classes.filter(({ queryTile }) => queryTile === 8);
-    const every = { keysLeast: 0, keysMost: Infinity, oneKeysMost: Infinity };
-    const classes = few.map((row) => (row.short === undefined ? row : { ...row, short: every }));
+    const every = { keysLeast: 0, keysMost: Infinity, oneClusterKeysMost: Infinity };
+    const classes = few.map((row) => (row.shortRequests ? { ...row, shortRequests: every } : row));
     return { ...offer, classes };
   },
 };
@@ -67,6 +69,7 @@ const fewRows: KernelFamily = {
 const processors = 64;
 const wanted = new RegExp(process.env["FLASHBUN_TEST_CASES"] ?? "");
 const chosen = cases.filter(({ name }) => wanted.test(name));
+const sweepsPairs = process.env["FLASHBUN_TEST_CASES"] === undefined;
 const target = gpuTarget();
 const opened = await target?.open(1);
 const able = opened !== undefined && opened.properties.computeMajor === 9;
@@ -80,7 +83,7 @@ test.if(able && !enough)(
     const schedule = process.env["FLASHBUN_EMULATOR"];
     const env = { FLASHBUN_EMULATOR: `${schedule ? `${schedule},` : ""}sms=${processors}` };
     const run = await runBun(["test", "--timeout", "600000", import.meta.path], { env });
-    expect(run.stderr).toContain(` ${chosen.length} pass`);
+    expect(run.stderr).toContain(` ${chosen.length + (sweepsPairs ? 1 : 0)} pass`);
     expect(run.code).toBe(0);
   },
   600_000,
@@ -103,4 +106,8 @@ describe.if(enough)(`short requests on ${target?.name}`, () => {
     expect(launched.map(({ kernelClass }) => kernelClass)).toEqual(["cuda.short8"]);
     expect(mergeCount).toBe(0);
   });
+
+  if (!sweepsPairs) return;
+  const few = pairs().filter(({ c }) => c.headDim === 64 && Math.max(...c.queryLengths) < 3);
+  sweepCases("pairs of options", few, 4, (pair, seed) => checkPair(device, pair, seed));
 });

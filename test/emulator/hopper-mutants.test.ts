@@ -68,6 +68,10 @@ const hopperSubjects: Record<string, Subject> = {
     { pageSize: 16, headDim: 64, valueDim: 64, queryLengths: [140, 70], kvLengths: [220, 100] },
     "hopper.tile128",
   ),
+  "short prompts on their own": hopper(
+    { pageSize: 16, queryLengths: [150, 140], kvLengths: [220, 140] },
+    "hopper.short128",
+  ),
   // Pairs share the keys of few requests; the longest is cut, and a pair takes two records.
   "few requests": {
     ...hopper(

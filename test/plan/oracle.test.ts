@@ -169,7 +169,8 @@ test("the bound holds for long and uneven batches, and is within twice processor
     expect(plan.workspaceBytes).toBeLessThanOrEqual(plan.boundBytes);
     let rows = 0;
     for (const traits of options.classes)
-      if (!traits.short) rows += 2 * placesOf(traits, options.processors) * traits.queryTile;
+      if (!traits.shortRequests)
+        rows += 2 * placesOf(traits, options.processors) * traits.queryTile;
     expect(plan.boundBytes).toBe(rows * (options.valueDim + 1) * 4);
   });
 });

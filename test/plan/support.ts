@@ -25,10 +25,10 @@ export function randomOptions(random: Random): PlannerOptions {
       : undefined,
   }));
   if (random.chance(0.3)) {
-    const [keysMost, oneKeysMost] = [random.integer(1, 300), random.integer(1, 300)];
-    const short = { keysLeast: random.integer(0, 20), keysMost, oneKeysMost };
+    const [keysMost, oneClusterKeysMost] = [random.integer(1, 300), random.integer(1, 300)];
+    const shortRequests = { keysLeast: random.integer(0, 20), keysMost, oneClusterKeysMost };
     const whole = { schedule: "whole", costs: { splitKeys: Infinity }, few: undefined } as const;
-    classes.splice(1, 0, { ...classes[0], ...whole, name: "short", cluster: 1, short });
+    classes.splice(1, 0, { ...classes[0], ...whole, name: "short", cluster: 1, shortRequests });
   }
   const leastKeys = random.pick([1, 8, 32, 128]);
   return {

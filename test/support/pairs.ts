@@ -1,10 +1,12 @@
 /** Every option of attention, cache, plan, run and step, and every pair of two of them. */
+import { expect } from "bun:test";
 import { schemas as attentionSchemas } from "../../src/attention/options.ts";
 import { planSchemas } from "../../src/attention/settings.ts";
 import { runNames } from "../../src/attention/tensors.ts";
 import { schemas as cacheSchemas } from "../../src/cache/options.ts";
 import { stepNames } from "../../src/cache/page-list-options.ts";
 import type { Device } from "../../src/device/device.ts";
+import { OptionError } from "../../src/errors.ts";
 import { reserveOptions } from "../../src/kv/reserve.ts";
 import { ropeSchema } from "../../src/ops/rope.ts";
 import { defineVariant } from "../../src/variant/define.ts";
@@ -49,6 +51,18 @@ const distance = defineVariant({
 
 /** With enough rows of a head for the Hopper kernels of heads of 512. */
 const wideHeads: Over = { headDim: 512, valueDim: 512, kvHeads: 1 };
+/** Steps of nothing but short prompts, whose rows are many, and of few short requests. */
+const shortSteps: readonly Over[] = [
+  {
+    headDim: 128,
+    valueDim: 128,
+    kvHeads: 1,
+    causal: true,
+    queryLengths: [40, 33, 50],
+    kvLengths: [40, 60, 90],
+  },
+  { headDim: 64, valueDim: 64, kvHeads: 1, queryLengths: [1, 2], kvLengths: [300, 40] },
+];
 const latent: Over = { latent: true, valueDim: 24 };
 const sharing: Over = { shared: true };
 const clamped: Over = { deviceLengths: true };
@@ -61,7 +75,7 @@ const callers: Over = { callers: true };
 export const variations: Readonly<Record<string, readonly Over[]>> = {
   "attention.queryHeads": [{ queryHeads: 6 }],
   "attention.kvHeads": [{ kvHeads: 1 }],
-  "attention.headDim": [{ headDim: 64 }, wideHeads],
+  "attention.headDim": [{ headDim: 64 }, wideHeads, ...shortSteps],
   "attention.valueDim": [{ valueDim: 24 }],
   "attention.dtype": [
     { dtype: "f16" },
@@ -295,6 +309,8 @@ function say(over: Over): string {
 
 /** Tokens of a shared prefix. */
 const prefix = 32;
+/** Of a cache, for every case and what follows its graph's capture. */
+const pages = 140;
 
 /** A step of a decode, a prompt and drafts, of which options are asked one by one. */
 function plain(name: string, over: Over): PairCase {
@@ -303,6 +319,11 @@ function plain(name: string, over: Over): PairCase {
   if (c.shared) c.kvLengths = c.kvLengths.map((length) => prefix + length);
   // Where several things hold at once, sizes follow.
   if (c.latent) c.valueDim = c.keyTail ? 16 : 24;
+  const tokens = c.queryLengths.reduce((sum, count) => sum + count, 0);
+  if (c.padTo) c.padTo = Math.max(c.padTo, tokens + 2);
+  const { maxQueryLength } = c.graph ?? {};
+  if (maxQueryLength)
+    c.graph = { ...c.graph, maxQueryLength: Math.max(maxQueryLength, ...c.queryLengths) };
   return c;
 }
 
@@ -316,15 +337,15 @@ function asksCache({ groupWindow, cacheKeyPositions, storage }: PairCase): boole
  * Runs a pair against the oracle, where it has sizes of graphs as a captured step, too, and then
  * its replay for another one. Errors: what refused it, or an Error for a wrong result.
  */
-export function runPair(device: Device, pair: PairCase): void {
+function runPair(device: Device, pair: PairCase): void {
   const c = onDevice(device, pair);
   const { padTo, groupWindow: windowLeft, cacheKeyPositions: keyPositions } = c;
   if (c.pageSize === 0 || c.raggedRows) return void runCase(device, c);
   if (c.callers) {
-    using engine = new Engine(device, c, { pages: 60 }, seeded(c.seed));
+    using engine = new Engine(device, c, { pages }, seeded(c.seed));
     return void engine.run({ prefix: c.shared ? prefix : 0, padTo });
   }
-  using world = new World(device, c, { pages: 60, windowLeft, keyPositions });
+  using world = new World(device, c, { pages, windowLeft, keyPositions });
   if (!c.shared) return void world.run({ padTo });
   const parent = world.create();
   world.grow([parent], [prefix]);
@@ -341,6 +362,21 @@ export function runPair(device: Device, pair: PairCase): void {
 function onDevice(device: Device, c: PairCase): PairCase {
   if (device.kind === "cpu" || !c.shared || c.headDim !== 32) return c;
   return { ...c, headDim: 128, valueDim: c.valueDim === 32 ? 128 : c.valueDim };
+}
+
+/** A pair agrees with the oracle, or is refused as the table says. */
+export function checkPair(device: Device, pair: Pair, seed = 1): void {
+  const c = { ...pair.c, seed };
+  const refusal = refusalOf(device, c);
+  if (refusal === undefined) return runPair(device, c);
+  let error: unknown;
+  try {
+    runPair(device, c);
+  } catch (thrown) {
+    error = thrown;
+  }
+  expect(error).toBeInstanceOf(OptionError);
+  expect((error as Error).message).toMatch(refusal.says);
 }
 
 /** The refusal that a case is to meet, if any. */

@@ -17,7 +17,7 @@ export interface Cut {
   /** It takes any number of rows that see up to so many keys on average; 0: as many as it has. */
   readonly keysMost: number;
   /** The same, where no request of the step has few rows. */
-  readonly onlyShort: boolean;
+  readonly promptsOnly: boolean;
   /** Of tiles that land raw, at most as many. */
   readonly rawStages: number;
   readonly queryBuffers: number;
@@ -63,7 +63,7 @@ export function fewRowsCuts(cut: Cut): readonly Cut[] {
   const alone = { ...cut, cluster: 1 };
   const least = { ...alone, groups: 1, kvTile: 64, stages: 4 };
   if (cut.keyDim === 128) {
-    const short = { ...alone, kvTile: 64, stages: 5, keysMost: 2048, onlyShort: true };
+    const short = { ...alone, kvTile: 64, stages: 5, keysMost: 2048, promptsOnly: true };
     return [least, alone, short];
   }
   if (cut.groups === 2) return [least, alone];
@@ -147,7 +147,7 @@ function cutOf(
     valueGroups: 0,
     blocks: 1,
     keysMost: 0,
-    onlyShort: false,
+    promptsOnly: false,
   };
 }
 

@@ -174,12 +174,12 @@ function kernelClass(
   asked: Asked,
   variant: string | undefined,
 ): KernelClass {
-  const { kvTile, groups, valueGroups, cluster, keysMost, onlyShort } = cut;
+  const { kvTile, groups, valueGroups, cluster, keysMost, promptsOnly } = cut;
   const changes = asked.rawKeyBytes > 0 || asked.turnedPairs > 0 || asked.fp8Products;
   const threads = 128 * (groups + valueGroups + (changes ? 2 : 1));
   const sharedBytes = sharedBytesOf(cut, asked);
   const products = `fp8${options.fastAccumulation ? "-fast" : ""}.`;
-  const kind = `${asked.fp8Products ? products : ""}${onlyShort ? "short" : "tile"}`;
+  const kind = `${asked.fp8Products ? products : ""}${promptsOnly ? "short" : "tile"}`;
   return {
     name: `hopper.${kind}${rowsOf(cut)}`,
     queryTile: rowsOf(cut),
@@ -187,7 +187,7 @@ function kernelClass(
     cluster,
     blocksPerProcessor: cut.blocks,
     keysMost,
-    onlyShort,
+    promptsOnly,
     schedule: "share",
     take: "few-heads",
     rowsPerKey: asked.fp8Products ? fp8RowsPerKey : rowsPerKey,

@@ -159,7 +159,7 @@ function shortClass(shape: TiledShape): TiledClass | undefined {
     blocksPerProcessor: 1,
     schedule: "whole",
     costs: { splitKeys: Infinity },
-    short: { keysLeast: 129, keysMost: 3072, oneKeysMost: 1024 },
+    shortRequests: { keysLeast: 129, keysMost: 3072, oneClusterKeysMost: 1024 },
   };
 }
 
