@@ -63,14 +63,8 @@ struct RowSight {
     int32_t high;
 };
 
-// Row `i`; rows past the last are never written: they see everything, or nothing where hooks would
-// store what they see.
-FB_DEVICE RowSight sight_of(const fb_attention_params& p, const fb_attention_record& r, int i) {
-    if (i >= r.row_count) {
-        if (Variant::stores) return {{}, past_end, no_position};
-        return {{}, no_position, last_position};
-    }
-    const RowInputs row = row_inputs(p, r, i);
+// Of a row of the record.
+FB_DEVICE RowSight sight_of(const fb_attention_params& p, const RowInputs& row) {
     int32_t low = no_position;
     int32_t high = last_position;
     if (row.request >= 0) {
@@ -85,6 +79,17 @@ FB_DEVICE RowSight sight_of(const fb_attention_params& p, const fb_attention_rec
     if (p.window_left >= 0) low = max(low, row.query - p.window_left);
     if (row.request < 0 || high < 0) return {row, past_end, no_position};
     return {row, low, high};
+}
+
+// Of rows past the last, which are never written: they see everything, or nothing where hooks would
+// store what they see.
+FB_DEVICE RowSight sight_of_none() {
+    if (Variant::stores) return {{}, past_end, no_position};
+    return {{}, no_position, last_position};
+}
+
+FB_DEVICE RowSight sight_of(const fb_attention_params& p, const fb_attention_record& r, int i) {
+    return i < r.row_count ? sight_of(p, row_inputs(p, r, i)) : sight_of_none();
 }
 
 // What bits and hooks know of a row; `asks`: it is one of a request.

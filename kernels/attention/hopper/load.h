@@ -439,14 +439,24 @@ FB_DEVICE bool rows_differ(const fb_attention_params& p) {
 FB_DEVICE void describe_rows(const Block& b, const Task& task, TaskRows& rows, int group) {
     const fb_attention_params& p = b.attention();
     const float factor = score_factor(p, task.record);
+    constexpr int lane_rows = group_rows / 32;
+    const int first = group * group_rows + lane_now();
+    // A lane asks for all of its rows before it looks at one: the memory answers once.
+    RowInputs asked[lane_rows] = {};
+    FB_UNROLL
+    for (int i = 0; i < lane_rows; i++) {
+        const int at = first + 32 * i;
+        if (rows_differ(p) && at < task.record.row_count)
+            asked[i] = row_inputs(p, task.record, at);
+    }
     bool ordered = true;
     Bounds bounds = no_bounds();
-    FB_NO_UNROLL
-    for (int row = lane_now(); row < group_rows; row += 32) {
-        const int at = group * group_rows + row;
+    FB_UNROLL
+    for (int i = 0; i < lane_rows; i++) {
+        const int at = first + 32 * i;
         RowSight sight = {{}, no_position, last_position};
-        if (rows_differ(p) || at >= task.record.row_count)
-            sight = sight_of(p, task.record, at);
+        if (at >= task.record.row_count) sight = sight_of_none();
+        else if (rows_differ(p)) sight = sight_of(p, asked[i]);
         const Seen seen = tokens_seen(b, task, sight);
         rows.low[at] = seen.low;
         rows.high[at] = seen.high;
@@ -513,27 +523,36 @@ FB_DEVICE void wait_rows_empty(const Block& b, uint32_t n) {
     wait(b.shared.barriers.rows_empty[turn.slot()], turn.parity() ^ 1);
 }
 
-// A task's rows, by two warps: a warpgroup's, or every other's, each.
-FB_DEVICE void load_rows(const Block& b, const Task& task, uint32_t n) {
-    const auto turn = Turn<rows_count>::at(n);
-    TaskRows& rows = b.shared.rows[turn.slot()];
+// The place of queries is free when the scores of the task before are done: late. Where it is the
+// only one, rows are described before; elsewhere while their queries arrive.
+constexpr bool queries_come_last = queries_change || (!FB_QUERIES_KEPT && FB_QUERY_BUFFERS == 1);
+
+// By two warps: those of a warpgroup, or of every other, each.
+FB_DEVICE void load_queries(const Block& b, const Task& task, const TaskRows& rows, uint32_t n) {
     const auto buffer = Turn<FB_QUERY_BUFFERS>::at(n);
     wait(b.shared.barriers.queries_empty[buffer.slot()], buffer.parity() ^ 1);
     const uint32_t tile = shared_address(b.shared.queries[buffer.slot()]);
-    if constexpr (!queries_change) {
+    if constexpr (queries_change) {
+        __syncwarp(); // with those that described the rows
+        FB_NO_UNROLL
+        for (int group = thread_now() / 32; group < score_groups; group += 2)
+            change_queries(b, task, rows, tile, group);
+    } else {
         FB_NO_UNROLL
         for (int part = thread_now() / 32; part < block_rows / copied_rows; part += 2)
             copy_queries(b, task, tile, part);
     }
+}
+
+// A task's rows, by the same.
+FB_DEVICE void load_rows(const Block& b, const Task& task, uint32_t n) {
+    TaskRows& rows = b.shared.rows[Turn<rows_count>::at(n).slot()];
+    if (!queries_come_last) load_queries(b, task, rows, n);
     wait_rows_empty(b, n);
     FB_NO_UNROLL
-    for (int group = thread_now() / 32; group < score_groups; group += 2) {
-        describe_rows(b, task, rows, group); // while the queries arrive
-        if constexpr (queries_change) {
-            __syncwarp();
-            change_queries(b, task, rows, tile, group);
-        }
-    }
+    for (int group = thread_now() / 32; group < score_groups; group += 2)
+        describe_rows(b, task, rows, group);
+    if (queries_come_last) load_queries(b, task, rows, n);
     cp_async_wait_all();
     fence_proxy_async_shared();
 }

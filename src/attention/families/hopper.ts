@@ -42,7 +42,7 @@ const rowsPerKey = 147;
 /** Half the bytes, at about 1.3 times the rate. */
 const fp8RowsPerKey = 96;
 /** Tiles of fp8 whose products the tensor cores sum before f32 does, and by fastAccumulation. */
-const [sumTiles, fastSumTiles] = [4, 16];
+const [sumTiles, fastSumTiles] = [5, 16];
 /**
  * The classes that take decodes with a shared prefix in one launch, as runs of both ways say
  * (docs/kernels/hopper.md): a key takes 8.7 ns for each tile of 64 rows, 15 of 128, and launches in
