@@ -153,7 +153,7 @@ const harmlessHopper: Record<string, string> = {
   "load.h, load_tiles: __syncwarp() #1":
     "lanes meet at the end of a tile's copies; of a task without tiles each knows before another " +
     "takes its place, since lanes take turns at waits here",
-  "load.h, load_rows: __syncwarp() #1":
+  "load.h, load_queries: __syncwarp() #1":
     "lanes have met since they wrote the rows: in the shuffles that join their bounds",
   "load.h, load_box: __syncwarp() #1":
     "a tile of one box goes through a stage without this warp, but lanes take turns at waits here",
