@@ -65,7 +65,7 @@ export interface AttentionOptions {
   batchInvariant?: boolean;
   /**
    * Beside fp8 queries: sums of values stay in a GPU's tensor cores, which keep about 14 bits of
-   * them, for 16 tiles of keys (2048, beside hooks 1536) before they move to f32, not 4. Faster;
+   * them, for 16 tiles of keys (2048, beside hooks 1536) before they move to f32, not 5. Faster;
    * where all values have one sign 4 % of a sum may be lost, not 1 %. Where kernels do not multiply
    * fp8 (docs/kernels/hopper.md) it changes nothing. Default false.
    */
